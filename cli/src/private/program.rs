@@ -1,0 +1,45 @@
+//! Finding a server's program, and its version.
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+/// The program of this name in `PATH`.
+pub(super) fn in_path(name: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH")?;
+    env::split_paths(&path)
+        .map(|folder| folder.join(name))
+        .find(|program| program.is_file())
+}
+
+/// The first whole number after `mark` in what the program answers to `--version`.
+pub(super) fn major_version(program: &Path, mark: &str) -> Option<u32> {
+    let answer = Command::new(program).arg("--version").output().ok()?;
+    number_after(&String::from_utf8_lossy(&answer.stdout), mark)
+}
+
+fn number_after(text: &str, mark: &str) -> Option<u32> {
+    let (_, rest) = text.split_once(mark)?;
+    let digits = rest.split(|c: char| !c.is_ascii_digit()).next()?;
+    digits.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::number_after;
+
+    #[test]
+    fn versions_are_read_as_the_programs_write_them() {
+        let postgres = "postgres (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)\n";
+        assert_eq!(number_after(postgres, "(PostgreSQL) "), Some(15));
+        assert_eq!(
+            number_after("postgres (PostgreSQL) 18beta2\n", "(PostgreSQL) "),
+            Some(18)
+        );
+        let redis = "Redis server v=7.0.15 sha=00000000:0 malloc=jemalloc-5.3.0 bits=64 build=ae4d7c971a948f0\n";
+        assert_eq!(number_after(redis, " v="), Some(7));
+        assert_eq!(number_after("something else", " v="), None);
+    }
+}

@@ -1,0 +1,134 @@
+//! The private Redis: the doorbell. It writes nothing down, so each start is an empty one, with a new password.
+
+use std::{io::Write, path::Path, process::Stdio, time::Duration};
+
+use ::redis::{Client, cmd};
+use anyhow::{Context, Error, Result, anyhow, bail};
+use nix::sys::signal::Signal;
+use tokio::time::Instant;
+
+use super::{
+    child::{self, Child},
+    home::{Home, Log, random_password},
+    postgres::free_port,
+    program,
+};
+
+const OLDEST: u32 = 7;
+const INSTALL: &str = "Platen needs Redis 7 or newer (the program `redis-server`): on Debian and Ubuntu \
+    `sudo apt-get install redis-server`, elsewhere the Redis server of your system; or set REDIS_URL to a server of \
+    your own";
+
+/// There is nothing in it worth a goodbye.
+const AT_PARENTS_DEATH: Signal = Signal::SIGKILL;
+
+const START: Duration = Duration::from_secs(20);
+
+/// A private Redis, ready. Dropping it ends it.
+pub struct Redis {
+    server: Child,
+    log: Log,
+    url: String,
+    /// Last, so that the folder is not free before the server is gone.
+    _home: Home,
+}
+
+impl Redis {
+    /// Starts an empty Redis; the folder is for its log.
+    pub async fn start(folder: &Path) -> Result<Self> {
+        let home = Home::claim(folder).await?;
+        let program = program::in_path("redis-server").context(INSTALL)?;
+        match program::major_version(&program, " v=") {
+            Some(version) if version >= OLDEST => {}
+            Some(version) => bail!("Redis {version} is too old. {INSTALL}"),
+            None => bail!("{} does not tell its version. {INSTALL}", program.display()),
+        }
+
+        let deadline = Instant::now() + START;
+        loop {
+            let port = free_port()?;
+            let password = random_password();
+            let url = format!("redis://:{password}@127.0.0.1:{port}/0");
+            let log = home.log("redis.log")?;
+            // It reads its settings from here: on its command line anyone could read the password.
+            let mut redis = child::command(&home, &program, AT_PARENTS_DEATH);
+            redis.arg("-").stdin(Stdio::piped());
+            log.take(&mut redis)?;
+
+            let mut server = Child::spawn(redis, AT_PARENTS_DEATH)?;
+            if let Some(mut stdin) = server.take_stdin() {
+                // Where it is gone already, the log says why.
+                let _ = stdin.write_all(settings(port, &password).as_bytes());
+            }
+            match ready(&mut server, &url, deadline).await {
+                Ok(()) => {
+                    return Ok(Self {
+                        server,
+                        log,
+                        url,
+                        _home: home,
+                    });
+                }
+                // Somebody else took the port in between.
+                Err(_)
+                    if log.text().contains("Address already in use")
+                        && Instant::now() < deadline => {}
+                Err(why) => bail!("the private Redis {why}; {}", log.tail()),
+            }
+        }
+    }
+
+    /// `redis://:…@127.0.0.1:…/0`
+    pub fn url(&self) -> String {
+        self.url.clone()
+    }
+
+    /// Why it has ended by itself, if it has.
+    pub(super) fn failed(&mut self) -> Option<Error> {
+        let status = self.server.ended()?;
+        Some(anyhow!(
+            "the private Redis ended ({status}); {}",
+            self.log.tail()
+        ))
+    }
+
+    /// Stops it, and returns when it is gone.
+    pub async fn stop(self) {
+        const STEPS: &[(Signal, Duration)] = &[
+            (Signal::SIGTERM, Duration::from_secs(5)),
+            (Signal::SIGKILL, Duration::from_secs(5)),
+        ];
+        self.server.stop(STEPS).await;
+    }
+}
+
+fn settings(port: u16, password: &str) -> String {
+    format!(
+        "bind 127.0.0.1\n\
+         port {port}\n\
+         requirepass {password}\n\
+         save \"\"\n\
+         appendonly no\n\
+         daemonize no\n"
+    )
+}
+
+/// Waits until it answers to its password, which no other server would.
+async fn ready(server: &mut Child, url: &str, deadline: Instant) -> Result<(), String> {
+    while Instant::now() < deadline {
+        if let Some(status) = server.end_within(Duration::from_millis(10)).await {
+            return Err(format!("did not start ({status})"));
+        }
+        if ping(url).await.is_ok() {
+            return Ok(());
+        }
+    }
+    Err(format!("was not ready after {} seconds", START.as_secs()))
+}
+
+async fn ping(url: &str) -> ::redis::RedisResult<()> {
+    let mut connection = Client::open(url)?
+        .get_multiplexed_async_connection()
+        .await?;
+    cmd("PING").query_async(&mut connection).await
+}

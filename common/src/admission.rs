@@ -1,0 +1,167 @@
+//! Admission: the one transaction in which a job begins. Job, hold and ledger line are written together with
+//! the answer the client gets, or nothing is.
+//!
+//! The tenant's wallet is locked first, so submits of one tenant go one after the other: two cannot spend
+//! the same credit, and a repeated request waits for the first and gets its answer. After the commit the job
+//! is rung: read [`crate::dispatch`] next.
+#![warn(
+    clippy::arithmetic_side_effects,
+    clippy::float_arithmetic,
+    clippy::wildcard_enum_match_arm
+)]
+
+use std::time::Duration;
+
+use sqlx::PgPool;
+use time::OffsetDateTime;
+
+use crate::credits::{Credits, InvalidCredits, Quote};
+use crate::database;
+use crate::generation::Generation;
+use crate::id::{JobId, TenantId};
+use crate::idempotency::{self, Answer, Known};
+use crate::job::{self, Job};
+use crate::ledger::{self, Transfer};
+
+/// Paid calls allowed for each output: the first and two more.
+const CALLS_PER_OUTPUT: u32 = 3;
+
+/// A request that is understood and quoted.
+#[derive(Debug)]
+pub struct Admission {
+    pub tenant: TenantId,
+    pub idempotency: idempotency::Request,
+    pub job: JobId,
+    pub model: String,
+    pub name: Option<String>,
+    pub metadata: serde_json::Value,
+    pub request_id: String,
+    pub generation: Generation,
+    pub quote: Quote,
+    pub priority: i16,
+    pub run_at: Option<OffsetDateTime>,
+    /// How long the job may stay open.
+    pub cancel_after: Duration,
+}
+
+/// A request that was answered with success.
+#[derive(Debug)]
+pub enum Admitted {
+    /// A new job: ring it.
+    New { job: Box<Job>, answer: Answer },
+    /// The answer this key was given before.
+    Repeated(Answer),
+}
+
+/// Why a request was not admitted. Nothing was written.
+#[derive(Debug, thiserror::Error)]
+pub enum Refusal {
+    #[error("this needs {needed}, and {available} are available")]
+    InsufficientCredits { needed: Credits, available: Credits },
+    #[error("this tenant may not submit jobs at present")]
+    Inactive,
+    #[error("this idempotency key was used for another request")]
+    KeyReused,
+    #[error(transparent)]
+    Amount(#[from] InvalidCredits),
+    #[error(transparent)]
+    Database(#[from] sqlx::Error),
+}
+
+/// Admits a job. `answer` makes the reply from the new job's row; it is kept for whoever repeats the request.
+pub async fn admit(
+    pool: &PgPool,
+    admission: &Admission,
+    answer: impl FnOnce(&Job) -> Answer,
+) -> Result<Admitted, Refusal> {
+    let tenant = admission.tenant;
+    let hold = admission.quote.hold()?;
+    let mut transaction = database::begin_for(pool, tenant).await?;
+
+    let wallet = ledger::store::lock_wallet(&mut transaction, tenant)
+        .await?
+        .ok_or(Refusal::Inactive)?;
+    match idempotency::store::find(&mut transaction, tenant, &admission.idempotency).await? {
+        Some(Known::Answered(answer)) => return Ok(Admitted::Repeated(answer)),
+        Some(Known::AnotherRequest) => return Err(Refusal::KeyReused),
+        None => {}
+    }
+    if !wallet.active {
+        return Err(Refusal::Inactive);
+    }
+    let insufficient = Refusal::InsufficientCredits {
+        needed: hold,
+        available: wallet.available,
+    };
+    if wallet.available < hold {
+        return Err(insufficient);
+    }
+
+    let job = job::store::insert(
+        &mut transaction,
+        &job::store::NewJob {
+            id: admission.job,
+            tenant,
+            model: &admission.model,
+            name: admission.name.as_deref(),
+            metadata: &admission.metadata,
+            request_id: &admission.request_id,
+            generation: &admission.generation,
+            quote: &admission.quote,
+            hold,
+            max_calls: i32::try_from(admission.quote.outputs.saturating_mul(CALLS_PER_OUTPUT))
+                .unwrap_or(i32::MAX),
+            priority: admission.priority,
+            run_at: admission.run_at,
+            deadline_in: admission.cancel_after,
+        },
+    )
+    .await?;
+    if !hold.is_zero() {
+        let lots = ledger::store::lock_lots(&mut transaction, tenant).await?;
+        let shares = ledger::burn(&lots, hold).ok_or(insufficient)?;
+        ledger::store::hold_lots(&mut transaction, tenant, job.id, &shares).await?;
+        ledger::store::post(&mut transaction, tenant, &Transfer::hold(job.id, hold)).await?;
+    }
+    let answer = answer(&job);
+    idempotency::store::keep(&mut transaction, tenant, &admission.idempotency, &answer).await?;
+    transaction.commit().await?;
+    Ok(Admitted::New {
+        job: Box::new(job),
+        answer,
+    })
+}
+
+/// The answer this request was given before, without taking a lock: a repeated upload need not be stored again.
+pub async fn answered_before(
+    pool: &PgPool,
+    tenant: TenantId,
+    request: &idempotency::Request,
+) -> Result<Option<Answer>, Refusal> {
+    let mut transaction = database::begin_for(pool, tenant).await?;
+    match idempotency::store::find(&mut transaction, tenant, request).await? {
+        Some(Known::Answered(answer)) => Ok(Some(answer)),
+        Some(Known::AnotherRequest) => Err(Refusal::KeyReused),
+        None => Ok(None),
+    }
+}
+
+/// Gives a tenant promotional credits, once for each `source`. `false` when this source has given before.
+pub async fn grant_promo(
+    pool: &PgPool,
+    tenant: TenantId,
+    source: &str,
+    amount: Credits,
+) -> Result<bool, Refusal> {
+    let grant = crate::id::GrantId::new();
+    let mut transaction = database::begin_for(pool, tenant).await?;
+    ledger::store::lock_wallet(&mut transaction, tenant)
+        .await?
+        .ok_or(Refusal::Inactive)?;
+    let new = ledger::store::insert_promo(&mut transaction, tenant, grant, source, amount).await?;
+    if new {
+        ledger::store::post(&mut transaction, tenant, &Transfer::promo(grant, amount)).await?;
+    }
+    transaction.commit().await?;
+    Ok(new)
+}

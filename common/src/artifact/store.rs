@@ -1,0 +1,108 @@
+//! SQL of artifacts.
+
+use sqlx::PgConnection;
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use super::{Artifact, Role};
+use crate::generation::image::{MediaType, Pixels};
+use crate::id::{ArtifactId, JobId, TenantId};
+
+/// Names a stored object.
+pub async fn insert(
+    connection: &mut PgConnection,
+    tenant: TenantId,
+    fence: i32,
+    artifact: &Artifact,
+) -> sqlx::Result<()> {
+    sqlx::query!(
+        "-- artifact::insert
+        INSERT INTO artifacts (id, tenant_id, job_id, output_idx, role, fence, object_key, sha256, bytes, media_type, width, height, synthetic)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
+        artifact.id.0,
+        tenant.0,
+        artifact.job.0,
+        artifact.output_idx,
+        artifact.role.as_str(),
+        fence,
+        artifact.object_key,
+        &artifact.sha256[..],
+        artifact.bytes,
+        artifact.media_type.as_str(),
+        i32::try_from(artifact.pixels.width).unwrap_or(i32::MAX),
+        i32::try_from(artifact.pixels.height).unwrap_or(i32::MAX),
+        artifact.synthetic,
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// The artifacts of some jobs that still exist, by job, output and role.
+pub async fn of_jobs(connection: &mut PgConnection, jobs: &[JobId]) -> sqlx::Result<Vec<Artifact>> {
+    let ids: Vec<Uuid> = jobs.iter().map(|job| job.0).collect();
+    let rows = sqlx::query_as!(
+        Row,
+        "-- artifact::of_jobs
+        SELECT id, job_id, output_idx, role, object_key, sha256, bytes, media_type, width, height, synthetic, created_at
+        FROM artifacts WHERE job_id = ANY($1) AND deleted_at IS NULL ORDER BY job_id, output_idx, role DESC",
+        &ids
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(rows.into_iter().filter_map(Row::artifact).collect())
+}
+
+/// One artifact that still exists.
+pub async fn get(connection: &mut PgConnection, id: ArtifactId) -> sqlx::Result<Option<Artifact>> {
+    let row = sqlx::query_as!(
+        Row,
+        "-- artifact::get
+        SELECT id, job_id, output_idx, role, object_key, sha256, bytes, media_type, width, height, synthetic, created_at
+        FROM artifacts WHERE id = $1 AND deleted_at IS NULL",
+        id.0
+    )
+    .fetch_optional(connection)
+    .await?;
+    Ok(row.and_then(Row::artifact))
+}
+
+struct Row {
+    id: Uuid,
+    job_id: Uuid,
+    output_idx: i32,
+    role: String,
+    object_key: String,
+    sha256: Vec<u8>,
+    bytes: i64,
+    media_type: String,
+    width: i32,
+    height: i32,
+    synthetic: bool,
+    created_at: OffsetDateTime,
+}
+
+impl Row {
+    fn artifact(self) -> Option<Artifact> {
+        Some(Artifact {
+            id: ArtifactId(self.id),
+            job: JobId(self.job_id),
+            output_idx: self.output_idx,
+            role: if self.role == "original" {
+                Role::Original
+            } else {
+                Role::Rendition
+            },
+            object_key: self.object_key,
+            sha256: self.sha256.try_into().ok()?,
+            bytes: self.bytes,
+            media_type: MediaType::parse(&self.media_type)?,
+            pixels: Pixels {
+                width: u32::try_from(self.width).ok()?,
+                height: u32::try_from(self.height).ok()?,
+            },
+            synthetic: self.synthetic,
+            created_at: Some(self.created_at),
+        })
+    }
+}

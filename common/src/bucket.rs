@@ -1,0 +1,212 @@
+//! The shelf: objects by key, written once, and links to them that are signed and expire.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use hmac::{Hmac, KeyInit, Mac};
+use object_store::local::LocalFileSystem;
+use object_store::path::Path as Key;
+use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
+use secrecy::{ExposeSecret, SecretString};
+use sha2::{Digest, Sha256};
+use time::OffsetDateTime;
+
+/// How long a link works.
+pub const LINK_LIFETIME: Duration = Duration::from_mins(15);
+
+/// Where objects are kept.
+#[derive(Clone)]
+pub struct Bucket {
+    store: Arc<dyn ObjectStore>,
+    signing_key: SecretString,
+}
+
+/// An object that was written, or stood there already with the same bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stored {
+    pub sha256: [u8; 32],
+    pub bytes: i64,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum BucketError {
+    #[error("another object stands at {0} already, and no key is written twice")]
+    TakenByAnother(String),
+    #[error(transparent)]
+    Store(#[from] object_store::Error),
+    #[error("{0} is not a folder this process can use: {1}")]
+    Folder(String, std::io::Error),
+}
+
+/// A link that is not, or no longer, good.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum BadLink {
+    #[error("this link has expired: ask for a fresh one")]
+    Expired,
+    #[error("this link is not one of ours")]
+    Forged,
+}
+
+impl Bucket {
+    /// A folder on this machine, made when it is missing.
+    pub fn local(folder: &Path, signing_key: SecretString) -> Result<Self, BucketError> {
+        let problem = |error| BucketError::Folder(folder.display().to_string(), error);
+        std::fs::create_dir_all(folder).map_err(problem)?;
+        let store = LocalFileSystem::new_with_prefix(folder)?.with_fsync(true);
+        Ok(Self {
+            store: Arc::new(store),
+            signing_key,
+        })
+    }
+
+    /// Writes an object that must not exist. Writing the same bytes again is success, so a write whose answer
+    /// was lost may be repeated.
+    pub async fn put_new(&self, key: &str, bytes: Bytes) -> Result<Stored, BucketError> {
+        let stored = Stored {
+            sha256: Sha256::digest(&bytes).into(),
+            bytes: i64::try_from(bytes.len()).unwrap_or(i64::MAX),
+        };
+        let options = PutOptions {
+            mode: PutMode::Create,
+            ..PutOptions::default()
+        };
+        match self
+            .store
+            .put_opts(&Key::from(key), PutPayload::from(bytes), options)
+            .await
+        {
+            Ok(_) => Ok(stored),
+            Err(object_store::Error::AlreadyExists { .. }) => {
+                let there = self.get(key).await?.unwrap_or_default();
+                if Sha256::digest(&there)[..] == stored.sha256 {
+                    Ok(stored)
+                } else {
+                    Err(BucketError::TakenByAnother(key.to_owned()))
+                }
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The whole object, or `None` when there is none.
+    pub async fn get(&self, key: &str) -> Result<Option<Bytes>, BucketError> {
+        match self.store.get(&Key::from(key)).await {
+            Ok(found) => Ok(Some(found.bytes().await?)),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Removes an object; one that is not there is no error.
+    pub async fn delete(&self, key: &str) -> Result<(), BucketError> {
+        match self.store.delete(&Key::from(key)).await {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The path and query of a link to an object, good until `expires`.
+    pub fn link(&self, key: &str, expires: OffsetDateTime) -> String {
+        let expires = expires.unix_timestamp();
+        format!(
+            "/files/{key}?expires={expires}&signature={}",
+            hex::encode(self.mac(key, expires).finalize().into_bytes())
+        )
+    }
+
+    /// Whether a link to this object is ours and still good.
+    pub fn check_link(
+        &self,
+        key: &str,
+        expires: i64,
+        signature: &str,
+        now: OffsetDateTime,
+    ) -> Result<(), BadLink> {
+        let signature = hex::decode(signature).map_err(|_| BadLink::Forged)?;
+        self.mac(key, expires)
+            .verify_slice(&signature)
+            .map_err(|_| BadLink::Forged)?;
+        if now.unix_timestamp() < expires {
+            Ok(())
+        } else {
+            Err(BadLink::Expired)
+        }
+    }
+
+    fn mac(&self, key: &str, expires: i64) -> Hmac<Sha256> {
+        let mut mac = Hmac::<Sha256>::new_from_slice(self.signing_key.expose_secret().as_bytes())
+            .expect("any length is a key");
+        mac.update(format!("GET\n{key}\n{expires}").as_bytes());
+        mac
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use time::macros::datetime;
+
+    use super::*;
+
+    fn bucket() -> (tempfile::TempDir, Bucket) {
+        let folder = tempfile::tempdir().unwrap();
+        let bucket = Bucket::local(folder.path(), SecretString::from("key")).unwrap();
+        (folder, bucket)
+    }
+
+    #[tokio::test]
+    async fn a_key_is_written_once() {
+        let (_folder, bucket) = bucket();
+        let first = bucket
+            .put_new("t/1/a", Bytes::from_static(b"one"))
+            .await
+            .unwrap();
+        assert_eq!(
+            bucket
+                .put_new("t/1/a", Bytes::from_static(b"one"))
+                .await
+                .unwrap(),
+            first
+        );
+        assert!(matches!(
+            bucket.put_new("t/1/a", Bytes::from_static(b"two")).await,
+            Err(BucketError::TakenByAnother(_))
+        ));
+        assert_eq!(bucket.get("t/1/a").await.unwrap().unwrap(), "one");
+    }
+
+    #[tokio::test]
+    async fn what_is_not_there_is_no_error() {
+        let (_folder, bucket) = bucket();
+        assert_eq!(bucket.get("nothing").await.unwrap(), None);
+        bucket.delete("nothing").await.unwrap();
+    }
+
+    #[test]
+    fn links_expire_and_cannot_be_altered() {
+        let (_folder, bucket) = bucket();
+        let now = datetime!(2026-11-22 12:00 UTC);
+        let expires = now + LINK_LIFETIME;
+        let link = bucket.link("t/1/a.png", expires);
+        let signature = link.rsplit_once('=').unwrap().1;
+        let check = |key, at, now| bucket.check_link(key, at, signature, now);
+        assert_eq!(check("t/1/a.png", expires.unix_timestamp(), now), Ok(()));
+        assert_eq!(
+            check("t/1/a.png", expires.unix_timestamp(), expires),
+            Err(BadLink::Expired)
+        );
+        assert_eq!(
+            check("t/1/b.png", expires.unix_timestamp(), now),
+            Err(BadLink::Forged)
+        );
+        assert_eq!(
+            check("t/1/a.png", expires.unix_timestamp() + 1, now),
+            Err(BadLink::Forged)
+        );
+        assert_eq!(
+            bucket.check_link("t/1/a.png", expires.unix_timestamp(), "zz", now),
+            Err(BadLink::Forged)
+        );
+    }
+}

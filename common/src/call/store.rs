@@ -1,0 +1,146 @@
+//! SQL of calls.
+
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use super::{Ending, Journaled, Original};
+use crate::database::{NotOneRow, one_row};
+use crate::generation::image::{MediaType, Pixels};
+use crate::id::{CallId, JobId, TenantId};
+use crate::outcome::Class;
+
+/// A call about to be made.
+#[derive(Clone, Copy, Debug)]
+pub struct NewCall<'a> {
+    pub id: CallId,
+    pub tenant: TenantId,
+    pub job: JobId,
+    pub fence: i32,
+    pub output_idx: i32,
+    pub provider: &'a str,
+    pub model: &'a str,
+}
+
+/// The last check before money is spent: counts the call on the job and journals it, if the lease still
+/// stands and the job's bound allows it. `false`: do not call.
+pub async fn begin(connection: &mut PgConnection, call: &NewCall<'_>) -> sqlx::Result<bool> {
+    let begun = sqlx::query!(
+        "-- call::begin
+        WITH job AS (
+          UPDATE jobs SET calls_started = calls_started + 1
+          WHERE id = $3 AND fence = $4 AND state = 'running' AND lease_until > clock_timestamp()
+            AND deadline > clock_timestamp() AND calls_started < max_calls
+          RETURNING id)
+        INSERT INTO calls (id, tenant_id, job_id, fence, output_idx, provider, model)
+        SELECT $1, $2, job.id, $4, $5, $6, $7 FROM job",
+        call.id.0,
+        call.tenant.0,
+        call.job.0,
+        call.fence,
+        call.output_idx,
+        call.provider,
+        call.model,
+    )
+    .execute(connection)
+    .await?;
+    Ok(begun.rows_affected() == 1)
+}
+
+/// Ends a call once. One that does not count gives its count back to the job, whoever works on it now.
+pub async fn end(
+    connection: &mut PgConnection,
+    id: CallId,
+    job: JobId,
+    ending: &Ending<'_>,
+) -> sqlx::Result<Result<(), NotOneRow>> {
+    let counts = ending.outcome.counts();
+    if !counts {
+        // Lock order: the job before its calls.
+        sqlx::query!(
+            "-- call::give_back
+            UPDATE jobs SET calls_started = calls_started - 1
+            WHERE id = $1 AND EXISTS (SELECT FROM calls WHERE id = $2 AND ended_at IS NULL)",
+            job.0,
+            id.0,
+        )
+        .execute(&mut *connection)
+        .await?;
+    }
+    let original = ending.original;
+    let result = sqlx::query!(
+        "-- call::end
+        UPDATE calls SET ended_at = clock_timestamp(), outcome = $2, detail = $3, provider_request_id = $4, usage = $5, cost_micros = $6,
+               counted = $7, object_key = $8, sha256 = $9, bytes = $10, media_type = $11, width = $12, height = $13
+        WHERE id = $1 AND ended_at IS NULL",
+        id.0,
+        ending.outcome.as_str(),
+        ending.detail,
+        ending.provider_request_id,
+        ending.usage,
+        ending.cost_micros,
+        counts,
+        original.map(|original| original.object_key.as_str()),
+        original.map(|original| &original.sha256[..]),
+        original.map(|original| original.bytes),
+        original.map(|original| original.media_type.as_str()),
+        original.map(|original| i32::try_from(original.pixels.width).unwrap_or(i32::MAX)),
+        original.map(|original| i32::try_from(original.pixels.height).unwrap_or(i32::MAX)),
+    )
+    .execute(connection)
+    .await?;
+    Ok(one_row(&result))
+}
+
+/// Every call made for a job, oldest first.
+pub async fn of_job(connection: &mut PgConnection, job: JobId) -> sqlx::Result<Vec<Journaled>> {
+    let rows = sqlx::query_as!(
+        Row,
+        "-- call::of_job
+        SELECT id, output_idx, outcome, detail, object_key, sha256, bytes, media_type, width, height
+        FROM calls WHERE job_id = $1 ORDER BY id",
+        job.0
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(rows.into_iter().map(Into::into).collect())
+}
+
+struct Row {
+    id: Uuid,
+    output_idx: i32,
+    outcome: Option<String>,
+    detail: Option<String>,
+    object_key: Option<String>,
+    sha256: Option<Vec<u8>>,
+    bytes: Option<i64>,
+    media_type: Option<String>,
+    width: Option<i32>,
+    height: Option<i32>,
+}
+
+impl From<Row> for Journaled {
+    fn from(row: Row) -> Self {
+        Self {
+            id: CallId(row.id),
+            output_idx: row.output_idx,
+            outcome: row.outcome.as_deref().and_then(Class::parse),
+            detail: row.detail.clone(),
+            original: row.original(),
+        }
+    }
+}
+
+impl Row {
+    fn original(self) -> Option<Original> {
+        Some(Original {
+            object_key: self.object_key?,
+            sha256: self.sha256?.try_into().ok()?,
+            bytes: self.bytes?,
+            media_type: MediaType::parse(&self.media_type?)?,
+            pixels: Pixels {
+                width: u32::try_from(self.width?).ok()?,
+                height: u32::try_from(self.height?).ok()?,
+            },
+        })
+    }
+}

@@ -1,0 +1,309 @@
+//! Configuration: one typed struct, read from the environment once, at start.
+//!
+//! `.env.example` lists every variable. `NAME_FILE` may name a file that holds the value, for secrets. A
+//! `PLATEN_…` variable nobody knows is refused with the nearest that exists, so that a typing mistake does not
+//! silently become a default.
+
+use std::env;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use secrecy::SecretString;
+
+/// Every variable Platen reads, and what happens without it.
+pub const VARIABLES: &[(&str, &str)] = &[
+    (
+        "DATABASE_URL",
+        "runtime login of PostgreSQL 15 or newer; without it `platen up` starts its own",
+    ),
+    (
+        "DATABASE_OWNER_URL",
+        "login that migrates; only `platen migrate` and `platen up` use it",
+    ),
+    (
+        "REDIS_URL",
+        "Redis 7 or newer; without it `platen up` starts its own",
+    ),
+    (
+        "GOOGLE_CLOUD_PROJECT",
+        "project whose Vertex AI is called; without it `platen up` starts a fake",
+    ),
+    (
+        "PLATEN_BUCKET",
+        "folder objects are kept in; default ./data/bucket",
+    ),
+    (
+        "PLATEN_SIGNING_KEY",
+        "secret that signs links to files; at least 32 characters",
+    ),
+    (
+        "PLATEN_LISTEN",
+        "address of the API; default 127.0.0.1:8080",
+    ),
+    (
+        "PLATEN_METRICS_LISTEN",
+        "address of the metrics; default 127.0.0.1:9464",
+    ),
+    (
+        "PLATEN_CORS_ORIGINS",
+        "origins of frontends that may call, separated by commas; default none",
+    ),
+    (
+        "PLATEN_SLOTS",
+        "jobs one worker works on at once; default 16",
+    ),
+    (
+        "PLATEN_LEASE_SECONDS",
+        "how long a worker that died keeps its jobs; default 30",
+    ),
+    (
+        "PLATEN_QUEUE",
+        "prefix of the keys in Redis; default platen",
+    ),
+    (
+        "PLATEN_MODELS",
+        "folder of model files that replaces the shipped catalogue",
+    ),
+    (
+        "PLATEN_VERTEX_URL",
+        "base URL that replaces Google's, for proxies",
+    ),
+    ("PLATEN_LOG", "what is logged, as in RUST_LOG; default info"),
+    ("PLATEN_LOG_FORMAT", "text or json; default text"),
+];
+
+/// What both binaries are told.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub database_url: Option<SecretString>,
+    pub owner_url: Option<SecretString>,
+    pub redis_url: Option<SecretString>,
+    pub queue: String,
+    pub bucket: PathBuf,
+    pub signing_key: Option<SecretString>,
+    pub listen: SocketAddr,
+    pub metrics_listen: SocketAddr,
+    pub cors_origins: Vec<String>,
+    pub slots: usize,
+    pub timing: Timing,
+    pub models: Option<PathBuf>,
+    pub vertex: Option<Vertex>,
+    pub vertex_url: Option<String>,
+}
+
+/// How often things happen. Tests shorten them.
+#[derive(Clone, Debug)]
+pub struct Timing {
+    /// How long a claim is good without being renewed; it is renewed three times as often.
+    pub lease: Duration,
+    /// How often the dispatcher tops up the ring.
+    pub dispatch_every: Duration,
+    /// How often leases and deadlines that ran out are looked for.
+    pub reap_every: Duration,
+    /// First and longest delay before a job is tried again.
+    pub retry: (Duration, Duration),
+    /// How long a stopping worker waits for its jobs before it hands them back.
+    pub grace: Duration,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self {
+            lease: Duration::from_secs(30),
+            dispatch_every: Duration::from_millis(200),
+            reap_every: Duration::from_secs(1),
+            retry: (Duration::from_secs(1), Duration::from_mins(1)),
+            grace: Duration::from_secs(25),
+        }
+    }
+}
+
+/// Whose Vertex AI is called.
+#[derive(Clone, Debug)]
+pub struct Vertex {
+    pub project: String,
+    /// Replaces Google's own address.
+    pub base_url: Option<String>,
+    /// A fake, started by `platen up`: no credentials are used and its pictures are marked.
+    pub synthetic: bool,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("{name} is not usable: {problem}")]
+    Unusable { name: &'static str, problem: String },
+    #[error("{name} is missing: {needed}")]
+    Missing {
+        name: &'static str,
+        needed: &'static str,
+    },
+    #[error("there is no variable {name}; did you mean {nearest}?")]
+    Unknown { name: String, nearest: &'static str },
+}
+
+impl Config {
+    /// Reads the environment.
+    pub fn from_env() -> Result<Self, ConfigError> {
+        refuse_unknown(env::vars_os().filter_map(|(name, _)| name.into_string().ok()))?;
+        let vertex_url = text("PLATEN_VERTEX_URL")?;
+        Ok(Self {
+            database_url: text("DATABASE_URL")?.map(SecretString::from),
+            owner_url: text("DATABASE_OWNER_URL")?.map(SecretString::from),
+            redis_url: text("REDIS_URL")?.map(SecretString::from),
+            queue: text("PLATEN_QUEUE")?.unwrap_or_else(|| "platen".to_owned()),
+            bucket: text("PLATEN_BUCKET")?
+                .map_or_else(|| PathBuf::from("data/bucket"), PathBuf::from),
+            signing_key: signing_key()?,
+            listen: parsed("PLATEN_LISTEN")?.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 8080))),
+            metrics_listen: parsed("PLATEN_METRICS_LISTEN")?
+                .unwrap_or(SocketAddr::from(([127, 0, 0, 1], 9464))),
+            cors_origins: text("PLATEN_CORS_ORIGINS")?.map_or_else(Vec::new, |list| {
+                list.split(',')
+                    .map(|origin| origin.trim().to_owned())
+                    .filter(|origin| !origin.is_empty())
+                    .collect()
+            }),
+            slots: within("PLATEN_SLOTS", 1, 500)?
+                .map_or(16, |slots| usize::try_from(slots).unwrap_or(16)),
+            timing: Timing {
+                lease: within("PLATEN_LEASE_SECONDS", 3, 600)?
+                    .map_or(Timing::default().lease, Duration::from_secs),
+                ..Timing::default()
+            },
+            models: text("PLATEN_MODELS")?.map(PathBuf::from),
+            vertex: text("GOOGLE_CLOUD_PROJECT")?.map(|project| Vertex {
+                project,
+                base_url: vertex_url.clone(),
+                synthetic: false,
+            }),
+            vertex_url,
+        })
+    }
+
+    pub fn database_url(&self) -> Result<&SecretString, ConfigError> {
+        self.database_url.as_ref().ok_or(ConfigError::Missing {
+            name: "DATABASE_URL",
+            needed: "the runtime login of PostgreSQL, such as postgres://platen:…@host/platen",
+        })
+    }
+
+    pub fn redis_url(&self) -> Result<&SecretString, ConfigError> {
+        self.redis_url.as_ref().ok_or(ConfigError::Missing {
+            name: "REDIS_URL",
+            needed: "Redis 7 or newer, such as redis://host:6379/0",
+        })
+    }
+
+    pub fn signing_key(&self) -> Result<&SecretString, ConfigError> {
+        self.signing_key.as_ref().ok_or(ConfigError::Missing {
+            name: "PLATEN_SIGNING_KEY",
+            needed: "a secret of at least 32 characters, the same for every process",
+        })
+    }
+}
+
+fn signing_key() -> Result<Option<SecretString>, ConfigError> {
+    const NAME: &str = "PLATEN_SIGNING_KEY";
+    match text(NAME)? {
+        Some(key) if key.len() < 32 => Err(ConfigError::Unusable {
+            name: NAME,
+            problem: "it has fewer than 32 characters".to_owned(),
+        }),
+        key => Ok(key.map(SecretString::from)),
+    }
+}
+
+/// The value of `name`, or of the file that `name_FILE` names. Empty is missing.
+fn text(name: &'static str) -> Result<Option<String>, ConfigError> {
+    let value = match env::var(format!("{name}_FILE")) {
+        Ok(file) => std::fs::read_to_string(&file)
+            .map(|text| text.trim_end().to_owned())
+            .map_err(|error| ConfigError::Unusable {
+                name,
+                problem: format!("{file} cannot be read: {error}"),
+            })?,
+        Err(_) => env::var(name).unwrap_or_default(),
+    };
+    Ok((!value.is_empty()).then_some(value))
+}
+
+fn parsed<T: FromStr<Err: std::fmt::Display>>(
+    name: &'static str,
+) -> Result<Option<T>, ConfigError> {
+    text(name)?
+        .map(|value| {
+            value
+                .parse()
+                .map_err(|error: T::Err| ConfigError::Unusable {
+                    name,
+                    problem: format!("{value:?}: {error}"),
+                })
+        })
+        .transpose()
+}
+
+fn within(name: &'static str, least: u64, most: u64) -> Result<Option<u64>, ConfigError> {
+    match parsed(name)? {
+        Some(value) if !(least..=most).contains(&value) => Err(ConfigError::Unusable {
+            name,
+            problem: format!("{value} is not within {least} to {most}"),
+        }),
+        value => Ok(value),
+    }
+}
+
+fn refuse_unknown(names: impl Iterator<Item = String>) -> Result<(), ConfigError> {
+    for name in names {
+        let known = |known: &str| known == name.strip_suffix("_FILE").unwrap_or(&name);
+        if name.starts_with("PLATEN_")
+            && !name.starts_with("PLATEN_TEST_")
+            && !VARIABLES.iter().any(|&(variable, _)| known(variable))
+        {
+            let likeness = |variable: &str| {
+                variable
+                    .bytes()
+                    .zip(name.bytes())
+                    .take_while(|(a, b)| a == b)
+                    .count()
+            };
+            let nearest = VARIABLES
+                .iter()
+                .map(|&(variable, _)| variable)
+                .max_by_key(|variable| likeness(variable))
+                .unwrap_or("DATABASE_URL");
+            return Err(ConfigError::Unknown { name, nearest });
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mistyped_variable_is_refused_with_the_nearest() {
+        let error = refuse_unknown(["PLATEN_SLOT".to_owned()].into_iter()).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "there is no variable PLATEN_SLOT; did you mean PLATEN_SLOTS?"
+        );
+        assert!(
+            refuse_unknown(["PLATEN_SIGNING_KEY_FILE".to_owned(), "HOME".to_owned()].into_iter())
+                .is_ok()
+        );
+    }
+
+    #[test]
+    fn every_variable_stands_in_the_example() {
+        let example = include_str!("../../.env.example");
+        for (variable, _) in VARIABLES {
+            assert!(
+                example.contains(&format!("{variable}=")),
+                ".env.example lacks {variable}"
+            );
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! Credits: whole units, never negative, never a float; arithmetic that does not fit is an error.
+#![warn(
+    clippy::arithmetic_side_effects,
+    clippy::float_arithmetic,
+    clippy::wildcard_enum_match_arm
+)]
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// An amount of credits, `0..=i64::MAX`.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Serialize,
+    Deserialize,
+    ToSchema,
+    sqlx::Type,
+)]
+#[serde(try_from = "i64", into = "i64")]
+#[schema(value_type = i64, minimum = 0)]
+#[sqlx(transparent)]
+pub struct Credits(i64);
+
+/// An amount below zero or beyond what can be counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("an amount of credits is a whole number from 0 to {}", i64::MAX)]
+pub struct InvalidCredits;
+
+impl Credits {
+    pub const ZERO: Self = Self(0);
+
+    pub fn new(amount: i64) -> Result<Self, InvalidCredits> {
+        if amount < 0 {
+            Err(InvalidCredits)
+        } else {
+            Ok(Self(amount))
+        }
+    }
+
+    pub fn get(self) -> i64 {
+        self.0
+    }
+
+    pub fn is_zero(self) -> bool {
+        self.0 == 0
+    }
+
+    pub fn plus(self, other: Self) -> Result<Self, InvalidCredits> {
+        self.0.checked_add(other.0).map(Self).ok_or(InvalidCredits)
+    }
+
+    pub fn minus(self, other: Self) -> Result<Self, InvalidCredits> {
+        self.0
+            .checked_sub(other.0)
+            .ok_or(InvalidCredits)
+            .and_then(Self::new)
+    }
+
+    pub fn times(self, count: u32) -> Result<Self, InvalidCredits> {
+        self.0
+            .checked_mul(i64::from(count))
+            .map(Self)
+            .ok_or(InvalidCredits)
+    }
+}
+
+impl TryFrom<i64> for Credits {
+    type Error = InvalidCredits;
+
+    fn try_from(amount: i64) -> Result<Self, InvalidCredits> {
+        Self::new(amount)
+    }
+}
+
+impl From<Credits> for i64 {
+    fn from(credits: Credits) -> Self {
+        credits.0
+    }
+}
+
+impl fmt::Display for Credits {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} credit{}", self.0, if self.0 == 1 { "" } else { "s" })
+    }
+}
+
+/// What a job will cost at most: the catalogue's price, frozen on the job.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Quote {
+    /// Credits for one delivered output.
+    pub unit_price: Credits,
+    /// Which price of the catalogue this is.
+    pub price_version: String,
+    /// Outputs asked for.
+    pub outputs: u32,
+}
+
+impl Quote {
+    /// What admission holds: the price of everything asked for.
+    pub fn hold(&self) -> Result<Credits, InvalidCredits> {
+        self.unit_price.times(self.outputs)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn amounts_that_cannot_be_counted_are_refused() {
+        let most = Credits::new(i64::MAX).unwrap();
+        let one = Credits::new(1).unwrap();
+        assert_eq!(Credits::new(-1), Err(InvalidCredits));
+        assert_eq!(most.plus(one), Err(InvalidCredits));
+        assert_eq!(Credits::ZERO.minus(one), Err(InvalidCredits));
+        assert_eq!(most.times(2), Err(InvalidCredits));
+        assert!(serde_json::from_str::<Credits>("-1").is_err());
+        assert!(serde_json::from_str::<Credits>("1.5").is_err());
+    }
+
+    #[test]
+    fn a_quote_holds_the_price_of_everything_asked_for() {
+        let quote = Quote {
+            unit_price: Credits::new(12).unwrap(),
+            price_version: "1".to_owned(),
+            outputs: 4,
+        };
+        assert_eq!(quote.hold(), Credits::new(48));
+    }
+}

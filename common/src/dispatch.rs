@@ -1,0 +1,43 @@
+//! Dispatch: which jobs Redis rings for, in the order Postgres gave.
+//!
+//! Postgres knows every queued job; the ring in Redis holds only the next few. The api rings a job it has just
+//! admitted, so that an idle system starts it at once; every worker tops the ring up, so that a lost ring, a
+//! backlog, a retry that is due or an emptied Redis need nothing else. Neither keeps any state. A worker that
+//! pops an id claims the job: read the worker's `tasks/generate.rs` next.
+
+use sqlx::PgPool;
+
+use crate::job::{self, Job};
+use crate::queue::{Ring, RingError};
+
+/// Rings for a job that was just admitted. Loses nothing when it fails: the next top-up finds the job.
+pub async fn ring_new(ring: &Ring, job: &Job) {
+    if let Err(error) = ring.ring(&[(job.id, job.turn)]).await {
+        tracing::debug!(job.id = %job.id, %error, "The ring failed; a worker's dispatcher will ring for the job");
+    }
+}
+
+/// Why the ring was not topped up.
+#[derive(Debug, thiserror::Error)]
+pub enum TopUpError {
+    #[error("Redis: {0}")]
+    Ring(#[from] RingError),
+    #[error("Postgres: {0}")]
+    Database(#[from] sqlx::Error),
+}
+
+/// Tells Redis that this worker lives and rings for the next due jobs while the ring is below its target.
+/// Returns how many were added.
+pub async fn top_up(
+    pool: &PgPool,
+    ring: &Ring,
+    worker: &str,
+    slots: usize,
+) -> Result<usize, TopUpError> {
+    let target = ring.announce(worker, slots).await?;
+    if target.room == 0 {
+        return Ok(0);
+    }
+    let due = job::store::due(pool, target.size).await?;
+    Ok(ring.ring(&due).await?)
+}

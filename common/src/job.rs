@@ -1,0 +1,155 @@
+//! A job: what a tenant pays for. It begins in [`crate::admission`] and ends once, in [`crate::settlement`].
+//!
+//! ```text
+//! queued ──claim (fence+1)──▶ running ──settle──▶ succeeded | partial | failed
+//!   │  ▲                        │  │
+//!   │  └── retry, reap, hand-back ┘  │
+//!   ├──cancel──▶ canceled ◀──cancel──┤
+//!   └──deadline─▶ expired ◀─deadline─┘
+//! ```
+//!
+//! Terminal states have no exits; a trigger in the database refuses whatever this file would forget.
+#![warn(clippy::arithmetic_side_effects, clippy::wildcard_enum_match_arm)]
+
+pub mod store;
+
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+use utoipa::ToSchema;
+
+use crate::credits::Credits;
+use crate::generation::Kind;
+use crate::id::{JobId, TenantId};
+use crate::outcome::Class;
+
+/// Where a job is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// Waits for a worker.
+    Queued,
+    /// A worker holds its lease.
+    Running,
+    /// Everything asked for was delivered and charged.
+    Succeeded,
+    /// Some of it was delivered and charged, the rest released.
+    Partial,
+    /// Nothing was delivered; everything was released.
+    Failed,
+    /// The tenant canceled it; everything was released.
+    Canceled,
+    /// Its deadline passed; everything was released.
+    Expired,
+}
+
+impl State {
+    pub const ALL: [Self; 7] = [
+        Self::Queued,
+        Self::Running,
+        Self::Succeeded,
+        Self::Partial,
+        Self::Failed,
+        Self::Canceled,
+        Self::Expired,
+    ];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::Running => "running",
+            Self::Succeeded => "succeeded",
+            Self::Partial => "partial",
+            Self::Failed => "failed",
+            Self::Canceled => "canceled",
+            Self::Expired => "expired",
+        }
+    }
+
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|state| state.as_str() == text)
+    }
+
+    pub fn is_terminal(self) -> bool {
+        !matches!(self, Self::Queued | Self::Running)
+    }
+}
+
+/// A job as its row tells it.
+#[derive(Clone, Debug)]
+pub struct Job {
+    pub id: JobId,
+    pub tenant: TenantId,
+    pub kind: Kind,
+    pub model: String,
+    pub name: Option<String>,
+    pub metadata: serde_json::Value,
+    /// The HTTP request that submitted it.
+    pub request_id: String,
+    pub state: State,
+    /// Class of the newest outcome; final once the job has ended.
+    pub outcome: Option<Class>,
+    /// The outcome in plain words.
+    pub reason: Option<String>,
+    /// Number of the newest attempt.
+    pub fence: i32,
+    pub crash_count: i32,
+    pub calls_started: i32,
+    pub max_calls: i32,
+    pub priority: i16,
+    pub turn: i64,
+    pub run_after: OffsetDateTime,
+    pub deadline: OffsetDateTime,
+    pub cost: Cost,
+    pub n_requested: i32,
+    pub n_delivered: i32,
+    pub created_at: OffsetDateTime,
+    pub started_at: Option<OffsetDateTime>,
+    pub finished_at: Option<OffsetDateTime>,
+}
+
+/// The money of a job, as it stands on its row.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub struct Cost {
+    /// Credits for one delivered output.
+    pub unit_price: Credits,
+    /// Which price of the catalogue this is.
+    pub price_version: String,
+    /// Credits held at admission.
+    pub held: Credits,
+    /// Credits charged: unit price × delivered.
+    pub captured: Credits,
+    /// Credits given back at the end.
+    pub released: Credits,
+    /// Credits given back after the end.
+    pub refunded: Credits,
+}
+
+/// A job claimed by a worker: the right to work on it until the lease runs out. Every write names the fence.
+#[derive(Clone, Debug)]
+pub struct Claimed {
+    pub id: JobId,
+    pub tenant: TenantId,
+    pub fence: i32,
+    pub model: String,
+    pub request_id: String,
+    pub n_requested: i32,
+    pub calls_started: i32,
+    pub max_calls: i32,
+    pub deadline: OffsetDateTime,
+    /// Seconds between the moment the job could first run and this claim.
+    pub waited_seconds: f64,
+    /// Seconds until the deadline, on the database's clock.
+    pub seconds_left: f64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_state_has_its_own_name() {
+        for state in State::ALL {
+            assert_eq!(State::parse(state.as_str()), Some(state));
+        }
+    }
+}

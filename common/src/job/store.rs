@@ -1,0 +1,483 @@
+//! SQL of jobs. Claim, renew and reap see every tenant's jobs and run as one statement each; all else runs
+//! in the caller's transaction, under the job's tenant.
+
+use std::time::Duration;
+
+use sqlx::postgres::types::PgInterval;
+use sqlx::{PgConnection, PgExecutor, PgPool};
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use super::{Claimed, Cost, Job, State};
+use crate::credits::{Credits, Quote};
+use crate::database::{NotOneRow, one_row};
+use crate::generation::{Generation, Kind};
+use crate::id::{JobId, TenantId};
+use crate::outcome::Class;
+
+/// A job as admission writes it.
+#[derive(Debug)]
+pub struct NewJob<'a> {
+    pub id: JobId,
+    pub tenant: TenantId,
+    pub model: &'a str,
+    pub name: Option<&'a str>,
+    pub metadata: &'a serde_json::Value,
+    pub request_id: &'a str,
+    pub generation: &'a Generation,
+    pub quote: &'a Quote,
+    pub hold: Credits,
+    pub max_calls: i32,
+    pub priority: i16,
+    pub run_at: Option<OffsetDateTime>,
+    pub deadline_in: Duration,
+}
+
+/// How far one output moves its tenant's virtual clock: a tenant that submits faster than one output per
+/// this much time queues behind those that do not.
+const SPACING_MICROS: i64 = 100_000;
+/// How far one step of priority moves a job's turn.
+const PRIORITY_MICROS: i64 = 10_000_000;
+
+/// Writes the job and its request. Its turn is the tenant's virtual clock, never behind the real one: a quiet
+/// tenant's job goes before the backlog of a busy one.
+pub async fn insert(connection: &mut PgConnection, job: &NewJob<'_>) -> sqlx::Result<Job> {
+    let generation = serde_json::to_value(job.generation).expect("a generation is JSON");
+    let outputs = i32::try_from(job.quote.outputs).unwrap_or(i32::MAX);
+    let row = sqlx::query_as!(
+        Row,
+        r#"-- job::insert
+        WITH clock AS (
+          UPDATE wallets SET turn = greatest(turn, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint) + $15::bigint
+          WHERE tenant_id = $2 RETURNING turn)
+        INSERT INTO jobs (id, tenant_id, kind, model, name, metadata, request_id, max_calls, priority, turn, run_after, deadline,
+                          price_version, unit_price, n_requested, hold_amount, created_at)
+        SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9::smallint, clock.turn - $9::smallint * $16::bigint,
+               coalesce($10, now()), clock_timestamp() + $11::interval, $12, $13, $14, $17, now() FROM clock
+        RETURNING *"#,
+        job.id.0,
+        job.tenant.0,
+        job.generation.kind().as_str(),
+        job.model,
+        job.name,
+        job.metadata,
+        job.request_id,
+        job.max_calls,
+        job.priority,
+        job.run_at,
+        interval(job.deadline_in),
+        job.quote.price_version,
+        job.quote.unit_price.get(),
+        outputs,
+        SPACING_MICROS.saturating_mul(i64::from(outputs)),
+        PRIORITY_MICROS,
+        job.hold.get(),
+    )
+    .fetch_one(&mut *connection)
+    .await?;
+    sqlx::query!(
+        "-- job::insert_request
+        INSERT INTO job_requests (job_id, tenant_id, generation) VALUES ($1, $2, $3)",
+        job.id.0,
+        job.tenant.0,
+        generation,
+    )
+    .execute(connection)
+    .await?;
+    Ok(row.into())
+}
+
+/// One job of the tenant.
+pub async fn get(connection: &mut PgConnection, id: JobId) -> sqlx::Result<Option<Job>> {
+    let row = sqlx::query_as!(
+        Row,
+        r#"-- job::get
+        SELECT *
+        FROM jobs WHERE id = $1"#,
+        id.0
+    )
+    .fetch_optional(connection)
+    .await?;
+    Ok(row.map(Into::into))
+}
+
+/// One job, locked. The tenant's wallet is locked before.
+pub async fn lock(connection: &mut PgConnection, id: JobId) -> sqlx::Result<Option<Job>> {
+    let row = sqlx::query_as!(
+        Row,
+        r#"-- job::lock
+        SELECT *
+        FROM jobs WHERE id = $1 FOR UPDATE"#,
+        id.0
+    )
+    .fetch_optional(connection)
+    .await?;
+    Ok(row.map(Into::into))
+}
+
+/// What to list.
+#[derive(Clone, Debug, Default)]
+pub struct Filter {
+    pub state: Option<State>,
+    pub model: Option<String>,
+    /// Only jobs whose name contains this, in any case.
+    pub name: Option<String>,
+    /// Only jobs older than this one.
+    pub after: Option<JobId>,
+}
+
+/// A tenant's jobs, newest first.
+pub async fn list(
+    connection: &mut PgConnection,
+    tenant: TenantId,
+    filter: &Filter,
+    limit: i64,
+) -> sqlx::Result<Vec<Job>> {
+    let rows = sqlx::query_as!(
+        Row,
+        r#"-- job::list
+        SELECT *
+        FROM jobs
+        WHERE tenant_id = $1 AND ($2::uuid IS NULL OR id < $2) AND ($3::text IS NULL OR state = $3) AND ($4::text IS NULL OR model = $4)
+          AND ($5::text IS NULL OR position(lower($5) IN lower(name)) > 0)
+        ORDER BY id DESC LIMIT $6"#,
+        tenant.0,
+        filter.after.map(|id| id.0),
+        filter.state.map(State::as_str),
+        filter.model,
+        filter.name,
+        limit,
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(rows.into_iter().map(Into::into).collect())
+}
+
+/// How many of the tenant's own queued jobs go before this one.
+pub async fn ahead(connection: &mut PgConnection, job: &Job) -> sqlx::Result<i64> {
+    sqlx::query_scalar!(
+        r#"-- job::ahead
+        SELECT count(*) AS "ahead!" FROM jobs WHERE state = 'queued' AND tenant_id = $1 AND (turn, id) < ($2, $3)"#,
+        job.tenant.0,
+        job.turn,
+        job.id.0
+    )
+    .fetch_one(connection)
+    .await
+}
+
+/// What was asked for.
+pub async fn request(connection: &mut PgConnection, id: JobId) -> sqlx::Result<Option<Generation>> {
+    let stored = sqlx::query_scalar!(
+        "-- job::request\nSELECT generation FROM job_requests WHERE job_id = $1",
+        id.0
+    )
+    .fetch_optional(connection)
+    .await?;
+    stored
+        .map(|value| {
+            serde_json::from_value(value).map_err(|error| sqlx::Error::Decode(error.into()))
+        })
+        .transpose()
+}
+
+/// Takes the right to work on a job: raises its fence by one. `None` when it is not to be had: a stale ring is harmless.
+pub async fn claim(
+    pool: &PgPool,
+    id: JobId,
+    worker: &str,
+    lease: Duration,
+) -> sqlx::Result<Option<Claimed>> {
+    let row = sqlx::query!(
+        r#"-- job::claim
+        UPDATE jobs SET state = 'running', fence = fence + 1, worker = $2,
+               lease_until = clock_timestamp() + $3::interval, started_at = coalesce(started_at, clock_timestamp())
+        WHERE id = $1 AND state = 'queued' AND run_after <= clock_timestamp() AND deadline > clock_timestamp()
+        RETURNING tenant_id, fence, model, request_id, n_requested, calls_started, max_calls, deadline,
+                  extract(epoch FROM clock_timestamp() - greatest(run_after, created_at))::float8 AS "waited_seconds!",
+                  extract(epoch FROM deadline - clock_timestamp())::float8 AS "seconds_left!""#,
+        id.0,
+        worker,
+        interval(lease),
+    )
+    .fetch_optional(pool)
+    .await?;
+    Ok(row.map(|row| Claimed {
+        id,
+        tenant: TenantId(row.tenant_id),
+        fence: row.fence,
+        model: row.model,
+        request_id: row.request_id,
+        n_requested: row.n_requested,
+        calls_started: row.calls_started,
+        max_calls: row.max_calls,
+        deadline: row.deadline,
+        waited_seconds: row.waited_seconds,
+        seconds_left: row.seconds_left,
+    }))
+}
+
+/// Renews every lease a worker holds in one statement. Jobs that are missing from the answer were lost.
+pub async fn renew(
+    pool: &PgPool,
+    held: &[(JobId, i32)],
+    lease: Duration,
+) -> sqlx::Result<Vec<JobId>> {
+    let (ids, fences): (Vec<Uuid>, Vec<i32>) =
+        held.iter().map(|&(id, fence)| (id.0, fence)).unzip();
+    let renewed = sqlx::query_scalar!(
+        "-- job::renew
+        UPDATE jobs SET lease_until = clock_timestamp() + $3::interval
+        FROM unnest($1::uuid[], $2::integer[]) AS mine(id, fence)
+        WHERE jobs.id = mine.id AND jobs.fence = mine.fence AND jobs.state = 'running'
+        RETURNING jobs.id",
+        &ids,
+        &fences,
+        interval(lease),
+    )
+    .fetch_all(pool)
+    .await?;
+    Ok(renewed.into_iter().map(JobId).collect())
+}
+
+/// The next jobs to ring, in turn order.
+pub async fn due(pool: &PgPool, limit: i64) -> sqlx::Result<Vec<(JobId, i64)>> {
+    let rows = sqlx::query!(
+        "-- job::due
+        SELECT id, turn FROM jobs
+        WHERE state = 'queued' AND run_after <= clock_timestamp() AND deadline > clock_timestamp()
+        ORDER BY turn, id LIMIT $1",
+        limit
+    )
+    .fetch_all(pool)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .map(|row| (JobId(row.id), row.turn))
+        .collect())
+}
+
+/// Running jobs whose lease has run out, oldest first.
+pub async fn leases_run_out(pool: &PgPool, limit: i64) -> sqlx::Result<Vec<(JobId, TenantId)>> {
+    let rows = sqlx::query!(
+        "-- job::leases_run_out
+        SELECT id, tenant_id FROM jobs WHERE state = 'running' AND lease_until < clock_timestamp() ORDER BY lease_until LIMIT $1",
+        limit
+    )
+    .fetch_all(pool)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .map(|row| (JobId(row.id), TenantId(row.tenant_id)))
+        .collect())
+}
+
+/// Open jobs whose deadline has passed.
+pub async fn deadlines_passed(pool: &PgPool, limit: i64) -> sqlx::Result<Vec<(JobId, TenantId)>> {
+    let rows = sqlx::query!(
+        "-- job::deadlines_passed
+        SELECT id, tenant_id FROM jobs WHERE state IN ('queued', 'running') AND deadline < clock_timestamp() ORDER BY deadline LIMIT $1",
+        limit
+    )
+    .fetch_all(pool)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .map(|row| (JobId(row.id), TenantId(row.tenant_id)))
+        .collect())
+}
+
+/// Whether a locked job's lease has run out, on the database's clock.
+pub async fn lease_has_run_out(connection: &mut PgConnection, id: JobId) -> sqlx::Result<bool> {
+    sqlx::query_scalar!(
+        r#"-- job::lease_has_run_out
+        SELECT coalesce(lease_until < clock_timestamp(), false) AS "out!" FROM jobs WHERE id = $1"#,
+        id.0
+    )
+    .fetch_one(connection)
+    .await
+}
+
+/// How a running job goes back to the queue.
+#[derive(Debug)]
+pub struct Requeue<'a> {
+    pub id: JobId,
+    pub fence: i32,
+    pub delay: Duration,
+    pub crashed: bool,
+    pub outcome: Option<(Class, &'a str)>,
+}
+
+/// Gives a running job back to the queue; its fence stays.
+pub async fn requeue(
+    connection: &mut PgConnection,
+    job: &Requeue<'_>,
+) -> sqlx::Result<Result<(), NotOneRow>> {
+    let result = sqlx::query!(
+        "-- job::requeue
+        UPDATE jobs SET state = 'queued', lease_until = NULL, run_after = clock_timestamp() + $3::interval,
+               crash_count = crash_count + $4, outcome = coalesce($5, outcome), reason = coalesce($6, reason)
+        WHERE id = $1 AND fence = $2 AND state = 'running'",
+        job.id.0,
+        job.fence,
+        interval(job.delay),
+        i32::from(job.crashed),
+        job.outcome.map(|(class, _)| class.as_str()),
+        job.outcome.map(|(_, reason)| reason),
+    )
+    .execute(connection)
+    .await?;
+    Ok(one_row(&result))
+}
+
+/// How a job ends.
+#[derive(Debug)]
+pub struct End<'a> {
+    pub id: JobId,
+    pub state: State,
+    pub outcome: Class,
+    pub reason: &'a str,
+    pub delivered: i32,
+    pub captured: Credits,
+    pub released: Credits,
+}
+
+/// Ends an open, locked job.
+pub async fn end(
+    connection: &mut PgConnection,
+    job: &End<'_>,
+) -> sqlx::Result<Result<(), NotOneRow>> {
+    let result = sqlx::query!(
+        "-- job::end
+        UPDATE jobs SET state = $2, outcome = $3, reason = $4, n_delivered = $5, captured = $6, released = $7,
+               lease_until = NULL, finished_at = clock_timestamp()
+        WHERE id = $1 AND state IN ('queued', 'running')",
+        job.id.0,
+        job.state.as_str(),
+        job.outcome.as_str(),
+        job.reason,
+        job.delivered,
+        job.captured.get(),
+        job.released.get(),
+    )
+    .execute(connection)
+    .await?;
+    Ok(one_row(&result))
+}
+
+/// Totals for billing, by model, state and outcome: read from the rows that carry the settlement.
+#[derive(Clone, Debug)]
+pub struct Total {
+    pub model: String,
+    pub state: String,
+    pub outcome: String,
+    pub jobs: i64,
+    pub held: i64,
+    pub captured: i64,
+    pub released: i64,
+    pub oldest_seconds: f64,
+}
+
+pub async fn totals(executor: impl PgExecutor<'_>) -> sqlx::Result<Vec<Total>> {
+    sqlx::query_as!(
+        Total,
+        r#"-- job::totals
+        SELECT model, state, coalesce(outcome, 'none') AS "outcome!", count(*) AS "jobs!",
+               coalesce(sum(hold_amount) FILTER (WHERE finished_at IS NULL), 0)::bigint AS "held!",
+               sum(captured)::bigint AS "captured!", sum(released)::bigint AS "released!",
+               extract(epoch FROM clock_timestamp() - min(created_at))::float8 AS "oldest_seconds!"
+        FROM jobs GROUP BY model, state, coalesce(outcome, 'none')"#
+    )
+    .fetch_all(executor)
+    .await
+}
+
+/// A duration for the database's clock.
+fn interval(duration: Duration) -> PgInterval {
+    PgInterval {
+        months: 0,
+        days: 0,
+        microseconds: i64::try_from(duration.as_micros()).unwrap_or(i64::MAX),
+    }
+}
+
+/// A row of `jobs` as the database gives it: every column, so that queries may say `*`.
+#[expect(dead_code, reason = "a lease is only ever compared in SQL")]
+struct Row {
+    id: Uuid,
+    tenant_id: Uuid,
+    kind: String,
+    model: String,
+    name: Option<String>,
+    metadata: serde_json::Value,
+    request_id: String,
+    state: String,
+    outcome: Option<String>,
+    reason: Option<String>,
+    fence: i32,
+    lease_until: Option<OffsetDateTime>,
+    worker: Option<String>,
+    crash_count: i32,
+    calls_started: i32,
+    max_calls: i32,
+    priority: i16,
+    turn: i64,
+    run_after: OffsetDateTime,
+    deadline: OffsetDateTime,
+    price_version: String,
+    unit_price: i64,
+    hold_amount: i64,
+    captured: i64,
+    released: i64,
+    refunded: i64,
+    n_requested: i32,
+    n_delivered: i32,
+    created_at: OffsetDateTime,
+    started_at: Option<OffsetDateTime>,
+    finished_at: Option<OffsetDateTime>,
+}
+
+fn counted(amount: i64) -> Credits {
+    Credits::new(amount).expect("the database allows no negative amount")
+}
+
+impl From<Row> for Job {
+    fn from(row: Row) -> Self {
+        Self {
+            id: JobId(row.id),
+            tenant: TenantId(row.tenant_id),
+            kind: match row.kind.as_str() {
+                "image" => Kind::Image,
+                other => unreachable!("the database allows no kind {other}"),
+            },
+            model: row.model,
+            name: row.name,
+            metadata: row.metadata,
+            request_id: row.request_id,
+            state: State::parse(&row.state).expect("the database allows known states only"),
+            outcome: row.outcome.as_deref().and_then(Class::parse),
+            reason: row.reason,
+            fence: row.fence,
+            crash_count: row.crash_count,
+            calls_started: row.calls_started,
+            max_calls: row.max_calls,
+            priority: row.priority,
+            turn: row.turn,
+            run_after: row.run_after,
+            deadline: row.deadline,
+            cost: Cost {
+                unit_price: counted(row.unit_price),
+                price_version: row.price_version,
+                held: counted(row.hold_amount),
+                captured: counted(row.captured),
+                released: counted(row.released),
+                refunded: counted(row.refunded),
+            },
+            n_requested: row.n_requested,
+            n_delivered: row.n_delivered,
+            created_at: row.created_at,
+            started_at: row.started_at,
+            finished_at: row.finished_at,
+        }
+    }
+}

@@ -1,0 +1,34 @@
+//! What both binaries must agree on, in four groups.
+//!
+//! *Vocabulary* is values without IO, *records* are what is kept (`x.rs` pure, `x/store.rs` its SQL),
+//! *procedures* are one transaction each, *edges* are one outside library each. To follow a job, begin
+//! with [`admission`].
+
+// Vocabulary.
+pub mod catalog;
+pub mod credits;
+pub mod generation;
+pub mod id;
+pub mod outcome;
+
+// Records.
+pub mod artifact;
+pub mod call;
+pub mod idempotency;
+pub mod job;
+pub mod ledger;
+pub mod tenant;
+
+// Procedures.
+pub mod admission;
+pub mod dispatch;
+pub mod settlement;
+pub mod verify;
+
+// Edges.
+pub mod bucket;
+pub mod clock;
+pub mod config;
+pub mod database;
+pub mod queue;
+pub mod telemetry;

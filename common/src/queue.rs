@@ -1,0 +1,141 @@
+//! Redis, the doorbell: one sorted set of job ids, lowest turn first, and nothing else.
+//!
+//! Ringing twice is ringing once, and a lost ring costs a re-ring ([`crate::dispatch`]), so Redis may be
+//! emptied at any moment. [`Ring`] adds ids; [`Doorbell`] is the apalis `Backend` that pops them.
+
+mod doorbell;
+
+use std::time::Duration;
+
+use redis::aio::{ConnectionManager, ConnectionManagerConfig};
+use redis::{Client, RedisError, Script};
+
+pub use doorbell::{Ding, Doorbell, DoorbellConfig};
+
+use crate::id::JobId;
+
+/// A failure to talk to Redis.
+pub type RingError = RedisError;
+
+/// The set never holds more than this.
+const MOST: usize = 1_000;
+/// What it holds while no worker has announced itself: enough to start at once when one does.
+const WITHOUT_WORKERS: usize = 16;
+/// A worker that has not announced itself for this long is gone.
+const WORKER_FORGOTTEN: Duration = Duration::from_secs(3);
+
+/// Names of the keys; tests that share a Redis use a name each.
+#[derive(Clone, Debug)]
+pub struct Keys {
+    /// Sorted set: job id, scored by turn.
+    ring: String,
+    /// Sorted set: `worker|slots`, scored by when it was last heard of.
+    workers: String,
+    /// How many ids the ring should hold.
+    target: String,
+}
+
+impl Keys {
+    pub fn new(name: &str) -> Self {
+        Self {
+            ring: format!("{name}:ring"),
+            workers: format!("{name}:workers"),
+            target: format!("{name}:target"),
+        }
+    }
+}
+
+/// The adding side. Connects when first used and again whenever it must: a process starts without Redis.
+#[derive(Clone)]
+pub struct Ring {
+    connection: ConnectionManager,
+    keys: Keys,
+}
+
+/// How full the ring should be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// Ids it should hold: twice the slots of the live workers.
+    pub size: i64,
+    /// How many of them are missing.
+    pub room: i64,
+}
+
+impl Ring {
+    pub fn new(url: &str, name: &str) -> Result<Self, RingError> {
+        let config = ConnectionManagerConfig::new()
+            .set_connection_timeout(Some(Duration::from_secs(1)))
+            .set_response_timeout(Some(Duration::from_secs(1)))
+            .set_number_of_retries(1);
+        let connection = ConnectionManager::new_lazy_with_config(Client::open(url)?, config)?;
+        Ok(Self {
+            connection,
+            keys: Keys::new(name),
+        })
+    }
+
+    /// Adds ids by turn while the ring is below its target. Returns how many were new.
+    pub async fn ring(&self, jobs: &[(JobId, i64)]) -> Result<usize, RingError> {
+        if jobs.is_empty() {
+            return Ok(0);
+        }
+        let script = Script::new(
+            r"local room = tonumber(redis.call('GET', KEYS[2]) or ARGV[1]) - redis.call('ZCARD', KEYS[1])
+              local added = 0
+              for i = 2, #ARGV, 2 do
+                if added >= room then break end
+                added = added + redis.call('ZADD', KEYS[1], 'NX', ARGV[i], ARGV[i + 1])
+              end
+              return added",
+        );
+        let mut call = script.key(&self.keys.ring);
+        call.key(&self.keys.target).arg(WITHOUT_WORKERS);
+        for (id, turn) in jobs {
+            call.arg(*turn).arg(id.to_string());
+        }
+        call.invoke_async(&mut self.connection.clone()).await
+    }
+
+    /// Says that this worker lives, and learns how full the ring should be.
+    pub async fn announce(&self, worker: &str, slots: usize) -> Result<Target, RingError> {
+        let script = Script::new(
+            r"local time = redis.call('TIME')
+              local now = time[1] * 1000 + math.floor(time[2] / 1000)
+              redis.call('ZADD', KEYS[2], now, ARGV[1] .. '|' .. ARGV[2])
+              redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now - ARGV[3])
+              local slots = 0
+              for _, member in ipairs(redis.call('ZRANGE', KEYS[2], 0, -1)) do
+                slots = slots + tonumber(string.match(member, '|(%d+)$'))
+              end
+              local target = math.min(2 * slots, tonumber(ARGV[4]))
+              redis.call('SET', KEYS[3], target, 'PX', ARGV[3])
+              return {target, math.max(0, target - redis.call('ZCARD', KEYS[1]))}",
+        );
+        let (size, room) = script
+            .key(&self.keys.ring)
+            .key(&self.keys.workers)
+            .key(&self.keys.target)
+            .arg(worker)
+            .arg(slots)
+            .arg(u64::try_from(WORKER_FORGOTTEN.as_millis()).unwrap_or(u64::MAX))
+            .arg(MOST)
+            .invoke_async(&mut self.connection.clone())
+            .await?;
+        Ok(Target { size, room })
+    }
+
+    /// How many ids the ring holds.
+    pub async fn len(&self) -> Result<usize, RingError> {
+        redis::cmd("ZCARD")
+            .arg(&self.keys.ring)
+            .query_async(&mut self.connection.clone())
+            .await
+    }
+
+    /// Whether Redis answers.
+    pub async fn ping(&self) -> Result<(), RingError> {
+        redis::cmd("PING")
+            .query_async(&mut self.connection.clone())
+            .await
+    }
+}

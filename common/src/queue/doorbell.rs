@@ -1,0 +1,366 @@
+//! The popping side: an apalis [`Backend`] over a blocking pop.
+//!
+//! A pump task pops only while the worker is hungry and only as many ids as there are free slots, so nothing is
+//! fetched that cannot start. A Redis error never reaches the worker (`Error = Infallible`): the pump waits and
+//! connects again. The pop has a connection of its own whose response timeout exceeds the block.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use apalis_core::backend::finalize::Ephemeral;
+use apalis_core::backend::{Backend, BackendConfig};
+use apalis_core::layers::Identity;
+use apalis_core::task::Task;
+use apalis_core::task::builder::TaskBuilder;
+use apalis_core::task::task_id::{RandomId, TaskId};
+use apalis_core::worker::context::WorkerContext;
+use backon::{BackoffBuilder, ExponentialBuilder};
+use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, Client, RedisResult};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
+
+use super::Keys;
+use crate::id::JobId;
+
+/// How long a pop blocks; also how soon a connection that is only half open is noticed.
+const BLOCK: Duration = Duration::from_secs(2);
+
+/// What a [`Doorbell`] pops from and into.
+#[derive(Clone)]
+pub struct DoorbellConfig {
+    pub client: Client,
+    pub keys: Keys,
+    /// The worker's slots: the only limit on how much runs at once. Process-wide, so that a restarted worker
+    /// counts what its predecessor still runs.
+    pub slots: Arc<Semaphore>,
+    /// Stops popping.
+    pub stop: CancellationToken,
+    /// Shutdown waits for the pump to give back what was not started.
+    pub tasks: TaskTracker,
+    /// When the pump last heard from Redis.
+    pub heard: Heard,
+}
+
+/// When something was last heard of, in milliseconds since the process began to listen.
+#[derive(Clone, Debug)]
+pub struct Heard(Arc<(Instant, AtomicI64)>);
+
+impl Default for Heard {
+    fn default() -> Self {
+        Self(Arc::new((Instant::now(), AtomicI64::new(0))))
+    }
+}
+
+impl Heard {
+    fn now(&self) {
+        let elapsed = i64::try_from(self.0.0.elapsed().as_millis()).unwrap_or(i64::MAX);
+        self.0.1.store(elapsed, Ordering::Relaxed);
+    }
+
+    /// How long ago.
+    pub fn ago(&self) -> Duration {
+        let last = Duration::from_millis(self.0.1.load(Ordering::Relaxed).unsigned_abs());
+        self.0.0.elapsed().saturating_sub(last)
+    }
+
+    /// Whether the pump has heard from Redis lately: three blocks.
+    pub fn lately(&self) -> bool {
+        self.ago() < 3 * (BLOCK + Duration::from_secs(1))
+    }
+}
+
+/// A ring: a job that may be claimed, and the slot it will run in. Dropping it frees the slot.
+#[derive(Debug)]
+pub struct Ding {
+    pub job: JobId,
+    turn: f64,
+    _slot: OwnedSemaphorePermit,
+}
+
+/// The backend of the worker.
+pub struct Doorbell {
+    shared: Arc<Shared>,
+    _stop: DropGuard,
+}
+
+#[derive(Default)]
+struct Shared {
+    /// What was popped and not yet taken, and who waits for more. One lock, so no wake-up is lost.
+    buffer: Mutex<(VecDeque<Ding>, Option<Waker>)>,
+    hungry: Notify,
+}
+
+impl Doorbell {
+    /// Starts the pump.
+    pub fn start(config: DoorbellConfig) -> Self {
+        let shared = Arc::new(Shared::default());
+        let stop = config.stop.child_token();
+        let pump = Pump {
+            config: config.clone(),
+            stop: stop.clone(),
+            shared: Arc::clone(&shared),
+            connection: None,
+        };
+        config.tasks.spawn(pump.run());
+        Self {
+            shared,
+            _stop: stop.drop_guard(),
+        }
+    }
+}
+
+impl Backend for Doorbell {
+    type Task = Task<Ding>;
+    type Error = Infallible;
+
+    fn poll_ready(
+        &mut self,
+        _: &mut Context<'_>,
+        _: &WorkerContext,
+    ) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    /// Never ends: an end would end the worker.
+    fn poll_next(
+        &mut self,
+        cx: &mut Context<'_>,
+        _: &WorkerContext,
+    ) -> Poll<Option<Result<Self::Task, Infallible>>> {
+        let mut buffer = self
+            .shared
+            .buffer
+            .lock()
+            .expect("no panic while it is held");
+        if let Some(ding) = buffer.0.pop_front() {
+            let id = TaskId::from_string(ding.job.to_string());
+            return Poll::Ready(Some(Ok(TaskBuilder::new(ding).task_id(id).build())));
+        }
+        buffer.1 = Some(cx.waker().clone());
+        self.shared.hungry.notify_one();
+        Poll::Pending
+    }
+
+    /// The pump gives back by itself when it is stopped: apalis asks for the close only after the last handler ended.
+    fn poll_close(
+        &mut self,
+        _: &mut Context<'_>,
+        _: &WorkerContext,
+    ) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl BackendConfig for Doorbell {
+    type Args = Ding;
+    type Id = RandomId;
+    type Kind = Ephemeral;
+    type Config = ();
+    type Layer = Identity;
+
+    fn config(&self) -> &() {
+        &()
+    }
+
+    fn middleware(&mut self, _: &mut WorkerContext) -> Identity {
+        Identity::new()
+    }
+}
+
+struct Pump {
+    config: DoorbellConfig,
+    stop: CancellationToken,
+    shared: Arc<Shared>,
+    connection: Option<Popping>,
+}
+
+/// A connection that does nothing but pop, and its id, by which another connection can wake it.
+struct Popping {
+    connection: MultiplexedConnection,
+    client_id: i64,
+}
+
+impl Pump {
+    async fn run(mut self) {
+        while self.round().await.is_some() {}
+        self.give_back().await;
+    }
+
+    /// Waits for hunger, then for a slot, then for ids. `None`: stopped.
+    async fn round(&mut self) -> Option<()> {
+        let shared = Arc::clone(&self.shared);
+        self.stop
+            .run_until_cancelled(shared.hungry.notified())
+            .await?;
+        let slots = Arc::clone(&self.config.slots);
+        let mut permit = self
+            .stop
+            .run_until_cancelled(slots.acquire_owned())
+            .await?
+            .ok()?;
+        while let Ok(another) = Arc::clone(&self.config.slots).try_acquire_owned() {
+            permit.merge(another);
+        }
+        let popped = self.pop_until_some(permit.num_permits()).await?;
+        let mut buffer = self
+            .shared
+            .buffer
+            .lock()
+            .expect("no panic while it is held");
+        for (id, turn) in popped {
+            // What is no job's id was not put there by us: dropping it is all that can be done.
+            if let (Ok(job), Some(slot)) = (id.parse(), permit.split(1)) {
+                buffer.0.push_back(Ding {
+                    job,
+                    turn,
+                    _slot: slot,
+                });
+            }
+        }
+        if let Some(waker) = buffer.1.take() {
+            waker.wake();
+        }
+        Some(())
+    }
+
+    /// Pops up to `count` ids, however long that takes and however often Redis fails. `None`: stopped.
+    async fn pop_until_some(&mut self, count: usize) -> Option<Vec<(String, f64)>> {
+        let mut delays = reconnect_delays();
+        loop {
+            match self.pop(count).await {
+                Ok(ids) => {
+                    self.config.heard.now();
+                    if !ids.is_empty() {
+                        return Some(ids);
+                    }
+                    delays = reconnect_delays();
+                }
+                Err(error) => {
+                    self.connection = None;
+                    let delay = delays.next().unwrap_or(Duration::from_secs(2));
+                    tracing::debug!(%error, delay_ms = delay.as_millis(), "Redis does not answer; connecting again");
+                    self.stop
+                        .run_until_cancelled(tokio::time::sleep(delay))
+                        .await?;
+                }
+            }
+            if self.stop.is_cancelled() {
+                return None;
+            }
+        }
+    }
+
+    /// One blocking pop. A blocked pop is never dropped on a live connection: the server would pop for nobody.
+    async fn pop(&mut self, count: usize) -> RedisResult<Vec<(String, f64)>> {
+        if self.connection.is_none() {
+            self.connection = Some(Popping::connect(&self.config.client).await?);
+        }
+        let popping = self.connection.as_mut().expect("connected just now");
+        let client_id = popping.client_id;
+        let mut command = redis::cmd("BZMPOP");
+        command
+            .arg(BLOCK.as_secs())
+            .arg(1)
+            .arg(&self.config.keys.ring)
+            .arg("MIN")
+            .arg("COUNT")
+            .arg(count);
+        let reply =
+            command.query_async::<Option<(String, Vec<(String, f64)>)>>(&mut popping.connection);
+        tokio::pin!(reply);
+        let answered = tokio::select! {
+            answered = &mut reply => answered,
+            () = self.stop.cancelled() => {
+                if let Err(error) = unblock(&self.config.client, client_id).await {
+                    tracing::debug!(%error, "The blocked pop could not be woken; it ends by itself");
+                }
+                reply.await
+            }
+        };
+        let ids = answered?.map_or_else(Vec::new, |(_, ids)| ids);
+        if self.stop.is_cancelled() && !ids.is_empty() {
+            restore(&self.config.client, &self.config.keys, &ids).await?;
+            return Ok(Vec::new());
+        }
+        Ok(ids)
+    }
+
+    /// Rings again for what was popped and not started. Bounded: the dispatcher finds what this loses.
+    async fn give_back(&mut self) {
+        let ids: Vec<(String, f64)> = {
+            let mut buffer = self
+                .shared
+                .buffer
+                .lock()
+                .expect("no panic while it is held");
+            buffer
+                .0
+                .drain(..)
+                .map(|ding| (ding.job.to_string(), ding.turn))
+                .collect()
+        };
+        if !ids.is_empty() {
+            let restored =
+                tokio::time::timeout(BLOCK, restore(&self.config.client, &self.config.keys, &ids))
+                    .await;
+            tracing::debug!(
+                ids = ids.len(),
+                restored = matches!(restored, Ok(Ok(()))),
+                "Gave back what was not started"
+            );
+        }
+    }
+}
+
+impl Popping {
+    async fn connect(client: &Client) -> RedisResult<Self> {
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(Duration::from_secs(2)))
+            .set_response_timeout(Some(BLOCK + Duration::from_secs(1)));
+        let mut connection = client
+            .get_multiplexed_async_connection_with_config(&config)
+            .await?;
+        let client_id = redis::cmd("CLIENT")
+            .arg("ID")
+            .query_async(&mut connection)
+            .await?;
+        Ok(Self {
+            connection,
+            client_id,
+        })
+    }
+}
+
+fn reconnect_delays() -> impl Iterator<Item = Duration> {
+    ExponentialBuilder::default()
+        .with_min_delay(Duration::from_millis(50))
+        .with_max_delay(Duration::from_secs(2))
+        .with_jitter()
+        .without_max_times()
+        .build()
+}
+
+async fn unblock(client: &Client, client_id: i64) -> RedisResult<()> {
+    let mut connection = client.get_multiplexed_async_connection().await?;
+    redis::cmd("CLIENT")
+        .arg("UNBLOCK")
+        .arg(client_id)
+        .query_async(&mut connection)
+        .await
+}
+
+async fn restore(client: &Client, keys: &Keys, ids: &[(String, f64)]) -> RedisResult<()> {
+    let mut connection = client.get_multiplexed_async_connection().await?;
+    let mut command = redis::cmd("ZADD");
+    command.arg(&keys.ring).arg("NX");
+    for (id, turn) in ids {
+        command.arg(turn).arg(id);
+    }
+    command.query_async(&mut connection).await
+}

@@ -1,0 +1,301 @@
+//! Settlement: the one transaction in which a job ends. Artifacts, credits and state change together.
+//!
+//! Exactly one settlement wins, by the job's row lock: a worker needs the fence it claimed with, an authority
+//! without a lease (the tenant, the deadline, the reaper) needs the job to be open. Everybody else is told who
+//! was first and changes nothing.
+#![warn(
+    clippy::arithmetic_side_effects,
+    clippy::float_arithmetic,
+    clippy::wildcard_enum_match_arm
+)]
+
+use std::time::Duration;
+
+use sqlx::{PgConnection, PgPool, Postgres, Transaction};
+
+use crate::artifact::{self, Artifact};
+use crate::credits::InvalidCredits;
+use crate::database::{self, NotOneRow};
+use crate::id::{JobId, TenantId};
+use crate::job::store::{End, Requeue};
+use crate::job::{self, Job, State};
+use crate::ledger::{self, Hold};
+use crate::outcome::{Class, Failure};
+
+/// Leases of one job that may run out before it is given up as poison.
+const MOST_CRASHES: i32 = 3;
+
+/// The right of one attempt to end its job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lease {
+    pub tenant: TenantId,
+    pub job: JobId,
+    pub fence: i32,
+}
+
+/// What a settlement came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Settled {
+    /// The job ended now, like this.
+    Ended(State),
+    /// The job went back to the queue.
+    Requeued,
+    /// Someone else ended it before, like this.
+    Already(State),
+    /// Another attempt holds the job.
+    Fenced,
+    /// There is no such job, or no longer a reason to touch it.
+    Nothing,
+}
+
+/// Why a settlement could not be made. Nothing was written.
+#[derive(Debug, thiserror::Error)]
+pub enum SettlementError {
+    #[error(transparent)]
+    Amount(#[from] InvalidCredits),
+    #[error("the shares of job {0} do not cover what it captures")]
+    SharesDoNotCover(JobId),
+    #[error(transparent)]
+    NotOneRow(#[from] NotOneRow),
+    #[error(transparent)]
+    Database(#[from] sqlx::Error),
+}
+
+/// Ends a job that delivered: charges for what is there, releases the rest. `shortfall` says why some is missing.
+pub async fn deliver(
+    pool: &PgPool,
+    lease: Lease,
+    artifacts: &[Artifact],
+    shortfall: Option<&Failure>,
+) -> Result<Settled, SettlementError> {
+    let (mut transaction, job) = match open(pool, lease).await? {
+        Ok(opened) => opened,
+        Err(settled) => return Ok(settled),
+    };
+    for artifact in artifacts {
+        artifact::store::insert(&mut transaction, lease.tenant, lease.fence, artifact).await?;
+    }
+    let delivered = artifacts
+        .iter()
+        .filter(|artifact| artifact.role == artifact::Role::Rendition)
+        .count();
+    let (outcome, reason) = shortfall.map_or((Class::Ok, Class::Ok.plain_words()), |failure| {
+        (failure.class, failure.plain_words())
+    });
+    let ending = Ending {
+        state: None,
+        delivered: i32::try_from(delivered).unwrap_or(i32::MAX),
+        outcome,
+        reason,
+    };
+    finish((transaction, job), ending).await
+}
+
+/// Ends a job that delivered nothing: everything held goes back.
+pub async fn give_up(
+    pool: &PgPool,
+    lease: Lease,
+    failure: &Failure,
+) -> Result<Settled, SettlementError> {
+    match open(pool, lease).await? {
+        Ok(opened) => {
+            finish(
+                opened,
+                Ending {
+                    state: Some(State::Failed),
+                    delivered: 0,
+                    outcome: failure.class,
+                    reason: failure.plain_words(),
+                },
+            )
+            .await
+        }
+        Err(settled) => Ok(settled),
+    }
+}
+
+/// Gives a job back to the queue for another attempt after `delay`; its hold stays.
+pub async fn retry(
+    pool: &PgPool,
+    lease: Lease,
+    delay: Duration,
+    failure: Option<&Failure>,
+) -> Result<Settled, SettlementError> {
+    let (mut transaction, job) = match open(pool, lease).await? {
+        Ok(opened) => opened,
+        Err(settled) => return Ok(settled),
+    };
+    let outcome = failure.map(|failure| (failure.class, failure.plain_words()));
+    job::store::requeue(
+        &mut transaction,
+        &Requeue {
+            id: job.id,
+            fence: job.fence,
+            delay,
+            crashed: false,
+            outcome,
+        },
+    )
+    .await??;
+    transaction.commit().await?;
+    Ok(Settled::Requeued)
+}
+
+/// Ends an open job because its tenant wants so.
+pub async fn cancel(
+    pool: &PgPool,
+    tenant: TenantId,
+    job: JobId,
+) -> Result<Settled, SettlementError> {
+    end_open(pool, tenant, job, State::Canceled, Class::Canceled).await
+}
+
+/// Ends an open job whose deadline has passed.
+pub async fn expire(
+    pool: &PgPool,
+    tenant: TenantId,
+    job: JobId,
+) -> Result<Settled, SettlementError> {
+    end_open(pool, tenant, job, State::Expired, Class::Expired).await
+}
+
+/// Takes a job from a worker whose lease ran out: back to the queue, or given up when that keeps happening.
+pub async fn reap(pool: &PgPool, tenant: TenantId, id: JobId) -> Result<Settled, SettlementError> {
+    let mut transaction = database::begin_for(pool, tenant).await?;
+    let Some(job) = lock(&mut transaction, tenant, id).await? else {
+        return Ok(Settled::Nothing);
+    };
+    // Asked again under the lock: the worker may have renewed or settled meanwhile.
+    if job.state != State::Running || !job::store::lease_has_run_out(&mut transaction, id).await? {
+        return Ok(Settled::Nothing);
+    }
+    if job.crash_count.saturating_add(1) >= MOST_CRASHES {
+        let ending = Ending {
+            state: Some(State::Failed),
+            delivered: 0,
+            outcome: Class::Poison,
+            reason: Class::Poison.plain_words(),
+        };
+        return finish((transaction, job), ending).await;
+    }
+    job::store::requeue(
+        &mut transaction,
+        &Requeue {
+            id,
+            fence: job.fence,
+            delay: Duration::ZERO,
+            crashed: true,
+            outcome: None,
+        },
+    )
+    .await??;
+    transaction.commit().await?;
+    Ok(Settled::Requeued)
+}
+
+type Opened = (Transaction<'static, Postgres>, Job);
+
+/// Locks wallet and job, in this order, and checks that the lease still stands.
+async fn open(pool: &PgPool, lease: Lease) -> Result<Result<Opened, Settled>, SettlementError> {
+    let mut transaction = database::begin_for(pool, lease.tenant).await?;
+    let Some(job) = lock(&mut transaction, lease.tenant, lease.job).await? else {
+        return Ok(Err(Settled::Nothing));
+    };
+    if job.state.is_terminal() {
+        return Ok(Err(Settled::Already(job.state)));
+    }
+    if job.state != State::Running || job.fence != lease.fence {
+        return Ok(Err(Settled::Fenced));
+    }
+    Ok(Ok((transaction, job)))
+}
+
+async fn end_open(
+    pool: &PgPool,
+    tenant: TenantId,
+    id: JobId,
+    state: State,
+    outcome: Class,
+) -> Result<Settled, SettlementError> {
+    let mut transaction = database::begin_for(pool, tenant).await?;
+    let Some(job) = lock(&mut transaction, tenant, id).await? else {
+        return Ok(Settled::Nothing);
+    };
+    if job.state.is_terminal() {
+        return Ok(Settled::Already(job.state));
+    }
+    finish(
+        (transaction, job),
+        Ending {
+            state: Some(state),
+            delivered: 0,
+            outcome,
+            reason: outcome.plain_words(),
+        },
+    )
+    .await
+}
+
+async fn lock(
+    connection: &mut PgConnection,
+    tenant: TenantId,
+    id: JobId,
+) -> sqlx::Result<Option<Job>> {
+    if ledger::store::lock_wallet(connection, tenant)
+        .await?
+        .is_none()
+    {
+        return Ok(None);
+    }
+    Ok(job::store::lock(connection, id)
+        .await?
+        .filter(|job| job.tenant == tenant))
+}
+
+struct Ending<'a> {
+    /// `None`: as the delivery says.
+    state: Option<State>,
+    delivered: i32,
+    outcome: Class,
+    reason: &'a str,
+}
+
+/// Resolves the hold and ends the locked, open job.
+async fn finish(
+    (mut transaction, job): Opened,
+    ending: Ending<'_>,
+) -> Result<Settled, SettlementError> {
+    let captured = job
+        .cost
+        .unit_price
+        .times(u32::try_from(ending.delivered).unwrap_or(0))?;
+    let resolution = Hold {
+        job: job.id,
+        amount: job.cost.held,
+    }
+    .resolve(captured)?;
+    let shares = ledger::store::lock_shares(&mut transaction, job.id).await?;
+    let consumed =
+        ledger::consume(&shares, captured).ok_or(SettlementError::SharesDoNotCover(job.id))?;
+    ledger::store::resolve_shares(&mut transaction, &shares, &consumed).await?;
+    for transfer in resolution.transfers() {
+        ledger::store::post(&mut transaction, job.tenant, &transfer).await?;
+    }
+    let state = ending.state.unwrap_or(match ending.delivered {
+        0 => State::Failed,
+        some if some < job.n_requested => State::Partial,
+        _ => State::Succeeded,
+    });
+    let end = End {
+        id: job.id,
+        state,
+        outcome: ending.outcome,
+        reason: ending.reason,
+        delivered: ending.delivered,
+        captured,
+        released: resolution.released,
+    };
+    job::store::end(&mut transaction, &end).await??;
+    transaction.commit().await?;
+    Ok(Settled::Ended(state))
+}

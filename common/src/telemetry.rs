@@ -1,0 +1,196 @@
+//! Logs and metrics. Every metric Platen exports is named in this file.
+//!
+//! What is billed is never counted here: [`billing`] reads it from the rows that carry the settlement, so
+//! replicas count nothing twice and restarts forget nothing. It is scraped once for the whole service.
+
+use std::sync::LazyLock;
+
+use prometheus::{
+    Encoder, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder,
+};
+use sqlx::PgPool;
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+
+use crate::job;
+
+/// Metrics of this process.
+static REGISTRY: LazyLock<Registry> = LazyLock::new(Registry::new);
+
+/// Seconds a job was due before a worker claimed it.
+pub static QUEUE_SECONDS: LazyLock<HistogramVec> = LazyLock::new(|| {
+    histogram(
+        "platen_queue_seconds",
+        "Seconds a job was due before a worker claimed it.",
+        &["model"],
+        &QUEUE_BUCKETS,
+    )
+});
+
+/// Seconds a call to a provider took, by how it ended.
+pub static CALL_SECONDS: LazyLock<HistogramVec> = LazyLock::new(|| {
+    histogram(
+        "platen_call_seconds",
+        "Seconds a call to a provider took.",
+        &["model", "outcome"],
+        &CALL_BUCKETS,
+    )
+});
+
+/// Calls to providers that have not been answered yet.
+pub static CALLS_IN_FLIGHT: LazyLock<IntGaugeVec> = LazyLock::new(|| {
+    let gauge = IntGaugeVec::new(
+        Opts::new(
+            "platen_calls_in_flight",
+            "Calls to a provider that are not answered yet.",
+        ),
+        &["model"],
+    )
+    .expect("a valid metric");
+    REGISTRY
+        .register(Box::new(gauge.clone()))
+        .expect("registered once");
+    gauge
+});
+
+/// Seconds the api took to answer, by route.
+pub static HTTP_SECONDS: LazyLock<HistogramVec> = LazyLock::new(|| {
+    histogram(
+        "platen_http_request_seconds",
+        "Seconds the api took to answer.",
+        &["method", "route", "status"],
+        &QUEUE_BUCKETS,
+    )
+});
+
+const QUEUE_BUCKETS: [f64; 14] = [
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0, 600.0,
+];
+const CALL_BUCKETS: [f64; 10] = [0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 180.0];
+
+fn histogram(name: &str, help: &str, labels: &[&str], buckets: &[f64]) -> HistogramVec {
+    let histogram = HistogramVec::new(
+        HistogramOpts::new(name, help).buckets(buckets.to_vec()),
+        labels,
+    )
+    .expect("a valid metric");
+    REGISTRY
+        .register(Box::new(histogram.clone()))
+        .expect("registered once");
+    histogram
+}
+
+/// Names of every metric Platen exports; dashboards may use these and their suffixes only.
+pub const NAMES: &[&str] = &[
+    "platen_queue_seconds",
+    "platen_call_seconds",
+    "platen_calls_in_flight",
+    "platen_http_request_seconds",
+    "platen_jobs_total",
+    "platen_jobs_open",
+    "platen_oldest_open_job_seconds",
+    "platen_credits_held",
+    "platen_credits_captured_total",
+    "platen_credits_released_total",
+];
+
+/// This process's metrics, as Prometheus text.
+pub fn process() -> String {
+    encode(&REGISTRY)
+}
+
+/// The service's billing metrics, read from Postgres by a reader, as Prometheus text.
+pub async fn billing(pool: &PgPool) -> sqlx::Result<String> {
+    let registry = Registry::new();
+    let counter = |name, help, labels: &[&str]| {
+        let counter = IntCounterVec::new(Opts::new(name, help), labels).expect("a valid metric");
+        registry
+            .register(Box::new(counter.clone()))
+            .expect("registered once");
+        counter
+    };
+    let gauge = |name, help, labels: &[&str]| {
+        let gauge = IntGaugeVec::new(Opts::new(name, help), labels).expect("a valid metric");
+        registry
+            .register(Box::new(gauge.clone()))
+            .expect("registered once");
+        gauge
+    };
+    let ended = counter(
+        "platen_jobs_total",
+        "Jobs that have ended.",
+        &["model", "state", "outcome"],
+    );
+    let open = gauge(
+        "platen_jobs_open",
+        "Jobs that have not ended.",
+        &["model", "state"],
+    );
+    let oldest = gauge(
+        "platen_oldest_open_job_seconds",
+        "Age of the oldest job that has not ended.",
+        &["model"],
+    );
+    let held = gauge(
+        "platen_credits_held",
+        "Credits held for open jobs.",
+        &["model"],
+    );
+    let captured = counter(
+        "platen_credits_captured_total",
+        "Credits charged.",
+        &["model"],
+    );
+    let released = counter(
+        "platen_credits_released_total",
+        "Credits given back.",
+        &["model"],
+    );
+
+    for total in job::store::totals(pool).await? {
+        let model = total.model.as_str();
+        captured
+            .with_label_values(&[model])
+            .inc_by(total.captured.unsigned_abs());
+        released
+            .with_label_values(&[model])
+            .inc_by(total.released.unsigned_abs());
+        held.with_label_values(&[model]).add(total.held);
+        if job::State::parse(&total.state).is_some_and(job::State::is_terminal) {
+            ended
+                .with_label_values(&[model, &total.state, &total.outcome])
+                .inc_by(total.jobs.unsigned_abs());
+        } else {
+            open.with_label_values(&[model, &total.state])
+                .add(total.jobs);
+            let oldest = oldest.with_label_values(&[model]);
+            #[expect(clippy::cast_possible_truncation, reason = "seconds fit")]
+            oldest.set(oldest.get().max(total.oldest_seconds as i64));
+        }
+    }
+    Ok(encode(&registry))
+}
+
+fn encode(registry: &Registry) -> String {
+    let mut text = Vec::new();
+    TextEncoder::new()
+        .encode(&registry.gather(), &mut text)
+        .expect("memory takes it");
+    String::from_utf8(text).expect("Prometheus text is UTF-8")
+}
+
+/// Starts logging to standard error, as `PLATEN_LOG` and `PLATEN_LOG_FORMAT` say.
+pub fn start_logging() {
+    let filter = EnvFilter::try_from_env("PLATEN_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let registry = tracing_subscriber::registry().with(filter);
+    let lines = tracing_subscriber::fmt::layer()
+        .with_writer(std::io::stderr)
+        .with_target(false);
+    // A second start in one process, as in tests, keeps the first.
+    let _started = if std::env::var("PLATEN_LOG_FORMAT").is_ok_and(|format| format == "json") {
+        registry.with(lines.json()).try_init()
+    } else {
+        registry.with(lines.compact()).try_init()
+    };
+}

@@ -1,0 +1,308 @@
+//! Shapes on pixels: each is a distance to its edge, so that edges are smooth at every size.
+
+use super::palette::{Colour, Palette};
+use image::{RgbImage, RgbaImage};
+
+/// A place, in pixels.
+#[derive(Clone, Copy)]
+pub(super) struct Point {
+    pub(super) x: f32,
+    pub(super) y: f32,
+}
+
+/// A rectangle, in pixels.
+#[derive(Clone, Copy)]
+pub(super) struct Rect {
+    pub(super) left: f32,
+    pub(super) top: f32,
+    pub(super) width: f32,
+    pub(super) height: f32,
+}
+
+/// The picture while it is drawn.
+pub(super) struct Canvas {
+    image: RgbImage,
+}
+
+impl Canvas {
+    pub(super) fn new((width, height): (u32, u32)) -> Self {
+        Self {
+            image: RgbImage::new(width, height),
+        }
+    }
+
+    pub(super) fn into_image(self) -> RgbImage {
+        self.image
+    }
+
+    /// Wall and floor, with a pool of light around the stage. Every pixel is painted.
+    pub(super) fn backdrop(&mut self, palette: &Palette, horizon: f32, stage: Point) {
+        let (width, height) = self.size();
+        let reach = width.min(height).max(height * 0.6) * 0.95;
+        let across: Vec<f32> = (0..self.image.width())
+            .map(|x| {
+                let away = (centre(x) - stage.x) / reach;
+                away * away
+            })
+            .collect();
+        let stride = across.len() * 3;
+        for (y, row) in (0..).zip(self.image.chunks_exact_mut(stride)) {
+            let y = centre(y);
+            let wall = mix(palette.wall_top, palette.wall_foot, ease(y / horizon));
+            let depth = (y - horizon) / (height - horizon);
+            let floor = mix(palette.floor_far, palette.floor_near, depth.clamp(0.0, 1.0));
+            // A studio's wall curves into its floor: no hard line.
+            let base = mix(wall, floor, ease((y - horizon) / (height * 0.022) + 0.5));
+            let up = if y < horizon {
+                (y - horizon * 0.62) / reach
+            } else {
+                (y - stage.y) / (reach * 0.42)
+            };
+            let strength = if y < horizon { 0.62 } else { 0.5 };
+            let seam = ease(((y - horizon).abs() / (height * 0.08)).min(1.0));
+            let strength = strength * (0.75 + 0.25 * seam);
+            for (pixel, away) in row.chunks_exact_mut(3).zip(&across) {
+                let glow = (1.0 - away - up * up).max(0.0);
+                let glow = glow * glow * strength;
+                for ((channel, base), light) in pixel.iter_mut().zip(base).zip(palette.light) {
+                    *channel = byte(base + (light - base) * glow);
+                }
+            }
+        }
+    }
+
+    pub(super) fn disc(&mut self, middle: Point, radius: f32, colour: Colour, alpha: f32) {
+        self.paint(around(middle, radius, radius), |x, y| {
+            let distance = length(x - middle.x, y - middle.y) - radius;
+            (colour, alpha * coverage(distance))
+        });
+    }
+
+    /// An upright rectangle with a round head, shaded towards its left edge as a niche is.
+    pub(super) fn arch(&mut self, shape: Rect, head: Colour, foot: Colour) {
+        let radius = shape.width / 2.0;
+        let middle = Point {
+            x: shape.left + radius,
+            y: shape.top + radius,
+        };
+        let edge = |x: f32, y: f32| {
+            if y < middle.y {
+                length(x - middle.x, y - middle.y) - radius
+            } else {
+                (x - middle.x).abs() - radius
+            }
+        };
+        self.paint(shape, |x, y| {
+            let distance = edge(x, y);
+            let colour = mix(head, foot, ease((y - shape.top) / shape.height));
+            // The wall's thickness shades the side the light comes from.
+            let inner = edge(x - radius * 0.13, y - radius * 0.10);
+            let shade = ease(inner / (radius * 0.22) + 0.4) * 0.17;
+            let foot_fade = coverage(y - (shape.top + shape.height));
+            (scale(colour, 1.0 - shade), coverage(distance) * foot_fade)
+        });
+    }
+
+    /// A soft dark ellipse.
+    pub(super) fn shadow(&mut self, middle: Point, across: f32, down: f32, alpha: f32) {
+        self.paint(around(middle, across, down), |x, y| {
+            let (x, y) = ((x - middle.x) / across, (y - middle.y) / down);
+            let inside = (1.0 - x * x - y * y).max(0.0);
+            ([18.0, 14.0, 22.0], alpha * inside * inside.sqrt())
+        });
+    }
+
+    /// A standing cylinder: its foot's middle, radius, how flat its ellipses are, its height.
+    pub(super) fn cylinder(
+        &mut self,
+        foot: Point,
+        radius: f32,
+        flat: f32,
+        height: f32,
+        colour: Colour,
+        shade: Colour,
+    ) {
+        let top = foot.y - height;
+        let bounds = Rect {
+            left: foot.x - radius,
+            top: top - flat,
+            width: radius * 2.0,
+            height: height + flat * 2.0,
+        };
+        self.paint(bounds, |x, y| {
+            let across = (x - foot.x) / radius;
+            let bulge = flat * (1.0 - across * across).max(0.0).sqrt();
+            let side = coverage(across.abs() * radius - radius)
+                * coverage(y - (foot.y + bulge))
+                * coverage(top - y);
+            let turned = ease((across + 0.55) / 1.6) * 0.46 + ease((-across - 0.72) / 0.5) * 0.10;
+            let deep = ((y - top) / (height + flat)).clamp(0.0, 1.0) * 0.10;
+            (mix(colour, shade, turned + deep), side)
+        });
+        let rim = Point { x: foot.x, y: top };
+        self.paint(around(rim, radius, flat), |x, y| {
+            let (x, y) = ((x - rim.x) / radius, (y - rim.y) / flat);
+            let distance = (length(x, y) - 1.0) * flat;
+            (mix(colour, [255.0; 3], 0.45 - 0.2 * x), coverage(distance))
+        });
+    }
+
+    /// A matte ball, lit from the upper left.
+    pub(super) fn ball(&mut self, middle: Point, radius: f32, colour: Colour, shade: Colour) {
+        self.paint(around(middle, radius, radius), |x, y| {
+            let (x, y) = ((x - middle.x) / radius, (y - middle.y) / radius);
+            let out = x * x + y * y;
+            let z = (1.0 - out).max(0.0).sqrt();
+            let lit = -0.45 * x - 0.62 * y + 0.64 * z;
+            let dark = ease((0.62 - lit) / 1.25) * 0.62;
+            // A little of the plinth's light comes back from below.
+            let back = ease(y * 0.9 - 0.25) * (1.0 - z) * 0.16;
+            let shine = ease((lit - 0.86) / 0.16) * 0.42;
+            let body = mix(mix(colour, shade, dark), [255.0; 3], back.max(shine));
+            (body, coverage((out.sqrt() - 1.0) * radius))
+        });
+    }
+
+    /// A picture as it is, with its own transparency.
+    pub(super) fn place(&mut self, picture: &RgbaImage, at: Point) {
+        let (left, top) = (at.x.round(), at.y.round());
+        let (width, height) = picture.dimensions();
+        let bounds = Rect {
+            left,
+            top,
+            width: float(width),
+            height: float(height),
+        };
+        self.paint(bounds, |x, y| {
+            let [red, green, blue, alpha] = picture
+                .get_pixel_checked(whole(x - left), whole(y - top))
+                .map_or([0; 4], |pixel| pixel.0);
+            ([red, green, blue].map(f32::from), f32::from(alpha) / 255.0)
+        });
+    }
+
+    /// A picture as a print: white border, round corners, a shadow on what is behind.
+    pub(super) fn card(&mut self, picture: &RgbaImage, at: Point, border: f32) {
+        let (width, height) = (float(picture.width()), float(picture.height()));
+        let middle = Point {
+            x: at.x.round() + width / 2.0,
+            y: at.y.round() + height / 2.0,
+        };
+        let round = border * 0.9;
+        let edge = move |x: f32, y: f32, grown: f32| {
+            let across = (x - middle.x).abs() - width / 2.0 - grown + round;
+            let down = (y - middle.y).abs() - height / 2.0 - grown + round;
+            length(across.max(0.0), down.max(0.0)) + across.max(down).min(0.0) - round
+        };
+        let blur = border * 5.0;
+        let grown = around(
+            Point {
+                x: middle.x,
+                y: middle.y + blur * 0.3,
+            },
+            width / 2.0 + border + blur,
+            height / 2.0 + border + blur,
+        );
+        self.paint(grown, |x, y| {
+            let near = 1.0 - edge(x, y - blur * 0.3, border) / blur;
+            ([18.0, 14.0, 22.0], ease(near * 0.5) * 0.42)
+        });
+        self.paint(
+            around(middle, width / 2.0 + border, height / 2.0 + border),
+            |x, y| ([252.0, 251.0, 249.0], coverage(edge(x, y, border))),
+        );
+        self.place(picture, at);
+    }
+
+    /// Blends what `brush` says, a colour and its alpha, over every pixel of `bounds`.
+    pub(super) fn paint(&mut self, bounds: Rect, brush: impl Fn(f32, f32) -> (Colour, f32)) {
+        let (width, height) = self.image.dimensions();
+        let left = whole(bounds.left - 1.0).min(width);
+        let right = whole(bounds.left + bounds.width + 2.0).min(width);
+        let top = whole(bounds.top - 1.0).min(height);
+        let bottom = whole(bounds.top + bounds.height + 2.0).min(height);
+        for y in top..bottom {
+            for x in left..right {
+                let (colour, alpha) = brush(centre(x), centre(y));
+                if alpha > 0.0 {
+                    for (channel, colour) in self.image.get_pixel_mut(x, y).0.iter_mut().zip(colour)
+                    {
+                        let under = f32::from(*channel);
+                        *channel = byte(under + (colour - under) * alpha);
+                    }
+                }
+            }
+        }
+    }
+
+    fn size(&self) -> (f32, f32) {
+        (float(self.image.width()), float(self.image.height()))
+    }
+}
+
+/// How much of a pixel lies inside an edge this far away; negative is inside.
+fn coverage(distance: f32) -> f32 {
+    (0.5 - distance).clamp(0.0, 1.0)
+}
+
+/// Quicker than `hypot`, which guards against overflow no picture can reach.
+fn length(x: f32, y: f32) -> f32 {
+    (x * x + y * y).sqrt()
+}
+
+/// Smoothstep.
+pub(super) fn ease(t: f32) -> f32 {
+    let t = t.clamp(0.0, 1.0);
+    t * t * (3.0 - 2.0 * t)
+}
+
+fn mix(from: Colour, to: Colour, share: f32) -> Colour {
+    let mut mixed = from;
+    for (channel, to) in mixed.iter_mut().zip(to) {
+        *channel += (to - *channel) * share;
+    }
+    mixed
+}
+
+fn scale(colour: Colour, by: f32) -> Colour {
+    colour.map(|channel| channel * by)
+}
+
+fn around(middle: Point, across: f32, down: f32) -> Rect {
+    Rect {
+        left: middle.x - across,
+        top: middle.y - down,
+        width: across * 2.0,
+        height: down * 2.0,
+    }
+}
+
+fn centre(pixel: u32) -> f32 {
+    float(pixel) + 0.5
+}
+
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "pictures are far smaller than 2^24 pixels"
+)]
+pub(super) fn float(pixels: u32) -> f32 {
+    pixels as f32
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "clamped at zero, and the cast saturates"
+)]
+pub(super) fn whole(pixels: f32) -> u32 {
+    pixels.max(0.0) as u32
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "colours are between 0 and 255"
+)]
+fn byte(channel: f32) -> u8 {
+    (channel + 0.5) as u8
+}

@@ -1,0 +1,129 @@
+//! Letters at any size from one raster font, Noto Sans Mono at 32 pixels.
+
+use super::{
+    canvas::{Canvas, Point, Rect, ease, float, whole},
+    palette::Colour,
+};
+use noto_sans_mono_bitmap::{
+    FontWeight, RasterHeight, RasterizedChar, get_raster, get_raster_width,
+};
+
+/// How heavy the letters are.
+#[derive(Clone, Copy)]
+pub(super) enum Weight {
+    Regular,
+    Bold,
+}
+
+const RASTER: RasterHeight = RasterHeight::Size32;
+/// Pixels of the raster from the top of its box to the top of a capital.
+const RASTER_HEIGHT: f32 = 32.0;
+
+impl Canvas {
+    /// Writes one line whose box is `height` high, from its upper left corner.
+    pub(super) fn write(
+        &mut self,
+        line: &str,
+        at: Point,
+        height: f32,
+        weight: Weight,
+        ink: Colour,
+        alpha: f32,
+    ) {
+        let step = advance(height);
+        let scale = RASTER_HEIGHT / height;
+        // Enlarged letters come out soft; steepening the edge by as much makes them crisp again.
+        let steep = (height / RASTER_HEIGHT).max(1.0);
+        let mut left = at.x;
+        for letter in line.chars() {
+            let glyph = glyph(letter, weight);
+            let bounds = Rect {
+                left,
+                top: at.y,
+                width: step,
+                height,
+            };
+            self.paint(bounds, |x, y| {
+                let inked = sample(glyph, (x - left) * scale - 0.5, (y - at.y) * scale - 0.5);
+                (ink, alpha * ease((inked - 0.5) * steep + 0.5))
+            });
+            left += step;
+        }
+    }
+}
+
+/// How wide a line is.
+pub(super) fn width(line: &str, height: f32) -> f32 {
+    line.chars().map(|_| advance(height)).sum()
+}
+
+/// The first words of a text in at most so many lines; three dots if there is more.
+pub(super) fn wrap(text: &str, height: f32, measure: f32, most_lines: usize) -> Vec<String> {
+    let columns = usize::try_from(whole(measure / advance(height)))
+        .unwrap_or_default()
+        .max(6);
+    let mut lines: Vec<String> = vec![String::new()];
+    for word in text.split_whitespace() {
+        let word: String = word.chars().take(columns).collect();
+        let last = lines.len() - 1;
+        let room = columns - lines[last].chars().count();
+        if lines[last].is_empty() {
+            lines[last] = word;
+        } else if word.chars().count() < room {
+            lines[last].push(' ');
+            lines[last].push_str(&word);
+        } else if lines.len() < most_lines {
+            lines.push(word);
+        } else {
+            lines[last] = shortened(&lines[last], columns.saturating_sub(3)) + "...";
+            break;
+        }
+    }
+    lines
+}
+
+/// As many whole words as fit, without the punctuation that would stand before the dots.
+fn shortened(line: &str, columns: usize) -> String {
+    let mut kept = line.to_owned();
+    while kept.chars().count() > columns {
+        let Some(end) = kept.rfind(' ') else {
+            return kept.chars().take(columns).collect();
+        };
+        kept.truncate(end);
+    }
+    kept.trim_end_matches([' ', ',', ';', ':', '.', '-']).to_owned()
+}
+
+fn advance(height: f32) -> f32 {
+    let raster = u16::try_from(get_raster_width(FontWeight::Regular, RASTER)).unwrap_or(u16::MAX);
+    f32::from(raster) * height / RASTER_HEIGHT
+}
+
+/// The raster of a letter; a letter the font has not becomes a middle dot.
+fn glyph(letter: char, weight: Weight) -> RasterizedChar {
+    let weight = match weight {
+        Weight::Regular => FontWeight::Regular,
+        Weight::Bold => FontWeight::Bold,
+    };
+    get_raster(letter, weight, RASTER)
+        .or_else(|| get_raster('\u{b7}', weight, RASTER))
+        .expect("the font has a middle dot")
+}
+
+/// The ink at a place between pixels, 0 to 1.
+fn sample(glyph: RasterizedChar, x: f32, y: f32) -> f32 {
+    // Counted from one column and row outside the raster, so that the cast below rounds down.
+    let (x, y) = (x + 1.0, y + 1.0);
+    let (column, row) = (whole(x), whole(y));
+    let pixel = |column: u32, row: u32| {
+        let (Some(column), Some(row)) = (column.checked_sub(1), row.checked_sub(1)) else {
+            return 0.0;
+        };
+        let ink = glyph.pixel(column as usize, row as usize);
+        f32::from(ink.unwrap_or_default()) / 255.0
+    };
+    let (across, down) = (x - float(column), y - float(row));
+    let upper = pixel(column, row) * (1.0 - across) + pixel(column + 1, row) * across;
+    let lower = pixel(column, row + 1) * (1.0 - across) + pixel(column + 1, row + 1) * across;
+    upper * (1.0 - down) + lower * down
+}

@@ -1,0 +1,518 @@
+//! The whole path, from bytes to bytes. Pictures are drawn here; none is stored in the repository.
+
+use std::{
+    io::Cursor,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use image::{
+    DynamicImage, GrayImage, ImageEncoder, ImageFormat, Rgb, RgbImage, Rgba, RgbaImage,
+    codecs::{png::PngEncoder, webp::WebPEncoder},
+};
+use moxcms::ColorProfile;
+
+use super::*;
+
+const FORMATS: [Format; 3] = [Format::Png, Format::Jpeg, Format::Webp];
+const RED: [u8; 3] = [255, 0, 0];
+const GREEN: [u8; 3] = [0, 255, 0];
+const BLUE: [u8; 3] = [0, 0, 255];
+const WHITE: [u8; 3] = [255, 255, 255];
+
+/// The pixel table, at 1K; 2K is twice that.
+const TABLE: [(u32, u32); 10] = [
+    (1024, 1024),
+    (848, 1264),
+    (1264, 848),
+    (896, 1200),
+    (1200, 896),
+    (928, 1152),
+    (1152, 928),
+    (768, 1376),
+    (1376, 768),
+    (1584, 672),
+];
+
+#[test]
+fn every_cell_of_the_table_is_hit_exactly_as_png() {
+    check_table(Format::Png);
+}
+
+#[test]
+fn every_cell_of_the_table_is_hit_exactly_as_jpeg() {
+    check_table(Format::Jpeg);
+}
+
+#[test]
+fn every_cell_of_the_table_is_hit_exactly_as_webp() {
+    check_table(Format::Webp);
+}
+
+fn check_table(format: Format) {
+    for (width, height) in TABLE {
+        for scale in [1, 2] {
+            let (width, height) = (width * scale, height * scale);
+            // A little too wide and a little too low, as models are.
+            let original = png_original(width * 51 / 50, height * 99 / 100);
+            let rendition = render(&original, target(width, height), format).unwrap();
+            let expected = Measured {
+                media_type: format.media_type(),
+                width,
+                height,
+            };
+            assert_eq!(measure(&rendition.bytes).unwrap(), expected);
+            assert_eq!((rendition.width, rendition.height), (width, height));
+            assert_eq!(rendition.media_type, format.media_type());
+        }
+    }
+}
+
+#[test]
+fn the_same_original_gives_the_same_bytes() {
+    let original = png_original(330, 250);
+    for format in FORMATS {
+        let once = render(&original, target(320, 240), format).unwrap();
+        assert_eq!(once, render(&original, target(320, 240), format).unwrap());
+    }
+}
+
+#[test]
+fn a_picture_of_the_right_size_keeps_its_pixels() {
+    let original = png_original(320, 240);
+    let rendition = render(&original, target(320, 240), Format::Png).unwrap();
+    assert_eq!(pixels(&original), pixels(&rendition.bytes));
+}
+
+#[test]
+fn the_crop_is_centred() {
+    // 4 % too wide: what is cropped is red on the left, blue on the right; the white line is the middle.
+    let original = RgbImage::from_fn(520, 500, |x, _| {
+        Rgb(match x {
+            0..8 => RED,
+            512.. => BLUE,
+            258..262 => WHITE,
+            _ => GREEN,
+        })
+    });
+    let rendition = render(&png(&original.into()), target(500, 500), Format::Png).unwrap();
+    let rendition = pixels(&rendition.bytes);
+    for (x, expected) in [
+        (0, GREEN),
+        (499, GREEN),
+        (247, GREEN),
+        (248, WHITE),
+        (251, WHITE),
+    ] {
+        assert_eq!(rendition.get_pixel(x, 250).0, expected, "at {x}");
+    }
+}
+
+#[test]
+fn pictures_taken_sideways_are_turned() {
+    // The stored corners are red, green / blue, white; what is shown at the top differs.
+    fn check(exif: u8, top_left: [u8; 3], top_right: [u8; 3]) {
+        let stored = RgbImage::from_fn(120, 80, |x, y| {
+            Rgb(match (x < 60, y < 40) {
+                (true, true) => RED,
+                (false, true) => GREEN,
+                (true, false) => BLUE,
+                (false, false) => WHITE,
+            })
+        });
+        let (width, height) = if exif < 5 { (120, 80) } else { (80, 120) };
+        let jpeg = encode::encode(&stored.clone().into(), Format::Jpeg).unwrap();
+        let jpeg = with_jpeg_segment(
+            &jpeg,
+            0xE1,
+            &[b"Exif\0\0", &exif_orientation(exif)[..]].concat(),
+        );
+        let mut png = Vec::new();
+        let mut encoder = PngEncoder::new(&mut png);
+        encoder.set_exif_metadata(exif_orientation(exif)).unwrap();
+        encoder
+            .write_image(&stored, 120, 80, image::ExtendedColorType::Rgb8)
+            .unwrap();
+
+        for original in [jpeg, png] {
+            let measured = measure(&original).unwrap();
+            assert_eq!((measured.width, measured.height), (width, height));
+            // Once as it is, once resized.
+            for shrink in [1, 2] {
+                let target = target(width / shrink, height / shrink);
+                let rendition = render(&original, target, Format::Png).unwrap();
+                let shown = pixels(&rendition.bytes);
+                assert_eq!(shown.dimensions(), (target.width, target.height));
+                assert_near(shown.get_pixel(10, 10).0, top_left, 4);
+                assert_near(shown.get_pixel(target.width - 10, 10).0, top_right, 4);
+            }
+        }
+    }
+    check(1, RED, GREEN);
+    check(2, GREEN, RED);
+    check(3, WHITE, BLUE);
+    check(4, BLUE, WHITE);
+    check(5, RED, BLUE);
+    check(6, BLUE, RED);
+    check(7, WHITE, GREEN);
+    check(8, GREEN, WHITE);
+}
+
+#[test]
+fn transparency_is_kept_where_it_can_be_and_white_elsewhere() {
+    fn check(alpha: u8, format: Format, expected: [u8; 4], has_alpha: bool) {
+        let original = png(&RgbaImage::from_pixel(200, 200, Rgba([200, 40, 0, alpha])).into());
+        for side in [200, 100] {
+            let rendition = render(&original, target(side, side), format).unwrap();
+            let rendition = image::load_from_memory(&rendition.bytes).unwrap();
+            assert_eq!(
+                rendition.color().has_alpha(),
+                has_alpha,
+                "{format}, {alpha}"
+            );
+            assert_near(rendition.to_rgba8().get_pixel(50, 50).0, expected, 6);
+        }
+    }
+    check(128, Format::Png, [200, 40, 0, 128], true);
+    check(128, Format::Webp, [200, 40, 0, 128], true);
+    check(128, Format::Jpeg, [227, 147, 127, 255], false);
+    check(0, Format::Jpeg, [255, 255, 255, 255], false);
+    // A channel that hides nothing is not worth its bytes.
+    check(255, Format::Png, [200, 40, 0, 255], false);
+    check(255, Format::Webp, [200, 40, 0, 255], false);
+}
+
+#[test]
+fn transparent_pixels_do_not_bleed_into_their_neighbours() {
+    // Invisible red beside visible green: no red may appear where they meet.
+    let original = RgbaImage::from_fn(200, 200, |x, _| {
+        Rgba(if x < 101 {
+            [255, 0, 0, 0]
+        } else {
+            [0, 255, 0, 255]
+        })
+    });
+    let rendition = render(&png(&original.into()), target(100, 100), Format::Png).unwrap();
+    let rendition = image::load_from_memory(&rendition.bytes)
+        .unwrap()
+        .to_rgba8();
+    assert!(
+        rendition
+            .pixels()
+            .all(|&Rgba([red, _, _, alpha])| red == 0 || alpha == 0)
+    );
+}
+
+#[test]
+fn colours_are_brought_to_srgb() {
+    fn check(profile: &ColorProfile, expected: [u8; 3]) {
+        let mut original = Vec::new();
+        let mut encoder = PngEncoder::new(&mut original);
+        encoder.set_icc_profile(profile.encode().unwrap()).unwrap();
+        let stored = RgbImage::from_pixel(64, 64, Rgb([200, 100, 50]));
+        encoder
+            .write_image(&stored, 64, 64, image::ExtendedColorType::Rgb8)
+            .unwrap();
+        let rendition = render(&original, target(64, 64), Format::Png).unwrap();
+        assert_near(pixels(&rendition.bytes).get_pixel(9, 9).0, expected, 1);
+    }
+    check(&ColorProfile::new_srgb(), [200, 100, 50]);
+    check(&ColorProfile::new_display_p3(), [214, 95, 31]);
+    check(&ColorProfile::new_gray_with_gamma(2.2), [200, 100, 50]);
+}
+
+#[test]
+fn gray_and_sixteen_bits_become_eight_bit_rgb() {
+    let gray = GrayImage::from_pixel(64, 64, image::Luma([90]));
+    let deep = image::ImageBuffer::from_pixel(64, 64, Rgb([23_130_u16, 23_130, 23_130]));
+    for original in [DynamicImage::from(gray), DynamicImage::from(deep)] {
+        let rendition = render(&png(&original), target(64, 64), Format::Png).unwrap();
+        let rendition = image::load_from_memory(&rendition.bytes).unwrap();
+        assert_eq!(rendition.as_rgb8().unwrap().get_pixel(5, 5).0, [90; 3]);
+    }
+}
+
+#[test]
+fn nothing_but_pixels_reaches_the_rendition() {
+    const SECRET: &[u8] = b"51.5072N 0.1276W, a prompt, a name";
+    let exif = [&exif_orientation(1)[..], SECRET].concat();
+    let xmp = [&b"XML:com.adobe.xmp\0\0\0\0\0"[..], SECRET].concat();
+    let picture = RgbImage::from_pixel(64, 64, Rgb([10, 200, 90]));
+
+    let plain = png(&picture.clone().into());
+    let mut planted_png = plain[..33].to_vec(); // signature and header
+    for (name, data) in [
+        (b"tEXt", [b"Comment\0", SECRET].concat()),
+        (b"iTXt", xmp),
+        (b"eXIf", exif.clone()),
+        (b"prVt", SECRET.to_vec()),
+    ] {
+        planted_png.extend(png_chunk(*name, &data));
+    }
+    planted_png.extend(&plain[33..]);
+    planted_png.extend(SECRET);
+
+    let mut planted_jpeg = encode::encode(&picture.clone().into(), Format::Jpeg).unwrap();
+    for (marker, header) in [
+        (0xE1, &b"Exif\0\0"[..]),
+        (0xE1, b"http://ns.adobe.com/xap/1.0/\0"),
+        (0xED, b"Photoshop 3.0\0"),
+        (0xFE, b""),
+    ] {
+        let data = [header, &exif].concat();
+        planted_jpeg = with_jpeg_segment(&planted_jpeg, marker, &data);
+    }
+    planted_jpeg.extend(SECRET);
+
+    let mut planted_webp = Vec::new();
+    let mut encoder = WebPEncoder::new_lossless(&mut planted_webp);
+    encoder.set_exif_metadata(exif).unwrap();
+    encoder
+        .write_image(&picture, 64, 64, image::ExtendedColorType::Rgb8)
+        .unwrap();
+    planted_webp.extend(SECRET);
+
+    let leaks = |bytes: &[u8]| {
+        [
+            SECRET,
+            b"Exif",
+            b"eXIf",
+            b"EXIF",
+            b"tEXt",
+            b"iTXt",
+            b"adobe",
+            b"Photoshop",
+        ]
+        .iter()
+        .any(|word| bytes.windows(word.len()).any(|window| window == *word))
+    };
+    for original in [planted_png, planted_jpeg, planted_webp] {
+        assert!(leaks(&original));
+        for (side, format) in [64, 32]
+            .into_iter()
+            .flat_map(|side| FORMATS.map(|f| (side, f)))
+        {
+            let rendition = render(&original, target(side, side), format).unwrap();
+            assert!(!leaks(&rendition.bytes), "{format}");
+        }
+    }
+}
+
+#[test]
+fn hostile_files_are_errors_and_quick_ones() {
+    fn check(what: &str, file: &[u8], expected: &str) {
+        let started = Instant::now();
+        let verdict = match render(file, target(1024, 1024), Format::Png) {
+            Ok(_) => "rendered",
+            Err(ImagingError::NotAPicture) => "not a picture",
+            Err(ImagingError::TooHeavy { .. }) => "too heavy",
+            Err(ImagingError::TooLarge { .. }) => "too large",
+            Err(ImagingError::Unreadable { .. }) => "unreadable",
+            Err(other) => panic!("{what}: {other}"),
+        };
+        assert_eq!(verdict, expected, "{what}");
+        assert!(
+            started.elapsed() < Duration::from_secs(2),
+            "{what} took too long"
+        );
+    }
+    let picture = DynamicImage::from(RgbImage::from_fn(1024, 1024, |x, y| {
+        Rgb([(x / 4) as u8, (y / 4) as u8, (x * y / 64) as u8])
+    }));
+    let [png, jpeg, webp] = FORMATS.map(|format| encode::encode(&picture, format).unwrap());
+
+    check("nothing", b"", "not a picture");
+    check("zeros", &[0; 4096], "not a picture");
+    check("GIF", b"GIF89a\x01\0\x01\0\0\0\0;", "not a picture");
+    check(
+        "SVG",
+        b"<svg xmlns='http://www.w3.org/2000/svg'/>",
+        "not a picture",
+    );
+    check(
+        "HTML before a picture",
+        &[b"<html>", &png[..]].concat(),
+        "not a picture",
+    );
+    check(
+        "AVIF",
+        b"\0\0\0\x1cftypavif\0\0\0\0avifmif1miaf",
+        "not a picture",
+    );
+    check(
+        "RIFF, but sound",
+        b"RIFF\x24\0\0\0WAVEfmt ",
+        "not a picture",
+    );
+    check("65 MiB", &vec![0; decode::MAX_BYTES + 1], "too heavy");
+
+    check(
+        "PNG and HTML",
+        &[&png[..], b"<script>alert(1)</script>"].concat(),
+        "rendered",
+    );
+    check(
+        "PNG of 65535²",
+        &with_png_size(&png, 65_535, 65_535),
+        "too large",
+    );
+    check(
+        "PNG of 16385×1",
+        &with_png_size(&png, 16_385, 1),
+        "too large",
+    );
+    check(
+        "PNG of 2³¹",
+        &with_png_size(&png, u32::MAX >> 1, 2),
+        "too large",
+    );
+    check("PNG of 0×0", &with_png_size(&png, 0, 0), "unreadable");
+    check(
+        "PNG larger than its data",
+        &with_png_size(&png, 8000, 8000),
+        "unreadable",
+    );
+    check(
+        "JPEG of 65500²",
+        &with_jpeg_size(&jpeg, 65_500, 65_500),
+        "too large",
+    );
+    check("JPEG of 0×0", &with_jpeg_size(&jpeg, 0, 0), "unreadable");
+    check("WebP canvas of 16384²", WEBP_CANVAS_16384, "too large");
+    check(
+        "JPEG with 4000 scans",
+        &jpeg_with_scans(&jpeg, 4000),
+        "unreadable",
+    );
+    let blank = DynamicImage::from(GrayImage::new(8000, 8000));
+    check(
+        "64 MP in a few KB",
+        &encode::encode(&blank, Format::Png).unwrap(),
+        "rendered",
+    );
+
+    for file in [&png, &jpeg, &webp] {
+        for percent in [1, 10, 50, 90, 99] {
+            check("cut off", &file[..file.len() * percent / 100], "unreadable");
+        }
+        check(
+            "without its last bytes",
+            &file[..file.len() - 20],
+            "unreadable",
+        );
+        check("signature only", &file[..12], "unreadable");
+    }
+}
+
+#[test]
+fn no_single_wrong_byte_breaks_the_decoders() {
+    // The same bytes each time: a plain linear congruence picks place and value.
+    let picture = DynamicImage::from(RgbImage::from_fn(64, 64, |x, y| {
+        Rgb([(x * 4) as u8, (y * 4) as u8, (x * y) as u8])
+    }));
+    let mut dice = 1_u32;
+    let mut roll = |sides: usize| {
+        dice = dice.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (dice >> 8) as usize % sides
+    };
+    for format in FORMATS {
+        let file = encode::encode(&picture, format).unwrap();
+        for _ in 0..300 {
+            let mut broken = file.clone();
+            // Mostly in the headers, where the decisions are.
+            let at = if roll(2) == 0 {
+                roll(64)
+            } else {
+                roll(file.len())
+            };
+            broken[at] = roll(256) as u8;
+            let verdict = render(&broken, target(64, 64), Format::Jpeg);
+            assert_ne!(verdict, Err(ImagingError::BrokeDown), "{format}, byte {at}");
+        }
+    }
+}
+
+/// A PNG that is not flat, so that codecs have something to do, drawn quickly.
+pub(super) fn png_original(width: u32, height: u32) -> Bytes {
+    let samples = (0..width * height * 3).map(|i| (i >> 7) as u8 ^ (i >> 15) as u8);
+    let picture = RgbImage::from_raw(width, height, samples.collect()).unwrap();
+    png(&picture.into())
+}
+
+fn target(width: u32, height: u32) -> Target {
+    Target { width, height }
+}
+
+fn png(picture: &DynamicImage) -> Bytes {
+    let mut file = Vec::new();
+    picture
+        .write_to(&mut Cursor::new(&mut file), ImageFormat::Png)
+        .unwrap();
+    file.into()
+}
+
+fn pixels(file: &[u8]) -> RgbImage {
+    image::load_from_memory(file).unwrap().into_rgb8()
+}
+
+fn assert_near<const N: usize>(got: [u8; N], expected: [u8; N], tolerance: u8) {
+    let near = got
+        .iter()
+        .zip(expected)
+        .all(|(a, b)| a.abs_diff(b) <= tolerance);
+    assert!(near, "{got:?} is not near {expected:?}");
+}
+
+/// The smallest EXIF block there is: one entry, the orientation.
+fn exif_orientation(value: u8) -> Vec<u8> {
+    let header = *b"MM\0\x2a\0\0\0\x08\0\x01";
+    let entry = [0x01, 0x12, 0, 3, 0, 0, 0, 1, 0, value, 0, 0];
+    [&header[..], &entry, &[0; 4]].concat()
+}
+
+fn with_jpeg_segment(jpeg: &[u8], marker: u8, data: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(data.len() + 2).unwrap().to_be_bytes();
+    [&jpeg[..2], &[0xFF, marker], &length, data, &jpeg[2..]].concat()
+}
+
+fn with_jpeg_size(jpeg: &[u8], width: u16, height: u16) -> Vec<u8> {
+    let frame = jpeg
+        .windows(2)
+        .position(|marker| marker == [0xFF, 0xC0])
+        .unwrap();
+    let mut jpeg = jpeg.to_vec();
+    jpeg[frame + 5..frame + 7].copy_from_slice(&height.to_be_bytes());
+    jpeg[frame + 7..frame + 9].copy_from_slice(&width.to_be_bytes());
+    jpeg
+}
+
+fn jpeg_with_scans(jpeg: &[u8], scans: usize) -> Vec<u8> {
+    const EMPTY_SCAN: [u8; 10] = [0xFF, 0xDA, 0, 8, 1, 1, 0, 0, 63, 0];
+    let end = jpeg.len() - 2;
+    [&jpeg[..end], &EMPTY_SCAN.repeat(scans), &jpeg[end..]].concat()
+}
+
+fn with_png_size(png: &[u8], width: u32, height: u32) -> Vec<u8> {
+    let header = [
+        &width.to_be_bytes()[..],
+        &height.to_be_bytes(),
+        &png[24..29],
+    ]
+    .concat();
+    [&png[..8], &png_chunk(*b"IHDR", &header), &png[33..]].concat()
+}
+
+fn png_chunk(name: [u8; 4], data: &[u8]) -> Vec<u8> {
+    let body = [&name[..], data].concat();
+    let crc = !body.iter().fold(u32::MAX, |crc, &byte| {
+        (0..8).fold(crc ^ u32::from(byte), |crc, _| {
+            (crc >> 1) ^ (0xEDB8_8320 & (crc & 1).wrapping_neg())
+        })
+    });
+    let length = u32::try_from(data.len()).unwrap().to_be_bytes();
+    [&length[..], &body, &crc.to_be_bytes()].concat()
+}
+
+/// An extended header that declares a canvas of 16384×16384, and one lossless frame that does not fill it.
+const WEBP_CANVAS_16384: &[u8] = b"RIFF\x26\0\0\0WEBPVP8X\x0a\0\0\0\0\0\0\0\xff\x3f\0\xff\x3f\0\
+    VP8L\x08\0\0\0\x2f\xff\xff\xff\x0f\0\0\0";
