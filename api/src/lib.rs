@@ -1,1 +1,20 @@
-//! Placeholder, replaced in the next step.
+//! The api: takes requests for jobs, tells what became of them, and hands out the pictures.
+//!
+//! [`mod@router`] lists every route; a route is a file in `routes/`. To follow a job, begin with
+//! [`routes::jobs::create`].
+
+// What it is made of.
+pub mod app;
+pub mod router;
+pub mod routes;
+
+// What every route shares.
+pub mod auth;
+pub mod error;
+pub mod extract;
+pub mod idempotency;
+pub mod openapi;
+pub mod request;
+
+pub use app::{App, serve};
+pub use router::{metrics_router, router};

@@ -1,1 +1,8 @@
-//! Placeholder, replaced in the next step.
+//! The `platen` program, as a library, so that the tests start what a person starts.
+
+pub mod admin;
+pub mod doctor;
+pub mod private;
+pub mod processes;
+mod secrets;
+pub mod up;

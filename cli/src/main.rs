@@ -1,1 +1,199 @@
-fn main() {}
+//! The `platen` program: every word it understands, on one page.
+#![expect(
+    clippy::print_stdout,
+    reason = "a program for people talks on standard output"
+)]
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use cli::{admin, doctor, processes, up};
+use common::config::Config;
+use common::credits::Credits;
+use common::id::TenantId;
+
+/// The backend of an AI content studio: jobs in, pictures out, no credit ever wrong.
+#[derive(Parser)]
+#[command(name = "platen", version)]
+struct Cli {
+    #[command(subcommand)]
+    word: Word,
+}
+
+#[derive(Subcommand)]
+enum Word {
+    /// Start everything in one process: the API, a worker and the console; and, where none are configured,
+    /// a private Postgres, a private Redis and a fake Vertex AI.
+    Up(up::Options),
+    /// Run the API alone.
+    Api,
+    /// Run a worker alone.
+    Worker,
+    /// Bring the database up to date.
+    Migrate,
+    /// Add tenants.
+    Tenant {
+        #[command(subcommand)]
+        word: TenantWord,
+    },
+    /// Add and revoke API keys.
+    Key {
+        #[command(subcommand)]
+        word: KeyWord,
+    },
+    /// Give a tenant credits, once for each source.
+    Grant {
+        tenant: TenantId,
+        amount: i64,
+        /// What they are given for; the same source gives once.
+        #[arg(long)]
+        source: String,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Check every invariant; exits with 1 and says where one is broken.
+    Verify {
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Say what is configured, reachable and missing.
+    Doctor,
+}
+
+#[derive(Subcommand)]
+enum TenantWord {
+    /// Add a tenant and print its id.
+    Add {
+        name: String,
+        #[command(flatten)]
+        place: Place,
+    },
+}
+
+#[derive(Subcommand)]
+enum KeyWord {
+    /// Make a key and print it, once.
+    Add {
+        tenant: TenantId,
+        name: String,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Refuse a key from now on.
+    Revoke {
+        tenant: TenantId,
+        /// The key's public part: the 12 characters after `pk_`.
+        key: String,
+        #[command(flatten)]
+        place: Place,
+    },
+}
+
+/// Which database a word is about.
+#[derive(clap::Args)]
+struct Place {
+    /// The data folder of a `platen up`, running or stopped; without it `DATABASE_URL` is asked, then ./data.
+    #[arg(long)]
+    data: Option<PathBuf>,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    common::telemetry::start_logging();
+    // Before anything speaks TLS: one crypto provider for all.
+    if rustls::crypto::aws_lc_rs::default_provider()
+        .install_default()
+        .is_err()
+    {
+        tracing::debug!("A crypto provider was installed already");
+    }
+    match run(Cli::parse().word).await {
+        Ok(code) => code,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(word: Word) -> anyhow::Result<ExitCode> {
+    let config = Config::from_env()?;
+    match word {
+        Word::Up(options) => up::run(config, options).await?,
+        Word::Api => processes::api(&config).await?,
+        Word::Worker => processes::worker(&config).await?,
+        Word::Migrate => admin::migrate(&config).await?,
+        Word::Tenant {
+            word: TenantWord::Add { name, place },
+        } => {
+            println!(
+                "{}",
+                admin::add_tenant(&config, place.data.as_deref(), &name).await?
+            );
+        }
+        Word::Key {
+            word:
+                KeyWord::Add {
+                    tenant,
+                    name,
+                    place,
+                },
+        } => {
+            println!(
+                "{}",
+                admin::add_key(&config, place.data.as_deref(), tenant, &name)
+                    .await?
+                    .expose()
+            );
+        }
+        Word::Key {
+            word: KeyWord::Revoke { tenant, key, place },
+        } => {
+            admin::revoke_key(&config, place.data.as_deref(), tenant, &key).await?;
+            println!("revoked");
+        }
+        Word::Grant {
+            tenant,
+            amount,
+            source,
+            place,
+        } => {
+            let amount = Credits::new(amount)?;
+            let new = admin::grant(&config, place.data.as_deref(), tenant, amount, &source).await?;
+            println!(
+                "{}",
+                if new {
+                    format!("granted {amount}")
+                } else {
+                    format!("nothing granted: {source} has given before")
+                }
+            );
+        }
+        Word::Verify { place } => {
+            let findings = admin::verify(&config, place.data.as_deref()).await?;
+            for finding in &findings {
+                println!("{}: {}", finding.invariant, finding.says);
+            }
+            if findings.is_empty() {
+                println!(
+                    "all is well: {} invariants hold",
+                    common::verify::INVARIANTS.len()
+                );
+            } else {
+                println!("{} findings", findings.len());
+                return Ok(ExitCode::FAILURE);
+            }
+        }
+        Word::Doctor => {
+            let report = doctor::examine(&config).await;
+            println!("{report}");
+            return Ok(if report.is_well() {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::FAILURE
+            });
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}

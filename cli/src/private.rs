@@ -94,7 +94,7 @@ impl Servers {
         &self.urls.owner_url
     }
 
-    /// The doorbell: `redis://:…@127.0.0.1:…/0`.
+    /// The doorbell: `redis://default:…@127.0.0.1:…/0`.
     pub fn redis_url(&self) -> &str {
         &self.urls.redis_url
     }
@@ -182,6 +182,16 @@ impl Database {
             postgres.stop().await;
         }
     }
+}
+
+/// What to install before Platen can start a Postgres of its own, in words; nothing when all is there.
+pub fn missing_postgres() -> Option<&'static str> {
+    postgres::missing()
+}
+
+/// What to install before Platen can start a Redis of its own, in words; nothing when all is there.
+pub fn missing_redis() -> Option<&'static str> {
+    redis::missing()
 }
 
 fn postgres_of(data: &Path) -> PathBuf {

@@ -20,6 +20,8 @@ pub enum Class {
     Refused,
     /// The provider is busy: the call cost nothing and counts for nothing.
     Throttled,
+    /// The provider could not be reached: nothing was sent, nothing counts.
+    Unreachable,
     /// The provider failed, or answered something that cannot be used.
     ProviderFault,
     /// The provider will never accept this request.
@@ -48,10 +50,11 @@ pub enum Decision {
 }
 
 impl Class {
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Ok,
         Self::Refused,
         Self::Throttled,
+        Self::Unreachable,
         Self::ProviderFault,
         Self::BadRequest,
         Self::Unknown,
@@ -64,9 +67,11 @@ impl Class {
     pub fn decision(self) -> Decision {
         match self {
             Self::Ok => Decision::Deliver,
-            Self::Throttled | Self::ProviderFault | Self::Unknown | Self::Internal => {
-                Decision::Retry
-            }
+            Self::Throttled
+            | Self::Unreachable
+            | Self::ProviderFault
+            | Self::Unknown
+            | Self::Internal => Decision::Retry,
             Self::Refused | Self::BadRequest | Self::Canceled | Self::Expired | Self::Poison => {
                 Decision::GiveUp
             }
@@ -75,7 +80,7 @@ impl Class {
 
     /// Whether the call counts against the job's bound on paid calls: all that may have reached a model do.
     pub fn counts(self) -> bool {
-        self != Self::Throttled
+        !matches!(self, Self::Throttled | Self::Unreachable)
     }
 
     pub fn as_str(self) -> &'static str {
@@ -83,6 +88,7 @@ impl Class {
             Self::Ok => "ok",
             Self::Refused => "refused",
             Self::Throttled => "throttled",
+            Self::Unreachable => "unreachable",
             Self::ProviderFault => "provider_fault",
             Self::BadRequest => "bad_request",
             Self::Unknown => "unknown",
@@ -106,6 +112,9 @@ impl Class {
             }
             Self::Throttled => {
                 "The model is busy and the job ran out of time waiting for it. Nothing was charged; try again later."
+            }
+            Self::Unreachable => {
+                "The model could not be reached before the job ran out of time. Nothing was charged; try again later."
             }
             Self::ProviderFault => {
                 "The model failed to answer properly. Nothing was charged; try again."

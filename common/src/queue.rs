@@ -10,7 +10,7 @@ use std::time::Duration;
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
 use redis::{Client, RedisError, Script};
 
-pub use doorbell::{Ding, Doorbell, DoorbellConfig};
+pub use doorbell::{Ding, Doorbell, DoorbellConfig, Heard};
 
 use crate::id::JobId;
 

@@ -17,6 +17,7 @@ use crate::artifact::{self, Artifact};
 use crate::credits::InvalidCredits;
 use crate::database::{self, NotOneRow};
 use crate::id::{JobId, TenantId};
+use crate::idempotency::{self, Answer, Known};
 use crate::job::store::{End, Requeue};
 use crate::job::{self, Job, State};
 use crate::ledger::{self, Hold};
@@ -141,22 +142,76 @@ pub async fn retry(
     Ok(Settled::Requeued)
 }
 
-/// Ends an open job because its tenant wants so.
+/// What a request to cancel came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Cancellation {
+    /// The job is canceled, now or before; the answer is kept for whoever repeats the request.
+    Canceled(Answer),
+    /// The answer this key was given before.
+    Repeated(Answer),
+    /// The key was used for another request.
+    KeyReused,
+    /// It had ended otherwise before.
+    Already(State),
+    /// There is no such job.
+    Nothing,
+}
+
+/// Ends an open job because its tenant wants so. `answer` makes the reply from the canceled job's row.
 pub async fn cancel(
     pool: &PgPool,
     tenant: TenantId,
-    job: JobId,
-) -> Result<Settled, SettlementError> {
-    end_open(pool, tenant, job, State::Canceled, Class::Canceled).await
+    id: JobId,
+    request: &idempotency::Request,
+    answer: impl FnOnce(&Job) -> Answer,
+) -> Result<Cancellation, SettlementError> {
+    let mut transaction = database::begin_for(pool, tenant).await?;
+    let Some(mut job) = lock(&mut transaction, tenant, id).await? else {
+        return Ok(Cancellation::Nothing);
+    };
+    match idempotency::store::find(&mut transaction, tenant, request).await? {
+        Some(Known::Answered(answer)) => return Ok(Cancellation::Repeated(answer)),
+        Some(Known::AnotherRequest) => return Ok(Cancellation::KeyReused),
+        None => {}
+    }
+    if !job.state.is_terminal() {
+        end(
+            &mut transaction,
+            &job,
+            Ending::empty(State::Canceled, Class::Canceled),
+        )
+        .await?;
+        job = job::store::get(&mut transaction, id)
+            .await?
+            .ok_or(sqlx::Error::RowNotFound)?;
+    }
+    if job.state != State::Canceled {
+        return Ok(Cancellation::Already(job.state));
+    }
+    let answer = answer(&job);
+    idempotency::store::keep(&mut transaction, tenant, request, &answer).await?;
+    transaction.commit().await?;
+    Ok(Cancellation::Canceled(answer))
 }
 
 /// Ends an open job whose deadline has passed.
 pub async fn expire(
     pool: &PgPool,
     tenant: TenantId,
-    job: JobId,
+    id: JobId,
 ) -> Result<Settled, SettlementError> {
-    end_open(pool, tenant, job, State::Expired, Class::Expired).await
+    let mut transaction = database::begin_for(pool, tenant).await?;
+    let Some(job) = lock(&mut transaction, tenant, id).await? else {
+        return Ok(Settled::Nothing);
+    };
+    if job.state.is_terminal() {
+        return Ok(Settled::Already(job.state));
+    }
+    finish(
+        (transaction, job),
+        Ending::empty(State::Expired, Class::Expired),
+    )
+    .await
 }
 
 /// Takes a job from a worker whose lease ran out: back to the queue, or given up when that keeps happening.
@@ -170,12 +225,7 @@ pub async fn reap(pool: &PgPool, tenant: TenantId, id: JobId) -> Result<Settled,
         return Ok(Settled::Nothing);
     }
     if job.crash_count.saturating_add(1) >= MOST_CRASHES {
-        let ending = Ending {
-            state: Some(State::Failed),
-            delivered: 0,
-            outcome: Class::Poison,
-            reason: Class::Poison.plain_words(),
-        };
+        let ending = Ending::empty(State::Failed, Class::Poison);
         return finish((transaction, job), ending).await;
     }
     job::store::requeue(
@@ -210,32 +260,6 @@ async fn open(pool: &PgPool, lease: Lease) -> Result<Result<Opened, Settled>, Se
     Ok(Ok((transaction, job)))
 }
 
-async fn end_open(
-    pool: &PgPool,
-    tenant: TenantId,
-    id: JobId,
-    state: State,
-    outcome: Class,
-) -> Result<Settled, SettlementError> {
-    let mut transaction = database::begin_for(pool, tenant).await?;
-    let Some(job) = lock(&mut transaction, tenant, id).await? else {
-        return Ok(Settled::Nothing);
-    };
-    if job.state.is_terminal() {
-        return Ok(Settled::Already(job.state));
-    }
-    finish(
-        (transaction, job),
-        Ending {
-            state: Some(state),
-            delivered: 0,
-            outcome,
-            reason: outcome.plain_words(),
-        },
-    )
-    .await
-}
-
 async fn lock(
     connection: &mut PgConnection,
     tenant: TenantId,
@@ -260,11 +284,33 @@ struct Ending<'a> {
     reason: &'a str,
 }
 
-/// Resolves the hold and ends the locked, open job.
+impl Ending<'static> {
+    /// With nothing delivered and no more to say than its class.
+    fn empty(state: State, outcome: Class) -> Self {
+        Self {
+            state: Some(state),
+            delivered: 0,
+            outcome,
+            reason: outcome.plain_words(),
+        }
+    }
+}
+
 async fn finish(
     (mut transaction, job): Opened,
     ending: Ending<'_>,
 ) -> Result<Settled, SettlementError> {
+    let state = end(&mut transaction, &job, ending).await?;
+    transaction.commit().await?;
+    Ok(Settled::Ended(state))
+}
+
+/// Resolves the hold and ends the locked, open job.
+async fn end(
+    connection: &mut PgConnection,
+    job: &Job,
+    ending: Ending<'_>,
+) -> Result<State, SettlementError> {
     let captured = job
         .cost
         .unit_price
@@ -274,19 +320,19 @@ async fn finish(
         amount: job.cost.held,
     }
     .resolve(captured)?;
-    let shares = ledger::store::lock_shares(&mut transaction, job.id).await?;
+    let shares = ledger::store::lock_shares(connection, job.id).await?;
     let consumed =
         ledger::consume(&shares, captured).ok_or(SettlementError::SharesDoNotCover(job.id))?;
-    ledger::store::resolve_shares(&mut transaction, &shares, &consumed).await?;
+    ledger::store::resolve_shares(connection, &shares, &consumed).await?;
     for transfer in resolution.transfers() {
-        ledger::store::post(&mut transaction, job.tenant, &transfer).await?;
+        ledger::store::post(connection, job.tenant, &transfer).await?;
     }
     let state = ending.state.unwrap_or(match ending.delivered {
         0 => State::Failed,
         some if some < job.n_requested => State::Partial,
         _ => State::Succeeded,
     });
-    let end = End {
+    let row = End {
         id: job.id,
         state,
         outcome: ending.outcome,
@@ -295,7 +341,6 @@ async fn finish(
         captured,
         released: resolution.released,
     };
-    job::store::end(&mut transaction, &end).await??;
-    transaction.commit().await?;
-    Ok(Settled::Ended(state))
+    job::store::end(connection, &row).await??;
+    Ok(state)
 }

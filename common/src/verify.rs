@@ -18,7 +18,8 @@ pub struct Finding {
 pub struct Invariant {
     pub number: &'static str,
     pub promises: &'static str,
-    query: &'static str,
+    /// Finds offending rows, one text each.
+    pub query: &'static str,
 }
 
 /// Runs every query over one snapshot.

@@ -16,12 +16,10 @@ mod resize;
 #[cfg(test)]
 mod tests;
 
-use std::{
-    fmt,
-    panic::{AssertUnwindSafe, catch_unwind},
-};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use bytes::Bytes;
+use common::generation::image::{Format, MediaType, Pixels};
 
 pub use self::darkroom::Darkroom;
 use self::decode::Original;
@@ -30,7 +28,7 @@ use self::decode::Original;
 ///
 /// The picture covers the target and is cropped around its centre; what differs by more than 5 % in shape, or would
 /// have to be enlarged by more than 5 %, is an error, found before anything is decoded.
-pub fn render(original: &[u8], target: Target, format: Format) -> Result<Rendition, ImagingError> {
+pub fn render(original: &[u8], target: Pixels, format: Format) -> Result<Rendition, ImagingError> {
     contain_panics(|| {
         let original = Original::open(original)?;
         resize::check(original.width, original.height, target)?;
@@ -38,7 +36,7 @@ pub fn render(original: &[u8], target: Target, format: Format) -> Result<Renditi
         let (pixels, profile) = original.decode()?;
 
         // Resized first, so that every later step has fewer pixels to visit.
-        let mut pixels = resize::cover(pixels, target.before(orientation))?;
+        let mut pixels = resize::cover(pixels, before(orientation, target))?;
         if let Some(profile) = profile {
             color::to_srgb(&mut pixels, &profile);
         }
@@ -53,39 +51,6 @@ pub fn render(original: &[u8], target: Target, format: Format) -> Result<Renditi
     })
 }
 
-/// What `original` says it is, from its header alone: no pixel is decoded, so a whole header is no promise of a whole
-/// picture.
-pub fn measure(original: &[u8]) -> Result<Measured, ImagingError> {
-    contain_panics(|| {
-        let original = Original::open(original)?;
-        Ok(Measured {
-            media_type: original.format.media_type(),
-            width: original.width,
-            height: original.height,
-        })
-    })
-}
-
-/// The size a rendition must have, in pixels: a cell of the pixel table.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Target {
-    /// Pixels across.
-    pub width: u32,
-    /// Pixels down.
-    pub height: u32,
-}
-
-/// The file formats we read and write; everything else is refused by its first bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Format {
-    /// Lossless; keeps transparency.
-    Png,
-    /// Quality 90, 4:2:0; transparency is laid on white.
-    Jpeg,
-    /// Lossy, quality 85; keeps transparency.
-    Webp,
-}
-
 /// A finished picture, ready for the bucket.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rendition {
@@ -95,19 +60,8 @@ pub struct Rendition {
     pub width: u32,
     /// Pixels down: the target's.
     pub height: u32,
-    /// `image/png`, `image/jpeg` or `image/webp`.
-    pub media_type: &'static str,
-}
-
-/// What a picture's header says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Measured {
-    /// `image/png`, `image/jpeg` or `image/webp`, by the first bytes of the file.
-    pub media_type: &'static str,
-    /// Pixels across, as shown: a photo taken sideways is already turned.
-    pub width: u32,
-    /// Pixels down, as shown.
-    pub height: u32,
+    /// As sent in `Content-Type`.
+    pub media_type: MediaType,
 }
 
 /// Why a picture could not be rendered. The words may be shown to a customer.
@@ -156,7 +110,7 @@ pub enum ImagingError {
         /// Pixels down.
         height: u32,
         /// What was wanted.
-        target: Target,
+        target: Pixels,
     },
     /// The picture would have to be enlarged by more than 5 %.
     #[error("the picture is {width}×{height}, too small to be rendered at {target}")]
@@ -166,7 +120,7 @@ pub enum ImagingError {
         /// Pixels down.
         height: u32,
         /// What was wanted.
-        target: Target,
+        target: Pixels,
     },
     /// The rendition could not be written.
     #[error("the picture could not be written as {format}: {reason}")]
@@ -184,39 +138,10 @@ pub enum ImagingError {
     ShuttingDown,
 }
 
-impl Format {
-    /// As sent in `Content-Type`.
-    pub fn media_type(self) -> &'static str {
-        match self {
-            Self::Png => "image/png",
-            Self::Jpeg => "image/jpeg",
-            Self::Webp => "image/webp",
-        }
-    }
-}
-
-impl fmt::Display for Format {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Png => "PNG",
-            Self::Jpeg => "JPEG",
-            Self::Webp => "WebP",
-        })
-    }
-}
-
-impl fmt::Display for Target {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}×{}", self.width, self.height)
-    }
-}
-
-impl Target {
-    /// The size to bring stored pixels to, so that they have this one once `orientation` is applied.
-    fn before(self, orientation: image::metadata::Orientation) -> Self {
-        let (width, height) = decode::turned(orientation, self.width, self.height);
-        Self { width, height }
-    }
+/// The size to bring stored pixels to, so that they have `target`'s once `orientation` is applied.
+fn before(orientation: image::metadata::Orientation, target: Pixels) -> Pixels {
+    let (width, height) = decode::turned(orientation, target.width, target.height);
+    Pixels { width, height }
 }
 
 /// The codecs are other people's code reading other people's files; a panic in one costs that picture, not the worker.

@@ -1,12 +1,15 @@
 //! A child process that never outlives Platen.
 //!
 //! The kernel itself sends the server a signal when its parent dies (`prctl(PR_SET_PDEATHSIG)`), so it does not matter
-//! what killed the parent. Three things make that hold:
+//! what killed the parent. Four things make that sure:
 //!
 //! - The kernel means the parent *thread*. One thread, the keeper, starts every server and lives as long as Platen.
-//! - `setpriv` sets the signal on the server itself: it replaces itself with the server, as does the shell below.
+//! - `setpriv` sets the signal on the server itself: it replaces itself with what it runs, and so do the shell and
+//!   `env`, until the server is the process we started.
 //! - A parent that dies before `setpriv` gets that far leaves a child that nobody will signal. The shell, which begins
 //!   after it, compares its parent with the one it was told, and ends where they differ.
+//! - Whoever starts Platen in the background may have told it to ignore `SIGINT` and `SIGQUIT` (shells do), and a
+//!   server inherits that until it says otherwise. So `env` takes it back before the shell looks.
 //!
 //! Servers stand in process groups of their own: Ctrl-C in a terminal reaches Platen, which drains and then stops them.
 
@@ -54,7 +57,7 @@ pub(super) fn command(
     command
         .args(["--pdeathsig", at_parents_death.as_str()])
         .args(home.user().map(become_user).unwrap_or_default())
-        .args(["sh", "-c", UNLESS_ORPHANED, "sh"])
+        .args(["env", "--default-signal", "sh", "-c", UNLESS_ORPHANED, "sh"])
         .arg(process::id().to_string())
         .arg(program)
         .env_clear()

@@ -350,6 +350,11 @@ impl Programs {
     }
 }
 
+/// What to install before a private Postgres can start, in words.
+pub(super) fn missing() -> Option<&'static str> {
+    (!installed().iter().any(|&(version, _)| version >= OLDEST)).then_some(INSTALL)
+}
+
 /// The folders with both programs, and their versions: that in `PATH`, and those Debian keeps out of it.
 fn installed() -> Vec<(u32, PathBuf)> {
     let in_path =

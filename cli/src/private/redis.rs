@@ -48,7 +48,9 @@ impl Redis {
         loop {
             let port = free_port()?;
             let password = random_password();
-            let url = format!("redis://:{password}@127.0.0.1:{port}/0");
+            // `redis-cli` takes the empty name in `redis://:…` for a name; that which `requirepass` guards is
+            // called `default`.
+            let url = format!("redis://default:{password}@127.0.0.1:{port}/0");
             let log = home.log("redis.log")?;
             // It reads its settings from here: on its command line anyone could read the password.
             let mut redis = child::command(&home, &program, AT_PARENTS_DEATH);
@@ -78,7 +80,7 @@ impl Redis {
         }
     }
 
-    /// `redis://:…@127.0.0.1:…/0`
+    /// `redis://default:…@127.0.0.1:…/0`
     pub fn url(&self) -> String {
         self.url.clone()
     }
@@ -131,4 +133,11 @@ async fn ping(url: &str) -> ::redis::RedisResult<()> {
         .get_multiplexed_async_connection()
         .await?;
     cmd("PING").query_async(&mut connection).await
+}
+
+/// What to install before a private Redis can start, in words.
+pub(super) fn missing() -> Option<&'static str> {
+    program::in_path("redis-server")
+        .is_none()
+        .then_some(INSTALL)
 }

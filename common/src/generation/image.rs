@@ -125,6 +125,16 @@ impl Format {
     }
 }
 
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Png => "PNG",
+            Self::Jpeg => "JPEG",
+            Self::Webp => "WebP",
+        })
+    }
+}
+
 /// How large a picture is made; the pixels follow from the ratio ([`pixels`]).
 #[derive(
     Clone,
@@ -216,10 +226,16 @@ impl fmt::Display for AspectRatio {
 }
 
 /// Width and height of a picture.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Pixels {
     pub width: u32,
     pub height: u32,
+}
+
+impl fmt::Display for Pixels {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}×{}", self.width, self.height)
+    }
 }
 
 /// What a size means for a ratio, exactly, whichever provider makes the picture.

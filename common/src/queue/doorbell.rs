@@ -98,7 +98,7 @@ struct Shared {
 
 impl Doorbell {
     /// Starts the pump.
-    pub fn start(config: DoorbellConfig) -> Self {
+    pub fn start(config: &DoorbellConfig) -> Self {
         let shared = Arc::new(Shared::default());
         let stop = config.stop.child_token();
         let pump = Pump {

@@ -1,5 +1,6 @@
 //! What the fake was asked and what it answered: the vendor's side of the story, for tests that count calls.
 
+use super::schema::decode_bytes;
 use bytes::Bytes;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -203,11 +204,9 @@ fn without_data(value: &Value) -> Value {
 }
 
 fn described(blob: &serde_json::Map<String, Value>) -> Value {
-    use base64::{Engine, prelude::BASE64_STANDARD};
-
     let mut blob = blob.clone();
     if let Some(Value::String(data)) = blob.get("data") {
-        let bytes = BASE64_STANDARD.decode(data).unwrap_or_default();
+        let bytes = decode_bytes(data).unwrap_or_default();
         let sha256 = hex::encode(Sha256::digest(&bytes));
         blob.insert(
             "data".to_owned(),

@@ -33,7 +33,7 @@ const MOST_STANDING: usize = 3;
 
 /// Draws and encodes the picture of a request, in these pixels.
 pub(super) fn draw(ask: &Ask, pixels: (u32, u32), format: Format) -> Vec<u8> {
-    let t=std::time::Instant::now();let palette = Palette::from_dice(&ask.dice);
+    let palette = Palette::from_dice(&ask.dice);
     let mut canvas = Canvas::new(pixels);
     let layout = Layout::of(pixels);
 
@@ -42,20 +42,20 @@ pub(super) fn draw(ask: &Ask, pixels: (u32, u32), format: Format) -> Vec<u8> {
     let (standing, further) = products.split_at(products.len().min(MOST_STANDING));
 
     canvas.backdrop(&palette, layout.horizon, layout.stage);
-eprintln!("backdrop {:?}",t.elapsed());    arch(&mut canvas, &palette, &layout);
+    arch(&mut canvas, &palette, &layout);
     let top = plinth(&mut canvas, &palette, &layout, standing.len());
     if standing.is_empty() {
         still_life(&mut canvas, &palette, &layout, top, ask.dice[7]);
     } else {
         products_on_plinth(&mut canvas, &layout, top, standing);
     }
-eprintln!("stage {:?}",t.elapsed());    let pinned: Vec<&Input> = references
+    let pinned: Vec<&Input> = references
         .into_iter()
         .chain(further.iter().copied())
         .collect();
     pinned_cards(&mut canvas, &layout, &pinned);
     words(&mut canvas, &palette, &layout, ask, pixels);
-eprintln!("words {:?}",t.elapsed());    let e=encode(&canvas.into_image(), format);eprintln!("encoded {:?}",t.elapsed());e
+    encode(&canvas.into_image(), format)
 }
 
 /// Where things stand. Everything is measured in `unit`, a hundredth of the stage.

@@ -1,9 +1,15 @@
 //! A request, checked as Google checks it and reduced to what the picture needs.
 
-use super::{answer::ApiError, catalog::Model, faults, picture::Input, schema};
+use super::{
+    answer::ApiError,
+    catalog::Model,
+    faults,
+    picture::Input,
+    schema,
+    wire::{Blob, Content, OutputOptions, Part, Request},
+};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use image::{DynamicImage, ImageFormat};
-use serde::Deserialize;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
@@ -304,75 +310,6 @@ fn decode(blob: &Blob) -> Result<DynamicImage, ApiError> {
             image::Rgb([150; 3]),
         ))),
     }
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Request {
-    #[serde(default)]
-    contents: Vec<Content>,
-    system_instruction: Option<Content>,
-    #[serde(default)]
-    generation_config: GenerationConfig,
-    #[serde(default)]
-    safety_settings: Vec<Value>,
-    model_armor_config: Option<Value>,
-    #[serde(default)]
-    labels: BTreeMap<String, String>,
-}
-
-#[derive(Deserialize)]
-struct Content {
-    role: Option<String>,
-    #[serde(default)]
-    parts: Vec<Part>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Part {
-    text: Option<String>,
-    inline_data: Option<Blob>,
-    file_data: Option<Value>,
-    thought_signature: Option<String>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct Blob {
-    mime_type: String,
-    data: String,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct GenerationConfig {
-    response_modalities: Vec<String>,
-    image_config: ImageConfig,
-    thinking_config: ThinkingConfig,
-    candidate_count: Option<i32>,
-    seed: Option<i32>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct ThinkingConfig {
-    include_thoughts: Option<bool>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct ImageConfig {
-    aspect_ratio: Option<String>,
-    image_size: Option<String>,
-    image_output_options: OutputOptions,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct OutputOptions {
-    mime_type: Option<String>,
-    compression_quality: Option<i32>,
 }
 
 impl OutputOptions {

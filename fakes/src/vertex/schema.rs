@@ -1,9 +1,13 @@
 //! Reading a JSON body as Google's servers do: against the protocol's messages, refusing what they do not name.
 //!
-//! Proto JSON takes both `camelCase` and `snake_case` names; what comes out has `camelCase` only. The errors are worded
+//! Proto JSON takes both `camelCase` and `snake_case` names and both alphabets of base64; what comes out has one form. The errors are worded
 //! as Google words them, because people paste them into search boxes.
 
-use base64::{Engine, prelude::BASE64_STANDARD};
+use base64::{
+    DecodeError, Engine, alphabet,
+    engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
+    prelude::BASE64_STANDARD,
+};
 use serde_json::{Map, Value};
 
 /// A message: its fields by their JSON name.
@@ -162,7 +166,7 @@ const SAFETY_SETTING: Message = &[
     ("method", Kind::Text),
 ];
 
-/// Checks a whole request body and returns it with `camelCase` names throughout, or every complaint, a line each.
+/// Checks a whole request body and returns it in its one form, or every complaint, a line each.
 pub(super) fn read_request(version: &str, body: &Value) -> Result<Value, String> {
     let mut reader = Reader {
         beta: version != "v1",
@@ -174,6 +178,19 @@ pub(super) fn read_request(version: &str, body: &Value) -> Result<Value, String>
     } else {
         Err(reader.complaints.join("\n"))
     }
+}
+
+/// The bytes of a `bytes` field. Proto JSON takes both alphabets, padded or not; Google's Python client sends the
+/// URL-safe one.
+pub(super) fn decode_bytes(text: &str) -> Result<Vec<u8>, DecodeError> {
+    const LENIENT: GeneralPurposeConfig =
+        GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
+    let alphabet = if text.contains(['-', '_']) {
+        &alphabet::URL_SAFE
+    } else {
+        &alphabet::STANDARD
+    };
+    GeneralPurpose::new(alphabet, LENIENT).decode(text)
 }
 
 struct Reader {
@@ -226,15 +243,15 @@ impl Reader {
                 Some(number) => number.into(),
                 None => self.wrong(path, "TYPE_INT32", value),
             },
-            (Kind::Bytes, Value::String(text)) if BASE64_STANDARD.decode(text).is_ok() => {
-                value.clone()
-            }
-            (Kind::Bytes, Value::String(_)) => {
-                self.complaints.push(format!(
-                    "Invalid value at '{path}' (TYPE_BYTES), Base64 decoding failed"
-                ));
-                Value::Null
-            }
+            (Kind::Bytes, Value::String(text)) => match decode_bytes(text) {
+                Ok(bytes) => BASE64_STANDARD.encode(bytes).into(),
+                Err(_) => {
+                    self.complaints.push(format!(
+                        "Invalid value at '{path}' (TYPE_BYTES), Base64 decoding failed"
+                    ));
+                    Value::Null
+                }
+            },
             (Kind::Enum(_, words), Value::String(word)) if words.contains(&word.as_str()) => {
                 value.clone()
             }

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::{sync::Semaphore, task::spawn_blocking};
 
-use super::{Format, ImagingError, Rendition, Target, render};
+use common::generation::image::{Format, Pixels};
+
+use super::{ImagingError, Rendition, render};
 
 /// The right to use the CPU for pictures. Clones share the same cores.
 ///
@@ -30,7 +32,7 @@ impl Darkroom {
     pub async fn render(
         &self,
         original: Bytes,
-        target: Target,
+        target: Pixels,
         format: Format,
     ) -> Result<Rendition, ImagingError> {
         let place = Arc::clone(&self.places)
@@ -56,7 +58,7 @@ mod tests {
     async fn a_dropped_future_keeps_its_place_until_the_work_is_done() {
         let darkroom = Darkroom::new(1);
         let original = super::super::tests::png_original(1400, 1400);
-        let target = Target {
+        let target = Pixels {
             width: 1376,
             height: 1376,
         };

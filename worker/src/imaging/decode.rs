@@ -11,7 +11,9 @@ use image::{
     metadata::Orientation,
 };
 
-use super::{Format, ImagingError};
+use common::generation::image::Format;
+
+use super::ImagingError;
 
 /// The largest file we open, in bytes.
 pub(super) const MAX_BYTES: usize = 64 << 20;
@@ -122,12 +124,21 @@ fn decoder<'a>(bytes: &'a [u8], format: Format) -> Result<Box<dyn ImageDecoder +
     })
 }
 
-/// The JPEG decoder forgives too much: it paints what is missing from a cut-off file grey, and a grey half is nothing
-/// to charge for. So the markers are walked first, up to the one that ends the file.
+/// Refuses what the JPEG decoder would get wrong without a word. Its markers are walked for that, up to the last one.
+///
+/// - A file that is cut off: what is missing would be painted grey, and a grey half is nothing to charge for.
+/// - A sequential file with a scan for each channel: zune-jpeg 0.5.15 loses its colours (zune-image issue 419).
 fn check_scans(bytes: &[u8]) -> Result<(), ImagingError> {
     let reason = match jpeg_scans(bytes) {
-        Some(1..=MAX_SCANS) => return Ok(()),
-        Some(0) => "it holds no pixels",
+        Some(Scans { count: 1, .. }) => return Ok(()),
+        Some(Scans { count: 0, .. }) => "it holds no pixels",
+        Some(Scans {
+            progressive: false, ..
+        }) => "its channels are stored one after the other",
+        Some(Scans {
+            count: ..=MAX_SCANS,
+            ..
+        }) => return Ok(()),
         Some(_) => "it has too many scans",
         None => "it is cut off",
     };
@@ -137,9 +148,15 @@ fn check_scans(bytes: &[u8]) -> Result<(), ImagingError> {
     })
 }
 
-/// Scans before the end marker; `None` if there is no end marker.
-fn jpeg_scans(bytes: &[u8]) -> Option<usize> {
-    let mut scans = 0;
+#[derive(Default)]
+struct Scans {
+    count: usize,
+    progressive: bool,
+}
+
+/// The scans before the end marker; `None` if there is no end marker.
+fn jpeg_scans(bytes: &[u8]) -> Option<Scans> {
+    let mut scans = Scans::default();
     let mut rest = bytes;
     loop {
         // Between segments lie coded pixels, in which 0xFF is always followed by a zero or a restart marker.
@@ -149,8 +166,12 @@ fn jpeg_scans(bytes: &[u8]) -> Option<usize> {
             0xD9 => return Some(scans),
             0xFF => {}
             0x00 | 0x01 | 0xD0..=0xD8 => rest = &rest[1..],
-            &marker => {
-                scans += usize::from(marker == 0xDA);
+            marker => {
+                match marker {
+                    0xC2 => scans.progressive = true,
+                    0xDA => scans.count += 1,
+                    _ => {}
+                }
                 let length = [*rest.get(1)?, *rest.get(2)?];
                 rest = rest.get(1 + usize::from(u16::from_be_bytes(length))..)?;
             }

@@ -4,14 +4,16 @@ use image::{
     DynamicImage, ImageEncoder, RgbImage,
     codecs::png::{CompressionType, FilterType, PngEncoder},
 };
-use jpeg_encoder::{ColorType, SamplingFactor};
+use jpeg_encoder::{ChromaSubsamplingMethod, ColorType, SamplingFactor};
 use webp::{PixelLayout, WebPConfig};
 
-use super::{Format, ImagingError};
+use common::generation::image::Format;
+
+use super::ImagingError;
 
 /// Of 100. Above 90 a JPEG grows faster than it improves.
 const JPEG_QUALITY: u8 = 90;
-/// Of 100. Looks like the JPEG at about two thirds of its bytes.
+/// Of 100. Less than half of the JPEG's bytes.
 const WEBP_QUALITY: f32 = 85.0;
 
 /// Encodes eight-bit RGB or RGBA.
@@ -24,10 +26,11 @@ pub(super) fn encode(pixels: &DynamicImage, format: Format) -> Result<Vec<u8>, I
     .map_err(|reason| ImagingError::NotWritten { format, reason })
 }
 
-/// The fast level is a third larger than the default one and several times as quick.
+/// Level 2 is where PNG pays: up to a third smaller than the fast level on a grainy picture, within a tenth of the
+/// default level in a sixth of its time.
 fn png(pixels: &DynamicImage) -> Result<Vec<u8>, String> {
     let mut file = Vec::new();
-    PngEncoder::new_with_quality(&mut file, CompressionType::Fast, FilterType::Adaptive)
+    PngEncoder::new_with_quality(&mut file, CompressionType::Level(2), FilterType::Adaptive)
         .write_image(
             pixels.as_bytes(),
             pixels.width(),
@@ -52,7 +55,11 @@ fn jpeg(pixels: &DynamicImage) -> Result<Vec<u8>, String> {
     let mut file = Vec::new();
     let mut encoder = jpeg_encoder::Encoder::new(&mut file, JPEG_QUALITY);
     encoder.set_sampling_factor(SamplingFactor::F_2_2);
-    encoder.set_optimized_huffman_tables(true);
+    // The default takes one pixel's colour for four: 1.6 dB worse, and jagged where two colours meet.
+    encoder.set_chroma_subsampling_method(ChromaSubsamplingMethod::Average);
+    // Optimised tables would save 3 %, but this encoder then writes one scan per channel, which widespread decoders
+    // get wrong (see `decode.rs`).
+    encoder.set_optimized_huffman_tables(false);
     encoder
         .encode(rgb, side(rgb.width())?, side(rgb.height())?, ColorType::Rgb)
         .map_err(|error| error.to_string())?;

@@ -1,12 +1,15 @@
 //! Bringing pixels to the exact size: cover the target, crop around the centre, Lanczos3.
 
 use fast_image_resize::{
-    PixelType, ResizeOptions, Resizer,
-    images::{Image, ImageRef},
+    PixelTrait, ResizeOptions, Resizer,
+    images::{TypedImage, TypedImageRef},
+    pixels::{U8x3, U8x4},
 };
 use image::{DynamicImage, RgbImage, RgbaImage};
 
-use super::{ImagingError, Target};
+use common::generation::image::Pixels;
+
+use super::ImagingError;
 
 /// How far a picture may be off, in percent: in shape, and in size when it is smaller than its target.
 ///
@@ -14,7 +17,7 @@ use super::{ImagingError, Target};
 const TOLERANCE: u64 = 5;
 
 /// Whether a picture of this size may become the target at all.
-pub(super) fn check(width: u32, height: u32, target: Target) -> Result<(), ImagingError> {
+pub(super) fn check(width: u32, height: u32, target: Pixels) -> Result<(), ImagingError> {
     let [w, h] = [width, height].map(u64::from);
     let [tw, th] = [target.width, target.height].map(u64::from);
     let within = |larger: u64, smaller: u64| larger * 100 <= smaller * (100 + TOLERANCE);
@@ -39,7 +42,7 @@ pub(super) fn check(width: u32, height: u32, target: Target) -> Result<(), Imagi
 }
 
 /// Brings eight-bit RGB or RGBA to `target`. An alpha channel that hides nothing is dropped on the way.
-pub(super) fn cover(pixels: DynamicImage, target: Target) -> Result<DynamicImage, ImagingError> {
+pub(super) fn cover(pixels: DynamicImage, target: Pixels) -> Result<DynamicImage, ImagingError> {
     let translucent = is_translucent(&pixels);
     let resized = if (pixels.width(), pixels.height()) == (target.width, target.height) {
         pixels
@@ -63,28 +66,39 @@ fn is_translucent(pixels: &DynamicImage) -> bool {
 }
 
 /// `None` only if the buffers disagree with their sizes, which [`check`] and the decoder rule out.
-fn resample(pixels: &DynamicImage, translucent: bool, target: Target) -> Option<DynamicImage> {
-    let Target { width, height } = target;
-    let layout = if pixels.color().has_alpha() {
-        PixelType::U8x4
-    } else {
-        PixelType::U8x3
-    };
-    let source = ImageRef::new(pixels.width(), pixels.height(), pixels.as_bytes(), layout).ok()?;
-    let mut resized = Image::new(width, height, layout);
+fn resample(pixels: &DynamicImage, translucent: bool, target: Pixels) -> Option<DynamicImage> {
     // Colours are weighed by their alpha only where there is some: it costs a pass, and would round opaque ones.
     let options = ResizeOptions::new()
         .fit_into_destination(Some((0.5, 0.5)))
         .use_alpha(translucent);
-    Resizer::new()
-        .resize(&source, &mut resized, &options)
-        .ok()?;
-
-    let bytes = resized.into_vec();
-    match layout {
-        PixelType::U8x4 => RgbaImage::from_raw(width, height, bytes).map(Into::into),
-        _ => RgbImage::from_raw(width, height, bytes).map(Into::into),
+    let Pixels { width, height } = target;
+    match pixels {
+        DynamicImage::ImageRgba8(_) => {
+            let bytes = resample_as::<U8x4>(pixels, target, &options)?;
+            RgbaImage::from_raw(width, height, bytes).map(Into::into)
+        }
+        _ => {
+            let bytes = resample_as::<U8x3>(pixels, target, &options)?;
+            RgbImage::from_raw(width, height, bytes).map(Into::into)
+        }
     }
+}
+
+/// The typed entrance: the untyped one is compiled here for all fifteen pixel types, which takes minutes.
+fn resample_as<P: PixelTrait>(
+    pixels: &DynamicImage,
+    target: Pixels,
+    options: &ResizeOptions,
+) -> Option<Vec<u8>> {
+    let Pixels { width, height } = target;
+    let source =
+        TypedImageRef::<P>::from_buffer(pixels.width(), pixels.height(), pixels.as_bytes()).ok()?;
+    let mut bytes = vec![0; width as usize * height as usize * P::size()];
+    let mut resized = TypedImage::<P>::from_buffer(width, height, &mut bytes).ok()?;
+    Resizer::new()
+        .resize_typed(&source, &mut resized, options)
+        .ok()?;
+    Some(bytes)
 }
 
 #[cfg(test)]
@@ -94,7 +108,7 @@ mod tests {
     #[test]
     fn only_what_is_nearly_right_is_brought_to_size() {
         fn check(size: (u32, u32), target: (u32, u32), expected: &str) {
-            let target = Target {
+            let target = Pixels {
                 width: target.0,
                 height: target.1,
             };

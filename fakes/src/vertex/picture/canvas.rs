@@ -221,12 +221,16 @@ impl Canvas {
         let right = whole(bounds.left + bounds.width + 2.0).min(width);
         let top = whole(bounds.top - 1.0).min(height);
         let bottom = whole(bounds.top + bounds.height + 2.0).min(height);
-        for y in top..bottom {
-            for x in left..right {
+        let stride = width as usize * 3;
+        let span = left as usize * 3..right.max(left) as usize * 3;
+        for (y, row) in (0..bottom)
+            .zip(self.image.chunks_exact_mut(stride))
+            .skip(top as usize)
+        {
+            for (x, pixel) in (left..).zip(row[span.clone()].chunks_exact_mut(3)) {
                 let (colour, alpha) = brush(centre(x), centre(y));
                 if alpha > 0.0 {
-                    for (channel, colour) in self.image.get_pixel_mut(x, y).0.iter_mut().zip(colour)
-                    {
+                    for (channel, colour) in pixel.iter_mut().zip(colour) {
                         let under = f32::from(*channel);
                         *channel = byte(under + (colour - under) * alpha);
                     }

@@ -54,7 +54,11 @@ fn standing_free(photo: &RgbaImage, width: f32, height: f32) -> Option<Standing>
     let mut small = fitted(photo, whole_of(photo), 240.0, 240.0);
     let clear = small.pixels().filter(|pixel| pixel.0[3] < 128).count();
     let transparent = clear * 20 > small.pixels().len();
-    let ground = if transparent { None } else { Some(plain_ground(&small)?) };
+    let ground = if transparent {
+        None
+    } else {
+        Some(plain_ground(&small)?)
+    };
     if let Some(ground) = ground {
         clear_ground(&mut small, ground);
     }
@@ -73,11 +77,19 @@ fn standing_free(photo: &RgbaImage, width: f32, height: f32) -> Option<Standing>
         clear_ground(&mut picture, ground);
         soften_edge(&mut picture, ground);
     }
-    Some(Standing { picture, framed: false })
+    Some(Standing {
+        picture,
+        framed: false,
+    })
 }
 
 fn whole_of(photo: &RgbaImage) -> Rect {
-    Rect { left: 0.0, top: 0.0, width: float(photo.width()), height: float(photo.height()) }
+    Rect {
+        left: 0.0,
+        top: 0.0,
+        width: float(photo.width()),
+        height: float(photo.height()),
+    }
 }
 
 /// A part of a photo, resampled to the largest size of its shape that fits the box.
@@ -85,12 +97,22 @@ fn fitted(photo: &RgbaImage, part: Rect, width: f32, height: f32) -> RgbaImage {
     let scale = (width / part.width).min(height / part.height);
     let to = |length: f32| whole((length * scale).round()).max(1);
     let mut picture = RgbaImage::new(to(part.width), to(part.height));
-    let source = ImageRef::new(photo.width(), photo.height(), photo.as_raw(), PixelType::U8x4);
+    let source = ImageRef::new(
+        photo.width(),
+        photo.height(),
+        photo.as_raw(),
+        PixelType::U8x4,
+    );
     let (across, down) = picture.dimensions();
     let target = Image::from_slice_u8(across, down, picture.as_mut(), PixelType::U8x4);
     let options = ResizeOptions::new()
         .resize_alg(ResizeAlg::Convolution(FilterType::CatmullRom))
-        .crop(part.left.into(), part.top.into(), part.width.into(), part.height.into());
+        .crop(
+            part.left.into(),
+            part.top.into(),
+            part.width.into(),
+            part.height.into(),
+        );
     if let (Ok(source), Ok(mut target)) = (source, target) {
         Resizer::new()
             .resize(&source, &mut target, &options)

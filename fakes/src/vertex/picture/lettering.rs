@@ -91,7 +91,8 @@ fn shortened(line: &str, columns: usize) -> String {
         };
         kept.truncate(end);
     }
-    kept.trim_end_matches([' ', ',', ';', ':', '.', '-']).to_owned()
+    kept.trim_end_matches([' ', ',', ';', ':', '.', '-'])
+        .to_owned()
 }
 
 fn advance(height: f32) -> f32 {

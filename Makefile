@@ -1,0 +1,45 @@
+# The words used at home and in CI. Everything a word needs, it sets up by itself.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+WITH_SERVERS := cargo run --quiet --locked -p tests --bin with-servers --
+
+.PHONY: help run test check fmt setup prepare bench
+
+help: ## Say what there is
+	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
+
+run: ## Start the whole product; Ctrl-C stops it
+	@scripts/setup run
+	cargo build --locked -p cli
+	@exec target/debug/platen up $(ARGS)
+
+test: ## Pass the tests, against private servers, a real browser and Google's own client
+	@scripts/setup test
+	cargo build --locked --workspace --all-targets
+	$(WITH_SERVERS) cargo nextest run --locked --workspace --no-fail-fast $(ARGS)
+
+check: ## Format, lints, docs, queries against the schema, dependencies, manifests
+	@scripts/setup test
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --quiet
+	scripts/prepare --check
+	scripts/check-dependencies
+	scripts/check-manifests
+
+bench: ## From the 202 to the model being called, on an idle system (JOBS=500)
+	@scripts/setup run
+	cargo build --locked -p tests -p cli
+	target/debug/start-latency --jobs $(or $(JOBS),500)
+
+prepare: ## Write .sqlx/ after a query or a migration changed
+	@scripts/setup run
+	scripts/prepare
+
+fmt: ## Format
+	cargo fmt --all
+
+setup: ## Install what is missing for all of the above
+	scripts/setup test

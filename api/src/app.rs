@@ -1,0 +1,161 @@
+//! What the api holds open, and how it starts and stops.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use axum::http::HeaderValue;
+use axum::serve::ListenerExt;
+use common::bucket::Bucket;
+use common::catalog::Catalog;
+use common::config::Config;
+use common::database::{self, Role};
+use common::queue::Ring;
+use secrecy::ExposeSecret;
+use sqlx::PgPool;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::router::{metrics_router, router};
+
+/// Connections for requests; each request needs one for a moment at a time, also while it waits.
+const CONNECTIONS: u32 = 16;
+/// Connections for metrics and readiness.
+const READER_CONNECTIONS: u32 = 2;
+/// How long open requests may take to end once the api stops.
+const GRACE: Duration = Duration::from_secs(25);
+
+/// The handles of the api. Handlers get it as `State<Arc<App>>`.
+#[derive(Clone)]
+pub struct App {
+    /// Sees the rows of the tenant set in the transaction.
+    pub pool: PgPool,
+    /// Reads everything: for billing metrics and readiness, never for a tenant's request.
+    pub reader: PgPool,
+    pub ring: Ring,
+    pub bucket: Bucket,
+    pub catalog: Arc<Catalog>,
+    /// Origins of frontends that may call.
+    pub cors_origins: Vec<HeaderValue>,
+    /// Work that outlives its request; stopping waits for it.
+    pub tasks: TaskTracker,
+    /// Canceled when the api begins to stop.
+    pub stopping: CancellationToken,
+    /// How long it still takes connections after `/readyz` has turned 503, so that a load balancer learns it first.
+    pub farewell: Duration,
+}
+
+impl App {
+    /// Connects to Postgres and opens everything else; Redis is dialled when first needed.
+    pub async fn connect(config: &Config) -> anyhow::Result<Self> {
+        let database = config.database_url()?.expose_secret();
+        let connect = |role, connections| database::connect(database, role, connections);
+        Ok(Self {
+            pool: connect(Role::Api, CONNECTIONS)
+                .await
+                .context("cannot connect to Postgres as platen_api")?,
+            reader: connect(Role::Reader, READER_CONNECTIONS)
+                .await
+                .context("cannot connect to Postgres as platen_reader")?,
+            ring: Ring::new(config.redis_url()?.expose_secret(), &config.queue)
+                .context("REDIS_URL is not usable")?,
+            bucket: Bucket::local(&config.bucket, config.signing_key()?.clone())?,
+            catalog: Arc::new(Catalog::load(config.models.as_deref())?),
+            cors_origins: config
+                .cors_origins
+                .iter()
+                .map(|text| origin(text))
+                .collect::<anyhow::Result<_>>()?,
+            tasks: TaskTracker::new(),
+            stopping: CancellationToken::new(),
+            farewell: Duration::from_secs(1),
+        })
+    }
+}
+
+/// Serves the api, and the metrics where a listener for them is given, until `stop` is canceled and the open
+/// requests are answered.
+pub async fn serve(
+    mut app: App,
+    listener: TcpListener,
+    metrics_listener: Option<TcpListener>,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    app.stopping = stop.clone();
+    let farewell = app.farewell;
+    let tasks = app.tasks.clone();
+    let reader = app.reader.clone();
+
+    let farewell_said = {
+        let stop = stop.clone();
+        async move {
+            stop.cancelled().await;
+            tokio::time::sleep(farewell).await;
+        }
+    };
+    let listener = listener.tap_io(|connection| {
+        // Answers are small and whole: waiting to fill a packet only delays them.
+        let _ = connection.set_nodelay(true);
+    });
+    let api = axum::serve(listener, router(app)).with_graceful_shutdown(farewell_said);
+    let metrics = async {
+        match metrics_listener {
+            Some(listener) => {
+                axum::serve(listener, metrics_router(Some(reader)))
+                    .with_graceful_shutdown(stop.clone().cancelled_owned())
+                    .await
+            }
+            None => Ok(()),
+        }
+    };
+    tokio::select! {
+        served = async { tokio::try_join!(api.into_future(), metrics) } => { served?; }
+        () = async { stop.cancelled().await; tokio::time::sleep(farewell + GRACE).await } => {
+            tracing::warn!("Some requests were not answered in time; their connections are closed");
+        }
+    }
+    tasks.close();
+    if tokio::time::timeout(GRACE, tasks.wait()).await.is_err() {
+        tracing::warn!(
+            "Some rings were not rung in time; a worker's dispatcher rings for those jobs"
+        );
+    }
+    Ok(())
+}
+
+/// An origin exactly as browsers send it. A wildcard is none: answers are for those who hold a key.
+fn origin(text: &str) -> anyhow::Result<HeaderValue> {
+    let host = text
+        .strip_prefix("https://")
+        .or_else(|| text.strip_prefix("http://"));
+    match host {
+        Some(host) if !host.is_empty() && !host.contains(['/', '*', '?', '#', '@']) => {
+            Ok(HeaderValue::from_str(text)?)
+        }
+        _ => anyhow::bail!(
+            "PLATEN_CORS_ORIGINS: {text:?} is no origin; expected one like https://studio.example, without a path"
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_origin_is_a_scheme_and_a_host() {
+        for good in ["https://studio.example", "http://localhost:5173"] {
+            assert!(origin(good).is_ok(), "{good}");
+        }
+        for bad in [
+            "*",
+            "https://",
+            "studio.example",
+            "https://studio.example/",
+            "https://*.example",
+        ] {
+            assert!(origin(bad).is_err(), "{bad}");
+        }
+    }
+}

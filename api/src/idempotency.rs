@@ -1,0 +1,138 @@
+//! `Idempotency-Key`: a POST that is repeated is answered again, not done again.
+//!
+//! The key and the answer are kept in the transaction of the effect, in [`common::idempotency`]; this file
+//! reads the header and writes the reply.
+
+use axum::extract::FromRequestParts;
+use axum::http::request::Parts;
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use common::id::RequestId;
+use common::idempotency::{self, Answer};
+
+use crate::error::{Code, Problem};
+
+/// The header that names a request, both ways.
+pub const KEY: HeaderName = HeaderName::from_static("idempotency-key");
+/// Says that the answer is one that was given before.
+pub const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
+
+/// The key of a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Key {
+    value: String,
+    /// Whether the client chose it: only then can there be an answer already.
+    pub sent: bool,
+}
+
+impl Key {
+    fn parse(header: Option<&HeaderValue>) -> Result<Self, Problem> {
+        let Some(header) = header else {
+            return Ok(Self {
+                value: RequestId::new().0.to_string(),
+                sent: false,
+            });
+        };
+        header
+            .to_str()
+            .ok()
+            .filter(|key| {
+                (1..=255).contains(&key.len()) && key.bytes().all(|b| b.is_ascii_graphic())
+            })
+            .map(|key| Self {
+                value: key.to_owned(),
+                sent: true,
+            })
+            .ok_or_else(|| {
+                Problem::new(
+                    Code::InvalidHeader,
+                    "Idempotency-Key takes 1 to 255 visible ASCII characters, such as a UUID.",
+                )
+            })
+    }
+
+    /// The request this key is given to.
+    pub fn request(&self, method: &str, path: &str, body: &[u8]) -> idempotency::Request {
+        idempotency::Request {
+            key: self.value.clone(),
+            hash: idempotency::request_hash(method, path, body),
+        }
+    }
+
+    /// The answer to the first request with this key.
+    pub fn answer(&self, answer: Answer) -> Response {
+        let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::OK);
+        let mut response = (status, answer.body).into_response();
+        let headers = response.headers_mut();
+        headers.insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/json"),
+        );
+        headers.insert(
+            KEY,
+            HeaderValue::from_str(&self.value).expect("a key is a header"),
+        );
+        if let Some(location) = answer
+            .location
+            .and_then(|location| HeaderValue::try_from(location).ok())
+        {
+            headers.insert(header::LOCATION, location);
+        }
+        response
+    }
+
+    /// The same answer once more.
+    pub fn replay(&self, answer: Answer) -> Response {
+        let mut response = self.answer(answer);
+        response
+            .headers_mut()
+            .insert(REPLAYED, HeaderValue::from_static("true"));
+        response
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Key {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        Self::parse(parts.headers.get(KEY))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_kept_or_made() {
+        let parse = |text: &str| Key::parse(Some(&HeaderValue::from_str(text).unwrap()));
+        let kept = parse("a-1").unwrap();
+        assert!(kept.sent);
+        assert_eq!(kept.value, "a-1");
+        for bad in ["", "a b", &"a".repeat(256)] {
+            assert_eq!(parse(bad).unwrap_err().code(), Code::InvalidHeader);
+        }
+        let (one, two) = (Key::parse(None).unwrap(), Key::parse(None).unwrap());
+        assert!(!one.sent);
+        assert_ne!(one, two);
+    }
+
+    #[test]
+    fn a_replay_is_the_first_answer_and_says_so() {
+        let key = Key::parse(None).unwrap();
+        let answer = Answer {
+            status: 202,
+            location: Some("/v1/jobs/job_1".to_owned()),
+            body: b"{}".to_vec(),
+        };
+        let first = key.answer(answer.clone());
+        let second = key.replay(answer);
+        assert_eq!(second.headers()[REPLAYED], "true");
+        assert!(!first.headers().contains_key(REPLAYED));
+        for response in [first, second] {
+            assert_eq!(response.status(), StatusCode::ACCEPTED);
+            assert_eq!(response.headers()[header::LOCATION], "/v1/jobs/job_1");
+            assert_eq!(response.headers()[KEY], key.value.as_str());
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! What every request gets: an id, a span, a time limit, a measurement, and its problem written out.
+//!
+//! Neither prompt nor key is ever in a span.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use common::id::RequestId;
+use common::telemetry::HTTP_SECONDS;
+use tokio::time::Instant;
+use tracing::Instrument;
+use tracing::field::Empty;
+
+use crate::app::App;
+use crate::error::{Code, Problem};
+
+/// The header that carries the request's id, both ways.
+pub const ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Longest time for an answer; `Prefer: wait` takes at most 60 seconds of it.
+const TIME_LIMIT: Duration = Duration::from_secs(70);
+
+/// The id of one request: the client's own where it is well formed, else one of ours.
+#[derive(Clone, Debug)]
+pub struct Id(pub Arc<str>);
+
+impl Id {
+    fn of(headers: &HeaderMap) -> Self {
+        let sent = headers.get(ID).and_then(|value| value.to_str().ok());
+        match sent {
+            Some(id) if well_formed(id) => Self(id.into()),
+            _ => Self(RequestId::new().to_string().into()),
+        }
+    }
+}
+
+fn well_formed(id: &str) -> bool {
+    (1..=64).contains(&id.len())
+        && id
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-')
+}
+
+/// The outermost layer.
+pub async fn answer(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
+    let started = Instant::now();
+    let id = Id::of(request.headers());
+    let method = request.method().clone();
+    let path = request.uri().path().to_owned();
+    let route = request
+        .extensions()
+        .get::<MatchedPath>()
+        .map_or_else(|| "none".to_owned(), |path| path.as_str().to_owned());
+    request.extensions_mut().insert(id.clone());
+
+    let span =
+        tracing::info_span!("request", request.id = %id.0, http.route = %route, tenant = Empty);
+    let mut response = next.run(request).instrument(span.clone()).await;
+    if let Some(problem) = response.extensions_mut().remove::<Problem>() {
+        response = written(response, &problem, &id, &path);
+    }
+    let headers = response.headers_mut();
+    headers.insert(
+        ID,
+        HeaderValue::from_str(&id.0).expect("a well-formed id is a header"),
+    );
+    headers.insert(
+        header::X_CONTENT_TYPE_OPTIONS,
+        HeaderValue::from_static("nosniff"),
+    );
+    // Balances and signed links are nothing for caches.
+    headers
+        .entry(header::CACHE_CONTROL)
+        .or_insert(HeaderValue::from_static("no-store"));
+    if app.stopping.is_cancelled() {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+
+    let elapsed = started.elapsed();
+    let status = response.status();
+    HTTP_SECONDS
+        .with_label_values(&[label(&method), route.as_str(), status.as_str()])
+        .observe(elapsed.as_secs_f64());
+    span.in_scope(|| {
+        let duration_ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
+        let status = status.as_u16();
+        // What changes something is told; what is only read would drown it.
+        if method == Method::POST {
+            tracing::info!(
+                status,
+                duration_ms,
+                "Answered {method} {route} with {status}"
+            );
+        } else {
+            tracing::debug!(
+                status,
+                duration_ms,
+                "Answered {method} {route} with {status}"
+            );
+        }
+    });
+    response
+}
+
+/// The answer with its problem as body; what layers have added to its headers stays.
+fn written(response: Response, problem: &Problem, id: &Id, path: &str) -> Response {
+    let (mut parts, _) = response.into_parts();
+    parts.headers.remove(header::CONTENT_LENGTH);
+    parts.headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/problem+json"),
+    );
+    Response::from_parts(parts, Body::from(problem.body(&id.0, path).to_string()))
+}
+
+/// Methods are chosen by the client, and labels must be few.
+fn label(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::HEAD => "HEAD",
+        Method::POST => "POST",
+        Method::OPTIONS => "OPTIONS",
+        _ => "other",
+    }
+}
+
+/// Ends a request that takes too long, reading its body included.
+pub async fn within_time(request: Request, next: Next) -> Response {
+    match tokio::time::timeout(TIME_LIMIT, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => Problem::from(Code::Timeout).into_response(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_well_formed_id_is_kept_and_another_is_replaced() {
+        let of = |sent: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(ID, sent.parse().unwrap());
+            Id::of(&headers).0
+        };
+        assert_eq!(&*of("abc-1_2"), "abc-1_2");
+        for bad in ["", "a b", "a\tb", "é", &"a".repeat(65)] {
+            assert!(of(bad).starts_with("req_"), "{bad}");
+        }
+        assert!(Id::of(&HeaderMap::new()).0.starts_with("req_"));
+    }
+}

@@ -1,0 +1,323 @@
+//! Every route, on one page. A route is a file in `routes/` and a line here.
+
+use std::any::Any;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::http::{HeaderName, Method, header};
+use axum::middleware::{from_fn, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use sqlx::PgPool;
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::cors::{AllowOrigin, CorsLayer};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::app::App;
+use crate::error::{Code, Problem};
+use crate::routes::{artifacts, console, credits, errors, files, health, jobs, metrics, models};
+use crate::{idempotency, openapi, request};
+
+/// Largest body: 20 MiB of pictures in base64, and room for words.
+const MAX_BODY: usize = 29 * 1024 * 1024;
+
+/// The public api.
+pub fn router(app: App) -> Router {
+    let cors = cors(&app);
+    let app = Arc::new(app);
+    let (routes, openapi) = documented().split_for_parts();
+    let document = openapi::document(&openapi);
+    routes
+        .route("/", get(console::handler))
+        .route("/files/{*key}", get(files::handler))
+        .route(
+            "/openapi.json",
+            get(async move || openapi::answer(document.clone())),
+        )
+        .fallback(errors::no_such_route)
+        .method_not_allowed_fallback(errors::wrong_method)
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .layer(from_fn(request::within_time))
+        .layer(CatchPanicLayer::custom(panicked))
+        .layer(cors)
+        .layer(from_fn_with_state(Arc::clone(&app), request::answer))
+        .with_state(app)
+}
+
+/// The routes that `/openapi.json` describes. Paths and methods stand above each handler.
+pub(crate) fn documented() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::with_openapi(openapi::base())
+        .routes(routes!(jobs::create::handler, jobs::list::handler)) //  /v1/jobs
+        .routes(routes!(jobs::get::handler)) //                          /v1/jobs/{id}
+        .routes(routes!(jobs::cancel::handler)) //                       /v1/jobs/{id}/cancel
+        .routes(routes!(models::list::handler)) //                       /v1/models
+        .routes(routes!(models::get::handler)) //                        /v1/models/{id}
+        .routes(routes!(credits::get::handler)) //                       /v1/credits
+        .routes(routes!(credits::transfers::handler)) //                 /v1/credits/transfers
+        .routes(routes!(artifacts::get::handler)) //                     /v1/artifacts/{id}
+        .routes(routes!(errors::list)) //                                /errors
+        .routes(routes!(errors::one)) //                                 /errors/{code}
+        .routes(routes!(health::live)) //                                /livez
+        .routes(routes!(health::ready)) //                               /readyz
+}
+
+/// Metrics, for a port of their own that is not public. The worker serves the same, without a `reader`:
+/// what is billed is scraped once for the whole service.
+pub fn metrics_router(reader: Option<PgPool>) -> Router {
+    Router::new()
+        .route("/metrics", get(metrics::process))
+        .route("/metrics/billing", get(metrics::billing))
+        .route("/livez", get(health::live))
+        .with_state(reader)
+}
+
+/// Frontends on the listed origins may call and may read the headers that matter.
+fn cors(app: &App) -> CorsLayer {
+    CorsLayer::new()
+        .allow_origin(AllowOrigin::list(app.cors_origins.iter().cloned()))
+        .allow_methods([Method::GET, Method::POST])
+        .allow_headers([
+            header::AUTHORIZATION,
+            header::CONTENT_TYPE,
+            idempotency::KEY,
+            request::ID,
+            jobs::create::PREFER,
+            jobs::create::CANCEL_AFTER,
+        ])
+        .expose_headers([
+            header::LOCATION,
+            header::RETRY_AFTER,
+            idempotency::KEY,
+            idempotency::REPLAYED,
+            request::ID,
+            HeaderName::from_static("preference-applied"),
+        ])
+        .max_age(Duration::from_hours(1))
+}
+
+/// A panic is our mistake; the process goes on and the client is told no more than that.
+fn panicked(_panic: Box<dyn Any + Send>) -> Response {
+    tracing::error!("A handler panicked");
+    Problem::from(Code::Internal).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::{Body, to_bytes};
+    use axum::http::{HeaderMap, Request, StatusCode};
+    use common::bucket::Bucket;
+    use common::catalog::Catalog;
+    use common::queue::Ring;
+    use common::tenant::ApiKey;
+    use serde_json::Value;
+    use sqlx::postgres::PgPoolOptions;
+    use tempfile::TempDir;
+    use tokio_util::sync::CancellationToken;
+    use tokio_util::task::TaskTracker;
+    use tower::ServiceExt;
+
+    use super::*;
+
+    /// An api whose Postgres and Redis nobody has started.
+    fn alone() -> (TempDir, App) {
+        let folder = tempfile::tempdir().unwrap();
+        let pool = PgPoolOptions::new()
+            .acquire_timeout(Duration::from_millis(100))
+            .connect_lazy("postgres://nobody@127.0.0.1:1/nothing")
+            .unwrap();
+        let app = App {
+            reader: pool.clone(),
+            pool,
+            ring: Ring::new("redis://127.0.0.1:1", "test").unwrap(),
+            bucket: Bucket::local(folder.path(), "0123456789".repeat(4).into()).unwrap(),
+            catalog: Arc::new(Catalog::load(None).unwrap()),
+            cors_origins: vec!["https://studio.example".parse().unwrap()],
+            tasks: TaskTracker::new(),
+            stopping: CancellationToken::new(),
+            farewell: Duration::ZERO,
+        };
+        (folder, app)
+    }
+
+    struct Answer {
+        status: StatusCode,
+        headers: HeaderMap,
+        text: String,
+    }
+
+    impl Answer {
+        fn json(&self) -> Value {
+            serde_json::from_str(&self.text).unwrap()
+        }
+    }
+
+    async fn ask(request: Request<Body>) -> Answer {
+        let (_folder, app) = alone();
+        answered(app, request).await
+    }
+
+    async fn answered(app: App, request: Request<Body>) -> Answer {
+        let response = router(app).oneshot(request).await.unwrap();
+        let (parts, body) = response.into_parts();
+        let bytes = to_bytes(body, usize::MAX).await.unwrap();
+        Answer {
+            status: parts.status,
+            headers: parts.headers,
+            text: String::from_utf8(bytes.into()).unwrap(),
+        }
+    }
+
+    fn get(path: &str) -> Request<Body> {
+        Request::get(path).body(Body::empty()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn whatever_goes_wrong_is_a_problem() {
+        let key = ApiKey::generate();
+        let bearer = format!("Bearer {}", key.expose());
+        let cases = [
+            (get("/nothing"), 404, "not_found"),
+            (get("/v1/jobs"), 401, "unauthenticated"),
+            (
+                Request::delete("/v1/models").body(Body::empty()).unwrap(),
+                405,
+                "method_not_allowed",
+            ),
+            (get("/v1/models/dall-e"), 404, "unknown_model"),
+            (get("/files/t/1/a.png"), 400, "invalid_query"),
+            (
+                get("/files/t/1/a.png?expires=9999999999&signature=00"),
+                403,
+                "bad_link",
+            ),
+            (
+                Request::get("/v1/jobs")
+                    .header("Authorization", &bearer)
+                    .body(Body::empty())
+                    .unwrap(),
+                503,
+                "unavailable",
+            ),
+        ];
+        for (request, status, code) in cases {
+            let path = request.uri().path().to_owned();
+            let answer = ask(request).await;
+            assert_eq!(answer.status.as_u16(), status, "{path}: {}", answer.text);
+            assert_eq!(
+                answer.headers[header::CONTENT_TYPE],
+                "application/problem+json"
+            );
+            let problem = answer.json();
+            assert_eq!(problem["code"], code);
+            assert_eq!(problem["status"], status);
+            assert_eq!(problem["instance"], path);
+            assert_eq!(
+                problem["request_id"],
+                answer.headers[request::ID].to_str().unwrap()
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn a_problem_keeps_the_headers_that_belong_to_it() {
+        let answer = ask(get("/v1/jobs")).await;
+        assert_eq!(answer.headers[header::WWW_AUTHENTICATE], "Bearer");
+        let request = Request::delete("/v1/models").body(Body::empty()).unwrap();
+        let answer = ask(request).await;
+        assert_eq!(answer.headers[header::ALLOW], "GET,HEAD");
+        let leads = ask(get("/v1/jobs")).await.json()["type"].clone();
+        let explained = ask(get(leads.as_str().unwrap())).await;
+        assert!(explained.text.starts_with("unauthenticated (401)"));
+    }
+
+    #[tokio::test]
+    async fn the_clients_request_id_is_kept() {
+        let request = Request::get("/livez")
+            .header("X-Request-Id", "mine-1")
+            .body(Body::empty())
+            .unwrap();
+        let answer = ask(request).await;
+        assert_eq!(answer.text, "ok\n");
+        assert_eq!(answer.headers[request::ID], "mine-1");
+        assert_eq!(answer.headers[header::X_CONTENT_TYPE_OPTIONS], "nosniff");
+    }
+
+    #[tokio::test]
+    async fn listed_origins_may_call_and_others_may_not() {
+        let preflight = |origin: &str| {
+            Request::options("/v1/jobs")
+                .header("Origin", origin)
+                .header("Access-Control-Request-Method", "POST")
+                .header(
+                    "Access-Control-Request-Headers",
+                    "authorization,idempotency-key",
+                )
+                .body(Body::empty())
+                .unwrap()
+        };
+        let allowed = |answer: &Answer| {
+            answer
+                .headers
+                .get(header::ACCESS_CONTROL_ALLOW_ORIGIN)
+                .map(|origin| origin.to_str().unwrap().to_owned())
+        };
+        let answer = ask(preflight("https://studio.example")).await;
+        assert_eq!(allowed(&answer).as_deref(), Some("https://studio.example"));
+        let answer = ask(preflight("https://elsewhere.example")).await;
+        assert_eq!(allowed(&answer), None);
+    }
+
+    #[tokio::test]
+    async fn a_file_is_opened_by_its_link() {
+        let (_folder, app) = alone();
+        let bytes = bytes::Bytes::from_static(b"words");
+        app.bucket.put_new("t/1/j/2/3/0.png", bytes).await.unwrap();
+        let soon = common::clock::now() + Duration::from_mins(1);
+        let link = app.bucket.link("t/1/j/2/3/0.png", soon);
+        let answer = answered(app, get(&link)).await;
+        assert_eq!(answer.text, "words");
+        assert_eq!(
+            answer.headers[header::CONTENT_TYPE],
+            "application/octet-stream"
+        );
+        assert_eq!(
+            answer.headers[header::CONTENT_DISPOSITION],
+            "inline; filename=\"2-3-0.png\""
+        );
+        assert!(
+            answer.headers[header::CONTENT_SECURITY_POLICY]
+                .to_str()
+                .unwrap()
+                .ends_with("sandbox")
+        );
+    }
+
+    #[tokio::test]
+    async fn an_api_without_postgres_is_alive_and_not_ready() {
+        assert_eq!(ask(get("/livez")).await.status, StatusCode::OK);
+        let answer = ask(get("/readyz?verbose")).await;
+        assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
+        let readiness = answer.json();
+        assert_eq!(readiness["ready"], false);
+        assert_eq!(readiness["dependencies"][0]["name"], "postgres");
+        assert!(readiness["dependencies"][1]["problem"].is_string());
+    }
+
+    #[tokio::test]
+    async fn the_catalogue_the_contract_and_the_page_need_no_key() {
+        let models = ask(get("/v1/models")).await.json();
+        assert!(models["data"].as_array().unwrap().len() > 1);
+        let openapi = ask(get("/openapi.json")).await.json();
+        assert!(openapi["paths"]["/v1/jobs"]["post"].is_object());
+        let page = ask(get("/")).await;
+        assert!(
+            page.headers[header::CONTENT_SECURITY_POLICY]
+                .to_str()
+                .unwrap()
+                .starts_with("default-src 'none'")
+        );
+    }
+}

@@ -1,0 +1,11 @@
+//! The routes, one file each. [`mod@crate::router`] says which path leads where.
+
+pub mod artifacts;
+pub mod console;
+pub mod credits;
+pub mod errors;
+pub mod files;
+pub mod health;
+pub mod jobs;
+pub mod metrics;
+pub mod models;

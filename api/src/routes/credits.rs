@@ -1,0 +1,4 @@
+//! Credits: the balance and the statement.
+
+pub mod get;
+pub mod transfers;

@@ -1,0 +1,43 @@
+//! `GET /v1/credits`: the balance.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use common::credits::Credits;
+use common::{database, ledger};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::app::App;
+use crate::auth::Tenant;
+use crate::error::{Code, Problem, Result};
+
+/// The credits a tenant has.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Balance {
+    /// May be spent.
+    pub available: Credits,
+    /// Set aside for open jobs.
+    pub held: Credits,
+}
+
+/// The balance
+#[utoipa::path(
+    get,
+    path = "/v1/credits",
+    operation_id = "get_credits",
+    tag = "credits",
+    security(("key" = [])),
+    responses((status = 200, description = "The balance", body = Balance))
+)]
+pub async fn handler(State(app): State<Arc<App>>, Tenant(tenant): Tenant) -> Result<Json<Balance>> {
+    let mut transaction = database::begin_for(&app.pool, tenant).await?;
+    let wallet = ledger::store::wallet(&mut transaction, tenant)
+        .await?
+        .ok_or_else(|| Problem::from(Code::TenantInactive))?;
+    Ok(Json(Balance {
+        available: wallet.available,
+        held: wallet.held,
+    }))
+}

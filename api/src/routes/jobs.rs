@@ -1,0 +1,158 @@
+//! Jobs, as clients see them.
+
+pub mod cancel;
+pub mod create;
+pub mod get;
+pub mod list;
+
+use axum::http::StatusCode;
+use common::generation::Kind;
+use common::id::{JobId, TenantId};
+use common::idempotency::Answer;
+use common::job::{self, Cost, Job, State};
+use common::outcome::Class;
+use common::{artifact, database};
+use serde::Serialize;
+use time::OffsetDateTime;
+use utoipa::ToSchema;
+
+use crate::app::App;
+use crate::extract::Base;
+use crate::routes::artifacts::ArtifactView;
+
+/// A job. What was asked for in words and pictures is not repeated: it is personal.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Job)]
+pub struct JobView {
+    #[schema(value_type = String, example = "job_01kavm5pw8e0t9xqyp7x9r7m4b")]
+    pub id: JobId,
+    #[schema(inline)]
+    pub kind: Kind,
+    #[schema(example = "gemini-3-pro-image")]
+    pub model: String,
+    #[schema(inline)]
+    pub state: State,
+    pub name: Option<String>,
+    #[schema(value_type = HashMap<String, String>)]
+    pub metadata: serde_json::Value,
+    /// Pictures asked for.
+    pub outputs: i32,
+    /// Pictures delivered and charged.
+    pub delivered: i32,
+    /// How often a worker has taken the job.
+    pub attempts: i32,
+    pub priority: i16,
+    /// How it ended; `null` while it is open.
+    pub outcome: Option<Outcome>,
+    /// 1 when it is the next of your queued jobs. Only told by `GET /v1/jobs/{id}`, while the job is queued.
+    pub queue_position: Option<i64>,
+    pub cost: Cost,
+    pub artifacts: Vec<ArtifactView>,
+    #[serde(with = "time::serde::rfc3339")]
+    pub created_at: OffsetDateTime,
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub started_at: Option<OffsetDateTime>,
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub finished_at: Option<OffsetDateTime>,
+    /// It is not worked on before.
+    #[serde(with = "time::serde::rfc3339")]
+    pub run_after: OffsetDateTime,
+    /// When it expires, with everything held given back.
+    #[serde(with = "time::serde::rfc3339")]
+    pub deadline: OffsetDateTime,
+    /// The request that submitted it.
+    pub request_id: String,
+    pub links: Links,
+}
+
+/// How a job ended.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Outcome {
+    #[schema(inline)]
+    pub class: Class,
+    /// The same in plain words.
+    pub reason: Option<String>,
+}
+
+/// Where to go from a job.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Links {
+    #[serde(rename = "self")]
+    pub itself: String,
+    /// `null` once the job has ended.
+    pub cancel: Option<String>,
+}
+
+impl JobView {
+    pub fn new(job: &Job, artifacts: Vec<ArtifactView>) -> Self {
+        let itself = location(job.id);
+        let ended = job.state.is_terminal();
+        Self {
+            id: job.id,
+            kind: job.kind,
+            model: job.model.clone(),
+            state: job.state,
+            name: job.name.clone(),
+            metadata: job.metadata.clone(),
+            outputs: job.n_requested,
+            delivered: job.n_delivered,
+            attempts: job.fence,
+            priority: job.priority,
+            // An open job's row tells of its last attempt, in words that would sound final.
+            outcome: job.outcome.filter(|_| ended).map(|class| Outcome {
+                class,
+                reason: job.reason.clone(),
+            }),
+            queue_position: None,
+            cost: job.cost.clone(),
+            artifacts,
+            created_at: job.created_at,
+            started_at: job.started_at,
+            finished_at: job.finished_at,
+            run_after: job.run_after,
+            deadline: job.deadline,
+            request_id: job.request_id.clone(),
+            links: Links {
+                cancel: (!ended).then(|| format!("{itself}/cancel")),
+                itself,
+            },
+        }
+    }
+
+    /// The view as an answer to a POST.
+    pub fn answer(&self, status: StatusCode) -> Answer {
+        Answer {
+            status: status.as_u16(),
+            location: (status == StatusCode::ACCEPTED).then(|| self.links.itself.clone()),
+            body: serde_json::to_vec(self).expect("a view is JSON"),
+        }
+    }
+}
+
+/// Where a job is.
+pub fn location(id: JobId) -> String {
+    format!("/v1/jobs/{id}")
+}
+
+/// A job as it is now, with links that are fresh.
+pub async fn look(
+    app: &App,
+    base: &Base,
+    tenant: TenantId,
+    id: JobId,
+) -> sqlx::Result<Option<JobView>> {
+    let mut transaction = database::begin_for(&app.pool, tenant).await?;
+    let Some(job) = job::store::get(&mut transaction, id).await? else {
+        return Ok(None);
+    };
+    let artifacts = artifact::store::of_jobs(&mut transaction, &[id])
+        .await?
+        .iter()
+        .map(|artifact| ArtifactView::new(app, base, artifact))
+        .collect();
+    let mut view = JobView::new(&job, artifacts);
+    if job.state == State::Queued {
+        view.queue_position = Some(job::store::ahead(&mut transaction, &job).await? + 1);
+    }
+    Ok(Some(view))
+}

@@ -1,0 +1,64 @@
+//! `POST /v1/jobs/{id}/cancel`: ends an open job and gives its credits back.
+//!
+//! Queued or running, the job ends at once; a worker that has it finds out and changes nothing.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::Response;
+use common::id::JobId;
+use common::settlement::{self, Cancellation};
+
+use super::{JobView, location};
+use crate::app::App;
+use crate::auth::Tenant;
+use crate::error::{Code, Problem, ProblemBody, Result};
+use crate::extract::{AnyBody, Id};
+use crate::idempotency::Key;
+
+/// End an open job and get its credits back
+///
+/// Canceling a canceled job is no error.
+#[utoipa::path(
+    post,
+    path = "/v1/jobs/{id}/cancel",
+    operation_id = "cancel_job",
+    tag = "jobs",
+    security(("key" = [])),
+    params(
+        ("id" = String, Path, description = "`job_…`"),
+        ("Idempotency-Key" = Option<String>, Header, description = "1 to 255 visible ASCII characters; made when missing"),
+    ),
+    responses(
+        (status = 200, description = "The canceled job", body = JobView),
+        (status = 404, description = "There is none with this id", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 409, description = "It had ended before, otherwise", body = ProblemBody, content_type = "application/problem+json"),
+    )
+)]
+pub async fn handler(
+    State(app): State<Arc<App>>,
+    Tenant(tenant): Tenant,
+    Id(id): Id<JobId>,
+    key: Key,
+    AnyBody(body): AnyBody,
+) -> Result<Response> {
+    let request = key.request("POST", &format!("{}/cancel", location(id)), &body);
+    // A canceled job has delivered nothing.
+    let canceled = |job: &_| JobView::new(job, Vec::new()).answer(StatusCode::OK);
+    match settlement::cancel(&app.pool, tenant, id, &request, canceled).await? {
+        Cancellation::Canceled(answer) => Ok(key.answer(answer)),
+        Cancellation::Repeated(answer) => Ok(key.replay(answer)),
+        Cancellation::KeyReused => Err(Code::IdempotencyKeyReused.into()),
+        Cancellation::Already(state) => Err(Problem::new(
+            Code::JobAlreadyEnded,
+            format!(
+                "The job ended before it was canceled: it has {}. GET {} tells how.",
+                state.as_str(),
+                location(id)
+            ),
+        )
+        .with("state", state.as_str())),
+        Cancellation::Nothing => Err(Problem::no_such("job", id)),
+    }
+}

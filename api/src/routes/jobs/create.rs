@@ -1,0 +1,220 @@
+//! `POST /v1/jobs`: asks for pictures.
+//!
+//! The request is understood, quoted and admitted in one transaction, which holds the credits; only then is
+//! Redis rung, and nobody waits for it. Read [`common::admission`] next.
+
+pub mod asked;
+pub mod terms;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::{HeaderName, HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use common::admission::{self, Admission, Admitted};
+use common::bucket::BucketError;
+use common::credits::{Credits, Quote};
+use common::id::{JobId, TenantId};
+use common::job::{Cost, Job};
+use common::{clock, dispatch};
+use serde::Serialize;
+use tokio::time::Instant;
+use utoipa::ToSchema;
+
+use super::{JobView, look};
+use crate::app::App;
+use crate::auth::Tenant;
+use crate::error::{Code, Problem, ProblemBody, Result};
+use crate::extract::{Base, JsonBody};
+use crate::idempotency::Key;
+use asked::{Asked, CreateJob, Picture};
+pub use terms::{CANCEL_AFTER, PREFER};
+use terms::{Terms, Wait};
+
+/// First and longest pause between two looks at a job that is waited for.
+const LOOKS: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(500));
+
+/// What a job would cost at most. Nothing was written.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct DryRun {
+    /// `held` is what admission would hold.
+    pub cost: Cost,
+    /// Pictures asked for.
+    pub outputs: u32,
+}
+
+/// Ask for pictures
+///
+/// The price of everything asked for is held; only what is delivered is charged, and the rest comes back at once.
+#[utoipa::path(
+    post,
+    path = "/v1/jobs",
+    operation_id = "create_job",
+    tag = "jobs",
+    security(("key" = [])),
+    params(Terms),
+    request_body = CreateJob,
+    responses(
+        (status = 200, description = "With `dry_run=true` the quote; with `Prefer: wait` the job, when it ended in time", body = DryRunOrJob),
+        (status = 202, description = "The job was accepted and its credits are held", body = JobView,
+            headers(("Location" = String, description = "Where the job is"), ("Idempotency-Key" = String), ("Idempotent-Replayed" = Option<bool>))),
+        (status = 400, description = "Not JSON, or a header or parameter is not usable", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 401, description = "An API key is needed", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 402, description = "The credits do not suffice: `needed` and `available` say how many are missing", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 404, description = "There is no such model", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 413, description = "More than 29 MiB", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 422, description = "The request cannot be carried out as it is: `errors` says why, place by place", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 503, description = "Repeat it with the same key after `Retry-After` seconds", body = ProblemBody, content_type = "application/problem+json"),
+    )
+)]
+pub async fn handler(
+    State(app): State<Arc<App>>,
+    Tenant(tenant): Tenant,
+    key: Key,
+    terms: Terms,
+    base: Base,
+    JsonBody(body): JsonBody,
+) -> Result<Response> {
+    let request = key.request("POST", "/v1/jobs", &body);
+    // First of all: prices and models may have changed since this request was answered.
+    if key.sent
+        && !terms.dry_run
+        && let Some(answer) = admission::answered_before(&app.pool, tenant, &request).await?
+    {
+        return Ok(key.replay(answer));
+    }
+
+    let (id, now) = (JobId::new(), clock::now());
+    // Megabytes of base64 would stall every other request of this thread.
+    let asked = tokio::task::spawn_blocking(move || Asked::read(&body, tenant, id, now))
+        .await
+        .map_err(|_| Problem::from(Code::Internal))??;
+    let quote = asked.quote(&app.catalog, now.date())?;
+    if terms.dry_run {
+        return Ok(Json(DryRun::of(&quote)?).into_response());
+    }
+
+    store(&app, &asked.pictures).await?;
+    let admission = Admission {
+        tenant,
+        idempotency: request,
+        job: id,
+        model: asked.model,
+        name: asked.name,
+        metadata: asked.metadata,
+        request_id: terms.request_id,
+        generation: asked.generation,
+        quote,
+        priority: asked.priority,
+        run_at: asked.run_at,
+        cancel_after: asked.starts_in + terms.cancel_after,
+    };
+    let accepted = |job: &Job| JobView::new(job, Vec::new()).answer(StatusCode::ACCEPTED);
+    let admitted = admission::admit(&app.pool, &admission, accepted).await;
+    if !matches!(admitted, Ok(Admitted::New { .. })) {
+        discard(&app, &asked.pictures).await;
+    }
+    match admitted? {
+        Admitted::Repeated(answer) => Ok(key.replay(answer)),
+        Admitted::New { job, answer } => {
+            // A job for later is rung by a worker's dispatcher when it is due.
+            if admission.run_at.is_none() {
+                let ring = app.ring.clone();
+                app.tasks
+                    .spawn(async move { dispatch::ring_new(&ring, &job).await });
+            }
+            match terms.wait {
+                None => Ok(key.answer(answer)),
+                Some(wait) => {
+                    let ended = ended_within(&app, &base, tenant, id, wait).await;
+                    let answer = ended.map_or(answer, |job| job.answer(StatusCode::OK));
+                    let mut response = key.answer(answer);
+                    response.headers_mut().insert(
+                        HeaderName::from_static("preference-applied"),
+                        HeaderValue::try_from(wait.to_string()).expect("digits are a header"),
+                    );
+                    Ok(response)
+                }
+            }
+        }
+    }
+}
+
+impl DryRun {
+    fn of(quote: &Quote) -> Result<Self> {
+        Ok(Self {
+            cost: Cost {
+                unit_price: quote.unit_price,
+                price_version: quote.price_version.clone(),
+                held: quote.hold().map_err(|_| Problem::from(Code::Internal))?,
+                captured: Credits::ZERO,
+                released: Credits::ZERO,
+                refunded: Credits::ZERO,
+            },
+            outputs: quote.outputs,
+        })
+    }
+}
+
+/// Puts the pictures where the job's worker will look for them: before the row that names them.
+async fn store(app: &App, pictures: &[Picture]) -> std::result::Result<(), BucketError> {
+    for (stored, picture) in pictures.iter().enumerate() {
+        if let Err(error) = app
+            .bucket
+            .put_new(&picture.object_key, picture.bytes.clone())
+            .await
+        {
+            discard(app, &pictures[..stored]).await;
+            return Err(error);
+        }
+    }
+    Ok(())
+}
+
+/// Takes the pictures away again: there is no job that would look for them.
+async fn discard(app: &App, pictures: &[Picture]) {
+    for picture in pictures {
+        if let Err(error) = app.bucket.delete(&picture.object_key).await {
+            tracing::warn!(%error, key = picture.object_key, "A picture of no job stays in the bucket");
+        }
+    }
+}
+
+/// The job once it has ended, if that is soon enough. The job stands already, so trouble here is no failure:
+/// the client looks for itself.
+async fn ended_within(
+    app: &App,
+    base: &Base,
+    tenant: TenantId,
+    id: JobId,
+    wait: Wait,
+) -> Option<JobView> {
+    let until = Instant::now() + wait.0;
+    let (mut pause, longest) = LOOKS;
+    loop {
+        let next = (Instant::now() + pause).min(until);
+        tokio::select! {
+            () = tokio::time::sleep_until(next) => {}
+            () = app.stopping.cancelled() => return None,
+        }
+        let job = look(app, base, tenant, id).await.ok().flatten()?;
+        if job.state.is_terminal() {
+            return Some(job);
+        }
+        if next == until {
+            return None;
+        }
+        pause = (pause * 3 / 2).min(longest);
+    }
+}
+
+/// The quote, or the job that ended in time.
+#[derive(ToSchema)]
+#[schema(as = DryRunOrJob)]
+#[serde(untagged)]
+pub enum DryRunOrJob {
+    DryRun(DryRun),
+    Job(Box<JobView>),
+}

@@ -1,0 +1,613 @@
+//! The body of a request for a job: what may stand in it, and everything that is wrong with it at once.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use common::artifact::input_key;
+use common::catalog::{Catalog, NotOffered};
+use common::credits::Quote;
+use common::generation::image::{
+    AspectRatio, Format, ImageRequest, Input, MAX_INPUT_BYTES, MAX_INPUTS_BYTES, MediaType, Role,
+    Size, inspect,
+};
+use common::generation::{Generation, Violation};
+use common::id::{JobId, TenantId};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use time::format_description::well_known::Rfc3339;
+use time::{Date, OffsetDateTime};
+use utoipa::ToSchema;
+use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
+
+use crate::error::{Problem, Result};
+use crate::extract;
+
+const SIZES: [Size; 2] = [Size::OneK, Size::TwoK];
+const FORMATS: [Format; 3] = [Format::Png, Format::Jpeg, Format::Webp];
+const MEDIA_TYPES: [MediaType; 3] = [MediaType::Png, MediaType::Jpeg, MediaType::Webp];
+const ROLES: [Role; 4] = [
+    Role::Product,
+    Role::ModelReference,
+    Role::Style,
+    Role::Source,
+];
+
+/// Longest side of an input picture, and its most pixels: what decoding it may cost.
+const MAX_SIDE: u32 = 16_384;
+const MAX_PIXELS: u64 = 64_000_000;
+const MAX_NAME: usize = 200;
+const MAX_METADATA: usize = 50;
+const MAX_METADATA_KEY: usize = 64;
+const MAX_METADATA_VALUE: usize = 500;
+const MAX_PRIORITY: i16 = 10;
+/// How far ahead a job may be planned.
+const MAX_AHEAD: Duration = Duration::from_hours(7 * 24);
+
+// No `Debug` in this file: what holds a prompt is never printed.
+
+/// What is asked for.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CreateJob {
+    /// A model of `GET /v1/models`.
+    #[serde(default)]
+    #[schema(required, example = "gemini-3-pro-image")]
+    model: String,
+    /// What the picture should show.
+    #[serde(default)]
+    #[schema(
+        required,
+        min_length = 1,
+        max_length = 8000,
+        example = "The bottle on wet slate, morning light"
+    )]
+    prompt: String,
+    /// How it should look, said apart from what it shows.
+    #[schema(max_length = 8000)]
+    art_direction: Option<String>,
+    /// Pictures to work from: at most 7 MiB each and 20 MiB in all.
+    #[serde(default)]
+    #[schema(inline)]
+    inputs: Vec<InputBody>,
+    #[schema(schema_with = ratios)]
+    aspect_ratio: Option<String>,
+    #[schema(schema_with = sizes)]
+    size: Option<String>,
+    /// How many pictures.
+    #[schema(minimum = 1, maximum = 4, default = 1)]
+    outputs: Option<u32>,
+    #[schema(schema_with = formats)]
+    format: Option<String>,
+    /// For you, to find it again.
+    #[schema(max_length = 200)]
+    name: Option<String>,
+    /// For you: at most 50 entries, keys of 64 and values of 500 characters.
+    #[serde(default)]
+    metadata: BTreeMap<String, String>,
+    /// The same seed makes similar pictures, where the model can.
+    seed: Option<i32>,
+    /// Not before this time, at most 7 days ahead.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    run_at: Option<String>,
+    /// Among your own jobs, higher goes first.
+    #[serde(default)]
+    #[schema(minimum = -10, maximum = 10, default = 0)]
+    priority: i16,
+}
+
+/// A picture to work from.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct InputBody {
+    /// The file, in base64.
+    #[schema(required, value_type = String, content_encoding = "base64")]
+    data: Option<String>,
+    #[serde(default)]
+    #[schema(required, schema_with = media_types)]
+    media_type: String,
+    #[serde(default)]
+    #[schema(required, schema_with = roles)]
+    role: String,
+    /// Promised by the design, not offered yet.
+    #[schema(ignore)]
+    upload: Option<serde_json::Value>,
+}
+
+/// A picture to be stored before the job is admitted.
+pub struct Picture {
+    pub object_key: String,
+    pub bytes: Bytes,
+}
+
+/// A request that was read. Call [`Asked::quote`] before anything else: it tells what is wrong with it.
+pub struct Asked {
+    pub model: String,
+    pub name: Option<String>,
+    pub metadata: serde_json::Value,
+    pub priority: i16,
+    pub run_at: Option<OffsetDateTime>,
+    /// How long from now it may run.
+    pub starts_in: Duration,
+    pub generation: Generation,
+    pub pictures: Vec<Picture>,
+    violations: Vec<Violation>,
+}
+
+impl Asked {
+    /// Reads a body. Fails only where it cannot be read at all.
+    pub fn read(body: &[u8], tenant: TenantId, job: JobId, now: OffsetDateTime) -> Result<Self> {
+        let body: CreateJob = extract::json(body)?;
+        let mut found = Findings::default();
+        if body.model.is_empty() {
+            found.add("/model", "Name a model: GET /v1/models lists them.");
+        }
+        found.words(&body);
+        let run_at = found.keep(run_at(body.run_at.as_deref(), now)).flatten();
+        let (inputs, pictures) = found.pictures(body.inputs, tenant, job);
+        let request = ImageRequest {
+            prompt: body.prompt,
+            art_direction: body.art_direction,
+            inputs,
+            aspect_ratio: found.choice("/aspect_ratio", body.aspect_ratio, AspectRatio::ALL),
+            size: found.choice("/size", body.size, &SIZES),
+            outputs: body.outputs.unwrap_or(1),
+            format: found.choice("/format", body.format, &FORMATS),
+            seed: body.seed,
+        };
+        Ok(Self {
+            model: body.model,
+            name: body.name,
+            metadata: serde_json::json!(body.metadata),
+            priority: body.priority,
+            run_at,
+            starts_in: run_at.map_or(Duration::ZERO, |run_at| {
+                (run_at - now).try_into().unwrap_or(Duration::ZERO)
+            }),
+            generation: Generation::Image(request),
+            pictures,
+            violations: found.0,
+        })
+    }
+
+    /// What it costs at most, or everything that is wrong with it: here and for its model.
+    pub fn quote(&self, catalog: &Catalog, today: Date) -> Result<Quote> {
+        let mut violations = self.violations.clone();
+        match catalog.quote(&self.model, &self.generation, today) {
+            Ok(quote) if violations.is_empty() => return Ok(quote),
+            Ok(_) => {}
+            Err(NotOffered::Violations(of_model)) => {
+                // A choice that was not understood stands in the request as the default: once is enough.
+                let known: Vec<String> = violations
+                    .iter()
+                    .map(|found| found.pointer.clone())
+                    .collect();
+                violations.extend(
+                    of_model
+                        .into_iter()
+                        .filter(|found| !known.contains(&found.pointer)),
+                );
+            }
+            Err(_) if self.model.is_empty() => {}
+            Err(not_offered) => return Err(not_offered.into()),
+        }
+        Err(Problem::invalid(violations))
+    }
+}
+
+fn ratios() -> Schema {
+    words(
+        "Width to height.",
+        AspectRatio::ALL,
+        Some(&AspectRatio::default()),
+    )
+}
+
+fn sizes() -> Schema {
+    let description =
+        "How large; the pixels follow from the ratio: `GET /v1/models` has the table.";
+    words(description, &SIZES, Some(&Size::default()))
+}
+
+fn formats() -> Schema {
+    words(
+        "How the pictures are encoded.",
+        &FORMATS,
+        Some(&Format::default()),
+    )
+}
+
+fn media_types() -> Schema {
+    words("How the file is encoded.", &MEDIA_TYPES, None)
+}
+
+fn roles() -> Schema {
+    words("What the picture is for.", &ROLES, None)
+}
+
+/// The schema of one of a few known words.
+fn words<T: Serialize>(description: &str, all: &[T], default: Option<&T>) -> Schema {
+    ObjectBuilder::new()
+        .schema_type(Type::String)
+        .description(Some(description))
+        .enum_values(Some(all.iter().map(word)))
+        .default(default.map(|value| word(value).into()))
+        .into()
+}
+
+/// How a value is written in JSON.
+fn word<T: Serialize>(value: &T) -> String {
+    serde_json::to_value(value)
+        .ok()
+        .and_then(|value| value.as_str().map(str::to_owned))
+        .unwrap_or_default()
+}
+
+/// When it may run; `None` for at once.
+fn run_at(
+    text: Option<&str>,
+    now: OffsetDateTime,
+) -> std::result::Result<Option<OffsetDateTime>, Violation> {
+    let Some(text) = text else { return Ok(None) };
+    let run_at = OffsetDateTime::parse(text, &Rfc3339).map_err(|_| {
+        Violation::new(
+            "/run_at",
+            "Expected a time like 2026-11-22T18:00:00Z (RFC 3339).",
+        )
+    })?;
+    if run_at > now + MAX_AHEAD {
+        return Err(Violation::new("/run_at", "At most 7 days ahead."));
+    }
+    Ok((run_at > now).then_some(run_at))
+}
+
+/// What is wrong, collected so that all of it is told at once.
+#[derive(Default)]
+struct Findings(Vec<Violation>);
+
+impl Findings {
+    fn add(&mut self, pointer: impl Into<String>, detail: impl Into<String>) {
+        self.0.push(Violation::new(pointer, detail));
+    }
+
+    fn keep<T>(&mut self, result: std::result::Result<T, Violation>) -> Option<T> {
+        result.map_err(|violation| self.0.push(violation)).ok()
+    }
+
+    /// One of a few known words, or the default where nothing usable stands.
+    fn choice<T: Copy + Default + Serialize>(
+        &mut self,
+        pointer: &str,
+        text: Option<String>,
+        all: &[T],
+    ) -> T {
+        text.and_then(|text| self.keep(choice(pointer, &text, all)))
+            .unwrap_or_default()
+    }
+
+    fn words(&mut self, body: &CreateJob) {
+        for (pointer, text) in [
+            ("/prompt", Some(&body.prompt)),
+            ("/art_direction", body.art_direction.as_ref()),
+            ("/name", body.name.as_ref()),
+        ] {
+            if text.is_some_and(|text| text.contains('\0')) {
+                self.add(pointer, "Leave out the NUL character.");
+            }
+        }
+        if body
+            .name
+            .as_ref()
+            .is_some_and(|name| name.chars().count() > MAX_NAME)
+        {
+            self.add("/name", format!("At most {MAX_NAME} characters."));
+        }
+        if body.metadata.len() > MAX_METADATA {
+            self.add("/metadata", format!("At most {MAX_METADATA} entries."));
+        }
+        let fits = |text: &str, most| text.chars().count() <= most && !text.contains('\0');
+        if body.metadata.iter().any(|(key, value)| {
+            key.is_empty() || !fits(key, MAX_METADATA_KEY) || !fits(value, MAX_METADATA_VALUE)
+        }) {
+            self.add(
+                "/metadata",
+                format!(
+                    "Keys of 1 to {MAX_METADATA_KEY} and values of at most {MAX_METADATA_VALUE} characters, without NUL."
+                ),
+            );
+        }
+        if body.priority.unsigned_abs() > MAX_PRIORITY.unsigned_abs() {
+            self.add("/priority", format!("-{MAX_PRIORITY} to {MAX_PRIORITY}."));
+        }
+    }
+
+    fn pictures(
+        &mut self,
+        bodies: Vec<InputBody>,
+        tenant: TenantId,
+        job: JobId,
+    ) -> (Vec<Input>, Vec<Picture>) {
+        let (mut inputs, mut pictures) = (Vec::new(), Vec::new());
+        let mut sum = 0;
+        for (index, body) in bodies.into_iter().enumerate() {
+            let at = |field: &str| format!("/inputs/{index}/{field}");
+            let role = self.keep(choice(&at("role"), &body.role, &ROLES));
+            let media_type = self.keep(choice(&at("media_type"), &body.media_type, &MEDIA_TYPES));
+            if body.upload.is_some() {
+                self.add(
+                    at("upload"),
+                    "Uploads are not offered yet: send the picture itself, as base64 in `data`.",
+                );
+                continue;
+            }
+            let bytes = self.keep(
+                picture(body.data, media_type).map_err(|why| Violation::new(at("data"), why)),
+            );
+            let (Some(role), Some(media_type), Some(bytes)) = (role, media_type, bytes) else {
+                continue;
+            };
+            sum += bytes.len();
+            let object_key = input_key(tenant, job, index);
+            inputs.push(Input {
+                object_key: object_key.clone(),
+                media_type,
+                role,
+                sha256: hex::encode(Sha256::digest(&bytes)),
+                bytes: bytes.len() as u64,
+            });
+            pictures.push(Picture { object_key, bytes });
+        }
+        if sum > MAX_INPUTS_BYTES {
+            self.add(
+                "/inputs",
+                format!(
+                    "{} in all are too much: at most {}.",
+                    mebibytes(sum),
+                    mebibytes(MAX_INPUTS_BYTES)
+                ),
+            );
+        }
+        (inputs, pictures)
+    }
+}
+
+fn choice<T: Copy + Serialize>(
+    pointer: &str,
+    text: &str,
+    all: &[T],
+) -> std::result::Result<T, Violation> {
+    all.iter()
+        .find(|value| word(*value) == text)
+        .copied()
+        .ok_or_else(|| {
+            let names: Vec<String> = all.iter().map(word).collect();
+            Violation::new(pointer, format!("Use one of {}.", names.join(", ")))
+        })
+}
+
+/// The file, if it is the picture it is said to be. Nothing of it is decoded yet but its head.
+fn picture(data: Option<String>, said: Option<MediaType>) -> std::result::Result<Bytes, String> {
+    let text = data.ok_or("Send the picture itself here, as base64.")?;
+    if text.starts_with("data:") {
+        return Err("Send the base64 alone, without `data:…;base64,` before it.".to_owned());
+    }
+    if text.len() / 4 * 3 > MAX_INPUT_BYTES + 2 {
+        return Err(too_large(text.len() / 4 * 3));
+    }
+    let bytes = STANDARD
+        .decode(text)
+        .map_err(|error| format!("This is not base64 (standard alphabet, padded): {error}."))?;
+    if bytes.len() > MAX_INPUT_BYTES {
+        return Err(too_large(bytes.len()));
+    }
+    let (is, pixels) = inspect(&bytes)
+        .ok_or("This is no picture we can read: send a whole PNG, JPEG or WebP file.")?;
+    if let Some(said) = said
+        && said != is
+    {
+        return Err(format!(
+            "The file is {}, not {}: say so in media_type.",
+            is.as_str(),
+            said.as_str()
+        ));
+    }
+    let (width, height) = (pixels.width, pixels.height);
+    if width > MAX_SIDE || height > MAX_SIDE || u64::from(width) * u64::from(height) > MAX_PIXELS {
+        return Err(format!(
+            "{width} × {height} pixels are too many: at most {MAX_SIDE} a side and 64 megapixels."
+        ));
+    }
+    Ok(bytes.into())
+}
+
+fn too_large(bytes: usize) -> String {
+    format!(
+        "A picture of {} is too large: at most {}.",
+        mebibytes(bytes),
+        mebibytes(MAX_INPUT_BYTES)
+    )
+}
+
+fn mebibytes(bytes: usize) -> String {
+    let tenths = (bytes * 10).div_ceil(1024 * 1024);
+    format!("{}.{} MiB", tenths / 10, tenths % 10)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Cursor;
+
+    use ::image::{ImageFormat, RgbImage};
+    use serde_json::{Value, json};
+    use time::macros::datetime;
+
+    use super::*;
+
+    const NOW: OffsetDateTime = datetime!(2026-11-22 12:00 UTC);
+
+    fn read(body: &Value) -> Asked {
+        Asked::read(
+            body.to_string().as_bytes(),
+            TenantId::new(),
+            JobId::new(),
+            NOW,
+        )
+        .unwrap()
+    }
+
+    fn quoted(body: &Value) -> std::result::Result<i64, Value> {
+        let catalog = Catalog::load(None).unwrap();
+        read(body)
+            .quote(&catalog, NOW.date())
+            .map(|quote| quote.hold().unwrap().get())
+            .map_err(|problem| problem.body("req", "/v1/jobs"))
+    }
+
+    fn pointers(problem: &Value) -> Vec<&str> {
+        problem["errors"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|error| error["pointer"].as_str().unwrap())
+            .collect()
+    }
+
+    fn png(width: u32, height: u32) -> String {
+        let mut bytes = Cursor::new(Vec::new());
+        RgbImage::new(width, height)
+            .write_to(&mut bytes, ImageFormat::Png)
+            .unwrap();
+        STANDARD.encode(bytes.into_inner())
+    }
+
+    #[test]
+    fn the_least_request_takes_the_defaults() {
+        let body = json!({"model": "gemini-3-pro-image", "prompt": "a bottle"});
+        assert_eq!(quoted(&body), Ok(24));
+        let Generation::Image(request) = read(&body).generation;
+        assert_eq!(
+            (request.size, request.aspect_ratio, request.format),
+            (Size::OneK, AspectRatio::Square, Format::Png)
+        );
+    }
+
+    #[test]
+    fn everything_wrong_is_told_at_once() {
+        let problem = quoted(&json!({
+            "model": "gemini-3-pro-image", "prompt": " ", "size": "8K", "aspect_ratio": "5:7", "format": "gif",
+            "outputs": 9, "priority": 11, "name": "x".repeat(201), "run_at": "tomorrow",
+            "inputs": [{"data": "AAAA", "media_type": "image/gif", "role": "hero"}],
+        }))
+        .unwrap_err();
+        let mut found = pointers(&problem);
+        found.sort_unstable();
+        assert_eq!(
+            found,
+            [
+                "/aspect_ratio",
+                "/format",
+                "/inputs/0/data",
+                "/inputs/0/media_type",
+                "/inputs/0/role",
+                "/name",
+                "/outputs",
+                "/priority",
+                "/prompt",
+                "/run_at",
+                "/size"
+            ]
+        );
+        assert!(problem.to_string().contains("Use one of 1K, 2K."));
+    }
+
+    #[test]
+    fn a_model_is_named() {
+        let problem = quoted(&json!({"prompt": "a bottle"})).unwrap_err();
+        assert_eq!(pointers(&problem), ["/model"]);
+        let problem = quoted(&json!({"model": "dall-e", "prompt": "a bottle"})).unwrap_err();
+        assert_eq!(problem["code"], "unknown_model");
+    }
+
+    #[test]
+    fn a_field_nobody_knows_is_refused() {
+        let body = json!({"model": "m", "promt": "a bottle"}).to_string();
+        let Err(problem) = Asked::read(body.as_bytes(), TenantId::new(), JobId::new(), NOW) else {
+            panic!("expected a problem")
+        };
+        assert_eq!(pointers(&problem.body("", "")), ["/promt"]);
+    }
+
+    #[test]
+    fn pictures_are_what_they_are_said_to_be() {
+        let check = |input: Value, pointer: Option<&str>, words: &str| {
+            let body =
+                json!({"model": "gemini-3-pro-image", "prompt": "a bottle", "inputs": [input]});
+            match (quoted(&body), pointer) {
+                (Ok(_), None) => {}
+                (Err(problem), Some(pointer)) => {
+                    assert_eq!(pointers(&problem), [pointer], "{problem}");
+                    assert!(problem.to_string().contains(words), "{problem}");
+                }
+                (other, _) => panic!("{other:?}"),
+            }
+        };
+        let input = |data: &str, media_type: &str| json!({"data": data, "media_type": media_type, "role": "product"});
+        let data = Some("/inputs/0/data");
+        check(input(&png(4, 4), "image/png"), None, "");
+        check(
+            input(&png(4, 4), "image/jpeg"),
+            data,
+            "The file is image/png",
+        );
+        check(input("%", "image/png"), data, "not base64");
+        check(input("R0lGODlh", "image/png"), data, "no picture");
+        check(
+            input("data:image/png;base64,AAAA", "image/png"),
+            data,
+            "alone",
+        );
+        check(input(&png(16_385, 1), "image/png"), data, "too many");
+        check(
+            input(&"A".repeat(10 * 1024 * 1024), "image/png"),
+            data,
+            "at most 7.0 MiB",
+        );
+        check(
+            json!({"upload": "upl_1", "media_type": "image/png", "role": "product"}),
+            Some("/inputs/0/upload"),
+            "`data`",
+        );
+        check(
+            json!({"media_type": "image/png", "role": "product"}),
+            data,
+            "Send the picture",
+        );
+    }
+
+    #[test]
+    fn a_picture_is_kept_under_the_jobs_own_key() {
+        let body = json!({"model": "gemini-3-pro-image", "prompt": "a bottle",
+            "inputs": [{"data": png(4, 4), "media_type": "image/png", "role": "source"}]});
+        let asked = read(&body);
+        let Generation::Image(request) = asked.generation;
+        assert_eq!(request.inputs[0].object_key, asked.pictures[0].object_key);
+        assert_eq!(
+            request.inputs[0].bytes,
+            asked.pictures[0].bytes.len() as u64
+        );
+    }
+
+    #[test]
+    fn a_job_may_be_planned_for_a_week() {
+        let body =
+            |run_at: &str| json!({"model": "gemini-3-pro-image", "prompt": "a", "run_at": run_at});
+        assert_eq!(
+            read(&body("2026-11-22T13:00:00Z")).starts_in,
+            Duration::from_hours(1)
+        );
+        assert_eq!(read(&body("2026-11-22T11:00:00Z")).run_at, None);
+        assert!(quoted(&body("2026-11-30T12:00:00Z")).is_err());
+    }
+}

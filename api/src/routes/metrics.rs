@@ -1,0 +1,30 @@
+//! `/metrics` of this process, and `/metrics/billing` of the whole service.
+
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use common::telemetry;
+use sqlx::PgPool;
+
+/// What this process has counted.
+pub async fn process() -> Response {
+    prometheus(telemetry::process())
+}
+
+/// What the ledger says. Prometheus scrapes it once for the whole service.
+pub async fn billing(State(reader): State<Option<PgPool>>) -> Response {
+    let Some(reader) = reader else {
+        return (StatusCode::NOT_FOUND, "the api's process has these\n").into_response();
+    };
+    match telemetry::billing(&reader).await {
+        Ok(text) => prometheus(text),
+        Err(error) => {
+            tracing::warn!(%error, "Billing metrics could not be read");
+            (StatusCode::SERVICE_UNAVAILABLE, "Postgres cannot be read\n").into_response()
+        }
+    }
+}
+
+fn prometheus(text: String) -> Response {
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
+}

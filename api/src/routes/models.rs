@@ -1,0 +1,179 @@
+//! Models, as clients see them. No key is needed: prices are no secret.
+
+pub mod get;
+pub mod list;
+
+use std::collections::BTreeMap;
+
+use common::catalog::Model;
+use common::credits::Credits;
+use common::generation::Kind;
+use common::generation::image::{AspectRatio, Size, pixels};
+use serde::Serialize;
+use serde_json::{Value, json};
+use time::Date;
+use utoipa::ToSchema;
+
+use crate::routes::jobs::create::asked::CreateJob;
+
+/// A model on offer.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Model)]
+pub struct ModelView {
+    #[schema(example = "gemini-3-pro-image")]
+    pub id: String,
+    #[schema(example = "Nano Banana Pro")]
+    pub title: String,
+    #[schema(inline)]
+    pub kind: Kind,
+    pub provider: String,
+    /// Where the provider runs it.
+    pub location: String,
+    #[schema(value_type = Vec<String>)]
+    pub sizes: Vec<Size>,
+    #[schema(value_type = Vec<String>)]
+    pub aspect_ratios: Vec<AspectRatio>,
+    /// Most pictures to work from.
+    pub max_inputs: usize,
+    /// Most pictures a job may ask for.
+    pub max_outputs: u32,
+    /// Width and height, by ratio and size. Pictures have exactly these.
+    #[schema(value_type = HashMap<String, HashMap<String, Vec<u32>>>)]
+    pub pixels: BTreeMap<&'static str, BTreeMap<&'static str, [u32; 2]>>,
+    /// `null` before the first price begins.
+    pub price: Option<PriceView>,
+    pub lifecycle: Lifecycle,
+    /// JSON Schema of the body of `POST /v1/jobs` for this model.
+    #[schema(value_type = Object)]
+    pub request_schema: Value,
+    /// A body that works.
+    #[schema(value_type = Object)]
+    pub example: Value,
+}
+
+/// The price of the day.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Price)]
+pub struct PriceView {
+    /// The day it began.
+    #[schema(example = "2026-05-28")]
+    pub version: String,
+    /// Credits for one delivered picture, by size.
+    pub credits: BTreeMap<String, Credits>,
+}
+
+/// How long a model is offered.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Lifecycle {
+    /// Whether jobs are accepted today.
+    pub offered: bool,
+    #[schema(format = Date)]
+    pub announced: String,
+    #[schema(format = Date)]
+    pub deprecated: Option<String>,
+    /// From this day on jobs are refused.
+    #[schema(format = Date)]
+    pub shut_down: Option<String>,
+    /// The model to use instead.
+    pub successor: Option<String>,
+}
+
+impl ModelView {
+    pub fn new(model: &Model, today: Date) -> Self {
+        let sides = |ratio, size| {
+            let pixels = pixels(ratio, size);
+            [pixels.width, pixels.height]
+        };
+        let by_size = |&ratio: &AspectRatio| {
+            let sizes = model.sizes.iter();
+            let sizes = sizes.map(|&size| (size.as_str(), sides(ratio, size)));
+            (ratio.as_str(), sizes.collect())
+        };
+        Self {
+            id: model.id.clone(),
+            title: model.title.clone(),
+            kind: model.kind,
+            provider: model.provider.clone(),
+            location: model.location.clone(),
+            sizes: model.sizes.clone(),
+            aspect_ratios: model.ratios.clone(),
+            max_inputs: model.max_inputs,
+            max_outputs: model.max_outputs,
+            pixels: model.ratios.iter().map(by_size).collect(),
+            price: model.current_price(today).map(|price| PriceView {
+                version: price.from.to_string(),
+                credits: price.credits.clone(),
+            }),
+            lifecycle: Lifecycle {
+                offered: model.shut_down.is_none_or(|on| today < on),
+                announced: model.announced.to_string(),
+                deprecated: model.deprecated.map(|on| on.to_string()),
+                shut_down: model.shut_down.map(|on| on.to_string()),
+                successor: model.successor.clone(),
+            },
+            request_schema: request_schema(model),
+            example: json!({
+                "model": model.id,
+                "prompt": "The bottle on wet slate, morning light",
+                "aspect_ratio": model.ratios[0],
+                "size": model.sizes[0],
+            }),
+        }
+    }
+}
+
+/// The schema of every job's body, narrowed to what this model can do.
+fn request_schema(model: &Model) -> Value {
+    let mut schema = json!(<CreateJob as utoipa::PartialSchema>::schema());
+    schema["$schema"] = json!("https://json-schema.org/draft/2020-12/schema");
+    schema["title"] = json!(format!("A job for {}", model.title));
+    let properties = &mut schema["properties"];
+    properties["model"] = json!({ "const": model.id });
+    properties["size"]["enum"] = json!(model.sizes);
+    properties["aspect_ratio"]["enum"] = json!(model.ratios);
+    properties["outputs"]["maximum"] = json!(model.max_outputs);
+    properties["inputs"]["maxItems"] = json!(model.max_inputs);
+    schema
+}
+
+#[cfg(test)]
+mod tests {
+    use common::catalog::Catalog;
+    use time::macros::date;
+
+    use super::*;
+
+    #[test]
+    fn a_schema_is_narrowed_and_stands_alone() {
+        let catalog = Catalog::load(None).unwrap();
+        for model in catalog.models() {
+            let view = ModelView::new(model, date!(2026 - 11 - 22));
+            let schema = view.request_schema;
+            assert!(!schema.to_string().contains("$ref"), "{schema:#}");
+            assert_eq!(schema["properties"]["size"]["enum"], json!(model.sizes));
+            assert_eq!(schema["additionalProperties"], false);
+            let inputs = &schema["properties"]["inputs"];
+            assert_eq!(inputs["maxItems"], model.max_inputs);
+            assert_eq!(
+                inputs["items"]["required"],
+                json!(["data", "media_type", "role"])
+            );
+            assert_eq!(schema["required"], json!(["model", "prompt"]));
+        }
+    }
+
+    #[test]
+    fn pixels_are_told_for_what_the_model_makes() {
+        let catalog = Catalog::load(None).unwrap();
+        let model = catalog.get("gemini-3-pro-image").unwrap();
+        let view = ModelView::new(model, date!(2026 - 11 - 22));
+        assert_eq!(view.pixels["4:5"]["2K"], [1856, 2304]);
+        assert_eq!(view.price.unwrap().credits["2K"].get(), 24);
+        assert!(view.lifecycle.offered);
+        assert!(
+            !ModelView::new(model, date!(2027 - 05 - 28))
+                .lifecycle
+                .offered
+        );
+    }
+}

@@ -1,0 +1,34 @@
+//! `GET /v1/models/{id}`: one model.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{Path, State};
+use common::catalog::NotOffered;
+use common::clock;
+
+use super::ModelView;
+use crate::app::App;
+use crate::error::{ProblemBody, Result};
+
+/// A model and its price
+#[utoipa::path(
+    get,
+    path = "/v1/models/{id}",
+    operation_id = "get_model",
+    tag = "models",
+    params(("id" = String, Path, description = "Such as `gemini-3-pro-image`")),
+    responses(
+        (status = 200, description = "The model", body = ModelView),
+        (status = 404, description = "There is no such model", body = ProblemBody, content_type = "application/problem+json"),
+    )
+)]
+pub async fn handler(
+    State(app): State<Arc<App>>,
+    Path(id): Path<String>,
+) -> Result<Json<ModelView>> {
+    match app.catalog.get(&id) {
+        Some(model) => Ok(Json(ModelView::new(model, clock::now().date()))),
+        None => Err(NotOffered::UnknownModel(id).into()),
+    }
+}

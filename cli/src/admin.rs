@@ -1,0 +1,157 @@
+//! What an operator does to a database: tenants, keys, credits, migrations, verification.
+
+use std::path::Path;
+
+use anyhow::{Context, bail, ensure};
+use common::admission;
+use common::config::{Config, ConfigError};
+use common::credits::Credits;
+use common::database::{self, Role};
+use common::id::TenantId;
+use common::tenant::{self, ApiKey};
+use common::verify::{self, Finding};
+use secrecy::ExposeSecret;
+use sqlx::PgPool;
+use sqlx::postgres::PgConnectOptions;
+
+use crate::private::Database;
+
+/// Migrates with the owner's login, and lets the runtime login of `DATABASE_URL` act as the runtime roles.
+pub async fn migrate(config: &Config) -> anyhow::Result<()> {
+    let owner_url = config.owner_url.as_ref().ok_or(ConfigError::Missing {
+        name: "DATABASE_OWNER_URL",
+        needed: "the login that owns and migrates the database",
+    })?;
+    let runtime = config
+        .database_url
+        .as_ref()
+        .map(|url| url.expose_secret().parse::<PgConnectOptions>())
+        .transpose()?;
+    database::migrate(
+        owner_url.expose_secret(),
+        runtime.as_ref().map(PgConnectOptions::get_username),
+    )
+    .await?;
+    tracing::info!("The database is up to date");
+    Ok(())
+}
+
+/// Adds a tenant with an empty wallet.
+pub async fn add_tenant(
+    config: &Config,
+    data: Option<&Path>,
+    name: &str,
+) -> anyhow::Result<TenantId> {
+    let place = Place::open(config, data, Role::Api).await?;
+    let tenant = insert_tenant(&place.pool, name).await;
+    place.close().await;
+    tenant
+}
+
+/// Makes a key for a tenant.
+pub async fn add_key(
+    config: &Config,
+    data: Option<&Path>,
+    tenant: TenantId,
+    name: &str,
+) -> anyhow::Result<ApiKey> {
+    let place = Place::open(config, data, Role::Api).await?;
+    let key = insert_key(&place.pool, tenant, name).await;
+    place.close().await;
+    key
+}
+
+/// Refuses a key from now on.
+pub async fn revoke_key(
+    config: &Config,
+    data: Option<&Path>,
+    tenant: TenantId,
+    key: &str,
+) -> anyhow::Result<()> {
+    let place = Place::open(config, data, Role::Api).await?;
+    let mut transaction = database::begin_for(&place.pool, tenant).await?;
+    let revoked = tenant::store::revoke_key(&mut transaction, tenant, key).await?;
+    transaction.commit().await?;
+    place.close().await;
+    ensure!(
+        revoked,
+        "tenant {tenant} has no key {key} that is not revoked already"
+    );
+    Ok(())
+}
+
+/// Gives promotional credits, once for each source. `false`: this source has given before.
+pub async fn grant(
+    config: &Config,
+    data: Option<&Path>,
+    tenant: TenantId,
+    amount: Credits,
+    source: &str,
+) -> anyhow::Result<bool> {
+    let place = Place::open(config, data, Role::Api).await?;
+    let granted = admission::grant_promo(&place.pool, tenant, source, amount).await;
+    place.close().await;
+    granted.with_context(|| format!("nothing was granted to {tenant}"))
+}
+
+/// Checks every invariant.
+pub async fn verify(config: &Config, data: Option<&Path>) -> anyhow::Result<Vec<Finding>> {
+    let place = Place::open(config, data, Role::Reader).await?;
+    let findings = verify::verify(&place.pool).await;
+    place.close().await;
+    Ok(findings?)
+}
+
+/// A tenant with an empty wallet.
+pub async fn insert_tenant(pool: &PgPool, name: &str) -> anyhow::Result<TenantId> {
+    let tenant = TenantId::new();
+    let mut transaction = database::begin_for(pool, tenant).await?;
+    tenant::store::insert(&mut transaction, tenant, name).await?;
+    transaction.commit().await?;
+    Ok(tenant)
+}
+
+/// A new key for a tenant that exists.
+pub async fn insert_key(pool: &PgPool, tenant: TenantId, name: &str) -> anyhow::Result<ApiKey> {
+    let key = ApiKey::generate();
+    let mut transaction = database::begin_for(pool, tenant).await?;
+    if !tenant::store::exists(&mut transaction, tenant).await? {
+        bail!("there is no tenant {tenant}");
+    }
+    tenant::store::insert_key(&mut transaction, tenant, &key, name).await?;
+    transaction.commit().await?;
+    Ok(key)
+}
+
+/// The database a word is about: the named data folder's, the configured one, or that of `./data`.
+struct Place {
+    pool: PgPool,
+    private: Option<Database>,
+}
+
+impl Place {
+    async fn open(config: &Config, data: Option<&Path>, role: Role) -> anyhow::Result<Self> {
+        let (url, private) = match (data, &config.database_url) {
+            (None, Some(url)) => (url.expose_secret().to_owned(), None),
+            (data, _) => {
+                let private = Database::open(data.unwrap_or(Path::new("data"))).await?;
+                (private.database_url().to_owned(), Some(private))
+            }
+        };
+        let pool = database::connect(&url, role, 2)
+            .await
+            .context("cannot reach Postgres")?;
+        ensure!(
+            database::is_migrated(&pool).await?,
+            "the database is not up to date: run `platen migrate`, or `platen up` once"
+        );
+        Ok(Self { pool, private })
+    }
+
+    async fn close(self) {
+        self.pool.close().await;
+        if let Some(private) = self.private {
+            private.close().await;
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! `platen doctor`: what is configured, what is reachable, what is missing.
+
+use std::fmt;
+use std::time::Duration;
+
+use common::catalog::Catalog;
+use common::clock;
+use common::config::Config;
+use common::database::{self, Role};
+use common::queue::Ring;
+use secrecy::ExposeSecret;
+
+/// What was found, a line each.
+#[derive(Default)]
+pub struct Report(Vec<(Health, String)>);
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Health {
+    Well,
+    Note,
+    Ill,
+}
+
+impl Report {
+    /// Whether nothing stands in the way of running.
+    pub fn is_well(&self) -> bool {
+        self.0.iter().all(|(health, _)| *health != Health::Ill)
+    }
+
+    fn add(&mut self, health: Health, says: impl Into<String>) {
+        self.0.push((health, says.into()));
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut first = true;
+        for (health, says) in &self.0 {
+            let mark = match health {
+                Health::Well => "ok     ",
+                Health::Note => "note   ",
+                Health::Ill => "MISSING",
+            };
+            write!(f, "{}{mark} {says}", if first { "" } else { "\n" })?;
+            first = false;
+        }
+        Ok(())
+    }
+}
+
+/// Looks at everything the configuration names.
+pub async fn examine(config: &Config) -> Report {
+    let mut report = Report::default();
+    postgres(config, &mut report).await;
+    redis(config, &mut report).await;
+    match &config.vertex {
+        Some(vertex) => report.add(Health::Note, format!("Vertex AI: project {} (credentials are first used by a call)", vertex.project)),
+        None => report.add(Health::Note, "Vertex AI: GOOGLE_CLOUD_PROJECT is not set; `platen up` starts a fake, `platen worker` refuses to start"),
+    }
+    match &config.signing_key {
+        Some(_) => report.add(Health::Well, "links are signed with PLATEN_SIGNING_KEY"),
+        None => report.add(Health::Note, "PLATEN_SIGNING_KEY is not set; `platen up` makes one, `platen api` and `platen worker` need it"),
+    }
+    catalog(config, &mut report);
+    report
+}
+
+async fn postgres(config: &Config, report: &mut Report) {
+    let Some(url) = &config.database_url else {
+        return private(
+            report,
+            "Postgres",
+            "DATABASE_URL",
+            crate::private::missing_postgres(),
+        );
+    };
+    let reach = async {
+        let pool = database::connect(url.expose_secret(), Role::Reader, 1).await?;
+        database::is_migrated(&pool).await
+    };
+    match tokio::time::timeout(Duration::from_secs(5), reach).await {
+        Ok(Ok(true)) => report.add(Health::Well, "Postgres: reachable and up to date"),
+        Ok(Ok(false)) => report.add(
+            Health::Ill,
+            "Postgres: reachable, but not up to date: run `platen migrate`",
+        ),
+        Ok(Err(error)) => report.add(Health::Ill, format!("Postgres: {error}")),
+        Err(_) => report.add(Health::Ill, "Postgres: no answer within 5 s"),
+    }
+}
+
+async fn redis(config: &Config, report: &mut Report) {
+    let Some(url) = &config.redis_url else {
+        return private(
+            report,
+            "Redis",
+            "REDIS_URL",
+            crate::private::missing_redis(),
+        );
+    };
+    let reach = async { Ring::new(url.expose_secret(), &config.queue)?.ping().await };
+    match tokio::time::timeout(Duration::from_secs(5), reach).await {
+        Ok(Ok(())) => report.add(Health::Well, "Redis: reachable"),
+        Ok(Err(error)) => report.add(Health::Ill, format!("Redis: {error}")),
+        Err(_) => report.add(Health::Ill, "Redis: no answer within 5 s"),
+    }
+}
+
+fn private(report: &mut Report, name: &str, variable: &str, missing: Option<&str>) {
+    match missing {
+        None => report.add(
+            Health::Note,
+            format!("{name}: {variable} is not set; `platen up` starts its own"),
+        ),
+        Some(missing) => report.add(
+            Health::Ill,
+            format!("{name}: {variable} is not set. {missing}"),
+        ),
+    }
+}
+
+fn catalog(config: &Config, report: &mut Report) {
+    match Catalog::load(config.models.as_deref()) {
+        Err(error) => report.add(Health::Ill, error.to_string()),
+        Ok(catalog) => {
+            let today = clock::now().date();
+            report.add(
+                Health::Well,
+                format!("{} models in the catalogue", catalog.models().count()),
+            );
+            for model in catalog.models() {
+                if let Some(day) = model
+                    .shut_down
+                    .filter(|day| *day - today < time::Duration::days(60))
+                {
+                    let successor = model
+                        .successor
+                        .as_ref()
+                        .map_or_else(String::new, |name| format!("; its successor is {name}"));
+                    report.add(
+                        Health::Note,
+                        format!("{} shuts down on {day}{successor}", model.id),
+                    );
+                }
+            }
+        }
+    }
+}

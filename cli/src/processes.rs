@@ -1,0 +1,55 @@
+//! The two roles as processes of their own, for containers.
+
+use std::sync::Arc;
+
+use common::config::Config;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// Serves the API until the process is told to stop.
+pub async fn api(config: &Config) -> anyhow::Result<()> {
+    let app = api::App::connect(config).await?;
+    let listener = listen(config.listen).await?;
+    let metrics = listen(config.metrics_listen).await?;
+    api::serve(app, listener, Some(metrics), stop_signal()?).await
+}
+
+/// Works until the process is told to stop. Never starts a fake: without credentials it refuses to start.
+pub async fn worker(config: &Config) -> anyhow::Result<()> {
+    let app = Arc::new(worker::App::connect(config).await?);
+    let metrics = listen(config.metrics_listen).await?;
+    let stop = stop_signal()?;
+    // Without a reader: what is billed is scraped once for the whole service, from the api.
+    let serving = axum::serve(metrics, api::metrics_router(None))
+        .with_graceful_shutdown(stop.clone().cancelled_owned());
+    let (worked, served) = tokio::join!(worker::run(app, stop.clone()), serving.into_future());
+    worked.and(served.map_err(Into::into))
+}
+
+/// Binds an address, or says which one it was.
+pub async fn listen(address: std::net::SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address)
+        .await
+        .map_err(|error| anyhow::anyhow!("cannot listen on {address}: {error}"))
+}
+
+/// Cancelled by Ctrl-C and by SIGTERM.
+pub fn stop_signal() -> anyhow::Result<CancellationToken> {
+    let stop = CancellationToken::new();
+    let (mut interrupt, mut terminate) = (
+        signal(SignalKind::interrupt())?,
+        signal(SignalKind::terminate())?,
+    );
+    let stopping = stop.clone();
+    TaskTracker::new().spawn(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        tracing::info!("Stopping: taking nothing new, finishing what runs");
+        stopping.cancel();
+    });
+    Ok(stop)
+}

@@ -1,0 +1,274 @@
+//! `platen up`: the whole product in one process.
+//!
+//! With no `DATABASE_URL` or `REDIS_URL` it starts its own servers, with no Google project a fake Vertex AI; it
+//! migrates, makes a demo tenant with credits and a key, and then is what `platen api` and `platen worker` are.
+
+mod demo;
+
+use std::io::Write;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::Context;
+use common::config::{Config, Vertex};
+use secrecy::{ExposeSecret, SecretString};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::private::Servers;
+use crate::processes::{listen, stop_signal};
+use crate::{admin, secrets};
+use demo::Demo;
+
+/// How to start.
+#[derive(clap::Args, Clone, Debug)]
+pub struct Options {
+    /// Where everything is kept.
+    #[arg(long, default_value = "data")]
+    pub data: PathBuf,
+    /// Port of the API on 127.0.0.1; 0 takes a free one. Without it `PLATEN_LISTEN` decides, then 8080.
+    #[arg(long)]
+    pub port: Option<u16>,
+    /// Writes one JSON object with addresses and the demo key to this file once everything answers.
+    #[arg(long)]
+    pub ready_file: Option<PathBuf>,
+}
+
+/// What runs, for `--ready-file` and for the eyes.
+#[derive(serde::Serialize)]
+struct Ready {
+    api: String,
+    metrics: String,
+    key: String,
+    database: String,
+    redis: String,
+    fakes: Fakes,
+}
+
+#[derive(serde::Serialize)]
+struct Fakes {
+    vertex: Option<String>,
+}
+
+/// Runs until Ctrl-C or SIGTERM.
+pub async fn run(mut config: Config, options: Options) -> anyhow::Result<()> {
+    let stop = stop_signal()?;
+    let data = &options.data;
+    std::fs::create_dir_all(data)
+        .with_context(|| format!("cannot make the data folder {}", data.display()))?;
+
+    let mut servers = start_servers(&mut config, data).await?;
+    let ended = serve(&mut config, &options, servers.as_mut(), &stop).await;
+    if let Some(servers) = servers {
+        servers.stop().await;
+    }
+    ended
+}
+
+async fn serve(
+    config: &mut Config,
+    options: &Options,
+    servers: Option<&mut Servers>,
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
+    if config.owner_url.is_some() {
+        admin::migrate(config).await?;
+    }
+    let data = &options.data;
+    if std::env::var_os("PLATEN_BUCKET").is_none() {
+        config.bucket = data.join("bucket");
+    }
+    if config.signing_key.is_none() {
+        config.signing_key = Some(secrets::kept_or_made(&data.join("signing.key"))?.into());
+    }
+    if let Some(port) = options.port {
+        config.listen = SocketAddr::from(([127, 0, 0, 1], port));
+    }
+    let listener = listen(config.listen)
+        .await
+        .context("is another Platen running? `--port` chooses another port")?;
+    let metrics = metrics_listener(config).await?;
+    let (address, metrics_address) = (listener.local_addr()?, metrics.local_addr()?);
+    let fake = start_fake(config).await?;
+
+    let demo = Demo::prepare(config.database_url()?.expose_secret(), data, address).await?;
+    let worker = Arc::new(worker::App::connect(config).await?);
+    let api = api::App::connect(config).await?;
+
+    let tasks = TaskTracker::new();
+    let failed = CancellationToken::new();
+    let serving = supervise(
+        &tasks,
+        &failed,
+        "The API",
+        api::serve(api, listener, Some(metrics), stop.clone()),
+    );
+    let working = supervise(
+        &tasks,
+        &failed,
+        "The worker",
+        worker::tasks::run(worker, stop.clone()),
+    );
+    tasks.close();
+
+    let ready = Ready {
+        api: format!("http://{address}"),
+        metrics: format!("http://{metrics_address}"),
+        key: demo.key.clone(),
+        database: config.database_url()?.expose_secret().to_owned(),
+        redis: config.redis_url()?.expose_secret().to_owned(),
+        fakes: Fakes {
+            vertex: fake.as_ref().map(FakeVertex::url),
+        },
+    };
+    announce(&ready, &demo, options)?;
+
+    let server_failed = async {
+        match servers {
+            Some(servers) => servers.failed().await,
+            None => std::future::pending().await,
+        }
+    };
+    let trouble = tokio::select! {
+        () = stop.cancelled() => None,
+        () = failed.cancelled() => Some(anyhow::anyhow!("a part of Platen ended by itself")),
+        error = server_failed => Some(error),
+    };
+    stop.cancel();
+    tasks.wait().await;
+    drop((serving, working, fake));
+    trouble.map_or(Ok(()), Err)
+}
+
+/// Runs a part that must not end before it is told to.
+fn supervise(
+    tasks: &TaskTracker,
+    failed: &CancellationToken,
+    name: &'static str,
+    part: impl Future<Output = anyhow::Result<()>> + Send + 'static,
+) -> tokio::task::JoinHandle<()> {
+    let failed = failed.clone();
+    tasks.spawn(async move {
+        if let Err(error) = part.await {
+            tracing::error!("{name} failed: {error:#}");
+        }
+        failed.cancel();
+    })
+}
+
+/// Private servers for what is not configured. One of two may be: the other is started beside it, unused.
+async fn start_servers(config: &mut Config, data: &Path) -> anyhow::Result<Option<Servers>> {
+    if config.database_url.is_some() && config.redis_url.is_some() {
+        return Ok(None);
+    }
+    let servers = Servers::start(data).await?;
+    if config.database_url.is_none() {
+        config.database_url = Some(SecretString::from(servers.database_url()));
+        config.owner_url = Some(SecretString::from(servers.owner_url()));
+    }
+    if config.redis_url.is_none() {
+        config.redis_url = Some(SecretString::from(servers.redis_url()));
+    }
+    Ok(Some(servers))
+}
+
+/// The configured address, or a free one when nobody asked for that address and it is taken.
+async fn metrics_listener(config: &Config) -> anyhow::Result<TcpListener> {
+    match listen(config.metrics_listen).await {
+        Err(_) if std::env::var_os("PLATEN_METRICS_LISTEN").is_none() => {
+            listen(SocketAddr::from(([127, 0, 0, 1], 0))).await
+        }
+        listener => listener,
+    }
+}
+
+#[cfg(feature = "fakes")]
+type FakeVertex = fake::Running;
+
+#[cfg(feature = "fakes")]
+mod fake {
+    pub(super) struct Running(pub(super) fakes::vertex::Vertex);
+
+    impl Running {
+        pub(super) fn url(&self) -> String {
+            self.0.base_url()
+        }
+    }
+}
+
+/// A fake Vertex AI, when no Google project is configured.
+#[cfg(feature = "fakes")]
+async fn start_fake(config: &mut Config) -> anyhow::Result<Option<FakeVertex>> {
+    if config.vertex.is_some() {
+        return Ok(None);
+    }
+    let vertex = fakes::vertex::Vertex::start(fakes::vertex::Options::default()).await?;
+    vertex.faults().latency(300..=700);
+    config.vertex = Some(Vertex {
+        project: "synthetic".to_owned(),
+        base_url: Some(vertex.base_url()),
+        synthetic: true,
+    });
+    Ok(Some(fake::Running(vertex)))
+}
+
+/// Nothing: this build has no fakes.
+#[cfg(not(feature = "fakes"))]
+struct FakeVertex;
+
+#[cfg(not(feature = "fakes"))]
+impl FakeVertex {
+    fn url(&self) -> String {
+        unreachable!("this build starts no fakes")
+    }
+}
+
+#[cfg(not(feature = "fakes"))]
+#[expect(clippy::unused_async, reason = "the build with fakes waits for them")]
+async fn start_fake(config: &mut Config) -> anyhow::Result<Option<FakeVertex>> {
+    anyhow::ensure!(
+        config.vertex.is_some(),
+        "GOOGLE_CLOUD_PROJECT is missing, and this build has no fake to start in its place"
+    );
+    Ok(None)
+}
+
+/// Says what runs, in words and in the ready file.
+#[expect(
+    clippy::print_stdout,
+    reason = "a program for people talks on standard output"
+)]
+fn announce(ready: &Ready, demo: &Demo, options: &Options) -> anyhow::Result<()> {
+    println!("\n  Platen is up.\n");
+    println!("  console   {}/#key={}", ready.api, ready.key);
+    println!("  API       {}", ready.api);
+    println!("  metrics   {}/metrics", ready.metrics);
+    println!("  demo key  {}   ({})", ready.key, demo.balance);
+    println!(
+        "  data      {}   (`source {}` for the README's curl lines)",
+        options.data.display(),
+        options.data.join("demo.env").display()
+    );
+    if ready.fakes.vertex.is_some() {
+        println!(
+            "\n  Pictures are synthetic: no Google project is configured, so a fake Vertex AI answers and no AI model is called."
+        );
+    }
+    println!("\n  Ctrl-C stops everything.\n");
+    if let Some(path) = &options.ready_file {
+        // Whoever waits for the file must find it whole.
+        let folder = path
+            .parent()
+            .filter(|folder| !folder.as_os_str().is_empty())
+            .unwrap_or(Path::new("."));
+        let partial = folder.join(format!(".{}.partial", std::process::id()));
+        let mut file = secrets::create(&partial)?;
+        serde_json::to_writer(&mut file, ready)?;
+        file.flush()?;
+        std::fs::rename(&partial, path)
+            .with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,44 @@
+//! What Google has not: the fake's switches and journal over HTTP, under `/__fake/`.
+
+use super::{Service, faults::Switches, journal::Call};
+use axum::{
+    Json,
+    extract::{Query, State},
+    http::StatusCode,
+};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+pub(super) async fn get_faults(State(service): State<Service>) -> Json<Switches> {
+    Json(service.faults.get())
+}
+
+pub(super) async fn put_faults(
+    State(service): State<Service>,
+    Json(switches): Json<Switches>,
+) -> Json<Switches> {
+    service.faults.set(switches);
+    Json(service.faults.get())
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct JournalQuery {
+    /// Only the latest so many calls.
+    last: Option<usize>,
+}
+
+pub(super) async fn get_journal(
+    State(service): State<Service>,
+    Query(query): Query<JournalQuery>,
+) -> Json<Value> {
+    let calls = service.journal.calls();
+    let skipped = calls.len().saturating_sub(query.last.unwrap_or(1000));
+    let shown: Vec<&Call> = calls[skipped..].iter().map(AsRef::as_ref).collect();
+    Json(json!({"count": calls.len(), "outcomes": service.journal.outcomes(), "calls": shown}))
+}
+
+pub(super) async fn clear_journal(State(service): State<Service>) -> StatusCode {
+    service.journal.clear();
+    StatusCode::NO_CONTENT
+}

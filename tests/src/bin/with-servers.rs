@@ -1,0 +1,30 @@
+//! Runs a command with private servers for the tests, and stops them when it has ended.
+//!
+//! `cargo run -p tests --bin with-servers -- cargo nextest run`
+#![expect(clippy::unwrap_used, reason = "a harness fails loudly")]
+
+use std::process::ExitCode;
+
+use cli::private::{Servers, Tuning};
+use tests::servers::TestServers;
+use tokio::process::Command;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    common::telemetry::start_logging();
+    let mut words = std::env::args().skip(1);
+    let program = words.next().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let servers = Servers::start_with(folder.path(), Tuning::Test)
+        .await
+        .unwrap();
+    let named = TestServers::prepare(&servers).await;
+    let status = Command::new(program)
+        .args(words)
+        .envs(named.env())
+        .status()
+        .await
+        .unwrap();
+    servers.stop().await;
+    u8::try_from(status.code().unwrap_or(1)).map_or(ExitCode::FAILURE, ExitCode::from)
+}

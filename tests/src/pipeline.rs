@@ -1,0 +1,327 @@
+//! An api, a worker and a fake Vertex AI on a database of their own.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use cli::admin;
+use common::config::{Config, Timing, Vertex};
+use common::credits::Credits;
+use common::database::{self, Role};
+use common::id::TenantId;
+use common::{admission, verify};
+use reqwest::{Client, Method, RequestBuilder, StatusCode};
+use secrecy::SecretString;
+use serde_json::{Value, json};
+use sqlx::PgPool;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::servers::TestServers;
+
+/// How a pipeline starts.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Credits of the first tenant.
+    pub credits: i64,
+    /// Workers that run from the start.
+    pub workers: usize,
+    pub slots: usize,
+    pub lease: Duration,
+    /// First and longest delay before a job is tried again.
+    pub retry: (Duration, Duration),
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            credits: 1_000,
+            workers: 1,
+            slots: 8,
+            lease: Duration::from_secs(3),
+            retry: (Duration::from_millis(20), Duration::from_millis(200)),
+        }
+    }
+}
+
+/// The whole product, in this process.
+pub struct Pipeline {
+    pub url: String,
+    pub metrics_url: String,
+    pub tenant: TenantId,
+    pub key: String,
+    pub fake: fakes::vertex::Vertex,
+    pub config: Config,
+    pub servers: TestServers,
+    pub database: String,
+    /// Sees everything, changes nothing.
+    pub reader: PgPool,
+    pub bucket: tempfile::TempDir,
+    client: Client,
+    api: Part,
+    workers: Vec<Part>,
+    closed: bool,
+}
+
+/// Something that runs until it is told to stop.
+struct Part {
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Part {
+    async fn stop(&self) {
+        self.stop.cancel();
+        self.tasks.wait().await;
+    }
+}
+
+impl Pipeline {
+    pub async fn start() -> Self {
+        Self::start_with(Options::default()).await
+    }
+
+    pub async fn start_with(options: Options) -> Self {
+        common::telemetry::start_logging();
+        let _another_test_was_first =
+            rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let servers = TestServers::get().await;
+        let database = servers.create_database().await;
+        let bucket = tempfile::tempdir().unwrap();
+        let fake = fakes::vertex::Vertex::start(fakes::vertex::Options::default())
+            .await
+            .unwrap();
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let config = Config {
+            database_url: Some(SecretString::from(servers.runtime_url(&database))),
+            owner_url: Some(SecretString::from(servers.owner_url_of(&database))),
+            redis_url: Some(SecretString::from(servers.redis_url.clone())),
+            queue: database.clone(),
+            bucket: bucket.path().to_owned(),
+            signing_key: Some(SecretString::from("a key for tests, and for tests only")),
+            listen: any,
+            metrics_listen: any,
+            cors_origins: vec!["https://studio.example".to_owned()],
+            slots: options.slots,
+            timing: Timing {
+                lease: options.lease,
+                reap_every: Duration::from_millis(200),
+                retry: options.retry,
+                grace: Duration::from_secs(10),
+                ..Timing::default()
+            },
+            models: None,
+            vertex: Some(Vertex {
+                project: "test".to_owned(),
+                base_url: Some(fake.base_url()),
+                synthetic: true,
+            }),
+            vertex_url: None,
+        };
+        let runtime = servers.runtime_url(&database);
+        let pool = database::connect(&runtime, Role::Api, 2).await.unwrap();
+        let (tenant, key) = add_tenant(&pool, options.credits).await;
+        pool.close().await;
+        let reader = database::connect(&runtime, Role::Reader, 2).await.unwrap();
+
+        let (listener, metrics) = (
+            TcpListener::bind(any).await.unwrap(),
+            TcpListener::bind(any).await.unwrap(),
+        );
+        let (url, metrics_url) = (address(&listener), address(&metrics));
+        let app = api::App::connect(&config).await.unwrap();
+        let api = run(|stop| api::serve(app, listener, Some(metrics), stop));
+        let mut pipeline = Self {
+            url,
+            metrics_url,
+            tenant,
+            key,
+            fake,
+            config,
+            servers,
+            database,
+            reader,
+            bucket,
+            client: Client::builder()
+                .timeout(Duration::from_secs(60))
+                .build()
+                .unwrap(),
+            api,
+            workers: Vec::new(),
+            closed: false,
+        };
+        for _ in 0..options.workers {
+            pipeline.start_worker().await;
+        }
+        pipeline
+    }
+
+    /// Starts another worker.
+    pub async fn start_worker(&mut self) {
+        let app = Arc::new(worker::App::connect(&self.config).await.unwrap());
+        self.workers.push(run(|stop| worker::run(app, stop)));
+    }
+
+    /// Stops every worker, politely.
+    pub async fn stop_workers(&mut self) {
+        for worker in self.workers.drain(..) {
+            worker.stop().await;
+        }
+    }
+
+    /// Another tenant, with its key.
+    pub async fn add_tenant(&self, credits: i64) -> (TenantId, String) {
+        let pool = database::connect(&self.servers.runtime_url(&self.database), Role::Api, 1)
+            .await
+            .unwrap();
+        let added = add_tenant(&pool, credits).await;
+        pool.close().await;
+        added
+    }
+
+    /// A request with the first tenant's key.
+    pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        self.client
+            .request(method, format!("{}{path}", self.url))
+            .bearer_auth(&self.key)
+    }
+
+    /// A request without a key.
+    pub fn anonymous(&self, method: Method, url: &str) -> RequestBuilder {
+        let url = if url.starts_with("http") {
+            url.to_owned()
+        } else {
+            format!("{}{url}", self.url)
+        };
+        self.client.request(method, url)
+    }
+
+    pub async fn get(&self, path: &str) -> (StatusCode, Value) {
+        answer(self.request(Method::GET, path)).await
+    }
+
+    pub async fn post(&self, path: &str, body: &Value) -> (StatusCode, Value) {
+        answer(self.request(Method::POST, path).json(body)).await
+    }
+
+    /// Submits a job that must be admitted; returns its id.
+    pub async fn submit(&self, body: &Value) -> String {
+        let (status, job) = self.post("/v1/jobs", body).await;
+        assert_eq!(status, StatusCode::ACCEPTED, "{job}");
+        job["id"].as_str().unwrap().to_owned()
+    }
+
+    pub async fn job(&self, id: &str) -> Value {
+        let (status, job) = self.get(&format!("/v1/jobs/{id}")).await;
+        assert_eq!(status, StatusCode::OK, "{job}");
+        job
+    }
+
+    /// Waits until a job has ended.
+    pub async fn ended(&self, id: &str) -> Value {
+        self.until(Duration::from_secs(30), async || {
+            let job = self.job(id).await;
+            (!matches!(job["state"].as_str(), Some("queued" | "running"))).then_some(job)
+        })
+        .await
+    }
+
+    /// Asks again until there is an answer.
+    pub async fn until<T>(&self, within: Duration, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
+        let started = Instant::now();
+        loop {
+            if let Some(answer) = ask().await {
+                return answer;
+            }
+            assert!(started.elapsed() < within, "waited {within:?} in vain");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// The bytes behind a link.
+    pub async fn download(&self, url: &str) -> Vec<u8> {
+        let response = self.anonymous(Method::GET, url).send().await.unwrap();
+        assert_eq!(response.status(), StatusCode::OK);
+        response.bytes().await.unwrap().to_vec()
+    }
+
+    /// Available and held credits of the first tenant.
+    pub async fn balance(&self) -> (i64, i64) {
+        let (_, credits) = self.get("/v1/credits").await;
+        (
+            credits["available"].as_i64().unwrap(),
+            credits["held"].as_i64().unwrap(),
+        )
+    }
+
+    /// Ends the test: stops everything and closes the books. No job may be open, no invariant broken.
+    pub async fn close(mut self) {
+        self.stop_workers().await;
+        self.api.stop().await;
+        let open: i64 = sqlx::query_scalar("SELECT count(*) FROM jobs WHERE finished_at IS NULL")
+            .fetch_one(&self.reader)
+            .await
+            .unwrap();
+        assert_eq!(open, 0, "jobs are still open");
+        let findings = verify::verify(&self.reader).await.unwrap();
+        assert!(findings.is_empty(), "the books do not close: {findings:#?}");
+        self.reader.close().await;
+        self.servers.drop_database(&self.database).await;
+        self.closed = true;
+    }
+}
+
+impl Drop for Pipeline {
+    fn drop(&mut self) {
+        assert!(
+            self.closed || std::thread::panicking(),
+            "a test must end with `close`"
+        );
+    }
+}
+
+/// The smallest job there is.
+pub fn small_job() -> Value {
+    json!({"model": "gemini-nano-banana-2.1", "prompt": "a glass bottle on wet slate", "aspect_ratio": "1:1", "size": "1K"})
+}
+
+async fn add_tenant(pool: &PgPool, credits: i64) -> (TenantId, String) {
+    let tenant = admin::insert_tenant(pool, "a tenant of a test")
+        .await
+        .unwrap();
+    if credits > 0 {
+        admission::grant_promo(
+            pool,
+            tenant,
+            &format!("test:{}", tenant.0),
+            Credits::new(credits).unwrap(),
+        )
+        .await
+        .unwrap();
+    }
+    let key = admin::insert_key(pool, tenant, "test").await.unwrap();
+    (tenant, key.expose().to_owned())
+}
+
+async fn answer(request: RequestBuilder) -> (StatusCode, Value) {
+    let response = request.send().await.unwrap();
+    let status = response.status();
+    (status, response.json().await.unwrap())
+}
+
+fn address(listener: &TcpListener) -> String {
+    format!("http://{}", listener.local_addr().unwrap())
+}
+
+fn run<F>(part: impl FnOnce(CancellationToken) -> F) -> Part
+where
+    F: Future<Output = anyhow::Result<()>> + Send + 'static,
+{
+    let stop = CancellationToken::new();
+    let tasks = TaskTracker::new();
+    let part = part(stop.clone());
+    tasks.spawn(async move { part.await.unwrap() });
+    tasks.close();
+    Part { stop, tasks }
+}

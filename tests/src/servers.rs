@@ -1,0 +1,130 @@
+//! One private Postgres and one private Redis for a whole run of the tests.
+//!
+//! `make test` starts them once (`src/bin/with-servers.rs`) and names them in the environment; a test that is run
+//! alone starts its own.
+
+use cli::private::{Servers, Tuning};
+use common::database;
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{ConnectOptions, Connection, Executor};
+use tokio::sync::OnceCell;
+
+/// The database every test's own is a copy of.
+const TEMPLATE: &str = "platen_template";
+
+/// Where the servers of this run answer.
+#[derive(Clone)]
+pub struct TestServers {
+    /// Login of the database's owner; ends in `/platen`.
+    pub owner_url: String,
+    /// Runtime login; ends in `/platen`.
+    pub database_url: String,
+    pub redis_url: String,
+}
+
+impl TestServers {
+    /// The servers of this run.
+    pub async fn get() -> Self {
+        static OWN: OnceCell<(TestServers, Servers, tempfile::TempDir)> = OnceCell::const_new();
+        if let Some(named) = Self::from_env() {
+            return named;
+        }
+        let own = OWN.get_or_init(|| async {
+            let folder = tempfile::tempdir().unwrap();
+            let servers = Servers::start_with(folder.path(), Tuning::Test)
+                .await
+                .unwrap();
+            let named = Self::prepare(&servers).await;
+            (named, servers, folder)
+        });
+        own.await.0.clone()
+    }
+
+    /// Migrates the template on servers that were just started.
+    pub async fn prepare(servers: &Servers) -> Self {
+        let named = Self {
+            owner_url: servers.owner_url().to_owned(),
+            database_url: servers.database_url().to_owned(),
+            redis_url: servers.redis_url().to_owned(),
+        };
+        named.on_owner(&format!("CREATE DATABASE {TEMPLATE}")).await;
+        database::migrate(&in_database(&named.owner_url, TEMPLATE), Some("platen"))
+            .await
+            .unwrap();
+        named
+    }
+
+    /// The environment in which another process finds them.
+    pub fn env(&self) -> [(&'static str, &str); 3] {
+        [
+            ("PLATEN_TEST_OWNER_URL", &self.owner_url),
+            ("PLATEN_TEST_DATABASE_URL", &self.database_url),
+            ("PLATEN_TEST_REDIS_URL", &self.redis_url),
+        ]
+    }
+
+    fn from_env() -> Option<Self> {
+        let read = |name| std::env::var(name).ok();
+        Some(Self {
+            owner_url: read("PLATEN_TEST_OWNER_URL")?,
+            database_url: read("PLATEN_TEST_DATABASE_URL")?,
+            redis_url: read("PLATEN_TEST_REDIS_URL")?,
+        })
+    }
+
+    /// A migrated database of its own; returns its name.
+    pub async fn create_database(&self) -> String {
+        let name = format!("test_{}", common::id::RequestId::new().0.simple());
+        self.on_owner(&format!("CREATE DATABASE {name} TEMPLATE {TEMPLATE}"))
+            .await;
+        name
+    }
+
+    pub async fn drop_database(&self, name: &str) {
+        self.on_owner(&format!("DROP DATABASE {name} WITH (FORCE)"))
+            .await;
+    }
+
+    /// The runtime login to a database.
+    pub fn runtime_url(&self, database: &str) -> String {
+        in_database(&self.database_url, database)
+    }
+
+    /// The owner's login to a database.
+    pub fn owner_url_of(&self, database: &str) -> String {
+        in_database(&self.owner_url, database)
+    }
+
+    async fn on_owner(&self, statement: &str) {
+        let mut connection = self
+            .owner_url
+            .parse::<PgConnectOptions>()
+            .unwrap()
+            .connect()
+            .await
+            .unwrap();
+        // Copying the template fails for a moment while another test copies it.
+        for _ in 0..100 {
+            match connection
+                .execute(sqlx::AssertSqlSafe(statement.to_owned()))
+                .await
+            {
+                Ok(_) => break,
+                Err(error)
+                    if error
+                        .as_database_error()
+                        .is_some_and(|error| error.code().as_deref() == Some("55006")) =>
+                {
+                    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+                }
+                Err(error) => panic!("{statement}: {error}"),
+            }
+        }
+        connection.close().await.unwrap();
+    }
+}
+
+fn in_database(url: &str, name: &str) -> String {
+    let (server, _) = url.rsplit_once('/').unwrap();
+    format!("{server}/{name}")
+}

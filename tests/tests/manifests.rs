@@ -1,0 +1,232 @@
+//! What stands in `dashboards/` and `docker-compose.yml` parses, and asks for nothing that Platen does not have.
+//!
+//! Prometheus's own tools look deeper into the rules: `scripts/check-manifests`.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use common::{config, outcome, telemetry};
+use serde_json::Value;
+
+#[test]
+fn every_manifest_parses() {
+    let mut manifests = dashboard_files();
+    manifests.push(root().join("docker-compose.yml"));
+    let mut parsed = 0;
+    for path in manifests {
+        match path.extension().and_then(|extension| extension.to_str()) {
+            Some("yml") => drop(yaml(&path)),
+            Some("json") => drop(json(&path)),
+            _ => continue,
+        }
+        parsed += 1;
+    }
+    assert!(parsed > 5, "only {parsed} manifests were found");
+}
+
+#[test]
+fn dashboards_and_rules_use_exported_metrics_only() {
+    let exported = exported();
+    let mut used = 0;
+    for path in dashboard_files() {
+        for name in words(&read(&path)).filter(|word| word.starts_with("platen_")) {
+            assert!(
+                exported.contains(name),
+                "{}: no process exports {name}",
+                path.display()
+            );
+            used += 1;
+        }
+    }
+    assert!(used > 20, "only {used} metrics are used");
+}
+
+#[test]
+fn dashboards_and_rules_know_every_outcome_they_name() {
+    for path in dashboard_files() {
+        // In JSON the quotes around a value are escaped.
+        let text = read(&path).replace('\\', "");
+        for matcher in text.split("outcome=").skip(1) {
+            let named = matcher.split('"').nth(1).unwrap_or_default();
+            for class in named.split('|') {
+                assert!(
+                    outcome::Class::parse(class).is_some(),
+                    "{}: no outcome is {class:?}",
+                    path.display()
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn the_ledger_is_scraped_once_for_the_whole_service() {
+    let prometheus = yaml(&root().join("dashboards/prometheus/prometheus.yml"));
+    let billing: Vec<&Value> = list(&prometheus["scrape_configs"])
+        .filter(|job| job["metrics_path"] == "/metrics/billing")
+        .collect();
+    assert_eq!(billing.len(), 1);
+    let targets: Vec<&Value> = list(&billing[0]["static_configs"])
+        .flat_map(|config| list(&config["targets"]))
+        .collect();
+    assert_eq!(targets, ["api:9464"]);
+    assert!(billing[0]["dns_sd_configs"].is_null());
+}
+
+#[test]
+fn the_board_has_room_for_every_panel() {
+    let board = json(&root().join("dashboards/grafana/platen.json"));
+    let mut ids = BTreeSet::new();
+    let mut taken = BTreeSet::new();
+    for panel in list(&board["panels"]) {
+        let title = &panel["title"];
+        assert!(
+            ids.insert(number(&panel["id"])),
+            "{title} has the id of another panel"
+        );
+        assert_eq!(panel["datasource"]["uid"], "${datasource}", "{title}");
+        assert!(
+            list(&panel["targets"]).all(|target| target["expr"].is_string()),
+            "{title} asks nothing"
+        );
+        let place = |key| number(&panel["gridPos"][key]);
+        let (x, y, w, h) = (place("x"), place("y"), place("w"), place("h"));
+        assert!(x + w <= 24, "{title} is cut off");
+        for cell in (x..x + w).flat_map(|x| (y..y + h).map(move |y| (x, y))) {
+            assert!(taken.insert(cell), "{title} covers another panel");
+        }
+    }
+    let readme = read(&root().join("dashboards/README.md"));
+    for panel in list(&board["panels"]) {
+        let title = panel["title"].as_str().unwrap_or_default();
+        assert!(
+            readme.contains(&format!("| {title} |")),
+            "dashboards/README.md does not explain {title:?}"
+        );
+    }
+}
+
+#[test]
+fn every_alert_is_explained_and_tested() {
+    let folder = root().join("dashboards");
+    let (readme, tests) = (
+        read(&folder.join("README.md")),
+        read(&folder.join("prometheus/rules_test.yml")),
+    );
+    let rules = yaml(&folder.join("prometheus/rules.yml"));
+    for rule in list(&rules["groups"]).flat_map(|group| list(&group["rules"])) {
+        let alert = rule["alert"].as_str().unwrap_or_default();
+        assert!(
+            readme.contains(&format!("| {alert} |")),
+            "dashboards/README.md does not explain {alert}"
+        );
+        assert!(
+            tests.contains(&format!("alertname: {alert}\n")),
+            "rules_test.yml does not test {alert}"
+        );
+    }
+}
+
+#[test]
+fn compose_sets_known_variables_and_publishes_on_loopback() {
+    let compose = yaml(&root().join("docker-compose.yml"));
+    let services = compose["services"].as_object().expect("services");
+    for (service, it) in services {
+        for variable in it["environment"]
+            .as_object()
+            .into_iter()
+            .flat_map(|set| set.keys())
+        {
+            let known = config::VARIABLES.iter().any(|(known, _)| known == variable);
+            assert!(
+                known || !variable.starts_with("PLATEN_"),
+                "{service}: Platen does not read {variable}"
+            );
+        }
+        for port in list(&it["ports"]) {
+            assert!(
+                port.as_str()
+                    .is_some_and(|port| port.starts_with("127.0.0.1:")),
+                "{service}: {port}"
+            );
+        }
+        for volume in list(&it["volumes"]).filter_map(Value::as_str) {
+            if let Some((path, _)) = volume
+                .split_once(':')
+                .filter(|(path, _)| path.starts_with("./"))
+            {
+                assert!(root().join(path).exists(), "{service}: there is no {path}");
+            }
+        }
+    }
+}
+
+/// Every series the metrics of Platen are made of: a histogram has three kinds and none of its own name.
+fn exported() -> BTreeSet<String> {
+    // A metric shows its type once it has been used.
+    telemetry::QUEUE_SECONDS.with_label_values(&["model"]);
+    telemetry::CALL_SECONDS.with_label_values(&["model", "ok"]);
+    telemetry::HTTP_SECONDS.with_label_values(&["GET", "/", "200"]);
+    let process = telemetry::process();
+    let series = |name: &str| {
+        if process.contains(&format!("# TYPE {name} histogram\n")) {
+            ["_bucket", "_sum", "_count"]
+                .map(|suffix| format!("{name}{suffix}"))
+                .to_vec()
+        } else {
+            vec![name.to_owned()]
+        }
+    };
+    telemetry::NAMES
+        .iter()
+        .flat_map(|name| series(name))
+        .collect()
+}
+
+fn words(text: &str) -> impl Iterator<Item = &str> {
+    text.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_')
+}
+
+fn root() -> &'static Path {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+}
+
+fn dashboard_files() -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    let mut folders = vec![root().join("dashboards")];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).expect("a folder") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                folders.push(path)
+            } else {
+                files.push(path)
+            }
+        }
+    }
+    files
+}
+
+fn read(path: &Path) -> String {
+    fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+fn yaml(path: &Path) -> Value {
+    serde_saphyr::from_str(&read(path))
+        .unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+fn json(path: &Path) -> Value {
+    serde_json::from_str(&read(path)).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+fn list(value: &Value) -> impl Iterator<Item = &Value> {
+    value.as_array().into_iter().flatten()
+}
+
+fn number(value: &Value) -> u64 {
+    value
+        .as_u64()
+        .unwrap_or_else(|| panic!("{value} is not a number"))
+}

@@ -1,0 +1,214 @@
+//! Statement, metrics and the books themselves.
+
+use common::verify;
+use reqwest::Method;
+use serde_json::json;
+use sqlx::{Connection, Executor, PgConnection};
+use tests::pipeline::small_job;
+use tests::{Options, Pipeline};
+
+#[tokio::test]
+async fn the_statement_tells_every_movement() {
+    let pipeline = Pipeline::start().await;
+    let paid = pipeline.submit(&small_job()).await;
+    pipeline.ended(&paid).await;
+    let mut body = small_job();
+    body["prompt"] = json!("forbidden");
+    let refused = pipeline.submit(&body).await;
+    pipeline.ended(&refused).await;
+    let (_, statement) = pipeline.get("/v1/credits/transfers").await;
+    let lines: Vec<(i64, String, i64, Option<String>)> = statement["data"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|line| {
+            (
+                line["seq"].as_i64().unwrap(),
+                line["kind"].as_str().unwrap().to_owned(),
+                line["amount"].as_i64().unwrap(),
+                line["job"].as_str().map(str::to_owned),
+            )
+        })
+        .collect();
+    let of = |job: &str| Some(job.to_owned());
+    assert_eq!(
+        lines,
+        [
+            (5, "release".to_owned(), 6, of(&refused)),
+            (4, "hold".to_owned(), 6, of(&refused)),
+            (3, "capture".to_owned(), 6, of(&paid)),
+            (2, "hold".to_owned(), 6, of(&paid)),
+            (1, "promo".to_owned(), 1_000, None),
+        ]
+    );
+    pipeline.close().await;
+}
+
+#[tokio::test]
+async fn billing_metrics_equal_the_ledger() {
+    let pipeline = Pipeline::start().await;
+    let mut body = small_job();
+    body["outputs"] = json!(2);
+    pipeline.ended(&pipeline.submit(&body).await).await;
+    body["prompt"] = json!("forbidden");
+    pipeline.ended(&pipeline.submit(&body).await).await;
+    let metrics = pipeline
+        .anonymous(
+            Method::GET,
+            &format!("{}/metrics/billing", pipeline.metrics_url),
+        )
+        .send()
+        .await
+        .unwrap()
+        .text()
+        .await
+        .unwrap();
+    let model = r#"model="gemini-nano-banana-2.1""#;
+    for line in [
+        format!("platen_credits_captured_total{{{model}}} 12"),
+        format!("platen_credits_released_total{{{model}}} 12"),
+        format!("platen_credits_held{{{model}}} 0"),
+        format!(r#"platen_jobs_total{{{model},outcome="ok",state="succeeded"}} 1"#),
+        format!(r#"platen_jobs_total{{{model},outcome="refused",state="failed"}} 1"#),
+    ] {
+        assert!(metrics.contains(&line), "{line} is not in\n{metrics}");
+    }
+    let process = pipeline
+        .anonymous(Method::GET, &format!("{}/metrics", pipeline.metrics_url))
+        .send()
+        .await
+        .unwrap()
+        .text()
+        .await
+        .unwrap();
+    for name in [
+        "platen_queue_seconds_count",
+        "platen_call_seconds_count",
+        "platen_calls_in_flight",
+    ] {
+        assert!(process.contains(name), "{name} is not in\n{process}");
+    }
+    pipeline.close().await;
+}
+
+/// A checker that finds nothing proves nothing: each violation is planted, found, and rolled back.
+#[tokio::test]
+async fn every_planted_violation_is_found() {
+    let pipeline = Pipeline::start().await;
+    pipeline.ended(&pipeline.submit(&small_job()).await).await;
+    // The superuser can do what no role of ours can.
+    let mut owner = PgConnection::connect(&pipeline.servers.owner_url_of(&pipeline.database))
+        .await
+        .unwrap();
+    let plants = [
+        ("I1", "UPDATE wallets SET available = available + 1"),
+        (
+            "I2",
+            "UPDATE transfers SET hash = sha256('x') WHERE seq = 2",
+        ),
+        ("I2", "DELETE FROM transfers WHERE seq = 2"),
+        (
+            "I3",
+            "UPDATE grants SET remaining = remaining - 1, forfeited = forfeited + 1",
+        ),
+        ("I4", "UPDATE wallets SET held = held + 1"),
+        (
+            "I5",
+            "UPDATE jobs SET unit_price = 3, hold_amount = 3, captured = 3",
+        ),
+        ("I6", "DELETE FROM artifacts WHERE role = 'rendition'"),
+        ("I8", "UPDATE calls SET fence = 9"),
+        ("I9", "UPDATE jobs SET calls_started = 3"),
+        (
+            "I10",
+            "UPDATE jobs SET state = 'queued', captured = 0, n_delivered = 0, finished_at = NULL, deadline = now() - interval '2 minutes'",
+        ),
+        (
+            "I12",
+            "UPDATE transfers SET amount = 2000 WHERE kind = 'hold'",
+        ),
+        (
+            "I16",
+            "UPDATE artifacts SET object_key = 't/elsewhere' || id",
+        ),
+    ];
+    for (invariant, plant) in plants {
+        let mut transaction = owner.begin().await.unwrap();
+        transaction
+            .execute("SET session_replication_role = replica")
+            .await
+            .unwrap();
+        transaction.execute(plant).await.unwrap();
+        let mut found = Vec::new();
+        for checked in verify::INVARIANTS {
+            let says: Vec<String> = sqlx::query_scalar(checked.query)
+                .fetch_all(&mut *transaction)
+                .await
+                .unwrap();
+            found.extend(says.into_iter().map(|_| checked.number));
+        }
+        assert!(found.contains(&invariant), "{plant}: found {found:?}");
+        transaction.rollback().await.unwrap();
+    }
+    let planted: std::collections::BTreeSet<&str> =
+        plants.iter().map(|(invariant, _)| *invariant).collect();
+    let checked: std::collections::BTreeSet<&str> = verify::INVARIANTS
+        .iter()
+        .map(|invariant| invariant.number)
+        .collect();
+    assert_eq!(planted, checked, "every invariant needs a plant");
+    owner.close().await.unwrap();
+    pipeline.close().await;
+}
+
+#[tokio::test]
+async fn lots_burn_down_in_their_order_and_get_back_what_was_theirs() {
+    let pipeline = Pipeline::start_with(Options {
+        workers: 0,
+        credits: 0,
+        ..Options::default()
+    })
+    .await;
+    let mut owner = PgConnection::connect(&pipeline.servers.owner_url_of(&pipeline.database))
+        .await
+        .unwrap();
+    let pool = common::database::connect(
+        &pipeline.servers.runtime_url(&pipeline.database),
+        common::database::Role::Api,
+        1,
+    )
+    .await
+    .unwrap();
+    for source in ["first", "second"] {
+        let credits = common::credits::Credits::new(4).unwrap();
+        assert!(
+            common::admission::grant_promo(&pool, pipeline.tenant, source, credits)
+                .await
+                .unwrap()
+        );
+        assert!(
+            !common::admission::grant_promo(&pool, pipeline.tenant, source, credits)
+                .await
+                .unwrap(),
+            "a source grants once"
+        );
+    }
+    let id = pipeline.submit(&small_job()).await;
+    let remaining = "SELECT remaining FROM grants ORDER BY created_at";
+    let lots: Vec<i64> = sqlx::query_scalar(remaining)
+        .fetch_all(&mut owner)
+        .await
+        .unwrap();
+    assert_eq!(lots, [0, 2]);
+    pipeline
+        .post(&format!("/v1/jobs/{id}/cancel"), &json!({}))
+        .await;
+    let lots: Vec<i64> = sqlx::query_scalar(remaining)
+        .fetch_all(&mut owner)
+        .await
+        .unwrap();
+    assert_eq!(lots, [4, 4]);
+    owner.close().await.unwrap();
+    pool.close().await;
+    pipeline.close().await;
+}

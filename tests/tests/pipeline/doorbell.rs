@@ -1,0 +1,164 @@
+//! Redis may be emptied, wrong or away; nothing is lost and nothing is made twice.
+
+use std::time::Duration;
+
+use common::id::JobId;
+use redis::AsyncCommands;
+use serde_json::json;
+use tests::pipeline::small_job;
+use tests::{Options, Pipeline};
+
+async fn redis_of(pipeline: &Pipeline) -> redis::aio::MultiplexedConnection {
+    redis::Client::open(pipeline.servers.redis_url.clone())
+        .unwrap()
+        .get_multiplexed_async_connection()
+        .await
+        .unwrap()
+}
+
+#[tokio::test]
+async fn a_ring_that_was_emptied_heals_within_two_seconds() {
+    let mut pipeline = Pipeline::start_with(Options {
+        workers: 0,
+        ..Options::default()
+    })
+    .await;
+    let mut ids = Vec::new();
+    for _ in 0..20 {
+        ids.push(pipeline.submit(&small_job()).await);
+    }
+    let ring = format!("{}:ring", pipeline.database);
+    let mut redis = redis_of(&pipeline).await;
+    let _emptied: i64 = redis.del(&ring).await.unwrap();
+    pipeline.start_worker().await;
+    let started = std::time::Instant::now();
+    pipeline
+        .until(Duration::from_secs(2), async || {
+            (pipeline.fake.journal().count() > 0).then_some(())
+        })
+        .await;
+    for id in &ids {
+        assert_eq!(pipeline.ended(id).await["state"], "succeeded");
+    }
+    assert_eq!(
+        pipeline.fake.journal().count(),
+        20,
+        "after {:?}",
+        started.elapsed()
+    );
+    pipeline.close().await;
+}
+
+#[tokio::test]
+async fn repeated_and_senseless_rings_are_harmless() {
+    let pipeline = Pipeline::start().await;
+    let id = pipeline.submit(&small_job()).await;
+    let mut redis = redis_of(&pipeline).await;
+    let ring = format!("{}:ring", pipeline.database);
+    for turn in 0..30 {
+        let _added: i64 = redis.zadd(&ring, &id, turn).await.unwrap();
+        let _added: i64 = redis
+            .zadd(&ring, JobId::new().to_string(), turn)
+            .await
+            .unwrap();
+        let _added: i64 = redis.zadd(&ring, "not an id", turn).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(pipeline.ended(&id).await["state"], "succeeded");
+    assert_eq!(pipeline.fake.journal().count(), 1);
+    // Whatever was rung, the worker still works.
+    assert_eq!(
+        pipeline.ended(&pipeline.submit(&small_job()).await).await["state"],
+        "succeeded"
+    );
+    pipeline.close().await;
+}
+
+#[tokio::test]
+async fn redis_holds_ids_and_nothing_else() {
+    let pipeline = Pipeline::start_with(Options {
+        workers: 0,
+        ..Options::default()
+    })
+    .await;
+    let mut body = small_job();
+    body["prompt"] = json!("canary-in-a-prompt");
+    let id = pipeline.submit(&body).await;
+    let mut redis = redis_of(&pipeline).await;
+    let ring = format!("{}:ring", pipeline.database);
+    let members: Vec<String> = pipeline
+        .until(Duration::from_secs(2), async || {
+            let members: Vec<String> = redis.clone().zrange(&ring, 0, -1).await.unwrap();
+            (!members.is_empty()).then_some(members)
+        })
+        .await;
+    assert_eq!(members, [id.clone()]);
+    let keys: Vec<String> = redis
+        .keys(format!("{}:*", pipeline.database))
+        .await
+        .unwrap();
+    assert_eq!(keys, [ring]);
+    pipeline
+        .post(&format!("/v1/jobs/{id}/cancel"), &json!({}))
+        .await;
+    pipeline.close().await;
+}
+
+#[tokio::test]
+async fn a_quiet_tenant_goes_before_the_backlog_of_a_busy_one() {
+    let mut pipeline = Pipeline::start_with(Options {
+        workers: 0,
+        slots: 1,
+        ..Options::default()
+    })
+    .await;
+    let mut busy = Vec::new();
+    for _ in 0..15 {
+        busy.push(pipeline.submit(&small_job()).await);
+    }
+    let (_, key) = pipeline.add_tenant(100).await;
+    let response = pipeline
+        .anonymous(reqwest::Method::POST, "/v1/jobs")
+        .bearer_auth(&key)
+        .json(&small_job())
+        .send()
+        .await
+        .unwrap();
+    let quiet: serde_json::Value = response.json().await.unwrap();
+    pipeline.start_worker().await;
+    for id in &busy {
+        pipeline.ended(id).await;
+    }
+    let order: Vec<String> = pipeline
+        .fake
+        .journal()
+        .calls()
+        .iter()
+        .map(|call| call.labels["job"].clone())
+        .collect();
+    let place = order
+        .iter()
+        .position(|id| id == quiet["id"].as_str().unwrap())
+        .unwrap();
+    assert!(place < 8, "the quiet tenant was number {place}");
+    pipeline.close().await;
+}
+
+#[tokio::test]
+async fn two_workers_share_the_work_and_do_none_of_it_twice() {
+    let pipeline = Pipeline::start_with(Options {
+        workers: 2,
+        slots: 4,
+        ..Options::default()
+    })
+    .await;
+    let mut ids = Vec::new();
+    for _ in 0..30 {
+        ids.push(pipeline.submit(&small_job()).await);
+    }
+    for id in &ids {
+        assert_eq!(pipeline.ended(id).await["attempts"], 1);
+    }
+    assert_eq!(pipeline.fake.journal().count(), 30);
+    pipeline.close().await;
+}

@@ -1,0 +1,184 @@
+//! One tenant never sees or changes what is another's, and no role can do what it must not.
+
+use common::database::{self, Role};
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+use sqlx::{Connection, Executor, PgConnection};
+use tests::Pipeline;
+use tests::pipeline::small_job;
+
+#[tokio::test]
+async fn another_tenants_things_do_not_exist() {
+    let pipeline = Pipeline::start().await;
+    let job = pipeline.ended(&pipeline.submit(&small_job()).await).await;
+    let (_, key) = pipeline.add_tenant(100).await;
+    let id = job["id"].as_str().unwrap();
+    let artifact = job["artifacts"][0]["id"].as_str().unwrap();
+    for (method, path) in [
+        (Method::GET, format!("/v1/jobs/{id}")),
+        (Method::POST, format!("/v1/jobs/{id}/cancel")),
+        (Method::GET, format!("/v1/artifacts/{artifact}")),
+    ] {
+        let response = pipeline
+            .anonymous(method, &path)
+            .bearer_auth(&key)
+            .send()
+            .await
+            .unwrap();
+        assert_eq!(response.status(), StatusCode::NOT_FOUND, "{path}");
+    }
+    let jobs: Value = pipeline
+        .anonymous(Method::GET, "/v1/jobs")
+        .bearer_auth(&key)
+        .send()
+        .await
+        .unwrap()
+        .json()
+        .await
+        .unwrap();
+    assert_eq!(jobs["data"], json!([]));
+    pipeline.close().await;
+}
+
+#[tokio::test]
+async fn a_link_works_for_its_file_only_and_not_for_ever() {
+    let pipeline = Pipeline::start().await;
+    let job = pipeline.ended(&pipeline.submit(&small_job()).await).await;
+    let url = job["artifacts"][0]["url"].as_str().unwrap();
+    assert_eq!(
+        pipeline
+            .anonymous(Method::GET, url)
+            .send()
+            .await
+            .unwrap()
+            .status(),
+        StatusCode::OK
+    );
+    for altered in [
+        url.replace("signature=", "signature=00"),
+        url.replace("expires=", "expires=9"),
+        url.replace("/j/", "/k/"),
+        url.split('?').next().unwrap().to_owned(),
+    ] {
+        let status = pipeline
+            .anonymous(Method::GET, &altered)
+            .send()
+            .await
+            .unwrap()
+            .status();
+        assert!(status.is_client_error(), "{altered}: {status}");
+    }
+    pipeline.close().await;
+}
+
+#[tokio::test]
+async fn every_table_has_row_level_security_enabled_forced_and_policies() {
+    let pipeline = Pipeline::start().await;
+    let naked: Vec<String> = sqlx::query_scalar(
+        "SELECT c.relname::text FROM pg_class c
+         WHERE c.relkind = 'r' AND c.relnamespace = 'public'::regnamespace AND c.relname <> '_sqlx_migrations'
+           AND (NOT c.relrowsecurity OR NOT c.relforcerowsecurity OR (SELECT count(*) FROM pg_policy p WHERE p.polrelid = c.oid) < 2)",
+    )
+    .fetch_all(&pipeline.reader)
+    .await
+    .unwrap();
+    assert_eq!(naked, Vec::<String>::new());
+    let without_comment: Vec<String> = sqlx::query_scalar(
+        "SELECT c.relname || '.' || a.attname FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
+         WHERE c.relkind = 'r' AND c.relnamespace = 'public'::regnamespace AND c.relname <> '_sqlx_migrations'
+           AND a.attnum > 0 AND NOT a.attisdropped AND col_description(c.oid, a.attnum) IS NULL",
+    )
+    .fetch_all(&pipeline.reader)
+    .await
+    .unwrap();
+    assert_eq!(
+        without_comment,
+        Vec::<String>::new(),
+        "every column says what it is"
+    );
+    let roles: Vec<(String, bool, bool, bool)> = sqlx::query_as(
+        "SELECT rolname::text, rolsuper, rolbypassrls, EXISTS (SELECT FROM pg_class c WHERE c.relowner = r.oid) FROM pg_roles r
+         WHERE rolname IN ('platen', 'platen_api', 'platen_worker', 'platen_reader') ORDER BY 1",
+    )
+    .fetch_all(&pipeline.reader)
+    .await
+    .unwrap();
+    assert_eq!(roles.len(), 4);
+    for (role, superuser, bypasses, owns) in roles {
+        assert!(!superuser && !bypasses && !owns, "{role} may do too much");
+    }
+    pipeline.close().await;
+}
+
+#[tokio::test]
+async fn without_a_tenant_no_row_is_seen_and_the_ledger_cannot_be_rewritten() {
+    let pipeline = Pipeline::start().await;
+    pipeline.ended(&pipeline.submit(&small_job()).await).await;
+    let url = pipeline.servers.runtime_url(&pipeline.database);
+    let tables = [
+        "tenants",
+        "api_keys",
+        "wallets",
+        "grants",
+        "jobs",
+        "job_requests",
+        "job_lots",
+        "calls",
+        "artifacts",
+        "transfers",
+        "idempotency_keys",
+    ];
+    let api = database::connect(&url, Role::Api, 1).await.unwrap();
+    for table in tables {
+        let rows: i64 =
+            sqlx::query_scalar(sqlx::AssertSqlSafe(format!("SELECT count(*) FROM {table}")))
+                .fetch_one(&api)
+                .await
+                .unwrap();
+        assert_eq!(rows, 0, "{table} shows rows to nobody in particular");
+    }
+    api.close().await;
+
+    let mut login = PgConnection::connect(&url).await.unwrap();
+    assert!(
+        login.execute("SELECT * FROM jobs").await.is_err(),
+        "the login has no rights of its own"
+    );
+    for role in ["platen_api", "platen_worker"] {
+        login
+            .execute(sqlx::AssertSqlSafe(format!(
+                "SET ROLE {role}; SELECT set_config('platen.tenant', '{}', false)",
+                pipeline.tenant.0
+            )))
+            .await
+            .unwrap();
+        for attack in [
+            "UPDATE transfers SET amount = 1",
+            "DELETE FROM transfers",
+            "TRUNCATE transfers",
+            "DELETE FROM jobs",
+            "UPDATE jobs SET unit_price = 0, hold_amount = 0, captured = 0",
+            "UPDATE jobs SET state = 'failed', captured = 0, n_delivered = 0, released = hold_amount",
+            "UPDATE wallets SET available = -1",
+            "ALTER TABLE jobs DISABLE ROW LEVEL SECURITY",
+        ] {
+            assert!(login.execute(attack).await.is_err(), "{role} may {attack}");
+        }
+    }
+    login.close().await.unwrap();
+    pipeline.close().await;
+}
+
+#[tokio::test]
+async fn a_revoked_key_is_refused() {
+    let pipeline = Pipeline::start().await;
+    let id = pipeline.key.split('_').nth(1).unwrap();
+    let (status, _) = pipeline.get("/v1/credits").await;
+    assert_eq!(status, StatusCode::OK);
+    cli::admin::revoke_key(&pipeline.config, None, pipeline.tenant, id)
+        .await
+        .unwrap();
+    let (status, problem) = pipeline.get("/v1/credits").await;
+    assert_eq!(status, StatusCode::UNAUTHORIZED, "{problem}");
+    pipeline.close().await;
+}

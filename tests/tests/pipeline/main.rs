@@ -1,0 +1,10 @@
+//! The pipeline, whole: HTTP, Postgres, Redis, worker, the fake Vertex AI, the bucket. Every test closes the books.
+#![expect(clippy::unwrap_used, reason = "tests fail loudly")]
+
+mod credits;
+mod doorbell;
+mod isolation;
+mod life_of_a_job;
+mod outcomes;
+mod refusals;
+mod repeats;

@@ -1,0 +1,113 @@
+//! The same request twice is one job, and one answer.
+
+use reqwest::{Method, StatusCode};
+use serde_json::json;
+use tests::pipeline::small_job;
+use tests::{Options, Pipeline};
+
+async fn submit(
+    pipeline: &Pipeline,
+    key: &str,
+    body: &serde_json::Value,
+) -> (StatusCode, bool, Vec<u8>) {
+    let response = pipeline
+        .request(Method::POST, "/v1/jobs")
+        .header("idempotency-key", key)
+        .json(body)
+        .send()
+        .await
+        .unwrap();
+    let replayed = response
+        .headers()
+        .get("idempotent-replayed")
+        .is_some_and(|value| value == "true");
+    (
+        response.status(),
+        replayed,
+        response.bytes().await.unwrap().to_vec(),
+    )
+}
+
+#[tokio::test]
+async fn a_repeated_request_gets_the_first_answer_byte_for_byte() {
+    let pipeline = Pipeline::start().await;
+    let (status, replayed, first) = submit(&pipeline, "order-1", &small_job()).await;
+    assert_eq!((status, replayed), (StatusCode::ACCEPTED, false));
+    let (status, replayed, second) = submit(&pipeline, "order-1", &small_job()).await;
+    assert_eq!((status, replayed), (StatusCode::ACCEPTED, true));
+    assert_eq!(first, second);
+
+    let mut other = small_job();
+    other["prompt"] = json!("something else");
+    let (status, _, problem) = submit(&pipeline, "order-1", &other).await;
+    assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY);
+    assert!(String::from_utf8_lossy(&problem).contains("idempotency_key_reused"));
+
+    let job: serde_json::Value = serde_json::from_slice(&first).unwrap();
+    pipeline.ended(job["id"].as_str().unwrap()).await;
+    assert_eq!(pipeline.balance().await, (994, 0));
+    pipeline.close().await;
+}
+
+#[tokio::test]
+async fn twenty_clicks_at_once_are_one_job() {
+    let pipeline = Pipeline::start().await;
+    let body = small_job();
+    let clicks = (0..20).map(|_| submit(&pipeline, "double-click", &body));
+    let answers = futures::future::join_all(clicks).await;
+    assert!(
+        answers
+            .iter()
+            .all(|(status, _, bytes)| *status == StatusCode::ACCEPTED && *bytes == answers[0].2),
+        "{answers:?}"
+    );
+    assert_eq!(
+        answers.iter().filter(|(_, replayed, _)| !replayed).count(),
+        1
+    );
+    let job: serde_json::Value = serde_json::from_slice(&answers[0].2).unwrap();
+    pipeline.ended(job["id"].as_str().unwrap()).await;
+    assert_eq!(pipeline.fake.journal().count(), 1);
+    pipeline.close().await;
+}
+
+#[tokio::test]
+async fn two_hundred_submits_against_credits_for_one_hundred_admit_exactly_one_hundred() {
+    let pipeline = Pipeline::start_with(Options {
+        workers: 0,
+        credits: 600,
+        ..Options::default()
+    })
+    .await;
+    let body = small_job();
+    let submits = (0..200).map(|_| pipeline.post("/v1/jobs", &body));
+    let answers = futures::future::join_all(submits).await;
+    let with = |wanted: StatusCode| {
+        answers
+            .iter()
+            .filter(|(status, _)| *status == wanted)
+            .count()
+    };
+    assert_eq!(
+        (
+            with(StatusCode::ACCEPTED),
+            with(StatusCode::PAYMENT_REQUIRED)
+        ),
+        (100, 100),
+        "{answers:?}"
+    );
+    assert_eq!(pipeline.balance().await, (0, 600));
+    for (_, job) in answers
+        .iter()
+        .filter(|(status, _)| *status == StatusCode::ACCEPTED)
+    {
+        pipeline
+            .post(
+                &format!("/v1/jobs/{}/cancel", job["id"].as_str().unwrap()),
+                &json!({}),
+            )
+            .await;
+    }
+    assert_eq!(pipeline.balance().await, (600, 0));
+    pipeline.close().await;
+}

@@ -1,0 +1,128 @@
+//! The JSON of `generateContent`, as far as Platen speaks it.
+//!
+//! Source: `google/cloud/aiplatform/v1/content.proto` and `prediction_service.proto`.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct GenerateContent {
+    pub contents: Vec<Content>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub system_instruction: Option<Content>,
+    pub generation_config: GenerationConfig,
+    pub labels: BTreeMap<String, String>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Content {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub role: Option<String>,
+    #[serde(default)]
+    pub parts: Vec<Part>,
+}
+
+#[derive(Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Part {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inline_data: Option<Blob>,
+    /// Part of the model's thinking; only ever received.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub thought: bool,
+}
+
+impl Part {
+    pub(super) fn text(text: &str) -> Self {
+        Self {
+            text: Some(text.to_owned()),
+            ..Self::default()
+        }
+    }
+
+    pub(super) fn picture(blob: Blob) -> Self {
+        Self {
+            inline_data: Some(blob),
+            ..Self::default()
+        }
+    }
+}
+
+/// Base64 in JSON.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Blob {
+    #[serde(default)]
+    pub mime_type: String,
+    #[serde(default)]
+    pub data: String,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct GenerationConfig {
+    pub response_modalities: Vec<String>,
+    pub image_config: ImageConfig,
+    pub candidate_count: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seed: Option<i32>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct ImageConfig {
+    pub aspect_ratio: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image_size: Option<String>,
+    pub image_output_options: ImageOutputOptions,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct ImageOutputOptions {
+    pub mime_type: String,
+}
+
+/// Everything may be missing, and anything may be there that is not named.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Reply {
+    #[serde(default)]
+    pub candidates: Vec<Candidate>,
+    pub prompt_feedback: Option<PromptFeedback>,
+    pub usage_metadata: Option<Value>,
+    pub response_id: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Candidate {
+    pub content: Option<Content>,
+    pub finish_reason: Option<String>,
+    pub finish_message: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct PromptFeedback {
+    pub block_reason: Option<String>,
+    pub block_reason_message: Option<String>,
+}
+
+/// An error's body.
+#[derive(Deserialize)]
+pub(super) struct Status {
+    pub error: StatusError,
+}
+
+#[derive(Deserialize)]
+pub(super) struct StatusError {
+    #[serde(default)]
+    pub message: String,
+}

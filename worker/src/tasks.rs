@@ -1,0 +1,105 @@
+//! Every task and every schedule of a worker, on one page.
+//!
+//! | task | runs | does |
+//! |---|---|---|
+//! | [`generate`] | when Redis rings | works on one job, from claim to settlement |
+//! | [`top_up_ring`] | every 200 ms | rings for the next due jobs |
+//! | [`renew_leases`] | three times a lease | keeps what this worker works on |
+//! | [`reap`] | every second | takes jobs from workers whose lease ran out |
+//! | [`expire`] | every second | ends jobs whose deadline has passed |
+//!
+//! Any number of workers run all of them at once; none needs a leader, for each effect is one guarded write.
+
+mod expire;
+mod generate;
+mod reap;
+mod renew_leases;
+mod top_up_ring;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use apalis::prelude::{Data, Monitor, ParallelizeExt, WorkerBuilder, WorkerBuilderExt};
+use common::queue::{Ding, Doorbell, DoorbellConfig};
+use tokio_util::sync::CancellationToken;
+
+use crate::app::App;
+
+/// Restarts of the apalis worker that are survived; more than this is a fault that a new process must end.
+const MOST_RESTARTS: usize = 100;
+
+/// Runs a worker until `stop`, then waits for its jobs as long as the grace allows.
+pub async fn run(app: Arc<App>, stop: CancellationToken) -> anyhow::Result<()> {
+    let schedules = CancellationToken::new();
+    let timing = app.timing.clone();
+    every(&app, timing.dispatch_every, &stop, top_up_ring::run);
+    every(&app, timing.lease / 3, &schedules, renew_leases::run);
+    every(&app, timing.reap_every, &stop, reap::run);
+    every(&app, timing.reap_every, &stop, expire::run);
+
+    let doorbell = DoorbellConfig {
+        client: app.redis.clone(),
+        keys: app.keys.clone(),
+        slots: app.free_slots.clone(),
+        stop: stop.clone(),
+        tasks: app.tasks.clone(),
+        heard: app.heard.clone(),
+    };
+    let worker = Arc::clone(&app);
+    let monitor = Monitor::new()
+        .should_restart(|worker, error| {
+            tracing::error!(%error, restarts = worker.restarts(), "The apalis worker ended");
+            worker.restarts() < MOST_RESTARTS
+        })
+        .register(move |_| {
+            let tasks = worker.tasks.clone();
+            WorkerBuilder::new(worker.name.clone())
+                .backend(Doorbell::start(&doorbell))
+                .data(Arc::clone(&worker))
+                .catch_panic()
+                .parallelize(move |handler| tasks.spawn(handler))
+                .build(on_ring)
+        });
+    tracing::info!(worker = app.name, slots = app.slots, "Worker is ready");
+    let stopped = stop.clone();
+    let running = monitor.run_with_signal(async move {
+        stopped.cancelled().await;
+        Ok(())
+    });
+    tokio::select! {
+        ended = running => ended?,
+        () = grace(&stop, timing.grace) => {
+            tracing::warn!(jobs = app.leases.count(), "The grace is over; what is left goes to another worker when its lease runs out");
+        }
+    }
+    schedules.cancel();
+    app.tasks.close();
+    // What still runs is bounded by its own time-outs; it must not hold up the stop.
+    let _waited = tokio::time::timeout(Duration::from_secs(3), app.tasks.wait()).await;
+    Ok(())
+}
+
+/// A ring is answered with Ok whatever became of the job: retries live in Postgres.
+async fn on_ring(ding: Ding, app: Data<Arc<App>>) {
+    generate::run(&app, ding.job).await;
+}
+
+async fn grace(stop: &CancellationToken, grace: Duration) {
+    stop.cancelled().await;
+    tokio::time::sleep(grace).await;
+}
+
+/// Repeats a task until `stop`. It never overlaps itself, and catches up on nothing it missed.
+fn every<F>(app: &Arc<App>, period: Duration, stop: &CancellationToken, task: fn(Arc<App>) -> F)
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let (app, stop) = (Arc::clone(app), stop.clone());
+    let mut ticks = tokio::time::interval(period);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    app.tasks.clone().spawn(async move {
+        while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+            task(Arc::clone(&app)).await;
+        }
+    });
+}

@@ -1,0 +1,256 @@
+//! One job, from claim to settlement.
+//!
+//! Claim it; take over what earlier attempts bought; buy what is missing, one journaled call per output; bring
+//! every picture to exactly the size asked for; settle. Each step may be repeated by anyone at any time: the
+//! fence decides who may still write. The model is called in `providers/`; the end is
+//! [`common::settlement`], which is where to read next.
+
+mod output;
+
+use std::time::{Duration, Instant};
+
+use backon::{BackoffBuilder, ExponentialBuilder, Retryable};
+use common::artifact::Artifact;
+use common::generation::Generation;
+use common::id::JobId;
+use common::job::{self, Claimed};
+use common::outcome::{Class, Decision, Failure};
+use common::settlement::{self, Lease, Settled, SettlementError};
+use common::{call, database, telemetry};
+use futures::future::join_all;
+use tracing::Instrument;
+
+use crate::app::App;
+use crate::providers::InputPicture;
+use output::{Attempt, Made};
+
+/// Works on a job if it is to be had. Whatever happens is settled or left to the next attempt; a ring never fails.
+pub(super) async fn run(app: &App, id: JobId) {
+    let asked = Instant::now();
+    let claimed = match job::store::claim(&app.pool, id, &app.name, app.timing.lease).await {
+        Ok(Some(claimed)) => claimed,
+        // Another worker has it, or it has ended: a stale ring.
+        Ok(None) => return,
+        Err(error) => {
+            return tracing::warn!(job.id = %id, %error, "Job {id} could not be claimed; it will be rung again");
+        }
+    };
+    telemetry::QUEUE_SECONDS
+        .with_label_values(&[&claimed.model])
+        .observe(claimed.waited_seconds);
+    let span = tracing::info_span!("attempt", job.id = %id, request.id = claimed.request_id, attempt = claimed.fence, model = claimed.model);
+    attempt(app, &claimed, asked).instrument(span).await;
+}
+
+async fn attempt(app: &App, claimed: &Claimed, asked: Instant) {
+    let lease = Lease {
+        tenant: claimed.tenant,
+        job: claimed.id,
+        fence: claimed.fence,
+    };
+    let held = app
+        .leases
+        .hold(claimed.id, claimed.fence, asked, app.timing.lease);
+    let Some(worked) = held.lost.run_until_cancelled(work(app, claimed)).await else {
+        return tracing::info!("The job was taken away: it was canceled, or the lease ran out");
+    };
+    let verdict = worked.unwrap_or_else(|error| {
+        tracing::warn!(
+            error = format!("{error:#}"),
+            "The attempt failed on our side"
+        );
+        Verdict::Retry(Failure::new(Class::Internal, format!("{error:#}")))
+    });
+    let verdict = verdict.within(claimed, asked, app.timing.retry);
+    let settled = (|| settle(app, lease, &verdict))
+        .retry(settlement_delays())
+        .when(|error| matches!(error, SettlementError::Database(_)))
+        .await;
+    match settled {
+        Ok(settled) => tracing::info!(
+            outcome = verdict.class().as_str(),
+            ?settled,
+            elapsed_ms = asked.elapsed().as_millis(),
+            "The attempt ended"
+        ),
+        Err(error) => {
+            tracing::error!(%error, "The attempt could not be settled; the lease will run out")
+        }
+    }
+}
+
+/// What an attempt came to.
+enum Verdict {
+    /// Pictures to deliver, and why some are missing.
+    Deliver {
+        artifacts: Vec<Artifact>,
+        shortfall: Option<Failure>,
+    },
+    /// Nothing to deliver, and no use in trying again.
+    GiveUp(Failure),
+    /// Another attempt may do it.
+    Retry(Failure),
+    /// Another attempt, after this long.
+    RetryAfter(Duration, Failure),
+}
+
+impl Verdict {
+    fn class(&self) -> Class {
+        match self {
+            Self::Deliver { shortfall, .. } => shortfall
+                .as_ref()
+                .map_or(Class::Ok, |failure| failure.class),
+            Self::GiveUp(failure) | Self::Retry(failure) | Self::RetryAfter(_, failure) => {
+                failure.class
+            }
+        }
+    }
+
+    /// Decides when to try again, or that there is no time for it: what cannot succeed any more is released now.
+    fn within(
+        self,
+        claimed: &Claimed,
+        asked: Instant,
+        (least, most): (Duration, Duration),
+    ) -> Self {
+        let Self::Retry(failure) = self else {
+            return self;
+        };
+        let delay = retry_delay(claimed.fence, least, most)
+            .max(failure.retry_after.unwrap_or_default().min(most));
+        let left = Duration::try_from_secs_f64(claimed.seconds_left)
+            .unwrap_or_default()
+            .saturating_sub(asked.elapsed());
+        if delay < left {
+            Self::RetryAfter(delay, failure)
+        } else {
+            Self::GiveUp(failure)
+        }
+    }
+}
+
+async fn settle(app: &App, lease: Lease, verdict: &Verdict) -> Result<Settled, SettlementError> {
+    match verdict {
+        Verdict::Deliver {
+            artifacts,
+            shortfall,
+        } => settlement::deliver(&app.pool, lease, artifacts, shortfall.as_ref()).await,
+        Verdict::GiveUp(failure) => settlement::give_up(&app.pool, lease, failure).await,
+        Verdict::RetryAfter(delay, failure) => {
+            settlement::retry(&app.pool, lease, *delay, Some(failure)).await
+        }
+        Verdict::Retry(failure) => {
+            settlement::retry(&app.pool, lease, Duration::ZERO, Some(failure)).await
+        }
+    }
+}
+
+/// Everything between claim and settlement. An error is our own trouble, and worth another attempt.
+async fn work(app: &App, claimed: &Claimed) -> anyhow::Result<Verdict> {
+    let mut transaction = database::begin_for(&app.pool, claimed.tenant).await?;
+    let generation = job::store::request(&mut transaction, claimed.id).await?;
+    let journal = call::store::of_job(&mut transaction, claimed.id).await?;
+    transaction.commit().await?;
+
+    let Some(Generation::Image(request)) = generation else {
+        return Ok(Verdict::GiveUp(Failure::new(
+            Class::BadRequest,
+            "the job's request is gone",
+        )));
+    };
+    let Some(model) = app.catalog.get(&claimed.model) else {
+        return Ok(Verdict::GiveUp(Failure::new(
+            Class::BadRequest,
+            format!("{} is no longer in the catalogue", claimed.model),
+        )));
+    };
+    let Some(provider) = app.providers.get(&model.provider) else {
+        return Ok(Verdict::Retry(Failure::new(
+            Class::Internal,
+            format!("this worker has no provider {}", model.provider),
+        )));
+    };
+    let mut inputs = Vec::with_capacity(request.inputs.len());
+    for input in &request.inputs {
+        let bytes = app.bucket.get(&input.object_key).await?.ok_or_else(|| {
+            anyhow::anyhow!("the input {} is not in the bucket", input.object_key)
+        })?;
+        inputs.push(InputPicture {
+            bytes,
+            media_type: input.media_type,
+            role: input.role,
+        });
+    }
+
+    let attempt = Attempt {
+        app,
+        claimed,
+        request: &request,
+        model,
+        provider,
+        inputs: &inputs,
+        journal: &journal,
+    };
+    let outputs = 0..claimed.n_requested;
+    let made = join_all(outputs.map(|output_idx| attempt.output(output_idx))).await;
+    made.into_iter()
+        .collect::<anyhow::Result<Vec<Made>>>()
+        .map(judge)
+}
+
+/// What the outputs, taken together, come to. An output that may yet succeed keeps the job open; nothing that
+/// was made is lost by that, for the next attempt takes it over.
+fn judge(made: Vec<Made>) -> Verdict {
+    let mut artifacts = Vec::new();
+    let mut shortfall: Option<Failure> = None;
+    let mut retry: Option<Failure> = None;
+    for output in made {
+        match output {
+            Made::Picture(pair) => artifacts.extend(*pair),
+            Made::Missing {
+                failure,
+                again: false,
+            } => {
+                shortfall.get_or_insert(failure);
+            }
+            Made::Missing {
+                failure,
+                again: true,
+            } => {
+                retry.get_or_insert(failure);
+            }
+        }
+    }
+    match (retry, shortfall) {
+        (Some(failure), _) if failure.class.decision() == Decision::Retry => {
+            Verdict::Retry(failure)
+        }
+        (Some(failure), _) => Verdict::GiveUp(failure),
+        (None, Some(failure)) if artifacts.is_empty() => Verdict::GiveUp(failure),
+        (None, shortfall) => Verdict::Deliver {
+            artifacts,
+            shortfall,
+        },
+    }
+}
+
+/// Full-jitter growth by attempts made; a job that was throttled for long still asks about once a minute.
+fn retry_delay(fence: i32, least: Duration, most: Duration) -> Duration {
+    let attempts = usize::try_from(fence.max(1)).unwrap_or(1);
+    let delays = ExponentialBuilder::default()
+        .with_min_delay(least)
+        .with_max_delay(most)
+        .with_jitter()
+        .with_max_times(attempts)
+        .build();
+    delays.last().unwrap_or(most).min(most)
+}
+
+/// In-process retries, towards our own database only.
+fn settlement_delays() -> ExponentialBuilder {
+    ExponentialBuilder::default()
+        .with_min_delay(Duration::from_millis(50))
+        .with_max_delay(Duration::from_secs(2))
+        .with_jitter()
+        .with_max_times(6)
+}

@@ -1,0 +1,9 @@
+//! Keeps what this worker works on, all of it in one statement.
+
+use std::sync::Arc;
+
+use crate::app::App;
+
+pub(super) async fn run(app: Arc<App>) {
+    app.leases.renew(&app.pool, app.timing.lease).await;
+}
