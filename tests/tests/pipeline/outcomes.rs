@@ -71,7 +71,7 @@ async fn an_answer_that_is_no_json_or_no_picture_is_bought_again() {
 #[tokio::test]
 async fn what_was_delivered_is_charged_and_the_rest_released() {
     let pipeline = Pipeline::start().await;
-    pipeline.fake.faults().push(Fault::Invalid);
+    pipeline.fake.faults().push(Fault::Status(400));
     let mut body = small_job();
     body["outputs"] = json!(3);
     let job = pipeline.ended(&pipeline.submit(&body).await).await;
@@ -95,7 +95,7 @@ async fn what_was_delivered_is_charged_and_the_rest_released() {
 async fn a_stored_picture_is_never_bought_again() {
     let pipeline = Pipeline::start().await;
     // Of three outputs one fails first: the second attempt takes over the two that were stored.
-    pipeline.fake.faults().push(Fault::Unavailable);
+    pipeline.fake.faults().push(Fault::Status(503));
     let mut body = small_job();
     body["outputs"] = json!(3);
     let job = pipeline.ended(&pipeline.submit(&body).await).await;
