@@ -75,7 +75,7 @@ COMMENT ON COLUMN jobs.worker IS 'Which worker holds the lease, or held it last'
 COMMENT ON COLUMN jobs.crash_count IS 'How many leases ran out';
 COMMENT ON COLUMN jobs.calls_started IS 'Paid calls begun; a throttled or unsent call gives its count back';
 COMMENT ON COLUMN jobs.max_calls IS 'Paid calls allowed in all';
-COMMENT ON COLUMN jobs.priority IS 'Moves the turn: each step is ten seconds earlier';
+COMMENT ON COLUMN jobs.priority IS 'Moves the turn within the tenant''s own queue: each step is ten seconds, never before its own time';
 COMMENT ON COLUMN jobs.turn IS 'Place in the fair queue, microseconds of the tenant''s virtual clock; lower goes first';
 COMMENT ON COLUMN jobs.run_after IS 'Not rung and not claimed before';
 COMMENT ON COLUMN jobs.deadline IS 'From when on the job is expired and its hold released';

@@ -11,7 +11,7 @@ CREATE TABLE idempotency_keys (
   PRIMARY KEY (tenant_id, key)
 );
 CREATE INDEX idempotency_keys_by_age ON idempotency_keys (created_at);
-COMMENT ON TABLE  idempotency_keys IS 'Answers to keep for 24 hours; written in the transaction whose effect they report';
+COMMENT ON TABLE  idempotency_keys IS 'Answers kept for whoever repeats a request; written in the transaction whose effect they report';
 COMMENT ON COLUMN idempotency_keys.tenant_id IS 'Whose key';
 COMMENT ON COLUMN idempotency_keys.key IS 'As the client sent it, or one we made';
 COMMENT ON COLUMN idempotency_keys.request_hash IS 'SHA-256 of method, path and body: the same key for something else is refused';

@@ -60,7 +60,7 @@ impl App {
                 .context("cannot connect to Postgres as platen_reader")?,
             ring: Ring::new(config.redis_url()?.expose_secret(), &config.queue)
                 .context("REDIS_URL is not usable")?,
-            bucket: Bucket::local(&config.bucket, config.signing_key()?.clone())?,
+            bucket: Bucket::local(config.bucket(), config.signing_key()?.clone())?,
             catalog: Arc::new(Catalog::load(config.models.as_deref())?),
             cors_origins: config
                 .cors_origins

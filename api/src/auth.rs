@@ -5,8 +5,9 @@ use std::sync::Arc;
 use axum::extract::FromRequestParts;
 use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
+use common::authentication;
 use common::id::TenantId;
-use common::tenant::{self, ApiKey};
+use common::tenant::ApiKey;
 
 use crate::app::App;
 use crate::error::{Code, Problem};
@@ -26,7 +27,7 @@ impl FromRequestParts<Arc<App>> for Tenant {
         let key = header.to_str().ok().and_then(bearer).ok_or_else(|| {
             refused("The Authorization header does not hold an API key like `Bearer pk_…`.")
         })?;
-        let tenant = tenant::store::authenticate(&app.pool, &key)
+        let tenant = authentication::authenticate(&app.pool, &key)
             .await?
             .ok_or_else(|| refused("There is no such API key, or it was revoked."))?;
         tracing::Span::current().record("tenant", tracing::field::display(tenant));

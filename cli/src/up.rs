@@ -77,9 +77,7 @@ async fn serve(
         admin::migrate(config).await?;
     }
     let data = &options.data;
-    if std::env::var_os("PLATEN_BUCKET").is_none() {
-        config.bucket = data.join("bucket");
-    }
+    config.bucket.get_or_insert_with(|| data.join("bucket"));
     if config.signing_key.is_none() {
         config.signing_key = Some(secrets::kept_or_made(&data.join("signing.key"))?.into());
     }

@@ -23,7 +23,7 @@ use crate::idempotency::{self, Answer, Known};
 use crate::job::{self, Job};
 use crate::ledger::{self, Transfer};
 
-/// Paid calls allowed for each output: the first and two more.
+/// Paid calls a job may make for each output it asks for, all outputs together.
 const CALLS_PER_OUTPUT: u32 = 3;
 
 /// A request that is understood and quoted.

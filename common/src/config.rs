@@ -6,7 +6,7 @@
 
 use std::env;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -81,7 +81,7 @@ pub struct Config {
     pub owner_url: Option<SecretString>,
     pub redis_url: Option<SecretString>,
     pub queue: String,
-    pub bucket: PathBuf,
+    pub bucket: Option<PathBuf>,
     pub signing_key: Option<SecretString>,
     pub listen: SocketAddr,
     pub metrics_listen: SocketAddr,
@@ -90,7 +90,6 @@ pub struct Config {
     pub timing: Timing,
     pub models: Option<PathBuf>,
     pub vertex: Option<Vertex>,
-    pub vertex_url: Option<String>,
 }
 
 /// How often things happen. Tests shorten them.
@@ -104,7 +103,7 @@ pub struct Timing {
     pub reap_every: Duration,
     /// First and longest delay before a job is tried again.
     pub retry: (Duration, Duration),
-    /// How long a stopping worker waits for its jobs before it hands them back.
+    /// How long a stopping worker waits for its jobs; longer than any model may take, or they would count as crashed.
     pub grace: Duration,
 }
 
@@ -115,7 +114,7 @@ impl Default for Timing {
             dispatch_every: Duration::from_millis(200),
             reap_every: Duration::from_secs(1),
             retry: (Duration::from_secs(1), Duration::from_mins(1)),
-            grace: Duration::from_secs(25),
+            grace: Duration::from_secs(190),
         }
     }
 }
@@ -153,8 +152,7 @@ impl Config {
             owner_url: text("DATABASE_OWNER_URL")?.map(SecretString::from),
             redis_url: text("REDIS_URL")?.map(SecretString::from),
             queue: text("PLATEN_QUEUE")?.unwrap_or_else(|| "platen".to_owned()),
-            bucket: text("PLATEN_BUCKET")?
-                .map_or_else(|| PathBuf::from("data/bucket"), PathBuf::from),
+            bucket: text("PLATEN_BUCKET")?.map(PathBuf::from),
             signing_key: signing_key()?,
             listen: parsed("PLATEN_LISTEN")?.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 8080))),
             metrics_listen: parsed("PLATEN_METRICS_LISTEN")?
@@ -178,7 +176,6 @@ impl Config {
                 base_url: vertex_url.clone(),
                 synthetic: false,
             }),
-            vertex_url,
         })
     }
 
@@ -194,6 +191,10 @@ impl Config {
             name: "REDIS_URL",
             needed: "Redis 7 or newer, such as redis://host:6379/0",
         })
+    }
+
+    pub fn bucket(&self) -> &Path {
+        self.bucket.as_deref().unwrap_or(Path::new("data/bucket"))
     }
 
     pub fn signing_key(&self) -> Result<&SecretString, ConfigError> {

@@ -68,6 +68,18 @@ pub async fn begin_for(
     Ok(transaction)
 }
 
+/// Begins a transaction that sees no tenant's rows, but the one API key it was shown.
+pub async fn begin_showing(
+    pool: &PgPool,
+    key_id: &str,
+) -> sqlx::Result<Transaction<'static, Postgres>> {
+    let mut transaction = pool.begin().await?;
+    sqlx::query!("SELECT set_config('platen.key', $1, true)", key_id)
+        .fetch_one(&mut *transaction)
+        .await?;
+    Ok(transaction)
+}
+
 /// Why the schema could not be brought up to date.
 #[derive(Debug, thiserror::Error)]
 pub enum MigrateError {
@@ -97,6 +109,10 @@ pub async fn migrate(owner_url: &str, runtime_login: Option<&str>) -> Result<(),
     }
     connection.execute("SET ROLE platen_owner").await?;
     MIGRATIONS.run(&mut connection).await?;
+    // Every role asks whether the schema is the one it knows.
+    connection
+        .execute("GRANT SELECT ON _sqlx_migrations TO platen_api, platen_worker, platen_reader")
+        .await?;
     connection.close().await?;
     Ok(())
 }

@@ -21,6 +21,7 @@ pub mod tenant;
 
 // Procedures.
 pub mod admission;
+pub mod authentication;
 pub mod dispatch;
 pub mod settlement;
 pub mod verify;

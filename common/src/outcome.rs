@@ -103,32 +103,26 @@ impl Class {
         Self::ALL.into_iter().find(|class| class.as_str() == text)
     }
 
-    /// What the customer is told when nothing more exact is known.
+    /// What the customer is told when nothing more exact is known. What was charged is settlement's to add.
     pub fn plain_words(self) -> &'static str {
         match self {
             Self::Ok => "Delivered.",
             Self::Refused => {
-                "The model's safety rules refused this request. Nothing was charged; change the prompt or the pictures and try again."
+                "The model's safety rules refused this request. Change the prompt or the pictures and try again."
             }
             Self::Throttled => {
-                "The model is busy and the job ran out of time waiting for it. Nothing was charged; try again later."
+                "The model is busy and the job ran out of time waiting for it. Try again later."
             }
             Self::Unreachable => {
-                "The model could not be reached before the job ran out of time. Nothing was charged; try again later."
+                "The model could not be reached before the job ran out of time. Try again later."
             }
-            Self::ProviderFault => {
-                "The model failed to answer properly. Nothing was charged; try again."
-            }
-            Self::BadRequest => {
-                "The model does not accept this request. Nothing was charged; change the request."
-            }
-            Self::Unknown => "The model's answer was lost. Nothing was charged; try again.",
-            Self::Internal => "Something failed on our side. Nothing was charged; try again.",
-            Self::Canceled => "Canceled as asked. Nothing was charged.",
-            Self::Expired => "The job's deadline passed before it was done. Nothing was charged.",
-            Self::Poison => {
-                "The job could not be worked on without failing. Nothing was charged; please report its id."
-            }
+            Self::ProviderFault => "The model failed to answer properly. Try again.",
+            Self::BadRequest => "The model does not accept this request. Change the request.",
+            Self::Unknown => "The model's answer was lost. Try again.",
+            Self::Internal => "Something failed on our side. Try again.",
+            Self::Canceled => "Canceled as asked.",
+            Self::Expired => "The job's deadline passed before it was done.",
+            Self::Poison => "The job could not be worked on without failing. Please report its id.",
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Redis, the doorbell: one sorted set of job ids, lowest turn first, and nothing else.
+//! Redis, the doorbell: one sorted set of job ids, lowest turn first; beside it only who rings and how full it is kept.
 //!
 //! Ringing twice is ringing once, and a lost ring costs a re-ring ([`crate::dispatch`]), so Redis may be
 //! emptied at any moment. [`Ring`] adds ids; [`Doorbell`] is the apalis `Backend` that pops them.
@@ -10,7 +10,7 @@ use std::time::Duration;
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
 use redis::{Client, RedisError, Script};
 
-pub use doorbell::{Ding, Doorbell, DoorbellConfig, Heard};
+pub use doorbell::{Ding, Doorbell, DoorbellConfig};
 
 use crate::id::JobId;
 

@@ -14,7 +14,7 @@ use std::time::Duration;
 use sqlx::{PgConnection, PgPool, Postgres, Transaction};
 
 use crate::artifact::{self, Artifact};
-use crate::credits::InvalidCredits;
+use crate::credits::{Credits, InvalidCredits};
 use crate::database::{self, NotOneRow};
 use crate::id::{JobId, TenantId};
 use crate::idempotency::{self, Answer, Known};
@@ -120,13 +120,13 @@ pub async fn retry(
     pool: &PgPool,
     lease: Lease,
     delay: Duration,
-    failure: Option<&Failure>,
+    failure: &Failure,
 ) -> Result<Settled, SettlementError> {
     let (mut transaction, job) = match open(pool, lease).await? {
         Ok(opened) => opened,
         Err(settled) => return Ok(settled),
     };
-    let outcome = failure.map(|failure| (failure.class, failure.plain_words()));
+    let outcome = Some((failure.class, failure.plain_words()));
     job::store::requeue(
         &mut transaction,
         &Requeue {
@@ -276,6 +276,20 @@ async fn lock(
         .filter(|job| job.tenant == tenant))
 }
 
+/// Why the job ended, and what that came to, in the words the tenant reads.
+fn told(job: &Job, delivered: i32, captured: Credits, why: &str) -> String {
+    if delivered == 0 {
+        format!("{why} Nothing was charged.")
+    } else if delivered == job.n_requested {
+        why.to_owned()
+    } else {
+        let asked = job.n_requested;
+        format!(
+            "{delivered} of {asked} pictures were delivered, for {captured}. Of the rest: {why}"
+        )
+    }
+}
+
 struct Ending<'a> {
     /// `None`: as the delivery says.
     state: Option<State>,
@@ -336,7 +350,7 @@ async fn end(
         id: job.id,
         state,
         outcome: ending.outcome,
-        reason: ending.reason,
+        reason: &told(job, ending.delivered, captured, ending.reason),
         delivered: ending.delivered,
         captured,
         released: resolution.released,

@@ -98,7 +98,7 @@ impl Pipeline {
             owner_url: Some(SecretString::from(servers.owner_url_of(&database))),
             redis_url: Some(SecretString::from(servers.redis_url.clone())),
             queue: database.clone(),
-            bucket: bucket.path().to_owned(),
+            bucket: Some(bucket.path().to_owned()),
             signing_key: Some(SecretString::from("a key for tests, and for tests only")),
             listen: any,
             metrics_listen: any,
@@ -117,7 +117,6 @@ impl Pipeline {
                 base_url: Some(fake.base_url()),
                 synthetic: true,
             }),
-            vertex_url: None,
         };
         let runtime = servers.runtime_url(&database);
         let pool = database::connect(&runtime, Role::Api, 2).await.unwrap();
@@ -130,7 +129,8 @@ impl Pipeline {
             TcpListener::bind(any).await.unwrap(),
         );
         let (url, metrics_url) = (address(&listener), address(&metrics));
-        let app = api::App::connect(&config).await.unwrap();
+        let mut app = api::App::connect(&config).await.unwrap();
+        app.farewell = Duration::ZERO;
         let api = run(|stop| api::serve(app, listener, Some(metrics), stop));
         let mut pipeline = Self {
             url,

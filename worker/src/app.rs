@@ -1,13 +1,14 @@
 //! What every task of a worker works with, and the worker's start.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use anyhow::Context;
 use common::bucket::Bucket;
 use common::catalog::Catalog;
 use common::config::{Config, ConfigError, Timing};
 use common::database::{self, Role};
-use common::queue::{Heard, Keys, Ring};
+use common::queue::{Keys, Ring};
 use secrecy::ExposeSecret;
 use sqlx::PgPool;
 use tokio::sync::Semaphore;
@@ -18,7 +19,6 @@ use crate::leases::Leases;
 use crate::providers::Providers;
 
 /// Handles of a worker process.
-#[derive(Clone)]
 pub struct App {
     /// New at each start, so that two workers are never taken for one.
     pub name: String,
@@ -35,8 +35,8 @@ pub struct App {
     /// How many jobs are worked on at once.
     pub slots: usize,
     pub free_slots: Arc<Semaphore>,
-    /// When Redis last answered the pump.
-    pub heard: Heard,
+    /// Whether the last top-up found no Redis.
+    pub redis_away: AtomicBool,
     /// What shutdown waits for.
     pub tasks: TaskTracker,
 }
@@ -63,7 +63,7 @@ impl App {
             ring: Ring::new(redis_url, &config.queue).context("REDIS_URL is not usable")?,
             redis: redis::Client::open(redis_url).context("REDIS_URL is not usable")?,
             keys: Keys::new(&config.queue),
-            bucket: Bucket::local(&config.bucket, config.signing_key()?.clone())?,
+            bucket: Bucket::local(config.bucket(), config.signing_key()?.clone())?,
             catalog: Arc::new(Catalog::load(config.models.as_deref())?),
             providers: Providers::new(vertex)?,
             darkroom: Darkroom::new(
@@ -73,7 +73,7 @@ impl App {
             timing: config.timing.clone(),
             slots: config.slots,
             free_slots: Arc::new(Semaphore::new(config.slots)),
-            heard: Heard::default(),
+            redis_away: AtomicBool::new(false),
             tasks: TaskTracker::new(),
         })
     }

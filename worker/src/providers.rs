@@ -17,8 +17,8 @@ use common::outcome::Failure;
 use futures::future::BoxFuture;
 use serde_json::Value;
 
-/// Everything a provider needs to make one picture.
-#[derive(Clone, Debug)]
+/// Everything a provider needs to make one picture. Holds the prompt, so it is never printed.
+#[derive(Clone)]
 pub struct PictureRequest<'a> {
     pub model: &'a Model,
     pub prompt: &'a str,
@@ -33,7 +33,7 @@ pub struct PictureRequest<'a> {
 }
 
 /// A picture the tenant gave us.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct InputPicture {
     pub bytes: Bytes,
     pub media_type: MediaType,

@@ -43,7 +43,6 @@ pub async fn run(app: Arc<App>, stop: CancellationToken) -> anyhow::Result<()> {
         slots: app.free_slots.clone(),
         stop: stop.clone(),
         tasks: app.tasks.clone(),
-        heard: app.heard.clone(),
     };
     let worker = Arc::clone(&app);
     let monitor = Monitor::new()

@@ -5,10 +5,11 @@ use std::path::Path;
 
 use anyhow::Context;
 use common::admission;
+use common::authentication;
 use common::credits::Credits;
 use common::database::{self, Role};
 use common::ledger;
-use common::tenant::{self, ApiKey};
+use common::tenant::ApiKey;
 use sqlx::PgPool;
 
 use crate::{admin, secrets};
@@ -37,7 +38,7 @@ impl Demo {
             .ok()
             .and_then(|text| ApiKey::parse(text.trim()));
         let known = match kept {
-            Some(key) => tenant::store::authenticate(&pool, &key)
+            Some(key) => authentication::authenticate(&pool, &key)
                 .await?
                 .map(|tenant| (key, tenant)),
             None => None,

@@ -46,6 +46,17 @@ pub async fn begin(connection: &mut PgConnection, call: &NewCall<'_>) -> sqlx::R
     Ok(begun.rows_affected() == 1)
 }
 
+/// Whether the job's bound allows another call.
+pub async fn calls_left(connection: &mut PgConnection, job: JobId) -> sqlx::Result<bool> {
+    sqlx::query_scalar!(
+        r#"-- call::calls_left
+        SELECT calls_started < max_calls AS "left!" FROM jobs WHERE id = $1"#,
+        job.0
+    )
+    .fetch_one(connection)
+    .await
+}
+
 /// Ends a call once. One that does not count gives its count back to the job, whoever works on it now.
 pub async fn end(
     connection: &mut PgConnection,

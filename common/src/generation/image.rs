@@ -20,7 +20,7 @@ pub const MAX_INPUTS_BYTES: usize = 20 * 1024 * 1024;
 pub const MAX_OUTPUTS: u32 = 4;
 
 /// A validated request for pictures, as it is stored with its job.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
 pub struct ImageRequest {
     pub prompt: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -33,6 +33,20 @@ pub struct ImageRequest {
     pub format: Format,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seed: Option<i32>,
+}
+
+/// Without the prompt and the art direction: they are personal and never printed.
+impl fmt::Debug for ImageRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ImageRequest")
+            .field("inputs", &self.inputs)
+            .field("aspect_ratio", &self.aspect_ratio)
+            .field("size", &self.size)
+            .field("outputs", &self.outputs)
+            .field("format", &self.format)
+            .field("seed", &self.seed)
+            .finish_non_exhaustive()
+    }
 }
 
 /// A picture the tenant gave us, kept in the bucket.

@@ -36,11 +36,11 @@ pub struct NewJob<'a> {
 /// How far one output moves its tenant's virtual clock: a tenant that submits faster than one output per
 /// this much time queues behind those that do not.
 const SPACING_MICROS: i64 = 100_000;
-/// How far one step of priority moves a job's turn.
+/// How far one step of priority moves a job within its tenant's own queue.
 const PRIORITY_MICROS: i64 = 10_000_000;
 
 /// Writes the job and its request. Its turn is the tenant's virtual clock, never behind the real one: a quiet
-/// tenant's job goes before the backlog of a busy one.
+/// tenant's job goes before the backlog of a busy one, and no priority goes before what others asked for earlier.
 pub async fn insert(connection: &mut PgConnection, job: &NewJob<'_>) -> sqlx::Result<Job> {
     let generation = serde_json::to_value(job.generation).expect("a generation is JSON");
     let outputs = i32::try_from(job.quote.outputs).unwrap_or(i32::MAX);
@@ -52,7 +52,7 @@ pub async fn insert(connection: &mut PgConnection, job: &NewJob<'_>) -> sqlx::Re
           WHERE tenant_id = $2 RETURNING turn)
         INSERT INTO jobs (id, tenant_id, kind, model, name, metadata, request_id, max_calls, priority, turn, run_after, deadline,
                           price_version, unit_price, n_requested, hold_amount, created_at)
-        SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9::smallint, clock.turn - $9::smallint * $16::bigint,
+        SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9::smallint, greatest((extract(epoch FROM clock_timestamp()) * 1000000)::bigint, clock.turn - $9::smallint * $16::bigint),
                coalesce($10, now()), clock_timestamp() + $11::interval, $12, $13, $14, $17, now() FROM clock
         RETURNING *"#,
         job.id.0,
@@ -107,7 +107,7 @@ pub async fn lock(connection: &mut PgConnection, id: JobId) -> sqlx::Result<Opti
         Row,
         r#"-- job::lock
         SELECT *
-        FROM jobs WHERE id = $1 FOR UPDATE"#,
+        FROM jobs WHERE id = $1 FOR NO KEY UPDATE"#,
         id.0
     )
     .fetch_optional(connection)
@@ -385,7 +385,7 @@ pub async fn totals(executor: impl PgExecutor<'_>) -> sqlx::Result<Vec<Total>> {
         SELECT model, state, coalesce(outcome, 'none') AS "outcome!", count(*) AS "jobs!",
                coalesce(sum(hold_amount) FILTER (WHERE finished_at IS NULL), 0)::bigint AS "held!",
                sum(captured)::bigint AS "captured!", sum(released)::bigint AS "released!",
-               extract(epoch FROM clock_timestamp() - min(created_at))::float8 AS "oldest_seconds!"
+               greatest(0, extract(epoch FROM clock_timestamp() - min(coalesce(started_at, run_after))))::float8 AS "oldest_seconds!"
         FROM jobs GROUP BY model, state, coalesce(outcome, 'none')"#
     )
     .fetch_all(executor)

@@ -1,4 +1,7 @@
 //! SQL of the ledger. The order of locks is wallet, job, grants, inserts: [`lock_wallet`] comes first.
+//!
+//! Locks are `NO KEY`: a foreign key to a locked row, such as that of a call being journaled, neither waits for
+//! them nor can deadlock with them.
 
 use sqlx::PgConnection;
 use time::OffsetDateTime;
@@ -26,7 +29,7 @@ pub async fn lock_wallet(
         Wallet,
         r#"-- ledger::lock_wallet
         SELECT available AS "available: Credits", held AS "held: Credits", (status = 'active' AND debt = 0) AS "active!"
-        FROM wallets WHERE tenant_id = $1 FOR UPDATE"#,
+        FROM wallets WHERE tenant_id = $1 FOR NO KEY UPDATE"#,
         tenant.0
     )
     .fetch_optional(connection)
@@ -89,7 +92,7 @@ pub async fn lock_lots(connection: &mut PgConnection, tenant: TenantId) -> sqlx:
         SELECT id AS "grant", remaining AS "remaining: Credits" FROM grants
         WHERE tenant_id = $1 AND remaining > 0 AND (expires_at IS NULL OR expires_at > clock_timestamp())
         ORDER BY priority, expires_at NULLS LAST, created_at, id
-        FOR UPDATE"#,
+        FOR NO KEY UPDATE"#,
         tenant.0
     )
     .fetch_all(connection)
@@ -130,7 +133,7 @@ pub async fn lock_shares(connection: &mut PgConnection, job: JobId) -> sqlx::Res
         SELECT job_lots.grant_id AS "grant", job_lots.amount AS "amount: Credits"
         FROM job_lots JOIN grants ON grants.id = job_lots.grant_id
         WHERE job_lots.job_id = $1 ORDER BY job_lots.ord
-        FOR UPDATE OF grants"#,
+        FOR NO KEY UPDATE OF grants"#,
         job.0
     )
     .fetch_all(connection)

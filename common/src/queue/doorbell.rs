@@ -6,10 +6,9 @@
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
-use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use apalis_core::backend::finalize::Ephemeral;
 use apalis_core::backend::{Backend, BackendConfig};
@@ -43,36 +42,6 @@ pub struct DoorbellConfig {
     pub stop: CancellationToken,
     /// Shutdown waits for the pump to give back what was not started.
     pub tasks: TaskTracker,
-    /// When the pump last heard from Redis.
-    pub heard: Heard,
-}
-
-/// When something was last heard of, in milliseconds since the process began to listen.
-#[derive(Clone, Debug)]
-pub struct Heard(Arc<(Instant, AtomicI64)>);
-
-impl Default for Heard {
-    fn default() -> Self {
-        Self(Arc::new((Instant::now(), AtomicI64::new(0))))
-    }
-}
-
-impl Heard {
-    fn now(&self) {
-        let elapsed = i64::try_from(self.0.0.elapsed().as_millis()).unwrap_or(i64::MAX);
-        self.0.1.store(elapsed, Ordering::Relaxed);
-    }
-
-    /// How long ago.
-    pub fn ago(&self) -> Duration {
-        let last = Duration::from_millis(self.0.1.load(Ordering::Relaxed).unsigned_abs());
-        self.0.0.elapsed().saturating_sub(last)
-    }
-
-    /// Whether the pump has heard from Redis lately: three blocks.
-    pub fn lately(&self) -> bool {
-        self.ago() < 3 * (BLOCK + Duration::from_secs(1))
-    }
 }
 
 /// A ring: a job that may be claimed, and the slot it will run in. Dropping it frees the slot.
@@ -235,7 +204,6 @@ impl Pump {
         loop {
             match self.pop(count).await {
                 Ok(ids) => {
-                    self.config.heard.now();
                     if !ids.is_empty() {
                         return Some(ids);
                     }

@@ -1,6 +1,6 @@
 //! SQL of tenants and their keys.
 
-use sqlx::{PgConnection, PgPool};
+use sqlx::PgConnection;
 use subtle::ConstantTimeEq;
 
 use super::ApiKey;
@@ -75,20 +75,15 @@ pub async fn revoke_key(
     Ok(revoked.rows_affected() == 1)
 }
 
-/// Whom a key speaks for. Before the tenant is known the database shows just the key's own row.
-pub async fn authenticate(pool: &PgPool, key: &ApiKey) -> sqlx::Result<Option<TenantId>> {
-    let mut transaction = pool.begin().await?;
-    sqlx::query!("SELECT set_config('platen.key', $1, true)", key.id)
-        .fetch_one(&mut *transaction)
-        .await?;
+/// Whom a key speaks for, in a transaction that shows the key's row.
+pub async fn of_key(connection: &mut PgConnection, key: &ApiKey) -> sqlx::Result<Option<TenantId>> {
     let row = sqlx::query!(
-        "-- tenant::authenticate
+        "-- tenant::of_key
         SELECT tenant_id, sha256 FROM api_keys WHERE id = $1 AND revoked_at IS NULL",
         key.id
     )
-    .fetch_optional(&mut *transaction)
+    .fetch_optional(connection)
     .await?;
-    transaction.commit().await?;
     Ok(row
         .filter(|row| bool::from(row.sha256.ct_eq(&key.sha256())))
         .map(|row| TenantId(row.tenant_id)))

@@ -2,6 +2,8 @@
 //!
 //! A refusal is an HTTP 200 without a picture, so the answer is classified by what is in it. Unknown finish and
 //! block reasons never fail to parse: servers send more of them than the published protos list.
+//!
+//! What the answer comes to is settled in [`common::settlement`], which is where to read next.
 
 mod wire;
 
@@ -270,7 +272,7 @@ fn with_reason(failure: Failure, said: Option<&str>) -> Failure {
     match said {
         Some(said) if failure.class == Class::Refused => {
             let said: String = said.chars().take(500).collect();
-            failure.because(format!("The model's safety rules refused this request: {said} Nothing was charged; change the prompt or the pictures and try again."))
+            failure.because(format!("The model's safety rules refused this request: {said} Change the prompt or the pictures and try again."))
         }
         _ => failure,
     }

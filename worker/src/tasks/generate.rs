@@ -14,7 +14,7 @@ use common::artifact::Artifact;
 use common::generation::Generation;
 use common::id::JobId;
 use common::job::{self, Claimed};
-use common::outcome::{Class, Decision, Failure};
+use common::outcome::{Class, Failure};
 use common::settlement::{self, Lease, Settled, SettlementError};
 use common::{call, database, telemetry};
 use futures::future::join_all;
@@ -59,7 +59,7 @@ async fn attempt(app: &App, claimed: &Claimed, asked: Instant) {
             error = format!("{error:#}"),
             "The attempt failed on our side"
         );
-        Verdict::Retry(Failure::new(Class::Internal, format!("{error:#}")))
+        Verdict::our_fault(format!("{error:#}"))
     });
     let verdict = verdict.within(claimed, asked, app.timing.retry);
     let settled = (|| settle(app, lease, &verdict))
@@ -70,7 +70,7 @@ async fn attempt(app: &App, claimed: &Claimed, asked: Instant) {
         Ok(settled) => tracing::info!(
             outcome = verdict.class().as_str(),
             ?settled,
-            elapsed_ms = asked.elapsed().as_millis(),
+            duration_ms = asked.elapsed().as_millis(),
             "The attempt ended"
         ),
         Err(error) => {
@@ -88,8 +88,11 @@ enum Verdict {
     },
     /// Nothing to deliver, and no use in trying again.
     GiveUp(Failure),
-    /// Another attempt may do it.
-    Retry(Failure),
+    /// Another attempt may do it, or do the rest; what was made so far is delivered when there is no time for one.
+    Retry {
+        failure: Failure,
+        artifacts: Vec<Artifact>,
+    },
     /// Another attempt, after this long.
     RetryAfter(Duration, Failure),
 }
@@ -100,20 +103,28 @@ impl Verdict {
             Self::Deliver { shortfall, .. } => shortfall
                 .as_ref()
                 .map_or(Class::Ok, |failure| failure.class),
-            Self::GiveUp(failure) | Self::Retry(failure) | Self::RetryAfter(_, failure) => {
+            Self::GiveUp(failure) | Self::Retry { failure, .. } | Self::RetryAfter(_, failure) => {
                 failure.class
             }
         }
     }
 
-    /// Decides when to try again, or that there is no time for it: what cannot succeed any more is released now.
+    /// Another attempt for something that went wrong on our side.
+    fn our_fault(detail: impl Into<String>) -> Self {
+        Self::Retry {
+            failure: Failure::new(Class::Internal, detail),
+            artifacts: Vec::new(),
+        }
+    }
+
+    /// Decides when to try again, or that there is no time for it: what cannot succeed any more is settled now.
     fn within(
         self,
         claimed: &Claimed,
         asked: Instant,
         (least, most): (Duration, Duration),
     ) -> Self {
-        let Self::Retry(failure) = self else {
+        let Self::Retry { failure, artifacts } = self else {
             return self;
         };
         let delay = retry_delay(claimed.fence, least, most)
@@ -123,8 +134,13 @@ impl Verdict {
             .saturating_sub(asked.elapsed());
         if delay < left {
             Self::RetryAfter(delay, failure)
-        } else {
+        } else if artifacts.is_empty() {
             Self::GiveUp(failure)
+        } else {
+            Self::Deliver {
+                artifacts,
+                shortfall: Some(failure),
+            }
         }
     }
 }
@@ -137,10 +153,10 @@ async fn settle(app: &App, lease: Lease, verdict: &Verdict) -> Result<Settled, S
         } => settlement::deliver(&app.pool, lease, artifacts, shortfall.as_ref()).await,
         Verdict::GiveUp(failure) => settlement::give_up(&app.pool, lease, failure).await,
         Verdict::RetryAfter(delay, failure) => {
-            settlement::retry(&app.pool, lease, *delay, Some(failure)).await
+            settlement::retry(&app.pool, lease, *delay, failure).await
         }
-        Verdict::Retry(failure) => {
-            settlement::retry(&app.pool, lease, Duration::ZERO, Some(failure)).await
+        Verdict::Retry { failure, .. } => {
+            settlement::retry(&app.pool, lease, Duration::ZERO, failure).await
         }
     }
 }
@@ -165,16 +181,17 @@ async fn work(app: &App, claimed: &Claimed) -> anyhow::Result<Verdict> {
         )));
     };
     let Some(provider) = app.providers.get(&model.provider) else {
-        return Ok(Verdict::Retry(Failure::new(
-            Class::Internal,
-            format!("this worker has no provider {}", model.provider),
+        return Ok(Verdict::our_fault(format!(
+            "this worker has no provider {}",
+            model.provider
         )));
     };
     let mut inputs = Vec::with_capacity(request.inputs.len());
     for input in &request.inputs {
-        let bytes = app.bucket.get(&input.object_key).await?.ok_or_else(|| {
-            anyhow::anyhow!("the input {} is not in the bucket", input.object_key)
-        })?;
+        let Some(bytes) = app.bucket.get(&input.object_key).await? else {
+            let gone = format!("the input {} is not in the bucket", input.object_key);
+            return Ok(Verdict::GiveUp(Failure::new(Class::Internal, gone)));
+        };
         inputs.push(InputPicture {
             bytes,
             media_type: input.media_type,
@@ -222,10 +239,7 @@ fn judge(made: Vec<Made>) -> Verdict {
         }
     }
     match (retry, shortfall) {
-        (Some(failure), _) if failure.class.decision() == Decision::Retry => {
-            Verdict::Retry(failure)
-        }
-        (Some(failure), _) => Verdict::GiveUp(failure),
+        (Some(failure), _) => Verdict::Retry { failure, artifacts },
         (None, Some(failure)) if artifacts.is_empty() => Verdict::GiveUp(failure),
         (None, shortfall) => Verdict::Deliver {
             artifacts,

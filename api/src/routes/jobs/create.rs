@@ -13,7 +13,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
-use common::admission::{self, Admission, Admitted};
+use common::admission::{self, Admission, Admitted, Refusal};
 use common::bucket::BucketError;
 use common::credits::{Credits, Quote};
 use common::id::{JobId, TenantId};
@@ -113,7 +113,11 @@ pub async fn handler(
     };
     let accepted = |job: &Job| JobView::new(job, Vec::new()).answer(StatusCode::ACCEPTED);
     let admitted = admission::admit(&app.pool, &admission, accepted).await;
-    if !matches!(admitted, Ok(Admitted::New { .. })) {
+    // After a lost connection the job may stand, and needs its pictures: only what is surely no job is cleared away.
+    if !matches!(
+        admitted,
+        Ok(Admitted::New { .. }) | Err(Refusal::Database(_))
+    ) {
         discard(&app, &asked.pictures).await;
     }
     match admitted? {

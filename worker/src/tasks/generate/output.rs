@@ -18,7 +18,7 @@ use common::outcome::{Class, Decision, Failure};
 use common::telemetry;
 
 use crate::app::App;
-use crate::imaging::Rendition;
+use crate::imaging::{ImagingError, Rendition};
 use crate::providers::{Answer, InputPicture, PictureRequest, Provider};
 
 /// What all outputs of one attempt share.
@@ -58,9 +58,9 @@ impl Attempt<'_> {
                 .get(&original.object_key)
                 .await?
                 .context("an original named by its call is not in the bucket")?;
-            let rendition = self.develop(bytes).await?.map_err(|failure| {
+            let rendition = self.develop(bytes).await.map_err(|failure| {
                 anyhow::anyhow!(
-                    "an original that was developed before is not a picture: {}",
+                    "an original that was developed before is no picture: {}",
                     failure.detail
                 )
             })?;
@@ -118,12 +118,16 @@ impl Attempt<'_> {
         };
         let mut transaction = database::begin_for(&self.app.pool, self.claimed.tenant).await?;
         let begun = call::store::begin(&mut transaction, &call).await?;
+        let calls_left = call::store::calls_left(&mut transaction, self.claimed.id).await?;
         transaction.commit().await?;
+        if !begun && calls_left {
+            anyhow::bail!("no call may begin: the lease or the deadline has passed");
+        }
         if !begun {
-            // No calls are left, or no time, or no lease; settlement knows which of them still matters.
             let class = last.unwrap_or(Class::Unknown);
+            let failure = Failure::new(class, "no further call is allowed");
             return Ok(Made::Missing {
-                failure: Failure::new(class, "no further call is allowed"),
+                failure,
                 again: false,
             });
         }
@@ -173,7 +177,7 @@ impl Attempt<'_> {
             usage,
         } = answer;
         let developed = match picture {
-            Ok(bytes) => self.keep(call, bytes).await?,
+            Ok(bytes) => self.keep(call, bytes).await,
             Err(failure) => Err(failure),
         };
         let (outcome, detail) = developed.as_ref().map_or_else(
@@ -195,52 +199,60 @@ impl Attempt<'_> {
             let mut transaction = database::begin_for(&self.app.pool, self.claimed.tenant).await?;
             // Ended by another attempt already: what it wrote stands.
             let _ended = call::store::end(&mut transaction, call, self.claimed.id, &ending).await?;
-            transaction.commit().await
+            let calls_left = call::store::calls_left(&mut transaction, self.claimed.id).await?;
+            transaction.commit().await?;
+            Ok::<bool, sqlx::Error>(calls_left)
         };
-        end.retry(store_delays()).await?;
+        let calls_left = end.retry(store_delays()).await?;
         match developed {
             Ok((original, rendition)) => self.store(output_idx, original, rendition).await,
             Err(failure) => {
-                let again = failure.class.decision() == Decision::Retry;
+                let again = calls_left && failure.class.decision() == Decision::Retry;
                 Ok(Made::Missing { failure, again })
             }
         }
     }
 
-    async fn keep(
-        &self,
-        call: CallId,
-        bytes: Bytes,
-    ) -> anyhow::Result<Result<(Original, Rendition), Failure>> {
-        let Some((media_type, size)) = inspect(&bytes) else {
-            return Ok(Err(Failure::new(
-                Class::ProviderFault,
-                format!("{} bytes that are no picture", bytes.len()),
-            )));
+    /// Stores and develops at once: either alone may fail.
+    async fn keep(&self, call: CallId, bytes: Bytes) -> Result<(Original, Rendition), Failure> {
+        let Some((media_type, pixels)) = inspect(&bytes) else {
+            let says = format!("{} bytes that are no picture", bytes.len());
+            return Err(Failure::new(Class::ProviderFault, says));
         };
         let object_key = original_key(self.claimed.tenant, call);
         let (stored, rendition) =
             tokio::join!(self.put(&object_key, bytes.clone()), self.develop(bytes));
-        let Stored { sha256, bytes } = stored?;
+        let Stored { sha256, bytes } = stored.map_err(|error| {
+            Failure::new(
+                Class::Internal,
+                format!("the original could not be stored: {error}"),
+            )
+        })?;
         let original = Original {
             object_key,
             sha256,
             bytes,
             media_type,
-            pixels: size,
+            pixels,
         };
-        Ok(rendition?.map(|rendition| (original, rendition)))
+        Ok((original, rendition?))
     }
 
     /// Brings an original to exactly what was asked for. An original that cannot be is the provider's fault.
-    async fn develop(&self, bytes: Bytes) -> anyhow::Result<Result<Rendition, Failure>> {
+    async fn develop(&self, bytes: Bytes) -> Result<Rendition, Failure> {
         let target = pixels(self.request.aspect_ratio, self.request.size);
         let rendition = self
             .app
             .darkroom
             .render(bytes, target, self.request.format)
             .await;
-        Ok(rendition.map_err(|error| Failure::new(Class::ProviderFault, error.to_string())))
+        rendition.map_err(|error| {
+            let class = match error {
+                ImagingError::ShuttingDown => Class::Internal,
+                _ => Class::ProviderFault,
+            };
+            Failure::new(class, error.to_string())
+        })
     }
 
     /// Stores the rendition under this attempt's key.

@@ -319,7 +319,10 @@ impl Findings {
             );
         }
         if body.priority.unsigned_abs() > MAX_PRIORITY.unsigned_abs() {
-            self.add("/priority", format!("-{MAX_PRIORITY} to {MAX_PRIORITY}."));
+            self.add(
+                "/priority",
+                format!("a whole number from -{MAX_PRIORITY} to {MAX_PRIORITY}"),
+            );
         }
     }
 
