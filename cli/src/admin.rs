@@ -134,7 +134,7 @@ impl Place {
         let (url, private) = match (data, &config.database_url) {
             (None, Some(url)) => (url.expose_secret().to_owned(), None),
             (data, _) => {
-                let private = Database::open(data.unwrap_or(Path::new("data"))).await?;
+                let private = Database::open(data.unwrap_or_else(|| Path::new("data"))).await?;
                 (private.database_url().to_owned(), Some(private))
             }
         };

@@ -25,7 +25,8 @@ pub async fn worker(config: &Config) -> anyhow::Result<()> {
     let serving = axum::serve(metrics, api::metrics_router(None))
         .with_graceful_shutdown(stop.clone().cancelled_owned());
     let (worked, served) = tokio::join!(worker::run(app, stop.clone()), serving.into_future());
-    worked.and(served.map_err(Into::into))
+    worked?;
+    Ok(served?)
 }
 
 /// Binds an address, or says which one it was.

@@ -260,7 +260,7 @@ fn announce(ready: &Ready, demo: &Demo, options: &Options) -> anyhow::Result<()>
         let folder = path
             .parent()
             .filter(|folder| !folder.as_os_str().is_empty())
-            .unwrap_or(Path::new("."));
+            .unwrap_or_else(|| Path::new("."));
         let partial = folder.join(format!(".{}.partial", std::process::id()));
         let mut file = secrets::create(&partial)?;
         serde_json::to_writer(&mut file, ready)?;

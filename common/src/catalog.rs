@@ -308,6 +308,7 @@ fn optional_toml_date<'de, D: serde::Deserializer<'de>>(
     toml_date(deserializer).map(Some)
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
 fn iso_date<S: serde::Serializer>(date: &Date, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(date)
 }

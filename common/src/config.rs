@@ -5,7 +5,7 @@
 //! silently become a default.
 
 use std::env;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
@@ -74,6 +74,13 @@ pub const VARIABLES: &[(&str, &str)] = &[
     ("PLATEN_LOG_FORMAT", "text or json; default text"),
 ];
 
+/// Where the API listens when nothing else is said.
+const API: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
+/// Where metrics are served when nothing else is said.
+const METRICS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9464);
+/// How long a claim is good when nothing else is said.
+const LEASE: Duration = Duration::from_secs(30);
+
 /// What both binaries are told.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -110,7 +117,7 @@ pub struct Timing {
 impl Default for Timing {
     fn default() -> Self {
         Self {
-            lease: Duration::from_secs(30),
+            lease: LEASE,
             dispatch_every: Duration::from_millis(200),
             reap_every: Duration::from_secs(1),
             retry: (Duration::from_secs(1), Duration::from_mins(1)),
@@ -154,9 +161,8 @@ impl Config {
             queue: text("PLATEN_QUEUE")?.unwrap_or_else(|| "platen".to_owned()),
             bucket: text("PLATEN_BUCKET")?.map(PathBuf::from),
             signing_key: signing_key()?,
-            listen: parsed("PLATEN_LISTEN")?.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 8080))),
-            metrics_listen: parsed("PLATEN_METRICS_LISTEN")?
-                .unwrap_or(SocketAddr::from(([127, 0, 0, 1], 9464))),
+            listen: parsed("PLATEN_LISTEN")?.unwrap_or(API),
+            metrics_listen: parsed("PLATEN_METRICS_LISTEN")?.unwrap_or(METRICS),
             cors_origins: text("PLATEN_CORS_ORIGINS")?.map_or_else(Vec::new, |list| {
                 list.split(',')
                     .map(|origin| origin.trim().to_owned())
@@ -166,8 +172,7 @@ impl Config {
             slots: within("PLATEN_SLOTS", 1, 500)?
                 .map_or(16, |slots| usize::try_from(slots).unwrap_or(16)),
             timing: Timing {
-                lease: within("PLATEN_LEASE_SECONDS", 3, 600)?
-                    .map_or(Timing::default().lease, Duration::from_secs),
+                lease: within("PLATEN_LEASE_SECONDS", 3, 600)?.map_or(LEASE, Duration::from_secs),
                 ..Timing::default()
             },
             models: text("PLATEN_MODELS")?.map(PathBuf::from),
@@ -194,7 +199,9 @@ impl Config {
     }
 
     pub fn bucket(&self) -> &Path {
-        self.bucket.as_deref().unwrap_or(Path::new("data/bucket"))
+        self.bucket
+            .as_deref()
+            .unwrap_or_else(|| Path::new("data/bucket"))
     }
 
     pub fn signing_key(&self) -> Result<&SecretString, ConfigError> {

@@ -99,10 +99,10 @@ pub async fn migrate(owner_url: &str, runtime_login: Option<&str>) -> Result<(),
         .application_name("platen migrate")
         .connect()
         .await?;
-    if let Err(error) = connection.execute(ROLES).await {
-        if !roles_exist(&mut connection).await? {
-            return Err(MigrateError::RolesMissing(error));
-        }
+    if let Err(error) = connection.execute(ROLES).await
+        && !roles_exist(&mut connection).await?
+    {
+        return Err(MigrateError::RolesMissing(error));
     }
     if let Some(login) = runtime_login {
         allow_roles(&mut connection, login).await?;

@@ -1,4 +1,4 @@
-//! Ids: a UUIDv7 in the database, a prefix and 26 characters of Crockford base32 for people (`job_01jd…`).
+//! Ids: a `UUIDv7` in the database, a prefix and 26 characters of Crockford base32 for people (`job_01jd…`).
 //!
 //! Time-ordered, so that a list sorted by id is sorted by age. The wrong prefix is refused, so that an
 //! artifact's id pasted where a job's belongs says so instead of finding nothing.

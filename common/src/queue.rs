@@ -124,14 +124,6 @@ impl Ring {
         Ok(Target { size, room })
     }
 
-    /// How many ids the ring holds.
-    pub async fn len(&self) -> Result<usize, RingError> {
-        redis::cmd("ZCARD")
-            .arg(&self.keys.ring)
-            .query_async(&mut self.connection.clone())
-            .await
-    }
-
     /// Whether Redis answers.
     pub async fn ping(&self) -> Result<(), RingError> {
         redis::cmd("PING")

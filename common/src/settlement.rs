@@ -80,9 +80,8 @@ pub async fn deliver(
         .iter()
         .filter(|artifact| artifact.role == artifact::Role::Rendition)
         .count();
-    let (outcome, reason) = shortfall.map_or((Class::Ok, Class::Ok.plain_words()), |failure| {
-        (failure.class, failure.plain_words())
-    });
+    let outcome = shortfall.map_or(Class::Ok, |failure| failure.class);
+    let reason = shortfall.map_or_else(|| Class::Ok.plain_words(), Failure::plain_words);
     let ending = Ending {
         state: None,
         delivered: i32::try_from(delivered).unwrap_or(i32::MAX),

@@ -194,6 +194,34 @@ async fn photos_show_and_the_first_decides_an_open_ratio() {
 }
 
 #[tokio::test]
+async fn photos_of_any_shape_are_drawn() {
+    let caller = Caller::new().await;
+    for (width, height) in [
+        (1, 1),
+        (1, 4000),
+        (30, 4999),
+        (4999, 75),
+        (7, 7),
+        (333, 777),
+    ] {
+        let photo = image::RgbImage::from_fn(width, height, |x, y| {
+            let inside = x > width / 3 && y > height / 2;
+            image::Rgb(if inside { [9, 20, 30] } else { [250, 250, 250] })
+        });
+        let mut bytes = std::io::Cursor::new(Vec::new());
+        photo.write_to(&mut bytes, image::ImageFormat::Png).unwrap();
+        let data = BASE64_STANDARD.encode(bytes.into_inner());
+        let mut body = request("A shape", json!({"aspectRatio": "1:1"}));
+        let parts = body["contents"][0]["parts"].as_array_mut().unwrap();
+        for caption in ["Product photo:", "Style reference:"] {
+            parts.push(json!({"text": caption}));
+            parts.push(json!({"inlineData": {"mimeType": "image/png", "data": data}}));
+        }
+        assert_eq!(caller.ask(PRO, &body).await.0, 200, "{width} by {height}");
+    }
+}
+
+#[tokio::test]
 async fn what_google_does_not_know_is_refused_as_google_refuses_it() {
     let caller = Caller::new().await;
     let refused = |patch: fn(&mut Value)| {

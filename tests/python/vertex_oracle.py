@@ -47,7 +47,8 @@ def generate(base_url, request):
         output_mime_type=request.get("mime_type"),
     )
     config = types.GenerateContentConfig(
-        response_modalities=["TEXT", "IMAGE"],
+        response_modalities=["IMAGE"],
+        candidate_count=1,
         image_config=image,
         seed=request.get("seed"),
         labels=request.get("labels"),

@@ -144,7 +144,7 @@ impl Pipeline {
             reader,
             bucket,
             client: Client::builder()
-                .timeout(Duration::from_secs(60))
+                .timeout(Duration::from_mins(1))
                 .build()
                 .unwrap(),
             api,

@@ -13,6 +13,7 @@ use tokio::sync::OnceCell;
 const TEMPLATE: &str = "platen_template";
 
 /// Where the servers of this run answer.
+#[expect(clippy::struct_field_names, reason = "as the environment names them")]
 #[derive(Clone)]
 pub struct TestServers {
     /// Login of the database's owner; ends in `/platen`.

@@ -40,7 +40,7 @@ pub async fn run(app: Arc<App>, stop: CancellationToken) -> anyhow::Result<()> {
     let doorbell = DoorbellConfig {
         client: app.redis.clone(),
         keys: app.keys.clone(),
-        slots: app.free_slots.clone(),
+        slots: Arc::clone(&app.free_slots),
         stop: stop.clone(),
         tasks: app.tasks.clone(),
     };

@@ -92,7 +92,7 @@ async fn redis_holds_ids_and_nothing_else() {
             (!members.is_empty()).then_some(members)
         })
         .await;
-    assert_eq!(members, [id.clone()]);
+    assert_eq!(members, std::slice::from_ref(&id));
     let keys: Vec<String> = redis
         .keys(format!("{}:*", pipeline.database))
         .await

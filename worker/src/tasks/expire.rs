@@ -19,7 +19,7 @@ pub(super) async fn run(app: Arc<App>) {
     for (job, tenant) in found {
         match settlement::expire(&app.pool, tenant, job).await {
             Ok(settled) => {
-                tracing::info!(job.id = %job, ?settled, "Job {job}: its deadline passed")
+                tracing::info!(job.id = %job, ?settled, "Job {job}: its deadline passed");
             }
             Err(error) => tracing::warn!(job.id = %job, %error, "Job {job} could not be expired"),
         }

@@ -74,7 +74,7 @@ async fn attempt(app: &App, claimed: &Claimed, asked: Instant) {
             "The attempt ended"
         ),
         Err(error) => {
-            tracing::error!(%error, "The attempt could not be settled; the lease will run out")
+            tracing::error!(%error, "The attempt could not be settled; the lease will run out");
         }
     }
 }

@@ -18,7 +18,7 @@ pub(super) async fn run(app: Arc<App>) {
         match settlement::reap(&app.pool, tenant, job).await {
             Ok(settled) => tracing::info!(job.id = %job, ?settled, "Job {job}: its lease ran out"),
             Err(error) => {
-                tracing::warn!(job.id = %job, %error, "Job {job} could not be taken from its worker")
+                tracing::warn!(job.id = %job, %error, "Job {job} could not be taken from its worker");
             }
         }
     }

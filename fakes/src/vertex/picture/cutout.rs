@@ -63,14 +63,16 @@ fn standing_free(photo: &RgbaImage, width: f32, height: f32) -> Option<Standing>
         clear_ground(&mut small, ground);
     }
     let found = bounds(&small)?;
-    let scale = float(photo.width()) / float(small.width());
-    let left = ((found.left - 1.0) * scale).max(0.0);
-    let top = ((found.top - 1.0) * scale).max(0.0);
+    // Of a sliver of a photo the copy has its own proportions.
+    let across = float(photo.width()) / float(small.width());
+    let down = float(photo.height()) / float(small.height());
+    let left = ((found.left - 1.0) * across).max(0.0);
+    let top = ((found.top - 1.0) * down).max(0.0);
     let thing = Rect {
         left,
         top,
-        width: ((found.width + 2.0) * scale).min(float(photo.width()) - left),
-        height: ((found.height + 2.0) * scale).min(float(photo.height()) - top),
+        width: ((found.width + 2.0) * across).min(float(photo.width()) - left),
+        height: ((found.height + 2.0) * down).min(float(photo.height()) - top),
     };
     let mut picture = fitted(photo, thing, width, height);
     if let Some(ground) = ground {
@@ -110,8 +112,8 @@ fn fitted(photo: &RgbaImage, part: Rect, width: f32, height: f32) -> RgbaImage {
         .crop(
             part.left.into(),
             part.top.into(),
-            part.width.into(),
-            part.height.into(),
+            within(part.left, part.width, photo.width()),
+            within(part.top, part.height, photo.height()),
         );
     if let (Ok(source), Ok(mut target)) = (source, target) {
         Resizer::new()
@@ -119,6 +121,11 @@ fn fitted(photo: &RgbaImage, part: Rect, width: f32, height: f32) -> RgbaImage {
             .expect("the part lies inside the photo and both have four bytes a pixel");
     }
     picture
+}
+
+/// A length that ends inside the photo, whatever the sum was rounded to.
+fn within(start: f32, length: f32, end: u32) -> f64 {
+    f64::from(length).min(f64::from(end) - f64::from(start))
 }
 
 /// The colour of the border, if it has one.

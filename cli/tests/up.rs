@@ -1,0 +1,354 @@
+//! `platen up` as a person runs it: the real program, killed and started again.
+#![expect(clippy::unwrap_used, reason = "tests fail loudly")]
+
+use std::path::Path;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use redis::AsyncCommands;
+use reqwest::Client;
+use serde_json::{Value, json};
+use tokio::process::{Child, Command};
+
+/// A running `platen up`.
+struct Up {
+    child: Child,
+    ready: Value,
+    client: Client,
+}
+
+impl Up {
+    async fn start(data: &Path) -> Self {
+        let ready_file = data.join("ready.json");
+        let _none_yet = std::fs::remove_file(&ready_file);
+        let child = platen(data)
+            .args(["up", "--port", "0", "--ready-file"])
+            .arg(&ready_file)
+            .arg("--data")
+            .arg(data)
+            .spawn()
+            .unwrap();
+        let started = Instant::now();
+        let ready = loop {
+            if let Ok(text) = std::fs::read(&ready_file) {
+                break serde_json::from_slice(&text).unwrap();
+            }
+            assert!(
+                started.elapsed() < Duration::from_mins(1),
+                "platen up was not ready within a minute"
+            );
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        };
+        Self {
+            child,
+            ready,
+            client: Client::builder().build().unwrap(),
+        }
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("{}{path}", self.ready["api"].as_str().unwrap())
+    }
+
+    async fn get(&self, path: &str) -> Value {
+        let request = self
+            .client
+            .get(self.url(path))
+            .bearer_auth(self.ready["key"].as_str().unwrap());
+        request.send().await.unwrap().json().await.unwrap()
+    }
+
+    async fn submit(&self) -> String {
+        let job = json!({"model": "gemini-nano-banana-2.1", "prompt": "a bottle", "size": "1K"});
+        let request = self
+            .client
+            .post(self.url("/v1/jobs"))
+            .bearer_auth(self.ready["key"].as_str().unwrap())
+            .json(&job);
+        let job: Value = request.send().await.unwrap().json().await.unwrap();
+        job["id"].as_str().unwrap().to_owned()
+    }
+
+    /// Makes every call of the fake take this long.
+    async fn slow_model(&self, ms: u64) {
+        let faults = format!(
+            "{}/__fake/faults",
+            self.ready["fakes"]["vertex"].as_str().unwrap()
+        );
+        let response = self
+            .client
+            .put(faults)
+            .json(&json!({"latency_ms": {"min": ms, "max": ms}}))
+            .send()
+            .await
+            .unwrap();
+        assert!(response.status().is_success());
+    }
+
+    async fn calls(&self) -> usize {
+        let journal = format!(
+            "{}/__fake/journal",
+            self.ready["fakes"]["vertex"].as_str().unwrap()
+        );
+        let journal: Value = self
+            .client
+            .get(journal)
+            .send()
+            .await
+            .unwrap()
+            .json()
+            .await
+            .unwrap();
+        journal["calls"].as_array().unwrap().len()
+    }
+
+    async fn ended(&self, id: &str, within: Duration) -> Value {
+        let started = Instant::now();
+        loop {
+            let job = self.get(&format!("/v1/jobs/{id}")).await;
+            if !matches!(job["state"].as_str(), Some("queued" | "running")) {
+                return job;
+            }
+            assert!(started.elapsed() < within, "{job}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    async fn kill(mut self) {
+        self.child.kill().await.unwrap();
+    }
+
+    /// As Ctrl-C does.
+    async fn stop(mut self) {
+        let pid = self.child.id().unwrap().to_string();
+        assert!(
+            Command::new("kill")
+                .args(["-INT", &pid])
+                .status()
+                .await
+                .unwrap()
+                .success()
+        );
+        let status = tokio::time::timeout(Duration::from_secs(30), self.child.wait())
+            .await
+            .unwrap()
+            .unwrap();
+        assert!(status.success(), "{status}");
+    }
+}
+
+fn platen(data: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_platen"));
+    // Nothing of the machine's own configuration.
+    command
+        .env_clear()
+        .env("PATH", std::env::var_os("PATH").unwrap())
+        .env("PLATEN_LEASE_SECONDS", "3")
+        .env("PLATEN_METRICS_LISTEN", "127.0.0.1:0");
+    let log = std::fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(data.join("platen.log"))
+        .unwrap();
+    command
+        .stdout(log.try_clone().unwrap())
+        .stderr(log)
+        .stdin(Stdio::null())
+        .kill_on_drop(true);
+    command
+}
+
+async fn verify(data: &Path) {
+    let output = platen(data)
+        .args(["verify", "--data"])
+        .arg(data)
+        .stdout(Stdio::piped())
+        .output()
+        .await
+        .unwrap();
+    let says = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(
+        output.status.success() && says.contains("all is well"),
+        "{says}"
+    );
+}
+
+/// Processes whose command line names this folder.
+fn processes_of(data: &Path) -> Vec<String> {
+    let name = data.to_str().unwrap();
+    std::fs::read_dir("/proc")
+        .unwrap()
+        .filter_map(|entry| std::fs::read(entry.ok()?.path().join("cmdline")).ok())
+        .map(|bytes| String::from_utf8_lossy(&bytes).replace('\0', " "))
+        .filter(|line| line.contains(name))
+        .collect()
+}
+
+#[tokio::test]
+async fn a_job_survives_kill_9_and_is_charged_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path();
+    let up = Up::start(data).await;
+    up.slow_model(20_000).await;
+    let id = up.submit().await;
+    while up.calls().await == 0 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    up.kill().await;
+
+    let started = Instant::now();
+    while !processes_of(data).is_empty() {
+        assert!(
+            started.elapsed() < Duration::from_secs(3),
+            "left behind: {:?}",
+            processes_of(data)
+        );
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let up = Up::start(data).await;
+    let job = up.ended(&id, Duration::from_secs(20)).await;
+    assert_eq!(
+        (job["state"].as_str(), job["attempts"].as_i64()),
+        (Some("succeeded"), Some(2)),
+        "{job}"
+    );
+    assert_eq!(
+        up.get("/v1/credits").await,
+        json!({"available": 994, "held": 0})
+    );
+    verify(data).await;
+    up.stop().await;
+    assert_eq!(processes_of(data), Vec::<String>::new());
+    verify(data).await;
+}
+
+#[tokio::test]
+async fn a_second_start_still_shows_the_job_and_a_second_platen_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path();
+    let up = Up::start(data).await;
+    let id = up.submit().await;
+    up.ended(&id, Duration::from_secs(20)).await;
+    let key = up.ready["key"].clone();
+
+    let second = platen(data)
+        .args(["up", "--port", "0", "--data"])
+        .arg(data)
+        .stderr(Stdio::piped())
+        .output()
+        .await
+        .unwrap();
+    assert!(!second.status.success());
+    let says = String::from_utf8_lossy(&second.stderr).into_owned();
+    assert!(says.contains("in use by another Platen"), "{says}");
+    up.stop().await;
+
+    let up = Up::start(data).await;
+    assert_eq!(up.ready["key"], key);
+    assert_eq!(
+        up.get(&format!("/v1/jobs/{id}")).await["state"],
+        "succeeded"
+    );
+    up.stop().await;
+}
+
+#[tokio::test]
+async fn fifty_jobs_survive_a_flushall() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path();
+    let up = Up::start(data).await;
+    up.slow_model(400).await;
+    let mut ids = Vec::new();
+    for _ in 0..50 {
+        ids.push(up.submit().await);
+    }
+    let mut redis = redis::Client::open(up.ready["redis"].as_str().unwrap())
+        .unwrap()
+        .get_multiplexed_async_connection()
+        .await
+        .unwrap();
+    let _done: () = redis.flushall().await.unwrap();
+    let flushed = Instant::now();
+    let called = up.calls().await;
+    while up.calls().await == called {
+        assert!(
+            flushed.elapsed() < Duration::from_secs(2),
+            "no job began within two seconds of the flush"
+        );
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    for id in &ids {
+        assert_eq!(
+            up.ended(id, Duration::from_mins(1)).await["state"],
+            "succeeded"
+        );
+    }
+    assert_eq!(up.calls().await, 50);
+    verify(data).await;
+    up.stop().await;
+}
+
+#[tokio::test]
+async fn a_worker_without_credentials_refuses_to_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = platen(folder.path())
+        .arg("worker")
+        .stderr(Stdio::piped())
+        .output()
+        .await
+        .unwrap();
+    assert!(!output.status.success());
+    let says = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(says.contains("GOOGLE_CLOUD_PROJECT is missing"), "{says}");
+}
+
+#[tokio::test]
+async fn the_words_for_operators_do_what_they_say() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path();
+    let up = Up::start(data).await;
+    let run = async |words: &[&str]| {
+        let output = platen(data)
+            .args(words)
+            .arg("--data")
+            .arg(data)
+            .stdout(Stdio::piped())
+            .output()
+            .await
+            .unwrap();
+        assert!(output.status.success(), "{words:?}");
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    };
+    let tenant = run(&["tenant", "add", "Acme"]).await;
+    let key = run(&["key", "add", &tenant, "ci"]).await;
+    assert_eq!(
+        run(&["grant", &tenant, "30", "--source", "welcome"]).await,
+        "granted 30 credits"
+    );
+    assert_eq!(
+        run(&["grant", &tenant, "30", "--source", "welcome"]).await,
+        "nothing granted: welcome has given before"
+    );
+    let balance = up
+        .client
+        .get(up.url("/v1/credits"))
+        .bearer_auth(&key)
+        .send()
+        .await
+        .unwrap()
+        .text()
+        .await
+        .unwrap();
+    assert_eq!(balance, r#"{"available":30,"held":0}"#);
+    run(&["key", "revoke", &tenant, key.split('_').nth(1).unwrap()]).await;
+    let status = up
+        .client
+        .get(up.url("/v1/credits"))
+        .bearer_auth(&key)
+        .send()
+        .await
+        .unwrap()
+        .status();
+    assert_eq!(status, 401);
+    up.stop().await;
+}
