@@ -588,7 +588,7 @@ async fn the_journal_tells_each_call() {
         ["ok", "refused_request", "block:PROHIBITED_CONTENT"]
     );
     assert_eq!(calls[0].status, Some(200));
-    assert!(calls[0].answered_at >= Some(calls[0].received_at));
+    assert!(calls[0].answered_us >= Some(calls[0].received_us));
     let sha256 = calls[0].picture_sha256.as_deref().unwrap();
     assert_eq!((sha256.len(), picture(&reply).is_empty()), (64, false));
 

@@ -83,10 +83,14 @@ impl Pipeline {
     }
 
     pub async fn start_with(options: Options) -> Self {
+        Self::start_on(TestServers::get().await, options).await
+    }
+
+    /// On servers of the caller's own.
+    pub async fn start_on(servers: TestServers, options: Options) -> Self {
         common::telemetry::start_logging();
         let _another_test_was_first =
             rustls::crypto::aws_lc_rs::default_provider().install_default();
-        let servers = TestServers::get().await;
         let database = servers.create_database().await;
         let bucket = tempfile::tempdir().unwrap();
         let fake = fakes::vertex::Vertex::start(fakes::vertex::Options::default())

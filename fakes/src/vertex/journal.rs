@@ -22,10 +22,10 @@ const MOST_BODY_BYTES: usize = 64 * 1024 * 1024;
 pub struct Call {
     /// 0 for the first call since the start; never reused.
     pub number: u64,
-    /// Milliseconds since the fake started.
-    pub received_at: u64,
+    /// Microseconds since the fake started.
+    pub received_us: u64,
     /// The same for the answer. `None` while the call is under way, and for ever if the caller went away.
-    pub answered_at: Option<u64>,
+    pub answered_us: Option<u64>,
     /// The HTTP method.
     pub method: String,
     /// The path.
@@ -109,14 +109,14 @@ impl Journal {
 
     /// Writes down a call as it comes in; returns its number.
     pub(super) fn open(&self, received: Received) -> u64 {
-        let received_at = self.now();
+        let received_us = self.now_us();
         let mut shared = self.shared();
         let number = shared.received;
         shared.received += 1;
         shared.calls.push_back(Arc::new(Call {
             number,
-            received_at,
-            answered_at: None,
+            received_us,
+            answered_us: None,
             method: received.method,
             path: received.path,
             model: received.model,
@@ -133,20 +133,21 @@ impl Journal {
 
     /// Completes a call with its answer.
     pub(super) fn close(&self, number: u64, status: u16, outcome: &str, picture: Option<String>) {
-        let answered_at = self.now();
+        let answered_us = self.now_us();
         let mut shared = self.shared();
         // From the back: an answer mostly belongs to one of the latest calls.
         if let Some(call) = (shared.calls.iter_mut().rev()).find(|call| call.number == number) {
             let call = Arc::make_mut(call);
-            call.answered_at = Some(answered_at);
+            call.answered_us = Some(answered_us);
             call.status = Some(status);
             call.outcome = Some(outcome.to_owned());
             call.picture_sha256 = picture;
         }
     }
 
-    fn now(&self) -> u64 {
-        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    /// Microseconds since the fake started: the clock its calls are stamped with.
+    pub fn now_us(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX)
     }
 
     fn shared(&self) -> MutexGuard<'_, Shared> {
