@@ -26,13 +26,14 @@ check: ## Format, lints, docs, queries against the schema, dependencies, manifes
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --quiet
 	scripts/prepare --check
-	scripts/check-dependencies
+	scripts/check-dependencies --install
 	scripts/check-manifests
+	cargo nextest run --locked -p tests --test manifests --status-level fail
 
 bench: ## From the 202 to the model being called, on an idle system (JOBS=500)
 	@scripts/setup run
 	cargo build --locked -p tests -p cli
-	target/debug/start-latency --jobs $(or $(JOBS),500)
+	PLATEN_LOG=warn target/debug/start-latency --jobs $(or $(JOBS),500)
 
 prepare: ## Write .sqlx/ after a query or a migration changed
 	@scripts/setup run
