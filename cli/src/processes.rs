@@ -36,7 +36,13 @@ pub async fn listen(address: std::net::SocketAddr) -> anyhow::Result<TcpListener
         .map_err(|error| anyhow::anyhow!("cannot listen on {address}: {error}"))
 }
 
-/// Cancelled by Ctrl-C and by SIGTERM.
+/// Private servers end with their parent.
+#[expect(clippy::exit, reason = "asked for twice")]
+fn end_now() -> ! {
+    std::process::exit(130)
+}
+
+/// Cancelled by Ctrl-C and by SIGTERM; the second of them ends the process.
 pub fn stop_signal() -> anyhow::Result<CancellationToken> {
     let stop = CancellationToken::new();
     let (mut interrupt, mut terminate) = (
@@ -49,8 +55,14 @@ pub fn stop_signal() -> anyhow::Result<CancellationToken> {
             _ = interrupt.recv() => {}
             _ = terminate.recv() => {}
         }
-        tracing::info!("Stopping: taking nothing new, finishing what runs");
+        tracing::info!("Stopping: taking nothing new, finishing what runs; again to stop at once");
         stopping.cancel();
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        tracing::warn!("Stopping at once; what ran goes to another worker when its lease runs out");
+        end_now();
     });
     Ok(stop)
 }

@@ -9,6 +9,7 @@ use std::io::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use common::config::{Config, Vertex};
@@ -93,7 +94,9 @@ async fn serve(
 
     let demo = Demo::prepare(config.database_url()?.expose_secret(), data, address).await?;
     let worker = Arc::new(worker::App::connect(config).await?);
-    let api = api::App::connect(config).await?;
+    let mut api = api::App::connect(config).await?;
+    // No load balancer stands before it.
+    api.farewell = Duration::ZERO;
 
     let tasks = TaskTracker::new();
     let failed = CancellationToken::new();

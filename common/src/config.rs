@@ -74,6 +74,9 @@ pub const VARIABLES: &[(&str, &str)] = &[
     ("PLATEN_LOG_FORMAT", "text or json; default text"),
 ];
 
+/// Set by `data/demo.env` for the client's side.
+const THE_CLIENTS: [&str; 2] = ["PLATEN_URL", "PLATEN_KEY"];
+
 /// Where the API listens when nothing else is said.
 const API: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
 /// Where metrics are served when nothing else is said.
@@ -266,6 +269,7 @@ fn refuse_unknown(names: impl Iterator<Item = String>) -> Result<(), ConfigError
     for name in names {
         let known = |known: &str| known == name.strip_suffix("_FILE").unwrap_or(&name);
         if name.starts_with("PLATEN_")
+            && !THE_CLIENTS.contains(&name.as_str())
             && !name.starts_with("PLATEN_TEST_")
             && !VARIABLES.iter().any(|&(variable, _)| known(variable))
         {
@@ -299,8 +303,14 @@ mod tests {
             "there is no variable PLATEN_SLOT; did you mean PLATEN_SLOTS?"
         );
         assert!(
-            refuse_unknown(["PLATEN_SIGNING_KEY_FILE".to_owned(), "HOME".to_owned()].into_iter())
-                .is_ok()
+            refuse_unknown(
+                [
+                    "PLATEN_SIGNING_KEY_FILE".to_owned(),
+                    "PLATEN_URL".to_owned()
+                ]
+                .into_iter()
+            )
+            .is_ok()
         );
     }
 
