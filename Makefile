@@ -13,7 +13,7 @@ help: ## Say what there is
 run: ## Start the whole product; Ctrl-C stops it
 	@scripts/setup run
 	cargo build --locked -p cli
-	@exec target/debug/platen up $(ARGS)
+	@exec $${CARGO_TARGET_DIR:-target}/debug/platen up $(ARGS)
 
 test: ## Pass the tests, against private servers, a real browser and Google's own client
 	@scripts/setup test
@@ -33,7 +33,7 @@ check: ## Format, lints, docs, queries against the schema, dependencies, manifes
 bench: ## From the 202 to the model being called, on an idle system (JOBS=500)
 	@scripts/setup run
 	cargo build --locked -p tests -p cli
-	PLATEN_LOG=warn target/debug/start-latency --jobs $(or $(JOBS),500)
+	PLATEN_LOG=warn $${CARGO_TARGET_DIR:-target}/debug/start-latency --jobs $(or $(JOBS),500)
 
 prepare: ## Write .sqlx/ after a query or a migration changed
 	@scripts/setup run

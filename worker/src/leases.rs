@@ -26,6 +26,7 @@ struct Held {
 /// A lease while it is worked under; dropping it forgets the lease.
 pub struct HeldLease {
     job: JobId,
+    fence: i32,
     leases: Leases,
     /// Cancelled when the lease is lost: stop at once, change nothing.
     pub lost: CancellationToken,
@@ -46,6 +47,7 @@ impl Leases {
             .insert(job, held);
         HeldLease {
             job,
+            fence,
             leases: self.clone(),
             lost,
         }
@@ -98,10 +100,13 @@ impl Leases {
 
 impl Drop for HeldLease {
     fn drop(&mut self) {
-        self.leases
-            .0
-            .lock()
-            .expect("no panic while it is held")
-            .remove(&self.job);
+        let mut leases = self.leases.0.lock().expect("no panic while it is held");
+        // This worker may have claimed the job again meanwhile.
+        if leases
+            .get(&self.job)
+            .is_some_and(|held| held.fence == self.fence)
+        {
+            leases.remove(&self.job);
+        }
     }
 }

@@ -4,6 +4,8 @@
 //! Redis rung, and nobody waits for it. Read [`common::admission`] next.
 
 pub mod asked;
+mod findings;
+pub mod pictures;
 pub mod terms;
 
 use std::sync::Arc;
@@ -29,7 +31,8 @@ use crate::auth::Tenant;
 use crate::error::{Code, Problem, ProblemBody, Result};
 use crate::extract::{Base, JsonBody};
 use crate::idempotency::Key;
-use asked::{Asked, CreateJob, Picture};
+use asked::{Asked, CreateJob};
+use pictures::Picture;
 pub use terms::{CANCEL_AFTER, PREFER};
 use terms::{Terms, Wait};
 

@@ -3,41 +3,24 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-use bytes::Bytes;
-use common::artifact::input_key;
 use common::catalog::{Catalog, NotOffered};
 use common::credits::Quote;
-use common::generation::image::{
-    AspectRatio, Format, ImageRequest, Input, MAX_INPUT_BYTES, MAX_INPUTS_BYTES, MediaType, Role,
-    Size, inspect,
-};
+use common::generation::image::{AspectRatio, Format, ImageRequest, Size};
 use common::generation::{Generation, Violation};
 use common::id::{JobId, TenantId};
-use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
+use serde::Deserialize;
 use time::format_description::well_known::Rfc3339;
 use time::{Date, OffsetDateTime};
 use utoipa::ToSchema;
-use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
+use utoipa::openapi::schema::Schema;
 
+use super::findings::{Findings, words};
+use super::pictures::{self, InputBody, Picture};
 use crate::error::{Problem, Result};
 use crate::extract;
 
 const SIZES: [Size; 2] = [Size::OneK, Size::TwoK];
 const FORMATS: [Format; 3] = [Format::Png, Format::Jpeg, Format::Webp];
-const MEDIA_TYPES: [MediaType; 3] = [MediaType::Png, MediaType::Jpeg, MediaType::Webp];
-const ROLES: [Role; 4] = [
-    Role::Product,
-    Role::ModelReference,
-    Role::Style,
-    Role::Source,
-];
-
-/// Longest side of an input picture, and its most pixels: what decoding it may cost.
-const MAX_SIDE: u32 = 16_384;
-const MAX_PIXELS: u64 = 64_000_000;
 const MAX_NAME: usize = 200;
 const MAX_METADATA: usize = 50;
 const MAX_METADATA_KEY: usize = 64;
@@ -98,30 +81,6 @@ pub struct CreateJob {
     priority: i16,
 }
 
-/// A picture to work from.
-#[derive(Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct InputBody {
-    /// The file, in base64.
-    #[schema(required, value_type = String, content_encoding = "base64")]
-    data: Option<String>,
-    #[serde(default)]
-    #[schema(required, schema_with = media_types)]
-    media_type: String,
-    #[serde(default)]
-    #[schema(required, schema_with = roles)]
-    role: String,
-    /// Promised by the design, not offered yet.
-    #[schema(ignore)]
-    upload: Option<serde_json::Value>,
-}
-
-/// A picture to be stored before the job is admitted.
-pub struct Picture {
-    pub object_key: String,
-    pub bytes: Bytes,
-}
-
 /// A request that was read. Call [`Asked::quote`] before anything else: it tells what is wrong with it.
 pub struct Asked {
     pub model: String,
@@ -144,9 +103,9 @@ impl Asked {
         if body.model.is_empty() {
             found.add("/model", "Name a model: GET /v1/models lists them.");
         }
-        found.words(&body);
+        check(&mut found, &body);
         let run_at = found.keep(run_at(body.run_at.as_deref(), now)).flatten();
-        let (inputs, pictures) = found.pictures(body.inputs, tenant, job);
+        let (inputs, pictures) = pictures::read(&mut found, body.inputs, tenant, job);
         let request = ImageRequest {
             prompt: body.prompt,
             art_direction: body.art_direction,
@@ -168,7 +127,7 @@ impl Asked {
             }),
             generation: Generation::Image(request),
             pictures,
-            violations: found.0,
+            violations: found.all(),
         })
     }
 
@@ -219,32 +178,6 @@ fn formats() -> Schema {
     )
 }
 
-fn media_types() -> Schema {
-    words("How the file is encoded.", &MEDIA_TYPES, None)
-}
-
-fn roles() -> Schema {
-    words("What the picture is for.", &ROLES, None)
-}
-
-/// The schema of one of a few known words.
-fn words<T: Serialize>(description: &str, all: &[T], default: Option<&T>) -> Schema {
-    ObjectBuilder::new()
-        .schema_type(Type::String)
-        .description(Some(description))
-        .enum_values(Some(all.iter().map(word)))
-        .default(default.map(|value| word(value).into()))
-        .into()
-}
-
-/// How a value is written in JSON.
-fn word<T: Serialize>(value: &T) -> String {
-    serde_json::to_value(value)
-        .ok()
-        .and_then(|value| value.as_str().map(str::to_owned))
-        .unwrap_or_default()
-}
-
 /// When it may run; `None` for at once.
 fn run_at(
     text: Option<&str>,
@@ -263,179 +196,44 @@ fn run_at(
     Ok((run_at > now).then_some(run_at))
 }
 
-/// What is wrong, collected so that all of it is told at once.
-#[derive(Default)]
-struct Findings(Vec<Violation>);
-
-impl Findings {
-    fn add(&mut self, pointer: impl Into<String>, detail: impl Into<String>) {
-        self.0.push(Violation::new(pointer, detail));
-    }
-
-    fn keep<T>(&mut self, result: std::result::Result<T, Violation>) -> Option<T> {
-        result.map_err(|violation| self.0.push(violation)).ok()
-    }
-
-    /// One of a few known words, or the default where nothing usable stands.
-    fn choice<T: Copy + Default + Serialize>(
-        &mut self,
-        pointer: &str,
-        text: Option<String>,
-        all: &[T],
-    ) -> T {
-        text.and_then(|text| self.keep(choice(pointer, &text, all)))
-            .unwrap_or_default()
-    }
-
-    fn words(&mut self, body: &CreateJob) {
-        for (pointer, text) in [
-            ("/prompt", Some(&body.prompt)),
-            ("/art_direction", body.art_direction.as_ref()),
-            ("/name", body.name.as_ref()),
-        ] {
-            if text.is_some_and(|text| text.contains('\0')) {
-                self.add(pointer, "Leave out the NUL character.");
-            }
+/// What is wrong with the words and numbers, whatever the model.
+fn check(found: &mut Findings, body: &CreateJob) {
+    for (pointer, text) in [
+        ("/prompt", Some(&body.prompt)),
+        ("/art_direction", body.art_direction.as_ref()),
+        ("/name", body.name.as_ref()),
+    ] {
+        if text.is_some_and(|text| text.contains('\0')) {
+            found.add(pointer, "Leave out the NUL character.");
         }
-        if body
-            .name
-            .as_ref()
-            .is_some_and(|name| name.chars().count() > MAX_NAME)
-        {
-            self.add("/name", format!("At most {MAX_NAME} characters."));
-        }
-        if body.metadata.len() > MAX_METADATA {
-            self.add("/metadata", format!("At most {MAX_METADATA} entries."));
-        }
-        let fits = |text: &str, most| text.chars().count() <= most && !text.contains('\0');
-        if body.metadata.iter().any(|(key, value)| {
-            key.is_empty() || !fits(key, MAX_METADATA_KEY) || !fits(value, MAX_METADATA_VALUE)
-        }) {
-            self.add(
+    }
+    if body
+        .name
+        .as_ref()
+        .is_some_and(|name| name.chars().count() > MAX_NAME)
+    {
+        found.add("/name", format!("At most {MAX_NAME} characters."));
+    }
+    if body.metadata.len() > MAX_METADATA {
+        found.add("/metadata", format!("At most {MAX_METADATA} entries."));
+    }
+    let fits = |text: &str, most| text.chars().count() <= most && !text.contains('\0');
+    if body.metadata.iter().any(|(key, value)| {
+        key.is_empty() || !fits(key, MAX_METADATA_KEY) || !fits(value, MAX_METADATA_VALUE)
+    }) {
+        found.add(
                 "/metadata",
                 format!(
                     "Keys of 1 to {MAX_METADATA_KEY} and values of at most {MAX_METADATA_VALUE} characters, without NUL."
                 ),
             );
-        }
-        if body.priority.unsigned_abs() > MAX_PRIORITY.unsigned_abs() {
-            self.add(
-                "/priority",
-                format!("a whole number from -{MAX_PRIORITY} to {MAX_PRIORITY}"),
-            );
-        }
     }
-
-    fn pictures(
-        &mut self,
-        bodies: Vec<InputBody>,
-        tenant: TenantId,
-        job: JobId,
-    ) -> (Vec<Input>, Vec<Picture>) {
-        let (mut inputs, mut pictures) = (Vec::new(), Vec::new());
-        let mut sum = 0;
-        for (index, body) in bodies.into_iter().enumerate() {
-            let at = |field: &str| format!("/inputs/{index}/{field}");
-            let role = self.keep(choice(&at("role"), &body.role, &ROLES));
-            let media_type = self.keep(choice(&at("media_type"), &body.media_type, &MEDIA_TYPES));
-            if body.upload.is_some() {
-                self.add(
-                    at("upload"),
-                    "Uploads are not offered yet: send the picture itself, as base64 in `data`.",
-                );
-                continue;
-            }
-            let bytes = self.keep(
-                picture(body.data, media_type).map_err(|why| Violation::new(at("data"), why)),
-            );
-            let (Some(role), Some(media_type), Some(bytes)) = (role, media_type, bytes) else {
-                continue;
-            };
-            sum += bytes.len();
-            let object_key = input_key(tenant, job, index);
-            inputs.push(Input {
-                object_key: object_key.clone(),
-                media_type,
-                role,
-                sha256: hex::encode(Sha256::digest(&bytes)),
-                bytes: bytes.len() as u64,
-            });
-            pictures.push(Picture { object_key, bytes });
-        }
-        if sum > MAX_INPUTS_BYTES {
-            self.add(
-                "/inputs",
-                format!(
-                    "{} in all are too much: at most {}.",
-                    mebibytes(sum),
-                    mebibytes(MAX_INPUTS_BYTES)
-                ),
-            );
-        }
-        (inputs, pictures)
+    if body.priority.unsigned_abs() > MAX_PRIORITY.unsigned_abs() {
+        found.add(
+            "/priority",
+            format!("a whole number from -{MAX_PRIORITY} to {MAX_PRIORITY}"),
+        );
     }
-}
-
-fn choice<T: Copy + Serialize>(
-    pointer: &str,
-    text: &str,
-    all: &[T],
-) -> std::result::Result<T, Violation> {
-    all.iter()
-        .find(|value| word(*value) == text)
-        .copied()
-        .ok_or_else(|| {
-            let names: Vec<String> = all.iter().map(word).collect();
-            Violation::new(pointer, format!("Use one of {}.", names.join(", ")))
-        })
-}
-
-/// The file, if it is the picture it is said to be. Nothing of it is decoded yet but its head.
-fn picture(data: Option<String>, said: Option<MediaType>) -> std::result::Result<Bytes, String> {
-    let text = data.ok_or("Send the picture itself here, as base64.")?;
-    if text.starts_with("data:") {
-        return Err("Send the base64 alone, without `data:…;base64,` before it.".to_owned());
-    }
-    if text.len() / 4 * 3 > MAX_INPUT_BYTES + 2 {
-        return Err(too_large(text.len() / 4 * 3));
-    }
-    let bytes = STANDARD
-        .decode(text)
-        .map_err(|error| format!("This is not base64 (standard alphabet, padded): {error}."))?;
-    if bytes.len() > MAX_INPUT_BYTES {
-        return Err(too_large(bytes.len()));
-    }
-    let (is, pixels) = inspect(&bytes)
-        .ok_or("This is no picture we can read: send a whole PNG, JPEG or WebP file.")?;
-    if let Some(said) = said
-        && said != is
-    {
-        return Err(format!(
-            "The file is {}, not {}: say so in media_type.",
-            is.as_str(),
-            said.as_str()
-        ));
-    }
-    let (width, height) = (pixels.width, pixels.height);
-    if width > MAX_SIDE || height > MAX_SIDE || u64::from(width) * u64::from(height) > MAX_PIXELS {
-        return Err(format!(
-            "{width} × {height} pixels are too many: at most {MAX_SIDE} a side and 64 megapixels."
-        ));
-    }
-    Ok(bytes.into())
-}
-
-fn too_large(bytes: usize) -> String {
-    format!(
-        "A picture of {} is too large: at most {}.",
-        mebibytes(bytes),
-        mebibytes(MAX_INPUT_BYTES)
-    )
-}
-
-fn mebibytes(bytes: usize) -> String {
-    let tenths = (bytes * 10).div_ceil(1024 * 1024);
-    format!("{}.{} MiB", tenths / 10, tenths % 10)
 }
 
 #[cfg(test)]
@@ -445,6 +243,9 @@ mod tests {
     use ::image::{ImageFormat, RgbImage};
     use serde_json::{Value, json};
     use time::macros::datetime;
+
+    use base64::Engine;
+    use base64::engine::general_purpose::STANDARD;
 
     use super::*;
 

@@ -1,0 +1,67 @@
+//! What is wrong with a body, collected so that all of it is told at once; and choices of a few known words.
+
+use common::generation::Violation;
+use serde::Serialize;
+use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
+
+/// What was found wrong so far.
+#[derive(Default)]
+pub(super) struct Findings(Vec<Violation>);
+
+impl Findings {
+    pub(super) fn add(&mut self, pointer: impl Into<String>, detail: impl Into<String>) {
+        self.0.push(Violation::new(pointer, detail));
+    }
+
+    pub(super) fn keep<T>(&mut self, result: Result<T, Violation>) -> Option<T> {
+        result.map_err(|violation| self.0.push(violation)).ok()
+    }
+
+    /// One of a few known words, or the default where nothing usable stands.
+    pub(super) fn choice<T: Copy + Default + Serialize>(
+        &mut self,
+        pointer: &str,
+        text: Option<String>,
+        all: &[T],
+    ) -> T {
+        text.and_then(|text| self.keep(choice(pointer, &text, all)))
+            .unwrap_or_default()
+    }
+
+    pub(super) fn all(self) -> Vec<Violation> {
+        self.0
+    }
+}
+
+/// One of a few known words, or which there are.
+pub(super) fn choice<T: Copy + Serialize>(
+    pointer: &str,
+    text: &str,
+    all: &[T],
+) -> Result<T, Violation> {
+    all.iter()
+        .find(|value| word(*value) == text)
+        .copied()
+        .ok_or_else(|| {
+            let names: Vec<String> = all.iter().map(word).collect();
+            Violation::new(pointer, format!("Use one of {}.", names.join(", ")))
+        })
+}
+
+/// The schema of one of a few known words.
+pub(super) fn words<T: Serialize>(description: &str, all: &[T], default: Option<&T>) -> Schema {
+    ObjectBuilder::new()
+        .schema_type(Type::String)
+        .description(Some(description))
+        .enum_values(Some(all.iter().map(word)))
+        .default(default.map(|value| word(value).into()))
+        .into()
+}
+
+/// How a value is written in JSON.
+fn word<T: Serialize>(value: &T) -> String {
+    serde_json::to_value(value)
+        .ok()
+        .and_then(|value| value.as_str().map(str::to_owned))
+        .unwrap_or_default()
+}
