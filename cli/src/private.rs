@@ -99,11 +99,18 @@ impl Servers {
         &self.urls.redis_url
     }
 
-    /// Waits until one of the servers has ended by itself, which should never be, and says which and why.
+    /// Waits until Postgres has ended by itself, which should never be, and says why. A Redis that ended is started
+    /// again, empty: it holds nothing that cannot be lost.
     pub async fn failed(&mut self) -> anyhow::Error {
         loop {
-            if let Some(why) = self.postgres.failed().or_else(|| self.redis.failed()) {
+            if let Some(why) = self.postgres.failed() {
                 return why;
+            }
+            if let Some(why) = self.redis.failed() {
+                tracing::warn!("{why:#}; starting it again");
+                if let Err(why) = self.redis.start_again().await {
+                    return why;
+                }
             }
             tokio::time::sleep(Duration::from_millis(500)).await;
         }

@@ -1,7 +1,7 @@
 //! `platen up` as a person runs it: the real program, killed and started again.
 #![expect(clippy::unwrap_used, reason = "tests fail loudly")]
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -15,6 +15,7 @@ struct Up {
     child: Child,
     ready: Value,
     client: Client,
+    data: PathBuf,
 }
 
 impl Up {
@@ -43,6 +44,7 @@ impl Up {
             child,
             ready,
             client: Client::builder().build().unwrap(),
+            data: data.to_owned(),
         }
     }
 
@@ -59,7 +61,7 @@ impl Up {
     }
 
     async fn submit(&self) -> String {
-        let job = json!({"model": "gemini-nano-banana-2.1", "prompt": "a bottle", "size": "1K"});
+        let job = json!({"model": "gemini-nano-banana-2.1", "prompt": "a canary in a mine", "size": "1K"});
         let request = self
             .client
             .post(self.url("/v1/jobs"))
@@ -134,6 +136,15 @@ impl Up {
             .unwrap()
             .unwrap();
         assert!(status.success(), "{status}");
+        let log = std::fs::read_to_string(self.data.join("platen.log")).unwrap();
+        assert!(
+            log.contains("job.id"),
+            "the log says nothing of jobs: {log}"
+        );
+        let key = self.ready["key"].as_str().unwrap();
+        for secret in ["canary", key, "signature="] {
+            assert!(!log.contains(secret), "{secret} stands in the log: {log}");
+        }
     }
 }
 
@@ -145,14 +156,16 @@ fn platen(data: &Path) -> Command {
         .env("PATH", std::env::var_os("PATH").unwrap())
         .env("PLATEN_LEASE_SECONDS", "3")
         .env("PLATEN_METRICS_LISTEN", "127.0.0.1:0");
-    let log = std::fs::OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(data.join("platen.log"))
-        .unwrap();
+    let file = |name| {
+        let options = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(data.join(name));
+        Stdio::from(options.unwrap())
+    };
     command
-        .stdout(log.try_clone().unwrap())
-        .stderr(log)
+        .stdout(file("platen.out"))
+        .stderr(file("platen.log"))
         .stdin(Stdio::null())
         .kill_on_drop(true);
     command
@@ -173,14 +186,20 @@ async fn verify(data: &Path) {
     );
 }
 
-/// Processes whose command line names this folder.
-fn processes_of(data: &Path) -> Vec<String> {
+/// Processes that work in this folder, or name it.
+fn processes_of(data: &Path) -> Vec<(u32, String)> {
     let name = data.to_str().unwrap();
     std::fs::read_dir("/proc")
         .unwrap()
-        .filter_map(|entry| std::fs::read(entry.ok()?.path().join("cmdline")).ok())
-        .map(|bytes| String::from_utf8_lossy(&bytes).replace('\0', " "))
-        .filter(|line| line.contains(name))
+        .filter_map(|entry| {
+            let process = entry.ok()?.path();
+            let id = process.file_name()?.to_str()?.parse().ok()?;
+            let line = String::from_utf8_lossy(&std::fs::read(process.join("cmdline")).ok()?)
+                .replace('\0', " ");
+            let works_there =
+                std::fs::read_link(process.join("cwd")).is_ok_and(|cwd| cwd.starts_with(data));
+            (works_there || line.contains(name)).then_some((id, line))
+        })
         .collect()
 }
 
@@ -218,7 +237,7 @@ async fn a_job_survives_kill_9_and_is_charged_once() {
     );
     verify(data).await;
     up.stop().await;
-    assert_eq!(processes_of(data), Vec::<String>::new());
+    assert_eq!(processes_of(data), []);
     verify(data).await;
 }
 
@@ -289,6 +308,35 @@ async fn fifty_jobs_survive_a_flushall() {
 }
 
 #[tokio::test]
+async fn a_private_redis_that_dies_is_started_again_and_nothing_is_lost() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path();
+    let up = Up::start(data).await;
+    let (redis, _) = processes_of(data)
+        .into_iter()
+        .find(|(_, line)| line.starts_with("redis-server"))
+        .or_else(|| {
+            processes_of(data)
+                .into_iter()
+                .find(|(_, line)| line.contains("redis-server"))
+        })
+        .unwrap();
+    let killed = Command::new("kill")
+        .args(["-9", &redis.to_string()])
+        .status()
+        .await
+        .unwrap();
+    assert!(killed.success());
+    let id = up.submit().await;
+    assert_eq!(
+        up.ended(&id, Duration::from_secs(20)).await["state"],
+        "succeeded"
+    );
+    assert_eq!(up.calls().await, 1);
+    up.stop().await;
+}
+
+#[tokio::test]
 async fn a_worker_without_credentials_refuses_to_start() {
     let folder = tempfile::tempdir().unwrap();
     let output = platen(folder.path())
@@ -319,6 +367,7 @@ async fn the_words_for_operators_do_what_they_say() {
         assert!(output.status.success(), "{words:?}");
         String::from_utf8(output.stdout).unwrap().trim().to_owned()
     };
+    up.ended(&up.submit().await, Duration::from_secs(20)).await;
     let tenant = run(&["tenant", "add", "Acme"]).await;
     let key = run(&["key", "add", &tenant, "ci"]).await;
     assert_eq!(

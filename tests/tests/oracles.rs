@@ -79,10 +79,7 @@ async fn googles_client_reads_the_same_picture_that_we_do() {
         .unwrap()
         .submit(&request(&catalog, &inputs, job, call))
         .await;
-    let ours: String = Sha256::digest(answer.picture.unwrap())
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
+    let ours = hex::encode(Sha256::digest(answer.picture.unwrap()));
     assert_eq!(said["sha256"], ours);
     let calls = fake.journal().calls();
     assert_eq!(normal(calls[0].body.clone()), normal(calls[1].body.clone()));

@@ -134,6 +134,12 @@ impl Child {
         }
     }
 
+    /// Ends it without asking, and returns when it is gone.
+    pub(super) async fn kill(&mut self) {
+        self.signal(Signal::SIGKILL);
+        self.end_within(Duration::from_secs(5)).await;
+    }
+
     fn signal(&self, signal: Signal) {
         if let Ok(id) = i32::try_from(self.id()) {
             // It fails only for a child that has ended already, which is what we want.

@@ -1,6 +1,11 @@
 //! The private Redis: the doorbell. It writes nothing down, so each start is an empty one, with a new password.
 
-use std::{io::Write, path::Path, process::Stdio, time::Duration};
+use std::{
+    io::Write,
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
 
 use ::redis::{Client, cmd};
 use anyhow::{Context, Error, Result, anyhow, bail};
@@ -28,9 +33,11 @@ const START: Duration = Duration::from_secs(20);
 pub struct Redis {
     server: Child,
     log: Log,
-    url: String,
+    program: PathBuf,
+    port: u16,
+    password: String,
     /// Last, so that the folder is not free before the server is gone.
-    _home: Home,
+    home: Home,
 }
 
 impl Redis {
@@ -43,46 +50,51 @@ impl Redis {
             Some(version) => bail!("Redis {version} is too old. {INSTALL}"),
             None => bail!("{} does not tell its version. {INSTALL}", program.display()),
         }
-
+        let password = random_password();
         let deadline = Instant::now() + START;
         loop {
             let port = free_port()?;
-            let password = random_password();
-            // `redis-cli` takes the empty name in `redis://:…` for a name; that which `requirepass` guards is
-            // called `default`.
-            let url = format!("redis://default:{password}@127.0.0.1:{port}/0");
-            let log = home.log("redis.log")?;
-            // It reads its settings from here: on its command line anyone could read the password.
-            let mut redis = child::command(&home, &program, AT_PARENTS_DEATH);
-            redis.arg("-").stdin(Stdio::piped());
-            log.take(&mut redis)?;
-
-            let mut server = Child::spawn(redis, AT_PARENTS_DEATH)?;
-            if let Some(mut stdin) = server.take_stdin() {
-                // Where it is gone already, the log says why.
-                let _ = stdin.write_all(settings(port, &password).as_bytes());
-            }
-            match ready(&mut server, &url, deadline).await {
-                Ok(()) => {
+            match launch(&home, &program, port, &password).await? {
+                Launched::Ready(server, log) => {
                     return Ok(Self {
                         server,
                         log,
-                        url,
-                        _home: home,
+                        program,
+                        port,
+                        password,
+                        home,
                     });
                 }
                 // Somebody else took the port in between.
-                Err(_)
-                    if log.text().contains("Address already in use")
-                        && Instant::now() < deadline => {}
-                Err(why) => bail!("the private Redis {why}; {}", log.tail()),
+                Launched::PortTaken(why) if Instant::now() >= deadline => bail!(why),
+                Launched::PortTaken(_) => {}
             }
         }
     }
 
+    /// Starts it again, empty, where it was: those who know its address need not be told.
+    pub async fn start_again(&mut self) -> Result<()> {
+        let deadline = Instant::now() + START;
+        loop {
+            match launch(&self.home, &self.program, self.port, &self.password).await? {
+                Launched::Ready(server, log) => {
+                    (self.server, self.log) = (server, log);
+                    return Ok(());
+                }
+                Launched::PortTaken(why) if Instant::now() >= deadline => bail!(why),
+                Launched::PortTaken(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+            }
+        }
+    }
+
+    /// Ends it at once, as a crash would.
+    pub async fn crash(&mut self) {
+        self.server.kill().await;
+    }
+
     /// `redis://default:…@127.0.0.1:…/0`
     pub fn url(&self) -> String {
-        self.url.clone()
+        address(self.port, &self.password)
     }
 
     /// Why it has ended by itself, if it has.
@@ -102,6 +114,48 @@ impl Redis {
         ];
         self.server.stop(STEPS).await;
     }
+}
+
+enum Launched {
+    Ready(Child, Log),
+    PortTaken(String),
+}
+
+/// One try at one port.
+async fn launch(home: &Home, program: &Path, port: u16, password: &str) -> Result<Launched> {
+    let log = home.log("redis.log")?;
+    // It reads its settings from here: on its command line anyone could read the password.
+    let mut redis = child::command(home, program, AT_PARENTS_DEATH);
+    redis.arg("-").stdin(Stdio::piped());
+    log.take(&mut redis)?;
+
+    let mut server = Child::spawn(redis, AT_PARENTS_DEATH)?;
+    if let Some(mut stdin) = server.take_stdin() {
+        // Where it is gone already, the log says why.
+        let _ = stdin.write_all(settings(port, password).as_bytes());
+    }
+    match ready(
+        &mut server,
+        &address(port, password),
+        Instant::now() + START,
+    )
+    .await
+    {
+        Ok(()) => Ok(Launched::Ready(server, log)),
+        Err(why) => {
+            let why = format!("the private Redis {why}; {}", log.tail());
+            if log.text().contains("Address already in use") {
+                Ok(Launched::PortTaken(why))
+            } else {
+                bail!(why)
+            }
+        }
+    }
+}
+
+/// `redis-cli` takes the empty name in `redis://:…` for a name; that which `requirepass` guards is called `default`.
+fn address(port: u16, password: &str) -> String {
+    format!("redis://default:{password}@127.0.0.1:{port}/0")
 }
 
 fn settings(port: u16, password: &str) -> String {

@@ -162,3 +162,38 @@ async fn two_workers_share_the_work_and_do_none_of_it_twice() {
     assert_eq!(pipeline.fake.journal().count(), 30);
     pipeline.close().await;
 }
+
+#[tokio::test]
+async fn without_redis_jobs_are_accepted_and_start_when_it_is_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut redis = cli::private::Redis::start(folder.path()).await.unwrap();
+    let mut servers = tests::servers::TestServers::get().await;
+    servers.redis_url = redis.url();
+    let pipeline = Pipeline::start_on(servers, Options::default()).await;
+    assert_eq!(
+        pipeline.ended(&pipeline.submit(&small_job()).await).await["state"],
+        "succeeded"
+    );
+
+    redis.crash().await;
+    let started = std::time::Instant::now();
+    let mut ids = Vec::new();
+    for _ in 0..5 {
+        ids.push(pipeline.submit(&small_job()).await);
+    }
+    assert!(
+        started.elapsed() < Duration::from_secs(2),
+        "submits must not wait for Redis: {:?}",
+        started.elapsed()
+    );
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(pipeline.fake.journal().count(), 1);
+
+    redis.start_again().await.unwrap();
+    for id in &ids {
+        assert_eq!(pipeline.ended(id).await["state"], "succeeded");
+    }
+    assert_eq!(pipeline.fake.journal().count(), 6);
+    pipeline.close().await;
+    redis.stop().await;
+}
