@@ -46,6 +46,8 @@ pub async fn connect(url: &str, role: Role, max_connections: u32) -> sqlx::Resul
             ("lock_timeout", "2s"),
             ("idle_in_transaction_session_timeout", "10s"),
         ]);
+    // Once without the pool: it would ask again until its time is up, and then say no more than that.
+    options.connect().await?.close().await?;
     PgPoolOptions::new()
         .max_connections(max_connections)
         .acquire_timeout(Duration::from_secs(10))
