@@ -1,11 +1,14 @@
 //! Statement, metrics and the books themselves.
 
-use common::verify;
+use std::time::Duration;
+
+use common::{telemetry, verify};
 use reqwest::Method;
 use serde_json::json;
 use sqlx::{Connection, Executor, PgConnection};
 use tests::pipeline::small_job;
 use tests::{Options, Pipeline};
+use time::format_description::well_known::Rfc3339;
 
 #[tokio::test]
 async fn the_statement_tells_every_movement() {
@@ -73,21 +76,51 @@ async fn billing_metrics_equal_the_ledger() {
     ] {
         assert!(metrics.contains(&line), "{line} is not in\n{metrics}");
     }
-    let process = pipeline
-        .anonymous(Method::GET, &format!("{}/metrics", pipeline.metrics_url))
-        .send()
-        .await
-        .unwrap()
-        .text()
-        .await
-        .unwrap();
-    for name in [
-        "platen_queue_seconds_count",
-        "platen_call_seconds_count",
-        "platen_calls_in_flight",
-    ] {
-        assert!(process.contains(name), "{name} is not in\n{process}");
+    pipeline.close().await;
+}
+
+/// Dashboards may use what `telemetry::NAMES` lists; so each of these must really come out of a process.
+#[tokio::test]
+async fn every_metric_that_is_promised_is_exported() {
+    let pipeline = Pipeline::start().await;
+    pipeline.ended(&pipeline.submit(&small_job()).await).await;
+    let mut later = small_job();
+    later["run_at"] = json!(
+        (common::clock::now() + Duration::from_hours(1))
+            .format(&Rfc3339)
+            .unwrap()
+    );
+    let open = pipeline.submit(&later).await;
+    let mut exported = String::new();
+    for path in ["/metrics", "/metrics/billing"] {
+        let url = format!("{}{path}", pipeline.metrics_url);
+        exported += &pipeline
+            .anonymous(Method::GET, &url)
+            .send()
+            .await
+            .unwrap()
+            .text()
+            .await
+            .unwrap();
     }
+    for name in telemetry::NAMES {
+        assert!(
+            exported.contains(&format!("# HELP {name} ")),
+            "{name} is not in\n{exported}"
+        );
+    }
+    let named = exported
+        .lines()
+        .filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next());
+    for name in named {
+        assert!(
+            telemetry::NAMES.contains(&name),
+            "telemetry::NAMES lacks {name}"
+        );
+    }
+    pipeline
+        .post(&format!("/v1/jobs/{open}/cancel"), &json!({}))
+        .await;
     pipeline.close().await;
 }
 
