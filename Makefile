@@ -3,7 +3,8 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 
-WITH_SERVERS := cargo run --quiet --locked -p tests --bin with-servers --
+# Always the whole workspace: a part of it would want other features of its dependencies, and build them again.
+BUILT := $(or $(CARGO_TARGET_DIR),target)/debug
 
 .PHONY: help run test check fmt setup prepare bench
 
@@ -12,13 +13,13 @@ help: ## Say what there is
 
 run: ## Start the whole product; Ctrl-C stops it
 	@scripts/setup run
-	cargo build --locked -p cli
-	@exec $${CARGO_TARGET_DIR:-target}/debug/platen up $(ARGS)
+	cargo build --locked --workspace --bin platen
+	@exec $(BUILT)/platen up $(ARGS)
 
 test: ## Pass the tests, against private servers, a real browser and Google's own client
 	@scripts/setup test
 	cargo build --locked --workspace --all-targets
-	$(WITH_SERVERS) cargo nextest run --locked --workspace --no-fail-fast $(ARGS)
+	$(BUILT)/with-servers cargo nextest run --locked --workspace --no-fail-fast $(ARGS)
 
 check: ## Format, lints, docs, queries against the schema, dependencies, manifests
 	@scripts/setup test
@@ -28,12 +29,12 @@ check: ## Format, lints, docs, queries against the schema, dependencies, manifes
 	scripts/prepare --check
 	scripts/check-dependencies --install
 	scripts/check-manifests
-	cargo nextest run --locked -p tests --test manifests --status-level fail
+	cargo nextest run --locked --workspace --test manifests --status-level fail
 
 bench: ## From the 202 to the model being called, on an idle system (JOBS=500)
 	@scripts/setup run
-	cargo build --locked -p tests -p cli
-	PLATEN_LOG=warn $${CARGO_TARGET_DIR:-target}/debug/start-latency --jobs $(or $(JOBS),500)
+	cargo build --locked --workspace --bins
+	PLATEN_LOG=warn $(BUILT)/start-latency --jobs $(or $(JOBS),500)
 
 prepare: ## Write .sqlx/ after a query or a migration changed
 	@scripts/setup run
