@@ -25,6 +25,7 @@ check: ## Format, lints, docs, queries against the schema, dependencies, manifes
 	@scripts/setup test
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
+	cargo clippy --locked -p cli --no-default-features -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --quiet
 	scripts/prepare --check
 	scripts/check-dependencies --install

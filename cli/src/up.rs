@@ -4,6 +4,7 @@
 //! migrates, makes a demo tenant with credits and a key, and then is what `platen api` and `platen worker` are.
 
 mod demo;
+mod fake;
 
 use std::io::Write;
 use std::net::SocketAddr;
@@ -12,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use common::config::{Config, Vertex};
+use common::config::Config;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -90,7 +91,7 @@ async fn serve(
         .context("is another Platen running? `--port` chooses another port")?;
     let metrics = metrics_listener(config).await?;
     let (address, metrics_address) = (listener.local_addr()?, metrics.local_addr()?);
-    let fake = start_fake(config).await?;
+    let fake = fake::start(config).await?;
 
     let demo = Demo::prepare(config.database_url()?.expose_secret(), data, address).await?;
     let worker = Arc::new(worker::App::connect(config).await?);
@@ -121,7 +122,7 @@ async fn serve(
         database: config.database_url()?.expose_secret().to_owned(),
         redis: config.redis_url()?.expose_secret().to_owned(),
         fakes: Fakes {
-            vertex: fake.as_ref().map(FakeVertex::url),
+            vertex: fake.as_ref().map(|fake| fake.url.clone()),
         },
     };
     announce(&ready, &demo, options)?;
@@ -183,57 +184,6 @@ async fn metrics_listener(config: &Config) -> anyhow::Result<TcpListener> {
         }
         listener => listener,
     }
-}
-
-#[cfg(feature = "fakes")]
-type FakeVertex = fake::Running;
-
-#[cfg(feature = "fakes")]
-mod fake {
-    pub(super) struct Running(pub(super) fakes::vertex::Vertex);
-
-    impl Running {
-        pub(super) fn url(&self) -> String {
-            self.0.base_url()
-        }
-    }
-}
-
-/// A fake Vertex AI, when no Google project is configured.
-#[cfg(feature = "fakes")]
-async fn start_fake(config: &mut Config) -> anyhow::Result<Option<FakeVertex>> {
-    if config.vertex.is_some() {
-        return Ok(None);
-    }
-    let vertex = fakes::vertex::Vertex::start(fakes::vertex::Options::default()).await?;
-    vertex.faults().latency(300..=700);
-    config.vertex = Some(Vertex {
-        project: "synthetic".to_owned(),
-        base_url: Some(vertex.base_url()),
-        synthetic: true,
-    });
-    Ok(Some(fake::Running(vertex)))
-}
-
-/// Nothing: this build has no fakes.
-#[cfg(not(feature = "fakes"))]
-struct FakeVertex;
-
-#[cfg(not(feature = "fakes"))]
-impl FakeVertex {
-    fn url(&self) -> String {
-        unreachable!("this build starts no fakes")
-    }
-}
-
-#[cfg(not(feature = "fakes"))]
-#[expect(clippy::unused_async, reason = "the build with fakes waits for them")]
-async fn start_fake(config: &mut Config) -> anyhow::Result<Option<FakeVertex>> {
-    anyhow::ensure!(
-        config.vertex.is_some(),
-        "GOOGLE_CLOUD_PROJECT is missing, and this build has no fake to start in its place"
-    );
-    Ok(None)
 }
 
 /// Says what runs, in words and in the ready file.
