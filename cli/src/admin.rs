@@ -42,10 +42,10 @@ pub async fn add_tenant(
     data: Option<&Path>,
     name: &str,
 ) -> anyhow::Result<TenantId> {
-    let place = Place::open(config, data, Role::Api).await?;
-    let tenant = insert_tenant(&place.pool, name).await;
-    place.close().await;
-    tenant
+    at(config, data, Role::Api, async |pool| {
+        insert_tenant(pool, name).await
+    })
+    .await
 }
 
 /// Makes a key for a tenant.
@@ -55,10 +55,10 @@ pub async fn add_key(
     tenant: TenantId,
     name: &str,
 ) -> anyhow::Result<ApiKey> {
-    let place = Place::open(config, data, Role::Api).await?;
-    let key = insert_key(&place.pool, tenant, name).await;
-    place.close().await;
-    key
+    at(config, data, Role::Api, async |pool| {
+        insert_key(pool, tenant, name).await
+    })
+    .await
 }
 
 /// Refuses a key from now on.
@@ -68,16 +68,17 @@ pub async fn revoke_key(
     tenant: TenantId,
     key: &str,
 ) -> anyhow::Result<()> {
-    let place = Place::open(config, data, Role::Api).await?;
-    let mut transaction = database::begin_for(&place.pool, tenant).await?;
-    let revoked = tenant::store::revoke_key(&mut transaction, tenant, key).await?;
-    transaction.commit().await?;
-    place.close().await;
-    ensure!(
-        revoked,
-        "tenant {tenant} has no key {key} that is not revoked already"
-    );
-    Ok(())
+    at(config, data, Role::Api, async |pool| {
+        let mut transaction = database::begin_for(pool, tenant).await?;
+        let revoked = tenant::store::revoke_key(&mut transaction, tenant, key).await?;
+        transaction.commit().await?;
+        ensure!(
+            revoked,
+            "tenant {tenant} has no key {key} that is not revoked already"
+        );
+        Ok(())
+    })
+    .await
 }
 
 /// Gives promotional credits, once for each source. `false`: this source has given before.
@@ -88,18 +89,19 @@ pub async fn grant(
     amount: Credits,
     source: &str,
 ) -> anyhow::Result<bool> {
-    let place = Place::open(config, data, Role::Api).await?;
-    let granted = admission::grant_promo(&place.pool, tenant, source, amount).await;
-    place.close().await;
-    granted.with_context(|| format!("nothing was granted to {tenant}"))
+    at(config, data, Role::Api, async |pool| {
+        let granted = admission::grant_promo(pool, tenant, source, amount).await;
+        granted.with_context(|| format!("nothing was granted to {tenant}"))
+    })
+    .await
 }
 
 /// Checks every invariant.
 pub async fn verify(config: &Config, data: Option<&Path>) -> anyhow::Result<Vec<Finding>> {
-    let place = Place::open(config, data, Role::Reader).await?;
-    let findings = verify::verify(&place.pool).await;
-    place.close().await;
-    Ok(findings?)
+    at(config, data, Role::Reader, async |pool| {
+        Ok(verify::verify(pool).await?)
+    })
+    .await
 }
 
 /// A tenant with an empty wallet.
@@ -123,21 +125,22 @@ pub async fn insert_key(pool: &PgPool, tenant: TenantId, name: &str) -> anyhow::
     Ok(key)
 }
 
-/// The database a word is about: the named data folder's, the configured one, or that of `./data`.
-struct Place {
-    pool: PgPool,
-    private: Option<Database>,
-}
-
-impl Place {
-    async fn open(config: &Config, data: Option<&Path>, role: Role) -> anyhow::Result<Self> {
-        let (url, private) = match (data, &config.database_url) {
-            (None, Some(url)) => (url.expose_secret().to_owned(), None),
-            (data, _) => {
-                let private = Database::open(data.unwrap_or_else(|| Path::new("data"))).await?;
-                (private.database_url().to_owned(), Some(private))
-            }
-        };
+/// Works on the database a word is about: the named data folder's, the configured one, or that of `./data`. A
+/// Postgres that was started for it is stopped again, however the work ends.
+async fn at<T>(
+    config: &Config,
+    data: Option<&Path>,
+    role: Role,
+    work: impl AsyncFnOnce(&PgPool) -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
+    let (url, private) = match (data, &config.database_url) {
+        (None, Some(url)) => (url.expose_secret().to_owned(), None),
+        (data, _) => {
+            let private = Database::open(data.unwrap_or_else(|| Path::new("data"))).await?;
+            (private.database_url().to_owned(), Some(private))
+        }
+    };
+    let worked = async {
         let pool = database::connect(&url, role, 2)
             .await
             .context("cannot reach Postgres")?;
@@ -145,13 +148,13 @@ impl Place {
             database::is_migrated(&pool).await?,
             "the database is not up to date: run `platen migrate`, or `platen up` once"
         );
-        Ok(Self { pool, private })
+        let worked = work(&pool).await;
+        pool.close().await;
+        worked
     }
-
-    async fn close(self) {
-        self.pool.close().await;
-        if let Some(private) = self.private {
-            private.close().await;
-        }
+    .await;
+    if let Some(private) = private {
+        private.close().await;
     }
+    worked
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use common::config::Config;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -36,6 +36,21 @@ pub async fn listen(address: std::net::SocketAddr) -> anyhow::Result<TcpListener
         .map_err(|error| anyhow::anyhow!("cannot listen on {address}: {error}"))
 }
 
+/// Both ways to ask for a stop.
+struct StopSignals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl StopSignals {
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}
+
 /// Private servers end with their parent.
 #[expect(clippy::exit, reason = "asked for twice")]
 fn end_now() -> ! {
@@ -45,22 +60,16 @@ fn end_now() -> ! {
 /// Cancelled by Ctrl-C and by SIGTERM; the second of them ends the process.
 pub fn stop_signal() -> anyhow::Result<CancellationToken> {
     let stop = CancellationToken::new();
-    let (mut interrupt, mut terminate) = (
-        signal(SignalKind::interrupt())?,
-        signal(SignalKind::terminate())?,
-    );
+    let mut signals = StopSignals {
+        interrupt: signal(SignalKind::interrupt())?,
+        terminate: signal(SignalKind::terminate())?,
+    };
     let stopping = stop.clone();
     TaskTracker::new().spawn(async move {
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-        }
+        signals.next().await;
         tracing::info!("Stopping: taking nothing new, finishing what runs; again to stop at once");
         stopping.cancel();
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-        }
+        signals.next().await;
         tracing::warn!("Stopping at once; what ran goes to another worker when its lease runs out");
         end_now();
     });

@@ -101,17 +101,17 @@ async fn serve(
 
     let tasks = TaskTracker::new();
     let failed = CancellationToken::new();
-    let serving = supervise(
+    supervise(
         &tasks,
         &failed,
         "The API",
         api::serve(api, listener, Some(metrics), stop.clone()),
     );
-    let working = supervise(
+    supervise(
         &tasks,
         &failed,
         "The worker",
-        worker::tasks::run(worker, stop.clone()),
+        worker::run(worker, stop.clone()),
     );
     tasks.close();
 
@@ -140,7 +140,6 @@ async fn serve(
     };
     stop.cancel();
     tasks.wait().await;
-    drop((serving, working, fake));
     trouble.map_or(Ok(()), Err)
 }
 
@@ -150,14 +149,14 @@ fn supervise(
     failed: &CancellationToken,
     name: &'static str,
     part: impl Future<Output = anyhow::Result<()>> + Send + 'static,
-) -> tokio::task::JoinHandle<()> {
+) {
     let failed = failed.clone();
     tasks.spawn(async move {
         if let Err(error) = part.await {
             tracing::error!("{name} failed: {error:#}");
         }
         failed.cancel();
-    })
+    });
 }
 
 /// Private servers for what is not configured. One of two may be: the other is started beside it, unused.

@@ -122,15 +122,7 @@ impl Up {
 
     /// As Ctrl-C does.
     async fn stop(mut self) {
-        let pid = self.child.id().unwrap().to_string();
-        assert!(
-            Command::new("kill")
-                .args(["-INT", &pid])
-                .status()
-                .await
-                .unwrap()
-                .success()
-        );
+        signal(self.child.id().unwrap(), "-INT").await;
         let status = tokio::time::timeout(Duration::from_secs(30), self.child.wait())
             .await
             .unwrap()
@@ -146,6 +138,13 @@ impl Up {
             assert!(!log.contains(secret), "{secret} stands in the log: {log}");
         }
     }
+}
+
+async fn signal(process: u32, signal: &str) {
+    let sent = Command::new("kill")
+        .args([signal, &process.to_string()])
+        .status();
+    assert!(sent.await.unwrap().success());
 }
 
 fn platen(data: &Path) -> Command {
@@ -314,19 +313,9 @@ async fn a_private_redis_that_dies_is_started_again_and_nothing_is_lost() {
     let up = Up::start(data).await;
     let (redis, _) = processes_of(data)
         .into_iter()
-        .find(|(_, line)| line.starts_with("redis-server"))
-        .or_else(|| {
-            processes_of(data)
-                .into_iter()
-                .find(|(_, line)| line.contains("redis-server"))
-        })
+        .find(|(_, line)| line.contains("redis-server"))
         .unwrap();
-    let killed = Command::new("kill")
-        .args(["-9", &redis.to_string()])
-        .status()
-        .await
-        .unwrap();
-    assert!(killed.success());
+    signal(redis, "-KILL").await;
     let id = up.submit().await;
     assert_eq!(
         up.ended(&id, Duration::from_secs(20)).await["state"],

@@ -26,7 +26,7 @@ const WORKER_FORGOTTEN: Duration = Duration::from_secs(3);
 
 /// Names of the keys; tests that share a Redis use a name each.
 #[derive(Clone, Debug)]
-pub struct Keys {
+struct Keys {
     /// Sorted set: job id, scored by turn.
     ring: String,
     /// Sorted set: `worker|slots`, scored by when it was last heard of.
@@ -36,7 +36,7 @@ pub struct Keys {
 }
 
 impl Keys {
-    pub fn new(name: &str) -> Self {
+    fn new(name: &str) -> Self {
         Self {
             ring: format!("{name}:ring"),
             workers: format!("{name}:workers"),
@@ -48,6 +48,8 @@ impl Keys {
 /// The adding side. Connects when first used and again whenever it must: a process starts without Redis.
 #[derive(Clone)]
 pub struct Ring {
+    /// For connections of the doorbell's own.
+    client: Client,
     connection: ConnectionManager,
     keys: Keys,
 }
@@ -67,8 +69,10 @@ impl Ring {
             .set_connection_timeout(Some(Duration::from_secs(1)))
             .set_response_timeout(Some(Duration::from_secs(1)))
             .set_number_of_retries(1);
-        let connection = ConnectionManager::new_lazy_with_config(Client::open(url)?, config)?;
+        let client = Client::open(url)?;
+        let connection = ConnectionManager::new_lazy_with_config(client.clone(), config)?;
         Ok(Self {
+            client,
             connection,
             keys: Keys::new(name),
         })

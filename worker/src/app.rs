@@ -8,7 +8,7 @@ use common::bucket::Bucket;
 use common::catalog::Catalog;
 use common::config::{Config, ConfigError, Timing};
 use common::database::{self, Role};
-use common::queue::{Keys, Ring};
+use common::queue::Ring;
 use secrecy::ExposeSecret;
 use sqlx::PgPool;
 use tokio::sync::Semaphore;
@@ -24,8 +24,6 @@ pub struct App {
     pub name: String,
     pub pool: PgPool,
     pub ring: Ring,
-    pub redis: redis::Client,
-    pub keys: Keys,
     pub bucket: Bucket,
     pub catalog: Arc<Catalog>,
     pub providers: Providers,
@@ -61,8 +59,6 @@ impl App {
             .await
             .context("cannot reach Postgres")?,
             ring: Ring::new(redis_url, &config.queue).context("REDIS_URL is not usable")?,
-            redis: redis::Client::open(redis_url).context("REDIS_URL is not usable")?,
-            keys: Keys::new(&config.queue),
             bucket: Bucket::local(config.bucket(), config.signing_key()?.clone())?,
             catalog: Arc::new(Catalog::load(config.models.as_deref())?),
             providers: Providers::new(vertex)?,

@@ -19,7 +19,7 @@ mod tests;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use bytes::Bytes;
-use common::generation::image::{Format, MediaType, Pixels};
+use common::generation::image::{Format, MAX_PIXELS, MAX_SIDE, MediaType, Pixels};
 
 pub use self::darkroom::Darkroom;
 use self::decode::Original;
@@ -83,8 +83,8 @@ pub enum ImagingError {
     #[error(
         "the picture is {width}×{height} pixels, too large to be opened: \
          up to {} pixels a side and {} megapixels are, fewer at 16 bits a channel",
-        decode::MAX_SIDE,
-        decode::MAX_PIXELS / 1_000_000
+        MAX_SIDE,
+        MAX_PIXELS / 1_000_000
     )]
     TooLarge {
         /// Pixels across.

@@ -38,8 +38,7 @@ pub async fn run(app: Arc<App>, stop: CancellationToken) -> anyhow::Result<()> {
     every(&app, timing.reap_every, &stop, expire::run);
 
     let doorbell = DoorbellConfig {
-        client: app.redis.clone(),
-        keys: app.keys.clone(),
+        ring: app.ring.clone(),
         slots: Arc::clone(&app.free_slots),
         stop: stop.clone(),
         tasks: app.tasks.clone(),

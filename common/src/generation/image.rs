@@ -16,6 +16,9 @@ pub const MAX_TEXT: usize = 8_000;
 pub const MAX_INPUT_BYTES: usize = 7 * 1024 * 1024;
 /// Largest sum of all input pictures of a job, in bytes.
 pub const MAX_INPUTS_BYTES: usize = 20 * 1024 * 1024;
+/// Longest side of a picture that is opened, and its most pixels: what decoding it may cost.
+pub const MAX_SIDE: u32 = 16_384;
+pub const MAX_PIXELS: u64 = 64_000_000;
 /// Most pictures one job may ask for.
 pub const MAX_OUTPUTS: u32 = 4;
 

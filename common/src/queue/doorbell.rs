@@ -24,7 +24,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
-use super::Keys;
+use super::{Keys, Ring};
 use crate::id::JobId;
 
 /// How long a pop blocks; also how soon a connection that is only half open is noticed.
@@ -33,8 +33,7 @@ const BLOCK: Duration = Duration::from_secs(2);
 /// What a [`Doorbell`] pops from and into.
 #[derive(Clone)]
 pub struct DoorbellConfig {
-    pub client: Client,
-    pub keys: Keys,
+    pub ring: Ring,
     /// The worker's slots: the only limit on how much runs at once. Process-wide, so that a restarted worker
     /// counts what its predecessor still runs.
     pub slots: Arc<Semaphore>,
@@ -227,7 +226,7 @@ impl Pump {
     /// One blocking pop. A blocked pop is never dropped on a live connection: the server would pop for nobody.
     async fn pop(&mut self, count: usize) -> RedisResult<Vec<(String, f64)>> {
         if self.connection.is_none() {
-            self.connection = Some(Popping::connect(&self.config.client).await?);
+            self.connection = Some(Popping::connect(&self.config.ring.client).await?);
         }
         let popping = self.connection.as_mut().expect("connected just now");
         let client_id = popping.client_id;
@@ -235,7 +234,7 @@ impl Pump {
         command
             .arg(BLOCK.as_secs())
             .arg(1)
-            .arg(&self.config.keys.ring)
+            .arg(&self.config.ring.keys.ring)
             .arg("MIN")
             .arg("COUNT")
             .arg(count);
@@ -245,7 +244,7 @@ impl Pump {
         let answered = tokio::select! {
             answered = &mut reply => answered,
             () = self.stop.cancelled() => {
-                if let Err(error) = unblock(&self.config.client, client_id).await {
+                if let Err(error) = unblock(&self.config.ring.client, client_id).await {
                     tracing::debug!(%error, "The blocked pop could not be woken; it ends by itself");
                 }
                 reply.await
@@ -253,7 +252,7 @@ impl Pump {
         };
         let ids = answered?.map_or_else(Vec::new, |(_, ids)| ids);
         if self.stop.is_cancelled() && !ids.is_empty() {
-            restore(&self.config.client, &self.config.keys, &ids).await?;
+            restore(&self.config.ring.client, &self.config.ring.keys, &ids).await?;
             return Ok(Vec::new());
         }
         Ok(ids)
@@ -274,9 +273,11 @@ impl Pump {
                 .collect()
         };
         if !ids.is_empty() {
-            let restored =
-                tokio::time::timeout(BLOCK, restore(&self.config.client, &self.config.keys, &ids))
-                    .await;
+            let restored = tokio::time::timeout(
+                BLOCK,
+                restore(&self.config.ring.client, &self.config.ring.keys, &ids),
+            )
+            .await;
             tracing::debug!(
                 ids = ids.len(),
                 restored = matches!(restored, Ok(Ok(()))),

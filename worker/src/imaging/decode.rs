@@ -11,16 +11,12 @@ use image::{
     metadata::Orientation,
 };
 
-use common::generation::image::Format;
+use common::generation::image::{Format, MAX_PIXELS, MAX_SIDE};
 
 use super::ImagingError;
 
 /// The largest file we open, in bytes.
 pub(super) const MAX_BYTES: usize = 64 << 20;
-/// The longest side we decode, in pixels.
-pub(super) const MAX_SIDE: u32 = 16_384;
-/// The most pixels we decode.
-pub(super) const MAX_PIXELS: u64 = 64_000_000;
 /// The most memory decoded pixels may take, in bytes: 64 megapixels of eight-bit RGBA.
 const MAX_DECODED: u64 = 256 << 20;
 /// The most scans a progressive JPEG may have. Encoders write about ten; each one visits every pixel again, at the

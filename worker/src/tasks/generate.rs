@@ -59,7 +59,7 @@ async fn attempt(app: &App, claimed: &Claimed, asked: Instant) {
             error = format!("{error:#}"),
             "The attempt failed on our side"
         );
-        Verdict::our_fault(format!("{error:#}"))
+        Worked::our_fault(format!("{error:#}"))
     });
     let verdict = verdict.within(claimed, asked, app.timing.retry);
     let settled = (|| settle(app, lease, &verdict))
@@ -79,7 +79,18 @@ async fn attempt(app: &App, claimed: &Claimed, asked: Instant) {
     }
 }
 
-/// What an attempt came to.
+/// What the work came to.
+enum Worked {
+    /// It is decided.
+    Decided(Verdict),
+    /// Another attempt may do it, or do the rest; what was made so far is delivered when there is no time for one.
+    Again {
+        failure: Failure,
+        artifacts: Vec<Artifact>,
+    },
+}
+
+/// How the attempt is settled.
 enum Verdict {
     /// Pictures to deliver, and why some are missing.
     Deliver {
@@ -88,30 +99,18 @@ enum Verdict {
     },
     /// Nothing to deliver, and no use in trying again.
     GiveUp(Failure),
-    /// Another attempt may do it, or do the rest; what was made so far is delivered when there is no time for one.
-    Retry {
-        failure: Failure,
-        artifacts: Vec<Artifact>,
-    },
     /// Another attempt, after this long.
-    RetryAfter(Duration, Failure),
+    Retry(Duration, Failure),
 }
 
-impl Verdict {
-    fn class(&self) -> Class {
-        match self {
-            Self::Deliver { shortfall, .. } => shortfall
-                .as_ref()
-                .map_or(Class::Ok, |failure| failure.class),
-            Self::GiveUp(failure) | Self::Retry { failure, .. } | Self::RetryAfter(_, failure) => {
-                failure.class
-            }
-        }
+impl Worked {
+    fn give_up(class: Class, detail: impl Into<String>) -> Self {
+        Self::Decided(Verdict::GiveUp(Failure::new(class, detail)))
     }
 
     /// Another attempt for something that went wrong on our side.
     fn our_fault(detail: impl Into<String>) -> Self {
-        Self::Retry {
+        Self::Again {
             failure: Failure::new(Class::Internal, detail),
             artifacts: Vec::new(),
         }
@@ -123,9 +122,10 @@ impl Verdict {
         claimed: &Claimed,
         asked: Instant,
         (least, most): (Duration, Duration),
-    ) -> Self {
-        let Self::Retry { failure, artifacts } = self else {
-            return self;
+    ) -> Verdict {
+        let (failure, artifacts) = match self {
+            Self::Decided(verdict) => return verdict,
+            Self::Again { failure, artifacts } => (failure, artifacts),
         };
         let delay = retry_delay(claimed.fence, least, most)
             .max(failure.retry_after.unwrap_or_default().min(most));
@@ -133,14 +133,25 @@ impl Verdict {
             .unwrap_or_default()
             .saturating_sub(asked.elapsed());
         if delay < left {
-            Self::RetryAfter(delay, failure)
+            Verdict::Retry(delay, failure)
         } else if artifacts.is_empty() {
-            Self::GiveUp(failure)
+            Verdict::GiveUp(failure)
         } else {
-            Self::Deliver {
+            Verdict::Deliver {
                 artifacts,
                 shortfall: Some(failure),
             }
+        }
+    }
+}
+
+impl Verdict {
+    fn class(&self) -> Class {
+        match self {
+            Self::Deliver { shortfall, .. } => shortfall
+                .as_ref()
+                .map_or(Class::Ok, |failure| failure.class),
+            Self::GiveUp(failure) | Self::Retry(_, failure) => failure.class,
         }
     }
 }
@@ -152,36 +163,33 @@ async fn settle(app: &App, lease: Lease, verdict: &Verdict) -> Result<Settled, S
             shortfall,
         } => settlement::deliver(&app.pool, lease, artifacts, shortfall.as_ref()).await,
         Verdict::GiveUp(failure) => settlement::give_up(&app.pool, lease, failure).await,
-        Verdict::RetryAfter(delay, failure) => {
+        Verdict::Retry(delay, failure) => {
             settlement::retry(&app.pool, lease, *delay, failure).await
-        }
-        Verdict::Retry { failure, .. } => {
-            settlement::retry(&app.pool, lease, Duration::ZERO, failure).await
         }
     }
 }
 
 /// Everything between claim and settlement. An error is our own trouble, and worth another attempt.
-async fn work(app: &App, claimed: &Claimed) -> anyhow::Result<Verdict> {
+async fn work(app: &App, claimed: &Claimed) -> anyhow::Result<Worked> {
     let mut transaction = database::begin_for(&app.pool, claimed.tenant).await?;
     let generation = job::store::request(&mut transaction, claimed.id).await?;
     let journal = call::store::of_job(&mut transaction, claimed.id).await?;
     transaction.commit().await?;
 
     let Some(Generation::Image(request)) = generation else {
-        return Ok(Verdict::GiveUp(Failure::new(
+        return Ok(Worked::give_up(
             Class::BadRequest,
             "the job's request is gone",
-        )));
+        ));
     };
     let Some(model) = app.catalog.get(&claimed.model) else {
-        return Ok(Verdict::GiveUp(Failure::new(
+        return Ok(Worked::give_up(
             Class::BadRequest,
             format!("{} is no longer in the catalogue", claimed.model),
-        )));
+        ));
     };
     let Some(provider) = app.providers.get(&model.provider) else {
-        return Ok(Verdict::our_fault(format!(
+        return Ok(Worked::our_fault(format!(
             "this worker has no provider {}",
             model.provider
         )));
@@ -190,7 +198,7 @@ async fn work(app: &App, claimed: &Claimed) -> anyhow::Result<Verdict> {
     for input in &request.inputs {
         let Some(bytes) = app.bucket.get(&input.object_key).await? else {
             let gone = format!("the input {} is not in the bucket", input.object_key);
-            return Ok(Verdict::GiveUp(Failure::new(Class::Internal, gone)));
+            return Ok(Worked::give_up(Class::Internal, gone));
         };
         inputs.push(InputPicture {
             bytes,
@@ -217,7 +225,7 @@ async fn work(app: &App, claimed: &Claimed) -> anyhow::Result<Verdict> {
 
 /// What the outputs, taken together, come to. An output that may yet succeed keeps the job open; nothing that
 /// was made is lost by that, for the next attempt takes it over.
-fn judge(made: Vec<Made>) -> Verdict {
+fn judge(made: Vec<Made>) -> Worked {
     let mut artifacts = Vec::new();
     let mut shortfall: Option<Failure> = None;
     let mut retry: Option<Failure> = None;
@@ -239,12 +247,12 @@ fn judge(made: Vec<Made>) -> Verdict {
         }
     }
     match (retry, shortfall) {
-        (Some(failure), _) => Verdict::Retry { failure, artifacts },
-        (None, Some(failure)) if artifacts.is_empty() => Verdict::GiveUp(failure),
-        (None, shortfall) => Verdict::Deliver {
+        (Some(failure), _) => Worked::Again { failure, artifacts },
+        (None, Some(failure)) if artifacts.is_empty() => Worked::Decided(Verdict::GiveUp(failure)),
+        (None, shortfall) => Worked::Decided(Verdict::Deliver {
             artifacts,
             shortfall,
-        },
+        }),
     }
 }
 

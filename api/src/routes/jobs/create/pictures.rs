@@ -6,7 +6,7 @@ use bytes::Bytes;
 use common::artifact::input_key;
 use common::generation::Violation;
 use common::generation::image::{
-    Input, MAX_INPUT_BYTES, MAX_INPUTS_BYTES, MediaType, Role, inspect,
+    Input, MAX_INPUT_BYTES, MAX_INPUTS_BYTES, MAX_PIXELS, MAX_SIDE, MediaType, Role, inspect,
 };
 use common::id::{JobId, TenantId};
 use serde::Deserialize;
@@ -23,9 +23,6 @@ const ROLES: [Role; 4] = [
     Role::Style,
     Role::Source,
 ];
-/// Longest side of an input picture, and its most pixels: what decoding it may cost.
-const MAX_SIDE: u32 = 16_384;
-const MAX_PIXELS: u64 = 64_000_000;
 
 /// A picture to work from.
 #[derive(Deserialize, ToSchema)]
