@@ -1,7 +1,7 @@
 //! Small files only their owner may read.
 
 use std::fs::{File, OpenOptions};
-use std::io::Write;
+use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
@@ -27,14 +27,22 @@ pub(crate) fn write(path: &Path, text: &str) -> anyhow::Result<()> {
         .with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// The secret a file holds; 256 random bits when there is none yet.
+/// 256 random bits that need no quoting anywhere: not in a URL, not in SQL, not in a configuration file.
+pub(crate) fn random() -> String {
+    hex::encode(rand::random::<[u8; 32]>())
+}
+
+/// The secret a file holds, made when there is none yet.
 pub(crate) fn kept_or_made(path: &Path) -> anyhow::Result<String> {
-    if let Ok(kept) = std::fs::read_to_string(path)
-        && !kept.is_empty()
-    {
-        return Ok(kept);
+    match std::fs::read_to_string(path) {
+        Ok(kept) if !kept.is_empty() => return Ok(kept),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(error).with_context(|| format!("cannot read {}", path.display()));
+        }
+        // Empty: the last one who made it was killed before a word was written.
+        _ => {}
     }
-    let made = hex::encode(rand::random::<[u8; 32]>());
+    let made = random();
     write(path, &made)?;
     Ok(made)
 }

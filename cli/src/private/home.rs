@@ -7,7 +7,6 @@
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions, Permissions},
-    io::{self, Write},
     os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown, symlink},
     path::{Path, PathBuf},
     process::{self, Command},
@@ -18,6 +17,7 @@ use anyhow::{Context, Result, bail};
 use nix::unistd::{Uid, User};
 
 use super::child::become_user;
+use crate::secrets;
 
 /// Where the servers of unreachable folders live.
 const ELSEWHERE: &str = "/var/lib/platen";
@@ -57,20 +57,14 @@ impl Home {
         self.user.as_ref()
     }
 
-    /// A random password that is made once and kept in a file of the home.
+    /// A random password that is made once and kept in a file of the home, where the server can read it.
     pub(super) fn password(&self, name: &str) -> Result<String> {
         let path = self.path.join(name);
-        match fs::read_to_string(&path) {
-            Ok(kept) if !kept.is_empty() => return Ok(kept),
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(error).with_context(|| format!("cannot read {}", path.display()));
-            }
-            // Empty: the last one who made it was killed before a word was written.
-            _ => {}
+        let kept = secrets::kept_or_made(&path)?;
+        if let Some(user) = &self.user {
+            chown(&path, Some(user.uid.as_raw()), Some(user.gid.as_raw()))?;
         }
-        let made = random_password();
-        self.file(&path)?.write_all(made.as_bytes())?;
-        Ok(made)
+        Ok(kept)
     }
 
     /// A fresh log; what the server said last time stays beside it as `.1`.
@@ -129,11 +123,6 @@ impl Log {
         let last = lines[lines.len().saturating_sub(15)..].join("\n  ");
         format!("the last lines of {}:\n  {last}", self.path.display())
     }
-}
-
-/// 192 random bits that need no quoting anywhere: not in a URL, not in SQL, not in a configuration file.
-pub(super) fn random_password() -> String {
-    hex::encode(rand::random::<[u8; 24]>())
 }
 
 /// Makes a folder and those above it, with words for the error.

@@ -14,10 +14,11 @@ use tokio::time::Instant;
 
 use super::{
     child::{self, Child},
-    home::{Home, Log, random_password},
+    home::{Home, Log},
     postgres::free_port,
     program,
 };
+use crate::secrets;
 
 const OLDEST: u32 = 7;
 const INSTALL: &str = "Platen needs Redis 7 or newer (the program `redis-server`): on Debian and Ubuntu \
@@ -50,7 +51,7 @@ impl Redis {
             Some(version) => bail!("Redis {version} is too old. {INSTALL}"),
             None => bail!("{} does not tell its version. {INSTALL}", program.display()),
         }
-        let password = random_password();
+        let password = secrets::random();
         let deadline = Instant::now() + START;
         loop {
             let port = free_port()?;
