@@ -1,6 +1,6 @@
-//! What Google has not: the fake's switches and journal over HTTP, under `/__fake/`.
+//! What no vendor has: the fake's switches and journal over HTTP, under `/__fake/`.
 
-use super::{Service, faults::Switches, journal::Call};
+use super::{faults::Switches, journal::Call, server::Service};
 use axum::{
     Json,
     extract::{Query, State},

@@ -2,18 +2,28 @@
 //!
 //! Deliberately not read from `models/*.toml`: a fake that shared our catalogue would agree with its mistakes.
 
+use super::super::picture::Input;
+use image::DynamicImage;
+
 /// One published image model.
 #[derive(Debug)]
-pub(super) struct Model {
-    pub(super) id: &'static str,
+pub(crate) struct Model {
+    pub(crate) id: &'static str,
     /// What `imageSize` may say, with the tokens one picture of that size costs. The first is the default.
-    pub(super) sizes: &'static [(&'static str, u32)],
+    pub(crate) sizes: &'static [(&'static str, u32)],
     /// Gemini 2.5 has a pixel table of its own and neither thinks nor signs its thoughts.
-    pub(super) thinks: bool,
+    pub(crate) thinks: bool,
     /// Whether the model makes the four extreme ratios, 1:4 to 8:1.
     extremes: bool,
     /// What one picture in the request costs, in tokens.
-    pub(super) tokens_per_input: u32,
+    pub(crate) tokens_per_input: u32,
+}
+
+/// What a model makes of a size and a ratio.
+pub(crate) struct Shape {
+    pub(crate) ratio: &'static str,
+    pub(crate) pixels: (u32, u32),
+    pub(crate) tokens: u32,
 }
 
 /// The models that answer. Retired ones (`*-preview`, `imagen-*`) are not here, so they get Google's 404.
@@ -80,44 +90,58 @@ const EXTREMES: &[Row] = &[
 ];
 
 impl Model {
-    pub(super) fn find(id: &str) -> Option<&'static Self> {
+    pub(crate) fn find(id: &str) -> Option<&'static Self> {
         MODELS.iter().find(|model| model.id == id)
     }
 
-    /// Tokens of one picture of this size, if the model makes it. The capital K matters.
-    pub(super) fn tokens(&self, size: &str) -> Option<u32> {
-        let (_, tokens) = self.sizes.iter().find(|(name, _)| *name == size)?;
-        Some(*tokens)
-    }
-
-    /// The ratio names this model knows, for the message that refuses another.
-    pub(super) fn ratios(&self) -> impl Iterator<Item = &'static str> {
-        self.rows().map(|(name, ..)| *name)
-    }
-
-    /// The exact pixels of a ratio and a size, if the model makes both.
-    pub(super) fn pixels(&self, ratio: &str, size: &str) -> Option<(u32, u32)> {
-        self.tokens(size)?;
-        let (_, gemini_3, gemini_2) = self.rows().find(|(name, ..)| *name == ratio)?;
+    /// The shape of a picture of this size and ratio, or what is wrong with them. Where the request names no ratio, its
+    /// first photo decides.
+    pub(crate) fn shape(
+        &self,
+        size: Option<&str>,
+        ratio: Option<&str>,
+        first: Option<&Input>,
+    ) -> Result<Shape, String> {
+        let size = size.unwrap_or(self.sizes[0].0);
+        // The capital K matters.
+        let (_, tokens) = (self.sizes.iter())
+            .find(|(name, _)| *name == size)
+            .ok_or_else(|| format!("Image size {size} is not supported by {}.", self.id))?;
+        let row = match ratio {
+            Some(wanted) => self.rows().find(|(name, ..)| *name == wanted),
+            None => first.map_or(RATIOS.first(), |input| self.nearest(&input.picture)),
+        };
+        let (ratio, gemini_3, gemini_2) = row.ok_or_else(|| {
+            let known: Vec<_> = self.rows().map(|(name, ..)| *name).collect();
+            format!(
+                "aspect_ratio must be one of {}, got {}.",
+                known.join(", "),
+                ratio.unwrap_or_default()
+            )
+        })?;
         let (width, height) = if self.thinks { *gemini_3 } else { *gemini_2 };
-        Some(match size {
+        let pixels = match size {
             "512" => (width / 2, height / 2),
             "2K" => (width * 2, height * 2),
             "4K" => (width * 4, height * 4),
             _ => (width, height),
+        };
+        Ok(Shape {
+            ratio,
+            pixels,
+            tokens: *tokens,
         })
     }
 
-    /// The ratio nearest to a picture's own, as the model picks when the request names none.
-    pub(super) fn nearest_ratio(&self, (width, height): (u32, u32)) -> &'static str {
-        let wanted = (f64::from(width) / f64::from(height)).ln();
+    /// The ratio nearest to a photo's own, as the model picks when the request names none.
+    fn nearest(&self, photo: &DynamicImage) -> Option<&'static Row> {
+        let wanted = (f64::from(photo.width()) / f64::from(photo.height())).ln();
         let distance = |row: &Row| {
             let (_, (width, height), _) = row;
             ((f64::from(*width) / f64::from(*height)).ln() - wanted).abs()
         };
         self.rows()
             .min_by(|a, b| distance(a).total_cmp(&distance(b)))
-            .map_or("1:1", |(name, ..)| *name)
     }
 
     fn rows(&self) -> impl Iterator<Item = &'static Row> {

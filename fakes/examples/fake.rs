@@ -1,8 +1,8 @@
-//! The fake Vertex AI alone: prints its base URL and serves until its input ends.
+//! The fake vendors alone: prints their base URL and serves until its input ends.
 //!
-//! `cargo run -p fakes --example vertex -- 18600`
+//! `cargo run -p fakes --example fake -- 18600`
 
-use fakes::vertex::{Options, Vertex};
+use fakes::{Fake, Options};
 use std::io;
 
 #[tokio::main]
@@ -12,13 +12,13 @@ async fn main() -> anyhow::Result<()> {
         Some(port) => port.parse()?,
         None => 0,
     };
-    let vertex = Vertex::start(Options {
+    let fake = Fake::start(Options {
         port,
         ..Options::default()
     })
     .await?;
-    println!("{}", vertex.base_url());
+    println!("{}", fake.base_url());
     tokio::task::spawn_blocking(|| io::copy(&mut io::stdin(), &mut io::sink())).await??;
-    vertex.stop().await;
+    fake.stop().await;
     Ok(())
 }

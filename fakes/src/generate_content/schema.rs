@@ -3,11 +3,8 @@
 //! Proto JSON takes both `camelCase` and `snake_case` names and both alphabets of base64; what comes out has one form. The errors are worded
 //! as Google words them, because people paste them into search boxes.
 
-use base64::{
-    DecodeError, Engine, alphabet,
-    engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
-    prelude::BASE64_STANDARD,
-};
+use super::super::{blob, google::Host};
+use base64::{Engine, prelude::BASE64_STANDARD};
 use serde_json::{Map, Value};
 
 /// A message: its fields by their JSON name.
@@ -32,7 +29,7 @@ enum Kind {
     Opaque,
 }
 
-/// `google.cloud.aiplatform.v1.GenerateContentRequest`.
+/// `google.cloud.aiplatform.v1.GenerateContentRequest`, and the same of `google.ai.generativelanguage.v1beta`.
 const REQUEST: Message = &[
     ("contents", Kind::Many(&Kind::One(CONTENT))),
     ("systemInstruction", Kind::One(CONTENT)),
@@ -126,8 +123,19 @@ const IMAGE_CONFIG: Message = &[
     (V1BETA1_ONLY, Kind::Text),
 ];
 
-/// Version 1 of the protocol does not name it yet.
+/// Version 1 of Vertex's protocol does not name it yet.
 const V1BETA1_ONLY: &str = "prominentPeople";
+
+/// What the Developer API does not name at all.
+const VERTEX_ONLY: &[&str] = &[
+    "labels",
+    "modelArmorConfig",
+    "personGeneration",
+    "imageOutputOptions",
+    "routingConfig",
+    "audioTimestamp",
+    V1BETA1_ONLY,
+];
 
 const THINKING_CONFIG: Message = &[
     ("includeThoughts", Kind::Bool),
@@ -167,9 +175,17 @@ const SAFETY_SETTING: Message = &[
 ];
 
 /// Checks a whole request body and returns it in its one form, or every complaint, a line each.
-pub(super) fn read_request(version: &str, body: &Value) -> Result<Value, String> {
+pub(super) fn read_request(host: Host, version: &str, body: &Value) -> Result<Value, String> {
     let mut reader = Reader {
-        beta: version != "v1",
+        package: match host {
+            Host::Vertex => "google.cloud.aiplatform.v1",
+            Host::Gemini => "google.ai.generativelanguage.v1beta",
+        },
+        unnamed: match (host, version) {
+            (Host::Gemini, _) => VERTEX_ONLY,
+            (Host::Vertex, "v1") => &[V1BETA1_ONLY],
+            (Host::Vertex, _) => &[],
+        },
         complaints: Vec::new(),
     };
     let request = reader.message(REQUEST, "", body);
@@ -180,21 +196,11 @@ pub(super) fn read_request(version: &str, body: &Value) -> Result<Value, String>
     }
 }
 
-/// The bytes of a `bytes` field. Proto JSON takes both alphabets, padded or not; Google's Python client sends the
-/// URL-safe one.
-pub(super) fn decode_bytes(text: &str) -> Result<Vec<u8>, DecodeError> {
-    const LENIENT: GeneralPurposeConfig =
-        GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
-    let alphabet = if text.contains(['-', '_']) {
-        &alphabet::URL_SAFE
-    } else {
-        &alphabet::STANDARD
-    };
-    GeneralPurpose::new(alphabet, LENIENT).decode(text)
-}
-
 struct Reader {
-    beta: bool,
+    /// Where the protocol's enums live.
+    package: &'static str,
+    /// Fields that this host or version has not.
+    unnamed: &'static [&'static str],
     complaints: Vec<String>,
 }
 
@@ -206,8 +212,7 @@ impl Reader {
         let mut read = Map::new();
         for (name, value) in fields {
             let known = message.iter().find(|(known, _)| {
-                (known == name || snake_case(known) == *name)
-                    && (self.beta || *known != V1BETA1_ONLY)
+                (known == name || snake_case(known) == *name) && !self.unnamed.contains(known)
             });
             let Some((known, kind)) = known else {
                 let place = if path.is_empty() {
@@ -243,7 +248,7 @@ impl Reader {
                 Some(number) => number.into(),
                 None => self.wrong(path, "TYPE_INT32", value),
             },
-            (Kind::Bytes, Value::String(text)) => match decode_bytes(text) {
+            (Kind::Bytes, Value::String(text)) => match blob::decode(text) {
                 Ok(bytes) => BASE64_STANDARD.encode(bytes).into(),
                 Err(_) => {
                     self.complaints.push(format!(
@@ -256,7 +261,7 @@ impl Reader {
                 value.clone()
             }
             (Kind::Enum(name, _), _) => {
-                let name = format!("type.googleapis.com/google.cloud.aiplatform.v1.{name}");
+                let name = format!("type.googleapis.com/{}.{name}", self.package);
                 self.wrong(path, &name, value)
             }
             (Kind::Labels, Value::Object(labels)) if labels.values().all(Value::is_string) => {

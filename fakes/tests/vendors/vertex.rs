@@ -1,34 +1,32 @@
-//! The fake Vertex AI over the wire: what it takes, what it refuses, what it draws, how it fails.
+//! Vertex AI: what it takes, what it refuses, what it draws, how it fails.
 
-#![expect(clippy::unwrap_used, reason = "a test fails loudly")]
-#![expect(clippy::needless_pass_by_value, reason = "`json!` reads best in place")]
-
+use super::{every_common_fault_is_met, size};
 use base64::{
     Engine,
     prelude::{BASE64_STANDARD, BASE64_URL_SAFE},
 };
-use fakes::vertex::{Fault, Latency, Options, Switches, Vertex};
+use fakes::{Fake, Fault, Latency, Options, Switches};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
 const PRO: &str = "gemini-3-pro-image";
 
 struct Caller {
-    vertex: Vertex,
+    fake: Fake,
     http: reqwest::Client,
 }
 
 impl Caller {
     async fn new() -> Self {
-        let vertex = Vertex::start(Options::default()).await.unwrap();
+        let fake = Fake::start(Options::default()).await.unwrap();
         let http = reqwest::Client::builder().build().unwrap();
-        Self { vertex, http }
+        Self { fake, http }
     }
 
     fn url(&self, model: &str) -> String {
         format!(
             "{}/v1/projects/p/locations/global/publishers/google/models/{model}:generateContent",
-            self.vertex.base_url()
+            self.fake.base_url()
         )
     }
 
@@ -63,11 +61,6 @@ fn picture(reply: &Value) -> Vec<u8> {
         .unwrap();
     let data = part["inlineData"]["data"].as_str().unwrap();
     BASE64_STANDARD.decode(data).unwrap()
-}
-
-fn size(bytes: &[u8]) -> (u32, u32) {
-    let picture = image::load_from_memory(bytes).unwrap();
-    (picture.width(), picture.height())
 }
 
 #[tokio::test]
@@ -185,7 +178,7 @@ async fn photos_show_and_the_first_decides_an_open_ratio() {
             > 20_000
     );
 
-    let journal = caller.vertex.journal();
+    let journal = caller.fake.journal();
     let call = &journal.calls()[0];
     let described = &call.body["contents"][0]["parts"][2]["inlineData"]["data"];
     assert!(described["bytes"].as_u64().unwrap() > 100);
@@ -424,7 +417,7 @@ async fn the_queue_of_faults_is_met_one_call_each() {
         "denied",
     ];
     let switches = json!({"next": words});
-    let url = format!("{}/__fake/faults", caller.vertex.base_url());
+    let url = format!("{}/__fake/faults", caller.fake.base_url());
     let put = caller.http.put(&url).json(&switches).send().await.unwrap();
     assert_eq!(put.status(), 200);
     let body = request("A cup", json!({}));
@@ -473,9 +466,60 @@ async fn the_queue_of_faults_is_met_one_call_each() {
 }
 
 #[tokio::test]
+async fn every_word_is_met() {
+    let caller = Caller::new().await;
+    every_common_fault_is_met(&caller.fake, |prompt| {
+        let call = caller.http.post(caller.url(PRO)).bearer_auth("token");
+        call.json(&request(&prompt, json!({})))
+    })
+    .await;
+    for word in [
+        "error:server_error",
+        "interaction:failed",
+        "content_blocked",
+        "content_filtered",
+        "poll:unavailable",
+        "gone",
+    ] {
+        let prompt = format!("A cup [[fault:{word}]]");
+        let (status, reply) = caller.ask(PRO, &request(&prompt, json!({}))).await;
+        let message = reply["error"]["message"].as_str().unwrap();
+        assert_eq!(
+            (status, message),
+            (
+                400,
+                format!("The fake cannot play the fault '{word}' as vertex.").as_str()
+            )
+        );
+    }
+    caller.fake.faults().push("gone".parse().unwrap());
+    let (status, _) = caller.ask(PRO, &request("A cup", json!({}))).await;
+    assert_eq!(status, 400, "nor does it come from the queue");
+}
+
+#[tokio::test]
+async fn a_hint_is_in_the_header() {
+    let caller = Caller::new().await;
+    let body = request(
+        "A cup [[fault:throttle:7*1]] [[fault:no_quota*1]]",
+        json!({}),
+    );
+    let throttled = caller.send(PRO, &body).await.unwrap();
+    assert_eq!(throttled.headers()["retry-after"], "7");
+    let (status, spent) = caller.ask(PRO, &body).await;
+    assert_eq!(status, 429);
+    assert!(
+        spent["error"]["message"]
+            .as_str()
+            .unwrap()
+            .contains("limit: 0")
+    );
+}
+
+#[tokio::test]
 async fn bytes_go_wrong_in_every_way() {
     let caller = Caller::new().await;
-    let faults = caller.vertex.faults();
+    let faults = caller.fake.faults();
     for word in ["not_json", "cut", "bad_base64", "bad_picture", "wrong_type"] {
         faults.push(word.parse().unwrap());
     }
@@ -510,7 +554,7 @@ async fn bytes_go_wrong_in_every_way() {
 async fn a_rate_is_met_by_about_that_share() {
     let caller = Caller::new().await;
     caller
-        .vertex
+        .fake
         .faults()
         .rate(0.5, [Fault::Status(429), Fault::Status(503)]);
     let mut body = request("A cup", json!({}));
@@ -518,7 +562,7 @@ async fn a_rate_is_met_by_about_that_share() {
     for _ in 0..200 {
         caller.send(PRO, &body).await.unwrap();
     }
-    let outcomes = caller.vertex.journal().outcomes();
+    let outcomes = caller.fake.journal().outcomes();
     assert!((75..125).contains(&outcomes["text"]), "{outcomes:?}");
     assert!(
         outcomes["throttle"] > 25 && outcomes["unavailable"] > 25,
@@ -529,8 +573,8 @@ async fn a_rate_is_met_by_about_that_share() {
 #[tokio::test]
 async fn a_hanging_call_ends_with_the_fake() {
     let caller = Caller::new().await;
-    let journal = caller.vertex.journal();
-    caller.vertex.faults().push(Fault::Hang);
+    let journal = caller.fake.journal();
+    caller.fake.faults().push(Fault::Hang);
     let body = request("A cup", json!({}));
     let patience = Duration::from_millis(200);
     assert!(
@@ -540,7 +584,7 @@ async fn a_hanging_call_ends_with_the_fake() {
     );
     assert_eq!(journal.outcomes()["open"], 1);
 
-    caller.vertex.faults().push(Fault::Hang);
+    caller.fake.faults().push(Fault::Hang);
     let request = caller
         .http
         .post(caller.url(PRO))
@@ -549,7 +593,7 @@ async fn a_hanging_call_ends_with_the_fake() {
         .send();
     let stop = async {
         tokio::time::sleep(patience).await;
-        caller.vertex.stop().await;
+        caller.fake.stop().await;
     };
     let (hung, ()) = tokio::join!(request, stop);
     assert_eq!(hung.unwrap().status(), 503);
@@ -562,7 +606,7 @@ async fn calls_take_as_long_as_asked() {
         ..Switches::default()
     };
     let caller = Caller::new().await;
-    caller.vertex.faults().set(switches);
+    caller.fake.faults().set(switches);
     let started = Instant::now();
     caller
         .ask(PRO, &request("Something forbidden", json!({})))
@@ -576,7 +620,7 @@ async fn the_journal_tells_each_call() {
     let (_, reply) = caller.ask(PRO, &request("A cup", json!({}))).await;
     caller.ask("imagen-3", &request("A cup", json!({}))).await;
     caller.ask(PRO, &request("Forbidden", json!({}))).await;
-    let journal = caller.vertex.journal();
+    let journal = caller.fake.journal();
     assert_eq!(journal.count(), 3);
     let calls = journal.labelled("job", "job_1");
     let outcomes: Vec<_> = calls
@@ -592,7 +636,7 @@ async fn the_journal_tells_each_call() {
     let sha256 = calls[0].picture_sha256.as_deref().unwrap();
     assert_eq!((sha256.len(), picture(&reply).is_empty()), (64, false));
 
-    let url = format!("{}/__fake/journal", caller.vertex.base_url());
+    let url = format!("{}/__fake/journal", caller.fake.base_url());
     let latest = caller
         .http
         .get(format!("{url}?last=1"))

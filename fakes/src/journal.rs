@@ -1,10 +1,9 @@
 //! What the fake was asked and what it answered: the vendor's side of the story, for tests that count calls.
 
-use super::schema::decode_bytes;
+use super::blob::without_data;
 use bytes::Bytes;
 use serde::Serialize;
-use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
+use serde_json::Value;
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -22,6 +21,10 @@ const MOST_BODY_BYTES: usize = 64 * 1024 * 1024;
 pub struct Call {
     /// 0 for the first call since the start; never reused.
     pub number: u64,
+    /// Whose protocol it was: `vertex`, `gemini`, `interactions` or `openai`.
+    pub vendor: &'static str,
+    /// Whether it asked for pictures. Polls, cancellations and downloads do not.
+    pub creates: bool,
     /// Microseconds since the fake started.
     pub received_us: u64,
     /// The same for the answer. `None` while the call is under way, and for ever if the caller went away.
@@ -30,15 +33,16 @@ pub struct Call {
     pub method: String,
     /// The path.
     pub path: String,
-    /// The model the path names.
+    /// The model the path or the body names.
     pub model: String,
     /// The labels of the request: Platen writes its job and call there.
     pub labels: BTreeMap<String, String>,
-    /// The request, with `{"sha256", "bytes"}` in place of each `inlineData.data`.
+    /// The request, with `{"sha256", "bytes"}` in place of each file in it.
     pub body: Value,
     /// The HTTP status of the answer.
     pub status: Option<u16>,
-    /// `ok`, `text`, `refused_request`, or the word of the [`Fault`](super::Fault) that was met.
+    /// `ok`, `text`, `refused_request`, the word of the [`Fault`](super::Fault) that was met, `throttle` beyond the
+    /// admission limit; for a poll the status it told.
     pub outcome: Option<String>,
     /// The SHA-256 of the picture in the answer, in hex.
     pub picture_sha256: Option<String>,
@@ -71,9 +75,9 @@ impl Journal {
         self.shared().calls.iter().cloned().collect()
     }
 
-    /// How many calls are remembered.
+    /// How many of them asked for pictures.
     pub fn count(&self) -> usize {
-        self.shared().calls.len()
+        self.shared().created().count()
     }
 
     /// The calls that carry this label, oldest first.
@@ -83,10 +87,10 @@ impl Journal {
         calls
     }
 
-    /// How many calls ended with each outcome; `open` are those not answered.
+    /// How many calls that asked for pictures ended with each outcome; `open` are those not answered.
     pub fn outcomes(&self) -> BTreeMap<String, usize> {
         let mut outcomes = BTreeMap::new();
-        for call in &self.shared().calls {
+        for call in self.shared().created() {
             let outcome = call.outcome.as_deref().unwrap_or("open");
             *outcomes.entry(outcome.to_owned()).or_default() += 1;
         }
@@ -115,18 +119,22 @@ impl Journal {
         shared.received += 1;
         shared.calls.push_back(Arc::new(Call {
             number,
+            vendor: received.vendor,
+            creates: received.creates,
             received_us,
             answered_us: None,
             method: received.method,
             path: received.path,
-            model: received.model,
-            labels: labels(&received.body),
-            body: without_data(&received.body),
+            model: received.entry.model,
+            labels: received.entry.labels,
+            body: received.entry.body,
             status: None,
             outcome: None,
             picture_sha256: None,
         }));
-        shared.bodies.push_back((number, received.raw));
+        if !received.raw.is_empty() {
+            shared.bodies.push_back((number, received.raw));
+        }
         shared.trim();
         number
     }
@@ -157,14 +165,41 @@ impl Journal {
 
 /// A call as it arrives.
 pub(super) struct Received {
+    pub(super) vendor: &'static str,
+    pub(super) creates: bool,
     pub(super) method: String,
     pub(super) path: String,
-    pub(super) model: String,
-    pub(super) body: Value,
+    pub(super) entry: Entry,
     pub(super) raw: Bytes,
 }
 
+/// What a vendor reads out of a request for the journal.
+#[derive(Default)]
+pub(super) struct Entry {
+    pub(super) model: String,
+    pub(super) labels: BTreeMap<String, String>,
+    pub(super) body: Value,
+}
+
+impl Entry {
+    /// The entry of a request in JSON.
+    pub(super) fn of(model: &str, body: &Value) -> Self {
+        let labels = body.get("labels").and_then(Value::as_object);
+        Self {
+            model: model.to_owned(),
+            labels: (labels.into_iter().flatten())
+                .filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned())))
+                .collect(),
+            body: without_data(body),
+        }
+    }
+}
+
 impl Shared {
+    fn created(&self) -> impl Iterator<Item = &Arc<Call>> {
+        self.calls.iter().filter(|call| call.creates)
+    }
+
     fn trim(&mut self) {
         while self.calls.len() > MOST_CALLS {
             self.calls.pop_front();
@@ -177,42 +212,4 @@ impl Shared {
             held -= body.len();
         }
     }
-}
-
-fn labels(body: &Value) -> BTreeMap<String, String> {
-    let labels = body.get("labels").and_then(Value::as_object);
-    (labels.into_iter().flatten())
-        .filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned())))
-        .collect()
-}
-
-/// A copy of a body in which every blob's `data` is only described.
-fn without_data(value: &Value) -> Value {
-    match value {
-        Value::Array(items) => items.iter().map(without_data).collect(),
-        Value::Object(fields) => (fields.iter())
-            .map(|(name, value)| {
-                let blob = matches!(name.as_str(), "inlineData" | "inline_data");
-                let value = match value {
-                    Value::Object(fields) if blob => described(fields),
-                    value => without_data(value),
-                };
-                (name.clone(), value)
-            })
-            .collect(),
-        value => value.clone(),
-    }
-}
-
-fn described(blob: &serde_json::Map<String, Value>) -> Value {
-    let mut blob = blob.clone();
-    if let Some(Value::String(data)) = blob.get("data") {
-        let bytes = decode_bytes(data).unwrap_or_default();
-        let sha256 = hex::encode(Sha256::digest(&bytes));
-        blob.insert(
-            "data".to_owned(),
-            json!({"sha256": sha256, "bytes": bytes.len()}),
-        );
-    }
-    Value::Object(blob)
 }

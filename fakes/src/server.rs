@@ -1,37 +1,43 @@
-//! Google Vertex AI, image generation: `…/publishers/google/models/{model}:generateContent`.
-//!
-//! Paths, JSON, limits, pixel sizes and errors are Google's; only the picture is not, and it says so. It is drawn from
-//! the prompt and the photos of the request, so a person sees that both went in, and it is the same whenever the request
-//! is. Under `/__fake/` the fake has what Google has not: its faults and its journal.
-//!
-//! Read next: `call` for one call from path to reply, `request` for what is accepted, `answer` for what is said,
-//! `picture` for what is drawn, `fault` for what can go wrong.
+//! The server: one address for every vendor.
 
-mod answer;
-mod call;
-mod catalog;
-mod controls;
-mod fault;
-mod faults;
-mod journal;
-mod picture;
-mod reply;
-mod request;
-mod schema;
-mod wire;
-
-pub use fault::{Fault, UnknownFault};
-pub use faults::{Faults, Latency, REFUSED_WORDS, Switches};
-pub use journal::{Call, Journal};
-
+use super::{
+    call::{Incoming, Vendor},
+    connection::{Connection, Listener},
+    controls,
+    faults::{Faults, Switches},
+    generate_content::GenerateContent,
+    interactions::Interactions,
+    journal::Journal,
+    openai::OpenAi,
+    reply,
+};
 use anyhow::Context;
-use axum::{Router, extract::DefaultBodyLimit, routing::get};
-use std::net::{Ipv4Addr, SocketAddr};
+use axum::{
+    Router,
+    extract::{ConnectInfo, DefaultBodyLimit, State},
+    http::{HeaderMap, Method, Uri},
+    response::Response,
+    routing::get,
+};
+use bytes::Bytes;
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    sync::Arc,
+};
 use tokio::net::TcpListener;
 use tokio_util::{
     sync::{CancellationToken, DropGuard},
     task::TaskTracker,
 };
+
+/// Every vendor the fake plays.
+fn vendors() -> Vec<Arc<dyn Vendor>> {
+    vec![
+        Arc::new(GenerateContent),
+        Arc::<Interactions>::default(),
+        Arc::<OpenAi>::default(),
+    ]
+}
 
 /// Fourteen pictures of 7 MB as base64, and room for words.
 const MOST_BODY_BYTES: usize = 150 * 1024 * 1024;
@@ -47,34 +53,35 @@ pub struct Options {
 
 /// A running fake. Dropping it stops it.
 #[derive(Debug)]
-pub struct Vertex {
+pub struct Fake {
     address: SocketAddr,
     service: Service,
     tasks: TaskTracker,
     stop: DropGuard,
 }
 
-impl Vertex {
+impl Fake {
     /// Binds 127.0.0.1 and serves from now on.
     pub async fn start(options: Options) -> anyhow::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, options.port))
             .await
-            .with_context(|| format!("binding the fake Vertex AI to port {}", options.port))?;
+            .with_context(|| format!("binding the fake vendors to port {}", options.port))?;
         let address = listener.local_addr()?;
         let service = Service {
             journal: Journal::new(),
             faults: Faults::default(),
             stopping: CancellationToken::new(),
+            vendors: vendors().into(),
         };
         service.faults.set(options.switches);
         let tasks = TaskTracker::new();
-        let app = service.clone().router();
+        let app = (service.clone().router()).into_make_service_with_connect_info::<Connection>();
         let stopping = service.stopping.clone();
         tasks.spawn(async move {
-            let server =
-                axum::serve(listener, app).with_graceful_shutdown(stopping.cancelled_owned());
+            let server = axum::serve(Listener(listener), app)
+                .with_graceful_shutdown(stopping.cancelled_owned());
             if let Err(error) = server.await {
-                tracing::error!(%error, "The fake Vertex AI stopped by itself");
+                tracing::error!(%error, "The fake vendors stopped by themselves");
             }
         });
         tasks.close();
@@ -87,7 +94,7 @@ impl Vertex {
         })
     }
 
-    /// `http://127.0.0.1:<port>`, in place of `https://aiplatform.googleapis.com`.
+    /// `http://127.0.0.1:<port>`, in place of the vendor's own address.
     pub fn base_url(&self) -> String {
         format!("http://{}", self.address)
     }
@@ -109,11 +116,13 @@ impl Vertex {
     }
 }
 
+/// What every call can reach.
 #[derive(Clone, Debug)]
-struct Service {
-    journal: Journal,
-    faults: Faults,
-    stopping: CancellationToken,
+pub(super) struct Service {
+    pub(super) journal: Journal,
+    pub(super) faults: Faults,
+    pub(super) stopping: CancellationToken,
+    vendors: Arc<[Arc<dyn Vendor>]>,
 }
 
 impl Service {
@@ -128,8 +137,31 @@ impl Service {
                 get(controls::get_journal).delete(controls::clear_journal),
             )
             // Google's paths end in `{model}:{verb}`, which is no path segment a router could match.
-            .fallback(call::call)
+            .fallback(call)
             .layer(DefaultBodyLimit::max(MOST_BODY_BYTES))
             .with_state(self)
     }
+}
+
+/// Every path that is not the fake's own: some vendor's, or nobody's.
+async fn call(
+    State(service): State<Service>,
+    ConnectInfo(connection): ConnectInfo<Connection>,
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+    raw: Bytes,
+) -> Response {
+    let vendor = (service.vendors.iter()).find(|vendor| vendor.serves(&method, uri.path()));
+    let Some(vendor) = vendor.map(Arc::clone) else {
+        return reply::no_such_page(uri.path());
+    };
+    let incoming = Incoming {
+        method,
+        path: uri.path().to_owned(),
+        headers,
+        raw,
+        connection,
+    };
+    vendor.answer(service, incoming).await
 }

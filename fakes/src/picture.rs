@@ -8,18 +8,112 @@ mod canvas;
 mod cutout;
 mod lettering;
 mod palette;
+mod plain;
 
-use super::request::{Ask, Format};
+use super::fault::Fault;
+use base64::{Engine, prelude::BASE64_STANDARD};
+use bytes::Bytes;
 use canvas::{Canvas, Point, Rect};
 use image::{
     DynamicImage, ExtendedColorType, ImageEncoder, RgbImage,
     codecs::{
         jpeg::JpegEncoder,
         png::{CompressionType, FilterType, PngEncoder},
+        webp::WebPEncoder,
     },
 };
 use lettering::Weight;
 use palette::Palette;
+use sha2::{Digest, Sha256};
+
+/// What a request asks to see.
+pub(super) struct Scene {
+    /// The model, as it stands in the picture.
+    pub(super) model: String,
+    /// The user's words.
+    pub(super) prompt: String,
+    pub(super) inputs: Vec<Input>,
+    /// The ratio, as it stands in the picture.
+    pub(super) ratio: String,
+    /// Decides everything about the picture that the fields above leave open.
+    pub(super) dice: [u8; 32],
+}
+
+impl Scene {
+    /// The same for the next picture of the same request.
+    pub(super) fn roll_again(&mut self) {
+        self.dice = Sha256::digest(self.dice).into();
+    }
+}
+
+/// How a picture is encoded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Format {
+    Png,
+    Jpeg { quality: u8 },
+    WebP,
+}
+
+impl Format {
+    pub(super) fn mime_type(self) -> &'static str {
+        match self {
+            Self::Png => "image/png",
+            Self::Jpeg { .. } => "image/jpeg",
+            Self::WebP => "image/webp",
+        }
+    }
+}
+
+/// A picture as it goes into a reply.
+pub(super) struct Made {
+    pub(super) bytes: Bytes,
+    pub(super) sha256: [u8; 32],
+    spoiled: bool,
+}
+
+impl Made {
+    /// The bytes as the reply's JSON has them.
+    pub(super) fn base64(&self) -> String {
+        let mut data = BASE64_STANDARD.encode(&self.bytes);
+        if self.spoiled {
+            data.insert_str(data.len() / 2, "*not base64*");
+        }
+        data
+    }
+
+    pub(super) fn hash(&self) -> String {
+        hex::encode(self.sha256)
+    }
+}
+
+/// Makes the picture of a scene, with the flaw the fault asks for; `plain` ones are flat.
+pub(super) fn make(
+    scene: &Scene,
+    (width, height): (u32, u32),
+    format: Format,
+    fault: Option<&Fault>,
+    plain: bool,
+) -> Made {
+    let pixels = match fault {
+        Some(Fault::WrongSize) => (width - width / 16, height - height / 16),
+        _ => (width, height),
+    };
+    let format = match (fault, format) {
+        (Some(Fault::WrongType), Format::Png | Format::WebP) => Format::Jpeg { quality: 75 },
+        (Some(Fault::WrongType), Format::Jpeg { .. }) => Format::Png,
+        (_, format) => format,
+    };
+    let bytes = match fault {
+        Some(Fault::BadPicture) => Bytes::from_static(b"These bytes are no picture."),
+        _ if plain => plain::draw(pixels, format),
+        _ => draw(scene, pixels, format).into(),
+    };
+    Made {
+        sha256: Sha256::digest(&bytes).into(),
+        bytes,
+        spoiled: fault == Some(&Fault::BadBase64),
+    }
+}
 
 /// A photo of the request.
 pub(super) struct Input {
@@ -28,24 +122,27 @@ pub(super) struct Input {
     pub(super) reference: bool,
 }
 
+/// What every picture says of itself.
+const TRUTH: &str = "synthetic - no AI model was called";
+
 /// Products that stand on the plinth; further ones are pinned below with the references.
 const MOST_STANDING: usize = 3;
 
 /// Draws and encodes the picture of a request, in these pixels.
-pub(super) fn draw(ask: &Ask, pixels: (u32, u32), format: Format) -> Vec<u8> {
-    let palette = Palette::from_dice(&ask.dice);
+fn draw(scene: &Scene, pixels: (u32, u32), format: Format) -> Vec<u8> {
+    let palette = Palette::from_dice(&scene.dice);
     let mut canvas = Canvas::new(pixels);
     let layout = Layout::of(pixels);
 
     let (products, references): (Vec<&Input>, Vec<&Input>) =
-        ask.inputs.iter().partition(|input| !input.reference);
+        scene.inputs.iter().partition(|input| !input.reference);
     let (standing, further) = products.split_at(products.len().min(MOST_STANDING));
 
     canvas.backdrop(&palette, layout.horizon, layout.stage);
     arch(&mut canvas, &palette, &layout);
     let top = plinth(&mut canvas, &palette, &layout, standing.len());
     if standing.is_empty() {
-        still_life(&mut canvas, &palette, &layout, top, ask.dice[7]);
+        still_life(&mut canvas, &palette, &layout, top, scene.dice[7]);
     } else {
         products_on_plinth(&mut canvas, &layout, top, standing);
     }
@@ -54,7 +151,7 @@ pub(super) fn draw(ask: &Ask, pixels: (u32, u32), format: Format) -> Vec<u8> {
         .chain(further.iter().copied())
         .collect();
     pinned_cards(&mut canvas, &layout, &pinned);
-    words(&mut canvas, &palette, &layout, ask, pixels);
+    words(&mut canvas, &palette, &layout, scene, pixels);
     encode(&canvas.into_image(), format)
 }
 
@@ -248,12 +345,18 @@ fn pinned_cards(canvas: &mut Canvas, layout: &Layout, pinned: &[&Input]) {
 }
 
 /// The prompt above, the truth below.
-fn words(canvas: &mut Canvas, palette: &Palette, layout: &Layout, ask: &Ask, pixels: (u32, u32)) {
+fn words(
+    canvas: &mut Canvas,
+    palette: &Palette,
+    layout: &Layout,
+    scene: &Scene,
+    pixels: (u32, u32),
+) {
     let Layout { margin, title, .. } = *layout;
     let small = (title * 0.46).max(13.0);
     let mut y = margin;
     canvas.write(
-        ask.model.id,
+        &scene.model,
         Point { x: margin, y },
         small,
         Weight::Regular,
@@ -261,7 +364,7 @@ fn words(canvas: &mut Canvas, palette: &Palette, layout: &Layout, ask: &Ask, pix
         0.72,
     );
     y += small * 1.9;
-    let prompt = without_markers(&ask.prompt);
+    let prompt = without_markers(&scene.prompt);
     for line in lettering::wrap(&prompt, title, layout.measure, 3) {
         canvas.write(
             &line,
@@ -275,7 +378,7 @@ fn words(canvas: &mut Canvas, palette: &Palette, layout: &Layout, ask: &Ask, pix
     }
 
     let y = layout.height - margin - small * 0.8;
-    let made = format!("{}  {} \u{d7} {}", ask.ratio, pixels.0, pixels.1);
+    let made = format!("{}  {} \u{d7} {}", scene.ratio, pixels.0, pixels.1);
     let made_width = lettering::width(&made, small);
     canvas.write(
         &made,
@@ -289,13 +392,12 @@ fn words(canvas: &mut Canvas, palette: &Palette, layout: &Layout, ask: &Ask, pix
         0.72,
     );
     // The sentence that must be readable gives way last: in a narrow picture it moves up a line.
-    let truth = "synthetic - no AI model was called";
     let room = layout.width - margin * 2.0;
-    let crowded = lettering::width(truth, small) + made_width + margin > room;
+    let crowded = lettering::width(TRUTH, small) + made_width + margin > room;
     let y = if crowded { y - small * 1.5 } else { y };
-    let height = small.min(small * room / lettering::width(truth, small));
+    let height = small.min(small * room / lettering::width(TRUTH, small));
     canvas.write(
-        truth,
+        TRUTH,
         Point { x: margin, y },
         height,
         Weight::Regular,
@@ -326,6 +428,12 @@ fn encode(picture: &RgbImage, format: Format) -> Vec<u8> {
             PngEncoder::new_with_quality(&mut bytes, CompressionType::Fast, FilterType::Up)
                 .write_image(picture, width, height, ExtendedColorType::Rgb8)
         }
+        Format::WebP => WebPEncoder::new_lossless(&mut bytes).write_image(
+            picture,
+            width,
+            height,
+            ExtendedColorType::Rgb8,
+        ),
         Format::Jpeg { quality } => JpegEncoder::new_with_quality(&mut bytes, quality.max(1))
             .write_image(picture, width, height, ExtendedColorType::Rgb8),
     };

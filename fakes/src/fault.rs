@@ -1,0 +1,294 @@
+//! The ways a call can end badly, each a word: the whole outcome table can be asked for by name.
+
+use serde::{Deserialize, Serialize};
+use std::{fmt, str::FromStr};
+
+/// One way a call can end badly, written as a word.
+///
+/// Every vendor plays these in its own manner:
+///
+/// | word | what the caller meets |
+/// |---|---|
+/// | `status:<code>` | that HTTP status with the vendor's body; 502 is an HTML page |
+/// | `throttle` `invalid` `unauthenticated` `denied` `not_found` `internal` `unavailable` `deadline` | `status:` 429 400 401 403 404 500 503 504 |
+/// | `throttle:<seconds>` | 429 that says how long to wait |
+/// | `no_quota` | 429 that waiting does not help against |
+/// | `empty` | 200 with nothing in it |
+/// | `wrong_type` | 200; bytes of another type than their label says |
+/// | `wrong_size` | 200; a picture a sixteenth too small |
+/// | `bad_base64` `bad_picture` | 200; data that does not decode; bytes that are no picture |
+/// | `not_json` | 200; an HTML page |
+/// | `cut` | 200; the connection closes midway through the body |
+/// | `stall` | 200; the headers and half the body, then nothing |
+/// | `trickle` | 200; a byte every tenth of a second, for ever |
+/// | `oversized` | 200; a body of 256 MiB |
+/// | `reset` | the request is read, then the connection is reset |
+/// | `hang` | nothing, until the caller goes away or the fake stops |
+/// | `late:<ms>` | the good answer, not before so many milliseconds |
+/// | `never` | `hang`; an interaction in the background stays `in_progress` |
+///
+/// These only some vendors know; the others answer 400 and say so:
+///
+/// | word | vendor | what the caller meets |
+/// |---|---|---|
+/// | `failed_precondition` | Google's three | 400 with that status |
+/// | `text_only` | Google's three | 200; words and no picture |
+/// | `finish:<REASON>` | `vertex` `gemini` | 200; a candidate without parts that ended for that reason, known to anyone or not |
+/// | `no_image` `max_tokens` `unknown_reason` | `vertex` `gemini` | `finish:` `NO_IMAGE` `MAX_TOKENS` `A_REASON_FROM_THE_FUTURE` |
+/// | `block:<REASON>` | `vertex` `gemini` | 200; `promptFeedback.blockReason`, no candidates |
+/// | `only_thought` | `vertex` `gemini` | 200; the one picture is marked as a thought |
+/// | `interaction:<status>` | `interactions` | the interaction ends with that status, known to anyone or not |
+/// | `content_blocked` `content_filtered` | `interactions` | the prompt, or the picture, is refused: 400, or in the background `failed` |
+/// | `poll:<word>` | `interactions` | the interaction's polls meet that fault of the connection or the status; its creation does not |
+/// | `gone` | `interactions` | `poll:not_found` |
+/// | `error:<code>` | `openai` | the error with that code, at its usual status |
+/// | `error:<code>` | `interactions` | the interaction fails with that code |
+/// | `elsewhere` | `interactions` `openai` | 200; an address of the picture instead of the picture, and nobody is there |
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Fault {
+    /// An HTTP status.
+    Status(u16),
+    /// 429 with a hint in seconds.
+    Throttle(u32),
+    /// 429 for ever.
+    NoQuota,
+    /// 400 `FAILED_PRECONDITION`.
+    FailedPrecondition,
+    /// A candidate with this `finishReason` and no parts.
+    Finish(String),
+    /// A prompt refused for this `blockReason`.
+    Block(String),
+    /// Words, no picture.
+    TextOnly,
+    /// An answer with nothing in it.
+    Empty,
+    /// The only picture is a thought.
+    OnlyThought,
+    /// The bytes are not what the label says.
+    WrongType,
+    /// The picture has other pixels than asked for.
+    WrongSize,
+    /// The data is no base64.
+    BadBase64,
+    /// The bytes are no picture.
+    BadPicture,
+    /// An HTML page.
+    NotJson,
+    /// Half a body, then an end.
+    Cut,
+    /// Half a body, then nothing.
+    Stall,
+    /// A body that drips.
+    Trickle,
+    /// A body nobody can hold.
+    Oversized,
+    /// A connection reset before the reply.
+    Reset,
+    /// No answer.
+    Hang,
+    /// A good answer after so many milliseconds.
+    Late(u64),
+    /// No end of the work.
+    Never,
+    /// An error with this code.
+    Error(String),
+    /// The picture's address instead of the picture.
+    Elsewhere,
+    /// An interaction that ends with this status.
+    Interaction(String),
+    /// An interaction whose prompt is refused.
+    ContentBlocked,
+    /// An interaction whose picture is refused.
+    ContentFiltered,
+    /// What the polls of an interaction meet.
+    Poll(Box<Self>),
+    /// An interaction that is not there when polled.
+    Gone,
+}
+
+/// The words that stand for themselves.
+const WORDS: &[(&str, Fault)] = &[
+    ("throttle", Fault::Status(429)),
+    ("invalid", Fault::Status(400)),
+    ("unauthenticated", Fault::Status(401)),
+    ("denied", Fault::Status(403)),
+    ("not_found", Fault::Status(404)),
+    ("internal", Fault::Status(500)),
+    ("unavailable", Fault::Status(503)),
+    ("deadline", Fault::Status(504)),
+    ("no_quota", Fault::NoQuota),
+    ("failed_precondition", Fault::FailedPrecondition),
+    ("text_only", Fault::TextOnly),
+    ("empty", Fault::Empty),
+    ("only_thought", Fault::OnlyThought),
+    ("wrong_type", Fault::WrongType),
+    ("wrong_size", Fault::WrongSize),
+    ("bad_base64", Fault::BadBase64),
+    ("bad_picture", Fault::BadPicture),
+    ("not_json", Fault::NotJson),
+    ("cut", Fault::Cut),
+    ("stall", Fault::Stall),
+    ("trickle", Fault::Trickle),
+    ("oversized", Fault::Oversized),
+    ("reset", Fault::Reset),
+    ("hang", Fault::Hang),
+    ("never", Fault::Never),
+    ("content_blocked", Fault::ContentBlocked),
+    ("content_filtered", Fault::ContentFiltered),
+    ("gone", Fault::Gone),
+    ("elsewhere", Fault::Elsewhere),
+];
+
+/// Where nobody is (RFC 2606).
+pub(super) const ELSEWHERE: &str = "https://pictures.invalid/1.png";
+
+/// The words that stand for a `finishReason`.
+const FINISHES: &[(&str, &str)] = &[
+    ("no_image", "NO_IMAGE"),
+    ("max_tokens", "MAX_TOKENS"),
+    ("unknown_reason", "A_REASON_FROM_THE_FUTURE"),
+];
+
+impl FromStr for Fault {
+    type Err = UnknownFault;
+
+    fn from_str(word: &str) -> Result<Self, UnknownFault> {
+        if let Some((_, fault)) = WORDS.iter().find(|(known, _)| *known == word) {
+            return Ok(fault.clone());
+        }
+        if let Some((_, reason)) = FINISHES.iter().find(|(known, _)| *known == word) {
+            return Ok(Self::Finish((*reason).to_owned()));
+        }
+        let fault = word.split_once(':').and_then(|(kind, value)| {
+            let said = || Some(value.to_owned()).filter(|value| !value.is_empty());
+            match kind {
+                "status" => (value.parse().ok())
+                    .filter(|code| (300..600).contains(code))
+                    .map(Self::Status),
+                "throttle" => value.parse().ok().map(Self::Throttle),
+                "late" => value.parse().ok().map(Self::Late),
+                "finish" => said().map(Self::Finish),
+                "block" => said().map(Self::Block),
+                "error" => said().map(Self::Error),
+                "interaction" => said().map(Self::Interaction),
+                "poll" => (value.parse().ok())
+                    .filter(Self::of_http)
+                    .map(|fault| Self::Poll(Box::new(fault))),
+                _ => None,
+            }
+        });
+        fault.ok_or_else(|| UnknownFault(word.to_owned()))
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Finish(reason) => write!(f, "finish:{reason}"),
+            Self::Block(reason) => write!(f, "block:{reason}"),
+            Self::Throttle(seconds) => write!(f, "throttle:{seconds}"),
+            Self::Late(milliseconds) => write!(f, "late:{milliseconds}"),
+            Self::Error(code) => write!(f, "error:{code}"),
+            Self::Interaction(status) => write!(f, "interaction:{status}"),
+            Self::Poll(fault) => write!(f, "poll:{fault}"),
+            fault => match (fault, WORDS.iter().find(|(_, known)| known == fault)) {
+                (_, Some((word, _))) => f.write_str(word),
+                (Self::Status(code), None) => write!(f, "status:{code}"),
+                (fault, None) => write!(f, "{fault:?}"),
+            },
+        }
+    }
+}
+
+impl TryFrom<String> for Fault {
+    type Error = UnknownFault;
+
+    fn try_from(word: String) -> Result<Self, UnknownFault> {
+        word.parse()
+    }
+}
+
+impl From<Fault> for String {
+    fn from(fault: Fault) -> Self {
+        fault.to_string()
+    }
+}
+
+impl Fault {
+    /// A fault of the connection, the status or the time: any request can meet it, a poll as well.
+    pub(super) fn of_http(&self) -> bool {
+        matches!(
+            self,
+            Self::Status(_)
+                | Self::Throttle(_)
+                | Self::NoQuota
+                | Self::NotJson
+                | Self::Cut
+                | Self::Stall
+                | Self::Trickle
+                | Self::Oversized
+                | Self::Reset
+                | Self::Hang
+                | Self::Late(_)
+        )
+    }
+
+    /// A fault that makes sense whoever is asked for a picture.
+    pub(super) fn of_any_vendor(&self) -> bool {
+        let of_the_picture = matches!(
+            self,
+            Self::WrongType | Self::WrongSize | Self::BadBase64 | Self::BadPicture
+        );
+        self.of_http() || of_the_picture || matches!(self, Self::Empty | Self::Never)
+    }
+}
+
+/// A word that names no [`Fault`].
+#[derive(Debug, thiserror::Error)]
+#[error("The fake knows no fault '{0}'.")]
+pub struct UnknownFault(pub(super) String);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_word_reads_back_as_itself() {
+        let plain = WORDS.iter().map(|(word, _)| *word);
+        let others = [
+            "status:502",
+            "throttle:7",
+            "late:250",
+            "finish:IMAGE_OTHER",
+            "block:OTHER",
+            "error:moderation_blocked",
+            "interaction:a_status_from_the_future",
+            "poll:unavailable",
+            "poll:late:90",
+            "poll:throttle:3",
+        ];
+        for word in plain.chain(others) {
+            let fault: Fault = word.parse().unwrap();
+            assert_eq!(fault.to_string(), word);
+        }
+    }
+
+    #[test]
+    fn what_is_no_word_is_refused() {
+        for word in [
+            "",
+            "thunder",
+            "status:200",
+            "status:x",
+            "throttle:",
+            "late:soon",
+            "error:",
+            "poll:gone",
+            "poll:text_only",
+            "poll:poll:hang",
+        ] {
+            assert!(word.parse::<Fault>().is_err(), "{word}");
+        }
+    }
+}

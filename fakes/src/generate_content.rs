@@ -1,0 +1,185 @@
+//! Google's `generateContent` for images, on Vertex AI and on the Gemini Developer API.
+//!
+//! Paths, JSON, limits, pixel sizes and errors are Google's; only the picture is not, and it says so. It is drawn from
+//! the prompt and the photos of the request, so a person sees that both went in, and it is the same whenever the request
+//! is.
+//!
+//! Read next: `request` for what is accepted, `answer` for what is said.
+
+mod answer;
+mod request;
+mod schema;
+mod wire;
+
+use super::{
+    call::{self, Creation, Errors, Incoming, Vendor, blocking},
+    fault::Fault,
+    faults::{Fate, Refusal},
+    google::{ApiError, Host, Model},
+    journal::Entry,
+    reply::Reply,
+    server::Service,
+};
+use axum::{
+    http::{HeaderMap, Method},
+    response::Response,
+};
+use futures::{FutureExt, future::BoxFuture};
+use request::Ask;
+use serde_json::Value;
+use std::{sync::Arc, time::Duration};
+
+/// Both hosts' paths that end in `:generateContent`.
+#[derive(Debug)]
+pub(super) struct GenerateContent;
+
+impl Vendor for GenerateContent {
+    fn serves(&self, method: &Method, path: &str) -> bool {
+        method == Method::POST && Target::parse(path).is_some()
+    }
+
+    fn answer(
+        self: Arc<Self>,
+        service: Service,
+        incoming: Incoming,
+    ) -> BoxFuture<'static, Response> {
+        async move {
+            let target = Target::parse(&incoming.path).expect("the path was looked at before");
+            let raw = incoming.raw.clone();
+            let (entry, generation) = blocking(move || {
+                let body = serde_json::from_slice(&raw);
+                let told = body.as_ref().unwrap_or(&Value::Null);
+                let entry = Entry::of(target.model(), told);
+                let body = body.map_err(|error| error.to_string());
+                (entry, Generation { target, body })
+            })
+            .await;
+            call::create(&service, incoming, entry, generation).await
+        }
+        .boxed()
+    }
+}
+
+/// A path taken apart.
+#[derive(Debug)]
+struct Target {
+    host: Host,
+    /// `v1` or `v1beta1` on Vertex, `v1` or `v1beta` on the other.
+    version: String,
+    /// `projects/…/models/{model}` or `models/{model}`, as Google's messages name it.
+    resource: String,
+}
+
+impl Target {
+    /// `{version}/projects/{project}/locations/{location}/publishers/google/models/{model}:generateContent`, or
+    /// `{v1|v1beta}/models/{model}:generateContent`.
+    fn parse(path: &str) -> Option<Self> {
+        let (version, rest) = path.strip_prefix('/')?.split_once('/')?;
+        let resource = rest.strip_suffix(":generateContent")?;
+        let segments: Vec<&str> = resource.split('/').collect();
+        let host = match (version, &segments[..]) {
+            (
+                "v1" | "v1beta1",
+                [
+                    "projects",
+                    project,
+                    "locations",
+                    location,
+                    "publishers",
+                    "google",
+                    "models",
+                    model,
+                ],
+            ) if !(project.is_empty() || location.is_empty() || model.is_empty()) => Host::Vertex,
+            ("v1" | "v1beta", ["models", model]) if !model.is_empty() => Host::Gemini,
+            _ => return None,
+        };
+        Some(Self {
+            host,
+            version: version.to_owned(),
+            resource: resource.to_owned(),
+        })
+    }
+
+    fn model(&self) -> &str {
+        (self.resource.rsplit('/').next()).unwrap_or(&self.resource)
+    }
+}
+
+/// One call.
+struct Generation {
+    target: Target,
+    /// The body, or why it is no JSON.
+    body: Result<Value, String>,
+}
+
+impl Errors for Generation {
+    fn of_status(&self, code: u16, hint: Option<Duration>) -> Reply {
+        let Target { host, resource, .. } = &self.target;
+        host.of_status(code, resource, hint).into_reply()
+    }
+
+    /// Vertex AI never says when to come back.
+    fn busy(&self, wait: Duration) -> Reply {
+        self.of_status(429, (self.target.host == Host::Gemini).then_some(wait))
+    }
+
+    fn no_quota(&self) -> Reply {
+        ApiError::no_quota(&self.target.resource).into_reply()
+    }
+
+    fn invalid(&self, sentence: String) -> Reply {
+        ApiError::invalid(sentence).into_reply()
+    }
+}
+
+impl Creation for Generation {
+    type Ask = Ask;
+
+    fn vendor(&self) -> &'static str {
+        match self.target.host {
+            Host::Vertex => "vertex",
+            Host::Gemini => "gemini",
+        }
+    }
+
+    fn authorize(&self, headers: &HeaderMap) -> Result<(), Reply> {
+        (self.target.host.authorize(headers)).map_err(ApiError::into_reply)
+    }
+
+    fn read(&self) -> Result<Ask, Reply> {
+        let model = Model::find(self.target.model()).ok_or_else(|| self.of_status(404, None))?;
+        let body = self
+            .body
+            .as_ref()
+            .map_err(|error| self.invalid(format!("Invalid JSON payload received. {error}")))?;
+        Ask::read(self.target.host, &self.target.version, model, body).map_err(ApiError::into_reply)
+    }
+
+    fn prompt(ask: &Ask) -> &str {
+        &ask.scene.prompt
+    }
+
+    fn plays(&self, fault: &Fault) -> bool {
+        fault.of_any_vendor()
+            || matches!(
+                fault,
+                Fault::FailedPrecondition
+                    | Fault::Finish(_)
+                    | Fault::Block(_)
+                    | Fault::TextOnly
+                    | Fault::OnlyThought
+            )
+    }
+
+    fn refusal(&self, refusal: Refusal) -> Fault {
+        match refusal {
+            Refusal::Prompt => Fault::Block("PROHIBITED_CONTENT".to_owned()),
+            Refusal::Picture => Fault::Finish("IMAGE_SAFETY".to_owned()),
+        }
+    }
+
+    fn answer(&self, ask: Ask, fate: Fate) -> Reply {
+        answer::reply(&ask, &fate)
+    }
+}

@@ -1,0 +1,197 @@
+//! A request, checked as Google checks it and reduced to what the picture needs.
+
+use super::{
+    super::{
+        google::{self, ApiError, Host, MOST_INPUTS, Model, Piece},
+        picture::{Format, Input, Scene},
+    },
+    schema,
+    wire::{Content, OutputOptions, Request},
+};
+use base64::{Engine, prelude::BASE64_STANDARD};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+/// A valid request.
+pub(super) struct Ask {
+    pub(super) host: Host,
+    pub(super) model: &'static Model,
+    /// The prompt is the user's words, without the captions of pictures.
+    pub(super) scene: Scene,
+    pub(super) wants_picture: bool,
+    pub(super) wants_text: bool,
+    pub(super) wants_thoughts: bool,
+    pub(super) pixels: (u32, u32),
+    /// What the picture costs.
+    pub(super) picture_tokens: u32,
+    pub(super) format: Format,
+    /// Tokens of all text in the request, at Google's rule of thumb of four characters each.
+    pub(super) text_tokens: u32,
+}
+
+impl Ask {
+    /// Reads a body for `model`, as this version of the host's protocol.
+    pub(super) fn read(
+        host: Host,
+        version: &str,
+        model: &'static Model,
+        body: &Value,
+    ) -> Result<Self, ApiError> {
+        let body = schema::read_request(host, version, body).map_err(ApiError::invalid)?;
+        let request: Request = serde_json::from_value(body.clone())
+            .map_err(|error| ApiError::invalid(format!("Invalid JSON payload: {error}")))?;
+        google::check_labels(&request.labels).map_err(ApiError::invalid)?;
+        check_contents(model, &request.contents)?;
+        if request.model_armor_config.is_some() && !request.safety_settings.is_empty() {
+            return Err(ApiError::invalid(
+                "Safety settings must not be set when model_armor_config is set.",
+            ));
+        }
+
+        let config = &request.generation_config;
+        if config.candidate_count.is_some_and(|count| count != 1) {
+            return Err(ApiError::invalid(
+                "Multiple candidates is not enabled for this model",
+            ));
+        }
+        let (prompt, inputs) = read_parts(&request.contents)?;
+        let image = &config.image_config;
+        let (size, ratio) = (image.image_size.as_deref(), image.aspect_ratio.as_deref());
+        let shape = (model.shape(size, ratio, inputs.first())).map_err(ApiError::invalid)?;
+        let wants =
+            |modality: &str| (config.response_modalities.iter()).any(|asked| asked == modality);
+        Ok(Self {
+            host,
+            model,
+            wants_picture: wants("IMAGE"),
+            // Left out, the modalities mean text alone: an image has to be asked for.
+            wants_text: wants("TEXT") || config.response_modalities.is_empty(),
+            wants_thoughts: config.thinking_config.include_thoughts.unwrap_or(false),
+            pixels: shape.pixels,
+            picture_tokens: shape.tokens,
+            format: image.image_output_options.format()?,
+            text_tokens: text_tokens(&request),
+            scene: Scene {
+                model: model.id.to_owned(),
+                prompt,
+                inputs,
+                ratio: shape.ratio.to_owned(),
+                dice: throw_dice(model, body, config.seed.is_some()),
+            },
+        })
+    }
+}
+
+/// The whole request but its labels decides the picture. Where it names no seed a real model draws one; here the labels
+/// stand in for it, so that the outputs of one job differ and a repeated call still gives the same bytes.
+fn throw_dice(model: &Model, mut body: Value, seeded: bool) -> [u8; 32] {
+    if seeded && let Some(fields) = body.as_object_mut() {
+        fields.remove("labels");
+    }
+    Sha256::new()
+        .chain_update(model.id)
+        .chain_update(body.to_string())
+        .finalize()
+        .into()
+}
+
+fn text_tokens(request: &Request) -> u32 {
+    let system = request.system_instruction.iter();
+    let parts = (request.contents.iter().chain(system)).flat_map(|content| &content.parts);
+    google::text_tokens(parts.filter_map(|part| part.text.as_deref()))
+}
+
+fn check_contents(model: &Model, contents: &[Content]) -> Result<(), ApiError> {
+    if contents.is_empty() {
+        return Err(ApiError::invalid(
+            "Unable to submit request because it must have at least one content.",
+        ));
+    }
+    let mut pictures = 0;
+    for (position, content) in contents.iter().enumerate() {
+        if !matches!(content.role.as_deref(), Some("user" | "model")) {
+            return Err(ApiError::invalid("Please use a valid role: user, model."));
+        }
+        if content.parts.is_empty() {
+            return Err(ApiError::invalid(
+                "Unable to submit request because it must include at least one parts field, which describes the prompt input.",
+            ));
+        }
+        for (index, part) in content.parts.iter().enumerate() {
+            let kinds = [
+                part.text.is_some(),
+                part.inline_data.is_some(),
+                part.file_data.is_some(),
+            ];
+            if kinds.into_iter().filter(|set| *set).count() != 1 {
+                return Err(ApiError::invalid(
+                    "Unable to submit request because each part must have exactly one data field.",
+                ));
+            }
+            if part.file_data.is_some() {
+                return Err(ApiError::invalid(
+                    "This fake has no Cloud Storage behind it: send the picture as inlineData.",
+                ));
+            }
+            if part.inline_data.is_some() {
+                pictures += 1;
+                // Continuing a conversation, a thinking model wants its own pictures back as it signed them.
+                let own = content.role.as_deref() == Some("model");
+                if own && model.thinks && part.thought_signature.is_none() {
+                    return Err(ApiError::invalid(format!(
+                        "Image part is missing a thought_signature in content position {}, part position {}.",
+                        position + 1,
+                        index + 1
+                    )));
+                }
+            }
+        }
+    }
+    if pictures > MOST_INPUTS {
+        return Err(ApiError::invalid(format!(
+            "The number of images in the request, {pictures}, exceeds the limit of {MOST_INPUTS}."
+        )));
+    }
+    Ok(())
+}
+
+/// The prompt and the pictures of the user's turns.
+fn read_parts(contents: &[Content]) -> Result<(String, Vec<Input>), ApiError> {
+    let user = |content: &&Content| content.role.as_deref() == Some("user");
+    let mut pieces = Vec::new();
+    for part in contents
+        .iter()
+        .filter(user)
+        .flat_map(|content| &content.parts)
+    {
+        if let Some(text) = &part.text {
+            pieces.push(Piece::Text(text));
+        }
+        if let Some(blob) = &part.inline_data {
+            let photo = google::photo(&blob.mime_type, &decoded(&blob.data)?);
+            pieces.push(Piece::Photo(photo.map_err(ApiError::invalid)?));
+        }
+    }
+    Ok(google::read_captions(pieces))
+}
+
+/// `schema` has seen to it that this is base64.
+fn decoded(data: &str) -> Result<Vec<u8>, ApiError> {
+    (BASE64_STANDARD.decode(data)).map_err(|error| ApiError::invalid(error.to_string()))
+}
+
+impl OutputOptions {
+    fn format(&self) -> Result<Format, ApiError> {
+        let quality = u8::try_from(self.compression_quality.unwrap_or(75))
+            .ok()
+            .filter(|quality| *quality <= 100)
+            .ok_or_else(|| ApiError::invalid("compression_quality must be between 0 and 100."))?;
+        match self.mime_type.as_deref() {
+            None | Some("image/png") => Ok(Format::Png),
+            Some("image/jpeg") => Ok(Format::Jpeg { quality }),
+            Some(other) => Err(ApiError::invalid(format!(
+                "Unsupported output mime type: {other}. It must be image/png or image/jpeg."
+            ))),
+        }
+    }
+}

@@ -1,0 +1,49 @@
+//! What a prompt says about its pictures.
+
+use super::super::picture::Input;
+use image::DynamicImage;
+
+/// Pictures nobody captioned: so many are taken for products, the others for references.
+const MOST_UNCAPTIONED_PRODUCTS: usize = 3;
+
+/// A piece of what the user says.
+pub(crate) enum Piece<'a> {
+    Text(&'a str),
+    Photo(DynamicImage),
+}
+
+/// Parts the prompt from the captions, and the products from the references.
+///
+/// The protocols have no roles for pictures, so a client says in words what each is. A text right before a picture is its
+/// caption, unless no other text could be the prompt; `reference`, `style` or `model` in it make a reference.
+pub(crate) fn read_captions(pieces: Vec<Piece<'_>>) -> (String, Vec<Input>) {
+    let captions = |(index, piece): (usize, &Piece<'_>)| {
+        matches!(piece, Piece::Text(_)) && matches!(pieces.get(index + 1), Some(Piece::Photo(_)))
+    };
+    let mut captions: Vec<bool> = pieces.iter().enumerate().map(captions).collect();
+    let is_text = |piece: &Piece<'_>| matches!(piece, Piece::Text(_));
+    if let Some(first) = pieces.iter().position(is_text)
+        && (pieces.iter().zip(&captions)).all(|(piece, caption)| *caption || !is_text(piece))
+    {
+        captions[first] = false;
+    }
+
+    let mut words = Vec::new();
+    let mut inputs: Vec<Input> = Vec::new();
+    let mut captioned = None;
+    for (piece, caption) in pieces.into_iter().zip(captions) {
+        match piece {
+            Piece::Text(text) if caption => {
+                let text = text.to_lowercase();
+                let reference = ["reference", "style", "model"];
+                captioned = Some(reference.iter().any(|word| text.contains(word)));
+            }
+            Piece::Text(text) => words.push(text),
+            Piece::Photo(picture) => {
+                let reference = captioned.unwrap_or(inputs.len() >= MOST_UNCAPTIONED_PRODUCTS);
+                inputs.push(Input { picture, reference });
+            }
+        }
+    }
+    (words.join(" "), inputs)
+}

@@ -1,0 +1,274 @@
+//! A request, checked as Google checks it and reduced to what the picture needs.
+
+use super::{
+    super::{
+        blob,
+        google::{self, Host, MOST_INPUTS, Model, Piece},
+        picture::{Format, Scene},
+        reply::Reply,
+    },
+    error::{invalid, no_such_model},
+    wire::{Content, ImageConfig, Request, ResponseFormat},
+};
+use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
+
+/// The only type the protocol offers.
+pub(super) const FORMAT: Format = Format::Jpeg { quality: 75 };
+
+/// A valid request.
+pub(super) struct Ask {
+    pub(super) model: &'static Model,
+    pub(super) scene: Scene,
+    pub(super) wants_picture: bool,
+    pub(super) wants_thoughts: bool,
+    pub(super) pixels: (u32, u32),
+    /// What the picture costs.
+    pub(super) picture_tokens: u32,
+    /// Tokens of all text in the request.
+    pub(super) text_tokens: u32,
+    /// The work goes on after the reply.
+    pub(super) background: bool,
+    /// The interaction can be asked for later.
+    pub(super) store: bool,
+    pub(super) previous: Option<String>,
+}
+
+impl Ask {
+    pub(super) fn read(host: Host, body: &Value) -> Result<Self, Reply> {
+        let request: Request = serde_json::from_value(body.clone())
+            .map_err(|error| invalid(format!("Invalid request: {error}.")))?;
+        check_abilities(&request)?;
+        if host == Host::Gemini && request.safety_settings.is_some() {
+            return Err(invalid(
+                "The parameter 'safety_settings' is not available on the Gemini API but it is available on the Gemini Enterprise Agent Platform.",
+            ));
+        }
+        google::check_labels(&request.labels).map_err(invalid)?;
+        let store = request.store.unwrap_or(true);
+        if request.background && !store {
+            return Err(invalid("'background' requires 'store' to be true."));
+        }
+        let config = &request.generation_config;
+        one_of(
+            "generation_config.thinking_level",
+            config.thinking_level.as_ref(),
+            &["minimal", "low", "medium", "high", "xhigh"],
+        )?;
+        one_of(
+            "generation_config.thinking_summaries",
+            config.thinking_summaries.as_ref(),
+            &["auto", "none"],
+        )?;
+        one_of(
+            "service_tier",
+            request.service_tier.as_ref(),
+            &["flex", "standard", "priority", "deferred"],
+        )?;
+        let name = request
+            .model
+            .ok_or_else(|| invalid("Missing required parameter 'model'."))?;
+        let model = Model::find(&name).ok_or_else(|| no_such_model(&name))?;
+
+        let input = request.input.unwrap_or_default();
+        let contents = read_input(&input)?;
+        let pieces: Result<Vec<_>, Reply> = contents.iter().map(read_content).collect();
+        let (prompt, inputs) = google::read_captions(pieces?);
+        if inputs.len() > MOST_INPUTS {
+            return Err(invalid(format!(
+                "The number of images in the request, {}, exceeds the limit of {MOST_INPUTS}.",
+                inputs.len()
+            )));
+        }
+        let asked = read_format(request.response_format)?;
+        let by_modality = request
+            .response_modalities
+            .iter()
+            .any(|modality| modality.eq_ignore_ascii_case("image"));
+        let wants_picture = asked.is_some() || by_modality;
+        let asked = asked
+            .or(request.generation_config.image_config)
+            .unwrap_or_default();
+        let shape = model
+            .shape(
+                asked.image_size.as_deref(),
+                asked.aspect_ratio.as_deref(),
+                inputs.first(),
+            )
+            .map_err(invalid)?;
+        let texts = contents.iter().filter_map(|content| match content {
+            Content::Text { text, .. } => Some(text.as_str()),
+            Content::Image { .. } => None,
+        });
+        let text_tokens = google::text_tokens(texts.chain(request.system_instruction.as_deref()));
+        Ok(Self {
+            model,
+            wants_picture,
+            wants_thoughts: request.generation_config.thinking_summaries.as_deref() == Some("auto"),
+            pixels: shape.pixels,
+            picture_tokens: shape.tokens,
+            text_tokens,
+            background: request.background,
+            store,
+            previous: request.previous_interaction_id,
+            scene: Scene {
+                model: model.id.to_owned(),
+                prompt,
+                inputs,
+                ratio: shape.ratio.to_owned(),
+                dice: throw_dice(body, request.generation_config.seed.is_some()),
+            },
+        })
+    }
+}
+
+/// As in `generateContent`: the labels stand in for the seed that a real model draws.
+fn throw_dice(body: &Value, seeded: bool) -> [u8; 32] {
+    let mut body = body.as_object().cloned().unwrap_or_default();
+    if seeded {
+        body.remove("labels");
+    }
+    // How the caller waits has no part in it.
+    for manner in ["background", "store"] {
+        body.remove(manner);
+    }
+    Sha256::digest(Value::from(body).to_string()).into()
+}
+
+/// What Google can and the fake cannot is said, never passed over.
+fn check_abilities(request: &Request) -> Result<(), Reply> {
+    let asked = [
+        ("stream", request.stream == Some(true)),
+        ("agent", request.agent.is_some()),
+        ("agent_config", request.agent_config.is_some()),
+        ("cached_content", request.cached_content.is_some()),
+        ("continuation_token", request.continuation_token.is_some()),
+        ("environment", request.environment.is_some()),
+        ("tools", request.tools.is_some()),
+        ("webhook_config", request.webhook_config.is_some()),
+    ];
+    match asked.into_iter().find(|(_, asked)| *asked) {
+        Some((name, _)) => Err(invalid(format!("This fake does not play '{name}'."))),
+        None => Ok(()),
+    }
+}
+
+/// A text, a content, a list of contents, or a list of steps of which the user's count.
+fn read_input(input: &Value) -> Result<Vec<Content>, Reply> {
+    let items = match input {
+        Value::String(text) => {
+            return Ok(vec![Content::text(text)]);
+        }
+        Value::Object(_) => std::slice::from_ref(input),
+        Value::Array(items) => items,
+        _ => &[],
+    };
+    let mut contents = Vec::new();
+    for (index, item) in items.iter().enumerate() {
+        let kind = item.get("type").and_then(Value::as_str);
+        let (list, place) = match (kind, item.get("content")) {
+            (Some("user_input"), Some(Value::Array(list))) => {
+                (list.as_slice(), format!("input[{index}].content"))
+            }
+            (Some("user_input"), Some(Value::String(text))) => {
+                contents.push(Content::text(text));
+                continue;
+            }
+            // What the model said before has no part in the picture.
+            (Some("model_output" | "thought"), _) => continue,
+            _ => (std::slice::from_ref(item), format!("input[{index}]")),
+        };
+        for content in list {
+            let read = serde_json::from_value(content.clone());
+            contents.push(
+                read.map_err(|error| invalid(format!("Invalid input at '{place}': {error}.")))?,
+            );
+        }
+    }
+    if contents.is_empty() {
+        return Err(invalid("Missing required parameter 'input'."));
+    }
+    Ok(contents)
+}
+
+fn read_content(content: &Content) -> Result<Piece<'_>, Reply> {
+    match content {
+        Content::Text { text, .. } => Ok(Piece::Text(text)),
+        Content::Image {
+            data: Some(data),
+            mime_type: Some(mime_type),
+            uri: None,
+            ..
+        } => {
+            let bytes = blob::decode(data).map_err(|error| invalid(error.to_string()))?;
+            (google::photo(mime_type, &bytes).map(Piece::Photo)).map_err(invalid)
+        }
+        Content::Image { uri: Some(_), .. } => Err(invalid(
+            "This fake has no files behind it: send the picture as data.",
+        )),
+        Content::Image { .. } => Err(invalid("An image needs 'data' and 'mime_type'.")),
+    }
+}
+
+/// What the response format says of a picture, if it asks for one.
+fn read_format(formats: Option<Value>) -> Result<Option<ImageConfig>, Reply> {
+    let formats = match formats {
+        Some(Value::Array(formats)) => formats,
+        format => Vec::from_iter(format),
+    };
+    for format in formats {
+        let format = serde_json::from_value(format)
+            .map_err(|error| invalid(format!("Invalid response_format: {error}.")))?;
+        let ResponseFormat::Image {
+            aspect_ratio,
+            image_size,
+            mime_type,
+            delivery,
+        } = format
+        else {
+            continue;
+        };
+        one_of(
+            "response_format.mime_type",
+            mime_type.as_ref(),
+            &["image/jpeg"],
+        )?;
+        one_of(
+            "response_format.delivery",
+            delivery.as_ref(),
+            &["inline", "uri"],
+        )?;
+        if delivery.as_deref() == Some("uri") {
+            return Err(invalid(
+                "This fake has no files behind it: ask for inline delivery.",
+            ));
+        }
+        return Ok(Some(ImageConfig {
+            aspect_ratio,
+            image_size,
+        }));
+    }
+    Ok(None)
+}
+
+fn one_of(name: &str, given: Option<&String>, known: &[&str]) -> Result<(), Reply> {
+    match given {
+        Some(given) if !known.contains(&given.as_str()) => {
+            let listed = known.join(", ");
+            Err(invalid(format!(
+                "Invalid value '{given}' at '{name}'. It must be one of {listed}."
+            )))
+        }
+        _ => Ok(()),
+    }
+}
+
+impl Content {
+    fn text(text: &str) -> Self {
+        let text = Map::from_iter([
+            ("type".to_owned(), "text".into()),
+            ("text".to_owned(), text.into()),
+        ]);
+        serde_json::from_value(text.into()).expect("this is how a text is written")
+    }
+}

@@ -1,0 +1,185 @@
+//! `OpenAI` Images: `/v1/images/generations` and `/v1/images/edits`, and the servers that copy them.
+//!
+//! Models whose name begins with `local-` play such a server: it takes what it does not know, names no tokens, and hands
+//! out addresses of its pictures, which the fake serves.
+//!
+//! Read next: `request` for what is accepted, `error` for what is refused, `answer` for what is said.
+
+mod answer;
+mod error;
+mod form;
+mod gallery;
+mod request;
+
+use super::{
+    call::{self, Creation, Errors, Incoming, Vendor, bearer, blocking},
+    fault::Fault,
+    faults::{Fate, Refusal},
+    journal::Entry,
+    reply::Reply,
+    server::Service,
+};
+use axum::{
+    http::{HeaderMap, HeaderValue, Method, header::HOST},
+    response::Response,
+};
+use error::ApiError;
+use form::Fields;
+use futures::{FutureExt, future::BoxFuture};
+use gallery::Gallery;
+use request::{Ask, Verb};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+/// The paths of the Images API, and of the pictures a local server hands out.
+#[derive(Debug, Default)]
+pub(super) struct OpenAi {
+    gallery: Arc<Gallery>,
+    /// How many requests there were: what a request without a seed has in its place.
+    requests: AtomicU64,
+}
+
+impl Vendor for OpenAi {
+    fn serves(&self, method: &Method, path: &str) -> bool {
+        match Verb::of(path) {
+            Some(_) => method == Method::POST,
+            None => method == Method::GET && gallery::name(path).is_some(),
+        }
+    }
+
+    fn answer(
+        self: Arc<Self>,
+        service: Service,
+        incoming: Incoming,
+    ) -> BoxFuture<'static, Response> {
+        async move {
+            let number = self.requests.fetch_add(1, Ordering::Relaxed);
+            let id = format!("req_{}", hex::encode(call::unique()));
+            let mut response = match Verb::of(&incoming.path) {
+                Some(verb) => {
+                    let (entry, generation) = self.generation(verb, &incoming, number, &id).await;
+                    call::create(&service, incoming, entry, generation).await
+                }
+                None => {
+                    let picture = async { self.gallery.show(&incoming.path) };
+                    call::attend(&service, &incoming, "openai", picture).await
+                }
+            };
+            let id = HeaderValue::from_str(&id).expect("an id is written in ASCII");
+            response.headers_mut().insert("x-request-id", id);
+            response
+        }
+        .boxed()
+    }
+}
+
+impl OpenAi {
+    async fn generation(
+        &self,
+        verb: Verb,
+        incoming: &Incoming,
+        number: u64,
+        id: &str,
+    ) -> (Entry, Generation) {
+        let raw = incoming.raw.clone();
+        let fields = match verb {
+            Verb::Generate => blocking(move || Fields::of_json(&raw)).await,
+            Verb::Edit => Fields::of_form(&incoming.headers, raw).await,
+        };
+        let told = fields.as_ref().ok().cloned();
+        let entry = blocking(move || told.map(|fields| fields.entry())).await;
+        let host = (incoming.headers.get(HOST)).and_then(|host| host.to_str().ok());
+        let generation = Generation {
+            verb,
+            fields,
+            base_url: format!("http://{}", host.unwrap_or("127.0.0.1")),
+            gallery: Arc::clone(&self.gallery),
+            number,
+            id: id.to_owned(),
+        };
+        (entry.unwrap_or_default(), generation)
+    }
+}
+
+/// One call.
+struct Generation {
+    verb: Verb,
+    fields: Result<Fields, ApiError>,
+    /// Where the caller found the fake.
+    base_url: String,
+    gallery: Arc<Gallery>,
+    number: u64,
+    id: String,
+}
+
+impl Generation {
+    fn model(&self) -> &str {
+        let fields = self.fields.as_ref().ok();
+        fields
+            .and_then(|fields| fields.word("model"))
+            .unwrap_or_default()
+    }
+}
+
+impl Errors for Generation {
+    fn of_status(&self, code: u16, hint: Option<Duration>) -> Reply {
+        ApiError::of_status(code, self.model(), hint).into_reply()
+    }
+
+    fn no_quota(&self) -> Reply {
+        ApiError::of_code("insufficient_quota", self.model(), &self.id).into_reply()
+    }
+
+    fn invalid(&self, sentence: String) -> Reply {
+        ApiError::invalid(None, "invalid_value", sentence).into_reply()
+    }
+}
+
+impl Creation for Generation {
+    type Ask = Ask;
+
+    fn vendor(&self) -> &'static str {
+        "openai"
+    }
+
+    fn authorize(&self, headers: &HeaderMap) -> Result<(), Reply> {
+        match bearer(headers) {
+            Some(_) => Ok(()),
+            None => Err(ApiError::no_key().into_reply()),
+        }
+    }
+
+    fn read(&self) -> Result<Ask, Reply> {
+        let fields = self.fields.as_ref().map_err(ApiError::to_reply)?;
+        Ask::read(self.verb, fields, self.number).map_err(ApiError::into_reply)
+    }
+
+    fn prompt(ask: &Ask) -> &str {
+        &ask.scene.prompt
+    }
+
+    fn plays(&self, fault: &Fault) -> bool {
+        fault.of_any_vendor() || matches!(fault, Fault::Error(_) | Fault::Elsewhere)
+    }
+
+    fn refusal(&self, _: Refusal) -> Fault {
+        Fault::Error("moderation_blocked".to_owned())
+    }
+
+    fn answer(&self, ask: Ask, fate: Fate) -> Reply {
+        match &fate.fault {
+            Some(Fault::Error(code)) => {
+                ApiError::of_code(code, self.model(), &self.id).into_reply()
+            }
+            Some(Fault::BadBase64) if ask.by_address => self.invalid(
+                "The fake cannot play the fault 'bad_base64' in an answer without base64: ask for b64_json.".to_owned(),
+            ),
+            _ => answer::reply(ask, &fate, &self.gallery, &self.base_url),
+        }
+    }
+}

@@ -1,0 +1,442 @@
+//! A request, checked as `OpenAI` checks it and reduced to what the picture needs.
+
+use super::{
+    super::picture::{Format, Input, Scene},
+    error::ApiError,
+    form::{Fields, File},
+};
+use image::{DynamicImage, ImageFormat};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+const MOST_LETTERS: usize = 32_000;
+const MOST_PICTURES: u32 = 10;
+const MOST_INPUTS: usize = 16;
+const MOST_INPUT_BYTES: usize = 50 * 1024 * 1024;
+const MOST_MASK_BYTES: usize = 4 * 1024 * 1024;
+/// Pictures of a request: so many are taken for products, the others for references.
+const MOST_PRODUCTS: usize = 3;
+/// What an image model takes in, and puts out, in tokens.
+const TOKENS_PER_INPUT: u32 = 765;
+
+/// The two ways to ask.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verb {
+    Generate,
+    Edit,
+}
+
+impl Verb {
+    pub(super) fn of(path: &str) -> Option<Self> {
+        match path {
+            "/v1/images/generations" => Some(Self::Generate),
+            "/v1/images/edits" => Some(Self::Edit),
+            _ => None,
+        }
+    }
+
+    /// What a GPT model knows.
+    fn parameters(self) -> impl Iterator<Item = &'static str> {
+        const BOTH: &[&str] = &[
+            "model",
+            "prompt",
+            "n",
+            "size",
+            "quality",
+            "background",
+            "output_format",
+            "output_compression",
+            "stream",
+            "partial_images",
+            "complexity",
+            "safety_identifier",
+            "user",
+        ];
+        let own: &[&str] = match self {
+            Self::Generate => &["moderation"],
+            Self::Edit => &["image", "mask", "input_fidelity"],
+        };
+        BOTH.iter().chain(own).copied()
+    }
+}
+
+/// Who paints.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Model {
+    /// GPT Image 2.
+    Second,
+    /// GPT Image 2.5, which knows finer qualities.
+    Finer,
+    /// A server of one's own.
+    Local,
+}
+
+impl Model {
+    fn find(id: &str) -> Option<Self> {
+        match id {
+            "gpt-image-2" => Some(Self::Second),
+            "gpt-image-2.5-sunburst" | "gpt-image-2.5-flare" => Some(Self::Finer),
+            id if id.starts_with("local-") => Some(Self::Local),
+            _ => None,
+        }
+    }
+
+    fn qualities(self) -> &'static [&'static str] {
+        match self {
+            Self::Second => &["auto", "low", "medium", "high"],
+            Self::Finer | Self::Local => &["auto", "low", "medium", "high", "xhigh", "max"],
+        }
+    }
+}
+
+/// A valid request.
+pub(super) struct Ask {
+    pub(super) scene: Scene,
+    /// How many pictures.
+    pub(super) count: u32,
+    pub(super) pixels: (u32, u32),
+    pub(super) format: Format,
+    pub(super) quality: &'static str,
+    /// Whether the answer is an address and not the picture itself.
+    pub(super) by_address: bool,
+    /// What a GPT model counts; a local server does not.
+    pub(super) usage: Option<Usage>,
+}
+
+/// Tokens.
+pub(super) struct Usage {
+    pub(super) text: u32,
+    pub(super) images: u32,
+    pub(super) output: u32,
+}
+
+impl Ask {
+    /// Reads the fields of a request; `number` stands in for the seed of one that names none.
+    pub(super) fn read(verb: Verb, fields: &Fields, number: u64) -> Result<Self, ApiError> {
+        let name = required(fields, "model")?;
+        let model = Model::find(name).ok_or_else(|| ApiError::no_such_model(name))?;
+        if model != Model::Local {
+            check_names(verb, fields, name, model)?;
+        }
+        let prompt = required(fields, "prompt")?;
+        let letters = prompt.chars().count();
+        if letters > MOST_LETTERS {
+            let sentence = format!(
+                "Invalid 'prompt': string too long. Expected a string with maximum length {MOST_LETTERS}, but got a string with length {letters} instead."
+            );
+            return Err(ApiError::invalid(
+                Some("prompt"),
+                "string_above_max_length",
+                sentence,
+            ));
+        }
+        let count = fields.integer("n")?.unwrap_or(1);
+        let count = u32::try_from(count)
+            .ok()
+            .filter(|count| (1..=MOST_PICTURES).contains(count))
+            .ok_or_else(|| {
+                let sentence = format!(
+                    "Invalid 'n': integer out of range. Expected a value between 1 and {MOST_PICTURES}, but got {count} instead."
+                );
+                ApiError::invalid(Some("n"), "integer_out_of_range", sentence)
+            })?;
+        check_abilities(fields)?;
+        one_of(fields, "moderation", &["auto", "low"])?;
+        one_of(fields, "complexity", &["low", "medium", "high"])?;
+        let quality = match one_of(fields, "quality", model.qualities())? {
+            None | Some("auto") => "medium",
+            Some(quality) => quality,
+        };
+        let format = format(fields)?;
+        let by_address = match one_of(fields, "response_format", &["url", "b64_json"])? {
+            Some(wanted) => wanted == "url",
+            None => model == Model::Local,
+        };
+
+        let photos = match verb {
+            Verb::Generate => Vec::new(),
+            Verb::Edit => photos(fields)?,
+        };
+        let pixels = match fields.text("size")? {
+            None | Some("auto") => photos.first().map_or((1024, 1024), nearest),
+            Some(size) => read_size(size, model)?,
+        };
+        let usage = (model != Model::Local).then(|| Usage {
+            text: u32::try_from(letters.div_ceil(4)).unwrap_or(u32::MAX),
+            images: u32::try_from(photos.len()).unwrap_or(u32::MAX) * TOKENS_PER_INPUT,
+            output: output_tokens(pixels, quality) * count,
+        });
+        let seed = match fields.integer("seed")? {
+            Some(_) => 0,
+            None => number,
+        };
+        let dice = Sha256::new()
+            .chain_update(Value::from(fields.values().clone()).to_string())
+            .chain_update(seed.to_be_bytes())
+            .finalize()
+            .into();
+        Ok(Self {
+            scene: Scene {
+                model: name.to_owned(),
+                prompt: prompt.to_owned(),
+                inputs: inputs(photos),
+                ratio: ratio(pixels),
+                dice,
+            },
+            count,
+            pixels,
+            format,
+            quality,
+            by_address,
+            usage,
+        })
+    }
+}
+
+fn required<'a>(fields: &'a Fields, name: &str) -> Result<&'a str, ApiError> {
+    fields
+        .text(name)?
+        .filter(|text| !text.is_empty())
+        .ok_or_else(|| {
+            let sentence = format!("Missing required parameter: '{name}'.");
+            ApiError::invalid(Some(name), "missing_required_parameter", sentence)
+        })
+}
+
+fn check_names(verb: Verb, fields: &Fields, name: &str, model: Model) -> Result<(), ApiError> {
+    if model == Model::Second && fields.text("input_fidelity")?.is_some() {
+        let sentence =
+            format!("The model '{name}' does not support the 'input_fidelity' parameter.");
+        return Err(ApiError::user_error(
+            Some("input_fidelity"),
+            "invalid_input_fidelity_model",
+            sentence,
+        ));
+    }
+    let unknown = fields
+        .names()
+        .find(|given| verb.parameters().all(|known| known != *given));
+    match unknown {
+        Some(unknown) => {
+            let sentence = format!("Unknown parameter: '{unknown}'.");
+            Err(ApiError::invalid(
+                Some(unknown),
+                "unknown_parameter",
+                sentence,
+            ))
+        }
+        None => Ok(()),
+    }
+}
+
+/// What `OpenAI` can and the fake cannot is said, never passed over.
+fn check_abilities(fields: &Fields) -> Result<(), ApiError> {
+    let lacks =
+        |name: &str, sentence: &str| Err(ApiError::invalid(Some(name), "not_played", sentence));
+    one_of(fields, "background", &["auto", "opaque", "transparent"])?;
+    if fields.truth("stream")? || fields.integer("partial_images")?.unwrap_or(0) != 0 {
+        return lacks(
+            "stream",
+            "This fake does not stream: leave out stream and partial_images.",
+        );
+    }
+    if fields.text("background")? == Some("transparent") {
+        return lacks("background", "This fake paints no transparent backgrounds.");
+    }
+    if let Some(wanted @ ("gif" | "svg")) = fields.text("output_format")? {
+        return lacks("output_format", &format!("This fake makes no {wanted}."));
+    }
+    Ok(())
+}
+
+/// One of a closed list, if the field is there at all.
+fn one_of(
+    fields: &Fields,
+    name: &str,
+    known: &'static [&'static str],
+) -> Result<Option<&'static str>, ApiError> {
+    let Some(given) = fields.text(name)? else {
+        return Ok(None);
+    };
+    let found = known.iter().find(|known| **known == given);
+    found.copied().map(Some).ok_or_else(|| {
+        let listed: Vec<_> = known.iter().map(|known| format!("'{known}'")).collect();
+        let sentence = format!(
+            "Invalid value: '{given}'. Supported values are: {}.",
+            listed.join(", ")
+        );
+        ApiError::invalid(Some(name), "invalid_value", sentence)
+    })
+}
+
+fn format(fields: &Fields) -> Result<Format, ApiError> {
+    let format = one_of(fields, "output_format", &["png", "jpeg", "webp"])?;
+    let compression = fields.integer("output_compression")?;
+    let quality = u8::try_from(compression.unwrap_or(100))
+        .ok()
+        .filter(|quality| *quality <= 100);
+    let quality = quality.ok_or_else(|| {
+        let sentence = "Invalid 'output_compression': integer out of range. Expected a value between 0 and 100.";
+        ApiError::invalid(Some("output_compression"), "integer_out_of_range", sentence)
+    })?;
+    match format {
+        Some("jpeg") => Ok(Format::Jpeg { quality }),
+        // The fake's WebP has no losses, so there is nothing to compress further.
+        Some("webp") => Ok(Format::WebP),
+        _ if quality < 100 => {
+            let sentence = "Compression less than 100 is not supported for PNG output format.";
+            Err(ApiError::invalid(
+                Some("output_compression"),
+                "invalid_png_output_compression",
+                sentence,
+            ))
+        }
+        _ => Ok(Format::Png),
+    }
+}
+
+/// `1536x1024`, within the model's limits.
+fn read_size(size: &str, model: Model) -> Result<(u32, u32), ApiError> {
+    let refused = |why: &str| {
+        let sentence = format!("Invalid size '{size}'. {why}");
+        ApiError::invalid(Some("size"), "invalid_value", sentence)
+    };
+    let sides = size.split_once('x').and_then(|(width, height)| {
+        Some((width.parse::<u32>().ok()?, height.parse::<u32>().ok()?))
+    });
+    let (width, height) = sides
+        .filter(|(width, height)| *width > 0 && *height > 0)
+        .ok_or_else(|| refused("Expected WIDTHxHEIGHT or auto."))?;
+    let (long, short) = (width.max(height), width.min(height));
+    let pixels = u64::from(width) * u64::from(height);
+    match model {
+        Model::Local if long > 4096 => Err(refused("This server makes no side longer than 4096.")),
+        Model::Local => Ok((width, height)),
+        _ if width % 16 != 0 || height % 16 != 0 => {
+            Err(refused("Width and height must both be divisible by 16."))
+        }
+        _ if long > short.saturating_mul(3) => {
+            Err(refused("The aspect ratio must be between 1:3 and 3:1."))
+        }
+        _ if long > 3840 || pixels > 3840 * 2160 => Err(refused(
+            "Requested resolution exceeds the current pixel budget of 3840x2160.",
+        )),
+        _ if pixels < 655_360 => Err(refused(
+            "Requested resolution is below the current minimum pixel budget of 655360.",
+        )),
+        _ => Ok((width, height)),
+    }
+}
+
+/// The standard size nearest to a photo's shape.
+fn nearest(photo: &DynamicImage) -> (u32, u32) {
+    let (width, height) = (u64::from(photo.width()), u64::from(photo.height()));
+    if width * 4 > height * 5 {
+        (1536, 1024)
+    } else if height * 4 > width * 5 {
+        (1024, 1536)
+    } else {
+        (1024, 1024)
+    }
+}
+
+fn ratio((width, height): (u32, u32)) -> String {
+    let (mut a, mut b) = (width, height);
+    while b > 0 {
+        (a, b) = (b, a % b);
+    }
+    format!("{}:{}", width / a, height / a)
+}
+
+/// What one picture costs: more for more pixels and more care. 1568 for 1536x864 in high quality is `OpenAI`'s own.
+fn output_tokens((width, height): (u32, u32), quality: &str) -> u32 {
+    let squares = (width * height).div_ceil(1024);
+    match quality {
+        "low" => squares / 4,
+        "high" => squares * 1568 / 1296,
+        "xhigh" => squares * 2,
+        "max" => squares * 4,
+        _ => squares,
+    }
+}
+
+fn photos(fields: &Fields) -> Result<Vec<DynamicImage>, ApiError> {
+    let given = |name: &'static str| fields.files.iter().filter(move |file| file.field == name);
+    let mut photos = Vec::new();
+    for (index, file) in given("image").enumerate() {
+        let photo = Some(file)
+            .filter(|file| file.bytes.len() < MOST_INPUT_BYTES)
+            .and_then(decode);
+        photos.push(photo.ok_or_else(|| {
+            let sentence = format!(
+                "Invalid image file or mode for image {}, please check your image file.",
+                index + 1
+            );
+            ApiError::user_error(None, "invalid_image_file", sentence)
+        })?);
+    }
+    let Some(first) = photos.first() else {
+        return Err(ApiError::invalid(
+            Some("image"),
+            "missing_required_parameter",
+            "Missing required parameter: 'image'.",
+        ));
+    };
+    if photos.len() > MOST_INPUTS {
+        let sentence = format!(
+            "Invalid 'image': array too long. Expected an array with maximum length {MOST_INPUTS}, but got an array with length {} instead.",
+            photos.len()
+        );
+        return Err(ApiError::invalid(
+            Some("image"),
+            "array_above_max_length",
+            sentence,
+        ));
+    }
+    if let Some(mask) = given("mask").next() {
+        let readable = mask.bytes.len() < MOST_MASK_BYTES
+            && image::guess_format(&mask.bytes).ok() == Some(ImageFormat::Png);
+        let size = Some(mask)
+            .filter(|_| readable)
+            .and_then(decode)
+            .map(|mask| (mask.width(), mask.height()));
+        if size != Some((first.width(), first.height())) {
+            let sentence = "Invalid mask image format - mask size does not match image size";
+            return Err(ApiError::user_error(
+                Some("mask"),
+                "invalid_image_file",
+                sentence,
+            ));
+        }
+    }
+    Ok(photos)
+}
+
+fn decode(file: &File) -> Option<DynamicImage> {
+    let format = image::guess_format(&file.bytes).ok()?;
+    let known = matches!(
+        format,
+        ImageFormat::Png | ImageFormat::Jpeg | ImageFormat::WebP
+    );
+    let labelled = file
+        .content_type
+        .as_deref()
+        .unwrap_or("application/octet-stream");
+    // A label that contradicts the bytes is what `OpenAI` calls an unsupported mimetype.
+    let honest = labelled == "application/octet-stream" || labelled == format.to_mime_type();
+    if !(known && honest) {
+        return None;
+    }
+    image::load_from_memory_with_format(&file.bytes, format).ok()
+}
+
+fn inputs(photos: Vec<DynamicImage>) -> Vec<Input> {
+    let inputs = photos
+        .into_iter()
+        .enumerate()
+        .map(|(index, picture)| Input {
+            picture,
+            reference: index >= MOST_PRODUCTS,
+        });
+    inputs.collect()
+}
