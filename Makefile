@@ -6,7 +6,7 @@ SHELL := /bin/bash
 # Always the whole workspace: a part of it would want other features of its dependencies, and build them again.
 BUILT := $(or $(CARGO_TARGET_DIR),target)/debug
 
-.PHONY: help run test check fmt setup prepare bench
+.PHONY: help run test check fmt setup prepare bench outcomes storm
 
 help: ## Say what there is
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -36,6 +36,16 @@ bench: ## From the 202 to the model being called, on an idle system (JOBS=500)
 	@scripts/setup run
 	cargo build --locked --workspace --bins
 	PLATEN_LOG=warn $(BUILT)/start-latency --jobs $(or $(JOBS),500)
+
+outcomes: ## Walk every row of the outcome table, for every provider that can answer so
+	@scripts/setup run
+	cargo build --locked --workspace --all-targets
+	$(BUILT)/with-servers cargo nextest run --locked --workspace --test outcomes --no-capture
+
+storm: ## 2.5 times what the provider admits, and one call in ten fails (SECONDS=180 RATE=20)
+	@scripts/setup run
+	cargo build --locked --workspace --bins
+	PLATEN_LOG=warn $(BUILT)/storm --seconds $(or $(SECONDS),180) --rate $(or $(RATE),20)
 
 prepare: ## Write .sqlx/ after a query or a migration changed
 	@scripts/setup run

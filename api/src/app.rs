@@ -10,7 +10,8 @@ use common::bucket::Bucket;
 use common::catalog::Catalog;
 use common::config::Config;
 use common::database::{self, Role};
-use common::queue::Ring;
+use common::queue::{Lanes, Ring};
+use common::telemetry;
 use secrecy::ExposeSecret;
 use sqlx::PgPool;
 use tokio::net::TcpListener;
@@ -34,6 +35,7 @@ pub struct App {
     /// Reads everything: for billing metrics and readiness, never for a tenant's request.
     pub reader: PgPool,
     pub ring: Ring,
+    pub lanes: Lanes,
     pub bucket: Bucket,
     pub catalog: Arc<Catalog>,
     /// Origins of frontends that may call.
@@ -51,6 +53,10 @@ impl App {
     pub async fn connect(config: &Config) -> anyhow::Result<Self> {
         let database = config.database_url()?.expose_secret();
         let connect = |role, connections| database::connect(database, role, connections);
+        let ring = Ring::new(config.redis_url()?.expose_secret(), &config.queue)
+            .context("REDIS_URL is not usable")?;
+        let catalog = config.catalog()?;
+        telemetry::lifecycle(&catalog);
         Ok(Self {
             pool: connect(Role::Api, CONNECTIONS)
                 .await
@@ -58,10 +64,10 @@ impl App {
             reader: connect(Role::Reader, READER_CONNECTIONS)
                 .await
                 .context("cannot connect to Postgres as platen_reader")?,
-            ring: Ring::new(config.redis_url()?.expose_secret(), &config.queue)
-                .context("REDIS_URL is not usable")?,
+            lanes: Lanes::new(&ring, config.timing.lanes),
+            ring,
             bucket: Bucket::local(config.bucket(), config.signing_key()?.clone())?,
-            catalog: Arc::new(Catalog::load(config.models.as_deref())?),
+            catalog: Arc::new(catalog),
             cors_origins: config
                 .cors_origins
                 .iter()

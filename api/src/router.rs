@@ -110,7 +110,8 @@ mod tests {
     use axum::http::{HeaderMap, Request, StatusCode};
     use common::bucket::Bucket;
     use common::catalog::Catalog;
-    use common::queue::Ring;
+    use common::config::Timing;
+    use common::queue::{Lanes, Ring};
     use common::tenant::ApiKey;
     use serde_json::Value;
     use sqlx::postgres::PgPoolOptions;
@@ -128,12 +129,14 @@ mod tests {
             .acquire_timeout(Duration::from_millis(100))
             .connect_lazy("postgres://nobody@127.0.0.1:1/nothing")
             .unwrap();
+        let ring = Ring::new("redis://127.0.0.1:1", "test").unwrap();
         let app = App {
             reader: pool.clone(),
             pool,
-            ring: Ring::new("redis://127.0.0.1:1", "test").unwrap(),
+            lanes: Lanes::new(&ring, Timing::default().lanes),
+            ring,
             bucket: Bucket::local(folder.path(), "0123456789".repeat(4).into()).unwrap(),
-            catalog: Arc::new(Catalog::load(None).unwrap()),
+            catalog: Arc::new(Catalog::load(None, None).unwrap()),
             cors_origins: vec!["https://studio.example".parse().unwrap()],
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),

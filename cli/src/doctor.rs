@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use common::catalog::Catalog;
+use common::catalog::lifecycle;
 use common::clock;
 use common::config::Config;
 use common::database::{self, Role};
@@ -53,10 +53,6 @@ pub async fn examine(config: &Config) -> Report {
     let mut report = Report::default();
     postgres(config, &mut report).await;
     redis(config, &mut report).await;
-    match &config.vertex {
-        Some(vertex) => report.add(Health::Note, format!("Vertex AI: project {} (credentials are first used by a call)", vertex.project)),
-        None => report.add(Health::Note, "Vertex AI: GOOGLE_CLOUD_PROJECT is not set; `platen up` starts a fake, `platen worker` refuses to start"),
-    }
     match &config.signing_key {
         Some(_) => report.add(Health::Well, "links are signed with PLATEN_SIGNING_KEY"),
         None => report.add(Health::Note, "PLATEN_SIGNING_KEY is not set; `platen up` makes one, `platen api` and `platen worker` need it"),
@@ -120,7 +116,7 @@ fn private(report: &mut Report, name: &str, variable: &str, missing: Option<&str
 }
 
 fn catalog(config: &Config, report: &mut Report) {
-    match Catalog::load(config.models.as_deref()) {
+    match config.catalog() {
         Err(error) => report.add(Health::Ill, error.to_string()),
         Ok(catalog) => {
             let today = clock::now().date();
@@ -128,20 +124,12 @@ fn catalog(config: &Config, report: &mut Report) {
                 Health::Well,
                 format!("{} models in the catalogue", catalog.models().count()),
             );
-            for model in catalog.models() {
-                if let Some(day) = model
-                    .shut_down
-                    .filter(|day| *day - today < time::Duration::days(60))
-                {
-                    let successor = model
-                        .successor
-                        .as_ref()
-                        .map_or_else(String::new, |name| format!("; its successor is {name}"));
-                    report.add(
-                        Health::Note,
-                        format!("{} shuts down on {day}{successor}", model.id),
-                    );
-                }
+            match worker::providers::Providers::new(&catalog, config) {
+                Ok(_) => report.add(Health::Well, "every provider in the catalogue has what it needs"),
+                Err(error) => report.add(Health::Note, format!("{error:#}. `platen worker` refuses to start; `platen up` without GOOGLE_CLOUD_PROJECT and PLATEN_PROVIDERS starts a fake")),
+            }
+            for warning in lifecycle::warnings(&catalog, today) {
+                report.add(Health::Note, warning.words);
             }
         }
     }

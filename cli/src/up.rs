@@ -1,6 +1,6 @@
 //! `platen up`: the whole product in one process.
 //!
-//! With no `DATABASE_URL` or `REDIS_URL` it starts its own servers, with no Google project a fake Vertex AI; it
+//! With no `DATABASE_URL` or `REDIS_URL` it starts its own servers, with no Google project fake vendors; it
 //! migrates, makes a demo tenant with credits and a key, and then is what `platen api` and `platen worker` are.
 
 mod demo;
@@ -51,7 +51,8 @@ struct Ready {
 
 #[derive(serde::Serialize)]
 struct Fakes {
-    vertex: Option<String>,
+    /// One server plays every vendor.
+    vendors: Option<String>,
 }
 
 /// Runs until Ctrl-C or SIGTERM.
@@ -122,7 +123,7 @@ async fn serve(
         database: config.database_url()?.expose_secret().to_owned(),
         redis: config.redis_url()?.expose_secret().to_owned(),
         fakes: Fakes {
-            vertex: fake.as_ref().map(|fake| fake.url.clone()),
+            vendors: fake.as_ref().map(|fake| fake.url.clone()),
         },
     };
     announce(&ready, &demo, options)?;
@@ -201,9 +202,9 @@ fn announce(ready: &Ready, demo: &Demo, options: &Options) -> anyhow::Result<()>
         options.data.display(),
         options.data.join("demo.env").display()
     );
-    if ready.fakes.vertex.is_some() {
+    if ready.fakes.vendors.is_some() {
         println!(
-            "\n  Pictures are synthetic: no Google project is configured, so a fake Vertex AI answers and no AI model is called."
+            "\n  Pictures are synthetic: no Google project is configured, so fakes answer and no AI model is called."
         );
     }
     println!("\n  Ctrl-C stops everything.\n");

@@ -75,7 +75,7 @@ impl Up {
     async fn slow_model(&self, ms: u64) {
         let faults = format!(
             "{}/__fake/faults",
-            self.ready["fakes"]["vertex"].as_str().unwrap()
+            self.ready["fakes"]["vendors"].as_str().unwrap()
         );
         let response = self
             .client
@@ -90,7 +90,7 @@ impl Up {
     async fn calls(&self) -> usize {
         let journal = format!(
             "{}/__fake/journal",
-            self.ready["fakes"]["vertex"].as_str().unwrap()
+            self.ready["fakes"]["vendors"].as_str().unwrap()
         );
         let journal: Value = self
             .client

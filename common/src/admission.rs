@@ -42,6 +42,10 @@ pub struct Admission {
     pub run_at: Option<OffsetDateTime>,
     /// How long the job may stay open.
     pub cancel_after: Duration,
+    /// Whether it may be made on another lane than its model's own.
+    pub fallback: bool,
+    /// The model asked for, where its successor is taken instead.
+    pub switched_from: Option<String>,
 }
 
 /// A request that was answered with success.
@@ -114,6 +118,8 @@ pub async fn admit(
             priority: admission.priority,
             run_at: admission.run_at,
             deadline_in: admission.cancel_after,
+            fallback: admission.fallback,
+            switched_from: admission.switched_from.as_deref(),
         },
     )
     .await?;

@@ -5,11 +5,14 @@
 
 pub mod store;
 
+use std::time::Duration;
+
 use serde_json::Value;
 
+use crate::catalog::Lane;
 use crate::generation::image::{MediaType, Pixels};
 use crate::id::{CallId, TenantId};
-use crate::outcome::Class;
+use crate::outcome::{Class, Failure};
 
 /// The file a model made, as it stands in the bucket.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,10 +29,27 @@ pub struct Original {
 pub struct Journaled {
     pub id: CallId,
     pub output_idx: i32,
-    /// `None` while the call runs, and for ever when its worker died.
+    pub lane: Lane,
+    /// How long ago it was made, on the database's clock.
+    pub age: Duration,
+    /// `None` while nobody knows: the provider still works, or the worker died.
     pub outcome: Option<Class>,
     pub detail: Option<String>,
+    /// The outcome in plain words, where there are better ones than the class's own.
+    pub reason: Option<String>,
+    /// The provider's handle for long work.
+    pub operation: Option<String>,
     pub original: Option<Original>,
+}
+
+impl Journaled {
+    /// How it ended, short of a picture.
+    pub fn failure(&self) -> Option<Failure> {
+        let class = self.outcome.filter(|class| *class != Class::Ok)?;
+        let mut failure = Failure::new(class, self.detail.clone().unwrap_or_default());
+        failure.reason.clone_from(&self.reason);
+        Some(failure)
+    }
 }
 
 /// How a call ended.
@@ -38,9 +58,11 @@ pub struct Ending<'a> {
     pub outcome: Class,
     /// For the operator; never contains the prompt.
     pub detail: Option<&'a str>,
+    /// For the tenant, where there is more to say than the class does.
+    pub reason: Option<&'a str>,
     pub provider_request_id: Option<&'a str>,
     pub usage: Option<&'a Value>,
-    /// What it cost us, in millionths of a US dollar.
+    /// What it cost us, in millionths of a US dollar; `None` keeps what it was expected to cost.
     pub cost_micros: Option<i64>,
     pub original: Option<&'a Original>,
 }

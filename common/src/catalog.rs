@@ -1,7 +1,12 @@
 //! The models on offer, as data: `models/*.toml`.
 //!
-//! The shipped files are compiled in; `PLATEN_MODELS` names a folder that replaces them. Every mistake is
-//! named with its file, and none is survived: a catalogue that is half understood would quote half prices.
+//! The shipped files are compiled in; `PLATEN_MODELS` names a folder that replaces them, `PLATEN_PROVIDERS` says
+//! which of their providers are used. [`mod@file`] reads them: every mistake is named with its file and line, and
+//! none is survived: a catalogue that is half understood would quote half prices.
+
+mod file;
+mod lane;
+pub mod lifecycle;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -12,31 +17,59 @@ use time::Date;
 use utoipa::ToSchema;
 
 use crate::credits::{Credits, Quote};
-use crate::generation::image::{AspectRatio, MAX_OUTPUTS, Size};
+use crate::generation::image::{AspectRatio, Pixels, Size};
 use crate::generation::{Generation, Kind, Violation};
+use crate::outcome::table::Dialect;
+
+pub use file::CatalogError;
+pub use lane::{Lane, NoLane};
 
 /// The files that ship with Platen. A new file is a line here.
-const SHIPPED: &[(&str, &str)] = &[("vertex.toml", include_str!("../../models/vertex.toml"))];
+const SHIPPED: &[(&str, &str)] = &[
+    ("vertex.toml", include_str!("../../models/vertex.toml")),
+    ("gemini.toml", include_str!("../../models/gemini.toml")),
+    (
+        "interactions.toml",
+        include_str!("../../models/interactions.toml"),
+    ),
+    ("openai.toml", include_str!("../../models/openai.toml")),
+];
 
-/// Every model on offer, by id.
+/// Every model on offer, by id, and who runs them.
 #[derive(Clone, Debug, Default)]
 pub struct Catalog {
     models: BTreeMap<String, Model>,
+    providers: BTreeMap<String, Provider>,
+}
+
+/// Who runs models, and how they are spoken to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Provider {
+    pub name: String,
+    pub dialect: Dialect,
+    /// Replaces the dialect's own address: for proxies, and for servers of one's own.
+    pub base_url: Option<String>,
+    /// The environment variable that holds the key; the dialect says what happens without one.
+    pub api_key: Option<String>,
 }
 
 /// One model on offer.
 #[derive(Clone, Debug)]
 pub struct Model {
-    /// Its id, in our API and at its provider.
+    /// Its id in our API.
     pub id: String,
+    /// What its provider calls it.
+    pub name: String,
     pub title: String,
     pub kind: Kind,
-    pub provider: String,
-    /// Where the provider runs it.
-    pub location: String,
+    /// Where it may be called, in this order. The first is its own; the others are fallbacks, which a job's
+    /// owner can forbid.
+    pub lanes: Vec<Lane>,
     pub sizes: Vec<Size>,
     pub ratios: Vec<AspectRatio>,
     pub max_inputs: usize,
+    /// Largest single input, in bytes.
+    pub max_input_bytes: usize,
     pub max_outputs: u32,
     /// How long one call may take.
     pub timeout: Duration,
@@ -44,31 +77,57 @@ pub struct Model {
     pub deprecated: Option<Date>,
     pub shut_down: Option<Date>,
     pub successor: Option<String>,
+    /// Levels of thinking it knows, the least first.
+    pub thinking: Vec<String>,
+    /// Pixels the provider takes, where it does not take any; the nearest shape is asked for.
+    pub pixels: Vec<Pixels>,
+    /// Whether it takes a seed.
+    pub takes_seed: bool,
+    /// Fields sent as they are, for servers that differ from their dialect in small ways.
+    pub extra: serde_json::Map<String, serde_json::Value>,
     /// Newest first.
     prices: Vec<Price>,
-    /// What the provider charges us for one picture, in millionths of a US dollar.
-    cost: BTreeMap<String, i64>,
+    cost: ProviderCost,
+}
+
+/// What the provider charges us, in millionths of a US dollar.
+#[derive(Clone, Debug, Default)]
+struct ProviderCost {
+    /// For one picture, by size.
+    picture: BTreeMap<Size, i64>,
+    /// For a million tokens of input, and of thought and text.
+    input: i64,
+    thought: i64,
+}
+
+/// What a provider metered, of what it may charge besides the picture.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tokens {
+    pub input: i64,
+    /// Thoughts and text.
+    pub thought: i64,
 }
 
 /// What one delivered picture costs, from a day on.
-#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Debug)]
 pub struct Price {
     /// First day it is quoted (UTC); also the price's version.
-    #[serde(deserialize_with = "toml_date", serialize_with = "iso_date")]
-    #[schema(value_type = String, format = Date)]
     pub from: Date,
-    /// Credits by size.
-    #[schema(value_type = std::collections::HashMap<String, i64>)]
-    pub credits: BTreeMap<String, Credits>,
+    pub credits: BTreeMap<Size, Credits>,
 }
 
-/// A catalogue that cannot be used.
-#[derive(Debug, thiserror::Error)]
-#[error("models/{file}: {problem}")]
-pub struct CatalogError {
-    file: String,
-    problem: String,
+/// What a day means for a model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Stage {
+    /// On offer.
+    Current,
+    /// On offer, and its provider would rather it were not used any more.
+    Deprecated,
+    /// On offer for another sixty days at most.
+    Ending,
+    /// Not on offer any more.
+    ShutDown,
 }
 
 /// Why a request cannot be quoted.
@@ -87,60 +146,37 @@ pub enum NotOffered {
 }
 
 impl Catalog {
-    /// The shipped catalogue, or the folder's `*.toml` when one is given.
-    pub fn load(folder: Option<&Path>) -> Result<Self, CatalogError> {
-        let Some(folder) = folder else {
-            return Self::parse(
+    /// The shipped catalogue, or the folder's `*.toml` when one is given; of it, the models of `providers`, or all.
+    pub fn load(folder: Option<&Path>, providers: Option<&[String]>) -> Result<Self, CatalogError> {
+        let catalog = match folder {
+            Some(folder) => file::read(file::in_folder(folder)?)?,
+            None => file::read(
                 SHIPPED
                     .iter()
                     .map(|&(file, text)| (file.to_owned(), text.to_owned())),
-            );
+            )?,
         };
-        let problem = |error: std::io::Error| CatalogError {
-            file: folder.display().to_string(),
-            problem: format!("cannot be read: {error}"),
-        };
-        let mut files = Vec::new();
-        for entry in std::fs::read_dir(folder).map_err(problem)? {
-            let path = entry.map_err(problem)?.path();
-            if path
-                .extension()
-                .is_some_and(|extension| extension == "toml")
-            {
-                files.push((
-                    path.display().to_string(),
-                    std::fs::read_to_string(&path).map_err(problem)?,
-                ));
-            }
-        }
-        files.sort();
-        Self::parse(files)
+        catalog.only(providers)
     }
 
-    fn parse(files: impl IntoIterator<Item = (String, String)>) -> Result<Self, CatalogError> {
-        let mut models = BTreeMap::new();
-        for (file, text) in files {
-            let problem = |problem: String| CatalogError {
-                file: file.clone(),
-                problem,
-            };
-            let parsed: File = toml::from_str(&text).map_err(|error| problem(error.to_string()))?;
-            for (id, entry) in parsed.models {
-                let model = entry
-                    .into_model(id.clone(), &parsed.provider)
-                    .map_err(|error| problem(format!("model {id}: {error}")))?;
-                if models.insert(id.clone(), model).is_some() {
-                    return Err(problem(format!("model {id} is in the catalogue twice")));
-                }
+    /// Without the models and lanes of other providers.
+    fn only(mut self, providers: Option<&[String]>) -> Result<Self, CatalogError> {
+        let Some(wanted) = providers else {
+            return Ok(self);
+        };
+        for name in wanted {
+            if !self.providers.contains_key(name) {
+                let known: Vec<&str> = self.providers.keys().map(String::as_str).collect();
+                return Err(CatalogError::no_such_provider(name, &known));
             }
         }
-        if models.is_empty() {
-            return Err(CatalogError {
-                file: "*.toml".to_owned(),
-                problem: "there is no model in it".to_owned(),
-            });
+        self.providers.retain(|name, _| wanted.contains(name));
+        self.models
+            .retain(|_, model| wanted.contains(&model.lanes[0].provider));
+        for model in self.models.values_mut() {
+            model.lanes.retain(|lane| wanted.contains(&lane.provider));
         }
-        Ok(Self { models })
+        Ok(self)
     }
 
     /// All models, by id.
@@ -150,6 +186,11 @@ impl Catalog {
 
     pub fn get(&self, id: &str) -> Option<&Model> {
         self.models.get(id)
+    }
+
+    /// Everyone who runs one of the models, by name.
+    pub fn providers(&self) -> impl Iterator<Item = &Provider> {
+        self.providers.values()
     }
 
     /// The model if it may be asked today.
@@ -165,6 +206,21 @@ impl Catalog {
             }),
             _ => Ok(model),
         }
+    }
+
+    /// The model, or where it was shut down the nearest successor that may be asked today.
+    pub fn offered_or_successor(&self, id: &str, today: Date) -> Result<&Model, NotOffered> {
+        let refused = match self.offered(id, today) {
+            Ok(model) => return Ok(model),
+            Err(refused) => refused,
+        };
+        let successors =
+            std::iter::successors(self.get(id), |model| self.get(model.successor.as_deref()?));
+        // Each model can be its own successor's successor; nobody's line is longer than the catalogue.
+        successors
+            .take(self.models.len())
+            .find(|model| model.stage(today) != Stage::ShutDown)
+            .ok_or(refused)
     }
 
     /// What the request will cost at most, if the model can do it at all.
@@ -198,7 +254,7 @@ impl Model {
     /// The price in force on a day: its version and the credits for one picture.
     pub fn price(&self, size: Size, today: Date) -> Option<(String, Credits)> {
         let price = self.current_price(today)?;
-        Some((price.from.to_string(), *price.credits.get(size.as_str())?))
+        Some((price.from.to_string(), *price.credits.get(&size)?))
     }
 
     /// The newest price whose day has come.
@@ -206,111 +262,44 @@ impl Model {
         self.prices.iter().find(|price| price.from <= today)
     }
 
-    /// What one picture of this size costs us, in millionths of a US dollar.
-    pub fn cost_micros(&self, size: Size) -> Option<i64> {
-        self.cost.get(size.as_str()).copied()
+    /// What a call may cost us, in millionths of a US dollar: `delivered` is the size of the picture it gave.
+    pub fn cost_micros(&self, delivered: Option<Size>, tokens: Tokens) -> i64 {
+        let picture = delivered.and_then(|size| self.cost.picture.get(&size).copied());
+        let million = 1_000_000;
+        picture
+            .unwrap_or(0)
+            .saturating_add(self.cost.input.saturating_mul(tokens.input) / million)
+            .saturating_add(self.cost.thought.saturating_mul(tokens.thought) / million)
     }
-}
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct File {
-    provider: String,
-    #[serde(default)]
-    models: BTreeMap<String, Entry>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Entry {
-    title: String,
-    kind: Kind,
-    location: String,
-    sizes: Vec<Size>,
-    ratios: Vec<AspectRatio>,
-    max_inputs: usize,
-    #[serde(default = "most_outputs")]
-    max_outputs: u32,
-    timeout_seconds: u64,
-    #[serde(deserialize_with = "toml_date")]
-    announced: Date,
-    #[serde(default, deserialize_with = "optional_toml_date")]
-    deprecated: Option<Date>,
-    #[serde(default, deserialize_with = "optional_toml_date")]
-    shut_down: Option<Date>,
-    successor: Option<String>,
-    cost_usd_micros: BTreeMap<String, i64>,
-    price: Vec<Price>,
-}
-
-fn most_outputs() -> u32 {
-    MAX_OUTPUTS
-}
-
-impl Entry {
-    fn into_model(self, id: String, provider: &str) -> Result<Model, String> {
-        let mut prices = self.price;
-        prices.sort_by_key(|price| std::cmp::Reverse(price.from));
-        if prices.is_empty() || self.sizes.is_empty() || self.ratios.is_empty() {
-            return Err("needs at least one price, one size and one ratio".to_owned());
-        }
-        for price in &prices {
-            for size in &self.sizes {
-                if !price.credits.contains_key(size.as_str()) {
-                    return Err(format!(
-                        "the price from {} has no credits for {size}",
-                        price.from
-                    ));
-                }
-            }
-        }
-        if !(1..=MAX_OUTPUTS).contains(&self.max_outputs) {
-            return Err(format!("max_outputs must be 1 to {MAX_OUTPUTS}"));
-        }
-        if !(1..=3600).contains(&self.timeout_seconds) {
-            return Err("timeout_seconds must be 1 to 3600".to_owned());
-        }
-        Ok(Model {
-            id,
-            title: self.title,
-            kind: self.kind,
-            provider: provider.to_owned(),
-            location: self.location,
-            sizes: self.sizes,
-            ratios: self.ratios,
-            max_inputs: self.max_inputs,
-            max_outputs: self.max_outputs,
-            timeout: Duration::from_secs(self.timeout_seconds),
-            announced: self.announced,
-            deprecated: self.deprecated,
-            shut_down: self.shut_down,
-            successor: self.successor,
-            prices,
-            cost: self.cost_usd_micros,
-        })
+    /// Its own lane; the others are fallbacks.
+    pub fn lane(&self) -> &Lane {
+        &self.lanes[0]
     }
-}
 
-fn from_toml(date: toml::value::Datetime) -> Option<Date> {
-    let date = date.date?;
-    let month = time::Month::try_from(date.month).ok()?;
-    Date::from_calendar_date(i32::from(date.year), month, date.day).ok()
-}
+    /// The lanes a job may use.
+    pub fn lanes(&self, fallback: bool) -> &[Lane] {
+        if fallback {
+            &self.lanes
+        } else {
+            &self.lanes[..1]
+        }
+    }
 
-fn toml_date<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Date, D::Error> {
-    from_toml(toml::value::Datetime::deserialize(deserializer)?)
-        .ok_or_else(|| serde::de::Error::custom("expected a date like 2026-10-06"))
-}
+    /// Where it stands in its life on a day.
+    pub fn stage(&self, today: Date) -> Stage {
+        match self.days_left(today) {
+            Some(..=0) => Stage::ShutDown,
+            Some(1..=60) => Stage::Ending,
+            _ if self.deprecated.is_some_and(|on| on <= today) => Stage::Deprecated,
+            _ => Stage::Current,
+        }
+    }
 
-fn optional_toml_date<'de, D: serde::Deserializer<'de>>(
-    deserializer: D,
-) -> Result<Option<Date>, D::Error> {
-    toml_date(deserializer).map(Some)
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
-fn iso_date<S: serde::Serializer>(date: &Date, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(date)
+    /// Days until it is shut down, where that is known.
+    pub fn days_left(&self, today: Date) -> Option<i64> {
+        Some((self.shut_down? - today).whole_days())
+    }
 }
 
 #[cfg(test)]
@@ -319,6 +308,12 @@ mod tests {
 
     use super::*;
     use crate::generation::image::{Format, ImageRequest};
+
+    const TODAY: Date = date!(2026 - 11 - 22);
+
+    fn catalog() -> Catalog {
+        Catalog::load(None, None).unwrap()
+    }
 
     fn request(size: Size, ratio: AspectRatio, outputs: u32) -> Generation {
         Generation::Image(ImageRequest {
@@ -335,34 +330,44 @@ mod tests {
 
     #[test]
     fn the_shipped_catalogue_is_whole() {
-        let catalog = Catalog::load(None).unwrap();
+        let catalog = catalog();
+        for dialect in Dialect::ALL {
+            let spoken = catalog.providers().any(|one| one.dialect == dialect);
+            assert!(spoken, "nobody who ships speaks {dialect:?}");
+        }
         for model in catalog.models() {
             for &size in &model.sizes {
-                assert!(
-                    model.price(size, date!(2026 - 11 - 22)).is_some(),
-                    "{}",
-                    model.id
-                );
-                assert!(model.cost_micros(size).is_some(), "{}", model.id);
-            }
-            if let Some(successor) = &model.successor {
-                assert!(
-                    catalog.get(successor).is_some(),
-                    "{} names an unknown successor",
-                    model.id
-                );
+                assert!(model.price(size, TODAY).is_some(), "{}", model.id);
+                let cost = model.cost_micros(Some(size), Tokens::default());
+                assert!(cost > 0, "{}", model.id);
             }
         }
     }
 
     #[test]
+    fn only_the_providers_that_are_wanted_are_offered() {
+        let wanted = ["openai".to_owned()];
+        let catalog = Catalog::load(None, Some(&wanted)).unwrap();
+        assert!(
+            catalog
+                .models()
+                .all(|model| model.lane().provider == "openai")
+        );
+        assert!(catalog.models().count() > 0);
+        let error = Catalog::load(None, Some(&["opnai".to_owned()])).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "PLATEN_PROVIDERS names opnai; there are gemini, interactions, openai, vertex"
+        );
+    }
+
+    #[test]
     fn a_quote_is_the_price_of_the_day_times_the_outputs() {
-        let catalog = Catalog::load(None).unwrap();
-        let quote = catalog
+        let quote = catalog()
             .quote(
                 "gemini-3-pro-image",
                 &request(Size::TwoK, AspectRatio::R4x5, 3),
-                date!(2026 - 11 - 22),
+                TODAY,
             )
             .unwrap();
         assert_eq!(
@@ -373,9 +378,8 @@ mod tests {
 
     #[test]
     fn what_a_model_cannot_do_is_said() {
-        let catalog = Catalog::load(None).unwrap();
-        let today = date!(2026 - 11 - 22);
-        let refused = |id: &str, generation| catalog.quote(id, &generation, today).unwrap_err();
+        let catalog = catalog();
+        let refused = |id: &str, generation| catalog.quote(id, &generation, TODAY).unwrap_err();
         assert!(matches!(
             refused("dall-e", request(Size::OneK, AspectRatio::Square, 1)),
             NotOffered::UnknownModel(_)
@@ -402,26 +406,43 @@ mod tests {
 
     #[test]
     fn a_model_that_was_shut_down_names_its_successor() {
-        let catalog = Catalog::load(None).unwrap();
-        let error = catalog
-            .offered("gemini-2.5-flash-image", date!(2027 - 03 - 15))
-            .unwrap_err();
+        let (catalog, late) = (catalog(), date!(2027 - 03 - 15));
+        let error = catalog.offered("gemini-2.5-flash-image", late).unwrap_err();
         assert_eq!(
             error.to_string(),
             "gemini-2.5-flash-image was shut down on 2027-03-15; its successor is gemini-nano-banana-2.1"
         );
+        let successor = catalog.offered_or_successor("gemini-2.5-flash-image", late);
+        assert_eq!(successor.unwrap().id, "gemini-nano-banana-2.1");
     }
 
     #[test]
-    fn a_mistake_names_its_file() {
-        let error = Catalog::parse([(
-            "mine.toml".to_owned(),
-            "provider = 'x'\n[models.y]\ncolour = 1".to_owned(),
-        )])
-        .unwrap_err();
-        assert!(
-            error.to_string().starts_with("models/mine.toml: "),
-            "{error}"
+    fn a_model_ages_by_the_day() {
+        let catalog = catalog();
+        let model = catalog.get("gemini-2.5-flash-image").unwrap();
+        for (day, stage) in [
+            (date!(2026 - 09 - 17), Stage::Current),
+            (date!(2026 - 09 - 18), Stage::Deprecated),
+            (date!(2027 - 01 - 14), Stage::Ending),
+            (date!(2027 - 03 - 14), Stage::Ending),
+            (date!(2027 - 03 - 15), Stage::ShutDown),
+        ] {
+            assert_eq!(model.stage(day), stage, "{day}");
+        }
+    }
+
+    #[test]
+    fn a_refused_call_costs_what_was_metered() {
+        let catalog = catalog();
+        let model = catalog.get("gemini-3-pro-image").unwrap();
+        let tokens = Tokens {
+            input: 1_119,
+            thought: 240,
+        };
+        assert_eq!(model.cost_micros(None, tokens), 2_238 + 2_880);
+        assert_eq!(
+            model.cost_micros(Some(Size::TwoK), Tokens::default()),
+            134_000
         );
     }
 }

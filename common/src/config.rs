@@ -12,6 +12,8 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 
+use crate::catalog::{Catalog, CatalogError};
+
 /// Every variable Platen reads, and what happens without it.
 pub const VARIABLES: &[(&str, &str)] = &[
     (
@@ -27,9 +29,12 @@ pub const VARIABLES: &[(&str, &str)] = &[
         "Redis 7 or newer; without it `platen up` starts its own",
     ),
     (
-        "GOOGLE_CLOUD_PROJECT",
-        "project whose Vertex AI is called; without it `platen up` starts a fake",
+        "PLATEN_PROVIDERS",
+        "whose models are offered, separated by commas; default vertex, or everyone in PLATEN_MODELS",
     ),
+    ("GOOGLE_CLOUD_PROJECT", "project whose Vertex AI is called"),
+    ("GEMINI_API_KEY", "key of the Gemini Developer API"),
+    ("OPENAI_API_KEY", "key of OpenAI"),
     (
         "PLATEN_BUCKET",
         "folder objects are kept in; default ./data/bucket",
@@ -66,10 +71,6 @@ pub const VARIABLES: &[(&str, &str)] = &[
         "PLATEN_MODELS",
         "folder of model files that replaces the shipped catalogue",
     ),
-    (
-        "PLATEN_VERTEX_URL",
-        "base URL that replaces Google's, for proxies",
-    ),
     ("PLATEN_LOG", "what is logged, as in RUST_LOG; default info"),
     ("PLATEN_LOG_FORMAT", "text or json; default text"),
 ];
@@ -99,7 +100,7 @@ pub struct Config {
     pub slots: usize,
     pub timing: Timing,
     pub models: Option<PathBuf>,
-    pub vertex: Option<Vertex>,
+    pub providers: Providers,
 }
 
 /// How often things happen. Tests shorten them.
@@ -113,6 +114,11 @@ pub struct Timing {
     pub reap_every: Duration,
     /// First and longest delay before a job is tried again.
     pub retry: (Duration, Duration),
+    /// How long an answer may pause while it is read.
+    pub idle: Duration,
+    /// First and longest delay between two looks at work a provider does in the background.
+    pub poll: (Duration, Duration),
+    pub lanes: LaneTiming,
     /// How long a stopping worker waits for its jobs; longer than any model may take, or they would count as crashed.
     pub grace: Duration,
 }
@@ -124,25 +130,40 @@ impl Default for Timing {
             dispatch_every: Duration::from_millis(200),
             reap_every: Duration::from_secs(1),
             retry: (Duration::from_secs(1), Duration::from_mins(1)),
+            idle: Duration::from_secs(30),
+            poll: (Duration::from_secs(1), Duration::from_secs(10)),
+            lanes: LaneTiming {
+                closed: (Duration::from_secs(5), Duration::from_mins(1)),
+                throttled: (Duration::from_millis(250), Duration::from_secs(30)),
+            },
             grace: Duration::from_secs(190),
         }
     }
 }
 
-/// Whose Vertex AI is called.
-#[derive(Clone, Debug)]
-pub struct Vertex {
-    pub project: String,
-    /// Replaces Google's own address.
-    pub base_url: Option<String>,
-    /// A fake, started by `platen up`: no credentials are used and its pictures are marked.
-    pub synthetic: bool,
+/// How long a lane lets nobody in: first and longest.
+#[derive(Clone, Copy, Debug)]
+pub struct LaneTiming {
+    /// After faults, until it is probed. What only people can mend is probed six times more rarely.
+    pub closed: (Duration, Duration),
+    /// When its provider says that even one call at a time is too many.
+    pub throttled: (Duration, Duration),
+}
+
+/// Whose models are called. Keys are read when a worker starts, from the variables the catalogue names.
+#[derive(Clone, Debug, Default)]
+pub struct Providers {
+    pub wanted: Option<Vec<String>>,
+    pub google_project: Option<String>,
+    /// Base URL of a fake that plays every vendor, started by `platen up`: no credentials are used, no AI model is
+    /// called, and pictures are marked. Never read from the environment.
+    pub fake: Option<String>,
 }
 
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     #[error("{name} is not usable: {problem}")]
-    Unusable { name: &'static str, problem: String },
+    Unusable { name: String, problem: String },
     #[error("{name} is missing: {needed}")]
     Missing {
         name: &'static str,
@@ -156,7 +177,6 @@ impl Config {
     /// Reads the environment.
     pub fn from_env() -> Result<Self, ConfigError> {
         refuse_unknown(env::vars_os().filter_map(|(name, _)| name.into_string().ok()))?;
-        let vertex_url = text("PLATEN_VERTEX_URL")?;
         Ok(Self {
             database_url: text("DATABASE_URL")?.map(SecretString::from),
             owner_url: text("DATABASE_OWNER_URL")?.map(SecretString::from),
@@ -166,12 +186,7 @@ impl Config {
             signing_key: signing_key()?,
             listen: parsed("PLATEN_LISTEN")?.unwrap_or(API),
             metrics_listen: parsed("PLATEN_METRICS_LISTEN")?.unwrap_or(METRICS),
-            cors_origins: text("PLATEN_CORS_ORIGINS")?.map_or_else(Vec::new, |list| {
-                list.split(',')
-                    .map(|origin| origin.trim().to_owned())
-                    .filter(|origin| !origin.is_empty())
-                    .collect()
-            }),
+            cors_origins: list("PLATEN_CORS_ORIGINS")?.unwrap_or_default(),
             slots: within("PLATEN_SLOTS", 1, 500)?
                 .map_or(16, |slots| usize::try_from(slots).unwrap_or(16)),
             timing: Timing {
@@ -179,12 +194,24 @@ impl Config {
                 ..Timing::default()
             },
             models: text("PLATEN_MODELS")?.map(PathBuf::from),
-            vertex: text("GOOGLE_CLOUD_PROJECT")?.map(|project| Vertex {
-                project,
-                base_url: vertex_url.clone(),
-                synthetic: false,
-            }),
+            providers: Providers {
+                wanted: list("PLATEN_PROVIDERS")?,
+                google_project: text("GOOGLE_CLOUD_PROJECT")?,
+                fake: None,
+            },
         })
+    }
+
+    /// The models that are offered. Vertex AI comes first: of the shipped catalogue it is the only one nobody asked for.
+    pub fn catalog(&self) -> Result<Catalog, CatalogError> {
+        let by_default = ["vertex".to_owned()];
+        let Providers { wanted, fake, .. } = &self.providers;
+        let wanted = match wanted {
+            Some(wanted) => Some(&wanted[..]),
+            None if self.models.is_none() && fake.is_none() => Some(&by_default[..]),
+            None => None,
+        };
+        Catalog::load(self.models.as_deref(), wanted)
     }
 
     pub fn database_url(&self) -> Result<&SecretString, ConfigError> {
@@ -219,20 +246,35 @@ fn signing_key() -> Result<Option<SecretString>, ConfigError> {
     const NAME: &str = "PLATEN_SIGNING_KEY";
     match text(NAME)? {
         Some(key) if key.len() < 32 => Err(ConfigError::Unusable {
-            name: NAME,
+            name: NAME.to_owned(),
             problem: "it has fewer than 32 characters".to_owned(),
         }),
         key => Ok(key.map(SecretString::from)),
     }
 }
 
+/// A secret whose variable the catalogue names.
+pub fn secret(name: &str) -> Result<Option<SecretString>, ConfigError> {
+    Ok(text(name)?.map(SecretString::from))
+}
+
+/// Names separated by commas.
+fn list(name: &str) -> Result<Option<Vec<String>>, ConfigError> {
+    Ok(text(name)?.map(|list| {
+        list.split(',')
+            .map(|item| item.trim().to_owned())
+            .filter(|item| !item.is_empty())
+            .collect()
+    }))
+}
+
 /// The value of `name`, or of the file that `name_FILE` names. Empty is missing.
-fn text(name: &'static str) -> Result<Option<String>, ConfigError> {
+fn text(name: &str) -> Result<Option<String>, ConfigError> {
     let value = match env::var(format!("{name}_FILE")) {
         Ok(file) => std::fs::read_to_string(&file)
             .map(|text| text.trim_end().to_owned())
             .map_err(|error| ConfigError::Unusable {
-                name,
+                name: name.to_owned(),
                 problem: format!("{file} cannot be read: {error}"),
             })?,
         Err(_) => env::var(name).unwrap_or_default(),
@@ -248,7 +290,7 @@ fn parsed<T: FromStr<Err: std::fmt::Display>>(
             value
                 .parse()
                 .map_err(|error: T::Err| ConfigError::Unusable {
-                    name,
+                    name: name.to_owned(),
                     problem: format!("{value:?}: {error}"),
                 })
         })
@@ -258,7 +300,7 @@ fn parsed<T: FromStr<Err: std::fmt::Display>>(
 fn within(name: &'static str, least: u64, most: u64) -> Result<Option<u64>, ConfigError> {
     match parsed(name)? {
         Some(value) if !(least..=most).contains(&value) => Err(ConfigError::Unusable {
-            name,
+            name: name.to_owned(),
             problem: format!("{value} is not within {least} to {most}"),
         }),
         value => Ok(value),

@@ -2,17 +2,27 @@
 //!
 //! Postgres knows every queued job; the ring in Redis holds only the next few. The api rings a job it has just
 //! admitted, so that an idle system starts it at once; every worker tops the ring up, so that a lost ring, a
-//! backlog, a retry that is due or an emptied Redis need nothing else. Neither keeps any state. A worker that
-//! pops an id claims the job: read the worker's `tasks/generate.rs` next.
+//! backlog, a retry that is due or an emptied Redis need nothing else. Neither keeps any state, and neither rings
+//! for a job whose lanes are closed. A worker that pops an id claims the job: read the worker's
+//! `tasks/generate.rs` next.
 
 use sqlx::PgPool;
 
-use crate::job::{self, Job};
-use crate::queue::{Ring, RingError};
+use crate::catalog::Catalog;
+use crate::job::{self, Job, Open};
+use crate::queue::{Lanes, Ring, RingError, lanes};
 
-/// Rings for a job that was just admitted. Loses nothing when it fails: the next top-up finds the job.
-pub async fn ring_new(ring: &Ring, job: &Job) {
-    if let Err(error) = ring.ring(&[(job.id, job.turn)]).await {
+/// Rings for a job that was just admitted, unless its lanes are closed. Loses nothing when it fails: a top-up
+/// finds the job.
+pub async fn ring_new(ring: &Ring, lanes: &Lanes, catalog: &Catalog, job: &Job) {
+    let rung = async {
+        let mut open = lanes::open(catalog, &lanes.states(catalog).await?);
+        if open.admit(&job.model, job.fallback) {
+            ring.ring(&[(job.id, job.turn)]).await?;
+        }
+        Ok::<(), RingError>(())
+    };
+    if let Err(error) = rung.await {
         tracing::debug!(job.id = %job.id, %error, "The ring failed; a worker's dispatcher will ring for the job");
     }
 }
@@ -33,11 +43,12 @@ pub async fn top_up(
     ring: &Ring,
     worker: &str,
     slots: usize,
+    open: &Open,
 ) -> Result<usize, TopUpError> {
     let target = ring.announce(worker, slots).await?;
     if target.room == 0 {
         return Ok(0);
     }
-    let due = job::store::due(pool, target.size).await?;
+    let due = job::store::due(pool, target.size, open).await?;
     Ok(ring.ring(&due).await?)
 }

@@ -13,6 +13,8 @@
 
 pub mod store;
 
+use std::collections::HashMap;
+
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use utoipa::ToSchema;
@@ -102,6 +104,10 @@ pub struct Job {
     pub cost: Cost,
     pub n_requested: i32,
     pub n_delivered: i32,
+    /// Whether it may be made on another lane than its model's own.
+    pub fallback: bool,
+    /// The model asked for, where its successor was taken instead.
+    pub switched_from: Option<String>,
     pub created_at: OffsetDateTime,
     pub started_at: Option<OffsetDateTime>,
     pub finished_at: Option<OffsetDateTime>,
@@ -124,6 +130,40 @@ pub struct Cost {
     pub refunded: Credits,
 }
 
+/// How many jobs of each model may be started: of those that may leave their model's own lane, and of those that may
+/// not. A model that is not named has no bound.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Open(HashMap<String, (usize, usize)>);
+
+impl Open {
+    pub fn new(rooms: impl IntoIterator<Item = (String, (usize, usize))>) -> Self {
+        Self(rooms.into_iter().collect())
+    }
+
+    /// Whether a job may be started; makes the room smaller by it.
+    pub fn admit(&mut self, model: &str, fallback: bool) -> bool {
+        let Some((anywhere, at_home)) = self.0.get_mut(model) else {
+            return true;
+        };
+        let room = if fallback { &*anywhere } else { &*at_home };
+        let admitted = *room > 0;
+        if admitted {
+            *anywhere = anywhere.saturating_sub(1);
+            *at_home = at_home.saturating_sub(1);
+        }
+        admitted
+    }
+
+    /// The models none of whose jobs may be started: anywhere, and at home.
+    pub fn closed(&self) -> (Vec<String>, Vec<String>) {
+        let closed = |room: fn(&(usize, usize)) -> usize| {
+            let models = self.0.iter().filter(|(_, rooms)| room(rooms) == 0);
+            models.map(|(model, _)| model.clone()).collect()
+        };
+        (closed(|rooms| rooms.0), closed(|rooms| rooms.1))
+    }
+}
+
 /// A job claimed by a worker: the right to work on it until the lease runs out. Every write names the fence.
 #[derive(Clone, Debug)]
 pub struct Claimed {
@@ -133,9 +173,8 @@ pub struct Claimed {
     pub model: String,
     pub request_id: String,
     pub n_requested: i32,
-    pub calls_started: i32,
-    pub max_calls: i32,
-    pub deadline: OffsetDateTime,
+    /// Whether it may be made on another lane than its model's own.
+    pub fallback: bool,
     /// Seconds between the moment the job could first run and this claim.
     pub waited_seconds: f64,
     /// Seconds until the deadline, on the database's clock.

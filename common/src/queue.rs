@@ -1,9 +1,12 @@
-//! Redis, the doorbell: one sorted set of job ids, lowest turn first; beside it only who rings and how full it is kept.
+//! Redis, the doorbell: one sorted set of job ids, lowest turn first; beside it who rings, how full it is kept, and
+//! what workers tell each other of the lanes.
 //!
 //! Ringing twice is ringing once, and a lost ring costs a re-ring ([`crate::dispatch`]), so Redis may be
-//! emptied at any moment. [`Ring`] adds ids; [`Doorbell`] is the apalis `Backend` that pops them.
+//! emptied at any moment. [`Ring`] adds ids; [`Doorbell`] is the apalis `Backend` that pops them; [`Lanes`] holds
+//! back what a provider does not bear.
 
 mod doorbell;
+pub mod lanes;
 
 use std::time::Duration;
 
@@ -11,6 +14,7 @@ use redis::aio::{ConnectionManager, ConnectionManagerConfig};
 use redis::{Client, RedisError, Script};
 
 pub use doorbell::{Ding, Doorbell, DoorbellConfig};
+pub use lanes::Lanes;
 
 use crate::id::JobId;
 
@@ -27,6 +31,8 @@ const WORKER_FORGOTTEN: Duration = Duration::from_secs(3);
 /// Names of the keys; tests that share a Redis use a name each.
 #[derive(Clone, Debug)]
 struct Keys {
+    /// What all of them begin with.
+    name: String,
     /// Sorted set: job id, scored by turn.
     ring: String,
     /// Sorted set: `worker|slots`, scored by when it was last heard of.
@@ -38,6 +44,7 @@ struct Keys {
 impl Keys {
     fn new(name: &str) -> Self {
         Self {
+            name: name.to_owned(),
             ring: format!("{name}:ring"),
             workers: format!("{name}:workers"),
             target: format!("{name}:target"),

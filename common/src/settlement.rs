@@ -14,6 +14,7 @@ use std::time::Duration;
 use sqlx::{PgConnection, PgPool, Postgres, Transaction};
 
 use crate::artifact::{self, Artifact};
+use crate::call;
 use crate::credits::{Credits, InvalidCredits};
 use crate::database::{self, NotOneRow};
 use crate::id::{JobId, TenantId};
@@ -121,24 +122,47 @@ pub async fn retry(
     delay: Duration,
     failure: &Failure,
 ) -> Result<Settled, SettlementError> {
-    let (mut transaction, job) = match open(pool, lease).await? {
-        Ok(opened) => opened,
-        Err(settled) => return Ok(settled),
-    };
     let outcome = Some((failure.class, failure.plain_words()));
-    job::store::requeue(
+    requeue(pool, lease, delay, outcome).await
+}
+
+/// Gives a job back to the queue without an outcome: its lanes are closed, or a provider still works on it.
+pub async fn put_back(
+    pool: &PgPool,
+    lease: Lease,
+    delay: Duration,
+) -> Result<Settled, SettlementError> {
+    requeue(pool, lease, delay, None).await
+}
+
+/// No money moves, so the tenant's wallet is not locked: many workers may do this at once.
+async fn requeue(
+    pool: &PgPool,
+    lease: Lease,
+    delay: Duration,
+    outcome: Option<(Class, &str)>,
+) -> Result<Settled, SettlementError> {
+    let mut transaction = database::begin_for(pool, lease.tenant).await?;
+    let requeued = job::store::requeue(
         &mut transaction,
         &Requeue {
-            id: job.id,
-            fence: job.fence,
+            id: lease.job,
+            fence: lease.fence,
             delay,
             crashed: false,
             outcome,
         },
     )
-    .await??;
-    transaction.commit().await?;
-    Ok(Settled::Requeued)
+    .await?;
+    if requeued.is_ok() {
+        transaction.commit().await?;
+        return Ok(Settled::Requeued);
+    }
+    Ok(match job::store::get(&mut transaction, lease.job).await? {
+        None => Settled::Nothing,
+        Some(job) if job.state.is_terminal() => Settled::Already(job.state),
+        Some(_) => Settled::Fenced,
+    })
 }
 
 /// What a request to cancel came to.
@@ -318,7 +342,7 @@ async fn finish(
     Ok(Settled::Ended(state))
 }
 
-/// Resolves the hold and ends the locked, open job.
+/// Resolves the hold and ends the locked, open job, and with it the calls nobody will hear of any more.
 async fn end(
     connection: &mut PgConnection,
     job: &Job,
@@ -355,5 +379,6 @@ async fn end(
         released: resolution.released,
     };
     job::store::end(connection, &row).await??;
+    call::store::abandon(connection, job.id).await?;
     Ok(state)
 }

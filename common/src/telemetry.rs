@@ -6,14 +6,17 @@
 use std::sync::LazyLock;
 
 use prometheus::{
-    Encoder, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder,
+    Encoder, GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry,
+    TextEncoder,
 };
 use sqlx::PgPool;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-use crate::job;
+use crate::catalog::Catalog;
+use crate::queue::lanes::{LaneState, Why};
+use crate::{call, job};
 
 /// Metrics of this process.
 static REGISTRY: LazyLock<Registry> = LazyLock::new(Registry::new);
@@ -40,19 +43,88 @@ pub static CALL_SECONDS: LazyLock<HistogramVec> = LazyLock::new(|| {
 
 /// Calls to providers that have not been answered yet.
 pub static CALLS_IN_FLIGHT: LazyLock<IntGaugeVec> = LazyLock::new(|| {
-    let gauge = IntGaugeVec::new(
-        Opts::new(
-            "platen_calls_in_flight",
-            "Calls to a provider that are not answered yet.",
-        ),
+    gauge(
+        "platen_calls_in_flight",
+        "Calls to a provider that are not answered yet.",
         &["model"],
     )
+});
+
+/// Calls a lane lets in at once, as all workers together have learned it.
+static LANE_LIMIT: LazyLock<GaugeVec> = LazyLock::new(|| {
+    let limit = GaugeVec::new(
+        Opts::new("platen_lane_limit", "Calls a lane lets in at once."),
+        &["lane"],
+    )
     .expect("a valid metric");
+    REGISTRY
+        .register(Box::new(limit.clone()))
+        .expect("registered once");
+    limit
+});
+
+/// Calls in flight on a lane, of all workers together.
+static LANE_CALLS: LazyLock<IntGaugeVec> = LazyLock::new(|| {
+    gauge(
+        "platen_lane_calls",
+        "Calls in flight on a lane, of all workers together.",
+        &["lane"],
+    )
+});
+
+/// 1 where a lane is closed or pauses, by what it was answered.
+static LANE_CLOSED: LazyLock<IntGaugeVec> = LazyLock::new(|| {
+    gauge(
+        "platen_lane_closed",
+        "Whether a lane lets nobody in, by what it was answered.",
+        &["lane", "outcome"],
+    )
+});
+
+/// When a model is shut down.
+static SHUT_DOWN: LazyLock<IntGaugeVec> = LazyLock::new(|| {
+    gauge(
+        "platen_model_shutdown_timestamp_seconds",
+        "When a model on offer is shut down, where that is known.",
+        &["model"],
+    )
+});
+
+fn gauge(name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
+    let gauge = IntGaugeVec::new(Opts::new(name, help), labels).expect("a valid metric");
     REGISTRY
         .register(Box::new(gauge.clone()))
         .expect("registered once");
     gauge
-});
+}
+
+/// How the lanes stand. Every worker tells the same: they share what they know.
+pub fn lanes(states: &[LaneState]) {
+    // A lane that opened has no reason any more.
+    LANE_CLOSED.reset();
+    for state in states {
+        let lane = state.lane.to_string();
+        LANE_LIMIT.with_label_values(&[&lane]).set(state.limit);
+        LANE_CALLS.with_label_values(&[&lane]).set(state.in_flight);
+        let (outcome, closed) = match state.pause.map(|pause| pause.why) {
+            Some(Why::Answers(class)) => (class.as_str(), 1),
+            _ => ("none", 0),
+        };
+        LANE_CLOSED
+            .with_label_values(&[lane.as_str(), outcome])
+            .set(closed);
+    }
+}
+
+/// When the models on offer are shut down.
+pub fn lifecycle(catalog: &Catalog) {
+    for model in catalog.models() {
+        if let Some(day) = model.shut_down {
+            let at = day.midnight().assume_utc().unix_timestamp();
+            SHUT_DOWN.with_label_values(&[&model.id]).set(at);
+        }
+    }
+}
 
 /// Seconds the api took to answer, by route.
 pub static HTTP_SECONDS: LazyLock<HistogramVec> = LazyLock::new(|| {
@@ -93,6 +165,12 @@ pub const NAMES: &[&str] = &[
     "platen_credits_held",
     "platen_credits_captured_total",
     "platen_credits_released_total",
+    "platen_provider_calls_total",
+    "platen_provider_cost_usd_micros_total",
+    "platen_lane_limit",
+    "platen_lane_calls",
+    "platen_lane_closed",
+    "platen_model_shutdown_timestamp_seconds",
 ];
 
 /// This process's metrics, as Prometheus text.
@@ -148,6 +226,29 @@ pub async fn billing(pool: &PgPool) -> sqlx::Result<String> {
         &["model"],
     );
 
+    let calls = counter(
+        "platen_provider_calls_total",
+        "Calls to providers by how they ended; `unknown` is possibly billed to us.",
+        &["provider", "model", "outcome"],
+    );
+    let cost = counter(
+        "platen_provider_cost_usd_micros_total",
+        "What calls cost us, in millionths of a US dollar; of `unknown`, what they may have cost.",
+        &["provider", "model", "outcome"],
+    );
+
+    for total in call::store::totals(pool).await? {
+        let labels = [
+            total.provider.as_str(),
+            total.model.as_str(),
+            total.outcome.as_str(),
+        ];
+        calls
+            .with_label_values(&labels)
+            .inc_by(total.calls.unsigned_abs());
+        cost.with_label_values(&labels)
+            .inc_by(total.cost_micros.unsigned_abs());
+    }
     for total in job::store::totals(pool).await? {
         let model = total.model.as_str();
         captured

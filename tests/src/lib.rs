@@ -1,9 +1,10 @@
-//! The harness: the whole pipeline in one process, against real servers, with the fake Vertex AI over real HTTP.
+//! The harness: the whole pipeline in one process, against real servers, with fake vendors over real HTTP.
 //!
 //! [`Pipeline`] starts an api and a worker on a database of its own. Every test ends with
 //! [`Pipeline::close`], which closes the books: no invariant may be broken, whatever the test did.
 #![expect(clippy::unwrap_used, reason = "a harness fails loudly")]
 
+pub mod models;
 pub mod pipeline;
 pub mod servers;
 

@@ -1,17 +1,21 @@
 //! An api, a worker and a fake Vertex AI on a database of their own.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cli::admin;
-use common::config::{Config, Timing, Vertex};
+use common::config::{Config, LaneTiming, Providers, Timing};
 use common::credits::Credits;
 use common::database::{self, Role};
 use common::id::TenantId;
+use common::queue::lanes::LaneState;
+use common::queue::{Lanes, Ring};
 use common::{admission, verify};
+use fakes::Fake;
 use reqwest::{Client, Method, RequestBuilder, StatusCode};
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
 use sqlx::PgPool;
 use tokio::net::TcpListener;
@@ -21,7 +25,7 @@ use tokio_util::task::TaskTracker;
 use crate::servers::TestServers;
 
 /// How a pipeline starts.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Options {
     /// Credits of the first tenant.
     pub credits: i64,
@@ -31,6 +35,10 @@ pub struct Options {
     pub lease: Duration,
     /// First and longest delay before a job is tried again.
     pub retry: (Duration, Duration),
+    /// Files that replace the shipped catalogue.
+    pub models: Option<PathBuf>,
+    /// Base URL of the vendors, where it is not the pipeline's own fake.
+    pub vendors: Option<String>,
 }
 
 impl Default for Options {
@@ -41,6 +49,8 @@ impl Default for Options {
             slots: 8,
             lease: Duration::from_secs(3),
             retry: (Duration::from_millis(20), Duration::from_millis(200)),
+            models: None,
+            vendors: None,
         }
     }
 }
@@ -51,7 +61,7 @@ pub struct Pipeline {
     pub metrics_url: String,
     pub tenant: TenantId,
     pub key: String,
-    pub fake: fakes::vertex::Vertex,
+    pub fake: Fake,
     pub config: Config,
     pub servers: TestServers,
     pub database: String,
@@ -93,9 +103,7 @@ impl Pipeline {
             rustls::crypto::aws_lc_rs::default_provider().install_default();
         let database = servers.create_database().await;
         let bucket = tempfile::tempdir().unwrap();
-        let fake = fakes::vertex::Vertex::start(fakes::vertex::Options::default())
-            .await
-            .unwrap();
+        let fake = Fake::start(fakes::Options::default()).await.unwrap();
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let config = Config {
             database_url: Some(SecretString::from(servers.runtime_url(&database))),
@@ -112,15 +120,21 @@ impl Pipeline {
                 lease: options.lease,
                 reap_every: Duration::from_millis(200),
                 retry: options.retry,
+                idle: Duration::from_secs(1),
+                poll: (Duration::from_millis(50), Duration::from_millis(300)),
+                lanes: LaneTiming {
+                    closed: (Duration::from_millis(500), Duration::from_secs(2)),
+                    throttled: (Duration::from_millis(50), Duration::from_millis(500)),
+                },
                 grace: Duration::from_secs(10),
                 ..Timing::default()
             },
-            models: None,
-            vertex: Some(Vertex {
-                project: "test".to_owned(),
-                base_url: Some(fake.base_url()),
-                synthetic: true,
-            }),
+            models: options.models,
+            providers: Providers {
+                wanted: None,
+                google_project: None,
+                fake: Some(options.vendors.unwrap_or_else(|| fake.base_url())),
+            },
         };
         let runtime = servers.runtime_url(&database);
         let pool = database::connect(&runtime, Role::Api, 2).await.unwrap();
@@ -224,7 +238,11 @@ impl Pipeline {
 
     /// Waits until a job has ended.
     pub async fn ended(&self, id: &str) -> Value {
-        self.until(Duration::from_secs(30), async || {
+        self.ended_within(id, Duration::from_secs(30)).await
+    }
+
+    pub async fn ended_within(&self, id: &str, within: Duration) -> Value {
+        self.until(within, async || {
             let job = self.job(id).await;
             (!matches!(job["state"].as_str(), Some("queued" | "running"))).then_some(job)
         })
@@ -241,6 +259,17 @@ impl Pipeline {
             assert!(started.elapsed() < within, "waited {within:?} in vain");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
+    }
+
+    /// How the lane of a model stands.
+    pub async fn lane(&self, model: &str) -> LaneState {
+        let redis = self.config.redis_url().unwrap().expose_secret();
+        let ring = Ring::new(redis, &self.config.queue).unwrap();
+        let lanes = Lanes::new(&ring, self.config.timing.lanes);
+        let catalog = self.config.catalog().unwrap();
+        let states = lanes.states(&catalog).await.unwrap().into_iter();
+        let mut own = states.filter(|state| state.lane == *catalog.get(model).unwrap().lane());
+        own.next().unwrap()
     }
 
     /// The bytes behind a link.

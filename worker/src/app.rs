@@ -1,14 +1,15 @@
 //! What every task of a worker works with, and the worker's start.
 
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use anyhow::Context;
 use common::bucket::Bucket;
 use common::catalog::Catalog;
-use common::config::{Config, ConfigError, Timing};
+use common::config::{Config, Timing};
 use common::database::{self, Role};
-use common::queue::Ring;
+use common::job::Open;
+use common::queue::{Lanes, Ring};
 use secrecy::ExposeSecret;
 use sqlx::PgPool;
 use tokio::sync::Semaphore;
@@ -24,6 +25,8 @@ pub struct App {
     pub name: String,
     pub pool: PgPool,
     pub ring: Ring,
+    pub lanes: Lanes,
+    open: RwLock<Open>,
     pub bucket: Bucket,
     pub catalog: Arc<Catalog>,
     pub providers: Providers,
@@ -40,13 +43,13 @@ pub struct App {
 }
 
 impl App {
-    /// Connects to everything the configuration names. Redis may be away; Postgres and a provider must be there.
+    /// Connects to everything the configuration names. Redis may be away; Postgres and what the providers need must
+    /// be there.
     pub async fn connect(config: &Config) -> anyhow::Result<Self> {
-        let vertex = config.vertex.as_ref().ok_or(ConfigError::Missing {
-            name: "GOOGLE_CLOUD_PROJECT",
-            needed: "the project whose Vertex AI this worker calls; only `platen up` may start a fake in its place",
-        })?;
+        let catalog = config.catalog()?;
+        let providers = Providers::new(&catalog, config)?;
         let redis_url = config.redis_url()?.expose_secret();
+        let ring = Ring::new(redis_url, &config.queue).context("REDIS_URL is not usable")?;
         // Every slot may want a connection, and the schedules want theirs.
         let connections = u32::try_from(config.slots).unwrap_or(u32::MAX).clamp(4, 28) + 4;
         Ok(Self {
@@ -58,10 +61,12 @@ impl App {
             )
             .await
             .context("cannot reach Postgres")?,
-            ring: Ring::new(redis_url, &config.queue).context("REDIS_URL is not usable")?,
+            lanes: Lanes::new(&ring, config.timing.lanes),
+            ring,
+            open: RwLock::default(),
             bucket: Bucket::local(config.bucket(), config.signing_key()?.clone())?,
-            catalog: Arc::new(Catalog::load(config.models.as_deref())?),
-            providers: Providers::new(vertex)?,
+            providers,
+            catalog: Arc::new(catalog),
             darkroom: Darkroom::new(
                 std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
             ),
@@ -72,6 +77,18 @@ impl App {
             redis_away: AtomicBool::new(false),
             tasks: TaskTracker::new(),
         })
+    }
+
+    /// How many jobs of each model may be started, as last seen.
+    pub fn open(&self) -> Open {
+        self.open
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    pub fn set_open(&self, open: Open) {
+        *self.open.write().unwrap_or_else(PoisonError::into_inner) = open;
     }
 }
 

@@ -7,6 +7,7 @@
 //! | [`renew_leases`] | three times a lease | keeps what this worker works on |
 //! | [`reap`] | every second | takes jobs from workers whose lease ran out |
 //! | [`expire`] | every second | ends jobs whose deadline has passed |
+//! | [`warn_of_shutdowns`] | daily | says which models end soon |
 //!
 //! Any number of workers run all of them at once; none needs a leader, for each effect is one guarded write.
 
@@ -15,6 +16,7 @@ mod generate;
 mod reap;
 mod renew_leases;
 mod top_up_ring;
+mod warn_of_shutdowns;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::app::App;
 
+const A_DAY: Duration = Duration::from_hours(24);
 /// Restarts of the apalis worker that are survived; more than this is a fault that a new process must end.
 const MOST_RESTARTS: usize = 100;
 
@@ -36,6 +39,7 @@ pub async fn run(app: Arc<App>, stop: CancellationToken) -> anyhow::Result<()> {
     every(&app, timing.lease / 3, &schedules, renew_leases::run);
     every(&app, timing.reap_every, &stop, reap::run);
     every(&app, timing.reap_every, &stop, expire::run);
+    every(&app, A_DAY, &stop, warn_of_shutdowns::run);
 
     let doorbell = DoorbellConfig {
         ring: app.ring.clone(),

@@ -30,6 +30,10 @@ pub struct JobView {
     pub kind: Kind,
     #[schema(example = "gemini-3-pro-image")]
     pub model: String,
+    /// The model asked for, where that was shut down and its successor was taken.
+    pub switched_from: Option<String>,
+    /// Whether it may be made elsewhere when the model's own place is closed or full.
+    pub fallback: bool,
     #[schema(inline)]
     pub state: State,
     pub name: Option<String>,
@@ -91,6 +95,8 @@ impl JobView {
             id: job.id,
             kind: job.kind,
             model: job.model.clone(),
+            switched_from: job.switched_from.clone(),
+            fallback: job.fallback,
             state: job.state,
             name: job.name.clone(),
             metadata: job.metadata.clone(),

@@ -5,7 +5,7 @@ pub mod list;
 
 use std::collections::BTreeMap;
 
-use common::catalog::Model;
+use common::catalog::{Model, Stage};
 use common::credits::Credits;
 use common::generation::Kind;
 use common::generation::image::{AspectRatio, Size, pixels};
@@ -29,12 +29,18 @@ pub struct ModelView {
     pub provider: String,
     /// Where the provider runs it.
     pub location: String,
+    /// Where it is made when that place is closed or full, in this order, unless a job forbids it:
+    /// provider, project, location and model.
+    #[schema(example = json!(["vertex/us/gemini-3-pro-image"]))]
+    pub fallbacks: Vec<String>,
     #[schema(value_type = Vec<String>)]
     pub sizes: Vec<Size>,
     #[schema(value_type = Vec<String>)]
     pub aspect_ratios: Vec<AspectRatio>,
     /// Most pictures to work from.
     pub max_inputs: usize,
+    /// Largest single one, in bytes.
+    pub max_input_bytes: usize,
     /// Most pictures a job may ask for.
     pub max_outputs: u32,
     /// Width and height, by ratio and size. Pictures have exactly these.
@@ -59,7 +65,8 @@ pub struct PriceView {
     #[schema(example = "2026-05-28")]
     pub version: String,
     /// Credits for one delivered picture, by size.
-    pub credits: BTreeMap<String, Credits>,
+    #[schema(value_type = HashMap<String, Credits>)]
+    pub credits: BTreeMap<&'static str, Credits>,
 }
 
 /// How long a model is offered.
@@ -67,6 +74,8 @@ pub struct PriceView {
 pub struct Lifecycle {
     /// Whether jobs are accepted today.
     pub offered: bool,
+    #[schema(inline)]
+    pub stage: Stage,
     #[schema(format = Date)]
     pub announced: String,
     #[schema(format = Date)]
@@ -93,19 +102,26 @@ impl ModelView {
             id: model.id.clone(),
             title: model.title.clone(),
             kind: model.kind,
-            provider: model.provider.clone(),
-            location: model.location.clone(),
+            provider: model.lane().provider.clone(),
+            location: model.lane().location.clone(),
+            fallbacks: model.lanes[1..].iter().map(ToString::to_string).collect(),
             sizes: model.sizes.clone(),
             aspect_ratios: model.ratios.clone(),
             max_inputs: model.max_inputs,
+            max_input_bytes: model.max_input_bytes,
             max_outputs: model.max_outputs,
             pixels: model.ratios.iter().map(by_size).collect(),
             price: model.current_price(today).map(|price| PriceView {
                 version: price.from.to_string(),
-                credits: price.credits.clone(),
+                credits: price
+                    .credits
+                    .iter()
+                    .map(|(size, credits)| (size.as_str(), *credits))
+                    .collect(),
             }),
             lifecycle: Lifecycle {
-                offered: model.shut_down.is_none_or(|on| today < on),
+                offered: model.stage(today) != Stage::ShutDown,
+                stage: model.stage(today),
                 announced: model.announced.to_string(),
                 deprecated: model.deprecated.map(|on| on.to_string()),
                 shut_down: model.shut_down.map(|on| on.to_string()),
@@ -145,7 +161,7 @@ mod tests {
 
     #[test]
     fn a_schema_is_narrowed_and_stands_alone() {
-        let catalog = Catalog::load(None).unwrap();
+        let catalog = Catalog::load(None, None).unwrap();
         for model in catalog.models() {
             let view = ModelView::new(model, date!(2026 - 11 - 22));
             let schema = view.request_schema;
@@ -164,7 +180,7 @@ mod tests {
 
     #[test]
     fn pixels_are_told_for_what_the_model_makes() {
-        let catalog = Catalog::load(None).unwrap();
+        let catalog = Catalog::load(None, None).unwrap();
         let model = catalog.get("gemini-3-pro-image").unwrap();
         let view = ModelView::new(model, date!(2026 - 11 - 22));
         assert_eq!(view.pixels["4:5"]["2K"], [1856, 2304]);

@@ -1,45 +1,43 @@
-//! The fake Vertex AI, where no Google project is configured. A build without the feature `fakes` has none.
+//! The fake vendors, where nobody real is configured. A build without the feature `fakes` has none.
 
 use common::config::Config;
 
-/// A running fake; dropping it stops it.
+/// Running fakes; dropping them stops them.
 pub(super) struct Fake {
     pub(super) url: String,
     #[cfg(feature = "fakes")]
-    _server: fakes::vertex::Vertex,
+    _server: fakes::Fake,
 }
 
-/// Starts one unless the real Vertex AI is configured, and lets the configuration name it.
+/// Starts them unless someone real is configured, and lets the configuration name them.
 #[cfg(feature = "fakes")]
 pub(super) async fn start(config: &mut Config) -> anyhow::Result<Option<Fake>> {
-    use common::config::Vertex;
-    use fakes::vertex::{self, Options};
-
-    if config.vertex.is_some() {
+    if names_someone(config) {
         return Ok(None);
     }
-    let server = vertex::Vertex::start(Options::default()).await?;
+    let server = fakes::Fake::start(fakes::Options::default()).await?;
     // A model takes its time; a demo should show the states a job passes through.
     server.faults().latency(300..=700);
     let url = server.base_url();
-    config.vertex = Some(Vertex {
-        project: "synthetic".to_owned(),
-        base_url: Some(url.clone()),
-        synthetic: true,
-    });
+    config.providers.fake = Some(url.clone());
     Ok(Some(Fake {
         url,
         _server: server,
     }))
 }
 
-/// Refuses to go on without the real Vertex AI.
+/// Refuses to go on without someone real.
 #[cfg(not(feature = "fakes"))]
 #[expect(clippy::unused_async, reason = "the build with fakes waits for one")]
 pub(super) async fn start(config: &mut Config) -> anyhow::Result<Option<Fake>> {
     anyhow::ensure!(
-        config.vertex.is_some(),
+        names_someone(config),
         "GOOGLE_CLOUD_PROJECT is missing, and this build has no fake to start in its place"
     );
     Ok(None)
+}
+
+fn names_someone(config: &Config) -> bool {
+    let providers = &config.providers;
+    providers.google_project.is_some() || providers.wanted.is_some()
 }

@@ -1,9 +1,12 @@
 //! SQL of calls.
 
-use sqlx::PgConnection;
+use std::time::Duration;
+
+use sqlx::{PgConnection, PgExecutor};
 use uuid::Uuid;
 
 use super::{Ending, Journaled, Original};
+use crate::catalog::Lane;
 use crate::database::{NotOneRow, one_row};
 use crate::generation::image::{MediaType, Pixels};
 use crate::id::{CallId, JobId, TenantId};
@@ -17,8 +20,9 @@ pub struct NewCall<'a> {
     pub job: JobId,
     pub fence: i32,
     pub output_idx: i32,
-    pub provider: &'a str,
-    pub model: &'a str,
+    pub lane: &'a Lane,
+    /// What it will cost us if it delivers, in millionths of a US dollar.
+    pub cost_micros: i64,
 }
 
 /// The last check before money is spent: counts the call on the job and journals it, if the lease still
@@ -31,15 +35,17 @@ pub async fn begin(connection: &mut PgConnection, call: &NewCall<'_>) -> sqlx::R
           WHERE id = $3 AND fence = $4 AND state = 'running' AND lease_until > clock_timestamp()
             AND deadline > clock_timestamp() AND calls_started < max_calls
           RETURNING id)
-        INSERT INTO calls (id, tenant_id, job_id, fence, output_idx, provider, model)
-        SELECT $1, $2, job.id, $4, $5, $6, $7 FROM job",
+        INSERT INTO calls (id, tenant_id, job_id, fence, output_idx, provider, model, lane, cost_micros)
+        SELECT $1, $2, job.id, $4, $5, $6, $7, $8, $9 FROM job",
         call.id.0,
         call.tenant.0,
         call.job.0,
         call.fence,
         call.output_idx,
-        call.provider,
-        call.model,
+        call.lane.provider,
+        call.lane.model,
+        call.lane.to_string(),
+        call.cost_micros,
     )
     .execute(connection)
     .await?;
@@ -57,6 +63,37 @@ pub async fn calls_left(connection: &mut PgConnection, job: JobId) -> sqlx::Resu
     .await
 }
 
+/// Keeps the provider's handle: before it is polled, so that any worker can.
+pub async fn operate(
+    connection: &mut PgConnection,
+    id: CallId,
+    operation: &str,
+) -> sqlx::Result<Result<(), NotOneRow>> {
+    let result = sqlx::query!(
+        "-- call::operate
+        UPDATE calls SET operation = $2 WHERE id = $1 AND ended_at IS NULL",
+        id.0,
+        operation,
+    )
+    .execute(connection)
+    .await?;
+    Ok(one_row(&result))
+}
+
+/// Ends what is still open of a job that ends: nobody will ask for the answers any more. They are possibly billed.
+pub async fn abandon(connection: &mut PgConnection, job: JobId) -> sqlx::Result<()> {
+    sqlx::query!(
+        "-- call::abandon
+        UPDATE calls SET ended_at = clock_timestamp(), outcome = $2, detail = 'its job ended before it was answered'
+        WHERE job_id = $1 AND ended_at IS NULL",
+        job.0,
+        Class::Unknown.as_str(),
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
 /// Ends a call once. One that does not count gives its count back to the job, whoever works on it now.
 pub async fn end(
     connection: &mut PgConnection,
@@ -64,7 +101,7 @@ pub async fn end(
     job: JobId,
     ending: &Ending<'_>,
 ) -> sqlx::Result<Result<(), NotOneRow>> {
-    let counts = ending.outcome.counts();
+    let counts = ending.outcome.contract().counts;
     if !counts {
         // Lock order: the job before its calls.
         sqlx::query!(
@@ -80,8 +117,8 @@ pub async fn end(
     let original = ending.original;
     let result = sqlx::query!(
         "-- call::end
-        UPDATE calls SET ended_at = clock_timestamp(), outcome = $2, detail = $3, provider_request_id = $4, usage = $5, cost_micros = $6,
-               counted = $7, object_key = $8, sha256 = $9, bytes = $10, media_type = $11, width = $12, height = $13
+        UPDATE calls SET ended_at = clock_timestamp(), outcome = $2, detail = $3, provider_request_id = coalesce($4, provider_request_id),
+               usage = $5, cost_micros = coalesce($6, cost_micros), counted = $7, reason = $14, object_key = $8, sha256 = $9, bytes = $10, media_type = $11, width = $12, height = $13
         WHERE id = $1 AND ended_at IS NULL",
         id.0,
         ending.outcome.as_str(),
@@ -96,6 +133,7 @@ pub async fn end(
         original.map(|original| original.media_type.as_str()),
         original.map(|original| i32::try_from(original.pixels.width).unwrap_or(i32::MAX)),
         original.map(|original| i32::try_from(original.pixels.height).unwrap_or(i32::MAX)),
+        ending.reason,
     )
     .execute(connection)
     .await?;
@@ -106,9 +144,10 @@ pub async fn end(
 pub async fn of_job(connection: &mut PgConnection, job: JobId) -> sqlx::Result<Vec<Journaled>> {
     let rows = sqlx::query_as!(
         Row,
-        "-- call::of_job
-        SELECT id, output_idx, outcome, detail, object_key, sha256, bytes, media_type, width, height
-        FROM calls WHERE job_id = $1 ORDER BY id",
+        r#"-- call::of_job
+        SELECT id, output_idx, provider, model, lane, outcome, detail, reason, operation, object_key, sha256, bytes, media_type, width, height,
+               extract(epoch FROM clock_timestamp() - started_at)::float8 AS "age_seconds!"
+        FROM calls WHERE job_id = $1 ORDER BY id"#,
         job.0
     )
     .fetch_all(connection)
@@ -119,8 +158,14 @@ pub async fn of_job(connection: &mut PgConnection, job: JobId) -> sqlx::Result<V
 struct Row {
     id: Uuid,
     output_idx: i32,
+    provider: String,
+    model: String,
+    lane: Option<String>,
+    age_seconds: f64,
     outcome: Option<String>,
     detail: Option<String>,
+    reason: Option<String>,
+    operation: Option<String>,
     object_key: Option<String>,
     sha256: Option<Vec<u8>>,
     bytes: Option<i64>,
@@ -134,14 +179,29 @@ impl From<Row> for Journaled {
         Self {
             id: CallId(row.id),
             output_idx: row.output_idx,
+            lane: row.lane(),
+            age: Duration::try_from_secs_f64(row.age_seconds).unwrap_or_default(),
             outcome: row.outcome.as_deref().and_then(Class::parse),
             detail: row.detail.clone(),
+            reason: row.reason.clone(),
+            operation: row.operation.clone(),
             original: row.original(),
         }
     }
 }
 
 impl Row {
+    /// Calls made before lanes were written down were made where their model stood.
+    fn lane(&self) -> Lane {
+        let written = self.lane.as_deref().and_then(|lane| lane.parse().ok());
+        written.unwrap_or_else(|| Lane {
+            provider: self.provider.clone(),
+            project: None,
+            location: "global".to_owned(),
+            model: self.model.clone(),
+        })
+    }
+
     fn original(self) -> Option<Original> {
         Some(Original {
             object_key: self.object_key?,
@@ -154,4 +214,25 @@ impl Row {
             },
         })
     }
+}
+
+/// Calls by how they ended, and what they cost us: for margins, and to see what was lost.
+#[derive(Clone, Debug)]
+pub struct Total {
+    pub provider: String,
+    pub model: String,
+    pub outcome: String,
+    pub calls: i64,
+    pub cost_micros: i64,
+}
+
+pub async fn totals(executor: impl PgExecutor<'_>) -> sqlx::Result<Vec<Total>> {
+    sqlx::query_as!(
+        Total,
+        r#"-- call::totals
+        SELECT provider, model, outcome AS "outcome!", count(*) AS "calls!", coalesce(sum(cost_micros), 0)::bigint AS "cost_micros!"
+        FROM calls WHERE ended_at IS NOT NULL GROUP BY provider, model, outcome"#
+    )
+    .fetch_all(executor)
+    .await
 }

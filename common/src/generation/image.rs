@@ -349,6 +349,15 @@ impl ImageRequest {
                 ),
             ));
         }
+        for (number, input) in self.inputs.iter().enumerate() {
+            let most = u64::try_from(model.max_input_bytes).unwrap_or(u64::MAX);
+            if input.bytes > most {
+                found.push(Violation::new(
+                    format!("/inputs/{number}/data"),
+                    format!("{} takes pictures of at most {most} bytes", model.id),
+                ));
+            }
+        }
         found
     }
 }

@@ -8,7 +8,7 @@ use sqlx::{PgConnection, PgExecutor, PgPool};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{Claimed, Cost, Job, State};
+use super::{Claimed, Cost, Job, Open, State};
 use crate::credits::{Credits, Quote};
 use crate::database::{NotOneRow, one_row};
 use crate::generation::{Generation, Kind};
@@ -31,6 +31,8 @@ pub struct NewJob<'a> {
     pub priority: i16,
     pub run_at: Option<OffsetDateTime>,
     pub deadline_in: Duration,
+    pub fallback: bool,
+    pub switched_from: Option<&'a str>,
 }
 
 /// How far one output moves its tenant's virtual clock: a tenant that submits faster than one output per
@@ -51,9 +53,9 @@ pub async fn insert(connection: &mut PgConnection, job: &NewJob<'_>) -> sqlx::Re
           UPDATE wallets SET turn = greatest(turn, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint) + $15::bigint
           WHERE tenant_id = $2 RETURNING turn)
         INSERT INTO jobs (id, tenant_id, kind, model, name, metadata, request_id, max_calls, priority, turn, run_after, deadline,
-                          price_version, unit_price, n_requested, hold_amount, created_at)
+                          price_version, unit_price, n_requested, hold_amount, fallback, switched_from, created_at)
         SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9::smallint, greatest((extract(epoch FROM clock_timestamp()) * 1000000)::bigint, clock.turn - $9::smallint * $16::bigint),
-               coalesce($10, now()), clock_timestamp() + $11::interval, $12, $13, $14, $17, now() FROM clock
+               coalesce($10, now()), clock_timestamp() + $11::interval, $12, $13, $14, $17, $18, $19, now() FROM clock
         RETURNING *"#,
         job.id.0,
         job.tenant.0,
@@ -72,6 +74,8 @@ pub async fn insert(connection: &mut PgConnection, job: &NewJob<'_>) -> sqlx::Re
         SPACING_MICROS.saturating_mul(i64::from(outputs)),
         PRIORITY_MICROS,
         job.hold.get(),
+        job.fallback,
+        job.switched_from,
     )
     .fetch_one(&mut *connection)
     .await?;
@@ -181,24 +185,30 @@ pub async fn request(connection: &mut PgConnection, id: JobId) -> sqlx::Result<O
         .transpose()
 }
 
-/// Takes the right to work on a job: raises its fence by one. `None` when it is not to be had: a stale ring is harmless.
+/// Takes the right to work on a job: raises its fence by one. `None` when it is not to be had: a stale ring is
+/// harmless, and a job whose lanes are closed stays queued.
 pub async fn claim(
     pool: &PgPool,
     id: JobId,
     worker: &str,
     lease: Duration,
+    open: &Open,
 ) -> sqlx::Result<Option<Claimed>> {
+    let (everywhere, at_home) = open.closed();
     let row = sqlx::query!(
         r#"-- job::claim
         UPDATE jobs SET state = 'running', fence = fence + 1, worker = $2,
                lease_until = clock_timestamp() + $3::interval, started_at = coalesce(started_at, clock_timestamp())
         WHERE id = $1 AND state = 'queued' AND run_after <= clock_timestamp() AND deadline > clock_timestamp()
-        RETURNING tenant_id, fence, model, request_id, n_requested, calls_started, max_calls, deadline,
+          AND (operating OR NOT (model = ANY($4) OR (NOT fallback AND model = ANY($5))))
+        RETURNING tenant_id, fence, model, request_id, n_requested, fallback,
                   extract(epoch FROM clock_timestamp() - greatest(run_after, created_at))::float8 AS "waited_seconds!",
                   extract(epoch FROM deadline - clock_timestamp())::float8 AS "seconds_left!""#,
         id.0,
         worker,
         interval(lease),
+        &everywhere,
+        &at_home,
     )
     .fetch_optional(pool)
     .await?;
@@ -209,9 +219,7 @@ pub async fn claim(
         model: row.model,
         request_id: row.request_id,
         n_requested: row.n_requested,
-        calls_started: row.calls_started,
-        max_calls: row.max_calls,
-        deadline: row.deadline,
+        fallback: row.fallback,
         waited_seconds: row.waited_seconds,
         seconds_left: row.seconds_left,
     }))
@@ -240,19 +248,26 @@ pub async fn renew(
     Ok(renewed.into_iter().map(JobId).collect())
 }
 
-/// The next jobs to ring, in turn order.
-pub async fn due(pool: &PgPool, limit: i64) -> sqlx::Result<Vec<(JobId, i64)>> {
+/// The next jobs to ring, in turn order: of each model no more than its lanes have room for. A job a provider works on
+/// needs none.
+pub async fn due(pool: &PgPool, limit: i64, open: &Open) -> sqlx::Result<Vec<(JobId, i64)>> {
+    let (everywhere, at_home) = open.closed();
     let rows = sqlx::query!(
         "-- job::due
-        SELECT id, turn FROM jobs
+        SELECT id, turn, model, fallback, operating FROM jobs
         WHERE state = 'queued' AND run_after <= clock_timestamp() AND deadline > clock_timestamp()
+          AND (operating OR NOT (model = ANY($2) OR (NOT fallback AND model = ANY($3))))
         ORDER BY turn, id LIMIT $1",
-        limit
+        limit,
+        &everywhere,
+        &at_home,
     )
     .fetch_all(pool)
     .await?;
+    let mut open = open.clone();
     Ok(rows
         .into_iter()
+        .filter(|row| row.operating || open.admit(&row.model, row.fallback))
         .map(|row| (JobId(row.id), row.turn))
         .collect())
 }
@@ -316,7 +331,8 @@ pub async fn requeue(
     let result = sqlx::query!(
         "-- job::requeue
         UPDATE jobs SET state = 'queued', lease_until = NULL, run_after = clock_timestamp() + $3::interval,
-               crash_count = crash_count + $4, outcome = coalesce($5, outcome), reason = coalesce($6, reason)
+               crash_count = crash_count + $4, outcome = coalesce($5, outcome), reason = coalesce($6, reason),
+               operating = EXISTS (SELECT FROM calls WHERE job_id = $1 AND ended_at IS NULL AND operation IS NOT NULL)
         WHERE id = $1 AND fence = $2 AND state = 'running'",
         job.id.0,
         job.fence,
@@ -432,6 +448,9 @@ struct Row {
     refunded: i64,
     n_requested: i32,
     n_delivered: i32,
+    fallback: bool,
+    switched_from: Option<String>,
+    operating: bool,
     created_at: OffsetDateTime,
     started_at: Option<OffsetDateTime>,
     finished_at: Option<OffsetDateTime>,
@@ -475,6 +494,8 @@ impl From<Row> for Job {
             },
             n_requested: row.n_requested,
             n_delivered: row.n_delivered,
+            fallback: row.fallback,
+            switched_from: row.switched_from,
             created_at: row.created_at,
             started_at: row.started_at,
             finished_at: row.finished_at,

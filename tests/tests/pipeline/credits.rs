@@ -72,7 +72,7 @@ async fn billing_metrics_equal_the_ledger() {
         format!("platen_credits_released_total{{{model}}} 12"),
         format!("platen_credits_held{{{model}}} 0"),
         format!(r#"platen_jobs_total{{{model},outcome="ok",state="succeeded"}} 1"#),
-        format!(r#"platen_jobs_total{{{model},outcome="refused",state="failed"}} 1"#),
+        format!(r#"platen_jobs_total{{{model},outcome="refused_prompt",state="failed"}} 1"#),
     ] {
         assert!(metrics.contains(&line), "{line} is not in\n{metrics}");
     }

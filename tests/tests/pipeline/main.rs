@@ -1,9 +1,12 @@
 //! The pipeline, whole: HTTP, Postgres, Redis, worker, the fake Vertex AI, the bucket. Every test closes the books.
 #![expect(clippy::unwrap_used, reason = "tests fail loudly")]
 
+mod catalogue;
 mod credits;
 mod doorbell;
+mod handles;
 mod isolation;
+mod lanes;
 mod life_of_a_job;
 mod outcomes;
 mod refusals;

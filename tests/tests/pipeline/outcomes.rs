@@ -1,6 +1,6 @@
 //! What the provider answers, and what follows.
 
-use fakes::vertex::Fault;
+use fakes::Fault;
 use serde_json::json;
 use tests::Pipeline;
 use tests::pipeline::small_job;
@@ -27,7 +27,7 @@ async fn ends(prompt: &str, state: &str, class: &str, calls: usize) {
 
 #[tokio::test]
 async fn a_refused_prompt_releases_the_hold() {
-    ends("something forbidden", "failed", "refused", 1).await;
+    ends("something forbidden", "failed", "refused_prompt", 1).await;
 }
 
 #[tokio::test]

@@ -1,9 +1,9 @@
 //! One job, from claim to settlement.
 //!
-//! Claim it; take over what earlier attempts bought; buy what is missing, one journaled call per output; bring
-//! every picture to exactly the size asked for; settle. Each step may be repeated by anyone at any time: the
-//! fence decides who may still write. The model is called in `providers/`; the end is
-//! [`common::settlement`], which is where to read next.
+//! Claim it; take over what earlier attempts bought; ask for what a provider still works on; buy what is missing,
+//! one journaled call per output; bring every picture to exactly the size asked for; settle. Each step may be
+//! repeated by anyone at any time: the fence decides who may still write. The model is called in `providers/`; the
+//! end is [`common::settlement`], which is where to read next.
 
 mod output;
 
@@ -27,9 +27,10 @@ use output::{Attempt, Made};
 /// Works on a job if it is to be had. Whatever happens is settled or left to the next attempt; a ring never fails.
 pub(super) async fn run(app: &App, id: JobId) {
     let asked = Instant::now();
-    let claimed = match job::store::claim(&app.pool, id, &app.name, app.timing.lease).await {
+    let open = app.open();
+    let claimed = match job::store::claim(&app.pool, id, &app.name, app.timing.lease, &open).await {
         Ok(Some(claimed)) => claimed,
-        // Another worker has it, or it has ended: a stale ring.
+        // Another worker has it, it has ended, or its lanes are closed: then it is rung again when they open.
         Ok(None) => return,
         Err(error) => {
             return tracing::warn!(job.id = %id, %error, "Job {id} could not be claimed; it will be rung again");
@@ -68,7 +69,7 @@ async fn attempt(app: &App, claimed: &Claimed, asked: Instant) {
         .await;
     match settled {
         Ok(settled) => tracing::info!(
-            outcome = verdict.class().as_str(),
+            outcome = verdict.word(),
             ?settled,
             duration_ms = asked.elapsed().as_millis(),
             "The attempt ended"
@@ -88,6 +89,11 @@ enum Worked {
         failure: Failure,
         artifacts: Vec<Artifact>,
     },
+    /// Nothing to do for so long: a provider still works, or no lane lets a call in.
+    Pending {
+        delay: Duration,
+        artifacts: Vec<Artifact>,
+    },
 }
 
 /// How the attempt is settled.
@@ -101,6 +107,8 @@ enum Verdict {
     GiveUp(Failure),
     /// Another attempt, after this long.
     Retry(Duration, Failure),
+    /// Another attempt, after this long; nothing failed.
+    PutBack(Duration),
 }
 
 impl Worked {
@@ -123,35 +131,57 @@ impl Worked {
         asked: Instant,
         (least, most): (Duration, Duration),
     ) -> Verdict {
-        let (failure, artifacts) = match self {
-            Self::Decided(verdict) => return verdict,
-            Self::Again { failure, artifacts } => (failure, artifacts),
-        };
-        let delay = retry_delay(claimed.fence, least, most)
-            .max(failure.retry_after.unwrap_or_default().min(most));
         let left = Duration::try_from_secs_f64(claimed.seconds_left)
             .unwrap_or_default()
             .saturating_sub(asked.elapsed());
-        if delay < left {
-            Verdict::Retry(delay, failure)
-        } else if artifacts.is_empty() {
-            Verdict::GiveUp(failure)
-        } else {
-            Verdict::Deliver {
-                artifacts,
-                shortfall: Some(failure),
+        match self {
+            Self::Decided(verdict) => verdict,
+            Self::Again { failure, artifacts } => {
+                let delay = if failure.class.contract().elsewhere {
+                    Duration::ZERO
+                } else {
+                    retry_delay(claimed.fence, least, most)
+                        .max(failure.retry_after.unwrap_or_default().min(most))
+                };
+                if delay < left {
+                    Verdict::Retry(delay, failure)
+                } else if artifacts.is_empty() {
+                    Verdict::GiveUp(failure)
+                } else {
+                    Verdict::Deliver {
+                        artifacts,
+                        shortfall: Some(failure),
+                    }
+                }
+            }
+            // Without pictures the deadline ends the job; with some, they are worth more than the wait.
+            Self::Pending { delay, artifacts } if delay < left || artifacts.is_empty() => {
+                Verdict::PutBack(delay)
+            }
+            Self::Pending { artifacts, .. } => {
+                let detail = "no time was left to wait for the rest";
+                Verdict::Deliver {
+                    artifacts,
+                    shortfall: Some(Failure::new(Class::Expired, detail)),
+                }
             }
         }
     }
 }
 
 impl Verdict {
-    fn class(&self) -> Class {
+    fn word(&self) -> &'static str {
         match self {
-            Self::Deliver { shortfall, .. } => shortfall
-                .as_ref()
-                .map_or(Class::Ok, |failure| failure.class),
-            Self::GiveUp(failure) | Self::Retry(_, failure) => failure.class,
+            Self::Deliver {
+                shortfall: None, ..
+            } => Class::Ok.as_str(),
+            Self::Deliver {
+                shortfall: Some(failure),
+                ..
+            }
+            | Self::GiveUp(failure)
+            | Self::Retry(_, failure) => failure.class.as_str(),
+            Self::PutBack(_) => "pending",
         }
     }
 }
@@ -166,6 +196,7 @@ async fn settle(app: &App, lease: Lease, verdict: &Verdict) -> Result<Settled, S
         Verdict::Retry(delay, failure) => {
             settlement::retry(&app.pool, lease, *delay, failure).await
         }
+        Verdict::PutBack(delay) => settlement::put_back(&app.pool, lease, *delay).await,
     }
 }
 
@@ -188,12 +219,6 @@ async fn work(app: &App, claimed: &Claimed) -> anyhow::Result<Worked> {
             format!("{} is no longer in the catalogue", claimed.model),
         ));
     };
-    let Some(provider) = app.providers.get(&model.provider) else {
-        return Ok(Worked::our_fault(format!(
-            "this worker has no provider {}",
-            model.provider
-        )));
-    };
     let mut inputs = Vec::with_capacity(request.inputs.len());
     for input in &request.inputs {
         let Some(bytes) = app.bucket.get(&input.object_key).await? else {
@@ -212,7 +237,6 @@ async fn work(app: &App, claimed: &Claimed) -> anyhow::Result<Worked> {
         claimed,
         request: &request,
         model,
-        provider,
         inputs: &inputs,
         journal: &journal,
     };
@@ -229,6 +253,7 @@ fn judge(made: Vec<Made>) -> Worked {
     let mut artifacts = Vec::new();
     let mut shortfall: Option<Failure> = None;
     let mut retry: Option<Failure> = None;
+    let mut pending: Option<Duration> = None;
     for output in made {
         match output {
             Made::Picture(pair) => artifacts.extend(*pair),
@@ -244,12 +269,16 @@ fn judge(made: Vec<Made>) -> Worked {
             } => {
                 retry.get_or_insert(failure);
             }
+            Made::Pending(delay) => pending = Some(pending.map_or(delay, |other| other.min(delay))),
         }
     }
-    match (retry, shortfall) {
-        (Some(failure), _) => Worked::Again { failure, artifacts },
-        (None, Some(failure)) if artifacts.is_empty() => Worked::Decided(Verdict::GiveUp(failure)),
-        (None, shortfall) => Worked::Decided(Verdict::Deliver {
+    match (retry, pending, shortfall) {
+        (Some(failure), ..) => Worked::Again { failure, artifacts },
+        (None, Some(delay), _) => Worked::Pending { delay, artifacts },
+        (None, None, Some(failure)) if artifacts.is_empty() => {
+            Worked::Decided(Verdict::GiveUp(failure))
+        }
+        (None, None, shortfall) => Worked::Decided(Verdict::Deliver {
             artifacts,
             shortfall,
         }),

@@ -91,7 +91,7 @@ pub async fn handler(
 
     let (id, now) = (JobId::new(), clock::now());
     // Megabytes of base64 would stall every other request of this thread.
-    let asked = tokio::task::spawn_blocking(move || Asked::read(&body, tenant, id, now))
+    let mut asked = tokio::task::spawn_blocking(move || Asked::read(&body, tenant, id, now))
         .await
         .map_err(|_| Problem::from(Code::Internal))??;
     let quote = asked.quote(&app.catalog, now.date())?;
@@ -113,6 +113,8 @@ pub async fn handler(
         priority: asked.priority,
         run_at: asked.run_at,
         cancel_after: asked.starts_in + terms.cancel_after,
+        fallback: asked.fallback,
+        switched_from: asked.switched_from,
     };
     let accepted = |job: &Job| JobView::new(job, Vec::new()).answer(StatusCode::ACCEPTED);
     let admitted = admission::admit(&app.pool, &admission, accepted).await;
@@ -127,10 +129,14 @@ pub async fn handler(
         Admitted::Repeated(answer) => Ok(key.replay(answer)),
         Admitted::New { job, answer } => {
             // A job for later is rung by a worker's dispatcher when it is due.
+            if let Some(asked) = &job.switched_from {
+                tracing::info!(job.id = %job.id, asked, model = job.model, "The model asked for was shut down; its successor was taken and quoted, as the client wants it");
+            }
             if admission.run_at.is_none() {
-                let ring = app.ring.clone();
-                app.tasks
-                    .spawn(async move { dispatch::ring_new(&ring, &job).await });
+                let app = Arc::clone(&app);
+                app.tasks.clone().spawn(async move {
+                    dispatch::ring_new(&app.ring, &app.lanes, &app.catalog, &job).await;
+                });
             }
             match terms.wait {
                 None => Ok(key.answer(answer)),

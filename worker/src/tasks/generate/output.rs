@@ -1,4 +1,4 @@
-//! One output of a job: taken over from an earlier attempt, or bought by one journaled call.
+//! One output of a job: taken over from an earlier attempt, heard of at last, or bought by one journaled call.
 
 use std::time::{Duration, Instant};
 
@@ -9,17 +9,24 @@ use common::artifact::{Artifact, Role, rendition_key};
 use common::bucket::{BucketError, Stored};
 use common::call::store::NewCall;
 use common::call::{self, Ending, Journaled, Original, original_key};
-use common::catalog::Model;
-use common::database;
+use common::catalog::{Lane, Model, Tokens};
 use common::generation::image::{ImageRequest, inspect, pixels};
 use common::id::{ArtifactId, CallId};
 use common::job::Claimed;
-use common::outcome::{Class, Decision, Failure};
-use common::telemetry;
+use common::outcome::{Class, Failure, worth_another_call};
+use common::queue::lanes::{Entry, Pause, Why};
+use common::{database, telemetry};
+use rand::RngExt;
 
 use crate::app::App;
 use crate::imaging::{ImagingError, Rendition};
-use crate::providers::{Answer, InputPicture, PictureRequest, Provider};
+use crate::providers::{Answer, InputPicture, PictureRequest, Provider, Reply};
+
+/// How long an attempt waits for a lane that is full, and how often it looks; then another job may have the slot.
+const AT_THE_DOOR: Duration = Duration::from_secs(3);
+const LOOK: Duration = Duration::from_millis(60);
+/// How long a call may count as in flight after its time, when nobody reports its end.
+const ENDS_LATE: Duration = Duration::from_secs(30);
 
 /// What all outputs of one attempt share.
 pub(super) struct Attempt<'a> {
@@ -27,7 +34,6 @@ pub(super) struct Attempt<'a> {
     pub claimed: &'a Claimed,
     pub request: &'a ImageRequest,
     pub model: &'a Model,
-    pub provider: &'a dyn Provider,
     pub inputs: &'a [InputPicture],
     /// Every call earlier attempts made, oldest first.
     pub journal: &'a [Journaled],
@@ -37,10 +43,66 @@ pub(super) struct Attempt<'a> {
 pub(super) enum Made {
     /// Original and rendition, stored.
     Picture(Box<[Artifact; 2]>),
+    /// A provider still works on it, or no lane lets the call in: look again after this long.
+    Pending(Duration),
     Missing {
         failure: Failure,
         again: bool,
     },
+}
+
+impl Made {
+    fn given_up(failure: Failure) -> Self {
+        Self::Missing {
+            failure,
+            again: false,
+        }
+    }
+}
+
+/// A call in the making: which output, and where.
+#[derive(Clone, Copy)]
+struct Call<'a> {
+    id: CallId,
+    output_idx: i32,
+    lane: &'a Lane,
+    model: &'a Model,
+    provider: &'a dyn Provider,
+}
+
+/// How the calls for one output ended so far, oldest first.
+#[derive(Default)]
+struct History(Vec<(Lane, Failure)>);
+
+impl History {
+    fn add(&mut self, lane: &Lane, failure: &Failure) {
+        self.0.push((lane.clone(), failure.clone()));
+    }
+
+    fn classes(&self) -> Vec<Class> {
+        self.0.iter().map(|(_, failure)| failure.class).collect()
+    }
+
+    fn last(&self) -> Option<&Failure> {
+        self.0.last().map(|(_, failure)| failure)
+    }
+
+    /// The lanes whose own trouble has not decided that they cannot make the output.
+    fn open<'a>(&self, lanes: &'a [Lane]) -> Vec<&'a Lane> {
+        let ruled_out = |lane: &Lane| {
+            let calls = self.0.iter().filter(|(on, _)| on == lane);
+            let classes: Vec<Class> = calls.map(|(_, failure)| failure.class).collect();
+            classes.last().is_some_and(|last| last.contract().elsewhere)
+                && !worth_another_call(&classes, false)
+        };
+        lanes.iter().filter(|lane| !ruled_out(lane)).collect()
+    }
+
+    /// Whether another call may succeed.
+    fn goes_on(&self, lanes: &[Lane]) -> bool {
+        let open = !self.open(lanes).is_empty();
+        open && worth_another_call(&self.classes(), open)
+    }
 }
 
 impl Attempt<'_> {
@@ -66,133 +128,321 @@ impl Attempt<'_> {
             })?;
             return self.store(output_idx, original.clone(), rendition).await;
         }
-        for call in earlier().filter(|call| call.outcome.is_none()) {
-            if let Some(made) = self.take_over(output_idx, call.id).await? {
-                return Ok(made);
+        let mut history = History::default();
+        for journaled in earlier() {
+            let failure = match journaled.failure() {
+                Some(failure) => failure,
+                None => match self.reconcile(journaled).await? {
+                    Made::Missing { failure, .. } => failure,
+                    found => return Ok(found),
+                },
+            };
+            history.add(&journaled.lane, &failure);
+        }
+        self.buy(output_idx, history).await
+    }
+
+    /// A call nobody has heard the end of. Its original may have reached the bucket: then it is ours, whoever bought
+    /// it. Its provider may still work on it: then it is asked. Else it is lost, and possibly billed.
+    async fn reconcile(&self, journaled: &Journaled) -> anyhow::Result<Made> {
+        let lost = "its worker died before the answer was kept";
+        let Some(call) = self.call(&journaled.lane, journaled.id, journaled.output_idx) else {
+            let failure = Failure::new(Class::Unknown, format!("{lost}; its lane is gone"));
+            let answer = Answer::failed(failure);
+            return self
+                .finish(journaled.id, journaled.output_idx, self.model, answer)
+                .await;
+        };
+        let key = original_key(self.claimed.tenant, call.id);
+        if let Some(bytes) = self.app.bucket.get(&key).await? {
+            tracing::info!(call.id = %call.id, "Taking over a stored original");
+            return self.end(call, Answer::bare(Ok(bytes))).await;
+        }
+        if let Some(operation) = &journaled.operation {
+            let left = call.model.timeout.saturating_sub(journaled.age);
+            return self.follow(call, operation, left, Duration::ZERO).await;
+        }
+        let lost = Failure::new(Class::Unknown, lost);
+        self.end(call, Answer::failed(lost)).await
+    }
+
+    /// One paid call: let in, journaled, made, ended.
+    async fn buy(&self, output_idx: i32, mut history: History) -> anyhow::Result<Made> {
+        let lanes = self.model.lanes(self.claimed.fallback);
+        if let Some(failure) = history.last()
+            && !history.goes_on(lanes)
+        {
+            return Ok(Made::given_up(failure.clone()));
+        }
+        let ended = history.classes();
+        let retry = ended
+            .last()
+            .is_some_and(|class| class.contract().strikes > 0);
+        let id = CallId::new();
+        let lane = match self.let_in(&history.open(lanes), id, retry).await {
+            Ok(lane) => lane,
+            Err(pause) if pause.why == Why::Answers(Class::ModelRetired) => {
+                let detail = "the provider has no such model, as other jobs have learned";
+                let failure = Failure::new(Class::ModelRetired, detail);
+                return Ok(Made::given_up(self.named_successor(failure)));
+            }
+            Err(pause) => return Ok(Made::Pending(pause.wait)),
+        };
+        let call = self
+            .call(lane, id, output_idx)
+            .context("a lane of the catalogue is not in the catalogue")?;
+        match self.begin(call, history.last()).await {
+            Ok(None) => {}
+            unbegun => {
+                self.leave(call, None).await;
+                return unbegun.map(|made| made.expect("matched above"));
             }
         }
-        let refused = |call: &&Journaled| {
-            call.outcome
-                .is_some_and(|class| class.decision() == Decision::GiveUp)
+        let mut made = match self.submit(call, &ended).await {
+            Reply::Answered(answer) => self.end(call, answer).await?,
+            Reply::Working(operation) => {
+                self.operate(call, &operation).await?;
+                let (soon, _) = self.app.timing.poll;
+                self.follow(call, &operation, call.model.timeout, soon)
+                    .await?
+            }
         };
-        if let Some((class, call)) = earlier()
-            .filter(refused)
-            .find_map(|call| Some((call.outcome?, call)))
-        {
-            let failure = Failure::new(class, call.detail.clone().unwrap_or_default());
-            return Ok(Made::Missing {
-                failure,
-                again: false,
-            });
+        if let Made::Missing { failure, again } = &mut made {
+            history.add(lane, failure);
+            *again = *again && history.goes_on(lanes);
         }
-        let last = earlier().rev().find_map(|call| call.outcome);
-        self.buy(output_idx, last).await
+        Ok(made)
     }
 
-    /// A call whose worker died: if its original reached the bucket, it is ours, whoever bought it.
-    async fn take_over(&self, output_idx: i32, call: CallId) -> anyhow::Result<Option<Made>> {
-        let key = original_key(self.claimed.tenant, call);
-        let Some(bytes) = self.app.bucket.get(&key).await? else {
-            return Ok(None);
-        };
-        tracing::info!(call.id = %call, "Taking over a stored original");
-        let answer = Answer {
-            picture: Ok(bytes),
-            provider_request_id: None,
-            usage: None,
-        };
-        self.finish(output_idx, call, answer).await.map(Some)
-    }
-
-    /// One paid call: journaled, made, ended.
-    async fn buy(&self, output_idx: i32, last: Option<Class>) -> anyhow::Result<Made> {
-        let id = CallId::new();
-        let call = NewCall {
-            id,
+    /// Journals the call: the last check before money is spent. `Some`: it must not be made.
+    async fn begin(&self, call: Call<'_>, last: Option<&Failure>) -> anyhow::Result<Option<Made>> {
+        let new = NewCall {
+            id: call.id,
             tenant: self.claimed.tenant,
             job: self.claimed.id,
             fence: self.claimed.fence,
-            output_idx,
-            provider: &self.model.provider,
-            model: &self.model.id,
+            output_idx: call.output_idx,
+            lane: call.lane,
+            cost_micros: call
+                .model
+                .cost_micros(Some(self.request.size), Tokens::default()),
         };
         let mut transaction = database::begin_for(&self.app.pool, self.claimed.tenant).await?;
-        let begun = call::store::begin(&mut transaction, &call).await?;
+        let begun = call::store::begin(&mut transaction, &new).await?;
         let calls_left = call::store::calls_left(&mut transaction, self.claimed.id).await?;
         transaction.commit().await?;
-        if !begun && calls_left {
-            anyhow::bail!("no call may begin: the lease or the deadline has passed");
+        if begun {
+            return Ok(None);
         }
-        if !begun {
-            let class = last.unwrap_or(Class::Unknown);
-            let failure = Failure::new(class, "no further call is allowed");
-            return Ok(Made::Missing {
-                failure,
-                again: false,
-            });
-        }
-        let answer = self.call(id).await;
-        self.finish(output_idx, id, answer).await
+        anyhow::ensure!(
+            !calls_left,
+            "no call may begin: the lease or the deadline has passed"
+        );
+        let none_left = || Failure::new(Class::Unknown, "no further call is allowed");
+        Ok(Some(Made::given_up(
+            last.cloned().unwrap_or_else(none_left),
+        )))
     }
 
-    /// The provider's answer, within the model's time.
-    async fn call(&self, call: CallId) -> Answer {
+    /// The provider's reply, within the model's time.
+    async fn submit(&self, call: Call<'_>, ended: &[Class]) -> Reply {
         let request = PictureRequest {
-            model: self.model,
+            model: call.model,
+            lane: call.lane,
             prompt: &self.request.prompt,
             art_direction: self.request.art_direction.as_deref(),
             inputs: self.inputs,
             aspect_ratio: self.request.aspect_ratio,
             size: self.request.size,
-            seed: self.request.seed,
+            seed: self.seed(call.model, ended),
+            thinking: least_thinking(call.model, ended),
             job: self.claimed.id,
-            call,
+            call: call.id,
         };
         let started = Instant::now();
-        let _in_flight = InFlight::new(&self.model.id);
-        let answer = tokio::time::timeout(self.model.timeout, self.provider.submit(&request))
+        let _in_flight = InFlight::new(&call.lane.model);
+        let time = call.model.timeout;
+        let reply = tokio::time::timeout(time, call.provider.submit(&request))
             .await
             .unwrap_or_else(|_| {
-                Answer::failed(Failure::new(
-                    Class::Unknown,
-                    format!("no answer within {} s", self.model.timeout.as_secs()),
-                ))
+                let detail = format!("no answer within {} s", time.as_secs());
+                Reply::Answered(Answer::failed(Failure::new(Class::Unknown, detail)))
             });
-        let outcome = answer
-            .picture
-            .as_ref()
-            .map_or_else(|failure| failure.class, |_| Class::Ok);
+        let outcome = match &reply {
+            Reply::Answered(answer) => answer.class().as_str(),
+            Reply::Working(_) => "working",
+        };
         telemetry::CALL_SECONDS
-            .with_label_values(&[&self.model.id, outcome.as_str()])
+            .with_label_values(&[&call.lane.model, outcome])
             .observe(started.elapsed().as_secs_f64());
-        answer
+        reply
+    }
+
+    /// A picture that came out too close to a known work is asked for with another seed.
+    fn seed(&self, model: &Model, ended: &[Class]) -> Option<i32> {
+        if !model.takes_seed {
+            None
+        } else if ended.contains(&Class::RefusedCopyright) {
+            Some(rand::rng().random_range(0..i32::MAX))
+        } else {
+            self.request.seed
+        }
+    }
+
+    /// Asks a provider that works in the background until it tells or `left` is over; at least once.
+    async fn follow(
+        &self,
+        call: Call<'_>,
+        operation: &str,
+        left: Duration,
+        first: Duration,
+    ) -> anyhow::Result<Made> {
+        let until = Instant::now() + left;
+        let (least, most) = self.app.timing.poll;
+        let mut delay = first;
+        loop {
+            tokio::time::sleep(delay).await;
+            delay = (delay * 3 / 2).clamp(least, most);
+            match call.provider.poll(call.lane, operation).await {
+                Ok(Reply::Answered(answer)) => return self.end(call, answer).await,
+                Ok(Reply::Working(_)) => {}
+                Err(failure) => {
+                    tracing::debug!(call.id = %call.id, outcome = failure.class.as_str(), detail = failure.detail, "The provider did not say how its work stands");
+                }
+            }
+            if Instant::now() + delay > until {
+                return Ok(Made::Pending(most));
+            }
+        }
+    }
+
+    /// Keeps the handle before it is asked about.
+    async fn operate(&self, call: Call<'_>, operation: &str) -> anyhow::Result<()> {
+        let keep = || async {
+            let mut transaction = database::begin_for(&self.app.pool, self.claimed.tenant).await?;
+            let kept = call::store::operate(&mut transaction, call.id, operation).await?;
+            transaction.commit().await?;
+            Ok::<_, sqlx::Error>(kept)
+        };
+        keep.retry(store_delays())
+            .await?
+            .context("the job ended before the provider's handle could be kept")
+    }
+
+    /// The first lane that lets the call in, in the catalogue's order. Where all are full a moment's wait is worth more
+    /// than the way back through the queue.
+    async fn let_in<'a>(
+        &self,
+        lanes: &[&'a Lane],
+        call: CallId,
+        retry: bool,
+    ) -> Result<&'a Lane, Pause> {
+        let asked = Instant::now();
+        loop {
+            let mut pauses = Vec::new();
+            for &lane in lanes {
+                let time = self.ends_within(lane);
+                match self.app.lanes.enter(lane, call, time, retry).await {
+                    Ok(Entry::Open) => return Ok(lane),
+                    Ok(Entry::Closed(pause)) => pauses.push(pause),
+                    Err(error) => {
+                        tracing::debug!(%error, %lane, "Nothing is known of the lane; it is taken as open");
+                        return Ok(lane);
+                    }
+                }
+            }
+            // A retired model is the answer only where every lane says so.
+            let retired = Why::Answers(Class::ModelRetired);
+            let pauses = pauses.into_iter();
+            let shortest = pauses.min_by_key(|pause| (pause.why == retired, pause.wait));
+            let pause = shortest.expect("a model has a lane");
+            if pause.why != Why::Full || asked.elapsed() > AT_THE_DOOR {
+                return Err(pause);
+            }
+            let look = LOOK.mul_f64(rand::rng().random_range(0.7..1.3));
+            tokio::time::sleep(look).await;
+        }
+    }
+
+    /// Tells the lane how a call ended, `None`: that it was not made. Nothing is lost when it does not hear of it.
+    async fn leave(&self, call: Call<'_>, ended: Option<(Class, Option<Duration>)>) {
+        let time = self.ends_within(call.lane);
+        let told = self.app.lanes.leave(call.lane, call.id, ended, time).await;
+        if let Err(error) = told {
+            tracing::debug!(%error, lane = %call.lane, "The lane was not told how the call ended");
+        }
+    }
+
+    fn call<'b>(&'b self, lane: &'b Lane, id: CallId, output_idx: i32) -> Option<Call<'b>> {
+        Some(Call {
+            id,
+            output_idx,
+            lane,
+            model: self.app.catalog.get(&lane.model)?,
+            provider: self.app.providers.get(&lane.provider)?,
+        })
+    }
+
+    fn ends_within(&self, lane: &Lane) -> Duration {
+        let model = self.app.catalog.get(&lane.model).unwrap_or(self.model);
+        model.timeout + ENDS_LATE
+    }
+
+    /// A retired model's successor is what the customer wants to hear of.
+    fn named_successor(&self, failure: Failure) -> Failure {
+        match &self.model.successor {
+            Some(successor) if failure.class == Class::ModelRetired => {
+                let retired = &self.model.id;
+                failure.because(format!(
+                    "The provider no longer offers {retired}. Use {successor} instead."
+                ))
+            }
+            _ => failure,
+        }
+    }
+
+    /// Tells the lane, then keeps what came.
+    async fn end(&self, call: Call<'_>, answer: Answer) -> anyhow::Result<Made> {
+        let hint = answer.picture.as_ref().err();
+        let hint = hint.and_then(|failure| failure.retry_after);
+        self.leave(call, Some((answer.class(), hint))).await;
+        self.finish(call.id, call.output_idx, call.model, answer)
+            .await
     }
 
     /// Stores the original under the call's own key, develops it, and ends the call. A file that is no picture
     /// ends it as a fault and is not named, so the next attempt buys another.
-    async fn finish(&self, output_idx: i32, call: CallId, answer: Answer) -> anyhow::Result<Made> {
+    async fn finish(
+        &self,
+        call: CallId,
+        output_idx: i32,
+        model: &Model,
+        answer: Answer,
+    ) -> anyhow::Result<Made> {
         let Answer {
             picture,
             provider_request_id,
             usage,
+            tokens,
         } = answer;
         let developed = match picture {
             Ok(bytes) => self.keep(call, bytes).await,
-            Err(failure) => Err(failure),
+            Err(failure) => Err(self.named_successor(failure)),
         };
-        let (outcome, detail) = developed.as_ref().map_or_else(
-            |failure| (failure.class, Some(failure.detail.as_str())),
-            |_| (Class::Ok, None),
-        );
+        let failure = developed.as_ref().err();
+        let outcome = failure.map_or(Class::Ok, |failure| failure.class);
+        let delivered = failure.is_none().then_some(self.request.size);
         let ending = Ending {
             outcome,
-            detail,
+            detail: failure.map(|failure| failure.detail.as_str()),
+            reason: failure.and_then(|failure| failure.reason.as_deref()),
             provider_request_id: provider_request_id.as_deref(),
             usage: usage.as_ref(),
-            cost_micros: developed
-                .as_ref()
-                .ok()
-                .and_then(|_| self.model.cost_micros(self.request.size)),
+            cost_micros: match outcome {
+                // What may have been made may have been billed.
+                Class::Unknown | Class::ProviderInvalid | Class::Internal => None,
+                _ => Some(model.cost_micros(delivered, tokens)),
+            },
             original: developed.as_ref().ok().map(|(original, _)| original),
         };
         let end = || async {
@@ -206,10 +456,10 @@ impl Attempt<'_> {
         let calls_left = end.retry(store_delays()).await?;
         match developed {
             Ok((original, rendition)) => self.store(output_idx, original, rendition).await,
-            Err(failure) => {
-                let again = calls_left && failure.class.decision() == Decision::Retry;
-                Ok(Made::Missing { failure, again })
-            }
+            Err(failure) => Ok(Made::Missing {
+                failure,
+                again: calls_left,
+            }),
         }
     }
 
@@ -217,7 +467,7 @@ impl Attempt<'_> {
     async fn keep(&self, call: CallId, bytes: Bytes) -> Result<(Original, Rendition), Failure> {
         let Some((media_type, pixels)) = inspect(&bytes) else {
             let says = format!("{} bytes that are no picture", bytes.len());
-            return Err(Failure::new(Class::ProviderFault, says));
+            return Err(Failure::new(Class::ProviderInvalid, says));
         };
         let object_key = original_key(self.claimed.tenant, call);
         let (stored, rendition) =
@@ -249,7 +499,7 @@ impl Attempt<'_> {
         rendition.map_err(|error| {
             let class = match error {
                 ImagingError::ShuttingDown => Class::Internal,
-                _ => Class::ProviderFault,
+                _ => Class::ProviderInvalid,
             };
             Failure::new(class, error.to_string())
         })
@@ -270,7 +520,7 @@ impl Attempt<'_> {
         } = *self.claimed;
         let object_key = rendition_key(tenant, job, fence, output_idx, self.request.format);
         let stored = self.put(&object_key, rendition.bytes).await?;
-        let synthetic = self.provider.synthetic();
+        let synthetic = self.app.providers.synthetic();
         let artifact = |role, object_key, stored: Stored, media_type, pixels| Artifact {
             id: ArtifactId::new(),
             job,
@@ -312,6 +562,12 @@ impl Attempt<'_> {
             .when(|error| matches!(error, BucketError::Store(_)))
             .await
     }
+}
+
+/// What was cut short is asked for with less thinking.
+fn least_thinking<'a>(model: &'a Model, ended: &[Class]) -> Option<&'a str> {
+    let least = model.thinking.first()?;
+    ended.contains(&Class::Truncated).then_some(least)
 }
 
 /// A call in flight. Falls by itself: the attempt is dropped when its lease is lost.

@@ -79,9 +79,17 @@ pub struct CreateJob {
     #[serde(default)]
     #[schema(minimum = -10, maximum = 10, default = 0)]
     priority: i16,
+    /// Whether it may be made elsewhere when the model's own place is closed or full: `fallbacks` of
+    /// `GET /v1/models/{id}` says where. The price stays.
+    #[schema(default = true)]
+    fallback: Option<bool>,
+    /// Whether the successor may be taken, at its price, when the model was shut down.
+    #[serde(default)]
+    #[schema(default = false)]
+    switch_to_successor: bool,
 }
 
-/// A request that was read. Call [`Asked::quote`] before anything else: it tells what is wrong with it.
+/// A request that was read. [`Asked::quote`] tells what is wrong with it, before anything else is done.
 pub struct Asked {
     pub model: String,
     pub name: Option<String>,
@@ -92,6 +100,10 @@ pub struct Asked {
     pub starts_in: Duration,
     pub generation: Generation,
     pub pictures: Vec<Picture>,
+    pub fallback: bool,
+    /// The model asked for, where its successor is taken instead.
+    pub switched_from: Option<String>,
+    switch_to_successor: bool,
     violations: Vec<Violation>,
 }
 
@@ -127,12 +139,22 @@ impl Asked {
             }),
             generation: Generation::Image(request),
             pictures,
+            fallback: body.fallback.unwrap_or(true),
+            switched_from: None,
+            switch_to_successor: body.switch_to_successor,
             violations: found.all(),
         })
     }
 
-    /// What it costs at most, or everything that is wrong with it: here and for its model.
-    pub fn quote(&self, catalog: &Catalog, today: Date) -> Result<Quote> {
+    /// What it costs at most, or everything that is wrong with it: here and for its model, which is the successor
+    /// of the one asked for where that was shut down and the client wants it so.
+    pub fn quote(&mut self, catalog: &Catalog, today: Date) -> Result<Quote> {
+        if self.switch_to_successor
+            && let Ok(model) = catalog.offered_or_successor(&self.model, today)
+            && model.id != self.model
+        {
+            self.switched_from = Some(std::mem::replace(&mut self.model, model.id.clone()));
+        }
         let mut violations = self.violations.clone();
         match catalog.quote(&self.model, &self.generation, today) {
             Ok(quote) if violations.is_empty() => return Ok(quote),
@@ -262,7 +284,7 @@ mod tests {
     }
 
     fn quoted(body: &Value) -> std::result::Result<i64, Value> {
-        let catalog = Catalog::load(None).unwrap();
+        let catalog = Catalog::load(None, None).unwrap();
         read(body)
             .quote(&catalog, NOW.date())
             .map(|quote| quote.hold().unwrap().get())

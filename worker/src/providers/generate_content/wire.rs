@@ -14,6 +14,7 @@ pub(super) struct GenerateContent {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub system_instruction: Option<Content>,
     pub generation_config: GenerationConfig,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
 }
 
@@ -69,6 +70,8 @@ pub(super) struct Blob {
 pub(super) struct GenerationConfig {
     pub response_modalities: Vec<String>,
     pub image_config: ImageConfig,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub thinking_config: Option<ThinkingConfig>,
     pub candidate_count: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seed: Option<i32>,
@@ -80,7 +83,14 @@ pub(super) struct ImageConfig {
     pub aspect_ratio: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub image_size: Option<String>,
-    pub image_output_options: ImageOutputOptions,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image_output_options: Option<ImageOutputOptions>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct ThinkingConfig {
+    pub thinking_level: String,
 }
 
 #[derive(Serialize)]
@@ -115,14 +125,10 @@ pub(super) struct PromptFeedback {
     pub block_reason_message: Option<String>,
 }
 
-/// An error's body.
-#[derive(Deserialize)]
-pub(super) struct Status {
-    pub error: StatusError,
-}
-
-#[derive(Deserialize)]
-pub(super) struct StatusError {
-    #[serde(default)]
-    pub message: String,
+/// What is billed besides the picture.
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(super) struct Usage {
+    pub prompt_token_count: i64,
+    pub thoughts_token_count: i64,
 }

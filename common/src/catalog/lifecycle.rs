@@ -1,0 +1,101 @@
+//! Models that end: what to say of them, and how loudly.
+
+use time::Date;
+
+use super::{Catalog, Model};
+
+/// How near a shut-down is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Urgency {
+    /// Within 60 days.
+    Soon,
+    /// Within 30 days.
+    Near,
+    /// Within 7 days, or past.
+    Now,
+}
+
+/// A model that ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Warning {
+    pub urgency: Urgency,
+    /// Which, when, and what to use instead.
+    pub words: String,
+}
+
+/// Every model that is or will be shut down within 60 days of `today`, the most urgent first.
+pub fn warnings(catalog: &Catalog, today: Date) -> Vec<Warning> {
+    let mut found: Vec<(i64, Warning)> = catalog
+        .models()
+        .filter_map(|model| {
+            let left = model.days_left(today)?;
+            Some((left, warning(model, left)?))
+        })
+        .collect();
+    found.sort_by_key(|(left, _)| *left);
+    found.into_iter().map(|(_, warning)| warning).collect()
+}
+
+fn warning(model: &Model, left: i64) -> Option<Warning> {
+    let urgency = match left {
+        ..=7 => Urgency::Now,
+        8..=30 => Urgency::Near,
+        31..=60 => Urgency::Soon,
+        _ => return None,
+    };
+    let day = model.shut_down?;
+    let when = match left {
+        ..=0 => format!("was shut down on {day}"),
+        1 => format!("shuts down tomorrow, on {day}"),
+        left => format!("shuts down in {left} days, on {day}"),
+    };
+    let instead = match &model.successor {
+        Some(successor) => format!("its successor is {successor}"),
+        None => "no successor is known".to_owned(),
+    };
+    Some(Warning {
+        urgency,
+        words: format!("{} {when}; {instead}", model.id),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use time::macros::date;
+
+    use super::*;
+
+    #[test]
+    fn a_shut_down_is_told_louder_as_it_comes_near() {
+        let catalog = Catalog::load(None, None).unwrap();
+        let of_the_day = |today| {
+            let warnings = warnings(&catalog, today).into_iter();
+            let mut ours = warnings.filter(|one| one.words.starts_with("gemini-2.5-flash-image"));
+            ours.next().map(|one| (one.urgency, one.words))
+        };
+        assert_eq!(of_the_day(date!(2027 - 01 - 13)), None);
+        for (day, urgency, words) in [
+            (
+                date!(2027 - 01 - 14),
+                Urgency::Soon,
+                "shuts down in 60 days, on 2027-03-15",
+            ),
+            (
+                date!(2027 - 02 - 13),
+                Urgency::Near,
+                "shuts down in 30 days",
+            ),
+            (date!(2027 - 03 - 08), Urgency::Now, "shuts down in 7 days"),
+            (date!(2027 - 03 - 14), Urgency::Now, "shuts down tomorrow"),
+            (
+                date!(2027 - 04 - 01),
+                Urgency::Now,
+                "was shut down on 2027-03-15; its successor is gemini-nano-banana-2.1",
+            ),
+        ] {
+            let (found, said) = of_the_day(day).unwrap();
+            assert_eq!(found, urgency, "{day}");
+            assert!(said.contains(words), "{said}");
+        }
+    }
+}

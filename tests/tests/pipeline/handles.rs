@@ -1,0 +1,152 @@
+//! Work that a provider does in the background: its handle outlives attempts and workers, and nothing is bought twice.
+
+use std::time::Duration;
+
+use fakes::Fault;
+use reqwest::Method;
+use serde_json::{Value, json};
+use tests::{Options, Pipeline, models};
+
+/// Its own timeout is a second.
+async fn pipeline() -> (Pipeline, tempfile::TempDir) {
+    let folder = models::shipped();
+    models::change(
+        &folder,
+        "interactions.toml",
+        "timeout_seconds = 120",
+        "timeout_seconds = 1",
+    );
+    let pipeline = Pipeline::start_with(Options {
+        models: Some(folder.path().to_owned()),
+        ..Options::default()
+    })
+    .await;
+    (pipeline, folder)
+}
+
+fn job(fault: &str) -> Value {
+    json!({"model": "gemini-nano-banana-2.1-background", "prompt": format!("a bottle {fault}"), "size": "1K"})
+}
+
+async fn outcomes(pipeline: &Pipeline) -> Vec<(String, Option<String>)> {
+    sqlx::query_as("SELECT outcome, operation FROM calls ORDER BY id")
+        .fetch_all(&pipeline.reader)
+        .await
+        .unwrap()
+}
+
+#[tokio::test]
+async fn work_that_ends_after_our_timeout_is_delivered_and_charged_once() {
+    let (pipeline, _folder) = pipeline().await;
+    let id = pipeline.submit(&job("[[fault:late:3000]]")).await;
+    let ended = pipeline.ended(&id).await;
+    assert_eq!(
+        (ended["state"].as_str(), ended["cost"]["captured"].as_i64()),
+        (Some("succeeded"), Some(6)),
+        "{ended}"
+    );
+    assert!(
+        ended["attempts"].as_i64().unwrap() > 1,
+        "it was put back meanwhile: {ended}"
+    );
+    assert_eq!(pipeline.fake.journal().count(), 1, "calls");
+    let calls = outcomes(&pipeline).await;
+    assert_eq!(calls.len(), 1);
+    assert!(calls[0].0 == "ok" && calls[0].1.is_some(), "{calls:?}");
+    assert_eq!(pipeline.balance().await, (994, 0));
+    pipeline.close().await;
+}
+
+#[tokio::test]
+async fn work_that_never_ends_is_released_at_the_deadline_and_metered() {
+    let (pipeline, _folder) = pipeline().await;
+    let request = pipeline.request(Method::POST, "/v1/jobs");
+    let request = request
+        .header("Cancel-After", "3s")
+        .json(&job("[[fault:never]]"));
+    let accepted: Value = request.send().await.unwrap().json().await.unwrap();
+    let ended = pipeline.ended(accepted["id"].as_str().unwrap()).await;
+    assert_eq!(
+        (ended["state"].as_str(), ended["cost"]["released"].as_i64()),
+        (Some("expired"), Some(6)),
+        "{ended}"
+    );
+    let calls = outcomes(&pipeline).await;
+    assert_eq!((calls.len(), calls[0].0.as_str()), (1, "unknown"));
+    let metrics = pipeline.anonymous(
+        Method::GET,
+        &format!("{}/metrics/billing", pipeline.metrics_url),
+    );
+    let metrics = metrics.send().await.unwrap().text().await.unwrap();
+    let labels =
+        r#"{model="gemini-nano-banana-2.1-background",outcome="unknown",provider="interactions"}"#;
+    for line in [
+        format!("platen_provider_calls_total{labels} 1"),
+        format!("platen_provider_cost_usd_micros_total{labels} 33600"),
+    ] {
+        assert!(metrics.contains(&line), "{line} is not in\n{metrics}");
+    }
+    assert_eq!(pipeline.balance().await, (1_000, 0));
+    pipeline.close().await;
+}
+
+#[tokio::test]
+async fn a_question_that_fails_is_asked_again_and_what_is_gone_is_bought_again() {
+    let (pipeline, _folder) = pipeline().await;
+    let asked = pipeline.submit(&job("[[fault:poll:unavailable*3]]")).await;
+    assert_eq!(pipeline.ended(&asked).await["state"], "succeeded");
+    assert_eq!(pipeline.fake.journal().count(), 1, "calls");
+    let gone = pipeline.submit(&job("once more [[fault:gone]]")).await;
+    let ended = pipeline.ended(&gone).await;
+    assert_eq!(ended["outcome"]["class"], "unknown", "{ended}");
+    assert_eq!(ended["cost"]["released"], 6);
+    let calls = outcomes(&pipeline).await;
+    let classes: Vec<&str> = calls.iter().map(|(class, _)| class.as_str()).collect();
+    assert_eq!(classes, ["ok", "unknown", "unknown", "unknown"]);
+    pipeline.close().await;
+}
+
+#[tokio::test]
+async fn a_canceled_job_is_released_at_once_though_the_provider_works_on() {
+    let (pipeline, _folder) = pipeline().await;
+    let id = pipeline.submit(&job("[[fault:never]]")).await;
+    pipeline
+        .until(Duration::from_secs(5), async || {
+            (pipeline.fake.journal().count() == 1).then_some(())
+        })
+        .await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let (_, canceled) = pipeline
+        .post(&format!("/v1/jobs/{id}/cancel"), &json!({}))
+        .await;
+    assert_eq!(canceled["state"], "canceled", "{canceled}");
+    assert_eq!(pipeline.balance().await, (1_000, 0));
+    pipeline
+        .until(Duration::from_secs(5), async || {
+            let calls = outcomes(&pipeline).await;
+            (calls[0].0 == "unknown").then_some(())
+        })
+        .await;
+    pipeline.close().await;
+}
+
+#[tokio::test]
+async fn a_job_whose_provider_works_is_asked_about_though_the_lane_is_closed() {
+    let (pipeline, _folder) = pipeline().await;
+    let id = pipeline.submit(&job("[[fault:late:2500]]")).await;
+    pipeline
+        .until(Duration::from_secs(5), async || {
+            (pipeline.fake.journal().count() == 1).then_some(())
+        })
+        .await;
+    pipeline.fake.faults().push(Fault::Status(404));
+    let other = pipeline.submit(&job("something else")).await;
+    assert_eq!(
+        pipeline.ended(&other).await["outcome"]["class"],
+        "model_retired"
+    );
+    let ended = pipeline.ended(&id).await;
+    assert_eq!(ended["state"], "succeeded", "{ended}");
+    assert_eq!(pipeline.fake.journal().count(), 2, "calls");
+    pipeline.close().await;
+}

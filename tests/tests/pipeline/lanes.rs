@@ -1,0 +1,217 @@
+//! Trouble at one place where a model is called stays there.
+
+use std::time::Duration;
+
+use common::outcome::Class;
+use common::queue::lanes::Why;
+use fakes::Fault;
+use futures::future::join_all;
+use reqwest::StatusCode;
+use serde_json::{Value, json};
+use tests::pipeline::small_job;
+use tests::{Options, Pipeline, models};
+
+const MODEL: &str = "gemini-nano-banana-2.1";
+
+async fn attempts(pipeline: &Pipeline) -> i64 {
+    sqlx::query_scalar("SELECT coalesce(sum(fence), 0)::bigint FROM jobs")
+        .fetch_one(&pipeline.reader)
+        .await
+        .unwrap()
+}
+
+#[tokio::test]
+async fn a_model_that_is_gone_is_asked_for_once() {
+    let folder = models::shipped();
+    models::change(
+        &folder,
+        "vertex.toml",
+        "announced = 2026-10-06",
+        "announced = 2026-10-06\nsuccessor = \"gemini-3-pro-image\"",
+    );
+    let pipeline = Pipeline::start_with(Options {
+        models: Some(folder.path().to_owned()),
+        ..Options::default()
+    })
+    .await;
+    pipeline.fake.faults().rate(1.0, [Fault::Status(404)]);
+    let first = pipeline.ended(&pipeline.submit(&small_job()).await).await;
+    let ids = join_all((0..20).map(|_| async { pipeline.submit(&small_job()).await })).await;
+    let jobs = join_all(ids.iter().map(|id| pipeline.ended(id))).await;
+    for job in std::iter::once(&first).chain(&jobs) {
+        assert_eq!(
+            (job["state"].as_str(), job["outcome"]["class"].as_str()),
+            (Some("failed"), Some("model_retired")),
+            "{job}"
+        );
+        assert_eq!(
+            job["outcome"]["reason"],
+            "The provider no longer offers gemini-nano-banana-2.1. Use gemini-3-pro-image instead. Nothing was charged."
+        );
+    }
+    assert_eq!(pipeline.fake.journal().count(), 1, "calls");
+    assert_eq!(
+        pipeline.lane(MODEL).await.pause.unwrap().why,
+        Why::Answers(Class::ModelRetired)
+    );
+    assert_eq!(pipeline.balance().await, (1_000, 0));
+    pipeline.close().await;
+}
+
+#[tokio::test]
+async fn an_outage_closes_the_lane_and_a_probe_opens_it() {
+    let pipeline = Pipeline::start().await;
+    pipeline.fake.faults().rate(1.0, [Fault::Status(503)]);
+    let ids = join_all((0..12).map(|_| async { pipeline.submit(&small_job()).await })).await;
+    pipeline
+        .until(Duration::from_secs(10), async || {
+            let pause = pipeline.lane(MODEL).await.pause?;
+            (pause.why == Why::Answers(Class::ProviderFault)).then_some(())
+        })
+        .await;
+    // What was under way when it closed may still end.
+    tokio::time::sleep(Duration::from_millis(150)).await;
+    let (calls, taken) = (pipeline.fake.journal().count(), attempts(&pipeline).await);
+    let later = small_job();
+    let waiting = pipeline.submit(&later).await;
+    tokio::time::sleep(Duration::from_millis(150)).await;
+    let job = pipeline.job(&waiting).await;
+    assert_eq!(
+        (job["state"].as_str(), job["attempts"].as_i64()),
+        (Some("queued"), Some(0)),
+        "{job}"
+    );
+    let (calls_now, taken_now) = (pipeline.fake.journal().count(), attempts(&pipeline).await);
+    assert!(
+        calls_now <= calls + 1 && taken_now <= taken + 8,
+        "{calls} {calls_now} {taken} {taken_now}"
+    );
+
+    pipeline.fake.faults().clear();
+    let job = pipeline.ended(&waiting).await;
+    assert_eq!(job["state"], "succeeded", "{job}");
+    let ended = join_all(ids.iter().map(|id| pipeline.ended(id))).await;
+    let saved = ended
+        .iter()
+        .filter(|job| job["state"] == "succeeded")
+        .count();
+    // Twelve jobs have 36 calls; the lane closes after 8 strikes and those that were in flight.
+    assert!(saved >= 6, "{saved} of 12 outlived the outage");
+    assert!(pipeline.lane(MODEL).await.pause.is_none());
+    pipeline.close().await;
+}
+
+/// Paths of the calls that asked for pictures.
+fn paths(pipeline: &Pipeline) -> Vec<String> {
+    let calls = pipeline.fake.journal().calls();
+    calls.iter().map(|call| call.path.clone()).collect()
+}
+
+#[tokio::test]
+async fn another_lane_takes_over_unless_the_owner_forbids_it() {
+    let folder = models::shipped();
+    models::change(
+        &folder,
+        "vertex.toml",
+        "announced = 2026-10-06",
+        "announced = 2026-10-06\nfallbacks = [{ location = \"us\" }, { project = \"second\" }]",
+    );
+    let pipeline = Pipeline::start_with(Options {
+        models: Some(folder.path().to_owned()),
+        ..Options::default()
+    })
+    .await;
+    let (_, model) = pipeline.get("/v1/models/gemini-nano-banana-2.1").await;
+    assert_eq!(
+        model["fallbacks"],
+        json!([
+            "vertex/us/gemini-nano-banana-2.1",
+            "vertex:second/global/gemini-nano-banana-2.1"
+        ])
+    );
+    let mut job = small_job();
+    job["prompt"] = json!("a bottle [[fault:denied*2]]");
+    let ended = pipeline.ended(&pipeline.submit(&job).await).await;
+    assert_eq!(ended["state"], "succeeded", "{ended}");
+    let asked = paths(&pipeline);
+    assert!(
+        asked[0].contains("/projects/synthetic/locations/global/"),
+        "{asked:?}"
+    );
+    assert!(
+        asked[1].contains("/projects/synthetic/locations/us/"),
+        "{asked:?}"
+    );
+    assert!(
+        asked[2].contains("/projects/second/locations/global/"),
+        "{asked:?}"
+    );
+
+    // The first two lanes are closed by now.
+    job["fallback"] = json!(false);
+    let waits = pipeline.submit(&job).await;
+    tokio::time::sleep(Duration::from_millis(400)).await;
+    assert_eq!(pipeline.job(&waits).await["state"], "queued");
+    let (status, canceled) = pipeline
+        .post(&format!("/v1/jobs/{waits}/cancel"), &json!({}))
+        .await;
+    assert_eq!(status, StatusCode::OK, "{canceled}");
+    job["fallback"] = json!(true);
+    job["prompt"] = json!("another bottle");
+    assert_eq!(
+        pipeline.ended(&pipeline.submit(&job).await).await["state"],
+        "succeeded"
+    );
+    assert!(paths(&pipeline)[3].contains("/projects/second/"));
+    pipeline.close().await;
+}
+
+#[tokio::test]
+async fn a_provider_that_names_a_time_is_left_alone_until_then() {
+    let pipeline = Pipeline::start().await;
+    let job = |prompt: &str| json!({"model": "gpt-image-2", "prompt": prompt, "size": "1K"});
+    let throttled = pipeline
+        .submit(&job("a bottle [[fault:throttle:1*1]]"))
+        .await;
+    pipeline
+        .until(Duration::from_secs(5), async || {
+            (pipeline.fake.journal().count() == 1).then_some(())
+        })
+        .await;
+    let second = pipeline.submit(&job("another bottle")).await;
+    let jobs = [
+        pipeline.ended(&throttled).await,
+        pipeline.ended(&second).await,
+    ];
+    assert!(
+        jobs.iter().all(|job| job["state"] == "succeeded"),
+        "{jobs:#?}"
+    );
+    let calls = pipeline.fake.journal().calls();
+    for call in &calls[1..] {
+        let waited = call.received_us - calls[0].received_us;
+        assert!(waited >= 950_000, "{waited} µs after the hint of a second");
+    }
+    pipeline.close().await;
+}
+
+#[tokio::test]
+async fn a_job_is_called_for_again_with_what_may_help() {
+    let pipeline = Pipeline::start().await;
+    let mut job = small_job();
+    job["prompt"] =
+        json!("a bottle [[fault:finish:IMAGE_RECITATION*1]] [[fault:finish:MAX_TOKENS*1]]");
+    job["seed"] = json!(7);
+    let ended = pipeline.ended(&pipeline.submit(&job).await).await;
+    assert_eq!(ended["state"], "succeeded", "{ended}");
+    let calls = pipeline.fake.journal().calls();
+    let config = |number: usize| calls[number].body["generationConfig"].clone();
+    let level = |config: &Value| config["thinkingConfig"]["thinkingLevel"].clone();
+    assert_eq!(
+        (&config(0)["seed"], level(&config(0))),
+        (&json!(7), Value::Null)
+    );
+    assert_ne!(config(1)["seed"], json!(7));
+    assert_eq!(level(&config(2)), "MINIMAL");
+    pipeline.close().await;
+}

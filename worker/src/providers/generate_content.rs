@@ -1,0 +1,258 @@
+//! Google's `generateContent`, as Vertex AI and the Gemini Developer API speak it: conversion, nothing else.
+//!
+//! A refusal is an HTTP 200 without a picture, so the answer is classified by what is in it. Unknown finish and
+//! block reasons never fail to parse: servers send more of them than the published protos list.
+
+mod wire;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use common::catalog::Tokens;
+use common::outcome::Failure;
+use common::outcome::table::{self, Dialect};
+use reqwest::RequestBuilder;
+
+use super::google::{self, Credentials};
+use super::http::Http;
+use super::{Answer, PictureRequest};
+use wire::{
+    Blob, Content, GenerateContent, GenerationConfig, ImageConfig, ImageOutputOptions, Part, Reply,
+    ThinkingConfig, Usage,
+};
+
+/// A request's body.
+#[derive(serde::Serialize)]
+#[serde(transparent)]
+pub struct Body(GenerateContent);
+
+impl Body {
+    pub fn for_vertex(request: &PictureRequest<'_>) -> Self {
+        let mut body = common_body(request);
+        body.generation_config.image_config.image_output_options = Some(ImageOutputOptions {
+            mime_type: "image/png".to_owned(),
+        });
+        body.labels = [
+            ("job".to_owned(), request.job.to_string()),
+            ("call".to_owned(), request.call.to_string()),
+        ]
+        .into();
+        Self(body)
+    }
+
+    /// The Developer API refuses labels and a choice of the file type.
+    pub fn for_developers(request: &PictureRequest<'_>) -> Self {
+        Self(common_body(request))
+    }
+}
+
+fn common_body(request: &PictureRequest<'_>) -> GenerateContent {
+    let mut parts = vec![Part::text(request.prompt)];
+    for input in request.inputs {
+        parts.push(Part::text(input.caption()));
+        parts.push(Part::picture(Blob {
+            mime_type: input.media_type.as_str().to_owned(),
+            data: STANDARD.encode(&input.bytes),
+        }));
+    }
+    GenerateContent {
+        contents: vec![Content {
+            role: Some("user".to_owned()),
+            parts,
+        }],
+        system_instruction: request.art_direction.map(|text| Content {
+            role: None,
+            parts: vec![Part::text(text)],
+        }),
+        generation_config: GenerationConfig {
+            response_modalities: vec!["IMAGE".to_owned()],
+            image_config: ImageConfig {
+                aspect_ratio: request.aspect_ratio.as_str().to_owned(),
+                // A model that makes one size does not know the field.
+                image_size: (request.model.sizes.len() > 1)
+                    .then(|| request.size.as_str().to_owned()),
+                image_output_options: None,
+            },
+            thinking_config: request.thinking.map(|level| ThinkingConfig {
+                thinking_level: level.to_owned(),
+            }),
+            candidate_count: 1,
+            seed: request.seed,
+        },
+        labels: [].into(),
+    }
+}
+
+/// Sends the body and reads what comes back.
+pub(super) async fn submit(
+    http: &Http,
+    dialect: Dialect,
+    credentials: &Credentials,
+    post: RequestBuilder,
+    body: &Body,
+) -> Answer {
+    let signed = match credentials.sign(post.json(body)).await {
+        Ok(signed) => signed,
+        Err(failure) => return Answer::failed(failure),
+    };
+    // The model works while nothing is said: the caller's time bounds the first byte.
+    match http.exchange(signed, std::time::Duration::MAX).await {
+        Err(broken) => Answer::failed(broken.failure(dialect)),
+        Ok(received) if !received.status.is_success() => {
+            Answer::failed(google::refused(dialect, &received))
+        }
+        Ok(received) => answer(dialect, &received.body),
+    }
+}
+
+/// What a successful reply holds: a picture, or why there is none.
+fn answer(dialect: Dialect, bytes: &[u8]) -> Answer {
+    let reply: Reply = match serde_json::from_slice(bytes) {
+        Ok(reply) => reply,
+        Err(error) => {
+            let detail = format!("an answer that cannot be read: {error}");
+            return Answer::failed(Failure::new(table::class(dialect, "not_json"), detail));
+        }
+    };
+    let metered = reply.usage_metadata.as_ref();
+    let metered: Usage = metered
+        .and_then(|usage| serde::Deserialize::deserialize(usage).ok())
+        .unwrap_or_default();
+    Answer {
+        picture: picture(dialect, &reply),
+        provider_request_id: reply.response_id,
+        usage: reply.usage_metadata,
+        tokens: Tokens {
+            input: metered.prompt_token_count,
+            thought: metered.thoughts_token_count,
+        },
+    }
+}
+
+fn picture(dialect: Dialect, reply: &Reply) -> Result<Bytes, Failure> {
+    let failure = |sign: &str, detail: String| Failure::new(table::class(dialect, sign), detail);
+    if let Some(feedback) = &reply.prompt_feedback
+        && let Some(reason) = &feedback.block_reason
+    {
+        let detail = format!("prompt blocked: {reason}");
+        return Err(failure(&format!("block:{reason}"), detail)
+            .in_the_words_of_the_provider(feedback.block_reason_message.as_deref()));
+    }
+    let Some(candidate) = reply.candidates.first() else {
+        return Err(failure("empty", "an answer without candidates".to_owned()));
+    };
+    let finish = candidate.finish_reason.as_deref().unwrap_or("STOP");
+    let parts = candidate
+        .content
+        .as_ref()
+        .map_or(&[][..], |content| &content.parts);
+    // Drafts are marked as thoughts; the last picture that is none is the one. Some models mark their only picture.
+    let pictures = || {
+        parts
+            .iter()
+            .rev()
+            .filter_map(|part| Some((part.thought, part.inline_data.as_ref()?)))
+    };
+    let found = pictures()
+        .find(|(thought, _)| !thought)
+        .or_else(|| pictures().next());
+    // A reason that comes with a picture after all, such as MAX_TOKENS, is none to throw it away.
+    match found {
+        Some((_, blob))
+            if matches!(finish, "STOP" | "MAX_TOKENS" | "FINISH_REASON_UNSPECIFIED") =>
+        {
+            STANDARD
+                .decode(&blob.data)
+                .map(Bytes::from)
+                .map_err(|error| {
+                    failure(
+                        "bad_base64",
+                        format!("a picture that is no base64: {error}"),
+                    )
+                })
+        }
+        _ => {
+            let detail = format!("finished with {finish}, without a picture");
+            Err(failure(&format!("finish:{finish}"), detail)
+                .in_the_words_of_the_provider(candidate.finish_message.as_deref()))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use common::outcome::Class;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn read(reply: &Value) -> Answer {
+        answer(Dialect::Vertex, reply.to_string().as_bytes())
+    }
+
+    fn finished(reason: &str, parts: &Value) -> Value {
+        json!({"candidates": [{"content": {"role": "model", "parts": parts}, "finishReason": reason}], "usageMetadata": {}})
+    }
+
+    #[test]
+    fn the_last_picture_that_is_no_thought_is_taken() {
+        let blob = |data: &str| json!({"mimeType": "image/png", "data": data});
+        let parts = json!([
+            {"text": "Considering…", "thought": true},
+            {"inlineData": blob("ZHJhZnQ="), "thought": true},
+            {"inlineData": blob("b25l")},
+            {"inlineData": blob("dHdv"), "thoughtSignature": "x"},
+        ]);
+        for reason in ["STOP", "MAX_TOKENS"] {
+            assert_eq!(read(&finished(reason, &parts)).picture.unwrap(), "two");
+        }
+        let only_a_thought = json!([{"inlineData": blob("ZHJhZnQ="), "thought": true}]);
+        let taken = read(&finished("STOP", &only_a_thought)).picture;
+        assert_eq!(taken.unwrap(), "draft");
+        // A refusal is one, whatever else is in it.
+        assert_eq!(
+            read(&finished("IMAGE_SAFETY", &parts)).class(),
+            Class::Refused
+        );
+    }
+
+    #[test]
+    fn a_refusal_tells_its_words_and_what_it_metered() {
+        let captured = json!({"candidates": [{"content": {"role": "model"}, "finishReason": "IMAGE_PROHIBITED_CONTENT",
+            "finishMessage": "The model output could not be generated. Support code: 42876398."}],
+            "usageMetadata": {"promptTokenCount": 1119, "totalTokenCount": 1359, "thoughtsTokenCount": 240}});
+        let answer = read(&captured);
+        assert_eq!(
+            answer.tokens,
+            Tokens {
+                input: 1_119,
+                thought: 240
+            }
+        );
+        let failure = answer.picture.unwrap_err();
+        assert_eq!(failure.class, Class::Refused);
+        assert!(failure.plain_words().ends_with("Support code: 42876398."));
+    }
+
+    #[test]
+    fn what_nobody_listed_is_classified_too() {
+        let nothing = json!([]);
+        for (reply, class) in [
+            (finished("STOP", &nothing), Class::NoOutput),
+            (finished("SOMETHING_NEW", &nothing), Class::Unrecognized),
+            (
+                json!({"promptFeedback": {"blockReason": "NEW"}}),
+                Class::Unrecognized,
+            ),
+            (json!({"candidates": [{}]}), Class::NoOutput),
+            (json!({}), Class::NoOutput),
+            (json!([1]), Class::ProviderInvalid),
+            (
+                json!({"usageMetadata": {"promptTokenCount": "many"}}),
+                Class::NoOutput,
+            ),
+        ] {
+            assert_eq!(read(&reply).class(), class, "{reply}");
+        }
+    }
+}

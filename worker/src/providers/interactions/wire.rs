@@ -1,0 +1,123 @@
+//! The JSON of Gemini Interactions, as far as Platen speaks it.
+//!
+//! Source: the types of google-genai 3.4.0 (`_gaos/types/interactions`).
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+#[derive(Serialize)]
+pub(super) struct CreateInteraction {
+    pub model: String,
+    pub input: Vec<Step>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub system_instruction: Option<String>,
+    pub response_format: ResponseFormat,
+    #[serde(skip_serializing_if = "GenerationConfig::is_empty")]
+    pub generation_config: GenerationConfig,
+    pub background: bool,
+    pub store: bool,
+}
+
+/// One step of an interaction. There are two dozen kinds.
+#[derive(Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub(super) enum Step {
+    UserInput {
+        #[serde(default)]
+        content: Vec<Content>,
+    },
+    ModelOutput {
+        #[serde(default)]
+        content: Vec<Content>,
+        error: Option<Error>,
+    },
+    Thought {
+        #[serde(default)]
+        summary: Vec<Content>,
+    },
+    #[serde(other)]
+    Other,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub(super) enum Content {
+    Text {
+        #[serde(default)]
+        text: String,
+    },
+    Image(Image),
+    #[serde(other)]
+    Other,
+}
+
+/// Base64 in JSON, or where the picture is.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Image {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mime_type: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uri: Option<String>,
+}
+
+/// The only file type its field takes is JPEG, so the choice is left to the model.
+#[derive(Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub(super) enum ResponseFormat {
+    Image {
+        aspect_ratio: String,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        image_size: Option<String>,
+        delivery: String,
+    },
+}
+
+#[derive(Serialize)]
+pub(super) struct GenerationConfig {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seed: Option<i32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub thinking_level: Option<String>,
+}
+
+impl GenerationConfig {
+    fn is_empty(&self) -> bool {
+        self.seed.is_none() && self.thinking_level.is_none()
+    }
+}
+
+/// Everything may be missing, and anything may be there that is not named.
+#[derive(Deserialize)]
+pub(super) struct Interaction {
+    pub id: Option<String>,
+    pub status: Option<String>,
+    #[serde(default)]
+    pub steps: Vec<Step>,
+    #[serde(default)]
+    pub errors: Vec<Error>,
+    pub usage: Option<Value>,
+}
+
+/// The body of an answer that is no success.
+#[derive(Deserialize)]
+pub(super) struct Refusal {
+    pub error: Error,
+}
+
+/// What went wrong. The code of an interaction's error is a word, that of a step's a number of `google.rpc.Code`.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Error {
+    #[serde(default)]
+    pub code: Value,
+    pub message: Option<String>,
+}
+
+/// What is billed besides the picture.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Usage {
+    pub total_input_tokens: i64,
+    pub total_thought_tokens: i64,
+}

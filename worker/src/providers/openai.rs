@@ -1,0 +1,523 @@
+//! OpenAI images, and the servers of one's own that speak like it: one call, one answer, no handle.
+//!
+//! Such servers differ in small ways, and each difference is a line in the catalogue: `base_url`, `pixels`, `seed`,
+//! `extra`. A picture that is answered by its address is fetched from the server itself and from nobody else.
+
+mod wire;
+
+use std::cmp::Ordering;
+use std::time::Duration;
+
+use anyhow::Context;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use common::catalog::{Model, Tokens};
+use common::generation::image::{AspectRatio, MediaType, Pixels, Size, pixels};
+use common::outcome::table::{self, Dialect};
+use common::outcome::{Class, Failure};
+use futures::future::{BoxFuture, FutureExt};
+use reqwest::multipart::{self, Form};
+use reqwest::{RequestBuilder, Url};
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::{Map, Value};
+
+use super::http::{Http, PROMPT_ANSWER, Received, excerpt};
+use super::{Account, Answer, PictureRequest, Provider, Reply};
+use wire::{Error, Images, Usage};
+
+pub(super) use wire::Part;
+
+const DIALECT: Dialect = Dialect::Openai;
+const BASE_URL: &str = "https://api.openai.com";
+/// The variable that holds the key, unless the catalogue names another.
+const KEY: &str = "OPENAI_API_KEY";
+
+/// A provider of the dialect `openai`.
+pub struct OpenAi {
+    http: Http,
+    base_url: Url,
+    key: Option<SecretString>,
+}
+
+/// A request's body.
+pub(super) enum Body {
+    /// A picture from words.
+    Generation(Map<String, Value>),
+    /// A picture from words and pictures.
+    Edit(Vec<Part>),
+}
+
+impl OpenAi {
+    pub fn new(account: &Account<'_>) -> anyhow::Result<Self> {
+        let provider = account.provider;
+        // A server of one's own may need no key, and never gets the one that was meant for OpenAI.
+        let own = provider.base_url.is_some() && provider.api_key.is_none();
+        let key = if own && account.fake.is_none() {
+            None
+        } else {
+            Some(account.needed_key(KEY)?)
+        };
+        let base_url = account.base_url().unwrap_or_else(|| BASE_URL.to_owned());
+        let base_url = Url::parse(&base_url)
+            .ok()
+            .filter(Url::has_host)
+            .with_context(|| {
+                format!(
+                    "the base_url of provider {} is no address, such as http://127.0.0.1:8000",
+                    provider.name
+                )
+            })?;
+        Ok(Self {
+            http: Http::new(account.idle)?,
+            base_url,
+            key,
+        })
+    }
+
+    async fn exchange(
+        &self,
+        request: RequestBuilder,
+        first_byte: Duration,
+    ) -> Result<Received, Failure> {
+        let signed = match &self.key {
+            Some(key) => request.bearer_auth(key.expose_secret()),
+            None => request,
+        };
+        let received = self.http.exchange(signed, first_byte).await;
+        received.map_err(|broken| broken.failure(DIALECT))
+    }
+
+    async fn make(&self, body: Body) -> Result<Answer, Failure> {
+        let base_url = self.base_url.as_str().trim_end_matches('/');
+        let post = self.http.post(&format!("{base_url}{}", body.path()));
+        let post = match body {
+            Body::Generation(fields) => post.json(&fields),
+            Body::Edit(parts) => post.multipart(form(parts)?),
+        };
+        // The model works while nothing is said: the caller's time bounds the first byte.
+        let received = self.exchange(post, Duration::MAX).await?;
+        let request_id = received.header("x-request-id");
+        let mut answer = if received.status.is_success() {
+            self.answer(&received.body).await
+        } else {
+            Answer::failed(refused(&received))
+        };
+        answer.provider_request_id = request_id.filter(|id| id.len() <= 500);
+        Ok(answer)
+    }
+
+    /// What a successful answer holds: a picture, or why there is none.
+    async fn answer(&self, bytes: &[u8]) -> Answer {
+        let images: Images = match serde_json::from_slice(bytes) {
+            Ok(images) => images,
+            Err(error) => {
+                let detail = format!("an answer that cannot be read: {error}");
+                return Answer::failed(failure("not_json", detail));
+            }
+        };
+        let picture = match images.picture() {
+            Ok(Picture::Here(picture)) => Ok(picture),
+            Ok(Picture::At(address)) => self.fetch(address).await,
+            Err(failure) => Err(failure),
+        };
+        let metered: Usage = (images.usage.as_ref())
+            .and_then(|usage| serde::Deserialize::deserialize(usage).ok())
+            .unwrap_or_default();
+        Answer {
+            picture,
+            provider_request_id: None,
+            usage: images.usage,
+            tokens: Tokens {
+                input: metered.input_tokens,
+                thought: 0,
+            },
+        }
+    }
+
+    /// Fetches a picture the server made. However that fails, the picture was made: it is the answer that is invalid.
+    async fn fetch(&self, address: &str) -> Result<Bytes, Failure> {
+        let url = own_address(&self.base_url, address).ok_or_else(|| {
+            let detail = "a picture at an address that is not the server's own; it was not fetched";
+            failure("elsewhere", detail.to_owned())
+        })?;
+        let get = self.http.get(url.as_str());
+        let problem = match self.exchange(get, PROMPT_ANSWER).await {
+            Ok(received) if received.status.is_success() => return Ok(received.body),
+            Ok(received) => format!("HTTP {}", received.status.as_u16()),
+            Err(failure) => failure.detail,
+        };
+        let detail = format!("the picture could not be fetched from its address: {problem}");
+        Err(failure("elsewhere", detail))
+    }
+}
+
+impl Provider for OpenAi {
+    fn submit<'a>(&'a self, request: &'a PictureRequest<'a>) -> BoxFuture<'a, Reply> {
+        async move {
+            let made = self.make(Body::of(request)).await;
+            Reply::Answered(made.unwrap_or_else(Answer::failed))
+        }
+        .boxed()
+    }
+}
+
+impl Body {
+    pub(super) fn of(request: &PictureRequest<'_>) -> Self {
+        let fields = fields(request);
+        if request.inputs.is_empty() {
+            return Self::Generation(fields);
+        }
+        let texts = fields.into_iter().map(|(name, value)| Part::Text {
+            name,
+            text: match value {
+                Value::String(text) => text,
+                other => other.to_string(),
+            },
+        });
+        let pictures = request.inputs.iter().enumerate();
+        let files = pictures.map(|(index, input)| Part::File {
+            name: "image[]",
+            file_name: format!("input-{index}.{}", extension(input.media_type)),
+            media_type: input.media_type,
+            bytes: input.bytes.clone(),
+        });
+        Self::Edit(texts.chain(files).collect())
+    }
+
+    fn path(&self) -> &'static str {
+        match self {
+            Self::Generation(_) => "/v1/images/generations",
+            Self::Edit(_) => "/v1/images/edits",
+        }
+    }
+}
+
+/// What both requests say. What the catalogue adds has the last word.
+fn fields(request: &PictureRequest<'_>) -> Map<String, Value> {
+    let Pixels { width, height } = size(request.model, request.aspect_ratio, request.size);
+    let mut fields = Map::new();
+    fields.insert("model".to_owned(), request.model.name.clone().into());
+    fields.insert("prompt".to_owned(), prompt(request).into());
+    fields.insert("n".to_owned(), 1.into());
+    fields.insert("size".to_owned(), format!("{width}x{height}").into());
+    fields.insert("output_format".to_owned(), "png".into());
+    if let Some(seed) = request.seed {
+        fields.insert("seed".to_owned(), seed.into());
+    }
+    fields.extend(request.model.extra.clone());
+    fields
+}
+
+/// The API has one text for everything: the art direction goes before the prompt, the pictures' roles after it.
+fn prompt(request: &PictureRequest<'_>) -> String {
+    let mut paragraphs: Vec<String> = Vec::new();
+    paragraphs.extend(request.art_direction.map(ToOwned::to_owned));
+    paragraphs.push(request.prompt.to_owned());
+    let roles: Vec<String> = (1..)
+        .zip(request.inputs)
+        .map(|(number, input)| {
+            let role = input.caption().trim_end_matches(':');
+            format!("Picture {number}: {role}")
+        })
+        .collect();
+    if !roles.is_empty() {
+        paragraphs.push(roles.join("\n"));
+    }
+    paragraphs.join("\n\n")
+}
+
+/// The pixels that are asked for: those that are wanted, or of those the model takes the nearest in shape; of these
+/// the smallest that is large enough, else the largest.
+fn size(model: &Model, ratio: AspectRatio, size: Size) -> Pixels {
+    let wanted = pixels(ratio, size);
+    let shape = |pixels: &Pixels| (f64::from(pixels.width) / f64::from(pixels.height)).ln();
+    let area = |pixels: &Pixels| u64::from(pixels.width) * u64::from(pixels.height);
+    let off = |pixels: &Pixels| (shape(pixels) - shape(&wanted)).abs();
+    let too_small = |pixels: &Pixels| area(pixels) < area(&wanted);
+    let nearer = |one: &&Pixels, other: &&Pixels| -> Ordering {
+        let room = |pixels: &Pixels| area(pixels).abs_diff(area(&wanted));
+        (off(one).total_cmp(&off(other)))
+            .then_with(|| too_small(one).cmp(&too_small(other)))
+            .then_with(|| room(one).cmp(&room(other)))
+    };
+    model
+        .pixels
+        .iter()
+        .min_by(nearer)
+        .copied()
+        .unwrap_or(wanted)
+}
+
+fn extension(media_type: MediaType) -> &'static str {
+    match media_type {
+        MediaType::Png => "png",
+        MediaType::Jpeg => "jpg",
+        MediaType::Webp => "webp",
+    }
+}
+
+fn form(parts: Vec<Part>) -> Result<Form, Failure> {
+    parts.into_iter().try_fold(Form::new(), |form, part| {
+        Ok(match part {
+            Part::Text { name, text } => form.text(name, text),
+            Part::File {
+                name,
+                file_name,
+                media_type,
+                bytes,
+            } => {
+                let length = bytes.len() as u64;
+                let file = multipart::Part::stream_with_length(bytes, length)
+                    .file_name(file_name)
+                    .mime_str(media_type.as_str())
+                    .map_err(|error| Failure::new(Class::Internal, error.to_string()))?;
+                form.part(name, file)
+            }
+        })
+    })
+}
+
+/// Where a picture is.
+#[derive(Debug)]
+enum Picture<'a> {
+    Here(Bytes),
+    At(&'a str),
+}
+
+impl Images {
+    fn picture(&self) -> Result<Picture<'_>, Failure> {
+        for image in self.data.iter().flatten() {
+            if let Some(data) = &image.b64_json {
+                return STANDARD
+                    .decode(data)
+                    .map(|picture| Picture::Here(Bytes::from(picture)))
+                    .map_err(|error| {
+                        let detail = format!("a picture that is no base64: {error}");
+                        failure("bad_base64", detail)
+                    });
+            }
+            if let Some(address) = &image.url {
+                return Ok(Picture::At(address));
+            }
+        }
+        Err(failure("empty", "an answer without a picture".to_owned()))
+    }
+}
+
+/// The address, whole, if it is the server's own: whoever answers must not send us, and never our key, elsewhere.
+fn own_address(base_url: &Url, address: &str) -> Option<Url> {
+    let url = base_url.join(address).ok()?;
+    (url.origin() == base_url.origin()).then_some(url)
+}
+
+/// An answer with a status that is no success. A word the table knows is more exact than the status.
+fn refused(received: &Received) -> Failure {
+    let body: Value = serde_json::from_slice(&received.body).unwrap_or_default();
+    let body = body.get("error").unwrap_or(&body);
+    let error: Error = serde::Deserialize::deserialize(body).unwrap_or_default();
+    let message = (error.message.as_str().or(body.as_str())).unwrap_or_default();
+    let status = received.status.as_u16();
+    let sign = [&error.code, &error.kind]
+        .into_iter()
+        .filter_map(|word| Some(format!("error:{}", word.as_str()?)))
+        .find(|sign| table::names(DIALECT, sign))
+        .unwrap_or_else(|| format!("status:{status}"));
+    let detail = format!("HTTP {status}: {}", excerpt(message));
+    let mut failure = failure(&sign, detail).in_the_words_of_the_provider(Some(message));
+    failure.retry_after = received.retry_after();
+    failure
+}
+
+fn failure(sign: &str, detail: String) -> Failure {
+    Failure::new(table::class(DIALECT, sign), detail)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use common::catalog::Catalog;
+    use reqwest::StatusCode;
+    use reqwest::header::{HeaderMap, RETRY_AFTER};
+    use serde_json::json;
+
+    use super::super::golden;
+    use super::*;
+
+    fn refusal(status: u16, body: &Value) -> Failure {
+        refused(&Received {
+            status: StatusCode::from_u16(status).unwrap(),
+            headers: HeaderMap::from_iter([(RETRY_AFTER, "7".parse().unwrap())]),
+            body: Bytes::from(body.to_string()),
+        })
+    }
+
+    fn read(answer: &Value) -> Result<String, Class> {
+        let images: Images = serde_json::from_value(answer.clone()).unwrap();
+        match images.picture() {
+            Ok(Picture::Here(bytes)) => Ok(String::from_utf8(bytes.to_vec()).unwrap()),
+            Ok(Picture::At(address)) => Ok(address.to_owned()),
+            Err(failure) => Err(failure.class),
+        }
+    }
+
+    #[test]
+    fn a_picture_is_in_the_answer_or_at_an_address() {
+        for (answer, read_as) in [
+            (json!({"data": [{"b64_json": "b25l"}]}), Ok("one")),
+            (
+                json!({"data": [{"url": "/a.png", "b64_json": null}]}),
+                Ok("/a.png"),
+            ),
+            (
+                json!({"data": [{}, {"b64_json": "dHdv", "url": null}]}),
+                Ok("two"),
+            ),
+            (
+                json!({"data": [{"b64_json": "???"}]}),
+                Err(Class::ProviderInvalid),
+            ),
+            (json!({"data": [{}]}), Err(Class::NoOutput)),
+            (json!({"data": []}), Err(Class::NoOutput)),
+            (json!({"data": null}), Err(Class::NoOutput)),
+            (json!({}), Err(Class::NoOutput)),
+        ] {
+            assert_eq!(read(&answer), read_as.map(str::to_owned), "{answer}");
+        }
+    }
+
+    #[test]
+    fn only_the_server_itself_is_asked_for_a_picture() {
+        let base_url = Url::parse("http://127.0.0.1:8000").unwrap();
+        let own = |address| own_address(&base_url, address).map(|url| url.to_string());
+        for address in ["http://127.0.0.1:8000/files/a.png?x=1", "/files/a.png?x=1"] {
+            assert_eq!(
+                own(address).unwrap(),
+                "http://127.0.0.1:8000/files/a.png?x=1"
+            );
+        }
+        for elsewhere in [
+            "http://127.0.0.1:8001/a.png",
+            "https://127.0.0.1:8000/a.png",
+            "http://169.254.169.254/latest/meta-data",
+            "//example.com/a.png",
+            "http://127.0.0.1:8000@example.com/a.png",
+            "file:///etc/passwd",
+            "data:image/png;base64,b25l",
+            "http://",
+        ] {
+            assert_eq!(own(elsewhere), None, "{elsewhere}");
+        }
+    }
+
+    #[test]
+    fn the_word_of_an_error_is_more_exact_than_its_status() {
+        let error = |code: &str| json!({"error": {"message": "No.", "type": "x", "param": null, "code": code}});
+        for (status, body, class) in [
+            (400, error("moderation_blocked"), Class::RefusedPrompt),
+            (400, error("content_policy_violation"), Class::RefusedPrompt),
+            (400, error("billing_hard_limit_reached"), Class::Config),
+            (400, error("invalid_value"), Class::BadRequest),
+            (401, error("invalid_api_key"), Class::Config),
+            (404, error("model_not_found"), Class::ModelRetired),
+            (429, error("insufficient_quota"), Class::Config),
+            (
+                429,
+                json!({"error": {"type": "insufficient_quota", "code": null}}),
+                Class::Config,
+            ),
+            (429, error("rate_limit_exceeded"), Class::Throttled),
+            (
+                500,
+                json!({"error": {"message": "Oh.", "code": 500}}),
+                Class::ProviderFault,
+            ),
+            (503, json!("<html>"), Class::ProviderFault),
+        ] {
+            assert_eq!(refusal(status, &body).class, class, "{status} {body}");
+        }
+    }
+
+    #[test]
+    fn an_error_is_told_in_the_shapes_servers_have() {
+        let refused = refusal(
+            400,
+            &json!({"error": {"message": "Your request was rejected.", "code": "moderation_blocked"}}),
+        );
+        assert!(
+            refused
+                .plain_words()
+                .ends_with("The model said: Your request was rejected.")
+        );
+        for body in [
+            json!({"error": {"message": "Busy."}}),
+            json!({"error": "Busy."}),
+            json!({"object": "error", "message": "Busy.", "code": 429}),
+        ] {
+            let busy = refusal(429, &body);
+            assert_eq!(busy.detail, "HTTP 429: Busy.", "{body}");
+            assert_eq!(busy.plain_words(), Class::Throttled.plain_words());
+            assert_eq!(busy.retry_after, Some(Duration::from_secs(7)));
+        }
+    }
+
+    #[test]
+    fn the_nearest_shape_that_is_large_enough_is_asked_for() {
+        let catalog = golden::catalog();
+        let mut model = catalog.get("gpt-image-2").unwrap().clone();
+        let asked = |model: &Model, ratio, of| {
+            let Pixels { width, height } = size(model, ratio, of);
+            (width, height)
+        };
+        assert_eq!(asked(&model, AspectRatio::R4x5, Size::TwoK), (1856, 2304));
+        let sides = [
+            (512, 512),
+            (1024, 1024),
+            (2048, 2048),
+            (512, 768),
+            (1024, 1536),
+            (1536, 1024),
+        ];
+        model.pixels = Vec::from(sides.map(|(width, height)| Pixels { width, height }));
+        for (ratio, of, expected) in [
+            (AspectRatio::Square, Size::OneK, (1024, 1024)),
+            (AspectRatio::Square, Size::TwoK, (2048, 2048)),
+            (AspectRatio::R2x3, Size::OneK, (1024, 1536)),
+            (AspectRatio::R2x3, Size::TwoK, (1024, 1536)),
+            (AspectRatio::R9x16, Size::OneK, (1024, 1536)),
+            (AspectRatio::R21x9, Size::OneK, (1536, 1024)),
+        ] {
+            assert_eq!(asked(&model, ratio, of), expected, "{ratio} {of}");
+        }
+    }
+
+    #[test]
+    fn a_server_of_ones_own_is_described_by_a_file() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../samples");
+        let catalog = Catalog::load(Some(Path::new(folder)), None).unwrap();
+        let provider = catalog.providers().next().unwrap();
+        assert_eq!(
+            (provider.name.as_str(), provider.dialect),
+            ("local", DIALECT)
+        );
+        let account = |fake| Account {
+            provider,
+            project: None,
+            fake,
+            idle: Duration::from_secs(1),
+        };
+        assert!(OpenAi::new(&account(None)).unwrap().key.is_none());
+        assert!(OpenAi::new(&account(Some("http://127.0.0.1:1"))).is_ok());
+
+        let model = catalog.models().next().unwrap();
+        let body = golden::request(model, &[], Body::of);
+        let Body::Generation(fields) = body else {
+            panic!("a picture from words")
+        };
+        assert_eq!(fields["seed"], 7);
+        assert_eq!(fields["size"], "1024x1536");
+        assert_eq!(fields["response_format"], "b64_json");
+        assert_eq!(fields["steps"], 28);
+    }
+}

@@ -1,0 +1,18 @@
+//! Says daily which models end soon, so that nobody learns it from failing jobs.
+
+use std::sync::Arc;
+
+use common::catalog::lifecycle::{self, Urgency};
+use common::clock;
+
+use crate::app::App;
+
+pub(super) async fn run(app: Arc<App>) {
+    for warning in lifecycle::warnings(&app.catalog, clock::now().date()) {
+        match warning.urgency {
+            Urgency::Soon => tracing::info!("{}", warning.words),
+            Urgency::Near => tracing::warn!("{}", warning.words),
+            Urgency::Now => tracing::error!("{}", warning.words),
+        }
+    }
+}
