@@ -6,6 +6,7 @@
 
 pub mod models;
 pub mod pipeline;
+pub mod processes;
 pub mod servers;
 
 pub use pipeline::{Options, Pipeline};

@@ -5,7 +5,7 @@ use std::time::Duration;
 use fakes::Fault;
 use reqwest::Method;
 use serde_json::{Value, json};
-use tests::{Options, Pipeline, models};
+use tests::{Options, Pipeline, models, processes};
 
 /// Its own timeout is a second.
 async fn pipeline() -> (Pipeline, tempfile::TempDir) {
@@ -148,5 +148,57 @@ async fn a_job_whose_provider_works_is_asked_about_though_the_lane_is_closed() {
     let ended = pipeline.ended(&id).await;
     assert_eq!(ended["state"], "succeeded", "{ended}");
     assert_eq!(pipeline.fake.journal().count(), 2, "calls");
+    pipeline.close().await;
+}
+
+/// Real processes: nothing of the first worker lives on but its rows.
+#[tokio::test]
+async fn a_worker_that_is_killed_leaves_its_handle_to_the_next() {
+    let folder = models::shipped();
+    let fake = fakes::Fake::start(fakes::Options::default()).await.unwrap();
+    let address = format!(
+        "dialect = \"interactions\"\nbase_url = \"{}\"\napi_key = \"GEMINI_API_KEY\"",
+        fake.base_url()
+    );
+    models::change(
+        &folder,
+        "interactions.toml",
+        "dialect = \"interactions\"",
+        &address,
+    );
+    let pipeline = Pipeline::start_with(Options {
+        workers: 0,
+        models: Some(folder.path().to_owned()),
+        ..Options::default()
+    })
+    .await;
+    let environment = [
+        ("PLATEN_PROVIDERS", "interactions"),
+        ("GEMINI_API_KEY", "a key"),
+        ("PLATEN_LEASE_SECONDS", "3"),
+    ];
+    let mut first = processes::worker(&pipeline.config, &environment);
+    let id = pipeline.submit(&job("[[fault:late:6000]]")).await;
+    pipeline
+        .until(Duration::from_secs(20), async || {
+            let polled = fake.journal().calls().len() > 2;
+            polled.then_some(())
+        })
+        .await;
+    first.kill().await.unwrap();
+    let mut second = processes::worker(&pipeline.config, &environment);
+    let ended = pipeline.ended(&id).await;
+    assert_eq!(
+        (
+            ended["state"].as_str(),
+            ended["attempts"].as_i64(),
+            ended["cost"]["captured"].as_i64()
+        ),
+        (Some("succeeded"), Some(2), Some(6)),
+        "{ended}"
+    );
+    assert_eq!(fake.journal().count(), 1, "calls");
+    assert_eq!(outcomes(&pipeline).await.len(), 1);
+    second.kill().await.unwrap();
     pipeline.close().await;
 }

@@ -436,7 +436,8 @@ impl Attempt<'_> {
             outcome,
             detail: failure.map(|failure| failure.detail.as_str()),
             reason: failure.and_then(|failure| failure.reason.as_deref()),
-            provider_request_id: provider_request_id.as_deref(),
+            // As long as the column; an id that is longer is none.
+            provider_request_id: provider_request_id.as_deref().filter(|id| id.len() <= 500),
             usage: usage.as_ref(),
             cost_micros: match outcome {
                 // What may have been made may have been billed.
