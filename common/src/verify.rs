@@ -119,7 +119,9 @@ pub const INVARIANTS: &[Invariant] = &[
         promises: "paid calls are journaled and bounded",
         query: "SELECT format('job %s counts %s paid calls of %s, its journal %s', j.id, j.calls_started, j.max_calls, c.counted)
             FROM jobs j, LATERAL (SELECT count(*) FILTER (WHERE counted) AS counted FROM calls c WHERE c.job_id = j.id) c
-            WHERE c.counted <> j.calls_started OR c.counted > j.max_calls",
+            WHERE c.counted <> j.calls_started OR c.counted > j.max_calls
+            UNION ALL
+            SELECT format('call %s is open, and its job %s has ended', c.id, j.id) FROM calls c JOIN jobs j ON j.id = c.job_id WHERE c.ended_at IS NULL AND j.finished_at IS NOT NULL",
     },
     Invariant {
         number: "I10",

@@ -39,6 +39,8 @@ pub struct Options {
     pub models: Option<PathBuf>,
     /// Base URL of the vendors, where it is not the pipeline's own fake.
     pub vendors: Option<String>,
+    /// Where Redis is said to be, where that is not true.
+    pub redis: Option<String>,
 }
 
 impl Default for Options {
@@ -51,6 +53,7 @@ impl Default for Options {
             retry: (Duration::from_millis(20), Duration::from_millis(200)),
             models: None,
             vendors: None,
+            redis: None,
         }
     }
 }
@@ -108,7 +111,9 @@ impl Pipeline {
         let config = Config {
             database_url: Some(SecretString::from(servers.runtime_url(&database))),
             owner_url: Some(SecretString::from(servers.owner_url_of(&database))),
-            redis_url: Some(SecretString::from(servers.redis_url.clone())),
+            redis_url: Some(SecretString::from(
+                options.redis.unwrap_or_else(|| servers.redis_url.clone()),
+            )),
             queue: database.clone(),
             bucket: Some(bucket.path().to_owned()),
             signing_key: Some(SecretString::from("a key for tests, and for tests only")),

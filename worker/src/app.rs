@@ -1,7 +1,7 @@
 //! What every task of a worker works with, and the worker's start.
 
-use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Instant;
 
 use anyhow::Context;
 use common::bucket::Bucket;
@@ -13,11 +13,13 @@ use common::queue::{Lanes, Ring};
 use secrecy::ExposeSecret;
 use sqlx::PgPool;
 use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::imaging::Darkroom;
 use crate::leases::Leases;
 use crate::providers::Providers;
+use crate::tasks::reap::Contact;
 
 /// Handles of a worker process.
 pub struct App {
@@ -36,10 +38,14 @@ pub struct App {
     /// How many jobs are worked on at once.
     pub slots: usize,
     pub free_slots: Arc<Semaphore>,
-    /// Whether the last top-up found no Redis.
-    pub redis_away: AtomicBool,
+    /// Since when top-ups find no Redis.
+    pub redis_away: Mutex<Option<Instant>>,
     /// What shutdown waits for.
     pub tasks: TaskTracker,
+    /// Cancelled when the worker begins to stop: calls that are under way end, nothing new begins.
+    pub stopping: CancellationToken,
+    /// When the reaper last heard of the database.
+    pub contact: Mutex<Contact>,
 }
 
 impl App {
@@ -74,8 +80,10 @@ impl App {
             timing: config.timing.clone(),
             slots: config.slots,
             free_slots: Arc::new(Semaphore::new(config.slots)),
-            redis_away: AtomicBool::new(false),
+            redis_away: Mutex::default(),
             tasks: TaskTracker::new(),
+            stopping: CancellationToken::new(),
+            contact: Mutex::default(),
         })
     }
 

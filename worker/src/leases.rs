@@ -1,7 +1,9 @@
-//! The leases this worker holds: renewed together by one statement, and given up in time.
+//! The leases this worker holds: renewed together by one statement, and not relied on for longer than they stand.
 //!
-//! A worker that cannot reach the database must stop before its lease runs out there, by its own monotonic
-//! clock: what it would still do, another worker may be doing already.
+//! A worker that cannot reach the database begins nothing more once its lease may have run out there, by its own
+//! monotonic clock. A call that is under way is heard to its end all the same: it is paid for, its picture is stored
+//! under its own key, and whoever works on the job by then takes it over. Only when the database says that the job
+//! belongs to another is everything dropped at once.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -27,9 +29,20 @@ struct Held {
 pub struct HeldLease {
     job: JobId,
     fence: i32,
+    lease: Duration,
     leases: Leases,
     /// Cancelled when the lease is lost: stop at once, change nothing.
     pub lost: CancellationToken,
+}
+
+impl HeldLease {
+    /// Whether the lease surely stands; a sixth of it is what beginning something may take.
+    pub fn stands(&self) -> bool {
+        let leases = self.leases.0.lock().expect("no panic while it is held");
+        leases
+            .get(&self.job)
+            .is_some_and(|held| Instant::now() + self.lease / 6 < held.good_until)
+    }
 }
 
 impl Leases {
@@ -48,12 +61,13 @@ impl Leases {
         HeldLease {
             job,
             fence,
+            lease,
             leases: self.clone(),
             lost,
         }
     }
 
-    /// Renews all of them. Those that are gone, or may be, are cancelled.
+    /// Renews all of them. Those that another has by now are cancelled.
     pub async fn renew(&self, pool: &PgPool, lease: Duration) {
         let held: Vec<(JobId, i32)> = {
             let leases = self.0.lock().expect("no panic while it is held");
@@ -66,7 +80,7 @@ impl Leases {
             return;
         }
         let asked = Instant::now();
-        // A renewal that hangs is a renewal that failed: the deadline below must still be looked at in time.
+        // A renewal that hangs is a renewal that failed.
         let renewed = tokio::time::timeout(lease / 4, job::store::renew(pool, &held, lease)).await;
         let mut leases = self.0.lock().expect("no panic while it is held");
         match renewed {
@@ -84,11 +98,6 @@ impl Leases {
             }
             Ok(Err(error)) => tracing::warn!(%error, "Leases could not be renewed"),
             Err(_) => tracing::warn!("Leases could not be renewed: the database does not answer"),
-        }
-        // A sixth of a lease is what stopping may take.
-        let soon = Instant::now() + lease / 6;
-        for held in leases.values().filter(|held| held.good_until <= soon) {
-            held.lost.cancel();
         }
     }
 

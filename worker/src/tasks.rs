@@ -13,7 +13,7 @@
 
 mod expire;
 mod generate;
-mod reap;
+pub(crate) mod reap;
 mod renew_leases;
 mod top_up_ring;
 mod warn_of_shutdowns;
@@ -34,6 +34,11 @@ const MOST_RESTARTS: usize = 100;
 /// Runs a worker until `stop`, then waits for its jobs as long as the grace allows.
 pub async fn run(app: Arc<App>, stop: CancellationToken) -> anyhow::Result<()> {
     let schedules = CancellationToken::new();
+    let (stopping, stopped) = (app.stopping.clone(), stop.clone());
+    app.tasks.spawn(async move {
+        stopped.cancelled().await;
+        stopping.cancel();
+    });
     let timing = app.timing.clone();
     every(&app, timing.dispatch_every, &stop, top_up_ring::run);
     every(&app, timing.lease / 3, &schedules, renew_leases::run);

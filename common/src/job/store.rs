@@ -272,11 +272,19 @@ pub async fn due(pool: &PgPool, limit: i64, open: &Open) -> sqlx::Result<Vec<(Jo
         .collect())
 }
 
-/// Running jobs whose lease has run out, oldest first.
-pub async fn leases_run_out(pool: &PgPool, limit: i64) -> sqlx::Result<Vec<(JobId, TenantId)>> {
+/// Running jobs whose lease has run out, oldest first. None in the first `lease` after the server has started: their
+/// holders could not renew.
+pub async fn leases_run_out(
+    pool: &PgPool,
+    lease: Duration,
+    limit: i64,
+) -> sqlx::Result<Vec<(JobId, TenantId)>> {
     let rows = sqlx::query!(
         "-- job::leases_run_out
-        SELECT id, tenant_id FROM jobs WHERE state = 'running' AND lease_until < clock_timestamp() ORDER BY lease_until LIMIT $1",
+        SELECT id, tenant_id FROM jobs
+        WHERE state = 'running' AND lease_until < clock_timestamp() AND pg_postmaster_start_time() < clock_timestamp() - $1::interval
+        ORDER BY lease_until LIMIT $2",
+        interval(lease),
         limit
     )
     .fetch_all(pool)

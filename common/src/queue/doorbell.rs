@@ -160,12 +160,41 @@ impl Pump {
         self.give_back().await;
     }
 
-    /// Waits for hunger, then for a slot, then for ids. `None`: stopped.
+    /// Waits for hunger, then for a slot, then for ids, however long that takes and however often Redis fails. While
+    /// Redis fails the slots are free for whoever asks Postgres instead. `None`: stopped.
     async fn round(&mut self) -> Option<()> {
         let shared = Arc::clone(&self.shared);
         self.stop
             .run_until_cancelled(shared.hungry.notified())
             .await?;
+        let mut delays = reconnect_delays();
+        loop {
+            let mut permit = self.free_slots().await?;
+            let popped = self.pop(permit.num_permits()).await;
+            if self.stop.is_cancelled() {
+                return None;
+            }
+            match popped {
+                Ok(ids) if ids.is_empty() => delays = reconnect_delays(),
+                Ok(ids) => {
+                    self.hand_over(ids, &mut permit);
+                    return Some(());
+                }
+                Err(error) => {
+                    drop(permit);
+                    self.connection = None;
+                    let delay = delays.next().unwrap_or(Duration::from_secs(2));
+                    tracing::debug!(%error, delay_ms = delay.as_millis(), "Redis does not answer; connecting again");
+                    self.stop
+                        .run_until_cancelled(tokio::time::sleep(delay))
+                        .await?;
+                }
+            }
+        }
+    }
+
+    /// Every slot that is free, and at least one. `None`: stopped.
+    async fn free_slots(&self) -> Option<OwnedSemaphorePermit> {
         let slots = Arc::clone(&self.config.slots);
         let mut permit = self
             .stop
@@ -175,13 +204,16 @@ impl Pump {
         while let Ok(another) = Arc::clone(&self.config.slots).try_acquire_owned() {
             permit.merge(another);
         }
-        let popped = self.pop_until_some(permit.num_permits()).await?;
+        Some(permit)
+    }
+
+    fn hand_over(&self, ids: Vec<(String, f64)>, permit: &mut OwnedSemaphorePermit) {
         let mut buffer = self
             .shared
             .buffer
             .lock()
             .expect("no panic while it is held");
-        for (id, turn) in popped {
+        for (id, turn) in ids {
             // What is no job's id was not put there by us: dropping it is all that can be done.
             if let (Ok(job), Some(slot)) = (id.parse(), permit.split(1)) {
                 buffer.0.push_back(Ding {
@@ -193,33 +225,6 @@ impl Pump {
         }
         if let Some(waker) = buffer.1.take() {
             waker.wake();
-        }
-        Some(())
-    }
-
-    /// Pops up to `count` ids, however long that takes and however often Redis fails. `None`: stopped.
-    async fn pop_until_some(&mut self, count: usize) -> Option<Vec<(String, f64)>> {
-        let mut delays = reconnect_delays();
-        loop {
-            match self.pop(count).await {
-                Ok(ids) => {
-                    if !ids.is_empty() {
-                        return Some(ids);
-                    }
-                    delays = reconnect_delays();
-                }
-                Err(error) => {
-                    self.connection = None;
-                    let delay = delays.next().unwrap_or(Duration::from_secs(2));
-                    tracing::debug!(%error, delay_ms = delay.as_millis(), "Redis does not answer; connecting again");
-                    self.stop
-                        .run_until_cancelled(tokio::time::sleep(delay))
-                        .await?;
-                }
-            }
-            if self.stop.is_cancelled() {
-                return None;
-            }
         }
     }
 

@@ -152,6 +152,7 @@ async fn every_planted_violation_is_found() {
         ("I6", "DELETE FROM artifacts WHERE role = 'rendition'"),
         ("I8", "UPDATE calls SET fence = 9"),
         ("I9", "UPDATE jobs SET calls_started = 3"),
+        ("I9", "UPDATE calls SET ended_at = NULL, outcome = NULL"),
         (
             "I10",
             "UPDATE jobs SET state = 'queued', captured = 0, n_delivered = 0, finished_at = NULL, deadline = now() - interval '2 minutes'",

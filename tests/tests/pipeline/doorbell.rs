@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use common::id::JobId;
+use futures::future::join_all;
 use redis::AsyncCommands;
 use serde_json::json;
 use tests::pipeline::small_job;
@@ -196,4 +197,19 @@ async fn without_redis_jobs_are_accepted_and_start_when_it_is_back() {
     assert_eq!(pipeline.fake.journal().count(), 6);
     pipeline.close().await;
     redis.stop().await;
+}
+
+#[tokio::test]
+async fn jobs_run_without_redis() {
+    let pipeline = Pipeline::start_with(Options {
+        redis: Some("redis://127.0.0.1:1".to_owned()),
+        ..Options::default()
+    })
+    .await;
+    let ids = join_all((0..12).map(|_| async { pipeline.submit(&small_job()).await })).await;
+    for id in &ids {
+        assert_eq!(pipeline.ended(id).await["state"], "succeeded");
+    }
+    assert_eq!(pipeline.fake.journal().count(), 12, "calls");
+    pipeline.close().await;
 }

@@ -151,6 +151,36 @@ async fn a_job_whose_provider_works_is_asked_about_though_the_lane_is_closed() {
     pipeline.close().await;
 }
 
+#[tokio::test]
+async fn a_worker_that_is_asked_to_stop_hands_its_handle_back_at_once() {
+    let folder = models::shipped();
+    let mut pipeline = Pipeline::start_with(Options {
+        models: Some(folder.path().to_owned()),
+        ..Options::default()
+    })
+    .await;
+    let id = pipeline.submit(&job("[[fault:late:4000]]")).await;
+    pipeline
+        .until(Duration::from_secs(5), async || {
+            let polled = pipeline.fake.journal().calls().len() > 2;
+            polled.then_some(())
+        })
+        .await;
+    let asked = std::time::Instant::now();
+    pipeline.stop_workers().await;
+    assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
+    assert_eq!(pipeline.job(&id).await["state"], "queued");
+    pipeline.start_worker().await;
+    let ended = pipeline.ended(&id).await;
+    assert_eq!(
+        (ended["state"].as_str(), ended["attempts"].as_i64()),
+        (Some("succeeded"), Some(2)),
+        "{ended}"
+    );
+    assert_eq!(pipeline.fake.journal().count(), 1, "calls");
+    pipeline.close().await;
+}
+
 /// Real processes: nothing of the first worker lives on but its rows.
 #[tokio::test]
 async fn a_worker_that_is_killed_leaves_its_handle_to_the_next() {

@@ -21,6 +21,7 @@ use futures::future::join_all;
 use tracing::Instrument;
 
 use crate::app::App;
+use crate::leases::HeldLease;
 use crate::providers::InputPicture;
 use output::{Attempt, Made};
 
@@ -52,8 +53,12 @@ async fn attempt(app: &App, claimed: &Claimed, asked: Instant) {
     let held = app
         .leases
         .hold(claimed.id, claimed.fence, asked, app.timing.lease);
-    let Some(worked) = held.lost.run_until_cancelled(work(app, claimed)).await else {
-        return tracing::info!("The job was taken away: it was canceled, or the lease ran out");
+    let Some(worked) = held
+        .lost
+        .run_until_cancelled(work(app, claimed, &held))
+        .await
+    else {
+        return tracing::info!("The job was taken away: it was canceled, or another has it");
     };
     let verdict = worked.unwrap_or_else(|error| {
         tracing::warn!(
@@ -201,7 +206,7 @@ async fn settle(app: &App, lease: Lease, verdict: &Verdict) -> Result<Settled, S
 }
 
 /// Everything between claim and settlement. An error is our own trouble, and worth another attempt.
-async fn work(app: &App, claimed: &Claimed) -> anyhow::Result<Worked> {
+async fn work(app: &App, claimed: &Claimed, lease: &HeldLease) -> anyhow::Result<Worked> {
     let mut transaction = database::begin_for(&app.pool, claimed.tenant).await?;
     let generation = job::store::request(&mut transaction, claimed.id).await?;
     let journal = call::store::of_job(&mut transaction, claimed.id).await?;
@@ -215,7 +220,7 @@ async fn work(app: &App, claimed: &Claimed) -> anyhow::Result<Worked> {
     };
     let Some(model) = app.catalog.get(&claimed.model) else {
         return Ok(Worked::give_up(
-            Class::BadRequest,
+            Class::ModelRetired,
             format!("{} is no longer in the catalogue", claimed.model),
         ));
     };
@@ -235,6 +240,7 @@ async fn work(app: &App, claimed: &Claimed) -> anyhow::Result<Worked> {
     let attempt = Attempt {
         app,
         claimed,
+        lease,
         request: &request,
         model,
         inputs: &inputs,

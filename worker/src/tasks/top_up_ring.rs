@@ -1,15 +1,19 @@
 //! Rings for the next due jobs whose lanes are open, so that a lost ring, a backlog or an emptied Redis heals by
-//! itself.
+//! itself; and starts them without a ring where Redis stays away.
 
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
 
 use common::dispatch::{self, TopUpError};
-use common::job::Open;
+use common::job::{self, Open};
 use common::queue::lanes;
 use common::telemetry;
 
+use super::generate;
 use crate::app::App;
+
+/// How long Redis may be away before Postgres is asked instead.
+const WITHOUT_REDIS: Duration = Duration::from_secs(3);
 
 pub(super) async fn run(app: Arc<App>) {
     // Without Redis nothing is known of the lanes, and nothing is rung.
@@ -23,17 +27,54 @@ pub(super) async fn run(app: Arc<App>) {
     app.set_open(open.clone());
     let topped_up = dispatch::top_up(&app.pool, &app.ring, &app.name, app.slots, &open).await;
     let away = matches!(topped_up, Err(TopUpError::Ring(_)));
-    // Said when it changes, not five times a second.
-    if app.redis_away.swap(away, Ordering::Relaxed) != away {
-        if away {
-            tracing::warn!(
-                "Redis does not answer: jobs are kept in Postgres and start when it is back"
-            );
-        } else {
-            tracing::info!("Redis answers again");
-        }
+    if since(&app, away).is_some_and(|since| since.elapsed() > WITHOUT_REDIS) {
+        start_without_ring(&app).await;
     }
     if let Err(error) = topped_up {
         tracing::debug!(%error, "The ring could not be topped up; the next turn tries again");
+    }
+}
+
+/// Since when Redis is away. Said when it changes, not five times a second.
+fn since(app: &App, away: bool) -> Option<Instant> {
+    let mut since = app
+        .redis_away
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner);
+    match (away, *since) {
+        (true, None) => {
+            tracing::warn!(
+                "Redis does not answer: in a few seconds jobs are started from Postgres"
+            );
+            *since = Some(Instant::now());
+        }
+        (false, Some(_)) => {
+            tracing::info!("Redis answers again");
+            *since = None;
+        }
+        _ => {}
+    }
+    *since
+}
+
+/// Starts as many due jobs as there are free slots. Other workers do the same: the claim decides.
+async fn start_without_ring(app: &Arc<App>) {
+    let free = i64::try_from(app.free_slots.available_permits()).unwrap_or(0);
+    if free == 0 {
+        return;
+    }
+    let due = match job::store::due(&app.pool, free, &Open::default()).await {
+        Ok(due) => due,
+        Err(error) => return tracing::debug!(%error, "Postgres could not be asked for due jobs"),
+    };
+    for (id, _) in due {
+        let Ok(slot) = Arc::clone(&app.free_slots).try_acquire_owned() else {
+            return;
+        };
+        let task = Arc::clone(app);
+        app.tasks.spawn(async move {
+            generate::run(&task, id).await;
+            drop(slot);
+        });
     }
 }

@@ -20,6 +20,7 @@ use rand::RngExt;
 
 use crate::app::App;
 use crate::imaging::{ImagingError, Rendition};
+use crate::leases::HeldLease;
 use crate::providers::{Answer, InputPicture, PictureRequest, Provider, Reply};
 
 /// How long an attempt waits for a lane that is full, and how often it looks; then another job may have the slot.
@@ -32,6 +33,7 @@ const ENDS_LATE: Duration = Duration::from_secs(30);
 pub(super) struct Attempt<'a> {
     pub app: &'a App,
     pub claimed: &'a Claimed,
+    pub lease: &'a HeldLease,
     pub request: &'a ImageRequest,
     pub model: &'a Model,
     pub inputs: &'a [InputPicture],
@@ -52,6 +54,9 @@ pub(super) enum Made {
 }
 
 impl Made {
+    /// This worker stops, and no call of its own is under way: another one goes on at once.
+    const HANDED_BACK: Self = Self::Pending(Duration::ZERO);
+
     fn given_up(failure: Failure) -> Self {
         Self::Missing {
             failure,
@@ -162,8 +167,11 @@ impl Attempt<'_> {
             let left = call.model.timeout.saturating_sub(journaled.age);
             return self.follow(call, operation, left, Duration::ZERO).await;
         }
-        let lost = Failure::new(Class::Unknown, lost);
-        self.end(call, Answer::failed(lost)).await
+        // Our own worker's death says nothing against the lane.
+        self.leave(call, None).await;
+        let lost = Answer::failed(Failure::new(Class::Unknown, lost));
+        self.finish(call.id, call.output_idx, call.model, lost)
+            .await
     }
 
     /// One paid call: let in, journaled, made, ended.
@@ -178,6 +186,9 @@ impl Attempt<'_> {
         let retry = ended
             .last()
             .is_some_and(|class| class.contract().strikes > 0);
+        if self.app.stopping.is_cancelled() {
+            return Ok(Made::HANDED_BACK);
+        }
         let id = CallId::new();
         let lane = match self.let_in(&history.open(lanes), id, retry).await {
             Ok(lane) => lane,
@@ -186,7 +197,8 @@ impl Attempt<'_> {
                 let failure = Failure::new(Class::ModelRetired, detail);
                 return Ok(Made::given_up(self.named_successor(failure)));
             }
-            Err(pause) => return Ok(Made::Pending(pause.wait)),
+            // The dispatcher knows when a lane opens: nothing is gained by staying away for longer.
+            Err(pause) => return Ok(Made::Pending(pause.wait.min(AT_THE_DOOR))),
         };
         let call = self
             .call(lane, id, output_idx)
@@ -216,6 +228,7 @@ impl Attempt<'_> {
 
     /// Journals the call: the last check before money is spent. `Some`: it must not be made.
     async fn begin(&self, call: Call<'_>, last: Option<&Failure>) -> anyhow::Result<Option<Made>> {
+        anyhow::ensure!(self.lease.stands(), "the lease may have run out");
         let new = NewCall {
             id: call.id,
             tenant: self.claimed.tenant,
@@ -301,7 +314,13 @@ impl Attempt<'_> {
         let (least, most) = self.app.timing.poll;
         let mut delay = first;
         loop {
-            tokio::time::sleep(delay).await;
+            let slept = self
+                .app
+                .stopping
+                .run_until_cancelled(tokio::time::sleep(delay));
+            if slept.await.is_none() {
+                return Ok(Made::HANDED_BACK);
+            }
             delay = (delay * 3 / 2).clamp(least, most);
             match call.provider.poll(call.lane, operation).await {
                 Ok(Reply::Answered(answer)) => return self.end(call, answer).await,
@@ -356,7 +375,8 @@ impl Attempt<'_> {
             let pauses = pauses.into_iter();
             let shortest = pauses.min_by_key(|pause| (pause.why == retired, pause.wait));
             let pause = shortest.expect("a model has a lane");
-            if pause.why != Why::Full || asked.elapsed() > AT_THE_DOOR {
+            let patient = pause.why == Why::Full && asked.elapsed() < AT_THE_DOOR;
+            if !patient || self.app.stopping.is_cancelled() {
                 return Err(pause);
             }
             let look = LOOK.mul_f64(rand::rng().random_range(0.7..1.3));
@@ -448,13 +468,16 @@ impl Attempt<'_> {
         };
         let end = || async {
             let mut transaction = database::begin_for(&self.app.pool, self.claimed.tenant).await?;
-            // Ended by another attempt already: what it wrote stands.
-            let _ended = call::store::end(&mut transaction, call, self.claimed.id, &ending).await?;
+            let ended = call::store::end(&mut transaction, call, self.claimed.id, &ending).await?;
             let calls_left = call::store::calls_left(&mut transaction, self.claimed.id).await?;
             transaction.commit().await?;
-            Ok::<bool, sqlx::Error>(calls_left)
+            Ok::<_, sqlx::Error>((ended, calls_left))
         };
-        let calls_left = end.retry(store_delays()).await?;
+        let (ended, calls_left) = end.retry(store_delays()).await?;
+        if ended.is_err() && developed.is_err() {
+            // Another attempt was first, and may have ended it with a picture: what it wrote stands.
+            return Ok(Made::Pending(Duration::ZERO));
+        }
         match developed {
             Ok((original, rendition)) => self.store(output_idx, original, rendition).await,
             Err(failure) => Ok(Made::Missing {
