@@ -16,7 +16,7 @@ run: ## Start the whole product; Ctrl-C stops it
 	cargo build --locked --workspace --bin platen
 	@exec $(BUILT)/platen up $(ARGS)
 
-test: ## Pass the tests, against private servers, a real browser and Google's own client
+test: ## Pass the tests, against private servers, a real browser and the vendors' own clients
 	@scripts/setup test
 	cargo build --locked --workspace --all-targets
 	$(BUILT)/with-servers cargo nextest run --locked --workspace --no-fail-fast $(ARGS)

@@ -3,10 +3,14 @@
 ALTER TABLE jobs
   ADD COLUMN fallback    boolean NOT NULL DEFAULT true,
   ADD COLUMN switched_from text CHECK (length(switched_from) BETWEEN 1 AND 100),
-  ADD COLUMN operating   boolean NOT NULL DEFAULT false;
+  ADD COLUMN operating   boolean NOT NULL DEFAULT false,
+  ADD COLUMN stocked     boolean NOT NULL DEFAULT false;
 COMMENT ON COLUMN jobs.fallback IS 'Whether it may be made on another lane than its model''s own';
 COMMENT ON COLUMN jobs.switched_from IS 'The model asked for, where that was shut down and its successor was taken instead';
 COMMENT ON COLUMN jobs.operating IS 'Whether a provider still works on one of its calls: then it is rung though its lane is closed';
+COMMENT ON COLUMN jobs.stocked IS 'Whether one of its pictures is stored: then it is rung before its deadline though its lane is closed';
+CREATE INDEX jobs_by_model_and_turn ON jobs (model, turn, id) WHERE state = 'queued';
+CREATE INDEX jobs_in_the_making ON jobs (turn, id) WHERE state = 'queued' AND (operating OR stocked);
 
 ALTER TABLE calls
   ADD COLUMN lane   text CHECK (length(lane) BETWEEN 1 AND 300),

@@ -24,7 +24,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Word {
     /// Start everything in one process: the API, a worker and the console; and, where none are configured,
-    /// a private Postgres, a private Redis and a fake Vertex AI.
+    /// a private Postgres, a private Redis and fake vendors.
     Up(up::Options),
     /// Run the API alone.
     Api,

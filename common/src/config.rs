@@ -260,12 +260,10 @@ pub fn secret(name: &str) -> Result<Option<SecretString>, ConfigError> {
 
 /// Names separated by commas.
 fn list(name: &str) -> Result<Option<Vec<String>>, ConfigError> {
-    Ok(text(name)?.map(|list| {
-        list.split(',')
-            .map(|item| item.trim().to_owned())
-            .filter(|item| !item.is_empty())
-            .collect()
-    }))
+    let list = text(name)?.unwrap_or_default();
+    let items = list.split(',').map(|item| item.trim().to_owned());
+    let items: Vec<String> = items.filter(|item| !item.is_empty()).collect();
+    Ok((!items.is_empty()).then_some(items))
 }
 
 /// The value of `name`, or of the file that `name_FILE` names. Empty is missing.

@@ -16,8 +16,8 @@ use crate::queue::{Lanes, Ring, RingError, lanes};
 /// finds the job.
 pub async fn ring_new(ring: &Ring, lanes: &Lanes, catalog: &Catalog, job: &Job) {
     let rung = async {
-        let mut open = lanes::open(catalog, &lanes.states(catalog).await?);
-        if open.admit(&job.model, job.fallback) {
+        let open = lanes::open(catalog, &lanes.states(catalog).await?);
+        if open.admits(&job.model, job.fallback) {
             ring.ring(&[(job.id, job.turn)]).await?;
         }
         Ok::<(), RingError>(())

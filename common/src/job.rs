@@ -13,7 +13,7 @@
 
 pub mod store;
 
-use std::collections::HashMap;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
@@ -130,37 +130,52 @@ pub struct Cost {
     pub refunded: Credits,
 }
 
-/// How many jobs of each model may be started: of those that may leave their model's own lane, and of those that may
-/// not. A model that is not named has no bound.
+/// Before its deadline a job that has something to deliver is worked on though its lanes are closed.
+pub const LAST_CALL: Duration = Duration::from_secs(10);
+
+/// How many jobs of each model may be started, of all models this process knows: of those that may leave their model's
+/// own lane, and of those that may not.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Open(HashMap<String, (usize, usize)>);
+pub struct Open(Vec<Room>);
+
+/// The room for one model's jobs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Room {
+    pub model: String,
+    pub anywhere: i64,
+    pub at_home: i64,
+}
+
+/// The same in columns, for the database.
+pub(crate) struct Rooms {
+    pub models: Vec<String>,
+    pub anywhere: Vec<i64>,
+    pub at_home: Vec<i64>,
+}
 
 impl Open {
-    pub fn new(rooms: impl IntoIterator<Item = (String, (usize, usize))>) -> Self {
+    pub fn new(rooms: impl IntoIterator<Item = Room>) -> Self {
         Self(rooms.into_iter().collect())
     }
 
-    /// Whether a job may be started; makes the room smaller by it.
-    pub fn admit(&mut self, model: &str, fallback: bool) -> bool {
-        let Some((anywhere, at_home)) = self.0.get_mut(model) else {
-            return true;
-        };
-        let room = if fallback { &*anywhere } else { &*at_home };
-        let admitted = *room > 0;
-        if admitted {
-            *anywhere = anywhere.saturating_sub(1);
-            *at_home = at_home.saturating_sub(1);
-        }
-        admitted
+    /// Whether a job may be started.
+    pub fn admits(&self, model: &str, fallback: bool) -> bool {
+        let room = self.0.iter().find(|room| room.model == model);
+        room.is_some_and(|room| {
+            0 < if fallback {
+                room.anywhere
+            } else {
+                room.at_home
+            }
+        })
     }
 
-    /// The models none of whose jobs may be started: anywhere, and at home.
-    pub fn closed(&self) -> (Vec<String>, Vec<String>) {
-        let closed = |room: fn(&(usize, usize)) -> usize| {
-            let models = self.0.iter().filter(|(_, rooms)| room(rooms) == 0);
-            models.map(|(model, _)| model.clone()).collect()
-        };
-        (closed(|rooms| rooms.0), closed(|rooms| rooms.1))
+    pub(crate) fn rooms(&self) -> Rooms {
+        Rooms {
+            models: self.0.iter().map(|room| room.model.clone()).collect(),
+            anywhere: self.0.iter().map(|room| room.anywhere).collect(),
+            at_home: self.0.iter().map(|room| room.at_home).collect(),
+        }
     }
 }
 
@@ -175,6 +190,9 @@ pub struct Claimed {
     pub n_requested: i32,
     /// Whether it may be made on another lane than its model's own.
     pub fallback: bool,
+    /// Paid calls it has made, and may still make.
+    pub calls_made: i32,
+    pub calls_left: i32,
     /// Seconds between the moment the job could first run and this claim.
     pub waited_seconds: f64,
     /// Seconds until the deadline, on the database's clock.

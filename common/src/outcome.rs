@@ -319,6 +319,8 @@ pub struct Failure {
     pub detail: String,
     /// The provider asked to wait this long.
     pub retry_after: Option<Duration>,
+    /// What was asked for brought it about, as far as anyone can tell: nothing is held against the lane.
+    pub of_the_request: bool,
 }
 
 impl Failure {
@@ -328,6 +330,22 @@ impl Failure {
             reason: None,
             detail: detail.into(),
             retry_after: None,
+            of_the_request: false,
+        }
+    }
+
+    #[must_use]
+    pub fn of_the_request(mut self) -> Self {
+        self.of_the_request = true;
+        self
+    }
+
+    /// What is held against the lane.
+    pub fn strikes(&self) -> u32 {
+        if self.of_the_request {
+            0
+        } else {
+            self.class.contract().strikes
         }
     }
 

@@ -15,7 +15,8 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::catalog::Catalog;
-use crate::queue::lanes::{LaneState, Why};
+use crate::outcome::Class;
+use crate::queue::lanes::LaneState;
 use crate::{call, job};
 
 /// Metrics of this process.
@@ -100,19 +101,18 @@ fn gauge(name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
 
 /// How the lanes stand. Every worker tells the same: they share what they know.
 pub fn lanes(states: &[LaneState]) {
-    // A lane that opened has no reason any more.
+    // A lane that opened has no reason any more, and of lanes nobody knows nothing is told.
     LANE_CLOSED.reset();
+    LANE_LIMIT.reset();
+    LANE_CALLS.reset();
     for state in states {
         let lane = state.lane.to_string();
         LANE_LIMIT.with_label_values(&[&lane]).set(state.limit);
         LANE_CALLS.with_label_values(&[&lane]).set(state.in_flight);
-        let (outcome, closed) = match state.pause.map(|pause| pause.why) {
-            Some(Why::Answers(class)) => (class.as_str(), 1),
-            _ => ("none", 0),
-        };
+        let closed_by = state.closed_by();
         LANE_CLOSED
-            .with_label_values(&[lane.as_str(), outcome])
-            .set(closed);
+            .with_label_values(&[lane.as_str(), closed_by.map_or("none", Class::as_str)])
+            .set(i64::from(closed_by.is_some()));
     }
 }
 

@@ -1,4 +1,4 @@
-//! An api, a worker and a fake Vertex AI on a database of their own.
+//! An api, a worker and fake vendors on a database of their own.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

@@ -19,7 +19,7 @@ use tests::{Options, Pipeline};
 /// Paid calls a job of one output may make.
 const MAX_CALLS: usize = 3;
 /// Rows walked at the same time: two processors draw, serve and settle for all of them.
-const AT_ONCE: usize = 20;
+const AT_ONCE: usize = 12;
 /// After the last answer nothing may take longer than this.
 const PROMPTLY: f64 = 1.0;
 

@@ -1,5 +1,6 @@
 //! What every task of a worker works with, and the worker's start.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Instant;
 
@@ -9,7 +10,8 @@ use common::catalog::Catalog;
 use common::config::{Config, Timing};
 use common::database::{self, Role};
 use common::job::Open;
-use common::queue::{Lanes, Ring};
+use common::outcome::Class;
+use common::queue::{Lanes, Ring, lanes};
 use secrecy::ExposeSecret;
 use sqlx::PgPool;
 use tokio::sync::Semaphore;
@@ -38,6 +40,8 @@ pub struct App {
     /// How many jobs are worked on at once.
     pub slots: usize,
     pub free_slots: Arc<Semaphore>,
+    /// Lanes that were closed at the last look, and by what.
+    pub closed_lanes: Mutex<BTreeMap<String, Class>>,
     /// Since when top-ups find no Redis.
     pub redis_away: Mutex<Option<Instant>>,
     /// What shutdown waits for.
@@ -56,6 +60,14 @@ impl App {
         let providers = Providers::new(&catalog, config)?;
         let redis_url = config.redis_url()?.expose_secret();
         let ring = Ring::new(redis_url, &config.queue).context("REDIS_URL is not usable")?;
+        for model in catalog.models() {
+            if model.timeout >= config.timing.grace {
+                tracing::warn!(
+                    model = model.id,
+                    "Its calls may outlast a stop: its timeout is not below the worker's grace"
+                );
+            }
+        }
         // Every slot may want a connection, and the schedules want theirs.
         let connections = u32::try_from(config.slots).unwrap_or(u32::MAX).clamp(4, 28) + 4;
         Ok(Self {
@@ -69,7 +81,7 @@ impl App {
             .context("cannot reach Postgres")?,
             lanes: Lanes::new(&ring, config.timing.lanes),
             ring,
-            open: RwLock::default(),
+            open: RwLock::new(lanes::open(&catalog, &[])),
             bucket: Bucket::local(config.bucket(), config.signing_key()?.clone())?,
             providers,
             catalog: Arc::new(catalog),
@@ -80,6 +92,7 @@ impl App {
             timing: config.timing.clone(),
             slots: config.slots,
             free_slots: Arc::new(Semaphore::new(config.slots)),
+            closed_lanes: Mutex::default(),
             redis_away: Mutex::default(),
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),

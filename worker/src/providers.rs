@@ -192,10 +192,14 @@ impl Account<'_> {
         Some(url.trim_end_matches('/').to_owned())
     }
 
-    /// The key, from the variable the catalogue names, else from the dialect's own.
+    /// The key, from the variable the catalogue names, else from the dialect's own. A server of one's own never gets a
+    /// key that was not meant for it.
     fn key(&self, by_default: &str) -> anyhow::Result<Option<SecretString>> {
         if self.fake.is_some() {
             return Ok(Some(SecretString::from("fake")));
+        }
+        if self.provider.base_url.is_some() && self.provider.api_key.is_none() {
+            return Ok(None);
         }
         Ok(config::secret(
             self.provider.api_key.as_deref().unwrap_or(by_default),

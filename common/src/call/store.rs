@@ -105,13 +105,11 @@ pub async fn end(
     if !counts {
         // Lock order: the job before its calls.
         sqlx::query!(
-            "-- call::give_back
-            UPDATE jobs SET calls_started = calls_started - 1
-            WHERE id = $1 AND EXISTS (SELECT FROM calls WHERE id = $2 AND ended_at IS NULL)",
+            "-- call::lock_job
+            SELECT id FROM jobs WHERE id = $1 FOR NO KEY UPDATE",
             job.0,
-            id.0,
         )
-        .execute(&mut *connection)
+        .fetch_optional(&mut *connection)
         .await?;
     }
     let original = ending.original;
@@ -135,9 +133,19 @@ pub async fn end(
         original.map(|original| i32::try_from(original.pixels.height).unwrap_or(i32::MAX)),
         ending.reason,
     )
-    .execute(connection)
+    .execute(&mut *connection)
     .await?;
-    Ok(one_row(&result))
+    let ended = one_row(&result);
+    if !counts && ended.is_ok() {
+        sqlx::query!(
+            "-- call::give_back
+            UPDATE jobs SET calls_started = calls_started - 1 WHERE id = $1",
+            job.0,
+        )
+        .execute(connection)
+        .await?;
+    }
+    Ok(ended)
 }
 
 /// Every call made for a job, oldest first.

@@ -300,6 +300,23 @@ impl Source<'_> {
                 &format!("max_input_bytes must be 1 to {MAX_INPUT_BYTES}"),
             );
         }
+        let ours = ["model", "prompt", "n", "stream", "image", "size"];
+        if !entry.extra.is_empty() && provider.dialect != Dialect::Openai {
+            wrong(at, "only the dialect openai takes extra");
+        } else if let Some(field) = ours.iter().find(|field| entry.extra.contains_key(**field)) {
+            wrong(at, &format!("extra may not say {field}: Platen does"));
+        }
+        if !entry.pixels.is_empty() && provider.dialect != Dialect::Openai {
+            wrong(at, "only the dialect openai takes pixels");
+        }
+        if let Some(name) = &entry.name
+            && !name
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
+            && provider.dialect != Dialect::Openai
+        {
+            wrong(at, "Google's names have letters, digits, dots, - and _");
+        }
         let location = match (&entry.location, provider.dialect) {
             (Some(location), _) if !is_name(location.get_ref()) => {
                 wrong(
@@ -490,7 +507,15 @@ impl Reading {
             return Ok(());
         };
         let own = model.lanes[0].clone();
+        let of_google_cloud = self
+            .catalog
+            .providers
+            .get(&own.provider)
+            .is_some_and(|provider| provider.dialect == Dialect::Vertex);
         let lane = match fallback {
+            Fallback::Location(_) | Fallback::Project(_) if !of_google_cloud => {
+                return Err("only Vertex AI has locations and projects to fall back to".to_owned());
+            }
             Fallback::Location(location) if is_name(&location) => Lane { location, ..own },
             Fallback::Location(location) => return Err(format!("{location:?} is no location")),
             Fallback::Project(project) if is_name(&project) => Lane {
@@ -648,8 +673,8 @@ price = [{ from = 2026-01-01, credits = { 1K = 1 } }]
                 "models/mine.toml:4: model x: cost_usd_micros needs 1K",
             ),
             (
-                "pixels = [\"big\"]",
-                "models/mine.toml:4: model x: pixels are written like",
+                "extra = { n = 2 }",
+                "models/mine.toml:3: model x: only the dialect openai takes extra",
             ),
             (
                 "max_input_bytes = 0",

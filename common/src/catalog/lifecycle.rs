@@ -7,11 +7,11 @@ use super::{Catalog, Model};
 /// How near a shut-down is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Urgency {
-    /// Within 60 days.
+    /// Within 60 days, or past.
     Soon,
     /// Within 30 days.
     Near,
-    /// Within 7 days, or past.
+    /// Within 7 days.
     Now,
 }
 
@@ -38,9 +38,10 @@ pub fn warnings(catalog: &Catalog, today: Date) -> Vec<Warning> {
 
 fn warning(model: &Model, left: i64) -> Option<Warning> {
     let urgency = match left {
-        ..=7 => Urgency::Now,
+        1..=7 => Urgency::Now,
         8..=30 => Urgency::Near,
-        31..=60 => Urgency::Soon,
+        // What is past needs no hurry any more.
+        31..=60 | ..=0 => Urgency::Soon,
         _ => return None,
     };
     let day = model.shut_down?;
@@ -89,7 +90,7 @@ mod tests {
             (date!(2027 - 03 - 14), Urgency::Now, "shuts down tomorrow"),
             (
                 date!(2027 - 04 - 01),
-                Urgency::Now,
+                Urgency::Soon,
                 "was shut down on 2027-03-15; its successor is gemini-nano-banana-2.1",
             ),
         ] {

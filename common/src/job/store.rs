@@ -8,7 +8,7 @@ use sqlx::{PgConnection, PgExecutor, PgPool};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{Claimed, Cost, Job, Open, State};
+use super::{Claimed, Cost, Job, LAST_CALL, Open, State};
 use crate::credits::{Credits, Quote};
 use crate::database::{NotOneRow, one_row};
 use crate::generation::{Generation, Kind};
@@ -186,7 +186,7 @@ pub async fn request(connection: &mut PgConnection, id: JobId) -> sqlx::Result<O
 }
 
 /// Takes the right to work on a job: raises its fence by one. `None` when it is not to be had: a stale ring is
-/// harmless, and a job whose lanes are closed stays queued.
+/// harmless, a job whose lanes are closed stays queued, and one for a model that is not named is another worker's.
 pub async fn claim(
     pool: &PgPool,
     id: JobId,
@@ -194,21 +194,27 @@ pub async fn claim(
     lease: Duration,
     open: &Open,
 ) -> sqlx::Result<Option<Claimed>> {
-    let (everywhere, at_home) = open.closed();
+    let rooms = open.rooms();
     let row = sqlx::query!(
         r#"-- job::claim
         UPDATE jobs SET state = 'running', fence = fence + 1, worker = $2,
                lease_until = clock_timestamp() + $3::interval, started_at = coalesce(started_at, clock_timestamp())
         WHERE id = $1 AND state = 'queued' AND run_after <= clock_timestamp() AND deadline > clock_timestamp()
-          AND (operating OR NOT (model = ANY($4) OR (NOT fallback AND model = ANY($5))))
-        RETURNING tenant_id, fence, model, request_id, n_requested, fallback,
+          AND EXISTS (
+            SELECT FROM unnest($4::text[], $5::bigint[], $6::bigint[]) AS open(model, anywhere, at_home)
+            WHERE open.model = jobs.model
+              AND (operating OR (stocked AND deadline < clock_timestamp() + $7::interval)
+                   OR CASE WHEN fallback THEN anywhere ELSE at_home END > 0))
+        RETURNING tenant_id, fence, model, request_id, n_requested, fallback, calls_started, max_calls,
                   extract(epoch FROM clock_timestamp() - greatest(run_after, created_at))::float8 AS "waited_seconds!",
                   extract(epoch FROM deadline - clock_timestamp())::float8 AS "seconds_left!""#,
         id.0,
         worker,
         interval(lease),
-        &everywhere,
-        &at_home,
+        &rooms.models,
+        &rooms.anywhere,
+        &rooms.at_home,
+        interval(LAST_CALL),
     )
     .fetch_optional(pool)
     .await?;
@@ -220,6 +226,8 @@ pub async fn claim(
         request_id: row.request_id,
         n_requested: row.n_requested,
         fallback: row.fallback,
+        calls_made: row.calls_started,
+        calls_left: row.max_calls.saturating_sub(row.calls_started),
         waited_seconds: row.waited_seconds,
         seconds_left: row.seconds_left,
     }))
@@ -248,26 +256,37 @@ pub async fn renew(
     Ok(renewed.into_iter().map(JobId).collect())
 }
 
-/// The next jobs to ring, in turn order: of each model no more than its lanes have room for. A job a provider works on
-/// needs none.
+/// The next jobs to ring, in turn order: of each model no more than its lanes have room for, so that no model's
+/// backlog hides another's. A job a provider works on needs no room; neither does one that has something to deliver
+/// when its deadline is near. Models that are not named are another worker's.
 pub async fn due(pool: &PgPool, limit: i64, open: &Open) -> sqlx::Result<Vec<(JobId, i64)>> {
-    let (everywhere, at_home) = open.closed();
+    let rooms = open.rooms();
     let rows = sqlx::query!(
-        "-- job::due
-        SELECT id, turn, model, fallback, operating FROM jobs
-        WHERE state = 'queued' AND run_after <= clock_timestamp() AND deadline > clock_timestamp()
-          AND (operating OR NOT (model = ANY($2) OR (NOT fallback AND model = ANY($3))))
-        ORDER BY turn, id LIMIT $1",
+        r#"-- job::due
+        WITH open AS (
+          SELECT * FROM unnest($2::text[], $3::bigint[], $4::bigint[]) AS open(model, anywhere, at_home)),
+        roomy AS (
+          SELECT jobs.id, jobs.turn FROM open, LATERAL (
+            SELECT id, turn FROM jobs
+            WHERE state = 'queued' AND model = open.model AND run_after <= clock_timestamp() AND deadline > clock_timestamp()
+              AND (fallback OR at_home > 0)
+            ORDER BY turn, id LIMIT least($1, anywhere)) jobs),
+        in_the_making AS (
+          SELECT id, turn FROM jobs
+          WHERE state = 'queued' AND (operating OR stocked) AND (operating OR deadline < clock_timestamp() + $5::interval)
+            AND run_after <= clock_timestamp() AND deadline > clock_timestamp() AND model IN (SELECT model FROM open)
+          ORDER BY turn, id LIMIT $1)
+        SELECT id AS "id!", turn AS "turn!" FROM roomy UNION SELECT id, turn FROM in_the_making ORDER BY 2, 1 LIMIT $1"#,
         limit,
-        &everywhere,
-        &at_home,
+        &rooms.models,
+        &rooms.anywhere,
+        &rooms.at_home,
+        interval(LAST_CALL),
     )
     .fetch_all(pool)
     .await?;
-    let mut open = open.clone();
     Ok(rows
         .into_iter()
-        .filter(|row| row.operating || open.admit(&row.model, row.fallback))
         .map(|row| (JobId(row.id), row.turn))
         .collect())
 }
@@ -340,7 +359,8 @@ pub async fn requeue(
         "-- job::requeue
         UPDATE jobs SET state = 'queued', lease_until = NULL, run_after = clock_timestamp() + $3::interval,
                crash_count = crash_count + $4, outcome = coalesce($5, outcome), reason = coalesce($6, reason),
-               operating = EXISTS (SELECT FROM calls WHERE job_id = $1 AND ended_at IS NULL AND operation IS NOT NULL)
+               operating = EXISTS (SELECT FROM calls WHERE job_id = $1 AND ended_at IS NULL AND operation IS NOT NULL),
+               stocked = EXISTS (SELECT FROM calls WHERE job_id = $1 AND object_key IS NOT NULL)
         WHERE id = $1 AND fence = $2 AND state = 'running'",
         job.id.0,
         job.fence,
@@ -459,6 +479,7 @@ struct Row {
     fallback: bool,
     switched_from: Option<String>,
     operating: bool,
+    stocked: bool,
     created_at: OffsetDateTime,
     started_at: Option<OffsetDateTime>,
     finished_at: Option<OffsetDateTime>,

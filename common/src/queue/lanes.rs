@@ -19,22 +19,20 @@ use super::{Ring, RingError};
 use crate::catalog::{Catalog, Lane};
 use crate::config::LaneTiming;
 use crate::id::CallId;
-use crate::job::Open;
-use crate::outcome::{Class, STRIKES_OUT};
+use crate::job::{Open, Room};
+use crate::outcome::{Class, Failure, STRIKES_OUT};
 
 /// Calls a lane lets in at once before it has learned anything.
 const FIRST_LIMIT: u32 = 32;
 /// What is left of the limit after a cut, in hundredths.
 const CUT: u32 = 85;
-/// How much closer together than on average calls may be let in, in hundredths.
-const CLOSER: u32 = 70;
 /// Retries a lane allows out of nothing, and what one success adds, in hundredths.
 const BUDGET: u32 = 20;
 const EARNED: u32 = 25;
 /// A provider's hint is kept to, but not for longer than this.
 const LONGEST_HINT: Duration = Duration::from_mins(2);
 /// Room where nothing is known that holds jobs back.
-const ANY: usize = usize::MAX / 2;
+const ANY: i64 = 1_000_000;
 /// What lanes know is forgotten when nobody has called for so long.
 const FORGOTTEN: Duration = Duration::from_hours(6);
 
@@ -71,6 +69,38 @@ pub enum Why {
     Answers(Class),
 }
 
+/// How a call ended, as far as it concerns its lane.
+#[derive(Clone, Copy, Debug)]
+pub struct Ended {
+    pub class: Class,
+    pub strikes: u32,
+    /// The provider asked to wait this long.
+    pub retry_after: Option<Duration>,
+}
+
+impl Ended {
+    /// With a picture.
+    pub const WELL: Self = Self {
+        class: Class::Ok,
+        strikes: 0,
+        retry_after: None,
+    };
+}
+
+impl From<&Failure> for Ended {
+    fn from(failure: &Failure) -> Self {
+        Self {
+            class: failure.class,
+            strikes: failure.strikes(),
+            retry_after: failure.retry_after,
+        }
+    }
+}
+
+/// What the script tells of a lane: limit, calls in flight, wait, why, gap, whether it is
+/// broken, and by what.
+type State = (f64, i64, u64, String, u64, u8, String);
+
 /// How a lane stands.
 #[derive(Clone, Debug)]
 pub struct LaneState {
@@ -78,6 +108,10 @@ pub struct LaneState {
     /// Calls it lets in at once.
     pub limit: f64,
     pub in_flight: i64,
+    /// Time between two calls that are let in, where they are let in evenly.
+    pub gap: Duration,
+    /// What closed it, where strikes have; once its pause is over, one call may probe it.
+    pub broken: Option<Class>,
     /// Why it lets nobody in, where it does not.
     pub pause: Option<Pause>,
 }
@@ -106,13 +140,21 @@ local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local function look(hash, calls, first_limit)
   redis.call('ZREMRANGEBYSCORE', calls, '-inf', now)
-  local known = redis.call('HMGET', hash, 'limit', 'until', 'why', 'broken', 'probe')
+  local known = redis.call('HMGET', hash, 'limit', 'until', 'why', 'broken', 'probe', 'cut', 'took', 'last')
   local lane = {
-    limit = tonumber(known[1] or first_limit), until_ = tonumber(known[2] or 0), why = known[3] or '',
-    broken = known[4] == '1', probe = tonumber(known[5] or 0), flying = redis.call('ZCARD', calls) }
+    limit = tonumber(known[1] or first_limit), until_ = tonumber(known[2] or 0), why = known[3] or '', cause = known[3] or '',
+    broken = known[4] == '1', flying = redis.call('ZCARD', calls), gap = 0, early = 0 }
+  -- A clock that went back must not keep a lane closed for the whole jump.
+  if lane.until_ > now + 3600000 then lane.until_ = now end
+  if known[6] and known[7] then
+    lane.gap = known[7] / lane.limit * 0.7
+    lane.early = math.min(lane.gap, tonumber(known[8] or 0) + lane.gap - now)
+  end
+  local probing = lane.broken and known[5] and redis.call('ZSCORE', calls, known[5])
   if lane.until_ > now then lane.wait = lane.until_ - now
-  elseif lane.broken and lane.probe > now then lane.wait = math.min(lane.probe - now, 1000)
+  elseif probing then lane.wait = 500
   elseif lane.flying >= math.floor(lane.limit) then lane.wait, lane.why = 50, 'full'
+  elseif lane.early > 1000 then lane.wait, lane.why = math.ceil(lane.early), 'full'
   else lane.wait = 0 end
   return lane
 end
@@ -139,18 +181,14 @@ impl Lanes {
             r"{LOOK}
             local lane = look(KEYS[1], KEYS[2], ARGV[3])
             if lane.wait > 0 then return {{lane.wait, lane.why}} end
-            local pace = redis.call('HMGET', KEYS[1], 'cut', 'took', 'last')
-            if pace[1] and pace[2] then
-              local early = tonumber(pace[3] or 0) + pace[2] / lane.limit * ARGV[7] / 100 - now
-              if early > 0 then return {{math.ceil(early), 'full'}} end
-            end
+            if lane.early > 0 then return {{math.ceil(lane.early), 'full'}} end
             if ARGV[4] == '1' then
               local saved = redis.call('HMGET', KEYS[1], 'budget', 'budget_at')
               local budget = math.min(tonumber(ARGV[5]), tonumber(saved[1] or ARGV[5]) + (now - tonumber(saved[2] or now)) / 2000)
               if budget < 1 then return {{1000, 'retries'}} end
               redis.call('HSET', KEYS[1], 'budget', budget - 1, 'budget_at', now)
             end
-            if lane.broken then redis.call('HSET', KEYS[1], 'probe', now + ARGV[2]) end
+            if lane.broken then redis.call('HSET', KEYS[1], 'probe', ARGV[1]) end
             redis.call('ZADD', KEYS[2], now + ARGV[2], ARGV[1])
             redis.call('HSET', KEYS[1], 'last', now)
             redis.call('PEXPIRE', KEYS[1], ARGV[6])
@@ -166,7 +204,6 @@ impl Lanes {
             .arg(i32::from(retry))
             .arg(BUDGET)
             .arg(millis(FORGOTTEN))
-            .arg(CLOSER)
             .invoke_async(&mut self.connection.clone())
             .await?;
         Ok(match wait {
@@ -178,12 +215,12 @@ impl Lanes {
         })
     }
 
-    /// Reports how a call that was let in ended; `None`: it was not made after all.
+    /// Reports how a call that was let in ended; `None`: it says nothing of the lane.
     pub async fn leave(
         &self,
         lane: &Lane,
         call: CallId,
-        ended: Option<(Class, Option<Duration>)>,
+        ended: Option<Ended>,
         ends_within: Duration,
     ) -> Result<(), RingError> {
         let script = Script::new(&format!(
@@ -193,14 +230,15 @@ impl Lanes {
             redis.call('ZREM', KEYS[2], ARGV[1])
             local class, strikes = ARGV[3], tonumber(ARGV[4])
             local began = tonumber(ends or now + ARGV[5]) - ARGV[5]
-            if class == '' then return redis.call('HDEL', KEYS[1], 'probe') end
+            if redis.call('HGET', KEYS[1], 'probe') == ARGV[1] then redis.call('HDEL', KEYS[1], 'probe') end
+            if class == '' then return 1 end
             local function pause(word, least, most, count)
               local times = redis.call('HINCRBY', KEYS[1], count, 1)
               local length = math.min(tonumber(most), tonumber(least) * 2 ^ (times - 1))
-              redis.call('HSET', KEYS[1], 'until', now + math.floor(length), 'why', word)
+              lane.until_ = math.max(lane.until_, now + math.floor(length))
+              redis.call('HSET', KEYS[1], 'until', lane.until_, 'why', word)
             end
             if class == 'throttled' then
-              redis.call('HDEL', KEYS[1], 'probe')
               local cut = tonumber(redis.call('HGET', KEYS[1], 'cut') or 0)
               if began >= cut then
                 redis.call('HSET', KEYS[1], 'limit', math.max(1, lane.limit * ARGV[6] / 100), 'cut', now)
@@ -210,8 +248,10 @@ impl Lanes {
               if hint > 0 then redis.call('HSET', KEYS[1], 'until', math.max(lane.until_, now + hint), 'why', class) end
             elseif strikes == 0 then
               redis.call('HDEL', KEYS[1], 'strikes', 'broken', 'probe', 'openings', 'pauses')
-              local took = tonumber(redis.call('HGET', KEYS[1], 'took') or now - began)
-              redis.call('HSET', KEYS[1], 'took', took * 0.8 + (now - began) * 0.2)
+              if ends then
+                local took = tonumber(redis.call('HGET', KEYS[1], 'took') or now - began)
+                redis.call('HSET', KEYS[1], 'took', took * 0.8 + (now - began) * 0.2)
+              end
               local budget = tonumber(redis.call('HGET', KEYS[1], 'budget') or ARGV[12])
               redis.call('HSET', KEYS[1], 'budget', math.min(tonumber(ARGV[12]), budget + ARGV[13] / 100))
               if lane.flying * 2 >= lane.limit then
@@ -223,27 +263,23 @@ impl Lanes {
               local struck = redis.call('HINCRBY', KEYS[1], 'strikes', strikes)
               if struck >= tonumber(ARGV[14]) and (lane.until_ <= now or not lane.broken) then
                 redis.call('HSET', KEYS[1], 'broken', 1)
-                redis.call('HDEL', KEYS[1], 'probe')
                 pause(class, ARGV[7], ARGV[8], 'openings')
               end
             end
             redis.call('PEXPIRE', KEYS[1], ARGV[15])
             return 1"
         ));
-        let (class, hint) = match ended {
-            Some((class, hint)) => (Some(class), hint),
-            None => (None, None),
-        };
-        let strikes = class.map_or(0, |class| class.contract().strikes);
+        let strikes = ended.map_or(0, |ended| ended.strikes);
+        let hint = ended.and_then(|ended| ended.retry_after);
         // What only people can mend is probed more rarely.
-        let patience = if strikes >= STRIKES_OUT { 6 } else { 1 };
+        let patience = if strikes * 2 >= STRIKES_OUT { 6 } else { 1 };
         let (least, most) = self.timing.closed;
         let _changed: i64 = script
             .key(self.hash(lane))
             .key(self.calls(lane))
             .arg(call.0.simple().to_string())
             .arg(FIRST_LIMIT)
-            .arg(class.map_or("", Class::as_str))
+            .arg(ended.map_or("", |ended| ended.class.as_str()))
             .arg(strikes)
             .arg(millis(ends_within))
             .arg(CUT)
@@ -274,7 +310,7 @@ impl Lanes {
             local states = {{}}
             for i = 1, #KEYS, 2 do
               local lane = look(KEYS[i], KEYS[i + 1], ARGV[1])
-              table.insert(states, {{tostring(lane.limit), lane.flying, lane.wait, lane.why}})
+              table.insert(states, {{tostring(lane.limit), lane.flying, lane.wait, lane.why, math.ceil(lane.gap), lane.broken and 1 or 0, lane.cause}})
             end
             return states"
         ));
@@ -282,13 +318,14 @@ impl Lanes {
         for lane in &lanes {
             call.key(self.hash(lane)).key(self.calls(lane));
         }
-        let states: Vec<(f64, i64, u64, String)> =
-            call.invoke_async(&mut self.connection.clone()).await?;
+        let states: Vec<State> = call.invoke_async(&mut self.connection.clone()).await?;
         let state =
-            |(lane, (limit, in_flight, wait, why)): (&Lane, (f64, i64, u64, String))| LaneState {
+            |(lane, (limit, in_flight, wait, why, gap, broken, cause)): (&Lane, State)| LaneState {
                 lane: lane.clone(),
                 limit,
                 in_flight,
+                gap: Duration::from_millis(gap),
+                broken: (broken == 1).then(|| Class::parse(&cause)).flatten(),
                 pause: (wait > 0).then(|| Pause {
                     wait: Duration::from_millis(wait),
                     why: Why::parse(&why),
@@ -306,48 +343,50 @@ impl Lanes {
     }
 }
 
-/// Which models' jobs may be started, and how many. One that its provider no longer has lets jobs through: they are
-/// to end at once, not to wait.
+/// How many jobs of each model may be started. One that its provider no longer has lets jobs through: they are to end
+/// at once, not to wait.
 pub fn open(catalog: &Catalog, states: &[LaneState]) -> Open {
     let states: HashMap<&Lane, &LaneState> =
         states.iter().map(|state| (&state.lane, state)).collect();
-    let room = |lanes: &[Lane]| {
-        let states: Vec<&LaneState> = lanes
-            .iter()
-            .filter_map(|lane| states.get(lane).copied())
-            .collect();
-        let retired = |state: &&LaneState| {
-            state
-                .pause
-                .is_some_and(|pause| pause.why == Why::Answers(Class::ModelRetired))
-        };
-        if states.len() < lanes.len() || states.iter().all(retired) {
-            return ANY;
-        }
-        states.into_iter().map(LaneState::room).sum()
+    let retired = |state: &&LaneState| {
+        let why = state.pause.map(|pause| pause.why);
+        why == Some(Why::Answers(Class::ModelRetired))
     };
-    let models = catalog.models();
-    let rooms = models.map(|model| {
-        let rooms = (room(model.lanes(true)), room(model.lanes(false)));
-        (model.id.clone(), rooms)
-    });
-    Open::new(rooms)
+    let room = |lanes: &[Lane]| {
+        let states = lanes.iter().map(|lane| states.get(lane).copied());
+        match states.collect::<Option<Vec<&LaneState>>>() {
+            Some(states) if !states.iter().all(retired) => {
+                states.into_iter().map(LaneState::room).sum()
+            }
+            _ => ANY,
+        }
+    };
+    Open::new(catalog.models().map(|model| Room {
+        model: model.id.clone(),
+        anywhere: room(model.lanes(true)),
+        at_home: room(model.lanes(false)),
+    }))
 }
 
 impl LaneState {
-    /// Calls it would let in now, and a few to wait at the door: what ends is followed at once.
-    fn room(&self) -> usize {
+    /// What keeps it closed, or paused.
+    pub fn closed_by(&self) -> Option<Class> {
+        match self.pause.map(|pause| pause.why) {
+            Some(Why::Answers(class)) => Some(class),
+            _ => self.broken,
+        }
+    }
+
+    /// Calls it would let in within the next second, and a few to wait at the door: what ends is followed at once.
+    fn room(&self) -> i64 {
         if self.pause.is_some() {
             return 0;
         }
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "at most 2,000"
-        )]
-        let limit = self.limit as usize;
-        let in_flight = usize::try_from(self.in_flight).unwrap_or(0);
-        limit.saturating_sub(in_flight) + limit / 8 + 1
+        #[expect(clippy::cast_possible_truncation, reason = "at most 2,000")]
+        let limit = self.limit as i64;
+        let free = (limit - self.in_flight).max(0) + limit / 8 + 1;
+        let a_second = 1_000 / i64::try_from(self.gap.as_millis()).unwrap_or(1).max(1) + 1;
+        free.min(a_second)
     }
 }
 

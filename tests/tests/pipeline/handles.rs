@@ -168,7 +168,11 @@ async fn a_worker_that_is_asked_to_stop_hands_its_handle_back_at_once() {
         .await;
     let asked = std::time::Instant::now();
     pipeline.stop_workers().await;
-    assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
+    assert!(
+        asked.elapsed() < Duration::from_secs(2),
+        "{:?}",
+        asked.elapsed()
+    );
     assert_eq!(pipeline.job(&id).await["state"], "queued");
     pipeline.start_worker().await;
     let ended = pipeline.ended(&id).await;
@@ -230,5 +234,25 @@ async fn a_worker_that_is_killed_leaves_its_handle_to_the_next() {
     assert_eq!(fake.journal().count(), 1, "calls");
     assert_eq!(outcomes(&pipeline).await.len(), 1);
     second.kill().await.unwrap();
+    pipeline.close().await;
+}
+
+#[tokio::test]
+async fn answers_about_work_that_cannot_be_read_or_never_end_hold_nobody_up() {
+    let (pipeline, _folder) = pipeline().await;
+    let unreadable = pipeline.submit(&job("[[fault:poll:not_json]]")).await;
+    let ended = pipeline.ended(&unreadable).await;
+    assert_eq!(ended["outcome"]["class"], "provider_invalid", "{ended}");
+    let request = pipeline.request(Method::POST, "/v1/jobs");
+    let request = request
+        .header("Cancel-After", "6s")
+        .json(&job("[[fault:poll:trickle]]"));
+    let accepted: Value = request.send().await.unwrap().json().await.unwrap();
+    let ended = pipeline.ended(accepted["id"].as_str().unwrap()).await;
+    assert_eq!(ended["state"], "expired", "{ended}");
+    assert!(
+        ended["attempts"].as_i64().unwrap() > 1,
+        "it was put back meanwhile: {ended}"
+    );
     pipeline.close().await;
 }

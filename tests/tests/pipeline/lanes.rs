@@ -6,7 +6,7 @@ use common::outcome::Class;
 use common::queue::lanes::Why;
 use fakes::Fault;
 use futures::future::join_all;
-use reqwest::StatusCode;
+use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use tests::pipeline::small_job;
 use tests::{Options, Pipeline, models};
@@ -213,5 +213,123 @@ async fn a_job_is_called_for_again_with_what_may_help() {
     );
     assert_ne!(config(1)["seed"], json!(7));
     assert_eq!(level(&config(2)), "MINIMAL");
+    pipeline.close().await;
+}
+
+#[tokio::test]
+async fn a_job_without_calls_left_ends_though_its_lane_is_closed() {
+    let pipeline = Pipeline::start().await;
+    pipeline.fake.faults().rate(1.0, [Fault::Status(503)]);
+    let mut job = small_job();
+    job["outputs"] = json!(4);
+    let ended = pipeline.ended(&pipeline.submit(&job).await).await;
+    assert_eq!(ended["outcome"]["class"], "provider_fault", "{ended}");
+    assert_eq!(pipeline.fake.journal().count(), 12, "calls");
+    pipeline.close().await;
+}
+
+#[tokio::test]
+async fn what_a_model_makes_of_a_prompt_is_not_held_against_its_lane() {
+    let pipeline = Pipeline::start().await;
+    let mut job = small_job();
+    job["outputs"] = json!(4);
+    job["prompt"] = json!("a bottle [[fault:finish:IMAGE_OTHER]]");
+    let ended = pipeline.ended(&pipeline.submit(&job).await).await;
+    assert_eq!(ended["outcome"]["class"], "provider_fault", "{ended}");
+    assert!(pipeline.lane(MODEL).await.pause.is_none());
+    pipeline.close().await;
+}
+
+#[tokio::test]
+async fn what_is_made_is_delivered_before_the_deadline_though_the_lane_is_closed() {
+    let folder = models::shipped();
+    let pipeline = Pipeline::start_with(Options {
+        models: Some(folder.path().to_owned()),
+        ..Options::default()
+    })
+    .await;
+    // Of two pictures one is made; then the lane closes for good.
+    pipeline.fake.faults().push(Fault::Status(503));
+    pipeline.fake.faults().latency(300..=300);
+    let mut job = small_job();
+    job["outputs"] = json!(2);
+    let request = pipeline.request(Method::POST, "/v1/jobs");
+    let request = request.header("Cancel-After", "14s").json(&job);
+    let accepted: Value = request.send().await.unwrap().json().await.unwrap();
+    pipeline
+        .until(Duration::from_secs(5), async || {
+            (pipeline.fake.journal().count() == 2).then_some(())
+        })
+        .await;
+    pipeline.fake.faults().rate(1.0, [Fault::Status(403)]);
+    pipeline.submit(&small_job()).await;
+    let ended = pipeline.ended(accepted["id"].as_str().unwrap()).await;
+    assert_eq!(
+        (ended["state"].as_str(), ended["cost"]["captured"].as_i64()),
+        (Some("partial"), Some(6)),
+        "{ended}"
+    );
+    pipeline.close().await;
+}
+
+#[tokio::test]
+async fn canceled_jobs_leave_their_lane() {
+    let pipeline = Pipeline::start().await;
+    pipeline.fake.faults().latency(20_000..=20_000);
+    let mut job = small_job();
+    job["outputs"] = json!(4);
+    let ids = join_all((0..8).map(|_| async { pipeline.submit(&job).await })).await;
+    pipeline
+        .until(Duration::from_secs(10), async || {
+            (pipeline.fake.journal().count() == 32).then_some(())
+        })
+        .await;
+    for id in &ids {
+        let path = format!("/v1/jobs/{id}/cancel");
+        assert_eq!(pipeline.post(&path, &json!({})).await.0, StatusCode::OK);
+    }
+    pipeline.fake.faults().clear();
+    let next = pipeline.submit(&small_job()).await;
+    let ended = pipeline.ended_within(&next, Duration::from_secs(10)).await;
+    assert_eq!(ended["state"], "succeeded", "{ended}");
+    assert_eq!(pipeline.lane(MODEL).await.in_flight, 0);
+    pipeline.close().await;
+}
+
+#[tokio::test]
+async fn a_backlog_of_one_model_does_not_hide_another() {
+    let pipeline = Pipeline::start_with(Options {
+        slots: 4,
+        ..Options::default()
+    })
+    .await;
+    pipeline.fake.faults().rate(1.0, [Fault::Status(403)]);
+    let first = pipeline.ended(&pipeline.submit(&small_job()).await).await;
+    assert_eq!(first["outcome"]["class"], "config", "{first}");
+    pipeline.fake.faults().clear();
+    let waiting = join_all((0..60).map(|_| async { pipeline.submit(&small_job()).await })).await;
+    let other = json!({"model": "gpt-image-2", "prompt": "a bottle", "size": "1K"});
+    let began = std::time::Instant::now();
+    let ended = pipeline.ended(&pipeline.submit(&other).await).await;
+    assert_eq!(ended["state"], "succeeded", "{ended}");
+    assert!(
+        began.elapsed() < Duration::from_secs(2),
+        "{:?}",
+        began.elapsed()
+    );
+    for id in waiting {
+        assert_eq!(pipeline.ended(&id).await["state"], "succeeded");
+    }
+    pipeline.close().await;
+}
+
+#[tokio::test]
+async fn a_provider_that_talks_too_much_is_cut_short_and_paid_no_oftener() {
+    let pipeline = Pipeline::start().await;
+    let mut job = small_job();
+    job["prompt"] = json!(format!("a bottle [[fault:finish:{}]]", "X".repeat(4_200)));
+    let ended = pipeline.ended(&pipeline.submit(&job).await).await;
+    assert_eq!(ended["outcome"]["class"], "unrecognized", "{ended}");
+    assert_eq!(pipeline.fake.journal().count(), 2, "calls");
     pipeline.close().await;
 }

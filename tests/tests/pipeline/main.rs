@@ -1,4 +1,4 @@
-//! The pipeline, whole: HTTP, Postgres, Redis, worker, the fake Vertex AI, the bucket. Every test closes the books.
+//! The pipeline, whole: HTTP, Postgres, Redis, worker, the fake vendors, the bucket. Every test closes the books.
 #![expect(clippy::unwrap_used, reason = "tests fail loudly")]
 
 mod catalogue;

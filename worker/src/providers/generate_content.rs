@@ -14,7 +14,7 @@ use common::outcome::table::{self, Dialect};
 use reqwest::RequestBuilder;
 
 use super::google::{self, Credentials};
-use super::http::Http;
+use super::http::{Http, excerpt, unreadable};
 use super::{Answer, PictureRequest};
 use wire::{
     Blob, Content, GenerateContent, GenerationConfig, ImageConfig, ImageOutputOptions, Part, Reply,
@@ -110,7 +110,7 @@ fn answer(dialect: Dialect, bytes: &[u8]) -> Answer {
     let reply: Reply = match serde_json::from_slice(bytes) {
         Ok(reply) => reply,
         Err(error) => {
-            let detail = format!("an answer that cannot be read: {error}");
+            let detail = unreadable(&error);
             return Answer::failed(Failure::new(table::class(dialect, "not_json"), detail));
         }
     };
@@ -123,8 +123,8 @@ fn answer(dialect: Dialect, bytes: &[u8]) -> Answer {
         provider_request_id: reply.response_id,
         usage: reply.usage_metadata,
         tokens: Tokens {
-            input: metered.prompt_token_count,
-            thought: metered.thoughts_token_count,
+            input: metered.prompt_token_count.max(0),
+            thought: metered.thoughts_token_count.max(0),
         },
     }
 }
@@ -134,7 +134,7 @@ fn picture(dialect: Dialect, reply: &Reply) -> Result<Bytes, Failure> {
     if let Some(feedback) = &reply.prompt_feedback
         && let Some(reason) = &feedback.block_reason
     {
-        let detail = format!("prompt blocked: {reason}");
+        let detail = format!("prompt blocked: {}", excerpt(reason));
         return Err(failure(&format!("block:{reason}"), detail)
             .in_the_words_of_the_provider(feedback.block_reason_message.as_deref()));
     }
@@ -172,8 +172,9 @@ fn picture(dialect: Dialect, reply: &Reply) -> Result<Bytes, Failure> {
                 })
         }
         _ => {
-            let detail = format!("finished with {finish}, without a picture");
+            let detail = format!("finished with {}, without a picture", excerpt(finish));
             Err(failure(&format!("finish:{finish}"), detail)
+                .of_the_request()
                 .in_the_words_of_the_provider(candidate.finish_message.as_deref()))
         }
     }

@@ -103,6 +103,9 @@ pub(super) fn refused(dialect: Dialect, received: &Received) -> Failure {
     let code = received.status;
     let sign = if code == StatusCode::TOO_MANY_REQUESTS && status.waiting_never_helps() {
         "no_quota".to_owned()
+    } else if status.is_about_the_key() {
+        // The Developer API answers 400 to a key it does not know.
+        "status:401".to_owned()
     } else {
         format!("status:{}", code.as_u16())
     };
@@ -124,6 +127,14 @@ impl Status {
     fn retry_delay(&self) -> Option<Duration> {
         let delay = self.details_of("google.rpc.RetryInfo").next()?["retryDelay"].as_str()?;
         Duration::try_from_secs_f64(delay.strip_suffix('s')?.parse().ok()?).ok()
+    }
+
+    /// `google.rpc.ErrorInfo`: `API_KEY_INVALID` and its like.
+    fn is_about_the_key(&self) -> bool {
+        let mut reasons = self
+            .details_of("google.rpc.ErrorInfo")
+            .filter_map(|info| info["reason"].as_str());
+        reasons.any(|reason| reason.starts_with("API_KEY_"))
     }
 
     /// A quota of zero, or one for the whole day (google.rpc.QuotaFailure).
@@ -183,6 +194,13 @@ mod tests {
         assert_eq!(day.class, Class::Config);
         let zero = json!({"error": {"message": "Quota exceeded, limit: 0, model: x"}});
         assert_eq!(failure(429, &zero).class, Class::Config);
+    }
+
+    #[test]
+    fn a_key_that_is_not_known_is_no_mistake_of_the_customer() {
+        let info = json!({"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "API_KEY_INVALID"});
+        let refused = json!({"error": {"message": "API key not valid.", "details": [info]}});
+        assert_eq!(failure(400, &refused).class, Class::Config);
     }
 
     #[test]

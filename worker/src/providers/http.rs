@@ -74,7 +74,8 @@ impl Http {
         let mut response = match timeout(first_byte, request.send()).await {
             Ok(Ok(response)) => response,
             Ok(Err(error)) => {
-                let sign = if error.is_connect() {
+                // Neither sent anything.
+                let sign = if error.is_connect() || error.is_builder() {
                     "connect"
                 } else {
                     "reset"
@@ -133,6 +134,13 @@ impl Received {
 /// The words of a provider, as far as they are kept.
 pub(super) fn excerpt(text: &str) -> String {
     text.chars().take(1_000).collect()
+}
+
+/// Why an answer cannot be read, without a word of it: it may repeat the prompt.
+pub(super) fn unreadable(error: &serde_json::Error) -> String {
+    let (line, column) = (error.line(), error.column());
+    let category = error.classify();
+    format!("an answer that cannot be read: {category:?} at line {line}, column {column}")
 }
 
 /// An error with its causes, without the URL: it may carry a key.

@@ -17,7 +17,7 @@ use futures::future::{BoxFuture, FutureExt};
 use reqwest::{RequestBuilder, StatusCode, Url};
 
 use super::google::{self, Credentials};
-use super::http::{Http, PROMPT_ANSWER, Received, excerpt};
+use super::http::{Http, PROMPT_ANSWER, Received, excerpt, unreadable};
 use super::{Account, Answer, PictureRequest, Provider, Reply, gemini};
 use wire::{
     Content, CreateInteraction, Error, GenerationConfig, Image, Interaction, Refusal,
@@ -196,8 +196,8 @@ fn refused(received: &Received) -> Failure {
 /// What a successful answer says: the work goes on, or has come to an end.
 fn read(bytes: &[u8]) -> Result<Reply, Failure> {
     let invalid = |detail: String| Failure::new(table::class(DIALECT, "not_json"), detail);
-    let interaction: Interaction = serde_json::from_slice(bytes)
-        .map_err(|error| invalid(format!("an answer that cannot be read: {error}")))?;
+    let interaction: Interaction =
+        serde_json::from_slice(bytes).map_err(|error| invalid(unreadable(&error)))?;
     let Some(status) = interaction.status.as_deref() else {
         return Err(invalid("an interaction without a status".to_owned()));
     };
@@ -222,8 +222,8 @@ fn answer(interaction: Interaction) -> Answer {
         provider_request_id: interaction.id.filter(|id| id.len() <= LONGEST_HANDLE),
         usage: interaction.usage,
         tokens: Tokens {
-            input: metered.total_input_tokens,
-            thought: metered.total_thought_tokens,
+            input: metered.total_input_tokens.max(0),
+            thought: metered.total_thought_tokens.max(0),
         },
     }
 }

@@ -22,7 +22,7 @@ use reqwest::{RequestBuilder, Url};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Map, Value};
 
-use super::http::{Http, PROMPT_ANSWER, Received, excerpt};
+use super::http::{Http, PROMPT_ANSWER, Received, excerpt, unreadable};
 use super::{Account, Answer, PictureRequest, Provider, Reply};
 use wire::{Error, Images, Usage};
 
@@ -112,7 +112,7 @@ impl OpenAi {
         let images: Images = match serde_json::from_slice(bytes) {
             Ok(images) => images,
             Err(error) => {
-                let detail = format!("an answer that cannot be read: {error}");
+                let detail = unreadable(&error);
                 return Answer::failed(failure("not_json", detail));
             }
         };
@@ -129,7 +129,7 @@ impl OpenAi {
             provider_request_id: None,
             usage: images.usage,
             tokens: Tokens {
-                input: metered.input_tokens,
+                input: metered.input_tokens.max(0),
                 thought: 0,
             },
         }

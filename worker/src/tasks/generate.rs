@@ -7,13 +7,14 @@
 
 mod output;
 
+use std::sync::atomic::AtomicI32;
 use std::time::{Duration, Instant};
 
 use backon::{BackoffBuilder, ExponentialBuilder, Retryable};
 use common::artifact::Artifact;
 use common::generation::Generation;
 use common::id::JobId;
-use common::job::{self, Claimed};
+use common::job::{self, Claimed, LAST_CALL};
 use common::outcome::{Class, Failure};
 use common::settlement::{self, Lease, Settled, SettlementError};
 use common::{call, database, telemetry};
@@ -145,13 +146,15 @@ impl Worked {
                 let delay = if failure.class.contract().elsewhere {
                     Duration::ZERO
                 } else {
-                    retry_delay(claimed.fence, least, most)
+                    retry_delay(claimed.calls_made, least, most)
                         .max(failure.retry_after.unwrap_or_default().min(most))
                 };
-                if delay < left {
+                if artifacts.is_empty() && delay < left {
                     Verdict::Retry(delay, failure)
                 } else if artifacts.is_empty() {
                     Verdict::GiveUp(failure)
+                } else if delay + LAST_CALL < left {
+                    Verdict::Retry(delay, failure)
                 } else {
                     Verdict::Deliver {
                         artifacts,
@@ -160,8 +163,9 @@ impl Worked {
                 }
             }
             // Without pictures the deadline ends the job; with some, they are worth more than the wait.
-            Self::Pending { delay, artifacts } if delay < left || artifacts.is_empty() => {
-                Verdict::PutBack(delay)
+            Self::Pending { delay, artifacts } if artifacts.is_empty() => Verdict::PutBack(delay),
+            Self::Pending { delay, .. } if LAST_CALL < left => {
+                Verdict::PutBack(delay.min(left.saturating_sub(LAST_CALL)))
             }
             Self::Pending { artifacts, .. } => {
                 let detail = "no time was left to wait for the rest";
@@ -238,6 +242,7 @@ async fn work(app: &App, claimed: &Claimed, lease: &HeldLease) -> anyhow::Result
     }
 
     let attempt = Attempt {
+        calls_left: AtomicI32::new(claimed.calls_left),
         app,
         claimed,
         lease,
@@ -248,9 +253,14 @@ async fn work(app: &App, claimed: &Claimed, lease: &HeldLease) -> anyhow::Result
     };
     let outputs = 0..claimed.n_requested;
     let made = join_all(outputs.map(|output_idx| attempt.output(output_idx))).await;
-    made.into_iter()
-        .collect::<anyhow::Result<Vec<Made>>>()
-        .map(judge)
+    // One output's trouble on our side must not cost the others their pictures.
+    let made = made.into_iter().map(|made| {
+        made.unwrap_or_else(|error| {
+            tracing::warn!(error = format!("{error:#}"), "An output failed on our side");
+            Made::our_fault(&error)
+        })
+    });
+    Ok(judge(made.collect()))
 }
 
 /// What the outputs, taken together, come to. An output that may yet succeed keeps the job open; nothing that
@@ -291,9 +301,9 @@ fn judge(made: Vec<Made>) -> Worked {
     }
 }
 
-/// Full-jitter growth by attempts made; a job that was throttled for long still asks about once a minute.
-fn retry_delay(fence: i32, least: Duration, most: Duration) -> Duration {
-    let attempts = usize::try_from(fence.max(1)).unwrap_or(1);
+/// Full-jitter growth by calls made. One that was throttled does not count: its lane holds it back.
+fn retry_delay(calls: i32, least: Duration, most: Duration) -> Duration {
+    let attempts = usize::try_from(calls.saturating_add(1)).unwrap_or(1);
     let delays = ExponentialBuilder::default()
         .with_min_delay(least)
         .with_max_delay(most)

@@ -1,12 +1,14 @@
 //! Rings for the next due jobs whose lanes are open, so that a lost ring, a backlog or an emptied Redis heals by
 //! itself; and starts them without a ring where Redis stays away.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use common::dispatch::{self, TopUpError};
 use common::job::{self, Open};
-use common::queue::lanes;
+use common::outcome::Class;
+use common::queue::lanes::{self, LaneState};
 use common::telemetry;
 
 use super::generate;
@@ -16,19 +18,16 @@ use crate::app::App;
 const WITHOUT_REDIS: Duration = Duration::from_secs(3);
 
 pub(super) async fn run(app: Arc<App>) {
-    // Without Redis nothing is known of the lanes, and nothing is rung.
-    let open = match app.lanes.states(&app.catalog).await {
-        Ok(states) => {
-            telemetry::lanes(&states);
-            lanes::open(&app.catalog, &states)
-        }
-        Err(_) => Open::default(),
-    };
+    // Without Redis nothing is known of the lanes, and each is taken as open.
+    let states = app.lanes.states(&app.catalog).await.unwrap_or_default();
+    telemetry::lanes(&states);
+    say_what_changed(&app, &states);
+    let open = lanes::open(&app.catalog, &states);
     app.set_open(open.clone());
     let topped_up = dispatch::top_up(&app.pool, &app.ring, &app.name, app.slots, &open).await;
     let away = matches!(topped_up, Err(TopUpError::Ring(_)));
     if since(&app, away).is_some_and(|since| since.elapsed() > WITHOUT_REDIS) {
-        start_without_ring(&app).await;
+        start_without_ring(&app, &open).await;
     }
     if let Err(error) = topped_up {
         tracing::debug!(%error, "The ring could not be topped up; the next turn tries again");
@@ -57,13 +56,39 @@ fn since(app: &App, away: bool) -> Option<Instant> {
     *since
 }
 
+/// Logs lanes that close and open; a pause because a provider is busy is no news.
+fn say_what_changed(app: &App, states: &[LaneState]) {
+    let closed = states.iter().filter_map(|state| {
+        let class = state.broken?;
+        Some((state.lane.to_string(), class))
+    });
+    let closed: BTreeMap<String, Class> = closed.collect();
+    let mut before = app
+        .closed_lanes
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner);
+    for (lane, class) in &closed {
+        if !before.contains_key(lane) {
+            tracing::warn!(
+                lane,
+                outcome = class.as_str(),
+                "A lane closed; it is probed from time to time"
+            );
+        }
+    }
+    for lane in before.keys().filter(|lane| !closed.contains_key(*lane)) {
+        tracing::info!(lane, "A lane is open again");
+    }
+    *before = closed;
+}
+
 /// Starts as many due jobs as there are free slots. Other workers do the same: the claim decides.
-async fn start_without_ring(app: &Arc<App>) {
+async fn start_without_ring(app: &Arc<App>, open: &Open) {
     let free = i64::try_from(app.free_slots.available_permits()).unwrap_or(0);
     if free == 0 {
         return;
     }
-    let due = match job::store::due(&app.pool, free, &Open::default()).await {
+    let due = match job::store::due(&app.pool, free, open).await {
         Ok(due) => due,
         Err(error) => return tracing::debug!(%error, "Postgres could not be asked for due jobs"),
     };

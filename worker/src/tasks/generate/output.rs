@@ -1,5 +1,6 @@
 //! One output of a job: taken over from an earlier attempt, heard of at last, or bought by one journaled call.
 
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -14,9 +15,12 @@ use common::generation::image::{ImageRequest, inspect, pixels};
 use common::id::{ArtifactId, CallId};
 use common::job::Claimed;
 use common::outcome::{Class, Failure, worth_another_call};
-use common::queue::lanes::{Entry, Pause, Why};
+use common::queue::Lanes;
+use common::queue::lanes::{Ended, Entry, Pause, Why};
 use common::{database, telemetry};
 use rand::RngExt;
+use tokio::time::timeout;
+use tokio_util::task::TaskTracker;
 
 use crate::app::App;
 use crate::imaging::{ImagingError, Rendition};
@@ -26,6 +30,8 @@ use crate::providers::{Answer, InputPicture, PictureRequest, Provider, Reply};
 /// How long an attempt waits for a lane that is full, and how often it looks; then another job may have the slot.
 const AT_THE_DOOR: Duration = Duration::from_secs(3);
 const LOOK: Duration = Duration::from_millis(60);
+/// Answers about work in the background that cannot be read, in a row, until it counts as lost.
+const UNREADABLE: u32 = 3;
 /// How long a call may count as in flight after its time, when nobody reports its end.
 const ENDS_LATE: Duration = Duration::from_secs(30);
 
@@ -39,6 +45,8 @@ pub(super) struct Attempt<'a> {
     pub inputs: &'a [InputPicture],
     /// Every call earlier attempts made, oldest first.
     pub journal: &'a [Journaled],
+    /// Paid calls the job may still make, all outputs together; the database has the last word.
+    pub calls_left: AtomicI32,
 }
 
 /// What became of an output.
@@ -56,6 +64,20 @@ pub(super) enum Made {
 impl Made {
     /// This worker stops, and no call of its own is under way: another one goes on at once.
     const HANDED_BACK: Self = Self::Pending(Duration::ZERO);
+
+    /// Another attempt for something that went wrong on our side.
+    pub(super) fn our_fault(error: &anyhow::Error) -> Self {
+        Self::Missing {
+            failure: Failure::new(Class::Internal, format!("{error:#}")),
+            again: true,
+        }
+    }
+
+    /// The job's bound is reached: what happened last is the end of it.
+    fn no_call_left(last: Option<&Failure>) -> Self {
+        let none_left = || Failure::new(Class::Unknown, "no further call is allowed");
+        Self::given_up(last.cloned().unwrap_or_else(none_left))
+    }
 
     fn given_up(failure: Failure) -> Self {
         Self::Missing {
@@ -150,27 +172,25 @@ impl Attempt<'_> {
     /// A call nobody has heard the end of. Its original may have reached the bucket: then it is ours, whoever bought
     /// it. Its provider may still work on it: then it is asked. Else it is lost, and possibly billed.
     async fn reconcile(&self, journaled: &Journaled) -> anyhow::Result<Made> {
-        let lost = "its worker died before the answer was kept";
-        let Some(call) = self.call(&journaled.lane, journaled.id, journaled.output_idx) else {
-            let failure = Failure::new(Class::Unknown, format!("{lost}; its lane is gone"));
-            let answer = Answer::failed(failure);
-            return self
-                .finish(journaled.id, journaled.output_idx, self.model, answer)
-                .await;
-        };
-        let key = original_key(self.claimed.tenant, call.id);
+        let (id, output_idx) = (journaled.id, journaled.output_idx);
+        let call = self.call(&journaled.lane, id, output_idx);
+        let model = call.as_ref().map_or(self.model, |call| call.model);
+        let key = original_key(self.claimed.tenant, id);
         if let Some(bytes) = self.app.bucket.get(&key).await? {
-            tracing::info!(call.id = %call.id, "Taking over a stored original");
-            return self.end(call, Answer::bare(Ok(bytes))).await;
+            tracing::info!(call.id = %id, "Taking over a stored original");
+            self.tell(&journaled.lane, id, None).await;
+            return self
+                .finish(id, output_idx, model, Answer::bare(Ok(bytes)))
+                .await;
         }
-        if let Some(operation) = &journaled.operation {
+        if let (Some(call), Some(operation)) = (call, &journaled.operation) {
             let left = call.model.timeout.saturating_sub(journaled.age);
             return self.follow(call, operation, left, Duration::ZERO).await;
         }
         // Our own worker's death says nothing against the lane.
-        self.leave(call, None).await;
-        let lost = Answer::failed(Failure::new(Class::Unknown, lost));
-        self.finish(call.id, call.output_idx, call.model, lost)
+        self.tell(&journaled.lane, id, None).await;
+        let lost = Failure::new(Class::Unknown, "its worker died before the answer was kept");
+        self.finish(id, output_idx, model, Answer::failed(lost))
             .await
     }
 
@@ -189,31 +209,41 @@ impl Attempt<'_> {
         if self.app.stopping.is_cancelled() {
             return Ok(Made::HANDED_BACK);
         }
+        // Before the lane is asked: it would count, or be probed by, a call that may not be made.
+        if self.calls_left.fetch_sub(1, Ordering::Relaxed) <= 0 {
+            return Ok(Made::no_call_left(history.last()));
+        }
         let id = CallId::new();
         let lane = match self.let_in(&history.open(lanes), id, retry).await {
             Ok(lane) => lane,
-            Err(pause) if pause.why == Why::Answers(Class::ModelRetired) => {
+            Err(pause) => {
+                self.calls_left.fetch_add(1, Ordering::Relaxed);
+                if pause.why != Why::Answers(Class::ModelRetired) {
+                    // The dispatcher knows when a lane opens: nothing is gained by staying away for longer.
+                    return Ok(Made::Pending(pause.wait.min(AT_THE_DOOR)));
+                }
                 let detail = "the provider has no such model, as other jobs have learned";
                 let failure = Failure::new(Class::ModelRetired, detail);
                 return Ok(Made::given_up(self.named_successor(failure)));
             }
-            // The dispatcher knows when a lane opens: nothing is gained by staying away for longer.
-            Err(pause) => return Ok(Made::Pending(pause.wait.min(AT_THE_DOOR))),
         };
+        let mut entered = Entered::new(self, lane, id);
         let call = self
             .call(lane, id, output_idx)
             .context("a lane of the catalogue is not in the catalogue")?;
-        match self.begin(call, history.last()).await {
-            Ok(None) => {}
-            unbegun => {
-                self.leave(call, None).await;
-                return unbegun.map(|made| made.expect("matched above"));
-            }
+        if let Some(made) = self.begin(call, history.last()).await? {
+            return Ok(made);
         }
         let mut made = match self.submit(call, &ended).await {
-            Reply::Answered(answer) => self.end(call, answer).await?,
+            Reply::Answered(answer) => {
+                let made = self.end(call, answer).await;
+                entered.told = true;
+                made?
+            }
             Reply::Working(operation) => {
                 self.operate(call, &operation).await?;
+                // It is in flight until the provider tells, whoever hears it.
+                entered.told = true;
                 let (soon, _) = self.app.timing.poll;
                 self.follow(call, &operation, call.model.timeout, soon)
                     .await?
@@ -275,7 +305,7 @@ impl Attempt<'_> {
         let started = Instant::now();
         let _in_flight = InFlight::new(&call.lane.model);
         let time = call.model.timeout;
-        let reply = tokio::time::timeout(time, call.provider.submit(&request))
+        let reply = timeout(time, call.provider.submit(&request))
             .await
             .unwrap_or_else(|_| {
                 let detail = format!("no answer within {} s", time.as_secs());
@@ -313,6 +343,7 @@ impl Attempt<'_> {
         let until = Instant::now() + left;
         let (least, most) = self.app.timing.poll;
         let mut delay = first;
+        let mut unreadable = 0;
         loop {
             let slept = self
                 .app
@@ -322,11 +353,24 @@ impl Attempt<'_> {
                 return Ok(Made::HANDED_BACK);
             }
             delay = (delay * 3 / 2).clamp(least, most);
-            match call.provider.poll(call.lane, operation).await {
-                Ok(Reply::Answered(answer)) => return self.end(call, answer).await,
-                Ok(Reply::Working(_)) => {}
-                Err(failure) => {
+            // An answer that drips must not hold the slot for longer than the model may.
+            let asked = timeout(call.model.timeout, call.provider.poll(call.lane, operation));
+            match asked.await {
+                Ok(Ok(Reply::Answered(answer))) => return self.end(call, answer).await,
+                Ok(Ok(Reply::Working(_))) => unreadable = 0,
+                Ok(Err(failure)) if failure.class == Class::ProviderInvalid => {
+                    unreadable += 1;
+                    if unreadable == UNREADABLE {
+                        return self.end(call, Answer::failed(failure)).await;
+                    }
+                    delay = least;
+                    continue;
+                }
+                Ok(Err(failure)) => {
                     tracing::debug!(call.id = %call.id, outcome = failure.class.as_str(), detail = failure.detail, "The provider did not say how its work stands");
+                }
+                Err(_) => {
+                    tracing::debug!(call.id = %call.id, "The provider took too long to say how its work stands");
                 }
             }
             if Instant::now() + delay > until {
@@ -384,12 +428,11 @@ impl Attempt<'_> {
         }
     }
 
-    /// Tells the lane how a call ended, `None`: that it was not made. Nothing is lost when it does not hear of it.
-    async fn leave(&self, call: Call<'_>, ended: Option<(Class, Option<Duration>)>) {
-        let time = self.ends_within(call.lane);
-        let told = self.app.lanes.leave(call.lane, call.id, ended, time).await;
-        if let Err(error) = told {
-            tracing::debug!(%error, lane = %call.lane, "The lane was not told how the call ended");
+    /// Tells the lane how a call ended, `None`: nothing about it. No harm is done when it does not hear of it.
+    async fn tell(&self, lane: &Lane, id: CallId, ended: Option<Ended>) {
+        let time = self.ends_within(lane);
+        if let Err(error) = self.app.lanes.leave(lane, id, ended, time).await {
+            tracing::debug!(%error, %lane, "The lane was not told how the call ended");
         }
     }
 
@@ -421,13 +464,23 @@ impl Attempt<'_> {
         }
     }
 
-    /// Tells the lane, then keeps what came.
+    /// Keeps what came, and tells the lane what that was: that a file is no picture shows only when it is developed.
     async fn end(&self, call: Call<'_>, answer: Answer) -> anyhow::Result<Made> {
-        let hint = answer.picture.as_ref().err();
-        let hint = hint.and_then(|failure| failure.retry_after);
-        self.leave(call, Some((answer.class(), hint))).await;
-        self.finish(call.id, call.output_idx, call.model, answer)
-            .await
+        let failed = answer.picture.as_ref().err().map(Ended::from);
+        if failed.is_some() {
+            self.tell(call.lane, call.id, failed).await;
+        }
+        let made = self
+            .finish(call.id, call.output_idx, call.model, answer)
+            .await;
+        if failed.is_none() {
+            let ended = match &made {
+                Ok(Made::Missing { failure, .. }) => Ended::from(failure),
+                _ => Ended::WELL,
+            };
+            self.tell(call.lane, call.id, Some(ended)).await;
+        }
+        made
     }
 
     /// Stores the original under the call's own key, develops it, and ends the call. A file that is no picture
@@ -450,14 +503,21 @@ impl Attempt<'_> {
             Err(failure) => Err(self.named_successor(failure)),
         };
         let failure = developed.as_ref().err();
+        // What a provider says is kept as far as the journal takes it.
+        let detail = failure.map(|failure| kept(&failure.detail, 4_000));
+        let reason = failure.and_then(|failure| Some(kept(failure.reason.as_ref()?, 2_000)));
+        let provider_request_id = provider_request_id.map(|id| kept(&id, 500));
+        let usage = usage.filter(|usage| {
+            let written = usage.to_string();
+            written.len() < 16_384 && !written.contains("\\u0000")
+        });
         let outcome = failure.map_or(Class::Ok, |failure| failure.class);
         let delivered = failure.is_none().then_some(self.request.size);
         let ending = Ending {
             outcome,
-            detail: failure.map(|failure| failure.detail.as_str()),
-            reason: failure.and_then(|failure| failure.reason.as_deref()),
-            // As long as the column; an id that is longer is none.
-            provider_request_id: provider_request_id.as_deref().filter(|id| id.len() <= 500),
+            detail: detail.as_deref(),
+            reason: reason.as_deref(),
+            provider_request_id: provider_request_id.as_deref(),
             usage: usage.as_ref(),
             cost_micros: match outcome {
                 // What may have been made may have been billed.
@@ -588,10 +648,51 @@ impl Attempt<'_> {
     }
 }
 
+/// Without what the database does not take, and no longer than it takes.
+fn kept(said: &str, most: usize) -> String {
+    said.chars().filter(|&c| c != '\0').take(most).collect()
+}
+
 /// What was cut short is asked for with less thinking.
 fn least_thinking<'a>(model: &'a Model, ended: &[Class]) -> Option<&'a str> {
     let least = model.thinking.first()?;
     ended.contains(&Class::Truncated).then_some(least)
+}
+
+/// A call that a lane let in. However the attempt ends, the lane is told that it is over.
+struct Entered {
+    lanes: Lanes,
+    tasks: TaskTracker,
+    lane: Lane,
+    id: CallId,
+    time: Duration,
+    /// It was told, or is told when the provider answers.
+    told: bool,
+}
+
+impl Entered {
+    fn new(attempt: &Attempt<'_>, lane: &Lane, id: CallId) -> Self {
+        Self {
+            lanes: attempt.app.lanes.clone(),
+            tasks: attempt.app.tasks.clone(),
+            lane: lane.clone(),
+            id,
+            time: attempt.ends_within(lane),
+            told: false,
+        }
+    }
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        if self.told {
+            return;
+        }
+        let (lanes, lane, id, time) = (self.lanes.clone(), self.lane.clone(), self.id, self.time);
+        self.tasks.spawn(async move {
+            let _unheard = lanes.leave(&lane, id, None, time).await;
+        });
+    }
 }
 
 /// A call in flight. Falls by itself: the attempt is dropped when its lease is lost.
