@@ -35,6 +35,8 @@ pub struct Options {
     pub lease: Duration,
     /// First and longest delay before a job is tried again.
     pub retry: (Duration, Duration),
+    /// How long a lane is closed at first.
+    pub closed: Duration,
     /// Files that replace the shipped catalogue.
     pub models: Option<PathBuf>,
     /// Base URL of the vendors, where it is not the pipeline's own fake.
@@ -51,6 +53,7 @@ impl Default for Options {
             slots: 8,
             lease: Duration::from_secs(3),
             retry: (Duration::from_millis(20), Duration::from_millis(200)),
+            closed: Duration::from_millis(500),
             models: None,
             vendors: None,
             redis: None,
@@ -128,7 +131,7 @@ impl Pipeline {
                 idle: Duration::from_secs(1),
                 poll: (Duration::from_millis(50), Duration::from_millis(300)),
                 lanes: LaneTiming {
-                    closed: (Duration::from_millis(500), Duration::from_secs(2)),
+                    closed: (options.closed, options.closed * 4),
                     throttled: (Duration::from_millis(50), Duration::from_millis(500)),
                 },
                 grace: Duration::from_secs(10),

@@ -133,22 +133,30 @@ async fn offer(pipeline: &Pipeline, jobs: i64, per_second: f64) -> usize {
     ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
     let mut submits = FuturesUnordered::new();
     let mut accepted = 0;
-    let count = |status| usize::from(status == StatusCode::ACCEPTED);
     for number in 0..jobs {
         ticks.tick().await;
-        let job =
-            json!({"model": MODEL, "prompt": format!("a bottle, number {number}"), "size": "1K"});
-        let request = pipeline.request(Method::POST, "/v1/jobs");
-        let request = request.header("Cancel-After", "2h").json(&job);
-        submits.push(async move { request.send().await.unwrap().status() });
+        submits.push(submit(pipeline, number));
         while submits.len() > 32 {
-            accepted += submits.next().await.map_or(0, count);
+            accepted += usize::from(submits.next().await.is_some());
         }
     }
-    while let Some(status) = submits.next().await {
-        accepted += count(status);
+    accepted + submits.count().await
+}
+
+/// As a client does it: what is answered "later" is sent again with the same key.
+async fn submit(pipeline: &Pipeline, number: i64) {
+    let job = json!({"model": MODEL, "prompt": format!("a bottle, number {number}"), "size": "1K"});
+    loop {
+        let request = pipeline.request(Method::POST, "/v1/jobs");
+        let request = request
+            .header("Cancel-After", "2h")
+            .header("Idempotency-Key", format!("storm-{number}"));
+        match request.json(&job).send().await.unwrap().status() {
+            StatusCode::ACCEPTED => return,
+            StatusCode::SERVICE_UNAVAILABLE => tokio::time::sleep(Duration::from_secs(1)).await,
+            other => panic!("a submit was answered {other}"),
+        }
     }
-    accepted
 }
 
 /// Waits until no job is open. A minute in which none ends is a standstill.

@@ -30,6 +30,8 @@ async fn a_model_that_is_gone_is_asked_for_once() {
         "announced = 2026-10-06\nsuccessor = \"gemini-3-pro-image\"",
     );
     let pipeline = Pipeline::start_with(Options {
+        // Nobody is to probe it while this test runs, however slow the machine.
+        closed: Duration::from_secs(30),
         models: Some(folder.path().to_owned()),
         ..Options::default()
     })
@@ -60,7 +62,11 @@ async fn a_model_that_is_gone_is_asked_for_once() {
 
 #[tokio::test]
 async fn an_outage_closes_the_lane_and_a_probe_opens_it() {
-    let pipeline = Pipeline::start().await;
+    let pipeline = Pipeline::start_with(Options {
+        closed: Duration::from_secs(5),
+        ..Options::default()
+    })
+    .await;
     pipeline.fake.faults().rate(1.0, [Fault::Status(503)]);
     let ids = join_all((0..12).map(|_| async { pipeline.submit(&small_job()).await })).await;
     pipeline

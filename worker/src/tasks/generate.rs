@@ -5,6 +5,8 @@
 //! repeated by anyone at any time: the fence decides who may still write. The model is called in `providers/`; the
 //! end is [`common::settlement`], which is where to read next.
 
+mod door;
+mod history;
 mod output;
 
 use std::sync::atomic::AtomicI32;

@@ -14,26 +14,21 @@ use common::catalog::{Lane, Model, Tokens};
 use common::generation::image::{ImageRequest, inspect, pixels};
 use common::id::{ArtifactId, CallId};
 use common::job::Claimed;
-use common::outcome::{Class, Failure, worth_another_call};
-use common::queue::Lanes;
-use common::queue::lanes::{Ended, Entry, Pause, Why};
+use common::outcome::{Class, Failure};
+use common::queue::lanes::{Ended, Why};
 use common::{database, telemetry};
 use rand::RngExt;
 use tokio::time::timeout;
-use tokio_util::task::TaskTracker;
 
+use super::door::{AT_THE_DOOR, Door};
+use super::history::History;
 use crate::app::App;
 use crate::imaging::{ImagingError, Rendition};
 use crate::leases::HeldLease;
 use crate::providers::{Answer, InputPicture, PictureRequest, Provider, Reply};
 
-/// How long an attempt waits for a lane that is full, and how often it looks; then another job may have the slot.
-const AT_THE_DOOR: Duration = Duration::from_secs(3);
-const LOOK: Duration = Duration::from_millis(60);
 /// Answers about work in the background that cannot be read, in a row, until it counts as lost.
 const UNREADABLE: u32 = 3;
-/// How long a call may count as in flight after its time, when nobody reports its end.
-const ENDS_LATE: Duration = Duration::from_secs(30);
 
 /// What all outputs of one attempt share.
 pub(super) struct Attempt<'a> {
@@ -97,41 +92,6 @@ struct Call<'a> {
     provider: &'a dyn Provider,
 }
 
-/// How the calls for one output ended so far, oldest first.
-#[derive(Default)]
-struct History(Vec<(Lane, Failure)>);
-
-impl History {
-    fn add(&mut self, lane: &Lane, failure: &Failure) {
-        self.0.push((lane.clone(), failure.clone()));
-    }
-
-    fn classes(&self) -> Vec<Class> {
-        self.0.iter().map(|(_, failure)| failure.class).collect()
-    }
-
-    fn last(&self) -> Option<&Failure> {
-        self.0.last().map(|(_, failure)| failure)
-    }
-
-    /// The lanes whose own trouble has not decided that they cannot make the output.
-    fn open<'a>(&self, lanes: &'a [Lane]) -> Vec<&'a Lane> {
-        let ruled_out = |lane: &Lane| {
-            let calls = self.0.iter().filter(|(on, _)| on == lane);
-            let classes: Vec<Class> = calls.map(|(_, failure)| failure.class).collect();
-            classes.last().is_some_and(|last| last.contract().elsewhere)
-                && !worth_another_call(&classes, false)
-        };
-        lanes.iter().filter(|lane| !ruled_out(lane)).collect()
-    }
-
-    /// Whether another call may succeed.
-    fn goes_on(&self, lanes: &[Lane]) -> bool {
-        let open = !self.open(lanes).is_empty();
-        open && worth_another_call(&self.classes(), open)
-    }
-}
-
 impl Attempt<'_> {
     /// Makes one output. An error is our own trouble.
     pub(super) async fn output(&self, output_idx: i32) -> anyhow::Result<Made> {
@@ -178,7 +138,7 @@ impl Attempt<'_> {
         let key = original_key(self.claimed.tenant, id);
         if let Some(bytes) = self.app.bucket.get(&key).await? {
             tracing::info!(call.id = %id, "Taking over a stored original");
-            self.tell(&journaled.lane, id, None).await;
+            self.door().tell(&journaled.lane, id, None).await;
             return self
                 .finish(id, output_idx, model, Answer::bare(Ok(bytes)))
                 .await;
@@ -188,7 +148,7 @@ impl Attempt<'_> {
             return self.follow(call, operation, left, Duration::ZERO).await;
         }
         // Our own worker's death says nothing against the lane.
-        self.tell(&journaled.lane, id, None).await;
+        self.door().tell(&journaled.lane, id, None).await;
         let lost = Failure::new(Class::Unknown, "its worker died before the answer was kept");
         self.finish(id, output_idx, model, Answer::failed(lost))
             .await
@@ -214,7 +174,7 @@ impl Attempt<'_> {
             return Ok(Made::no_call_left(history.last()));
         }
         let id = CallId::new();
-        let lane = match self.let_in(&history.open(lanes), id, retry).await {
+        let lane = match self.door().let_in(&history.open(lanes), id, retry).await {
             Ok(lane) => lane,
             Err(pause) => {
                 self.calls_left.fetch_add(1, Ordering::Relaxed);
@@ -227,7 +187,7 @@ impl Attempt<'_> {
                 return Ok(Made::given_up(self.named_successor(failure)));
             }
         };
-        let mut entered = Entered::new(self, lane, id);
+        let mut entered = self.door().entered(lane, id);
         let call = self
             .call(lane, id, output_idx)
             .context("a lane of the catalogue is not in the catalogue")?;
@@ -281,10 +241,7 @@ impl Attempt<'_> {
             !calls_left,
             "no call may begin: the lease or the deadline has passed"
         );
-        let none_left = || Failure::new(Class::Unknown, "no further call is allowed");
-        Ok(Some(Made::given_up(
-            last.cloned().unwrap_or_else(none_left),
-        )))
+        Ok(Some(Made::no_call_left(last)))
     }
 
     /// The provider's reply, within the model's time.
@@ -392,47 +349,10 @@ impl Attempt<'_> {
             .context("the job ended before the provider's handle could be kept")
     }
 
-    /// The first lane that lets the call in, in the catalogue's order. Where all are full a moment's wait is worth more
-    /// than the way back through the queue.
-    async fn let_in<'a>(
-        &self,
-        lanes: &[&'a Lane],
-        call: CallId,
-        retry: bool,
-    ) -> Result<&'a Lane, Pause> {
-        let asked = Instant::now();
-        loop {
-            let mut pauses = Vec::new();
-            for &lane in lanes {
-                let time = self.ends_within(lane);
-                match self.app.lanes.enter(lane, call, time, retry).await {
-                    Ok(Entry::Open) => return Ok(lane),
-                    Ok(Entry::Closed(pause)) => pauses.push(pause),
-                    Err(error) => {
-                        tracing::debug!(%error, %lane, "Nothing is known of the lane; it is taken as open");
-                        return Ok(lane);
-                    }
-                }
-            }
-            // A retired model is the answer only where every lane says so.
-            let retired = Why::Answers(Class::ModelRetired);
-            let pauses = pauses.into_iter();
-            let shortest = pauses.min_by_key(|pause| (pause.why == retired, pause.wait));
-            let pause = shortest.expect("a model has a lane");
-            let patient = pause.why == Why::Full && asked.elapsed() < AT_THE_DOOR;
-            if !patient || self.app.stopping.is_cancelled() {
-                return Err(pause);
-            }
-            let look = LOOK.mul_f64(rand::rng().random_range(0.7..1.3));
-            tokio::time::sleep(look).await;
-        }
-    }
-
-    /// Tells the lane how a call ended, `None`: nothing about it. No harm is done when it does not hear of it.
-    async fn tell(&self, lane: &Lane, id: CallId, ended: Option<Ended>) {
-        let time = self.ends_within(lane);
-        if let Err(error) = self.app.lanes.leave(lane, id, ended, time).await {
-            tracing::debug!(%error, %lane, "The lane was not told how the call ended");
+    fn door(&self) -> Door<'_> {
+        Door {
+            app: self.app,
+            model: self.model,
         }
     }
 
@@ -444,11 +364,6 @@ impl Attempt<'_> {
             model: self.app.catalog.get(&lane.model)?,
             provider: self.app.providers.get(&lane.provider)?,
         })
-    }
-
-    fn ends_within(&self, lane: &Lane) -> Duration {
-        let model = self.app.catalog.get(&lane.model).unwrap_or(self.model);
-        model.timeout + ENDS_LATE
     }
 
     /// A retired model's successor is what the customer wants to hear of.
@@ -468,7 +383,7 @@ impl Attempt<'_> {
     async fn end(&self, call: Call<'_>, answer: Answer) -> anyhow::Result<Made> {
         let failed = answer.picture.as_ref().err().map(Ended::from);
         if failed.is_some() {
-            self.tell(call.lane, call.id, failed).await;
+            self.door().tell(call.lane, call.id, failed).await;
         }
         let made = self
             .finish(call.id, call.output_idx, call.model, answer)
@@ -478,7 +393,7 @@ impl Attempt<'_> {
                 Ok(Made::Missing { failure, .. }) => Ended::from(failure),
                 _ => Ended::WELL,
             };
-            self.tell(call.lane, call.id, Some(ended)).await;
+            self.door().tell(call.lane, call.id, Some(ended)).await;
         }
         made
     }
@@ -657,42 +572,6 @@ fn kept(said: &str, most: usize) -> String {
 fn least_thinking<'a>(model: &'a Model, ended: &[Class]) -> Option<&'a str> {
     let least = model.thinking.first()?;
     ended.contains(&Class::Truncated).then_some(least)
-}
-
-/// A call that a lane let in. However the attempt ends, the lane is told that it is over.
-struct Entered {
-    lanes: Lanes,
-    tasks: TaskTracker,
-    lane: Lane,
-    id: CallId,
-    time: Duration,
-    /// It was told, or is told when the provider answers.
-    told: bool,
-}
-
-impl Entered {
-    fn new(attempt: &Attempt<'_>, lane: &Lane, id: CallId) -> Self {
-        Self {
-            lanes: attempt.app.lanes.clone(),
-            tasks: attempt.app.tasks.clone(),
-            lane: lane.clone(),
-            id,
-            time: attempt.ends_within(lane),
-            told: false,
-        }
-    }
-}
-
-impl Drop for Entered {
-    fn drop(&mut self) {
-        if self.told {
-            return;
-        }
-        let (lanes, lane, id, time) = (self.lanes.clone(), self.lane.clone(), self.id, self.time);
-        self.tasks.spawn(async move {
-            let _unheard = lanes.leave(&lane, id, None, time).await;
-        });
-    }
 }
 
 /// A call in flight. Falls by itself: the attempt is dropped when its lease is lost.

@@ -1,0 +1,39 @@
+//! What is known of one output's calls, and what follows for the next.
+
+use common::catalog::Lane;
+use common::outcome::{Class, Failure, worth_another_call};
+
+/// How the calls for one output ended so far, oldest first.
+#[derive(Default)]
+pub(super) struct History(Vec<(Lane, Failure)>);
+
+impl History {
+    pub(super) fn add(&mut self, lane: &Lane, failure: &Failure) {
+        self.0.push((lane.clone(), failure.clone()));
+    }
+
+    pub(super) fn classes(&self) -> Vec<Class> {
+        self.0.iter().map(|(_, failure)| failure.class).collect()
+    }
+
+    pub(super) fn last(&self) -> Option<&Failure> {
+        self.0.last().map(|(_, failure)| failure)
+    }
+
+    /// The lanes whose own trouble has not decided that they cannot make the output.
+    pub(super) fn open<'a>(&self, lanes: &'a [Lane]) -> Vec<&'a Lane> {
+        let ruled_out = |lane: &Lane| {
+            let calls = self.0.iter().filter(|(on, _)| on == lane);
+            let classes: Vec<Class> = calls.map(|(_, failure)| failure.class).collect();
+            classes.last().is_some_and(|last| last.contract().elsewhere)
+                && !worth_another_call(&classes, false)
+        };
+        lanes.iter().filter(|lane| !ruled_out(lane)).collect()
+    }
+
+    /// Whether another call may succeed.
+    pub(super) fn goes_on(&self, lanes: &[Lane]) -> bool {
+        let open = !self.open(lanes).is_empty();
+        open && worth_another_call(&self.classes(), open)
+    }
+}
