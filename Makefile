@@ -6,7 +6,7 @@ SHELL := /bin/bash
 # Always the whole workspace: a part of it would want other features of its dependencies, and build them again.
 BUILT := $(or $(CARGO_TARGET_DIR),target)/debug
 
-.PHONY: help run test check fmt setup prepare bench outcomes storm
+.PHONY: help run test check fmt setup prepare bench outcomes storm model
 
 help: ## Say what there is
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -46,6 +46,9 @@ storm: ## 2.5 times what the provider admits, and one call in ten fails (SECONDS
 	@scripts/setup run
 	cargo build --locked --workspace --bins
 	PLATEN_LOG=warn $(BUILT)/storm --seconds $(or $(SECONDS),180) --rate $(or $(RATE),20)
+
+model: ## Check the protocol's model, and that every protection is needed (FULL=1)
+	@scripts/model
 
 prepare: ## Write .sqlx/ after a query or a migration changed
 	@scripts/setup run

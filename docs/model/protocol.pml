@@ -44,8 +44,12 @@
 #define HANDLES 1        /* whether the provider may work in the background, with a handle */
 #endif
 
-#ifndef STRONG
-#define STRONG 0         /* 1: "stored" counts what a zombie stored after its call was given up for lost (README.md) */
+/* What is known not to hold; README.md says why. */
+#ifndef LATE_PICTURES
+#define LATE_PICTURES 0  /* 1: "stored" counts what a zombie stored after its call was given up for lost */
+#endif
+#ifndef BUCKET_AWAY
+#define BUCKET_AWAY 0    /* 1: the bucket may refuse an original */
 #endif
 
 #define JOBS 2
@@ -110,9 +114,11 @@ bit stale;                 /* something was changed under a fence that is no lon
 #define MINE        (job[j].state == running && job[j].fence == fence)
 
 #ifdef NO_CALL_KEY
-#define KEY(c) job[j].call[c].output    /* a key that the attempts of an output share */
+#define KEY(j, c) job[j].call[c].output    /* a key that the calls of an output share, written with a plain PUT */
+#define REPLACES true
 #else
-#define KEY(c) c
+#define KEY(j, c) (c)
+#define REPLACES false
 #endif
 
 /* ---- The promises. The name after || is how a broken one is told from the others; it is never true. ---- */
@@ -122,7 +128,7 @@ bit I1_no_credit_is_made_or_lost, I4_held_is_held_for_open_jobs, I5_settled_exac
   I9_a_call_is_journaled_before_it_is_made, I9_calls_are_bounded, I9_the_count_is_the_journal,
   I9_one_call_at_a_time, I9_no_open_call_of_an_ended_job, I10_nothing_is_stuck, I10_poison_ends, I11_one_job_per_key,
   I12_never_overdrawn, I20_redis_is_disposable, a_stored_picture_is_never_bought_again,
-  a_handles_work_is_never_bought_again;
+  a_handles_work_is_never_given_up, it_happens;
 
 #if ROWS == 2
 #define EACH_CALL(p, j, op) (p(j, 0) op p(j, 1))
@@ -145,8 +151,11 @@ bit I1_no_credit_is_made_or_lost, I4_held_is_held_for_open_jobs, I5_settled_exac
 #define ROW_IS_OPEN(j, c)   (job[j].call[c].row == open)
 #define OPEN_FOR_0(j, c)    (job[j].call[c].row == open && job[j].call[c].output == 0)
 #define OPEN_FOR_1(j, c)    (job[j].call[c].row == open && job[j].call[c].output == 1)
-#define NAMED_IS_THERE(j, c) (job[j].call[c].original == 0 || job[j].object[KEY(c)] == job[j].call[c].original)
-#define ARTIFACT_IS_IT(j, o) (job[j].artifact[o] == 0 || job[j].object[KEY(job[j].artifact[o] - 1)] == job[j].sha256[o])
+#define NAMED_IS_THERE(j, c) (job[j].call[c].original == 0 || job[j].object[KEY(j, c)] == job[j].call[c].original)
+#define ARTIFACT_IS_IT(j, o) \
+  (job[j].artifact[o] == 0 || \
+   (job[j].object[KEY(j, job[j].artifact[o] - 1)] == job[j].sha256[o] && job[j].call[job[j].artifact[o] - 1].original == job[j].sha256[o]))
+#define POLLED_STANDS(j, c) (!job[j].polled[c] || job[j].call[c].row == open || job[j].call[c].row == ok || job[j].work[c] == failure)
 #define HELD(j)             (IS_OPEN(j) -> job[j].hold : 0)
 
 #define SETTLED_ONCE(j) \
@@ -162,16 +171,28 @@ bit I1_no_credit_is_made_or_lost, I4_held_is_held_for_open_jobs, I5_settled_exac
   assert(EACH_OUTPUT(ARTIFACT_IS_IT, j, &&) || I7_an_artifact_is_what_was_stored); \
   assert(EACH_CALL(ROW_COUNTS, j, +) == job[j].calls_started || I9_the_count_is_the_journal); \
   assert(EACH_CALL(OPEN_FOR_0, j, +) <= 1 && EACH_CALL(OPEN_FOR_1, j, +) <= 1 || I9_one_call_at_a_time); \
+  assert(!IS_OPEN(j) || EACH_CALL(POLLED_STANDS, j, &&) || a_handles_work_is_never_given_up); \
   assert(!ENDED(j) || !EACH_CALL(ROW_IS_OPEN, j, ||) || I9_no_open_call_of_an_ended_job)
+
+/* What is worth a promise: a model in which nothing happens keeps every one. */
+#define SUCCEEDS        (job[0].state == succeeded)
+#define TAKES_OVER      (job[0].state == succeeded && job[0].fence == 2 && job[0].made == 1)
+#define TAKES_HANDLE    (TAKES_OVER && job[0].call[0].operation)
+#define WAITS_ITS_TURN  (job[0].state == succeeded && job[0].rows == 2 && job[0].calls_started == 1)
+#define DELIVERS_A_PART (job[0].state == partial)
+#define IS_REFUSED      (job[0].state == failed && job[0].hopeless[0])
+#define IS_POISON       (job[0].state == failed && job[0].rows == 0)
+#define IS_CANCELED     (job[0].state == canceled && job[0].made == 1)
+#define EXPIRES         (job[0].state == expired)
 
 /* In every state: */
 never {
   do
   :: d_step {
+    assert((SETTLED_ONCE(0) && SETTLED_ONCE(1)) || I5_settled_exactly_once);
     assert(available + held + revenue == HOLD || I1_no_credit_is_made_or_lost);
     assert((available >= 0 && held >= 0) || I12_never_overdrawn);
     assert(held == HELD(0) + HELD(1) || I4_held_is_held_for_open_jobs);
-    assert((SETTLED_ONCE(0) && SETTLED_ONCE(1)) || I5_settled_exactly_once);
     assert((STATE_TELLS(0) && STATE_TELLS(1)) || I6_charged_is_delivered);
     assert(!stale || I8_a_stale_fence_changes_nothing);
     assert((job[0].made <= job[0].calls_started && job[1].made <= job[1].calls_started) || I9_a_call_is_journaled_before_it_is_made);
@@ -180,6 +201,9 @@ never {
     assert((admitted_for[0] <= 1 && admitted_for[KEYS - 1] <= 1) || I11_one_job_per_key);
     assert KEPT(0);
     assert KEPT(1)
+#ifdef HAPPENS
+    ; assert(!HAPPENS || it_happens)
+#endif
     }
   od
 }
@@ -208,7 +232,9 @@ inline note_fence() { stale = stale || job[j].fence != fence }
 
 /* Ends what is still open of a job that ends. */
 inline abandon(j) {
-#ifndef NO_ABANDON
+#ifdef NO_ABANDON
+  skip
+#else
   for (c : 0 .. ROWS - 1) {
     if
     :: job[j].call[c].row == open -> job[j].call[c].row = unknown
@@ -284,7 +310,7 @@ inline retry() {
   fi
 }
 
-inline put_back() { retry() }
+inline put_back() { retry() }                  /* with no outcome; to the protocol it is the same */
 
 inline cancel(j) {
   if
@@ -326,41 +352,53 @@ inline hold_lots() {
 #define REPEATED (answered[key] > 0)
 #endif
 
+#if defined(NO_ATOMIC_BALANCE)
+inline admit() {
+  seen = available;
+  atomic {
+    if
+    :: !REPEATED && seen >= HOLD -> hold_lots(); insert()
+    :: else -> goto answered_already
+    fi
+  }
+}
+#elif defined(NO_ONE_ADMISSION)
+inline admit() {
+  atomic {
+    if
+    :: !REPEATED && available >= HOLD -> hold_lots()
+    :: else -> goto answered_already
+    fi
+  }
+  atomic { insert() }                          /* or it dies before */
+}
+#else
+inline admit() {
+  atomic {
+    if
+    :: !REPEATED && available >= HOLD -> hold_lots(); insert()
+    :: else -> goto answered_already           /* as before, or that the credits do not suffice */
+    fi
+  }
+}
+#endif
+
+/* Nobody waits for it, and it may fail. */
+inline ring_new(j) {
+  if
+  :: ring[j] = 1
+  :: true
+  fi
+}
+
 /* The api: a request, or its repetition. */
 proctype Api(byte key) {
   byte j;
   short seen;
 
-#if defined(NO_ATOMIC_BALANCE)
-  seen = available;
-  atomic {
-    if
-    :: !REPEATED && seen >= HOLD -> hold_lots(); insert()
-    :: else -> goto done
-    fi
-  }
-#elif defined(NO_ONE_ADMISSION)
-  atomic {
-    if
-    :: !REPEATED && available >= HOLD -> hold_lots()
-    :: else -> goto done
-    fi
-  }
-  atomic { insert() }                          /* or it dies before */
-#else
-  atomic {                                     /* admit */
-    if
-    :: REPEATED -> goto done                   /* the answer that was kept */
-    :: !REPEATED && available < HOLD -> goto done
-    :: !REPEATED && available >= HOLD -> hold_lots(); insert()
-    fi
-  }
-#endif
-  if                                           /* ring_new: nobody waits for it, and it may fail */
-  :: ring[j] = 1
-  :: true
-  fi;
-done:
+  admit();
+  ring_new(j);
+answered_already:
   skip
 }
 
@@ -374,11 +412,13 @@ end:
 }
 
 #ifndef NO_TOP_UP
-active proctype TopUp() {
+inline top_up(j) { ring[j] = 1 }
+
+active proctype Dispatcher() {
 end:
   do
-  :: atomic { job[0].state == queued && !job[0].late && !ring[0] -> ring[0] = 1 }
-  :: atomic { job[1].state == queued && !job[1].late && !ring[1] -> ring[1] = 1 }
+  :: atomic { job[0].state == queued && !job[0].late && !ring[0] -> top_up(0) }
+  :: atomic { job[1].state == queued && !job[1].late && !ring[1] -> top_up(1) }
   od
 }
 #endif
@@ -404,7 +444,7 @@ end:
   atomic { IS_OPEN(0) -> job[0].late = 1 }
 }
 #ifndef NO_EXPIRE
-active proctype Expire() {
+active proctype Expirer() {
   byte c;
 end:
   do
@@ -424,7 +464,7 @@ end:
 }
 
 #ifndef NO_REAP
-active proctype Reap() {
+active proctype Reaper() {
   byte c;
 end:
   do
@@ -445,8 +485,7 @@ typedef Output {
   bit known;               /* the journal that was read has the handle */
   bit earlier;             /* the call is an earlier attempt's */
   /* For the promises: what there was when the job was claimed. */
-  bit kept;                /* a stored picture: named, or under the key of an open call */
-  byte asked               /* 1 + the call whose handle was asked about */
+  bit kept                 /* a stored picture: named, or under the key of an open call */
 };
 
 inline forget_output(o) {
@@ -456,8 +495,7 @@ inline forget_output(o) {
   out[o].how = open;
   out[o].known = 0;
   out[o].earlier = 0;
-  out[o].kept = 0;
-  out[o].asked = 0
+  out[o].kept = 0
 }
 
 inline forget() {
@@ -478,12 +516,8 @@ inline claim() {
      at = claimed;
      for (c : 0 .. ROWS - 1) {
        if
-       :: job[j].object[KEY(c)] != 0 && (job[j].call[c].row == open || job[j].call[c].original != 0 || STRONG) ->
+       :: job[j].object[KEY(j, c)] != 0 && (job[j].call[c].row == open || job[j].call[c].original != 0 || LATE_PICTURES) ->
           out[job[j].call[c].output].kept = 1
-       :: else
-       fi;
-       if
-       :: job[j].call[c].row == open && job[j].polled[c] -> out[job[j].call[c].output].asked = c + 1
        :: else
        fi
      }
@@ -515,23 +549,18 @@ inline of_job() {
 
 inline renew() { job[j].leased = 1 }
 
-#ifdef NO_JOURNAL_FIRST
-#define AFTER_SUBMIT to_begin
-#else
-#define AFTER_SUBMIT to_put
-#endif
 #ifdef NO_HANDLE_FIRST
 #define AFTER_HANDLE to_follow
 #else
 #define AFTER_HANDLE to_operate
 #endif
-#ifdef NO_ROLLBACK
+#ifdef NO_GIVE_BACK_GUARD
 #define THROTTLED_GOES to_give_back
 #else
 #define THROTTLED_GOES to_end
 #endif
 #ifdef NO_STORE_FIRST
-#define AFTER_OK out[o].step = (job[j].object[KEY(out[o].call)] == out[o].sum -> pictured : to_put)
+#define AFTER_OK out[o].step = (job[j].object[KEY(j, out[o].call)] == out[o].sum -> pictured : to_put)
 #else
 #define AFTER_OK out[o].step = pictured
 #endif
@@ -559,8 +588,8 @@ inline take_over(o) { out[o].step = pictured }
 inline reconcile(o) {
   if
 #ifndef NO_TAKE_OVER
-  :: job[j].object[KEY(out[o].call)] != 0 ->
-     out[o].sum = job[j].object[KEY(out[o].call)];
+  :: job[j].object[KEY(j, out[o].call)] != 0 ->
+     out[o].sum = job[j].object[KEY(j, out[o].call)];
      out[o].how = ok;
      out[o].step = to_end
 #endif
@@ -603,19 +632,14 @@ inline begin(o) {
   :: MAY_BEGIN && CALLS_LEFT ->
      note_fence();
      assert(!out[o].kept || a_stored_picture_is_never_bought_again);
-     assert(!(out[o].asked && job[j].work[out[o].asked - 1] != failure) || a_handles_work_is_never_bought_again);
      job[j].calls_started++;
      out[o].call = job[j].rows;
      job[j].call[out[o].call].row = open;
      job[j].call[out[o].call].output = o;
      job[j].rows++;
      if
-#ifdef NO_JOURNAL_FIRST
-     :: out[o].step = to_put
-#else
      :: out[o].step = to_submit
      :: troubles < TROUBLES -> troubles++; out[o].step = again         /* the answer to the commit is lost */
-#endif
      fi
   :: else ->
      if
@@ -628,15 +652,13 @@ inline begin(o) {
 /* The call. The provider works, and is paid, whoever hears the answer. */
 inline submit(o) {
   if
-  :: job[j].made++; job[j].work[out[o].call] = picture; out[o].sum = out[o].call + 1; out[o].step = AFTER_SUBMIT
-#ifndef NO_JOURNAL_FIRST
+  :: job[j].made++; job[j].work[out[o].call] = picture; out[o].sum = out[o].call + 1; out[o].step = to_put
   :: job[j].made++; out[o].how = refused; out[o].step = to_end
   :: job[j].made++; out[o].how = fault; out[o].step = to_end
   :: job[j].made++; out[o].how = unknown; out[o].step = to_end         /* the answer is lost */
   :: throttles < THROTTLES -> throttles++; out[o].how = throttled; out[o].step = THROTTLED_GOES
 #if HANDLES
   :: job[j].made++; job[j].work[out[o].call] = working; out[o].step = AFTER_HANDLE
-#endif
 #endif
   fi
 }
@@ -672,20 +694,20 @@ inline follow(o) {
 inline put_new(o) {
 #ifdef NO_STORE_FIRST
   if
-  :: job[j].call[out[o].call].row == ok -> job[j].object[KEY(out[o].call)] = out[o].sum; out[o].step = pictured
+  :: job[j].call[out[o].call].row == ok -> job[j].object[KEY(j, out[o].call)] = out[o].sum; out[o].step = pictured
   :: else -> out[o].how = ok; out[o].step = to_end
   fi
 #else
-#ifdef NO_CALL_KEY
-  job[j].object[KEY(out[o].call)] = out[o].sum;                        /* and replaces */
-#else
-  if
-  :: job[j].object[KEY(out[o].call)] == 0 -> job[j].object[KEY(out[o].call)] = out[o].sum
-  :: else -> assert(job[j].object[KEY(out[o].call)] == out[o].sum)
-  fi;
-#endif
   out[o].how = ok;
-  out[o].step = to_end
+  out[o].step = to_end;
+  if
+  :: job[j].object[KEY(j, out[o].call)] == 0 || REPLACES -> job[j].object[KEY(j, out[o].call)] = out[o].sum
+  :: job[j].object[KEY(j, out[o].call)] == out[o].sum
+#if BUCKET_AWAY
+  :: troubles < TROUBLES -> troubles++; out[o].how = internal
+#endif
+  :: else -> out[o].how = internal                                     /* taken by another */
+  fi
 #endif
 }
 
@@ -696,9 +718,9 @@ inline give_back(o) {
 }
 
 #ifdef NO_END_GUARD
-#define MAY_END(o) true
+#define STILL_OPEN(o) true
 #else
-#define MAY_END(o) (job[j].call[out[o].call].row == open && !(IS_LOST(o) && (LOST_BY_ANOTHER || LOST_HANDLE(o))))
+#define STILL_OPEN(o) (job[j].call[out[o].call].row == open)
 #endif
 /* An earlier attempt's call is given up for lost only by who holds the job, and not when its handle has come meanwhile. */
 #define IS_LOST(o) (out[o].earlier && out[o].how == unknown)
@@ -713,10 +735,13 @@ inline give_back(o) {
 #define LOST_HANDLE(o) (job[j].call[out[o].call].operation != out[o].known)
 #endif
 
+#define MAY_END(o) (STILL_OPEN(o) && !(IS_LOST(o) && (LOST_BY_ANOTHER || LOST_HANDLE(o))))
+
 /* Ends the call, once, whoever works on the job by now; a throttled one gives its count back. */
 inline end_call(o) {
   if
   :: MAY_END(o) ->
+     stale = stale || (IS_LOST(o) && !MINE);
      job[j].call[out[o].call].row = out[o].how;
      job[j].call[out[o].call].original = (out[o].how == ok -> out[o].sum : 0);
      if
@@ -725,13 +750,14 @@ inline end_call(o) {
      :: else
      fi;
      if
+     :: troubles < TROUBLES -> troubles++      /* the answer to the commit is lost: the same once more */
      :: out[o].how == ok -> AFTER_OK
      :: out[o].how != ok && out[o].earlier -> out[o].call = 0; out[o].how = open; out[o].step = to_buy
      :: out[o].how != ok && !out[o].earlier && CALLS_LEFT && !job[j].hopeless[o] -> out[o].step = again
-     :: else -> out[o].step = missing
+     :: out[o].how != ok && !out[o].earlier && (!(CALLS_LEFT) || job[j].hopeless[o]) -> out[o].step = missing
      fi
   :: else ->                                   /* another was first: what it wrote stands, and nothing of this is kept */
-#ifdef NO_ROLLBACK
+#ifdef NO_GIVE_BACK_GUARD
      if
      :: out[o].how == throttled && out[o].known -> job[j].calls_started--
      :: else
