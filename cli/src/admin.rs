@@ -4,13 +4,15 @@ use std::path::Path;
 
 use anyhow::{Context, bail, ensure};
 use common::admission;
+use common::bucket::Bucket;
 use common::config::{Config, ConfigError};
 use common::credits::Credits;
 use common::database::{self, Role};
 use common::id::TenantId;
 use common::tenant::{self, ApiKey};
-use common::verify::{self, Finding};
-use secrecy::ExposeSecret;
+use common::verify;
+use common::verify::deep::{self, Progress, Told};
+use secrecy::{ExposeSecret, SecretString};
 use sqlx::PgPool;
 use sqlx::postgres::PgConnectOptions;
 
@@ -96,12 +98,43 @@ pub async fn grant(
     .await
 }
 
-/// Checks every invariant.
-pub async fn verify(config: &Config, data: Option<&Path>) -> anyhow::Result<Vec<Finding>> {
+/// Checks every invariant; with `deep` looks into the bucket, too, and says how much it saw.
+pub async fn verify(
+    config: &Config,
+    data: Option<&Path>,
+    deep: bool,
+    mut tell: impl FnMut(Told),
+) -> anyhow::Result<Option<Progress>> {
     at(config, data, Role::Reader, async |pool| {
-        Ok(verify::verify(pool).await?)
+        verify::check(pool, |_, found, _| {
+            found.into_iter().map(Told::Finding).for_each(&mut tell);
+        })
+        .await?;
+        if !deep {
+            return Ok(None);
+        }
+        let bucket = bucket_of(config, data)?;
+        // The sweeper gets its turn first: what it is about to remove is no finding.
+        let timing = &config.timing;
+        let grace = timing.sweep_grace + timing.sweep_every * 2;
+        Ok(Some(deep::check(pool, &bucket, grace, &mut tell).await?))
     })
     .await
+}
+
+/// The bucket of a `platen up` on `data`, or the configured one: only to look at.
+fn bucket_of(config: &Config, data: Option<&Path>) -> anyhow::Result<Bucket> {
+    let folder = match (&config.bucket, data) {
+        (None, Some(data)) => data.join("bucket"),
+        _ => config.bucket().to_owned(),
+    };
+    ensure!(
+        folder.is_dir(),
+        "there is no bucket at {}: PLATEN_BUCKET says where it is",
+        folder.display()
+    );
+    // No link is signed here.
+    Ok(Bucket::local(&folder, SecretString::default())?)
 }
 
 /// A tenant with an empty wallet.

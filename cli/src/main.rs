@@ -12,6 +12,8 @@ use cli::{admin, doctor, processes, up};
 use common::config::Config;
 use common::credits::Credits;
 use common::id::TenantId;
+use common::verify::deep::{Progress, Told};
+use common::{telemetry, verify};
 
 /// The backend of an AI content studio: jobs in, pictures out, no credit ever wrong.
 #[derive(Parser)]
@@ -54,6 +56,9 @@ enum Word {
     },
     /// Check every invariant; exits with 1 and says where one is broken.
     Verify {
+        /// Read every stored file, too, and look through the bucket for what no row names; may take hours.
+        #[arg(long)]
+        deep: bool,
         #[command(flatten)]
         place: Place,
     },
@@ -100,7 +105,7 @@ struct Place {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    common::telemetry::start_logging();
+    telemetry::start_logging();
     // Before anything speaks TLS: one crypto provider for all.
     if rustls::crypto::aws_lc_rs::default_provider()
         .install_default()
@@ -170,19 +175,30 @@ async fn run(word: Word) -> anyhow::Result<ExitCode> {
                 }
             );
         }
-        Word::Verify { place } => {
-            let findings = admin::verify(&config, place.data.as_deref()).await?;
-            for finding in &findings {
-                println!("{}: {}", finding.invariant, finding.says);
-            }
-            if findings.is_empty() {
-                println!(
-                    "all is well: {} invariants hold",
-                    common::verify::INVARIANTS.len()
-                );
-            } else {
-                println!("{} findings", findings.len());
+        Word::Verify { deep, place } => {
+            let mut findings = 0_u64;
+            let checked = admin::verify(&config, place.data.as_deref(), deep, |told| match told {
+                Told::Finding(finding) => {
+                    findings += 1;
+                    println!("{}: {}", finding.invariant, finding.says);
+                }
+                Told::Progress(Progress { read, bytes, listed }) => tracing::info!(
+                    findings,
+                    "{read} files read ({} MB), {listed} objects of the bucket looked at, {findings} findings",
+                    bytes / 1_000_000
+                ),
+            })
+            .await?;
+            if findings > 0 {
+                println!("{findings} findings");
                 return Ok(ExitCode::FAILURE);
+            }
+            match checked {
+                None => println!("all is well: {} invariants hold", verify::INVARIANTS.len()),
+                Some(Progress { read, listed, .. }) => println!(
+                    "all is well: {} invariants hold, {read} files are as they were stored, and each of {listed} objects has its row or is young",
+                    verify::INVARIANTS.len()
+                ),
             }
         }
         Word::Doctor => {

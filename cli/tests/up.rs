@@ -172,7 +172,7 @@ fn platen(data: &Path) -> Command {
 
 async fn verify(data: &Path) {
     let output = platen(data)
-        .args(["verify", "--data"])
+        .args(["verify", "--deep", "--data"])
         .arg(data)
         .stdout(Stdio::piped())
         .output()

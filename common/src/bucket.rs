@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::stream::{BoxStream, StreamExt, TryStreamExt};
 use hmac::{Hmac, KeyInit, Mac};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path as Key;
-use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
+use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
@@ -28,6 +29,28 @@ pub struct Bucket {
 pub struct Stored {
     pub sha256: [u8; 32],
     pub bytes: i64,
+}
+
+/// An object as the bucket lists it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    pub key: String,
+    pub bytes: u64,
+    /// When it was written, on the bucket's clock.
+    pub modified: OffsetDateTime,
+}
+
+impl From<ObjectMeta> for Listed {
+    fn from(object: ObjectMeta) -> Self {
+        let seconds = object.last_modified.timestamp();
+        Self {
+            key: object.location.into(),
+            bytes: object.size,
+            // Out of all range: then it is as old as can be told, and its row alone decides.
+            modified: OffsetDateTime::from_unix_timestamp(seconds)
+                .unwrap_or(OffsetDateTime::UNIX_EPOCH),
+        }
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -97,6 +120,30 @@ impl Bucket {
             Err(object_store::Error::NotFound { .. }) => Ok(None),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Size and hash of an object as it is now, or `None` when there is none. It is never whole in memory.
+    pub async fn measure(&self, key: &str) -> Result<Option<Stored>, BucketError> {
+        let mut chunks = match self.store.get(&Key::from(key)).await {
+            Ok(found) => found.into_stream(),
+            Err(object_store::Error::NotFound { .. }) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let (mut sha256, mut bytes) = (Sha256::new(), 0);
+        while let Some(chunk) = chunks.try_next().await? {
+            sha256.update(&chunk);
+            bytes += i64::try_from(chunk.len()).unwrap_or(i64::MAX);
+        }
+        Ok(Some(Stored {
+            sha256: sha256.finalize().into(),
+            bytes,
+        }))
+    }
+
+    /// Every object, in no order that matters. Objects that come and go meanwhile may be in it or not.
+    pub fn list(&self) -> BoxStream<'static, Result<Listed, BucketError>> {
+        let objects = self.store.list(None);
+        objects.map_ok(Listed::from).map_err(Into::into).boxed()
     }
 
     /// Removes an object; one that is not there is no error.
@@ -177,9 +224,32 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn an_object_is_listed_and_measured_as_it_was_stored() {
+        let (_folder, bucket) = bucket();
+        let two = bucket
+            .put_new("t/2/b", Bytes::from_static(b"two"))
+            .await
+            .unwrap();
+        bucket
+            .put_new("t/1/a", Bytes::from_static(b"one!"))
+            .await
+            .unwrap();
+        let mut listed: Vec<Listed> = bucket.list().try_collect().await.unwrap();
+        listed.sort_by(|a, b| a.key.cmp(&b.key));
+        let names: Vec<_> = listed
+            .iter()
+            .map(|object| (object.key.as_str(), object.bytes))
+            .collect();
+        assert_eq!(names, [("t/1/a", 4), ("t/2/b", 3)]);
+        assert!(crate::clock::now() - listed[0].modified < Duration::from_mins(1));
+        assert_eq!(bucket.measure("t/2/b").await.unwrap(), Some(two));
+    }
+
+    #[tokio::test]
     async fn what_is_not_there_is_no_error() {
         let (_folder, bucket) = bucket();
         assert_eq!(bucket.get("nothing").await.unwrap(), None);
+        assert_eq!(bucket.measure("nothing").await.unwrap(), None);
         bucket.delete("nothing").await.unwrap();
     }
 

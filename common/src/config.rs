@@ -112,6 +112,9 @@ pub struct Timing {
     pub dispatch_every: Duration,
     /// How often leases and deadlines that ran out are looked for.
     pub reap_every: Duration,
+    /// How often objects that no row names are looked for, and how old they must be: older than any upload may take.
+    pub sweep_every: Duration,
+    pub sweep_grace: Duration,
     /// First and longest delay before a job is tried again.
     pub retry: (Duration, Duration),
     /// How long an answer may pause while it is read.
@@ -129,6 +132,8 @@ impl Default for Timing {
             lease: LEASE,
             dispatch_every: Duration::from_millis(200),
             reap_every: Duration::from_secs(1),
+            sweep_every: Duration::from_hours(1),
+            sweep_grace: Duration::from_hours(24),
             retry: (Duration::from_secs(1), Duration::from_mins(1)),
             idle: Duration::from_secs(30),
             poll: (Duration::from_secs(1), Duration::from_secs(10)),

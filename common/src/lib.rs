@@ -23,6 +23,7 @@ pub mod tenant;
 pub mod admission;
 pub mod authentication;
 pub mod dispatch;
+pub mod orphans;
 pub mod settlement;
 pub mod verify;
 

@@ -1,11 +1,16 @@
 //! The invariants that concern data, as queries that find nothing when all is well.
 //!
-//! Numbers are those of the protocol's list, I1 to I21. Each query runs in one read-only snapshot and locks
-//! nobody out; what it finds is said in words.
+//! Numbers are those of the protocol's list, I1 to I21. All queries run in one read-only snapshot and lock nobody out;
+//! what they find is said in words. What rows alone cannot tell, whether the bucket holds what they name and nothing
+//! else, is looked at in [`deep`].
 
-use sqlx::PgPool;
+pub mod deep;
 
-/// An offending row.
+use std::time::{Duration, Instant};
+
+use sqlx::{Executor, PgPool};
+
+/// Something that is not as it must be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
     /// Number of the invariant, such as `I4`.
@@ -24,21 +29,54 @@ pub struct Invariant {
 
 /// Runs every query over one snapshot.
 pub async fn verify(pool: &PgPool) -> sqlx::Result<Vec<Finding>> {
+    let mut findings = Vec::new();
+    check(pool, |_, found, _| findings.extend(found)).await?;
+    Ok(findings)
+}
+
+/// As [`verify`], and tells of each invariant as soon as it was looked at, and how long that took.
+pub async fn check(
+    pool: &PgPool,
+    mut tell: impl FnMut(&Invariant, Vec<Finding>, Duration),
+) -> sqlx::Result<()> {
     let mut snapshot = pool
         .begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         .await?;
-    let mut findings = Vec::new();
+    snapshot.execute(FOR_WHOLE_TABLES).await?;
     for invariant in INVARIANTS {
+        let started = Instant::now();
         let rows: Vec<String> = sqlx::query_scalar(invariant.query)
             .fetch_all(&mut *snapshot)
             .await?;
-        findings.extend(rows.into_iter().map(|says| Finding {
+        let found = rows.into_iter().map(|says| Finding {
             invariant: invariant.number,
             says,
-        }));
+        });
+        tell(invariant, found.collect(), started.elapsed());
     }
-    snapshot.commit().await?;
-    Ok(findings)
+    snapshot.commit().await
+}
+
+/// The planner expects many rows to come out of these queries, and would then not share the work: almost none do.
+const FOR_WHOLE_TABLES: &str = "SET LOCAL statement_timeout = '1h'; SET LOCAL work_mem = '64MB'; SET LOCAL jit = off; SET LOCAL parallel_tuple_cost = 0";
+
+/// A number of base32 digits, most significant first; `d` has a digit in the low five bits of each byte. The operators
+/// are of one rank, so each step is the number so far, moved by five bits, and the next digit.
+macro_rules! number {
+    ($($at:literal)*) => {
+        concat!("0::bigint", $(" << 5 | (get_byte(d, ", $at, ") & 31)"),*)
+    };
+}
+
+/// The UUID behind the 26 digits of an id as people see it: 8 bits and twice 60.
+macro_rules! uuid_of_digits {
+    () => {
+        concat!(
+            "lpad(to_hex((", number!(0 1), ") & 255), 2, '0') || ",
+            "lpad(to_hex(", number!(2 3 4 5 6 7 8 9 10 11 12 13), "), 15, '0') || ",
+            "lpad(to_hex(", number!(14 15 16 17 18 19 20 21 22 23 24 25), "), 15, '0')"
+        )
+    };
 }
 
 /// What is checked so far.
@@ -46,59 +84,55 @@ pub const INVARIANTS: &[Invariant] = &[
     Invariant {
         number: "I1",
         promises: "a wallet is the fold of its ledger",
-        query: "SELECT format('tenant %s: the wallet says %s available and %s held, the ledger %s and %s', w.tenant_id, w.available, w.held, l.available, l.held)
-            FROM wallets w, LATERAL (
-              SELECT coalesce(sum(CASE WHEN credit = 'tenant:available' THEN amount WHEN debit = 'tenant:available' THEN -amount END), 0) AS available,
-                     coalesce(sum(CASE WHEN credit = 'tenant:held' THEN amount WHEN debit = 'tenant:held' THEN -amount END), 0) AS held
-              FROM transfers t WHERE t.tenant_id = w.tenant_id) l
-            WHERE (w.available, w.held) IS DISTINCT FROM (l.available, l.held)",
+        query: "SELECT format('tenant %s: the wallet says %s available and %s held, the ledger %s and %s', w.tenant_id, w.available, w.held, coalesce(l.available, 0), coalesce(l.held, 0))
+            FROM wallets w LEFT JOIN (
+              SELECT tenant_id, sum(CASE WHEN credit = 'tenant:available' THEN amount WHEN debit = 'tenant:available' THEN -amount ELSE 0 END) AS available,
+                     sum(CASE WHEN credit = 'tenant:held' THEN amount WHEN debit = 'tenant:held' THEN -amount ELSE 0 END) AS held
+              FROM transfers GROUP BY tenant_id) l USING (tenant_id)
+            WHERE (w.available, w.held) IS DISTINCT FROM (coalesce(l.available, 0), coalesce(l.held, 0))",
     },
     Invariant {
         number: "I2",
         promises: "the ledger has no gaps and its chain holds",
-        query: "WITH chain AS (
-              SELECT t.*, row_number() OVER own AS expected,
-                     coalesce(lag(hash) OVER own, decode(repeat('00', 32), 'hex')) AS previous
-              FROM transfers t WINDOW own AS (PARTITION BY tenant_id ORDER BY seq))
-            SELECT format('tenant %s: transfer %s breaks the chain', tenant_id, seq) FROM chain
-            WHERE seq <> expected OR hash <> transfer_hash(previous, tenant_id, seq, debit, credit, amount, kind, ref, at)
+        query: "SELECT format('tenant %s: transfer %s breaks the chain', t.tenant_id, t.seq)
+            FROM transfers t LEFT JOIN transfers p ON p.tenant_id = t.tenant_id AND p.seq = t.seq - 1
+            WHERE (t.seq > 1 AND p.seq IS NULL)
+               OR t.hash <> transfer_hash(coalesce(p.hash, decode(repeat('00', 32), 'hex')), t.tenant_id, t.seq, t.debit, t.credit, t.amount, t.kind, t.ref, t.at)
             UNION ALL
             SELECT format('tenant %s: the wallet''s end of the chain is not transfer %s', w.tenant_id, w.seq)
             FROM wallets w LEFT JOIN transfers t ON t.tenant_id = w.tenant_id AND t.seq = w.seq
-            WHERE (w.seq > 0 AND t.hash IS DISTINCT FROM w.head) OR w.seq <> (SELECT count(*) FROM transfers x WHERE x.tenant_id = w.tenant_id)",
+              LEFT JOIN (SELECT tenant_id, count(*) AS lines FROM transfers GROUP BY tenant_id) l ON l.tenant_id = w.tenant_id
+            WHERE (w.seq > 0 AND t.hash IS DISTINCT FROM w.head) OR w.seq <> coalesce(l.lines, 0)",
     },
     Invariant {
         number: "I3",
         promises: "a wallet is the sum of its lots",
-        query: "SELECT format('tenant %s: the wallet says %s available and %s held, its lots %s and %s', w.tenant_id, w.available, w.held, l.remaining, l.held)
-            FROM wallets w, LATERAL (SELECT coalesce(sum(remaining), 0) AS remaining, coalesce(sum(held), 0) AS held FROM grants g WHERE g.tenant_id = w.tenant_id) l
-            WHERE (w.available, w.held) IS DISTINCT FROM (l.remaining, l.held)",
+        query: "SELECT format('tenant %s: the wallet says %s available and %s held, its lots %s and %s', w.tenant_id, w.available, w.held, coalesce(l.remaining, 0), coalesce(l.held, 0))
+            FROM wallets w LEFT JOIN (SELECT tenant_id, sum(remaining) AS remaining, sum(held) AS held FROM grants GROUP BY tenant_id) l USING (tenant_id)
+            WHERE (w.available, w.held) IS DISTINCT FROM (coalesce(l.remaining, 0), coalesce(l.held, 0))",
     },
     Invariant {
         number: "I4",
         promises: "what is held is held for open jobs",
-        query: "SELECT format('tenant %s: %s credits are held, its open jobs hold %s', w.tenant_id, w.held, j.held)
-            FROM wallets w, LATERAL (SELECT coalesce(sum(hold_amount), 0) AS held FROM jobs j WHERE j.tenant_id = w.tenant_id AND state IN ('queued', 'running')) j
-            WHERE w.held <> j.held
+        query: "SELECT format('tenant %s: %s credits are held, its open jobs hold %s', w.tenant_id, w.held, coalesce(j.held, 0))
+            FROM wallets w LEFT JOIN (SELECT tenant_id, sum(hold_amount) AS held FROM jobs WHERE state IN ('queued', 'running') GROUP BY tenant_id) j USING (tenant_id)
+            WHERE w.held <> coalesce(j.held, 0)
             UNION ALL
-            SELECT format('lot %s: %s credits are held, open jobs hold %s of it', g.id, g.held, j.held)
-            FROM grants g, LATERAL (SELECT coalesce(sum(l.amount), 0) AS held FROM job_lots l JOIN jobs j ON j.id = l.job_id WHERE l.grant_id = g.id AND j.state IN ('queued', 'running')) j
-            WHERE g.held <> j.held",
+            SELECT format('lot %s: %s credits are held, open jobs hold %s of it', g.id, g.held, coalesce(j.held, 0))
+            FROM grants g LEFT JOIN (SELECT l.grant_id, sum(l.amount) AS held FROM job_lots l JOIN jobs j ON j.id = l.job_id WHERE j.state IN ('queued', 'running') GROUP BY l.grant_id) j ON j.grant_id = g.id
+            WHERE g.held <> coalesce(j.held, 0)",
     },
     Invariant {
         number: "I5",
         promises: "a job is settled exactly once",
-        query: "WITH legs AS (
-              SELECT tenant_id, ref, sum(amount) FILTER (WHERE kind = 'hold') AS hold, sum(amount) FILTER (WHERE kind = 'capture') AS capture,
-                     sum(amount) FILTER (WHERE kind = 'release') AS release
-              FROM transfers WHERE kind IN ('hold', 'capture', 'release') GROUP BY tenant_id, ref),
-            named AS (SELECT j.*, j.id::text AS ref FROM jobs j)
-            SELECT format('job %s (%s): the row says held %s, captured %s, released %s; the ledger %s, %s, %s', j.ref, j.state, j.hold_amount, j.captured, j.released,
-                          coalesce(l.hold, 0), coalesce(l.capture, 0), coalesce(l.release, 0))
-            FROM named j LEFT JOIN legs l ON l.ref = j.ref AND l.tenant_id = j.tenant_id
-            WHERE (j.hold_amount, j.captured, j.released) IS DISTINCT FROM (coalesce(l.hold, 0), coalesce(l.capture, 0), coalesce(l.release, 0))
-            UNION ALL
-            SELECT format('the ledger settles %s, which is no job', l.ref) FROM legs l LEFT JOIN named j ON j.ref = l.ref AND l.tenant_id = j.tenant_id WHERE j.id IS NULL",
+        query: "SELECT CASE WHEN j.id IS NULL THEN format('the ledger settles %s for tenant %s, which is no job of that tenant', l.ref, l.tenant_id)
+              ELSE format('job %s (%s): the row says held %s, captured %s, released %s; the ledger %s, %s, %s', j.id, j.state, j.hold_amount, j.captured, j.released,
+                          coalesce(l.hold, 0), coalesce(l.capture, 0), coalesce(l.release, 0)) END
+            FROM jobs j FULL JOIN (
+              SELECT tenant_id, ref, sum(CASE kind WHEN 'hold' THEN amount ELSE 0 END) AS hold, sum(CASE kind WHEN 'capture' THEN amount ELSE 0 END) AS capture,
+                     sum(CASE kind WHEN 'release' THEN amount ELSE 0 END) AS release
+              FROM transfers WHERE kind IN ('hold', 'capture', 'release') GROUP BY tenant_id, ref) l ON l.ref = j.id::text AND l.tenant_id = j.tenant_id
+            WHERE j.id IS NULL OR (j.hold_amount, j.captured, j.released) IS DISTINCT FROM (coalesce(l.hold, 0), coalesce(l.capture, 0), coalesce(l.release, 0))",
     },
     Invariant {
         number: "I6",
@@ -106,6 +140,21 @@ pub const INVARIANTS: &[Invariant] = &[
         query: "SELECT format('job %s charged %s for %s pictures, and has %s', j.id, j.captured, j.n_delivered, a.delivered)
             FROM jobs j, LATERAL (SELECT count(*) AS delivered FROM artifacts a WHERE a.job_id = j.id AND a.role = 'rendition') a
             WHERE j.n_delivered <> a.delivered OR j.captured <> j.unit_price * a.delivered",
+    },
+    Invariant {
+        number: "I7",
+        promises: "an original is named by the call that bought it, and every key says whose it is",
+        query: "SELECT format('call %s ended as %s, and %s', id, coalesce(outcome, 'nothing yet'), CASE WHEN object_key IS NULL THEN 'names no original' ELSE 'names an original' END)
+            FROM calls WHERE (outcome IS NOT DISTINCT FROM 'ok') <> (object_key IS NOT NULL)
+            UNION ALL
+            SELECT format('call %s names an original under a key that is not its own', id) FROM calls WHERE object_key <> 't/' || tenant_id || '/c/' || id
+            UNION ALL
+            SELECT format('artifact %s is an original that no call for this output of job %s names as it is', a.id, a.job_id)
+            FROM artifacts a LEFT JOIN calls c ON c.job_id = a.job_id AND c.object_key = a.object_key AND c.output_idx = a.output_idx AND c.sha256 = a.sha256 AND c.bytes = a.bytes
+            WHERE a.role = 'original' AND c.id IS NULL
+            UNION ALL
+            SELECT format('artifact %s stands under a key that is not its own', id) FROM artifacts
+            WHERE role = 'rendition' AND NOT starts_with(object_key, 't/' || tenant_id || '/j/' || job_id || '/' || fence || '/' || output_idx || '.')",
     },
     Invariant {
         number: "I8",
@@ -129,13 +178,35 @@ pub const INVARIANTS: &[Invariant] = &[
         query: "SELECT format('job %s is %s, and its deadline was %s', id, state, deadline) FROM jobs WHERE state IN ('queued', 'running') AND deadline < clock_timestamp() - interval '60 seconds'",
     },
     Invariant {
+        number: "I11",
+        promises: "a request makes one job, and the answer kept for its key names it",
+        // Answers are pruned by age, so a job may lack one only when it is older than all that are kept.
+        query: concat!(
+            "SELECT CASE WHEN j.id IS NULL THEN format('the answer kept for key %s of tenant %s names no job of that tenant', n.key, n.tenant_id)
+                WHEN n.admissions > 1 THEN format('job %s was admitted under %s keys', j.id, n.admissions)
+                ELSE format('job %s was admitted and no answer is kept: its request, repeated, would make another', j.id) END
+            FROM jobs j FULL JOIN (
+              SELECT tenant_id, job, min(key) AS key, count(*) FILTER (WHERE status = 202) AS admissions
+              FROM (
+                SELECT tenant_id, key, status, CASE WHEN length(shown) = 26 THEN (",
+            uuid_of_digits!(),
+            ")::uuid END AS job
+                FROM (SELECT tenant_id, key, status, CASE WHEN starts_with(location, '/v1/jobs/job_') THEN substr(location, 14)
+                             ELSE substring(encode(body, 'escape') FROM '\"id\":\"job_([0-9a-z]+)\"') END AS shown FROM idempotency_keys OFFSET 0) answer,
+                  LATERAL (SELECT convert_to(translate(shown, '0123456789abcdefghjkmnpqrstvwxyz', '@ABCDEFGHIJKLMNOPQRSTUVWXYZ[|]^_'), 'UTF8') AS d OFFSET 0) digits) kept
+              GROUP BY tenant_id, job) n ON n.job = j.id AND n.tenant_id = j.tenant_id
+            WHERE j.id IS NULL OR n.admissions > 1 OR (coalesce(n.admissions, 0) = 0 AND j.created_at >= (SELECT min(created_at) FROM idempotency_keys))"
+        ),
+    },
+    Invariant {
         number: "I12",
         promises: "no wallet was overdrawn at any time",
-        query: "WITH balance AS (
-              SELECT tenant_id, seq, sum(CASE WHEN credit = 'tenant:available' THEN amount WHEN debit = 'tenant:available' THEN -amount ELSE 0 END) OVER own AS available,
-                     sum(CASE WHEN credit = 'tenant:held' THEN amount WHEN debit = 'tenant:held' THEN -amount ELSE 0 END) OVER own AS held
-              FROM transfers WINDOW own AS (PARTITION BY tenant_id ORDER BY seq))
-            SELECT format('tenant %s stood at %s available and %s held after transfer %s', tenant_id, available, held, seq) FROM balance WHERE available < 0 OR held < 0",
+        query: "SELECT format('tenant %s stood at %s available and %s held after transfer %s', tenant_id, available, held, seq)
+            FROM (SELECT tenant_id, seq, sum(available) OVER own AS available, sum(held) OVER own AS held
+              FROM (SELECT tenant_id, seq, CASE WHEN credit = 'tenant:available' THEN amount WHEN debit = 'tenant:available' THEN -amount ELSE 0 END AS available,
+                           CASE WHEN credit = 'tenant:held' THEN amount WHEN debit = 'tenant:held' THEN -amount ELSE 0 END AS held FROM transfers) moves
+              WINDOW own AS (PARTITION BY tenant_id ORDER BY seq ROWS UNBOUNDED PRECEDING)) balance
+            WHERE available < 0 OR held < 0",
     },
     Invariant {
         number: "I16",
@@ -144,7 +215,7 @@ pub const INVARIANTS: &[Invariant] = &[
             UNION ALL SELECT format('artifact %s of tenant %s hangs on a job of another', a.id, a.tenant_id) FROM artifacts a JOIN jobs j ON j.id = a.job_id WHERE a.tenant_id <> j.tenant_id
             UNION ALL SELECT format('the request of job %s belongs to another tenant', j.id) FROM job_requests r JOIN jobs j ON j.id = r.job_id WHERE r.tenant_id <> j.tenant_id
             UNION ALL SELECT format('job %s holds credits of another tenant', j.id) FROM job_lots l JOIN jobs j ON j.id = l.job_id JOIN grants g ON g.id = l.grant_id WHERE l.tenant_id <> j.tenant_id OR g.tenant_id <> j.tenant_id
-            UNION ALL SELECT format('the key of %s stands outside its tenant''s folder', id) FROM artifacts WHERE object_key NOT LIKE 't/' || tenant_id || '/%'
-            UNION ALL SELECT format('the key of call %s stands outside its tenant''s folder', id) FROM calls WHERE object_key NOT LIKE 't/' || tenant_id || '/%'",
+            UNION ALL SELECT format('the key of artifact %s stands outside its tenant''s folder', id) FROM artifacts WHERE NOT starts_with(object_key, 't/' || tenant_id || '/')
+            UNION ALL SELECT format('the key of call %s stands outside its tenant''s folder', id) FROM calls WHERE NOT starts_with(object_key, 't/' || tenant_id || '/')",
     },
 ];

@@ -7,6 +7,7 @@
 //! | [`renew_leases`] | three times a lease | keeps what this worker works on |
 //! | [`reap`] | every second | takes jobs from workers whose lease ran out |
 //! | [`expire`] | every second | ends jobs whose deadline has passed |
+//! | [`sweep`] | hourly | removes objects that no row names |
 //! | [`warn_of_shutdowns`] | daily | says which models end soon |
 //!
 //! Any number of workers run all of them at once; none needs a leader, for each effect is one guarded write.
@@ -15,6 +16,7 @@ mod expire;
 mod generate;
 pub(crate) mod reap;
 mod renew_leases;
+mod sweep;
 mod top_up_ring;
 mod warn_of_shutdowns;
 
@@ -44,6 +46,7 @@ pub async fn run(app: Arc<App>, stop: CancellationToken) -> anyhow::Result<()> {
     every(&app, timing.lease / 3, &schedules, renew_leases::run);
     every(&app, timing.reap_every, &stop, reap::run);
     every(&app, timing.reap_every, &stop, expire::run);
+    every(&app, timing.sweep_every, &stop, sweep::run);
     every(&app, A_DAY, &stop, warn_of_shutdowns::run);
 
     let doorbell = DoorbellConfig {

@@ -150,12 +150,46 @@ async fn every_planted_violation_is_found() {
             "UPDATE jobs SET unit_price = 3, hold_amount = 3, captured = 3",
         ),
         ("I6", "DELETE FROM artifacts WHERE role = 'rendition'"),
+        (
+            "I7",
+            "UPDATE calls SET object_key = NULL, sha256 = NULL, bytes = NULL, media_type = NULL, width = NULL, height = NULL",
+        ),
+        ("I7", "UPDATE calls SET object_key = object_key || '1'"),
+        (
+            "I7",
+            "UPDATE artifacts SET sha256 = sha256('x') WHERE role = 'original'",
+        ),
+        (
+            "I7",
+            "UPDATE artifacts SET object_key = replace(object_key, '/1/0.', '/2/0.') WHERE role = 'rendition'",
+        ),
         ("I8", "UPDATE calls SET fence = 9"),
+        ("I8", "UPDATE artifacts SET fence = 9"),
         ("I9", "UPDATE jobs SET calls_started = 3"),
         ("I9", "UPDATE calls SET ended_at = NULL, outcome = NULL"),
         (
             "I10",
             "UPDATE jobs SET state = 'queued', captured = 0, n_delivered = 0, finished_at = NULL, deadline = now() - interval '2 minutes'",
+        ),
+        (
+            "I11",
+            "UPDATE idempotency_keys SET location = '/v1/jobs/job_' || repeat('0', 26)",
+        ),
+        (
+            "I11",
+            "UPDATE idempotency_keys SET location = NULL, body = 'x'",
+        ),
+        (
+            "I11",
+            "UPDATE idempotency_keys SET tenant_id = gen_random_uuid()",
+        ),
+        (
+            "I11",
+            "INSERT INTO idempotency_keys SELECT tenant_id, key || ' again', request_hash, status, location, body FROM idempotency_keys",
+        ),
+        (
+            "I11",
+            "UPDATE idempotency_keys SET status = 200, created_at = created_at - interval '1 hour'",
         ),
         (
             "I12",

@@ -11,3 +11,4 @@ mod life_of_a_job;
 mod outcomes;
 mod refusals;
 mod repeats;
+mod shelf;

@@ -1,0 +1,239 @@
+//! What rows alone cannot tell: whether each object they name is there and is the one (I7), and whether the bucket
+//! holds any that nobody names (I19).
+//!
+//! It may take hours, so there is no snapshot: rows are read page by page, and what seems broken is asked for once more
+//! before it is told. A few objects are read at a time, none is ever whole in memory.
+
+use std::time::{Duration, Instant};
+
+use futures::stream::{self, StreamExt};
+use sqlx::PgPool;
+use uuid::Uuid;
+
+use super::Finding;
+use crate::bucket::{Bucket, BucketError, Listed, Stored};
+use crate::orphans::{Search, SearchError};
+
+/// Rows read at once.
+const PAGE: i64 = 500;
+/// Objects read at once.
+const READS: usize = 8;
+/// How often progress is told.
+const TELL_EVERY: Duration = Duration::from_secs(10);
+
+/// What a long check has to say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Told {
+    Finding(Finding),
+    Progress(Progress),
+}
+
+/// How far it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Files read, and how much that was.
+    pub read: u64,
+    pub bytes: u64,
+    /// Objects of the bucket looked at.
+    pub listed: u64,
+}
+
+/// Reads every file that rows name, then looks through the whole bucket for objects older than `grace` that none does.
+pub async fn check(
+    pool: &PgPool,
+    bucket: &Bucket,
+    grace: Duration,
+    tell: impl FnMut(Told),
+) -> Result<Progress, SearchError> {
+    let mut check = Check {
+        pool,
+        bucket,
+        tell,
+        progress: Progress::default(),
+        told: Instant::now(),
+    };
+    for of in [Of::Artifacts, Of::OpenCalls] {
+        check.files(of).await?;
+    }
+    check.orphans(grace).await?;
+    Ok(check.progress)
+}
+
+struct Check<'a, F> {
+    pool: &'a PgPool,
+    bucket: &'a Bucket,
+    tell: F,
+    progress: Progress,
+    told: Instant,
+}
+
+/// Which rows name files that must be there.
+#[derive(Clone, Copy)]
+enum Of {
+    /// All that are not deleted.
+    Artifacts,
+    /// Originals that the next attempt of an open job takes over.
+    OpenCalls,
+}
+
+/// A row that names a file.
+struct Row {
+    id: Uuid,
+    object_key: String,
+    sha256: Vec<u8>,
+    bytes: i64,
+}
+
+impl<F: FnMut(Told)> Check<'_, F> {
+    async fn files(&mut self, of: Of) -> sqlx::Result<()> {
+        let mut after = Uuid::nil();
+        loop {
+            let page = of.page(self.pool, after).await?;
+            let Some(last) = page.last() else {
+                return Ok(());
+            };
+            after = last.id;
+            let bucket = self.bucket;
+            let mut read = stream::iter(page)
+                .map(async |row| {
+                    let stored = bucket.measure(&row.object_key).await;
+                    (row, stored)
+                })
+                .buffer_unordered(READS);
+            while let Some((row, stored)) = read.next().await {
+                self.progress.read += 1;
+                if let Ok(Some(stored)) = &stored {
+                    self.progress.bytes += stored.bytes.unsigned_abs();
+                }
+                if let Some(wrong) = wrong(&row, &stored)
+                    && of.still_stands(self.pool, &row).await?
+                {
+                    let (what, Row { id, object_key, .. }) = (of.word(), row);
+                    self.find("I7", format!("{what} {id}: {object_key} {wrong}"));
+                }
+            }
+            self.go_on();
+        }
+    }
+
+    async fn orphans(&mut self, grace: Duration) -> Result<(), SearchError> {
+        let mut search = Search::begin(self.pool, self.bucket, grace).await?;
+        while let Some(batch) = search.next().await? {
+            self.progress.listed += batch.seen as u64;
+            for object in batch.unnamed {
+                self.find(
+                    "I19",
+                    lies(
+                        &object,
+                        "no row names it, and the sweeper has not removed it",
+                    ),
+                );
+            }
+            for object in batch.strange {
+                self.find("I19", lies(&object, "it stands under no key of a tenant of this database, so the sweeper leaves it alone"));
+            }
+            self.go_on();
+        }
+        Ok(())
+    }
+
+    fn find(&mut self, invariant: &'static str, says: String) {
+        (self.tell)(Told::Finding(Finding { invariant, says }));
+    }
+
+    fn go_on(&mut self) {
+        if self.told.elapsed() >= TELL_EVERY {
+            self.told = Instant::now();
+            (self.tell)(Told::Progress(self.progress));
+        }
+    }
+}
+
+/// What is wrong with a file, if anything is.
+fn wrong(row: &Row, stored: &Result<Option<Stored>, BucketError>) -> Option<String> {
+    match stored {
+        Err(error) => Some(format!("cannot be read: {error}")),
+        Ok(None) => Some("is not in the bucket".to_owned()),
+        Ok(Some(stored)) if stored.bytes != row.bytes => Some(format!(
+            "has {} bytes instead of {}",
+            stored.bytes, row.bytes
+        )),
+        Ok(Some(stored)) if stored.sha256[..] != row.sha256 => Some(format!(
+            "has other bytes than were stored: its SHA-256 is {}, not {}",
+            hex::encode(stored.sha256),
+            hex::encode(&row.sha256)
+        )),
+        Ok(Some(_)) => None,
+    }
+}
+
+fn lies(object: &Listed, why: &str) -> String {
+    let Listed {
+        key,
+        bytes,
+        modified,
+    } = object;
+    format!("{key} ({bytes} bytes, of {modified}): {why}")
+}
+
+impl Of {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Artifacts => "artifact",
+            Self::OpenCalls => "call",
+        }
+    }
+
+    /// The next rows by id.
+    async fn page(self, pool: &PgPool, after: Uuid) -> sqlx::Result<Vec<Row>> {
+        match self {
+            Self::Artifacts => {
+                sqlx::query_as!(
+                    Row,
+                    "-- verify::artifacts
+                    SELECT id, object_key, sha256, bytes FROM artifacts WHERE deleted_at IS NULL AND id > $1 ORDER BY id LIMIT $2",
+                    after,
+                    PAGE
+                )
+                .fetch_all(pool)
+                .await
+            }
+            Self::OpenCalls => {
+                sqlx::query_as!(
+                    Row,
+                    r#"-- verify::originals
+                    SELECT c.id, object_key AS "object_key!", sha256 AS "sha256!", bytes AS "bytes!" FROM jobs j JOIN calls c ON c.job_id = j.id
+                    WHERE j.state IN ('queued', 'running') AND c.object_key IS NOT NULL AND c.id > $1 ORDER BY c.id LIMIT $2"#,
+                    after,
+                    PAGE
+                )
+                .fetch_all(pool)
+                .await
+            }
+        }
+    }
+
+    /// Whether the row still names its file: it may have been deleted, or its job may have ended, meanwhile.
+    async fn still_stands(self, pool: &PgPool, row: &Row) -> sqlx::Result<bool> {
+        match self {
+            Self::Artifacts => {
+                sqlx::query_scalar!(
+                    r#"-- verify::artifact_stands
+                    SELECT EXISTS (SELECT FROM artifacts WHERE id = $1 AND deleted_at IS NULL) AS "stands!""#,
+                    row.id
+                )
+                .fetch_one(pool)
+                .await
+            }
+            Self::OpenCalls => {
+                sqlx::query_scalar!(
+                    r#"-- verify::original_stands
+                    SELECT EXISTS (SELECT FROM calls c JOIN jobs j ON j.id = c.job_id WHERE c.id = $1 AND c.object_key IS NOT NULL AND j.finished_at IS NULL) AS "stands!""#,
+                    row.id
+                )
+                .fetch_one(pool)
+                .await
+            }
+        }
+    }
+}

@@ -1,0 +1,312 @@
+//! The shelf holds what rows name, as it was stored; and nothing else for longer than a grace.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use common::artifact::{input_key, rendition_key};
+use common::bucket::Bucket;
+use common::call::original_key;
+use common::generation::image::Format;
+use common::id::{CallId, JobId, TenantId};
+use common::verify::Finding;
+use common::verify::deep::{self, Progress, Told};
+use secrecy::SecretString;
+use serde_json::{Value, json};
+use sqlx::{Connection, PgConnection};
+use tests::pipeline::small_job;
+use tests::{Options, Pipeline};
+use time::format_description::well_known::Rfc3339;
+
+const PHOTO: &[u8] = include_bytes!("../../../samples/product.jpg");
+const GRACE: Duration = Duration::from_hours(24);
+const OLD: Duration = Duration::from_hours(30);
+const YOUNG: Duration = Duration::from_hours(23);
+
+fn path(pipeline: &Pipeline, key: &str) -> PathBuf {
+    pipeline.bucket.path().join(key)
+}
+
+/// An object, written so long ago.
+fn plant(pipeline: &Pipeline, key: &str, age: Duration) -> PathBuf {
+    let path = path(pipeline, key);
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    std::fs::write(&path, "not a picture").unwrap();
+    set_age(&path, age);
+    path
+}
+
+fn set_age(path: &Path, age: Duration) {
+    let file = std::fs::File::options().write(true).open(path).unwrap();
+    file.set_modified(SystemTime::from(common::clock::now() - age))
+        .unwrap();
+}
+
+/// Every file under a folder.
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(files(&path));
+        } else {
+            found.push(path);
+        }
+    }
+    found
+}
+
+async fn deep(pipeline: &Pipeline) -> (Vec<Finding>, Progress) {
+    let bucket = Bucket::local(pipeline.bucket.path(), SecretString::default()).unwrap();
+    let mut findings = Vec::new();
+    let tell = |told| {
+        if let Told::Finding(finding) = told {
+            findings.push(finding);
+        }
+    };
+    let progress = deep::check(&pipeline.reader, &bucket, GRACE, tell)
+        .await
+        .unwrap();
+    findings.sort_by(|a, b| a.says.cmp(&b.says));
+    (findings, progress)
+}
+
+fn uuid(id: &str) -> JobId {
+    id.parse().unwrap()
+}
+
+fn with_photo() -> Value {
+    let mut body = small_job();
+    body["inputs"] =
+        json!([{"data": STANDARD.encode(PHOTO), "media_type": "image/jpeg", "role": "product"}]);
+    body
+}
+
+/// Queued for another day.
+async fn open_job(pipeline: &Pipeline) -> JobId {
+    let mut body = with_photo();
+    let later = common::clock::now() + Duration::from_hours(1);
+    body["run_at"] = json!(later.format(&Rfc3339).unwrap());
+    uuid(&pipeline.submit(&body).await)
+}
+
+/// A call of an open job, as a worker leaves it that died while it called; `named`: after it named an original.
+async fn call_of(pipeline: &Pipeline, job: JobId, named: Option<&[u8]>) -> CallId {
+    let mut owner = PgConnection::connect(&pipeline.servers.owner_url_of(&pipeline.database))
+        .await
+        .unwrap();
+    let call = CallId::new();
+    sqlx::query("UPDATE jobs SET fence = 1, calls_started = calls_started + 1 WHERE id = $1")
+        .bind(job.0)
+        .execute(&mut owner)
+        .await
+        .unwrap();
+    sqlx::query(
+        "INSERT INTO calls (id, tenant_id, job_id, fence, output_idx, provider, model, ended_at, outcome, object_key, sha256, bytes, media_type, width, height)
+         SELECT $1, tenant_id, id, 1, 0, 'vertex', 'a model', CASE WHEN $3 THEN now() END, CASE WHEN $3 THEN 'ok' END,
+                CASE WHEN $3 THEN $4 END, CASE WHEN $3 THEN sha256($5) END, CASE WHEN $3 THEN length($5) END, CASE WHEN $3 THEN 'image/png' END,
+                CASE WHEN $3 THEN 1 END, CASE WHEN $3 THEN 1 END
+         FROM jobs WHERE id = $2",
+    )
+    .bind(call.0)
+    .bind(job.0)
+    .bind(named.is_some())
+    .bind(original_key(pipeline.tenant, call))
+    .bind(named.unwrap_or_default())
+    .execute(&mut owner)
+    .await
+    .unwrap();
+    owner.close().await.unwrap();
+    call
+}
+
+async fn cancel(pipeline: &Pipeline, job: JobId) {
+    let (_, canceled) = pipeline
+        .post(&format!("/v1/jobs/{job}/cancel"), &json!({}))
+        .await;
+    assert_eq!(canceled["state"], "canceled", "{canceled}");
+}
+
+#[tokio::test]
+async fn a_file_that_is_gone_or_altered_is_told() {
+    let pipeline = Pipeline::start().await;
+    let mut body = small_job();
+    body["outputs"] = json!(3);
+    pipeline.ended(&pipeline.submit(&body).await).await;
+    let (findings, progress) = deep(&pipeline).await;
+    assert_eq!(findings, []);
+    assert_eq!((progress.read, progress.listed), (6, 6));
+
+    let renditions: Vec<String> = sqlx::query_scalar(
+        "SELECT object_key FROM artifacts WHERE role = 'rendition' ORDER BY output_idx",
+    )
+    .fetch_all(&pipeline.reader)
+    .await
+    .unwrap();
+    let [gone, flipped, cut] = [0, 1, 2].map(|index: usize| path(&pipeline, &renditions[index]));
+    let kept = [&gone, &flipped, &cut].map(|path| std::fs::read(path).unwrap());
+    std::fs::remove_file(&gone).unwrap();
+    let mut bytes = kept[1].clone();
+    bytes[100] ^= 1;
+    std::fs::write(&flipped, bytes).unwrap();
+    std::fs::write(&cut, &kept[2][..100]).unwrap();
+    let (findings, _) = deep(&pipeline).await;
+    for (key, says) in renditions.iter().zip([
+        "is not in the bucket",
+        "has other bytes",
+        "has 100 bytes instead of",
+    ]) {
+        let of_it = |finding: &&Finding| finding.says.contains(key.as_str());
+        let found: Vec<&Finding> = findings.iter().filter(of_it).collect();
+        assert!(
+            found.len() == 1 && found[0].invariant == "I7" && found[0].says.contains(says),
+            "{findings:#?}"
+        );
+    }
+    assert_eq!(findings.len(), 3);
+
+    for (path, bytes) in [gone, flipped, cut].iter().zip(kept) {
+        std::fs::write(path, bytes).unwrap();
+    }
+    assert_eq!(deep(&pipeline).await.0, []);
+    pipeline.close().await;
+}
+
+#[tokio::test]
+async fn an_original_that_the_next_attempt_would_take_over_must_be_there() {
+    let pipeline = Pipeline::start_with(Options {
+        workers: 0,
+        ..Options::default()
+    })
+    .await;
+    let job = open_job(&pipeline).await;
+    let call = call_of(&pipeline, job, Some(b"not a picture")).await;
+    let (findings, _) = deep(&pipeline).await;
+    assert!(
+        findings.len() == 1 && findings[0].says.contains(&call.0.to_string()),
+        "{findings:#?}"
+    );
+    plant(&pipeline, &original_key(pipeline.tenant, call), OLD);
+    assert_eq!(deep(&pipeline).await.0, []);
+    cancel(&pipeline, job).await;
+    pipeline.close().await;
+}
+
+#[tokio::test]
+async fn an_object_without_a_row_is_told_once_it_is_old() {
+    let pipeline = Pipeline::start().await;
+    pipeline.ended(&pipeline.submit(&with_photo()).await).await;
+    for file in files(pipeline.bucket.path()) {
+        set_age(&file, OLD);
+    }
+    let tenant = pipeline.tenant;
+    plant(
+        &pipeline,
+        &original_key(tenant, CallId::new()),
+        Duration::ZERO,
+    );
+    assert_eq!(deep(&pipeline).await.0, []);
+    let unnamed = original_key(tenant, CallId::new());
+    let of_another = original_key(TenantId::new(), CallId::new());
+    let strange = "notes/read me".to_owned();
+    for key in [&unnamed, &of_another, &strange] {
+        plant(&pipeline, key, OLD);
+    }
+    let (findings, _) = deep(&pipeline).await;
+    assert_eq!(findings.len(), 3, "{findings:#?}");
+    for (key, says) in [
+        (unnamed, "no row names it"),
+        (of_another, "no key of a tenant"),
+        (strange, "no key of a tenant"),
+    ] {
+        assert!(
+            findings.iter().any(|finding| finding.invariant == "I19"
+                && finding.says.starts_with(&key)
+                && finding.says.contains(says)),
+            "{key}: {findings:#?}"
+        );
+    }
+    pipeline.close().await;
+}
+
+/// Two sweep at once, again and again.
+#[tokio::test]
+async fn the_sweeper_removes_what_no_row_names_and_nothing_else() {
+    let mut pipeline = Pipeline::start_with(Options {
+        workers: 0,
+        ..Options::default()
+    })
+    .await;
+    pipeline.config.timing.sweep_every = Duration::from_millis(30);
+    pipeline.start_worker().await;
+    pipeline.start_worker().await;
+    let tenant = pipeline.tenant;
+    let ended = pipeline.submit(&with_photo()).await;
+    pipeline.ended(&ended).await;
+    let ended = uuid(&ended);
+    let open = open_job(&pipeline).await;
+    let named = call_of(&pipeline, open, Some(b"not a picture")).await;
+    let called = call_of(&pipeline, open, None).await;
+    // Named first, planted then: between the two it would be an orphan.
+    let rows_name = files(pipeline.bucket.path());
+    for file in &rows_name {
+        set_age(file, OLD);
+    }
+    assert_eq!(rows_name.len(), 4, "two inputs, an original, a rendition");
+    let kept = [
+        plant(&pipeline, &original_key(tenant, named), OLD),
+        plant(&pipeline, &original_key(tenant, CallId::new()), YOUNG),
+        plant(&pipeline, "notes/read me", OLD),
+        plant(
+            &pipeline,
+            &original_key(TenantId::new(), CallId::new()),
+            OLD,
+        ),
+    ];
+    let while_open = [
+        plant(&pipeline, &original_key(tenant, called), OLD),
+        plant(
+            &pipeline,
+            &rendition_key(tenant, open, 1, 0, Format::Png),
+            OLD,
+        ),
+    ];
+    let orphans = [
+        original_key(tenant, CallId::new()),
+        rendition_key(tenant, ended, 7, 0, Format::Png),
+        input_key(tenant, ended, 5),
+        input_key(tenant, JobId::new(), 0),
+        format!("t/{}/old/thing", tenant.0),
+    ];
+    let swept = async |paths: &[PathBuf]| {
+        pipeline
+            .until(Duration::from_secs(20), async || {
+                (!paths.iter().any(|path| path.exists())).then_some(())
+            })
+            .await;
+    };
+    // The second time a whole turn has begun and ended since everything else was planted.
+    for _ in 0..2 {
+        let planted = orphans.clone().map(|key| plant(&pipeline, &key, OLD));
+        swept(&planted).await;
+    }
+    for path in rows_name.iter().chain(&kept).chain(&while_open) {
+        assert!(path.exists(), "{} was swept away", path.display());
+    }
+
+    cancel(&pipeline, open).await;
+    swept(&while_open).await;
+    for path in rows_name.iter().chain(&kept) {
+        assert!(path.exists(), "{} was swept away", path.display());
+    }
+    let (findings, _) = deep(&pipeline).await;
+    assert!(
+        findings.len() == 2
+            && findings
+                .iter()
+                .all(|finding| finding.says.contains("leaves it alone")),
+        "{findings:#?}"
+    );
+    pipeline.close().await;
+}

@@ -1,0 +1,71 @@
+//! Removes objects that no row names: inputs of requests that broke off, renditions of attempts that did not settle,
+//! originals that came after their job had ended. What they are stands in [`common::orphans`].
+//!
+//! Each removal stands alone and may be repeated, so any number of sweepers may run, and die, at any time.
+
+use std::sync::Arc;
+
+use common::bucket::Bucket;
+use common::orphans::{Batch, Search, SearchError};
+
+use crate::app::App;
+
+/// What one walk through the bucket came to.
+#[derive(Default)]
+struct Swept {
+    objects: usize,
+    bytes: u64,
+    strange: usize,
+    /// One of them, for the log.
+    stranger: Option<String>,
+}
+
+pub(super) async fn run(app: Arc<App>) {
+    let mut swept = Swept::default();
+    if let Err(error) = sweep(&app, &mut swept).await {
+        tracing::warn!(%error, "The bucket could not be swept to its end; the next turn begins anew");
+    }
+    let Swept {
+        objects,
+        bytes,
+        strange,
+        stranger,
+    } = swept;
+    if objects > 0 {
+        tracing::info!(
+            objects,
+            bytes,
+            "Removed {objects} objects that no row names"
+        );
+    }
+    if let Some(key) = stranger {
+        tracing::warn!(
+            objects = strange,
+            key,
+            "Objects in the bucket are not ours, and were left alone: is it shared with another Platen?"
+        );
+    }
+}
+
+async fn sweep(app: &App, swept: &mut Swept) -> Result<(), SearchError> {
+    let mut search = Search::begin(&app.pool, &app.bucket, app.timing.sweep_grace).await?;
+    while !app.stopping.is_cancelled()
+        && let Some(batch) = search.next().await?
+    {
+        remove(&app.bucket, batch, swept).await?;
+    }
+    Ok(())
+}
+
+async fn remove(bucket: &Bucket, batch: Batch, swept: &mut Swept) -> Result<(), SearchError> {
+    for object in batch.unnamed {
+        bucket.delete(&object.key).await?;
+        swept.objects += 1;
+        swept.bytes += object.bytes;
+    }
+    swept.strange += batch.strange.len();
+    if let Some(object) = batch.strange.into_iter().next() {
+        swept.stranger.get_or_insert(object.key);
+    }
+    Ok(())
+}
