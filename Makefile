@@ -6,7 +6,7 @@ SHELL := /bin/bash
 # Always the whole workspace: a part of it would want other features of its dependencies, and build them again.
 BUILT := $(or $(CARGO_TARGET_DIR),target)/debug
 
-.PHONY: help run test check fmt setup prepare bench outcomes storm verify-bench model
+.PHONY: help run test check fmt setup prepare bench outcomes failpoints storm verify-bench model
 
 help: ## Say what there is
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -41,6 +41,11 @@ outcomes: ## Walk every row of the outcome table, for every provider that can an
 	@scripts/setup run
 	cargo build --locked --workspace --all-targets
 	$(BUILT)/with-servers cargo nextest run --locked --workspace --test outcomes --no-capture
+
+failpoints: ## Abort, fail, hang and wait at every step that matters, in real processes; prints the matrix
+	@scripts/setup run
+	cargo build --locked --workspace --all-targets
+	PLATEN_LOG=warn $(BUILT)/with-servers cargo nextest run --locked --workspace --test failpoints --no-capture
 
 storm: ## 2.5 times what the provider admits, and one call in ten fails (SECONDS=180 RATE=20)
 	@scripts/setup run

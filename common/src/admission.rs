@@ -17,6 +17,7 @@ use time::OffsetDateTime;
 
 use crate::credits::{Credits, InvalidCredits, Quote};
 use crate::database;
+use crate::failpoint::reach;
 use crate::generation::Generation;
 use crate::id::{JobId, TenantId};
 use crate::idempotency::{self, Answer, Known};
@@ -131,7 +132,9 @@ pub async fn admit(
     }
     let answer = answer(&job);
     idempotency::store::keep(&mut transaction, tenant, &admission.idempotency, &answer).await?;
+    reach("admission:before_commit").await?;
     transaction.commit().await?;
+    reach("admission:after_commit").await?;
     Ok(Admitted::New {
         job: Box::new(job),
         answer,

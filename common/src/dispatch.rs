@@ -9,6 +9,7 @@
 use sqlx::PgPool;
 
 use crate::catalog::Catalog;
+use crate::failpoint::reach;
 use crate::job::{self, Job, Open};
 use crate::queue::{Lanes, Ring, RingError, lanes};
 
@@ -18,9 +19,10 @@ pub async fn ring_new(ring: &Ring, lanes: &Lanes, catalog: &Catalog, job: &Job) 
     let rung = async {
         let open = lanes::open(catalog, &lanes.states(catalog).await?);
         if open.admits(&job.model, job.fallback) {
+            reach("dispatch:before_ring").await?;
             ring.ring(&[(job.id, job.turn)]).await?;
         }
-        Ok::<(), RingError>(())
+        Ok::<(), TopUpError>(())
     };
     if let Err(error) = rung.await {
         tracing::debug!(job.id = %job.id, %error, "The ring failed; a worker's dispatcher will ring for the job");
@@ -50,5 +52,6 @@ pub async fn top_up(
         return Ok(0);
     }
     let due = job::store::due(pool, target.size, open).await?;
+    reach("dispatch:before_top_up").await?;
     Ok(ring.ring(&due).await?)
 }

@@ -34,3 +34,6 @@ pub mod config;
 pub mod database;
 pub mod queue;
 pub mod telemetry;
+
+// For tests that break things.
+pub mod failpoint;

@@ -17,6 +17,7 @@ use crate::artifact::{self, Artifact};
 use crate::call;
 use crate::credits::{Credits, InvalidCredits};
 use crate::database::{self, NotOneRow};
+use crate::failpoint::reach;
 use crate::id::{JobId, TenantId};
 use crate::idempotency::{self, Answer, Known};
 use crate::job::store::{End, Requeue};
@@ -155,7 +156,9 @@ async fn requeue(
     )
     .await?;
     if requeued.is_ok() {
+        reach("requeue:before_commit").await?;
         transaction.commit().await?;
+        reach("requeue:after_commit").await?;
         return Ok(Settled::Requeued);
     }
     Ok(match job::store::get(&mut transaction, lease.job).await? {
@@ -213,7 +216,9 @@ pub async fn cancel(
     }
     let answer = answer(&job);
     idempotency::store::keep(&mut transaction, tenant, request, &answer).await?;
+    reach("cancel:before_commit").await?;
     transaction.commit().await?;
+    reach("cancel:after_commit").await?;
     Ok(Cancellation::Canceled(answer))
 }
 
@@ -262,7 +267,9 @@ pub async fn reap(pool: &PgPool, tenant: TenantId, id: JobId) -> Result<Settled,
         },
     )
     .await??;
+    reach("reap:before_commit").await?;
     transaction.commit().await?;
+    reach("reap:after_commit").await?;
     Ok(Settled::Requeued)
 }
 
@@ -338,7 +345,9 @@ async fn finish(
     ending: Ending<'_>,
 ) -> Result<Settled, SettlementError> {
     let state = end(&mut transaction, &job, ending).await?;
+    reach("settlement:before_commit").await?;
     transaction.commit().await?;
+    reach("settlement:after_commit").await?;
     Ok(Settled::Ended(state))
 }
 

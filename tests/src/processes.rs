@@ -1,4 +1,4 @@
-//! Workers as processes of their own, for tests that kill them.
+//! The product's roles as processes of their own, for tests that kill them.
 
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -10,11 +10,16 @@ use tokio::process::{Child, Command};
 /// Starts `platen worker` on what the configuration names. It has no fake of its own: the catalogue names where its
 /// providers are. Dropping it kills it.
 pub fn worker(config: &Config, more: &[(&str, &str)]) -> Child {
+    platen("worker", config, more).spawn().unwrap()
+}
+
+/// A role as a process of its own, yet to be started. Dropping it kills it.
+pub fn platen(role: &str, config: &Config, more: &[(&str, &str)]) -> Command {
     let secret =
         |secret: &Option<SecretString>| secret.as_ref().unwrap().expose_secret().to_owned();
-    let platen = binary("platen");
-    Command::new(platen)
-        .arg("worker")
+    let mut command = Command::new(binary("platen"));
+    command
+        .arg(role)
         .env_clear()
         .env("DATABASE_URL", secret(&config.database_url))
         .env("REDIS_URL", secret(&config.redis_url))
@@ -26,9 +31,8 @@ pub fn worker(config: &Config, more: &[(&str, &str)]) -> Child {
         .env("PLATEN_LOG", "warn")
         .envs(more.iter().copied())
         .stdin(Stdio::null())
-        .kill_on_drop(true)
-        .spawn()
-        .unwrap()
+        .kill_on_drop(true);
+    command
 }
 
 /// A binary of this workspace, beside the test's own.

@@ -25,6 +25,24 @@ fn every_manifest_parses() {
     assert!(parsed > 5, "only {parsed} manifests were found");
 }
 
+/// A release is built without the member that may break things.
+#[test]
+fn only_the_tests_switch_failpoints_on() {
+    let manifests = ["api", "cli", "common", "fakes", "worker"]
+        .map(|member| root().join(member).join("Cargo.toml"));
+    for path in manifests.into_iter().chain([root().join("Cargo.toml")]) {
+        let named = read(&path)
+            .lines()
+            .filter(|line| line.contains("failpoints") && !line.starts_with("failpoints = []"))
+            .count();
+        assert_eq!(named, 0, "{} names failpoints", path.display());
+    }
+    assert!(
+        read(&root().join("Dockerfile")).contains("-p cli"),
+        "the image is built of the whole workspace"
+    );
+}
+
 #[test]
 fn dashboards_and_rules_use_exported_metrics_only() {
     let exported = exported();

@@ -4,11 +4,15 @@
 //! monotonic clock. A call that is under way is heard to its end all the same: it is paid for, its picture is stored
 //! under its own key, and whoever works on the job by then takes it over. Only when the database says that the job
 //! belongs to another is everything dropped at once.
+//!
+//! An attempt that hangs must not renew its lease for ever: each says how long its next step may take, and one that
+//! took longer is dropped. Its job then goes the way of a worker that died.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use common::failpoint::reach;
 use common::id::JobId;
 use common::job;
 use sqlx::PgPool;
@@ -22,6 +26,8 @@ struct Held {
     fence: i32,
     /// Until when the lease surely stands, counted from before it was asked for.
     good_until: Instant,
+    /// When whoever works under it counts as hanging.
+    hangs_at: Instant,
     lost: CancellationToken,
 }
 
@@ -38,10 +44,30 @@ pub struct HeldLease {
 impl HeldLease {
     /// Whether the lease surely stands; a sixth of it is what beginning something may take.
     pub fn stands(&self) -> bool {
-        let leases = self.leases.0.lock().expect("no panic while it is held");
-        leases
-            .get(&self.job)
-            .is_some_and(|held| Instant::now() + self.lease / 6 < held.good_until)
+        let good_until = self.own(|held| held.good_until);
+        good_until.is_some_and(|until| Instant::now() + self.lease / 6 < until)
+    }
+
+    /// The next step may take this long, and twice a lease for all that goes with it.
+    pub fn may_take(&self, time: Duration) {
+        let at = Instant::now() + time + self.lease * 2;
+        self.own(|held| held.hangs_at = held.hangs_at.max(at));
+    }
+
+    /// Ends when the work hangs.
+    pub async fn hangs(&self) {
+        while let Some(at) = self.own(|held| held.hangs_at)
+            && Instant::now() < at
+        {
+            tokio::time::sleep_until(at.into()).await;
+        }
+    }
+
+    /// What is held under this very fence: this worker may have claimed the job again meanwhile.
+    fn own<T>(&self, ask: impl FnOnce(&mut Held) -> T) -> Option<T> {
+        let mut leases = self.leases.0.lock().expect("no panic while it is held");
+        let held = leases.get_mut(&self.job);
+        held.filter(|held| held.fence == self.fence).map(ask)
     }
 }
 
@@ -52,6 +78,7 @@ impl Leases {
         let held = Held {
             fence,
             good_until: asked + lease,
+            hangs_at: asked + lease * 2,
             lost: lost.clone(),
         };
         self.0
@@ -81,7 +108,11 @@ impl Leases {
         }
         let asked = Instant::now();
         // A renewal that hangs is a renewal that failed.
-        let renewed = tokio::time::timeout(lease / 4, job::store::renew(pool, &held, lease)).await;
+        let renewal = async {
+            reach("renew:before_renew").await?;
+            job::store::renew(pool, &held, lease).await
+        };
+        let renewed = tokio::time::timeout(lease / 4, renewal).await;
         let mut leases = self.0.lock().expect("no panic while it is held");
         match renewed {
             Ok(Ok(renewed)) => {

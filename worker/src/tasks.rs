@@ -42,12 +42,13 @@ pub async fn run(app: Arc<App>, stop: CancellationToken) -> anyhow::Result<()> {
         stopping.cancel();
     });
     let timing = app.timing.clone();
-    every(&app, timing.dispatch_every, &stop, top_up_ring::run);
-    every(&app, timing.lease / 3, &schedules, renew_leases::run);
-    every(&app, timing.reap_every, &stop, reap::run);
-    every(&app, timing.reap_every, &stop, expire::run);
-    every(&app, timing.sweep_every, &stop, sweep::run);
-    every(&app, A_DAY, &stop, warn_of_shutdowns::run);
+    let lease = timing.lease;
+    every(&app, timing.dispatch_every, lease, &stop, top_up_ring::run);
+    every(&app, lease / 3, lease, &schedules, renew_leases::run);
+    every(&app, timing.reap_every, lease, &stop, reap::run);
+    every(&app, timing.reap_every, lease, &stop, expire::run);
+    every(&app, timing.sweep_every, A_DAY, &stop, sweep::run);
+    every(&app, A_DAY, A_DAY, &stop, warn_of_shutdowns::run);
 
     let doorbell = DoorbellConfig {
         ring: app.ring.clone(),
@@ -99,9 +100,15 @@ async fn grace(stop: &CancellationToken, grace: Duration) {
     tokio::time::sleep(grace).await;
 }
 
-/// Repeats a task until `stop`. It never overlaps itself, and catches up on nothing it missed.
-fn every<F>(app: &Arc<App>, period: Duration, stop: &CancellationToken, task: fn(Arc<App>) -> F)
-where
+/// Repeats a task until `stop`. It never overlaps itself, and catches up on nothing it missed; a turn that takes longer
+/// than `most` hangs, and the next one begins anew.
+fn every<F>(
+    app: &Arc<App>,
+    period: Duration,
+    most: Duration,
+    stop: &CancellationToken,
+    task: fn(Arc<App>) -> F,
+) where
     F: Future<Output = ()> + Send + 'static,
 {
     let (app, stop) = (Arc::clone(app), stop.clone());
@@ -109,7 +116,13 @@ where
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     app.tasks.clone().spawn(async move {
         while stop.run_until_cancelled(ticks.tick()).await.is_some() {
-            task(Arc::clone(&app)).await;
+            let turn = tokio::time::timeout(most, task(Arc::clone(&app)));
+            if turn.await.is_err() {
+                tracing::error!(
+                    task = std::any::type_name_of_val(&task),
+                    "A turn hangs and is dropped"
+                );
+            }
         }
     });
 }

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use backon::{BackoffBuilder, ExponentialBuilder, Retryable};
 use common::artifact::Artifact;
+use common::failpoint::reach;
 use common::generation::Generation;
 use common::id::JobId;
 use common::job::{self, Claimed, LAST_CALL};
@@ -56,9 +57,18 @@ async fn attempt(app: &App, claimed: &Claimed, asked: Instant) {
     let held = app
         .leases
         .hold(claimed.id, claimed.fence, asked, app.timing.lease);
+    tokio::select! {
+        () = carry_out(app, claimed, asked, lease, &held) => {}
+        () = held.hangs() => {
+            tracing::error!("The attempt hangs and is dropped; its lease will run out");
+        }
+    }
+}
+
+async fn carry_out(app: &App, claimed: &Claimed, asked: Instant, lease: Lease, held: &HeldLease) {
     let Some(worked) = held
         .lost
-        .run_until_cancelled(work(app, claimed, &held))
+        .run_until_cancelled(work(app, claimed, held))
         .await
     else {
         return tracing::info!("The job was taken away: it was canceled, or another has it");
@@ -71,10 +81,15 @@ async fn attempt(app: &App, claimed: &Claimed, asked: Instant) {
         Worked::our_fault(format!("{error:#}"))
     });
     let verdict = verdict.within(claimed, asked, app.timing.retry);
-    let settled = (|| settle(app, lease, &verdict))
-        .retry(settlement_delays())
-        .when(|error| matches!(error, SettlementError::Database(_)))
-        .await;
+    let settled = (|| async {
+        reach("generate:before_settle").await?;
+        let settled = settle(app, lease, &verdict).await?;
+        reach("generate:after_settle").await?;
+        Ok(settled)
+    })
+    .retry(settlement_delays())
+    .when(|error| matches!(error, SettlementError::Database(_)))
+    .await;
     match settled {
         Ok(settled) => tracing::info!(
             outcome = verdict.word(),
@@ -213,6 +228,7 @@ async fn settle(app: &App, lease: Lease, verdict: &Verdict) -> Result<Settled, S
 
 /// Everything between claim and settlement. An error is our own trouble, and worth another attempt.
 async fn work(app: &App, claimed: &Claimed, lease: &HeldLease) -> anyhow::Result<Worked> {
+    reach("generate:after_claim").await?;
     let mut transaction = database::begin_for(&app.pool, claimed.tenant).await?;
     let generation = job::store::request(&mut transaction, claimed.id).await?;
     let journal = call::store::of_job(&mut transaction, claimed.id).await?;

@@ -11,6 +11,7 @@ use common::bucket::{BucketError, Stored};
 use common::call::store::NewCall;
 use common::call::{self, Ending, Journaled, Original, original_key};
 use common::catalog::{Lane, Model, Tokens};
+use common::failpoint::reach;
 use common::generation::image::{ImageRequest, inspect, pixels};
 use common::id::{ArtifactId, CallId};
 use common::job::Claimed;
@@ -191,17 +192,23 @@ impl Attempt<'_> {
         let call = self
             .call(lane, id, output_idx)
             .context("a lane of the catalogue is not in the catalogue")?;
+        reach("generate:before_begin_call").await?;
         if let Some(made) = self.begin(call, history.last()).await? {
             return Ok(made);
         }
-        let mut made = match self.submit(call, &ended).await {
+        reach("generate:after_begin_call").await?;
+        let reply = self.submit(call, &ended).await;
+        reach("generate:after_call").await?;
+        let mut made = match reply {
             Reply::Answered(answer) => {
                 let made = self.end(call, answer).await;
                 entered.told = true;
                 made?
             }
             Reply::Working(operation) => {
+                reach("generate:before_operate").await?;
                 self.operate(call, &operation).await?;
+                reach("generate:after_operate").await?;
                 // It is in flight until the provider tells, whoever hears it.
                 entered.told = true;
                 let (soon, _) = self.app.timing.poll;
@@ -259,6 +266,7 @@ impl Attempt<'_> {
             job: self.claimed.id,
             call: call.id,
         };
+        self.lease.may_take(call.model.timeout);
         let started = Instant::now();
         let _in_flight = InFlight::new(&call.lane.model);
         let time = call.model.timeout;
@@ -310,6 +318,7 @@ impl Attempt<'_> {
                 return Ok(Made::HANDED_BACK);
             }
             delay = (delay * 3 / 2).clamp(least, most);
+            self.lease.may_take(delay + call.model.timeout);
             // An answer that drips must not hold the slot for longer than the model may.
             let asked = timeout(call.model.timeout, call.provider.poll(call.lane, operation));
             match asked.await {
@@ -441,11 +450,14 @@ impl Attempt<'_> {
             },
             original: developed.as_ref().ok().map(|(original, _)| original),
         };
+        reach("generate:after_store").await?;
         let end = || async {
             let mut transaction = database::begin_for(&self.app.pool, self.claimed.tenant).await?;
             let ended = call::store::end(&mut transaction, call, self.claimed.id, &ending).await?;
             let calls_left = call::store::calls_left(&mut transaction, self.claimed.id).await?;
+            reach("end_call:before_commit").await?;
             transaction.commit().await?;
+            reach("end_call:after_commit").await?;
             Ok::<_, sqlx::Error>((ended, calls_left))
         };
         let (ended, calls_left) = end.retry(store_delays()).await?;
@@ -490,6 +502,8 @@ impl Attempt<'_> {
     /// Brings an original to exactly what was asked for. An original that cannot be is the provider's fault.
     async fn develop(&self, bytes: Bytes) -> Result<Rendition, Failure> {
         let target = pixels(self.request.aspect_ratio, self.request.size);
+        // It may wait for those of all other slots.
+        self.lease.may_take(self.app.timing.lease * 4);
         let rendition = self
             .app
             .darkroom

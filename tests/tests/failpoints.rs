@@ -1,0 +1,459 @@
+//! Every failpoint × {abort, error, hang, delay}, met by real processes: `make failpoints` prints the matrix.
+//!
+//! Whatever happens at whichever step: the job ends as it should, it is settled once, the books close, and no more is
+//! bought than a crash costs. A process that aborts is started again, as its supervisor would.
+#![expect(clippy::unwrap_used, reason = "tests fail loudly")]
+#![expect(clippy::print_stderr, reason = "prints the matrix")]
+
+use std::any::Any;
+use std::fmt::Write;
+use std::os::unix::process::ExitStatusExt;
+use std::panic::AssertUnwindSafe;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use common::bucket::Bucket;
+use common::failpoint::POINTS;
+use common::verify::deep::{self, Told};
+use fakes::Fake;
+use futures::FutureExt;
+use futures::stream::{self, StreamExt};
+use reqwest::{Client, StatusCode};
+use secrecy::SecretString;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tests::{Options, Pipeline, models, processes};
+use tokio::process::Child;
+
+const ACTIONS: [&str; 4] = ["abort", "error", "hang", "delay"];
+/// Cells walked at the same time: most of each is waiting for a lease.
+const AT_ONCE: usize = 12;
+const SIGABRT: i32 = 6;
+/// For all a cell may have to wait for: a lease, a step that hangs, a transaction nobody ends.
+const PATIENCE: Duration = Duration::from_mins(1);
+
+/// The life a job leads past a failpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Scene {
+    Delivered,
+    Background,
+    Retried,
+    Refused,
+    Canceled,
+    Expired,
+    /// Its worker was killed while it called.
+    Orphaned,
+}
+
+impl Scene {
+    /// Those in which a point is met.
+    fn of(point: &str) -> &'static [Self] {
+        let (step, place) = point.split_once(':').unwrap();
+        match step {
+            "settlement" => &[Self::Delivered, Self::Refused, Self::Expired],
+            "requeue" => &[Self::Retried],
+            "cancel" => &[Self::Canceled],
+            "reap" => &[Self::Orphaned],
+            "generate" if place.ends_with("operate") => &[Self::Background],
+            _ => &[Self::Delivered],
+        }
+    }
+
+    fn job(self) -> Value {
+        let (model, fault) = match self {
+            Self::Delivered | Self::Orphaned => ("gemini-nano-banana-2.1-developer", ""),
+            Self::Retried => (
+                "gemini-nano-banana-2.1-developer",
+                "[[fault:unavailable*1]]",
+            ),
+            Self::Refused => (
+                "gemini-nano-banana-2.1-developer",
+                "[[fault:finish:IMAGE_SAFETY]]",
+            ),
+            Self::Background => ("gemini-nano-banana-2.1-background", ""),
+            Self::Canceled | Self::Expired => {
+                ("gemini-nano-banana-2.1-background", "[[fault:never]]")
+            }
+        };
+        json!({"model": model, "prompt": format!("a bottle {fault}"), "size": "1K"})
+    }
+
+    fn ends(self) -> &'static str {
+        match self {
+            Self::Delivered | Self::Background | Self::Retried | Self::Orphaned => "succeeded",
+            Self::Refused => "failed",
+            Self::Canceled => "canceled",
+            Self::Expired => "expired",
+        }
+    }
+
+    /// Calls the scene makes by itself.
+    fn calls(self) -> usize {
+        match self {
+            Self::Retried | Self::Orphaned => 2,
+            _ => 1,
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Cell {
+    point: &'static str,
+    scene: Scene,
+    action: &'static str,
+}
+
+impl Cell {
+    fn all() -> Vec<Self> {
+        let points = POINTS.iter();
+        let scenes = points.flat_map(|&point| Scene::of(point).iter().map(move |&s| (point, s)));
+        scenes
+            .flat_map(|(point, scene)| {
+                ACTIONS.map(|action| Self {
+                    point,
+                    scene,
+                    action,
+                })
+            })
+            .collect()
+    }
+
+    /// The role that meets the point; all others run undisturbed.
+    fn role(&self) -> &'static str {
+        match self.point {
+            "dispatch:before_ring" => "api",
+            point if point.starts_with("admission") || point.starts_with("cancel") => "api",
+            _ => "worker",
+        }
+    }
+
+    /// What a provider had begun and nobody had kept is lost: one call. Everything else is taken over.
+    fn may_cost(&self) -> usize {
+        let lost = matches!(
+            self.point,
+            "generate:after_call" | "generate:before_operate"
+        );
+        let killed = self.point.starts_with("renew") && self.action == "abort";
+        usize::from(lost && self.action != "delay" || killed)
+    }
+}
+
+/// A process that is started again when it aborts at its failpoint.
+struct Armed {
+    role: &'static str,
+    environment: Vec<(String, String)>,
+    child: Child,
+    aborted: bool,
+    log: PathBuf,
+}
+
+impl Armed {
+    fn start(
+        role: &'static str,
+        pipeline: &Pipeline,
+        mut environment: Vec<(String, String)>,
+        cell: Cell,
+        folder: &TempDir,
+    ) -> Self {
+        let log = folder.path().join(format!("{role}.log"));
+        let asked = format!("{}={}", cell.point, cell.action);
+        environment.push(("PLATEN_TEST_FAILPOINTS".to_owned(), asked));
+        let child = start(role, pipeline, &environment, &log);
+        environment.pop();
+        Self {
+            role,
+            environment,
+            child,
+            aborted: false,
+            log,
+        }
+    }
+
+    /// Starts it again where it aborted.
+    fn look_after(&mut self, pipeline: &Pipeline) {
+        if let Some(status) = self.child.try_wait().unwrap() {
+            assert_eq!(status.signal(), Some(SIGABRT), "{}", self.told());
+            assert!(!self.aborted, "it aborted twice");
+            self.aborted = true;
+            self.child = start(self.role, pipeline, &self.environment, &self.log);
+        }
+    }
+
+    fn told(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap()
+    }
+}
+
+fn start(
+    role: &str,
+    pipeline: &Pipeline,
+    environment: &[(String, String)],
+    log: &PathBuf,
+) -> Child {
+    let environment: Vec<(&str, &str)> = environment
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.as_str()))
+        .collect();
+    let log = std::fs::File::options()
+        .create(true)
+        .append(true)
+        .open(log)
+        .unwrap();
+    processes::platen(role, &pipeline.config, &environment)
+        .stdout(Stdio::null())
+        .stderr(log)
+        .spawn()
+        .unwrap()
+}
+
+/// Both dialects at this fake, with little patience.
+fn catalogue(fake: &Fake) -> TempDir {
+    let folder = models::shipped();
+    for dialect in ["gemini", "interactions"] {
+        let file = format!("{dialect}.toml");
+        let line = format!("dialect = \"{dialect}\"");
+        let address = format!(
+            "{line}\nbase_url = \"{}\"\napi_key = \"GEMINI_API_KEY\"",
+            fake.base_url()
+        );
+        models::change(&folder, &file, &line, &address);
+        models::change(
+            &folder,
+            &file,
+            "timeout_seconds = 120",
+            "timeout_seconds = 4",
+        );
+    }
+    folder
+}
+
+/// Walks one cell; returns seconds until the job had ended, and the calls it cost beyond its own.
+async fn walk(cell: Cell) -> (f64, usize) {
+    let fake = Fake::start(fakes::Options::default()).await.unwrap();
+    let (folder, logs) = (catalogue(&fake), tempfile::tempdir().unwrap());
+    if cell.scene == Scene::Orphaned || cell.point.starts_with("renew") {
+        fake.faults().latency(2_000..=2_000);
+    }
+    let pipeline = Pipeline::start_with(Options {
+        workers: 0,
+        models: Some(folder.path().to_owned()),
+        ..Options::default()
+    })
+    .await;
+    let mut environment: Vec<(String, String)> = [
+        ("PLATEN_PROVIDERS", "gemini,interactions"),
+        ("GEMINI_API_KEY", "a key"),
+        ("PLATEN_LEASE_SECONDS", "3"),
+        ("PLATEN_SLOTS", "4"),
+    ]
+    .map(|(name, value)| (name.to_owned(), value.to_owned()))
+    .to_vec();
+    let started = Instant::now();
+    let mut url = pipeline.url.clone();
+    let mut unarmed = Vec::new();
+    let mut armed;
+    let id;
+    if cell.role() == "api" {
+        let address = free_address();
+        environment.push(("PLATEN_LISTEN".to_owned(), address.clone()));
+        url = format!("http://{address}");
+        let log = logs.path().join("worker.log");
+        unarmed.push(start("worker", &pipeline, &environment, &log));
+        armed = Armed::start("api", &pipeline, environment, cell, &logs);
+        id = submit(&pipeline, &url, cell, Some(&mut armed)).await;
+    } else if cell.scene == Scene::Orphaned {
+        id = submit(&pipeline, &url, cell, None).await;
+        let log = logs.path().join("first.log");
+        let mut first = start("worker", &pipeline, &environment, &log);
+        called(&pipeline, &fake).await;
+        first.kill().await.unwrap();
+        armed = Armed::start("worker", &pipeline, environment, cell, &logs);
+    } else {
+        armed = Armed::start("worker", &pipeline, environment, cell, &logs);
+        id = submit(&pipeline, &url, cell, None).await;
+    }
+    if cell.scene == Scene::Canceled {
+        called(&pipeline, &fake).await;
+        cancel(&pipeline, &url, &id, &mut armed).await;
+    }
+    let ended = pipeline
+        .until(PATIENCE, async || {
+            armed.look_after(&pipeline);
+            let job = pipeline.job(&id).await;
+            (!matches!(job["state"].as_str(), Some("queued" | "running"))).then_some(job)
+        })
+        .await;
+    let seconds = started.elapsed().as_secs_f64();
+    assert_eq!(
+        ended["state"],
+        cell.scene.ends(),
+        "{ended}\n{}",
+        armed.told()
+    );
+    // The point may come after the end.
+    pipeline
+        .until(PATIENCE, async || {
+            armed.look_after(&pipeline);
+            let met = armed.told().contains(&format!("Failpoint {}", cell.point));
+            (met && (cell.action != "abort" || armed.aborted)).then_some(())
+        })
+        .await;
+    let settlements: i64 =
+        sqlx::query_scalar("SELECT count(*) FROM transfers WHERE kind IN ('capture', 'release')")
+            .fetch_one(&pipeline.reader)
+            .await
+            .unwrap();
+    assert_eq!(settlements, 1, "settlements");
+    let wasted = fake.journal().count() - cell.scene.calls();
+    assert!(
+        wasted <= cell.may_cost(),
+        "{wasted} calls too many: {ended}\n{}",
+        armed.told()
+    );
+    for mut child in unarmed.into_iter().chain([armed.child]) {
+        child.kill().await.unwrap();
+    }
+    look_at_the_bucket(&pipeline).await;
+    pipeline.close().await;
+    (seconds, wasted)
+}
+
+/// As a client does that repeats what was not answered.
+async fn submit(
+    pipeline: &Pipeline,
+    url: &str,
+    cell: Cell,
+    mut armed: Option<&mut Armed>,
+) -> String {
+    let client = impatient();
+    let answer = pipeline
+        .until(PATIENCE, async || {
+            if let Some(armed) = &mut armed {
+                armed.look_after(pipeline);
+            }
+            let mut request = client
+                .post(format!("{url}/v1/jobs"))
+                .bearer_auth(&pipeline.key)
+                .header("Idempotency-Key", "one")
+                .json(&cell.scene.job());
+            if cell.scene == Scene::Expired {
+                request = request.header("Cancel-After", "4s");
+            }
+            let answer = request.send().await.ok()?;
+            let later = answer.status().is_server_error()
+                || matches!(
+                    answer.status(),
+                    StatusCode::CONFLICT | StatusCode::TOO_MANY_REQUESTS
+                );
+            (!later).then_some(answer)
+        })
+        .await;
+    assert_eq!(answer.status(), StatusCode::ACCEPTED);
+    let job: Value = answer.json().await.unwrap();
+    job["id"].as_str().unwrap().to_owned()
+}
+
+async fn cancel(pipeline: &Pipeline, url: &str, id: &str, armed: &mut Armed) {
+    let client = impatient();
+    pipeline
+        .until(PATIENCE, async || {
+            armed.look_after(pipeline);
+            let request = client
+                .post(format!("{url}/v1/jobs/{id}/cancel"))
+                .bearer_auth(&pipeline.key)
+                .header("Idempotency-Key", "two");
+            let answer = request.send().await.ok()?;
+            answer.status().is_success().then_some(())
+        })
+        .await;
+}
+
+fn impatient() -> Client {
+    Client::builder()
+        .timeout(Duration::from_secs(3))
+        .build()
+        .unwrap()
+}
+
+async fn called(pipeline: &Pipeline, fake: &Fake) {
+    pipeline
+        .until(PATIENCE, async || {
+            (fake.journal().count() > 0).then_some(())
+        })
+        .await;
+}
+
+fn free_address() -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().to_string()
+}
+
+/// Each file is there as it was stored.
+async fn look_at_the_bucket(pipeline: &Pipeline) {
+    let bucket = Bucket::local(pipeline.bucket.path(), SecretString::default()).unwrap();
+    let mut findings = Vec::new();
+    let tell = |told| {
+        if let Told::Finding(finding) = told {
+            findings.push(finding);
+        }
+    };
+    let grace = Duration::from_hours(1);
+    deep::check(&pipeline.reader, &bucket, grace, tell)
+        .await
+        .unwrap();
+    assert!(findings.is_empty(), "{findings:#?}");
+}
+
+/// What a walk failed with.
+fn said(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().cloned();
+    text.or_else(|| panic.downcast_ref::<&str>().map(|&text| text.to_owned()))
+        .unwrap_or_default()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_failpoint_ends_with_clean_books() {
+    let only = std::env::var("PLATEN_TEST_ONLY").unwrap_or_default();
+    let cells: Vec<Cell> = Cell::all()
+        .into_iter()
+        .filter(|cell| format!("{}={}", cell.point, cell.action).contains(&only))
+        .collect();
+    let walks = cells.iter().enumerate().map(|(place, &cell)| async move {
+        let walked = AssertUnwindSafe(walk(cell)).catch_unwind().await;
+        (place, cell, walked.map_err(|panic| said(panic.as_ref())))
+    });
+    let mut walked: Vec<_> = stream::iter(walks)
+        .buffer_unordered(AT_ONCE)
+        .collect()
+        .await;
+    walked.sort_by_key(|&(place, ..)| place);
+    let mut table = format!("{:40}", "seconds to the end, calls lost");
+    for action in ACTIONS {
+        let _ = write!(table, "{action:>12}");
+    }
+    let (mut last, mut failed) = (String::new(), 0);
+    for (_, cell, walked) in &walked {
+        let row = format!("{} ({:?})", cell.point, cell.scene);
+        if row != last {
+            let _ = write!(table, "\n{row:40}");
+            last = row;
+        }
+        let says = match walked {
+            Ok((seconds, 0)) => format!("{seconds:.1}"),
+            Ok((seconds, lost)) => format!("{seconds:.1} -{lost}"),
+            Err(_) => {
+                failed += 1;
+                "FAILED".to_owned()
+            }
+        };
+        let _ = write!(table, "{says:>12}");
+    }
+    eprintln!("{table}\n{} cells walked, {failed} failed", walked.len());
+    for (_, cell, walked) in &walked {
+        if let Err(error) = walked {
+            eprintln!("{}={} ({:?}): {error}", cell.point, cell.action, cell.scene);
+        }
+    }
+    assert_eq!(failed, 0, "failed cells");
+}
