@@ -45,9 +45,6 @@
 #endif
 
 /* What is known not to hold; README.md says why. */
-#ifndef LATE_PICTURES
-#define LATE_PICTURES 0  /* 1: "stored" counts what a zombie stored after its call was given up for lost */
-#endif
 #ifndef BUCKET_AWAY
 #define BUCKET_AWAY 0    /* 1: the bucket may refuse an original */
 #endif
@@ -516,7 +513,7 @@ inline claim() {
      at = claimed;
      for (c : 0 .. ROWS - 1) {
        if
-       :: job[j].object[KEY(j, c)] != 0 && (job[j].call[c].row == open || job[j].call[c].original != 0 || LATE_PICTURES) ->
+       :: job[j].object[KEY(j, c)] != 0 ->
           out[job[j].call[c].output].kept = 1
        :: else
        fi
@@ -535,7 +532,11 @@ inline of_job() {
 #ifndef NO_TAKE_OVER
     :: job[j].call[c].row == ok -> out[o].step = to_take_over; out[o].call = c; out[o].sum = job[j].call[c].original
 #endif
-    :: job[j].call[c].row == open ->
+#ifdef NO_LATE_LOOK
+    :: out[o].step == to_buy && job[j].call[c].row == open ->
+#else
+    :: out[o].step == to_buy && (job[j].call[c].row == open || (job[j].call[c].row == unknown && job[j].object[KEY(j, c)] != 0)) ->
+#endif
        out[o].step = to_reconcile;
        out[o].call = c;
        out[o].known = job[j].call[c].operation;
@@ -720,7 +721,7 @@ inline give_back(o) {
 #ifdef NO_END_GUARD
 #define STILL_OPEN(o) true
 #else
-#define STILL_OPEN(o) (job[j].call[out[o].call].row == open)
+#define STILL_OPEN(o) (job[j].call[out[o].call].row == open || (job[j].call[out[o].call].row == unknown && out[o].how == ok && IS_OPEN(j)))
 #endif
 /* An earlier attempt's call is given up for lost only by who holds the job, and not when its handle has come meanwhile. */
 #define IS_LOST(o) (out[o].earlier && out[o].how == unknown)

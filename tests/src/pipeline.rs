@@ -17,7 +17,7 @@ use fakes::Fake;
 use reqwest::{Client, Method, RequestBuilder, StatusCode};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
-use sqlx::PgPool;
+use sqlx::{Connection, PgConnection, PgPool};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -267,6 +267,12 @@ impl Pipeline {
             assert!(started.elapsed() < within, "waited {within:?} in vain");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
+    }
+
+    /// May do everything, as nobody else may.
+    pub async fn owner(&self) -> PgConnection {
+        let url = self.servers.owner_url_of(&self.database);
+        PgConnection::connect(&url).await.unwrap()
     }
 
     /// How the lane of a model stands.

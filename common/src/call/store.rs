@@ -10,7 +10,7 @@ use crate::catalog::Lane;
 use crate::database::{NotOneRow, one_row};
 use crate::generation::image::{MediaType, Pixels};
 use crate::id::{CallId, JobId, TenantId};
-use crate::outcome::Class;
+use crate::outcome::{Class, Failure};
 
 /// A call about to be made.
 #[derive(Clone, Copy, Debug)]
@@ -94,7 +94,34 @@ pub async fn abandon(connection: &mut PgConnection, job: JobId) -> sqlx::Result<
     Ok(())
 }
 
-/// Ends a call once. One that does not count gives its count back to the job, whoever works on it now.
+/// Gives an earlier attempt's call up for lost: possibly made, possibly billed. Only who holds the job may, and only if
+/// the call is as it was read: its worker may live, and have kept a handle meanwhile.
+pub async fn lose(
+    connection: &mut PgConnection,
+    job: JobId,
+    fence: i32,
+    call: &Journaled,
+    failure: &Failure,
+) -> sqlx::Result<Result<(), NotOneRow>> {
+    let result = sqlx::query!(
+        "-- call::lose
+        WITH mine AS (SELECT id FROM jobs WHERE id = $2 AND fence = $3 AND state = 'running' FOR NO KEY UPDATE)
+        UPDATE calls SET ended_at = clock_timestamp(), outcome = $4, detail = $5 FROM mine
+        WHERE calls.id = $1 AND job_id = mine.id AND ended_at IS NULL AND operation IS NOT DISTINCT FROM $6",
+        call.id.0,
+        job.0,
+        fence,
+        failure.class.as_str(),
+        failure.detail,
+        call.operation,
+    )
+    .execute(connection)
+    .await?;
+    Ok(one_row(&result))
+}
+
+/// Ends a call once; of one that was given up for lost the picture may yet come, while its job is open. One that does
+/// not count gives its count back to the job, whoever works on it now.
 pub async fn end(
     connection: &mut PgConnection,
     id: CallId,
@@ -117,7 +144,8 @@ pub async fn end(
         "-- call::end
         UPDATE calls SET ended_at = clock_timestamp(), outcome = $2, detail = $3, provider_request_id = coalesce($4, provider_request_id),
                usage = $5, cost_micros = coalesce($6, cost_micros), counted = $7, reason = $14, object_key = $8, sha256 = $9, bytes = $10, media_type = $11, width = $12, height = $13
-        WHERE id = $1 AND ended_at IS NULL",
+        WHERE id = $1 AND (ended_at IS NULL OR (outcome = $15 AND $8::text IS NOT NULL
+          AND EXISTS (SELECT FROM jobs WHERE jobs.id = job_id AND finished_at IS NULL)))",
         id.0,
         ending.outcome.as_str(),
         ending.detail,
@@ -132,6 +160,7 @@ pub async fn end(
         original.map(|original| i32::try_from(original.pixels.width).unwrap_or(i32::MAX)),
         original.map(|original| i32::try_from(original.pixels.height).unwrap_or(i32::MAX)),
         ending.reason,
+        Class::Unknown.as_str(),
     )
     .execute(&mut *connection)
     .await?;

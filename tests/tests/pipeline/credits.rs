@@ -5,7 +5,7 @@ use std::time::Duration;
 use common::{telemetry, verify};
 use reqwest::Method;
 use serde_json::json;
-use sqlx::{Connection, Executor, PgConnection};
+use sqlx::{Connection, Executor};
 use tests::pipeline::small_job;
 use tests::{Options, Pipeline};
 use time::format_description::well_known::Rfc3339;
@@ -130,9 +130,7 @@ async fn every_planted_violation_is_found() {
     let pipeline = Pipeline::start().await;
     pipeline.ended(&pipeline.submit(&small_job()).await).await;
     // The superuser can do what no role of ours can.
-    let mut owner = PgConnection::connect(&pipeline.servers.owner_url_of(&pipeline.database))
-        .await
-        .unwrap();
+    let mut owner = pipeline.owner().await;
     let plants = [
         ("I1", "UPDATE wallets SET available = available + 1"),
         (
@@ -237,9 +235,7 @@ async fn lots_burn_down_in_their_order_and_get_back_what_was_theirs() {
         ..Options::default()
     })
     .await;
-    let mut owner = PgConnection::connect(&pipeline.servers.owner_url_of(&pipeline.database))
-        .await
-        .unwrap();
+    let mut owner = pipeline.owner().await;
     let pool = common::database::connect(
         &pipeline.servers.runtime_url(&pipeline.database),
         common::database::Role::Api,

@@ -12,3 +12,4 @@ mod outcomes;
 mod refusals;
 mod repeats;
 mod shelf;
+mod zombies;

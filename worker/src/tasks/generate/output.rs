@@ -119,7 +119,12 @@ impl Attempt<'_> {
         let mut history = History::default();
         for journaled in earlier() {
             let failure = match journaled.failure() {
-                Some(failure) => failure,
+                Some(failure) if failure.class != Class::Unknown => failure,
+                // Given up for lost: its picture may have come after that.
+                Some(lost) => match self.take_over(journaled).await? {
+                    Some(made @ Made::Picture(_)) => return Ok(made),
+                    _ => lost,
+                },
                 None => match self.reconcile(journaled).await? {
                     Made::Missing { failure, .. } => failure,
                     found => return Ok(found),
@@ -130,20 +135,29 @@ impl Attempt<'_> {
         self.buy(output_idx, history).await
     }
 
-    /// A call nobody has heard the end of. Its original may have reached the bucket: then it is ours, whoever bought
-    /// it. Its provider may still work on it: then it is asked. Else it is lost, and possibly billed.
-    async fn reconcile(&self, journaled: &Journaled) -> anyhow::Result<Made> {
+    /// The original that a call left in the bucket without naming it: it is ours, whoever bought it.
+    async fn take_over(&self, journaled: &Journaled) -> anyhow::Result<Option<Made>> {
         let (id, output_idx) = (journaled.id, journaled.output_idx);
-        let call = self.call(&journaled.lane, id, output_idx);
-        let model = call.as_ref().map_or(self.model, |call| call.model);
         let key = original_key(self.claimed.tenant, id);
-        if let Some(bytes) = self.app.bucket.get(&key).await? {
-            tracing::info!(call.id = %id, "Taking over a stored original");
-            self.door().tell(&journaled.lane, id, None).await;
-            return self
-                .finish(id, output_idx, model, Answer::bare(Ok(bytes)))
-                .await;
+        let Some(bytes) = self.app.bucket.get(&key).await? else {
+            return Ok(None);
+        };
+        tracing::info!(call.id = %id, "Taking over a stored original");
+        self.door().tell(&journaled.lane, id, None).await;
+        let call = self.call(&journaled.lane, id, output_idx);
+        let model = call.map_or(self.model, |call| call.model);
+        let made = self.finish(id, output_idx, model, Answer::bare(Ok(bytes)));
+        made.await.map(Some)
+    }
+
+    /// A call nobody has heard the end of. What is stored of it is taken over. Its provider may still work on it: then
+    /// it is asked. Else it is lost, and possibly billed.
+    async fn reconcile(&self, journaled: &Journaled) -> anyhow::Result<Made> {
+        if let Some(made) = self.take_over(journaled).await? {
+            return Ok(made);
         }
+        let id = journaled.id;
+        let call = self.call(&journaled.lane, id, journaled.output_idx);
         if let (Some(call), Some(operation)) = (call, &journaled.operation) {
             let left = call.model.timeout.saturating_sub(journaled.age);
             return self.follow(call, operation, left, Duration::ZERO).await;
@@ -151,8 +165,18 @@ impl Attempt<'_> {
         // Our own worker's death says nothing against the lane.
         self.door().tell(&journaled.lane, id, None).await;
         let lost = Failure::new(Class::Unknown, "its worker died before the answer was kept");
-        self.finish(id, output_idx, model, Answer::failed(lost))
-            .await
+        let mut transaction = database::begin_for(&self.app.pool, self.claimed.tenant).await?;
+        let Claimed { id: job, fence, .. } = *self.claimed;
+        let given_up = call::store::lose(&mut transaction, job, fence, journaled, &lost).await?;
+        transaction.commit().await?;
+        Ok(match given_up {
+            Ok(()) => Made::Missing {
+                failure: lost,
+                again: true,
+            },
+            // It has moved on meanwhile: the next attempt reads the journal anew.
+            Err(_) => Made::Pending(Duration::ZERO),
+        })
     }
 
     /// One paid call: let in, journaled, made, ended.

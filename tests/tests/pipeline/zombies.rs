@@ -1,0 +1,188 @@
+//! Workers that were held up for longer than their lease, and what becomes of the calls they had under way.
+
+use std::time::Duration;
+
+use common::call::{original_key, store};
+use common::id::{CallId, JobId};
+use common::outcome::{Class, Failure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use sqlx::{Connection, PgConnection};
+use tests::pipeline::small_job;
+use tests::{Options, Pipeline, models, processes};
+use tokio::process::Child;
+
+async fn without_workers() -> Pipeline {
+    Pipeline::start_with(Options {
+        workers: 0,
+        ..Options::default()
+    })
+    .await
+}
+
+/// A call of an open job's first attempt, ended as the SQL says.
+async fn call_of(pipeline: &Pipeline, job: JobId, operation: Option<&str>, ended: bool) -> CallId {
+    let call = CallId::new();
+    let lane = "vertex/global/gemini-nano-banana-2.1";
+    sqlx::query(
+        "WITH job AS (UPDATE jobs SET fence = fence + 1, calls_started = calls_started + 1 WHERE id = $2 RETURNING *)
+         INSERT INTO calls (id, tenant_id, job_id, fence, output_idx, provider, model, lane, operation, ended_at, outcome)
+         SELECT $1, tenant_id, id, fence, 0, 'vertex', 'gemini-nano-banana-2.1', $3, $4,
+                CASE WHEN $5 THEN now() END, CASE WHEN $5 THEN 'unknown' END FROM job",
+    )
+    .bind(call.0)
+    .bind(job.0)
+    .bind(lane)
+    .bind(operation)
+    .bind(ended)
+    .execute(&mut pipeline.owner().await)
+    .await
+    .unwrap();
+    call
+}
+
+/// Its worker lived on and stored it after that: what is a picture is taken, what is none is bought again.
+#[tokio::test]
+async fn a_picture_that_came_after_its_call_was_given_up_is_not_bought_again() {
+    let mut pipeline = Pipeline::start().await;
+    pipeline.ended(&pipeline.submit(&small_job()).await).await;
+    let folder = pipeline
+        .bucket
+        .path()
+        .join(format!("t/{}/c", pipeline.tenant.0));
+    let original = std::fs::read_dir(&folder).unwrap().next().unwrap().unwrap();
+    let picture = std::fs::read(original.path()).unwrap();
+    pipeline.stop_workers().await;
+    let mut jobs = Vec::new();
+    for bytes in [&picture[..], b"not a picture"] {
+        let id = pipeline.submit(&small_job()).await;
+        let call = call_of(&pipeline, id.parse().unwrap(), None, true).await;
+        let key = original_key(pipeline.tenant, call);
+        std::fs::write(pipeline.bucket.path().join(&key), bytes).unwrap();
+        jobs.push((id, call, key));
+    }
+    pipeline.start_worker().await;
+    for (id, ..) in &jobs {
+        let ended = pipeline.ended(id).await;
+        assert_eq!(ended["state"], "succeeded", "{ended}");
+    }
+    assert_eq!(pipeline.fake.journal().count(), 2, "calls");
+    let (_, call, key) = &jobs[0];
+    let named: Option<String> =
+        sqlx::query_scalar("SELECT object_key FROM calls WHERE id = $1 AND outcome = 'ok'")
+            .bind(call.0)
+            .fetch_one(&pipeline.reader)
+            .await
+            .unwrap();
+    assert_eq!(named.as_ref(), Some(key));
+    pipeline.close().await;
+}
+
+#[tokio::test]
+async fn only_who_holds_the_job_gives_a_call_up_and_only_as_it_was_read() {
+    let pipeline = without_workers().await;
+    let id: JobId = pipeline.submit(&small_job()).await.parse().unwrap();
+    let call = call_of(&pipeline, id, None, false).await;
+    let mut owner = pipeline.owner().await;
+    sqlx::query("UPDATE jobs SET state = 'running', fence = fence + 1, worker = 'a worker', lease_until = now() + interval '1 minute' WHERE id = $1")
+        .bind(id.0)
+        .execute(&mut owner)
+        .await
+        .unwrap();
+    let lost = Failure::new(Class::Unknown, "lost");
+    let mut journal = store::of_job(&mut owner, id).await.unwrap();
+    let read = journal.remove(0);
+    let lose = async |fence, connection: &mut PgConnection| {
+        store::lose(connection, id, fence, &read, &lost)
+            .await
+            .unwrap()
+    };
+    assert!(lose(1, &mut owner).await.is_err(), "under a stale fence");
+    store::operate(&mut owner, call, "a handle")
+        .await
+        .unwrap()
+        .unwrap();
+    assert!(
+        lose(2, &mut owner).await.is_err(),
+        "though its handle has come"
+    );
+    sqlx::query("UPDATE calls SET operation = NULL")
+        .execute(&mut owner)
+        .await
+        .unwrap();
+    assert!(lose(2, &mut owner).await.is_ok());
+    owner.close().await.unwrap();
+    let (_, canceled) = pipeline
+        .post(&format!("/v1/jobs/{id}/cancel"), &serde_json::json!({}))
+        .await;
+    assert_eq!(canceled["state"], "canceled");
+    pipeline.close().await;
+}
+
+/// Stopped for longer than its lease while it calls, and then let go: the other attempt stands, whatever the zombie
+/// does with the answer it finds.
+#[tokio::test]
+async fn a_worker_that_wakes_up_after_its_lease_changes_nothing() {
+    let fake = fakes::Fake::start(fakes::Options::default()).await.unwrap();
+    fake.faults().latency(1_500..=1_500);
+    let folder = models::shipped();
+    models::change(
+        &folder,
+        "gemini.toml",
+        "dialect = \"gemini\"",
+        &format!(
+            "dialect = \"gemini\"\nbase_url = \"{}\"\napi_key = \"GEMINI_API_KEY\"",
+            fake.base_url()
+        ),
+    );
+    let pipeline = Pipeline::start_with(Options {
+        workers: 0,
+        models: Some(folder.path().to_owned()),
+        ..Options::default()
+    })
+    .await;
+    let environment = [
+        ("PLATEN_PROVIDERS", "gemini"),
+        ("GEMINI_API_KEY", "a key"),
+        ("PLATEN_LEASE_SECONDS", "3"),
+    ];
+    let mut body = small_job();
+    body["model"] = "gemini-nano-banana-2.1-developer".into();
+    let mut zombie = processes::worker(&pipeline.config, &environment);
+    let id = pipeline.submit(&body).await;
+    let calls = async |calls: usize| {
+        pipeline
+            .until(Duration::from_secs(20), async || {
+                (fake.journal().count() == calls).then_some(())
+            })
+            .await;
+    };
+    calls(1).await;
+    signal(&zombie, Signal::SIGSTOP);
+    let mut living = processes::worker(&pipeline.config, &environment);
+    calls(2).await;
+    signal(&zombie, Signal::SIGCONT);
+    let ended = pipeline.ended(&id).await;
+    assert_eq!(
+        (ended["state"].as_str(), ended["attempts"].as_i64()),
+        (Some("succeeded"), Some(2)),
+        "{ended}"
+    );
+    // It has had its time to do harm.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert!(
+        zombie.try_wait().unwrap().is_none(),
+        "it goes on with other work"
+    );
+    assert_eq!(fake.journal().count(), 2, "calls");
+    assert_eq!(pipeline.balance().await, (994, 0));
+    for worker in [&mut zombie, &mut living] {
+        worker.kill().await.unwrap();
+    }
+    pipeline.close().await;
+}
+
+fn signal(process: &Child, signal: Signal) {
+    let pid = i32::try_from(process.id().unwrap()).unwrap();
+    kill(Pid::from_raw(pid), signal).unwrap();
+}
