@@ -9,8 +9,6 @@ use std::any::Any;
 use std::fmt::Write;
 use std::os::unix::process::ExitStatusExt;
 use std::panic::AssertUnwindSafe;
-use std::path::PathBuf;
-use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use common::bucket::Bucket;
@@ -23,12 +21,15 @@ use reqwest::{Client, StatusCode};
 use secrecy::SecretString;
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tests::{Options, Pipeline, models, processes};
-use tokio::process::Child;
+use tests::fleet::{Orders, Process, Role};
+use tests::{Options, Pipeline, models};
 
 const ACTIONS: [&str; 4] = ["abort", "error", "hang", "delay"];
 /// Cells walked at the same time: most of each is waiting for a lease.
 const AT_ONCE: usize = 12;
+const PLAIN: &str = "gemini-3-pro-image";
+const BACKGROUND: &str = "gemini-nano-banana-2.1-background";
+const FAILPOINTS: &str = "PLATEN_TEST_FAILPOINTS";
 const SIGABRT: i32 = 6;
 /// For all a cell may have to wait for: a lease, a step that hangs, a transaction nobody ends.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -62,19 +63,11 @@ impl Scene {
 
     fn job(self) -> Value {
         let (model, fault) = match self {
-            Self::Delivered | Self::Orphaned => ("gemini-nano-banana-2.1-developer", ""),
-            Self::Retried => (
-                "gemini-nano-banana-2.1-developer",
-                "[[fault:unavailable*1]]",
-            ),
-            Self::Refused => (
-                "gemini-nano-banana-2.1-developer",
-                "[[fault:finish:IMAGE_SAFETY]]",
-            ),
-            Self::Background => ("gemini-nano-banana-2.1-background", ""),
-            Self::Canceled | Self::Expired => {
-                ("gemini-nano-banana-2.1-background", "[[fault:never]]")
-            }
+            Self::Delivered | Self::Orphaned => (PLAIN, ""),
+            Self::Retried => (PLAIN, "[[fault:unavailable*1]]"),
+            Self::Refused => (PLAIN, "[[fault:finish:IMAGE_SAFETY]]"),
+            Self::Background => (BACKGROUND, ""),
+            Self::Canceled | Self::Expired => (BACKGROUND, "[[fault:never]]"),
         };
         json!({"model": model, "prompt": format!("a bottle {fault}"), "size": "1K"})
     }
@@ -120,11 +113,11 @@ impl Cell {
     }
 
     /// The role that meets the point; all others run undisturbed.
-    fn role(&self) -> &'static str {
+    fn role(&self) -> Role {
         match self.point {
-            "dispatch:before_ring" => "api",
-            point if point.starts_with("admission") || point.starts_with("cancel") => "api",
-            _ => "worker",
+            "dispatch:before_ring" => Role::Api,
+            point if point.starts_with("admission") || point.starts_with("cancel") => Role::Api,
+            _ => Role::Worker,
         }
     }
 
@@ -139,91 +132,51 @@ impl Cell {
     }
 }
 
-/// A process that is started again when it aborts at its failpoint.
+/// A process that is started again, without its failpoint, when it aborts there.
 struct Armed {
-    role: &'static str,
-    environment: Vec<(String, String)>,
-    child: Child,
+    process: Process,
     aborted: bool,
-    log: PathBuf,
 }
 
 impl Armed {
-    fn start(
-        role: &'static str,
-        pipeline: &Pipeline,
-        mut environment: Vec<(String, String)>,
-        cell: Cell,
-        folder: &TempDir,
-    ) -> Self {
-        let log = folder.path().join(format!("{role}.log"));
+    fn start(role: Role, orders: &Orders, cell: Cell) -> Self {
+        let mut orders = orders.clone();
         let asked = format!("{}={}", cell.point, cell.action);
-        environment.push(("PLATEN_TEST_FAILPOINTS".to_owned(), asked));
-        let child = start(role, pipeline, &environment, &log);
-        environment.pop();
+        orders.environment.push((FAILPOINTS.to_owned(), asked));
         Self {
-            role,
-            environment,
-            child,
+            process: started(role, &orders),
             aborted: false,
-            log,
         }
     }
 
-    /// Starts it again where it aborted.
-    fn look_after(&mut self, pipeline: &Pipeline) {
-        if let Some(status) = self.child.try_wait().unwrap() {
+    fn look_after(&mut self) {
+        if let Some(status) = self.process.ended() {
             assert_eq!(status.signal(), Some(SIGABRT), "{}", self.told());
             assert!(!self.aborted, "it aborted twice");
             self.aborted = true;
-            self.child = start(self.role, pipeline, &self.environment, &self.log);
+            self.process.forget(FAILPOINTS);
+            self.process.start().unwrap();
         }
     }
 
     fn told(&self) -> String {
-        std::fs::read_to_string(&self.log).unwrap()
+        std::fs::read_to_string(self.process.log()).unwrap()
     }
 }
 
-fn start(
-    role: &str,
-    pipeline: &Pipeline,
-    environment: &[(String, String)],
-    log: &PathBuf,
-) -> Child {
-    let environment: Vec<(&str, &str)> = environment
-        .iter()
-        .map(|(name, value)| (name.as_str(), value.as_str()))
-        .collect();
-    let log = std::fs::File::options()
-        .create(true)
-        .append(true)
-        .open(log)
-        .unwrap();
-    processes::platen(role, &pipeline.config, &environment)
-        .stdout(Stdio::null())
-        .stderr(log)
-        .spawn()
-        .unwrap()
+fn started(role: Role, orders: &Orders) -> Process {
+    let mut process = Process::new(role, 1, orders).unwrap();
+    process.start().unwrap();
+    process
 }
 
 /// Both dialects at this fake, with little patience.
 fn catalogue(fake: &Fake) -> TempDir {
     let folder = models::shipped();
-    for dialect in ["gemini", "interactions"] {
-        let file = format!("{dialect}.toml");
-        let line = format!("dialect = \"{dialect}\"");
-        let address = format!(
-            "{line}\nbase_url = \"{}\"\napi_key = \"GEMINI_API_KEY\"",
-            fake.base_url()
-        );
-        models::change(&folder, &file, &line, &address);
-        models::change(
-            &folder,
-            &file,
-            "timeout_seconds = 120",
-            "timeout_seconds = 4",
-        );
+    models::played_by(&folder, &fake.base_url());
+    for (file, seconds) in [("vertex.toml", 180), ("interactions.toml", 120)] {
+        let line = format!("timeout_seconds = {seconds}");
+        models::change(&folder, file, &line, "timeout_seconds = 4");
     }
     folder
 }
@@ -241,36 +194,30 @@ async fn walk(cell: Cell) -> (f64, usize) {
         ..Options::default()
     })
     .await;
-    let mut environment: Vec<(String, String)> = [
-        ("PLATEN_PROVIDERS", "gemini,interactions"),
-        ("GEMINI_API_KEY", "a key"),
-        ("PLATEN_LEASE_SECONDS", "3"),
-        ("PLATEN_SLOTS", "4"),
-    ]
-    .map(|(name, value)| (name.to_owned(), value.to_owned()))
-    .to_vec();
-    let started = Instant::now();
+    let mut orders = Orders {
+        config: pipeline.config.clone(),
+        environment: models::keys(&fake.base_url()),
+        folder: logs.path().to_owned(),
+    };
+    orders.config.slots = 4;
+    let started_at = Instant::now();
     let mut url = pipeline.url.clone();
-    let mut unarmed = Vec::new();
+    let mut unarmed = None;
     let mut armed;
     let id;
-    if cell.role() == "api" {
-        let address = free_address();
-        environment.push(("PLATEN_LISTEN".to_owned(), address.clone()));
-        url = format!("http://{address}");
-        let log = logs.path().join("worker.log");
-        unarmed.push(start("worker", &pipeline, &environment, &log));
-        armed = Armed::start("api", &pipeline, environment, cell, &logs);
+    if cell.role() == Role::Api {
+        unarmed = Some(started(Role::Worker, &orders));
+        armed = Armed::start(Role::Api, &orders, cell);
+        url = format!("http://{}", armed.process.address());
         id = submit(&pipeline, &url, cell, Some(&mut armed)).await;
     } else if cell.scene == Scene::Orphaned {
         id = submit(&pipeline, &url, cell, None).await;
-        let log = logs.path().join("first.log");
-        let mut first = start("worker", &pipeline, &environment, &log);
+        let mut first = started(Role::Worker, &orders);
         called(&pipeline, &fake).await;
         first.kill().await.unwrap();
-        armed = Armed::start("worker", &pipeline, environment, cell, &logs);
+        armed = Armed::start(Role::Worker, &orders, cell);
     } else {
-        armed = Armed::start("worker", &pipeline, environment, cell, &logs);
+        armed = Armed::start(Role::Worker, &orders, cell);
         id = submit(&pipeline, &url, cell, None).await;
     }
     if cell.scene == Scene::Canceled {
@@ -279,12 +226,12 @@ async fn walk(cell: Cell) -> (f64, usize) {
     }
     let ended = pipeline
         .until(PATIENCE, async || {
-            armed.look_after(&pipeline);
+            armed.look_after();
             let job = pipeline.job(&id).await;
             (!matches!(job["state"].as_str(), Some("queued" | "running"))).then_some(job)
         })
         .await;
-    let seconds = started.elapsed().as_secs_f64();
+    let seconds = started_at.elapsed().as_secs_f64();
     assert_eq!(
         ended["state"],
         cell.scene.ends(),
@@ -294,7 +241,7 @@ async fn walk(cell: Cell) -> (f64, usize) {
     // The point may come after the end.
     pipeline
         .until(PATIENCE, async || {
-            armed.look_after(&pipeline);
+            armed.look_after();
             let met = armed.told().contains(&format!("Failpoint {}", cell.point));
             (met && (cell.action != "abort" || armed.aborted)).then_some(())
         })
@@ -311,8 +258,8 @@ async fn walk(cell: Cell) -> (f64, usize) {
         "{wasted} calls too many: {ended}\n{}",
         armed.told()
     );
-    for mut child in unarmed.into_iter().chain([armed.child]) {
-        child.kill().await.unwrap();
+    for mut process in unarmed.into_iter().chain([armed.process]) {
+        process.kill().await.unwrap();
     }
     look_at_the_bucket(&pipeline).await;
     pipeline.close().await;
@@ -330,7 +277,7 @@ async fn submit(
     let answer = pipeline
         .until(PATIENCE, async || {
             if let Some(armed) = &mut armed {
-                armed.look_after(pipeline);
+                armed.look_after();
             }
             let mut request = client
                 .post(format!("{url}/v1/jobs"))
@@ -358,7 +305,7 @@ async fn cancel(pipeline: &Pipeline, url: &str, id: &str, armed: &mut Armed) {
     let client = impatient();
     pipeline
         .until(PATIENCE, async || {
-            armed.look_after(pipeline);
+            armed.look_after();
             let request = client
                 .post(format!("{url}/v1/jobs/{id}/cancel"))
                 .bearer_auth(&pipeline.key)
@@ -382,11 +329,6 @@ async fn called(pipeline: &Pipeline, fake: &Fake) {
             (fake.journal().count() > 0).then_some(())
         })
         .await;
-}
-
-fn free_address() -> String {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().to_string()
 }
 
 /// Each file is there as it was stored.

@@ -2,8 +2,10 @@
 #![expect(clippy::unwrap_used, reason = "tests fail loudly")]
 
 mod catalogue;
+mod crashes;
 mod credits;
 mod doorbell;
+mod fleet;
 mod handles;
 mod isolation;
 mod lanes;
@@ -12,4 +14,3 @@ mod outcomes;
 mod refusals;
 mod repeats;
 mod shelf;
-mod zombies;

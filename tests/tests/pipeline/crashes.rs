@@ -1,16 +1,19 @@
-//! Workers that were held up for longer than their lease, and what becomes of the calls they had under way.
+//! Workers that die, or are held up for longer than their lease, and what becomes of the calls they had under way.
 
 use std::time::Duration;
 
 use common::call::{original_key, store};
 use common::id::{CallId, JobId};
 use common::outcome::{Class, Failure};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use fakes::Fake;
+use nix::sys::signal::Signal;
+use secrecy::{ExposeSecret, SecretString};
 use sqlx::{Connection, PgConnection};
+use tempfile::TempDir;
+use tests::fleet::{Orders, Process, Role};
 use tests::pipeline::small_job;
-use tests::{Options, Pipeline, models, processes};
-use tokio::process::Child;
+use tests::proxy::{Proxy, Weather};
+use tests::{Options, Pipeline, models};
 
 async fn without_workers() -> Pipeline {
     Pipeline::start_with(Options {
@@ -119,49 +122,49 @@ async fn only_who_holds_the_job_gives_a_call_up_and_only_as_it_was_read() {
     pipeline.close().await;
 }
 
+/// A pipeline whose workers are processes of their own, on vendors of their own.
+async fn with_processes(fake: &Fake) -> (Pipeline, Orders, [TempDir; 2]) {
+    let (catalogue, logs) = (models::shipped(), tempfile::tempdir().unwrap());
+    models::played_by(&catalogue, &fake.base_url());
+    let pipeline = Pipeline::start_with(Options {
+        workers: 0,
+        models: Some(catalogue.path().to_owned()),
+        ..Options::default()
+    })
+    .await;
+    let orders = Orders {
+        config: pipeline.config.clone(),
+        environment: models::keys(&fake.base_url()),
+        folder: logs.path().to_owned(),
+    };
+    (pipeline, orders, [catalogue, logs])
+}
+
+/// Waits until so many calls were made.
+async fn calls(pipeline: &Pipeline, fake: &Fake, calls: usize) {
+    pipeline
+        .until(Duration::from_secs(20), async || {
+            (fake.journal().count() == calls).then_some(())
+        })
+        .await;
+}
+
 /// Stopped for longer than its lease while it calls, and then let go: the other attempt stands, whatever the zombie
 /// does with the answer it finds.
 #[tokio::test]
 async fn a_worker_that_wakes_up_after_its_lease_changes_nothing() {
-    let fake = fakes::Fake::start(fakes::Options::default()).await.unwrap();
+    let fake = Fake::start(fakes::Options::default()).await.unwrap();
     fake.faults().latency(1_500..=1_500);
-    let folder = models::shipped();
-    models::change(
-        &folder,
-        "gemini.toml",
-        "dialect = \"gemini\"",
-        &format!(
-            "dialect = \"gemini\"\nbase_url = \"{}\"\napi_key = \"GEMINI_API_KEY\"",
-            fake.base_url()
-        ),
-    );
-    let pipeline = Pipeline::start_with(Options {
-        workers: 0,
-        models: Some(folder.path().to_owned()),
-        ..Options::default()
-    })
-    .await;
-    let environment = [
-        ("PLATEN_PROVIDERS", "gemini"),
-        ("GEMINI_API_KEY", "a key"),
-        ("PLATEN_LEASE_SECONDS", "3"),
-    ];
-    let mut body = small_job();
-    body["model"] = "gemini-nano-banana-2.1-developer".into();
-    let mut zombie = processes::worker(&pipeline.config, &environment);
-    let id = pipeline.submit(&body).await;
-    let calls = async |calls: usize| {
-        pipeline
-            .until(Duration::from_secs(20), async || {
-                (fake.journal().count() == calls).then_some(())
-            })
-            .await;
-    };
-    calls(1).await;
-    signal(&zombie, Signal::SIGSTOP);
-    let mut living = processes::worker(&pipeline.config, &environment);
-    calls(2).await;
-    signal(&zombie, Signal::SIGCONT);
+    let (pipeline, orders, _folders) = with_processes(&fake).await;
+    let mut zombie = Process::new(Role::Worker, 1, &orders).unwrap();
+    zombie.start().unwrap();
+    let id = pipeline.submit(&small_job()).await;
+    calls(&pipeline, &fake, 1).await;
+    zombie.signal(Signal::SIGSTOP).unwrap();
+    let mut living = Process::new(Role::Worker, 2, &orders).unwrap();
+    living.start().unwrap();
+    calls(&pipeline, &fake, 2).await;
+    zombie.signal(Signal::SIGCONT).unwrap();
     let ended = pipeline.ended(&id).await;
     assert_eq!(
         (ended["state"].as_str(), ended["attempts"].as_i64()),
@@ -170,10 +173,7 @@ async fn a_worker_that_wakes_up_after_its_lease_changes_nothing() {
     );
     // It has had its time to do harm.
     tokio::time::sleep(Duration::from_secs(2)).await;
-    assert!(
-        zombie.try_wait().unwrap().is_none(),
-        "it goes on with other work"
-    );
+    assert!(zombie.ended().is_none(), "it goes on with other work");
     assert_eq!(fake.journal().count(), 2, "calls");
     assert_eq!(pipeline.balance().await, (994, 0));
     for worker in [&mut zombie, &mut living] {
@@ -182,7 +182,73 @@ async fn a_worker_that_wakes_up_after_its_lease_changes_nothing() {
     pipeline.close().await;
 }
 
-fn signal(process: &Child, signal: Signal) {
-    let pid = i32::try_from(process.id().unwrap()).unwrap();
-    kill(Pid::from_raw(pid), signal).unwrap();
+/// Three workers die of the same job: it is given up, and others are not touched by that.
+#[tokio::test]
+async fn a_job_that_kills_its_workers_is_given_up_and_refunded() {
+    let fake = Fake::start(fakes::Options::default()).await.unwrap();
+    let (pipeline, mut orders, _folders) = with_processes(&fake).await;
+    let deadly = ("PLATEN_TEST_FAILPOINTS", "generate:after_claim=abort");
+    orders.environment.push((deadly.0.into(), deadly.1.into()));
+    let id = pipeline.submit(&small_job()).await;
+    let mut worker = Process::new(Role::Worker, 1, &orders).unwrap();
+    for _ in 0..3 {
+        worker.start().unwrap();
+        pipeline
+            .until(Duration::from_secs(20), async || worker.ended().map(drop))
+            .await;
+    }
+    worker.forget(deadly.0);
+    worker.start().unwrap();
+    let other = pipeline.submit(&small_job()).await;
+    assert_eq!(pipeline.ended(&other).await["state"], "succeeded");
+    let ended = pipeline.ended(&id).await;
+    assert_eq!(
+        (
+            ended["state"].as_str(),
+            ended["outcome"]["class"].as_str(),
+            ended["cost"]["released"].as_i64()
+        ),
+        (Some("failed"), Some("poison"), Some(6)),
+        "{ended}"
+    );
+    assert_eq!(fake.journal().count(), 1, "calls");
+    worker.kill().await.unwrap();
+    pipeline.close().await;
+}
+
+/// Away for longer than a lease, so that every lease has run out when it is back: nobody is dead for that.
+#[tokio::test]
+async fn after_the_database_was_away_no_call_is_paid_twice() {
+    const JOBS: usize = 24;
+    let fake = Fake::start(fakes::Options::default()).await.unwrap();
+    fake.faults().latency(6_000..=8_000);
+    fake.faults().plain(true);
+    let (pipeline, mut orders, _folders) = with_processes(&fake).await;
+    let (proxy, url) = Proxy::before(pipeline.config.database_url().unwrap().expose_secret())
+        .await
+        .unwrap();
+    orders.config.database_url = Some(SecretString::from(url));
+    orders.config.slots = JOBS / 2;
+    let mut workers = orders.start(Role::Worker, 2).await.unwrap();
+    let mut jobs = Vec::new();
+    for _ in 0..JOBS {
+        jobs.push(pipeline.submit(&small_job()).await);
+    }
+    calls(&pipeline, &fake, JOBS).await;
+    proxy.set(Weather::Refuse);
+    tokio::time::sleep(orders.config.timing.lease + Duration::from_secs(2)).await;
+    proxy.set(Weather::Fair);
+    for id in &jobs {
+        let ended = pipeline.ended(id).await;
+        assert_eq!(
+            (ended["state"].as_str(), ended["attempts"].as_i64()),
+            (Some("succeeded"), Some(1)),
+            "{ended}"
+        );
+    }
+    assert_eq!(fake.journal().count(), JOBS, "calls");
+    for worker in &mut workers {
+        worker.kill().await.unwrap();
+    }
+    pipeline.close().await;
 }
