@@ -7,6 +7,7 @@
 pub mod models;
 pub mod pipeline;
 pub mod processes;
+pub mod s3;
 pub mod servers;
 
 pub use pipeline::{Options, Pipeline};

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cli::admin;
+use common::bucket::Address;
 use common::config::{Config, LaneTiming, Providers, Timing};
 use common::credits::Credits;
 use common::database::{self, Role};
@@ -41,6 +42,8 @@ pub struct Options {
     pub models: Option<PathBuf>,
     /// Base URL of the vendors, where it is not the pipeline's own fake.
     pub vendors: Option<String>,
+    /// Where objects are kept, where it is not a folder of the pipeline's own.
+    pub bucket: Option<Address>,
     /// Where Redis is said to be, where that is not true.
     pub redis: Option<String>,
 }
@@ -56,6 +59,7 @@ impl Default for Options {
             closed: Duration::from_millis(500),
             models: None,
             vendors: None,
+            bucket: None,
             redis: None,
         }
     }
@@ -73,6 +77,7 @@ pub struct Pipeline {
     pub database: String,
     /// Sees everything, changes nothing.
     pub reader: PgPool,
+    /// What the bucket keeps, where the options named no other.
     pub bucket: tempfile::TempDir,
     client: Client,
     api: Part,
@@ -118,7 +123,11 @@ impl Pipeline {
                 options.redis.unwrap_or_else(|| servers.redis_url.clone()),
             )),
             queue: database.clone(),
-            bucket: Some(bucket.path().to_owned()),
+            bucket: Some(
+                options
+                    .bucket
+                    .unwrap_or_else(|| Address::Folder(bucket.path().to_owned())),
+            ),
             signing_key: Some(SecretString::from("a key for tests, and for tests only")),
             listen: any,
             metrics_listen: any,

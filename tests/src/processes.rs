@@ -20,7 +20,7 @@ pub fn worker(config: &Config, more: &[(&str, &str)]) -> Child {
         .env("REDIS_URL", secret(&config.redis_url))
         .env("PLATEN_SIGNING_KEY", secret(&config.signing_key))
         .env("PLATEN_QUEUE", &config.queue)
-        .env("PLATEN_BUCKET", config.bucket())
+        .env("PLATEN_BUCKET", config.bucket().to_string())
         .env("PLATEN_MODELS", config.models.as_ref().unwrap())
         .env("PLATEN_METRICS_LISTEN", "127.0.0.1:0")
         .env("PLATEN_LOG", "warn")

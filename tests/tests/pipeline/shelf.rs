@@ -58,7 +58,7 @@ fn files(folder: &Path) -> Vec<PathBuf> {
 }
 
 async fn deep(pipeline: &Pipeline) -> (Vec<Finding>, Progress) {
-    let bucket = Bucket::local(pipeline.bucket.path(), SecretString::default()).unwrap();
+    let bucket = Bucket::open(&pipeline.config.bucket(), SecretString::default()).unwrap();
     let mut findings = Vec::new();
     let tell = |told| {
         if let Told::Finding(finding) = told {
