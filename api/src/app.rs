@@ -66,7 +66,8 @@ impl App {
                 .context("cannot connect to Postgres as platen_reader")?,
             lanes: Lanes::new(&ring, config.timing.lanes),
             ring,
-            bucket: Bucket::local(config.bucket(), config.signing_key()?.clone())?,
+            bucket: Bucket::open(&config.bucket(), config.signing_key()?.clone())
+                .context("PLATEN_BUCKET is not usable")?,
             catalog: Arc::new(catalog),
             cors_origins: config
                 .cors_origins

@@ -108,7 +108,7 @@ fn panicked(_panic: Box<dyn Any + Send>) -> Response {
 mod tests {
     use axum::body::{Body, to_bytes};
     use axum::http::{HeaderMap, Request, StatusCode};
-    use common::bucket::Bucket;
+    use common::bucket::{Address, Bucket};
     use common::catalog::Catalog;
     use common::config::Timing;
     use common::queue::{Lanes, Ring};
@@ -135,7 +135,11 @@ mod tests {
             pool,
             lanes: Lanes::new(&ring, Timing::default().lanes),
             ring,
-            bucket: Bucket::local(folder.path(), "0123456789".repeat(4).into()).unwrap(),
+            bucket: Bucket::open(
+                &Address::Folder(folder.path().to_owned()),
+                "0123456789".repeat(4).into(),
+            )
+            .unwrap(),
             catalog: Arc::new(Catalog::load(None, None).unwrap()),
             cors_origins: vec!["https://studio.example".parse().unwrap()],
             tasks: TaskTracker::new(),

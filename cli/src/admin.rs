@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context, bail, ensure};
 use common::admission;
-use common::bucket::Bucket;
+use common::bucket::{Address, Bucket};
 use common::config::{Config, ConfigError};
 use common::credits::Credits;
 use common::database::{self, Role};
@@ -124,17 +124,18 @@ pub async fn verify(
 
 /// The bucket of a `platen up` on `data`, or the configured one: only to look at.
 fn bucket_of(config: &Config, data: Option<&Path>) -> anyhow::Result<Bucket> {
-    let folder = match (&config.bucket, data) {
-        (None, Some(data)) => data.join("bucket"),
-        _ => config.bucket().to_owned(),
+    let address = match (&config.bucket, data) {
+        (None, Some(data)) => Address::Folder(data.join("bucket")),
+        _ => config.bucket(),
     };
-    ensure!(
-        folder.is_dir(),
-        "there is no bucket at {}: PLATEN_BUCKET says where it is",
-        folder.display()
-    );
+    if let Address::Folder(folder) = &address {
+        ensure!(
+            folder.is_dir(),
+            "there is no bucket at {address}: PLATEN_BUCKET says where it is"
+        );
+    }
     // No link is signed here.
-    Ok(Bucket::local(&folder, SecretString::default())?)
+    Ok(Bucket::open(&address, SecretString::default())?)
 }
 
 /// A tenant with an empty wallet.

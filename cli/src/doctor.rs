@@ -3,12 +3,13 @@
 use std::fmt;
 use std::time::Duration;
 
+use common::bucket::Bucket;
 use common::catalog::lifecycle;
 use common::clock;
 use common::config::Config;
 use common::database::{self, Role};
 use common::queue::Ring;
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
 
 /// What was found, a line each.
 #[derive(Default)]
@@ -53,6 +54,7 @@ pub async fn examine(config: &Config) -> Report {
     let mut report = Report::default();
     postgres(config, &mut report).await;
     redis(config, &mut report).await;
+    bucket(config, &mut report).await;
     match &config.signing_key {
         Some(_) => report.add(Health::Well, "links are signed with PLATEN_SIGNING_KEY"),
         None => report.add(Health::Note, "PLATEN_SIGNING_KEY is not set; `platen up` makes one, `platen api` and `platen worker` need it"),
@@ -99,6 +101,30 @@ async fn redis(config: &Config, report: &mut Report) {
         Ok(Ok(())) => report.add(Health::Well, "Redis: reachable"),
         Ok(Err(error)) => report.add(Health::Ill, format!("Redis: {error}")),
         Err(_) => report.add(Health::Ill, "Redis: no answer within 5 s"),
+    }
+}
+
+async fn bucket(config: &Config, report: &mut Report) {
+    let Some(address) = &config.bucket else {
+        return report.add(
+            Health::Note,
+            "bucket: PLATEN_BUCKET is not set; `platen up` keeps objects in its data folder, others in ./data/bucket",
+        );
+    };
+    let examine = async {
+        let bucket = Bucket::open(address, SecretString::default())?;
+        bucket.examine().await
+    };
+    match tokio::time::timeout(Duration::from_secs(20), examine).await {
+        Ok(Ok(())) => report.add(
+            Health::Well,
+            format!("bucket: {address} can be written and read, and overwrites nothing"),
+        ),
+        Ok(Err(error)) => report.add(Health::Ill, format!("bucket: {address}: {error}")),
+        Err(_) => report.add(
+            Health::Ill,
+            format!("bucket: {address}: no answer within 20 s"),
+        ),
     }
 }
 

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use common::bucket::Address;
 use common::config::Config;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::net::TcpListener;
@@ -80,7 +81,9 @@ async fn serve(
         admin::migrate(config).await?;
     }
     let data = &options.data;
-    config.bucket.get_or_insert_with(|| data.join("bucket"));
+    config
+        .bucket
+        .get_or_insert_with(|| Address::Folder(data.join("bucket")));
     if config.signing_key.is_none() {
         config.signing_key = Some(secrets::kept_or_made(&data.join("signing.key"))?.into());
     }

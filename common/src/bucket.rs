@@ -1,18 +1,20 @@
 //! The shelf: objects by key, written once, and links to them that are signed and expire.
 
-use std::path::Path;
+mod address;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::stream::{BoxStream, StreamExt, TryStreamExt};
 use hmac::{Hmac, KeyInit, Mac};
-use object_store::local::LocalFileSystem;
 use object_store::path::Path as Key;
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
+
+pub use address::{Address, BadAddress};
 
 /// How long a link works.
 pub const LINK_LIFETIME: Duration = Duration::from_mins(15);
@@ -29,6 +31,15 @@ pub struct Bucket {
 pub struct Stored {
     pub sha256: [u8; 32],
     pub bytes: i64,
+}
+
+impl Stored {
+    fn of(bytes: &[u8]) -> Self {
+        Self {
+            sha256: Sha256::digest(bytes).into(),
+            bytes: i64::try_from(bytes.len()).unwrap_or(i64::MAX),
+        }
+    }
 }
 
 /// An object as the bucket lists it.
@@ -57,6 +68,10 @@ impl From<ObjectMeta> for Listed {
 pub enum BucketError {
     #[error("another object stands at {0} already, and no key is written twice")]
     TakenByAnother(String),
+    #[error("what was written to {0} could not be read back as it was; it was removed again")]
+    Garbled(String),
+    #[error("objects are overwritten in it: it does not know `If-None-Match`")]
+    Overwrites,
     #[error(transparent)]
     Store(#[from] object_store::Error),
     #[error("{0} is not a folder this process can use: {1}")]
@@ -73,43 +88,51 @@ pub enum BadLink {
 }
 
 impl Bucket {
-    /// A folder on this machine, made when it is missing.
-    pub fn local(folder: &Path, signing_key: SecretString) -> Result<Self, BucketError> {
-        let problem = |error| BucketError::Folder(folder.display().to_string(), error);
-        std::fs::create_dir_all(folder).map_err(problem)?;
-        let store = LocalFileSystem::new_with_prefix(folder)?.with_fsync(true);
+    /// Opens the bucket at an address; a folder is made when it is missing.
+    pub fn open(address: &Address, signing_key: SecretString) -> Result<Self, BucketError> {
         Ok(Self {
-            store: Arc::new(store),
+            store: address.open()?,
             signing_key,
         })
     }
 
-    /// Writes an object that must not exist. Writing the same bytes again is success, so a write whose answer
-    /// was lost may be repeated.
+    /// Writes an object that must not exist, and reads it back. Writing the same bytes again is success, so a write
+    /// whose answer was lost may be repeated.
     pub async fn put_new(&self, key: &str, bytes: Bytes) -> Result<Stored, BucketError> {
-        let stored = Stored {
-            sha256: Sha256::digest(&bytes).into(),
-            bytes: i64::try_from(bytes.len()).unwrap_or(i64::MAX),
-        };
+        let written = Stored::of(&bytes);
         let options = PutOptions {
             mode: PutMode::Create,
             ..PutOptions::default()
         };
-        match self
-            .store
-            .put_opts(&Key::from(key), PutPayload::from(bytes), options)
-            .await
-        {
-            Ok(_) => Ok(stored),
-            Err(object_store::Error::AlreadyExists { .. }) => {
-                let there = self.get(key).await?.unwrap_or_default();
-                if Sha256::digest(&there)[..] == stored.sha256 {
-                    Ok(stored)
-                } else {
-                    Err(BucketError::TakenByAnother(key.to_owned()))
-                }
+        let (location, payload) = (Key::from(key), PutPayload::from(bytes));
+        let was_there = match self.store.put_opts(&location, payload, options).await {
+            Ok(_) => None,
+            Err(error @ object_store::Error::AlreadyExists { .. }) => Some(error),
+            Err(error) => return Err(error.into()),
+        };
+        match (self.measure(key).await?, was_there) {
+            (Some(read), _) if read == written => Ok(written),
+            (Some(_), Some(_)) => Err(BucketError::TakenByAnother(key.to_owned())),
+            // Another write of it was under way and came to nothing.
+            (None, Some(error)) => Err(error.into()),
+            (_, None) => {
+                // Nobody else can have written it: so it may be written once more.
+                self.delete(key).await?;
+                Err(BucketError::Garbled(key.to_owned()))
             }
-            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Whether it can be reached, written, read and emptied, and keeps what it has: for `platen doctor`.
+    pub async fn examine(&self) -> Result<(), BucketError> {
+        let key = format!("examined/{}", uuid::Uuid::now_v7());
+        self.put_new(&key, Bytes::from_static(b"one")).await?;
+        let overwritten = self.put_new(&key, Bytes::from_static(b"two")).await;
+        self.delete(&key).await?;
+        match overwritten {
+            Err(BucketError::TakenByAnother(_)) => Ok(()),
+            Ok(_) => Err(BucketError::Overwrites),
+            Err(error) => Err(error),
         }
     }
 
@@ -140,10 +163,15 @@ impl Bucket {
         }))
     }
 
-    /// Every object, in no order that matters. Objects that come and go meanwhile may be in it or not.
+    /// Every object, in no order that matters. Objects that come and go meanwhile may be in it or not. Who asks again
+    /// after the end is told so again.
     pub fn list(&self) -> BoxStream<'static, Result<Listed, BucketError>> {
         let objects = self.store.list(None);
-        objects.map_ok(Listed::from).map_err(Into::into).boxed()
+        objects
+            .map_ok(Listed::from)
+            .map_err(Into::into)
+            .fuse()
+            .boxed()
     }
 
     /// Removes an object; one that is not there is no error.
@@ -196,61 +224,12 @@ mod tests {
 
     use super::*;
 
+    /// What it keeps is tested over every kind of bucket, in `tests/tests/buckets.rs`.
     fn bucket() -> (tempfile::TempDir, Bucket) {
         let folder = tempfile::tempdir().unwrap();
-        let bucket = Bucket::local(folder.path(), SecretString::from("key")).unwrap();
+        let address = Address::Folder(folder.path().to_owned());
+        let bucket = Bucket::open(&address, SecretString::from("key")).unwrap();
         (folder, bucket)
-    }
-
-    #[tokio::test]
-    async fn a_key_is_written_once() {
-        let (_folder, bucket) = bucket();
-        let first = bucket
-            .put_new("t/1/a", Bytes::from_static(b"one"))
-            .await
-            .unwrap();
-        assert_eq!(
-            bucket
-                .put_new("t/1/a", Bytes::from_static(b"one"))
-                .await
-                .unwrap(),
-            first
-        );
-        assert!(matches!(
-            bucket.put_new("t/1/a", Bytes::from_static(b"two")).await,
-            Err(BucketError::TakenByAnother(_))
-        ));
-        assert_eq!(bucket.get("t/1/a").await.unwrap().unwrap(), "one");
-    }
-
-    #[tokio::test]
-    async fn an_object_is_listed_and_measured_as_it_was_stored() {
-        let (_folder, bucket) = bucket();
-        let two = bucket
-            .put_new("t/2/b", Bytes::from_static(b"two"))
-            .await
-            .unwrap();
-        bucket
-            .put_new("t/1/a", Bytes::from_static(b"one!"))
-            .await
-            .unwrap();
-        let mut listed: Vec<Listed> = bucket.list().try_collect().await.unwrap();
-        listed.sort_by(|a, b| a.key.cmp(&b.key));
-        let names: Vec<_> = listed
-            .iter()
-            .map(|object| (object.key.as_str(), object.bytes))
-            .collect();
-        assert_eq!(names, [("t/1/a", 4), ("t/2/b", 3)]);
-        assert!(crate::clock::now() - listed[0].modified < Duration::from_mins(1));
-        assert_eq!(bucket.measure("t/2/b").await.unwrap(), Some(two));
-    }
-
-    #[tokio::test]
-    async fn what_is_not_there_is_no_error() {
-        let (_folder, bucket) = bucket();
-        assert_eq!(bucket.get("nothing").await.unwrap(), None);
-        assert_eq!(bucket.measure("nothing").await.unwrap(), None);
-        bucket.delete("nothing").await.unwrap();
     }
 
     #[test]

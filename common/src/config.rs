@@ -6,12 +6,13 @@
 
 use std::env;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
 use secrecy::SecretString;
 
+use crate::bucket::{Address, BadAddress};
 use crate::catalog::{Catalog, CatalogError};
 
 /// Every variable Platen reads, and what happens without it.
@@ -37,8 +38,15 @@ pub const VARIABLES: &[(&str, &str)] = &[
     ("OPENAI_API_KEY", "key of OpenAI"),
     (
         "PLATEN_BUCKET",
-        "folder objects are kept in; default ./data/bucket",
+        "where objects are kept: a folder, or s3://bucket/prefix; default ./data/bucket",
     ),
+    (
+        "AWS_ACCESS_KEY_ID",
+        "login to S3; without it a role is looked for, as AWS's own programs do",
+    ),
+    ("AWS_SECRET_ACCESS_KEY", "its secret"),
+    ("AWS_REGION", "region of the bucket; default us-east-1"),
+    ("AWS_ENDPOINT_URL", "who speaks S3, where it is not AWS"),
     (
         "PLATEN_SIGNING_KEY",
         "secret that signs links to files; at least 32 characters",
@@ -92,7 +100,7 @@ pub struct Config {
     pub owner_url: Option<SecretString>,
     pub redis_url: Option<SecretString>,
     pub queue: String,
-    pub bucket: Option<PathBuf>,
+    pub bucket: Option<Address>,
     pub signing_key: Option<SecretString>,
     pub listen: SocketAddr,
     pub metrics_listen: SocketAddr,
@@ -187,7 +195,7 @@ impl Config {
             owner_url: text("DATABASE_OWNER_URL")?.map(SecretString::from),
             redis_url: text("REDIS_URL")?.map(SecretString::from),
             queue: text("PLATEN_QUEUE")?.unwrap_or_else(|| "platen".to_owned()),
-            bucket: text("PLATEN_BUCKET")?.map(PathBuf::from),
+            bucket: bucket()?,
             signing_key: signing_key()?,
             listen: parsed("PLATEN_LISTEN")?.unwrap_or(API),
             metrics_listen: parsed("PLATEN_METRICS_LISTEN")?.unwrap_or(METRICS),
@@ -233,10 +241,9 @@ impl Config {
         })
     }
 
-    pub fn bucket(&self) -> &Path {
-        self.bucket
-            .as_deref()
-            .unwrap_or_else(|| Path::new("data/bucket"))
+    pub fn bucket(&self) -> Address {
+        let by_default = || Address::Folder(PathBuf::from("data/bucket"));
+        self.bucket.clone().unwrap_or_else(by_default)
     }
 
     pub fn signing_key(&self) -> Result<&SecretString, ConfigError> {
@@ -256,6 +263,35 @@ fn signing_key() -> Result<Option<SecretString>, ConfigError> {
         }),
         key => Ok(key.map(SecretString::from)),
     }
+}
+
+/// With every `AWS_…` variable there is: S3 has more of them than anybody lists.
+fn bucket() -> Result<Option<Address>, ConfigError> {
+    const NAME: &str = "PLATEN_BUCKET";
+    let Some(address) = text(NAME)? else {
+        return Ok(None);
+    };
+    let named = env::vars_os().filter_map(|(name, value)| {
+        let name = name.into_string().ok()?;
+        let value = value.into_string().ok()?;
+        name.starts_with("AWS_").then_some((name, value))
+    });
+    let mut variables: Vec<(String, String)> = named.collect();
+    for (name, _) in VARIABLES
+        .iter()
+        .filter(|(name, _)| name.starts_with("AWS_"))
+    {
+        if let Some(value) = text(name)? {
+            variables.push(((*name).to_owned(), value));
+        }
+    }
+    let unusable = |bad: BadAddress| ConfigError::Unusable {
+        name: NAME.to_owned(),
+        problem: bad.to_string(),
+    };
+    Address::parse(&address, variables)
+        .map(Some)
+        .map_err(unusable)
 }
 
 /// A secret whose variable the catalogue names.

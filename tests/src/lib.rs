@@ -9,6 +9,7 @@ pub mod models;
 pub mod pipeline;
 pub mod processes;
 pub mod proxy;
+pub mod s3;
 pub mod servers;
 
 pub use pipeline::{Options, Pipeline};

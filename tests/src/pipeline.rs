@@ -6,13 +6,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cli::admin;
+use common::admission;
+use common::bucket::Address;
+use common::bucket::Bucket;
 use common::config::{Config, LaneTiming, Providers, Timing};
 use common::credits::Credits;
 use common::database::{self, Role};
 use common::id::TenantId;
 use common::queue::lanes::LaneState;
 use common::queue::{Lanes, Ring};
-use common::{admission, verify};
+use common::verify::deep::{self, Progress, Told};
+use common::verify::{self, Finding};
 use fakes::Fake;
 use reqwest::{Client, Method, RequestBuilder, StatusCode};
 use secrecy::{ExposeSecret, SecretString};
@@ -41,6 +45,8 @@ pub struct Options {
     pub models: Option<PathBuf>,
     /// Base URL of the vendors, where it is not the pipeline's own fake.
     pub vendors: Option<String>,
+    /// Where objects are kept, where it is not a folder of the pipeline's own.
+    pub bucket: Option<Address>,
     /// Where Redis is said to be, where that is not true.
     pub redis: Option<String>,
 }
@@ -56,6 +62,7 @@ impl Default for Options {
             closed: Duration::from_millis(500),
             models: None,
             vendors: None,
+            bucket: None,
             redis: None,
         }
     }
@@ -73,6 +80,7 @@ pub struct Pipeline {
     pub database: String,
     /// Sees everything, changes nothing.
     pub reader: PgPool,
+    /// What the bucket keeps, where the options named no other.
     pub bucket: tempfile::TempDir,
     client: Client,
     api: Part,
@@ -118,7 +126,11 @@ impl Pipeline {
                 options.redis.unwrap_or_else(|| servers.redis_url.clone()),
             )),
             queue: database.clone(),
-            bucket: Some(bucket.path().to_owned()),
+            bucket: Some(
+                options
+                    .bucket
+                    .unwrap_or_else(|| Address::Folder(bucket.path().to_owned())),
+            ),
             signing_key: Some(SecretString::from("a key for tests, and for tests only")),
             listen: any,
             metrics_listen: any,
@@ -300,6 +312,23 @@ impl Pipeline {
             credits["available"].as_i64().unwrap(),
             credits["held"].as_i64().unwrap(),
         )
+    }
+
+    /// What a look into the bucket finds, in order, and how much it saw; `grace` is how old an orphan must be.
+    pub async fn deep(&self, grace: Duration) -> (Vec<Finding>, Progress) {
+        let address = self.config.bucket();
+        let bucket = Bucket::open(&address, SecretString::default()).unwrap();
+        let mut findings = Vec::new();
+        let tell = |told| {
+            if let Told::Finding(finding) = told {
+                findings.push(finding);
+            }
+        };
+        let seen = deep::check(&self.reader, &bucket, grace, tell)
+            .await
+            .unwrap();
+        findings.sort_by(|a, b| a.says.cmp(&b.says));
+        (findings, seen)
     }
 
     /// Ends the test: stops everything and closes the books. No job may be open, no invariant broken.

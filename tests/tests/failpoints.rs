@@ -11,14 +11,11 @@ use std::os::unix::process::ExitStatusExt;
 use std::panic::AssertUnwindSafe;
 use std::time::{Duration, Instant};
 
-use common::bucket::Bucket;
 use common::failpoint::POINTS;
-use common::verify::deep::{self, Told};
 use fakes::Fake;
 use futures::FutureExt;
 use futures::stream::{self, StreamExt};
 use reqwest::{Client, StatusCode};
-use secrecy::SecretString;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tests::fleet::{Orders, Process, Role};
@@ -261,7 +258,8 @@ async fn walk(cell: Cell) -> (f64, usize) {
     for mut process in unarmed.into_iter().chain([armed.process]) {
         process.kill().await.unwrap();
     }
-    look_at_the_bucket(&pipeline).await;
+    let (findings, _) = pipeline.deep(Duration::from_hours(1)).await;
+    assert!(findings.is_empty(), "{findings:#?}");
     pipeline.close().await;
     (seconds, wasted)
 }
@@ -329,22 +327,6 @@ async fn called(pipeline: &Pipeline, fake: &Fake) {
             (fake.journal().count() > 0).then_some(())
         })
         .await;
-}
-
-/// Each file is there as it was stored.
-async fn look_at_the_bucket(pipeline: &Pipeline) {
-    let bucket = Bucket::local(pipeline.bucket.path(), SecretString::default()).unwrap();
-    let mut findings = Vec::new();
-    let tell = |told| {
-        if let Told::Finding(finding) = told {
-            findings.push(finding);
-        }
-    };
-    let grace = Duration::from_hours(1);
-    deep::check(&pipeline.reader, &bucket, grace, tell)
-        .await
-        .unwrap();
-    assert!(findings.is_empty(), "{findings:#?}");
 }
 
 /// What a walk failed with.

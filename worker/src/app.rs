@@ -82,7 +82,8 @@ impl App {
             lanes: Lanes::new(&ring, config.timing.lanes),
             ring,
             open: RwLock::new(lanes::open(&catalog, &[])),
-            bucket: Bucket::local(config.bucket(), config.signing_key()?.clone())?,
+            bucket: Bucket::open(&config.bucket(), config.signing_key()?.clone())
+                .context("PLATEN_BUCKET is not usable")?,
             providers,
             catalog: Arc::new(catalog),
             darkroom: Darkroom::new(

@@ -13,4 +13,5 @@ mod life_of_a_job;
 mod outcomes;
 mod refusals;
 mod repeats;
+mod s3;
 mod shelf;

@@ -58,18 +58,7 @@ fn files(folder: &Path) -> Vec<PathBuf> {
 }
 
 async fn deep(pipeline: &Pipeline) -> (Vec<Finding>, Progress) {
-    let bucket = Bucket::local(pipeline.bucket.path(), SecretString::default()).unwrap();
-    let mut findings = Vec::new();
-    let tell = |told| {
-        if let Told::Finding(finding) = told {
-            findings.push(finding);
-        }
-    };
-    let progress = deep::check(&pipeline.reader, &bucket, GRACE, tell)
-        .await
-        .unwrap();
-    findings.sort_by(|a, b| a.says.cmp(&b.says));
-    (findings, progress)
+    pipeline.deep(GRACE).await
 }
 
 fn uuid(id: &str) -> JobId {
@@ -93,9 +82,7 @@ async fn open_job(pipeline: &Pipeline) -> JobId {
 
 /// A call of an open job, as a worker leaves it that died while it called; `named`: after it named an original.
 async fn call_of(pipeline: &Pipeline, job: JobId, named: Option<&[u8]>) -> CallId {
-    let mut owner = PgConnection::connect(&pipeline.servers.owner_url_of(&pipeline.database))
-        .await
-        .unwrap();
+    let mut owner = pipeline.owner().await;
     let call = CallId::new();
     sqlx::query("UPDATE jobs SET fence = 1, calls_started = calls_started + 1 WHERE id = $1")
         .bind(job.0)

@@ -1,0 +1,196 @@
+//! An object store that speaks S3, over real HTTP: s3s-fs, which checks signatures and knows `If-None-Match`.
+//!
+//! What it keeps are files in a folder. It can be told to misbehave, as stores do. One thing it does not promise: of two
+//! creations of one key at the very same moment both may succeed, for it looks first and renames then.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use common::bucket::Address;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use s3s::auth::SimpleAuth;
+use s3s::service::{S3Service, S3ServiceBuilder};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
+
+/// The one bucket there is.
+pub const BUCKET: &str = "pictures";
+/// The one login there is.
+const ACCESS_KEY: &str = "AKTESTS";
+const SECRET_KEY: &str = "a secret for tests, and for tests only";
+
+/// How the store behaves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mood {
+    #[default]
+    Well,
+    /// Answers 503 to everything.
+    Refuses,
+    /// Answers 503 to every write, as one does that is full.
+    Full,
+    /// Takes every request and says nothing more.
+    Hangs,
+    /// Writes what it is given, and breaks the connection instead of saying so.
+    SwallowsReplies,
+    /// Keeps half of what it is given, and says that all is well.
+    Garbles,
+}
+
+/// A store that runs. Dropping it ends it; its folder stays.
+pub struct S3 {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+    tasks: TaskTracker,
+    _stop: DropGuard,
+}
+
+struct Shared {
+    service: S3Service,
+    folder: PathBuf,
+    mood: Mutex<Mood>,
+    puts: AtomicUsize,
+}
+
+impl S3 {
+    /// On a free port.
+    pub async fn start(folder: &Path) -> Self {
+        Self::start_at(SocketAddr::from(([127, 0, 0, 1], 0)), folder).await
+    }
+
+    /// Serves what is in `folder`, which may be what an earlier one left.
+    pub async fn start_at(address: SocketAddr, folder: &Path) -> Self {
+        std::fs::create_dir_all(folder.join(BUCKET)).unwrap();
+        let mut service = S3ServiceBuilder::new(s3s_fs::FileSystem::new(folder).unwrap());
+        service.set_auth(SimpleAuth::from_single(ACCESS_KEY, SECRET_KEY));
+        let shared = Arc::new(Shared {
+            service: service.build(),
+            folder: folder.to_owned(),
+            mood: Mutex::default(),
+            puts: AtomicUsize::default(),
+        });
+        let listener = TcpListener::bind(address).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        tasks.spawn(accept(
+            listener,
+            Arc::clone(&shared),
+            tasks.clone(),
+            stop.clone(),
+        ));
+        Self {
+            address,
+            shared,
+            tasks,
+            _stop: stop.drop_guard(),
+        }
+    }
+
+    /// Where it listens.
+    pub fn socket_address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Its bucket.
+    pub fn address(&self) -> Address {
+        address(&self.endpoint(), "")
+    }
+
+    /// As `AWS_ENDPOINT_URL` says it.
+    pub fn endpoint(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// From now on it behaves like this.
+    pub fn set_mood(&self, mood: Mood) {
+        *self.shared.mood.lock().unwrap() = mood;
+    }
+
+    /// Writes it was asked for.
+    pub fn puts(&self) -> usize {
+        self.shared.puts.load(Ordering::Relaxed)
+    }
+
+    /// Ends it, with every connection; the port is free again.
+    pub async fn stop(self) {
+        let Self { tasks, _stop, .. } = self;
+        drop(_stop);
+        tasks.close();
+        tasks.wait().await;
+    }
+}
+
+/// The bucket of a store behind an endpoint: its own, or that of a proxy. `prefix` may be empty.
+pub fn address(endpoint: &str, prefix: &str) -> Address {
+    let variables = variables(endpoint)
+        .map(|(name, value)| (name.to_owned(), value))
+        .into_iter()
+        .chain([("AWS_TIMEOUT".to_owned(), "2s".to_owned())]);
+    Address::parse(&format!("s3://{BUCKET}/{prefix}"), variables).unwrap()
+}
+
+/// What another process must be told to reach it.
+pub fn variables(endpoint: &str) -> [(&'static str, String); 3] {
+    [
+        ("AWS_ENDPOINT_URL", endpoint.to_owned()),
+        ("AWS_ACCESS_KEY_ID", ACCESS_KEY.to_owned()),
+        ("AWS_SECRET_ACCESS_KEY", SECRET_KEY.to_owned()),
+    ]
+}
+
+async fn accept(
+    listener: TcpListener,
+    shared: Arc<Shared>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+) {
+    while let Some(Ok((stream, _))) = stop.run_until_cancelled(listener.accept()).await {
+        let (shared, stop) = (Arc::clone(&shared), stop.clone());
+        tasks.spawn(async move { stop.run_until_cancelled(connection(stream, shared)).await });
+    }
+}
+
+async fn connection(stream: TcpStream, shared: Arc<Shared>) {
+    let service = service_fn(move |request| {
+        let shared = Arc::clone(&shared);
+        async move { answer(&shared, request).await }
+    });
+    let _broken_off = hyper::server::conn::http1::Builder::new()
+        .serve_connection(TokioIo::new(stream), service)
+        .await;
+}
+
+/// An error breaks the connection.
+async fn answer(shared: &Shared, request: Request<Incoming>) -> io::Result<Response<s3s::Body>> {
+    let writes = request.method() == Method::PUT;
+    if writes {
+        shared.puts.fetch_add(1, Ordering::Relaxed);
+    }
+    let mood = *shared.mood.lock().unwrap();
+    let refuses = mood == Mood::Refuses || mood == Mood::Full && writes;
+    if refuses {
+        let mut refusal = Response::new(s3s::Body::empty());
+        *refusal.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+        return Ok(refusal);
+    }
+    if mood == Mood::Hangs {
+        tokio::time::sleep(Duration::MAX).await;
+    }
+    let file = shared.folder.join(&request.uri().path()[1..]);
+    let answer = shared.service.call(request.map(s3s::Body::from)).await;
+    if mood == Mood::Garbles && writes {
+        let kept = std::fs::read(&file)?;
+        std::fs::write(&file, &kept[..kept.len() / 2])?;
+    }
+    if mood == Mood::SwallowsReplies && writes {
+        return Err(io::Error::other("the reply is swallowed"));
+    }
+    answer.map_err(|error| io::Error::other(format!("{error:?}")))
+}
