@@ -7,6 +7,7 @@
 //! | [`renew_leases`] | three times a lease | keeps what this worker works on |
 //! | [`reap`] | every second | takes jobs from workers whose lease ran out |
 //! | [`expire`] | every second | ends jobs whose deadline has passed |
+//! | [`watch_bucket`] | every second | starts nothing while the bucket is away |
 //! | [`sweep`] | hourly | removes objects that no row names |
 //! | [`warn_of_shutdowns`] | daily | says which models end soon |
 //!
@@ -19,6 +20,7 @@ mod renew_leases;
 mod sweep;
 mod top_up_ring;
 mod warn_of_shutdowns;
+mod watch_bucket;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,6 +44,9 @@ pub async fn run(app: Arc<App>, stop: CancellationToken) -> anyhow::Result<()> {
         stopping.cancel();
     });
     let timing = app.timing.clone();
+    // Before anything is claimed.
+    app.shelf.look().await;
+    every(&app, timing.look_every, &stop, watch_bucket::run);
     every(&app, timing.dispatch_every, &stop, top_up_ring::run);
     every(&app, timing.lease / 3, &schedules, renew_leases::run);
     every(&app, timing.reap_every, &stop, reap::run);

@@ -13,7 +13,7 @@ use common::call::{self, Ending, Journaled, Original, original_key};
 use common::catalog::{Lane, Model, Tokens};
 use common::generation::image::{ImageRequest, inspect, pixels};
 use common::id::{ArtifactId, CallId};
-use common::job::Claimed;
+use common::job::{Claimed, LAST_CALL};
 use common::outcome::{Class, Failure};
 use common::queue::lanes::{Ended, Why};
 use common::{database, telemetry};
@@ -30,11 +30,16 @@ use crate::providers::{Answer, InputPicture, PictureRequest, Provider, Reply};
 /// Answers about work in the background that cannot be read, in a row, until it counts as lost.
 const UNREADABLE: u32 = 3;
 
+/// How long a job is left alone that found the bucket away.
+const NO_SHELF: Duration = Duration::from_secs(1);
+
 /// What all outputs of one attempt share.
 pub(super) struct Attempt<'a> {
     pub app: &'a App,
     pub claimed: &'a Claimed,
     pub lease: &'a HeldLease,
+    /// When the job ends by itself.
+    pub deadline: Instant,
     pub request: &'a ImageRequest,
     pub model: &'a Model,
     pub inputs: &'a [InputPicture],
@@ -82,6 +87,15 @@ impl Made {
     }
 }
 
+/// What a picture is that could not be stored.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Unkept {
+    /// Lost, with what was paid for it: the call has ended.
+    Lost,
+    /// Left where it is: with a provider that can be asked again, or in the bucket. The call stays open.
+    Left,
+}
+
 /// A call in the making: which output, and where.
 #[derive(Clone, Copy)]
 struct Call<'a> {
@@ -103,7 +117,7 @@ impl Attempt<'_> {
         if let Some(original) = earlier().find_map(|call| call.original.as_ref()) {
             let bytes = self
                 .app
-                .bucket
+                .shelf
                 .get(&original.object_key)
                 .await?
                 .context("an original named by its call is not in the bucket")?;
@@ -136,11 +150,11 @@ impl Attempt<'_> {
         let call = self.call(&journaled.lane, id, output_idx);
         let model = call.as_ref().map_or(self.model, |call| call.model);
         let key = original_key(self.claimed.tenant, id);
-        if let Some(bytes) = self.app.bucket.get(&key).await? {
+        if let Some(bytes) = self.app.shelf.get(&key).await? {
             tracing::info!(call.id = %id, "Taking over a stored original");
             self.door().tell(&journaled.lane, id, None).await;
             return self
-                .finish(id, output_idx, model, Answer::bare(Ok(bytes)))
+                .finish(id, output_idx, model, Answer::bare(Ok(bytes)), Unkept::Left)
                 .await;
         }
         if let (Some(call), Some(operation)) = (call, &journaled.operation) {
@@ -150,7 +164,7 @@ impl Attempt<'_> {
         // Our own worker's death says nothing against the lane.
         self.door().tell(&journaled.lane, id, None).await;
         let lost = Failure::new(Class::Unknown, "its worker died before the answer was kept");
-        self.finish(id, output_idx, model, Answer::failed(lost))
+        self.finish(id, output_idx, model, Answer::failed(lost), Unkept::Lost)
             .await
     }
 
@@ -168,6 +182,9 @@ impl Attempt<'_> {
             .is_some_and(|class| class.contract().strikes > 0);
         if self.app.stopping.is_cancelled() {
             return Ok(Made::HANDED_BACK);
+        }
+        if !self.app.shelf.takes_more() {
+            return Ok(Made::Pending(NO_SHELF));
         }
         // Before the lane is asked: it would count, or be probed by, a call that may not be made.
         if self.calls_left.fetch_sub(1, Ordering::Relaxed) <= 0 {
@@ -196,7 +213,7 @@ impl Attempt<'_> {
         }
         let mut made = match self.submit(call, &ended).await {
             Reply::Answered(answer) => {
-                let made = self.end(call, answer).await;
+                let made = self.end(call, answer, Unkept::Lost).await;
                 entered.told = true;
                 made?
             }
@@ -313,12 +330,14 @@ impl Attempt<'_> {
             // An answer that drips must not hold the slot for longer than the model may.
             let asked = timeout(call.model.timeout, call.provider.poll(call.lane, operation));
             match asked.await {
-                Ok(Ok(Reply::Answered(answer))) => return self.end(call, answer).await,
+                Ok(Ok(Reply::Answered(answer))) => {
+                    return self.end(call, answer, Unkept::Left).await;
+                }
                 Ok(Ok(Reply::Working(_))) => unreadable = 0,
                 Ok(Err(failure)) if failure.class == Class::ProviderInvalid => {
                     unreadable += 1;
                     if unreadable == UNREADABLE {
-                        return self.end(call, Answer::failed(failure)).await;
+                        return self.end(call, Answer::failed(failure), Unkept::Left).await;
                     }
                     delay = least;
                     continue;
@@ -380,13 +399,13 @@ impl Attempt<'_> {
     }
 
     /// Keeps what came, and tells the lane what that was: that a file is no picture shows only when it is developed.
-    async fn end(&self, call: Call<'_>, answer: Answer) -> anyhow::Result<Made> {
+    async fn end(&self, call: Call<'_>, answer: Answer, unkept: Unkept) -> anyhow::Result<Made> {
         let failed = answer.picture.as_ref().err().map(Ended::from);
         if failed.is_some() {
             self.door().tell(call.lane, call.id, failed).await;
         }
         let made = self
-            .finish(call.id, call.output_idx, call.model, answer)
+            .finish(call.id, call.output_idx, call.model, answer, unkept)
             .await;
         if failed.is_none() {
             let ended = match &made {
@@ -406,6 +425,7 @@ impl Attempt<'_> {
         output_idx: i32,
         model: &Model,
         answer: Answer,
+        unkept: Unkept,
     ) -> anyhow::Result<Made> {
         let Answer {
             picture,
@@ -414,7 +434,17 @@ impl Attempt<'_> {
             tokens,
         } = answer;
         let developed = match picture {
-            Ok(bytes) => self.keep(call, bytes).await,
+            Ok(bytes) => match self.keep(call, bytes).await {
+                Ok(developed) => developed,
+                Err(error) if unkept == Unkept::Left => {
+                    tracing::warn!(%error, call.id = %call, "A picture could not be stored; it can be had again");
+                    return Ok(Made::Pending(NO_SHELF));
+                }
+                Err(error) => Err(Failure::new(
+                    Class::Internal,
+                    format!("the original could not be stored: {error}"),
+                )),
+            },
             Err(failure) => Err(self.named_successor(failure)),
         };
         let failure = developed.as_ref().err();
@@ -462,21 +492,35 @@ impl Attempt<'_> {
         }
     }
 
-    /// Stores and develops at once: either alone may fail.
-    async fn keep(&self, call: CallId, bytes: Bytes) -> Result<(Original, Rendition), Failure> {
+    /// Stores and develops at once: either alone may fail. What is no picture is the provider's failure; an error is the
+    /// bucket's.
+    async fn keep(
+        &self,
+        call: CallId,
+        bytes: Bytes,
+    ) -> Result<Result<(Original, Rendition), Failure>, BucketError> {
         let Some((media_type, pixels)) = inspect(&bytes) else {
             let says = format!("{} bytes that are no picture", bytes.len());
-            return Err(Failure::new(Class::ProviderInvalid, says));
+            return Ok(Err(Failure::new(Class::ProviderInvalid, says)));
         };
         let object_key = original_key(self.claimed.tenant, call);
-        let (stored, rendition) =
-            tokio::join!(self.put(&object_key, bytes.clone()), self.develop(bytes));
-        let Stored { sha256, bytes } = stored.map_err(|error| {
-            Failure::new(
-                Class::Internal,
-                format!("the original could not be stored: {error}"),
-            )
-        })?;
+        let shelf = &self.app.shelf;
+        let (stored, rendition) = tokio::join!(
+            shelf.put_once(&object_key, bytes.clone()),
+            self.develop(bytes.clone())
+        );
+        let rendition = match rendition {
+            Ok(rendition) => rendition,
+            Err(failure) => return Ok(Err(failure)),
+        };
+        let Stored { sha256, bytes } = match stored {
+            Ok(stored) => stored,
+            Err(failed) => {
+                let (beside, until) = (rendition.bytes.len(), self.waits_until());
+                let kept = shelf.keep(&object_key, bytes, beside, until, failed);
+                kept.await?
+            }
+        };
         let original = Original {
             object_key,
             sha256,
@@ -484,7 +528,15 @@ impl Attempt<'_> {
             media_type,
             pixels,
         };
-        Ok((original, rendition?))
+        Ok(Ok((original, rendition)))
+    }
+
+    /// How long a picture may wait for the bucket, where that is not until the job ends: the others of the job are
+    /// delivered before its deadline.
+    fn waits_until(&self) -> Option<Instant> {
+        let others = self.claimed.n_requested > 1;
+        let last_call = self.deadline.checked_sub(LAST_CALL);
+        others.then(|| last_call.unwrap_or(self.deadline))
     }
 
     /// Brings an original to exactly what was asked for. An original that cannot be is the provider's fault.
@@ -518,7 +570,7 @@ impl Attempt<'_> {
             ..
         } = *self.claimed;
         let object_key = rendition_key(tenant, job, fence, output_idx, self.request.format);
-        let stored = self.put(&object_key, rendition.bytes).await?;
+        let stored = self.app.shelf.put(&object_key, rendition.bytes).await?;
         let synthetic = self.app.providers.synthetic();
         let artifact = |role, object_key, stored: Stored, media_type, pixels| Artifact {
             id: ArtifactId::new(),
@@ -553,13 +605,6 @@ impl Attempt<'_> {
                 original.pixels,
             ),
         ])))
-    }
-
-    async fn put(&self, key: &str, bytes: Bytes) -> Result<Stored, BucketError> {
-        (|| self.app.bucket.put_new(key, bytes.clone()))
-            .retry(store_delays())
-            .when(|error| matches!(error, BucketError::Store(_)))
-            .await
     }
 }
 
