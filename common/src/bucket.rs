@@ -19,6 +19,9 @@ pub use address::{Address, BadAddress};
 /// How long a link works.
 pub const LINK_LIFETIME: Duration = Duration::from_mins(15);
 
+/// What a key begins with that an examination made. Nobody names it.
+pub const EXAMINED: &str = "examined/";
+
 /// Where objects are kept.
 #[derive(Clone)]
 pub struct Bucket {
@@ -125,7 +128,7 @@ impl Bucket {
 
     /// Whether it can be reached, written, read and emptied, and keeps what it has: for `platen doctor`.
     pub async fn examine(&self) -> Result<(), BucketError> {
-        let key = format!("examined/{}", uuid::Uuid::now_v7());
+        let key = format!("{EXAMINED}{}", uuid::Uuid::now_v7());
         self.put_new(&key, Bytes::from_static(b"one")).await?;
         let overwritten = self.put_new(&key, Bytes::from_static(b"two")).await;
         self.delete(&key).await?;

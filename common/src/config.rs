@@ -68,6 +68,10 @@ pub const VARIABLES: &[(&str, &str)] = &[
         "jobs one worker works on at once; default 16",
     ),
     (
+        "PLATEN_SPOOL_MB",
+        "memory for pictures that wait while the bucket is away, in MB; default 256",
+    ),
+    (
         "PLATEN_LEASE_SECONDS",
         "how long a worker that died keeps its jobs; default 30",
     ),
@@ -90,6 +94,8 @@ const THE_CLIENTS: [&str; 2] = ["PLATEN_URL", "PLATEN_KEY"];
 const API: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
 /// Where metrics are served when nothing else is said.
 const METRICS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9464);
+/// What may wait for the bucket when nothing else is said.
+const SPOOL: usize = 256_000_000;
 /// How long a claim is good when nothing else is said.
 const LEASE: Duration = Duration::from_secs(30);
 
@@ -106,6 +112,8 @@ pub struct Config {
     pub metrics_listen: SocketAddr,
     pub cors_origins: Vec<String>,
     pub slots: usize,
+    /// Bytes of pictures that may wait for the bucket.
+    pub spool: usize,
     pub timing: Timing,
     pub models: Option<PathBuf>,
     pub providers: Providers,
@@ -120,6 +128,8 @@ pub struct Timing {
     pub dispatch_every: Duration,
     /// How often leases and deadlines that ran out are looked for.
     pub reap_every: Duration,
+    /// How often it is seen to whether the bucket is there.
+    pub look_every: Duration,
     /// How often objects that no row names are looked for, and how old they must be: older than any upload may take.
     pub sweep_every: Duration,
     pub sweep_grace: Duration,
@@ -140,6 +150,7 @@ impl Default for Timing {
             lease: LEASE,
             dispatch_every: Duration::from_millis(200),
             reap_every: Duration::from_secs(1),
+            look_every: Duration::from_secs(1),
             sweep_every: Duration::from_hours(1),
             sweep_grace: Duration::from_hours(24),
             retry: (Duration::from_secs(1), Duration::from_mins(1)),
@@ -202,6 +213,9 @@ impl Config {
             cors_origins: list("PLATEN_CORS_ORIGINS")?.unwrap_or_default(),
             slots: within("PLATEN_SLOTS", 1, 500)?
                 .map_or(16, |slots| usize::try_from(slots).unwrap_or(16)),
+            spool: within("PLATEN_SPOOL_MB", 0, 65_536)?.map_or(SPOOL, |megabytes| {
+                usize::try_from(megabytes * 1_000_000).unwrap_or(SPOOL)
+            }),
             timing: Timing {
                 lease: within("PLATEN_LEASE_SECONDS", 3, 600)?.map_or(LEASE, Duration::from_secs),
                 ..Timing::default()

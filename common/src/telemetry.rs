@@ -5,9 +5,10 @@
 
 use std::sync::LazyLock;
 
+use prometheus::core::Collector;
 use prometheus::{
-    Encoder, GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry,
-    TextEncoder,
+    Encoder, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, TextEncoder,
 };
 use sqlx::PgPool;
 use tracing_subscriber::EnvFilter;
@@ -50,6 +51,38 @@ pub static CALLS_IN_FLIGHT: LazyLock<IntGaugeVec> = LazyLock::new(|| {
         &["model"],
     )
 });
+
+/// 1 while a worker does not reach its bucket, and starts nothing.
+pub static BUCKET_AWAY: LazyLock<IntGauge> = LazyLock::new(|| {
+    registered(IntGauge::new(
+        "platen_bucket_away",
+        "Whether the bucket is away, and no job is started.",
+    ))
+});
+
+/// Bytes that wait for the bucket, in memory.
+pub static SPOOL_BYTES: LazyLock<IntGauge> = LazyLock::new(|| {
+    registered(IntGauge::new(
+        "platen_spool_bytes",
+        "Bytes of pictures that wait for the bucket.",
+    ))
+});
+
+/// Pictures that could not be stored and found no room to wait in.
+pub static SPOOL_REFUSED: LazyLock<IntCounter> = LazyLock::new(|| {
+    registered(IntCounter::new(
+        "platen_spool_refused_total",
+        "Pictures that could neither be stored nor wait.",
+    ))
+});
+
+fn registered<M: Collector + Clone + 'static>(metric: prometheus::Result<M>) -> M {
+    let metric = metric.expect("a valid metric");
+    REGISTRY
+        .register(Box::new(metric.clone()))
+        .expect("registered once");
+    metric
+}
 
 /// Calls a lane lets in at once, as all workers together have learned it.
 static LANE_LIMIT: LazyLock<GaugeVec> = LazyLock::new(|| {
@@ -171,6 +204,9 @@ pub const NAMES: &[&str] = &[
     "platen_lane_calls",
     "platen_lane_closed",
     "platen_model_shutdown_timestamp_seconds",
+    "platen_bucket_away",
+    "platen_spool_bytes",
+    "platen_spool_refused_total",
 ];
 
 /// This process's metrics, as Prometheus text.

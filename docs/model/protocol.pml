@@ -44,9 +44,8 @@
 #define HANDLES 1        /* whether the provider may work in the background, with a handle */
 #endif
 
-/* What is known not to hold; README.md says why. */
 #ifndef BUCKET_AWAY
-#define BUCKET_AWAY 0    /* 1: the bucket may refuse an original */
+#define BUCKET_AWAY 0    /* 1: among the troubles is that the bucket does not take an original, and there is no room to wait */
 #endif
 
 #define JOBS 2
@@ -705,7 +704,14 @@ inline put_new(o) {
   :: job[j].object[KEY(j, out[o].call)] == 0 || REPLACES -> job[j].object[KEY(j, out[o].call)] = out[o].sum
   :: job[j].object[KEY(j, out[o].call)] == out[o].sum
 #if BUCKET_AWAY
-  :: troubles < TROUBLES -> troubles++; out[o].how = internal
+  :: troubles < TROUBLES -> troubles++;
+     if
+#ifndef NO_LEFT_OPEN
+     :: job[j].call[out[o].call].operation || job[j].object[KEY(j, out[o].call)] == out[o].sum ->
+        out[o].step = pending                                          /* it can be had again: the call stays open */
+#endif
+     :: else -> out[o].how = internal
+     fi
 #endif
   :: else -> out[o].how = internal                                     /* taken by another */
   fi

@@ -36,6 +36,8 @@ pub struct Options {
     /// Workers that run from the start.
     pub workers: usize,
     pub slots: usize,
+    /// Bytes of pictures that may wait for the bucket.
+    pub spool: usize,
     pub lease: Duration,
     /// First and longest delay before a job is tried again.
     pub retry: (Duration, Duration),
@@ -57,6 +59,7 @@ impl Default for Options {
             credits: 1_000,
             workers: 1,
             slots: 8,
+            spool: 256_000_000,
             lease: Duration::from_secs(3),
             retry: (Duration::from_millis(20), Duration::from_millis(200)),
             closed: Duration::from_millis(500),
@@ -136,8 +139,10 @@ impl Pipeline {
             metrics_listen: any,
             cors_origins: vec!["https://studio.example".to_owned()],
             slots: options.slots,
+            spool: options.spool,
             timing: Timing {
                 lease: options.lease,
+                look_every: Duration::from_millis(100),
                 reap_every: Duration::from_millis(200),
                 retry: options.retry,
                 idle: Duration::from_secs(1),

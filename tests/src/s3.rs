@@ -49,7 +49,7 @@ pub struct S3 {
     address: SocketAddr,
     shared: Arc<Shared>,
     tasks: TaskTracker,
-    _stop: DropGuard,
+    stop: DropGuard,
 }
 
 struct Shared {
@@ -89,7 +89,7 @@ impl S3 {
             address,
             shared,
             tasks,
-            _stop: stop.drop_guard(),
+            stop: stop.drop_guard(),
         }
     }
 
@@ -120,8 +120,8 @@ impl S3 {
 
     /// Ends it, with every connection; the port is free again.
     pub async fn stop(self) {
-        let Self { tasks, _stop, .. } = self;
-        drop(_stop);
+        let Self { tasks, stop, .. } = self;
+        drop(stop);
         tasks.close();
         tasks.wait().await;
     }

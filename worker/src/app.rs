@@ -21,6 +21,7 @@ use tokio_util::task::TaskTracker;
 use crate::imaging::Darkroom;
 use crate::leases::Leases;
 use crate::providers::Providers;
+use crate::shelf::Shelf;
 use crate::tasks::reap::Contact;
 
 /// Handles of a worker process.
@@ -31,7 +32,7 @@ pub struct App {
     pub ring: Ring,
     pub lanes: Lanes,
     open: RwLock<Open>,
-    pub bucket: Bucket,
+    pub shelf: Shelf,
     pub catalog: Arc<Catalog>,
     pub providers: Providers,
     pub darkroom: Darkroom,
@@ -60,6 +61,8 @@ impl App {
         let providers = Providers::new(&catalog, config)?;
         let redis_url = config.redis_url()?.expose_secret();
         let ring = Ring::new(redis_url, &config.queue).context("REDIS_URL is not usable")?;
+        let bucket = Bucket::open(&config.bucket(), config.signing_key()?.clone())
+            .context("PLATEN_BUCKET is not usable")?;
         for model in catalog.models() {
             if model.timeout >= config.timing.grace {
                 tracing::warn!(
@@ -82,8 +85,7 @@ impl App {
             lanes: Lanes::new(&ring, config.timing.lanes),
             ring,
             open: RwLock::new(lanes::open(&catalog, &[])),
-            bucket: Bucket::open(&config.bucket(), config.signing_key()?.clone())
-                .context("PLATEN_BUCKET is not usable")?,
+            shelf: Shelf::new(bucket, config.spool),
             providers,
             catalog: Arc::new(catalog),
             darkroom: Darkroom::new(

@@ -6,6 +6,7 @@ pub mod app;
 pub mod imaging;
 pub mod leases;
 pub mod providers;
+mod shelf;
 pub mod tasks;
 
 pub use app::App;

@@ -7,6 +7,7 @@
 //! | [`renew_leases`] | three times a lease | keeps what this worker works on |
 //! | [`reap`] | every second | takes jobs from workers whose lease ran out |
 //! | [`expire`] | every second | ends jobs whose deadline has passed |
+//! | [`watch_bucket`] | every second | starts nothing while the bucket is away |
 //! | [`sweep`] | hourly | removes objects that no row names |
 //! | [`warn_of_shutdowns`] | daily | says which models end soon |
 //!
@@ -19,6 +20,7 @@ mod renew_leases;
 mod sweep;
 mod top_up_ring;
 mod warn_of_shutdowns;
+mod watch_bucket;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,6 +31,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::app::App;
 
+const A_MINUTE: Duration = Duration::from_mins(1);
 const A_DAY: Duration = Duration::from_hours(24);
 /// Restarts of the apalis worker that are survived; more than this is a fault that a new process must end.
 const MOST_RESTARTS: usize = 100;
@@ -43,6 +46,9 @@ pub async fn run(app: Arc<App>, stop: CancellationToken) -> anyhow::Result<()> {
     });
     let timing = app.timing.clone();
     let lease = timing.lease;
+    // Before anything is claimed.
+    app.shelf.look().await;
+    every(&app, timing.look_every, A_MINUTE, &stop, watch_bucket::run);
     every(&app, timing.dispatch_every, lease, &stop, top_up_ring::run);
     every(&app, lease / 3, lease, &schedules, renew_leases::run);
     every(&app, timing.reap_every, lease, &stop, reap::run);

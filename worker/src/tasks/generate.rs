@@ -31,6 +31,10 @@ use output::{Attempt, Made};
 
 /// Works on a job if it is to be had. Whatever happens is settled or left to the next attempt; a ring never fails.
 pub(super) async fn run(app: &App, id: JobId) {
+    if !app.shelf.takes_more() {
+        // It was popped before that was known, and is rung again.
+        return;
+    }
     let asked = Instant::now();
     let open = app.open();
     let claimed = match job::store::claim(&app.pool, id, &app.name, app.timing.lease, &open).await {
@@ -229,6 +233,8 @@ async fn settle(app: &App, lease: Lease, verdict: &Verdict) -> Result<Settled, S
 /// Everything between claim and settlement. An error is our own trouble, and worth another attempt.
 async fn work(app: &App, claimed: &Claimed, lease: &HeldLease) -> anyhow::Result<Worked> {
     reach("generate:after_claim").await?;
+    let deadline =
+        Instant::now() + Duration::try_from_secs_f64(claimed.seconds_left).unwrap_or_default();
     let mut transaction = database::begin_for(&app.pool, claimed.tenant).await?;
     let generation = job::store::request(&mut transaction, claimed.id).await?;
     let journal = call::store::of_job(&mut transaction, claimed.id).await?;
@@ -248,7 +254,7 @@ async fn work(app: &App, claimed: &Claimed, lease: &HeldLease) -> anyhow::Result
     };
     let mut inputs = Vec::with_capacity(request.inputs.len());
     for input in &request.inputs {
-        let Some(bytes) = app.bucket.get(&input.object_key).await? else {
+        let Some(bytes) = app.shelf.get(&input.object_key).await? else {
             let gone = format!("the input {} is not in the bucket", input.object_key);
             return Ok(Worked::give_up(Class::Internal, gone));
         };
@@ -264,6 +270,7 @@ async fn work(app: &App, claimed: &Claimed, lease: &HeldLease) -> anyhow::Result
         app,
         claimed,
         lease,
+        deadline,
         request: &request,
         model,
         inputs: &inputs,

@@ -48,11 +48,11 @@ pub(super) async fn run(app: Arc<App>) {
 }
 
 async fn sweep(app: &App, swept: &mut Swept) -> Result<(), SearchError> {
-    let mut search = Search::begin(&app.pool, &app.bucket, app.timing.sweep_grace).await?;
+    let mut search = Search::begin(&app.pool, app.shelf.bucket(), app.timing.sweep_grace).await?;
     while !app.stopping.is_cancelled()
         && let Some(batch) = search.next().await?
     {
-        remove(&app.bucket, batch, swept).await?;
+        remove(app.shelf.bucket(), batch, swept).await?;
     }
     Ok(())
 }

@@ -14,7 +14,7 @@ use common::catalog::{Lane, Model, Tokens};
 use common::failpoint::reach;
 use common::generation::image::{ImageRequest, inspect, pixels};
 use common::id::{ArtifactId, CallId};
-use common::job::Claimed;
+use common::job::{Claimed, LAST_CALL};
 use common::outcome::{Class, Failure};
 use common::queue::lanes::{Ended, Why};
 use common::{database, telemetry};
@@ -31,11 +31,16 @@ use crate::providers::{Answer, InputPicture, PictureRequest, Provider, Reply};
 /// Answers about work in the background that cannot be read, in a row, until it counts as lost.
 const UNREADABLE: u32 = 3;
 
+/// How long a job is left alone that found the bucket away.
+const NO_SHELF: Duration = Duration::from_secs(1);
+
 /// What all outputs of one attempt share.
 pub(super) struct Attempt<'a> {
     pub app: &'a App,
     pub claimed: &'a Claimed,
     pub lease: &'a HeldLease,
+    /// When the job ends by itself.
+    pub deadline: Instant,
     pub request: &'a ImageRequest,
     pub model: &'a Model,
     pub inputs: &'a [InputPicture],
@@ -83,6 +88,15 @@ impl Made {
     }
 }
 
+/// What a picture is that could not be stored.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Unkept {
+    /// Lost, with what was paid for it: the call has ended.
+    Lost,
+    /// Left where it is: with a provider that can be asked again, or in the bucket. The call stays open.
+    Left,
+}
+
 /// A call in the making: which output, and where.
 #[derive(Clone, Copy)]
 struct Call<'a> {
@@ -104,7 +118,7 @@ impl Attempt<'_> {
         if let Some(original) = earlier().find_map(|call| call.original.as_ref()) {
             let bytes = self
                 .app
-                .bucket
+                .shelf
                 .get(&original.object_key)
                 .await?
                 .context("an original named by its call is not in the bucket")?;
@@ -122,8 +136,8 @@ impl Attempt<'_> {
                 Some(failure) if failure.class != Class::Unknown => failure,
                 // Given up for lost: its picture may have come after that.
                 Some(lost) => match self.take_over(journaled).await? {
-                    Some(made @ Made::Picture(_)) => return Ok(made),
-                    _ => lost,
+                    Some(made) => return Ok(made),
+                    None => lost,
                 },
                 None => match self.reconcile(journaled).await? {
                     Made::Missing { failure, .. } => failure,
@@ -139,14 +153,18 @@ impl Attempt<'_> {
     async fn take_over(&self, journaled: &Journaled) -> anyhow::Result<Option<Made>> {
         let (id, output_idx) = (journaled.id, journaled.output_idx);
         let key = original_key(self.claimed.tenant, id);
-        let Some(bytes) = self.app.bucket.get(&key).await? else {
+        let Some(bytes) = self.app.shelf.get(&key).await? else {
             return Ok(None);
         };
+        // Of one that was given up nothing but its picture may change any more.
+        if journaled.outcome.is_some() && self.develop(bytes.clone()).await.is_err() {
+            return Ok(None);
+        }
         tracing::info!(call.id = %id, "Taking over a stored original");
         self.door().tell(&journaled.lane, id, None).await;
         let call = self.call(&journaled.lane, id, output_idx);
         let model = call.map_or(self.model, |call| call.model);
-        let made = self.finish(id, output_idx, model, Answer::bare(Ok(bytes)));
+        let made = self.finish(id, output_idx, model, Answer::bare(Ok(bytes)), Unkept::Left);
         made.await.map(Some)
     }
 
@@ -194,6 +212,9 @@ impl Attempt<'_> {
         if self.app.stopping.is_cancelled() {
             return Ok(Made::HANDED_BACK);
         }
+        if !self.app.shelf.takes_more() {
+            return Ok(Made::Pending(NO_SHELF));
+        }
         // Before the lane is asked: it would count, or be probed by, a call that may not be made.
         if self.calls_left.fetch_sub(1, Ordering::Relaxed) <= 0 {
             return Ok(Made::no_call_left(history.last()));
@@ -225,7 +246,7 @@ impl Attempt<'_> {
         reach("generate:after_call").await?;
         let mut made = match reply {
             Reply::Answered(answer) => {
-                let made = self.end(call, answer).await;
+                let made = self.end(call, answer, Unkept::Lost).await;
                 entered.told = true;
                 made?
             }
@@ -346,12 +367,14 @@ impl Attempt<'_> {
             // An answer that drips must not hold the slot for longer than the model may.
             let asked = timeout(call.model.timeout, call.provider.poll(call.lane, operation));
             match asked.await {
-                Ok(Ok(Reply::Answered(answer))) => return self.end(call, answer).await,
+                Ok(Ok(Reply::Answered(answer))) => {
+                    return self.end(call, answer, Unkept::Left).await;
+                }
                 Ok(Ok(Reply::Working(_))) => unreadable = 0,
                 Ok(Err(failure)) if failure.class == Class::ProviderInvalid => {
                     unreadable += 1;
                     if unreadable == UNREADABLE {
-                        return self.end(call, Answer::failed(failure)).await;
+                        return self.end(call, Answer::failed(failure), Unkept::Left).await;
                     }
                     delay = least;
                     continue;
@@ -413,13 +436,13 @@ impl Attempt<'_> {
     }
 
     /// Keeps what came, and tells the lane what that was: that a file is no picture shows only when it is developed.
-    async fn end(&self, call: Call<'_>, answer: Answer) -> anyhow::Result<Made> {
+    async fn end(&self, call: Call<'_>, answer: Answer, unkept: Unkept) -> anyhow::Result<Made> {
         let failed = answer.picture.as_ref().err().map(Ended::from);
         if failed.is_some() {
             self.door().tell(call.lane, call.id, failed).await;
         }
         let made = self
-            .finish(call.id, call.output_idx, call.model, answer)
+            .finish(call.id, call.output_idx, call.model, answer, unkept)
             .await;
         if failed.is_none() {
             let ended = match &made {
@@ -439,6 +462,7 @@ impl Attempt<'_> {
         output_idx: i32,
         model: &Model,
         answer: Answer,
+        unkept: Unkept,
     ) -> anyhow::Result<Made> {
         let Answer {
             picture,
@@ -447,7 +471,17 @@ impl Attempt<'_> {
             tokens,
         } = answer;
         let developed = match picture {
-            Ok(bytes) => self.keep(call, bytes).await,
+            Ok(bytes) => match self.keep(call, bytes).await {
+                Ok(developed) => developed,
+                Err(error) if unkept == Unkept::Left => {
+                    tracing::warn!(%error, call.id = %call, "A picture could not be stored; it can be had again");
+                    return Ok(Made::Pending(NO_SHELF));
+                }
+                Err(error) => Err(Failure::new(
+                    Class::Internal,
+                    format!("the original could not be stored: {error}"),
+                )),
+            },
             Err(failure) => Err(self.named_successor(failure)),
         };
         let failure = developed.as_ref().err();
@@ -498,21 +532,38 @@ impl Attempt<'_> {
         }
     }
 
-    /// Stores and develops at once: either alone may fail.
-    async fn keep(&self, call: CallId, bytes: Bytes) -> Result<(Original, Rendition), Failure> {
+    /// Stores and develops at once: either alone may fail. What is no picture is the provider's failure; an error is the
+    /// bucket's.
+    async fn keep(
+        &self,
+        call: CallId,
+        bytes: Bytes,
+    ) -> Result<Result<(Original, Rendition), Failure>, BucketError> {
         let Some((media_type, pixels)) = inspect(&bytes) else {
             let says = format!("{} bytes that are no picture", bytes.len());
-            return Err(Failure::new(Class::ProviderInvalid, says));
+            return Ok(Err(Failure::new(Class::ProviderInvalid, says)));
         };
         let object_key = original_key(self.claimed.tenant, call);
-        let (stored, rendition) =
-            tokio::join!(self.put(&object_key, bytes.clone()), self.develop(bytes));
-        let Stored { sha256, bytes } = stored.map_err(|error| {
-            Failure::new(
-                Class::Internal,
-                format!("the original could not be stored: {error}"),
-            )
-        })?;
+        let shelf = &self.app.shelf;
+        let (stored, rendition) = tokio::join!(
+            shelf.put_once(&object_key, bytes.clone()),
+            self.develop(bytes.clone())
+        );
+        let rendition = match rendition {
+            Ok(rendition) => rendition,
+            Err(failure) => return Ok(Err(failure)),
+        };
+        let Stored { sha256, bytes } = match stored {
+            Ok(stored) => stored,
+            Err(failed) => {
+                // It may wait until its job ends.
+                let left = self.deadline.saturating_duration_since(Instant::now());
+                self.lease.may_take(left);
+                let (beside, until) = (rendition.bytes.len(), self.waits_until());
+                let kept = shelf.keep(&object_key, bytes, beside, until, failed);
+                kept.await?
+            }
+        };
         let original = Original {
             object_key,
             sha256,
@@ -520,7 +571,15 @@ impl Attempt<'_> {
             media_type,
             pixels,
         };
-        Ok((original, rendition?))
+        Ok(Ok((original, rendition)))
+    }
+
+    /// How long a picture may wait for the bucket, where that is not until the job ends: the others of the job are
+    /// delivered before its deadline.
+    fn waits_until(&self) -> Option<Instant> {
+        let others = self.claimed.n_requested > 1;
+        let last_call = self.deadline.checked_sub(LAST_CALL);
+        others.then(|| last_call.unwrap_or(self.deadline))
     }
 
     /// Brings an original to exactly what was asked for. An original that cannot be is the provider's fault.
@@ -556,7 +615,8 @@ impl Attempt<'_> {
             ..
         } = *self.claimed;
         let object_key = rendition_key(tenant, job, fence, output_idx, self.request.format);
-        let stored = self.put(&object_key, rendition.bytes).await?;
+        self.lease.may_take(self.app.timing.lease * 4);
+        let stored = self.app.shelf.put(&object_key, rendition.bytes).await?;
         let synthetic = self.app.providers.synthetic();
         let artifact = |role, object_key, stored: Stored, media_type, pixels| Artifact {
             id: ArtifactId::new(),
@@ -591,13 +651,6 @@ impl Attempt<'_> {
                 original.pixels,
             ),
         ])))
-    }
-
-    async fn put(&self, key: &str, bytes: Bytes) -> Result<Stored, BucketError> {
-        (|| self.app.bucket.put_new(key, bytes.clone()))
-            .retry(store_delays())
-            .when(|error| matches!(error, BucketError::Store(_)))
-            .await
     }
 }
 

@@ -1,0 +1,219 @@
+//! The bucket, as a worker relies on it: it may be away, and what was paid for waits until it is back.
+//!
+//! A picture that cannot be stored is kept in memory, within a bound, and tried again for as long as its job is ours. While
+//! one waits, or the bucket does not answer, no further job is started and no call made, so what waits is at most what
+//! was under way. A worker that is killed loses what waits: those calls end as `unknown`, and are bought again. Why in
+//! memory: docs/decisions/0014.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use backon::{BackoffBuilder, ExponentialBuilder, Retryable};
+use bytes::Bytes;
+use common::bucket::{Bucket, BucketError, Stored};
+use common::telemetry;
+use tokio::sync::{Semaphore, SemaphorePermit, watch};
+use tokio::time::timeout;
+
+/// How long nothing may be heard of the bucket before it is asked whether it is there.
+const QUIET: Duration = Duration::from_secs(5);
+/// How long it may take to say so.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// What room is counted in.
+const KIB: usize = 1024;
+
+/// A bucket, what is known of it, and what waits for it.
+pub struct Shelf {
+    bucket: Bucket,
+    away: watch::Sender<bool>,
+    /// When it last answered.
+    heard: Mutex<Option<Instant>>,
+    /// Room for what waits, in KiB.
+    room: Semaphore,
+    waiting: AtomicUsize,
+}
+
+impl Shelf {
+    /// `room`: bytes that may wait.
+    pub fn new(bucket: Bucket, room: usize) -> Self {
+        // So that they are told from the start.
+        telemetry::BUCKET_AWAY.set(0);
+        telemetry::SPOOL_BYTES.add(0);
+        telemetry::SPOOL_REFUSED.inc_by(0);
+        Self {
+            bucket,
+            away: watch::Sender::new(false),
+            heard: Mutex::default(),
+            room: Semaphore::new((room / KIB).min(Semaphore::MAX_PERMITS)),
+            waiting: AtomicUsize::default(),
+        }
+    }
+
+    /// For the sweeper, which lists and removes.
+    pub fn bucket(&self) -> &Bucket {
+        &self.bucket
+    }
+
+    /// Whether what is bought now would find its place.
+    pub fn takes_more(&self) -> bool {
+        !*self.away.borrow() && self.waiting.load(Ordering::Relaxed) == 0
+    }
+
+    /// The whole object, or `None` when there is none.
+    pub async fn get(&self, key: &str) -> Result<Option<Bytes>, BucketError> {
+        let got = self.bucket.get(key).await;
+        match &got {
+            // That it can be read does not say that it can be written.
+            Ok(_) => self.hear(),
+            Err(error) => self.fails(error),
+        }
+        got
+    }
+
+    /// Stores what can be made again. An error is for the job's next attempt.
+    pub async fn put(&self, key: &str, bytes: Bytes) -> Result<Stored, BucketError> {
+        (|| self.put_once(key, bytes.clone()))
+            .retry(delays().with_max_times(3))
+            .when(passes)
+            .await
+    }
+
+    /// Stores what was paid for, after the first try `failed`, for as long as the caller waits, but not past `until`.
+    /// `beside` is what the caller holds meanwhile, in bytes. An error: it was not stored, or there is no room to wait in.
+    pub async fn keep(
+        &self,
+        key: &str,
+        bytes: Bytes,
+        beside: usize,
+        until: Option<Instant>,
+        failed: BucketError,
+    ) -> Result<Stored, BucketError> {
+        if !passes(&failed) {
+            return Err(failed);
+        }
+        let Some(_wait) = self.wait(bytes.len().saturating_add(beside)) else {
+            telemetry::SPOOL_REFUSED.inc();
+            return Err(failed);
+        };
+        tracing::warn!(key, error = %failed, "A picture waits for the bucket");
+        let tries = async {
+            let mut away = self.away.subscribe();
+            for delay in delays().without_max_times().build() {
+                tokio::time::sleep(delay).await;
+                // Its sender is in `self`, so there is no error.
+                drop(away.wait_for(|away| !away).await);
+                match self.put_once(key, bytes.clone()).await {
+                    Err(error) if passes(&error) => {}
+                    decided => return Some(decided),
+                }
+            }
+            None
+        };
+        let over = async {
+            match until {
+                Some(until) => tokio::time::sleep_until(until.into()).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            stored = tries => stored.unwrap_or(Err(failed)),
+            () = over => Err(failed),
+        }
+    }
+
+    /// Asks the bucket whether it is there, where nobody else has lately. Once it was away it must take an object.
+    pub async fn look(&self) {
+        let away = *self.away.borrow();
+        let heard = *self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        if !away && heard.is_some_and(|heard| heard.elapsed() < QUIET) {
+            return;
+        }
+        let looked = timeout(PATIENCE, async {
+            if away {
+                self.bucket.examine().await
+            } else {
+                self.bucket.measure("examined/nothing").await.map(drop)
+            }
+        });
+        match looked.await {
+            Ok(Ok(())) => self.is_back(),
+            Ok(Err(error)) => self.is_away(&error),
+            Err(_) => self.is_away(&"it does not answer"),
+        }
+    }
+
+    /// One try to store something.
+    pub async fn put_once(&self, key: &str, bytes: Bytes) -> Result<Stored, BucketError> {
+        let put = self.bucket.put_new(key, bytes).await;
+        match &put {
+            Ok(_) => self.is_back(),
+            Err(error) => self.fails(error),
+        }
+        put
+    }
+
+    fn fails(&self, error: &BucketError) {
+        if passes(error) {
+            self.is_away(error);
+        }
+    }
+
+    fn is_away(&self, why: &dyn std::fmt::Display) {
+        if !self.away.send_replace(true) {
+            telemetry::BUCKET_AWAY.set(1);
+            tracing::warn!(error = %why, "The bucket is away: no further job is started");
+        }
+    }
+
+    fn is_back(&self) {
+        self.hear();
+        if self.away.send_replace(false) {
+            telemetry::BUCKET_AWAY.set(0);
+            tracing::info!("The bucket is back");
+        }
+    }
+
+    fn hear(&self) {
+        *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    /// A place for something that waits.
+    fn wait(&self, bytes: usize) -> Option<Wait<'_>> {
+        let room = u32::try_from(bytes.div_ceil(KIB)).ok()?;
+        let room = self.room.try_acquire_many(room).ok()?;
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        telemetry::SPOOL_BYTES.add(i64::try_from(bytes).unwrap_or(i64::MAX));
+        Some(Wait {
+            shelf: self,
+            bytes,
+            _room: room,
+        })
+    }
+}
+
+/// Something waits. Ends by itself: the attempt is dropped when its lease is lost.
+struct Wait<'a> {
+    shelf: &'a Shelf,
+    bytes: usize,
+    _room: SemaphorePermit<'a>,
+}
+
+impl Drop for Wait<'_> {
+    fn drop(&mut self) {
+        self.shelf.waiting.fetch_sub(1, Ordering::Relaxed);
+        telemetry::SPOOL_BYTES.sub(i64::try_from(self.bytes).unwrap_or(i64::MAX));
+    }
+}
+
+/// Whether the same may be tried again.
+fn passes(error: &BucketError) -> bool {
+    matches!(error, BucketError::Store(_) | BucketError::Garbled(_))
+}
+
+fn delays() -> ExponentialBuilder {
+    ExponentialBuilder::default()
+        .with_min_delay(Duration::from_millis(50))
+        .with_max_delay(Duration::from_secs(5))
+        .with_jitter()
+}
