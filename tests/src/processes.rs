@@ -10,10 +10,22 @@ use tokio::process::{Child, Command};
 /// Starts `platen worker` on what the configuration names. It has no fake of its own: the catalogue names where its
 /// providers are. Dropping it kills it.
 pub fn worker(config: &Config, more: &[(&str, &str)]) -> Child {
+    started(Command::new(binary("platen")), config, more)
+}
+
+/// The same, but no file it writes may be larger than so many KiB: larger ones fail as on a full disk.
+pub fn worker_with_small_files(config: &Config, more: &[(&str, &str)], kib: usize) -> Child {
+    let mut shell = Command::new("sh");
+    // The limit is in blocks of 512 bytes. It kills whoever does not ignore its signal.
+    let line = format!("trap '' XFSZ; ulimit -S -f {}; exec \"$0\" \"$@\"", kib * 2);
+    shell.arg("-c").arg(line).arg(binary("platen"));
+    started(shell, config, more)
+}
+
+fn started(mut platen: Command, config: &Config, more: &[(&str, &str)]) -> Child {
     let secret =
         |secret: &Option<SecretString>| secret.as_ref().unwrap().expose_secret().to_owned();
-    let platen = binary("platen");
-    Command::new(platen)
+    platen
         .arg("worker")
         .env_clear()
         .env("DATABASE_URL", secret(&config.database_url))
