@@ -16,12 +16,27 @@ pub fn worker(config: &Config, more: &[(&str, &str)]) -> Child {
         .unwrap()
 }
 
+/// The same, but no file it writes may be larger than so many KiB: larger ones fail as on a full disk.
+pub fn worker_with_small_files(config: &Config, more: &[(&str, &str)], kib: usize) -> Child {
+    let mut shell = Command::new("sh");
+    // The limit is in blocks of 512 bytes. It kills whoever does not ignore its signal.
+    let line = format!("trap '' XFSZ; ulimit -S -f {}; exec \"$0\" \"$@\"", kib * 2);
+    shell.arg("-c").arg(line).arg(binary("platen"));
+    told(shell, "worker", config)
+        .envs(more.iter().copied())
+        .spawn()
+        .unwrap()
+}
+
 /// The command that runs `platen api` or `platen worker` on what the configuration names, and on nothing else.
 pub fn command(word: &str, config: &Config) -> Command {
+    told(Command::new(binary("platen")), word, config)
+}
+
+fn told(mut platen: Command, word: &str, config: &Config) -> Command {
     let secret =
         |secret: &Option<SecretString>| secret.as_ref().unwrap().expose_secret().to_owned();
-    let mut command = Command::new(binary("platen"));
-    command
+    platen
         .arg(word)
         .env_clear()
         .env("DATABASE_URL", secret(&config.database_url))
@@ -40,7 +55,7 @@ pub fn command(word: &str, config: &Config) -> Command {
         .env("PLATEN_LOG", "warn")
         .stdin(Stdio::null())
         .kill_on_drop(true);
-    command
+    platen
 }
 
 /// A binary of this workspace, beside the test's own.

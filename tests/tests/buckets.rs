@@ -1,4 +1,5 @@
 //! What is promised of a bucket, demanded of every kind of it: a folder, S3, and S3 under a prefix.
+#![expect(clippy::unwrap_used, reason = "tests fail loudly")]
 
 use std::time::{Duration, Instant};
 

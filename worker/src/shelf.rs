@@ -5,7 +5,8 @@
 //! was under way. A worker that is killed loses what waits: those calls end as `unknown`, and are bought again. Why in
 //! memory: docs/decisions/0014.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::fmt::Display;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -32,6 +33,8 @@ pub struct Shelf {
     /// Room for what waits, in KiB.
     room: Semaphore,
     waiting: AtomicUsize,
+    /// That it takes no more was told.
+    told: AtomicBool,
 }
 
 impl Shelf {
@@ -47,6 +50,7 @@ impl Shelf {
             heard: Mutex::default(),
             room: Semaphore::new((room / KIB).min(Semaphore::MAX_PERMITS)),
             waiting: AtomicUsize::default(),
+            told: AtomicBool::default(),
         }
     }
 
@@ -96,6 +100,7 @@ impl Shelf {
             telemetry::SPOOL_REFUSED.inc();
             return Err(failed);
         };
+        self.tell(&failed);
         tracing::warn!(key, error = %failed, "A picture waits for the bucket");
         let tries = async {
             let mut away = self.away.subscribe();
@@ -159,18 +164,29 @@ impl Shelf {
         }
     }
 
-    fn is_away(&self, why: &dyn std::fmt::Display) {
-        if !self.away.send_replace(true) {
-            telemetry::BUCKET_AWAY.set(1);
-            tracing::warn!(error = %why, "The bucket is away: no further job is started");
-        }
+    fn is_away(&self, why: &dyn Display) {
+        self.away.send_replace(true);
+        self.tell(why);
     }
 
     fn is_back(&self) {
         self.hear();
-        if self.away.send_replace(false) {
-            telemetry::BUCKET_AWAY.set(0);
-            tracing::info!("The bucket is back");
+        self.away.send_replace(false);
+        self.tell(&"");
+    }
+
+    /// Says so when jobs are no longer started, and when they are again. A bucket may take a test each second and no
+    /// picture: that is one trouble, not many.
+    fn tell(&self, why: &dyn Display) {
+        let stopped = !self.takes_more();
+        if self.told.swap(stopped, Ordering::Relaxed) == stopped {
+            return;
+        }
+        telemetry::BUCKET_AWAY.set(i64::from(stopped));
+        if stopped {
+            tracing::warn!(error = %why, "The bucket is away: no further job is started");
+        } else {
+            tracing::info!("The bucket is back, and nothing waits for it: jobs are started");
         }
     }
 
@@ -203,6 +219,7 @@ impl Drop for Wait<'_> {
     fn drop(&mut self) {
         self.shelf.waiting.fetch_sub(1, Ordering::Relaxed);
         telemetry::SPOOL_BYTES.sub(i64::try_from(self.bytes).unwrap_or(i64::MAX));
+        self.shelf.tell(&"");
     }
 }
 

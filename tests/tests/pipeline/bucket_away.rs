@@ -2,13 +2,17 @@
 
 use std::time::{Duration, Instant};
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use fakes::Fake;
 use futures::future::join_all;
-use reqwest::{Method, StatusCode};
+use reqwest::{Method, StatusCode, header};
 use serde_json::{Value, json};
 use tests::pipeline::small_job;
 use tests::s3::{self, Mood, S3};
 use tests::{Options, Pipeline, models, processes};
+
+const PHOTO: &[u8] = include_bytes!("../../../samples/product.jpg");
 
 struct Case {
     _folder: tempfile::TempDir,
@@ -200,6 +204,42 @@ async fn a_job_whose_picture_waits_past_its_deadline_is_released_and_the_loss_me
     case.close().await;
 }
 
+/// Inputs go into the bucket before there is a job.
+#[tokio::test]
+async fn a_job_with_inputs_is_told_later_and_leaves_nothing() {
+    let case = Case::start().await;
+    let pipeline = &case.pipeline;
+    let mut body = small_job();
+    body["inputs"] =
+        json!([{"data": STANDARD.encode(PHOTO), "media_type": "image/jpeg", "role": "product"}]);
+    let submit = async || {
+        let request = pipeline.request(Method::POST, "/v1/jobs");
+        let request = request.header("Idempotency-Key", "one").json(&body);
+        let response = request.send().await.unwrap();
+        let retry_after = response.headers().get(header::RETRY_AFTER).is_some();
+        (
+            response.status(),
+            retry_after,
+            response.json::<Value>().await.unwrap(),
+        )
+    };
+    case.s3.set_mood(Mood::Refuses);
+    let (status, retry_after, body) = submit().await;
+    assert_eq!(
+        (status, retry_after),
+        (StatusCode::SERVICE_UNAVAILABLE, true),
+        "{body}"
+    );
+    assert_eq!(pipeline.balance().await, (1_000, 0));
+    case.s3.set_mood(Mood::Well);
+    let (status, _, job) = submit().await;
+    assert_eq!(status, StatusCode::ACCEPTED, "{job}");
+    let ended = pipeline.ended(job["id"].as_str().unwrap()).await;
+    assert_eq!(ended["state"], "succeeded", "{ended}");
+    assert_eq!(case.calls(), 1);
+    case.close().await;
+}
+
 #[tokio::test]
 async fn a_canceled_job_takes_its_picture_out_of_the_wait() {
     let case = Case::start().await;
@@ -312,9 +352,9 @@ async fn a_worker_that_starts_without_its_bucket_buys_nothing_and_takes_nothing_
             "{job}"
         );
     }
-    println!(
-        "20 jobs beside a worker without a bucket: {:?}",
-        began.elapsed()
+    assert!(
+        began.elapsed() < Duration::from_secs(20),
+        "as if it were not there"
     );
     assert_eq!(case.calls(), 20);
     case.close().await;

@@ -7,6 +7,7 @@ mod crashes;
 mod credits;
 mod doorbell;
 mod fleet;
+mod full_disks;
 mod handles;
 mod isolation;
 mod lanes;

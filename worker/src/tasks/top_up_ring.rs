@@ -84,18 +84,22 @@ fn say_what_changed(app: &App, states: &[LaneState]) {
 
 /// Starts as many due jobs as there are free slots. Other workers do the same: the claim decides.
 async fn start_without_ring(app: &Arc<App>, open: &Open) {
-    let free = i64::try_from(app.free_slots.available_permits()).unwrap_or(0);
-    if free == 0 {
-        return;
-    }
-    let due = match job::store::due(&app.pool, free, open).await {
+    let free = app.slots.saturating_sub(app.leases.count());
+    let due = match job::store::due(&app.pool, i64::try_from(free).unwrap_or(0), open).await {
         Ok(due) => due,
         Err(error) => return tracing::debug!(%error, "Postgres could not be asked for due jobs"),
     };
+    let wanted = u32::try_from(due.len()).unwrap_or(0);
+    if wanted == 0 {
+        return;
+    }
+    // A Redis that takes no writes can still be waited for, with every free slot: they are let go of now and then.
+    let slots = Arc::clone(&app.free_slots).acquire_many_owned(wanted);
+    let Ok(Ok(mut slots)) = tokio::time::timeout(WITHOUT_REDIS, slots).await else {
+        return;
+    };
     for (id, _) in due {
-        let Ok(slot) = Arc::clone(&app.free_slots).try_acquire_owned() else {
-            return;
-        };
+        let slot = slots.split(1);
         let task = Arc::clone(app);
         app.tasks.spawn(async move {
             generate::run(&task, id).await;

@@ -1,0 +1,64 @@
+//! Small disks, for tests that fill them: a tmpfs of its own, where this user may mount one.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use tempfile::TempDir;
+
+/// A disk of its own, so that what fills it fills nothing else. Dropping it unmounts it.
+pub struct Disk {
+    folder: TempDir,
+}
+
+impl Disk {
+    /// A disk of so many KiB. Without the right to mount there is none, and that is said aloud: whoever asks must test
+    /// something else then.
+    #[expect(clippy::print_stderr, reason = "a test that did not run must say so")]
+    pub fn mount(kib: usize) -> Option<Self> {
+        let folder = tempfile::tempdir().unwrap();
+        let options = format!("size={kib}k,mode=777");
+        let mounted = run(Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &options, "tmpfs"])
+            .arg(folder.path()));
+        if !mounted {
+            eprintln!("NOT RUN ON A SMALL DISK: this user may not mount one");
+            return None;
+        }
+        // Postgres, which is another user, must get through.
+        let open = std::fs::Permissions::from_mode(0o777);
+        std::fs::set_permissions(folder.path(), open).unwrap();
+        Some(Self { folder })
+    }
+
+    pub fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Somebody has made room.
+    pub fn resize(&self, kib: usize) {
+        let options = format!("remount,size={kib}k");
+        let resized = run(Command::new("mount")
+            .args(["-o", &options])
+            .arg(self.folder.path()));
+        assert!(resized, "the disk could not be made larger");
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        run(Command::new("umount").arg("--lazy").arg(self.folder.path()));
+    }
+}
+
+/// Lets another process write larger files again.
+pub fn lift_file_limit(process: u32) {
+    let process = process.to_string();
+    let lifted = run(Command::new("prlimit").args(["--pid", &process, "--fsize=unlimited"]));
+    assert!(lifted, "the limit could not be lifted");
+}
+
+fn run(command: &mut Command) -> bool {
+    let command = command.stdin(Stdio::null());
+    command.status().is_ok_and(|status| status.success())
+}

@@ -1,0 +1,361 @@
+//! Disks that are full: the bucket's, Postgres' and Redis' memory. Nothing is half done, and room is all it takes to go on.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use cli::private::{Redis, Servers, Tuning};
+use common::bucket::Address;
+use common::verify;
+use fakes::Fake;
+use futures::future::join_all;
+use reqwest::{Method, StatusCode, header};
+use serde_json::{Value, json};
+use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
+use tests::disk::{self, Disk};
+use tests::pipeline::small_job;
+use tests::servers::TestServers;
+use tests::{Options, Pipeline, models, processes};
+
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(files(&path));
+        } else {
+            found.push(path);
+        }
+    }
+    found
+}
+
+async fn all_succeed(pipeline: &Pipeline, ids: &[String]) {
+    for id in ids {
+        let job = pipeline.ended_within(id, Duration::from_mins(1)).await;
+        assert_eq!(job["state"], "succeeded", "{job}");
+    }
+}
+
+/// Room for a test and not for a picture: the kernel refuses larger files. This runs everywhere.
+#[tokio::test]
+async fn a_bucket_with_room_for_nothing_large_costs_no_call_and_keeps_nothing_half() {
+    let fake = Fake::start(fakes::Options::default()).await.unwrap();
+    let models = models::shipped();
+    let address = format!(
+        "dialect = \"openai\"\nbase_url = \"{}\"\napi_key = \"OPENAI_API_KEY\"",
+        fake.base_url()
+    );
+    models::change(&models, "openai.toml", "dialect = \"openai\"", &address);
+    let pipeline = Pipeline::start_with(Options {
+        workers: 0,
+        models: Some(models.path().to_owned()),
+        ..Options::default()
+    })
+    .await;
+    let environment = [
+        ("PLATEN_PROVIDERS", "openai"),
+        ("OPENAI_API_KEY", "a key"),
+        ("PLATEN_SLOTS", "2"),
+    ];
+    let mut worker = processes::worker_with_small_files(&pipeline.config, &environment, 20);
+    let body = json!({"model": "gpt-image-2.5-sunburst", "prompt": "a bottle", "size": "1K"});
+    let ids = join_all((0..6).map(|_| async { pipeline.submit(&body).await })).await;
+    let bought = async || (fake.journal().count() > 0).then_some(());
+    pipeline.until(Duration::from_secs(20), bought).await;
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    let calls = fake.journal().count();
+    assert!(calls <= 2, "{calls} calls: no more than what was under way");
+    assert_eq!(
+        files(pipeline.bucket.path()),
+        Vec::<PathBuf>::new(),
+        "nothing half"
+    );
+
+    disk::lift_file_limit(worker.id().unwrap());
+    all_succeed(&pipeline, &ids).await;
+    assert_eq!(
+        fake.journal().count(),
+        6,
+        "what waited was not bought again"
+    );
+    assert_eq!(files(pipeline.bucket.path()).len(), 12);
+    worker.kill().await.unwrap();
+    pipeline.close().await;
+}
+
+/// The same on a disk that is really full.
+#[tokio::test]
+async fn a_bucket_on_a_full_disk_costs_no_call_and_keeps_nothing_half() {
+    let Some(disk) = Disk::mount(64) else {
+        return;
+    };
+    let pipeline = Pipeline::start_with(Options {
+        bucket: Some(Address::Folder(disk.path().to_owned())),
+        slots: 2,
+        ..Options::default()
+    })
+    .await;
+    let ids = join_all((0..6).map(|_| async { pipeline.submit(&small_job()).await })).await;
+    let bought = async || (pipeline.fake.journal().count() > 0).then_some(());
+    pipeline.until(Duration::from_secs(20), bought).await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let calls = pipeline.fake.journal().count();
+    assert!(calls <= 2, "{calls} calls: no more than what was under way");
+    assert_eq!(files(disk.path()), Vec::<PathBuf>::new(), "nothing half");
+    disk.resize(64 * 1024);
+    all_succeed(&pipeline, &ids).await;
+    assert_eq!(pipeline.fake.journal().count(), 6);
+    assert_eq!(files(disk.path()).len(), 12);
+    pipeline.close().await;
+}
+
+async fn owner(pipeline: &Pipeline) -> PgConnection {
+    let url = pipeline.servers.owner_url_of(&pipeline.database);
+    PgConnection::connect(&url).await.unwrap()
+}
+
+async fn run(owner: &mut PgConnection, sql: &str) {
+    owner.execute(AssertSqlSafe(sql.to_owned())).await.unwrap();
+}
+
+/// A submit under a key of its own.
+async fn submit(
+    pipeline: &Pipeline,
+    key: &str,
+    body: &Value,
+) -> (StatusCode, Option<String>, Value) {
+    let request = pipeline
+        .request(Method::POST, "/v1/jobs")
+        .header("Idempotency-Key", key);
+    let response = request.json(body).send().await.unwrap();
+    let (status, headers) = (response.status(), response.headers().clone());
+    let retry_after = headers
+        .get(header::RETRY_AFTER)
+        .map(|value| value.to_str().unwrap().to_owned());
+    (status, retry_after, response.json().await.unwrap())
+}
+
+fn assert_later((status, retry_after, body): &(StatusCode, Option<String>, Value), what: &str) {
+    assert_eq!(*status, StatusCode::SERVICE_UNAVAILABLE, "{what}: {body}");
+    assert_eq!(body["code"], "unavailable", "{what}: {body}");
+    assert!(retry_after.is_some(), "{what}: it says when");
+}
+
+async fn jobs(pipeline: &Pipeline) -> i64 {
+    sqlx::query_scalar("SELECT count(*) FROM jobs")
+        .fetch_one(&pipeline.reader)
+        .await
+        .unwrap()
+}
+
+/// Postgres says that its disk is full at each step of an admission, and of a settlement. This runs everywhere.
+#[tokio::test]
+async fn a_database_that_is_full_at_any_step_is_a_503_without_a_trace() {
+    let pipeline = Pipeline::start().await;
+    let mut owner = owner(&pipeline).await;
+    run(
+        &mut owner,
+        "CREATE FUNCTION no_room() RETURNS trigger LANGUAGE plpgsql AS
+         $$ BEGIN RAISE EXCEPTION 'could not extend file: No space left on device' USING ERRCODE = 'disk_full'; END $$",
+    )
+    .await;
+    let fill = |table: &str| {
+        format!(
+            "CREATE TRIGGER aaa_no_room BEFORE INSERT OR UPDATE ON {table} FOR EACH ROW EXECUTE FUNCTION no_room()"
+        )
+    };
+    let make_room = |table: &str| format!("DROP TRIGGER aaa_no_room ON {table}");
+    let mut ids = Vec::new();
+    for table in [
+        "jobs",
+        "job_requests",
+        "job_lots",
+        "wallets",
+        "transfers",
+        "idempotency_keys",
+    ] {
+        let before = (pipeline.balance().await.1, jobs(&pipeline).await);
+        run(&mut owner, &fill(table)).await;
+        let refused = submit(&pipeline, table, &small_job()).await;
+        assert_later(&refused, table);
+        assert_eq!(
+            (pipeline.balance().await.1, jobs(&pipeline).await),
+            before,
+            "{table}"
+        );
+        run(&mut owner, &make_room(table)).await;
+        let (status, _, job) = submit(&pipeline, table, &small_job()).await;
+        assert_eq!(status, StatusCode::ACCEPTED, "{table}: {job}");
+        let id = job["id"].as_str().unwrap().to_owned();
+        pipeline.ended(&id).await;
+        ids.push(id);
+    }
+    // Settlements find no room, for longer than they are tried again: the lease runs out, and nothing is bought twice.
+    for table in ["artifacts", "transfers"] {
+        let calls = pipeline.fake.journal().count();
+        let mut body = small_job();
+        body["prompt"] = json!("a bottle [[fault:late:700]]");
+        let id = pipeline.submit(&body).await;
+        let bought = async || (pipeline.fake.journal().count() > calls).then_some(());
+        pipeline.until(Duration::from_secs(10), bought).await;
+        run(&mut owner, &fill(table)).await;
+        tokio::time::sleep(Duration::from_secs(6)).await;
+        assert_eq!(pipeline.job(&id).await["artifacts"], json!([]), "{table}");
+        run(&mut owner, &make_room(table)).await;
+        assert_eq!(pipeline.ended(&id).await["state"], "succeeded", "{table}");
+        assert_eq!(pipeline.fake.journal().count(), calls + 1, "{table}");
+    }
+    all_succeed(&pipeline, &ids).await;
+    owner.close().await.unwrap();
+    pipeline.close().await;
+}
+
+/// The same where the disk is really full: tables lie on a small one.
+#[tokio::test]
+async fn a_database_on_a_full_disk_goes_on_when_there_is_room() {
+    let Some(disk) = Disk::mount(16 * 1024) else {
+        return;
+    };
+    // A server of its own: what it cannot write down concerns all its databases.
+    let data = tempfile::tempdir().unwrap();
+    let servers = Servers::start_with(data.path(), Tuning::Test)
+        .await
+        .unwrap();
+    let named = TestServers::prepare(&servers).await;
+    let pipeline = Pipeline::start_on(named, Options::default()).await;
+    let mut owner = owner(&pipeline).await;
+    let tablespace = "small";
+    let data: String = sqlx::query_scalar("SHOW data_directory")
+        .fetch_one(&mut owner)
+        .await
+        .unwrap();
+    let folder = disk.path().join("tables");
+    std::fs::create_dir(&folder).unwrap();
+    let as_postgres = std::os::unix::fs::MetadataExt::uid(&std::fs::metadata(data).unwrap());
+    std::os::unix::fs::chown(&folder, Some(as_postgres), None).unwrap();
+    run(
+        &mut owner,
+        &format!(
+            "CREATE TABLESPACE {tablespace} LOCATION '{}'",
+            folder.display()
+        ),
+    )
+    .await;
+    for kind in ["TABLE", "INDEX"] {
+        run(
+            &mut owner,
+            &format!("ALTER {kind} ALL IN TABLESPACE pg_default SET TABLESPACE {tablespace}"),
+        )
+        .await;
+    }
+    run(
+        &mut owner,
+        &format!("CREATE TABLE ballast (it text) TABLESPACE {tablespace}; ALTER TABLE ballast ALTER it SET STORAGE PLAIN"),
+    )
+    .await;
+    let full = loop {
+        let more = "INSERT INTO ballast SELECT repeat('x', 7000) FROM generate_series(1, 20)";
+        if let Err(error) = owner.execute(more).await {
+            break error;
+        }
+    };
+    let code = full
+        .as_database_error()
+        .unwrap()
+        .code()
+        .unwrap()
+        .into_owned();
+    assert_eq!(code, "53100", "{full}");
+
+    let mut body = small_job();
+    body["prompt"] = json!("a bottle ".repeat(200));
+    let (mut accepted, mut refused) = (Vec::new(), Vec::new());
+    for number in 0..200 {
+        let key = format!("job-{number}");
+        let answer = submit(&pipeline, &key, &body).await;
+        if answer.0 == StatusCode::ACCEPTED {
+            accepted.push(answer.2["id"].as_str().unwrap().to_owned());
+            continue;
+        }
+        assert_later(&answer, &key);
+        refused.push(key);
+        if refused.len() == 5 {
+            break;
+        }
+    }
+    assert_eq!(refused.len(), 5, "{} were accepted", accepted.len());
+    assert_eq!(pipeline.get("/v1/credits").await.0, StatusCode::OK);
+    assert_eq!(verify::verify(&pipeline.reader).await.unwrap(), []);
+
+    disk.resize(256 * 1024);
+    for key in &refused {
+        let (status, _, job) = submit(&pipeline, key, &body).await;
+        assert_eq!(status, StatusCode::ACCEPTED, "{job}");
+        accepted.push(job["id"].as_str().unwrap().to_owned());
+    }
+    all_succeed(&pipeline, &accepted).await;
+    assert_eq!(
+        jobs(&pipeline).await,
+        i64::try_from(accepted.len()).unwrap()
+    );
+    owner.close().await.unwrap();
+    pipeline.close().await;
+    servers.stop().await;
+}
+
+/// Redis holds no truth: when it takes no writes, jobs are accepted and made all the same.
+#[tokio::test]
+async fn a_redis_that_takes_no_writes_stops_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let redis = Redis::start(folder.path()).await.unwrap();
+    let pipeline = Pipeline::start_with(Options {
+        redis: Some(redis.url()),
+        ..Options::default()
+    })
+    .await;
+    let client = redis::Client::open(redis.url()).unwrap();
+    let mut admin = client.get_multiplexed_async_connection().await.unwrap();
+    let mut set = async |name: &str, value: &str| {
+        let mut command = redis::cmd("CONFIG");
+        let command = command.arg("SET").arg(name).arg(value);
+        command.query_async::<()>(&mut admin).await.unwrap();
+    };
+    let write = async || {
+        let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+        let mut command = redis::cmd("SET");
+        command
+            .arg("a test")
+            .arg("a value")
+            .query_async::<()>(&mut connection)
+            .await
+    };
+    let jobs_are_made = async |why: &str| {
+        let refused = write().await.unwrap_err().to_string();
+        assert!(refused.contains(why), "{refused}");
+        let ids = join_all((0..5).map(|_| async { pipeline.submit(&small_job()).await })).await;
+        all_succeed(&pipeline, &ids).await;
+    };
+
+    set("maxmemory-policy", "noeviction").await;
+    set("maxmemory", "1mb").await;
+    set("maxmemory", "1").await;
+    jobs_are_made("OOM").await;
+    set("maxmemory", "0").await;
+    write().await.unwrap();
+
+    // It cannot save, for its folder is gone, and says so to who writes: as it does on a full disk.
+    set("stop-writes-on-bgsave-error", "yes").await;
+    set("save", "1 1").await;
+    std::fs::remove_dir_all(folder.path()).unwrap();
+    write().await.unwrap();
+    let failed = async || write().await.is_err().then_some(());
+    pipeline.until(Duration::from_secs(20), failed).await;
+    jobs_are_made("MISCONF").await;
+    set("stop-writes-on-bgsave-error", "no").await;
+    write().await.unwrap();
+    let id = pipeline.submit(&small_job()).await;
+    all_succeed(&pipeline, &[id]).await;
+    assert_eq!(pipeline.fake.journal().count(), 11);
+    pipeline.close().await;
+    redis.stop().await;
+}
