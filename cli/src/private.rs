@@ -6,6 +6,7 @@
 
 mod child;
 mod home;
+mod port;
 mod postgres;
 mod program;
 mod redis;
@@ -22,6 +23,7 @@ use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
 pub use self::{
+    port::free_port,
     postgres::{Postgres, Tuning},
     redis::Redis,
 };
@@ -97,6 +99,16 @@ impl Servers {
     /// The doorbell: `redis://default:…@127.0.0.1:…/0`.
     pub fn redis_url(&self) -> &str {
         &self.urls.redis_url
+    }
+
+    /// Postgres by itself, for those who want it to end and to start again.
+    pub fn postgres(&mut self) -> &mut Postgres {
+        &mut self.postgres
+    }
+
+    /// Redis by itself.
+    pub fn redis(&mut self) -> &mut Redis {
+        &mut self.redis
     }
 
     /// Waits until Postgres has ended by itself, which should never be, and says why. A Redis that ended is started
@@ -290,6 +302,27 @@ mod tests {
         run(database.database_url(), "SELECT 1").await.unwrap();
         database.close().await;
         assert_eq!(working_in(data.path()), Vec::<i32>::new());
+    }
+
+    #[tokio::test]
+    async fn servers_that_crash_come_back_where_they_were() {
+        let data = tempfile::tempdir().unwrap();
+        let mut servers = start(data.path()).await;
+        let (database, redis) = (
+            servers.owner_url().to_owned(),
+            servers.redis_url().to_owned(),
+        );
+        run(&database, "CREATE TABLE kept (id int)").await.unwrap();
+        for _ in 0..2 {
+            servers.postgres().crash().await;
+            servers.redis().crash().await;
+            assert!(run(&database, "SELECT 1").await.is_err());
+            servers.postgres().start_again().await.unwrap();
+            servers.redis().start_again().await.unwrap();
+            run(&database, "INSERT INTO kept VALUES (1)").await.unwrap();
+            assert_eq!(servers.redis().url(), redis);
+        }
+        servers.stop().await;
     }
 
     /// Runs this very program again as the parent, kills it in the way nothing can prepare for, and looks who is left.

@@ -23,6 +23,7 @@ mod controls;
 mod fault;
 mod faults;
 mod journal;
+mod metadata;
 mod picture;
 mod reply;
 mod server;

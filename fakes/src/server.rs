@@ -8,6 +8,7 @@ use super::{
     generate_content::GenerateContent,
     interactions::Interactions,
     journal::Journal,
+    metadata,
     openai::OpenAi,
     reply,
 };
@@ -136,6 +137,7 @@ impl Service {
                 "/__fake/journal",
                 get(controls::get_journal).delete(controls::clear_journal),
             )
+            .route(metadata::TOKEN, get(metadata::token))
             // Google's paths end in `{model}:{verb}`, which is no path segment a router could match.
             .fallback(call)
             .layer(DefaultBodyLimit::max(MOST_BODY_BYTES))

@@ -4,9 +4,11 @@
 //! [`Pipeline::close`], which closes the books: no invariant may be broken, whatever the test did.
 #![expect(clippy::unwrap_used, reason = "a harness fails loudly")]
 
+pub mod fleet;
 pub mod models;
 pub mod pipeline;
 pub mod processes;
+pub mod proxy;
 pub mod servers;
 
 pub use pipeline::{Options, Pipeline};

@@ -29,3 +29,32 @@ pub fn add(folder: &TempDir, file: &str, text: &str) {
     let before = std::fs::read_to_string(&path).unwrap_or_default();
     std::fs::write(path, before + text).unwrap();
 }
+
+/// Lets a fake play Vertex AI and Interactions for processes of their own, whose configuration can name no fake.
+pub fn played_by(folder: &TempDir, url: &str) {
+    for dialect in ["vertex", "interactions"] {
+        let line = format!("dialect = \"{dialect}\"");
+        let with_address = format!("{line}\nbase_url = \"{url}\"");
+        change(folder, &format!("{dialect}.toml"), &line, &with_address);
+    }
+    change(
+        folder,
+        "interactions.toml",
+        "base_url",
+        "api_key = \"GEMINI_API_KEY\"\nbase_url",
+    );
+}
+
+/// What such a process must be told besides: the fake is also where tokens come from.
+pub fn keys(url: &str) -> Vec<(String, String)> {
+    let host = url.trim_start_matches("http://");
+    let variables = [
+        ("PLATEN_PROVIDERS", "vertex,interactions"),
+        ("GOOGLE_CLOUD_PROJECT", "synthetic"),
+        ("GCE_METADATA_HOST", host),
+        ("GEMINI_API_KEY", "a key"),
+    ];
+    variables
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .into()
+}

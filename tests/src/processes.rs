@@ -1,4 +1,4 @@
-//! Workers as processes of their own, for tests that kill them.
+//! The product's processes by themselves, for tests that kill them.
 
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -10,11 +10,19 @@ use tokio::process::{Child, Command};
 /// Starts `platen worker` on what the configuration names. It has no fake of its own: the catalogue names where its
 /// providers are. Dropping it kills it.
 pub fn worker(config: &Config, more: &[(&str, &str)]) -> Child {
+    command("worker", config)
+        .envs(more.iter().copied())
+        .spawn()
+        .unwrap()
+}
+
+/// The command that runs `platen api` or `platen worker` on what the configuration names, and on nothing else.
+pub fn command(word: &str, config: &Config) -> Command {
     let secret =
         |secret: &Option<SecretString>| secret.as_ref().unwrap().expose_secret().to_owned();
-    let platen = binary("platen");
-    Command::new(platen)
-        .arg("worker")
+    let mut command = Command::new(binary("platen"));
+    command
+        .arg(word)
         .env_clear()
         .env("DATABASE_URL", secret(&config.database_url))
         .env("REDIS_URL", secret(&config.redis_url))
@@ -22,13 +30,17 @@ pub fn worker(config: &Config, more: &[(&str, &str)]) -> Child {
         .env("PLATEN_QUEUE", &config.queue)
         .env("PLATEN_BUCKET", config.bucket())
         .env("PLATEN_MODELS", config.models.as_ref().unwrap())
-        .env("PLATEN_METRICS_LISTEN", "127.0.0.1:0")
+        .env("PLATEN_LISTEN", config.listen.to_string())
+        .env("PLATEN_METRICS_LISTEN", config.metrics_listen.to_string())
+        .env("PLATEN_SLOTS", config.slots.to_string())
+        .env(
+            "PLATEN_LEASE_SECONDS",
+            config.timing.lease.as_secs().to_string(),
+        )
         .env("PLATEN_LOG", "warn")
-        .envs(more.iter().copied())
         .stdin(Stdio::null())
-        .kill_on_drop(true)
-        .spawn()
-        .unwrap()
+        .kill_on_drop(true);
+    command
 }
 
 /// A binary of this workspace, beside the test's own.

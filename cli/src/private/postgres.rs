@@ -2,7 +2,6 @@
 
 use std::{
     fs,
-    net::{Ipv4Addr, TcpListener},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -18,6 +17,7 @@ use tokio::time::Instant;
 use super::{
     child::{self, Child},
     home::{Home, Log},
+    port::free_port,
     program,
 };
 
@@ -57,11 +57,13 @@ pub enum Tuning {
 pub struct Postgres {
     server: Child,
     log: Log,
+    programs: Programs,
+    tuning: Tuning,
     port: u16,
     admin_password: String,
     password: String,
     /// Last, so that the folder is not free before the server is gone.
-    _home: Home,
+    home: Home,
 }
 
 impl Postgres {
@@ -81,21 +83,34 @@ impl Postgres {
         if !cluster.exists() {
             initdb(&home, &programs, &cluster, tuning).await?;
         }
-        forget_a_reused_id(&cluster)?;
-        let (server, log, port) = launch(&home, &programs, &cluster, tuning).await?;
+        let (server, log, port) = launch(&home, &programs, tuning, None).await?;
         let postgres = Self {
             server,
             log,
+            programs,
+            tuning,
             port,
             admin_password,
             password,
-            _home: home,
+            home,
         };
         postgres
             .prepare()
             .await
             .context("cannot prepare the private Postgres")?;
         Ok(postgres)
+    }
+
+    /// Starts it again on its data, where it was: those who know its address need not be told.
+    pub async fn start_again(&mut self) -> Result<()> {
+        let launched = launch(&self.home, &self.programs, self.tuning, Some(self.port)).await?;
+        (self.server, self.log, _) = launched;
+        Ok(())
+    }
+
+    /// Ends it at once, as a crash of its first process would: the others notice, and go.
+    pub async fn crash(&mut self) {
+        self.server.kill().await;
     }
 
     /// The runtime login, which has no rights but those the migrations grant.
@@ -212,24 +227,27 @@ async fn initdb(home: &Home, programs: &Programs, cluster: &Path, tuning: Tuning
     Ok(())
 }
 
-/// Starts the server on a free port, again if somebody else took that port or a predecessor is not quite gone.
+/// Starts the server, on a free port where none is given; again if somebody else took that port or a predecessor is not
+/// quite gone.
 async fn launch(
     home: &Home,
     programs: &Programs,
-    cluster: &Path,
     tuning: Tuning,
+    port: Option<u16>,
 ) -> Result<(Child, Log, u16)> {
     const PASSING: &[&str] = &[
         "Address already in use",
         "\"postmaster.pid\" already exists",
         "pre-existing shared memory block",
     ];
+    let cluster = home.path().join("cluster");
+    forget_a_reused_id(&cluster)?;
     let deadline = Instant::now() + PREDECESSOR;
     loop {
-        let port = free_port()?;
+        let port = port.map_or_else(free_port, Ok)?;
         let log = home.log("postgres.log")?;
         let mut postgres = child::command(home, &programs.postgres, AT_PARENTS_DEATH);
-        postgres.arg("-D").arg(cluster);
+        postgres.arg("-D").arg(&cluster);
         for setting in settings(tuning) {
             postgres.args(["-c", setting]);
         }
@@ -237,7 +255,7 @@ async fn launch(
         log.take(&mut postgres)?;
 
         let mut server = Child::spawn(postgres, AT_PARENTS_DEATH)?;
-        match ready(&mut server, cluster).await {
+        match ready(&mut server, &cluster).await {
             Ok(()) => return Ok((server, log, port)),
             Err(why) => {
                 let text = log.text();
@@ -306,13 +324,6 @@ fn forget_a_reused_id(cluster: &Path) -> Result<()> {
 /// Where Postgres notes its process, its port and whether it is ready.
 fn pid_file(cluster: &Path) -> PathBuf {
     cluster.join("postmaster.pid")
-}
-
-/// A port that was free a moment ago.
-pub(super) fn free_port() -> Result<u16> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?
-        .local_addr()?
-        .port())
 }
 
 /// The programs of one version of Postgres.

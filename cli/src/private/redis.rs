@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::{
     child::{self, Child},
     home::{Home, Log},
-    postgres::free_port,
+    port::free_port,
     program,
 };
 use crate::secrets;

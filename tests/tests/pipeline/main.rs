@@ -4,6 +4,7 @@
 mod catalogue;
 mod credits;
 mod doorbell;
+mod fleet;
 mod handles;
 mod isolation;
 mod lanes;
