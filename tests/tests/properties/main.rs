@@ -10,6 +10,7 @@
 mod books;
 mod model;
 mod moves;
+mod races;
 mod real;
 
 use std::cell::Cell;

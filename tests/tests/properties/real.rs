@@ -71,6 +71,10 @@ impl Database {
         }
     }
 
+    pub(crate) fn worker(&self) -> &PgPool {
+        &self.worker
+    }
+
     pub(crate) async fn close(self) {
         tokio::join!(
             self.api.close(),
@@ -115,12 +119,25 @@ impl<'a> Real<'a> {
     /// Makes a move. The model, which has not made it yet, says which thing it names.
     pub(crate) async fn make(&mut self, a_move: Move, model: &Model) -> Said {
         self.moves += 1;
+        match a_move {
+            Move::Submit { tenant, key, asked } => self.submit(tenant, key, asked).await,
+            Move::Begin { attempt, output } => match model.attempt(attempt) {
+                Some(attempt) => self.begin(attempt, output, model).await,
+                None => Said::Passed,
+            },
+            other => self.race(other, model).await,
+        }
+    }
+
+    /// Makes a move that adds nothing to what a game knows: others may be made meanwhile.
+    pub(crate) async fn race(&self, a_move: Move, model: &Model) -> Said {
         self.made(a_move, model).await.unwrap_or(Said::Passed)
     }
 
-    async fn made(&mut self, a_move: Move, model: &Model) -> Option<Said> {
+    async fn made(&self, a_move: Move, model: &Model) -> Option<Said> {
         let worker = &self.database.worker;
         Some(match a_move {
+            Move::Submit { .. } | Move::Begin { .. } => unreachable!("these add to a game"),
             Move::Grant {
                 tenant,
                 source,
@@ -139,18 +156,12 @@ impl<'a> Real<'a> {
                 self.expire_lot(model.lot(lot)?, EXPIRED).await;
                 Said::Done
             }
-            Move::Submit { tenant, key, asked } => self.submit(tenant, key, asked).await,
             Move::Claim { job, lanes } => self.claim(model.job(job)?, lanes).await,
             Move::Renew { attempt, and } => {
                 let held = [attempt, and].map(|back| model.attempt(back));
                 let held = held.map(|held| held.map(|held| (self.jobs[held.job], held.fence)));
                 let renewed = job::store::renew(worker, &[held[0]?, held[1]?], LEASE).await;
                 Said::Renewed(self.places(&renewed.unwrap()))
-            }
-            Move::Begin { attempt, output } => {
-                let attempt = model.attempt(attempt)?;
-                let output = output % model.books.jobs[attempt.job].outputs;
-                self.begin(attempt, output, model).await
             }
             Move::Operate { call } => {
                 let call = model.call(call)?;
@@ -355,7 +366,8 @@ impl<'a> Real<'a> {
             })
     }
 
-    async fn begin(&mut self, attempt: Attempt, output_idx: i32, model: &Model) -> Said {
+    async fn begin(&mut self, attempt: Attempt, output: i32, model: &Model) -> Said {
+        let output_idx = output % model.books.jobs[attempt.job].outputs;
         let lane = Lane {
             provider: "nobody".to_owned(),
             project: None,
@@ -493,6 +505,16 @@ impl<'a> Real<'a> {
             .unwrap();
         let due: Vec<JobId> = due.into_iter().map(|(job, _)| job).collect();
         self.places(&due)
+    }
+
+    /// The model its jobs ask for.
+    pub(crate) fn model(&self) -> &str {
+        &self.model
+    }
+
+    pub(crate) async fn as_owner(&self, statement: &str) {
+        let statement = sqlx::query(sqlx::AssertSqlSafe(statement.to_owned()));
+        statement.execute(&self.database.owner).await.unwrap();
     }
 
     /// The picture of what stands in the tables.
