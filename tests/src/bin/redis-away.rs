@@ -238,12 +238,10 @@ fn print(round: usize, measured: &Measured) {
         ms(percentile(&measured.took, 100)),
         measured.began.0,
         measured.began.1,
-        measured
-            .drained
-            .map_or("NEVER".to_owned(), |drained| format!(
-                "in {:.1} s",
-                drained.as_secs_f64()
-            )),
+        measured.drained.map_or_else(
+            || "NEVER".to_owned(),
+            |drained| format!("in {:.1} s", drained.as_secs_f64())
+        ),
     );
 }
 

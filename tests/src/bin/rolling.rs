@@ -80,7 +80,8 @@ async fn main() -> ExitCode {
     let addresses = apis.iter().map(Process::address).collect();
     let clients = Arc::new(Clients::new(&pipeline.key, addresses));
     let enough = CancellationToken::new();
-    let offering = tokio::spawn(offer(clients, rate, enough.clone()));
+    let mut offering = JoinSet::new();
+    offering.spawn(offer(clients, rate, enough.clone()));
     // Until every worker has something to lose.
     tokio::time::sleep(Duration::from_secs(3)).await;
     let began = Instant::now();
@@ -92,7 +93,7 @@ async fn main() -> ExitCode {
         println!("round {round} of {rounds}, {seconds:.0} s");
     }
     enough.cancel();
-    let offered = offering.await.unwrap();
+    let offered = offering.join_next().await.unwrap().unwrap();
     let drained = drain(&pipeline).await;
     // What was started is stopped as politely as before.
     for process in apis.iter_mut().chain(&mut workers) {
@@ -107,7 +108,13 @@ async fn main() -> ExitCode {
     }
     judge_stops(&stops, &mut violations);
     judge_jobs(&pipeline, &fake, &offered, &mut violations).await;
-    if tokio::spawn(pipeline.close()).await.is_err() {
+    let mut closing = JoinSet::new();
+    closing.spawn(pipeline.close());
+    if closing
+        .join_next()
+        .await
+        .is_none_or(|closed| closed.is_err())
+    {
         violations.push("the books do not close".to_owned());
     }
     servers.stop().await;

@@ -46,7 +46,7 @@ pub(crate) enum Said {
     /// These jobs.
     Renewed(Vec<usize>),
     /// These jobs were found, and this was said of each.
-    Found(Vec<(usize, Said)>),
+    Found(Vec<(usize, Self)>),
 }
 
 /// A request that may be repeated.

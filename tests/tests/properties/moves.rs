@@ -171,7 +171,7 @@ fn work() -> impl Strategy<Value = Vec<Move>> {
 fn crashes() -> impl Strategy<Value = Vec<Move>> {
     (back(), 1..4_usize).prop_map(|(job, times)| {
         let lanes = Lanes::Open;
-        let crash = vec![
+        let crash = [
             Move::Claim { job, lanes },
             Move::LeaseRunsOut { job },
             Move::Reap { job },

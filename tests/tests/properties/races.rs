@@ -14,6 +14,7 @@ use futures::future::join_all;
 use rand::RngExt;
 use rand::seq::SliceRandom;
 use tests::servers::TestServers;
+use tokio::task::JoinSet;
 
 use crate::model::{Model, Said};
 use crate::moves::{Asked, Lanes, Move};
@@ -34,20 +35,19 @@ async fn moves_that_race_come_one_after_the_other() {
     let servers = TestServers::get().await;
     let name = servers.create_database().await;
     let tenants = races.div_ceil(A_TENANTS);
-    let lanes = (0..AT_ONCE).map(|lane| {
+    let mut lanes = JoinSet::new();
+    for lane in 0..AT_ONCE {
         let (servers, name) = (servers.clone(), name.clone());
-        tokio::spawn(async move {
+        lanes.spawn(async move {
             let connections = u32::try_from(RACERS).unwrap();
             let database = Database::connect(&servers, &name, connections).await;
             for _ in (lane..tenants).step_by(AT_ONCE) {
                 races_of_one_tenant(&database).await;
             }
             database.close().await;
-        })
-    });
-    for lane in join_all(lanes).await {
-        lane.unwrap();
+        });
     }
+    lanes.join_all().await;
     closed(&servers, &name).await;
 }
 
