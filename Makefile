@@ -6,7 +6,7 @@ SHELL := /bin/bash
 # Always the whole workspace: a part of it would want other features of its dependencies, and build them again.
 BUILT := $(or $(CARGO_TARGET_DIR),target)/debug
 
-.PHONY: help run test check fmt setup prepare bench outcomes failpoints storm verify-bench model
+.PHONY: help run test check fmt setup prepare bench outcomes failpoints properties races storm rolling redis-away chaos verify-bench model
 
 help: ## Say what there is
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -51,6 +51,26 @@ storm: ## 2.5 times what the provider admits, and one call in ten fails (SECONDS
 	@scripts/setup run
 	cargo build --locked --workspace --bins
 	PLATEN_LOG=warn $(BUILT)/storm --seconds $(or $(SECONDS),180) --rate $(or $(RATE),20)
+
+properties: ## Play games against the books until one differs from the protocol (CASES=20000)
+	@scripts/setup run
+	cargo build --locked --workspace --all-targets
+	PLATEN_LOG=warn PLATEN_TEST_CASES=$(or $(CASES),0) $(BUILT)/with-servers cargo nextest run --locked --workspace --profile endless --test properties --no-capture the_books $(ARGS)
+
+races: ## Ten thousand races of cancel, deliver, reap and expire on one job (RACES=10000)
+	@scripts/setup run
+	cargo build --locked --workspace --all-targets
+	PLATEN_LOG=warn PLATEN_TEST_RACES=$(or $(RACES),10000) $(BUILT)/with-servers cargo nextest run --locked --workspace --profile endless --test properties --no-capture races $(ARGS)
+
+rolling: ## Restart every process, round after round, under load (ROUNDS=50)
+	@scripts/setup run
+	cargo build --locked --workspace --bins
+	PLATEN_LOG=warn $(BUILT)/rolling --rounds $(or $(ROUNDS),50)
+
+redis-away: ## What submits and jobs notice when Redis is gone or hangs (SECONDS=300)
+	@scripts/setup run
+	cargo build --locked --workspace --bins
+	PLATEN_LOG=warn $(BUILT)/redis-away --seconds $(or $(SECONDS),300)
 
 verify-bench: ## How long `platen verify` takes on a history of a million jobs (ROWS=1000000)
 	@scripts/setup run

@@ -5,7 +5,9 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use common::catalog::Catalog;
 use common::{config, outcome, telemetry};
 use serde_json::Value;
 
@@ -178,6 +180,28 @@ fn compose_sets_known_variables_and_publishes_on_loopback() {
             }
         }
     }
+}
+
+/// Or a rolling restart would kill workers that wait for a call, and each such call would be paid for twice.
+#[test]
+fn a_stop_waits_for_the_longest_call() {
+    let grace = config::Timing::default().grace;
+    let catalog = Catalog::load(None, None).expect("the shipped catalogue");
+    for model in catalog.models() {
+        assert!(
+            model.timeout < grace,
+            "{} takes longer than a stop",
+            model.id
+        );
+    }
+    let compose = yaml(&root().join("docker-compose.yml"));
+    let killed_after = compose["services"]["worker"]["stop_grace_period"].as_str();
+    let killed_after = killed_after.and_then(|text| text.strip_suffix('s')?.parse().ok());
+    let killed_after = Duration::from_secs(killed_after.expect("seconds"));
+    assert!(
+        killed_after > grace,
+        "workers are killed before their grace is over"
+    );
 }
 
 /// Every series the metrics of Platen are made of: a histogram has three kinds and none of its own name.

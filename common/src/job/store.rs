@@ -394,7 +394,7 @@ pub async fn end(
     let result = sqlx::query!(
         "-- job::end
         UPDATE jobs SET state = $2, outcome = $3, reason = $4, n_delivered = $5, captured = $6, released = $7,
-               lease_until = NULL, finished_at = clock_timestamp()
+               crash_count = crash_count + $8, lease_until = NULL, finished_at = clock_timestamp()
         WHERE id = $1 AND state IN ('queued', 'running')",
         job.id.0,
         job.state.as_str(),
@@ -403,6 +403,8 @@ pub async fn end(
         job.delivered,
         job.captured.get(),
         job.released.get(),
+        // The lease that made it poison ran out, too.
+        i32::from(job.outcome == Class::Poison),
     )
     .execute(connection)
     .await?;

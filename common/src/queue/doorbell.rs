@@ -169,19 +169,25 @@ impl Pump {
             .await?;
         let mut delays = reconnect_delays();
         loop {
-            let mut permit = self.free_slots().await?;
-            let popped = self.pop(permit.num_permits()).await;
+            // Before any slot is taken: a Redis that hangs keeps none from whoever asks Postgres instead.
+            let popped = match self.connect().await {
+                Ok(()) => {
+                    let permit = self.free_slots().await?;
+                    let popped = self.pop(permit.num_permits()).await;
+                    popped.map(|ids| (ids, permit))
+                }
+                Err(error) => Err(error),
+            };
             if self.stop.is_cancelled() {
                 return None;
             }
             match popped {
-                Ok(ids) if ids.is_empty() => delays = reconnect_delays(),
-                Ok(ids) => {
+                Ok((ids, _)) if ids.is_empty() => delays = reconnect_delays(),
+                Ok((ids, mut permit)) => {
                     self.hand_over(ids, &mut permit);
                     return Some(());
                 }
                 Err(error) => {
-                    drop(permit);
                     self.connection = None;
                     let delay = delays.next().unwrap_or(Duration::from_secs(2));
                     tracing::debug!(%error, delay_ms = delay.as_millis(), "Redis does not answer; connecting again");
@@ -228,12 +234,16 @@ impl Pump {
         }
     }
 
-    /// One blocking pop. A blocked pop is never dropped on a live connection: the server would pop for nobody.
-    async fn pop(&mut self, count: usize) -> RedisResult<Vec<(String, f64)>> {
+    async fn connect(&mut self) -> RedisResult<()> {
         if self.connection.is_none() {
             self.connection = Some(Popping::connect(&self.config.ring.client).await?);
         }
-        let popping = self.connection.as_mut().expect("connected just now");
+        Ok(())
+    }
+
+    /// One blocking pop. A blocked pop is never dropped on a live connection: the server would pop for nobody.
+    async fn pop(&mut self, count: usize) -> RedisResult<Vec<(String, f64)>> {
+        let popping = self.connection.as_mut().expect("connected before");
         let client_id = popping.client_id;
         let mut command = redis::cmd("BZMPOP");
         command

@@ -7,6 +7,8 @@ use futures::future::join_all;
 use redis::AsyncCommands;
 use serde_json::json;
 use tests::pipeline::small_job;
+use tests::proxy::{Proxy, Weather};
+use tests::servers::TestServers;
 use tests::{Options, Pipeline};
 
 async fn redis_of(pipeline: &Pipeline) -> redis::aio::MultiplexedConnection {
@@ -168,7 +170,7 @@ async fn two_workers_share_the_work_and_do_none_of_it_twice() {
 async fn without_redis_jobs_are_accepted_and_start_when_it_is_back() {
     let folder = tempfile::tempdir().unwrap();
     let mut redis = cli::private::Redis::start(folder.path()).await.unwrap();
-    let mut servers = tests::servers::TestServers::get().await;
+    let mut servers = TestServers::get().await;
     servers.redis_url = redis.url();
     let pipeline = Pipeline::start_on(servers, Options::default()).await;
     assert_eq!(
@@ -187,7 +189,8 @@ async fn without_redis_jobs_are_accepted_and_start_when_it_is_back() {
         "submits must not wait for Redis: {:?}",
         started.elapsed()
     );
-    tokio::time::sleep(Duration::from_secs(3)).await;
+    // Postgres is asked after three seconds.
+    tokio::time::sleep(Duration::from_secs(2)).await;
     assert_eq!(pipeline.fake.journal().count(), 1);
 
     redis.start_again().await.unwrap();
@@ -211,5 +214,30 @@ async fn jobs_run_without_redis() {
         assert_eq!(pipeline.ended(id).await["state"], "succeeded");
     }
     assert_eq!(pipeline.fake.journal().count(), 12, "calls");
+    pipeline.close().await;
+}
+
+/// It takes what is said and does not answer, so that each question to it costs a second.
+#[tokio::test]
+async fn jobs_run_soon_though_redis_hangs() {
+    let servers = TestServers::get().await;
+    let (redis, url) = Proxy::before(&servers.redis_url).await.unwrap();
+    let pipeline = Pipeline::start_with(Options {
+        redis: Some(url),
+        ..Options::default()
+    })
+    .await;
+    pipeline.ended(&pipeline.submit(&small_job()).await).await;
+    redis.set(Weather::Silence);
+    let id = pipeline.submit(&small_job()).await;
+    assert_eq!(pipeline.ended(&id).await["state"], "succeeded");
+    let waited = "SELECT max(extract(epoch FROM started_at - created_at))::float8 FROM jobs";
+    let waited: f64 = sqlx::query_scalar(waited)
+        .fetch_one(&pipeline.reader)
+        .await
+        .unwrap();
+    assert!(waited < 5.5, "it began after {waited:.1} s");
+    redis.set(Weather::Fair);
+    assert_eq!(pipeline.fake.journal().count(), 2, "calls");
     pipeline.close().await;
 }

@@ -18,15 +18,21 @@ use crate::app::App;
 const WITHOUT_REDIS: Duration = Duration::from_secs(3);
 
 pub(super) async fn run(app: Arc<App>) {
+    let asked = Instant::now();
+    let known = app.lanes.states(&app.catalog).await;
     // Without Redis nothing is known of the lanes, and each is taken as open.
-    let states = app.lanes.states(&app.catalog).await.unwrap_or_default();
-    telemetry::lanes(&states);
-    say_what_changed(&app, &states);
-    let open = lanes::open(&app.catalog, &states);
+    let states = known.as_deref().unwrap_or_default();
+    telemetry::lanes(states);
+    say_what_changed(&app, states);
+    let open = lanes::open(&app.catalog, states);
     app.set_open(open.clone());
-    let topped_up = dispatch::top_up(&app.pool, &app.ring, &app.name, app.slots, &open).await;
+    let topped_up = match known {
+        Ok(_) => dispatch::top_up(&app.pool, &app.ring, &app.name, app.slots, &open).await,
+        // It is not asked twice in a turn: one that hangs lets us wait each time.
+        Err(error) => Err(TopUpError::Ring(error)),
+    };
     let away = matches!(topped_up, Err(TopUpError::Ring(_)));
-    if since(&app, away).is_some_and(|since| since.elapsed() > WITHOUT_REDIS) {
+    if since(&app, away.then_some(asked)).is_some_and(|since| since.elapsed() > WITHOUT_REDIS) {
         start_without_ring(&app, &open).await;
     }
     if let Err(error) = topped_up {
@@ -34,20 +40,20 @@ pub(super) async fn run(app: Arc<App>) {
     }
 }
 
-/// Since when Redis is away. Said when it changes, not five times a second.
-fn since(app: &App, away: bool) -> Option<Instant> {
+/// Since when Redis is away: since it was `asked` in vain. Said when it changes, not five times a second.
+fn since(app: &App, asked: Option<Instant>) -> Option<Instant> {
     let mut since = app
         .redis_away
         .lock()
         .unwrap_or_else(PoisonError::into_inner);
-    match (away, *since) {
-        (true, None) => {
+    match (asked, *since) {
+        (Some(asked), None) => {
             tracing::warn!(
                 "Redis does not answer: in a few seconds jobs are started from Postgres"
             );
-            *since = Some(Instant::now());
+            *since = Some(asked);
         }
-        (false, Some(_)) => {
+        (None, Some(_)) => {
             tracing::info!("Redis answers again");
             *since = None;
         }

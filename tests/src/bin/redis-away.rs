@@ -1,0 +1,316 @@
+//! `make redis-away`: what submits and jobs notice when Redis is gone, and when it hangs.
+//!
+//! An api and two workers are real processes, on a private Postgres and Redis. Three rounds, each with Redis up, with
+//! Redis away (its process is killed, and started empty afterwards) and with Redis hung (it takes what is said and
+//! does not answer). In each, jobs are submitted at an even pace, and all must end before Redis comes back. Prints
+//! what a submit took, and exits with 1 when it took longer without Redis, a job did not end, or one was called twice.
+#![expect(clippy::print_stdout, reason = "prints what it measured")]
+#![expect(clippy::unwrap_used, reason = "a harness fails loudly")]
+
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+use cli::private::Servers;
+use fakes::{Fake, Latency, Switches};
+use serde_json::json;
+use tests::clients::{Accepted, Clients};
+use tests::fleet::{Orders, Process, Role};
+use tests::proxy::{Proxy, Weather};
+use tests::servers::TestServers;
+use tests::{Options, Pipeline, models};
+use tokio::task::JoinSet;
+
+const ROUNDS: usize = 3;
+const WORKERS: usize = 2;
+const MODEL: &str = "gemini-nano-banana-2.1";
+/// What a submit may take without Redis: so much more than with it, or so much longer.
+const FACTOR: f64 = 1.2;
+const LONGER: Duration = Duration::from_millis(5);
+/// Fewer submits than this have no 99th percentile worth the name; then it is the 90th.
+const MANY: usize = 400;
+const DRAIN: Duration = Duration::from_mins(1);
+
+#[derive(Parser)]
+struct Words {
+    /// Seconds in which jobs are submitted, all in all.
+    #[arg(long, default_value_t = 300)]
+    seconds: u32,
+    /// Jobs submitted each second.
+    #[arg(long, default_value_t = 15)]
+    rate: u32,
+}
+
+/// How Redis is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Redis {
+    Up,
+    Away,
+    Hung,
+}
+
+/// What a stretch of time without a change came to.
+struct Measured {
+    redis: Redis,
+    /// What submits took, sorted.
+    took: Vec<Duration>,
+    lost: usize,
+    /// From the last submit to the end of the last job; `None`: too long.
+    drained: Option<Duration>,
+    /// Milliseconds from admission to claim, the median and the longest.
+    began: (f64, f64),
+}
+
+struct Stage {
+    servers: Servers,
+    redis: Proxy,
+    pipeline: Pipeline,
+    clients: Arc<Clients>,
+    submitted: usize,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let Words { seconds, rate } = Words::parse();
+    let folder = tempfile::tempdir().unwrap();
+    let servers = Servers::start(&folder.path().join("servers"))
+        .await
+        .unwrap();
+    let named = TestServers::prepare(&servers).await;
+    let (redis, redis_url) = Proxy::before(servers.redis_url()).await.unwrap();
+    let fake = Fake::start(fakes::Options::default()).await.unwrap();
+    fake.faults().set(Switches {
+        latency_ms: Latency { min: 300, max: 700 },
+        plain: true,
+        ..Switches::default()
+    });
+    let catalogue = models::shipped();
+    models::played_by(&catalogue, &fake.base_url());
+    let options = Options {
+        credits: 100_000_000,
+        workers: 0,
+        slots: 16,
+        lease: Duration::from_secs(30),
+        models: Some(catalogue.path().to_owned()),
+        redis: Some(redis_url),
+        ..Options::default()
+    };
+    let pipeline = Pipeline::start_on(named, options).await;
+    let orders = Orders {
+        config: pipeline.config.clone(),
+        environment: models::keys(&fake.base_url()),
+        folder: folder.path().to_owned(),
+    };
+    let apis = orders.start(Role::Api, 1).await.unwrap();
+    let workers = orders.start(Role::Worker, WORKERS).await.unwrap();
+    let addresses = apis.iter().map(Process::address).collect();
+    let mut stage = Stage {
+        servers,
+        redis,
+        clients: Arc::new(Clients::new(&pipeline.key, addresses)),
+        pipeline,
+        submitted: 0,
+    };
+
+    // The first ones warm connections and caches.
+    stage.measure(Redis::Up, Duration::from_secs(2), rate).await;
+    let stretch = Duration::from_secs(seconds.into()) / 9;
+    let mut measured = Vec::new();
+    for round in 1..=ROUNDS {
+        for redis in [Redis::Up, Redis::Away, Redis::Hung] {
+            let one = stage.measure(redis, stretch, rate).await;
+            print(round, &one);
+            measured.push(one);
+        }
+    }
+    for mut process in workers.into_iter().chain(apis) {
+        process.stop().await.unwrap();
+    }
+    let mut held = judge(&measured);
+    held &= called_once(&fake, &stage.pipeline).await;
+    stage.pipeline.close().await;
+    stage.servers.stop().await;
+    println!("  the books close: `platen verify` finds nothing");
+    if held {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+impl Stage {
+    async fn measure(&mut self, redis: Redis, stretch: Duration, rate: u32) -> Measured {
+        match redis {
+            Redis::Up => {}
+            Redis::Away => self.servers.redis().crash().await,
+            Redis::Hung => self.redis.set(Weather::Silence),
+        }
+        let mut ticks = tokio::time::interval(Duration::from_secs(1) / rate);
+        let mut submits = JoinSet::new();
+        let began = Instant::now();
+        while began.elapsed() < stretch {
+            ticks.tick().await;
+            self.submitted += 1;
+            let (clients, number) = (Arc::clone(&self.clients), self.submitted);
+            submits.spawn(async move {
+                let job = json!({"model": MODEL, "prompt": format!("a bottle, number {number}"), "size": "1K"});
+                clients.submit(number, &job).await
+            });
+        }
+        let submits = submits.join_all().await;
+        let last = Instant::now();
+        let drained = self.drain().await.then(|| last.elapsed());
+        match redis {
+            Redis::Up => {}
+            Redis::Away => self.servers.redis().start_again().await.unwrap(),
+            Redis::Hung => self.redis.set(Weather::Fair),
+        }
+        let lost = submits.iter().filter(|submit| submit.is_err()).count();
+        let accepted: Vec<Accepted> = submits.into_iter().flatten().collect();
+        let began = self.began(&accepted).await;
+        let mut took: Vec<Duration> = accepted.iter().map(|accepted| accepted.took).collect();
+        took.sort_unstable();
+        // Until workers and api have noticed that it is back.
+        if redis != Redis::Up {
+            tokio::time::sleep(Duration::from_secs(4)).await;
+        }
+        Measured {
+            redis,
+            took,
+            lost,
+            drained,
+            began,
+        }
+    }
+
+    /// Waits until no job is open.
+    async fn drain(&self) -> bool {
+        let began = Instant::now();
+        while began.elapsed() < DRAIN {
+            let open = sqlx::query_scalar("SELECT count(*) FROM jobs WHERE finished_at IS NULL");
+            let open: i64 = open.fetch_one(&self.pipeline.reader).await.unwrap();
+            if open == 0 {
+                return true;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        false
+    }
+
+    async fn began(&self, accepted: &[Accepted]) -> (f64, f64) {
+        let jobs: Vec<uuid::Uuid> = accepted.iter().map(|accepted| accepted.job.0).collect();
+        let waits = sqlx::query_as(
+            "SELECT coalesce(percentile_cont(0.5) WITHIN GROUP (ORDER BY wait), 0)::float8, coalesce(max(wait), 0)::float8
+            FROM (SELECT extract(epoch FROM started_at - created_at) * 1000 AS wait FROM jobs WHERE id = ANY($1)) AS waits",
+        );
+        let waits = waits.bind(jobs).fetch_one(&self.pipeline.reader);
+        waits.await.unwrap()
+    }
+}
+
+fn percentile(took: &[Duration], percent: usize) -> Duration {
+    let last = took.len().saturating_sub(1);
+    took.get((took.len() * percent / 100).min(last))
+        .copied()
+        .unwrap_or_default()
+}
+
+/// The highest percentile that so many submits can tell.
+fn tail(took: &[Duration]) -> (usize, Duration) {
+    let percent = if took.len() < MANY { 90 } else { 99 };
+    (percent, percentile(took, percent))
+}
+
+fn ms(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1e3
+}
+
+fn print(round: usize, measured: &Measured) {
+    let (percent, tail) = tail(&measured.took);
+    println!(
+        "round {round}  Redis {:<5} {:>5} submits  p50 {:>5.1} ms  p{percent} {:>6.1} ms  max {:>6.1} ms   jobs began after {:>5.0} ms, the last after {:>5.0} ms; drained {}",
+        format!("{:?}", measured.redis).to_lowercase(),
+        measured.took.len(),
+        ms(percentile(&measured.took, 50)),
+        ms(tail),
+        ms(percentile(&measured.took, 100)),
+        measured.began.0,
+        measured.began.1,
+        measured.drained.map_or_else(
+            || "NEVER".to_owned(),
+            |drained| format!("in {:.1} s", drained.as_secs_f64())
+        ),
+    );
+}
+
+fn judge(measured: &[Measured]) -> bool {
+    let median = |redis: Redis| {
+        let of = measured.iter().filter(|measured| measured.redis == redis);
+        let mut tails: Vec<Duration> = of.map(|measured| tail(&measured.took).1).collect();
+        tails.sort_unstable();
+        tails[tails.len() / 2]
+    };
+    let up = median(Redis::Up);
+    let most = up.mul_f64(FACTOR).max(up + LONGER);
+    let mut held = true;
+    for redis in [Redis::Away, Redis::Hung] {
+        let without = median(redis);
+        held &= figure(
+            without <= most,
+            &format!(
+                "a submit's p{} is {:.1} ms with Redis up and {:.1} ms with Redis {} (medians of {ROUNDS} rounds; at most {:.1} ms)",
+                tail(&measured[0].took).0,
+                ms(up),
+                ms(without),
+                format!("{redis:?}").to_lowercase(),
+                ms(most)
+            ),
+        );
+    }
+    let lost: usize = measured.iter().map(|measured| measured.lost).sum();
+    held &= figure(lost == 0, &format!("{lost} submits were lost (none)"));
+    let drained = measured
+        .iter()
+        .filter(|measured| measured.drained.is_some());
+    let drained = drained.count();
+    held & figure(
+        drained == measured.len(),
+        &format!(
+            "all jobs ended before Redis came back, {drained} times of {}",
+            measured.len()
+        ),
+    )
+}
+
+/// Neither while Redis was away nor after it came back is a job paid for twice.
+async fn called_once(fake: &Fake, pipeline: &Pipeline) -> bool {
+    let mut called: BTreeMap<String, usize> = BTreeMap::new();
+    for call in fake.journal().calls() {
+        let job = call.labels.get("job").cloned().unwrap_or_default();
+        *called.entry(job).or_default() += 1;
+    }
+    let succeeded = sqlx::query_scalar("SELECT count(*) FROM jobs WHERE state = 'succeeded'");
+    let succeeded: i64 = succeeded.fetch_one(&pipeline.reader).await.unwrap();
+    let jobs = sqlx::query_scalar("SELECT count(*) FROM jobs");
+    let jobs: i64 = jobs.fetch_one(&pipeline.reader).await.unwrap();
+    let twice = called.values().filter(|&&calls| calls > 1).count();
+    let all = figure(
+        succeeded == jobs,
+        &format!("{succeeded} of {jobs} jobs succeeded"),
+    );
+    all & figure(
+        twice == 0,
+        &format!(
+            "{twice} of {} jobs that were called for were called for twice (none)",
+            called.len()
+        ),
+    )
+}
+
+/// Prints a figure beside its target.
+fn figure(holds: bool, says: &str) -> bool {
+    println!("  {} {says}", if holds { "ok    " } else { "MISSED" });
+    holds
+}

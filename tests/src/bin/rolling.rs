@@ -1,0 +1,280 @@
+//! `make rolling`: every process is stopped and started again, one after the other, round after round, under load.
+//!
+//! Two apis and three workers are real processes, on a private Postgres and Redis; the fake takes a few seconds for a
+//! picture, which is less than a stopping worker waits. Clients submit all the time, and go to the other api when one
+//! is not there. Nobody may notice: no job fails, none is paid for twice, no submit is lost, and each process ends by
+//! itself, in time. Prints what was counted, and exits with 1 when any of it happened.
+#![expect(clippy::print_stdout, reason = "prints what it counted")]
+#![expect(clippy::unwrap_used, reason = "a harness fails loudly")]
+
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+use cli::private::Servers;
+use fakes::{Fake, Latency, Switches};
+use serde_json::json;
+use tests::clients::{Accepted, Clients};
+use tests::fleet::{Orders, Process, Role};
+use tests::servers::TestServers;
+use tests::{Options, Pipeline, models};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+const APIS: usize = 2;
+const WORKERS: usize = 3;
+const MODEL: &str = "gemini-nano-banana-2.1";
+/// What the fake takes for a picture, in milliseconds.
+const LATENCY: Latency = Latency {
+    min: 1_000,
+    max: 3_000,
+};
+/// A stop may take as long as a picture that was just asked for, and a little more.
+const STOP: Duration = Duration::from_secs(15);
+const DRAIN: Duration = Duration::from_mins(1);
+
+#[derive(Parser)]
+struct Words {
+    /// How often each process is restarted.
+    #[arg(long, default_value_t = 50)]
+    rounds: u32,
+    /// Jobs submitted each second.
+    #[arg(long, default_value_t = 8)]
+    rate: u32,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let Words { rounds, rate } = Words::parse();
+    let folder = tempfile::tempdir().unwrap();
+    let servers = Servers::start(&folder.path().join("servers"))
+        .await
+        .unwrap();
+    let named = TestServers::prepare(&servers).await;
+    let fake = Fake::start(fakes::Options::default()).await.unwrap();
+    fake.faults().set(Switches {
+        latency_ms: LATENCY,
+        plain: true,
+        ..Switches::default()
+    });
+    let catalogue = models::shipped();
+    models::played_by(&catalogue, &fake.base_url());
+    let options = Options {
+        credits: 100_000_000,
+        workers: 0,
+        lease: Duration::from_secs(30),
+        models: Some(catalogue.path().to_owned()),
+        ..Options::default()
+    };
+    let pipeline = Pipeline::start_on(named, options).await;
+    let orders = Orders {
+        config: pipeline.config.clone(),
+        environment: models::keys(&fake.base_url()),
+        folder: folder.path().to_owned(),
+    };
+    let mut apis = orders.start(Role::Api, APIS).await.unwrap();
+    let mut workers = orders.start(Role::Worker, WORKERS).await.unwrap();
+
+    let addresses = apis.iter().map(Process::address).collect();
+    let clients = Arc::new(Clients::new(&pipeline.key, addresses));
+    let enough = CancellationToken::new();
+    let mut offering = JoinSet::new();
+    offering.spawn(offer(clients, rate, enough.clone()));
+    // Until every worker has something to lose.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let began = Instant::now();
+    let mut stops = Vec::new();
+    for round in 1..=rounds {
+        let (of_apis, of_workers) = tokio::join!(roll(&mut apis), roll(&mut workers));
+        stops.extend(of_apis.into_iter().chain(of_workers));
+        let seconds = began.elapsed().as_secs_f64();
+        println!("round {round} of {rounds}, {seconds:.0} s");
+    }
+    enough.cancel();
+    let offered = offering.join_next().await.unwrap().unwrap();
+    let drained = drain(&pipeline).await;
+    // What was started is stopped as politely as before.
+    for process in apis.iter_mut().chain(&mut workers) {
+        stops.push(stop(process).await);
+    }
+
+    let mut violations = Vec::new();
+    if !drained {
+        violations.push(format!(
+            "jobs were still open {DRAIN:?} after the last submit"
+        ));
+    }
+    judge_stops(&stops, &mut violations);
+    judge_jobs(&pipeline, &fake, &offered, &mut violations).await;
+    let mut closing = JoinSet::new();
+    closing.spawn(pipeline.close());
+    if closing
+        .join_next()
+        .await
+        .is_none_or(|closed| closed.is_err())
+    {
+        violations.push("the books do not close".to_owned());
+    }
+    servers.stop().await;
+    for violation in &violations {
+        println!("  VIOLATION {violation}");
+    }
+    println!("violations: {}", violations.len());
+    if violations.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+type Offered = Vec<anyhow::Result<Accepted>>;
+
+/// Submits at an even pace until it is enough. Some jobs ask for two pictures.
+async fn offer(clients: Arc<Clients>, rate: u32, enough: CancellationToken) -> Offered {
+    let mut ticks = tokio::time::interval(Duration::from_secs(1) / rate);
+    let mut submits = JoinSet::new();
+    for number in 0.. {
+        if enough.run_until_cancelled(ticks.tick()).await.is_none() {
+            break;
+        }
+        let clients = Arc::clone(&clients);
+        submits.spawn(async move {
+            let outputs = 1 + usize::from(number % 5 == 0);
+            let job = json!({"model": MODEL, "prompt": format!("a bottle, number {number}"), "size": "1K", "outputs": outputs});
+            clients.submit(number, &job).await
+        });
+    }
+    submits.join_all().await
+}
+
+/// How a process ended.
+struct Stop {
+    name: String,
+    role: Role,
+    took: Duration,
+    /// What was wrong with it.
+    wrong: Option<String>,
+}
+
+/// Stops each and starts it again, one after the other.
+async fn roll(processes: &mut [Process]) -> Vec<Stop> {
+    let mut stops = Vec::new();
+    for process in processes {
+        stops.push(stop(process).await);
+        process.start().unwrap();
+        process.ready().await.unwrap();
+    }
+    stops
+}
+
+async fn stop(process: &mut Process) -> Stop {
+    let asked = Instant::now();
+    let ended = tokio::time::timeout(STOP, process.stop()).await;
+    let wrong = match ended {
+        Ok(Ok(status)) if status.success() => None,
+        Ok(Ok(status)) => Some(format!("ended with {status}; {}", process.last_words())),
+        Ok(Err(error)) => Some(format!("{error:#}")),
+        Err(_) => Some(format!("had not ended after {STOP:?}")),
+    };
+    Stop {
+        name: process.name.clone(),
+        role: process.role,
+        took: asked.elapsed(),
+        wrong,
+    }
+}
+
+/// Waits until no job is open.
+async fn drain(pipeline: &Pipeline) -> bool {
+    let began = Instant::now();
+    while began.elapsed() < DRAIN {
+        let open = sqlx::query_scalar("SELECT count(*) FROM jobs WHERE finished_at IS NULL");
+        let open: i64 = open.fetch_one(&pipeline.reader).await.unwrap();
+        if open == 0 {
+            return true;
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    false
+}
+
+fn judge_stops(stops: &[Stop], violations: &mut Vec<String>) {
+    for role in [Role::Api, Role::Worker] {
+        let of_role = stops.iter().filter(|stop| stop.role == role);
+        let longest = of_role.clone().map(|stop| stop.took).max();
+        println!(
+            "  {} times the role {} was stopped, the longest stop took {:.1} s",
+            of_role.count(),
+            role.word(),
+            longest.unwrap_or_default().as_secs_f64()
+        );
+    }
+    let wrong = stops.iter().filter_map(|stop| {
+        let wrong = stop.wrong.as_ref()?;
+        Some(format!("{} {wrong}", stop.name))
+    });
+    violations.extend(wrong);
+}
+
+async fn judge_jobs(
+    pipeline: &Pipeline,
+    fake: &Fake,
+    offered: &Offered,
+    violations: &mut Vec<String>,
+) {
+    let lost = offered.iter().filter_map(|offered| offered.as_ref().err());
+    violations.extend(lost.map(|error| format!("a submit was lost: {error:#}")));
+    let accepted: Vec<&Accepted> = offered.iter().flatten().collect();
+    let again = accepted
+        .iter()
+        .filter(|accepted| accepted.tries > 1)
+        .count();
+
+    let jobs: Vec<(uuid::Uuid, String, i32, i32, i32, i64)> = sqlx::query_as(
+        "SELECT id, state, fence, crash_count, n_requested, (SELECT count(*) FROM calls WHERE job_id = jobs.id) FROM jobs",
+    )
+    .fetch_all(&pipeline.reader)
+    .await
+    .unwrap();
+    let mut called: BTreeMap<String, i64> = BTreeMap::new();
+    let calls = fake.journal().calls();
+    for call in &calls {
+        let job = call.labels.get("job").cloned().unwrap_or_default();
+        *called.entry(job).or_default() += 1;
+    }
+    let handed_back = jobs.iter().filter(|job| job.2 > 1).count();
+    println!(
+        "  {} submits were accepted, {again} of them not at once",
+        accepted.len()
+    );
+    println!(
+        "  {} jobs, {handed_back} of them handed back by a stopping worker",
+        jobs.len()
+    );
+    println!("  {} calls, as the provider counts", calls.len());
+
+    if jobs.len() != accepted.len() {
+        violations.push(format!(
+            "{} submits made {} jobs",
+            accepted.len(),
+            jobs.len()
+        ));
+    }
+    for (id, state, _, crashes, outputs, journaled) in jobs {
+        let id = common::id::JobId(id).to_string();
+        let made = called.get(&id).copied().unwrap_or_default();
+        if state != "succeeded" {
+            violations.push(format!("{id} is {state}"));
+        }
+        if crashes > 0 {
+            violations.push(format!("{id} was left by {crashes} workers"));
+        }
+        if made != i64::from(outputs) || journaled != made {
+            violations.push(format!(
+                "{id} asked for {outputs} pictures, the provider was called {made} times, the journal has {journaled} calls"
+            ));
+        }
+    }
+}
