@@ -32,7 +32,8 @@ use output::{Attempt, Made};
 pub(super) async fn run(app: &App, id: JobId) {
     let asked = Instant::now();
     let open = app.open();
-    let claimed = match job::store::claim(&app.pool, id, &app.name, app.timing.lease, &open).await {
+    let claim = job::store::claim(&app.pool, id, &app.name, app.timing.lease, &open);
+    let claimed = match database::answered(claim).await {
         Ok(Some(claimed)) => claimed,
         // Another worker has it, it has ended, or its lanes are closed: then it is rung again when they open.
         Ok(None) => return,
@@ -71,7 +72,7 @@ async fn attempt(app: &App, claimed: &Claimed, asked: Instant) {
         Worked::our_fault(format!("{error:#}"))
     });
     let verdict = verdict.within(claimed, asked, app.timing.retry);
-    let settled = (|| settle(app, lease, &verdict))
+    let settled = (|| database::answered(settle(app, lease, &verdict)))
         .retry(settlement_delays())
         .when(|error| matches!(error, SettlementError::Database(_)))
         .await;
@@ -213,10 +214,14 @@ async fn settle(app: &App, lease: Lease, verdict: &Verdict) -> Result<Settled, S
 
 /// Everything between claim and settlement. An error is our own trouble, and worth another attempt.
 async fn work(app: &App, claimed: &Claimed, lease: &HeldLease) -> anyhow::Result<Worked> {
-    let mut transaction = database::begin_for(&app.pool, claimed.tenant).await?;
-    let generation = job::store::request(&mut transaction, claimed.id).await?;
-    let journal = call::store::of_job(&mut transaction, claimed.id).await?;
-    transaction.commit().await?;
+    let asked_for = async {
+        let mut transaction = database::begin_for(&app.pool, claimed.tenant).await?;
+        let generation = job::store::request(&mut transaction, claimed.id).await?;
+        let journal = call::store::of_job(&mut transaction, claimed.id).await?;
+        transaction.commit().await?;
+        Ok::<_, sqlx::Error>((generation, journal))
+    };
+    let (generation, journal) = database::answered(asked_for).await?;
 
     let Some(Generation::Image(request)) = generation else {
         return Ok(Worked::give_up(

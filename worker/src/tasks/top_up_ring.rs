@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
+use common::database;
 use common::dispatch::{self, TopUpError};
 use common::job::{self, Open};
 use common::outcome::Class;
@@ -24,7 +25,8 @@ pub(super) async fn run(app: Arc<App>) {
     say_what_changed(&app, &states);
     let open = lanes::open(&app.catalog, &states);
     app.set_open(open.clone());
-    let topped_up = dispatch::top_up(&app.pool, &app.ring, &app.name, app.slots, &open).await;
+    let top_up = dispatch::top_up(&app.pool, &app.ring, &app.name, app.slots, &open);
+    let topped_up = database::answered(top_up).await;
     let away = matches!(topped_up, Err(TopUpError::Ring(_)));
     if since(&app, away).is_some_and(|since| since.elapsed() > WITHOUT_REDIS) {
         start_without_ring(&app, &open).await;
@@ -88,7 +90,7 @@ async fn start_without_ring(app: &Arc<App>, open: &Open) {
     if free == 0 {
         return;
     }
-    let due = match job::store::due(&app.pool, free, open).await {
+    let due = match database::answered(job::store::due(&app.pool, free, open)).await {
         Ok(due) => due,
         Err(error) => return tracing::debug!(%error, "Postgres could not be asked for due jobs"),
     };
