@@ -6,7 +6,7 @@ SHELL := /bin/bash
 # Always the whole workspace: a part of it would want other features of its dependencies, and build them again.
 BUILT := $(or $(CARGO_TARGET_DIR),target)/debug
 
-.PHONY: help run test check fmt setup prepare bench outcomes storm verify-bench model
+.PHONY: help run test check fmt setup prepare bench outcomes storm chaos verify-bench model
 
 help: ## Say what there is
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -46,6 +46,11 @@ storm: ## 2.5 times what the provider admits, and one call in ten fails (SECONDS
 	@scripts/setup run
 	cargo build --locked --workspace --bins
 	PLATEN_LOG=warn $(BUILT)/storm --seconds $(or $(SECONDS),180) --rate $(or $(RATE),20)
+
+chaos: ## Kill, freeze, cut and empty everything at random, under load, then check the books (KILLS=2000 SEED=…)
+	@scripts/setup run
+	cargo build --locked --workspace --bins
+	PLATEN_LOG=error $(BUILT)/chaos --kills $(or $(KILLS),200) $(and $(SEED),--seed $(SEED)) $(and $(SECONDS),--seconds $(SECONDS)) $(and $(LEASE),--lease $(LEASE))
 
 verify-bench: ## How long `platen verify` takes on a history of a million jobs (ROWS=1000000)
 	@scripts/setup run
