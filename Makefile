@@ -72,6 +72,11 @@ redis-away: ## What submits and jobs notice when Redis is gone or hangs (SECONDS
 	cargo build --locked --workspace --bins
 	PLATEN_LOG=warn $(BUILT)/redis-away --seconds $(or $(SECONDS),300)
 
+chaos: ## Kill, freeze, cut and empty everything at random, under load, then check the books (KILLS=2000 SEED=…)
+	@scripts/setup run
+	cargo build --locked --workspace --bins
+	PLATEN_LOG=error $(BUILT)/chaos --kills $(or $(KILLS),200) $(and $(SEED),--seed $(SEED)) $(and $(SECONDS),--seconds $(SECONDS)) $(and $(LEASE),--lease $(LEASE))
+
 verify-bench: ## How long `platen verify` takes on a history of a million jobs (ROWS=1000000)
 	@scripts/setup run
 	cargo build --locked --workspace --bins

@@ -1,5 +1,6 @@
 //! PostgreSQL: pools that act as one role, transactions that see one tenant, and migrations.
 
+use std::io;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -32,6 +33,12 @@ impl Role {
 /// The SQL that makes the roles, for whoever may create roles where `platen migrate` may not.
 pub const ROLES: &str = include_str!("../../migrations/roles.sql");
 
+/// How long a connection may take to show that it lives.
+const PULSE: Duration = Duration::from_secs(2);
+/// How long a statement or a short transaction may take, the wait for a connection included. The server ends each
+/// statement much sooner.
+const ANSWER: Duration = Duration::from_secs(10);
+
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../migrations");
 
 /// A pool whose every connection acts as `role`.
@@ -47,12 +54,43 @@ pub async fn connect(url: &str, role: Role, max_connections: u32) -> sqlx::Resul
             ("idle_in_transaction_session_timeout", "10s"),
         ]);
     // Once without the pool: it would ask again until its time is up, and then say no more than that.
-    options.connect().await?.close().await?;
+    answered(options.connect()).await?.close().await?;
     PgPoolOptions::new()
         .max_connections(max_connections)
         .acquire_timeout(Duration::from_secs(10))
+        // As the pool would by itself, but not for ever. Whoever was dropped while it waited leaves a connection that
+        // may never speak again, and the pool would wait for that one, too.
+        .test_before_acquire(false)
+        .before_acquire(|connection, _| Box::pin(lives(connection)))
+        .after_release(|connection, _| Box::pin(lives(connection)))
         .connect_with(options)
         .await
+}
+
+async fn lives(connection: &mut PgConnection) -> sqlx::Result<bool> {
+    within(PULSE, connection.ping()).await.map(|()| true)
+}
+
+/// Waits for Postgres, but not for ever: a connection may be half open, as after a failover whose old server vanished,
+/// and nobody tells. Whether what was asked for has been done is not known then.
+pub fn answered<T, E: From<sqlx::Error>>(
+    asked: impl Future<Output = Result<T, E>> + Send,
+) -> impl Future<Output = Result<T, E>> + Send {
+    within(ANSWER, asked)
+}
+
+fn within<T, E: From<sqlx::Error>>(
+    time: Duration,
+    asked: impl Future<Output = Result<T, E>> + Send,
+) -> impl Future<Output = Result<T, E>> + Send {
+    // In a box, or all that wait for Postgres would grow by its size.
+    let answer = tokio::time::timeout(time, Box::pin(asked));
+    async move {
+        answer.await.unwrap_or_else(|_| {
+            let says = format!("Postgres did not answer within {} s", time.as_secs());
+            Err(sqlx::Error::Io(io::Error::new(io::ErrorKind::TimedOut, says)).into())
+        })
+    }
 }
 
 /// Begins a transaction that sees and changes this tenant's rows only.

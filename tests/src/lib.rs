@@ -4,6 +4,7 @@
 //! [`Pipeline::close`], which closes the books: no invariant may be broken, whatever the test did.
 #![expect(clippy::unwrap_used, reason = "a harness fails loudly")]
 
+pub mod chaos;
 pub mod clients;
 pub mod disk;
 pub mod fleet;

@@ -58,3 +58,17 @@ pub fn keys(url: &str) -> Vec<(String, String)> {
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .into()
 }
+
+/// Gives every model of a file so many seconds for a call.
+pub fn patience(folder: &TempDir, file: &str, seconds: u32) {
+    let path = folder.path().join(file);
+    let text = std::fs::read_to_string(&path).unwrap();
+    let lines = text.lines().map(|line| {
+        if line.starts_with("timeout_seconds") {
+            format!("timeout_seconds = {seconds}\n")
+        } else {
+            format!("{line}\n")
+        }
+    });
+    std::fs::write(path, lines.collect::<String>()).unwrap();
+}

@@ -121,8 +121,8 @@ impl Proxy {
         connections.len()
     }
 
-    /// Leaves every connection that stands half open: both ends take it for good, and nothing arrives at either.
-    /// New ones are fine. Dropping what is returned resets them, as a network does that remembers nothing of them.
+    /// Leaves every connection that stands half open: both ends take it for good, and nothing arrives at either. When
+    /// its client gives it up, its server is told. New ones are fine. Dropping what is returned resets them.
     pub fn forget(&self) -> Forgotten {
         let connections = self.shared.take();
         for connection in &connections {
@@ -282,12 +282,21 @@ impl<'a> Pipe<'a> {
         let mut buffer = vec![0; 16 * 1024];
         loop {
             let read = from.read(&mut buffer).await?;
+            self.weathered().await;
+            if self.connection.forgotten.is_cancelled() {
+                if read > 0 {
+                    continue;
+                }
+                // A client that gives up is gone for both; of a server's end its client never hears.
+                if self.replies.is_some() {
+                    std::future::pending::<()>().await;
+                }
+            }
             if read == 0 {
                 // What was passed on before should arrive: an end by itself is no reset.
                 return to.shutdown().await;
             }
             let chunk = &buffer[..read];
-            self.weathered().await;
             if let Some(replies) = &mut self.replies {
                 let shared = self.shared;
                 if let Some(lost) = replies.first(chunk, |tag| shared.swallows(tag)) {
@@ -316,9 +325,6 @@ impl<'a> Pipe<'a> {
             if self.weather.changed().await.is_err() {
                 return;
             }
-        }
-        if self.connection.forgotten.is_cancelled() {
-            std::future::pending::<()>().await;
         }
     }
 }

@@ -4,12 +4,23 @@ use std::time::Duration;
 
 use fakes::{Fake, Latency, Switches};
 use nix::sys::signal::Signal;
+use secrecy::ExposeSecret;
+use serde_json::Value;
+use tempfile::TempDir;
 use tests::fleet::{Orders, Role};
+use tests::proxy::{Proxy, Weather};
 use tests::{Options, Pipeline, models, pipeline::small_job};
 
-#[tokio::test]
-async fn a_worker_that_is_frozen_killed_and_stopped_comes_back_where_it_was() {
-    let catalogue = models::shipped();
+/// A fake that takes half a second, and real processes on the pipeline's own servers that call it.
+struct Real {
+    pipeline: Pipeline,
+    fake: Fake,
+    orders: Orders,
+    _folders: [TempDir; 2],
+}
+
+async fn real() -> Real {
+    let (catalogue, logs) = (models::shipped(), tempfile::tempdir().unwrap());
     let fake = Fake::start(fakes::Options::default()).await.unwrap();
     fake.faults().set(Switches {
         latency_ms: Latency { min: 500, max: 500 },
@@ -23,12 +34,27 @@ async fn a_worker_that_is_frozen_killed_and_stopped_comes_back_where_it_was() {
         ..Options::default()
     })
     .await;
-    let logs = tempfile::tempdir().unwrap();
     let orders = Orders {
         config: pipeline.config.clone(),
         environment: models::keys(&fake.base_url()),
         folder: logs.path().to_owned(),
     };
+    Real {
+        pipeline,
+        fake,
+        orders,
+        _folders: [catalogue, logs],
+    }
+}
+
+#[tokio::test]
+async fn a_worker_that_is_frozen_killed_and_stopped_comes_back_where_it_was() {
+    let Real {
+        pipeline,
+        fake,
+        orders,
+        _folders,
+    } = real().await;
     let mut workers = orders.start(Role::Worker, 1).await.unwrap();
     let worker = &mut workers[0];
     let address = worker.metrics_address();
@@ -51,5 +77,52 @@ async fn a_worker_that_is_frozen_killed_and_stopped_comes_back_where_it_was() {
     let ended = worker.stop().await.unwrap();
     assert!(ended.success(), "{ended}; {}", worker.last_words());
     assert_eq!(worker.metrics_address(), address);
+    pipeline.close().await;
+}
+
+/// As after a failover whose old server vanished: nobody tells that the connections are gone.
+#[tokio::test]
+async fn connections_to_postgres_that_are_half_open_for_ever_hold_nobody_up_for_long() {
+    let Real {
+        pipeline,
+        fake,
+        mut orders,
+        _folders,
+    } = real().await;
+    let database = orders.config.database_url.unwrap();
+    let (proxy, through) = Proxy::before(database.expose_secret()).await.unwrap();
+    orders.config.database_url = Some(through.into());
+    let apis = orders.start(Role::Api, 1).await.unwrap();
+    let workers = orders.start(Role::Worker, 2).await.unwrap();
+    let client = reqwest::Client::builder()
+        .timeout(Duration::from_secs(5))
+        .build()
+        .unwrap();
+    let submit = async |key: &str| {
+        let request = client.post(format!("http://{}/v1/jobs", apis[0].address()));
+        let request = request.bearer_auth(&pipeline.key);
+        let request = request.header("Idempotency-Key", key).json(&small_job());
+        let answer: Value = request.send().await.ok()?.json().await.ok()?;
+        Some(answer["id"].as_str()?.to_owned())
+    };
+
+    // At every moment of a job's life, and of a statement's: on a slow network most are under way.
+    proxy.set(Weather::Delay(Duration::from_millis(30)));
+    let mut jobs = Vec::new();
+    let mut forgotten = None;
+    for job in 0..8 {
+        if job == 5 {
+            forgotten = Some(proxy.forget());
+        }
+        let key = format!("bottle-{job}");
+        let accepted = async || submit(&key).await;
+        jobs.push(pipeline.until(Duration::from_mins(1), accepted).await);
+    }
+    for id in jobs {
+        let ended = pipeline.ended_within(&id, Duration::from_mins(1)).await;
+        assert_eq!(ended["state"], "succeeded", "{ended}");
+    }
+    assert!(fake.journal().count() >= 8);
+    drop((apis, workers, forgotten));
     pipeline.close().await;
 }

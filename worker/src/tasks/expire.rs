@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use common::{job, settlement};
+use common::{database, job, settlement};
 
 use crate::app::App;
 
@@ -10,14 +10,15 @@ use crate::app::App;
 const BATCH: i64 = 100;
 
 pub(super) async fn run(app: Arc<App>) {
-    let found = match job::store::deadlines_passed(&app.pool, BATCH).await {
+    let look = job::store::deadlines_passed(&app.pool, BATCH);
+    let found = match database::answered(look).await {
         Ok(found) => found,
         Err(error) => {
             return tracing::warn!(%error, "Deadlines that passed could not be looked for");
         }
     };
     for (job, tenant) in found {
-        match settlement::expire(&app.pool, tenant, job).await {
+        match database::answered(settlement::expire(&app.pool, tenant, job)).await {
             Ok(settled) => {
                 tracing::info!(job.id = %job, ?settled, "Job {job}: its deadline passed");
             }

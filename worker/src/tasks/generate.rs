@@ -37,7 +37,8 @@ pub(super) async fn run(app: &App, id: JobId) {
     }
     let asked = Instant::now();
     let open = app.open();
-    let claimed = match job::store::claim(&app.pool, id, &app.name, app.timing.lease, &open).await {
+    let claim = job::store::claim(&app.pool, id, &app.name, app.timing.lease, &open);
+    let claimed = match database::answered(claim).await {
         Ok(Some(claimed)) => claimed,
         // Another worker has it, it has ended, or its lanes are closed: then it is rung again when they open.
         Ok(None) => return,
@@ -87,7 +88,7 @@ async fn carry_out(app: &App, claimed: &Claimed, asked: Instant, lease: Lease, h
     let verdict = verdict.within(claimed, asked, app.timing.retry);
     let settled = (|| async {
         reach("generate:before_settle").await?;
-        let settled = settle(app, lease, &verdict).await?;
+        let settled = database::answered(settle(app, lease, &verdict)).await?;
         reach("generate:after_settle").await?;
         Ok(settled)
     })
@@ -232,13 +233,17 @@ async fn settle(app: &App, lease: Lease, verdict: &Verdict) -> Result<Settled, S
 
 /// Everything between claim and settlement. An error is our own trouble, and worth another attempt.
 async fn work(app: &App, claimed: &Claimed, lease: &HeldLease) -> anyhow::Result<Worked> {
-    reach("generate:after_claim").await?;
     let deadline =
         Instant::now() + Duration::try_from_secs_f64(claimed.seconds_left).unwrap_or_default();
-    let mut transaction = database::begin_for(&app.pool, claimed.tenant).await?;
-    let generation = job::store::request(&mut transaction, claimed.id).await?;
-    let journal = call::store::of_job(&mut transaction, claimed.id).await?;
-    transaction.commit().await?;
+    let asked_for = async {
+        reach("generate:after_claim").await?;
+        let mut transaction = database::begin_for(&app.pool, claimed.tenant).await?;
+        let generation = job::store::request(&mut transaction, claimed.id).await?;
+        let journal = call::store::of_job(&mut transaction, claimed.id).await?;
+        transaction.commit().await?;
+        Ok::<_, sqlx::Error>((generation, journal))
+    };
+    let (generation, journal) = database::answered(asked_for).await?;
 
     let Some(Generation::Image(request)) = generation else {
         return Ok(Worked::give_up(

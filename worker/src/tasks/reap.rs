@@ -7,7 +7,7 @@
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use common::{job, settlement};
+use common::{database, job, settlement};
 
 use crate::app::App;
 
@@ -43,7 +43,8 @@ impl Contact {
 }
 
 pub(super) async fn run(app: Arc<App>) {
-    let found = match job::store::leases_run_out(&app.pool, app.timing.lease, BATCH).await {
+    let look = job::store::leases_run_out(&app.pool, app.timing.lease, BATCH);
+    let found = match database::answered(look).await {
         Ok(found) => found,
         Err(error) => return tracing::warn!(%error, "Leases that ran out could not be looked for"),
     };
@@ -51,7 +52,7 @@ pub(super) async fn run(app: Arc<App>) {
         return;
     }
     for (job, tenant) in found {
-        match settlement::reap(&app.pool, tenant, job).await {
+        match database::answered(settlement::reap(&app.pool, tenant, job)).await {
             Ok(settled) => tracing::info!(job.id = %job, ?settled, "Job {job}: its lease ran out"),
             Err(error) => {
                 tracing::warn!(job.id = %job, %error, "Job {job} could not be taken from its worker");

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
+use common::database;
 use common::dispatch::{self, TopUpError};
 use common::job::{self, Open};
 use common::outcome::Class;
@@ -27,7 +28,10 @@ pub(super) async fn run(app: Arc<App>) {
     let open = lanes::open(&app.catalog, states);
     app.set_open(open.clone());
     let topped_up = match known {
-        Ok(_) => dispatch::top_up(&app.pool, &app.ring, &app.name, app.slots, &open).await,
+        Ok(_) => {
+            let top_up = dispatch::top_up(&app.pool, &app.ring, &app.name, app.slots, &open);
+            database::answered(top_up).await
+        }
         // It is not asked twice in a turn: one that hangs lets us wait each time.
         Err(error) => Err(TopUpError::Ring(error)),
     };
@@ -91,7 +95,8 @@ fn say_what_changed(app: &App, states: &[LaneState]) {
 /// Starts as many due jobs as there are free slots. Other workers do the same: the claim decides.
 async fn start_without_ring(app: &Arc<App>, open: &Open) {
     let free = app.slots.saturating_sub(app.leases.count());
-    let due = match job::store::due(&app.pool, i64::try_from(free).unwrap_or(0), open).await {
+    let due = job::store::due(&app.pool, i64::try_from(free).unwrap_or(0), open);
+    let due = match database::answered(due).await {
         Ok(due) => due,
         Err(error) => return tracing::debug!(%error, "Postgres could not be asked for due jobs"),
     };

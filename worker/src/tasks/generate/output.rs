@@ -282,10 +282,14 @@ impl Attempt<'_> {
                 .model
                 .cost_micros(Some(self.request.size), Tokens::default()),
         };
-        let mut transaction = database::begin_for(&self.app.pool, self.claimed.tenant).await?;
-        let begun = call::store::begin(&mut transaction, &new).await?;
-        let calls_left = call::store::calls_left(&mut transaction, self.claimed.id).await?;
-        transaction.commit().await?;
+        let begin = async {
+            let mut transaction = database::begin_for(&self.app.pool, self.claimed.tenant).await?;
+            let begun = call::store::begin(&mut transaction, &new).await?;
+            let calls_left = call::store::calls_left(&mut transaction, self.claimed.id).await?;
+            transaction.commit().await?;
+            Ok::<_, sqlx::Error>((begun, calls_left))
+        };
+        let (begun, calls_left) = database::answered(begin).await?;
         if begun {
             return Ok(None);
         }
@@ -400,7 +404,8 @@ impl Attempt<'_> {
             transaction.commit().await?;
             Ok::<_, sqlx::Error>(kept)
         };
-        keep.retry(store_delays())
+        (|| database::answered(keep()))
+            .retry(store_delays())
             .await?
             .context("the job ended before the provider's handle could be kept")
     }
@@ -518,7 +523,7 @@ impl Attempt<'_> {
             reach("end_call:after_commit").await?;
             Ok::<_, sqlx::Error>((ended, calls_left))
         };
-        let (ended, calls_left) = end.retry(store_delays()).await?;
+        let (ended, calls_left) = (|| database::answered(end())).retry(store_delays()).await?;
         if ended.is_err() && developed.is_err() {
             // Another attempt was first, and may have ended it with a picture: what it wrote stands.
             return Ok(Made::Pending(Duration::ZERO));
