@@ -7,16 +7,17 @@
 
 mod doorbell;
 pub mod lanes;
+mod line;
 
 use std::time::Duration;
 
-use redis::aio::{ConnectionManager, ConnectionManagerConfig};
 use redis::{Client, RedisError, Script};
 
 pub use doorbell::{Ding, Doorbell, DoorbellConfig};
 pub use lanes::Lanes;
 
 use crate::id::JobId;
+use line::Line;
 
 /// A failure to talk to Redis.
 pub type RingError = RedisError;
@@ -57,7 +58,7 @@ impl Keys {
 pub struct Ring {
     /// For connections of the doorbell's own.
     client: Client,
-    connection: ConnectionManager,
+    line: Line,
     keys: Keys,
 }
 
@@ -72,15 +73,10 @@ pub struct Target {
 
 impl Ring {
     pub fn new(url: &str, name: &str) -> Result<Self, RingError> {
-        let config = ConnectionManagerConfig::new()
-            .set_connection_timeout(Some(Duration::from_secs(1)))
-            .set_response_timeout(Some(Duration::from_secs(1)))
-            .set_number_of_retries(1);
         let client = Client::open(url)?;
-        let connection = ConnectionManager::new_lazy_with_config(client.clone(), config)?;
         Ok(Self {
+            line: Line::new(client.clone())?,
             client,
-            connection,
             keys: Keys::new(name),
         })
     }
@@ -104,7 +100,7 @@ impl Ring {
         for (id, turn) in jobs {
             call.arg(*turn).arg(id.to_string());
         }
-        call.invoke_async(&mut self.connection.clone()).await
+        call.invoke_async(&mut self.line.clone()).await
     }
 
     /// Says that this worker lives, and learns how full the ring should be.
@@ -130,15 +126,13 @@ impl Ring {
             .arg(slots)
             .arg(u64::try_from(WORKER_FORGOTTEN.as_millis()).unwrap_or(u64::MAX))
             .arg(MOST)
-            .invoke_async(&mut self.connection.clone())
+            .invoke_async(&mut self.line.clone())
             .await?;
         Ok(Target { size, room })
     }
 
     /// Whether Redis answers.
     pub async fn ping(&self) -> Result<(), RingError> {
-        redis::cmd("PING")
-            .query_async(&mut self.connection.clone())
-            .await
+        redis::cmd("PING").query_async(&mut self.line.clone()).await
     }
 }

@@ -12,9 +12,9 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use redis::aio::ConnectionManager;
 use redis::{RedisResult, Script};
 
+use super::line::Line;
 use super::{Ring, RingError};
 use crate::catalog::{Catalog, Lane};
 use crate::config::LaneTiming;
@@ -39,7 +39,7 @@ const FORGOTTEN: Duration = Duration::from_hours(6);
 /// The lanes of one Platen.
 #[derive(Clone)]
 pub struct Lanes {
-    connection: ConnectionManager,
+    line: Line,
     prefix: String,
     timing: LaneTiming,
 }
@@ -163,7 +163,7 @@ end
 impl Lanes {
     pub fn new(ring: &Ring, timing: LaneTiming) -> Self {
         Self {
-            connection: ring.connection.clone(),
+            line: ring.line.clone(),
             prefix: format!("{}:lane", ring.keys.name),
             timing,
         }
@@ -204,7 +204,7 @@ impl Lanes {
             .arg(i32::from(retry))
             .arg(BUDGET)
             .arg(millis(FORGOTTEN))
-            .invoke_async(&mut self.connection.clone())
+            .invoke_async(&mut self.line.clone())
             .await?;
         Ok(match wait {
             0 => Entry::Open,
@@ -292,7 +292,7 @@ impl Lanes {
             .arg(EARNED)
             .arg(STRIKES_OUT)
             .arg(millis(FORGOTTEN))
-            .invoke_async(&mut self.connection.clone())
+            .invoke_async(&mut self.line.clone())
             .await?;
         Ok(())
     }
@@ -318,7 +318,7 @@ impl Lanes {
         for lane in &lanes {
             call.key(self.hash(lane)).key(self.calls(lane));
         }
-        let states: Vec<State> = call.invoke_async(&mut self.connection.clone()).await?;
+        let states: Vec<State> = call.invoke_async(&mut self.line.clone()).await?;
         let state =
             |(lane, (limit, in_flight, wait, why, gap, broken, cause)): (&Lane, State)| LaneState {
                 lane: lane.clone(),

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use fakes::{Fake, Latency, Switches};
 use nix::sys::signal::Signal;
+use redis::AsyncCommands;
 use secrecy::ExposeSecret;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -124,5 +125,40 @@ async fn connections_to_postgres_that_are_half_open_for_ever_hold_nobody_up_for_
     }
     assert!(fake.journal().count() >= 8);
     drop((apis, workers, forgotten));
+    pipeline.close().await;
+}
+
+/// The same with Redis: its limits on lanes must hold again, and its rings be heard, without a restart.
+#[tokio::test]
+async fn connections_to_redis_that_are_half_open_for_ever_are_made_again() {
+    let Real {
+        pipeline,
+        fake: _fake,
+        mut orders,
+        _folders,
+    } = real().await;
+    let redis = orders.config.redis_url.unwrap();
+    let (proxy, through) = Proxy::before(redis.expose_secret()).await.unwrap();
+    orders.config.redis_url = Some(through.into());
+    let workers = orders.start(Role::Worker, 1).await.unwrap();
+    let first = pipeline.submit(&small_job()).await;
+    pipeline.ended(&first).await;
+
+    proxy.set(Weather::Delay(Duration::from_millis(30)));
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let forgotten = proxy.forget();
+    // What a worker says of itself is forgotten after three seconds.
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    let client = redis::Client::open(pipeline.servers.redis_url.as_str()).unwrap();
+    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    let target = format!("{}:target", pipeline.database);
+    let announced = async || {
+        let there: bool = connection.exists(&target).await.unwrap();
+        there.then_some(())
+    };
+    pipeline.until(Duration::from_secs(5), announced).await;
+    let second = pipeline.submit(&small_job()).await;
+    pipeline.ended(&second).await;
+    drop((workers, forgotten));
     pipeline.close().await;
 }
