@@ -2,6 +2,8 @@
 #![expect(clippy::unwrap_used, reason = "tests fail loudly")]
 
 mod catalogue;
+#[cfg(target_os = "linux")]
+mod clocks;
 mod credits;
 mod doorbell;
 mod fleet;
