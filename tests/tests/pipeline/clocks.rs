@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use common::clock;
 use common::id::JobId;
 use fakes::{Fake, Latency, Switches};
 use futures::future::join_all;
@@ -12,7 +13,6 @@ use tests::clients::Clients;
 use tests::fleet::{Orders, Process, Role};
 use tests::pipeline::small_job;
 use tests::{Options, Pipeline, models};
-use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 /// Starts one process whose clock is wrong by so much; its monotonic clock is as good as any.
@@ -85,7 +85,7 @@ async fn clocks_that_are_ten_minutes_wrong_cost_nothing() {
         }
     });
     // A time that is asked for is a time of the database.
-    let run_at = OffsetDateTime::now_utc() + Duration::from_secs(4);
+    let run_at = clock::now() + Duration::from_secs(4);
     let planned = apis().map(|api| {
         let mut job = small_job();
         job["run_at"] = json!(run_at.format(&Rfc3339).unwrap());
@@ -108,7 +108,7 @@ async fn clocks_that_are_ten_minutes_wrong_cost_nothing() {
     let (mut jobs, planned): (Vec<String>, Vec<Value>) =
         tokio::join!(join_all(submits), join_all(planned));
     // An id carries the clock of the api that made it: they were wrong indeed.
-    let now = OffsetDateTime::now_utc().unix_timestamp();
+    let now = clock::now().unix_timestamp();
     let wrong = jobs.iter().filter(|job| {
         let id: JobId = job.parse().unwrap();
         let (made, _) = id.0.get_timestamp().unwrap().to_unix();

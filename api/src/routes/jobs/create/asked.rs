@@ -426,7 +426,10 @@ mod tests {
         let body =
             |run_at: &str| json!({"model": "gemini-3-pro-image", "prompt": "a", "run_at": run_at});
         let planned = read(&body("2026-11-22T13:00:00Z")).run_at;
-        assert_eq!(planned.map(|at| at.unix_timestamp()), Some(1_795_352_400));
+        assert_eq!(
+            planned.map(OffsetDateTime::unix_timestamp),
+            Some(1_795_352_400)
+        );
         assert!(quoted(&body("2026-11-30T12:00:00Z")).is_err());
     }
 }
