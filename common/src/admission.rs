@@ -41,7 +41,7 @@ pub struct Admission {
     pub quote: Quote,
     pub priority: i16,
     pub run_at: Option<OffsetDateTime>,
-    /// How long the job may stay open.
+    /// How long the job may stay open once it may run.
     pub cancel_after: Duration,
     /// Whether it may be made on another lane than its model's own.
     pub fallback: bool,

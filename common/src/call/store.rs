@@ -177,14 +177,14 @@ pub async fn end(
     Ok(ended)
 }
 
-/// Every call made for a job, oldest first.
+/// Every call made for a job, oldest first, on the database's clock: an id carries that of the worker that made it.
 pub async fn of_job(connection: &mut PgConnection, job: JobId) -> sqlx::Result<Vec<Journaled>> {
     let rows = sqlx::query_as!(
         Row,
         r#"-- call::of_job
         SELECT id, output_idx, provider, model, lane, outcome, detail, reason, operation, object_key, sha256, bytes, media_type, width, height,
                extract(epoch FROM clock_timestamp() - started_at)::float8 AS "age_seconds!"
-        FROM calls WHERE job_id = $1 ORDER BY id"#,
+        FROM calls WHERE job_id = $1 ORDER BY started_at, id"#,
         job.0
     )
     .fetch_all(connection)

@@ -30,6 +30,7 @@ pub struct NewJob<'a> {
     pub max_calls: i32,
     pub priority: i16,
     pub run_at: Option<OffsetDateTime>,
+    /// After it may run, which is now at the earliest. Only the database knows when that is.
     pub deadline_in: Duration,
     pub fallback: bool,
     pub switched_from: Option<&'a str>,
@@ -55,7 +56,7 @@ pub async fn insert(connection: &mut PgConnection, job: &NewJob<'_>) -> sqlx::Re
         INSERT INTO jobs (id, tenant_id, kind, model, name, metadata, request_id, max_calls, priority, turn, run_after, deadline,
                           price_version, unit_price, n_requested, hold_amount, fallback, switched_from, created_at)
         SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9::smallint, greatest((extract(epoch FROM clock_timestamp()) * 1000000)::bigint, clock.turn - $9::smallint * $16::bigint),
-               coalesce($10, now()), clock_timestamp() + $11::interval, $12, $13, $14, $17, $18, $19, now() FROM clock
+               greatest($10, now()), greatest($10, clock_timestamp()) + $11::interval, $12, $13, $14, $17, $18, $19, now() FROM clock
         RETURNING *"#,
         job.id.0,
         job.tenant.0,

@@ -3,6 +3,8 @@
 
 mod bucket_away;
 mod catalogue;
+#[cfg(target_os = "linux")]
+mod clocks;
 mod crashes;
 mod credits;
 mod doorbell;

@@ -112,7 +112,7 @@ pub async fn handler(
         quote,
         priority: asked.priority,
         run_at: asked.run_at,
-        cancel_after: asked.starts_in + terms.cancel_after,
+        cancel_after: terms.cancel_after,
         fallback: asked.fallback,
         switched_from: asked.switched_from,
     };
@@ -132,7 +132,7 @@ pub async fn handler(
             if let Some(asked) = &job.switched_from {
                 tracing::info!(job.id = %job.id, asked, model = job.model, "The model asked for was shut down; its successor was taken and quoted, as the client wants it");
             }
-            if admission.run_at.is_none() {
+            if job.run_after <= job.created_at {
                 let app = Arc::clone(&app);
                 app.tasks.clone().spawn(async move {
                     dispatch::ring_new(&app.ring, &app.lanes, &app.catalog, &job).await;

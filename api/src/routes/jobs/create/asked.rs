@@ -95,9 +95,8 @@ pub struct Asked {
     pub name: Option<String>,
     pub metadata: serde_json::Value,
     pub priority: i16,
+    /// Whether that is in the future is for the database to say.
     pub run_at: Option<OffsetDateTime>,
-    /// How long from now it may run.
-    pub starts_in: Duration,
     pub generation: Generation,
     pub pictures: Vec<Picture>,
     pub fallback: bool,
@@ -134,9 +133,6 @@ impl Asked {
             metadata: serde_json::json!(body.metadata),
             priority: body.priority,
             run_at,
-            starts_in: run_at.map_or(Duration::ZERO, |run_at| {
-                (run_at - now).try_into().unwrap_or(Duration::ZERO)
-            }),
             generation: Generation::Image(request),
             pictures,
             fallback: body.fallback.unwrap_or(true),
@@ -215,7 +211,7 @@ fn run_at(
     if run_at > now + MAX_AHEAD {
         return Err(Violation::new("/run_at", "At most 7 days ahead."));
     }
-    Ok((run_at > now).then_some(run_at))
+    Ok(Some(run_at))
 }
 
 /// What is wrong with the words and numbers, whatever the model.
@@ -429,11 +425,11 @@ mod tests {
     fn a_job_may_be_planned_for_a_week() {
         let body =
             |run_at: &str| json!({"model": "gemini-3-pro-image", "prompt": "a", "run_at": run_at});
+        let planned = read(&body("2026-11-22T13:00:00Z")).run_at;
         assert_eq!(
-            read(&body("2026-11-22T13:00:00Z")).starts_in,
-            Duration::from_hours(1)
+            planned.map(OffsetDateTime::unix_timestamp),
+            Some(1_795_352_400)
         );
-        assert_eq!(read(&body("2026-11-22T11:00:00Z")).run_at, None);
         assert!(quoted(&body("2026-11-30T12:00:00Z")).is_err());
     }
 }
