@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use fakes::Fake;
+use fakes::{Fake, Fault};
 use futures::future::join_all;
 use reqwest::{Method, StatusCode, header};
 use serde_json::{Value, json};
@@ -258,6 +258,42 @@ async fn a_canceled_job_takes_its_picture_out_of_the_wait() {
         (case.calls(), outcomes(pipeline).await),
         (1, vec!["unknown".to_owned()])
     );
+    case.close().await;
+}
+
+/// One picture is stored, another waits: the one is delivered in time.
+#[tokio::test]
+async fn what_is_stored_is_delivered_though_the_rest_waits() {
+    let case = Case::start().await;
+    let pipeline = &case.pipeline;
+    pipeline.fake.faults().push(Fault::Late(2_000));
+    let mut body = small_job();
+    body["outputs"] = json!(2);
+    let request = pipeline
+        .request(Method::POST, "/v1/jobs")
+        .header("Cancel-After", "16s");
+    let accepted: Value = request
+        .json(&body)
+        .send()
+        .await
+        .unwrap()
+        .json()
+        .await
+        .unwrap();
+    let stored = async || (case.s3.puts() == 2).then_some(());
+    pipeline.until(Duration::from_secs(10), stored).await;
+    case.s3.set_mood(Mood::Full);
+    let ended = pipeline.ended(accepted["id"].as_str().unwrap()).await;
+    assert_eq!(
+        (
+            ended["state"].as_str(),
+            ended["cost"]["captured"].as_i64(),
+            ended["cost"]["released"].as_i64()
+        ),
+        (Some("partial"), Some(6), Some(6)),
+        "{ended}"
+    );
+    assert_eq!((case.calls(), pipeline.balance().await), (2, (994, 0)));
     case.close().await;
 }
 

@@ -5,6 +5,7 @@ mod bucket_away;
 mod catalogue;
 mod credits;
 mod doorbell;
+mod failover;
 mod full_disks;
 mod handles;
 mod isolation;
