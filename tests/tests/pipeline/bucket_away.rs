@@ -325,6 +325,56 @@ async fn what_finds_no_room_to_wait_is_lost_told_and_bought_once_more() {
     case.close().await;
 }
 
+/// The ceiling holds whatever was under way, and each call is accounted for.
+#[tokio::test]
+async fn no_more_waits_than_there_is_room_for() {
+    const ROOM: u32 = 1_200_000;
+    let case = Case::with(Options {
+        spool: ROOM as usize,
+        ..Options::default()
+    })
+    .await;
+    let pipeline = &case.pipeline;
+    pipeline.fake.faults().latency(1_000..=1_000);
+    let ids = join_all((0..8).map(|_| async { pipeline.submit(&small_job()).await })).await;
+    pipeline
+        .until(Duration::from_secs(10), async || {
+            (case.calls() == 8).then_some(())
+        })
+        .await;
+    case.s3.set_mood(Mood::Full);
+    let refused = async || metric(pipeline, "platen_spool_refused_total").await;
+    let decided = async || {
+        let ended: i64 =
+            sqlx::query_scalar("SELECT count(*) FROM calls WHERE ended_at IS NOT NULL")
+                .fetch_one(&pipeline.reader)
+                .await
+                .unwrap();
+        (ended > 0).then_some(())
+    };
+    pipeline.until(Duration::from_secs(15), decided).await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let waiting = metric(pipeline, "platen_spool_bytes").await;
+    assert!(
+        waiting > 0.0 && waiting <= f64::from(ROOM),
+        "{waiting} bytes wait"
+    );
+    assert_eq!(case.calls(), 8, "nothing is bought meanwhile");
+    case.s3.set_mood(Mood::Well);
+    for id in &ids {
+        assert_eq!(pipeline.ended(id).await["state"], "succeeded");
+    }
+    let outcomes = outcomes(pipeline).await;
+    let lost = outcomes
+        .iter()
+        .filter(|outcome| *outcome == "internal")
+        .count();
+    assert_eq!((case.calls(), outcomes.len()), (8 + lost, 8 + lost));
+    assert!((1..8).contains(&lost), "{lost} were lost");
+    assert!((refused().await - f64::from(u32::try_from(lost).unwrap())).abs() < 0.5);
+    case.close().await;
+}
+
 /// A provider that works in the background keeps its picture: it is asked for again, and not bought again.
 #[tokio::test]
 async fn a_handle_outlives_a_bucket_that_is_away() {
