@@ -7,6 +7,15 @@ use common::config::Config;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::process::{Child, Command};
 
+/// The program, to be told what to do, with nothing in its environment.
+pub fn platen() -> Command {
+    let mut platen = Command::new(binary("platen"));
+    platen.env_clear().stdin(Stdio::null()).kill_on_drop(true);
+    // Where the servers' programs are.
+    platen.envs(std::env::vars_os().filter(|(name, _)| name == "PATH"));
+    platen
+}
+
 /// Starts `platen worker` on what the configuration names. It has no fake of its own: the catalogue names where its
 /// providers are. Dropping it kills it.
 pub fn worker(config: &Config, more: &[(&str, &str)]) -> Child {

@@ -289,7 +289,7 @@ fn settings(tuning: Tuning) -> impl Iterator<Item = &'static str> {
     ALWAYS.iter().chain(extra).copied()
 }
 
-/// Waits until the server itself notes that it takes connections. Asking the port would not tell whose port it is.
+/// Waits until the server itself notes that it takes connections, be it as a replica. Asking the port would not tell whose port it is.
 async fn ready(server: &mut Child, cluster: &Path) -> Result<(), String> {
     let deadline = Instant::now() + START;
     while Instant::now() < deadline {
@@ -299,7 +299,8 @@ async fn ready(server: &mut Child, cluster: &Path) -> Result<(), String> {
         let note = fs::read_to_string(pid_file(cluster)).unwrap_or_default();
         let mut lines = note.lines();
         let id = lines.next().and_then(|line| line.parse().ok());
-        if id == Some(server.id()) && lines.nth(6).is_some_and(|status| status.trim() == "ready") {
+        let status = lines.nth(6).unwrap_or_default().trim();
+        if id == Some(server.id()) && ["ready", "standby"].contains(&status) {
             return Ok(());
         }
     }

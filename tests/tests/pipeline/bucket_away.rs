@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use fakes::Fake;
+use fakes::{Fake, Fault};
 use futures::future::join_all;
 use reqwest::{Method, StatusCode, header};
 use serde_json::{Value, json};
@@ -261,6 +261,42 @@ async fn a_canceled_job_takes_its_picture_out_of_the_wait() {
     case.close().await;
 }
 
+/// One picture is stored, another waits: the one is delivered in time.
+#[tokio::test]
+async fn what_is_stored_is_delivered_though_the_rest_waits() {
+    let case = Case::start().await;
+    let pipeline = &case.pipeline;
+    pipeline.fake.faults().push(Fault::Late(2_000));
+    let mut body = small_job();
+    body["outputs"] = json!(2);
+    let request = pipeline
+        .request(Method::POST, "/v1/jobs")
+        .header("Cancel-After", "16s");
+    let accepted: Value = request
+        .json(&body)
+        .send()
+        .await
+        .unwrap()
+        .json()
+        .await
+        .unwrap();
+    let stored = async || (case.s3.puts() == 2).then_some(());
+    pipeline.until(Duration::from_secs(10), stored).await;
+    case.s3.set_mood(Mood::Full);
+    let ended = pipeline.ended(accepted["id"].as_str().unwrap()).await;
+    assert_eq!(
+        (
+            ended["state"].as_str(),
+            ended["cost"]["captured"].as_i64(),
+            ended["cost"]["released"].as_i64()
+        ),
+        (Some("partial"), Some(6), Some(6)),
+        "{ended}"
+    );
+    assert_eq!((case.calls(), pipeline.balance().await), (2, (994, 0)));
+    case.close().await;
+}
+
 #[tokio::test]
 async fn what_finds_no_room_to_wait_is_lost_told_and_bought_once_more() {
     let case = Case::with(Options {
@@ -286,6 +322,56 @@ async fn what_finds_no_room_to_wait_is_lost_told_and_bought_once_more() {
         (case.calls(), outcomes(pipeline).await),
         (2, vec!["internal".to_owned(), "ok".to_owned()])
     );
+    case.close().await;
+}
+
+/// The ceiling holds whatever was under way, and each call is accounted for.
+#[tokio::test]
+async fn no_more_waits_than_there_is_room_for() {
+    const ROOM: u32 = 1_200_000;
+    let case = Case::with(Options {
+        spool: ROOM as usize,
+        ..Options::default()
+    })
+    .await;
+    let pipeline = &case.pipeline;
+    pipeline.fake.faults().latency(1_000..=1_000);
+    let ids = join_all((0..8).map(|_| async { pipeline.submit(&small_job()).await })).await;
+    pipeline
+        .until(Duration::from_secs(10), async || {
+            (case.calls() == 8).then_some(())
+        })
+        .await;
+    case.s3.set_mood(Mood::Full);
+    let refused = async || metric(pipeline, "platen_spool_refused_total").await;
+    let decided = async || {
+        let ended: i64 =
+            sqlx::query_scalar("SELECT count(*) FROM calls WHERE ended_at IS NOT NULL")
+                .fetch_one(&pipeline.reader)
+                .await
+                .unwrap();
+        (ended > 0).then_some(())
+    };
+    pipeline.until(Duration::from_secs(15), decided).await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let waiting = metric(pipeline, "platen_spool_bytes").await;
+    assert!(
+        waiting > 0.0 && waiting <= f64::from(ROOM),
+        "{waiting} bytes wait"
+    );
+    assert_eq!(case.calls(), 8, "nothing is bought meanwhile");
+    case.s3.set_mood(Mood::Well);
+    for id in &ids {
+        assert_eq!(pipeline.ended(id).await["state"], "succeeded");
+    }
+    let outcomes = outcomes(pipeline).await;
+    let lost = outcomes
+        .iter()
+        .filter(|outcome| *outcome == "internal")
+        .count();
+    assert_eq!((case.calls(), outcomes.len()), (8 + lost, 8 + lost));
+    assert!((1..8).contains(&lost), "{lost} were lost");
+    assert!((refused().await - f64::from(u32::try_from(lost).unwrap())).abs() < 0.5);
     case.close().await;
 }
 

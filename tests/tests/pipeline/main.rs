@@ -8,6 +8,7 @@ mod clocks;
 mod crashes;
 mod credits;
 mod doorbell;
+mod failover;
 mod fleet;
 mod full_disks;
 mod handles;

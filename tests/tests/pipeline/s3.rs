@@ -6,11 +6,12 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use common::bucket::Bucket;
 use common::verify::deep::{self, Told};
+use reqwest::Client;
 use secrecy::SecretString;
-use serde_json::json;
+use serde_json::{Value, json};
 use tests::pipeline::small_job;
-use tests::s3::S3;
-use tests::{Options, Pipeline};
+use tests::s3::{self, S3};
+use tests::{Options, Pipeline, processes};
 
 const PHOTO: &[u8] = include_bytes!("../../../samples/product.jpg");
 
@@ -56,4 +57,77 @@ async fn a_picture_is_made_kept_and_shown_with_the_bucket_in_s3() {
         0
     );
     pipeline.close().await;
+}
+
+/// `platen up`, `doctor` and `verify --deep`, told of the bucket as anybody would.
+#[tokio::test]
+async fn the_program_keeps_its_objects_in_s3() {
+    let folder = tempfile::tempdir().unwrap();
+    let s3 = S3::start(&folder.path().join("s3")).await;
+    let data = folder.path().join("data");
+    let ready = folder.path().join("ready.json");
+    let platen = || {
+        let mut platen = processes::platen();
+        platen
+            .env("PLATEN_BUCKET", format!("s3://{}/of/ours", s3::BUCKET))
+            .envs(s3::variables(&s3.endpoint()));
+        platen
+    };
+    let doctor = platen().arg("doctor").output().await.unwrap();
+    let said = String::from_utf8(doctor.stdout).unwrap();
+    assert!(
+        said.contains("ok      bucket: s3://pictures/of/ours can be written"),
+        "{said}"
+    );
+
+    let mut up = platen();
+    up.args(["up", "--port", "0", "--data"])
+        .arg(&data)
+        .arg("--ready-file")
+        .arg(&ready);
+    let mut up = up
+        .env("PLATEN_METRICS_LISTEN", "127.0.0.1:0")
+        .env("PLATEN_LOG", "warn")
+        .spawn()
+        .unwrap();
+    let notice: Value = tokio::time::timeout(Duration::from_mins(1), async {
+        loop {
+            if let Ok(text) = std::fs::read(&ready) {
+                return serde_json::from_slice(&text).unwrap();
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    })
+    .await
+    .unwrap();
+    let client = Client::builder()
+        .timeout(Duration::from_mins(1))
+        .build()
+        .unwrap();
+    let job: Value = client
+        .post(format!("{}/v1/jobs", notice["api"].as_str().unwrap()))
+        .bearer_auth(notice["key"].as_str().unwrap())
+        .header("Prefer", "wait=30")
+        .json(&small_job())
+        .send()
+        .await
+        .unwrap()
+        .json()
+        .await
+        .unwrap();
+    assert_eq!(job["state"], "succeeded", "{job}");
+    assert!(folder.path().join("s3/pictures/of/ours/t").is_dir());
+    assert!(!data.join("bucket").exists());
+    let verify = platen()
+        .args(["verify", "--deep", "--data"])
+        .arg(&data)
+        .output()
+        .await
+        .unwrap();
+    let said = String::from_utf8(verify.stdout).unwrap();
+    assert!(
+        verify.status.success() && said.contains("2 files are as they were stored"),
+        "{said}"
+    );
+    up.kill().await.unwrap();
 }
