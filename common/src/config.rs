@@ -73,7 +73,7 @@ pub const VARIABLES: &[(&str, &str)] = &[
     ),
     (
         "PLATEN_LEASE_SECONDS",
-        "how long a worker that died keeps its jobs; default 30",
+        "how long a worker that died keeps its jobs; default 25",
     ),
     (
         "PLATEN_QUEUE",
@@ -97,7 +97,7 @@ const METRICS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 946
 /// What may wait for the bucket when nothing else is said.
 const SPOOL: usize = 256_000_000;
 /// How long a claim is good when nothing else is said.
-const LEASE: Duration = Duration::from_secs(30);
+const LEASE: Duration = Duration::from_secs(25);
 
 /// What both binaries are told.
 #[derive(Clone, Debug)]

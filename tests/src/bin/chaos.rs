@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
+use common::config::Timing;
 use tests::chaos::books::{self, Books, Figures};
 use tests::chaos::clients::{self, Memory};
 use tests::chaos::plan::Plan;
@@ -19,6 +20,7 @@ use tokio_util::task::TaskTracker;
 
 /// From so many faults on leases are as long as they are by default; a shorter run could not wait for them.
 const LONG: u32 = 1_000;
+const SHORT_LEASE: Duration = Duration::from_secs(5);
 const TELL_EVERY: Duration = Duration::from_secs(20);
 /// Jobs a second.
 const RATE: f64 = 3.0;
@@ -64,7 +66,8 @@ async fn main() -> ExitCode {
 
 async fn run(words: &Words, seed: u64) -> anyhow::Result<usize> {
     let long = words.kills >= LONG;
-    let lease = Duration::from_secs(words.lease.unwrap_or(if long { 30 } else { 5 }));
+    let by_default = if long { Timing::default().lease } else { SHORT_LEASE };
+    let lease = words.lease.map_or(by_default, Duration::from_secs);
     let pace = match words.seconds {
         Some(seconds) => Duration::from_secs(seconds.into()) / words.kills.max(1),
         None if long => Duration::from_millis(1_300),
