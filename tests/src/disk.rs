@@ -1,7 +1,7 @@
-//! Small disks, for tests that fill them: a tmpfs of its own, where this user may mount one.
+//! What lies on disks, and small disks for tests that fill them: a tmpfs of its own, where this user may mount one.
 
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
@@ -61,4 +61,18 @@ pub fn lift_file_limit(process: u32) {
 fn run(command: &mut Command) -> bool {
     let command = command.stdin(Stdio::null());
     command.status().is_ok_and(|status| status.success())
+}
+
+/// Every file under a folder.
+pub fn files(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(files(&path));
+        } else {
+            found.push(path);
+        }
+    }
+    found
 }

@@ -12,6 +12,7 @@ pub mod models;
 pub mod pipeline;
 pub mod processes;
 pub mod proxy;
+pub mod real;
 pub mod s3;
 pub mod servers;
 

@@ -45,6 +45,13 @@ pub fn played_by(folder: &TempDir, url: &str) {
     );
 }
 
+/// The same for OpenAI; its key is whatever `OPENAI_API_KEY` says.
+pub fn openai_played_by(folder: &TempDir, url: &str) {
+    let line = "dialect = \"openai\"";
+    let with_address = format!("{line}\nbase_url = \"{url}\"\napi_key = \"OPENAI_API_KEY\"");
+    change(folder, "openai.toml", line, &with_address);
+}
+
 /// What such a process must be told besides: the fake is also where tokens come from.
 pub fn keys(url: &str) -> Vec<(String, String)> {
     let host = url.trim_start_matches("http://");

@@ -17,9 +17,9 @@ use futures::FutureExt;
 use futures::stream::{self, StreamExt};
 use reqwest::{Client, StatusCode};
 use serde_json::{Value, json};
-use tempfile::TempDir;
 use tests::fleet::{Orders, Process, Role};
-use tests::{Options, Pipeline, models};
+use tests::real::Real;
+use tests::{Pipeline, models};
 
 const ACTIONS: [&str; 4] = ["abort", "error", "hang", "delay"];
 /// Cells walked at the same time: most of each is waiting for a lease.
@@ -167,35 +167,19 @@ fn started(role: Role, orders: &Orders) -> Process {
     process
 }
 
-/// Both dialects at this fake, with little patience.
-fn catalogue(fake: &Fake) -> TempDir {
-    let folder = models::shipped();
-    models::played_by(&folder, &fake.base_url());
-    for (file, seconds) in [("vertex.toml", 180), ("interactions.toml", 120)] {
-        let line = format!("timeout_seconds = {seconds}");
-        models::change(&folder, file, &line, "timeout_seconds = 4");
-    }
-    folder
-}
-
 /// Walks one cell; returns seconds until the job had ended, and the calls it cost beyond its own.
 async fn walk(cell: Cell) -> (f64, usize) {
-    let fake = Fake::start(fakes::Options::default()).await.unwrap();
-    let (folder, logs) = (catalogue(&fake), tempfile::tempdir().unwrap());
-    if cell.scene == Scene::Orphaned || cell.point.starts_with("renew") {
-        fake.faults().latency(2_000..=2_000);
+    let slow = cell.scene == Scene::Orphaned || cell.point.starts_with("renew");
+    let latency = if slow { 2_000 } else { 0 };
+    let Real {
+        pipeline,
+        fake,
+        mut orders,
+        folders,
+    } = Real::start(latency..=latency).await;
+    for file in ["vertex.toml", "interactions.toml"] {
+        models::patience(&folders.catalogue, file, 4);
     }
-    let pipeline = Pipeline::start_with(Options {
-        workers: 0,
-        models: Some(folder.path().to_owned()),
-        ..Options::default()
-    })
-    .await;
-    let mut orders = Orders {
-        config: pipeline.config.clone(),
-        environment: models::keys(&fake.base_url()),
-        folder: logs.path().to_owned(),
-    };
     orders.config.slots = 4;
     let started_at = Instant::now();
     let mut url = pipeline.url.clone();

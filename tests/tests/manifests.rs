@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use common::catalog::Catalog;
+use common::failpoint::POINTS;
 use common::{config, outcome, telemetry};
 use serde_json::Value;
 
@@ -205,6 +206,48 @@ fn a_stop_waits_for_the_longest_call() {
 }
 
 /// Every series the metrics of Platen are made of: a histogram has three kinds and none of its own name.
+/// A proof that was renamed must not stay in the page that promises it.
+#[test]
+fn every_proof_that_is_named_exists() {
+    let page = read(&root().join("docs/reliability.md"));
+    let makefile = read(&root().join("Makefile"));
+    let code = sources();
+    let mut named = 0;
+    for proof in page.split('`').skip(1).step_by(2) {
+        let known = if let Some(word) = proof.strip_prefix("make ") {
+            let word = word.split(' ').next().unwrap_or_default();
+            makefile.contains(&format!("\n{word}: "))
+        } else if let Some((step, place)) = proof.split_once(':') {
+            step == "…" || place.starts_with("//") || POINTS.contains(&proof)
+        } else if proof.len() > 20 && words(proof).eq([proof]) {
+            code.contains(&format!("fn {proof}("))
+        } else {
+            continue;
+        };
+        assert!(known, "docs/reliability.md: there is no {proof}");
+        named += 1;
+    }
+    assert!(named > 60, "only {named} proofs are named");
+}
+
+/// All Rust there is.
+fn sources() -> String {
+    let members = ["api", "cli", "common", "fakes", "tests", "worker"];
+    let mut folders: Vec<PathBuf> = members.map(|member| root().join(member)).into();
+    let mut code = String::new();
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).expect("a folder of the workspace") {
+            let path = entry.expect("a file of the workspace").path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                code.push_str(&read(&path));
+            }
+        }
+    }
+    code
+}
+
 fn exported() -> BTreeSet<String> {
     // A metric shows its type once it has been used.
     telemetry::QUEUE_SECONDS.with_label_values(&["model"]);

@@ -66,7 +66,11 @@ async fn main() -> ExitCode {
 
 async fn run(words: &Words, seed: u64) -> anyhow::Result<usize> {
     let long = words.kills >= LONG;
-    let by_default = if long { Timing::default().lease } else { SHORT_LEASE };
+    let by_default = if long {
+        Timing::default().lease
+    } else {
+        SHORT_LEASE
+    };
     let lease = words.lease.map_or(by_default, Duration::from_secs);
     let pace = match words.seconds {
         Some(seconds) => Duration::from_secs(seconds.into()) / words.kills.max(1),

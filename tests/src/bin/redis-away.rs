@@ -14,13 +14,15 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use cli::private::Servers;
-use fakes::{Fake, Latency, Switches};
+use common::config::Timing;
+use fakes::Fake;
 use serde_json::json;
 use tests::clients::{Accepted, Clients};
-use tests::fleet::{Orders, Process, Role};
+use tests::fleet::{Process, Role};
 use tests::proxy::{Proxy, Weather};
+use tests::real::Real;
 use tests::servers::TestServers;
-use tests::{Options, Pipeline, models};
+use tests::{Options, Pipeline};
 use tokio::task::JoinSet;
 
 const ROUNDS: usize = 3;
@@ -82,29 +84,19 @@ async fn main() -> ExitCode {
         .unwrap();
     let named = TestServers::prepare(&servers).await;
     let (redis, redis_url) = Proxy::before(servers.redis_url()).await.unwrap();
-    let fake = Fake::start(fakes::Options::default()).await.unwrap();
-    fake.faults().set(Switches {
-        latency_ms: Latency { min: 300, max: 700 },
-        plain: true,
-        ..Switches::default()
-    });
-    let catalogue = models::shipped();
-    models::played_by(&catalogue, &fake.base_url());
     let options = Options {
         credits: 100_000_000,
-        workers: 0,
         slots: 16,
-        lease: Duration::from_secs(30),
-        models: Some(catalogue.path().to_owned()),
+        lease: Timing::default().lease,
         redis: Some(redis_url),
         ..Options::default()
     };
-    let pipeline = Pipeline::start_on(named, options).await;
-    let orders = Orders {
-        config: pipeline.config.clone(),
-        environment: models::keys(&fake.base_url()),
-        folder: folder.path().to_owned(),
-    };
+    let Real {
+        pipeline,
+        fake,
+        orders,
+        folders: _folders,
+    } = Real::start_on(named, options, 300..=700).await;
     let apis = orders.start(Role::Api, 1).await.unwrap();
     let workers = orders.start(Role::Worker, WORKERS).await.unwrap();
     let addresses = apis.iter().map(Process::address).collect();

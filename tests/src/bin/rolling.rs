@@ -8,18 +8,21 @@
 #![expect(clippy::unwrap_used, reason = "a harness fails loudly")]
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
 use cli::private::Servers;
-use fakes::{Fake, Latency, Switches};
+use common::config::Timing;
+use fakes::Fake;
 use serde_json::json;
 use tests::clients::{Accepted, Clients};
-use tests::fleet::{Orders, Process, Role};
+use tests::fleet::{Process, Role};
+use tests::real::Real;
 use tests::servers::TestServers;
-use tests::{Options, Pipeline, models};
+use tests::{Options, Pipeline};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -27,10 +30,7 @@ const APIS: usize = 2;
 const WORKERS: usize = 3;
 const MODEL: &str = "gemini-nano-banana-2.1";
 /// What the fake takes for a picture, in milliseconds.
-const LATENCY: Latency = Latency {
-    min: 1_000,
-    max: 3_000,
-};
+const LATENCY: RangeInclusive<u64> = 1_000..=3_000;
 /// A stop may take as long as a picture that was just asked for, and a little more.
 const STOP: Duration = Duration::from_secs(15);
 const DRAIN: Duration = Duration::from_mins(1);
@@ -53,27 +53,17 @@ async fn main() -> ExitCode {
         .await
         .unwrap();
     let named = TestServers::prepare(&servers).await;
-    let fake = Fake::start(fakes::Options::default()).await.unwrap();
-    fake.faults().set(Switches {
-        latency_ms: LATENCY,
-        plain: true,
-        ..Switches::default()
-    });
-    let catalogue = models::shipped();
-    models::played_by(&catalogue, &fake.base_url());
     let options = Options {
         credits: 100_000_000,
-        workers: 0,
-        lease: Duration::from_secs(30),
-        models: Some(catalogue.path().to_owned()),
+        lease: Timing::default().lease,
         ..Options::default()
     };
-    let pipeline = Pipeline::start_on(named, options).await;
-    let orders = Orders {
-        config: pipeline.config.clone(),
-        environment: models::keys(&fake.base_url()),
-        folder: folder.path().to_owned(),
-    };
+    let Real {
+        pipeline,
+        fake,
+        orders,
+        folders: _folders,
+    } = Real::start_on(named, options, LATENCY).await;
     let mut apis = orders.start(Role::Api, APIS).await.unwrap();
     let mut workers = orders.start(Role::Worker, WORKERS).await.unwrap();
 

@@ -451,11 +451,7 @@ async fn a_worker_that_starts_without_its_bucket_buys_nothing_and_takes_nothing_
 async fn a_worker_that_is_killed_while_a_picture_waits_wastes_one_call() {
     let fake = Fake::start(fakes::Options::default()).await.unwrap();
     let models = models::shipped();
-    let address = format!(
-        "dialect = \"openai\"\nbase_url = \"{}\"\napi_key = \"OPENAI_API_KEY\"",
-        fake.base_url()
-    );
-    models::change(&models, "openai.toml", "dialect = \"openai\"", &address);
+    models::openai_played_by(&models, &fake.base_url());
     let case = Case::with(Options {
         workers: 0,
         models: Some(models.path().to_owned()),

@@ -5,14 +5,13 @@ use std::time::Duration;
 
 use common::clock;
 use common::id::JobId;
-use fakes::{Fake, Latency, Switches};
 use futures::future::join_all;
 use reqwest::Method;
 use serde_json::{Value, json};
 use tests::clients::Clients;
 use tests::fleet::{Orders, Process, Role};
 use tests::pipeline::small_job;
-use tests::{Options, Pipeline, models};
+use tests::real::Real;
 use time::format_description::well_known::Rfc3339;
 
 /// Starts one process whose clock is wrong by so much; its monotonic clock is as good as any.
@@ -38,29 +37,12 @@ async fn wrong_by(offset: &str, role: Role, number: usize, orders: &Orders) -> P
 
 #[tokio::test]
 async fn clocks_that_are_ten_minutes_wrong_cost_nothing() {
-    let catalogue = models::shipped();
-    let fake = Fake::start(fakes::Options::default()).await.unwrap();
-    fake.faults().set(Switches {
-        latency_ms: Latency {
-            min: 1_000,
-            max: 4_000,
-        },
-        plain: true,
-        ..Switches::default()
-    });
-    models::played_by(&catalogue, &fake.base_url());
-    let pipeline = Pipeline::start_with(Options {
-        workers: 0,
-        models: Some(catalogue.path().to_owned()),
-        ..Options::default()
-    })
-    .await;
-    let logs = tempfile::tempdir().unwrap();
-    let orders = Orders {
-        config: pipeline.config.clone(),
-        environment: models::keys(&fake.base_url()),
-        folder: logs.path().to_owned(),
-    };
+    let Real {
+        pipeline,
+        fake,
+        orders,
+        folders: _folders,
+    } = Real::start(1_000..=4_000).await;
     let mut processes = Vec::new();
     for (number, offset) in (1..).zip(["+10m", "-10m"]) {
         processes.push(wrong_by(offset, Role::Api, number, &orders).await);

@@ -9,11 +9,11 @@ use fakes::Fake;
 use nix::sys::signal::Signal;
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::{Connection, PgConnection};
-use tempfile::TempDir;
-use tests::fleet::{Orders, Process, Role};
+use tests::fleet::{Process, Role};
 use tests::pipeline::small_job;
 use tests::proxy::{Proxy, Weather};
-use tests::{Options, Pipeline, models};
+use tests::real::Real;
+use tests::{Options, Pipeline};
 
 async fn without_workers() -> Pipeline {
     Pipeline::start_with(Options {
@@ -122,24 +122,6 @@ async fn only_who_holds_the_job_gives_a_call_up_and_only_as_it_was_read() {
     pipeline.close().await;
 }
 
-/// A pipeline whose workers are processes of their own, on vendors of their own.
-async fn with_processes(fake: &Fake) -> (Pipeline, Orders, [TempDir; 2]) {
-    let (catalogue, logs) = (models::shipped(), tempfile::tempdir().unwrap());
-    models::played_by(&catalogue, &fake.base_url());
-    let pipeline = Pipeline::start_with(Options {
-        workers: 0,
-        models: Some(catalogue.path().to_owned()),
-        ..Options::default()
-    })
-    .await;
-    let orders = Orders {
-        config: pipeline.config.clone(),
-        environment: models::keys(&fake.base_url()),
-        folder: logs.path().to_owned(),
-    };
-    (pipeline, orders, [catalogue, logs])
-}
-
 /// Waits until so many calls were made.
 async fn calls(pipeline: &Pipeline, fake: &Fake, calls: usize) {
     pipeline
@@ -153,9 +135,12 @@ async fn calls(pipeline: &Pipeline, fake: &Fake, calls: usize) {
 /// does with the answer it finds.
 #[tokio::test]
 async fn a_worker_that_wakes_up_after_its_lease_changes_nothing() {
-    let fake = Fake::start(fakes::Options::default()).await.unwrap();
-    fake.faults().latency(1_500..=1_500);
-    let (pipeline, orders, _folders) = with_processes(&fake).await;
+    let Real {
+        pipeline,
+        fake,
+        orders,
+        folders: _folders,
+    } = Real::start(1_500..=1_500).await;
     let mut zombie = Process::new(Role::Worker, 1, &orders).unwrap();
     zombie.start().unwrap();
     let id = pipeline.submit(&small_job()).await;
@@ -185,8 +170,12 @@ async fn a_worker_that_wakes_up_after_its_lease_changes_nothing() {
 /// Three workers die of the same job: it is given up, and others are not touched by that.
 #[tokio::test]
 async fn a_job_that_kills_its_workers_is_given_up_and_refunded() {
-    let fake = Fake::start(fakes::Options::default()).await.unwrap();
-    let (pipeline, mut orders, _folders) = with_processes(&fake).await;
+    let Real {
+        pipeline,
+        fake,
+        mut orders,
+        folders: _folders,
+    } = Real::start(0..=0).await;
     let deadly = ("PLATEN_TEST_FAILPOINTS", "generate:after_claim=abort");
     orders.environment.push((deadly.0.into(), deadly.1.into()));
     let id = pipeline.submit(&small_job()).await;
@@ -220,10 +209,12 @@ async fn a_job_that_kills_its_workers_is_given_up_and_refunded() {
 #[tokio::test]
 async fn after_the_database_was_away_no_call_is_paid_twice() {
     const JOBS: usize = 24;
-    let fake = Fake::start(fakes::Options::default()).await.unwrap();
-    fake.faults().latency(6_000..=8_000);
-    fake.faults().plain(true);
-    let (pipeline, mut orders, _folders) = with_processes(&fake).await;
+    let Real {
+        pipeline,
+        fake,
+        mut orders,
+        folders: _folders,
+    } = Real::start(6_000..=8_000).await;
     let (proxy, url) = Proxy::before(pipeline.config.database_url().unwrap().expose_secret())
         .await
         .unwrap();

@@ -2,51 +2,14 @@
 
 use std::time::Duration;
 
-use fakes::{Fake, Latency, Switches};
 use nix::sys::signal::Signal;
 use redis::AsyncCommands;
 use secrecy::ExposeSecret;
 use serde_json::Value;
-use tempfile::TempDir;
-use tests::fleet::{Orders, Role};
+use tests::fleet::Role;
+use tests::pipeline::small_job;
 use tests::proxy::{Proxy, Weather};
-use tests::{Options, Pipeline, models, pipeline::small_job};
-
-/// A fake that takes half a second, and real processes on the pipeline's own servers that call it.
-struct Real {
-    pipeline: Pipeline,
-    fake: Fake,
-    orders: Orders,
-    _folders: [TempDir; 2],
-}
-
-async fn real() -> Real {
-    let (catalogue, logs) = (models::shipped(), tempfile::tempdir().unwrap());
-    let fake = Fake::start(fakes::Options::default()).await.unwrap();
-    fake.faults().set(Switches {
-        latency_ms: Latency { min: 500, max: 500 },
-        plain: true,
-        ..Switches::default()
-    });
-    models::played_by(&catalogue, &fake.base_url());
-    let pipeline = Pipeline::start_with(Options {
-        workers: 0,
-        models: Some(catalogue.path().to_owned()),
-        ..Options::default()
-    })
-    .await;
-    let orders = Orders {
-        config: pipeline.config.clone(),
-        environment: models::keys(&fake.base_url()),
-        folder: logs.path().to_owned(),
-    };
-    Real {
-        pipeline,
-        fake,
-        orders,
-        _folders: [catalogue, logs],
-    }
-}
+use tests::real::Real;
 
 #[tokio::test]
 async fn a_worker_that_is_frozen_killed_and_stopped_comes_back_where_it_was() {
@@ -54,8 +17,8 @@ async fn a_worker_that_is_frozen_killed_and_stopped_comes_back_where_it_was() {
         pipeline,
         fake,
         orders,
-        _folders,
-    } = real().await;
+        folders: _folders,
+    } = Real::start(500..=500).await;
     let mut workers = orders.start(Role::Worker, 1).await.unwrap();
     let worker = &mut workers[0];
     let address = worker.metrics_address();
@@ -88,8 +51,8 @@ async fn connections_to_postgres_that_are_half_open_for_ever_hold_nobody_up_for_
         pipeline,
         fake,
         mut orders,
-        _folders,
-    } = real().await;
+        folders: _folders,
+    } = Real::start(500..=500).await;
     let database = orders.config.database_url.unwrap();
     let (proxy, through) = Proxy::before(database.expose_secret()).await.unwrap();
     orders.config.database_url = Some(through.into());
@@ -135,8 +98,8 @@ async fn connections_to_redis_that_are_half_open_for_ever_are_made_again() {
         pipeline,
         fake: _fake,
         mut orders,
-        _folders,
-    } = real().await;
+        folders: _folders,
+    } = Real::start(500..=500).await;
     let redis = orders.config.redis_url.unwrap();
     let (proxy, through) = Proxy::before(redis.expose_secret()).await.unwrap();
     orders.config.redis_url = Some(through.into());

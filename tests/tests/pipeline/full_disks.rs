@@ -1,6 +1,6 @@
 //! Disks that are full: the bucket's, Postgres' and Redis' memory. Nothing is half done, and room is all it takes to go on.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use cli::private::{Redis, Servers, Tuning};
@@ -11,23 +11,10 @@ use futures::future::join_all;
 use reqwest::{Method, StatusCode, header};
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
-use tests::disk::{self, Disk};
+use tests::disk::{self, Disk, files};
 use tests::pipeline::small_job;
 use tests::servers::TestServers;
 use tests::{Options, Pipeline, models, processes};
-
-fn files(folder: &Path) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            found.extend(files(&path));
-        } else {
-            found.push(path);
-        }
-    }
-    found
-}
 
 async fn all_succeed(pipeline: &Pipeline, ids: &[String]) {
     for id in ids {
@@ -41,11 +28,7 @@ async fn all_succeed(pipeline: &Pipeline, ids: &[String]) {
 async fn a_bucket_with_room_for_nothing_large_costs_no_call_and_keeps_nothing_half() {
     let fake = Fake::start(fakes::Options::default()).await.unwrap();
     let models = models::shipped();
-    let address = format!(
-        "dialect = \"openai\"\nbase_url = \"{}\"\napi_key = \"OPENAI_API_KEY\"",
-        fake.base_url()
-    );
-    models::change(&models, "openai.toml", "dialect = \"openai\"", &address);
+    models::openai_played_by(&models, &fake.base_url());
     let pipeline = Pipeline::start_with(Options {
         workers: 0,
         models: Some(models.path().to_owned()),

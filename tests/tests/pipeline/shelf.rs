@@ -13,6 +13,7 @@ use common::verify::Finding;
 use common::verify::deep::Progress;
 use serde_json::{Value, json};
 use sqlx::Connection;
+use tests::disk::files;
 use tests::pipeline::small_job;
 use tests::{Options, Pipeline};
 use time::format_description::well_known::Rfc3339;
@@ -39,20 +40,6 @@ fn set_age(path: &Path, age: Duration) {
     let file = std::fs::File::options().write(true).open(path).unwrap();
     file.set_modified(SystemTime::from(common::clock::now() - age))
         .unwrap();
-}
-
-/// Every file under a folder.
-fn files(folder: &Path) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            found.extend(files(&path));
-        } else {
-            found.push(path);
-        }
-    }
-    found
 }
 
 async fn deep(pipeline: &Pipeline) -> (Vec<Finding>, Progress) {

@@ -330,10 +330,13 @@ impl Model {
         Said::Was(true)
     }
 
-    /// A call ends once, whoever works on its job by then; one that never reached a model gives its count back.
+    /// A call ends once, whoever works on its job by then; one that never reached a model gives its count back. Of one
+    /// that was given up for lost the picture may yet come, while its job is open.
     fn end_call(&mut self, call: usize, class: Class) -> Said {
         let call = &mut self.books.calls[call];
-        if call.outcome.is_some() {
+        let open = !self.books.jobs[call.job].state.is_terminal();
+        let late = call.outcome == Some(Class::Unknown) && class == Class::Ok && open;
+        if call.outcome.is_some() && !late {
             return Said::Was(false);
         }
         call.outcome = Some(class);
