@@ -45,6 +45,7 @@ pub struct App {
     pub closed_lanes: Mutex<BTreeMap<String, Class>>,
     /// Since when top-ups find no Redis.
     pub redis_away: Mutex<Option<Instant>>,
+    pub started: Instant,
     /// What shutdown waits for.
     pub tasks: TaskTracker,
     /// Cancelled when the worker begins to stop: calls that are under way end, nothing new begins.
@@ -97,6 +98,7 @@ impl App {
             free_slots: Arc::new(Semaphore::new(config.slots)),
             closed_lanes: Mutex::default(),
             redis_away: Mutex::default(),
+            started: Instant::now(),
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
             contact: Mutex::default(),

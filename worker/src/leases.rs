@@ -26,9 +26,17 @@ struct Held {
     fence: i32,
     /// Until when the lease surely stands, counted from before it was asked for.
     good_until: Instant,
-    /// When whoever works under it counts as hanging.
-    hangs_at: Instant,
+    /// Steps under way, and until when each may take; between them, when the last one ended.
+    steps: HashMap<u64, Instant>,
+    stepped: Instant,
     lost: CancellationToken,
+}
+
+/// A step under way; dropping it ends it.
+#[must_use]
+pub struct Step<'a> {
+    lease: &'a HeldLease,
+    number: u64,
 }
 
 /// A lease while it is worked under; dropping it forgets the lease.
@@ -48,19 +56,32 @@ impl HeldLease {
         good_until.is_some_and(|until| Instant::now() + self.lease / 6 < until)
     }
 
-    /// The next step may take this long, and twice a lease for all that goes with it.
-    pub fn may_take(&self, time: Duration) {
-        let at = Instant::now() + time + self.lease * 2;
-        self.own(|held| held.hangs_at = held.hangs_at.max(at));
+    /// A step begins that may take this long. Between steps nothing may take longer than two leases.
+    pub fn may_take(&self, time: Duration) -> Step<'_> {
+        let number = rand::random();
+        // A time that is out of all bounds is none.
+        let until = Instant::now().checked_add(time);
+        self.own(|held| until.map(|until| held.steps.insert(number, until)));
+        Step {
+            lease: self,
+            number,
+        }
     }
 
     /// Ends when the work hangs.
     pub async fn hangs(&self) {
-        while let Some(at) = self.own(|held| held.hangs_at)
-            && Instant::now() < at
-        {
+        let hangs_at = |held: &mut Held| {
+            let latest = held.steps.values().max().copied();
+            latest.unwrap_or(held.stepped) + self.lease * 2
+        };
+        while let Some(at) = self.own(hangs_at) {
+            if at <= Instant::now() {
+                return;
+            }
             tokio::time::sleep_until(at.into()).await;
         }
+        // This worker has claimed the job again: `lost` says so.
+        std::future::pending::<()>().await;
     }
 
     /// What is held under this very fence: this worker may have claimed the job again meanwhile.
@@ -78,13 +99,18 @@ impl Leases {
         let held = Held {
             fence,
             good_until: asked + lease,
-            hangs_at: asked + lease * 2,
+            steps: HashMap::new(),
+            stepped: Instant::now(),
             lost: lost.clone(),
         };
-        self.0
+        let before = self
+            .0
             .lock()
             .expect("no panic while it is held")
             .insert(job, held);
+        if let Some(before) = before {
+            before.lost.cancel();
+        }
         HeldLease {
             job,
             fence,
@@ -135,6 +161,15 @@ impl Leases {
     /// How many are held.
     pub fn count(&self) -> usize {
         self.0.lock().expect("no panic while it is held").len()
+    }
+}
+
+impl Drop for Step<'_> {
+    fn drop(&mut self) {
+        self.lease.own(|held| {
+            held.steps.remove(&self.number);
+            held.stepped = Instant::now();
+        });
     }
 }
 

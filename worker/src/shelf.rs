@@ -30,7 +30,8 @@ pub struct Shelf {
     away: watch::Sender<bool>,
     /// When it last answered.
     heard: Mutex<Option<Instant>>,
-    /// Room for what waits, in KiB.
+    /// Room for what waits, in KiB: how much there is, and what of it is free.
+    rooms: u32,
     room: Semaphore,
     waiting: AtomicUsize,
     /// That it takes no more was told.
@@ -44,11 +45,13 @@ impl Shelf {
         telemetry::BUCKET_AWAY.set(0);
         telemetry::SPOOL_BYTES.add(0);
         telemetry::SPOOL_REFUSED.inc_by(0);
+        let rooms = u32::try_from(room / KIB).unwrap_or(u32::MAX);
         Self {
             bucket,
             away: watch::Sender::new(false),
             heard: Mutex::default(),
-            room: Semaphore::new((room / KIB).min(Semaphore::MAX_PERMITS)),
+            rooms,
+            room: Semaphore::new(rooms as usize),
             waiting: AtomicUsize::default(),
             told: AtomicBool::default(),
         }
@@ -196,8 +199,12 @@ impl Shelf {
 
     /// A place for something that waits.
     fn wait(&self, bytes: usize) -> Option<Wait<'_>> {
-        let room = u32::try_from(bytes.div_ceil(KIB)).ok()?;
-        let room = self.room.try_acquire_many(room).ok()?;
+        let needed = u32::try_from(bytes.div_ceil(KIB)).unwrap_or(u32::MAX);
+        // What is larger than all the room there is may wait alone: refused, it would be bought again and again.
+        let room = self.room.try_acquire_many(needed.min(self.rooms)).ok()?;
+        if self.rooms == 0 {
+            return None;
+        }
         self.waiting.fetch_add(1, Ordering::Relaxed);
         telemetry::SPOOL_BYTES.add(i64::try_from(bytes).unwrap_or(i64::MAX));
         Some(Wait {

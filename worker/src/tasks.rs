@@ -48,11 +48,18 @@ pub async fn run(app: Arc<App>, stop: CancellationToken) -> anyhow::Result<()> {
     let lease = timing.lease;
     // Before anything is claimed.
     app.shelf.look().await;
-    every(&app, timing.look_every, A_MINUTE, &stop, watch_bucket::run);
+    // Its turn lasts for as long as the bucket is away, and what waits for it waits through a stop, too.
+    every(
+        &app,
+        timing.look_every,
+        Duration::MAX,
+        &schedules,
+        watch_bucket::run,
+    );
     every(&app, timing.dispatch_every, lease, &stop, top_up_ring::run);
     every(&app, lease / 3, lease, &schedules, renew_leases::run);
-    every(&app, timing.reap_every, lease, &stop, reap::run);
-    every(&app, timing.reap_every, lease, &stop, expire::run);
+    every(&app, timing.reap_every, A_MINUTE, &stop, reap::run);
+    every(&app, timing.reap_every, A_MINUTE, &stop, expire::run);
     every(&app, timing.sweep_every, A_DAY, &stop, sweep::run);
     every(&app, A_DAY, A_DAY, &stop, warn_of_shutdowns::run);
 

@@ -25,6 +25,9 @@ pub struct NewCall<'a> {
     pub cost_micros: i64,
 }
 
+/// How calls end whose picture may have been made, and stored, all the same.
+const LOST: [Class; 2] = [Class::Unknown, Class::Internal];
+
 /// The last check before money is spent: counts the call on the job and journals it, if the lease still
 /// stands and the job's bound allows it. `false`: do not call.
 pub async fn begin(connection: &mut PgConnection, call: &NewCall<'_>) -> sqlx::Result<bool> {
@@ -129,22 +132,20 @@ pub async fn end(
     ending: &Ending<'_>,
 ) -> sqlx::Result<Result<(), NotOneRow>> {
     let counts = ending.outcome.contract().counts;
-    if !counts {
-        // Lock order: the job before its calls.
-        sqlx::query!(
-            "-- call::lock_job
-            SELECT id FROM jobs WHERE id = $1 FOR NO KEY UPDATE",
-            job.0,
-        )
-        .fetch_optional(&mut *connection)
-        .await?;
-    }
+    // Lock order: the job before its calls. Whoever ends the job ends its calls, and nothing is named after that.
+    sqlx::query!(
+        "-- call::lock_job
+        SELECT id FROM jobs WHERE id = $1 FOR NO KEY UPDATE",
+        job.0,
+    )
+    .fetch_optional(&mut *connection)
+    .await?;
     let original = ending.original;
     let result = sqlx::query!(
         "-- call::end
         UPDATE calls SET ended_at = clock_timestamp(), outcome = $2, detail = $3, provider_request_id = coalesce($4, provider_request_id),
                usage = $5, cost_micros = coalesce($6, cost_micros), counted = $7, reason = $14, object_key = $8, sha256 = $9, bytes = $10, media_type = $11, width = $12, height = $13
-        WHERE id = $1 AND (ended_at IS NULL OR (outcome = $15 AND $8::text IS NOT NULL
+        WHERE id = $1 AND (ended_at IS NULL OR (outcome = ANY($15) AND $8::text IS NOT NULL
           AND EXISTS (SELECT FROM jobs WHERE jobs.id = job_id AND finished_at IS NULL)))",
         id.0,
         ending.outcome.as_str(),
@@ -160,16 +161,19 @@ pub async fn end(
         original.map(|original| i32::try_from(original.pixels.width).unwrap_or(i32::MAX)),
         original.map(|original| i32::try_from(original.pixels.height).unwrap_or(i32::MAX)),
         ending.reason,
-        Class::Unknown.as_str(),
+        &LOST.map(|class| class.as_str().to_owned()),
     )
     .execute(&mut *connection)
     .await?;
     let ended = one_row(&result);
-    if !counts && ended.is_ok() {
+    if ended.is_ok() && (!counts || original.is_some()) {
+        // A job that is queued by now is to be taken up before its deadline, for what it has.
         sqlx::query!(
-            "-- call::give_back
-            UPDATE jobs SET calls_started = calls_started - 1 WHERE id = $1",
+            "-- call::tell_job
+            UPDATE jobs SET calls_started = calls_started - $2, stocked = stocked OR $3 WHERE id = $1 AND ($2 > 0 OR state = 'queued')",
             job.0,
+            i32::from(!counts),
+            original.is_some(),
         )
         .execute(connection)
         .await?;

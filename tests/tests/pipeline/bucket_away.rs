@@ -325,6 +325,30 @@ async fn what_finds_no_room_to_wait_is_lost_told_and_bought_once_more() {
     case.close().await;
 }
 
+/// A stop waits for what waits: the bucket is looked for as before.
+#[tokio::test]
+async fn a_worker_that_is_stopped_while_a_picture_waits_stores_it_when_the_bucket_is_back() {
+    let mut case = Case::start().await;
+    let id = case.pipeline.submit(&slow_job()).await;
+    let called = async || (case.calls() == 1).then_some(());
+    case.pipeline.until(Duration::from_secs(10), called).await;
+    case.s3.set_mood(Mood::Refuses);
+    case.waits().await;
+    let back = async {
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        case.s3.set_mood(Mood::Well);
+    };
+    tokio::join!(case.pipeline.stop_workers(), back);
+    let ended = case.pipeline.job(&id).await;
+    assert_eq!(
+        (ended["state"].as_str(), ended["attempts"].as_i64()),
+        (Some("succeeded"), Some(1)),
+        "{ended}"
+    );
+    assert_eq!(case.calls(), 1);
+    case.close().await;
+}
+
 /// The ceiling holds whatever was under way, and each call is accounted for.
 #[tokio::test]
 async fn no_more_waits_than_there_is_room_for() {

@@ -335,7 +335,8 @@ impl Model {
     fn end_call(&mut self, call: usize, class: Class) -> Said {
         let call = &mut self.books.calls[call];
         let open = !self.books.jobs[call.job].state.is_terminal();
-        let late = call.outcome == Some(Class::Unknown) && class == Class::Ok && open;
+        let lost = matches!(call.outcome, Some(Class::Unknown | Class::Internal));
+        let late = lost && class == Class::Ok && open;
         if call.outcome.is_some() && !late {
             return Said::Was(false);
         }

@@ -1,6 +1,8 @@
 //! Where pictures are rendered: as many at a time as there are cores, and never on an async thread.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::{sync::Semaphore, task::spawn_blocking};
@@ -15,14 +17,29 @@ use super::{ImagingError, Rendition, render};
 #[derive(Debug, Clone)]
 pub struct Darkroom {
     places: Arc<Semaphore>,
+    cores: usize,
+    /// Pictures that wait or are made.
+    pictures: Arc<AtomicUsize>,
 }
+
+/// No picture takes longer, on whatever machine.
+const LONGEST: Duration = Duration::from_secs(30);
 
 impl Darkroom {
     /// Room for `cores` pictures at a time, at least one.
     pub fn new(cores: usize) -> Self {
+        let cores = cores.clamp(1, Semaphore::MAX_PERMITS);
         Self {
-            places: Arc::new(Semaphore::new(cores.clamp(1, Semaphore::MAX_PERMITS))),
+            places: Arc::new(Semaphore::new(cores)),
+            cores,
+            pictures: Arc::default(),
         }
+    }
+
+    /// When a picture that comes now is done at the latest, all before it included.
+    pub fn turn(&self) -> Duration {
+        let before = self.pictures.load(Ordering::Relaxed) / self.cores;
+        LONGEST.saturating_mul(u32::try_from(before).unwrap_or(u32::MAX).saturating_add(1))
     }
 
     /// [`render`], as soon as there is a place.
@@ -35,16 +52,33 @@ impl Darkroom {
         target: Pixels,
         format: Format,
     ) -> Result<Rendition, ImagingError> {
+        let counted = Counted::new(&self.pictures);
         let place = Arc::clone(&self.places)
             .acquire_owned()
             .await
             .expect("the semaphore is never closed");
         spawn_blocking(move || {
-            let _place = place;
+            let _place = (place, counted);
             render(&original, target, format)
         })
         .await
         .unwrap_or(Err(ImagingError::ShuttingDown))
+    }
+}
+
+/// One picture more, until it is dropped.
+struct Counted(Arc<AtomicUsize>);
+
+impl Counted {
+    fn new(pictures: &Arc<AtomicUsize>) -> Self {
+        pictures.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(pictures))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -27,7 +27,7 @@ use tracing::Instrument;
 use crate::app::App;
 use crate::leases::HeldLease;
 use crate::providers::InputPicture;
-use output::{Attempt, Made};
+use output::{Attempt, Made, SHELVING};
 
 /// Works on a job if it is to be had. Whatever happens is settled or left to the next attempt; a ring never fails.
 pub(super) async fn run(app: &App, id: JobId) {
@@ -259,6 +259,7 @@ async fn work(app: &App, claimed: &Claimed, lease: &HeldLease) -> anyhow::Result
     };
     let mut inputs = Vec::with_capacity(request.inputs.len());
     for input in &request.inputs {
+        let _step = lease.may_take(SHELVING);
         let Some(bytes) = app.shelf.get(&input.object_key).await? else {
             let gone = format!("the input {} is not in the bucket", input.object_key);
             return Ok(Worked::give_up(Class::Internal, gone));

@@ -21,6 +21,10 @@ struct Swept {
 }
 
 pub(super) async fn run(app: Arc<App>) {
+    // Whoever starts on an old copy of the database gets an hour to see it, before what only newer rows name is removed.
+    if app.started.elapsed() < app.timing.sweep_every {
+        return;
+    }
     let mut swept = Swept::default();
     if let Err(error) = sweep(&app, &mut swept).await {
         tracing::warn!(%error, "The bucket could not be swept to its end; the next turn begins anew");

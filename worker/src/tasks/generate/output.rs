@@ -31,6 +31,9 @@ use crate::providers::{Answer, InputPicture, PictureRequest, Provider, Reply};
 /// Answers about work in the background that cannot be read, in a row, until it counts as lost.
 const UNREADABLE: u32 = 3;
 
+/// What the bucket may take for one thing, all tries of it together.
+pub(super) const SHELVING: Duration = Duration::from_mins(5);
+
 /// How long a job is left alone that found the bucket away.
 const NO_SHELF: Duration = Duration::from_secs(1);
 
@@ -117,9 +120,7 @@ impl Attempt<'_> {
         };
         if let Some(original) = earlier().find_map(|call| call.original.as_ref()) {
             let bytes = self
-                .app
-                .shelf
-                .get(&original.object_key)
+                .fetch(&original.object_key)
                 .await?
                 .context("an original named by its call is not in the bucket")?;
             let rendition = self.develop(bytes).await.map_err(|failure| {
@@ -133,8 +134,10 @@ impl Attempt<'_> {
         let mut history = History::default();
         for journaled in earlier() {
             let failure = match journaled.failure() {
-                Some(failure) if failure.class != Class::Unknown => failure,
-                // Given up for lost: its picture may have come after that.
+                Some(failure) if !matches!(failure.class, Class::Unknown | Class::Internal) => {
+                    failure
+                }
+                // Given up for lost: its picture may have come after that, or been stored though we did not hear so.
                 Some(lost) => match self.take_over(journaled).await? {
                     Some(made) => return Ok(made),
                     None => lost,
@@ -153,7 +156,7 @@ impl Attempt<'_> {
     async fn take_over(&self, journaled: &Journaled) -> anyhow::Result<Option<Made>> {
         let (id, output_idx) = (journaled.id, journaled.output_idx);
         let key = original_key(self.claimed.tenant, id);
-        let Some(bytes) = self.app.shelf.get(&key).await? else {
+        let Some(bytes) = self.fetch(&key).await? else {
             return Ok(None);
         };
         // Of one that was given up nothing but its picture may change any more.
@@ -183,11 +186,15 @@ impl Attempt<'_> {
         // Our own worker's death says nothing against the lane.
         self.door().tell(&journaled.lane, id, None).await;
         let lost = Failure::new(Class::Unknown, "its worker died before the answer was kept");
-        let mut transaction = database::begin_for(&self.app.pool, self.claimed.tenant).await?;
         let Claimed { id: job, fence, .. } = *self.claimed;
-        let given_up = call::store::lose(&mut transaction, job, fence, journaled, &lost).await?;
-        transaction.commit().await?;
-        Ok(match given_up {
+        let lose = async {
+            let mut transaction = database::begin_for(&self.app.pool, self.claimed.tenant).await?;
+            let given_up =
+                call::store::lose(&mut transaction, job, fence, journaled, &lost).await?;
+            transaction.commit().await?;
+            Ok::<_, sqlx::Error>(given_up)
+        };
+        Ok(match database::answered(lose).await? {
             Ok(()) => Made::Missing {
                 failure: lost,
                 again: true,
@@ -315,7 +322,7 @@ impl Attempt<'_> {
             job: self.claimed.id,
             call: call.id,
         };
-        self.lease.may_take(call.model.timeout);
+        let _step = self.lease.may_take(call.model.timeout);
         let started = Instant::now();
         let _in_flight = InFlight::new(&call.lane.model);
         let time = call.model.timeout;
@@ -367,7 +374,7 @@ impl Attempt<'_> {
                 return Ok(Made::HANDED_BACK);
             }
             delay = (delay * 3 / 2).clamp(least, most);
-            self.lease.may_take(delay + call.model.timeout);
+            let _step = self.lease.may_take(delay + call.model.timeout);
             // An answer that drips must not hold the slot for longer than the model may.
             let asked = timeout(call.model.timeout, call.provider.poll(call.lane, operation));
             match asked.await {
@@ -550,6 +557,7 @@ impl Attempt<'_> {
         };
         let object_key = original_key(self.claimed.tenant, call);
         let shelf = &self.app.shelf;
+        let _step = self.lease.may_take(SHELVING);
         let (stored, rendition) = tokio::join!(
             shelf.put_once(&object_key, bytes.clone()),
             self.develop(bytes.clone())
@@ -563,7 +571,7 @@ impl Attempt<'_> {
             Err(failed) => {
                 // It may wait until its job ends.
                 let left = self.deadline.saturating_duration_since(Instant::now());
-                self.lease.may_take(left);
+                let _step = self.lease.may_take(left);
                 let (beside, until) = (rendition.bytes.len(), self.waits_until());
                 let kept = shelf.keep(&object_key, bytes, beside, until, failed);
                 kept.await?
@@ -587,11 +595,15 @@ impl Attempt<'_> {
         others.then(|| last_call.unwrap_or(self.deadline))
     }
 
+    async fn fetch(&self, key: &str) -> Result<Option<Bytes>, BucketError> {
+        let _step = self.lease.may_take(SHELVING);
+        self.app.shelf.get(key).await
+    }
+
     /// Brings an original to exactly what was asked for. An original that cannot be is the provider's fault.
     async fn develop(&self, bytes: Bytes) -> Result<Rendition, Failure> {
         let target = pixels(self.request.aspect_ratio, self.request.size);
-        // It may wait for those of all other slots.
-        self.lease.may_take(self.app.timing.lease * 4);
+        let _step = self.lease.may_take(self.app.darkroom.turn());
         let rendition = self
             .app
             .darkroom
@@ -620,7 +632,7 @@ impl Attempt<'_> {
             ..
         } = *self.claimed;
         let object_key = rendition_key(tenant, job, fence, output_idx, self.request.format);
-        self.lease.may_take(self.app.timing.lease * 4);
+        let _step = self.lease.may_take(SHELVING);
         let stored = self.app.shelf.put(&object_key, rendition.bytes).await?;
         let synthetic = self.app.providers.synthetic();
         let artifact = |role, object_key, stored: Stored, media_type, pixels| Artifact {
