@@ -133,6 +133,9 @@ async fn run(words: &Words, seed: u64) -> anyhow::Result<usize> {
             println!("VIOLATION  {violation}");
         }
         println!("run again: make chaos KILLS={} SEED={seed}", words.kills);
+        if words.folder.is_none() {
+            println!("data and logs stay in {}", temporary.keep().display());
+        }
     }
     println!("violations: {}", violations.len());
     Ok(violations.len())

@@ -297,18 +297,19 @@ impl<'a> Books<'a> {
             let Some(call) = labelled(create).and_then(|id| self.calls.get(&id)) else {
                 continue;
             };
-            let ended_otherwise = self
-                .jobs
-                .get(&call.job_id)
-                .is_some_and(|job| matches!(job.state.as_str(), "canceled" | "expired"));
+            let job = self.jobs.get(&call.job_id);
+            let ended_otherwise =
+                job.is_some_and(|job| matches!(job.state.as_str(), "canceled" | "expired"));
             if call.delivered || ended_otherwise {
                 continue;
             }
             let at = |us: u64| self.stage.fake_began + Duration::from_micros(us);
             let from = at(create.received_us);
-            let to = create
+            let answered = create
                 .answered_us
                 .map_or(from + Duration::from_secs(30), at);
+            // Until then it may have waited for the bucket.
+            let to = call.ended_at.map_or(answered, |ended| ended.max(answered));
             let worker = self.recovery.worker(call.job_id, call.fence);
             let reasons = self.events.iter().filter(|event| match &event.whom {
                 Whom::Callers => true,
@@ -319,14 +320,18 @@ impl<'a> Books<'a> {
             // Its own worker's fate says more than the network's.
             let reason = reasons.clone().find(|event| event.whom != Whom::Callers);
             let reason = reason.or_else(|| reasons.next()).map(|event| event.kind);
+            // It was stored, and then those who took it over died, too.
+            let poison = call.object_key.is_some()
+                && job.is_some_and(|job| job.outcome.as_deref() == Some("poison"));
+            let reason = reason.or_else(|| poison.then_some("its job was given up as poison"));
             *figures
                 .wasted
                 .entry(reason.unwrap_or("no reason"))
                 .or_default() += 1;
             self.diary().demand(reason.is_some(), || {
                 format!(
-                    "I9: call {} of job {} ({}, fence {}, worker {}) made a picture at {to} that was not delivered, and nothing had happened to its worker",
-                    call.id, call.job_id, call.outcome.as_deref().unwrap_or("open"), call.fence, worker.as_deref().unwrap_or("unknown")
+                    "I9: call {} of job {}, which ended as {}, ({}, fence {}, worker {}) made a picture at {to} that was not delivered, and nothing had happened to its worker",
+                    call.id, call.job_id, job.and_then(|job| job.outcome.as_deref()).unwrap_or("nothing"), call.outcome.as_deref().unwrap_or("open"), call.fence, worker.as_deref().unwrap_or("unknown")
                 )
             });
         }
