@@ -343,7 +343,10 @@ impl Model {
         call.outcome = Some(class);
         call.counted = !matches!(class, Class::Throttled | Class::Unreachable);
         call.original = class == Class::Ok;
-        self.books.jobs[call.job].calls -= i32::from(!call.counted);
+        let job = &mut self.books.jobs[call.job];
+        job.calls -= i32::from(!call.counted);
+        // It is to be taken up before its deadline, for what it has.
+        job.stocked |= call.original && job.state == State::Queued;
         Said::Was(true)
     }
 
