@@ -126,7 +126,8 @@ impl Bucket {
         }
     }
 
-    /// Whether it can be reached, written, read and emptied, and keeps what it has: for `platen doctor`, and for workers after it was away.
+    /// Whether it can be reached, written, read and emptied, and keeps what it has: for `platen doctor`, and for workers
+    /// after it was away.
     pub async fn examine(&self) -> Result<(), BucketError> {
         let key = format!("{EXAMINED}{}", uuid::Uuid::now_v7());
         self.put_new(&key, Bytes::from_static(b"one")).await?;

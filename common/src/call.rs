@@ -43,6 +43,11 @@ pub struct Journaled {
 }
 
 impl Journaled {
+    /// Whether it ended without anybody knowing what became of its picture.
+    pub fn is_lost(&self) -> bool {
+        self.outcome.is_some_and(|class| LOST.contains(&class))
+    }
+
     /// How it ended, short of a picture.
     pub fn failure(&self) -> Option<Failure> {
         let class = self.outcome.filter(|class| *class != Class::Ok)?;
@@ -51,6 +56,9 @@ impl Journaled {
         Some(failure)
     }
 }
+
+/// How calls end whose picture may have been made, and stored, all the same.
+pub(crate) const LOST: [Class; 2] = [Class::Unknown, Class::Internal];
 
 /// How a call ended.
 #[derive(Clone, Debug)]

@@ -7,8 +7,7 @@ use std::time::{Duration, Instant};
 
 use cli::admin;
 use common::admission;
-use common::bucket::Address;
-use common::bucket::Bucket;
+use common::bucket::{Address, Bucket};
 use common::config::{Config, LaneTiming, Providers, Timing};
 use common::credits::Credits;
 use common::database::{self, Role};
@@ -319,21 +318,9 @@ impl Pipeline {
         )
     }
 
-    /// What a look into the bucket finds, in order, and how much it saw; `grace` is how old an orphan must be.
+    /// What a look into the bucket finds; `grace` is how old an orphan must be.
     pub async fn deep(&self, grace: Duration) -> (Vec<Finding>, Progress) {
-        let address = self.config.bucket();
-        let bucket = Bucket::open(&address, SecretString::default()).unwrap();
-        let mut findings = Vec::new();
-        let tell = |told| {
-            if let Told::Finding(finding) = told {
-                findings.push(finding);
-            }
-        };
-        let seen = deep::check(&self.reader, &bucket, grace, tell)
-            .await
-            .unwrap();
-        findings.sort_by(|a, b| a.says.cmp(&b.says));
-        (findings, seen)
+        look(&self.reader, &self.config.bucket(), grace).await
     }
 
     /// Ends the test: stops everything and closes the books. No job may be open, no invariant broken.
@@ -360,6 +347,20 @@ impl Drop for Pipeline {
             "a test must end with `close`"
         );
     }
+}
+
+/// What a look into a bucket finds, in order, and how much it saw.
+pub async fn look(reader: &PgPool, address: &Address, grace: Duration) -> (Vec<Finding>, Progress) {
+    let bucket = Bucket::open(address, SecretString::default()).unwrap();
+    let mut findings = Vec::new();
+    let tell = |told| {
+        if let Told::Finding(finding) = told {
+            findings.push(finding);
+        }
+    };
+    let seen = deep::check(reader, &bucket, grace, tell).await.unwrap();
+    findings.sort_by(|a, b| a.says.cmp(&b.says));
+    (findings, seen)
 }
 
 /// The smallest job there is.

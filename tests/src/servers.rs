@@ -7,6 +7,7 @@ use cli::private::{Servers, Tuning};
 use common::database;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, Connection, Executor};
+use tempfile::TempDir;
 use tokio::sync::OnceCell;
 
 /// The database every test's own is a copy of.
@@ -26,23 +27,24 @@ pub struct TestServers {
 impl TestServers {
     /// The servers of this run.
     pub async fn get() -> Self {
-        static OWN: OnceCell<(TestServers, Servers, tempfile::TempDir)> = OnceCell::const_new();
+        static OWN: OnceCell<(TempDir, Servers, TestServers)> = OnceCell::const_new();
         if let Some(named) = Self::from_env() {
             return named;
         }
-        let own = OWN.get_or_init(|| async {
-            let folder = tempfile::tempdir().unwrap();
-            let servers = Servers::start_with(folder.path(), Tuning::Test)
-                .await
-                .unwrap();
-            let named = Self::prepare(&servers).await;
-            (named, servers, folder)
-        });
-        own.await.0.clone()
+        let own = OWN.get_or_init(|| Self::own(Tuning::Test));
+        own.await.2.clone()
+    }
+
+    /// Servers of the caller's own, with the template: where their data are, the servers, and where they answer.
+    pub async fn own(tuning: Tuning) -> (TempDir, Servers, Self) {
+        let folder = tempfile::tempdir().unwrap();
+        let servers = Servers::start_with(folder.path(), tuning).await.unwrap();
+        let named = Self::prepare(&servers).await;
+        (folder, servers, named)
     }
 
     /// Migrates the template on servers that were just started.
-    pub async fn prepare(servers: &Servers) -> Self {
+    async fn prepare(servers: &Servers) -> Self {
         let named = Self {
             owner_url: servers.owner_url().to_owned(),
             database_url: servers.database_url().to_owned(),

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use backon::{BackoffBuilder, ExponentialBuilder, Retryable};
 use bytes::Bytes;
-use common::bucket::{Bucket, BucketError, Stored};
+use common::bucket::{Bucket, BucketError, EXAMINED, Stored};
 use common::telemetry;
 use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use tokio::time::timeout;
@@ -141,7 +141,8 @@ impl Shelf {
             if away {
                 self.bucket.examine().await
             } else {
-                self.bucket.measure("examined/nothing").await.map(drop)
+                let nothing = format!("{EXAMINED}nothing");
+                self.bucket.measure(&nothing).await.map(drop)
             }
         });
         match looked.await {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use sqlx::{PgConnection, PgExecutor};
 use uuid::Uuid;
 
-use super::{Ending, Journaled, Original};
+use super::{Ending, Journaled, LOST, Original};
 use crate::catalog::Lane;
 use crate::database::{NotOneRow, one_row};
 use crate::generation::image::{MediaType, Pixels};
@@ -24,9 +24,6 @@ pub struct NewCall<'a> {
     /// What it will cost us if it delivers, in millionths of a US dollar.
     pub cost_micros: i64,
 }
-
-/// How calls end whose picture may have been made, and stored, all the same.
-const LOST: [Class; 2] = [Class::Unknown, Class::Internal];
 
 /// The last check before money is spent: counts the call on the job and journals it, if the lease still
 /// stands and the job's bound allows it. `false`: do not call.

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use cli::private::Servers;
+use cli::private::{Servers, Tuning};
 use common::config::Timing;
 use fakes::Fake;
 use serde_json::json;
@@ -78,11 +78,7 @@ struct Stage {
 #[tokio::main]
 async fn main() -> ExitCode {
     let Words { seconds, rate } = Words::parse();
-    let folder = tempfile::tempdir().unwrap();
-    let servers = Servers::start(&folder.path().join("servers"))
-        .await
-        .unwrap();
-    let named = TestServers::prepare(&servers).await;
+    let (_folder, servers, named) = TestServers::own(Tuning::Durable).await;
     let (redis, redis_url) = Proxy::before(servers.redis_url()).await.unwrap();
     let options = Options {
         credits: 100_000_000,

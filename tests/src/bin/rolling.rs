@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use cli::private::Servers;
+use cli::private::Tuning;
 use common::config::Timing;
 use fakes::Fake;
 use serde_json::json;
@@ -48,11 +48,7 @@ struct Words {
 #[tokio::main]
 async fn main() -> ExitCode {
     let Words { rounds, rate } = Words::parse();
-    let folder = tempfile::tempdir().unwrap();
-    let servers = Servers::start(&folder.path().join("servers"))
-        .await
-        .unwrap();
-    let named = TestServers::prepare(&servers).await;
+    let (_folder, servers, named) = TestServers::own(Tuning::Durable).await;
     let options = Options {
         credits: 100_000_000,
         lease: Timing::default().lease,

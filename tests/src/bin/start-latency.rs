@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
-use cli::private::Servers;
+use cli::private::Tuning;
 use tests::pipeline::small_job;
 use tests::servers::TestServers;
 use tests::{Options, Pipeline};
@@ -28,9 +28,7 @@ struct Words {
 #[tokio::main]
 async fn main() -> ExitCode {
     let jobs = Words::parse().jobs;
-    let folder = tempfile::tempdir().unwrap();
-    let servers = Servers::start(folder.path()).await.unwrap();
-    let named = TestServers::prepare(&servers).await;
+    let (_folder, servers, named) = TestServers::own(Tuning::Durable).await;
     let pipeline = Pipeline::start_on(
         named,
         Options {

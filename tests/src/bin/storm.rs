@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use cli::private::Servers;
+use cli::private::Tuning;
 use fakes::{Admit, Fault, Latency, Switches};
 use futures::stream::{FuturesUnordered, StreamExt};
 use reqwest::{Method, StatusCode};
@@ -48,9 +48,7 @@ async fn main() -> ExitCode {
         watch,
     } = Words::parse();
     let rate = f64::from(rate);
-    let folder = tempfile::tempdir().unwrap();
-    let servers = Servers::start(folder.path()).await.unwrap();
-    let named = TestServers::prepare(&servers).await;
+    let (_folder, servers, named) = TestServers::own(Tuning::Durable).await;
     #[expect(clippy::cast_possible_truncation, reason = "a few thousand")]
     let jobs = (OFFERED * rate * f64::from(seconds)) as i64;
     let pipeline = Pipeline::start_on(

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use cli::private::Servers;
+use cli::private::Tuning;
 use common::database::{self, Role};
 use common::verify;
 use sqlx::postgres::PgConnectOptions;
@@ -32,9 +32,7 @@ struct Words {
 async fn main() -> ExitCode {
     common::telemetry::start_logging();
     let Words { rows, rounds } = Words::parse();
-    let folder = tempfile::tempdir().unwrap();
-    let servers = Servers::start(folder.path()).await.unwrap();
-    let named = TestServers::prepare(&servers).await;
+    let (_folder, servers, named) = TestServers::own(Tuning::Durable).await;
     let database = named.create_database().await;
 
     let started = Instant::now();

@@ -5,7 +5,7 @@
 
 use std::process::ExitCode;
 
-use cli::private::{Servers, Tuning};
+use cli::private::Tuning;
 use tests::servers::TestServers;
 use tokio::process::Command;
 
@@ -14,11 +14,7 @@ async fn main() -> ExitCode {
     common::telemetry::start_logging();
     let mut words = std::env::args().skip(1);
     let program = words.next().unwrap();
-    let folder = tempfile::tempdir().unwrap();
-    let servers = Servers::start_with(folder.path(), Tuning::Test)
-        .await
-        .unwrap();
-    let named = TestServers::prepare(&servers).await;
+    let (_folder, servers, named) = TestServers::own(Tuning::Test).await;
     let status = Command::new(program)
         .args(words)
         .envs(named.env())

@@ -5,15 +5,13 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use cli::private::{Postgres, Servers, Tuning};
-use common::bucket::Bucket;
+use cli::private::{Postgres, Tuning};
 use common::database::{self, Role};
-use common::verify::deep::{self, Told};
 use common::verify::{self, Finding};
 use secrecy::SecretString;
 use serde_json::json;
 use sqlx::{Connection, Executor, PgConnection, PgPool};
-use tests::pipeline::small_job;
+use tests::pipeline::{look, small_job};
 use tests::servers::TestServers;
 use tests::{Options, Pipeline};
 
@@ -75,11 +73,7 @@ async fn holds(pool: &PgPool, sql: &'static str) -> Option<()> {
 
 #[tokio::test]
 async fn what_a_promoted_replica_never_heard_of_is_told_and_charges_nobody() {
-    let data = tempfile::tempdir().unwrap();
-    let servers = Servers::start_with(data.path(), Tuning::Test)
-        .await
-        .unwrap();
-    let primary = TestServers::prepare(&servers).await;
+    let (data, servers, primary) = TestServers::own(Tuning::Test).await;
     let mut pipeline = Pipeline::start_on(primary.clone(), Options::default()).await;
     let folder = tempfile::tempdir().unwrap();
     let replica = replica(&primary, data.path(), folder.path()).await;
@@ -136,16 +130,7 @@ async fn what_a_promoted_replica_never_heard_of_is_told_and_charges_nobody() {
 
     // Every invariant holds of what is left, and the pictures whose rows are gone are told: no others.
     assert_eq!(verify::verify(&reader).await.unwrap(), []);
-    let bucket = Bucket::open(&pipeline.config.bucket(), SecretString::default()).unwrap();
-    let mut findings: Vec<Finding> = Vec::new();
-    let tell = |told| {
-        if let Told::Finding(finding) = told {
-            findings.push(finding);
-        }
-    };
-    deep::check(&reader, &bucket, Duration::ZERO, tell)
-        .await
-        .unwrap();
+    let (findings, _) = look(&reader, &pipeline.config.bucket(), Duration::ZERO).await;
     assert_eq!(findings.len(), 2, "{findings:#?}");
     for key in &lost_keys {
         let of_it =

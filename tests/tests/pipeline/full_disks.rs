@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use cli::private::{Redis, Servers, Tuning};
+use cli::private::{Redis, Tuning};
 use common::bucket::Address;
 use common::verify;
 use fakes::Fake;
@@ -92,11 +92,6 @@ async fn a_bucket_on_a_full_disk_costs_no_call_and_keeps_nothing_half() {
     pipeline.close().await;
 }
 
-async fn owner(pipeline: &Pipeline) -> PgConnection {
-    let url = pipeline.servers.owner_url_of(&pipeline.database);
-    PgConnection::connect(&url).await.unwrap()
-}
-
 async fn run(owner: &mut PgConnection, sql: &str) {
     owner.execute(AssertSqlSafe(sql.to_owned())).await.unwrap();
 }
@@ -135,7 +130,7 @@ async fn jobs(pipeline: &Pipeline) -> i64 {
 #[tokio::test]
 async fn a_database_that_is_full_at_any_step_is_a_503_without_a_trace() {
     let pipeline = Pipeline::start().await;
-    let mut owner = owner(&pipeline).await;
+    let mut owner = pipeline.owner().await;
     run(
         &mut owner,
         "CREATE FUNCTION no_room() RETURNS trigger LANGUAGE plpgsql AS
@@ -200,13 +195,9 @@ async fn a_database_on_a_full_disk_goes_on_when_there_is_room() {
         return;
     };
     // A server of its own: what it cannot write down concerns all its databases.
-    let data = tempfile::tempdir().unwrap();
-    let servers = Servers::start_with(data.path(), Tuning::Test)
-        .await
-        .unwrap();
-    let named = TestServers::prepare(&servers).await;
+    let (_data, servers, named) = TestServers::own(Tuning::Test).await;
     let pipeline = Pipeline::start_on(named, Options::default()).await;
-    let mut owner = owner(&pipeline).await;
+    let mut owner = pipeline.owner().await;
     let tablespace = "small";
     let data: String = sqlx::query_scalar("SHOW data_directory")
         .fetch_one(&mut owner)

@@ -5,7 +5,9 @@ use std::time::Duration;
 use fakes::Fault;
 use reqwest::Method;
 use serde_json::{Value, json};
-use tests::{Options, Pipeline, models, processes};
+use tests::fleet::Role;
+use tests::real::Real;
+use tests::{Options, Pipeline, models};
 
 /// Its own timeout is a second.
 async fn pipeline() -> (Pipeline, tempfile::TempDir) {
@@ -188,30 +190,13 @@ async fn a_worker_that_is_asked_to_stop_hands_its_handle_back_at_once() {
 /// Real processes: nothing of the first worker lives on but its rows.
 #[tokio::test]
 async fn a_worker_that_is_killed_leaves_its_handle_to_the_next() {
-    let folder = models::shipped();
-    let fake = fakes::Fake::start(fakes::Options::default()).await.unwrap();
-    let address = format!(
-        "dialect = \"interactions\"\nbase_url = \"{}\"\napi_key = \"GEMINI_API_KEY\"",
-        fake.base_url()
-    );
-    models::change(
-        &folder,
-        "interactions.toml",
-        "dialect = \"interactions\"",
-        &address,
-    );
-    let pipeline = Pipeline::start_with(Options {
-        workers: 0,
-        models: Some(folder.path().to_owned()),
-        ..Options::default()
-    })
-    .await;
-    let environment = [
-        ("PLATEN_PROVIDERS", "interactions"),
-        ("GEMINI_API_KEY", "a key"),
-        ("PLATEN_LEASE_SECONDS", "3"),
-    ];
-    let mut first = processes::worker(&pipeline.config, &environment);
+    let Real {
+        pipeline,
+        fake,
+        orders,
+        folders: _folders,
+    } = Real::start(0..=0).await;
+    let mut first = orders.start(Role::Worker, 1).await.unwrap();
     let id = pipeline.submit(&job("[[fault:late:6000]]")).await;
     pipeline
         .until(Duration::from_secs(20), async || {
@@ -219,8 +204,8 @@ async fn a_worker_that_is_killed_leaves_its_handle_to_the_next() {
             polled.then_some(())
         })
         .await;
-    first.kill().await.unwrap();
-    let mut second = processes::worker(&pipeline.config, &environment);
+    first[0].kill().await.unwrap();
+    let mut second = orders.start(Role::Worker, 1).await.unwrap();
     let ended = pipeline.ended(&id).await;
     assert_eq!(
         (
@@ -233,7 +218,7 @@ async fn a_worker_that_is_killed_leaves_its_handle_to_the_next() {
     );
     assert_eq!(fake.journal().count(), 1, "calls");
     assert_eq!(outcomes(&pipeline).await.len(), 1);
-    second.kill().await.unwrap();
+    second[0].kill().await.unwrap();
     pipeline.close().await;
 }
 

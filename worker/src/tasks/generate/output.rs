@@ -134,9 +134,7 @@ impl Attempt<'_> {
         let mut history = History::default();
         for journaled in earlier() {
             let failure = match journaled.failure() {
-                Some(failure) if !matches!(failure.class, Class::Unknown | Class::Internal) => {
-                    failure
-                }
+                Some(failure) if !journaled.is_lost() => failure,
                 // Given up for lost: its picture may have come after that, or been stored though we did not hear so.
                 Some(lost) => match self.take_over(journaled).await? {
                     Some(made) => return Ok(made),
