@@ -307,7 +307,7 @@ mod tests {
     use time::macros::date;
 
     use super::*;
-    use crate::generation::image::{Format, ImageRequest};
+    use crate::generation::image::{Format, ImageRequest, Rendering};
 
     const TODAY: Date = date!(2026 - 11 - 22);
 
@@ -324,6 +324,7 @@ mod tests {
             size,
             outputs,
             format: Format::Png,
+            rendering: Rendering::default(),
             seed: None,
         })
     }

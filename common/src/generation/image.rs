@@ -1,5 +1,7 @@
 //! A request for pictures, and what "1K" and "2K" mean: one pixel table for every provider.
 
+mod rendering;
+
 use std::fmt;
 use std::io::Cursor;
 
@@ -9,6 +11,8 @@ use utoipa::ToSchema;
 
 use super::Violation;
 use crate::catalog::Model;
+
+pub use rendering::{Chroma, Encoding, Fit, Recipe, Rendering};
 
 /// Longest prompt and longest art direction, in characters.
 pub const MAX_TEXT: usize = 8_000;
@@ -34,6 +38,8 @@ pub struct ImageRequest {
     pub size: Size,
     pub outputs: u32,
     pub format: Format,
+    #[serde(default)]
+    pub rendering: Rendering,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seed: Option<i32>,
 }
@@ -47,6 +53,7 @@ impl fmt::Debug for ImageRequest {
             .field("size", &self.size)
             .field("outputs", &self.outputs)
             .field("format", &self.format)
+            .field("rendering", &self.rendering)
             .field("seed", &self.seed)
             .finish_non_exhaustive()
     }

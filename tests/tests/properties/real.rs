@@ -10,7 +10,9 @@ use common::catalog::Lane;
 use common::credits::{Credits, Quote};
 use common::database::{self, Role};
 use common::generation::Generation;
-use common::generation::image::{AspectRatio, Format, ImageRequest, MediaType, Pixels, Size};
+use common::generation::image::{
+    AspectRatio, Format, ImageRequest, MediaType, Pixels, Rendering, Size,
+};
 use common::id::{ArtifactId, CallId, JobId, TenantId};
 use common::idempotency::{Answer, Request, request_hash};
 use common::job::{self, Job, Open, Room};
@@ -314,6 +316,7 @@ impl<'a> Real<'a> {
                 size: Size::OneK,
                 outputs: asked.outputs,
                 format: Format::Png,
+                rendering: Rendering::default(),
                 seed: None,
             }),
             quote: Quote {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use common::catalog::{Catalog, NotOffered};
 use common::credits::Quote;
-use common::generation::image::{AspectRatio, Format, ImageRequest, Size};
+use common::generation::image::{AspectRatio, Format, ImageRequest, Rendering, Size};
 use common::generation::{Generation, Violation};
 use common::id::{JobId, TenantId};
 use serde::Deserialize;
@@ -125,6 +125,7 @@ impl Asked {
             size: found.choice("/size", body.size, &SIZES),
             outputs: body.outputs.unwrap_or(1),
             format: found.choice("/format", body.format, &FORMATS),
+            rendering: Rendering::default(),
             seed: body.seed,
         };
         Ok(Self {
