@@ -1,6 +1,8 @@
 # Two stages: everything Rust stays in the first, the second carries one binary.
 # The image leaves out the `fakes` feature: it never pretends to be a model.
 FROM rust:1.95-bookworm AS build
+# libjpeg-turbo is built with these.
+RUN apt-get update && apt-get install -y --no-install-recommends cmake nasm && rm -rf /var/lib/apt/lists/*
 WORKDIR /src
 COPY . .
 RUN cargo build --release --locked -p cli --no-default-features

@@ -37,6 +37,8 @@ pub struct App {
     pub ring: Ring,
     pub lanes: Lanes,
     pub bucket: Bucket,
+    /// How long links to files work.
+    pub link_lifetime: Duration,
     pub catalog: Arc<Catalog>,
     /// Origins of frontends that may call.
     pub cors_origins: Vec<HeaderValue>,
@@ -55,6 +57,8 @@ impl App {
         let connect = |role, connections| database::connect(database, role, connections);
         let ring = Ring::new(config.redis_url()?.expose_secret(), &config.queue)
             .context("REDIS_URL is not usable")?;
+        let bucket = Bucket::open(&config.bucket(), config.signing_key()?.clone())
+            .context("PLATEN_BUCKET is not usable")?;
         let catalog = config.catalog()?;
         telemetry::lifecycle(&catalog);
         Ok(Self {
@@ -66,8 +70,12 @@ impl App {
                 .context("cannot connect to Postgres as platen_reader")?,
             lanes: Lanes::new(&ring, config.timing.lanes),
             ring,
-            bucket: Bucket::open(&config.bucket(), config.signing_key()?.clone())
-                .context("PLATEN_BUCKET is not usable")?,
+            bucket: if config.links.ours {
+                bucket.behind_the_api()
+            } else {
+                bucket
+            },
+            link_lifetime: config.links.lifetime,
             catalog: Arc::new(catalog),
             cors_origins: config
                 .cors_origins

@@ -58,9 +58,11 @@ codes! {
     TenantInactive "tenant_inactive" FORBIDDEN "This tenant may not submit jobs at present",
         "Ask whoever runs this service; jobs and files can still be read.";
     BadLink "bad_link" FORBIDDEN "The link does not, or no longer, open this file",
-        "Links work for 15 minutes: GET /v1/artifacts/{id} gives a fresh one.";
+        "Links work for a while only: GET /v1/artifacts/{id} gives a fresh one.";
     NotFound "not_found" NOT_FOUND "There is nothing here",
         "Check the path and the id; an id of another kind, or of another tenant, finds nothing.";
+    Gone "gone" GONE "The file was deleted",
+        "Its time was over: GET /v1/receipts tells when, and GET /v1/retention how long files are kept.";
     UnknownModel "unknown_model" NOT_FOUND "There is no such model",
         "GET /v1/models lists the models there are.";
     MethodNotAllowed "method_not_allowed" METHOD_NOT_ALLOWED "The path does not take this method",

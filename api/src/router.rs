@@ -18,7 +18,9 @@ use utoipa_axum::routes;
 
 use crate::app::App;
 use crate::error::{Code, Problem};
-use crate::routes::{artifacts, console, credits, errors, files, health, jobs, metrics, models};
+use crate::routes::{
+    artifacts, console, credits, errors, files, health, jobs, metrics, models, retention,
+};
 use crate::{idempotency, openapi, request};
 
 /// Largest body: 20 MiB of pictures in base64, and room for words.
@@ -58,6 +60,9 @@ pub(crate) fn documented() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(credits::get::handler)) //                       /v1/credits
         .routes(routes!(credits::transfers::handler)) //                 /v1/credits/transfers
         .routes(routes!(artifacts::get::handler)) //                     /v1/artifacts/{id}
+        .routes(routes!(artifacts::content::handler)) //                 /v1/artifacts/{id}/content
+        .routes(routes!(retention::get::handler, retention::put::handler)) // /v1/retention
+        .routes(routes!(retention::receipts::handler)) //                /v1/receipts
         .routes(routes!(errors::list)) //                                /errors
         .routes(routes!(errors::one)) //                                 /errors/{code}
         .routes(routes!(health::live)) //                                /livez
@@ -140,6 +145,7 @@ mod tests {
                 "0123456789".repeat(4).into(),
             )
             .unwrap(),
+            link_lifetime: Duration::from_mins(15),
             catalog: Arc::new(Catalog::load(None, None).unwrap()),
             cors_origins: vec!["https://studio.example".parse().unwrap()],
             tasks: TaskTracker::new(),
@@ -282,8 +288,8 @@ mod tests {
         let (_folder, app) = alone();
         let bytes = bytes::Bytes::from_static(b"words");
         app.bucket.put_new("t/1/j/2/3/0.png", bytes).await.unwrap();
-        let soon = common::clock::now() + Duration::from_mins(1);
-        let link = app.bucket.link("t/1/j/2/3/0.png", soon);
+        let (now, lifetime) = (common::clock::now(), Duration::from_mins(1));
+        let link = app.bucket.our_link("t/1/j/2/3/0.png", now, lifetime);
         let answer = answered(app, get(&link)).await;
         assert_eq!(answer.text, "words");
         assert_eq!(

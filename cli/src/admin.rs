@@ -1,14 +1,17 @@
 //! What an operator does to a database: tenants, keys, credits, migrations, verification.
 
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use common::admission;
 use common::bucket::{Address, Bucket};
+use common::clock;
 use common::config::{Config, ConfigError};
 use common::credits::Credits;
 use common::database::{self, Role};
-use common::id::TenantId;
+use common::id::{JobId, TenantId};
+use common::retention::{self, Purpose, Retention};
 use common::tenant::{self, ApiKey};
 use common::verify;
 use common::verify::deep::{self, Progress, Told};
@@ -78,6 +81,58 @@ pub async fn revoke_key(
             revoked,
             "tenant {tenant} has no key {key} that is not revoked already"
         );
+        Ok(())
+    })
+    .await
+}
+
+/// Says how long a tenant's files are kept, from now on and of what there is.
+pub async fn retain(
+    config: &Config,
+    data: Option<&Path>,
+    tenant: TenantId,
+    wanted: Retention,
+) -> anyhow::Result<()> {
+    at(config, data, Role::Api, async |pool| {
+        let mut transaction = database::begin_for(pool, tenant).await?;
+        retention::store::set(&mut transaction, tenant, wanted).await?;
+        Ok(transaction.commit().await?)
+    })
+    .await
+}
+
+/// Keeps a job's files for so many days though they are due; returns the hold's number.
+pub async fn hold(
+    config: &Config,
+    data: Option<&Path>,
+    (tenant, job): (TenantId, JobId),
+    purpose: Purpose,
+    reason: &str,
+    days: u32,
+) -> anyhow::Result<i64> {
+    let until = clock::now() + Duration::from_hours(24) * days;
+    at(config, data, Role::Api, async |pool| {
+        let mut transaction = database::begin_for(pool, tenant).await?;
+        let hold =
+            retention::store::hold(&mut transaction, tenant, job, purpose, reason, until).await?;
+        transaction.commit().await?;
+        hold.with_context(|| format!("tenant {tenant} has no job {job}"))
+    })
+    .await
+}
+
+/// Ends a hold.
+pub async fn lift(
+    config: &Config,
+    data: Option<&Path>,
+    tenant: TenantId,
+    hold: i64,
+) -> anyhow::Result<()> {
+    at(config, data, Role::Api, async |pool| {
+        let mut transaction = database::begin_for(pool, tenant).await?;
+        let lifted = retention::store::lift(&mut transaction, hold).await?;
+        transaction.commit().await?;
+        ensure!(lifted, "tenant {tenant} has no hold {hold} that stands");
         Ok(())
     })
     .await

@@ -11,7 +11,8 @@ use clap::{Parser, Subcommand};
 use cli::{admin, doctor, processes, up};
 use common::config::Config;
 use common::credits::Credits;
-use common::id::TenantId;
+use common::id::{JobId, TenantId};
+use common::retention::{Purpose, Retention};
 use common::verify::deep::{Progress, Told};
 use common::{telemetry, verify};
 
@@ -44,6 +45,30 @@ enum Word {
         #[command(subcommand)]
         word: KeyWord,
     },
+    /// Keep a job's files though they are due, for a purpose and for a while.
+    Hold {
+        tenant: TenantId,
+        job: JobId,
+        /// delivery, analytics or support.
+        #[arg(long)]
+        purpose: Purpose,
+        /// Why, in words; it is kept.
+        #[arg(long)]
+        reason: String,
+        /// Days until it ends by itself.
+        #[arg(long, value_parser = clap::value_parser!(u32).range(1..=3650))]
+        days: u32,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// End a hold before its time.
+    Lift {
+        tenant: TenantId,
+        /// Its number, as `platen hold` printed it.
+        hold: i64,
+        #[command(flatten)]
+        place: Place,
+    },
     /// Give a tenant credits, once for each source.
     Grant {
         tenant: TenantId,
@@ -68,12 +93,27 @@ enum Word {
 
 #[derive(Subcommand)]
 enum TenantWord {
+    /// Say how long a tenant's files are kept: `ephemeral` (inputs until their job has ended, outputs for a day) or
+    /// `account_lifetime`. Other times are set by `PUT /v1/retention`.
+    Retention {
+        tenant: TenantId,
+        policy: Policy,
+        #[command(flatten)]
+        place: Place,
+    },
     /// Add a tenant and print its id.
     Add {
         name: String,
         #[command(flatten)]
         place: Place,
     },
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+#[value(rename_all = "snake_case")]
+enum Policy {
+    Ephemeral,
+    AccountLifetime,
 }
 
 #[derive(Subcommand)]
@@ -136,6 +176,47 @@ async fn run(word: Word) -> anyhow::Result<ExitCode> {
                 "{}",
                 admin::add_tenant(&config, place.data.as_deref(), &name).await?
             );
+        }
+        Word::Tenant {
+            word:
+                TenantWord::Retention {
+                    tenant,
+                    policy,
+                    place,
+                },
+        } => {
+            let retention = match policy {
+                Policy::Ephemeral => Retention::EPHEMERAL,
+                Policy::AccountLifetime => Retention::default(),
+            };
+            admin::retain(&config, place.data.as_deref(), tenant, retention).await?;
+            println!("set");
+        }
+        Word::Hold {
+            tenant,
+            job,
+            purpose,
+            reason,
+            days,
+            place,
+        } => {
+            let hold = admin::hold(
+                &config,
+                place.data.as_deref(),
+                (tenant, job),
+                purpose,
+                &reason,
+                days,
+            );
+            println!("{}", hold.await?);
+        }
+        Word::Lift {
+            tenant,
+            hold,
+            place,
+        } => {
+            admin::lift(&config, place.data.as_deref(), tenant, hold).await?;
+            println!("lifted");
         }
         Word::Key {
             word:

@@ -18,6 +18,8 @@ pub enum Role {
     Original,
     /// Of exactly the size and format asked for.
     Rendition,
+    /// A small one of the rendition, for lists.
+    Thumbnail,
 }
 
 impl Role {
@@ -25,7 +27,14 @@ impl Role {
         match self {
             Self::Original => "original",
             Self::Rendition => "rendition",
+            Self::Thumbnail => "thumbnail",
         }
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        [Self::Original, Self::Rendition, Self::Thumbnail]
+            .into_iter()
+            .find(|role| role.as_str() == text)
     }
 }
 
@@ -43,6 +52,8 @@ pub struct Artifact {
     pub pixels: Pixels,
     /// Made by a fake: no AI model was called.
     pub synthetic: bool,
+    /// Of an original: SHA-256 of the content credentials (C2PA) it carries.
+    pub c2pa_sha256: Option<[u8; 32]>,
     pub created_at: Option<OffsetDateTime>,
 }
 
@@ -62,7 +73,36 @@ pub fn rendition_key(
     )
 }
 
+/// Where an attempt stores the thumbnail of a rendition.
+pub fn thumbnail_key(tenant: TenantId, job: JobId, fence: i32, output_idx: i32) -> String {
+    format!(
+        "t/{}/j/{}/{fence}/{output_idx}.thumbnail.webp",
+        tenant.0, job.0
+    )
+}
+
 /// Where an input the tenant sent along is kept until the job has ended.
 pub fn input_key(tenant: TenantId, job: JobId, index: usize) -> String {
     format!("t/{}/j/{}/in/{index}", tenant.0, job.0)
+}
+
+/// The end of the key as one name: job, attempt and output, so that no two downloads are named alike.
+pub fn file_name(key: &str) -> String {
+    let mut parts: Vec<&str> = key.rsplit('/').take(3).collect();
+    parts.reverse();
+    parts.join("-").replace(
+        |letter: char| !letter.is_ascii_alphanumeric() && letter != '.',
+        "-",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_named_after_its_job() {
+        assert_eq!(file_name("t/1/j/2/3/0.png"), "2-3-0.png");
+        assert_eq!(file_name("a\"b.png"), "a-b.png");
+    }
 }

@@ -9,15 +9,14 @@ use bytes::Bytes;
 use futures::stream::{BoxStream, StreamExt, TryStreamExt};
 use hmac::{Hmac, KeyInit, Mac};
 use object_store::path::Path as Key;
+use object_store::signer::{Method, SignedUrlOptions};
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 
 pub use address::{Address, BadAddress};
-
-/// How long a link works.
-pub const LINK_LIFETIME: Duration = Duration::from_mins(15);
+use address::{Opened, Signing};
 
 /// What a key begins with that an examination made. Nobody names it.
 pub const EXAMINED: &str = "examined/";
@@ -26,7 +25,24 @@ pub const EXAMINED: &str = "examined/";
 #[derive(Clone)]
 pub struct Bucket {
     store: Arc<dyn ObjectStore>,
+    signing: Option<Signing>,
     signing_key: SecretString,
+}
+
+/// Where an object can be had by whoever holds the link, for a while.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Link {
+    /// Path and query at our own api.
+    Ours(String),
+    /// At the store itself.
+    Store(String),
+}
+
+/// What a browser is told of a file: its type, and what it is called when it is kept.
+#[derive(Clone, Copy, Debug)]
+pub struct Shown<'a> {
+    pub media_type: &'a str,
+    pub file_name: &'a str,
 }
 
 /// An object that was written, or stood there already with the same bytes.
@@ -93,10 +109,18 @@ pub enum BadLink {
 impl Bucket {
     /// Opens the bucket at an address; a folder is made when it is missing.
     pub fn open(address: &Address, signing_key: SecretString) -> Result<Self, BucketError> {
+        let Opened { store, signing } = address.open()?;
         Ok(Self {
-            store: address.open()?,
+            store,
+            signing,
             signing_key,
         })
+    }
+
+    /// Without links to the store itself: for clients that do not reach it. The api gives its objects out then.
+    pub fn behind_the_api(mut self) -> Self {
+        self.signing = None;
+        self
     }
 
     /// Writes an object that must not exist, and reads it back. Writing the same bytes again is success, so a write
@@ -186,13 +210,36 @@ impl Bucket {
         }
     }
 
-    /// The path and query of a link to an object, good until `expires`.
-    pub fn link(&self, key: &str, expires: OffsetDateTime) -> String {
-        let expires = expires.unix_timestamp();
-        format!(
-            "/files/{key}?expires={expires}&signature={}",
-            hex::encode(self.mac(key, expires).finalize().into_bytes())
-        )
+    /// A link to an object, good for `lifetime` from `now` on: at the store itself, signed by V4 (`AWS4-HMAC-SHA256` or
+    /// `GOOG4-RSA-SHA256`), where it can do that; else at our own api.
+    pub async fn link(
+        &self,
+        key: &str,
+        shown: Shown<'_>,
+        now: OffsetDateTime,
+        lifetime: Duration,
+    ) -> Result<Link, BucketError> {
+        let Some(signing) = &self.signing else {
+            return Ok(Link::Ours(self.our_link(key, now, lifetime)));
+        };
+        let disposition = format!("inline; filename=\"{}\"", shown.file_name);
+        let told = [
+            ("response-content-disposition", disposition),
+            ("response-content-type", shown.media_type.to_owned()),
+        ];
+        let options = SignedUrlOptions::default().with_query(told);
+        let path = signing.path(&Key::from(key));
+        let url = signing
+            .signer
+            .signed_url_opts(Method::GET, &path, lifetime, &options);
+        Ok(Link::Store(url.await?.into()))
+    }
+
+    /// The path and query of a link to our own api, signed by HMAC-SHA256.
+    pub fn our_link(&self, key: &str, now: OffsetDateTime, lifetime: Duration) -> String {
+        let expires = (now + lifetime).unix_timestamp();
+        let signature = hex::encode(self.mac(key, expires).finalize().into_bytes());
+        format!("/files/{key}?expires={expires}&signature={signature}")
     }
 
     /// Whether a link to this object is ours and still good.
@@ -236,12 +283,20 @@ mod tests {
         (folder, bucket)
     }
 
-    #[test]
-    fn links_expire_and_cannot_be_altered() {
+    #[tokio::test]
+    async fn links_expire_and_cannot_be_altered() {
+        const LIFETIME: Duration = Duration::from_mins(15);
         let (_folder, bucket) = bucket();
         let now = datetime!(2026-11-22 12:00 UTC);
-        let expires = now + LINK_LIFETIME;
-        let link = bucket.link("t/1/a.png", expires);
+        let expires = now + LIFETIME;
+        let shown = Shown {
+            media_type: "image/png",
+            file_name: "a.png",
+        };
+        let link = bucket.link("t/1/a.png", shown, now, LIFETIME).await;
+        let Ok(Link::Ours(link)) = link else {
+            panic!("{link:?}");
+        };
         let signature = link.rsplit_once('=').unwrap().1;
         let check = |key, at, now| bucket.check_link(key, at, signature, now);
         assert_eq!(check("t/1/a.png", expires.unix_timestamp(), now), Ok(()));

@@ -6,6 +6,7 @@
 
 use std::env;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -38,7 +39,15 @@ pub const VARIABLES: &[(&str, &str)] = &[
     ("OPENAI_API_KEY", "key of OpenAI"),
     (
         "PLATEN_BUCKET",
-        "where objects are kept: a folder, or s3://bucket/prefix; default ./data/bucket",
+        "where objects are kept: a folder, s3://bucket/prefix or gs://bucket/prefix; default ./data/bucket",
+    ),
+    (
+        "PLATEN_LINKS",
+        "who gives files out: store, where it can sign links, or api; default store",
+    ),
+    (
+        "PLATEN_LINK_SECONDS",
+        "how long a link to a file works, 60 to 86400; default 900",
     ),
     (
         "AWS_ACCESS_KEY_ID",
@@ -47,6 +56,11 @@ pub const VARIABLES: &[(&str, &str)] = &[
     ("AWS_SECRET_ACCESS_KEY", "its secret"),
     ("AWS_REGION", "region of the bucket; default us-east-1"),
     ("AWS_ENDPOINT_URL", "who speaks S3, where it is not AWS"),
+    (
+        "AWS_SERVER_SIDE_ENCRYPTION",
+        "AES256, aws:kms or aws:kms:dsse; default what the bucket does",
+    ),
+    ("AWS_SSE_KMS_KEY_ID", "key of AWS KMS to encrypt with"),
     (
         "PLATEN_SIGNING_KEY",
         "secret that signs links to files; at least 32 characters",
@@ -108,6 +122,7 @@ pub struct Config {
     pub queue: String,
     pub bucket: Option<Address>,
     pub signing_key: Option<SecretString>,
+    pub links: Links,
     pub listen: SocketAddr,
     pub metrics_listen: SocketAddr,
     pub cors_origins: Vec<String>,
@@ -117,6 +132,27 @@ pub struct Config {
     pub timing: Timing,
     pub models: Option<PathBuf>,
     pub providers: Providers,
+}
+
+/// How files are given out.
+#[derive(Clone, Copy, Debug)]
+pub struct Links {
+    /// By our own api, even where the store could: for a store that clients do not reach.
+    pub ours: bool,
+    /// How long a link works.
+    pub lifetime: Duration,
+}
+
+/// How long a link may work.
+pub const LINKS: RangeInclusive<Duration> = Duration::from_mins(1)..=Duration::from_hours(24);
+
+impl Default for Links {
+    fn default() -> Self {
+        Self {
+            ours: false,
+            lifetime: Duration::from_mins(15),
+        }
+    }
 }
 
 /// How often things happen. Tests shorten them.
@@ -133,6 +169,8 @@ pub struct Timing {
     /// How often objects that no row names are looked for, and how old they must be: older than any upload may take.
     pub sweep_every: Duration,
     pub sweep_grace: Duration,
+    /// How often files that are due are deleted.
+    pub retain_every: Duration,
     /// First and longest delay before a job is tried again.
     pub retry: (Duration, Duration),
     /// How long an answer may pause while it is read.
@@ -152,6 +190,7 @@ impl Default for Timing {
             reap_every: Duration::from_secs(1),
             look_every: Duration::from_secs(1),
             sweep_every: Duration::from_hours(1),
+            retain_every: Duration::from_secs(5),
             sweep_grace: Duration::from_hours(24),
             retry: (Duration::from_secs(1), Duration::from_mins(1)),
             idle: Duration::from_secs(30),
@@ -208,6 +247,7 @@ impl Config {
             queue: text("PLATEN_QUEUE")?.unwrap_or_else(|| "platen".to_owned()),
             bucket: bucket()?,
             signing_key: signing_key()?,
+            links: links()?,
             listen: parsed("PLATEN_LISTEN")?.unwrap_or(API),
             metrics_listen: parsed("PLATEN_METRICS_LISTEN")?.unwrap_or(METRICS),
             cors_origins: list("PLATEN_CORS_ORIGINS")?.unwrap_or_default(),
@@ -279,7 +319,30 @@ fn signing_key() -> Result<Option<SecretString>, ConfigError> {
     }
 }
 
-/// With every `AWS_…` variable there is: S3 has more of them than anybody lists.
+fn links() -> Result<Links, ConfigError> {
+    let by_default = Links::default();
+    const NAME: &str = "PLATEN_LINKS";
+    Ok(Links {
+        ours: match text(NAME)?.as_deref() {
+            None | Some("store") => false,
+            Some("api") => true,
+            Some(other) => {
+                return Err(ConfigError::Unusable {
+                    name: NAME.to_owned(),
+                    problem: format!("{other:?} is neither store nor api"),
+                });
+            }
+        },
+        lifetime: within(
+            "PLATEN_LINK_SECONDS",
+            LINKS.start().as_secs(),
+            LINKS.end().as_secs(),
+        )?
+        .map_or(by_default.lifetime, Duration::from_secs),
+    })
+}
+
+/// With every variable of AWS and Google there is: stores have more of them than anybody lists.
 fn bucket() -> Result<Option<Address>, ConfigError> {
     const NAME: &str = "PLATEN_BUCKET";
     let Some(address) = text(NAME)? else {
@@ -288,13 +351,10 @@ fn bucket() -> Result<Option<Address>, ConfigError> {
     let named = env::vars_os().filter_map(|(name, value)| {
         let name = name.into_string().ok()?;
         let value = value.into_string().ok()?;
-        name.starts_with("AWS_").then_some((name, value))
+        is_the_buckets(&name).then_some((name, value))
     });
     let mut variables: Vec<(String, String)> = named.collect();
-    for (name, _) in VARIABLES
-        .iter()
-        .filter(|(name, _)| name.starts_with("AWS_"))
-    {
+    for (name, _) in VARIABLES.iter().filter(|(name, _)| is_the_buckets(name)) {
         if let Some(value) = text(name)? {
             variables.push(((*name).to_owned(), value));
         }
@@ -306,6 +366,12 @@ fn bucket() -> Result<Option<Address>, ConfigError> {
     Address::parse(&address, variables)
         .map(Some)
         .map_err(unusable)
+}
+
+fn is_the_buckets(name: &str) -> bool {
+    Address::VARIABLES
+        .iter()
+        .any(|begin| name.starts_with(begin))
 }
 
 /// A secret whose variable the catalogue names.

@@ -17,6 +17,7 @@ pub mod call;
 pub mod idempotency;
 pub mod job;
 pub mod ledger;
+pub mod retention;
 pub mod tenant;
 
 // Procedures.

@@ -24,6 +24,7 @@ use crate::job::store::{End, Requeue};
 use crate::job::{self, Job, State};
 use crate::ledger::{self, Hold};
 use crate::outcome::{Class, Failure};
+use crate::retention;
 
 /// Leases of one job that may run out before it is given up as poison.
 const MOST_CRASHES: i32 = 3;
@@ -351,7 +352,8 @@ async fn finish(
     Ok(Settled::Ended(state))
 }
 
-/// Resolves the hold and ends the locked, open job, and with it the calls nobody will hear of any more.
+/// Resolves the hold and ends the locked, open job, and with it the calls nobody will hear of any more; plans what is due
+/// to be deleted of it.
 async fn end(
     connection: &mut PgConnection,
     job: &Job,
@@ -389,5 +391,6 @@ async fn end(
     };
     job::store::end(connection, &row).await??;
     call::store::abandon(connection, job.id).await?;
+    retention::store::plan(connection, job.tenant, job.id).await?;
     Ok(state)
 }

@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 
 use prometheus::core::Collector;
 use prometheus::{
-    Encoder, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    Encoder, Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
     IntGaugeVec, Opts, Registry, TextEncoder,
 };
 use sqlx::PgPool;
@@ -73,6 +73,33 @@ pub static SPOOL_REFUSED: LazyLock<IntCounter> = LazyLock::new(|| {
     registered(IntCounter::new(
         "platen_spool_refused_total",
         "Pictures that could neither be stored nor wait.",
+    ))
+});
+
+/// Files that were deleted because their time was over.
+pub static DELETIONS: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    registered(IntCounterVec::new(
+        Opts::new(
+            "platen_deletions_total",
+            "Files deleted because their time was over.",
+        ),
+        &["class"],
+    ))
+});
+
+/// Files that are due and not deleted yet, as this worker saw it last.
+pub static DELETIONS_DUE: LazyLock<IntGauge> = LazyLock::new(|| {
+    registered(IntGauge::new(
+        "platen_deletions_due",
+        "Files that are due and not deleted yet.",
+    ))
+});
+
+/// Since when the oldest of them is due.
+pub static DELETIONS_LATE: LazyLock<Gauge> = LazyLock::new(|| {
+    registered(Gauge::new(
+        "platen_deletions_late_seconds",
+        "Seconds since the oldest file that is due was to be gone.",
     ))
 });
 
@@ -207,6 +234,9 @@ pub const NAMES: &[&str] = &[
     "platen_bucket_away",
     "platen_spool_bytes",
     "platen_spool_refused_total",
+    "platen_deletions_total",
+    "platen_deletions_due",
+    "platen_deletions_late_seconds",
 ];
 
 /// This process's metrics, as Prometheus text.

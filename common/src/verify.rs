@@ -154,7 +154,7 @@ pub const INVARIANTS: &[Invariant] = &[
             WHERE a.role = 'original' AND c.id IS NULL
             UNION ALL
             SELECT format('artifact %s stands under a key that is not its own', id) FROM artifacts
-            WHERE role = 'rendition' AND NOT starts_with(object_key, 't/' || tenant_id || '/j/' || job_id || '/' || fence || '/' || output_idx || '.')",
+            WHERE role <> 'original' AND NOT starts_with(object_key, 't/' || tenant_id || '/j/' || job_id || '/' || fence || '/' || output_idx || '.')",
     },
     Invariant {
         number: "I8",
@@ -217,5 +217,22 @@ pub const INVARIANTS: &[Invariant] = &[
             UNION ALL SELECT format('job %s holds credits of another tenant', j.id) FROM job_lots l JOIN jobs j ON j.id = l.job_id JOIN grants g ON g.id = l.grant_id WHERE l.tenant_id <> j.tenant_id OR g.tenant_id <> j.tenant_id
             UNION ALL SELECT format('the key of artifact %s stands outside its tenant''s folder', id) FROM artifacts WHERE NOT starts_with(object_key, 't/' || tenant_id || '/')
             UNION ALL SELECT format('the key of call %s stands outside its tenant''s folder', id) FROM calls WHERE NOT starts_with(object_key, 't/' || tenant_id || '/')",
+    },
+    Invariant {
+        number: "I17",
+        promises: "files whose time is over are gone, and what is due is planned",
+        query: "SELECT format('the %s of job %s that deletion %s is about has been due since %s', class, job_id, id, due_at) FROM deletions d
+            WHERE deleted_at IS NULL AND due_at < now() - interval '60 seconds'
+              AND NOT EXISTS (SELECT FROM holds h WHERE h.job_id = d.job_id AND lifted_at IS NULL AND until > now())
+            UNION ALL
+            SELECT format('job %s has ended, and nothing says when its %s is to be gone', j.id, file.class)
+            FROM retention r JOIN jobs j ON j.tenant_id = r.tenant_id AND j.finished_at IS NOT NULL, LATERAL (
+              SELECT 'input' AS class, i ->> 'object_key' AS object_key FROM job_requests q, jsonb_array_elements(q.generation -> 'inputs') i WHERE q.job_id = j.id AND r.inputs IS NOT NULL
+              UNION ALL SELECT 'original', object_key FROM calls WHERE job_id = j.id AND object_key IS NOT NULL AND r.originals IS NOT NULL
+              UNION ALL SELECT role, object_key FROM artifacts WHERE job_id = j.id AND role <> 'original' AND r.renditions IS NOT NULL) file
+            WHERE NOT EXISTS (SELECT FROM deletions d WHERE d.object_key = file.object_key)
+            UNION ALL
+            SELECT format('artifact %s is shown though its deletion %s has a receipt', a.id, d.id) FROM deletions d JOIN artifacts a ON a.object_key = d.object_key
+            WHERE d.deleted_at IS NOT NULL AND a.deleted_at IS NULL",
     },
 ];

@@ -8,6 +8,7 @@ pub mod chaos;
 pub mod clients;
 pub mod disk;
 pub mod fleet;
+pub mod gcs;
 pub mod models;
 pub mod pipeline;
 pub mod processes;

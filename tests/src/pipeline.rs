@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use cli::admin;
 use common::admission;
 use common::bucket::{Address, Bucket};
-use common::config::{Config, LaneTiming, Providers, Timing};
+use common::config::{Config, LaneTiming, Links, Providers, Timing};
 use common::credits::Credits;
 use common::database::{self, Role};
 use common::id::TenantId;
@@ -134,6 +134,7 @@ impl Pipeline {
                     .unwrap_or_else(|| Address::Folder(bucket.path().to_owned())),
             ),
             signing_key: Some(SecretString::from("a key for tests, and for tests only")),
+            links: Links::default(),
             listen: any,
             metrics_listen: any,
             cors_origins: vec!["https://studio.example".to_owned()],
@@ -142,6 +143,7 @@ impl Pipeline {
             timing: Timing {
                 lease: options.lease,
                 look_every: Duration::from_millis(100),
+                retain_every: Duration::from_millis(200),
                 reap_every: Duration::from_millis(200),
                 retry: options.retry,
                 idle: Duration::from_secs(1),

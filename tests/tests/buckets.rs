@@ -1,20 +1,22 @@
-//! What is promised of a bucket, demanded of every kind of it: a folder, S3, and S3 under a prefix.
+//! What is promised of a bucket, demanded of every kind of it: a folder, S3, and Google Cloud Storage, both also under a prefix.
 #![expect(clippy::unwrap_used, reason = "tests fail loudly")]
 
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use common::bucket::{Address, Bucket, BucketError, Listed, Stored};
-use futures::{StreamExt, TryStreamExt};
+use common::bucket::{Address, Bucket, BucketError, Link, Listed, Shown, Stored};
+use common::clock;
+use futures::{StreamExt, TryStreamExt, stream};
 use secrecy::SecretString;
 use sha2::{Digest, Sha256};
+use tests::gcs::Gcs;
 use tests::s3::{self, Mood, S3};
 
 /// One of each kind, with what serves it.
 struct Kind {
     name: &'static str,
     bucket: Bucket,
-    _served: (tempfile::TempDir, Option<S3>),
+    _served: (tempfile::TempDir, Option<S3>, Option<Gcs>),
 }
 
 fn open(address: &Address) -> Bucket {
@@ -27,26 +29,43 @@ async fn served() -> (tempfile::TempDir, S3) {
     (folder, s3)
 }
 
-async fn every_kind() -> [Kind; 3] {
+async fn every_kind() -> [Kind; 5] {
     let folder = tempfile::tempdir().unwrap();
     let local = open(&Address::Folder(folder.path().to_owned()));
     let (of_s3, s3) = served().await;
     let (of_prefixed, prefixed) = served().await;
+    let gcs = async |prefix: &str| {
+        let gcs = Gcs::start().await;
+        let folder = tempfile::tempdir().unwrap();
+        (open(&gcs.address(prefix, &[])), (folder, None, Some(gcs)))
+    };
+    let (google, of_google) = gcs("").await;
+    let (google_prefixed, of_google_prefixed) = gcs("of/ours").await;
     [
         Kind {
             name: "folder",
             bucket: local,
-            _served: (folder, None),
+            _served: (folder, None, None),
         },
         Kind {
             name: "S3",
             bucket: open(&s3.address()),
-            _served: (of_s3, Some(s3)),
+            _served: (of_s3, Some(s3), None),
         },
         Kind {
             name: "S3 under a prefix",
             bucket: open(&s3::address(&prefixed.endpoint(), "of/ours")),
-            _served: (of_prefixed, Some(prefixed)),
+            _served: (of_prefixed, Some(prefixed), None),
+        },
+        Kind {
+            name: "GCS",
+            bucket: google,
+            _served: of_google,
+        },
+        Kind {
+            name: "GCS under a prefix",
+            bucket: google_prefixed,
+            _served: of_google_prefixed,
         },
     ]
 }
@@ -92,7 +111,7 @@ async fn an_object_is_listed_and_measured_as_it_was_stored() {
         let named = |key: &str| listed.iter().find(|object| object.key == key).unwrap();
         assert_eq!(named("t/1/a").bytes, 4, "{name}");
         assert_eq!(named("t/2/b.png").bytes, 9_000_000, "{name}");
-        let age = common::clock::now() - named("t/1/a").modified;
+        let age = clock::now() - named("t/1/a").modified;
         assert!(age.abs() < Duration::from_mins(1), "{name}: {age}");
         assert_eq!(
             bucket.measure("t/2/b.png").await.unwrap(),
@@ -131,6 +150,94 @@ async fn more_objects_than_a_page_are_all_listed() {
         std::fs::write(tenant.join(number.to_string()), "one").unwrap();
     }
     assert_eq!(list(&bucket).await.len(), 1_050);
+}
+
+#[tokio::test]
+async fn more_objects_than_a_page_are_all_listed_at_google() {
+    let gcs = Gcs::start().await;
+    let bucket = open(&gcs.address("", &[]));
+    let put = async |number: usize| bucket.put_new(&format!("t/{number}"), bytes("one")).await;
+    let written = stream::iter(0..1_050).map(put).buffer_unordered(16);
+    let written: Vec<Stored> = written.try_collect().await.unwrap();
+    assert_eq!((written.len(), list(&bucket).await.len()), (1_050, 1_050));
+}
+
+/// What a link opens by a plain HTTP client: the status and what a browser is told.
+async fn follow(url: &str) -> (u16, Option<String>, Option<String>) {
+    let answer = reqwest::get(url).await.unwrap();
+    let told = |name: &str| Some(answer.headers().get(name)?.to_str().ok()?.to_owned());
+    (
+        answer.status().as_u16(),
+        told("content-type"),
+        told("content-disposition"),
+    )
+}
+
+async fn link(bucket: &Bucket, seconds: u64) -> String {
+    let shown = Shown {
+        media_type: "image/png",
+        file_name: "2-3-0.png",
+    };
+    let lifetime = Duration::from_secs(seconds);
+    let link = bucket.link("t/1/a.png", shown, clock::now(), lifetime);
+    match link.await.unwrap() {
+        Link::Store(url) => url,
+        Link::Ours(path) => panic!("{path}"),
+    }
+}
+
+/// Folders are served by our own api, whose links are tried in `pipeline/isolation.rs`. The server that plays Google's checks no
+/// signature: `gcs_links.rs` compares ours with Google's own.
+#[tokio::test]
+async fn links_that_s3_signs_open_one_file_for_a_while() {
+    for prefix in ["", "of/ours"] {
+        let (_folder, s3) = served().await;
+        let bucket = open(&s3::address(&s3.endpoint(), prefix));
+        bucket.put_new("t/1/a.png", bytes("one")).await.unwrap();
+        bucket.put_new("t/1/b.png", bytes("two")).await.unwrap();
+        let url = link(&bucket, 60).await;
+        let (status, media_type, disposition) = follow(&url).await;
+        assert_eq!(status, 200, "{url}");
+        assert_eq!(media_type.as_deref(), Some("image/png"));
+        assert_eq!(
+            disposition.as_deref(),
+            Some("inline; filename=\"2-3-0.png\"")
+        );
+        let last = if url.ends_with('0') { "1" } else { "0" };
+        let forged = format!("{}{last}", &url[..url.len() - 1]);
+        for altered in [
+            url.replace("/a.png?", "/b.png?"),
+            url.replace("Expires=60", "Expires=6000"),
+            url.replace("inline", "attachment"),
+            forged,
+            url.split('?').next().unwrap().to_owned(),
+        ] {
+            assert_eq!(follow(&altered).await.0, 403, "{altered}");
+        }
+        let short = link(&bucket, 1).await;
+        tokio::time::timeout(Duration::from_secs(20), async {
+            while follow(&short).await.0 == 200 {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        })
+        .await
+        .unwrap();
+        assert_eq!(follow(&short).await.0, 403);
+    }
+}
+
+#[tokio::test]
+async fn a_bucket_that_clients_do_not_reach_stays_behind_the_api() {
+    let (_folder, s3) = served().await;
+    let bucket = open(&s3.address()).behind_the_api();
+    let shown = Shown {
+        media_type: "image/png",
+        file_name: "a.png",
+    };
+    let link = bucket.link("t/1/a.png", shown, clock::now(), Duration::from_mins(1));
+    assert!(
+        matches!(link.await.unwrap(), Link::Ours(path) if path.starts_with("/files/t/1/a.png?"))
+    );
 }
 
 #[tokio::test]

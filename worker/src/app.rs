@@ -12,13 +12,13 @@ use common::database::{self, Role};
 use common::job::Open;
 use common::outcome::Class;
 use common::queue::{Lanes, Ring, lanes};
+use imaging::Darkroom;
 use secrecy::ExposeSecret;
 use sqlx::PgPool;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::imaging::Darkroom;
 use crate::leases::Leases;
 use crate::providers::Providers;
 use crate::shelf::Shelf;

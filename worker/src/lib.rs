@@ -3,7 +3,6 @@
 //! [`tasks`] names every task and schedule on one page; to follow a job, read `tasks/generate.rs`.
 
 pub mod app;
-pub mod imaging;
 pub mod leases;
 pub mod providers;
 mod shelf;

@@ -8,6 +8,7 @@
 //! | [`reap`] | every second | takes jobs from workers whose lease ran out |
 //! | [`expire`] | every second | ends jobs whose deadline has passed |
 //! | [`watch_bucket`] | every second | starts nothing while the bucket is away |
+//! | [`retain`] | every five seconds | deletes files that are due, and keeps receipts |
 //! | [`sweep`] | hourly | removes objects that no row names |
 //! | [`warn_of_shutdowns`] | daily | says which models end soon |
 //!
@@ -17,6 +18,7 @@ mod expire;
 mod generate;
 pub(crate) mod reap;
 mod renew_leases;
+mod retain;
 mod sweep;
 mod top_up_ring;
 mod warn_of_shutdowns;
@@ -60,6 +62,7 @@ pub async fn run(app: Arc<App>, stop: CancellationToken) -> anyhow::Result<()> {
     every(&app, lease / 3, lease, &schedules, renew_leases::run);
     every(&app, timing.reap_every, A_MINUTE, &stop, reap::run);
     every(&app, timing.reap_every, A_MINUTE, &stop, expire::run);
+    every(&app, timing.retain_every, A_MINUTE, &stop, retain::run);
     every(&app, timing.sweep_every, A_DAY, &stop, sweep::run);
     every(&app, A_DAY, A_DAY, &stop, warn_of_shutdowns::run);
 

@@ -1,17 +1,21 @@
 //! Artifacts, as clients see them.
 
+pub mod content;
 pub mod get;
 
-use common::artifact::{Artifact, Role};
-use common::bucket::LINK_LIFETIME;
-use common::clock;
+use std::time::Duration;
+
+use common::artifact::{self, Artifact, Role, file_name};
+use common::bucket::{Link, Shown};
 use common::generation::image::MediaType;
-use common::id::{ArtifactId, JobId};
+use common::id::{ArtifactId, JobId, TenantId};
+use common::{clock, database};
 use serde::Serialize;
 use time::OffsetDateTime;
 use utoipa::ToSchema;
 
 use crate::app::App;
+use crate::error::{Code, Problem, Result};
 use crate::extract::Base;
 
 /// A file we made.
@@ -33,18 +37,41 @@ pub struct ArtifactView {
     pub bytes: i64,
     /// Made by a fake: no AI model was called.
     pub synthetic: bool,
-    /// Where the file is, until `expires_at`; no key is needed.
+    /// Of an original that carries content credentials (C2PA): the SHA-256 of their manifest store, in hex.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub c2pa_sha256: Option<String>,
+    /// Where the file is, until `expires_at`; no key is needed. Each answer has a fresh one.
     pub url: String,
     #[serde(with = "time::serde::rfc3339")]
     pub expires_at: OffsetDateTime,
+    pub links: Links,
+}
+
+/// Where a file is for good, for whoever has a key.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Links {
+    #[serde(rename = "self")]
+    pub itself: String,
+    /// Leads to a fresh `url`.
+    pub content: String,
 }
 
 impl ArtifactView {
-    /// With a fresh link.
-    pub fn new(app: &App, base: &Base, artifact: &Artifact) -> Self {
-        let expires_at = (clock::now() + LINK_LIFETIME)
-            .replace_nanosecond(0)
-            .expect("zero is a nanosecond");
+    /// With a fresh link, as long-lived as the owner of this Platen wants.
+    pub async fn new(app: &App, base: &Base, artifact: &Artifact) -> Self {
+        Self::linked_for(app, base, artifact, app.link_lifetime).await
+    }
+
+    /// With a link that works for `lifetime`.
+    pub async fn linked_for(
+        app: &App,
+        base: &Base,
+        artifact: &Artifact,
+        lifetime: Duration,
+    ) -> Self {
+        let now = clock::now().replace_nanosecond(0);
+        let now = now.expect("zero is a nanosecond");
+        let itself = format!("/v1/artifacts/{}", artifact.id);
         Self {
             id: artifact.id,
             job: artifact.job,
@@ -55,8 +82,49 @@ impl ArtifactView {
             height: artifact.pixels.height,
             bytes: artifact.bytes,
             synthetic: artifact.synthetic,
-            url: base.link(&app.bucket.link(&artifact.object_key, expires_at)),
-            expires_at,
+            c2pa_sha256: artifact.c2pa_sha256.map(hex::encode),
+            url: url(app, base, artifact, now, lifetime).await,
+            expires_at: now + lifetime,
+            links: Links {
+                content: format!("{itself}/content"),
+                itself,
+            },
+        }
+    }
+}
+
+/// An artifact of the tenant's, or what has become of it.
+async fn find(app: &App, tenant: TenantId, id: ArtifactId) -> Result<Artifact> {
+    let mut transaction = database::begin_for(&app.pool, tenant).await?;
+    if let Some(artifact) = artifact::store::get(&mut transaction, id).await? {
+        return Ok(artifact);
+    }
+    if artifact::store::is_gone(&mut transaction, id).await? {
+        let detail = format!("{id} was deleted: its time was over.");
+        return Err(Problem::new(Code::Gone, detail));
+    }
+    Err(Problem::no_such("artifact", id))
+}
+
+/// At the store, where it can sign; a store that cannot just now hides no job: its files come through us meanwhile.
+async fn url(
+    app: &App,
+    base: &Base,
+    artifact: &Artifact,
+    now: OffsetDateTime,
+    lifetime: Duration,
+) -> String {
+    let key = &artifact.object_key;
+    let shown = Shown {
+        media_type: artifact.media_type.as_str(),
+        file_name: &file_name(key),
+    };
+    match app.bucket.link(key, shown, now, lifetime).await {
+        Ok(Link::Ours(path)) => base.link(&path),
+        Ok(Link::Store(url)) => url,
+        Err(error) => {
+            tracing::warn!(%error, "The bucket signs no links; its files are given out by the api");
+            base.link(&app.bucket.our_link(key, now, lifetime))
         }
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use axum::extract::{Path, State};
 use axum::http::{HeaderName, header};
 use axum::response::IntoResponse;
+use common::artifact::file_name;
 use common::clock;
 use common::generation::image;
 use serde::Deserialize;
@@ -67,25 +68,4 @@ pub async fn handler(
         ],
         bytes,
     ))
-}
-
-/// The end of the key as one name: job, attempt and output, so that no two downloads are named alike.
-fn file_name(key: &str) -> String {
-    let mut parts: Vec<&str> = key.rsplit('/').take(3).collect();
-    parts.reverse();
-    parts.join("-").replace(
-        |letter: char| !letter.is_ascii_alphanumeric() && letter != '.',
-        "-",
-    )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_file_is_named_after_its_job() {
-        assert_eq!(file_name("t/1/j/2/3/0.png"), "2-3-0.png");
-        assert_eq!(file_name("a\"b.png"), "a-b.png");
-    }
 }

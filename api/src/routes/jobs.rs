@@ -151,14 +151,17 @@ pub async fn look(
     let Some(job) = job::store::get(&mut transaction, id).await? else {
         return Ok(None);
     };
-    let artifacts = artifact::store::of_jobs(&mut transaction, &[id])
-        .await?
-        .iter()
-        .map(|artifact| ArtifactView::new(app, base, artifact))
-        .collect();
-    let mut view = JobView::new(&job, artifacts);
-    if job.state == State::Queued {
-        view.queue_position = Some(job::store::ahead(&mut transaction, &job).await? + 1);
+    let kept = artifact::store::of_jobs(&mut transaction, &[id]).await?;
+    let ahead = match job.state {
+        State::Queued => Some(job::store::ahead(&mut transaction, &job).await?),
+        _ => None,
+    };
+    transaction.commit().await?;
+    let mut artifacts = Vec::with_capacity(kept.len());
+    for artifact in &kept {
+        artifacts.push(ArtifactView::new(app, base, artifact).await);
     }
+    let mut view = JobView::new(&job, artifacts);
+    view.queue_position = ahead.map(|ahead| ahead + 1);
     Ok(Some(view))
 }

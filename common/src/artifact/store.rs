@@ -17,8 +17,8 @@ pub async fn insert(
 ) -> sqlx::Result<()> {
     sqlx::query!(
         "-- artifact::insert
-        INSERT INTO artifacts (id, tenant_id, job_id, output_idx, role, fence, object_key, sha256, bytes, media_type, width, height, synthetic)
-        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
+        INSERT INTO artifacts (id, tenant_id, job_id, output_idx, role, fence, object_key, sha256, bytes, media_type, width, height, synthetic, c2pa_sha256)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
         artifact.id.0,
         tenant.0,
         artifact.job.0,
@@ -32,6 +32,7 @@ pub async fn insert(
         i32::try_from(artifact.pixels.width).unwrap_or(i32::MAX),
         i32::try_from(artifact.pixels.height).unwrap_or(i32::MAX),
         artifact.synthetic,
+        artifact.c2pa_sha256.as_ref().map(|sha256| &sha256[..]),
     )
     .execute(connection)
     .await?;
@@ -44,8 +45,8 @@ pub async fn of_jobs(connection: &mut PgConnection, jobs: &[JobId]) -> sqlx::Res
     let rows = sqlx::query_as!(
         Row,
         "-- artifact::of_jobs
-        SELECT id, job_id, output_idx, role, object_key, sha256, bytes, media_type, width, height, synthetic, created_at
-        FROM artifacts WHERE job_id = ANY($1) AND deleted_at IS NULL ORDER BY job_id, output_idx, role DESC",
+        SELECT id, job_id, output_idx, role, object_key, sha256, bytes, media_type, width, height, synthetic, c2pa_sha256, created_at
+        FROM artifacts WHERE job_id = ANY($1) AND deleted_at IS NULL ORDER BY job_id, output_idx, array_position(ARRAY['rendition', 'thumbnail', 'original'], role)",
         &ids
     )
     .fetch_all(connection)
@@ -58,13 +59,24 @@ pub async fn get(connection: &mut PgConnection, id: ArtifactId) -> sqlx::Result<
     let row = sqlx::query_as!(
         Row,
         "-- artifact::get
-        SELECT id, job_id, output_idx, role, object_key, sha256, bytes, media_type, width, height, synthetic, created_at
+        SELECT id, job_id, output_idx, role, object_key, sha256, bytes, media_type, width, height, synthetic, c2pa_sha256, created_at
         FROM artifacts WHERE id = $1 AND deleted_at IS NULL",
         id.0
     )
     .fetch_optional(connection)
     .await?;
     Ok(row.and_then(Row::artifact))
+}
+
+/// Whether there was one whose time is over.
+pub async fn is_gone(connection: &mut PgConnection, id: ArtifactId) -> sqlx::Result<bool> {
+    sqlx::query_scalar!(
+        r#"-- artifact::is_gone
+        SELECT EXISTS (SELECT FROM artifacts WHERE id = $1 AND deleted_at IS NOT NULL) AS "gone!""#,
+        id.0
+    )
+    .fetch_one(connection)
+    .await
 }
 
 struct Row {
@@ -79,6 +91,7 @@ struct Row {
     width: i32,
     height: i32,
     synthetic: bool,
+    c2pa_sha256: Option<Vec<u8>>,
     created_at: OffsetDateTime,
 }
 
@@ -88,11 +101,7 @@ impl Row {
             id: ArtifactId(self.id),
             job: JobId(self.job_id),
             output_idx: self.output_idx,
-            role: if self.role == "original" {
-                Role::Original
-            } else {
-                Role::Rendition
-            },
+            role: Role::parse(&self.role)?,
             object_key: self.object_key,
             sha256: self.sha256.try_into().ok()?,
             bytes: self.bytes,
@@ -102,6 +111,10 @@ impl Row {
                 height: u32::try_from(self.height).ok()?,
             },
             synthetic: self.synthetic,
+            c2pa_sha256: match self.c2pa_sha256 {
+                Some(sha256) => Some(sha256.try_into().ok()?),
+                None => None,
+            },
             created_at: Some(self.created_at),
         })
     }

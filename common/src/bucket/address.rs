@@ -1,14 +1,20 @@
-//! Where a bucket is: a folder on this machine, or `s3://bucket/prefix` at whoever speaks S3.
+//! Where a bucket is: a folder on this machine, `s3://bucket/prefix` at whoever speaks S3, or `gs://bucket/prefix` at Google
+//! Cloud Storage.
+
+mod gcs;
+mod s3;
 
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, S3ConditionalPut};
+use object_store::aws::AmazonS3Builder;
+use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path as Key;
 use object_store::prefix::PrefixStore;
+use object_store::signer::Signer;
 use object_store::{BackoffConfig, ObjectStore, RetryConfig};
 
 use super::BucketError;
@@ -17,15 +23,38 @@ use super::BucketError;
 #[derive(Clone)]
 pub enum Address {
     Folder(PathBuf),
-    S3(S3),
+    S3(Remote<AmazonS3Builder>),
+    Gcs(Remote<GoogleCloudStorageBuilder>),
 }
 
-/// A bucket that speaks S3. Every process may have objects of its own under the prefix.
+/// A bucket somewhere else. Every process may have objects of its own under the prefix.
 #[derive(Clone)]
-pub struct S3 {
+pub struct Remote<B> {
     bucket: String,
     prefix: Key,
-    builder: Box<AmazonS3Builder>,
+    builder: Box<B>,
+}
+
+/// A bucket that was opened.
+pub(super) struct Opened {
+    pub store: Arc<dyn ObjectStore>,
+    pub signing: Option<Signing>,
+}
+
+/// Who signs links to a bucket, and what its keys are called there.
+#[derive(Clone)]
+pub(super) struct Signing {
+    pub signer: Arc<dyn Signer>,
+    prefix: Key,
+    escape: fn(&Key) -> Key,
+}
+
+impl Signing {
+    /// The path of an object in a link.
+    pub(super) fn path(&self, key: &Key) -> Key {
+        let whole = self.prefix.parts().chain(key.parts()).collect();
+        (self.escape)(&whole)
+    }
 }
 
 /// An address that cannot be one, in words.
@@ -34,8 +63,11 @@ pub struct S3 {
 pub struct BadAddress(String);
 
 impl Address {
-    /// Reads an address. `variables` are the standard `AWS_…` ones: credentials, region, endpoint. What is not said is
-    /// found as AWS's own programs find it on their machines: a web identity, a container's or an instance's role.
+    /// What the names of variables begin with that [`Self::parse`] reads.
+    pub const VARIABLES: [&'static str; 3] = ["AWS_", "GOOGLE_", "STORAGE_EMULATOR_HOST"];
+
+    /// Reads an address. `variables` are the standard ones of AWS and Google: credentials, region, endpoint. What is not said
+    /// is found as their own programs find it on their machines: a web identity, a container's or an instance's role.
     pub fn parse(
         text: &str,
         variables: impl IntoIterator<Item = (String, String)>,
@@ -44,15 +76,15 @@ impl Address {
             return Ok(Self::Folder(PathBuf::from(text)));
         };
         let bad = |problem: String| Err(BadAddress(problem));
-        if scheme != "s3" {
+        if !["s3", "gs"].contains(&scheme) {
             return bad(format!(
-                "{scheme}:// is not known: a folder, or s3://bucket/prefix"
+                "{scheme}:// is not known: a folder, s3://bucket/prefix, or gs://bucket/prefix"
             ));
         }
         let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
         if bucket.is_empty() || bucket.contains(['?', '#', '@', ':']) {
             return bad(format!(
-                "{text:?} names no bucket, as s3://bucket/prefix does"
+                "{text:?} names no bucket, as {scheme}://bucket/prefix does"
             ));
         }
         let prefix = match Key::parse(prefix.trim_end_matches('/')) {
@@ -61,60 +93,59 @@ impl Address {
         };
         // An empty variable is none: so Docker Compose passes on what is not set.
         let variables = variables.into_iter().filter(|(_, value)| !value.is_empty());
-        let mut builder = AmazonS3Builder::new();
-        let mut endpoint = None;
-        let mut http_is_allowed = false;
-        for (name, value) in variables {
-            let Ok(key) = name.to_ascii_lowercase().parse::<AmazonS3ConfigKey>() else {
-                continue;
-            };
-            match name.as_str() {
-                "AWS_ENDPOINT_URL_S3" => endpoint = Some(value.clone()),
-                "AWS_ENDPOINT_URL" | "AWS_ENDPOINT" => {
-                    endpoint.get_or_insert_with(|| value.clone());
-                }
-                "AWS_ALLOW_HTTP" => http_is_allowed = value == "true" || value == "1",
-                _ => {}
-            }
-            builder = builder.with_config(key, value);
-        }
-        if let Some(endpoint) = endpoint.filter(|endpoint| endpoint.starts_with("http://"))
-            && !http_is_allowed
-        {
-            if !is_loopback(&endpoint) {
-                return bad(format!(
-                    "{endpoint} is not encrypted: https, or AWS_ALLOW_HTTP=true in a network of your own"
-                ));
-            }
-            builder = builder.with_allow_http(true);
-        }
-        let builder = builder
-            .with_bucket_name(bucket)
-            // No key is written twice: a store that cannot promise it is no bucket.
-            .with_conditional_put(S3ConditionalPut::ETagMatch)
-            .with_retry(retries());
-        Ok(Self::S3(S3 {
-            bucket: bucket.to_owned(),
-            prefix,
-            builder: Box::new(builder),
-        }))
+        let bucket = bucket.to_owned();
+        Ok(match scheme {
+            "s3" => Self::S3(Remote {
+                builder: Box::new(s3::builder(&bucket, variables)?),
+                bucket,
+                prefix,
+            }),
+            _ => Self::Gcs(Remote {
+                builder: Box::new(gcs::builder(&bucket, variables)?),
+                bucket,
+                prefix,
+            }),
+        })
     }
 
     /// Opens it, and makes a folder that is missing. Nothing is sent yet.
-    pub(super) fn open(&self) -> Result<Arc<dyn ObjectStore>, BucketError> {
+    pub(super) fn open(&self) -> Result<Opened, BucketError> {
         Ok(match self {
             Self::Folder(folder) => {
                 let problem = |error| BucketError::Folder(folder.display().to_string(), error);
                 std::fs::create_dir_all(folder).map_err(problem)?;
-                Arc::new(LocalFileSystem::new_with_prefix(folder)?.with_fsync(true))
+                Opened {
+                    store: Arc::new(LocalFileSystem::new_with_prefix(folder)?.with_fsync(true)),
+                    signing: None,
+                }
             }
-            Self::S3(S3 {
-                prefix, builder, ..
-            }) => {
-                let store = builder.as_ref().clone().build()?;
-                Arc::new(PrefixStore::new(store, prefix.clone()))
+            Self::S3(remote) => remote.open(remote.builder.as_ref().clone().build()?, Key::clone),
+            Self::Gcs(remote) => {
+                remote.open(remote.builder.as_ref().clone().build()?, gcs::escaped)
             }
         })
+    }
+}
+
+impl<B> Remote<B> {
+    fn open(&self, store: impl ObjectStore + Signer + Clone, escape: fn(&Key) -> Key) -> Opened {
+        Opened {
+            store: Arc::new(PrefixStore::new(store.clone(), self.prefix.clone())),
+            signing: Some(Signing {
+                signer: Arc::new(store),
+                prefix: self.prefix.clone(),
+                escape,
+            }),
+        }
+    }
+
+    fn write(&self, scheme: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { bucket, prefix, .. } = self;
+        write!(f, "{scheme}://{bucket}")?;
+        if prefix.as_ref().is_empty() {
+            return Ok(());
+        }
+        write!(f, "/{prefix}")
     }
 }
 
@@ -123,10 +154,8 @@ impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Folder(folder) => folder.display().fmt(f),
-            Self::S3(S3 { bucket, prefix, .. }) if prefix.as_ref().is_empty() => {
-                write!(f, "s3://{bucket}")
-            }
-            Self::S3(S3 { bucket, prefix, .. }) => write!(f, "s3://{bucket}/{prefix}"),
+            Self::S3(remote) => remote.write("s3", f),
+            Self::Gcs(remote) => remote.write("gs", f),
         }
     }
 }
@@ -184,12 +213,15 @@ mod tests {
             ("s3://pictures", "s3://pictures"),
             ("s3://pictures/", "s3://pictures"),
             ("s3://pictures/of/ours/", "s3://pictures/of/ours"),
+            ("gs://pictures", "gs://pictures"),
+            ("gs://pictures/of/ours/", "gs://pictures/of/ours"),
         ] {
             let key = [("AWS_SECRET_ACCESS_KEY", "hush")];
             assert_eq!(parse(text, &key).as_deref(), Ok(is), "{text}");
         }
         for (text, says) in [
-            ("gs://pictures", "gs:// is not known"),
+            ("ftp://pictures", "ftp:// is not known"),
+            ("gs://", "names no bucket"),
             ("s3://", "names no bucket"),
             ("s3:///of", "names no bucket"),
             ("s3://key:secret@pictures", "names no bucket"),
@@ -218,5 +250,23 @@ mod tests {
             assert!(endpoint(remote, "true"), "{remote}");
         }
         assert!(endpoint("https://minio:9000", ""));
+        let emulator = |host: &str| {
+            let variables = [("STORAGE_EMULATOR_HOST", host)];
+            parse("gs://pictures", &variables).is_ok()
+        };
+        for local in ["http://127.0.0.1:4443", "127.0.0.1:4443", "localhost:4443"] {
+            assert!(emulator(local), "{local}");
+        }
+        assert!(!emulator("http://storage:4443"));
+        assert!(emulator("https://storage:4443"));
+    }
+
+    #[test]
+    fn encryption_is_passed_on() {
+        let key = [
+            ("AWS_SERVER_SIDE_ENCRYPTION", "aws:kms"),
+            ("AWS_SSE_KMS_KEY_ID", "arn:aws:kms:eu-central-1:1:key/2"),
+        ];
+        assert!(parse("s3://pictures", &key).is_ok());
     }
 }

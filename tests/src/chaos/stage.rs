@@ -8,7 +8,7 @@ use anyhow::Context;
 use cli::admin;
 use cli::private::Servers;
 use common::bucket::Bucket;
-use common::config::{Config, Providers, Timing};
+use common::config::{Config, Links, Providers, Timing};
 use common::credits::Credits;
 use common::database::{self, Role as DatabaseRole};
 use common::{admission, clock};
@@ -95,6 +95,7 @@ impl Stage {
             queue: "chaos".to_owned(),
             bucket: Some(store.address()),
             signing_key: Some("a key for chaos, and for chaos only".into()),
+            links: Links::default(),
             listen: nowhere,
             metrics_listen: nowhere,
             cors_origins: Vec::new(),

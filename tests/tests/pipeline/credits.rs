@@ -197,6 +197,22 @@ async fn every_planted_violation_is_found() {
             "I16",
             "UPDATE artifacts SET object_key = 't/elsewhere' || id",
         ),
+        (
+            "I17",
+            "INSERT INTO retention (tenant_id, renditions) SELECT tenant_id, 0 FROM wallets",
+        ),
+        (
+            "I17",
+            "INSERT INTO retention (tenant_id, originals) SELECT tenant_id, 0 FROM wallets",
+        ),
+        (
+            "I17",
+            "INSERT INTO deletions (tenant_id, job_id, class, object_key, sha256, bytes, due_at) SELECT tenant_id, job_id, role, object_key, sha256, bytes, now() - interval '2 minutes' FROM artifacts WHERE role = 'thumbnail'",
+        ),
+        (
+            "I17",
+            "INSERT INTO deletions (tenant_id, job_id, class, object_key, sha256, bytes, due_at, deleted_at) SELECT tenant_id, job_id, role, object_key, sha256, bytes, now(), now() FROM artifacts WHERE role = 'thumbnail'",
+        ),
     ];
     for (invariant, plant) in plants {
         let mut transaction = owner.begin().await.unwrap();

@@ -127,6 +127,9 @@ async fn without_a_tenant_no_row_is_seen_and_the_ledger_cannot_be_rewritten() {
         "artifacts",
         "transfers",
         "idempotency_keys",
+        "retention",
+        "deletions",
+        "holds",
     ];
     let api = database::connect(&url, Role::Api, 1).await.unwrap();
     for table in tables {
@@ -157,6 +160,8 @@ async fn without_a_tenant_no_row_is_seen_and_the_ledger_cannot_be_rewritten() {
             "DELETE FROM transfers",
             "TRUNCATE transfers",
             "DELETE FROM jobs",
+            "DELETE FROM deletions",
+            "UPDATE deletions SET deleted_at = NULL, sha256 = sha256('x')",
             "UPDATE jobs SET unit_price = 0, hold_amount = 0, captured = 0",
             "UPDATE jobs SET state = 'failed', captured = 0, n_delivered = 0, released = hold_amount",
             "UPDATE wallets SET available = -1",

@@ -18,5 +18,6 @@ mod life_of_a_job;
 mod outcomes;
 mod refusals;
 mod repeats;
+mod retention;
 mod s3;
 mod shelf;

@@ -31,12 +31,16 @@ async fn a_picture_is_made_kept_and_shown_with_the_bucket_in_s3() {
     let job = pipeline.ended(&pipeline.submit(&body).await).await;
     assert_eq!(job["state"], "succeeded", "{job}");
     let artifacts = job["artifacts"].as_array().unwrap();
-    assert_eq!(artifacts.len(), 4, "{job}");
+    assert_eq!(artifacts.len(), 6, "{job}");
     for artifact in artifacts {
         let bytes = pipeline.download(artifact["url"].as_str().unwrap()).await;
         assert_eq!(artifact["bytes"], bytes.len(), "{artifact}");
     }
-    assert_eq!(s3.puts(), 5, "an input, two originals, two renditions");
+    assert_eq!(
+        s3.puts(),
+        7,
+        "an input, two originals, two renditions, two thumbnails"
+    );
 
     let bucket = Bucket::open(&pipeline.config.bucket(), SecretString::default()).unwrap();
     let mut findings = Vec::new();
@@ -50,7 +54,7 @@ async fn a_picture_is_made_kept_and_shown_with_the_bucket_in_s3() {
         .unwrap();
     assert_eq!(
         (findings, progress.read, progress.listed),
-        (Vec::new(), 4, 5)
+        (Vec::new(), 6, 7)
     );
     assert_eq!(
         std::fs::read_dir(pipeline.bucket.path()).unwrap().count(),
@@ -126,7 +130,7 @@ async fn the_program_keeps_its_objects_in_s3() {
         .unwrap();
     let said = String::from_utf8(verify.stdout).unwrap();
     assert!(
-        verify.status.success() && said.contains("2 files are as they were stored"),
+        verify.status.success() && said.contains("3 files are as they were stored"),
         "{said}"
     );
     up.kill().await.unwrap();

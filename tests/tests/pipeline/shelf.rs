@@ -108,7 +108,7 @@ async fn a_file_that_is_gone_or_altered_is_told() {
     pipeline.ended(&pipeline.submit(&body).await).await;
     let (findings, progress) = deep(&pipeline).await;
     assert_eq!(findings, []);
-    assert_eq!((progress.read, progress.listed), (6, 6));
+    assert_eq!((progress.read, progress.listed), (9, 9));
 
     let renditions: Vec<String> = sqlx::query_scalar(
         "SELECT object_key FROM artifacts WHERE role = 'rendition' ORDER BY output_idx",
@@ -225,7 +225,11 @@ async fn the_sweeper_removes_what_no_row_names_and_nothing_else() {
     for file in &rows_name {
         set_age(file, OLD);
     }
-    assert_eq!(rows_name.len(), 4, "two inputs, an original, a rendition");
+    assert_eq!(
+        rows_name.len(),
+        5,
+        "two inputs, an original, a rendition, its thumbnail"
+    );
     let kept = [
         plant(&pipeline, &original_key(tenant, named), OLD),
         plant(&pipeline, &original_key(tenant, CallId::new()), YOUNG),

@@ -445,6 +445,7 @@ impl<'a> Real<'a> {
                     media_type: original.media_type,
                     pixels: original.pixels,
                     synthetic: true,
+                    c2pa_sha256: None,
                     created_at: None,
                 })
             })

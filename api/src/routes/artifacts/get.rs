@@ -2,16 +2,27 @@
 
 use std::sync::Arc;
 
+use std::time::Duration;
+
 use axum::Json;
 use axum::extract::State;
+use common::config::LINKS;
 use common::id::ArtifactId;
-use common::{artifact, database};
+use serde::Deserialize;
 
-use super::ArtifactView;
+use super::{ArtifactView, find};
 use crate::app::App;
 use crate::auth::Tenant;
-use crate::error::{Problem, ProblemBody, Result};
-use crate::extract::{Base, Id};
+use crate::error::{Code, Problem, ProblemBody, Result};
+use crate::extract::{Base, Id, Parameters};
+
+/// How the link should be.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Wanted {
+    /// Seconds the link works, 60 to 86,400.
+    expires_in: Option<u64>,
+}
 
 /// A file, with a fresh link
 #[utoipa::path(
@@ -20,9 +31,11 @@ use crate::extract::{Base, Id};
     operation_id = "get_artifact",
     tag = "files",
     security(("key" = [])),
-    params(("id" = String, Path, description = "`art_…`")),
+    params(("id" = String, Path, description = "`art_…`"), ("expires_in" = Option<u64>, Query, description = "Seconds the link works, 60 to 86400")),
     responses(
         (status = 200, description = "The artifact", body = ArtifactView),
+        (status = 400, description = "`expires_in` is out of bounds", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 410, description = "It was deleted, its time was over", body = ProblemBody, content_type = "application/problem+json"),
         (status = 404, description = "There is none with this id", body = ProblemBody, content_type = "application/problem+json"),
     )
 )]
@@ -31,10 +44,17 @@ pub async fn handler(
     Tenant(tenant): Tenant,
     Id(id): Id<ArtifactId>,
     base: Base,
+    Parameters(wanted): Parameters<Wanted>,
 ) -> Result<Json<ArtifactView>> {
-    let mut transaction = database::begin_for(&app.pool, tenant).await?;
-    let artifact = artifact::store::get(&mut transaction, id)
-        .await?
-        .ok_or_else(|| Problem::no_such("artifact", id))?;
-    Ok(Json(ArtifactView::new(&app, &base, &artifact)))
+    let lifetime = match wanted.expires_in.map(Duration::from_secs) {
+        None => app.link_lifetime,
+        Some(lifetime) if LINKS.contains(&lifetime) => lifetime,
+        Some(_) => {
+            let detail = "`expires_in` takes 60 to 86400 seconds.";
+            return Err(Problem::new(Code::InvalidQuery, detail));
+        }
+    };
+    let artifact = find(&app, tenant, id).await?;
+    let view = ArtifactView::linked_for(&app, &base, &artifact, lifetime);
+    Ok(Json(view.await))
 }

@@ -6,6 +6,7 @@
 pub mod asked;
 mod findings;
 pub mod pictures;
+mod rendering;
 pub mod terms;
 
 use std::sync::Arc;

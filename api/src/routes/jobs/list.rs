@@ -78,8 +78,10 @@ pub async fn handler(
     let (jobs, has_more) = page(jobs, limit);
     let ids: Vec<JobId> = jobs.iter().map(|job| job.id).collect();
     let mut artifacts: HashMap<JobId, Vec<ArtifactView>> = HashMap::new();
-    for artifact in artifact::store::of_jobs(&mut transaction, &ids).await? {
-        let view = ArtifactView::new(&app, &base, &artifact);
+    let kept = artifact::store::of_jobs(&mut transaction, &ids).await?;
+    transaction.commit().await?;
+    for artifact in kept {
+        let view = ArtifactView::new(&app, &base, &artifact).await;
         artifacts.entry(artifact.job).or_default().push(view);
     }
     let data = jobs

@@ -6,25 +6,25 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use backon::{ExponentialBuilder, Retryable};
 use bytes::Bytes;
-use common::artifact::{Artifact, Role, rendition_key};
+use common::artifact::{Artifact, Role, rendition_key, thumbnail_key};
 use common::bucket::{BucketError, Stored};
 use common::call::store::NewCall;
 use common::call::{self, Ending, Journaled, Original, original_key};
 use common::catalog::{Lane, Model, Tokens};
 use common::failpoint::reach;
-use common::generation::image::{ImageRequest, inspect, pixels};
+use common::generation::image::{ImageRequest, MediaType, Pixels, inspect};
 use common::id::{ArtifactId, CallId};
 use common::job::{Claimed, LAST_CALL};
 use common::outcome::{Class, Failure};
 use common::queue::lanes::{Ended, Why};
 use common::{database, telemetry};
+use imaging::{Developed, ImagingError, Mark};
 use rand::RngExt;
 use tokio::time::timeout;
 
 use super::door::{AT_THE_DOOR, Door};
 use super::history::History;
 use crate::app::App;
-use crate::imaging::{ImagingError, Rendition};
 use crate::leases::HeldLease;
 use crate::providers::{Answer, InputPicture, PictureRequest, Provider, Reply};
 
@@ -55,8 +55,8 @@ pub(super) struct Attempt<'a> {
 
 /// What became of an output.
 pub(super) enum Made {
-    /// Original and rendition, stored.
-    Picture(Box<[Artifact; 2]>),
+    /// Rendition, thumbnail and original, stored.
+    Picture(Box<[Artifact; 3]>),
     /// A provider still works on it, or no lane lets the call in: look again after this long.
     Pending(Duration),
     Missing {
@@ -118,18 +118,20 @@ impl Attempt<'_> {
                 .iter()
                 .filter(|call| call.output_idx == output_idx)
         };
-        if let Some(original) = earlier().find_map(|call| call.original.as_ref()) {
+        let named = earlier().find_map(|call| Some((call, call.original.as_ref()?)));
+        if let Some((call, original)) = named {
             let bytes = self
                 .fetch(&original.object_key)
                 .await?
                 .context("an original named by its call is not in the bucket")?;
-            let rendition = self.develop(bytes).await.map_err(|failure| {
+            let developed = self.develop(bytes, output_idx, &call.lane.model);
+            let developed = developed.await.map_err(|failure| {
                 anyhow::anyhow!(
                     "an original that was developed before is no picture: {}",
                     failure.detail
                 )
             })?;
-            return self.store(output_idx, original.clone(), rendition).await;
+            return self.store(output_idx, original.clone(), developed).await;
         }
         let mut history = History::default();
         for journaled in earlier() {
@@ -158,8 +160,11 @@ impl Attempt<'_> {
             return Ok(None);
         };
         // Of one that was given up nothing but its picture may change any more.
-        if journaled.outcome.is_some() && self.develop(bytes.clone()).await.is_err() {
-            return Ok(None);
+        if journaled.outcome.is_some() {
+            let developed = self.develop(bytes.clone(), output_idx, &journaled.lane.model);
+            if developed.await.is_err() {
+                return Ok(None);
+            }
         }
         tracing::info!(call.id = %id, "Taking over a stored original");
         self.door().tell(&journaled.lane, id, None).await;
@@ -481,7 +486,7 @@ impl Attempt<'_> {
             tokens,
         } = answer;
         let developed = match picture {
-            Ok(bytes) => match self.keep(call, bytes).await {
+            Ok(bytes) => match self.keep(call, output_idx, model, bytes).await {
                 Ok(developed) => developed,
                 Err(error) if unkept == Unkept::Left => {
                     tracing::warn!(%error, call.id = %call, "A picture could not be stored; it can be had again");
@@ -534,7 +539,7 @@ impl Attempt<'_> {
             return Ok(Made::Pending(Duration::ZERO));
         }
         match developed {
-            Ok((original, rendition)) => self.store(output_idx, original, rendition).await,
+            Ok((original, developed)) => self.store(output_idx, original, developed).await,
             Err(failure) => Ok(Made::Missing {
                 failure,
                 again: calls_left,
@@ -547,8 +552,10 @@ impl Attempt<'_> {
     async fn keep(
         &self,
         call: CallId,
+        output_idx: i32,
+        model: &Model,
         bytes: Bytes,
-    ) -> Result<Result<(Original, Rendition), Failure>, BucketError> {
+    ) -> Result<Result<(Original, Developed), Failure>, BucketError> {
         let Some((media_type, pixels)) = inspect(&bytes) else {
             let says = format!("{} bytes that are no picture", bytes.len());
             return Ok(Err(Failure::new(Class::ProviderInvalid, says)));
@@ -556,12 +563,12 @@ impl Attempt<'_> {
         let object_key = original_key(self.claimed.tenant, call);
         let shelf = &self.app.shelf;
         let _step = self.lease.may_take(SHELVING);
-        let (stored, rendition) = tokio::join!(
+        let (stored, developed) = tokio::join!(
             shelf.put_once(&object_key, bytes.clone()),
-            self.develop(bytes.clone())
+            self.develop(bytes.clone(), output_idx, &model.id)
         );
-        let rendition = match rendition {
-            Ok(rendition) => rendition,
+        let developed = match developed {
+            Ok(developed) => developed,
             Err(failure) => return Ok(Err(failure)),
         };
         let Stored { sha256, bytes } = match stored {
@@ -570,7 +577,8 @@ impl Attempt<'_> {
                 // It may wait until its job ends.
                 let left = self.deadline.saturating_duration_since(Instant::now());
                 let _step = self.lease.may_take(left);
-                let (beside, until) = (rendition.bytes.len(), self.waits_until());
+                let beside = developed.rendition.bytes.len() + developed.thumbnail.bytes.len();
+                let until = self.waits_until();
                 let kept = shelf.keep(&object_key, bytes, beside, until, failed);
                 kept.await?
             }
@@ -582,7 +590,7 @@ impl Attempt<'_> {
             media_type,
             pixels,
         };
-        Ok(Ok((original, rendition)))
+        Ok(Ok((original, developed)))
     }
 
     /// How long a picture may wait for the bucket, where that is not until the job ends: the others of the job are
@@ -599,15 +607,24 @@ impl Attempt<'_> {
     }
 
     /// Brings an original to exactly what was asked for. An original that cannot be is the provider's fault.
-    async fn develop(&self, bytes: Bytes) -> Result<Rendition, Failure> {
-        let target = pixels(self.request.aspect_ratio, self.request.size);
+    async fn develop(
+        &self,
+        bytes: Bytes,
+        output_idx: i32,
+        model: &str,
+    ) -> Result<Developed, Failure> {
+        let mark = Mark {
+            model: model.to_owned(),
+            source: format!("{}/{output_idx}", self.claimed.id),
+            synthetic: self.app.providers.synthetic(),
+        };
         let _step = self.lease.may_take(self.app.darkroom.turn());
-        let rendition = self
+        let developed = self
             .app
             .darkroom
-            .render(bytes, target, self.request.format)
+            .develop(bytes, self.request.recipe(), mark)
             .await;
-        rendition.map_err(|error| {
+        developed.map_err(|error| {
             let class = match error {
                 ImagingError::ShuttingDown => Class::Internal,
                 _ => Class::ProviderInvalid,
@@ -616,12 +633,12 @@ impl Attempt<'_> {
         })
     }
 
-    /// Stores the rendition under this attempt's key.
+    /// Stores rendition and thumbnail under this attempt's keys.
     async fn store(
         &self,
         output_idx: i32,
         original: Original,
-        rendition: Rendition,
+        developed: Developed,
     ) -> anyhow::Result<Made> {
         let Claimed {
             id: job,
@@ -629,23 +646,34 @@ impl Attempt<'_> {
             fence,
             ..
         } = *self.claimed;
-        let object_key = rendition_key(tenant, job, fence, output_idx, self.request.format);
+        let Developed {
+            rendition,
+            thumbnail,
+            c2pa,
+        } = developed;
+        let rendition_key = rendition_key(tenant, job, fence, output_idx, self.request.format);
+        let thumbnail_key = thumbnail_key(tenant, job, fence, output_idx);
         let _step = self.lease.may_take(SHELVING);
-        let stored = self.app.shelf.put(&object_key, rendition.bytes).await?;
+        let (stored, small) = tokio::try_join!(
+            self.app.shelf.put(&rendition_key, rendition.bytes),
+            self.app.shelf.put(&thumbnail_key, thumbnail.bytes)
+        )?;
         let synthetic = self.app.providers.synthetic();
-        let artifact = |role, object_key, stored: Stored, media_type, pixels| Artifact {
-            id: ArtifactId::new(),
-            job,
-            output_idx,
-            role,
-            object_key,
-            sha256: stored.sha256,
-            bytes: stored.bytes,
-            media_type,
-            pixels,
-            synthetic,
-            created_at: None,
-        };
+        let artifact =
+            |role, object_key, stored: Stored, media_type: MediaType, pixels: Pixels| Artifact {
+                id: ArtifactId::new(),
+                job,
+                output_idx,
+                role,
+                object_key,
+                sha256: stored.sha256,
+                bytes: stored.bytes,
+                media_type,
+                pixels,
+                synthetic,
+                c2pa_sha256: c2pa.filter(|_| role == Role::Original),
+                created_at: None,
+            };
         let as_stored = Stored {
             sha256: original.sha256,
             bytes: original.bytes,
@@ -653,10 +681,17 @@ impl Attempt<'_> {
         Ok(Made::Picture(Box::new([
             artifact(
                 Role::Rendition,
-                object_key,
+                rendition_key,
                 stored,
-                self.request.format.media_type(),
-                pixels(self.request.aspect_ratio, self.request.size),
+                rendition.media_type,
+                rendition.pixels,
+            ),
+            artifact(
+                Role::Thumbnail,
+                thumbnail_key,
+                small,
+                thumbnail.media_type,
+                thumbnail.pixels,
             ),
             artifact(
                 Role::Original,

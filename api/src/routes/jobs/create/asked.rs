@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use common::catalog::{Catalog, NotOffered};
 use common::credits::Quote;
-use common::generation::image::{AspectRatio, Format, ImageRequest, Rendering, Size};
+use common::generation::image::{AspectRatio, Format, ImageRequest, Size};
 use common::generation::{Generation, Violation};
 use common::id::{JobId, TenantId};
 use serde::Deserialize;
@@ -16,6 +16,7 @@ use utoipa::openapi::schema::Schema;
 
 use super::findings::{Findings, words};
 use super::pictures::{self, InputBody, Picture};
+use super::rendering::{self, EncodingBody, Said, fits};
 use crate::error::{Problem, Result};
 use crate::extract;
 
@@ -64,6 +65,22 @@ pub struct CreateJob {
     outputs: Option<u32>,
     #[schema(schema_with = formats)]
     format: Option<String>,
+    #[schema(inline)]
+    encoding: Option<EncodingBody>,
+    #[schema(schema_with = fits)]
+    fit: Option<String>,
+    /// Whether more than 5 % may be cropped away, where the model's picture has another shape.
+    #[serde(default)]
+    #[schema(default = false)]
+    allow_crop: bool,
+    /// Whether the picture may be enlarged by more than 5 %, where the model's is smaller.
+    #[serde(default)]
+    #[schema(default = false)]
+    allow_upscale: bool,
+    /// Whether what was made smaller is sharpened a little.
+    #[serde(default)]
+    #[schema(default = false)]
+    sharpen: bool,
     /// For you, to find it again.
     #[schema(max_length = 200)]
     name: Option<String>,
@@ -117,6 +134,13 @@ impl Asked {
         check(&mut found, &body);
         let run_at = found.keep(run_at(body.run_at.as_deref(), now)).flatten();
         let (inputs, pictures) = pictures::read(&mut found, body.inputs, tenant, job);
+        let format = found.choice("/format", body.format, &FORMATS);
+        let said = Said {
+            fit: body.fit,
+            allow_crop: body.allow_crop,
+            allow_upscale: body.allow_upscale,
+            sharpen: body.sharpen,
+        };
         let request = ImageRequest {
             prompt: body.prompt,
             art_direction: body.art_direction,
@@ -124,8 +148,8 @@ impl Asked {
             aspect_ratio: found.choice("/aspect_ratio", body.aspect_ratio, AspectRatio::ALL),
             size: found.choice("/size", body.size, &SIZES),
             outputs: body.outputs.unwrap_or(1),
-            format: found.choice("/format", body.format, &FORMATS),
-            rendering: Rendering::default(),
+            format,
+            rendering: rendering::read(&mut found, said, body.encoding, format),
             seed: body.seed,
         };
         Ok(Self {
@@ -343,6 +367,49 @@ mod tests {
             ]
         );
         assert!(problem.to_string().contains("Use one of 1K, 2K."));
+    }
+
+    #[test]
+    fn a_choice_that_would_do_nothing_is_refused() {
+        let check = |format: &str, encoding: Value, expected: &[&str]| {
+            let body = json!({"model": "gemini-3-pro-image", "prompt": "a bottle", "format": format, "encoding": encoding});
+            let found = quoted(&body).map_err(|problem| {
+                let found = pointers(&problem).into_iter().map(str::to_owned);
+                found.collect::<Vec<_>>()
+            });
+            match found {
+                Ok(_) => assert!(expected.is_empty(), "{body}"),
+                Err(found) => assert_eq!(found, expected, "{body}"),
+            }
+        };
+        check(
+            "jpeg",
+            json!({"quality": 80, "progressive": true, "chroma_subsampling": "4:4:4"}),
+            &[],
+        );
+        check("webp", json!({"quality": 80}), &[]);
+        check("webp", json!({"lossless": true}), &[]);
+        check(
+            "webp",
+            json!({"lossless": true, "quality": 80}),
+            &["/encoding/quality"],
+        );
+        check(
+            "png",
+            json!({"quality": 80, "lossless": true}),
+            &["/encoding/quality", "/encoding/lossless"],
+        );
+        check(
+            "webp",
+            json!({"progressive": false}),
+            &["/encoding/progressive"],
+        );
+        check("jpeg", json!({"quality": 0}), &["/encoding/quality"]);
+        check(
+            "jpeg",
+            json!({"chroma_subsampling": "4:2:2"}),
+            &["/encoding/chroma_subsampling"],
+        );
     }
 
     #[test]

@@ -12,7 +12,7 @@ use image::{
 };
 use moxcms::ColorProfile;
 
-use common::generation::image::inspect;
+use common::generation::image::{Encoding, Rendering, inspect};
 
 use super::*;
 
@@ -51,6 +51,20 @@ fn every_cell_of_the_table_is_hit_exactly_as_webp() {
     check_table(Format::Webp);
 }
 
+/// As most jobs want it.
+fn render(original: &[u8], target: Pixels, format: Format) -> Result<Rendition, ImagingError> {
+    let recipe = Recipe {
+        target,
+        format,
+        rendering: Rendering::default(),
+    };
+    super::render(original, &recipe, Space::Light)
+}
+
+fn encoded(pixels: &DynamicImage, format: Format) -> Vec<u8> {
+    encode::encode(pixels, format, Encoding::default()).unwrap()
+}
+
 fn check_table(format: Format) {
     for (width, height) in TABLE {
         for scale in [1, 2] {
@@ -60,7 +74,7 @@ fn check_table(format: Format) {
             let rendition = render(&original, target(width, height), format).unwrap();
             let expected = (format.media_type(), target(width, height));
             assert_eq!(inspect(&rendition.bytes), Some(expected));
-            assert_eq!((rendition.width, rendition.height), (width, height));
+            assert_eq!(rendition.pixels, target(width, height));
             assert_eq!(rendition.media_type, format.media_type());
         }
     }
@@ -119,7 +133,7 @@ fn pictures_taken_sideways_are_turned() {
             })
         });
         let (width, height) = if exif < 5 { (120, 80) } else { (80, 120) };
-        let jpeg = encode::encode(&stored.clone().into(), Format::Jpeg).unwrap();
+        let jpeg = encoded(&stored.clone().into(), Format::Jpeg);
         let jpeg = with_jpeg_segment(
             &jpeg,
             0xE1,
@@ -248,7 +262,7 @@ fn nothing_but_pixels_reaches_the_rendition() {
     planted_png.extend(&plain[33..]);
     planted_png.extend(SECRET);
 
-    let mut planted_jpeg = encode::encode(&picture.clone().into(), Format::Jpeg).unwrap();
+    let mut planted_jpeg = encoded(&picture.clone().into(), Format::Jpeg);
     for (marker, header) in [
         (0xE1, &b"Exif\0\0"[..]),
         (0xE1, b"http://ns.adobe.com/xap/1.0/\0"),
@@ -314,7 +328,7 @@ fn hostile_files_are_errors_and_quick_ones() {
         }
     }
     let picture = drawn(1024, 1024);
-    let [png, jpeg, webp] = FORMATS.map(|format| encode::encode(&picture, format).unwrap());
+    let [png, jpeg, webp] = FORMATS.map(|format| encoded(&picture, format));
 
     check(
         "not a picture",
@@ -364,7 +378,7 @@ fn files_that_are_merely_odd_are_rendered() {
     let two_files_in_one = [&png_original(64, 64)[..], b"<script>alert(1)</script>"].concat();
     assert!(render(&two_files_in_one, target(64, 64), Format::Png).is_ok());
 
-    let blank = encode::encode(&GrayImage::new(8000, 8000).into(), Format::Png).unwrap();
+    let blank = encoded(&GrayImage::new(8000, 8000).into(), Format::Png);
     assert!(blank.len() < 100_000, "64 megapixels in a few bytes");
     assert!(render(&blank, target(1024, 1024), Format::Png).is_ok());
 }
@@ -379,7 +393,7 @@ fn no_single_wrong_byte_breaks_the_decoders() {
         (dice >> 8) as usize % sides
     };
     for format in FORMATS {
-        let file = encode::encode(&picture, format).unwrap();
+        let file = encoded(&picture, format);
         for _ in 0..300 {
             let mut broken = file.clone();
             // Mostly in the headers, where the decisions are.

@@ -7,9 +7,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::{sync::Semaphore, task::spawn_blocking};
 
-use common::generation::image::{Format, Pixels};
+use common::generation::image::Recipe;
 
-use super::{ImagingError, Rendition, render};
+use super::{Developed, ImagingError, Mark, develop};
 
 /// The right to use the CPU for pictures. Clones share the same cores.
 ///
@@ -42,16 +42,16 @@ impl Darkroom {
         LONGEST.saturating_mul(u32::try_from(before).unwrap_or(u32::MAX).saturating_add(1))
     }
 
-    /// [`render`], as soon as there is a place.
+    /// [`develop`], as soon as there is a place.
     ///
     /// Work that has begun cannot be stopped: it keeps its place until it is done, even when this future is dropped.
     /// Dropping it while it still waits gives up the turn.
-    pub async fn render(
+    pub async fn develop(
         &self,
         original: Bytes,
-        target: Pixels,
-        format: Format,
-    ) -> Result<Rendition, ImagingError> {
+        recipe: Recipe,
+        mark: Mark,
+    ) -> Result<Developed, ImagingError> {
         let counted = Counted::new(&self.pictures);
         let place = Arc::clone(&self.places)
             .acquire_owned()
@@ -59,7 +59,7 @@ impl Darkroom {
             .expect("the semaphore is never closed");
         spawn_blocking(move || {
             let _place = (place, counted);
-            render(&original, target, format)
+            develop(&original, &recipe, &mark)
         })
         .await
         .unwrap_or(Err(ImagingError::ShuttingDown))
@@ -86,17 +86,28 @@ impl Drop for Counted {
 mod tests {
     use std::time::Duration;
 
+    use common::generation::image::{Format, Pixels, Rendering};
+
     use super::*;
 
     #[tokio::test]
     async fn a_dropped_future_keeps_its_place_until_the_work_is_done() {
         let darkroom = Darkroom::new(1);
         let original = super::super::tests::png_original(1400, 1400);
-        let target = Pixels {
-            width: 1376,
-            height: 1376,
+        let recipe = Recipe {
+            target: Pixels {
+                width: 1376,
+                height: 1376,
+            },
+            format: Format::Webp,
+            rendering: Rendering::default(),
         };
-        let first = darkroom.render(original.clone(), target, Format::Webp);
+        let mark = Mark {
+            model: "a-model".to_owned(),
+            source: "a-job/0".to_owned(),
+            synthetic: true,
+        };
+        let first = darkroom.develop(original.clone(), recipe, mark.clone());
         assert!(
             tokio::time::timeout(Duration::from_millis(1), first)
                 .await
@@ -104,9 +115,6 @@ mod tests {
         );
         assert_eq!(darkroom.places.available_permits(), 0);
         // And the place comes back.
-        darkroom
-            .render(original, target, Format::Jpeg)
-            .await
-            .unwrap();
+        darkroom.develop(original, recipe, mark).await.unwrap();
     }
 }

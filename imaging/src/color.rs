@@ -1,23 +1,24 @@
-//! Bringing pixels to sRGB, the colour space every screen assumes when a file names none. Ours name none.
+//! Bringing pixels to sRGB, the colour space every screen assumes when a file names none. Ours name it.
 
 use image::DynamicImage;
 use moxcms::{ColorProfile, DataColorSpace, Layout, TransformOptions};
 
-/// Converts eight-bit pixels from the space `profile` (ICC) describes.
+/// Converts eight-bit pixels from the space `profile` (ICC) describes, and says whether that changed them.
 ///
 /// A profile that cannot be read, or is not one of RGB, changes nothing: that is what viewers do, too.
-pub(super) fn to_srgb(pixels: &mut DynamicImage, profile: &[u8]) {
+pub(super) fn to_srgb(pixels: &mut DynamicImage, profile: &[u8]) -> bool {
     let Ok(profile) = ColorProfile::new_from_slice(profile) else {
-        return;
+        return false;
     };
     if profile.color_space != DataColorSpace::Rgb || is_srgb(&profile) {
-        return;
+        return false;
     }
-    match pixels {
+    let converted = match pixels {
         DynamicImage::ImageRgb8(rgb) => convert(&profile, Layout::Rgb, rgb),
         DynamicImage::ImageRgba8(rgba) => convert(&profile, Layout::Rgba, rgba),
         _ => None,
     };
+    converted.is_some()
 }
 
 /// Whether the profile is sRGB under one of its many names: it moves no colour of a coarse cube by more than a level.

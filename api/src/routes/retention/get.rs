@@ -1,0 +1,29 @@
+//! `GET /v1/retention`: how long files are kept.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use common::retention::Retention;
+use common::{database, retention};
+
+use crate::app::App;
+use crate::auth::Tenant;
+use crate::error::Result;
+
+/// How long files are kept
+#[utoipa::path(
+    get,
+    path = "/v1/retention",
+    operation_id = "get_retention",
+    tag = "files",
+    security(("key" = [])),
+    responses((status = 200, description = "Seconds after a job's end, by class; `null` is the account's lifetime", body = Retention))
+)]
+pub async fn handler(
+    State(app): State<Arc<App>>,
+    Tenant(tenant): Tenant,
+) -> Result<Json<Retention>> {
+    let mut transaction = database::begin_for(&app.pool, tenant).await?;
+    Ok(Json(retention::store::get(&mut transaction, tenant).await?))
+}

@@ -1,0 +1,62 @@
+//! `PUT /v1/retention`: says how long files are kept, from now on and of what there is.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use common::generation::Violation;
+use common::retention::{LONGEST, Retention};
+use common::{database, retention};
+
+use crate::app::App;
+use crate::auth::Tenant;
+use crate::error::{Problem, ProblemBody, Result};
+use crate::extract::{self, JsonBody};
+
+/// Say how long files are kept
+///
+/// A class that is left out, or `null`, is kept for the account's lifetime. What has been due before stays due, and what was
+/// deleted stays deleted.
+#[utoipa::path(
+    put,
+    path = "/v1/retention",
+    operation_id = "set_retention",
+    tag = "files",
+    security(("key" = [])),
+    request_body = Retention,
+    responses(
+        (status = 200, description = "What holds from now on", body = Retention),
+        (status = 422, description = "A time is out of bounds", body = ProblemBody, content_type = "application/problem+json"),
+    )
+)]
+pub async fn handler(
+    State(app): State<Arc<App>>,
+    Tenant(tenant): Tenant,
+    JsonBody(body): JsonBody,
+) -> Result<Json<Retention>> {
+    let wanted: Retention = extract::json(&body)?;
+    let classes = [
+        ("/inputs", wanted.inputs),
+        ("/originals", wanted.originals),
+        ("/renditions", wanted.renditions),
+    ];
+    let too_long = classes
+        .into_iter()
+        .filter(|(_, seconds)| seconds.is_some_and(|seconds| seconds > LONGEST));
+    let violations: Vec<Violation> = too_long
+        .map(|(pointer, _)| {
+            Violation::new(
+                pointer,
+                format!("At most {LONGEST} seconds, ten years; null for the account's lifetime."),
+            )
+        })
+        .collect();
+    if !violations.is_empty() {
+        return Err(Problem::invalid(violations));
+    }
+    let mut transaction = database::begin_for(&app.pool, tenant).await?;
+    retention::store::set(&mut transaction, tenant, wanted).await?;
+    transaction.commit().await?;
+    tracing::info!(?wanted, "The tenant said how long files are kept");
+    Ok(Json(wanted))
+}

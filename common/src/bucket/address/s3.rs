@@ -1,0 +1,43 @@
+//! S3, as every `AWS_…` variable there is says.
+
+use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, S3ConditionalPut};
+
+use super::{BadAddress, is_loopback, retries};
+
+pub(super) fn builder(
+    bucket: &str,
+    variables: impl Iterator<Item = (String, String)>,
+) -> Result<AmazonS3Builder, BadAddress> {
+    let mut builder = AmazonS3Builder::new();
+    let mut endpoint = None;
+    let mut http_is_allowed = false;
+    for (name, value) in variables {
+        let Ok(key) = name.to_ascii_lowercase().parse::<AmazonS3ConfigKey>() else {
+            continue;
+        };
+        match name.as_str() {
+            "AWS_ENDPOINT_URL_S3" => endpoint = Some(value.clone()),
+            "AWS_ENDPOINT_URL" | "AWS_ENDPOINT" => {
+                endpoint.get_or_insert_with(|| value.clone());
+            }
+            "AWS_ALLOW_HTTP" => http_is_allowed = value == "true" || value == "1",
+            _ => {}
+        }
+        builder = builder.with_config(key, value);
+    }
+    if let Some(endpoint) = endpoint.filter(|endpoint| endpoint.starts_with("http://"))
+        && !http_is_allowed
+    {
+        if !is_loopback(&endpoint) {
+            return Err(BadAddress(format!(
+                "{endpoint} is not encrypted: https, or AWS_ALLOW_HTTP=true in a network of your own"
+            )));
+        }
+        builder = builder.with_allow_http(true);
+    }
+    Ok(builder
+        .with_bucket_name(bucket)
+        // No key is written twice: a store that cannot promise it is no bucket.
+        .with_conditional_put(S3ConditionalPut::ETagMatch)
+        .with_retry(retries()))
+}

