@@ -23,6 +23,7 @@ pub mod tenant;
 // Procedures.
 pub mod admission;
 pub mod authentication;
+pub mod billing;
 pub mod dispatch;
 pub mod orphans;
 pub mod settlement;

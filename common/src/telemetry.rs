@@ -1,7 +1,7 @@
 //! Logs and metrics. Every metric Platen exports is named in this file.
 //!
-//! What is billed is never counted here: [`billing`] reads it from the rows that carry the settlement, so
-//! replicas count nothing twice and restarts forget nothing. It is scraped once for the whole service.
+//! What is billed is never counted here: [`billing()`] reads it from the roll-up of the rows that carry the
+//! settlement, so replicas count nothing twice and restarts forget nothing. It is scraped once for the whole service.
 
 use std::sync::LazyLock;
 
@@ -15,10 +15,10 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
+use crate::billing;
 use crate::catalog::Catalog;
 use crate::outcome::Class;
 use crate::queue::lanes::LaneState;
-use crate::{call, job};
 
 /// Metrics of this process.
 static REGISTRY: LazyLock<Registry> = LazyLock::new(Registry::new);
@@ -225,6 +225,7 @@ pub const NAMES: &[&str] = &[
     "platen_credits_held",
     "platen_credits_captured_total",
     "platen_credits_released_total",
+    "platen_credits_refunded_total",
     "platen_provider_calls_total",
     "platen_provider_cost_usd_micros_total",
     "platen_lane_limit",
@@ -281,17 +282,19 @@ pub async fn billing(pool: &PgPool) -> sqlx::Result<String> {
         "Credits held for open jobs.",
         &["model"],
     );
-    let captured = counter(
-        "platen_credits_captured_total",
-        "Credits charged.",
-        &["model"],
-    );
-    let released = counter(
-        "platen_credits_released_total",
-        "Credits given back.",
-        &["model"],
-    );
-
+    let credits = [
+        ("platen_credits_captured_total", "Credits charged."),
+        (
+            "platen_credits_released_total",
+            "Credits given back at a job's end.",
+        ),
+        (
+            "platen_credits_refunded_total",
+            "Credits given back after a job's end.",
+        ),
+    ];
+    let [captured, released, refunded] =
+        credits.map(|(name, help)| counter(name, help, &["model"]));
     let calls = counter(
         "platen_provider_calls_total",
         "Calls to providers by how they ended; `unknown` is possibly billed to us.",
@@ -303,38 +306,44 @@ pub async fn billing(pool: &PgPool) -> sqlx::Result<String> {
         &["provider", "model", "outcome"],
     );
 
-    for total in call::store::totals(pool).await? {
-        let labels = [
-            total.provider.as_str(),
-            total.model.as_str(),
-            total.outcome.as_str(),
-        ];
+    let billing = billing::read(pool).await?;
+    for jobs in &billing.jobs {
+        let labels = [jobs.model.as_str(), &jobs.state, &jobs.outcome];
+        ended
+            .with_label_values(&labels)
+            .inc_by(jobs.jobs.unsigned_abs());
+        for (counter, amount) in [
+            (&captured, jobs.captured),
+            (&released, jobs.released),
+            (&refunded, jobs.refunded),
+        ] {
+            counter
+                .with_label_values(&[&jobs.model])
+                .inc_by(amount.unsigned_abs());
+        }
+    }
+    for jobs in &billing.open {
+        let model = jobs.model.as_str();
+        open.with_label_values(&[model, "queued"]).set(jobs.queued);
+        open.with_label_values(&[model, "running"])
+            .set(jobs.running);
+        held.with_label_values(&[model]).set(jobs.held);
+        #[expect(clippy::cast_possible_truncation, reason = "seconds fit")]
+        oldest
+            .with_label_values(&[model])
+            .set(jobs.oldest_seconds as i64);
+        // Told from the first job on, so that the first that ends is seen as a change.
+        for counter in [&captured, &released, &refunded] {
+            counter.with_label_values(&[model]);
+        }
+    }
+    for ended in &billing.calls {
+        let labels = [ended.provider.as_str(), &ended.model, &ended.outcome];
         calls
             .with_label_values(&labels)
-            .inc_by(total.calls.unsigned_abs());
+            .inc_by(ended.calls.unsigned_abs());
         cost.with_label_values(&labels)
-            .inc_by(total.cost_micros.unsigned_abs());
-    }
-    for total in job::store::totals(pool).await? {
-        let model = total.model.as_str();
-        captured
-            .with_label_values(&[model])
-            .inc_by(total.captured.unsigned_abs());
-        released
-            .with_label_values(&[model])
-            .inc_by(total.released.unsigned_abs());
-        held.with_label_values(&[model]).add(total.held);
-        if job::State::parse(&total.state).is_some_and(job::State::is_terminal) {
-            ended
-                .with_label_values(&[model, &total.state, &total.outcome])
-                .inc_by(total.jobs.unsigned_abs());
-        } else {
-            open.with_label_values(&[model, &total.state])
-                .add(total.jobs);
-            let oldest = oldest.with_label_values(&[model]);
-            #[expect(clippy::cast_possible_truncation, reason = "seconds fit")]
-            oldest.set(oldest.get().max(total.oldest_seconds as i64));
-        }
+            .inc_by(ended.cost_micros.unsigned_abs());
     }
     Ok(encode(&registry))
 }

@@ -209,6 +209,19 @@ pub const INVARIANTS: &[Invariant] = &[
             WHERE available < 0 OR held < 0",
     },
     Invariant {
+        number: "I15",
+        promises: "what is billed is what the rows say",
+        query: "SELECT format('billing says %s of %s %s %s %s, the rows %s', coalesce(told.said::text, 'nothing'), subject, model, state, outcome, coalesce(kept.said::text, 'nothing'))
+            FROM (SELECT subject, provider, model, state, outcome, (sum(n), sum(held), sum(captured), sum(released), sum(refunded), sum(cost_micros)) AS said
+                  FROM billing GROUP BY subject, provider, model, state, outcome
+                  HAVING (sum(n), sum(held), sum(captured), sum(released), sum(refunded), sum(cost_micros)) <> (0, 0, 0, 0, 0, 0)) told
+            FULL JOIN (SELECT 'job' AS subject, '' AS provider, model, 'admitted' AS state, '' AS outcome, (count(*)::numeric, sum(hold_amount), 0::numeric, 0::numeric, 0::numeric, 0::numeric) AS said FROM jobs GROUP BY model
+                  UNION ALL SELECT 'job', '', model, state, outcome, (count(*)::numeric, -sum(hold_amount), sum(captured), sum(released), sum(refunded), 0::numeric) FROM jobs WHERE finished_at IS NOT NULL GROUP BY model, state, outcome
+                  UNION ALL SELECT 'call', provider, model, '', outcome, (count(*)::numeric, 0::numeric, 0::numeric, 0::numeric, 0::numeric, coalesce(sum(cost_micros), 0)) FROM calls WHERE ended_at IS NOT NULL GROUP BY provider, model, outcome) kept
+              USING (subject, provider, model, state, outcome)
+            WHERE told.said IS DISTINCT FROM kept.said",
+    },
+    Invariant {
         number: "I16",
         promises: "nothing of one tenant hangs on another's",
         query: "SELECT format('call %s of tenant %s hangs on a job of another', c.id, c.tenant_id) FROM calls c JOIN jobs j ON j.id = c.job_id WHERE c.tenant_id <> j.tenant_id

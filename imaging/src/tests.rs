@@ -12,7 +12,7 @@ use image::{
 };
 use moxcms::ColorProfile;
 
-use common::generation::image::{Encoding, Rendering, inspect};
+use common::generation::image::{AspectRatio, Chroma, Encoding, Fit, Rendering, Size, inspect};
 
 use super::*;
 
@@ -22,61 +22,240 @@ const GREEN: [u8; 3] = [0, 255, 0];
 const BLUE: [u8; 3] = [0, 0, 255];
 const WHITE: [u8; 3] = [255, 255, 255];
 
-/// The pixel table, at 1K; 2K is twice that.
-const TABLE: [(u32, u32); 10] = [
-    (1024, 1024),
-    (848, 1264),
-    (1264, 848),
-    (896, 1200),
-    (1200, 896),
-    (928, 1152),
-    (1152, 928),
-    (768, 1376),
-    (1376, 768),
-    (1584, 672),
-];
-
-#[test]
-fn every_cell_of_the_table_is_hit_exactly_as_png() {
-    check_table(Format::Png);
-}
-
-#[test]
-fn every_cell_of_the_table_is_hit_exactly_as_jpeg() {
-    check_table(Format::Jpeg);
-}
-
-#[test]
-fn every_cell_of_the_table_is_hit_exactly_as_webp() {
-    check_table(Format::Webp);
-}
-
 /// As most jobs want it.
-fn render(original: &[u8], target: Pixels, format: Format) -> Result<Rendition, ImagingError> {
-    let recipe = Recipe {
+fn recipe(target: Pixels, format: Format) -> Recipe {
+    Recipe {
         target,
         format,
         rendering: Rendering::default(),
-    };
-    super::render(original, &recipe, Space::Light)
+    }
+}
+
+fn render(original: &[u8], target: Pixels, format: Format) -> Result<Rendition, ImagingError> {
+    super::render(original, &recipe(target, format), Space::Light)
 }
 
 fn encoded(pixels: &DynamicImage, format: Format) -> Vec<u8> {
     encode::encode(pixels, format, Encoding::default()).unwrap()
 }
 
+#[test]
+fn every_size_is_hit_to_the_pixel_as_png() {
+    check_table(Format::Png);
+}
+
+#[test]
+fn every_size_is_hit_to_the_pixel_as_jpeg() {
+    check_table(Format::Jpeg);
+}
+
+#[test]
+fn every_size_is_hit_to_the_pixel_as_webp() {
+    check_table(Format::Webp);
+}
+
+/// Every ratio, size and fit, from what models return: the size itself, nearly the shape, and quite another one.
 fn check_table(format: Format) {
-    for (width, height) in TABLE {
-        for scale in [1, 2] {
-            let (width, height) = (width * scale, height * scale);
-            // A little too wide and a little too low, as models are.
-            let original = png_original(width * 51 / 50, height * 99 / 100);
-            let rendition = render(&original, target(width, height), format).unwrap();
-            let expected = (format.media_type(), target(width, height));
-            assert_eq!(inspect(&rendition.bytes), Some(expected));
-            assert_eq!(rendition.pixels, target(width, height));
-            assert_eq!(rendition.media_type, format.media_type());
+    let (mut renditions, mut refused) = (0, 0);
+    for &ratio in AspectRatio::ALL {
+        for size in [Size::OneK, Size::TwoK] {
+            let target = common::generation::image::pixels(ratio, size);
+            let Pixels { width, height } = target;
+            let foreign = if width > height {
+                (1536, 1024)
+            } else {
+                (1024, 1536)
+            };
+            for (w, h) in [
+                (width, height),
+                (width * 51 / 50, height * 99 / 100),
+                foreign,
+            ] {
+                let original = png_original(w, h);
+                for fit in [Fit::Cover, Fit::Contain, Fit::Strict] {
+                    let recipe = Recipe {
+                        target,
+                        format,
+                        rendering: Rendering {
+                            fit,
+                            allow_crop: true,
+                            allow_upscale: true,
+                            ..Rendering::default()
+                        },
+                    };
+                    match super::render(&original, &recipe, Space::Light) {
+                        Err(ImagingError::WrongShape { .. }) if fit == Fit::Strict => {
+                            assert_ne!((w, h), (width, height));
+                            refused += 1;
+                        }
+                        rendition => {
+                            let rendition = rendition.unwrap();
+                            let expected = Some((format.media_type(), target));
+                            assert_eq!(inspect(&rendition.bytes), expected);
+                            assert_eq!(rendition.pixels, target);
+                            assert_eq!(rendition.media_type, format.media_type());
+                            renditions += 1;
+                        }
+                    }
+                }
+            }
         }
+    }
+    eprintln!("{format}: {renditions} renditions, all to the pixel; {refused} refused by strict");
+    assert_eq!(renditions + refused, 14 * 2 * 3 * 3);
+}
+
+#[test]
+fn what_is_not_covered_is_padded() {
+    let contain = |format| {
+        let mut recipe = recipe(target(300, 300), format);
+        recipe.rendering.fit = Fit::Contain;
+        recipe
+    };
+    let opaque = png(&RgbImage::from_pixel(600, 300, Rgb(RED)).into());
+    let shown = super::render(&opaque, &contain(Format::Png), Space::Light).unwrap();
+    let shown = image::load_from_memory(&shown.bytes).unwrap();
+    assert!(!shown.color().has_alpha());
+    for (y, expected) in [(0, WHITE), (74, WHITE), (75, RED), (224, RED), (225, WHITE)] {
+        assert_eq!(
+            shown.to_rgb8().get_pixel(150, y).0,
+            expected,
+            "row {y} of an opaque one"
+        );
+    }
+
+    let translucent = png(&RgbaImage::from_pixel(600, 300, Rgba([255, 0, 0, 128])).into());
+    for (format, padding) in [
+        (Format::Png, [255, 255, 255, 0]),
+        (Format::Jpeg, [255, 255, 255, 255]),
+    ] {
+        let shown = super::render(&translucent, &contain(format), Space::Light).unwrap();
+        let shown = image::load_from_memory(&shown.bytes).unwrap().to_rgba8();
+        assert_near(shown.get_pixel(150, 20).0, padding, 2);
+    }
+}
+
+#[test]
+fn light_is_mixed_not_levels() {
+    // Stripes of black and white, seen from afar: half the light is level 188.
+    let stripes = RgbImage::from_fn(400, 400, |x, _| {
+        Rgb(if x % 2 == 0 { [0; 3] } else { WHITE })
+    });
+    let recipe = recipe(target(100, 100), Format::Png);
+    let level = |space| {
+        let file = png(&stripes.clone().into());
+        let rendition = super::render(&file, &recipe, space).unwrap();
+        pixels(&rendition.bytes).get_pixel(50, 50).0
+    };
+    assert_near(level(Space::Light), [188; 3], 1);
+    assert_near(level(Space::Values), [128; 3], 1);
+}
+
+#[test]
+fn encodings_are_what_was_asked_for() {
+    let picture = DynamicImage::from(RgbImage::from_fn(128, 128, |x, y| {
+        Rgb([x * 2, y * 2, (x ^ y) * 2].map(|level| level.to_le_bytes()[0]))
+    }));
+    let write = |format, encoding| encode::encode(&picture, format, encoding).unwrap();
+    let plain = Encoding::default();
+    let of = |quality| Encoding {
+        quality: Some(quality),
+        ..plain
+    };
+    for format in [Format::Jpeg, Format::Webp] {
+        assert!(write(format, of(30)).len() < write(format, of(95)).len());
+    }
+    let marker = |file: &[u8], marker| file.windows(2).any(|two| two == [0xFF, marker]);
+    let progressive = Encoding {
+        progressive: true,
+        ..plain
+    };
+    assert!(marker(&write(Format::Jpeg, progressive), 0xC2));
+    assert!(!marker(&write(Format::Jpeg, plain), 0xC2));
+
+    let full = Encoding {
+        chroma: Chroma::Full,
+        ..plain
+    };
+    // The sampling of the first channel, in the frame's header.
+    let sampling = |file: &[u8]| {
+        let frame = file.windows(2).position(|two| two == [0xFF, 0xC0]).unwrap();
+        file[frame + 11]
+    };
+    assert_eq!(sampling(&write(Format::Jpeg, full)), 0x11);
+    assert_eq!(sampling(&write(Format::Jpeg, plain)), 0x22);
+
+    let lossless = Encoding {
+        lossless: true,
+        ..plain
+    };
+    assert_eq!(
+        pixels(&write(Format::Webp, lossless)),
+        *picture.as_rgb8().unwrap()
+    );
+    assert_ne!(
+        pixels(&write(Format::Webp, plain)),
+        *picture.as_rgb8().unwrap()
+    );
+}
+
+/// What a reader of metadata finds: the packet and the colour profile, and no more than that.
+#[test]
+fn a_finished_picture_says_that_an_ai_made_it_and_keeps_its_pixels() {
+    let mark = Mark {
+        model: "a<b>&\"c\"".to_owned(),
+        source: "job_1/0".to_owned(),
+        synthetic: false,
+    };
+    let opaque = png_original(640, 480);
+    let mut translucent = RgbaImage::from_pixel(640, 480, Rgba([200, 40, 0, 128]));
+    translucent.put_pixel(3, 3, Rgba([0, 0, 0, 255]));
+    let translucent = png(&translucent.into());
+    for (original, format, lossless) in [
+        (&opaque, Format::Png, false),
+        (&opaque, Format::Jpeg, false),
+        (&opaque, Format::Webp, false),
+        (&opaque, Format::Webp, true),
+        (&translucent, Format::Png, false),
+        (&translucent, Format::Webp, false),
+        (&translucent, Format::Webp, true),
+    ] {
+        let mut recipe = recipe(target(320, 240), format);
+        recipe.rendering.encoding.lossless = lossless;
+        let plain = super::render(original, &recipe, Space::Light).unwrap();
+        let developed = develop(original, &recipe, &mark).unwrap();
+        for file in [&developed.rendition, &developed.thumbnail] {
+            let mut decoder = image::ImageReader::new(Cursor::new(&file.bytes))
+                .with_guessed_format()
+                .unwrap()
+                .into_decoder()
+                .unwrap();
+            let xmp = image::ImageDecoder::xmp_metadata(&mut decoder).unwrap();
+            let xmp = String::from_utf8(xmp.unwrap()).unwrap();
+            assert!(
+                xmp.contains("digitalsourcetype/trainedAlgorithmicMedia<"),
+                "{xmp}"
+            );
+            assert!(
+                xmp.contains("<Iptc4xmpExt:AISystemUsed>a&#60;b&#62;&#38;&#34;c&#34;<"),
+                "{xmp}"
+            );
+            assert!(xmp.contains("<dc:identifier>job_1/0<"), "{xmp}");
+            let profile = image::ImageDecoder::icc_profile(&mut decoder).unwrap();
+            assert_eq!(
+                profile.is_some(),
+                file.media_type != Format::Png.media_type()
+            );
+        }
+        let marked = image::load_from_memory(&developed.rendition.bytes).unwrap();
+        assert_eq!(
+            marked,
+            image::load_from_memory(&plain.bytes).unwrap(),
+            "{format}"
+        );
+        let thumbnail = image::load_from_memory(&developed.thumbnail.bytes).unwrap();
+        assert_eq!((thumbnail.width(), thumbnail.height()), (320, 240));
+        assert_eq!(developed, develop(original, &recipe, &mark).unwrap());
     }
 }
 

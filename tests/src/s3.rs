@@ -129,10 +129,15 @@ impl S3 {
 
 /// The bucket of a store behind an endpoint: its own, or that of a proxy. `prefix` may be empty.
 pub fn address(endpoint: &str, prefix: &str) -> Address {
+    address_within(endpoint, prefix, "2s")
+}
+
+/// The same, with as much time for each request as is said.
+pub fn address_within(endpoint: &str, prefix: &str, time: &str) -> Address {
     let variables = variables(endpoint)
         .map(|(name, value)| (name.to_owned(), value))
         .into_iter()
-        .chain([("AWS_TIMEOUT".to_owned(), "2s".to_owned())]);
+        .chain([("AWS_TIMEOUT".to_owned(), time.to_owned())]);
     Address::parse(&format!("s3://{BUCKET}/{prefix}"), variables).unwrap()
 }
 

@@ -234,7 +234,9 @@ fn every_proof_that_is_named_exists() {
 
 /// All Rust there is.
 fn sources() -> String {
-    let members = ["api", "cli", "common", "fakes", "tests", "worker"];
+    let members = [
+        "api", "cli", "common", "fakes", "imaging", "tests", "worker",
+    ];
     let mut folders: Vec<PathBuf> = members.map(|member| root().join(member)).into();
     let mut code = String::new();
     while let Some(folder) = folders.pop() {

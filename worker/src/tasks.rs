@@ -9,12 +9,14 @@
 //! | [`expire`] | every second | ends jobs whose deadline has passed |
 //! | [`watch_bucket`] | every second | starts nothing while the bucket is away |
 //! | [`retain`] | every five seconds | deletes files that are due, and keeps receipts |
+//! | [`fold_billing`] | every five seconds | keeps the roll-up short that billing metrics read |
 //! | [`sweep`] | hourly | removes objects that no row names |
 //! | [`warn_of_shutdowns`] | daily | says which models end soon |
 //!
 //! Any number of workers run all of them at once; none needs a leader, for each effect is one guarded write.
 
 mod expire;
+mod fold_billing;
 mod generate;
 pub(crate) mod reap;
 mod renew_leases;
@@ -34,6 +36,8 @@ use tokio_util::sync::CancellationToken;
 use crate::app::App;
 
 const A_MINUTE: Duration = Duration::from_mins(1);
+/// How many lines there are to add up at a scrape is a matter of this, not what it tells.
+const FOLD_EVERY: Duration = Duration::from_secs(5);
 const A_DAY: Duration = Duration::from_hours(24);
 /// Restarts of the apalis worker that are survived; more than this is a fault that a new process must end.
 const MOST_RESTARTS: usize = 100;
@@ -63,6 +67,7 @@ pub async fn run(app: Arc<App>, stop: CancellationToken) -> anyhow::Result<()> {
     every(&app, timing.reap_every, A_MINUTE, &stop, reap::run);
     every(&app, timing.reap_every, A_MINUTE, &stop, expire::run);
     every(&app, timing.retain_every, A_MINUTE, &stop, retain::run);
+    every(&app, FOLD_EVERY, A_MINUTE, &stop, fold_billing::run);
     every(&app, timing.sweep_every, A_DAY, &stop, sweep::run);
     every(&app, A_DAY, A_DAY, &stop, warn_of_shutdowns::run);
 

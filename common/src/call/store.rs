@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sqlx::{PgConnection, PgExecutor};
+use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::{Ending, Journaled, LOST, Original};
@@ -252,25 +252,4 @@ impl Row {
             },
         })
     }
-}
-
-/// Calls by how they ended, and what they cost us: for margins, and to see what was lost.
-#[derive(Clone, Debug)]
-pub struct Total {
-    pub provider: String,
-    pub model: String,
-    pub outcome: String,
-    pub calls: i64,
-    pub cost_micros: i64,
-}
-
-pub async fn totals(executor: impl PgExecutor<'_>) -> sqlx::Result<Vec<Total>> {
-    sqlx::query_as!(
-        Total,
-        r#"-- call::totals
-        SELECT provider, model, outcome AS "outcome!", count(*) AS "calls!", coalesce(sum(cost_micros), 0)::bigint AS "cost_micros!"
-        FROM calls WHERE ended_at IS NOT NULL GROUP BY provider, model, outcome"#
-    )
-    .fetch_all(executor)
-    .await
 }

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use sqlx::postgres::types::PgInterval;
-use sqlx::{PgConnection, PgExecutor, PgPool};
+use sqlx::{PgConnection, PgPool};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -410,33 +410,6 @@ pub async fn end(
     .execute(connection)
     .await?;
     Ok(one_row(&result))
-}
-
-/// Totals for billing, by model, state and outcome: read from the rows that carry the settlement.
-#[derive(Clone, Debug)]
-pub struct Total {
-    pub model: String,
-    pub state: String,
-    pub outcome: String,
-    pub jobs: i64,
-    pub held: i64,
-    pub captured: i64,
-    pub released: i64,
-    pub oldest_seconds: f64,
-}
-
-pub async fn totals(executor: impl PgExecutor<'_>) -> sqlx::Result<Vec<Total>> {
-    sqlx::query_as!(
-        Total,
-        r#"-- job::totals
-        SELECT model, state, coalesce(outcome, 'none') AS "outcome!", count(*) AS "jobs!",
-               coalesce(sum(hold_amount) FILTER (WHERE finished_at IS NULL), 0)::bigint AS "held!",
-               sum(captured)::bigint AS "captured!", sum(released)::bigint AS "released!",
-               greatest(0, extract(epoch FROM clock_timestamp() - min(coalesce(started_at, run_after))))::float8 AS "oldest_seconds!"
-        FROM jobs GROUP BY model, state, coalesce(outcome, 'none')"#
-    )
-    .fetch_all(executor)
-    .await
 }
 
 /// A duration for the database's clock.

@@ -96,3 +96,10 @@ UPDATE wallets w SET seq = t.seq, head = t.hash, available = g.remaining, held =
 FROM (SELECT DISTINCT ON (tenant_id) tenant_id, seq, hash FROM transfers ORDER BY tenant_id, seq DESC) t,
      (SELECT tenant_id, sum(remaining) AS remaining, sum(held) AS held FROM grants GROUP BY tenant_id) g
 WHERE t.tenant_id = w.tenant_id AND g.tenant_id = w.tenant_id;
+
+-- What the triggers would have added, folded long ago.
+INSERT INTO billing_totals (subject, model, state, n, held) SELECT 'job', model, 'admitted', count(*), sum(hold_amount) FROM jobs GROUP BY model;
+INSERT INTO billing_totals (subject, model, state, outcome, n, held, captured, released)
+SELECT 'job', model, state, outcome, count(*), -sum(hold_amount), sum(captured), sum(released) FROM jobs WHERE finished_at IS NOT NULL GROUP BY model, state, outcome;
+INSERT INTO billing_totals (subject, provider, model, outcome, n, cost_micros)
+SELECT 'call', provider, model, outcome, count(*), sum(cost_micros) FROM calls WHERE ended_at IS NOT NULL GROUP BY provider, model, outcome;

@@ -93,7 +93,8 @@ impl Stage {
             owner_url: Some(servers.owner_url().into()),
             redis_url: Some(servers.redis_url().into()),
             queue: "chaos".to_owned(),
-            bucket: Some(store.address()),
+            // Each page of a listing is a walk through all there is, and there is much.
+            bucket: Some(s3::address_within(&store.endpoint(), "", "60s")),
             signing_key: Some("a key for chaos, and for chaos only".into()),
             links: Links::default(),
             listen: nowhere,

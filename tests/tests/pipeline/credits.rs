@@ -193,6 +193,12 @@ async fn every_planted_violation_is_found() {
             "I12",
             "UPDATE transfers SET amount = 2000 WHERE kind = 'hold'",
         ),
+        // Whether they are folded by now is not known.
+        ("I15", "TRUNCATE billing_lines, billing_totals"),
+        (
+            "I15",
+            "INSERT INTO billing_lines (subject, model, state, n) VALUES ('job', 'gemini-nano-banana-2.1', 'admitted', 1)",
+        ),
         (
             "I16",
             "UPDATE artifacts SET object_key = 't/elsewhere' || id",

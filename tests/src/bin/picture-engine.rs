@@ -1,0 +1,60 @@
+//! The picture engine as a child process: a job a line on stdin, its cost a line on stdout. `make bench-pictures` runs it
+//! beside other engines.
+#![expect(clippy::print_stdout, reason = "its answers are lines on stdout")]
+
+use std::{fs, io};
+
+use anyhow::Context;
+use common::generation::image::{Fit, Format, Pixels, Recipe, Rendering};
+use imaging::{Space, render};
+use nix::sys::{
+    resource::{UsageWho, getrusage},
+    time::TimeValLike,
+};
+use serde_json::{Value, json};
+
+fn main() -> anyhow::Result<()> {
+    for line in io::stdin().lines() {
+        let job: Value = serde_json::from_str(&line?)?;
+        let text = |name: &str| job[name].as_str().with_context(|| format!("no `{name}`"));
+        let side = |name: &str| -> anyhow::Result<u32> {
+            let side = job[name].as_u64().with_context(|| format!("no `{name}`"))?;
+            Ok(side.try_into()?)
+        };
+        let recipe = Recipe {
+            target: Pixels {
+                width: side("width")?,
+                height: side("height")?,
+            },
+            format: serde_json::from_value::<Format>(job["format"].clone())?,
+            rendering: Rendering {
+                fit: Fit::Strict,
+                allow_upscale: true,
+                ..Rendering::default()
+            },
+        };
+        let space = match text("light")? {
+            "linear" => Space::Light,
+            _ => Space::Values,
+        };
+        let original = fs::read(text("source")?)?;
+
+        let before = cpu()?;
+        let rendition = render(&original, &recipe, space)?;
+        let ms = cpu()? - before;
+
+        if let Some(out) = job["out"].as_str() {
+            fs::write(out, &rendition.bytes)?;
+        }
+        println!("{}", json!({ "ms": ms, "bytes": rendition.bytes.len() }));
+    }
+    Ok(())
+}
+
+/// What this process has used of the CPU so far, user and system, in milliseconds.
+fn cpu() -> anyhow::Result<f64> {
+    let usage = getrusage(UsageWho::RUSAGE_SELF)?;
+    let used = usage.user_time() + usage.system_time();
+    let micros = u32::try_from(used.num_microseconds()).context("more than an hour")?;
+    Ok(f64::from(micros) / 1000.0)
+}
