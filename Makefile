@@ -6,7 +6,7 @@ SHELL := /bin/bash
 # Always the whole workspace: a part of it would want other features of its dependencies, and build them again.
 BUILT := $(or $(CARGO_TARGET_DIR),target)/debug
 
-.PHONY: help run test check fmt setup prepare bench outcomes failpoints properties races storm rolling redis-away chaos verify-bench model
+.PHONY: help run test check fmt setup prepare bench bench-pictures outcomes failpoints properties races storm rolling redis-away chaos verify-bench model
 
 help: ## Say what there is
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -36,6 +36,11 @@ bench: ## From the 202 to the model being called, on an idle system (JOBS=500)
 	@scripts/setup run
 	cargo build --locked --workspace --bins
 	PLATEN_LOG=warn $(BUILT)/start-latency --jobs $(or $(JOBS),500)
+
+bench-pictures: ## How fast, how large and how true pictures are, beside sharp, pyvips and Pillow (ROUNDS=5)
+	@scripts/setup bench
+	cargo build --locked --workspace --bins
+	ROUNDS=$(or $(ROUNDS),5) $(BUILT)/../bench/peers/venv/bin/python tests/bench/pictures.py $(BUILT)/../bench/peers $(BUILT)/picture-engine
 
 outcomes: ## Walk every row of the outcome table, for every provider that can answer so
 	@scripts/setup run
