@@ -3,7 +3,7 @@
 use fast_image_resize::{
     PixelTrait, ResizeOptions, Resizer,
     images::{TypedImage, TypedImageRef},
-    pixels::{U8x3, U8x4, U16x3, U16x4},
+    pixels::{F32x4, U8x3, U8x4, U16x3},
 };
 use image::{DynamicImage, Rgb, RgbImage, Rgba, RgbaImage, imageops};
 
@@ -78,18 +78,19 @@ fn pad(scaled: &DynamicImage, plan: Plan) -> DynamicImage {
 pub(super) fn resample(pixels: &DynamicImage, plan: Plan, space: Space) -> Option<DynamicImage> {
     let (width, height) = (plan.scaled.width, plan.scaled.height);
     match (pixels, space) {
+        // Few pictures are translucent, and weighed by little alpha sixteen bits would be too few.
         (DynamicImage::ImageRgba8(rgba), Space::Light) => {
-            let (to_light, to_value) = light::tables();
+            let shares = light::shares();
             let shine = |&[r, g, b, a]: &[u8; 4]| {
-                let [r, g, b] = [r, g, b].map(|value| to_light[usize::from(value)]);
-                U16x4::new([r, g, b, light::wide(a)])
+                let [r, g, b] = [r, g, b].map(|value| shares[usize::from(value)]);
+                F32x4::new([r, g, b, f32::from(a) / 255.0])
             };
-            let lit: Vec<U16x4> = rgba.as_chunks().0.iter().map(shine).collect();
+            let lit: Vec<F32x4> = rgba.as_chunks().0.iter().map(shine).collect();
             let resized = convolve(&lit, pixels, plan, true)?;
             let bytes = resized.pixels().iter().flat_map(|pixel| {
                 let [r, g, b, a] = pixel.0;
-                let [r, g, b] = [r, g, b].map(|light| to_value[usize::from(light)]);
-                [r, g, b, light::narrow(a)]
+                let [r, g, b] = [r, g, b].map(light::value);
+                [r, g, b, light::share(a)]
             });
             RgbaImage::from_raw(width, height, bytes.collect()).map(Into::into)
         }

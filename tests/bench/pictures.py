@@ -25,7 +25,7 @@ CASES = [
     (1024, 2048, "png", 0.15, 0.60),
     (2048, 1024, "jpeg", 0.50, 1.01),
     (1024, 2048, "jpeg", 0.35, 1.01),
-    (2048, 1024, "webp", 0.75, 1.01),
+    (2048, 1024, "webp", 0.75, 1.05),
 ]
 # The most time beside sharp where both resample in linear light.
 LINEAR = 0.5
@@ -201,6 +201,8 @@ def make_varied(folder):
     made["transparency"] = edges
 
     for name, image in made.items():
+        # Some photographs carry a profile, which not every engine heeds.
+        image.info.clear()
         image.save(folder / f"{name}.png")
     return list(made)
 
@@ -377,6 +379,10 @@ def main(folder, ours):
     }
     rounds = int(os.environ.get("ROUNDS") or 5)
     print(f"CPU per picture, one thread, medians of {rounds} rounds of 4 pictures; sRGB levels are resampled, then light")
+    for side in (1024, 2048):
+        # Of the same size it keeps its compressed pixels, so this is what decoding takes.
+        alone = [engines["platen"].render(pictures / f"{side}-{n}.png", side, side, "png", "display") for n in (0, 1, 2, 3)]
+        print(f"decoding a PNG of {side}² alone: {statistics.median(one['ms'] for one in alone):.1f} ms")
     result = {"rounds": rounds, "speed": speed(engines, pictures, rounds, "display", CASES)}
     linear = [(*case[:3], LINEAR, case[4]) for case in CASES if case[0] != case[1]]
     some = {name: engine for name, engine in engines.items() if name != "pillow"}

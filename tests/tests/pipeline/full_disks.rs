@@ -61,7 +61,7 @@ async fn a_bucket_with_room_for_nothing_large_costs_no_call_and_keeps_nothing_ha
         6,
         "what waited was not bought again"
     );
-    assert_eq!(files(pipeline.bucket.path()).len(), 12);
+    assert_eq!(files(pipeline.bucket.path()).len(), 18);
     worker.kill().await.unwrap();
     pipeline.close().await;
 }
@@ -88,7 +88,7 @@ async fn a_bucket_on_a_full_disk_costs_no_call_and_keeps_nothing_half() {
     disk.resize(64 * 1024);
     all_succeed(&pipeline, &ids).await;
     assert_eq!(pipeline.fake.journal().count(), 6);
-    assert_eq!(files(disk.path()).len(), 12);
+    assert_eq!(files(disk.path()).len(), 18);
     pipeline.close().await;
 }
 

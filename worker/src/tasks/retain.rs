@@ -2,10 +2,9 @@
 //! [`common::retention`].
 //!
 //! Each step may be repeated and none needs the one before to have been made by the same worker, so a worker may die between
-//! any two: after a while another takes the file up.
+//! any two: after a lease another takes the file up.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use common::retention::{self, Due, FileClass};
 use common::{database, telemetry};
@@ -14,10 +13,8 @@ use futures::stream::{self, StreamExt};
 use crate::app::App;
 
 /// Files taken at once, and how many of them are deleted side by side.
-const BATCH: i64 = 200;
+const BATCH: i64 = 50;
 const AT_ONCE: usize = 8;
-/// For how long nobody else takes a file that one has taken.
-const TAKEN: Duration = Duration::from_secs(10);
 
 pub(super) async fn run(app: Arc<App>) {
     // So that all are told from the start.
@@ -27,7 +24,7 @@ pub(super) async fn run(app: Arc<App>) {
             .inc_by(0);
     }
     while !app.stopping.is_cancelled() {
-        let take = retention::store::take(&app.pool, BATCH, TAKEN);
+        let take = retention::store::take(&app.pool, BATCH, app.timing.lease);
         let due = match database::answered(take).await {
             Ok(due) => due,
             Err(error) => {
