@@ -37,7 +37,7 @@ pub struct Jobs {
     pub model: String,
     pub state: String,
     pub outcome: String,
-    pub jobs: i64,
+    pub count: i64,
     pub captured: i64,
     pub released: i64,
     pub refunded: i64,
@@ -61,6 +61,6 @@ pub struct Calls {
     pub provider: String,
     pub model: String,
     pub outcome: String,
-    pub calls: i64,
+    pub count: i64,
     pub cost_micros: i64,
 }

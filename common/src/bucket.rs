@@ -118,6 +118,7 @@ impl Bucket {
     }
 
     /// Without links to the store itself: for clients that do not reach it. The api gives its objects out then.
+    #[must_use]
     pub fn behind_the_api(mut self) -> Self {
         self.signing = None;
         self

@@ -320,8 +320,8 @@ fn signing_key() -> Result<Option<SecretString>, ConfigError> {
 }
 
 fn links() -> Result<Links, ConfigError> {
-    let by_default = Links::default();
     const NAME: &str = "PLATEN_LINKS";
+    let by_default = Links::default();
     Ok(Links {
         ours: match text(NAME)?.as_deref() {
             None | Some("store") => false,

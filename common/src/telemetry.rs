@@ -311,7 +311,7 @@ pub async fn billing(pool: &PgPool) -> sqlx::Result<String> {
         let labels = [jobs.model.as_str(), &jobs.state, &jobs.outcome];
         ended
             .with_label_values(&labels)
-            .inc_by(jobs.jobs.unsigned_abs());
+            .inc_by(jobs.count.unsigned_abs());
         for (counter, amount) in [
             (&captured, jobs.captured),
             (&released, jobs.released),
@@ -341,7 +341,7 @@ pub async fn billing(pool: &PgPool) -> sqlx::Result<String> {
         let labels = [ended.provider.as_str(), &ended.model, &ended.outcome];
         calls
             .with_label_values(&labels)
-            .inc_by(ended.calls.unsigned_abs());
+            .inc_by(ended.count.unsigned_abs());
         cost.with_label_values(&labels)
             .inc_by(ended.cost_micros.unsigned_abs());
     }

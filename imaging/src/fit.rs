@@ -12,8 +12,11 @@ const TOLERANCE: u64 = 5;
 /// What is done to a picture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Plan {
-    /// What the picture is resampled to. What juts out of this shape is cropped away before, around the centre.
+    /// What the picture is resampled to.
     pub(super) scaled: Pixels,
+    /// Whether what juts out of that shape is cropped away before, around the centre. Else the whole picture is
+    /// stretched by the part of a pixel that it is off.
+    pub(super) crops: bool,
     /// What that is put into the middle of.
     pub(super) target: Pixels,
 }
@@ -55,7 +58,11 @@ impl Plan {
                 target,
             });
         }
-        Ok(Self { scaled, target })
+        Ok(Self {
+            scaled,
+            crops: wish.fit == Fit::Cover,
+            target,
+        })
     }
 
     /// The same for pixels that lie on their side.
@@ -66,6 +73,7 @@ impl Plan {
         };
         Self {
             scaled: turn(self.scaled),
+            crops: self.crops,
             target: turn(self.target),
         }
     }

@@ -119,7 +119,7 @@ pub(super) fn resample(pixels: &DynamicImage, plan: Plan, space: Space) -> Optio
             let mut bytes = vec![0; width as usize * height as usize * 4];
             let mut resized = TypedImage::from_buffer(width, height, &mut bytes).ok()?;
             Resizer::new()
-                .resize_typed(&source.ok()?, &mut resized, &options(true))
+                .resize_typed(&source.ok()?, &mut resized, &options(plan, true))
                 .ok()?;
             RgbaImage::from_raw(width, height, bytes).map(Into::into)
         }
@@ -132,7 +132,7 @@ pub(super) fn resample(pixels: &DynamicImage, plan: Plan, space: Space) -> Optio
             let mut bytes = vec![0; width as usize * height as usize * 3];
             let mut resized = TypedImage::from_buffer(width, height, &mut bytes).ok()?;
             Resizer::new()
-                .resize_typed(&source.ok()?, &mut resized, &options(false))
+                .resize_typed(&source.ok()?, &mut resized, &options(plan, false))
                 .ok()?;
             RgbImage::from_raw(width, height, bytes).map(Into::into)
         }
@@ -149,14 +149,17 @@ fn convolve<P: PixelTrait>(
     let source = TypedImageRef::new(of.width(), of.height(), lit).ok()?;
     let mut resized = TypedImage::new(plan.scaled.width, plan.scaled.height);
     Resizer::new()
-        .resize_typed(&source, &mut resized, &options(use_alpha))
+        .resize_typed(&source, &mut resized, &options(plan, use_alpha))
         .ok()?;
     Some(resized)
 }
 
 /// Colours are weighed by their alpha only where there is some: it costs a pass, and would round opaque ones.
-fn options(use_alpha: bool) -> ResizeOptions {
-    ResizeOptions::new()
-        .fit_into_destination(Some((0.5, 0.5)))
-        .use_alpha(use_alpha)
+fn options(plan: Plan, use_alpha: bool) -> ResizeOptions {
+    let options = ResizeOptions::new().use_alpha(use_alpha);
+    if plan.crops {
+        options.fit_into_destination(Some((0.5, 0.5)))
+    } else {
+        options
+    }
 }

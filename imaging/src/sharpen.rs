@@ -25,7 +25,7 @@ fn mask<const N: usize>(samples: &mut [u8], width: usize, height: usize) {
         return;
     }
     let pixels = samples.as_chunks_mut::<N>().0;
-    let brightness: Vec<i16> = pixels.iter().map(|pixel| bright(pixel)).collect();
+    let brightness: Vec<i16> = pixels.iter().map(bright).collect();
     for y in 1..height - 1 {
         // Rows above, here and below, each with one pixel more on either side.
         let row = |y: usize| &brightness[y * width..(y + 1) * width];

@@ -55,6 +55,7 @@ fn every_size_is_hit_to_the_pixel_as_webp() {
 }
 
 /// Every ratio, size and fit, from what models return: the size itself, nearly the shape, and quite another one.
+#[expect(clippy::print_stdout, reason = "says how many were tried")]
 fn check_table(format: Format) {
     let (mut renditions, mut refused) = (0, 0);
     for &ratio in AspectRatio::ALL {
@@ -101,8 +102,31 @@ fn check_table(format: Format) {
             }
         }
     }
-    eprintln!("{format}: {renditions} renditions, all to the pixel; {refused} refused by strict");
+    println!("{format}: {renditions} renditions, all to the pixel; {refused} refused by strict");
     assert_eq!(renditions + refused, 14 * 2 * 3 * 3);
+}
+
+#[test]
+fn strict_stretches_by_less_than_a_pixel_and_crops_nothing() {
+    // A red frame of one pixel is still there when 100×99 became 50×50.
+    let original = RgbImage::from_fn(100, 99, |x, y| {
+        Rgb(if x == 0 || x == 99 || y == 0 || y == 98 {
+            RED
+        } else {
+            WHITE
+        })
+    });
+    let mut recipe = recipe(target(50, 50), Format::Png);
+    recipe.rendering.fit = Fit::Strict;
+    let shown = super::render(&png(&original.into()), &recipe, Space::Light).unwrap();
+    let shown = pixels(&shown.bytes);
+    let [left, right, top, bottom] =
+        [(0, 25), (49, 25), (25, 0), (25, 49)].map(|(x, y)| shown.get_pixel(x, y).0[1]);
+    assert!(
+        left.abs_diff(right) <= 1 && top.abs_diff(bottom) <= 1,
+        "{left} {right} {top} {bottom}"
+    );
+    assert!(left < 220 && top < 220, "{left} {top}");
 }
 
 #[test]

@@ -36,6 +36,7 @@ pub(super) fn of(pixels: &DynamicImage, mark: &Mark) -> Result<Rendition, Imagin
     let scaled = Plan::new(width, height, &square)?.scaled;
     let plan = Plan {
         scaled,
+        crops: false,
         target: scaled,
     };
     let small = resize::resample(pixels, plan, Space::Values).ok_or(ImagingError::BrokeDown)?;

@@ -23,6 +23,7 @@ use s3s::Body as Full;
 use tokio::net::TcpListener;
 use tokio::process::{Child, Command};
 use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
 
 /// The one bucket there is.
 pub const BUCKET: &str = "pictures";
@@ -41,11 +42,13 @@ impl Gcs {
         let (server, behind) = serve(&endpoint).await;
         let stop = CancellationToken::new();
         let stopped = stop.clone();
-        tokio::spawn(async move {
-            let client = Client::new();
+        let tasks = TaskTracker::new();
+        let connections = tasks.clone();
+        let client = client();
+        tasks.spawn(async move {
             while let Some(Ok((stream, _))) = stopped.run_until_cancelled(listener.accept()).await {
                 let (client, behind) = (client.clone(), behind.clone());
-                tokio::spawn(async move {
+                connections.spawn(async move {
                     let service = service_fn(move |request| {
                         let (client, behind) = (client.clone(), behind.clone());
                         async move { pass_on(&client, &behind, request).await }
@@ -90,7 +93,7 @@ async fn serve(endpoint: &str) -> (Child, String) {
         .kill_on_drop(true)
         .spawn()
         .unwrap();
-    let client = Client::new();
+    let client = client();
     let made = tokio::time::timeout(Duration::from_secs(20), async {
         loop {
             let bucket = serde_json::json!({ "name": BUCKET });
@@ -109,6 +112,13 @@ async fn serve(endpoint: &str) -> (Child, String) {
     (server, behind)
 }
 
+fn client() -> Client {
+    Client::builder()
+        .timeout(Duration::from_mins(1))
+        .build()
+        .unwrap()
+}
+
 /// As it is, but for the XML API's `PUT`.
 async fn pass_on(
     client: &Client,
@@ -124,7 +134,8 @@ async fn pass_on(
         let (bucket, key) = key.split_once('/').unwrap();
         target = format!("{behind}/upload/storage/v1/b/{bucket}/o?uploadType=multipart&name={key}");
         if let Some(generation) = parts.headers.get("x-goog-if-generation-match") {
-            target += &format!("&ifGenerationMatch={}", generation.to_str().unwrap());
+            target += "&ifGenerationMatch=";
+            target += generation.to_str().unwrap();
         }
         parts.method = Method::POST;
         parts.headers.remove("content-length");

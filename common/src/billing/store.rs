@@ -12,7 +12,7 @@ pub async fn jobs(connection: &mut PgConnection) -> sqlx::Result<Vec<Jobs>> {
     sqlx::query_as!(
         Jobs,
         r#"-- billing::jobs
-        SELECT model AS "model!", state AS "state!", outcome AS "outcome!", sum(n)::bigint AS "jobs!",
+        SELECT model AS "model!", state AS "state!", outcome AS "outcome!", sum(n)::bigint AS "count!",
                sum(captured)::bigint AS "captured!", sum(released)::bigint AS "released!", sum(refunded)::bigint AS "refunded!"
         FROM billing WHERE subject = 'job' AND state <> 'admitted' GROUP BY model, state, outcome"#
     )
@@ -42,7 +42,7 @@ pub async fn calls(connection: &mut PgConnection) -> sqlx::Result<Vec<Calls>> {
     sqlx::query_as!(
         Calls,
         r#"-- billing::calls
-        SELECT provider AS "provider!", model AS "model!", outcome AS "outcome!", sum(n)::bigint AS "calls!", sum(cost_micros)::bigint AS "cost_micros!"
+        SELECT provider AS "provider!", model AS "model!", outcome AS "outcome!", sum(n)::bigint AS "count!", sum(cost_micros)::bigint AS "cost_micros!"
         FROM billing WHERE subject = 'call' GROUP BY provider, model, outcome"#
     )
     .fetch_all(connection)

@@ -49,7 +49,7 @@ async fn folding_changes_nothing_that_is_told() {
         .unwrap();
     assert_eq!(lines, 0);
     let told = billing::read(&pipeline.reader).await.unwrap();
-    let ended: i64 = told.jobs.iter().map(|jobs| jobs.jobs).sum();
+    let ended: i64 = told.jobs.iter().map(|jobs| jobs.count).sum();
     let captured: i64 = told.jobs.iter().map(|jobs| jobs.captured).sum();
     assert_eq!((ended, captured), (20, 15 * 6));
     pool.close().await;

@@ -1,5 +1,7 @@
 //! Files are kept as long as promised, and no longer: shown by looking for their bytes.
+#![expect(clippy::print_stdout, reason = "says how soon they were gone")]
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -49,8 +51,8 @@ fn traces(photo: &[u8]) -> Vec<Vec<u8>> {
 }
 
 fn tells(bytes: &[u8], traces: &[Vec<u8>]) -> bool {
-    let starts: std::collections::HashMap<&[u8], Vec<&Vec<u8>>> =
-        traces.iter().fold(Default::default(), |mut starts, trace| {
+    let starts: HashMap<&[u8], Vec<&Vec<u8>>> =
+        traces.iter().fold(HashMap::default(), |mut starts, trace| {
             let found: &mut Vec<&Vec<u8>> = starts.entry(&trace[..8]).or_default();
             found.push(trace);
             starts
