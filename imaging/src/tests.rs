@@ -699,14 +699,9 @@ fn with_png_size(png: &[u8], width: u32, height: u32) -> Vec<u8> {
 }
 
 fn png_chunk(name: [u8; 4], data: &[u8]) -> Vec<u8> {
-    let body = [&name[..], data].concat();
-    let crc = !body.iter().fold(u32::MAX, |crc, &byte| {
-        (0..8).fold(crc ^ u32::from(byte), |crc, _| {
-            (crc >> 1) ^ (0xEDB8_8320 & (crc & 1).wrapping_neg())
-        })
-    });
-    let length = u32::try_from(data.len()).unwrap().to_be_bytes();
-    [&length[..], &body, &crc.to_be_bytes()].concat()
+    let mut chunk = Vec::new();
+    marks::chunk(&mut chunk, name, data);
+    chunk
 }
 
 /// An extended header that declares a canvas of 16384×16384, and one lossless frame that does not fill it.

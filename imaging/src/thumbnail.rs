@@ -25,10 +25,11 @@ pub(super) fn of(pixels: &DynamicImage, mark: &Mark) -> Result<Rendition, Imagin
         },
         ..Rendering::default()
     };
+    let side = SIDE.min(width.max(height));
     let square = Recipe {
         target: Pixels {
-            width: SIDE.min(width.max(height)),
-            height: SIDE.min(width.max(height)),
+            width: side,
+            height: side,
         },
         format: Format::Webp,
         rendering,

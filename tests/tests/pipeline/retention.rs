@@ -14,6 +14,7 @@ use rand::RngExt;
 use reqwest::{Method, StatusCode};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
+use tests::disk::files;
 use tests::fleet::Role;
 use tests::gcs::Gcs;
 use tests::pipeline::small_job;
@@ -61,19 +62,6 @@ fn tells(bytes: &[u8], traces: &[Vec<u8>]) -> bool {
         let found = starts.get(&bytes[at..at + 8]);
         found.is_some_and(|traces| traces.iter().any(|trace| bytes[at..].starts_with(trace)))
     })
-}
-
-fn files(folder: &Path) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            found.extend(files(&path));
-        } else {
-            found.push(path);
-        }
-    }
-    found
 }
 
 /// Where the traces are, of all places there are.

@@ -1,7 +1,6 @@
 //! `GET /v1/artifacts/{id}`: a file we made, with a fresh link.
 
 use std::sync::Arc;
-
 use std::time::Duration;
 
 use axum::Json;
