@@ -12,6 +12,7 @@ use common::config::Config;
 use common::database::{self, Role};
 use common::queue::{Lanes, Ring};
 use common::telemetry;
+use imaging::Darkroom;
 use secrecy::ExposeSecret;
 use sqlx::PgPool;
 use tokio::net::TcpListener;
@@ -39,6 +40,8 @@ pub struct App {
     pub bucket: Bucket,
     /// How long links to files work.
     pub link_lifetime: Duration,
+    /// Where uploads are written anew.
+    pub darkroom: Darkroom,
     pub catalog: Arc<Catalog>,
     /// Origins of frontends that may call.
     pub cors_origins: Vec<HeaderValue>,
@@ -76,6 +79,7 @@ impl App {
                 bucket
             },
             link_lifetime: config.links.lifetime,
+            darkroom: Darkroom::new(cores() / 2),
             catalog: Arc::new(catalog),
             cors_origins: config
                 .cors_origins
@@ -137,6 +141,11 @@ pub async fn serve(
         );
     }
     Ok(())
+}
+
+/// Requests come first: pictures get half of them, at least one.
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
 /// An origin exactly as browsers send it. A wildcard is none: answers are for those who hold a key.

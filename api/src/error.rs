@@ -62,15 +62,17 @@ codes! {
     NotFound "not_found" NOT_FOUND "There is nothing here",
         "Check the path and the id; an id of another kind, or of another tenant, finds nothing.";
     Gone "gone" GONE "The file was deleted",
-        "Its time was over: GET /v1/receipts tells when, and GET /v1/retention how long files are kept.";
+        "Its time was over, or its owner deleted it: GET /v1/receipts tells when, and GET /v1/retention how long files are kept.";
     UnknownModel "unknown_model" NOT_FOUND "There is no such model",
         "GET /v1/models lists the models there are.";
     MethodNotAllowed "method_not_allowed" METHOD_NOT_ALLOWED "The path does not take this method",
         "Use a method the `Allow` header names.";
+    UploadInUse "upload_in_use" CONFLICT "Open jobs need this upload",
+        "Delete it when they have ended, or cancel them.";
     JobAlreadyEnded "job_already_ended" CONFLICT "The job has ended already",
         "Nothing needs to be done: a job ends once, and GET /v1/jobs/{id} tells how.";
     BodyTooLarge "body_too_large" PAYLOAD_TOO_LARGE "The body is too large",
-        "Send at most 29 MiB: pictures of 20 MiB in all before base64.";
+        "Send at most 29 MiB: pictures of 20 MiB in all before base64; an upload of at most 20 MiB.";
     UnsupportedMediaType "unsupported_media_type" UNSUPPORTED_MEDIA_TYPE "The body is not declared as JSON",
         "Send `Content-Type: application/json`.";
     InvalidRequest "invalid_request" UNPROCESSABLE_ENTITY "The request cannot be carried out as it is",
@@ -79,6 +81,8 @@ codes! {
         "Use its successor.";
     IdempotencyKeyReused "idempotency_key_reused" UNPROCESSABLE_ENTITY "The idempotency key belongs to another request",
         "Repeat a request byte for byte, or give the new one a key of its own.";
+    NoDirectUploads "no_direct_uploads" NOT_IMPLEMENTED "Files are taken by this service itself only",
+        "Send the file to POST /v1/uploads.";
     Internal "internal" INTERNAL_SERVER_ERROR "Something failed on our side",
         "Repeat the request with the same Idempotency-Key; if it fails again, report its request_id.";
     Timeout "timeout" SERVICE_UNAVAILABLE "The request took too long",
@@ -246,6 +250,10 @@ impl From<Refusal> for Problem {
             )
             .with("needed", needed.get())
             .with("available", available.get()),
+            Refusal::UploadGone => Self::new(
+                Code::Gone,
+                "An upload it names was deleted in this moment: leave it out.",
+            ),
             Refusal::Inactive => Self::from(Code::TenantInactive),
             Refusal::KeyReused => Self::from(Code::IdempotencyKeyReused),
             Refusal::Amount(error) => {

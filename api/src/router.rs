@@ -19,7 +19,7 @@ use utoipa_axum::routes;
 use crate::app::App;
 use crate::error::{Code, Problem};
 use crate::routes::{
-    artifacts, console, credits, errors, files, health, jobs, metrics, models, retention,
+    artifacts, console, credits, errors, files, health, jobs, metrics, models, retention, uploads,
 };
 use crate::{idempotency, openapi, request};
 
@@ -61,6 +61,10 @@ pub(crate) fn documented() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(credits::transfers::handler)) //                 /v1/credits/transfers
         .routes(routes!(artifacts::get::handler)) //                     /v1/artifacts/{id}
         .routes(routes!(artifacts::content::handler)) //                 /v1/artifacts/{id}/content
+        .routes(routes!(uploads::create::handler, uploads::list::handler)) // /v1/uploads
+        .routes(routes!(uploads::direct::handler)) //                    /v1/uploads/direct
+        .routes(routes!(uploads::get::handler, uploads::delete::handler)) // /v1/uploads/{id}
+        .routes(routes!(uploads::complete::handler)) //                  /v1/uploads/{id}/complete
         .routes(routes!(retention::get::handler, retention::put::handler)) // /v1/retention
         .routes(routes!(retention::receipts::handler)) //                /v1/receipts
         .routes(routes!(errors::list)) //                                /errors
@@ -83,7 +87,7 @@ pub fn metrics_router(reader: Option<PgPool>) -> Router {
 fn cors(app: &App) -> CorsLayer {
     CorsLayer::new()
         .allow_origin(AllowOrigin::list(app.cors_origins.iter().cloned()))
-        .allow_methods([Method::GET, Method::POST, Method::PUT])
+        .allow_methods([Method::GET, Method::POST, Method::PUT, Method::DELETE])
         .allow_headers([
             header::AUTHORIZATION,
             header::CONTENT_TYPE,
@@ -118,6 +122,7 @@ mod tests {
     use common::config::Timing;
     use common::queue::{Lanes, Ring};
     use common::tenant::ApiKey;
+    use imaging::Darkroom;
     use serde_json::Value;
     use sqlx::postgres::PgPoolOptions;
     use tempfile::TempDir;
@@ -146,6 +151,7 @@ mod tests {
             )
             .unwrap(),
             link_lifetime: Duration::from_mins(15),
+            darkroom: Darkroom::new(1),
             catalog: Arc::new(Catalog::load(None, None).unwrap()),
             cors_origins: vec!["https://studio.example".parse().unwrap()],
             tasks: TaskTracker::new(),

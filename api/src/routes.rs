@@ -10,3 +10,4 @@ pub mod jobs;
 pub mod metrics;
 pub mod models;
 pub mod retention;
+pub mod uploads;

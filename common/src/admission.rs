@@ -23,6 +23,7 @@ use crate::id::{JobId, TenantId};
 use crate::idempotency::{self, Answer, Known};
 use crate::job::{self, Job};
 use crate::ledger::{self, Transfer};
+use crate::upload;
 
 /// Paid calls a job may make for each output it asks for, all outputs together.
 const CALLS_PER_OUTPUT: u32 = 3;
@@ -67,6 +68,8 @@ pub enum Refusal {
     Inactive,
     #[error("this idempotency key was used for another request")]
     KeyReused,
+    #[error("an upload it names was deleted")]
+    UploadGone,
     #[error(transparent)]
     Amount(#[from] InvalidCredits),
     #[error(transparent)]
@@ -93,6 +96,9 @@ pub async fn admit(
     }
     if !wallet.active {
         return Err(Refusal::Inactive);
+    }
+    if !upload::store::pin(&mut transaction, &admission.generation.uploads()).await? {
+        return Err(Refusal::UploadGone);
     }
     let insufficient = Refusal::InsufficientCredits {
         needed: hold,

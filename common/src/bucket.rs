@@ -91,6 +91,8 @@ pub enum BucketError {
     Garbled(String),
     #[error("objects are overwritten in it: it does not know `If-None-Match`")]
     Overwrites,
+    #[error("{key} has {bytes} bytes, at most {most} are read")]
+    TooLarge { key: String, bytes: u64, most: u64 },
     #[error(transparent)]
     Store(#[from] object_store::Error),
     #[error("{0} is not a folder this process can use: {1}")]
@@ -174,6 +176,20 @@ impl Bucket {
         }
     }
 
+    /// As [`Self::get`], of what somebody else wrote: more than `most` bytes are an error, and not read.
+    pub async fn get_at_most(&self, key: &str, most: u64) -> Result<Option<Bytes>, BucketError> {
+        match self.store.get(&Key::from(key)).await {
+            Ok(found) if found.meta.size > most => Err(BucketError::TooLarge {
+                key: key.to_owned(),
+                bytes: found.meta.size,
+                most,
+            }),
+            Ok(found) => Ok(Some(found.bytes().await?)),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// Size and hash of an object as it is now, or `None` when there is none. It is never whole in memory.
     pub async fn measure(&self, key: &str) -> Result<Option<Stored>, BucketError> {
         let mut chunks = match self.store.get(&Key::from(key)).await {
@@ -234,6 +250,20 @@ impl Bucket {
             .signer
             .signed_url_opts(Method::GET, &path, lifetime, &options);
         Ok(Link::Store(url.await?.into()))
+    }
+
+    /// A link under which an object can be put for `lifetime`, straight into the store; `None` where it signs no links.
+    pub async fn link_to_put(
+        &self,
+        key: &str,
+        lifetime: Duration,
+    ) -> Result<Option<String>, BucketError> {
+        let Some(signing) = &self.signing else {
+            return Ok(None);
+        };
+        let path = signing.path(&Key::from(key));
+        let url = signing.signer.signed_url(Method::PUT, &path, lifetime);
+        Ok(Some(url.await?.into()))
     }
 
     /// The path and query of a link to our own api, signed by HMAC-SHA256.

@@ -5,6 +5,7 @@ pub mod image;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::id::UploadId;
 use image::ImageRequest;
 
 /// What is made.
@@ -33,6 +34,17 @@ impl Generation {
     pub fn kind(&self) -> Kind {
         match self {
             Self::Image(_) => Kind::Image,
+        }
+    }
+
+    /// The uploads it names.
+    pub fn uploads(&self) -> Vec<UploadId> {
+        match self {
+            Self::Image(request) => request
+                .inputs
+                .iter()
+                .filter_map(|input| input.upload)
+                .collect(),
         }
     }
 

@@ -94,6 +94,8 @@ id!(/// One paid request to a provider.
     CallId, "cal");
 id!(/// A file we made.
     ArtifactId, "art");
+id!(/// A picture a tenant keeps with us.
+    UploadId, "upl");
 id!(/// A lot of credits.
     GrantId, "gra");
 id!(/// One HTTP request, named in every answer and log line.

@@ -19,6 +19,7 @@ pub mod job;
 pub mod ledger;
 pub mod retention;
 pub mod tenant;
+pub mod upload;
 
 // Procedures.
 pub mod admission;
@@ -27,6 +28,7 @@ pub mod billing;
 pub mod dispatch;
 pub mod orphans;
 pub mod settlement;
+pub mod uploading;
 pub mod verify;
 
 // Edges.

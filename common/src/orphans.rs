@@ -101,7 +101,7 @@ impl Search {
     }
 }
 
-/// What a key says of whose it is: `t/<tenant>/c/<call>`, `t/<tenant>/j/<job>/…`.
+/// What a key says of whose it is: `t/<tenant>/c/<call>`, `t/<tenant>/j/<job>/…`, `t/<tenant>/u/<upload>`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Place {
     tenant: TenantId,
@@ -159,6 +159,7 @@ async fn unnamed(
         SELECT listed.key AS "key!" FROM unnest($2::text[], $3::uuid[], $4::uuid[]) AS listed(key, call_id, job_id)
         WHERE NOT EXISTS (SELECT FROM artifacts WHERE object_key = listed.key AND tenant_id = $1 AND deleted_at IS NULL)
           AND NOT EXISTS (SELECT FROM calls WHERE object_key = listed.key AND tenant_id = $1)
+          AND NOT EXISTS (SELECT FROM uploads WHERE object_key = listed.key AND tenant_id = $1 AND deleted_at IS NULL)
           AND NOT EXISTS (SELECT FROM calls c JOIN jobs j ON j.id = c.job_id WHERE c.id = listed.call_id AND c.tenant_id = $1 AND j.finished_at IS NULL)
           AND NOT EXISTS (SELECT FROM jobs WHERE id = listed.job_id AND tenant_id = $1 AND finished_at IS NULL)
           AND NOT EXISTS (SELECT FROM job_requests WHERE job_id = listed.job_id AND tenant_id = $1

@@ -5,6 +5,7 @@
 //! without it. From its time on a file is deleted by any worker, in steps that may be repeated by any other: its links are
 //! refused first, then the object is removed, then the bucket is asked whether it is gone; only then is its row a receipt. Rows
 //! stay: what was made, when, and for how much outlives the files. A hold keeps a job's files for a purpose, for a while.
+//! An upload belongs to no job, and is due when its owner deletes it.
 
 pub mod store;
 
@@ -12,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use utoipa::ToSchema;
 
-use crate::id::{JobId, TenantId};
+use crate::id::{JobId, TenantId, UploadId};
 
 /// The longest time that can be named: ten years.
 pub const LONGEST: u64 = 315_360_000;
@@ -41,7 +42,7 @@ impl Retention {
     };
 }
 
-/// What a file is to its job.
+/// What a file is to its job, or that it is an upload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum FileClass {
@@ -49,14 +50,16 @@ pub enum FileClass {
     Original,
     Rendition,
     Thumbnail,
+    Upload,
 }
 
 impl FileClass {
-    pub const ALL: [Self; 4] = [
+    pub const ALL: [Self; 5] = [
         Self::Input,
         Self::Original,
         Self::Rendition,
         Self::Thumbnail,
+        Self::Upload,
     ];
 
     pub fn as_str(self) -> &'static str {
@@ -65,6 +68,7 @@ impl FileClass {
             Self::Original => "original",
             Self::Rendition => "rendition",
             Self::Thumbnail => "thumbnail",
+            Self::Upload => "upload",
         }
     }
 
@@ -78,7 +82,6 @@ impl FileClass {
 pub struct Due {
     pub id: i64,
     pub tenant: TenantId,
-    pub job: JobId,
     pub class: FileClass,
     pub object_key: String,
 }
@@ -87,7 +90,9 @@ pub struct Due {
 #[derive(Clone, Debug)]
 pub struct Receipt {
     pub id: i64,
-    pub job: JobId,
+    /// `None` for an upload.
+    pub job: Option<JobId>,
+    pub upload: Option<UploadId>,
     pub class: FileClass,
     pub sha256: [u8; 32],
     pub bytes: i64,

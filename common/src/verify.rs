@@ -154,7 +154,9 @@ pub const INVARIANTS: &[Invariant] = &[
             WHERE a.role = 'original' AND c.id IS NULL
             UNION ALL
             SELECT format('artifact %s stands under a key that is not its own', id) FROM artifacts
-            WHERE role <> 'original' AND NOT starts_with(object_key, 't/' || tenant_id || '/j/' || job_id || '/' || fence || '/' || output_idx || '.')",
+            WHERE role <> 'original' AND NOT starts_with(object_key, 't/' || tenant_id || '/j/' || job_id || '/' || fence || '/' || output_idx || '.')
+            UNION ALL
+            SELECT format('upload %s stands under a key that is not its own', id) FROM uploads WHERE object_key <> 't/' || tenant_id || '/u/' || id",
     },
     Invariant {
         number: "I8",
@@ -192,7 +194,8 @@ pub const INVARIANTS: &[Invariant] = &[
             uuid_of_digits!(),
             ")::uuid END AS job
                 FROM (SELECT tenant_id, key, status, CASE WHEN starts_with(location, '/v1/jobs/job_') THEN substr(location, 14)
-                             ELSE substring(encode(body, 'escape') FROM '\"id\":\"job_([0-9a-z]+)\"') END AS shown FROM idempotency_keys OFFSET 0) answer,
+                             ELSE substring(encode(body, 'escape') FROM '\"id\":\"job_([0-9a-z]+)\"') END AS shown
+                        FROM idempotency_keys WHERE NOT starts_with(coalesce(location, ''), '/v1/uploads/') OFFSET 0) answer,
                   LATERAL (SELECT convert_to(translate(shown, '0123456789abcdefghjkmnpqrstvwxyz', '@ABCDEFGHIJKLMNOPQRSTUVWXYZ[|]^_'), 'UTF8') AS d OFFSET 0) digits) kept
               GROUP BY tenant_id, job) n ON n.job = j.id AND n.tenant_id = j.tenant_id
             WHERE j.id IS NULL OR n.admissions > 1 OR (coalesce(n.admissions, 0) = 0 AND j.created_at >= (SELECT min(created_at) FROM idempotency_keys))"
@@ -234,18 +237,21 @@ pub const INVARIANTS: &[Invariant] = &[
     Invariant {
         number: "I17",
         promises: "files whose time is over are gone, and what is due is planned",
-        query: "SELECT format('the %s of job %s that deletion %s is about has been due since %s', class, job_id, id, due_at) FROM deletions d
+        query: "SELECT format('the %s of deletion %s (%s) has been due since %s', class, id, coalesce('job ' || job_id, 'upload ' || upload_id), due_at) FROM deletions d
             WHERE deleted_at IS NULL AND due_at < now() - interval '60 seconds'
               AND NOT EXISTS (SELECT FROM holds h WHERE h.job_id = d.job_id AND lifted_at IS NULL AND until > now())
             UNION ALL
             SELECT format('job %s has ended, and nothing says when its %s is to be gone', j.id, file.class)
             FROM retention r JOIN jobs j ON j.tenant_id = r.tenant_id AND j.finished_at IS NOT NULL, LATERAL (
-              SELECT 'input' AS class, i ->> 'object_key' AS object_key FROM job_requests q, jsonb_array_elements(q.generation -> 'inputs') i WHERE q.job_id = j.id AND r.inputs IS NOT NULL
+              SELECT 'input' AS class, i ->> 'object_key' AS object_key FROM job_requests q, jsonb_array_elements(q.generation -> 'inputs') i WHERE q.job_id = j.id AND NOT i ? 'upload' AND r.inputs IS NOT NULL
               UNION ALL SELECT 'original', object_key FROM calls WHERE job_id = j.id AND object_key IS NOT NULL AND r.originals IS NOT NULL
               UNION ALL SELECT role, object_key FROM artifacts WHERE job_id = j.id AND role <> 'original' AND r.renditions IS NOT NULL) file
             WHERE NOT EXISTS (SELECT FROM deletions d WHERE d.object_key = file.object_key)
             UNION ALL
             SELECT format('artifact %s is shown though its deletion %s has a receipt', a.id, d.id) FROM deletions d JOIN artifacts a ON a.object_key = d.object_key
-            WHERE d.deleted_at IS NOT NULL AND a.deleted_at IS NULL",
+            WHERE d.deleted_at IS NOT NULL AND a.deleted_at IS NULL
+            UNION ALL
+            SELECT format('upload %s was deleted by its owner, and nothing says that its file is to be gone', u.id) FROM uploads u
+            WHERE u.deleted_at IS NOT NULL AND NOT EXISTS (SELECT FROM deletions d WHERE d.object_key = u.object_key)",
     },
 ];

@@ -9,7 +9,7 @@ use tokio::{sync::Semaphore, task::spawn_blocking};
 
 use common::generation::image::Recipe;
 
-use super::{Developed, ImagingError, Mark, develop};
+use super::{Developed, ImagingError, Mark, Rendition, clean, develop};
 
 /// The right to use the CPU for pictures. Clones share the same cores.
 ///
@@ -43,15 +43,26 @@ impl Darkroom {
     }
 
     /// [`develop`], as soon as there is a place.
-    ///
-    /// Work that has begun cannot be stopped: it keeps its place until it is done, even when this future is dropped.
-    /// Dropping it while it still waits gives up the turn.
     pub async fn develop(
         &self,
         original: Bytes,
         recipe: Recipe,
         mark: Mark,
     ) -> Result<Developed, ImagingError> {
+        self.work(move || develop(&original, &recipe, &mark)).await
+    }
+
+    /// [`clean`], as soon as there is a place.
+    pub async fn clean(&self, file: Bytes) -> Result<Rendition, ImagingError> {
+        self.work(move || clean(&file)).await
+    }
+
+    /// Work that has begun cannot be stopped: it keeps its place until it is done, even when this future is dropped.
+    /// Dropping it while it still waits gives up the turn.
+    async fn work<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, ImagingError> + Send + 'static,
+    ) -> Result<T, ImagingError> {
         let counted = Counted::new(&self.pictures);
         let place = Arc::clone(&self.places)
             .acquire_owned()
@@ -59,7 +70,7 @@ impl Darkroom {
             .expect("the semaphore is never closed");
         spawn_blocking(move || {
             let _place = (place, counted);
-            develop(&original, &recipe, &mark)
+            work()
         })
         .await
         .unwrap_or(Err(ImagingError::ShuttingDown))

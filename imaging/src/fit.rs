@@ -65,6 +65,21 @@ impl Plan {
         })
     }
 
+    /// The whole picture, of at most `side` pixels a side; never enlarged.
+    pub(super) fn inside(width: u32, height: u32, side: u32) -> Self {
+        let side = side.min(width.max(height));
+        let square = Pixels {
+            width: side,
+            height: side,
+        };
+        let scaled = contained(width, height, square);
+        Self {
+            scaled,
+            crops: false,
+            target: scaled,
+        }
+    }
+
     /// The same for pixels that lie on their side.
     pub(super) fn on_its_side(self) -> Self {
         let turn = |pixels: Pixels| Pixels {

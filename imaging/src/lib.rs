@@ -10,6 +10,7 @@
 //! The [`Darkroom`] does this away from the async threads.
 
 mod c2pa;
+mod clean;
 mod color;
 mod darkroom;
 mod decode;
@@ -56,6 +57,12 @@ pub fn develop(original: &[u8], recipe: &Recipe, mark: &Mark) -> Result<Develope
     })
 }
 
+/// Writes a picture somebody sent anew, for models to work from: its pixels, upright, in sRGB, and nothing else; of at most 4,096
+/// pixels a side and [`MAX_INPUT_BYTES`](common::generation::image::MAX_INPUT_BYTES). CPU work: call it through a [`Darkroom`].
+pub fn clean(file: &[u8]) -> Result<Rendition, ImagingError> {
+    contain_panics(|| clean::clean(file))
+}
+
 /// The rendition alone, without a mark: what the work on pixels takes, for measurements.
 pub fn render(original: &[u8], recipe: &Recipe, space: Space) -> Result<Rendition, ImagingError> {
     contain_panics(|| {
@@ -87,14 +94,7 @@ fn picture<'a>(
     };
     let plan = Plan::new(shown.width, shown.height, recipe)?;
     let (orientation, format) = (original.orientation, original.format);
-    let (mut pixels, profile) = original.decode()?;
-
-    // Light follows from sRGB's own curve, so colours come first.
-    let converted = profile.is_some_and(|profile| color::to_srgb(&mut pixels, &profile));
-    let lies = matches!(decode::turned(orientation, 0, 1), (1, 0));
-    let plan = if lies { plan.on_its_side() } else { plan };
-    let mut pixels = resize::carry_out(plan, pixels, space)?;
-    pixels.apply_orientation(orientation);
+    let (mut pixels, converted) = drawn(original, plan, space)?;
 
     let smaller = shown.width > recipe.target.width || shown.height > recipe.target.height;
     if recipe.rendering.sharpen && smaller {
@@ -109,6 +109,23 @@ fn picture<'a>(
         from: format,
         untouched: untouched.then_some(bytes),
     })
+}
+
+/// Its pixels in sRGB and upright, as planned; and whether their colours had to be converted.
+fn drawn(
+    original: Original<'_>,
+    plan: Plan,
+    space: Space,
+) -> Result<(DynamicImage, bool), ImagingError> {
+    let orientation = original.orientation;
+    let (mut pixels, profile) = original.decode()?;
+    // Light follows from sRGB's own curve, so colours come first.
+    let converted = profile.is_some_and(|profile| color::to_srgb(&mut pixels, &profile));
+    let lies = matches!(decode::turned(orientation, 0, 1), (1, 0));
+    let plan = if lies { plan.on_its_side() } else { plan };
+    let mut pixels = resize::carry_out(plan, pixels, space)?;
+    pixels.apply_orientation(orientation);
+    Ok((pixels, converted))
 }
 
 impl Picture<'_> {

@@ -12,7 +12,9 @@ use image::{
 };
 use moxcms::ColorProfile;
 
-use common::generation::image::{AspectRatio, Chroma, Encoding, Fit, Rendering, Size, inspect};
+use common::generation::image::{
+    AspectRatio, Chroma, Encoding, Fit, MAX_INPUT_BYTES, Rendering, Size, inspect,
+};
 
 use super::*;
 
@@ -508,7 +510,59 @@ fn nothing_but_pixels_reaches_the_rendition() {
             let rendition = render(&original, target(side, side), format).unwrap();
             assert!(!leaks(&rendition.bytes), "{format}");
         }
+        let cleaned = clean(&original).unwrap();
+        assert!(!leaks(&cleaned.bytes), "cleaned");
     }
+}
+
+#[test]
+fn what_is_sent_is_written_anew_small_enough_for_any_model() {
+    let check = |file: &[u8], (width, height), media_type| {
+        let cleaned = clean(file).unwrap();
+        assert_eq!(cleaned.pixels, target(width, height));
+        assert_eq!(cleaned.media_type, media_type);
+        assert_eq!(
+            inspect(&cleaned.bytes),
+            Some((cleaned.media_type, cleaned.pixels))
+        );
+        assert!(cleaned.bytes.len() <= MAX_INPUT_BYTES);
+        cleaned.bytes
+    };
+    // A PNG keeps its pixels, and loses an alpha channel that hides nothing.
+    let small = drawn(300, 200);
+    let kept = check(&png(&small), (300, 200), MediaType::Png);
+    assert_eq!(pixels(&kept), small.to_rgb8());
+    let opaque = png(&small.to_rgba8().into());
+    let kept = check(&opaque, (300, 200), MediaType::Png);
+    assert!(!image::load_from_memory(&kept).unwrap().color().has_alpha());
+
+    let jpeg = encoded(&small, Format::Jpeg);
+    check(&jpeg, (300, 200), MediaType::Jpeg);
+    let sideways = [b"Exif\0\0", &exif_orientation(6)[..]].concat();
+    let sideways = with_jpeg_segment(&jpeg, 0xE1, &sideways);
+    check(&sideways, (200, 300), MediaType::Jpeg);
+    let webp = encoded(&small, Format::Webp);
+    check(&webp, (300, 200), MediaType::Jpeg);
+
+    let large = png(&RgbImage::new(6000, 3000).into());
+    check(&large, (4096, 2048), MediaType::Png);
+    // Noise does not compress: as a PNG it is too heavy, and at last even as what the eye sees of it.
+    let mut dice = 1_u32;
+    let noise = RgbaImage::from_fn(2600, 2600, |_, _| {
+        dice = dice.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        let [.., r, g, b] = dice.to_be_bytes();
+        Rgba([r, g, b, 255])
+    });
+    let rgb = DynamicImage::from(noise.clone()).into_rgb8();
+    check(&png(&rgb.into()), (1950, 1950), MediaType::Jpeg);
+    let mut translucent = noise;
+    for pixel in translucent.pixels_mut().step_by(2) {
+        pixel[3] = 100;
+    }
+    check(&png(&translucent.into()), (2600, 2600), MediaType::Webp);
+
+    let broken = clean(&large[..large.len() / 2]);
+    assert!(matches!(broken, Err(ImagingError::Unreadable { .. })));
 }
 
 #[test]

@@ -8,7 +8,7 @@
 use std::io;
 use std::net::TcpListener as StdListener;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Output, Stdio};
 use std::time::Duration;
 
 use common::bucket::Address;
@@ -192,4 +192,19 @@ fn program() -> PathBuf {
     std::os::unix::fs::PermissionsExt::set_mode(&mut mode, 0o755);
     std::fs::set_permissions(&program, mode).unwrap();
     program
+}
+
+/// Asks Google's own library: `key` makes a service account in `file`; see `tests/python/gcs_oracle.py`.
+pub fn oracle(word: &str, file: &Path, input: &str) -> Output {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut python = std::process::Command::new(root.join(".venv/bin/python"))
+        .arg(root.join("tests/python/gcs_oracle.py"))
+        .args([word])
+        .arg(file)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    io::Write::write_all(&mut python.stdin.take().unwrap(), input.as_bytes()).unwrap();
+    python.wait_with_output().unwrap()
 }

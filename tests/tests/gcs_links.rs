@@ -2,8 +2,6 @@
 #![expect(clippy::unwrap_used, reason = "tests fail loudly")]
 #![expect(clippy::print_stdout, reason = "says how many links were compared")]
 
-use std::path::Path;
-use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use common::bucket::{Address, Bucket, Link, Shown};
@@ -11,7 +9,7 @@ use common::clock;
 use object_store::path::Path as Key;
 use secrecy::SecretString;
 use serde_json::json;
-use tests::gcs::Gcs;
+use tests::gcs::{Gcs, oracle};
 
 /// What stands in names that people and programs give to files.
 const ODD: [&str; 26] = [
@@ -37,20 +35,6 @@ fn names() -> Vec<String> {
     names.extend(ODD.windows(2).map(<[&str]>::concat));
     names.push("long/".repeat(180));
     names
-}
-
-fn oracle(word: &str, file: &Path, input: &str) -> Output {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let mut python = Command::new(root.join(".venv/bin/python"))
-        .arg(root.join("tests/python/gcs_oracle.py"))
-        .args([word])
-        .arg(file)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    std::io::Write::write_all(&mut python.stdin.take().unwrap(), input.as_bytes()).unwrap();
-    python.wait_with_output().unwrap()
 }
 
 /// The server that plays Google's checks no signature, but it knows its objects' names: a link leads to what was stored.

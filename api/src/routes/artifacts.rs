@@ -5,11 +5,10 @@ pub mod get;
 
 use std::time::Duration;
 
-use common::artifact::{self, Artifact, Role, file_name};
-use common::bucket::{Link, Shown};
+use common::artifact::{self, Artifact, Role};
+use common::database;
 use common::generation::image::MediaType;
 use common::id::{ArtifactId, JobId, TenantId};
-use common::{clock, database};
 use serde::Serialize;
 use time::OffsetDateTime;
 use utoipa::ToSchema;
@@ -17,6 +16,7 @@ use utoipa::ToSchema;
 use crate::app::App;
 use crate::error::{Code, Problem, Result};
 use crate::extract::Base;
+use crate::link::Fresh;
 
 /// A file we made.
 #[derive(Debug, Serialize, ToSchema)]
@@ -69,8 +69,8 @@ impl ArtifactView {
         artifact: &Artifact,
         lifetime: Duration,
     ) -> Self {
-        let now = clock::now().replace_nanosecond(0);
-        let now = now.expect("zero is a nanosecond");
+        let (key, media_type) = (&artifact.object_key, artifact.media_type);
+        let fresh = Fresh::to(app, base, key, media_type, lifetime).await;
         let itself = format!("/v1/artifacts/{}", artifact.id);
         Self {
             id: artifact.id,
@@ -83,8 +83,8 @@ impl ArtifactView {
             bytes: artifact.bytes,
             synthetic: artifact.synthetic,
             c2pa_sha256: artifact.c2pa_sha256.map(hex::encode),
-            url: url(app, base, artifact, now, lifetime).await,
-            expires_at: now + lifetime,
+            url: fresh.url,
+            expires_at: fresh.expires_at,
             links: Links {
                 content: format!("{itself}/content"),
                 itself,
@@ -104,27 +104,4 @@ async fn find(app: &App, tenant: TenantId, id: ArtifactId) -> Result<Artifact> {
         return Err(Problem::new(Code::Gone, detail));
     }
     Err(Problem::no_such("artifact", id))
-}
-
-/// At the store, where it can sign; a store that cannot just now hides no job: its files come through us meanwhile.
-async fn url(
-    app: &App,
-    base: &Base,
-    artifact: &Artifact,
-    now: OffsetDateTime,
-    lifetime: Duration,
-) -> String {
-    let key = &artifact.object_key;
-    let shown = Shown {
-        media_type: artifact.media_type.as_str(),
-        file_name: &file_name(key),
-    };
-    match app.bucket.link(key, shown, now, lifetime).await {
-        Ok(Link::Ours(path)) => base.link(&path),
-        Ok(Link::Store(url)) => url,
-        Err(error) => {
-            tracing::warn!(%error, "The bucket signs no links; its files are given out by the api");
-            base.link(&app.bucket.our_link(key, now, lifetime))
-        }
-    }
 }

@@ -12,6 +12,7 @@ use common::idempotency::Answer;
 use common::job::{self, Cost, Job, State};
 use common::outcome::Class;
 use common::{artifact, database};
+use futures::future::join_all;
 use serde::Serialize;
 use time::OffsetDateTime;
 use utoipa::ToSchema;
@@ -157,11 +158,10 @@ pub async fn look(
         _ => None,
     };
     transaction.commit().await?;
-    let mut artifacts = Vec::with_capacity(kept.len());
-    for artifact in &kept {
-        artifacts.push(ArtifactView::new(app, base, artifact).await);
-    }
-    let mut view = JobView::new(&job, artifacts);
+    let artifacts = kept
+        .iter()
+        .map(|artifact| ArtifactView::new(app, base, artifact));
+    let mut view = JobView::new(&job, join_all(artifacts).await);
     view.queue_position = ahead.map(|ahead| ahead + 1);
     Ok(Some(view))
 }

@@ -149,6 +149,11 @@ fn request_schema(model: &Model) -> Value {
     properties["aspect_ratio"]["enum"] = json!(model.ratios);
     properties["outputs"]["maximum"] = json!(model.max_outputs);
     properties["inputs"]["maxItems"] = json!(model.max_inputs);
+    let given = [
+        json!({ "required": ["upload"] }),
+        json!({ "required": ["data", "media_type"] }),
+    ];
+    properties["inputs"]["items"]["oneOf"] = json!(given);
     schema
 }
 
@@ -170,10 +175,7 @@ mod tests {
             assert_eq!(schema["additionalProperties"], false);
             let inputs = &schema["properties"]["inputs"];
             assert_eq!(inputs["maxItems"], model.max_inputs);
-            assert_eq!(
-                inputs["items"]["required"],
-                json!(["data", "media_type", "role"])
-            );
+            assert_eq!(inputs["items"]["required"], json!(["role"]));
             assert_eq!(schema["required"], json!(["model", "prompt"]));
         }
     }

@@ -11,6 +11,7 @@ use utoipa::ToSchema;
 
 use super::Violation;
 use crate::catalog::Model;
+use crate::id::UploadId;
 
 pub use rendering::{Chroma, Encoding, Fit, Recipe, Rendering};
 
@@ -62,6 +63,9 @@ impl fmt::Debug for ImageRequest {
 /// A picture the tenant gave us, kept in the bucket.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Input {
+    /// The upload it is; `None` for one that was sent along.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upload: Option<UploadId>,
     pub object_key: String,
     pub media_type: MediaType,
     pub role: Role,
@@ -359,8 +363,13 @@ impl ImageRequest {
         for (number, input) in self.inputs.iter().enumerate() {
             let most = u64::try_from(model.max_input_bytes).unwrap_or(u64::MAX);
             if input.bytes > most {
+                let field = if input.upload.is_some() {
+                    "upload"
+                } else {
+                    "data"
+                };
                 found.push(Violation::new(
-                    format!("/inputs/{number}/data"),
+                    format!("/inputs/{number}/{field}"),
                     format!("{} takes pictures of at most {most} bytes", model.id),
                 ));
             }

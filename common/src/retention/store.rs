@@ -7,7 +7,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::{Due, FileClass, Purpose, Receipt, Retention};
-use crate::id::{JobId, TenantId};
+use crate::id::{JobId, TenantId, UploadId};
 
 /// What a tenant wants kept.
 pub async fn get(connection: &mut PgConnection, tenant: TenantId) -> sqlx::Result<Retention> {
@@ -65,7 +65,7 @@ async fn plan_files(
         SELECT r.tenant_id, j.id, file.class, file.object_key, file.sha256, file.bytes, j.finished_at + make_interval(secs => file.kept)
         FROM retention r JOIN jobs j ON j.tenant_id = r.tenant_id, LATERAL (
           SELECT 'input' AS class, i ->> 'object_key' AS object_key, decode(i ->> 'sha256', 'hex') AS sha256, (i ->> 'bytes')::bigint AS bytes, r.inputs AS kept
-          FROM job_requests q, jsonb_array_elements(q.generation -> 'inputs') i WHERE q.job_id = j.id
+          FROM job_requests q, jsonb_array_elements(q.generation -> 'inputs') i WHERE q.job_id = j.id AND NOT i ? 'upload'
           UNION ALL
           SELECT 'original', object_key, sha256, bytes, r.originals FROM calls WHERE job_id = j.id AND object_key IS NOT NULL
           UNION ALL
@@ -74,6 +74,19 @@ async fn plan_files(
         ON CONFLICT (object_key) DO UPDATE SET due_at = least(planned.due_at, excluded.due_at) WHERE planned.deleted_at IS NULL"#,
         tenant.0,
         job.map(|job| job.0),
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// An upload that was deleted by its owner is due now.
+pub async fn plan_upload(connection: &mut PgConnection, id: UploadId) -> sqlx::Result<()> {
+    sqlx::query!(
+        "-- retention::plan_upload
+        INSERT INTO deletions (tenant_id, upload_id, class, object_key, sha256, bytes, due_at)
+        SELECT tenant_id, id, 'upload', object_key, sha256, bytes, deleted_at FROM uploads WHERE id = $1",
+        id.0
     )
     .execute(connection)
     .await?;
@@ -94,7 +107,7 @@ pub async fn take(
             AND (tried_at IS NULL OR tried_at < clock_timestamp() - make_interval(secs => $2))
             AND NOT EXISTS (SELECT FROM holds h WHERE h.job_id = d.job_id AND lifted_at IS NULL AND until > clock_timestamp())
           ORDER BY due_at LIMIT $1 FOR UPDATE SKIP LOCKED)
-        RETURNING id, tenant_id, job_id, class, object_key",
+        RETURNING id, tenant_id, class, object_key",
         most,
         lease.as_secs_f64(),
     )
@@ -106,7 +119,6 @@ pub async fn take(
             Some(Due {
                 id: row.id,
                 tenant: TenantId(row.tenant_id),
-                job: JobId(row.job_id),
                 class: FileClass::parse(&row.class)?,
                 object_key: row.object_key,
             })
@@ -161,7 +173,7 @@ pub async fn receipts(
 ) -> sqlx::Result<Vec<Receipt>> {
     let rows = sqlx::query!(
         r#"-- retention::receipts
-        SELECT id, job_id, class, sha256, bytes, due_at, deleted_at AS "deleted_at!" FROM deletions
+        SELECT id, job_id, upload_id, class, sha256, bytes, due_at, deleted_at AS "deleted_at!" FROM deletions
         WHERE tenant_id = $1 AND deleted_at IS NOT NULL AND ($2::uuid IS NULL OR job_id = $2) AND ($3::bigint IS NULL OR id < $3)
         ORDER BY id DESC LIMIT $4"#,
         tenant.0,
@@ -176,7 +188,8 @@ pub async fn receipts(
         .filter_map(|row| {
             Some(Receipt {
                 id: row.id,
-                job: JobId(row.job_id),
+                job: row.job_id.map(JobId),
+                upload: row.upload_id.map(UploadId),
                 class: FileClass::parse(&row.class)?,
                 sha256: row.sha256.try_into().ok()?,
                 bytes: row.bytes,

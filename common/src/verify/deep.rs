@@ -52,7 +52,7 @@ pub async fn check(
         progress: Progress::default(),
         told: Instant::now(),
     };
-    for of in [Of::Artifacts, Of::OpenCalls] {
+    for of in [Of::Artifacts, Of::OpenCalls, Of::Uploads] {
         check.files(of).await?;
     }
     check.orphans(grace).await?;
@@ -74,6 +74,8 @@ enum Of {
     Artifacts,
     /// Originals that the next attempt of an open job takes over.
     OpenCalls,
+    /// All that are not deleted.
+    Uploads,
 }
 
 /// A row that names a file.
@@ -183,6 +185,7 @@ impl Of {
         match self {
             Self::Artifacts => "artifact",
             Self::OpenCalls => "call",
+            Self::Uploads => "upload",
         }
     }
 
@@ -212,6 +215,17 @@ impl Of {
                 .fetch_all(pool)
                 .await
             }
+            Self::Uploads => {
+                sqlx::query_as!(
+                    Row,
+                    "-- verify::uploads
+                    SELECT id, object_key, sha256, bytes FROM uploads WHERE deleted_at IS NULL AND id > $1 ORDER BY id LIMIT $2",
+                    after,
+                    PAGE
+                )
+                .fetch_all(pool)
+                .await
+            }
         }
     }
 
@@ -231,6 +245,15 @@ impl Of {
                 sqlx::query_scalar!(
                     r#"-- verify::original_stands
                     SELECT EXISTS (SELECT FROM calls c JOIN jobs j ON j.id = c.job_id WHERE c.id = $1 AND c.object_key IS NOT NULL AND j.finished_at IS NULL) AS "stands!""#,
+                    row.id
+                )
+                .fetch_one(pool)
+                .await
+            }
+            Self::Uploads => {
+                sqlx::query_scalar!(
+                    r#"-- verify::upload_stands
+                    SELECT EXISTS (SELECT FROM uploads WHERE id = $1 AND deleted_at IS NULL) AS "stands!""#,
                     row.id
                 )
                 .fetch_one(pool)

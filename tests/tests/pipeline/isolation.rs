@@ -14,10 +14,17 @@ async fn another_tenants_things_do_not_exist() {
     let (_, key) = pipeline.add_tenant(100).await;
     let id = job["id"].as_str().unwrap();
     let artifact = job["artifacts"][0]["id"].as_str().unwrap();
+    let photo = include_bytes!("../../../samples/product.jpg").to_vec();
+    let upload = pipeline.request(Method::POST, "/v1/uploads").body(photo);
+    let upload: Value = upload.send().await.unwrap().json().await.unwrap();
+    let upload = upload["id"].as_str().unwrap();
     for (method, path) in [
         (Method::GET, format!("/v1/jobs/{id}")),
         (Method::POST, format!("/v1/jobs/{id}/cancel")),
         (Method::GET, format!("/v1/artifacts/{artifact}")),
+        (Method::GET, format!("/v1/uploads/{upload}")),
+        (Method::DELETE, format!("/v1/uploads/{upload}")),
+        (Method::POST, format!("/v1/uploads/{upload}/complete")),
     ] {
         let response = pipeline
             .anonymous(method, &path)
@@ -37,6 +44,14 @@ async fn another_tenants_things_do_not_exist() {
         .await
         .unwrap();
     assert_eq!(jobs["data"], json!([]));
+    let mut body = small_job();
+    body["inputs"] = json!([{"upload": upload, "role": "product"}]);
+    let theirs = pipeline
+        .anonymous(Method::POST, "/v1/jobs")
+        .bearer_auth(&key)
+        .json(&body);
+    let theirs = theirs.send().await.unwrap();
+    assert_eq!(theirs.status(), StatusCode::UNPROCESSABLE_ENTITY);
     pipeline.close().await;
 }
 

@@ -22,3 +22,4 @@ mod repeats;
 mod retention;
 mod s3;
 mod shelf;
+mod uploads;

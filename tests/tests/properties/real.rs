@@ -343,7 +343,9 @@ impl<'a> Real<'a> {
             Err(Refusal::KeyReused) => Said::KeyReused,
             Err(Refusal::Inactive) => Said::Inactive,
             Err(Refusal::InsufficientCredits { .. }) => Said::Insufficient,
-            Err(error @ (Refusal::Amount(_) | Refusal::Database(_))) => panic!("{error}"),
+            Err(error @ (Refusal::UploadGone | Refusal::Amount(_) | Refusal::Database(_))) => {
+                panic!("{error}")
+            }
         }
     }
 

@@ -82,7 +82,12 @@ async fn delete(app: &App, due: Due) -> bool {
             true
         }
         Err(error) => {
-            tracing::warn!(job.id = %due.job, class = due.class.as_str(), error = format!("{error:#}"), "A file that is due was not deleted; it is tried again");
+            tracing::warn!(
+                deletion = due.id,
+                class = due.class.as_str(),
+                error = format!("{error:#}"),
+                "A file that is due was not deleted; it is tried again"
+            );
             false
         }
     }

@@ -9,6 +9,7 @@ pub mod pictures;
 mod rendering;
 pub mod terms;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,9 +20,10 @@ use axum::response::{IntoResponse, Response};
 use common::admission::{self, Admission, Admitted, Refusal};
 use common::bucket::BucketError;
 use common::credits::{Credits, Quote};
-use common::id::{JobId, TenantId};
+use common::id::{JobId, TenantId, UploadId};
 use common::job::{Cost, Job};
-use common::{clock, dispatch};
+use common::upload::{self, Upload};
+use common::{clock, database, dispatch};
 use serde::Serialize;
 use tokio::time::Instant;
 use utoipa::ToSchema;
@@ -30,7 +32,7 @@ use super::{JobView, look};
 use crate::app::App;
 use crate::auth::Tenant;
 use crate::error::{Code, Problem, ProblemBody, Result};
-use crate::extract::{Base, JsonBody};
+use crate::extract::{self, Base, JsonBody};
 use crate::idempotency::Key;
 use asked::{Asked, CreateJob};
 use pictures::Picture;
@@ -91,10 +93,9 @@ pub async fn handler(
     }
 
     let (id, now) = (JobId::new(), clock::now());
-    // Megabytes of base64 would stall every other request of this thread.
-    let mut asked = tokio::task::spawn_blocking(move || Asked::read(&body, tenant, id, now))
-        .await
-        .map_err(|_| Problem::from(Code::Internal))??;
+    let body: CreateJob = aside(move || extract::json(&body)).await??;
+    let uploads = uploads(&app, tenant, &body.uploads()).await?;
+    let mut asked = aside(move || Asked::read(body, &uploads, tenant, id, now)).await?;
     let quote = asked.quote(&app.catalog, now.date())?;
     if terms.dry_run {
         return Ok(Json(DryRun::of(&quote)?).into_response());
@@ -154,6 +155,30 @@ pub async fn handler(
             }
         }
     }
+}
+
+/// Megabytes of base64 would stall every other request of this thread.
+async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|_| Code::Internal.into())
+}
+
+/// Of these, the uploads that the tenant has.
+async fn uploads(
+    app: &App,
+    tenant: TenantId,
+    ids: &[UploadId],
+) -> Result<HashMap<UploadId, Upload>> {
+    if ids.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let mut transaction = database::begin_for(&app.pool, tenant).await?;
+    let found = upload::store::some(&mut transaction, ids).await?;
+    transaction.commit().await?;
+    Ok(found
+        .into_iter()
+        .map(|upload| (upload.id, upload))
+        .collect())
 }
 
 impl DryRun {

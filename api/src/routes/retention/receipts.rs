@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
-use common::id::JobId;
+use common::id::{JobId, UploadId};
 use common::retention::{FileClass, Receipt};
 use common::{database, retention};
 use serde::{Deserialize, Serialize};
@@ -44,8 +44,12 @@ pub struct Receipts {
 #[schema(as = Receipt)]
 pub struct ReceiptView {
     pub id: i64,
-    #[schema(value_type = String)]
-    pub job: JobId,
+    /// `null` for an upload.
+    #[schema(value_type = Option<String>)]
+    pub job: Option<JobId>,
+    /// The upload it was.
+    #[schema(value_type = Option<String>)]
+    pub upload: Option<UploadId>,
     #[schema(inline)]
     pub class: FileClass,
     /// SHA-256 of the file, in hex.
@@ -62,6 +66,7 @@ impl From<Receipt> for ReceiptView {
         Self {
             id: receipt.id,
             job: receipt.job,
+            upload: receipt.upload,
             class: receipt.class,
             sha256: hex::encode(receipt.sha256),
             bytes: receipt.bytes,

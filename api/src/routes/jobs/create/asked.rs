@@ -1,13 +1,14 @@
 //! The body of a request for a job: what may stand in it, and everything that is wrong with it at once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use common::catalog::{Catalog, NotOffered};
 use common::credits::Quote;
 use common::generation::image::{AspectRatio, Format, ImageRequest, Size};
 use common::generation::{Generation, Violation};
-use common::id::{JobId, TenantId};
+use common::id::{JobId, TenantId, UploadId};
+use common::upload::Upload;
 use serde::Deserialize;
 use time::format_description::well_known::Rfc3339;
 use time::{Date, OffsetDateTime};
@@ -18,7 +19,6 @@ use super::findings::{Findings, words};
 use super::pictures::{self, InputBody, Picture};
 use super::rendering::{self, EncodingBody, Said, fits};
 use crate::error::{Problem, Result};
-use crate::extract;
 
 const SIZES: [Size; 2] = [Size::OneK, Size::TwoK];
 const FORMATS: [Format; 3] = [Format::Png, Format::Jpeg, Format::Webp];
@@ -106,6 +106,13 @@ pub struct CreateJob {
     switch_to_successor: bool,
 }
 
+impl CreateJob {
+    /// The uploads it names.
+    pub fn uploads(&self) -> Vec<UploadId> {
+        self.inputs.iter().filter_map(InputBody::upload).collect()
+    }
+}
+
 /// A request that was read. [`Asked::quote`] tells what is wrong with it, before anything else is done.
 pub struct Asked {
     pub model: String,
@@ -124,16 +131,21 @@ pub struct Asked {
 }
 
 impl Asked {
-    /// Reads a body. Fails only where it cannot be read at all.
-    pub fn read(body: &[u8], tenant: TenantId, job: JobId, now: OffsetDateTime) -> Result<Self> {
-        let body: CreateJob = extract::json(body)?;
+    /// Understands a body, as far as that can be. `uploads`: those it names and the tenant has.
+    pub fn read(
+        body: CreateJob,
+        uploads: &HashMap<UploadId, Upload>,
+        tenant: TenantId,
+        job: JobId,
+        now: OffsetDateTime,
+    ) -> Self {
         let mut found = Findings::default();
         if body.model.is_empty() {
             found.add("/model", "Name a model: GET /v1/models lists them.");
         }
         check(&mut found, &body);
         let run_at = found.keep(run_at(body.run_at.as_deref(), now)).flatten();
-        let (inputs, pictures) = pictures::read(&mut found, body.inputs, tenant, job);
+        let (inputs, pictures) = pictures::read(&mut found, body.inputs, uploads, tenant, job);
         let format = found.choice("/format", body.format, &FORMATS);
         let said = Said {
             fit: body.fit,
@@ -152,7 +164,7 @@ impl Asked {
             rendering: rendering::read(&mut found, said, body.encoding, format),
             seed: body.seed,
         };
-        Ok(Self {
+        Self {
             model: body.model,
             name: body.name,
             metadata: serde_json::json!(body.metadata),
@@ -164,7 +176,7 @@ impl Asked {
             switched_from: None,
             switch_to_successor: body.switch_to_successor,
             violations: found.all(),
-        })
+        }
     }
 
     /// What it costs at most, or everything that is wrong with it: here and for its model, which is the successor
@@ -291,17 +303,13 @@ mod tests {
     use base64::engine::general_purpose::STANDARD;
 
     use super::*;
+    use crate::extract;
 
     const NOW: OffsetDateTime = datetime!(2026-11-22 12:00 UTC);
 
     fn read(body: &Value) -> Asked {
-        Asked::read(
-            body.to_string().as_bytes(),
-            TenantId::new(),
-            JobId::new(),
-            NOW,
-        )
-        .unwrap()
+        let body = extract::json(body.to_string().as_bytes()).unwrap();
+        Asked::read(body, &HashMap::new(), TenantId::new(), JobId::new(), NOW)
     }
 
     fn quoted(body: &Value) -> std::result::Result<i64, Value> {
@@ -423,7 +431,7 @@ mod tests {
     #[test]
     fn a_field_nobody_knows_is_refused() {
         let body = json!({"model": "m", "promt": "a bottle"}).to_string();
-        let Err(problem) = Asked::read(body.as_bytes(), TenantId::new(), JobId::new(), NOW) else {
+        let Err(problem) = extract::json::<CreateJob>(body.as_bytes()) else {
             panic!("expected a problem")
         };
         assert_eq!(pointers(&problem.body("", "")), ["/promt"]);
@@ -465,9 +473,19 @@ mod tests {
             "at most 7.0 MiB",
         );
         check(
-            json!({"upload": "upl_1", "media_type": "image/png", "role": "product"}),
+            json!({"upload": "upl_1", "role": "product"}),
             Some("/inputs/0/upload"),
-            "`data`",
+            "an id like `upl_`",
+        );
+        check(
+            json!({"upload": UploadId::new(), "role": "product"}),
+            Some("/inputs/0/upload"),
+            "GET /v1/uploads",
+        );
+        check(
+            json!({"upload": UploadId::new(), "media_type": "image/png", "role": "product"}),
+            Some("/inputs/0/media_type"),
+            "Leave it out",
         );
         check(
             json!({"media_type": "image/png", "role": "product"}),

@@ -1,0 +1,49 @@
+//! Links to files: fresh in each answer, and good for a while.
+
+use std::time::Duration;
+
+use common::artifact::file_name;
+use common::bucket::{Link, Shown};
+use common::clock;
+use common::generation::image::MediaType;
+use time::OffsetDateTime;
+
+use crate::app::App;
+use crate::extract::Base;
+
+/// Where a file can be had, and until when.
+pub struct Fresh {
+    pub url: String,
+    pub expires_at: OffsetDateTime,
+}
+
+impl Fresh {
+    /// A link that works for `lifetime`: at the store, where it can sign; a store that cannot just now hides no file, for it
+    /// comes through us meanwhile.
+    pub async fn to(
+        app: &App,
+        base: &Base,
+        key: &str,
+        media_type: MediaType,
+        lifetime: Duration,
+    ) -> Self {
+        let now = clock::now().replace_nanosecond(0);
+        let now = now.expect("zero is a nanosecond");
+        let shown = Shown {
+            media_type: media_type.as_str(),
+            file_name: &file_name(key),
+        };
+        let url = match app.bucket.link(key, shown, now, lifetime).await {
+            Ok(Link::Ours(path)) => base.link(&path),
+            Ok(Link::Store(url)) => url,
+            Err(error) => {
+                tracing::warn!(%error, "The bucket signs no links; its files are given out by the api");
+                base.link(&app.bucket.our_link(key, now, lifetime))
+            }
+        };
+        Self {
+            url,
+            expires_at: now + lifetime,
+        }
+    }
+}

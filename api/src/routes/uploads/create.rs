@@ -1,0 +1,72 @@
+//! `POST /v1/uploads`: keeps a picture, to be named in jobs. The body is the file itself.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::Uri;
+use axum::response::Response;
+use common::admission::{self, Refusal};
+use common::id::UploadId;
+use common::upload;
+use common::uploading::{self, Kept};
+
+use super::{Named, UploadView, store};
+use crate::app::App;
+use crate::auth::Tenant;
+use crate::error::{ProblemBody, Result};
+use crate::extract::{AnyBody, Base, Parameters};
+use crate::idempotency::Key;
+
+/// Keep a picture
+///
+/// The body is the file itself: PNG, JPEG or WebP, whatever its `Content-Type` says. It is written anew before it is kept: upright, in
+/// sRGB, of at most 4096 pixels a side and 7 MiB, and without metadata such as where it was taken.
+#[utoipa::path(
+    post,
+    path = "/v1/uploads",
+    operation_id = "create_upload",
+    tag = "files",
+    security(("key" = [])),
+    params(Named),
+    request_body(content = Vec<u8>, content_type = "application/octet-stream", description = "The file, at most 20 MiB and 64 megapixels"),
+    responses(
+        (status = 201, description = "It is kept", body = UploadView,
+            headers(("Location" = String, description = "Where it is"), ("Idempotency-Key" = String), ("Idempotent-Replayed" = Option<bool>))),
+        (status = 413, description = "More than 20 MiB", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 422, description = "It is no picture we can read", body = ProblemBody, content_type = "application/problem+json"),
+    )
+)]
+pub async fn handler(
+    State(app): State<Arc<App>>,
+    Tenant(tenant): Tenant,
+    key: Key,
+    base: Base,
+    uri: Uri,
+    Parameters(named): Parameters<Named>,
+    AnyBody(file): AnyBody,
+) -> Result<Response> {
+    let name = named.check()?;
+    let request = key.request("POST", &uri.to_string(), &file);
+    if key.sent
+        && let Some(answer) = admission::answered_before(&app.pool, tenant, &request).await?
+    {
+        return Ok(key.replay(answer));
+    }
+    let id = UploadId::new();
+    let upload = store(&app, tenant, id, name, file).await?;
+    let view = UploadView::new(&app, &base, &upload).await;
+    let kept = uploading::keep(&app.pool, tenant, &upload, Some(&request), |created_at| {
+        view.answer(created_at)
+    });
+    let kept = kept.await;
+    // After a lost connection the row may stand, and needs its file; else the sweeper finds it.
+    if !matches!(kept, Ok(Kept::New(_)) | Err(Refusal::Database(_)))
+        && let Err(error) = app.bucket.delete(&upload::key(tenant, id)).await
+    {
+        tracing::warn!(%error, upload.id = %id, "A file of no upload stays in the bucket until it is swept");
+    }
+    Ok(match kept? {
+        Kept::New(answer) => key.answer(answer),
+        Kept::Repeated(answer) => key.replay(answer),
+    })
+}

@@ -1,0 +1,72 @@
+//! `GET /v1/uploads`: a tenant's uploads, newest first.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use common::id::UploadId;
+use common::{database, upload};
+use futures::future::join_all;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::UploadView;
+use crate::app::App;
+use crate::auth::Tenant;
+use crate::error::{ProblemBody, Result};
+use crate::extract::{Base, Parameters, limit, page};
+
+/// Which uploads.
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct Which {
+    /// At most so many.
+    #[param(minimum = 1, maximum = 100, default = 20)]
+    limit: Option<i64>,
+    /// The id of the last upload you have: older ones follow.
+    #[param(value_type = Option<String>)]
+    starting_after: Option<UploadId>,
+}
+
+/// A page of uploads.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Uploads {
+    pub data: Vec<UploadView>,
+    /// Whether older ones follow.
+    pub has_more: bool,
+}
+
+/// Your uploads, newest first
+#[utoipa::path(
+    get,
+    path = "/v1/uploads",
+    operation_id = "list_uploads",
+    tag = "files",
+    security(("key" = [])),
+    params(Which),
+    responses(
+        (status = 200, description = "A page of uploads", body = Uploads),
+        (status = 400, description = "A parameter is not usable", body = ProblemBody, content_type = "application/problem+json"),
+    )
+)]
+pub async fn handler(
+    State(app): State<Arc<App>>,
+    Tenant(tenant): Tenant,
+    base: Base,
+    Parameters(which): Parameters<Which>,
+) -> Result<Json<Uploads>> {
+    let limit = limit(which.limit)?;
+    let mut transaction = database::begin_for(&app.pool, tenant).await?;
+    let (after, most) = (which.starting_after, limit + 1);
+    let uploads = upload::store::list(&mut transaction, tenant, after, most).await?;
+    transaction.commit().await?;
+    let (uploads, has_more) = page(uploads, limit);
+    let views = uploads
+        .iter()
+        .map(|upload| UploadView::new(&app, &base, upload));
+    Ok(Json(Uploads {
+        data: join_all(views).await,
+        has_more,
+    }))
+}

@@ -1,0 +1,155 @@
+//! SQL of uploads.
+
+use sqlx::PgConnection;
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use super::Upload;
+use crate::generation::image::{MediaType, Pixels};
+use crate::id::{TenantId, UploadId};
+
+/// Keeps it; returns since when, or `None` where one of this id was kept before.
+pub async fn insert(
+    connection: &mut PgConnection,
+    tenant: TenantId,
+    upload: &Upload,
+) -> sqlx::Result<Option<OffsetDateTime>> {
+    sqlx::query_scalar!(
+        "-- upload::insert
+        INSERT INTO uploads (id, tenant_id, name, object_key, sha256, bytes, media_type, width, height)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT (id) DO NOTHING RETURNING created_at",
+        upload.id.0,
+        tenant.0,
+        upload.name,
+        upload.object_key,
+        &upload.sha256[..],
+        upload.bytes,
+        upload.media_type.as_str(),
+        i32::try_from(upload.pixels.width).unwrap_or(i32::MAX),
+        i32::try_from(upload.pixels.height).unwrap_or(i32::MAX),
+    )
+    .fetch_optional(connection)
+    .await
+}
+
+/// Of these, the ones that are kept.
+pub async fn some(connection: &mut PgConnection, ids: &[UploadId]) -> sqlx::Result<Vec<Upload>> {
+    let ids: Vec<Uuid> = ids.iter().map(|id| id.0).collect();
+    let rows = sqlx::query_as!(
+        Row,
+        "-- upload::some
+        SELECT id, name, object_key, sha256, bytes, media_type, width, height, created_at FROM uploads WHERE id = ANY($1) AND deleted_at IS NULL",
+        &ids
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(rows.into_iter().filter_map(Row::upload).collect())
+}
+
+/// The newest that are kept, older than `before`.
+pub async fn list(
+    connection: &mut PgConnection,
+    tenant: TenantId,
+    before: Option<UploadId>,
+    limit: i64,
+) -> sqlx::Result<Vec<Upload>> {
+    let rows = sqlx::query_as!(
+        Row,
+        "-- upload::list
+        SELECT id, name, object_key, sha256, bytes, media_type, width, height, created_at FROM uploads
+        WHERE tenant_id = $1 AND deleted_at IS NULL AND ($2::uuid IS NULL OR id < $2) ORDER BY id DESC LIMIT $3",
+        tenant.0,
+        before.map(|id| id.0),
+        limit
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(rows.into_iter().filter_map(Row::upload).collect())
+}
+
+/// Whether there was one that is deleted.
+pub async fn is_gone(connection: &mut PgConnection, id: UploadId) -> sqlx::Result<bool> {
+    sqlx::query_scalar!(
+        r#"-- upload::is_gone
+        SELECT EXISTS (SELECT FROM uploads WHERE id = $1 AND deleted_at IS NOT NULL) AS "gone!""#,
+        id.0
+    )
+    .fetch_one(connection)
+    .await
+}
+
+/// Keeps these from being deleted until the transaction ends. `false`: one of them is not kept any more.
+pub async fn pin(connection: &mut PgConnection, ids: &[UploadId]) -> sqlx::Result<bool> {
+    if ids.is_empty() {
+        return Ok(true);
+    }
+    let ids: Vec<Uuid> = ids.iter().map(|id| id.0).collect();
+    let pinned = sqlx::query_scalar!(
+        "-- upload::pin
+        SELECT id FROM uploads WHERE id = ANY($1) AND deleted_at IS NULL ORDER BY id FOR SHARE",
+        &ids
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(ids.iter().all(|id| pinned.contains(id)))
+}
+
+/// From now on no job may name it. `false`: there is none that is kept.
+pub async fn hide(connection: &mut PgConnection, id: UploadId) -> sqlx::Result<bool> {
+    let hidden = sqlx::query_scalar!(
+        "-- upload::hide
+        UPDATE uploads SET deleted_at = clock_timestamp() WHERE id = $1 AND deleted_at IS NULL RETURNING id",
+        id.0
+    )
+    .fetch_optional(connection)
+    .await?;
+    Ok(hidden.is_some())
+}
+
+/// How many of the tenant's open jobs name it.
+pub async fn open_jobs(
+    connection: &mut PgConnection,
+    tenant: TenantId,
+    id: UploadId,
+) -> sqlx::Result<i64> {
+    sqlx::query_scalar!(
+        r#"-- upload::open_jobs
+        SELECT count(*) AS "jobs!" FROM jobs j JOIN job_requests r ON r.job_id = j.id
+        WHERE j.tenant_id = $1 AND j.state IN ('queued', 'running') AND r.generation @> jsonb_build_object('inputs', jsonb_build_array(jsonb_build_object('upload', $2::text)))"#,
+        tenant.0,
+        id.to_string()
+    )
+    .fetch_one(connection)
+    .await
+}
+
+struct Row {
+    id: Uuid,
+    name: Option<String>,
+    object_key: String,
+    sha256: Vec<u8>,
+    bytes: i64,
+    media_type: String,
+    width: i32,
+    height: i32,
+    created_at: OffsetDateTime,
+}
+
+impl Row {
+    /// `None` for a row no program of ours wrote.
+    fn upload(self) -> Option<Upload> {
+        Some(Upload {
+            id: UploadId(self.id),
+            name: self.name,
+            object_key: self.object_key,
+            sha256: self.sha256.try_into().ok()?,
+            bytes: self.bytes,
+            media_type: MediaType::parse(&self.media_type)?,
+            pixels: Pixels {
+                width: self.width.unsigned_abs(),
+                height: self.height.unsigned_abs(),
+            },
+            created_at: Some(self.created_at),
+        })
+    }
+}

@@ -1,0 +1,88 @@
+//! Uploading: the transaction in which a picture becomes an upload, and the one in which it ceases to be one.
+//!
+//! The object is written before, under the upload's own key; a repeated request is answered as the first was. What is deleted is
+//! planned like every file that is due, and leaves a receipt: read [`crate::retention`] next.
+
+use sqlx::PgPool;
+use time::OffsetDateTime;
+
+use crate::admission::Refusal;
+use crate::database;
+use crate::id::{TenantId, UploadId};
+use crate::idempotency::{self, Answer, Known};
+use crate::upload::{self, Upload};
+use crate::{ledger, retention};
+
+/// A request that was answered with success.
+#[derive(Debug)]
+pub enum Kept {
+    New(Answer),
+    /// The answer this key was given before: the object is nobody's.
+    Repeated(Answer),
+}
+
+/// What became of an upload that was to be deleted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Removed {
+    /// No job may name it any more, and its file is due. Also when that was so before.
+    Gone,
+    /// So many open jobs need it.
+    InUse(i64),
+    /// There is none.
+    Nothing,
+}
+
+/// Keeps an upload whose object is written. `answer` makes the reply; it is kept for whoever repeats the `request`, where it is
+/// one that may make another upload.
+pub async fn keep(
+    pool: &PgPool,
+    tenant: TenantId,
+    upload: &Upload,
+    request: Option<&idempotency::Request>,
+    answer: impl FnOnce(OffsetDateTime) -> Answer,
+) -> Result<Kept, Refusal> {
+    let mut transaction = database::begin_for(pool, tenant).await?;
+    let wallet = ledger::store::lock_wallet(&mut transaction, tenant)
+        .await?
+        .ok_or(Refusal::Inactive)?;
+    if let Some(request) = request {
+        match idempotency::store::find(&mut transaction, tenant, request).await? {
+            Some(Known::Answered(answer)) => return Ok(Kept::Repeated(answer)),
+            Some(Known::AnotherRequest) => return Err(Refusal::KeyReused),
+            None => {}
+        }
+    }
+    if !wallet.active {
+        return Err(Refusal::Inactive);
+    }
+    let Some(created_at) = upload::store::insert(&mut transaction, tenant, upload).await? else {
+        let kept = upload::store::some(&mut transaction, &[upload.id]).await?;
+        let kept = kept.first().and_then(|kept| kept.created_at);
+        return Ok(Kept::Repeated(answer(kept.ok_or(Refusal::UploadGone)?)));
+    };
+    let answer = answer(created_at);
+    if let Some(request) = request {
+        idempotency::store::keep(&mut transaction, tenant, request, &answer).await?;
+    }
+    transaction.commit().await?;
+    Ok(Kept::New(answer))
+}
+
+/// Deletes an upload, unless an open job needs it: a job that names it at this moment waits for us, or we for it.
+pub async fn remove(pool: &PgPool, tenant: TenantId, id: UploadId) -> sqlx::Result<Removed> {
+    let mut transaction = database::begin_for(pool, tenant).await?;
+    if upload::store::hide(&mut transaction, id).await? {
+        // Not committed: whoever finds it in use leaves it as it was.
+        let jobs = upload::store::open_jobs(&mut transaction, tenant, id).await?;
+        if jobs > 0 {
+            return Ok(Removed::InUse(jobs));
+        }
+        retention::store::plan_upload(&mut transaction, id).await?;
+        transaction.commit().await?;
+        return Ok(Removed::Gone);
+    }
+    Ok(match upload::store::is_gone(&mut transaction, id).await? {
+        true => Removed::Gone,
+        false => Removed::Nothing,
+    })
+}

@@ -1,0 +1,56 @@
+//! A picture somebody sent, written anew for models to work from: upright, in sRGB, small enough for any of them, and nothing
+//! but pixels. Where it was taken, by what and when is not in it any more.
+
+use common::generation::image::{Chroma, Encoding, Format, MAX_INPUT_BYTES, Pixels};
+
+use super::decode::Original;
+use super::fit::Plan;
+use super::resize::{self, Space};
+use super::{ImagingError, Rendition, drawn, encode};
+
+/// Longest side, in pixels. No model looks at more.
+const SIDE: u32 = 4096;
+/// Of 100, where it is not kept to the pixel.
+const QUALITY: u8 = 95;
+
+pub(super) fn clean(file: &[u8]) -> Result<Rendition, ImagingError> {
+    let original = Original::open(file)?;
+    let from = original.format;
+    let plan = Plan::inside(original.width, original.height, SIDE);
+    let (mut pixels, _) = drawn(original, plan, Space::Light)?;
+    loop {
+        for (format, encoding) in ways(from, pixels.color().has_alpha()) {
+            let bytes = encode::encode(&pixels, format, encoding)?;
+            if bytes.len() <= MAX_INPUT_BYTES {
+                return Ok(Rendition {
+                    bytes: bytes.into(),
+                    pixels: Pixels {
+                        width: pixels.width(),
+                        height: pixels.height(),
+                    },
+                    media_type: format.media_type(),
+                });
+            }
+        }
+        // Noise, and too much of it: a smaller picture will do.
+        let side = pixels.width().max(pixels.height()) / 4 * 3;
+        let plan = Plan::inside(pixels.width(), pixels.height(), side);
+        pixels = resize::resample(&pixels, plan, Space::Light).ok_or(ImagingError::BrokeDown)?;
+    }
+}
+
+/// How it may be written, best first: a PNG to the pixel while it is light enough, else what keeps all that is to be seen.
+fn ways(from: Format, has_alpha: bool) -> impl Iterator<Item = (Format, Encoding)> {
+    let seen = if has_alpha {
+        Format::Webp
+    } else {
+        Format::Jpeg
+    };
+    let encoding = Encoding {
+        quality: Some(QUALITY),
+        chroma: Chroma::Full,
+        ..Encoding::default()
+    };
+    let to_the_pixel = (from == Format::Png).then_some((Format::Png, Encoding::default()));
+    to_the_pixel.into_iter().chain([(seen, encoding)])
+}

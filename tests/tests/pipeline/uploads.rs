@@ -1,0 +1,220 @@
+//! Pictures that are kept to be named in jobs: written anew, in every kind of bucket, until their owner deletes them.
+
+use std::time::Duration;
+
+use common::id::UploadId;
+use common::retention::Retention;
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+use tests::disk::files;
+use tests::gcs::{Gcs, oracle as gcs_oracle};
+use tests::pipeline::small_job;
+use tests::s3::S3;
+use tests::{Options, Pipeline};
+
+const PHOTO: &[u8] = include_bytes!("../../../samples/product.jpg");
+const PLACE: &[u8] = b"51.5072N 0.1276W";
+
+/// With a note of where it was taken.
+fn photo() -> Vec<u8> {
+    let mut photo = PHOTO[..2].to_vec();
+    photo.extend([0xFF, 0xFE, 0, 2 + 16]);
+    photo.extend(PLACE);
+    photo.extend(&PHOTO[2..]);
+    photo
+}
+
+fn tells(file: &[u8]) -> bool {
+    file.windows(PLACE.len()).any(|window| window == PLACE)
+}
+
+/// Status and answer; an answer without a body is null.
+async fn ask(
+    pipeline: &Pipeline,
+    method: Method,
+    path: &str,
+    body: Vec<u8>,
+) -> (StatusCode, Value) {
+    let answer = pipeline.request(method, path).body(body).send().await;
+    let answer = answer.unwrap();
+    let status = answer.status();
+    (status, answer.json().await.unwrap_or_default())
+}
+
+fn naming(upload: &Value) -> Value {
+    let mut body = small_job();
+    body["inputs"] = json!([{"upload": upload["id"], "role": "product"}]);
+    body
+}
+
+fn path(upload: &Value) -> String {
+    format!("/v1/uploads/{}", upload["id"].as_str().unwrap())
+}
+
+#[tokio::test]
+async fn an_upload_is_used_again_and_again_until_its_owner_deletes_it() {
+    let mut pipeline = Pipeline::start().await;
+    let retention = pipeline
+        .request(Method::PUT, "/v1/retention")
+        .json(&Retention::EPHEMERAL);
+    assert_eq!(retention.send().await.unwrap().status(), StatusCode::OK);
+
+    let post = "/v1/uploads?name=the%20bottle";
+    let (status, upload) = ask(&pipeline, Method::POST, post, photo()).await;
+    assert_eq!(status, StatusCode::CREATED, "{upload}");
+    assert_eq!(upload["name"], "the bottle");
+    assert_eq!(upload["media_type"], "image/jpeg");
+    let kept = pipeline.download(upload["url"].as_str().unwrap()).await;
+    assert_eq!(upload["bytes"], kept.len());
+    assert!(tells(&photo()) && !tells(&kept));
+    let (_, listed) = pipeline.get("/v1/uploads").await;
+    assert_eq!(listed["data"][0]["id"], upload["id"]);
+    assert_eq!(listed["has_more"], false);
+
+    for _ in 0..2 {
+        let job = pipeline.submit(&naming(&upload)).await;
+        let job = pipeline.ended(&job).await;
+        assert_eq!(job["state"], "succeeded", "{job}");
+    }
+    pipeline.stop_workers().await;
+    let open = pipeline.submit(&naming(&upload)).await;
+    let (status, problem) = ask(&pipeline, Method::DELETE, &path(&upload), Vec::new()).await;
+    assert_eq!(status, StatusCode::CONFLICT, "{problem}");
+    assert_eq!(problem["code"], "upload_in_use");
+    pipeline.start_worker().await;
+    let job = pipeline.ended(&open).await;
+    assert_eq!(job["state"], "succeeded", "{job}");
+
+    for _ in 0..2 {
+        let deleted = ask(&pipeline, Method::DELETE, &path(&upload), Vec::new()).await;
+        assert_eq!(deleted.0, StatusCode::NO_CONTENT);
+    }
+    let receipt = pipeline.until(Duration::from_secs(20), async || {
+        let (_, receipts) = pipeline.get("/v1/receipts?limit=100").await;
+        let receipts = receipts["data"].as_array().unwrap().clone();
+        (receipts.into_iter()).find(|receipt| receipt["upload"] == upload["id"])
+    });
+    let receipt = receipt.await;
+    assert_eq!(
+        (&receipt["class"], &receipt["job"]),
+        (&json!("upload"), &Value::Null)
+    );
+    let link = pipeline.anonymous(Method::GET, upload["url"].as_str().unwrap());
+    assert_eq!(link.send().await.unwrap().status(), StatusCode::NOT_FOUND);
+    let (status, problem) = pipeline.get(&path(&upload)).await;
+    assert_eq!(status, StatusCode::GONE, "{problem}");
+    let (status, problem) = pipeline.post("/v1/jobs", &naming(&upload)).await;
+    assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "{problem}");
+    assert_eq!(problem["errors"][0]["pointer"], "/inputs/0/upload");
+    let (findings, _) = pipeline.deep(Duration::ZERO).await;
+    assert_eq!(findings, []);
+    pipeline.close().await;
+}
+
+#[tokio::test]
+async fn a_repeated_upload_is_one_and_what_is_no_picture_is_none() {
+    let pipeline = Pipeline::start().await;
+    let post = async || {
+        let request = pipeline.request(Method::POST, "/v1/uploads");
+        let request = request.header("Idempotency-Key", "one").body(photo());
+        let answer = request.send().await.unwrap();
+        let status = answer.status();
+        (status, answer.json::<Value>().await.unwrap())
+    };
+    let (one, other) = tokio::join!(post(), post());
+    let again = post().await;
+    for answer in [&other, &again] {
+        assert_eq!(&one, answer);
+    }
+    assert_eq!(one.0, StatusCode::CREATED);
+    assert_eq!(files(pipeline.bucket.path()).len(), 1);
+
+    let request = pipeline.request(Method::POST, "/v1/uploads");
+    let request = request.header("Idempotency-Key", "one").body(PHOTO);
+    let reused = request.send().await.unwrap();
+    assert_eq!(reused.status(), StatusCode::UNPROCESSABLE_ENTITY);
+    let mut bomb = photo();
+    bomb.truncate(3_000);
+    for (body, status) in [
+        (Vec::new(), StatusCode::UNPROCESSABLE_ENTITY),
+        (b"<svg/>".to_vec(), StatusCode::UNPROCESSABLE_ENTITY),
+        (bomb, StatusCode::UNPROCESSABLE_ENTITY),
+        (vec![0; 20 * 1024 * 1024 + 1], StatusCode::PAYLOAD_TOO_LARGE),
+    ] {
+        let answer = ask(&pipeline, Method::POST, "/v1/uploads", body).await;
+        assert_eq!(answer.0, status, "{}", answer.1);
+        assert!(answer.1["detail"].as_str().unwrap().len() > 20);
+    }
+    let unnamed = format!("/v1/uploads?name={}", "x".repeat(201));
+    let (status, _) = ask(&pipeline, Method::POST, &unnamed, photo()).await;
+    assert_eq!(status, StatusCode::BAD_REQUEST);
+    assert_eq!(
+        files(pipeline.bucket.path()).len(),
+        1,
+        "nothing is left behind"
+    );
+    let (status, problem) = ask(&pipeline, Method::POST, "/v1/uploads/direct", Vec::new()).await;
+    assert_eq!(status, StatusCode::NOT_IMPLEMENTED);
+    assert_eq!(problem["code"], "no_direct_uploads");
+    pipeline.close().await;
+}
+
+async fn goes_straight_into_the_bucket(pipeline: Pipeline) {
+    let (status, direct) = ask(&pipeline, Method::POST, "/v1/uploads/direct", Vec::new()).await;
+    assert_eq!(status, StatusCode::OK, "{direct}");
+    let complete = direct["links"]["complete"].as_str().unwrap();
+    let (status, problem) = ask(&pipeline, Method::POST, complete, Vec::new()).await;
+    assert_eq!(status, StatusCode::NOT_FOUND, "{problem}");
+    let put = reqwest::Client::builder().build().unwrap();
+    let put = put.put(direct["url"].as_str().unwrap()).body(photo());
+    let put = put.send().await.unwrap();
+    assert!(put.status().is_success(), "{put:?}");
+
+    let named = format!("{complete}?name=bottle");
+    let complete = async || ask(&pipeline, Method::POST, &named, Vec::new()).await;
+    let (one, other) = tokio::join!(complete(), complete());
+    for (status, upload) in [&one, &other, &complete().await] {
+        assert_eq!(*status, StatusCode::CREATED, "{upload}");
+        assert_eq!(upload["id"], direct["id"]);
+        assert_eq!(upload["name"], "bottle");
+    }
+    let upload = one.1;
+    let kept = pipeline.download(upload["url"].as_str().unwrap()).await;
+    assert!(!tells(&kept));
+    let job = pipeline.submit(&naming(&upload)).await;
+    assert_eq!(pipeline.ended(&job).await["state"], "succeeded");
+    // The raw file is not left behind.
+    let (findings, progress) = pipeline.deep(Duration::ZERO).await;
+    assert_eq!((findings, progress.listed), (Vec::new(), 4));
+
+    let never = format!("/v1/uploads/{}/complete", UploadId::new());
+    let (status, _) = ask(&pipeline, Method::POST, &never, Vec::new()).await;
+    assert_eq!(status, StatusCode::NOT_FOUND);
+    pipeline.close().await;
+}
+
+#[tokio::test]
+async fn a_file_goes_straight_into_s3() {
+    let folder = tempfile::tempdir().unwrap();
+    let s3 = S3::start(folder.path()).await;
+    let options = Options {
+        bucket: Some(s3.address()),
+        ..Options::default()
+    };
+    goes_straight_into_the_bucket(Pipeline::start_with(options).await).await;
+    s3.stop().await;
+}
+
+#[tokio::test]
+async fn a_file_goes_straight_into_google_cloud_storage() {
+    let folder = tempfile::tempdir().unwrap();
+    let account = folder.path().join("account.json");
+    assert!(gcs_oracle("key", &account, "").status.success());
+    let gcs = Gcs::start().await;
+    let more = [("GOOGLE_SERVICE_ACCOUNT", account.to_str().unwrap())];
+    let options = Options {
+        bucket: Some(gcs.address("of/ours", &more)),
+        ..Options::default()
+    };
+    goes_straight_into_the_bucket(Pipeline::start_with(options).await).await;
+}
