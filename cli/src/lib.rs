@@ -1,6 +1,7 @@
 //! The `platen` program, as a library, so that the tests start what a person starts.
 
 pub mod admin;
+pub mod allocator;
 pub mod doctor;
 pub mod private;
 pub mod processes;

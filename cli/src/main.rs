@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use cli::{admin, doctor, processes, up};
+use cli::{admin, allocator, doctor, processes, up};
 use common::config::Config;
 use common::credits::Credits;
 use common::id::{JobId, TenantId};
@@ -143,8 +143,16 @@ struct Place {
     data: Option<PathBuf>,
 }
 
+fn main() -> ExitCode {
+    let word = Cli::parse().word;
+    if matches!(word, Word::Up(_) | Word::Api | Word::Worker) {
+        allocator::give_back();
+    }
+    start(word)
+}
+
 #[tokio::main]
-async fn main() -> ExitCode {
+async fn start(word: Word) -> ExitCode {
     telemetry::start_logging();
     // Before anything speaks TLS: one crypto provider for all.
     if rustls::crypto::aws_lc_rs::default_provider()
@@ -153,7 +161,7 @@ async fn main() -> ExitCode {
     {
         tracing::debug!("A crypto provider was installed already");
     }
-    match run(Cli::parse().word).await {
+    match run(word).await {
         Ok(code) => code,
         Err(error) => {
             tracing::error!("{error:#}");

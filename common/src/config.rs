@@ -82,6 +82,10 @@ pub const VARIABLES: &[(&str, &str)] = &[
         "jobs one worker works on at once; default 16",
     ),
     (
+        "PLATEN_MEMORY_MB",
+        "memory one worker may take, in MB; default 512",
+    ),
+    (
         "PLATEN_SPOOL_MB",
         "memory for pictures that wait while the bucket is away, in MB; default 256",
     ),
@@ -108,6 +112,8 @@ const THE_CLIENTS: [&str; 2] = ["PLATEN_URL", "PLATEN_KEY"];
 const API: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
 /// Where metrics are served when nothing else is said.
 const METRICS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9464);
+/// What one worker may take when nothing else is said.
+pub const MEMORY: usize = 512_000_000;
 /// What may wait for the bucket when nothing else is said.
 const SPOOL: usize = 256_000_000;
 /// How long a claim is good when nothing else is said.
@@ -127,6 +133,8 @@ pub struct Config {
     pub metrics_listen: SocketAddr,
     pub cors_origins: Vec<String>,
     pub slots: usize,
+    /// Bytes one worker may take, all in all.
+    pub memory: usize,
     /// Bytes of pictures that may wait for the bucket.
     pub spool: usize,
     pub timing: Timing,
@@ -251,8 +259,11 @@ impl Config {
             listen: parsed("PLATEN_LISTEN")?.unwrap_or(API),
             metrics_listen: parsed("PLATEN_METRICS_LISTEN")?.unwrap_or(METRICS),
             cors_origins: list("PLATEN_CORS_ORIGINS")?.unwrap_or_default(),
-            slots: within("PLATEN_SLOTS", 1, 500)?
+            slots: within("PLATEN_SLOTS", 1, 4_000)?
                 .map_or(16, |slots| usize::try_from(slots).unwrap_or(16)),
+            memory: within("PLATEN_MEMORY_MB", 256, 65_536)?.map_or(MEMORY, |megabytes| {
+                usize::try_from(megabytes * 1_000_000).unwrap_or(MEMORY)
+            }),
             spool: within("PLATEN_SPOOL_MB", 0, 65_536)?.map_or(SPOOL, |megabytes| {
                 usize::try_from(megabytes * 1_000_000).unwrap_or(SPOOL)
             }),

@@ -76,6 +76,22 @@ pub static SPOOL_REFUSED: LazyLock<IntCounter> = LazyLock::new(|| {
     ))
 });
 
+/// Bytes of memory that pictures may take in this worker.
+pub static MEMORY_LIMIT: LazyLock<IntGauge> = LazyLock::new(|| {
+    registered(IntGauge::new(
+        "platen_picture_memory_limit_bytes",
+        "Memory that pictures may take in this worker.",
+    ))
+});
+
+/// Bytes of it that are taken.
+pub static MEMORY_USED: LazyLock<IntGauge> = LazyLock::new(|| {
+    registered(IntGauge::new(
+        "platen_picture_memory_bytes",
+        "Memory that is set aside for pictures under way.",
+    ))
+});
+
 /// Files that were deleted because their time was over.
 pub static DELETIONS: LazyLock<IntCounterVec> = LazyLock::new(|| {
     registered(IntCounterVec::new(

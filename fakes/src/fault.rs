@@ -1,5 +1,6 @@
 //! The ways a call can end badly, each a word: the whole outcome table can be asked for by name.
 
+use super::bombs;
 use serde::{Deserialize, Serialize};
 use std::{fmt, str::FromStr};
 
@@ -17,6 +18,7 @@ use std::{fmt, str::FromStr};
 /// | `wrong_type` | 200; bytes of another type than their label says |
 /// | `wrong_size` | 200; a picture a sixteenth too small |
 /// | `bad_base64` `bad_picture` | 200; data that does not decode; bytes that are no picture |
+/// | `bomb:<name>` | 200; a file that does harm to who opens it, see [`bombs`](crate::bombs) |
 /// | `not_json` | 200; an HTML page |
 /// | `cut` | 200; the connection closes midway through the body |
 /// | `stall` | 200; the headers and half the body, then nothing |
@@ -73,6 +75,8 @@ pub enum Fault {
     BadBase64,
     /// The bytes are no picture.
     BadPicture,
+    /// A file that does harm.
+    Bomb(String),
     /// An HTML page.
     NotJson,
     /// Half a body, then an end.
@@ -167,6 +171,7 @@ impl FromStr for Fault {
                     .filter(|code| (300..600).contains(code))
                     .map(Self::Status),
                 "throttle" => value.parse().ok().map(Self::Throttle),
+                "bomb" => bombs::is_known(value).then(|| Self::Bomb(value.to_owned())),
                 "late" => value.parse().ok().map(Self::Late),
                 "finish" => said().map(Self::Finish),
                 "block" => said().map(Self::Block),
@@ -185,6 +190,7 @@ impl FromStr for Fault {
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Bomb(name) => write!(f, "bomb:{name}"),
             Self::Finish(reason) => write!(f, "finish:{reason}"),
             Self::Block(reason) => write!(f, "block:{reason}"),
             Self::Throttle(seconds) => write!(f, "throttle:{seconds}"),
@@ -238,7 +244,7 @@ impl Fault {
     pub(super) fn of_any_vendor(&self) -> bool {
         let of_the_picture = matches!(
             self,
-            Self::WrongType | Self::WrongSize | Self::BadBase64 | Self::BadPicture
+            Self::WrongType | Self::WrongSize | Self::BadBase64 | Self::BadPicture | Self::Bomb(_)
         );
         self.of_http() || of_the_picture || matches!(self, Self::Empty | Self::Never)
     }

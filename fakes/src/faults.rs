@@ -49,6 +49,8 @@ pub struct Switches {
     pub among: Vec<Fault>,
     /// Pictures are flat and drawn once for each size and type: for measuring others, not for looking at.
     pub plain: bool,
+    /// Flat ones have the grain of a photograph, and weigh as much: a PNG of 2K some six megabytes.
+    pub grain: bool,
 }
 
 /// Milliseconds, spread evenly between both ends.
@@ -85,8 +87,19 @@ pub(super) struct Fate {
     pub(super) polls: Vec<Marker>,
     /// How long it takes.
     pub(super) delay: Duration,
-    /// Whether its picture is flat.
-    pub(super) plain: bool,
+    /// What its picture looks like.
+    pub(super) look: Look,
+}
+
+/// What pictures look like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Look {
+    /// A still life.
+    Drawn,
+    /// One colour.
+    Flat,
+    /// The same, as a camera would see it.
+    Grainy,
 }
 
 /// A fault, and how many times it is met if not always.
@@ -180,7 +193,11 @@ impl Faults {
             delay: shared.delay(fault.as_ref()),
             fault,
             polls,
-            plain: shared.switches.plain,
+            look: match (shared.switches.plain, shared.switches.grain) {
+                (false, _) => Look::Drawn,
+                (true, false) => Look::Flat,
+                (true, true) => Look::Grainy,
+            },
         }
     }
 

@@ -315,7 +315,7 @@ impl Creation for Interaction {
             created: answer::timestamp(),
             ask,
             fault: fate.fault.clone(),
-            plain: fate.plain,
+            look: fate.look,
         });
         if background {
             let reply = Reply::json(200, &answer::in_progress(&work));

@@ -17,6 +17,7 @@
 
 mod admission;
 mod blob;
+mod bombs;
 mod call;
 mod connection;
 mod controls;
@@ -35,6 +36,7 @@ mod interactions;
 mod openai;
 
 pub use admission::Admit;
+pub use bombs::{bomb, bombs, burdened};
 pub use fault::{Fault, UnknownFault};
 pub use faults::{Faults, Latency, REFUSED_WORDS, Refusal, Switches};
 pub use journal::{Call, Journal};

@@ -10,7 +10,7 @@ mod lettering;
 mod palette;
 mod plain;
 
-use super::fault::Fault;
+use super::{bombs, fault::Fault, faults::Look};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 use canvas::{Canvas, Point, Rect};
@@ -86,13 +86,13 @@ impl Made {
     }
 }
 
-/// Makes the picture of a scene, with the flaw the fault asks for; `plain` ones are flat.
+/// Makes the picture of a scene, with the flaw the fault asks for.
 pub(super) fn make(
     scene: &Scene,
     (width, height): (u32, u32),
     format: Format,
     fault: Option<&Fault>,
-    plain: bool,
+    look: Look,
 ) -> Made {
     let pixels = match fault {
         Some(Fault::WrongSize) => (width - width / 16, height - height / 16),
@@ -104,8 +104,9 @@ pub(super) fn make(
         (_, format) => format,
     };
     let bytes = match fault {
+        Some(Fault::Bomb(name)) => bombs::bomb(name).unwrap_or_default().into(),
         Some(Fault::BadPicture) => Bytes::from_static(b"These bytes are no picture."),
-        _ if plain => plain::draw(pixels, format),
+        _ if look != Look::Drawn => plain::draw(pixels, format, look == Look::Grainy),
         _ => draw(scene, pixels, format).into(),
     };
     Made {

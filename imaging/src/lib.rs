@@ -57,6 +57,14 @@ pub fn develop(original: &[u8], recipe: &Recipe, mark: &Mark) -> Result<Develope
     })
 }
 
+/// The most memory, in bytes, that [`develop`] takes of a picture of this size, its file and the results included.
+pub fn memory(original: Pixels, target: Pixels) -> usize {
+    let area = |pixels: Pixels| u64::from(pixels.width) * u64::from(pixels.height);
+    // The file; eight bits of four channels, and for a moment of three; then what resizing and an encoder want.
+    let bytes = area(original) * (3 + 4 + 3) + area(target) * 16;
+    usize::try_from(bytes).unwrap_or(usize::MAX)
+}
+
 /// Writes a picture somebody sent anew, for models to work from: its pixels, upright, in sRGB, and nothing else; of at most 4,096
 /// pixels a side and [`MAX_INPUT_BYTES`](common::generation::image::MAX_INPUT_BYTES). CPU work: call it through a [`Darkroom`].
 pub fn clean(file: &[u8]) -> Result<Rendition, ImagingError> {

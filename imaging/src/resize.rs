@@ -1,15 +1,22 @@
 //! Resampling: Lanczos with three lobes, as light ([`light`](super::light)), colours weighed by their alpha.
 
 use fast_image_resize::{
-    PixelTrait, ResizeOptions, Resizer,
+    CropBox, PixelTrait, ResizeOptions, Resizer,
     images::{TypedImage, TypedImageRef},
     pixels::{F32x4, U8x3, U8x4, U16x3},
 };
 use image::{DynamicImage, Rgb, RgbImage, Rgba, RgbaImage, imageops};
 
+use common::generation::image::Pixels;
+
 use super::ImagingError;
 use super::fit::Plan;
 use super::light;
+
+/// Of the filter, on either side.
+const LOBES: f64 = 3.0;
+/// Bytes of light in a band, about.
+const BAND: f64 = 4e6;
 
 /// What is averaged.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -85,29 +92,19 @@ pub(super) fn resample(pixels: &DynamicImage, plan: Plan, space: Space) -> Optio
                 let [r, g, b] = [r, g, b].map(|value| shares[usize::from(value)]);
                 F32x4::new([r, g, b, f32::from(a) / 255.0])
             };
-            let lit: Vec<F32x4> = rgba.as_chunks().0.iter().map(shine).collect();
-            let resized = convolve(&lit, pixels, plan, true)?;
-            let bytes = resized.pixels().iter().flat_map(|pixel| {
+            let show = |pixel: &F32x4| {
                 let [r, g, b, a] = pixel.0;
                 let [r, g, b] = [r, g, b].map(light::value);
                 [r, g, b, light::share(a)]
-            });
-            RgbaImage::from_raw(width, height, bytes.collect()).map(Into::into)
+            };
+            let bytes = in_bands(rgba.as_chunks().0, rgba.width(), plan, true, shine, show)?;
+            RgbaImage::from_raw(width, height, bytes).map(Into::into)
         }
         (DynamicImage::ImageRgb8(rgb), Space::Light) => {
             let (to_light, to_value) = light::tables();
             let shine = |rgb: &[u8; 3]| U16x3::new(rgb.map(|value| to_light[usize::from(value)]));
-            let lit: Vec<U16x3> = rgb.as_chunks().0.iter().map(shine).collect();
-            let resized = convolve(&lit, pixels, plan, false)?;
-            let mut bytes = vec![0; width as usize * height as usize * 3];
-            for (to, pixel) in bytes
-                .as_chunks_mut::<3>()
-                .0
-                .iter_mut()
-                .zip(resized.pixels())
-            {
-                *to = pixel.0.map(|light| to_value[usize::from(light)]);
-            }
+            let show = |pixel: &U16x3| pixel.0.map(|light| to_value[usize::from(light)]);
+            let bytes = in_bands(rgb.as_chunks().0, rgb.width(), plan, false, shine, show)?;
             RgbImage::from_raw(width, height, bytes).map(Into::into)
         }
         (DynamicImage::ImageRgba8(_), Space::Values) => {
@@ -139,19 +136,73 @@ pub(super) fn resample(pixels: &DynamicImage, plan: Plan, space: Space) -> Optio
     }
 }
 
-/// The typed entrance: the untyped one is compiled here for all fifteen pixel types, which takes minutes.
-fn convolve<P: PixelTrait>(
-    lit: &[P],
-    of: &DynamicImage,
+/// Resamples band by band: of the light, which takes up to four times the bytes of the picture, there is never more than a band
+/// in memory, and most of that in the processor's own. The entrance is the typed one: the untyped is compiled here for all fifteen pixel
+/// types, which takes minutes.
+fn in_bands<P: PixelTrait, const N: usize>(
+    source: &[[u8; N]],
+    width: u32,
     plan: Plan,
     use_alpha: bool,
-) -> Option<TypedImage<'static, P>> {
-    let source = TypedImageRef::new(of.width(), of.height(), lit).ok()?;
-    let mut resized = TypedImage::new(plan.scaled.width, plan.scaled.height);
-    Resizer::new()
-        .resize_typed(&source, &mut resized, &options(plan, use_alpha))
-        .ok()?;
-    Some(resized)
+    shine: impl Fn(&[u8; N]) -> P,
+    show: impl Fn(&P) -> [u8; N],
+) -> Option<Vec<u8>> {
+    let row = width as usize;
+    let height = u32::try_from(source.len() / row).ok()?;
+    let scaled = plan.scaled;
+    let whole = shown(width, height, plan);
+    let step = whole.height / f64::from(scaled.height);
+    // What a row is made of reaches so far beyond it.
+    let reach = LOBES * step.max(1.0) + 1.0;
+    let rows = BAND / (f64::from(width) * size_of::<P>() as f64 * step);
+    let rows = rows.clamp(32.0, 512.0) as u32;
+
+    let mut resizer = Resizer::new();
+    let mut lit = Vec::new();
+    let mut bytes = Vec::with_capacity(scaled.width as usize * scaled.height as usize * N);
+    for from in (0..scaled.height).step_by(rows as usize) {
+        let to = scaled.height.min(from + rows);
+        let top = whole.top + f64::from(from) * step;
+        let tall = f64::from(to - from) * step;
+        let first = (top - reach).floor().max(0.0);
+        let last = (top + tall + reach).ceil().min(f64::from(height));
+        // Rounding must not lead out of the picture.
+        let tall = tall.min(last - top);
+        lit.clear();
+        lit.extend(
+            source[first as usize * row..last as usize * row]
+                .iter()
+                .map(&shine),
+        );
+        let slab = TypedImageRef::new(width, (last - first) as u32, &lit).ok()?;
+        let mut band = TypedImage::new(scaled.width, to - from);
+        let options = ResizeOptions::new().use_alpha(use_alpha).crop(
+            whole.left,
+            top - first,
+            whole.width,
+            tall,
+        );
+        resizer.resize_typed(&slab, &mut band, &options).ok()?;
+        bytes.extend(band.pixels().iter().flat_map(&show));
+    }
+    Some(bytes)
+}
+
+/// What of the picture is shown.
+fn shown(width: u32, height: u32, plan: Plan) -> CropBox {
+    if plan.crops {
+        let Pixels {
+            width: w,
+            height: h,
+        } = plan.scaled;
+        return CropBox::fit_src_into_dst_size(width, height, w, h, Some((0.5, 0.5)));
+    }
+    CropBox {
+        left: 0.0,
+        top: 0.0,
+        width: f64::from(width),
+        height: f64::from(height),
+    }
 }
 
 /// Colours are weighed by their alpha only where there is some: it costs a pass, and would round opaque ones.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use cli::admin;
 use common::admission;
 use common::bucket::{Address, Bucket};
-use common::config::{Config, LaneTiming, Links, Providers, Timing};
+use common::config::{Config, LaneTiming, Links, MEMORY, Providers, Timing};
 use common::credits::Credits;
 use common::database::{self, Role};
 use common::id::TenantId;
@@ -37,6 +37,8 @@ pub struct Options {
     pub slots: usize,
     /// Bytes of pictures that may wait for the bucket.
     pub spool: usize,
+    /// Bytes a worker may take.
+    pub memory: usize,
     pub lease: Duration,
     /// First and longest delay before a job is tried again.
     pub retry: (Duration, Duration),
@@ -59,6 +61,7 @@ impl Default for Options {
             workers: 1,
             slots: 8,
             spool: 256_000_000,
+            memory: MEMORY,
             lease: Duration::from_secs(3),
             retry: (Duration::from_millis(20), Duration::from_millis(200)),
             closed: Duration::from_millis(500),
@@ -140,6 +143,7 @@ impl Pipeline {
             cors_origins: vec!["https://studio.example".to_owned()],
             slots: options.slots,
             spool: options.spool,
+            memory: options.memory,
             timing: Timing {
                 lease: options.lease,
                 look_every: Duration::from_millis(100),

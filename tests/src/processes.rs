@@ -57,6 +57,7 @@ fn told(mut platen: Command, word: &str, config: &Config) -> Command {
         .env("PLATEN_LISTEN", config.listen.to_string())
         .env("PLATEN_METRICS_LISTEN", config.metrics_listen.to_string())
         .env("PLATEN_SLOTS", config.slots.to_string())
+        .env("PLATEN_MEMORY_MB", (config.memory / 1_000_000).to_string())
         .env(
             "PLATEN_LEASE_SECONDS",
             config.timing.lease.as_secs().to_string(),

@@ -21,6 +21,7 @@ use sha2::{Digest, Sha256};
 use tests::{Options, Pipeline};
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
+use worker::memory::Memory;
 use worker::providers::{Answer, InputPicture, PictureRequest, Providers, Reply};
 
 const PHOTO: &[u8] = include_bytes!("../../samples/product.jpg");
@@ -491,7 +492,8 @@ impl<'a> Order<'a> {
             },
             ..Config::from_env().unwrap()
         };
-        let providers = Providers::new(&self.catalog, &config).unwrap();
+        const TIME: Duration = Duration::from_secs(30);
+        let providers = Providers::new(&self.catalog, &config, &Memory::within(0, 0)).unwrap();
         let provider = providers.get(&self.lane.provider).unwrap();
         let model = self.catalog.get(self.oracle.model).unwrap();
         let request = PictureRequest {
@@ -499,21 +501,23 @@ impl<'a> Order<'a> {
             lane: &self.lane,
             prompt: PROMPT,
             art_direction: Some(ART_DIRECTION),
-            inputs: &self.inputs,
+            inputs: self.inputs.clone(),
             aspect_ratio: AspectRatio::R4x5,
             size: Size::TwoK,
             seed: model.takes_seed.then_some(7),
             thinking: self.oracle.thinking,
             job: self.job,
             call: self.call,
+            time: TIME,
+            room: None,
         };
-        let mut reply = provider.submit(&request).await;
+        let mut reply = provider.submit(request).await;
         loop {
             match reply {
                 Reply::Answered(answer) => return answer,
                 Reply::Working(operation) => {
                     tokio::time::sleep(Duration::from_millis(50)).await;
-                    reply = provider.poll(&self.lane, &operation).await.unwrap();
+                    reply = provider.poll(&self.lane, &operation, TIME).await.unwrap();
                 }
             }
         }

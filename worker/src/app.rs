@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::leases::Leases;
+use crate::memory::Memory;
 use crate::providers::Providers;
 use crate::shelf::Shelf;
 use crate::tasks::reap::Contact;
@@ -36,6 +37,7 @@ pub struct App {
     pub catalog: Arc<Catalog>,
     pub providers: Providers,
     pub darkroom: Darkroom,
+    pub memory: Memory,
     pub leases: Leases,
     pub timing: Timing,
     /// How many jobs are worked on at once.
@@ -59,7 +61,8 @@ impl App {
     /// be there.
     pub async fn connect(config: &Config) -> anyhow::Result<Self> {
         let catalog = config.catalog()?;
-        let providers = Providers::new(&catalog, config)?;
+        let memory = Memory::within(config.memory, config.slots);
+        let providers = Providers::new(&catalog, config, &memory)?;
         let redis_url = config.redis_url()?.expose_secret();
         let ring = Ring::new(redis_url, &config.queue).context("REDIS_URL is not usable")?;
         let bucket = Bucket::open(&config.bucket(), config.signing_key()?.clone())
@@ -92,6 +95,7 @@ impl App {
             darkroom: Darkroom::new(
                 std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
             ),
+            memory,
             leases: Leases::default(),
             timing: config.timing.clone(),
             slots: config.slots,

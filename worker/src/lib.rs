@@ -4,6 +4,7 @@
 
 pub mod app;
 pub mod leases;
+pub mod memory;
 pub mod providers;
 mod shelf;
 pub mod tasks;

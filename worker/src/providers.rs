@@ -30,14 +30,15 @@ use futures::future::{BoxFuture, FutureExt};
 use secrecy::SecretString;
 use serde_json::Value;
 
+use crate::memory::{Memory, Room};
+
 /// Everything a provider needs to make one picture. Holds the prompt, so it is never printed.
-#[derive(Clone)]
 pub struct PictureRequest<'a> {
     pub model: &'a Model,
     pub lane: &'a Lane,
     pub prompt: &'a str,
     pub art_direction: Option<&'a str>,
-    pub inputs: &'a [InputPicture],
+    pub inputs: Vec<InputPicture>,
     pub aspect_ratio: AspectRatio,
     pub size: Size,
     /// Only for a model that takes one.
@@ -47,6 +48,17 @@ pub struct PictureRequest<'a> {
     /// For the provider's invoice, where it can carry labels.
     pub job: JobId,
     pub call: CallId,
+    /// How long the provider may take, sending and reading included.
+    pub time: Duration,
+    /// What the inputs take in memory, until they are sent.
+    pub room: Option<Room>,
+}
+
+impl PictureRequest<'_> {
+    /// What is left of it once its body is written.
+    fn written(self) -> (Duration, Option<Room>) {
+        (self.time, self.room)
+    }
 }
 
 /// A picture the tenant gave us.
@@ -115,14 +127,16 @@ impl Answer {
 
 /// Someone who runs models.
 pub trait Provider: Send + Sync {
-    /// Asks for one picture: one paid call. Never waits longer than the transport does, never tries again.
-    fn submit<'a>(&'a self, request: &'a PictureRequest<'a>) -> BoxFuture<'a, Reply>;
+    /// Asks for one picture: one paid call. Takes as long as the request allows, and as long as the answer waits for room;
+    /// never tries again.
+    fn submit<'a>(&'a self, request: PictureRequest<'a>) -> BoxFuture<'a, Reply>;
 
-    /// Asks how the work under a handle stands. A failure is the question's own: nothing is known by it.
+    /// Asks how the work under a handle stands, within `time`. A failure is the question's own: nothing is known by it.
     fn poll<'a>(
         &'a self,
         _lane: &'a Lane,
         _operation: &'a str,
+        _time: Duration,
     ) -> BoxFuture<'a, Result<Reply, Failure>> {
         async {
             Err(Failure::new(
@@ -142,8 +156,8 @@ pub struct Providers {
 }
 
 impl Providers {
-    /// Connects to everyone the catalogue names. `idle` is how long an answer may pause while it is read.
-    pub fn new(catalog: &Catalog, config: &Config) -> anyhow::Result<Self> {
+    /// Connects to everyone the catalogue names. Answers are read as far as there is room in `memory`.
+    pub fn new(catalog: &Catalog, config: &Config, memory: &Memory) -> anyhow::Result<Self> {
         let mut by_name = BTreeMap::new();
         for described in catalog.providers() {
             let account = Account {
@@ -151,6 +165,7 @@ impl Providers {
                 project: config.providers.google_project.as_deref(),
                 fake: config.providers.fake.as_deref(),
                 idle: config.timing.idle,
+                memory,
             };
             let provider: Box<dyn Provider> = match described.dialect {
                 Dialect::Vertex => Box::new(vertex::Vertex::new(&account)?),
@@ -183,6 +198,7 @@ pub struct Account<'a> {
     /// Base URL of the fake that plays the provider.
     pub fake: Option<&'a str>,
     pub idle: Duration,
+    pub memory: &'a Memory,
 }
 
 impl Account<'_> {

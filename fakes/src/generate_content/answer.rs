@@ -51,14 +51,14 @@ pub(super) fn reply(ask: &Ask, fate: &Fate) -> Reply {
 /// A good reply: draws the picture. Also returns the SHA-256 of its bytes, in hex.
 fn picture(ask: &Ask, fate: &Fate) -> (Value, String) {
     let fault = fate.fault.as_ref();
-    let made = picture::make(&ask.scene, ask.pixels, ask.format, fault, fate.plain);
+    let made = picture::make(&ask.scene, ask.pixels, ask.format, fault, fate.look);
     let mime_type = ask.format.mime_type();
     let mut parts = Vec::new();
     if ask.model.thinks {
         parts.push(json!({"text": format!("Considering the composition in {}, then light and colour.", ask.scene.ratio), "thought": true}));
         if ask.wants_thoughts {
             let draft = (ask.pixels.0 / 4, ask.pixels.1 / 4);
-            let draft = picture::make(&ask.scene, draft, ask.format, None, fate.plain).base64();
+            let draft = picture::make(&ask.scene, draft, ask.format, None, fate.look).base64();
             parts.push(
                 json!({"inlineData": {"mimeType": mime_type, "data": draft}, "thought": true}),
             );

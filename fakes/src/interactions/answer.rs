@@ -64,7 +64,7 @@ pub(super) fn end(work: &Work) -> End {
         Some(Fault::TextOnly) => completed(work, Some(("text", 13)), &[words()]),
         _ if !ask.wants_picture => completed(work, Some(("text", 13)), &[words()]),
         fault => {
-            let made = picture::make(&ask.scene, ask.pixels, FORMAT, fault.as_ref(), work.plain);
+            let made = picture::make(&ask.scene, ask.pixels, FORMAT, fault.as_ref(), work.look);
             let content =
                 json!({"type": "image", "mime_type": FORMAT.mime_type(), "data": made.base64()});
             let end = completed(work, Some(("image", ask.picture_tokens)), &[content]);

@@ -3,7 +3,7 @@
 use super::{
     super::{
         fault::Fault,
-        faults::{Fate, Marker},
+        faults::{Fate, Look, Marker},
     },
     answer,
     request::Ask,
@@ -57,7 +57,7 @@ pub(super) struct Work {
     pub(super) created: String,
     pub(super) ask: Ask,
     pub(super) fault: Option<Fault>,
-    pub(super) plain: bool,
+    pub(super) look: Look,
 }
 
 /// How it ended.

@@ -25,7 +25,7 @@ pub(super) fn reply(mut ask: Ask, fate: &Fate, gallery: &Gallery, base_url: &str
     let mut hash = None;
     let mut data = Vec::new();
     for _ in 0..count {
-        let made = picture::make(&ask.scene, ask.pixels, ask.format, fault, fate.plain);
+        let made = picture::make(&ask.scene, ask.pixels, ask.format, fault, fate.look);
         ask.scene.roll_again();
         hash.get_or_insert_with(|| made.hash());
         data.push(if fault == Some(&Fault::Elsewhere) {

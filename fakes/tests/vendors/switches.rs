@@ -128,6 +128,7 @@ async fn switches_are_read_as_they_are_written() {
         "rate": 0.25,
         "among": ["interaction:failed"],
         "plain": true,
+        "grain": false,
     });
     let put = http.put(&url).json(&switches).send().await.unwrap();
     assert_eq!(put.status(), 200);

@@ -8,7 +8,7 @@ use anyhow::Context;
 use cli::admin;
 use cli::private::Servers;
 use common::bucket::Bucket;
-use common::config::{Config, Links, Providers, Timing};
+use common::config::{Config, Links, MEMORY, Providers, Timing};
 use common::credits::Credits;
 use common::database::{self, Role as DatabaseRole};
 use common::{admission, clock};
@@ -102,6 +102,7 @@ impl Stage {
             cors_origins: Vec::new(),
             slots: SLOTS,
             spool: SPOOL,
+            memory: MEMORY,
             timing: Timing {
                 lease,
                 ..Timing::default()

@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "tests fail loudly")]
 
 mod billing;
+mod bombs;
 mod bucket_away;
 mod catalogue;
 #[cfg(target_os = "linux")]

@@ -22,7 +22,7 @@ pub struct Gemini {
 impl Gemini {
     pub fn new(account: &Account<'_>) -> anyhow::Result<Self> {
         Ok(Self {
-            http: Http::new(account.idle)?,
+            http: Http::new(account)?,
             base_url: account.base_url().unwrap_or_else(|| BASE_URL.to_owned()),
             credentials: Credentials::Key(account.needed_key(KEY)?),
         })
@@ -30,18 +30,14 @@ impl Gemini {
 }
 
 impl Provider for Gemini {
-    fn submit<'a>(&'a self, request: &'a PictureRequest<'a>) -> BoxFuture<'a, Reply> {
+    fn submit<'a>(&'a self, request: PictureRequest<'a>) -> BoxFuture<'a, Reply> {
         async move {
             let model = &request.model.name;
             let url = format!("{}/v1beta/models/{model}:generateContent", self.base_url);
-            let body = generate_content::Body::for_developers(request);
-            let answer = generate_content::submit(
-                &self.http,
-                Dialect::Gemini,
-                &self.credentials,
-                self.http.post(&url),
-                &body,
-            );
+            let post = generate_content::Body::for_developers(&request);
+            let post = post.to(&self.http, &url, request);
+            let answer =
+                generate_content::submit(&self.http, Dialect::Gemini, &self.credentials, post);
             Reply::Answered(answer.await)
         }
         .boxed()

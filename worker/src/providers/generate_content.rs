@@ -5,8 +5,6 @@
 
 mod wire;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use common::catalog::Tokens;
 use common::outcome::Failure;
@@ -14,7 +12,7 @@ use common::outcome::table::{self, Dialect};
 use reqwest::RequestBuilder;
 
 use super::google::{self, Credentials};
-use super::http::{Http, excerpt, unreadable};
+use super::http::{Base64, Http, Lifted, Patience, excerpt, unreadable};
 use super::{Answer, PictureRequest};
 use wire::{
     Blob, Content, GenerateContent, GenerationConfig, ImageConfig, ImageOutputOptions, Part, Reply,
@@ -44,15 +42,30 @@ impl Body {
     pub fn for_developers(request: &PictureRequest<'_>) -> Self {
         Self(common_body(request))
     }
+
+    /// Written down for sending: of the request's pictures nothing else is held then.
+    pub(super) fn to(self, http: &Http, url: &str, request: PictureRequest<'_>) -> Post {
+        let (time, room) = request.written();
+        Post {
+            request: http.post_json(url, &self, room),
+            patience: Patience::with_work(time),
+        }
+    }
+}
+
+/// A request that is ready to be sent.
+pub(super) struct Post {
+    request: RequestBuilder,
+    patience: Patience,
 }
 
 fn common_body(request: &PictureRequest<'_>) -> GenerateContent {
     let mut parts = vec![Part::text(request.prompt)];
-    for input in request.inputs {
+    for input in &request.inputs {
         parts.push(Part::text(input.caption()));
         parts.push(Part::picture(Blob {
             mime_type: input.media_type.as_str().to_owned(),
-            data: STANDARD.encode(&input.bytes),
+            data: Base64::Sent(input.bytes.clone()),
         }));
     }
     GenerateContent {
@@ -83,20 +96,18 @@ fn common_body(request: &PictureRequest<'_>) -> GenerateContent {
     }
 }
 
-/// Sends the body and reads what comes back.
+/// Sends it and reads what comes back.
 pub(super) async fn submit(
     http: &Http,
     dialect: Dialect,
     credentials: &Credentials,
-    post: RequestBuilder,
-    body: &Body,
+    Post { request, patience }: Post,
 ) -> Answer {
-    let signed = match credentials.sign(post.json(body)).await {
+    let signed = match credentials.sign(request).await {
         Ok(signed) => signed,
         Err(failure) => return Answer::failed(failure),
     };
-    // The model works while nothing is said: the caller's time bounds the first byte.
-    match http.exchange(signed, std::time::Duration::MAX).await {
+    match http.exchange(signed, patience).await {
         Err(broken) => Answer::failed(broken.failure(dialect)),
         Ok(received) if !received.status.is_success() => {
             Answer::failed(google::refused(dialect, &received))
@@ -106,8 +117,8 @@ pub(super) async fn submit(
 }
 
 /// What a successful reply holds: a picture, or why there is none.
-fn answer(dialect: Dialect, bytes: &[u8]) -> Answer {
-    let reply: Reply = match serde_json::from_slice(bytes) {
+fn answer(dialect: Dialect, body: &Lifted) -> Answer {
+    let reply: Reply = match serde_json::from_slice(&body.text) {
         Ok(reply) => reply,
         Err(error) => {
             let detail = unreadable(&error);
@@ -119,7 +130,7 @@ fn answer(dialect: Dialect, bytes: &[u8]) -> Answer {
         .and_then(|usage| serde::Deserialize::deserialize(usage).ok())
         .unwrap_or_default();
     Answer {
-        picture: picture(dialect, &reply),
+        picture: picture(dialect, &reply, body),
         provider_request_id: reply.response_id,
         usage: reply.usage_metadata,
         tokens: Tokens {
@@ -129,7 +140,7 @@ fn answer(dialect: Dialect, bytes: &[u8]) -> Answer {
     }
 }
 
-fn picture(dialect: Dialect, reply: &Reply) -> Result<Bytes, Failure> {
+fn picture(dialect: Dialect, reply: &Reply, body: &Lifted) -> Result<Bytes, Failure> {
     let failure = |sign: &str, detail: String| Failure::new(table::class(dialect, sign), detail);
     if let Some(feedback) = &reply.prompt_feedback
         && let Some(reason) = &feedback.block_reason
@@ -161,15 +172,12 @@ fn picture(dialect: Dialect, reply: &Reply) -> Result<Bytes, Failure> {
         Some((_, blob))
             if matches!(finish, "STOP" | "MAX_TOKENS" | "FINISH_REASON_UNSPECIFIED") =>
         {
-            STANDARD
-                .decode(&blob.data)
-                .map(Bytes::from)
-                .map_err(|error| {
-                    failure(
-                        "bad_base64",
-                        format!("a picture that is no base64: {error}"),
-                    )
-                })
+            body.file(&blob.data).map_err(|error| {
+                failure(
+                    "bad_base64",
+                    format!("a picture that is no base64: {error}"),
+                )
+            })
         }
         _ => {
             let detail = format!("finished with {}, without a picture", excerpt(finish));
@@ -188,7 +196,7 @@ mod tests {
     use super::*;
 
     fn read(reply: &Value) -> Answer {
-        answer(Dialect::Vertex, reply.to_string().as_bytes())
+        answer(Dialect::Vertex, &Lifted::of(reply.to_string()))
     }
 
     fn finished(reason: &str, parts: &Value) -> Value {

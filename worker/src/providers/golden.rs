@@ -3,6 +3,7 @@
 //! A change there is a change of what we pay for. Run with `WRITE_GOLDEN=1` to write the files anew.
 
 use std::path::Path;
+use std::time::Duration;
 
 use bytes::Bytes;
 use common::catalog::{Catalog, Model};
@@ -30,13 +31,15 @@ pub(super) fn request<T>(
         lane: model.lane(),
         prompt: "Place the bottle on wet slate.",
         art_direction: Some("Soft window light, muted colours."),
-        inputs,
+        inputs: inputs.to_vec(),
         aspect_ratio: AspectRatio::R4x5,
         size: Size::TwoK,
         seed: model.takes_seed.then_some(7),
         thinking: model.thinking.first().map(String::as_str),
         job: "job_00000000000000000000000001".parse().unwrap(),
         call: "cal_00000000000000000000000002".parse().unwrap(),
+        time: Duration::ZERO,
+        room: None,
     })
 }
 

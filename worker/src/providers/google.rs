@@ -91,7 +91,7 @@ struct Status {
 
 /// An answer with a status that is no success.
 pub(super) fn refused(dialect: Dialect, received: &Received) -> Failure {
-    let status = match serde_json::from_slice(&received.body) {
+    let status = match serde_json::from_slice(&received.body.text) {
         Ok(Refusal::One { error }) => error,
         Ok(Refusal::Many(list)) => list
             .into_iter()
@@ -155,9 +155,9 @@ impl Status {
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
     use serde_json::json;
 
+    use super::super::http::Lifted;
     use super::*;
 
     fn failure(code: u16, body: &Value) -> Failure {
@@ -166,7 +166,7 @@ mod tests {
             &Received {
                 status: StatusCode::from_u16(code).unwrap(),
                 headers: reqwest::header::HeaderMap::new(),
-                body: Bytes::from(body.to_string()),
+                body: Lifted::of(body.to_string()),
             },
         )
     }

@@ -1,36 +1,80 @@
 //! One HTTP exchange with a provider, bounded in every direction.
 //!
-//! What breaks is told as a sign of the outcome table: whether anything was sent decides who may have been billed.
+//! What breaks is told as a sign of the outcome table: whether anything was sent decides who may have been billed. An answer is
+//! read once there is room for it ([`Memory`]); until then it stays with its provider, and nobody's clock runs.
 
-use std::time::Duration;
+mod lifted;
 
-use bytes::{Bytes, BytesMut};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
 use common::clock;
 use common::outcome::Failure;
 use common::outcome::table::{self, Dialect};
-use reqwest::header::{HeaderMap, RETRY_AFTER};
-use reqwest::{RequestBuilder, StatusCode};
+use futures::stream;
+use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, RETRY_AFTER};
+use reqwest::{Body, RequestBuilder, Response, StatusCode};
+use serde::Serialize;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc2822;
 use tokio::time::timeout;
 
+use super::Account;
+use crate::memory::{BEYOND, Memory, Room, USUAL, kept};
+use lifted::Lifter;
+pub(super) use lifted::{Base64, Lifted};
+
 /// Largest answer that is read: a 4K picture in base64, and room.
-const MOST_BYTES: usize = 64 * 1024 * 1024;
+const MOST_BYTES: usize = BEYOND / 3 * 4;
+/// Largest answer that is no success: words.
+const MOST_WORDS: usize = 64 << 10;
+/// What is sent at once. The rest waits in one piece, and is let go when all of it was sent.
+const SENT_AT_ONCE: usize = 64 << 10;
+/// Connections that are kept for the next calls.
+const KEPT: usize = 16;
 const CONNECT: Duration = Duration::from_secs(5);
 /// For questions that are answered without work.
-pub(super) const PROMPT_ANSWER: Duration = Duration::from_secs(30);
+const PROMPT_ANSWER: Duration = Duration::from_secs(30);
 
 /// A provider's connections.
 pub(super) struct Http {
     client: reqwest::Client,
     idle: Duration,
+    memory: Memory,
+}
+
+/// How long an exchange may take.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Patience {
+    /// Until the answer begins.
+    first_byte: Duration,
+    /// All of it, but for the wait for room.
+    whole: Duration,
+}
+
+impl Patience {
+    /// A model works while nothing is said.
+    pub(super) fn with_work(time: Duration) -> Self {
+        Self {
+            first_byte: time,
+            whole: time,
+        }
+    }
+
+    /// Nothing is worked on, but what was made may take as long to come.
+    pub(super) fn with_a_question(time: Duration) -> Self {
+        Self {
+            first_byte: PROMPT_ANSWER.min(time),
+            whole: time,
+        }
+    }
 }
 
 /// A whole answer.
 pub(super) struct Received {
     pub status: StatusCode,
     pub headers: HeaderMap,
-    pub body: Bytes,
+    pub body: Lifted,
 }
 
 /// An exchange that broke.
@@ -40,78 +84,194 @@ pub(super) struct Broken {
 }
 
 impl Broken {
+    fn new(sign: &'static str, detail: impl Into<String>) -> Self {
+        Self {
+            sign,
+            detail: detail.into(),
+        }
+    }
+
     pub(super) fn failure(self, dialect: Dialect) -> Failure {
         Failure::new(table::class(dialect, self.sign), self.detail)
     }
 }
 
 impl Http {
-    pub(super) fn new(idle: Duration) -> anyhow::Result<Self> {
+    pub(super) fn new(account: &Account<'_>) -> anyhow::Result<Self> {
         let client = reqwest::Client::builder()
             .connect_timeout(CONNECT)
             .redirect(reqwest::redirect::Policy::none())
             .user_agent(concat!("platen/", env!("CARGO_PKG_VERSION")))
+            // A connection for each call: many in one share a window, and answers that wait unread would stop the others.
+            .http1_only()
+            // One that has carried a picture keeps half a megabyte to read into.
+            .pool_max_idle_per_host(KEPT)
             .build()?;
-        Ok(Self { client, idle })
+        Ok(Self {
+            client,
+            idle: account.idle,
+            memory: account.memory.clone(),
+        })
     }
 
     pub(super) fn post(&self, url: &str) -> RequestBuilder {
         self.client.post(url)
     }
 
+    /// With a body of JSON, which keeps its room until it is sent.
+    pub(super) fn post_json(
+        &self,
+        url: &str,
+        body: &impl Serialize,
+        room: Option<Room>,
+    ) -> RequestBuilder {
+        let json = serde_json::to_vec(body).expect("what we send is JSON");
+        let json = kept(json, room);
+        let length = json.len();
+        let parts = (0..length)
+            .step_by(SENT_AT_ONCE)
+            .map(move |at| json.slice(at..length.min(at + SENT_AT_ONCE)));
+        self.client
+            .post(url)
+            .header(CONTENT_TYPE, "application/json")
+            .header(CONTENT_LENGTH, length)
+            // The client keeps no copy of a stream.
+            .body(Body::wrap_stream(stream::iter(
+                parts.map(Ok::<_, std::convert::Infallible>),
+            )))
+    }
+
     pub(super) fn get(&self, url: &str) -> RequestBuilder {
         self.client.get(url)
     }
 
-    /// Sends and reads to the end. The answer begins within `first_byte` and never pauses for longer than the idle
-    /// time; how long all of it may take is the caller's to bound.
+    /// Sends and reads to the end; files in the answer are lifted out of it. It never pauses for longer than the idle time.
     pub(super) async fn exchange(
         &self,
         request: RequestBuilder,
-        first_byte: Duration,
+        patience: Patience,
     ) -> Result<Received, Broken> {
-        let broken = |sign, detail| Broken { sign, detail };
-        let mut response = match timeout(first_byte, request.send()).await {
-            Ok(Ok(response)) => response,
-            Ok(Err(error)) => {
-                // Neither sent anything.
-                let sign = if error.is_connect() || error.is_builder() {
-                    "connect"
-                } else {
-                    "reset"
-                };
-                return Err(broken(sign, describe(error)));
-            }
-            Err(_) => {
-                let detail = format!("no answer within {} s", first_byte.as_secs());
-                return Err(broken("hang", detail));
-            }
+        let (mut response, left) = begin(request, patience).await?;
+        let status = response.status();
+        let headers = std::mem::take(response.headers_mut());
+        let mut lifter = Lifter::default();
+        let (most, room) = if status.is_success() {
+            let length = response.content_length();
+            (MOST_BYTES, Some(self.room(length, 3, 4).await?))
+        } else {
+            (MOST_WORDS, None)
         };
-        let mut body = BytesMut::new();
+        let read = self.read(response, left, most, room, |chunk| {
+            lifter.push(chunk);
+            lifter.len()
+        });
+        let room = match read.await {
+            // Words enough.
+            Err(broken) if broken.sign == "oversized" && !status.is_success() => None,
+            read => read?,
+        };
+        Ok(Received {
+            status,
+            headers,
+            body: lifter.finish(room),
+        })
+    }
+
+    /// Fetches a file.
+    pub(super) async fn download(
+        &self,
+        request: RequestBuilder,
+        patience: Patience,
+    ) -> Result<(StatusCode, Bytes), Broken> {
+        let (response, left) = begin(request, patience).await?;
+        let status = response.status();
+        if !status.is_success() {
+            return Ok((status, Bytes::new()));
+        }
+        let room = self.room(response.content_length(), 1, 1).await?;
+        let mut file = Vec::new();
+        let room = self
+            .read(response, left, BEYOND, Some(room), |chunk| {
+                file.extend_from_slice(chunk);
+                file.len()
+            })
+            .await?;
+        Ok((status, kept(file, room)))
+    }
+
+    /// Room for an answer, of which so much is held.
+    async fn room(&self, length: Option<u64>, part: u64, of: u64) -> Result<Room, Broken> {
+        let told = length.and_then(|length| usize::try_from(length / of * part + of).ok());
+        let bytes = told.map_or(USUAL, |told| told.min(USUAL));
+        let room = self.memory.take(bytes).await;
+        room.map_err(|none| Broken::new("stall", none.to_string()))
+    }
+
+    /// Reads to the end; `take` says how much is held so far.
+    async fn read(
+        &self,
+        mut response: Response,
+        left: Duration,
+        most: usize,
+        mut room: Option<Room>,
+        mut take: impl FnMut(&[u8]) -> usize,
+    ) -> Result<Option<Room>, Broken> {
+        let (mut read, mut waited) = (0, Duration::ZERO);
         loop {
-            let chunk = match timeout(self.idle, response.chunk()).await {
+            let began = Instant::now();
+            let idle = self.idle.min(left.saturating_sub(waited));
+            let chunk = match timeout(idle, response.chunk()).await {
                 Ok(Ok(Some(chunk))) => chunk,
-                Ok(Ok(None)) => break,
+                Ok(Ok(None)) => return Ok(room),
                 Ok(Err(error)) => {
                     let detail = format!("the answer broke off: {}", describe(error));
-                    return Err(broken("cut", detail));
+                    return Err(Broken::new("cut", detail));
+                }
+                Err(_) if idle < self.idle => {
+                    let detail = "the answer did not come to its end in time";
+                    return Err(Broken::new("stall", detail));
                 }
                 Err(_) => {
                     let detail = format!("the answer paused for {} s", self.idle.as_secs());
-                    return Err(broken("stall", detail));
+                    return Err(Broken::new("stall", detail));
                 }
             };
-            if body.len() + chunk.len() > MOST_BYTES {
-                let detail = format!("an answer of more than {MOST_BYTES} bytes");
-                return Err(broken("oversized", detail));
+            waited += began.elapsed();
+            read += chunk.len();
+            if read > most {
+                let detail = format!("an answer of more than {most} bytes");
+                return Err(Broken::new("oversized", detail));
             }
-            body.extend_from_slice(&chunk);
+            let held = take(&chunk);
+            if let Some(room) = room.as_mut().filter(|room| held > room.bytes()) {
+                let gone = room.go_beyond().await;
+                gone.map_err(|none| Broken::new("stall", none.to_string()))?;
+            }
         }
-        Ok(Received {
-            status: response.status(),
-            headers: std::mem::take(response.headers_mut()),
-            body: body.freeze(),
-        })
+    }
+}
+
+/// Sends, and waits until the answer begins; with it comes the time that is left.
+async fn begin(
+    request: RequestBuilder,
+    Patience { first_byte, whole }: Patience,
+) -> Result<(Response, Duration), Broken> {
+    let began = Instant::now();
+    match timeout(first_byte, request.send()).await {
+        Ok(Ok(response)) => Ok((response, whole.saturating_sub(began.elapsed()))),
+        Ok(Err(error)) => {
+            // Neither sent anything.
+            let sign = if error.is_connect() || error.is_builder() {
+                "connect"
+            } else {
+                "reset"
+            };
+            Err(Broken::new(sign, describe(error)))
+        }
+        Err(_) => {
+            let detail = format!("no answer within {} s", first_byte.as_secs());
+            Err(Broken::new("hang", detail))
+        }
     }
 }
 

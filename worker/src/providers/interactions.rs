@@ -7,8 +7,6 @@ mod wire;
 
 use std::time::Duration;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use common::catalog::{Lane, Tokens};
 use common::outcome::table::{self, Dialect};
@@ -17,7 +15,7 @@ use futures::future::{BoxFuture, FutureExt};
 use reqwest::{RequestBuilder, StatusCode, Url};
 
 use super::google::{self, Credentials};
-use super::http::{Http, PROMPT_ANSWER, Received, excerpt, unreadable};
+use super::http::{Base64, Http, Lifted, Patience, Received, excerpt, unreadable};
 use super::{Account, Answer, PictureRequest, Provider, Reply, gemini};
 use wire::{
     Content, CreateInteraction, Error, GenerationConfig, Image, Interaction, Refusal,
@@ -45,7 +43,7 @@ pub struct Body(CreateInteraction);
 impl Interactions {
     pub fn new(account: &Account<'_>) -> anyhow::Result<Self> {
         Ok(Self {
-            http: Http::new(account.idle)?,
+            http: Http::new(account)?,
             base_url: account
                 .base_url()
                 .unwrap_or_else(|| gemini::BASE_URL.to_owned()),
@@ -60,34 +58,36 @@ impl Interactions {
     async fn exchange(
         &self,
         request: RequestBuilder,
-        first_byte: Duration,
+        patience: Patience,
     ) -> Result<Received, Failure> {
         let (name, revision) = REVISION;
         let signed = self
             .credentials
             .sign(request.header(name, revision))
             .await?;
-        let received = self.http.exchange(signed, first_byte).await;
+        let received = self.http.exchange(signed, patience).await;
         received.map_err(|broken| broken.failure(DIALECT))
     }
 
-    async fn create(&self, body: &Body) -> Result<Reply, Failure> {
-        // Whoever gives up too early loses the handle, and with it the picture: the caller's time bounds this.
-        let post = self.http.post(&self.url()).json(body);
-        let received = self.exchange(post, Duration::MAX).await?;
+    async fn create(&self, request: PictureRequest<'_>) -> Result<Reply, Failure> {
+        let body = Body::of(&request);
+        let (time, room) = request.written();
+        let post = self.http.post_json(&self.url(), &body, room);
+        drop(body);
+        // Whoever gives up too early loses the handle, and with it the picture.
+        let received = self.exchange(post, Patience::with_work(time)).await?;
         if !received.status.is_success() {
             return Err(refused(&received));
         }
         read(&received.body)
     }
 
-    async fn ask(&self, operation: &str) -> Result<Reply, Failure> {
+    async fn ask(&self, operation: &str, time: Duration) -> Result<Reply, Failure> {
         let Some(url) = url_of(&self.url(), operation) else {
             return Ok(gone("a handle that is none"));
         };
-        let received = self
-            .exchange(self.http.get(url.as_str()), PROMPT_ANSWER)
-            .await?;
+        let get = self.http.get(url.as_str());
+        let received = self.exchange(get, Patience::with_a_question(time)).await?;
         if received.status == StatusCode::NOT_FOUND {
             return Ok(gone("HTTP 404: the provider does not know the interaction"));
         }
@@ -103,9 +103,9 @@ impl Interactions {
 }
 
 impl Provider for Interactions {
-    fn submit<'a>(&'a self, request: &'a PictureRequest<'a>) -> BoxFuture<'a, Reply> {
+    fn submit<'a>(&'a self, request: PictureRequest<'a>) -> BoxFuture<'a, Reply> {
         async move {
-            let created = self.create(&Body::of(request)).await;
+            let created = self.create(request).await;
             created.unwrap_or_else(|failure| Reply::Answered(Answer::failed(failure)))
         }
         .boxed()
@@ -115,8 +115,9 @@ impl Provider for Interactions {
         &'a self,
         _lane: &'a Lane,
         operation: &'a str,
+        time: Duration,
     ) -> BoxFuture<'a, Result<Reply, Failure>> {
-        self.ask(operation).boxed()
+        self.ask(operation, time).boxed()
     }
 }
 
@@ -126,11 +127,11 @@ impl Body {
             text: text.to_owned(),
         };
         let mut content = vec![text(request.prompt)];
-        for input in request.inputs {
+        for input in &request.inputs {
             content.push(text(input.caption()));
             content.push(Content::Image(Image {
                 mime_type: Some(input.media_type.as_str().to_owned()),
-                data: Some(STANDARD.encode(&input.bytes)),
+                data: Some(Base64::Sent(input.bytes.clone())),
                 uri: None,
             }));
         }
@@ -179,7 +180,7 @@ fn gone(detail: &str) -> Reply {
 /// and a throttle for ever only by its message.
 fn refused(received: &Received) -> Failure {
     let mut failure = google::refused(DIALECT, received);
-    let Ok(Refusal { error }) = serde_json::from_slice(&received.body) else {
+    let Ok(Refusal { error }) = serde_json::from_slice(&received.body.text) else {
         return failure;
     };
     let said = error.message.as_deref();
@@ -194,15 +195,15 @@ fn refused(received: &Received) -> Failure {
 }
 
 /// What a successful answer says: the work goes on, or has come to an end.
-fn read(bytes: &[u8]) -> Result<Reply, Failure> {
+fn read(body: &Lifted) -> Result<Reply, Failure> {
     let invalid = |detail: String| Failure::new(table::class(DIALECT, "not_json"), detail);
     let interaction: Interaction =
-        serde_json::from_slice(bytes).map_err(|error| invalid(unreadable(&error)))?;
+        serde_json::from_slice(&body.text).map_err(|error| invalid(unreadable(&error)))?;
     let Some(status) = interaction.status.as_deref() else {
         return Err(invalid("an interaction without a status".to_owned()));
     };
     if !matches!(status, "queued" | "in_progress") {
-        return Ok(Reply::Answered(answer(interaction)));
+        return Ok(Reply::Answered(answer(interaction, body)));
     }
     match interaction.id {
         Some(id) if url_of(gemini::BASE_URL, &id).is_some() => Ok(Reply::Working(id)),
@@ -213,12 +214,12 @@ fn read(bytes: &[u8]) -> Result<Reply, Failure> {
 }
 
 /// What an interaction that ended holds: a picture, or why there is none.
-fn answer(interaction: Interaction) -> Answer {
+fn answer(interaction: Interaction, body: &Lifted) -> Answer {
     let metered: Usage = (interaction.usage.as_ref())
         .and_then(|usage| serde::Deserialize::deserialize(usage).ok())
         .unwrap_or_default();
     Answer {
-        picture: picture(&interaction),
+        picture: picture(&interaction, body),
         provider_request_id: interaction.id.filter(|id| id.len() <= LONGEST_HANDLE),
         usage: interaction.usage,
         tokens: Tokens {
@@ -228,7 +229,7 @@ fn answer(interaction: Interaction) -> Answer {
     }
 }
 
-fn picture(interaction: &Interaction) -> Result<Bytes, Failure> {
+fn picture(interaction: &Interaction, body: &Lifted) -> Result<Bytes, Failure> {
     let failure = |sign: &str, detail: String| Failure::new(table::class(DIALECT, sign), detail);
     let status = interaction.status.as_deref().unwrap_or_default();
     // A picture that came although the work was cut short is none to throw away; one of work that failed is.
@@ -239,7 +240,7 @@ fn picture(interaction: &Interaction) -> Result<Bytes, Failure> {
     match interaction.image() {
         Some(Image {
             data: Some(data), ..
-        }) if ended_well => STANDARD.decode(data).map(Bytes::from).map_err(|error| {
+        }) if ended_well => body.file(data).map_err(|error| {
             failure(
                 "bad_base64",
                 format!("a picture that is no base64: {error}"),
@@ -348,7 +349,7 @@ mod tests {
     use super::*;
 
     fn ended(interaction: &Value) -> Answer {
-        match read(interaction.to_string().as_bytes()).unwrap() {
+        match read(&Lifted::of(interaction.to_string())).unwrap() {
             Reply::Answered(answer) => answer,
             Reply::Working(handle) => panic!("{handle} still works"),
         }
@@ -367,7 +368,7 @@ mod tests {
         refused(&Received {
             status: StatusCode::from_u16(status).unwrap(),
             headers: reqwest::header::HeaderMap::new(),
-            body: Bytes::from(body.to_string()),
+            body: Lifted::of(body.to_string()),
         })
     }
 
@@ -375,7 +376,7 @@ mod tests {
     fn work_that_goes_on_leaves_a_handle() {
         for status in ["queued", "in_progress"] {
             let reply = json!({"id": "v1_a-b.c", "status": status}).to_string();
-            let Reply::Working(handle) = read(reply.as_bytes()).unwrap() else {
+            let Reply::Working(handle) = read(&Lifted::of(reply)).unwrap() else {
                 panic!("{status} is no end")
             };
             assert_eq!(handle, "v1_a-b.c");
@@ -388,7 +389,7 @@ mod tests {
             json!({"id": "x"}),
             json!([]),
         ] {
-            let failure = read(unusable.to_string().as_bytes()).unwrap_err();
+            let failure = read(&Lifted::of(unusable.to_string())).unwrap_err();
             assert_eq!(failure.class, Class::ProviderInvalid, "{unusable}");
         }
     }

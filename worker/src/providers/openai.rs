@@ -6,11 +6,10 @@
 mod wire;
 
 use std::cmp::Ordering;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use common::catalog::{Model, Tokens};
 use common::generation::image::{AspectRatio, MediaType, Pixels, Size, pixels};
@@ -22,8 +21,9 @@ use reqwest::{RequestBuilder, Url};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Map, Value};
 
-use super::http::{Http, PROMPT_ANSWER, Received, excerpt, unreadable};
+use super::http::{Http, Lifted, Patience, Received, excerpt, unreadable};
 use super::{Account, Answer, PictureRequest, Provider, Reply};
+use crate::memory::{Room, kept};
 use wire::{Error, Images, Usage};
 
 pub(super) use wire::Part;
@@ -69,37 +69,35 @@ impl OpenAi {
                 )
             })?;
         Ok(Self {
-            http: Http::new(account.idle)?,
+            http: Http::new(account)?,
             base_url,
             key,
         })
     }
 
-    async fn exchange(
-        &self,
-        request: RequestBuilder,
-        first_byte: Duration,
-    ) -> Result<Received, Failure> {
-        let signed = match &self.key {
+    fn signed(&self, request: RequestBuilder) -> RequestBuilder {
+        match &self.key {
             Some(key) => request.bearer_auth(key.expose_secret()),
             None => request,
-        };
-        let received = self.http.exchange(signed, first_byte).await;
-        received.map_err(|broken| broken.failure(DIALECT))
+        }
     }
 
-    async fn make(&self, body: Body) -> Result<Answer, Failure> {
+    async fn make(&self, mut request: PictureRequest<'_>) -> Result<Answer, Failure> {
         let base_url = self.base_url.as_str().trim_end_matches('/');
-        let post = self.http.post(&format!("{base_url}{}", body.path()));
+        let body = Body::of(&request);
+        let url = format!("{base_url}{}", body.path());
+        request.inputs.clear();
+        let (time, room) = request.written();
         let post = match body {
-            Body::Generation(fields) => post.json(&fields),
-            Body::Edit(parts) => post.multipart(form(parts)?),
+            Body::Generation(fields) => self.http.post_json(&url, &fields, room),
+            Body::Edit(parts) => self.http.post(&url).multipart(form(parts, room)?),
         };
-        // The model works while nothing is said: the caller's time bounds the first byte.
-        let received = self.exchange(post, Duration::MAX).await?;
+        let patience = Patience::with_work(time);
+        let received = self.http.exchange(self.signed(post), patience).await;
+        let received = received.map_err(|broken| broken.failure(DIALECT))?;
         let request_id = received.header("x-request-id");
         let mut answer = if received.status.is_success() {
-            self.answer(&received.body).await
+            self.answer(received.body, time).await
         } else {
             Answer::failed(refused(&received))
         };
@@ -108,17 +106,20 @@ impl OpenAi {
     }
 
     /// What a successful answer holds: a picture, or why there is none.
-    async fn answer(&self, bytes: &[u8]) -> Answer {
-        let images: Images = match serde_json::from_slice(bytes) {
+    async fn answer(&self, body: Lifted, time: Duration) -> Answer {
+        let images: Images = match serde_json::from_slice(&body.text) {
             Ok(images) => images,
             Err(error) => {
                 let detail = unreadable(&error);
                 return Answer::failed(failure("not_json", detail));
             }
         };
-        let picture = match images.picture() {
+        let picture = images.picture(&body);
+        // Whoever waits for room must hold none.
+        drop(body);
+        let picture = match picture {
             Ok(Picture::Here(picture)) => Ok(picture),
-            Ok(Picture::At(address)) => self.fetch(address).await,
+            Ok(Picture::At(address)) => self.fetch(address, time).await,
             Err(failure) => Err(failure),
         };
         let metered: Usage = (images.usage.as_ref())
@@ -136,16 +137,17 @@ impl OpenAi {
     }
 
     /// Fetches a picture the server made. However that fails, the picture was made: it is the answer that is invalid.
-    async fn fetch(&self, address: &str) -> Result<Bytes, Failure> {
+    async fn fetch(&self, address: &str, time: Duration) -> Result<Bytes, Failure> {
         let url = own_address(&self.base_url, address).ok_or_else(|| {
             let detail = "a picture at an address that is not the server's own; it was not fetched";
             failure("elsewhere", detail.to_owned())
         })?;
         let get = self.http.get(url.as_str());
-        let problem = match self.exchange(get, PROMPT_ANSWER).await {
-            Ok(received) if received.status.is_success() => return Ok(received.body),
-            Ok(received) => format!("HTTP {}", received.status.as_u16()),
-            Err(failure) => failure.detail,
+        let patience = Patience::with_a_question(time);
+        let problem = match self.http.download(self.signed(get), patience).await {
+            Ok((status, file)) if status.is_success() => return Ok(file),
+            Ok((status, _)) => format!("HTTP {}", status.as_u16()),
+            Err(broken) => broken.failure(DIALECT).detail,
         };
         let detail = format!("the picture could not be fetched from its address: {problem}");
         Err(failure("elsewhere", detail))
@@ -153,9 +155,9 @@ impl OpenAi {
 }
 
 impl Provider for OpenAi {
-    fn submit<'a>(&'a self, request: &'a PictureRequest<'a>) -> BoxFuture<'a, Reply> {
+    fn submit<'a>(&'a self, request: PictureRequest<'a>) -> BoxFuture<'a, Reply> {
         async move {
-            let made = self.make(Body::of(request)).await;
+            let made = self.make(request).await;
             Reply::Answered(made.unwrap_or_else(Answer::failed))
         }
         .boxed()
@@ -215,7 +217,7 @@ fn prompt(request: &PictureRequest<'_>) -> String {
     paragraphs.extend(request.art_direction.map(ToOwned::to_owned));
     paragraphs.push(request.prompt.to_owned());
     let roles: Vec<String> = (1..)
-        .zip(request.inputs)
+        .zip(&request.inputs)
         .map(|(number, input)| {
             let role = input.caption().trim_end_matches(':');
             format!("Picture {number}: {role}")
@@ -257,7 +259,9 @@ fn extension(media_type: MediaType) -> &'static str {
     }
 }
 
-fn form(parts: Vec<Part>) -> Result<Form, Failure> {
+/// The pictures keep their room until the last of them is sent.
+fn form(parts: Vec<Part>, room: Option<Room>) -> Result<Form, Failure> {
+    let room = room.map(Arc::new);
     parts.into_iter().try_fold(Form::new(), |form, part| {
         Ok(match part {
             Part::Text { name, text } => form.text(name, text),
@@ -268,6 +272,7 @@ fn form(parts: Vec<Part>) -> Result<Form, Failure> {
                 bytes,
             } => {
                 let length = bytes.len() as u64;
+                let bytes = kept(bytes, room.clone());
                 let file = multipart::Part::stream_with_length(bytes, length)
                     .file_name(file_name)
                     .mime_str(media_type.as_str())
@@ -286,16 +291,13 @@ enum Picture<'a> {
 }
 
 impl Images {
-    fn picture(&self) -> Result<Picture<'_>, Failure> {
+    fn picture(&self, body: &Lifted) -> Result<Picture<'_>, Failure> {
         for image in self.data.iter().flatten() {
             if let Some(data) = &image.b64_json {
-                return STANDARD
-                    .decode(data)
-                    .map(|picture| Picture::Here(Bytes::from(picture)))
-                    .map_err(|error| {
-                        let detail = format!("a picture that is no base64: {error}");
-                        failure("bad_base64", detail)
-                    });
+                return body.file(data).map(Picture::Here).map_err(|error| {
+                    let detail = format!("a picture that is no base64: {error}");
+                    failure("bad_base64", detail)
+                });
             }
             if let Some(address) = &image.url {
                 return Ok(Picture::At(address));
@@ -313,7 +315,7 @@ fn own_address(base_url: &Url, address: &str) -> Option<Url> {
 
 /// An answer with a status that is no success. A word the table knows is more exact than the status.
 fn refused(received: &Received) -> Failure {
-    let body: Value = serde_json::from_slice(&received.body).unwrap_or_default();
+    let body: Value = serde_json::from_slice(&received.body.text).unwrap_or_default();
     let body = body.get("error").unwrap_or(&body);
     let error: Error = serde::Deserialize::deserialize(body).unwrap_or_default();
     let message = (error.message.as_str().or(body.as_str())).unwrap_or_default();
@@ -344,18 +346,19 @@ mod tests {
 
     use super::super::golden;
     use super::*;
+    use crate::memory::Memory;
 
     fn refusal(status: u16, body: &Value) -> Failure {
         refused(&Received {
             status: StatusCode::from_u16(status).unwrap(),
             headers: HeaderMap::from_iter([(RETRY_AFTER, "7".parse().unwrap())]),
-            body: Bytes::from(body.to_string()),
+            body: Lifted::of(body.to_string()),
         })
     }
 
     fn read(answer: &Value) -> Result<String, Class> {
         let images: Images = serde_json::from_value(answer.clone()).unwrap();
-        match images.picture() {
+        match images.picture(&Lifted::default()) {
             Ok(Picture::Here(bytes)) => Ok(String::from_utf8(bytes.to_vec()).unwrap()),
             Ok(Picture::At(address)) => Ok(address.to_owned()),
             Err(failure) => Err(failure.class),
@@ -501,11 +504,13 @@ mod tests {
             (provider.name.as_str(), provider.dialect),
             ("local", DIALECT)
         );
+        let memory = Memory::within(0, 0);
         let account = |fake| Account {
             provider,
             project: None,
             fake,
             idle: Duration::from_secs(1),
+            memory: &memory,
         };
         assert!(OpenAi::new(&account(None)).unwrap().key.is_none());
         assert!(OpenAi::new(&account(Some("http://127.0.0.1:1"))).is_ok());

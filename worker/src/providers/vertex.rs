@@ -31,7 +31,7 @@ impl Vertex {
             (project, Credentials::of_service_account()?)
         };
         Ok(Self {
-            http: Http::new(account.idle)?,
+            http: Http::new(account)?,
             base_url: account.base_url(),
             project: project.to_owned(),
             credentials,
@@ -61,18 +61,14 @@ fn host(location: &str) -> String {
 }
 
 impl Provider for Vertex {
-    fn submit<'a>(&'a self, request: &'a PictureRequest<'a>) -> BoxFuture<'a, Reply> {
+    fn submit<'a>(&'a self, request: PictureRequest<'a>) -> BoxFuture<'a, Reply> {
         async move {
-            let post = self.http.post(&self.url(request));
-            let body = generate_content::Body::for_vertex(request);
-            let answer = generate_content::submit(
-                &self.http,
-                Dialect::Vertex,
-                &self.credentials,
-                post,
-                &body,
-            )
-            .await;
+            let url = self.url(&request);
+            let post = generate_content::Body::for_vertex(&request);
+            let post = post.to(&self.http, &url, request);
+            let answer =
+                generate_content::submit(&self.http, Dialect::Vertex, &self.credentials, post)
+                    .await;
             if answer.class() == Class::Unauthenticated {
                 self.credentials.renew();
             }

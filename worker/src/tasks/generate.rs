@@ -26,8 +26,7 @@ use tracing::Instrument;
 
 use crate::app::App;
 use crate::leases::HeldLease;
-use crate::providers::InputPicture;
-use output::{Attempt, Made, SHELVING};
+use output::{Attempt, Made};
 
 /// Works on a job if it is to be had. Whatever happens is settled or left to the next attempt; a ring never fails.
 pub(super) async fn run(app: &App, id: JobId) {
@@ -257,19 +256,6 @@ async fn work(app: &App, claimed: &Claimed, lease: &HeldLease) -> anyhow::Result
             format!("{} is no longer in the catalogue", claimed.model),
         ));
     };
-    let mut inputs = Vec::with_capacity(request.inputs.len());
-    for input in &request.inputs {
-        let _step = lease.may_take(SHELVING);
-        let Some(bytes) = app.shelf.get(&input.object_key).await? else {
-            let gone = format!("the input {} is not in the bucket", input.object_key);
-            return Ok(Worked::give_up(Class::Internal, gone));
-        };
-        inputs.push(InputPicture {
-            bytes,
-            media_type: input.media_type,
-            role: input.role,
-        });
-    }
 
     let attempt = Attempt {
         calls_left: AtomicI32::new(claimed.calls_left),
@@ -279,7 +265,6 @@ async fn work(app: &App, claimed: &Claimed, lease: &HeldLease) -> anyhow::Result
         deadline,
         request: &request,
         model,
-        inputs: &inputs,
         journal: &journal,
     };
     let outputs = 0..claimed.n_requested;

@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::providers::http::Base64;
+
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct GenerateContent {
@@ -62,7 +64,7 @@ pub(super) struct Blob {
     #[serde(default)]
     pub mime_type: String,
     #[serde(default)]
-    pub data: String,
+    pub data: Base64,
 }
 
 #[derive(Serialize)]

@@ -7,6 +7,8 @@ use common::generation::image::MediaType;
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::providers::http::Base64;
+
 /// One part of a form.
 pub(in crate::providers) enum Part {
     Text {
@@ -31,7 +33,7 @@ pub(super) struct Images {
 
 #[derive(Deserialize)]
 pub(super) struct Image {
-    pub b64_json: Option<String>,
+    pub b64_json: Option<Base64>,
     pub url: Option<String>,
 }
 

@@ -26,6 +26,7 @@ use super::door::{AT_THE_DOOR, Door};
 use super::history::History;
 use crate::app::App;
 use crate::leases::HeldLease;
+use crate::memory::{self, NoRoom, Room, USUAL, kept};
 use crate::providers::{Answer, InputPicture, PictureRequest, Provider, Reply};
 
 /// Answers about work in the background that cannot be read, in a row, until it counts as lost.
@@ -46,7 +47,6 @@ pub(super) struct Attempt<'a> {
     pub deadline: Instant,
     pub request: &'a ImageRequest,
     pub model: &'a Model,
-    pub inputs: &'a [InputPicture],
     /// Every call earlier attempts made, oldest first.
     pub journal: &'a [Journaled],
     /// Paid calls the job may still make, all outputs together; the database has the last word.
@@ -120,12 +120,9 @@ impl Attempt<'_> {
         };
         let named = earlier().find_map(|call| Some((call, call.original.as_ref()?)));
         if let Some((call, original)) = named {
-            let bytes = self
-                .fetch(&original.object_key)
-                .await?
-                .context("an original named by its call is not in the bucket")?;
-            let developed = self.develop(bytes, output_idx, &call.lane.model);
-            let developed = developed.await.map_err(|failure| {
+            let (key, model) = (&original.object_key, &call.lane.model);
+            let developed = self.develop_stored(key, original.pixels, output_idx, model);
+            let developed = developed.await?.map_err(|failure| {
                 anyhow::anyhow!(
                     "an original that was developed before is no picture: {}",
                     failure.detail
@@ -156,15 +153,23 @@ impl Attempt<'_> {
     async fn take_over(&self, journaled: &Journaled) -> anyhow::Result<Option<Made>> {
         let (id, output_idx) = (journaled.id, journaled.output_idx);
         let key = original_key(self.claimed.tenant, id);
-        let Some(bytes) = self.fetch(&key).await? else {
+        let Some(mut bytes) = self.fetch_original(&key).await? else {
             return Ok(None);
         };
         // Of one that was given up nothing but its picture may change any more.
         if journaled.outcome.is_some() {
-            let developed = self.develop(bytes.clone(), output_idx, &journaled.lane.model);
-            if developed.await.is_err() {
+            let Some((_, pixels)) = inspect(&bytes) else {
+                return Ok(None);
+            };
+            drop(bytes);
+            let developed = self.develop_stored(&key, pixels, output_idx, &journaled.lane.model);
+            if developed.await?.is_err() {
                 return Ok(None);
             }
+            bytes = match self.fetch_original(&key).await? {
+                Some(bytes) => bytes,
+                None => return Ok(None),
+            };
         }
         tracing::info!(call.id = %id, "Taking over a stored original");
         self.door().tell(&journaled.lane, id, None).await;
@@ -229,6 +234,10 @@ impl Attempt<'_> {
         if self.calls_left.fetch_sub(1, Ordering::Relaxed) <= 0 {
             return Ok(Made::no_call_left(history.last()));
         }
+        let (inputs, room) = match self.inputs().await? {
+            Ok(inputs) => inputs,
+            Err(gone) => return Ok(Made::given_up(gone)),
+        };
         let id = CallId::new();
         let lane = match self.door().let_in(&history.open(lanes), id, retry).await {
             Ok(lane) => lane,
@@ -252,7 +261,7 @@ impl Attempt<'_> {
             return Ok(made);
         }
         reach("generate:after_begin_call").await?;
-        let reply = self.submit(call, &ended).await;
+        let reply = self.submit(call, &ended, inputs, room).await;
         reach("generate:after_call").await?;
         let mut made = match reply {
             Reply::Answered(answer) => {
@@ -310,26 +319,66 @@ impl Attempt<'_> {
         Ok(Some(Made::no_call_left(last)))
     }
 
+    /// The pictures to work from, and the room that they take, the body they will stand in included.
+    async fn inputs(&self) -> anyhow::Result<Result<(Vec<InputPicture>, Option<Room>), Failure>> {
+        let asked = &self.request.inputs;
+        if asked.is_empty() {
+            return Ok(Ok((Vec::new(), None)));
+        }
+        let bytes: u64 = asked.iter().map(|input| input.bytes).sum();
+        // In base64 they are a third larger.
+        let bytes = usize::try_from(bytes / 3 * 7).unwrap_or(usize::MAX);
+        let room = self.room(bytes).await?;
+        let mut inputs = Vec::with_capacity(asked.len());
+        for input in asked {
+            let Some(bytes) = self.fetch(&input.object_key).await? else {
+                let gone = format!("the input {} is not in the bucket", input.object_key);
+                return Ok(Err(Failure::new(Class::Internal, gone)));
+            };
+            inputs.push(InputPicture {
+                bytes,
+                media_type: input.media_type,
+                role: input.role,
+            });
+        }
+        Ok(Ok((inputs, Some(room))))
+    }
+
+    /// Room in memory, as soon as there is some.
+    async fn room(&self, bytes: usize) -> Result<Room, NoRoom> {
+        let _step = self.lease.may_take(memory::LONGEST);
+        self.app.memory.take(bytes).await
+    }
+
     /// The provider's reply, within the model's time.
-    async fn submit(&self, call: Call<'_>, ended: &[Class]) -> Reply {
+    async fn submit(
+        &self,
+        call: Call<'_>,
+        ended: &[Class],
+        inputs: Vec<InputPicture>,
+        room: Option<Room>,
+    ) -> Reply {
         let request = PictureRequest {
             model: call.model,
             lane: call.lane,
             prompt: &self.request.prompt,
             art_direction: self.request.art_direction.as_deref(),
-            inputs: self.inputs,
+            inputs,
             aspect_ratio: self.request.aspect_ratio,
             size: self.request.size,
             seed: self.seed(call.model, ended),
             thinking: least_thinking(call.model, ended),
             job: self.claimed.id,
             call: call.id,
+            time: call.model.timeout,
+            room,
         };
-        let _step = self.lease.may_take(call.model.timeout);
+        // An answer may wait until there is room for it.
+        let time = call.model.timeout + memory::LONGEST;
+        let _step = self.lease.may_take(time);
         let started = Instant::now();
         let _in_flight = InFlight::new(&call.lane.model);
-        let time = call.model.timeout;
-        let reply = timeout(time, call.provider.submit(&request))
+        let reply = timeout(time, call.provider.submit(request))
             .await
             .unwrap_or_else(|_| {
                 let detail = format!("no answer within {} s", time.as_secs());
@@ -377,15 +426,14 @@ impl Attempt<'_> {
                 return Ok(Made::HANDED_BACK);
             }
             delay = (delay * 3 / 2).clamp(least, most);
-            let _step = self.lease.may_take(delay + call.model.timeout);
-            // An answer that drips must not hold the slot for longer than the model may.
-            let asked = timeout(call.model.timeout, call.provider.poll(call.lane, operation));
-            match asked.await {
-                Ok(Ok(Reply::Answered(answer))) => {
+            let time = call.model.timeout;
+            let _step = self.lease.may_take(delay + time + memory::LONGEST);
+            match call.provider.poll(call.lane, operation, time).await {
+                Ok(Reply::Answered(answer)) => {
                     return self.end(call, answer, Unkept::Left).await;
                 }
-                Ok(Ok(Reply::Working(_))) => unreadable = 0,
-                Ok(Err(failure)) if failure.class == Class::ProviderInvalid => {
+                Ok(Reply::Working(_)) => unreadable = 0,
+                Err(failure) if failure.class == Class::ProviderInvalid => {
                     unreadable += 1;
                     if unreadable == UNREADABLE {
                         return self.end(call, Answer::failed(failure), Unkept::Left).await;
@@ -393,11 +441,8 @@ impl Attempt<'_> {
                     delay = least;
                     continue;
                 }
-                Ok(Err(failure)) => {
+                Err(failure) => {
                     tracing::debug!(call.id = %call.id, outcome = failure.class.as_str(), detail = failure.detail, "The provider did not say how its work stands");
-                }
-                Err(_) => {
-                    tracing::debug!(call.id = %call.id, "The provider took too long to say how its work stands");
                 }
             }
             if Instant::now() + delay > until {
@@ -487,7 +532,14 @@ impl Attempt<'_> {
         } = answer;
         let developed = match picture {
             Ok(bytes) => match self.keep(call, output_idx, model, bytes).await {
-                Ok(developed) => developed,
+                Ok(Ok((original, Some(developed)))) => Ok((original, developed)),
+                // It is safe, and whoever waits for room holds none. An error leaves it to the next attempt.
+                Ok(Ok((original, None))) => {
+                    let (key, pixels) = (&original.object_key, original.pixels);
+                    let developed = self.develop_stored(key, pixels, output_idx, &model.id);
+                    developed.await?.map(|developed| (original, developed))
+                }
+                Ok(Err(failure)) => Err(failure),
                 Err(error) if unkept == Unkept::Left => {
                     tracing::warn!(%error, call.id = %call, "A picture could not be stored; it can be had again");
                     return Ok(Made::Pending(NO_SHELF));
@@ -501,9 +553,9 @@ impl Attempt<'_> {
         };
         let failure = developed.as_ref().err();
         // What a provider says is kept as far as the journal takes it.
-        let detail = failure.map(|failure| kept(&failure.detail, 4_000));
-        let reason = failure.and_then(|failure| Some(kept(failure.reason.as_ref()?, 2_000)));
-        let provider_request_id = provider_request_id.map(|id| kept(&id, 500));
+        let detail = failure.map(|failure| fitting(&failure.detail, 4_000));
+        let reason = failure.and_then(|failure| Some(fitting(failure.reason.as_ref()?, 2_000)));
+        let provider_request_id = provider_request_id.map(|id| fitting(&id, 500));
         let usage = usage.filter(|usage| {
             let written = usage.to_string();
             written.len() < 16_384 && !written.contains("\\u0000")
@@ -547,27 +599,31 @@ impl Attempt<'_> {
         }
     }
 
-    /// Stores and develops at once: either alone may fail. What is no picture is the provider's failure; an error is the
-    /// bucket's.
+    /// Stores, and develops meanwhile where there is room for it: either alone may fail. What is no picture is the provider's
+    /// failure; an error is the bucket's.
     async fn keep(
         &self,
         call: CallId,
         output_idx: i32,
         model: &Model,
         bytes: Bytes,
-    ) -> Result<Result<(Original, Developed), Failure>, BucketError> {
+    ) -> Result<Result<(Original, Option<Developed>), Failure>, BucketError> {
         let Some((media_type, pixels)) = inspect(&bytes) else {
             let says = format!("{} bytes that are no picture", bytes.len());
             return Ok(Err(Failure::new(Class::ProviderInvalid, says)));
         };
         let object_key = original_key(self.claimed.tenant, call);
-        let shelf = &self.app.shelf;
         let _step = self.lease.may_take(SHELVING);
-        let (stored, developed) = tokio::join!(
-            shelf.put_once(&object_key, bytes.clone()),
-            self.develop(bytes.clone(), output_idx, &model.id)
-        );
-        let developed = match developed {
+        let put = self.app.shelf.put_once(&object_key, bytes.clone());
+        let (stored, developed) = match self.app.memory.try_take(self.cost(pixels)) {
+            Some(room) => {
+                let develop = self.develop(bytes.clone(), room, output_idx, &model.id);
+                let (stored, developed) = tokio::join!(put, develop);
+                (stored, Some(developed))
+            }
+            None => (put.await, None),
+        };
+        let developed = match developed.transpose() {
             Ok(developed) => developed,
             Err(failure) => return Ok(Err(failure)),
         };
@@ -577,9 +633,11 @@ impl Attempt<'_> {
                 // It may wait until its job ends.
                 let left = self.deadline.saturating_duration_since(Instant::now());
                 let _step = self.lease.may_take(left);
-                let beside = developed.rendition.bytes.len() + developed.thumbnail.bytes.len();
+                let beside = developed.as_ref().map_or(0, |developed| {
+                    developed.rendition.bytes.len() + developed.thumbnail.bytes.len()
+                });
                 let until = self.waits_until();
-                let kept = shelf.keep(&object_key, bytes, beside, until, failed);
+                let kept = (self.app.shelf).keep(&object_key, bytes, beside, until, failed);
                 kept.await?
             }
         };
@@ -593,12 +651,38 @@ impl Attempt<'_> {
         Ok(Ok((original, developed)))
     }
 
+    /// Develops what is in the bucket, as soon as there is room for it. An error is ours, or the bucket's.
+    async fn develop_stored(
+        &self,
+        key: &str,
+        pixels: Pixels,
+        output_idx: i32,
+        model: &str,
+    ) -> anyhow::Result<Result<Developed, Failure>> {
+        let room = self.room(self.cost(pixels)).await?;
+        let bytes = self.fetch(key).await?;
+        let bytes = bytes.context("an original that was stored is not in the bucket")?;
+        Ok(self.develop(bytes, room, output_idx, model).await)
+    }
+
+    /// What developing takes in memory, the original's file included.
+    fn cost(&self, original: Pixels) -> usize {
+        imaging::memory(original, self.request.recipe().target)
+    }
+
     /// How long a picture may wait for the bucket, where that is not until the job ends: the others of the job are
     /// delivered before its deadline.
     fn waits_until(&self) -> Option<Instant> {
         let others = self.claimed.n_requested > 1;
         let last_call = self.deadline.checked_sub(LAST_CALL);
         others.then(|| last_call.unwrap_or(self.deadline))
+    }
+
+    /// An original that was stored, if one was; nobody said how large it is.
+    async fn fetch_original(&self, key: &str) -> anyhow::Result<Option<Bytes>> {
+        let room = self.room(USUAL).await?;
+        let bytes = self.fetch(key).await?;
+        Ok(bytes.map(|bytes| kept(bytes, room)))
     }
 
     async fn fetch(&self, key: &str) -> Result<Option<Bytes>, BucketError> {
@@ -610,6 +694,7 @@ impl Attempt<'_> {
     async fn develop(
         &self,
         bytes: Bytes,
+        mut room: Room,
         output_idx: i32,
         model: &str,
     ) -> Result<Developed, Failure> {
@@ -624,13 +709,17 @@ impl Attempt<'_> {
             .darkroom
             .develop(bytes, self.request.recipe(), mark)
             .await;
-        developed.map_err(|error| {
+        let mut developed = developed.map_err(|error| {
             let class = match error {
                 ImagingError::ShuttingDown => Class::Internal,
                 _ => Class::ProviderInvalid,
             };
             Failure::new(class, error.to_string())
-        })
+        })?;
+        let rendition = &mut developed.rendition.bytes;
+        room.shrink(rendition.len() + developed.thumbnail.bytes.len());
+        *rendition = kept(std::mem::take(rendition), room);
+        Ok(developed)
     }
 
     /// Stores rendition and thumbnail under this attempt's keys.
@@ -705,7 +794,7 @@ impl Attempt<'_> {
 }
 
 /// Without what the database does not take, and no longer than it takes.
-fn kept(said: &str, most: usize) -> String {
+fn fitting(said: &str, most: usize) -> String {
     said.chars().filter(|&c| c != '\0').take(most).collect()
 }
 

@@ -1,0 +1,258 @@
+//! Files that no vendor should send: no pictures, broken ones, and small ones that cost whoever opens them a machine.
+//!
+//! Each has a name, which the fault `bomb:<name>` sends as a picture. All are made when they are asked for.
+
+use flate2::{Compression, write::ZlibEncoder};
+use image::{ExtendedColorType, ImageEncoder, ImageFormat, RgbImage, codecs::png::PngEncoder};
+use std::io::{Cursor, Write};
+
+/// The names of what must never be delivered.
+pub fn bombs() -> impl Iterator<Item = String> {
+    let plain = NO_PICTURES
+        .iter()
+        .map(|(name, _)| *name)
+        .chain(MADE.iter().map(|(name, _)| *name));
+    let cut = KINDS.iter().flat_map(|(kind, _)| {
+        CUTS.iter()
+            .map(move |percent| format!("{kind}_cut_at_{percent}_percent"))
+    });
+    plain.map(str::to_owned).chain(cut)
+}
+
+/// The names of pictures that are good, and carry a burden that must cost nobody anything.
+pub fn burdened() -> impl Iterator<Item = &'static str> {
+    BURDENED.iter().map(|(name, _)| *name)
+}
+
+pub(super) fn is_known(name: &str) -> bool {
+    burdened().any(|known| known == name) || bombs().any(|known| known == name)
+}
+
+/// The file of this name.
+pub fn bomb(name: &str) -> Option<Vec<u8>> {
+    if let Some((_, file)) = NO_PICTURES.iter().find(|(known, _)| *known == name) {
+        return Some(file.to_vec());
+    }
+    let mut made = MADE.iter().chain(BURDENED);
+    if let Some((_, make)) = made.find(|(known, _)| *known == name) {
+        return Some(make());
+    }
+    let (kind, percent) = name.strip_suffix("_percent")?.split_once("_cut_at_")?;
+    let (_, format) = KINDS.iter().find(|(known, _)| *known == kind)?;
+    let percent: usize = percent
+        .parse()
+        .ok()
+        .filter(|percent| CUTS.contains(percent))?;
+    let mut file = picture(*format);
+    file.truncate(file.len() * percent / 100);
+    Some(file)
+}
+
+const KINDS: &[(&str, ImageFormat)] = &[
+    ("png", ImageFormat::Png),
+    ("jpeg", ImageFormat::Jpeg),
+    ("webp", ImageFormat::WebP),
+];
+const CUTS: &[usize] = &[1, 10, 50, 90, 99];
+
+const NO_PICTURES: &[(&str, &[u8])] = &[
+    ("nothing", b""),
+    ("zeros", &[0; 4096]),
+    ("words", b"I cannot make this picture."),
+    ("gif", b"GIF89a\x01\0\x01\0\0\0\0;"),
+    ("bmp", b"BM\x3a\0\0\0\0\0\0\0\x36\0\0\0\x28\0\0\0\x01\0\0\0\x01\0\0\0\x01\0\x18\0"),
+    ("tiff", b"II*\0\x08\0\0\0\0\0"),
+    ("avif", b"\0\0\0\x1cftypavif\0\0\0\0avifmif1miaf"),
+    ("svg", b"<svg xmlns='http://www.w3.org/2000/svg' onload='alert(1)'/>"),
+    ("html", b"<!doctype html><script>alert(1)</script>"),
+    ("json", b"{\"error\": \"no picture\"}"),
+    ("sound", b"RIFF\x24\0\0\0WAVEfmt \x10\0\0\0\x01\0\x01\0"),
+    ("pdf", b"%PDF-1.7\n%%EOF"),
+    ("archive", b"PK\x05\x06\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0"),
+    ("png_signature_alone", b"\x89PNG\r\n\x1a\n"),
+    ("jpeg_start_alone", b"\xff\xd8\xff\xe0"),
+    ("webp_header_alone", b"RIFF\x1a\0\0\0WEBPVP8L"),
+    ("webp_of_16384", b"RIFF\x26\0\0\0WEBPVP8X\x0a\0\0\0\0\0\0\0\xff\x3f\0\xff\x3f\0VP8L\x08\0\0\0\x2f\xff\xff\xff\x0f\0\0\0"),
+];
+
+type Make = fn() -> Vec<u8>;
+
+const MADE: &[(&str, Make)] = &[
+    // They say that they are larger than anybody can bear.
+    ("png_of_65535", || png_sized(65_535, 65_535)),
+    ("png_of_four_billion", || png_sized(u32::MAX >> 1, 2)),
+    ("png_of_a_line", || png_sized(16_385, 1)),
+    ("png_of_nothing", || png_sized(0, 0)),
+    ("png_of_more_than_it_has", || png_sized(8_000, 8_000)),
+    ("jpeg_of_65500", || jpeg_sized(65_500, 65_500)),
+    ("jpeg_of_nothing", || jpeg_sized(0, 0)),
+    // 64 megapixels of sixteen bits in half a megabyte: half a gigabyte when opened.
+    ("png_of_sixteen_bits", || {
+        blank(8_000, 8_000, ExtendedColorType::Rgba16)
+    }),
+    ("png_of_another_shape", || {
+        blank(4_000, 3, ExtendedColorType::Rgb8)
+    }),
+    ("png_of_one_pixel", || blank(1, 1, ExtendedColorType::Rgb8)),
+    // They are not what they say.
+    ("png_without_pixels", || png_with(|_| Vec::new())),
+    ("png_of_garbage", || {
+        png_with(|_| chunk(*b"IDAT", b"no pixels at all"))
+    }),
+    ("png_with_a_wrong_sum", || {
+        png_with(|data| {
+            let mut data = data.to_vec();
+            if let Some(last) = data.last_mut() {
+                *last ^= 1;
+            }
+            data
+        })
+    }),
+    ("png_of_an_endless_chunk", || {
+        png_with(|data| [&u32::MAX.to_be_bytes(), &data[4..]].concat())
+    }),
+    ("jpeg_without_tables", || without_jpeg_segments(0xDB)),
+    ("jpeg_without_codes", || without_jpeg_segments(0xC4)),
+    // Each scan costs a few bytes, and a visit to every pixel.
+    ("jpeg_of_4000_scans", || {
+        let jpeg = picture(ImageFormat::Jpeg);
+        let (all, end) = jpeg.split_at(jpeg.len() - 2);
+        [
+            all,
+            &[0xFF, 0xDA, 0, 8, 1, 1, 0, 0, 63, 0].repeat(4_000),
+            end,
+        ]
+        .concat()
+    }),
+    ("webp_of_garbage", || {
+        let mut webp = picture(ImageFormat::WebP);
+        webp[40..].iter_mut().for_each(|byte| *byte ^= 0x55);
+        webp
+    }),
+    // More than is read of any answer.
+    ("png_with_70_megabytes_behind", || {
+        let mut png = picture(ImageFormat::Png);
+        png.resize(png.len() + 70_000_000, b' ');
+        png
+    }),
+];
+
+const BURDENED: &[(&str, Make)] = &[
+    ("png_with_a_profile_of_600_megabytes", || {
+        png_behind(&chunk(
+            *b"iCCP",
+            &[b"profile\0\0", &deflated(600)[..]].concat(),
+        ))
+    }),
+    ("png_with_a_comment_of_600_megabytes", || {
+        png_behind(&chunk(
+            *b"zTXt",
+            &[b"Comment\0\0", &deflated(600)[..]].concat(),
+        ))
+    }),
+    ("png_with_100000_comments", || {
+        png_behind(&chunk(*b"tEXt", b"Comment\0a").repeat(100_000))
+    }),
+    ("jpeg_with_100000_comments", || {
+        let jpeg = picture(ImageFormat::Jpeg);
+        [
+            &jpeg[..2],
+            &[0xFF, 0xFE, 0, 3, b'a'].repeat(100_000),
+            &jpeg[2..],
+        ]
+        .concat()
+    }),
+];
+
+/// A picture as good as any.
+fn picture(format: ImageFormat) -> Vec<u8> {
+    let pixels = RgbImage::from_fn(1024, 1024, |x, y| {
+        let [a, b, ..] = (x.wrapping_mul(2_654_435_761) ^ y.wrapping_mul(40_503)).to_be_bytes();
+        image::Rgb([a, b, (x / 4 + y / 8).to_be_bytes()[3]])
+    });
+    let mut file = Cursor::new(Vec::new());
+    pixels
+        .write_to(&mut file, format)
+        .expect("pixels can be written");
+    file.into_inner()
+}
+
+/// One colour, which compresses to nothing.
+fn blank(width: u32, height: u32, color: ExtendedColorType) -> Vec<u8> {
+    let bits = usize::from(color.bits_per_pixel()) * width as usize * height as usize;
+    let mut file = Vec::new();
+    PngEncoder::new(&mut file)
+        .write_image(&vec![0; bits / 8], width, height, color)
+        .expect("pixels can be written");
+    file
+}
+
+fn png_sized(width: u32, height: u32) -> Vec<u8> {
+    let png = picture(ImageFormat::Png);
+    let header = [
+        &width.to_be_bytes()[..],
+        &height.to_be_bytes(),
+        &png[24..29],
+    ]
+    .concat();
+    [&png[..8], &chunk(*b"IHDR", &header), &png[33..]].concat()
+}
+
+/// With other pixels than its own.
+fn png_with(data: impl FnOnce(&[u8]) -> Vec<u8>) -> Vec<u8> {
+    let png = picture(ImageFormat::Png);
+    let (start, rest) = png.split_at(33);
+    let (own, end) = rest.split_at(rest.len() - 12);
+    [start, &data(own), end].concat()
+}
+
+/// A PNG's chunk.
+fn chunk(name: [u8; 4], data: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(data.len()).unwrap_or(u32::MAX).to_be_bytes();
+    let mut sum = flate2::Crc::new();
+    sum.update(&name);
+    sum.update(data);
+    [&length[..], &name, data, &sum.sum().to_be_bytes()].concat()
+}
+
+fn jpeg_sized(width: u16, height: u16) -> Vec<u8> {
+    let mut jpeg = picture(ImageFormat::Jpeg);
+    let frame = jpeg.windows(2).position(|marker| marker == [0xFF, 0xC0]);
+    let frame = frame.expect("a JPEG has a frame");
+    jpeg[frame + 5..frame + 7].copy_from_slice(&height.to_be_bytes());
+    jpeg[frame + 7..frame + 9].copy_from_slice(&width.to_be_bytes());
+    jpeg
+}
+
+/// Without the segments of one kind, up to the first scan.
+fn without_jpeg_segments(kind: u8) -> Vec<u8> {
+    let jpeg = picture(ImageFormat::Jpeg);
+    let (mut left, mut rest) = jpeg.split_at(2);
+    let mut kept = left.to_vec();
+    while let [0xFF, marker, high, low, ..] = *rest
+        && marker != 0xDA
+    {
+        let length = usize::from(u16::from_be_bytes([high, low])) + 2;
+        (left, rest) = rest.split_at(length);
+        if marker != kind {
+            kept.extend(left);
+        }
+    }
+    kept.extend(rest);
+    kept
+}
+
+/// With chunks before its pixels.
+fn png_behind(chunks: &[u8]) -> Vec<u8> {
+    let png = picture(ImageFormat::Png);
+    let (start, rest) = png.split_at(33);
+    [start, chunks, rest].concat()
+}
+
+fn deflated(megabytes: usize) -> Vec<u8> {
+    let mut packed = ZlibEncoder::new(Vec::new(), Compression::fast());
+    for _ in 0..megabytes {
+        packed.write_all(&[0; 1 << 20]).expect("memory takes it");
+    }
+    packed.finish().expect("memory takes it")
+}
