@@ -81,8 +81,9 @@ pub async fn remove(pool: &PgPool, tenant: TenantId, id: UploadId) -> sqlx::Resu
         transaction.commit().await?;
         return Ok(Removed::Gone);
     }
-    Ok(match upload::store::is_gone(&mut transaction, id).await? {
-        true => Removed::Gone,
-        false => Removed::Nothing,
+    Ok(if upload::store::is_gone(&mut transaction, id).await? {
+        Removed::Gone
+    } else {
+        Removed::Nothing
     })
 }

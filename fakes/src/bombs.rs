@@ -251,8 +251,9 @@ fn png_behind(chunks: &[u8]) -> Vec<u8> {
 
 fn deflated(megabytes: usize) -> Vec<u8> {
     let mut packed = ZlibEncoder::new(Vec::new(), Compression::fast());
+    let zeros = vec![0; 1 << 20];
     for _ in 0..megabytes {
-        packed.write_all(&[0; 1 << 20]).expect("memory takes it");
+        packed.write_all(&zeros).expect("memory takes it");
     }
     packed.finish().expect("memory takes it")
 }

@@ -16,7 +16,7 @@ use super::light;
 /// Of the filter, on either side.
 const LOBES: f64 = 3.0;
 /// Bytes of light in a band, about.
-const BAND: f64 = 4e6;
+const BAND: usize = 4 << 20;
 
 /// What is averaged.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -154,8 +154,8 @@ fn in_bands<P: PixelTrait, const N: usize>(
     let step = whole.height / f64::from(scaled.height);
     // What a row is made of reaches so far beyond it.
     let reach = LOBES * step.max(1.0) + 1.0;
-    let rows = BAND / (f64::from(width) * size_of::<P>() as f64 * step);
-    let rows = rows.clamp(32.0, 512.0) as u32;
+    let lit_rows = u32::try_from(BAND / (row * size_of::<P>())).ok()?;
+    let rows = whole_rows((f64::from(lit_rows) / step).clamp(32.0, 512.0));
 
     let mut resizer = Resizer::new();
     let mut lit = Vec::new();
@@ -164,21 +164,21 @@ fn in_bands<P: PixelTrait, const N: usize>(
         let to = scaled.height.min(from + rows);
         let top = whole.top + f64::from(from) * step;
         let tall = f64::from(to - from) * step;
-        let first = (top - reach).floor().max(0.0);
-        let last = (top + tall + reach).ceil().min(f64::from(height));
+        let first = whole_rows((top - reach).max(0.0));
+        let last = whole_rows((top + tall + reach).ceil()).min(height);
         // Rounding must not lead out of the picture.
-        let tall = tall.min(last - top);
+        let tall = tall.min(f64::from(last) - top);
         lit.clear();
         lit.extend(
             source[first as usize * row..last as usize * row]
                 .iter()
                 .map(&shine),
         );
-        let slab = TypedImageRef::new(width, (last - first) as u32, &lit).ok()?;
+        let slab = TypedImageRef::new(width, last - first, &lit).ok()?;
         let mut band = TypedImage::new(scaled.width, to - from);
         let options = ResizeOptions::new().use_alpha(use_alpha).crop(
             whole.left,
-            top - first,
+            top - f64::from(first),
             whole.width,
             tall,
         );
@@ -186,6 +186,15 @@ fn in_bands<P: PixelTrait, const N: usize>(
         bytes.extend(band.pixels().iter().flat_map(&show));
     }
     Some(bytes)
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "rows of a picture"
+)]
+fn whole_rows(rows: f64) -> u32 {
+    rows as u32
 }
 
 /// What of the picture is shown.

@@ -1,5 +1,4 @@
 //! Our links to Google Cloud Storage beside Google's own signer: the same request, the same signature.
-#![expect(clippy::unwrap_used, reason = "tests fail loudly")]
 #![expect(clippy::print_stdout, reason = "says how many links were compared")]
 
 use std::time::Duration;

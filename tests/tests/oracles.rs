@@ -25,6 +25,8 @@ use worker::memory::Memory;
 use worker::providers::{Answer, InputPicture, PictureRequest, Providers, Reply};
 
 const PHOTO: &[u8] = include_bytes!("../../samples/product.jpg");
+/// What a call may take.
+const TIME: Duration = Duration::from_secs(30);
 const PROMPT: &str = "the bottle on wet slate, soft window light";
 const ART_DIRECTION: &str = "calm, natural, no text";
 
@@ -492,7 +494,6 @@ impl<'a> Order<'a> {
             },
             ..Config::from_env().unwrap()
         };
-        const TIME: Duration = Duration::from_secs(30);
         let providers = Providers::new(&self.catalog, &config, &Memory::within(0, 0)).unwrap();
         let provider = providers.get(&self.lane.provider).unwrap();
         let model = self.catalog.get(self.oracle.model).unwrap();

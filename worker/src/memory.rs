@@ -53,7 +53,7 @@ impl Memory {
 
     fn new(bytes: usize) -> Self {
         let rooms = u32::try_from(bytes / KIB).unwrap_or(u32::MAX);
-        telemetry::MEMORY_LIMIT.set(i64::from(rooms) * KIB as i64);
+        telemetry::MEMORY_LIMIT.set(i64::try_from(bytes).unwrap_or(i64::MAX));
         telemetry::MEMORY_USED.add(0);
         Self {
             free: Arc::new(Semaphore::new(rooms as usize)),
@@ -106,6 +106,7 @@ impl Room {
     }
 
     /// Room for so many bytes of it, as one of its own; the first takes what is beyond along.
+    #[must_use]
     pub fn split(&mut self, bytes: usize) -> Self {
         let rooms = bytes.div_ceil(KIB).min(self.permit.num_permits());
         Self {

@@ -318,7 +318,7 @@ fn longest_stall(samples: &[Sample]) -> Duration {
         if now.moved() != before.moved() {
             moved = now.at;
         }
-        longest = longest.max(now.at - moved);
+        longest = longest.max(now.at.saturating_sub(moved));
     }
     longest
 }
