@@ -249,6 +249,8 @@ pub const NAMES: &[&str] = &[
     "platen_lane_closed",
     "platen_model_shutdown_timestamp_seconds",
     "platen_bucket_away",
+    "platen_picture_memory_limit_bytes",
+    "platen_picture_memory_bytes",
     "platen_spool_bytes",
     "platen_spool_refused_total",
     "platen_deletions_total",

@@ -83,6 +83,25 @@ pub fn render(original: &[u8], recipe: &Recipe, space: Space) -> Result<Renditio
     })
 }
 
+/// What the steps of [`render`] take by a clock: decoding, resampling with what goes with it, encoding. For profiles.
+pub fn steps(
+    original: &[u8],
+    recipe: &Recipe,
+    space: Space,
+    clock: impl Fn() -> f64,
+) -> Result<[f64; 3], ImagingError> {
+    let original = Original::open(original)?;
+    let plan = Plan::new(original.width, original.height, recipe)?;
+    let orientation = original.orientation;
+    let started = clock();
+    let decoded = original.decode()?;
+    let opened = clock();
+    let (pixels, _) = drawn(decoded, orientation, plan, space)?;
+    let resampled = clock();
+    encode::encode(&pixels, recipe.format, recipe.rendering.encoding)?;
+    Ok([opened - started, resampled - opened, clock() - resampled])
+}
+
 /// Pixels as they will be delivered, and the file they came in where they are its own.
 struct Picture<'a> {
     pixels: DynamicImage,
@@ -102,7 +121,7 @@ fn picture<'a>(
     };
     let plan = Plan::new(shown.width, shown.height, recipe)?;
     let (orientation, format) = (original.orientation, original.format);
-    let (mut pixels, converted) = drawn(original, plan, space)?;
+    let (mut pixels, converted) = drawn(original.decode()?, orientation, plan, space)?;
 
     let smaller = shown.width > recipe.target.width || shown.height > recipe.target.height;
     if recipe.rendering.sharpen && smaller {
@@ -119,14 +138,13 @@ fn picture<'a>(
     })
 }
 
-/// Its pixels in sRGB and upright, as planned; and whether their colours had to be converted.
+/// Pixels and their profile, as they were decoded, in sRGB and upright, as planned; and whether colours had to be converted.
 fn drawn(
-    original: Original<'_>,
+    (mut pixels, profile): (DynamicImage, Option<Vec<u8>>),
+    orientation: Orientation,
     plan: Plan,
     space: Space,
 ) -> Result<(DynamicImage, bool), ImagingError> {
-    let orientation = original.orientation;
-    let (mut pixels, profile) = original.decode()?;
     // Light follows from sRGB's own curve, so colours come first.
     let converted = profile.is_some_and(|profile| color::to_srgb(&mut pixels, &profile));
     let lies = matches!(decode::turned(orientation, 0, 1), (1, 0));

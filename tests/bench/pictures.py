@@ -105,7 +105,7 @@ class Engine:
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def render(self, source, width, height, form, light, out=None):
-        job = dict(source=str(source), width=width, height=height, format=form, light=light, out=out and str(out))
+        job = dict(source=str(source), width=width, height=height, format=form, light=light, out=out and str(out), steps=True)
         self.process.stdin.write(json.dumps(job) + "\n")
         self.process.stdin.flush()
         answer = self.process.stdout.readline()
@@ -297,6 +297,7 @@ def speed(engines, folder, rounds, light, cases):
     for into, out, form, *limits in cases:
         times = {name: [] for name in engines}
         sizes = {name: {} for name in engines}
+        steps = []
         for turn in range(rounds + 1):  # the first only warms up
             for number in range(4):
                 for name, engine in engines.items():
@@ -304,6 +305,8 @@ def speed(engines, folder, rounds, light, cases):
                     sizes[name][number] = answer["bytes"]
                     if turn:
                         times[name].append(answer["ms"])
+                        if "steps" in answer:
+                            steps.append(answer["steps"])
         expected = reference(folder / f"{into}-0.png", out, out, light)
         row = {"in": into, "out": out, "format": form, "light": light, "limits": limits, "engines": {}}
         for name, engine in engines.items():
@@ -314,6 +317,7 @@ def speed(engines, folder, rounds, light, cases):
                 "bytes": sum(sizes[name].values()) / 4,
                 "psnr": psnr(shown(file), expected),
             }
+        row["steps"] = [statistics.median(step) for step in zip(*steps)]
         rows.append(row)
         print_speed(row)
     return rows
@@ -327,6 +331,8 @@ def print_speed(row):
     print(f"\n{row['in']} → {row['out']} {row['format']}, {row['light']}: ", end="")
     print(f"{time:.3f} of sharp's time (≤ {most_time}), {size:.3f} of its bytes (≤ {most_size or '-'})", end="")
     print("" if row["reached"] else "   MISSED")
+    decode, resample, encode = row["steps"]
+    print(f"    ours, step by step: decoding {decode:.1f} ms, resampling {resample:.1f}, encoding {encode:.1f}")
     for name, figures in row["engines"].items():
         print(f"    {name:8}{figures['ms']:8.1f} ms{figures['bytes'] / 1e6:8.3f} MB{figures['psnr']:8.2f} dB", flush=True)
 
@@ -379,10 +385,6 @@ def main(folder, ours):
     }
     rounds = int(os.environ.get("ROUNDS") or 5)
     print(f"CPU per picture, one thread, medians of {rounds} rounds of 4 pictures; sRGB levels are resampled, then light")
-    for side in (1024, 2048):
-        # Of the same size it keeps its compressed pixels, so this is what decoding takes.
-        alone = [engines["platen"].render(pictures / f"{side}-{n}.png", side, side, "png", "display") for n in (0, 1, 2, 3)]
-        print(f"decoding a PNG of {side}² alone: {statistics.median(one['ms'] for one in alone):.1f} ms")
     result = {"rounds": rounds, "speed": speed(engines, pictures, rounds, "display", CASES)}
     linear = [(*case[:3], LINEAR, case[4]) for case in CASES if case[0] != case[1]]
     some = {name: engine for name, engine in engines.items() if name != "pillow"}

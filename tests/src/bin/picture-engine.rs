@@ -6,7 +6,7 @@ use std::{fs, io};
 
 use anyhow::Context;
 use common::generation::image::{Fit, Format, Pixels, Recipe, Rendering};
-use imaging::{Space, render};
+use imaging::{Space, render, steps};
 use nix::sys::{
     resource::{UsageWho, getrusage},
     time::TimeValLike,
@@ -46,7 +46,12 @@ fn main() -> anyhow::Result<()> {
         if let Some(out) = job["out"].as_str() {
             fs::write(out, &rendition.bytes)?;
         }
-        println!("{}", json!({ "ms": ms, "bytes": rendition.bytes.len() }));
+        let mut answer = json!({ "ms": ms, "bytes": rendition.bytes.len() });
+        if job["steps"] == true {
+            let now = || cpu().unwrap_or_default();
+            answer["steps"] = json!(steps(&original, &recipe, space, now)?);
+        }
+        println!("{answer}");
     }
     Ok(())
 }
