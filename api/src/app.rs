@@ -13,7 +13,7 @@ use common::database::{self, Role};
 use common::queue::{Lanes, Ring};
 use common::telemetry;
 use imaging::Darkroom;
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
 use sqlx::PgPool;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -38,6 +38,8 @@ pub struct App {
     pub ring: Ring,
     pub lanes: Lanes,
     pub bucket: Bucket,
+    /// What operators show; `None`: there are none.
+    pub operator_key: Option<SecretString>,
     /// How long links to files work.
     pub link_lifetime: Duration,
     /// Where uploads are written anew.
@@ -78,6 +80,7 @@ impl App {
             } else {
                 bucket
             },
+            operator_key: config.operator_key.clone(),
             link_lifetime: config.links.lifetime,
             darkroom: Darkroom::new(cores() / 2),
             catalog: Arc::new(catalog),

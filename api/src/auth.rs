@@ -8,6 +8,8 @@ use axum::http::request::Parts;
 use common::authentication;
 use common::id::TenantId;
 use common::tenant::ApiKey;
+use secrecy::ExposeSecret;
+use sha2::{Digest, Sha256};
 
 use crate::app::App;
 use crate::error::{Code, Problem};
@@ -33,6 +35,42 @@ impl FromRequestParts<Arc<App>> for Tenant {
         tracing::Span::current().record("tenant", tracing::field::display(tenant));
         Ok(Self(tenant))
     }
+}
+
+/// An operator. Who that is is decided here and nowhere else: for now whoever holds the one key.
+#[derive(Clone, Copy, Debug)]
+pub struct Operator;
+
+impl Operator {
+    /// What the record says of who acted.
+    pub const NAME: &'static str = "api";
+}
+
+impl FromRequestParts<Arc<App>> for Operator {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
+        let shown = parts.headers.get(AUTHORIZATION);
+        let shown = shown.and_then(|header| header.to_str().ok()?.split_once(' '));
+        let shown = shown.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
+        let (Some((_, shown)), Some(key)) = (shown, &app.operator_key) else {
+            return Err(not_an_operator());
+        };
+        // Of hashes it tells nothing how many bytes agree.
+        let hash = |text: &str| Sha256::digest(text.trim().as_bytes());
+        if hash(shown) == hash(key.expose_secret()) {
+            Ok(Self)
+        } else {
+            Err(not_an_operator())
+        }
+    }
+}
+
+fn not_an_operator() -> Problem {
+    Problem::new(
+        Code::Unauthenticated,
+        "This is for operators: send `Authorization: Bearer …` with the key in PLATEN_OPERATOR_KEY.",
+    )
 }
 
 fn refused(why: &str) -> Problem {

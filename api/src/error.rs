@@ -8,6 +8,7 @@ use common::admission::Refusal;
 use common::bucket::BucketError;
 use common::catalog::NotOffered;
 use common::generation::Violation;
+use common::operation::OperationError;
 use common::settlement::SettlementError;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -261,6 +262,21 @@ impl From<Refusal> for Problem {
                 Self::from(Code::Internal)
             }
             Refusal::Database(error) => error.into(),
+        }
+    }
+}
+
+impl From<OperationError> for Problem {
+    fn from(error: OperationError) -> Self {
+        match error {
+            OperationError::TooMuch { .. } => {
+                let detail = format!("Take less: {error}.");
+                Self::invalid(vec![Violation::new("/credits", detail)])
+            }
+            OperationError::NoTenant => Self::new(Code::NotFound, "There is no such tenant."),
+            OperationError::Bucket(error) => error.into(),
+            OperationError::Settlement(error) => error.into(),
+            OperationError::Database(error) => error.into(),
         }
     }
 }

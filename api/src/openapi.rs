@@ -22,6 +22,7 @@ use crate::error::ProblemBody;
         (name = "models", description = "What may be asked for, and its price"),
         (name = "credits", description = "Balance and statement"),
         (name = "files", description = "The pictures"),
+        (name = "operators", description = "For whoever runs this service"),
         (name = "service", description = "Whether it runs, and what its errors mean"),
     )
 )]
@@ -39,6 +40,12 @@ impl Modify for Key {
             .components
             .get_or_insert_default()
             .add_security_scheme("key", SecurityScheme::Http(scheme));
+        let scheme = HttpBuilder::new()
+            .scheme(HttpAuthScheme::Bearer)
+            .description(Some("The operators' key, of `PLATEN_OPERATOR_KEY`."))
+            .build();
+        let components = openapi.components.get_or_insert_default();
+        components.add_security_scheme("operator", SecurityScheme::Http(scheme));
     }
 }
 

@@ -19,7 +19,8 @@ use utoipa_axum::routes;
 use crate::app::App;
 use crate::error::{Code, Problem};
 use crate::routes::{
-    artifacts, console, credits, errors, files, health, jobs, metrics, models, retention, uploads,
+    admin, artifacts, console, credits, errors, files, health, jobs, metrics, models, retention,
+    uploads,
 };
 use crate::{idempotency, openapi, request};
 
@@ -67,6 +68,17 @@ pub(crate) fn documented() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(uploads::complete::handler)) //                  /v1/uploads/{id}/complete
         .routes(routes!(retention::get::handler, retention::put::handler)) // /v1/retention
         .routes(routes!(retention::receipts::handler)) //                /v1/receipts
+        .routes(routes!(admin::jobs::list)) //                           /v1/admin/jobs
+        .routes(routes!(admin::jobs::story)) //                          /v1/admin/jobs/{id}
+        .routes(routes!(admin::jobs::redrive)) //                        /v1/admin/jobs/redrive
+        .routes(routes!(admin::jobs::cancel)) //                         /v1/admin/jobs/cancel
+        .routes(routes!(admin::pauses::list, admin::pauses::pause)) //   /v1/admin/pauses
+        .routes(routes!(admin::pauses::resume)) //                       /v1/admin/pauses/{id}/resume
+        .routes(routes!(admin::workers::list)) //                        /v1/admin/workers
+        .routes(routes!(admin::tenants::freeze)) //                      /v1/admin/tenants/{id}/freeze
+        .routes(routes!(admin::tenants::unfreeze)) //                    /v1/admin/tenants/{id}/unfreeze
+        .routes(routes!(admin::tenants::adjust)) //                      /v1/admin/tenants/{id}/adjust
+        .routes(routes!(admin::actions::list)) //                        /v1/admin/actions
         .routes(routes!(errors::list)) //                                /errors
         .routes(routes!(errors::one)) //                                 /errors/{code}
         .routes(routes!(health::live)) //                                /livez
@@ -150,6 +162,7 @@ mod tests {
                 "0123456789".repeat(4).into(),
             )
             .unwrap(),
+            operator_key: None,
             link_lifetime: Duration::from_mins(15),
             darkroom: Darkroom::new(1),
             catalog: Arc::new(Catalog::load(None, None).unwrap()),

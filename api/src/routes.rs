@@ -1,5 +1,6 @@
 //! The routes, one file each. [`mod@crate::router`] says which path leads where.
 
+pub mod admin;
 pub mod artifacts;
 pub mod console;
 pub mod credits;

@@ -48,6 +48,8 @@ pub struct Admission {
     pub fallback: bool,
     /// The model asked for, where its successor is taken instead.
     pub switched_from: Option<String>,
+    /// The job that failed, which this one does once more.
+    pub redrive_of: Option<JobId>,
 }
 
 /// A request that was answered with success.
@@ -127,6 +129,7 @@ pub async fn admit(
             deadline_in: admission.cancel_after,
             fallback: admission.fallback,
             switched_from: admission.switched_from.as_deref(),
+            redrive_of: admission.redrive_of,
         },
     )
     .await?;

@@ -66,6 +66,10 @@ pub const VARIABLES: &[(&str, &str)] = &[
         "secret that signs links to files; at least 32 characters",
     ),
     (
+        "PLATEN_OPERATOR_KEY",
+        "key for /v1/admin, at least 32 characters; without it there are no operators",
+    ),
+    (
         "PLATEN_LISTEN",
         "address of the API; default 127.0.0.1:8080",
     ),
@@ -128,6 +132,8 @@ pub struct Config {
     pub queue: String,
     pub bucket: Option<Address>,
     pub signing_key: Option<SecretString>,
+    /// What operators show to `/v1/admin`.
+    pub operator_key: Option<SecretString>,
     pub links: Links,
     pub listen: SocketAddr,
     pub metrics_listen: SocketAddr,
@@ -254,7 +260,8 @@ impl Config {
             redis_url: text("REDIS_URL")?.map(SecretString::from),
             queue: text("PLATEN_QUEUE")?.unwrap_or_else(|| "platen".to_owned()),
             bucket: bucket()?,
-            signing_key: signing_key()?,
+            signing_key: long_secret("PLATEN_SIGNING_KEY")?,
+            operator_key: long_secret("PLATEN_OPERATOR_KEY")?,
             links: links()?,
             listen: parsed("PLATEN_LISTEN")?.unwrap_or(API),
             metrics_listen: parsed("PLATEN_METRICS_LISTEN")?.unwrap_or(METRICS),
@@ -319,11 +326,10 @@ impl Config {
     }
 }
 
-fn signing_key() -> Result<Option<SecretString>, ConfigError> {
-    const NAME: &str = "PLATEN_SIGNING_KEY";
-    match text(NAME)? {
+fn long_secret(name: &str) -> Result<Option<SecretString>, ConfigError> {
+    match text(name)? {
         Some(key) if key.len() < 32 => Err(ConfigError::Unusable {
-            name: NAME.to_owned(),
+            name: name.to_owned(),
             problem: "it has fewer than 32 characters".to_owned(),
         }),
         key => Ok(key.map(SecretString::from)),

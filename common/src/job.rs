@@ -108,6 +108,8 @@ pub struct Job {
     pub fallback: bool,
     /// The model asked for, where its successor was taken instead.
     pub switched_from: Option<String>,
+    /// The job that failed, which this one does once more.
+    pub redrive_of: Option<JobId>,
     pub created_at: OffsetDateTime,
     pub started_at: Option<OffsetDateTime>,
     pub finished_at: Option<OffsetDateTime>,

@@ -24,6 +24,7 @@ pub enum Account {
     Held,
     Promo,
     Revenue,
+    Adjust,
 }
 
 impl Account {
@@ -33,6 +34,7 @@ impl Account {
             Self::Held => "tenant:held",
             Self::Promo => "sys:promo",
             Self::Revenue => "sys:revenue",
+            Self::Adjust => "sys:adjust",
         }
     }
 }
@@ -49,6 +51,8 @@ pub enum Cause {
     Capture,
     /// What a job did not deliver came back.
     Release,
+    /// An operator gave or took them.
+    Adjust,
 }
 
 impl Cause {
@@ -58,6 +62,7 @@ impl Cause {
             Self::Hold => "hold",
             Self::Capture => "capture",
             Self::Release => "release",
+            Self::Adjust => "adjust",
         }
     }
 }

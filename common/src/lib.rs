@@ -26,6 +26,7 @@ pub mod admission;
 pub mod authentication;
 pub mod billing;
 pub mod dispatch;
+pub mod operation;
 pub mod orphans;
 pub mod settlement;
 pub mod uploading;

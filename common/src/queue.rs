@@ -131,6 +131,21 @@ impl Ring {
         Ok(Target { size, room })
     }
 
+    /// Workers that have announced themselves of late, and their slots.
+    pub async fn workers(&self) -> Result<Vec<(String, usize)>, RingError> {
+        let members: Vec<String> = redis::cmd("ZRANGE")
+            .arg(&self.keys.workers)
+            .arg(0)
+            .arg(-1)
+            .query_async(&mut self.line.clone())
+            .await?;
+        let worker = |member: String| {
+            let (name, slots) = member.rsplit_once('|')?;
+            Some((name.to_owned(), slots.parse().ok()?))
+        };
+        Ok(members.into_iter().filter_map(worker).collect())
+    }
+
     /// Whether Redis answers.
     pub async fn ping(&self) -> Result<(), RingError> {
         redis::cmd("PING").query_async(&mut self.line.clone()).await

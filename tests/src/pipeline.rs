@@ -73,6 +73,9 @@ impl Default for Options {
     }
 }
 
+/// What operators show.
+pub const OPERATOR_KEY: &str = "a key for operators, in tests only";
+
 /// The whole product, in this process.
 pub struct Pipeline {
     pub url: String,
@@ -137,6 +140,7 @@ impl Pipeline {
                     .unwrap_or_else(|| Address::Folder(bucket.path().to_owned())),
             ),
             signing_key: Some(SecretString::from("a key for tests, and for tests only")),
+            operator_key: Some(SecretString::from(OPERATOR_KEY)),
             links: Links::default(),
             listen: any,
             metrics_listen: any,

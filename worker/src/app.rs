@@ -109,6 +109,21 @@ impl App {
         })
     }
 
+    /// Starts nothing until then: takes the slots, as they become free, so that what is popped is popped by others, and nobody
+    /// has to ask.
+    pub async fn start_nothing_until(&self, until: impl Future<Output = ()>) {
+        let every_slot = u32::try_from(self.slots).unwrap_or(u32::MAX);
+        let take = async {
+            let _taken = self.free_slots.acquire_many(every_slot).await;
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            () = take => {}
+            () = until => {}
+            () = self.stopping.cancelled() => {}
+        }
+    }
+
     /// How many jobs of each model may be started, as last seen.
     pub fn open(&self) -> Open {
         self.open

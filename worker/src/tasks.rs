@@ -8,6 +8,7 @@
 //! | [`reap`] | every second | takes jobs from workers whose lease ran out |
 //! | [`expire`] | every second | ends jobs whose deadline has passed |
 //! | [`watch_bucket`] | every second | starts nothing while the bucket is away |
+//! | [`heed_drain`] | every second | starts nothing while an operator wants it so |
 //! | [`retain`] | every five seconds | deletes files that are due, and keeps receipts |
 //! | [`fold_billing`] | every five seconds | keeps the roll-up short that billing metrics read |
 //! | [`sweep`] | hourly | removes objects that no row names |
@@ -18,6 +19,7 @@
 mod expire;
 mod fold_billing;
 mod generate;
+mod heed_drain;
 pub(crate) mod reap;
 mod renew_leases;
 mod retain;
@@ -61,6 +63,13 @@ pub async fn run(app: Arc<App>, stop: CancellationToken) -> anyhow::Result<()> {
         Duration::MAX,
         &schedules,
         watch_bucket::run,
+    );
+    every(
+        &app,
+        timing.look_every,
+        Duration::MAX,
+        &stop,
+        heed_drain::run,
     );
     every(&app, timing.dispatch_every, lease, &stop, top_up_ring::run);
     every(&app, lease / 3, lease, &schedules, renew_leases::run);

@@ -34,6 +34,7 @@ pub struct NewJob<'a> {
     pub deadline_in: Duration,
     pub fallback: bool,
     pub switched_from: Option<&'a str>,
+    pub redrive_of: Option<JobId>,
 }
 
 /// How far one output moves its tenant's virtual clock: a tenant that submits faster than one output per
@@ -54,9 +55,9 @@ pub async fn insert(connection: &mut PgConnection, job: &NewJob<'_>) -> sqlx::Re
           UPDATE wallets SET turn = greatest(turn, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint) + $15::bigint
           WHERE tenant_id = $2 RETURNING turn)
         INSERT INTO jobs (id, tenant_id, kind, model, name, metadata, request_id, max_calls, priority, turn, run_after, deadline,
-                          price_version, unit_price, n_requested, hold_amount, fallback, switched_from, created_at)
+                          price_version, unit_price, n_requested, hold_amount, fallback, switched_from, redrive_of, created_at)
         SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9::smallint, greatest((extract(epoch FROM clock_timestamp()) * 1000000)::bigint, clock.turn - $9::smallint * $16::bigint),
-               greatest($10, now()), greatest($10, clock_timestamp()) + $11::interval, $12, $13, $14, $17, $18, $19, now() FROM clock
+               greatest($10, now()), greatest($10, clock_timestamp()) + $11::interval, $12, $13, $14, $17, $18, $19, $20, now() FROM clock
         RETURNING *"#,
         job.id.0,
         job.tenant.0,
@@ -77,6 +78,7 @@ pub async fn insert(connection: &mut PgConnection, job: &NewJob<'_>) -> sqlx::Re
         job.hold.get(),
         job.fallback,
         job.switched_from,
+        job.redrive_of.map(|old| old.0),
     )
     .fetch_one(&mut *connection)
     .await?;
@@ -158,6 +160,69 @@ pub async fn list(
     Ok(rows.into_iter().map(Into::into).collect())
 }
 
+/// Which jobs, of whichever tenant: those that fit everything that is said.
+#[derive(Clone, Debug, Default)]
+pub struct Search {
+    pub ids: Option<Vec<JobId>>,
+    pub tenant: Option<TenantId>,
+    pub model: Option<String>,
+    /// In one of these; none: in any.
+    pub states: Vec<State>,
+    pub outcome: Option<Class>,
+    /// Submitted from then on.
+    pub since: Option<OffsetDateTime>,
+    /// Submitted before then.
+    pub before: Option<OffsetDateTime>,
+    /// Only jobs older than this one.
+    pub after: Option<JobId>,
+}
+
+/// All tenants' jobs, newest first, for who may read everything.
+pub async fn search(pool: &PgPool, search: &Search, limit: i64) -> sqlx::Result<Vec<Job>> {
+    let ids: Option<Vec<Uuid>> = search
+        .ids
+        .as_ref()
+        .map(|ids| ids.iter().map(|id| id.0).collect());
+    let states: Vec<String> = search
+        .states
+        .iter()
+        .map(|state| state.as_str().to_owned())
+        .collect();
+    let rows = sqlx::query_as!(
+        Row,
+        r#"-- job::search
+        SELECT *
+        FROM jobs
+        WHERE ($1::uuid[] IS NULL OR id = ANY($1)) AND ($2::uuid IS NULL OR tenant_id = $2) AND ($3::text IS NULL OR model = $3)
+          AND (cardinality($4::text[]) = 0 OR state = ANY($4)) AND ($5::text IS NULL OR outcome = $5)
+          AND ($6::timestamptz IS NULL OR created_at >= $6) AND ($7::timestamptz IS NULL OR created_at < $7) AND ($8::uuid IS NULL OR id < $8)
+        ORDER BY id DESC LIMIT $9"#,
+        ids.as_deref(),
+        search.tenant.map(|tenant| tenant.0),
+        search.model,
+        &states,
+        search.outcome.map(Class::as_str),
+        search.since,
+        search.before,
+        search.after.map(|id| id.0),
+        limit,
+    )
+    .fetch_all(pool)
+    .await?;
+    Ok(rows.into_iter().map(Into::into).collect())
+}
+
+/// How many jobs each worker has under way.
+pub async fn by_worker(pool: &PgPool) -> sqlx::Result<Vec<(String, i64)>> {
+    let rows = sqlx::query!(
+        r#"-- job::by_worker
+        SELECT worker AS "worker!", count(*) AS "jobs!" FROM jobs WHERE state = 'running' AND worker IS NOT NULL GROUP BY worker"#
+    )
+    .fetch_all(pool)
+    .await?;
+    Ok(rows.into_iter().map(|row| (row.worker, row.jobs)).collect())
+}
+
 /// How many of the tenant's own queued jobs go before this one.
 pub async fn ahead(connection: &mut PgConnection, job: &Job) -> sqlx::Result<i64> {
     sqlx::query_scalar!(
@@ -187,7 +252,7 @@ pub async fn request(connection: &mut PgConnection, id: JobId) -> sqlx::Result<O
 }
 
 /// Takes the right to work on a job: raises its fence by one. `None` when it is not to be had: a stale ring is
-/// harmless, a job whose lanes are closed stays queued, and one for a model that is not named is another worker's.
+/// harmless, a job whose lanes are closed or that is paused stays queued, and one for a model that is not named is another worker's.
 pub async fn claim(
     pool: &PgPool,
     id: JobId,
@@ -206,6 +271,9 @@ pub async fn claim(
             WHERE open.model = jobs.model
               AND (operating OR (stocked AND deadline < clock_timestamp() + $7::interval)
                    OR CASE WHEN fallback THEN anywhere ELSE at_home END > 0))
+          AND NOT EXISTS (
+            SELECT FROM pauses p WHERE p.lifted_at IS NULL AND (p.model IS NULL OR p.model = jobs.model)
+              AND (p.tenant_id IS NULL OR p.tenant_id = jobs.tenant_id) AND (p.worker IS NULL OR p.worker = $2))
         RETURNING tenant_id, fence, model, request_id, n_requested, fallback, calls_started, max_calls,
                   extract(epoch FROM clock_timestamp() - greatest(run_after, created_at))::float8 AS "waited_seconds!",
                   extract(epoch FROM deadline - clock_timestamp())::float8 AS "seconds_left!""#,
@@ -266,16 +334,18 @@ pub async fn due(pool: &PgPool, limit: i64, open: &Open) -> sqlx::Result<Vec<(Jo
         r#"-- job::due
         WITH open AS (
           SELECT * FROM unnest($2::text[], $3::bigint[], $4::bigint[]) AS open(model, anywhere, at_home)),
+        paused AS (SELECT model, tenant_id FROM pauses WHERE lifted_at IS NULL AND worker IS NULL),
         roomy AS (
           SELECT jobs.id, jobs.turn FROM open, LATERAL (
             SELECT id, turn FROM jobs
             WHERE state = 'queued' AND model = open.model AND run_after <= clock_timestamp() AND deadline > clock_timestamp()
-              AND (fallback OR at_home > 0)
+              AND (fallback OR at_home > 0) AND NOT EXISTS (SELECT FROM paused p WHERE (p.model IS NULL OR p.model = jobs.model) AND (p.tenant_id IS NULL OR p.tenant_id = jobs.tenant_id))
             ORDER BY turn, id LIMIT least($1, anywhere)) jobs),
         in_the_making AS (
           SELECT id, turn FROM jobs
           WHERE state = 'queued' AND (operating OR stocked) AND (operating OR deadline < clock_timestamp() + $5::interval)
             AND run_after <= clock_timestamp() AND deadline > clock_timestamp() AND model IN (SELECT model FROM open)
+            AND NOT EXISTS (SELECT FROM paused p WHERE (p.model IS NULL OR p.model = jobs.model) AND (p.tenant_id IS NULL OR p.tenant_id = jobs.tenant_id))
           ORDER BY turn, id LIMIT $1)
         SELECT id AS "id!", turn AS "turn!" FROM roomy UNION SELECT id, turn FROM in_the_making ORDER BY 2, 1 LIMIT $1"#,
         limit,
@@ -459,6 +529,7 @@ struct Row {
     created_at: OffsetDateTime,
     started_at: Option<OffsetDateTime>,
     finished_at: Option<OffsetDateTime>,
+    redrive_of: Option<Uuid>,
 }
 
 fn counted(amount: i64) -> Credits {
@@ -501,6 +572,7 @@ impl From<Row> for Job {
             n_delivered: row.n_delivered,
             fallback: row.fallback,
             switched_from: row.switched_from,
+            redrive_of: row.redrive_of.map(JobId),
             created_at: row.created_at,
             started_at: row.started_at,
             finished_at: row.finished_at,

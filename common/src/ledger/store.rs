@@ -191,6 +191,43 @@ pub async fn insert_promo(
     Ok(inserted.rows_affected() == 1)
 }
 
+/// A lot of credits that an operator gave.
+pub async fn insert_adjustment(
+    connection: &mut PgConnection,
+    tenant: TenantId,
+    grant: GrantId,
+    amount: Credits,
+) -> sqlx::Result<()> {
+    sqlx::query!(
+        "-- ledger::insert_adjustment
+        INSERT INTO grants (id, tenant_id, source_type, source_id, priority, amount, remaining)
+        VALUES ($1, $2, 'adjust', $3, 50, $4, $4)",
+        grant.0,
+        tenant.0,
+        grant.to_string(),
+        amount.get(),
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Takes shares of what remains of lots.
+pub async fn forfeit_lots(connection: &mut PgConnection, shares: &[Share]) -> sqlx::Result<()> {
+    let grants: Vec<Uuid> = shares.iter().map(|share| share.grant).collect();
+    let amounts: Vec<i64> = shares.iter().map(|share| share.amount.get()).collect();
+    sqlx::query!(
+        "-- ledger::forfeit_lots
+        UPDATE grants g SET remaining = remaining - share.amount, forfeited = forfeited + share.amount
+        FROM unnest($1::uuid[], $2::bigint[]) AS share(grant_id, amount) WHERE g.id = share.grant_id",
+        &grants,
+        &amounts,
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
 /// One line of a tenant's statement.
 #[derive(Clone, Debug)]
 pub struct Line {

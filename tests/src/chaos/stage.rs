@@ -96,6 +96,7 @@ impl Stage {
             // Each page of a listing is a walk through all there is, and there is much.
             bucket: Some(s3::address_within(&store.endpoint(), "", "60s")),
             signing_key: Some("a key for chaos, and for chaos only".into()),
+            operator_key: None,
             links: Links::default(),
             listen: nowhere,
             metrics_listen: nowhere,

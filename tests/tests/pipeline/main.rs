@@ -17,6 +17,7 @@ mod handles;
 mod isolation;
 mod lanes;
 mod life_of_a_job;
+mod operators;
 mod outcomes;
 mod refusals;
 mod repeats;

@@ -329,6 +329,7 @@ impl<'a> Real<'a> {
             cancel_after: CANCEL_AFTER,
             fallback: true,
             switched_from: None,
+            redrive_of: None,
         };
         let answer = |job: &Job| {
             assert_eq!(job.id, id);

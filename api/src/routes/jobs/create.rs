@@ -117,6 +117,7 @@ pub async fn handler(
         cancel_after: terms.cancel_after,
         fallback: asked.fallback,
         switched_from: asked.switched_from,
+        redrive_of: None,
     };
     let accepted = |job: &Job| JobView::new(job, Vec::new()).answer(StatusCode::ACCEPTED);
     let admitted = admission::admit(&app.pool, &admission, accepted).await;

@@ -1,0 +1,294 @@
+//! `/v1/admin/jobs`: all tenants' jobs, the whole story of one, and what is done to many.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State as AppState;
+use common::generation::Violation;
+use common::id::{JobId, TenantId};
+use common::job::store::Search;
+use common::job::{self, Job, State};
+use common::operation::{self, Event, Outcome};
+use common::outcome::Class;
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+use utoipa::ToSchema;
+
+use super::act;
+use crate::app::App;
+use crate::auth::Operator;
+use crate::error::{Problem, ProblemBody, Result};
+use crate::extract::{self, Id, JsonBody, Parameters, limit, page, searchable};
+use crate::routes::jobs::JobView;
+
+/// Most jobs one request does something to.
+const MOST: i64 = 1_000;
+
+/// Which jobs.
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct Which {
+    /// At most so many.
+    #[param(minimum = 1, maximum = 100, default = 20)]
+    limit: Option<i64>,
+    /// The id of the last job you have: older ones follow.
+    #[param(value_type = Option<String>)]
+    starting_after: Option<JobId>,
+    #[param(value_type = Option<String>)]
+    tenant: Option<TenantId>,
+    model: Option<String>,
+    #[param(inline)]
+    state: Option<State>,
+    #[param(inline)]
+    outcome: Option<Class>,
+    /// Submitted from then on.
+    #[serde(default, with = "time::serde::rfc3339::option")]
+    #[param(value_type = Option<String>, format = DateTime)]
+    since: Option<OffsetDateTime>,
+    /// Submitted before then.
+    #[serde(default, with = "time::serde::rfc3339::option")]
+    #[param(value_type = Option<String>, format = DateTime)]
+    before: Option<OffsetDateTime>,
+}
+
+/// A job, and whose it is.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct OwnedJob {
+    #[schema(value_type = String)]
+    pub tenant: TenantId,
+    pub job: JobView,
+    /// The job that failed, which this one does once more.
+    #[schema(value_type = Option<String>)]
+    pub redrive_of: Option<JobId>,
+}
+
+impl OwnedJob {
+    /// Its files are not shown: they are the tenant's.
+    fn new(job: &Job) -> Self {
+        Self {
+            tenant: job.tenant,
+            job: JobView::new(job, Vec::new()),
+            redrive_of: job.redrive_of,
+        }
+    }
+}
+
+/// A page of jobs.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct OwnedJobs {
+    pub data: Vec<OwnedJob>,
+    /// Whether older ones follow.
+    pub has_more: bool,
+}
+
+/// All tenants' jobs, newest first
+#[utoipa::path(
+    get,
+    path = "/v1/admin/jobs",
+    operation_id = "list_all_jobs",
+    tag = "operators",
+    security(("operator" = [])),
+    params(Which),
+    responses((status = 200, description = "A page of jobs", body = OwnedJobs))
+)]
+pub async fn list(
+    AppState(app): AppState<Arc<App>>,
+    _: Operator,
+    Parameters(which): Parameters<Which>,
+) -> Result<Json<OwnedJobs>> {
+    let limit = limit(which.limit)?;
+    searchable("model", which.model.as_deref())?;
+    let search = Search {
+        ids: None,
+        tenant: which.tenant,
+        model: which.model,
+        states: which.state.into_iter().collect(),
+        outcome: which.outcome,
+        since: which.since,
+        before: which.before,
+        after: which.starting_after,
+    };
+    let jobs = job::store::search(&app.reader, &search, limit + 1).await?;
+    let (jobs, has_more) = page(jobs, limit);
+    let data = jobs.iter().map(OwnedJob::new).collect();
+    Ok(Json(OwnedJobs { data, has_more }))
+}
+
+/// A job and everything that happened to it.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Story {
+    #[serde(flatten)]
+    pub job: OwnedJob,
+    /// In order.
+    pub story: Vec<Event>,
+}
+
+/// The whole story of a job: attempts, calls, transfers, files, operators
+#[utoipa::path(
+    get,
+    path = "/v1/admin/jobs/{id}",
+    operation_id = "get_story",
+    tag = "operators",
+    security(("operator" = [])),
+    params(("id" = String, Path, description = "`job_…`")),
+    responses(
+        (status = 200, description = "The story", body = Story),
+        (status = 404, description = "There is none with this id", body = ProblemBody, content_type = "application/problem+json"),
+    )
+)]
+pub async fn story(
+    AppState(app): AppState<Arc<App>>,
+    _: Operator,
+    Id(id): Id<JobId>,
+) -> Result<Json<Story>> {
+    let search = Search {
+        ids: Some(vec![id]),
+        ..Search::default()
+    };
+    let job = job::store::search(&app.reader, &search, 1).await?.pop();
+    let job = job.ok_or_else(|| Problem::no_such("job", id))?;
+    let story = operation::store::story(&app.reader, id).await?;
+    Ok(Json(Story {
+        job: OwnedJob::new(&job),
+        story,
+    }))
+}
+
+/// Many jobs: those that fit everything that is said.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Many {
+    /// These.
+    #[schema(value_type = Option<Vec<String>>)]
+    ids: Option<Vec<JobId>>,
+    #[schema(value_type = Option<String>)]
+    tenant: Option<TenantId>,
+    model: Option<String>,
+    #[schema(inline)]
+    state: Option<State>,
+    #[schema(inline)]
+    outcome: Option<Class>,
+    /// Submitted from then on.
+    #[serde(default, with = "time::serde::rfc3339::option")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    since: Option<OffsetDateTime>,
+    /// Submitted before then.
+    #[serde(default, with = "time::serde::rfc3339::option")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    before: Option<OffsetDateTime>,
+    /// At most so many, the newest; ask again for the rest.
+    #[schema(minimum = 1, maximum = 1000, default = 100)]
+    limit: Option<i64>,
+    /// Only say which.
+    #[serde(default)]
+    dry_run: bool,
+    #[serde(default)]
+    #[schema(required, min_length = 1, max_length = 500)]
+    reason: String,
+}
+
+/// What became of each.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Outcomes {
+    pub data: Vec<Outcome>,
+    /// Whether more fit.
+    pub has_more: bool,
+}
+
+impl Many {
+    /// The jobs, in one of `states` where none is said.
+    async fn find(&self, app: &App, states: &[State]) -> Result<(Vec<Job>, bool)> {
+        let limit = self.limit.unwrap_or(100);
+        if !(1..=MOST).contains(&limit) {
+            let detail = format!("1 to {MOST}, not {limit}.");
+            return Err(Problem::invalid(vec![Violation::new("/limit", detail)]));
+        }
+        let search = Search {
+            ids: self.ids.clone(),
+            tenant: self.tenant,
+            model: self.model.clone(),
+            states: self
+                .state
+                .map_or_else(|| states.to_vec(), |state| vec![state]),
+            outcome: self.outcome,
+            since: self.since,
+            before: self.before,
+            after: None,
+        };
+        let jobs = job::store::search(&app.reader, &search, limit + 1).await?;
+        Ok(page(jobs, limit))
+    }
+}
+
+fn only_named(jobs: &[Job]) -> Vec<Outcome> {
+    let named = jobs.iter().map(|job| Outcome {
+        job: job.id,
+        new: None,
+        skipped: Some("it was only asked which".to_owned()),
+    });
+    named.collect()
+}
+
+/// Do failed jobs once more
+///
+/// Each becomes a new job, at today's price and charged only if it delivers; one that was done once more before stays as it is. Without
+/// `state` failed jobs are meant; expired ones may be.
+#[utoipa::path(
+    post,
+    path = "/v1/admin/jobs/redrive",
+    operation_id = "redrive_jobs",
+    tag = "operators",
+    security(("operator" = [])),
+    request_body = Many,
+    responses((status = 200, description = "What became of each", body = Outcomes))
+)]
+pub async fn redrive(
+    AppState(app): AppState<Arc<App>>,
+    _: Operator,
+    JsonBody(body): JsonBody,
+) -> Result<Json<Outcomes>> {
+    let many: Many = extract::json(&body)?;
+    let act = act(&many.reason)?;
+    let (jobs, has_more) = many.find(&app, &[State::Failed]).await?;
+    if many.dry_run {
+        let data = only_named(&jobs);
+        return Ok(Json(Outcomes { data, has_more }));
+    }
+    let mut data = Vec::with_capacity(jobs.len());
+    for job in &jobs {
+        data.push(operation::redrive(&app.pool, &app.bucket, &app.catalog, act, job).await?);
+    }
+    Ok(Json(Outcomes { data, has_more }))
+}
+
+/// End open jobs
+///
+/// Everything they hold goes back. Without `state` queued and running ones are meant.
+#[utoipa::path(
+    post,
+    path = "/v1/admin/jobs/cancel",
+    operation_id = "cancel_jobs",
+    tag = "operators",
+    security(("operator" = [])),
+    request_body = Many,
+    responses((status = 200, description = "What became of each", body = Outcomes))
+)]
+pub async fn cancel(
+    AppState(app): AppState<Arc<App>>,
+    _: Operator,
+    JsonBody(body): JsonBody,
+) -> Result<Json<Outcomes>> {
+    let many: Many = extract::json(&body)?;
+    let act = act(&many.reason)?;
+    let (jobs, has_more) = many.find(&app, &[State::Queued, State::Running]).await?;
+    if many.dry_run {
+        let data = only_named(&jobs);
+        return Ok(Json(Outcomes { data, has_more }));
+    }
+    let mut data = Vec::with_capacity(jobs.len());
+    for job in &jobs {
+        data.push(operation::cancel(&app.pool, act, job).await?);
+    }
+    Ok(Json(Outcomes { data, has_more }))
+}

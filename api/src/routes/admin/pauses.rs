@@ -1,0 +1,143 @@
+//! `/v1/admin/pauses`: jobs that are accepted and not started.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use common::generation::Violation;
+use common::id::TenantId;
+use common::operation::{self, Pause, Scope};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::{Reason, act};
+use crate::app::App;
+use crate::auth::Operator;
+use crate::error::{Code, Problem, ProblemBody, Result};
+use crate::extract::{self, JsonBody};
+
+/// What is to be paused: all jobs that fit everything that is said.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ToPause {
+    model: Option<String>,
+    #[schema(value_type = Option<String>)]
+    tenant: Option<TenantId>,
+    /// A worker's name: it is drained. What it has under way ends, and it starts nothing.
+    worker: Option<String>,
+    /// To pause every job, say so.
+    #[serde(default)]
+    everything: bool,
+    #[serde(default)]
+    #[schema(required, min_length = 1, max_length = 500)]
+    reason: String,
+}
+
+/// Pauses that stand.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Pauses {
+    pub data: Vec<Pause>,
+}
+
+/// A pause that begins.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Paused {
+    /// For whoever resumes.
+    pub id: i64,
+}
+
+/// Pauses that stand, oldest first
+#[utoipa::path(
+    get,
+    path = "/v1/admin/pauses",
+    operation_id = "list_pauses",
+    tag = "operators",
+    security(("operator" = [])),
+    responses((status = 200, description = "All of them", body = Pauses))
+)]
+pub async fn list(State(app): State<Arc<App>>, _: Operator) -> Result<Json<Pauses>> {
+    let data = operation::store::pauses(&app.reader).await?;
+    Ok(Json(Pauses { data }))
+}
+
+/// Pause a model, a tenant, a worker, or everything
+///
+/// Jobs are accepted as before and wait; their deadlines run on. What is under way ends.
+#[utoipa::path(
+    post,
+    path = "/v1/admin/pauses",
+    operation_id = "pause",
+    tag = "operators",
+    security(("operator" = [])),
+    request_body = ToPause,
+    responses(
+        (status = 201, description = "It is paused", body = Paused),
+        (status = 404, description = "There is no such tenant", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 422, description = "Nothing is named, or no reason", body = ProblemBody, content_type = "application/problem+json"),
+    )
+)]
+pub async fn pause(
+    State(app): State<Arc<App>>,
+    _: Operator,
+    JsonBody(body): JsonBody,
+) -> Result<(StatusCode, Json<Paused>)> {
+    let asked: ToPause = extract::json(&body)?;
+    let act = act(&asked.reason)?;
+    let scope = Scope {
+        model: asked.model,
+        tenant: asked.tenant,
+        worker: asked.worker,
+    };
+    if (scope == Scope::default()) != asked.everything {
+        let detail = "Name a model, a tenant or a worker, or say `everything`: not both.";
+        return Err(Problem::invalid(vec![Violation::new(
+            "/everything",
+            detail,
+        )]));
+    }
+    if let Some(model) = &scope.model
+        && app.catalog.get(model).is_none()
+    {
+        let detail = format!("There is no model {model}: GET /v1/models lists them.");
+        return Err(Problem::invalid(vec![Violation::new("/model", detail)]));
+    }
+    let id = operation::pause(&app.pool, act, &scope).await?;
+    Ok((StatusCode::CREATED, Json(Paused { id })))
+}
+
+/// End a pause
+#[utoipa::path(
+    post,
+    path = "/v1/admin/pauses/{id}/resume",
+    operation_id = "resume",
+    tag = "operators",
+    security(("operator" = [])),
+    params(("id" = i64, Path, description = "Its number")),
+    request_body = Reason,
+    responses(
+        (status = 204, description = "Jobs are started again"),
+        (status = 404, description = "There is none that stands", body = ProblemBody, content_type = "application/problem+json"),
+    )
+)]
+pub async fn resume(
+    State(app): State<Arc<App>>,
+    _: Operator,
+    Path(id): Path<String>,
+    JsonBody(body): JsonBody,
+) -> Result<StatusCode> {
+    let reason: Reason = extract::json(&body)?;
+    let act = reason.act()?;
+    let none = || {
+        Problem::new(
+            Code::NotFound,
+            format!("No pause {id} stands: GET /v1/admin/pauses lists them."),
+        )
+    };
+    let number: i64 = id.parse().map_err(|_| none())?;
+    if operation::resume(&app.pool, act, number).await? {
+        Ok(StatusCode::NO_CONTENT)
+    } else {
+        Err(none())
+    }
+}
