@@ -66,13 +66,15 @@ impl App {
             .context("PLATEN_BUCKET is not usable")?;
         let catalog = config.catalog()?;
         telemetry::lifecycle(&catalog);
+        let pool = connect(Role::Api, CONNECTIONS).await;
+        let pool = pool.context("cannot connect to Postgres as platen_api")?;
+        let reader = connect(Role::Reader, READER_CONNECTIONS).await;
+        let reader = reader.context("cannot connect to Postgres as platen_reader")?;
+        telemetry::process::watch("api", &pool);
+        telemetry::process::watch("reader", &reader);
         Ok(Self {
-            pool: connect(Role::Api, CONNECTIONS)
-                .await
-                .context("cannot connect to Postgres as platen_api")?,
-            reader: connect(Role::Reader, READER_CONNECTIONS)
-                .await
-                .context("cannot connect to Postgres as platen_reader")?,
+            pool,
+            reader,
             lanes: Lanes::new(&ring, config.timing.lanes),
             ring,
             bucket: if config.links.ours {

@@ -178,7 +178,7 @@ pub async fn verify(
 }
 
 /// The bucket of a `platen up` on `data`, or the configured one: only to look at.
-fn bucket_of(config: &Config, data: Option<&Path>) -> anyhow::Result<Bucket> {
+pub(crate) fn bucket_of(config: &Config, data: Option<&Path>) -> anyhow::Result<Bucket> {
     let address = match (&config.bucket, data) {
         (None, Some(data)) => Address::Folder(data.join("bucket")),
         _ => config.bucket(),
@@ -216,7 +216,7 @@ pub async fn insert_key(pool: &PgPool, tenant: TenantId, name: &str) -> anyhow::
 
 /// Works on the database a word is about: the named data folder's, the configured one, or that of `./data`. A
 /// Postgres that was started for it is stopped again, however the work ends.
-async fn at<T>(
+pub(crate) async fn at<T>(
     config: &Config,
     data: Option<&Path>,
     role: Role,

@@ -4,10 +4,10 @@
     reason = "a program for people talks on standard output"
 )]
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use cli::operate::{self, AdminWord, Place};
 use cli::{admin, allocator, doctor, processes, up};
 use common::config::Config;
 use common::credits::Credits;
@@ -68,6 +68,11 @@ enum Word {
         hold: i64,
         #[command(flatten)]
         place: Place,
+    },
+    /// Operate: list, redrive, cancel, pause, drain, freeze, adjust.
+    Admin {
+        #[command(subcommand)]
+        word: AdminWord,
     },
     /// Give a tenant credits, once for each source.
     Grant {
@@ -133,14 +138,6 @@ enum KeyWord {
         #[command(flatten)]
         place: Place,
     },
-}
-
-/// Which database a word is about.
-#[derive(clap::Args)]
-struct Place {
-    /// The data folder of a `platen up`, running or stopped; without it `DATABASE_URL` is asked, then ./data.
-    #[arg(long)]
-    data: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
@@ -264,6 +261,7 @@ async fn run(word: Word) -> anyhow::Result<ExitCode> {
                 }
             );
         }
+        Word::Admin { word } => operate::run(&config, word).await?,
         Word::Verify { deep, place } => {
             let mut findings = 0_u64;
             let checked = admin::verify(&config, place.data.as_deref(), deep, |told| match told {

@@ -53,6 +53,8 @@ pub struct OpenJobs {
     pub held: i64,
     /// Since when the oldest has been due or worked on.
     pub oldest_seconds: f64,
+    /// Since when the oldest that is due waits for a worker.
+    pub queued_seconds: f64,
 }
 
 /// Calls that ended alike, and what they cost us, in millionths of a US dollar; of `unknown`, what they may have cost.

@@ -1,7 +1,9 @@
-//! Logs and metrics. Every metric Platen exports is named in this file.
+//! Logs and metrics. Every metric Platen exports is named in [`NAMES`].
 //!
 //! What is billed is never counted here: [`billing()`] reads it from the roll-up of the rows that carry the
 //! settlement, so replicas count nothing twice and restarts forget nothing. It is scraped once for the whole service.
+
+pub mod process;
 
 use std::sync::LazyLock;
 
@@ -249,6 +251,16 @@ pub const NAMES: &[&str] = &[
     "platen_lane_closed",
     "platen_model_shutdown_timestamp_seconds",
     "platen_bucket_away",
+    "platen_build_info",
+    "platen_step_seconds",
+    "platen_worker_slots",
+    "platen_worker_leases",
+    "platen_worker_lease_left_seconds",
+    "platen_darkroom_pictures",
+    "platen_darkroom_places",
+    "platen_redis_away",
+    "platen_postgres_connections",
+    "platen_queue_oldest_seconds",
     "platen_picture_memory_limit_bytes",
     "platen_picture_memory_bytes",
     "platen_spool_bytes",
@@ -260,6 +272,7 @@ pub const NAMES: &[&str] = &[
 
 /// This process's metrics, as Prometheus text.
 pub fn process() -> String {
+    process::look();
     encode(&REGISTRY)
 }
 
@@ -293,6 +306,11 @@ pub async fn billing(pool: &PgPool) -> sqlx::Result<String> {
     let oldest = gauge(
         "platen_oldest_open_job_seconds",
         "Age of the oldest job that has not ended.",
+        &["model"],
+    );
+    let due = gauge(
+        "platen_queue_oldest_seconds",
+        "Seconds the job has waited that is due, not started, and has waited longest; 0 where none waits.",
         &["model"],
     );
     let held = gauge(
@@ -350,6 +368,9 @@ pub async fn billing(pool: &PgPool) -> sqlx::Result<String> {
         oldest
             .with_label_values(&[model])
             .set(jobs.oldest_seconds as i64);
+        #[expect(clippy::cast_possible_truncation, reason = "seconds fit")]
+        due.with_label_values(&[model])
+            .set(jobs.queued_seconds as i64);
         // Told from the first job on, so that the first that ends is seen as a change.
         for counter in [&captured, &released, &refunded] {
             counter.with_label_values(&[model]);

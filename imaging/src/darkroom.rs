@@ -36,6 +36,11 @@ impl Darkroom {
         }
     }
 
+    /// Pictures that are made at once, and those that are made or wait now.
+    pub fn places(&self) -> (usize, usize) {
+        (self.cores, self.pictures.load(Ordering::Relaxed))
+    }
+
     /// When a picture that comes now is done at the latest, all before it included.
     pub fn turn(&self) -> Duration {
         let before = self.pictures.load(Ordering::Relaxed) / self.cores;

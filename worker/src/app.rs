@@ -12,6 +12,7 @@ use common::database::{self, Role};
 use common::job::Open;
 use common::outcome::Class;
 use common::queue::{Lanes, Ring, lanes};
+use common::telemetry;
 use imaging::Darkroom;
 use secrecy::ExposeSecret;
 use sqlx::PgPool;
@@ -77,15 +78,17 @@ impl App {
         }
         // Every slot may want a connection, and the schedules want theirs.
         let connections = u32::try_from(config.slots).unwrap_or(u32::MAX).clamp(4, 28) + 4;
+        let pool = database::connect(
+            config.database_url()?.expose_secret(),
+            Role::Worker,
+            connections,
+        )
+        .await
+        .context("cannot reach Postgres")?;
+        telemetry::process::watch("worker", &pool);
         Ok(Self {
             name: format!("{}-{}", host(), common::id::RequestId::new().0.simple()),
-            pool: database::connect(
-                config.database_url()?.expose_secret(),
-                Role::Worker,
-                connections,
-            )
-            .await
-            .context("cannot reach Postgres")?,
+            pool,
             lanes: Lanes::new(&ring, config.timing.lanes),
             ring,
             open: RwLock::new(lanes::open(&catalog, &[])),

@@ -158,6 +158,13 @@ impl Leases {
         }
     }
 
+    /// How long the first of them surely stands, where any is held.
+    pub fn first_left(&self) -> Option<Duration> {
+        let leases = self.0.lock().expect("no panic while it is held");
+        let first = leases.values().map(|held| held.good_until).min()?;
+        Some(first.saturating_duration_since(Instant::now()))
+    }
+
     /// How many are held.
     pub fn count(&self) -> usize {
         self.0.lock().expect("no panic while it is held").len()

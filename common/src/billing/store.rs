@@ -26,12 +26,16 @@ pub async fn open(connection: &mut PgConnection) -> sqlx::Result<Vec<OpenJobs>> 
         OpenJobs,
         r#"-- billing::open
         SELECT known.model AS "model!", known.open - coalesce(running.n, 0) AS "queued!", coalesce(running.n, 0) AS "running!", known.held AS "held!",
-               coalesce(greatest(0, extract(epoch FROM clock_timestamp() - oldest.since)), 0)::float8 AS "oldest_seconds!"
+               coalesce(greatest(0, extract(epoch FROM clock_timestamp() - oldest.since)), 0)::float8 AS "oldest_seconds!",
+               coalesce(greatest(0, extract(epoch FROM clock_timestamp() - waiting.since)), 0)::float8 AS "queued_seconds!"
         FROM (SELECT model, sum(CASE state WHEN 'admitted' THEN n ELSE -n END)::bigint AS open, sum(held)::bigint AS held
               FROM billing WHERE subject = 'job' GROUP BY model) known
         LEFT JOIN (SELECT model, count(*) AS n FROM jobs WHERE state = 'running' GROUP BY model) running USING (model)
         LEFT JOIN LATERAL (SELECT coalesce(started_at, run_after) AS since FROM jobs j
-              WHERE j.model = known.model AND state IN ('queued', 'running') ORDER BY coalesce(started_at, run_after) LIMIT 1) oldest ON true"#
+              WHERE j.model = known.model AND state IN ('queued', 'running') ORDER BY coalesce(started_at, run_after) LIMIT 1) oldest ON true
+        LEFT JOIN LATERAL (SELECT run_after AS since FROM jobs j
+              WHERE j.model = known.model AND state IN ('queued', 'running') AND state = 'queued' AND run_after <= clock_timestamp()
+              ORDER BY coalesce(started_at, run_after) LIMIT 1) waiting ON true"#
     )
     .fetch_all(connection)
     .await

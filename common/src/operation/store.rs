@@ -138,8 +138,8 @@ pub async fn story(pool: &PgPool, job: JobId) -> sqlx::Result<Vec<Event>> {
         Event,
         r#"-- operation::story
         SELECT at AS "at!", of AS "of!", what AS "what!", id FROM (
-          SELECT created_at AS at, 'job' AS of, format('submitted for %s, %s of %s outputs may be called for %s times', model, n_requested, n_requested, max_calls) AS what, id, 0 AS ord FROM jobs WHERE id = $1
-          UNION ALL SELECT started_at, 'job', format('first taken by a worker, the newest is %s', worker), id, 1 FROM jobs WHERE id = $1 AND started_at IS NOT NULL
+          SELECT created_at AS at, 'job' AS of, format('submitted: %s, outputs: %s, calls: at most %s', model, n_requested, max_calls) AS what, id, 0 AS ord FROM jobs WHERE id = $1
+          UNION ALL SELECT started_at, 'job', format('first taken up; the newest worker is %s, the newest attempt %s', worker, fence), id, 1 FROM jobs WHERE id = $1 AND started_at IS NOT NULL
           UNION ALL SELECT started_at, 'call', format('attempt %s asks %s for output %s', fence, lane, output_idx), id, 2 FROM calls WHERE job_id = $1
           UNION ALL SELECT ended_at, 'call', format('ended as %s%s', outcome, CASE WHEN cost_micros IS NULL THEN ', what it cost is not known' ELSE format(', %s millionths of a dollar', cost_micros) END), id, 3 FROM calls WHERE job_id = $1 AND ended_at IS NOT NULL
           UNION ALL SELECT created_at, 'artifact', format('%s of output %s, %s × %s, %s bytes', role, output_idx, width, height, bytes), id, 4 FROM artifacts WHERE job_id = $1

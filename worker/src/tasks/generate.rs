@@ -26,7 +26,7 @@ use tracing::Instrument;
 
 use crate::app::App;
 use crate::leases::HeldLease;
-use output::{Attempt, Made};
+use output::{Attempt, Made, Timed};
 
 /// Works on a job if it is to be had. Whatever happens is settled or left to the next attempt; a ring never fails.
 pub(super) async fn run(app: &App, id: JobId) {
@@ -85,6 +85,7 @@ async fn carry_out(app: &App, claimed: &Claimed, asked: Instant, lease: Lease, h
         Worked::our_fault(format!("{error:#}"))
     });
     let verdict = verdict.within(claimed, asked, app.timing.retry);
+    let _timed = Timed::new("settle");
     let settled = (|| async {
         reach("generate:before_settle").await?;
         let settled = database::answered(settle(app, lease, &verdict)).await?;

@@ -10,7 +10,7 @@ use common::dispatch::{self, TopUpError};
 use common::job::{self, Open};
 use common::outcome::Class;
 use common::queue::lanes::{self, LaneState};
-use common::telemetry;
+use common::telemetry::{self, process};
 
 use super::generate;
 use crate::app::App;
@@ -24,6 +24,7 @@ pub(super) async fn run(app: Arc<App>) {
     // Without Redis nothing is known of the lanes, and each is taken as open.
     let states = known.as_deref().unwrap_or_default();
     telemetry::lanes(states);
+    tell_how_it_stands(&app);
     say_what_changed(&app, states);
     let open = lanes::open(&app.catalog, states);
     app.set_open(open.clone());
@@ -36,12 +37,24 @@ pub(super) async fn run(app: Arc<App>) {
         Err(error) => Err(TopUpError::Ring(error)),
     };
     let away = matches!(topped_up, Err(TopUpError::Ring(_)));
+    process::REDIS_AWAY.set(i64::from(away));
     if since(&app, away.then_some(asked)).is_some_and(|since| since.elapsed() > WITHOUT_REDIS) {
         start_without_ring(&app, &open).await;
     }
     if let Err(error) = topped_up {
         tracing::debug!(%error, "The ring could not be topped up; the next turn tries again");
     }
+}
+
+fn tell_how_it_stands(app: &App) {
+    let count = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+    let (places, pictures) = app.darkroom.places();
+    let left = app.leases.first_left().unwrap_or(app.timing.lease);
+    process::SLOTS.set(count(app.slots));
+    process::LEASES.set(count(app.leases.count()));
+    process::LEASE_LEFT.set(left.as_secs_f64());
+    process::DARKROOM.set(count(pictures));
+    process::DARKROOM_PLACES.set(count(places));
 }
 
 /// Since when Redis is away: since it was `asked` in vain. Said when it changes, not five times a second.

@@ -325,6 +325,7 @@ impl Attempt<'_> {
         if asked.is_empty() {
             return Ok(Ok((Vec::new(), None)));
         }
+        let _timed = Timed::new("inputs");
         let bytes: u64 = asked.iter().map(|input| input.bytes).sum();
         // In base64 they are a third larger.
         let bytes = usize::try_from(bytes / 3 * 7).unwrap_or(usize::MAX);
@@ -347,6 +348,7 @@ impl Attempt<'_> {
     /// Room in memory, as soon as there is some.
     async fn room(&self, bytes: usize) -> Result<Room, NoRoom> {
         let _step = self.lease.may_take(memory::LONGEST);
+        let _timed = Timed::new("room");
         self.app.memory.take(bytes).await
     }
 
@@ -614,7 +616,10 @@ impl Attempt<'_> {
         };
         let object_key = original_key(self.claimed.tenant, call);
         let _step = self.lease.may_take(SHELVING);
-        let put = self.app.shelf.put_once(&object_key, bytes.clone());
+        let put = async {
+            let _timed = Timed::new("store_original");
+            self.app.shelf.put_once(&object_key, bytes.clone()).await
+        };
         let (stored, developed) = match self.app.memory.try_take(self.cost(pixels)) {
             Some(room) => {
                 let develop = self.develop(bytes.clone(), room, output_idx, &model.id);
@@ -704,6 +709,7 @@ impl Attempt<'_> {
             synthetic: self.app.providers.synthetic(),
         };
         let _step = self.lease.may_take(self.app.darkroom.turn());
+        let _timed = Timed::new("develop");
         let developed = self
             .app
             .darkroom
@@ -743,6 +749,7 @@ impl Attempt<'_> {
         let rendition_key = rendition_key(tenant, job, fence, output_idx, self.request.format);
         let thumbnail_key = thumbnail_key(tenant, job, fence, output_idx);
         let _step = self.lease.may_take(SHELVING);
+        let _timed = Timed::new("store");
         let (stored, small) = tokio::try_join!(
             self.app.shelf.put(&rendition_key, rendition.bytes),
             self.app.shelf.put(&thumbnail_key, thumbnail.bytes)
@@ -802,6 +809,29 @@ fn fitting(said: &str, most: usize) -> String {
 fn least_thinking<'a>(model: &'a Model, ended: &[Class]) -> Option<&'a str> {
     let least = model.thinking.first()?;
     ended.contains(&Class::Truncated).then_some(least)
+}
+
+/// A step that is timed, however it ends.
+pub(super) struct Timed {
+    step: &'static str,
+    began: Instant,
+}
+
+impl Timed {
+    pub(super) fn new(step: &'static str) -> Self {
+        Self {
+            step,
+            began: Instant::now(),
+        }
+    }
+}
+
+impl Drop for Timed {
+    fn drop(&mut self) {
+        telemetry::process::STEP_SECONDS
+            .with_label_values(&[self.step])
+            .observe(self.began.elapsed().as_secs_f64());
+    }
 }
 
 /// A call in flight. Falls by itself: the attempt is dropped when its lease is lost.

@@ -1,0 +1,412 @@
+//! `platen admin …`: what operators do, at the database itself. The same acts as `/v1/admin`, kept in the same record.
+#![expect(clippy::print_stdout, reason = "its answers are lines on stdout")]
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{bail, ensure};
+use clap::{Args, Subcommand};
+use common::config::Config;
+use common::credits::Credits;
+use common::database::Role;
+use common::id::{JobId, TenantId};
+use common::job::store::Search;
+use common::job::{self, Job, State};
+use common::operation::{self, Act, MAX_REASON, Outcome, Scope};
+use common::outcome::Class;
+use sqlx::PgPool;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use crate::admin::{at, bucket_of};
+
+/// Which database a word is about.
+#[derive(Args)]
+pub struct Place {
+    /// Data folder of a `platen up` whose private database is meant; DATABASE_URL when not given, ./data without one.
+    #[arg(long)]
+    pub data: Option<PathBuf>,
+}
+
+/// What operators do.
+#[derive(Subcommand)]
+pub enum AdminWord {
+    /// List jobs of all tenants, newest first.
+    Jobs {
+        #[command(flatten)]
+        which: Which,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Tell everything that happened to a job.
+    Story {
+        job: JobId,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Do failed jobs once more: a new job for each, once, charged only if it delivers.
+    Redrive {
+        #[command(flatten)]
+        which: Which,
+        #[command(flatten)]
+        why: Why,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// End open jobs; everything they hold goes back.
+    Cancel {
+        #[command(flatten)]
+        which: Which,
+        #[command(flatten)]
+        why: Why,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Start no more jobs of a model, of a tenant, by a worker, or at all. They are accepted as before.
+    Pause {
+        #[arg(long)]
+        model: Option<String>,
+        #[arg(long)]
+        tenant: Option<TenantId>,
+        /// It is drained: what it has under way ends.
+        #[arg(long)]
+        worker: Option<String>,
+        #[arg(long)]
+        everything: bool,
+        #[command(flatten)]
+        why: Why,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// End a pause.
+    Resume {
+        /// Its number, as `platen admin pauses` prints it.
+        pause: i64,
+        #[command(flatten)]
+        why: Why,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// List the pauses that stand.
+    Pauses {
+        #[command(flatten)]
+        place: Place,
+    },
+    /// List the workers that hold jobs.
+    Workers {
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Let a tenant submit no more jobs.
+    Freeze {
+        tenant: TenantId,
+        #[command(flatten)]
+        why: Why,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Let a frozen tenant submit jobs again.
+    Unfreeze {
+        tenant: TenantId,
+        #[command(flatten)]
+        why: Why,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Give a tenant credits, or take some with a negative number.
+    Adjust {
+        tenant: TenantId,
+        #[arg(allow_negative_numbers = true)]
+        credits: i64,
+        #[command(flatten)]
+        why: Why,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// List what operators did, newest first.
+    Actions {
+        #[arg(long, default_value_t = 50)]
+        limit: i64,
+        #[command(flatten)]
+        place: Place,
+    },
+}
+
+/// Why, in words.
+#[derive(Args)]
+pub struct Why {
+    /// It is kept with what is done.
+    #[arg(long)]
+    reason: String,
+}
+
+/// Jobs that fit everything that is said.
+#[derive(Args)]
+pub struct Which {
+    /// This one; may be given several times.
+    #[arg(long = "job")]
+    jobs: Vec<JobId>,
+    #[arg(long)]
+    tenant: Option<TenantId>,
+    #[arg(long)]
+    model: Option<String>,
+    #[arg(long, value_parser = state)]
+    state: Option<State>,
+    /// As `docs/outcomes.md` names it.
+    #[arg(long, value_parser = class)]
+    outcome: Option<Class>,
+    /// Submitted from then on, such as 2026-11-22T18:00:00Z.
+    #[arg(long, value_parser = moment)]
+    since: Option<OffsetDateTime>,
+    /// Submitted before then.
+    #[arg(long, value_parser = moment)]
+    before: Option<OffsetDateTime>,
+    /// At most so many, the newest.
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(i64).range(1..=1000))]
+    limit: i64,
+    /// Only say which.
+    #[arg(long)]
+    dry_run: bool,
+}
+
+fn state(text: &str) -> Result<State, String> {
+    let known = || State::ALL.map(State::as_str).join(", ");
+    State::parse(text).ok_or_else(|| format!("one of {}", known()))
+}
+
+fn class(text: &str) -> Result<Class, String> {
+    Class::parse(text).ok_or_else(|| "no such outcome: docs/outcomes.md lists them".to_owned())
+}
+
+fn moment(text: &str) -> Result<OffsetDateTime, String> {
+    OffsetDateTime::parse(text, &Rfc3339).map_err(|_| "a time like 2026-11-22T18:00:00Z".to_owned())
+}
+
+impl Which {
+    /// In one of `states` where none is said.
+    async fn find(
+        &self,
+        config: &Config,
+        data: Option<&Path>,
+        states: &[State],
+    ) -> anyhow::Result<Vec<Job>> {
+        let search = Search {
+            ids: (!self.jobs.is_empty()).then(|| self.jobs.clone()),
+            tenant: self.tenant,
+            model: self.model.clone(),
+            states: self
+                .state
+                .map_or_else(|| states.to_vec(), |state| vec![state]),
+            outcome: self.outcome,
+            since: self.since,
+            before: self.before,
+            after: None,
+        };
+        let search = async |pool: &PgPool| Ok(job::store::search(pool, &search, self.limit).await?);
+        at(config, data, Role::Reader, search).await
+    }
+}
+
+impl Why {
+    fn act<'a>(&'a self, by: &'a str) -> anyhow::Result<Act<'a>> {
+        let reason = self.reason.trim();
+        let length = reason.chars().count();
+        ensure!(
+            (1..=MAX_REASON).contains(&length),
+            "say why in 1 to {MAX_REASON} characters"
+        );
+        Ok(Act { by, reason })
+    }
+}
+
+/// Does what the word says, and prints what came of it.
+pub async fn run(config: &Config, word: AdminWord) -> anyhow::Result<()> {
+    let login = std::env::var("USER").unwrap_or_else(|_| "somebody".to_owned());
+    let by = format!("{login}, by platen admin");
+    match word {
+        AdminWord::Jobs { which, place } => {
+            for job in which.find(config, place.data.as_deref(), &[]).await? {
+                println!("{}", line(&job));
+            }
+        }
+        AdminWord::Story { job, place } => {
+            let story = async |pool: &PgPool| Ok(operation::store::story(pool, job).await?);
+            let story = at(config, place.data.as_deref(), Role::Reader, story).await?;
+            ensure!(!story.is_empty(), "there is no job {job}");
+            for event in story {
+                println!(
+                    "{}  {:9}  {}",
+                    event.at.format(&Rfc3339)?,
+                    event.of,
+                    event.what
+                );
+            }
+        }
+        AdminWord::Redrive { which, why, place } => {
+            let (data, act) = (place.data.as_deref(), why.act(&by)?);
+            let jobs = which.find(config, data, &[State::Failed]).await?;
+            let (bucket, catalog) = (bucket_of(config, data)?, config.catalog()?);
+            let redrive = async |pool: &PgPool, job: &Job| {
+                Ok(operation::redrive(pool, &bucket, &catalog, act, job).await?)
+            };
+            each(config, data, which.dry_run, &jobs, redrive).await?;
+        }
+        AdminWord::Cancel { which, why, place } => {
+            let (data, act) = (place.data.as_deref(), why.act(&by)?);
+            let jobs = which
+                .find(config, data, &[State::Queued, State::Running])
+                .await?;
+            let cancel =
+                async |pool: &PgPool, job: &Job| Ok(operation::cancel(pool, act, job).await?);
+            each(config, data, which.dry_run, &jobs, cancel).await?;
+        }
+        AdminWord::Pause {
+            model,
+            tenant,
+            worker,
+            everything,
+            why,
+            place,
+        } => {
+            let scope = Scope {
+                model,
+                tenant,
+                worker,
+            };
+            if (scope == Scope::default()) != everything {
+                bail!("name --model, --tenant or --worker, or say --everything: not both");
+            }
+            let act = why.act(&by)?;
+            let pause = async |pool: &PgPool| Ok(operation::pause(pool, act, &scope).await?);
+            let id = at(config, place.data.as_deref(), Role::Api, pause).await?;
+            println!("paused; `platen admin resume {id}` ends it");
+        }
+        AdminWord::Resume { pause, why, place } => {
+            let act = why.act(&by)?;
+            let resume = async |pool: &PgPool| Ok(operation::resume(pool, act, pause).await?);
+            let resumed = at(config, place.data.as_deref(), Role::Api, resume).await?;
+            ensure!(resumed, "no pause {pause} stands");
+            println!("resumed");
+        }
+        AdminWord::Pauses { place } => {
+            let pauses = async |pool: &PgPool| Ok(operation::store::pauses(pool).await?);
+            for pause in at(config, place.data.as_deref(), Role::Reader, pauses).await? {
+                let tenant = pause.tenant.map(|tenant| tenant.to_string());
+                let scope = [
+                    ("model", pause.model),
+                    ("tenant", tenant),
+                    ("worker", pause.worker),
+                ];
+                let scope = scope
+                    .into_iter()
+                    .filter_map(|(what, name)| Some(format!("{what} {}", name?)));
+                let scope: Vec<String> = scope.collect();
+                let scope = if scope.is_empty() {
+                    "everything".to_owned()
+                } else {
+                    scope.join(", ")
+                };
+                println!(
+                    "{}  {}  {scope}: {}",
+                    pause.id,
+                    pause.paused_at.format(&Rfc3339)?,
+                    pause.reason
+                );
+            }
+        }
+        AdminWord::Workers { place } => {
+            let workers = async |pool: &PgPool| Ok(job::store::by_worker(pool).await?);
+            for (worker, jobs) in at(config, place.data.as_deref(), Role::Reader, workers).await? {
+                println!("{worker}  {jobs} jobs");
+            }
+        }
+        AdminWord::Freeze { tenant, why, place } => {
+            freeze(config, place.data.as_deref(), why.act(&by)?, tenant, true).await?;
+        }
+        AdminWord::Unfreeze { tenant, why, place } => {
+            freeze(config, place.data.as_deref(), why.act(&by)?, tenant, false).await?;
+        }
+        AdminWord::Adjust {
+            tenant,
+            credits,
+            why,
+            place,
+        } => {
+            let act = why.act(&by)?;
+            let amount = Credits::new(i64::try_from(credits.unsigned_abs())?)?;
+            ensure!(!amount.is_zero(), "say how many credits: not 0");
+            let adjust = async |pool: &PgPool| {
+                Ok(operation::adjust(pool, act, tenant, amount, credits > 0).await?)
+            };
+            at(config, place.data.as_deref(), Role::Api, adjust).await?;
+            println!("adjusted by {credits}");
+        }
+        AdminWord::Actions { limit, place } => {
+            let actions =
+                async |pool: &PgPool| Ok(operation::store::actions(pool, None, limit).await?);
+            for done in at(config, place.data.as_deref(), Role::Reader, actions).await? {
+                println!(
+                    "{}  {}  {}  {}: {}",
+                    done.at.format(&Rfc3339)?,
+                    done.by,
+                    done.action,
+                    done.subject,
+                    done.reason
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn freeze(
+    config: &Config,
+    data: Option<&Path>,
+    act: Act<'_>,
+    tenant: TenantId,
+    frozen: bool,
+) -> anyhow::Result<()> {
+    let freeze = async |pool: &PgPool| Ok(operation::freeze(pool, act, tenant, frozen).await?);
+    at(config, data, Role::Api, freeze).await?;
+    println!("{}", if frozen { "frozen" } else { "not frozen" });
+    Ok(())
+}
+
+/// Does something to each, and prints what came of it.
+async fn each(
+    config: &Config,
+    data: Option<&Path>,
+    dry_run: bool,
+    jobs: &[Job],
+    act: impl AsyncFn(&PgPool, &Job) -> anyhow::Result<Outcome>,
+) -> anyhow::Result<()> {
+    if dry_run {
+        for job in jobs {
+            println!("{}", line(job));
+        }
+        return Ok(());
+    }
+    let all = async |pool: &PgPool| {
+        for job in jobs {
+            let outcome = act(pool, job).await?;
+            match (outcome.new, outcome.skipped) {
+                (_, Some(why)) => println!("{}  skipped: {why}", job.id),
+                (Some(new), None) => println!("{}  as {new}", job.id),
+                (None, None) => println!("{}  done", job.id),
+            }
+        }
+        Ok(())
+    };
+    at(config, data, Role::Api, all).await
+}
+
+fn line(job: &Job) -> String {
+    let outcome = job.outcome.map_or("", Class::as_str);
+    let at = job.created_at.format(&Rfc3339).unwrap_or_default();
+    format!(
+        "{}  {}  {at}  {}  {} {outcome}",
+        job.id,
+        job.tenant,
+        job.model,
+        job.state.as_str()
+    )
+}

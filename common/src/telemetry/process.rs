@@ -1,0 +1,110 @@
+//! How this process stands: what it runs, holds and waits for.
+
+use std::sync::{LazyLock, Mutex, PoisonError};
+
+use prometheus::{HistogramVec, IntGauge, IntGaugeVec};
+use sqlx::PgPool;
+
+use super::{gauge, histogram, registered};
+
+/// The version that runs.
+static BUILD: LazyLock<IntGaugeVec> = LazyLock::new(|| {
+    gauge(
+        "platen_build_info",
+        "The version that runs; always 1.",
+        &["version"],
+    )
+});
+
+/// Seconds a step of an attempt took.
+pub static STEP_SECONDS: LazyLock<HistogramVec> = LazyLock::new(|| {
+    histogram(
+        "platen_step_seconds",
+        "Seconds a step of an attempt took: inputs and room waited for, originals stored, pictures developed and stored, jobs settled.",
+        &["step"],
+        &[
+            0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0,
+        ],
+    )
+});
+
+/// Jobs a worker works on at once.
+pub static SLOTS: LazyLock<IntGauge> = LazyLock::new(|| {
+    registered(IntGauge::new(
+        "platen_worker_slots",
+        "Jobs this worker works on at once.",
+    ))
+});
+
+/// Jobs it works on now.
+pub static LEASES: LazyLock<IntGauge> = LazyLock::new(|| {
+    registered(IntGauge::new(
+        "platen_worker_leases",
+        "Jobs this worker holds a lease on.",
+    ))
+});
+
+/// Seconds until the first of its leases runs out, unless it is renewed; a whole lease where it holds none.
+pub static LEASE_LEFT: LazyLock<prometheus::Gauge> = LazyLock::new(|| {
+    registered(prometheus::Gauge::new(
+        "platen_worker_lease_left_seconds",
+        "Seconds until the first of this worker's leases runs out.",
+    ))
+});
+
+/// Pictures that wait for a place in the darkroom, or have one.
+pub static DARKROOM: LazyLock<IntGauge> = LazyLock::new(|| {
+    registered(IntGauge::new(
+        "platen_darkroom_pictures",
+        "Pictures that are developed or wait for it.",
+    ))
+});
+
+/// Pictures it develops at once.
+pub static DARKROOM_PLACES: LazyLock<IntGauge> = LazyLock::new(|| {
+    registered(IntGauge::new(
+        "platen_darkroom_places",
+        "Pictures that are developed at once.",
+    ))
+});
+
+/// 1 while a worker asks Redis in vain.
+pub static REDIS_AWAY: LazyLock<IntGauge> = LazyLock::new(|| {
+    registered(IntGauge::new(
+        "platen_redis_away",
+        "Whether Redis does not answer this worker.",
+    ))
+});
+
+/// Connections to Postgres.
+static CONNECTIONS: LazyLock<IntGaugeVec> = LazyLock::new(|| {
+    gauge(
+        "platen_postgres_connections",
+        "Connections of a pool to Postgres, in use and idle.",
+        &["pool", "state"],
+    )
+});
+
+static POOLS: Mutex<Vec<(&str, PgPool)>> = Mutex::new(Vec::new());
+
+/// Tells of a pool's connections from now on, under this name.
+pub fn watch(name: &'static str, pool: &PgPool) {
+    let mut pools = POOLS.lock().unwrap_or_else(PoisonError::into_inner);
+    pools.retain(|(known, _)| *known != name);
+    pools.push((name, pool.clone()));
+}
+
+/// Before metrics are told.
+pub(super) fn look() {
+    BUILD.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+    let pools = POOLS.lock().unwrap_or_else(PoisonError::into_inner);
+    for (name, pool) in &*pools {
+        let idle = i64::try_from(pool.num_idle()).unwrap_or(i64::MAX);
+        let used = i64::from(pool.size()) - idle;
+        for (state, connections) in [("idle", idle), ("used", used)] {
+            CONNECTIONS
+                .with_label_values(&[*name, state])
+                .set(connections.max(0));
+        }
+    }
+}
