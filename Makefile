@@ -6,7 +6,7 @@ SHELL := /bin/bash
 # Always the whole workspace: a part of it would want other features of its dependencies, and build them again.
 BUILT := $(or $(CARGO_TARGET_DIR),target)/debug
 
-.PHONY: help run test check fmt setup prepare bench bench-pictures outcomes failpoints properties races storm rolling redis-away flood chaos verify-bench model
+.PHONY: help run test check fmt setup prepare bench bench-pictures outcomes failpoints properties races storm rolling redis-away boards flood chaos verify-bench model
 
 help: ## Say what there is
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -76,6 +76,12 @@ redis-away: ## What submits and jobs notice when Redis is gone or hangs (SECONDS
 	@scripts/setup run
 	cargo build --locked --workspace --bins
 	PLATEN_LOG=warn $(BUILT)/redis-away --seconds $(or $(SECONDS),300)
+
+boards: ## Every query of every dashboard, on a real Prometheus that scrapes real processes under load
+	@scripts/setup boards
+	@scripts/check-manifests
+	cargo build --locked --workspace --bins
+	PLATEN_LOG=error $(BUILT)/boards --seconds $(or $(SECONDS),75)
 
 flood: ## Thousands of calls in flight, and all their pictures at once: what a worker takes (CALLS=2000)
 	@scripts/setup run

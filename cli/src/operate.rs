@@ -22,7 +22,7 @@ use crate::admin::{at, bucket_of};
 /// Which database a word is about.
 #[derive(Args)]
 pub struct Place {
-    /// Data folder of a `platen up` whose private database is meant; DATABASE_URL when not given, ./data without one.
+    /// The data folder of a `platen up`, running or stopped; without it `DATABASE_URL` is asked, then ./data.
     #[arg(long)]
     pub data: Option<PathBuf>,
 }

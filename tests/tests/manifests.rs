@@ -96,36 +96,41 @@ fn the_ledger_is_scraped_once_for_the_whole_service() {
 }
 
 #[test]
-fn the_board_has_room_for_every_panel() {
-    let board = json(&root().join("dashboards/grafana/platen.json"));
-    let mut ids = BTreeSet::new();
-    let mut taken = BTreeSet::new();
-    for panel in list(&board["panels"]) {
-        let title = &panel["title"];
+fn the_boards_have_room_for_every_panel_and_explain_it() {
+    let readme = read(&root().join("dashboards/README.md"));
+    let mut uids = BTreeSet::new();
+    for path in boards() {
+        let board = json(&path);
         assert!(
-            ids.insert(number(&panel["id"])),
-            "{title} has the id of another panel"
+            uids.insert(board["uid"].to_string()),
+            "two boards of one uid"
         );
-        assert_eq!(panel["datasource"]["uid"], "${datasource}", "{title}");
-        assert!(
-            list(&panel["targets"]).all(|target| target["expr"].is_string()),
-            "{title} asks nothing"
-        );
-        let place = |key| number(&panel["gridPos"][key]);
-        let (x, y, w, h) = (place("x"), place("y"), place("w"), place("h"));
-        assert!(x + w <= 24, "{title} is cut off");
-        for cell in (x..x + w).flat_map(|x| (y..y + h).map(move |y| (x, y))) {
-            assert!(taken.insert(cell), "{title} covers another panel");
+        let mut ids = BTreeSet::new();
+        let mut taken = BTreeSet::new();
+        for panel in list(&board["panels"]) {
+            let title = panel["title"].as_str().unwrap_or_default();
+            assert!(
+                ids.insert(number(&panel["id"])),
+                "{title} has the id of another"
+            );
+            assert_eq!(panel["datasource"]["uid"], "${datasource}", "{title}");
+            assert!(
+                list(&panel["targets"]).all(|target| target["expr"].is_string()),
+                "{title} asks nothing"
+            );
+            let place = |key| number(&panel["gridPos"][key]);
+            let (x, y, w, h) = (place("x"), place("y"), place("w"), place("h"));
+            assert!(x + w <= 24, "{title} is cut off");
+            for cell in (x..x + w).flat_map(|x| (y..y + h).map(move |y| (x, y))) {
+                assert!(taken.insert(cell), "{title} covers another panel");
+            }
+            assert!(
+                readme.contains(&format!("| {title} |")),
+                "dashboards/README.md does not explain {title:?}"
+            );
         }
     }
-    let readme = read(&root().join("dashboards/README.md"));
-    for panel in list(&board["panels"]) {
-        let title = panel["title"].as_str().unwrap_or_default();
-        assert!(
-            readme.contains(&format!("| {title} |")),
-            "dashboards/README.md does not explain {title:?}"
-        );
-    }
+    assert_eq!(uids.len(), 4);
 }
 
 #[test]
@@ -257,6 +262,7 @@ fn exported() -> BTreeSet<String> {
     telemetry::QUEUE_SECONDS.with_label_values(&["model"]);
     telemetry::CALL_SECONDS.with_label_values(&["model", "ok"]);
     telemetry::HTTP_SECONDS.with_label_values(&["GET", "/", "200"]);
+    telemetry::process::STEP_SECONDS.with_label_values(&["store"]);
     let process = telemetry::process();
     let series = |name: &str| {
         if process.contains(&format!("# TYPE {name} histogram\n")) {
@@ -295,6 +301,13 @@ fn dashboard_files() -> Vec<PathBuf> {
         }
     }
     files
+}
+
+fn boards() -> impl Iterator<Item = PathBuf> {
+    let folder = root().join("dashboards/grafana/boards");
+    dashboard_files()
+        .into_iter()
+        .filter(move |path| path.starts_with(&folder))
 }
 
 fn read(path: &Path) -> String {
