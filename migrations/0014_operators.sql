@@ -8,7 +8,7 @@ CREATE TABLE operator_actions (
   reason  text  NOT NULL CHECK (length(reason) BETWEEN 1 AND 500),
   subject jsonb NOT NULL
 );
-COMMENT ON TABLE  operator_actions IS 'Everything operators did, in the transaction that did it; append-only';
+COMMENT ON TABLE  operator_actions IS 'Everything operators did; append-only';
 COMMENT ON COLUMN operator_actions.id IS 'Order';
 COMMENT ON COLUMN operator_actions.at IS 'When';
 COMMENT ON COLUMN operator_actions.by IS 'Who: api, or the login that ran the program';

@@ -1,4 +1,5 @@
-//! What operators may do, whoever they are: each act has a reason, and is recorded in the transaction that does it.
+//! What operators may do, whoever they are: each act has a reason and is recorded, in the transaction that does it, or before it
+//! where that is another procedure's: nothing is done that no record names.
 //!
 //! They see all tenants' jobs and change one tenant at a time, by the same procedures as the tenants themselves: a job that is done
 //! once more is admitted, one that is ended is settled. So nothing here moves a credit by itself but [`adjust`].
@@ -83,6 +84,16 @@ pub struct Outcome {
     pub new: Option<JobId>,
     /// Why nothing was done.
     pub skipped: Option<String>,
+}
+
+impl Outcome {
+    fn skipped(job: &Job, why: String) -> Self {
+        Self {
+            job: job.id,
+            new: None,
+            skipped: Some(why),
+        }
+    }
 }
 
 /// Why nothing could be done at all.
@@ -197,6 +208,14 @@ pub async fn adjust(
 
 /// Ends an open job; everything held goes back.
 pub async fn cancel(pool: &PgPool, act: Act<'_>, job: &Job) -> Result<Outcome, OperationError> {
+    if job.state.is_terminal() {
+        return Ok(Outcome::skipped(
+            job,
+            format!("it has {} already", job.state.as_str()),
+        ));
+    }
+    let subject = json!({ "job": job.id, "tenant": job.tenant });
+    record(pool, act, "cancel", &subject).await?;
     let request = once("cancel", job.id);
     let answer = |job: &Job| answer(200, None, job.id);
     let canceled = settlement::cancel(pool, job.tenant, job.id, &request, answer).await?;
@@ -208,12 +227,6 @@ pub async fn cancel(pool: &PgPool, act: Act<'_>, job: &Job) -> Result<Outcome, O
         }
         Cancellation::Nothing => Some("there is no such job".to_owned()),
     };
-    if skipped.is_none() {
-        let mut transaction = pool.begin().await?;
-        let subject = json!({ "job": job.id, "tenant": job.tenant });
-        store::record(&mut transaction, act, "cancel", &subject).await?;
-        transaction.commit().await?;
-    }
     Ok(Outcome {
         job: job.id,
         new: None,
@@ -229,13 +242,7 @@ pub async fn redrive(
     act: Act<'_>,
     old: &Job,
 ) -> Result<Outcome, OperationError> {
-    let skip = |why: String| {
-        Ok(Outcome {
-            job: old.id,
-            new: None,
-            skipped: Some(why),
-        })
-    };
+    let skip = |why: String| Ok(Outcome::skipped(old, why));
     if !matches!(old.state, State::Failed | State::Expired) {
         return skip(format!("it has {}", old.state.as_str()));
     }
@@ -261,6 +268,8 @@ pub async fn redrive(
     if !copy_inputs(bucket, old.tenant, id, &mut generation).await? {
         return skip("its inputs were deleted".to_owned());
     }
+    let subject = json!({ "job": old.id, "new": id, "tenant": old.tenant });
+    record(pool, act, "redrive", &subject).await?;
     let admission = Admission {
         tenant: old.tenant,
         idempotency: once("redrive", old.id),
@@ -286,15 +295,18 @@ pub async fn redrive(
         Err(Refusal::Database(error)) => return Err(error.into()),
         Err(refusal) => return skip(refusal.to_string()),
     };
-    let mut transaction = pool.begin().await?;
-    let subject = json!({ "job": old.id, "new": new, "tenant": old.tenant });
-    store::record(&mut transaction, act, "redrive", &subject).await?;
-    transaction.commit().await?;
     Ok(Outcome {
         job: old.id,
         new: Some(new),
         skipped: None,
     })
+}
+
+/// Before something is done in another procedure's transaction.
+async fn record(pool: &PgPool, act: Act<'_>, action: &str, subject: &Value) -> sqlx::Result<()> {
+    let mut transaction = pool.begin().await?;
+    store::record(&mut transaction, act, action, subject).await?;
+    transaction.commit().await
 }
 
 /// Inputs belong to their job, and go with it. `false`: they are gone.

@@ -203,7 +203,7 @@ async fn a_failed_job_is_done_once_more_and_charged_only_for_what_it_delivers() 
     assert_eq!(
         kinds,
         [
-            "job", "transfer", "job", "call", "call", "transfer", "job", "job", "operator"
+            "job", "transfer", "job", "call", "call", "transfer", "job", "operator", "job"
         ],
         "{told:#}"
     );
