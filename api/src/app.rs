@@ -84,7 +84,8 @@ impl App {
             },
             operator_key: config.operator_key.clone(),
             link_lifetime: config.links.lifetime,
-            darkroom: Darkroom::new(cores() / 2),
+            // Requests come first.
+            darkroom: Darkroom::new(imaging::cores() / 2),
             catalog: Arc::new(catalog),
             cors_origins: config
                 .cors_origins
@@ -146,11 +147,6 @@ pub async fn serve(
         );
     }
     Ok(())
-}
-
-/// Requests come first: pictures get half of them, at least one.
-fn cores() -> usize {
-    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
 /// An origin exactly as browsers send it. A wildcard is none: answers are for those who hold a key.

@@ -12,7 +12,7 @@
 
 use std::time::Duration;
 
-use sqlx::PgPool;
+use sqlx::{PgConnection, PgPool};
 use time::OffsetDateTime;
 
 use crate::credits::{Credits, InvalidCredits, Quote};
@@ -91,10 +91,8 @@ pub async fn admit(
     let wallet = ledger::store::lock_wallet(&mut transaction, tenant)
         .await?
         .ok_or(Refusal::Inactive)?;
-    match idempotency::store::find(&mut transaction, tenant, &admission.idempotency).await? {
-        Some(Known::Answered(answer)) => return Ok(Admitted::Repeated(answer)),
-        Some(Known::AnotherRequest) => return Err(Refusal::KeyReused),
-        None => {}
+    if let Some(answer) = answered(&mut transaction, tenant, &admission.idempotency).await? {
+        return Ok(Admitted::Repeated(answer));
     }
     if !wallet.active {
         return Err(Refusal::Inactive);
@@ -157,7 +155,16 @@ pub async fn answered_before(
     request: &idempotency::Request,
 ) -> Result<Option<Answer>, Refusal> {
     let mut transaction = database::begin_for(pool, tenant).await?;
-    match idempotency::store::find(&mut transaction, tenant, request).await? {
+    answered(&mut transaction, tenant, request).await
+}
+
+/// The same, in a transaction. It decides where the wallet is locked.
+pub(crate) async fn answered(
+    connection: &mut PgConnection,
+    tenant: TenantId,
+    request: &idempotency::Request,
+) -> Result<Option<Answer>, Refusal> {
+    match idempotency::store::find(connection, tenant, request).await? {
         Some(Known::Answered(answer)) => Ok(Some(answer)),
         Some(Known::AnotherRequest) => Err(Refusal::KeyReused),
         None => Ok(None),

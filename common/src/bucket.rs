@@ -169,11 +169,7 @@ impl Bucket {
 
     /// The whole object, or `None` when there is none.
     pub async fn get(&self, key: &str) -> Result<Option<Bytes>, BucketError> {
-        match self.store.get(&Key::from(key)).await {
-            Ok(found) => Ok(Some(found.bytes().await?)),
-            Err(object_store::Error::NotFound { .. }) => Ok(None),
-            Err(error) => Err(error.into()),
-        }
+        self.get_at_most(key, u64::MAX).await
     }
 
     /// As [`Self::get`], of what somebody else wrote: more than `most` bytes are an error, and not read.

@@ -87,7 +87,8 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    fn skipped(job: &Job, why: String) -> Self {
+    /// Nothing was done to it.
+    pub fn skipped(job: &Job, why: String) -> Self {
         Self {
             job: job.id,
             new: None,

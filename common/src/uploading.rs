@@ -6,10 +6,10 @@
 use sqlx::PgPool;
 use time::OffsetDateTime;
 
-use crate::admission::Refusal;
+use crate::admission::{self, Refusal};
 use crate::database;
 use crate::id::{TenantId, UploadId};
-use crate::idempotency::{self, Answer, Known};
+use crate::idempotency::{self, Answer};
 use crate::upload::{self, Upload};
 use crate::{ledger, retention};
 
@@ -45,12 +45,10 @@ pub async fn keep(
     let wallet = ledger::store::lock_wallet(&mut transaction, tenant)
         .await?
         .ok_or(Refusal::Inactive)?;
-    if let Some(request) = request {
-        match idempotency::store::find(&mut transaction, tenant, request).await? {
-            Some(Known::Answered(answer)) => return Ok(Kept::Repeated(answer)),
-            Some(Known::AnotherRequest) => return Err(Refusal::KeyReused),
-            None => {}
-        }
+    if let Some(request) = request
+        && let Some(answer) = admission::answered(&mut transaction, tenant, request).await?
+    {
+        return Ok(Kept::Repeated(answer));
     }
     if !wallet.active {
         return Err(Refusal::Inactive);

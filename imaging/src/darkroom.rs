@@ -22,6 +22,11 @@ pub struct Darkroom {
     pictures: Arc<AtomicUsize>,
 }
 
+/// Cores this process may use.
+pub fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
 /// No picture takes longer, on whatever machine.
 const LONGEST: Duration = Duration::from_secs(30);
 

@@ -32,7 +32,7 @@ use common::generation::image::{Fit, Format, MAX_PIXELS, MAX_SIDE, MediaType, Pi
 use image::DynamicImage;
 use image::metadata::Orientation;
 
-pub use self::darkroom::Darkroom;
+pub use self::darkroom::{Darkroom, cores};
 use self::decode::Original;
 use self::fit::Plan;
 pub use self::marks::Mark;

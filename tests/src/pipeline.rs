@@ -333,14 +333,31 @@ impl Pipeline {
         look(&self.reader, &self.config.bucket(), grace).await
     }
 
+    /// How many jobs have not ended.
+    pub async fn open_jobs(&self) -> i64 {
+        sqlx::query_scalar("SELECT count(*) FROM jobs WHERE finished_at IS NULL")
+            .fetch_one(&self.reader)
+            .await
+            .unwrap()
+    }
+
+    /// Waits until every job has ended. `false`: some are open after that time.
+    pub async fn drained(&self, within: Duration) -> bool {
+        let began = Instant::now();
+        while began.elapsed() < within {
+            if self.open_jobs().await == 0 {
+                return true;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        false
+    }
+
     /// Ends the test: stops everything and closes the books. No job may be open, no invariant broken.
     pub async fn close(mut self) {
         self.stop_workers().await;
         self.api.stop().await;
-        let open: i64 = sqlx::query_scalar("SELECT count(*) FROM jobs WHERE finished_at IS NULL")
-            .fetch_one(&self.reader)
-            .await
-            .unwrap();
+        let open = self.open_jobs().await;
         assert_eq!(open, 0, "jobs are still open");
         let findings = verify::verify(&self.reader).await.unwrap();
         assert!(findings.is_empty(), "the books do not close: {findings:#?}");

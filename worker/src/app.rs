@@ -95,9 +95,7 @@ impl App {
             shelf: Shelf::new(bucket, config.spool),
             providers,
             catalog: Arc::new(catalog),
-            darkroom: Darkroom::new(
-                std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
-            ),
+            darkroom: Darkroom::new(imaging::cores()),
             memory,
             leases: Leases::default(),
             timing: config.timing.clone(),

@@ -7,11 +7,14 @@ pub mod direct;
 pub mod get;
 pub mod list;
 
+use axum::response::Response;
 use bytes::Bytes;
+use common::admission::Refusal;
 use common::generation::image::MediaType;
 use common::id::{TenantId, UploadId};
-use common::idempotency::Answer;
+use common::idempotency::{Answer, Request};
 use common::upload::{self, Upload};
+use common::uploading::{self, Kept};
 use common::{database, generation::Violation};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
@@ -20,6 +23,7 @@ use utoipa::ToSchema;
 use crate::app::App;
 use crate::error::{Code, Problem, Result, sentence};
 use crate::extract::Base;
+use crate::idempotency::Key;
 use crate::link::Fresh;
 
 /// Largest file, in bytes. What is kept of it is smaller.
@@ -147,6 +151,27 @@ async fn store(
         pixels: cleaned.pixels,
         created_at: None,
     })
+}
+
+/// Names what was stored, in a row. It is answered as an upload.
+async fn keep(
+    app: &App,
+    base: &Base,
+    tenant: TenantId,
+    upload: &Upload,
+    request: Option<&Request>,
+) -> std::result::Result<Kept, Refusal> {
+    let view = UploadView::new(app, base, upload).await;
+    let answer = |created_at| view.answer(created_at);
+    uploading::keep(&app.pool, tenant, upload, request, answer).await
+}
+
+/// The answer to a POST that keeps something.
+fn answered(key: &Key, kept: Kept) -> Response {
+    match kept {
+        Kept::New(answer) => key.answer(answer),
+        Kept::Repeated(answer) => key.replay(answer),
+    }
 }
 
 fn too_large() -> Problem {

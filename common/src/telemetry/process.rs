@@ -2,7 +2,7 @@
 
 use std::sync::{LazyLock, Mutex, PoisonError};
 
-use prometheus::{HistogramVec, IntGauge, IntGaugeVec};
+use prometheus::{HistogramTimer, HistogramVec, IntGauge, IntGaugeVec};
 use sqlx::PgPool;
 
 use super::{gauge, histogram, registered};
@@ -16,8 +16,13 @@ static BUILD: LazyLock<IntGaugeVec> = LazyLock::new(|| {
     )
 });
 
+/// Times a step of an attempt until it is dropped, however that ends.
+pub fn step(name: &str) -> HistogramTimer {
+    STEP_SECONDS.with_label_values(&[name]).start_timer()
+}
+
 /// Seconds a step of an attempt took.
-pub static STEP_SECONDS: LazyLock<HistogramVec> = LazyLock::new(|| {
+static STEP_SECONDS: LazyLock<HistogramVec> = LazyLock::new(|| {
     histogram(
         "platen_step_seconds",
         "Seconds a step of an attempt took: inputs and room waited for, originals stored, pictures developed and stored, jobs settled.",

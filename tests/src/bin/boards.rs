@@ -104,14 +104,10 @@ async fn main() -> ExitCode {
         "{asked} queries: {empty} empty, {broken} broken; {rules} rules evaluated without an error"
     );
     prometheus.kill().await.unwrap();
-    let ended = async || {
-        let open: i64 = sqlx::query_scalar("SELECT count(*) FROM jobs WHERE finished_at IS NULL")
-            .fetch_one(&pipeline.reader)
-            .await
-            .unwrap();
-        (open == 0).then_some(())
-    };
-    pipeline.until(Duration::from_mins(1), ended).await;
+    assert!(
+        pipeline.drained(Duration::from_mins(1)).await,
+        "jobs are open"
+    );
     drop((apis, workers));
     pipeline.close().await;
     servers.stop().await;

@@ -141,7 +141,11 @@ impl Stage {
         // submit is measured when that is over.
         let changed = Instant::now();
         self.submit().await.unwrap();
-        let noticed = self.drain().await.then(|| changed.elapsed());
+        let noticed = self
+            .pipeline
+            .drained(DRAIN)
+            .await
+            .then(|| changed.elapsed());
         let mut ticks = tokio::time::interval(Duration::from_secs(1) / rate);
         let mut submits = JoinSet::new();
         let began = Instant::now();
@@ -151,7 +155,7 @@ impl Stage {
         }
         let submits = submits.join_all().await;
         let last = Instant::now();
-        let drained = self.drain().await.then(|| last.elapsed());
+        let drained = self.pipeline.drained(DRAIN).await.then(|| last.elapsed());
         match redis {
             Redis::Up => {}
             Redis::Away => self.servers.redis().start_again().await.unwrap(),
@@ -183,20 +187,6 @@ impl Stage {
             let job = json!({"model": MODEL, "prompt": format!("a bottle, number {number}"), "size": "1K"});
             clients.submit(number, &job).await
         }
-    }
-
-    /// Waits until no job is open.
-    async fn drain(&self) -> bool {
-        let began = Instant::now();
-        while began.elapsed() < DRAIN {
-            let open = sqlx::query_scalar("SELECT count(*) FROM jobs WHERE finished_at IS NULL");
-            let open: i64 = open.fetch_one(&self.pipeline.reader).await.unwrap();
-            if open == 0 {
-                return true;
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-        false
     }
 
     async fn began(&self, accepted: &[Accepted]) -> (f64, f64) {

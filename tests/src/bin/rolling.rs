@@ -80,7 +80,7 @@ async fn main() -> ExitCode {
     }
     enough.cancel();
     let offered = offering.join_next().await.unwrap().unwrap();
-    let drained = drain(&pipeline).await;
+    let drained = pipeline.drained(DRAIN).await;
     // What was started is stopped as politely as before.
     for process in apis.iter_mut().chain(&mut workers) {
         stops.push(stop(process).await);
@@ -170,20 +170,6 @@ async fn stop(process: &mut Process) -> Stop {
         took: asked.elapsed(),
         wrong,
     }
-}
-
-/// Waits until no job is open.
-async fn drain(pipeline: &Pipeline) -> bool {
-    let began = Instant::now();
-    while began.elapsed() < DRAIN {
-        let open = sqlx::query_scalar("SELECT count(*) FROM jobs WHERE finished_at IS NULL");
-        let open: i64 = open.fetch_one(&pipeline.reader).await.unwrap();
-        if open == 0 {
-            return true;
-        }
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    }
-    false
 }
 
 fn judge_stops(stops: &[Stop], violations: &mut Vec<String>) {

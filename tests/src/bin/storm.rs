@@ -161,10 +161,7 @@ async fn submit(pipeline: &Pipeline, number: i64) {
 async fn drain(pipeline: &Pipeline) {
     let (mut least, mut since) = (i64::MAX, Instant::now());
     loop {
-        let open: i64 = sqlx::query_scalar("SELECT count(*) FROM jobs WHERE finished_at IS NULL")
-            .fetch_one(&pipeline.reader)
-            .await
-            .unwrap();
+        let open = pipeline.open_jobs().await;
         if open == 0 {
             return;
         }

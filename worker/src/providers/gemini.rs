@@ -34,10 +34,15 @@ impl Provider for Gemini {
         async move {
             let model = &request.model.name;
             let url = format!("{}/v1beta/models/{model}:generateContent", self.base_url);
-            let post = generate_content::Body::for_developers(&request);
-            let post = post.to(&self.http, &url, request);
-            let answer =
-                generate_content::submit(&self.http, Dialect::Gemini, &self.credentials, post);
+            let body = generate_content::Body::for_developers(&request);
+            let answer = generate_content::submit(
+                &self.http,
+                Dialect::Gemini,
+                &self.credentials,
+                &url,
+                body,
+                request,
+            );
             Reply::Answered(answer.await)
         }
         .boxed()

@@ -9,7 +9,6 @@ use bytes::Bytes;
 use common::catalog::Tokens;
 use common::outcome::Failure;
 use common::outcome::table::{self, Dialect};
-use reqwest::RequestBuilder;
 
 use super::google::{self, Credentials};
 use super::http::{Base64, Http, Lifted, Patience, excerpt, unreadable};
@@ -42,21 +41,6 @@ impl Body {
     pub fn for_developers(request: &PictureRequest<'_>) -> Self {
         Self(common_body(request))
     }
-
-    /// Written down for sending: of the request's pictures nothing else is held then.
-    pub(super) fn to(self, http: &Http, url: &str, request: PictureRequest<'_>) -> Post {
-        let (time, room) = request.written();
-        Post {
-            request: http.post_json(url, &self, room),
-            patience: Patience::with_work(time),
-        }
-    }
-}
-
-/// A request that is ready to be sent.
-pub(super) struct Post {
-    request: RequestBuilder,
-    patience: Patience,
 }
 
 fn common_body(request: &PictureRequest<'_>) -> GenerateContent {
@@ -96,17 +80,24 @@ fn common_body(request: &PictureRequest<'_>) -> GenerateContent {
     }
 }
 
-/// Sends it and reads what comes back.
+/// Sends the body and reads what comes back.
 pub(super) async fn submit(
     http: &Http,
     dialect: Dialect,
     credentials: &Credentials,
-    Post { request, patience }: Post,
+    url: &str,
+    body: Body,
+    request: PictureRequest<'_>,
 ) -> Answer {
-    let signed = match credentials.sign(request).await {
+    let (time, room) = request.written();
+    let post = http.post_json(url, &body, room);
+    // Of the request's pictures nothing is held from here on but what is being sent.
+    drop(body);
+    let signed = match credentials.sign(post).await {
         Ok(signed) => signed,
         Err(failure) => return Answer::failed(failure),
     };
+    let patience = Patience::with_work(time);
     match http.exchange(signed, patience).await {
         Err(broken) => Answer::failed(broken.failure(dialect)),
         Ok(received) if !received.status.is_success() => {
@@ -172,12 +163,7 @@ fn picture(dialect: Dialect, reply: &Reply, body: &Lifted) -> Result<Bytes, Fail
         Some((_, blob))
             if matches!(finish, "STOP" | "MAX_TOKENS" | "FINISH_REASON_UNSPECIFIED") =>
         {
-            body.file(&blob.data).map_err(|error| {
-                failure(
-                    "bad_base64",
-                    format!("a picture that is no base64: {error}"),
-                )
-            })
+            body.picture(dialect, &blob.data)
         }
         _ => {
             let detail = format!("finished with {}, without a picture", excerpt(finish));

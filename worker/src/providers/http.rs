@@ -156,8 +156,7 @@ impl Http {
         let headers = std::mem::take(response.headers_mut());
         let mut lifter = Lifter::default();
         let (most, room) = if status.is_success() {
-            let length = response.content_length();
-            (MOST_BYTES, Some(self.room(length, 3, 4).await?))
+            (MOST_BYTES, Some(self.room(&response).await?))
         } else {
             (MOST_WORDS, None)
         };
@@ -188,7 +187,7 @@ impl Http {
         if !status.is_success() {
             return Ok((status, Bytes::new()));
         }
-        let room = self.room(response.content_length(), 1, 1).await?;
+        let room = self.room(&response).await?;
         let mut file = Vec::new();
         let room = self
             .read(response, left, BEYOND, Some(room), |chunk| {
@@ -199,11 +198,11 @@ impl Http {
         Ok((status, kept(file, room)))
     }
 
-    /// Room for an answer, of which so much is held.
-    async fn room(&self, length: Option<u64>, part: u64, of: u64) -> Result<Room, Broken> {
-        let told = length.and_then(|length| usize::try_from(length / of * part + of).ok());
-        let bytes = told.map_or(USUAL, |told| told.min(USUAL));
-        let room = self.memory.take(bytes).await;
+    /// Room for an answer: nothing that is held of it is longer than what comes.
+    async fn room(&self, response: &Response) -> Result<Room, Broken> {
+        let told = response.content_length();
+        let told = told.and_then(|length| usize::try_from(length).ok());
+        let room = self.memory.take(told.unwrap_or(USUAL).min(USUAL)).await;
         room.map_err(|none| Broken::new("stall", none.to_string()))
     }
 

@@ -240,12 +240,7 @@ fn picture(interaction: &Interaction, body: &Lifted) -> Result<Bytes, Failure> {
     match interaction.image() {
         Some(Image {
             data: Some(data), ..
-        }) if ended_well => body.file(data).map_err(|error| {
-            failure(
-                "bad_base64",
-                format!("a picture that is no base64: {error}"),
-            )
-        }),
+        }) if ended_well => body.picture(DIALECT, data),
         Some(_) if ended_well => {
             let detail = "a picture by its address, although it was to be inline";
             Err(failure("elsewhere", detail.to_owned()))

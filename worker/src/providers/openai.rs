@@ -294,10 +294,7 @@ impl Images {
     fn picture(&self, body: &Lifted) -> Result<Picture<'_>, Failure> {
         for image in self.data.iter().flatten() {
             if let Some(data) = &image.b64_json {
-                return body.file(data).map(Picture::Here).map_err(|error| {
-                    let detail = format!("a picture that is no base64: {error}");
-                    failure("bad_base64", detail)
-                });
+                return body.picture(DIALECT, data).map(Picture::Here);
             }
             if let Some(address) = &image.url {
                 return Ok(Picture::At(address));

@@ -64,11 +64,16 @@ impl Provider for Vertex {
     fn submit<'a>(&'a self, request: PictureRequest<'a>) -> BoxFuture<'a, Reply> {
         async move {
             let url = self.url(&request);
-            let post = generate_content::Body::for_vertex(&request);
-            let post = post.to(&self.http, &url, request);
-            let answer =
-                generate_content::submit(&self.http, Dialect::Vertex, &self.credentials, post)
-                    .await;
+            let body = generate_content::Body::for_vertex(&request);
+            let answer = generate_content::submit(
+                &self.http,
+                Dialect::Vertex,
+                &self.credentials,
+                &url,
+                body,
+                request,
+            )
+            .await;
             if answer.class() == Class::Unauthenticated {
                 self.credentials.renew();
             }

@@ -8,6 +8,7 @@
 mod door;
 mod history;
 mod output;
+mod picture;
 
 use std::sync::atomic::AtomicI32;
 use std::time::{Duration, Instant};
@@ -20,13 +21,14 @@ use common::id::JobId;
 use common::job::{self, Claimed, LAST_CALL};
 use common::outcome::{Class, Failure};
 use common::settlement::{self, Lease, Settled, SettlementError};
-use common::{call, database, telemetry};
+use common::telemetry::{self, process};
+use common::{call, database};
 use futures::future::join_all;
 use tracing::Instrument;
 
 use crate::app::App;
 use crate::leases::HeldLease;
-use output::{Attempt, Made, Timed};
+use output::{Attempt, Made};
 
 /// Works on a job if it is to be had. Whatever happens is settled or left to the next attempt; a ring never fails.
 pub(super) async fn run(app: &App, id: JobId) {
@@ -85,7 +87,7 @@ async fn carry_out(app: &App, claimed: &Claimed, asked: Instant, lease: Lease, h
         Worked::our_fault(format!("{error:#}"))
     });
     let verdict = verdict.within(claimed, asked, app.timing.retry);
-    let _timed = Timed::new("settle");
+    let _timed = process::step("settle");
     let settled = (|| async {
         reach("generate:before_settle").await?;
         let settled = database::answered(settle(app, lease, &verdict)).await?;

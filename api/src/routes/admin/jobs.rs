@@ -221,13 +221,39 @@ impl Many {
     }
 }
 
-fn only_named(jobs: &[Job]) -> Vec<Outcome> {
-    let named = jobs.iter().map(|job| Outcome {
-        job: job.id,
-        new: None,
-        skipped: Some("it was only asked which".to_owned()),
-    });
-    named.collect()
+/// What is done to many jobs.
+#[derive(Clone, Copy)]
+enum Deed {
+    Redrive,
+    Cancel,
+}
+
+impl Deed {
+    /// The jobs that are meant where no state is said.
+    fn meant(self) -> &'static [State] {
+        match self {
+            Self::Redrive => &[State::Failed],
+            Self::Cancel => &[State::Queued, State::Running],
+        }
+    }
+
+    /// Does it to each of the jobs a body names, one after the other.
+    async fn to_each(self, app: &App, body: &[u8]) -> Result<Json<Outcomes>> {
+        let many: Many = extract::json(body)?;
+        let act = act(&many.reason)?;
+        let (jobs, has_more) = many.find(app, self.meant()).await?;
+        let mut data = Vec::with_capacity(jobs.len());
+        for job in &jobs {
+            data.push(match self {
+                _ if many.dry_run => Outcome::skipped(job, "it was only asked which".to_owned()),
+                Self::Redrive => {
+                    operation::redrive(&app.pool, &app.bucket, &app.catalog, act, job).await?
+                }
+                Self::Cancel => operation::cancel(&app.pool, act, job).await?,
+            });
+        }
+        Ok(Json(Outcomes { data, has_more }))
+    }
 }
 
 /// Do failed jobs once more
@@ -248,18 +274,7 @@ pub async fn redrive(
     _: Operator,
     JsonBody(body): JsonBody,
 ) -> Result<Json<Outcomes>> {
-    let many: Many = extract::json(&body)?;
-    let act = act(&many.reason)?;
-    let (jobs, has_more) = many.find(&app, &[State::Failed]).await?;
-    if many.dry_run {
-        let data = only_named(&jobs);
-        return Ok(Json(Outcomes { data, has_more }));
-    }
-    let mut data = Vec::with_capacity(jobs.len());
-    for job in &jobs {
-        data.push(operation::redrive(&app.pool, &app.bucket, &app.catalog, act, job).await?);
-    }
-    Ok(Json(Outcomes { data, has_more }))
+    Deed::Redrive.to_each(&app, &body).await
 }
 
 /// End open jobs
@@ -279,16 +294,5 @@ pub async fn cancel(
     _: Operator,
     JsonBody(body): JsonBody,
 ) -> Result<Json<Outcomes>> {
-    let many: Many = extract::json(&body)?;
-    let act = act(&many.reason)?;
-    let (jobs, has_more) = many.find(&app, &[State::Queued, State::Running]).await?;
-    if many.dry_run {
-        let data = only_named(&jobs);
-        return Ok(Json(Outcomes { data, has_more }));
-    }
-    let mut data = Vec::with_capacity(jobs.len());
-    for job in &jobs {
-        data.push(operation::cancel(&app.pool, act, job).await?);
-    }
-    Ok(Json(Outcomes { data, has_more }))
+    Deed::Cancel.to_each(&app, &body).await
 }

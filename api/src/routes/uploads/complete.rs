@@ -7,9 +7,8 @@ use axum::response::Response;
 use common::bucket::BucketError;
 use common::id::UploadId;
 use common::upload;
-use common::uploading::{self, Kept};
 
-use super::{MAX_BYTES, Named, UploadView, find, store, too_large};
+use super::{MAX_BYTES, Named, UploadView, answered, find, keep, store, too_large};
 use crate::app::App;
 use crate::auth::Tenant;
 use crate::error::{Code, Problem, ProblemBody, Result};
@@ -63,17 +62,10 @@ pub async fn handler(
         Err(error) => return Err(error.into()),
     };
     let upload = store(&app, tenant, id, name, file).await?;
-    let view = UploadView::new(&app, &base, &upload).await;
-    let kept = uploading::keep(&app.pool, tenant, &upload, None, |created_at| {
-        view.answer(created_at)
-    });
-    let kept = kept.await?;
+    let kept = keep(&app, &base, tenant, &upload, None).await?;
     // What is left behind is swept.
     if let Err(error) = app.bucket.delete(&raw).await {
         tracing::warn!(%error, upload.id = %id, "A file that was put into the bucket stays there until it is swept");
     }
-    Ok(match kept {
-        Kept::New(answer) => key.answer(answer),
-        Kept::Repeated(answer) => key.replay(answer),
-    })
+    Ok(answered(&key, kept))
 }

@@ -8,9 +8,9 @@ use axum::response::Response;
 use common::admission::{self, Refusal};
 use common::id::UploadId;
 use common::upload;
-use common::uploading::{self, Kept};
+use common::uploading::Kept;
 
-use super::{Named, UploadView, store};
+use super::{Named, UploadView, answered, keep, store};
 use crate::app::App;
 use crate::auth::Tenant;
 use crate::error::{ProblemBody, Result};
@@ -54,19 +54,12 @@ pub async fn handler(
     }
     let id = UploadId::new();
     let upload = store(&app, tenant, id, name, file).await?;
-    let view = UploadView::new(&app, &base, &upload).await;
-    let kept = uploading::keep(&app.pool, tenant, &upload, Some(&request), |created_at| {
-        view.answer(created_at)
-    });
-    let kept = kept.await;
+    let kept = keep(&app, &base, tenant, &upload, Some(&request)).await;
     // After a lost connection the row may stand, and needs its file; else the sweeper finds it.
     if !matches!(kept, Ok(Kept::New(_)) | Err(Refusal::Database(_)))
         && let Err(error) = app.bucket.delete(&upload::key(tenant, id)).await
     {
         tracing::warn!(%error, upload.id = %id, "A file of no upload stays in the bucket until it is swept");
     }
-    Ok(match kept? {
-        Kept::New(answer) => key.answer(answer),
-        Kept::Repeated(answer) => key.replay(answer),
-    })
+    Ok(answered(&key, kept?))
 }

@@ -1,12 +1,14 @@
 //! JSON whose files are decoded as they come: neither the base64 of a picture nor a copy of it is ever whole in memory.
 //!
 //! A string of base64 that has grown long is lifted out of the text: what it stands for is decoded chunk by chunk, and a mark
-//! stays in its place, which [`Lifted::file`] leads back from. One that turns out to be no base64 is put back as it was, so the
+//! stays in its place, which [`Lifted::picture`] leads back from. One that turns out to be no base64 is put back as it was, so the
 //! text says what the provider said, to the letter.
 
 use base64::engine::general_purpose::STANDARD;
 use base64::{DecodeError, Engine};
 use bytes::Bytes;
+use common::outcome::Failure;
+use common::outcome::table::{self, Dialect};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::memory::{Room, kept};
@@ -57,8 +59,20 @@ pub(in crate::providers) struct Lifted {
 }
 
 impl Lifted {
-    /// The file that stands somewhere in the text: lifted, or short enough to stand there still.
-    pub(in crate::providers) fn file(&self, said: &Base64) -> Result<Bytes, DecodeError> {
+    /// The picture that stands somewhere in the text, or that what stands there is no base64.
+    pub(in crate::providers) fn picture(
+        &self,
+        dialect: Dialect,
+        said: &Base64,
+    ) -> Result<Bytes, Failure> {
+        self.file(said).map_err(|error| {
+            let detail = format!("a picture that is no base64: {error}");
+            Failure::new(table::class(dialect, "bad_base64"), detail)
+        })
+    }
+
+    /// Lifted, or short enough to stand there still.
+    fn file(&self, said: &Base64) -> Result<Bytes, DecodeError> {
         let said = match said {
             Base64::Sent(bytes) => return Ok(bytes.clone()),
             Base64::Received(said) => said,

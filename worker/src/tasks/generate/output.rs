@@ -5,20 +5,17 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use backon::{ExponentialBuilder, Retryable};
-use bytes::Bytes;
-use common::artifact::{Artifact, Role, rendition_key, thumbnail_key};
-use common::bucket::{BucketError, Stored};
+use common::artifact::Artifact;
 use common::call::store::NewCall;
-use common::call::{self, Ending, Journaled, Original, original_key};
+use common::call::{self, Ending, Journaled, original_key};
 use common::catalog::{Lane, Model, Tokens};
 use common::failpoint::reach;
-use common::generation::image::{ImageRequest, MediaType, Pixels, inspect};
-use common::id::{ArtifactId, CallId};
-use common::job::{Claimed, LAST_CALL};
+use common::generation::image::{ImageRequest, inspect};
+use common::id::CallId;
+use common::job::Claimed;
 use common::outcome::{Class, Failure};
 use common::queue::lanes::{Ended, Why};
 use common::{database, telemetry};
-use imaging::{Developed, ImagingError, Mark};
 use rand::RngExt;
 use tokio::time::timeout;
 
@@ -26,14 +23,11 @@ use super::door::{AT_THE_DOOR, Door};
 use super::history::History;
 use crate::app::App;
 use crate::leases::HeldLease;
-use crate::memory::{self, NoRoom, Room, USUAL, kept};
+use crate::memory::{self, Room};
 use crate::providers::{Answer, InputPicture, PictureRequest, Provider, Reply};
 
 /// Answers about work in the background that cannot be read, in a row, until it counts as lost.
 const UNREADABLE: u32 = 3;
-
-/// What the bucket may take for one thing, all tries of it together.
-pub(super) const SHELVING: Duration = Duration::from_mins(5);
 
 /// How long a job is left alone that found the bucket away.
 const NO_SHELF: Duration = Duration::from_secs(1);
@@ -230,14 +224,14 @@ impl Attempt<'_> {
         if !self.app.shelf.takes_more() {
             return Ok(Made::Pending(NO_SHELF));
         }
-        // Before the lane is asked: it would count, or be probed by, a call that may not be made.
-        if self.calls_left.fetch_sub(1, Ordering::Relaxed) <= 0 {
-            return Ok(Made::no_call_left(history.last()));
-        }
         let (inputs, room) = match self.inputs().await? {
             Ok(inputs) => inputs,
             Err(gone) => return Ok(Made::given_up(gone)),
         };
+        // Before the lane is asked: it would count, or be probed by, a call that may not be made.
+        if self.calls_left.fetch_sub(1, Ordering::Relaxed) <= 0 {
+            return Ok(Made::no_call_left(history.last()));
+        }
         let id = CallId::new();
         let lane = match self.door().let_in(&history.open(lanes), id, retry).await {
             Ok(lane) => lane,
@@ -317,39 +311,6 @@ impl Attempt<'_> {
             "no call may begin: the lease or the deadline has passed"
         );
         Ok(Some(Made::no_call_left(last)))
-    }
-
-    /// The pictures to work from, and the room that they take, the body they will stand in included.
-    async fn inputs(&self) -> anyhow::Result<Result<(Vec<InputPicture>, Option<Room>), Failure>> {
-        let asked = &self.request.inputs;
-        if asked.is_empty() {
-            return Ok(Ok((Vec::new(), None)));
-        }
-        let _timed = Timed::new("inputs");
-        let bytes: u64 = asked.iter().map(|input| input.bytes).sum();
-        // In base64 they are a third larger.
-        let bytes = usize::try_from(bytes / 3 * 7).unwrap_or(usize::MAX);
-        let room = self.room(bytes).await?;
-        let mut inputs = Vec::with_capacity(asked.len());
-        for input in asked {
-            let Some(bytes) = self.fetch(&input.object_key).await? else {
-                let gone = format!("the input {} is not in the bucket", input.object_key);
-                return Ok(Err(Failure::new(Class::Internal, gone)));
-            };
-            inputs.push(InputPicture {
-                bytes,
-                media_type: input.media_type,
-                role: input.role,
-            });
-        }
-        Ok(Ok((inputs, Some(room))))
-    }
-
-    /// Room in memory, as soon as there is some.
-    async fn room(&self, bytes: usize) -> Result<Room, NoRoom> {
-        let _step = self.lease.may_take(memory::LONGEST);
-        let _timed = Timed::new("room");
-        self.app.memory.take(bytes).await
     }
 
     /// The provider's reply, within the model's time.
@@ -600,204 +561,6 @@ impl Attempt<'_> {
             }),
         }
     }
-
-    /// Stores, and develops meanwhile where there is room for it: either alone may fail. What is no picture is the provider's
-    /// failure; an error is the bucket's.
-    async fn keep(
-        &self,
-        call: CallId,
-        output_idx: i32,
-        model: &Model,
-        bytes: Bytes,
-    ) -> Result<Result<(Original, Option<Developed>), Failure>, BucketError> {
-        let Some((media_type, pixels)) = inspect(&bytes) else {
-            let says = format!("{} bytes that are no picture", bytes.len());
-            return Ok(Err(Failure::new(Class::ProviderInvalid, says)));
-        };
-        let object_key = original_key(self.claimed.tenant, call);
-        let _step = self.lease.may_take(SHELVING);
-        let put = async {
-            let _timed = Timed::new("store_original");
-            self.app.shelf.put_once(&object_key, bytes.clone()).await
-        };
-        let (stored, developed) = match self.app.memory.try_take(self.cost(pixels)) {
-            Some(room) => {
-                let develop = self.develop(bytes.clone(), room, output_idx, &model.id);
-                let (stored, developed) = tokio::join!(put, develop);
-                (stored, Some(developed))
-            }
-            None => (put.await, None),
-        };
-        let developed = match developed.transpose() {
-            Ok(developed) => developed,
-            Err(failure) => return Ok(Err(failure)),
-        };
-        let Stored { sha256, bytes } = match stored {
-            Ok(stored) => stored,
-            Err(failed) => {
-                // It may wait until its job ends.
-                let left = self.deadline.saturating_duration_since(Instant::now());
-                let _step = self.lease.may_take(left);
-                let beside = developed.as_ref().map_or(0, |developed| {
-                    developed.rendition.bytes.len() + developed.thumbnail.bytes.len()
-                });
-                let until = self.waits_until();
-                let kept = (self.app.shelf).keep(&object_key, bytes, beside, until, failed);
-                kept.await?
-            }
-        };
-        let original = Original {
-            object_key,
-            sha256,
-            bytes,
-            media_type,
-            pixels,
-        };
-        Ok(Ok((original, developed)))
-    }
-
-    /// Develops what is in the bucket, as soon as there is room for it. An error is ours, or the bucket's.
-    async fn develop_stored(
-        &self,
-        key: &str,
-        pixels: Pixels,
-        output_idx: i32,
-        model: &str,
-    ) -> anyhow::Result<Result<Developed, Failure>> {
-        let room = self.room(self.cost(pixels)).await?;
-        let bytes = self.fetch(key).await?;
-        let bytes = bytes.context("an original that was stored is not in the bucket")?;
-        Ok(self.develop(bytes, room, output_idx, model).await)
-    }
-
-    /// What developing takes in memory, the original's file included.
-    fn cost(&self, original: Pixels) -> usize {
-        imaging::memory(original, self.request.recipe().target)
-    }
-
-    /// How long a picture may wait for the bucket, where that is not until the job ends: the others of the job are
-    /// delivered before its deadline.
-    fn waits_until(&self) -> Option<Instant> {
-        let others = self.claimed.n_requested > 1;
-        let last_call = self.deadline.checked_sub(LAST_CALL);
-        others.then(|| last_call.unwrap_or(self.deadline))
-    }
-
-    /// An original that was stored, if one was; nobody said how large it is.
-    async fn fetch_original(&self, key: &str) -> anyhow::Result<Option<Bytes>> {
-        let room = self.room(USUAL).await?;
-        let bytes = self.fetch(key).await?;
-        Ok(bytes.map(|bytes| kept(bytes, room)))
-    }
-
-    async fn fetch(&self, key: &str) -> Result<Option<Bytes>, BucketError> {
-        let _step = self.lease.may_take(SHELVING);
-        self.app.shelf.get(key).await
-    }
-
-    /// Brings an original to exactly what was asked for. An original that cannot be is the provider's fault.
-    async fn develop(
-        &self,
-        bytes: Bytes,
-        mut room: Room,
-        output_idx: i32,
-        model: &str,
-    ) -> Result<Developed, Failure> {
-        let mark = Mark {
-            model: model.to_owned(),
-            source: format!("{}/{output_idx}", self.claimed.id),
-            synthetic: self.app.providers.synthetic(),
-        };
-        let _step = self.lease.may_take(self.app.darkroom.turn());
-        let _timed = Timed::new("develop");
-        let developed = self
-            .app
-            .darkroom
-            .develop(bytes, self.request.recipe(), mark)
-            .await;
-        let mut developed = developed.map_err(|error| {
-            let class = match error {
-                ImagingError::ShuttingDown => Class::Internal,
-                _ => Class::ProviderInvalid,
-            };
-            Failure::new(class, error.to_string())
-        })?;
-        let rendition = &mut developed.rendition.bytes;
-        room.shrink(rendition.len() + developed.thumbnail.bytes.len());
-        *rendition = kept(std::mem::take(rendition), room);
-        Ok(developed)
-    }
-
-    /// Stores rendition and thumbnail under this attempt's keys.
-    async fn store(
-        &self,
-        output_idx: i32,
-        original: Original,
-        developed: Developed,
-    ) -> anyhow::Result<Made> {
-        let Claimed {
-            id: job,
-            tenant,
-            fence,
-            ..
-        } = *self.claimed;
-        let Developed {
-            rendition,
-            thumbnail,
-            c2pa,
-        } = developed;
-        let rendition_key = rendition_key(tenant, job, fence, output_idx, self.request.format);
-        let thumbnail_key = thumbnail_key(tenant, job, fence, output_idx);
-        let _step = self.lease.may_take(SHELVING);
-        let _timed = Timed::new("store");
-        let (stored, small) = tokio::try_join!(
-            self.app.shelf.put(&rendition_key, rendition.bytes),
-            self.app.shelf.put(&thumbnail_key, thumbnail.bytes)
-        )?;
-        let synthetic = self.app.providers.synthetic();
-        let artifact =
-            |role, object_key, stored: Stored, media_type: MediaType, pixels: Pixels| Artifact {
-                id: ArtifactId::new(),
-                job,
-                output_idx,
-                role,
-                object_key,
-                sha256: stored.sha256,
-                bytes: stored.bytes,
-                media_type,
-                pixels,
-                synthetic,
-                c2pa_sha256: c2pa.filter(|_| role == Role::Original),
-                created_at: None,
-            };
-        let as_stored = Stored {
-            sha256: original.sha256,
-            bytes: original.bytes,
-        };
-        Ok(Made::Picture(Box::new([
-            artifact(
-                Role::Rendition,
-                rendition_key,
-                stored,
-                rendition.media_type,
-                rendition.pixels,
-            ),
-            artifact(
-                Role::Thumbnail,
-                thumbnail_key,
-                small,
-                thumbnail.media_type,
-                thumbnail.pixels,
-            ),
-            artifact(
-                Role::Original,
-                original.object_key,
-                as_stored,
-                original.media_type,
-                original.pixels,
-            ),
-        ])))
-    }
 }
 
 /// Without what the database does not take, and no longer than it takes.
@@ -809,29 +572,6 @@ fn fitting(said: &str, most: usize) -> String {
 fn least_thinking<'a>(model: &'a Model, ended: &[Class]) -> Option<&'a str> {
     let least = model.thinking.first()?;
     ended.contains(&Class::Truncated).then_some(least)
-}
-
-/// A step that is timed, however it ends.
-pub(super) struct Timed {
-    step: &'static str,
-    began: Instant,
-}
-
-impl Timed {
-    pub(super) fn new(step: &'static str) -> Self {
-        Self {
-            step,
-            began: Instant::now(),
-        }
-    }
-}
-
-impl Drop for Timed {
-    fn drop(&mut self) {
-        telemetry::process::STEP_SECONDS
-            .with_label_values(&[self.step])
-            .observe(self.began.elapsed().as_secs_f64());
-    }
 }
 
 /// A call in flight. Falls by itself: the attempt is dropped when its lease is lost.

@@ -1,0 +1,258 @@
+//! The pictures of one output: what they take in memory, and their way through the bucket and the darkroom.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use bytes::Bytes;
+use common::artifact::{Artifact, Role, rendition_key, thumbnail_key};
+use common::bucket::{BucketError, Stored};
+use common::call::{Original, original_key};
+use common::catalog::Model;
+use common::generation::image::{MediaType, Pixels, inspect};
+use common::id::{ArtifactId, CallId};
+use common::job::{Claimed, LAST_CALL};
+use common::outcome::{Class, Failure};
+use common::telemetry::process;
+use imaging::{Developed, ImagingError, Mark};
+
+use super::output::{Attempt, Made};
+use crate::memory::{self, NoRoom, Room, USUAL, kept};
+use crate::providers::InputPicture;
+
+/// What the bucket may take for one thing, all tries of it together.
+const SHELVING: Duration = Duration::from_mins(5);
+
+impl Attempt<'_> {
+    /// The pictures to work from, and the room that they take, the body they will stand in included.
+    pub(super) async fn inputs(
+        &self,
+    ) -> anyhow::Result<Result<(Vec<InputPicture>, Option<Room>), Failure>> {
+        let asked = &self.request.inputs;
+        if asked.is_empty() {
+            return Ok(Ok((Vec::new(), None)));
+        }
+        let _timed = process::step("inputs");
+        let bytes: u64 = asked.iter().map(|input| input.bytes).sum();
+        // In base64 they are a third larger.
+        let bytes = usize::try_from(bytes / 3 * 7).unwrap_or(usize::MAX);
+        let room = self.room(bytes).await?;
+        let mut inputs = Vec::with_capacity(asked.len());
+        for input in asked {
+            let Some(bytes) = self.fetch(&input.object_key).await? else {
+                let gone = format!("the input {} is not in the bucket", input.object_key);
+                return Ok(Err(Failure::new(Class::Internal, gone)));
+            };
+            inputs.push(InputPicture {
+                bytes,
+                media_type: input.media_type,
+                role: input.role,
+            });
+        }
+        Ok(Ok((inputs, Some(room))))
+    }
+
+    /// Room in memory, as soon as there is some.
+    async fn room(&self, bytes: usize) -> Result<Room, NoRoom> {
+        let _step = self.lease.may_take(memory::LONGEST);
+        let _timed = process::step("room");
+        self.app.memory.take(bytes).await
+    }
+
+    /// Stores, and develops meanwhile where there is room for it: either alone may fail. What is no picture is the provider's
+    /// failure; an error is the bucket's.
+    pub(super) async fn keep(
+        &self,
+        call: CallId,
+        output_idx: i32,
+        model: &Model,
+        bytes: Bytes,
+    ) -> Result<Result<(Original, Option<Developed>), Failure>, BucketError> {
+        let Some((media_type, pixels)) = inspect(&bytes) else {
+            let says = format!("{} bytes that are no picture", bytes.len());
+            return Ok(Err(Failure::new(Class::ProviderInvalid, says)));
+        };
+        let object_key = original_key(self.claimed.tenant, call);
+        let _step = self.lease.may_take(SHELVING);
+        let put = async {
+            let _timed = process::step("store_original");
+            self.app.shelf.put_once(&object_key, bytes.clone()).await
+        };
+        let (stored, developed) = match self.app.memory.try_take(self.cost(pixels)) {
+            Some(room) => {
+                let develop = self.develop(bytes.clone(), room, output_idx, &model.id);
+                let (stored, developed) = tokio::join!(put, develop);
+                (stored, Some(developed))
+            }
+            None => (put.await, None),
+        };
+        let developed = match developed.transpose() {
+            Ok(developed) => developed,
+            Err(failure) => return Ok(Err(failure)),
+        };
+        let Stored { sha256, bytes } = match stored {
+            Ok(stored) => stored,
+            Err(failed) => {
+                // It may wait until its job ends.
+                let left = self.deadline.saturating_duration_since(Instant::now());
+                let _step = self.lease.may_take(left);
+                let beside = developed.as_ref().map_or(0, |developed| {
+                    developed.rendition.bytes.len() + developed.thumbnail.bytes.len()
+                });
+                let until = self.waits_until();
+                let kept = (self.app.shelf).keep(&object_key, bytes, beside, until, failed);
+                kept.await?
+            }
+        };
+        let original = Original {
+            object_key,
+            sha256,
+            bytes,
+            media_type,
+            pixels,
+        };
+        Ok(Ok((original, developed)))
+    }
+
+    /// Develops what is in the bucket, as soon as there is room for it. An error is ours, or the bucket's.
+    pub(super) async fn develop_stored(
+        &self,
+        key: &str,
+        pixels: Pixels,
+        output_idx: i32,
+        model: &str,
+    ) -> anyhow::Result<Result<Developed, Failure>> {
+        let room = self.room(self.cost(pixels)).await?;
+        let bytes = self.fetch(key).await?;
+        let bytes = bytes.context("an original that was stored is not in the bucket")?;
+        Ok(self.develop(bytes, room, output_idx, model).await)
+    }
+
+    /// What developing takes in memory, the original's file included.
+    fn cost(&self, original: Pixels) -> usize {
+        imaging::memory(original, self.request.recipe().target)
+    }
+
+    /// How long a picture may wait for the bucket, where that is not until the job ends: the others of the job are
+    /// delivered before its deadline.
+    fn waits_until(&self) -> Option<Instant> {
+        let others = self.claimed.n_requested > 1;
+        let last_call = self.deadline.checked_sub(LAST_CALL);
+        others.then(|| last_call.unwrap_or(self.deadline))
+    }
+
+    /// An original that was stored, if one was; nobody said how large it is.
+    pub(super) async fn fetch_original(&self, key: &str) -> anyhow::Result<Option<Bytes>> {
+        let room = self.room(USUAL).await?;
+        let bytes = self.fetch(key).await?;
+        Ok(bytes.map(|bytes| kept(bytes, room)))
+    }
+
+    pub(super) async fn fetch(&self, key: &str) -> Result<Option<Bytes>, BucketError> {
+        let _step = self.lease.may_take(SHELVING);
+        self.app.shelf.get(key).await
+    }
+
+    /// Brings an original to exactly what was asked for. An original that cannot be is the provider's fault.
+    pub(super) async fn develop(
+        &self,
+        bytes: Bytes,
+        mut room: Room,
+        output_idx: i32,
+        model: &str,
+    ) -> Result<Developed, Failure> {
+        let mark = Mark {
+            model: model.to_owned(),
+            source: format!("{}/{output_idx}", self.claimed.id),
+            synthetic: self.app.providers.synthetic(),
+        };
+        let _step = self.lease.may_take(self.app.darkroom.turn());
+        let _timed = process::step("develop");
+        let developed = self
+            .app
+            .darkroom
+            .develop(bytes, self.request.recipe(), mark)
+            .await;
+        let mut developed = developed.map_err(|error| {
+            let class = match error {
+                ImagingError::ShuttingDown => Class::Internal,
+                _ => Class::ProviderInvalid,
+            };
+            Failure::new(class, error.to_string())
+        })?;
+        let rendition = &mut developed.rendition.bytes;
+        room.shrink(rendition.len() + developed.thumbnail.bytes.len());
+        *rendition = kept(std::mem::take(rendition), room);
+        Ok(developed)
+    }
+
+    /// Stores rendition and thumbnail under this attempt's keys.
+    pub(super) async fn store(
+        &self,
+        output_idx: i32,
+        original: Original,
+        developed: Developed,
+    ) -> anyhow::Result<Made> {
+        let Claimed {
+            id: job,
+            tenant,
+            fence,
+            ..
+        } = *self.claimed;
+        let Developed {
+            rendition,
+            thumbnail,
+            c2pa,
+        } = developed;
+        let rendition_key = rendition_key(tenant, job, fence, output_idx, self.request.format);
+        let thumbnail_key = thumbnail_key(tenant, job, fence, output_idx);
+        let _step = self.lease.may_take(SHELVING);
+        let _timed = process::step("store");
+        let (stored, small) = tokio::try_join!(
+            self.app.shelf.put(&rendition_key, rendition.bytes),
+            self.app.shelf.put(&thumbnail_key, thumbnail.bytes)
+        )?;
+        let synthetic = self.app.providers.synthetic();
+        let artifact =
+            |role, object_key, stored: Stored, media_type: MediaType, pixels: Pixels| Artifact {
+                id: ArtifactId::new(),
+                job,
+                output_idx,
+                role,
+                object_key,
+                sha256: stored.sha256,
+                bytes: stored.bytes,
+                media_type,
+                pixels,
+                synthetic,
+                c2pa_sha256: c2pa.filter(|_| role == Role::Original),
+                created_at: None,
+            };
+        let as_stored = Stored {
+            sha256: original.sha256,
+            bytes: original.bytes,
+        };
+        Ok(Made::Picture(Box::new([
+            artifact(
+                Role::Rendition,
+                rendition_key,
+                stored,
+                rendition.media_type,
+                rendition.pixels,
+            ),
+            artifact(
+                Role::Thumbnail,
+                thumbnail_key,
+                small,
+                thumbnail.media_type,
+                thumbnail.pixels,
+            ),
+            artifact(
+                Role::Original,
+                original.object_key,
+                as_stored,
+                original.media_type,
+                original.pixels,
+            ),
+        ])))
+    }
+}
