@@ -1,5 +1,6 @@
 //! What the api holds open, and how it starts and stops.
 
+use std::future;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -110,7 +111,7 @@ pub async fn serve(
     app.stopping = stop.clone();
     let farewell = app.farewell;
     let tasks = app.tasks.clone();
-    let reader = app.reader.clone();
+    let app = Arc::new(app);
 
     let farewell_said = {
         let stop = stop.clone();
@@ -123,19 +124,17 @@ pub async fn serve(
         // Answers are small and whole: waiting to fill a packet only delays them.
         let _ = connection.set_nodelay(true);
     });
-    let api = axum::serve(listener, router(app)).with_graceful_shutdown(farewell_said);
+    let api = axum::serve(listener, router(Arc::clone(&app))).with_graceful_shutdown(farewell_said);
+    // To the end, so that what was counted while stopping is seen.
     let metrics = async {
         match metrics_listener {
-            Some(listener) => {
-                axum::serve(listener, metrics_router(Some(reader)))
-                    .with_graceful_shutdown(stop.clone().cancelled_owned())
-                    .await
-            }
-            None => Ok(()),
+            Some(listener) => axum::serve(listener, metrics_router(app)).await,
+            None => future::pending().await,
         }
     };
     tokio::select! {
-        served = async { tokio::try_join!(api.into_future(), metrics) } => { served?; }
+        served = api.into_future() => served?,
+        served = metrics => served?,
         () = async { stop.cancelled().await; tokio::time::sleep(farewell + GRACE).await } => {
             tracing::warn!("Some requests were not answered in time; their connections are closed");
         }

@@ -18,4 +18,4 @@ pub mod openapi;
 pub mod request;
 
 pub use app::{App, serve};
-pub use router::{metrics_router, router};
+pub use router::{metrics_router, router, worker_metrics_router};

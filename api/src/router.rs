@@ -10,7 +10,7 @@ use axum::http::{HeaderName, Method, header};
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use sqlx::PgPool;
+use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 use utoipa_axum::router::OpenApiRouter;
@@ -28,9 +28,8 @@ use crate::{idempotency, openapi, request};
 const MAX_BODY: usize = 29 * 1024 * 1024;
 
 /// The public api.
-pub fn router(app: App) -> Router {
+pub fn router(app: Arc<App>) -> Router {
     let cors = cors(&app);
-    let app = Arc::new(app);
     let (routes, openapi) = documented().split_for_parts();
     let document = openapi::document(&openapi);
     routes
@@ -85,14 +84,27 @@ pub(crate) fn documented() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(health::ready)) //                               /readyz
 }
 
-/// Metrics, for a port of their own that is not public. The worker serves the same, without a `reader`:
-/// what is billed is scraped once for the whole service.
-pub fn metrics_router(reader: Option<PgPool>) -> Router {
+/// What is not public, for a port of its own: metrics, and how the process stands.
+pub fn metrics_router(app: Arc<App>) -> Router {
+    Router::new()
+        .route("/metrics/billing", get(metrics::billing))
+        .route("/readyz", get(health::ready))
+        .with_state(app)
+        .merge(of_any_process())
+}
+
+/// The same of a worker. What is billed is scraped once for the whole service, from the api.
+pub fn worker_metrics_router(stopping: CancellationToken) -> Router {
+    Router::new()
+        .route("/readyz", get(health::worker_ready))
+        .with_state(stopping)
+        .merge(of_any_process())
+}
+
+fn of_any_process() -> Router {
     Router::new()
         .route("/metrics", get(metrics::process))
-        .route("/metrics/billing", get(metrics::billing))
         .route("/livez", get(health::live))
-        .with_state(reader)
 }
 
 /// Frontends on the listed origins may call and may read the headers that matter.
@@ -192,7 +204,7 @@ mod tests {
     }
 
     async fn answered(app: App, request: Request<Body>) -> Answer {
-        let response = router(app).oneshot(request).await.unwrap();
+        let response = router(Arc::new(app)).oneshot(request).await.unwrap();
         let (parts, body) = response.into_parts();
         let bytes = to_bytes(body, usize::MAX).await.unwrap();
         Answer {

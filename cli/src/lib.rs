@@ -3,6 +3,7 @@
 pub mod admin;
 pub mod allocator;
 pub mod doctor;
+pub mod healthy;
 pub mod operate;
 pub mod private;
 pub mod processes;

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use cli::operate::{self, AdminWord, Place};
-use cli::{admin, allocator, doctor, processes, up};
+use cli::{admin, allocator, doctor, healthy, processes, up};
 use common::config::Config;
 use common::credits::Credits;
 use common::id::{JobId, TenantId};
@@ -94,6 +94,8 @@ enum Word {
     },
     /// Say what is configured, reachable and missing.
     Doctor,
+    /// Ask the api or the worker on this machine whether it is ready: a health check for containers.
+    Healthy,
 }
 
 #[derive(Subcommand)]
@@ -288,6 +290,7 @@ async fn run(word: Word) -> anyhow::Result<ExitCode> {
                 ),
             }
         }
+        Word::Healthy => healthy::ask(&config).await?,
         Word::Doctor => {
             let report = doctor::examine(&config).await;
             println!("{report}");

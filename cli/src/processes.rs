@@ -21,12 +21,12 @@ pub async fn worker(config: &Config) -> anyhow::Result<()> {
     let app = Arc::new(worker::App::connect(config).await?);
     let metrics = listen(config.metrics_listen).await?;
     let stop = stop_signal()?;
-    // Without a reader: what is billed is scraped once for the whole service, from the api.
-    let serving = axum::serve(metrics, api::metrics_router(None))
-        .with_graceful_shutdown(stop.clone().cancelled_owned());
-    let (worked, served) = tokio::join!(worker::run(app, stop.clone()), serving.into_future());
-    worked?;
-    Ok(served?)
+    // To the end, so that what was counted while stopping is seen.
+    let serving = axum::serve(metrics, api::worker_metrics_router(stop.clone())).into_future();
+    tokio::select! {
+        worked = worker::run(app, stop) => worked,
+        served = serving => Ok(served?),
+    }
 }
 
 /// Binds an address, or says which one it was.

@@ -22,7 +22,7 @@ use axum::{
 };
 use bytes::Bytes;
 use std::{
-    net::{Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::Arc,
 };
 use tokio::net::TcpListener;
@@ -44,12 +44,24 @@ fn vendors() -> Vec<Arc<dyn Vendor>> {
 const MOST_BODY_BYTES: usize = 150 * 1024 * 1024;
 
 /// How to start the fake.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Options {
-    /// The port on 127.0.0.1; 0 takes a free one.
+    /// Where it listens: 127.0.0.1, unless it plays for containers, which reach this machine by another address.
+    pub host: IpAddr,
+    /// 0 takes a free one.
     pub port: u16,
     /// What calls meet from the start.
     pub switches: Switches,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            host: Ipv4Addr::LOCALHOST.into(),
+            port: 0,
+            switches: Switches::default(),
+        }
+    }
 }
 
 /// A running fake. Dropping it stops it.
@@ -62,9 +74,9 @@ pub struct Fake {
 }
 
 impl Fake {
-    /// Binds 127.0.0.1 and serves from now on.
+    /// Binds its port and serves from now on.
     pub async fn start(options: Options) -> anyhow::Result<Self> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, options.port))
+        let listener = TcpListener::bind((options.host, options.port))
             .await
             .with_context(|| format!("binding the fake vendors to port {}", options.port))?;
         let address = listener.local_addr()?;
@@ -93,6 +105,11 @@ impl Fake {
             tasks,
             stop,
         })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
     }
 
     /// `http://127.0.0.1:<port>`, in place of the vendor's own address.

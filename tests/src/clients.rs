@@ -2,22 +2,30 @@
 //! key, to the next api.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::bail;
 use common::id::JobId;
 use reqwest::{Client, StatusCode};
-use serde_json::Value;
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
 /// How long a client keeps trying.
 const PATIENCE: Duration = Duration::from_secs(30);
 const PAUSE: Duration = Duration::from_millis(100);
+
+/// What became of every submit.
+pub type Offered = Vec<anyhow::Result<Accepted>>;
 
 /// All clients of one tenant.
 pub struct Clients {
     http: Client,
     key: String,
     apis: Vec<SocketAddr>,
+    /// Before the number of a submit, in its key.
+    name: &'static str,
 }
 
 /// A request that was answered with a job.
@@ -31,12 +39,41 @@ pub struct Accepted {
 impl Clients {
     /// With a tenant's key, of these apis.
     pub fn new(key: &str, apis: Vec<SocketAddr>) -> Self {
+        Self::named("client", key, apis)
+    }
+
+    /// Others of the same tenant, whose submits are not those of the first again.
+    pub fn named(name: &'static str, key: &str, apis: Vec<SocketAddr>) -> Self {
         let http = Client::builder().timeout(Duration::from_secs(20));
         Self {
             http: http.build().unwrap(),
             key: key.to_owned(),
             apis,
+            name,
         }
+    }
+
+    /// Submits at an even pace, so many jobs each second, until it is enough. Some ask for two pictures.
+    pub async fn offer(
+        self: Arc<Self>,
+        rate: u32,
+        model: &'static str,
+        enough: CancellationToken,
+    ) -> Offered {
+        let mut ticks = tokio::time::interval(Duration::from_secs(1) / rate);
+        let mut submits = JoinSet::new();
+        for number in 0.. {
+            if enough.run_until_cancelled(ticks.tick()).await.is_none() {
+                break;
+            }
+            let clients = Arc::clone(&self);
+            submits.spawn(async move {
+                let outputs = 1 + usize::from(number % 5 == 0);
+                let job = json!({"model": model, "prompt": format!("a bottle, number {number}"), "size": "1K", "outputs": outputs});
+                clients.submit(number, &job).await
+            });
+        }
+        submits.join_all().await
     }
 
     /// Submits a job until it is accepted.
@@ -48,7 +85,7 @@ impl Clients {
             let request = self.http.post(format!("http://{api}/v1/jobs"));
             let request = request
                 .bearer_auth(&self.key)
-                .header("Idempotency-Key", format!("client-{number}"));
+                .header("Idempotency-Key", format!("{}-{number}", self.name));
             let why = match request.json(job).send().await {
                 Ok(answer) if answer.status() == StatusCode::ACCEPTED => {
                     let took = asked.elapsed();

@@ -2,14 +2,17 @@
 //!
 //! [`Pipeline`] starts an api and a worker on a database of its own. Every test ends with
 //! [`Pipeline::close`], which closes the books: no invariant may be broken, whatever the test did.
+#![expect(clippy::print_stdout, reason = "prints what it counted")]
 #![expect(clippy::unwrap_used, reason = "a harness fails loudly")]
 
 pub mod chaos;
 pub mod clients;
+pub mod compose;
 pub mod disk;
 pub mod fleet;
 pub mod gcs;
 pub mod models;
+pub mod once;
 pub mod pipeline;
 pub mod processes;
 pub mod proxy;

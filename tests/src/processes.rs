@@ -69,7 +69,7 @@ fn told(mut platen: Command, word: &str, config: &Config) -> Command {
 }
 
 /// A binary of this workspace, beside the test's own.
-fn binary(name: &str) -> PathBuf {
+pub fn binary(name: &str) -> PathBuf {
     let own = std::env::current_exe().unwrap();
     let mut folders = own
         .ancestors()

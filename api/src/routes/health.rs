@@ -9,6 +9,7 @@ use axum::http::StatusCode;
 use common::database;
 use serde::Serialize;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use utoipa::ToSchema;
 
 use crate::app::App;
@@ -97,6 +98,15 @@ pub async fn ready(
             dependencies: verbose.then(|| vec![postgres, redis]),
         }),
     )
+}
+
+/// Whether a worker takes jobs: until it is told to stop.
+pub async fn worker_ready(State(stopping): State<CancellationToken>) -> (StatusCode, &'static str) {
+    if stopping.is_cancelled() {
+        (StatusCode::SERVICE_UNAVAILABLE, "stopping\n")
+    } else {
+        (StatusCode::OK, "ok\n")
+    }
 }
 
 async fn examine(

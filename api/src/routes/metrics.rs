@@ -1,10 +1,13 @@
 //! `/metrics` of this process, and `/metrics/billing` of the whole service.
 
+use std::sync::Arc;
+
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use common::telemetry;
-use sqlx::PgPool;
+
+use crate::app::App;
 
 /// What this process has counted.
 pub async fn process() -> Response {
@@ -12,11 +15,8 @@ pub async fn process() -> Response {
 }
 
 /// What the ledger says. Prometheus scrapes it once for the whole service.
-pub async fn billing(State(reader): State<Option<PgPool>>) -> Response {
-    let Some(reader) = reader else {
-        return (StatusCode::NOT_FOUND, "the api's process has these\n").into_response();
-    };
-    match telemetry::billing(&reader).await {
+pub async fn billing(State(app): State<Arc<App>>) -> Response {
+    match telemetry::billing(&app.reader).await {
         Ok(text) => prometheus(text),
         Err(error) => {
             tracing::warn!(%error, "Billing metrics could not be read");

@@ -7,7 +7,6 @@
 #![expect(clippy::print_stdout, reason = "prints what it counted")]
 #![expect(clippy::unwrap_used, reason = "a harness fails loudly")]
 
-use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -16,13 +15,11 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 use cli::private::Tuning;
 use common::config::Timing;
-use fakes::Fake;
-use serde_json::json;
-use tests::clients::{Accepted, Clients};
+use tests::clients::Clients;
 use tests::fleet::{Process, Role};
 use tests::real::Real;
 use tests::servers::TestServers;
-use tests::{Options, Pipeline};
+use tests::{Options, once};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -67,7 +64,7 @@ async fn main() -> ExitCode {
     let clients = Arc::new(Clients::new(&pipeline.key, addresses));
     let enough = CancellationToken::new();
     let mut offering = JoinSet::new();
-    offering.spawn(offer(clients, rate, enough.clone()));
+    offering.spawn(clients.offer(rate, MODEL, enough.clone()));
     // Until every worker has something to lose.
     tokio::time::sleep(Duration::from_secs(3)).await;
     let began = Instant::now();
@@ -93,7 +90,7 @@ async fn main() -> ExitCode {
         ));
     }
     judge_stops(&stops, &mut violations);
-    judge_jobs(&pipeline, &fake, &offered, &mut violations).await;
+    violations.extend(once::judge(&pipeline.reader, &fake.journal(), &offered).await);
     let mut closing = JoinSet::new();
     closing.spawn(pipeline.close());
     if closing
@@ -113,26 +110,6 @@ async fn main() -> ExitCode {
     } else {
         ExitCode::FAILURE
     }
-}
-
-type Offered = Vec<anyhow::Result<Accepted>>;
-
-/// Submits at an even pace until it is enough. Some jobs ask for two pictures.
-async fn offer(clients: Arc<Clients>, rate: u32, enough: CancellationToken) -> Offered {
-    let mut ticks = tokio::time::interval(Duration::from_secs(1) / rate);
-    let mut submits = JoinSet::new();
-    for number in 0.. {
-        if enough.run_until_cancelled(ticks.tick()).await.is_none() {
-            break;
-        }
-        let clients = Arc::clone(&clients);
-        submits.spawn(async move {
-            let outputs = 1 + usize::from(number % 5 == 0);
-            let job = json!({"model": MODEL, "prompt": format!("a bottle, number {number}"), "size": "1K", "outputs": outputs});
-            clients.submit(number, &job).await
-        });
-    }
-    submits.join_all().await
 }
 
 /// How a process ended.
@@ -188,65 +165,4 @@ fn judge_stops(stops: &[Stop], violations: &mut Vec<String>) {
         Some(format!("{} {wrong}", stop.name))
     });
     violations.extend(wrong);
-}
-
-async fn judge_jobs(
-    pipeline: &Pipeline,
-    fake: &Fake,
-    offered: &Offered,
-    violations: &mut Vec<String>,
-) {
-    let lost = offered.iter().filter_map(|offered| offered.as_ref().err());
-    violations.extend(lost.map(|error| format!("a submit was lost: {error:#}")));
-    let accepted: Vec<&Accepted> = offered.iter().flatten().collect();
-    let again = accepted
-        .iter()
-        .filter(|accepted| accepted.tries > 1)
-        .count();
-
-    let jobs: Vec<(uuid::Uuid, String, i32, i32, i32, i64)> = sqlx::query_as(
-        "SELECT id, state, fence, crash_count, n_requested, (SELECT count(*) FROM calls WHERE job_id = jobs.id) FROM jobs",
-    )
-    .fetch_all(&pipeline.reader)
-    .await
-    .unwrap();
-    let mut called: BTreeMap<String, i64> = BTreeMap::new();
-    let calls = fake.journal().calls();
-    for call in &calls {
-        let job = call.labels.get("job").cloned().unwrap_or_default();
-        *called.entry(job).or_default() += 1;
-    }
-    let handed_back = jobs.iter().filter(|job| job.2 > 1).count();
-    println!(
-        "  {} submits were accepted, {again} of them not at once",
-        accepted.len()
-    );
-    println!(
-        "  {} jobs, {handed_back} of them handed back by a stopping worker",
-        jobs.len()
-    );
-    println!("  {} calls, as the provider counts", calls.len());
-
-    if jobs.len() != accepted.len() {
-        violations.push(format!(
-            "{} submits made {} jobs",
-            accepted.len(),
-            jobs.len()
-        ));
-    }
-    for (id, state, _, crashes, outputs, journaled) in jobs {
-        let id = common::id::JobId(id).to_string();
-        let made = called.get(&id).copied().unwrap_or_default();
-        if state != "succeeded" {
-            violations.push(format!("{id} is {state}"));
-        }
-        if crashes > 0 {
-            violations.push(format!("{id} was left by {crashes} workers"));
-        }
-        if made != i64::from(outputs) || journaled != made {
-            violations.push(format!(
-                "{id} asked for {outputs} pictures, the provider was called {made} times, the journal has {journaled} calls"
-            ));
-        }
-    }
 }

@@ -1,0 +1,329 @@
+//! Docker, of this test's own: an engine that nobody else uses, the stand-ins for images that cannot be pulled, our image,
+//! and the services of the shipped `docker-compose.yml`. Needs root, and what `scripts/setup containers` installs.
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+use cli::private::free_port;
+use nix::sys::signal::{self, Signal};
+use nix::unistd::Pid;
+use serde_json::Value;
+use tokio::process::{Child, Command};
+
+use crate::processes;
+
+/// How long a container may take until it is well.
+const WELL: Duration = Duration::from_mins(1);
+const LOOK: Duration = Duration::from_millis(20);
+
+/// A Docker engine that keeps what it has made for the next run.
+pub struct Engine {
+    socket: PathBuf,
+    daemon: Child,
+}
+
+impl Engine {
+    /// Starts one in this folder; its images are there again.
+    pub async fn start(folder: &Path) -> anyhow::Result<Self> {
+        std::fs::create_dir_all(folder)?;
+        let folder = folder.canonicalize()?;
+        // A path to a socket may have 107 characters.
+        let socket = std::env::temp_dir().join(format!("platen-{}.sock", std::process::id()));
+        let log = std::fs::File::create(folder.join("log"))?;
+        let mut command = on_path("dockerd");
+        command
+            .arg("--data-root")
+            .arg(folder.join("data"))
+            .arg("--exec-root")
+            .arg(folder.join("exec"))
+            .arg("--pidfile")
+            .arg(folder.join("pid"))
+            .arg("--host")
+            .arg(format!("unix://{}", socket.display()))
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log);
+        let daemon = command
+            .spawn()
+            .context("dockerd: scripts/setup containers installs it")?;
+        let mut engine = Self { socket, daemon };
+        let asked = Instant::now();
+        loop {
+            if engine.docker(&["info"]).await.is_ok() {
+                return Ok(engine);
+            }
+            if engine.daemon.try_wait()?.is_some() || asked.elapsed() > WELL {
+                let log = std::fs::read_to_string(folder.join("log"))?;
+                let last: Vec<&str> = log.lines().rev().take(5).collect();
+                bail!(
+                    "Docker does not start here; it needs root, and a kernel that lets it:\n{}",
+                    last.join("\n")
+                );
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    /// Ends it, and every container that is left.
+    pub async fn stop(mut self) -> anyhow::Result<()> {
+        let pid = self.daemon.id().context("it has ended")?;
+        signal::kill(Pid::from_raw(pid.try_into()?), Signal::SIGTERM)?;
+        self.daemon.wait().await?;
+        Ok(())
+    }
+
+    /// What `docker …` printed.
+    pub async fn docker(&self, words: &[&str]) -> anyhow::Result<String> {
+        output(self.told(on_path("docker").args(words))).await
+    }
+
+    /// A program that talks to Docker.
+    pub async fn run(&self, program: &Path, words: &[&str]) -> anyhow::Result<String> {
+        output(self.told(Command::new(program).args(words))).await
+    }
+
+    fn told<'a>(&self, command: &'a mut Command) -> &'a mut Command {
+        command
+            .env("DOCKER_HOST", format!("unix://{}", self.socket.display()))
+            .env("DOCKER_BUILDKIT", "1")
+            // Debian's own client before one that lacks its plugins.
+            .env("PATH", format!("/usr/bin:{}", path()))
+    }
+
+    /// This machine, as containers reach it.
+    pub async fn host(&self) -> anyhow::Result<IpAddr> {
+        let gateway = "{{(index .IPAM.Config 0).Gateway}}";
+        let address = self
+            .docker(&["network", "inspect", "bridge", "--format", gateway])
+            .await?;
+        Ok(address.trim().parse()?)
+    }
+
+    /// Everything that is known of a container.
+    pub async fn inspect(&self, container: &str) -> anyhow::Result<Value> {
+        let text = self.docker(&["inspect", container]).await?;
+        Ok(serde_json::from_str::<Value>(&text)?[0].take())
+    }
+
+    /// Where a container is reached, on the network of its project.
+    pub async fn address(&self, container: &str) -> anyhow::Result<IpAddr> {
+        let inspected = self.inspect(container).await?;
+        let networks = inspected["NetworkSettings"]["Networks"]
+            .as_object()
+            .cloned()
+            .unwrap_or_default();
+        let first = networks.values().next().context("no network")?;
+        Ok(first["IPAddress"].as_str().unwrap_or_default().parse()?)
+    }
+
+    /// The main process, as this machine numbers it; `None` while there is none.
+    pub async fn main_process(&self, container: &str) -> anyhow::Result<Option<i32>> {
+        let pid = self.inspect(container).await?["State"]["Pid"].as_i64();
+        Ok(pid
+            .and_then(|pid| i32::try_from(pid).ok())
+            .filter(|pid| *pid > 0))
+    }
+
+    /// `kill -9` from outside. Returns how long it took until another process was there, and well.
+    pub async fn kill(&self, container: &str) -> anyhow::Result<Duration> {
+        let before = self
+            .main_process(container)
+            .await?
+            .context("it does not run")?;
+        let killed = Instant::now();
+        signal::kill(Pid::from_raw(before), Signal::SIGKILL)?;
+        while killed.elapsed() < WELL {
+            let now = self.main_process(container).await?;
+            if now.is_some_and(|pid| pid != before) && self.is_well(container).await? {
+                return Ok(killed.elapsed());
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+        bail!("{container} was not well {WELL:?} after its process was killed")
+    }
+
+    /// Running, and healthy where it says so at all.
+    pub async fn is_well(&self, container: &str) -> anyhow::Result<bool> {
+        let state = self.inspect(container).await?["State"].take();
+        let healthy = state["Health"]["Status"]
+            .as_str()
+            .is_none_or(|health| health == "healthy");
+        Ok(state["Running"] == true && state["Restarting"] == false && healthy)
+    }
+
+    /// `docker stop`: what it ended with, and how long that took.
+    pub async fn stop_container(&self, container: &str) -> anyhow::Result<(i64, Duration)> {
+        let asked = Instant::now();
+        // As long as the compose file gives it.
+        let seconds = self.inspect(container).await?["Config"]["StopTimeout"]
+            .as_i64()
+            .unwrap_or(10);
+        self.docker(&["stop", "--time", &seconds.to_string(), container])
+            .await?;
+        let code = self.inspect(container).await?["State"]["ExitCode"].as_i64();
+        Ok((code.context("it has not ended")?, asked.elapsed()))
+    }
+}
+
+/// The services of `docker-compose.yml` as it is shipped, and beside it the catalogue that names the fake.
+pub struct Project<'a> {
+    pub engine: &'a Engine,
+    /// Variables, as a person would write them into `.env`.
+    environment: PathBuf,
+    pub port: u16,
+    pub owner_password: String,
+}
+
+impl<'a> Project<'a> {
+    /// `models` is the catalogue, `vendor` the port of the fake, `folder` where `.env` goes.
+    pub fn new(
+        engine: &'a Engine,
+        folder: &Path,
+        models: &Path,
+        vendor: u16,
+    ) -> anyhow::Result<Self> {
+        let (port, owner_password) = (free_port()?, "owner".to_owned());
+        let mut lines = vec![
+            format!("POSTGRES_PASSWORD={owner_password}"),
+            "POSTGRES_RUNTIME_PASSWORD=runtime".to_owned(),
+            "GRAFANA_PASSWORD=grafana".to_owned(),
+            format!("PLATEN_SIGNING_KEY={}", "s".repeat(40)),
+            format!("PLATEN_OPERATOR_KEY={}", "o".repeat(40)),
+            "PLATEN_PROVIDERS=vertex,interactions".to_owned(),
+            "PLATEN_LOG=warn".to_owned(),
+            "GOOGLE_CLOUD_PROJECT=synthetic".to_owned(),
+            "GEMINI_API_KEY=a-key".to_owned(),
+            format!("PLATEN_PORT={port}"),
+            format!("MODELS={}", models.display()),
+            format!("VENDOR_PORT={vendor}"),
+            "LEASE=5".to_owned(),
+        ];
+        for other in ["PROMETHEUS_PORT", "ALERTMANAGER_PORT", "GRAFANA_PORT"] {
+            lines.push(format!("{other}={}", free_port()?));
+        }
+        let environment = folder.join("env");
+        std::fs::write(&environment, lines.join("\n"))?;
+        Ok(Self {
+            engine,
+            environment,
+            port,
+            owner_password,
+        })
+    }
+
+    /// `docker compose …`
+    pub async fn compose(&self, words: &[&str]) -> anyhow::Result<String> {
+        let root = root();
+        let mut command = Command::new(root.join(".venv/bin/docker-compose"));
+        command.current_dir(&root);
+        for file in ["docker-compose.yml", "tests/containers/vendor.yml"] {
+            command.arg("--file").arg(file);
+        }
+        command.arg("--env-file").arg(&self.environment).args(words);
+        output(self.engine.told(&mut command)).await
+    }
+
+    /// Starts, with so many workers, and waits until all is well.
+    pub async fn up(&self, workers: usize) -> anyhow::Result<Duration> {
+        let asked = Instant::now();
+        let scale = format!("worker={workers}");
+        let words = ["up", "--no-build", "--detach", "--wait", "--scale", &scale];
+        self.compose(&words).await?;
+        Ok(asked.elapsed())
+    }
+
+    /// The containers of a service.
+    pub async fn containers(&self, service: &str) -> anyhow::Result<Vec<String>> {
+        let names = self
+            .compose(&["ps", "--format", "{{.Name}}", service])
+            .await?;
+        Ok(names.lines().map(str::to_owned).collect())
+    }
+
+    pub async fn only(&self, service: &str) -> anyhow::Result<String> {
+        let mut names = self.containers(service).await?;
+        ensure!(!names.is_empty(), "{service} does not run");
+        Ok(names.remove(0))
+    }
+
+    /// `platen …` in the container of the api, as an operator runs it.
+    pub async fn platen(&self, words: &[&str]) -> anyhow::Result<String> {
+        let mut command = vec!["exec", "-T", "api", "platen"];
+        command.extend(words);
+        Ok(self.compose(&command).await?.trim().to_owned())
+    }
+}
+
+/// Stand-ins, and an image of ours: out of the whole `Dockerfile`, or quickly, of its second stage and the program that
+/// lies here already.
+pub async fn images(engine: &Engine, whole: bool) -> anyhow::Result<()> {
+    let root = root();
+    let stand_ins = root.join("tests/containers/stand-ins");
+    if whole {
+        engine.run(&stand_ins, &["build"]).await?;
+        let context = root.to_string_lossy();
+        let words = ["build", "--network", "host", "--tag", "platen", &*context];
+        engine.docker(&words).await?;
+        return Ok(());
+    }
+    engine.run(&stand_ins, &[]).await?;
+    let folder = tempfile::tempdir()?;
+    let (context, own) = (root.to_string_lossy(), folder.path().to_string_lossy());
+    let runtime = [
+        "build",
+        "--target",
+        "runtime",
+        "--tag",
+        "platen-runtime",
+        &*context,
+    ];
+    engine.docker(&runtime).await?;
+    let mut strip = Command::new("strip");
+    strip
+        .arg("-o")
+        .arg(folder.path().join("platen"))
+        .arg(processes::binary("platen"));
+    output(&mut strip).await?;
+    std::fs::write(
+        folder.path().join("Dockerfile"),
+        "FROM platen-runtime\nCOPY platen /usr/local/bin/platen\n",
+    )?;
+    engine.docker(&["build", "--tag", "platen", &*own]).await?;
+    Ok(())
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// Servers lie where only root looks.
+fn path() -> String {
+    let path = std::env::var("PATH").unwrap_or_default();
+    format!("{path}:/usr/sbin:/sbin")
+}
+
+fn on_path(program: &str) -> Command {
+    let folders = format!("/usr/bin:{}", path());
+    let found = folders
+        .split(':')
+        .map(|folder| Path::new(folder).join(program))
+        .find(|path| path.is_file());
+    let mut command = Command::new(found.unwrap_or_else(|| PathBuf::from(program)));
+    command.env("PATH", folders);
+    command
+}
+
+/// What a command printed, or what it said when it failed.
+async fn output(command: &mut Command) -> anyhow::Result<String> {
+    let ended = command.stdin(Stdio::null()).output().await?;
+    if !ended.status.success() {
+        let said = String::from_utf8_lossy(&ended.stderr);
+        let last: Vec<&str> = said.lines().rev().take(12).collect();
+        let last: Vec<&str> = last.into_iter().rev().collect();
+        bail!("{:?} failed:\n{}", command.as_std(), last.join("\n"));
+    }
+    Ok(String::from_utf8(ended.stdout)?)
+}
