@@ -15,6 +15,7 @@ pub mod models;
 pub mod once;
 pub mod pipeline;
 pub mod processes;
+pub mod prometheus;
 pub mod proxy;
 pub mod real;
 pub mod s3;

@@ -42,7 +42,8 @@ pub fn command(word: &str, config: &Config) -> Command {
     told(Command::new(binary("platen")), word, config)
 }
 
-fn told(mut platen: Command, word: &str, config: &Config) -> Command {
+/// A program, its first word, and in its environment what the configuration says, and nothing else.
+pub fn told(mut platen: Command, word: &str, config: &Config) -> Command {
     let secret =
         |secret: &Option<SecretString>| secret.as_ref().unwrap().expose_secret().to_owned();
     platen

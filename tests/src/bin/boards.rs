@@ -7,21 +7,21 @@
 #![expect(clippy::unwrap_used, reason = "a harness fails loudly")]
 
 use std::path::{Path, PathBuf};
-use std::process::{ExitCode, Stdio};
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use cli::private::{Tuning, free_port};
+use cli::private::Tuning;
 use common::config::Timing;
 use fakes::{Fault, Switches};
 use serde_json::{Value, json};
 use tests::Options;
 use tests::clients::Clients;
-use tests::fleet::{Process, Role};
+use tests::fleet::Role;
+use tests::prometheus::Prometheus;
 use tests::real::Real;
 use tests::servers::TestServers;
-use tokio::process::{Child, Command};
 
 const MODEL: &str = "gemini-nano-banana-2.1";
 /// Panels that are empty while all is well, or before an hour is over.
@@ -59,7 +59,10 @@ async fn main() -> ExitCode {
     });
     let apis = orders.start(Role::Api, 1).await.unwrap();
     let workers = orders.start(Role::Worker, 2).await.unwrap();
-    let (mut prometheus, url) = scrape(folder.path(), &apis, &workers).await;
+    let often = Duration::from_secs(1);
+    let prometheus = Prometheus::start(folder.path(), often, &apis, &workers)
+        .await
+        .unwrap();
 
     let clients = Arc::new(Clients::new(&pipeline.key, vec![apis[0].address()]));
     let began = Instant::now();
@@ -83,8 +86,8 @@ async fn main() -> ExitCode {
         println!("{}", board["title"].as_str().unwrap());
         for (title, query) in queries(&board) {
             asked += 1;
-            let answer = ask(&url, &query).await;
-            let says = match answer {
+            let answer = prometheus.ask(&query).await;
+            let says = match answer.map(|series| series.len()) {
                 Err(error) => {
                     broken += 1;
                     format!("BROKEN  {error}")
@@ -99,11 +102,15 @@ async fn main() -> ExitCode {
             println!("  {title:58}  {says}");
         }
     }
-    let rules = rules(&url).await;
+    let (rules, bad) = prometheus.rules().await.unwrap();
+    for bad in &bad {
+        println!("  RULE    {bad}");
+    }
     println!(
-        "{asked} queries: {empty} empty, {broken} broken; {rules} rules evaluated without an error"
+        "{asked} queries: {empty} empty, {broken} broken; {rules} rules, {} of them with an error",
+        bad.len()
     );
-    prometheus.kill().await.unwrap();
+    drop(prometheus);
     assert!(
         pipeline.drained(Duration::from_mins(1)).await,
         "jobs are open"
@@ -111,57 +118,11 @@ async fn main() -> ExitCode {
     drop((apis, workers));
     pipeline.close().await;
     servers.stop().await;
-    if empty + broken == 0 && rules > 0 {
+    if empty + broken == 0 && rules > 0 && bad.is_empty() {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
     }
-}
-
-/// The shipped rules; the targets are ours, under the shipped names of the jobs.
-async fn scrape(folder: &Path, apis: &[Process], workers: &[Process]) -> (Child, String) {
-    let rules = root().join("dashboards/prometheus/rules.yml");
-    let targets = |processes: &[Process]| {
-        let addresses = processes
-            .iter()
-            .map(|process| process.metrics_address().to_string());
-        addresses.collect::<Vec<String>>()
-    };
-    let all: Vec<String> = targets(apis).into_iter().chain(targets(workers)).collect();
-    // YAML takes JSON.
-    let config = json!({
-        "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
-        "rule_files": [rules],
-        "scrape_configs": [
-            {"job_name": "platen", "static_configs": [{"targets": all}]},
-            {"job_name": "platen-billing", "metrics_path": "/metrics/billing", "static_configs": [{"targets": targets(apis)}]},
-        ],
-    });
-    let file = folder.join("prometheus.yml");
-    std::fs::write(&file, config.to_string()).unwrap();
-    let address = format!("127.0.0.1:{}", free_port().unwrap());
-    let child = Command::new("prometheus")
-        .arg(format!("--config.file={}", file.display()))
-        .arg(format!(
-            "--storage.tsdb.path={}",
-            folder.join("tsdb").display()
-        ))
-        .arg(format!("--web.listen-address={address}"))
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .kill_on_drop(true)
-        .spawn()
-        .expect("prometheus: scripts/setup boards installs it");
-    let url = format!("http://{address}");
-    for _ in 0..200 {
-        let ready = reqwest::get(format!("{url}/-/ready")).await;
-        if ready.is_ok_and(|ready| ready.status().is_success()) {
-            return (child, url);
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    panic!("prometheus does not start")
 }
 
 fn root() -> PathBuf {
@@ -200,37 +161,4 @@ fn queries(board: &Value) -> Vec<(String, String)> {
         .chain(of_variables)
         .map(|(title, query)| (title, filled(query)))
         .collect()
-}
-
-/// How many series answer.
-async fn ask(url: &str, query: &str) -> anyhow::Result<usize> {
-    let mut request = reqwest::Url::parse(&format!("{url}/api/v1/query"))?;
-    request.query_pairs_mut().append_pair("query", query);
-    let answer: Value = reqwest::get(request).await?.json().await?;
-    anyhow::ensure!(
-        answer["status"] == "success",
-        "{}: {query}",
-        answer["error"]
-    );
-    Ok(answer["data"]["result"].as_array().map_or(0, Vec::len))
-}
-
-/// How many rules there are that Prometheus evaluates; 0 where one has an error.
-async fn rules(url: &str) -> usize {
-    let answer: Value = reqwest::get(format!("{url}/api/v1/rules"))
-        .await
-        .unwrap()
-        .json()
-        .await
-        .unwrap();
-    let groups = answer["data"]["groups"].as_array().unwrap().clone();
-    let rules: Vec<Value> = groups
-        .iter()
-        .flat_map(|group| group["rules"].as_array().unwrap().clone())
-        .collect();
-    let bad = rules.iter().filter(|rule| rule["health"] != "ok");
-    for rule in bad.clone() {
-        println!("  RULE    {}: {}", rule["name"], rule["lastError"]);
-    }
-    if bad.count() == 0 { rules.len() } else { 0 }
 }

@@ -22,6 +22,7 @@ mod outcomes;
 mod refusals;
 mod repeats;
 mod retention;
+mod runbook;
 mod s3;
 mod shelf;
 mod uploads;

@@ -1,0 +1,204 @@
+//! `make scaler`: whether the signal that workers are scaled by asks for them in a burst, and lets them go.
+//!
+//! An api and one worker are real processes; a real Prometheus scrapes them and evaluates the shipped rules, as often as
+//! shipped. Thousands of jobs come at once. What the chart gives to KEDA is asked of Prometheus, KEDA's own formula makes a number of
+//! workers of it, and so many run: they are started, and stopped when they are let go, as Kubernetes would. Prints what was asked for
+//! and when, and exits with 1 when it was too late, too long, or a job was lost.
+#![expect(clippy::print_stdout, reason = "prints what it measured")]
+#![expect(clippy::unwrap_used, reason = "a harness fails loudly")]
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+use cli::private::Tuning;
+use common::config::Timing;
+use serde_json::{Value, json};
+use tests::Options;
+use tests::clients::Clients;
+use tests::fleet::{Process, Role};
+use tests::prometheus::{INTERVAL, Prometheus};
+use tests::real::Real;
+use tests::servers::TestServers;
+use tokio::task::JoinSet;
+
+const MODEL: &str = "gemini-nano-banana-2.1";
+/// Clients that submit at once.
+const CLIENTS: usize = 32;
+/// As many workers as this machine bears, in place of the chart's limit.
+const MOST: usize = 4;
+/// When workers must have been asked for, and when the last of them let go.
+const ASKED: Duration = Duration::from_secs(15);
+const LET_GO: Duration = Duration::from_secs(30);
+const DRAIN: Duration = Duration::from_mins(15);
+
+#[derive(Parser)]
+struct Words {
+    /// How many jobs come at once.
+    #[arg(long, default_value_t = 5_000)]
+    jobs: usize,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let Words { jobs } = Words::parse();
+    let trigger = trigger();
+    let (folder, servers, named) = TestServers::own(Tuning::Durable).await;
+    let options = Options {
+        credits: 100_000_000,
+        lease: Timing::default().lease,
+        ..Options::default()
+    };
+    let Real {
+        pipeline,
+        fake,
+        orders,
+        folders: _folders,
+    } = Real::start_on(named, options, 1_000..=2_000).await;
+    let apis = orders.start(Role::Api, 1).await.unwrap();
+    let mut workers: Vec<Process> = (1..=MOST)
+        .map(|number| Process::new(Role::Worker, number, &orders).unwrap())
+        .collect();
+    workers[0].start().unwrap();
+    workers[0].ready().await.unwrap();
+    let prometheus = Prometheus::start(folder.path(), INTERVAL, &apis, &workers)
+        .await
+        .unwrap();
+    // Until it knows the idle service.
+    tokio::time::sleep(INTERVAL * 3).await;
+    let idle = trigger.wanted(&prometheus).await;
+    println!("idle: {idle} workers wanted");
+
+    let began = Instant::now();
+    let clients = Arc::new(Clients::new(&pipeline.key, vec![apis[0].address()]));
+    let mut submitting = JoinSet::new();
+    for client in 0..CLIENTS {
+        let clients = Arc::clone(&clients);
+        submitting.spawn(async move {
+            let body = json!({"model": MODEL, "prompt": "a bottle", "size": "1K"});
+            for number in (client..jobs).step_by(CLIENTS) {
+                clients.submit(number, &body).await.unwrap();
+            }
+        });
+    }
+    let (mut asked, mut submitted, mut drained, mut let_go) = (None, None, None, None);
+    let (mut running, mut most) = (1, 1);
+    while let_go.is_none() && began.elapsed() < DRAIN {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let at = began.elapsed();
+        while submitting.try_join_next().is_some() {}
+        if submitted.is_none() && submitting.is_empty() {
+            submitted = Some(at);
+            println!("{:6.1} s  {jobs} jobs are submitted", at.as_secs_f64());
+        }
+        if submitted.is_some() && drained.is_none() && pipeline.open_jobs().await == 0 {
+            drained = Some(at);
+            println!("{:6.1} s  no job is open", at.as_secs_f64());
+        }
+        let wanted = trigger.wanted(&prometheus).await;
+        most = most.max(wanted);
+        if wanted > 1 && asked.is_none() {
+            asked = Some(at);
+        }
+        if drained.is_some() && wanted <= 1 {
+            let_go = Some(at);
+        }
+        let now = wanted.clamp(1, MOST);
+        // Fewer only when it is over: the chart waits, too, until there was calm for a while.
+        if now > running || let_go.is_some() {
+            println!(
+                "{:6.1} s  {wanted} workers wanted, {now} run",
+                at.as_secs_f64()
+            );
+            for worker in &mut workers[running..now.max(running)] {
+                worker.start().unwrap();
+            }
+            for worker in &mut workers[now..running.max(now)] {
+                assert!(
+                    worker.stop().await.unwrap().success(),
+                    "{} ended badly",
+                    worker.name
+                );
+            }
+            running = now;
+        }
+    }
+    let mut violations = Vec::new();
+    match asked {
+        Some(asked) if asked <= ASKED => {}
+        asked => violations.push(format!("workers were asked for after {asked:?}")),
+    }
+    match (drained, let_go) {
+        (Some(drained), Some(let_go)) if let_go - drained <= LET_GO => {}
+        times => violations.push(format!("drained and let go: {times:?}")),
+    }
+    let calls = fake.journal().count();
+    if calls != jobs {
+        violations.push(format!("{jobs} jobs took {calls} calls"));
+    }
+    println!("{jobs} jobs, {calls} calls, at most {most} workers wanted");
+    if let Some(asked) = asked {
+        println!(
+            "workers were asked for {:.1} s after the first submit",
+            asked.as_secs_f64()
+        );
+    }
+    drop((apis, workers, prometheus));
+    pipeline.close().await;
+    servers.stop().await;
+    for violation in &violations {
+        println!("  VIOLATION {violation}");
+    }
+    println!("violations: {}", violations.len());
+    if violations.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+/// What the chart gives to KEDA.
+struct Trigger {
+    query: String,
+    threshold: f64,
+    min: usize,
+    max: usize,
+}
+
+impl Trigger {
+    /// How many workers there should be. For a metric of type `AverageValue` the autoscaler that KEDA feeds takes
+    /// ⌈value / threshold⌉, within the limits (kubernetes.io, "Horizontal Pod Autoscaling", algorithm details).
+    async fn wanted(&self, prometheus: &Prometheus) -> usize {
+        let value = prometheus.number(&self.query).await.unwrap().unwrap_or(0.0);
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a small number that is not negative"
+        )]
+        let wanted = (value / self.threshold).ceil() as usize;
+        wanted.clamp(self.min, self.max)
+    }
+}
+
+/// Read off the chart's values and its ScaledObject.
+fn trigger() -> Trigger {
+    let chart = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/helm");
+    let object = std::fs::read_to_string(chart.join("templates/worker.yaml")).unwrap();
+    assert!(
+        object.contains("metricType: AverageValue"),
+        "another formula"
+    );
+    let threshold = object.split("threshold: \"").nth(1).unwrap();
+    let values = std::fs::read_to_string(chart.join("values.yaml")).unwrap();
+    let values: Value = serde_saphyr::from_str(&values).unwrap();
+    let scaling = &values["scaling"];
+    let number = |name: &str| usize::try_from(scaling[name].as_u64().unwrap()).unwrap();
+    Trigger {
+        query: scaling["query"].as_str().unwrap().to_owned(),
+        threshold: threshold.split('"').next().unwrap().parse().unwrap(),
+        min: number("min"),
+        max: number("max"),
+    }
+}
