@@ -19,6 +19,7 @@ pub mod prometheus;
 pub mod proxy;
 pub mod real;
 pub mod s3;
+pub mod scraped;
 pub mod servers;
 
 pub use pipeline::{Options, Pipeline};

@@ -46,6 +46,24 @@ fn only_the_tests_switch_failpoints_on() {
     );
 }
 
+/// Or the image cannot be built.
+#[test]
+fn the_image_is_built_of_every_member() {
+    let ignore = read(&root().join(".dockerignore"));
+    let workspace = read(&root().join("Cargo.toml"));
+    let members = workspace
+        .lines()
+        .find_map(|line| line.strip_prefix("members = "))
+        .expect("members");
+    let mut named = 0;
+    for member in members.split('"').skip(1).step_by(2) {
+        let kept = ignore.lines().any(|line| line == format!("!{member}"));
+        assert!(kept, ".dockerignore leaves out {member}");
+        named += 1;
+    }
+    assert!(named > 5, "only {named} members");
+}
+
 #[test]
 fn dashboards_and_rules_use_exported_metrics_only() {
     let exported = exported();

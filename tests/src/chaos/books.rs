@@ -21,6 +21,7 @@ use super::clients::Memory;
 use super::diary::{Diary, Event, Whom};
 use super::recovery::Recovery;
 use super::stage::Stage;
+use crate::scraped;
 
 /// How long it may take from a provider's answer until the picture is kept, and clocks may differ.
 const SLACK: Duration = Duration::from_secs(5);
@@ -386,44 +387,14 @@ impl<'a> Books<'a> {
 
 /// I15: what each api tells of the money is what the rows tell.
 pub async fn metrics_agree(stage: &Stage) -> anyhow::Result<()> {
-    let expected: Vec<(String, i64)> = sqlx::query_as(METRICS).fetch_all(&stage.owner).await?;
     for api in &stage.apis {
         let address = api.lock().await.metrics_address();
-        let text = reqwest::get(format!("http://{address}/metrics/billing"))
-            .await?
-            .text()
-            .await?;
-        let told: BTreeMap<&str, &str> = text
-            .lines()
-            .filter(|line| !line.starts_with('#'))
-            .filter_map(|line| line.rsplit_once(' '))
-            .collect();
-        for (name, value) in &expected {
-            let said = told.get(name.as_str()).copied().unwrap_or("nothing");
-            stage.diary.demand(said == value.to_string(), || {
-                format!("I15: the api at {address} says {said} of {name}, the rows say {value}")
-            });
+        for difference in scraped::differences(&stage.owner, address).await? {
+            stage.diary.violation(format!("I15: {difference}"));
         }
-        let jobs = told
-            .keys()
-            .filter(|name| name.starts_with("platen_jobs_total"))
-            .count();
-        let wanted = expected
-            .iter()
-            .filter(|(name, _)| name.starts_with("platen_jobs_total"))
-            .count();
-        stage.diary.demand(jobs == wanted, || {
-            format!("I15: the api at {address} tells of {jobs} kinds of ends, the rows of {wanted}")
-        });
     }
     Ok(())
 }
-
-const METRICS: &str = r#"
-    SELECT format('platen_jobs_total{model="%s",outcome="%s",state="%s"}', model, outcome, state), count(*) FROM jobs GROUP BY model, outcome, state
-    UNION ALL SELECT format('platen_credits_captured_total{model="%s"}', model), sum(captured)::bigint FROM jobs GROUP BY model
-    UNION ALL SELECT format('platen_credits_released_total{model="%s"}', model), sum(released)::bigint FROM jobs GROUP BY model
-    UNION ALL SELECT format('platen_provider_calls_total{model="%s",outcome="%s",provider="%s"}', model, outcome, provider), count(*) FROM calls GROUP BY model, outcome, provider"#;
 
 /// The wish a request for a picture was made for, as its words tell.
 fn wish_of(create: &Call) -> Option<String> {

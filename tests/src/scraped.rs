@@ -1,0 +1,104 @@
+//! Whether what an api tells on `/metrics/billing` is what rows and ledger tell. Nothing may be under way.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use fakes::Journal;
+use sqlx::PgPool;
+
+/// Where they differ, a line each; empty when all is well.
+pub async fn differences(rows: &PgPool, api: SocketAddr) -> anyhow::Result<Vec<String>> {
+    let expected: Vec<(String, i64)> = sqlx::query_as(SERIES).fetch_all(rows).await?;
+    let text = reqwest::get(format!("http://{api}/metrics/billing"))
+        .await?
+        .text()
+        .await?;
+    let told: BTreeMap<&str, i64> = text
+        .lines()
+        .filter(|line| !line.starts_with('#'))
+        .filter_map(|line| {
+            let (name, value) = line.rsplit_once(' ')?;
+            Some((name, value.parse().ok()?))
+        })
+        .collect();
+    let mut differences = Vec::new();
+    for (name, value) in &expected {
+        let said = told.get(name.as_str());
+        if said != Some(value) {
+            differences.push(format!(
+                "{api} says {said:?} of {name}, the rows say {value}"
+            ));
+        }
+    }
+    let kinds = |names: &mut dyn Iterator<Item = &str>| {
+        names
+            .filter(|name| name.starts_with("platen_jobs_total"))
+            .count()
+    };
+    let (said, wanted) = (
+        kinds(&mut told.keys().copied()),
+        kinds(&mut expected.iter().map(|(name, _)| name.as_str())),
+    );
+    if said != wanted {
+        differences.push(format!(
+            "{api} tells of {said} kinds of ends, the rows of {wanted}"
+        ));
+    }
+    let totals: Vec<(String, i64)> = sqlx::query_as(TOTALS).fetch_all(rows).await?;
+    for (metric, value) in totals {
+        let said: i64 = told
+            .iter()
+            .filter(|(name, _)| name.starts_with(&metric))
+            .map(|(_, value)| value)
+            .sum();
+        if said != value {
+            differences.push(format!(
+                "{api} says {said} of {metric} in all, the ledger says {value}"
+            ));
+        }
+    }
+    let (captured, delivered): (i64, i64) = sqlx::query_as(CAPTURED).fetch_one(rows).await?;
+    if captured != delivered {
+        differences.push(format!(
+            "{captured} were captured, what was delivered costs {delivered}"
+        ));
+    }
+    Ok(differences)
+}
+
+/// Requests for pictures, as the provider counts them, that have no row in the journal of calls; empty when all is well.
+pub async fn unrecorded(rows: &PgPool, journal: &Journal) -> anyhow::Result<Vec<String>> {
+    let known: Vec<uuid::Uuid> = sqlx::query_scalar("SELECT id FROM calls")
+        .fetch_all(rows)
+        .await?;
+    let requests = journal.calls();
+    let requests = requests.iter().filter(|request| request.creates);
+    let labels = requests.map(|request| request.labels.get("call").cloned().unwrap_or_default());
+    Ok(labels
+        .filter(|label| {
+            let id = label.parse::<common::id::CallId>();
+            id.map_or(true, |id| !known.contains(&id.0))
+        })
+        .collect())
+}
+
+/// Series by series, out of the rows.
+const SERIES: &str = r#"
+    SELECT format('platen_jobs_total{model="%s",outcome="%s",state="%s"}', model, outcome, state), count(*) FROM jobs GROUP BY model, outcome, state
+    UNION ALL SELECT format('platen_credits_captured_total{model="%s"}', model), sum(captured)::bigint FROM jobs GROUP BY model
+    UNION ALL SELECT format('platen_credits_released_total{model="%s"}', model), sum(released)::bigint FROM jobs GROUP BY model
+    UNION ALL SELECT format('platen_provider_calls_total{model="%s",outcome="%s",provider="%s"}', model, outcome, provider), count(*) FROM calls GROUP BY model, outcome, provider
+    UNION ALL SELECT format('platen_provider_cost_usd_micros_total{model="%s",outcome="%s",provider="%s"}', model, outcome, provider), sum(cost_micros)::bigint
+      FROM calls GROUP BY model, outcome, provider"#;
+
+/// All models together, out of the ledger.
+const TOTALS: &str = "
+    SELECT 'platen_credits_captured_total', coalesce(sum(amount) FILTER (WHERE kind = 'capture'), 0)::bigint FROM transfers
+    UNION ALL SELECT 'platen_credits_released_total', coalesce(sum(amount) FILTER (WHERE kind = 'release'), 0)::bigint FROM transfers
+    UNION ALL SELECT 'platen_credits_refunded_total', coalesce(sum(amount) FILTER (WHERE kind = 'refund'), 0)::bigint FROM transfers
+    UNION ALL SELECT 'platen_credits_held', coalesce(sum(held), 0)::bigint FROM wallets";
+
+/// What was captured, and the price of each picture that was delivered.
+const CAPTURED: &str = "
+    SELECT (SELECT coalesce(sum(amount), 0)::bigint FROM transfers WHERE kind = 'capture'),
+           (SELECT coalesce(sum(unit_price), 0)::bigint FROM jobs JOIN artifacts ON job_id = jobs.id WHERE role = 'rendition')";
