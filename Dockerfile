@@ -5,7 +5,7 @@ FROM rust:1.95-bookworm AS build
 RUN apt-get update && apt-get install -y --no-install-recommends cmake nasm && rm -rf /var/lib/apt/lists/*
 WORKDIR /src
 COPY . .
-RUN cargo build --release --locked -p cli --no-default-features
+RUN cargo build --release --locked -p cli --no-default-features --features otel
 
 # Everything but the binary. Its root may be mounted read-only: only the volume and /tmp are written to.
 FROM gcr.io/distroless/cc-debian12:nonroot AS runtime

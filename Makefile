@@ -26,6 +26,7 @@ check: ## Format, lints, docs, queries against the schema, dependencies, manifes
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	cargo clippy --locked -p cli --no-default-features -- -D warnings
+	cargo clippy --locked -p cli --no-default-features --features otel -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --quiet
 	scripts/prepare --check
 	scripts/check-dependencies --install

@@ -12,6 +12,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use common::id::RequestId;
 use common::telemetry::HTTP_SECONDS;
+use common::telemetry::traces::{self, TraceParent};
 use tokio::time::Instant;
 use tracing::Instrument;
 use tracing::field::Empty;
@@ -60,7 +61,16 @@ pub async fn answer(State(app): State<Arc<App>>, mut request: Request, next: Nex
 
     let span =
         tracing::info_span!("request", request.id = %id.0, http.route = %route, tenant = Empty);
-    let mut response = next.run(request).instrument(span.clone()).await;
+    let parent = traceparent(request.headers());
+    let trace = traces::request(label(&method), &route, parent.as_ref());
+    if let Some(place) = traces::place(&trace).or(parent) {
+        request.extensions_mut().insert(place);
+    }
+    let mut response = next
+        .run(request)
+        .instrument(span.clone())
+        .instrument(trace.clone())
+        .await;
     if let Some(problem) = response.extensions_mut().remove::<Problem>() {
         response = written(response, &problem, &id, &path);
     }
@@ -83,6 +93,7 @@ pub async fn answer(State(app): State<Arc<App>>, mut request: Request, next: Nex
 
     let elapsed = started.elapsed();
     let status = response.status();
+    traces::answered(&trace, status.as_u16());
     HTTP_SECONDS
         .with_label_values(&[label(&method), route.as_str(), status.as_str()])
         .observe(elapsed.as_secs_f64());
@@ -105,6 +116,12 @@ pub async fn answer(State(app): State<Arc<App>>, mut request: Request, next: Nex
         }
     });
     response
+}
+
+/// A header that is none is nobody's trace, as W3C has it.
+fn traceparent(headers: &HeaderMap) -> Option<TraceParent> {
+    let sent = headers.get(traces::HEADER)?.to_str().ok()?;
+    sent.parse().ok()
 }
 
 /// The answer with its problem as body; what layers have added to its headers stays.

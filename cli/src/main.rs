@@ -152,7 +152,7 @@ fn main() -> ExitCode {
 
 #[tokio::main]
 async fn start(word: Word) -> ExitCode {
-    telemetry::start_logging();
+    let _exporting = telemetry::start();
     // Before anything speaks TLS: one crypto provider for all.
     if rustls::crypto::aws_lc_rs::default_provider()
         .install_default()

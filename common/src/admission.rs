@@ -23,6 +23,7 @@ use crate::id::{JobId, TenantId};
 use crate::idempotency::{self, Answer, Known};
 use crate::job::{self, Job};
 use crate::ledger::{self, Transfer};
+use crate::telemetry::traces::TraceParent;
 use crate::upload;
 
 /// Paid calls a job may make for each output it asks for, all outputs together.
@@ -38,6 +39,8 @@ pub struct Admission {
     pub name: Option<String>,
     pub metadata: serde_json::Value,
     pub request_id: String,
+    /// What submits it, in its client's trace.
+    pub traceparent: Option<TraceParent>,
     pub generation: Generation,
     pub quote: Quote,
     pub priority: i16,
@@ -117,6 +120,7 @@ pub async fn admit(
             name: admission.name.as_deref(),
             metadata: &admission.metadata,
             request_id: &admission.request_id,
+            traceparent: admission.traceparent.as_ref(),
             generation: &admission.generation,
             quote: &admission.quote,
             hold,

@@ -193,6 +193,11 @@ impl Catalog {
         self.providers.values()
     }
 
+    /// How the provider of a lane is spoken to.
+    pub fn dialect(&self, lane: &Lane) -> Option<Dialect> {
+        self.providers.get(&lane.provider).map(|one| one.dialect)
+    }
+
     /// The model if it may be asked today.
     pub fn offered(&self, id: &str, today: Date) -> Result<&Model, NotOffered> {
         let model = self

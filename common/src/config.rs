@@ -107,6 +107,10 @@ pub const VARIABLES: &[(&str, &str)] = &[
     ),
     ("PLATEN_LOG", "what is logged, as in RUST_LOG; default info"),
     ("PLATEN_LOG_FORMAT", "text or json; default text"),
+    (
+        "OTEL_EXPORTER_OTLP_ENDPOINT",
+        "collector that traces are sent to by OTLP over HTTP; without it none are",
+    ),
 ];
 
 /// Set by `data/demo.env` for the client's side.

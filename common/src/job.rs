@@ -23,6 +23,7 @@ use crate::credits::Credits;
 use crate::generation::Kind;
 use crate::id::{JobId, TenantId};
 use crate::outcome::Class;
+use crate::telemetry::traces::TraceParent;
 
 /// Where a job is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
@@ -189,6 +190,8 @@ pub struct Claimed {
     pub fence: i32,
     pub model: String,
     pub request_id: String,
+    /// What submitted it, in its client's trace.
+    pub traceparent: Option<TraceParent>,
     pub n_requested: i32,
     /// Whether it may be made on another lane than its model's own.
     pub fallback: bool,

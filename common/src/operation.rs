@@ -279,6 +279,7 @@ pub async fn redrive(
         name: old.name.clone(),
         metadata: old.metadata.clone(),
         request_id: old.request_id.clone(),
+        traceparent: None,
         generation,
         quote,
         priority: old.priority,

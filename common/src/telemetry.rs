@@ -4,6 +4,7 @@
 //! settlement, so replicas count nothing twice and restarts forget nothing. It is scraped once for the whole service.
 
 pub mod process;
+pub mod traces;
 
 use std::sync::LazyLock;
 
@@ -13,14 +14,18 @@ use prometheus::{
     IntGaugeVec, Opts, Registry, TextEncoder,
 };
 use sqlx::PgPool;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{FilterExt, filter_fn};
+#[cfg(not(feature = "otel"))]
+use tracing_subscriber::layer::Identity;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer};
 
 use crate::billing;
 use crate::catalog::Catalog;
 use crate::outcome::Class;
 use crate::queue::lanes::LaneState;
+use traces::Exporting;
 
 /// Metrics of this process.
 static REGISTRY: LazyLock<Registry> = LazyLock::new(Registry::new);
@@ -395,17 +400,35 @@ fn encode(registry: &Registry) -> String {
     String::from_utf8(text).expect("Prometheus text is UTF-8")
 }
 
-/// Starts logging to standard error, as `PLATEN_LOG` and `PLATEN_LOG_FORMAT` say.
-pub fn start_logging() {
+/// Starts logging to standard error, as `PLATEN_LOG` and `PLATEN_LOG_FORMAT` say, and sending traces, where it is said whereto.
+/// What it returns must be kept until the end.
+pub fn start() -> Exporting {
     let filter = EnvFilter::try_from_env("PLATEN_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    let registry = tracing_subscriber::registry().with(filter);
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_target(false);
-    // A second start in one process, as in tests, keeps the first.
-    let _started = if std::env::var("PLATEN_LOG_FORMAT").is_ok_and(|format| format == "json") {
-        registry.with(lines.json()).try_init()
+    let lines = if std::env::var("PLATEN_LOG_FORMAT").is_ok_and(|format| format == "json") {
+        lines.json().boxed()
     } else {
-        registry.with(lines.compact()).try_init()
+        lines.compact().boxed()
     };
+    let (is_trace, is_line) = (
+        filter_fn(|metadata| metadata.target() == traces::TARGET),
+        filter_fn(|metadata| metadata.target() != traces::TARGET),
+    );
+    #[cfg(feature = "otel")]
+    let (sent, exporting) = traces::layer().unzip();
+    #[cfg(not(feature = "otel"))]
+    let (sent, exporting) = (None::<Identity>, None);
+    let registry = tracing_subscriber::registry()
+        .with(sent.with_filter(is_trace))
+        .with(lines.with_filter(filter.and(is_line)));
+    // A second start in one process, as in tests, keeps the first.
+    let _started = registry.try_init();
+    #[cfg(not(feature = "otel"))]
+    if std::env::var_os("OTEL_EXPORTER_OTLP_ENDPOINT").is_some_and(|endpoint| !endpoint.is_empty())
+    {
+        tracing::warn!("Traces are not sent: this program was built without the feature `otel`");
+    }
+    exporting.unwrap_or_default()
 }

@@ -120,7 +120,7 @@ impl Pipeline {
 
     /// On servers of the caller's own.
     pub async fn start_on(servers: TestServers, options: Options) -> Self {
-        common::telemetry::start_logging();
+        let _exporting = common::telemetry::start();
         let _another_test_was_first =
             rustls::crypto::aws_lc_rs::default_provider().install_default();
         let database = servers.create_database().await;

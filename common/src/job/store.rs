@@ -14,6 +14,7 @@ use crate::database::{NotOneRow, one_row};
 use crate::generation::{Generation, Kind};
 use crate::id::{JobId, TenantId};
 use crate::outcome::Class;
+use crate::telemetry::traces::TraceParent;
 
 /// A job as admission writes it.
 #[derive(Debug)]
@@ -24,6 +25,7 @@ pub struct NewJob<'a> {
     pub name: Option<&'a str>,
     pub metadata: &'a serde_json::Value,
     pub request_id: &'a str,
+    pub traceparent: Option<&'a TraceParent>,
     pub generation: &'a Generation,
     pub quote: &'a Quote,
     pub hold: Credits,
@@ -55,9 +57,9 @@ pub async fn insert(connection: &mut PgConnection, job: &NewJob<'_>) -> sqlx::Re
           UPDATE wallets SET turn = greatest(turn, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint) + $15::bigint
           WHERE tenant_id = $2 RETURNING turn)
         INSERT INTO jobs (id, tenant_id, kind, model, name, metadata, request_id, max_calls, priority, turn, run_after, deadline,
-                          price_version, unit_price, n_requested, hold_amount, fallback, switched_from, redrive_of, created_at)
+                          price_version, unit_price, n_requested, hold_amount, fallback, switched_from, redrive_of, traceparent, created_at)
         SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9::smallint, greatest((extract(epoch FROM clock_timestamp()) * 1000000)::bigint, clock.turn - $9::smallint * $16::bigint),
-               greatest($10, now()), greatest($10, clock_timestamp()) + $11::interval, $12, $13, $14, $17, $18, $19, $20, now() FROM clock
+               greatest($10, now()), greatest($10, clock_timestamp()) + $11::interval, $12, $13, $14, $17, $18, $19, $20, $21, now() FROM clock
         RETURNING *"#,
         job.id.0,
         job.tenant.0,
@@ -79,6 +81,7 @@ pub async fn insert(connection: &mut PgConnection, job: &NewJob<'_>) -> sqlx::Re
         job.fallback,
         job.switched_from,
         job.redrive_of.map(|old| old.0),
+        job.traceparent.map(TraceParent::as_str),
     )
     .fetch_one(&mut *connection)
     .await?;
@@ -274,7 +277,7 @@ pub async fn claim(
           AND NOT EXISTS (
             SELECT FROM pauses p WHERE p.lifted_at IS NULL AND (p.model IS NULL OR p.model = jobs.model)
               AND (p.tenant_id IS NULL OR p.tenant_id = jobs.tenant_id) AND (p.worker IS NULL OR p.worker = $2))
-        RETURNING tenant_id, fence, model, request_id, n_requested, fallback, calls_started, max_calls,
+        RETURNING tenant_id, fence, model, request_id, traceparent, n_requested, fallback, calls_started, max_calls,
                   extract(epoch FROM clock_timestamp() - greatest(run_after, created_at))::float8 AS "waited_seconds!",
                   extract(epoch FROM deadline - clock_timestamp())::float8 AS "seconds_left!""#,
         id.0,
@@ -293,6 +296,7 @@ pub async fn claim(
         fence: row.fence,
         model: row.model,
         request_id: row.request_id,
+        traceparent: row.traceparent.and_then(|text| text.parse().ok()),
         n_requested: row.n_requested,
         fallback: row.fallback,
         calls_made: row.calls_started,
@@ -492,7 +496,10 @@ fn interval(duration: Duration) -> PgInterval {
 }
 
 /// A row of `jobs` as the database gives it: every column, so that queries may say `*`.
-#[expect(dead_code, reason = "a lease is only ever compared in SQL")]
+#[expect(
+    dead_code,
+    reason = "a lease is only ever compared in SQL, a trace goes on with a claim"
+)]
 struct Row {
     id: Uuid,
     tenant_id: Uuid,
@@ -530,6 +537,7 @@ struct Row {
     started_at: Option<OffsetDateTime>,
     finished_at: Option<OffsetDateTime>,
     redrive_of: Option<Uuid>,
+    traceparent: Option<String>,
 }
 
 fn counted(amount: i64) -> Credits {

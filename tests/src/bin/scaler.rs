@@ -15,13 +15,15 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 use cli::private::Tuning;
 use common::config::Timing;
+use secrecy::ExposeSecret;
 use serde_json::{Value, json};
-use tests::Options;
+use sqlx::Connection;
 use tests::clients::Clients;
 use tests::fleet::{Process, Role};
 use tests::prometheus::{INTERVAL, Prometheus};
 use tests::real::Real;
 use tests::servers::TestServers;
+use tests::{Options, Pipeline};
 use tokio::task::JoinSet;
 
 const MODEL: &str = "gemini-nano-banana-2.1";
@@ -71,6 +73,7 @@ async fn main() -> ExitCode {
     let idle = trigger.wanted(&prometheus).await;
     println!("idle: {idle} workers wanted");
 
+    let mut taken = Taken::look(&pipeline).await;
     let began = Instant::now();
     let clients = Arc::new(Clients::new(&pipeline.key, vec![apis[0].address()]));
     let mut submitting = JoinSet::new();
@@ -96,6 +99,7 @@ async fn main() -> ExitCode {
         if submitted.is_some() && drained.is_none() && pipeline.open_jobs().await == 0 {
             drained = Some(at);
             println!("{:6.1} s  no job is open", at.as_secs_f64());
+            taken = taken.until(Taken::look(&pipeline).await);
         }
         let wanted = trigger.wanted(&prometheus).await;
         most = most.max(wanted);
@@ -145,6 +149,7 @@ async fn main() -> ExitCode {
             asked.as_secs_f64()
         );
     }
+    taken.tell(jobs);
     drop((apis, workers, prometheus));
     pipeline.close().await;
     servers.stop().await;
@@ -157,6 +162,67 @@ async fn main() -> ExitCode {
     } else {
         ExitCode::FAILURE
     }
+}
+
+/// What a number of jobs takes of the servers: what `docs/scaling.md` reckons with.
+struct Taken {
+    transactions: i64,
+    wal: i64,
+    stored: i64,
+    commands: i64,
+}
+
+impl Taken {
+    async fn look(pipeline: &Pipeline) -> Self {
+        let mut owner = pipeline.owner().await;
+        let (transactions, wal, stored) = sqlx::query_as(
+            "SELECT xact_commit, pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')::bigint, pg_database_size(datname)
+             FROM pg_stat_database WHERE datname = current_database()",
+        )
+        .fetch_one(&mut owner)
+        .await
+        .unwrap();
+        owner.close().await.unwrap();
+        let url = pipeline.config.redis_url.as_ref().unwrap().expose_secret();
+        let redis = redis::Client::open(url).unwrap();
+        let mut redis = redis.get_multiplexed_async_connection().await.unwrap();
+        let info: String = redis::cmd("INFO").query_async(&mut redis).await.unwrap();
+        let commands = info
+            .lines()
+            .find_map(|line| line.strip_prefix("total_commands_processed:"))
+            .and_then(|count| count.trim().parse().ok());
+        Self {
+            transactions,
+            wal,
+            stored,
+            commands: commands.unwrap(),
+        }
+    }
+
+    fn until(&self, later: Self) -> Self {
+        Self {
+            transactions: later.transactions - self.transactions,
+            wal: later.wal - self.wal,
+            stored: later.stored - self.stored,
+            commands: later.commands - self.commands,
+        }
+    }
+
+    fn tell(&self, jobs: usize) {
+        let jobs = i64::try_from(jobs).unwrap();
+        println!(
+            "each job took {} transactions, {:.1} KB of WAL and {:.1} KB of tables of Postgres, and {} commands of Redis",
+            self.transactions / jobs,
+            kilobytes(self.wal / jobs),
+            kilobytes(self.stored / jobs),
+            self.commands / jobs
+        );
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a figure to print")]
+fn kilobytes(bytes: i64) -> f64 {
+    bytes as f64 / 1000.0
 }
 
 /// What the chart gives to KEDA.

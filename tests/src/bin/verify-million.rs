@@ -34,7 +34,7 @@ struct Words {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    telemetry::start_logging();
+    let _exporting = telemetry::start();
     let Words { rows, rounds } = Words::parse();
     let (_folder, servers, named) = TestServers::own(Tuning::Durable).await;
     let database = named.create_database().await;

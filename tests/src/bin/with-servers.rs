@@ -11,7 +11,7 @@ use tokio::process::Command;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    common::telemetry::start_logging();
+    let _exporting = common::telemetry::start();
     let mut words = std::env::args().skip(1);
     let program = words.next().unwrap();
     let (_folder, servers, named) = TestServers::own(Tuning::Test).await;

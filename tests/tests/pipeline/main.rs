@@ -25,4 +25,5 @@ mod retention;
 mod runbook;
 mod s3;
 mod shelf;
+mod traces;
 mod uploads;

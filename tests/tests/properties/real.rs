@@ -308,6 +308,7 @@ impl<'a> Real<'a> {
             name: None,
             metadata: json!({}),
             request_id: "a-game".to_owned(),
+            traceparent: None,
             generation: Generation::Image(ImageRequest {
                 prompt: "a bottle".to_owned(),
                 art_direction: None,

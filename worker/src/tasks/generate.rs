@@ -21,7 +21,7 @@ use common::id::JobId;
 use common::job::{self, Claimed, LAST_CALL};
 use common::outcome::{Class, Failure};
 use common::settlement::{self, Lease, Settled, SettlementError};
-use common::telemetry::{self, process};
+use common::telemetry::{self, process, traces};
 use common::{call, database};
 use futures::future::join_all;
 use tracing::Instrument;
@@ -51,7 +51,16 @@ pub(super) async fn run(app: &App, id: JobId) {
         .with_label_values(&[&claimed.model])
         .observe(claimed.waited_seconds);
     let span = tracing::info_span!("attempt", job.id = %id, request.id = claimed.request_id, attempt = claimed.fence, model = claimed.model);
-    attempt(app, &claimed, asked).instrument(span).await;
+    let trace = traces::attempt(
+        id,
+        claimed.fence,
+        &claimed.model,
+        claimed.traceparent.as_ref(),
+    );
+    attempt(app, &claimed, asked)
+        .instrument(span)
+        .instrument(trace)
+        .await;
 }
 
 async fn attempt(app: &App, claimed: &Claimed, asked: Instant) {

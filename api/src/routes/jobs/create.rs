@@ -110,6 +110,7 @@ pub async fn handler(
         name: asked.name,
         metadata: asked.metadata,
         request_id: terms.request_id,
+        traceparent: terms.traceparent,
         generation: asked.generation,
         quote,
         priority: asked.priority,

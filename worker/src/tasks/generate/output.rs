@@ -9,15 +9,17 @@ use common::artifact::Artifact;
 use common::call::store::NewCall;
 use common::call::{self, Ending, Journaled, original_key};
 use common::catalog::{Lane, Model, Tokens};
+use common::database;
 use common::failpoint::reach;
 use common::generation::image::{ImageRequest, inspect};
 use common::id::CallId;
 use common::job::Claimed;
 use common::outcome::{Class, Failure};
 use common::queue::lanes::{Ended, Why};
-use common::{database, telemetry};
+use common::telemetry::{self, traces};
 use rand::RngExt;
 use tokio::time::timeout;
+use tracing::{Instrument, Span};
 
 use super::door::{AT_THE_DOOR, Door};
 use super::history::History;
@@ -341,15 +343,31 @@ impl Attempt<'_> {
         let _step = self.lease.may_take(time);
         let started = Instant::now();
         let _in_flight = InFlight::new(&call.lane.model);
+        let span = self
+            .app
+            .catalog
+            .dialect(call.lane)
+            .map_or_else(Span::none, |dialect| {
+                traces::call(dialect, call.lane, &call.lane.model, call.id)
+            });
         let reply = timeout(time, call.provider.submit(request))
+            .instrument(span.clone())
             .await
             .unwrap_or_else(|_| {
                 let detail = format!("no answer within {} s", time.as_secs());
                 Reply::Answered(Answer::failed(Failure::new(Class::Unknown, detail)))
             });
         let outcome = match &reply {
-            Reply::Answered(answer) => answer.class().as_str(),
-            Reply::Working(_) => "working",
+            Reply::Answered(answer) => {
+                let said = answer.provider_request_id.as_deref();
+                let tokens = answer.usage.as_ref().map(|_| answer.tokens);
+                traces::called(&span, answer.class(), said, tokens);
+                answer.class().as_str()
+            }
+            Reply::Working(operation) => {
+                traces::called(&span, Class::Ok, Some(operation), None);
+                "working"
+            }
         };
         telemetry::CALL_SECONDS
             .with_label_values(&[&call.lane.model, outcome])

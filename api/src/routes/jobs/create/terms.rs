@@ -6,6 +6,7 @@ use std::time::Duration;
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName};
+use common::telemetry::traces::TraceParent;
 use serde::Deserialize;
 use utoipa::openapi::path::{Parameter, ParameterBuilder, ParameterIn};
 use utoipa::openapi::schema::{Object, SchemaType, Type};
@@ -27,6 +28,7 @@ const LONGEST_CANCEL_AFTER: Duration = Duration::from_hours(7 * 24);
 #[derive(Debug)]
 pub struct Terms {
     pub request_id: String,
+    pub traceparent: Option<TraceParent>,
     /// Only quote, write nothing.
     pub dry_run: bool,
     /// Answer when the job has ended, if that is soon enough.
@@ -60,6 +62,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Terms {
         let id = parts.extensions.get::<Id>();
         Ok(Self {
             request_id: id.ok_or(Code::Internal)?.0.to_string(),
+            traceparent: parts.extensions.get().cloned(),
             dry_run,
             wait: wait(&parts.headers),
             cancel_after: cancel_after(&parts.headers)?,

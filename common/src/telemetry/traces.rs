@@ -1,0 +1,205 @@
+//! Traces: one tree from the client's `traceparent` over the request and every attempt to each call of a model.
+//!
+//! What a span is called and says stands here and nowhere else: OpenTelemetry's conventions for generative AI still move
+//! (opentelemetry.io/docs/specs/semconv, "Generative AI"; of November 2026, status development). Prompts and keys are in none of them.
+//! Without the feature `otel`, or `OTEL_EXPORTER_OTLP_ENDPOINT`, all of these spans are off; the client's `traceparent` is
+//! kept all the same.
+
+use std::fmt;
+use std::str::FromStr;
+
+use tracing::Span;
+use tracing::field::Empty;
+
+use crate::catalog::{Lane, Tokens};
+use crate::id::{CallId, JobId};
+use crate::outcome::Class;
+use crate::outcome::table::Dialect;
+
+#[cfg(feature = "otel")]
+mod otlp;
+
+/// What all spans of this file are marked with: they are for traces, and in no line of the log.
+pub(super) const TARGET: &str = "trace";
+
+/// The header that carries it.
+pub const HEADER: &str = "traceparent";
+
+/// Where in a trace something belongs: version `00` of W3C's Trace Context (w3.org/TR/trace-context).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TraceParent(String);
+
+impl TraceParent {
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for TraceParent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Not a `traceparent` of version `00`; whoever sent it is not a part of any trace.
+#[derive(Debug, thiserror::Error)]
+#[error("no traceparent")]
+pub struct NoTraceParent;
+
+impl FromStr for TraceParent {
+    type Err = NoTraceParent;
+
+    fn from_str(text: &str) -> Result<Self, NoTraceParent> {
+        let hex = |part: &str, length: usize| {
+            let digit = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+            part.len() == length && part.bytes().all(digit)
+        };
+        let id =
+            |part: &str, length: usize| hex(part, length) && part.bytes().any(|byte| byte != b'0');
+        match text.split('-').collect::<Vec<&str>>()[..] {
+            ["00", trace, parent, flags] if id(trace, 32) && id(parent, 16) && hex(flags, 2) => {
+                Ok(Self(text.to_owned()))
+            }
+            _ => Err(NoTraceParent),
+        }
+    }
+}
+
+/// A request to the api, as a part of its client's trace.
+pub fn request(method: &str, route: &str, parent: Option<&TraceParent>) -> Span {
+    let span = tracing::debug_span!(
+        target: TARGET,
+        "request",
+        otel.name = format!("{method} {route}"),
+        otel.kind = "server",
+        http.request.method = method,
+        http.route = route,
+        http.response.status_code = Empty,
+        otel.status_code = Empty,
+    );
+    continued(span, parent)
+}
+
+/// How a request was answered.
+pub fn answered(span: &Span, status: u16) {
+    span.record("http.response.status_code", status);
+    if status >= 500 {
+        span.record("otel.status_code", "ERROR");
+    }
+}
+
+/// One attempt at a job, as a part of the trace that it was submitted in.
+pub fn attempt(job: JobId, fence: i32, model: &str, parent: Option<&TraceParent>) -> Span {
+    let span = tracing::debug_span!(
+        target: TARGET,
+        "attempt",
+        otel.name = format!("attempt {model}"),
+        otel.kind = "consumer",
+        messaging.operation.name = "process",
+        messaging.message.id = %job,
+        platen.attempt = fence,
+    );
+    continued(span, parent)
+}
+
+/// One call of a model. Its parent is whatever span it is made in.
+pub fn call(dialect: Dialect, lane: &Lane, model: &str, call: CallId) -> Span {
+    tracing::debug_span!(
+        target: TARGET,
+        "call",
+        otel.name = format!("generate_content {model}"),
+        otel.kind = "client",
+        gen_ai.operation.name = "generate_content",
+        gen_ai.provider.name = vendor(dialect),
+        gen_ai.request.model = model,
+        gen_ai.output.r#type = "image",
+        gen_ai.response.id = Empty,
+        gen_ai.usage.input_tokens = Empty,
+        gen_ai.usage.output_tokens = Empty,
+        error.r#type = Empty,
+        otel.status_code = Empty,
+        platen.lane = %lane,
+        platen.call = %call,
+    )
+}
+
+/// What came of a call: its class, and what the provider said of itself.
+pub fn called(span: &Span, class: Class, response: Option<&str>, tokens: Option<Tokens>) {
+    if let Some(response) = response {
+        span.record("gen_ai.response.id", response);
+    }
+    if let Some(Tokens { input, thought }) = tokens {
+        span.record("gen_ai.usage.input_tokens", input);
+        // Thoughts and text; a picture is not counted in tokens here.
+        span.record("gen_ai.usage.output_tokens", thought);
+    }
+    if class != Class::Ok {
+        span.record("error.type", class.as_str());
+        span.record("otel.status_code", "ERROR");
+    }
+}
+
+/// As the conventions call who runs the model.
+fn vendor(dialect: Dialect) -> &'static str {
+    match dialect {
+        Dialect::Vertex => "gcp.vertex_ai",
+        Dialect::Gemini | Dialect::Interactions => "gcp.gemini",
+        Dialect::Openai => "openai",
+    }
+}
+
+/// What goes on with a span: its own place in the trace, where it is recorded.
+pub fn place(span: &Span) -> Option<TraceParent> {
+    #[cfg(feature = "otel")]
+    return otlp::place(span);
+    #[cfg(not(feature = "otel"))]
+    {
+        let _off = span;
+        None
+    }
+}
+
+fn continued(span: Span, parent: Option<&TraceParent>) -> Span {
+    #[cfg(feature = "otel")]
+    if let Some(parent) = parent {
+        otlp::set_parent(&span, parent);
+    }
+    #[cfg(not(feature = "otel"))]
+    let _kept_on_the_row = parent;
+    span
+}
+
+/// Sends what is recorded until it is dropped, and what is left then.
+#[must_use = "spans are sent until it is dropped"]
+#[derive(Default)]
+pub struct Exporting {
+    #[cfg(feature = "otel")]
+    pub(super) provider: Option<opentelemetry_sdk::trace::SdkTracerProvider>,
+}
+
+#[cfg(feature = "otel")]
+pub(super) use otlp::layer;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_traceparent_is_of_version_00_and_names_a_trace_and_a_parent() {
+        let good = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        let parsed: TraceParent = good.parse().unwrap();
+        assert_eq!(parsed.as_str(), good);
+        for bad in [
+            "",
+            "00",
+            "01-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+            "00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01",
+            "00-00000000000000000000000000000000-00f067aa0ba902b7-01",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000000-01",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-more",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-é",
+        ] {
+            assert!(bad.parse::<TraceParent>().is_err(), "{bad}");
+        }
+    }
+}
