@@ -15,8 +15,6 @@ use prometheus::{
 };
 use sqlx::PgPool;
 use tracing_subscriber::filter::{FilterExt, filter_fn};
-#[cfg(not(feature = "otel"))]
-use tracing_subscriber::layer::Identity;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer};
@@ -416,19 +414,11 @@ pub fn start() -> Exporting {
         filter_fn(|metadata| metadata.target() == traces::TARGET),
         filter_fn(|metadata| metadata.target() != traces::TARGET),
     );
-    #[cfg(feature = "otel")]
     let (sent, exporting) = traces::layer().unzip();
-    #[cfg(not(feature = "otel"))]
-    let (sent, exporting) = (None::<Identity>, None);
     let registry = tracing_subscriber::registry()
         .with(sent.with_filter(is_trace))
         .with(lines.with_filter(filter.and(is_line)));
     // A second start in one process, as in tests, keeps the first.
     let _started = registry.try_init();
-    #[cfg(not(feature = "otel"))]
-    if std::env::var_os("OTEL_EXPORTER_OTLP_ENDPOINT").is_some_and(|endpoint| !endpoint.is_empty())
-    {
-        tracing::warn!("Traces are not sent: this program was built without the feature `otel`");
-    }
     exporting.unwrap_or_default()
 }

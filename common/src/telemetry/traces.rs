@@ -16,8 +16,12 @@ use crate::id::{CallId, JobId};
 use crate::outcome::Class;
 use crate::outcome::table::Dialect;
 
-#[cfg(feature = "otel")]
+#[cfg_attr(not(feature = "otel"), path = "traces/off.rs")]
 mod otlp;
+
+/// Sends what is recorded until it is dropped, and what is left then.
+pub use otlp::Exporting;
+pub(super) use otlp::layer;
 
 /// What all spans of this file are marked with: they are for traces, and in no line of the log.
 pub(super) const TARGET: &str = "trace";
@@ -150,35 +154,22 @@ fn vendor(dialect: Dialect) -> &'static str {
 
 /// What goes on with a span: its own place in the trace, where it is recorded.
 pub fn place(span: &Span) -> Option<TraceParent> {
-    #[cfg(feature = "otel")]
-    return otlp::place(span);
-    #[cfg(not(feature = "otel"))]
-    {
-        let _off = span;
-        None
-    }
+    otlp::place(span)
 }
 
 fn continued(span: Span, parent: Option<&TraceParent>) -> Span {
-    #[cfg(feature = "otel")]
     if let Some(parent) = parent {
         otlp::set_parent(&span, parent);
     }
-    #[cfg(not(feature = "otel"))]
-    let _kept_on_the_row = parent;
     span
 }
 
-/// Sends what is recorded until it is dropped, and what is left then.
-#[must_use = "spans are sent until it is dropped"]
-#[derive(Default)]
-pub struct Exporting {
-    #[cfg(feature = "otel")]
-    pub(super) provider: Option<opentelemetry_sdk::trace::SdkTracerProvider>,
+/// A line for people before logging has begun.
+fn say(what: impl fmt::Display) {
+    use std::io::Write;
+    // Who has closed standard error does not want to know.
+    let _unheard = writeln!(std::io::stderr(), "OTEL_EXPORTER_OTLP_ENDPOINT: {what}");
 }
-
-#[cfg(feature = "otel")]
-pub(super) use otlp::layer;
 
 #[cfg(test)]
 mod tests {

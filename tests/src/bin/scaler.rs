@@ -99,7 +99,7 @@ async fn main() -> ExitCode {
         if submitted.is_some() && drained.is_none() && pipeline.open_jobs().await == 0 {
             drained = Some(at);
             println!("{:6.1} s  no job is open", at.as_secs_f64());
-            taken = taken.until(Taken::look(&pipeline).await);
+            taken = taken.until(&Taken::look(&pipeline).await);
         }
         let wanted = trigger.wanted(&prometheus).await;
         most = most.max(wanted);
@@ -135,7 +135,7 @@ async fn main() -> ExitCode {
         asked => violations.push(format!("workers were asked for after {asked:?}")),
     }
     match (drained, let_go) {
-        (Some(drained), Some(let_go)) if let_go - drained <= LET_GO => {}
+        (Some(drained), Some(let_go)) if let_go <= drained + LET_GO => {}
         times => violations.push(format!("drained and let go: {times:?}")),
     }
     let calls = fake.journal().count();
@@ -150,6 +150,7 @@ async fn main() -> ExitCode {
         );
     }
     taken.tell(jobs);
+    println!("where it lies: {}", largest(&pipeline, jobs).await);
     drop((apis, workers, prometheus));
     pipeline.close().await;
     servers.stop().await;
@@ -199,7 +200,7 @@ impl Taken {
         }
     }
 
-    fn until(&self, later: Self) -> Self {
+    fn until(&self, later: &Self) -> Self {
         Self {
             transactions: later.transactions - self.transactions,
             wal: later.wal - self.wal,
@@ -218,6 +219,22 @@ impl Taken {
             self.commands / jobs
         );
     }
+}
+
+/// The largest tables, with their indices, by what a job has in each.
+async fn largest(pipeline: &Pipeline, jobs: usize) -> String {
+    let tables: Vec<(String, i64)> = sqlx::query_as(
+        "SELECT relname::text, pg_total_relation_size(oid) / $1 FROM pg_class
+         WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace ORDER BY 2 DESC LIMIT 8",
+    )
+    .bind(i64::try_from(jobs).unwrap())
+    .fetch_all(&pipeline.reader)
+    .await
+    .unwrap();
+    let told = tables
+        .iter()
+        .map(|(table, bytes)| format!("{table} {:.1} KB", kilobytes(*bytes)));
+    told.collect::<Vec<String>>().join(", ")
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a figure to print")]
@@ -248,7 +265,7 @@ impl Trigger {
     }
 }
 
-/// Read off the chart's values and its ScaledObject.
+/// Read off the chart's values and its `ScaledObject`.
 fn trigger() -> Trigger {
     let chart = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/helm");
     let object = std::fs::read_to_string(chart.join("templates/worker.yaml")).unwrap();

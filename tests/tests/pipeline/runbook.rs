@@ -105,15 +105,13 @@ fn commands(page: &str) -> Vec<String> {
         }
     }
     let beginnings = ["SELECT ", "WITH ", "platen ", "redis-cli ", "curl "];
-    found
-        .iter_mut()
-        .for_each(|code| *code = code.trim().to_owned());
-    found.retain(|code| {
+    let is_one = |code: &str| {
         beginnings
             .iter()
             .any(|beginning| code.starts_with(beginning))
-    });
+    };
     // A server, not a look at one.
-    found.retain(|code| code != "platen up");
-    found
+    let found = found.iter().map(|code| code.trim());
+    let found = found.filter(|code| is_one(code) && *code != "platen up");
+    found.map(str::to_owned).collect()
 }

@@ -15,20 +15,23 @@ use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{SdkTracerProvider, Tracer};
 use tokio::runtime::Handle;
 use tracing::Span;
-use tracing::subscriber::Subscriber;
 use tracing_opentelemetry::{OpenTelemetryLayer, OpenTelemetrySpanExt};
-use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::Registry;
 
-use super::{Exporting, TraceParent};
+use super::TraceParent;
 
 /// How long a collector may take for a batch.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// Sends what is recorded until it is dropped, and what is left then.
+#[must_use = "spans are sent until it is dropped"]
+#[derive(Default)]
+pub struct Exporting {
+    provider: Option<SdkTracerProvider>,
+}
+
 /// Records spans and sends them; `None` where nobody says whereto. Needs a runtime.
-pub(in crate::telemetry) fn layer<S>() -> Option<(OpenTelemetryLayer<S, Tracer>, Exporting)>
-where
-    S: Subscriber + for<'span> LookupSpan<'span>,
-{
+pub(in crate::telemetry) fn layer() -> Option<(OpenTelemetryLayer<Registry, Tracer>, Exporting)> {
     std::env::var_os("OTEL_EXPORTER_OTLP_ENDPOINT").filter(|endpoint| !endpoint.is_empty())?;
     let client = Client {
         http: reqwest::Client::builder().timeout(PATIENCE).build().ok()?,
@@ -41,13 +44,7 @@ where
     let exporter = match exporter {
         Ok(exporter) => exporter,
         Err(error) => {
-            // Logging has not begun.
-            let _ = std::io::Write::write_fmt(
-                &mut std::io::stderr(),
-                format_args!(
-                    "OTEL_EXPORTER_OTLP_ENDPOINT is not usable, no traces are sent: {error}\n"
-                ),
-            );
+            super::say(format_args!("no traces are sent: {error}"));
             return None;
         }
     };
