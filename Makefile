@@ -6,7 +6,7 @@ SHELL := /bin/bash
 # Always the whole workspace: a part of it would want other features of its dependencies, and build them again.
 BUILT := $(or $(CARGO_TARGET_DIR),target)/debug
 
-.PHONY: help run test check fmt setup prepare bench bench-pictures outcomes failpoints properties races storm rolling redis-away boards scaler containers flood chaos verify-bench model
+.PHONY: help run test check fmt setup prepare bench bench-pictures outcomes failpoints properties races storm rolling redis-away boards demo-load scaler containers flood chaos verify-bench model
 
 help: ## Say what there is
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -82,7 +82,12 @@ boards: ## Every query of every dashboard, on a real Prometheus that scrapes rea
 	@scripts/setup boards
 	@scripts/check-manifests
 	cargo build --locked --workspace --bins
-	PLATEN_LOG=error $(BUILT)/boards --seconds $(or $(SECONDS),75)
+	PLATEN_LOG=error $(BUILT)/demo-load --ask --seconds $(or $(SECONDS),130)
+
+demo-load: ## A service at work, with a Prometheus that watches it, for dashboards to look at; until Ctrl-C
+	@scripts/setup boards
+	cargo build --locked --workspace --bins
+	PLATEN_LOG=error $(BUILT)/demo-load
 
 scaler: ## What workers are scaled by, in a burst, on a real Prometheus and by KEDA's formula (JOBS=5000)
 	@scripts/setup boards

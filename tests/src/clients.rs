@@ -53,6 +53,11 @@ impl Clients {
         }
     }
 
+    /// The client itself, for what is no submit.
+    pub fn http(&self) -> &Client {
+        &self.http
+    }
+
     /// Submits at an even pace, so many jobs each second, until it is enough. Some ask for two pictures.
     pub async fn offer(
         self: Arc<Self>,

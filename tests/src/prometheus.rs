@@ -82,6 +82,11 @@ impl Prometheus {
         bail!("prometheus does not start")
     }
 
+    /// Where it answers.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
     /// The series that answer, each with its value at this moment.
     pub async fn ask(&self, query: &str) -> anyhow::Result<Vec<Value>> {
         let mut url = self.at("/api/v1/query")?;

@@ -1,42 +1,48 @@
-//! `make boards`: whether every panel of the dashboards shows something.
+//! `make demo-load`, and `make boards`: a service at work, for dashboards to look at.
 //!
-//! An api and two workers are real processes under load in which some jobs fail and some wait; a real Prometheus scrapes them
-//! as `dashboards/prometheus/prometheus.yml` would, once a second, and evaluates the shipped rules. Then every query of every panel and
-//! variable is asked. Exits with 1 when one is an error, or has no answer though it should.
+//! An api and two workers are real processes under load: two models, one of which its provider does not let us use, jobs of one picture and
+//! of two, some refused, some failing, some canceled; a real Prometheus scrapes them once a second and evaluates the shipped rules. It goes on until
+//! Ctrl-C. With `--ask` every query of every panel and variable is asked after a while, and it exits with 1 when one is an
+//! error, or has no answer though it should.
 #![expect(clippy::print_stdout, reason = "prints what it found")]
 #![expect(clippy::unwrap_used, reason = "a harness fails loudly")]
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use clap::Parser;
 use cli::private::Tuning;
+use cli::processes::stop_signal;
 use common::config::Timing;
 use fakes::{Fault, Switches};
+use reqwest::Method;
 use serde_json::{Value, json};
 use tests::Options;
 use tests::clients::Clients;
-use tests::fleet::Role;
+use tests::fleet::{Process, Role};
+use tests::pipeline::OPERATOR_KEY;
 use tests::prometheus::Prometheus;
 use tests::real::Real;
 use tests::servers::TestServers;
 
 const MODEL: &str = "gemini-nano-banana-2.1";
-/// Panels that are empty while all is well, or before an hour is over.
-const MAY_BE_EMPTY: [&str; 2] = ["Closed lanes", "Margin per model in the last hour"];
+/// Its provider does not let us: its lane closes.
+const CLOSED: &str = "gemini-3-pro-image";
 
 #[derive(Parser)]
 struct Words {
-    /// Seconds of load before the panels are asked; some look back from full minutes.
-    #[arg(long, default_value_t = 75)]
+    /// Ask what the panels ask, and exit.
+    #[arg(long)]
+    ask: bool,
+    /// Seconds of load before that; some panels look back from full minutes.
+    #[arg(long, default_value_t = 130)]
     seconds: u64,
 }
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let Words { seconds } = Words::parse();
+    let Words { ask, seconds } = Words::parse();
     let (folder, servers, named) = TestServers::own(Tuning::Durable).await;
     let options = Options {
         credits: 100_000_000,
@@ -63,23 +69,82 @@ async fn main() -> ExitCode {
     let prometheus = Prometheus::start(folder.path(), often, &apis, &workers)
         .await
         .unwrap();
-
-    let clients = Arc::new(Clients::new(&pipeline.key, vec![apis[0].address()]));
-    let began = Instant::now();
-    let mut number = 0;
-    while began.elapsed() < Duration::from_secs(seconds) {
-        // Some are refused, and some ask for what is not there.
-        let prompt = ["a bottle", "a bottle", "a bottle", "something forbidden"][number % 4];
-        clients
-            .submit(number, &json!({"model": MODEL, "prompt": prompt}))
-            .await
-            .unwrap();
-        let _not_found = reqwest::get(format!("http://{}/v1/jobs", apis[0].address())).await;
-        number += 1;
-        tokio::time::sleep(Duration::from_millis(100)).await;
+    println!(
+        "api         http://{}, key {}",
+        apis[0].address(),
+        pipeline.key
+    );
+    for process in apis.iter().chain(&workers) {
+        println!("metrics     http://{}/metrics", process.metrics_address());
     }
-    println!("{number} jobs in {seconds} s");
+    println!(
+        "Prometheus  {}: where a Grafana with dashboards/grafana may look",
+        prometheus.url()
+    );
 
+    let stop = stop_signal().unwrap();
+    let time = if ask {
+        Duration::from_secs(seconds)
+    } else {
+        println!("Ctrl-C ends it");
+        Duration::MAX
+    };
+    let load = load(&pipeline.key, &apis[0]);
+    let load = tokio::time::timeout(time, load);
+    stop.run_until_cancelled(load).await;
+
+    if !ask {
+        // Ctrl-C has reached all of them, in the middle of their work: there are no books to close.
+        drop((apis, workers, prometheus));
+        std::mem::forget(pipeline);
+        servers.stop().await;
+        return ExitCode::SUCCESS;
+    }
+    let bad = ask_all(&prometheus).await;
+    drop(prometheus);
+    // What waits for a lane that does not open.
+    let waiting = json!({"model": CLOSED, "reason": "the end of the load"});
+    let cancel = pipeline.anonymous(Method::POST, "/v1/admin/jobs/cancel");
+    let canceled = cancel.bearer_auth(OPERATOR_KEY).json(&waiting).send().await;
+    assert!(canceled.unwrap().status().is_success(), "not canceled");
+    let drained = pipeline.drained(Duration::from_mins(1)).await;
+    assert!(drained, "jobs are open");
+    drop((apis, workers));
+    pipeline.close().await;
+    servers.stop().await;
+    if bad == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+/// Ten jobs a second, for ever.
+async fn load(key: &str, api: &Process) {
+    let clients = Clients::new(key, vec![api.address()]);
+    let mut ticks = tokio::time::interval(Duration::from_millis(100));
+    for number in 0.. {
+        ticks.tick().await;
+        let prompt = ["a bottle", "a bottle", "a bottle", "something forbidden"][number % 4];
+        let outputs = 1 + number % 2;
+        let mut job = json!({"model": MODEL, "prompt": prompt, "size": "1K", "outputs": outputs});
+        if number % 50 == 13 {
+            job = json!({"model": CLOSED, "prompt": "a bottle [[fault:denied]]"});
+        }
+        let job = clients.submit(number, &job).await.unwrap().job;
+        let url = format!("http://{}/v1/jobs", api.address());
+        if number % 20 == 0 {
+            let cancel = format!("{url}/{job}/cancel");
+            let client = clients.http();
+            client.post(cancel).bearer_auth(key).send().await.unwrap();
+        }
+        // Who asks without a key.
+        reqwest::get(url).await.unwrap();
+    }
+}
+
+/// Asks what the panels ask; how much was wrong.
+async fn ask_all(prometheus: &Prometheus) -> usize {
     let (mut asked, mut empty, mut broken) = (0, 0, 0);
     for path in boards() {
         let board: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
@@ -92,7 +157,6 @@ async fn main() -> ExitCode {
                     broken += 1;
                     format!("BROKEN  {error}")
                 }
-                Ok(0) if MAY_BE_EMPTY.contains(&title.as_str()) => "empty, as it may be".to_owned(),
                 Ok(0) => {
                     empty += 1;
                     format!("EMPTY   {query}")
@@ -102,27 +166,16 @@ async fn main() -> ExitCode {
             println!("  {title:58}  {says}");
         }
     }
-    let (rules, bad) = prometheus.rules().await.unwrap();
-    for bad in &bad {
-        println!("  RULE    {bad}");
+    let (rules, wrong) = prometheus.rules().await.unwrap();
+    for wrong in &wrong {
+        println!("  RULE    {wrong}");
     }
     println!(
         "{asked} queries: {empty} empty, {broken} broken; {rules} rules, {} of them with an error",
-        bad.len()
+        wrong.len()
     );
-    drop(prometheus);
-    assert!(
-        pipeline.drained(Duration::from_mins(1)).await,
-        "jobs are open"
-    );
-    drop((apis, workers));
-    pipeline.close().await;
-    servers.stop().await;
-    if empty + broken == 0 && rules > 0 && bad.is_empty() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    }
+    let nothing_asked = usize::from(asked == 0 || rules == 0);
+    empty + broken + wrong.len() + nothing_asked
 }
 
 fn root() -> PathBuf {
