@@ -97,7 +97,7 @@ scaler: ## What workers are scaled by, in a burst, on a real Prometheus and by K
 containers: ## The shipped docker-compose.yml on images made here: curl to picture, scale, stop, kill (SECONDS=10 BUILD=1)
 	@scripts/setup containers
 	cargo build --locked --workspace --bins
-	PLATEN_LOG=error $(BUILT)/containers --folder $(BUILT)/../containers --seconds $(or $(SECONDS),10) $(and $(BUILD),--build)
+	PLATEN_LOG=error $(BUILT)/containers --folder $(BUILT)/../containers --seconds $(or $(SECONDS),10) $(and $(BUILD),--build) $(and $(WHERE_POSSIBLE),--where-possible)
 
 flood: ## Thousands of calls in flight, and all their pictures at once: what a worker takes (CALLS=2000)
 	@scripts/setup run

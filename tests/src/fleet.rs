@@ -164,6 +164,11 @@ impl Process {
     /// `SIGTERM`, and how it ended.
     pub async fn stop(&mut self) -> anyhow::Result<ExitStatus> {
         self.signal(Signal::SIGTERM)?;
+        self.wait().await
+    }
+
+    /// How it ended, once it has.
+    pub async fn wait(&mut self) -> anyhow::Result<ExitStatus> {
         let mut child = self.child.take().context("it does not run")?;
         Ok(child.wait().await?)
     }

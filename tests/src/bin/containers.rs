@@ -46,6 +46,9 @@ struct Words {
     /// Build the image out of the whole Dockerfile, compiler and all, instead of the program that lies here.
     #[arg(long)]
     build: bool,
+    /// Where Docker cannot start, say so and do nothing.
+    #[arg(long)]
+    where_possible: bool,
     /// Where Docker keeps its images for the next time.
     #[arg(long)]
     folder: std::path::PathBuf,
@@ -59,6 +62,10 @@ async fn main() -> ExitCode {
     let words = Words::parse();
     let engine = match Engine::start(&words.folder).await {
         Ok(engine) => engine,
+        Err(error) if words.where_possible => {
+            println!("NOT RUN, nothing is proven: {error:#}");
+            return ExitCode::SUCCESS;
+        }
         Err(error) => {
             println!("{error:#}");
             return ExitCode::FAILURE;
@@ -270,7 +277,10 @@ async fn curl(words: &[&str]) -> anyhow::Result<Vec<u8>> {
     Ok(ended.stdout)
 }
 
-/// What the image and its processes take. The limits are for a release; the program that lies here is larger.
+/// What both processes may take when idle, in KiB: a release, and the larger program that lies here.
+const RESIDENT: [u32; 2] = [60 * 1024, 80 * 1024];
+
+/// What the image and its processes take.
 async fn sizes(project: &Project<'_>, release: bool) -> anyhow::Result<Vec<String>> {
     let engine = project.engine;
     let mut violations = Vec::new();
@@ -308,7 +318,7 @@ async fn sizes(project: &Project<'_>, release: bool) -> anyhow::Result<Vec<Strin
         }
     }
     println!("both together: {:.1} MiB", f64::from(resident) / 1024.0);
-    if resident > 60 * 1024 {
+    if resident > RESIDENT[usize::from(!release)] {
         violations.push(format!("both together take {resident} KiB"));
     }
     Ok(violations)

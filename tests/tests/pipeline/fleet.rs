@@ -6,7 +6,7 @@ use nix::sys::signal::Signal;
 use redis::AsyncCommands;
 use secrecy::ExposeSecret;
 use serde_json::Value;
-use tests::fleet::Role;
+use tests::fleet::{Process, Role};
 use tests::pipeline::small_job;
 use tests::proxy::{Proxy, Weather};
 use tests::real::Real;
@@ -123,5 +123,41 @@ async fn connections_to_redis_that_are_half_open_for_ever_are_made_again() {
     let second = pipeline.submit(&small_job()).await;
     pipeline.ended(&second).await;
     drop((workers, forgotten));
+    pipeline.close().await;
+}
+
+/// Whoever asks for readiness learns it first; what is counted while stopping is told, and what runs ends.
+#[tokio::test]
+async fn a_process_that_is_asked_to_stop_says_so_first_and_ends_what_runs() {
+    let Real {
+        pipeline,
+        fake,
+        orders,
+        folders: _folders,
+    } = Real::start(2_000..=2_000).await;
+    let mut apis = orders.start(Role::Api, 1).await.unwrap();
+    let mut workers = orders.start(Role::Worker, 1).await.unwrap();
+    let id = pipeline.submit(&small_job()).await;
+    let called = async || (fake.journal().count() == 1).then_some(());
+    pipeline.until(Duration::from_secs(10), called).await;
+
+    let status = async |process: &Process, path: &str| {
+        let url = format!("http://{}{path}", process.metrics_address());
+        reqwest::get(url).await.unwrap().status().as_u16()
+    };
+    for process in apis.iter().chain(&workers) {
+        assert_eq!(status(process, "/readyz").await, 200, "{}", process.name);
+        process.signal(Signal::SIGTERM).unwrap();
+        let stopping = async || (status(process, "/readyz").await == 503).then_some(());
+        pipeline.until(Duration::from_secs(1), stopping).await;
+        assert_eq!(status(process, "/metrics").await, 200, "{}", process.name);
+        assert_eq!(status(process, "/livez").await, 200, "{}", process.name);
+    }
+    for process in apis.iter_mut().chain(&mut workers) {
+        let ended = process.wait().await.unwrap();
+        assert!(ended.success(), "{ended}; {}", process.last_words());
+    }
+    assert_eq!(pipeline.job(&id).await["state"], "succeeded");
+    assert_eq!(fake.journal().count(), 1, "calls");
     pipeline.close().await;
 }
