@@ -47,6 +47,9 @@ pub enum AdminWord {
     Redrive {
         #[command(flatten)]
         which: Which,
+        /// Only say which.
+        #[arg(long)]
+        dry_run: bool,
         #[command(flatten)]
         why: Why,
         #[command(flatten)]
@@ -56,6 +59,9 @@ pub enum AdminWord {
     Cancel {
         #[command(flatten)]
         which: Which,
+        /// Only say which.
+        #[arg(long)]
+        dry_run: bool,
         #[command(flatten)]
         why: Why,
         #[command(flatten)]
@@ -163,9 +169,6 @@ pub struct Which {
     /// At most so many, the newest.
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(i64).range(1..=1000))]
     limit: i64,
-    /// Only say which.
-    #[arg(long)]
-    dry_run: bool,
 }
 
 fn state(text: &str) -> Result<State, String> {
@@ -241,23 +244,33 @@ pub async fn run(config: &Config, word: AdminWord) -> anyhow::Result<()> {
                 );
             }
         }
-        AdminWord::Redrive { which, why, place } => {
+        AdminWord::Redrive {
+            which,
+            dry_run,
+            why,
+            place,
+        } => {
             let (data, act) = (place.data.as_deref(), why.act(&by)?);
             let jobs = which.find(config, data, &[State::Failed]).await?;
             let (bucket, catalog) = (bucket_of(config, data)?, config.catalog()?);
             let redrive = async |pool: &PgPool, job: &Job| {
                 Ok(operation::redrive(pool, &bucket, &catalog, act, job).await?)
             };
-            each(config, data, which.dry_run, &jobs, redrive).await?;
+            each(config, data, dry_run, &jobs, redrive).await?;
         }
-        AdminWord::Cancel { which, why, place } => {
+        AdminWord::Cancel {
+            which,
+            dry_run,
+            why,
+            place,
+        } => {
             let (data, act) = (place.data.as_deref(), why.act(&by)?);
             let jobs = which
                 .find(config, data, &[State::Queued, State::Running])
                 .await?;
             let cancel =
                 async |pool: &PgPool, job: &Job| Ok(operation::cancel(pool, act, job).await?);
-            each(config, data, which.dry_run, &jobs, cancel).await?;
+            each(config, data, dry_run, &jobs, cancel).await?;
         }
         AdminWord::Pause {
             model,

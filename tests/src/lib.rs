@@ -21,5 +21,7 @@ pub mod real;
 pub mod s3;
 pub mod scraped;
 pub mod servers;
+mod verdict;
 
 pub use pipeline::{Options, Pipeline};
+pub use verdict::verdict;

@@ -73,6 +73,17 @@ impl Default for Options {
     }
 }
 
+impl Options {
+    /// For long proofs: credits without end, and leases as in production.
+    pub fn in_earnest() -> Self {
+        Self {
+            credits: 100_000_000,
+            lease: Timing::default().lease,
+            ..Self::default()
+        }
+    }
+}
+
 /// What operators show.
 pub const OPERATOR_KEY: &str = "a key for operators, in tests only";
 

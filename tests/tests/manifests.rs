@@ -257,12 +257,47 @@ fn a_stop_waits_for_the_longest_call() {
     }
     let compose = yaml(&root().join("docker-compose.yml"));
     let killed_after = compose["services"]["worker"]["stop_grace_period"].as_str();
-    let killed_after = killed_after.and_then(|text| text.strip_suffix('s')?.parse().ok());
-    let killed_after = Duration::from_secs(killed_after.expect("seconds"));
-    assert!(
-        killed_after > grace,
-        "workers are killed before their grace is over"
-    );
+    let by_compose = killed_after.and_then(|text| text.strip_suffix('s'));
+    let by_kubernetes = read(&root().join("deploy/helm/templates/worker.yaml"));
+    let by_kubernetes = by_kubernetes
+        .lines()
+        .find_map(|line| line.trim().strip_prefix("terminationGracePeriodSeconds: "));
+    let render = yaml(&root().join("deploy/render.yaml"));
+    let by_render = list(&render["services"])
+        .find(|service| service["type"] == "worker")
+        .map(|worker| worker["maxShutdownDelaySeconds"].to_string());
+    for killed_after in [by_compose, by_kubernetes, by_render.as_deref()] {
+        let seconds = killed_after.and_then(|text| text.parse().ok());
+        let killed_after = Duration::from_secs(seconds.expect("seconds"));
+        assert!(
+            killed_after > grace,
+            "workers are killed before their grace is over"
+        );
+    }
+}
+
+/// A process refuses a `PLATEN_…` that it does not know.
+#[test]
+fn what_is_deployed_sets_known_variables() {
+    let mut named = 0;
+    for file in [
+        "deploy/render.yaml",
+        "deploy/helm/values.yaml",
+        "deploy/helm/templates/_helpers.tpl",
+        "deploy/helm/templates/worker.yaml",
+    ] {
+        for word in words(&read(&root().join(file))).filter(|word| word.starts_with("PLATEN_")) {
+            let known = config::VARIABLES.iter().any(|(known, _)| *known == word);
+            // What it is kept from.
+            let of_kubernetes = word == "PLATEN_API_PORT";
+            assert!(
+                known || of_kubernetes,
+                "{file}: Platen does not read {word}"
+            );
+            named += 1;
+        }
+    }
+    assert!(named > 5, "only {named} variables are named");
 }
 
 /// Every series the metrics of Platen are made of: a histogram has three kinds and none of its own name.

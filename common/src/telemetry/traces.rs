@@ -39,12 +39,6 @@ impl TraceParent {
     }
 }
 
-impl fmt::Display for TraceParent {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
 /// Not a `traceparent` of version `00`; whoever sent it is not a part of any trace.
 #[derive(Debug, thiserror::Error)]
 #[error("no traceparent")]

@@ -20,7 +20,7 @@ use serde_json::Value;
 use sqlx::PgPool;
 use tests::clients::{Accepted, Clients, Offered};
 use tests::compose::{Engine, Project, images};
-use tests::{models, once};
+use tests::{models, once, verdict};
 use tokio::process::Command;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -74,15 +74,7 @@ async fn main() -> ExitCode {
     let violations = proof(&engine, &words).await;
     engine.stop().await.unwrap();
     let violations = violations.unwrap_or_else(|error| vec![format!("{error:#}")]);
-    for violation in &violations {
-        println!("  VIOLATION {violation}");
-    }
-    println!("violations: {}", violations.len());
-    if violations.is_empty() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    }
+    verdict(&violations)
 }
 
 async fn proof(engine: &Engine, words: &Words) -> anyhow::Result<Vec<String>> {

@@ -14,7 +14,6 @@ use std::time::Duration;
 use clap::Parser;
 use cli::private::Tuning;
 use cli::processes::stop_signal;
-use common::config::Timing;
 use fakes::{Fault, Switches};
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -44,11 +43,7 @@ struct Words {
 async fn main() -> ExitCode {
     let Words { ask, seconds } = Words::parse();
     let (folder, servers, named) = TestServers::own(Tuning::Durable).await;
-    let options = Options {
-        credits: 100_000_000,
-        lease: Timing::default().lease,
-        ..Options::default()
-    };
+    let options = Options::in_earnest();
     let Real {
         pipeline,
         fake,

@@ -19,7 +19,6 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use clap::Parser;
 use cli::private::Tuning;
-use common::config::Timing;
 use fakes::Switches;
 use futures::stream;
 use redis::AsyncCommands;
@@ -88,11 +87,7 @@ async fn main() -> ExitCode {
         memory,
     } = Words::parse();
     let (_folder, servers, named) = TestServers::own(Tuning::Durable).await;
-    let options = Options {
-        credits: 100_000_000,
-        lease: Timing::default().lease,
-        ..Options::default()
-    };
+    let options = Options::in_earnest();
     let Real {
         pipeline,
         fake,

@@ -14,7 +14,6 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use cli::private::{Servers, Tuning};
-use common::config::Timing;
 use fakes::Fake;
 use serde_json::json;
 use tests::clients::{Accepted, Clients};
@@ -81,11 +80,9 @@ async fn main() -> ExitCode {
     let (_folder, servers, named) = TestServers::own(Tuning::Durable).await;
     let (redis, redis_url) = Proxy::before(servers.redis_url()).await.unwrap();
     let options = Options {
-        credits: 100_000_000,
         slots: 16,
-        lease: Timing::default().lease,
         redis: Some(redis_url),
-        ..Options::default()
+        ..Options::in_earnest()
     };
     let Real {
         pipeline,

@@ -14,12 +14,11 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use cli::private::Tuning;
-use common::config::Timing;
 use tests::clients::Clients;
 use tests::fleet::{Process, Role};
 use tests::real::Real;
 use tests::servers::TestServers;
-use tests::{Options, once};
+use tests::{Options, once, verdict};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -46,11 +45,7 @@ struct Words {
 async fn main() -> ExitCode {
     let Words { rounds, rate } = Words::parse();
     let (_folder, servers, named) = TestServers::own(Tuning::Durable).await;
-    let options = Options {
-        credits: 100_000_000,
-        lease: Timing::default().lease,
-        ..Options::default()
-    };
+    let options = Options::in_earnest();
     let Real {
         pipeline,
         fake,
@@ -101,15 +96,7 @@ async fn main() -> ExitCode {
         violations.push("the books do not close".to_owned());
     }
     servers.stop().await;
-    for violation in &violations {
-        println!("  VIOLATION {violation}");
-    }
-    println!("violations: {}", violations.len());
-    if violations.is_empty() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    }
+    verdict(&violations)
 }
 
 /// How a process ended.

@@ -14,7 +14,6 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use cli::private::Tuning;
-use common::config::Timing;
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 use sqlx::Connection;
@@ -23,7 +22,7 @@ use tests::fleet::{Process, Role};
 use tests::prometheus::{INTERVAL, Prometheus};
 use tests::real::Real;
 use tests::servers::TestServers;
-use tests::{Options, Pipeline};
+use tests::{Options, Pipeline, verdict};
 use tokio::task::JoinSet;
 
 const MODEL: &str = "gemini-nano-banana-2.1";
@@ -48,11 +47,7 @@ async fn main() -> ExitCode {
     let Words { jobs } = Words::parse();
     let trigger = trigger();
     let (folder, servers, named) = TestServers::own(Tuning::Durable).await;
-    let options = Options {
-        credits: 100_000_000,
-        lease: Timing::default().lease,
-        ..Options::default()
-    };
+    let options = Options::in_earnest();
     let Real {
         pipeline,
         fake,
@@ -154,15 +149,7 @@ async fn main() -> ExitCode {
     drop((apis, workers, prometheus));
     pipeline.close().await;
     servers.stop().await;
-    for violation in &violations {
-        println!("  VIOLATION {violation}");
-    }
-    println!("violations: {}", violations.len());
-    if violations.is_empty() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    }
+    verdict(&violations)
 }
 
 /// What a number of jobs takes of the servers: what `docs/scaling.md` reckons with.
