@@ -156,6 +156,12 @@ fn the_boards_have_room_for_every_panel_and_explain_it() {
 fn every_alert_is_explained_and_tested() {
     let folder = root().join("dashboards");
     let readme = read(&folder.join("README.md"));
+    let runbook = read(&root().join("docs/runbook.md"));
+    let index: Vec<&str> = runbook
+        .lines()
+        .filter(|line| line.starts_with("| Platen"))
+        .flat_map(words)
+        .collect();
     let rules = yaml(&folder.join("prometheus/rules.yml"));
     let tests = ["rules_test.yml", "rules_days_test.yml"]
         .map(|file| yaml(&folder.join("prometheus").join(file)));
@@ -179,6 +185,10 @@ fn every_alert_is_explained_and_tested() {
         assert!(
             readme.contains(&format!("| {alert} |")),
             "dashboards/README.md does not explain {alert}"
+        );
+        assert!(
+            index.contains(&alert),
+            "docs/runbook.md does not begin with {alert}"
         );
         let runbook = rule["annotations"]["runbook"].as_str().unwrap_or_default();
         assert!(is_a_section(runbook), "{alert}: there is no {runbook:?}");
