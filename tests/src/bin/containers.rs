@@ -399,7 +399,7 @@ async fn survived(project: &Project<'_>, offered: &Offered) -> anyhow::Result<Ve
         .map(|error| format!("a submit was lost: {error:#}"))
         .collect();
     let books = books(project).await?;
-    let mut again = 0;
+    let (mut again, mut whole) = (0, 0);
     for accepted in offered.iter().flatten() {
         let job: Option<(String, i32, i32)> =
             sqlx::query_as("SELECT state, n_delivered, n_requested FROM jobs WHERE id = $1")
@@ -408,13 +408,16 @@ async fn survived(project: &Project<'_>, offered: &Offered) -> anyhow::Result<Ve
                 .await?;
         match job {
             Some((state, delivered, requested))
-                if state == "succeeded" && delivered == requested => {}
+                if state == "succeeded" && delivered == requested =>
+            {
+                whole += 1;
+            }
             other => violations.push(format!("{} is {other:?}", accepted.job)),
         }
         again += usize::from(accepted.tries > 1);
     }
     println!(
-        "  {} submits were accepted, {again} of them not at once, and all delivered",
+        "  {} submits were accepted, {again} of them not at once, and {whole} delivered",
         offered.iter().flatten().count()
     );
     Ok(violations)
