@@ -109,10 +109,10 @@ chaos: ## Kill, freeze, cut and empty everything at random, under load, then che
 	cargo build --locked --workspace --bins
 	PLATEN_LOG=error $(BUILT)/chaos --kills $(or $(KILLS),200) $(and $(SEED),--seed $(SEED)) $(and $(SECONDS),--seconds $(SECONDS)) $(and $(LEASE),--lease $(LEASE))
 
-verify-bench: ## How long `platen verify` takes on a history of a million jobs (ROWS=1000000)
+verify-bench: ## How long `platen verify` and a scrape take on a history of a million jobs (ROWS=1000000 ROUNDS=2)
 	@scripts/setup run
 	cargo build --locked --workspace --bins
-	PLATEN_LOG=warn $(BUILT)/verify-million --rows $(or $(ROWS),1000000)
+	PLATEN_LOG=warn $(BUILT)/verify-million --rows $(or $(ROWS),1000000) --rounds $(or $(ROUNDS),2)
 
 model: ## Check the protocol's model, and that every protection is needed (FULL=1)
 	@scripts/model
