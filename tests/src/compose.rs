@@ -1,6 +1,7 @@
 //! Docker, of this test's own: an engine that nobody else uses, the stand-ins for images that cannot be pulled, our image,
 //! and the services of the shipped `docker-compose.yml`. Needs root, and what `scripts/setup containers` installs.
 
+use std::ffi::OsStr;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -13,7 +14,8 @@ use nix::unistd::Pid;
 use serde_json::Value;
 use tokio::process::{Child, Command};
 
-use crate::processes;
+use crate::fleet::last_lines;
+use crate::{processes, root};
 
 /// How long a container may take until it is well.
 const WELL: Duration = Duration::from_mins(1);
@@ -57,10 +59,9 @@ impl Engine {
             }
             if engine.daemon.try_wait()?.is_some() || asked.elapsed() > WELL {
                 let log = std::fs::read_to_string(folder.join("log"))?;
-                let last: Vec<&str> = log.lines().rev().take(5).collect();
                 bail!(
-                    "Docker does not start here; it needs root, and a kernel that lets it:\n{}",
-                    last.join("\n")
+                    "Docker does not start here; it needs root, and a kernel that lets it:\n  {}",
+                    last_lines(&log)
                 );
             }
             tokio::time::sleep(LOOK).await;
@@ -77,20 +78,20 @@ impl Engine {
 
     /// What `docker …` printed.
     pub async fn docker(&self, words: &[&str]) -> anyhow::Result<String> {
-        output(self.told(on_path("docker").args(words))).await
+        self.run("docker", words).await
     }
 
     /// A program that talks to Docker.
-    pub async fn run(&self, program: &Path, words: &[&str]) -> anyhow::Result<String> {
-        output(self.told(Command::new(program).args(words))).await
+    pub async fn run(&self, program: impl AsRef<OsStr>, words: &[&str]) -> anyhow::Result<String> {
+        output(self.command(program).args(words)).await
     }
 
-    fn told<'a>(&self, command: &'a mut Command) -> &'a mut Command {
+    fn command(&self, program: impl AsRef<OsStr>) -> Command {
+        let mut command = on_path(program);
         command
             .env("DOCKER_HOST", format!("unix://{}", self.socket.display()))
-            .env("DOCKER_BUILDKIT", "1")
-            // Debian's own client before one that lacks its plugins.
-            .env("PATH", format!("/usr/bin:{}", path()))
+            .env("DOCKER_BUILDKIT", "1");
+        command
     }
 
     /// This machine, as containers reach it.
@@ -216,14 +217,13 @@ impl<'a> Project<'a> {
 
     /// `docker compose …`
     pub async fn compose(&self, words: &[&str]) -> anyhow::Result<String> {
-        let root = root();
-        let mut command = Command::new(root.join(".venv/bin/docker-compose"));
-        command.current_dir(&root);
+        let mut command = self.engine.command(root(".venv/bin/docker-compose"));
+        command.current_dir(root(""));
         for file in ["docker-compose.yml", "tests/containers/vendor.yml"] {
             command.arg("--file").arg(file);
         }
         command.arg("--env-file").arg(&self.environment).args(words);
-        output(self.engine.told(&mut command)).await
+        output(&mut command).await
     }
 
     /// Starts, with so many workers, and waits until all is well.
@@ -260,18 +260,17 @@ impl<'a> Project<'a> {
 /// Stand-ins, and an image of ours: out of the whole `Dockerfile`, or quickly, of its second stage and the program that
 /// lies here already.
 pub async fn images(engine: &Engine, whole: bool) -> anyhow::Result<()> {
-    let root = root();
-    let stand_ins = root.join("tests/containers/stand-ins");
+    let (root, stand_ins) = (root(""), root("tests/containers/stand-ins"));
+    let context = root.to_string_lossy();
     if whole {
         engine.run(&stand_ins, &["build"]).await?;
-        let context = root.to_string_lossy();
         let words = ["build", "--network", "host", "--tag", "platen", &*context];
         engine.docker(&words).await?;
         return Ok(());
     }
     engine.run(&stand_ins, &[]).await?;
     let folder = tempfile::tempdir()?;
-    let (context, own) = (root.to_string_lossy(), folder.path().to_string_lossy());
+    let own = folder.path().to_string_lossy();
     let runtime = [
         "build",
         "--target",
@@ -295,24 +294,11 @@ pub async fn images(engine: &Engine, whole: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
-}
-
-/// Servers lie where only root looks.
-fn path() -> String {
+/// Looked for where servers lie, which only root does, and Debian's own client before one that lacks its plugins.
+fn on_path(program: impl AsRef<OsStr>) -> Command {
     let path = std::env::var("PATH").unwrap_or_default();
-    format!("{path}:/usr/sbin:/sbin")
-}
-
-fn on_path(program: &str) -> Command {
-    let folders = format!("/usr/bin:{}", path());
-    let found = folders
-        .split(':')
-        .map(|folder| Path::new(folder).join(program))
-        .find(|path| path.is_file());
-    let mut command = Command::new(found.unwrap_or_else(|| PathBuf::from(program)));
-    command.env("PATH", folders);
+    let mut command = Command::new(program);
+    command.env("PATH", format!("/usr/bin:{path}:/usr/sbin:/sbin"));
     command
 }
 
@@ -321,9 +307,7 @@ async fn output(command: &mut Command) -> anyhow::Result<String> {
     let ended = command.stdin(Stdio::null()).output().await?;
     if !ended.status.success() {
         let said = String::from_utf8_lossy(&ended.stderr);
-        let last: Vec<&str> = said.lines().rev().take(12).collect();
-        let last: Vec<&str> = last.into_iter().rev().collect();
-        bail!("{:?} failed:\n{}", command.as_std(), last.join("\n"));
+        bail!("{:?} failed:\n  {}", command.as_std(), last_lines(&said));
     }
     Ok(String::from_utf8(ended.stdout)?)
 }

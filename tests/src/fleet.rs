@@ -5,7 +5,7 @@
 
 use std::fs::OpenOptions;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
@@ -181,7 +181,13 @@ impl Process {
 
     /// The last lines of its log, for an error that a person will read.
     pub fn last_words(&self) -> String {
-        last_lines(&self.log())
+        let log = self.log();
+        let text = std::fs::read_to_string(&log).unwrap_or_default();
+        format!(
+            "the last lines of {}:\n  {}",
+            log.display(),
+            last_lines(&text)
+        )
     }
 }
 
@@ -194,9 +200,8 @@ impl Role {
     }
 }
 
-fn last_lines(log: &Path) -> String {
-    let text = std::fs::read_to_string(log).unwrap_or_default();
+/// The end of what somebody wrote, for an error that a person will read.
+pub fn last_lines(text: &str) -> String {
     let lines: Vec<&str> = text.lines().collect();
-    let last = lines[lines.len().saturating_sub(12)..].join("\n  ");
-    format!("the last lines of {}:\n  {last}", log.display())
+    lines[lines.len().saturating_sub(12)..].join("\n  ")
 }

@@ -177,7 +177,7 @@ async fn whole(body: Incoming) -> io::Result<Bytes> {
 
 /// It comes in a package for Python, and is put into the tests' environment with the others.
 fn program() -> PathBuf {
-    let lib = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.venv/lib");
+    let lib = crate::root(".venv/lib");
     let found = std::fs::read_dir(lib).unwrap().find_map(|python| {
         let package = python
             .unwrap()
@@ -196,7 +196,7 @@ fn program() -> PathBuf {
 
 /// Asks Google's own library: `key` makes a service account in `file`; see `tests/python/gcs_oracle.py`.
 pub fn oracle(word: &str, file: &Path, input: &str) -> Output {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let root = crate::root("");
     let mut python = std::process::Command::new(root.join(".venv/bin/python"))
         .arg(root.join("tests/python/gcs_oracle.py"))
         .args([word])

@@ -25,3 +25,8 @@ mod verdict;
 
 pub use pipeline::{Options, Pipeline};
 pub use verdict::verdict;
+
+/// A path from the root of the repository.
+pub fn root(path: &str) -> std::path::PathBuf {
+    std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).join(path)
+}

@@ -1,13 +1,11 @@
 //! Catalogues for tests: the shipped files in a folder of their own, with a line changed or a file added.
 
-use std::path::Path;
-
 use tempfile::TempDir;
 
 /// A copy of the shipped files.
 pub fn shipped() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
-    let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models");
+    let models = crate::root("models");
     for file in std::fs::read_dir(models).unwrap() {
         let path = file.unwrap().path();
         std::fs::copy(&path, folder.path().join(path.file_name().unwrap())).unwrap();

@@ -11,9 +11,7 @@ use crate::clients::{Accepted, Offered};
 
 /// Prints what was counted, and says what is wrong. All jobs must have ended, and none may have been left by a worker.
 pub async fn judge(reader: &PgPool, journal: &Journal, offered: &Offered) -> Vec<String> {
-    let mut violations = Vec::new();
-    let lost = offered.iter().filter_map(|offered| offered.as_ref().err());
-    violations.extend(lost.map(|error| format!("a submit was lost: {error:#}")));
+    let mut violations = lost(offered);
     let accepted: Vec<&Accepted> = offered.iter().flatten().collect();
     let again = accepted
         .iter()
@@ -66,4 +64,11 @@ pub async fn judge(reader: &PgPool, journal: &Journal, offered: &Offered) -> Vec
         }
     }
     violations
+}
+
+/// The submits that were not accepted, a line each.
+pub fn lost(offered: &Offered) -> Vec<String> {
+    let lost = offered.iter().filter_map(|offered| offered.as_ref().err());
+    lost.map(|error| format!("a submit was lost: {error:#}"))
+        .collect()
 }

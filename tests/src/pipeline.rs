@@ -346,10 +346,7 @@ impl Pipeline {
 
     /// How many jobs have not ended.
     pub async fn open_jobs(&self) -> i64 {
-        sqlx::query_scalar("SELECT count(*) FROM jobs WHERE finished_at IS NULL")
-            .fetch_one(&self.reader)
-            .await
-            .unwrap()
+        open_jobs(&self.reader).await.unwrap()
     }
 
     /// Waits until every job has ended. `false`: some are open after that time.
@@ -376,6 +373,13 @@ impl Pipeline {
         self.servers.drop_database(&self.database).await;
         self.closed = true;
     }
+}
+
+/// How many jobs have not ended.
+pub async fn open_jobs(rows: &PgPool) -> sqlx::Result<i64> {
+    sqlx::query_scalar("SELECT count(*) FROM jobs WHERE finished_at IS NULL")
+        .fetch_one(rows)
+        .await
 }
 
 impl Drop for Pipeline {

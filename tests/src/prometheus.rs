@@ -11,9 +11,22 @@ use serde_json::{Value, json};
 use tokio::process::{Child, Command};
 
 use crate::fleet::Process;
+use crate::root;
 
 /// How often somebody is asked, and rules are evaluated, as shipped.
-pub const INTERVAL: Duration = Duration::from_secs(5);
+pub fn shipped_interval() -> anyhow::Result<Duration> {
+    let shipped = std::fs::read_to_string(root("dashboards/prometheus/prometheus.yml"))?;
+    let shipped: Value = serde_saphyr::from_str(&shipped)?;
+    let interval = &shipped["global"]["scrape_interval"];
+    ensure!(
+        *interval == shipped["global"]["evaluation_interval"],
+        "two intervals"
+    );
+    let seconds = interval
+        .as_str()
+        .and_then(|interval| interval.strip_suffix('s'));
+    Ok(Duration::from_secs(seconds.context("seconds")?.parse()?))
+}
 
 /// Dropping it kills it.
 pub struct Prometheus {
@@ -30,7 +43,6 @@ impl Prometheus {
         apis: &[Process],
         workers: &[Process],
     ) -> anyhow::Result<Self> {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
         let targets = |processes: &[Process]| {
             let addresses = processes
                 .iter()
@@ -42,7 +54,7 @@ impl Prometheus {
         // YAML takes JSON.
         let config = json!({
             "global": {"scrape_interval": interval, "evaluation_interval": interval},
-            "rule_files": [root.join("dashboards/prometheus/rules.yml")],
+            "rule_files": [root("dashboards/prometheus/rules.yml").canonicalize()?],
             "scrape_configs": [
                 {"job_name": "platen", "static_configs": [{"targets": all}]},
                 {"job_name": "platen-billing", "metrics_path": "/metrics/billing", "static_configs": [{"targets": targets(apis)}]},

@@ -3,6 +3,7 @@
 
 use std::ops::RangeInclusive;
 
+use cli::private::{Servers, Tuning};
 use fakes::{Fake, Latency, Switches};
 use tempfile::TempDir;
 
@@ -27,6 +28,13 @@ impl Real {
     /// Pictures take so many milliseconds.
     pub async fn start(latency: RangeInclusive<u64>) -> Self {
         Self::start_on(TestServers::get().await, Options::default(), latency).await
+    }
+
+    /// On servers that nobody else uses, in earnest: for long proofs. The folder and the servers are the caller's to end.
+    pub async fn own(latency: RangeInclusive<u64>) -> (TempDir, Servers, Self) {
+        let (folder, servers, named) = TestServers::own(Tuning::Durable).await;
+        let real = Self::start_on(named, Options::in_earnest(), latency).await;
+        (folder, servers, real)
     }
 
     /// On servers of the caller's own. No worker runs in this process.

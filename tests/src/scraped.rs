@@ -1,10 +1,12 @@
 //! Whether what an api tells on `/metrics/billing` is what rows and ledger tell. Nothing may be under way.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::net::SocketAddr;
 
-use fakes::Journal;
+use common::id::CallId;
+use fakes::{Call, Journal};
 use sqlx::PgPool;
+use uuid::Uuid;
 
 /// Where they differ, a line each; empty when all is well.
 pub async fn differences(rows: &PgPool, api: SocketAddr) -> anyhow::Result<Vec<String>> {
@@ -68,18 +70,23 @@ pub async fn differences(rows: &PgPool, api: SocketAddr) -> anyhow::Result<Vec<S
 
 /// Requests for pictures, as the provider counts them, that have no row in the journal of calls; empty when all is well.
 pub async fn unrecorded(rows: &PgPool, journal: &Journal) -> anyhow::Result<Vec<String>> {
-    let known: Vec<uuid::Uuid> = sqlx::query_scalar("SELECT id FROM calls")
+    let known: Vec<Uuid> = sqlx::query_scalar("SELECT id FROM calls")
         .fetch_all(rows)
         .await?;
+    let known: HashSet<Uuid> = known.into_iter().collect();
     let requests = journal.calls();
     let requests = requests.iter().filter(|request| request.creates);
-    let labels = requests.map(|request| request.labels.get("call").cloned().unwrap_or_default());
-    Ok(labels
-        .filter(|label| {
-            let id = label.parse::<common::id::CallId>();
-            id.map_or(true, |id| !known.contains(&id.0))
-        })
+    let unknown =
+        requests.filter(|request| !labelled(request).is_some_and(|call| known.contains(&call)));
+    Ok(unknown
+        .map(|request| format!("request {}: {:?}", request.number, request.labels))
         .collect())
+}
+
+/// The call that a request was made for, as its label tells.
+pub fn labelled(request: &Call) -> Option<Uuid> {
+    let label = request.labels.get("call")?;
+    label.parse::<CallId>().map(|id| id.0).ok()
 }
 
 /// Series by series, out of the rows.

@@ -26,6 +26,9 @@ pub(super) use otlp::layer;
 /// What all spans of this file are marked with: they are for traces, and in no line of the log.
 pub(super) const TARGET: &str = "trace";
 
+/// The variable that says where spans are sent.
+const ENDPOINT: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
+
 /// The header that carries it.
 pub const HEADER: &str = "traceparent";
 
@@ -101,7 +104,8 @@ pub fn attempt(job: JobId, fence: i32, model: &str, parent: Option<&TraceParent>
 }
 
 /// One call of a model. Its parent is whatever span it is made in.
-pub fn call(dialect: Dialect, lane: &Lane, model: &str, call: CallId) -> Span {
+pub fn call(dialect: Dialect, lane: &Lane, call: CallId) -> Span {
+    let model = lane.model.as_str();
     tracing::debug_span!(
         target: TARGET,
         "call",
@@ -158,11 +162,16 @@ fn continued(span: Span, parent: Option<&TraceParent>) -> Span {
     span
 }
 
+/// Whether somebody says where spans are to be sent.
+fn is_wanted() -> bool {
+    std::env::var_os(ENDPOINT).is_some_and(|endpoint| !endpoint.is_empty())
+}
+
 /// A line for people before logging has begun.
 fn say(what: impl fmt::Display) {
     use std::io::Write;
     // Who has closed standard error does not want to know.
-    let _unheard = writeln!(std::io::stderr(), "OTEL_EXPORTER_OTLP_ENDPOINT: {what}");
+    let _unheard = writeln!(std::io::stderr(), "{ENDPOINT}: {what}");
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ use tests::chaos::plan::Plan;
 use tests::chaos::recovery::{Recovery, Summary};
 use tests::chaos::stage::Stage;
 use tests::chaos::strikes;
+use tests::pipeline::open_jobs;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -165,7 +166,7 @@ async fn tell(stage: Arc<Stage>, memory: Arc<Memory>, began: Instant, stop: Canc
     let mut ticks = tokio::time::interval(TELL_EVERY);
     ticks.tick().await;
     while stop.run_until_cancelled(ticks.tick()).await.is_some() {
-        let open = open_jobs(&stage).await;
+        let open = open_jobs(&stage.owner).await;
         println!(
             "{:>5.0} s  {:>4} faults  {:>5} jobs accepted, {} open  {} violations",
             began.elapsed().as_secs_f64(),
@@ -177,19 +178,13 @@ async fn tell(stage: Arc<Stage>, memory: Arc<Memory>, began: Instant, stop: Canc
     }
 }
 
-async fn open_jobs(stage: &Stage) -> sqlx::Result<i64> {
-    sqlx::query_scalar("SELECT count(*) FROM jobs WHERE finished_at IS NULL")
-        .fetch_one(&stage.owner)
-        .await
-}
-
 /// Waits until no job is open. When none ends for long, those that are open stand still, and that is a violation.
 async fn quiet(stage: &Stage, lease: Duration) -> anyhow::Result<()> {
     let (leases, besides) = STANDSTILL;
     let patience = lease * leases + besides;
     let (mut least, mut since) = (i64::MAX, Instant::now());
     loop {
-        let open = open_jobs(stage).await?;
+        let open = open_jobs(&stage.owner).await?;
         if open == 0 {
             return Ok(());
         }

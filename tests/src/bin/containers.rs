@@ -20,6 +20,7 @@ use serde_json::Value;
 use sqlx::PgPool;
 use tests::clients::{Accepted, Clients, Offered};
 use tests::compose::{Engine, Project, images};
+use tests::pipeline::open_jobs;
 use tests::{models, once, verdict};
 use tokio::process::Command;
 use tokio::task::JoinSet;
@@ -153,8 +154,7 @@ async fn day(project: &Project<'_>, fake: &Fake, words: &Words) -> anyhow::Resul
     })
     .await?;
     offered.push(Ok(by_curl));
-    drain(project).await?;
-    let books = books(project).await?;
+    let books = drained(project).await?;
     let judged = once::judge(&books, &fake.journal(), &offered).await;
     violations.extend(judged);
 
@@ -172,8 +172,8 @@ async fn day(project: &Project<'_>, fake: &Fake, words: &Words) -> anyhow::Resul
         Ok(())
     })
     .await?;
-    drain(project).await?;
-    violations.extend(survived(project, &offered).await?);
+    let books = drained(project).await?;
+    violations.extend(survived(&books, &offered).await?);
     println!(
         "  platen verify: {}",
         project.platen(&["verify", "--deep"]).await?
@@ -358,30 +358,22 @@ async fn start_up(engine: &Engine, container: &str) -> anyhow::Result<Duration> 
     }
 }
 
-/// The database, from outside, with the owner's eyes.
-async fn books(project: &Project<'_>) -> anyhow::Result<PgPool> {
+/// The database, from outside, with the owner's eyes, once no job is open.
+async fn drained(project: &Project<'_>) -> anyhow::Result<PgPool> {
     let postgres = project.only("postgres").await?;
     let address = project.engine.address(&postgres).await?;
     let password = &project.owner_password;
     let url = format!("postgres://platen_admin:{password}@{address}/platen");
-    Ok(PgPool::connect(&url).await?)
-}
-
-/// Until no job is open.
-async fn drain(project: &Project<'_>) -> anyhow::Result<()> {
-    let books = books(project).await?;
+    let books = PgPool::connect(&url).await?;
     let began = Instant::now();
     loop {
-        let open: i64 =
-            sqlx::query_scalar("SELECT count(*) FROM jobs WHERE state IN ('queued', 'running')")
-                .fetch_one(&books)
-                .await?;
+        let open = open_jobs(&books).await?;
         if open == 0 {
             println!(
                 "  no job is open {:.1} s after the last submit",
                 began.elapsed().as_secs_f64()
             );
-            return Ok(());
+            return Ok(books);
         }
         ensure!(
             began.elapsed() < DRAIN,
@@ -392,19 +384,14 @@ async fn drain(project: &Project<'_>) -> anyhow::Result<()> {
 }
 
 /// After kills: every submit is a job, and every job was delivered. Calls of a killed worker may have been made again.
-async fn survived(project: &Project<'_>, offered: &Offered) -> anyhow::Result<Vec<String>> {
-    let mut violations: Vec<String> = offered
-        .iter()
-        .filter_map(|offered| offered.as_ref().err())
-        .map(|error| format!("a submit was lost: {error:#}"))
-        .collect();
-    let books = books(project).await?;
+async fn survived(books: &PgPool, offered: &Offered) -> anyhow::Result<Vec<String>> {
+    let mut violations = once::lost(offered);
     let (mut again, mut whole) = (0, 0);
     for accepted in offered.iter().flatten() {
         let job: Option<(String, i32, i32)> =
             sqlx::query_as("SELECT state, n_delivered, n_requested FROM jobs WHERE id = $1")
                 .bind(accepted.job.0)
-                .fetch_optional(&books)
+                .fetch_optional(books)
                 .await?;
         match job {
             Some((state, delivered, requested))

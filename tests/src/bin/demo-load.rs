@@ -7,23 +7,21 @@
 #![expect(clippy::print_stdout, reason = "prints what it found")]
 #![expect(clippy::unwrap_used, reason = "a harness fails loudly")]
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
-use cli::private::Tuning;
 use cli::processes::stop_signal;
 use fakes::{Fault, Switches};
 use reqwest::Method;
 use serde_json::{Value, json};
-use tests::Options;
 use tests::clients::Clients;
 use tests::fleet::{Process, Role};
 use tests::pipeline::OPERATOR_KEY;
 use tests::prometheus::Prometheus;
 use tests::real::Real;
-use tests::servers::TestServers;
+use tests::root;
 
 const MODEL: &str = "gemini-nano-banana-2.1";
 /// Its provider does not let us: its lane closes.
@@ -42,14 +40,13 @@ struct Words {
 #[tokio::main]
 async fn main() -> ExitCode {
     let Words { ask, seconds } = Words::parse();
-    let (folder, servers, named) = TestServers::own(Tuning::Durable).await;
-    let options = Options::in_earnest();
+    let (folder, servers, real) = Real::own(200..=800).await;
     let Real {
         pipeline,
         fake,
         orders,
         folders: _folders,
-    } = Real::start_on(named, options, 200..=800).await;
+    } = real;
     fake.faults().set(Switches {
         rate: 0.1,
         among: vec![
@@ -173,12 +170,8 @@ async fn ask_all(prometheus: &Prometheus) -> usize {
     empty + broken + wrong.len() + nothing_asked
 }
 
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
-}
-
 fn boards() -> Vec<PathBuf> {
-    let folder = std::fs::read_dir(root().join("dashboards/grafana/boards")).unwrap();
+    let folder = std::fs::read_dir(root("dashboards/grafana/boards")).unwrap();
     let mut boards: Vec<PathBuf> = folder.map(|file| file.unwrap().path()).collect();
     boards.sort();
     boards

@@ -13,12 +13,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use cli::private::Tuning;
 use tests::clients::Clients;
 use tests::fleet::{Process, Role};
 use tests::real::Real;
-use tests::servers::TestServers;
-use tests::{Options, once, verdict};
+use tests::{once, verdict};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -44,14 +42,13 @@ struct Words {
 #[tokio::main]
 async fn main() -> ExitCode {
     let Words { rounds, rate } = Words::parse();
-    let (_folder, servers, named) = TestServers::own(Tuning::Durable).await;
-    let options = Options::in_earnest();
+    let (_folder, servers, real) = Real::own(LATENCY).await;
     let Real {
         pipeline,
         fake,
         orders,
         folders: _folders,
-    } = Real::start_on(named, options, LATENCY).await;
+    } = real;
     let mut apis = orders.start(Role::Api, APIS).await.unwrap();
     let mut workers = orders.start(Role::Worker, WORKERS).await.unwrap();
 

@@ -7,22 +7,19 @@
 #![expect(clippy::print_stdout, reason = "prints what it measured")]
 #![expect(clippy::unwrap_used, reason = "a harness fails loudly")]
 
-use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use cli::private::Tuning;
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 use sqlx::Connection;
 use tests::clients::Clients;
 use tests::fleet::{Process, Role};
-use tests::prometheus::{INTERVAL, Prometheus};
+use tests::prometheus::{Prometheus, shipped_interval};
 use tests::real::Real;
-use tests::servers::TestServers;
-use tests::{Options, Pipeline, verdict};
+use tests::{Pipeline, root, verdict};
 use tokio::task::JoinSet;
 
 const MODEL: &str = "gemini-nano-banana-2.1";
@@ -46,25 +43,25 @@ struct Words {
 async fn main() -> ExitCode {
     let Words { jobs } = Words::parse();
     let trigger = trigger();
-    let (folder, servers, named) = TestServers::own(Tuning::Durable).await;
-    let options = Options::in_earnest();
+    let (folder, servers, real) = Real::own(1_000..=2_000).await;
     let Real {
         pipeline,
         fake,
         orders,
         folders: _folders,
-    } = Real::start_on(named, options, 1_000..=2_000).await;
+    } = real;
     let apis = orders.start(Role::Api, 1).await.unwrap();
     let mut workers: Vec<Process> = (1..=MOST)
         .map(|number| Process::new(Role::Worker, number, &orders).unwrap())
         .collect();
     workers[0].start().unwrap();
     workers[0].ready().await.unwrap();
-    let prometheus = Prometheus::start(folder.path(), INTERVAL, &apis, &workers)
+    let interval = shipped_interval().unwrap();
+    let prometheus = Prometheus::start(folder.path(), interval, &apis, &workers)
         .await
         .unwrap();
     // Until it knows the idle service.
-    tokio::time::sleep(INTERVAL * 3).await;
+    tokio::time::sleep(interval * 3).await;
     let idle = trigger.wanted(&prometheus).await;
     println!("idle: {idle} workers wanted");
 
@@ -254,7 +251,7 @@ impl Trigger {
 
 /// Read off the chart's values and its `ScaledObject`.
 fn trigger() -> Trigger {
-    let chart = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/helm");
+    let chart = root("deploy/helm");
     let object = std::fs::read_to_string(chart.join("templates/worker.yaml")).unwrap();
     assert!(
         object.contains("metricType: AverageValue"),

@@ -21,7 +21,7 @@ use super::clients::Memory;
 use super::diary::{Diary, Event, Whom};
 use super::recovery::Recovery;
 use super::stage::Stage;
-use crate::scraped;
+use crate::scraped::{self, labelled};
 
 /// How long it may take from a provider's answer until the picture is kept, and clocks may differ.
 const SLACK: Duration = Duration::from_secs(5);
@@ -402,11 +402,6 @@ fn wish_of(create: &Call) -> Option<String> {
     let (_, rest) = body.split_once("wish-")?;
     let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
     Some(format!("wish-{digits}"))
-}
-
-fn labelled(create: &Call) -> Option<Uuid> {
-    let label = create.labels.get("call")?;
-    label.parse::<common::id::CallId>().map(|id| id.0).ok()
 }
 
 /// Objects that no row names.

@@ -1,6 +1,5 @@
 //! `docs/runbook.md`, followed: every query and every command in it is run on a service that has had some trouble.
 
-use std::path::Path;
 use std::time::Duration;
 
 use common::id::JobId;
@@ -34,7 +33,7 @@ async fn every_command_of_the_runbook_works() {
     }
     let job = last.unwrap();
 
-    let runbook = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/runbook.md");
+    let runbook = tests::root("docs/runbook.md");
     let found = commands(&std::fs::read_to_string(runbook).unwrap());
     assert!(found.len() > 30, "only {} commands", found.len());
     let tenant = pipeline.tenant.to_string();

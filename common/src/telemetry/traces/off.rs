@@ -9,8 +9,7 @@ use super::TraceParent;
 pub struct Exporting;
 
 pub(in crate::telemetry) fn layer() -> Option<(Identity, Exporting)> {
-    if std::env::var_os("OTEL_EXPORTER_OTLP_ENDPOINT").is_some_and(|endpoint| !endpoint.is_empty())
-    {
+    if super::is_wanted() {
         super::say("traces are not sent: this program was built without the feature `otel`");
     }
     None

@@ -1,6 +1,7 @@
 //! Spans go to a collector by OTLP over HTTP (opentelemetry.io/docs/specs/otlp). `OTEL_…` variables are read by the
 //! SDK itself: endpoint, headers, sampler, resource, batches.
 
+use std::error::Error;
 use std::fmt;
 use std::pin::Pin;
 use std::time::Duration;
@@ -32,16 +33,10 @@ pub struct Exporting {
 
 /// Records spans and sends them; `None` where nobody says whereto. Needs a runtime.
 pub(in crate::telemetry) fn layer() -> Option<(OpenTelemetryLayer<Registry, Tracer>, Exporting)> {
-    std::env::var_os("OTEL_EXPORTER_OTLP_ENDPOINT").filter(|endpoint| !endpoint.is_empty())?;
-    let client = Client {
-        http: reqwest::Client::builder().timeout(PATIENCE).build().ok()?,
-        runtime: Handle::try_current().ok()?,
-    };
-    let exporter = SpanExporter::builder()
-        .with_http()
-        .with_http_client(client)
-        .build();
-    let exporter = match exporter {
+    if !super::is_wanted() {
+        return None;
+    }
+    let exporter = match exporter() {
         Ok(exporter) => exporter,
         Err(error) => {
             super::say(format_args!("no traces are sent: {error}"));
@@ -71,6 +66,15 @@ pub(in crate::telemetry) fn layer() -> Option<(OpenTelemetryLayer<Registry, Trac
             provider: Some(provider),
         },
     ))
+}
+
+fn exporter() -> Result<SpanExporter, Box<dyn Error>> {
+    let client = Client {
+        http: reqwest::Client::builder().timeout(PATIENCE).build()?,
+        runtime: Handle::try_current()?,
+    };
+    let exporter = SpanExporter::builder().with_http();
+    Ok(exporter.with_http_client(client).build()?)
 }
 
 impl Drop for Exporting {

@@ -348,7 +348,7 @@ impl Attempt<'_> {
             .catalog
             .dialect(call.lane)
             .map_or_else(Span::none, |dialect| {
-                traces::call(dialect, call.lane, &call.lane.model, call.id)
+                traces::call(dialect, call.lane, call.id)
             });
         let reply = timeout(time, call.provider.submit(request))
             .instrument(span.clone())
