@@ -1,7 +1,7 @@
 //! A picture somebody sent, written anew for models to work from: upright, in sRGB, small enough for any of them, and nothing
 //! but pixels. Where it was taken, by what and when is not in it any more.
 
-use common::generation::image::{Chroma, Encoding, Format, MAX_INPUT_BYTES, Pixels};
+use common::generation::image::{Chroma, Encoding, Format, Pixels};
 
 use super::decode::Original;
 use super::fit::Plan;
@@ -10,10 +10,10 @@ use super::{ImagingError, Rendition, drawn, encode};
 
 /// Longest side, in pixels. No model looks at more.
 const SIDE: u32 = 4096;
-/// Of 100, where it is not kept to the pixel.
-const QUALITY: u8 = 95;
+/// Qualities, of 100, that a picture is written with when it is not kept to the pixel: the first that is small enough.
+const QUALITIES: [(u8, Chroma); 2] = [(95, Chroma::Full), (85, Chroma::Quarter)];
 
-pub(super) fn clean(file: &[u8]) -> Result<Rendition, ImagingError> {
+pub(super) fn clean(file: &[u8], most: usize) -> Result<Rendition, ImagingError> {
     let original = Original::open(file)?;
     let (from, orientation) = (original.format, original.orientation);
     let plan = Plan::inside(original.width, original.height, SIDE);
@@ -21,7 +21,7 @@ pub(super) fn clean(file: &[u8]) -> Result<Rendition, ImagingError> {
     loop {
         for (format, encoding) in ways(from, pixels.color().has_alpha()) {
             let bytes = encode::encode(&pixels, format, encoding)?;
-            if bytes.len() <= MAX_INPUT_BYTES {
+            if bytes.len() <= most {
                 return Ok(Rendition {
                     bytes: bytes.into(),
                     pixels: Pixels {
@@ -39,18 +39,19 @@ pub(super) fn clean(file: &[u8]) -> Result<Rendition, ImagingError> {
     }
 }
 
-/// How it may be written, best first: a PNG to the pixel while it is light enough, else what keeps all that is to be seen.
+/// How it may be written, best first: a PNG to the pixel, else what keeps all that is to be seen.
 fn ways(from: Format, has_alpha: bool) -> impl Iterator<Item = (Format, Encoding)> {
-    let seen = if has_alpha {
+    let format = if has_alpha {
         Format::Webp
     } else {
         Format::Jpeg
     };
-    let encoding = Encoding {
-        quality: Some(QUALITY),
-        chroma: Chroma::Full,
+    let seen = QUALITIES.map(|(quality, chroma)| Encoding {
+        quality: Some(quality),
+        chroma,
         ..Encoding::default()
-    };
+    });
     let to_the_pixel = (from == Format::Png).then_some((Format::Png, Encoding::default()));
-    to_the_pixel.into_iter().chain([(seen, encoding)])
+    let seen = seen.into_iter().map(move |encoding| (format, encoding));
+    to_the_pixel.into_iter().chain(seen)
 }

@@ -63,8 +63,8 @@ impl Darkroom {
     }
 
     /// [`clean`], as soon as there is a place.
-    pub async fn clean(&self, file: Bytes) -> Result<Rendition, ImagingError> {
-        self.work(move || clean(&file)).await
+    pub async fn clean(&self, file: Bytes, most: usize) -> Result<Rendition, ImagingError> {
+        self.work(move || clean(&file, most)).await
     }
 
     /// Work that has begun cannot be stopped: it keeps its place until it is done, even when this future is dropped.

@@ -66,9 +66,9 @@ pub fn memory(original: Pixels, target: Pixels) -> usize {
 }
 
 /// Writes a picture somebody sent anew, for models to work from: its pixels, upright, in sRGB, and nothing else; of at most 4,096
-/// pixels a side and [`MAX_INPUT_BYTES`](common::generation::image::MAX_INPUT_BYTES). CPU work: call it through a [`Darkroom`].
-pub fn clean(file: &[u8]) -> Result<Rendition, ImagingError> {
-    contain_panics(|| clean::clean(file))
+/// pixels a side and `most` bytes. CPU work: call it through a [`Darkroom`].
+pub fn clean(file: &[u8], most: usize) -> Result<Rendition, ImagingError> {
+    contain_panics(|| clean::clean(file, most))
 }
 
 /// The rendition alone, without a mark: what the work on pixels takes, for measurements.

@@ -510,7 +510,7 @@ fn nothing_but_pixels_reaches_the_rendition() {
             let rendition = render(&original, target(side, side), format).unwrap();
             assert!(!leaks(&rendition.bytes), "{format}");
         }
-        let cleaned = clean(&original).unwrap();
+        let cleaned = clean(&original, MAX_INPUT_BYTES).unwrap();
         assert!(!leaks(&cleaned.bytes), "cleaned");
     }
 }
@@ -518,7 +518,7 @@ fn nothing_but_pixels_reaches_the_rendition() {
 #[test]
 fn what_is_sent_is_written_anew_small_enough_for_any_model() {
     let check = |file: &[u8], (width, height), media_type| {
-        let cleaned = clean(file).unwrap();
+        let cleaned = clean(file, MAX_INPUT_BYTES).unwrap();
         assert_eq!(cleaned.pixels, target(width, height));
         assert_eq!(cleaned.media_type, media_type);
         assert_eq!(
@@ -561,7 +561,7 @@ fn what_is_sent_is_written_anew_small_enough_for_any_model() {
     }
     check(&png(&translucent.into()), (2600, 2600), MediaType::Webp);
 
-    let broken = clean(&large[..large.len() / 2]);
+    let broken = clean(&large[..large.len() / 2], MAX_INPUT_BYTES);
     assert!(matches!(broken, Err(ImagingError::Unreadable { .. })));
 }
 

@@ -10,7 +10,7 @@ pub mod list;
 use axum::response::Response;
 use bytes::Bytes;
 use common::admission::Refusal;
-use common::generation::image::MediaType;
+use common::generation::image::{MAX_INPUT_BYTES, MediaType};
 use common::id::{TenantId, UploadId};
 use common::idempotency::{Answer, Request};
 use common::upload::{self, Upload};
@@ -132,13 +132,17 @@ async fn store(
     if file.len() > MAX_BYTES {
         return Err(too_large());
     }
-    let cleaned = app.darkroom.clean(file).await.map_err(|error| {
-        let detail = format!(
-            "{} Send a whole PNG, JPEG or WebP file as the body.",
-            sentence(&error)
-        );
-        Problem::invalid(vec![Violation::new("", detail)])
-    })?;
+    let cleaned = app
+        .darkroom
+        .clean(file, MAX_INPUT_BYTES)
+        .await
+        .map_err(|error| {
+            let detail = format!(
+                "{} Send a whole PNG, JPEG or WebP file as the body.",
+                sentence(&error)
+            );
+            Problem::invalid(vec![Violation::new("", detail)])
+        })?;
     let object_key = upload::key(tenant, id);
     let stored = app.bucket.put_new(&object_key, cleaned.bytes).await?;
     Ok(Upload {

@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use common::generation::image::inspect;
 use common::id::UploadId;
 use common::retention::Retention;
 use reqwest::{Method, StatusCode};
@@ -108,6 +111,99 @@ async fn an_upload_is_used_again_and_again_until_its_owner_deletes_it() {
     assert_eq!(problem["errors"][0]["pointer"], "/inputs/0/upload");
     let (findings, _) = pipeline.deep(Duration::ZERO).await;
     assert_eq!(findings, []);
+    pipeline.close().await;
+}
+
+/// As a phone writes it: on its side, and with a note of where it was taken.
+fn sideways() -> Vec<u8> {
+    let exif = b"Exif\0\0MM\0\x2a\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0";
+    let photo = photo();
+    let mut turned = photo[..2].to_vec();
+    turned.extend([0xFF, 0xE1, 0, u8::try_from(2 + exif.len()).unwrap()]);
+    turned.extend(exif);
+    turned.extend(&photo[2..]);
+    turned
+}
+
+#[tokio::test]
+async fn the_model_gets_the_same_file_inline_and_as_an_upload() {
+    let pipeline = Pipeline::start().await;
+    let (status, upload) = ask(&pipeline, Method::POST, "/v1/uploads", sideways()).await;
+    assert_eq!(status, StatusCode::CREATED, "{upload}");
+    let kept = pipeline.download(upload["url"].as_str().unwrap()).await;
+    let mut inline = small_job();
+    inline["inputs"] = json!([{"data": STANDARD.encode(sideways()), "media_type": "image/jpeg", "role": "product"}]);
+    for body in [naming(&upload), inline] {
+        let job = pipeline.ended(&pipeline.submit(&body).await).await;
+        assert_eq!(job["state"], "succeeded", "{job}");
+    }
+
+    let journal = pipeline.fake.journal();
+    let sent: Vec<String> = (journal.calls().iter())
+        .map(|call| String::from_utf8(journal.raw_body(call.number).unwrap().into()).unwrap())
+        .collect();
+    assert_eq!(sent.len(), 2);
+    for body in sent {
+        assert!(
+            body.contains(&STANDARD.encode(&kept)),
+            "the upload's bytes are sent"
+        );
+    }
+    let (_, stored) = inspect(PHOTO).unwrap();
+    let (_, shown) = inspect(&kept).unwrap();
+    assert_eq!((shown.width, shown.height), (stored.height, stored.width));
+    assert!(!tells(&kept));
+    pipeline.close().await;
+}
+
+#[tokio::test]
+async fn a_damaged_inline_picture_is_refused_before_anything_is_held() {
+    let pipeline = Pipeline::start_with(Options {
+        workers: 0,
+        ..Options::default()
+    })
+    .await;
+    let whole = photo();
+    let mut cut = whole[..whole.len() / 2].to_vec();
+    cut.extend([0xFF, 0xD9]);
+    let files_and_words: [(&[u8], &str); 8] = [
+        (&cut, "JPEG"),
+        (&whole[..whole.len() / 2], "JPEG"),
+        (b"", "empty"),
+        (b"GIF89a\x01\0\x01\0\0\0\0;", "GIF"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC"),
+        (b"\0\0\0\x1cftypavif\0\0\0\0mif1avif", "AVIF"),
+        (b"\x1f\x8b\x08\0\0\0\0\0\0\x03", "gzip"),
+        (STANDARD.encode(PHOTO).leak().as_bytes(), "base64"),
+    ];
+    for (file, word) in files_and_words {
+        let mut body = small_job();
+        body["inputs"] =
+            json!([{"data": STANDARD.encode(file), "media_type": "image/jpeg", "role": "product"}]);
+        for path in ["/v1/jobs", "/v1/jobs?dry_run=true"] {
+            let (status, problem) = pipeline.post(path, &body).await;
+            assert_eq!(
+                status,
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "{word}: {problem}"
+            );
+            assert_eq!(problem["errors"][0]["pointer"], "/inputs/0/data");
+            let detail = problem["errors"][0]["detail"].as_str().unwrap();
+            assert!(detail.contains(word), "{word}: {detail}");
+        }
+        let (status, problem) = ask(&pipeline, Method::POST, "/v1/uploads", file.to_vec()).await;
+        assert_eq!(
+            status,
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "{word}: {problem}"
+        );
+        assert!(
+            problem["detail"].as_str().unwrap().contains(word),
+            "{word}: {problem}"
+        );
+    }
+    assert_eq!(pipeline.balance().await, (1_000, 0));
+    assert_eq!(files(pipeline.bucket.path()).len(), 0);
     pipeline.close().await;
 }
 

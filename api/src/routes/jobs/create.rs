@@ -35,7 +35,7 @@ use crate::error::{Code, Problem, ProblemBody, Result};
 use crate::extract::{self, Base, JsonBody};
 use crate::idempotency::Key;
 use asked::{Asked, CreateJob};
-use pictures::Picture;
+use pictures::{InputBody, Picture, Sources};
 pub use terms::{CANCEL_AFTER, PREFER};
 use terms::{Terms, Wait};
 
@@ -93,15 +93,18 @@ pub async fn handler(
     }
 
     let (id, now) = (JobId::new(), clock::now());
-    let body: CreateJob = aside(move || extract::json(&body)).await??;
-    let uploads = uploads(&app, tenant, &body.uploads()).await?;
-    let mut asked = aside(move || Asked::read(body, &uploads, tenant, id, now)).await?;
+    let mut body: CreateJob = aside(move || extract::json(&body)).await??;
+    let pictures = body.take_inputs();
+    let uploads = uploads(&app, tenant, &pictures).await?;
+    let sources = aside(move || Sources::read(pictures, &uploads)).await?;
+    let pictures = sources.clean(&app.darkroom, tenant, id).await;
+    let mut asked = Asked::read(body, pictures, now);
     let quote = asked.quote(&app.catalog, now.date())?;
     if terms.dry_run {
         return Ok(Json(DryRun::of(&quote)?).into_response());
     }
 
-    store(&app, &asked.pictures).await?;
+    store(&app, &asked.files).await?;
     let admission = Admission {
         tenant,
         idempotency: request,
@@ -127,7 +130,7 @@ pub async fn handler(
         admitted,
         Ok(Admitted::New { .. }) | Err(Refusal::Database(_))
     ) {
-        discard(&app, &asked.pictures).await;
+        discard(&app, &asked.files).await;
     }
     match admitted? {
         Admitted::Repeated(answer) => Ok(key.replay(answer)),
@@ -165,17 +168,18 @@ async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> 
     done.map_err(|_| Code::Internal.into())
 }
 
-/// Of these, the uploads that the tenant has.
+/// The uploads that the pictures name and the tenant has.
 async fn uploads(
     app: &App,
     tenant: TenantId,
-    ids: &[UploadId],
+    pictures: &[InputBody],
 ) -> Result<HashMap<UploadId, Upload>> {
+    let ids: Vec<UploadId> = pictures.iter().filter_map(InputBody::upload).collect();
     if ids.is_empty() {
         return Ok(HashMap::new());
     }
     let mut transaction = database::begin_for(&app.pool, tenant).await?;
-    let found = upload::store::some(&mut transaction, ids).await?;
+    let found = upload::store::some(&mut transaction, &ids).await?;
     transaction.commit().await?;
     Ok(found
         .into_iter()

@@ -1,14 +1,12 @@
 //! The body of a request for a job: what may stand in it, and everything that is wrong with it at once.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use common::catalog::{Catalog, NotOffered};
 use common::credits::Quote;
 use common::generation::image::{AspectRatio, Format, ImageRequest, Size};
 use common::generation::{Generation, Violation};
-use common::id::{JobId, TenantId, UploadId};
-use common::upload::Upload;
 use serde::Deserialize;
 use time::format_description::well_known::Rfc3339;
 use time::{Date, OffsetDateTime};
@@ -16,7 +14,7 @@ use utoipa::ToSchema;
 use utoipa::openapi::schema::Schema;
 
 use super::findings::{Findings, words};
-use super::pictures::{self, InputBody, Picture};
+use super::pictures::{InputBody, Picture, Pictures};
 use super::rendering::{self, EncodingBody, Said, fits};
 use crate::error::{Problem, Result};
 
@@ -52,7 +50,7 @@ pub struct CreateJob {
     /// How it should look, said apart from what it shows.
     #[schema(max_length = 8000)]
     art_direction: Option<String>,
-    /// Pictures to work from: at most 7 MiB each and 20 MiB in all.
+    /// Pictures to work from: at most 7 MiB each and 20 MiB in all. The model gets them upright, in sRGB and without metadata.
     #[serde(default)]
     #[schema(inline)]
     inputs: Vec<InputBody>,
@@ -107,9 +105,9 @@ pub struct CreateJob {
 }
 
 impl CreateJob {
-    /// The uploads it names.
-    pub fn uploads(&self) -> Vec<UploadId> {
-        self.inputs.iter().filter_map(InputBody::upload).collect()
+    /// Its pictures, which [`pictures::read`] reads.
+    pub fn take_inputs(&mut self) -> Vec<InputBody> {
+        std::mem::take(&mut self.inputs)
     }
 }
 
@@ -122,7 +120,8 @@ pub struct Asked {
     /// Whether that is in the future is for the database to say.
     pub run_at: Option<OffsetDateTime>,
     pub generation: Generation,
-    pub pictures: Vec<Picture>,
+    /// To be stored before the job is admitted.
+    pub files: Vec<Picture>,
     pub fallback: bool,
     /// The model asked for, where its successor is taken instead.
     pub switched_from: Option<String>,
@@ -131,21 +130,14 @@ pub struct Asked {
 }
 
 impl Asked {
-    /// Understands a body, as far as that can be. `uploads`: those it names and the tenant has.
-    pub fn read(
-        body: CreateJob,
-        uploads: &HashMap<UploadId, Upload>,
-        tenant: TenantId,
-        job: JobId,
-        now: OffsetDateTime,
-    ) -> Self {
-        let mut found = Findings::default();
+    /// Understands a body, as far as that can be. `pictures` are its inputs, which were taken out of it and read before.
+    pub fn read(body: CreateJob, pictures: Pictures, now: OffsetDateTime) -> Self {
+        let mut found = Findings::from(pictures.violations);
         if body.model.is_empty() {
             found.add("/model", "Name a model: GET /v1/models lists them.");
         }
         check(&mut found, &body);
         let run_at = found.keep(run_at(body.run_at.as_deref(), now)).flatten();
-        let (inputs, pictures) = pictures::read(&mut found, body.inputs, uploads, tenant, job);
         let format = found.choice("/format", body.format, &FORMATS);
         let said = Said {
             fit: body.fit,
@@ -156,7 +148,7 @@ impl Asked {
         let request = ImageRequest {
             prompt: body.prompt,
             art_direction: body.art_direction,
-            inputs,
+            inputs: pictures.inputs,
             aspect_ratio: found.choice("/aspect_ratio", body.aspect_ratio, AspectRatio::ALL),
             size: found.choice("/size", body.size, &SIZES),
             outputs: body.outputs.unwrap_or(1),
@@ -171,7 +163,7 @@ impl Asked {
             priority: body.priority,
             run_at,
             generation: Generation::Image(request),
-            pictures,
+            files: pictures.files,
             fallback: body.fallback.unwrap_or(true),
             switched_from: None,
             switch_to_successor: body.switch_to_successor,
@@ -293,14 +285,8 @@ fn check(found: &mut Findings, body: &CreateJob) {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Cursor;
-
-    use ::image::{ImageFormat, RgbImage};
     use serde_json::{Value, json};
     use time::macros::datetime;
-
-    use base64::Engine;
-    use base64::engine::general_purpose::STANDARD;
 
     use super::*;
     use crate::extract;
@@ -309,7 +295,7 @@ mod tests {
 
     fn read(body: &Value) -> Asked {
         let body = extract::json(body.to_string().as_bytes()).unwrap();
-        Asked::read(body, &HashMap::new(), TenantId::new(), JobId::new(), NOW)
+        Asked::read(body, Pictures::default(), NOW)
     }
 
     fn quoted(body: &Value) -> std::result::Result<i64, Value> {
@@ -329,14 +315,6 @@ mod tests {
             .collect()
     }
 
-    fn png(width: u32, height: u32) -> String {
-        let mut bytes = Cursor::new(Vec::new());
-        RgbImage::new(width, height)
-            .write_to(&mut bytes, ImageFormat::Png)
-            .unwrap();
-        STANDARD.encode(bytes.into_inner())
-    }
-
     #[test]
     fn the_least_request_takes_the_defaults() {
         let body = json!({"model": "gemini-3-pro-image", "prompt": "a bottle"});
@@ -353,7 +331,6 @@ mod tests {
         let problem = quoted(&json!({
             "model": "gemini-3-pro-image", "prompt": " ", "size": "8K", "aspect_ratio": "5:7", "format": "gif",
             "outputs": 9, "priority": 11, "name": "x".repeat(201), "run_at": "tomorrow",
-            "inputs": [{"data": "AAAA", "media_type": "image/gif", "role": "hero"}],
         }))
         .unwrap_err();
         let mut found = pointers(&problem);
@@ -363,9 +340,6 @@ mod tests {
             [
                 "/aspect_ratio",
                 "/format",
-                "/inputs/0/data",
-                "/inputs/0/media_type",
-                "/inputs/0/role",
                 "/name",
                 "/outputs",
                 "/priority",
@@ -435,76 +409,6 @@ mod tests {
             panic!("expected a problem")
         };
         assert_eq!(pointers(&problem.body("", "")), ["/promt"]);
-    }
-
-    #[test]
-    fn pictures_are_what_they_are_said_to_be() {
-        let check = |input: Value, pointer: Option<&str>, words: &str| {
-            let body =
-                json!({"model": "gemini-3-pro-image", "prompt": "a bottle", "inputs": [input]});
-            match (quoted(&body), pointer) {
-                (Ok(_), None) => {}
-                (Err(problem), Some(pointer)) => {
-                    assert_eq!(pointers(&problem), [pointer], "{problem}");
-                    assert!(problem.to_string().contains(words), "{problem}");
-                }
-                (other, _) => panic!("{other:?}"),
-            }
-        };
-        let input = |data: &str, media_type: &str| json!({"data": data, "media_type": media_type, "role": "product"});
-        let data = Some("/inputs/0/data");
-        check(input(&png(4, 4), "image/png"), None, "");
-        check(
-            input(&png(4, 4), "image/jpeg"),
-            data,
-            "The file is image/png",
-        );
-        check(input("%", "image/png"), data, "not base64");
-        check(input("R0lGODlh", "image/png"), data, "no picture");
-        check(
-            input("data:image/png;base64,AAAA", "image/png"),
-            data,
-            "alone",
-        );
-        check(input(&png(16_385, 1), "image/png"), data, "too many");
-        check(
-            input(&"A".repeat(10 * 1024 * 1024), "image/png"),
-            data,
-            "at most 7.0 MiB",
-        );
-        check(
-            json!({"upload": "upl_1", "role": "product"}),
-            Some("/inputs/0/upload"),
-            "an id like `upl_`",
-        );
-        check(
-            json!({"upload": UploadId::new(), "role": "product"}),
-            Some("/inputs/0/upload"),
-            "GET /v1/uploads",
-        );
-        check(
-            json!({"upload": UploadId::new(), "media_type": "image/png", "role": "product"}),
-            Some("/inputs/0/media_type"),
-            "Leave it out",
-        );
-        check(
-            json!({"media_type": "image/png", "role": "product"}),
-            data,
-            "Send the picture",
-        );
-    }
-
-    #[test]
-    fn a_picture_is_kept_under_the_jobs_own_key() {
-        let body = json!({"model": "gemini-3-pro-image", "prompt": "a bottle",
-            "inputs": [{"data": png(4, 4), "media_type": "image/png", "role": "source"}]});
-        let asked = read(&body);
-        let Generation::Image(request) = asked.generation;
-        assert_eq!(request.inputs[0].object_key, asked.pictures[0].object_key);
-        assert_eq!(
-            request.inputs[0].bytes,
-            asked.pictures[0].bytes.len() as u64
-        );
     }
 
     #[test]

@@ -8,6 +8,12 @@ use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
 #[derive(Default)]
 pub(super) struct Findings(Vec<Violation>);
 
+impl From<Vec<Violation>> for Findings {
+    fn from(found: Vec<Violation>) -> Self {
+        Self(found)
+    }
+}
+
 impl Findings {
     pub(super) fn add(&mut self, pointer: impl Into<String>, detail: impl Into<String>) {
         self.0.push(Violation::new(pointer, detail));
