@@ -13,7 +13,7 @@ use image::{
 
 use common::generation::image::{Format, MAX_PIXELS, MAX_SIDE};
 
-use super::ImagingError;
+use super::{Foreign, ImagingError};
 
 /// The largest file we open, in bytes.
 pub(super) const MAX_BYTES: usize = 64 << 20;
@@ -42,7 +42,7 @@ impl<'a> Original<'a> {
         if bytes.len() > MAX_BYTES {
             return Err(ImagingError::TooHeavy { bytes: bytes.len() });
         }
-        let format = sniff(bytes).ok_or(ImagingError::NotAPicture)?;
+        let format = sniff(bytes).ok_or_else(|| ImagingError::NotAPicture(Foreign::of(bytes)))?;
         let mut decoder = decoder(bytes, format).map_err(|error| unreadable(format, &error))?;
 
         let (width, height) = decoder.dimensions();

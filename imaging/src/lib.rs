@@ -16,6 +16,7 @@ mod darkroom;
 mod decode;
 mod encode;
 mod fit;
+mod foreign;
 mod light;
 mod marks;
 mod repack;
@@ -35,6 +36,7 @@ use image::metadata::Orientation;
 pub use self::darkroom::{Darkroom, cores};
 use self::decode::Original;
 use self::fit::Plan;
+pub use self::foreign::Foreign;
 pub use self::marks::Mark;
 pub use self::resize::Space;
 
@@ -191,8 +193,8 @@ pub struct Rendition {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ImagingError {
     /// The first bytes are not those of a format we read.
-    #[error("the file is not a PNG, JPEG or WebP picture")]
-    NotAPicture,
+    #[error("{0}")]
+    NotAPicture(Foreign),
     /// The file itself is too big to be opened.
     #[error(
         "the file has {bytes} bytes; pictures of up to {} bytes are opened",

@@ -1,0 +1,232 @@
+//! What a file is that we do not read, so that its refusal names it and says what to do.
+
+use std::fmt;
+
+/// How much of a file is looked at.
+const HEAD: usize = 4096;
+
+/// A file that is no PNG, JPEG or WebP picture, told by its first bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Foreign {
+    Empty,
+    Heic,
+    Avif,
+    Gif,
+    Tiff,
+    Bmp,
+    Icon,
+    Photoshop,
+    JpegXl,
+    Jpeg2000,
+    Svg,
+    Pdf,
+    Video,
+    Gzip,
+    Zstd,
+    Zip,
+    DataUri,
+    Base64,
+    Html,
+    Json,
+    Multipart,
+    /// Nothing that we can name.
+    Unknown,
+}
+
+impl Foreign {
+    /// Looks at the first bytes, and at nothing else.
+    pub(super) fn of(file: &[u8]) -> Self {
+        let head = &file[..file.len().min(HEAD)];
+        if head.is_empty() {
+            return Self::Empty;
+        }
+        let signed = SIGNATURES
+            .iter()
+            .find(|(_, at, signature)| head.get(*at..).is_some_and(|h| h.starts_with(signature)));
+        match signed {
+            Some((kind, ..)) => *kind,
+            None => of_boxes(head)
+                .or_else(|| of_text(head))
+                .unwrap_or(Self::Unknown),
+        }
+    }
+}
+
+/// Bytes that a kind of file has at a fixed place.
+const SIGNATURES: &[(Foreign, usize, &[u8])] = &[
+    (Foreign::Gif, 0, b"GIF87a"),
+    (Foreign::Gif, 0, b"GIF89a"),
+    (Foreign::Tiff, 0, b"II*\0"),
+    (Foreign::Tiff, 0, b"MM\0*"),
+    (Foreign::Tiff, 0, b"II+\0"),
+    (Foreign::Tiff, 0, b"MM\0+"),
+    (Foreign::Bmp, 0, b"BM"),
+    (Foreign::Icon, 0, b"\0\0\x01\0"),
+    (Foreign::Photoshop, 0, b"8BPS"),
+    (Foreign::JpegXl, 0, b"\xFF\x0A"),
+    (Foreign::JpegXl, 4, b"JXL \r\n\x87\n"),
+    (Foreign::Jpeg2000, 4, b"jP  \r\n\x87\n"),
+    (Foreign::Jpeg2000, 0, b"\xFF\x4F\xFF\x51"),
+    (Foreign::Pdf, 0, b"%PDF-"),
+    (Foreign::Video, 0, b"\x1A\x45\xDF\xA3"),
+    (Foreign::Gzip, 0, b"\x1F\x8B"),
+    (Foreign::Zstd, 0, b"\x28\xB5\x2F\xFD"),
+    (Foreign::Zip, 0, b"PK\x03\x04"),
+    (Foreign::Zip, 0, b"PK\x05\x06"),
+];
+
+/// Files of boxes begin with a list of brands: the kind of the file, then what it is compatible with.
+fn of_boxes(head: &[u8]) -> Option<Foreign> {
+    if head.get(4..8)? != b"ftyp" {
+        return None;
+    }
+    let length = u32::from_be_bytes(*head.first_chunk()?);
+    let end = head.len().min(usize::try_from(length).ok()?);
+    let brands = head.get(8..end).unwrap_or_default().as_chunks::<4>().0;
+    let has = |names: &[&[u8; 4]]| brands.iter().any(|brand| names.contains(&brand));
+    Some(if has(&[b"avif", b"avis"]) {
+        Foreign::Avif
+    } else if has(&[
+        b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1",
+    ]) {
+        Foreign::Heic
+    } else {
+        Foreign::Video
+    })
+}
+
+/// Text that stands for a picture, or speaks of one.
+fn of_text(head: &[u8]) -> Option<Foreign> {
+    let head = head.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(head);
+    let head = head.trim_ascii();
+    let lower = head.to_ascii_lowercase();
+    let has = |word: &[u8]| lower.windows(word.len()).any(|window| window == word);
+    if lower.starts_with(b"data:") {
+        Some(Foreign::DataUri)
+    } else if lower.starts_with(b"--") && has(b"content-disposition") {
+        Some(Foreign::Multipart)
+    } else if lower.starts_with(b"<!doctype html") || lower.starts_with(b"<html") {
+        Some(Foreign::Html)
+    } else if lower.starts_with(b"<") && has(b"<svg") {
+        Some(Foreign::Svg)
+    } else if matches!(head, [b'{' | b'[', ..]) && !head.contains(&0) {
+        Some(Foreign::Json)
+    } else {
+        is_base64(head).then_some(Foreign::Base64)
+    }
+}
+
+/// The usual alphabet or the one for addresses, with line breaks or without.
+fn is_base64(head: &[u8]) -> bool {
+    head.len() >= 16
+        && head
+            .iter()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"+/-_=\r\n".contains(byte))
+}
+
+impl fmt::Display for Foreign {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Empty => "the file is empty: send the bytes of a PNG, JPEG or WebP picture",
+            Self::Heic => {
+                "this is a HEIC (HEIF) picture, as phones take them: convert it to JPEG, or let the phone share it as JPEG"
+            }
+            Self::Avif => "this is an AVIF picture: convert it to PNG, JPEG or WebP",
+            Self::Gif => "this is a GIF picture: convert it to PNG, JPEG or WebP",
+            Self::Tiff => {
+                "this is a TIFF picture or a camera's raw file: convert it to PNG, JPEG or WebP"
+            }
+            Self::Bmp => "this is a BMP picture: convert it to PNG, JPEG or WebP",
+            Self::Icon => "this is an icon (ICO): convert it to PNG, JPEG or WebP",
+            Self::Photoshop => "this is a Photoshop document: export it as PNG, JPEG or WebP",
+            Self::JpegXl => "this is a JPEG XL picture: convert it to PNG, JPEG or WebP",
+            Self::Jpeg2000 => "this is a JPEG 2000 picture: convert it to PNG, JPEG or WebP",
+            Self::Svg => "this is an SVG drawing: export it as PNG, JPEG or WebP",
+            Self::Pdf => "this is a PDF document: export its picture as PNG, JPEG or WebP",
+            Self::Video => "this is a video: send a PNG, JPEG or WebP picture",
+            Self::Gzip => "this is compressed with gzip: send the picture itself, not compressed again",
+            Self::Zstd => {
+                "this is compressed with zstd: send the picture itself, not compressed again"
+            }
+            Self::Zip => "this is a ZIP archive: send the picture itself, not an archive",
+            Self::DataUri => {
+                "this is the text of a data: URI: send the bytes that it stands for, decoded from base64"
+            }
+            Self::Base64 => {
+                "this looks like base64 text: send the bytes that it stands for, decoded from base64"
+            }
+            Self::Html => "this is an HTML page: send a PNG, JPEG or WebP picture",
+            Self::Json => "this is JSON text: send a PNG, JPEG or WebP picture",
+            Self::Multipart => {
+                "this is a multipart form: send the picture itself as the body, without a form around it"
+            }
+            Self::Unknown => "the file is not a PNG, JPEG or WebP picture",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_picture_is_named() {
+        for (file, expected) in [
+            (&b""[..], Foreign::Empty),
+            (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", Foreign::Heic),
+            (b"\0\0\0\x18ftypmif1\0\0\0\0mif1miaf", Foreign::Heic),
+            (b"\0\0\0\x1cftypmif1\0\0\0\0mif1avifmiaf", Foreign::Avif),
+            (b"\0\0\0\x1cftypavif\0\0\0\0avifmif1miaf", Foreign::Avif),
+            (b"\0\0\0\x18ftypisom\0\0\0\0isommp42", Foreign::Video),
+            (b"GIF89a\x01\0\x01\0", Foreign::Gif),
+            (b"MM\0*\0\0\0\x08", Foreign::Tiff),
+            (b"BM\x3a\0\0\0", Foreign::Bmp),
+            (b"%PDF-1.7\n", Foreign::Pdf),
+            (b"\x1F\x8B\x08\0\0\0\0\0", Foreign::Gzip),
+            (b"\x28\xB5\x2F\xFD\x04", Foreign::Zstd),
+            (b"<?xml version='1.0'?>\n<svg/>", Foreign::Svg),
+            (b"PK\x03\x04\x14\0", Foreign::Zip),
+            (b"data:image/png;base64,iVBORw0KGgo=", Foreign::DataUri),
+            (
+                b"iVBORw0KGgoAAAANSUhEUgAA\r\nAAEAAAABCAYAAAAf\n",
+                Foreign::Base64,
+            ),
+            (b"_9j_4AAQSkZJRgABAQAAAQABAAD", Foreign::Base64),
+            (b"\n<!DOCTYPE html><title>Not found</title>", Foreign::Html),
+            (b"\xEF\xBB\xBF{\"error\": \"no picture\"}", Foreign::Json),
+            (
+                b"--x\r\nContent-Disposition: form-data; name=\"file\"\r\n\r\n\x89PNG",
+                Foreign::Multipart,
+            ),
+            (b"I cannot make this picture.", Foreign::Unknown),
+            (&[0; 64], Foreign::Unknown),
+        ] {
+            assert_eq!(Foreign::of(file), expected, "{file:?}");
+        }
+    }
+
+    /// Each kind has a sentence of its own.
+    #[test]
+    fn no_two_sentences_are_the_same() {
+        let mut sentences: Vec<String> = SIGNATURES
+            .iter()
+            .map(|(kind, ..)| *kind)
+            .chain([
+                Foreign::Empty,
+                Foreign::Heic,
+                Foreign::Avif,
+                Foreign::Svg,
+                Foreign::DataUri,
+                Foreign::Base64,
+                Foreign::Html,
+                Foreign::Json,
+                Foreign::Multipart,
+                Foreign::Unknown,
+            ])
+            .map(|kind| kind.to_string())
+            .collect();
+        sentences.sort();
+        sentences.dedup();
+        assert_eq!(sentences.len(), 22);
+    }
+}
