@@ -6,7 +6,7 @@ SHELL := /bin/bash
 # Always the whole workspace: a part of it would want other features of its dependencies, and build them again.
 BUILT := $(or $(CARGO_TARGET_DIR),target)/debug
 
-.PHONY: help run test check fmt setup prepare bench bench-pictures outcomes failpoints properties races storm rolling redis-away boards demo-load scaler containers flood chaos verify-bench model
+.PHONY: help run test check fmt setup prepare bench bench-pictures outcomes failpoints properties races storm rolling rolling-migration redis-away boards demo-load scaler containers flood chaos verify-bench model
 
 help: ## Say what there is
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -31,7 +31,7 @@ check: ## Format, lints, docs, queries against the schema, dependencies, manifes
 	scripts/prepare --check
 	scripts/check-dependencies --install
 	scripts/check-manifests
-	cargo nextest run --locked --workspace --test manifests --status-level fail
+	cargo nextest run --locked --workspace --test manifests --test sql --status-level fail
 
 bench: ## From the 202 to the model being called, on an idle system (JOBS=500)
 	@scripts/setup run
@@ -72,6 +72,11 @@ rolling: ## Restart every process, round after round, under load (ROUNDS=50)
 	@scripts/setup run
 	cargo build --locked --workspace --bins
 	PLATEN_LOG=warn $(BUILT)/rolling --rounds $(or $(ROUNDS),50)
+
+rolling-migration: ## Add a column to every table under load; then old and new versions side by side (SECONDS=60 BASE=<commit>)
+	@scripts/setup run
+	cargo build --locked --workspace --bins
+	PLATEN_LOG=warn $(BUILT)/rolling-migration --seconds $(or $(SECONDS),60) $(and $(BASE),--base $(BASE))
 
 redis-away: ## What submits and jobs notice when Redis is gone or hangs (SECONDS=300)
 	@scripts/setup run

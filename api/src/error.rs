@@ -7,6 +7,7 @@ use axum::response::{IntoResponse, Response};
 use common::admission::Refusal;
 use common::bucket::BucketError;
 use common::catalog::NotOffered;
+use common::database;
 use common::generation::Violation;
 use common::operation::OperationError;
 use common::settlement::SettlementError;
@@ -211,7 +212,7 @@ pub struct ProblemBody {
 
 impl From<sqlx::Error> for Problem {
     fn from(error: sqlx::Error) -> Self {
-        if passes(&error) {
+        if database::schema_changed(&error) || passes(&error) {
             tracing::warn!(%error, "Postgres could not answer");
             Self::from(Code::Unavailable)
         } else {

@@ -61,7 +61,13 @@ impl Key {
 
     /// The answer to the first request with this key.
     pub fn answer(&self, answer: Answer) -> Response {
-        let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::OK);
+        let Ok(status) = StatusCode::from_u16(answer.status) else {
+            tracing::error!(
+                status = answer.status,
+                "An answer was kept with a status that is none"
+            );
+            return Problem::from(Code::Internal).into_response();
+        };
         let mut response = (status, answer.body).into_response();
         let headers = response.headers_mut();
         headers.insert(

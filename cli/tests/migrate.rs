@@ -1,6 +1,10 @@
-//! `platen migrate` where roles may not be created.
+//! `platen migrate` where roles may not be created, and beside sessions that hold locks.
+
+use std::time::{Duration, Instant};
+
 use cli::private::{Postgres, Tuning};
 use common::database::{self, MigrateError};
+use sqlx::{Connection, Executor, PgConnection};
 
 #[tokio::test]
 async fn a_login_that_may_not_create_roles_is_given_the_sql_for_whoever_may() {
@@ -26,6 +30,91 @@ async fn a_login_that_may_not_create_roles_is_given_the_sql_for_whoever_may() {
         .await
         .unwrap();
     database::migrate(&postgres.owner_url(), Some("platen"))
+        .await
+        .unwrap();
+    postgres.stop().await;
+}
+
+/// A migrated database that lacks one migration again, and a session that reads the table it changes and does not end.
+async fn behind(postgres: &Postgres) -> PgConnection {
+    let url = postgres.owner_url();
+    database::migrate(&url, Some("platen")).await.unwrap();
+    let mut reading = PgConnection::connect(&url).await.unwrap();
+    reading
+        .execute(
+            "ALTER TABLE jobs DROP COLUMN traceparent; DELETE FROM _sqlx_migrations WHERE version = 15;
+             SET application_name = 'a long report'; BEGIN; SELECT count(*) FROM jobs",
+        )
+        .await
+        .unwrap();
+    reading
+}
+
+#[tokio::test]
+async fn a_migration_that_waits_for_a_lock_lets_others_pass() {
+    let folder = tempfile::tempdir().unwrap();
+    let postgres = Postgres::start_with(folder.path(), Tuning::Test)
+        .await
+        .unwrap();
+    let url = postgres.owner_url();
+    let mut reading = behind(&postgres).await;
+    let migration = tokio::spawn({
+        let url = url.clone();
+        async move { database::migrate(&url, Some("platen")).await }
+    });
+
+    // Whoever comes while it waits for the table waits behind it, and no longer than it does.
+    let mut other = PgConnection::connect(&url).await.unwrap();
+    let began = Instant::now();
+    let mut longest = Duration::ZERO;
+    while began.elapsed() < Duration::from_secs(3) {
+        let asked = Instant::now();
+        other.execute("SELECT count(*) FROM jobs").await.unwrap();
+        longest = longest.max(asked.elapsed());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert!(!migration.is_finished(), "nobody held it up");
+    assert!(longest > Duration::from_millis(50), "it never waited");
+    assert!(
+        longest < Duration::from_secs(1),
+        "others waited {longest:?}"
+    );
+
+    reading.execute("COMMIT").await.unwrap();
+    migration.await.unwrap().unwrap();
+    other.execute("SELECT traceparent FROM jobs").await.unwrap();
+    postgres.stop().await;
+}
+
+#[tokio::test]
+async fn a_migration_that_finds_no_gap_says_who_is_in_its_way() {
+    let folder = tempfile::tempdir().unwrap();
+    let postgres = Postgres::start_with(folder.path(), Tuning::Test)
+        .await
+        .unwrap();
+    let url = postgres.owner_url();
+    let mut reading = behind(&postgres).await;
+    let process: i32 = sqlx::query_scalar("SELECT pg_backend_pid()")
+        .fetch_one(&mut reading)
+        .await
+        .unwrap();
+    let patience = Duration::from_secs(1);
+    let refused = database::migrate_within(&url, Some("platen"), patience)
+        .await
+        .unwrap_err();
+    let says = refused.to_string();
+    for part in [
+        "a long report",
+        &format!("process {process}"),
+        "on jobs",
+        "platen migrate",
+    ] {
+        assert!(says.contains(part), "{part}: {says}");
+    }
+
+    // Nothing was half done, and nothing is left behind.
+    reading.execute("COMMIT").await.unwrap();
+    database::migrate_within(&url, Some("platen"), patience)
         .await
         .unwrap();
     postgres.stop().await;

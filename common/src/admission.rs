@@ -17,6 +17,7 @@ use time::OffsetDateTime;
 
 use crate::credits::{Credits, InvalidCredits, Quote};
 use crate::database;
+use crate::database::row::RowId;
 use crate::failpoint::reach;
 use crate::generation::Generation;
 use crate::id::{JobId, TenantId};
@@ -27,7 +28,7 @@ use crate::telemetry::traces::TraceParent;
 use crate::upload;
 
 /// Paid calls a job may make for each output it asks for, all outputs together.
-const CALLS_PER_OUTPUT: u32 = 3;
+const CALLS_PER_OUTPUT: u64 = 3;
 
 /// A request that is understood and quoted.
 #[derive(Debug)]
@@ -111,6 +112,9 @@ pub async fn admit(
         return Err(insufficient);
     }
 
+    let outputs = u64::from(admission.quote.outputs);
+    let max_calls = RowId::new("jobs", admission.job)
+        .fits("max_calls", outputs.saturating_mul(CALLS_PER_OUTPUT))?;
     let job = job::store::insert(
         &mut transaction,
         &job::store::NewJob {
@@ -124,8 +128,7 @@ pub async fn admit(
             generation: &admission.generation,
             quote: &admission.quote,
             hold,
-            max_calls: i32::try_from(admission.quote.outputs.saturating_mul(CALLS_PER_OUTPUT))
-                .unwrap_or(i32::MAX),
+            max_calls,
             priority: admission.priority,
             run_at: admission.run_at,
             deadline_in: admission.cancel_after,

@@ -56,9 +56,14 @@ impl Stored {
     fn of(bytes: &[u8]) -> Self {
         Self {
             sha256: Sha256::digest(bytes).into(),
-            bytes: i64::try_from(bytes.len()).unwrap_or(i64::MAX),
+            bytes: length(bytes),
         }
     }
+}
+
+/// How many bytes these are, as rows count them.
+fn length(bytes: &[u8]) -> i64 {
+    i64::try_from(bytes.len()).expect("no allocation is longer than isize::MAX")
 }
 
 /// An object as the bucket lists it.
@@ -196,7 +201,7 @@ impl Bucket {
         let (mut sha256, mut bytes) = (Sha256::new(), 0);
         while let Some(chunk) = chunks.try_next().await? {
             sha256.update(&chunk);
-            bytes += i64::try_from(chunk.len()).unwrap_or(i64::MAX);
+            bytes += length(&chunk);
         }
         Ok(Some(Stored {
             sha256: sha256.finalize().into(),

@@ -267,14 +267,16 @@ impl Model {
         self.prices.iter().find(|price| price.from <= today)
     }
 
-    /// What a call may cost us, in millionths of a US dollar: `delivered` is the size of the picture it gave.
-    pub fn cost_micros(&self, delivered: Option<Size>, tokens: Tokens) -> i64 {
+    /// What a call may cost us, in millionths of a US dollar: `delivered` is the size of the picture it gave. `None` where a
+    /// provider says that it metered more than can be counted, or less than nothing.
+    pub fn cost_micros(&self, delivered: Option<Size>, tokens: Tokens) -> Option<i64> {
         let picture = delivered.and_then(|size| self.cost.picture.get(&size).copied());
-        let million = 1_000_000;
+        let metered = |price: i64, tokens: i64| Some(price.checked_mul(tokens)? / 1_000_000);
         picture
             .unwrap_or(0)
-            .saturating_add(self.cost.input.saturating_mul(tokens.input) / million)
-            .saturating_add(self.cost.thought.saturating_mul(tokens.thought) / million)
+            .checked_add(metered(self.cost.input, tokens.input)?)?
+            .checked_add(metered(self.cost.thought, tokens.thought)?)
+            .filter(|cost| *cost >= 0)
     }
 
     /// Its own lane; the others are fallbacks.
@@ -345,7 +347,7 @@ mod tests {
             for &size in &model.sizes {
                 assert!(model.price(size, TODAY).is_some(), "{}", model.id);
                 let cost = model.cost_micros(Some(size), Tokens::default());
-                assert!(cost > 0, "{}", model.id);
+                assert!(cost > Some(0), "{}", model.id);
             }
         }
     }
@@ -445,10 +447,15 @@ mod tests {
             input: 1_119,
             thought: 240,
         };
-        assert_eq!(model.cost_micros(None, tokens), 2_238 + 2_880);
+        assert_eq!(model.cost_micros(None, tokens), Some(2_238 + 2_880));
         assert_eq!(
             model.cost_micros(Some(Size::TwoK), Tokens::default()),
-            134_000
+            Some(134_000)
         );
+        // What a provider says that nobody can mean.
+        for input in [i64::MAX, -1_000_000_000] {
+            let tokens = Tokens { input, thought: 0 };
+            assert_eq!(model.cost_micros(None, tokens), None, "{input}");
+        }
     }
 }

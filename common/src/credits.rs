@@ -8,6 +8,8 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+use sqlx::Postgres;
+use sqlx::postgres::{PgTypeInfo, PgValueRef};
 use utoipa::ToSchema;
 
 /// An amount of credits, `0..=i64::MAX`.
@@ -24,12 +26,22 @@ use utoipa::ToSchema;
     Serialize,
     Deserialize,
     ToSchema,
-    sqlx::Type,
 )]
 #[serde(try_from = "i64", into = "i64")]
 #[schema(value_type = i64, minimum = 0)]
-#[sqlx(transparent)]
 pub struct Credits(i64);
+
+impl sqlx::Type<Postgres> for Credits {
+    fn type_info() -> PgTypeInfo {
+        i64::type_info()
+    }
+}
+
+impl<'r> sqlx::Decode<'r, Postgres> for Credits {
+    fn decode(value: PgValueRef<'r>) -> Result<Self, sqlx::error::BoxDynError> {
+        Ok(Self::new(i64::decode(value)?)?)
+    }
+}
 
 /// An amount below zero or beyond what can be counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

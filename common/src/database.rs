@@ -1,13 +1,21 @@
-//! PostgreSQL: pools that act as one role, transactions that see one tenant, and migrations.
+//! PostgreSQL: pools that act as one role, and transactions that see one tenant. Migrations are in [`migration`], what rows say
+//! is read by [`row`].
+
+mod migration;
+pub mod row;
 
 use std::io;
 use std::str::FromStr;
-use std::time::Duration;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{ConnectOptions, Connection, Executor, PgConnection, PgPool, Postgres, Transaction};
+use sqlx::{ConnectOptions, Connection, PgConnection, PgPool, Postgres, Transaction};
 
+use crate::dispatch::TopUpError;
 use crate::id::TenantId;
+use crate::settlement::SettlementError;
+pub use migration::{MigrateError, ROLES, is_migrated, migrate, migrate_within};
 
 /// What a process may do; see `migrations/roles.sql`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,16 +38,11 @@ impl Role {
     }
 }
 
-/// The SQL that makes the roles, for whoever may create roles where `platen migrate` may not.
-pub const ROLES: &str = include_str!("../../migrations/roles.sql");
-
 /// How long a connection may take to show that it lives.
 const PULSE: Duration = Duration::from_secs(2);
 /// How long a statement or a short transaction may take, the wait for a connection included. The server ends each
 /// statement much sooner.
 const ANSWER: Duration = Duration::from_secs(10);
-
-static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../migrations");
 
 /// A pool whose every connection acts as `role`.
 pub async fn connect(url: &str, role: Role, max_connections: u32) -> sqlx::Result<PgPool> {
@@ -61,22 +64,86 @@ pub async fn connect(url: &str, role: Role, max_connections: u32) -> sqlx::Resul
         // As the pool would by itself, but not for ever. Whoever was dropped while it waited leaves a connection that
         // may never speak again, and the pool would wait for that one, too.
         .test_before_acquire(false)
-        .before_acquire(|connection, _| Box::pin(lives(connection)))
-        .after_release(|connection, _| Box::pin(lives(connection)))
+        .before_acquire(|connection, meta| Box::pin(is_of_use(connection, meta.age)))
+        .after_release(|connection, meta| Box::pin(is_of_use(connection, meta.age)))
         .connect_with(options)
         .await
 }
 
-async fn lives(connection: &mut PgConnection) -> sqlx::Result<bool> {
+/// Whether a connection of this age may be used further. It must answer, and have no plans of an older schema.
+async fn is_of_use(connection: &mut PgConnection, age: Duration) -> sqlx::Result<bool> {
+    let changed = *SCHEMA_CHANGED
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner);
+    if changed.is_some_and(|changed| changed.elapsed() <= age) {
+        return Ok(false);
+    }
     within(PULSE, connection.ping()).await.map(|()| true)
 }
 
+/// When a statement of this process last found that the schema had changed under its plan.
+static SCHEMA_CHANGED: Mutex<Option<Instant>> = Mutex::new(None);
+
+/// Whether a statement failed because the schema has changed since it was prepared: a column has another type now. Its connection
+/// would refuse it for ever, and others have prepared it, too. So each connection that was made before now is closed
+/// instead of used again, and whoever repeats the statement, or its transaction, succeeds on a new one.
+pub fn schema_changed(error: &sqlx::Error) -> bool {
+    let sqlx::Error::Database(said) = error else {
+        return false;
+    };
+    // "cached plan must not change result type"
+    let changed = said.code().as_deref() == Some("0A000");
+    if changed {
+        tracing::warn!(%error, "The schema has changed under a prepared statement: connections are made anew");
+        let mut last = SCHEMA_CHANGED
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        *last = Some(Instant::now());
+    }
+    changed
+}
+
+/// An error that may be one of Postgres.
+pub trait PostgresError: From<sqlx::Error> {
+    fn postgres(&self) -> Option<&sqlx::Error>;
+}
+
+impl PostgresError for sqlx::Error {
+    fn postgres(&self) -> Option<&sqlx::Error> {
+        Some(self)
+    }
+}
+
+impl PostgresError for SettlementError {
+    fn postgres(&self) -> Option<&sqlx::Error> {
+        match self {
+            Self::Database(error) => Some(error),
+            Self::Amount(_) | Self::SharesDoNotCover(_) | Self::NotOneRow(_) => None,
+        }
+    }
+}
+
+impl PostgresError for TopUpError {
+    fn postgres(&self) -> Option<&sqlx::Error> {
+        match self {
+            Self::Database(error) => Some(error),
+            Self::Ring(_) => None,
+        }
+    }
+}
+
 /// Waits for Postgres, but not for ever: a connection may be half open, as after a failover whose old server vanished,
-/// and nobody tells. Whether what was asked for has been done is not known then.
-pub fn answered<T, E: From<sqlx::Error>>(
+/// and nobody tells. Whether what was asked for has been done is not known then. After a change of the schema it may be asked
+/// again at once: see [`schema_changed`].
+pub fn answered<T, E: PostgresError>(
     asked: impl Future<Output = Result<T, E>> + Send,
 ) -> impl Future<Output = Result<T, E>> + Send {
-    within(ANSWER, asked)
+    let answer = within(ANSWER, asked);
+    async move {
+        answer.await.inspect_err(|error| {
+            let _healed_by_whoever_asks_again = error.postgres().is_some_and(schema_changed);
+        })
+    }
 }
 
 fn within<T, E: From<sqlx::Error>>(
@@ -118,81 +185,6 @@ pub async fn begin_showing(
         .fetch_one(&mut *transaction)
         .await?;
     Ok(transaction)
-}
-
-/// Why the schema could not be brought up to date.
-#[derive(Debug, thiserror::Error)]
-pub enum MigrateError {
-    #[error(
-        "this login may not create Platen's roles: have someone who may run this, then run `platen migrate` again\n\n{ROLES}"
-    )]
-    RolesMissing(#[source] sqlx::Error),
-    #[error(transparent)]
-    Database(#[from] sqlx::Error),
-    #[error(transparent)]
-    Migration(#[from] sqlx::migrate::MigrateError),
-}
-
-/// Creates the roles where that is allowed, lets `runtime_login` act as them, and runs what migrations are missing.
-pub async fn migrate(owner_url: &str, runtime_login: Option<&str>) -> Result<(), MigrateError> {
-    let mut connection = PgConnectOptions::from_str(owner_url)?
-        .application_name("platen migrate")
-        .connect()
-        .await?;
-    if let Err(error) = connection.execute(ROLES).await
-        && !roles_exist(&mut connection).await?
-    {
-        return Err(MigrateError::RolesMissing(error));
-    }
-    if let Some(login) = runtime_login {
-        allow_roles(&mut connection, login).await?;
-    }
-    connection.execute("SET ROLE platen_owner").await?;
-    MIGRATIONS.run(&mut connection).await?;
-    // Every role asks whether the schema is the one it knows.
-    connection
-        .execute("GRANT SELECT ON _sqlx_migrations TO platen_api, platen_worker, platen_reader")
-        .await?;
-    connection.close().await?;
-    Ok(())
-}
-
-async fn roles_exist(connection: &mut PgConnection) -> sqlx::Result<bool> {
-    let there = sqlx::query_scalar!(
-        r#"SELECT count(*) = 4 AS "there!" FROM pg_roles WHERE rolname IN ('platen_owner', 'platen_api', 'platen_worker', 'platen_reader')"#
-    );
-    there.fetch_one(connection).await
-}
-
-/// A runtime login may become the three runtime roles, but has no rights before it does.
-async fn allow_roles(connection: &mut PgConnection, login: &str) -> sqlx::Result<()> {
-    let statement = sqlx::query_scalar!(
-        r#"SELECT format('ALTER ROLE %1$I NOINHERIT; GRANT platen_api, platen_worker, platen_reader TO %1$I', $1::text) AS "sql!""#,
-        login
-    )
-    .fetch_one(&mut *connection)
-    .await?;
-    connection.execute(sqlx::AssertSqlSafe(statement)).await?;
-    Ok(())
-}
-
-/// Whether this database has every migration this program knows.
-pub async fn is_migrated(pool: &PgPool) -> sqlx::Result<bool> {
-    let newest = MIGRATIONS
-        .iter()
-        .map(|migration| migration.version)
-        .max()
-        .unwrap_or(0);
-    let applied: Option<i64> =
-        match sqlx::query_scalar("SELECT max(version) FROM _sqlx_migrations WHERE success")
-            .fetch_one(pool)
-            .await
-        {
-            Ok(applied) => applied,
-            Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("42P01") => None,
-            Err(error) => return Err(error),
-        };
-    Ok(applied.is_some_and(|applied| applied >= newest))
 }
 
 /// A write that named a fence or a key touched no row: someone else was there first.

@@ -21,6 +21,10 @@ impl Kind {
             Self::Image => "image",
         }
     }
+
+    pub fn parse(text: &str) -> Option<Self> {
+        [Self::Image].into_iter().find(|kind| kind.as_str() == text)
+    }
 }
 
 /// A request as it is stored with its job.

@@ -16,6 +16,7 @@ use sqlx::{PgConnection, PgPool, Postgres, Transaction};
 use crate::artifact::{self, Artifact};
 use crate::call;
 use crate::credits::{Credits, InvalidCredits};
+use crate::database::row::RowId;
 use crate::database::{self, NotOneRow};
 use crate::failpoint::reach;
 use crate::id::{JobId, TenantId};
@@ -87,7 +88,7 @@ pub async fn deliver(
     let reason = shortfall.map_or_else(|| Class::Ok.plain_words(), Failure::plain_words);
     let ending = Ending {
         state: None,
-        delivered: i32::try_from(delivered).unwrap_or(i32::MAX),
+        delivered: RowId::new("jobs", lease.job).fits("n_delivered", delivered)?,
         outcome,
         reason,
     };
@@ -359,10 +360,8 @@ async fn end(
     job: &Job,
     ending: Ending<'_>,
 ) -> Result<State, SettlementError> {
-    let captured = job
-        .cost
-        .unit_price
-        .times(u32::try_from(ending.delivered).unwrap_or(0))?;
+    let delivered = RowId::new("jobs", job.id).fits("n_delivered", ending.delivered)?;
+    let captured = job.cost.unit_price.times(delivered)?;
     let resolution = Hold {
         job: job.id,
         amount: job.cost.held,

@@ -21,6 +21,7 @@ use tracing_subscriber::{EnvFilter, Layer};
 
 use crate::billing;
 use crate::catalog::Catalog;
+use crate::database::row::RowId;
 use crate::outcome::Class;
 use crate::queue::lanes::LaneState;
 use traces::Exporting;
@@ -348,17 +349,13 @@ pub async fn billing(pool: &PgPool) -> sqlx::Result<String> {
     let billing = billing::read(pool).await?;
     for jobs in &billing.jobs {
         let labels = [jobs.model.as_str(), &jobs.state, &jobs.outcome];
-        ended
-            .with_label_values(&labels)
-            .inc_by(jobs.count.unsigned_abs());
-        for (counter, amount) in [
-            (&captured, jobs.captured),
-            (&released, jobs.released),
-            (&refunded, jobs.refunded),
+        add(&ended, &labels, "n", jobs.count);
+        for (counter, column, credits) in [
+            (&captured, "captured", jobs.captured),
+            (&released, "released", jobs.released),
+            (&refunded, "refunded", jobs.refunded),
         ] {
-            counter
-                .with_label_values(&[&jobs.model])
-                .inc_by(amount.unsigned_abs());
+            add(counter, &labels[..1], column, credits);
         }
     }
     for jobs in &billing.open {
@@ -381,13 +378,18 @@ pub async fn billing(pool: &PgPool) -> sqlx::Result<String> {
     }
     for ended in &billing.calls {
         let labels = [ended.provider.as_str(), &ended.model, &ended.outcome];
-        calls
-            .with_label_values(&labels)
-            .inc_by(ended.count.unsigned_abs());
-        cost.with_label_values(&labels)
-            .inc_by(ended.cost_micros.unsigned_abs());
+        add(&calls, &labels, "n", ended.count);
+        add(&cost, &labels, "cost_micros", ended.cost_micros);
     }
     Ok(encode(&registry))
+}
+
+/// Adds a sum of the roll-up to a counter. A sum below zero counts nothing: it is an error of its own, and is left out.
+fn add(counter: &IntCounterVec, labels: &[&str], column: &'static str, sum: i64) {
+    match RowId::new("billing", labels.join("/")).fits(column, sum) {
+        Ok(sum) => counter.with_label_values(labels).inc_by(sum),
+        Err(error) => tracing::error!(%error, "A sum of billing is left out of the metrics"),
+    }
 }
 
 fn encode(registry: &Registry) -> String {

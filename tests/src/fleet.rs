@@ -14,7 +14,7 @@ use cli::private::free_port;
 use common::config::Config;
 use nix::sys::signal::{self, Signal};
 use nix::unistd::Pid;
-use tokio::process::Child;
+use tokio::process::{Child, Command};
 
 use crate::processes;
 
@@ -25,6 +25,8 @@ const LOOK: Duration = Duration::from_millis(20);
 /// What all of them are started with.
 #[derive(Clone)]
 pub struct Orders {
+    /// The program: this version's, or another's.
+    pub program: PathBuf,
     pub config: Config,
     /// Further variables, such as keys of providers.
     pub environment: Vec<(String, String)>,
@@ -99,7 +101,8 @@ impl Process {
             .create(true)
             .append(true)
             .open(self.log())?;
-        let mut command = processes::command(self.role.word(), &self.orders.config);
+        let platen = Command::new(&self.orders.program);
+        let mut command = processes::told(platen, self.role.word(), &self.orders.config);
         command
             .envs(self.orders.environment.iter().cloned())
             .stdout(log.try_clone()?)

@@ -5,9 +5,11 @@
 #![expect(clippy::print_stdout, reason = "prints what it counted")]
 #![expect(clippy::unwrap_used, reason = "a harness fails loudly")]
 
+pub mod base;
 pub mod chaos;
 pub mod clients;
 pub mod compose;
+pub mod customers;
 pub mod disk;
 pub mod fleet;
 pub mod gcs;

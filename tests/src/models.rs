@@ -1,11 +1,17 @@
 //! Catalogues for tests: the shipped files in a folder of their own, with a line changed or a file added.
 
+use std::path::Path;
+
 use tempfile::TempDir;
 
 /// A copy of the shipped files.
 pub fn shipped() -> TempDir {
+    copied(&crate::root("models"))
+}
+
+/// A copy of a version's files.
+pub fn copied(models: &Path) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
-    let models = crate::root("models");
     for file in std::fs::read_dir(models).unwrap() {
         let path = file.unwrap().path();
         std::fs::copy(&path, folder.path().join(path.file_name().unwrap())).unwrap();

@@ -1,6 +1,6 @@
 //! The product's processes by themselves, for tests that kill them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use common::config::Config;
@@ -9,7 +9,12 @@ use tokio::process::{Child, Command};
 
 /// The program, to be told what to do, with nothing in its environment.
 pub fn platen() -> Command {
-    let mut platen = Command::new(binary("platen"));
+    program(&binary("platen"))
+}
+
+/// The same of another version.
+pub fn program(path: &Path) -> Command {
+    let mut platen = Command::new(path);
     platen.env_clear().stdin(Stdio::null()).kill_on_drop(true);
     // Where the servers' programs are.
     platen.envs(std::env::vars_os().filter(|(name, _)| name == "PATH"));

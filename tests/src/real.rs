@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use crate::fleet::Orders;
 use crate::servers::TestServers;
-use crate::{Options, Pipeline, models};
+use crate::{Options, Pipeline, models, processes};
 
 pub struct Real {
     pub pipeline: Pipeline,
@@ -59,6 +59,7 @@ impl Real {
         };
         let pipeline = Pipeline::start_on(servers, options).await;
         let orders = Orders {
+            program: processes::binary("platen"),
             config: pipeline.config.clone(),
             environment: models::keys(&fake.base_url()),
             folder: logs.path().to_owned(),

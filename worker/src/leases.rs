@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use common::failpoint::reach;
 use common::id::JobId;
-use common::job;
+use common::{database, job};
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 
@@ -134,10 +134,10 @@ impl Leases {
         }
         let asked = Instant::now();
         // A renewal that hangs is a renewal that failed.
-        let renewal = async {
+        let renewal = database::answered(async {
             reach("renew:before_renew").await?;
             job::store::renew(pool, &held, lease).await
-        };
+        });
         let renewed = tokio::time::timeout(lease / 4, renewal).await;
         let mut leases = self.0.lock().expect("no panic while it is held");
         match renewed {

@@ -5,6 +5,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::{Artifact, Role};
+use crate::database::row::RowId;
 use crate::generation::image::{MediaType, Pixels};
 use crate::id::{ArtifactId, JobId, TenantId};
 
@@ -15,6 +16,9 @@ pub async fn insert(
     fence: i32,
     artifact: &Artifact,
 ) -> sqlx::Result<()> {
+    let row = RowId::new("artifacts", artifact.id);
+    let width: i32 = row.fits("width", artifact.pixels.width)?;
+    let height: i32 = row.fits("height", artifact.pixels.height)?;
     sqlx::query!(
         "-- artifact::insert
         INSERT INTO artifacts (id, tenant_id, job_id, output_idx, role, fence, object_key, sha256, bytes, media_type, width, height, synthetic, c2pa_sha256)
@@ -29,8 +33,8 @@ pub async fn insert(
         &artifact.sha256[..],
         artifact.bytes,
         artifact.media_type.as_str(),
-        i32::try_from(artifact.pixels.width).unwrap_or(i32::MAX),
-        i32::try_from(artifact.pixels.height).unwrap_or(i32::MAX),
+        width,
+        height,
         artifact.synthetic,
         artifact.c2pa_sha256.as_ref().map(|sha256| &sha256[..]),
     )
@@ -51,7 +55,7 @@ pub async fn of_jobs(connection: &mut PgConnection, jobs: &[JobId]) -> sqlx::Res
     )
     .fetch_all(connection)
     .await?;
-    Ok(rows.into_iter().filter_map(Row::artifact).collect())
+    rows.into_iter().map(Row::artifact).collect()
 }
 
 /// One artifact that still exists.
@@ -65,7 +69,7 @@ pub async fn get(connection: &mut PgConnection, id: ArtifactId) -> sqlx::Result<
     )
     .fetch_optional(connection)
     .await?;
-    Ok(row.and_then(Row::artifact))
+    row.map(Row::artifact).transpose()
 }
 
 /// Whether there was one whose time is over.
@@ -96,25 +100,27 @@ struct Row {
 }
 
 impl Row {
-    fn artifact(self) -> Option<Artifact> {
-        Some(Artifact {
-            id: ArtifactId(self.id),
+    fn artifact(self) -> sqlx::Result<Artifact> {
+        let id = ArtifactId(self.id);
+        let row = RowId::new("artifacts", id);
+        Ok(Artifact {
+            id,
             job: JobId(self.job_id),
             output_idx: self.output_idx,
-            role: Role::parse(&self.role)?,
+            role: row.known("role", &self.role, Role::parse)?,
             object_key: self.object_key,
-            sha256: self.sha256.try_into().ok()?,
+            sha256: row.fits("sha256", self.sha256)?,
             bytes: self.bytes,
-            media_type: MediaType::parse(&self.media_type)?,
+            media_type: row.known("media_type", &self.media_type, MediaType::parse)?,
             pixels: Pixels {
-                width: u32::try_from(self.width).ok()?,
-                height: u32::try_from(self.height).ok()?,
+                width: row.fits("width", self.width)?,
+                height: row.fits("height", self.height)?,
             },
             synthetic: self.synthetic,
-            c2pa_sha256: match self.c2pa_sha256 {
-                Some(sha256) => Some(sha256.try_into().ok()?),
-                None => None,
-            },
+            c2pa_sha256: self
+                .c2pa_sha256
+                .map(|sha256| row.fits("c2pa_sha256", sha256))
+                .transpose()?,
             created_at: Some(self.created_at),
         })
     }

@@ -60,7 +60,7 @@ pub async fn fold(executor: impl PgExecutor<'_>) -> sqlx::Result<i64> {
         r#"-- billing::fold
         WITH mine AS MATERIALIZED (SELECT pg_try_advisory_xact_lock(hashtext('platen billing')) AS lock),
         oldest AS MATERIALIZED (SELECT id FROM billing_lines, mine WHERE mine.lock ORDER BY id LIMIT $1),
-        folded AS (DELETE FROM billing_lines USING oldest WHERE billing_lines.id = oldest.id RETURNING billing_lines.*),
+        folded AS (DELETE FROM billing_lines USING oldest WHERE billing_lines.id = oldest.id RETURNING subject, provider, model, state, outcome, n, held, captured, released, refunded, cost_micros),
         added AS (
           INSERT INTO billing_totals AS t (subject, provider, model, state, outcome, n, held, captured, released, refunded, cost_micros)
           SELECT subject, provider, model, state, outcome, sum(n), sum(held), sum(captured), sum(released), sum(refunded), sum(cost_micros)

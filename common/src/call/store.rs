@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use super::{Ending, Journaled, LOST, Original};
 use crate::catalog::Lane;
+use crate::database::row::RowId;
 use crate::database::{NotOneRow, one_row};
 use crate::generation::image::{MediaType, Pixels};
 use crate::id::{CallId, JobId, TenantId};
@@ -138,6 +139,14 @@ pub async fn end(
     .fetch_optional(&mut *connection)
     .await?;
     let original = ending.original;
+    let row = RowId::new("calls", id);
+    let (width, height): (Option<i32>, Option<i32>) = match original {
+        Some(Original { pixels, .. }) => (
+            Some(row.fits("width", pixels.width)?),
+            Some(row.fits("height", pixels.height)?),
+        ),
+        None => (None, None),
+    };
     let result = sqlx::query!(
         "-- call::end
         UPDATE calls SET ended_at = clock_timestamp(), outcome = $2, detail = $3, provider_request_id = coalesce($4, provider_request_id),
@@ -155,8 +164,8 @@ pub async fn end(
         original.map(|original| &original.sha256[..]),
         original.map(|original| original.bytes),
         original.map(|original| original.media_type.as_str()),
-        original.map(|original| i32::try_from(original.pixels.width).unwrap_or(i32::MAX)),
-        original.map(|original| i32::try_from(original.pixels.height).unwrap_or(i32::MAX)),
+        width,
+        height,
         ending.reason,
         &LOST.map(|class| class.as_str().to_owned()),
     )
@@ -190,7 +199,7 @@ pub async fn of_job(connection: &mut PgConnection, job: JobId) -> sqlx::Result<V
     )
     .fetch_all(connection)
     .await?;
-    Ok(rows.into_iter().map(Into::into).collect())
+    rows.into_iter().map(Row::journaled).collect()
 }
 
 struct Row {
@@ -212,44 +221,70 @@ struct Row {
     height: Option<i32>,
 }
 
-impl From<Row> for Journaled {
-    fn from(row: Row) -> Self {
-        Self {
-            id: CallId(row.id),
-            output_idx: row.output_idx,
-            lane: row.lane(),
-            age: Duration::try_from_secs_f64(row.age_seconds).unwrap_or_default(),
-            outcome: row.outcome.as_deref().and_then(Class::parse),
-            detail: row.detail.clone(),
-            reason: row.reason.clone(),
-            operation: row.operation.clone(),
-            original: row.original(),
+impl Row {
+    fn journaled(self) -> sqlx::Result<Journaled> {
+        let id = CallId(self.id);
+        let row = RowId::new("calls", id);
+        Ok(Journaled {
+            id,
+            output_idx: self.output_idx,
+            lane: self.lane(row)?,
+            age: Duration::try_from_secs_f64(self.age_seconds).unwrap_or_default(),
+            // An unknown one must not read as none: that call is still under way, and would be given up or made again.
+            outcome: self
+                .outcome
+                .as_deref()
+                .map(|outcome| row.known("outcome", outcome, Class::parse))
+                .transpose()?,
+            original: self.original(row)?,
+            detail: self.detail,
+            reason: self.reason,
+            operation: self.operation,
+        })
+    }
+
+    /// Calls made before lanes were written down were made where their model stood.
+    fn lane(&self, row: RowId<CallId>) -> sqlx::Result<Lane> {
+        match &self.lane {
+            Some(lane) => row.known("lane", lane, |lane| lane.parse().ok()),
+            None => Ok(Lane {
+                provider: self.provider.clone(),
+                project: None,
+                location: "global".to_owned(),
+                model: self.model.clone(),
+            }),
         }
     }
-}
 
-impl Row {
-    /// Calls made before lanes were written down were made where their model stood.
-    fn lane(&self) -> Lane {
-        let written = self.lane.as_deref().and_then(|lane| lane.parse().ok());
-        written.unwrap_or_else(|| Lane {
-            provider: self.provider.clone(),
-            project: None,
-            location: "global".to_owned(),
-            model: self.model.clone(),
-        })
-    }
-
-    fn original(self) -> Option<Original> {
-        Some(Original {
-            object_key: self.object_key?,
-            sha256: self.sha256?.try_into().ok()?,
-            bytes: self.bytes?,
-            media_type: MediaType::parse(&self.media_type?)?,
+    /// A row has all of an original or nothing (`originals_are_whole`).
+    fn original(&self, row: RowId<CallId>) -> sqlx::Result<Option<Original>> {
+        let (
+            Some(object_key),
+            Some(sha256),
+            Some(bytes),
+            Some(media_type),
+            Some(width),
+            Some(height),
+        ) = (
+            &self.object_key,
+            &self.sha256,
+            self.bytes,
+            &self.media_type,
+            self.width,
+            self.height,
+        )
+        else {
+            return Ok(None);
+        };
+        Ok(Some(Original {
+            object_key: object_key.clone(),
+            sha256: row.fits("sha256", sha256.as_slice())?,
+            bytes,
+            media_type: row.known("media_type", media_type, MediaType::parse)?,
             pixels: Pixels {
-                width: u32::try_from(self.width?).ok()?,
-                height: u32::try_from(self.height?).ok()?,
+                width: row.fits("width", width)?,
+                height: row.fits("height", height)?,
             },
-        })
+        }))
     }
 }

@@ -4,6 +4,7 @@
 use sqlx::PgConnection;
 
 use super::{Answer, Known, Request};
+use crate::database::row::RowId;
 use crate::id::TenantId;
 
 pub async fn find(
@@ -19,17 +20,17 @@ pub async fn find(
     )
     .fetch_optional(connection)
     .await?;
-    Ok(row.map(|row| {
-        if row.request_hash == request.hash {
-            Known::Answered(Answer {
-                status: row.status.unsigned_abs(),
-                location: row.location,
-                body: row.body,
-            })
-        } else {
-            Known::AnotherRequest
-        }
-    }))
+    let Some(row) = row else {
+        return Ok(None);
+    };
+    if row.request_hash != request.hash {
+        return Ok(Some(Known::AnotherRequest));
+    }
+    Ok(Some(Known::Answered(Answer {
+        status: RowId::new("idempotency_keys", tenant).fits("status", row.status)?,
+        location: row.location,
+        body: row.body,
+    })))
 }
 
 pub async fn keep(
@@ -38,13 +39,14 @@ pub async fn keep(
     request: &Request,
     answer: &Answer,
 ) -> sqlx::Result<()> {
+    let status: i16 = RowId::new("idempotency_keys", tenant).fits("status", answer.status)?;
     sqlx::query!(
         "-- idempotency::keep
         INSERT INTO idempotency_keys (tenant_id, key, request_hash, status, location, body) VALUES ($1, $2, $3, $4, $5, $6)",
         tenant.0,
         request.key,
         &request.hash[..],
-        i16::try_from(answer.status).unwrap_or(i16::MAX),
+        status,
         answer.location,
         answer.body,
     )

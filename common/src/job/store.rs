@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use super::{Claimed, Cost, Job, LAST_CALL, Open, State};
 use crate::credits::{Credits, Quote};
+use crate::database::row::RowId;
 use crate::database::{NotOneRow, one_row};
 use crate::generation::{Generation, Kind};
 use crate::id::{JobId, TenantId};
@@ -49,18 +50,19 @@ const PRIORITY_MICROS: i64 = 10_000_000;
 /// tenant's job goes before the backlog of a busy one, and no priority goes before what others asked for earlier.
 pub async fn insert(connection: &mut PgConnection, job: &NewJob<'_>) -> sqlx::Result<Job> {
     let generation = serde_json::to_value(job.generation).expect("a generation is JSON");
-    let outputs = i32::try_from(job.quote.outputs).unwrap_or(i32::MAX);
-    let row = sqlx::query_as!(
-        Row,
+    let row_id = RowId::new("jobs", job.id);
+    let outputs: i32 = row_id.fits("n_requested", job.quote.outputs)?;
+    let row = whole_jobs!(
         r#"-- job::insert
         WITH clock AS (
-          UPDATE wallets SET turn = greatest(turn, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint) + $15::bigint
+          UPDATE wallets SET turn = greatest(turn, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint) + $15::bigint * $14::integer
           WHERE tenant_id = $2 RETURNING turn)
         INSERT INTO jobs (id, tenant_id, kind, model, name, metadata, request_id, max_calls, priority, turn, run_after, deadline,
                           price_version, unit_price, n_requested, hold_amount, fallback, switched_from, redrive_of, traceparent, created_at)
         SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9::smallint, greatest((extract(epoch FROM clock_timestamp()) * 1000000)::bigint, clock.turn - $9::smallint * $16::bigint),
                greatest($10, now()), greatest($10, clock_timestamp()) + $11::interval, $12, $13, $14, $17, $18, $19, $20, $21, now() FROM clock
-        RETURNING *"#,
+        RETURNING "#,
+        "",
         job.id.0,
         job.tenant.0,
         job.generation.kind().as_str(),
@@ -75,7 +77,7 @@ pub async fn insert(connection: &mut PgConnection, job: &NewJob<'_>) -> sqlx::Re
         job.quote.price_version,
         job.quote.unit_price.get(),
         outputs,
-        SPACING_MICROS.saturating_mul(i64::from(outputs)),
+        SPACING_MICROS,
         PRIORITY_MICROS,
         job.hold.get(),
         job.fallback,
@@ -94,35 +96,33 @@ pub async fn insert(connection: &mut PgConnection, job: &NewJob<'_>) -> sqlx::Re
     )
     .execute(connection)
     .await?;
-    Ok(row.into())
+    row.job()
 }
 
 /// One job of the tenant.
 pub async fn get(connection: &mut PgConnection, id: JobId) -> sqlx::Result<Option<Job>> {
-    let row = sqlx::query_as!(
-        Row,
-        r#"-- job::get
-        SELECT *
-        FROM jobs WHERE id = $1"#,
+    let row = whole_jobs!(
+        "-- job::get
+        SELECT ",
+        " FROM jobs WHERE id = $1",
         id.0
     )
     .fetch_optional(connection)
     .await?;
-    Ok(row.map(Into::into))
+    row.map(Row::job).transpose()
 }
 
 /// One job, locked. The tenant's wallet is locked before.
 pub async fn lock(connection: &mut PgConnection, id: JobId) -> sqlx::Result<Option<Job>> {
-    let row = sqlx::query_as!(
-        Row,
-        r#"-- job::lock
-        SELECT *
-        FROM jobs WHERE id = $1 FOR NO KEY UPDATE"#,
+    let row = whole_jobs!(
+        "-- job::lock
+        SELECT ",
+        " FROM jobs WHERE id = $1 FOR NO KEY UPDATE",
         id.0
     )
     .fetch_optional(connection)
     .await?;
-    Ok(row.map(Into::into))
+    row.map(Row::job).transpose()
 }
 
 /// What to list.
@@ -143,14 +143,13 @@ pub async fn list(
     filter: &Filter,
     limit: i64,
 ) -> sqlx::Result<Vec<Job>> {
-    let rows = sqlx::query_as!(
-        Row,
-        r#"-- job::list
-        SELECT *
-        FROM jobs
+    let rows = whole_jobs!(
+        "-- job::list
+        SELECT ",
+        " FROM jobs
         WHERE tenant_id = $1 AND ($2::uuid IS NULL OR id < $2) AND ($3::text IS NULL OR state = $3) AND ($4::text IS NULL OR model = $4)
           AND ($5::text IS NULL OR position(lower($5) IN lower(name)) > 0)
-        ORDER BY id DESC LIMIT $6"#,
+        ORDER BY id DESC LIMIT $6",
         tenant.0,
         filter.after.map(|id| id.0),
         filter.state.map(State::as_str),
@@ -160,7 +159,7 @@ pub async fn list(
     )
     .fetch_all(connection)
     .await?;
-    Ok(rows.into_iter().map(Into::into).collect())
+    rows.into_iter().map(Row::job).collect()
 }
 
 /// Which jobs, of whichever tenant: those that fit everything that is said.
@@ -191,15 +190,14 @@ pub async fn search(pool: &PgPool, search: &Search, limit: i64) -> sqlx::Result<
         .iter()
         .map(|state| state.as_str().to_owned())
         .collect();
-    let rows = sqlx::query_as!(
-        Row,
-        r#"-- job::search
-        SELECT *
-        FROM jobs
+    let rows = whole_jobs!(
+        "-- job::search
+        SELECT ",
+        " FROM jobs
         WHERE ($1::uuid[] IS NULL OR id = ANY($1)) AND ($2::uuid IS NULL OR tenant_id = $2) AND ($3::text IS NULL OR model = $3)
           AND (cardinality($4::text[]) = 0 OR state = ANY($4)) AND ($5::text IS NULL OR outcome = $5)
           AND ($6::timestamptz IS NULL OR created_at >= $6) AND ($7::timestamptz IS NULL OR created_at < $7) AND ($8::uuid IS NULL OR id < $8)
-        ORDER BY id DESC LIMIT $9"#,
+        ORDER BY id DESC LIMIT $9",
         ids.as_deref(),
         search.tenant.map(|tenant| tenant.0),
         search.model,
@@ -212,7 +210,7 @@ pub async fn search(pool: &PgPool, search: &Search, limit: i64) -> sqlx::Result<
     )
     .fetch_all(pool)
     .await?;
-    Ok(rows.into_iter().map(Into::into).collect())
+    rows.into_iter().map(Row::job).collect()
 }
 
 /// How many jobs each worker has under way.
@@ -249,7 +247,11 @@ pub async fn request(connection: &mut PgConnection, id: JobId) -> sqlx::Result<O
     .await?;
     stored
         .map(|value| {
-            serde_json::from_value(value).map_err(|error| sqlx::Error::Decode(error.into()))
+            // Nothing of it is told but its kind: it holds the prompt.
+            let kind = value["kind"].to_string();
+            serde_json::from_value(value).map_err(|_| {
+                RowId::new("job_requests", id).unknown("generation", format!("of kind {kind}"))
+            })
         })
         .transpose()
 }
@@ -296,7 +298,7 @@ pub async fn claim(
         fence: row.fence,
         model: row.model,
         request_id: row.request_id,
-        traceparent: row.traceparent.and_then(|text| text.parse().ok()),
+        traceparent: row.traceparent.and_then(|text| trace_of(id, &text)),
         n_requested: row.n_requested,
         fallback: row.fallback,
         calls_made: row.calls_started,
@@ -304,6 +306,16 @@ pub async fn claim(
         waited_seconds: row.waited_seconds,
         seconds_left: row.seconds_left,
     }))
+}
+
+/// A job is worked on all the same where only its trace is unknown: the claim has been made.
+fn trace_of(id: JobId, text: &str) -> Option<TraceParent> {
+    RowId::new("jobs", id)
+        .known("traceparent", text, |text| text.parse().ok())
+        .inspect_err(
+            |error| tracing::error!(%error, "A job is worked on outside its client's trace"),
+        )
+        .ok()
 }
 
 /// Renews every lease a worker holds in one statement. Jobs that are missing from the answer were lost.
@@ -337,7 +349,7 @@ pub async fn due(pool: &PgPool, limit: i64, open: &Open) -> sqlx::Result<Vec<(Jo
     let rows = sqlx::query!(
         r#"-- job::due
         WITH open AS (
-          SELECT * FROM unnest($2::text[], $3::bigint[], $4::bigint[]) AS open(model, anywhere, at_home)),
+          SELECT model, anywhere, at_home FROM unnest($2::text[], $3::bigint[], $4::bigint[]) AS open(model, anywhere, at_home)),
         paused AS (SELECT model, tenant_id FROM pauses WHERE lifted_at IS NULL AND worker IS NULL),
         roomy AS (
           SELECT jobs.id, jobs.turn FROM open, LATERAL (
@@ -495,11 +507,25 @@ fn interval(duration: Duration) -> PgInterval {
     }
 }
 
-/// A row of `jobs` as the database gives it: every column, so that queries may say `*`.
-#[expect(
-    dead_code,
-    reason = "a lease is only ever compared in SQL, a trace goes on with a claim"
-)]
+/// A query that gives whole jobs: what stands before their columns, what stands behind, and its arguments. The columns
+/// are those of [`Row`]: a prepared `*` fails once a migration has added one.
+macro_rules! whole_jobs {
+    ($before:tt, $after:tt, $($arguments:tt)*) => {
+        sqlx::query_as!(
+            Row,
+            $before
+                + "id, tenant_id, kind, model, name, metadata, request_id, state, outcome, reason, fence, crash_count,
+                   calls_started, max_calls, priority, turn, run_after, deadline, price_version, unit_price, hold_amount,
+                   captured, released, refunded, n_requested, n_delivered, fallback, switched_from, redrive_of,
+                   created_at, started_at, finished_at"
+                + $after,
+            $($arguments)*
+        )
+    };
+}
+use whole_jobs;
+
+/// What [`Job`] is made of, as the database gives it.
 struct Row {
     id: Uuid,
     tenant_id: Uuid,
@@ -512,8 +538,6 @@ struct Row {
     outcome: Option<String>,
     reason: Option<String>,
     fence: i32,
-    lease_until: Option<OffsetDateTime>,
-    worker: Option<String>,
     crash_count: i32,
     calls_started: i32,
     max_calls: i32,
@@ -531,59 +555,54 @@ struct Row {
     n_delivered: i32,
     fallback: bool,
     switched_from: Option<String>,
-    operating: bool,
-    stocked: bool,
+    redrive_of: Option<Uuid>,
     created_at: OffsetDateTime,
     started_at: Option<OffsetDateTime>,
     finished_at: Option<OffsetDateTime>,
-    redrive_of: Option<Uuid>,
-    traceparent: Option<String>,
 }
 
-fn counted(amount: i64) -> Credits {
-    Credits::new(amount).expect("the database allows no negative amount")
-}
-
-impl From<Row> for Job {
-    fn from(row: Row) -> Self {
-        Self {
-            id: JobId(row.id),
-            tenant: TenantId(row.tenant_id),
-            kind: match row.kind.as_str() {
-                "image" => Kind::Image,
-                other => unreachable!("the database allows no kind {other}"),
-            },
-            model: row.model,
-            name: row.name,
-            metadata: row.metadata,
-            request_id: row.request_id,
-            state: State::parse(&row.state).expect("the database allows known states only"),
-            outcome: row.outcome.as_deref().and_then(Class::parse),
-            reason: row.reason,
-            fence: row.fence,
-            crash_count: row.crash_count,
-            calls_started: row.calls_started,
-            max_calls: row.max_calls,
-            priority: row.priority,
-            turn: row.turn,
-            run_after: row.run_after,
-            deadline: row.deadline,
+impl Row {
+    fn job(self) -> sqlx::Result<Job> {
+        let id = JobId(self.id);
+        let row = RowId::new("jobs", id);
+        Ok(Job {
+            id,
+            tenant: TenantId(self.tenant_id),
+            kind: row.known("kind", &self.kind, Kind::parse)?,
+            model: self.model,
+            name: self.name,
+            metadata: self.metadata,
+            request_id: self.request_id,
+            state: row.known("state", &self.state, State::parse)?,
+            outcome: self
+                .outcome
+                .map(|outcome| row.known("outcome", &outcome, Class::parse))
+                .transpose()?,
+            reason: self.reason,
+            fence: self.fence,
+            crash_count: self.crash_count,
+            calls_started: self.calls_started,
+            max_calls: self.max_calls,
+            priority: self.priority,
+            turn: self.turn,
+            run_after: self.run_after,
+            deadline: self.deadline,
             cost: Cost {
-                unit_price: counted(row.unit_price),
-                price_version: row.price_version,
-                held: counted(row.hold_amount),
-                captured: counted(row.captured),
-                released: counted(row.released),
-                refunded: counted(row.refunded),
+                unit_price: row.fits("unit_price", self.unit_price)?,
+                price_version: self.price_version,
+                held: row.fits("hold_amount", self.hold_amount)?,
+                captured: row.fits("captured", self.captured)?,
+                released: row.fits("released", self.released)?,
+                refunded: row.fits("refunded", self.refunded)?,
             },
-            n_requested: row.n_requested,
-            n_delivered: row.n_delivered,
-            fallback: row.fallback,
-            switched_from: row.switched_from,
-            redrive_of: row.redrive_of.map(JobId),
-            created_at: row.created_at,
-            started_at: row.started_at,
-            finished_at: row.finished_at,
-        }
+            n_requested: self.n_requested,
+            n_delivered: self.n_delivered,
+            fallback: self.fallback,
+            switched_from: self.switched_from,
+            redrive_of: self.redrive_of.map(JobId),
+            created_at: self.created_at,
+            started_at: self.started_at,
+            finished_at: self.finished_at,
+        })
     }
 }

@@ -7,8 +7,9 @@ use sqlx::PgConnection;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{Account, Lot, Share, Transfer};
+use super::{Account, Cause, Lot, Share, Transfer};
 use crate::credits::Credits;
+use crate::database::row::RowId;
 use crate::id::{GrantId, JobId, TenantId};
 
 /// A tenant's balance.
@@ -110,7 +111,7 @@ pub async fn hold_lots(
     let amounts: Vec<i64> = shares.iter().map(|share| share.amount.get()).collect();
     sqlx::query!(
         "-- ledger::hold_lots
-        WITH share AS (SELECT * FROM unnest($3::uuid[], $4::bigint[]) WITH ORDINALITY AS t(grant_id, amount, ord)),
+        WITH share AS (SELECT grant_id, amount, ord FROM unnest($3::uuid[], $4::bigint[]) WITH ORDINALITY AS t(grant_id, amount, ord)),
              held AS (UPDATE grants g SET remaining = remaining - share.amount, held = held + share.amount
                       FROM share WHERE g.id = share.grant_id RETURNING g.id)
         INSERT INTO job_lots (job_id, grant_id, tenant_id, ord, amount)
@@ -238,6 +239,22 @@ pub struct Line {
     pub amount: Credits,
     pub reference: String,
     pub at: OffsetDateTime,
+}
+
+impl Line {
+    /// The job that caused it, where one did.
+    ///
+    /// # Errors
+    /// Where its cause is a job's, and what it refers to is none.
+    pub fn job(&self) -> sqlx::Result<Option<JobId>> {
+        let causes = [Cause::Hold, Cause::Capture, Cause::Release].map(Cause::as_str);
+        if !causes.contains(&self.kind.as_str()) {
+            return Ok(None);
+        }
+        let row = RowId::new("transfers", self.seq);
+        let job = row.known("ref", &self.reference, |text| text.parse().ok())?;
+        Ok(Some(JobId(job)))
+    }
 }
 
 /// A tenant's ledger, newest first, below `before` when given.

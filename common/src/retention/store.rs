@@ -7,6 +7,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::{Due, FileClass, Purpose, Receipt, Retention};
+use crate::database::row::RowId;
 use crate::id::{JobId, TenantId, UploadId};
 
 /// What a tenant wants kept.
@@ -18,12 +19,16 @@ pub async fn get(connection: &mut PgConnection, tenant: TenantId) -> sqlx::Resul
     )
     .fetch_optional(connection)
     .await?;
-    let seconds = |kept: Option<i64>| kept.and_then(|kept| u64::try_from(kept).ok());
-    Ok(row.map_or_else(Retention::default, |row| Retention {
-        inputs: seconds(row.inputs),
-        originals: seconds(row.originals),
-        renditions: seconds(row.renditions),
-    }))
+    let Some(row) = row else {
+        return Ok(Retention::default());
+    };
+    let id = RowId::new("retention", tenant);
+    let seconds = |column, kept: Option<i64>| kept.map(|kept| id.fits(column, kept)).transpose();
+    Ok(Retention {
+        inputs: seconds("inputs", row.inputs)?,
+        originals: seconds("originals", row.originals)?,
+        renditions: seconds("renditions", row.renditions)?,
+    })
 }
 
 /// Says what a tenant wants kept, from now on and of what there is: files of jobs that have ended are due by it, too. What was
@@ -33,15 +38,18 @@ pub async fn set(
     tenant: TenantId,
     retention: Retention,
 ) -> sqlx::Result<()> {
-    let seconds = |kept: Option<u64>| kept.and_then(|kept| i64::try_from(kept).ok());
+    let id = RowId::new("retention", tenant);
+    let seconds = |column, kept: Option<u64>| -> sqlx::Result<Option<i64>> {
+        kept.map(|kept| id.fits(column, kept)).transpose()
+    };
     sqlx::query!(
         "-- retention::set
         INSERT INTO retention (tenant_id, inputs, originals, renditions) VALUES ($1, $2, $3, $4)
         ON CONFLICT (tenant_id) DO UPDATE SET inputs = $2, originals = $3, renditions = $4",
         tenant.0,
-        seconds(retention.inputs),
-        seconds(retention.originals),
-        seconds(retention.renditions),
+        seconds("inputs", retention.inputs)?,
+        seconds("originals", retention.originals)?,
+        seconds("renditions", retention.renditions)?,
     )
     .execute(&mut *connection)
     .await?;
@@ -93,12 +101,13 @@ pub async fn plan_upload(connection: &mut PgConnection, id: UploadId) -> sqlx::R
     Ok(())
 }
 
-/// Takes some files that are due and that nobody holds; for `lease` no other worker takes them.
+/// Takes some files that are due and that nobody holds; for `lease` no other worker takes them. One this version cannot read is an
+/// error of its own: the others are deleted all the same.
 pub async fn take(
     executor: impl PgExecutor<'_>,
     most: i64,
     lease: Duration,
-) -> sqlx::Result<Vec<Due>> {
+) -> sqlx::Result<Vec<sqlx::Result<Due>>> {
     let rows = sqlx::query!(
         "-- retention::take
         UPDATE deletions SET tried_at = clock_timestamp() WHERE id IN (
@@ -115,11 +124,15 @@ pub async fn take(
     .await?;
     Ok(rows
         .into_iter()
-        .filter_map(|row| {
-            Some(Due {
+        .map(|row| {
+            Ok(Due {
                 id: row.id,
                 tenant: TenantId(row.tenant_id),
-                class: FileClass::parse(&row.class)?,
+                class: RowId::new("deletions", row.id).known(
+                    "class",
+                    &row.class,
+                    FileClass::parse,
+                )?,
                 object_key: row.object_key,
             })
         })
@@ -183,21 +196,20 @@ pub async fn receipts(
     )
     .fetch_all(connection)
     .await?;
-    Ok(rows
-        .into_iter()
-        .filter_map(|row| {
-            Some(Receipt {
-                id: row.id,
-                job: row.job_id.map(JobId),
-                upload: row.upload_id.map(UploadId),
-                class: FileClass::parse(&row.class)?,
-                sha256: row.sha256.try_into().ok()?,
-                bytes: row.bytes,
-                due_at: row.due_at,
-                deleted_at: row.deleted_at,
-            })
+    let receipts = rows.into_iter().map(|row| {
+        let id = RowId::new("deletions", row.id);
+        Ok(Receipt {
+            id: row.id,
+            job: row.job_id.map(JobId),
+            upload: row.upload_id.map(UploadId),
+            class: id.known("class", &row.class, FileClass::parse)?,
+            sha256: id.fits("sha256", row.sha256)?,
+            bytes: row.bytes,
+            due_at: row.due_at,
+            deleted_at: row.deleted_at,
         })
-        .collect())
+    });
+    receipts.collect()
 }
 
 /// Keeps a job's files until a time; returns the hold's number, or `None` when the tenant has no such job.

@@ -5,6 +5,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::Upload;
+use crate::database::row::RowId;
 use crate::generation::image::{MediaType, Pixels};
 use crate::id::{TenantId, UploadId};
 
@@ -14,6 +15,9 @@ pub async fn insert(
     tenant: TenantId,
     upload: &Upload,
 ) -> sqlx::Result<Option<OffsetDateTime>> {
+    let row = RowId::new("uploads", upload.id);
+    let width: i32 = row.fits("width", upload.pixels.width)?;
+    let height: i32 = row.fits("height", upload.pixels.height)?;
     sqlx::query_scalar!(
         "-- upload::insert
         INSERT INTO uploads (id, tenant_id, name, object_key, sha256, bytes, media_type, width, height)
@@ -25,8 +29,8 @@ pub async fn insert(
         &upload.sha256[..],
         upload.bytes,
         upload.media_type.as_str(),
-        i32::try_from(upload.pixels.width).unwrap_or(i32::MAX),
-        i32::try_from(upload.pixels.height).unwrap_or(i32::MAX),
+        width,
+        height,
     )
     .fetch_optional(connection)
     .await
@@ -43,7 +47,7 @@ pub async fn some(connection: &mut PgConnection, ids: &[UploadId]) -> sqlx::Resu
     )
     .fetch_all(connection)
     .await?;
-    Ok(rows.into_iter().filter_map(Row::upload).collect())
+    rows.into_iter().map(Row::upload).collect()
 }
 
 /// The newest that are kept, older than `before`.
@@ -64,7 +68,7 @@ pub async fn list(
     )
     .fetch_all(connection)
     .await?;
-    Ok(rows.into_iter().filter_map(Row::upload).collect())
+    rows.into_iter().map(Row::upload).collect()
 }
 
 /// Whether there was one that is deleted.
@@ -136,18 +140,19 @@ struct Row {
 }
 
 impl Row {
-    /// `None` for a row no program of ours wrote.
-    fn upload(self) -> Option<Upload> {
-        Some(Upload {
-            id: UploadId(self.id),
+    fn upload(self) -> sqlx::Result<Upload> {
+        let id = UploadId(self.id);
+        let row = RowId::new("uploads", id);
+        Ok(Upload {
+            id,
             name: self.name,
             object_key: self.object_key,
-            sha256: self.sha256.try_into().ok()?,
+            sha256: row.fits("sha256", self.sha256)?,
             bytes: self.bytes,
-            media_type: MediaType::parse(&self.media_type)?,
+            media_type: row.known("media_type", &self.media_type, MediaType::parse)?,
             pixels: Pixels {
-                width: self.width.unsigned_abs(),
-                height: self.height.unsigned_abs(),
+                width: row.fits("width", self.width)?,
+                height: row.fits("height", self.height)?,
             },
             created_at: Some(self.created_at),
         })

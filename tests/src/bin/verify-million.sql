@@ -74,7 +74,7 @@ ORDER BY i, n, r;
 INSERT INTO idempotency_keys (tenant_id, key, request_hash, status, location, body, created_at)
 SELECT tenant, 'key-' || i, sha256(uuid_send(job)), 202, '/v1/jobs/' || shown,
        convert_to(jsonb_build_object('id', shown, 'object', 'job', 'state', 'queued', 'model', 'gemini-nano-banana-2.1', 'padding', repeat('as long as a view is ', 30))::text, 'UTF8'), at
-FROM (SELECT *, pg_temp.shown(job) AS shown FROM history OFFSET 0) h ORDER BY i;
+FROM (SELECT i, tenant, job, at, pg_temp.shown(job) AS shown FROM history OFFSET 0) h ORDER BY i;
 
 -- What was given, each hold, each end; numbered and chained by tenant.
 CREATE TEMP TABLE given AS
@@ -83,7 +83,7 @@ INSERT INTO grants (id, tenant_id, source_type, source_id, amount, remaining, he
 SELECT lot, tenant, 'promo', lot::text, 100 + jobs * 12, 100 + jobs * 12 - coalesce(held, 0) - consumed, coalesce(held, 0), consumed, now() - interval '1 year' FROM given;
 
 CREATE TEMP TABLE numbered AS
-SELECT *, row_number() OVER (PARTITION BY tenant ORDER BY at, step, ref)::bigint AS seq
+SELECT tenant, debit, credit, amount, kind, ref, at, step, row_number() OVER (PARTITION BY tenant ORDER BY at, step, ref)::bigint AS seq
 FROM (SELECT tenant, 'sys:promo' AS debit, 'tenant:available' AS credit, (100 + jobs * 12)::bigint AS amount, 'promo' AS kind, lot::text AS ref, now() - interval '1 year' AS at, 0 AS step FROM given
       UNION ALL SELECT tenant, 'tenant:available', 'tenant:held', hold, 'hold', job::text, at, 1 FROM history
       UNION ALL SELECT tenant, 'tenant:held', 'sys:revenue', captured, 'capture', job::text, ended, 2 FROM history WHERE ended IS NOT NULL AND captured > 0

@@ -23,9 +23,9 @@ use tokio::sync::Mutex;
 use super::diary::Diary;
 use super::plan::Line;
 use crate::fleet::{Orders, Process, Role};
-use crate::models;
 use crate::proxy::{Forgotten, Proxy};
 use crate::s3::{self, S3};
+use crate::{models, processes};
 
 pub const APIS: usize = 2;
 pub const WORKERS: usize = 3;
@@ -112,6 +112,7 @@ impl Stage {
             providers: Providers::default(),
         };
         let mut orders = Orders {
+            program: processes::binary("platen"),
             config: Config {
                 database_url: Some(SecretString::from(database_url)),
                 redis_url: Some(SecretString::from(redis_url)),

@@ -28,7 +28,7 @@ async fn call_of(pipeline: &Pipeline, job: JobId, operation: Option<&str>, ended
     let call = CallId::new();
     let lane = "vertex/global/gemini-nano-banana-2.1";
     sqlx::query(
-        "WITH job AS (UPDATE jobs SET fence = fence + 1, calls_started = calls_started + 1 WHERE id = $2 RETURNING *)
+        "WITH job AS (UPDATE jobs SET fence = fence + 1, calls_started = calls_started + 1 WHERE id = $2 RETURNING id, tenant_id, fence)
          INSERT INTO calls (id, tenant_id, job_id, fence, output_idx, provider, model, lane, operation, ended_at, outcome)
          SELECT $1, tenant_id, id, fence, 0, 'vertex', 'gemini-nano-banana-2.1', $3, $4,
                 CASE WHEN $5 THEN now() END, CASE WHEN $5 THEN 'unknown' END FROM job",

@@ -24,6 +24,7 @@ mod repeats;
 mod retention;
 mod runbook;
 mod s3;
+mod schema;
 mod shelf;
 mod traces;
 mod uploads;

@@ -1,8 +1,8 @@
 -- One picture of all that these tenants ($1) own, in the shape of `Books`. Times are minutes after $2.
 WITH tenant AS (SELECT id, n - 1 AS n FROM unnest($1::uuid[]) WITH ORDINALITY AS t(id, n)),
-lot AS (SELECT grants.*, tenant.n AS owner, row_number() OVER (ORDER BY grants.id) - 1 AS n FROM grants JOIN tenant ON tenant.id = tenant_id),
-job AS (SELECT jobs.*, tenant.n AS owner, row_number() OVER (ORDER BY jobs.id) - 1 AS n FROM jobs JOIN tenant ON tenant.id = tenant_id),
-call AS (SELECT calls.*, job.n AS of, row_number() OVER (ORDER BY calls.id) - 1 AS n FROM calls JOIN job ON job.id = job_id)
+lot AS (SELECT grants.id, priority, remaining, held, consumed, expires_at, tenant.n AS owner, row_number() OVER (ORDER BY grants.id) - 1 AS n FROM grants JOIN tenant ON tenant.id = tenant_id),
+job AS (SELECT jobs.id, state, outcome, fence, crash_count, calls_started, max_calls, run_after, deadline, lease_until, unit_price, n_requested, captured, released, n_delivered, operating, stocked, tenant.n AS owner, row_number() OVER (ORDER BY jobs.id) - 1 AS n FROM jobs JOIN tenant ON tenant.id = tenant_id),
+call AS (SELECT calls.fence, output_idx, calls.outcome, counted, operation, object_key, job.n AS of, row_number() OVER (ORDER BY calls.id) - 1 AS n FROM calls JOIN job ON job.id = job_id)
 SELECT json_build_object(
   'wallets', (SELECT coalesce(json_agg(json_build_object('available', available, 'held', held, 'active', status = 'active') ORDER BY n), '[]')
               FROM wallets JOIN tenant ON tenant.id = tenant_id),

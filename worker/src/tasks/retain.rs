@@ -57,7 +57,14 @@ pub(super) async fn run(app: Arc<App>) {
 }
 
 /// Whether it is gone, and its row a receipt.
-async fn delete(app: &App, due: Due) -> bool {
+async fn delete(app: &App, due: sqlx::Result<Due>) -> bool {
+    let due = match due {
+        Ok(due) => due,
+        Err(error) => {
+            tracing::error!(%error, "A file that is due is left to a worker that knows what it is");
+            return false;
+        }
+    };
     let gone = async {
         let hide = async {
             let mut transaction = database::begin_for(&app.pool, due.tenant).await?;

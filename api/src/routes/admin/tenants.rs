@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use axum::http::StatusCode;
-use common::credits::Credits;
+use common::credits::{Credits, InvalidCredits};
 use common::generation::Violation;
 use common::id::TenantId;
 use common::operation;
@@ -109,8 +109,10 @@ pub async fn adjust(
 ) -> Result<StatusCode> {
     let Adjustment { credits, reason } = extract::json(&body)?;
     let act = act(&reason)?;
-    let amount = i64::try_from(credits.unsigned_abs()).unwrap_or(i64::MAX);
-    let amount = Credits::new(amount).map_err(|error| wrong(sentence(&error)))?;
+    let amount = credits.checked_abs().ok_or(InvalidCredits);
+    let amount = amount
+        .and_then(Credits::new)
+        .map_err(|error| wrong(sentence(&error)))?;
     if amount.is_zero() {
         return Err(wrong("Say how many: not 0.".to_owned()));
     }

@@ -57,21 +57,17 @@ pub struct TransferView {
     pub at: OffsetDateTime,
 }
 
-impl From<Line> for TransferView {
-    fn from(line: Line) -> Self {
-        let of_a_job = ["hold", "capture", "release"].contains(&line.kind.as_str());
-        let job = of_a_job
-            .then(|| line.reference.parse().ok().map(JobId))
-            .flatten();
-        Self {
+impl TransferView {
+    fn new(line: Line) -> Result<Self> {
+        Ok(Self {
+            job: line.job()?,
             seq: line.seq,
             kind: line.kind,
             amount: line.amount,
             debit: line.debit,
             credit: line.credit,
-            job,
             at: line.at,
-        }
+        })
     }
 }
 
@@ -96,7 +92,10 @@ pub async fn handler(
         ledger::store::statement(&mut transaction, tenant, which.starting_after, limit + 1).await?;
     let (lines, has_more) = page(lines, limit);
     Ok(Json(Transfers {
-        data: lines.into_iter().map(TransferView::from).collect(),
+        data: lines
+            .into_iter()
+            .map(TransferView::new)
+            .collect::<Result<_>>()?,
         has_more,
     }))
 }

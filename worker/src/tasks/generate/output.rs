@@ -295,7 +295,8 @@ impl Attempt<'_> {
             lane: call.lane,
             cost_micros: call
                 .model
-                .cost_micros(Some(self.request.size), Tokens::default()),
+                .cost_micros(Some(self.request.size), Tokens::default())
+                .context("the catalogue's costs cannot be counted")?,
         };
         let begin = async {
             let mut transaction = database::begin_for(&self.app.pool, self.claimed.tenant).await?;
@@ -552,7 +553,7 @@ impl Attempt<'_> {
             cost_micros: match outcome {
                 // What may have been made may have been billed.
                 Class::Unknown | Class::ProviderInvalid | Class::Internal => None,
-                _ => Some(model.cost_micros(delivered, tokens)),
+                _ => model.cost_micros(delivered, tokens),
             },
             original: developed.as_ref().ok().map(|(original, _)| original),
         };

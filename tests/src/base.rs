@@ -1,0 +1,143 @@
+//! The version whose processes still serve while a newer one migrates: pinned in `tests/rolling-base`, built once, kept in
+//! `target/rolling-base`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, bail, ensure};
+
+use crate::root;
+
+/// The pinned version, or another in its place.
+#[derive(Debug)]
+pub struct Base {
+    pub commit: String,
+    /// The number of its last migration.
+    pub migration: u32,
+}
+
+/// What was built of it.
+pub struct Built {
+    pub platen: PathBuf,
+    /// The catalogue it was shipped with.
+    pub models: PathBuf,
+}
+
+impl Base {
+    /// As `tests/rolling-base` says.
+    pub fn pinned() -> anyhow::Result<Self> {
+        let text = fs::read_to_string(root("tests/rolling-base"))?;
+        let value = |name: &str| {
+            let mut lines = text.lines();
+            let line = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+            line.with_context(|| format!("tests/rolling-base has no line `{name} …`"))
+        };
+        Ok(Self {
+            commit: value("commit")?.to_owned(),
+            migration: value("migration")?.parse()?,
+        })
+    }
+
+    /// The version of a commit of this repository.
+    pub fn of(commit: &str) -> anyhow::Result<Self> {
+        let commit = git(&[
+            "rev-parse",
+            "--verify",
+            "--quiet",
+            &format!("{commit}^{{commit}}"),
+        ])
+        .with_context(|| not_here(commit))?;
+        let files = git(&["ls-tree", "--name-only", &commit, "migrations/"])?;
+        Ok(Self {
+            migration: newest(files.lines().map(str::to_owned))?,
+            commit,
+        })
+    }
+
+    /// Its program, built where that has not been done.
+    pub fn build(&self) -> anyhow::Result<Built> {
+        let folder = root("target/rolling-base").join(&self.commit);
+        let built = Built {
+            platen: folder.join("platen"),
+            models: folder.join("models"),
+        };
+        if built.platen.is_file() {
+            return Ok(built);
+        }
+        git(&["cat-file", "-e", &format!("{}^{{commit}}", self.commit)])
+            .with_context(|| not_here(&self.commit))?;
+        println!("building {} once, which takes minutes", self.commit);
+        let (source, target) = (folder.join("source"), folder.join("target"));
+        fs::create_dir_all(&source)?;
+        unpack(&self.commit, &source)?;
+        let mut cargo = Command::new("cargo");
+        cargo
+            .args(["build", "--locked", "-p", "cli", "--bin", "platen"])
+            .current_dir(&source)
+            .env("CARGO_TARGET_DIR", &target);
+        ensure!(cargo.status()?.success(), "{} does not build", self.commit);
+        if !built.models.exists() {
+            fs::rename(source.join("models"), &built.models)?;
+        }
+        fs::rename(target.join("debug/platen"), &built.platen)?;
+        fs::remove_dir_all(target)?;
+        fs::remove_dir_all(source)?;
+        Ok(built)
+    }
+}
+
+/// The number of the last migration of this tree.
+pub fn newest_migration() -> anyhow::Result<u32> {
+    let files = fs::read_dir(root("migrations"))?;
+    newest(files.filter_map(|file| file.ok()?.file_name().into_string().ok()))
+}
+
+/// Of `0001_what.sql`, perhaps in a folder, the greatest number.
+fn newest(files: impl Iterator<Item = String>) -> anyhow::Result<u32> {
+    let numbers = files.filter_map(|file| {
+        let name = file.rsplit('/').next()?;
+        name.split_once('_')?.0.parse().ok()
+    });
+    numbers.max().context("there are no migrations")
+}
+
+fn unpack(commit: &str, into: &Path) -> anyhow::Result<()> {
+    let mut archive = Command::new("git")
+        .args(["archive", "--format=tar", commit])
+        .current_dir(root(""))
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let files = archive.stdout.take().context("git writes to us")?;
+    let unpacked = Command::new("tar")
+        .arg("-x")
+        .current_dir(into)
+        .stdin(files)
+        .status()?;
+    ensure!(
+        archive.wait()?.success() && unpacked.success(),
+        "{commit} cannot be unpacked"
+    );
+    Ok(())
+}
+
+fn not_here(commit: &str) -> String {
+    format!(
+        "the commit {commit} is not in this repository: fetch its whole history, or name another with BASE=<commit>"
+    )
+}
+
+fn git(words: &[&str]) -> anyhow::Result<String> {
+    let answer = Command::new("git")
+        .args(words)
+        .current_dir(root(""))
+        .output()?;
+    if !answer.status.success() {
+        bail!(
+            "git {}: {}",
+            words.join(" "),
+            String::from_utf8_lossy(&answer.stderr).trim()
+        );
+    }
+    Ok(String::from_utf8(answer.stdout)?.trim().to_owned())
+}
