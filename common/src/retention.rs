@@ -5,7 +5,9 @@
 //! without it. From its time on a file is deleted by any worker, in steps that may be repeated by any other: its links are
 //! refused first, then the object is removed, then the bucket is asked whether it is gone; only then is its row a receipt. Rows
 //! stay: what was made, when, and for how much outlives the files. A hold keeps a job's files for a purpose, for a while.
-//! An upload belongs to no job, and is due when its owner deletes it.
+//!
+//! The text of a request is deleted like a file of its job, but from its row instead of the bucket. An upload belongs to no job: it
+//! is due when its owner deletes it, or when no job has needed it for as long as its tenant said ([`crate::uploading`]).
 
 pub mod store;
 
@@ -18,7 +20,7 @@ use crate::id::{JobId, TenantId, UploadId};
 /// The longest time that can be named: ten years.
 pub const LONGEST: u64 = 315_360_000;
 
-/// How long a tenant's files are kept after their job has ended, by class, in seconds; `None` is the account's lifetime.
+/// How long a tenant's files and prompts are kept after their job has ended, by class, in seconds; `None` is the account's lifetime.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Retention {
@@ -31,18 +33,41 @@ pub struct Retention {
     /// What was made of them, thumbnails too.
     #[schema(minimum = 0, maximum = 315_360_000)]
     pub renditions: Option<u64>,
+    /// Pictures that are kept to be named in jobs: counted from when they were uploaded, or from the end of the last job that named
+    /// them. An open job keeps what it names.
+    #[schema(minimum = 60, maximum = 315_360_000)]
+    pub uploads: Option<u64>,
+    /// What was asked for in words: prompt and art direction. A job whose prompt was deleted cannot be done once more.
+    #[schema(minimum = 0, maximum = 315_360_000)]
+    pub prompts: Option<u64>,
 }
 
+/// The shortest time for uploads, in seconds: with less, one would be gone before a job could name it.
+pub const SHORTEST_FOR_UPLOADS: u64 = 60;
+
 impl Retention {
-    /// Nothing is kept for longer than it is needed: inputs until their job has ended, the rest for a day.
+    /// Nothing is kept for longer than it is needed: inputs and prompts until their job has ended, the rest for a day.
     pub const EPHEMERAL: Self = Self {
         inputs: Some(0),
         originals: Some(86_400),
         renditions: Some(86_400),
+        uploads: Some(86_400),
+        prompts: Some(0),
     };
+
+    /// Each class by its name in the API, with the shortest time it may have.
+    pub fn classes(&self) -> [(&'static str, Option<u64>, u64); 5] {
+        [
+            ("inputs", self.inputs, 0),
+            ("originals", self.originals, 0),
+            ("renditions", self.renditions, 0),
+            ("uploads", self.uploads, SHORTEST_FOR_UPLOADS),
+            ("prompts", self.prompts, 0),
+        ]
+    }
 }
 
-/// What a file is to its job, or that it is an upload.
+/// What is deleted: what a file is to its job, an upload, or the text of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum FileClass {
@@ -51,15 +76,17 @@ pub enum FileClass {
     Rendition,
     Thumbnail,
     Upload,
+    Prompt,
 }
 
 impl FileClass {
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Input,
         Self::Original,
         Self::Rendition,
         Self::Thumbnail,
         Self::Upload,
+        Self::Prompt,
     ];
 
     pub fn as_str(self) -> &'static str {
@@ -69,6 +96,7 @@ impl FileClass {
             Self::Rendition => "rendition",
             Self::Thumbnail => "thumbnail",
             Self::Upload => "upload",
+            Self::Prompt => "prompt",
         }
     }
 
@@ -77,7 +105,7 @@ impl FileClass {
     }
 }
 
-/// A file that is due.
+/// A file or a prompt that is due.
 #[derive(Clone, Debug)]
 pub struct Due {
     pub id: i64,
@@ -86,7 +114,7 @@ pub struct Due {
     pub object_key: String,
 }
 
-/// Proof that a file is gone.
+/// Proof that a file or a prompt is gone.
 #[derive(Clone, Debug)]
 pub struct Receipt {
     pub id: i64,
@@ -94,7 +122,8 @@ pub struct Receipt {
     pub job: Option<JobId>,
     pub upload: Option<UploadId>,
     pub class: FileClass,
-    pub sha256: [u8; 32],
+    /// `None` for a prompt: whoever guesses a short text could confirm it by its hash.
+    pub sha256: Option<[u8; 32]>,
     pub bytes: i64,
     pub due_at: OffsetDateTime,
     pub deleted_at: OffsetDateTime,

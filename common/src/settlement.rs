@@ -25,7 +25,7 @@ use crate::job::store::{End, Requeue};
 use crate::job::{self, Job, State};
 use crate::ledger::{self, Hold};
 use crate::outcome::{Class, Failure};
-use crate::retention;
+use crate::{retention, upload};
 
 /// Leases of one job that may run out before it is given up as poison.
 const MOST_CRASHES: i32 = 3;
@@ -390,6 +390,7 @@ async fn end(
     };
     job::store::end(connection, &row).await??;
     call::store::abandon(connection, job.id).await?;
+    upload::store::touch_all_of(connection, job.id).await?;
     retention::store::plan(connection, job.tenant, job.id).await?;
     Ok(state)
 }

@@ -1,4 +1,5 @@
-//! Uploading: the transaction in which a picture becomes an upload, and the one in which it ceases to be one.
+//! Uploading: the transaction in which a picture becomes an upload, and those in which it ceases to be one: because its owner
+//! deletes it, or because its time is over.
 //!
 //! The object is written before, under the upload's own key; a repeated request is answered as the first was. What is deleted is
 //! planned like every file that is due, and leaves a receipt: read [`crate::retention`] next.
@@ -64,6 +65,24 @@ pub async fn keep(
     }
     transaction.commit().await?;
     Ok(Kept::New(answer))
+}
+
+/// Deletes an upload whose time is over, as its owner would. Where an open job needs it, its time begins anew. `false`: it stays.
+pub async fn expire(pool: &PgPool, tenant: TenantId, id: UploadId) -> sqlx::Result<bool> {
+    let mut transaction = database::begin_for(pool, tenant).await?;
+    // A job that names it at this moment waits for us, or we for it: then we see that it is open.
+    if !upload::store::lock_due(&mut transaction, id).await? {
+        return Ok(false);
+    }
+    let needed = upload::store::open_jobs(&mut transaction, tenant, id).await? > 0;
+    if needed {
+        upload::store::touch(&mut transaction, id).await?;
+    } else {
+        upload::store::hide(&mut transaction, id).await?;
+        retention::store::plan_upload(&mut transaction, id).await?;
+    }
+    transaction.commit().await?;
+    Ok(!needed)
 }
 
 /// Deletes an upload, unless an open job needs it: a job that names it at this moment waits for us, or we for it.

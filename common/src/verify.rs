@@ -236,7 +236,7 @@ pub const INVARIANTS: &[Invariant] = &[
     },
     Invariant {
         number: "I17",
-        promises: "files whose time is over are gone, and what is due is planned",
+        promises: "files and prompts whose time is over are gone, and what is due is planned",
         query: "SELECT format('the %s of deletion %s (%s) has been due since %s', class, id, coalesce('job ' || job_id, 'upload ' || upload_id), due_at) FROM deletions d
             WHERE deleted_at IS NULL AND due_at < now() - interval '60 seconds'
               AND NOT EXISTS (SELECT FROM holds h WHERE h.job_id = d.job_id AND lifted_at IS NULL AND until > now())
@@ -245,13 +245,23 @@ pub const INVARIANTS: &[Invariant] = &[
             FROM retention r JOIN jobs j ON j.tenant_id = r.tenant_id AND j.finished_at IS NOT NULL, LATERAL (
               SELECT 'input' AS class, i ->> 'object_key' AS object_key FROM job_requests q, jsonb_array_elements(q.generation -> 'inputs') i WHERE q.job_id = j.id AND NOT i ? 'upload' AND r.inputs IS NOT NULL
               UNION ALL SELECT 'original', object_key FROM calls WHERE job_id = j.id AND object_key IS NOT NULL AND r.originals IS NOT NULL
-              UNION ALL SELECT role, object_key FROM artifacts WHERE job_id = j.id AND role <> 'original' AND r.renditions IS NOT NULL) file
+              UNION ALL SELECT role, object_key FROM artifacts WHERE job_id = j.id AND role <> 'original' AND r.renditions IS NOT NULL
+              UNION ALL SELECT 'prompt', 'job_requests/' || job_id FROM job_requests WHERE job_id = j.id AND generation ? 'prompt' AND r.prompts IS NOT NULL) file
             WHERE NOT EXISTS (SELECT FROM deletions d WHERE d.object_key = file.object_key)
             UNION ALL
             SELECT format('artifact %s is shown though its deletion %s has a receipt', a.id, d.id) FROM deletions d JOIN artifacts a ON a.object_key = d.object_key
             WHERE d.deleted_at IS NOT NULL AND a.deleted_at IS NULL
             UNION ALL
-            SELECT format('upload %s was deleted by its owner, and nothing says that its file is to be gone', u.id) FROM uploads u
-            WHERE u.deleted_at IS NOT NULL AND NOT EXISTS (SELECT FROM deletions d WHERE d.object_key = u.object_key)",
+            SELECT format('job %s still has its prompt though deletion %s has a receipt of it', q.job_id, d.id)
+            FROM deletions d JOIN job_requests q ON q.job_id = d.job_id WHERE d.class = 'prompt' AND d.deleted_at IS NOT NULL AND q.generation ?| '{prompt,art_direction}'
+            UNION ALL
+            SELECT format('upload %s was deleted by its owner or by time, and nothing says that its file is to be gone', u.id) FROM uploads u
+            WHERE u.deleted_at IS NOT NULL AND NOT EXISTS (SELECT FROM deletions d WHERE d.object_key = u.object_key)
+            UNION ALL
+            SELECT format('upload %s has not been needed since %s, which is longer than its tenant wants it kept', u.id, u.last_used_at)
+            FROM uploads u JOIN retention r USING (tenant_id)
+            WHERE u.deleted_at IS NULL AND u.last_used_at < now() - make_interval(secs => r.uploads) - interval '60 seconds'
+              AND NOT EXISTS (SELECT FROM jobs j JOIN job_requests q ON q.job_id = j.id WHERE j.tenant_id = u.tenant_id AND j.finished_at IS NULL
+                              AND q.generation @> jsonb_build_object('inputs', jsonb_build_array(jsonb_build_object('object_key', u.object_key))))",
     },
 ];

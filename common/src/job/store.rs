@@ -237,10 +237,10 @@ pub async fn ahead(connection: &mut PgConnection, job: &Job) -> sqlx::Result<i64
     .await
 }
 
-/// What was asked for.
+/// What was asked for. `None` when there is no such job, or when the time of its prompt was over and it was deleted.
 pub async fn request(connection: &mut PgConnection, id: JobId) -> sqlx::Result<Option<Generation>> {
     let stored = sqlx::query_scalar!(
-        "-- job::request\nSELECT generation FROM job_requests WHERE job_id = $1",
+        "-- job::request\nSELECT generation FROM job_requests WHERE job_id = $1 AND generation ? 'prompt'",
         id.0
     )
     .fetch_optional(connection)

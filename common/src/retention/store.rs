@@ -14,7 +14,7 @@ use crate::id::{JobId, TenantId, UploadId};
 pub async fn get(connection: &mut PgConnection, tenant: TenantId) -> sqlx::Result<Retention> {
     let row = sqlx::query!(
         "-- retention::get
-        SELECT inputs, originals, renditions FROM retention WHERE tenant_id = $1",
+        SELECT inputs, originals, renditions, uploads, prompts FROM retention WHERE tenant_id = $1",
         tenant.0
     )
     .fetch_optional(connection)
@@ -28,11 +28,13 @@ pub async fn get(connection: &mut PgConnection, tenant: TenantId) -> sqlx::Resul
         inputs: seconds("inputs", row.inputs)?,
         originals: seconds("originals", row.originals)?,
         renditions: seconds("renditions", row.renditions)?,
+        uploads: seconds("uploads", row.uploads)?,
+        prompts: seconds("prompts", row.prompts)?,
     })
 }
 
-/// Says what a tenant wants kept, from now on and of what there is: files of jobs that have ended are due by it, too. What was
-/// due before stays due.
+/// Says what a tenant wants kept, from now on and of what there is: files and prompts of jobs that have ended are due by it, too.
+/// What was due before stays due.
 pub async fn set(
     connection: &mut PgConnection,
     tenant: TenantId,
@@ -44,12 +46,14 @@ pub async fn set(
     };
     sqlx::query!(
         "-- retention::set
-        INSERT INTO retention (tenant_id, inputs, originals, renditions) VALUES ($1, $2, $3, $4)
-        ON CONFLICT (tenant_id) DO UPDATE SET inputs = $2, originals = $3, renditions = $4",
+        INSERT INTO retention (tenant_id, inputs, originals, renditions, uploads, prompts) VALUES ($1, $2, $3, $4, $5, $6)
+        ON CONFLICT (tenant_id) DO UPDATE SET inputs = $2, originals = $3, renditions = $4, uploads = $5, prompts = $6",
         tenant.0,
         seconds("inputs", retention.inputs)?,
         seconds("originals", retention.originals)?,
         seconds("renditions", retention.renditions)?,
+        seconds("uploads", retention.uploads)?,
+        seconds("prompts", retention.prompts)?,
     )
     .execute(&mut *connection)
     .await?;
@@ -77,7 +81,10 @@ async fn plan_files(
           UNION ALL
           SELECT 'original', object_key, sha256, bytes, r.originals FROM calls WHERE job_id = j.id AND object_key IS NOT NULL
           UNION ALL
-          SELECT role, object_key, sha256, bytes, r.renditions FROM artifacts WHERE job_id = j.id AND role <> 'original') file
+          SELECT role, object_key, sha256, bytes, r.renditions FROM artifacts WHERE job_id = j.id AND role <> 'original'
+          UNION ALL
+          SELECT 'prompt', 'job_requests/' || job_id, NULL, octet_length(concat(generation ->> 'prompt', generation ->> 'art_direction')), r.prompts
+          FROM job_requests WHERE job_id = j.id AND generation ? 'prompt') file
         WHERE r.tenant_id = $1 AND j.finished_at IS NOT NULL AND ($2::uuid IS NULL OR j.id = $2) AND file.kept IS NOT NULL
         ON CONFLICT (object_key) DO UPDATE SET due_at = least(planned.due_at, excluded.due_at) WHERE planned.deleted_at IS NULL"#,
         tenant.0,
@@ -88,7 +95,7 @@ async fn plan_files(
     Ok(())
 }
 
-/// An upload that was deleted by its owner is due now.
+/// An upload that was deleted by its owner, or whose time is over, is due now.
 pub async fn plan_upload(connection: &mut PgConnection, id: UploadId) -> sqlx::Result<()> {
     sqlx::query!(
         "-- retention::plan_upload
@@ -101,8 +108,8 @@ pub async fn plan_upload(connection: &mut PgConnection, id: UploadId) -> sqlx::R
     Ok(())
 }
 
-/// Takes some files that are due and that nobody holds; for `lease` no other worker takes them. One this version cannot read is an
-/// error of its own: the others are deleted all the same.
+/// Takes some files and prompts that are due and that nobody holds; for `lease` no other worker takes them. One this version cannot
+/// read is an error of its own: the others are deleted all the same.
 pub async fn take(
     executor: impl PgExecutor<'_>,
     most: i64,
@@ -151,7 +158,22 @@ pub async fn hide(connection: &mut PgConnection, due: &Due) -> sqlx::Result<()> 
     Ok(())
 }
 
-/// Makes it a receipt: the bucket has said that it is gone. Whoever is second changes nothing.
+/// Deletes the text of the request that is due, and with it what providers said about its calls, for they may quote it. What else was
+/// asked for stays with the job.
+pub async fn erase(connection: &mut PgConnection, due: &Due) -> sqlx::Result<()> {
+    sqlx::query!(
+        "-- retention::erase
+        WITH due AS (SELECT job_id FROM deletions WHERE id = $1 AND class = 'prompt'),
+             said AS (UPDATE calls SET detail = NULL FROM due WHERE calls.job_id = due.job_id AND detail IS NOT NULL)
+        UPDATE job_requests SET generation = generation - '{prompt,art_direction}'::text[] FROM due WHERE job_requests.job_id = due.job_id",
+        due.id
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Makes it a receipt: it is gone, and the bucket has said so of a file. Whoever is second changes nothing.
 pub async fn receipt(executor: impl PgExecutor<'_>, due: &Due) -> sqlx::Result<()> {
     sqlx::query!(
         "-- retention::receipt
@@ -163,13 +185,16 @@ pub async fn receipt(executor: impl PgExecutor<'_>, due: &Due) -> sqlx::Result<(
     Ok(())
 }
 
-/// How many files are due and not deleted, held ones left out, and since how many seconds the oldest.
+/// How many files and prompts are due and not deleted, held ones left out, and since how many seconds the oldest.
 pub async fn overdue(executor: impl PgExecutor<'_>) -> sqlx::Result<(i64, f64)> {
     let row = sqlx::query!(
         r#"-- retention::overdue
-        SELECT count(*) AS "files!", coalesce(extract(epoch FROM clock_timestamp() - min(due_at)), 0)::float8 AS "seconds!"
-        FROM deletions d WHERE deleted_at IS NULL AND due_at <= clock_timestamp()
-          AND NOT EXISTS (SELECT FROM holds h WHERE h.job_id = d.job_id AND lifted_at IS NULL AND until > clock_timestamp())"#
+        SELECT count(*) AS "files!", coalesce(extract(epoch FROM clock_timestamp() - min(due_at)), 0)::float8 AS "seconds!" FROM (
+          SELECT due_at FROM deletions d WHERE deleted_at IS NULL AND due_at <= clock_timestamp()
+            AND NOT EXISTS (SELECT FROM holds h WHERE h.job_id = d.job_id AND lifted_at IS NULL AND until > clock_timestamp())
+          UNION ALL
+          SELECT u.last_used_at + make_interval(secs => r.uploads) FROM uploads u JOIN retention r USING (tenant_id)
+          WHERE u.deleted_at IS NULL AND u.last_used_at <= clock_timestamp() - make_interval(secs => r.uploads)) due"#
     )
     .fetch_one(executor)
     .await?;
@@ -203,7 +228,9 @@ pub async fn receipts(
             job: row.job_id.map(JobId),
             upload: row.upload_id.map(UploadId),
             class: id.known("class", &row.class, FileClass::parse)?,
-            sha256: id.fits("sha256", row.sha256)?,
+            sha256: (row.sha256)
+                .map(|sha256| id.fits("sha256", sha256))
+                .transpose()?,
             bytes: row.bytes,
             due_at: row.due_at,
             deleted_at: row.deleted_at,
@@ -235,8 +262,8 @@ pub async fn hold(
     .await
 }
 
-/// Ends a hold. `false`: there is none that stands.
-pub async fn lift(connection: &mut PgConnection, hold: i64) -> sqlx::Result<bool> {
+/// Ends a hold; returns whose files it kept, or `None` when there is none that stands.
+pub async fn lift(connection: &mut PgConnection, hold: i64) -> sqlx::Result<Option<JobId>> {
     let lifted: Option<Uuid> = sqlx::query_scalar!(
         "-- retention::lift
         UPDATE holds SET lifted_at = clock_timestamp() WHERE id = $1 AND lifted_at IS NULL RETURNING job_id",
@@ -244,5 +271,5 @@ pub async fn lift(connection: &mut PgConnection, hold: i64) -> sqlx::Result<bool
     )
     .fetch_optional(connection)
     .await?;
-    Ok(lifted.is_some())
+    Ok(lifted.map(JobId))
 }

@@ -1,13 +1,13 @@
 //! SQL of uploads.
 
-use sqlx::PgConnection;
+use sqlx::{PgConnection, PgPool};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::Upload;
 use crate::database::row::RowId;
 use crate::generation::image::{MediaType, Pixels};
-use crate::id::{TenantId, UploadId};
+use crate::id::{JobId, TenantId, UploadId};
 
 /// Keeps it; returns since when, or `None` where one of this id was kept before.
 pub async fn insert(
@@ -108,6 +108,63 @@ pub async fn hide(connection: &mut PgConnection, id: UploadId) -> sqlx::Result<b
     .fetch_optional(connection)
     .await?;
     Ok(hidden.is_some())
+}
+
+/// Uploads of all tenants whose time is over, the oldest first. Some may be needed by open jobs.
+pub async fn due(pool: &PgPool, limit: i64) -> sqlx::Result<Vec<(TenantId, UploadId)>> {
+    let rows = sqlx::query!(
+        "-- upload::due
+        SELECT u.tenant_id, u.id FROM uploads u JOIN retention r USING (tenant_id)
+        WHERE u.deleted_at IS NULL AND u.last_used_at <= clock_timestamp() - make_interval(secs => r.uploads)
+        ORDER BY u.last_used_at LIMIT $1",
+        limit
+    )
+    .fetch_all(pool)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .map(|row| (TenantId(row.tenant_id), UploadId(row.id)))
+        .collect())
+}
+
+/// Locks it if its time is over: from then on no job can begin to name it. `false`: it is not over, or it is deleted already.
+pub async fn lock_due(connection: &mut PgConnection, id: UploadId) -> sqlx::Result<bool> {
+    let locked = sqlx::query_scalar!(
+        "-- upload::lock_due
+        SELECT u.id FROM uploads u JOIN retention r USING (tenant_id)
+        WHERE u.id = $1 AND u.deleted_at IS NULL AND u.last_used_at <= clock_timestamp() - make_interval(secs => r.uploads)
+        FOR NO KEY UPDATE OF u",
+        id.0
+    )
+    .fetch_optional(connection)
+    .await?;
+    Ok(locked.is_some())
+}
+
+/// It is used at this moment: its time begins anew.
+pub async fn touch(connection: &mut PgConnection, id: UploadId) -> sqlx::Result<()> {
+    sqlx::query!(
+        "-- upload::touch
+        UPDATE uploads SET last_used_at = clock_timestamp() WHERE id = $1",
+        id.0
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// The uploads this job names were used until now, for the job ends. In the transaction that ends it.
+pub async fn touch_all_of(connection: &mut PgConnection, job: JobId) -> sqlx::Result<()> {
+    sqlx::query!(
+        "-- upload::touch_all_of
+        UPDATE uploads u SET last_used_at = clock_timestamp()
+        FROM job_requests r, jsonb_array_elements(r.generation -> 'inputs') i
+        WHERE r.job_id = $1 AND i ? 'upload' AND u.object_key = i ->> 'object_key'",
+        job.0
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
 }
 
 /// How many of the tenant's open jobs name it.

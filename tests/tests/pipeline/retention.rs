@@ -8,19 +8,23 @@ use std::time::{Duration, Instant};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use common::bucket::{Address, Bucket};
+use common::database;
+use common::operation::{Act, tenants};
 use common::retention::Retention;
 use futures::TryStreamExt;
 use rand::RngExt;
 use reqwest::{Method, StatusCode};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
+use sqlx::{Connection, Executor};
 use tests::disk::files;
 use tests::fleet::Role;
 use tests::gcs::Gcs;
-use tests::pipeline::small_job;
+use tests::pipeline::{OPERATOR_KEY, TESTER, small_job};
 use tests::real::Real;
 use tests::s3::S3;
 use tests::{Options, Pipeline};
+use time::format_description::well_known::Rfc3339;
 
 const PHOTO: &[u8] = include_bytes!("../../../samples/product.jpg");
 /// Files of an ephemeral job are gone so soon after its end.
@@ -49,6 +53,23 @@ fn traces(photo: &[u8]) -> Vec<Vec<u8>> {
             ]
         })
         .collect()
+}
+
+/// Words nobody has written before, for a prompt.
+fn words() -> String {
+    hex::encode(rand::rng().random::<[u8; 24]>())
+}
+
+/// What would give words away, wherever they stood: as they are, in base64 and in hex.
+fn traces_of(words: &str) -> Vec<Vec<u8>> {
+    let words = words.as_bytes();
+    vec![
+        words.to_vec(),
+        STANDARD.encode(&words[..48]).into_bytes(),
+        STANDARD.encode(&words[1..46]).into_bytes(),
+        STANDARD.encode(&words[2..47]).into_bytes(),
+        hex::encode(words).into_bytes(),
+    ]
 }
 
 fn tells(bytes: &[u8], traces: &[Vec<u8>]) -> bool {
@@ -127,6 +148,32 @@ fn with(photo: &[u8], prompt: &str) -> Value {
     body
 }
 
+/// An upload of this photo; returns its id and its bytes as they are kept.
+async fn upload(pipeline: &Pipeline, photo: Vec<u8>) -> (String, Vec<u8>) {
+    let sent = pipeline.request(Method::POST, "/v1/uploads").body(photo);
+    let sent = sent.send().await.unwrap();
+    assert_eq!(sent.status(), StatusCode::CREATED);
+    let upload: Value = sent.json().await.unwrap();
+    let kept = pipeline.download(upload["url"].as_str().unwrap()).await;
+    (upload["id"].as_str().unwrap().to_owned(), kept)
+}
+
+fn naming(upload: &str) -> Value {
+    let mut body = small_job();
+    body["inputs"] = json!([{"upload": upload, "role": "product"}]);
+    body
+}
+
+/// Uploads are kept for one second, which is less than the API lets a tenant say.
+async fn uploads_go_at_once(pipeline: &Pipeline) {
+    let mut owner = pipeline.owner().await;
+    owner
+        .execute("UPDATE retention SET uploads = 1")
+        .await
+        .unwrap();
+    owner.close().await.unwrap();
+}
+
 async fn set(pipeline: &Pipeline, retention: Retention) {
     let put = pipeline
         .anonymous(Method::PUT, "/v1/retention")
@@ -148,26 +195,36 @@ async fn receipts(pipeline: &Pipeline, of: &str) -> Vec<String> {
         .collect()
 }
 
-/// Whatever a job's end, its inputs are found nowhere soon after it.
+/// Whatever a job's end, its inputs and its prompt are found nowhere soon after it; nor is an upload that no job needs any more.
 async fn inputs_are_gone(pipeline: &mut Pipeline, folders: &[&Path]) {
     set(pipeline, Retention::EPHEMERAL).await;
     let photos: Vec<Vec<u8>> = (0..5).map(|_| photo()).collect();
-    let all: Vec<Vec<u8>> = photos.iter().flat_map(|photo| traces(photo)).collect();
+    let mut all: Vec<Vec<u8>> = photos.iter().flat_map(|photo| traces(photo)).collect();
+    let (prompt, direction) = (words(), words());
+    all.extend([&prompt, &direction].map(|words| traces_of(words)).concat());
+    let with = |photo: &[u8], says: &str| {
+        let mut body = with(photo, &format!("{says} {prompt}"));
+        body["art_direction"] = json!(direction);
+        body
+    };
 
     let mut later = with(&photos[2], "one to be canceled before it begins");
     let in_an_hour = common::clock::now() + Duration::from_hours(1);
-    later["run_at"] = json!(
-        in_an_hour
-            .format(&time::format_description::well_known::Rfc3339)
-            .unwrap()
-    );
+    later["run_at"] = json!(in_an_hour.format(&Rfc3339).unwrap());
     let queued = pipeline.submit(&later).await;
-    assert!(
-        !search(pipeline, folders, &traces(&photos[2]))
-            .await
-            .is_empty(),
-        "it is looked for well"
-    );
+    let (upload, kept) = upload(pipeline, PHOTO.to_vec()).await;
+    let named = pipeline.submit(&naming(&upload)).await;
+    assert_eq!(pipeline.ended(&named).await["state"], "succeeded");
+    for known in [
+        traces(&photos[2]),
+        traces_of(&prompt),
+        traces_of(&direction),
+        traces(&kept),
+    ] {
+        let found = search(pipeline, folders, &known).await;
+        assert!(!found.is_empty(), "it is looked for well");
+    }
+    all.extend(traces(&kept));
 
     let succeeded = pipeline.submit(&with(&photos[0], "a bottle")).await;
     let refused = pipeline
@@ -209,6 +266,7 @@ async fn inputs_are_gone(pipeline: &mut Pipeline, folders: &[&Path]) {
         ends,
         ["succeeded", "failed", "canceled", "canceled", "expired"]
     );
+    uploads_go_at_once(pipeline).await;
     let ended = Instant::now();
     let last = loop {
         let found = search(pipeline, folders, &all).await;
@@ -225,7 +283,9 @@ async fn inputs_are_gone(pipeline: &mut Pipeline, folders: &[&Path]) {
     for id in [&succeeded, &refused, &queued, &running, &expired] {
         pipeline
             .until(Duration::from_secs(20), async || {
-                (receipts(pipeline, id).await == ["input"]).then_some(())
+                let mut classes = receipts(pipeline, id).await;
+                classes.sort_unstable();
+                (classes == ["input", "prompt"]).then_some(())
             })
             .await;
     }
@@ -289,20 +349,24 @@ async fn outputs_go_in_their_time_and_a_hold_keeps_them() {
     }
     let (_, job) = pipeline.get(&format!("/v1/jobs/{before}")).await;
     let artifact = job["artifacts"][0].clone();
+    let act = Act {
+        by: "a test",
+        reason: "a customer asks about it",
+    };
     let hold = cli::admin::hold(
         &pipeline.config,
         None,
+        act,
         (pipeline.tenant, held.parse().unwrap()),
         common::retention::Purpose::Support,
-        "a customer asks about it",
         7,
     );
     let hold = hold.await.unwrap();
     // Of what there is, too: originals at once, renditions a little later.
     let soon = Retention {
-        inputs: None,
         originals: Some(0),
         renditions: Some(1),
+        ..Retention::default()
     };
     set(&pipeline, soon).await;
     let after = pipeline.submit(&small_job()).await;
@@ -330,7 +394,7 @@ async fn outputs_go_in_their_time_and_a_hold_keeps_them() {
     let (_, job) = pipeline.get(&format!("/v1/jobs/{held}")).await;
     assert_eq!(job["artifacts"].as_array().unwrap().len(), 3, "it is held");
     assert_eq!(receipts(&pipeline, &held).await, Vec::<String>::new());
-    cli::admin::lift(&pipeline.config, None, pipeline.tenant, hold)
+    cli::admin::lift(&pipeline.config, None, act, pipeline.tenant, hold)
         .await
         .unwrap();
     pipeline
@@ -355,14 +419,170 @@ async fn by_default_everything_is_kept() {
     let (_, kept) = pipeline.get("/v1/retention").await;
     assert_eq!(
         kept,
-        json!({"inputs": null, "originals": null, "renditions": null})
+        json!({"inputs": null, "originals": null, "renditions": null, "uploads": null, "prompts": null})
     );
-    let put = pipeline
-        .anonymous(Method::PUT, "/v1/retention")
-        .bearer_auth(&pipeline.key)
-        .json(&json!({"inputs": 999_999_999}));
-    let refused = put.send().await.unwrap();
-    assert_eq!(refused.status(), StatusCode::UNPROCESSABLE_ENTITY);
+    for (class, seconds) in [
+        ("inputs", 999_999_999),
+        ("uploads", 59),
+        ("prompts", 315_360_001),
+    ] {
+        let put = pipeline
+            .request(Method::PUT, "/v1/retention")
+            .json(&json!({class: seconds}));
+        let refused = put.send().await.unwrap();
+        assert_eq!(refused.status(), StatusCode::UNPROCESSABLE_ENTITY);
+        let problem: Value = refused.json().await.unwrap();
+        assert_eq!(problem["errors"][0]["pointer"], format!("/{class}"));
+    }
+    pipeline.close().await;
+}
+
+/// The time of an upload counts from the last job that named it, and does not run while one is open.
+#[tokio::test]
+async fn an_upload_goes_when_no_job_has_needed_it_for_its_time() {
+    let pipeline = Pipeline::start().await;
+    set(&pipeline, Retention::EPHEMERAL).await;
+    let (needed, _) = upload(&pipeline, PHOTO.to_vec()).await;
+    let (used, _) = upload(&pipeline, PHOTO.to_vec()).await;
+    let (never_used, _) = upload(&pipeline, PHOTO.to_vec()).await;
+    let mut owner = pipeline.owner().await;
+    // All were kept two days ago, which is longer than a day; since then one was used, and an open job names another.
+    let mut later = naming(&needed);
+    let in_an_hour = common::clock::now() + Duration::from_hours(1);
+    later["run_at"] = json!(in_an_hour.format(&Rfc3339).unwrap());
+    let open = pipeline.submit(&later).await;
+    let aged = "UPDATE uploads SET created_at = created_at - interval '2 days'";
+    owner.execute(aged).await.unwrap();
+    let job = pipeline.submit(&naming(&used)).await;
+    assert_eq!(pipeline.ended(&job).await["state"], "succeeded");
+    let id: common::id::UploadId = used.parse().unwrap();
+    let aged = "UPDATE uploads SET last_used_at = created_at WHERE id <> $1";
+    sqlx::query(aged)
+        .bind(id.0)
+        .execute(&mut owner)
+        .await
+        .unwrap();
+    owner.close().await.unwrap();
+    let state = async |upload: &str| pipeline.get(&format!("/v1/uploads/{upload}")).await.0;
+    let gone = async |upload: &str| {
+        pipeline
+            .until(Duration::from_secs(20), async || {
+                (state(upload).await == StatusCode::GONE).then_some(())
+            })
+            .await;
+    };
+    gone(&never_used).await;
+    for kept in [&used, &needed] {
+        assert_eq!(state(kept).await, StatusCode::OK, "{kept}");
+    }
+    uploads_go_at_once(&pipeline).await;
+    gone(&used).await;
+    // Longer than its time: an open job keeps what it names.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(state(&needed).await, StatusCode::OK);
+    let cancel = format!("/v1/jobs/{open}/cancel");
+    let (_, canceled) = pipeline.post(&cancel, &json!({})).await;
+    assert_eq!(canceled["state"], "canceled");
+    gone(&needed).await;
+    for upload in [&never_used, &used, &needed] {
+        let receipt = pipeline.until(Duration::from_secs(20), async || {
+            let (_, receipts) = pipeline.get("/v1/receipts?limit=100").await;
+            let receipts = receipts["data"].as_array().unwrap().clone();
+            (receipts.into_iter()).find(|receipt| receipt["upload"] == json!(upload))
+        });
+        assert_eq!(receipt.await["class"], "upload");
+    }
+    pipeline.close().await;
+}
+
+/// Its text goes, all else stays, and what needs the text says so.
+#[tokio::test]
+async fn a_prompt_goes_in_its_time_and_its_job_cannot_be_done_once_more() {
+    let pipeline = Pipeline::start().await;
+    let mut body = small_job();
+    body["prompt"] = json!("[[fault:invalid]] a bottle");
+    body["art_direction"] = json!("film grain");
+    let (gone, held) = (pipeline.submit(&body).await, pipeline.submit(&body).await);
+    for job in [&gone, &held] {
+        assert_eq!(pipeline.ended(job).await["state"], "failed");
+    }
+    let until = common::clock::now() + Duration::from_hours(1);
+    let url = pipeline.servers.runtime_url(&pipeline.database);
+    let pool = database::connect(&url, database::Role::Api, 1)
+        .await
+        .unwrap();
+    let of = (pipeline.tenant, held.parse().unwrap());
+    tenants::hold(
+        &pool,
+        TESTER,
+        of,
+        common::retention::Purpose::Support,
+        until,
+    )
+    .await
+    .unwrap();
+    pool.close().await;
+    let asked_for = async |job: &str| -> Value {
+        let id: common::id::JobId = job.parse().unwrap();
+        sqlx::query_scalar("SELECT generation FROM job_requests WHERE job_id = $1")
+            .bind(id.0)
+            .fetch_one(&pipeline.reader)
+            .await
+            .unwrap()
+    };
+    // What the provider said may quote the prompt.
+    let said = async |job: &str| -> i64 {
+        let id: common::id::JobId = job.parse().unwrap();
+        sqlx::query_scalar("SELECT count(detail) FROM calls WHERE job_id = $1")
+            .bind(id.0)
+            .fetch_one(&pipeline.reader)
+            .await
+            .unwrap()
+    };
+    assert!(said(&gone).await > 0 && said(&held).await > 0);
+    let before = asked_for(&gone).await;
+    let prompts = Retention {
+        prompts: Some(0),
+        ..Retention::default()
+    };
+    set(&pipeline, prompts).await;
+    pipeline
+        .until(Duration::from_secs(20), async || {
+            (receipts(&pipeline, &gone).await == ["prompt"]).then_some(())
+        })
+        .await;
+    let mut expected = before.clone();
+    let fields = expected.as_object_mut().unwrap();
+    assert!(fields.remove("prompt").is_some() && fields.remove("art_direction").is_some());
+    assert_eq!(asked_for(&gone).await, expected);
+    assert_eq!(asked_for(&held).await, before, "a hold keeps it");
+    assert!(said(&gone).await == 0 && said(&held).await > 0);
+    let (_, receipt) = pipeline.get(&format!("/v1/receipts?job={gone}")).await;
+    let receipt = &receipt["data"][0];
+    assert_eq!(receipt["sha256"], Value::Null);
+    assert_eq!(
+        receipt["bytes"],
+        "[[fault:invalid]] a bottlefilm grain".len()
+    );
+    assert_eq!(pipeline.job(&gone).await["state"], "failed");
+
+    let redrive = pipeline
+        .anonymous(Method::POST, "/v1/admin/jobs/redrive")
+        .bearer_auth(OPERATOR_KEY)
+        .json(&json!({"reason": "a test"}));
+    let redriven: Value = redrive.send().await.unwrap().json().await.unwrap();
+    let of = |job: &str| {
+        let outcomes = redriven["data"].as_array().unwrap();
+        outcomes
+            .iter()
+            .find(|outcome| outcome["job"] == *job)
+            .unwrap()
+            .clone()
+    };
+    let skipped = of(&gone)["skipped"].as_str().unwrap().to_owned();
+    assert!(skipped.contains("prompt was deleted"), "{skipped}");
+    let again = of(&held)["new"].as_str().unwrap().to_owned();
+    pipeline.ended(&again).await;
     pipeline.close().await;
 }
 
@@ -370,7 +590,8 @@ async fn by_default_everything_is_kept() {
 #[tokio::test]
 async fn a_deletion_that_is_killed_half_way_is_finished_by_another() {
     const JOBS: usize = 40;
-    const FILES: i64 = 40 * 4 * 3;
+    // Of each job four outputs in three files, and its prompt.
+    const FILES: i64 = 40 * (4 * 3 + 1);
     let real = Real::start(0..=0).await;
     let pipeline = &real.pipeline;
     let mut workers = real.orders.start(Role::Worker, 1).await.unwrap();
@@ -388,6 +609,8 @@ async fn a_deletion_that_is_killed_half_way_is_finished_by_another() {
         inputs: Some(0),
         originals: Some(0),
         renditions: Some(0),
+        prompts: Some(0),
+        ..Retention::default()
     };
     set(pipeline, now).await;
     let gone = async || -> i64 {

@@ -1,4 +1,4 @@
-//! Deletes files that are due, and keeps a receipt of each. What is due, and why the steps come in this order, stands in
+//! Deletes files and prompts that are due, and keeps a receipt of each. What is due, and why the steps come in this order, stands in
 //! [`common::retention`].
 //!
 //! Each step may be repeated and none needs the one before to have been made by the same worker, so a worker may die between
@@ -7,12 +7,12 @@
 use std::sync::Arc;
 
 use common::retention::{self, Due, FileClass};
-use common::{database, telemetry};
+use common::{database, telemetry, upload, uploading};
 use futures::stream::{self, StreamExt};
 
 use crate::app::App;
 
-/// Files taken at once, and how many of them are deleted side by side.
+/// Files, prompts and uploads looked at in one step, and how many are deleted side by side.
 const BATCH: i64 = 50;
 const AT_ONCE: usize = 8;
 
@@ -22,6 +22,9 @@ pub(super) async fn run(app: Arc<App>) {
         telemetry::DELETIONS
             .with_label_values(&[class.as_str()])
             .inc_by(0);
+    }
+    if let Err(error) = expire_uploads(&app).await {
+        tracing::warn!(%error, "Uploads whose time is over could not be looked for; the next turn tries again");
     }
     while !app.stopping.is_cancelled() {
         let take = retention::store::take(&app.pool, BATCH, app.timing.lease);
@@ -40,7 +43,11 @@ pub(super) async fn run(app: Arc<App>) {
             .count()
             .await;
         if taken > 0 {
-            tracing::info!(deleted, taken, "Deleted {deleted} files that were due");
+            tracing::info!(
+                deleted,
+                taken,
+                "Deleted {deleted} files and prompts that were due"
+            );
         }
         // The bucket may be away: the rest is tried again in a while.
         if deleted < taken || taken < usize::try_from(BATCH).unwrap_or(usize::MAX) {
@@ -56,6 +63,29 @@ pub(super) async fn run(app: Arc<App>) {
     }
 }
 
+/// Plans the deletion of uploads whose time is over. Each that was looked at is due no longer, so the search comes to an end.
+async fn expire_uploads(app: &App) -> sqlx::Result<()> {
+    let mut planned = 0_u64;
+    while !app.stopping.is_cancelled() {
+        let due = database::answered(upload::store::due(&app.pool, BATCH)).await?;
+        let looked_at = due.len();
+        for (tenant, id) in due {
+            let expired = database::answered(uploading::expire(&app.pool, tenant, id)).await?;
+            planned += u64::from(expired);
+        }
+        if looked_at < usize::try_from(BATCH).unwrap_or(usize::MAX) {
+            break;
+        }
+    }
+    if planned > 0 {
+        tracing::info!(
+            uploads = planned,
+            "{planned} uploads are due: no job has needed them for as long as their tenants said"
+        );
+    }
+    Ok(())
+}
+
 /// Whether it is gone, and its row a receipt.
 async fn delete(app: &App, due: sqlx::Result<Due>) -> bool {
     let due = match due {
@@ -65,23 +95,11 @@ async fn delete(app: &App, due: sqlx::Result<Due>) -> bool {
             return false;
         }
     };
-    let gone = async {
-        let hide = async {
-            let mut transaction = database::begin_for(&app.pool, due.tenant).await?;
-            retention::store::hide(&mut transaction, &due).await?;
-            transaction.commit().await
-        };
-        database::answered(hide).await?;
-        let bucket = app.shelf.bucket();
-        bucket.delete(&due.object_key).await?;
-        anyhow::ensure!(
-            bucket.measure(&due.object_key).await?.is_none(),
-            "the bucket still has it"
-        );
-        database::answered(retention::store::receipt(&app.pool, &due)).await?;
-        anyhow::Ok(())
+    let gone = match due.class {
+        FileClass::Prompt => erase(app, &due).await,
+        _ => remove(app, &due).await,
     };
-    match gone.await {
+    match gone {
         Ok(()) => {
             telemetry::DELETIONS
                 .with_label_values(&[due.class.as_str()])
@@ -93,9 +111,38 @@ async fn delete(app: &App, due: sqlx::Result<Due>) -> bool {
                 deletion = due.id,
                 class = due.class.as_str(),
                 error = format!("{error:#}"),
-                "A file that is due was not deleted; it is tried again"
+                "What is due was not deleted; it is tried again"
             );
             false
         }
     }
+}
+
+/// Removes a file from the bucket.
+async fn remove(app: &App, due: &Due) -> anyhow::Result<()> {
+    let hide = async {
+        let mut transaction = database::begin_for(&app.pool, due.tenant).await?;
+        retention::store::hide(&mut transaction, due).await?;
+        transaction.commit().await
+    };
+    database::answered(hide).await?;
+    let bucket = app.shelf.bucket();
+    bucket.delete(&due.object_key).await?;
+    anyhow::ensure!(
+        bucket.measure(&due.object_key).await?.is_none(),
+        "the bucket still has it"
+    );
+    database::answered(retention::store::receipt(&app.pool, due)).await?;
+    Ok(())
+}
+
+/// Removes a prompt from its row.
+async fn erase(app: &App, due: &Due) -> anyhow::Result<()> {
+    let erase = async {
+        let mut transaction = database::begin_for(&app.pool, due.tenant).await?;
+        retention::store::erase(&mut transaction, due).await?;
+        retention::store::receipt(&mut *transaction, due).await?;
+        transaction.commit().await
+    };
+    Ok(database::answered(erase).await?)
 }

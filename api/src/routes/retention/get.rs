@@ -1,4 +1,4 @@
-//! `GET /v1/retention`: how long files are kept.
+//! `GET /v1/retention`: how long files and prompts are kept.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use crate::app::App;
 use crate::auth::Tenant;
 use crate::error::Result;
 
-/// How long files are kept
+/// How long files and prompts are kept
 #[utoipa::path(
     get,
     path = "/v1/retention",

@@ -1,4 +1,4 @@
-//! `PUT /v1/retention`: says how long files are kept, from now on and of what there is.
+//! `PUT /v1/retention`: says how long files and prompts are kept, from now on and of what there is.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use crate::auth::Tenant;
 use crate::error::{Problem, ProblemBody, Result};
 use crate::extract::{self, JsonBody};
 
-/// Say how long files are kept
+/// Say how long files and prompts are kept
 ///
 /// A class that is left out, or `null`, is kept for the account's lifetime. What has been due before stays due, and what was
 /// deleted stays deleted.
@@ -35,19 +35,16 @@ pub async fn handler(
     JsonBody(body): JsonBody,
 ) -> Result<Json<Retention>> {
     let wanted: Retention = extract::json(&body)?;
-    let classes = [
-        ("/inputs", wanted.inputs),
-        ("/originals", wanted.originals),
-        ("/renditions", wanted.renditions),
-    ];
-    let too_long = classes
-        .into_iter()
-        .filter(|(_, seconds)| seconds.is_some_and(|seconds| seconds > LONGEST));
-    let violations: Vec<Violation> = too_long
-        .map(|(pointer, _)| {
+    let out_of_bounds = wanted.classes().into_iter().filter(|(_, seconds, least)| {
+        seconds.is_some_and(|seconds| !(*least..=LONGEST).contains(&seconds))
+    });
+    let violations: Vec<Violation> = out_of_bounds
+        .map(|(class, _, least)| {
             Violation::new(
-                pointer,
-                format!("At most {LONGEST} seconds, ten years; null for the account's lifetime."),
+                format!("/{class}"),
+                format!(
+                    "{least} to {LONGEST} seconds (ten years); null for the account's lifetime."
+                ),
             )
         })
         .collect();
@@ -57,6 +54,9 @@ pub async fn handler(
     let mut transaction = database::begin_for(&app.pool, tenant).await?;
     retention::store::set(&mut transaction, tenant, wanted).await?;
     transaction.commit().await?;
-    tracing::info!(?wanted, "The tenant said how long files are kept");
+    tracing::info!(
+        ?wanted,
+        "The tenant said how long files and prompts are kept"
+    );
     Ok(Json(wanted))
 }

@@ -39,12 +39,12 @@ pub struct Receipts {
     pub has_more: bool,
 }
 
-/// A file that is gone: the bucket was asked after it was deleted.
+/// A file or a prompt that is gone; of a file, the bucket was asked after it was deleted.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Receipt)]
 pub struct ReceiptView {
     pub id: i64,
-    /// `null` for an upload.
+    /// The job it was sent along with, or made by; `null` for an upload.
     #[schema(value_type = Option<String>)]
     pub job: Option<JobId>,
     /// The upload it was.
@@ -52,8 +52,8 @@ pub struct ReceiptView {
     pub upload: Option<UploadId>,
     #[schema(inline)]
     pub class: FileClass,
-    /// SHA-256 of the file, in hex.
-    pub sha256: String,
+    /// SHA-256 of the file, in hex; `null` for a prompt.
+    pub sha256: Option<String>,
     pub bytes: i64,
     #[serde(with = "time::serde::rfc3339")]
     pub due_at: OffsetDateTime,
@@ -68,7 +68,7 @@ impl From<Receipt> for ReceiptView {
             job: receipt.job,
             upload: receipt.upload,
             class: receipt.class,
-            sha256: hex::encode(receipt.sha256),
+            sha256: receipt.sha256.map(hex::encode),
             bytes: receipt.bytes,
             due_at: receipt.due_at,
             deleted_at: receipt.deleted_at,
@@ -76,7 +76,7 @@ impl From<Receipt> for ReceiptView {
     }
 }
 
-/// Files that were deleted, newest first
+/// Files and prompts that were deleted, newest first
 #[utoipa::path(
     get,
     path = "/v1/receipts",
