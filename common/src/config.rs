@@ -98,6 +98,10 @@ pub const VARIABLES: &[(&str, &str)] = &[
         "how long a worker that died keeps its jobs; default 25",
     ),
     (
+        "PLATEN_IDEMPOTENCY_HOURS",
+        "how long a repeated request gets the first answer again, 1 to 8760; default 24",
+    ),
+    (
         "PLATEN_QUEUE",
         "prefix of the keys in Redis; default platen",
     ),
@@ -126,6 +130,8 @@ pub const MEMORY: usize = 512_000_000;
 const SPOOL: usize = 256_000_000;
 /// How long a claim is good when nothing else is said.
 const LEASE: Duration = Duration::from_secs(25);
+/// How long answers for repeated requests are kept when nothing else is said.
+const ANSWERS_KEPT: Duration = Duration::from_hours(24);
 
 /// What both binaries are told.
 #[derive(Clone, Debug)]
@@ -189,6 +195,9 @@ pub struct Timing {
     pub sweep_grace: Duration,
     /// How often files that are due are deleted.
     pub retain_every: Duration,
+    /// How long answers for repeated requests are kept, at least an hour, and how often older ones are looked for.
+    pub answers_kept: Duration,
+    pub prune_every: Duration,
     /// First and longest delay before a job is tried again.
     pub retry: (Duration, Duration),
     /// How long an answer may pause while it is read.
@@ -209,6 +218,8 @@ impl Default for Timing {
             look_every: Duration::from_secs(1),
             sweep_every: Duration::from_hours(1),
             retain_every: Duration::from_secs(5),
+            answers_kept: ANSWERS_KEPT,
+            prune_every: Duration::from_mins(1),
             sweep_grace: Duration::from_hours(24),
             retry: (Duration::from_secs(1), Duration::from_mins(1)),
             idle: Duration::from_secs(30),
@@ -280,6 +291,8 @@ impl Config {
             }),
             timing: Timing {
                 lease: within("PLATEN_LEASE_SECONDS", 3, 600)?.map_or(LEASE, Duration::from_secs),
+                answers_kept: within("PLATEN_IDEMPOTENCY_HOURS", 1, 8_760)?
+                    .map_or(ANSWERS_KEPT, Duration::from_hours),
                 ..Timing::default()
             },
             models: text("PLATEN_MODELS")?.map(PathBuf::from),

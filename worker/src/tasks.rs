@@ -9,8 +9,9 @@
 //! | [`expire`] | every second | ends jobs whose deadline has passed |
 //! | [`watch_bucket`] | every second | starts nothing while the bucket is away |
 //! | [`heed_drain`] | every second | starts nothing while an operator wants it so |
-//! | [`retain`] | every five seconds | deletes files that are due, and keeps receipts |
+//! | [`retain`] | every five seconds | deletes files and prompts that are due, and keeps receipts |
 //! | [`fold_billing`] | every five seconds | keeps the roll-up short that billing metrics read |
+//! | [`prune_answers`] | every minute | deletes answers for repeated requests whose time is over |
 //! | [`sweep`] | hourly | removes objects that no row names |
 //! | [`warn_of_shutdowns`] | daily | says which models end soon |
 //!
@@ -20,6 +21,7 @@ mod expire;
 mod fold_billing;
 mod generate;
 mod heed_drain;
+mod prune_answers;
 pub(crate) mod reap;
 mod renew_leases;
 mod retain;
@@ -77,6 +79,13 @@ pub async fn run(app: Arc<App>, stop: CancellationToken) -> anyhow::Result<()> {
     every(&app, timing.reap_every, A_MINUTE, &stop, expire::run);
     every(&app, timing.retain_every, A_MINUTE, &stop, retain::run);
     every(&app, FOLD_EVERY, A_MINUTE, &stop, fold_billing::run);
+    every(
+        &app,
+        timing.prune_every,
+        A_MINUTE,
+        &stop,
+        prune_answers::run,
+    );
     every(&app, timing.sweep_every, A_DAY, &stop, sweep::run);
     every(&app, A_DAY, A_DAY, &stop, warn_of_shutdowns::run);
 

@@ -1,7 +1,9 @@
 //! SQL of idempotency keys. Look-ups that decide run under the wallet's lock, so a request whose key is in
 //! flight waits for the first.
 
-use sqlx::PgConnection;
+use std::time::Duration;
+
+use sqlx::{PgConnection, PgPool};
 
 use super::{Answer, Known, Request};
 use crate::database::row::RowId;
@@ -53,4 +55,22 @@ pub async fn keep(
     .execute(connection)
     .await?;
     Ok(())
+}
+
+/// Deletes the oldest answers, about `most` of them, that have been kept for longer than `kept`; returns how many. Answers of one
+/// moment go together, and no older one stays: so a job may lack its answer only if it is older than all that are kept
+/// (`platen verify`, I11), whoever else prunes at the same time.
+pub async fn prune(pool: &PgPool, kept: Duration, most: i64) -> sqlx::Result<u64> {
+    let pruned = sqlx::query!(
+        "-- idempotency::prune
+        DELETE FROM idempotency_keys WHERE created_at <= (
+          SELECT max(created_at) FROM (
+            SELECT created_at FROM idempotency_keys WHERE created_at < clock_timestamp() - make_interval(secs => $1)
+            ORDER BY created_at LIMIT $2) oldest)",
+        kept.as_secs_f64(),
+        most,
+    )
+    .execute(pool)
+    .await?;
+    Ok(pruned.rows_affected())
 }

@@ -1,7 +1,11 @@
 //! The same request twice is one job, and one answer.
 
+use std::time::Duration;
+
+use common::verify;
 use reqwest::{Method, StatusCode};
 use serde_json::json;
+use sqlx::{Connection, Executor};
 use tests::pipeline::small_job;
 use tests::{Options, Pipeline};
 
@@ -46,6 +50,62 @@ async fn a_repeated_request_gets_the_first_answer_byte_for_byte() {
     let job: serde_json::Value = serde_json::from_slice(&first).unwrap();
     pipeline.ended(job["id"].as_str().unwrap()).await;
     assert_eq!(pipeline.balance().await, (994, 0));
+    pipeline.close().await;
+}
+
+/// Answers go when their time is over, the oldest first and in small steps; jobs stay, and so does what was proven by the answers.
+#[tokio::test]
+async fn an_answer_is_kept_for_its_time_and_no_longer() {
+    let mut pipeline = Pipeline::start_with(Options {
+        workers: 0,
+        ..Options::default()
+    })
+    .await;
+    let (_, _, old) = submit(&pipeline, "of yesterday", &small_job()).await;
+    let (_, _, new) = submit(&pipeline, "of today", &small_job()).await;
+    let mut owner = pipeline.owner().await;
+    // As if 25 hours had passed. A job's time cannot change, but for who goes round all triggers.
+    owner
+        .execute(
+            "SET session_replication_role = replica;
+             UPDATE jobs SET created_at = created_at - interval '25 hours' WHERE id = (SELECT min(id::text)::uuid FROM jobs);
+             UPDATE idempotency_keys SET created_at = created_at - interval '25 hours' WHERE key = 'of yesterday';
+             INSERT INTO idempotency_keys (tenant_id, key, request_hash, status, location, body, created_at)
+             SELECT tenant_id, 'of an upload, ' || n, sha256('x'), 201, '/v1/uploads/upl_' || n, '', now() - interval '24 hours' - n * interval '10 seconds'
+             FROM wallets, generate_series(1, 2500) n",
+        )
+        .await
+        .unwrap();
+    owner.close().await.unwrap();
+    pipeline.start_worker().await;
+    let kept = "SELECT key FROM idempotency_keys ORDER BY key";
+    pipeline
+        .until(Duration::from_secs(20), async || {
+            let kept: Vec<String> = sqlx::query_scalar(kept)
+                .fetch_all(&pipeline.reader)
+                .await
+                .unwrap();
+            // At every moment the books close: no younger answer went before an older one.
+            let findings = verify::verify(&pipeline.reader).await.unwrap();
+            assert_eq!(findings, []);
+            (kept == ["of today"]).then_some(())
+        })
+        .await;
+
+    let (status, replayed, again) = submit(&pipeline, "of today", &small_job()).await;
+    assert_eq!((status, replayed), (StatusCode::ACCEPTED, true));
+    assert_eq!(again, new);
+    let (status, replayed, another) = submit(&pipeline, "of yesterday", &small_job()).await;
+    assert_eq!((status, replayed), (StatusCode::ACCEPTED, false));
+    let mut ids = std::collections::BTreeSet::new();
+    for job in [&old, &new, &another] {
+        let job: serde_json::Value = serde_json::from_slice(job).unwrap();
+        let id = job["id"].as_str().unwrap();
+        assert_eq!(pipeline.ended(id).await["state"], "succeeded");
+        ids.insert(id.to_owned());
+    }
+    assert_eq!(ids.len(), 3, "what was asked for again is another job");
+    assert_eq!(pipeline.balance().await, (1_000 - 3 * 6, 0));
     pipeline.close().await;
 }
 
