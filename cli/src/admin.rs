@@ -3,16 +3,16 @@
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, bail, ensure};
-use common::admission;
+use anyhow::{Context, ensure};
 use common::bucket::{Address, Bucket};
 use common::clock;
 use common::config::{Config, ConfigError};
 use common::credits::Credits;
 use common::database::{self, Role};
 use common::id::{JobId, TenantId};
-use common::retention::{self, Purpose, Retention};
-use common::tenant::{self, ApiKey};
+use common::operation::{Act, tenants};
+use common::retention::{Purpose, Retention};
+use common::tenant::ApiKey;
 use common::verify;
 use common::verify::deep::{self, Progress, Told};
 use secrecy::{ExposeSecret, SecretString};
@@ -45,10 +45,11 @@ pub async fn migrate(config: &Config) -> anyhow::Result<()> {
 pub async fn add_tenant(
     config: &Config,
     data: Option<&Path>,
+    act: Act<'_>,
     name: &str,
 ) -> anyhow::Result<TenantId> {
     at(config, data, Role::Api, async |pool| {
-        insert_tenant(pool, name).await
+        Ok(tenants::add(pool, act, name).await?)
     })
     .await
 }
@@ -57,11 +58,12 @@ pub async fn add_tenant(
 pub async fn add_key(
     config: &Config,
     data: Option<&Path>,
+    act: Act<'_>,
     tenant: TenantId,
     name: &str,
 ) -> anyhow::Result<ApiKey> {
     at(config, data, Role::Api, async |pool| {
-        insert_key(pool, tenant, name).await
+        Ok(tenants::add_key(pool, act, tenant, name).await?)
     })
     .await
 }
@@ -70,33 +72,26 @@ pub async fn add_key(
 pub async fn revoke_key(
     config: &Config,
     data: Option<&Path>,
+    act: Act<'_>,
     tenant: TenantId,
     key: &str,
 ) -> anyhow::Result<()> {
     at(config, data, Role::Api, async |pool| {
-        let mut transaction = database::begin_for(pool, tenant).await?;
-        let revoked = tenant::store::revoke_key(&mut transaction, tenant, key).await?;
-        transaction.commit().await?;
-        ensure!(
-            revoked,
-            "tenant {tenant} has no key {key} that is not revoked already"
-        );
-        Ok(())
+        Ok(tenants::revoke_key(pool, act, tenant, key).await?)
     })
     .await
 }
 
-/// Says how long a tenant's files are kept, from now on and of what there is.
+/// Says how long a tenant's files and prompts are kept, from now on and of what there is.
 pub async fn retain(
     config: &Config,
     data: Option<&Path>,
+    act: Act<'_>,
     tenant: TenantId,
     wanted: Retention,
 ) -> anyhow::Result<()> {
     at(config, data, Role::Api, async |pool| {
-        let mut transaction = database::begin_for(pool, tenant).await?;
-        retention::store::set(&mut transaction, tenant, wanted).await?;
-        Ok(transaction.commit().await?)
+        Ok(tenants::retain(pool, act, tenant, wanted).await?)
     })
     .await
 }
@@ -105,18 +100,14 @@ pub async fn retain(
 pub async fn hold(
     config: &Config,
     data: Option<&Path>,
-    (tenant, job): (TenantId, JobId),
+    act: Act<'_>,
+    of: (TenantId, JobId),
     purpose: Purpose,
-    reason: &str,
     days: u32,
 ) -> anyhow::Result<i64> {
     let until = clock::now() + Duration::from_hours(24) * days;
     at(config, data, Role::Api, async |pool| {
-        let mut transaction = database::begin_for(pool, tenant).await?;
-        let hold =
-            retention::store::hold(&mut transaction, tenant, job, purpose, reason, until).await?;
-        transaction.commit().await?;
-        hold.with_context(|| format!("tenant {tenant} has no job {job}"))
+        Ok(tenants::hold(pool, act, of, purpose, until).await?)
     })
     .await
 }
@@ -125,30 +116,30 @@ pub async fn hold(
 pub async fn lift(
     config: &Config,
     data: Option<&Path>,
+    act: Act<'_>,
     tenant: TenantId,
     hold: i64,
 ) -> anyhow::Result<()> {
     at(config, data, Role::Api, async |pool| {
-        let mut transaction = database::begin_for(pool, tenant).await?;
-        let lifted = retention::store::lift(&mut transaction, hold).await?;
-        transaction.commit().await?;
-        ensure!(lifted, "tenant {tenant} has no hold {hold} that stands");
-        Ok(())
+        Ok(tenants::lift(pool, act, tenant, hold).await?)
     })
     .await
 }
 
-/// Gives promotional credits, once for each source. `false`: this source has given before.
+/// Gives promotional credits, once for each source.
 pub async fn grant(
     config: &Config,
     data: Option<&Path>,
+    act: Act<'_>,
     tenant: TenantId,
     amount: Credits,
     source: &str,
-) -> anyhow::Result<bool> {
+) -> anyhow::Result<()> {
     at(config, data, Role::Api, async |pool| {
-        let granted = admission::grant_promo(pool, tenant, source, amount).await;
-        granted.with_context(|| format!("nothing was granted to {tenant}"))
+        tenants::grant(pool, act, tenant, source, amount)
+            .await
+            .context("nothing was granted")?;
+        Ok(())
     })
     .await
 }
@@ -191,27 +182,6 @@ pub(crate) fn bucket_of(config: &Config, data: Option<&Path>) -> anyhow::Result<
     }
     // No link is signed here.
     Ok(Bucket::open(&address, SecretString::default())?)
-}
-
-/// A tenant with an empty wallet.
-pub async fn insert_tenant(pool: &PgPool, name: &str) -> anyhow::Result<TenantId> {
-    let tenant = TenantId::new();
-    let mut transaction = database::begin_for(pool, tenant).await?;
-    tenant::store::insert(&mut transaction, tenant, name).await?;
-    transaction.commit().await?;
-    Ok(tenant)
-}
-
-/// A new key for a tenant that exists.
-pub async fn insert_key(pool: &PgPool, tenant: TenantId, name: &str) -> anyhow::Result<ApiKey> {
-    let key = ApiKey::generate();
-    let mut transaction = database::begin_for(pool, tenant).await?;
-    if !tenant::store::exists(&mut transaction, tenant).await? {
-        bail!("there is no tenant {tenant}");
-    }
-    tenant::store::insert_key(&mut transaction, tenant, &key, name).await?;
-    transaction.commit().await?;
-    Ok(key)
 }
 
 /// Works on the database a word is about: the named data folder's, the configured one, or that of `./data`. A

@@ -1,5 +1,6 @@
 //! The `platen` program, as a library, so that the tests start what a person starts.
 
+pub mod actor;
 pub mod admin;
 pub mod allocator;
 pub mod doctor;

@@ -7,8 +7,8 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use cli::operate::{self, AdminWord, Place};
-use cli::{admin, allocator, doctor, healthy, processes, up};
+use cli::operate::{self, AdminWord, OptionalReason, Place, Why};
+use cli::{actor, admin, allocator, doctor, healthy, processes, up};
 use common::config::Config;
 use common::credits::Credits;
 use common::id::{JobId, TenantId};
@@ -52,9 +52,8 @@ enum Word {
         /// delivery, analytics or support.
         #[arg(long)]
         purpose: Purpose,
-        /// Why, in words; it is kept.
-        #[arg(long)]
-        reason: String,
+        #[command(flatten)]
+        why: Why,
         /// Days until it ends by itself.
         #[arg(long, value_parser = clap::value_parser!(u32).range(1..=3650))]
         days: u32,
@@ -67,6 +66,8 @@ enum Word {
         /// Its number, as `platen hold` printed it.
         hold: i64,
         #[command(flatten)]
+        why: OptionalReason,
+        #[command(flatten)]
         place: Place,
     },
     /// Operate: list, redrive, cancel, pause, drain, freeze, adjust.
@@ -78,9 +79,11 @@ enum Word {
     Grant {
         tenant: TenantId,
         amount: i64,
-        /// What they are given for; the same source gives once.
+        /// What they are given for; the same source gives once to each tenant.
         #[arg(long)]
         source: String,
+        #[command(flatten)]
+        why: OptionalReason,
         #[command(flatten)]
         place: Place,
     },
@@ -100,17 +103,21 @@ enum Word {
 
 #[derive(Subcommand)]
 enum TenantWord {
-    /// Say how long a tenant's files are kept: `ephemeral` (inputs until their job has ended, outputs for a day) or
-    /// `account_lifetime`. Other times are set by `PUT /v1/retention`.
+    /// Say how long a tenant's files and prompts are kept: `ephemeral` (inputs and prompts until their job has ended, outputs and
+    /// unused uploads for a day) or `account_lifetime`. Other times are set by `PUT /v1/retention`.
     Retention {
         tenant: TenantId,
         policy: Policy,
+        #[command(flatten)]
+        why: OptionalReason,
         #[command(flatten)]
         place: Place,
     },
     /// Add a tenant and print its id.
     Add {
         name: String,
+        #[command(flatten)]
+        why: OptionalReason,
         #[command(flatten)]
         place: Place,
     },
@@ -130,6 +137,8 @@ enum KeyWord {
         tenant: TenantId,
         name: String,
         #[command(flatten)]
+        why: OptionalReason,
+        #[command(flatten)]
         place: Place,
     },
     /// Refuse a key from now on.
@@ -138,9 +147,14 @@ enum KeyWord {
         /// The key's public part: the 12 characters after `pk_`.
         key: String,
         #[command(flatten)]
+        why: OptionalReason,
+        #[command(flatten)]
         place: Place,
     },
 }
+
+/// The reason of an act that may go without.
+const NO_REASON: &str = "no reason was given";
 
 fn main() -> ExitCode {
     let word = Cli::parse().word;
@@ -171,24 +185,25 @@ async fn start(word: Word) -> ExitCode {
 
 async fn run(word: Word) -> anyhow::Result<ExitCode> {
     let config = Config::from_env()?;
+    let by = actor::name();
     match word {
         Word::Up(options) => up::run(config, options).await?,
         Word::Api => processes::api(&config).await?,
         Word::Worker => processes::worker(&config).await?,
         Word::Migrate => admin::migrate(&config).await?,
         Word::Tenant {
-            word: TenantWord::Add { name, place },
+            word: TenantWord::Add { name, why, place },
         } => {
-            println!(
-                "{}",
-                admin::add_tenant(&config, place.data.as_deref(), &name).await?
-            );
+            let act = why.act(&by, NO_REASON)?;
+            let tenant = admin::add_tenant(&config, place.data.as_deref(), act, &name).await?;
+            println!("{tenant}");
         }
         Word::Tenant {
             word:
                 TenantWord::Retention {
                     tenant,
                     policy,
+                    why,
                     place,
                 },
         } => {
@@ -196,33 +211,30 @@ async fn run(word: Word) -> anyhow::Result<ExitCode> {
                 Policy::Ephemeral => Retention::EPHEMERAL,
                 Policy::AccountLifetime => Retention::default(),
             };
-            admin::retain(&config, place.data.as_deref(), tenant, retention).await?;
+            let act = why.act(&by, NO_REASON)?;
+            admin::retain(&config, place.data.as_deref(), act, tenant, retention).await?;
             println!("set");
         }
         Word::Hold {
             tenant,
             job,
             purpose,
-            reason,
+            why,
             days,
             place,
         } => {
-            let hold = admin::hold(
-                &config,
-                place.data.as_deref(),
-                (tenant, job),
-                purpose,
-                &reason,
-                days,
-            );
+            let (data, act) = (place.data.as_deref(), why.act(&by)?);
+            let hold = admin::hold(&config, data, act, (tenant, job), purpose, days);
             println!("{}", hold.await?);
         }
         Word::Lift {
             tenant,
             hold,
+            why,
             place,
         } => {
-            admin::lift(&config, place.data.as_deref(), tenant, hold).await?;
+            let act = why.act(&by, NO_REASON)?;
+            admin::lift(&config, place.data.as_deref(), act, tenant, hold).await?;
             println!("lifted");
         }
         Word::Key {
@@ -230,38 +242,40 @@ async fn run(word: Word) -> anyhow::Result<ExitCode> {
                 KeyWord::Add {
                     tenant,
                     name,
+                    why,
                     place,
                 },
         } => {
-            println!(
-                "{}",
-                admin::add_key(&config, place.data.as_deref(), tenant, &name)
-                    .await?
-                    .expose()
-            );
+            let act = why.act(&by, NO_REASON)?;
+            let key = admin::add_key(&config, place.data.as_deref(), act, tenant, &name).await?;
+            println!("{}", key.expose());
         }
         Word::Key {
-            word: KeyWord::Revoke { tenant, key, place },
+            word:
+                KeyWord::Revoke {
+                    tenant,
+                    key,
+                    why,
+                    place,
+                },
         } => {
-            admin::revoke_key(&config, place.data.as_deref(), tenant, &key).await?;
+            let act = why.act(&by, NO_REASON)?;
+            admin::revoke_key(&config, place.data.as_deref(), act, tenant, &key).await?;
             println!("revoked");
         }
         Word::Grant {
             tenant,
             amount,
             source,
+            why,
             place,
         } => {
             let amount = Credits::new(amount)?;
-            let new = admin::grant(&config, place.data.as_deref(), tenant, amount, &source).await?;
-            println!(
-                "{}",
-                if new {
-                    format!("granted {amount}")
-                } else {
-                    format!("nothing granted: {source} has given before")
-                }
-            );
+            let for_its_source = format!("source: {source}");
+            let act = why.act(&by, &for_its_source)?;
+            let data = place.data.as_deref();
+            admin::grant(&config, data, act, tenant, amount, &source).await?;
+            println!("granted {amount}");
         }
         Word::Admin { word } => operate::run(&config, word).await?,
         Word::Verify { deep, place } => {

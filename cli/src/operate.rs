@@ -17,6 +17,7 @@ use sqlx::PgPool;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use crate::actor;
 use crate::admin::{at, bucket_of};
 
 /// Which database a word is about.
@@ -140,9 +141,17 @@ pub enum AdminWord {
 /// Why, in words.
 #[derive(Args)]
 pub struct Why {
-    /// It is kept with what is done.
+    /// Why, in words; it is kept with what is done.
     #[arg(long)]
     reason: String,
+}
+
+/// Why, in words, where an act may go without.
+#[derive(Args)]
+pub struct OptionalReason {
+    /// Why, in words; it is kept with what is done.
+    #[arg(long)]
+    reason: Option<String>,
 }
 
 /// Jobs that fit everything that is said.
@@ -210,21 +219,32 @@ impl Which {
 }
 
 impl Why {
-    fn act<'a>(&'a self, by: &'a str) -> anyhow::Result<Act<'a>> {
-        let reason = self.reason.trim();
-        let length = reason.chars().count();
-        ensure!(
-            (1..=MAX_REASON).contains(&length),
-            "say why in 1 to {MAX_REASON} characters"
-        );
-        Ok(Act { by, reason })
+    /// An act of `by` for this reason.
+    pub fn act<'a>(&'a self, by: &'a str) -> anyhow::Result<Act<'a>> {
+        act(by, &self.reason)
     }
+}
+
+impl OptionalReason {
+    /// An act of `by` for this reason, or for `otherwise` where none is given.
+    pub fn act<'a>(&'a self, by: &'a str, otherwise: &'a str) -> anyhow::Result<Act<'a>> {
+        act(by, self.reason.as_deref().unwrap_or(otherwise))
+    }
+}
+
+fn act<'a>(by: &'a str, reason: &'a str) -> anyhow::Result<Act<'a>> {
+    let reason = reason.trim();
+    let length = reason.chars().count();
+    ensure!(
+        (1..=MAX_REASON).contains(&length),
+        "say why in 1 to {MAX_REASON} characters"
+    );
+    Ok(Act { by, reason })
 }
 
 /// Does what the word says, and prints what came of it.
 pub async fn run(config: &Config, word: AdminWord) -> anyhow::Result<()> {
-    let login = std::env::var("USER").unwrap_or_else(|_| "somebody".to_owned());
-    let by = format!("{login}, by platen admin");
+    let by = actor::name();
     match word {
         AdminWord::Jobs { which, place } => {
             for job in which.find(config, place.data.as_deref(), &[]).await? {
@@ -379,12 +399,14 @@ async fn freeze(
     frozen: bool,
 ) -> anyhow::Result<()> {
     let freeze = async |pool: &PgPool| Ok(operation::freeze(pool, act, tenant, frozen).await?);
-    at(config, data, Role::Api, freeze).await?;
+    let changed = at(config, data, Role::Api, freeze).await?;
+    let standing = if frozen { "not active" } else { "not frozen" };
+    ensure!(changed, "nothing was done: tenant {tenant} is {standing}");
     println!("{}", if frozen { "frozen" } else { "not frozen" });
     Ok(())
 }
 
-/// Does something to each, and prints what came of it.
+/// Does something to each, and prints what came of it. An error when nothing was done to any.
 async fn each(
     config: &Config,
     data: Option<&Path>,
@@ -398,18 +420,23 @@ async fn each(
         }
         return Ok(());
     }
+    ensure!(!jobs.is_empty(), "nothing was done: no job fits");
     let all = async |pool: &PgPool| {
+        let mut done = 0_usize;
         for job in jobs {
             let outcome = act(pool, job).await?;
+            done += usize::from(outcome.skipped.is_none());
             match (outcome.new, outcome.skipped) {
                 (_, Some(why)) => println!("{}  skipped: {why}", job.id),
                 (Some(new), None) => println!("{}  as {new}", job.id),
                 (None, None) => println!("{}  done", job.id),
             }
         }
-        Ok(())
+        Ok(done)
     };
-    at(config, data, Role::Api, all).await
+    let done = at(config, data, Role::Api, all).await?;
+    ensure!(done > 0, "nothing was done: every job was skipped");
+    Ok(())
 }
 
 fn line(job: &Job) -> String {

@@ -177,23 +177,3 @@ pub(crate) async fn answered(
         None => Ok(None),
     }
 }
-
-/// Gives a tenant promotional credits, once for each `source`. `false` when this source has given before.
-pub async fn grant_promo(
-    pool: &PgPool,
-    tenant: TenantId,
-    source: &str,
-    amount: Credits,
-) -> Result<bool, Refusal> {
-    let grant = crate::id::GrantId::new();
-    let mut transaction = database::begin_for(pool, tenant).await?;
-    ledger::store::lock_wallet(&mut transaction, tenant)
-        .await?
-        .ok_or(Refusal::Inactive)?;
-    let new = ledger::store::insert_promo(&mut transaction, tenant, grant, source, amount).await?;
-    if new {
-        ledger::store::post(&mut transaction, tenant, &Transfer::promo(grant, amount)).await?;
-    }
-    transaction.commit().await?;
-    Ok(new)
-}

@@ -5,6 +5,7 @@
 //! once more is admitted, one that is ended is settled. So nothing here moves a credit by itself but [`adjust`].
 
 pub mod store;
+pub mod tenants;
 
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -146,13 +147,13 @@ pub async fn resume(pool: &PgPool, act: Act<'_>, id: i64) -> Result<bool, Operat
     Ok(lifted)
 }
 
-/// Lets a tenant submit no more jobs, or submit again; what is open goes on.
+/// Lets a tenant submit no more jobs, or submit again; what is open goes on. `false`: that was so before.
 pub async fn freeze(
     pool: &PgPool,
     act: Act<'_>,
     tenant: TenantId,
     frozen: bool,
-) -> Result<(), OperationError> {
+) -> Result<bool, OperationError> {
     let mut transaction = database::begin_for(pool, tenant).await?;
     if ledger::store::lock_wallet(&mut transaction, tenant)
         .await?
@@ -161,10 +162,12 @@ pub async fn freeze(
         return Err(OperationError::NoTenant);
     }
     let changed = store::freeze(&mut transaction, tenant, frozen).await?;
-    let action = if frozen { "freeze" } else { "unfreeze" };
-    let subject = json!({ "tenant": tenant, "changed": changed });
-    store::record(&mut transaction, act, action, &subject).await?;
-    Ok(transaction.commit().await?)
+    if changed {
+        let action = if frozen { "freeze" } else { "unfreeze" };
+        store::record(&mut transaction, act, action, &json!({ "tenant": tenant })).await?;
+        transaction.commit().await?;
+    }
+    Ok(changed)
 }
 
 /// Gives a tenant credits, or takes what it has not spent: what nobody bought and no job explains.
@@ -259,7 +262,7 @@ pub async fn redrive(
         });
     }
     let Some(mut generation) = generation else {
-        return skip("its request is gone".to_owned());
+        return skip("its prompt was deleted when its time was over".to_owned());
     };
     let quote = match catalog.quote(&old.model, &generation, clock::now().date()) {
         Ok(quote) => quote,

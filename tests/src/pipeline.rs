@@ -5,13 +5,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use cli::admin;
-use common::admission;
 use common::bucket::{Address, Bucket};
 use common::config::{Config, LaneTiming, Links, MEMORY, Providers, Timing};
 use common::credits::Credits;
 use common::database::{self, Role};
 use common::id::TenantId;
+use common::operation::{Act, tenants};
 use common::queue::lanes::LaneState;
 use common::queue::{Lanes, Ring};
 use common::verify::deep::{self, Progress, Told};
@@ -83,6 +82,12 @@ impl Options {
         }
     }
 }
+
+/// Who sets the tests up, in the record of operators.
+pub const TESTER: Act<'static> = Act {
+    by: "a test",
+    reason: "it needs a tenant",
+};
 
 /// What operators show.
 pub const OPERATOR_KEY: &str = "a key for operators, in tests only";
@@ -163,6 +168,7 @@ impl Pipeline {
                 lease: options.lease,
                 look_every: Duration::from_millis(100),
                 retain_every: Duration::from_millis(200),
+                prune_every: Duration::from_millis(200),
                 reap_every: Duration::from_millis(200),
                 retry: options.retry,
                 idle: Duration::from_secs(1),
@@ -411,20 +417,18 @@ pub fn small_job() -> Value {
 }
 
 async fn add_tenant(pool: &PgPool, credits: i64) -> (TenantId, String) {
-    let tenant = admin::insert_tenant(pool, "a tenant of a test")
+    let tenant = tenants::add(pool, TESTER, "a tenant of a test")
         .await
         .unwrap();
     if credits > 0 {
-        admission::grant_promo(
-            pool,
-            tenant,
-            &format!("test:{}", tenant.0),
-            Credits::new(credits).unwrap(),
-        )
+        let credits = Credits::new(credits).unwrap();
+        tenants::grant(pool, TESTER, tenant, "test", credits)
+            .await
+            .unwrap();
+    }
+    let key = tenants::add_key(pool, TESTER, tenant, "test")
         .await
         .unwrap();
-    }
-    let key = admin::insert_key(pool, tenant, "test").await.unwrap();
     (tenant, key.expose().to_owned())
 }
 

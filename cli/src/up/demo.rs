@@ -4,15 +4,15 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use anyhow::Context;
-use common::admission;
 use common::authentication;
 use common::credits::Credits;
 use common::database::{self, Role};
 use common::ledger;
+use common::operation::{Act, tenants};
 use common::tenant::ApiKey;
 use sqlx::PgPool;
 
-use crate::{admin, secrets};
+use crate::secrets;
 
 const CREDITS: i64 = 1_000;
 
@@ -67,15 +67,13 @@ impl Demo {
 }
 
 async fn make(pool: &PgPool, file: &Path) -> anyhow::Result<(ApiKey, common::id::TenantId)> {
-    let tenant = admin::insert_tenant(pool, "Demo").await?;
-    admission::grant_promo(
-        pool,
-        tenant,
-        &format!("demo:{}", tenant.0),
-        Credits::new(CREDITS)?,
-    )
-    .await?;
-    let key = admin::insert_key(pool, tenant, "demo").await?;
+    let act = Act {
+        by: "platen up",
+        reason: "the demo of this data folder is set up",
+    };
+    let tenant = tenants::add(pool, act, "Demo").await?;
+    tenants::grant(pool, act, tenant, "demo", Credits::new(CREDITS)?).await?;
+    let key = tenants::add_key(pool, act, tenant, "demo").await?;
     secrets::write(file, &format!("{}\n", key.expose()))?;
     Ok((key, tenant))
 }

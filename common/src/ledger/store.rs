@@ -170,7 +170,7 @@ pub async fn resolve_shares(
     Ok(())
 }
 
-/// A lot of promotional credits. `false` when this source has granted before: a source grants once.
+/// A lot of promotional credits. `false` when this source has granted to this tenant before: a source grants once to each.
 pub async fn insert_promo(
     connection: &mut PgConnection,
     tenant: TenantId,
@@ -190,6 +190,23 @@ pub async fn insert_promo(
     .execute(connection)
     .await?;
     Ok(inserted.rows_affected() == 1)
+}
+
+/// How much this source has given to this tenant, and when.
+pub async fn given_by(
+    connection: &mut PgConnection,
+    tenant: TenantId,
+    source: &str,
+) -> sqlx::Result<(Credits, OffsetDateTime)> {
+    let row = sqlx::query!(
+        r#"-- ledger::given_by
+        SELECT amount AS "amount: Credits", created_at FROM grants WHERE tenant_id = $1 AND source_type = 'promo' AND source_id = $2"#,
+        tenant.0,
+        source,
+    )
+    .fetch_one(connection)
+    .await?;
+    Ok((row.amount, row.created_at))
 }
 
 /// A lot of credits that an operator gave.

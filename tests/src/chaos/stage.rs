@@ -4,14 +4,13 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::Context;
-use cli::admin;
 use cli::private::Servers;
 use common::bucket::Bucket;
+use common::clock;
 use common::config::{Config, Links, MEMORY, Providers, Timing};
 use common::credits::Credits;
 use common::database::{self, Role as DatabaseRole};
-use common::{admission, clock};
+use common::operation::tenants;
 use fakes::{Fake, Fault, Latency, Switches};
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::PgPool;
@@ -23,6 +22,7 @@ use tokio::sync::Mutex;
 use super::diary::Diary;
 use super::plan::Line;
 use crate::fleet::{Orders, Process, Role};
+use crate::pipeline::TESTER;
 use crate::proxy::{Forgotten, Proxy};
 use crate::s3::{self, S3};
 use crate::{models, processes};
@@ -280,11 +280,9 @@ async fn tenants(config: &Config) -> anyhow::Result<Vec<String>> {
     let pool = database::connect(url, DatabaseRole::Api, 2).await?;
     let mut keys = Vec::new();
     for number in 0..TENANTS {
-        let tenant = admin::insert_tenant(&pool, &format!("tenant {number}")).await?;
-        let source = format!("chaos:{}", tenant.0);
-        let granted = admission::grant_promo(&pool, tenant, &source, Credits::new(CREDITS)?).await;
-        granted.context("nothing was granted")?;
-        let key = admin::insert_key(&pool, tenant, "chaos").await?;
+        let tenant = tenants::add(&pool, TESTER, &format!("tenant {number}")).await?;
+        tenants::grant(&pool, TESTER, tenant, "chaos", Credits::new(CREDITS)?).await?;
+        let key = tenants::add_key(&pool, TESTER, tenant, "chaos").await?;
         keys.push(key.expose().to_owned());
     }
     pool.close().await;

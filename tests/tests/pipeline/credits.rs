@@ -2,11 +2,15 @@
 
 use std::time::Duration;
 
+use common::credits::Credits;
+use common::database;
+use common::id::TenantId;
+use common::operation::tenants;
 use common::{telemetry, verify};
 use reqwest::Method;
 use serde_json::json;
 use sqlx::{Connection, Executor};
-use tests::pipeline::small_job;
+use tests::pipeline::{TESTER, small_job};
 use tests::{Options, Pipeline};
 use time::format_description::well_known::Rfc3339;
 
@@ -209,6 +213,25 @@ async fn every_planted_violation_is_found() {
         ),
         (
             "I17",
+            "INSERT INTO retention (tenant_id, prompts) SELECT tenant_id, 0 FROM wallets",
+        ),
+        (
+            "I17",
+            "INSERT INTO deletions (tenant_id, job_id, class, object_key, bytes, due_at, deleted_at) SELECT tenant_id, job_id, 'prompt', 'job_requests/' || job_id, 1, now(), now() FROM job_requests",
+        ),
+        (
+            "I17",
+            "INSERT INTO retention (tenant_id, uploads) SELECT tenant_id, 60 FROM wallets;
+             INSERT INTO uploads (id, tenant_id, object_key, sha256, bytes, media_type, width, height, last_used_at)
+             SELECT id, tenant_id, 't/' || tenant_id || '/u/' || id, sha256('x'), 1, 'image/png', 1, 1, now() - interval '3 minutes' FROM (SELECT gen_random_uuid() AS id, tenant_id FROM wallets) w",
+        ),
+        (
+            "I17",
+            "INSERT INTO uploads (id, tenant_id, object_key, sha256, bytes, media_type, width, height, deleted_at)
+             SELECT id, tenant_id, 't/' || tenant_id || '/u/' || id, sha256('x'), 1, 'image/png', 1, 1, now() FROM (SELECT gen_random_uuid() AS id, tenant_id FROM wallets) w",
+        ),
+        (
+            "I17",
             "INSERT INTO retention (tenant_id, originals) SELECT tenant_id, 0 FROM wallets",
         ),
         (
@@ -250,6 +273,61 @@ async fn every_planted_violation_is_found() {
 }
 
 #[tokio::test]
+async fn a_source_gives_once_to_each_tenant_and_a_payment_once_in_all() {
+    let pipeline = Pipeline::start_with(Options {
+        workers: 0,
+        credits: 0,
+        ..Options::default()
+    })
+    .await;
+    let (other, _) = pipeline.add_tenant(0).await;
+    let url = pipeline.servers.runtime_url(&pipeline.database);
+    let pool = database::connect(&url, database::Role::Api, 2)
+        .await
+        .unwrap();
+    let grant = async |tenant, credits| {
+        let credits = Credits::new(credits).unwrap();
+        tenants::grant(&pool, TESTER, tenant, "welcome", credits).await
+    };
+    for tenant in [pipeline.tenant, other] {
+        grant(tenant, 100).await.unwrap();
+        let refused = grant(tenant, 30).await.unwrap_err();
+        assert!(
+            matches!(&refused, tenants::Refusal::GivenBefore { amount, .. } if amount.get() == 100),
+            "{refused}"
+        );
+    }
+    assert_eq!(pipeline.balance().await, (100, 0));
+    // Two at once are one.
+    let third = pipeline.add_tenant(0).await.0;
+    let grants = futures::future::join_all((0..8).map(|_| grant(third, 5))).await;
+    assert_eq!(grants.iter().filter(|granted| granted.is_ok()).count(), 1);
+
+    let mut owner = pipeline.owner().await;
+    let mut bought = owner.begin().await.unwrap();
+    let buy = |source_type: &str, tenant: TenantId| {
+        format!(
+            "INSERT INTO grants (id, tenant_id, source_type, source_id, amount, remaining)
+             VALUES (gen_random_uuid(), '{}', '{source_type}', 'pi_1', 5, 5)",
+            tenant.0
+        )
+    };
+    for source_type in ["purchase", "refund"] {
+        let first = sqlx::AssertSqlSafe(buy(source_type, pipeline.tenant));
+        bought.execute(first).await.unwrap();
+        let mut again = bought.begin().await.unwrap();
+        let second = sqlx::AssertSqlSafe(buy(source_type, other));
+        let refused = again.execute(second).await.unwrap_err();
+        assert!(refused.to_string().contains("one_grant_per_source_outside"));
+        again.rollback().await.unwrap();
+    }
+    bought.rollback().await.unwrap();
+    owner.close().await.unwrap();
+    pool.close().await;
+    pipeline.close().await;
+}
+
+#[tokio::test]
 async fn lots_burn_down_in_their_order_and_get_back_what_was_theirs() {
     let pipeline = Pipeline::start_with(Options {
         workers: 0,
@@ -258,26 +336,18 @@ async fn lots_burn_down_in_their_order_and_get_back_what_was_theirs() {
     })
     .await;
     let mut owner = pipeline.owner().await;
-    let pool = common::database::connect(
+    let pool = database::connect(
         &pipeline.servers.runtime_url(&pipeline.database),
-        common::database::Role::Api,
+        database::Role::Api,
         1,
     )
     .await
     .unwrap();
     for source in ["first", "second"] {
-        let credits = common::credits::Credits::new(4).unwrap();
-        assert!(
-            common::admission::grant_promo(&pool, pipeline.tenant, source, credits)
-                .await
-                .unwrap()
-        );
-        assert!(
-            !common::admission::grant_promo(&pool, pipeline.tenant, source, credits)
-                .await
-                .unwrap(),
-            "a source grants once"
-        );
+        let credits = Credits::new(4).unwrap();
+        tenants::grant(&pool, TESTER, pipeline.tenant, source, credits)
+            .await
+            .unwrap();
     }
     let id = pipeline.submit(&small_job()).await;
     let remaining = "SELECT remaining FROM grants ORDER BY created_at";

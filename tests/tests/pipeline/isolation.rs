@@ -5,7 +5,7 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use sqlx::{Connection, Executor, PgConnection};
 use tests::Pipeline;
-use tests::pipeline::small_job;
+use tests::pipeline::{TESTER, small_job};
 
 #[tokio::test]
 async fn another_tenants_things_do_not_exist() {
@@ -176,6 +176,12 @@ async fn without_a_tenant_no_row_is_seen_and_the_ledger_cannot_be_rewritten() {
             "TRUNCATE transfers",
             "DELETE FROM jobs",
             "DELETE FROM deletions",
+            "DELETE FROM job_requests",
+            "DELETE FROM operator_actions",
+            "UPDATE operator_actions SET by = 'nobody'",
+            "UPDATE job_requests SET generation = jsonb_set(generation, '{prompt}', '\"another\"')",
+            "UPDATE job_requests SET generation = generation - 'inputs'",
+            "UPDATE idempotency_keys SET body = ''",
             "UPDATE deletions SET deleted_at = NULL, sha256 = sha256('x')",
             "UPDATE jobs SET unit_price = 0, hold_amount = 0, captured = 0",
             "UPDATE jobs SET state = 'failed', captured = 0, n_delivered = 0, released = hold_amount",
@@ -185,7 +191,75 @@ async fn without_a_tenant_no_row_is_seen_and_the_ledger_cannot_be_rewritten() {
             assert!(login.execute(attack).await.is_err(), "{role} may {attack}");
         }
     }
+    // Answers go by age, and not before their hour is over, whoever's they are.
+    let age = "UPDATE idempotency_keys SET created_at = created_at - interval '2 hours' WHERE key = 'old'";
+    let (_, key) = pipeline.add_tenant(100).await;
+    for (bearer, name) in [
+        (&pipeline.key, "young"),
+        (&pipeline.key, "old"),
+        (&key, "old"),
+    ] {
+        let upload = pipeline
+            .anonymous(Method::POST, "/v1/uploads")
+            .bearer_auth(bearer)
+            .header("Idempotency-Key", name)
+            .body(include_bytes!("../../../samples/product.jpg").to_vec());
+        assert_eq!(upload.send().await.unwrap().status(), StatusCode::CREATED);
+    }
+    let mut owner = pipeline.owner().await;
+    owner.execute(age).await.unwrap();
+    owner.close().await.unwrap();
+    login.execute("SET ROLE platen_api").await.unwrap();
+    assert!(login.execute("DELETE FROM idempotency_keys").await.is_err());
+    login.execute("SET ROLE platen_worker").await.unwrap();
+    let seen: i64 = sqlx::query_scalar("SELECT count(created_at) FROM idempotency_keys")
+        .fetch_one(&mut login)
+        .await
+        .unwrap();
+    let deleted = login.execute("DELETE FROM idempotency_keys").await.unwrap();
+    assert_eq!((seen, deleted.rows_affected()), (2, 2));
     login.close().await.unwrap();
+    pipeline.close().await;
+}
+
+/// Triggers for rows do not see a TRUNCATE, which the owner of a table may do.
+#[tokio::test]
+async fn no_record_can_be_emptied_not_even_by_the_owner() {
+    let pipeline = Pipeline::start().await;
+    pipeline.ended(&pipeline.submit(&small_job()).await).await;
+    let mut owner = pipeline.owner().await;
+    for table in [
+        "transfers",
+        "operator_actions",
+        "deletions",
+        "holds",
+        "pauses",
+        "billing_totals",
+        "billing_lines",
+    ] {
+        let truncate = format!("TRUNCATE {table} CASCADE");
+        let refused = owner.execute(sqlx::AssertSqlSafe(truncate)).await;
+        let says = refused.unwrap_err().to_string();
+        assert!(says.contains("append-only"), "{table}: {says}");
+        if table != "billing_lines" {
+            let delete = format!(
+                "INSERT INTO pauses (reason) VALUES ('a test'); INSERT INTO deletions (tenant_id, job_id, class, object_key, sha256, bytes, due_at)
+                 SELECT tenant_id, id, 'input', id::text, sha256('x'), 1, now() + interval '1 day' FROM jobs; DELETE FROM {table}"
+            );
+            let refused = owner.execute(sqlx::AssertSqlSafe(delete)).await;
+            assert!(refused.is_err(), "{table} can be emptied by DELETE");
+        }
+    }
+    // What is guarded against DELETE is guarded against TRUNCATE, in every table there will be.
+    let unguarded: Vec<String> = sqlx::query_scalar(
+        "SELECT tgrelid::regclass::text FROM pg_trigger WHERE NOT tgisinternal
+         GROUP BY tgrelid HAVING bit_or(tgtype) & 8 <> 0 AND bit_or(tgtype) & 32 = 0",
+    )
+    .fetch_all(&mut owner)
+    .await
+    .unwrap();
+    assert_eq!(unguarded, Vec::<String>::new());
+    owner.close().await.unwrap();
     pipeline.close().await;
 }
 
@@ -195,7 +269,7 @@ async fn a_revoked_key_is_refused() {
     let id = pipeline.key.split('_').nth(1).unwrap();
     let (status, _) = pipeline.get("/v1/credits").await;
     assert_eq!(status, StatusCode::OK);
-    cli::admin::revoke_key(&pipeline.config, None, pipeline.tenant, id)
+    cli::admin::revoke_key(&pipeline.config, None, TESTER, pipeline.tenant, id)
         .await
         .unwrap();
     let (status, problem) = pipeline.get("/v1/credits").await;

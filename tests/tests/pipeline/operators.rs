@@ -4,10 +4,16 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use common::credits::Credits;
+use common::id::JobId;
+use common::operation::{Act, tenants};
+use common::retention::{Purpose, Retention};
+use common::{clock, database};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use tests::Pipeline;
 use tests::pipeline::{OPERATOR_KEY, small_job};
+use time::format_description::well_known::Rfc3339;
 
 const PHOTO: &[u8] = include_bytes!("../../../samples/product.jpg");
 
@@ -36,17 +42,15 @@ async fn order(pipeline: &Pipeline, path: &str, body: Value) -> (StatusCode, Val
     asked(pipeline, Method::POST, path, Some(body)).await
 }
 
-/// What was done, oldest first.
+/// What was done by the api, oldest first.
 async fn actions(pipeline: &Pipeline) -> Vec<String> {
     let done = look(pipeline, "/v1/admin/actions?limit=100").await;
     let done = done["data"].as_array().unwrap();
-    assert!(
-        done.iter()
-            .all(|done| done["by"] == "api" && done["reason"] == "a test")
-    );
-    let words = done
-        .iter()
-        .map(|done| done["action"].as_str().unwrap().to_owned());
+    let done = done.iter().filter(|done| done["by"] == "api");
+    let words = done.map(|done| {
+        assert_eq!(done["reason"], "a test");
+        done["action"].as_str().unwrap().to_owned()
+    });
     words.rev().collect()
 }
 
@@ -102,6 +106,130 @@ async fn only_operators_operate_and_they_say_why() {
     .await;
     assert_eq!(status, StatusCode::NOT_FOUND);
     assert_eq!(actions(&pipeline).await, Vec::<String>::new());
+    pipeline.close().await;
+}
+
+/// Act and record are one transaction: no act without a line, and no line of an act that was refused.
+#[tokio::test]
+async fn what_is_done_for_a_tenant_stands_on_record_or_is_not_done() {
+    let pipeline = Pipeline::start().await;
+    let tenant = pipeline.tenant;
+    let url = pipeline.servers.runtime_url(&pipeline.database);
+    let pool = database::connect(&url, database::Role::Api, 1)
+        .await
+        .unwrap();
+    let job = pipeline.submit(&small_job()).await;
+    pipeline.ended(&job).await;
+    let job: JobId = job.parse().unwrap();
+    let act = Act {
+        by: "anna on studio-1",
+        reason: "a test",
+    };
+    let (credits, until) = (
+        Credits::new(30).unwrap(),
+        clock::now() + Duration::from_hours(1),
+    );
+    let (support, kept) = (Purpose::Support, Retention::default());
+
+    // The record refuses an act without a reason.
+    let no_reason = Act { reason: "", ..act };
+    let refused = tenants::add(&pool, no_reason, "Acme").await.map(|_| ());
+    assert!(matches!(refused, Err(tenants::Refusal::Database(_))));
+    let (before, grants) = (pipeline.balance().await, "SELECT count(*) FROM grants");
+    for refused in [
+        tenants::grant(&pool, no_reason, tenant, "again", credits)
+            .await
+            .map(|_| ()),
+        tenants::add_key(&pool, no_reason, tenant, "ci")
+            .await
+            .map(|_| ()),
+        tenants::retain(&pool, no_reason, tenant, kept).await,
+        tenants::hold(&pool, no_reason, (tenant, job), support, until)
+            .await
+            .map(|_| ()),
+    ] {
+        assert!(
+            matches!(refused, Err(tenants::Refusal::Database(_))),
+            "{refused:?}"
+        );
+    }
+    let count = async |of: &'static str| -> i64 {
+        sqlx::query_scalar(of)
+            .fetch_one(&pipeline.reader)
+            .await
+            .unwrap()
+    };
+    assert_eq!((count(grants).await, pipeline.balance().await), (1, before));
+    for empty in [
+        "SELECT count(*) FROM retention",
+        "SELECT count(*) FROM holds",
+    ] {
+        assert_eq!(count(empty).await, 0, "{empty}");
+    }
+    let keys = "SELECT count(*) FROM api_keys";
+    assert_eq!(
+        (
+            count("SELECT count(*) FROM tenants").await,
+            count(keys).await
+        ),
+        (1, 1)
+    );
+
+    let grant = tenants::grant(&pool, act, tenant, "again", credits)
+        .await
+        .unwrap();
+    let key = tenants::add_key(&pool, act, tenant, "ci").await.unwrap();
+    tenants::revoke_key(&pool, act, tenant, &key.id)
+        .await
+        .unwrap();
+    tenants::retain(&pool, act, tenant, kept).await.unwrap();
+    let hold = tenants::hold(&pool, act, (tenant, job), support, until)
+        .await
+        .unwrap();
+    tenants::lift(&pool, act, tenant, hold).await.unwrap();
+    // Done before, or nothing there to do it to.
+    tenants::grant(&pool, act, tenant, "again", credits)
+        .await
+        .unwrap_err();
+    tenants::revoke_key(&pool, act, tenant, &key.id)
+        .await
+        .unwrap_err();
+    tenants::lift(&pool, act, tenant, hold).await.unwrap_err();
+    let done = look(&pipeline, "/v1/admin/actions?limit=100").await;
+    let done = done["data"].as_array().unwrap().iter().rev();
+    let done: Vec<(&str, &Value)> = done
+        .filter(|done| done["by"] == act.by && done["reason"] == act.reason)
+        .map(|done| (done["action"].as_str().unwrap(), &done["subject"]))
+        .collect();
+    let until = until.format(&Rfc3339).unwrap();
+    assert_eq!(
+        done,
+        [
+            (
+                "grant",
+                &json!({"tenant": tenant, "credits": 30, "source": "again", "grant": grant})
+            ),
+            (
+                "add_key",
+                &json!({"tenant": tenant, "key": key.id, "name": "ci"})
+            ),
+            ("revoke_key", &json!({"tenant": tenant, "key": key.id})),
+            ("retention", &json!({"tenant": tenant, "retention": kept})),
+            (
+                "hold",
+                &json!({"tenant": tenant, "hold": hold, "job": job, "purpose": "support", "until": until})
+            ),
+            ("lift", &json!({"tenant": tenant, "hold": hold, "job": job})),
+        ]
+    );
+    let story = look(&pipeline, &format!("/v1/admin/jobs/{job}")).await;
+    assert!(
+        story
+            .to_string()
+            .contains("hold by anna on studio-1: a test"),
+        "{story}"
+    );
+    pool.close().await;
     pipeline.close().await;
 }
 

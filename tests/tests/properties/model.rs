@@ -67,7 +67,8 @@ pub(crate) struct Attempt {
 pub(crate) struct Model {
     pub books: Books,
     pub attempts: Vec<Attempt>,
-    sources: BTreeSet<u8>,
+    /// Which source has given to which tenant.
+    sources: BTreeSet<(usize, u8)>,
     answers: BTreeMap<(usize, u8), (Request, usize)>,
     moves: usize,
     second_lives: i64,
@@ -188,7 +189,7 @@ impl Model {
         priority: i16,
         expires: Option<i64>,
     ) -> Said {
-        if !self.sources.insert(source) {
+        if !self.sources.insert((tenant, source)) {
             return Said::Was(false);
         }
         self.books.lots.push(Lot {

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use cli::admin;
 use common::admission::{self, Admission, Admitted, Refusal};
 use common::artifact::{self, Artifact, rendition_key};
 use common::call::{self, Ending, Original, original_key};
@@ -16,12 +15,14 @@ use common::generation::image::{
 use common::id::{ArtifactId, CallId, JobId, TenantId};
 use common::idempotency::{Answer, Request, request_hash};
 use common::job::{self, Job, Open, Room};
+use common::operation::tenants;
 use common::outcome::{Class, Failure};
 use common::settlement::{self, Cancellation, Lease, Settled};
 use serde_json::{Value, json};
 use sqlx::PgPool;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::types::Json;
+use tests::pipeline::TESTER;
 use tests::servers::TestServers;
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -103,7 +104,7 @@ impl<'a> Real<'a> {
     pub(crate) async fn new(database: &'a Database, tenants: usize) -> Self {
         let mut ids = Vec::new();
         for _ in 0..tenants {
-            let tenant = admin::insert_tenant(&database.api, "plays a game").await;
+            let tenant = tenants::add(&database.api, TESTER, "plays a game").await;
             ids.push(tenant.unwrap());
         }
         let began = sqlx::query_scalar("SELECT clock_timestamp()");
@@ -247,18 +248,22 @@ impl<'a> Real<'a> {
         let (api, tenant) = (&self.database.api, self.tenants[tenant]);
         let source = format!("{}:{source}", self.model);
         let amount = Credits::new(amount).unwrap();
-        let given = admission::grant_promo(api, tenant, &source, amount).await;
-        let given = given.unwrap();
+        let given = match tenants::grant(api, TESTER, tenant, &source, amount).await {
+            Ok(_) => true,
+            Err(tenants::Refusal::GivenBefore { .. }) => false,
+            Err(refusal) => panic!("{refusal}"),
+        };
         if given {
             // No function of ours grants such a lot yet.
             let set = sqlx::query(
-                "UPDATE grants SET priority = $2, expires_at = $3 + make_interval(mins => $4::int) WHERE source_id = $1",
+                "UPDATE grants SET priority = $2, expires_at = $3 + make_interval(mins => $4::int) WHERE source_id = $1 AND tenant_id = $5",
             );
             let set = set
                 .bind(source)
                 .bind(priority)
                 .bind(self.began)
-                .bind(expires);
+                .bind(expires)
+                .bind(tenant.0);
             set.execute(&self.database.owner).await.unwrap();
         }
         Said::Was(given)

@@ -1,0 +1,166 @@
+//! The words for operators, as a person runs them: the real program, its exit codes, and what it keeps on record.
+#![expect(clippy::unwrap_used, reason = "tests fail loudly")]
+
+use std::process::Stdio;
+
+use cli::private::{Postgres, Tuning};
+use common::database;
+use common::id::{JobId, TenantId};
+use nix::unistd::{self, User};
+use tokio::process::Command;
+
+/// A database of its own, and the program that works on it.
+struct Platen {
+    postgres: Postgres,
+    folder: tempfile::TempDir,
+}
+
+impl Platen {
+    async fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let postgres = Postgres::start_with(folder.path(), Tuning::Test)
+            .await
+            .unwrap();
+        database::migrate(&postgres.owner_url(), Some("platen"))
+            .await
+            .unwrap();
+        Self { postgres, folder }
+    }
+
+    /// Exit code, and what it says on standard output and standard error.
+    async fn run(&self, words: &[&str]) -> (Option<i32>, String, String) {
+        let output = Command::new(env!("CARGO_BIN_EXE_platen"))
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap())
+            .env("DATABASE_URL", self.postgres.database_url())
+            // Anybody can say so.
+            .env("USER", "mallory")
+            .env("LOGNAME", "mallory")
+            .env("SUDO_USER", "anna")
+            .current_dir(self.folder.path())
+            .args(words)
+            .stdin(Stdio::null())
+            .output()
+            .await
+            .unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap().trim().to_owned();
+        (
+            output.status.code(),
+            text(output.stdout),
+            text(output.stderr),
+        )
+    }
+
+    /// What it answers when it did what it was asked.
+    async fn done(&self, words: &[&str]) -> String {
+        let (code, answer, error) = self.run(words).await;
+        assert_eq!(code, Some(0), "{words:?}: {answer} {error}");
+        answer
+    }
+
+    /// It did nothing: it exits with 1 and says why.
+    async fn refused(&self, words: &[&str], why: &str) {
+        let (code, answer, error) = self.run(words).await;
+        assert_eq!(code, Some(1), "{words:?}: {answer} {error}");
+        assert!(error.contains(why), "{words:?} says {error}, not {why}");
+    }
+}
+
+#[tokio::test]
+async fn every_act_is_on_record_with_who_ran_the_program_and_why() {
+    let platen = Platen::start().await;
+    let acme = platen.done(&["tenant", "add", "Acme"]).await;
+    let reason = ["--reason", "they signed today"];
+    let other = platen
+        .done(&[&["tenant", "add", "Other"], &reason[..]].concat())
+        .await;
+    let key = platen.done(&["key", "add", &acme, "ci"]).await;
+    let public = key.split('_').nth(1).unwrap();
+    platen.done(&["key", "revoke", &acme, public]).await;
+    // A source gives once to each tenant.
+    for tenant in [&acme, &other] {
+        let grant = ["grant", tenant, "100", "--source", "welcome"];
+        assert_eq!(platen.done(&grant).await, "granted 100 credits");
+    }
+    platen
+        .done(&["tenant", "retention", &acme, "ephemeral"])
+        .await;
+    platen
+        .done(&["admin", "freeze", &acme, "--reason", "a test"])
+        .await;
+
+    let actions = platen.done(&["admin", "actions"]).await;
+    let lines: Vec<&str> = actions.lines().rev().collect();
+    let expected = [
+        ("add_tenant", "no reason was given"),
+        ("add_tenant", "they signed today"),
+        ("add_key", "no reason was given"),
+        ("revoke_key", "no reason was given"),
+        ("grant", "source: welcome"),
+        ("grant", "source: welcome"),
+        ("retention", "no reason was given"),
+        ("freeze", "a test"),
+    ];
+    assert_eq!(lines.len(), expected.len(), "{actions}");
+    let login = User::from_uid(unistd::getuid()).unwrap().unwrap().name;
+    let host = unistd::gethostname().unwrap().into_string().unwrap();
+    let by = format!("{login} (sudo: anna) on {host}");
+    for (line, (action, reason)) in lines.into_iter().zip(expected) {
+        assert!(line.contains(&format!("  {by}  {action}  {{")), "{line}");
+        assert!(line.ends_with(&format!("}}: {reason}")), "{line}");
+        assert!(!line.contains("mallory") && !line.contains(&key), "{line}");
+    }
+    platen.postgres.stop().await;
+}
+
+#[tokio::test]
+async fn what_does_nothing_of_what_was_asked_exits_with_1_and_leaves_no_line() {
+    let platen = Platen::start().await;
+    let tenant = platen.done(&["tenant", "add", "Acme"]).await;
+    let key = platen.done(&["key", "add", &tenant, "ci"]).await;
+    let public = key.split('_').nth(1).unwrap();
+    platen.done(&["key", "revoke", &tenant, public]).await;
+    platen
+        .done(&["grant", &tenant, "100", "--source", "welcome"])
+        .await;
+    let why = ["--reason", "a test"];
+    let freeze = [&["admin", "freeze", &tenant], &why[..]].concat();
+    platen.done(&freeze).await;
+    let before = platen.done(&["admin", "actions"]).await;
+
+    let again = ["grant", &tenant, "30", "--source", "welcome"];
+    let given = format!("tenant {tenant} was given 100 credits from source welcome on 20");
+    platen.refused(&again, &given).await;
+    let revoke = ["key", "revoke", &tenant, public];
+    platen.refused(&revoke, "not revoked already").await;
+    let (nobody, nothing) = (TenantId::new().to_string(), JobId::new().to_string());
+    let no_tenant = format!("there is no tenant {nobody}");
+    let grant = ["grant", &nobody, "1", "--source", "welcome"];
+    platen.refused(&grant, &no_tenant).await;
+    platen
+        .refused(&["key", "add", &nobody, "ci"], &no_tenant)
+        .await;
+    let retention = ["tenant", "retention", &nobody, "ephemeral"];
+    platen.refused(&retention, &no_tenant).await;
+    let hold = ["hold", &tenant, &nothing, "--purpose", "support"];
+    let hold = [&hold[..], &["--days", "7"], &why].concat();
+    platen.refused(&hold, "has no job").await;
+    platen
+        .refused(&["lift", &tenant, "999"], "no hold 999")
+        .await;
+    for (words, says) in [
+        (&["resume", "999"][..], "no pause 999 stands"),
+        (&["cancel", "--job", &nothing], "no job fits"),
+        (&["redrive", "--job", &nothing], "no job fits"),
+        (&["adjust", &tenant, "-500"], "which is less"),
+        (&["adjust", &nobody, "5"], "no such tenant"),
+        (&["freeze", &nobody], "no such tenant"),
+        (&["pause", "--tenant", &nobody], "no such tenant"),
+    ] {
+        let words = [&["admin"], words, &why].concat();
+        platen.refused(&words, says).await;
+    }
+    platen.refused(&freeze, "is not active").await;
+    assert_eq!(platen.done(&["admin", "actions"]).await, before);
+    platen.postgres.stop().await;
+}
