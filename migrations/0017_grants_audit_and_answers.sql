@@ -6,7 +6,7 @@ ALTER TABLE deletions VALIDATE CONSTRAINT files_have_a_hash;
 
 -- A source gives once to each tenant. One from outside, such as a payment, gives once in the whole installation.
 -- The constraint keeps its name, by which older programs call it (`ON CONFLICT ON CONSTRAINT`): they work on, by the new rule.
--- Both indexes are built under one lock, so that no grant slips in between. A table of a million grants takes about two seconds, in
+-- Both indexes are built under one lock, so that no grant slips in between. A table of a million grants takes a few seconds, in
 -- which no job is admitted or settled; there is one row for each gift, so few installations have as many.
 LOCK TABLE grants IN ACCESS EXCLUSIVE MODE;
 CREATE UNIQUE INDEX one_grant_per_source_and_tenant ON grants (tenant_id, source_type, source_id);

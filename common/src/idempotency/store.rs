@@ -59,13 +59,14 @@ pub async fn keep(
 
 /// Deletes the oldest answers, about `most` of them, that have been kept for longer than `kept`; returns how many. Answers of one
 /// moment go together, and no older one stays: so a job may lack its answer only if it is older than all that are kept
-/// (`platen verify`, I11), whoever else prunes at the same time.
+/// (`platen verify`, I11), whoever else prunes at the same time. By `now()`, which an index can be searched by: this statement stands
+/// alone, so it is the time at which it begins.
 pub async fn prune(pool: &PgPool, kept: Duration, most: i64) -> sqlx::Result<u64> {
     let pruned = sqlx::query!(
         "-- idempotency::prune
         DELETE FROM idempotency_keys WHERE created_at <= (
           SELECT max(created_at) FROM (
-            SELECT created_at FROM idempotency_keys WHERE created_at < clock_timestamp() - make_interval(secs => $1)
+            SELECT created_at FROM idempotency_keys WHERE created_at < now() - make_interval(secs => $1)
             ORDER BY created_at LIMIT $2) oldest)",
         kept.as_secs_f64(),
         most,

@@ -194,7 +194,7 @@ pub async fn overdue(executor: impl PgExecutor<'_>) -> sqlx::Result<(i64, f64)> 
             AND NOT EXISTS (SELECT FROM holds h WHERE h.job_id = d.job_id AND lifted_at IS NULL AND until > clock_timestamp())
           UNION ALL
           SELECT u.last_used_at + make_interval(secs => r.uploads) FROM uploads u JOIN retention r USING (tenant_id)
-          WHERE u.deleted_at IS NULL AND u.last_used_at <= clock_timestamp() - make_interval(secs => r.uploads)) due"#
+          WHERE u.deleted_at IS NULL AND u.last_used_at <= now() - make_interval(secs => r.uploads)) due"#
     )
     .fetch_one(executor)
     .await?;

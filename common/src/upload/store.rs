@@ -110,12 +110,12 @@ pub async fn hide(connection: &mut PgConnection, id: UploadId) -> sqlx::Result<b
     Ok(hidden.is_some())
 }
 
-/// Uploads of all tenants whose time is over, the oldest first. Some may be needed by open jobs.
+/// Uploads of all tenants whose time is over, the oldest first. Some may be needed by open jobs. By `now()`, as the index needs it.
 pub async fn due(pool: &PgPool, limit: i64) -> sqlx::Result<Vec<(TenantId, UploadId)>> {
     let rows = sqlx::query!(
         "-- upload::due
         SELECT u.tenant_id, u.id FROM uploads u JOIN retention r USING (tenant_id)
-        WHERE u.deleted_at IS NULL AND u.last_used_at <= clock_timestamp() - make_interval(secs => r.uploads)
+        WHERE u.deleted_at IS NULL AND u.last_used_at <= now() - make_interval(secs => r.uploads)
         ORDER BY u.last_used_at LIMIT $1",
         limit
     )
