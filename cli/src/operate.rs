@@ -12,7 +12,7 @@ use common::id::{JobId, TenantId};
 use common::job::store::Search;
 use common::job::{self, Job, State};
 use common::operation::{self, Act, MAX_REASON, Outcome, Scope};
-use common::outcome::Class;
+use common::outcome::{Class, readable};
 use sqlx::PgPool;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -260,7 +260,8 @@ pub async fn run(config: &Config, word: AdminWord) -> anyhow::Result<()> {
                     "{}  {:9}  {}",
                     event.at.format(&Rfc3339)?,
                     event.of,
-                    event.what
+                    // Calls made before details were cleaned may have anything in them.
+                    readable(&event.what, usize::MAX)
                 );
             }
         }

@@ -6,12 +6,21 @@
 //! [`table`]; `docs/outcomes.md` is both of them for people.
 #![warn(clippy::arithmetic_side_effects, clippy::wildcard_enum_match_arm)]
 
+mod readable;
 pub mod table;
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
+
+pub use readable::readable;
+
+/// The longest detail and reason of a failure, in characters: as much as a call's row takes.
+const LONGEST_DETAIL: usize = 4_000;
+const LONGEST_REASON: usize = 2_000;
+/// The longest words of others in a reason.
+const LONGEST_WORDS: usize = 500;
 
 /// The classified end of a call, and of a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
@@ -315,7 +324,7 @@ pub struct Failure {
     pub class: Class,
     /// Plain words for the customer, when there are better ones than the class's own.
     pub reason: Option<String>,
-    /// What the operator should know. Never contains the prompt.
+    /// What the operator should know: [`readable`], and without the prompt.
     pub detail: String,
     /// The provider asked to wait this long.
     pub retry_after: Option<Duration>,
@@ -324,11 +333,20 @@ pub struct Failure {
 }
 
 impl Failure {
-    pub fn new(class: Class, detail: impl Into<String>) -> Self {
+    /// Of an answer that cannot be used the customer is told, too, what was wrong with it.
+    pub fn new(class: Class, detail: impl AsRef<str>) -> Self {
+        let detail = readable(detail.as_ref(), LONGEST_DETAIL);
+        let told = class == Class::ProviderInvalid && !detail.is_empty();
+        let reason = told.then(|| {
+            let words = class.plain_words();
+            let wrong = readable(&detail, LONGEST_WORDS);
+            let wrong = wrong.trim_end_matches('.');
+            format!("{words} What was wrong: {wrong}.")
+        });
         Self {
             class,
-            reason: None,
-            detail: detail.into(),
+            reason,
+            detail,
             retry_after: None,
             of_the_request: false,
         }
@@ -350,19 +368,19 @@ impl Failure {
     }
 
     #[must_use]
-    pub fn because(mut self, reason: impl Into<String>) -> Self {
-        self.reason = Some(reason.into());
+    pub fn because(mut self, reason: impl AsRef<str>) -> Self {
+        self.reason = Some(readable(reason.as_ref(), LONGEST_REASON));
         self
     }
 
     /// A refusal with the provider's own words: they say what to change.
     #[must_use]
     pub fn in_the_words_of_the_provider(self, said: Option<&str>) -> Self {
-        let said = said.map(str::trim).filter(|said| !said.is_empty());
-        let Some(said) = said.filter(|_| self.class.is_refusal()) else {
+        let said = said.filter(|_| self.class.is_refusal());
+        let said = said.map(|said| readable(said, LONGEST_WORDS));
+        let Some(said) = said.filter(|said| !said.is_empty()) else {
             return self;
         };
-        let said: String = said.chars().take(500).collect();
         let words = self.class.plain_words();
         self.because(format!("{words} The model said: {said}"))
     }
@@ -417,5 +435,35 @@ mod tests {
         let fault =
             Failure::new(Class::ProviderFault, "").in_the_words_of_the_provider(Some("No."));
         assert_eq!(fault.plain_words(), Class::ProviderFault.plain_words());
+    }
+
+    #[test]
+    fn the_customer_is_told_what_was_wrong_with_an_answer_that_cannot_be_used() {
+        let words = Class::ProviderInvalid.plain_words();
+        let invalid = Failure::new(Class::ProviderInvalid, "the JPEG file is cut off.");
+        let told = format!("{words} What was wrong: the JPEG file is cut off.");
+        assert_eq!(invalid.plain_words(), told);
+        assert_eq!(
+            Failure::new(Class::ProviderInvalid, "").plain_words(),
+            words
+        );
+        let ours = Failure::new(Class::Internal, "/srv/bucket is full");
+        assert_eq!(ours.plain_words(), Class::Internal.plain_words());
+    }
+
+    #[test]
+    fn the_words_of_others_are_made_readable_wherever_they_go() {
+        let said = format!("\u{202E}No.\u{7}\n{}", "x".repeat(9_000));
+        for failure in [
+            Failure::new(Class::Refused, &said).in_the_words_of_the_provider(Some(&said)),
+            Failure::new(Class::ProviderInvalid, &said),
+            Failure::new(Class::Unknown, &said).because(&said),
+        ] {
+            for text in [&failure.detail, failure.plain_words()] {
+                assert!(text.contains("No. xxx") && text.contains('…'), "{text}");
+                assert!(!text.contains(['\u{202E}', '\u{7}', '\n']), "{text}");
+                assert!(text.chars().count() <= LONGEST_DETAIL);
+            }
+        }
     }
 }

@@ -132,7 +132,7 @@ pub async fn redriven(connection: &mut PgConnection, old: JobId) -> sqlx::Result
     Ok(new.map(JobId))
 }
 
-/// Everything that happened to a job, in order. Neither its prompt nor what a provider said is in it.
+/// Everything that happened to a job, in order, with what was wrong with each answer. Its prompt is not in it.
 pub async fn story(pool: &PgPool, job: JobId) -> sqlx::Result<Vec<Event>> {
     sqlx::query_as!(
         Event,
@@ -141,7 +141,8 @@ pub async fn story(pool: &PgPool, job: JobId) -> sqlx::Result<Vec<Event>> {
           SELECT created_at AS at, 'job' AS of, format('submitted: %s, outputs: %s, calls: at most %s', model, n_requested, max_calls) AS what, id, 0 AS ord FROM jobs WHERE id = $1
           UNION ALL SELECT started_at, 'job', format('first taken up; the newest worker is %s, the newest attempt %s', worker, fence), id, 1 FROM jobs WHERE id = $1 AND started_at IS NOT NULL
           UNION ALL SELECT started_at, 'call', format('attempt %s asks %s for output %s', fence, lane, output_idx), id, 2 FROM calls WHERE job_id = $1
-          UNION ALL SELECT ended_at, 'call', format('ended as %s%s', outcome, CASE WHEN cost_micros IS NULL THEN ', what it cost is not known' ELSE format(', %s millionths of a dollar', cost_micros) END), id, 3 FROM calls WHERE job_id = $1 AND ended_at IS NOT NULL
+          UNION ALL SELECT ended_at, 'call', format('ended as %s%s', outcome, CASE WHEN cost_micros IS NULL THEN ', what it cost is not known' ELSE format(', %s millionths of a dollar', cost_micros) END)
+            || CASE WHEN detail <> '' THEN ': ' || detail ELSE '' END, id, 3 FROM calls WHERE job_id = $1 AND ended_at IS NOT NULL
           UNION ALL SELECT created_at, 'artifact', format('%s of output %s, %s × %s, %s bytes', role, output_idx, width, height, bytes), id, 4 FROM artifacts WHERE job_id = $1
           UNION ALL SELECT at, 'transfer', format('%s of %s credits, from %s to %s', kind, amount, debit, credit), NULL, 5 FROM transfers WHERE kind IN ('hold', 'capture', 'release', 'refund') AND ref = $1::uuid::text
           UNION ALL SELECT finished_at, 'job', format('%s (%s): %s of %s delivered', state, outcome, n_delivered, n_requested), id, 6 FROM jobs WHERE id = $1 AND finished_at IS NOT NULL

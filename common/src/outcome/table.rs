@@ -250,6 +250,7 @@ pub static TABLE: &[Row] = &[
         "error:content_policy_violation",
         Class::RefusedPrompt,
     ),
+    row(OPENAI, "error:content_filter", Class::RefusedPrompt),
     row(OPENAI, "error:insufficient_quota", Class::Config),
     row(OPENAI, "error:billing_hard_limit_reached", Class::Config),
     // A status that is no success.

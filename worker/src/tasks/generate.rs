@@ -151,12 +151,12 @@ enum Verdict {
 }
 
 impl Worked {
-    fn give_up(class: Class, detail: impl Into<String>) -> Self {
+    fn give_up(class: Class, detail: impl AsRef<str>) -> Self {
         Self::Decided(Verdict::GiveUp(Failure::new(class, detail)))
     }
 
     /// Another attempt for something that went wrong on our side.
-    fn our_fault(detail: impl Into<String>) -> Self {
+    fn our_fault(detail: impl AsRef<str>) -> Self {
         Self::Again {
             failure: Failure::new(Class::Internal, detail),
             artifacts: Vec::new(),

@@ -534,10 +534,6 @@ impl Attempt<'_> {
             Err(failure) => Err(self.named_successor(failure)),
         };
         let failure = developed.as_ref().err();
-        // What a provider says is kept as far as the journal takes it.
-        let detail = failure.map(|failure| fitting(&failure.detail, 4_000));
-        let reason = failure.and_then(|failure| Some(fitting(failure.reason.as_ref()?, 2_000)));
-        let provider_request_id = provider_request_id.map(|id| fitting(&id, 500));
         let usage = usage.filter(|usage| {
             let written = usage.to_string();
             written.len() < 16_384 && !written.contains("\\u0000")
@@ -546,8 +542,8 @@ impl Attempt<'_> {
         let delivered = failure.is_none().then_some(self.request.size);
         let ending = Ending {
             outcome,
-            detail: detail.as_deref(),
-            reason: reason.as_deref(),
+            detail: failure.map(|failure| failure.detail.as_str()),
+            reason: failure.and_then(|failure| failure.reason.as_deref()),
             provider_request_id: provider_request_id.as_deref(),
             usage: usage.as_ref(),
             cost_micros: match outcome {
@@ -580,11 +576,6 @@ impl Attempt<'_> {
             }),
         }
     }
-}
-
-/// Without what the database does not take, and no longer than it takes.
-fn fitting(said: &str, most: usize) -> String {
-    said.chars().filter(|&c| c != '\0').take(most).collect()
 }
 
 /// What was cut short is asked for with less thinking.

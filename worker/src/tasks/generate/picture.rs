@@ -68,7 +68,10 @@ impl Attempt<'_> {
         bytes: Bytes,
     ) -> Result<Result<(Original, Option<Developed>), Failure>, BucketError> {
         let Some((media_type, pixels)) = inspect(&bytes) else {
-            let says = format!("{} bytes that are no picture", bytes.len());
+            let says = format!(
+                "the file of {} bytes is not a PNG, JPEG or WebP picture",
+                bytes.len()
+            );
             return Ok(Err(Failure::new(Class::ProviderInvalid, says)));
         };
         let object_key = original_key(self.claimed.tenant, call);
