@@ -1,6 +1,6 @@
 //! The ways a call can end badly, each a word: the whole outcome table can be asked for by name.
 
-use super::bombs;
+use super::{bombs, openai::shape};
 use serde::{Deserialize, Serialize};
 use std::{fmt, str::FromStr};
 
@@ -44,6 +44,9 @@ use std::{fmt, str::FromStr};
 /// | `poll:<word>` | `interactions` | the interaction's polls meet that fault of the connection or the status; its creation does not |
 /// | `gone` | `interactions` | `poll:not_found` |
 /// | `error:<code>` | `openai` | the error with that code, at its usual status |
+/// | `error_200:<code>` | `openai` | 200; the error with that code, and `data` is null |
+/// | `long_error:<code>` | `openai` | the error with that code, at its usual status, behind a message of 100 KiB that hides characters |
+/// | `shape:<name>` | `openai` | 200; the good answer as other servers write it, see `openai/shape.rs` |
 /// | `error:<code>` | `interactions` | the interaction fails with that code |
 /// | `elsewhere` | `interactions` `openai` | 200; an address of the picture instead of the picture, and nobody is there |
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
@@ -97,6 +100,12 @@ pub enum Fault {
     Never,
     /// An error with this code.
     Error(String),
+    /// An error with this code in an answer that calls itself good.
+    Error200(String),
+    /// An error with this code behind a very long message.
+    LongError(String),
+    /// The good answer in another server's shape.
+    Shape(String),
     /// The picture's address instead of the picture.
     Elsewhere,
     /// An interaction that ends with this status.
@@ -176,6 +185,9 @@ impl FromStr for Fault {
                 "finish" => said().map(Self::Finish),
                 "block" => said().map(Self::Block),
                 "error" => said().map(Self::Error),
+                "error_200" => said().map(Self::Error200),
+                "long_error" => said().map(Self::LongError),
+                "shape" => shape::is_known(value).then(|| Self::Shape(value.to_owned())),
                 "interaction" => said().map(Self::Interaction),
                 "poll" => (value.parse().ok())
                     .filter(Self::of_http)
@@ -196,6 +208,9 @@ impl fmt::Display for Fault {
             Self::Throttle(seconds) => write!(f, "throttle:{seconds}"),
             Self::Late(milliseconds) => write!(f, "late:{milliseconds}"),
             Self::Error(code) => write!(f, "error:{code}"),
+            Self::Error200(code) => write!(f, "error_200:{code}"),
+            Self::LongError(code) => write!(f, "long_error:{code}"),
+            Self::Shape(name) => write!(f, "shape:{name}"),
             Self::Interaction(status) => write!(f, "interaction:{status}"),
             Self::Poll(fault) => write!(f, "poll:{fault}"),
             fault => match (fault, WORDS.iter().find(|(_, known)| known == fault)) {
@@ -269,6 +284,9 @@ mod tests {
             "finish:IMAGE_OTHER",
             "block:OTHER",
             "error:moderation_blocked",
+            "error_200:content_policy_violation",
+            "long_error:moderation_blocked",
+            "shape:data_address",
             "interaction:a_status_from_the_future",
             "poll:unavailable",
             "poll:late:90",
@@ -290,6 +308,7 @@ mod tests {
             "throttle:",
             "late:soon",
             "error:",
+            "shape:of_water",
             "poll:gone",
             "poll:text_only",
             "poll:poll:hang",

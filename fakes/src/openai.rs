@@ -10,6 +10,7 @@ mod error;
 mod form;
 mod gallery;
 mod request;
+pub(super) mod shape;
 
 use super::{
     call::{self, Creation, Errors, Incoming, Vendor, bearer, blocking},
@@ -164,7 +165,15 @@ impl Creation for Generation {
     }
 
     fn plays(&self, fault: &Fault) -> bool {
-        fault.of_any_vendor() || matches!(fault, Fault::Error(_) | Fault::Elsewhere)
+        let own = matches!(
+            fault,
+            Fault::Error(_)
+                | Fault::Error200(_)
+                | Fault::LongError(_)
+                | Fault::Shape(_)
+                | Fault::Elsewhere
+        );
+        own || fault.of_any_vendor()
     }
 
     fn refusal(&self, _: Refusal) -> Fault {
@@ -175,6 +184,12 @@ impl Creation for Generation {
         match &fate.fault {
             Some(Fault::Error(code)) => {
                 ApiError::of_code(code, self.model(), &self.id).into_reply()
+            }
+            Some(Fault::Error200(code)) => {
+                ApiError::of_code(code, self.model(), &self.id).in_a_success()
+            }
+            Some(Fault::LongError(code)) => {
+                ApiError::of_code(code, self.model(), &self.id).at_length()
             }
             Some(Fault::BadBase64) if ask.by_address => self.invalid(
                 "The fake cannot play the fault 'bad_base64' in an answer without base64: ask for b64_json.".to_owned(),

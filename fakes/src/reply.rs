@@ -45,12 +45,12 @@ pub(super) enum Manner {
 impl Reply {
     /// A reply in JSON.
     pub(super) fn json(status: u16, body: &Value) -> Self {
-        Self::new(
-            status,
-            "application/json; charset=UTF-8",
-            body.to_string(),
-            "ok",
-        )
+        Self::text(status, body.to_string())
+    }
+
+    /// A reply that calls itself JSON, to the letter.
+    pub(super) fn text(status: u16, body: String) -> Self {
+        Self::new(status, "application/json; charset=UTF-8", body, "ok")
     }
 
     /// An error of the vendor's own making.

@@ -31,6 +31,9 @@ PROMPTS = {
     "empty": "A cup [[fault:empty]]",
     "refused_prompt": "Something forbidden",
     "refused_policy": "A cup [[fault:error:content_policy_violation]]",
+    "refused_at_length": "A cup [[fault:long_error:content_policy_violation]]",
+    "refused_in_200": "A cup [[fault:error_200:content_policy_violation]]",
+    "escaped_slashes": "A cup [[fault:shape:escaped_slashes]]",
 }
 
 

@@ -11,12 +11,18 @@ use super::{
     },
     gallery::Gallery,
     request::{Ask, Usage},
+    shape,
 };
 use serde_json::{Value, json};
 
 /// The reply to a valid request, good or as the fault has it.
 pub(super) fn reply(mut ask: Ask, fate: &Fate, gallery: &Gallery, base_url: &str) -> Reply {
     let fault = fate.fault.as_ref();
+    let shape = match fault {
+        Some(Fault::Shape(name)) => Some(name.as_str()),
+        _ => None,
+    };
+    ask.by_address |= shape.is_some_and(shape::is_by_address);
     let count = if fault == Some(&Fault::Empty) {
         0
     } else {
@@ -46,7 +52,11 @@ pub(super) fn reply(mut ask: Ask, fate: &Fate, gallery: &Gallery, base_url: &str
         body["size"] = format!("{}x{}", ask.pixels.0, ask.pixels.1).into();
         body["usage"] = counted(usage);
     }
-    Reply::json(200, &body).showing(hash)
+    let reply = match shape {
+        Some(name) => shape::reply(name, body),
+        None => Reply::json(200, &body),
+    };
+    reply.showing(hash)
 }
 
 fn counted(usage: &Usage) -> Value {

@@ -161,6 +161,27 @@ impl ApiError {
             )
     }
 
+    /// The error where a picture was due, as some gateways put it.
+    pub(super) fn in_a_success(&self) -> Reply {
+        let mut body = self.body();
+        body["data"] = Value::Null;
+        Reply::refused(200, &body)
+    }
+
+    /// The error with its code behind a message of 100 KiB, which begins with what people should not be shown.
+    pub(super) fn at_length(&self) -> Reply {
+        let message = format!(
+            "\u{202E}\u{7}{}\n{}",
+            self.message,
+            "And so on. ".repeat(10_000)
+        );
+        let (message, kind, code) = (json!(message), json!(self.kind), json!(self.code));
+        let body = format!(
+            r#"{{"error": {{"message": {message}, "type": {kind}, "param": null, "code": {code}}}}}"#
+        );
+        Reply::text(self.status, body).told("refused_request")
+    }
+
     fn body(&self) -> Value {
         let Self {
             kind,

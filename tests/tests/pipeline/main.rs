@@ -25,6 +25,7 @@ mod retention;
 mod runbook;
 mod s3;
 mod schema;
+mod server_shapes;
 mod shelf;
 mod traces;
 mod uploads;

@@ -7,8 +7,8 @@ mod wire;
 
 use bytes::Bytes;
 use common::catalog::Tokens;
-use common::outcome::Failure;
 use common::outcome::table::{self, Dialect};
+use common::outcome::{Failure, readable};
 
 use super::google::{self, Credentials};
 use super::http::{Base64, Http, Lifted, Patience, excerpt, unreadable};
@@ -17,6 +17,9 @@ use wire::{
     Blob, Content, GenerateContent, GenerationConfig, ImageConfig, ImageOutputOptions, Part, Reply,
     ThinkingConfig, Usage,
 };
+
+/// The longest id of an answer that is kept, in characters.
+const LONGEST_ID: usize = 500;
 
 /// A request's body.
 #[derive(serde::Serialize)]
@@ -109,7 +112,7 @@ pub(super) async fn submit(
 
 /// What a successful reply holds: a picture, or why there is none.
 fn answer(dialect: Dialect, body: &Lifted) -> Answer {
-    let reply: Reply = match serde_json::from_slice(&body.text) {
+    let reply: Reply = match body.read() {
         Ok(reply) => reply,
         Err(error) => {
             let detail = unreadable(&error);
@@ -122,7 +125,7 @@ fn answer(dialect: Dialect, body: &Lifted) -> Answer {
         .unwrap_or_default();
     Answer {
         picture: picture(dialect, &reply, body),
-        provider_request_id: reply.response_id,
+        provider_request_id: reply.response_id.map(|id| readable(&id, LONGEST_ID)),
         usage: reply.usage_metadata,
         tokens: Tokens {
             input: metered.prompt_token_count.max(0),

@@ -12,7 +12,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::http::{Received, excerpt};
+use super::http::{Received, told};
 
 const SCOPE: &str = "https://www.googleapis.com/auth/cloud-platform";
 
@@ -91,7 +91,7 @@ struct Status {
 
 /// An answer with a status that is no success.
 pub(super) fn refused(dialect: Dialect, received: &Received) -> Failure {
-    let status = match serde_json::from_slice(&received.body.text) {
+    let status = match received.body.read() {
         Ok(Refusal::One { error }) => error,
         Ok(Refusal::Many(list)) => list
             .into_iter()
@@ -109,7 +109,7 @@ pub(super) fn refused(dialect: Dialect, received: &Received) -> Failure {
     } else {
         format!("status:{}", code.as_u16())
     };
-    let detail = format!("HTTP {}: {}", code.as_u16(), excerpt(&status.message));
+    let detail = told(code, &status.message);
     let mut failure = Failure::new(table::class(dialect, &sign), detail);
     failure.retry_after = status.retry_delay().or_else(|| received.retry_after());
     failure

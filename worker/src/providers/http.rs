@@ -4,13 +4,14 @@
 //! read once there is room for it ([`Memory`]); until then it stays with its provider, and nobody's clock runs.
 
 mod lifted;
+mod words;
 
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use common::clock;
-use common::outcome::Failure;
 use common::outcome::table::{self, Dialect};
+use common::outcome::{Failure, readable};
 use futures::stream;
 use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, RETRY_AFTER};
 use reqwest::{Body, RequestBuilder, Response, StatusCode};
@@ -23,11 +24,12 @@ use super::Account;
 use crate::memory::{BEYOND, Memory, Room, USUAL, kept};
 use lifted::Lifter;
 pub(super) use lifted::{Base64, Lifted};
+use words::Words;
 
 /// Largest answer that is read: a 4K picture in base64, and room.
 const MOST_BYTES: usize = BEYOND / 3 * 4;
-/// Largest answer that is no success: words.
-const MOST_WORDS: usize = 64 << 10;
+/// So much is read of an answer that is no success; far less of it is held ([`Words`]).
+const MOST_WORDS: usize = 1 << 20;
 /// What is sent at once. The rest waits in one piece, and is let go when all of it was sent.
 const SENT_AT_ONCE: usize = 64 << 10;
 /// Connections that are kept for the next calls.
@@ -145,7 +147,8 @@ impl Http {
         self.client.get(url)
     }
 
-    /// Sends and reads to the end; files in the answer are lifted out of it. It never pauses for longer than the idle time.
+    /// Sends and reads to the end. Files in a success are lifted out of it; of any other answer the words are kept. It never
+    /// pauses for longer than the idle time.
     pub(super) async fn exchange(
         &self,
         request: RequestBuilder,
@@ -154,25 +157,29 @@ impl Http {
         let (mut response, left) = begin(request, patience).await?;
         let status = response.status();
         let headers = std::mem::take(response.headers_mut());
-        let mut lifter = Lifter::default();
-        let (most, room) = if status.is_success() {
-            (MOST_BYTES, Some(self.room(&response).await?))
+        let body = if status.is_success() {
+            let room = self.room(&response).await?;
+            let mut lifter = Lifter::default();
+            let read = self.read(response, left, MOST_BYTES, Some(room), |chunk| {
+                lifter.push(chunk);
+                lifter.len()
+            });
+            let room = read.await?;
+            lifter.finish(room)
         } else {
-            (MOST_WORDS, None)
-        };
-        let read = self.read(response, left, most, room, |chunk| {
-            lifter.push(chunk);
-            lifter.len()
-        });
-        let room = match read.await {
-            // Words enough.
-            Err(broken) if broken.sign == "oversized" && !status.is_success() => None,
-            read => read?,
+            let mut words = Words::default();
+            let read = self.read(response, left, MOST_WORDS, None, |chunk| {
+                words.push(chunk);
+                0
+            });
+            // However its words end, the status says what it is.
+            let _broken = read.await;
+            Lifted::words(words.finish())
         };
         Ok(Received {
             status,
             headers,
-            body: lifter.finish(room),
+            body,
         })
     }
 
@@ -292,7 +299,17 @@ impl Received {
 
 /// The words of a provider, as far as they are kept.
 pub(super) fn excerpt(text: &str) -> String {
-    text.chars().take(1_000).collect()
+    readable(text, 1_000)
+}
+
+/// An HTTP status, and what the provider said with it.
+pub(super) fn told(status: StatusCode, message: &str) -> String {
+    let (status, message) = (status.as_u16(), excerpt(message));
+    if message.is_empty() {
+        format!("HTTP {status}")
+    } else {
+        format!("HTTP {status}: {message}")
+    }
 }
 
 /// Why an answer cannot be read, without a word of it: it may repeat the prompt.

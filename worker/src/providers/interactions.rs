@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use common::catalog::{Lane, Tokens};
 use common::outcome::table::{self, Dialect};
-use common::outcome::{Class, Failure};
+use common::outcome::{Class, Failure, readable};
 use futures::future::{BoxFuture, FutureExt};
 use reqwest::{RequestBuilder, StatusCode, Url};
 
@@ -180,7 +180,7 @@ fn gone(detail: &str) -> Reply {
 /// and a throttle for ever only by its message.
 fn refused(received: &Received) -> Failure {
     let mut failure = google::refused(DIALECT, received);
-    let Ok(Refusal { error }) = serde_json::from_slice(&received.body.text) else {
+    let Ok(Refusal { error }) = received.body.read() else {
         return failure;
     };
     let said = error.message.as_deref();
@@ -197,8 +197,7 @@ fn refused(received: &Received) -> Failure {
 /// What a successful answer says: the work goes on, or has come to an end.
 fn read(body: &Lifted) -> Result<Reply, Failure> {
     let invalid = |detail: String| Failure::new(table::class(DIALECT, "not_json"), detail);
-    let interaction: Interaction =
-        serde_json::from_slice(&body.text).map_err(|error| invalid(unreadable(&error)))?;
+    let interaction: Interaction = (body.read()).map_err(|error| invalid(unreadable(&error)))?;
     let Some(status) = interaction.status.as_deref() else {
         return Err(invalid("an interaction without a status".to_owned()));
     };
@@ -220,7 +219,7 @@ fn answer(interaction: Interaction, body: &Lifted) -> Answer {
         .unwrap_or_default();
     Answer {
         picture: picture(&interaction, body),
-        provider_request_id: interaction.id.filter(|id| id.len() <= LONGEST_HANDLE),
+        provider_request_id: interaction.id.map(|id| readable(&id, LONGEST_HANDLE)),
         usage: interaction.usage,
         tokens: Tokens {
             input: metered.total_input_tokens.max(0),
@@ -240,10 +239,15 @@ fn picture(interaction: &Interaction, body: &Lifted) -> Result<Bytes, Failure> {
     match interaction.image() {
         Some(Image {
             data: Some(data), ..
-        }) if ended_well => body.picture(DIALECT, data),
-        Some(_) if ended_well => {
-            let detail = "a picture by its address, although it was to be inline";
-            Err(failure("elsewhere", detail.to_owned()))
+        }) if ended_well && !data.is_empty() => body.picture(DIALECT, data),
+        Some(image) if ended_well => {
+            let address = image.uri.as_deref().unwrap_or_default();
+            body.picture_in_address(DIALECT, address)
+                .unwrap_or_else(|| {
+                    let detail =
+                        "the picture is at an address, although it was to be in the answer";
+                    Err(failure("elsewhere", detail.to_owned()))
+                })
         }
         _ => {
             let told = interaction.errors().find(|error| error.sign().is_some());
@@ -440,6 +444,14 @@ mod tests {
             (output(image("???")), Class::ProviderInvalid),
             (
                 output(json!({"type": "image", "uri": "https://example.com/a"})),
+                Class::ProviderInvalid,
+            ),
+            (
+                output(json!({"type": "image", "data": "", "uri": "data:image/png;base64,b25l"})),
+                Class::Ok,
+            ),
+            (
+                output(json!({"type": "image", "data": ""})),
                 Class::ProviderInvalid,
             ),
             (json!({"status": "cancelled"}), Class::ProviderFault),

@@ -17,14 +17,14 @@ use common::outcome::table::{self, Dialect};
 use common::outcome::{Class, Failure};
 use futures::future::{BoxFuture, FutureExt};
 use reqwest::multipart::{self, Form};
-use reqwest::{RequestBuilder, Url};
+use reqwest::{RequestBuilder, StatusCode, Url};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Map, Value};
 
-use super::http::{Http, Lifted, Patience, Received, excerpt, unreadable};
+use super::http::{Http, Lifted, Patience, Received, told, unreadable};
 use super::{Account, Answer, PictureRequest, Provider, Reply};
 use crate::memory::{Room, kept};
-use wire::{Error, Images, Usage};
+use wire::{Error, Image, Images, OneOrMany, Usage};
 
 pub(super) use wire::Part;
 
@@ -107,28 +107,24 @@ impl OpenAi {
 
     /// What a successful answer holds: a picture, or why there is none.
     async fn answer(&self, body: Lifted, time: Duration) -> Answer {
-        let images: Images = match serde_json::from_slice(&body.text) {
-            Ok(images) => images,
-            Err(error) => {
-                let detail = unreadable(&error);
-                return Answer::failed(failure("not_json", detail));
-            }
+        let (picture, usage) = match read(&body) {
+            Ok(read) => read,
+            Err(failure) => return Answer::failed(failure),
         };
-        let picture = images.picture(&body);
         // Whoever waits for room must hold none.
         drop(body);
         let picture = match picture {
             Ok(Picture::Here(picture)) => Ok(picture),
-            Ok(Picture::At(address)) => self.fetch(address, time).await,
+            Ok(Picture::At(address)) => self.fetch(&address, time).await,
             Err(failure) => Err(failure),
         };
-        let metered: Usage = (images.usage.as_ref())
+        let metered: Usage = (usage.as_ref())
             .and_then(|usage| serde::Deserialize::deserialize(usage).ok())
             .unwrap_or_default();
         Answer {
             picture,
             provider_request_id: None,
-            usage: images.usage,
+            usage,
             tokens: Tokens {
                 input: metered.input_tokens.max(0),
                 thought: 0,
@@ -139,7 +135,8 @@ impl OpenAi {
     /// Fetches a picture the server made. However that fails, the picture was made: it is the answer that is invalid.
     async fn fetch(&self, address: &str, time: Duration) -> Result<Bytes, Failure> {
         let url = own_address(&self.base_url, address).ok_or_else(|| {
-            let detail = "a picture at an address that is not the server's own; it was not fetched";
+            let detail =
+                "the picture is at an address that is not the server's own, so it was not fetched";
             failure("elsewhere", detail.to_owned())
         })?;
         let get = self.http.get(url.as_str());
@@ -285,22 +282,53 @@ fn form(parts: Vec<Part>, room: Option<Room>) -> Result<Form, Failure> {
 
 /// Where a picture is.
 #[derive(Debug)]
-enum Picture<'a> {
+enum Picture {
     Here(Bytes),
-    At(&'a str),
+    At(String),
 }
 
-impl Images {
-    fn picture(&self, body: &Lifted) -> Result<Picture<'_>, Failure> {
-        for image in self.data.iter().flatten() {
-            if let Some(data) = &image.b64_json {
-                return body.picture(DIALECT, data).map(Picture::Here);
-            }
-            if let Some(address) = &image.url {
-                return Ok(Picture::At(address));
+/// The picture of a successful answer, or why there is none, and what was metered.
+fn read(body: &Lifted) -> Result<(Result<Picture, Failure>, Option<Value>), Failure> {
+    let unreadable = |error| failure("not_json", unreadable(&error));
+    let OneOrMany(answers) = body.read::<OneOrMany<Images>>().map_err(unreadable)?;
+    let mut none = None;
+    let mut metered = None;
+    for mut images in answers {
+        metered = metered.or(images.usage.take());
+        for image in images.into_pictures() {
+            match image.picture(body) {
+                Some(Ok(picture)) => return Ok((Ok(picture), metered)),
+                Some(Err(failure)) => none = none.or(Some(failure)),
+                None => {}
             }
         }
-        Err(failure("empty", "an answer without a picture".to_owned()))
+    }
+    let none = none.unwrap_or_else(|| {
+        let said = body.read().ok().and_then(|said| Error::of(&said));
+        match said {
+            Some(error) => failed(StatusCode::OK, &error),
+            None => failure("empty", "an answer without a picture".to_owned()),
+        }
+    });
+    Ok((Err(none), metered))
+}
+
+impl Image {
+    /// Where it is; `None`: nowhere. What is here is taken before what would have to be fetched.
+    fn picture(self, body: &Lifted) -> Option<Result<Picture, Failure>> {
+        let mut none = None;
+        if let Some(data) = self.b64_json.filter(|data| !data.is_empty()) {
+            match body.picture(DIALECT, &data) {
+                Ok(picture) => return Some(Ok(Picture::Here(picture))),
+                Err(failure) => none = Some(Err(failure)),
+            }
+        }
+        let there = self.url.filter(|address| !address.is_empty());
+        let there = there.map(|address| match body.picture_in_address(DIALECT, &address) {
+            Some(picture) => picture.map(Picture::Here),
+            None => Ok(Picture::At(address)),
+        });
+        there.or(none)
     }
 }
 
@@ -310,22 +338,31 @@ fn own_address(base_url: &Url, address: &str) -> Option<Url> {
     (url.origin() == base_url.origin()).then_some(url)
 }
 
-/// An answer with a status that is no success. A word the table knows is more exact than the status.
+/// An answer with a status that is no success.
 fn refused(received: &Received) -> Failure {
-    let body: Value = serde_json::from_slice(&received.body.text).unwrap_or_default();
-    let body = body.get("error").unwrap_or(&body);
-    let error: Error = serde::Deserialize::deserialize(body).unwrap_or_default();
-    let message = (error.message.as_str().or(body.as_str())).unwrap_or_default();
-    let status = received.status.as_u16();
-    let sign = [&error.code, &error.kind]
-        .into_iter()
-        .filter_map(|word| Some(format!("error:{}", word.as_str()?)))
-        .find(|sign| table::names(DIALECT, sign))
-        .unwrap_or_else(|| format!("status:{status}"));
-    let detail = format!("HTTP {status}: {}", excerpt(message));
-    let mut failure = failure(&sign, detail).in_the_words_of_the_provider(Some(message));
+    let said = received.body.read().ok().and_then(|said| Error::of(&said));
+    let mut failure = failed(received.status, &said.unwrap_or_default());
     failure.retry_after = received.retry_after();
     failure
+}
+
+/// An error. A word the table knows is more exact than the status, and where the status is that of a success, the word says which
+/// one it should have been.
+fn failed(status: StatusCode, error: &Error) -> Failure {
+    let mut signs = error.words.iter().map(|word| format!("error:{word}"));
+    let known = signs.find(|sign| table::names(DIALECT, sign));
+    let code = if status.is_success() {
+        error.usual_status()
+    } else {
+        Some(status.as_u16())
+    };
+    let sign = known.or_else(|| Some(format!("status:{}", code?)));
+    // In words that nobody listed.
+    let sign = sign.unwrap_or_else(|| "error".to_owned());
+    let words = error.words.join(", ");
+    let message = Some(error.message.as_str()).filter(|message| !message.trim().is_empty());
+    let detail = told(status, message.unwrap_or(&words));
+    failure(&sign, detail).in_the_words_of_the_provider(message)
 }
 
 fn failure(sign: &str, detail: String) -> Failure {
@@ -353,21 +390,31 @@ mod tests {
         })
     }
 
-    fn read(answer: &Value) -> Result<String, Class> {
-        let images: Images = serde_json::from_value(answer.clone()).unwrap();
-        match images.picture(&Lifted::default()) {
-            Ok(Picture::Here(bytes)) => Ok(String::from_utf8(bytes.to_vec()).unwrap()),
-            Ok(Picture::At(address)) => Ok(address.to_owned()),
-            Err(failure) => Err(failure.class),
+    fn found(answer: &str) -> Result<String, Failure> {
+        match read(&Lifted::of(answer)).and_then(|(picture, _)| picture)? {
+            Picture::Here(bytes) => Ok(String::from_utf8(bytes.to_vec()).unwrap()),
+            Picture::At(address) => Ok(address),
         }
     }
 
     #[test]
     fn a_picture_is_in_the_answer_or_at_an_address() {
-        for (answer, read_as) in [
+        for (answer, expected) in [
             (json!({"data": [{"b64_json": "b25l"}]}), Ok("one")),
             (
                 json!({"data": [{"url": "/a.png", "b64_json": null}]}),
+                Ok("/a.png"),
+            ),
+            (
+                json!({"data": [{"url": "/a.png", "b64_json": ""}]}),
+                Ok("/a.png"),
+            ),
+            (
+                json!({"data": [{"url": "", "b64_json": "b25l"}]}),
+                Ok("one"),
+            ),
+            (
+                json!({"data": [{"url": "/a.png", "b64_json": "???"}]}),
                 Ok("/a.png"),
             ),
             (
@@ -375,16 +422,130 @@ mod tests {
                 Ok("two"),
             ),
             (
+                json!({"data": [{"b64_json": "???"}, {"b64_json": "dHdv"}]}),
+                Ok("two"),
+            ),
+            (
+                json!({"data": [{"b64_json": "data:image/png;base64,b25l"}]}),
+                Ok("one"),
+            ),
+            (
+                json!({"data": [{"url": "data:image/png;base64,b25l"}]}),
+                Ok("one"),
+            ),
+            (json!({"data": [{"b64_json": "b2\r\n 5l\n"}]}), Ok("one")),
+            (json!({"data": [{"b64_json": "Pz8_Pj4-"}]}), Ok("???>>>")),
+            (json!({"data": [{"b64_json": "b25lMQ"}]}), Ok("one1")),
+            (json!({"data": {"b64_json": "b25l"}}), Ok("one")),
+            (json!({"data": {"url": "/a.png"}}), Ok("/a.png")),
+            (json!([{"data": [{"b64_json": "b25l"}]}]), Ok("one")),
+            (json!([{"b64_json": "b25l"}]), Ok("one")),
+            (
+                json!({"data": [{"b64_json": "b25l"}], "error": null}),
+                Ok("one"),
+            ),
+            (
                 json!({"data": [{"b64_json": "???"}]}),
                 Err(Class::ProviderInvalid),
             ),
+            (
+                json!({"data": [{"url": "data:text/plain,one"}]}),
+                Err(Class::ProviderInvalid),
+            ),
             (json!({"data": [{}]}), Err(Class::NoOutput)),
+            (
+                json!({"data": [{"b64_json": "", "url": ""}]}),
+                Err(Class::NoOutput),
+            ),
+            (json!({"data": [null]}), Err(Class::NoOutput)),
             (json!({"data": []}), Err(Class::NoOutput)),
             (json!({"data": null}), Err(Class::NoOutput)),
             (json!({}), Err(Class::NoOutput)),
+            (json!([]), Err(Class::NoOutput)),
+            (
+                json!({"data": [], "object": "list", "type": "images"}),
+                Err(Class::NoOutput),
+            ),
+            (json!("no object"), Err(Class::ProviderInvalid)),
         ] {
-            assert_eq!(read(&answer), read_as.map(str::to_owned), "{answer}");
+            for text in [
+                answer.to_string(),
+                format!("\u{FEFF}{answer}"),
+                format!("{answer}\n\n<!-- -->"),
+            ] {
+                let found = found(&text).map_err(|failure| failure.class);
+                assert_eq!(found, expected.map(str::to_owned), "{text}");
+            }
         }
+    }
+
+    #[test]
+    fn an_error_in_a_success_is_classified_as_with_the_status_it_should_have() {
+        let error = |code: &str| json!({"error": {"message": "No.", "type": "x", "code": code}});
+        for (answer, class) in [
+            (error("content_policy_violation"), Class::RefusedPrompt),
+            (error("moderation_blocked"), Class::RefusedPrompt),
+            (
+                json!({"data": null, "error": {"code": "content_policy_violation", "message": "No."}}),
+                Class::RefusedPrompt,
+            ),
+            (
+                json!({"data": [], "error": {"type": "content_policy_violation", "message": "No."}}),
+                Class::RefusedPrompt,
+            ),
+            (
+                json!([error("content_policy_violation")]),
+                Class::RefusedPrompt,
+            ),
+            (
+                json!({"code": "content_policy_violation", "message": "No."}),
+                Class::RefusedPrompt,
+            ),
+            (
+                json!({"code": "content_policy_violation", "error": "No."}),
+                Class::RefusedPrompt,
+            ),
+            (error("insufficient_quota"), Class::Config),
+            (error("invalid_api_key"), Class::Config),
+            (error("model_not_found"), Class::ModelRetired),
+            (error("rate_limit_exceeded"), Class::Throttled),
+            (error("server_error"), Class::ProviderFault),
+            (
+                json!({"error": {"message": "No.", "type": "invalid_request_error", "code": null}}),
+                Class::BadRequest,
+            ),
+            (
+                json!({"object": "error", "message": "No.", "type": "BadRequestError", "code": 400}),
+                Class::BadRequest,
+            ),
+            (
+                json!({"object": "error", "message": "No.", "code": 503}),
+                Class::ProviderFault,
+            ),
+            (error("tomorrow"), Class::Unrecognized),
+            (json!({"error": "No."}), Class::Unrecognized),
+            (json!({"detail": "No."}), Class::Unrecognized),
+            (
+                json!({"detail": [{"loc": ["body", "size"], "msg": "No.", "type": "value_error"}]}),
+                Class::Unrecognized,
+            ),
+            (json!({"message": "No."}), Class::Unrecognized),
+        ] {
+            let failure = found(&answer.to_string()).unwrap_err();
+            assert_eq!(
+                (failure.class, failure.detail.as_str()),
+                (class, "HTTP 200: No."),
+                "{answer}"
+            );
+            if class == Class::RefusedPrompt {
+                assert!(failure.plain_words().ends_with("The model said: No."));
+            }
+        }
+        let nameless = json!({"error": {"type": "server_error"}});
+        assert_eq!(
+            found(&nameless.to_string()).unwrap_err().detail,
+            "HTTP 200: server_error"
+        );
     }
 
     #[test]
@@ -454,6 +615,11 @@ mod tests {
             json!({"error": {"message": "Busy."}}),
             json!({"error": "Busy."}),
             json!({"object": "error", "message": "Busy.", "code": 429}),
+            json!({"detail": "Busy."}),
+            json!({"detail": [{"msg": "Busy."}]}),
+            json!([{"error": {"message": "Busy."}}]),
+            json!({"message": "Busy.\n"}),
+            json!("Busy."),
         ] {
             let busy = refusal(429, &body);
             assert_eq!(busy.detail, "HTTP 429: Busy.", "{body}");

@@ -1,30 +1,60 @@
 //! JSON whose files are decoded as they come: neither the base64 of a picture nor a copy of it is ever whole in memory.
 //!
-//! A string of base64 that has grown long is lifted out of the text: what it stands for is decoded chunk by chunk, and a mark
-//! stays in its place, which [`Lifted::picture`] leads back from. One that turns out to be no base64 is put back as it was, so the
-//! text says what the provider said, to the letter.
+//! A file is a long string under one of the names that files have. It is taken out of the text and decoded chunk by chunk; a mark
+//! stays in its place, which [`Lifted::picture`] leads back from. Every other string stays in the text, so no message is taken for
+//! a file. Servers write base64 in several ways ([`File`]); one that is none of them is given up at once, and its mark says so.
 
-use base64::engine::general_purpose::STANDARD;
-use base64::{DecodeError, Engine};
+use base64::Engine;
+use base64::alphabet;
+use base64::engine::DecodePaddingMode;
+use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, STANDARD};
 use bytes::Bytes;
 use common::outcome::Failure;
 use common::outcome::table::{self, Dialect};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::memory::{Room, kept};
 
-/// From this length on a string is lifted.
+/// Names of strings that are files.
+const FILES: [&[u8]; 2] = [b"b64_json", b"data"];
+/// Names of addresses, which are files where they begin with [`SCHEME`].
+const ADDRESSES: [&[u8]; 2] = [b"url", b"uri"];
+/// Of an address that holds the file itself (RFC 2397).
+const SCHEME: &[u8] = b"data:";
+/// The longest text between the scheme of such an address and its file.
+const LONGEST_HEAD: usize = 256;
+/// From this length on a file is lifted.
 const LONG: usize = 4096;
-/// What a mark begins with; no base64 does.
+/// What a mark begins with; neither base64 nor an address does.
 const MARK: &str = "file\u{1}";
 /// The same, as JSON has it.
 const WRITTEN: &str = "file\\u0001";
+const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
+
+/// Base64 without its padding, which is optional here. Some encoders leave the last bits as they were.
+const UNPADDED: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    GeneralPurposeConfig::new()
+        .with_decode_padding_mode(DecodePaddingMode::RequireNone)
+        .with_decode_allow_trailing_bits(true),
+);
 
 /// A file in JSON: base64 where we send it; where it comes to us what stands there, which may be a mark.
 #[derive(Clone, Debug)]
 pub(in crate::providers) enum Base64 {
     Sent(Bytes),
     Received(String),
+}
+
+impl Base64 {
+    /// Nothing stands there: the picture is elsewhere, if there is one.
+    pub(in crate::providers) fn is_empty(&self) -> bool {
+        match self {
+            Self::Sent(bytes) => bytes.is_empty(),
+            Self::Received(said) => said.is_empty(),
+        }
+    }
 }
 
 impl Serialize for Base64 {
@@ -54,37 +84,67 @@ impl Default for Base64 {
 /// What was read.
 #[derive(Default)]
 pub(in crate::providers) struct Lifted {
-    pub(in crate::providers) text: Bytes,
-    files: Vec<Bytes>,
+    text: Bytes,
+    /// `None`: what stood there is not base64.
+    files: Vec<Option<Bytes>>,
 }
 
 impl Lifted {
-    /// The picture that stands somewhere in the text, or that what stands there is no base64.
+    /// The words of an answer that brings no files.
+    pub(super) fn words(text: String) -> Self {
+        Self {
+            text: text.into(),
+            files: Vec::new(),
+        }
+    }
+
+    /// The JSON value that the text begins with. A byte order mark before it and whatever follows it are ignored: some servers
+    /// send them.
+    pub(in crate::providers) fn read<T: DeserializeOwned>(&self) -> serde_json::Result<T> {
+        let text = self.text.strip_prefix(BYTE_ORDER_MARK);
+        let text = text.unwrap_or(&self.text);
+        T::deserialize(&mut serde_json::Deserializer::from_slice(text))
+    }
+
+    /// The picture that stands somewhere in the text, or that what stands there is not base64.
     pub(in crate::providers) fn picture(
         &self,
         dialect: Dialect,
         said: &Base64,
     ) -> Result<Bytes, Failure> {
-        self.file(said).map_err(|error| {
-            let detail = format!("a picture that is no base64: {error}");
+        let picture = match said {
+            Base64::Sent(bytes) => Some(bytes.clone()),
+            Base64::Received(said) => self.file(said),
+        };
+        picture.ok_or_else(|| {
+            let detail = "the picture is not valid base64";
             Failure::new(table::class(dialect, "bad_base64"), detail)
         })
     }
 
+    /// The same of an address; `None`: the picture is elsewhere.
+    pub(in crate::providers) fn picture_in_address(
+        &self,
+        dialect: Dialect,
+        address: &str,
+    ) -> Option<Result<Bytes, Failure>> {
+        let holds_it = address.starts_with(MARK) || is_file(address.as_bytes());
+        let said = || Base64::Received(address.to_owned());
+        holds_it.then(|| self.picture(dialect, &said()))
+    }
+
     /// Lifted, or short enough to stand there still.
-    fn file(&self, said: &Base64) -> Result<Bytes, DecodeError> {
-        let said = match said {
-            Base64::Sent(bytes) => return Ok(bytes.clone()),
-            Base64::Received(said) => said,
-        };
+    fn file(&self, said: &str) -> Option<Bytes> {
         let lifted = said.strip_prefix(MARK).and_then(|number| {
             let number: usize = number.parse().ok()?;
             self.files.get(number)
         });
-        match lifted {
-            Some(file) => Ok(file.clone()),
-            None => STANDARD.decode(said).map(Bytes::from),
+        if let Some(file) = lifted {
+            return file.clone();
         }
+        let mut file = File::default();
+        file.push(said.as_bytes());
+        file.end().map(Bytes::from)
     }
 }
 
@@ -92,7 +152,7 @@ impl Lifted {
 #[derive(Default)]
 pub(super) struct Lifter {
     text: Vec<u8>,
-    files: Vec<Vec<u8>>,
+    files: Vec<Option<Vec<u8>>>,
     place: Place,
 }
 
@@ -101,24 +161,36 @@ pub(super) struct Lifter {
 enum Place {
     #[default]
     Between,
-    /// In a string that begins at `start`; `plain`: all of it so far may be base64.
-    String { start: usize, plain: bool },
+    /// In a string that begins at `start`.
+    String { start: usize, named: Named },
     /// In a string, after a backslash.
-    Escape { start: usize, plain: bool },
+    Escape { start: usize, named: Named },
     /// In a string that is lifted.
     File(File),
 }
 
-/// A file under way.
-#[derive(Default)]
+/// What the name of a string says of it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Named {
+    File,
+    Address,
+    Other,
+}
+
+/// A file under way. Its characters may be of either alphabet, with white space between them, with or without padding, and
+/// follow the head of a `data:` address.
 struct File {
+    /// How it begins, while that may be the head of an address.
+    head: Option<Vec<u8>>,
     bytes: Vec<u8>,
-    /// Characters that are not decoded yet: fewer than four, or those that cannot be.
+    /// Characters that are not decoded yet: fewer than four.
     rest: Vec<u8>,
     /// An escape under way.
     escape: Vec<u8>,
     /// Nothing may follow.
     padded: bool,
+    /// It is not base64.
+    fails: bool,
 }
 
 impl Lifter {
@@ -128,19 +200,17 @@ impl Lifter {
             Place::File(file) => file.bytes.len(),
             _ => 0,
         };
-        self.text.len() + under_way + self.files.iter().map(Vec::len).sum::<usize>()
+        self.text.len() + under_way + self.files.iter().flatten().map(Vec::len).sum::<usize>()
     }
 
     pub(super) fn push(&mut self, mut chunk: &[u8]) {
         while !chunk.is_empty() {
             chunk = match std::mem::take(&mut self.place) {
                 Place::Between => self.between(chunk),
-                Place::String { start, plain } => self.string(chunk, start, plain),
-                Place::Escape { start, plain } => {
+                Place::String { start, named } => self.string(chunk, start, named),
+                Place::Escape { start, named } => {
                     self.text.push(chunk[0]);
-                    // Some write every slash so.
-                    let plain = plain && chunk[0] == b'/';
-                    self.place = Place::String { start, plain };
+                    self.place = Place::String { start, named };
                     &chunk[1..]
                 }
                 Place::File(file) => self.file(chunk, file),
@@ -154,28 +224,36 @@ impl Lifter {
             return &[];
         };
         let (text, rest) = chunk.split_at(quote + 1);
-        self.text.extend_from_slice(text);
+        self.text.extend_from_slice(&text[..quote]);
+        let named = Named::after(&self.text);
+        self.text.push(b'"');
         self.place = Place::String {
             start: self.text.len(),
-            plain: true,
+            named,
         };
         rest
     }
 
-    fn string<'a>(&mut self, chunk: &'a [u8], start: usize, plain: bool) -> &'a [u8] {
+    fn string<'a>(&mut self, chunk: &'a [u8], start: usize, named: Named) -> &'a [u8] {
         let (run, rest) = run(chunk);
-        self.text.extend_from_slice(run);
-        let plain = plain && run.iter().copied().all(is_base64);
-        if plain && self.text.len() - start >= LONG {
-            let mut file = File::default();
+        // Some write line breaks as they are, which JSON does not allow.
+        let printable = |&byte: &u8| if byte < b' ' { b' ' } else { byte };
+        self.text.extend(run.iter().map(printable));
+        let begun = &self.text[start..];
+        let lifts = match named {
+            Named::File => true,
+            Named::Address => is_file(begun),
+            Named::Other => false,
+        };
+        if lifts && begun.len() >= LONG {
             let begun = self.text.split_off(start);
-            let begun: Vec<u8> = begun.into_iter().filter(|&byte| byte != b'\\').collect();
-            self.go_on(file.push(&begun), file);
+            self.place = Place::File(File::default());
+            self.push(&begun);
             return rest;
         }
         match rest.first() {
-            None => self.place = Place::String { start, plain },
-            Some(b'\\') => self.place = Place::Escape { start, plain },
+            None => self.place = Place::String { start, named },
+            Some(b'\\') => self.place = Place::Escape { start, named },
             Some(_) => self.place = Place::Between,
         }
         self.text.extend(rest.first());
@@ -185,62 +263,32 @@ impl Lifter {
     fn file<'a>(&mut self, chunk: &'a [u8], mut file: File) -> &'a [u8] {
         if !file.escape.is_empty() {
             file.escape.push(chunk[0]);
-            let fits = file.unescape();
-            self.go_on(fits, file);
+            file.unescape();
+            self.place = Place::File(file);
             return &chunk[1..];
         }
         let (run, rest) = run(chunk);
-        let fits = file.push(run);
+        file.push(run);
         match rest.first() {
-            Some(b'"') if fits && file.rest.is_empty() => {
+            Some(b'"') => {
                 let mark = format!("{WRITTEN}{}\"", self.files.len());
                 self.text.extend(mark.into_bytes());
-                self.files.push(file.bytes);
-                self.place = Place::Between;
-                &rest[1..]
+                self.files.push(file.end());
             }
-            // Not whole: it is put back, and the quote ends it there.
-            Some(b'"') => {
-                self.go_on(false, file);
-                rest
-            }
-            Some(_) if fits => {
-                file.escape.push(rest[0]);
-                self.go_on(true, file);
-                &rest[1..]
-            }
-            _ => {
-                self.go_on(fits, file);
-                rest
+            backslash => {
+                file.escape.extend(backslash);
+                self.place = Place::File(file);
             }
         }
-    }
-
-    /// With the file, or without: then it was none, and is put back into the text.
-    fn go_on(&mut self, fits: bool, file: File) {
-        if fits {
-            self.place = Place::File(file);
-            return;
-        }
-        let start = self.text.len();
-        self.text.extend(STANDARD.encode(&file.bytes).into_bytes());
-        self.text.extend(file.rest);
-        self.text.extend(&file.escape);
-        let plain = false;
-        self.place = match file.escape[..] {
-            [b'\\'] => Place::Escape { start, plain },
-            _ => Place::String { start, plain },
-        };
+        rest.get(1..).unwrap_or_default()
     }
 
     /// All of it. The files share the room that was taken for them.
-    pub(super) fn finish(mut self, mut room: Option<Room>) -> Lifted {
-        if let Place::File(file) = std::mem::take(&mut self.place) {
-            self.go_on(false, file);
-        }
+    pub(super) fn finish(self, mut room: Option<Room>) -> Lifted {
         let files = self.files.into_iter().map(|file| {
+            let file = file?;
             let share = room.as_mut().map(|room| room.split(file.len()));
-            kept(file, share)
+            Some(kept(file, share))
         });
         Lifted {
             files: files.collect(),
@@ -249,47 +297,122 @@ impl Lifter {
     }
 }
 
+impl Named {
+    /// What the name at the end of `text` says, if a value follows.
+    fn after(text: &[u8]) -> Self {
+        let name = text.trim_ascii_end().strip_suffix(b":");
+        let name = name.and_then(|text| text.trim_ascii_end().strip_suffix(b"\""));
+        let is = |known: &&[u8]| {
+            let before = name.and_then(|text| text.strip_suffix(*known));
+            before.is_some_and(|text| text.ends_with(b"\""))
+        };
+        if FILES.iter().any(is) {
+            Self::File
+        } else if ADDRESSES.iter().any(is) {
+            Self::Address
+        } else {
+            Self::Other
+        }
+    }
+}
+
+impl Default for File {
+    fn default() -> Self {
+        Self {
+            head: Some(Vec::new()),
+            bytes: Vec::new(),
+            rest: Vec::new(),
+            escape: Vec::new(),
+            padded: false,
+            fails: false,
+        }
+    }
+}
+
 impl File {
-    /// More of its characters. `false`: they are no base64, and stay in `rest`.
-    fn push(&mut self, run: &[u8]) -> bool {
-        self.rest.extend_from_slice(run);
-        let whole = self.rest.len() / 4 * 4;
-        if whole == 0 {
-            return self.rest.is_empty() || !self.padded;
+    /// More of its characters.
+    fn push(&mut self, run: &[u8]) {
+        let Some(mut head) = self.head.take() else {
+            return self.decode(run);
+        };
+        head.extend_from_slice(run);
+        let known = head.len().min(SCHEME.len());
+        if !head[..known].eq_ignore_ascii_case(&SCHEME[..known]) {
+            self.decode(&head);
+        } else if let Some(comma) = head.iter().position(|&byte| byte == b',') {
+            let encoding = head[..comma].to_ascii_lowercase();
+            self.fails |= !encoding.ends_with(b";base64");
+            self.decode(&head[comma + 1..]);
+        } else if head.len() <= LONGEST_HEAD {
+            self.head = Some(head);
+        } else {
+            self.fails = true;
         }
-        let before = self.bytes.len();
-        let decoded = STANDARD.decode_vec(&self.rest[..whole], &mut self.bytes);
-        if self.padded || decoded.is_err() {
-            self.bytes.truncate(before);
-            return false;
-        }
-        self.padded = self.bytes.len() - before < whole / 4 * 3;
-        self.rest.drain(..whole);
-        true
     }
 
-    /// What an escape stands for, once it is whole: `\/`, or `\u003d` and its like.
-    fn unescape(&mut self) -> bool {
+    fn decode(&mut self, run: &[u8]) {
+        // Looked at without a branch for each character: nearly always there is nothing else.
+        let plain = run.iter().fold(true, |all, &byte| all & is_base64(byte));
+        if plain && !self.padded {
+            self.rest.extend_from_slice(run);
+        } else {
+            for &byte in run {
+                match byte {
+                    b'=' => self.padded = true,
+                    byte if byte.is_ascii_whitespace() => {}
+                    _ if self.padded => self.fails = true,
+                    b'-' => self.rest.push(b'+'),
+                    b'_' => self.rest.push(b'/'),
+                    byte if is_base64(byte) => self.rest.push(byte),
+                    _ => self.fails = true,
+                }
+            }
+        }
+        let whole = self.rest.len() / 4 * 4;
+        let decoded = UNPADDED.decode_vec(&self.rest[..whole], &mut self.bytes);
+        self.rest.drain(..whole);
+        self.fails |= decoded.is_err();
+        if self.fails {
+            // What follows is not kept either.
+            (self.bytes, self.rest) = (Vec::new(), Vec::new());
+        }
+    }
+
+    /// What an escape stands for, once it is whole.
+    fn unescape(&mut self) {
         let character = match self.escape[..] {
-            [_, b'u', ref digits @ ..] if digits.len() < 4 => return true,
+            [_, b'u', ref digits @ ..] if digits.len() < 4 => return,
             [_, b'u', ref digits @ ..] => std::str::from_utf8(digits)
                 .ok()
                 .and_then(|digits| u8::from_str_radix(digits, 16).ok()),
-            [.., b'/'] => Some(b'/'),
+            [.., character @ b'/'] => Some(character),
+            [.., b'n' | b'r' | b't'] => Some(b' '),
             _ => None,
         };
-        let Some(character) = character.filter(|&character| is_base64(character)) else {
-            return false;
-        };
-        let escape = std::mem::take(&mut self.escape);
-        let fits = self.push(&[character]);
-        if !fits {
-            // As it was written.
-            self.rest.pop();
-            self.escape = escape;
+        self.escape.clear();
+        match character {
+            Some(character) => self.push(&[character]),
+            None => self.fails = true,
         }
-        fits
     }
+
+    /// The whole file, or that it is none.
+    fn end(mut self) -> Option<Vec<u8>> {
+        match self.head.take() {
+            Some(head) if head.len() < SCHEME.len() => self.decode(&head),
+            // An address without a file.
+            Some(_) => self.fails = true,
+            None => {}
+        }
+        self.fails |= UNPADDED.decode_vec(&self.rest, &mut self.bytes).is_err();
+        (!self.fails).then_some(self.bytes)
+    }
+}
+
+/// Whether an address is the file itself.
+fn is_file(address: &[u8]) -> bool {
+    let scheme = address.get(..SCHEME.len());
+    scheme.is_some_and(|scheme| scheme.eq_ignore_ascii_case(SCHEME))
 }
 
 /// What comes before the next quote or backslash, and the rest.
@@ -299,7 +422,7 @@ fn run(chunk: &[u8]) -> (&[u8], &[u8]) {
 }
 
 fn is_base64(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'=')
+    byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/')
 }
 
 /// A whole text at once.
@@ -314,6 +437,7 @@ impl Lifted {
 
 #[cfg(test)]
 mod tests {
+    use base64::engine::general_purpose::{URL_SAFE, URL_SAFE_NO_PAD};
     use serde_json::{Value, json};
 
     use super::*;
@@ -339,24 +463,27 @@ mod tests {
             .collect()
     }
 
+    const LENGTHS: [usize; 8] = [0, 1, 3000, 3072, 3073, 3074, 10_000, 100_001];
+
     #[test]
     fn long_files_are_lifted_and_all_else_stays() {
-        for length in [0, 1, 3000, 3072, 3073, 3074, 10_000, 100_001] {
+        for length in LENGTHS {
             let data = STANDARD.encode(file(length));
             let answer = json!({"a\"b": "x\\", "parts": [{"data": data, "n": 1}, {"text": "é\"\n/"}, {"data": data}]});
             let plain = answer.to_string();
             for text in [
                 plain.clone(),
+                plain.replace("\":", "\" :\n"),
                 plain.replace('/', "\\/"),
                 plain.replace('=', "\\u003d"),
             ] {
                 for lifted in read(&text) {
-                    let said: Value = serde_json::from_slice(&lifted.text).unwrap();
+                    let said: Value = lifted.read().unwrap();
                     assert_eq!(said["parts"][1], answer["parts"][1]);
                     assert_eq!(said["a\"b"], "x\\");
                     for part in [0, 2] {
-                        let data = serde_json::from_value(said["parts"][part]["data"].clone());
-                        assert_eq!(lifted.file(&data.unwrap()).unwrap(), file(length));
+                        let data = said["parts"][part]["data"].as_str().unwrap();
+                        assert_eq!(lifted.file(data).unwrap(), file(length));
                     }
                     let most = if length > 10_000 {
                         2 * LONG
@@ -370,34 +497,114 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_base64_is_put_back_to_the_letter() {
+    fn a_file_may_be_written_in_every_way_servers_write_it() {
+        for length in LENGTHS {
+            let bytes = file(length);
+            let data = STANDARD.encode(&bytes);
+            let lines = |end: &str| {
+                let lines = data.as_bytes().chunks(76).map(str::from_utf8);
+                lines
+                    .map(|line| line.unwrap().to_owned() + end)
+                    .collect::<String>()
+            };
+            for written in [
+                URL_SAFE.encode(&bytes),
+                URL_SAFE_NO_PAD.encode(&bytes),
+                data.trim_end_matches('=').to_owned(),
+                lines("\\n"),
+                lines("\\r\\n"),
+                lines("\n"),
+                lines(" "),
+                format!("data:image/png;base64,{data}"),
+                format!("data:image\\/png;charset=utf-8;base64,{}", lines("\\n")),
+                format!("DATA:;BASE64,{}", URL_SAFE_NO_PAD.encode(&bytes)),
+            ] {
+                for lifted in read(&format!("{{\"b64_json\": \"{written}\"}}")) {
+                    let said: Value = lifted.read().unwrap();
+                    let found = lifted.file(said["b64_json"].as_str().unwrap());
+                    assert_eq!(found.as_deref(), Some(&bytes[..]), "{length} {written:.40}");
+                    assert!(lifted.text.len() < 2 * LONG);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn an_address_is_a_file_only_where_it_says_so() {
+        for length in LENGTHS {
+            let long = STANDARD.encode(file(length));
+            let there = format!("https://pictures.example/{long}?a=b");
+            let here = format!("data:image/webp;base64,{long}");
+            let text = json!({"url": there, "more": {"uri": here}}).to_string();
+            for lifted in read(&text) {
+                let said: Value = lifted.read().unwrap();
+                let at = |said: &Value| {
+                    let address = said.as_str().unwrap();
+                    lifted.picture_in_address(Dialect::Openai, address)
+                };
+                assert_eq!(said["url"], there);
+                assert_eq!(at(&said["url"]), None);
+                assert_eq!(at(&said["more"]["uri"]).unwrap().unwrap(), file(length));
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_base64_is_told_and_not_kept() {
         let data = STANDARD.encode(file(9_000));
-        for text in [
-            format!("{data} and words"),
+        for written in [
+            format!("{data}?"),
             format!("{data}x"),
-            format!("{data}===="),
-            format!("{data}{data}="),
+            format!("{data}=A"),
             format!("{}=={data}", &data[..9_002]),
-            format!("{data}\\n{data}"),
             format!("{data}\\\\"),
             format!("{data}\\\""),
             format!("{data}\\u00e9"),
-            format!("{data}\\u003d"),
-            format!("{data}\\u003dAAA"),
+            format!("{data}\\u4e2d"),
+            format!("data:image/svg+xml,{data}"),
+            format!("data:{data},"),
             "A".repeat(5_001),
+            "?".to_owned(),
+            "data:".to_owned(),
         ] {
-            let text = format!("[\"{text}\", \"{text}\"]");
-            let said: Value = serde_json::from_str(&text).unwrap();
+            let text = format!("[{{\"data\": \"{written}\"}}, \"after\"]");
             for lifted in read(&text) {
-                let read: Value = serde_json::from_slice(&lifted.text).unwrap();
-                assert_eq!(read, said);
-                assert_eq!(lifted.files.len(), 0);
+                let said: Value = lifted.read().unwrap();
+                let found = lifted.file(said[0]["data"].as_str().unwrap());
+                assert_eq!(found, None, "{written:.40}");
+                assert_eq!(said[1], "after");
+                assert!(lifted.text.len() < 2 * LONG);
             }
         }
+    }
+
+    #[test]
+    fn no_message_is_taken_for_a_file() {
+        let message = STANDARD.encode(file(9_000));
+        let answer =
+            json!({"error": {"message": message, "code": message}, "revised_prompt": message});
+        for lifted in read(&answer.to_string()) {
+            assert_eq!(lifted.read::<Value>().unwrap(), answer);
+        }
         // Cut off, it is no JSON.
-        for lifted in read(&format!("[\"{data}")) {
-            assert!(serde_json::from_slice::<Value>(&lifted.text).is_err());
-            assert_eq!(lifted.text.len(), data.len() + 2);
+        for text in [format!("[\"{message}"), format!("{{\"data\": \"{message}")] {
+            for lifted in read(&text) {
+                assert!(lifted.read::<Value>().is_err());
+            }
+        }
+    }
+
+    #[test]
+    fn what_stands_around_the_json_is_ignored() {
+        for text in [
+            "\u{FEFF}{\"a\": 1}",
+            "\n {\"a\": 1}\n\n",
+            "{\"a\": 1}\r\n<!-- -->",
+            "{\"a\": 1}{\"a\": 2}",
+        ] {
+            for lifted in read(text) {
+                assert_eq!(lifted.read::<Value>().unwrap(), json!({"a": 1}), "{text}");
+            }
         }
     }
 }
