@@ -253,6 +253,12 @@ impl Bucket {
         Ok(Link::Store(url.await?.into()))
     }
 
+    /// Where the links of [`Self::link`] lead: scheme, host and port of the store; `None` where they are our own.
+    pub fn link_origin(&self) -> Option<&str> {
+        let signing = self.signing.as_ref()?;
+        Some(&signing.origin)
+    }
+
     /// A link under which an object can be put for `lifetime`, straight into the store; `None` where it signs no links.
     pub async fn link_to_put(
         &self,

@@ -149,7 +149,8 @@ def run(given, check):
 
         def saw(request):
             target = urllib.parse.urlsplit(request.url)
-            if target.scheme in ("http", "https", "ws", "wss") and target.netloc != origin:
+            of_the_store = f"{target.scheme}://{target.netloc}" == given.store and request.resource_type == "image"
+            if target.scheme in ("http", "https", "ws", "wss") and target.netloc != origin and not of_the_store:
                 elsewhere.append(request.url)
             if request.method == "POST" and target.path == "/v1/jobs":
                 orders.append(request)
@@ -197,6 +198,9 @@ def run(given, check):
         page.wait_for_function("() => document.querySelector('.job.lead figure img')?.complete")
         natural = picture.evaluate("(image) => [image.naturalWidth, image.naturalHeight]")
         check("the picture has exactly its pixels", natural == [WIDTH, HEIGHT], f"{natural[0]} × {natural[1]}")
+        source = picture.evaluate("(image) => image.currentSrc")
+        whence = given.store or base
+        check("the picture comes from where its link leads", source.startswith(f"{whence}/"), source.split("?")[0])
         link = lead.get_by_role("link", name="Download")
         with urllib.request.urlopen(urllib.parse.urljoin(base, link.get_attribute("href")), timeout=30) as file:
             head = file.read(24)
@@ -242,7 +246,7 @@ def run(given, check):
         check("no console errors", not errors, "; ".join(errors))
         violations += page.evaluate("__violations")
         check("no policy violations", not violations, "; ".join(violations))
-        check("no request to another origin", not elsewhere, "; ".join(elsewhere))
+        check("no request to another origin but for pictures of the store" if given.store else "no request to another origin", not elsewhere, "; ".join(elsewhere))
         browser.close()
 
 
@@ -253,6 +257,7 @@ def main():
     parser.add_argument("--photo", required=True, type=Path)
     parser.add_argument("--screenshot", required=True, type=Path)
     parser.add_argument("--model", help="a model of the catalogue that makes 2K; the page's own choice without it")
+    parser.add_argument("--store", help="the origin of the store, where it signs the links to pictures")
     parser.add_argument("--axe", type=Path, help="axe.min.js of axe-core")
     parser.add_argument("--timeout", type=float, default=120, help="seconds the picture may take")
     check = Checks()

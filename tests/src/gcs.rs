@@ -66,6 +66,11 @@ impl Gcs {
         }
     }
 
+    /// As `STORAGE_EMULATOR_HOST` says it.
+    pub fn endpoint(&self) -> String {
+        self.endpoint.clone()
+    }
+
     /// The bucket; `prefix` may be empty. `more` are variables beside the endpoint.
     pub fn address(&self, prefix: &str, more: &[(&str, &str)]) -> Address {
         let endpoint = [("STORAGE_EMULATOR_HOST", self.endpoint.as_str())];

@@ -67,6 +67,7 @@ async fn a_link_names_the_object_that_was_stored() {
         let Ok(Link::Store(url)) = link.await else {
             panic!("{name}")
         };
+        assert!(url.starts_with(bucket.link_origin().unwrap()), "{url}");
         let got = reqwest::get(&url).await.unwrap().text().await.unwrap();
         assert_eq!(got, bytes, "{url}");
     }
@@ -96,6 +97,11 @@ async fn our_links_to_gcs_are_those_googles_own_signer_makes() {
             let Ok(Link::Store(url)) = link else {
                 panic!("{name}: {link:?}")
             };
+            assert_eq!(bucket.link_origin(), Some("https://storage.googleapis.com"));
+            assert!(
+                url.starts_with("https://storage.googleapis.com/pictures/"),
+                "{url}"
+            );
             // The name the object really has: what a store may not take is escaped before.
             let (prefix, name) = (Key::from(prefix), Key::from(name));
             let key: Key = prefix.parts().chain(name.parts()).collect();

@@ -9,6 +9,7 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE};
 use bytes::Bytes;
+use common::bucket::Address;
 use common::catalog::{Catalog, Lane};
 use common::config::{self, Config};
 use common::generation::image::{AspectRatio, MediaType, Role, Size};
@@ -18,6 +19,8 @@ use futures::stream;
 use multer::Multipart;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
+use tests::gcs::{self, Gcs};
+use tests::s3::S3;
 use tests::{Options, Pipeline};
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
@@ -380,6 +383,13 @@ async fn openais_client_understands_how_the_fake_fails() {
                 none,
             ),
             (
+                "refused_at_length",
+                "BadRequestError",
+                400,
+                Some("content_policy_violation"),
+                none,
+            ),
+            (
                 "unauthenticated",
                 "AuthenticationError",
                 401,
@@ -411,6 +421,8 @@ async fn openais_client_understands_how_the_fake_fails() {
         }
         assert_eq!(met["unknown_size"]["param"], "size");
         assert_eq!(met["empty"]["pictures"], 0);
+        assert_eq!(met["refused_in_200"]["pictures"], 0);
+        assert_eq!(met["escaped_slashes"]["pictures"], 1);
         for name in ["cut", "bad_base64"] {
             assert!(met[name]["raised"].is_string(), "{name}: {}", met[name]);
         }
@@ -419,8 +431,33 @@ async fn openais_client_understands_how_the_fake_fails() {
 
 #[tokio::test]
 async fn the_page_makes_a_picture_in_a_real_browser() {
+    the_page_makes_a_picture(None).await;
+}
+
+#[tokio::test]
+async fn the_page_shows_pictures_that_s3_signs_the_links_to() {
+    let folder = tempfile::tempdir().unwrap();
+    let s3 = S3::start(folder.path()).await;
+    the_page_makes_a_picture(Some((s3.address(), s3.endpoint()))).await;
+    s3.stop().await;
+}
+
+#[tokio::test]
+async fn the_page_shows_pictures_that_google_signs_the_links_to() {
+    let folder = tempfile::tempdir().unwrap();
+    let account = folder.path().join("account.json");
+    assert!(gcs::oracle("key", &account, "").status.success());
+    let gcs = Gcs::start().await;
+    let more = [("GOOGLE_SERVICE_ACCOUNT", account.to_str().unwrap())];
+    the_page_makes_a_picture(Some((gcs.address("of/ours", &more), gcs.endpoint()))).await;
+}
+
+/// In a real browser, with pictures at a store of another origin where one is given.
+async fn the_page_makes_a_picture(store: Option<(Address, String)>) {
+    let (bucket, store) = store.unzip();
     let pipeline = Pipeline::start_with(Options {
         credits: 1_000,
+        bucket,
         ..Options::default()
     })
     .await;
@@ -428,7 +465,7 @@ async fn the_page_makes_a_picture_in_a_real_browser() {
     let folder = tempfile::tempdir().unwrap();
     let photo = root().join("samples/product.jpg");
     let screenshot = folder.path().join("console.png");
-    let words = [
+    let mut words = vec![
         "--base-url",
         &pipeline.url,
         "--key",
@@ -438,6 +475,9 @@ async fn the_page_makes_a_picture_in_a_real_browser() {
         "--screenshot",
         screenshot.to_str().unwrap(),
     ];
+    if let Some(origin) = &store {
+        words.extend(["--store", origin]);
+    }
     let output = python("console_page.py", &words, "").await;
     let says = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(

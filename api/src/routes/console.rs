@@ -1,38 +1,48 @@
 //! `/`: the web studio, one page that is compiled in and talks to `/v1` like any other client.
 
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
+use axum::extract::State as AppState;
 use axum::http::{HeaderName, header};
 use axum::response::IntoResponse;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use sha2::{Digest, Sha256};
 
+use crate::app::App;
+
 const PAGE: &str = include_str!("../../../console/index.html");
 
-/// Nothing from elsewhere runs, loads or frames: the page's own scripts and styles are named by their hashes.
-static POLICY: LazyLock<String> = LazyLock::new(|| {
-    format!(
-        "default-src 'none'; script-src {}; style-src {}; img-src 'self' data: blob:; connect-src 'self'; \
-         form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
-        hashes(PAGE, "script"),
-        hashes(PAGE, "style"),
-    )
-});
+/// The page's own scripts and styles, as its policy names them.
+static HASHES: LazyLock<[String; 2]> =
+    LazyLock::new(|| ["script", "style"].map(|tag| hashes(PAGE, tag)));
 
-pub async fn handler() -> impl IntoResponse {
+pub async fn handler(AppState(app): AppState<Arc<App>>) -> impl IntoResponse {
     (
         [
-            (header::CONTENT_TYPE, "text/html; charset=utf-8"),
-            (header::CONTENT_SECURITY_POLICY, POLICY.as_str()),
-            (header::CACHE_CONTROL, "no-cache"),
-            (header::REFERRER_POLICY, "no-referrer"),
+            (header::CONTENT_TYPE, "text/html; charset=utf-8".to_owned()),
+            (
+                header::CONTENT_SECURITY_POLICY,
+                policy(app.bucket.link_origin()),
+            ),
+            (header::CACHE_CONTROL, "no-cache".to_owned()),
+            (header::REFERRER_POLICY, "no-referrer".to_owned()),
             (
                 HeaderName::from_static("cross-origin-opener-policy"),
-                "same-origin",
+                "same-origin".to_owned(),
             ),
         ],
         PAGE,
+    )
+}
+
+/// Nothing from elsewhere runs, loads or frames, but for pictures and films at the store, where it signs the links to them.
+fn policy(store: Option<&str>) -> String {
+    let [scripts, styles] = &*HASHES;
+    let store = store.map(|origin| format!(" {origin}")).unwrap_or_default();
+    format!(
+        "default-src 'none'; script-src {scripts}; style-src {styles}; img-src 'self' data: blob:{store}; \
+         media-src 'self'{store}; connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
     )
 }
 
@@ -55,6 +65,19 @@ fn hashes(page: &str, tag: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_the_store_is_allowed_besides_the_api_itself() {
+        let ours = policy(None);
+        assert!(
+            ours.contains("; img-src 'self' data: blob:; media-src 'self'; "),
+            "{ours}"
+        );
+        let store = policy(Some("https://s3.example:9000"));
+        let sources = "; img-src 'self' data: blob: https://s3.example:9000; media-src 'self' https://s3.example:9000; ";
+        assert!(store.contains(sources), "{store}");
+        assert_eq!(store.replace(" https://s3.example:9000", ""), ours);
+    }
 
     #[test]
     fn every_element_is_named_by_its_hash() {

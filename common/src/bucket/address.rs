@@ -45,6 +45,8 @@ pub(super) struct Opened {
 #[derive(Clone)]
 pub(super) struct Signing {
     pub signer: Arc<dyn Signer>,
+    /// Scheme, host and port of every link.
+    pub origin: String,
     prefix: Key,
     escape: fn(&Key) -> Key,
 }
@@ -119,20 +121,30 @@ impl Address {
                     signing: None,
                 }
             }
-            Self::S3(remote) => remote.open(remote.builder.as_ref().clone().build()?, Key::clone),
+            Self::S3(remote) => {
+                let store = remote.builder.as_ref().clone().build()?;
+                remote.open(store, origin(&s3::url(&remote.builder)), Key::clone)
+            }
             Self::Gcs(remote) => {
-                remote.open(remote.builder.as_ref().clone().build()?, gcs::escaped)
+                let store = remote.builder.as_ref().clone().build()?;
+                remote.open(store, origin(&gcs::url(&remote.builder)), gcs::escaped)
             }
         })
     }
 }
 
 impl<B> Remote<B> {
-    fn open(&self, store: impl ObjectStore + Signer + Clone, escape: fn(&Key) -> Key) -> Opened {
+    fn open(
+        &self,
+        store: impl ObjectStore + Signer + Clone,
+        origin: String,
+        escape: fn(&Key) -> Key,
+    ) -> Opened {
         Opened {
             store: Arc::new(PrefixStore::new(store.clone(), self.prefix.clone())),
             signing: Some(Signing {
                 signer: Arc::new(store),
+                origin,
                 prefix: self.prefix.clone(),
                 escape,
             }),
@@ -179,6 +191,13 @@ fn retries() -> RetryConfig {
         max_retries: 3,
         retry_timeout: Duration::from_secs(10),
     }
+}
+
+/// Scheme, host and port of a URL.
+fn origin(url: &str) -> String {
+    let (scheme, rest) = url.split_once("://").unwrap_or(("https", url));
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    format!("{scheme}://{authority}")
 }
 
 /// Whether an endpoint is on this machine, where nobody listens in.
@@ -259,6 +278,64 @@ mod tests {
         }
         assert!(!emulator("http://storage:4443"));
         assert!(emulator("https://storage:4443"));
+    }
+
+    #[tokio::test]
+    async fn the_origin_of_links_is_known_before_one_is_signed() {
+        const TIME: Duration = Duration::from_mins(1);
+        for (bucket, variables, expected) in [
+            ("pictures", &[][..], "https://s3.us-east-1.amazonaws.com"),
+            (
+                "pictures",
+                &[("AWS_REGION", "eu-central-1")],
+                "https://s3.eu-central-1.amazonaws.com",
+            ),
+            (
+                "pictures",
+                &[
+                    ("AWS_DEFAULT_REGION", "eu-west-1"),
+                    ("AWS_VIRTUAL_HOSTED_STYLE_REQUEST", "true"),
+                ],
+                "https://pictures.s3.eu-west-1.amazonaws.com",
+            ),
+            (
+                "pictures",
+                &[("AWS_ENDPOINT_URL", "http://127.0.0.1:9000/")],
+                "http://127.0.0.1:9000",
+            ),
+            (
+                "pictures",
+                &[
+                    ("AWS_ENDPOINT_URL", "https://minio.example:9000/store"),
+                    ("AWS_ENDPOINT_URL_S3", "https://s3.example"),
+                ],
+                "https://s3.example",
+            ),
+            (
+                "pictures",
+                &[
+                    ("AWS_ENDPOINT_URL", "https://pictures.minio.example"),
+                    ("AWS_VIRTUAL_HOSTED_STYLE_REQUEST", "true"),
+                ],
+                "https://pictures.minio.example",
+            ),
+        ] {
+            let key = [
+                ("AWS_ACCESS_KEY_ID", "key"),
+                ("AWS_SECRET_ACCESS_KEY", "hush"),
+            ];
+            let variables = variables.iter().chain(&key);
+            let variables = variables.map(|&(name, value)| (name.to_owned(), value.to_owned()));
+            let address = Address::parse(&format!("s3://{bucket}/of/ours"), variables).unwrap();
+            let Signing { signer, origin, .. } = address.open().unwrap().signing.unwrap();
+            assert_eq!(origin, expected);
+            let method = object_store::signer::Method::GET;
+            let link = signer
+                .signed_url(method, &Key::from("a.png"), TIME)
+                .await
+                .unwrap();
+            assert_eq!(link.origin().ascii_serialization(), expected);
+        }
     }
 
     #[test]

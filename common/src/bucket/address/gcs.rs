@@ -58,3 +58,9 @@ pub(super) fn builder(
         .with_bearer_token("emulated")
         .with_base_url(emulator.trim_end_matches('/')))
 }
+
+/// Where the links of a store begin, as `object_store` makes them.
+pub(super) fn url(builder: &GoogleCloudStorageBuilder) -> String {
+    let endpoint = builder.get_config_value(&GoogleConfigKey::BaseUrl);
+    endpoint.unwrap_or_else(|| "https://storage.googleapis.com".to_owned())
+}

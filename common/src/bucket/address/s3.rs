@@ -41,3 +41,24 @@ pub(super) fn builder(
         .with_conditional_put(S3ConditionalPut::ETagMatch)
         .with_retry(retries()))
 }
+
+/// Where the links of a store begin, as `object_store` makes them.
+pub(super) fn url(builder: &AmazonS3Builder) -> String {
+    let said = |key| builder.get_config_value(&key);
+    let is_on = |key| said(key).is_some_and(|value| value == "true");
+    let endpoint =
+        said(AmazonS3ConfigKey::S3Endpoint).or_else(|| said(AmazonS3ConfigKey::Endpoint));
+    let bucket = said(AmazonS3ConfigKey::Bucket).unwrap_or_default();
+    let region = said(AmazonS3ConfigKey::Region).unwrap_or_else(|| "us-east-1".to_owned());
+    if let Some(endpoint) = endpoint {
+        endpoint
+    } else if is_on(AmazonS3ConfigKey::S3Express) {
+        // A bucket in one zone is called name--zone--x-s3.
+        let zone = bucket.rsplit("--").nth(1).unwrap_or_default();
+        format!("https://{bucket}.s3express-{zone}.{region}.amazonaws.com")
+    } else if is_on(AmazonS3ConfigKey::VirtualHostedStyleRequest) {
+        format!("https://{bucket}.s3.{region}.amazonaws.com")
+    } else {
+        format!("https://s3.{region}.amazonaws.com")
+    }
+}
