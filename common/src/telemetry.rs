@@ -6,6 +6,8 @@
 pub mod process;
 pub mod traces;
 
+use std::ffi::OsStr;
+use std::io::IsTerminal;
 use std::sync::LazyLock;
 
 use prometheus::core::Collector;
@@ -400,12 +402,21 @@ fn encode(registry: &Registry) -> String {
     String::from_utf8(text).expect("Prometheus text is UTF-8")
 }
 
+/// Whether lines are coloured: only for a terminal, and not where `NO_COLOR` has a value (<https://no-color.org>).
+fn colours(is_terminal: bool, no_color: Option<&OsStr>) -> bool {
+    is_terminal && no_color.is_none_or(OsStr::is_empty)
+}
+
 /// Starts logging to standard error, as `PLATEN_LOG` and `PLATEN_LOG_FORMAT` say, and sending traces, where it is said whereto.
 /// What it returns must be kept until the end.
 pub fn start() -> Exporting {
     let filter = EnvFilter::try_from_env("PLATEN_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
+        .with_ansi(colours(
+            std::io::stderr().is_terminal(),
+            std::env::var_os("NO_COLOR").as_deref(),
+        ))
         .with_target(false);
     let lines = if std::env::var("PLATEN_LOG_FORMAT").is_ok_and(|format| format == "json") {
         lines.json().boxed()
@@ -423,4 +434,16 @@ pub fn start() -> Exporting {
     // A second start in one process, as in tests, keeps the first.
     let _started = registry.try_init();
     exporting.unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_terminal_that_is_not_told_otherwise_gets_colours() {
+        let set = |value: &'static str| Some(OsStr::new(value));
+        assert!(colours(true, None) && colours(true, set("")));
+        assert!(!colours(true, set("1")) && !colours(false, None) && !colours(false, set("")));
+    }
 }
