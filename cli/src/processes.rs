@@ -1,5 +1,7 @@
 //! The two roles as processes of their own, for containers.
 
+use std::io::ErrorKind;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use common::config::Config;
@@ -11,15 +13,15 @@ use tokio_util::task::TaskTracker;
 /// Serves the API until the process is told to stop.
 pub async fn api(config: &Config) -> anyhow::Result<()> {
     let app = api::App::connect(config).await?;
-    let listener = listen(config.listen).await?;
-    let metrics = listen(config.metrics_listen).await?;
+    let listener = listen(config.listen, API).await?;
+    let metrics = listen(config.metrics_listen, METRICS).await?;
     api::serve(app, listener, Some(metrics), stop_signal()?).await
 }
 
 /// Works until the process is told to stop. Never starts a fake: without credentials it refuses to start.
 pub async fn worker(config: &Config) -> anyhow::Result<()> {
     let app = Arc::new(worker::App::connect(config).await?);
-    let metrics = listen(config.metrics_listen).await?;
+    let metrics = listen(config.metrics_listen, METRICS).await?;
     let stop = stop_signal()?;
     // To the end, so that what was counted while stopping is seen.
     let serving = axum::serve(metrics, api::worker_metrics_router(stop.clone())).into_future();
@@ -29,11 +31,21 @@ pub async fn worker(config: &Config) -> anyhow::Result<()> {
     }
 }
 
-/// Binds an address, or says which one it was.
-pub async fn listen(address: std::net::SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address)
-        .await
-        .map_err(|error| anyhow::anyhow!("cannot listen on {address}: {error}"))
+/// What names the address of the API, and that of the metrics.
+pub const API: &str = "PLATEN_LISTEN";
+pub const METRICS: &str = "PLATEN_METRICS_LISTEN";
+
+/// Binds an address, or says which one it was and what names another.
+pub async fn listen(address: SocketAddr, named_by: &str) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.map_err(|error| {
+        let problem = match error.kind() {
+            ErrorKind::AddrInUse => {
+                "another process, perhaps another Platen, listens there".to_owned()
+            }
+            _ => error.to_string(),
+        };
+        anyhow::anyhow!("cannot listen on {address}: {problem}. {named_by} names another address")
+    })
 }
 
 /// Both ways to ask for a stop.

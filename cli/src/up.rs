@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::private::Servers;
-use crate::processes::{listen, stop_signal};
+use crate::processes::{API, METRICS, listen, stop_signal};
 use crate::{admin, secrets};
 use demo::Demo;
 
@@ -90,9 +90,7 @@ async fn serve(
     if let Some(port) = options.port {
         config.listen = SocketAddr::from(([127, 0, 0, 1], port));
     }
-    let listener = listen(config.listen)
-        .await
-        .context("is another Platen running? `--port` chooses another port")?;
+    let listener = listen(config.listen, &format!("--port or {API}")).await?;
     let metrics = metrics_listener(config).await?;
     let (address, metrics_address) = (listener.local_addr()?, metrics.local_addr()?);
     let fake = fake::start(config).await?;
@@ -181,9 +179,9 @@ async fn start_servers(config: &mut Config, data: &Path) -> anyhow::Result<Optio
 
 /// The configured address, or a free one when nobody asked for that address and it is taken.
 async fn metrics_listener(config: &Config) -> anyhow::Result<TcpListener> {
-    match listen(config.metrics_listen).await {
-        Err(_) if std::env::var_os("PLATEN_METRICS_LISTEN").is_none() => {
-            listen(SocketAddr::from(([127, 0, 0, 1], 0))).await
+    match listen(config.metrics_listen, METRICS).await {
+        Err(_) if std::env::var_os(METRICS).is_none() => {
+            listen(SocketAddr::from(([127, 0, 0, 1], 0)), METRICS).await
         }
         listener => listener,
     }

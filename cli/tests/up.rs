@@ -133,6 +133,7 @@ impl Up {
             log.contains("job.id"),
             "the log says nothing of jobs: {log}"
         );
+        assert!(!log.contains('\x1b'), "a file is no terminal: {log}");
         let key = self.ready["key"].as_str().unwrap();
         for secret in ["canary", key, "signature="] {
             assert!(!log.contains(secret), "{secret} stands in the log: {log}");
@@ -267,6 +268,56 @@ async fn a_second_start_still_shows_the_job_and_a_second_platen_is_refused() {
         up.get(&format!("/v1/jobs/{id}")).await["state"],
         "succeeded"
     );
+    up.stop().await;
+}
+
+#[tokio::test]
+async fn an_address_that_is_taken_is_said_with_what_names_another() {
+    let (first, second) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let up = Up::start(first.path()).await;
+    let taken = |part: &str| {
+        let url = up.ready[part].as_str().unwrap();
+        url.trim_start_matches("http://").to_owned()
+    };
+    let (api, metrics) = (taken("api"), taken("metrics"));
+    let port = api.rsplit_once(':').unwrap().1;
+    for (words, variable, address, named_by) in [
+        (
+            &["up", "--port", port][..],
+            ("PLATEN_LOG", "info"),
+            &api,
+            "--port or PLATEN_LISTEN",
+        ),
+        (
+            &["up"],
+            ("PLATEN_LISTEN", &api),
+            &api,
+            "--port or PLATEN_LISTEN",
+        ),
+        (
+            &["up", "--port", "0"],
+            ("PLATEN_METRICS_LISTEN", &metrics),
+            &metrics,
+            "PLATEN_METRICS_LISTEN",
+        ),
+    ] {
+        let output = platen(second.path())
+            .args(words)
+            .arg("--data")
+            .arg(second.path())
+            .env(variable.0, variable.1)
+            .stderr(Stdio::piped())
+            .output()
+            .await
+            .unwrap();
+        assert!(!output.status.success());
+        let says = String::from_utf8_lossy(&output.stderr).into_owned();
+        let expected = format!(
+            "cannot listen on {address}: another process, perhaps another Platen, listens there. {named_by} names another address"
+        );
+        assert!(says.contains(&expected), "{says}");
+        assert!(!says.contains('\x1b'), "a pipe is no terminal: {says}");
+    }
     up.stop().await;
 }
 
