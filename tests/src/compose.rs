@@ -94,13 +94,13 @@ impl Engine {
         command
     }
 
-    /// This machine, as containers reach it.
+    /// This machine, as containers reach it. A new engine makes its bridge after it answers.
     pub async fn host(&self) -> anyhow::Result<IpAddr> {
-        let gateway = "{{(index .IPAM.Config 0).Gateway}}";
-        let address = self
-            .docker(&["network", "inspect", "bridge", "--format", gateway])
-            .await?;
-        Ok(address.trim().parse()?)
+        let bridge = async || {
+            let inspected = self.docker(&["network", "inspect", "bridge"]).await?;
+            Ok(serde_json::from_str::<Value>(&inspected)?)
+        };
+        awaited("an address of Docker's bridge", WELL, bridge, gateway).await
     }
 
     /// Everything that is known of a container.
@@ -109,15 +109,11 @@ impl Engine {
         Ok(serde_json::from_str::<Value>(&text)?[0].take())
     }
 
-    /// Where a container is reached, on the network of its project.
+    /// Where a container is reached, on the network of its project. One that has just been started, or is being started again,
+    /// has no address yet.
     pub async fn address(&self, container: &str) -> anyhow::Result<IpAddr> {
-        let inspected = self.inspect(container).await?;
-        let networks = inspected["NetworkSettings"]["Networks"]
-            .as_object()
-            .cloned()
-            .unwrap_or_default();
-        let first = networks.values().next().context("no network")?;
-        Ok(first["IPAddress"].as_str().unwrap_or_default().parse()?)
+        let what = format!("an address of the container {container}");
+        awaited(&what, WELL, || self.inspect(container), address).await
     }
 
     /// The main process, as this machine numbers it; `None` while there is none.
@@ -257,6 +253,50 @@ impl<'a> Project<'a> {
     }
 }
 
+/// Asks until the answer has what is awaited; after `longest` an error says what that was, and the last answer.
+async fn awaited<T>(
+    what: &str,
+    longest: Duration,
+    ask: impl AsyncFn() -> anyhow::Result<Value>,
+    find: impl Fn(&Value) -> Option<T>,
+) -> anyhow::Result<T> {
+    let began = Instant::now();
+    loop {
+        let answer = ask().await;
+        if let Some(found) = answer.as_ref().ok().and_then(&find) {
+            return Ok(found);
+        }
+        if began.elapsed() > longest {
+            let last =
+                answer.map_or_else(|error| format!("{error:#}"), |answer| answer.to_string());
+            bail!(
+                "{what} was awaited for {longest:?} and did not come; Docker's last answer: {last}"
+            );
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// The gateway of an inspected network.
+fn gateway(inspected: &Value) -> Option<IpAddr> {
+    let configs = inspected[0]["IPAM"]["Config"].as_array()?;
+    configs.iter().find_map(|config| usable(&config["Gateway"]))
+}
+
+/// The address of an inspected container.
+fn address(inspected: &Value) -> Option<IpAddr> {
+    let networks = inspected["NetworkSettings"]["Networks"].as_object()?;
+    networks
+        .values()
+        .find_map(|network| usable(&network["IPAddress"]))
+}
+
+/// Where there is no address yet, Docker says nothing, an empty text, `invalid IP` or one of zeros.
+fn usable(said: &Value) -> Option<IpAddr> {
+    let address: IpAddr = said.as_str()?.parse().ok()?;
+    (!address.is_unspecified()).then_some(address)
+}
+
 /// Stand-ins, and an image of ours: out of the whole `Dockerfile`, or quickly, of its second stage and the program that
 /// lies here already.
 pub async fn images(engine: &Engine, whole: bool) -> anyhow::Result<()> {
@@ -310,4 +350,74 @@ async fn output(command: &mut Command) -> anyhow::Result<String> {
         bail!("{:?} failed:\n  {}", command.as_std(), last_lines(&said));
     }
     Ok(String::from_utf8(ended.stdout)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use serde_json::json;
+
+    use super::*;
+
+    /// An inspected container with this address.
+    fn container(address: &Value) -> Value {
+        json!({"NetworkSettings": {"Networks": {"platen_default": {"IPAddress": address}}}})
+    }
+
+    #[test]
+    fn an_address_that_is_not_there_yet_is_none() {
+        for (said, found) in [
+            (json!("172.18.0.5"), Some("172.18.0.5")),
+            (json!("fd00::5"), Some("fd00::5")),
+            (json!(""), None),
+            (json!("invalid IP"), None),
+            (json!("0.0.0.0"), None),
+            (Value::Null, None),
+        ] {
+            let found = found.map(|found| found.parse().unwrap());
+            assert_eq!(address(&container(&said)), found, "{said}");
+            let network =
+                json!([{"IPAM": {"Config": [{"Subnet": "172.18.0.0/16", "Gateway": said}]}}]);
+            assert_eq!(gateway(&network), found, "{said}");
+        }
+        for nothing in [
+            json!({}),
+            json!([]),
+            json!([{"IPAM": {"Config": null}}]),
+            json!({"NetworkSettings": {"Networks": {}}}),
+        ] {
+            assert_eq!(
+                (address(&nothing), gateway(&nothing)),
+                (None, None),
+                "{nothing}"
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn an_address_is_awaited_and_what_did_not_come_is_named() {
+        let asked = Cell::new(0);
+        let starting = async || {
+            asked.set(asked.get() + 1);
+            match asked.get() {
+                1 => bail!("no such container"),
+                2 => Ok(container(&json!("invalid IP"))),
+                _ => Ok(container(&json!("172.18.0.5"))),
+            }
+        };
+        let found = awaited("an address", WELL, starting, address)
+            .await
+            .unwrap();
+        assert_eq!((found.to_string().as_str(), asked.get()), ("172.18.0.5", 3));
+
+        let never = async || Ok(container(&json!("")));
+        let late = awaited("an address of the container api", LOOK, never, address).await;
+        let says = late.unwrap_err().to_string();
+        assert!(
+            says.contains("an address of the container api was awaited")
+                && says.contains("IPAddress"),
+            "{says}"
+        );
+    }
 }
