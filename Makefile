@@ -6,7 +6,7 @@ SHELL := /bin/bash
 # Always the whole workspace: a part of it would want other features of its dependencies, and build them again.
 BUILT := $(or $(CARGO_TARGET_DIR),target)/debug
 
-.PHONY: help run test check fmt setup prepare bench bench-pictures outcomes failpoints properties races storm rolling rolling-migration redis-away boards demo-load scaler containers flood chaos verify-bench model
+.PHONY: help run test check fmt setup prepare bench bench-pictures outcomes failpoints properties races storm rolling rolling-migration redis-away boards demo-load scaler containers flood chaos verify-bench model contract
 
 help: ## Say what there is
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -118,6 +118,11 @@ verify-bench: ## How long `platen verify` and a scrape take on a history of a mi
 	@scripts/setup run
 	cargo build --locked --workspace --bins
 	PLATEN_LOG=warn $(BUILT)/verify-million --rows $(or $(ROWS),1000000) --rounds $(or $(ROUNDS),2)
+
+contract: ## The running API against its own contract, by Schemathesis, every check (REQUESTS=5000 SEED=…)
+	@scripts/setup test
+	cargo build --locked --workspace --bins
+	PLATEN_LOG=error $(BUILT)/contract --requests $(or $(REQUESTS),5000) $(and $(SEED),--seed $(SEED))
 
 model: ## Check the protocol's model, and that every protection is needed (FULL=1)
 	@scripts/model

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use anyhow::Context;
 use axum::http::HeaderValue;
-use axum::serve::ListenerExt;
 use common::bucket::Bucket;
 use common::catalog::Catalog;
 use common::config::Config;
@@ -20,6 +19,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::base::{Connection, Public};
 use crate::router::{metrics_router, router};
 
 /// Connections for requests; each request needs one for a moment at a time, also while it waits.
@@ -48,6 +48,8 @@ pub struct App {
     pub catalog: Arc<Catalog>,
     /// Origins of frontends that may call.
     pub cors_origins: Vec<HeaderValue>,
+    /// Who may say where clients reach us.
+    pub public: Public,
     /// Work that outlives its request; stopping waits for it.
     pub tasks: TaskTracker,
     /// Canceled when the api begins to stop.
@@ -93,6 +95,7 @@ impl App {
                 .iter()
                 .map(|text| origin(text))
                 .collect::<anyhow::Result<_>>()?,
+            public: Public::new(config.public_url.as_deref(), config.trusted_proxies.clone())?,
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
             farewell: Duration::from_secs(1),
@@ -120,11 +123,8 @@ pub async fn serve(
             tokio::time::sleep(farewell).await;
         }
     };
-    let listener = listener.tap_io(|connection| {
-        // Answers are small and whole: waiting to fill a packet only delays them.
-        let _ = connection.set_nodelay(true);
-    });
-    let api = axum::serve(listener, router(Arc::clone(&app))).with_graceful_shutdown(farewell_said);
+    let service = router(Arc::clone(&app)).into_make_service_with_connect_info::<Connection>();
+    let api = axum::serve(listener, service).with_graceful_shutdown(farewell_said);
     // To the end, so that what was counted while stopping is seen.
     let metrics = async {
         match metrics_listener {

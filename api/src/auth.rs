@@ -13,6 +13,7 @@ use sha2::{Digest, Sha256};
 
 use crate::app::App;
 use crate::error::{Code, Problem};
+use crate::extract::single;
 
 /// The tenant whose key came with the request. A handler that takes it cannot be reached without one.
 #[derive(Clone, Copy, Debug)]
@@ -22,9 +23,7 @@ impl FromRequestParts<Arc<App>> for Tenant {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
-        let header = parts
-            .headers
-            .get(AUTHORIZATION)
+        let header = single(&parts.headers, &AUTHORIZATION)?
             .ok_or_else(|| refused("There is no Authorization header."))?;
         let key = header.to_str().ok().and_then(bearer).ok_or_else(|| {
             refused("The Authorization header does not hold an API key like `Bearer pk_…`.")
@@ -50,7 +49,7 @@ impl FromRequestParts<Arc<App>> for Operator {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
-        let shown = parts.headers.get(AUTHORIZATION);
+        let shown = single(&parts.headers, &AUTHORIZATION)?;
         let shown = shown.and_then(|header| header.to_str().ok()?.split_once(' '));
         let shown = shown.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
         let (Some((_, shown)), Some(key)) = (shown, &app.operator_key) else {

@@ -75,16 +75,20 @@ codes! {
         "Nothing needs to be done: a job ends once, and GET /v1/jobs/{id} tells how.";
     BodyTooLarge "body_too_large" PAYLOAD_TOO_LARGE "The body is too large",
         "Send at most 29 MiB: pictures of 20 MiB in all before base64; an upload of at most 20 MiB.";
+    RangeNotSatisfiable "range_not_satisfiable" RANGE_NOT_SATISFIABLE "The file does not reach that far",
+        "Ask for a range within the bytes that `Content-Range` tells.";
     UnsupportedMediaType "unsupported_media_type" UNSUPPORTED_MEDIA_TYPE "The body is not declared as JSON",
         "Send `Content-Type: application/json`.";
+    UnsupportedEncoding "unsupported_encoding" UNSUPPORTED_MEDIA_TYPE "The body is encoded in a way we do not know",
+        "Send the body plainly, or with `Content-Encoding: gzip` or `zstd`, one of them and once.";
     InvalidRequest "invalid_request" UNPROCESSABLE_ENTITY "The request cannot be carried out as it is",
         "Change what `errors` names; each pointer leads into the body.";
     ModelShutDown "model_shut_down" UNPROCESSABLE_ENTITY "The model is no longer offered",
         "Use its successor.";
     IdempotencyKeyReused "idempotency_key_reused" UNPROCESSABLE_ENTITY "The idempotency key belongs to another request",
         "Repeat a request byte for byte, or give the new one a key of its own.";
-    NoDirectUploads "no_direct_uploads" NOT_IMPLEMENTED "Files are taken by this service itself only",
-        "Send the file to POST /v1/uploads.";
+    NoDirectUploads "no_direct_uploads" CONFLICT "Files are taken by this service itself only",
+        "Send the file to POST /v1/uploads; `direct_uploads` of GET /v1/uploads says beforehand which of the two is taken.";
     Internal "internal" INTERNAL_SERVER_ERROR "Something failed on our side",
         "Repeat the request with the same Idempotency-Key; if it fails again, report its request_id.";
     Timeout "timeout" SERVICE_UNAVAILABLE "The request took too long",
@@ -177,6 +181,12 @@ impl IntoResponse for Problem {
         let headers = response.headers_mut();
         if self.code == Code::Unauthenticated {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        if self.code == Code::UnsupportedEncoding {
+            headers.insert(
+                header::ACCEPT_ENCODING,
+                HeaderValue::from_static("gzip, zstd"),
+            );
         }
         if self.code.status() == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("2"));
@@ -314,16 +324,17 @@ impl From<BucketError> for Problem {
     }
 }
 
-/// An error's text as a sentence.
+/// An error's text as a sentence, with one full stop.
 pub fn sentence(error: &impl std::fmt::Display) -> String {
     let text = error.to_string();
+    let ends = text.ends_with(['.', '!', '?']);
     let mut characters = text.chars();
     let first = characters.next().map(char::to_uppercase);
     first
         .into_iter()
         .flatten()
         .chain(characters)
-        .chain(['.'])
+        .chain((!ends).then_some('.'))
         .collect()
 }
 
@@ -347,6 +358,12 @@ mod tests {
                 "docs/api.md lacks this row:\n{row}"
             );
         }
+    }
+
+    #[test]
+    fn a_sentence_ends_once() {
+        assert_eq!(sentence(&"too large"), "Too large.");
+        assert_eq!(sentence(&"It is too large."), "It is too large.");
     }
 
     #[test]

@@ -11,11 +11,16 @@ use common::id::RequestId;
 use common::idempotency::{self, Answer};
 
 use crate::error::{Code, Problem};
+use crate::extract::single;
+use crate::header_list::unquoted;
 
 /// The header that names a request, both ways.
 pub const KEY: HeaderName = HeaderName::from_static("idempotency-key");
 /// Says that the answer is one that was given before.
 pub const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
+
+/// What a key is, quoted or not, for `/openapi.json`.
+pub const PATTERN: &str = "^([!#-~][!-~]{0,254}|\"[!#-\\[\\]-~]{1,255}\")$";
 
 /// The key of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,20 +38,20 @@ impl Key {
                 sent: false,
             });
         };
-        header
-            .to_str()
-            .ok()
-            .filter(|key| {
-                (1..=255).contains(&key.len()) && key.bytes().all(|b| b.is_ascii_graphic())
-            })
-            .map(|key| Self {
-                value: key.to_owned(),
-                sent: true,
-            })
+        // The drafts of the IETF have it as a structured string, in quotes.
+        let key = header.to_str().ok().map(|text| match text {
+            quoted if quoted.starts_with('"') => match unquoted(quoted) {
+                inner if inner == quoted => String::new(),
+                inner => inner,
+            },
+            plain => plain.to_owned(),
+        });
+        key.filter(|key| (1..=255).contains(&key.len()) && key.bytes().all(|b| b.is_ascii_graphic()))
+            .map(|value| Self { value, sent: true })
             .ok_or_else(|| {
                 Problem::new(
                     Code::InvalidHeader,
-                    "Idempotency-Key takes 1 to 255 visible ASCII characters, such as a UUID.",
+                    "Idempotency-Key takes 1 to 255 visible ASCII characters, such as a UUID; with quotes around all of it, or without.",
                 )
             })
     }
@@ -101,7 +106,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Key {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
-        Self::parse(parts.headers.get(KEY))
+        Self::parse(single(&parts.headers, &KEY)?)
     }
 }
 
@@ -115,7 +120,18 @@ mod tests {
         let kept = parse("a-1").unwrap();
         assert!(kept.sent);
         assert_eq!(kept.value, "a-1");
-        for bad in ["", "a b", &"a".repeat(256)] {
+        assert_eq!(parse("\"a-1\"").unwrap(), kept);
+        assert_eq!(parse(r#""a\"\\1""#).unwrap().value, r#"a"\1"#);
+        for bad in [
+            "",
+            "a b",
+            "\"",
+            "\"\"",
+            "\"a",
+            "\"a b\"",
+            "\"a\";x=1",
+            &"a".repeat(256),
+        ] {
             assert_eq!(parse(bad).unwrap_err().code(), Code::InvalidHeader);
         }
         let (one, two) = (Key::parse(None).unwrap(), Key::parse(None).unwrap());

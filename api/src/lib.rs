@@ -10,8 +10,11 @@ pub mod routes;
 
 // What every route shares.
 pub mod auth;
+pub mod base;
+pub mod download;
 pub mod error;
 pub mod extract;
+pub mod header_list;
 pub mod idempotency;
 pub mod link;
 pub mod openapi;

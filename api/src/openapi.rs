@@ -1,12 +1,19 @@
 //! `/openapi.json`: written by the handlers, held still by a snapshot.
 
+mod complete;
+
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
+use serde_json::json;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 
 use crate::error::ProblemBody;
+#[cfg(test)]
+pub(crate) use complete::bodies;
+use complete::complete;
+pub use complete::nullable;
 
 #[derive(OpenApi)]
 #[openapi(
@@ -56,7 +63,7 @@ pub fn base() -> utoipa::openapi::OpenApi {
 
 /// The document as it is served.
 pub fn document(openapi: &utoipa::openapi::OpenApi) -> Bytes {
-    Bytes::from(openapi.to_pretty_json().expect("the document is JSON"))
+    Bytes::from(format!("{:#}", complete(json!(openapi))))
 }
 
 /// The answer of `/openapi.json`.
@@ -68,6 +75,7 @@ pub fn answer(document: Bytes) -> Response {
 mod tests {
     #[test]
     fn the_contract_changes_on_purpose_only() {
-        insta::assert_json_snapshot!("openapi", crate::router::documented().into_openapi());
+        let document = super::complete(super::json!(crate::router::documented().into_openapi()));
+        insta::assert_json_snapshot!("openapi", document);
     }
 }

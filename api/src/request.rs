@@ -84,10 +84,6 @@ pub async fn answer(State(app): State<Arc<App>>, mut request: Request, next: Nex
         ID,
         HeaderValue::from_str(&id.0).expect("a well-formed id is a header"),
     );
-    headers.insert(
-        header::X_CONTENT_TYPE_OPTIONS,
-        HeaderValue::from_static("nosniff"),
-    );
     // Balances and signed links are nothing for caches.
     headers
         .entry(header::CACHE_CONTROL)
@@ -95,6 +91,8 @@ pub async fn answer(State(app): State<Arc<App>>, mut request: Request, next: Nex
     if app.stopping.is_cancelled() {
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
+
+    let response = unsniffed(response).await;
 
     let elapsed = started.elapsed();
     let status = response.status();
@@ -120,6 +118,14 @@ pub async fn answer(State(app): State<Arc<App>>, mut request: Request, next: Nex
             );
         }
     });
+    response
+}
+
+/// No browser takes the bytes for something else than their type says.
+pub async fn unsniffed(mut response: Response) -> Response {
+    let nosniff = HeaderValue::from_static("nosniff");
+    let headers = response.headers_mut();
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, nosniff);
     response
 }
 

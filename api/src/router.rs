@@ -7,9 +7,10 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::{HeaderName, Method, header};
-use axum::middleware::{from_fn, from_fn_with_state};
+use axum::middleware::{from_fn, from_fn_with_state, map_response};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use common::telemetry::traces;
 use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowOrigin, CorsLayer};
@@ -18,14 +19,12 @@ use utoipa_axum::routes;
 
 use crate::app::App;
 use crate::error::{Code, Problem};
+use crate::extract::MAX_BODY;
 use crate::routes::{
     admin, artifacts, console, credits, errors, files, health, jobs, metrics, models, retention,
     uploads,
 };
 use crate::{idempotency, openapi, request};
-
-/// Largest body: 20 MiB of pictures in base64, and room for words.
-const MAX_BODY: usize = 29 * 1024 * 1024;
 
 /// The public api.
 pub fn router(app: Arc<App>) -> Router {
@@ -105,6 +104,7 @@ fn of_any_process() -> Router {
     Router::new()
         .route("/metrics", get(metrics::process))
         .route("/livez", get(health::live))
+        .layer(map_response(request::unsniffed))
 }
 
 /// Frontends on the listed origins may call and may read the headers that matter.
@@ -115,14 +115,25 @@ fn cors(app: &App) -> CorsLayer {
         .allow_headers([
             header::AUTHORIZATION,
             header::CONTENT_TYPE,
+            header::CONTENT_ENCODING,
+            header::RANGE,
+            header::IF_RANGE,
+            header::IF_NONE_MATCH,
             idempotency::KEY,
             request::ID,
             jobs::create::PREFER,
             jobs::create::CANCEL_AFTER,
+            HeaderName::from_static(traces::HEADER),
+            // Of other tracers on the way; it is not read here.
+            HeaderName::from_static("tracestate"),
         ])
         .expose_headers([
             header::LOCATION,
             header::RETRY_AFTER,
+            header::ETAG,
+            header::ACCEPT_RANGES,
+            header::CONTENT_RANGE,
+            header::CONTENT_DISPOSITION,
             idempotency::KEY,
             idempotency::REPLAYED,
             request::ID,
@@ -155,6 +166,7 @@ mod tests {
     use tower::ServiceExt;
 
     use super::*;
+    use crate::base::Public;
 
     /// An api whose Postgres and Redis nobody has started.
     fn alone() -> (TempDir, App) {
@@ -179,6 +191,7 @@ mod tests {
             darkroom: Darkroom::new(1),
             catalog: Arc::new(Catalog::load(None, None).unwrap()),
             cors_origins: vec!["https://studio.example".parse().unwrap()],
+            public: Public::default(),
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
             farewell: Duration::ZERO,
@@ -231,7 +244,13 @@ mod tests {
                 "method_not_allowed",
             ),
             (get("/v1/models/dall-e"), 404, "unknown_model"),
-            (get("/files/t/1/a.png"), 400, "invalid_query"),
+            (get("/files/t/1/a.png"), 403, "bad_link"),
+            (
+                get("/files/t/1/a.png?expires=soon&signature=00"),
+                403,
+                "bad_link",
+            ),
+            (get("/v1/jobs/"), 404, "not_found"),
             (
                 get("/files/t/1/a.png?expires=9999999999&signature=00"),
                 403,
@@ -297,7 +316,7 @@ mod tests {
                 .header("Access-Control-Request-Method", "POST")
                 .header(
                     "Access-Control-Request-Headers",
-                    "authorization,idempotency-key",
+                    "authorization,idempotency-key,traceparent,tracestate,content-encoding",
                 )
                 .body(Body::empty())
                 .unwrap()
@@ -310,6 +329,21 @@ mod tests {
         };
         let answer = ask(preflight("https://studio.example")).await;
         assert_eq!(allowed(&answer).as_deref(), Some("https://studio.example"));
+        let headers = answer.headers[header::ACCESS_CONTROL_ALLOW_HEADERS]
+            .to_str()
+            .unwrap();
+        for needed in [
+            "traceparent",
+            "tracestate",
+            "content-encoding",
+            "range",
+            "if-none-match",
+        ] {
+            assert!(
+                headers.split(',').any(|allowed| allowed == needed),
+                "{needed}: {headers}"
+            );
+        }
         let answer = ask(preflight("https://elsewhere.example")).await;
         assert_eq!(allowed(&answer), None);
     }
@@ -320,7 +354,9 @@ mod tests {
         let bytes = bytes::Bytes::from_static(b"words");
         app.bucket.put_new("t/1/j/2/3/0.png", bytes).await.unwrap();
         let (now, lifetime) = (common::clock::now(), Duration::from_mins(1));
-        let link = app.bucket.our_link("t/1/j/2/3/0.png", now, lifetime);
+        let link = app
+            .bucket
+            .our_link("t/1/j/2/3/0.png", "Größe.png", now, lifetime);
         let answer = answered(app, get(&link)).await;
         assert_eq!(answer.text, "words");
         assert_eq!(
@@ -329,7 +365,7 @@ mod tests {
         );
         assert_eq!(
             answer.headers[header::CONTENT_DISPOSITION],
-            "inline; filename=\"2-3-0.png\""
+            "attachment; filename=\"Gr__e.png\"; filename*=UTF-8''Gr%C3%B6%C3%9Fe.png"
         );
         assert!(
             answer.headers[header::CONTENT_SECURITY_POLICY]
@@ -337,6 +373,14 @@ mod tests {
                 .unwrap()
                 .ends_with("sandbox")
         );
+    }
+
+    #[tokio::test]
+    async fn a_slash_at_the_end_is_named() {
+        let answer = ask(get("/v1/jobs//")).await;
+        let detail = answer.json()["detail"].as_str().unwrap().to_owned();
+        assert!(detail.contains("leave it out, as in /v1/jobs."), "{detail}");
+        assert_eq!(ask(get("//")).await.status, StatusCode::NOT_FOUND);
     }
 
     #[tokio::test]

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use utoipa::ToSchema;
 
+use crate::file_name;
 use crate::generation::image::{Format, MediaType, Pixels};
 use crate::id::{ArtifactId, JobId, TenantId};
 
@@ -57,6 +58,23 @@ pub struct Artifact {
     pub created_at: Option<OffsetDateTime>,
 }
 
+impl Artifact {
+    /// What it is called when it is kept: after its job, where that has a name.
+    pub fn file_name(&self, job_name: Option<&str>) -> String {
+        let role = match self.role {
+            Role::Rendition => "",
+            Role::Original => " original",
+            Role::Thumbnail => " thumbnail",
+        };
+        let number = match self.output_idx {
+            0 => String::new(),
+            index => format!(" {}", index.saturating_add(1)),
+        };
+        let suffix = format!("{number}{role}");
+        file_name::file_name(job_name, &self.id.to_string(), &suffix, self.media_type)
+    }
+}
+
 /// Where an attempt stores a rendition: its fence is in the key, so a late worker overwrites nothing.
 pub fn rendition_key(
     tenant: TenantId,
@@ -86,7 +104,7 @@ pub fn input_key(tenant: TenantId, job: JobId, index: usize) -> String {
     format!("t/{}/j/{}/in/{index}", tenant.0, job.0)
 }
 
-/// The end of the key as one name: job, attempt and output, so that no two downloads are named alike.
+/// The end of a key as one name: job, attempt and output. For links that say no name.
 pub fn file_name(key: &str) -> String {
     let mut parts: Vec<&str> = key.rsplit('/').take(3).collect();
     parts.reverse();

@@ -11,12 +11,15 @@ use hmac::{Hmac, KeyInit, Mac};
 use object_store::path::Path as Key;
 use object_store::signer::{Method, SignedUrlOptions};
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 
 pub use address::{Address, BadAddress};
 use address::{Opened, Signing};
+
+use crate::file_name::attachment;
 
 /// What a key begins with that an examination made. Nobody names it.
 pub const EXAMINED: &str = "examined/";
@@ -131,6 +134,11 @@ impl Bucket {
         self
     }
 
+    /// Whether its store signs links, to be read and to be written to.
+    pub fn signs_links(&self) -> bool {
+        self.signing.is_some()
+    }
+
     /// Writes an object that must not exist, and reads it back. Writing the same bytes again is success, so a write
     /// whose answer was lost may be repeated.
     pub async fn put_new(&self, key: &str, bytes: Bytes) -> Result<Stored, BucketError> {
@@ -238,11 +246,15 @@ impl Bucket {
         lifetime: Duration,
     ) -> Result<Link, BucketError> {
         let Some(signing) = &self.signing else {
-            return Ok(Link::Ours(self.our_link(key, now, lifetime)));
+            return Ok(Link::Ours(self.our_link(
+                key,
+                shown.file_name,
+                now,
+                lifetime,
+            )));
         };
-        let disposition = format!("inline; filename=\"{}\"", shown.file_name);
         let told = [
-            ("response-content-disposition", disposition),
+            ("response-content-disposition", attachment(shown.file_name)),
             ("response-content-type", shown.media_type.to_owned()),
         ];
         let options = SignedUrlOptions::default().with_query(told);
@@ -274,22 +286,32 @@ impl Bucket {
     }
 
     /// The path and query of a link to our own api, signed by HMAC-SHA256.
-    pub fn our_link(&self, key: &str, now: OffsetDateTime, lifetime: Duration) -> String {
+    pub fn our_link(
+        &self,
+        key: &str,
+        file_name: &str,
+        now: OffsetDateTime,
+        lifetime: Duration,
+    ) -> String {
         let expires = (now + lifetime).unix_timestamp();
-        let signature = hex::encode(self.mac(key, expires).finalize().into_bytes());
-        format!("/files/{key}?expires={expires}&signature={signature}")
+        let signature = self.mac(key, Some(file_name), expires).finalize();
+        let signature = hex::encode(signature.into_bytes());
+        let name = utf8_percent_encode(file_name, NON_ALPHANUMERIC);
+        format!("/files/{key}?expires={expires}&name={name}&signature={signature}")
     }
 
-    /// Whether a link to this object is ours and still good.
+    /// Whether a link to this object, under this name, is ours and still good. Links of before files were called something have
+    /// no name.
     pub fn check_link(
         &self,
         key: &str,
+        file_name: Option<&str>,
         expires: i64,
         signature: &str,
         now: OffsetDateTime,
     ) -> Result<(), BadLink> {
         let signature = hex::decode(signature).map_err(|_| BadLink::Forged)?;
-        self.mac(key, expires)
+        self.mac(key, file_name, expires)
             .verify_slice(&signature)
             .map_err(|_| BadLink::Forged)?;
         if now.unix_timestamp() < expires {
@@ -299,10 +321,13 @@ impl Bucket {
         }
     }
 
-    fn mac(&self, key: &str, expires: i64) -> Hmac<Sha256> {
+    fn mac(&self, key: &str, file_name: Option<&str>, expires: i64) -> Hmac<Sha256> {
         let mut mac = Hmac::<Sha256>::new_from_slice(self.signing_key.expose_secret().as_bytes())
             .expect("any length is a key");
         mac.update(format!("GET\n{key}\n{expires}").as_bytes());
+        if let Some(name) = file_name {
+            mac.update(format!("\n{name}").as_bytes());
+        }
         mac
     }
 }
@@ -336,7 +361,7 @@ mod tests {
             panic!("{link:?}");
         };
         let signature = link.rsplit_once('=').unwrap().1;
-        let check = |key, at, now| bucket.check_link(key, at, signature, now);
+        let check = |key, at, now| bucket.check_link(key, Some("a.png"), at, signature, now);
         assert_eq!(check("t/1/a.png", expires.unix_timestamp(), now), Ok(()));
         assert_eq!(
             check("t/1/a.png", expires.unix_timestamp(), expires),
@@ -351,8 +376,20 @@ mod tests {
             Err(BadLink::Forged)
         );
         assert_eq!(
-            bucket.check_link("t/1/a.png", expires.unix_timestamp(), "zz", now),
+            bucket.check_link(
+                "t/1/a.png",
+                Some("a.png"),
+                expires.unix_timestamp(),
+                "zz",
+                now
+            ),
             Err(BadLink::Forged)
         );
+        for other in [None, Some("b.exe")] {
+            assert_eq!(
+                bucket.check_link("t/1/a.png", other, expires.unix_timestamp(), signature, now),
+                Err(BadLink::Forged)
+            );
+        }
     }
 }

@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use secrecy::SecretString;
 
 use crate::bucket::{Address, BadAddress};
@@ -82,6 +83,14 @@ pub const VARIABLES: &[(&str, &str)] = &[
         "origins of frontends that may call, separated by commas; default none",
     ),
     (
+        "PLATEN_PUBLIC_URL",
+        "where clients reach the API, such as https://pictures.example; default what a trusted proxy says",
+    ),
+    (
+        "PLATEN_TRUSTED_PROXIES",
+        "addresses or networks of proxies whose Forwarded and X-Forwarded headers are believed, separated by commas; default none",
+    ),
+    (
         "PLATEN_SLOTS",
         "jobs one worker works on at once; default 16",
     ),
@@ -148,6 +157,10 @@ pub struct Config {
     pub listen: SocketAddr,
     pub metrics_listen: SocketAddr,
     pub cors_origins: Vec<String>,
+    /// Where clients reach the api, where that is said.
+    pub public_url: Option<String>,
+    /// Proxies that are believed.
+    pub trusted_proxies: Vec<IpNet>,
     pub slots: usize,
     /// Bytes one worker may take, all in all.
     pub memory: usize,
@@ -281,6 +294,8 @@ impl Config {
             listen: parsed("PLATEN_LISTEN")?.unwrap_or(API),
             metrics_listen: parsed("PLATEN_METRICS_LISTEN")?.unwrap_or(METRICS),
             cors_origins: list("PLATEN_CORS_ORIGINS")?.unwrap_or_default(),
+            public_url: text("PLATEN_PUBLIC_URL")?,
+            trusted_proxies: networks("PLATEN_TRUSTED_PROXIES")?,
             slots: within("PLATEN_SLOTS", 1, 4_000)?
                 .map_or(16, |slots| usize::try_from(slots).unwrap_or(16)),
             memory: within("PLATEN_MEMORY_MB", 256, 65_536)?.map_or(MEMORY, |megabytes| {
@@ -419,6 +434,24 @@ fn list(name: &str) -> Result<Option<Vec<String>>, ConfigError> {
     let items = list.split(',').map(|item| item.trim().to_owned());
     let items: Vec<String> = items.filter(|item| !item.is_empty()).collect();
     Ok((!items.is_empty()).then_some(items))
+}
+
+/// Networks separated by commas; an address is one of its own.
+fn networks(name: &str) -> Result<Vec<IpNet>, ConfigError> {
+    let items = list(name)?.unwrap_or_default().into_iter();
+    items
+        .map(|item| {
+            let address = item.parse::<IpAddr>().map(IpNet::from);
+            address
+                .or_else(|_| item.parse())
+                .map_err(|_| ConfigError::Unusable {
+                    name: name.to_owned(),
+                    problem: format!(
+                        "{item:?} is neither an address nor a network such as 10.0.0.0/8"
+                    ),
+                })
+        })
+        .collect()
 }
 
 /// The value of `name`, or of the file that `name_FILE` names. Empty is missing.

@@ -1,12 +1,14 @@
 //! Ids: a `UUIDv7` in the database, a prefix and 26 characters of Crockford base32 for people (`job_01jd…`).
 //!
 //! Time-ordered, so that a list sorted by id is sorted by age. The wrong prefix is refused, so that an
-//! artifact's id pasted where a job's belongs says so instead of finding nothing.
+//! artifact's id pasted where a job's belongs says so instead of finding nothing. They are written in small letters and read in
+//! any.
 
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
 use uuid::Uuid;
 
 const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
@@ -29,6 +31,11 @@ macro_rules! id {
         impl $name {
             /// What the id begins with, without the underscore.
             pub const PREFIX: &'static str = $prefix;
+
+            /// What it looks like, for `/openapi.json`: in letters of any size.
+            pub fn schema() -> Schema {
+                written($prefix)
+            }
 
             /// A new id, later than all before it.
             pub fn new() -> Self {
@@ -64,7 +71,9 @@ macro_rules! id {
             type Err = InvalidId;
 
             fn from_str(text: &str) -> Result<Self, InvalidId> {
-                text.strip_prefix(concat!($prefix, "_"))
+                // People and programs write them in capitals too.
+                text.to_ascii_lowercase()
+                    .strip_prefix(concat!($prefix, "_"))
                     .and_then(decode)
                     .map(Self)
                     .ok_or(InvalidId { prefix: $prefix })
@@ -101,6 +110,19 @@ id!(/// A lot of credits.
 id!(/// One HTTP request, named in every answer and log line.
     RequestId, "req");
 
+fn written(prefix: &str) -> Schema {
+    let letters: String = prefix
+        .chars()
+        .map(|letter| format!("[{letter}{}]", letter.to_ascii_uppercase()))
+        .collect();
+    ObjectBuilder::new()
+        .schema_type(Type::String)
+        .pattern(Some(format!(
+            "^{letters}_[0-7][0-9a-hjkmnp-tv-zA-HJKMNP-TV-Z]{{25}}$"
+        )))
+        .into()
+}
+
 /// 128 bits as 26 characters, most significant first; the first character carries three bits.
 fn encode(uuid: Uuid) -> String {
     let bits = uuid.as_u128();
@@ -136,6 +158,12 @@ mod tests {
     }
 
     #[test]
+    fn capitals_mean_the_same_id() {
+        let id = JobId::new();
+        assert_eq!(id.to_string().to_uppercase().parse(), Ok(id));
+    }
+
+    #[test]
     fn ids_sort_by_age() {
         let ids: Vec<JobId> = (0..100).map(|_| JobId::new()).collect();
         let texts: Vec<String> = ids.iter().map(JobId::to_string).collect();
@@ -146,14 +174,12 @@ mod tests {
     fn what_is_no_id_is_refused() {
         let good = JobId::new().to_string();
         let wrong_kind = good.replace("job_", "art_");
-        let upper = good.to_uppercase();
         for bad in [
             "",
             "job_",
             &good[..29],
             &format!("{good}0"),
             &wrong_kind,
-            &upper,
             "job_zzzzzzzzzzzzzzzzzzzzzzzzzz",
         ] {
             assert!(bad.parse::<JobId>().is_err(), "{bad}");

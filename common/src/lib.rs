@@ -7,9 +7,11 @@
 // Vocabulary.
 pub mod catalog;
 pub mod credits;
+pub mod file_name;
 pub mod generation;
 pub mod id;
 pub mod outcome;
+pub mod visible;
 
 // Records.
 pub mod artifact;

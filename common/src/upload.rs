@@ -7,6 +7,7 @@ pub mod store;
 
 use time::OffsetDateTime;
 
+use crate::file_name;
 use crate::generation::image::{MediaType, Pixels};
 use crate::id::{TenantId, UploadId};
 
@@ -23,6 +24,18 @@ pub struct Upload {
     pub pixels: Pixels,
     /// `None` before it is kept.
     pub created_at: Option<OffsetDateTime>,
+}
+
+impl Upload {
+    /// What it is called when it is kept somewhere else.
+    pub fn file_name(&self) -> String {
+        file_name::file_name(
+            self.name.as_deref(),
+            &self.id.to_string(),
+            "",
+            self.media_type,
+        )
+    }
 }
 
 /// Where an upload is kept.

@@ -9,6 +9,7 @@ pub mod base;
 pub mod chaos;
 pub mod clients;
 pub mod compose;
+pub mod contract;
 pub mod customers;
 pub mod disk;
 pub mod fleet;

@@ -16,6 +16,7 @@ use common::queue::{Lanes, Ring};
 use common::verify::deep::{self, Progress, Told};
 use common::verify::{self, Finding};
 use fakes::Fake;
+use ipnet::IpNet;
 use reqwest::{Client, Method, RequestBuilder, StatusCode};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
@@ -49,6 +50,10 @@ pub struct Options {
     pub vendors: Option<String>,
     /// Where objects are kept, where it is not a folder of the pipeline's own.
     pub bucket: Option<Address>,
+    /// Where clients reach the api, where that is said.
+    pub public_url: Option<String>,
+    /// Proxies that are believed.
+    pub trusted_proxies: Vec<IpNet>,
     /// Where Redis is said to be, where that is not true.
     pub redis: Option<String>,
 }
@@ -67,6 +72,8 @@ impl Default for Options {
             models: None,
             vendors: None,
             bucket: None,
+            public_url: None,
+            trusted_proxies: Vec::new(),
             redis: None,
         }
     }
@@ -161,6 +168,8 @@ impl Pipeline {
             listen: any,
             metrics_listen: any,
             cors_origins: vec!["https://studio.example".to_owned()],
+            public_url: options.public_url,
+            trusted_proxies: options.trusted_proxies,
             slots: options.slots,
             spool: options.spool,
             memory: options.memory,

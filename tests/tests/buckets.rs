@@ -176,7 +176,7 @@ async fn follow(url: &str) -> (u16, Option<String>, Option<String>) {
 async fn link(bucket: &Bucket, seconds: u64) -> String {
     let shown = Shown {
         media_type: "image/png",
-        file_name: "2-3-0.png",
+        file_name: "Größe 2.png",
     };
     let lifetime = Duration::from_secs(seconds);
     let link = bucket.link("t/1/a.png", shown, clock::now(), lifetime);
@@ -201,14 +201,14 @@ async fn links_that_s3_signs_open_one_file_for_a_while() {
         assert_eq!(media_type.as_deref(), Some("image/png"));
         assert_eq!(
             disposition.as_deref(),
-            Some("inline; filename=\"2-3-0.png\"")
+            Some("attachment; filename=\"Gr__e 2.png\"; filename*=UTF-8''Gr%C3%B6%C3%9Fe%202.png")
         );
         let last = if url.ends_with('0') { "1" } else { "0" };
         let forged = format!("{}{last}", &url[..url.len() - 1]);
         for altered in [
             url.replace("/a.png?", "/b.png?"),
             url.replace("Expires=60", "Expires=6000"),
-            url.replace("inline", "attachment"),
+            url.replace("attachment", "inline"),
             forged,
             url.split('?').next().unwrap().to_owned(),
         ] {

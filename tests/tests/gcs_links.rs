@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use common::bucket::{Address, Bucket, Link, Shown};
 use common::clock;
+use common::file_name::attachment;
 use object_store::path::Path as Key;
 use secrecy::SecretString;
 use serde_json::json;
@@ -110,7 +111,7 @@ async fn our_links_to_gcs_are_those_googles_own_signer_makes() {
                 "key": key.as_ref(),
                 "url": url,
                 "seconds": seconds,
-                "disposition": format!("inline; filename=\"{}\"", shown.file_name),
+                "disposition": attachment(shown.file_name),
                 "type": shown.media_type,
             }));
         }

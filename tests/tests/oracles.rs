@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tests::gcs::{self, Gcs};
 use tests::s3::S3;
-use tests::{Options, Pipeline};
+use tests::{Options, Pipeline, contract};
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 use worker::memory::Memory;
@@ -687,6 +687,17 @@ fn in_camel_case(value: Value) -> Value {
         Value::Array(items) => items.into_iter().map(in_camel_case).collect(),
         other => other,
     }
+}
+
+/// A short form of `make contract`.
+#[tokio::test]
+async fn the_running_api_keeps_its_contract() {
+    let pipeline = Pipeline::start_with(Options::in_earnest()).await;
+    let words = ["--examples", "3", "--seed", "1"].map(str::to_owned);
+    let status = contract::check(&pipeline, 500, &words).await;
+    contract::tidy(&pipeline).await;
+    pipeline.close().await;
+    assert!(status.success(), "{status}");
 }
 
 async fn python(script: &str, words: &[&str], input: &str) -> Output {

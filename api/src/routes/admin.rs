@@ -8,8 +8,10 @@ pub mod workers;
 
 use common::generation::Violation;
 use common::operation::{Act, MAX_REASON};
+use common::visible;
 use serde::Deserialize;
 use utoipa::ToSchema;
+use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
 
 use crate::auth::Operator;
 use crate::error::{Problem, Result};
@@ -19,12 +21,7 @@ use crate::error::{Problem, Result};
 #[serde(deny_unknown_fields)]
 pub struct Reason {
     #[serde(default)]
-    #[schema(
-        required,
-        min_length = 1,
-        max_length = 500,
-        example = "the provider's outage of this morning"
-    )]
+    #[schema(required, schema_with = reason)]
     reason: String,
 }
 
@@ -37,7 +34,7 @@ impl Reason {
 /// An act of this operator's, for a reason.
 fn act(reason: &str) -> Result<Act<'_>> {
     let length = reason.trim().chars().count();
-    if length == 0 || length > MAX_REASON || reason.contains('\0') {
+    if visible::is_blank(reason) || length > MAX_REASON || reason.contains('\0') {
         let detail =
             format!("Say why, in 1 to {MAX_REASON} characters: it is kept with what is done.");
         return Err(Problem::invalid(vec![Violation::new("/reason", detail)]));
@@ -46,4 +43,16 @@ fn act(reason: &str) -> Result<Act<'_>> {
         by: Operator::NAME,
         reason: reason.trim(),
     })
+}
+
+/// A reason, for `/openapi.json`.
+fn reason() -> Schema {
+    ObjectBuilder::new()
+        .schema_type(Type::String)
+        .description(Some("Why, in words: it is kept with what is done."))
+        .min_length(Some(1))
+        .max_length(Some(MAX_REASON))
+        .pattern(Some(visible::pattern()))
+        .examples(["the provider's outage of this morning"])
+        .into()
 }

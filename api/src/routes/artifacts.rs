@@ -6,17 +6,17 @@ pub mod get;
 use std::time::Duration;
 
 use common::artifact::{self, Artifact, Role};
-use common::database;
 use common::generation::image::MediaType;
 use common::id::{ArtifactId, JobId, TenantId};
+use common::{database, job};
 use serde::Serialize;
 use time::OffsetDateTime;
 use utoipa::ToSchema;
 
 use crate::app::App;
+use crate::base::Base;
 use crate::error::{Code, Problem, Result};
-use crate::extract::Base;
-use crate::link::Fresh;
+use crate::link::{File, Fresh};
 
 /// A file we made.
 #[derive(Debug, Serialize, ToSchema)]
@@ -57,9 +57,9 @@ pub struct Links {
 }
 
 impl ArtifactView {
-    /// With a fresh link, as long-lived as the owner of this Platen wants.
-    pub async fn new(app: &App, base: &Base, artifact: &Artifact) -> Self {
-        Self::linked_for(app, base, artifact, app.link_lifetime).await
+    /// With a fresh link, as long-lived as the owner of this Platen wants. The file is called after its job.
+    pub async fn new(app: &App, base: &Base, artifact: &Artifact, job_name: Option<&str>) -> Self {
+        Self::linked_for(app, base, artifact, job_name, app.link_lifetime).await
     }
 
     /// With a link that works for `lifetime`.
@@ -67,10 +67,15 @@ impl ArtifactView {
         app: &App,
         base: &Base,
         artifact: &Artifact,
+        job_name: Option<&str>,
         lifetime: Duration,
     ) -> Self {
-        let (key, media_type) = (&artifact.object_key, artifact.media_type);
-        let fresh = Fresh::to(app, base, key, media_type, lifetime).await;
+        let file = File {
+            key: &artifact.object_key,
+            media_type: artifact.media_type,
+            name: &artifact.file_name(job_name),
+        };
+        let fresh = Fresh::to(app, base, file, lifetime).await;
         let itself = format!("/v1/artifacts/{}", artifact.id);
         Self {
             id: artifact.id,
@@ -93,11 +98,12 @@ impl ArtifactView {
     }
 }
 
-/// An artifact of the tenant's, or what has become of it.
-async fn find(app: &App, tenant: TenantId, id: ArtifactId) -> Result<Artifact> {
+/// An artifact of the tenant's with its job's name, or what has become of it.
+async fn find(app: &App, tenant: TenantId, id: ArtifactId) -> Result<(Artifact, Option<String>)> {
     let mut transaction = database::begin_for(&app.pool, tenant).await?;
     if let Some(artifact) = artifact::store::get(&mut transaction, id).await? {
-        return Ok(artifact);
+        let job = job::store::get(&mut transaction, artifact.job).await?;
+        return Ok((artifact, job.and_then(|job| job.name)));
     }
     if artifact::store::is_gone(&mut transaction, id).await? {
         let detail = format!("{id} was deleted: its time was over.");

@@ -55,11 +55,15 @@ fn explained(code: Code) -> String {
 }
 
 /// The answer where there is no route.
-pub async fn no_such_route() -> Problem {
-    Problem::new(
-        Code::NotFound,
-        "There is no such path: /openapi.json lists those there are.",
-    )
+pub async fn no_such_route(uri: Uri) -> Problem {
+    let path = uri.path();
+    let detail = match path.trim_end_matches('/') {
+        bare if bare != path && !bare.is_empty() => {
+            format!("Paths here do not end with a slash: leave it out, as in {bare}.")
+        }
+        _ => "There is no such path: /openapi.json lists those there are.".to_owned(),
+    };
+    Problem::new(Code::NotFound, detail)
 }
 
 /// The answer where there is a route, for other methods.

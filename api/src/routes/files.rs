@@ -2,23 +2,27 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Path, State};
-use axum::http::{HeaderName, header};
+use axum::extract::{Path, Query, State};
+use axum::http::{HeaderMap, HeaderName, Method, Uri, header};
 use axum::response::IntoResponse;
-use common::artifact::file_name;
+use common::artifact;
+use common::bucket::BadLink;
 use common::clock;
+use common::file_name::attachment;
 use common::generation::image;
 use serde::Deserialize;
 
 use crate::app::App;
+use crate::download;
 use crate::error::{Code, Problem, Result, sentence};
-use crate::extract::Parameters;
 
 /// What makes a path a link.
 #[derive(Debug, Deserialize)]
 pub struct Link {
     /// Until when it works, in seconds since 1970.
     expires: i64,
+    /// What the file is called when it is kept.
+    name: Option<String>,
     /// Proof that we made it.
     signature: String,
 }
@@ -27,14 +31,18 @@ pub struct Link {
 pub async fn handler(
     State(app): State<Arc<App>>,
     Path(key): Path<String>,
-    Parameters(link): Parameters<Link>,
+    method: Method,
+    uri: Uri,
+    asked: HeaderMap,
 ) -> Result<impl IntoResponse> {
+    let Query(Link {
+        expires,
+        name,
+        signature,
+    }) = Query::try_from_uri(&uri).map_err(|_| bad(BadLink::Forged))?;
     app.bucket
-        .check_link(&key, link.expires, &link.signature, clock::now())
-        .map_err(|error| {
-            let detail = format!("{} {}", sentence(&error), Code::BadLink.advice());
-            Problem::new(Code::BadLink, detail)
-        })?;
+        .check_link(&key, name.as_deref(), expires, &signature, clock::now())
+        .map_err(bad)?;
     let bytes = app
         .bucket
         .get(&key)
@@ -44,28 +52,34 @@ pub async fn handler(
         .map_or("application/octet-stream", |(media_type, _)| {
             media_type.as_str()
         });
-    Ok((
-        [
-            (header::CONTENT_TYPE, media_type.to_owned()),
-            (
-                header::CONTENT_DISPOSITION,
-                format!("inline; filename=\"{}\"", file_name(&key)),
-            ),
-            // Whatever the bytes turn out to be, they are shown and never run.
-            (
-                header::CONTENT_SECURITY_POLICY,
-                "default-src 'none'; sandbox".to_owned(),
-            ),
-            (
-                header::CACHE_CONTROL,
-                "private, max-age=900, immutable".to_owned(),
-            ),
-            // Studios on other origins show pictures too; the link is what protects them.
-            (
-                HeaderName::from_static("cross-origin-resource-policy"),
-                "cross-origin".to_owned(),
-            ),
-        ],
-        bytes,
-    ))
+    let name = name.unwrap_or_else(|| artifact::file_name(&key));
+    let about = [
+        (header::CONTENT_TYPE, media_type.to_owned()),
+        (header::CONTENT_DISPOSITION, attachment(&name)),
+        // Whatever the bytes turn out to be, they are shown and never run.
+        (
+            header::CONTENT_SECURITY_POLICY,
+            "default-src 'none'; sandbox".to_owned(),
+        ),
+        (
+            header::CACHE_CONTROL,
+            "private, max-age=900, immutable".to_owned(),
+        ),
+        // Studios on other origins show pictures too; the link is what protects them.
+        (
+            HeaderName::from_static("cross-origin-resource-policy"),
+            "cross-origin".to_owned(),
+        ),
+    ];
+    let answer = download::answer(&method, &asked, bytes);
+    Ok(if answer.extensions().get::<Problem>().is_some() {
+        answer
+    } else {
+        (about, answer).into_response()
+    })
+}
+
+fn bad(link: BadLink) -> Problem {
+    let detail = format!("{} {}", sentence(&link), Code::BadLink.advice());
+    Problem::new(Code::BadLink, detail)
 }

@@ -4,6 +4,7 @@ pub mod cancel;
 pub mod create;
 pub mod get;
 pub mod list;
+mod waiting;
 
 use axum::http::StatusCode;
 use common::generation::Kind;
@@ -18,8 +19,9 @@ use time::OffsetDateTime;
 use utoipa::ToSchema;
 
 use crate::app::App;
-use crate::extract::Base;
+use crate::base::Base;
 use crate::routes::artifacts::ArtifactView;
+use waiting::Waiting;
 
 /// A job. What was asked for in words and pictures is not repeated: it is personal.
 #[derive(Debug, Serialize, ToSchema)]
@@ -51,6 +53,8 @@ pub struct JobView {
     pub outcome: Option<Outcome>,
     /// 1 when it is the next of your queued jobs. Only told by `GET /v1/jobs/{id}`, while the job is queued.
     pub queue_position: Option<i64>,
+    /// Why it waits, and until when. Only told by `GET /v1/jobs/{id}`, while the job is queued and that is known.
+    pub waiting: Option<Waiting>,
     pub cost: Cost,
     pub artifacts: Vec<ArtifactView>,
     #[serde(with = "time::serde::rfc3339")]
@@ -111,6 +115,7 @@ impl JobView {
                 reason: job.reason.clone(),
             }),
             queue_position: None,
+            waiting: None,
             cost: job.cost.clone(),
             artifacts,
             created_at: job.created_at,
@@ -153,15 +158,24 @@ pub async fn look(
         return Ok(None);
     };
     let kept = artifact::store::of_jobs(&mut transaction, &[id]).await?;
-    let ahead = match job.state {
-        State::Queued => Some(job::store::ahead(&mut transaction, &job).await?),
+    let queued = match job.state {
+        State::Queued => {
+            let ahead = job::store::ahead(&mut transaction, &job).await?;
+            Some((ahead, Waiting::by_postgres(&mut transaction, &job).await?))
+        }
         _ => None,
     };
     transaction.commit().await?;
     let artifacts = kept
         .iter()
-        .map(|artifact| ArtifactView::new(app, base, artifact));
+        .map(|artifact| ArtifactView::new(app, base, artifact, job.name.as_deref()));
     let mut view = JobView::new(&job, join_all(artifacts).await);
-    view.queue_position = ahead.map(|ahead| ahead + 1);
+    if let Some((ahead, waiting)) = queued {
+        view.queue_position = Some(ahead + 1);
+        view.waiting = match waiting {
+            None => Waiting::by_redis(app, &job, ahead).await,
+            waiting => waiting,
+        };
+    }
     Ok(Some(view))
 }

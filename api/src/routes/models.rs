@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use time::Date;
 use utoipa::ToSchema;
 
+use crate::openapi;
 use crate::routes::jobs::create::asked::CreateJob;
 
 /// A model on offer.
@@ -141,12 +142,13 @@ impl ModelView {
 /// The schema of every job's body, narrowed to what this model can do.
 fn request_schema(model: &Model) -> Value {
     let mut schema = json!(<CreateJob as utoipa::PartialSchema>::schema());
+    openapi::nullable(&mut schema);
     schema["$schema"] = json!("https://json-schema.org/draft/2020-12/schema");
     schema["title"] = json!(format!("A job for {}", model.title));
     let properties = &mut schema["properties"];
     properties["model"] = json!({ "const": model.id });
-    properties["size"]["enum"] = json!(model.sizes);
-    properties["aspect_ratio"]["enum"] = json!(model.ratios);
+    properties["size"]["enum"] = or_null(json!(model.sizes));
+    properties["aspect_ratio"]["enum"] = or_null(json!(model.ratios));
     properties["outputs"]["maximum"] = json!(model.max_outputs);
     properties["inputs"]["maxItems"] = json!(model.max_inputs);
     let given = [
@@ -155,6 +157,15 @@ fn request_schema(model: &Model) -> Value {
     ];
     properties["inputs"]["items"]["oneOf"] = json!(given);
     schema
+}
+
+/// A field that is left out may as well be `null`.
+fn or_null(mut words: Value) -> Value {
+    words
+        .as_array_mut()
+        .into_iter()
+        .for_each(|words| words.push(Value::Null));
+    words
 }
 
 #[cfg(test)]

@@ -15,16 +15,16 @@ use common::id::{TenantId, UploadId};
 use common::idempotency::{Answer, Request};
 use common::upload::{self, Upload};
 use common::uploading::{self, Kept};
-use common::{database, generation::Violation};
+use common::{database, generation::Violation, visible};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use utoipa::ToSchema;
 
 use crate::app::App;
+use crate::base::Base;
 use crate::error::{Code, Problem, Result, sentence};
-use crate::extract::Base;
 use crate::idempotency::Key;
-use crate::link::Fresh;
+use crate::link::{File, Fresh};
 
 /// Largest file, in bytes. What is kept of it is smaller.
 const MAX_BYTES: usize = 20 * 1024 * 1024;
@@ -65,8 +65,12 @@ pub struct Links {
 impl UploadView {
     /// With a fresh link.
     pub async fn new(app: &App, base: &Base, upload: &Upload) -> Self {
-        let (key, lifetime) = (&upload.object_key, app.link_lifetime);
-        let fresh = Fresh::to(app, base, key, upload.media_type, lifetime).await;
+        let file = File {
+            key: &upload.object_key,
+            media_type: upload.media_type,
+            name: &upload.file_name(),
+        };
+        let fresh = Fresh::to(app, base, file, app.link_lifetime).await;
         Self {
             id: upload.id,
             name: upload.name.clone(),
@@ -105,13 +109,13 @@ fn location(id: UploadId) -> String {
 #[into_params(parameter_in = Query)]
 pub struct Named {
     /// For you, to find it again: at most 200 characters.
-    #[param(max_length = 200)]
+    #[param(max_length = 200, pattern = "^[^\\u0000]*$")]
     name: Option<String>,
 }
 
 impl Named {
     fn check(self) -> Result<Option<String>> {
-        match self.name.filter(|name| !name.trim().is_empty()) {
+        match self.name.filter(|name| !visible::is_blank(name)) {
             Some(name) if name.chars().count() > MAX_NAME || name.contains('\0') => {
                 let detail = format!("`name` takes at most {MAX_NAME} characters, without NUL.");
                 Err(Problem::new(Code::InvalidQuery, detail))

@@ -12,6 +12,7 @@ use utoipa::ToSchema;
 use super::Violation;
 use crate::catalog::Model;
 use crate::id::UploadId;
+use crate::visible;
 
 pub use rendering::{Chroma, Encoding, Fit, Recipe, Rendering};
 
@@ -118,6 +119,15 @@ impl MediaType {
         }
     }
 
+    /// What the names of such files end with, without the dot.
+    pub fn extension(self) -> &'static str {
+        match self {
+            Self::Png => "png",
+            Self::Jpeg => "jpg",
+            Self::Webp => "webp",
+        }
+    }
+
     pub fn parse(text: &str) -> Option<Self> {
         [Self::Png, Self::Jpeg, Self::Webp]
             .into_iter()
@@ -145,11 +155,7 @@ impl Format {
     }
 
     pub fn extension(self) -> &'static str {
-        match self {
-            Self::Png => "png",
-            Self::Jpeg => "jpg",
-            Self::Webp => "webp",
-        }
+        self.media_type().extension()
     }
 }
 
@@ -298,10 +304,10 @@ impl ImageRequest {
     /// Everything this model cannot do, or nothing.
     pub fn violations(&self, model: &Model) -> Vec<Violation> {
         let mut found = Vec::new();
-        if self.prompt.trim().is_empty() {
+        if visible::is_blank(&self.prompt) {
             found.push(Violation::new(
                 "/prompt",
-                "the prompt is empty: say what the picture should show",
+                "Nothing of the prompt can be seen: say what the picture should show.",
             ));
         }
         for (pointer, text) in [

@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 use sqlx::{PgConnection, PgPool};
+use time::OffsetDateTime;
 
 use super::{Act, Done, Event, Pause, Scope};
 use crate::id::{JobId, TenantId};
@@ -84,6 +85,23 @@ pub async fn pauses(pool: &PgPool) -> sqlx::Result<Vec<Pause>> {
         paused_at: row.paused_at,
     });
     Ok(pauses.collect())
+}
+
+/// Since when such a job is not started, whichever worker has room; `None`: it may be.
+pub async fn paused_since(
+    connection: &mut PgConnection,
+    tenant: TenantId,
+    model: &str,
+) -> sqlx::Result<Option<OffsetDateTime>> {
+    sqlx::query_scalar!(
+        "-- operation::paused_since
+        SELECT min(paused_at) FROM pauses
+        WHERE lifted_at IS NULL AND worker IS NULL AND (tenant_id IS NULL OR tenant_id = $1) AND (model IS NULL OR model = $2)",
+        tenant.0,
+        model
+    )
+    .fetch_one(connection)
+    .await
 }
 
 /// Whether this worker is to start nothing.

@@ -13,6 +13,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use redis::{RedisResult, Script};
+use time::OffsetDateTime;
 
 use super::line::Line;
 use super::{Ring, RingError};
@@ -98,8 +99,8 @@ impl From<&Failure> for Ended {
 }
 
 /// What the script tells of a lane: limit, calls in flight, wait, why, gap, whether it is
-/// broken, and by what.
-type State = (f64, i64, u64, String, u64, u8, String);
+/// broken, by what, and since when it has let nobody in.
+type State = (f64, i64, u64, String, u64, u8, String, i64);
 
 /// How a lane stands.
 #[derive(Clone, Debug)]
@@ -114,6 +115,8 @@ pub struct LaneState {
     pub broken: Option<Class>,
     /// Why it lets nobody in, where it does not.
     pub pause: Option<Pause>,
+    /// Since when its provider's answers have closed or paused it; a success ends that.
+    pub since: Option<OffsetDateTime>,
 }
 
 impl Why {
@@ -140,10 +143,10 @@ local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local function look(hash, calls, first_limit)
   redis.call('ZREMRANGEBYSCORE', calls, '-inf', now)
-  local known = redis.call('HMGET', hash, 'limit', 'until', 'why', 'broken', 'probe', 'cut', 'took', 'last')
+  local known = redis.call('HMGET', hash, 'limit', 'until', 'why', 'broken', 'probe', 'cut', 'took', 'last', 'since')
   local lane = {
     limit = tonumber(known[1] or first_limit), until_ = tonumber(known[2] or 0), why = known[3] or '', cause = known[3] or '',
-    broken = known[4] == '1', flying = redis.call('ZCARD', calls), gap = 0, early = 0 }
+    broken = known[4] == '1', since = known[9] or '0', flying = redis.call('ZCARD', calls), gap = 0, early = 0 }
   -- A clock that went back must not keep a lane closed for the whole jump.
   if lane.until_ > now + 3600000 then lane.until_ = now end
   if known[6] and known[7] then
@@ -237,6 +240,7 @@ impl Lanes {
               local length = math.min(tonumber(most), tonumber(least) * 2 ^ (times - 1))
               lane.until_ = math.max(lane.until_, now + math.floor(length))
               redis.call('HSET', KEYS[1], 'until', lane.until_, 'why', word)
+              redis.call('HSETNX', KEYS[1], 'since', now)
             end
             if class == 'throttled' then
               local cut = tonumber(redis.call('HGET', KEYS[1], 'cut') or 0)
@@ -245,9 +249,12 @@ impl Lanes {
                 if lane.limit * ARGV[6] < 100 then pause(class, ARGV[9], ARGV[10], 'pauses') end
               end
               local hint = tonumber(ARGV[11])
-              if hint > 0 then redis.call('HSET', KEYS[1], 'until', math.max(lane.until_, now + hint), 'why', class) end
+              if hint > 0 then
+                redis.call('HSET', KEYS[1], 'until', math.max(lane.until_, now + hint), 'why', class)
+                redis.call('HSETNX', KEYS[1], 'since', now)
+              end
             elseif strikes == 0 then
-              redis.call('HDEL', KEYS[1], 'strikes', 'broken', 'probe', 'openings', 'pauses')
+              redis.call('HDEL', KEYS[1], 'strikes', 'broken', 'probe', 'openings', 'pauses', 'since')
               if ends then
                 local took = tonumber(redis.call('HGET', KEYS[1], 'took') or now - began)
                 redis.call('HSET', KEYS[1], 'took', took * 0.8 + (now - began) * 0.2)
@@ -302,6 +309,11 @@ impl Lanes {
         let mut lanes: Vec<&Lane> = catalog.models().flat_map(|model| &model.lanes).collect();
         lanes.sort();
         lanes.dedup();
+        self.states_of(&lanes).await
+    }
+
+    /// How these lanes stand.
+    pub async fn states_of(&self, lanes: &[&Lane]) -> RedisResult<Vec<LaneState>> {
         if lanes.is_empty() {
             return Ok(Vec::new());
         }
@@ -310,28 +322,33 @@ impl Lanes {
             local states = {{}}
             for i = 1, #KEYS, 2 do
               local lane = look(KEYS[i], KEYS[i + 1], ARGV[1])
-              table.insert(states, {{tostring(lane.limit), lane.flying, lane.wait, lane.why, math.ceil(lane.gap), lane.broken and 1 or 0, lane.cause}})
+              table.insert(states, {{tostring(lane.limit), lane.flying, lane.wait, lane.why, math.ceil(lane.gap), lane.broken and 1 or 0, lane.cause, tonumber(lane.since)}})
             end
             return states"
         ));
         let mut call = script.arg(FIRST_LIMIT);
-        for lane in &lanes {
+        for lane in lanes {
             call.key(self.hash(lane)).key(self.calls(lane));
         }
         let states: Vec<State> = call.invoke_async(&mut self.line.clone()).await?;
         let state =
-            |(lane, (limit, in_flight, wait, why, gap, broken, cause)): (&Lane, State)| LaneState {
-                lane: lane.clone(),
-                limit,
-                in_flight,
-                gap: Duration::from_millis(gap),
-                broken: (broken == 1).then(|| Class::parse(&cause)).flatten(),
-                pause: (wait > 0).then(|| Pause {
-                    wait: Duration::from_millis(wait),
-                    why: Why::parse(&why),
-                }),
+            |(lane, (limit, in_flight, wait, why, gap, broken, cause, since)): (&&Lane, State)| {
+                LaneState {
+                    lane: (*lane).clone(),
+                    limit,
+                    in_flight,
+                    gap: Duration::from_millis(gap),
+                    broken: (broken == 1).then(|| Class::parse(&cause)).flatten(),
+                    pause: (wait > 0).then(|| Pause {
+                        wait: Duration::from_millis(wait),
+                        why: Why::parse(&why),
+                    }),
+                    since: (since > 0)
+                        .then(|| OffsetDateTime::from_unix_timestamp(since / 1000).ok())
+                        .flatten(),
+                }
             };
-        Ok(lanes.into_iter().zip(states).map(state).collect())
+        Ok(lanes.iter().zip(states).map(state).collect())
     }
 
     fn hash(&self, lane: &Lane) -> String {

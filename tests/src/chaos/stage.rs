@@ -101,6 +101,8 @@ impl Stage {
             listen: nowhere,
             metrics_listen: nowhere,
             cors_origins: Vec::new(),
+            public_url: None,
+            trusted_proxies: Vec::new(),
             slots: SLOTS,
             spool: SPOOL,
             memory: MEMORY,

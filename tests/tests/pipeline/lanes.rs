@@ -87,6 +87,13 @@ async fn an_outage_closes_the_lane_and_a_probe_opens_it() {
         (Some("queued"), Some(0)),
         "{job}"
     );
+    let told = &job["waiting"];
+    assert_eq!(told["reason"], "lane_unavailable", "{told}");
+    let (since, retry_at) = (
+        told["since"].as_str().unwrap(),
+        told["retry_at"].as_str().unwrap(),
+    );
+    assert!(since < retry_at, "{told}");
     let (calls_now, taken_now) = (pipeline.fake.journal().count(), attempts(&pipeline).await);
     assert!(
         calls_now <= calls + 1 && taken_now <= taken + 8,

@@ -14,6 +14,7 @@ mod failover;
 mod fleet;
 mod full_disks;
 mod handles;
+mod http;
 mod isolation;
 mod lanes;
 mod life_of_a_job;

@@ -250,7 +250,9 @@ async fn a_repeated_upload_is_one_and_what_is_no_picture_is_none() {
         "nothing is left behind"
     );
     let (status, problem) = ask(&pipeline, Method::POST, "/v1/uploads/direct", Vec::new()).await;
-    assert_eq!(status, StatusCode::NOT_IMPLEMENTED);
+    assert_eq!(status, StatusCode::CONFLICT);
+    let (_, uploads) = pipeline.get("/v1/uploads").await;
+    assert_eq!(uploads["direct_uploads"], false);
     assert_eq!(problem["code"], "no_direct_uploads");
     pipeline.close().await;
 }
@@ -258,6 +260,8 @@ async fn a_repeated_upload_is_one_and_what_is_no_picture_is_none() {
 async fn goes_straight_into_the_bucket(pipeline: Pipeline) {
     let (status, direct) = ask(&pipeline, Method::POST, "/v1/uploads/direct", Vec::new()).await;
     assert_eq!(status, StatusCode::OK, "{direct}");
+    let (_, uploads) = pipeline.get("/v1/uploads").await;
+    assert_eq!(uploads["direct_uploads"], true);
     let complete = direct["links"]["complete"].as_str().unwrap();
     let (status, problem) = ask(&pipeline, Method::POST, complete, Vec::new()).await;
     assert_eq!(status, StatusCode::NOT_FOUND, "{problem}");

@@ -11,7 +11,7 @@ use utoipa::ToSchema;
 use crate::app::App;
 use crate::auth::Operator;
 use crate::error::Result;
-use crate::extract::{Parameters, limit, page};
+use crate::extract::{Parameters, after, limit, line_number, page};
 
 /// Which.
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
@@ -22,6 +22,7 @@ pub struct Which {
     #[param(minimum = 1, maximum = 100, default = 20)]
     limit: Option<i64>,
     /// The `id` of the last one you have: older ones follow.
+    #[param(schema_with = line_number)]
     starting_after: Option<i64>,
 }
 
@@ -48,7 +49,8 @@ pub async fn list(
     Parameters(which): Parameters<Which>,
 ) -> Result<Json<Actions>> {
     let limit = limit(which.limit)?;
-    let done = operation::store::actions(&app.reader, which.starting_after, limit + 1).await?;
+    let done =
+        operation::store::actions(&app.reader, after(which.starting_after)?, limit + 1).await?;
     let (data, has_more) = page(done, limit);
     Ok(Json(Actions { data, has_more }))
 }

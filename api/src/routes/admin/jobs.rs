@@ -13,6 +13,8 @@ use common::outcome::Class;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use utoipa::ToSchema;
+use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::{ArrayBuilder, Schema};
 
 use super::act;
 use crate::app::App;
@@ -33,10 +35,11 @@ pub struct Which {
     #[param(minimum = 1, maximum = 100, default = 20)]
     limit: Option<i64>,
     /// The id of the last job you have: older ones follow.
-    #[param(value_type = Option<String>)]
+    #[param(schema_with = JobId::schema)]
     starting_after: Option<JobId>,
-    #[param(value_type = Option<String>)]
+    #[param(schema_with = TenantId::schema)]
     tenant: Option<TenantId>,
+    #[param(pattern = "^[^\\u0000]*$")]
     model: Option<String>,
     #[param(inline)]
     state: Option<State>,
@@ -160,10 +163,11 @@ pub async fn story(
 #[serde(deny_unknown_fields)]
 pub struct Many {
     /// These.
-    #[schema(value_type = Option<Vec<String>>)]
+    #[schema(schema_with = ids)]
     ids: Option<Vec<JobId>>,
-    #[schema(value_type = Option<String>)]
+    #[schema(schema_with = TenantId::schema)]
     tenant: Option<TenantId>,
+    #[schema(pattern = "^[^\\u0000]*$")]
     model: Option<String>,
     #[schema(inline)]
     state: Option<State>,
@@ -184,8 +188,13 @@ pub struct Many {
     #[serde(default)]
     dry_run: bool,
     #[serde(default)]
-    #[schema(required, min_length = 1, max_length = 500)]
+    #[schema(required, schema_with = super::reason)]
     reason: String,
+}
+
+fn ids() -> Schema {
+    let id = RefOr::T(JobId::schema());
+    ArrayBuilder::new().items(id).into()
 }
 
 /// What became of each.

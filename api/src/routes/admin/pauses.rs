@@ -21,16 +21,18 @@ use crate::extract::{self, JsonBody};
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ToPause {
+    #[schema(pattern = "^[^\\u0000]*$")]
     model: Option<String>,
-    #[schema(value_type = Option<String>)]
+    #[schema(schema_with = TenantId::schema)]
     tenant: Option<TenantId>,
     /// A worker's name: it is drained. What it has under way ends, and it starts nothing.
+    #[schema(min_length = 1, max_length = 200, pattern = "^[^\\u0000]*$")]
     worker: Option<String>,
     /// To pause every job, say so.
     #[serde(default)]
     everything: bool,
     #[serde(default)]
-    #[schema(required, min_length = 1, max_length = 500)]
+    #[schema(required, schema_with = super::reason)]
     reason: String,
 }
 

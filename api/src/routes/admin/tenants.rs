@@ -10,6 +10,7 @@ use common::id::TenantId;
 use common::operation;
 use serde::Deserialize;
 use utoipa::ToSchema;
+use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
 
 use super::{Reason, act};
 use crate::app::App;
@@ -77,10 +78,10 @@ async fn set(app: &App, tenant: TenantId, body: &[u8], frozen: bool) -> Result<S
 pub struct Adjustment {
     /// Given, or where negative taken from what is not spent.
     #[serde(default)]
-    #[schema(required, example = -24)]
+    #[schema(required, schema_with = credits)]
     credits: i64,
     #[serde(default)]
-    #[schema(required, min_length = 1, max_length = 500)]
+    #[schema(required, schema_with = super::reason)]
     reason: String,
 }
 
@@ -122,4 +123,16 @@ pub async fn adjust(
 
 fn wrong(detail: String) -> Problem {
     Problem::invalid(vec![Violation::new("/credits", detail)])
+}
+
+fn credits() -> Schema {
+    ObjectBuilder::new()
+        .schema_type(Type::Integer)
+        .description(Some(
+            "Given, or where negative taken from what is not spent.",
+        ))
+        .minimum(Some(-i64::MAX))
+        .maximum(Some(i64::MAX))
+        .examples([-24])
+        .into()
 }

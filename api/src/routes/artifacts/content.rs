@@ -11,8 +11,9 @@ use common::id::ArtifactId;
 use super::{ArtifactView, find};
 use crate::app::App;
 use crate::auth::Tenant;
+use crate::base::Base;
 use crate::error::{ProblemBody, Result};
-use crate::extract::{Base, Id};
+use crate::extract::Id;
 
 /// To the file itself
 #[utoipa::path(
@@ -34,7 +35,8 @@ pub async fn handler(
     Id(id): Id<ArtifactId>,
     base: Base,
 ) -> Result<impl IntoResponse> {
-    let artifact = find(&app, tenant, id).await?;
-    let url = ArtifactView::new(&app, &base, &artifact).await.url;
+    let (artifact, name) = find(&app, tenant, id).await?;
+    let view = ArtifactView::new(&app, &base, &artifact, name.as_deref());
+    let url = view.await.url;
     Ok(([(header::CACHE_CONTROL, "no-store")], Redirect::to(&url)))
 }

@@ -12,14 +12,17 @@ use serde::Deserialize;
 use super::{ArtifactView, find};
 use crate::app::App;
 use crate::auth::Tenant;
+use crate::base::Base;
 use crate::error::{Code, Problem, ProblemBody, Result};
-use crate::extract::{Base, Id, Parameters};
+use crate::extract::{Id, Parameters};
 
 /// How the link should be.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub struct Wanted {
-    /// Seconds the link works, 60 to 86,400.
+    /// Seconds the link works.
+    #[param(minimum = 60, maximum = 86_400, default = 900)]
     expires_in: Option<u64>,
 }
 
@@ -30,7 +33,7 @@ pub struct Wanted {
     operation_id = "get_artifact",
     tag = "files",
     security(("key" = [])),
-    params(("id" = String, Path, description = "`art_…`"), ("expires_in" = Option<u64>, Query, description = "Seconds the link works, 60 to 86400")),
+    params(("id" = String, Path, description = "`art_…`"), Wanted),
     responses(
         (status = 200, description = "The artifact", body = ArtifactView),
         (status = 400, description = "`expires_in` is out of bounds", body = ProblemBody, content_type = "application/problem+json"),
@@ -53,7 +56,7 @@ pub async fn handler(
             return Err(Problem::new(Code::InvalidQuery, detail));
         }
     };
-    let artifact = find(&app, tenant, id).await?;
-    let view = ArtifactView::linked_for(&app, &base, &artifact, lifetime);
+    let (artifact, name) = find(&app, tenant, id).await?;
+    let view = ArtifactView::linked_for(&app, &base, &artifact, name.as_deref(), lifetime);
     Ok(Json(view.await))
 }

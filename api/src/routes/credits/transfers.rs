@@ -15,7 +15,7 @@ use utoipa::ToSchema;
 use crate::app::App;
 use crate::auth::Tenant;
 use crate::error::Result;
-use crate::extract::{Parameters, limit, page};
+use crate::extract::{Parameters, after, limit, line_number, page};
 
 /// Which lines.
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
@@ -26,6 +26,7 @@ pub struct Which {
     #[param(minimum = 1, maximum = 100, default = 20)]
     limit: Option<i64>,
     /// The `seq` of the last line you have: lines older than this one follow.
+    #[param(schema_with = line_number)]
     starting_after: Option<i64>,
 }
 
@@ -88,8 +89,13 @@ pub async fn handler(
 ) -> Result<Json<Transfers>> {
     let limit = limit(which.limit)?;
     let mut transaction = database::begin_for(&app.pool, tenant).await?;
-    let lines =
-        ledger::store::statement(&mut transaction, tenant, which.starting_after, limit + 1).await?;
+    let lines = ledger::store::statement(
+        &mut transaction,
+        tenant,
+        after(which.starting_after)?,
+        limit + 1,
+    )
+    .await?;
     let (lines, has_more) = page(lines, limit);
     Ok(Json(Transfers {
         data: lines

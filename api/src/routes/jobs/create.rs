@@ -21,7 +21,8 @@ use common::admission::{self, Admission, Admitted, Refusal};
 use common::bucket::BucketError;
 use common::credits::{Credits, Quote};
 use common::id::{JobId, TenantId, UploadId};
-use common::job::{Cost, Job};
+use common::idempotency::Answer;
+use common::job::{self, Cost, Job};
 use common::upload::{self, Upload};
 use common::{clock, database, dispatch};
 use serde::Serialize;
@@ -31,13 +32,14 @@ use utoipa::ToSchema;
 use super::{JobView, look};
 use crate::app::App;
 use crate::auth::Tenant;
+use crate::base::Base;
 use crate::error::{Code, Problem, ProblemBody, Result};
-use crate::extract::{self, Base, JsonBody};
+use crate::extract::{self, JsonBody};
 use crate::idempotency::Key;
 use asked::{Asked, CreateJob};
 use pictures::{InputBody, Picture, Sources};
+use terms::Terms;
 pub use terms::{CANCEL_AFTER, PREFER};
-use terms::{Terms, Wait};
 
 /// First and longest pause between two looks at a job that is waited for.
 const LOOKS: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(500));
@@ -89,7 +91,7 @@ pub async fn handler(
         && !terms.dry_run
         && let Some(answer) = admission::answered_before(&app.pool, tenant, &request).await?
     {
-        return Ok(key.replay(answer));
+        return Ok(repeated(&app, &base, tenant, &key, &terms, answer).await);
     }
 
     let (id, now) = (JobId::new(), clock::now());
@@ -112,8 +114,8 @@ pub async fn handler(
         model: asked.model,
         name: asked.name,
         metadata: asked.metadata,
-        request_id: terms.request_id,
-        traceparent: terms.traceparent,
+        request_id: terms.request_id.clone(),
+        traceparent: terms.traceparent.clone(),
         generation: asked.generation,
         quote,
         priority: asked.priority,
@@ -133,7 +135,7 @@ pub async fn handler(
         discard(&app, &asked.files).await;
     }
     match admitted? {
-        Admitted::Repeated(answer) => Ok(key.replay(answer)),
+        Admitted::Repeated(answer) => Ok(repeated(&app, &base, tenant, &key, &terms, answer).await),
         Admitted::New { job, answer } => {
             // A job for later is rung by a worker's dispatcher when it is due.
             if let Some(asked) = &job.switched_from {
@@ -145,21 +147,55 @@ pub async fn handler(
                     dispatch::ring_new(&app.ring, &app.lanes, &app.catalog, &job).await;
                 });
             }
-            match terms.wait {
-                None => Ok(key.answer(answer)),
-                Some(wait) => {
-                    let ended = ended_within(&app, &base, tenant, id, wait).await;
-                    let answer = ended.map_or(answer, |job| job.answer(StatusCode::OK));
-                    let mut response = key.answer(answer);
-                    response.headers_mut().insert(
-                        HeaderName::from_static("preference-applied"),
-                        HeaderValue::try_from(wait.to_string()).expect("digits are a header"),
-                    );
-                    Ok(response)
-                }
-            }
+            let answer = waited(&app, &base, tenant, id, &terms, answer).await;
+            Ok(applied(key.answer(answer), &terms))
         }
     }
+}
+
+/// A request that was answered before waits for its job as the first one did.
+async fn repeated(
+    app: &App,
+    base: &Base,
+    tenant: TenantId,
+    key: &Key,
+    terms: &Terms,
+    answer: Answer,
+) -> Response {
+    let location = answer
+        .location
+        .as_deref()
+        .and_then(|path| path.rsplit('/').next());
+    let answer = match location.and_then(|id| id.parse().ok()) {
+        Some(id) => waited(app, base, tenant, id, terms, answer).await,
+        None => answer,
+    };
+    applied(key.replay(answer), terms)
+}
+
+/// The ended job, where the client waits for it and it ends in time; else the answer there is.
+async fn waited(
+    app: &App,
+    base: &Base,
+    tenant: TenantId,
+    id: JobId,
+    terms: &Terms,
+    answer: Answer,
+) -> Answer {
+    let Some(wait) = terms.prefer.wait else {
+        return answer;
+    };
+    let ended = ended_within(app, base, tenant, id, wait).await;
+    ended.map_or(answer, |job| job.answer(StatusCode::OK))
+}
+
+fn applied(mut response: Response, terms: &Terms) -> Response {
+    let applied = terms.prefer.applied();
+    if let Some(applied) = applied.and_then(|applied| HeaderValue::try_from(applied).ok()) {
+        let name = HeaderName::from_static("preference-applied");
+        response.headers_mut().insert(name, applied);
+    }
+    response
 }
 
 /// Megabytes of base64 would stall every other request of this thread.
@@ -234,25 +270,28 @@ async fn ended_within(
     base: &Base,
     tenant: TenantId,
     id: JobId,
-    wait: Wait,
+    wait: Duration,
 ) -> Option<JobView> {
-    let until = Instant::now() + wait.0;
+    let until = Instant::now() + wait;
     let (mut pause, longest) = LOOKS;
-    loop {
-        let next = (Instant::now() + pause).min(until);
-        tokio::select! {
-            () = tokio::time::sleep_until(next) => {}
-            () = app.stopping.cancelled() => return None,
-        }
-        let job = look(app, base, tenant, id).await.ok().flatten()?;
-        if job.state.is_terminal() {
-            return Some(job);
-        }
-        if next == until {
+    while !has_ended(app, tenant, id).await? {
+        let now = Instant::now();
+        if now >= until {
             return None;
+        }
+        tokio::select! {
+            () = tokio::time::sleep_until((now + pause).min(until)) => {}
+            () = app.stopping.cancelled() => return None,
         }
         pause = (pause * 3 / 2).min(longest);
     }
+    look(app, base, tenant, id).await.ok().flatten()
+}
+
+async fn has_ended(app: &App, tenant: TenantId, id: JobId) -> Option<bool> {
+    let mut transaction = database::begin_for(&app.pool, tenant).await.ok()?;
+    let job = job::store::get(&mut transaction, id).await.ok()??;
+    Some(job.state.is_terminal())
 }
 
 /// The quote, or the job that ended in time.

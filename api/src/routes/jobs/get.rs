@@ -9,8 +9,9 @@ use common::id::JobId;
 use super::{JobView, look};
 use crate::app::App;
 use crate::auth::Tenant;
+use crate::base::Base;
 use crate::error::{Problem, ProblemBody, Result};
-use crate::extract::{Base, Id};
+use crate::extract::Id;
 
 /// What became of a job
 #[utoipa::path(

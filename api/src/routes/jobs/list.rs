@@ -16,8 +16,9 @@ use utoipa::ToSchema;
 use super::JobView;
 use crate::app::App;
 use crate::auth::Tenant;
+use crate::base::Base;
 use crate::error::{ProblemBody, Result};
-use crate::extract::{Base, Parameters, limit, page, searchable};
+use crate::extract::{Parameters, limit, page, searchable};
 use crate::routes::artifacts::ArtifactView;
 
 /// Which jobs.
@@ -29,12 +30,14 @@ pub struct Which {
     #[param(minimum = 1, maximum = 100, default = 20)]
     limit: Option<i64>,
     /// The id of the last job you have: jobs older than this one follow.
-    #[param(value_type = Option<String>)]
+    #[param(schema_with = JobId::schema)]
     starting_after: Option<JobId>,
     #[param(inline)]
     state: Option<State>,
+    #[param(pattern = "^[^\\u0000]*$")]
     model: Option<String>,
     /// Only jobs whose name contains this, in any case.
+    #[param(pattern = "^[^\\u0000]*$")]
     q: Option<String>,
 }
 
@@ -82,9 +85,14 @@ pub async fn handler(
     let kept = artifact::store::of_jobs(&mut transaction, &ids).await?;
     transaction.commit().await?;
     // Side by side: some stores sign each link over the network.
-    let views = kept
+    let names: HashMap<JobId, Option<&str>> = jobs
         .iter()
-        .map(|artifact| ArtifactView::new(&app, &base, artifact));
+        .map(|job| (job.id, job.name.as_deref()))
+        .collect();
+    let views = kept.iter().map(|artifact| {
+        let name = names.get(&artifact.job).copied().flatten();
+        ArtifactView::new(&app, &base, artifact, name)
+    });
     for view in join_all(views).await {
         artifacts.entry(view.job).or_default().push(view);
     }

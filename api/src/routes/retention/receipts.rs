@@ -14,7 +14,7 @@ use utoipa::ToSchema;
 use crate::app::App;
 use crate::auth::Tenant;
 use crate::error::Result;
-use crate::extract::{Parameters, limit, page};
+use crate::extract::{Parameters, after, limit, line_number, page};
 
 /// Which receipts.
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
@@ -25,9 +25,10 @@ pub struct Which {
     #[param(minimum = 1, maximum = 100, default = 20)]
     limit: Option<i64>,
     /// The `id` of the last receipt you have: older ones follow.
+    #[param(schema_with = line_number)]
     starting_after: Option<i64>,
     /// Of this job only.
-    #[param(value_type = Option<String>)]
+    #[param(schema_with = JobId::schema)]
     job: Option<JobId>,
 }
 
@@ -97,7 +98,7 @@ pub async fn handler(
         &mut transaction,
         tenant,
         which.job,
-        which.starting_after,
+        after(which.starting_after)?,
         limit + 1,
     )
     .await?;

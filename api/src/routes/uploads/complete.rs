@@ -11,8 +11,9 @@ use common::upload;
 use super::{MAX_BYTES, Named, UploadView, answered, find, keep, store, too_large};
 use crate::app::App;
 use crate::auth::Tenant;
+use crate::base::Base;
 use crate::error::{Code, Problem, ProblemBody, Result};
-use crate::extract::{Base, Id, Parameters};
+use crate::extract::{Id, Parameters};
 use crate::idempotency::Key;
 
 /// Keep what was put into the bucket

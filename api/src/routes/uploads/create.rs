@@ -13,8 +13,9 @@ use common::uploading::Kept;
 use super::{Named, UploadView, answered, keep, store};
 use crate::app::App;
 use crate::auth::Tenant;
+use crate::base::Base;
 use crate::error::{ProblemBody, Result};
-use crate::extract::{AnyBody, Base, Parameters};
+use crate::extract::{AnyBody, Parameters};
 use crate::idempotency::Key;
 
 /// Keep a picture

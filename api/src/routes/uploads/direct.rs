@@ -55,7 +55,7 @@ pub struct DirectLinks {
     security(("key" = [])),
     responses(
         (status = 200, description = "Where to put it", body = DirectUpload),
-        (status = 501, description = "This service takes files itself only", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 409, description = "This service takes files itself only: `direct_uploads` of `GET /v1/uploads` says so beforehand", body = ProblemBody, content_type = "application/problem+json"),
     )
 )]
 pub async fn handler(

@@ -9,8 +9,9 @@ use common::id::UploadId;
 use super::{UploadView, find};
 use crate::app::App;
 use crate::auth::Tenant;
+use crate::base::Base;
 use crate::error::{ProblemBody, Result};
-use crate::extract::{Base, Id};
+use crate::extract::Id;
 
 /// A picture that is kept
 #[utoipa::path(

@@ -13,8 +13,9 @@ use utoipa::ToSchema;
 use super::UploadView;
 use crate::app::App;
 use crate::auth::Tenant;
+use crate::base::Base;
 use crate::error::{ProblemBody, Result};
-use crate::extract::{Base, Parameters, limit, page};
+use crate::extract::{Parameters, limit, page};
 
 /// Which uploads.
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
@@ -25,7 +26,7 @@ pub struct Which {
     #[param(minimum = 1, maximum = 100, default = 20)]
     limit: Option<i64>,
     /// The id of the last upload you have: older ones follow.
-    #[param(value_type = Option<String>)]
+    #[param(schema_with = UploadId::schema)]
     starting_after: Option<UploadId>,
 }
 
@@ -35,6 +36,8 @@ pub struct Uploads {
     pub data: Vec<UploadView>,
     /// Whether older ones follow.
     pub has_more: bool,
+    /// Whether `POST /v1/uploads/direct` is offered: files may be put straight into the bucket then.
+    pub direct_uploads: bool,
 }
 
 /// Your uploads, newest first
@@ -68,5 +71,6 @@ pub async fn handler(
     Ok(Json(Uploads {
         data: join_all(views).await,
         has_more,
+        direct_uploads: app.bucket.signs_links(),
     }))
 }

@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use common::catalog::{Catalog, NotOffered};
 use common::credits::Quote;
-use common::generation::image::{AspectRatio, Format, ImageRequest, Size};
+use common::generation::image::{AspectRatio, Format, ImageRequest, MAX_TEXT, Size};
 use common::generation::{Generation, Violation};
+use common::visible;
 use serde::Deserialize;
 use time::format_description::well_known::Rfc3339;
 use time::{Date, OffsetDateTime};
 use utoipa::ToSchema;
-use utoipa::openapi::schema::Schema;
+use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
 
 use super::findings::{Findings, words};
 use super::pictures::{InputBody, Picture, Pictures};
@@ -24,6 +25,8 @@ const MAX_NAME: usize = 200;
 const MAX_METADATA: usize = 50;
 const MAX_METADATA_KEY: usize = 64;
 const MAX_METADATA_VALUE: usize = 500;
+/// Text without NUL, which Postgres does not keep, for `/openapi.json`.
+const NO_NUL: &str = "^[^\\u0000]*$";
 const MAX_PRIORITY: i16 = 10;
 /// How far ahead a job may be planned.
 const MAX_AHEAD: Duration = Duration::from_hours(7 * 24);
@@ -40,15 +43,10 @@ pub struct CreateJob {
     model: String,
     /// What the picture should show.
     #[serde(default)]
-    #[schema(
-        required,
-        min_length = 1,
-        max_length = 8000,
-        example = "The bottle on wet slate, morning light"
-    )]
+    #[schema(required, schema_with = prompt)]
     prompt: String,
     /// How it should look, said apart from what it shows.
-    #[schema(max_length = 8000)]
+    #[schema(max_length = 8000, pattern = "^[^\\u0000]*$")]
     art_direction: Option<String>,
     /// Pictures to work from: at most 7 MiB each and 20 MiB in all. The model gets them upright, in sRGB and without metadata.
     #[serde(default)]
@@ -80,12 +78,14 @@ pub struct CreateJob {
     #[schema(default = false)]
     sharpen: bool,
     /// For you, to find it again.
-    #[schema(max_length = 200)]
+    #[schema(max_length = 200, pattern = "^[^\\u0000]*$")]
     name: Option<String>,
     /// For you: at most 50 entries, keys of 64 and values of 500 characters.
     #[serde(default)]
+    #[schema(schema_with = metadata)]
     metadata: BTreeMap<String, String>,
     /// The same seed makes similar pictures, where the model can.
+    #[schema(minimum = -2_147_483_648, maximum = 2_147_483_647)]
     seed: Option<i32>,
     /// Not before this time, at most 7 days ahead.
     #[schema(value_type = Option<String>, format = DateTime)]
@@ -203,6 +203,36 @@ impl Asked {
     }
 }
 
+fn prompt() -> Schema {
+    ObjectBuilder::new()
+        .schema_type(Type::String)
+        .description(Some("What the picture should show."))
+        .min_length(Some(1))
+        .max_length(Some(MAX_TEXT))
+        .pattern(Some(visible::pattern()))
+        .examples(["The bottle on wet slate, morning light"])
+        .into()
+}
+
+fn metadata() -> Schema {
+    let text = |least, most| {
+        ObjectBuilder::new()
+            .schema_type(Type::String)
+            .min_length(Some(least))
+            .max_length(Some(most))
+            .pattern(Some(NO_NUL))
+    };
+    ObjectBuilder::new()
+        .schema_type(Type::Object)
+        .description(Some(
+            "For you: at most 50 entries, keys of 64 and values of 500 characters.",
+        ))
+        .max_properties(Some(MAX_METADATA))
+        .property_names(Some(text(1, MAX_METADATA_KEY)))
+        .additional_properties(Some(Schema::from(text(0, MAX_METADATA_VALUE))))
+        .into()
+}
+
 fn ratios() -> Schema {
     words(
         "Width to height.",
@@ -255,6 +285,13 @@ fn check(found: &mut Findings, body: &CreateJob) {
         }
     }
     if body
+        .art_direction
+        .as_deref()
+        .is_some_and(|text| !text.is_empty() && visible::is_blank(text))
+    {
+        found.add("/art_direction", "Nothing of it can be seen: leave it out.");
+    }
+    if body
         .name
         .as_ref()
         .is_some_and(|name| name.chars().count() > MAX_NAME)
@@ -278,7 +315,7 @@ fn check(found: &mut Findings, body: &CreateJob) {
     if body.priority.unsigned_abs() > MAX_PRIORITY.unsigned_abs() {
         found.add(
             "/priority",
-            format!("a whole number from -{MAX_PRIORITY} to {MAX_PRIORITY}"),
+            format!("Expected a whole number from -{MAX_PRIORITY} to {MAX_PRIORITY}."),
         );
     }
 }

@@ -1,6 +1,5 @@
 //! What a request for a job says outside of its body.
 
-use std::fmt;
 use std::time::Duration;
 
 use axum::extract::FromRequestParts;
@@ -9,11 +8,13 @@ use axum::http::{HeaderMap, HeaderName};
 use common::telemetry::traces::TraceParent;
 use serde::Deserialize;
 use utoipa::openapi::path::{Parameter, ParameterBuilder, ParameterIn};
-use utoipa::openapi::schema::{Object, SchemaType, Type};
+use utoipa::openapi::schema::{ObjectBuilder, Type};
 use utoipa::{IntoParams, openapi};
 
 use crate::error::{Code, Problem};
-use crate::extract::{Parameters, text};
+use crate::extract::{Parameters, single};
+use crate::header_list::elements;
+use crate::idempotency::PATTERN as KEY_PATTERN;
 use crate::request::Id;
 
 pub const PREFER: HeaderName = HeaderName::from_static("prefer");
@@ -31,26 +32,52 @@ pub struct Terms {
     pub traceparent: Option<TraceParent>,
     /// Only quote, write nothing.
     pub dry_run: bool,
-    /// Answer when the job has ended, if that is soon enough.
-    pub wait: Option<Wait>,
+    pub prefer: Prefer,
     /// How long the job may stay open once it may run.
     pub cancel_after: Duration,
 }
 
-/// `Prefer: wait=N`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Wait(pub Duration);
+/// What a client would rather have, of what we know (`Prefer`, RFC 7240).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Prefer {
+    /// Answer when the job has ended, if that is soon enough.
+    pub wait: Option<Duration>,
+    /// Answer at once. That is what happens anyway; with `wait` it is what happens after that.
+    respond_async: bool,
+}
 
-impl fmt::Display for Wait {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "wait={}", self.0.as_secs())
+impl Prefer {
+    /// Of a preference that is there twice the first counts, as the RFC has it. What is not understood is ignored, and a longer wait
+    /// is cut short.
+    fn of(headers: &HeaderMap) -> Self {
+        let elements = elements(headers, &PREFER);
+        let preferences: Vec<_> = elements.iter().map(|element| &element[0]).collect();
+        let first = |wanted| preferences.iter().find(|(name, _)| name == wanted);
+        let seconds = first("wait").and_then(|(_, value)| value.as_deref()?.parse().ok());
+        let wait = seconds
+            .map(Duration::from_secs)
+            .filter(|wait| *wait >= SECOND);
+        Self {
+            wait: wait.map(|wait| wait.min(LONGEST_WAIT)),
+            respond_async: first("respond-async").is_some(),
+        }
+    }
+
+    /// `Preference-Applied`: what of it was done; `None`: nothing was asked for.
+    pub fn applied(self) -> Option<String> {
+        let wait = self.wait.map(|wait| format!("wait={}", wait.as_secs()));
+        let respond_async = self.respond_async.then(|| "respond-async".to_owned());
+        let applied: Vec<String> = respond_async.into_iter().chain(wait).collect();
+        (!applied.is_empty()).then(|| applied.join(", "))
     }
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 struct Flags {
+    /// Only quote: nothing is written.
     #[serde(default)]
+    #[param(default = false)]
     dry_run: bool,
 }
 
@@ -64,33 +91,18 @@ impl<S: Send + Sync> FromRequestParts<S> for Terms {
             request_id: id.ok_or(Code::Internal)?.0.to_string(),
             traceparent: parts.extensions.get().cloned(),
             dry_run,
-            wait: wait(&parts.headers),
+            prefer: Prefer::of(&parts.headers),
             cancel_after: cancel_after(&parts.headers)?,
         })
     }
 }
 
-/// Preferences that are not understood are ignored, as RFC 7240 has it; a longer wait is cut short.
-fn wait(headers: &HeaderMap) -> Option<Wait> {
-    headers
-        .get_all(PREFER)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .filter_map(|preference| preference.split_once('='))
-        .find(|(name, _)| name.trim().eq_ignore_ascii_case("wait"))
-        .and_then(|(_, seconds)| seconds.trim().parse().ok())
-        .map(Duration::from_secs)
-        .filter(|wait| *wait >= SECOND)
-        .map(|wait| Wait(wait.min(LONGEST_WAIT)))
-}
-
 fn cancel_after(headers: &HeaderMap) -> Result<Duration, Problem> {
-    if !headers.contains_key(CANCEL_AFTER) {
+    let Some(said) = single(headers, &CANCEL_AFTER)? else {
         return Ok(DEFAULT_CANCEL_AFTER);
-    }
-    text(headers, &CANCEL_AFTER)
-        .and_then(duration)
+    };
+    let said = said.to_str().ok();
+    said.and_then(duration)
         .filter(|duration| (SECOND..=LONGEST_CANCEL_AFTER).contains(duration))
         .ok_or_else(|| {
             Problem::new(
@@ -121,41 +133,36 @@ fn duration(text: &str) -> Option<Duration> {
 /// For `/openapi.json`.
 impl IntoParams for Terms {
     fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
-        let parameter = |place: ParameterIn, name: &str, kind: Type, description: &str| {
+        let parameter = |name: &str, pattern: &str, description: &str| {
+            let text = ObjectBuilder::new().schema_type(Type::String);
             ParameterBuilder::new()
                 .name(name)
-                .parameter_in(place)
+                .parameter_in(ParameterIn::Header)
                 .required(openapi::Required::False)
                 .description(Some(description))
-                .schema(Some(Object::with_type(SchemaType::Type(kind))))
+                .schema(Some(text.pattern(Some(pattern))))
                 .build()
         };
-        vec![
+        let headers = [
             parameter(
-                ParameterIn::Query,
-                "dry_run",
-                Type::Boolean,
-                "Only quote: nothing is written",
-            ),
-            parameter(
-                ParameterIn::Header,
                 "Idempotency-Key",
-                Type::String,
+                KEY_PATTERN,
                 "1 to 255 visible ASCII characters; made when missing. The same request with the same key is answered again, not done again",
             ),
             parameter(
-                ParameterIn::Header,
                 "Prefer",
-                Type::String,
+                ".*",
                 "`wait=N`: answer when the job has ended, or after N seconds (1 to 60)",
             ),
             parameter(
-                ParameterIn::Header,
                 "Cancel-After",
-                Type::String,
+                "^([1-9][0-9]{0,4}s?|[1-9][0-9]{0,3}m|[1-9][0-9]?h|1[0-5][0-9]h|16[0-8]h|[1-7]d)$",
                 "How long the job may stay open once it may run, such as `90s`, `15m`, `24h` or `7d`; 24 hours when missing",
             ),
-        ]
+        ];
+        let mut parameters = Flags::into_params(|| Some(ParameterIn::Query));
+        parameters.extend(headers);
+        parameters
     }
 }
 
@@ -199,16 +206,41 @@ mod tests {
     }
 
     #[test]
-    fn a_wait_is_a_preference() {
-        let check = |text, expected: Option<&str>| {
-            let wait = wait(&headers(PREFER, text)).map(|wait| wait.to_string());
-            assert_eq!(wait.as_deref(), expected, "{text}");
+    fn preferences_are_read_as_the_rfc_has_it() {
+        let check = |lines: &[&str], applied: Option<&str>| {
+            let lines = lines.iter().map(|line| (PREFER, line.parse().unwrap()));
+            let mut headers = HeaderMap::new();
+            for (name, value) in lines {
+                headers.append(name, value);
+            }
+            assert_eq!(
+                Prefer::of(&headers).applied().as_deref(),
+                applied,
+                "{headers:?}"
+            );
         };
-        check("wait=30", Some("wait=30"));
-        check("respond-async, Wait = 5", Some("wait=5"));
-        check("wait=600", Some("wait=60"));
-        for ignored in ["", "wait", "wait=0", "wait=x", "return=minimal"] {
-            check(ignored, None);
+        check(&["wait=30"], Some("wait=30"));
+        check(&["wait=600"], Some("wait=60"));
+        check(&["wait=10; foo"], Some("wait=10"));
+        check(&["wait=\"10\";foo=\"a,b\""], Some("wait=10"));
+        check(&["respond-async, Wait = 5"], Some("respond-async, wait=5"));
+        check(&["foo; bar=\"wait=9, x\", wait=5"], Some("wait=5"));
+        check(
+            &["return=minimal", "handling=lenient, WAIT=7"],
+            Some("wait=7"),
+        );
+        check(&["wait=5, wait=9"], Some("wait=5"));
+        check(&["respond-async"], Some("respond-async"));
+        for ignored in [
+            "",
+            "wait",
+            "wait=0",
+            "wait=x",
+            "wait=-1",
+            "foo; wait=5",
+            "return=minimal",
+        ] {
+            check(&[ignored], None);
         }
     }
 }

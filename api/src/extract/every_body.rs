@@ -1,0 +1,195 @@
+//! What holds for the bodies of all routes, tried on every field that `/openapi.json` shows.
+
+use serde_json::{Value, json};
+
+use super::json;
+use crate::error::Problem;
+use crate::openapi;
+use crate::routes::admin::Reason;
+use crate::routes::admin::jobs::Many;
+use crate::routes::admin::pauses::ToPause;
+use crate::routes::admin::tenants::Adjustment;
+use crate::routes::jobs::create::asked::CreateJob;
+
+type Read = fn(&[u8]) -> Result<(), Problem>;
+
+/// How each body is read, by the name of its schema.
+const BODIES: [(&str, Read); 6] = [
+    ("CreateJob", |body| json::<CreateJob>(body).map(drop)),
+    ("Many", |body| json::<Many>(body).map(drop)),
+    ("ToPause", |body| json::<ToPause>(body).map(drop)),
+    ("Adjustment", |body| json::<Adjustment>(body).map(drop)),
+    ("Reason", |body| json::<Reason>(body).map(drop)),
+    ("Retention", |body| {
+        json::<common::retention::Retention>(body).map(drop)
+    }),
+];
+
+/// A field of a body: its pointer, its schema and whether it is required.
+struct Field {
+    pointer: String,
+    schema: Value,
+    required: bool,
+}
+
+/// Every field of a schema, those in lists and objects too.
+fn fields(schema: &Value, begin: &str, found: &mut Vec<Field>) {
+    let plain = super::expected::at(schema, "");
+    for (name, field) in plain["properties"].as_object().into_iter().flatten() {
+        let pointer = format!("{begin}/{name}");
+        fields(field, &pointer, found);
+        let required = plain["required"].as_array();
+        found.push(Field {
+            required: required.is_some_and(|names| names.contains(&json!(name))),
+            schema: super::expected::at(field, ""),
+            pointer,
+        });
+    }
+    if plain["items"].is_object() {
+        fields(&plain["items"], &format!("{begin}/0"), found);
+    }
+}
+
+/// A body that has a value at a place, and around it no more than is needed.
+fn with(schema: &Value, pointer: &str, value: Value) -> Value {
+    let plain = super::expected::at(schema, "");
+    if pointer.is_empty() {
+        return value;
+    }
+    let (name, rest) = pointer[1..]
+        .split_once('/')
+        .map_or((&pointer[1..], String::new()), |(name, rest)| {
+            (name, format!("/{rest}"))
+        });
+    if plain["items"].is_object() {
+        return json!([with(&plain["items"], &rest, value)]);
+    }
+    let mut body = json!({});
+    for needed in plain["required"].as_array().into_iter().flatten() {
+        body[needed.as_str().unwrap()] = sample(&plain["properties"][needed.as_str().unwrap()]);
+    }
+    body[name] = with(&plain["properties"][name], &rest, value);
+    body
+}
+
+fn sample(schema: &Value) -> Value {
+    match super::expected::expected(schema) {
+        number if number.starts_with("a whole") => json!(7),
+        _ => json!("words"),
+    }
+}
+
+fn every_field() -> Vec<(Read, Value, Field)> {
+    let document = openapi::document(&crate::router::documented().into_openapi());
+    let document: Value = serde_json::from_slice(&document).unwrap();
+    let mut all = Vec::new();
+    let mut named: Vec<String> = openapi::bodies(&document);
+    named.sort();
+    named.dedup();
+    assert_eq!(named.len(), BODIES.len(), "{named:?}");
+    for name in named {
+        let (_, read) = BODIES
+            .iter()
+            .find(|(known, _)| *known == name)
+            .expect("every body is read here");
+        let schema = &document["components"]["schemas"][&name];
+        let mut found = Vec::new();
+        fields(schema, "", &mut found);
+        assert!(!found.is_empty(), "{name}");
+        all.extend(
+            found
+                .into_iter()
+                .map(|field| (*read, schema.clone(), field)),
+        );
+    }
+    assert!(all.len() > 40, "{}", all.len());
+    all
+}
+
+#[test]
+fn null_is_absent_in_every_optional_field() {
+    for (read, schema, field) in every_field() {
+        let said_null = with(&schema, &field.pointer, Value::Null);
+        let read = read(said_null.to_string().as_bytes());
+        if !field.required {
+            assert!(read.is_ok(), "{said_null}: {:?}", read.err());
+            let kinds = schema_at(&schema, &field.pointer);
+            assert!(
+                kinds.to_string().contains("\"null\""),
+                "{}: {kinds}",
+                field.pointer
+            );
+        }
+    }
+}
+
+/// The schema of a place as it stands in the document.
+fn schema_at(schema: &Value, pointer: &str) -> Value {
+    let (parent, name) = pointer.rsplit_once('/').unwrap();
+    super::expected::at(schema, parent)["properties"][name].clone()
+}
+
+#[test]
+fn no_word_of_rust_is_in_any_refusal() {
+    const WORDS: [&str; 24] = [
+        "u8",
+        "u16",
+        "u32",
+        "u64",
+        "i8",
+        "i16",
+        "i32",
+        "i64",
+        "f64",
+        "usize",
+        "struct",
+        "enum",
+        "variant",
+        "tuple",
+        "sequence",
+        "a map",
+        "invalid type",
+        "invalid value",
+        "missing field",
+        "unknown field",
+        "Option",
+        "::",
+        "..",
+        "at line",
+    ];
+    let values = [
+        json!(true),
+        json!(7),
+        json!(-1),
+        json!(1.5),
+        json!(1e300),
+        json!(u64::MAX),
+        json!("x"),
+        json!([]),
+        json!([[]]),
+        json!({}),
+        json!({"a": 1}),
+    ];
+    let mut refused = 0;
+    for (read, schema, field) in every_field() {
+        for value in &values {
+            let body = with(&schema, &field.pointer, value.clone());
+            let Err(problem) = read(body.to_string().as_bytes()) else {
+                continue;
+            };
+            refused += 1;
+            let told = problem.body("", "");
+            let detail = told["detail"].as_str().unwrap();
+            let pointer = told["errors"][0]["pointer"].as_str().unwrap();
+            assert!(pointer.starts_with(&field.pointer), "{body}: {told}");
+            assert!(
+                detail.ends_with('.') && detail.starts_with(char::is_uppercase),
+                "{body}: {detail}"
+            );
+            for word in WORDS {
+                assert!(!detail.contains(word), "{body}: {detail}");
+            }
+        }
+    }
+    assert!(refused > 200, "{refused}");
+}
