@@ -318,7 +318,7 @@ async fn an_address_that_is_taken_is_said_with_what_names_another() {
         assert!(says.contains(&expected), "{says}");
         assert!(!says.contains('\x1b'), "a pipe is no terminal: {says}");
     }
-    up.stop().await;
+    up.kill().await;
 }
 
 #[tokio::test]
