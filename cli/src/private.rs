@@ -247,7 +247,7 @@ mod tests {
         assert_eq!(working_in(data.path()), Vec::<i32>::new());
 
         let servers = start(data.path()).await;
-        run(servers.owner_url(), "INSERT INTO kept VALUES (1)")
+        run(servers.owner_url(), "INSERT INTO kept (id) VALUES (1)")
             .await
             .unwrap();
         servers.stop().await;
@@ -319,7 +319,9 @@ mod tests {
             assert!(run(&database, "SELECT 1").await.is_err());
             servers.postgres().start_again().await.unwrap();
             servers.redis().start_again().await.unwrap();
-            run(&database, "INSERT INTO kept VALUES (1)").await.unwrap();
+            run(&database, "INSERT INTO kept (id) VALUES (1)")
+                .await
+                .unwrap();
             assert_eq!(servers.redis().url(), redis);
         }
         servers.stop().await;
@@ -360,7 +362,7 @@ mod tests {
         );
 
         let servers = start(data.path()).await;
-        run(servers.owner_url(), "INSERT INTO kept VALUES (1)")
+        run(servers.owner_url(), "INSERT INTO kept (id) VALUES (1)")
             .await
             .unwrap();
         servers.stop().await;

@@ -12,9 +12,7 @@ use std::time::{Duration, Instant};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{ConnectOptions, Connection, PgConnection, PgPool, Postgres, Transaction};
 
-use crate::dispatch::TopUpError;
 use crate::id::TenantId;
-use crate::settlement::SettlementError;
 pub use migration::{MigrateError, ROLES, is_migrated, migrate, migrate_within};
 
 /// What a process may do; see `migrations/roles.sql`.
@@ -111,24 +109,6 @@ pub trait PostgresError: From<sqlx::Error> {
 impl PostgresError for sqlx::Error {
     fn postgres(&self) -> Option<&sqlx::Error> {
         Some(self)
-    }
-}
-
-impl PostgresError for SettlementError {
-    fn postgres(&self) -> Option<&sqlx::Error> {
-        match self {
-            Self::Database(error) => Some(error),
-            Self::Amount(_) | Self::SharesDoNotCover(_) | Self::NotOneRow(_) => None,
-        }
-    }
-}
-
-impl PostgresError for TopUpError {
-    fn postgres(&self) -> Option<&sqlx::Error> {
-        match self {
-            Self::Database(error) => Some(error),
-            Self::Ring(_) => None,
-        }
     }
 }
 

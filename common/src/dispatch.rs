@@ -9,6 +9,7 @@
 use sqlx::PgPool;
 
 use crate::catalog::Catalog;
+use crate::database::PostgresError;
 use crate::failpoint::reach;
 use crate::job::{self, Job, Open};
 use crate::queue::{Lanes, Ring, RingError, lanes};
@@ -36,6 +37,15 @@ pub enum TopUpError {
     Ring(#[from] RingError),
     #[error("Postgres: {0}")]
     Database(#[from] sqlx::Error),
+}
+
+impl PostgresError for TopUpError {
+    fn postgres(&self) -> Option<&sqlx::Error> {
+        match self {
+            Self::Database(error) => Some(error),
+            Self::Ring(_) => None,
+        }
+    }
 }
 
 /// Tells Redis that this worker lives and rings for the next due jobs while the ring is below its target.

@@ -66,6 +66,15 @@ pub enum SettlementError {
     Database(#[from] sqlx::Error),
 }
 
+impl database::PostgresError for SettlementError {
+    fn postgres(&self) -> Option<&sqlx::Error> {
+        match self {
+            Self::Database(error) => Some(error),
+            Self::Amount(_) | Self::SharesDoNotCover(_) | Self::NotOneRow(_) => None,
+        }
+    }
+}
+
 /// Ends a job that delivered: charges for what is there, releases the rest. `shortfall` says why some is missing.
 pub async fn deliver(
     pool: &PgPool,

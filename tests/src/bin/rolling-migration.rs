@@ -9,7 +9,7 @@
 #![expect(clippy::unwrap_used, reason = "a harness fails loudly")]
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -29,6 +29,7 @@ use tests::base::{self, Base, Built};
 use tests::customers::Customers;
 use tests::fleet::{Orders, Process, Role};
 use tests::{models, processes, verdict};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -333,7 +334,7 @@ impl Stage {
 struct Load {
     customers: Arc<Customers>,
     enough: CancellationToken,
-    coming: tokio::task::JoinHandle<()>,
+    coming: JoinSet<()>,
 }
 
 impl Load {
@@ -341,7 +342,8 @@ impl Load {
         let apis = apis.iter().map(Process::address).collect();
         let customers = Arc::new(Customers::new(&stage.key, MODEL, apis));
         let enough = CancellationToken::new();
-        let coming = tokio::spawn(Arc::clone(&customers).come(rate, enough.clone()));
+        let mut coming = JoinSet::new();
+        coming.spawn(Arc::clone(&customers).come(rate, enough.clone()));
         Self {
             customers,
             enough,
@@ -352,7 +354,7 @@ impl Load {
     /// Returns when all have what they came for; prints what they did.
     async fn end(self) -> Vec<String> {
         self.enough.cancel();
-        self.coming.await.unwrap();
+        self.coming.join_all().await;
         let noted = self.customers.noted();
         let requests: usize = noted.requests.values().sum();
         println!(

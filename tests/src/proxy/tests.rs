@@ -129,7 +129,7 @@ async fn a_commit_whose_reply_is_swallowed_has_happened() {
     proxy.swallow("COMMIT");
     let mut transaction = client.begin().await.unwrap();
     transaction
-        .execute("INSERT INTO kept VALUES (1)")
+        .execute("INSERT INTO kept (id) VALUES (1)")
         .await
         .unwrap();
     assert!(transaction.commit().await.is_err());

@@ -187,7 +187,7 @@ async fn every_planted_violation_is_found() {
         ),
         (
             "I11",
-            "INSERT INTO idempotency_keys SELECT tenant_id, key || ' again', request_hash, status, location, body FROM idempotency_keys",
+            "INSERT INTO idempotency_keys (tenant_id, key, request_hash, status, location, body) SELECT tenant_id, key || ' again', request_hash, status, location, body FROM idempotency_keys",
         ),
         (
             "I11",

@@ -234,7 +234,7 @@ async fn a_database_on_a_full_disk_goes_on_when_there_is_room() {
     )
     .await;
     let full = loop {
-        let more = "INSERT INTO ballast SELECT repeat('x', 7000) FROM generate_series(1, 20)";
+        let more = "INSERT INTO ballast (it) SELECT repeat('x', 7000) FROM generate_series(1, 20)";
         if let Err(error) = owner.execute(more).await {
             break error;
         }

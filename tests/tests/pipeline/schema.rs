@@ -79,18 +79,19 @@ async fn a_column_of_another_type_heals_without_a_restart() {
         .execute("ALTER TABLE jobs ALTER COLUMN name TYPE varchar(200), ALTER COLUMN request_id TYPE varchar(64)")
         .await
         .unwrap();
+    // Whoever finds it out is told to come again; everybody after that gets a connection made anew, and so does the worker.
     let path = format!("/v1/jobs/{job}");
-    let refused = pipeline.request(Method::GET, &path).send().await.unwrap();
-    assert_eq!(
-        refused.status(),
-        StatusCode::SERVICE_UNAVAILABLE,
-        "it was not provoked"
-    );
-    assert!(refused.headers().contains_key("retry-after"));
-    // Everyone after that finds a connection made anew, and so does the worker.
+    let mut refused = 0;
     for _ in 0..20 {
-        pipeline.job(&job).await;
+        let answer = pipeline.request(Method::GET, &path).send().await.unwrap();
+        if answer.status() == StatusCode::SERVICE_UNAVAILABLE {
+            assert!(answer.headers().contains_key("retry-after"));
+            refused += 1;
+        } else {
+            assert_eq!(answer.status(), StatusCode::OK);
+        }
     }
+    assert_eq!(refused, 1);
     let job = pipeline.submit(&small_job()).await;
     assert_eq!(pipeline.ended(&job).await["state"], "succeeded");
     pipeline.close().await;
@@ -160,7 +161,12 @@ async fn what_a_newer_version_wrote_is_an_error_of_its_row() {
             "jsonb_build_object('kind', 'video')",
             "of kind \"video\"",
         ),
-        ("artifacts", "role", "'poster'", "\"poster\""),
+        (
+            "artifacts",
+            "role",
+            "replace(role, 'thumbnail', 'poster')",
+            "\"poster\"",
+        ),
         ("artifacts", "media_type", "'image/avif'", "\"image/avif\""),
         ("artifacts", "width", "-5", "-5"),
         ("artifacts", "sha256", "decode('07', 'hex')", "[7]"),
@@ -321,16 +327,19 @@ async fn a_row_of_a_newer_version_stops_no_task() {
         known.parse::<JobId>().unwrap().0,
     );
     set(&mut owner, format!("UPDATE jobs SET deadline = now() - interval '1 second'; UPDATE jobs SET kind = 'video', deadline = deadline - interval '1 second' WHERE id = '{newer_id}'")).await;
-    for (key, class) in [("newer", "poster"), ("known", "input")] {
-        set(&mut owner, format!("INSERT INTO deletions (tenant_id, job_id, class, object_key, sha256, bytes, due_at) VALUES ('{}', '{known_id}', '{class}', 't/{key}', sha256(''), 1, now())", pipeline.tenant.0)).await;
+    let tenant = pipeline.tenant.0;
+    let key = |name: &str| format!("t/{tenant}/j/{known_id}/in/{name}");
+    for (name, class) in [("newer", "poster"), ("known", "input")] {
+        let key = key(name);
+        set(&mut owner, format!("INSERT INTO deletions (tenant_id, job_id, class, object_key, sha256, bytes, due_at) VALUES ('{tenant}', '{known_id}', '{class}', '{key}', sha256(''), 1, now())")).await;
     }
     pipeline.start_worker().await;
     assert_eq!(pipeline.ended(&known).await["state"], "expired");
-    let gone = async |owner: &mut PgConnection, key: &str| {
+    let gone = async |owner: &mut PgConnection, name: &str| {
         let gone: Option<bool> = sqlx::query_scalar(
             "SELECT deleted_at IS NOT NULL FROM deletions WHERE object_key = $1",
         )
-        .bind(format!("t/{key}"))
+        .bind(key(name))
         .fetch_optional(owner)
         .await
         .unwrap();
