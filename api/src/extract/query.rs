@@ -10,7 +10,7 @@ use utoipa::IntoParams;
 use utoipa::openapi::path::ParameterIn;
 use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
 
-use super::expected::expected;
+use super::expected::{at, expected};
 use crate::error::{Code, Problem, sentence};
 
 /// A query string.
@@ -81,7 +81,7 @@ fn unusable(known: &[Value], rejection: &(dyn Error + 'static)) -> Problem {
     let detail = if said.starts_with("expected ") {
         format!("`{name}`: {}", sentence(&said))
     } else {
-        format!("`{name}`: Expected {}.", expected(schema))
+        format!("`{name}`: Expected {}.", expected(&at(schema, "")))
     };
     Problem::new(Code::InvalidQuery, detail)
 }

@@ -29,11 +29,36 @@ pub(super) fn complete(mut document: Value) -> Value {
             links(operation);
         }
     }
+    described(&mut document);
     let bodies: Vec<String> = bodies(&document);
     for schema in bodies {
         nullable(&mut document["components"]["schemas"][&schema]);
     }
     document
+}
+
+/// A description beside an inline schema comes as a second schema, of an object, which no string fits: it belongs to the first.
+fn described(schema: &mut Value) {
+    let both = schema.get_mut("allOf").and_then(Value::as_array_mut);
+    if let Some([Value::Object(first), Value::Object(second)]) = both.map(Vec::as_mut_slice)
+        && second
+            .keys()
+            .all(|key| ["type", "description"].contains(&key.as_str()))
+        && !first.contains_key("$ref")
+    {
+        let mut whole = std::mem::take(first);
+        whole.extend(
+            second
+                .remove("description")
+                .map(|text| ("description".to_owned(), text)),
+        );
+        *schema = Value::Object(whole);
+    }
+    match schema {
+        Value::Object(fields) => fields.values_mut().for_each(described),
+        Value::Array(items) => items.iter_mut().for_each(described),
+        _ => {}
+    }
 }
 
 /// Adds the problems that any such operation can answer with, where its handler says nothing of its own.
@@ -117,7 +142,7 @@ pub(crate) fn bodies(document: &Value) -> Vec<String> {
 /// Says of every field that may be left out that it may be `null`: that is the same everywhere.
 pub fn nullable(schema: &mut Value) {
     let required = schema["required"].as_array().cloned().unwrap_or_default();
-    for (name, field) in fields(&mut schema["properties"]) {
+    for (name, field) in schema.get_mut("properties").into_iter().flat_map(fields) {
         nullable(field);
         if !required.contains(&json!(name)) {
             or_null(field);
@@ -129,7 +154,8 @@ pub fn nullable(schema: &mut Value) {
     if schema["additionalProperties"].is_object() {
         or_null(&mut schema["additionalProperties"]);
     }
-    for choice in schema["oneOf"].as_array_mut().into_iter().flatten() {
+    let choices = schema.get_mut("oneOf").and_then(Value::as_array_mut);
+    for choice in choices.into_iter().flatten() {
         nullable(choice);
     }
 }
@@ -138,7 +164,7 @@ fn or_null(schema: &mut Value) {
     if let Some(kind) = schema["type"].as_str() {
         schema["type"] = json!([kind, "null"]);
     }
-    if let Some(words) = schema["enum"].as_array_mut()
+    if let Some(words) = schema.get_mut("enum").and_then(Value::as_array_mut)
         && !words.contains(&Value::Null)
     {
         words.push(Value::Null);

@@ -182,7 +182,10 @@ mod tests {
             let view = ModelView::new(model, date!(2026 - 11 - 22));
             let schema = view.request_schema;
             assert!(!schema.to_string().contains("$ref"), "{schema:#}");
-            assert_eq!(schema["properties"]["size"]["enum"], json!(model.sizes));
+            assert_eq!(
+                schema["properties"]["size"]["enum"],
+                or_null(json!(model.sizes))
+            );
             assert_eq!(schema["additionalProperties"], false);
             let inputs = &schema["properties"]["inputs"];
             assert_eq!(inputs["maxItems"], model.max_inputs);

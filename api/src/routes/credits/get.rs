@@ -11,7 +11,7 @@ use utoipa::ToSchema;
 
 use crate::app::App;
 use crate::auth::Tenant;
-use crate::error::{Code, Problem, Result};
+use crate::error::{Code, Problem, ProblemBody, Result};
 
 /// The credits a tenant has.
 #[derive(Debug, Serialize, ToSchema)]
@@ -29,7 +29,10 @@ pub struct Balance {
     operation_id = "get_credits",
     tag = "credits",
     security(("key" = [])),
-    responses((status = 200, description = "The balance", body = Balance))
+    responses(
+        (status = 200, description = "The balance", body = Balance),
+        (status = 403, description = "This tenant may not submit at present", body = ProblemBody, content_type = "application/problem+json"),
+    )
 )]
 pub async fn handler(State(app): State<Arc<App>>, Tenant(tenant): Tenant) -> Result<Json<Balance>> {
     let mut transaction = database::begin_for(&app.pool, tenant).await?;

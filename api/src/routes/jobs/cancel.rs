@@ -34,6 +34,9 @@ use crate::idempotency::Key;
         (status = 200, description = "The canceled job", body = JobView),
         (status = 404, description = "There is none with this id", body = ProblemBody, content_type = "application/problem+json"),
         (status = 409, description = "It had ended before, otherwise", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 413, description = "A body that nobody needs is too large", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 415, description = "A body that nobody needs is encoded in a way we do not know", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 422, description = "The idempotency key belongs to another request", body = ProblemBody, content_type = "application/problem+json"),
     )
 )]
 pub async fn handler(

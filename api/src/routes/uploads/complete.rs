@@ -28,6 +28,7 @@ use crate::idempotency::Key;
     params(("id" = String, Path, description = "`upl_…` of `POST /v1/uploads/direct`"), Named),
     responses(
         (status = 201, description = "It is kept", body = UploadView, headers(("Location" = String, description = "Where it is"))),
+        (status = 403, description = "This tenant may not submit at present", body = ProblemBody, content_type = "application/problem+json"),
         (status = 404, description = "No file was put there yet", body = ProblemBody, content_type = "application/problem+json"),
         (status = 410, description = "It was deleted", body = ProblemBody, content_type = "application/problem+json"),
         (status = 413, description = "More than 20 MiB", body = ProblemBody, content_type = "application/problem+json"),
