@@ -6,7 +6,7 @@ SHELL := /bin/bash
 # Always the whole workspace: a part of it would want other features of its dependencies, and build them again.
 BUILT := $(or $(CARGO_TARGET_DIR),target)/debug
 
-.PHONY: help run test check fmt setup prepare bench bench-pictures outcomes failpoints properties races storm rolling rolling-migration redis-away boards demo-load scaler containers flood chaos verify-bench model contract
+.PHONY: help run test check fmt setup prepare bench bench-pictures outcomes failpoints properties races storm rolling rolling-migration redis-away boards demo-load scaler containers flood chaos verify-bench model contract sweep
 
 help: ## Say what there is
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -42,6 +42,11 @@ bench-pictures: ## How fast, how large and how true pictures are, beside sharp, 
 	@scripts/setup bench
 	cargo build --locked --workspace --bins
 	ROUNDS=$(or $(ROUNDS),5) $(BUILT)/../bench/peers/venv/bin/python tests/bench/pictures.py $(BUILT)/../bench/peers $(BUILT)/picture-engine
+
+sweep: ## Every PNG, JPEG and WebP file of Pillow's own tests, beside Pillow and LittleCMS
+	@scripts/setup sweep
+	cargo build --locked --workspace --example sweep-engine
+	$(BUILT)/../sweep/venv/bin/python tests/sweep/sweep.py $(BUILT)/../sweep/images $(BUILT)/examples/sweep-engine
 
 outcomes: ## Walk every row of the outcome table, for every provider that can answer so
 	@scripts/setup run

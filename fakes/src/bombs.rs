@@ -113,16 +113,20 @@ const MADE: &[(&str, Make)] = &[
     }),
     ("jpeg_without_tables", || without_jpeg_segments(0xDB)),
     ("jpeg_without_codes", || without_jpeg_segments(0xC4)),
-    // Each scan costs a few bytes, and a visit to every pixel.
-    ("jpeg_of_4000_scans", || {
+    // A picture of which half is missing, though it ends as it should.
+    ("jpeg_cut_in_half_and_ended", || {
         let jpeg = picture(ImageFormat::Jpeg);
-        let (all, end) = jpeg.split_at(jpeg.len() - 2);
-        [
-            all,
-            &[0xFF, 0xDA, 0, 8, 1, 1, 0, 0, 63, 0].repeat(4_000),
-            end,
-        ]
-        .concat()
+        [&jpeg[..jpeg.len() / 2], &[0xFF, 0xD9]].concat()
+    }),
+    ("jpeg_without_its_end", || {
+        let mut jpeg = picture(ImageFormat::Jpeg);
+        jpeg.truncate(jpeg.len() - 2);
+        jpeg
+    }),
+    ("png_without_its_end", || {
+        let mut png = picture(ImageFormat::Png);
+        png.truncate(png.len() - 12);
+        png
     }),
     ("webp_of_garbage", || {
         let mut webp = picture(ImageFormat::WebP);
@@ -138,6 +142,17 @@ const MADE: &[(&str, Make)] = &[
 ];
 
 const BURDENED: &[(&str, Make)] = &[
+    // More scans than anybody needs; all pixels are in the first.
+    ("jpeg_of_4000_scans", || {
+        let jpeg = picture(ImageFormat::Jpeg);
+        let (all, end) = jpeg.split_at(jpeg.len() - 2);
+        [
+            all,
+            &[0xFF, 0xDA, 0, 8, 1, 1, 0, 0, 63, 0].repeat(4_000),
+            end,
+        ]
+        .concat()
+    }),
     ("png_with_a_profile_of_600_megabytes", || {
         png_behind(&chunk(
             *b"iCCP",

@@ -17,7 +17,7 @@ pub(super) fn clean(file: &[u8], most: usize) -> Result<Rendition, ImagingError>
     let original = Original::open(file)?;
     let (from, orientation) = (original.format, original.orientation);
     let plan = Plan::inside(original.width, original.height, SIDE);
-    let (mut pixels, _) = drawn(original.decode()?, orientation, plan, Space::Light)?;
+    let mut pixels = drawn(original.decode()?, orientation, plan, Space::Light)?;
     loop {
         for (format, encoding) in ways(from, pixels.color().has_alpha()) {
             let bytes = encode::encode(&pixels, format, encoding)?;

@@ -1,88 +1,328 @@
-//! Bringing pixels to sRGB, the colour space every screen assumes when a file names none. Ours name it.
+//! Brings pixels to sRGB, the colour space that every screen assumes when a file names none. Ours name it.
+//!
+//! A file may name its colours in several ways; the first that can be read counts, in the order of the PNG specification (third
+//! edition, 4.3). A way that is read but cannot be carried out is a refusal: its pixels are never taken for sRGB.
 
-use image::DynamicImage;
-use moxcms::{ColorProfile, DataColorSpace, Layout, TransformOptions};
+use image::{DynamicImage, ImageBuffer};
+use moxcms::{
+    Chromaticity, ColorPrimaries, ColorProfile, DataColorSpace, Layout, ToneReprCurve,
+    TransformOptions,
+};
 
-/// Converts eight-bit pixels from the space `profile` (ICC) describes, and says whether that changed them.
-///
-/// A profile that cannot be read, or is not one of these pixels' colour model, changes nothing: that is what viewers do,
-/// too. So a CMYK picture's profile is left alone; its decoder has made plain RGB of it.
-pub(super) fn to_srgb(pixels: &mut DynamicImage, profile: &[u8]) -> bool {
-    let Ok(profile) = ColorProfile::new_from_slice(profile) else {
-        return false;
-    };
-    match profile.color_space {
-        DataColorSpace::Gray => return gray_to_srgb(pixels, &profile),
-        DataColorSpace::Rgb if !is_srgb(&profile) => {}
-        _ => return false,
-    }
-    let converted = match pixels {
-        DynamicImage::ImageRgb8(rgb) => convert(&profile, Layout::Rgb, rgb),
-        DynamicImage::ImageRgba8(rgba) => convert(&profile, Layout::Rgba, rgba),
-        _ => None,
-    };
-    converted.is_some()
+/// Why a picture is refused, in words for people.
+type Reason = &'static str;
+
+const NO_PROFILE: Reason =
+    "its colour profile cannot be applied: convert it to sRGB before it is sent";
+
+/// What a file says of its colours.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Named {
+    /// Primaries, transfer function, matrix and range, as ITU-T H.273 numbers them.
+    pub(super) cicp: Option<[u8; 4]>,
+    /// An ICC profile.
+    pub(super) icc: Option<Vec<u8>>,
+    /// It is sRGB, it says.
+    pub(super) srgb: bool,
+    /// The exponent that light was raised to.
+    pub(super) gamma: Option<f32>,
+    /// x and y of white, red, green and blue.
+    pub(super) points: Option<Points>,
 }
 
-/// A gray profile says what each of 256 levels means; it is heeded if the picture is gray.
-fn gray_to_srgb(pixels: &mut DynamicImage, profile: &ColorProfile) -> bool {
-    let levels: Vec<u8> = (0..=255).collect();
-    let mut meaning = vec![0; 256 * 3];
-    let transform = profile.create_transform_8bit(
-        Layout::Gray,
-        &ColorProfile::new_srgb(),
-        Layout::Rgb,
-        TransformOptions::default(),
-    );
-    let Ok(()) = transform.and_then(|transform| transform.transform(&levels, &mut meaning)) else {
-        return false;
-    };
-    let meaning = meaning.as_chunks::<3>().0;
+/// x and y of white, red, green and blue.
+type Points = [[f32; 2]; 4];
+
+/// Pixels as they were decoded.
+pub(super) enum Decoded {
+    /// Gray or RGB, with or without alpha, of 8 or 16 bits.
+    Light(DynamicImage),
+    /// Cyan, magenta, yellow and black, of which 255 is all.
+    Ink {
+        width: u32,
+        height: u32,
+        samples: Vec<u8>,
+    },
+}
+
+/// The same pixels in sRGB: RGB or RGBA, of eight bits.
+pub(super) fn to_srgb(pixels: Decoded, named: &Named) -> Result<DynamicImage, Reason> {
     match pixels {
-        DynamicImage::ImageRgb8(rgb) => replace_gray::<3>(rgb, meaning),
-        DynamicImage::ImageRgba8(rgba) => replace_gray::<4>(rgba, meaning),
-        _ => false,
-    }
-}
-
-fn replace_gray<const CHANNELS: usize>(samples: &mut [u8], meaning: &[[u8; 3]]) -> bool {
-    let pixels = samples.as_chunks_mut::<CHANNELS>().0;
-    let is_gray = pixels.iter().all(|p| p[0] == p[1] && p[1] == p[2]);
-    if is_gray {
-        for pixel in pixels {
-            let level = usize::from(pixel[0]);
-            pixel[..3].copy_from_slice(&meaning[level]);
+        Decoded::Light(pixels) => {
+            let gray = !pixels.color().has_color();
+            let pixels = match named.profile(if gray { Source::Gray } else { Source::Rgb })? {
+                Some(profile) => converted(pixels, &profile).ok_or(NO_PROFILE)?,
+                None => pixels,
+            };
+            Ok(if pixels.color().has_alpha() {
+                pixels.into_rgba8().into()
+            } else {
+                pixels.into_rgb8().into()
+            })
+        }
+        Decoded::Ink {
+            width,
+            height,
+            samples,
+        } => {
+            let rgb = match named.profile(Source::Cmyk)? {
+                Some(profile) => {
+                    convert8(&profile, Layout::Rgba, Layout::Rgb, &samples).ok_or(NO_PROFILE)?
+                }
+                None => printed(&samples),
+            };
+            let pixels = ImageBuffer::from_raw(width, height, rgb);
+            pixels.map(DynamicImage::ImageRgb8).ok_or(NO_PROFILE)
         }
     }
-    is_gray
+}
+
+/// What a profile must describe to be of use.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Source {
+    Gray,
+    Rgb,
+    Cmyk,
+}
+
+impl Named {
+    /// The colour space its pixels are in; `None` if that is sRGB, or nothing is said that can be read.
+    fn profile(&self, source: Source) -> Result<Option<ColorProfile>, Reason> {
+        // Unspecified, say the numbers themselves.
+        if let Some(numbers) = self.cicp
+            && !numbers[..2].contains(&2)
+        {
+            return of_numbers(numbers).map(|profile| Some(profile).filter(|p| !is_srgb(p)));
+        }
+        let icc = self.icc.as_deref().and_then(|icc| of_icc(icc, source));
+        if icc.is_none() && self.srgb {
+            return Ok(None);
+        }
+        let profile = icc.or_else(|| of_light(self.gamma, self.points));
+        Ok(profile.filter(|profile| !is_srgb(profile)))
+    }
+}
+
+/// A profile that can be read and is of the picture's kind. Viewers ignore all others, and so do we.
+fn of_icc(icc: &[u8], source: Source) -> Option<ColorProfile> {
+    let mut profile = ColorProfile::new_from_slice(icc).ok()?;
+    let fits = match profile.color_space {
+        DataColorSpace::Gray => source == Source::Gray,
+        DataColorSpace::Rgb => source != Source::Cmyk,
+        DataColorSpace::Cmyk => source == Source::Cmyk,
+        _ => false,
+    };
+    if profile.color_space == DataColorSpace::Gray && profile.pcs == DataColorSpace::Lab {
+        by_light(&mut profile)?;
+    }
+    fits.then_some(profile)
+}
+
+/// A gray profile may say how bright a level seems (L* of CIELAB) instead of how much light it is. The same profile, by light.
+fn by_light(profile: &mut ColorProfile) -> Option<()> {
+    const STEPS: u16 = 4096;
+    let seems = profile.gray_trc.as_ref()?.make_linear_evaluator().ok()?;
+    let curve = (0..STEPS).map(|step| {
+        let level = f32::from(step) / f32::from(STEPS - 1);
+        let lightness = seems.evaluate_value(level).clamp(0.0, 1.0) * 100.0;
+        let light = if lightness > 8.0 {
+            ((lightness + 16.0) / 116.0).powi(3)
+        } else {
+            lightness * 27.0 / 24_389.0
+        };
+        sixteen_bits(light)
+    });
+    profile.gray_trc = Some(ToneReprCurve::Lut(curve.collect()));
+    profile.pcs = DataColorSpace::Xyz;
+    Some(())
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "it is from nothing to all"
+)]
+fn sixteen_bits(share: f32) -> u16 {
+    (share * 65_535.0).round() as u16
+}
+
+const D65: [f32; 2] = [0.3127, 0.3290];
+
+/// By ITU-T H.273, tables 2 and 3.
+fn of_numbers([primaries, transfer, matrix, range]: [u8; 4]) -> Result<ColorProfile, Reason> {
+    let points = match primaries {
+        1 => [D65, [0.64, 0.33], [0.30, 0.60], [0.15, 0.06]],
+        4 => [[0.310, 0.316], [0.67, 0.33], [0.21, 0.71], [0.14, 0.08]],
+        5 => [D65, [0.64, 0.33], [0.29, 0.60], [0.15, 0.06]],
+        6 | 7 => [D65, [0.630, 0.340], [0.310, 0.595], [0.155, 0.070]],
+        9 => [D65, [0.708, 0.292], [0.170, 0.797], [0.131, 0.046]],
+        11 => [
+            [0.314, 0.351],
+            [0.680, 0.320],
+            [0.265, 0.690],
+            [0.150, 0.060],
+        ],
+        12 => [D65, [0.680, 0.320], [0.265, 0.690], [0.150, 0.060]],
+        22 => [D65, [0.630, 0.340], [0.295, 0.605], [0.155, 0.077]],
+        _ => {
+            return Err("its colours are of a kind that we do not know (cICP): convert it to sRGB");
+        }
+    };
+    let curve = match transfer {
+        1 | 6 | 14 | 15 => vec![1.0 / 0.45, 1.0 / 1.099, 0.099 / 1.099, 1.0 / 4.5, 0.081],
+        4 => vec![2.2],
+        5 => vec![2.8],
+        8 => vec![1.0],
+        13 => SRGB_CURVE.to_vec(),
+        16 | 18 => return Err("it is an HDR picture (PQ or HLG): convert it to sRGB"),
+        _ => {
+            return Err(
+                "its light is coded in a way that we do not know (cICP): convert it to sRGB",
+            );
+        }
+    };
+    if (matrix, range) != (0, 1) {
+        return Err("its colours are coded as in a video (cICP): convert it to sRGB");
+    }
+    rgb(points, curve).ok_or(NO_PROFILE)
+}
+
+const SRGB_CURVE: [f32; 5] = [2.4, 1.0 / 1.055, 0.055 / 1.055, 1.0 / 12.92, 0.04045];
+
+/// By an exponent, by primaries or by both; what is not said is that of sRGB. What makes no sense is not heeded.
+fn of_light(gamma: Option<f32>, points: Option<Points>) -> Option<ColorProfile> {
+    // That is how programs that know no other curve write sRGB.
+    let is_srgb = |gamma: f32| (gamma * 2.2 - 1.0).abs() < 0.011;
+    let gamma = gamma.filter(|gamma| (0.1..=10.0).contains(gamma) && !is_srgb(*gamma));
+    let curve = gamma.map_or_else(|| SRGB_CURVE.to_vec(), |gamma| vec![1.0 / gamma]);
+    let named = points.and_then(|points| rgb(points, curve.clone()));
+    if named.is_none() && gamma.is_none() {
+        return None;
+    }
+    named.or_else(|| rgb([D65, [0.64, 0.33], [0.30, 0.60], [0.15, 0.06]], curve))
+}
+
+/// `None` if no light has such primaries.
+fn rgb([white, red, green, blue]: Points, curve: Vec<f32>) -> Option<ColorProfile> {
+    let area = (green[0] - red[0]) * (blue[1] - red[1]) - (blue[0] - red[0]) * (green[1] - red[1]);
+    if area.abs() < 0.001 || white[1] < 0.001 {
+        return None;
+    }
+    let [white, red, green, blue] = [white, red, green, blue].map(|[x, y]| Chromaticity::new(x, y));
+    let mut profile = ColorProfile::new_srgb();
+    profile.update_rgb_colorimetry(white.to_xyyb(), ColorPrimaries { red, green, blue });
+    let curve = Some(ToneReprCurve::Parametric(curve));
+    profile.red_trc.clone_from(&curve);
+    profile.green_trc.clone_from(&curve);
+    profile.blue_trc = curve;
+    let colorants = [
+        profile.red_colorant,
+        profile.green_colorant,
+        profile.blue_colorant,
+    ];
+    (colorants.iter().all(|c| (c.x + c.y + c.z).is_finite())).then_some(profile)
 }
 
 /// Whether the profile is sRGB under one of its many names: it moves no colour of a coarse cube by more than a level.
 /// Such pictures keep their exact pixels.
 fn is_srgb(profile: &ColorProfile) -> bool {
     const LEVELS: [u8; 5] = [0, 64, 128, 192, 255];
-    let cube = || {
-        LEVELS
-            .iter()
-            .flat_map(|r| LEVELS.iter().flat_map(move |g| LEVELS.map(|b| [*r, *g, b])))
-            .flatten()
-    };
-    let mut moved: Vec<u8> = cube().collect();
-    convert(profile, Layout::Rgb, &mut moved).is_some()
-        && cube().zip(&moved).all(|(a, b)| a.abs_diff(*b) <= 1)
+    if profile.color_space != DataColorSpace::Rgb {
+        return false;
+    }
+    let cube: Vec<u8> = (LEVELS.iter())
+        .flat_map(|r| LEVELS.iter().flat_map(move |g| LEVELS.map(|b| [*r, *g, b])))
+        .flatten()
+        .collect();
+    convert8(profile, Layout::Rgb, Layout::Rgb, &cube)
+        .is_some_and(|moved| cube.iter().zip(&moved).all(|(a, b)| a.abs_diff(*b) <= 1))
 }
 
-/// `None`, and nothing changed, if the profile describes no usable conversion.
-fn convert(profile: &ColorProfile, layout: Layout, samples: &mut [u8]) -> Option<()> {
-    let source = samples.to_vec();
+/// Gray or RGB pixels, of as many bits as they have. `None` if the profile describes no usable conversion.
+fn converted(pixels: DynamicImage, profile: &ColorProfile) -> Option<DynamicImage> {
+    let (width, height, alpha) = (pixels.width(), pixels.height(), pixels.color().has_alpha());
+    // An RGB profile says what gray is, too.
+    let gray = profile.color_space == DataColorSpace::Gray;
+    let from = match (gray, alpha) {
+        (true, true) => Layout::GrayAlpha,
+        (true, false) => Layout::Gray,
+        (false, true) => Layout::Rgba,
+        (false, false) => Layout::Rgb,
+    };
+    let to = if alpha { Layout::Rgba } else { Layout::Rgb };
+    let deep = matches!(
+        pixels,
+        DynamicImage::ImageLuma16(_)
+            | DynamicImage::ImageLumaA16(_)
+            | DynamicImage::ImageRgb16(_)
+            | DynamicImage::ImageRgba16(_)
+    );
+    if deep {
+        let samples = match from {
+            Layout::Gray => pixels.into_luma16().into_raw(),
+            Layout::GrayAlpha => pixels.into_luma_alpha16().into_raw(),
+            Layout::Rgb => pixels.into_rgb16().into_raw(),
+            _ => pixels.into_rgba16().into_raw(),
+        };
+        let samples = convert16(profile, from, to, &samples)?;
+        return if alpha {
+            ImageBuffer::from_raw(width, height, samples).map(DynamicImage::ImageRgba16)
+        } else {
+            ImageBuffer::from_raw(width, height, samples).map(DynamicImage::ImageRgb16)
+        };
+    }
+    let samples = match from {
+        Layout::Gray => pixels.into_luma8().into_raw(),
+        Layout::GrayAlpha => pixels.into_luma_alpha8().into_raw(),
+        Layout::Rgb => pixels.into_rgb8().into_raw(),
+        _ => pixels.into_rgba8().into_raw(),
+    };
+    let samples = convert8(profile, from, to, &samples)?;
+    if alpha {
+        ImageBuffer::from_raw(width, height, samples).map(DynamicImage::ImageRgba8)
+    } else {
+        ImageBuffer::from_raw(width, height, samples).map(DynamicImage::ImageRgb8)
+    }
+}
+
+/// By the profile's own curves, as most readers of ICC profiles know no others.
+const OPTIONS: fn() -> TransformOptions = || TransformOptions {
+    allow_use_cicp_transfer: false,
+    ..TransformOptions::default()
+};
+
+fn convert8(profile: &ColorProfile, from: Layout, to: Layout, samples: &[u8]) -> Option<Vec<u8>> {
+    let mut out = vec![0; samples.len() / from.channels() * to.channels()];
     profile
-        .create_transform_8bit(
-            layout,
-            &ColorProfile::new_srgb(),
-            layout,
-            TransformOptions::default(),
-        )
-        .ok()?
-        .transform(&source, samples)
+        .create_transform_8bit(from, &ColorProfile::new_srgb(), to, OPTIONS())
+        .and_then(|transform| transform.transform(samples, &mut out))
         .ok()
+        .map(|()| out)
+}
+
+fn convert16(
+    profile: &ColorProfile,
+    from: Layout,
+    to: Layout,
+    samples: &[u16],
+) -> Option<Vec<u16>> {
+    let mut out = vec![0; samples.len() / from.channels() * to.channels()];
+    profile
+        .create_transform_16bit(from, &ColorProfile::new_srgb(), to, OPTIONS())
+        .and_then(|transform| transform.transform(samples, &mut out))
+        .ok()
+        .map(|()| out)
+}
+
+/// Ink on white paper, where no profile says what the ink is.
+fn printed(samples: &[u8]) -> Vec<u8> {
+    let pixels = samples.as_chunks::<4>().0.iter();
+    pixels
+        .flat_map(|[cyan, magenta, yellow, black]| {
+            [cyan, magenta, yellow].map(|ink| {
+                let left = u16::from(255 - ink) * u16::from(255 - black);
+                ((left + 127) / 255).to_le_bytes()[0]
+            })
+        })
+        .collect()
 }

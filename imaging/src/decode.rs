@@ -6,22 +6,21 @@
 use std::io::Cursor;
 
 use image::{
-    DynamicImage, ImageDecoder, ImageError, ImageFormat, Limits,
-    codecs::{jpeg::JpegDecoder, png::PngDecoder, webp::WebPDecoder},
+    DynamicImage, ImageDecoder, ImageError, ImageFormat, codecs::webp::WebPDecoder,
     metadata::Orientation,
 };
 
 use common::generation::image::{Format, MAX_PIXELS, MAX_SIDE};
 
-use super::{Foreign, ImagingError};
+use super::color::{self, Decoded, Named};
+use super::jpeg::Jpeg;
+use super::png::Png;
+use super::{Foreign, ImagingError, exif};
 
 /// The largest file we open, in bytes.
 pub(super) const MAX_BYTES: usize = 64 << 20;
 /// The most memory decoded pixels may take, in bytes: 64 megapixels of eight-bit RGBA.
-const MAX_DECODED: u64 = 256 << 20;
-/// The most scans a progressive JPEG may have. Encoders write about ten; each one visits every pixel again, at the
-/// cost of a few bytes to whoever wrote the file.
-const MAX_SCANS: usize = 32;
+const MAX_DECODED: usize = 256 << 20;
 
 /// A picture whose header has been read and found within the limits.
 pub(super) struct Original<'a> {
@@ -32,8 +31,14 @@ pub(super) struct Original<'a> {
     pub(super) width: u32,
     /// Pixels down, as shown.
     pub(super) height: u32,
-    bytes: &'a [u8],
-    decoder: Box<dyn ImageDecoder + 'a>,
+    file: File<'a>,
+}
+
+/// What reads it.
+enum File<'a> {
+    Png(Box<Png<'a>>),
+    Jpeg(Box<Jpeg<'a>>),
+    Webp(Box<WebPDecoder<Cursor<&'a [u8]>>>),
 }
 
 impl<'a> Original<'a> {
@@ -43,44 +48,118 @@ impl<'a> Original<'a> {
             return Err(ImagingError::TooHeavy { bytes: bytes.len() });
         }
         let format = sniff(bytes).ok_or_else(|| ImagingError::NotAPicture(Foreign::of(bytes)))?;
-        let mut decoder = decoder(bytes, format).map_err(|error| unreadable(format, &error))?;
+        let mut file = File::open(bytes, format)
+            .map_err(|reason| ImagingError::Unreadable { format, reason })?;
 
-        let (width, height) = decoder.dimensions();
+        let (width, height) = file.size();
         let pixels = u64::from(width) * u64::from(height);
-        if width.max(height) > MAX_SIDE
-            || pixels > MAX_PIXELS
-            || decoder.total_bytes() > MAX_DECODED
-        {
+        let decoded = file.bytes().filter(|bytes| *bytes <= MAX_DECODED);
+        if width.max(height) > MAX_SIDE || pixels > MAX_PIXELS || decoded.is_none() {
             return Err(ImagingError::TooLarge { width, height });
         }
 
-        // Metadata that cannot be read is as good as none: viewers show such a picture, and so do we.
-        let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
+        let orientation = file.orientation();
         let (width, height) = turned(orientation, width, height);
         Ok(Self {
             format,
             orientation,
             width,
             height,
-            bytes,
-            decoder,
+            file,
         })
     }
 
-    /// Decodes the pixels, as stored, to eight bits a channel, RGB or RGBA; with them the colour profile, if any.
-    pub(super) fn decode(mut self) -> Result<(DynamicImage, Option<Vec<u8>>), ImagingError> {
-        if self.format == Format::Jpeg {
-            check_scans(self.bytes)?;
+    /// Decodes the pixels, as stored, to eight bits a channel, RGB or RGBA, in sRGB.
+    pub(super) fn decode(self) -> Result<DynamicImage, ImagingError> {
+        let format = self.format;
+        self.file
+            .decode()
+            .and_then(|(pixels, named)| color::to_srgb(pixels, &named))
+            .map_err(|reason| ImagingError::Unreadable { format, reason })
+    }
+}
+
+impl<'a> File<'a> {
+    fn open(bytes: &'a [u8], format: Format) -> Result<Self, &'static str> {
+        Ok(match format {
+            Format::Png => Self::Png(Box::new(Png::open(bytes, MAX_DECODED)?)),
+            Format::Jpeg => Self::Jpeg(Box::new(Jpeg::open(bytes)?)),
+            Format::Webp => {
+                let decoder = WebPDecoder::new(Cursor::new(bytes));
+                Self::Webp(Box::new(decoder.map_err(|error| reason(&error))?))
+            }
+        })
+    }
+
+    /// Pixels across and down, as stored.
+    fn size(&self) -> (u32, u32) {
+        match self {
+            Self::Png(png) => png.size(),
+            Self::Jpeg(jpeg) => jpeg.size(),
+            Self::Webp(webp) => webp.dimensions(),
         }
-        let profile = self.decoder.icc_profile().ok().flatten();
-        let pixels = DynamicImage::from_decoder(self.decoder)
-            .map_err(|error| unreadable(self.format, &error))?;
-        let pixels = match pixels {
-            DynamicImage::ImageRgb8(_) | DynamicImage::ImageRgba8(_) => pixels,
-            other if other.color().has_alpha() => other.into_rgba8().into(),
-            other => other.into_rgb8().into(),
-        };
-        Ok((pixels, profile))
+    }
+
+    /// What its pixels take when decoded; `None` if nobody can count that far.
+    fn bytes(&self) -> Option<usize> {
+        match self {
+            Self::Png(png) => png.bytes(),
+            Self::Jpeg(jpeg) => {
+                let (width, height) = jpeg.size();
+                (width as usize)
+                    .checked_mul(height as usize)?
+                    .checked_mul(jpeg.channels())
+            }
+            Self::Webp(webp) => usize::try_from(webp.total_bytes()).ok(),
+        }
+    }
+
+    fn orientation(&mut self) -> Orientation {
+        match self {
+            Self::Png(png) => png.exif().map(exif::orientation),
+            Self::Jpeg(jpeg) => jpeg.exif.as_deref().map(exif::orientation),
+            Self::Webp(webp) => webp
+                .exif_metadata()
+                .ok()
+                .flatten()
+                .as_deref()
+                .map(exif::orientation),
+        }
+        .unwrap_or(Orientation::NoTransforms)
+    }
+
+    fn decode(self) -> Result<(Decoded, Named), &'static str> {
+        match self {
+            Self::Png(png) => {
+                let named = png.named();
+                Ok((Decoded::Light(png.decode()?), named))
+            }
+            Self::Jpeg(mut jpeg) => {
+                let named = Named {
+                    icc: jpeg.icc.take(),
+                    ..Named::default()
+                };
+                Ok((jpeg.decode()?, named))
+            }
+            Self::Webp(mut webp) => {
+                let named = Named {
+                    icc: webp.icc_profile().ok().flatten(),
+                    ..Named::default()
+                };
+                let pixels = DynamicImage::from_decoder(*webp).map_err(|error| reason(&error))?;
+                Ok((Decoded::Light(pixels), named))
+            }
+        }
+    }
+}
+
+/// The decoder's own words name its types.
+fn reason(error: &ImageError) -> &'static str {
+    match error {
+        ImageError::IoError(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
+            "it is cut off"
+        }
+        _ => "it is damaged",
     }
 }
 
@@ -104,80 +183,5 @@ fn sniff(bytes: &[u8]) -> Option<Format> {
         ImageFormat::Jpeg => Some(Format::Jpeg),
         ImageFormat::WebP => Some(Format::Webp),
         _ => None,
-    }
-}
-
-fn decoder<'a>(bytes: &'a [u8], format: Format) -> Result<Box<dyn ImageDecoder + 'a>, ImageError> {
-    let mut limits = Limits::no_limits();
-    limits.max_alloc = Some(MAX_DECODED);
-
-    let file = Cursor::new(bytes);
-    Ok(match format {
-        Format::Png => Box::new(PngDecoder::with_limits(file, limits)?),
-        // These two take no heed of `limits`; the size in the header is what bounds them.
-        Format::Jpeg => Box::new(JpegDecoder::new(file)?),
-        Format::Webp => Box::new(WebPDecoder::new(file)?),
-    })
-}
-
-/// Refuses what the JPEG decoder would get wrong without a word. Its markers are walked for that, up to the last one.
-///
-/// - A file that is cut off: what is missing would be painted grey, and a grey half is nothing to charge for.
-/// - A sequential file with a scan for each channel: zune-jpeg 0.5.15 loses its colours (zune-image issue 419).
-fn check_scans(bytes: &[u8]) -> Result<(), ImagingError> {
-    let reason = match jpeg_scans(bytes) {
-        Some(Scans { count: 1, .. }) => return Ok(()),
-        Some(Scans { count: 0, .. }) => "it holds no pixels",
-        Some(Scans {
-            progressive: false, ..
-        }) => "its channels are stored one after the other",
-        Some(Scans {
-            count: ..=MAX_SCANS,
-            ..
-        }) => return Ok(()),
-        Some(_) => "it has too many scans",
-        None => "it is cut off",
-    };
-    Err(ImagingError::Unreadable {
-        format: Format::Jpeg,
-        reason: reason.into(),
-    })
-}
-
-#[derive(Default)]
-struct Scans {
-    count: usize,
-    progressive: bool,
-}
-
-/// The scans before the end marker; `None` if there is no end marker.
-fn jpeg_scans(bytes: &[u8]) -> Option<Scans> {
-    let mut scans = Scans::default();
-    let mut rest = bytes;
-    loop {
-        // Between segments lie coded pixels, in which 0xFF is always followed by a zero or a restart marker.
-        let marker_at = rest.iter().position(|&byte| byte == 0xFF)? + 1;
-        rest = rest.get(marker_at..)?;
-        match rest.first()? {
-            0xD9 => return Some(scans),
-            0xFF => {}
-            0x00 | 0x01 | 0xD0..=0xD8 => rest = &rest[1..],
-            marker => {
-                match marker {
-                    0xC2 => scans.progressive = true,
-                    0xDA => scans.count += 1,
-                    _ => {}
-                }
-                let length = [*rest.get(1)?, *rest.get(2)?];
-                rest = rest.get(1 + usize::from(u16::from_be_bytes(length))..)?;
-            }
-        }
-    }
-}
-
-fn unreadable(format: Format, error: &ImageError) -> ImagingError {
-    ImagingError::Unreadable {
-        format,
-        reason: error.to_string(),
     }
 }

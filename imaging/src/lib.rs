@@ -15,11 +15,13 @@ mod color;
 mod darkroom;
 mod decode;
 mod encode;
+mod exif;
 mod fit;
 mod foreign;
+mod jpeg;
 mod light;
 mod marks;
-mod repack;
+mod png;
 mod resize;
 mod sharpen;
 #[cfg(test)]
@@ -98,72 +100,49 @@ pub fn steps(
     let started = clock();
     let decoded = original.decode()?;
     let opened = clock();
-    let (pixels, _) = drawn(decoded, orientation, plan, space)?;
+    let pixels = drawn(decoded, orientation, plan, space)?;
     let resampled = clock();
     encode::encode(&pixels, recipe.format, recipe.rendering.encoding)?;
     Ok([opened - started, resampled - opened, clock() - resampled])
 }
 
-/// Pixels as they will be delivered, and the file they came in where they are its own.
-struct Picture<'a> {
+/// Pixels as they will be delivered, and the format they came in.
+struct Picture {
     pixels: DynamicImage,
     from: Format,
-    untouched: Option<&'a [u8]>,
 }
 
-fn picture<'a>(
-    bytes: &'a [u8],
-    recipe: &Recipe,
-    space: Space,
-) -> Result<Picture<'a>, ImagingError> {
+fn picture(bytes: &[u8], recipe: &Recipe, space: Space) -> Result<Picture, ImagingError> {
     let original = Original::open(bytes)?;
-    let shown = Pixels {
-        width: original.width,
-        height: original.height,
-    };
-    let plan = Plan::new(shown.width, shown.height, recipe)?;
-    let (orientation, format) = (original.orientation, original.format);
-    let (mut pixels, converted) = drawn(original.decode()?, orientation, plan, space)?;
+    let (width, height) = (original.width, original.height);
+    let plan = Plan::new(width, height, recipe)?;
+    let (orientation, from) = (original.orientation, original.format);
+    let mut pixels = drawn(original.decode()?, orientation, plan, space)?;
 
-    let smaller = shown.width > recipe.target.width || shown.height > recipe.target.height;
+    let smaller = width > recipe.target.width || height > recipe.target.height;
     if recipe.rendering.sharpen && smaller {
         sharpen::sharpen(&mut pixels);
     }
-    let untouched = !converted
-        && orientation == Orientation::NoTransforms
-        && shown == recipe.target
-        && format == Format::Png;
-    Ok(Picture {
-        pixels,
-        from: format,
-        untouched: untouched.then_some(bytes),
-    })
+    Ok(Picture { pixels, from })
 }
 
-/// Pixels and their profile, as they were decoded, in sRGB and upright, as planned; and whether colours had to be converted.
+/// Pixels as they were stored, upright and as planned.
 fn drawn(
-    (mut pixels, profile): (DynamicImage, Option<Vec<u8>>),
+    pixels: DynamicImage,
     orientation: Orientation,
     plan: Plan,
     space: Space,
-) -> Result<(DynamicImage, bool), ImagingError> {
-    // Light follows from sRGB's own curve, so colours come first.
-    let converted = profile.is_some_and(|profile| color::to_srgb(&mut pixels, &profile));
+) -> Result<DynamicImage, ImagingError> {
     let lies = matches!(decode::turned(orientation, 0, 1), (1, 0));
     let plan = if lies { plan.on_its_side() } else { plan };
     let mut pixels = resize::carry_out(plan, pixels, space)?;
     pixels.apply_orientation(orientation);
-    Ok((pixels, converted))
+    Ok(pixels)
 }
 
-impl Picture<'_> {
+impl Picture {
     fn file(&self, recipe: &Recipe) -> Result<Vec<u8>, ImagingError> {
-        let kept = self.untouched.filter(|_| recipe.format == Format::Png);
-        let kept = kept.and_then(|png| repack::repack(png, self.pixels.color().has_alpha()));
-        match kept {
-            Some(file) => Ok(file),
-            None => encode::encode(&self.pixels, recipe.format, recipe.rendering.encoding),
-        }
+        encode::encode(&self.pixels, recipe.format, recipe.rendering.encoding)
     }
 }
 
@@ -222,8 +201,8 @@ pub enum ImagingError {
     Unreadable {
         /// What its first bytes promise.
         format: Format,
-        /// In the decoder's words.
-        reason: String,
+        /// In words for people.
+        reason: &'static str,
     },
     /// The picture has another shape than its job takes.
     #[error(

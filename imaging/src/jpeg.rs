@@ -1,0 +1,277 @@
+//! Reads JPEG files: the same pixels as libjpeg-turbo makes, in safe Rust, and a refusal wherever that would only warn.
+//!
+//! Whether all pixels are there shows only when every code of the file is read, which is the larger half of a decoder. So this
+//! is a whole one: [`scan`] reads codes, [`idct`] makes samples of them, [`upsample`] brings all channels to one size.
+//! [Decision 23](../../docs/decisions/0023-a-jpeg-decoder-of-our-own.md) says why there is one.
+
+#![expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::inline_always,
+    reason = "it is about bits of small numbers, and each of them costs a branch if it is not inlined"
+)]
+
+mod bits;
+mod frame;
+mod huffman;
+mod idct;
+mod scan;
+mod upsample;
+
+use std::sync::Arc;
+
+use image::{DynamicImage, ImageBuffer};
+
+use self::frame::Frame;
+use self::huffman::Table;
+use self::scan::Scan;
+use super::color::Decoded;
+
+/// Why a file is refused, in words for people.
+type Reason = &'static str;
+
+const CUT_OFF: Reason = "it is cut off";
+const DAMAGED: Reason = "it is damaged";
+/// The most scans a file may have. Encoders write about ten; each one visits every pixel again, at the cost of a few bytes
+/// to whoever wrote the file.
+const MAX_SCANS: usize = 32;
+
+/// What the samples of a pixel mean.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Model {
+    Gray,
+    Rgb,
+    YCbCr,
+    /// Stored inverted, as Adobe's programs do and all others after them.
+    Cmyk,
+    /// As [`Cmyk`](Self::Cmyk), the first three as brightness and two colours.
+    Ycck,
+}
+
+/// A file whose headers have been read, up to its first scan.
+pub(super) struct Jpeg<'a> {
+    frame: Frame,
+    model: Model,
+    /// The EXIF block, in TIFF's format.
+    pub(super) exif: Option<Vec<u8>>,
+    /// The colour profile, all parts of it.
+    pub(super) icc: Option<Vec<u8>>,
+    tables: Tables,
+    rest: Segments<'a>,
+}
+
+/// What scans are read with. Later segments replace earlier ones.
+#[derive(Default)]
+struct Tables {
+    quantization: [Option<[u16; 64]>; 4],
+    dc: [Option<Arc<Table>>; 4],
+    ac: [Option<Arc<Table>>; 4],
+    restart_interval: usize,
+}
+
+impl<'a> Jpeg<'a> {
+    /// Reads the headers; no pixel is decoded.
+    pub(super) fn open(file: &'a [u8]) -> Result<Self, Reason> {
+        let mut segments = Segments::new(file)?;
+        let mut tables = Tables::default();
+        let mut frame = None;
+        let (mut jfif, mut adobe) = (false, None);
+        let (mut exif, mut icc) = (Vec::new(), Vec::new());
+        loop {
+            let at = segments.at;
+            let (marker, data) = segments.next()?.ok_or("it holds no pixels")?;
+            match (marker, data) {
+                (0xDA, _) => {
+                    // Read again when the scan is decoded.
+                    segments.at = at;
+                    break;
+                }
+                (0xE0, [b'J', b'F', b'I', b'F', 0, ..]) if data.len() >= 14 => jfif = true,
+                (0xEE, [b'A', b'd', b'o', b'b', b'e', rest @ ..]) if data.len() >= 12 => {
+                    adobe = Some(rest[6]);
+                }
+                // What does not fit into one segment goes on in the next.
+                (0xE1, [b'E', b'x', b'i', b'f', 0, _, part @ ..]) => exif.extend(part),
+                (0xE2, data) if data.starts_with(b"ICC_PROFILE\0") && data.len() >= 14 => {
+                    icc.push((data[12], &data[14..]));
+                }
+                (0xC0..=0xC2, data) if frame.is_none() => {
+                    frame = Some(Frame::new(data, marker == 0xC2)?);
+                }
+                _ => tables.read(marker, data)?,
+            }
+        }
+        let frame = frame.ok_or("it holds no pixels")?;
+        icc.sort_by_key(|(number, _)| *number);
+        let icc: Vec<u8> = icc
+            .into_iter()
+            .flat_map(|(_, part)| part)
+            .copied()
+            .collect();
+        Ok(Self {
+            model: frame.model(jfif, adobe),
+            frame,
+            exif: (!exif.is_empty()).then_some(exif),
+            icc: (!icc.is_empty()).then_some(icc),
+            tables,
+            rest: segments,
+        })
+    }
+
+    /// Pixels across and down, as stored.
+    pub(super) fn size(&self) -> (u32, u32) {
+        (self.frame.width, self.frame.height)
+    }
+
+    /// Bytes of a decoded pixel: one if the picture is gray, three of RGB, four of CMYK.
+    pub(super) fn channels(&self) -> usize {
+        match self.model {
+            Model::Gray => 1,
+            Model::Rgb | Model::YCbCr => 3,
+            Model::Cmyk | Model::Ycck => 4,
+        }
+    }
+
+    /// All pixels. Every coefficient must be there to its last bit, and the end marker after them.
+    pub(super) fn decode(mut self) -> Result<Decoded, Reason> {
+        let mut planes = self.frame.planes();
+        let mut scans = 0;
+        while let Some((marker, data)) = self.rest.next()? {
+            if marker != 0xDA {
+                self.tables.read(marker, data)?;
+                continue;
+            }
+            if !self.frame.progressive && self.frame.is_complete() {
+                // Some programs write the picture twice. Once is enough.
+                continue;
+            }
+            scans += 1;
+            if scans > MAX_SCANS {
+                return Err("it has too many scans");
+            }
+            let scan = Scan::new(data, &mut self.frame, &self.tables)?;
+            let coded = &self.rest.file[self.rest.at..];
+            self.rest.at += scan.decode(&self.frame, &mut planes, coded)?;
+        }
+        if !self.frame.is_complete() {
+            return Err("some of its scans are missing");
+        }
+        for plane in &mut planes {
+            plane.finish();
+        }
+        let samples = upsample::join(&self.frame, self.model, &planes);
+        let (width, height) = self.size();
+        let pixels = match self.channels() {
+            1 => ImageBuffer::from_raw(width, height, samples).map(DynamicImage::ImageLuma8),
+            3 => ImageBuffer::from_raw(width, height, samples).map(DynamicImage::ImageRgb8),
+            _ => {
+                return Ok(Decoded::Ink {
+                    width,
+                    height,
+                    samples,
+                });
+            }
+        };
+        pixels.map(Decoded::Light).ok_or(DAMAGED)
+    }
+}
+
+impl Tables {
+    /// A segment between the scans, or before them. What is none of the tables has no bearing on pixels, or cannot be read.
+    fn read(&mut self, marker: u8, data: &[u8]) -> Result<(), Reason> {
+        match marker {
+            0xC4 => self.read_codes(data),
+            0xDB => self.read_quantization(data),
+            0xDD => {
+                let interval = *data.first_chunk().ok_or(DAMAGED)?;
+                self.restart_interval = usize::from(u16::from_be_bytes(interval));
+                Ok(())
+            }
+            // Application data, comments, and a number of lines that the frame said already.
+            0xE0..=0xEF | 0xFE | 0xDC => Ok(()),
+            0xC9..=0xCB | 0xCC => Err(
+                "its pixels are coded arithmetically, which few programs read: save it with Huffman coding",
+            ),
+            0xC3 => Err("it is a lossless JPEG, which few programs read: save it as PNG"),
+            0xC5..=0xC7 | 0xCD..=0xCF | 0xDE | 0xDF => {
+                Err("it is a hierarchical JPEG, which hardly any program reads")
+            }
+            _ => Err(DAMAGED),
+        }
+    }
+
+    fn read_quantization(&mut self, mut data: &[u8]) -> Result<(), Reason> {
+        while let [head, rest @ ..] = data {
+            let slot = self
+                .quantization
+                .get_mut(usize::from(head & 15))
+                .ok_or(DAMAGED)?;
+            let bytes = if head >> 4 == 0 { 1 } else { 2 };
+            let (values, rest) = rest.split_at_checked(64 * bytes).ok_or(DAMAGED)?;
+            let mut table = [0; 64];
+            for (at, value) in values.chunks_exact(bytes).enumerate() {
+                let value = value
+                    .iter()
+                    .fold(0, |value, byte| value << 8 | u16::from(*byte));
+                table[scan::ZIGZAG[at]] = value;
+            }
+            *slot = Some(table);
+            data = rest;
+        }
+        Ok(())
+    }
+
+    fn read_codes(&mut self, mut data: &[u8]) -> Result<(), Reason> {
+        while let [head, rest @ ..] = data {
+            let tables = if head >> 4 == 0 {
+                &mut self.dc
+            } else {
+                &mut self.ac
+            };
+            let slot = tables.get_mut(usize::from(head & 15)).ok_or(DAMAGED)?;
+            let (lengths, rest) = rest.split_first_chunk::<16>().ok_or(DAMAGED)?;
+            let count: usize = lengths.iter().map(|count| usize::from(*count)).sum();
+            let (symbols, rest) = rest.split_at_checked(count).ok_or(DAMAGED)?;
+            *slot = Some(Arc::new(Table::new(lengths, symbols).ok_or(DAMAGED)?));
+            data = rest;
+        }
+        Ok(())
+    }
+}
+
+/// Walks from marker to marker.
+struct Segments<'a> {
+    file: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Segments<'a> {
+    fn new(file: &'a [u8]) -> Result<Self, Reason> {
+        if !file.starts_with(&[0xFF, 0xD8]) {
+            return Err(DAMAGED);
+        }
+        Ok(Self { file, at: 2 })
+    }
+
+    /// The next segment that has data. `None` at the end marker.
+    fn next(&mut self) -> Result<Option<(u8, &'a [u8])>, Reason> {
+        loop {
+            let marker = bits::next_marker(self.file, &mut self.at).ok_or(CUT_OFF)?;
+            match marker {
+                0xD9 => return Ok(None),
+                // They stand alone.
+                0x01 | 0xD0..=0xD7 => continue,
+                0xD8 => return Err(DAMAGED),
+                _ => {}
+            }
+            let rest = &self.file[self.at..];
+            let length = usize::from(u16::from_be_bytes(*rest.first_chunk().ok_or(CUT_OFF)?));
+            let data = rest.get(2..length.max(2)).ok_or(CUT_OFF)?;
+            if length < 2 {
+                return Err(DAMAGED);
+            }
+            self.at += length;
+            return Ok(Some((marker, data)));
+        }
+    }
+}

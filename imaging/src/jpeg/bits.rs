@@ -1,0 +1,158 @@
+//! The bits of coded pixels, up to the next marker.
+
+use super::{DAMAGED, Reason};
+
+/// Reads bits, the highest of a byte first. In coded pixels a byte 0xFF is followed by a zero; with anything else it is a
+/// marker, and coded pixels end before it.
+pub(super) struct Bits<'a> {
+    data: &'a [u8],
+    at: usize,
+    /// The next bits, the first on top.
+    next: u64,
+    /// How many of them there are.
+    count: u32,
+    /// Zeros that were added since the data ended.
+    added: u32,
+}
+
+impl<'a> Bits<'a> {
+    pub(super) fn new(data: &'a [u8]) -> Self {
+        Self {
+            data,
+            at: 0,
+            next: 0,
+            count: 0,
+            added: 0,
+        }
+    }
+
+    /// Makes sure of at least 32 bits.
+    #[inline(always)]
+    pub(super) fn fill(&mut self) {
+        if self.count < 32 {
+            self.refill();
+        }
+    }
+
+    #[inline(always)]
+    fn refill(&mut self) {
+        if let Some(word) = self.data.get(self.at..).and_then(|rest| rest.first_chunk()) {
+            let word = u64::from_be_bytes(*word);
+            let inverted = !word;
+            let has_ff =
+                inverted.wrapping_sub(0x0101_0101_0101_0101) & word & 0x8080_8080_8080_8080;
+            if has_ff == 0 {
+                // Bits beyond whole bytes are the next byte's; it puts the same ones there.
+                self.next |= word >> self.count;
+                let bytes = (63 - self.count) / 8;
+                self.at += bytes as usize;
+                self.count += bytes * 8;
+                return;
+            }
+        }
+        self.refill_slowly();
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn refill_slowly(&mut self) {
+        while self.count <= 56 {
+            let byte = self.byte().unwrap_or_else(|| {
+                self.added = self.added.saturating_add(8);
+                0
+            });
+            self.next |= u64::from(byte) << (56 - self.count);
+            self.count += 8;
+        }
+    }
+
+    /// The next byte, if the data goes on.
+    fn byte(&mut self) -> Option<u8> {
+        let byte = *self.data.get(self.at)?;
+        if byte != 0xFF {
+            self.at += 1;
+            return Some(byte);
+        }
+        let fill = self.data[self.at..]
+            .iter()
+            .take_while(|&&byte| byte == 0xFF)
+            .count();
+        (self.data.get(self.at + fill) == Some(&0)).then(|| {
+            self.at += fill + 1;
+            0xFF
+        })
+    }
+
+    /// The next bits, at most 16; [`fill`](Self::fill) has made sure of them.
+    #[inline(always)]
+    pub(super) fn peek(&self, count: u32) -> usize {
+        (self.next >> (64 - count)) as usize
+    }
+
+    #[inline(always)]
+    pub(super) fn skip(&mut self, count: u32) {
+        self.next <<= count;
+        self.count -= count;
+    }
+
+    /// Up to 16 bits, as a number.
+    #[inline(always)]
+    pub(super) fn take(&mut self, count: u32) -> i32 {
+        // In two steps: there may be none.
+        let value = (self.next >> 1 >> (63 - count)) as i32;
+        self.skip(count);
+        value
+    }
+
+    /// A number of that many bits. The lower half of them stands for negative ones.
+    #[inline(always)]
+    pub(super) fn signed(&mut self, count: u32) -> i32 {
+        let value = self.take(count);
+        let lower = value < (1 << count >> 1);
+        if lower {
+            value - (1 << count) + 1
+        } else {
+            value
+        }
+    }
+
+    /// Whether more bits were read than there are.
+    #[inline(always)]
+    pub(super) fn overran(&self) -> bool {
+        self.added > self.count
+    }
+
+    /// Where the next marker is, once all that was expected before it has been read. Some cameras fill up with zeros or with
+    /// ones. Any other byte that is left was meant to be a pixel.
+    pub(super) fn end(mut self) -> Result<usize, Reason> {
+        if self.overran() {
+            return Err(DAMAGED);
+        }
+        let bytes = (self.count - self.added) / 8;
+        self.skip((self.count - self.added) % 8);
+        for _ in 0..bytes {
+            if !matches!(self.take(8), 0 | 0xFF) {
+                return Err(DAMAGED);
+            }
+        }
+        while let Some(byte) = self.byte() {
+            if !matches!(byte, 0 | 0xFF) {
+                return Err(DAMAGED);
+            }
+        }
+        Ok(self.at)
+    }
+}
+
+/// Moves `at` behind the next marker, and says which it is.
+pub(super) fn next_marker(data: &[u8], at: &mut usize) -> Option<u8> {
+    loop {
+        *at += data.get(*at..)?.iter().position(|&byte| byte == 0xFF)?;
+        *at += data[*at..].iter().take_while(|&&byte| byte == 0xFF).count();
+        let marker = *data.get(*at)?;
+        *at += 1;
+        if marker != 0 {
+            return Some(marker);
+        }
+    }
+}

@@ -1,0 +1,367 @@
+//! The scans: codes in, coefficients out. ITU-T T.81, annexes F and G.
+
+use std::sync::Arc;
+
+use super::bits::{Bits, next_marker};
+use super::frame::{Frame, Plane, SIDE};
+use super::huffman::Table;
+use super::idct::Block;
+use super::{DAMAGED, Reason, Tables};
+
+const MISSING: Reason = "some of its pixels are missing";
+/// The most blocks of a group.
+const MOST_BLOCKS: usize = 10;
+
+/// Where each coefficient stands in its block, in the order they are stored in.
+pub(super) const ZIGZAG: [usize; 64] = [
+    0, 1, 8, 16, 9, 2, 3, 10, 17, 24, 32, 25, 18, 11, 4, 5, 12, 19, 26, 33, 40, 48, 41, 34, 27, 20,
+    13, 6, 7, 14, 21, 28, 35, 42, 49, 56, 57, 50, 43, 36, 29, 22, 15, 23, 30, 37, 44, 51, 58, 59,
+    52, 45, 38, 31, 39, 46, 53, 60, 61, 54, 47, 55, 62, 63,
+];
+
+/// One scan, ready to be read.
+pub(super) struct Scan {
+    parts: Vec<Part>,
+    kind: Kind,
+    /// The first and the last coefficient.
+    band: (usize, usize),
+    /// How many bits the coefficients are still to be moved up.
+    low: u32,
+    restart_interval: usize,
+}
+
+/// A channel of a scan, and the codes it is written in.
+struct Part {
+    channel: usize,
+    dc: Option<Arc<Table>>,
+    ac: Option<Arc<Table>>,
+}
+
+#[derive(Clone, Copy)]
+enum Kind {
+    /// Whole blocks.
+    Sequential,
+    /// First bits of the mean of each block, or one more bit of it.
+    MeanFirst,
+    MeanMore,
+    /// First bits of some other coefficients, or one more bit of them.
+    BandFirst,
+    BandMore,
+}
+
+/// What is carried from block to block, until a restart.
+#[derive(Default)]
+struct State {
+    means: [i32; 4],
+    /// Blocks that follow without a coefficient in this band.
+    empty: u32,
+}
+
+impl Scan {
+    pub(super) fn new(data: &[u8], frame: &mut Frame, tables: &Tables) -> Result<Self, Reason> {
+        let (count, rest) = data.split_first().ok_or(DAMAGED)?;
+        let (parts, rest) = rest
+            .split_at_checked(usize::from(*count) * 2)
+            .ok_or(DAMAGED)?;
+        let &[first, last, bits] = rest.first_chunk().ok_or(DAMAGED)?;
+        let (first, last) = if frame.progressive {
+            (usize::from(first), usize::from(last))
+        } else {
+            (0, 63)
+        };
+        let (high, low) = if frame.progressive {
+            (bits >> 4, bits & 15)
+        } else {
+            (0, 0)
+        };
+        let kind = match (frame.progressive, first, high) {
+            (false, ..) => Kind::Sequential,
+            (true, 0, 0) => Kind::MeanFirst,
+            (true, 0, _) => Kind::MeanMore,
+            (true, _, 0) => Kind::BandFirst,
+            (true, _, _) => Kind::BandMore,
+        };
+        let fits = match kind {
+            Kind::Sequential => true,
+            Kind::MeanFirst | Kind::MeanMore => last == 0,
+            Kind::BandFirst | Kind::BandMore => first <= last && last < 64 && *count == 1,
+        };
+        if !fits || low > 13 || (high != 0 && low + 1 != high) || !(1..=4).contains(count) {
+            return Err(DAMAGED);
+        }
+        let parts: Result<Vec<Part>, Reason> = (parts.as_chunks::<2>().0.iter())
+            .map(|[id, codes]| {
+                let channel = frame.channels.iter().position(|channel| channel.id == *id);
+                let channel = channel.ok_or(DAMAGED)?;
+                let table = |tables: &[Option<Arc<Table>>; 4], slot: u8| {
+                    tables.get(usize::from(slot)).cloned().flatten()
+                };
+                let part = Part {
+                    channel,
+                    dc: table(&tables.dc, codes >> 4),
+                    ac: table(&tables.ac, codes & 15),
+                };
+                let begun = &mut frame.channels[channel];
+                begun.begin(&tables.quantization)?;
+                for bits in &mut begun.bits_to_come[first..=last] {
+                    if bits.unwrap_or(0) != high {
+                        return Err(DAMAGED);
+                    }
+                    *bits = Some(low);
+                }
+                Ok(part)
+            })
+            .collect();
+        let parts = parts?;
+        let blocks = parts.iter().map(|part| {
+            let (h, v) = frame.channels[part.channel].sampling;
+            h * v
+        });
+        if parts.len() > 1 && blocks.sum::<usize>() > MOST_BLOCKS {
+            return Err(DAMAGED);
+        }
+        Ok(Self {
+            parts,
+            kind,
+            band: (first, last),
+            low: low.into(),
+            restart_interval: tables.restart_interval,
+        })
+    }
+
+    /// Reads all blocks, and says how many bytes they took.
+    pub(super) fn decode(
+        &self,
+        frame: &Frame,
+        planes: &mut [Plane],
+        data: &[u8],
+    ) -> Result<usize, Reason> {
+        for part in &self.parts {
+            planes[part.channel].begin(&frame.channels[part.channel]);
+        }
+        match self.kind {
+            Kind::Sequential => {
+                self.visit(frame, planes, data, |bits, state, part, plane, x, y| {
+                    let block = self.whole(bits, &mut state.means[part.channel], part)?;
+                    plane.put(&block, x, y);
+                    Ok(())
+                })
+            }
+            Kind::MeanFirst => self.visit(frame, planes, data, |bits, state, part, plane, x, y| {
+                let mean = mean(bits, &mut state.means[part.channel], part)?;
+                plane.block(x, y).0[0] = mean << self.low;
+                Ok(())
+            }),
+            Kind::MeanMore => self.visit(frame, planes, data, |bits, _, _, plane, x, y| {
+                bits.fill();
+                plane.block(x, y).0[0] |= (bits.take(1) as i16) << self.low;
+                Ok(())
+            }),
+            Kind::BandFirst => self.visit(frame, planes, data, |bits, state, part, plane, x, y| {
+                self.band_first(bits, state, part, plane.block(x, y))
+            }),
+            Kind::BandMore => self.visit(frame, planes, data, |bits, state, part, plane, x, y| {
+                self.band_more(bits, state, part, plane.block(x, y))
+            }),
+        }
+    }
+
+    /// Goes through all blocks, in the order they are stored in.
+    #[inline(always)]
+    fn visit(
+        &self,
+        frame: &Frame,
+        planes: &mut [Plane],
+        data: &[u8],
+        mut each: impl FnMut(
+            &mut Bits<'_>,
+            &mut State,
+            &Part,
+            &mut Plane,
+            usize,
+            usize,
+        ) -> Result<(), Reason>,
+    ) -> Result<usize, Reason> {
+        let alone = match &*self.parts {
+            [part] => Some(frame.channels[part.channel].samples),
+            _ => None,
+        };
+        let (across, down) = match alone {
+            Some((across, down)) => (across.div_ceil(SIDE), down.div_ceil(SIDE)),
+            None => frame.groups,
+        };
+        let (mut at, mut bits, mut state) = (0, Bits::new(data), State::default());
+        let (mut left, mut restart) = (self.restart_interval, 0xD0);
+        for y in 0..down {
+            for x in 0..across {
+                if self.restart_interval != 0 && left == 0 {
+                    at += bits.end()?;
+                    if next_marker(data, &mut at) != Some(restart) {
+                        return Err(MISSING);
+                    }
+                    (bits, state) = (Bits::new(&data[at..]), State::default());
+                    left = self.restart_interval;
+                    restart = 0xD0 | (restart + 1) & 7;
+                }
+                left = left.wrapping_sub(1);
+                for part in &self.parts {
+                    let plane = &mut planes[part.channel];
+                    if alone.is_some() {
+                        each(&mut bits, &mut state, part, plane, x, y)?;
+                        continue;
+                    }
+                    let (h, v) = frame.channels[part.channel].sampling;
+                    for (y, x) in (0..v).flat_map(|j| (0..h).map(move |i| (y * v + j, x * h + i))) {
+                        each(&mut bits, &mut state, part, plane, x, y)?;
+                    }
+                }
+                if bits.overran() {
+                    return Err(MISSING);
+                }
+            }
+        }
+        Ok(at + bits.end()?)
+    }
+
+    /// A block of a sequential picture.
+    #[inline(always)]
+    fn whole(&self, bits: &mut Bits<'_>, before: &mut i32, part: &Part) -> Result<Block, Reason> {
+        let table = part.ac.as_deref().ok_or(DAMAGED)?;
+        let mut block = Block::EMPTY;
+        block.0[0] = mean(bits, before, part)?;
+        let mut at = 1;
+        while at < 64 {
+            bits.fill();
+            let (zeros, value) = match table.value(bits) {
+                Some(quick) => quick,
+                None => {
+                    let symbol = table.symbol(bits)?;
+                    let (zeros, size) = (usize::from(symbol >> 4), u32::from(symbol & 15));
+                    if size == 0 {
+                        if zeros == 15 {
+                            at += 16;
+                            continue;
+                        }
+                        break;
+                    }
+                    (zeros, bits.signed(size) as i16)
+                }
+            };
+            at += zeros;
+            let place = ZIGZAG.get(at).ok_or(DAMAGED)?;
+            block.0[*place] = value;
+            at += 1;
+        }
+        Ok(block)
+    }
+
+    fn band_first(
+        &self,
+        bits: &mut Bits<'_>,
+        state: &mut State,
+        part: &Part,
+        block: &mut Block,
+    ) -> Result<(), Reason> {
+        if state.empty > 0 {
+            state.empty -= 1;
+            return Ok(());
+        }
+        let table = part.ac.as_deref().ok_or(DAMAGED)?;
+        let (mut at, last) = self.band;
+        while at <= last {
+            bits.fill();
+            let symbol = table.symbol(bits)?;
+            let (zeros, size) = (symbol >> 4, u32::from(symbol & 15));
+            if size != 0 {
+                at += usize::from(zeros);
+                let place = ZIGZAG.get(at).filter(|_| at <= last).ok_or(DAMAGED)?;
+                block.0[*place] = (bits.signed(size) << self.low) as i16;
+                at += 1;
+            } else if zeros == 15 {
+                at += 16;
+            } else {
+                state.empty = run(bits, zeros) - 1;
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn band_more(
+        &self,
+        bits: &mut Bits<'_>,
+        state: &mut State,
+        part: &Part,
+        block: &mut Block,
+    ) -> Result<(), Reason> {
+        let table = part.ac.as_deref().ok_or(DAMAGED)?;
+        let one = 1_i16 << self.low;
+        let (mut at, last) = self.band;
+        while at <= last && state.empty == 0 {
+            bits.fill();
+            let symbol = table.symbol(bits)?;
+            let (mut zeros, size) = (symbol >> 4, symbol & 15);
+            let new = match size {
+                0 if zeros < 15 => {
+                    state.empty = run(bits, zeros);
+                    break;
+                }
+                0 => 0,
+                1 if bits.take(1) == 1 => one,
+                1 => -one,
+                _ => return Err(DAMAGED),
+            };
+            // The new one stands behind so many that are still nothing; those that are something get their next bit.
+            while at <= last {
+                let coefficient = &mut block.0[ZIGZAG[at]];
+                at += 1;
+                if *coefficient != 0 {
+                    refine(bits, coefficient, one);
+                } else if zeros > 0 {
+                    zeros -= 1;
+                } else {
+                    *coefficient = new;
+                    break;
+                }
+            }
+        }
+        if state.empty > 0 {
+            for place in &ZIGZAG[at..=last] {
+                let coefficient = &mut block.0[*place];
+                if *coefficient != 0 {
+                    refine(bits, coefficient, one);
+                }
+            }
+            state.empty -= 1;
+        }
+        Ok(())
+    }
+}
+
+/// The mean of a block, which is stored as the difference from the one before.
+#[inline(always)]
+fn mean(bits: &mut Bits<'_>, before: &mut i32, part: &Part) -> Result<i16, Reason> {
+    let table = part.dc.as_deref().ok_or(DAMAGED)?;
+    bits.fill();
+    let size = table.symbol(bits)?;
+    if size > 15 {
+        return Err(DAMAGED);
+    }
+    *before += bits.signed(size.into());
+    i16::try_from(*before).map_err(|_| DAMAGED)
+}
+
+/// A run of empty blocks, this one included.
+fn run(bits: &mut Bits<'_>, size: u8) -> u32 {
+    bits.fill();
+    (1 << size) + bits.take(size.into()) as u32
+}
+
+/// One more bit of a coefficient.
+#[inline(always)]
+fn refine(bits: &mut Bits<'_>, coefficient: &mut i16, one: i16) {
+    bits.fill();
+    if bits.take(1) == 1 && *coefficient & one == 0 {
+        *coefficient += if *coefficient > 0 { one } else { -one };
+    }
+}

@@ -1,0 +1,133 @@
+//! Brings the channels of a picture to one size, row by row, and makes pixels of them. As libjpeg-turbo does: where a channel has half
+//! as many samples in a direction, by a triangle over its neighbours; elsewhere samples are repeated.
+
+use super::Model;
+use super::frame::{Channel, Frame, Plane};
+
+/// All pixels, row after row.
+pub(super) fn join(frame: &Frame, model: Model, planes: &[Plane]) -> Vec<u8> {
+    let (width, height) = (frame.width as usize, frame.height as usize);
+    let mut pixels = vec![0; width * height * planes.len()];
+    let mut rows = vec![vec![0; width + 3]; planes.len()];
+    let mut sums = Vec::with_capacity(width);
+    for (y, line) in pixels.chunks_exact_mut(width * planes.len()).enumerate() {
+        for ((plane, channel), row) in planes.iter().zip(&frame.channels).zip(&mut rows) {
+            let factors = (
+                frame.most.0 / channel.sampling.0,
+                frame.most.1 / channel.sampling.1,
+            );
+            enlarge(plane, channel, factors, y, &mut sums, row);
+        }
+        match (model, &*rows) {
+            (Model::YCbCr, [luma, cb, cr]) => {
+                for (((pixel, luma), cb), cr) in line
+                    .as_chunks_mut::<3>()
+                    .0
+                    .iter_mut()
+                    .zip(luma)
+                    .zip(cb)
+                    .zip(cr)
+                {
+                    *pixel = rgb(*luma, *cb, *cr);
+                }
+            }
+            // Ink is what brightness lacks; it is stored the other way round.
+            (Model::Ycck, [luma, cb, cr, black]) => {
+                let pixels = line.as_chunks_mut::<4>().0.iter_mut();
+                for ((((pixel, luma), cb), cr), black) in
+                    pixels.zip(luma).zip(cb).zip(cr).zip(black)
+                {
+                    let [r, g, b] = rgb(*luma, *cb, *cr);
+                    *pixel = [r, g, b, 255 - black];
+                }
+            }
+            _ => {
+                let inverted = if model == Model::Cmyk { 255 } else { 0 };
+                for (at, row) in rows.iter().enumerate() {
+                    let samples = line.iter_mut().skip(at).step_by(rows.len());
+                    for (sample, value) in samples.zip(row) {
+                        *sample = value ^ inverted;
+                    }
+                }
+            }
+        }
+    }
+    pixels
+}
+
+/// One row of a channel, as wide as the picture.
+fn enlarge(
+    plane: &Plane,
+    channel: &Channel,
+    factors: (usize, usize),
+    y: usize,
+    sums: &mut Vec<u16>,
+    out: &mut [u8],
+) {
+    let (width, height) = channel.samples;
+    let row = |y: usize| &plane.samples[y.min(height - 1) * plane.stride..][..width];
+    let near = row(y / factors.1);
+    // The neighbour that is nearer: above for the upper half of a sample, below for the lower.
+    let far = if y % 2 == 0 {
+        row((y / 2).saturating_sub(1))
+    } else {
+        row(y / 2 + 1)
+    };
+    match factors {
+        (1, 1) => out[..width].copy_from_slice(near),
+        (1, 2) => {
+            let half = 1 + (y % 2) as u16;
+            for ((out, near), far) in out.iter_mut().zip(near).zip(far) {
+                *out = ((u16::from(*near) * 3 + u16::from(*far) + half) >> 2) as u8;
+            }
+        }
+        (2, 1) if width > 2 => {
+            sums.clear();
+            sums.extend(near.iter().map(|near| u16::from(*near)));
+            widen::<2>(sums, out, [1, 2]);
+        }
+        (2, 2) if width > 2 => {
+            sums.clear();
+            sums.extend(
+                (near.iter().zip(far)).map(|(near, far)| u16::from(*near) * 3 + u16::from(*far)),
+            );
+            widen::<4>(sums, out, [8, 7]);
+        }
+        (across, _) => {
+            for (out, near) in out.chunks_mut(across).zip(near) {
+                out.fill(*near);
+            }
+        }
+    }
+}
+
+/// Twice as wide: three quarters of each sample and one of the neighbour that is nearer. `halves` is what is added before rounding
+/// down, on the left and on the right.
+#[inline(always)]
+fn widen<const BITS: u16>(sums: &[u16], out: &mut [u8], [left, right]: [u16; 2]) {
+    let pairs = out.as_chunks_mut::<2>().0;
+    let last = sums.len() - 1;
+    let of = |near: u16, far: u16, half: u16| ((near * 3 + far + half) >> BITS) as u8;
+    for (pair, three) in pairs[1..].iter_mut().zip(sums.windows(3)) {
+        *pair = [of(three[1], three[0], left), of(three[1], three[2], right)];
+    }
+    pairs[0] = [of(sums[0], sums[0], left), of(sums[0], sums[1], right)];
+    if let Some(pair) = pairs.get_mut(last) {
+        *pair = [
+            of(sums[last], sums[last - 1], left),
+            of(sums[last], sums[last], right),
+        ];
+    }
+}
+
+/// By the weights of ITU-R BT.601, in whole numbers as libjpeg has them.
+#[inline(always)]
+fn rgb(luma: u8, cb: u8, cr: u8) -> [u8; 3] {
+    let (luma, cb, cr) = (i32::from(luma), i32::from(cb) - 128, i32::from(cr) - 128);
+    [
+        luma + ((91_881 * cr + 32_768) >> 16),
+        luma + ((-22_554 * cb - 46_802 * cr + 32_768) >> 16),
+        luma + ((116_130 * cb + 32_768) >> 16),
+    ]
+    .map(|level| level.clamp(0, 255) as u8)
+}

@@ -1,0 +1,144 @@
+//! Reads PNG files, and what they say of their colours.
+
+use std::borrow::Cow;
+use std::io::{Cursor, ErrorKind};
+
+use image::{DynamicImage, ImageBuffer};
+use png::{BitDepth, ColorType, Decoder, DecodingError, Limits, Reader, Transformations};
+
+use super::color::Named;
+use super::marks;
+
+/// A file whose chunks have been read, up to its pixels.
+pub(super) struct Png<'a> {
+    reader: Reader<Cursor<Cow<'a, [u8]>>>,
+    /// The decoder drops it where it does not know its numbers.
+    cicp: Option<[u8; 4]>,
+}
+
+impl<'a> Png<'a> {
+    /// Reads what comes before the pixels, and takes no more than so many bytes of memory for it.
+    pub(super) fn open(file: &'a [u8], limit: usize) -> Result<Self, &'static str> {
+        let cicp = chunks(file)
+            .find_map(|(_, name, data)| (name == b"cICP").then(|| data.try_into().ok()).flatten());
+        let file = Cursor::new(with_exact_transparency(file));
+        let mut decoder = Decoder::new_with_limits(file, Limits { bytes: limit });
+        decoder.set_ignore_text_chunk(true);
+        decoder.set_transformations(Transformations::EXPAND);
+        let reader = decoder.read_info().map_err(|error| reason(&error))?;
+        Ok(Self { reader, cicp })
+    }
+
+    /// Pixels across and down, as stored.
+    pub(super) fn size(&self) -> (u32, u32) {
+        self.reader.info().size()
+    }
+
+    /// Bytes of all pixels; `None` if there are too many to count.
+    pub(super) fn bytes(&self) -> Option<usize> {
+        self.reader.output_buffer_size()
+    }
+
+    /// The EXIF block, in TIFF's format.
+    pub(super) fn exif(&self) -> Option<&[u8]> {
+        self.reader.info().exif_metadata.as_deref()
+    }
+
+    /// What it says of its colours.
+    pub(super) fn named(&self) -> Named {
+        let info = self.reader.info();
+        let points = info.chrm_chunk.map(|points| {
+            let pairs = [points.white, points.red, points.green, points.blue];
+            pairs.map(|(x, y)| [x.into_value(), y.into_value()])
+        });
+        Named {
+            cicp: self.cicp,
+            icc: info.icc_profile.as_ref().map(|profile| profile.to_vec()),
+            srgb: info.srgb.is_some(),
+            gamma: info.gama_chunk.map(png::ScaledFloat::into_value),
+            points,
+        }
+    }
+
+    /// Decodes the pixels, as they are stored; of an animation its default picture.
+    pub(super) fn decode(mut self) -> Result<DynamicImage, &'static str> {
+        let mut samples = vec![0; self.bytes().ok_or("it is too large")?];
+        let frame = self.reader.next_frame(&mut samples);
+        let frame = frame.map_err(|error| reason(&error))?;
+        let (width, height) = (frame.width, frame.height);
+        let pixels = if frame.bit_depth == BitDepth::Sixteen {
+            let pairs = samples.as_chunks::<2>().0.iter();
+            let samples: Vec<u16> = pairs.map(|pair| u16::from_be_bytes(*pair)).collect();
+            match frame.color_type {
+                ColorType::Grayscale => from(width, height, samples, DynamicImage::ImageLuma16),
+                ColorType::GrayscaleAlpha => {
+                    from(width, height, samples, DynamicImage::ImageLumaA16)
+                }
+                ColorType::Rgba => from(width, height, samples, DynamicImage::ImageRgba16),
+                _ => from(width, height, samples, DynamicImage::ImageRgb16),
+            }
+        } else {
+            match frame.color_type {
+                ColorType::Grayscale => from(width, height, samples, DynamicImage::ImageLuma8),
+                ColorType::GrayscaleAlpha => {
+                    from(width, height, samples, DynamicImage::ImageLumaA8)
+                }
+                ColorType::Rgba => from(width, height, samples, DynamicImage::ImageRgba8),
+                _ => from(width, height, samples, DynamicImage::ImageRgb8),
+            }
+        };
+        pixels.ok_or("it is damaged")
+    }
+}
+
+fn from<P: image::Pixel>(
+    width: u32,
+    height: u32,
+    samples: Vec<P::Subpixel>,
+    picture: fn(ImageBuffer<P, Vec<P::Subpixel>>) -> DynamicImage,
+) -> Option<DynamicImage> {
+    ImageBuffer::from_raw(width, height, samples).map(picture)
+}
+
+/// Of the gray level that is transparent only as many bits count as a pixel has; the decoder compares all of them.
+fn with_exact_transparency(file: &[u8]) -> Cow<'_, [u8]> {
+    // After the signature comes the header: width, height, bits of a sample, colour type.
+    const BITS: usize = 24;
+    const GRAY: u8 = 0;
+    let (Some(&bits @ (1 | 2 | 4)), Some(&GRAY)) = (file.get(BITS), file.get(BITS + 1)) else {
+        return Cow::Borrowed(file);
+    };
+    let Some((at, data)) = chunks(file)
+        .find_map(|(at, name, data)| (name == b"tRNS" && data.len() == 2).then_some((at, data)))
+    else {
+        return Cow::Borrowed(file);
+    };
+    let mut chunk = Vec::new();
+    marks::chunk(&mut chunk, *b"tRNS", &[0, data[1] & ((1 << bits) - 1)]);
+    let mut exact = file.to_vec();
+    exact[at..at + chunk.len()].copy_from_slice(&chunk);
+    Cow::Owned(exact)
+}
+
+/// Each chunk before the pixels: where it begins, its name, its data.
+fn chunks(file: &[u8]) -> impl Iterator<Item = (usize, &[u8], &[u8])> {
+    let mut at = 8;
+    std::iter::from_fn(move || {
+        let length = u32::from_be_bytes(*file.get(at..)?.first_chunk()?) as usize;
+        let chunk = file.get(at..at.checked_add(length)?.checked_add(12)?)?;
+        let (began, name) = (at, &chunk[4..8]);
+        at += chunk.len();
+        (name != b"IDAT").then_some((began, name, &chunk[8..8 + length]))
+    })
+}
+
+/// The decoder's own words name its types.
+fn reason(error: &DecodingError) -> &'static str {
+    match error {
+        DecodingError::IoError(error) if error.kind() == ErrorKind::UnexpectedEof => {
+            "it is cut off"
+        }
+        DecodingError::LimitsExceeded => "what it carries beside its pixels is too large",
+        _ => "it is damaged",
+    }
+}
