@@ -44,11 +44,7 @@ pub(super) fn expected(schema: &Value) -> String {
         let words: Vec<&str> = words.iter().filter_map(Value::as_str).collect();
         return format!("one of {}", words.join(", "));
     }
-    let kind = match &schema["type"] {
-        Value::Array(kinds) => kinds.iter().find(|kind| **kind != "null"),
-        kind => Some(kind),
-    };
-    match kind.and_then(Value::as_str) {
+    match kind(schema) {
         Some("string") if schema["format"] == "date-time" => {
             "a time like 2026-11-22T18:00:00Z (RFC 3339)".to_owned()
         }
@@ -59,6 +55,14 @@ pub(super) fn expected(schema: &Value) -> String {
         Some("array") => "a list".to_owned(),
         Some("object") => "an object".to_owned(),
         _ => "another value".to_owned(),
+    }
+}
+
+/// The kind of value a schema takes, beside `null`.
+pub(super) fn kind(schema: &Value) -> Option<&str> {
+    match &schema["type"] {
+        Value::Array(kinds) => kinds.iter().find(|kind| **kind != "null")?.as_str(),
+        kind => kind.as_str(),
     }
 }
 

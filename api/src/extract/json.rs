@@ -14,22 +14,23 @@ use serde_json::{Map, Number, Value, json};
 use serde_path_to_error::Segment;
 use utoipa::ToSchema;
 
-use super::expected::{self, expected, found};
+use super::expected::{self, expected, found, kind};
 use crate::error::{Code, Problem, sentence};
 
 /// Parses a body that is one JSON object; what does not fit is named by its place.
 pub fn json<T: DeserializeOwned + ToSchema>(body: &[u8]) -> Result<T, Problem> {
-    let tree = tree(body)?;
+    let mut tree = tree(body)?;
     if !tree.is_object() {
         let detail = format!("Expected a JSON object, not {}.", found(&tree));
         return Err(Problem::invalid(vec![Violation::new("", detail)]));
     }
+    let schema = json!(T::schema());
+    drop_nulls(&mut tree, &schema);
     serde_path_to_error::deserialize(tree).map_err(|error| {
         let pointer = pointer(error.path());
         // The first tree was used up.
         match self::tree(body) {
             Ok(tree) => {
-                let schema = json!(T::schema());
                 let violation = violation(&schema, &tree, pointer, &error.inner().to_string());
                 Problem::invalid(vec![violation])
             }
@@ -63,9 +64,7 @@ fn violation(schema: &Value, tree: &Value, pointer: String, error: &str) -> Viol
         let wanted = expected(&here);
         match tree.pointer(&pointer) {
             // Another string is wanted: what kind of value it is says nothing.
-            Some(Value::String(_))
-                if !wanted.starts_with("a whole") && here["type"] != "boolean" =>
-            {
+            Some(Value::String(_)) if kind(&here) == Some("string") => {
                 format!("Expected {wanted}.")
             }
             Some(value) => format!("Expected {wanted}, not {}.", found(value)),
@@ -98,7 +97,23 @@ fn escaped(key: &str) -> String {
     key.replace('~', "~0").replace('/', "~1")
 }
 
-/// Everything in a body, without what is `null`.
+/// Takes away every field that is `null`. One that nobody knows stays, and is refused as any such field is.
+fn drop_nulls(tree: &mut Value, schema: &Value) {
+    match tree {
+        Value::Object(fields) => fields.retain(|key, value| {
+            let schema = expected::at(schema, &format!("/{}", escaped(key)));
+            drop_nulls(value, &schema);
+            !value.is_null() || schema.is_null()
+        }),
+        Value::Array(items) => {
+            let schema = expected::at(schema, "/0");
+            items.iter_mut().for_each(|item| drop_nulls(item, &schema));
+        }
+        _ => {}
+    }
+}
+
+/// Everything in a body.
 fn tree(body: &[u8]) -> Result<Value, Problem> {
     let twice = RefCell::new(None);
     let mut deserializer = serde_json::Deserializer::from_slice(body);
@@ -189,6 +204,15 @@ impl<'de> Visitor<'de> for Strict<'_> {
     }
 
     fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
+        // 2.0 is a whole number, as JSON Schema has it; beyond this not every whole number can be told from the next.
+        const EXACT: f64 = 9_007_199_254_740_992.0;
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "it is whole and small enough"
+        )]
+        if value.fract() == 0.0 && value.abs() <= EXACT {
+            return Ok((value as i64).into());
+        }
         Ok(Number::from_f64(value).map_or(Value::Null, Value::Number))
     }
 
@@ -222,7 +246,6 @@ impl<'de> Visitor<'de> for Strict<'_> {
             let value = object.next_value_seed(Strict { place, ..self })?;
             fields.insert(key.into_owned(), value);
         }
-        fields.retain(|_, value| !value.is_null());
         Ok(Value::Object(fields))
     }
 }
@@ -347,6 +370,10 @@ mod tests {
                 .words
                 .len(),
             1
+        );
+        assert_eq!(
+            refused(r#"{"list":[],"wrods":null}"#).1.as_deref(),
+            Some("/wrods")
         );
         assert_eq!(refused(r#"{"list":null}"#).1.as_deref(), Some("/list"));
         assert_eq!(refused(r#"{"list":[null]}"#).1.as_deref(), Some("/list/0"));

@@ -2,6 +2,8 @@
 
 use serde_json::{Map, Value, json};
 
+use crate::idempotency;
+
 /// What an answer leads to: an operation, the status of its answer, and the operation whose `id` stands at a place in it.
 const LINKS: [(&str, &str, &str, &str); 15] = [
     ("create_job", "202", "get_job", "/id"),
@@ -27,6 +29,7 @@ pub(super) fn complete(mut document: Value) -> Value {
         for operation in objects(path) {
             failures(operation);
             links(operation);
+            keys(operation);
         }
     }
     described(&mut document);
@@ -111,6 +114,18 @@ fn failures(operation: &mut Value) {
                 "content": { "application/problem+json": { "schema": { "$ref": "#/components/schemas/Problem" } } }
             })
         });
+    }
+}
+
+/// Says what an `Idempotency-Key` is, wherever one is taken.
+fn keys(operation: &mut Value) {
+    let parameters = operation
+        .get_mut("parameters")
+        .and_then(Value::as_array_mut);
+    for parameter in parameters.into_iter().flatten() {
+        if parameter["name"] == "Idempotency-Key" {
+            parameter["schema"]["pattern"] = json!(idempotency::PATTERN);
+        }
     }
 }
 

@@ -49,6 +49,7 @@ pub struct ArtifactView {
 
 /// Where a file is for good, for whoever has a key.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = ArtifactLinks)]
 pub struct Links {
     #[serde(rename = "self")]
     pub itself: String,

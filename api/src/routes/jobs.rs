@@ -76,6 +76,7 @@ pub struct JobView {
 
 /// How a job ended.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = JobOutcome)]
 pub struct Outcome {
     #[schema(inline)]
     pub class: Class,
@@ -85,6 +86,7 @@ pub struct Outcome {
 
 /// Where to go from a job.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = JobLinks)]
 pub struct Links {
     #[serde(rename = "self")]
     pub itself: String,

@@ -213,6 +213,14 @@ impl Many {
             let detail = format!("1 to {MOST}, not {limit}.");
             return Err(Problem::invalid(vec![Violation::new("/limit", detail)]));
         }
+        if self
+            .model
+            .as_ref()
+            .is_some_and(|model| model.contains('\0'))
+        {
+            let detail = "Leave out the NUL character.";
+            return Err(Problem::invalid(vec![Violation::new("/model", detail)]));
+        }
         let search = Search {
             ids: self.ids.clone(),
             tenant: self.tenant,

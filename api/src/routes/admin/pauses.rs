@@ -17,6 +17,9 @@ use crate::auth::Operator;
 use crate::error::{Code, Problem, ProblemBody, Result};
 use crate::extract::{self, JsonBody};
 
+/// The longest name of a worker, in characters.
+const MAX_WORKER: usize = 200;
+
 /// What is to be paused: all jobs that fit everything that is said.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -103,6 +106,13 @@ pub async fn pause(
     {
         let detail = format!("There is no model {model}: GET /v1/models lists them.");
         return Err(Problem::invalid(vec![Violation::new("/model", detail)]));
+    }
+    let usable = |worker: &String| {
+        (1..=MAX_WORKER).contains(&worker.chars().count()) && !worker.contains('\0')
+    };
+    if !scope.worker.as_ref().is_none_or(usable) {
+        let detail = format!("Name a worker in 1 to {MAX_WORKER} characters, without NUL.");
+        return Err(Problem::invalid(vec![Violation::new("/worker", detail)]));
     }
     let id = operation::pause(&app.pool, act, &scope).await?;
     Ok((StatusCode::CREATED, Json(Paused { id })))

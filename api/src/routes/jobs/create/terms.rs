@@ -14,7 +14,6 @@ use utoipa::{IntoParams, openapi};
 use crate::error::{Code, Problem};
 use crate::extract::{Parameters, single};
 use crate::header_list::elements;
-use crate::idempotency::PATTERN as KEY_PATTERN;
 use crate::request::Id;
 
 pub const PREFER: HeaderName = HeaderName::from_static("prefer");
@@ -146,7 +145,7 @@ impl IntoParams for Terms {
         let headers = [
             parameter(
                 "Idempotency-Key",
-                KEY_PATTERN,
+                ".*",
                 "1 to 255 visible ASCII characters; made when missing. The same request with the same key is answered again, not done again",
             ),
             parameter(
