@@ -15,6 +15,9 @@ type Reason = &'static str;
 const NO_PROFILE: Reason =
     "its colour profile cannot be applied: convert it to sRGB before it is sent";
 
+pub(super) const AS_IN_A_VIDEO: Reason =
+    "its colours are coded as in a video (cICP): convert it to sRGB";
+
 /// What a file says of its colours.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Named {
@@ -182,7 +185,7 @@ fn of_numbers([primaries, transfer, matrix, range]: [u8; 4]) -> Result<ColorProf
         }
     };
     if (matrix, range) != (0, 1) {
-        return Err("its colours are coded as in a video (cICP): convert it to sRGB");
+        return Err(AS_IN_A_VIDEO);
     }
     rgb(points, curve).ok_or(NO_PROFILE)
 }

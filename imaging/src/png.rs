@@ -6,13 +6,13 @@ use std::io::{Cursor, ErrorKind};
 use image::{DynamicImage, ImageBuffer};
 use png::{BitDepth, ColorType, Decoder, DecodingError, Limits, Reader, Transformations};
 
-use super::color::Named;
+use super::color::{AS_IN_A_VIDEO, Named};
 use super::marks;
 
 /// A file whose chunks have been read, up to its pixels.
 pub(super) struct Png<'a> {
     reader: Reader<Cursor<Cow<'a, [u8]>>>,
-    /// The decoder drops it where it does not know its numbers.
+    /// As it stands in the file, whatever its numbers are.
     cicp: Option<[u8; 4]>,
 }
 
@@ -21,6 +21,10 @@ impl<'a> Png<'a> {
     pub(super) fn open(file: &'a [u8], limit: usize) -> Result<Self, &'static str> {
         let cicp = chunks(file)
             .find_map(|(_, name, data)| (name == b"cICP").then(|| data.try_into().ok()).flatten());
+        if cicp.is_some_and(|[.., matrix, _]: [u8; 4]| matrix != 0) {
+            // The decoder would call it damaged.
+            return Err(AS_IN_A_VIDEO);
+        }
         let file = Cursor::new(with_exact_transparency(file));
         let mut decoder = Decoder::new_with_limits(file, Limits { bytes: limit });
         decoder.set_ignore_text_chunk(true);
