@@ -5,6 +5,8 @@ SHELL := /bin/bash
 
 # Always the whole workspace: a part of it would want other features of its dependencies, and build them again.
 BUILT := $(or $(CARGO_TARGET_DIR),target)/debug
+# What tests deliver, to be opened by other software when they have ended.
+DELIVERED := $(abspath $(BUILT)/../delivered)
 
 .PHONY: help run test check fmt setup prepare bench bench-pictures outcomes failpoints properties races storm rolling rolling-migration redis-away boards demo-load scaler containers flood chaos verify-bench model contract sweep
 
@@ -19,7 +21,9 @@ run: ## Start the whole product; Ctrl-C stops it
 test: ## Pass the tests, against private servers, a real browser and the vendors' own clients
 	@scripts/setup test
 	cargo build --locked --workspace --all-targets
-	$(BUILT)/with-servers cargo nextest run --locked --workspace --no-fail-fast $(ARGS)
+	@rm -rf $(DELIVERED) && mkdir -p $(DELIVERED)
+	PLATEN_DELIVERED=$(DELIVERED) $(BUILT)/with-servers cargo nextest run --locked --workspace --no-fail-fast $(ARGS)
+	.venv/bin/python tests/python/readers.py $(DELIVERED) --least $(if $(ARGS),0,100)
 
 check: ## Format, lints, docs, queries against the schema, dependencies, manifests
 	@scripts/setup test

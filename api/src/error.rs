@@ -11,6 +11,7 @@ use common::database;
 use common::generation::Violation;
 use common::operation::OperationError;
 use common::settlement::SettlementError;
+use imaging::ImagingError;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
@@ -321,6 +322,17 @@ impl From<BucketError> for Problem {
     fn from(error: BucketError) -> Self {
         tracing::error!(%error, "The bucket failed");
         Self::from(Code::Unavailable)
+    }
+}
+
+/// What is wrong with a picture that a client sent, and what to do about it.
+pub fn picture_refused(error: &ImagingError) -> String {
+    let what = sentence(error);
+    match error {
+        ImagingError::Unreadable { .. } => {
+            format!("{what} Send the whole file again, or save the picture anew.")
+        }
+        _ => what,
     }
 }
 

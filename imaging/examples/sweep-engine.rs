@@ -5,7 +5,7 @@
 use std::error::Error;
 use std::{fs, io};
 
-use common::generation::image::{Fit, Format, Pixels, Recipe, Rendering};
+use common::generation::image::{Fit, Format, MAX_INPUT_BYTES, Pixels, Recipe, Rendering};
 use imaging::{ImagingError, Mark, clean, develop};
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -31,7 +31,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
 fn made(how: &str, file: &[u8], target: Pixels) -> Result<bytes::Bytes, ImagingError> {
     if how == "upload" {
-        return clean(file).map(|upload| upload.bytes);
+        return clean(file, MAX_INPUT_BYTES).map(|upload| upload.bytes);
     }
     let recipe = Recipe {
         target,

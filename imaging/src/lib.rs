@@ -61,6 +61,23 @@ pub fn develop(original: &[u8], recipe: &Recipe, mark: &Mark) -> Result<Develope
     })
 }
 
+/// What a file is and how large, by its header alone: its format, and its pixels across and down as they are shown.
+///
+/// # Errors
+/// [`ImagingError`] in the words for whoever sent the file, where nothing could be made of it: it is no picture, its header
+/// is damaged, or it is too large.
+pub fn inspect(file: &[u8]) -> Result<(MediaType, Pixels), ImagingError> {
+    contain_panics(|| {
+        let Original {
+            format,
+            width,
+            height,
+            ..
+        } = Original::open(file)?;
+        Ok((format.media_type(), Pixels { width, height }))
+    })
+}
+
 /// The most memory, in bytes, that [`develop`] takes of a picture of this size, its file and the results included.
 pub fn memory(original: Pixels, target: Pixels) -> usize {
     let area = |pixels: Pixels| u64::from(pixels.width) * u64::from(pixels.height);

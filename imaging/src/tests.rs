@@ -17,7 +17,7 @@ use image::{
 use moxcms::ColorProfile;
 
 use common::generation::image::{
-    AspectRatio, Chroma, Encoding, Fit, MAX_INPUT_BYTES, Rendering, Size, inspect,
+    AspectRatio, Chroma, Encoding, Fit, MAX_INPUT_BYTES, Rendering, Size,
 };
 
 use super::*;
@@ -97,7 +97,7 @@ fn check_table(format: Format) {
                         }
                         rendition => {
                             let rendition = rendition.unwrap();
-                            let expected = Some((format.media_type(), target));
+                            let expected = Ok((format.media_type(), target));
                             assert_eq!(inspect(&rendition.bytes), expected);
                             assert_eq!(rendition.pixels, target);
                             assert_eq!(rendition.media_type, format.media_type());
@@ -527,7 +527,7 @@ fn what_is_sent_is_written_anew_small_enough_for_any_model() {
         assert_eq!(cleaned.media_type, media_type);
         assert_eq!(
             inspect(&cleaned.bytes),
-            Some((cleaned.media_type, cleaned.pixels))
+            Ok((cleaned.media_type, cleaned.pixels))
         );
         assert!(cleaned.bytes.len() <= MAX_INPUT_BYTES);
         cleaned.bytes
@@ -567,6 +567,18 @@ fn what_is_sent_is_written_anew_small_enough_for_any_model() {
 
     let broken = clean(&large[..large.len() / 2], MAX_INPUT_BYTES);
     assert!(matches!(broken, Err(ImagingError::Unreadable { .. })));
+}
+
+#[test]
+fn only_pictures_are_pictures() {
+    for bytes in [&b""[..], b"GIF89a", b"<svg/>"] {
+        let error = inspect(bytes).unwrap_err();
+        assert!(matches!(error, ImagingError::NotAPicture(_)), "{error}");
+    }
+    for bytes in [b"\x89PNG\r\n\x1a\n", &b"\xff\xd8\xff"[..]] {
+        let error = inspect(bytes).unwrap_err();
+        assert!(matches!(error, ImagingError::Unreadable { .. }), "{error}");
+    }
 }
 
 #[test]

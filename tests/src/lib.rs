@@ -11,6 +11,7 @@ pub mod clients;
 pub mod compose;
 pub mod contract;
 pub mod customers;
+pub mod delivered;
 pub mod disk;
 pub mod fleet;
 pub mod gcs;

@@ -25,6 +25,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::delivered;
 use crate::servers::TestServers;
 
 /// How a pipeline starts.
@@ -384,6 +385,7 @@ impl Pipeline {
         assert_eq!(open, 0, "jobs are still open");
         let findings = verify::verify(&self.reader).await.unwrap();
         assert!(findings.is_empty(), "the books do not close: {findings:#?}");
+        delivered::keep(&self.reader, self.bucket.path()).await;
         self.reader.close().await;
         self.servers.drop_database(&self.database).await;
         self.closed = true;

@@ -9,7 +9,6 @@ use common::artifact;
 use common::bucket::BadLink;
 use common::clock;
 use common::file_name::attachment;
-use common::generation::image;
 use serde::Deserialize;
 
 use crate::app::App;
@@ -48,7 +47,7 @@ pub async fn handler(
         .get(&key)
         .await?
         .ok_or_else(|| Problem::new(Code::NotFound, "This file was deleted."))?;
-    let media_type = image::inspect(&bytes)
+    let media_type = imaging::inspect(&bytes)
         .map_or("application/octet-stream", |(media_type, _)| {
             media_type.as_str()
         });

@@ -22,7 +22,7 @@ use utoipa::ToSchema;
 
 use crate::app::App;
 use crate::base::Base;
-use crate::error::{Code, Problem, Result, sentence};
+use crate::error::{Code, Problem, Result, picture_refused};
 use crate::idempotency::Key;
 use crate::link::{File, Fresh};
 
@@ -140,13 +140,7 @@ async fn store(
         .darkroom
         .clean(file, MAX_INPUT_BYTES)
         .await
-        .map_err(|error| {
-            let detail = format!(
-                "{} Send a whole PNG, JPEG or WebP file as the body.",
-                sentence(&error)
-            );
-            Problem::invalid(vec![Violation::new("", detail)])
-        })?;
+        .map_err(|error| Problem::invalid(vec![Violation::new("", picture_refused(&error))]))?;
     let object_key = upload::key(tenant, id);
     let stored = app.bucket.put_new(&object_key, cleaned.bytes).await?;
     Ok(Upload {

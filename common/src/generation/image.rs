@@ -3,9 +3,7 @@
 mod rendering;
 
 use std::fmt;
-use std::io::Cursor;
 
-use ::image::{ImageFormat, ImageReader};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -285,21 +283,6 @@ pub fn pixels(ratio: AspectRatio, size: Size) -> Pixels {
     }
 }
 
-/// What a picture file says of itself in its first bytes; nothing is decoded.
-pub fn inspect(bytes: &[u8]) -> Option<(MediaType, Pixels)> {
-    let reader = ImageReader::new(Cursor::new(bytes))
-        .with_guessed_format()
-        .ok()?;
-    let media_type = match reader.format()? {
-        ImageFormat::Png => MediaType::Png,
-        ImageFormat::Jpeg => MediaType::Jpeg,
-        ImageFormat::WebP => MediaType::Webp,
-        _ => return None,
-    };
-    let (width, height) = reader.into_dimensions().ok()?;
-    Some((media_type, Pixels { width, height }))
-}
-
 impl ImageRequest {
     /// Everything this model cannot do, or nothing.
     pub fn violations(&self, model: &Model) -> Vec<Violation> {
@@ -407,19 +390,6 @@ mod tests {
             let Pixels { width, height } = pixels(ratio, Size::OneK);
             let is = f64::from(width) / f64::from(height);
             assert!((is / said - 1.0).abs() < 0.02, "{ratio}: {width}×{height}");
-        }
-    }
-
-    #[test]
-    fn only_pictures_are_pictures() {
-        for bytes in [
-            &b""[..],
-            b"GIF89a",
-            b"<svg/>",
-            b"\x89PNG\r\n\x1a\n",
-            b"\xff\xd8\xff",
-        ] {
-            assert_eq!(inspect(bytes), None);
         }
     }
 }

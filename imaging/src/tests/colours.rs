@@ -24,7 +24,7 @@ fn shown(file: &[u8]) -> [u8; 3] {
 }
 
 fn refused(file: &[u8]) -> String {
-    clean(file).unwrap_err().to_string()
+    clean(file, MAX_INPUT_BYTES).unwrap_err().to_string()
 }
 
 fn gamma(hundred_thousandths: u32) -> ([u8; 4], Vec<u8>) {

@@ -9,7 +9,7 @@ fn photo() -> RgbImage {
 }
 
 fn refused(file: &[u8]) -> String {
-    let uploaded = clean(file).unwrap_err();
+    let uploaded = clean(file, MAX_INPUT_BYTES).unwrap_err();
     let developed = render(file, target(64, 64), Format::Png).map(|_| ());
     match uploaded {
         ImagingError::Unreadable { reason, .. } => {
@@ -64,7 +64,7 @@ fn a_jpeg_that_was_cut_and_ended_is_refused() {
         restarting(),
         progressive(),
     ] {
-        assert!(clean(&jpeg).is_ok());
+        assert!(clean(&jpeg, MAX_INPUT_BYTES).is_ok());
         let first = scans(&jpeg)[0];
         for share in [10, 50, 90, 99] {
             let cut = first + (jpeg.len() - first) * share / 100;
@@ -119,9 +119,12 @@ fn a_file_without_its_end_is_refused() {
 fn filling_before_the_end_is_no_damage() {
     let jpeg = encoded(&photo().into(), Format::Jpeg);
     let (pixels, end) = jpeg.split_at(jpeg.len() - 2);
-    let clean_one = clean(&jpeg).unwrap();
+    let clean_one = clean(&jpeg, MAX_INPUT_BYTES).unwrap();
     for filling in [&[0; 16][..], &[0xFF; 5]] {
-        assert_eq!(clean(&[pixels, filling, end].concat()).unwrap(), clean_one);
+        assert_eq!(
+            clean(&[pixels, filling, end].concat(), MAX_INPUT_BYTES).unwrap(),
+            clean_one
+        );
     }
     refused(&[pixels, &[0x5A; 16], end].concat());
 }

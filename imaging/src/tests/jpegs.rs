@@ -135,7 +135,7 @@ fn two_channels_and_odd_sizes_are_refused_in_words() {
     let reason = |change: fn(&mut [u8])| {
         let mut changed = jpeg.clone();
         change(&mut changed[frame..]);
-        match clean(&changed) {
+        match clean(&changed, MAX_INPUT_BYTES) {
             Err(ImagingError::Unreadable { reason, .. }) => reason,
             other => panic!("{other:?}"),
         }

@@ -2,7 +2,8 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use common::generation::image::{MediaType, Pixels, inspect};
+use common::generation::image::{MediaType, Pixels};
+use imaging::inspect;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use tests::pipeline::small_job;
@@ -44,7 +45,7 @@ async fn a_product_photo_becomes_a_picture_of_exactly_the_asked_size() {
     let bytes = pipeline.download(rendition["url"].as_str().unwrap()).await;
     assert_eq!(
         inspect(&bytes),
-        Some((
+        Ok((
             MediaType::Png,
             Pixels {
                 width: 1856,
@@ -76,7 +77,7 @@ async fn every_format_and_size_is_what_it_says() {
             .await;
         assert_eq!(
             inspect(&bytes),
-            Some((media_type, Pixels { width, height })),
+            Ok((media_type, Pixels { width, height })),
             "{format} {size} {ratio}"
         );
     }

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use common::generation::image::inspect;
 use common::id::UploadId;
 use common::retention::Retention;
+use imaging::inspect;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use tests::disk::files;

@@ -11,7 +11,7 @@ use common::call::{self, Ending, Journaled, original_key};
 use common::catalog::{Lane, Model, Tokens};
 use common::database;
 use common::failpoint::reach;
-use common::generation::image::{ImageRequest, inspect};
+use common::generation::image::ImageRequest;
 use common::id::CallId;
 use common::job::Claimed;
 use common::outcome::{Class, Failure};
@@ -154,7 +154,7 @@ impl Attempt<'_> {
         };
         // Of one that was given up nothing but its picture may change any more.
         if journaled.outcome.is_some() {
-            let Some((_, pixels)) = inspect(&bytes) else {
+            let Ok((_, pixels)) = imaging::inspect(&bytes) else {
                 return Ok(None);
             };
             drop(bytes);

@@ -8,7 +8,7 @@ use common::artifact::{Artifact, Role, rendition_key, thumbnail_key};
 use common::bucket::{BucketError, Stored};
 use common::call::{Original, original_key};
 use common::catalog::Model;
-use common::generation::image::{MediaType, Pixels, inspect};
+use common::generation::image::{MediaType, Pixels};
 use common::id::{ArtifactId, CallId};
 use common::job::{Claimed, LAST_CALL};
 use common::outcome::{Class, Failure};
@@ -67,12 +67,9 @@ impl Attempt<'_> {
         model: &Model,
         bytes: Bytes,
     ) -> Result<Result<(Original, Option<Developed>), Failure>, BucketError> {
-        let Some((media_type, pixels)) = inspect(&bytes) else {
-            let says = format!(
-                "the file of {} bytes is not a PNG, JPEG or WebP picture",
-                bytes.len()
-            );
-            return Ok(Err(Failure::new(Class::ProviderInvalid, says)));
+        let (media_type, pixels) = match imaging::inspect(&bytes) {
+            Ok(known) => known,
+            Err(error) => return Ok(Err(unusable(&error))),
         };
         let object_key = original_key(self.claimed.tenant, call);
         let _step = self.lease.may_take(SHELVING);
@@ -175,13 +172,7 @@ impl Attempt<'_> {
             .darkroom
             .develop(bytes, self.request.recipe(), mark)
             .await;
-        let mut developed = developed.map_err(|error| {
-            let class = match error {
-                ImagingError::ShuttingDown => Class::Internal,
-                _ => Class::ProviderInvalid,
-            };
-            Failure::new(class, error.to_string())
-        })?;
+        let mut developed = developed.map_err(|error| unusable(&error))?;
         let rendition = &mut developed.rendition.bytes;
         room.shrink(rendition.len() + developed.thumbnail.bytes.len());
         *rendition = kept(std::mem::take(rendition), room);
@@ -258,4 +249,13 @@ impl Attempt<'_> {
             ),
         ])))
     }
+}
+
+/// An original that nothing can be made of is the provider's fault, unless this worker had no time to try.
+fn unusable(error: &ImagingError) -> Failure {
+    let class = match error {
+        ImagingError::ShuttingDown => Class::Internal,
+        _ => Class::ProviderInvalid,
+    };
+    Failure::new(class, error.to_string())
 }

@@ -8,9 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use common::artifact::input_key;
 use common::generation::Violation;
-use common::generation::image::{
-    Input, MAX_INPUT_BYTES, MAX_INPUTS_BYTES, MediaType, Role, inspect,
-};
+use common::generation::image::{Input, MAX_INPUT_BYTES, MAX_INPUTS_BYTES, MediaType, Role};
 use common::id::{JobId, TenantId, UploadId};
 use common::upload::Upload;
 use imaging::Darkroom;
@@ -20,7 +18,7 @@ use utoipa::ToSchema;
 use utoipa::openapi::schema::Schema;
 
 use super::findings::{Findings, choice, words};
-use crate::error::sentence;
+use crate::error::{picture_refused, sentence};
 
 const MEDIA_TYPES: [MediaType; 3] = [MediaType::Png, MediaType::Jpeg, MediaType::Webp];
 /// What a file counts at least towards [`MAX_INPUTS_BYTES`]: a picture written anew in fewer bytes would show nothing.
@@ -93,7 +91,7 @@ impl InputBody {
             ),
         };
         let file = file.map_err(|why| Violation::new(at(index, "data"), why))?;
-        if let (Some(said), Some((is, _))) = (said, inspect(&file))
+        if let (Some(said), Ok((is, _))) = (said, imaging::inspect(&file))
             && said != is
         {
             let (is, said) = (is.as_str(), said.as_str());
@@ -157,10 +155,9 @@ impl Sources {
             let input = match (source, most) {
                 (Some(Source::Upload(upload)), _) => role.map(|role| of_upload(upload, role)),
                 (Some(Source::File(file)), Some(most)) => {
-                    let cleaned = darkroom
-                        .clean(file, most)
-                        .await
-                        .map_err(|error| Violation::new(at(index, "data"), sentence(&error)));
+                    let cleaned = darkroom.clean(file, most).await.map_err(|error| {
+                        Violation::new(at(index, "data"), picture_refused(&error))
+                    });
                     let cleaned = self.found.keep(cleaned);
                     role.zip(cleaned).map(|(role, cleaned)| {
                         let file = Picture {
