@@ -22,7 +22,7 @@ test: ## Pass the tests, against private servers, a real browser and the vendors
 	@scripts/setup test
 	cargo build --locked --workspace --all-targets
 	@rm -rf $(DELIVERED) && mkdir -p $(DELIVERED)
-	PLATEN_DELIVERED=$(DELIVERED) $(BUILT)/with-servers cargo nextest run --locked --workspace --no-fail-fast $(ARGS)
+	PLATEN_TEST_DELIVERED=$(DELIVERED) $(BUILT)/with-servers cargo nextest run --locked --workspace --no-fail-fast $(ARGS)
 	.venv/bin/python tests/python/readers.py $(DELIVERED) --least $(if $(ARGS),0,100)
 
 check: ## Format, lints, docs, queries against the schema, dependencies, manifests

@@ -40,13 +40,12 @@ async fn behind(postgres: &Postgres) -> PgConnection {
     let url = postgres.owner_url();
     database::migrate(&url, Some("platen")).await.unwrap();
     let mut reading = PgConnection::connect(&url).await.unwrap();
-    reading
-        .execute(
-            "ALTER TABLE jobs DROP COLUMN traceparent; DELETE FROM _sqlx_migrations WHERE version = 15;
-             SET application_name = 'a long report'; BEGIN; SELECT count(*) FROM jobs",
-        )
-        .await
-        .unwrap();
+    for statements in [
+        "ALTER TABLE jobs DROP COLUMN traceparent; DELETE FROM _sqlx_migrations WHERE version = 15",
+        "SET application_name = 'a long report'; BEGIN; SELECT count(*) FROM jobs",
+    ] {
+        reading.execute(statements).await.unwrap();
+    }
     reading
 }
 

@@ -551,15 +551,19 @@ fn what_is_sent_is_written_anew_small_enough_for_any_model() {
     let large = png(&RgbImage::new(6000, 3000).into());
     check(&large, (4096, 2048), MediaType::Png);
     // Noise does not compress: as a PNG it is too heavy, and at last even as what the eye sees of it.
-    let mut dice = 1_u32;
-    let noise = RgbaImage::from_fn(2600, 2600, |_, _| {
-        dice = dice.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        let [.., r, g, b] = dice.to_be_bytes();
-        Rgba([r, g, b, 255])
-    });
-    let rgb = DynamicImage::from(noise.clone()).into_rgb8();
-    check(&png(&rgb.into()), (1950, 1950), MediaType::Jpeg);
-    let mut translucent = noise;
+    let noise = |side| {
+        let mut dice = 1_u32;
+        RgbaImage::from_fn(side, side, |_, _| {
+            dice = dice.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            let [.., r, g, b] = dice.to_be_bytes();
+            Rgba([r, g, b, 255])
+        })
+    };
+    for (side, kept) in [(2600, 2600), (3600, 2700)] {
+        let rgb = DynamicImage::from(noise(side)).into_rgb8();
+        check(&png(&rgb.into()), (kept, kept), MediaType::Jpeg);
+    }
+    let mut translucent = noise(2600);
     for pixel in translucent.pixels_mut().step_by(2) {
         pixel[3] = 100;
     }

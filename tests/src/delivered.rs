@@ -1,4 +1,4 @@
-//! Keeps what tests deliver, so that other people's software can open it: `make test` names a folder in `PLATEN_DELIVERED`, and opens
+//! Keeps what tests deliver, so that other people's software can open it: `make test` names a folder in `PLATEN_TEST_DELIVERED`, and opens
 //! every file in it with Pillow and libvips once all tests have ended (`tests/python/readers.py`).
 
 use std::path::Path;
@@ -10,7 +10,7 @@ use sqlx::PgPool;
 /// Keeps the renditions, thumbnails and uploads that rows name and this folder holds, each content once. Does nothing where
 /// no folder is named: a test that runs alone leaves nothing behind.
 pub async fn keep(reader: &PgPool, bucket: &Path) {
-    let Some(folder) = env::var_os("PLATEN_DELIVERED") else {
+    let Some(folder) = env::var_os("PLATEN_TEST_DELIVERED") else {
         return;
     };
     let named: Vec<(String, String)> = sqlx::query_as(
