@@ -216,6 +216,18 @@ impl Which {
         let search = async |pool: &PgPool| Ok(job::store::search(pool, &search, self.limit).await?);
         at(config, data, Role::Reader, search).await
     }
+
+    /// The same, for what is to be done to them: none is an error.
+    async fn find_some(
+        &self,
+        config: &Config,
+        data: Option<&Path>,
+        states: &[State],
+    ) -> anyhow::Result<Vec<Job>> {
+        let jobs = self.find(config, data, states).await?;
+        ensure!(!jobs.is_empty(), "nothing was done: no job fits");
+        Ok(jobs)
+    }
 }
 
 impl Why {
@@ -272,7 +284,7 @@ pub async fn run(config: &Config, word: AdminWord) -> anyhow::Result<()> {
             place,
         } => {
             let (data, act) = (place.data.as_deref(), why.act(&by)?);
-            let jobs = which.find(config, data, &[State::Failed]).await?;
+            let jobs = which.find_some(config, data, &[State::Failed]).await?;
             let (bucket, catalog) = (bucket_of(config, data)?, config.catalog()?);
             let redrive = async |pool: &PgPool, job: &Job| {
                 Ok(operation::redrive(pool, &bucket, &catalog, act, job).await?)
@@ -287,7 +299,7 @@ pub async fn run(config: &Config, word: AdminWord) -> anyhow::Result<()> {
         } => {
             let (data, act) = (place.data.as_deref(), why.act(&by)?);
             let jobs = which
-                .find(config, data, &[State::Queued, State::Running])
+                .find_some(config, data, &[State::Queued, State::Running])
                 .await?;
             let cancel =
                 async |pool: &PgPool, job: &Job| Ok(operation::cancel(pool, act, job).await?);
@@ -421,7 +433,6 @@ async fn each(
         }
         return Ok(());
     }
-    ensure!(!jobs.is_empty(), "nothing was done: no job fits");
     let all = async |pool: &PgPool| {
         let mut done = 0_usize;
         for job in jobs {
