@@ -37,14 +37,16 @@ async fn every_command_of_the_runbook_works() {
     let found = commands(&std::fs::read_to_string(runbook).unwrap());
     assert!(found.len() > 30, "only {} commands", found.len());
     let tenant = pipeline.tenant.to_string();
+    // Each is frozen once: a command that changes nothing fails.
+    let (another, _) = pipeline.add_tenant(0).await;
     let words = [
         ("job_id = '…'", format!("job_id = '{}'", job.0)),
         ("request_id = '…'", "request_id = 'none'".to_owned()),
         ("model = '…'", format!("model = '{MODEL}'")),
-        ("--outcome …", "--outcome refused".to_owned()),
+        ("--outcome …", "--outcome refused_prompt".to_owned()),
         ("--reason …", "--reason tried".to_owned()),
-        ("<tenant>", tenant.clone()),
-        ("TENANT", tenant),
+        ("<tenant>", tenant),
+        ("TENANT", another.to_string()),
         ("CREDITS", "5".to_owned()),
         ("lane:<lane>", format!("lane:{LANE}")),
         ("<address>", format!("http://{}/livez", apis[0].address())),
