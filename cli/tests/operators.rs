@@ -33,7 +33,6 @@ impl Platen {
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap())
             .env("DATABASE_URL", self.postgres.database_url())
-            .env("PLATEN_BUCKET", self.folder.path())
             // Anybody can say so.
             .env("USER", "mallory")
             .env("LOGNAME", "mallory")

@@ -4,7 +4,7 @@
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use crate::generation::image::MediaType;
-use crate::visible::INVISIBLE;
+use crate::visible::is_invisible;
 
 /// Longest name before its ending, in bytes: file systems bear 255.
 const LONGEST: usize = 150;
@@ -40,9 +40,9 @@ pub fn attachment(file_name: &str) -> String {
 /// What can be used of a name: no folders, no control or invisible characters, nothing that a shell or a system takes for something
 /// else, and no ending of a picture, which is added by its type.
 fn usable(name: &str) -> String {
-    let letters = name.chars().filter(|letter| {
-        !INVISIBLE.iter().any(|range| range.contains(letter)) || *letter == '\u{200d}'
-    });
+    let letters = name
+        .chars()
+        .filter(|&letter| !is_invisible(letter) || letter == '\u{200d}');
     let letters = letters.map(|letter| match letter {
         '/' | '\\' | ':' | '*' | '?' | '"' | '<' | '>' | '|' => '-',
         letter if letter.is_control() || letter.is_whitespace() => ' ',

@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 
 /// Characters that are drawn as nothing, beside white space and control characters: `Default_Ignorable_Code_Point` of Unicode
 /// 17 (`DerivedCoreProperties.txt`), the interlinear annotations, which are format characters too, and the empty Braille pattern.
-pub const INVISIBLE: [RangeInclusive<char>; 19] = [
+const INVISIBLE: [RangeInclusive<char>; 19] = [
     '\u{ad}'..='\u{ad}',
     '\u{34f}'..='\u{34f}',
     '\u{61c}'..='\u{61c}',
@@ -32,9 +32,12 @@ pub fn is_blank(text: &str) -> bool {
 }
 
 fn is_visible(letter: char) -> bool {
-    !letter.is_whitespace()
-        && !letter.is_control()
-        && !INVISIBLE.iter().any(|range| range.contains(&letter))
+    !letter.is_whitespace() && !letter.is_control() && !is_invisible(letter)
+}
+
+/// Whether it is drawn as nothing, beside white space and control characters.
+pub fn is_invisible(letter: char) -> bool {
+    INVISIBLE.iter().any(|range| range.contains(&letter))
 }
 
 /// A regular expression for `/openapi.json` of text of which something can be seen, without NUL. Of the invisible characters it leaves

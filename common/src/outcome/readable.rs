@@ -1,5 +1,7 @@
 //! Words of others, made fit for people: providers' for customers, operators and logs.
 
+use crate::visible::is_invisible;
+
 /// The text on one line without what hides, reorders or controls text, and of at most `longest` characters. One that is longer
 /// is cut and ends in an ellipsis.
 pub fn readable(text: &str, longest: usize) -> String {
@@ -29,13 +31,7 @@ fn is_line_end(c: char) -> bool {
 /// Control characters, marks of direction, and characters without a width: they can make a text say something else than it seems
 /// to, or disturb a terminal.
 fn is_unseen(c: char) -> bool {
-    c.is_control()
-        || matches!(
-            c,
-            '\u{AD}' | '\u{34F}' | '\u{61C}' | '\u{115F}'..='\u{1160}' | '\u{17B4}'..='\u{17B5}' | '\u{180B}'..='\u{180F}'
-                | '\u{200B}'..='\u{200F}' | '\u{202A}'..='\u{202E}' | '\u{2060}'..='\u{206F}' | '\u{3164}'
-                | '\u{FE00}'..='\u{FE0F}' | '\u{FEFF}' | '\u{FFA0}' | '\u{FFF0}'..='\u{FFFB}' | '\u{E0000}'..='\u{E0FFF}'
-        )
+    c.is_control() || is_invisible(c)
 }
 
 #[cfg(test)]

@@ -61,15 +61,15 @@ async fn an_answer_is_kept_for_its_time_and_no_longer() {
         ..Options::default()
     })
     .await;
-    let (_, _, old) = submit(&pipeline, "of yesterday", &small_job()).await;
-    let (_, _, new) = submit(&pipeline, "of today", &small_job()).await;
+    let (_, _, old) = submit(&pipeline, "of-yesterday", &small_job()).await;
+    let (_, _, new) = submit(&pipeline, "of-today", &small_job()).await;
     let mut owner = pipeline.owner().await;
     // As if 25 hours had passed. A job's time cannot change, but for who goes round all triggers.
     owner
         .execute(
             "SET session_replication_role = replica;
              UPDATE jobs SET created_at = created_at - interval '25 hours' WHERE id = (SELECT min(id::text)::uuid FROM jobs);
-             UPDATE idempotency_keys SET created_at = created_at - interval '25 hours' WHERE key = 'of yesterday';
+             UPDATE idempotency_keys SET created_at = created_at - interval '25 hours' WHERE key = 'of-yesterday';
              INSERT INTO idempotency_keys (tenant_id, key, request_hash, status, location, body, created_at)
              SELECT tenant_id, 'of an upload, ' || n, sha256('x'), 201, '/v1/uploads/upl_' || n, '', now() - interval '24 hours' - n * interval '10 seconds'
              FROM wallets, generate_series(1, 2500) n",
@@ -88,14 +88,14 @@ async fn an_answer_is_kept_for_its_time_and_no_longer() {
             // At every moment the books close: no younger answer went before an older one.
             let findings = verify::verify(&pipeline.reader).await.unwrap();
             assert_eq!(findings, []);
-            (kept == ["of today"]).then_some(())
+            (kept == ["of-today"]).then_some(())
         })
         .await;
 
-    let (status, replayed, again) = submit(&pipeline, "of today", &small_job()).await;
+    let (status, replayed, again) = submit(&pipeline, "of-today", &small_job()).await;
     assert_eq!((status, replayed), (StatusCode::ACCEPTED, true));
     assert_eq!(again, new);
-    let (status, replayed, another) = submit(&pipeline, "of yesterday", &small_job()).await;
+    let (status, replayed, another) = submit(&pipeline, "of-yesterday", &small_job()).await;
     assert_eq!((status, replayed), (StatusCode::ACCEPTED, false));
     let mut ids = std::collections::BTreeSet::new();
     for job in [&old, &new, &another] {

@@ -158,7 +158,7 @@ async fn what_a_newer_version_wrote_is_an_error_of_its_row() {
         (
             "job_requests",
             "generation",
-            "jsonb_build_object('kind', 'video')",
+            "jsonb_build_object('kind', 'video', 'prompt', 'a bottle')",
             "of kind \"video\"",
         ),
         (

@@ -101,7 +101,7 @@ async fn customer_and_operator_learn_what_was_wrong_with_an_answer() {
         (
             "gpt-image-2",
             "bad_picture",
-            "the file of 27 bytes is not a PNG, JPEG or WebP picture",
+            "the file is not a PNG, JPEG or WebP picture",
         ),
         (
             "gpt-image-2",
