@@ -18,7 +18,7 @@ pub fn answer(method: &Method, asked: &HeaderMap, bytes: Bytes) -> Response {
     } else {
         match range(method, asked, &tag, bytes.len()) {
             Wanted::All => bytes.into_response(),
-            Wanted::Part(range) => part(bytes, range),
+            Wanted::Part(range) => part(&bytes, range),
             Wanted::Nothing => return nothing(bytes.len()),
         }
     };
@@ -71,7 +71,7 @@ fn range(method: &Method, asked: &HeaderMap, tag: &HeaderValue, length: usize) -
     Wanted::Part(range)
 }
 
-fn part(bytes: Bytes, range: Range<usize>) -> Response {
+fn part(bytes: &Bytes, range: Range<usize>) -> Response {
     let (first, last, length) = (range.start, range.end - 1, bytes.len());
     let told = [(
         header::CONTENT_RANGE,

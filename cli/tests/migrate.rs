@@ -1,4 +1,5 @@
 //! `platen migrate` where roles may not be created, and beside sessions that hold locks.
+#![expect(clippy::unwrap_used, reason = "tests fail loudly")]
 
 use std::time::{Duration, Instant};
 

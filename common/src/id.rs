@@ -113,7 +113,7 @@ id!(/// One HTTP request, named in every answer and log line.
 fn written(prefix: &str) -> Schema {
     let letters: String = prefix
         .chars()
-        .map(|letter| format!("[{letter}{}]", letter.to_ascii_uppercase()))
+        .flat_map(|letter| ['[', letter, letter.to_ascii_uppercase(), ']'])
         .collect();
     ObjectBuilder::new()
         .schema_type(Type::String)

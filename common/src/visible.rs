@@ -43,12 +43,13 @@ pub fn is_invisible(letter: char) -> bool {
 /// A regular expression for `/openapi.json` of text of which something can be seen, without NUL. Of the invisible characters it leaves
 /// out those beyond the first plane, which not all programs can write in one.
 pub fn pattern() -> String {
-    let ranges: String = INVISIBLE
+    let ranges: Vec<String> = INVISIBLE
         .iter()
         .map(|range| (u32::from(*range.start()), u32::from(*range.end())))
         .filter(|(first, _)| *first <= 0xffff)
         .map(|(first, last)| format!("\\u{first:04x}-\\u{last:04x}"))
         .collect();
+    let ranges = ranges.concat();
     format!("^[^\\u0000]*[^\\s\\u0000-\\u001f\\u007f-\\u009f{ranges}][^\\u0000]*$")
 }
 

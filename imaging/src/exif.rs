@@ -49,8 +49,8 @@ fn read(block: &[u8]) -> Option<u8> {
 mod tests {
     use super::*;
 
-    fn block(order: &[u8; 2], kind: u8, value: u8) -> Vec<u8> {
-        let big = order == b"MM";
+    fn block(order: [u8; 2], kind: u8, value: u8) -> Vec<u8> {
+        let big = order == *b"MM";
         let number = |value: u8, bytes: usize| {
             let mut number = vec![0; bytes];
             number[if big { bytes - 1 } else { 0 }] = value;
@@ -70,7 +70,7 @@ mod tests {
 
     #[test]
     fn it_is_read_in_every_form() {
-        for order in [b"MM", b"II"] {
+        for order in [*b"MM", *b"II"] {
             for kind in [1, 3, 4] {
                 let block = block(order, kind, 6);
                 assert_eq!(
@@ -90,11 +90,11 @@ mod tests {
 
     #[test]
     fn what_makes_no_sense_turns_nothing() {
-        let whole = block(b"MM", 3, 6);
+        let whole = block(*b"MM", 3, 6);
         for length in 0..whole.len() - 6 {
             assert_eq!(orientation(&whole[..length]), Orientation::NoTransforms);
         }
-        for block in [block(b"MM", 3, 9), block(b"II", 2, 6), vec![0xFF; 64]] {
+        for block in [block(*b"MM", 3, 9), block(*b"II", 2, 6), vec![0xFF; 64]] {
             assert_eq!(orientation(&block), Orientation::NoTransforms);
         }
     }

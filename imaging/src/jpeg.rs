@@ -189,7 +189,7 @@ impl Tables {
             }
             // Application data, comments, and a number of lines that the frame said already.
             0xE0..=0xEF | 0xFE | 0xDC => Ok(()),
-            0xC9..=0xCB | 0xCC => Err(
+            0xC9..=0xCC => Err(
                 "its pixels are coded arithmetically, which few programs read: save it with Huffman coding",
             ),
             0xC3 => Err("it is a lossless JPEG, which few programs read: save it as PNG"),

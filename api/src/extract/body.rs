@@ -99,7 +99,6 @@ fn coding(headers: &HeaderMap) -> Result<Option<Coding>, Problem> {
     let named: Vec<String> = named
         .flat_map(|value| {
             String::from_utf8_lossy(value.as_bytes())
-                .into_owned()
                 .split(',')
                 .map(|name| name.trim().to_ascii_lowercase())
                 .collect::<Vec<_>>()

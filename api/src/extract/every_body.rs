@@ -54,11 +54,10 @@ fn with(schema: &Value, pointer: &str, value: Value) -> Value {
     if pointer.is_empty() {
         return value;
     }
-    let (name, rest) = pointer[1..]
-        .split_once('/')
-        .map_or((&pointer[1..], String::new()), |(name, rest)| {
-            (name, format!("/{rest}"))
-        });
+    let (name, rest) = pointer[1..].split_once('/').map_or_else(
+        || (&pointer[1..], String::new()),
+        |(name, rest)| (name, format!("/{rest}")),
+    );
     if plain["items"].is_object() {
         return json!([with(&plain["items"], &rest, value)]);
     }

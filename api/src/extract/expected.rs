@@ -22,7 +22,9 @@ pub(super) fn at(schema: &Value, pointer: &str) -> Value {
 
 /// A schema without the part that says that it may be left out.
 fn plain(schema: &Value) -> Value {
-    let choices = schema["oneOf"].as_array().or(schema["anyOf"].as_array());
+    let choices = schema["oneOf"]
+        .as_array()
+        .or_else(|| schema["anyOf"].as_array());
     choices
         .and_then(|choices| choices.iter().find(|choice| choice["type"] != "null"))
         .unwrap_or(schema)

@@ -107,7 +107,9 @@ fn drop_nulls(tree: &mut Value, schema: &Value) {
         }),
         Value::Array(items) => {
             let schema = expected::at(schema, "/0");
-            items.iter_mut().for_each(|item| drop_nulls(item, &schema));
+            for item in items {
+                drop_nulls(item, &schema);
+            }
         }
         _ => {}
     }
@@ -150,8 +152,8 @@ fn broken(body: &[u8], error: &serde_json::Error) -> String {
 #[derive(Clone, Copy)]
 enum Place<'a> {
     Root,
-    Field(&'a Place<'a>, &'a str),
-    Item(&'a Place<'a>, usize),
+    Field(&'a Self, &'a str),
+    Item(&'a Self, usize),
 }
 
 impl fmt::Display for Place<'_> {

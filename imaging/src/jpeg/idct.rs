@@ -1,6 +1,8 @@
 //! From the coefficients of a block to its samples: the inverse cosine transform of Arai, Agui and Nakajima, as in libjpeg's
 //! `jidctflt.c`, eight columns at a time. It is exact to less than half a level.
 
+use std::f32::consts::SQRT_2;
+
 use super::frame::SIDE;
 
 /// Coefficients, row after row.
@@ -90,13 +92,17 @@ fn transposed(rows: &Rows) -> Rows {
 }
 
 /// The transform of each column.
+#[expect(
+    clippy::needless_range_loop,
+    reason = "a column is one index into eight rows"
+)]
 #[inline(always)]
 fn columns(rows: &mut Rows) {
     for x in 0..SIDE {
         let at = |row: usize| rows[row][x];
         let (sum04, difference04) = (at(0) + at(4), at(0) - at(4));
         let sum26 = at(2) + at(6);
-        let difference26 = (at(2) - at(6)) * 1.414_213_5 - sum26;
+        let difference26 = (at(2) - at(6)) * SQRT_2 - sum26;
         let even = [
             sum04 + sum26,
             difference04 + difference26,
@@ -108,7 +114,7 @@ fn columns(rows: &mut Rows) {
         let z5 = (z10 + z12) * 1.847_759;
         let odd0 = z11 + z13;
         let odd1 = z5 - z10 * 2.613_126 - odd0;
-        let odd2 = (z11 - z13) * 1.414_213_5 - odd1;
+        let odd2 = (z11 - z13) * SQRT_2 - odd1;
         let odd3 = z5 - z12 * 1.082_392_2 - odd2;
         for (row, (even, odd)) in even.into_iter().zip([odd0, odd1, odd2, odd3]).enumerate() {
             rows[row][x] = even + odd;

@@ -142,7 +142,7 @@ impl Scan {
         match self.kind {
             Kind::Sequential => {
                 self.visit(frame, planes, data, |bits, state, part, plane, x, y| {
-                    let block = self.whole(bits, &mut state.means[part.channel], part)?;
+                    let block = Self::whole(bits, &mut state.means[part.channel], part)?;
                     plane.put(&block, x, y);
                     Ok(())
                 })
@@ -225,7 +225,7 @@ impl Scan {
 
     /// A block of a sequential picture.
     #[inline(always)]
-    fn whole(&self, bits: &mut Bits<'_>, before: &mut i32, part: &Part) -> Result<Block, Reason> {
+    fn whole(bits: &mut Bits<'_>, before: &mut i32, part: &Part) -> Result<Block, Reason> {
         let table = part.ac.as_deref().ok_or(DAMAGED)?;
         let mut block = Block::EMPTY;
         block.0[0] = mean(bits, before, part)?;

@@ -68,7 +68,7 @@ fn enlarge(
     let row = |y: usize| &plane.samples[y.min(height - 1) * plane.stride..][..width];
     let near = row(y / factors.1);
     // The neighbour that is nearer: above for the upper half of a sample, below for the lower.
-    let far = if y % 2 == 0 {
+    let far = if y.is_multiple_of(2) {
         row((y / 2).saturating_sub(1))
     } else {
         row(y / 2 + 1)

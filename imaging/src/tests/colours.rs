@@ -52,7 +52,10 @@ fn value(light: f64) -> u8 {
         1.055 * light.powf(1.0 / 2.4) - 0.055
     };
     (0..=255_u8)
-        .min_by_key(|level| ((f64::from(*level) - value * 255.0).abs() * 1e6).round() as u64)
+        .min_by(|a, b| {
+            let far = |level: &u8| (f64::from(*level) - value * 255.0).abs();
+            far(a).total_cmp(&far(b))
+        })
         .unwrap()
 }
 

@@ -294,7 +294,7 @@ fn read(body: &Lifted) -> Result<(Result<Picture, Failure>, Option<Value>), Fail
     let mut none = None;
     let mut metered = None;
     for mut images in answers {
-        metered = metered.or(images.usage.take());
+        metered = metered.or_else(|| images.usage.take());
         for image in images.into_pictures() {
             match image.picture(body) {
                 Some(Ok(picture)) => return Ok((Ok(picture), metered)),

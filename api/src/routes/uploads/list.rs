@@ -31,6 +31,10 @@ pub struct Which {
 }
 
 /// A page of uploads.
+#[expect(
+    clippy::struct_field_names,
+    reason = "`direct_uploads` is what clients call it"
+)]
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Uploads {
     pub data: Vec<UploadView>,

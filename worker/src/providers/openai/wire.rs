@@ -115,7 +115,7 @@ pub(super) struct Error {
 
 impl Error {
     /// Reads the shapes that servers have: OpenAI's `error` with its `message`, `type` and `code`; the same without the wrapping;
-    /// only a sentence; FastAPI's `detail`, a sentence or a list. Any of them may stand in a list. `None`: it tells of no error.
+    /// only a sentence; `FastAPI`'s `detail`, a sentence or a list. Any of them may stand in a list. `None`: it tells of no error.
     pub(super) fn of(body: &Value) -> Option<Self> {
         let fields = match body {
             Value::Array(list) => return list.iter().find_map(Self::of),
@@ -123,8 +123,8 @@ impl Error {
             other => return Self::described(other),
         };
         let inner = ["error", "errors", "detail"].into_iter();
-        let inner = inner.filter_map(|name| fields.get(name));
-        let inner = inner.filter_map(Self::described).next();
+        let mut named = inner.filter_map(|name| fields.get(name));
+        let inner = named.find_map(Self::described);
         // An answer may have a `type` of its own.
         let names_it = || fields.get("object").is_some_and(|object| object == "error");
         let is_one = inner.is_some() || fields.contains_key("message") || names_it();

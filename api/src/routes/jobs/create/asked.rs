@@ -105,7 +105,7 @@ pub struct CreateJob {
 }
 
 impl CreateJob {
-    /// Its pictures, which [`pictures::read`] reads.
+    /// Its pictures, which [`Sources`](super::pictures::Sources) reads.
     pub fn take_inputs(&mut self) -> Vec<InputBody> {
         std::mem::take(&mut self.inputs)
     }
