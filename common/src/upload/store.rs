@@ -153,7 +153,7 @@ pub async fn touch(connection: &mut PgConnection, id: UploadId) -> sqlx::Result<
     Ok(())
 }
 
-/// The uploads this job names were used until now, for the job ends. In the transaction that ends it.
+/// Sets the time of last use to now for each upload that this job names. Called in the transaction that ends the job.
 pub async fn touch_all_of(connection: &mut PgConnection, job: JobId) -> sqlx::Result<()> {
     sqlx::query!(
         "-- upload::touch_all_of

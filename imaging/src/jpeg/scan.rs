@@ -25,7 +25,7 @@ pub(super) struct Scan {
     kind: Kind,
     /// The first and the last coefficient.
     band: (usize, usize),
-    /// How many bits the coefficients are still to be moved up.
+    /// The number of low bits that this scan leaves to later scans: each coefficient is shifted left by it (T.81, `Al`).
     low: u32,
     restart_interval: usize,
 }
