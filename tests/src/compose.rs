@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use cli::private::free_port;
+use ipnet::IpNet;
 use nix::sys::signal::{self, Signal};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -280,7 +281,14 @@ async fn awaited<T>(
 /// The gateway of an inspected network.
 fn gateway(inspected: &Value) -> Option<IpAddr> {
     let configs = inspected[0]["IPAM"]["Config"].as_array()?;
-    configs.iter().find_map(|config| usable(&config["Gateway"]))
+    configs
+        .iter()
+        .find_map(|config| usable(&config["Gateway"]).or_else(|| first_of(&config["Subnet"])))
+}
+
+/// The first address of a network: Docker gives it to a bridge that it has just made, and may not say so.
+fn first_of(subnet: &Value) -> Option<IpAddr> {
+    subnet.as_str()?.parse::<IpNet>().ok()?.hosts().next()
 }
 
 /// The address of an inspected container.
