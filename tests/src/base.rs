@@ -57,7 +57,9 @@ impl Base {
 
     /// Its program, built where that has not been done.
     pub fn build(&self) -> anyhow::Result<Built> {
-        let folder = root("target/rolling-base").join(&self.commit);
+        let ours = std::env::current_exe()?;
+        let ours = ours.parent().context("a program is in a folder")?;
+        let folder = ours.join("../rolling-base").join(&self.commit);
         let built = Built {
             platen: folder.join("platen"),
             models: folder.join("models"),
@@ -69,11 +71,15 @@ impl Base {
             .with_context(|| not_here(&self.commit))?;
         println!("building {} once, which takes minutes", self.commit);
         let (source, target) = (folder.join("source"), folder.join("target"));
+        // What a build that was ended early has left.
+        let _none_is_well = fs::remove_dir_all(&folder);
         fs::create_dir_all(&source)?;
         unpack(&self.commit, &source)?;
+        link_dependencies(ours, &target.join("debug"))?;
         let mut cargo = Command::new("cargo");
+        // The whole workspace, as we are built: so its dependencies have the same features, and ours are taken.
         cargo
-            .args(["build", "--locked", "-p", "cli", "--bin", "platen"])
+            .args(["build", "--locked", "--workspace", "--bin", "platen"])
             .current_dir(&source)
             .env("CARGO_TARGET_DIR", &target);
         ensure!(cargo.status()?.success(), "{} does not build", self.commit);
@@ -100,6 +106,22 @@ fn newest(files: impl Iterator<Item = String>) -> anyhow::Result<u32> {
         name.split_once('_')?.0.parse().ok()
     });
     numbers.max().context("there are no migrations")
+}
+
+/// Links what was built of the dependencies, so that what is the same there is not built again.
+fn link_dependencies(ours: &Path, theirs: &Path) -> anyhow::Result<()> {
+    fs::create_dir_all(theirs)?;
+    for folder in ["deps", "build", ".fingerprint"] {
+        let linked = Command::new("cp")
+            .args(["--archive", "--link"])
+            .args([ours.join(folder), theirs.join(folder)])
+            .status()?;
+        ensure!(
+            linked.success(),
+            "{folder} of our build cannot be linked for the base's"
+        );
+    }
+    Ok(())
 }
 
 fn unpack(commit: &str, into: &Path) -> anyhow::Result<()> {
