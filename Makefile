@@ -8,7 +8,7 @@ BUILT := $(or $(CARGO_TARGET_DIR),target)/debug
 # What tests deliver, to be opened by other software when they have ended.
 DELIVERED := $(abspath $(BUILT)/../delivered)
 
-.PHONY: help run test check fmt setup prepare bench bench-pictures outcomes failpoints properties races storm rolling rolling-migration redis-away boards demo-load scaler containers flood chaos verify-bench model contract sweep
+.PHONY: help run test check fmt setup prepare bench bench-pictures outcomes failpoints properties races storm rolling rolling-migration redis-away boards demo-load scaler containers flood chaos verify-bench model contract sweep attack submit-cost proofs
 
 help: ## Say what there is
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -24,6 +24,20 @@ test: ## Pass the tests, against private servers, a real browser and the vendors
 	@rm -rf $(DELIVERED) && mkdir -p $(DELIVERED)
 	PLATEN_TEST_DELIVERED=$(DELIVERED) $(BUILT)/with-servers cargo nextest run --locked --workspace --no-fail-fast $(ARGS)
 	.venv/bin/python tests/python/readers.py $(DELIVERED) --least $(if $(ARGS),0,100)
+
+proofs: ## Every long proof in its short form, as CI runs them
+	$(MAKE) sweep
+	$(MAKE) model
+	$(MAKE) storm SECONDS=40
+	$(MAKE) rolling ROUNDS=6
+	$(MAKE) rolling-migration SECONDS=20
+	$(MAKE) redis-away SECONDS=20
+	$(MAKE) flood CALLS=200 SECONDS=3
+	$(MAKE) boards
+	$(MAKE) scaler JOBS=600
+	$(MAKE) containers SECONDS=5 WHERE_POSSIBLE=1
+	$(MAKE) attack SHORT=1
+	$(MAKE) chaos
 
 check: ## Format, lints, docs, queries against the schema, dependencies, manifests
 	@scripts/setup test
@@ -122,6 +136,16 @@ chaos: ## Kill, freeze, cut and empty everything at random, under load, then che
 	@scripts/setup run
 	cargo build --locked --workspace --bins
 	PLATEN_LOG=error $(BUILT)/chaos --kills $(or $(KILLS),200) $(and $(SEED),--seed $(SEED)) $(and $(SECONDS),--seconds $(SECONDS)) $(and $(LEASE),--lease $(LEASE))
+
+attack: ## What one client, connection or tenant may take from all others, tried on processes in small limits (ONLY=D)
+	@scripts/setup test
+	cargo build --locked --workspace --all-targets
+	PLATEN_LOG=error $(BUILT)/attack $(and $(ONLY),--only $(ONLY)) $(and $(SHORT),--short)
+
+submit-cost: ## What the bounds cost a submit, in instructions and in submits a second (PAIRS=10)
+	@scripts/setup cost
+	cargo build --locked --workspace --bins
+	PLATEN_LOG=error $(BUILT)/submit-cost --pairs $(or $(PAIRS),10)
 
 verify-bench: ## How long `platen verify` and a scrape take on a history of a million jobs (ROWS=1000000 ROUNDS=2)
 	@scripts/setup run

@@ -5,6 +5,7 @@
 #![expect(clippy::print_stdout, reason = "prints what it counted")]
 #![expect(clippy::unwrap_used, reason = "a harness fails loudly")]
 
+pub mod attack;
 pub mod base;
 pub mod chaos;
 pub mod clients;

@@ -1,0 +1,417 @@
+//! What one tenant may take from another: A attacks, B is a customer who does little.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
+
+use super::stage::{Attacked, Caller, Stage, WITHOUT_RATES, answer};
+use super::{Case, Outcome, p95};
+use crate::pipeline::small_job;
+
+const PHOTO: &[u8] = include_bytes!("../../../samples/product.jpg");
+/// How often B asks.
+const TIMES: usize = 200;
+/// What B may wait for longer than in quiet: twice as long and so much more.
+const ASKING: Duration = Duration::from_millis(50);
+const UPLOADING: Duration = Duration::from_millis(500);
+/// Calls of a model that are abandoned by cancels, each hour.
+const ALLOWANCE: usize = 20;
+
+pub const CASES: &[Case] = &[
+    Case {
+        row: "D.1",
+        says: "250 submits of A at any time, and B's credits",
+        attack: |stage| Box::pin(submits(stage)),
+    },
+    Case {
+        row: "D.1",
+        says: "2,500 requests of A that wait for jobs, and B's credits",
+        attack: |stage| Box::pin(waiters(stage)),
+    },
+    Case {
+        row: "D.1",
+        says: "20 uploads of A at any time, without credits, and B's",
+        attack: |stage| Box::pin(uploads(stage)),
+    },
+    Case {
+        row: "D.2",
+        says: "A's prompts fail at the provider, and B's jobs of that model",
+        attack: |stage| Box::pin(failing_prompts(stage)),
+    },
+    Case {
+        row: "D.2",
+        says: "A's slow jobs, and B's at another provider and at the same",
+        attack: |stage| Box::pin(slow_jobs(stage)),
+    },
+    Case {
+        row: "D.3",
+        says: "A cancels whatever runs, for 20 seconds",
+        attack: |stage| Box::pin(cancels(stage)),
+    },
+    Case {
+        row: "D.4",
+        says: "A submits with inputs and cancels, beyond its storage",
+        attack: |stage| Box::pin(growth(stage)),
+    },
+    Case {
+        row: "D.5",
+        says: "4,000 requests with bad keys",
+        attack: |stage| Box::pin(bad_keys(stage)),
+    },
+];
+
+/// What A does all the time, so much of it at once, until it is enough.
+struct Load {
+    enough: Arc<AtomicBool>,
+    accepted: Arc<AtomicUsize>,
+    at_once: JoinSet<anyhow::Result<()>>,
+}
+
+impl Load {
+    /// `ask` says whether it was accepted.
+    fn start<F>(at_once: usize, ask: impl Fn(usize) -> F + Clone + Send + 'static) -> Self
+    where
+        F: Future<Output = anyhow::Result<bool>> + Send,
+    {
+        let (enough, accepted) = (Arc::<AtomicBool>::default(), Arc::<AtomicUsize>::default());
+        let mut set = JoinSet::new();
+        for number in 0..at_once {
+            let (enough, accepted, ask) = (Arc::clone(&enough), Arc::clone(&accepted), ask.clone());
+            set.spawn(async move {
+                while !enough.load(Ordering::Relaxed) {
+                    if ask(number).await? {
+                        accepted.fetch_add(1, Ordering::Relaxed);
+                    } else {
+                        tokio::time::sleep(Duration::from_millis(100)).await;
+                    }
+                }
+                Ok(())
+            });
+        }
+        Self {
+            enough,
+            accepted,
+            at_once: set,
+        }
+    }
+
+    fn accepted(&self) -> usize {
+        self.accepted.load(Ordering::Relaxed)
+    }
+
+    /// How many were accepted.
+    async fn end(mut self) -> anyhow::Result<usize> {
+        self.enough.store(true, Ordering::Relaxed);
+        while let Some(ended) = self.at_once.join_next().await {
+            ended??;
+        }
+        Ok(self.accepted())
+    }
+}
+
+/// A's clients come from several addresses, so that the bound on one address is no help to B.
+async fn crowd(stage: &Stage, attacked: &Attacked, credits: i64) -> anyhow::Result<Vec<Caller>> {
+    let first = stage.tenant(attacked, 10, credits).await?;
+    let others = (11..50).map(|host| first.at(host));
+    let others: Vec<Caller> = others.collect::<anyhow::Result<_>>()?;
+    Ok([vec![first], others].concat())
+}
+
+/// Compares B's quiet and loaded times.
+fn judge(quiet: &mut [Duration], loaded: &mut [Duration], more: Duration) -> Outcome {
+    let (before, under) = (p95(quiet), p95(loaded));
+    let most = before * 2 + more;
+    ensure!(
+        under <= most,
+        "B's p95 is {} ms in quiet and {} ms under load, at most {} ms ({} requests)",
+        before.as_millis(),
+        under.as_millis(),
+        most.as_millis(),
+        loaded.len()
+    );
+    Ok(format!(
+        "B's p95 {} ms in quiet, {} ms under load, {} requests",
+        before.as_millis(),
+        under.as_millis(),
+        loaded.len()
+    ))
+}
+
+async fn submits(stage: &Stage) -> Outcome {
+    let attacked = stage.api_alone(WITHOUT_RATES).await?;
+    let crowd = crowd(stage, &attacked, 100_000_000).await?;
+    let b = stage.tenant(&attacked, 3, 100).await?;
+    let mut quiet = b.asks("/v1/credits", TIMES).await?;
+    let load = Load::start(250, move |number| {
+        let caller = crowd[number % crowd.len()].clone();
+        async move {
+            let (status, _) = caller.post("/v1/jobs", &small_job()).await?;
+            Ok(status == StatusCode::ACCEPTED)
+        }
+    });
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let mut loaded = b.asks("/v1/credits", TIMES).await?;
+    let accepted = load.end().await?;
+    stage.cancel_open_jobs().await?;
+    ensure!(accepted > 0, "none of A's submits was accepted");
+    let says = judge(&mut quiet, &mut loaded, ASKING)?;
+    let held = attacked.held().await?;
+    Ok(format!("{says}; {accepted} submits of A; {held}"))
+}
+
+async fn waiters(stage: &Stage) -> Outcome {
+    let attacked = stage
+        .api_alone(&[WITHOUT_RATES, &[("PLATEN_CONNECTIONS", "4000")]].concat())
+        .await?;
+    let crowd = crowd(stage, &attacked, 100_000_000).await?;
+    let b = stage.tenant(&attacked, 3, 100).await?;
+    let mut quiet = b.asks("/v1/credits", TIMES).await?;
+    // The limit of open files bounds what one process can hold: what is beyond it is refused, and tried again.
+    let load = Load::start(2_500, move |number| {
+        let caller = crowd[number % crowd.len()].clone();
+        async move {
+            let request = caller.request(Method::POST, "/v1/jobs");
+            let request = request.header("Prefer", "wait=5").json(&small_job());
+            Ok(request
+                .send()
+                .await
+                .is_ok_and(|answer| answer.status() == StatusCode::ACCEPTED))
+        }
+    });
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let mut loaded = b.asks("/v1/credits", TIMES).await?;
+    let accepted = load.end().await?;
+    stage.cancel_open_jobs().await?;
+    ensure!(accepted > 0, "none of A's submits was accepted");
+    let says = judge(&mut quiet, &mut loaded, ASKING)?;
+    let held = attacked.held().await?;
+    Ok(format!("{says}; {accepted} waits of A; {held}"))
+}
+
+async fn uploads(stage: &Stage) -> Outcome {
+    let attacked = stage.api_alone(WITHOUT_RATES).await?;
+    let crowd = crowd(stage, &attacked, 0).await?;
+    let b = stage.tenant(&attacked, 3, 0).await?;
+    let mut quiet = send_photos(&b, TIMES).await?;
+    let load = Load::start(20, move |number| {
+        let caller = crowd[number % crowd.len()].clone();
+        async move {
+            let request = caller.request(Method::POST, "/v1/uploads").body(PHOTO);
+            Ok(request.send().await?.status() == StatusCode::CREATED)
+        }
+    });
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let mut loaded = send_photos(&b, TIMES).await?;
+    let accepted = load.end().await?;
+    ensure!(accepted > 0, "none of A's uploads was accepted");
+    let says = judge(&mut quiet, &mut loaded, UPLOADING)?;
+    let held = attacked.held().await?;
+    Ok(format!("{says}; {accepted} uploads of A; {held}"))
+}
+
+async fn send_photos(caller: &Caller, times: usize) -> anyhow::Result<Vec<Duration>> {
+    let mut took = Vec::new();
+    for _ in 0..times {
+        let asked = Instant::now();
+        let request = caller.request(Method::POST, "/v1/uploads").body(PHOTO);
+        let (status, body) = answer(request).await?;
+        ensure!(status == StatusCode::CREATED, "{status} {body}");
+        took.push(asked.elapsed());
+    }
+    Ok(took)
+}
+
+/// How long so many of B's jobs took to be started, one after the other.
+async fn starts(
+    stage: &Stage,
+    caller: &Caller,
+    job: &Value,
+    times: usize,
+) -> anyhow::Result<Vec<Duration>> {
+    let mut took = Vec::new();
+    for _ in 0..times {
+        let (status, job) = caller.post("/v1/jobs", job).await?;
+        ensure!(status == StatusCode::ACCEPTED, "{status} {job}");
+        let id: common::id::JobId = job["id"].as_str().unwrap_or_default().parse()?;
+        let asked = Instant::now();
+        let started = loop {
+            let started: Option<f64> = sqlx::query_scalar(
+                "SELECT extract(epoch FROM started_at - created_at)::float8 FROM jobs WHERE id = $1",
+            )
+            .bind(id.0)
+            .fetch_one(&stage.real.pipeline.reader)
+            .await?;
+            if let Some(seconds) = started {
+                break Duration::from_secs_f64(seconds);
+            }
+            ensure!(
+                asked.elapsed() < Duration::from_secs(30),
+                "a job of B's was not started in 30 s"
+            );
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        };
+        took.push(started);
+    }
+    Ok(took)
+}
+
+async fn failing_prompts(stage: &Stage) -> Outcome {
+    let attacked = stage.processes(WITHOUT_RATES).await?;
+    let a = stage.tenant(&attacked, 2, 1_000_000).await?;
+    let b = stage.tenant(&attacked, 3, 1_000_000).await?;
+    let mut quiet = starts(stage, &b, &small_job(), TIMES).await?;
+    let load = Load::start(8, move |number| {
+        let a = a.clone();
+        async move {
+            let mut job = small_job();
+            job["prompt"] = json!(format!("number {number} [[fault:internal]]"));
+            let (status, _) = a.post("/v1/jobs", &job).await?;
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            Ok(status == StatusCode::ACCEPTED)
+        }
+    });
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let loaded = starts(stage, &b, &small_job(), TIMES).await;
+    let accepted = load.end().await?;
+    stage.cancel_open_jobs().await?;
+    let says = judge(&mut quiet, &mut loaded?, ASKING)?;
+    let held = attacked.held().await?;
+    Ok(format!("{says}; {accepted} jobs of A; {held}"))
+}
+
+async fn slow_jobs(stage: &Stage) -> Outcome {
+    let attacked = stage.processes(WITHOUT_RATES).await?;
+    let a = stage.tenant(&attacked, 2, 1_000_000).await?;
+    let b = stage.tenant(&attacked, 3, 1_000_000).await?;
+    let elsewhere = json!({"model": "gemini-3-pro-image", "prompt": "a bottle", "size": "1K"});
+    let mut quiet = starts(stage, &b, &elsewhere, TIMES).await?;
+    let mut quiet_here = starts(stage, &b, &small_job(), TIMES).await?;
+    for number in 0..32 {
+        let mut job = small_job();
+        job["prompt"] = json!(format!("number {number} [[fault:late:30000]]"));
+        let (status, answer) = a.post("/v1/jobs", &job).await?;
+        ensure!(status == StatusCode::ACCEPTED, "{status} {answer}");
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let loaded = starts(stage, &b, &elsewhere, TIMES / 2).await;
+    let loaded_here = starts(stage, &b, &small_job(), TIMES / 2).await;
+    stage.cancel_open_jobs().await?;
+    let there = judge(&mut quiet, &mut loaded?, ASKING).context("at another provider")?;
+    let here = judge(&mut quiet_here, &mut loaded_here?, ASKING).context("at the same")?;
+    let held = attacked.held().await?;
+    Ok(format!("elsewhere {there}; here {here}; {held}"))
+}
+
+async fn cancels(stage: &Stage) -> Outcome {
+    let attacked = stage.processes(WITHOUT_RATES).await?;
+    let a = stage.tenant(&attacked, 2, 1_000_000).await?;
+    let before = stage.real.fake.journal().count();
+    let mut refused = 0;
+    let began = Instant::now();
+    let mut free = 0;
+    while began.elapsed() < Duration::from_secs(20) {
+        let mut job = small_job();
+        job["prompt"] = json!("a bottle [[fault:late:2000]]");
+        let (status, job) = a.post("/v1/jobs", &job).await?;
+        ensure!(status == StatusCode::ACCEPTED, "{status} {job}");
+        let path = format!("/v1/jobs/{}", job["id"].as_str().unwrap_or_default());
+        while a.get(&path).await?.1["state"] == "queued" {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        match a.post(&format!("{path}/cancel"), &json!({})).await? {
+            (StatusCode::OK, _) => free += 1,
+            (StatusCode::CONFLICT, body) => {
+                ensure!(body["code"] == "cancel_allowance_used", "{body}");
+                refused += 1;
+            }
+            other => anyhow::bail!("{other:?}"),
+        }
+    }
+    ensure!(
+        stage.real.pipeline.drained(Duration::from_mins(1)).await,
+        "jobs are open"
+    );
+    let calls = stage.real.fake.journal().count() - before;
+    ensure!(
+        free <= ALLOWANCE + 2,
+        "{free} running jobs were canceled for nothing, of {calls} calls"
+    );
+    let held = attacked.held().await?;
+    Ok(format!(
+        "{free} canceled for nothing, {refused} refused and delivered, {calls} calls; {held}"
+    ))
+}
+
+async fn growth(stage: &Stage) -> Outcome {
+    use base64::Engine;
+    let more = [WITHOUT_RATES, &[("PLATEN_TENANT_STORAGE_MB", "5")]].concat();
+    let attacked = stage.api_alone(&more).await?;
+    let a = stage.tenant(&attacked, 2, 1_000_000).await?;
+    let photo = base64::engine::general_purpose::STANDARD.encode(PHOTO);
+    let mut job = small_job();
+    job["inputs"] = json!([{"data": photo, "media_type": "image/jpeg", "role": "product"}]);
+    let mut kept = 0;
+    let refusal = loop {
+        let (status, answer) = a.post("/v1/jobs", &job).await?;
+        if status != StatusCode::ACCEPTED {
+            break (status, answer);
+        }
+        let id = answer["id"].as_str().unwrap_or_default().to_owned();
+        let (status, answer) = a.post(&format!("/v1/jobs/{id}/cancel"), &json!({})).await?;
+        ensure!(status == StatusCode::OK, "{status} {answer}");
+        kept += 1;
+        ensure!(kept < 2_000, "nothing bounds what a tenant keeps");
+    };
+    ensure!(
+        refusal.1["code"] == "storage_full",
+        "{} {}",
+        refusal.0,
+        refusal.1
+    );
+    let held = attacked.held().await?;
+    Ok(format!("refused after {kept} jobs' inputs; {held}"))
+}
+
+async fn bad_keys(stage: &Stage) -> Outcome {
+    let attacked = stage.processes(&[]).await?;
+    let b = stage.tenant(&attacked, 3, 100).await?;
+    let forger = stage
+        .tenant(&attacked, 2, 0)
+        .await?
+        .with_key("pk_not_a_key_of_anybody");
+    let load = Load::start(20, move |_| {
+        let forger = forger.clone();
+        async move {
+            let answer = forger.request(Method::GET, "/v1/credits").send().await?;
+            match answer.status() {
+                StatusCode::UNAUTHORIZED => Ok(true),
+                StatusCode::TOO_MANY_REQUESTS => {
+                    ensure!(
+                        answer.headers().contains_key("Retry-After"),
+                        "no Retry-After"
+                    );
+                    Ok(false)
+                }
+                status => anyhow::bail!("a bad key was answered {status}"),
+            }
+        }
+    });
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let took = b.asks("/v1/credits", 20).await;
+    let tried = load.end().await?;
+    took.context("B is not served")?;
+    ensure!(tried < 2_000, "{tried} bad keys were tried in five seconds");
+    let log = std::fs::read_to_string(attacked.api.log())?;
+    let lines = log.lines().filter(|line| line.contains("key")).count();
+    ensure!((1..=60).contains(&lines), "{lines} lines tell of bad keys");
+    let held = attacked.held().await?;
+    Ok(format!(
+        "{tried} bad keys were looked at, {lines} lines tell of it; {held}"
+    ))
+}
