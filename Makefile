@@ -87,10 +87,10 @@ rolling-migration: ## Add a column to every table under load; then old and new v
 	cargo build --locked --workspace --bins
 	PLATEN_LOG=warn $(BUILT)/rolling-migration --seconds $(or $(SECONDS),60) $(and $(BASE),--base $(BASE))
 
-redis-away: ## What submits and jobs notice when Redis is gone or hangs (SECONDS=300)
+redis-away: ## What submits and jobs notice when Redis is gone, hangs, or changes its password (SECONDS=300 ROTATIONS=20)
 	@scripts/setup run
 	cargo build --locked --workspace --bins
-	PLATEN_LOG=warn $(BUILT)/redis-away --seconds $(or $(SECONDS),300)
+	PLATEN_LOG=warn $(BUILT)/redis-away --seconds $(or $(SECONDS),300) --rotations $(or $(ROTATIONS),20)
 
 boards: ## Every query of every dashboard, on a real Prometheus that scrapes real processes under load
 	@scripts/setup boards

@@ -16,6 +16,7 @@ use secrecy::SecretString;
 
 use crate::bucket::{Address, BadAddress};
 use crate::catalog::{Catalog, CatalogError};
+use crate::queue;
 
 /// Every variable Platen reads, and what happens without it.
 pub const VARIABLES: &[(&str, &str)] = &[
@@ -29,7 +30,7 @@ pub const VARIABLES: &[(&str, &str)] = &[
     ),
     (
         "REDIS_URL",
-        "Redis 7 or newer; without it `platen up` starts its own",
+        "Redis 7 or newer; without it `platen up` starts its own. A file that REDIS_URL_FILE names is read at each connection",
     ),
     (
         "PLATEN_PROVIDERS",
@@ -148,6 +149,8 @@ pub struct Config {
     pub database_url: Option<SecretString>,
     pub owner_url: Option<SecretString>,
     pub redis_url: Option<SecretString>,
+    /// The file that holds the URL of Redis, where one is named: read anew at each connection.
+    pub redis_url_file: Option<PathBuf>,
     pub queue: String,
     pub bucket: Option<Address>,
     pub signing_key: Option<SecretString>,
@@ -286,6 +289,7 @@ impl Config {
             database_url: text("DATABASE_URL")?.map(SecretString::from),
             owner_url: text("DATABASE_OWNER_URL")?.map(SecretString::from),
             redis_url: text("REDIS_URL")?.map(SecretString::from),
+            redis_url_file: env::var_os("REDIS_URL_FILE").map(PathBuf::from),
             queue: text("PLATEN_QUEUE")?.unwrap_or_else(|| "platen".to_owned()),
             bucket: bucket()?,
             signing_key: long_secret("PLATEN_SIGNING_KEY")?,
@@ -342,6 +346,14 @@ impl Config {
         self.redis_url.as_ref().ok_or(ConfigError::Missing {
             name: "REDIS_URL",
             needed: "Redis 7 or newer, such as redis://host:6379/0",
+        })
+    }
+
+    /// Where Redis is dialled: by the file where one is named, for its URL may change.
+    pub fn redis(&self) -> Result<queue::Address, ConfigError> {
+        Ok(match &self.redis_url_file {
+            Some(file) => queue::Address::File(file.clone()),
+            None => queue::Address::Url(self.redis_url()?.clone()),
         })
     }
 

@@ -265,6 +265,7 @@ pub const NAMES: &[&str] = &[
     "platen_darkroom_pictures",
     "platen_darkroom_places",
     "platen_redis_away",
+    "platen_redis_trouble",
     "platen_postgres_connections",
     "platen_queue_oldest_seconds",
     "platen_picture_memory_limit_bytes",

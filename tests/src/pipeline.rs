@@ -18,7 +18,7 @@ use common::verify::{self, Finding};
 use fakes::Fake;
 use ipnet::IpNet;
 use reqwest::{Client, Method, RequestBuilder, StatusCode};
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::SecretString;
 use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection, PgPool};
 use tokio::net::TcpListener;
@@ -57,6 +57,8 @@ pub struct Options {
     pub trusted_proxies: Vec<IpNet>,
     /// Where Redis is said to be, where that is not true.
     pub redis: Option<String>,
+    /// The file that names it, where its URL changes.
+    pub redis_url_file: Option<PathBuf>,
 }
 
 impl Default for Options {
@@ -76,6 +78,7 @@ impl Default for Options {
             public_url: None,
             trusted_proxies: Vec::new(),
             redis: None,
+            redis_url_file: None,
         }
     }
 }
@@ -157,6 +160,7 @@ impl Pipeline {
             redis_url: Some(SecretString::from(
                 options.redis.unwrap_or_else(|| servers.redis_url.clone()),
             )),
+            redis_url_file: options.redis_url_file,
             queue: database.clone(),
             bucket: Some(
                 options
@@ -330,8 +334,7 @@ impl Pipeline {
 
     /// How the lane of a model stands.
     pub async fn lane(&self, model: &str) -> LaneState {
-        let redis = self.config.redis_url().unwrap().expose_secret();
-        let ring = Ring::new(redis, &self.config.queue).unwrap();
+        let ring = Ring::new(self.config.redis().unwrap(), &self.config.queue).unwrap();
         let lanes = Lanes::new(&ring, self.config.timing.lanes);
         let catalog = self.config.catalog().unwrap();
         let states = lanes.states(&catalog).await.unwrap().into_iter();

@@ -71,6 +71,9 @@ pub fn told(mut platen: Command, word: &str, config: &Config) -> Command {
         .env("PLATEN_LOG", "warn")
         .stdin(Stdio::null())
         .kill_on_drop(true);
+    if let Some(file) = &config.redis_url_file {
+        platen.env("REDIS_URL_FILE", file);
+    }
     platen
 }
 

@@ -64,8 +64,8 @@ impl App {
         let catalog = config.catalog()?;
         let memory = Memory::within(config.memory, config.slots);
         let providers = Providers::new(&catalog, config, &memory)?;
-        let redis_url = config.redis_url()?.expose_secret();
-        let ring = Ring::new(redis_url, &config.queue).context("REDIS_URL is not usable")?;
+        let ring =
+            Ring::new(config.redis()?, &config.queue).context("REDIS_URL is not usable")?;
         let bucket = Bucket::open(&config.bucket(), config.signing_key()?.clone())
             .context("PLATEN_BUCKET is not usable")?;
         for model in catalog.models() {

@@ -19,16 +19,20 @@ use apalis_core::task::task_id::{RandomId, TaskId};
 use apalis_core::worker::context::WorkerContext;
 use backon::{BackoffBuilder, ExponentialBuilder};
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, RedisResult};
+use redis::RedisResult;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
-use super::{Keys, Ring};
+use super::{Address, Keys, Ring, Trouble};
 use crate::id::JobId;
 
 /// How long a pop blocks; also how soon a connection that is only half open is noticed.
 const BLOCK: Duration = Duration::from_secs(2);
+/// How long a connection, and an answer that does not block, may take.
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(1);
+/// Longest time between two dials; up to as much again comes on top by chance.
+const LONGEST_DELAY: Duration = Duration::from_secs(1);
 
 /// What a [`Doorbell`] pops from and into.
 #[derive(Clone)]
@@ -189,8 +193,9 @@ impl Pump {
                 }
                 Err(error) => {
                     self.connection = None;
-                    let delay = delays.next().unwrap_or(Duration::from_secs(2));
-                    tracing::debug!(%error, delay_ms = delay.as_millis(), "Redis does not answer; connecting again");
+                    let delay = delays.next().unwrap_or(LONGEST_DELAY);
+                    let reason = Trouble::of(&error).map_or("other", Trouble::as_str);
+                    tracing::debug!(%error, reason, delay_ms = delay.as_millis(), "No job can be popped; connecting again");
                     self.stop
                         .run_until_cancelled(tokio::time::sleep(delay))
                         .await?;
@@ -236,7 +241,7 @@ impl Pump {
 
     async fn connect(&mut self) -> RedisResult<()> {
         if self.connection.is_none() {
-            self.connection = Some(Popping::connect(&self.config.ring.client).await?);
+            self.connection = Some(Popping::connect(&self.config.ring.address).await?);
         }
         Ok(())
     }
@@ -259,7 +264,7 @@ impl Pump {
         let answered = tokio::select! {
             answered = &mut reply => answered,
             () = self.stop.cancelled() => {
-                if let Err(error) = unblock(&self.config.ring.client, client_id).await {
+                if let Err(error) = unblock(&self.config.ring.address, client_id).await {
                     tracing::debug!(%error, "The blocked pop could not be woken; it ends by itself");
                 }
                 reply.await
@@ -267,7 +272,7 @@ impl Pump {
         };
         let ids = answered?.map_or_else(Vec::new, |(_, ids)| ids);
         if self.stop.is_cancelled() && !ids.is_empty() {
-            restore(&self.config.ring.client, &self.config.ring.keys, &ids).await?;
+            restore(&self.config.ring.address, &self.config.ring.keys, &ids).await?;
             return Ok(Vec::new());
         }
         Ok(ids)
@@ -290,7 +295,7 @@ impl Pump {
         if !ids.is_empty() {
             let restored = tokio::time::timeout(
                 BLOCK,
-                restore(&self.config.ring.client, &self.config.ring.keys, &ids),
+                restore(&self.config.ring.address, &self.config.ring.keys, &ids),
             )
             .await;
             tracing::debug!(
@@ -303,13 +308,9 @@ impl Pump {
 }
 
 impl Popping {
-    async fn connect(client: &Client) -> RedisResult<Self> {
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(Duration::from_secs(2)))
-            .set_response_timeout(Some(BLOCK + Duration::from_secs(1)));
-        let mut connection = client
-            .get_multiplexed_async_connection_with_config(&config)
-            .await?;
+    async fn connect(address: &Address) -> RedisResult<Self> {
+        let answering = BLOCK + RESPONSE_TIMEOUT;
+        let mut connection = address.dial(RESPONSE_TIMEOUT, answering).await?;
         let client_id = redis::cmd("CLIENT")
             .arg("ID")
             .query_async(&mut connection)
@@ -324,14 +325,14 @@ impl Popping {
 fn reconnect_delays() -> impl Iterator<Item = Duration> {
     ExponentialBuilder::default()
         .with_min_delay(Duration::from_millis(50))
-        .with_max_delay(Duration::from_secs(2))
+        .with_max_delay(LONGEST_DELAY)
         .with_jitter()
         .without_max_times()
         .build()
 }
 
-async fn unblock(client: &Client, client_id: i64) -> RedisResult<()> {
-    let mut connection = client.get_multiplexed_async_connection().await?;
+async fn unblock(address: &Address, client_id: i64) -> RedisResult<()> {
+    let mut connection = address.dial(RESPONSE_TIMEOUT, RESPONSE_TIMEOUT).await?;
     redis::cmd("CLIENT")
         .arg("UNBLOCK")
         .arg(client_id)
@@ -339,8 +340,8 @@ async fn unblock(client: &Client, client_id: i64) -> RedisResult<()> {
         .await
 }
 
-async fn restore(client: &Client, keys: &Keys, ids: &[(String, f64)]) -> RedisResult<()> {
-    let mut connection = client.get_multiplexed_async_connection().await?;
+async fn restore(address: &Address, keys: &Keys, ids: &[(String, f64)]) -> RedisResult<()> {
+    let mut connection = address.dial(RESPONSE_TIMEOUT, RESPONSE_TIMEOUT).await?;
     let mut command = redis::cmd("ZADD");
     command.arg(&keys.ring).arg("NX");
     for (id, turn) in ids {

@@ -15,7 +15,7 @@ use std::time::Duration;
 use redis::{RedisResult, Script};
 use time::OffsetDateTime;
 
-use super::line::Line;
+use super::connection::SharedConnection;
 use super::{Ring, RingError};
 use crate::catalog::{Catalog, Lane};
 use crate::config::LaneTiming;
@@ -40,7 +40,7 @@ const FORGOTTEN: Duration = Duration::from_hours(6);
 /// The lanes of one Platen.
 #[derive(Clone)]
 pub struct Lanes {
-    line: Line,
+    connection: SharedConnection,
     prefix: String,
     timing: LaneTiming,
 }
@@ -166,7 +166,7 @@ end
 impl Lanes {
     pub fn new(ring: &Ring, timing: LaneTiming) -> Self {
         Self {
-            line: ring.line.clone(),
+            connection: ring.connection.clone(),
             prefix: format!("{}:lane", ring.keys.name),
             timing,
         }
@@ -207,7 +207,7 @@ impl Lanes {
             .arg(i32::from(retry))
             .arg(BUDGET)
             .arg(millis(FORGOTTEN))
-            .invoke_async(&mut self.line.clone())
+            .invoke_async(&mut self.connection.clone())
             .await?;
         Ok(match wait {
             0 => Entry::Open,
@@ -299,7 +299,7 @@ impl Lanes {
             .arg(EARNED)
             .arg(STRIKES_OUT)
             .arg(millis(FORGOTTEN))
-            .invoke_async(&mut self.line.clone())
+            .invoke_async(&mut self.connection.clone())
             .await?;
         Ok(())
     }
@@ -330,7 +330,7 @@ impl Lanes {
         for lane in lanes {
             call.key(self.hash(lane)).key(self.calls(lane));
         }
-        let states: Vec<State> = call.invoke_async(&mut self.line.clone()).await?;
+        let states: Vec<State> = call.invoke_async(&mut self.connection.clone()).await?;
         let state =
             |(lane, (limit, in_flight, wait, why, gap, broken, cause, since)): (&&Lane, State)| {
                 LaneState {

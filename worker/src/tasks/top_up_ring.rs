@@ -36,8 +36,12 @@ pub(super) async fn run(app: Arc<App>) {
         // It is not asked twice in a turn: one that hangs lets us wait each time.
         Err(error) => Err(TopUpError::Ring(error)),
     };
-    let away = matches!(topped_up, Err(TopUpError::Ring(_)));
-    process::REDIS_AWAY.set(i64::from(away));
+    let failure = match &topped_up {
+        Err(TopUpError::Ring(error)) => Some(error),
+        _ => None,
+    };
+    app.ring.note(failure);
+    let away = failure.is_some();
     if since(&app, away.then_some(asked)).is_some_and(|since| since.elapsed() > WITHOUT_REDIS) {
         start_without_ring(&app, &open).await;
     }
@@ -57,24 +61,15 @@ fn tell_how_it_stands(app: &App) {
     process::DARKROOM_PLACES.set(count(places));
 }
 
-/// Since when Redis is away: since it was `asked` in vain. Said when it changes, not five times a second.
+/// Since when Redis is away: since it was `asked` in vain.
 fn since(app: &App, asked: Option<Instant>) -> Option<Instant> {
     let mut since = app
         .redis_away
         .lock()
         .unwrap_or_else(PoisonError::into_inner);
     match (asked, *since) {
-        (Some(asked), None) => {
-            tracing::warn!(
-                "Redis does not answer: in a few seconds jobs are started from Postgres"
-            );
-            *since = Some(asked);
-        }
-        (None, Some(_)) => {
-            tracing::info!("Redis answers again");
-            *since = None;
-        }
-        _ => {}
+        (Some(_), Some(_)) => {}
+        (asked, _) => *since = asked,
     }
     *since
 }
