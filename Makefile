@@ -40,7 +40,7 @@ check: ## Format, lints, docs, queries against the schema, dependencies, manifes
 bench: ## From the 202 to the model being called, on an idle system (JOBS=500)
 	@scripts/setup run
 	cargo build --locked --workspace --bins
-	PLATEN_LOG=warn $(BUILT)/start-latency --jobs $(or $(JOBS),500)
+	PLATEN_LOG=warn $(BUILT)/start-latency --jobs $(or $(JOBS),500) $(if $(BESIDE),--beside)
 
 bench-pictures: ## How fast, how large and how true pictures are, beside sharp, pyvips and Pillow (ROUNDS=5)
 	@scripts/setup bench

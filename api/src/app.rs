@@ -63,8 +63,7 @@ impl App {
     pub async fn connect(config: &Config) -> anyhow::Result<Self> {
         let database = config.database_url()?.expose_secret();
         let connect = |role, connections| database::connect(database, role, connections);
-        let ring =
-            Ring::new(config.redis()?, &config.queue).context("REDIS_URL is not usable")?;
+        let ring = Ring::new(config.redis()?, &config.queue).context("REDIS_URL is not usable")?;
         let bucket = Bucket::open(&config.bucket(), config.signing_key()?.clone())
             .context("PLATEN_BUCKET is not usable")?;
         let catalog = config.catalog()?;

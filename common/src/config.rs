@@ -96,6 +96,10 @@ pub const VARIABLES: &[(&str, &str)] = &[
         "jobs one worker works on at once; default 16",
     ),
     (
+        "PLATEN_TENANT_SLOTS_PERCENT",
+        "share of a worker's slots one tenant may have, times its weight, 1 to 100; default 100",
+    ),
+    (
         "PLATEN_MEMORY_MB",
         "memory one worker may take, in MB; default 512",
     ),
@@ -165,6 +169,8 @@ pub struct Config {
     /// Proxies that are believed.
     pub trusted_proxies: Vec<IpNet>,
     pub slots: usize,
+    /// What one tenant of weight 1 may have of a worker's slots, in percent.
+    pub tenant_slots_percent: usize,
     /// Bytes one worker may take, all in all.
     pub memory: usize,
     /// Bytes of pictures that may wait for the bucket.
@@ -302,6 +308,8 @@ impl Config {
             trusted_proxies: networks("PLATEN_TRUSTED_PROXIES")?,
             slots: within("PLATEN_SLOTS", 1, 4_000)?
                 .map_or(16, |slots| usize::try_from(slots).unwrap_or(16)),
+            tenant_slots_percent: within("PLATEN_TENANT_SLOTS_PERCENT", 1, 100)?
+                .map_or(100, |percent| usize::try_from(percent).unwrap_or(100)),
             memory: within("PLATEN_MEMORY_MB", 256, 65_536)?.map_or(MEMORY, |megabytes| {
                 usize::try_from(megabytes * 1_000_000).unwrap_or(MEMORY)
             }),

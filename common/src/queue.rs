@@ -11,7 +11,7 @@ mod doorbell;
 pub mod lanes;
 mod trouble;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
 use redis::{RedisError, Script};
@@ -35,6 +35,22 @@ const WITHOUT_WORKERS: usize = 16;
 /// A worker that has not announced itself for this long is gone.
 const WORKER_FORGOTTEN: Duration = Duration::from_secs(3);
 
+/// New jobs that wait to be looked at by workers without a free slot, and for how long they do after the last one came. The dispatcher
+/// finds what this forgets.
+const MAX_FRESH: usize = 1_000;
+const FRESH_FORGOTTEN: Duration = Duration::from_secs(30);
+
+static RING_NEW: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        r"local room = tonumber(redis.call('GET', KEYS[2]) or ARGV[1]) - redis.call('ZCARD', KEYS[1])
+          if room > 0 then redis.call('ZADD', KEYS[1], 'NX', ARGV[2], ARGV[3]) end
+          redis.call('ZADD', KEYS[3], 'NX', ARGV[2], ARGV[3])
+          redis.call('ZREMRANGEBYRANK', KEYS[3], ARGV[4], -1)
+          redis.call('PEXPIRE', KEYS[3], ARGV[5])
+          return 0",
+    )
+});
+
 /// Names of the keys; tests that share a Redis use a name each.
 #[derive(Clone, Debug)]
 struct Keys {
@@ -42,6 +58,8 @@ struct Keys {
     name: String,
     /// Sorted set: job id, scored by turn.
     ring: String,
+    /// Sorted set: new jobs that nobody has popped yet, scored by turn; what workers fill their reserve with.
+    fresh: String,
     /// Sorted set: `worker|slots`, scored by when it was last heard of.
     workers: String,
     /// How many ids the ring should hold.
@@ -53,6 +71,7 @@ impl Keys {
         Self {
             name: name.to_owned(),
             ring: format!("{name}:ring"),
+            fresh: format!("{name}:fresh"),
             workers: format!("{name}:workers"),
             target: format!("{name}:target"),
         }
@@ -113,6 +132,22 @@ impl Ring {
             call.arg(*turn).arg(id.to_string());
         }
         call.invoke_async(&mut self.connection.clone()).await
+    }
+
+    /// Rings for a new job: while the ring is below its target by its turn there, and in any case for workers whose slots are all
+    /// taken, which look whether it may start in their reserve.
+    pub async fn ring_new(&self, job: JobId, turn: i64) -> Result<(), RingError> {
+        RING_NEW
+            .key(&self.keys.ring)
+            .key(&self.keys.target)
+            .key(&self.keys.fresh)
+            .arg(WITHOUT_WORKERS)
+            .arg(turn)
+            .arg(job.to_string())
+            .arg(MAX_FRESH)
+            .arg(u64::try_from(FRESH_FORGOTTEN.as_millis()).unwrap_or(u64::MAX))
+            .invoke_async(&mut self.connection.clone())
+            .await
     }
 
     /// Says that this worker lives, and learns how full the ring should be.

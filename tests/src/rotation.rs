@@ -64,7 +64,11 @@ impl Rotating {
     /// How many connections it has taken in all, those it refused included.
     pub async fn connections(&mut self) -> u64 {
         let mut info = cmd("INFO");
-        let info: String = info.arg("stats").query_async(&mut self.admin).await.unwrap();
+        let info: String = info
+            .arg("stats")
+            .query_async(&mut self.admin)
+            .await
+            .unwrap();
         let count = |name: &str| -> u64 {
             let line = info.lines().find_map(|line| line.strip_prefix(name));
             line.unwrap().trim().parse().unwrap()

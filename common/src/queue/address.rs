@@ -59,9 +59,9 @@ impl Address {
                 .get_multiplexed_async_connection_with_config(&config)
                 .await
         };
-        timeout(connecting, dial).await.unwrap_or_else(|_| {
-            Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into())
-        })
+        timeout(connecting, dial)
+            .await
+            .unwrap_or_else(|_| Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()))
     }
 }
 

@@ -97,8 +97,7 @@ impl SharedConnection {
         let number = state.number;
         let dial = state.dial.get_or_insert_with(|| {
             let address = self.address.clone();
-            let dial =
-                async move { address.dial(RESPONSE_TIMEOUT, RESPONSE_TIMEOUT).await };
+            let dial = async move { address.dial(RESPONSE_TIMEOUT, RESPONSE_TIMEOUT).await };
             dial.boxed().shared()
         });
         Ok(Checkout {
@@ -120,9 +119,8 @@ impl SharedConnection {
             return;
         }
         let failure = answer.as_ref().err();
-        let failure = failure.filter(|error| {
-            Trouble::of(error).is_some_and(Trouble::wants_new_connection)
-        });
+        let failure =
+            failure.filter(|error| Trouble::of(error).is_some_and(Trouble::wants_new_connection));
         let Some(error) = failure else {
             state.failures = 0;
             state.failed = None;
@@ -144,9 +142,7 @@ impl SharedConnection {
         send: impl AsyncFnOnce(MultiplexedConnection) -> RedisResult<T>,
     ) -> RedisResult<T> {
         let checkout = self.checkout()?;
-        let answer = timeout(checkout.timeout, async {
-            send(checkout.dial.await?).await
-        });
+        let answer = timeout(checkout.timeout, async { send(checkout.dial.await?).await });
         let answer = answer.await.unwrap_or_else(|_| Err(silence()));
         self.learn(checkout.number, &answer);
         answer
@@ -220,8 +216,7 @@ mod tests {
         let began = Instant::now();
         while began.elapsed() < Duration::from_secs(1) {
             let mut connection = connection.clone();
-            let answer: RedisResult<String> =
-                redis::cmd("PING").query_async(&mut connection).await;
+            let answer: RedisResult<String> = redis::cmd("PING").query_async(&mut connection).await;
             let trouble = Trouble::of(&answer.unwrap_err());
             assert_eq!(trouble, Some(Trouble::Broken));
             tokio::time::sleep(Duration::from_millis(1)).await;

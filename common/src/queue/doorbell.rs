@@ -1,7 +1,7 @@
 //! The popping side: an apalis [`Backend`] over a blocking pop.
 //!
 //! A pump task pops only while the worker is hungry and only as many ids as there are free slots, so nothing is
-//! fetched that cannot start. A Redis error never reaches the worker (`Error = Infallible`): the pump waits and
+//! fetched that cannot start. While no slot is free it looks at new jobs, for the worker's reserve. A Redis error never reaches the worker (`Error = Infallible`): the pump waits and
 //! connects again. The pop has a connection of its own whose response timeout exceeds the block.
 
 use std::collections::VecDeque;
@@ -18,8 +18,8 @@ use apalis_core::task::builder::TaskBuilder;
 use apalis_core::task::task_id::{RandomId, TaskId};
 use apalis_core::worker::context::WorkerContext;
 use backon::{BackoffBuilder, ExponentialBuilder};
-use redis::aio::MultiplexedConnection;
 use redis::RedisResult;
+use redis::aio::MultiplexedConnection;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
@@ -29,6 +29,8 @@ use crate::id::JobId;
 
 /// How long a pop blocks; also how soon a connection that is only half open is noticed.
 const BLOCK: Duration = Duration::from_secs(2);
+/// How often a worker without a free slot looks for new jobs that may start in its reserve.
+const LOOK_AT_FRESH: Duration = Duration::from_millis(20);
 /// How long a connection, and an answer that does not block, may take.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Longest time between two dials; up to as much again comes on top by chance.
@@ -38,9 +40,11 @@ const LONGEST_DELAY: Duration = Duration::from_secs(1);
 #[derive(Clone)]
 pub struct DoorbellConfig {
     pub ring: Ring,
-    /// The worker's slots: the only limit on how much runs at once. Process-wide, so that a restarted worker
-    /// counts what its predecessor still runs.
+    /// The worker's slots: with the reserve the only limit on how much runs at once. Process-wide, so that a restarted
+    /// worker counts what its predecessor still runs.
     pub slots: Arc<Semaphore>,
+    /// Further slots, for jobs that find all others taken and may start all the same.
+    pub reserve: Arc<Semaphore>,
     /// Stops popping.
     pub stop: CancellationToken,
     /// Shutdown waits for the pump to give back what was not started.
@@ -51,6 +55,8 @@ pub struct DoorbellConfig {
 #[derive(Debug)]
 pub struct Ding {
     pub job: JobId,
+    /// Whether its slot is one of the reserve.
+    pub reserved: bool,
     turn: f64,
     _slot: OwnedSemaphorePermit,
 }
@@ -176,9 +182,13 @@ impl Pump {
             // Before any slot is taken: a Redis that hangs keeps none from whoever asks Postgres instead.
             let popped = match self.connect().await {
                 Ok(()) => {
-                    let permit = self.free_slots().await?;
-                    let popped = self.pop(permit.num_permits()).await;
-                    popped.map(|ids| (ids, permit))
+                    let (permit, reserved) = self.next_slots().await?;
+                    let popped = if reserved {
+                        self.pop_fresh(permit.num_permits()).await
+                    } else {
+                        self.pop(permit.num_permits()).await
+                    };
+                    popped.map(|ids| (ids, permit, reserved))
                 }
                 Err(error) => Err(error),
             };
@@ -186,9 +196,12 @@ impl Pump {
                 return None;
             }
             match popped {
-                Ok((ids, _)) if ids.is_empty() => delays = reconnect_delays(),
-                Ok((ids, mut permit)) => {
-                    self.hand_over(ids, &mut permit);
+                Ok((ids, ..)) if ids.is_empty() => delays = reconnect_delays(),
+                Ok((ids, mut permit, reserved)) => {
+                    self.hand_over(&ids, &mut permit, reserved);
+                    if !reserved {
+                        self.forget_fresh(&ids).await;
+                    }
                     return Some(());
                 }
                 Err(error) => {
@@ -204,31 +217,36 @@ impl Pump {
         }
     }
 
-    /// Every slot that is free, and at least one. `None`: stopped.
-    async fn free_slots(&self) -> Option<OwnedSemaphorePermit> {
-        let slots = Arc::clone(&self.config.slots);
-        let mut permit = self
-            .stop
-            .run_until_cancelled(slots.acquire_owned())
-            .await?
-            .ok()?;
-        while let Ok(another) = Arc::clone(&self.config.slots).try_acquire_owned() {
-            permit.merge(another);
+    /// Every slot that is free, and at least one; or, while none is, every free one of the reserve, and `true`.
+    /// `None`: stopped.
+    async fn next_slots(&self) -> Option<(OwnedSemaphorePermit, bool)> {
+        let DoorbellConfig { slots, reserve, .. } = &self.config;
+        loop {
+            let slot = Arc::clone(slots).acquire_owned();
+            let slot = tokio::time::timeout(LOOK_AT_FRESH, slot);
+            match self.stop.run_until_cancelled(slot).await? {
+                Ok(slot) => return Some((every_other(slot.ok()?, slots), false)),
+                Err(_) => {
+                    if let Ok(slot) = Arc::clone(reserve).try_acquire_owned() {
+                        return Some((every_other(slot, reserve), true));
+                    }
+                }
+            }
         }
-        Some(permit)
     }
 
-    fn hand_over(&self, ids: Vec<(String, f64)>, permit: &mut OwnedSemaphorePermit) {
+    fn hand_over(&self, ids: &[(String, f64)], permit: &mut OwnedSemaphorePermit, reserved: bool) {
         let mut buffer = self
             .shared
             .buffer
             .lock()
             .expect("no panic while it is held");
-        for (id, turn) in ids {
+        for &(ref id, turn) in ids {
             // What is no job's id was not put there by us: dropping it is all that can be done.
             if let (Ok(job), Some(slot)) = (id.parse(), permit.split(1)) {
                 buffer.0.push_back(Ding {
                     job,
+                    reserved,
                     turn,
                     _slot: slot,
                 });
@@ -278,6 +296,30 @@ impl Pump {
         Ok(ids)
     }
 
+    /// New jobs, for the reserve. Does not block: a slot that becomes free meanwhile is worth more.
+    async fn pop_fresh(&mut self, count: usize) -> RedisResult<Vec<(String, f64)>> {
+        let popping = self.connection.as_mut().expect("connected before");
+        let mut pop = redis::cmd("ZPOPMIN");
+        pop.arg(&self.config.ring.keys.fresh).arg(count);
+        pop.query_async(&mut popping.connection).await
+    }
+
+    /// What was popped from the ring is not looked at for the reserve. No harm is done where this fails.
+    async fn forget_fresh(&mut self, ids: &[(String, f64)]) {
+        let Some(popping) = &mut self.connection else {
+            return;
+        };
+        let mut forget = redis::cmd("ZREM");
+        forget.arg(&self.config.ring.keys.fresh);
+        for (id, _) in ids {
+            forget.arg(id);
+        }
+        let forgotten: RedisResult<i64> = forget.query_async(&mut popping.connection).await;
+        if let Err(error) = forgotten {
+            tracing::debug!(%error, "Jobs that were popped are still looked at for the reserve");
+        }
+    }
+
     /// Rings again for what was popped and not started. Bounded: the dispatcher finds what this loses.
     async fn give_back(&mut self) {
         let ids: Vec<(String, f64)> = {
@@ -320,6 +362,14 @@ impl Popping {
             client_id,
         })
     }
+}
+
+/// With every other slot that is free now.
+fn every_other(mut slot: OwnedSemaphorePermit, slots: &Arc<Semaphore>) -> OwnedSemaphorePermit {
+    while let Ok(another) = Arc::clone(slots).try_acquire_owned() {
+        slot.merge(another);
+    }
+    slot
 }
 
 fn reconnect_delays() -> impl Iterator<Item = Duration> {

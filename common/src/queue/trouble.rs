@@ -104,16 +104,28 @@ impl Trouble {
     pub fn plain_words(self) -> &'static str {
         match self {
             Self::Refused => "nobody listens at its address: start it, or correct REDIS_URL",
-            Self::Unreachable => "its address leads nowhere: look at REDIS_URL, DNS and the network",
+            Self::Unreachable => {
+                "its address leads nowhere: look at REDIS_URL, DNS and the network"
+            }
             Self::Silent => "it does not answer in time: look whether it hangs, and at the network",
-            Self::Broken => "the connection ended in the middle: it was restarted, or somebody closes connections",
-            Self::Password => "it does not accept the login: write the right one into REDIS_URL or its file",
+            Self::Broken => {
+                "the connection ended in the middle: it was restarted, or somebody closes connections"
+            }
+            Self::Password => {
+                "it does not accept the login: write the right one into REDIS_URL or its file"
+            }
             Self::Address => "REDIS_URL is no usable URL, or the file that holds it cannot be read",
-            Self::Clients => "it has as many clients as it takes: raise maxclients, or close other clients",
+            Self::Clients => {
+                "it has as many clients as it takes: raise maxclients, or close other clients"
+            }
             Self::Loading => "it still reads its data: wait, or start an empty one",
-            Self::ReadOnly => "it is a replica and takes no writes: let REDIS_URL lead to the master",
+            Self::ReadOnly => {
+                "it is a replica and takes no writes: let REDIS_URL lead to the master"
+            }
             Self::Memory => "it has no memory left: raise maxmemory, or find who else fills it",
-            Self::Disk => "it takes no writes because it cannot save its data: make room on its disk, or switch saving off",
+            Self::Disk => {
+                "it takes no writes because it cannot save its data: make room on its disk, or switch saving off"
+            }
             Self::Busy => "a script keeps it busy: wait, or SCRIPT KILL",
             Self::Other => "it refuses what it is asked: the log has its words",
         }

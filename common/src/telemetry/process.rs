@@ -50,6 +50,22 @@ pub static LEASES: LazyLock<IntGauge> = LazyLock::new(|| {
     ))
 });
 
+/// Jobs it works on beside its slots where those are all taken by others.
+pub static RESERVE: LazyLock<IntGauge> = LazyLock::new(|| {
+    registered(IntGauge::new(
+        "platen_worker_reserve",
+        "Jobs this worker may work on beside its slots, for tenants and models that have few of them.",
+    ))
+});
+
+/// Jobs it works on now in its reserve; they are leases, too.
+pub static RESERVE_LEASES: LazyLock<IntGauge> = LazyLock::new(|| {
+    registered(IntGauge::new(
+        "platen_worker_reserve_leases",
+        "Jobs this worker works on in its reserve.",
+    ))
+});
+
 /// Seconds until the first of its leases runs out, unless it is renewed; a whole lease where it holds none.
 pub static LEASE_LEFT: LazyLock<prometheus::Gauge> = LazyLock::new(|| {
     registered(prometheus::Gauge::new(

@@ -105,6 +105,7 @@ impl Stage {
             public_url: None,
             trusted_proxies: Vec::new(),
             slots: SLOTS,
+            tenant_slots_percent: 100,
             spool: SPOOL,
             memory: MEMORY,
             timing: Timing {

@@ -234,6 +234,7 @@ async fn no_record_can_be_emptied_not_even_by_the_owner() {
         "deletions",
         "holds",
         "pauses",
+        "tenant_weights",
         "billing_totals",
         "billing_lines",
     ] {
