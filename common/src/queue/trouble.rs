@@ -1,7 +1,5 @@
 //! Why Redis is of no use just now: a word for metrics, a sentence for people.
 
-use std::io;
-
 use redis::{ErrorKind, RedisError};
 
 /// Why Redis does not do what it is asked.
@@ -134,22 +132,14 @@ impl Trouble {
 
 fn of_connection(error: &RedisError) -> Trouble {
     if error.is_timeout() {
-        return Trouble::Silent;
-    }
-    let source = std::error::Error::source(error);
-    let source = source.and_then(|source| source.downcast_ref::<io::Error>());
-    match source.map(io::Error::kind) {
-        Some(io::ErrorKind::ConnectionRefused) => Trouble::Refused,
-        Some(
-            io::ErrorKind::BrokenPipe
-            | io::ErrorKind::ConnectionReset
-            | io::ErrorKind::ConnectionAborted
-            | io::ErrorKind::UnexpectedEof
-            | io::ErrorKind::NotConnected,
-        )
-        | None => Trouble::Broken,
+        Trouble::Silent
+    } else if error.is_connection_refusal() {
+        Trouble::Refused
+    } else if error.is_connection_dropped() {
+        Trouble::Broken
+    } else {
         // Names that are not known have no kind of their own.
-        Some(_) => Trouble::Unreachable,
+        Trouble::Unreachable
     }
 }
 

@@ -145,6 +145,7 @@ async fn without_a_tenant_no_row_is_seen_and_the_ledger_cannot_be_rewritten() {
         "retention",
         "deletions",
         "holds",
+        "tenant_weights",
     ];
     let api = database::connect(&url, Role::Api, 1).await.unwrap();
     for table in tables {
@@ -234,7 +235,6 @@ async fn no_record_can_be_emptied_not_even_by_the_owner() {
         "deletions",
         "holds",
         "pauses",
-        "tenant_weights",
         "billing_totals",
         "billing_lines",
     ] {
