@@ -1,7 +1,8 @@
 -- Workers are shared by tenants: which jobs of which tenant are due, and whose share is larger.
 
--- The next job of each tenant, where the jobs of some are left out: without it a dispatcher would read their whole backlog to find
--- what is behind it. This reads the table of jobs once; of a million jobs it takes a second or two, in which none is admitted or settled.
+-- The next job of each tenant, where the jobs of some are left out: without it a dispatcher would read their whole
+-- backlog to find what is behind it. This reads the table of jobs once; of a million jobs it takes a few seconds,
+-- in which none is admitted or settled.
 CREATE INDEX jobs_by_model_tenant_and_turn ON jobs (model, tenant_id, turn, id) WHERE state = 'queued';
 
 CREATE TABLE tenant_weights (

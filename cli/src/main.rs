@@ -113,8 +113,8 @@ enum TenantWord {
         #[command(flatten)]
         place: Place,
     },
-    /// Say how much larger a tenant's share of each worker is than that of others: times what PLATEN_TENANT_SLOTS_PERCENT gives
-    /// everyone. Workers notice within seconds.
+    /// Say how much larger a tenant's share of each worker is than that of others: times what
+    /// PLATEN_TENANT_SLOTS_PERCENT gives everyone. Workers notice within seconds.
     Weight {
         tenant: TenantId,
         #[arg(value_parser = clap::value_parser!(u8).range(1..=100))]

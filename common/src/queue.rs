@@ -35,8 +35,8 @@ const WITHOUT_WORKERS: usize = 16;
 /// A worker that has not announced itself for this long is gone.
 const WORKER_FORGOTTEN: Duration = Duration::from_secs(3);
 
-/// New jobs that wait to be looked at by workers without a free slot, and for how long they do after the last one came. The dispatcher
-/// finds what this forgets.
+/// New jobs that wait to be looked at by workers without a free slot, and for how long they do after the last one
+/// came. The dispatcher finds what this forgets.
 const MAX_FRESH: usize = 1_000;
 const FRESH_FORGOTTEN: Duration = Duration::from_secs(30);
 
@@ -134,8 +134,8 @@ impl Ring {
         call.invoke_async(&mut self.connection.clone()).await
     }
 
-    /// Rings for a new job: while the ring is below its target by its turn there, and in any case for workers whose slots are all
-    /// taken, which look whether it may start in their reserve.
+    /// Rings for a new job: while the ring is below its target by its turn there, and in any case for workers whose
+    /// slots are all taken, which look whether it may start in their reserve.
     pub async fn ring_new(&self, job: JobId, turn: i64) -> Result<(), RingError> {
         RING_NEW
             .key(&self.keys.ring)

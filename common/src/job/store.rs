@@ -388,8 +388,8 @@ pub async fn due(pool: &PgPool, limit: i64, open: &Open) -> sqlx::Result<Vec<(Jo
         .collect())
 }
 
-/// The same where jobs of some tenants, or of some models, may not be started: each tenant's next jobs are looked up by themselves, so
-/// that nobody's backlog is read to find what is behind it.
+/// The same where jobs of some tenants, or of some models, may not be started: each tenant's next jobs are looked up
+/// by themselves, so that nobody's backlog is read to find what is behind it.
 async fn due_by_tenant(pool: &PgPool, limit: i64, open: &Open) -> sqlx::Result<Vec<(JobId, i64)>> {
     let rooms = open.rooms();
     let rows = sqlx::query!(

@@ -1,9 +1,10 @@
 //! The connection to Redis that everybody of a process shares, but for the blocking pop.
 //!
-//! It is dialled when it is first needed and again after every failure that says something against it: it broke, it fell
-//! silent, it leads to a replica, its login is not accepted. Each dial reads the address anew. Dials are bounded: after the first at
-//! once, then after 50 ms, and at last one a second. Commands in between fail at once, with the newest reason: no job waits for a Redis that is
-//! away. One that falls silent is asked by one command at a time, for a moment, with three seconds between.
+//! It is dialled when it is first needed and again after every failure that says something against it: it broke, it
+//! fell silent, it leads to a replica, its login is not accepted. Each dial reads the address anew. Dials are
+//! bounded: after the first at once, then after 50 ms, and at last one a second. Commands in between fail at once,
+//! with the newest reason: no job waits for a Redis that is away. One that falls silent is asked by one command at a
+//! time, for a moment, with three seconds between.
 
 use std::io::{Error, ErrorKind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

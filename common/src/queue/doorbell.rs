@@ -1,8 +1,9 @@
 //! The popping side: an apalis [`Backend`] over a blocking pop.
 //!
 //! A pump task pops only while the worker is hungry and only as many ids as there are free slots, so nothing is
-//! fetched that cannot start. While no slot is free it looks at new jobs, for the worker's reserve. A Redis error never reaches the worker (`Error = Infallible`): the pump waits and
-//! connects again. The pop has a connection of its own whose response timeout exceeds the block.
+//! fetched that cannot start. While no slot is free it looks at new jobs, for the worker's reserve. A Redis error
+//! never reaches the worker (`Error = Infallible`): the pump waits and connects again. The pop has a connection of
+//! its own whose response timeout exceeds the block.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;

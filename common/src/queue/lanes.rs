@@ -8,11 +8,11 @@
 //! instead, each time longer; a provider's own hint is kept to. Retries live on a budget that successes fill: an outage is
 //! not made worse.
 //!
-//! Strikes in a row close the lane; when the pause is over, one call probes whether it opens again. What a request may
-//! have brought about (an error 500, an answer that is no picture, none at all) closes it for the tenant that asked, and counts for half
-//! of what closes it for all: so it takes two tenants, and nobody's prompts stop a model for others. For the same
-//! reason an eighth of the calls it lets in is kept from each tenant. Of a tenant Redis holds a short hash of its id,
-//! for an hour at most after its last strike.
+//! Strikes in a row close the lane; when the pause is over, one call probes whether it opens again. What a request
+//! may have brought about (an error 500, an answer that is no picture, none at all) closes it for the tenant that
+//! asked, and counts for half of what closes it for all: so it takes two tenants, and nobody's prompts stop a model
+//! for others. For the same reason an eighth of the calls it lets in is kept from each tenant. Of a tenant Redis
+//! holds a short hash of its id, for two hours after its last call, and its strikes for one hour after the last.
 //!
 //! The scripts are in `lanes/`; `look.lua` goes before each of the others.
 

@@ -5,8 +5,9 @@
 //! does not answer). In each, jobs are submitted at an even pace, and all must end before Redis comes back. Prints
 //! what a submit took, and exits with 1 when it took longer without Redis, a job did not end, or one was called twice.
 //!
-//! With `--rotations` the password of Redis is changed so many times under load, and the file that names it follows half a
-//! second to three seconds later. All must be well within five seconds of that, without a restart and without a storm of dials.
+//! With `--rotations` the password of Redis is changed so many times under load, and the file that names it follows
+//! half a second to three seconds later. All must be well within five seconds of that, without a restart and without
+//! a storm of dials.
 #![expect(clippy::print_stdout, reason = "prints what it measured")]
 #![expect(clippy::unwrap_used, reason = "a harness fails loudly")]
 
@@ -39,8 +40,8 @@ const MANY: usize = 400;
 const DRAIN: Duration = Duration::from_mins(1);
 /// From the right password to all being well again.
 const HEALED: Duration = Duration::from_secs(5);
-/// Connections each process may open in a second while it is locked out: the shared one and that of the pop, each dialled anew
-/// with growing delays.
+/// Connections each process may open in a second while it is locked out: the shared one and that of the pop, each
+/// dialled anew with growing delays.
 const DIALS: f64 = 20.0;
 
 #[derive(Parser)]

@@ -4,8 +4,8 @@
 //! when the one before has ended. Both ends are read on one clock: the client's when it has the 202, the fake's when
 //! it has the request. Prints the percentiles, and exits with 1 when they miss the target.
 //!
-//! With `--beside` the same is measured once more while another tenant's slow jobs have every slot and many more of them wait, once at
-//! the same model and once at another provider's.
+//! With `--beside` the same is measured once more while another tenant's slow jobs have every slot and many more of
+//! them wait, once at the same model and once at another provider's.
 #![expect(clippy::print_stdout, reason = "prints what it measured")]
 #![expect(clippy::unwrap_used, reason = "a harness fails loudly")]
 

@@ -177,8 +177,8 @@ async fn two_tenants_without_luck_close_a_lane_for_all() {
     pipeline.close().await;
 }
 
-/// All slots are taken by slow jobs, and more of them wait: others' jobs begin at once, of the same model and of another; and so do the same
-/// tenant's of another model.
+/// All slots are taken by slow jobs, and more of them wait: others' jobs begin at once, of the same model and of
+/// another; and so do the same tenant's of another model.
 #[tokio::test]
 async fn slow_jobs_of_one_tenant_leave_room_for_others() {
     let pipeline = Pipeline::start().await;

@@ -43,7 +43,8 @@ pub(super) async fn run(app: &App, id: JobId, reserved: bool) {
     let claim = job::store::claim(&app.pool, id, &app.name, app.timing.lease, &open);
     let claimed = match database::answered(claim).await {
         Ok(Some(claimed)) => claimed,
-        // Another worker has it, it has ended, or its lanes are closed or its tenant has enough: then it is rung again when that changes.
+        // Another worker has it, it has ended, or its lanes are closed or its tenant has enough: then it is rung
+        // again when that changes.
         Ok(None) => return,
         Err(error) => {
             return tracing::warn!(job.id = %id, %error, "Job {id} could not be claimed; it will be rung again");

@@ -136,8 +136,8 @@ async fn start_without_ring(app: &Arc<App>, open: &Open) {
     }
 }
 
-/// While every slot is taken: starts due jobs that may start in the reserve and that no ring told of, such as those that are tried
-/// again.
+/// While every slot is taken: starts due jobs that may start in the reserve and that no ring told of, such as those
+/// that are tried again.
 async fn fill_reserve(app: &Arc<App>, open: Open) {
     let free = app.places.free_reserve.available_permits();
     if free == 0 || !app.places.is_full() || !app.places.may_look_for_due() {

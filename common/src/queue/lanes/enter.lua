@@ -31,5 +31,5 @@ redis.call('ZADD', tenant_calls, now + ends_within, call)
 redis.call('HSET', hash, 'last', now)
 redis.call('PEXPIRE', hash, forgotten)
 redis.call('PEXPIRE', calls, forgotten)
-redis.call('PEXPIRE', tenant_calls, forgotten)
+redis.call('PEXPIRE', tenant_calls, 2 * HOUR)
 return {0, ''}

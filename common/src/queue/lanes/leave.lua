@@ -58,8 +58,8 @@ elseif strikes == 0 then
 else
   local against_lane = strikes
   if by_request then
-    -- What the request may have brought about closes the lane for its tenant. Of the strikes that close it for all one tenant
-    -- gives half at most: so it takes two, whatever one of them asks for.
+    -- What the request may have brought about closes the lane for its tenant. Of the strikes that close it for all
+    -- one tenant gives half at most: so it takes two, whatever one of them asks for.
     local own = tenant.strikes + strikes
     redis.call('HSET', tenant_hash, 'strikes', own)
     if own >= strikes_out and (tenant.until_ <= now or not tenant.broken) then

@@ -1,7 +1,8 @@
 -- Shared by the scripts of lanes: the clock, what a lane's hash holds, and why nobody is let in.
 --
--- Whoever can write into Redis can plant any value. One that no script would write is replaced: a limit by the nearest there may be,
--- all else as if nothing were known. Its field is named in `corrected`, so that a worker logs it.
+-- Whoever can write into Redis can plant any value. One that no script would write is replaced: a limit by the
+-- nearest there may be, all else as if nothing were known. Its field is named in `corrected`, so that a worker logs
+-- it.
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
