@@ -13,6 +13,8 @@ const ANNOUNCED_WITHIN: Duration = Duration::from_millis(600);
 /// A Redis of the test's own, and the file in which processes find it.
 pub struct Rotating {
     admin: MultiplexedConnection,
+    /// The server's own URL.
+    own: String,
     password: String,
     /// What processes are told.
     url: String,
@@ -22,12 +24,12 @@ pub struct Rotating {
 impl Rotating {
     /// With the server's own URL, and the one under which processes reach it.
     pub async fn new(own: &str, told: &str, file: &Path) -> Self {
-        let admin = Client::open(own).unwrap();
-        let admin = admin.get_multiplexed_async_connection().await.unwrap();
+        let admin = connect(own).await;
         let (login, _) = own.rsplit_once('@').unwrap();
         let (_, password) = login.rsplit_once(':').unwrap();
         let rotating = Self {
             admin,
+            own: own.to_owned(),
             password: password.to_owned(),
             url: told.to_owned(),
             file: file.to_owned(),
@@ -46,7 +48,13 @@ impl Rotating {
         kill.arg(&["KILL", "TYPE", "normal", "SKIPME", "yes"]);
         let _killed: i64 = kill.query_async(&mut self.admin).await.unwrap();
         self.url = self.url.replace(&self.password, &password);
+        self.own = self.own.replace(&self.password, &password);
         self.password = password;
+    }
+
+    /// After the server was started anew, with the same password.
+    pub async fn reconnect(&mut self) {
+        self.admin = connect(&self.own).await;
     }
 
     /// Writes the newest password into the file.
@@ -89,4 +97,9 @@ impl Rotating {
         let popping = list.lines().filter(|line| line.contains("cmd=bzmpop"));
         announced >= workers && popping.count() >= workers
     }
+}
+
+async fn connect(url: &str) -> MultiplexedConnection {
+    let client = Client::open(url).unwrap();
+    client.get_multiplexed_async_connection().await.unwrap()
 }

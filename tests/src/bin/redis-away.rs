@@ -140,6 +140,7 @@ async fn main() -> ExitCode {
         }
     }
     let mut held = judge(&measured);
+    rotating.reconnect().await;
     for number in 1..=rotations {
         held &= stage.rotate(&mut rotating, number, rate).await;
     }
