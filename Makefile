@@ -31,7 +31,7 @@ proofs: ## Every long proof in its short form, as CI runs them
 	$(MAKE) storm SECONDS=40
 	$(MAKE) rolling ROUNDS=6
 	$(MAKE) rolling-migration SECONDS=20
-	$(MAKE) redis-away SECONDS=20
+	$(MAKE) redis-away SECONDS=20 ROTATIONS=3
 	$(MAKE) flood CALLS=200 SECONDS=3
 	$(MAKE) boards
 	$(MAKE) scaler JOBS=600
@@ -54,7 +54,7 @@ check: ## Format, lints, docs, queries against the schema, dependencies, manifes
 bench: ## From the 202 to the model being called, on an idle system (JOBS=500)
 	@scripts/setup run
 	cargo build --locked --workspace --bins
-	PLATEN_LOG=warn $(BUILT)/start-latency --jobs $(or $(JOBS),500)
+	PLATEN_LOG=warn $(BUILT)/start-latency --jobs $(or $(JOBS),500) $(if $(BESIDE),--beside)
 
 bench-pictures: ## How fast, how large and how true pictures are, beside sharp, pyvips and Pillow (ROUNDS=5)
 	@scripts/setup bench
@@ -101,10 +101,10 @@ rolling-migration: ## Add a column to every table under load; then old and new v
 	cargo build --locked --workspace --bins
 	PLATEN_LOG=warn $(BUILT)/rolling-migration --seconds $(or $(SECONDS),60) $(and $(BASE),--base $(BASE))
 
-redis-away: ## What submits and jobs notice when Redis is gone or hangs (SECONDS=300)
+redis-away: ## What submits and jobs notice when Redis is gone, hangs, or changes its password (SECONDS=300 ROTATIONS=20)
 	@scripts/setup run
 	cargo build --locked --workspace --bins
-	PLATEN_LOG=warn $(BUILT)/redis-away --seconds $(or $(SECONDS),300)
+	PLATEN_LOG=warn $(BUILT)/redis-away --seconds $(or $(SECONDS),300) --rotations $(or $(ROTATIONS),20)
 
 boards: ## Every query of every dashboard, on a real Prometheus that scrapes real processes under load
 	@scripts/setup boards

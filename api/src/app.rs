@@ -63,8 +63,7 @@ impl App {
     pub async fn connect(config: &Config) -> anyhow::Result<Self> {
         let database = config.database_url()?.expose_secret();
         let connect = |role, connections| database::connect(database, role, connections);
-        let ring = Ring::new(config.redis_url()?.expose_secret(), &config.queue)
-            .context("REDIS_URL is not usable")?;
+        let ring = Ring::new(config.redis()?, &config.queue).context("REDIS_URL is not usable")?;
         let bucket = Bucket::open(&config.bucket(), config.signing_key()?.clone())
             .context("PLATEN_BUCKET is not usable")?;
         let catalog = config.catalog()?;
@@ -103,6 +102,19 @@ impl App {
     }
 }
 
+/// How often an api looks whether Redis is there: it rings only when somebody submits.
+const WATCH_REDIS_EVERY: Duration = Duration::from_secs(1);
+
+/// Notes without an end whether Redis is there, so that log, metrics and readiness say why it is not.
+async fn watch_redis(ring: Ring) {
+    let mut ticks = tokio::time::interval(WATCH_REDIS_EVERY);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        ring.note(ring.check().await.as_ref().err());
+    }
+}
+
 /// Serves the api, and the metrics where a listener for them is given, until `stop` is canceled and the open
 /// requests are answered.
 pub async fn serve(
@@ -123,6 +135,7 @@ pub async fn serve(
             tokio::time::sleep(farewell).await;
         }
     };
+    let watched = watch_redis(app.ring.clone());
     let service = router(Arc::clone(&app)).into_make_service_with_connect_info::<Connection>();
     let api = axum::serve(listener, service).with_graceful_shutdown(farewell_said);
     // To the end, so that what was counted while stopping is seen.
@@ -135,6 +148,7 @@ pub async fn serve(
     tokio::select! {
         served = api.into_future() => served?,
         served = metrics => served?,
+        () = watched => {}
         () = async { stop.cancelled().await; tokio::time::sleep(farewell + GRACE).await } => {
             tracing::warn!("Some requests were not answered in time; their connections are closed");
         }

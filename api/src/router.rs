@@ -10,6 +10,7 @@ use axum::http::{HeaderName, Method, header};
 use axum::middleware::{from_fn, from_fn_with_state, map_response};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use common::queue::Ring;
 use common::telemetry::traces;
 use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
@@ -93,10 +94,10 @@ pub fn metrics_router(app: Arc<App>) -> Router {
 }
 
 /// The same of a worker. What is billed is scraped once for the whole service, from the api.
-pub fn worker_metrics_router(stopping: CancellationToken) -> Router {
+pub fn worker_metrics_router(stopping: CancellationToken, ring: Ring) -> Router {
     Router::new()
         .route("/readyz", get(health::worker_ready))
-        .with_state(stopping)
+        .with_state(health::WorkerState { stopping, ring })
         .merge(of_any_process())
 }
 

@@ -82,6 +82,20 @@ pub async fn revoke_key(
     .await
 }
 
+/// Says how much larger a tenant's share of a worker is than that of others.
+pub async fn weigh(
+    config: &Config,
+    data: Option<&Path>,
+    act: Act<'_>,
+    tenant: TenantId,
+    weight: u8,
+) -> anyhow::Result<()> {
+    at(config, data, Role::Api, async |pool| {
+        Ok(tenants::weigh(pool, act, tenant, weight).await?)
+    })
+    .await
+}
+
 /// Says how long a tenant's files and prompts are kept, from now on and of what there is.
 pub async fn retain(
     config: &Config,

@@ -8,7 +8,7 @@ use common::catalog::lifecycle;
 use common::clock;
 use common::config::Config;
 use common::database::{self, Role};
-use common::queue::Ring;
+use common::queue::{Ring, Trouble};
 use secrecy::{ExposeSecret, SecretString};
 
 /// What was found, a line each.
@@ -88,7 +88,7 @@ async fn postgres(config: &Config, report: &mut Report) {
 }
 
 async fn redis(config: &Config, report: &mut Report) {
-    let Some(url) = &config.redis_url else {
+    let Ok(address) = config.redis() else {
         return private(
             report,
             "Redis",
@@ -96,10 +96,14 @@ async fn redis(config: &Config, report: &mut Report) {
             crate::private::missing_redis(),
         );
     };
-    let reach = async { Ring::new(url.expose_secret(), &config.queue)?.ping().await };
+    let reach = async { Ring::new(address, &config.queue)?.check().await };
     match tokio::time::timeout(Duration::from_secs(5), reach).await {
         Ok(Ok(())) => report.add(Health::Well, "Redis: reachable"),
-        Ok(Err(error)) => report.add(Health::Ill, format!("Redis: {error}")),
+        Ok(Err(error)) => {
+            let trouble = Trouble::of(&error).unwrap_or(Trouble::Other);
+            let words = trouble.plain_words();
+            report.add(Health::Ill, format!("Redis: {words} ({error})"));
+        }
         Err(_) => report.add(Health::Ill, "Redis: no answer within 5 s"),
     }
 }
@@ -150,7 +154,10 @@ fn catalog(config: &Config, report: &mut Report) {
                 Health::Well,
                 format!("{} models in the catalogue", catalog.models().count()),
             );
-            let memory = worker::memory::Memory::within(config.memory, config.slots);
+            let memory = worker::memory::Memory::within(
+                config.memory,
+                worker::places::Places::new(config.slots, 100).all(),
+            );
             match worker::providers::Providers::new(&catalog, config, &memory) {
                 Ok(_) => report.add(Health::Well, "every provider in the catalogue has what it needs"),
                 Err(error) => report.add(Health::Note, format!("{error:#}. `platen worker` refuses to start; `platen up` without GOOGLE_CLOUD_PROJECT and PLATEN_PROVIDERS starts a fake")),

@@ -113,6 +113,17 @@ enum TenantWord {
         #[command(flatten)]
         place: Place,
     },
+    /// Say how much larger a tenant's share of each worker is than that of others: times what
+    /// PLATEN_TENANT_SLOTS_PERCENT gives everyone. Workers notice within seconds.
+    Weight {
+        tenant: TenantId,
+        #[arg(value_parser = clap::value_parser!(u8).range(1..=100))]
+        weight: u8,
+        #[command(flatten)]
+        why: OptionalReason,
+        #[command(flatten)]
+        place: Place,
+    },
     /// Add a tenant and print its id.
     Add {
         name: String,
@@ -197,6 +208,19 @@ async fn run(word: Word) -> anyhow::Result<ExitCode> {
             let act = why.act(&by, NO_REASON)?;
             let tenant = admin::add_tenant(&config, place.data.as_deref(), act, &name).await?;
             println!("{tenant}");
+        }
+        Word::Tenant {
+            word:
+                TenantWord::Weight {
+                    tenant,
+                    weight,
+                    why,
+                    place,
+                },
+        } => {
+            let act = why.act(&by, NO_REASON)?;
+            admin::weigh(&config, place.data.as_deref(), act, tenant, weight).await?;
+            println!("set");
         }
         Word::Tenant {
             word:

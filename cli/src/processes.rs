@@ -24,7 +24,11 @@ pub async fn worker(config: &Config) -> anyhow::Result<()> {
     let metrics = listen(config.metrics_listen, METRICS).await?;
     let stop = stop_signal()?;
     // To the end, so that what was counted while stopping is seen.
-    let serving = axum::serve(metrics, api::worker_metrics_router(stop.clone())).into_future();
+    let serving = axum::serve(
+        metrics,
+        api::worker_metrics_router(stop.clone(), app.ring.clone()),
+    )
+    .into_future();
     tokio::select! {
         worked = worker::run(app, stop) => worked,
         served = serving => Ok(served?),

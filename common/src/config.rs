@@ -16,6 +16,7 @@ use secrecy::SecretString;
 
 use crate::bucket::{Address, BadAddress};
 use crate::catalog::{Catalog, CatalogError};
+use crate::queue;
 
 /// Every variable Platen reads, and what happens without it.
 pub const VARIABLES: &[(&str, &str)] = &[
@@ -29,7 +30,7 @@ pub const VARIABLES: &[(&str, &str)] = &[
     ),
     (
         "REDIS_URL",
-        "Redis 7 or newer; without it `platen up` starts its own",
+        "Redis 7 or newer; without it `platen up` starts its own. A file that REDIS_URL_FILE names is read at each connection",
     ),
     (
         "PLATEN_PROVIDERS",
@@ -95,6 +96,10 @@ pub const VARIABLES: &[(&str, &str)] = &[
         "jobs one worker works on at once; default 16",
     ),
     (
+        "PLATEN_TENANT_SLOTS_PERCENT",
+        "share of a worker's slots one tenant may have, times its weight, 1 to 100; default 100",
+    ),
+    (
         "PLATEN_MEMORY_MB",
         "memory one worker may take, in MB; default 512",
     ),
@@ -148,6 +153,8 @@ pub struct Config {
     pub database_url: Option<SecretString>,
     pub owner_url: Option<SecretString>,
     pub redis_url: Option<SecretString>,
+    /// The file that holds the URL of Redis, where one is named: read anew at each connection.
+    pub redis_url_file: Option<PathBuf>,
     pub queue: String,
     pub bucket: Option<Address>,
     pub signing_key: Option<SecretString>,
@@ -162,6 +169,8 @@ pub struct Config {
     /// Proxies that are believed.
     pub trusted_proxies: Vec<IpNet>,
     pub slots: usize,
+    /// What one tenant of weight 1 may have of a worker's slots, in percent.
+    pub tenant_slots_percent: usize,
     /// Bytes one worker may take, all in all.
     pub memory: usize,
     /// Bytes of pictures that may wait for the bucket.
@@ -286,6 +295,7 @@ impl Config {
             database_url: text("DATABASE_URL")?.map(SecretString::from),
             owner_url: text("DATABASE_OWNER_URL")?.map(SecretString::from),
             redis_url: text("REDIS_URL")?.map(SecretString::from),
+            redis_url_file: env::var_os("REDIS_URL_FILE").map(PathBuf::from),
             queue: text("PLATEN_QUEUE")?.unwrap_or_else(|| "platen".to_owned()),
             bucket: bucket()?,
             signing_key: long_secret("PLATEN_SIGNING_KEY")?,
@@ -298,6 +308,8 @@ impl Config {
             trusted_proxies: networks("PLATEN_TRUSTED_PROXIES")?,
             slots: within("PLATEN_SLOTS", 1, 4_000)?
                 .map_or(16, |slots| usize::try_from(slots).unwrap_or(16)),
+            tenant_slots_percent: within("PLATEN_TENANT_SLOTS_PERCENT", 1, 100)?
+                .map_or(100, |percent| usize::try_from(percent).unwrap_or(100)),
             memory: within("PLATEN_MEMORY_MB", 256, 65_536)?.map_or(MEMORY, |megabytes| {
                 usize::try_from(megabytes * 1_000_000).unwrap_or(MEMORY)
             }),
@@ -342,6 +354,14 @@ impl Config {
         self.redis_url.as_ref().ok_or(ConfigError::Missing {
             name: "REDIS_URL",
             needed: "Redis 7 or newer, such as redis://host:6379/0",
+        })
+    }
+
+    /// Where Redis is dialled: by the file where one is named, for its URL may change.
+    pub fn redis(&self) -> Result<queue::Address, ConfigError> {
+        Ok(match &self.redis_url_file {
+            Some(file) => queue::Address::File(file.clone()),
+            None => queue::Address::Url(self.redis_url()?.clone()),
         })
     }
 

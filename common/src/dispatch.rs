@@ -18,10 +18,14 @@ use crate::queue::{Lanes, Ring, RingError, lanes};
 /// finds the job.
 pub async fn ring_new(ring: &Ring, lanes: &Lanes, catalog: &Catalog, job: &Job) {
     let rung = async {
-        let open = lanes::open(catalog, &lanes.states(catalog).await?);
-        if open.admits(&job.model, job.fallback) {
+        let Some(model) = catalog.get(&job.model) else {
+            return Ok(());
+        };
+        let of_model: Vec<_> = model.lanes(job.fallback).iter().collect();
+        let open = lanes::open_models([model], &lanes.states_of(&of_model).await?);
+        if open.admits(job) {
             reach("dispatch:before_ring").await?;
-            ring.ring(&[(job.id, job.turn)]).await?;
+            ring.ring_new(job.id, job.turn).await?;
         }
         Ok::<(), TopUpError>(())
     };

@@ -8,6 +8,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use sha2::{Digest, Sha256};
 use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
 use uuid::Uuid;
 
@@ -143,6 +144,14 @@ fn decode(text: &str) -> Option<Uuid> {
         Some((bits << 5) | digit as u128)
     })?;
     Some(Uuid::from_u128(bits))
+}
+
+impl TenantId {
+    /// What stands for the tenant where its id must not: 16 hexadecimal digits of the SHA-256 of the id's 16 bytes.
+    pub fn pseudonym(self) -> String {
+        let digest = Sha256::digest(self.0.as_bytes());
+        hex::encode(digest.get(..8).unwrap_or_default())
+    }
 }
 
 #[cfg(test)]

@@ -137,9 +137,12 @@ pub struct Cost {
 pub const LAST_CALL: Duration = Duration::from_secs(10);
 
 /// How many jobs of each model may be started, of all models this process knows: of those that may leave their model's
-/// own lane, and of those that may not.
+/// own lane, and of those that may not; and whose jobs may not be started at all.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Open(Vec<Room>);
+pub struct Open {
+    rooms: Vec<Room>,
+    shut: Vec<Shut>,
+}
 
 /// The room for one model's jobs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -149,36 +152,86 @@ pub struct Room {
     pub at_home: i64,
 }
 
+/// Jobs that may not be started though there is room: those that fit all that is said.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shut {
+    /// Of this model; `None`: of any.
+    pub model: Option<String>,
+    /// Of this tenant, by [`TenantId::pseudonym`]; `None`: of any.
+    pub tenant: Option<String>,
+    /// Of all that fit; else only of those that may not leave their model's own lane.
+    pub everywhere: bool,
+}
+
 /// The same in columns, for the database.
+#[derive(Default)]
 pub(crate) struct Rooms {
     pub models: Vec<String>,
     pub anywhere: Vec<i64>,
     pub at_home: Vec<i64>,
+    pub shut_models: Vec<Option<String>>,
+    pub shut_tenants: Vec<Option<String>>,
+    pub shut_everywhere: Vec<bool>,
 }
 
 impl Open {
     pub fn new(rooms: impl IntoIterator<Item = Room>) -> Self {
-        Self(rooms.into_iter().collect())
+        Self {
+            rooms: rooms.into_iter().collect(),
+            shut: Vec::new(),
+        }
+    }
+
+    /// The same without these jobs.
+    #[must_use]
+    pub fn without(mut self, shut: impl IntoIterator<Item = Shut>) -> Self {
+        self.shut.extend(shut);
+        self
     }
 
     /// Whether a job may be started.
-    pub fn admits(&self, model: &str, fallback: bool) -> bool {
-        let room = self.0.iter().find(|room| room.model == model);
-        room.is_some_and(|room| {
-            0 < if fallback {
+    pub fn admits(&self, job: &Job) -> bool {
+        let room = self.rooms.iter().find(|room| room.model == job.model);
+        let has_room = room.is_some_and(|room| {
+            0 < if job.fallback {
                 room.anywhere
             } else {
                 room.at_home
             }
-        })
+        });
+        // Hashed only where somebody is shut out.
+        has_room
+            && (self.shut.is_empty() || {
+                let pseudonym = job.tenant.pseudonym();
+                !self.shut.iter().any(|shut| {
+                    shut.model.as_ref().is_none_or(|model| *model == job.model)
+                        && shut
+                            .tenant
+                            .as_ref()
+                            .is_none_or(|tenant| *tenant == pseudonym)
+                        && (shut.everywhere || !job.fallback)
+                })
+            })
+    }
+
+    /// Whether some jobs may not be started though there is room.
+    pub(crate) fn shuts_out(&self) -> bool {
+        !self.shut.is_empty()
     }
 
     pub(crate) fn rooms(&self) -> Rooms {
-        Rooms {
-            models: self.0.iter().map(|room| room.model.clone()).collect(),
-            anywhere: self.0.iter().map(|room| room.anywhere).collect(),
-            at_home: self.0.iter().map(|room| room.at_home).collect(),
+        let mut rooms = Rooms::default();
+        for room in &self.rooms {
+            rooms.models.push(room.model.clone());
+            rooms.anywhere.push(room.anywhere);
+            rooms.at_home.push(room.at_home);
         }
+        for shut in &self.shut {
+            rooms.shut_models.push(shut.model.clone());
+            rooms.shut_tenants.push(shut.tenant.clone());
+            rooms.shut_everywhere.push(shut.everywhere);
+        }
+        rooms
     }
 }
 

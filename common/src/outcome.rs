@@ -297,6 +297,16 @@ impl Class {
         )
     }
 
+    /// Whether the request itself may have brought it about, as far as its lane can tell: then it is held against the
+    /// tenant that asked before it is held against the lane. What no request can cause, such as a refused key, is the
+    /// lane's at once.
+    pub fn may_come_of_the_request(self) -> bool {
+        matches!(
+            self,
+            Self::ProviderFault | Self::ProviderInvalid | Self::Unknown
+        )
+    }
+
     pub fn plain_words(self) -> &'static str {
         self.contract().customer
     }

@@ -5,19 +5,25 @@
 //! emptied at any moment. [`Ring`] adds ids; [`Doorbell`] is the apalis `Backend` that pops them; [`Lanes`] holds
 //! back what a provider does not bear.
 
+mod address;
+mod connection;
 mod doorbell;
 pub mod lanes;
-mod line;
+mod trouble;
 
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
-use redis::{Client, RedisError, Script};
+use redis::{RedisError, Script};
 
+pub use address::Address;
 pub use doorbell::{Ding, Doorbell, DoorbellConfig};
 pub use lanes::Lanes;
+pub use trouble::Trouble;
 
 use crate::id::JobId;
-use line::Line;
+use crate::telemetry::process;
+use connection::SharedConnection;
 
 /// A failure to talk to Redis.
 pub type RingError = RedisError;
@@ -29,6 +35,22 @@ const WITHOUT_WORKERS: usize = 16;
 /// A worker that has not announced itself for this long is gone.
 const WORKER_FORGOTTEN: Duration = Duration::from_secs(3);
 
+/// New jobs that wait to be looked at by workers without a free slot, and for how long they do after the last one
+/// came. The dispatcher finds what this forgets.
+const MAX_FRESH: usize = 1_000;
+const FRESH_FORGOTTEN: Duration = Duration::from_secs(30);
+
+static RING_NEW: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        r"local room = tonumber(redis.call('GET', KEYS[2]) or ARGV[1]) - redis.call('ZCARD', KEYS[1])
+          if room > 0 then redis.call('ZADD', KEYS[1], 'NX', ARGV[2], ARGV[3]) end
+          redis.call('ZADD', KEYS[3], 'NX', ARGV[2], ARGV[3])
+          redis.call('ZREMRANGEBYRANK', KEYS[3], ARGV[4], -1)
+          redis.call('PEXPIRE', KEYS[3], ARGV[5])
+          return 0",
+    )
+});
+
 /// Names of the keys; tests that share a Redis use a name each.
 #[derive(Clone, Debug)]
 struct Keys {
@@ -36,6 +58,8 @@ struct Keys {
     name: String,
     /// Sorted set: job id, scored by turn.
     ring: String,
+    /// Sorted set: new jobs that nobody has popped yet, scored by turn; what workers fill their reserve with.
+    fresh: String,
     /// Sorted set: `worker|slots`, scored by when it was last heard of.
     workers: String,
     /// How many ids the ring should hold.
@@ -47,6 +71,7 @@ impl Keys {
         Self {
             name: name.to_owned(),
             ring: format!("{name}:ring"),
+            fresh: format!("{name}:fresh"),
             workers: format!("{name}:workers"),
             target: format!("{name}:target"),
         }
@@ -57,9 +82,11 @@ impl Keys {
 #[derive(Clone)]
 pub struct Ring {
     /// For connections of the doorbell's own.
-    client: Client,
-    line: Line,
+    address: Address,
+    connection: SharedConnection,
     keys: Keys,
+    /// What was wrong with Redis when that was noted last.
+    trouble: Arc<Mutex<Option<Trouble>>>,
 }
 
 /// How full the ring should be.
@@ -72,12 +99,16 @@ pub struct Target {
 }
 
 impl Ring {
-    pub fn new(url: &str, name: &str) -> Result<Self, RingError> {
-        let client = Client::open(url)?;
+    /// # Errors
+    /// A URL that is none.
+    pub fn new(address: impl Into<Address>, name: &str) -> Result<Self, RingError> {
+        let address = address.into();
+        address.check()?;
         Ok(Self {
-            line: Line::new(client.clone())?,
-            client,
+            connection: SharedConnection::new(address.clone()),
+            address,
             keys: Keys::new(name),
+            trouble: Arc::default(),
         })
     }
 
@@ -100,7 +131,23 @@ impl Ring {
         for (id, turn) in jobs {
             call.arg(*turn).arg(id.to_string());
         }
-        call.invoke_async(&mut self.line.clone()).await
+        call.invoke_async(&mut self.connection.clone()).await
+    }
+
+    /// Rings for a new job: while the ring is below its target by its turn there, and in any case for workers whose
+    /// slots are all taken, which look whether it may start in their reserve.
+    pub async fn ring_new(&self, job: JobId, turn: i64) -> Result<(), RingError> {
+        RING_NEW
+            .key(&self.keys.ring)
+            .key(&self.keys.target)
+            .key(&self.keys.fresh)
+            .arg(WITHOUT_WORKERS)
+            .arg(turn)
+            .arg(job.to_string())
+            .arg(MAX_FRESH)
+            .arg(u64::try_from(FRESH_FORGOTTEN.as_millis()).unwrap_or(u64::MAX))
+            .invoke_async(&mut self.connection.clone())
+            .await
     }
 
     /// Says that this worker lives, and learns how full the ring should be.
@@ -126,7 +173,7 @@ impl Ring {
             .arg(slots)
             .arg(u64::try_from(WORKER_FORGOTTEN.as_millis()).unwrap_or(u64::MAX))
             .arg(MOST)
-            .invoke_async(&mut self.line.clone())
+            .invoke_async(&mut self.connection.clone())
             .await?;
         Ok(Target { size, room })
     }
@@ -137,7 +184,7 @@ impl Ring {
             .arg(&self.keys.workers)
             .arg(0)
             .arg(-1)
-            .query_async(&mut self.line.clone())
+            .query_async(&mut self.connection.clone())
             .await?;
         let worker = |member: String| {
             let (name, slots) = member.rsplit_once('|')?;
@@ -146,8 +193,37 @@ impl Ring {
         Ok(members.into_iter().filter_map(worker).collect())
     }
 
-    /// Whether Redis answers.
-    pub async fn ping(&self) -> Result<(), RingError> {
-        redis::cmd("PING").query_async(&mut self.line.clone()).await
+    /// Whether Redis answers and takes writes: it keeps a key of a second.
+    pub async fn check(&self) -> Result<(), RingError> {
+        redis::cmd("SET")
+            .arg(format!("{}:check", self.keys.name))
+            .arg(1)
+            .arg("PX")
+            .arg(1_000)
+            .query_async(&mut self.connection.clone())
+            .await
+    }
+
+    /// Remembers whether Redis does what it was asked, and says in log and metrics when that changes, and why.
+    pub fn note(&self, failure: Option<&RingError>) {
+        let trouble = failure.map(|error| Trouble::of(error).unwrap_or(Trouble::Other));
+        let mut known = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        process::redis(trouble);
+        match (failure, trouble) {
+            _ if *known == trouble => {}
+            (Some(error), Some(trouble)) => tracing::warn!(
+                reason = trouble.as_str(),
+                %error,
+                "Redis is away: {}",
+                trouble.plain_words()
+            ),
+            _ => tracing::info!("Redis answers again"),
+        }
+        *known = trouble;
+    }
+
+    /// What was wrong with Redis when that was noted last.
+    pub fn trouble(&self) -> Option<Trouble> {
+        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -166,6 +166,15 @@ static LANE_CLOSED: LazyLock<IntGaugeVec> = LazyLock::new(|| {
     )
 });
 
+/// Tenants a lane is closed for because of their own calls.
+static LANE_TENANTS_CLOSED: LazyLock<IntGaugeVec> = LazyLock::new(|| {
+    gauge(
+        "platen_lane_tenants_closed",
+        "Tenants a lane is closed for because of their own calls.",
+        &["lane"],
+    )
+});
+
 /// When a model is shut down.
 static SHUT_DOWN: LazyLock<IntGaugeVec> = LazyLock::new(|| {
     gauge(
@@ -189,10 +198,13 @@ pub fn lanes(states: &[LaneState]) {
     LANE_CLOSED.reset();
     LANE_LIMIT.reset();
     LANE_CALLS.reset();
+    LANE_TENANTS_CLOSED.reset();
     for state in states {
         let lane = state.lane.to_string();
         LANE_LIMIT.with_label_values(&[&lane]).set(state.limit);
         LANE_CALLS.with_label_values(&[&lane]).set(state.in_flight);
+        let tenants = i64::try_from(state.closed_for.len()).unwrap_or(i64::MAX);
+        LANE_TENANTS_CLOSED.with_label_values(&[&lane]).set(tenants);
         let closed_by = state.closed_by();
         LANE_CLOSED
             .with_label_values(&[lane.as_str(), closed_by.map_or("none", Class::as_str)])
@@ -255,16 +267,21 @@ pub const NAMES: &[&str] = &[
     "platen_lane_limit",
     "platen_lane_calls",
     "platen_lane_closed",
+    "platen_lane_tenants_closed",
+    "platen_lane_tenants_closed",
     "platen_model_shutdown_timestamp_seconds",
     "platen_bucket_away",
     "platen_build_info",
     "platen_step_seconds",
     "platen_worker_slots",
     "platen_worker_leases",
+    "platen_worker_reserve",
+    "platen_worker_reserve_leases",
     "platen_worker_lease_left_seconds",
     "platen_darkroom_pictures",
     "platen_darkroom_places",
     "platen_redis_away",
+    "platen_redis_trouble",
     "platen_postgres_connections",
     "platen_queue_oldest_seconds",
     "platen_picture_memory_limit_bytes",

@@ -23,6 +23,7 @@ pub mod processes;
 pub mod prometheus;
 pub mod proxy;
 pub mod real;
+pub mod rotation;
 pub mod s3;
 pub mod scraped;
 pub mod servers;

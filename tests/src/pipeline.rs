@@ -18,7 +18,7 @@ use common::verify::{self, Finding};
 use fakes::Fake;
 use ipnet::IpNet;
 use reqwest::{Client, Method, RequestBuilder, StatusCode};
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::SecretString;
 use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection, PgPool};
 use tokio::net::TcpListener;
@@ -36,6 +36,8 @@ pub struct Options {
     /// Workers that run from the start.
     pub workers: usize,
     pub slots: usize,
+    /// What one tenant may have of them, in percent.
+    pub tenant_slots_percent: usize,
     /// Bytes of pictures that may wait for the bucket.
     pub spool: usize,
     /// Bytes a worker may take.
@@ -57,6 +59,8 @@ pub struct Options {
     pub trusted_proxies: Vec<IpNet>,
     /// Where Redis is said to be, where that is not true.
     pub redis: Option<String>,
+    /// The file that names it, where its URL changes.
+    pub redis_url_file: Option<PathBuf>,
 }
 
 impl Default for Options {
@@ -65,6 +69,7 @@ impl Default for Options {
             credits: 1_000,
             workers: 1,
             slots: 8,
+            tenant_slots_percent: 100,
             spool: 256_000_000,
             memory: MEMORY,
             lease: Duration::from_secs(3),
@@ -76,6 +81,7 @@ impl Default for Options {
             public_url: None,
             trusted_proxies: Vec::new(),
             redis: None,
+            redis_url_file: None,
         }
     }
 }
@@ -157,6 +163,7 @@ impl Pipeline {
             redis_url: Some(SecretString::from(
                 options.redis.unwrap_or_else(|| servers.redis_url.clone()),
             )),
+            redis_url_file: options.redis_url_file,
             queue: database.clone(),
             bucket: Some(
                 options
@@ -172,6 +179,7 @@ impl Pipeline {
             public_url: options.public_url,
             trusted_proxies: options.trusted_proxies,
             slots: options.slots,
+            tenant_slots_percent: options.tenant_slots_percent,
             spool: options.spool,
             memory: options.memory,
             timing: Timing {
@@ -328,15 +336,14 @@ impl Pipeline {
         PgConnection::connect(&url).await.unwrap()
     }
 
-    /// How the lane of a model stands.
+    /// How the lane of a model stands for the first tenant.
     pub async fn lane(&self, model: &str) -> LaneState {
-        let redis = self.config.redis_url().unwrap().expose_secret();
-        let ring = Ring::new(redis, &self.config.queue).unwrap();
+        let ring = Ring::new(self.config.redis().unwrap(), &self.config.queue).unwrap();
         let lanes = Lanes::new(&ring, self.config.timing.lanes);
         let catalog = self.config.catalog().unwrap();
         let states = lanes.states(&catalog).await.unwrap().into_iter();
         let mut own = states.filter(|state| state.lane == *catalog.get(model).unwrap().lane());
-        own.next().unwrap()
+        own.next().unwrap().seen_by(self.tenant)
     }
 
     /// The bytes behind a link.

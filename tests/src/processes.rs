@@ -71,6 +71,14 @@ pub fn told(mut platen: Command, word: &str, config: &Config) -> Command {
         .env("PLATEN_LOG", "warn")
         .stdin(Stdio::null())
         .kill_on_drop(true);
+    // Older versions do not know it.
+    if config.tenant_slots_percent != 100 {
+        let percent = config.tenant_slots_percent.to_string();
+        platen.env("PLATEN_TENANT_SLOTS_PERCENT", percent);
+    }
+    if let Some(file) = &config.redis_url_file {
+        platen.env("REDIS_URL_FILE", file);
+    }
     platen
 }
 

@@ -16,12 +16,12 @@ use common::telemetry;
 use imaging::Darkroom;
 use secrecy::ExposeSecret;
 use sqlx::PgPool;
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::leases::Leases;
 use crate::memory::Memory;
+use crate::places::Places;
 use crate::providers::Providers;
 use crate::shelf::Shelf;
 use crate::tasks::reap::Contact;
@@ -41,9 +41,8 @@ pub struct App {
     pub memory: Memory,
     pub leases: Leases,
     pub timing: Timing,
-    /// How many jobs are worked on at once.
-    pub slots: usize,
-    pub free_slots: Arc<Semaphore>,
+    /// How many jobs are worked on at once, and whose.
+    pub places: Places,
     /// Lanes that were closed at the last look, and by what.
     pub closed_lanes: Mutex<BTreeMap<String, Class>>,
     /// Since when top-ups find no Redis.
@@ -62,10 +61,10 @@ impl App {
     /// be there.
     pub async fn connect(config: &Config) -> anyhow::Result<Self> {
         let catalog = config.catalog()?;
-        let memory = Memory::within(config.memory, config.slots);
+        let places = Places::new(config.slots, config.tenant_slots_percent);
+        let memory = Memory::within(config.memory, places.all());
         let providers = Providers::new(&catalog, config, &memory)?;
-        let redis_url = config.redis_url()?.expose_secret();
-        let ring = Ring::new(redis_url, &config.queue).context("REDIS_URL is not usable")?;
+        let ring = Ring::new(config.redis()?, &config.queue).context("REDIS_URL is not usable")?;
         let bucket = Bucket::open(&config.bucket(), config.signing_key()?.clone())
             .context("PLATEN_BUCKET is not usable")?;
         for model in catalog.models() {
@@ -77,7 +76,7 @@ impl App {
             }
         }
         // Every slot may want a connection, and the schedules want theirs.
-        let connections = u32::try_from(config.slots).unwrap_or(u32::MAX).clamp(4, 28) + 4;
+        let connections = u32::try_from(places.all()).unwrap_or(u32::MAX).clamp(4, 28) + 4;
         let pool = database::connect(
             config.database_url()?.expose_secret(),
             Role::Worker,
@@ -99,8 +98,7 @@ impl App {
             memory,
             leases: Leases::default(),
             timing: config.timing.clone(),
-            slots: config.slots,
-            free_slots: Arc::new(Semaphore::new(config.slots)),
+            places,
             closed_lanes: Mutex::default(),
             redis_away: Mutex::default(),
             started: Instant::now(),
@@ -113,9 +111,19 @@ impl App {
     /// Starts nothing until then: takes the slots, as they become free, so that what is popped is popped by others, and nobody
     /// has to ask.
     pub async fn start_nothing_until(&self, until: impl Future<Output = ()>) {
-        let every_slot = u32::try_from(self.slots).unwrap_or(u32::MAX);
+        let every = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+        let Places {
+            slots,
+            free_slots,
+            reserve,
+            free_reserve,
+            ..
+        } = &self.places;
         let take = async {
-            let _taken = self.free_slots.acquire_many(every_slot).await;
+            let _taken = tokio::join!(
+                free_slots.acquire_many(every(*slots)),
+                free_reserve.acquire_many(every(*reserve))
+            );
             std::future::pending::<()>().await;
         };
         tokio::select! {

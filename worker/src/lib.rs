@@ -5,6 +5,7 @@
 pub mod app;
 pub mod leases;
 pub mod memory;
+pub mod places;
 pub mod providers;
 mod shelf;
 pub mod tasks;

@@ -9,6 +9,7 @@
 //! | [`expire`] | every second | ends jobs whose deadline has passed |
 //! | [`watch_bucket`] | every second | starts nothing while the bucket is away |
 //! | [`heed_drain`] | every second | starts nothing while an operator wants it so |
+//! | [`heed_weights`] | every five seconds | learns whose share of this worker is larger |
 //! | [`retain`] | every five seconds | deletes files and prompts that are due, and keeps receipts |
 //! | [`fold_billing`] | every five seconds | keeps the roll-up short that billing metrics read |
 //! | [`prune_answers`] | every minute | deletes answers for repeated requests whose time is over |
@@ -21,6 +22,7 @@ mod expire;
 mod fold_billing;
 mod generate;
 mod heed_drain;
+mod heed_weights;
 mod prune_answers;
 pub(crate) mod reap;
 mod renew_leases;
@@ -42,6 +44,8 @@ use crate::app::App;
 const A_MINUTE: Duration = Duration::from_mins(1);
 /// How many lines there are to add up at a scrape is a matter of this, not what it tells.
 const FOLD_EVERY: Duration = Duration::from_secs(5);
+/// How late a worker notices that a tenant's weight was changed.
+const WEIGH_EVERY: Duration = Duration::from_secs(5);
 const A_DAY: Duration = Duration::from_hours(24);
 /// Restarts of the apalis worker that are survived; more than this is a fault that a new process must end.
 const MOST_RESTARTS: usize = 100;
@@ -73,6 +77,7 @@ pub async fn run(app: Arc<App>, stop: CancellationToken) -> anyhow::Result<()> {
         &stop,
         heed_drain::run,
     );
+    every(&app, WEIGH_EVERY, A_MINUTE, &stop, heed_weights::run);
     every(&app, timing.dispatch_every, lease, &stop, top_up_ring::run);
     every(&app, lease / 3, lease, &schedules, renew_leases::run);
     every(&app, timing.reap_every, A_MINUTE, &stop, reap::run);
@@ -91,7 +96,8 @@ pub async fn run(app: Arc<App>, stop: CancellationToken) -> anyhow::Result<()> {
 
     let doorbell = DoorbellConfig {
         ring: app.ring.clone(),
-        slots: Arc::clone(&app.free_slots),
+        slots: Arc::clone(&app.places.free_slots),
+        reserve: Arc::clone(&app.places.free_reserve),
         stop: stop.clone(),
         tasks: app.tasks.clone(),
     };
@@ -110,7 +116,12 @@ pub async fn run(app: Arc<App>, stop: CancellationToken) -> anyhow::Result<()> {
                 .parallelize(move |handler| tasks.spawn(handler))
                 .build(on_ring)
         });
-    tracing::info!(worker = app.name, slots = app.slots, "Worker is ready");
+    tracing::info!(
+        worker = app.name,
+        slots = app.places.slots,
+        reserve = app.places.reserve,
+        "Worker is ready"
+    );
     let stopped = stop.clone();
     let running = monitor.run_with_signal(async move {
         stopped.cancelled().await;
@@ -131,7 +142,7 @@ pub async fn run(app: Arc<App>, stop: CancellationToken) -> anyhow::Result<()> {
 
 /// A ring is answered with Ok whatever became of the job: retries live in Postgres.
 async fn on_ring(ding: Ding, app: Data<Arc<App>>) {
-    generate::run(&app, ding.job).await;
+    generate::run(&app, ding.job, ding.reserved).await;
 }
 
 async fn grace(stop: &CancellationToken, grace: Duration) {

@@ -7,6 +7,7 @@ use axum::Json;
 use axum::extract::{RawQuery, State};
 use axum::http::StatusCode;
 use common::database;
+use common::queue::{Ring, Trouble};
 use serde::Serialize;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -37,7 +38,7 @@ pub struct Readiness {
     pub ready: bool,
     /// The process is about to end.
     pub stopping: bool,
-    /// With `?verbose` only.
+    /// All of them with `?verbose`; else those that have a problem.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dependencies: Option<Vec<Dependency>>,
 }
@@ -78,7 +79,9 @@ pub async fn ready(
             }
         }),
         examine("redis", false, async {
-            app.ring.ping().await.is_err().then_some("does not answer")
+            let failure = app.ring.check().await.err()?;
+            let trouble = Trouble::of(&failure).unwrap_or(Trouble::Other);
+            Some(trouble.plain_words())
         }),
     );
     let stopping = app.stopping.is_cancelled();
@@ -90,23 +93,37 @@ pub async fn ready(
     } else {
         StatusCode::SERVICE_UNAVAILABLE
     };
+    let told = [postgres, redis].into_iter();
+    let told: Vec<_> = told
+        .filter(|dependency| verbose || dependency.problem.is_some())
+        .collect();
     (
         status,
         Json(Readiness {
             ready,
             stopping,
-            dependencies: verbose.then(|| vec![postgres, redis]),
+            dependencies: (!told.is_empty()).then_some(told),
         }),
     )
 }
 
-/// Whether a worker takes jobs: until it is told to stop.
-pub async fn worker_ready(State(stopping): State<CancellationToken>) -> (StatusCode, &'static str) {
-    if stopping.is_cancelled() {
-        (StatusCode::SERVICE_UNAVAILABLE, "stopping\n")
-    } else {
-        (StatusCode::OK, "ok\n")
+/// What a worker's readiness is made of.
+#[derive(Clone)]
+pub struct WorkerState {
+    pub stopping: CancellationToken,
+    pub ring: Ring,
+}
+
+/// Whether a worker takes jobs: until it is told to stop. Without Redis it takes them from Postgres, and says why.
+pub async fn worker_ready(State(state): State<WorkerState>) -> (StatusCode, String) {
+    if state.stopping.is_cancelled() {
+        return (StatusCode::SERVICE_UNAVAILABLE, "stopping\n".to_owned());
     }
+    let told = state.ring.trouble().map_or_else(String::new, |trouble| {
+        let (reason, words) = (trouble.as_str(), trouble.plain_words());
+        format!("Redis is away ({reason}): {words}\n")
+    });
+    (StatusCode::OK, format!("ok\n{told}"))
 }
 
 async fn examine(

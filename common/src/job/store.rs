@@ -275,7 +275,11 @@ pub async fn claim(
             SELECT FROM unnest($4::text[], $5::bigint[], $6::bigint[]) AS open(model, anywhere, at_home)
             WHERE open.model = jobs.model
               AND (operating OR (stocked AND deadline < clock_timestamp() + $7::interval)
-                   OR CASE WHEN fallback THEN anywhere ELSE at_home END > 0))
+                   OR CASE WHEN fallback THEN anywhere ELSE at_home END > 0
+                      AND NOT EXISTS (
+                        SELECT FROM unnest($8::text[], $9::text[], $10::boolean[]) AS shut(model, tenant, everywhere)
+                        WHERE (shut.model IS NULL OR shut.model = jobs.model) AND (everywhere OR NOT fallback)
+                          AND (shut.tenant IS NULL OR shut.tenant = left(encode(sha256(uuid_send(jobs.tenant_id)), 'hex'), 16)))))
           AND NOT EXISTS (
             SELECT FROM pauses p WHERE p.lifted_at IS NULL AND (p.model IS NULL OR p.model = jobs.model)
               AND (p.tenant_id IS NULL OR p.tenant_id = jobs.tenant_id) AND (p.worker IS NULL OR p.worker = $2))
@@ -289,6 +293,9 @@ pub async fn claim(
         &rooms.anywhere,
         &rooms.at_home,
         interval(LAST_CALL),
+        &rooms.shut_models as &[Option<String>],
+        &rooms.shut_tenants as &[Option<String>],
+        &rooms.shut_everywhere,
     )
     .fetch_optional(pool)
     .await?;
@@ -345,6 +352,9 @@ pub async fn renew(
 /// backlog hides another's. A job a provider works on needs no room; neither does one that has something to deliver
 /// when its deadline is near. Models that are not named are another worker's.
 pub async fn due(pool: &PgPool, limit: i64, open: &Open) -> sqlx::Result<Vec<(JobId, i64)>> {
+    if open.shuts_out() {
+        return due_by_tenant(pool, limit, open).await;
+    }
     let rooms = open.rooms();
     let rows = sqlx::query!(
         r#"-- job::due
@@ -369,6 +379,65 @@ pub async fn due(pool: &PgPool, limit: i64, open: &Open) -> sqlx::Result<Vec<(Jo
         &rooms.anywhere,
         &rooms.at_home,
         interval(LAST_CALL),
+    )
+    .fetch_all(pool)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .map(|row| (JobId(row.id), row.turn))
+        .collect())
+}
+
+/// The same where jobs of some tenants, or of some models, may not be started: each tenant's next jobs are looked up
+/// by themselves, so that nobody's backlog is read to find what is behind it.
+async fn due_by_tenant(pool: &PgPool, limit: i64, open: &Open) -> sqlx::Result<Vec<(JobId, i64)>> {
+    let rooms = open.rooms();
+    let rows = sqlx::query!(
+        r#"-- job::due_by_tenant
+        WITH RECURSIVE open AS (
+          SELECT model, anywhere, at_home FROM unnest($2::text[], $3::bigint[], $4::bigint[]) AS open(model, anywhere, at_home)),
+        shut AS (
+          SELECT model, tenant, everywhere FROM unnest($6::text[], $7::text[], $8::boolean[]) AS shut(model, tenant, everywhere)),
+        paused AS (SELECT model, tenant_id FROM pauses WHERE lifted_at IS NULL AND worker IS NULL),
+        waiting AS (
+          SELECT model, anywhere, at_home, (
+            SELECT tenant_id FROM jobs WHERE state = 'queued' AND jobs.model = open.model ORDER BY tenant_id LIMIT 1) AS tenant_id
+          FROM open WHERE anywhere > 0
+          UNION ALL
+          SELECT model, anywhere, at_home, (
+            SELECT tenant_id FROM jobs WHERE state = 'queued' AND jobs.model = waiting.model AND jobs.tenant_id > waiting.tenant_id
+            ORDER BY tenant_id LIMIT 1)
+          FROM waiting WHERE tenant_id IS NOT NULL),
+        welcome AS (
+          SELECT model, anywhere, tenant_id, at_home > 0 AND NOT home_shut AS at_home
+          FROM waiting, LATERAL (
+            SELECT coalesce(bool_or(everywhere), false) AS shut, count(*) > 0 AS home_shut FROM shut
+            WHERE (shut.model IS NULL OR shut.model = waiting.model)
+              AND (shut.tenant IS NULL OR shut.tenant = left(encode(sha256(uuid_send(waiting.tenant_id)), 'hex'), 16))) AS shuts
+          WHERE tenant_id IS NOT NULL AND NOT shuts.shut
+            AND NOT EXISTS (SELECT FROM paused p WHERE (p.model IS NULL OR p.model = waiting.model) AND (p.tenant_id IS NULL OR p.tenant_id = waiting.tenant_id))),
+        next AS (
+          SELECT jobs.id, jobs.turn, anywhere, row_number() OVER (PARTITION BY model ORDER BY jobs.turn, jobs.id) AS number
+          FROM welcome, LATERAL (
+            SELECT id, turn FROM jobs
+            WHERE state = 'queued' AND model = welcome.model AND tenant_id = welcome.tenant_id
+              AND run_after <= clock_timestamp() AND deadline > clock_timestamp() AND (fallback OR at_home)
+            ORDER BY turn, id LIMIT least($1, anywhere)) jobs),
+        in_the_making AS (
+          SELECT id, turn FROM jobs
+          WHERE state = 'queued' AND (operating OR stocked) AND (operating OR deadline < clock_timestamp() + $5::interval)
+            AND run_after <= clock_timestamp() AND deadline > clock_timestamp() AND model IN (SELECT model FROM open)
+            AND NOT EXISTS (SELECT FROM paused p WHERE (p.model IS NULL OR p.model = jobs.model) AND (p.tenant_id IS NULL OR p.tenant_id = jobs.tenant_id))
+          ORDER BY turn, id LIMIT $1)
+        SELECT id AS "id!", turn AS "turn!" FROM next WHERE number <= anywhere UNION SELECT id, turn FROM in_the_making ORDER BY 2, 1 LIMIT $1"#,
+        limit,
+        &rooms.models,
+        &rooms.anywhere,
+        &rooms.at_home,
+        interval(LAST_CALL),
+        &rooms.shut_models as &[Option<String>],
+        &rooms.shut_tenants as &[Option<String>],
+        &rooms.shut_everywhere,
     )
     .fetch_all(pool)
     .await?;

@@ -126,6 +126,21 @@ pub async fn grant(
     Ok(grant)
 }
 
+/// Says how much larger a tenant's share of a worker is than that of others, 1 to 100.
+pub async fn weigh(
+    pool: &PgPool,
+    act: Act<'_>,
+    tenant: TenantId,
+    weight: u8,
+) -> Result<(), Refusal> {
+    let mut transaction = database::begin_for(pool, tenant).await?;
+    must_exist(&mut transaction, tenant).await?;
+    tenant::store::set_weight(&mut transaction, tenant, weight).await?;
+    let subject = json!({ "weight": weight });
+    record(&mut transaction, act, "weight", tenant, subject).await?;
+    Ok(transaction.commit().await?)
+}
+
 /// Says how long a tenant's files and prompts are kept, from now on and of what there is.
 pub async fn retain(
     pool: &PgPool,

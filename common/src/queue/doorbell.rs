@@ -1,8 +1,9 @@
 //! The popping side: an apalis [`Backend`] over a blocking pop.
 //!
 //! A pump task pops only while the worker is hungry and only as many ids as there are free slots, so nothing is
-//! fetched that cannot start. A Redis error never reaches the worker (`Error = Infallible`): the pump waits and
-//! connects again. The pop has a connection of its own whose response timeout exceeds the block.
+//! fetched that cannot start. While no slot is free it looks at new jobs, for the worker's reserve. A Redis error
+//! never reaches the worker (`Error = Infallible`): the pump waits and connects again. The pop has a connection of
+//! its own whose response timeout exceeds the block.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -18,25 +19,33 @@ use apalis_core::task::builder::TaskBuilder;
 use apalis_core::task::task_id::{RandomId, TaskId};
 use apalis_core::worker::context::WorkerContext;
 use backon::{BackoffBuilder, ExponentialBuilder};
+use redis::RedisResult;
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, RedisResult};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
-use super::{Keys, Ring};
+use super::{Address, Keys, Ring, Trouble};
 use crate::id::JobId;
 
 /// How long a pop blocks; also how soon a connection that is only half open is noticed.
 const BLOCK: Duration = Duration::from_secs(2);
+/// How often a worker without a free slot looks for new jobs that may start in its reserve.
+const LOOK_AT_FRESH: Duration = Duration::from_millis(20);
+/// How long a connection, and an answer that does not block, may take.
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(1);
+/// Longest time between two dials; up to as much again comes on top by chance.
+const LONGEST_DELAY: Duration = Duration::from_secs(1);
 
 /// What a [`Doorbell`] pops from and into.
 #[derive(Clone)]
 pub struct DoorbellConfig {
     pub ring: Ring,
-    /// The worker's slots: the only limit on how much runs at once. Process-wide, so that a restarted worker
-    /// counts what its predecessor still runs.
+    /// The worker's slots: with the reserve the only limit on how much runs at once. Process-wide, so that a restarted
+    /// worker counts what its predecessor still runs.
     pub slots: Arc<Semaphore>,
+    /// Further slots, for jobs that find all others taken and may start all the same.
+    pub reserve: Arc<Semaphore>,
     /// Stops popping.
     pub stop: CancellationToken,
     /// Shutdown waits for the pump to give back what was not started.
@@ -47,6 +56,8 @@ pub struct DoorbellConfig {
 #[derive(Debug)]
 pub struct Ding {
     pub job: JobId,
+    /// Whether its slot is one of the reserve.
+    pub reserved: bool,
     turn: f64,
     _slot: OwnedSemaphorePermit,
 }
@@ -172,9 +183,13 @@ impl Pump {
             // Before any slot is taken: a Redis that hangs keeps none from whoever asks Postgres instead.
             let popped = match self.connect().await {
                 Ok(()) => {
-                    let permit = self.free_slots().await?;
-                    let popped = self.pop(permit.num_permits()).await;
-                    popped.map(|ids| (ids, permit))
+                    let (permit, reserved) = self.next_slots().await?;
+                    let popped = if reserved {
+                        self.pop_fresh(permit.num_permits()).await
+                    } else {
+                        self.pop(permit.num_permits()).await
+                    };
+                    popped.map(|ids| (ids, permit, reserved))
                 }
                 Err(error) => Err(error),
             };
@@ -182,15 +197,19 @@ impl Pump {
                 return None;
             }
             match popped {
-                Ok((ids, _)) if ids.is_empty() => delays = reconnect_delays(),
-                Ok((ids, mut permit)) => {
-                    self.hand_over(ids, &mut permit);
+                Ok((ids, ..)) if ids.is_empty() => delays = reconnect_delays(),
+                Ok((ids, mut permit, reserved)) => {
+                    self.hand_over(&ids, &mut permit, reserved);
+                    if !reserved {
+                        self.forget_fresh(&ids).await;
+                    }
                     return Some(());
                 }
                 Err(error) => {
                     self.connection = None;
-                    let delay = delays.next().unwrap_or(Duration::from_secs(2));
-                    tracing::debug!(%error, delay_ms = delay.as_millis(), "Redis does not answer; connecting again");
+                    let delay = delays.next().unwrap_or(LONGEST_DELAY);
+                    let reason = Trouble::of(&error).map_or("other", Trouble::as_str);
+                    tracing::debug!(%error, reason, delay_ms = delay.as_millis(), "No job can be popped; connecting again");
                     self.stop
                         .run_until_cancelled(tokio::time::sleep(delay))
                         .await?;
@@ -199,31 +218,36 @@ impl Pump {
         }
     }
 
-    /// Every slot that is free, and at least one. `None`: stopped.
-    async fn free_slots(&self) -> Option<OwnedSemaphorePermit> {
-        let slots = Arc::clone(&self.config.slots);
-        let mut permit = self
-            .stop
-            .run_until_cancelled(slots.acquire_owned())
-            .await?
-            .ok()?;
-        while let Ok(another) = Arc::clone(&self.config.slots).try_acquire_owned() {
-            permit.merge(another);
+    /// Every slot that is free, and at least one; or, while none is, every free one of the reserve, and `true`.
+    /// `None`: stopped.
+    async fn next_slots(&self) -> Option<(OwnedSemaphorePermit, bool)> {
+        let DoorbellConfig { slots, reserve, .. } = &self.config;
+        loop {
+            let slot = Arc::clone(slots).acquire_owned();
+            let slot = tokio::time::timeout(LOOK_AT_FRESH, slot);
+            match self.stop.run_until_cancelled(slot).await? {
+                Ok(slot) => return Some((every_other(slot.ok()?, slots), false)),
+                Err(_) => {
+                    if let Ok(slot) = Arc::clone(reserve).try_acquire_owned() {
+                        return Some((every_other(slot, reserve), true));
+                    }
+                }
+            }
         }
-        Some(permit)
     }
 
-    fn hand_over(&self, ids: Vec<(String, f64)>, permit: &mut OwnedSemaphorePermit) {
+    fn hand_over(&self, ids: &[(String, f64)], permit: &mut OwnedSemaphorePermit, reserved: bool) {
         let mut buffer = self
             .shared
             .buffer
             .lock()
             .expect("no panic while it is held");
-        for (id, turn) in ids {
+        for &(ref id, turn) in ids {
             // What is no job's id was not put there by us: dropping it is all that can be done.
             if let (Ok(job), Some(slot)) = (id.parse(), permit.split(1)) {
                 buffer.0.push_back(Ding {
                     job,
+                    reserved,
                     turn,
                     _slot: slot,
                 });
@@ -236,7 +260,7 @@ impl Pump {
 
     async fn connect(&mut self) -> RedisResult<()> {
         if self.connection.is_none() {
-            self.connection = Some(Popping::connect(&self.config.ring.client).await?);
+            self.connection = Some(Popping::connect(&self.config.ring.address).await?);
         }
         Ok(())
     }
@@ -259,7 +283,7 @@ impl Pump {
         let answered = tokio::select! {
             answered = &mut reply => answered,
             () = self.stop.cancelled() => {
-                if let Err(error) = unblock(&self.config.ring.client, client_id).await {
+                if let Err(error) = unblock(&self.config.ring.address, client_id).await {
                     tracing::debug!(%error, "The blocked pop could not be woken; it ends by itself");
                 }
                 reply.await
@@ -267,10 +291,34 @@ impl Pump {
         };
         let ids = answered?.map_or_else(Vec::new, |(_, ids)| ids);
         if self.stop.is_cancelled() && !ids.is_empty() {
-            restore(&self.config.ring.client, &self.config.ring.keys, &ids).await?;
+            restore(&self.config.ring.address, &self.config.ring.keys, &ids).await?;
             return Ok(Vec::new());
         }
         Ok(ids)
+    }
+
+    /// New jobs, for the reserve. Does not block: a slot that becomes free meanwhile is worth more.
+    async fn pop_fresh(&mut self, count: usize) -> RedisResult<Vec<(String, f64)>> {
+        let popping = self.connection.as_mut().expect("connected before");
+        let mut pop = redis::cmd("ZPOPMIN");
+        pop.arg(&self.config.ring.keys.fresh).arg(count);
+        pop.query_async(&mut popping.connection).await
+    }
+
+    /// What was popped from the ring is not looked at for the reserve. No harm is done where this fails.
+    async fn forget_fresh(&mut self, ids: &[(String, f64)]) {
+        let Some(popping) = &mut self.connection else {
+            return;
+        };
+        let mut forget = redis::cmd("ZREM");
+        forget.arg(&self.config.ring.keys.fresh);
+        for (id, _) in ids {
+            forget.arg(id);
+        }
+        let forgotten: RedisResult<i64> = forget.query_async(&mut popping.connection).await;
+        if let Err(error) = forgotten {
+            tracing::debug!(%error, "Jobs that were popped are still looked at for the reserve");
+        }
     }
 
     /// Rings again for what was popped and not started. Bounded: the dispatcher finds what this loses.
@@ -290,7 +338,7 @@ impl Pump {
         if !ids.is_empty() {
             let restored = tokio::time::timeout(
                 BLOCK,
-                restore(&self.config.ring.client, &self.config.ring.keys, &ids),
+                restore(&self.config.ring.address, &self.config.ring.keys, &ids),
             )
             .await;
             tracing::debug!(
@@ -303,13 +351,9 @@ impl Pump {
 }
 
 impl Popping {
-    async fn connect(client: &Client) -> RedisResult<Self> {
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(Duration::from_secs(2)))
-            .set_response_timeout(Some(BLOCK + Duration::from_secs(1)));
-        let mut connection = client
-            .get_multiplexed_async_connection_with_config(&config)
-            .await?;
+    async fn connect(address: &Address) -> RedisResult<Self> {
+        let answering = BLOCK + RESPONSE_TIMEOUT;
+        let mut connection = address.dial(RESPONSE_TIMEOUT, answering).await?;
         let client_id = redis::cmd("CLIENT")
             .arg("ID")
             .query_async(&mut connection)
@@ -321,17 +365,25 @@ impl Popping {
     }
 }
 
+/// With every other slot that is free now.
+fn every_other(mut slot: OwnedSemaphorePermit, slots: &Arc<Semaphore>) -> OwnedSemaphorePermit {
+    while let Ok(another) = Arc::clone(slots).try_acquire_owned() {
+        slot.merge(another);
+    }
+    slot
+}
+
 fn reconnect_delays() -> impl Iterator<Item = Duration> {
     ExponentialBuilder::default()
         .with_min_delay(Duration::from_millis(50))
-        .with_max_delay(Duration::from_secs(2))
+        .with_max_delay(LONGEST_DELAY)
         .with_jitter()
         .without_max_times()
         .build()
 }
 
-async fn unblock(client: &Client, client_id: i64) -> RedisResult<()> {
-    let mut connection = client.get_multiplexed_async_connection().await?;
+async fn unblock(address: &Address, client_id: i64) -> RedisResult<()> {
+    let mut connection = address.dial(RESPONSE_TIMEOUT, RESPONSE_TIMEOUT).await?;
     redis::cmd("CLIENT")
         .arg("UNBLOCK")
         .arg(client_id)
@@ -339,8 +391,8 @@ async fn unblock(client: &Client, client_id: i64) -> RedisResult<()> {
         .await
 }
 
-async fn restore(client: &Client, keys: &Keys, ids: &[(String, f64)]) -> RedisResult<()> {
-    let mut connection = client.get_multiplexed_async_connection().await?;
+async fn restore(address: &Address, keys: &Keys, ids: &[(String, f64)]) -> RedisResult<()> {
+    let mut connection = address.dial(RESPONSE_TIMEOUT, RESPONSE_TIMEOUT).await?;
     let mut command = redis::cmd("ZADD");
     command.arg(&keys.ring).arg("NX");
     for (id, turn) in ids {

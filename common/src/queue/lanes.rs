@@ -5,22 +5,30 @@
 //! refused, a seventh fewer when the provider says that it is busy (additive increase, multiplicative decrease; of
 //! calls that were made before the last cut, none cuts again). From then on calls are let in evenly, not in bursts: a
 //! provider that counts calls by the second refuses what comes at once after a pause. At its least the lane pauses
-//! instead, each time longer; a provider's own hint is kept to. Strikes in a row close the lane; when the pause is
-//! over, one call probes whether it opens again. Retries live on a budget that successes fill: an outage is not made
-//! worse.
+//! instead, each time longer; a provider's own hint is kept to. Retries live on a budget that successes fill: an outage is
+//! not made worse.
+//!
+//! Strikes in a row close the lane; when the pause is over, one call probes whether it opens again. What a request
+//! may have brought about (an error 500, an answer that is no picture, none at all) closes it for the tenant that
+//! asked, and counts for half of what closes it for all: so it takes two tenants, and nobody's prompts stop a model
+//! for others. For the same reason an eighth of the calls it lets in is kept from each tenant. Of a tenant Redis
+//! holds a short hash of its id, for two hours after its last call, and its strikes for one hour after the last.
+//!
+//! The scripts are in `lanes/`; `look.lua` goes before each of the others.
 
 use std::collections::HashMap;
+use std::sync::LazyLock;
 use std::time::Duration;
 
-use redis::{RedisResult, Script};
+use redis::{RedisResult, Script, ScriptInvocation};
 use time::OffsetDateTime;
 
-use super::line::Line;
+use super::connection::SharedConnection;
 use super::{Ring, RingError};
-use crate::catalog::{Catalog, Lane};
+use crate::catalog::{Catalog, Lane, Model};
 use crate::config::LaneTiming;
-use crate::id::CallId;
-use crate::job::{Open, Room};
+use crate::id::{CallId, TenantId};
+use crate::job::{Open, Room, Shut};
 use crate::outcome::{Class, Failure, STRIKES_OUT};
 
 /// Calls a lane lets in at once before it has learned anything.
@@ -36,11 +44,15 @@ const LONGEST_HINT: Duration = Duration::from_mins(2);
 const ANY: i64 = 1_000_000;
 /// What lanes know is forgotten when nobody has called for so long.
 const FORGOTTEN: Duration = Duration::from_hours(6);
+/// Strikes of one tenant are forgotten when there was none for so long.
+const TENANT_FORGOTTEN: Duration = Duration::from_hours(1);
+/// Tenants a lane is closed for that are remembered, those for the longest time: what dispatcher and claim leave out.
+const MAX_CLOSED_TENANTS: usize = 200;
 
 /// The lanes of one Platen.
 #[derive(Clone)]
 pub struct Lanes {
-    line: Line,
+    connection: SharedConnection,
     prefix: String,
     timing: LaneTiming,
 }
@@ -99,8 +111,19 @@ impl From<&Failure> for Ended {
 }
 
 /// What the script tells of a lane: limit, calls in flight, wait, why, gap, whether it is
-/// broken, by what, and since when it has let nobody in.
-type State = (f64, i64, u64, String, u64, u8, String, i64);
+/// broken, by what, since when it has let nobody in, which values were corrected, and for which tenants it is closed.
+type State = (
+    f64,
+    i64,
+    u64,
+    String,
+    u64,
+    u8,
+    String,
+    i64,
+    String,
+    Vec<(String, u64, String, i64)>,
+);
 
 /// How a lane stands.
 #[derive(Clone, Debug)]
@@ -116,6 +139,19 @@ pub struct LaneState {
     /// Why it lets nobody in, where it does not.
     pub pause: Option<Pause>,
     /// Since when its provider's answers have closed or paused it; a success ends that.
+    pub since: Option<OffsetDateTime>,
+    /// For which tenants it is closed because of their own calls.
+    pub closed_for: Vec<ClosedFor>,
+}
+
+/// A tenant whose calls have closed a lane for it.
+#[derive(Clone, Debug)]
+pub struct ClosedFor {
+    /// [`TenantId::pseudonym`].
+    pub tenant: String,
+    /// Until it may probe the lane, at least.
+    pub wait: Duration,
+    pub by: Class,
     pub since: Option<OffsetDateTime>,
 }
 
@@ -137,36 +173,29 @@ impl Why {
     }
 }
 
-/// Shared by the scripts: the clock, what the hash holds, and why nobody is let in.
-const LOOK: &str = r"
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local function look(hash, calls, first_limit)
-  redis.call('ZREMRANGEBYSCORE', calls, '-inf', now)
-  local known = redis.call('HMGET', hash, 'limit', 'until', 'why', 'broken', 'probe', 'cut', 'took', 'last', 'since')
-  local lane = {
-    limit = tonumber(known[1] or first_limit), until_ = tonumber(known[2] or 0), why = known[3] or '', cause = known[3] or '',
-    broken = known[4] == '1', since = known[9] or '0', flying = redis.call('ZCARD', calls), gap = 0, early = 0 }
-  -- A clock that went back must not keep a lane closed for the whole jump.
-  if lane.until_ > now + 3600000 then lane.until_ = now end
-  if known[6] and known[7] then
-    lane.gap = known[7] / lane.limit * 0.7
-    lane.early = math.min(lane.gap, tonumber(known[8] or 0) + lane.gap - now)
-  end
-  local probing = lane.broken and known[5] and redis.call('ZSCORE', calls, known[5])
-  if lane.until_ > now then lane.wait = lane.until_ - now
-  elseif probing then lane.wait = 500
-  elseif lane.flying >= math.floor(lane.limit) then lane.wait, lane.why = 50, 'full'
-  elseif lane.early > 1000 then lane.wait, lane.why = math.ceil(lane.early), 'full'
-  else lane.wait = 0 end
-  return lane
-end
-";
+static ENTER: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(concat!(
+        include_str!("lanes/look.lua"),
+        include_str!("lanes/enter.lua")
+    ))
+});
+static LEAVE: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(concat!(
+        include_str!("lanes/look.lua"),
+        include_str!("lanes/leave.lua")
+    ))
+});
+static STATES: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(concat!(
+        include_str!("lanes/look.lua"),
+        include_str!("lanes/states.lua")
+    ))
+});
 
 impl Lanes {
     pub fn new(ring: &Ring, timing: LaneTiming) -> Self {
         Self {
-            line: ring.line.clone(),
+            connection: ring.connection.clone(),
             prefix: format!("{}:lane", ring.keys.name),
             timing,
         }
@@ -176,38 +205,21 @@ impl Lanes {
     pub async fn enter(
         &self,
         lane: &Lane,
+        tenant: TenantId,
         call: CallId,
         ends_within: Duration,
         retry: bool,
     ) -> Result<Entry, RingError> {
-        let script = Script::new(&format!(
-            r"{LOOK}
-            local lane = look(KEYS[1], KEYS[2], ARGV[3])
-            if lane.wait > 0 then return {{lane.wait, lane.why}} end
-            if lane.early > 0 then return {{math.ceil(lane.early), 'full'}} end
-            if ARGV[4] == '1' then
-              local saved = redis.call('HMGET', KEYS[1], 'budget', 'budget_at')
-              local budget = math.min(tonumber(ARGV[5]), tonumber(saved[1] or ARGV[5]) + (now - tonumber(saved[2] or now)) / 2000)
-              if budget < 1 then return {{1000, 'retries'}} end
-              redis.call('HSET', KEYS[1], 'budget', budget - 1, 'budget_at', now)
-            end
-            if lane.broken then redis.call('HSET', KEYS[1], 'probe', ARGV[1]) end
-            redis.call('ZADD', KEYS[2], now + ARGV[2], ARGV[1])
-            redis.call('HSET', KEYS[1], 'last', now)
-            redis.call('PEXPIRE', KEYS[1], ARGV[6])
-            redis.call('PEXPIRE', KEYS[2], ARGV[6])
-            return {{0, ''}}"
-        ));
-        let (wait, why): (u64, String) = script
-            .key(self.hash(lane))
-            .key(self.calls(lane))
+        let (wait, why): (u64, String) = self
+            .keys(&ENTER, lane, tenant)
             .arg(call.0.simple().to_string())
             .arg(millis(ends_within))
             .arg(FIRST_LIMIT)
             .arg(i32::from(retry))
             .arg(BUDGET)
             .arg(millis(FORGOTTEN))
-            .invoke_async(&mut self.line.clone())
+            .arg(tenant.pseudonym())
+            .invoke_async(&mut self.connection.clone())
             .await?;
         Ok(match wait {
             0 => Entry::Open,
@@ -222,68 +234,19 @@ impl Lanes {
     pub async fn leave(
         &self,
         lane: &Lane,
+        tenant: TenantId,
         call: CallId,
         ended: Option<Ended>,
         ends_within: Duration,
     ) -> Result<(), RingError> {
-        let script = Script::new(&format!(
-            r"{LOOK}
-            local lane = look(KEYS[1], KEYS[2], ARGV[2])
-            local ends = redis.call('ZSCORE', KEYS[2], ARGV[1])
-            redis.call('ZREM', KEYS[2], ARGV[1])
-            local class, strikes = ARGV[3], tonumber(ARGV[4])
-            local began = tonumber(ends or now + ARGV[5]) - ARGV[5]
-            if redis.call('HGET', KEYS[1], 'probe') == ARGV[1] then redis.call('HDEL', KEYS[1], 'probe') end
-            if class == '' then return 1 end
-            local function pause(word, least, most, count)
-              local times = redis.call('HINCRBY', KEYS[1], count, 1)
-              local length = math.min(tonumber(most), tonumber(least) * 2 ^ (times - 1))
-              lane.until_ = math.max(lane.until_, now + math.floor(length))
-              redis.call('HSET', KEYS[1], 'until', lane.until_, 'why', word)
-              redis.call('HSETNX', KEYS[1], 'since', now)
-            end
-            if class == 'throttled' then
-              local cut = tonumber(redis.call('HGET', KEYS[1], 'cut') or 0)
-              if began >= cut then
-                redis.call('HSET', KEYS[1], 'limit', math.max(1, lane.limit * ARGV[6] / 100), 'cut', now)
-                if lane.limit * ARGV[6] < 100 then pause(class, ARGV[9], ARGV[10], 'pauses') end
-              end
-              local hint = tonumber(ARGV[11])
-              if hint > 0 then
-                redis.call('HSET', KEYS[1], 'until', math.max(lane.until_, now + hint), 'why', class)
-                redis.call('HSETNX', KEYS[1], 'since', now)
-              end
-            elseif strikes == 0 then
-              redis.call('HDEL', KEYS[1], 'strikes', 'broken', 'probe', 'openings', 'pauses', 'since')
-              if ends then
-                local took = tonumber(redis.call('HGET', KEYS[1], 'took') or now - began)
-                redis.call('HSET', KEYS[1], 'took', took * 0.8 + (now - began) * 0.2)
-              end
-              local budget = tonumber(redis.call('HGET', KEYS[1], 'budget') or ARGV[12])
-              redis.call('HSET', KEYS[1], 'budget', math.min(tonumber(ARGV[12]), budget + ARGV[13] / 100))
-              if lane.flying * 2 >= lane.limit then
-                local step = 1
-                if redis.call('HEXISTS', KEYS[1], 'cut') == 1 then step = 1 / lane.limit end
-                redis.call('HSET', KEYS[1], 'limit', math.min(2000, lane.limit + step))
-              end
-            else
-              local struck = redis.call('HINCRBY', KEYS[1], 'strikes', strikes)
-              if struck >= tonumber(ARGV[14]) and (lane.until_ <= now or not lane.broken) then
-                redis.call('HSET', KEYS[1], 'broken', 1)
-                pause(class, ARGV[7], ARGV[8], 'openings')
-              end
-            end
-            redis.call('PEXPIRE', KEYS[1], ARGV[15])
-            return 1"
-        ));
         let strikes = ended.map_or(0, |ended| ended.strikes);
         let hint = ended.and_then(|ended| ended.retry_after);
         // What only people can mend is probed more rarely.
         let patience = if strikes * 2 >= STRIKES_OUT { 6 } else { 1 };
         let (least, most) = self.timing.closed;
-        let _changed: i64 = script
-            .key(self.hash(lane))
-            .key(self.calls(lane))
+        let by_request = ended.is_some_and(|ended| ended.class.may_come_of_the_request());
+        let _changed: i64 = self
+            .keys(&LEAVE, lane, tenant)
             .arg(call.0.simple().to_string())
             .arg(FIRST_LIMIT)
             .arg(ended.map_or("", |ended| ended.class.as_str()))
@@ -299,7 +262,11 @@ impl Lanes {
             .arg(EARNED)
             .arg(STRIKES_OUT)
             .arg(millis(FORGOTTEN))
-            .invoke_async(&mut self.line.clone())
+            .arg(tenant.pseudonym())
+            .arg(i32::from(by_request))
+            .arg(millis(TENANT_FORGOTTEN))
+            .arg(MAX_CLOSED_TENANTS)
+            .invoke_async(&mut self.connection.clone())
             .await?;
         Ok(())
     }
@@ -317,37 +284,39 @@ impl Lanes {
         if lanes.is_empty() {
             return Ok(Vec::new());
         }
-        let script = Script::new(&format!(
-            r"{LOOK}
-            local states = {{}}
-            for i = 1, #KEYS, 2 do
-              local lane = look(KEYS[i], KEYS[i + 1], ARGV[1])
-              table.insert(states, {{tostring(lane.limit), lane.flying, lane.wait, lane.why, math.ceil(lane.gap), lane.broken and 1 or 0, lane.cause, tonumber(lane.since)}})
-            end
-            return states"
-        ));
-        let mut call = script.arg(FIRST_LIMIT);
+        let mut call = STATES.arg(FIRST_LIMIT);
+        call.arg(MAX_CLOSED_TENANTS);
         for lane in lanes {
-            call.key(self.hash(lane)).key(self.calls(lane));
+            let hash = self.hash(lane);
+            call.key(&hash)
+                .key(format!("{hash}:calls"))
+                .key(format!("{hash}:closed"));
         }
-        let states: Vec<State> = call.invoke_async(&mut self.line.clone()).await?;
-        let state =
-            |(lane, (limit, in_flight, wait, why, gap, broken, cause, since)): (&&Lane, State)| {
-                LaneState {
-                    lane: (*lane).clone(),
-                    limit,
-                    in_flight,
-                    gap: Duration::from_millis(gap),
-                    broken: (broken == 1).then(|| Class::parse(&cause)).flatten(),
-                    pause: (wait > 0).then(|| Pause {
-                        wait: Duration::from_millis(wait),
-                        why: Why::parse(&why),
-                    }),
-                    since: (since > 0)
-                        .then(|| OffsetDateTime::from_unix_timestamp(since / 1000).ok())
-                        .flatten(),
-                }
-            };
+        let states: Vec<State> = call.invoke_async(&mut self.connection.clone()).await?;
+        let state = |(lane, state): (&&Lane, State)| {
+            let (limit, in_flight, wait, why, gap, broken, cause, since, corrected, tenants) =
+                state;
+            if !corrected.is_empty() {
+                tracing::warn!(
+                    %lane,
+                    fields = corrected,
+                    "Redis held values for the lane that Platen never writes; they were corrected: who else writes there?"
+                );
+            }
+            LaneState {
+                lane: (*lane).clone(),
+                limit,
+                in_flight,
+                gap: Duration::from_millis(gap),
+                broken: (broken == 1).then(|| Class::parse(&cause)).flatten(),
+                pause: (wait > 0).then(|| Pause {
+                    wait: Duration::from_millis(wait),
+                    why: Why::parse(&why),
+                }),
+                since: moment(since),
+                closed_for: tenants.into_iter().map(ClosedFor::from).collect(),
+            }
+        };
         Ok(lanes.iter().zip(states).map(state).collect())
     }
 
@@ -355,37 +324,102 @@ impl Lanes {
         format!("{}:{lane}", self.prefix)
     }
 
-    fn calls(&self, lane: &Lane) -> String {
-        format!("{}:{lane}:calls", self.prefix)
+    /// A script with all that is kept of a lane and of a tenant there.
+    fn keys<'a>(&self, script: &'a Script, lane: &Lane, tenant: TenantId) -> ScriptInvocation<'a> {
+        let (hash, tenant) = (self.hash(lane), tenant.pseudonym());
+        let mut call = script.prepare_invoke();
+        call.key(&hash)
+            .key(format!("{hash}:calls"))
+            .key(format!("{hash}:tenant:{tenant}"))
+            .key(format!("{hash}:tenant:{tenant}:calls"))
+            .key(format!("{hash}:closed"))
+            .key(format!("{hash}:strikers"));
+        call
     }
 }
 
-/// How many jobs of each model may be started. One that its provider no longer has lets jobs through: they are to end
-/// at once, not to wait.
+/// How many jobs of each model may be started, and of which tenants none. A model that its provider no longer has lets jobs
+/// through: they are to end at once, not to wait.
 pub fn open(catalog: &Catalog, states: &[LaneState]) -> Open {
+    open_models(catalog.models(), states)
+}
+
+/// The same of these models only.
+pub fn open_models<'a>(models: impl IntoIterator<Item = &'a Model>, states: &[LaneState]) -> Open {
+    let models: Vec<&Model> = models.into_iter().collect();
     let states: HashMap<&Lane, &LaneState> =
         states.iter().map(|state| (&state.lane, state)).collect();
+    let of = |lanes: &[Lane]| {
+        let states = lanes.iter().map(|lane| states.get(lane).copied());
+        states.collect::<Option<Vec<&LaneState>>>()
+    };
     let retired = |state: &&LaneState| {
         let why = state.pause.map(|pause| pause.why);
         why == Some(Why::Answers(Class::ModelRetired))
     };
-    let room = |lanes: &[Lane]| {
-        let states = lanes.iter().map(|lane| states.get(lane).copied());
-        match states.collect::<Option<Vec<&LaneState>>>() {
-            Some(states) if !states.iter().all(retired) => {
-                states.into_iter().map(LaneState::room).sum()
-            }
-            _ => ANY,
+    let room = |lanes: &[Lane]| match of(lanes) {
+        Some(states) if !states.iter().all(retired) => {
+            states.into_iter().map(LaneState::room).sum()
         }
+        _ => ANY,
     };
-    Open::new(catalog.models().map(|model| Room {
+    let rooms = models.iter().map(|model| Room {
         model: model.id.clone(),
         anywhere: room(model.lanes(true)),
         at_home: room(model.lanes(false)),
-    }))
+    });
+    let shut = models.iter().flat_map(|model| {
+        let home = of(model.lanes(false)).unwrap_or_default();
+        let all = of(model.lanes(true)).unwrap_or_default();
+        let tenants = home.iter().flat_map(|state| &state.closed_for);
+        let shut = tenants.map(move |closed| Shut {
+            model: Some(model.id.clone()),
+            tenant: Some(closed.tenant.clone()),
+            everywhere: all
+                .iter()
+                .all(|state| state.room() == 0 || state.is_closed_for(&closed.tenant)),
+        });
+        shut.collect::<Vec<_>>()
+    });
+    Open::new(rooms).without(shut)
+}
+
+impl From<(String, u64, String, i64)> for ClosedFor {
+    fn from((tenant, wait, why, since): (String, u64, String, i64)) -> Self {
+        Self {
+            tenant,
+            wait: Duration::from_millis(wait),
+            by: Class::parse(&why).unwrap_or(Class::ProviderFault),
+            since: moment(since),
+        }
+    }
 }
 
 impl LaneState {
+    fn is_closed_for(&self, pseudonym: &str) -> bool {
+        let mut closed = self.closed_for.iter();
+        closed.any(|closed| closed.tenant == pseudonym)
+    }
+
+    /// The same as this tenant meets it: closed where it is closed for the tenant only.
+    #[must_use]
+    pub fn seen_by(mut self, tenant: TenantId) -> Self {
+        let pseudonym = tenant.pseudonym();
+        let mut closed = self.closed_for.iter();
+        let Some(closed) = closed.find(|closed| closed.tenant == pseudonym) else {
+            return self;
+        };
+        if self.closed_by().is_none() {
+            self.pause = Some(Pause {
+                wait: closed.wait,
+                why: Why::Answers(closed.by),
+            });
+            self.broken = Some(closed.by);
+            self.since = closed.since;
+        }
+        self
+    }
+
     /// What keeps it closed, or paused.
     pub fn closed_by(&self) -> Option<Class> {
         match self.pause.map(|pause| pause.why) {
@@ -409,4 +443,11 @@ impl LaneState {
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// A time in milliseconds since 1970; 0 is none.
+fn moment(millis: i64) -> Option<OffsetDateTime> {
+    (millis > 0)
+        .then(|| OffsetDateTime::from_unix_timestamp(millis / 1000).ok())
+        .flatten()
 }

@@ -6,6 +6,7 @@ use prometheus::{HistogramTimer, HistogramVec, IntGauge, IntGaugeVec};
 use sqlx::PgPool;
 
 use super::{gauge, histogram, registered};
+use crate::queue::Trouble;
 
 /// The version that runs.
 static BUILD: LazyLock<IntGaugeVec> = LazyLock::new(|| {
@@ -49,6 +50,22 @@ pub static LEASES: LazyLock<IntGauge> = LazyLock::new(|| {
     ))
 });
 
+/// Jobs it works on beside its slots where those are all taken by others.
+pub static RESERVE: LazyLock<IntGauge> = LazyLock::new(|| {
+    registered(IntGauge::new(
+        "platen_worker_reserve",
+        "Jobs this worker may work on beside its slots, for tenants and models that have few of them.",
+    ))
+});
+
+/// Jobs it works on now in its reserve; they are leases, too.
+pub static RESERVE_LEASES: LazyLock<IntGauge> = LazyLock::new(|| {
+    registered(IntGauge::new(
+        "platen_worker_reserve_leases",
+        "Jobs this worker works on in its reserve.",
+    ))
+});
+
 /// Seconds until the first of its leases runs out, unless it is renewed; a whole lease where it holds none.
 pub static LEASE_LEFT: LazyLock<prometheus::Gauge> = LazyLock::new(|| {
     registered(prometheus::Gauge::new(
@@ -73,13 +90,32 @@ pub static DARKROOM_PLACES: LazyLock<IntGauge> = LazyLock::new(|| {
     ))
 });
 
-/// 1 while a worker asks Redis in vain.
-pub static REDIS_AWAY: LazyLock<IntGauge> = LazyLock::new(|| {
+/// 1 while this process asks Redis in vain.
+static REDIS_AWAY: LazyLock<IntGauge> = LazyLock::new(|| {
     registered(IntGauge::new(
         "platen_redis_away",
-        "Whether Redis does not answer this worker.",
+        "Whether Redis does not do what this process asks.",
     ))
 });
+
+/// Why: 1 for the reason, 0 for all others.
+static REDIS_TROUBLE: LazyLock<IntGaugeVec> = LazyLock::new(|| {
+    gauge(
+        "platen_redis_trouble",
+        "Why Redis does not do what this process asks.",
+        &["reason"],
+    )
+});
+
+/// Tells whether Redis is away, and why.
+pub fn redis(trouble: Option<Trouble>) {
+    REDIS_AWAY.set(i64::from(trouble.is_some()));
+    for one in Trouble::ALL {
+        REDIS_TROUBLE
+            .with_label_values(&[one.as_str()])
+            .set(i64::from(trouble == Some(one)));
+    }
+}
 
 /// Connections to Postgres.
 static CONNECTIONS: LazyLock<IntGaugeVec> = LazyLock::new(|| {

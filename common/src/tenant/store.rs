@@ -1,9 +1,10 @@
 //! SQL of tenants and their keys.
 
-use sqlx::PgConnection;
+use sqlx::{PgConnection, PgPool};
 use subtle::ConstantTimeEq;
 
 use super::ApiKey;
+use crate::database::row::RowId;
 use crate::id::TenantId;
 
 /// A tenant with an empty wallet. The transaction is the new tenant's.
@@ -37,6 +38,35 @@ pub async fn exists(connection: &mut PgConnection, tenant: TenantId) -> sqlx::Re
     )
     .fetch_one(connection)
     .await
+}
+
+/// Sets how much larger the tenant's share of a worker is than that of others.
+pub async fn set_weight(
+    connection: &mut PgConnection,
+    tenant: TenantId,
+    weight: u8,
+) -> sqlx::Result<()> {
+    sqlx::query!(
+        "-- tenant::set_weight
+        INSERT INTO tenant_weights (tenant_id, weight) VALUES ($1, $2) ON CONFLICT (tenant_id) DO UPDATE SET weight = $2",
+        tenant.0,
+        i16::from(weight),
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Every tenant whose weight was set.
+pub async fn weights(pool: &PgPool) -> sqlx::Result<Vec<(TenantId, usize)>> {
+    let rows = sqlx::query!("-- tenant::weights\nSELECT tenant_id, weight FROM tenant_weights")
+        .fetch_all(pool)
+        .await?;
+    let rows = rows.into_iter().map(|row| {
+        let id = RowId::new("tenant_weights", TenantId(row.tenant_id));
+        Ok((TenantId(row.tenant_id), id.fits("weight", row.weight)?))
+    });
+    rows.collect()
 }
 
 pub async fn insert_key(

@@ -4,6 +4,10 @@
 //! Redis away (its process is killed, and started empty afterwards) and with Redis hung (it takes what is said and
 //! does not answer). In each, jobs are submitted at an even pace, and all must end before Redis comes back. Prints
 //! what a submit took, and exits with 1 when it took longer without Redis, a job did not end, or one was called twice.
+//!
+//! With `--rotations` the password of Redis is changed so many times under load, and the file that names it follows
+//! half a second to three seconds later. All must be well within five seconds of that, without a restart and without
+//! a storm of dials.
 #![expect(clippy::print_stdout, reason = "prints what it measured")]
 #![expect(clippy::unwrap_used, reason = "a harness fails loudly")]
 
@@ -20,6 +24,7 @@ use tests::clients::{Accepted, Clients};
 use tests::fleet::{Process, Role};
 use tests::proxy::{Proxy, Weather};
 use tests::real::Real;
+use tests::rotation::Rotating;
 use tests::servers::TestServers;
 use tests::{Options, Pipeline};
 use tokio::task::JoinSet;
@@ -33,6 +38,11 @@ const LONGER: Duration = Duration::from_millis(5);
 /// Fewer submits than this have no 99th percentile worth the name; then medians are compared.
 const MANY: usize = 400;
 const DRAIN: Duration = Duration::from_mins(1);
+/// From the right password to all being well again.
+const HEALED: Duration = Duration::from_secs(5);
+/// Connections each process may open in a second while it is locked out: the shared one and that of the pop, each
+/// dialled anew with growing delays.
+const DIALS: f64 = 20.0;
 
 #[derive(Parser)]
 struct Words {
@@ -42,6 +52,9 @@ struct Words {
     /// Jobs submitted each second.
     #[arg(long, default_value_t = 15)]
     rate: u32,
+    /// How often the password of Redis is changed in the end.
+    #[arg(long, default_value_t = 0)]
+    rotations: u32,
 }
 
 /// How Redis is.
@@ -71,17 +84,26 @@ struct Stage {
     redis: Proxy,
     pipeline: Pipeline,
     clients: Arc<Clients>,
+    /// Where the processes say how they stand.
+    readiness: Vec<String>,
     submitted: usize,
 }
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let Words { seconds, rate } = Words::parse();
+    let Words {
+        seconds,
+        rate,
+        rotations,
+    } = Words::parse();
     let (_folder, servers, named) = TestServers::own(Tuning::Durable).await;
     let (redis, redis_url) = Proxy::before(servers.redis_url()).await.unwrap();
+    let secrets = tempfile::tempdir().unwrap();
+    let file = secrets.path().join("redis.url");
+    let mut rotating = Rotating::new(servers.redis_url(), &redis_url, &file).await;
     let options = Options {
         slots: 16,
-        redis: Some(redis_url),
+        redis_url_file: Some(file),
         ..Options::in_earnest()
     };
     let Real {
@@ -93,11 +115,16 @@ async fn main() -> ExitCode {
     let apis = orders.start(Role::Api, 1).await.unwrap();
     let workers = orders.start(Role::Worker, WORKERS).await.unwrap();
     let addresses = apis.iter().map(Process::address).collect();
+    let processes = apis.iter().chain(&workers);
+    let readiness = processes
+        .map(|process| format!("http://{}/readyz", process.metrics_address()))
+        .collect();
     let mut stage = Stage {
         servers,
         redis,
         clients: Arc::new(Clients::new(&pipeline.key, addresses)),
         pipeline,
+        readiness,
         submitted: 0,
     };
 
@@ -112,10 +139,14 @@ async fn main() -> ExitCode {
             measured.push(one);
         }
     }
+    let mut held = judge(&measured);
+    rotating.reconnect().await;
+    for number in 1..=rotations {
+        held &= stage.rotate(&mut rotating, number, rate).await;
+    }
     for mut process in workers.into_iter().chain(apis) {
         process.stop().await.unwrap();
     }
-    let mut held = judge(&measured);
     held &= called_once(&fake, &stage.pipeline).await;
     stage.pipeline.close().await;
     stage.servers.stop().await;
@@ -175,6 +206,68 @@ impl Stage {
             drained,
             began,
         }
+    }
+
+    /// Changes the password under load; says whether everything healed by itself.
+    async fn rotate(&mut self, rotating: &mut Rotating, number: u32, rate: u32) -> bool {
+        let mut ticks = tokio::time::interval(Duration::from_secs(1) / rate);
+        let mut submits = JoinSet::new();
+        // From half a second to three, in another order each time.
+        let late = Duration::from_millis(500 + u64::from(number) * 790 % 2_501);
+        let before = rotating.connections().await;
+        rotating.rotate().await;
+        let rotated = Instant::now();
+        while rotated.elapsed() < late {
+            ticks.tick().await;
+            submits.spawn(self.submit());
+        }
+        let dialled = rotating.connections().await - before;
+        let told_why = self.say("does not accept the login").await;
+        rotating.tell();
+        let told = Instant::now();
+        let queue = self.pipeline.config.queue.clone();
+        let healed = loop {
+            if rotating.serves(&queue, WORKERS).await && self.say("redis").await == 0 {
+                break Some(told.elapsed());
+            }
+            if told.elapsed() > HEALED {
+                break None;
+            }
+            ticks.tick().await;
+            submits.spawn(self.submit());
+        };
+        let submits = submits.join_all().await;
+        let lost = submits.iter().filter(|submit| submit.is_err()).count();
+        let drained = self.pipeline.drained(DRAIN).await;
+        #[expect(clippy::cast_precision_loss, reason = "three processes, some dials")]
+        let (a_second, most) = (
+            dialled as f64 / late.as_secs_f64(),
+            DIALS * self.readiness.len() as f64,
+        );
+        figure(
+            healed.is_some() && lost == 0 && drained && a_second <= most && told_why > 0,
+            &format!(
+                "rotation {number:>2}: locked out for {:.1} s, {told_why} of {} processes said why, {a_second:.1} dials a second (at most {most:.0}), {}, {} submits, {lost} lost",
+                late.as_secs_f64(),
+                self.readiness.len(),
+                healed.map_or_else(
+                    || "NOT well in 5 s".to_owned(),
+                    |healed| format!("well after {:.2} s", healed.as_secs_f64())
+                ),
+                submits.len(),
+            ),
+        )
+    }
+
+    /// How many processes say this when they are asked whether they are ready, which they are.
+    async fn say(&self, words: &str) -> usize {
+        let mut count = 0;
+        for url in &self.readiness {
+            let answer = self.clients.http().get(url).send().await.unwrap();
+            let answer = answer.error_for_status().unwrap().text().await.unwrap();
+            count += usize::from(answer.to_lowercase().contains(words));
+        }
+        count
     }
 
     fn submit(&mut self) -> impl Future<Output = anyhow::Result<Accepted>> + use<> {

@@ -92,6 +92,7 @@ impl Stage {
             database_url: Some(servers.database_url().into()),
             owner_url: Some(servers.owner_url().into()),
             redis_url: Some(servers.redis_url().into()),
+            redis_url_file: None,
             queue: "chaos".to_owned(),
             // Each page of a listing is a walk through all there is, and there is much.
             bucket: Some(s3::address_within(&store.endpoint(), "", "60s")),
@@ -104,6 +105,7 @@ impl Stage {
             public_url: None,
             trusted_proxies: Vec::new(),
             slots: SLOTS,
+            tenant_slots_percent: 100,
             spool: SPOOL,
             memory: MEMORY,
             timing: Timing {

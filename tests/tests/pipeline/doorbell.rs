@@ -8,6 +8,7 @@ use redis::AsyncCommands;
 use serde_json::json;
 use tests::pipeline::small_job;
 use tests::proxy::{Proxy, Weather};
+use tests::rotation::Rotating;
 use tests::servers::TestServers;
 use tests::{Options, Pipeline};
 
@@ -96,11 +97,17 @@ async fn redis_holds_ids_and_nothing_else() {
         })
         .await;
     assert_eq!(members, std::slice::from_ref(&id));
-    let keys: Vec<String> = redis
+    let mut keys: Vec<String> = redis
         .keys(format!("{}:*", pipeline.database))
         .await
         .unwrap();
-    assert_eq!(keys, [ring]);
+    keys.sort();
+    // An api asks every second whether it may write.
+    keys.retain(|key| !key.ends_with(":check"));
+    let fresh = format!("{}:fresh", pipeline.database);
+    assert_eq!(keys, [fresh.clone(), ring]);
+    let members: Vec<String> = redis.zrange(&fresh, 0, -1).await.unwrap();
+    assert_eq!(members, std::slice::from_ref(&id));
     pipeline
         .post(&format!("/v1/jobs/{id}/cancel"), &json!({}))
         .await;
@@ -246,4 +253,120 @@ async fn jobs_run_soon_though_redis_hangs() {
     redis.set(Weather::Fair);
     assert_eq!(pipeline.fake.journal().count(), 42, "calls");
     pipeline.close().await;
+}
+
+/// The password is changed under load, and the file that names Redis follows late. Nobody restarts anything.
+#[tokio::test]
+async fn redis_comes_back_after_each_rotation_of_its_password() {
+    let folder = tempfile::tempdir().unwrap();
+    let redis = cli::private::Redis::start(folder.path()).await.unwrap();
+    let mut servers = TestServers::get().await;
+    servers.redis_url = redis.url();
+    let file = folder.path().join("redis.url");
+    let mut rotating = Rotating::new(&redis.url(), &redis.url(), &file).await;
+    let pipeline = Pipeline::start_on(
+        servers,
+        Options {
+            redis_url_file: Some(file),
+            ..Options::default()
+        },
+    )
+    .await;
+    pipeline.ended(&pipeline.submit(&small_job()).await).await;
+    let mut ids = Vec::new();
+    for late in [500, 1_700, 3_000].map(Duration::from_millis) {
+        let before = rotating.connections().await;
+        rotating.rotate().await;
+        let rotated = Instant::now();
+        while rotated.elapsed() < late {
+            ids.push(pipeline.submit(&small_job()).await);
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        let (status, readiness) = pipeline.get("/readyz").await;
+        assert_eq!(status, reqwest::StatusCode::OK, "{readiness}");
+        let problem = readiness["dependencies"][0]["problem"].as_str().unwrap();
+        assert!(problem.contains("does not accept the login"), "{readiness}");
+        let metrics = pipeline.anonymous(
+            reqwest::Method::GET,
+            &format!("{}/metrics", pipeline.metrics_url),
+        );
+        let metrics = metrics.send().await.unwrap().text().await.unwrap();
+        assert!(
+            metrics.contains("platen_redis_trouble{reason=\"password\"} 1"),
+            "{metrics}"
+        );
+
+        rotating.tell();
+        let told = Instant::now();
+        while !(rotating.serves(&pipeline.database, 1).await
+            && pipeline.get("/readyz").await.1["dependencies"].is_null())
+        {
+            assert!(
+                told.elapsed() < Duration::from_secs(5),
+                "Redis is away still"
+            );
+            ids.push(pipeline.submit(&small_job()).await);
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        // The api's, the worker's and that of its pop, each dialled a few times in a second.
+        let dialled = rotating.connections().await - before;
+        assert!(dialled <= 60, "{dialled} connections after {late:?}");
+    }
+    let soon = pipeline.submit(&small_job()).await;
+    for id in ids.iter().chain([&soon]) {
+        assert_eq!(pipeline.ended(id).await["state"], "succeeded");
+    }
+    pipeline.close().await;
+    redis.stop().await;
+}
+
+/// What is wrong is told, whatever it is; and Redis is well as soon as that is over.
+#[tokio::test]
+async fn why_redis_is_away_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut redis = cli::private::Redis::start(folder.path()).await.unwrap();
+    let mut servers = TestServers::get().await;
+    servers.redis_url = redis.url();
+    let pipeline = Pipeline::start_on(servers, Options::default()).await;
+    let admin = redis::Client::open(redis.url()).unwrap();
+    let say = async |words: &str| {
+        let mut admin = admin.get_multiplexed_async_connection().await.unwrap();
+        let mut command = redis::Cmd::new();
+        command.arg(words.split(' ').collect::<Vec<_>>());
+        let () = command.query_async(&mut admin).await.unwrap();
+    };
+    let told = async |words: Option<&str>| {
+        pipeline
+            .until(Duration::from_secs(10), async || {
+                let (status, readiness) = pipeline.get("/readyz?verbose").await;
+                assert_eq!(status, reqwest::StatusCode::OK, "{readiness}");
+                let problem = readiness["dependencies"][1]["problem"].as_str();
+                let fits = match (words, problem) {
+                    (Some(words), Some(problem)) => problem.contains(words),
+                    (words, problem) => words == problem,
+                };
+                fits.then_some(())
+            })
+            .await;
+    };
+    told(None).await;
+    say("CONFIG SET maxmemory 1").await;
+    told(Some("no memory left")).await;
+    // It answers, and takes no writes: jobs are taken from Postgres.
+    let id = pipeline.submit(&small_job()).await;
+    assert_eq!(pipeline.ended(&id).await["state"], "succeeded");
+    say("CONFIG SET maxmemory 0").await;
+    told(None).await;
+    say("REPLICAOF 127.0.0.1 1").await;
+    told(Some("replica")).await;
+    say("REPLICAOF NO ONE").await;
+    told(None).await;
+    redis.crash().await;
+    told(Some("nobody listens")).await;
+    redis.start_again().await.unwrap();
+    told(None).await;
+    let id = pipeline.submit(&small_job()).await;
+    assert_eq!(pipeline.ended(&id).await["state"], "succeeded");
+    pipeline.close().await;
+    redis.stop().await;
 }

@@ -145,6 +145,7 @@ async fn without_a_tenant_no_row_is_seen_and_the_ledger_cannot_be_rewritten() {
         "retention",
         "deletions",
         "holds",
+        "tenant_weights",
     ];
     let api = database::connect(&url, Role::Api, 1).await.unwrap();
     for table in tables {

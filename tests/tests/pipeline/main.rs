@@ -27,6 +27,7 @@ mod runbook;
 mod s3;
 mod schema;
 mod server_shapes;
+mod sharing;
 mod shelf;
 mod traces;
 mod uploads;

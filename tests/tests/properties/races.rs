@@ -246,7 +246,7 @@ async fn three_of_each_do_what_one_would_do() {
         }
         let waiting = model.due();
         let rings: Vec<Ring> = (0..3)
-            .map(|_| Ring::new(&servers.redis_url, &format!("{name}-{round}")).unwrap())
+            .map(|_| Ring::new(servers.redis_url.as_str(), &format!("{name}-{round}")).unwrap())
             .collect();
         let open = Open::new([Room {
             model: real.model().to_owned(),

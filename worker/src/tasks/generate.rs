@@ -31,22 +31,27 @@ use crate::leases::HeldLease;
 use output::{Attempt, Made};
 
 /// Works on a job if it is to be had. Whatever happens is settled or left to the next attempt; a ring never fails.
-pub(super) async fn run(app: &App, id: JobId) {
+/// `reserved`: in the worker's reserve.
+pub(super) async fn run(app: &App, id: JobId, reserved: bool) {
     if !app.shelf.takes_more() {
         // It was popped before that was known, and is rung again.
         return;
     }
     let asked = Instant::now();
-    let open = app.open();
+    let claiming = app.places.claiming(reserved).await;
+    let open = app.open().without(app.places.shut(reserved));
     let claim = job::store::claim(&app.pool, id, &app.name, app.timing.lease, &open);
     let claimed = match database::answered(claim).await {
         Ok(Some(claimed)) => claimed,
-        // Another worker has it, it has ended, or its lanes are closed: then it is rung again when they open.
+        // Another worker has it, it has ended, or its lanes are closed or its tenant has enough: then it is rung
+        // again when that changes.
         Ok(None) => return,
         Err(error) => {
             return tracing::warn!(job.id = %id, %error, "Job {id} could not be claimed; it will be rung again");
         }
     };
+    let _counted = app.places.count(&claimed, reserved);
+    drop(claiming);
     telemetry::QUEUE_SECONDS
         .with_label_values(&[&claimed.model])
         .observe(claimed.waited_seconds);

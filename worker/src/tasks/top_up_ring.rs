@@ -28,19 +28,26 @@ pub(super) async fn run(app: Arc<App>) {
     say_what_changed(&app, states);
     let open = lanes::open(&app.catalog, states);
     app.set_open(open.clone());
+    let everyone = open.clone();
+    let open = open.without(app.places.shut(false));
     let topped_up = match known {
         Ok(_) => {
-            let top_up = dispatch::top_up(&app.pool, &app.ring, &app.name, app.slots, &open);
+            let top_up = dispatch::top_up(&app.pool, &app.ring, &app.name, app.places.slots, &open);
             database::answered(top_up).await
         }
         // It is not asked twice in a turn: one that hangs lets us wait each time.
         Err(error) => Err(TopUpError::Ring(error)),
     };
-    let away = matches!(topped_up, Err(TopUpError::Ring(_)));
-    process::REDIS_AWAY.set(i64::from(away));
+    let failure = match &topped_up {
+        Err(TopUpError::Ring(error)) => Some(error),
+        _ => None,
+    };
+    app.ring.note(failure);
+    let away = failure.is_some();
     if since(&app, away.then_some(asked)).is_some_and(|since| since.elapsed() > WITHOUT_REDIS) {
         start_without_ring(&app, &open).await;
     }
+    fill_reserve(&app, everyone).await;
     if let Err(error) = topped_up {
         tracing::debug!(%error, "The ring could not be topped up; the next turn tries again");
     }
@@ -50,31 +57,24 @@ fn tell_how_it_stands(app: &App) {
     let count = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
     let (places, pictures) = app.darkroom.places();
     let left = app.leases.first_left().unwrap_or(app.timing.lease);
-    process::SLOTS.set(count(app.slots));
+    process::SLOTS.set(count(app.places.slots));
+    process::RESERVE.set(count(app.places.reserve));
+    process::RESERVE_LEASES.set(count(app.places.reserve_taken()));
     process::LEASES.set(count(app.leases.count()));
     process::LEASE_LEFT.set(left.as_secs_f64());
     process::DARKROOM.set(count(pictures));
     process::DARKROOM_PLACES.set(count(places));
 }
 
-/// Since when Redis is away: since it was `asked` in vain. Said when it changes, not five times a second.
+/// Since when Redis is away: since it was `asked` in vain.
 fn since(app: &App, asked: Option<Instant>) -> Option<Instant> {
     let mut since = app
         .redis_away
         .lock()
         .unwrap_or_else(PoisonError::into_inner);
     match (asked, *since) {
-        (Some(asked), None) => {
-            tracing::warn!(
-                "Redis does not answer: in a few seconds jobs are started from Postgres"
-            );
-            *since = Some(asked);
-        }
-        (None, Some(_)) => {
-            tracing::info!("Redis answers again");
-            *since = None;
-        }
-        _ => {}
+        (Some(_), Some(_)) => {}
+        (asked, _) => *since = asked,
     }
     *since
 }
@@ -107,7 +107,11 @@ fn say_what_changed(app: &App, states: &[LaneState]) {
 
 /// Starts as many due jobs as there are free slots. Other workers do the same: the claim decides.
 async fn start_without_ring(app: &Arc<App>, open: &Open) {
-    let free = app.slots.saturating_sub(app.leases.count());
+    let taken = app
+        .leases
+        .count()
+        .saturating_sub(app.places.reserve_taken());
+    let free = app.places.slots.saturating_sub(taken);
     let due = job::store::due(&app.pool, i64::try_from(free).unwrap_or(0), open);
     let due = match database::answered(due).await {
         Ok(due) => due,
@@ -118,7 +122,7 @@ async fn start_without_ring(app: &Arc<App>, open: &Open) {
         return;
     }
     // A Redis that takes no writes can still be waited for, with every free slot: they are let go of now and then.
-    let slots = Arc::clone(&app.free_slots).acquire_many_owned(wanted);
+    let slots = Arc::clone(&app.places.free_slots).acquire_many_owned(wanted);
     let Ok(Ok(mut slots)) = tokio::time::timeout(WITHOUT_REDIS, slots).await else {
         return;
     };
@@ -126,7 +130,32 @@ async fn start_without_ring(app: &Arc<App>, open: &Open) {
         let slot = slots.split(1);
         let task = Arc::clone(app);
         app.tasks.spawn(async move {
-            generate::run(&task, id).await;
+            generate::run(&task, id, false).await;
+            drop(slot);
+        });
+    }
+}
+
+/// While every slot is taken: starts due jobs that may start in the reserve and that no ring told of, such as those
+/// that are tried again.
+async fn fill_reserve(app: &Arc<App>, open: Open) {
+    let free = app.places.free_reserve.available_permits();
+    if free == 0 || !app.places.is_full() || !app.places.may_look_for_due() {
+        return;
+    }
+    let open = open.without(app.places.shut(true));
+    let due = job::store::due(&app.pool, i64::try_from(free).unwrap_or(0), &open);
+    let due = match database::answered(due).await {
+        Ok(due) => due,
+        Err(error) => return tracing::debug!(%error, "Postgres could not be asked for due jobs"),
+    };
+    for (id, _) in due {
+        let Ok(slot) = Arc::clone(&app.places.free_reserve).try_acquire_owned() else {
+            return;
+        };
+        let task = Arc::clone(app);
+        app.tasks.spawn(async move {
+            generate::run(&task, id, true).await;
             drop(slot);
         });
     }

@@ -76,7 +76,8 @@ impl Waiting {
     pub async fn by_redis(app: &App, job: &Job, ahead: i64) -> Option<Self> {
         let model = app.catalog.get(&job.model)?;
         let lanes: Vec<_> = model.lanes(job.fallback).iter().collect();
-        let states = app.lanes.states_of(&lanes).await.ok()?;
+        let states = app.lanes.states_of(&lanes).await.ok()?.into_iter();
+        let states: Vec<_> = states.map(|state| state.seen_by(job.tenant)).collect();
         let now = clock::now();
         Some(
             unavailable(&states, now)

@@ -3,10 +3,10 @@
 use std::time::{Duration, Instant};
 
 use common::catalog::{Lane, Model};
-use common::id::CallId;
+use common::id::{CallId, TenantId};
 use common::outcome::Class;
-use common::queue::Lanes;
 use common::queue::lanes::{Ended, Entry, Pause, Why};
+use common::queue::{Lanes, RingError};
 use rand::RngExt;
 use tokio_util::task::TaskTracker;
 
@@ -21,6 +21,7 @@ const ENDS_LATE: Duration = Duration::from_secs(30);
 /// The lanes, as one job sees them.
 pub(super) struct Door<'a> {
     pub app: &'a App,
+    pub tenant: TenantId,
     pub model: &'a Model,
 }
 
@@ -37,8 +38,7 @@ impl Door<'_> {
         loop {
             let mut pauses = Vec::new();
             for &lane in lanes {
-                let time = self.time(lane);
-                match self.app.lanes.enter(lane, call, time, retry).await {
+                match self.enter(lane, call, retry).await {
                     Ok(Entry::Open) => return Ok(lane),
                     Ok(Entry::Closed(pause)) => pauses.push(pause),
                     Err(error) => {
@@ -61,10 +61,16 @@ impl Door<'_> {
         }
     }
 
+    async fn enter(&self, lane: &Lane, call: CallId, retry: bool) -> Result<Entry, RingError> {
+        let (lanes, time) = (&self.app.lanes, self.time(lane));
+        lanes.enter(lane, self.tenant, call, time, retry).await
+    }
+
     /// Tells the lane how a call ended, `None`: nothing about it. No harm is done when it does not hear of it.
     pub(super) async fn tell(&self, lane: &Lane, id: CallId, ended: Option<Ended>) {
-        let time = self.time(lane);
-        if let Err(error) = self.app.lanes.leave(lane, id, ended, time).await {
+        let (lanes, time) = (&self.app.lanes, self.time(lane));
+        let told = lanes.leave(lane, self.tenant, id, ended, time).await;
+        if let Err(error) = told {
             tracing::debug!(%error, %lane, "The lane was not told how the call ended");
         }
     }
@@ -81,6 +87,7 @@ impl Door<'_> {
             lanes: self.app.lanes.clone(),
             tasks: self.app.tasks.clone(),
             lane: lane.clone(),
+            tenant: self.tenant,
             id,
             time: self.time(lane),
             told: false,
@@ -93,6 +100,7 @@ pub(super) struct Entered {
     lanes: Lanes,
     tasks: TaskTracker,
     lane: Lane,
+    tenant: TenantId,
     id: CallId,
     time: Duration,
     /// It was told, or is told when the provider answers.
@@ -104,9 +112,10 @@ impl Drop for Entered {
         if self.told {
             return;
         }
-        let (lanes, lane, id, time) = (self.lanes.clone(), self.lane.clone(), self.id, self.time);
+        let (lanes, lane, tenant) = (self.lanes.clone(), self.lane.clone(), self.tenant);
+        let (id, time) = (self.id, self.time);
         self.tasks.spawn(async move {
-            let _unheard = lanes.leave(&lane, id, None, time).await;
+            let _unheard = lanes.leave(&lane, tenant, id, None, time).await;
         });
     }
 }

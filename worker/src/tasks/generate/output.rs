@@ -450,6 +450,7 @@ impl Attempt<'_> {
     fn door(&self) -> Door<'_> {
         Door {
             app: self.app,
+            tenant: self.claimed.tenant,
             model: self.model,
         }
     }

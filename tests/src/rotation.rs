@@ -1,0 +1,105 @@
+//! A Redis whose password is changed while everybody uses it: the server first, the file that names it some seconds later.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use common::id::RequestId;
+use redis::aio::MultiplexedConnection;
+use redis::{Client, cmd};
+
+/// How long ago a worker may have announced itself that is connected: it does so five times a second.
+const ANNOUNCED_WITHIN: Duration = Duration::from_millis(600);
+
+/// A Redis of the test's own, and the file in which processes find it.
+pub struct Rotating {
+    admin: MultiplexedConnection,
+    /// The server's own URL.
+    own: String,
+    password: String,
+    /// What processes are told.
+    url: String,
+    file: PathBuf,
+}
+
+impl Rotating {
+    /// With the server's own URL, and the one under which processes reach it.
+    pub async fn new(own: &str, told: &str, file: &Path) -> Self {
+        let admin = connect(own).await;
+        let (login, _) = own.rsplit_once('@').unwrap();
+        let (_, password) = login.rsplit_once(':').unwrap();
+        let rotating = Self {
+            admin,
+            own: own.to_owned(),
+            password: password.to_owned(),
+            url: told.to_owned(),
+            file: file.to_owned(),
+        };
+        rotating.write();
+        rotating
+    }
+
+    /// Changes the password and closes every other connection. Processes are locked out until [`Self::tell`].
+    pub async fn rotate(&mut self) {
+        let password = RequestId::new().0.simple().to_string();
+        let mut set = cmd("CONFIG");
+        set.arg("SET").arg("requirepass").arg(&password);
+        let () = set.query_async(&mut self.admin).await.unwrap();
+        let mut kill = cmd("CLIENT");
+        kill.arg(&["KILL", "TYPE", "normal", "SKIPME", "yes"]);
+        let _killed: i64 = kill.query_async(&mut self.admin).await.unwrap();
+        self.url = self.url.replace(&self.password, &password);
+        self.own = self.own.replace(&self.password, &password);
+        self.password = password;
+    }
+
+    /// After the server was started anew, with the same password.
+    pub async fn reconnect(&mut self) {
+        self.admin = connect(&self.own).await;
+    }
+
+    /// Writes the newest password into the file.
+    pub fn tell(&self) {
+        self.write();
+    }
+
+    fn write(&self) {
+        // At once or not at all, as secrets are mounted.
+        let new = self.file.with_extension("new");
+        std::fs::write(&new, format!("{}\n", self.url)).unwrap();
+        std::fs::rename(new, &self.file).unwrap();
+    }
+
+    /// How many connections it has taken in all, those it refused included.
+    pub async fn connections(&mut self) -> u64 {
+        let mut info = cmd("INFO");
+        let info: String = info
+            .arg("stats")
+            .query_async(&mut self.admin)
+            .await
+            .unwrap();
+        let count = |name: &str| -> u64 {
+            let line = info.lines().find_map(|line| line.strip_prefix(name));
+            line.unwrap().trim().parse().unwrap()
+        };
+        count("total_connections_received:")
+    }
+
+    /// Whether so many workers announce themselves, and pop.
+    pub async fn serves(&mut self, queue: &str, workers: usize) -> bool {
+        let (seconds, micros): (u64, u64) = cmd("TIME").query_async(&mut self.admin).await.unwrap();
+        let now = seconds * 1_000 + micros / 1_000;
+        let since = now - u64::try_from(ANNOUNCED_WITHIN.as_millis()).unwrap();
+        let mut count = cmd("ZCOUNT");
+        count.arg(format!("{queue}:workers")).arg(since).arg("+inf");
+        let announced: usize = count.query_async(&mut self.admin).await.unwrap();
+        let mut list = cmd("CLIENT");
+        let list: String = list.arg("LIST").query_async(&mut self.admin).await.unwrap();
+        let popping = list.lines().filter(|line| line.contains("cmd=bzmpop"));
+        announced >= workers && popping.count() >= workers
+    }
+}
+
+async fn connect(url: &str) -> MultiplexedConnection {
+    let client = Client::open(url).unwrap();
+    client.get_multiplexed_async_connection().await.unwrap()
+}

@@ -1,0 +1,312 @@
+//! What one tenant asks for takes nothing from another: not the model, not the workers.
+
+use std::time::{Duration, Instant};
+
+use common::config::Timing;
+use common::database::{self, Role};
+use common::id::TenantId;
+use common::operation::tenants;
+use common::queue::{Lanes, Ring};
+use futures::future::join_all;
+use redis::AsyncCommands;
+use reqwest::Method;
+use serde_json::{Value, json};
+use tests::pipeline::{TESTER, small_job};
+use tests::{Options, Pipeline};
+
+const MODEL: &str = "gemini-nano-banana-2.1";
+/// A job that nothing holds back has its picture by then, on a busy machine too; one that is held back has not.
+const SOON: Duration = Duration::from_secs(8);
+
+/// A tenant, as its client sees the api.
+struct Tenant<'a> {
+    pipeline: &'a Pipeline,
+    key: String,
+    id: TenantId,
+}
+
+impl<'a> Tenant<'a> {
+    async fn new(pipeline: &'a Pipeline) -> Self {
+        let (id, key) = pipeline.add_tenant(1_000).await;
+        Self { pipeline, key, id }
+    }
+
+    async fn ask(&self, method: Method, path: &str, body: Option<&Value>) -> Value {
+        let request = self.pipeline.anonymous(method, path).bearer_auth(&self.key);
+        let request = match body {
+            Some(body) => request.json(body),
+            None => request,
+        };
+        request.send().await.unwrap().json().await.unwrap()
+    }
+
+    async fn submit(&self, body: &Value) -> String {
+        let job = self.ask(Method::POST, "/v1/jobs", Some(body)).await;
+        job["id"]
+            .as_str()
+            .unwrap_or_else(|| panic!("{job}"))
+            .to_owned()
+    }
+
+    async fn job(&self, id: &str) -> Value {
+        self.ask(Method::GET, &format!("/v1/jobs/{id}"), None).await
+    }
+
+    async fn cancel(&self, ids: &[String]) {
+        for id in ids {
+            let path = format!("/v1/jobs/{id}/cancel");
+            self.ask(Method::POST, &path, Some(&json!({}))).await;
+        }
+    }
+
+    async fn succeeds_soon(&self, body: &Value) {
+        let id = self.submit(body).await;
+        let job = self
+            .pipeline
+            .until(SOON, async || {
+                let job = self.job(&id).await;
+                (job["state"] != "queued" && job["state"] != "running").then_some(job)
+            })
+            .await;
+        assert_eq!(job["state"], "succeeded", "{job}");
+    }
+}
+
+fn job(model: &str, prompt: &str) -> Value {
+    json!({"model": model, "prompt": prompt, "size": "1K"})
+}
+
+async fn running(pipeline: &Pipeline, tenant: TenantId) -> i64 {
+    let sql = "SELECT count(*) FROM jobs WHERE state = 'running' AND tenant_id = $1";
+    let count = sqlx::query_scalar(sql).bind(tenant.0);
+    count.fetch_one(&pipeline.reader).await.unwrap()
+}
+
+/// How the lane stands for everybody.
+async fn lane_is_closed(pipeline: &Pipeline) -> bool {
+    let ring = Ring::new(pipeline.config.redis().unwrap(), &pipeline.config.queue).unwrap();
+    let lanes = Lanes::new(&ring, Timing::default().lanes);
+    let catalog = pipeline.config.catalog().unwrap();
+    let lane = catalog.get(MODEL).unwrap().lane();
+    let states = lanes.states_of(&[lane]).await.unwrap();
+    states[0].closed_by().is_some()
+}
+
+/// Prompts of one tenant that the provider answers with 500 close the model for that tenant, and for nobody else.
+#[tokio::test]
+async fn prompts_that_fail_stop_a_model_for_their_own_tenant_only() {
+    let pipeline = Pipeline::start_with(Options {
+        closed: Duration::from_mins(5),
+        ..Options::default()
+    })
+    .await;
+    let (guilty, innocent) = (Tenant::new(&pipeline).await, Tenant::new(&pipeline).await);
+    let poisoned = job(MODEL, "a bottle [[fault:internal]]");
+    let mut ids = join_all((0..12).map(|_| guilty.submit(&poisoned))).await;
+    let waiting = pipeline
+        .until(Duration::from_secs(20), async || {
+            let jobs = join_all(ids.iter().map(|id| guilty.job(id))).await;
+            let mut jobs = jobs.into_iter();
+            jobs.find(|job| job["waiting"]["reason"] == "lane_unavailable")
+        })
+        .await;
+    assert!(waiting["waiting"]["since"].is_string(), "{waiting}");
+    assert!(!lane_is_closed(&pipeline).await, "for everybody");
+    for _ in 0..3 {
+        innocent.succeeds_soon(&small_job()).await;
+    }
+    // The guilty one's other models are not touched, and its own new job of this one is not even begun.
+    guilty.succeeds_soon(&job("gpt-image-2", "a bottle")).await;
+    let held_back = guilty.submit(&small_job()).await;
+    let calls = pipeline.fake.journal().count();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let job = guilty.job(&held_back).await;
+    assert_eq!(
+        (job["state"].as_str(), job["attempts"].as_i64()),
+        (Some("queued"), Some(0)),
+        "{job}"
+    );
+    assert_eq!(pipeline.fake.journal().count(), calls);
+
+    // Of a tenant Redis holds a short hash of its id, for a time, and nothing else.
+    let client = redis::Client::open(pipeline.servers.redis_url.as_str()).unwrap();
+    let mut redis = client.get_multiplexed_async_connection().await.unwrap();
+    let keys: Vec<String> = redis
+        .keys(format!("{}:lane:*", pipeline.database))
+        .await
+        .unwrap();
+    let of_guilty = format!(":tenant:{}", guilty.id.pseudonym());
+    let key = keys.iter().find(|key| key.ends_with(&of_guilty)).unwrap();
+    let forgotten: i64 = redis.pttl(key).await.unwrap();
+    assert!((1..=3_600_000).contains(&forgotten), "{forgotten} ms");
+    assert!(!keys.iter().any(|key| key.contains(&guilty.id.to_string())));
+
+    ids.push(held_back);
+    guilty.cancel(&ids).await;
+    pipeline.close().await;
+}
+
+#[tokio::test]
+async fn two_tenants_without_luck_close_a_lane_for_all() {
+    let pipeline = Pipeline::start_with(Options {
+        closed: Duration::from_mins(5),
+        ..Options::default()
+    })
+    .await;
+    let (first, second) = (Tenant::new(&pipeline).await, Tenant::new(&pipeline).await);
+    let poisoned = job(MODEL, "a bottle [[fault:internal]]");
+    let of_first = join_all((0..12).map(|_| first.submit(&poisoned))).await;
+    let of_second = join_all((0..12).map(|_| second.submit(&poisoned))).await;
+    pipeline
+        .until(Duration::from_secs(20), async || {
+            lane_is_closed(&pipeline).await.then_some(())
+        })
+        .await;
+    let third = Tenant::new(&pipeline).await;
+    let id = third.submit(&small_job()).await;
+    let job = pipeline
+        .until(Duration::from_secs(5), async || {
+            let job = third.job(&id).await;
+            (job["waiting"]["reason"] == "lane_unavailable").then_some(job)
+        })
+        .await;
+    assert_eq!(job["attempts"], 0, "{job}");
+    first.cancel(&of_first).await;
+    second.cancel(&of_second).await;
+    third.cancel(&[id]).await;
+    pipeline.close().await;
+}
+
+/// All slots are taken by slow jobs, and more of them wait: others' jobs begin at once, of the same model and of
+/// another; and so do the same tenant's of another model.
+#[tokio::test]
+async fn slow_jobs_of_one_tenant_leave_room_for_others() {
+    let pipeline = Pipeline::start().await;
+    let (slow, other) = (Tenant::new(&pipeline).await, Tenant::new(&pipeline).await);
+    let late = job(MODEL, "a bottle [[fault:late:60000]]");
+    let ids = join_all((0..32).map(|_| slow.submit(&late))).await;
+    pipeline
+        .until(SOON, async || {
+            (running(&pipeline, slow.id).await == 8).then_some(())
+        })
+        .await;
+    for _ in 0..3 {
+        other.succeeds_soon(&small_job()).await;
+        other.succeeds_soon(&job("gpt-image-2", "a bottle")).await;
+        slow.succeeds_soon(&job("gpt-image-2", "a bottle")).await;
+    }
+    assert_eq!(
+        running(&pipeline, slow.id).await,
+        8,
+        "its slots, and no more"
+    );
+    slow.cancel(&ids).await;
+    pipeline.close().await;
+}
+
+/// The same when Redis is away: Postgres tells which jobs may start in the reserve.
+#[tokio::test]
+async fn slow_jobs_leave_room_for_others_without_redis() {
+    let pipeline = Pipeline::start_with(Options {
+        redis: Some("redis://127.0.0.1:1".to_owned()),
+        ..Options::default()
+    })
+    .await;
+    let (slow, other) = (Tenant::new(&pipeline).await, Tenant::new(&pipeline).await);
+    let late = job(MODEL, "a bottle [[fault:late:60000]]");
+    let ids = join_all((0..32).map(|_| slow.submit(&late))).await;
+    pipeline
+        .until(Duration::from_secs(15), async || {
+            (running(&pipeline, slow.id).await == 8).then_some(())
+        })
+        .await;
+    other.succeeds_soon(&small_job()).await;
+    slow.succeeds_soon(&job("gpt-image-2", "a bottle")).await;
+    slow.cancel(&ids).await;
+    pipeline.close().await;
+}
+
+#[tokio::test]
+async fn a_tenants_share_of_the_slots_is_bounded_and_grows_with_its_weight() {
+    let pipeline = Pipeline::start_with(Options {
+        tenant_slots_percent: 25,
+        ..Options::default()
+    })
+    .await;
+    let (busy, other) = (Tenant::new(&pipeline).await, Tenant::new(&pipeline).await);
+    let late = job(MODEL, "a bottle [[fault:late:60000]]");
+    let ids = join_all((0..16).map(|_| busy.submit(&late))).await;
+    pipeline
+        .until(SOON, async || {
+            (running(&pipeline, busy.id).await == 2).then_some(())
+        })
+        .await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(running(&pipeline, busy.id).await, 2, "a quarter of eight");
+    other.succeeds_soon(&small_job()).await;
+
+    let url = pipeline.servers.runtime_url(&pipeline.database);
+    let pool = database::connect(&url, Role::Api, 1).await.unwrap();
+    tenants::weigh(&pool, TESTER, busy.id, 3).await.unwrap();
+    pool.close().await;
+    pipeline
+        .until(Duration::from_secs(20), async || {
+            (running(&pipeline, busy.id).await == 6).then_some(())
+        })
+        .await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(running(&pipeline, busy.id).await, 6, "three quarters");
+    busy.cancel(&ids).await;
+    pipeline.close().await;
+}
+
+/// Whoever can write into Redis stops no model with what stands there.
+#[tokio::test]
+async fn values_planted_into_a_lane_are_corrected() {
+    let pipeline = Pipeline::start().await;
+    let tenant = Tenant::new(&pipeline).await;
+    tenant.succeeds_soon(&small_job()).await;
+    let client = redis::Client::open(pipeline.servers.redis_url.as_str()).unwrap();
+    let mut redis = client.get_multiplexed_async_connection().await.unwrap();
+    let catalog = pipeline.config.catalog().unwrap();
+    let lane = catalog.get(MODEL).unwrap().lane();
+    let hash = format!("{}:lane:{lane}", pipeline.database);
+    let fields = [
+        "limit",
+        "until",
+        "why",
+        "broken",
+        "probe",
+        "cut",
+        "took",
+        "last",
+        "since",
+        "budget",
+        "budget_at",
+        "strikes",
+        "openings",
+        "pauses",
+    ];
+    for value in ["0", "-7", "nan", "inf", "-inf", "rubbish", "", "1e300"] {
+        for field in fields {
+            let _new: i64 = redis.hset(&hash, field, value).await.unwrap();
+        }
+        let began = Instant::now();
+        tenant.succeeds_soon(&small_job()).await;
+        let state = pipeline.lane(MODEL).await;
+        assert!(
+            (1.0..=2_000.0).contains(&state.limit),
+            "{value:?} gave {state:?} after {:?}",
+            began.elapsed()
+        );
+    }
+    // And whatever the keys hold.
+    for key in ["", ":calls", ":closed", ":strikers"] {
+        let key = format!("{hash}{key}");
+        let _gone: i64 = redis.del(&key).await.unwrap();
+        let () = redis.set(&key, "planted").await.unwrap();
+        tenant.succeeds_soon(&small_job()).await;
+    }
+    assert!(pipeline.lane(MODEL).await.pause.is_none());
+    pipeline.close().await;
+}
