@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use api::connections::{self, Port};
-use common::config::Config;
+use common::config::{Config, Ports};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -25,7 +25,11 @@ pub async fn api(config: &Config) -> anyhow::Result<()> {
 /// Works until the process is told to stop. Never starts a fake: without credentials it refuses to start.
 pub async fn worker(config: &Config) -> anyhow::Result<()> {
     let app = Arc::new(worker::App::connect(config).await?);
-    let ports = open_files::raise(config.ports)?;
+    // Nobody but its metrics port is connected to.
+    let ports = open_files::raise(Ports {
+        connections: 0,
+        ..config.ports
+    })?;
     let metrics = listen(config.metrics_listen, METRICS, ports.backlog)?;
     let stop = stop_signal()?;
     // To the end, so that what was counted while stopping is seen.

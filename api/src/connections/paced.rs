@@ -119,6 +119,8 @@ impl AsyncWrite for Paced {
         if self.place.phase() == Phase::Sending {
             self.place.rest();
             self.start_waiting();
+            // Nobody need read again before that time, so it must wake the connection by itself.
+            let _ = self.reading.as_mut().poll(context);
         }
         Poll::Ready(Ok(()))
     }

@@ -5,7 +5,9 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use common::config::Ports;
+use nix::sys::signal::Signal;
 use reqwest::{Method, StatusCode};
+use serde_json::json;
 use tests::fleet::Role;
 use tests::pipeline::small_job;
 use tests::real::Real;
@@ -440,5 +442,54 @@ async fn an_api_without_files_for_connections_waits_for_some_and_says_so() {
         "{:?}",
         began.elapsed()
     );
+    pipeline.close().await;
+}
+
+#[tokio::test]
+async fn a_stop_closes_who_rests_and_answers_who_has_asked() {
+    let Real {
+        pipeline,
+        orders,
+        folders: _folders,
+        ..
+    } = Real::start(0..=0).await;
+    let mut apis = orders.start(Role::Api, 1).await.unwrap();
+    let url = format!("http://{}", apis[0].address());
+    let mut resting = connect(&url).await;
+    assert!(ask(&mut resting, "/livez").await.is_some());
+    let mut silent = connect(&url).await;
+    let body = small_job().to_string();
+    let request = format!(
+        "POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {}\r\nContent-Type: application/json\r\nPrefer: wait=4\r\nContent-Length: {}\r\n\r\n{body}",
+        pipeline.key,
+        body.len()
+    );
+    let mut waiting = connect(&url).await;
+    waiting.write_all(request.as_bytes()).await.unwrap();
+    let submitted = async || (pipeline.open_jobs().await == 1).then_some(());
+    pipeline.until(AT_ONCE * 4, submitted).await;
+    apis[0].signal(Signal::SIGTERM).unwrap();
+    // For a moment it takes connections still, until a load balancer knows.
+    let ready = reqwest::get(format!("{url}/readyz")).await.unwrap();
+    assert_eq!(ready.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(ready.headers()["connection"], "close");
+    for stream in [&mut resting, &mut silent] {
+        assert_eq!(rest(stream, AT_ONCE).await.as_deref(), Some(""));
+    }
+    let answer = rest(&mut waiting, AT_ONCE * 4).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 202"), "{answer}");
+    assert!(
+        answer.to_lowercase().contains("\r\nconnection: close\r\n"),
+        "{answer}"
+    );
+    assert!(apis[0].wait().await.unwrap().success());
+    let id = pipeline.get("/v1/jobs").await.1["data"][0]["id"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let (status, _) = pipeline
+        .post(&format!("/v1/jobs/{id}/cancel"), &json!({}))
+        .await;
+    assert_eq!(status, StatusCode::OK);
     pipeline.close().await;
 }
