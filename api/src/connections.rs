@@ -1,7 +1,7 @@
 //! Who may hold a connection, and for how long.
 //!
 //! A port takes so many connections in all and so many from one address; a trusted proxy's are counted in all only. A connection that
-//! sends no request in time, rests for too long or takes nothing of its answer is closed. While the port is full, a new connection
+//! sends no request in time, is idle for too long or takes nothing of its answer is closed. While the port is full, a new connection
 //! takes the place of the one that has been without a request the longest: so clients that say nothing shut nobody out, and no
 //! request under way is harmed. Where all have a request under way, the new one is closed at once.
 //!
@@ -37,7 +37,7 @@ use table::{Held, Place, Table};
 /// Largest head of a request, and the most that is read or written ahead of it: bytes for each direction of a connection.
 const BUFFER: usize = 64 * 1024;
 /// How long nothing is taken after the system had no more files for us.
-const REST: Duration = Duration::from_millis(100);
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// What a port is called in metrics and logs, and what it takes.
 #[derive(Clone, Debug)]
@@ -51,7 +51,7 @@ pub struct Port {
     pub proxies: Vec<IpNet>,
     /// How long the head of a request may take to come.
     pub head: Duration,
-    /// How long a connection may rest between two requests.
+    /// How long a connection may be idle between two requests.
     pub idle: Duration,
     /// How long a client may take nothing of its answer.
     pub write: Duration,
@@ -102,14 +102,16 @@ pub async fn serve(listener: TcpListener, router: Router, port: Port, closing: C
             Ok((stream, peer)) => {
                 if let Some(place) = table.admit(peer.ip()) {
                     let (closing, end) = (closing.clone(), end.clone());
-                    tasks.spawn(converse(stream, router.clone(), place, closing, end));
+                    tasks.spawn(answer_requests(stream, router.clone(), place, closing, end));
                 }
             }
             Err(error) if is_of_one_connection(&error) => {}
             // No more files or memory. The next attempt would fail as well, and at once: what is waited for is that somebody leaves.
             Err(_) => {
                 table.no_files();
-                let _ = closing.run_until_cancelled(tokio::time::sleep(REST)).await;
+                let _ = closing
+                    .run_until_cancelled(tokio::time::sleep(ACCEPT_PAUSE))
+                    .await;
             }
         }
     }
@@ -130,7 +132,7 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 }
 
 /// Answers the requests of one connection.
-async fn converse(
+async fn answer_requests(
     stream: TcpStream,
     router: Router,
     place: Held,
@@ -164,7 +166,7 @@ async fn converse(
     let mut connection = pin!(
         http1::Builder::new()
             .max_buf_size(BUFFER)
-            // Ours knows whether a connection rests or sends.
+            // Ours knows whether a connection is idle or sends.
             .header_read_timeout(None)
             .serve_connection(stream, service)
     );
@@ -178,7 +180,7 @@ async fn converse(
                 is_closing = true;
                 connection.as_mut().graceful_shutdown();
             }
-            () = place.given_away() => break,
+            () = place.displaced() => break,
             () = end.cancelled() => break,
         }
     }

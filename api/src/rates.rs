@@ -55,7 +55,7 @@ pub struct Rates {
 #[derive(Clone, Default)]
 pub struct Client {
     network: Option<Network>,
-    told: Arc<Mutex<Vec<(Arc<str>, &'static str, Standing)>>>,
+    noted: Arc<Mutex<Vec<(Arc<str>, &'static str, Standing)>>>,
 }
 
 /// Whose key it should have been.
@@ -106,7 +106,7 @@ impl Rates {
             accepted.contains(&self.hasher.hash_one(credentials))
         };
         if standing.refused.is_some() && !accepted() {
-            return client.tell(quota, standing);
+            return client.note(quota, standing);
         }
         Ok(())
     }
@@ -158,10 +158,10 @@ impl Rates {
         self.remember(credentials);
         let now = self.started.elapsed();
         if let Some(quota) = &self.key {
-            client.tell(quota, quota.take(self.hasher.hash_one(credentials), now))?;
+            client.note(quota, quota.take(self.hasher.hash_one(credentials), now))?;
         }
         if let Some(quota) = &self.tenant {
-            client.tell(quota, quota.take(self.hasher.hash_one(tenant), now))?;
+            client.note(quota, quota.take(self.hasher.hash_one(tenant), now))?;
         }
         Ok(())
     }
@@ -171,7 +171,7 @@ impl Rates {
             return Ok(());
         };
         let who = self.hasher.hash_one(network);
-        client.tell(quota, quota.take(who, self.started.elapsed()))
+        client.note(quota, quota.take(who, self.started.elapsed()))
     }
 }
 
@@ -186,9 +186,9 @@ impl Whose {
 
 impl Client {
     /// Keeps what a limit has said, for the headers of the answer.
-    fn tell(&self, quota: &Quota, standing: Standing) -> Result<(), Problem> {
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        told.push((quota.policy(), quota.name(), standing));
+    fn note(&self, quota: &Quota, standing: Standing) -> Result<(), Problem> {
+        let mut noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
+        noted.push((quota.policy(), quota.name(), standing));
         let Some(seconds) = standing.refused else {
             return Ok(());
         };
@@ -204,9 +204,9 @@ impl Client {
     }
 
     fn write(&self, headers: &mut HeaderMap) {
-        let told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
         let (mut policy, mut limit) = (String::new(), String::new());
-        for (each, name, standing) in &*told {
+        for (each, name, standing) in &*noted {
             let comma = if policy.is_empty() { "" } else { ", " };
             let Standing {
                 remaining, reset, ..
@@ -223,7 +223,7 @@ impl Client {
                 headers.insert(name, value);
             }
         }
-        let wait = told
+        let wait = noted
             .iter()
             .filter_map(|(.., standing)| standing.refused)
             .max();
@@ -243,7 +243,7 @@ pub async fn within(State(app): State<Arc<App>>, mut request: Request, next: Nex
     let client = Client {
         network: connection
             .map(|connection| Network::of_client(&app.public, connection.peer, request.headers())),
-        told: Arc::default(),
+        noted: Arc::default(),
     };
     request.extensions_mut().insert(client.clone());
     let mut response = match app.rates.admit_address(&client) {

@@ -119,7 +119,7 @@ pub const VARIABLES: &[(&str, &str)] = &[
     ),
     (
         "PLATEN_IDLE_SECONDS",
-        "how long a connection may rest between two requests; default 75",
+        "how long a connection may be idle between two requests; default 75",
     ),
     (
         "PLATEN_BODY_SECONDS",

@@ -17,7 +17,7 @@ use super::table::{Phase, Place, Reason};
 pub(super) struct Paced {
     stream: TcpStream,
     place: Arc<Place>,
-    /// When the head of a request must have come, or the rest is over. It means nothing while a request is answered.
+    /// When the head of a request must have come, or the idle time is over. It means nothing while a request is answered.
     reading: Pin<Box<Sleep>>,
     /// When the client must have taken something; `None` while it does.
     writing: Option<Pin<Box<Sleep>>>,
@@ -35,8 +35,8 @@ impl Paced {
     }
 
     fn start_waiting(&mut self) {
-        if let Some(patience) = self.place.patience() {
-            self.reading.as_mut().reset(Instant::now() + patience);
+        if let Some(timeout) = self.place.read_timeout() {
+            self.reading.as_mut().reset(Instant::now() + timeout);
         }
     }
 
@@ -68,7 +68,7 @@ impl AsyncRead for Paced {
             .is_ready()
         {
             match self.place.phase() {
-                Phase::Resting => {
+                Phase::Idle => {
                     self.place.enter(Phase::Asking);
                     self.start_waiting();
                 }
@@ -77,14 +77,14 @@ impl AsyncRead for Paced {
             }
             return Poll::Ready(Ok(()));
         }
-        if self.place.patience().is_none() {
+        if self.place.read_timeout().is_none() {
             return Poll::Pending;
         }
         ready!(self.reading.as_mut().poll(context));
         Poll::Ready(Err(match self.place.phase() {
             Phase::Silent => self.place.too_slow(Reason::Silent),
             Phase::Asking => self.place.too_slow(Reason::Head),
-            // A rest that is over is nobody's fault.
+            // An idle time that is over is nobody's fault.
             _ => io::ErrorKind::TimedOut.into(),
         }))
     }
@@ -117,7 +117,7 @@ impl AsyncWrite for Paced {
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(Pin::new(&mut self.stream).poll_flush(context))?;
         if self.place.phase() == Phase::Sending {
-            self.place.rest();
+            self.place.set_idle();
             self.start_waiting();
             // Nobody need read again before that time, so it must wake the connection by itself.
             let _ = self.reading.as_mut().poll(context);

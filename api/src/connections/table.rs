@@ -108,7 +108,7 @@ enum State {
     /// Without a request, under this number.
     Waiting(u64),
     Busy,
-    GivenAway,
+    Displaced,
 }
 
 /// Where a connection is in its conversation. Its own task alone changes it.
@@ -116,7 +116,7 @@ enum State {
 #[repr(u8)]
 pub(super) enum Phase {
     /// Nothing of a request has come since the last answer.
-    Resting,
+    Idle,
     /// Nothing has come at all.
     Silent,
     /// The head of a request is coming.
@@ -160,7 +160,7 @@ impl Table {
             self.refuse(Reason::Address);
             return None;
         }
-        if counts.open >= self.port.total && !self.give_away(&mut counts) {
+        if counts.open >= self.port.total && !self.displace_oldest(&mut counts) {
             drop(counts);
             self.refuse(Reason::Total);
             return None;
@@ -182,11 +182,11 @@ impl Table {
     }
 
     /// Closes the connection that has been without a request the longest. `false`: all have one.
-    fn give_away(&self, counts: &mut Counts) -> bool {
+    fn displace_oldest(&self, counts: &mut Counts) -> bool {
         let Some((_, place)) = counts.waiting.pop_first() else {
             return false;
         };
-        place.set(State::GivenAway);
+        place.set(State::Displaced);
         counts.leave(&place);
         self.left();
         place.notify.notify_one();
@@ -197,7 +197,7 @@ impl Table {
     /// The system has no file for another connection: one without a request gives up its own.
     pub(super) fn no_files(&self) {
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        self.give_away(&mut counts);
+        self.displace_oldest(&mut counts);
         drop(counts);
         self.refuse(Reason::Files);
     }
@@ -269,7 +269,7 @@ impl Place {
         self.enter(Phase::Answering);
         let mut counts = self.counts();
         match self.state() {
-            State::GivenAway => return false,
+            State::Displaced => return false,
             State::Waiting(number) => drop(counts.waiting.remove(&number)),
             State::Busy => {}
         }
@@ -278,8 +278,8 @@ impl Place {
     }
 
     /// The whole answer is in the socket, and no request has come since.
-    pub(super) fn rest(self: &Arc<Self>) {
-        self.enter(Phase::Resting);
+    pub(super) fn set_idle(self: &Arc<Self>) {
+        self.enter(Phase::Idle);
         let mut counts = self.counts();
         if self.state() == State::Busy {
             counts.wait(self);
@@ -287,7 +287,7 @@ impl Place {
     }
 
     /// Ends when the place was given to another connection.
-    pub(super) async fn given_away(&self) {
+    pub(super) async fn displaced(&self) {
         self.notify.notified().await;
     }
 
@@ -303,7 +303,7 @@ impl Place {
 
     pub(super) fn phase(&self) -> Phase {
         match self.phase.load(Ordering::Relaxed) {
-            0 => Phase::Resting,
+            0 => Phase::Idle,
             1 => Phase::Silent,
             2 => Phase::Asking,
             3 => Phase::Answering,
@@ -316,9 +316,9 @@ impl Place {
     }
 
     /// How long the client may send nothing in this phase; `None`: it is waiting for us.
-    pub(super) fn patience(&self) -> Option<Duration> {
+    pub(super) fn read_timeout(&self) -> Option<Duration> {
         match self.phase() {
-            Phase::Resting => Some(self.port().idle),
+            Phase::Idle => Some(self.port().idle),
             Phase::Silent | Phase::Asking => Some(self.port().head),
             Phase::Answering | Phase::Sending => None,
         }
@@ -354,7 +354,7 @@ impl Drop for Held {
         let place = &self.0;
         let mut counts = place.counts();
         match place.state() {
-            State::GivenAway => return,
+            State::Displaced => return,
             State::Waiting(number) => drop(counts.waiting.remove(&number)),
             State::Busy => {}
         }

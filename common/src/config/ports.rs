@@ -19,7 +19,7 @@ pub struct Ports {
     pub open_files: Option<u64>,
     /// How long the head of a request may take to come.
     pub head: Duration,
-    /// How long a connection may rest between two requests.
+    /// How long a connection may be idle between two requests.
     pub idle: Duration,
     /// How long a body may take to come, beside the time its size needs.
     pub body: Duration,
