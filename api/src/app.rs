@@ -8,7 +8,7 @@ use anyhow::Context;
 use axum::http::HeaderValue;
 use common::bucket::Bucket;
 use common::catalog::Catalog;
-use common::config::Config;
+use common::config::{Config, Ports};
 use common::database::{self, Role};
 use common::queue::{Lanes, Ring};
 use common::telemetry;
@@ -19,7 +19,10 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::base::{Connection, Public};
+use crate::base::Public;
+use crate::client::Pseudonyms;
+use crate::connections::{self, Port};
+use crate::rates::Rates;
 use crate::router::{metrics_router, router};
 
 /// Connections for requests; each request needs one for a moment at a time, also while it waits.
@@ -50,6 +53,10 @@ pub struct App {
     pub cors_origins: Vec<HeaderValue>,
     /// Who may say where clients reach us.
     pub public: Public,
+    /// What clients may take of the two ports.
+    pub ports: Ports,
+    /// How many requests are answered.
+    pub rates: Arc<Rates>,
     /// Work that outlives its request; stopping waits for it.
     pub tasks: TaskTracker,
     /// Canceled when the api begins to stop.
@@ -94,6 +101,11 @@ impl App {
                 .iter()
                 .map(|text| origin(text))
                 .collect::<anyhow::Result<_>>()?,
+            ports: config.ports,
+            rates: Arc::new(Rates::new(
+                config.rates,
+                Pseudonyms::new(config.signing_key()?.clone()),
+            )),
             public: Public::new(config.public_url.as_deref(), config.trusted_proxies.clone())?,
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
@@ -128,27 +140,33 @@ pub async fn serve(
     let tasks = app.tasks.clone();
     let app = Arc::new(app);
 
-    let farewell_said = {
-        let stop = stop.clone();
-        async move {
-            stop.cancelled().await;
-            tokio::time::sleep(farewell).await;
-        }
+    let closing = CancellationToken::new();
+    let farewell_said = async {
+        stop.cancelled().await;
+        tokio::time::sleep(farewell).await;
+        closing.cancel();
+        future::pending::<()>().await;
     };
     let watched = watch_redis(app.ring.clone());
-    let service = router(Arc::clone(&app)).into_make_service_with_connect_info::<Connection>();
-    let api = axum::serve(listener, service).with_graceful_shutdown(farewell_said);
-    // To the end, so that what was counted while stopping is seen.
+    let (ports, proxies) = (app.ports, app.public.proxies().to_vec());
+    let port = Port::api(&ports, proxies);
+    let routes = router(Arc::clone(&app));
+    let api = connections::serve(listener, routes, port, closing.clone());
+    // To the end, so that what was counted while stopping is seen, on a port whose connections are its own.
     let metrics = async {
         match metrics_listener {
-            Some(listener) => axum::serve(listener, metrics_router(app)).await,
+            Some(listener) => {
+                let (port, routes) = (Port::metrics(&ports), metrics_router(app));
+                connections::serve(listener, routes, port, CancellationToken::new()).await;
+            }
             None => future::pending().await,
         }
     };
     tokio::select! {
-        served = api.into_future() => served?,
-        served = metrics => served?,
+        () = api => {}
+        () = metrics => {}
         () = watched => {}
+        () = farewell_said => {}
         () = async { stop.cancelled().await; tokio::time::sleep(farewell + GRACE).await } => {
             tracing::warn!("Some requests were not answered in time; their connections are closed");
         }

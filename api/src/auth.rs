@@ -14,6 +14,7 @@ use sha2::{Digest, Sha256};
 use crate::app::App;
 use crate::error::{Code, Problem};
 use crate::extract::single;
+use crate::rates::{Client, Whose};
 
 /// The tenant whose key came with the request. A handler that takes it cannot be reached without one.
 #[derive(Clone, Copy, Debug)]
@@ -25,12 +26,20 @@ impl FromRequestParts<Arc<App>> for Tenant {
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
         let header = single(&parts.headers, &AUTHORIZATION)?
             .ok_or_else(|| refused("There is no Authorization header."))?;
-        let key = header.to_str().ok().and_then(bearer).ok_or_else(|| {
-            refused("The Authorization header does not hold an API key like `Bearer pk_…`.")
+        let (client, rates) = (client(parts), &app.rates);
+        let shown = header.to_str().unwrap_or_default();
+        rates.may_authenticate(&client, shown)?;
+        let failed = |why| {
+            rates.failed(&client, Whose::Tenant, shown);
+            refused(why)
+        };
+        let key = bearer(shown).ok_or_else(|| {
+            failed("The Authorization header does not hold an API key like `Bearer pk_…`.")
         })?;
         let tenant = authentication::authenticate(&app.pool, &key)
             .await?
-            .ok_or_else(|| refused("There is no such API key, or it was revoked."))?;
+            .ok_or_else(|| failed("There is no such API key, or it was revoked."))?;
+        rates.admit(&client, tenant, shown)?;
         tracing::Span::current().record("tenant", tracing::field::display(tenant));
         Ok(Self(tenant))
     }
@@ -49,20 +58,30 @@ impl FromRequestParts<Arc<App>> for Operator {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
-        let shown = single(&parts.headers, &AUTHORIZATION)?;
-        let shown = shown.and_then(|header| header.to_str().ok()?.split_once(' '));
-        let shown = shown.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
-        let (Some((_, shown)), Some(key)) = (shown, &app.operator_key) else {
-            return Err(not_an_operator());
-        };
+        let header = single(&parts.headers, &AUTHORIZATION)?.ok_or_else(not_an_operator)?;
+        let (client, rates) = (client(parts), &app.rates);
+        let shown = header.to_str().unwrap_or_default();
+        rates.may_authenticate(&client, shown)?;
+        let key = shown
+            .split_once(' ')
+            .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
         // Of hashes it tells nothing how many bytes agree.
         let hash = |text: &str| Sha256::digest(text.trim().as_bytes());
-        if hash(shown) == hash(key.expose_secret()) {
-            Ok(Self)
-        } else {
-            Err(not_an_operator())
+        match (key, &app.operator_key) {
+            (Some((_, shown_key)), Some(key)) if hash(shown_key) == hash(key.expose_secret()) => {
+                rates.remember(shown);
+                Ok(Self)
+            }
+            _ => {
+                rates.failed(&client, Whose::Operator, shown);
+                Err(not_an_operator())
+            }
         }
     }
+}
+
+fn client(parts: &Parts) -> Client {
+    parts.extensions.get().cloned().unwrap_or_default()
 }
 
 fn not_an_operator() -> Problem {

@@ -9,14 +9,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use anyhow::Context;
-use axum::extract::connect_info::Connected;
-use axum::extract::{ConnectInfo, FromRequestParts};
+use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderName, Uri, header};
-use axum::serve::IncomingStream;
 use ipnet::IpNet;
-use tokio::net::TcpListener;
 
 use crate::app::App;
 use crate::header_list::elements;
@@ -47,7 +44,12 @@ impl Public {
         })
     }
 
-    fn trusts(&self, address: IpAddr) -> bool {
+    /// Proxies that are believed.
+    pub(crate) fn proxies(&self) -> &[IpNet] {
+        &self.proxies
+    }
+
+    pub(crate) fn trusts(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
         self.proxies.iter().any(|net| net.contains(&address))
     }
@@ -64,23 +66,12 @@ fn base_url(text: &str) -> Option<String> {
     })
 }
 
-/// The two ends of a connection.
+/// The two ends of a connection; every request has it as an extension.
 #[derive(Clone, Copy, Debug)]
 pub struct Connection {
     pub peer: IpAddr,
     /// `None` where the system does not say.
     pub local: Option<SocketAddr>,
-}
-
-impl Connected<IncomingStream<'_, TcpListener>> for Connection {
-    fn connect_info(stream: IncomingStream<'_, TcpListener>) -> Self {
-        // Each connection passes here once. Answers are small and whole: waiting to fill a packet only delays them.
-        let _ = stream.io().set_nodelay(true);
-        Self {
-            peer: stream.remote_addr().ip(),
-            local: stream.io().local_addr().ok(),
-        }
-    }
 }
 
 /// What links begin with: scheme and host, or nothing.
@@ -117,8 +108,7 @@ impl FromRequestParts<Arc<App>> for Base {
     type Rejection = Infallible;
 
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Infallible> {
-        let connection = parts.extensions.get::<ConnectInfo<Connection>>();
-        let connection = connection.map(|ConnectInfo(connection)| *connection);
+        let connection = parts.extensions.get::<Connection>().copied();
         Ok(Self::of(&app.public, connection, &parts.headers))
     }
 }
@@ -151,8 +141,8 @@ fn is_this_machine(host: &str, connection: Option<Connection>) -> bool {
 
 /// What a proxy says about the request it passed on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Hop {
-    from: Option<IpAddr>,
+pub(crate) struct Hop {
+    pub(crate) from: Option<IpAddr>,
     scheme: Option<String>,
     host: Option<String>,
 }
@@ -196,7 +186,7 @@ fn outermost(public: &Public, hops: Vec<Hop>) -> Option<Hop> {
 }
 
 /// The hops of `Forwarded`.
-fn standard(headers: &HeaderMap) -> Vec<Hop> {
+pub(crate) fn standard(headers: &HeaderMap) -> Vec<Hop> {
     let hops = elements(headers, &header::FORWARDED).into_iter();
     hops.map(|pairs| {
         let mut hop = Hop::default();
@@ -214,7 +204,7 @@ fn standard(headers: &HeaderMap) -> Vec<Hop> {
 }
 
 /// The hops of `X-Forwarded-For`, `-Proto` and `-Host`: lists of the same length, or of one that stands for all.
-fn customary(headers: &HeaderMap) -> Vec<Hop> {
+pub(crate) fn customary(headers: &HeaderMap) -> Vec<Hop> {
     let list = |name: &HeaderName| -> Vec<String> {
         let lines = headers.get_all(name).iter();
         lines

@@ -90,6 +90,8 @@ codes! {
         "Repeat a request byte for byte, or give the new one a key of its own.";
     NoDirectUploads "no_direct_uploads" CONFLICT "Files are taken by this service itself only",
         "Send the file to POST /v1/uploads; `direct_uploads` of GET /v1/uploads says beforehand which of the two is taken.";
+    RateLimited "rate_limited" TOO_MANY_REQUESTS "Too many requests came",
+        "Repeat the request after `Retry-After` seconds; `RateLimit` tells how many are left.";
     Internal "internal" INTERNAL_SERVER_ERROR "Something failed on our side",
         "Repeat the request with the same Idempotency-Key; if it fails again, report its request_id.";
     Timeout "timeout" SERVICE_UNAVAILABLE "The request took too long",

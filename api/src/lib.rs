@@ -11,6 +11,8 @@ pub mod routes;
 // What every route shares.
 pub mod auth;
 pub mod base;
+pub mod client;
+pub mod connections;
 pub mod download;
 pub mod error;
 pub mod extract;
@@ -18,6 +20,7 @@ pub mod header_list;
 pub mod idempotency;
 pub mod link;
 pub mod openapi;
+pub mod rates;
 pub mod request;
 
 pub use app::{App, serve};

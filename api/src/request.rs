@@ -2,10 +2,14 @@
 //!
 //! Neither prompt nor key is ever in a span.
 
+use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use axum::body::Body;
+use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use axum::middleware::Next;
@@ -13,7 +17,8 @@ use axum::response::{IntoResponse, Response};
 use common::id::RequestId;
 use common::telemetry::HTTP_SECONDS;
 use common::telemetry::traces::{self, TraceParent};
-use tokio::time::Instant;
+use hyper::body::{Frame, SizeHint};
+use tokio::time::{Instant, Sleep, sleep};
 use tracing::field::Empty;
 use tracing::{Instrument, Span};
 
@@ -25,6 +30,9 @@ pub const ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Longest time for an answer; `Prefer: wait` takes at most 60 seconds of it.
 const TIME_LIMIT: Duration = Duration::from_secs(70);
+
+/// Bytes of a body that need a second more.
+const BYTES_PER_SECOND: u64 = 64 * 1024;
 
 /// The id of one request: the client's own where it is well formed, else one of ours.
 #[derive(Clone, Debug)]
@@ -157,11 +165,76 @@ fn label(method: &Method) -> &'static str {
     }
 }
 
-/// Ends a request that takes too long, reading its body included.
-pub async fn within_time(request: Request, next: Next) -> Response {
+/// Ends a request that takes too long, reading its body included, and one whose body comes too slowly.
+pub async fn within_time(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+    let too_slow = Arc::new(AtomicBool::new(false));
+    let request = request.map(|body| {
+        if body.is_end_stream() {
+            body
+        } else {
+            Body::new(TimelyBody::new(body, app.ports.body, Arc::clone(&too_slow)))
+        }
+    });
     match tokio::time::timeout(TIME_LIMIT, next.run(request)).await {
+        // Whatever the handler made of a body that broke off.
+        Ok(_) if too_slow.load(Ordering::Relaxed) => Problem::new(
+            Code::Timeout,
+            "The body came too slowly: send it again, with the same Idempotency-Key.",
+        )
+        .into_response(),
         Ok(response) => response,
         Err(_) => Problem::from(Code::Timeout).into_response(),
+    }
+}
+
+/// A body that breaks off when it comes too slowly: it has a time for itself, and more with each byte.
+struct TimelyBody {
+    body: Body,
+    deadline: Pin<Box<Sleep>>,
+    too_slow: Arc<AtomicBool>,
+}
+
+impl TimelyBody {
+    fn new(body: Body, time: Duration, too_slow: Arc<AtomicBool>) -> Self {
+        Self {
+            body,
+            deadline: Box::pin(sleep(time)),
+            too_slow,
+        }
+    }
+}
+
+impl HttpBody for TimelyBody {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(context) {
+            if let Some(data) = frame
+                .as_ref()
+                .and_then(|frame| frame.as_ref().ok()?.data_ref())
+            {
+                let more = Duration::from_micros(data.len() as u64 * 1_000_000 / BYTES_PER_SECOND);
+                let deadline = self.deadline.deadline() + more;
+                self.deadline.as_mut().reset(deadline);
+            }
+            return Poll::Ready(frame);
+        }
+        ready!(self.deadline.as_mut().poll(context));
+        self.too_slow.store(true, Ordering::Relaxed);
+        let error = io::Error::from(io::ErrorKind::TimedOut);
+        Poll::Ready(Some(Err(axum::Error::new(error))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::{HeaderName, Method, header};
-use axum::middleware::{from_fn, from_fn_with_state, map_response};
+use axum::middleware::{from_fn_with_state, map_response};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use common::queue::Ring;
@@ -25,7 +25,7 @@ use crate::routes::{
     admin, artifacts, console, credits, errors, files, health, jobs, metrics, models, retention,
     uploads,
 };
-use crate::{idempotency, openapi, request};
+use crate::{idempotency, openapi, rates, request};
 
 /// The public api.
 pub fn router(app: Arc<App>) -> Router {
@@ -42,8 +42,9 @@ pub fn router(app: Arc<App>) -> Router {
         .fallback(errors::no_such_route)
         .method_not_allowed_fallback(errors::wrong_method)
         .layer(DefaultBodyLimit::max(MAX_BODY))
-        .layer(from_fn(request::within_time))
+        .layer(from_fn_with_state(Arc::clone(&app), request::within_time))
         .layer(CatchPanicLayer::custom(panicked))
+        .layer(from_fn_with_state(Arc::clone(&app), rates::within))
         .layer(cors)
         .layer(from_fn_with_state(Arc::clone(&app), request::answer))
         .with_state(app)
@@ -138,6 +139,8 @@ fn cors(app: &App) -> CorsLayer {
             idempotency::KEY,
             idempotency::REPLAYED,
             request::ID,
+            rates::LIMIT,
+            rates::POLICY,
             HeaderName::from_static("preference-applied"),
         ])
         .max_age(Duration::from_hours(1))
@@ -155,7 +158,7 @@ mod tests {
     use axum::http::{HeaderMap, Request, StatusCode};
     use common::bucket::{Address, Bucket};
     use common::catalog::Catalog;
-    use common::config::Timing;
+    use common::config::{self, Ports, Timing};
     use common::queue::{Lanes, Ring};
     use common::tenant::ApiKey;
     use imaging::Darkroom;
@@ -168,6 +171,8 @@ mod tests {
 
     use super::*;
     use crate::base::Public;
+    use crate::client::Pseudonyms;
+    use crate::rates::Rates;
 
     /// An api whose Postgres and Redis nobody has started.
     fn alone() -> (TempDir, App) {
@@ -193,6 +198,11 @@ mod tests {
             catalog: Arc::new(Catalog::load(None, None).unwrap()),
             cors_origins: vec!["https://studio.example".parse().unwrap()],
             public: Public::default(),
+            ports: Ports::default(),
+            rates: Arc::new(Rates::new(
+                config::Rates::OFF,
+                Pseudonyms::new("a key for tests".into()),
+            )),
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
             farewell: Duration::ZERO,

@@ -5,6 +5,7 @@ pub mod admin;
 pub mod allocator;
 pub mod doctor;
 pub mod healthy;
+pub mod open_files;
 pub mod operate;
 pub mod private;
 pub mod processes;

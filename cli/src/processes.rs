@@ -1,37 +1,44 @@
 //! The two roles as processes of their own, for containers.
 
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use common::config::Config;
-use tokio::net::TcpListener;
+use api::connections::{self, Port};
+use common::config::{Config, Ports};
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::open_files;
+
 /// Serves the API until the process is told to stop.
 pub async fn api(config: &Config) -> anyhow::Result<()> {
-    let app = api::App::connect(config).await?;
-    let listener = listen(config.listen, API).await?;
-    let metrics = listen(config.metrics_listen, METRICS).await?;
+    let mut app = api::App::connect(config).await?;
+    app.ports = open_files::raise(config.ports)?;
+    let listener = listen(config.listen, API, config.ports.backlog)?;
+    let metrics = listen(config.metrics_listen, METRICS, config.ports.backlog)?;
     api::serve(app, listener, Some(metrics), stop_signal()?).await
 }
 
 /// Works until the process is told to stop. Never starts a fake: without credentials it refuses to start.
 pub async fn worker(config: &Config) -> anyhow::Result<()> {
     let app = Arc::new(worker::App::connect(config).await?);
-    let metrics = listen(config.metrics_listen, METRICS).await?;
+    // Nobody but its metrics port is connected to.
+    let ports = open_files::raise(Ports {
+        connections: 0,
+        ..config.ports
+    })?;
+    let metrics = listen(config.metrics_listen, METRICS, ports.backlog)?;
     let stop = stop_signal()?;
     // To the end, so that what was counted while stopping is seen.
-    let serving = axum::serve(
-        metrics,
-        api::worker_metrics_router(stop.clone(), app.ring.clone()),
-    )
-    .into_future();
+    let routes = api::worker_metrics_router(stop.clone(), app.ring.clone());
+    let never = CancellationToken::new();
+    let serving = connections::serve(metrics, routes, Port::metrics(&ports), never);
     tokio::select! {
         worked = worker::run(app, stop) => worked,
-        served = serving => Ok(served?),
+        () = serving => Ok(()),
     }
 }
 
@@ -39,9 +46,9 @@ pub async fn worker(config: &Config) -> anyhow::Result<()> {
 pub const API: &str = "PLATEN_LISTEN";
 pub const METRICS: &str = "PLATEN_METRICS_LISTEN";
 
-/// Binds an address, or says which one it was and what names another.
-pub async fn listen(address: SocketAddr, named_by: &str) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address).await.map_err(|error| {
+/// Binds an address, or says which one it was and what names another. `backlog` connections may wait there to be taken.
+pub fn listen(address: SocketAddr, named_by: &str, backlog: u32) -> anyhow::Result<TcpListener> {
+    bind(address, backlog).map_err(|error| {
         let problem = match error.kind() {
             ErrorKind::AddrInUse => {
                 "another process, perhaps another Platen, listens there".to_owned()
@@ -50,6 +57,17 @@ pub async fn listen(address: SocketAddr, named_by: &str) -> anyhow::Result<TcpLi
         };
         anyhow::anyhow!("cannot listen on {address}: {problem}. {named_by} names another address")
     })
+}
+
+fn bind(address: SocketAddr, backlog: u32) -> io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    // A restart must not wait until the connections of the last run are forgotten.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(backlog)
 }
 
 /// Both ways to ask for a stop.

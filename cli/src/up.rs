@@ -22,7 +22,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::private::Servers;
 use crate::processes::{API, METRICS, listen, stop_signal};
-use crate::{admin, secrets};
+use crate::{admin, open_files, secrets};
 use demo::Demo;
 
 /// How to start.
@@ -90,8 +90,10 @@ async fn serve(
     if let Some(port) = options.port {
         config.listen = SocketAddr::from(([127, 0, 0, 1], port));
     }
-    let listener = listen(config.listen, &format!("--port or {API}")).await?;
-    let metrics = metrics_listener(config).await?;
+    config.ports = open_files::raise(config.ports)?;
+    let backlog = config.ports.backlog;
+    let listener = listen(config.listen, &format!("--port or {API}"), backlog)?;
+    let metrics = metrics_listener(config)?;
     let (address, metrics_address) = (listener.local_addr()?, metrics.local_addr()?);
     let fake = fake::start(config).await?;
 
@@ -178,10 +180,11 @@ async fn start_servers(config: &mut Config, data: &Path) -> anyhow::Result<Optio
 }
 
 /// The configured address, or a free one when nobody asked for that address and it is taken.
-async fn metrics_listener(config: &Config) -> anyhow::Result<TcpListener> {
-    match listen(config.metrics_listen, METRICS).await {
+fn metrics_listener(config: &Config) -> anyhow::Result<TcpListener> {
+    let backlog = config.ports.backlog;
+    match listen(config.metrics_listen, METRICS, backlog) {
         Err(_) if std::env::var_os(METRICS).is_none() => {
-            listen(SocketAddr::from(([127, 0, 0, 1], 0)), METRICS).await
+            listen(SocketAddr::from(([127, 0, 0, 1], 0)), METRICS, backlog)
         }
         listener => listener,
     }

@@ -4,6 +4,8 @@
 //! `PLATEN_…` variable nobody knows is refused with the nearest that exists, so that a typing mistake does not
 //! silently become a default.
 
+mod ports;
+
 use std::env;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
@@ -17,6 +19,7 @@ use secrecy::SecretString;
 use crate::bucket::{Address, BadAddress};
 use crate::catalog::{Catalog, CatalogError};
 use crate::queue;
+pub use ports::{Ports, Rate, Rates};
 
 /// Every variable Platen reads, and what happens without it.
 pub const VARIABLES: &[(&str, &str)] = &[
@@ -90,6 +93,58 @@ pub const VARIABLES: &[(&str, &str)] = &[
     (
         "PLATEN_TRUSTED_PROXIES",
         "addresses or networks of proxies whose Forwarded and X-Forwarded headers are believed, separated by commas; default none",
+    ),
+    (
+        "PLATEN_CONNECTIONS",
+        "connections to the API at once; default 4096",
+    ),
+    (
+        "PLATEN_CONNECTIONS_PER_ADDRESS",
+        "of these, from one address, trusted proxies aside; default 256",
+    ),
+    (
+        "PLATEN_METRICS_CONNECTIONS",
+        "connections to the metrics at once; default 64",
+    ),
+    (
+        "PLATEN_BACKLOG",
+        "connections that wait in the system to be taken; default 1024",
+    ),
+    (
+        "PLATEN_OPEN_FILES",
+        "open files to ask the system for; default as many as it allows",
+    ),
+    (
+        "PLATEN_HEAD_SECONDS",
+        "how long the head of a request may take to come; default 10",
+    ),
+    (
+        "PLATEN_IDLE_SECONDS",
+        "how long a connection may be idle between two requests; default 75",
+    ),
+    (
+        "PLATEN_BODY_SECONDS",
+        "how long a body may take to come, beside a second for each 64 KiB, 1 to 60; default 30",
+    ),
+    (
+        "PLATEN_WRITE_SECONDS",
+        "how long a client may take nothing of its answer; default 30",
+    ),
+    (
+        "PLATEN_RATE_ADDRESS",
+        "requests of one address: a minute, and at once; 0 for no limit; default 18000,3000",
+    ),
+    (
+        "PLATEN_RATE_FAILURES",
+        "requests of one address with a wrong key; default 30,30",
+    ),
+    (
+        "PLATEN_RATE_TENANT",
+        "requests of one tenant; default 12000,2000",
+    ),
+    (
+        "PLATEN_RATE_KEY",
+        "requests with one key; default 12000,2000",
     ),
     (
         "PLATEN_SLOTS",
@@ -168,6 +223,8 @@ pub struct Config {
     pub public_url: Option<String>,
     /// Proxies that are believed.
     pub trusted_proxies: Vec<IpNet>,
+    pub ports: Ports,
+    pub rates: Rates,
     pub slots: usize,
     /// What one tenant of weight 1 may have of a worker's slots, in percent.
     pub tenant_slots_percent: usize,
@@ -306,6 +363,8 @@ impl Config {
             cors_origins: list("PLATEN_CORS_ORIGINS")?.unwrap_or_default(),
             public_url: text("PLATEN_PUBLIC_URL")?,
             trusted_proxies: networks("PLATEN_TRUSTED_PROXIES")?,
+            ports: Ports::from_env()?,
+            rates: Rates::from_env()?,
             slots: within("PLATEN_SLOTS", 1, 4_000)?
                 .map_or(16, |slots| usize::try_from(slots).unwrap_or(16)),
             tenant_slots_percent: within("PLATEN_TENANT_SLOTS_PERCENT", 1, 100)?

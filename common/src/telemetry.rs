@@ -3,6 +3,7 @@
 //! What is billed is never counted here: [`billing()`] reads it from the roll-up of the rows that carry the
 //! settlement, so replicas count nothing twice and restarts forget nothing. It is scraped once for the whole service.
 
+pub mod clients;
 pub mod process;
 pub mod traces;
 
@@ -291,6 +292,11 @@ pub const NAMES: &[&str] = &[
     "platen_deletions_total",
     "platen_deletions_due",
     "platen_deletions_late_seconds",
+    "platen_connections",
+    "platen_connections_limit",
+    "platen_connections_refused_total",
+    "platen_rate_limited_total",
+    "platen_failed_authentications_total",
 ];
 
 /// This process's metrics, as Prometheus text.

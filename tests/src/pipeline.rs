@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use common::bucket::{Address, Bucket};
-use common::config::{Config, LaneTiming, Links, MEMORY, Providers, Timing};
+use common::config::{Config, LaneTiming, Links, MEMORY, Ports, Providers, Rates, Timing};
 use common::credits::Credits;
 use common::database::{self, Role};
 use common::id::TenantId;
@@ -57,6 +57,10 @@ pub struct Options {
     pub public_url: Option<String>,
     /// Proxies that are believed.
     pub trusted_proxies: Vec<IpNet>,
+    /// What clients may take of the ports.
+    pub ports: Ports,
+    /// How many requests are answered: as many as come, for tests ask as fast as they can.
+    pub rates: Rates,
     /// Where Redis is said to be, where that is not true.
     pub redis: Option<String>,
     /// The file that names it, where its URL changes.
@@ -80,6 +84,12 @@ impl Default for Options {
             bucket: None,
             public_url: None,
             trusted_proxies: Vec::new(),
+            ports: Ports {
+                // All of a test's clients have one address.
+                per_address: Ports::default().connections,
+                ..Ports::default()
+            },
+            rates: Rates::OFF,
             redis: None,
             redis_url_file: None,
         }
@@ -178,6 +188,8 @@ impl Pipeline {
             cors_origins: vec!["https://studio.example".to_owned()],
             public_url: options.public_url,
             trusted_proxies: options.trusted_proxies,
+            ports: options.ports,
+            rates: options.rates,
             slots: options.slots,
             tenant_slots_percent: options.tenant_slots_percent,
             spool: options.spool,
@@ -265,6 +277,16 @@ impl Pipeline {
         let added = add_tenant(&pool, credits).await;
         pool.close().await;
         added
+    }
+
+    /// Another key of the first tenant.
+    pub async fn add_key(&self) -> String {
+        let pool = database::connect(&self.servers.runtime_url(&self.database), Role::Api, 1)
+            .await
+            .unwrap();
+        let key = tenants::add_key(&pool, TESTER, self.tenant, "another").await;
+        pool.close().await;
+        key.unwrap().expose().to_owned()
     }
 
     /// A request with the first tenant's key.

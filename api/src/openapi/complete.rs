@@ -100,6 +100,11 @@ fn failures(operation: &mut Value) {
             "The request cannot be carried out as it is: `errors` says why, place by place",
         ),
         (
+            true,
+            "429",
+            "Too many requests came: repeat this one after `Retry-After` seconds",
+        ),
+        (
             guarded,
             "503",
             "Repeat the request after `Retry-After` seconds",

@@ -7,7 +7,7 @@ use std::time::Duration;
 use cli::private::Servers;
 use common::bucket::Bucket;
 use common::clock;
-use common::config::{Config, Links, MEMORY, Providers, Timing};
+use common::config::{Config, Links, MEMORY, Ports, Providers, Rates, Timing};
 use common::credits::Credits;
 use common::database::{self, Role as DatabaseRole};
 use common::operation::tenants;
@@ -104,6 +104,8 @@ impl Stage {
             cors_origins: Vec::new(),
             public_url: None,
             trusted_proxies: Vec::new(),
+            ports: Ports::default(),
+            rates: Rates::default(),
             slots: SLOTS,
             tenant_slots_percent: 100,
             spool: SPOOL,

@@ -7,6 +7,7 @@ mod bucket_away;
 mod catalogue;
 #[cfg(target_os = "linux")]
 mod clocks;
+mod connections;
 mod crashes;
 mod credits;
 mod doorbell;
@@ -20,6 +21,7 @@ mod lanes;
 mod life_of_a_job;
 mod operators;
 mod outcomes;
+mod rates;
 mod refusals;
 mod repeats;
 mod retention;

@@ -1,0 +1,201 @@
+//! From where a request comes: the network that limits count by, and the name it has in logs.
+//!
+//! The address is that of the connection, unless that is a trusted proxy's: then it is the last one in `X-Forwarded-For` or
+//! `Forwarded` that is not a trusted proxy itself. What stands before it may be the client's own invention.
+
+use std::net::{IpAddr, Ipv6Addr};
+
+use axum::http::HeaderMap;
+use common::clock;
+use hmac::{Hmac, KeyInit, Mac};
+use secrecy::{ExposeSecret, SecretString};
+use sha2::Sha256;
+
+use crate::base::{Hop, Public, customary, standard};
+
+/// What limits count by: an IPv4 address, or the first 64 bits of an IPv6 address, for whoever has one of those has all of them.
+///
+/// It cannot be printed: in logs it stands by its [`Pseudonyms`].
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Network(IpAddr);
+
+impl Network {
+    pub fn of(address: IpAddr) -> Self {
+        Self(match address.to_canonical() {
+            IpAddr::V6(address) => {
+                let kept = address.to_bits() & (u128::MAX << 64);
+                IpAddr::V6(Ipv6Addr::from_bits(kept))
+            }
+            address => address,
+        })
+    }
+
+    /// The network of the client whose request came from this peer.
+    pub fn of_client(public: &Public, peer: IpAddr, headers: &HeaderMap) -> Self {
+        Self::of(client(public, peer, headers))
+    }
+}
+
+fn client(public: &Public, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
+    if !public.trusts(peer) {
+        return peer;
+    }
+    let found = |hops| last_untrusted(public, hops);
+    match (found(customary(headers)), found(standard(headers))) {
+        // A proxy that knows one of the two passes on whatever the client wrote into the other.
+        (Some(one), Some(other)) if one != other => peer,
+        (one, other) => one.or(other).unwrap_or(peer),
+    }
+}
+
+/// From the end, where our peer wrote: each hop was written by the address of the one after it.
+fn last_untrusted(public: &Public, hops: Vec<Hop>) -> Option<IpAddr> {
+    let mut last = None;
+    for hop in hops.into_iter().rev() {
+        let Some(address) = hop.from else { break };
+        last = Some(address);
+        if !public.trusts(address) {
+            break;
+        }
+    }
+    last
+}
+
+/// Names for networks that change every day (UTC) and lead back to the address only for whoever holds the signing key. All processes
+/// give the same.
+#[derive(Clone, Debug)]
+pub struct Pseudonyms(SecretString);
+
+impl Pseudonyms {
+    pub fn new(signing_key: SecretString) -> Self {
+        Self(signing_key)
+    }
+
+    /// Such as `adr_6f1c0a9be2d47735`.
+    pub fn of(&self, network: Network) -> String {
+        self.on(&clock::now().date().to_string(), network)
+    }
+
+    fn on(&self, day: &str, Network(address): Network) -> String {
+        let of_the_day = mac(
+            self.0.expose_secret().as_bytes(),
+            &[b"client address on ", day.as_bytes()],
+        );
+        let text = address.to_string();
+        let name = mac(&of_the_day, &[text.as_bytes()]);
+        format!("adr_{}", hex::encode(&name[..8]))
+    }
+}
+
+fn mac(key: &[u8], parts: &[&[u8]]) -> [u8; 32] {
+    let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes keys of any length");
+    for part in parts {
+        mac.update(part);
+    }
+    mac.finalize().into_bytes().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn of_an_ipv6_address_the_network_counts() {
+        let same =
+            |one: &str, other: &str| Network::of(address(one)) == Network::of(address(other));
+        assert!(same("2001:db8:1:2::1", "2001:db8:1:2:ffff::9"));
+        assert!(!same("2001:db8:1:2::1", "2001:db8:1:3::1"));
+        assert!(!same("192.0.2.1", "192.0.2.2"));
+        assert!(same("192.0.2.1", "::ffff:192.0.2.1"));
+    }
+
+    #[test]
+    fn the_last_address_that_is_no_proxy_of_ours_is_the_client() {
+        let proxies = ["10.0.0.0/8", "2001:db8::/32"].map(|net| net.parse().unwrap());
+        let public = Public::new(None, proxies.into()).unwrap();
+        let of = |peer: &str, pairs: &[(&'static str, &str)]| {
+            let mut headers = HeaderMap::new();
+            for &(name, value) in pairs {
+                headers.append(name, value.parse().unwrap());
+            }
+            client(&public, address(peer), &headers).to_string()
+        };
+        for (peer, pairs, expected) in [
+            (
+                "203.0.113.9",
+                &[("x-forwarded-for", "1.2.3.4")][..],
+                "203.0.113.9",
+            ),
+            ("10.0.0.7", &[("x-forwarded-for", "1.2.3.4")], "1.2.3.4"),
+            // What the client invented stands before what the proxy added.
+            (
+                "10.0.0.7",
+                &[("x-forwarded-for", "1.2.3.4, 203.0.113.9, 10.1.1.1")],
+                "203.0.113.9",
+            ),
+            (
+                "10.0.0.7",
+                &[
+                    ("x-forwarded-for", "1.2.3.4"),
+                    ("x-forwarded-for", "203.0.113.9"),
+                ],
+                "203.0.113.9",
+            ),
+            (
+                "10.0.0.7",
+                &[("forwarded", "for=1.2.3.4, for=\"203.0.113.9:4711\"")],
+                "203.0.113.9",
+            ),
+            (
+                "10.0.0.7",
+                &[
+                    ("x-forwarded-for", "203.0.113.9"),
+                    ("forwarded", "for=1.2.3.4"),
+                ],
+                "10.0.0.7",
+            ),
+            (
+                "10.0.0.7",
+                &[
+                    ("x-forwarded-for", "203.0.113.9"),
+                    ("forwarded", "for=203.0.113.9"),
+                ],
+                "203.0.113.9",
+            ),
+            (
+                "10.0.0.7",
+                &[("x-forwarded-for", "1.2.3.4, unknown")],
+                "10.0.0.7",
+            ),
+            (
+                "10.0.0.7",
+                &[("x-forwarded-for", "1.2.3.4, unknown, 10.1.1.1")],
+                "10.1.1.1",
+            ),
+            ("10.0.0.7", &[], "10.0.0.7"),
+        ] {
+            assert_eq!(of(peer, pairs), expected, "{pairs:?}");
+        }
+    }
+
+    #[test]
+    fn a_pseudonym_is_the_same_for_a_day_and_everywhere() {
+        let names = Pseudonyms::new("a key for tests".into());
+        let again = Pseudonyms::new("a key for tests".into());
+        let other = Pseudonyms::new("another key".into());
+        let network = Network::of(address("192.0.2.1"));
+        let name = names.on("2026-11-28", network);
+        assert!(name.starts_with("adr_") && name.len() == 20, "{name}");
+        assert_eq!(name, again.on("2026-11-28", network));
+        assert_ne!(name, names.on("2026-11-29", network));
+        assert_ne!(name, other.on("2026-11-28", network));
+        assert_ne!(
+            name,
+            names.on("2026-11-28", Network::of(address("192.0.2.2")))
+        );
+    }
+}
