@@ -7,6 +7,7 @@ use axum::Json;
 use axum::extract::{RawQuery, State};
 use axum::http::StatusCode;
 use common::database;
+use common::ownership::Owner;
 use serde::Serialize;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -37,6 +38,10 @@ pub struct Readiness {
     pub ready: bool,
     /// The process is about to end.
     pub stopping: bool,
+    /// What is wrong, and what to do about it; also of what does not stand in the way of being ready.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(required = false)]
+    pub problems: Vec<String>,
     /// With `?verbose` only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dependencies: Option<Vec<Dependency>>,
@@ -62,14 +67,14 @@ pub struct Dependency {
     params(("verbose" = Option<String>, Query, description = "Also list each dependency, with its latency", allow_reserved)),
     responses(
         (status = 200, description = "Ready", body = Readiness),
-        (status = 503, description = "Stopping, or Postgres or its migrations are missing", body = Readiness),
+        (status = 503, description = "Stopping, or Postgres or its migrations are missing, or the bucket is another database's", body = Readiness),
     )
 )]
 pub async fn ready(
     State(app): State<Arc<App>>,
     RawQuery(query): RawQuery,
 ) -> (StatusCode, Json<Readiness>) {
-    let (postgres, redis) = tokio::join!(
+    let (postgres, redis, (bucket, usable)) = tokio::join!(
         examine("postgres", true, async {
             match database::is_migrated(&app.reader).await {
                 Ok(true) => None,
@@ -80,9 +85,14 @@ pub async fn ready(
         examine("redis", false, async {
             app.ring.ping().await.is_err().then_some("does not answer")
         }),
+        examine_bucket(&app.owner),
     );
     let stopping = app.stopping.is_cancelled();
-    let ready = !stopping && postgres.problem.is_none();
+    let ready = !stopping && usable && postgres.problem.is_none();
+    let dependencies = vec![postgres, redis, bucket];
+    let problems = dependencies
+        .iter()
+        .filter_map(|Dependency { name, problem, .. }| Some(format!("{name}: {}", (*problem)?)));
     let verbose =
         query.is_some_and(|query| query.split('&').any(|part| part.starts_with("verbose")));
     let status = if ready {
@@ -95,18 +105,51 @@ pub async fn ready(
         Json(Readiness {
             ready,
             stopping,
-            dependencies: verbose.then(|| vec![postgres, redis]),
+            problems: problems.collect(),
+            dependencies: verbose.then_some(dependencies),
         }),
     )
 }
 
-/// Whether a worker takes jobs: until it is told to stop.
-pub async fn worker_ready(State(stopping): State<CancellationToken>) -> (StatusCode, &'static str) {
-    if stopping.is_cancelled() {
-        (StatusCode::SERVICE_UNAVAILABLE, "stopping\n")
+/// What a worker's readiness depends on.
+#[derive(Clone)]
+pub struct WorkerHealth {
+    pub stopping: CancellationToken,
+    pub owner: Owner,
+}
+
+/// Whether a worker takes jobs: until it is told to stop, and while the bucket is its database's.
+pub async fn worker_ready(State(worker): State<WorkerHealth>) -> (StatusCode, String) {
+    let (bucket, usable) = examine_bucket(&worker.owner).await;
+    let says = match bucket.problem {
+        _ if worker.stopping.is_cancelled() => "stopping".to_owned(),
+        None => "ok".to_owned(),
+        Some(problem) => format!("bucket: {problem}"),
+    };
+    let status = if usable && !worker.stopping.is_cancelled() {
+        StatusCode::OK
     } else {
-        (StatusCode::OK, "ok\n")
-    }
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    (status, format!("{says}\n"))
+}
+
+/// How the bucket stands, and whether files may be written to it: not while it is another database's, or lacks its marker. One
+/// that does not answer is waited for, and what needs no files goes on.
+async fn examine_bucket(owner: &Owner) -> (Dependency, bool) {
+    let mut usable = true;
+    let mut bucket = examine("bucket", false, async {
+        match owner.ask().await {
+            Ok(ownership) => {
+                usable = ownership.is_usable();
+                ownership.problem()
+            }
+            Err(_) => Some("does not answer, or Postgres does not"),
+        }
+    })
+    .await;
+    bucket.required = !usable;
+    (bucket, usable)
 }
 
 async fn examine(
