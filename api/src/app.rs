@@ -10,6 +10,7 @@ use common::bucket::Bucket;
 use common::catalog::Catalog;
 use common::config::{Config, Ports};
 use common::database::{self, Role};
+use common::ownership::Owner;
 use common::queue::{Lanes, Ring};
 use common::telemetry;
 use imaging::Darkroom;
@@ -42,6 +43,8 @@ pub struct App {
     pub ring: Ring,
     pub lanes: Lanes,
     pub bucket: Bucket,
+    /// Whether it is this database's.
+    pub owner: Owner,
     /// What operators show; `None`: there are none.
     pub operator_key: Option<SecretString>,
     /// How long links to files work.
@@ -71,7 +74,7 @@ impl App {
         let database = config.database_url()?.expose_secret();
         let connect = |role, connections| database::connect(database, role, connections);
         let ring = Ring::new(config.redis()?, &config.queue).context("REDIS_URL is not usable")?;
-        let bucket = Bucket::open(&config.bucket(), config.signing_key()?.clone())
+        let bucket = Bucket::open(&config.bucket()?, config.signing_keys()?)
             .context("PLATEN_BUCKET is not usable")?;
         let catalog = config.catalog()?;
         telemetry::lifecycle(&catalog);
@@ -79,6 +82,8 @@ impl App {
         let pool = pool.context("cannot connect to Postgres as platen_api")?;
         let reader = connect(Role::Reader, READER_CONNECTIONS).await;
         let reader = reader.context("cannot connect to Postgres as platen_reader")?;
+        let owner = Owner::new(pool.clone(), bucket.clone());
+        owner.at_start().await.context("the api does not start")?;
         telemetry::process::watch("api", &pool);
         telemetry::process::watch("reader", &reader);
         Ok(Self {
@@ -91,6 +96,7 @@ impl App {
             } else {
                 bucket
             },
+            owner,
             operator_key: config.operator_key.clone(),
             link_lifetime: config.links.lifetime,
             // Requests come first.

@@ -25,3 +25,4 @@ pub mod request;
 
 pub use app::{App, serve};
 pub use router::{metrics_router, router, worker_metrics_router};
+pub use routes::health::WorkerHealth;

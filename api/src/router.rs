@@ -10,9 +10,7 @@ use axum::http::{HeaderName, Method, header};
 use axum::middleware::{from_fn_with_state, map_response};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use common::queue::Ring;
 use common::telemetry::traces;
-use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 use utoipa_axum::router::OpenApiRouter;
@@ -95,10 +93,10 @@ pub fn metrics_router(app: Arc<App>) -> Router {
 }
 
 /// The same of a worker. What is billed is scraped once for the whole service, from the api.
-pub fn worker_metrics_router(stopping: CancellationToken, ring: Ring) -> Router {
+pub fn worker_metrics_router(worker: health::WorkerHealth) -> Router {
     Router::new()
         .route("/readyz", get(health::worker_ready))
-        .with_state(health::WorkerState { stopping, ring })
+        .with_state(worker)
         .merge(of_any_process())
 }
 
@@ -159,9 +157,11 @@ mod tests {
     use common::bucket::{Address, Bucket};
     use common::catalog::Catalog;
     use common::config::{self, Ports, Timing};
+    use common::ownership::Owner;
     use common::queue::{Lanes, Ring};
     use common::tenant::ApiKey;
     use imaging::Darkroom;
+    use secrecy::SecretString;
     use serde_json::Value;
     use sqlx::postgres::PgPoolOptions;
     use tempfile::TempDir;
@@ -182,16 +182,15 @@ mod tests {
             .connect_lazy("postgres://nobody@127.0.0.1:1/nothing")
             .unwrap();
         let ring = Ring::new("redis://127.0.0.1:1", "test").unwrap();
+        let key = SecretString::from("0123456789".repeat(4));
+        let bucket = Bucket::open(&Address::Folder(folder.path().to_owned()), key).unwrap();
         let app = App {
             reader: pool.clone(),
-            pool,
+            pool: pool.clone(),
             lanes: Lanes::new(&ring, Timing::default().lanes),
             ring,
-            bucket: Bucket::open(
-                &Address::Folder(folder.path().to_owned()),
-                "0123456789".repeat(4).into(),
-            )
-            .unwrap(),
+            owner: Owner::new(pool.clone(), bucket.clone()),
+            bucket,
             operator_key: None,
             link_lifetime: Duration::from_mins(15),
             darkroom: Darkroom::new(1),

@@ -173,7 +173,7 @@ pub async fn verify(
         if !deep {
             return Ok(None);
         }
-        let bucket = bucket_of(config, data)?;
+        let (_, bucket) = bucket_of(config, data)?;
         // The sweeper gets its turn first: what it is about to remove is no finding.
         let timing = &config.timing;
         let grace = timing.sweep_grace + timing.sweep_every * 2;
@@ -182,20 +182,16 @@ pub async fn verify(
     .await
 }
 
-/// The bucket of a `platen up` on `data`, or the configured one: only to look at.
-pub(crate) fn bucket_of(config: &Config, data: Option<&Path>) -> anyhow::Result<Bucket> {
-    let address = match (&config.bucket, data) {
-        (None, Some(data)) => Address::Folder(data.join("bucket")),
-        _ => config.bucket(),
+/// The bucket of a `platen up` on `data`, or the configured one. No link is signed by it.
+pub(crate) fn bucket_of(config: &Config, data: Option<&Path>) -> anyhow::Result<(Address, Bucket)> {
+    let of_up = || data.unwrap_or_else(|| Path::new("data")).join("bucket");
+    let address = match &config.bucket {
+        None if data.is_some() || config.database_url.is_none() => Address::Folder(of_up()),
+        _ => config.bucket()?,
     };
-    if let Address::Folder(folder) = &address {
-        ensure!(
-            folder.is_dir(),
-            "there is no bucket at {address}: PLATEN_BUCKET says where it is"
-        );
-    }
-    // No link is signed here.
-    Ok(Bucket::open(&address, SecretString::default())?)
+    let bucket = Bucket::open(&address, SecretString::default())
+        .context("there is no bucket: PLATEN_BUCKET says where it is")?;
+    Ok((address, bucket))
 }
 
 /// Works on the database a word is about: the named data folder's, the configured one, or that of `./data`. A

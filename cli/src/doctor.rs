@@ -1,13 +1,15 @@
 //! `platen doctor`: what is configured, what is reachable, what is missing.
 
 use std::fmt;
+use std::path::Path;
 use std::time::Duration;
 
-use common::bucket::Bucket;
+use common::bucket::{self, Address, Bucket, BucketError, Survey};
 use common::catalog::lifecycle;
 use common::clock;
 use common::config::Config;
 use common::database::{self, Role};
+use common::ownership;
 use common::queue::{Ring, Trouble};
 use secrecy::{ExposeSecret, SecretString};
 
@@ -112,23 +114,91 @@ async fn bucket(config: &Config, report: &mut Report) {
     let Some(address) = &config.bucket else {
         return report.add(
             Health::Note,
-            "bucket: PLATEN_BUCKET is not set; `platen up` keeps objects in its data folder, others in ./data/bucket",
+            "bucket: PLATEN_BUCKET is not set; `platen up` keeps objects in its data folder, `platen api` and `platen worker` need it",
         );
     };
     let examine = async {
         let bucket = Bucket::open(address, SecretString::default())?;
-        bucket.examine().await
+        bucket.examine().await?;
+        Ok::<_, BucketError>(bucket)
     };
     match tokio::time::timeout(Duration::from_secs(20), examine).await {
-        Ok(Ok(())) => report.add(
-            Health::Well,
-            format!("bucket: {address} can be written and read, and overwrites nothing"),
-        ),
+        Ok(Ok(bucket)) => {
+            report.add(
+                Health::Well,
+                format!("bucket: {address} can be written and read, and overwrites nothing"),
+            );
+            owner(config, &bucket, report).await;
+            if let Address::Folder(folder) = address {
+                files(folder, report);
+            }
+        }
         Ok(Err(error)) => report.add(Health::Ill, format!("bucket: {address}: {error}")),
         Err(_) => report.add(
             Health::Ill,
             format!("bucket: {address}: no answer within 20 s"),
         ),
+    }
+}
+
+/// Whether the bucket is the database's.
+async fn owner(config: &Config, bucket: &Bucket, report: &mut Report) {
+    let Some(url) = &config.database_url else {
+        return;
+    };
+    let ask = async {
+        let pool = database::connect(url.expose_secret(), Role::Reader, 1).await?;
+        ownership::examine(&pool, bucket).await
+    };
+    match tokio::time::timeout(Duration::from_secs(5), ask).await {
+        Ok(Ok(ownership)) => match ownership.problem() {
+            None => report.add(Health::Well, "bucket: its marker is this database's"),
+            Some(problem) if ownership.is_usable() => {
+                report.add(Health::Note, format!("bucket: {problem}"));
+            }
+            Some(problem) => report.add(Health::Ill, format!("bucket: {problem}")),
+        },
+        // What is wrong with Postgres was told above.
+        Ok(Err(_)) | Err(_) => report.add(
+            Health::Note,
+            "bucket: whether it is this database's could not be asked",
+        ),
+    }
+}
+
+/// Whether others may read the files of a folder, and what in it is no file.
+fn files(folder: &Path, report: &mut Report) {
+    let survey = match bucket::survey(folder) {
+        Ok(survey) => survey,
+        Err(error) => {
+            return report.add(
+                Health::Note,
+                format!("bucket: it cannot be listed: {error}"),
+            );
+        }
+    };
+    let Survey { seen, is_whole, .. } = survey;
+    let of = if is_whole { "all" } else { "the first" };
+    if let Some(path) = &survey.one_of_these {
+        report.add(
+            Health::Note,
+            format!(
+                "bucket: {} of {of} {seen} files and folders may be read or written by others than their owner, such as {}: `chmod -R go= {}` ends that",
+                survey.open_to_others,
+                path.display(),
+                folder.display()
+            ),
+        );
+    }
+    if let Some(path) = &survey.an_irregular {
+        report.add(
+            Health::Note,
+            format!(
+                "bucket: {} of {of} {seen} entries are symbolic links, pipes, sockets or devices, such as {}: they are not followed and not removed",
+                survey.irregular,
+                path.display()
+            ),
+        );
     }
 }
 

@@ -3,6 +3,7 @@
 pub mod actor;
 pub mod admin;
 pub mod allocator;
+pub mod bucket;
 pub mod doctor;
 pub mod healthy;
 pub mod open_files;

@@ -1,20 +1,22 @@
 //! The `platen` program: every word it understands, on one page.
 #![expect(
     clippy::print_stdout,
-    reason = "a program for people talks on standard output"
+    clippy::print_stderr,
+    reason = "a program for people talks on standard output, and says on the other why it does not start"
 )]
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use cli::operate::{self, AdminWord, OptionalReason, Place, Why};
-use cli::{actor, admin, allocator, doctor, healthy, processes, up};
+use cli::{actor, admin, allocator, bucket, doctor, healthy, processes, up};
 use common::config::Config;
 use common::credits::Credits;
 use common::id::{JobId, TenantId};
 use common::retention::{Purpose, Retention};
 use common::verify::deep::{Progress, Told};
 use common::{telemetry, verify};
+use nix::sys::stat::{Mode, umask};
 
 /// The backend of an AI content studio: jobs in, pictures out, no credit ever wrong.
 #[derive(Parser)]
@@ -87,6 +89,11 @@ enum Word {
         #[command(flatten)]
         place: Place,
     },
+    /// Say which bucket is this database's.
+    Bucket {
+        #[command(subcommand)]
+        word: BucketWord,
+    },
     /// Check every invariant; exits with 1 and says where one is broken.
     Verify {
         /// Read every stored file, too, and look through the bucket for what no row names; may take hours.
@@ -134,6 +141,24 @@ enum TenantWord {
     },
 }
 
+#[derive(Subcommand)]
+enum BucketWord {
+    /// Make the configured bucket this database's: writes a marker into it. Until then no file is deleted. Run it once, and with
+    /// `--replace` after the files were moved to another bucket.
+    Adopt {
+        /// Also a bucket whose marker names another database, and one other than before.
+        #[arg(long)]
+        replace: bool,
+        /// Only for a database without tenants that has adopted none; else do nothing. For a step that runs with each installation.
+        #[arg(long, conflicts_with = "replace")]
+        if_new: bool,
+        #[command(flatten)]
+        why: OptionalReason,
+        #[command(flatten)]
+        place: Place,
+    },
+}
+
 #[derive(Clone, Copy, clap::ValueEnum)]
 #[value(rename_all = "snake_case")]
 enum Policy {
@@ -171,11 +196,18 @@ fn main() -> ExitCode {
     let word = Cli::parse().word;
     if matches!(word, Word::Up(_) | Word::Api | Word::Worker) {
         allocator::give_back();
+        // What is written is its owner's alone, customers' pictures first.
+        umask(Mode::S_IRWXG | Mode::S_IRWXO);
     }
-    start(word)
+    match processes::run_to_the_end(start(word)) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("the program cannot start: {error}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
-#[tokio::main]
 async fn start(word: Word) -> ExitCode {
     let _exporting = telemetry::start();
     // Before anything speaks TLS: one crypto provider for all.
@@ -300,6 +332,26 @@ async fn run(word: Word) -> anyhow::Result<ExitCode> {
             let data = place.data.as_deref();
             admin::grant(&config, data, act, tenant, amount, &source).await?;
             println!("granted {amount}");
+        }
+        Word::Bucket {
+            word:
+                BucketWord::Adopt {
+                    replace,
+                    if_new,
+                    why,
+                    place,
+                },
+        } => {
+            let act = why.act(&by, NO_REASON)?;
+            let how = match (replace, if_new) {
+                (_, true) => bucket::How::IfNew,
+                (true, false) => bucket::How::Replace,
+                (false, false) => bucket::How::Once,
+            };
+            println!(
+                "{}",
+                bucket::adopt(&config, place.data.as_deref(), act, how).await?
+            );
         }
         Word::Admin { word } => operate::run(&config, word).await?,
         Word::Verify { deep, place } => {

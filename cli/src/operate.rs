@@ -285,7 +285,7 @@ pub async fn run(config: &Config, word: AdminWord) -> anyhow::Result<()> {
         } => {
             let (data, act) = (place.data.as_deref(), why.act(&by)?);
             let jobs = which.find_some(config, data, &[State::Failed]).await?;
-            let (bucket, catalog) = (bucket_of(config, data)?, config.catalog()?);
+            let ((_, bucket), catalog) = (bucket_of(config, data)?, config.catalog()?);
             let redrive = async |pool: &PgPool, job: &Job| {
                 Ok(operation::redrive(pool, &bucket, &catalog, act, job).await?)
             };

@@ -3,13 +3,14 @@
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use api::connections::{self, Port};
 use common::config::{Config, Ports};
 use tokio::net::{TcpListener, TcpSocket};
+use tokio::runtime::Builder;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use crate::open_files;
 
@@ -32,8 +33,13 @@ pub async fn worker(config: &Config) -> anyhow::Result<()> {
     })?;
     let metrics = listen(config.metrics_listen, METRICS, ports.backlog)?;
     let stop = stop_signal()?;
+    let health = api::WorkerHealth {
+        stopping: stop.clone(),
+        owner: app.owner().clone(),
+        ring: app.ring.clone(),
+    };
     // To the end, so that what was counted while stopping is seen.
-    let routes = api::worker_metrics_router(stop.clone(), app.ring.clone());
+    let routes = api::worker_metrics_router(health);
     let never = CancellationToken::new();
     let serving = connections::serve(metrics, routes, Port::metrics(&ports), never);
     tokio::select! {
@@ -91,21 +97,76 @@ fn end_now() -> ! {
     std::process::exit(130)
 }
 
-/// Cancelled by Ctrl-C and by SIGTERM; the second of them ends the process.
+/// Cancelled by Ctrl-C and by SIGTERM; the second of them ends the process at once. They are waited for on a thread of their own: the
+/// second must be heard even when the rest of the process hangs, or is about to end.
 pub fn stop_signal() -> anyhow::Result<CancellationToken> {
     let stop = CancellationToken::new();
-    let mut signals = StopSignals {
-        interrupt: signal(SignalKind::interrupt())?,
-        terminate: signal(SignalKind::terminate())?,
-    };
     let stopping = stop.clone();
-    TaskTracker::new().spawn(async move {
+    let runtime = Builder::new_current_thread().enable_io().build()?;
+    let mut signals = {
+        let _entered = runtime.enter();
+        StopSignals {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+        }
+    };
+    let wait = async move {
         signals.next().await;
         tracing::info!("Stopping: taking nothing new, finishing what runs; again to stop at once");
         stopping.cancel();
         signals.next().await;
         tracing::warn!("Stopping at once; what ran goes to another worker when its lease runs out");
         end_now();
-    });
+    };
+    std::thread::Builder::new()
+        .name("signals".to_owned())
+        .spawn(move || runtime.block_on(wait))?;
     Ok(stop)
+}
+
+/// How long what still runs on a thread may take to end, once all else has: a file on a disk that hangs never ends.
+const LAST_MOMENTS: Duration = Duration::from_secs(3);
+
+/// Runs a program to its end, and not longer: what blocks a thread for ever is left behind.
+pub fn run_to_the_end<T>(program: impl Future<Output = T>) -> io::Result<T> {
+    let runtime = Builder::new_multi_thread().enable_all().build()?;
+    let ended = runtime.block_on(program);
+    runtime.shutdown_timeout(LAST_MOMENTS);
+    Ok(ended)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use nix::sys::stat::Mode;
+    use nix::unistd::mkfifo;
+
+    use super::*;
+
+    #[test]
+    fn a_file_that_hangs_on_open_does_not_hold_the_end_up() {
+        let folder = tempfile::tempdir().unwrap();
+        let pipe = folder.path().join("pipe");
+        mkfifo(&pipe, Mode::S_IRWXU).unwrap();
+        let (opened, opens) = std::sync::mpsc::channel();
+        let began = Instant::now();
+        let opening = pipe.clone();
+        let program = async move {
+            tokio::task::spawn_blocking(move || {
+                opened.send(()).unwrap();
+                std::fs::read(opening)
+            });
+            opens.recv().unwrap();
+        };
+        run_to_the_end(program).unwrap();
+        assert!(began.elapsed() < LAST_MOMENTS * 3, "{:?}", began.elapsed());
+        // So that the thread ends with the test.
+        drop(
+            std::fs::OpenOptions::new()
+                .read(true)
+                .write(true)
+                .open(pipe),
+        );
+    }
 }

@@ -15,6 +15,7 @@ use std::time::Duration;
 use anyhow::Context;
 use common::bucket::Address;
 use common::config::Config;
+use common::database::{self, Role};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -22,7 +23,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::private::Servers;
 use crate::processes::{API, METRICS, listen, stop_signal};
-use crate::{admin, open_files, secrets};
+use crate::{admin, bucket, open_files, secrets};
 use demo::Demo;
 
 /// How to start.
@@ -81,9 +82,10 @@ async fn serve(
         admin::migrate(config).await?;
     }
     let data = &options.data;
-    config
+    let bucket = config
         .bucket
-        .get_or_insert_with(|| Address::Folder(data.join("bucket")));
+        .get_or_insert_with(|| Address::Folder(data.join("bucket")))
+        .clone();
     if config.signing_key.is_none() {
         config.signing_key = Some(secrets::kept_or_made(&data.join("signing.key"))?.into());
     }
@@ -97,6 +99,7 @@ async fn serve(
     let (address, metrics_address) = (listener.local_addr()?, metrics.local_addr()?);
     let fake = fake::start(config).await?;
 
+    adopt_new(config, &bucket).await?;
     let demo = Demo::prepare(config.database_url()?.expose_secret(), data, address).await?;
     let worker = Arc::new(worker::App::connect(config).await?);
     let mut api = api::App::connect(config).await?;
@@ -145,6 +148,17 @@ async fn serve(
     stop.cancel();
     tasks.wait().await;
     trouble.map_or(Ok(()), Err)
+}
+
+/// Makes the bucket a new database's. Afterwards, and before anything else is written, the database is not new.
+async fn adopt_new(config: &Config, address: &Address) -> anyhow::Result<()> {
+    let url = config.database_url()?.expose_secret();
+    let reader = database::connect(url, Role::Reader, 1).await?;
+    let pool = database::connect(url, Role::Api, 1).await?;
+    let adopted = bucket::adopt_new(&reader, &pool, address).await;
+    reader.close().await;
+    pool.close().await;
+    adopted
 }
 
 /// Runs a part that must not end before it is told to.

@@ -429,7 +429,11 @@ async fn the_words_for_operators_do_what_they_say() {
     let demo = actions
         .lines()
         .filter(|line| line.contains("  platen up  "));
-    assert_eq!(demo.count(), 3, "tenant, credits and key: {actions}");
+    assert_eq!(
+        demo.count(),
+        4,
+        "bucket, tenant, credits and key: {actions}"
+    );
     run(&["key", "revoke", &tenant, key.split('_').nth(1).unwrap()]).await;
     let status = up
         .client
@@ -441,4 +445,79 @@ async fn the_words_for_operators_do_what_they_say() {
         .status();
     assert_eq!(status, 401);
     up.stop().await;
+}
+
+#[tokio::test]
+async fn a_new_database_adopts_its_bucket_and_later_only_people_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path();
+    let up = Up::start(data).await;
+    let adopt = async |more: &[&str]| {
+        let output = platen(data)
+            .args(["bucket", "adopt"])
+            .args(more)
+            .arg("--data")
+            .arg(data)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .output()
+            .await
+            .unwrap();
+        let says = [output.stdout, output.stderr].concat();
+        (output.status.success(), String::from_utf8(says).unwrap())
+    };
+    let (well, says) = adopt(&[]).await;
+    assert!(well && says.contains("it was adopted before"), "{says}");
+    let marker = data.join("bucket/platen-bucket");
+    let first = std::fs::read(&marker).unwrap();
+    std::fs::remove_file(&marker).unwrap();
+    let (well, says) = adopt(&["--if-new"]).await;
+    assert!(well && says.contains("nothing was done"), "{says}");
+    assert!(
+        !marker.exists(),
+        "a step of each deployment adopts no empty folder"
+    );
+    let (well, says) = adopt(&[]).await;
+    assert!(!well && says.contains("--replace"), "{says}");
+    let readiness = up.get("/readyz").await;
+    assert_eq!(readiness["ready"], false, "{readiness}");
+    let (well, says) = adopt(&["--replace"]).await;
+    assert!(well && says.contains("adopted"), "{says}");
+    assert_ne!(
+        std::fs::read(&marker).unwrap(),
+        first,
+        "each adoption has an id of its own"
+    );
+    up.ended(&up.submit().await, Duration::from_secs(20)).await;
+    verify(data).await;
+    up.stop().await;
+}
+
+#[tokio::test]
+async fn the_doctor_tells_of_files_that_others_may_read_and_of_links() {
+    let folder = tempfile::tempdir().unwrap();
+    let bucket = folder.path().join("bucket");
+    std::fs::create_dir(&bucket).unwrap();
+    std::fs::write(bucket.join("a.png"), "a picture").unwrap();
+    std::os::unix::fs::symlink("/etc", bucket.join("away")).unwrap();
+    let doctor = async || {
+        let mut doctor = platen(folder.path());
+        doctor.arg("doctor").env("PLATEN_BUCKET", &bucket);
+        let output = doctor.stdout(Stdio::piped()).output().await.unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let says = doctor().await;
+    let advice = format!("`chmod -R go= {}` ends that", bucket.display());
+    assert!(says.contains(&advice), "{says}");
+    assert!(
+        says.contains("1 of all 3 entries are symbolic links"),
+        "{says}"
+    );
+    let chmod = Command::new("chmod")
+        .args(["-R", "go="])
+        .arg(&bucket)
+        .status();
+    assert!(chmod.await.unwrap().success());
+    let says = doctor().await;
+    assert!(!says.contains("chmod"), "{says}");
 }

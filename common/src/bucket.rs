@@ -1,35 +1,45 @@
 //! The shelf: objects by key, written once, and links to them that are signed and expire.
 
 mod address;
+mod folder;
+mod link;
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::stream::{BoxStream, StreamExt, TryStreamExt};
-use hmac::{Hmac, KeyInit, Mac};
 use object_store::path::Path as Key;
 use object_store::signer::{Method, SignedUrlOptions};
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 
 pub use address::{Address, BadAddress};
 use address::{Opened, Signing};
+use folder::Folder;
+pub use folder::{Survey, survey};
+pub use link::{BadLink, Signed, SigningKeys};
 
 use crate::file_name::attachment;
+use crate::ownership;
 
 /// What a key begins with that an examination made. Nobody names it.
 pub const EXAMINED: &str = "examined/";
+/// The object that says whose the bucket is; see [`crate::ownership`].
+pub const MARKER: &str = "platen-bucket";
+/// A marker has no more bytes.
+const MARKER_BYTES: u64 = 200;
 
 /// Where objects are kept.
 #[derive(Clone)]
 pub struct Bucket {
     store: Arc<dyn ObjectStore>,
+    /// Where it is a folder.
+    folder: Option<Folder>,
     signing: Option<Signing>,
-    signing_key: SecretString,
+    keys: SigningKeys,
 }
 
 /// Where an object can be had by whoever holds the link, for a while.
@@ -76,6 +86,27 @@ pub struct Listed {
     pub bytes: u64,
     /// When it was written, on the bucket's clock.
     pub modified: OffsetDateTime,
+    pub kind: FileKind,
+}
+
+/// What lies in a bucket. Where it is not a folder, all are objects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FileKind {
+    Object,
+    SymbolicLink,
+    /// A pipe, a socket or a device.
+    Special,
+}
+
+impl FileKind {
+    /// In words.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Object => "a file",
+            Self::SymbolicLink => "a symbolic link",
+            Self::Special => "a pipe, a socket or a device",
+        }
+    }
 }
 
 impl From<ObjectMeta> for Listed {
@@ -87,6 +118,7 @@ impl From<ObjectMeta> for Listed {
             // Out of all range: then it is as old as can be told, and its row alone decides.
             modified: OffsetDateTime::from_unix_timestamp(seconds)
                 .unwrap_or(OffsetDateTime::UNIX_EPOCH),
+            kind: FileKind::Object,
         }
     }
 }
@@ -104,27 +136,62 @@ pub enum BucketError {
     #[error(transparent)]
     Store(#[from] object_store::Error),
     #[error("{0} is not a folder this process can use: {1}")]
-    Folder(String, std::io::Error),
+    Folder(String, io::Error),
+    #[error("{path} is {kind}, which is not followed: {key} is no object", kind = kind.word())]
+    Irregular {
+        key: String,
+        path: String,
+        kind: FileKind,
+    },
+    #[error("{0}")]
+    NotOurs(&'static str),
+    #[error(transparent)]
+    Unsure(ownership::Unknown),
 }
 
-/// A link that is not, or no longer, good.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum BadLink {
-    #[error("this link has expired: ask for a fresh one")]
-    Expired,
-    #[error("this link is not one of ours")]
-    Forged,
+impl BucketError {
+    /// Whether the folder itself is not there.
+    pub fn is_no_folder(&self) -> bool {
+        let missing = [io::ErrorKind::NotFound, io::ErrorKind::NotADirectory];
+        matches!(self, Self::Folder(_, error) if missing.contains(&error.kind()))
+    }
+
+    /// Whether the same may be tried again: the bucket may be back then.
+    pub fn passes(&self) -> bool {
+        match self {
+            Self::Store(_) | Self::Garbled(_) | Self::Folder(..) => true,
+            Self::NotOurs(_) | Self::Unsure(_) => true,
+            Self::TakenByAnother(_)
+            | Self::Overwrites
+            | Self::TooLarge { .. }
+            | Self::Irregular { .. } => false,
+        }
+    }
 }
 
 impl Bucket {
-    /// Opens the bucket at an address; a folder is made when it is missing.
-    pub fn open(address: &Address, signing_key: SecretString) -> Result<Self, BucketError> {
+    /// Opens the bucket at an address. A folder must exist: one that is missing is perhaps not mounted.
+    pub fn open(address: &Address, keys: impl Into<SigningKeys>) -> Result<Self, BucketError> {
         let Opened { store, signing } = address.open()?;
+        let folder = match address {
+            Address::Folder(folder) => Some(Folder::new(folder)),
+            Address::S3(_) | Address::Gcs(_) => None,
+        };
         Ok(Self {
             store,
+            folder,
             signing,
-            signing_key,
+            keys: keys.into(),
         })
+    }
+
+    /// An object's key as the store has it, where it may be looked at.
+    async fn admitted(&self, key: &str) -> Result<Key, BucketError> {
+        let key = Key::from(key);
+        if let Some(folder) = &self.folder {
+            folder.admit(&key).await?;
+        }
+        Ok(key)
     }
 
     /// Without links to the store itself: for clients that do not reach it. The api gives its objects out then.
@@ -132,6 +199,11 @@ impl Bucket {
     pub fn behind_the_api(mut self) -> Self {
         self.signing = None;
         self
+    }
+
+    /// Whether it is a folder of this machine.
+    pub fn is_folder(&self) -> bool {
+        self.folder.is_some()
     }
 
     /// Whether its store signs links, to be read and to be written to.
@@ -147,7 +219,7 @@ impl Bucket {
             mode: PutMode::Create,
             ..PutOptions::default()
         };
-        let (location, payload) = (Key::from(key), PutPayload::from(bytes));
+        let (location, payload) = (self.admitted(key).await?, PutPayload::from(bytes));
         let was_there = match self.store.put_opts(&location, payload, options).await {
             Ok(_) => None,
             Err(error @ object_store::Error::AlreadyExists { .. }) => Some(error),
@@ -180,6 +252,38 @@ impl Bucket {
         }
     }
 
+    /// What the marker says: whose bucket this is. `None`: it has none.
+    pub async fn marker(&self) -> Result<Option<String>, BucketError> {
+        let marker = self.get_at_most(MARKER, MARKER_BYTES).await?;
+        Ok(marker.map(|bytes| String::from_utf8_lossy(&bytes).trim().to_owned()))
+    }
+
+    /// Writes the marker; only where there is none, or over another, as `replace` says.
+    pub async fn write_marker(&self, says: &str, replace: bool) -> Result<(), BucketError> {
+        let mode = if replace {
+            PutMode::Overwrite
+        } else {
+            PutMode::Create
+        };
+        let options = PutOptions {
+            mode,
+            ..PutOptions::default()
+        };
+        let location = self.admitted(MARKER).await?;
+        let payload = PutPayload::from(format!("{says}\n"));
+        match self.store.put_opts(&location, payload, options).await {
+            Ok(_) => {}
+            Err(object_store::Error::AlreadyExists { .. }) => {
+                return Err(BucketError::TakenByAnother(MARKER.to_owned()));
+            }
+            Err(error) => return Err(error.into()),
+        }
+        match self.marker().await? {
+            Some(read) if read == says => Ok(()),
+            _ => Err(BucketError::Garbled(MARKER.to_owned())),
+        }
+    }
+
     /// The whole object, or `None` when there is none.
     pub async fn get(&self, key: &str) -> Result<Option<Bytes>, BucketError> {
         self.get_at_most(key, u64::MAX).await
@@ -187,7 +291,7 @@ impl Bucket {
 
     /// As [`Self::get`], of what somebody else wrote: more than `most` bytes are an error, and not read.
     pub async fn get_at_most(&self, key: &str, most: u64) -> Result<Option<Bytes>, BucketError> {
-        match self.store.get(&Key::from(key)).await {
+        match self.store.get(&self.admitted(key).await?).await {
             Ok(found) if found.meta.size > most => Err(BucketError::TooLarge {
                 key: key.to_owned(),
                 bytes: found.meta.size,
@@ -201,7 +305,7 @@ impl Bucket {
 
     /// Size and hash of an object as it is now, or `None` when there is none. It is never whole in memory.
     pub async fn measure(&self, key: &str) -> Result<Option<Stored>, BucketError> {
-        let mut chunks = match self.store.get(&Key::from(key)).await {
+        let mut chunks = match self.store.get(&self.admitted(key).await?).await {
             Ok(found) => found.into_stream(),
             Err(object_store::Error::NotFound { .. }) => return Ok(None),
             Err(error) => return Err(error.into()),
@@ -220,6 +324,9 @@ impl Bucket {
     /// Every object, in no order that matters. Objects that come and go meanwhile may be in it or not. Who asks again
     /// after the end is told so again.
     pub fn list(&self) -> BoxStream<'static, Result<Listed, BucketError>> {
+        if let Some(folder) = &self.folder {
+            return folder.list().fuse().boxed();
+        }
         let objects = self.store.list(None);
         objects
             .map_ok(Listed::from)
@@ -230,7 +337,7 @@ impl Bucket {
 
     /// Removes an object; one that is not there is no error.
     pub async fn delete(&self, key: &str) -> Result<(), BucketError> {
-        match self.store.delete(&Key::from(key)).await {
+        match self.store.delete(&self.admitted(key).await?).await {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
             Err(error) => Err(error.into()),
         }
@@ -285,7 +392,7 @@ impl Bucket {
         Ok(Some(url.await?.into()))
     }
 
-    /// The path and query of a link to our own api, signed by HMAC-SHA256.
+    /// The path and query of a link to our own api.
     pub fn our_link(
         &self,
         key: &str,
@@ -293,103 +400,16 @@ impl Bucket {
         now: OffsetDateTime,
         lifetime: Duration,
     ) -> String {
-        let expires = (now + lifetime).unix_timestamp();
-        let signature = self.mac(key, Some(file_name), expires).finalize();
-        let signature = hex::encode(signature.into_bytes());
-        let name = utf8_percent_encode(file_name, NON_ALPHANUMERIC);
-        format!("/files/{key}?expires={expires}&name={name}&signature={signature}")
+        self.keys.link(key, file_name, now, lifetime)
     }
 
-    /// Whether a link to this object, under this name, is ours and still good. Links of before files were called something have
-    /// no name.
+    /// Whether a link to this object is ours and still good.
     pub fn check_link(
         &self,
         key: &str,
-        file_name: Option<&str>,
-        expires: i64,
-        signature: &str,
+        signed: Signed<'_>,
         now: OffsetDateTime,
     ) -> Result<(), BadLink> {
-        let signature = hex::decode(signature).map_err(|_| BadLink::Forged)?;
-        self.mac(key, file_name, expires)
-            .verify_slice(&signature)
-            .map_err(|_| BadLink::Forged)?;
-        if now.unix_timestamp() < expires {
-            Ok(())
-        } else {
-            Err(BadLink::Expired)
-        }
-    }
-
-    fn mac(&self, key: &str, file_name: Option<&str>, expires: i64) -> Hmac<Sha256> {
-        let mut mac = Hmac::<Sha256>::new_from_slice(self.signing_key.expose_secret().as_bytes())
-            .expect("any length is a key");
-        mac.update(format!("GET\n{key}\n{expires}").as_bytes());
-        if let Some(name) = file_name {
-            mac.update(format!("\n{name}").as_bytes());
-        }
-        mac
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use time::macros::datetime;
-
-    use super::*;
-
-    /// What it keeps is tested over every kind of bucket, in `tests/tests/buckets.rs`.
-    fn bucket() -> (tempfile::TempDir, Bucket) {
-        let folder = tempfile::tempdir().unwrap();
-        let address = Address::Folder(folder.path().to_owned());
-        let bucket = Bucket::open(&address, SecretString::from("key")).unwrap();
-        (folder, bucket)
-    }
-
-    #[tokio::test]
-    async fn links_expire_and_cannot_be_altered() {
-        const LIFETIME: Duration = Duration::from_mins(15);
-        let (_folder, bucket) = bucket();
-        let now = datetime!(2026-11-22 12:00 UTC);
-        let expires = now + LIFETIME;
-        let shown = Shown {
-            media_type: "image/png",
-            file_name: "a.png",
-        };
-        let link = bucket.link("t/1/a.png", shown, now, LIFETIME).await;
-        let Ok(Link::Ours(link)) = link else {
-            panic!("{link:?}");
-        };
-        let signature = link.rsplit_once('=').unwrap().1;
-        let check = |key, at, now| bucket.check_link(key, Some("a.png"), at, signature, now);
-        assert_eq!(check("t/1/a.png", expires.unix_timestamp(), now), Ok(()));
-        assert_eq!(
-            check("t/1/a.png", expires.unix_timestamp(), expires),
-            Err(BadLink::Expired)
-        );
-        assert_eq!(
-            check("t/1/b.png", expires.unix_timestamp(), now),
-            Err(BadLink::Forged)
-        );
-        assert_eq!(
-            check("t/1/a.png", expires.unix_timestamp() + 1, now),
-            Err(BadLink::Forged)
-        );
-        assert_eq!(
-            bucket.check_link(
-                "t/1/a.png",
-                Some("a.png"),
-                expires.unix_timestamp(),
-                "zz",
-                now
-            ),
-            Err(BadLink::Forged)
-        );
-        for other in [None, Some("b.exe")] {
-            assert_eq!(
-                bucket.check_link("t/1/a.png", other, expires.unix_timestamp(), signature, now),
-                Err(BadLink::Forged)
-            );
-        }
+        self.keys.check(key, signed, now)
     }
 }

@@ -16,7 +16,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use secrecy::SecretString;
 
-use crate::bucket::{Address, BadAddress};
+use crate::bucket::{Address, BadAddress, SigningKeys};
 use crate::catalog::{Catalog, CatalogError};
 use crate::queue;
 pub use ports::{Ports, Rate, Rates};
@@ -44,7 +44,7 @@ pub const VARIABLES: &[(&str, &str)] = &[
     ("OPENAI_API_KEY", "key of OpenAI"),
     (
         "PLATEN_BUCKET",
-        "where objects are kept: a folder, s3://bucket/prefix or gs://bucket/prefix; default ./data/bucket",
+        "where objects are kept: a folder, s3://bucket/prefix or gs://bucket/prefix; without it `platen up` takes one in its data folder",
     ),
     (
         "PLATEN_LINKS",
@@ -69,6 +69,10 @@ pub const VARIABLES: &[(&str, &str)] = &[
     (
         "PLATEN_SIGNING_KEY",
         "secret that signs links to files; at least 32 characters",
+    ),
+    (
+        "PLATEN_SIGNING_KEY_PREVIOUS",
+        "the signing key of before, while links it has signed are out; default none",
     ),
     (
         "PLATEN_OPERATOR_KEY",
@@ -213,6 +217,8 @@ pub struct Config {
     pub queue: String,
     pub bucket: Option<Address>,
     pub signing_key: Option<SecretString>,
+    /// Signs no more links; those it has signed still open their files.
+    pub previous_signing_key: Option<SecretString>,
     /// What operators show to `/v1/admin`.
     pub operator_key: Option<SecretString>,
     pub links: Links,
@@ -356,6 +362,7 @@ impl Config {
             queue: text("PLATEN_QUEUE")?.unwrap_or_else(|| "platen".to_owned()),
             bucket: bucket()?,
             signing_key: long_secret("PLATEN_SIGNING_KEY")?,
+            previous_signing_key: long_secret("PLATEN_SIGNING_KEY_PREVIOUS")?,
             operator_key: long_secret("PLATEN_OPERATOR_KEY")?,
             links: links()?,
             listen: parsed("PLATEN_LISTEN")?.unwrap_or(API),
@@ -424,9 +431,18 @@ impl Config {
         })
     }
 
-    pub fn bucket(&self) -> Address {
-        let by_default = || Address::Folder(PathBuf::from("data/bucket"));
-        self.bucket.clone().unwrap_or_else(by_default)
+    /// Where objects are kept. No folder is taken by default: it would be another one in each folder a process is started in.
+    pub fn bucket(&self) -> Result<Address, ConfigError> {
+        self.bucket.clone().ok_or(ConfigError::Missing {
+            name: "PLATEN_BUCKET",
+            needed: "where objects are kept: the whole path of a folder, s3://bucket/prefix or gs://bucket/prefix; the same for every process",
+        })
+    }
+
+    /// The keys of links.
+    pub fn signing_keys(&self) -> Result<SigningKeys, ConfigError> {
+        let current = SigningKeys::from(self.signing_key()?.clone());
+        Ok(current.and_previous(self.previous_signing_key.clone()))
     }
 
     pub fn signing_key(&self) -> Result<&SecretString, ConfigError> {

@@ -30,6 +30,7 @@ pub mod billing;
 pub mod dispatch;
 pub mod operation;
 pub mod orphans;
+pub mod ownership;
 pub mod settlement;
 pub mod uploading;
 pub mod verify;

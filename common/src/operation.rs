@@ -25,6 +25,8 @@ use crate::id::{GrantId, JobId, TenantId};
 use crate::idempotency::{self, Answer};
 use crate::job::{self, Job, State};
 use crate::ledger::{self, Account, Cause, Transfer};
+use crate::orphans::SearchError;
+use crate::ownership;
 use crate::settlement::{self, Cancellation, SettlementError};
 use crate::{clock, tenant};
 
@@ -111,6 +113,15 @@ pub enum OperationError {
     Settlement(#[from] SettlementError),
     #[error(transparent)]
     Database(#[from] sqlx::Error),
+}
+
+impl From<SearchError> for OperationError {
+    fn from(error: SearchError) -> Self {
+        match error {
+            SearchError::Bucket(error) => Self::Bucket(error),
+            SearchError::Database(error) => Self::Database(error),
+        }
+    }
 }
 
 /// Stops jobs from being started; they are accepted as before. Returns the pause's number.
@@ -269,7 +280,7 @@ pub async fn redrive(
         Err(not_offered) => return skip(not_offered.to_string()),
     };
     let id = JobId::new();
-    if !copy_inputs(bucket, old.tenant, id, &mut generation).await? {
+    if !copy_inputs(pool, bucket, old.tenant, id, &mut generation).await? {
         return skip("its inputs were deleted".to_owned());
     }
     let subject = json!({ "job": old.id, "new": id, "tenant": old.tenant });
@@ -316,12 +327,17 @@ async fn record(pool: &PgPool, act: Act<'_>, action: &str, subject: &Value) -> s
 
 /// Inputs belong to their job, and go with it. `false`: they are gone.
 async fn copy_inputs(
+    pool: &PgPool,
     bucket: &Bucket,
     tenant: TenantId,
     job: JobId,
     generation: &mut Generation,
-) -> Result<bool, BucketError> {
+) -> Result<bool, OperationError> {
     let Generation::Image(request) = generation;
+    if request.inputs.is_empty() {
+        return Ok(true);
+    }
+    ownership::must_be_usable(pool, bucket).await?;
     for (index, input) in request.inputs.iter_mut().enumerate() {
         if input.upload.is_some() {
             continue;
@@ -332,6 +348,8 @@ async fn copy_inputs(
         input.object_key = input_key(tenant, job, index);
         bucket.put_new(&input.object_key, bytes).await?;
     }
+    // What was put into another's bucket would be lost.
+    ownership::must_be_usable(pool, bucket).await?;
     Ok(true)
 }
 

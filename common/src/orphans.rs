@@ -1,10 +1,11 @@
-//! Orphans: objects that no row names. The sweeper removes them and `platen verify --deep` tells of them; what one is
-//! stands here, once.
+//! Orphans: objects that no row names, and objects that are to be gone: those with a receipt, and those whose time is over. The
+//! sweeper removes the first two, and `platen verify --deep` tells of all; what one is stands here, once.
 //!
 //! An object is written before the row that names it, so one that is young may yet be named: a grace decides, on the
-//! database's clock. Who adds a table that names objects adds it to [`unnamed`].
+//! database's clock. One that has a receipt needs none: no key is written twice. Who adds a table that names objects adds it to
+//! [`judged`].
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures::stream::{BoxStream, TryStreamExt};
@@ -12,7 +13,7 @@ use sqlx::PgPool;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use crate::bucket::{Bucket, BucketError, EXAMINED, Listed};
+use crate::bucket::{Bucket, BucketError, EXAMINED, FileKind, Listed, MARKER};
 use crate::database;
 use crate::id::TenantId;
 
@@ -43,8 +44,14 @@ pub struct Batch {
     pub seen: usize,
     /// A tenant's own that no row names.
     pub unnamed: Vec<Listed>,
+    /// A receipt says that they are gone: they have come back with a volume or a copy, or the receipt is wrong.
+    pub receipted: Vec<Listed>,
+    /// They were to be deleted at this time, and are not.
+    pub overdue: Vec<(Listed, OffsetDateTime)>,
     /// Under no key of ours, or of a tenant this database does not know: perhaps another Platen's. Left alone.
     pub strange: Vec<Listed>,
+    /// Symbolic links and special files. Left alone.
+    pub irregular: Vec<Listed>,
 }
 
 impl Search {
@@ -71,12 +78,14 @@ impl Search {
         while batch.seen < BATCH
             && let Some(object) = self.objects.try_next().await?
         {
-            batch.seen += 1;
-            if object.modified >= self.before {
+            if object.key == MARKER {
                 continue;
             }
+            batch.seen += 1;
             match Place::of(&object.key) {
+                _ if object.kind != FileKind::Object => batch.irregular.push(object),
                 Some(place) => owned.entry(place.tenant).or_default().push((place, object)),
+                None if object.modified >= self.before => {}
                 // One that broke off before it tidied up.
                 None if object.key.starts_with(EXAMINED) => batch.unnamed.push(object),
                 None => batch.strange.push(object),
@@ -88,13 +97,21 @@ impl Search {
                 .iter()
                 .map(|(_, object)| object.key.clone())
                 .collect();
-            let unnamed = unnamed(&self.pool, tenant, &keys, &places).await?;
-            let objects = objects.into_iter().map(|(_, object)| object);
-            match unnamed {
-                Some(unnamed) => batch
-                    .unnamed
-                    .extend(objects.filter(|object| unnamed.contains(&object.key))),
-                None => batch.strange.extend(objects),
+            let judged = judged(&self.pool, tenant, &keys, &places).await?;
+            for (_, object) in objects {
+                let is_old = object.modified < self.before;
+                match &judged {
+                    None if is_old => batch.strange.push(object),
+                    None => {}
+                    Some(judged) => match judged.get(&object.key) {
+                        Some(Judged::Receipted) => batch.receipted.push(object),
+                        Some(Judged::Unnamed) if is_old => batch.unnamed.push(object),
+                        Some(&Judged::DueAt(due)) if due < self.before => {
+                            batch.overdue.push((object, due));
+                        }
+                        Some(Judged::Unnamed | Judged::DueAt(_)) | None => {}
+                    },
+                }
             }
         }
         Ok((batch.seen > 0).then_some(batch))
@@ -132,15 +149,23 @@ fn uuid(text: &str) -> Option<Uuid> {
     (uuid.to_string() == text).then_some(uuid)
 }
 
-/// Of these keys of one tenant, those that no row names; `None` when there is no such tenant. One statement, so one
-/// moment: all of a job that is open is spared, for its settlement may yet name it, and of one that has ended nothing
-/// more is ever named. That is why nobody needs a lock.
-async fn unnamed(
+/// What rows say of an object, where it need not be there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Judged {
+    Receipted,
+    Unnamed,
+    DueAt(OffsetDateTime),
+}
+
+/// What rows say of these keys of one tenant; `None` when there is no such tenant. One statement, so one moment: all of a job
+/// that is open is spared, for its settlement may yet name it, and of one that has ended nothing more is ever named. That is
+/// why nobody needs a lock. What is due and was never planned counts as due, by what its tenant wants kept; what is held does not.
+async fn judged(
     pool: &PgPool,
     tenant: TenantId,
     keys: &[String],
     places: &[Place],
-) -> sqlx::Result<Option<HashSet<String>>> {
+) -> sqlx::Result<Option<BTreeMap<String, Judged>>> {
     let calls: Vec<Option<Uuid>> = places.iter().map(|place| place.call).collect();
     let jobs: Vec<Option<Uuid>> = places.iter().map(|place| place.job).collect();
     let mut transaction = database::begin_for(pool, tenant).await?;
@@ -154,16 +179,27 @@ async fn unnamed(
     if !known {
         return Ok(None);
     }
-    let unnamed = sqlx::query_scalar!(
-        r#"-- orphans::unnamed
-        SELECT listed.key AS "key!" FROM unnest($2::text[], $3::uuid[], $4::uuid[]) AS listed(key, call_id, job_id)
-        WHERE NOT EXISTS (SELECT FROM artifacts WHERE object_key = listed.key AND tenant_id = $1 AND deleted_at IS NULL)
+    let rows = sqlx::query!(
+        r#"-- orphans::judged
+        SELECT listed.key AS "key!", planned.deleted_at IS NOT NULL AS "receipted!",
+          NOT EXISTS (SELECT FROM artifacts WHERE object_key = listed.key AND tenant_id = $1 AND deleted_at IS NULL)
           AND NOT EXISTS (SELECT FROM calls WHERE object_key = listed.key AND tenant_id = $1)
           AND NOT EXISTS (SELECT FROM uploads WHERE object_key = listed.key AND tenant_id = $1 AND deleted_at IS NULL)
           AND NOT EXISTS (SELECT FROM calls c JOIN jobs j ON j.id = c.job_id WHERE c.id = listed.call_id AND c.tenant_id = $1 AND j.finished_at IS NULL)
           AND NOT EXISTS (SELECT FROM jobs WHERE id = listed.job_id AND tenant_id = $1 AND finished_at IS NULL)
           AND NOT EXISTS (SELECT FROM job_requests WHERE job_id = listed.job_id AND tenant_id = $1
-                          AND generation @> jsonb_build_object('inputs', jsonb_build_array(jsonb_build_object('object_key', listed.key))))"#,
+                          AND generation @> jsonb_build_object('inputs', jsonb_build_array(jsonb_build_object('object_key', listed.key)))) AS "unnamed!",
+          CASE WHEN EXISTS (SELECT FROM holds h WHERE h.job_id = coalesce(planned.job_id, listed.job_id, c.job_id) AND h.lifted_at IS NULL AND h.until > clock_timestamp()) THEN NULL
+            WHEN planned.id IS NOT NULL THEN planned.due_at
+            WHEN c.object_key = listed.key THEN j.finished_at + make_interval(secs => r.originals)
+            WHEN EXISTS (SELECT FROM job_requests q WHERE q.job_id = listed.job_id AND q.tenant_id = $1
+                         AND q.generation @> jsonb_build_object('inputs', jsonb_build_array(jsonb_build_object('object_key', listed.key))))
+              THEN j.finished_at + make_interval(secs => r.inputs) END AS due_at
+        FROM unnest($2::text[], $3::uuid[], $4::uuid[]) AS listed(key, call_id, job_id)
+          LEFT JOIN deletions planned ON planned.object_key = listed.key AND planned.tenant_id = $1
+          LEFT JOIN calls c ON c.id = listed.call_id AND c.tenant_id = $1
+          LEFT JOIN jobs j ON j.id = coalesce(c.job_id, listed.job_id) AND j.tenant_id = $1
+          LEFT JOIN retention r ON r.tenant_id = $1"#,
         tenant.0,
         keys,
         &calls as &[Option<Uuid>],
@@ -172,7 +208,16 @@ async fn unnamed(
     .fetch_all(&mut *transaction)
     .await?;
     transaction.commit().await?;
-    Ok(Some(unnamed.into_iter().collect()))
+    let judged = rows.into_iter().filter_map(|row| {
+        let judged = match row.due_at {
+            _ if row.receipted => Judged::Receipted,
+            _ if row.unnamed => Judged::Unnamed,
+            Some(due) => Judged::DueAt(due),
+            None => return None,
+        };
+        Some((row.key, judged))
+    });
+    Ok(Some(judged.collect()))
 }
 
 #[cfg(test)]

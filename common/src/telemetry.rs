@@ -69,6 +69,15 @@ pub static BUCKET_AWAY: LazyLock<IntGauge> = LazyLock::new(|| {
     ))
 });
 
+/// 1 for how it stands with the bucket's marker, as this process asked last; see [`crate::ownership`].
+pub static BUCKET_OWNERSHIP: LazyLock<IntGaugeVec> = LazyLock::new(|| {
+    gauge(
+        "platen_bucket_ownership",
+        "Whether the bucket is this database's: ours, not_adopted, foreign or absent.",
+        &["state"],
+    )
+});
+
 /// Bytes that wait for the bucket, in memory.
 pub static SPOOL_BYTES: LazyLock<IntGauge> = LazyLock::new(|| {
     registered(IntGauge::new(
@@ -272,6 +281,7 @@ pub const NAMES: &[&str] = &[
     "platen_lane_tenants_closed",
     "platen_model_shutdown_timestamp_seconds",
     "platen_bucket_away",
+    "platen_bucket_ownership",
     "platen_build_info",
     "platen_step_seconds",
     "platen_worker_slots",

@@ -11,6 +11,7 @@ use common::credits::Credits;
 use common::database::{self, Role};
 use common::id::TenantId;
 use common::operation::{Act, tenants};
+use common::ownership;
 use common::queue::lanes::LaneState;
 use common::queue::{Lanes, Ring};
 use common::verify::deep::{self, Progress, Told};
@@ -180,6 +181,7 @@ impl Pipeline {
                     .bucket
                     .unwrap_or_else(|| Address::Folder(bucket.path().to_owned())),
             ),
+            previous_signing_key: None,
             signing_key: Some(SecretString::from("a key for tests, and for tests only")),
             operator_key: Some(SecretString::from(OPERATOR_KEY)),
             links: Links::default(),
@@ -219,6 +221,7 @@ impl Pipeline {
         };
         let runtime = servers.runtime_url(&database);
         let pool = database::connect(&runtime, Role::Api, 2).await.unwrap();
+        adopt(&pool, &config.bucket().unwrap()).await;
         let (tenant, key) = add_tenant(&pool, options.credits).await;
         pool.close().await;
         let reader = database::connect(&runtime, Role::Reader, 2).await.unwrap();
@@ -386,7 +389,7 @@ impl Pipeline {
 
     /// What a look into the bucket finds; `grace` is how old an orphan must be.
     pub async fn deep(&self, grace: Duration) -> (Vec<Finding>, Progress) {
-        look(&self.reader, &self.config.bucket(), grace).await
+        look(&self.reader, &self.config.bucket().unwrap(), grace).await
     }
 
     /// How many jobs have not ended.
@@ -419,6 +422,14 @@ impl Pipeline {
         self.servers.drop_database(&self.database).await;
         self.closed = true;
     }
+}
+
+/// Makes a bucket the database's, as `platen bucket adopt` does.
+pub async fn adopt(pool: &PgPool, address: &Address) {
+    let bucket = Bucket::open(address, SecretString::default()).unwrap();
+    ownership::adopt(pool, &bucket, &address.to_string(), TESTER, true)
+        .await
+        .unwrap();
 }
 
 /// How many jobs have not ended.

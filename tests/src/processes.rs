@@ -58,7 +58,7 @@ pub fn told(mut platen: Command, word: &str, config: &Config) -> Command {
         .env("REDIS_URL", secret(&config.redis_url))
         .env("PLATEN_SIGNING_KEY", secret(&config.signing_key))
         .env("PLATEN_QUEUE", &config.queue)
-        .env("PLATEN_BUCKET", config.bucket().to_string())
+        .env("PLATEN_BUCKET", config.bucket().unwrap().to_string())
         .env("PLATEN_MODELS", config.models.as_ref().unwrap())
         .env("PLATEN_LISTEN", config.listen.to_string())
         .env("PLATEN_METRICS_LISTEN", config.metrics_listen.to_string())

@@ -1,12 +1,15 @@
 //! What is promised of a bucket, demanded of every kind of it: a folder, S3, and Google Cloud Storage, both also under a prefix.
 #![expect(clippy::unwrap_used, reason = "tests fail loudly")]
 
+use std::os::unix::fs::symlink;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use common::bucket::{Address, Bucket, BucketError, Link, Listed, Shown, Stored};
+use common::bucket::{Address, Bucket, BucketError, FileKind, Link, Listed, Shown, Stored};
 use common::clock;
 use futures::{StreamExt, TryStreamExt, stream};
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
 use secrecy::SecretString;
 use sha2::{Digest, Sha256};
 use tests::gcs::Gcs;
@@ -340,4 +343,84 @@ async fn what_cannot_be_read_back_was_not_written() {
     );
     s3.set_mood(Mood::Well);
     bucket.put_new("t/1/a", bytes("one")).await.unwrap();
+}
+
+/// What is no plain file in a folder is listed as what it is, and neither read, written nor removed: it may lead out of the bucket, or
+/// never answer.
+#[tokio::test]
+async fn links_and_pipes_in_a_folder_are_not_followed() {
+    let (folder, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let bucket = open(&Address::Folder(folder.path().to_owned()));
+    bucket.put_new("t/1/a", bytes("one")).await.unwrap();
+    std::fs::write(elsewhere.path().join("secret"), "anothers").unwrap();
+    let at = |name: &str| folder.path().join("t").join(name);
+    symlink(elsewhere.path(), at("folder")).unwrap();
+    symlink(elsewhere.path().join("secret"), at("file")).unwrap();
+    symlink(elsewhere.path().join("new"), at("dangling")).unwrap();
+    symlink(folder.path(), at("loop")).unwrap();
+    mkfifo(&at("pipe"), Mode::S_IRWXU).unwrap();
+
+    let listed: Vec<(String, FileKind)> = list(&bucket)
+        .await
+        .into_iter()
+        .map(|object| (object.key, object.kind))
+        .collect();
+    let link = |name: &str| (format!("t/{name}"), FileKind::SymbolicLink);
+    assert_eq!(
+        listed,
+        [
+            ("t/1/a".to_owned(), FileKind::Object),
+            link("dangling"),
+            link("file"),
+            link("folder"),
+            link("loop"),
+            ("t/pipe".to_owned(), FileKind::Special),
+        ]
+    );
+    for key in [
+        "t/folder/secret",
+        "t/folder/new",
+        "t/file",
+        "t/dangling",
+        "t/loop/t/1/a",
+        "t/pipe",
+    ] {
+        let tried = async {
+            [
+                bucket.get(key).await.err(),
+                bucket.measure(key).await.err(),
+                bucket.put_new(key, bytes("two")).await.err(),
+                bucket.delete(key).await.err(),
+            ]
+        };
+        let tried = tokio::time::timeout(Duration::from_secs(10), tried).await;
+        for error in tried.unwrap() {
+            assert!(
+                matches!(error, Some(BucketError::Irregular { .. })),
+                "{key}: {error:?}"
+            );
+        }
+    }
+    let secret = std::fs::read_to_string(elsewhere.path().join("secret"));
+    assert_eq!(secret.unwrap(), "anothers");
+    assert_eq!(std::fs::read_dir(elsewhere.path()).unwrap().count(), 1);
+    assert!(at("file").is_symlink() && at("pipe").exists());
+    assert_eq!(bucket.get("t/1/a").await.unwrap().unwrap(), "one");
+}
+
+/// A folder that is gone is perhaps not mounted: what was to be written into it must not be written where it was.
+#[tokio::test]
+async fn a_folder_that_is_gone_is_not_made_anew() {
+    let parent = tempfile::tempdir().unwrap();
+    let folder = parent.path().join("bucket");
+    let address = Address::Folder(folder.clone());
+    assert!(Bucket::open(&address, SecretString::from("key")).is_err());
+    address.make_folder().unwrap();
+    let bucket = open(&address);
+    std::fs::remove_dir(&folder).unwrap();
+    let put = bucket.put_new("t/1/a", bytes("one")).await.unwrap_err();
+    assert!(put.is_no_folder() && put.passes(), "{put}");
+    assert!(!folder.exists());
+    let mut listed = bucket.list();
+    assert!(listed.next().await.unwrap().is_err());
 }

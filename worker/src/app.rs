@@ -11,6 +11,7 @@ use common::config::{Config, Timing};
 use common::database::{self, Role};
 use common::job::Open;
 use common::outcome::Class;
+use common::ownership::Owner;
 use common::queue::{Lanes, Ring, lanes};
 use common::telemetry;
 use imaging::Darkroom;
@@ -65,7 +66,7 @@ impl App {
         let memory = Memory::within(config.memory, places.all());
         let providers = Providers::new(&catalog, config, &memory)?;
         let ring = Ring::new(config.redis()?, &config.queue).context("REDIS_URL is not usable")?;
-        let bucket = Bucket::open(&config.bucket(), config.signing_key()?.clone())
+        let bucket = Bucket::open(&config.bucket()?, config.signing_keys()?)
             .context("PLATEN_BUCKET is not usable")?;
         for model in catalog.models() {
             if model.timeout >= config.timing.grace {
@@ -85,13 +86,18 @@ impl App {
         .await
         .context("cannot reach Postgres")?;
         telemetry::process::watch("worker", &pool);
+        let owner = Owner::new(pool.clone(), bucket.clone());
+        owner
+            .at_start()
+            .await
+            .context("the worker does not start")?;
         Ok(Self {
             name: format!("{}-{}", host(), common::id::RequestId::new().0.simple()),
             pool,
             lanes: Lanes::new(&ring, config.timing.lanes),
             ring,
             open: RwLock::new(lanes::open(&catalog, &[])),
-            shelf: Shelf::new(bucket, config.spool),
+            shelf: Shelf::new(bucket, owner, config.spool),
             providers,
             catalog: Arc::new(catalog),
             darkroom: Darkroom::new(imaging::cores()),
@@ -106,6 +112,11 @@ impl App {
             stopping: CancellationToken::new(),
             contact: Mutex::default(),
         })
+    }
+
+    /// Whose the bucket is.
+    pub fn owner(&self) -> &Owner {
+        self.shelf.owner()
     }
 
     /// Starts nothing until then: takes the slots, as they become free, so that what is popped is popped by others, and nobody

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use backon::{BackoffBuilder, ExponentialBuilder, Retryable};
 use bytes::Bytes;
 use common::bucket::{Bucket, BucketError, EXAMINED, Stored};
+use common::ownership::Owner;
 use common::telemetry;
 use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use tokio::time::timeout;
@@ -27,6 +28,8 @@ const KIB: usize = 1024;
 /// A bucket, what is known of it, and what waits for it.
 pub struct Shelf {
     bucket: Bucket,
+    /// Whether it is the right one: another counts as one that is away.
+    owner: Owner,
     away: watch::Sender<bool>,
     /// When it last answered.
     heard: Mutex<Option<Instant>>,
@@ -40,7 +43,7 @@ pub struct Shelf {
 
 impl Shelf {
     /// `room`: bytes that may wait.
-    pub fn new(bucket: Bucket, room: usize) -> Self {
+    pub fn new(bucket: Bucket, owner: Owner, room: usize) -> Self {
         // So that they are told from the start.
         telemetry::BUCKET_AWAY.set(0);
         telemetry::SPOOL_BYTES.add(0);
@@ -48,6 +51,7 @@ impl Shelf {
         let rooms = u32::try_from(room / KIB).unwrap_or(u32::MAX);
         Self {
             bucket,
+            owner,
             away: watch::Sender::new(false),
             heard: Mutex::default(),
             rooms,
@@ -62,6 +66,11 @@ impl Shelf {
         &self.bucket
     }
 
+    /// Whose it is.
+    pub fn owner(&self) -> &Owner {
+        &self.owner
+    }
+
     /// Whether what is bought now would find its place.
     pub fn takes_more(&self) -> bool {
         !*self.away.borrow() && self.waiting.load(Ordering::Relaxed) == 0
@@ -69,7 +78,12 @@ impl Shelf {
 
     /// The whole object, or `None` when there is none.
     pub async fn get(&self, key: &str) -> Result<Option<Bytes>, BucketError> {
-        let got = self.bucket.get(key).await;
+        let asked = tokio::time::Instant::now();
+        let got = match self.bucket.get(key).await {
+            // Perhaps it is in the bucket that should be here.
+            Ok(None) => self.owner.usable_since(asked).await.map(|()| None),
+            got => got,
+        };
         match &got {
             // That it can be read does not say that it can be written.
             Ok(_) => self.hear(),
@@ -82,7 +96,7 @@ impl Shelf {
     pub async fn put(&self, key: &str, bytes: Bytes) -> Result<Stored, BucketError> {
         (|| self.put_once(key, bytes.clone()))
             .retry(delays().with_max_times(3))
-            .when(passes)
+            .when(BucketError::passes)
             .await
     }
 
@@ -96,7 +110,7 @@ impl Shelf {
         until: Option<Instant>,
         failed: BucketError,
     ) -> Result<Stored, BucketError> {
-        if !passes(&failed) {
+        if !failed.passes() {
             return Err(failed);
         }
         let Some(_wait) = self.wait(bytes.len().saturating_add(beside)) else {
@@ -112,7 +126,7 @@ impl Shelf {
                 // Its sender is in `self`, so there is no error.
                 drop(away.wait_for(|away| !away).await);
                 match self.put_once(key, bytes.clone()).await {
-                    Err(error) if passes(&error) => {}
+                    Err(error) if error.passes() => {}
                     decided => return Some(decided),
                 }
             }
@@ -130,8 +144,12 @@ impl Shelf {
         }
     }
 
-    /// Asks the bucket whether it is there, where nobody else has lately. Once it was away it must take an object.
+    /// Asks whether the bucket is the right one, and whether it is there, where nobody else has lately. Once it was away it must
+    /// take an object.
     pub async fn look(&self) {
+        if let Err(error) = self.owner.usable().await {
+            return self.is_away(&error);
+        }
         let away = *self.away.borrow();
         let heard = *self.heard.lock().unwrap_or_else(PoisonError::into_inner);
         if !away && heard.is_some_and(|heard| heard.elapsed() < QUIET) {
@@ -152,9 +170,16 @@ impl Shelf {
         }
     }
 
-    /// One try to store something.
+    /// One try to store something. It counts as stored only if the bucket was the right one before and after.
     pub async fn put_once(&self, key: &str, bytes: Bytes) -> Result<Stored, BucketError> {
-        let put = self.bucket.put_new(key, bytes).await;
+        let put = async {
+            self.owner.usable().await?;
+            let stored = self.bucket.put_new(key, bytes).await?;
+            let written = tokio::time::Instant::now();
+            self.owner.usable_since(written).await?;
+            Ok(stored)
+        }
+        .await;
         match &put {
             Ok(_) => self.is_back(),
             Err(error) => self.fails(error),
@@ -163,7 +188,7 @@ impl Shelf {
     }
 
     fn fails(&self, error: &BucketError) {
-        if passes(error) {
+        if error.passes() {
             self.is_away(error);
         }
     }
@@ -229,11 +254,6 @@ impl Drop for Wait<'_> {
         telemetry::SPOOL_BYTES.sub(i64::try_from(self.bytes).unwrap_or(i64::MAX));
         self.shelf.tell(&"");
     }
-}
-
-/// Whether the same may be tried again.
-fn passes(error: &BucketError) -> bool {
-    matches!(error, BucketError::Store(_) | BucketError::Garbled(_))
 }
 
 fn delays() -> ExponentialBuilder {

@@ -6,7 +6,7 @@ use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, HeaderName, Method, Uri, header};
 use axum::response::IntoResponse;
 use common::artifact;
-use common::bucket::BadLink;
+use common::bucket::{BadLink, Signed};
 use common::clock;
 use common::file_name::attachment;
 use serde::Deserialize;
@@ -22,6 +22,9 @@ pub struct Link {
     expires: i64,
     /// What the file is called when it is kept.
     name: Option<String>,
+    /// Which key signed it; links of before keys had an id have none.
+    #[serde(rename = "kid")]
+    key_id: Option<String>,
     /// Proof that we made it.
     signature: String,
 }
@@ -37,16 +40,23 @@ pub async fn handler(
     let Query(Link {
         expires,
         name,
+        key_id,
         signature,
     }) = Query::try_from_uri(&uri).map_err(|_| bad(BadLink::Forged))?;
+    let signed = Signed {
+        file_name: name.as_deref(),
+        expires,
+        key_id: key_id.as_deref(),
+        signature: &signature,
+    };
     app.bucket
-        .check_link(&key, name.as_deref(), expires, &signature, clock::now())
+        .check_link(&key, signed, clock::now())
         .map_err(bad)?;
-    let bytes = app
-        .bucket
-        .get(&key)
-        .await?
-        .ok_or_else(|| Problem::new(Code::NotFound, "This file was deleted."))?;
+    let Some(bytes) = app.bucket.get(&key).await? else {
+        // Of a file of ours another's bucket says nothing.
+        app.owner.usable().await?;
+        return Err(Problem::new(Code::NotFound, "This file was deleted."));
+    };
     let media_type = imaging::inspect(&bytes)
         .map_or("application/octet-stream", |(media_type, _)| {
             media_type.as_str()

@@ -1,5 +1,6 @@
 //! `/livez` and `/readyz`: whether to restart this process, and whether to send it requests.
 
+use std::fmt::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,6 +8,7 @@ use axum::Json;
 use axum::extract::{RawQuery, State};
 use axum::http::StatusCode;
 use common::database;
+use common::ownership::Owner;
 use common::queue::{Ring, Trouble};
 use serde::Serialize;
 use tokio::time::Instant;
@@ -38,7 +40,11 @@ pub struct Readiness {
     pub ready: bool,
     /// The process is about to end.
     pub stopping: bool,
-    /// All of them with `?verbose`; else those that have a problem.
+    /// What is wrong, and what to do about it; also of what does not stand in the way of being ready.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(required = false)]
+    pub problems: Vec<String>,
+    /// With `?verbose` only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dependencies: Option<Vec<Dependency>>,
 }
@@ -63,14 +69,14 @@ pub struct Dependency {
     params(("verbose" = Option<String>, Query, description = "Also list each dependency, with its latency", allow_reserved)),
     responses(
         (status = 200, description = "Ready", body = Readiness),
-        (status = 503, description = "Stopping, or Postgres or its migrations are missing", body = Readiness),
+        (status = 503, description = "Stopping, or Postgres or its migrations are missing, or the bucket is another database's", body = Readiness),
     )
 )]
 pub async fn ready(
     State(app): State<Arc<App>>,
     RawQuery(query): RawQuery,
 ) -> (StatusCode, Json<Readiness>) {
-    let (postgres, redis) = tokio::join!(
+    let (postgres, redis, (bucket, usable)) = tokio::join!(
         examine("postgres", true, async {
             match database::is_migrated(&app.reader).await {
                 Ok(true) => None,
@@ -83,9 +89,14 @@ pub async fn ready(
             let trouble = Trouble::of(&failure).unwrap_or(Trouble::Other);
             Some(trouble.plain_words())
         }),
+        examine_bucket(&app.owner),
     );
     let stopping = app.stopping.is_cancelled();
-    let ready = !stopping && postgres.problem.is_none();
+    let ready = !stopping && usable && postgres.problem.is_none();
+    let dependencies = vec![postgres, redis, bucket];
+    let problems = dependencies
+        .iter()
+        .filter_map(|Dependency { name, problem, .. }| Some(format!("{name}: {}", (*problem)?)));
     let verbose =
         query.is_some_and(|query| query.split('&').any(|part| part.starts_with("verbose")));
     let status = if ready {
@@ -93,37 +104,62 @@ pub async fn ready(
     } else {
         StatusCode::SERVICE_UNAVAILABLE
     };
-    let told = [postgres, redis].into_iter();
-    let told: Vec<_> = told
-        .filter(|dependency| verbose || dependency.problem.is_some())
-        .collect();
     (
         status,
         Json(Readiness {
             ready,
             stopping,
-            dependencies: (!told.is_empty()).then_some(told),
+            problems: problems.collect(),
+            dependencies: verbose.then_some(dependencies),
         }),
     )
 }
 
-/// What a worker's readiness is made of.
+/// What a worker's readiness depends on.
 #[derive(Clone)]
-pub struct WorkerState {
+pub struct WorkerHealth {
     pub stopping: CancellationToken,
+    pub owner: Owner,
     pub ring: Ring,
 }
 
-/// Whether a worker takes jobs: until it is told to stop. Without Redis it takes them from Postgres, and says why.
-pub async fn worker_ready(State(state): State<WorkerState>) -> (StatusCode, String) {
-    if state.stopping.is_cancelled() {
+/// Whether a worker takes jobs: until it is told to stop, and while the bucket is its database's. Without Redis it takes them from
+/// Postgres, and says why.
+pub async fn worker_ready(State(worker): State<WorkerHealth>) -> (StatusCode, String) {
+    let (bucket, usable) = examine_bucket(&worker.owner).await;
+    if worker.stopping.is_cancelled() {
         return (StatusCode::SERVICE_UNAVAILABLE, "stopping\n".to_owned());
     }
-    let told = state.ring.trouble().map_or_else(String::new, |trouble| {
-        let (reason, words) = (trouble.as_str(), trouble.plain_words());
-        format!("Redis is away ({reason}): {words}\n")
-    });
-    (StatusCode::OK, format!("ok\n{told}"))
+    let (status, mut says) = if usable {
+        (StatusCode::OK, "ok\n".to_owned())
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, String::new())
+    };
+    if let Some(problem) = bucket.problem {
+        let _written = writeln!(says, "bucket: {problem}");
+    }
+    if let Some(trouble) = worker.ring.trouble() {
+        let _written = writeln!(says, "redis: {}", trouble.plain_words());
+    }
+    (status, says)
+}
+
+/// How the bucket stands, and whether files may be written to it: not while it is another database's, or lacks its marker. One
+/// that does not answer is waited for, and what needs no files goes on.
+async fn examine_bucket(owner: &Owner) -> (Dependency, bool) {
+    let mut usable = true;
+    let mut bucket = examine("bucket", false, async {
+        match owner.ask().await {
+            Ok(ownership) => {
+                usable = ownership.is_usable();
+                ownership.problem()
+            }
+            Err(_) => Some("does not answer, or Postgres does not"),
+        }
+    })
+    .await;
+    bucket.required = !usable;
+    (bucket, usable)
 }
 
 async fn examine(

@@ -18,6 +18,7 @@ use common::uploading::{self, Kept};
 use common::{database, generation::Violation, visible};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
+use tokio::time::Instant;
 use utoipa::ToSchema;
 
 use crate::app::App;
@@ -136,6 +137,7 @@ async fn store(
     if file.len() > MAX_BYTES {
         return Err(too_large());
     }
+    app.owner.usable().await?;
     let cleaned = app
         .darkroom
         .clean(file, MAX_INPUT_BYTES)
@@ -143,6 +145,8 @@ async fn store(
         .map_err(|error| Problem::invalid(vec![Violation::new("", picture_refused(&error))]))?;
     let object_key = upload::key(tenant, id);
     let stored = app.bucket.put_new(&object_key, cleaned.bytes).await?;
+    // No row names what was put into another's bucket.
+    app.owner.usable_since(Instant::now()).await?;
     Ok(Upload {
         id,
         name,

@@ -5,6 +5,7 @@ mod gcs;
 mod s3;
 
 use std::fmt;
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -110,12 +111,23 @@ impl Address {
         })
     }
 
-    /// Opens it, and makes a folder that is missing. Nothing is sent yet.
+    /// Makes a folder that is missing; a bucket elsewhere is not made. For `platen up`, whose folder it is.
+    pub fn make_folder(&self) -> Result<(), BucketError> {
+        let Self::Folder(folder) = self else {
+            return Ok(());
+        };
+        std::fs::create_dir_all(folder)
+            .map_err(|error| BucketError::Folder(folder.display().to_string(), error))
+    }
+
+    /// Opens it. Nothing is sent yet.
     pub(super) fn open(&self) -> Result<Opened, BucketError> {
         Ok(match self {
             Self::Folder(folder) => {
                 let problem = |error| BucketError::Folder(folder.display().to_string(), error);
-                std::fs::create_dir_all(folder).map_err(problem)?;
+                if !std::fs::metadata(folder).map_err(problem)?.is_dir() {
+                    return Err(problem(io::ErrorKind::NotADirectory.into()));
+                }
                 Opened {
                     store: Arc::new(LocalFileSystem::new_with_prefix(folder)?.with_fsync(true)),
                     signing: None,

@@ -108,24 +108,26 @@ pub async fn plan_upload(connection: &mut PgConnection, id: UploadId) -> sqlx::R
     Ok(())
 }
 
-/// Takes some files and prompts that are due and that nobody holds; for `lease` no other worker takes them. One this version cannot
-/// read is an error of its own: the others are deleted all the same.
+/// Takes some files and prompts that are due and that nobody holds; for `lease` no other worker takes them. Without `files`, prompts
+/// only: they need no bucket. One this version cannot read is an error of its own: the others are deleted all the same.
 pub async fn take(
     executor: impl PgExecutor<'_>,
     most: i64,
     lease: Duration,
+    files: bool,
 ) -> sqlx::Result<Vec<sqlx::Result<Due>>> {
     let rows = sqlx::query!(
         "-- retention::take
         UPDATE deletions SET tried_at = clock_timestamp() WHERE id IN (
           SELECT id FROM deletions d
-          WHERE deleted_at IS NULL AND due_at <= clock_timestamp()
+          WHERE deleted_at IS NULL AND due_at <= clock_timestamp() AND ($3 OR class = 'prompt')
             AND (tried_at IS NULL OR tried_at < clock_timestamp() - make_interval(secs => $2))
             AND NOT EXISTS (SELECT FROM holds h WHERE h.job_id = d.job_id AND lifted_at IS NULL AND until > clock_timestamp())
           ORDER BY due_at LIMIT $1 FOR UPDATE SKIP LOCKED)
         RETURNING id, tenant_id, class, object_key",
         most,
         lease.as_secs_f64(),
+        files,
     )
     .fetch_all(executor)
     .await?;

@@ -1,5 +1,5 @@
-//! What rows alone cannot tell: whether each object they name is there and is the one (I7), and whether the bucket
-//! holds any that nobody names (I19).
+//! What rows alone cannot tell: whether the bucket is this database's, whether each object that rows name is there and is the one
+//! (I7), whether the bucket holds any that nobody names (I19), and whether what is to be gone is gone (I17).
 //!
 //! It may take hours, so there is no snapshot: rows are read page by page, and what seems broken is asked for once more
 //! before it is told. A few objects are read at a time, none is ever whole in memory.
@@ -13,6 +13,7 @@ use uuid::Uuid;
 use super::Finding;
 use crate::bucket::{Bucket, BucketError, Listed, Stored};
 use crate::orphans::{Search, SearchError};
+use crate::ownership::{self, Ownership};
 
 /// Rows read at once.
 const PAGE: i64 = 500;
@@ -45,6 +46,9 @@ pub async fn check(
     grace: Duration,
     tell: impl FnMut(Told),
 ) -> Result<Progress, SearchError> {
+    // What lies in another's bucket says nothing of this database.
+    ownership::must_be_usable(pool, bucket).await?;
+    let ownership = ownership::examine(pool, bucket).await?;
     let mut check = Check {
         pool,
         bucket,
@@ -52,6 +56,9 @@ pub async fn check(
         progress: Progress::default(),
         told: Instant::now(),
     };
+    if let (Ownership::NotAdopted, Some(problem)) = (ownership, ownership.problem()) {
+        check.find("I17", problem.to_owned());
+    }
     for of in [Of::Artifacts, Of::OpenCalls, Of::Uploads] {
         check.files(of).await?;
     }
@@ -133,6 +140,21 @@ impl<F: FnMut(Told)> Check<'_, F> {
                     ),
                 );
             }
+            for object in batch.receipted {
+                let why = "a receipt says that it was deleted; the sweeper deletes it again";
+                self.find("I17", lies(&object, why));
+            }
+            for (object, due) in batch.overdue {
+                let why = format!("it was to be deleted at {due}, and is there");
+                self.find("I17", lies(&object, &why));
+            }
+            for object in batch.irregular {
+                let why = format!(
+                    "it is {}, which is not followed and not removed: a bucket has plain files only",
+                    object.kind.word()
+                );
+                self.find("I19", lies(&object, &why));
+            }
             for object in batch.strange {
                 self.find("I19", lies(&object, "it stands under no key of a tenant of this database, so the sweeper leaves it alone"));
             }
@@ -176,6 +198,7 @@ fn lies(object: &Listed, why: &str) -> String {
         key,
         bytes,
         modified,
+        ..
     } = object;
     format!("{key} ({bytes} bytes, of {modified}): {why}")
 }

@@ -4,12 +4,12 @@ app.kubernetes.io/instance: {{ .root.Release.Name }}
 app.kubernetes.io/component: {{ .role }}
 {{- end }}
 
-{{/* One container: the role is its only argument. */}}
+{{/* One container: the role is its only argument, unless others are said. */}}
 {{- define "platen.container" -}}
 name: {{ .role }}
 image: "{{ .root.Values.image.repository }}:{{ .root.Values.image.tag | default .root.Chart.AppVersion }}"
 imagePullPolicy: {{ .root.Values.image.pullPolicy }}
-args: [{{ .role }}]
+args: {{ .args | default (list .role) | toJson }}
 envFrom:
   - secretRef:
       name: {{ .secret | default .root.Values.secret }}

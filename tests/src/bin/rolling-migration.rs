@@ -133,6 +133,7 @@ async fn side_by_side(words: &Words, base: &Base) -> anyhow::Result<Vec<String>>
         began.elapsed().as_secs_f64(),
         base.commit
     );
+    own.run(&stage, &["bucket", "adopt"]).await?;
     tokio::time::sleep(part).await;
     let (_catalogue, orders) = stage.orders(&own, "own")?;
     let mut apis = orders.start(Role::Api, 1).await?;
@@ -180,6 +181,7 @@ impl Program {
             .args(words)
             .env("DATABASE_URL", stage.servers.database_url())
             .env("DATABASE_OWNER_URL", stage.servers.owner_url())
+            .env("PLATEN_BUCKET", stage.bucket())
             .env("PLATEN_LOG", "info")
             .output()
             .await?;
@@ -225,6 +227,7 @@ impl Stage {
             key: String::new(),
             reader,
         };
+        std::fs::create_dir(stage.bucket())?;
         program.run(&stage, &["migrate"]).await?;
         stage.reader = database::connect(stage.servers.database_url(), Rights::Reader, 2).await?;
         let tenant = program.run(&stage, &["tenant", "add", "customers"]).await?;
@@ -253,7 +256,7 @@ impl Stage {
                 database_url: secret(self.servers.database_url()),
                 redis_url: secret(self.servers.redis_url()),
                 signing_key: secret("a key for proofs, and for proofs only"),
-                bucket: Some(Address::Folder(self.folder.path().join("bucket"))),
+                bucket: Some(Address::Folder(self.bucket())),
                 models: Some(catalogue.path().to_owned()),
                 slots: 4,
                 ..Config::from_env()?
@@ -262,6 +265,10 @@ impl Stage {
             folder,
         };
         Ok((catalogue, orders))
+    }
+
+    fn bucket(&self) -> PathBuf {
+        self.folder.path().join("bucket")
     }
 
     async fn owner(&self) -> anyhow::Result<PgConnection> {

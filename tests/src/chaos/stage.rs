@@ -25,7 +25,7 @@ use crate::fleet::{Orders, Process, Role};
 use crate::pipeline::TESTER;
 use crate::proxy::{Forgotten, Proxy};
 use crate::s3::{self, S3};
-use crate::{models, processes};
+use crate::{models, pipeline, processes};
 
 pub const APIS: usize = 2;
 pub const WORKERS: usize = 3;
@@ -97,6 +97,7 @@ impl Stage {
             // Each page of a listing is a walk through all there is, and there is much.
             bucket: Some(s3::address_within(&store.endpoint(), "", "60s")),
             signing_key: Some("a key for chaos, and for chaos only".into()),
+            previous_signing_key: None,
             operator_key: None,
             links: Links::default(),
             listen: nowhere,
@@ -117,6 +118,9 @@ impl Stage {
             models: Some(catalogue.path().to_owned()),
             providers: Providers::default(),
         };
+        let pool = database::connect(servers.database_url(), DatabaseRole::Api, 1).await?;
+        pipeline::adopt(&pool, &straight.bucket()?).await;
+        pool.close().await;
         let mut orders = Orders {
             program: processes::binary("platen"),
             config: Config {
@@ -240,7 +244,7 @@ impl Stage {
     /// The bucket, with no proxy between.
     pub fn shelf(&self) -> anyhow::Result<Bucket> {
         let key = self.straight.signing_key()?.clone();
-        Ok(Bucket::open(&self.straight.bucket(), key)?)
+        Ok(Bucket::open(&self.straight.bucket()?, key)?)
     }
 
     /// Sees every row.

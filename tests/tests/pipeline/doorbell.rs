@@ -284,7 +284,7 @@ async fn redis_comes_back_after_each_rotation_of_its_password() {
         }
         let (status, readiness) = pipeline.get("/readyz").await;
         assert_eq!(status, reqwest::StatusCode::OK, "{readiness}");
-        let problem = readiness["dependencies"][0]["problem"].as_str().unwrap();
+        let problem = readiness["problems"][0].as_str().unwrap();
         assert!(problem.contains("does not accept the login"), "{readiness}");
         let metrics = pipeline.anonymous(
             reqwest::Method::GET,
@@ -299,7 +299,7 @@ async fn redis_comes_back_after_each_rotation_of_its_password() {
         rotating.tell();
         let told = Instant::now();
         while !(rotating.serves(&pipeline.database, 1).await
-            && pipeline.get("/readyz").await.1["dependencies"].is_null())
+            && pipeline.get("/readyz").await.1["problems"].is_null())
         {
             assert!(
                 told.elapsed() < Duration::from_secs(5),

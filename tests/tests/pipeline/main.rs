@@ -1,6 +1,7 @@
 //! The pipeline, whole: HTTP, Postgres, Redis, worker, the fake vendors, the bucket. Every test closes the books.
 #![expect(clippy::unwrap_used, reason = "tests fail loudly")]
 
+mod adopted_bucket;
 mod billing;
 mod bombs;
 mod bucket_away;

@@ -107,7 +107,7 @@ async fn search(pipeline: &Pipeline, folders: &[&Path], traces: &[Vec<u8>]) -> V
             found.push(file.display().to_string());
         }
     }
-    let bucket = Bucket::open(&pipeline.config.bucket(), SecretString::default()).unwrap();
+    let bucket = Bucket::open(&pipeline.config.bucket().unwrap(), SecretString::default()).unwrap();
     let objects: Vec<_> = bucket.list().try_collect().await.unwrap();
     for object in objects {
         let bytes = bucket.get(&object.key).await.unwrap();

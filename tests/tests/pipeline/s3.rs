@@ -42,7 +42,7 @@ async fn a_picture_is_made_kept_and_shown_with_the_bucket_in_s3() {
         "an input, two originals, two renditions, two thumbnails"
     );
 
-    let bucket = Bucket::open(&pipeline.config.bucket(), SecretString::default()).unwrap();
+    let bucket = Bucket::open(&pipeline.config.bucket().unwrap(), SecretString::default()).unwrap();
     let mut findings = Vec::new();
     let tell = |told| {
         if let Told::Finding(finding) = told {

@@ -6,9 +6,11 @@
 
 use std::sync::Arc;
 
+use common::ownership::Ownership;
 use common::retention::{self, Due, FileClass};
 use common::{database, telemetry, upload, uploading};
 use futures::stream::{self, StreamExt};
+use tokio::time::Instant;
 
 use crate::app::App;
 
@@ -27,7 +29,9 @@ pub(super) async fn run(app: Arc<App>) {
         tracing::warn!(%error, "Uploads whose time is over could not be looked for; the next turn tries again");
     }
     while !app.stopping.is_cancelled() {
-        let take = retention::store::take(&app.pool, BATCH, app.timing.lease);
+        // From a bucket that is not ours, nothing is deleted. Prompts need no bucket.
+        let files = app.owner().allows_deletion().await;
+        let take = retention::store::take(&app.pool, BATCH, app.timing.lease, files);
         let due = match database::answered(take).await {
             Ok(due) => due,
             Err(error) => {
@@ -36,12 +40,7 @@ pub(super) async fn run(app: Arc<App>) {
             }
         };
         let taken = due.len();
-        let deleted = stream::iter(due)
-            .map(|due| delete(&app, due))
-            .buffer_unordered(AT_ONCE)
-            .filter(|deleted| std::future::ready(*deleted))
-            .count()
-            .await;
+        let deleted = delete(&app, due).await;
         if taken > 0 {
             tracing::info!(
                 deleted,
@@ -86,13 +85,52 @@ async fn expire_uploads(app: &App) -> sqlx::Result<()> {
     Ok(())
 }
 
-/// Whether it is gone, and its row a receipt.
-async fn delete(app: &App, due: sqlx::Result<Due>) -> bool {
+/// Deletes what is due; returns how much of it has a receipt now. The bucket is asked whose it is before and after: were it swapped
+/// meanwhile, that a file is not there would say nothing.
+async fn delete(app: &App, due: Vec<sqlx::Result<Due>>) -> usize {
+    let gone = stream::iter(due)
+        .map(|due| gone(app, due))
+        .buffer_unordered(AT_ONCE)
+        .filter_map(std::future::ready);
+    let gone: Vec<Due> = gone.collect().await;
+    let (prompts, files): (Vec<Due>, Vec<Due>) = gone
+        .into_iter()
+        .partition(|due| due.class == FileClass::Prompt);
+    let mut receipts = prompts.len();
+    if files.is_empty() {
+        return receipts;
+    }
+    match app.owner().ask_since(Instant::now()).await {
+        Ok(Ownership::Ours) => {}
+        answer => {
+            let says = answer.map(Ownership::problem);
+            tracing::warn!(
+                files = files.len(),
+                ?says,
+                "The bucket was swapped while files were deleted: no receipt is written, and they are deleted again"
+            );
+            return receipts;
+        }
+    }
+    for due in files {
+        match database::answered(retention::store::receipt(&app.pool, &due)).await {
+            Ok(()) => {
+                count(&due);
+                receipts += 1;
+            }
+            Err(error) => not_deleted(&due, &error.into()),
+        }
+    }
+    receipts
+}
+
+/// What is gone: a prompt with its receipt, a file without.
+async fn gone(app: &App, due: sqlx::Result<Due>) -> Option<Due> {
     let due = match due {
         Ok(due) => due,
         Err(error) => {
             tracing::error!(%error, "A file that is due is left to a worker that knows what it is");
-            return false;
+            return None;
         }
     };
     let gone = match due.class {
@@ -100,25 +138,30 @@ async fn delete(app: &App, due: sqlx::Result<Due>) -> bool {
         _ => remove(app, &due).await,
     };
     match gone {
-        Ok(()) => {
-            telemetry::DELETIONS
-                .with_label_values(&[due.class.as_str()])
-                .inc();
-            true
-        }
+        Ok(()) => Some(due),
         Err(error) => {
-            tracing::warn!(
-                deletion = due.id,
-                class = due.class.as_str(),
-                error = format!("{error:#}"),
-                "What is due was not deleted; it is tried again"
-            );
-            false
+            not_deleted(&due, &error);
+            None
         }
     }
 }
 
-/// Removes a file from the bucket.
+fn count(due: &Due) {
+    telemetry::DELETIONS
+        .with_label_values(&[due.class.as_str()])
+        .inc();
+}
+
+fn not_deleted(due: &Due, error: &anyhow::Error) {
+    tracing::warn!(
+        deletion = due.id,
+        class = due.class.as_str(),
+        error = format!("{error:#}"),
+        "What is due was not deleted; it is tried again"
+    );
+}
+
+/// Removes a file from the bucket, and asks the bucket whether it is gone.
 async fn remove(app: &App, due: &Due) -> anyhow::Result<()> {
     let hide = async {
         let mut transaction = database::begin_for(&app.pool, due.tenant).await?;
@@ -132,7 +175,6 @@ async fn remove(app: &App, due: &Due) -> anyhow::Result<()> {
         bucket.measure(&due.object_key).await?.is_none(),
         "the bucket still has it"
     );
-    database::answered(retention::store::receipt(&app.pool, due)).await?;
     Ok(())
 }
 
@@ -144,5 +186,7 @@ async fn erase(app: &App, due: &Due) -> anyhow::Result<()> {
         retention::store::receipt(&mut *transaction, due).await?;
         transaction.commit().await
     };
-    Ok(database::answered(erase).await?)
+    database::answered(erase).await?;
+    count(due);
+    Ok(())
 }

@@ -1,5 +1,6 @@
 //! Removes objects that no row names: inputs of requests that broke off, renditions of attempts that did not settle,
-//! originals that came after their job had ended. What they are stands in [`common::orphans`].
+//! originals that came after their job had ended. Deletes once more what has a receipt and is there all the same, as after a volume
+//! was restored. What they are stands in [`common::orphans`]. Nothing is removed unless the bucket is this database's.
 //!
 //! Each removal stands alone and may be repeated, so any number of sweepers may run, and die, at any time.
 
@@ -15,6 +16,8 @@ use crate::app::App;
 struct Swept {
     objects: usize,
     bytes: u64,
+    /// Deleted once more.
+    again: usize,
     strange: usize,
     /// One of them, for the log.
     stranger: Option<String>,
@@ -32,6 +35,7 @@ pub(super) async fn run(app: Arc<App>) {
     let Swept {
         objects,
         bytes,
+        again,
         strange,
         stranger,
     } = swept;
@@ -42,19 +46,30 @@ pub(super) async fn run(app: Arc<App>) {
             "Removed {objects} objects that no row names"
         );
     }
+    if again > 0 {
+        tracing::warn!(
+            objects = again,
+            "Deleted {again} files once more: they have a receipt, and had come back, as with a copy of the bucket"
+        );
+    }
     if let Some(key) = stranger {
         tracing::warn!(
             objects = strange,
             key,
-            "Objects in the bucket are not ours, and were left alone: is it shared with another Platen?"
+            "Objects in the bucket are not ours, or are no plain files, and were left alone: `platen verify --deep` lists them"
         );
     }
 }
 
 async fn sweep(app: &App, swept: &mut Swept) -> Result<(), SearchError> {
+    if !app.owner().allows_deletion().await {
+        return Ok(());
+    }
     let mut search = Search::begin(&app.pool, app.shelf.bucket(), app.timing.sweep_grace).await?;
     while !app.stopping.is_cancelled()
         && let Some(batch) = search.next().await?
+        // The bucket may have been swapped meanwhile.
+        && app.owner().allows_deletion().await
     {
         remove(app.shelf.bucket(), batch, swept).await?;
     }
@@ -67,8 +82,12 @@ async fn remove(bucket: &Bucket, batch: Batch, swept: &mut Swept) -> Result<(), 
         swept.objects += 1;
         swept.bytes += object.bytes;
     }
-    swept.strange += batch.strange.len();
-    if let Some(object) = batch.strange.into_iter().next() {
+    for object in batch.receipted {
+        bucket.delete(&object.key).await?;
+        swept.again += 1;
+    }
+    swept.strange += batch.strange.len() + batch.irregular.len();
+    if let Some(object) = batch.strange.into_iter().chain(batch.irregular).next() {
         swept.stranger.get_or_insert(object.key);
     }
     Ok(())

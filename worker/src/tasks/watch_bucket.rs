@@ -1,4 +1,5 @@
-//! Sees whether the bucket is there, and starts no job while it is not: what would be bought could not be stored.
+//! Sees whether the bucket is there and is this database's, and starts no job while it is not: what would be bought could not be
+//! stored, or would be lost.
 
 use std::sync::Arc;
 

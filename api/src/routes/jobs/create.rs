@@ -99,6 +99,10 @@ pub async fn handler(
     let (id, now) = (JobId::new(), clock::now());
     let mut body: CreateJob = aside(move || extract::json(&body)).await??;
     let pictures = body.take_inputs();
+    // Before anything is made of them: what is put into another's bucket is lost.
+    if !pictures.is_empty() && !terms.dry_run {
+        app.owner.usable().await?;
+    }
     let uploads = uploads(&app, tenant, &pictures).await?;
     let sources = aside(move || Sources::read(pictures, &uploads)).await?;
     let pictures = sources.clean(&app.darkroom, tenant, id).await;
@@ -253,7 +257,14 @@ async fn store(app: &App, pictures: &[Picture]) -> std::result::Result<(), Bucke
             return Err(error);
         }
     }
-    Ok(())
+    if pictures.is_empty() {
+        return Ok(());
+    }
+    let still_ours = app.owner.usable_since(Instant::now()).await;
+    if still_ours.is_err() {
+        discard(app, pictures).await;
+    }
+    still_ours
 }
 
 /// Takes the pictures away again: there is no job that would look for them.

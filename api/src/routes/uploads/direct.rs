@@ -62,6 +62,7 @@ pub async fn handler(
     State(app): State<Arc<App>>,
     Tenant(tenant): Tenant,
 ) -> Result<Json<DirectUpload>> {
+    app.owner.usable().await?;
     let (id, now) = (UploadId::new(), clock::now());
     let key = upload::raw_key(tenant, id);
     let url = app.bucket.link_to_put(&key, LIFETIME).await?;
