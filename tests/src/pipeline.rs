@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use common::bucket::{Address, Bucket};
-use common::config::{Config, LaneTiming, Links, MEMORY, Providers, Timing};
+use common::config::{Config, LaneTiming, Links, MEMORY, Providers, Timing, Unpaid};
 use common::credits::Credits;
 use common::database::{self, Role};
 use common::id::TenantId;
@@ -57,6 +57,8 @@ pub struct Options {
     pub trusted_proxies: Vec<IpNet>,
     /// Where Redis is said to be, where that is not true.
     pub redis: Option<String>,
+    /// What a tenant may use that it does not pay for.
+    pub unpaid: Unpaid,
 }
 
 impl Default for Options {
@@ -76,6 +78,7 @@ impl Default for Options {
             public_url: None,
             trusted_proxies: Vec::new(),
             redis: None,
+            unpaid: Unpaid::default(),
         }
     }
 }
@@ -86,6 +89,10 @@ impl Options {
         Self {
             credits: 100_000_000,
             lease: Timing::default().lease,
+            unpaid: Unpaid {
+                cancel_allowance: 1_000_000,
+                ..Unpaid::default()
+            },
             ..Self::default()
         }
     }
@@ -190,6 +197,7 @@ impl Pipeline {
                 grace: Duration::from_secs(10),
                 ..Timing::default()
             },
+            unpaid: options.unpaid,
             models: options.models,
             providers: Providers {
                 wanted: None,

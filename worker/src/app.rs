@@ -7,7 +7,7 @@ use std::time::Instant;
 use anyhow::Context;
 use common::bucket::Bucket;
 use common::catalog::Catalog;
-use common::config::{Config, Timing};
+use common::config::{Config, Timing, Unpaid};
 use common::database::{self, Role};
 use common::job::Open;
 use common::outcome::Class;
@@ -41,6 +41,8 @@ pub struct App {
     pub memory: Memory,
     pub leases: Leases,
     pub timing: Timing,
+    /// What a tenant may use that it does not pay for.
+    pub unpaid: Unpaid,
     /// How many jobs are worked on at once.
     pub slots: usize,
     pub free_slots: Arc<Semaphore>,
@@ -99,6 +101,7 @@ impl App {
             memory,
             leases: Leases::default(),
             timing: config.timing.clone(),
+            unpaid: config.unpaid,
             slots: config.slots,
             free_slots: Arc::new(Semaphore::new(config.slots)),
             closed_lanes: Mutex::default(),

@@ -29,4 +29,5 @@ mod schema;
 mod server_shapes;
 mod shelf;
 mod traces;
+mod unpaid;
 mod uploads;
