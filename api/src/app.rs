@@ -8,7 +8,7 @@ use anyhow::Context;
 use axum::http::HeaderValue;
 use common::bucket::Bucket;
 use common::catalog::Catalog;
-use common::config::{Config, Ports};
+use common::config::{Config, Ports, Unpaid};
 use common::database::{self, Role};
 use common::ownership::Owner;
 use common::queue::{Lanes, Ring};
@@ -52,6 +52,8 @@ pub struct App {
     /// Where uploads are written anew.
     pub darkroom: Darkroom,
     pub catalog: Arc<Catalog>,
+    /// What a tenant may use that it does not pay for.
+    pub unpaid: Unpaid,
     /// Origins of frontends that may call.
     pub cors_origins: Vec<HeaderValue>,
     /// Who may say where clients reach us.
@@ -102,6 +104,7 @@ impl App {
             // Requests come first.
             darkroom: Darkroom::new(imaging::cores() / 2),
             catalog: Arc::new(catalog),
+            unpaid: config.unpaid,
             cors_origins: config
                 .cors_origins
                 .iter()

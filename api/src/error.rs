@@ -5,6 +5,7 @@
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use common::admission::Refusal;
+use common::allowance::Used;
 use common::bucket::BucketError;
 use common::catalog::NotOffered;
 use common::database;
@@ -72,6 +73,10 @@ codes! {
         "Use a method the `Allow` header names.";
     UploadInUse "upload_in_use" CONFLICT "Open jobs need this upload",
         "Delete it when they have ended, or cancel them.";
+    CancelAllowanceUsed "cancel_allowance_used" CONFLICT "Too many calls of this tenant were abandoned in the last hour",
+        "Let the job go on: it is delivered and charged. Or repeat the request after `Retry-After` seconds; a new job may have a `Cancel-After` of `least` seconds or more, or none.";
+    StorageFull "storage_full" CONFLICT "There is no room for these files",
+        "Delete uploads, or have files deleted after a time (PUT /v1/retention); GET /v1/storage tells how much is in use and how much there may be.";
     JobAlreadyEnded "job_already_ended" CONFLICT "The job has ended already",
         "Nothing needs to be done: a job ends once, and GET /v1/jobs/{id} tells how.";
     BodyTooLarge "body_too_large" PAYLOAD_TOO_LARGE "The body is too large",
@@ -108,6 +113,8 @@ pub struct Problem {
     errors: Vec<Violation>,
     /// Members of this code only, such as how many credits are missing.
     more: Map<String, Value>,
+    /// Seconds after which it may be otherwise, where that is known.
+    retry_after: Option<u64>,
 }
 
 /// A handler's end.
@@ -120,6 +127,7 @@ impl Problem {
             detail: detail.into(),
             errors: Vec::new(),
             more: Map::new(),
+            retry_after: None,
         }
     }
 
@@ -133,6 +141,23 @@ impl Problem {
             errors,
             ..Self::new(Code::InvalidRequest, detail)
         }
+    }
+
+    /// Too many calls were abandoned: what may be done, and when it is otherwise.
+    pub fn allowance_used(used: Used, detail: impl std::fmt::Display) -> Self {
+        let calls = used.calls;
+        let seconds = used.retry_after.as_secs().max(1);
+        Self {
+            retry_after: Some(seconds),
+            ..Self::new(
+                Code::CancelAllowanceUsed,
+                format!(
+                    "In the last hour {calls} calls that had begun were abandoned by canceling jobs or by their deadlines, and no more \
+                     may be for {seconds} s. {detail}"
+                ),
+            )
+        }
+        .with("abandoned", calls)
     }
 
     /// There is none of these with this id, or it is another tenant's: which of the two is not told.
@@ -193,6 +218,9 @@ impl IntoResponse for Problem {
         }
         if self.code.status() == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("2"));
+        }
+        if let Some(seconds) = self.retry_after {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
         response.extensions_mut().insert(self);
         response
@@ -269,6 +297,34 @@ impl From<Refusal> for Problem {
                 Code::Gone,
                 "An upload it names was deleted in this moment: leave it out.",
             ),
+            Refusal::AllowanceUsed { used, least } => {
+                let least = least.as_secs();
+                Self::allowance_used(
+                    used,
+                    format!(
+                        "Until then leave `Cancel-After` out, or send {least} or more: as long as this model may take."
+                    ),
+                )
+                .with("least", least)
+            }
+            Refusal::StorageFull {
+                more,
+                stored,
+                limit,
+            } => Self::new(
+                Code::StorageFull,
+                format!(
+                    "This needs {more} bytes, and {stored} of {limit} are in use. Delete uploads, or have files deleted after a time (PUT \
+                     /v1/retention)."
+                ),
+            )
+            .with("needed", more)
+            .with("stored", stored)
+            .with("limit", limit),
+            refusal @ Refusal::Redriven(_) => {
+                tracing::error!(%refusal, "A tenant's own job was refused as an operator's");
+                Self::from(Code::Internal)
+            }
             Refusal::Inactive => Self::from(Code::TenantInactive),
             Refusal::KeyReused => Self::from(Code::IdempotencyKeyReused),
             Refusal::Amount(error) => {
@@ -287,6 +343,10 @@ impl From<OperationError> for Problem {
                 let detail = format!("Take less: {error}.");
                 Self::invalid(vec![Violation::new("/credits", detail)])
             }
+            OperationError::TooMany(error) => {
+                Self::invalid(vec![Violation::new("/credits", sentence(&error))])
+            }
+            OperationError::KeyReused => Self::from(Code::IdempotencyKeyReused),
             OperationError::NoTenant => Self::new(Code::NotFound, "There is no such tenant."),
             OperationError::Bucket(error) => error.into(),
             OperationError::Settlement(error) => error.into(),

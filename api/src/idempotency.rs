@@ -73,12 +73,17 @@ impl Key {
             );
             return Problem::from(Code::Internal).into_response();
         };
+        let has_body = !answer.body.is_empty();
         let mut response = (status, answer.body).into_response();
         let headers = response.headers_mut();
-        headers.insert(
-            header::CONTENT_TYPE,
-            HeaderValue::from_static("application/json"),
-        );
+        if has_body {
+            headers.insert(
+                header::CONTENT_TYPE,
+                HeaderValue::from_static("application/json"),
+            );
+        } else {
+            headers.remove(header::CONTENT_TYPE);
+        }
         headers.insert(
             KEY,
             HeaderValue::from_str(&self.value).expect("a key is a header"),

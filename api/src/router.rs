@@ -21,7 +21,7 @@ use crate::error::{Code, Problem};
 use crate::extract::MAX_BODY;
 use crate::routes::{
     admin, artifacts, console, credits, errors, files, health, jobs, metrics, models, retention,
-    uploads,
+    storage, uploads,
 };
 use crate::{idempotency, openapi, rates, request};
 
@@ -66,6 +66,7 @@ pub(crate) fn documented() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(uploads::complete::handler)) //                  /v1/uploads/{id}/complete
         .routes(routes!(retention::get::handler, retention::put::handler)) // /v1/retention
         .routes(routes!(retention::receipts::handler)) //                /v1/receipts
+        .routes(routes!(storage::get::handler)) //                       /v1/storage
         .routes(routes!(admin::jobs::list)) //                           /v1/admin/jobs
         .routes(routes!(admin::jobs::story)) //                          /v1/admin/jobs/{id}
         .routes(routes!(admin::jobs::redrive)) //                        /v1/admin/jobs/redrive

@@ -11,4 +11,5 @@ pub mod jobs;
 pub mod metrics;
 pub mod models;
 pub mod retention;
+pub mod storage;
 pub mod uploads;

@@ -8,9 +8,11 @@ use clap::{Args, Subcommand};
 use common::config::Config;
 use common::credits::Credits;
 use common::database::Role;
-use common::id::{JobId, TenantId};
+use common::id::{JobId, RequestId, TenantId};
+use common::idempotency::{self, Answer, Request};
 use common::job::store::Search;
 use common::job::{self, Job, State};
+use common::operation::once::{Order, Replied};
 use common::operation::{self, Act, MAX_REASON, Outcome, Scope};
 use common::outcome::{Class, readable};
 use sqlx::PgPool;
@@ -124,6 +126,9 @@ pub enum AdminWord {
         tenant: TenantId,
         #[arg(allow_negative_numbers = true)]
         credits: i64,
+        /// Repeated with the same key, it is not done again.
+        #[arg(long, value_name = "KEY")]
+        idempotency_key: Option<String>,
         #[command(flatten)]
         why: Why,
         #[command(flatten)]
@@ -254,6 +259,20 @@ fn act<'a>(by: &'a str, reason: &'a str) -> anyhow::Result<Act<'a>> {
     Ok(Act { by, reason })
 }
 
+/// A request as it is known when it is repeated; without a key it is one of its own.
+fn request(key: Option<String>, what: &str) -> anyhow::Result<Request> {
+    let key = key.unwrap_or_else(|| RequestId::new().0.to_string());
+    let usable = (1..=255).contains(&key.len()) && key.bytes().all(|byte| byte.is_ascii_graphic());
+    ensure!(
+        usable,
+        "--idempotency-key takes 1 to 255 visible ASCII characters"
+    );
+    Ok(Request {
+        key,
+        hash: idempotency::request_hash("platen admin", what, b""),
+    })
+}
+
 /// Does what the word says, and prints what came of it.
 pub async fn run(config: &Config, word: AdminWord) -> anyhow::Result<()> {
     let by = actor::name();
@@ -286,8 +305,13 @@ pub async fn run(config: &Config, word: AdminWord) -> anyhow::Result<()> {
             let (data, act) = (place.data.as_deref(), why.act(&by)?);
             let jobs = which.find_some(config, data, &[State::Failed]).await?;
             let ((_, bucket), catalog) = (bucket_of(config, data)?, config.catalog()?);
+            let request = request(None, "redrive")?;
+            let order = Order {
+                act,
+                request: &request,
+            };
             let redrive = async |pool: &PgPool, job: &Job| {
-                Ok(operation::redrive(pool, &bucket, &catalog, act, job).await?)
+                Ok(operation::redrive(pool, &bucket, &catalog, order, job).await?)
             };
             each(config, data, dry_run, &jobs, redrive).await?;
         }
@@ -301,8 +325,13 @@ pub async fn run(config: &Config, word: AdminWord) -> anyhow::Result<()> {
             let jobs = which
                 .find_some(config, data, &[State::Queued, State::Running])
                 .await?;
+            let request = request(None, "cancel")?;
+            let order = Order {
+                act,
+                request: &request,
+            };
             let cancel =
-                async |pool: &PgPool, job: &Job| Ok(operation::cancel(pool, act, job).await?);
+                async |pool: &PgPool, job: &Job| Ok(operation::cancel(pool, order, job).await?);
             each(config, data, dry_run, &jobs, cancel).await?;
         }
         AdminWord::Pause {
@@ -322,15 +351,32 @@ pub async fn run(config: &Config, word: AdminWord) -> anyhow::Result<()> {
                 bail!("name --model, --tenant or --worker, or say --everything: not both");
             }
             let act = why.act(&by)?;
-            let pause = async |pool: &PgPool| Ok(operation::pause(pool, act, &scope).await?);
+            let request = request(None, "pause")?;
+            let order = Order {
+                act,
+                request: &request,
+            };
+            let pause = async |pool: &PgPool| {
+                let mut number = None;
+                let paused = |id: i64| {
+                    number = Some(id);
+                    Answer::json(201, &id)
+                };
+                operation::pause(pool, order, &scope, paused).await?;
+                Ok(number)
+            };
             let id = at(config, place.data.as_deref(), Role::Api, pause).await?;
+            let id = id.map(|id| id.to_string()).unwrap_or_default();
             println!("paused; `platen admin resume {id}` ends it");
         }
         AdminWord::Resume { pause, why, place } => {
-            let act = why.act(&by)?;
-            let resume = async |pool: &PgPool| Ok(operation::resume(pool, act, pause).await?);
+            let order = Order {
+                act: why.act(&by)?,
+                request: &request(None, "resume")?,
+            };
+            let resume = async |pool: &PgPool| Ok(operation::resume(pool, order, pause).await?);
             let resumed = at(config, place.data.as_deref(), Role::Api, resume).await?;
-            ensure!(resumed, "no pause {pause} stands");
+            ensure!(resumed.is_some(), "no pause {pause} stands");
             println!("resumed");
         }
         AdminWord::Pauses { place } => {
@@ -374,17 +420,26 @@ pub async fn run(config: &Config, word: AdminWord) -> anyhow::Result<()> {
         AdminWord::Adjust {
             tenant,
             credits,
+            idempotency_key,
             why,
             place,
         } => {
-            let act = why.act(&by)?;
+            let what = format!("adjust {tenant} {credits}");
+            let order = Order {
+                act: why.act(&by)?,
+                request: &request(idempotency_key, &what)?,
+            };
             let amount = Credits::new(i64::try_from(credits.unsigned_abs())?)?;
             ensure!(!amount.is_zero(), "say how many credits: not 0");
             let adjust = async |pool: &PgPool| {
-                Ok(operation::adjust(pool, act, tenant, amount, credits > 0).await?)
+                Ok(operation::adjust(pool, order, tenant, amount, credits > 0).await?)
             };
-            at(config, place.data.as_deref(), Role::Api, adjust).await?;
-            println!("adjusted by {credits}");
+            match at(config, place.data.as_deref(), Role::Api, adjust).await? {
+                Replied::New(_) => println!("adjusted by {credits}"),
+                Replied::Repeated(_) => {
+                    println!("adjusted by {credits} before, under this key: nothing was done now");
+                }
+            }
         }
         AdminWord::Actions { limit, place } => {
             let actions =
@@ -411,8 +466,13 @@ async fn freeze(
     tenant: TenantId,
     frozen: bool,
 ) -> anyhow::Result<()> {
-    let freeze = async |pool: &PgPool| Ok(operation::freeze(pool, act, tenant, frozen).await?);
-    let changed = at(config, data, Role::Api, freeze).await?;
+    let request = request(None, "freeze")?;
+    let order = Order {
+        act,
+        request: &request,
+    };
+    let freeze = async |pool: &PgPool| Ok(operation::freeze(pool, order, tenant, frozen).await?);
+    let (_, changed) = at(config, data, Role::Api, freeze).await?;
     let standing = if frozen { "not active" } else { "not frozen" };
     ensure!(changed, "nothing was done: tenant {tenant} is {standing}");
     println!("{}", if frozen { "frozen" } else { "not frozen" });

@@ -164,3 +164,36 @@ async fn what_does_nothing_of_what_was_asked_exits_with_1_and_leaves_no_line() {
     assert_eq!(platen.done(&["admin", "actions"]).await, before);
     platen.postgres.stop().await;
 }
+
+/// Credits are moved once for a key, and never so many that a sum could overflow.
+#[tokio::test]
+async fn an_adjustment_that_is_repeated_with_its_key_moves_credits_once() {
+    let platen = Platen::start().await;
+    let tenant = platen.done(&["tenant", "add", "Acme"]).await;
+    let adjust = |credits| {
+        let words = ["admin", "adjust", &tenant, credits, "--reason", "a test"];
+        [&words[..], &["--idempotency-key", "ticket-4711"]].concat()
+    };
+    assert_eq!(platen.done(&adjust("24")).await, "adjusted by 24");
+    let again = platen.done(&adjust("24")).await;
+    assert_eq!(
+        again,
+        "adjusted by 24 before, under this key: nothing was done now"
+    );
+    let another = "this idempotency key was used for another request";
+    platen.refused(&adjust("25"), another).await;
+    let actions = platen.done(&["admin", "actions"]).await;
+    assert_eq!(actions.matches("  adjust  ").count(), 1, "{actions}");
+    let too_many = [
+        "admin",
+        "adjust",
+        &tenant,
+        "1000000000001",
+        "--reason",
+        "a test",
+    ];
+    platen.refused(&too_many, "at most 1000000000000").await;
+    let grant = ["grant", &tenant, "1000000000001", "--source", "x"];
+    platen.refused(&grant, "at most 1000000000000").await;
+    platen.postgres.stop().await;
+}

@@ -12,9 +12,12 @@
 
 use std::time::Duration;
 
+use serde_json::json;
 use sqlx::{PgConnection, PgPool};
 use time::OffsetDateTime;
 
+use crate::allowance::{self, Used};
+use crate::config::Unpaid;
 use crate::credits::{Credits, InvalidCredits, Quote};
 use crate::database;
 use crate::database::row::RowId;
@@ -24,6 +27,8 @@ use crate::id::{JobId, TenantId};
 use crate::idempotency::{self, Answer, Known};
 use crate::job::{self, Job};
 use crate::ledger::{self, Transfer};
+use crate::operation::{self, Act};
+use crate::storage::{self, Stored};
 use crate::telemetry::traces::TraceParent;
 use crate::upload;
 
@@ -32,7 +37,7 @@ const CALLS_PER_OUTPUT: u64 = 3;
 
 /// A request that is understood and quoted.
 #[derive(Debug)]
-pub struct Admission {
+pub struct Admission<'a> {
     pub tenant: TenantId,
     pub idempotency: idempotency::Request,
     pub job: JobId,
@@ -48,12 +53,23 @@ pub struct Admission {
     pub run_at: Option<OffsetDateTime>,
     /// How long the job may stay open once it may run.
     pub cancel_after: Duration,
+    /// How long a call of its model may take. A job that may be open for less can abandon what it began.
+    pub model_timeout: Duration,
     /// Whether it may be made on another lane than its model's own.
     pub fallback: bool,
     /// The model asked for, where its successor is taken instead.
     pub switched_from: Option<String>,
-    /// The job that failed, which this one does once more.
-    pub redrive_of: Option<JobId>,
+    /// What it does once more, where an operator wants so.
+    pub redrive: Option<Redrive<'a>>,
+    /// What a tenant may use that it does not pay for.
+    pub unpaid: Unpaid,
+}
+
+/// A job that failed, which is done once more. The act is kept with the new job.
+#[derive(Clone, Copy, Debug)]
+pub struct Redrive<'a> {
+    pub of: JobId,
+    pub act: Act<'a>,
 }
 
 /// A request that was answered with success.
@@ -76,6 +92,12 @@ pub enum Refusal {
     KeyReused,
     #[error("an upload it names was deleted")]
     UploadGone,
+    #[error("this tenant abandoned {} calls in the last hour, which is all it may", .used.calls)]
+    AllowanceUsed { used: Used, least: Duration },
+    #[error("there is no room for {more} bytes more: {stored} of {limit} are in use")]
+    StorageFull { more: i64, stored: i64, limit: i64 },
+    #[error("it was done once more before, as job {0}")]
+    Redriven(JobId),
     #[error(transparent)]
     Amount(#[from] InvalidCredits),
     #[error(transparent)]
@@ -85,7 +107,7 @@ pub enum Refusal {
 /// Admits a job. `answer` makes the reply from the new job's row; it is kept for whoever repeats the request.
 pub async fn admit(
     pool: &PgPool,
-    admission: &Admission,
+    admission: &Admission<'_>,
     answer: impl FnOnce(&Job) -> Answer,
 ) -> Result<Admitted, Refusal> {
     let tenant = admission.tenant;
@@ -101,9 +123,23 @@ pub async fn admit(
     if !wallet.active {
         return Err(Refusal::Inactive);
     }
+    if let Some(redrive) = &admission.redrive
+        && let Some(new) = operation::store::redriven(&mut transaction, redrive.of).await?
+    {
+        return Err(Refusal::Redriven(new));
+    }
     if !upload::store::pin(&mut transaction, &admission.generation.uploads()).await? {
         return Err(Refusal::UploadGone);
     }
+    if admission.cancel_after < admission.model_timeout {
+        let used = allowance::store::used(&mut transaction, tenant).await?;
+        if !used.allows(1, admission.unpaid.cancel_allowance) {
+            let least = admission.model_timeout;
+            return Err(Refusal::AllowanceUsed { used, least });
+        }
+    }
+    let more = admission.generation.own_bytes();
+    must_have_room(&mut transaction, tenant, more, &admission.unpaid).await?;
     let insufficient = Refusal::InsufficientCredits {
         needed: hold,
         available: wallet.available,
@@ -134,7 +170,7 @@ pub async fn admit(
             deadline_in: admission.cancel_after,
             fallback: admission.fallback,
             switched_from: admission.switched_from.as_deref(),
-            redrive_of: admission.redrive_of,
+            redrive_of: admission.redrive.map(|redrive| redrive.of),
         },
     )
     .await?;
@@ -143,6 +179,10 @@ pub async fn admit(
         let shares = ledger::burn(&lots, hold).ok_or(insufficient)?;
         ledger::store::hold_lots(&mut transaction, tenant, job.id, &shares).await?;
         ledger::store::post(&mut transaction, tenant, &Transfer::hold(job.id, hold)).await?;
+    }
+    if let Some(Redrive { of, act }) = admission.redrive {
+        let subject = json!({ "job": of, "new": job.id, "tenant": tenant });
+        operation::store::record(&mut transaction, act, "redrive", &subject).await?;
     }
     let answer = answer(&job);
     idempotency::store::keep(&mut transaction, tenant, &admission.idempotency, &answer).await?;
@@ -153,6 +193,32 @@ pub async fn admit(
         job: Box::new(job),
         answer,
     })
+}
+
+/// Refuses what would make a tenant's files larger than they may be. It decides where the wallet is locked.
+///
+/// # Errors
+/// [`Refusal::StorageFull`], or what Postgres says.
+pub async fn must_have_room(
+    connection: &mut PgConnection,
+    tenant: TenantId,
+    more: i64,
+    unpaid: &Unpaid,
+) -> Result<(), Refusal> {
+    let Some(limit) = unpaid.storage.filter(|_| more > 0) else {
+        return Ok(());
+    };
+    let stored = storage::store::stored(connection, tenant).await?;
+    match stored {
+        Stored { bytes: Some(bytes) } if !stored.has_room(more, Some(limit)) => {
+            Err(Refusal::StorageFull {
+                more,
+                stored: bytes,
+                limit,
+            })
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The answer this request was given before, without taking a lock: a repeated upload need not be stored again.

@@ -18,7 +18,7 @@ use secrecy::SecretString;
 
 use crate::bucket::{Address, BadAddress, SigningKeys};
 use crate::catalog::{Catalog, CatalogError};
-use crate::queue;
+use crate::{allowance, queue, storage};
 pub use ports::{Ports, Rate, Rates};
 
 /// Every variable Platen reads, and what happens without it.
@@ -175,6 +175,26 @@ pub const VARIABLES: &[(&str, &str)] = &[
         "how long a repeated request gets the first answer again, 1 to 8760; default 24",
     ),
     (
+        "PLATEN_CANCEL_ALLOWANCE",
+        "calls that have begun and that one tenant may abandon in an hour; default 20",
+    ),
+    (
+        "PLATEN_ABANDONED_COST_USD",
+        "what calls that one tenant abandons in an hour may cost before operators are told, in US dollars; default 5",
+    ),
+    (
+        "PLATEN_TENANT_STORAGE_MB",
+        "what one tenant may keep in the bucket, in MB, 0 for no bound; default 50000",
+    ),
+    (
+        "PLATEN_UNDELIVERED_INPUTS_DAYS",
+        "how long inputs of jobs that delivered nothing are kept at most, 0 for as long as the tenant wants; default 7",
+    ),
+    (
+        "PLATEN_UNPAID_UPLOADS_DAYS",
+        "how long uploads of tenants that never paid are kept at most, 0 for as long as the tenant wants; default 30",
+    ),
+    (
         "PLATEN_QUEUE",
         "prefix of the keys in Redis; default platen",
     ),
@@ -239,6 +259,7 @@ pub struct Config {
     /// Bytes of pictures that may wait for the bucket.
     pub spool: usize,
     pub timing: Timing,
+    pub unpaid: Unpaid,
     pub models: Option<PathBuf>,
     pub providers: Providers,
 }
@@ -260,6 +281,35 @@ impl Default for Links {
         Self {
             ours: false,
             lifetime: Duration::from_mins(15),
+        }
+    }
+}
+
+/// What a tenant may use that it does not pay for.
+#[derive(Clone, Copy, Debug)]
+pub struct Unpaid {
+    /// Calls that have begun and that one tenant may abandon in an hour.
+    pub cancel_allowance: u32,
+    /// What such calls of one tenant may cost in an hour before operators are told, in millionths of a US dollar.
+    pub abandoned_cost: i64,
+    /// Bytes one tenant may keep in the bucket; `None`: there is no bound.
+    pub storage: Option<i64>,
+    /// How long inputs of jobs that delivered nothing are kept at most.
+    pub undelivered_inputs: Option<Duration>,
+    /// How long uploads of tenants that never paid are kept at most.
+    pub uploads: Option<Duration>,
+}
+
+const A_DAY: Duration = Duration::from_hours(24);
+
+impl Default for Unpaid {
+    fn default() -> Self {
+        Self {
+            cancel_allowance: allowance::DEFAULT,
+            abandoned_cost: 5_000_000,
+            storage: Some(storage::DEFAULT),
+            undelivered_inputs: Some(7 * A_DAY),
+            uploads: Some(30 * A_DAY),
         }
     }
 }
@@ -388,6 +438,7 @@ impl Config {
                     .map_or(ANSWERS_KEPT, Duration::from_hours),
                 ..Timing::default()
             },
+            unpaid: unpaid()?,
             models: text("PLATEN_MODELS")?.map(PathBuf::from),
             providers: Providers {
                 wanted: list("PLATEN_PROVIDERS")?,
@@ -461,6 +512,38 @@ fn long_secret(name: &str) -> Result<Option<SecretString>, ConfigError> {
         }),
         key => Ok(key.map(SecretString::from)),
     }
+}
+
+fn unpaid() -> Result<Unpaid, ConfigError> {
+    let by_default = Unpaid::default();
+    // Zero is none.
+    let days = |name, otherwise| -> Result<Option<Duration>, ConfigError> {
+        Ok(match within(name, 0, 3_650)? {
+            None => otherwise,
+            Some(0) => None,
+            Some(days) => Some(Duration::from_secs(days * A_DAY.as_secs())),
+        })
+    };
+    let number = |name, least, most| -> Result<Option<i64>, ConfigError> {
+        Ok(within(name, least, most)?.and_then(|value| i64::try_from(value).ok()))
+    };
+    Ok(Unpaid {
+        cancel_allowance: within("PLATEN_CANCEL_ALLOWANCE", 0, 1_000_000)?
+            .and_then(|calls| u32::try_from(calls).ok())
+            .unwrap_or(by_default.cancel_allowance),
+        abandoned_cost: number("PLATEN_ABANDONED_COST_USD", 1, 1_000_000)?
+            .map_or(by_default.abandoned_cost, |dollars| dollars * 1_000_000),
+        storage: match number("PLATEN_TENANT_STORAGE_MB", 0, 1_000_000_000)? {
+            None => by_default.storage,
+            Some(0) => None,
+            Some(megabytes) => Some(megabytes * 1_000_000),
+        },
+        undelivered_inputs: days(
+            "PLATEN_UNDELIVERED_INPUTS_DAYS",
+            by_default.undelivered_inputs,
+        )?,
+        uploads: days("PLATEN_UNPAID_UPLOADS_DAYS", by_default.uploads)?,
+    })
 }
 
 fn links() -> Result<Links, ConfigError> {

@@ -48,8 +48,40 @@ impl<'r> sqlx::Decode<'r, Postgres> for Credits {
 #[error("an amount of credits is a whole number from 0 to {}", i64::MAX)]
 pub struct InvalidCredits;
 
+/// More than may be moved at once, or than a wallet may hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum TooManyCredits {
+    #[error(
+        "at most {} are moved at once: do it in several steps",
+        Credits::MOST_MOVED
+    )]
+    Moved,
+    #[error(
+        "a wallet holds at most {}, and this one would hold more",
+        Credits::MOST_IN_A_WALLET
+    )]
+    InAWallet,
+}
+
 impl Credits {
     pub const ZERO: Self = Self(0);
+    /// The most that one grant, adjustment or hold moves. The database has the same bound (`movements_are_bounded`).
+    pub const MOST_MOVED: Self = Self(1_000_000_000_000);
+    /// The most that a wallet holds by grants and adjustments, available and held: far from what a sum could overflow by.
+    pub const MOST_IN_A_WALLET: Self = Self(1_000_000_000_000_000);
+    /// The highest price of one output: a job of the most outputs stays below [`Self::MOST_MOVED`].
+    pub const HIGHEST_PRICE: Self = Self(10_000_000_000);
+
+    /// Whether a wallet that holds `self` may be given so many more, at once.
+    pub fn may_be_given(self, more: Self) -> Result<(), TooManyCredits> {
+        if more > Self::MOST_MOVED {
+            return Err(TooManyCredits::Moved);
+        }
+        match self.plus(more) {
+            Ok(total) if total <= Self::MOST_IN_A_WALLET => Ok(()),
+            _ => Err(TooManyCredits::InAWallet),
+        }
+    }
 
     pub fn new(amount: i64) -> Result<Self, InvalidCredits> {
         if amount < 0 {
@@ -120,7 +152,10 @@ pub struct Quote {
 impl Quote {
     /// What admission holds: the price of everything asked for.
     pub fn hold(&self) -> Result<Credits, InvalidCredits> {
-        self.unit_price.times(self.outputs)
+        let hold = self.unit_price.times(self.outputs)?;
+        (hold <= Credits::MOST_MOVED)
+            .then_some(hold)
+            .ok_or(InvalidCredits)
     }
 }
 
@@ -138,6 +173,31 @@ mod tests {
         assert_eq!(most.times(2), Err(InvalidCredits));
         assert!(serde_json::from_str::<Credits>("-1").is_err());
         assert!(serde_json::from_str::<Credits>("1.5").is_err());
+    }
+
+    #[test]
+    fn no_sum_comes_near_to_what_cannot_be_counted() {
+        let check = |holds: Credits, more, expected| {
+            let more = Credits::new(more).unwrap();
+            assert_eq!(holds.may_be_given(more), expected, "{holds} and {more}");
+        };
+        let most = Credits::MOST_MOVED.get();
+        check(Credits::ZERO, most, Ok(()));
+        check(Credits::ZERO, most + 1, Err(TooManyCredits::Moved));
+        check(Credits::ZERO, i64::MAX, Err(TooManyCredits::Moved));
+        check(Credits::MOST_IN_A_WALLET, 1, Err(TooManyCredits::InAWallet));
+        check(
+            Credits::new(i64::MAX).unwrap(),
+            1,
+            Err(TooManyCredits::InAWallet),
+        );
+        let dearest = |outputs| Quote {
+            unit_price: Credits::HIGHEST_PRICE,
+            price_version: "1".to_owned(),
+            outputs,
+        };
+        assert!(dearest(16).hold().is_ok());
+        assert_eq!(dearest(101).hold(), Err(InvalidCredits));
     }
 
     #[test]

@@ -52,6 +52,18 @@ impl Generation {
         }
     }
 
+    /// Bytes of the pictures that were sent along with it, and belong to its job.
+    pub fn own_bytes(&self) -> i64 {
+        match self {
+            Self::Image(request) => request
+                .inputs
+                .iter()
+                .filter(|input| input.upload.is_none())
+                .map(|input| i64::try_from(input.bytes).unwrap_or(i64::MAX))
+                .fold(0, i64::saturating_add),
+        }
+    }
+
     pub fn outputs(&self) -> u32 {
         match self {
             Self::Image(request) => request.outputs,

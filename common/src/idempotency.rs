@@ -2,6 +2,7 @@
 
 pub mod store;
 
+use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 /// Which request it is: the same key for another request is refused.
@@ -21,6 +22,25 @@ pub struct Answer {
     pub status: u16,
     pub location: Option<String>,
     pub body: Vec<u8>,
+}
+
+impl Answer {
+    /// Without a body.
+    pub fn empty(status: u16) -> Self {
+        Self {
+            status,
+            location: None,
+            body: Vec::new(),
+        }
+    }
+
+    /// With a body.
+    pub fn json(status: u16, body: &impl Serialize) -> Self {
+        Self {
+            body: serde_json::to_vec(body).expect("an answer is JSON"),
+            ..Self::empty(status)
+        }
+    }
 }
 
 /// What is known of a request.

@@ -14,12 +14,14 @@ pub mod outcome;
 pub mod visible;
 
 // Records.
+pub mod allowance;
 pub mod artifact;
 pub mod call;
 pub mod idempotency;
 pub mod job;
 pub mod ledger;
 pub mod retention;
+pub mod storage;
 pub mod tenant;
 pub mod upload;
 

@@ -1,11 +1,14 @@
-//! What operators may do, whoever they are: each act has a reason and is recorded, in the transaction that does it, or before it
-//! where that is another procedure's: nothing is done that no record names.
+//! What operators may do, whoever they are: each act has a reason and is recorded in the transaction that does it, so nothing is done
+//! that no record names, and no record tells of what was not done. Each may be repeated ([`once`]).
 //!
 //! They see all tenants' jobs and change one tenant at a time, by the same procedures as the tenants themselves: a job that is done
 //! once more is admitted, one that is ended is settled. So nothing here moves a credit by itself but [`adjust`].
 
+pub mod once;
 pub mod store;
 pub mod tenants;
+
+use std::time::Duration;
 
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -14,11 +17,12 @@ use time::OffsetDateTime;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use crate::admission::{self, Admission, Admitted, Refusal};
+use crate::admission::{self, Admission, Admitted, Redrive, Refusal};
 use crate::artifact::input_key;
 use crate::bucket::{Bucket, BucketError};
 use crate::catalog::Catalog;
-use crate::credits::Credits;
+use crate::config::Unpaid;
+use crate::credits::{Credits, TooManyCredits};
 use crate::database;
 use crate::generation::Generation;
 use crate::id::{GrantId, JobId, TenantId};
@@ -27,13 +31,14 @@ use crate::job::{self, Job, State};
 use crate::ledger::{self, Account, Cause, Transfer};
 use crate::orphans::SearchError;
 use crate::ownership;
-use crate::settlement::{self, Cancellation, SettlementError};
+use crate::settlement::{self, Canceler, Cancellation, SettlementError};
 use crate::{clock, tenant};
+use once::{Begun, Order, Replied};
 
 /// The longest reason, in characters.
 pub const MAX_REASON: usize = 500;
 /// How long a job that is done once more may stay open.
-const OPEN_FOR: std::time::Duration = std::time::Duration::from_hours(24);
+const OPEN_FOR: Duration = Duration::from_hours(24);
 
 /// Who does it, and why.
 #[derive(Clone, Copy, Debug)]
@@ -98,6 +103,14 @@ impl Outcome {
             skipped: Some(why),
         }
     }
+
+    fn done(job: &Job, new: JobId) -> Self {
+        Self {
+            job: job.id,
+            new: Some(new),
+            skipped: None,
+        }
+    }
 }
 
 /// Why nothing could be done at all.
@@ -105,8 +118,12 @@ impl Outcome {
 pub enum OperationError {
     #[error("the tenant has {available} available, which is less")]
     TooMuch { available: Credits },
+    #[error(transparent)]
+    TooMany(#[from] TooManyCredits),
     #[error("there is no such tenant")]
     NoTenant,
+    #[error("this idempotency key was used for another request")]
+    KeyReused,
     #[error(transparent)]
     Bucket(#[from] BucketError),
     #[error(transparent)]
@@ -124,48 +141,63 @@ impl From<SearchError> for OperationError {
     }
 }
 
-/// Stops jobs from being started; they are accepted as before. Returns the pause's number.
-pub async fn pause(pool: &PgPool, act: Act<'_>, scope: &Scope) -> Result<i64, OperationError> {
-    let mut transaction = match scope.tenant {
-        Some(tenant) => database::begin_for(pool, tenant).await?,
-        None => pool.begin().await?,
+/// Stops jobs from being started; they are accepted as before. `answer` makes the reply from the pause's number.
+pub async fn pause(
+    pool: &PgPool,
+    order: Order<'_>,
+    scope: &Scope,
+    answer: impl FnOnce(i64) -> Answer,
+) -> Result<Replied, OperationError> {
+    let mut transaction = match once::begin(pool, scope.tenant, order.request).await? {
+        Begun::New(transaction) => transaction,
+        Begun::Answered(answer) => return Ok(Replied::Repeated(answer)),
     };
     if let Some(tenant) = scope.tenant
         && !tenant::store::exists(&mut transaction, tenant).await?
     {
         return Err(OperationError::NoTenant);
     }
-    let id = store::pause(&mut transaction, act.reason, scope).await?;
+    let id = store::pause(&mut transaction, order.act.reason, scope).await?;
     let subject = json!({ "pause": id, "model": scope.model, "tenant": scope.tenant, "worker": scope.worker });
     let action = if scope.worker.is_some() {
         "drain"
     } else {
         "pause"
     };
-    store::record(&mut transaction, act, action, &subject).await?;
-    transaction.commit().await?;
-    Ok(id)
+    store::record(&mut transaction, order.act, action, &subject).await?;
+    once::keep(transaction, order.request, answer(id)).await
 }
 
-/// Ends a pause. `false`: there is none that stands.
-pub async fn resume(pool: &PgPool, act: Act<'_>, id: i64) -> Result<bool, OperationError> {
-    let mut transaction = pool.begin().await?;
-    let lifted = store::lift(&mut transaction, id).await?;
-    if lifted {
-        store::record(&mut transaction, act, "resume", &json!({ "pause": id })).await?;
-        transaction.commit().await?;
+/// Ends a pause. `None`: there is none that stands.
+pub async fn resume(
+    pool: &PgPool,
+    order: Order<'_>,
+    id: i64,
+) -> Result<Option<Replied>, OperationError> {
+    let mut transaction = match once::begin(pool, None, order.request).await? {
+        Begun::New(transaction) => transaction,
+        Begun::Answered(answer) => return Ok(Some(Replied::Repeated(answer))),
+    };
+    if !store::lift(&mut transaction, id).await? {
+        return Ok(None);
     }
-    Ok(lifted)
+    let subject = json!({ "pause": id });
+    store::record(&mut transaction, order.act, "resume", &subject).await?;
+    let replied = once::keep(transaction, order.request, Answer::empty(204)).await?;
+    Ok(Some(replied))
 }
 
-/// Lets a tenant submit no more jobs, or submit again; what is open goes on. `false`: that was so before.
+/// Lets a tenant submit no more jobs, or submit again; what is open goes on. With whether that changed anything.
 pub async fn freeze(
     pool: &PgPool,
-    act: Act<'_>,
+    order: Order<'_>,
     tenant: TenantId,
     frozen: bool,
-) -> Result<bool, OperationError> {
-    let mut transaction = database::begin_for(pool, tenant).await?;
+) -> Result<(Replied, bool), OperationError> {
+    let mut transaction = match once::begin(pool, Some(tenant), order.request).await? {
+        Begun::New(transaction) => transaction,
+        Begun::Answered(answer) => return Ok((Replied::Repeated(answer), false)),
+    };
     if ledger::store::lock_wallet(&mut transaction, tenant)
         .await?
         .is_none()
@@ -175,25 +207,33 @@ pub async fn freeze(
     let changed = store::freeze(&mut transaction, tenant, frozen).await?;
     if changed {
         let action = if frozen { "freeze" } else { "unfreeze" };
-        store::record(&mut transaction, act, action, &json!({ "tenant": tenant })).await?;
-        transaction.commit().await?;
+        let subject = json!({ "tenant": tenant });
+        store::record(&mut transaction, order.act, action, &subject).await?;
     }
-    Ok(changed)
+    let replied = once::keep(transaction, order.request, Answer::empty(204)).await?;
+    Ok((replied, changed))
 }
 
 /// Gives a tenant credits, or takes what it has not spent: what nobody bought and no job explains.
 pub async fn adjust(
     pool: &PgPool,
-    act: Act<'_>,
+    order: Order<'_>,
     tenant: TenantId,
     amount: Credits,
     gives: bool,
-) -> Result<(), OperationError> {
-    let mut transaction = database::begin_for(pool, tenant).await?;
+) -> Result<Replied, OperationError> {
+    if amount > Credits::MOST_MOVED {
+        return Err(TooManyCredits::Moved.into());
+    }
+    let mut transaction = match once::begin(pool, Some(tenant), order.request).await? {
+        Begun::New(transaction) => transaction,
+        Begun::Answered(answer) => return Ok(Replied::Repeated(answer)),
+    };
     let wallet = ledger::store::lock_wallet(&mut transaction, tenant).await?;
     let wallet = wallet.ok_or(OperationError::NoTenant)?;
     let reference = GrantId::new();
     let (debit, credit) = if gives {
+        wallet.may_be_given(amount)?;
         ledger::store::insert_adjustment(&mut transaction, tenant, reference, amount).await?;
         (Account::Adjust, Account::Available)
     } else {
@@ -217,30 +257,24 @@ pub async fn adjust(
         amount.get().saturating_neg()
     };
     let subject = json!({ "tenant": tenant, "credits": signed, "transfer": reference.0 });
-    store::record(&mut transaction, act, "adjust", &subject).await?;
-    Ok(transaction.commit().await?)
+    store::record(&mut transaction, order.act, "adjust", &subject).await?;
+    once::keep(transaction, order.request, Answer::empty(204)).await
 }
 
-/// Ends an open job; everything held goes back.
-pub async fn cancel(pool: &PgPool, act: Act<'_>, job: &Job) -> Result<Outcome, OperationError> {
-    if job.state.is_terminal() {
-        return Ok(Outcome::skipped(
-            job,
-            format!("it has {} already", job.state.as_str()),
-        ));
-    }
-    let subject = json!({ "job": job.id, "tenant": job.tenant });
-    record(pool, act, "cancel", &subject).await?;
-    let request = once("cancel", job.id);
-    let answer = |job: &Job| answer(200, None, job.id);
-    let canceled = settlement::cancel(pool, job.tenant, job.id, &request, answer).await?;
+/// Ends an open job; everything held goes back. Its record is written in the transaction that ends it.
+pub async fn cancel(pool: &PgPool, order: Order<'_>, job: &Job) -> Result<Outcome, OperationError> {
+    let request = order.of_job("cancel", job.id);
+    let answer = |job: &Job| Answer::json(200, &json!({ "id": job.id }));
+    let canceler = Canceler::Operator(order.act);
+    let canceled =
+        settlement::cancel(pool, canceler, (job.tenant, job.id), &request, answer).await?;
     let skipped = match canceled {
-        Cancellation::Canceled(_) => None,
+        // The same order, whose answer was lost.
+        Cancellation::Canceled(_) | Cancellation::Repeated(_) => None,
         Cancellation::Already(state) => Some(format!("it has {} already", state.as_str())),
-        Cancellation::Repeated(_) | Cancellation::KeyReused => {
-            Some("it was canceled before".to_owned())
+        Cancellation::KeyReused | Cancellation::Nothing | Cancellation::AllowanceUsed(_) => {
+            Some("there is no such job".to_owned())
         }
-        Cancellation::Nothing => Some("there is no such job".to_owned()),
     };
     Ok(Outcome {
         job: job.id,
@@ -249,28 +283,34 @@ pub async fn cancel(pool: &PgPool, act: Act<'_>, job: &Job) -> Result<Outcome, O
     })
 }
 
-/// Does a job that ended without a picture once more: a new one, at today's price, charged only if it delivers. Once.
+/// Does a job that ended without a picture once more: a new one, at today's price, charged only if it delivers. Once, whoever asks for
+/// it side by side. Its record is written in the transaction that admits the new job.
 pub async fn redrive(
     pool: &PgPool,
     bucket: &Bucket,
     catalog: &Catalog,
-    act: Act<'_>,
+    order: Order<'_>,
     old: &Job,
 ) -> Result<Outcome, OperationError> {
     let skip = |why: String| Ok(Outcome::skipped(old, why));
+    let before = |new| Outcome {
+        job: old.id,
+        new: Some(new),
+        skipped: Some("it was done once more before".to_owned()),
+    };
     if !matches!(old.state, State::Failed | State::Expired) {
         return skip(format!("it has {}", old.state.as_str()));
     }
+    let request = order.of_job("redrive", old.id);
     let mut transaction = database::begin_for(pool, old.tenant).await?;
     let redriven = store::redriven(&mut transaction, old.id).await?;
+    let known = idempotency::store::find(&mut transaction, old.tenant, &request).await?;
     let generation = job::store::request(&mut transaction, old.id).await?;
     transaction.commit().await?;
     if let Some(new) = redriven {
-        return Ok(Outcome {
-            job: old.id,
-            new: Some(new),
-            skipped: Some("it was done once more before".to_owned()),
-        });
+        // The same order, whose answer was lost.
+        let outcome = known.map_or_else(|| before(new), |_| Outcome::done(old, new));
+        return Ok(outcome);
     }
     let Some(mut generation) = generation else {
         return skip("its prompt was deleted when its time was over".to_owned());
@@ -280,14 +320,16 @@ pub async fn redrive(
         Err(not_offered) => return skip(not_offered.to_string()),
     };
     let id = JobId::new();
-    if !copy_inputs(pool, bucket, old.tenant, id, &mut generation).await? {
+    let mut copies = Vec::new();
+    let copied = copy_inputs(pool, bucket, old.tenant, id, &mut generation, &mut copies).await;
+    if !matches!(copied, Ok(true)) {
+        discard(bucket, &copies).await;
+        copied?;
         return skip("its inputs were deleted".to_owned());
     }
-    let subject = json!({ "job": old.id, "new": id, "tenant": old.tenant });
-    record(pool, act, "redrive", &subject).await?;
     let admission = Admission {
         tenant: old.tenant,
-        idempotency: once("redrive", old.id),
+        idempotency: request,
         job: id,
         model: old.model.clone(),
         name: old.name.clone(),
@@ -299,39 +341,58 @@ pub async fn redrive(
         priority: old.priority,
         run_at: None,
         cancel_after: OPEN_FOR,
+        model_timeout: Duration::ZERO,
         fallback: old.fallback,
         switched_from: None,
-        redrive_of: Some(old.id),
+        redrive: Some(Redrive {
+            of: old.id,
+            act: order.act,
+        }),
+        // It is not the tenant's doing, and its inputs were there before.
+        unpaid: Unpaid {
+            storage: None,
+            ..Unpaid::default()
+        },
     };
     let location = format!("/v1/jobs/{id}");
-    let admitted = admission::admit(pool, &admission, |job| answer(202, Some(location), job.id));
-    let new = match admitted.await {
-        Ok(Admitted::New { job, .. }) => job.id,
-        Ok(Admitted::Repeated(_)) => return skip("it was done once more before".to_owned()),
-        Err(Refusal::Database(error)) => return Err(error.into()),
-        Err(refusal) => return skip(refusal.to_string()),
-    };
-    Ok(Outcome {
-        job: old.id,
-        new: Some(new),
-        skipped: None,
-    })
+    let admitted = admission::admit(pool, &admission, |job| Answer {
+        location: Some(location),
+        ..Answer::json(202, &json!({ "id": job.id }))
+    });
+    let admitted = admitted.await;
+    // After a lost connection the job may stand, and needs its copies: only those of what is surely no job are removed.
+    if !matches!(
+        admitted,
+        Ok(Admitted::New { .. }) | Err(Refusal::Database(_))
+    ) {
+        discard(bucket, &copies).await;
+    }
+    match admitted {
+        Ok(Admitted::New { job, .. }) => Ok(Outcome::done(old, job.id)),
+        // The same order, side by side.
+        Ok(Admitted::Repeated(_)) => {
+            let mut transaction = database::begin_for(pool, old.tenant).await?;
+            let new = store::redriven(&mut transaction, old.id).await?;
+            Ok(Outcome {
+                job: old.id,
+                new,
+                skipped: None,
+            })
+        }
+        Err(Refusal::Redriven(new)) => Ok(before(new)),
+        Err(Refusal::Database(error)) => Err(error.into()),
+        Err(refusal) => skip(refusal.to_string()),
+    }
 }
 
-/// Before something is done in another procedure's transaction.
-async fn record(pool: &PgPool, act: Act<'_>, action: &str, subject: &Value) -> sqlx::Result<()> {
-    let mut transaction = pool.begin().await?;
-    store::record(&mut transaction, act, action, subject).await?;
-    transaction.commit().await
-}
-
-/// Inputs belong to their job, and go with it. `false`: they are gone.
+/// Inputs belong to their job, and go with it; `copies` are the keys that were written. `false`: the inputs are gone.
 async fn copy_inputs(
     pool: &PgPool,
     bucket: &Bucket,
     tenant: TenantId,
     job: JobId,
     generation: &mut Generation,
+    copies: &mut Vec<String>,
 ) -> Result<bool, OperationError> {
     let Generation::Image(request) = generation;
     if request.inputs.is_empty() {
@@ -346,6 +407,7 @@ async fn copy_inputs(
             return Ok(false);
         };
         input.object_key = input_key(tenant, job, index);
+        copies.push(input.object_key.clone());
         bucket.put_new(&input.object_key, bytes).await?;
     }
     // What was put into another's bucket would be lost.
@@ -353,19 +415,12 @@ async fn copy_inputs(
     Ok(true)
 }
 
-/// A key no tenant can send, for it has a space in it: repeated, it is the same act.
-fn once(action: &str, job: JobId) -> idempotency::Request {
-    idempotency::Request {
-        key: format!("operator {action} {job}"),
-        hash: idempotency::request_hash(action, &job.to_string(), b""),
-    }
-}
-
-fn answer(status: u16, location: Option<String>, job: JobId) -> Answer {
-    Answer {
-        status,
-        location,
-        body: json!({ "id": job }).to_string().into_bytes(),
+/// Removes copies that no job names.
+async fn discard(bucket: &Bucket, copies: &[String]) {
+    for key in copies {
+        if let Err(error) = bucket.delete(key).await {
+            tracing::warn!(%error, key, "A copy of an input stays in the bucket until it is swept");
+        }
     }
 }
 

@@ -11,8 +11,10 @@
 
 use std::time::Duration;
 
+use serde_json::json;
 use sqlx::{PgConnection, PgPool, Postgres, Transaction};
 
+use crate::allowance::{self, Used};
 use crate::artifact::{self, Artifact};
 use crate::call;
 use crate::credits::{Credits, InvalidCredits};
@@ -24,6 +26,7 @@ use crate::idempotency::{self, Answer, Known};
 use crate::job::store::{End, Requeue};
 use crate::job::{self, Job, State};
 use crate::ledger::{self, Hold};
+use crate::operation::{self, Act};
 use crate::outcome::{Class, Failure};
 use crate::{retention, upload};
 
@@ -45,6 +48,8 @@ pub enum Settled {
     Ended(State),
     /// The job went back to the queue.
     Requeued,
+    /// Its deadline was moved: its calls have begun, and its owner has abandoned as many as allowed.
+    Extended,
     /// Someone else ended it before, like this.
     Already(State),
     /// Another attempt holds the job.
@@ -188,17 +193,28 @@ pub enum Cancellation {
     Repeated(Answer),
     /// The key was used for another request.
     KeyReused,
-    /// It had ended otherwise before.
+    /// It had ended before; for its owner: otherwise.
     Already(State),
+    /// Its calls have begun, and its owner may abandon no more of them for a while.
+    AllowanceUsed(Used),
     /// There is no such job.
     Nothing,
 }
 
-/// Ends an open job because its tenant wants so. `answer` makes the reply from the canceled job's row.
+/// Who cancels a job.
+#[derive(Clone, Copy, Debug)]
+pub enum Canceler<'a> {
+    /// Its owner, who may abandon so many calls an hour ([`crate::allowance`]).
+    Owner { allowance: u32 },
+    /// An operator, who is not bound by that. The act is kept with what it does.
+    Operator(Act<'a>),
+}
+
+/// Ends an open job because its owner or an operator wants so. `answer` makes the reply from the canceled job's row.
 pub async fn cancel(
     pool: &PgPool,
-    tenant: TenantId,
-    id: JobId,
+    canceler: Canceler<'_>,
+    (tenant, id): (TenantId, JobId),
     request: &idempotency::Request,
     answer: impl FnOnce(&Job) -> Answer,
 ) -> Result<Cancellation, SettlementError> {
@@ -211,7 +227,23 @@ pub async fn cancel(
         Some(Known::AnotherRequest) => return Ok(Cancellation::KeyReused),
         None => {}
     }
-    if !job.state.is_terminal() {
+    if job.state.is_terminal() {
+        let again = job.state == State::Canceled && matches!(canceler, Canceler::Owner { .. });
+        if !again {
+            return Ok(Cancellation::Already(job.state));
+        }
+    } else {
+        match canceler {
+            Canceler::Owner { allowance } => {
+                if let Err(used) = abandon(&mut transaction, &job, allowance).await? {
+                    return Ok(Cancellation::AllowanceUsed(used));
+                }
+            }
+            Canceler::Operator(act) => {
+                let subject = json!({ "job": id, "tenant": tenant });
+                operation::store::record(&mut transaction, act, "cancel", &subject).await?;
+            }
+        }
         end(
             &mut transaction,
             &job,
@@ -222,9 +254,6 @@ pub async fn cancel(
             .await?
             .ok_or(sqlx::Error::RowNotFound)?;
     }
-    if job.state != State::Canceled {
-        return Ok(Cancellation::Already(job.state));
-    }
     let answer = answer(&job);
     idempotency::store::keep(&mut transaction, tenant, request, &answer).await?;
     reach("cancel:before_commit").await?;
@@ -233,11 +262,32 @@ pub async fn cancel(
     Ok(Cancellation::Canceled(answer))
 }
 
-/// Ends an open job whose deadline has passed.
+/// Counts the calls that an owner abandons by ending its job, or tells what it has used of its allowance and counts nothing. Under the
+/// wallet's lock, so that no two use the same rest.
+async fn abandon(
+    connection: &mut PgConnection,
+    job: &Job,
+    allowance: u32,
+) -> sqlx::Result<Result<(), Used>> {
+    let begun = allowance::store::begun(connection, &[job.id]).await?;
+    let Some(&begun) = begun.get(&job.id) else {
+        return Ok(Ok(()));
+    };
+    let used = allowance::store::used(connection, job.tenant).await?;
+    if !used.allows(begun, allowance) {
+        return Ok(Err(used));
+    }
+    allowance::store::abandon(connection, job.id).await?;
+    Ok(Ok(()))
+}
+
+/// Ends an open job whose deadline has passed. Where its owner may not abandon the calls that have begun, the deadline is moved by
+/// `more` instead, once: what they make is delivered and charged.
 pub async fn expire(
     pool: &PgPool,
-    tenant: TenantId,
-    id: JobId,
+    (tenant, id): (TenantId, JobId),
+    allowance: u32,
+    more: impl FnOnce(&str) -> Duration,
 ) -> Result<Settled, SettlementError> {
     let mut transaction = database::begin_for(pool, tenant).await?;
     let Some(job) = lock(&mut transaction, tenant, id).await? else {
@@ -245,6 +295,12 @@ pub async fn expire(
     };
     if job.state.is_terminal() {
         return Ok(Settled::Already(job.state));
+    }
+    if abandon(&mut transaction, &job, allowance).await?.is_err()
+        && job::store::extend(&mut transaction, id, more(&job.model)).await?
+    {
+        transaction.commit().await?;
+        return Ok(Settled::Extended);
     }
     finish(
         (transaction, job),

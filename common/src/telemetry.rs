@@ -27,6 +27,7 @@ use crate::catalog::Catalog;
 use crate::database::row::RowId;
 use crate::outcome::Class;
 use crate::queue::lanes::LaneState;
+use crate::{allowance, storage};
 use traces::Exporting;
 
 /// Metrics of this process.
@@ -307,6 +308,9 @@ pub const NAMES: &[&str] = &[
     "platen_connections_refused_total",
     "platen_rate_limited_total",
     "platen_failed_authentications_total",
+    "platen_abandoned_cost_usd_micros",
+    "platen_abandoned_cost_limit_usd_micros",
+    "platen_storage_bytes",
 ];
 
 /// This process's metrics, as Prometheus text.
@@ -315,8 +319,9 @@ pub fn process() -> String {
     encode(&REGISTRY)
 }
 
-/// The service's billing metrics, read from Postgres by a reader, as Prometheus text.
-pub async fn billing(pool: &PgPool) -> sqlx::Result<String> {
+/// The service's billing metrics, read from Postgres by a reader, as Prometheus text. `abandoned_cost` is what operators want to be told
+/// of, in millionths of a US dollar an hour.
+pub async fn billing(pool: &PgPool, abandoned_cost: i64) -> sqlx::Result<String> {
     let registry = Registry::new();
     let counter = |name, help, labels: &[&str]| {
         let counter = IntCounterVec::new(Opts::new(name, help), labels).expect("a valid metric");
@@ -416,6 +421,31 @@ pub async fn billing(pool: &PgPool) -> sqlx::Result<String> {
         add(&calls, &labels, "n", ended.count);
         add(&cost, &labels, "cost_micros", ended.cost_micros);
     }
+    // No label says which tenant: there may be any number of them. The runbook has the query that names them.
+    let abandoned = gauge(
+        "platen_abandoned_cost_usd_micros",
+        "What calls that their owners abandoned in the last hour cost us, in millionths of a US dollar: of all tenants, and of the one with the most.",
+        &["of"],
+    );
+    let cost = allowance::store::cost(pool).await?;
+    abandoned.with_label_values(&["all"]).set(cost.all);
+    abandoned
+        .with_label_values(&["one_tenant"])
+        .set(cost.one_tenant);
+    gauge(
+        "platen_abandoned_cost_limit_usd_micros",
+        "What one tenant may abandon in an hour before operators are told (PLATEN_ABANDONED_COST_USD).",
+        &[],
+    )
+    .with_label_values(&[] as &[&str])
+    .set(abandoned_cost);
+    gauge(
+        "platen_storage_bytes",
+        "What files that rows name take in the bucket, of all tenants.",
+        &[],
+    )
+    .with_label_values(&[] as &[&str])
+    .set(storage::store::all(pool).await?);
     Ok(encode(&registry))
 }
 

@@ -4,10 +4,13 @@
 //! The object is written before, under the upload's own key; a repeated request is answered as the first was. What is deleted is
 //! planned like every file that is due, and leaves a receipt: read [`crate::retention`] next.
 
+use std::time::Duration;
+
 use sqlx::PgPool;
 use time::OffsetDateTime;
 
 use crate::admission::{self, Refusal};
+use crate::config::Unpaid;
 use crate::database;
 use crate::id::{TenantId, UploadId};
 use crate::idempotency::{self, Answer};
@@ -40,6 +43,7 @@ pub async fn keep(
     tenant: TenantId,
     upload: &Upload,
     request: Option<&idempotency::Request>,
+    unpaid: &Unpaid,
     answer: impl FnOnce(OffsetDateTime) -> Answer,
 ) -> Result<Kept, Refusal> {
     let mut transaction = database::begin_for(pool, tenant).await?;
@@ -54,6 +58,7 @@ pub async fn keep(
     if !wallet.active {
         return Err(Refusal::Inactive);
     }
+    admission::must_have_room(&mut transaction, tenant, upload.bytes, unpaid).await?;
     let Some(created_at) = upload::store::insert(&mut transaction, tenant, upload).await? else {
         let kept = upload::store::some(&mut transaction, &[upload.id]).await?;
         let kept = kept.first().and_then(|kept| kept.created_at);
@@ -67,11 +72,17 @@ pub async fn keep(
     Ok(Kept::New(answer))
 }
 
-/// Deletes an upload whose time is over, as its owner would. Where an open job needs it, its time begins anew. `false`: it stays.
-pub async fn expire(pool: &PgPool, tenant: TenantId, id: UploadId) -> sqlx::Result<bool> {
+/// Deletes an upload whose time is over, as its owner would: the time its tenant wants, or the `unpaid` time where its tenant never
+/// paid. Where an open job needs it, its time begins anew. `false`: it stays.
+pub async fn expire(
+    pool: &PgPool,
+    tenant: TenantId,
+    id: UploadId,
+    unpaid: Option<Duration>,
+) -> sqlx::Result<bool> {
     let mut transaction = database::begin_for(pool, tenant).await?;
     // A job that names it at this moment waits for us, or we for it: then we see that it is open.
-    if !upload::store::lock_due(&mut transaction, id).await? {
+    if !upload::store::lock_due(&mut transaction, id, unpaid).await? {
         return Ok(false);
     }
     let needed = upload::store::open_jobs(&mut transaction, tenant, id).await? > 0;

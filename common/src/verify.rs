@@ -264,4 +264,25 @@ pub const INVARIANTS: &[Invariant] = &[
               AND NOT EXISTS (SELECT FROM jobs j JOIN job_requests q ON q.job_id = j.id WHERE j.tenant_id = u.tenant_id AND j.finished_at IS NULL
                               AND q.generation @> jsonb_build_object('inputs', jsonb_build_array(jsonb_build_object('object_key', u.object_key))))",
     },
+    Invariant {
+        number: "I24",
+        promises: "only calls of jobs that their owner ended count as abandoned",
+        query: "SELECT format('call %s counts as abandoned by tenant %s, and its job %s of tenant %s is %s', a.call_id, a.tenant_id, j.id, j.tenant_id, j.state)
+            FROM abandoned_calls a JOIN calls c ON c.id = a.call_id JOIN jobs j ON j.id = c.job_id
+            WHERE j.state NOT IN ('canceled', 'expired') OR a.tenant_id <> j.tenant_id",
+    },
+    Invariant {
+        number: "I25",
+        promises: "what a tenant stores is what the rows say",
+        query: "SELECT format('tenant %s stores %s bytes, its rows say %s', t.tenant_id, told.bytes, coalesce(kept.bytes, 0))
+            FROM storage_totals t
+            JOIN (SELECT tenant_id, sum(bytes) AS bytes FROM (SELECT tenant_id, bytes FROM storage_totals UNION ALL SELECT tenant_id, bytes FROM storage_lines) said GROUP BY tenant_id) told USING (tenant_id)
+            LEFT JOIN (SELECT tenant_id, sum(bytes) AS bytes FROM (
+                SELECT tenant_id, bytes FROM uploads
+                UNION ALL SELECT tenant_id, bytes FROM calls WHERE bytes IS NOT NULL
+                UNION ALL SELECT tenant_id, bytes FROM artifacts WHERE role <> 'original'
+                UNION ALL SELECT q.tenant_id, (i ->> 'bytes')::bigint FROM job_requests q, jsonb_array_elements(q.generation -> 'inputs') i WHERE NOT i ? 'upload'
+                UNION ALL SELECT tenant_id, -bytes FROM deletions WHERE deleted_at IS NOT NULL AND class <> 'prompt') files GROUP BY tenant_id) kept USING (tenant_id)
+            WHERE t.bytes IS NOT NULL AND told.bytes <> coalesce(kept.bytes, 0)",
+    },
 ];

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use common::bucket::{Address, Bucket};
-use common::config::{Config, LaneTiming, Links, MEMORY, Ports, Providers, Rates, Timing};
+use common::config::{Config, LaneTiming, Links, MEMORY, Ports, Providers, Rates, Timing, Unpaid};
 use common::credits::Credits;
 use common::database::{self, Role};
 use common::id::TenantId;
@@ -66,6 +66,8 @@ pub struct Options {
     pub redis: Option<String>,
     /// The file that names it, where its URL changes.
     pub redis_url_file: Option<PathBuf>,
+    /// What a tenant may use that it does not pay for.
+    pub unpaid: Unpaid,
 }
 
 impl Default for Options {
@@ -93,6 +95,7 @@ impl Default for Options {
             rates: Rates::OFF,
             redis: None,
             redis_url_file: None,
+            unpaid: Unpaid::default(),
         }
     }
 }
@@ -103,6 +106,10 @@ impl Options {
         Self {
             credits: 100_000_000,
             lease: Timing::default().lease,
+            unpaid: Unpaid {
+                cancel_allowance: 1_000_000,
+                ..Unpaid::default()
+            },
             ..Self::default()
         }
     }
@@ -212,6 +219,7 @@ impl Pipeline {
                 grace: Duration::from_secs(10),
                 ..Timing::default()
             },
+            unpaid: options.unpaid,
             models: options.models,
             providers: Providers {
                 wanted: None,

@@ -7,7 +7,7 @@ use std::time::Instant;
 use anyhow::Context;
 use common::bucket::Bucket;
 use common::catalog::Catalog;
-use common::config::{Config, Timing};
+use common::config::{Config, Timing, Unpaid};
 use common::database::{self, Role};
 use common::job::Open;
 use common::outcome::Class;
@@ -42,6 +42,8 @@ pub struct App {
     pub memory: Memory,
     pub leases: Leases,
     pub timing: Timing,
+    /// What a tenant may use that it does not pay for.
+    pub unpaid: Unpaid,
     /// How many jobs are worked on at once, and whose.
     pub places: Places,
     /// Lanes that were closed at the last look, and by what.
@@ -104,6 +106,7 @@ impl App {
             memory,
             leases: Leases::default(),
             timing: config.timing.clone(),
+            unpaid: config.unpaid,
             places,
             closed_lanes: Mutex::default(),
             redis_away: Mutex::default(),

@@ -12,14 +12,18 @@
 //! | [`heed_weights`] | every five seconds | learns whose share of this worker is larger |
 //! | [`retain`] | every five seconds | deletes files and prompts that are due, and keeps receipts |
 //! | [`fold_billing`] | every five seconds | keeps the roll-up short that billing metrics read |
+//! | [`fold_storage`] | every five seconds | keeps the count short of what tenants store |
 //! | [`prune_answers`] | every minute | deletes answers for repeated requests whose time is over |
+//! | [`expire_unpaid`] | every minute | plans the deletion of files that nobody pays for |
 //! | [`sweep`] | hourly | removes objects that no row names |
 //! | [`warn_of_shutdowns`] | daily | says which models end soon |
 //!
 //! Any number of workers run all of them at once; none needs a leader, for each effect is one guarded write.
 
 mod expire;
+mod expire_unpaid;
 mod fold_billing;
+mod fold_storage;
 mod generate;
 mod heed_drain;
 mod heed_weights;
@@ -90,6 +94,14 @@ pub async fn run(app: Arc<App>, stop: CancellationToken) -> anyhow::Result<()> {
         A_MINUTE,
         &stop,
         prune_answers::run,
+    );
+    every(&app, FOLD_EVERY, A_DAY, &stop, fold_storage::run);
+    every(
+        &app,
+        timing.prune_every,
+        A_MINUTE,
+        &stop,
+        expire_unpaid::run,
     );
     every(&app, timing.sweep_every, A_DAY, &stop, sweep::run);
     every(&app, A_DAY, A_DAY, &stop, warn_of_shutdowns::run);

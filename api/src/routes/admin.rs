@@ -6,7 +6,10 @@ pub mod pauses;
 pub mod tenants;
 pub mod workers;
 
+use axum::response::Response;
 use common::generation::Violation;
+use common::idempotency::Request;
+use common::operation::once::{Order, Replied};
 use common::operation::{Act, MAX_REASON};
 use common::visible;
 use serde::Deserialize;
@@ -15,6 +18,7 @@ use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
 
 use crate::auth::Operator;
 use crate::error::{Problem, Result};
+use crate::idempotency::Key;
 
 /// Why, in words.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -43,6 +47,24 @@ fn act(reason: &str) -> Result<Act<'_>> {
         by: Operator::NAME,
         reason: reason.trim(),
     })
+}
+
+impl Reason {
+    /// What an operator asks for with no more than a reason.
+    fn order<'a>(&'a self, request: &'a Request) -> Result<Order<'a>> {
+        Ok(Order {
+            act: self.act()?,
+            request,
+        })
+    }
+}
+
+/// The answer to an operator's POST, the first time or again.
+fn replied(key: &Key, replied: Replied) -> Response {
+    match replied {
+        Replied::New(answer) => key.answer(answer),
+        Replied::Repeated(answer) => key.replay(answer),
+    }
 }
 
 /// A reason, for `/openapi.json`.

@@ -6,15 +6,18 @@ pub mod get;
 pub mod list;
 mod waiting;
 
+use std::collections::HashSet;
+
 use axum::http::StatusCode;
 use common::generation::Kind;
 use common::id::{JobId, TenantId};
 use common::idempotency::Answer;
 use common::job::{self, Cost, Job, State};
 use common::outcome::Class;
-use common::{artifact, database};
+use common::{allowance, artifact, database};
 use futures::future::join_all;
 use serde::Serialize;
+use sqlx::PgConnection;
 use time::OffsetDateTime;
 use utoipa::ToSchema;
 
@@ -90,7 +93,8 @@ pub struct Outcome {
 pub struct Links {
     #[serde(rename = "self")]
     pub itself: String,
-    /// `null` once the job has ended.
+    /// `null` once the job has ended, and while it cannot be canceled: its calls have begun, and this tenant has abandoned as many as it
+    /// may in an hour.
     pub cancel: Option<String>,
 }
 
@@ -133,6 +137,13 @@ impl JobView {
         }
     }
 
+    /// Leaves the link to cancel it out, where it is one of those that cannot be.
+    fn fix(&mut self, fixed: &HashSet<JobId>) {
+        if fixed.contains(&self.id) {
+            self.links.cancel = None;
+        }
+    }
+
     /// The view as an answer to a POST.
     pub fn answer(&self, status: StatusCode) -> Answer {
         Answer {
@@ -148,6 +159,28 @@ pub fn location(id: JobId) -> String {
     format!("/v1/jobs/{id}")
 }
 
+/// Those of these jobs that cannot be canceled at present. What a POST is answered is kept and does not tell it.
+async fn fixed(
+    connection: &mut PgConnection,
+    app: &App,
+    tenant: TenantId,
+    jobs: &[Job],
+) -> sqlx::Result<HashSet<JobId>> {
+    let open = jobs.iter().filter(|job| !job.state.is_terminal());
+    let open: Vec<JobId> = open.map(|job| job.id).collect();
+    if open.is_empty() {
+        return Ok(HashSet::new());
+    }
+    let begun = allowance::store::begun(connection, &open).await?;
+    if begun.is_empty() {
+        return Ok(HashSet::new());
+    }
+    let used = allowance::store::used(connection, tenant).await?;
+    let fixed = begun.into_iter();
+    let fixed = fixed.filter(|(_, calls)| !used.allows(*calls, app.unpaid.cancel_allowance));
+    Ok(fixed.map(|(job, _)| job).collect())
+}
+
 /// A job as it is now, with links that are fresh.
 pub async fn look(
     app: &App,
@@ -160,6 +193,7 @@ pub async fn look(
         return Ok(None);
     };
     let kept = artifact::store::of_jobs(&mut transaction, &[id]).await?;
+    let fixed = fixed(&mut transaction, app, tenant, std::slice::from_ref(&job)).await?;
     let queued = match job.state {
         State::Queued => {
             let ahead = job::store::ahead(&mut transaction, &job).await?;
@@ -172,6 +206,7 @@ pub async fn look(
         .iter()
         .map(|artifact| ArtifactView::new(app, base, artifact, job.name.as_deref()));
     let mut view = JobView::new(&job, join_all(artifacts).await);
+    view.fix(&fixed);
     if let Some((ahead, waiting)) = queued {
         view.queue_position = Some(ahead + 1);
         view.waiting = match waiting {

@@ -16,7 +16,7 @@ pub async fn process() -> Response {
 
 /// What the ledger says. Prometheus scrapes it once for the whole service.
 pub async fn billing(State(app): State<Arc<App>>) -> Response {
-    match telemetry::billing(&app.reader).await {
+    match telemetry::billing(&app.reader, app.unpaid.abandoned_cost).await {
         Ok(text) => prometheus(text),
         Err(error) => {
             tracing::warn!(%error, "Billing metrics could not be read");

@@ -169,7 +169,7 @@ async fn keep(
 ) -> std::result::Result<Kept, Refusal> {
     let view = UploadView::new(app, base, upload).await;
     let answer = |created_at| view.answer(created_at);
-    uploading::keep(&app.pool, tenant, upload, request, answer).await
+    uploading::keep(&app.pool, tenant, upload, request, &app.unpaid, answer).await
 }
 
 /// The answer to a POST that keeps something.

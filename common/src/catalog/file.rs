@@ -365,6 +365,15 @@ impl Source<'_> {
                     );
                 }
             }
+            if credits
+                .values()
+                .any(|price| *price > Credits::HIGHEST_PRICE)
+            {
+                wrong(
+                    at,
+                    &format!("a price is at most {}", Credits::HIGHEST_PRICE),
+                );
+            }
             if prices.iter().any(|other: &Price| other.from == from.0) {
                 wrong(at, &format!("two prices begin on {}", from.0));
             }
@@ -663,6 +672,10 @@ price = [{ from = 2026-01-01, credits = { 1K = 1 } }]
             (
                 "price = []",
                 "models/mine.toml:4: model x: needs at least one price",
+            ),
+            (
+                "price = [{ from = 2026-01-01, credits = { 1K = 10000000001 } }]",
+                "models/mine.toml:4: model x: a price is at most 10000000000 credits",
             ),
             (
                 "price = [{ from = 2026-01-01, credits = { 2K = 1 } }]",

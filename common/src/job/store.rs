@@ -485,6 +485,23 @@ pub async fn deadlines_passed(pool: &PgPool, limit: i64) -> sqlx::Result<Vec<(Jo
         .collect())
 }
 
+/// Moves the deadline of a locked, open job, once. `false`: it was moved before.
+pub async fn extend(
+    connection: &mut PgConnection,
+    id: JobId,
+    more: Duration,
+) -> sqlx::Result<bool> {
+    let extended = sqlx::query!(
+        "-- job::extend
+        UPDATE jobs SET deadline = clock_timestamp() + $2::interval, extended = true WHERE id = $1 AND NOT extended",
+        id.0,
+        interval(more),
+    )
+    .execute(connection)
+    .await?;
+    Ok(extended.rows_affected() == 1)
+}
+
 /// Whether a locked job's lease has run out, on the database's clock.
 pub async fn lease_has_run_out(connection: &mut PgConnection, id: JobId) -> sqlx::Result<bool> {
     sqlx::query_scalar!(

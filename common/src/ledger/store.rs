@@ -8,7 +8,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::{Account, Cause, Lot, Share, Transfer};
-use crate::credits::Credits;
+use crate::credits::{Credits, TooManyCredits};
 use crate::database::row::RowId;
 use crate::id::{GrantId, JobId, TenantId};
 
@@ -19,6 +19,16 @@ pub struct Wallet {
     pub held: Credits,
     /// Whether it may admit jobs.
     pub active: bool,
+}
+
+impl Wallet {
+    /// Whether it may be given so many credits more, at once.
+    pub fn may_be_given(self, more: Credits) -> Result<(), TooManyCredits> {
+        let total = self.available.plus(self.held);
+        total
+            .map_err(|_| TooManyCredits::InAWallet)?
+            .may_be_given(more)
+    }
 }
 
 /// Takes the lock under which all of this tenant's money moves. `None` when the tenant has no wallet.

@@ -1,11 +1,17 @@
 //! SQL of operators. What they look at is read over all tenants, by the role that may read everything and change nothing.
 
+use std::time::Duration;
+
 use serde_json::Value;
 use sqlx::{PgConnection, PgPool};
 use time::OffsetDateTime;
+use uuid::Uuid;
 
+use super::once::Known;
 use super::{Act, Done, Event, Pause, Scope};
+use crate::database::row::RowId;
 use crate::id::{JobId, TenantId};
+use crate::idempotency::{Answer, Request};
 
 /// Keeps what was done.
 pub async fn record(
@@ -25,6 +31,101 @@ pub async fn record(
     .execute(connection)
     .await?;
     Ok(())
+}
+
+/// Takes a key for a request. `false`: it was taken before, and whoever took it has committed. A request in flight is waited for.
+pub(super) async fn claim_key(
+    connection: &mut PgConnection,
+    request: &Request,
+) -> sqlx::Result<bool> {
+    let claimed = sqlx::query!(
+        "-- operation::claim_key
+        INSERT INTO operator_requests (key, request_hash) VALUES ($1, $2) ON CONFLICT (key) DO NOTHING",
+        request.key,
+        &request.hash[..],
+    )
+    .execute(connection)
+    .await?;
+    Ok(claimed.rows_affected() == 1)
+}
+
+/// What is known of a key that was taken.
+pub(super) async fn known(connection: &mut PgConnection, request: &Request) -> sqlx::Result<Known> {
+    let row = sqlx::query!(
+        "-- operation::known
+        SELECT request_hash, jobs, has_more, status, body FROM operator_requests WHERE key = $1",
+        request.key
+    )
+    .fetch_one(connection)
+    .await?;
+    if row.request_hash != request.hash {
+        return Ok(Known::AnotherRequest);
+    }
+    Ok(match (row.status, row.body) {
+        (Some(status), Some(body)) => Known::Answered(Answer {
+            status: RowId::new("operator_requests", &request.key).fits("status", status)?,
+            location: None,
+            body,
+        }),
+        _ => Known::Chosen {
+            jobs: (row.jobs.unwrap_or_default().into_iter())
+                .map(JobId)
+                .collect(),
+            has_more: row.has_more,
+        },
+    })
+}
+
+/// Keeps which jobs a request is for.
+pub(super) async fn choose(
+    connection: &mut PgConnection,
+    request: &Request,
+    jobs: &[JobId],
+    has_more: bool,
+) -> sqlx::Result<()> {
+    let jobs: Vec<Uuid> = jobs.iter().map(|job| job.0).collect();
+    sqlx::query!(
+        "-- operation::choose
+        UPDATE operator_requests SET jobs = $2, has_more = $3 WHERE key = $1",
+        request.key,
+        &jobs,
+        has_more,
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Keeps the answer. `false`: there is one.
+pub(super) async fn keep_answer(
+    connection: &mut PgConnection,
+    request: &Request,
+    answer: &Answer,
+) -> sqlx::Result<bool> {
+    let status: i16 =
+        RowId::new("operator_requests", &request.key).fits("status", answer.status)?;
+    let kept = sqlx::query!(
+        "-- operation::keep_answer
+        UPDATE operator_requests SET status = $2, body = $3 WHERE key = $1 AND status IS NULL",
+        request.key,
+        status,
+        answer.body,
+    )
+    .execute(connection)
+    .await?;
+    Ok(kept.rows_affected() == 1)
+}
+
+/// Deletes requests of operators that are older than `kept`; returns how many. They are few.
+pub async fn prune(pool: &PgPool, kept: Duration) -> sqlx::Result<u64> {
+    let pruned = sqlx::query!(
+        "-- operation::prune
+        DELETE FROM operator_requests WHERE created_at < now() - make_interval(secs => $1)",
+        kept.as_secs_f64(),
+    )
+    .execute(pool)
+    .await?;
+    Ok(pruned.rows_affected())
 }
 
 /// What was done, newest first; older than `before`.

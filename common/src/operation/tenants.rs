@@ -7,7 +7,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::{Act, store};
-use crate::credits::Credits;
+use crate::credits::{Credits, TooManyCredits};
 use crate::database;
 use crate::id::{GrantId, JobId, TenantId};
 use crate::ledger::{self, Transfer};
@@ -36,6 +36,8 @@ pub enum Refusal {
     NoJob { tenant: TenantId, job: JobId },
     #[error("tenant {tenant} has no hold {hold} that stands")]
     NoHold { tenant: TenantId, hold: i64 },
+    #[error(transparent)]
+    TooMany(#[from] TooManyCredits),
     #[error(transparent)]
     Database(#[from] sqlx::Error),
 }
@@ -107,9 +109,12 @@ pub async fn grant(
 ) -> Result<GrantId, Refusal> {
     let grant = GrantId::new();
     let mut transaction = database::begin_for(pool, tenant).await?;
-    ledger::store::lock_wallet(&mut transaction, tenant)
+    let wallet = ledger::store::lock_wallet(&mut transaction, tenant)
         .await?
         .ok_or(Refusal::NoTenant(tenant))?;
+    if amount > Credits::MOST_MOVED {
+        return Err(TooManyCredits::Moved.into());
+    }
     if !ledger::store::insert_promo(&mut transaction, tenant, grant, source, amount).await? {
         let (amount, at) = ledger::store::given_by(&mut transaction, tenant, source).await?;
         return Err(Refusal::GivenBefore {
@@ -119,6 +124,7 @@ pub async fn grant(
             at,
         });
     }
+    wallet.may_be_given(amount)?;
     ledger::store::post(&mut transaction, tenant, &Transfer::promo(grant, amount)).await?;
     let subject = json!({ "credits": amount.get(), "source": source, "grant": grant });
     record(&mut transaction, act, "grant", tenant, subject).await?;

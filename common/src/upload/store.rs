@@ -1,5 +1,7 @@
 //! SQL of uploads.
 
+use std::time::Duration;
+
 use sqlx::{PgConnection, PgPool};
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -127,14 +129,45 @@ pub async fn due(pool: &PgPool, limit: i64) -> sqlx::Result<Vec<(TenantId, Uploa
         .collect())
 }
 
+/// Uploads of tenants that never paid, and that no job has needed for the `unpaid` time; the oldest first. A tenant has paid for
+/// something when a grant was consumed. By `now()`, as the index needs it.
+pub async fn unpaid(
+    pool: &PgPool,
+    unpaid: Duration,
+    limit: i64,
+) -> sqlx::Result<Vec<(TenantId, UploadId)>> {
+    let rows = sqlx::query!(
+        "-- upload::unpaid
+        SELECT u.tenant_id, u.id FROM storage_totals t JOIN uploads u USING (tenant_id)
+        WHERE u.deleted_at IS NULL AND u.last_used_at <= now() - make_interval(secs => $1)
+          AND NOT EXISTS (SELECT FROM grants g WHERE g.tenant_id = t.tenant_id AND g.consumed > 0)
+        ORDER BY u.last_used_at LIMIT $2",
+        unpaid.as_secs_f64(),
+        limit
+    )
+    .fetch_all(pool)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .map(|row| (TenantId(row.tenant_id), UploadId(row.id)))
+        .collect())
+}
+
 /// Locks it if its time is over: from then on no job can begin to name it. `false`: it is not over, or it is deleted already.
-pub async fn lock_due(connection: &mut PgConnection, id: UploadId) -> sqlx::Result<bool> {
+pub async fn lock_due(
+    connection: &mut PgConnection,
+    id: UploadId,
+    unpaid: Option<Duration>,
+) -> sqlx::Result<bool> {
     let locked = sqlx::query_scalar!(
         "-- upload::lock_due
-        SELECT u.id FROM uploads u JOIN retention r USING (tenant_id)
-        WHERE u.id = $1 AND u.deleted_at IS NULL AND u.last_used_at <= clock_timestamp() - make_interval(secs => r.uploads)
+        SELECT u.id FROM uploads u LEFT JOIN retention r USING (tenant_id)
+        WHERE u.id = $1 AND u.deleted_at IS NULL AND (u.last_used_at <= clock_timestamp() - make_interval(secs => r.uploads)
+          OR (u.last_used_at <= clock_timestamp() - make_interval(secs => $2)
+              AND NOT EXISTS (SELECT FROM grants g WHERE g.tenant_id = u.tenant_id AND g.consumed > 0)))
         FOR NO KEY UPDATE OF u",
-        id.0
+        id.0,
+        unpaid.map(|unpaid| unpaid.as_secs_f64()),
     )
     .fetch_optional(connection)
     .await?;

@@ -95,7 +95,7 @@ async fn scrapes(url: &str, reader: &PgPool) -> bool {
     let mut took = Vec::new();
     for _ in 0..SCRAPES {
         let started = Instant::now();
-        telemetry::billing(reader).await.unwrap();
+        telemetry::billing(reader, 0).await.unwrap();
         took.push(started.elapsed());
     }
     took.sort_unstable();

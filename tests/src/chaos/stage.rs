@@ -7,7 +7,7 @@ use std::time::Duration;
 use cli::private::Servers;
 use common::bucket::Bucket;
 use common::clock;
-use common::config::{Config, Links, MEMORY, Ports, Providers, Rates, Timing};
+use common::config::{Config, Links, MEMORY, Ports, Providers, Rates, Timing, Unpaid};
 use common::credits::Credits;
 use common::database::{self, Role as DatabaseRole};
 use common::operation::tenants;
@@ -115,6 +115,7 @@ impl Stage {
                 lease,
                 ..Timing::default()
             },
+            unpaid: Unpaid::default(),
             models: Some(catalogue.path().to_owned()),
             providers: Providers::default(),
         };
@@ -137,6 +138,8 @@ impl Stage {
             ("PLATEN_LOG", "info"),
             ("PLATEN_LOG_FORMAT", "json"),
             ("AWS_TIMEOUT", "5s"),
+            // Its clients cancel what they like.
+            ("PLATEN_CANCEL_ALLOWANCE", "1000000"),
         ];
         let more = more.map(|(name, value)| (name, value.to_owned()));
         let more = more.into_iter().chain(s3::variables(&bucket_url));

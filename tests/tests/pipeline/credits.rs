@@ -242,6 +242,15 @@ async fn every_planted_violation_is_found() {
             "I17",
             "INSERT INTO deletions (tenant_id, job_id, class, object_key, sha256, bytes, due_at, deleted_at) SELECT tenant_id, job_id, role, object_key, sha256, bytes, now(), now() FROM artifacts WHERE role = 'thumbnail'",
         ),
+        (
+            "I24",
+            "INSERT INTO abandoned_calls (call_id, tenant_id) SELECT id, tenant_id FROM calls",
+        ),
+        ("I25", "UPDATE storage_totals SET bytes = bytes + 1"),
+        (
+            "I25",
+            "INSERT INTO storage_lines (tenant_id, bytes) SELECT tenant_id, -1 FROM wallets",
+        ),
     ];
     for (invariant, plant) in plants {
         let mut transaction = owner.begin().await.unwrap();

@@ -33,4 +33,5 @@ mod server_shapes;
 mod sharing;
 mod shelf;
 mod traces;
+mod unpaid;
 mod uploads;

@@ -6,13 +6,17 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use common::credits::Credits;
 use common::id::JobId;
-use common::operation::{Act, tenants};
+use common::idempotency::{self, Request};
+use common::job::store::Search;
+use common::operation::once::{self, Order};
+use common::operation::{self, Act, tenants};
 use common::retention::{Purpose, Retention};
-use common::{clock, database};
+use common::{clock, database, job};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
-use tests::Pipeline;
+use sqlx::{Connection, Executor};
 use tests::pipeline::{OPERATOR_KEY, small_job};
+use tests::{Options, Pipeline};
 use time::format_description::well_known::Rfc3339;
 
 const PHOTO: &[u8] = include_bytes!("../../../samples/product.jpg");
@@ -331,7 +335,7 @@ async fn a_failed_job_is_done_once_more_and_charged_only_for_what_it_delivers() 
     assert_eq!(
         kinds,
         [
-            "job", "transfer", "job", "call", "call", "transfer", "job", "operator", "job"
+            "job", "transfer", "job", "call", "call", "transfer", "job", "job", "operator"
         ],
         "{told:#}"
     );
@@ -393,5 +397,260 @@ async fn an_operator_ends_jobs_freezes_a_tenant_and_sets_its_credits_right() {
             "adjust"
         ]
     );
+    pipeline.close().await;
+}
+
+/// Sends a POST with a key: status, whether it was answered before, and the answer byte for byte.
+async fn keyed(
+    pipeline: &Pipeline,
+    key: &str,
+    path: &str,
+    body: &Value,
+) -> (StatusCode, bool, Vec<u8>) {
+    let request = pipeline.anonymous(Method::POST, path);
+    let request = request.bearer_auth(OPERATOR_KEY).json(body);
+    let answer = request.header("Idempotency-Key", key).send().await.unwrap();
+    let (status, headers) = (answer.status(), answer.headers());
+    assert_eq!(headers.contains_key("idempotency-key"), status.is_success());
+    let replayed = headers.contains_key("idempotent-replayed");
+    (status, replayed, answer.bytes().await.unwrap().to_vec())
+}
+
+#[tokio::test]
+async fn what_an_operator_repeats_with_a_key_is_done_once() {
+    let pipeline = Pipeline::start().await;
+    let tenant = pipeline.tenant;
+    let mut body = small_job();
+    body["prompt"] = json!("[[fault:invalid*1]] a bottle");
+    let failed = pipeline.submit(&body).await;
+    assert_eq!(pipeline.ended(&failed).await["state"], "failed");
+    let (before, _) = pipeline.balance().await;
+    let of_tenant = |word: &str| format!("/v1/admin/tenants/{tenant}/{word}");
+    let why = |mut body: Value| {
+        body["reason"] = json!("a test");
+        body
+    };
+    let orders = [
+        ("adjust", of_tenant("adjust"), why(json!({"credits": 24}))),
+        ("freeze", of_tenant("freeze"), why(json!({}))),
+        ("unfreeze", of_tenant("unfreeze"), why(json!({}))),
+        (
+            "pause",
+            "/v1/admin/pauses".to_owned(),
+            why(json!({"everything": true})),
+        ),
+        (
+            "resume",
+            "/v1/admin/pauses/1/resume".to_owned(),
+            why(json!({})),
+        ),
+        (
+            "redrive",
+            "/v1/admin/jobs/redrive".to_owned(),
+            why(json!({"ids": [failed]})),
+        ),
+    ];
+    for (key, path, body) in &orders {
+        let (status, replayed, first) = keyed(&pipeline, key, path, body).await;
+        assert!(status.is_success() && !replayed, "{key}: {status}");
+        let (again, replayed, second) = keyed(&pipeline, key, path, body).await;
+        assert_eq!((again, replayed, &second), (status, true, &first), "{key}");
+        let mut other = body.clone();
+        other["reason"] = json!("another");
+        let (status, _, problem) = keyed(&pipeline, key, path, &other).await;
+        assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "{key}");
+        let problem = String::from_utf8(problem).unwrap();
+        assert!(
+            problem.contains("idempotency_key_reused"),
+            "{key}: {problem}"
+        );
+    }
+    pipeline.drained(Duration::from_secs(20)).await;
+    let (after, _) = pipeline.balance().await;
+    assert!(
+        after < before + 24,
+        "the job that was done once more is charged"
+    );
+
+    // A cancellation by filter, repeated, is for the jobs of the first, and not for those that came meanwhile.
+    keyed(&pipeline, "pause again", "/v1/admin/pauses", &orders[3].2).await;
+    let first = pipeline.submit(&small_job()).await;
+    let cancel = why(json!({"tenant": tenant}));
+    let (_, replayed, one) = keyed(&pipeline, "end", "/v1/admin/jobs/cancel", &cancel).await;
+    assert!(!replayed && String::from_utf8_lossy(&one).contains(&first));
+    let second = pipeline.submit(&small_job()).await;
+    let (_, replayed, two) = keyed(&pipeline, "end", "/v1/admin/jobs/cancel", &cancel).await;
+    assert!(replayed);
+    assert_eq!(one, two);
+    assert_eq!(pipeline.job(&second).await["state"], "queued");
+    keyed(&pipeline, "end the rest", "/v1/admin/jobs/cancel", &cancel).await;
+
+    // Side by side it is one, whoever comes first.
+    let (before, _) = pipeline.balance().await;
+    let gift = why(json!({"credits": 7}));
+    let path = of_tenant("adjust");
+    let gifts = (0..8).map(|_| keyed(&pipeline, "a gift", &path, &gift));
+    let answers = futures::future::join_all(gifts).await;
+    assert!(
+        answers
+            .iter()
+            .all(|(status, ..)| *status == StatusCode::NO_CONTENT)
+    );
+    assert_eq!(
+        answers.iter().filter(|(_, replayed, _)| !replayed).count(),
+        1
+    );
+    assert_eq!(pipeline.balance().await, (before + 7, 0));
+    assert_eq!(
+        actions(&pipeline).await,
+        [
+            "adjust", "freeze", "unfreeze", "pause", "resume", "redrive", "pause", "cancel",
+            "cancel", "adjust"
+        ]
+    );
+    pipeline.close().await;
+}
+
+/// A request for many jobs that broke off after the first goes on with the same jobs, and says of each that it is done.
+#[tokio::test]
+async fn a_request_for_many_jobs_that_broke_off_goes_on_with_the_same() {
+    let pipeline = Pipeline::start_with(Options {
+        workers: 0,
+        ..Options::default()
+    })
+    .await;
+    let url = pipeline.servers.runtime_url(&pipeline.database);
+    let pool = database::connect(&url, database::Role::Api, 2)
+        .await
+        .unwrap();
+    let mut chosen = Vec::new();
+    for _ in 0..2 {
+        let id = pipeline.submit(&small_job()).await;
+        chosen.push(id.parse::<JobId>().unwrap());
+    }
+    let body = json!({"reason": "a test", "tenant": pipeline.tenant});
+    let request = Request {
+        key: "broken".to_owned(),
+        hash: idempotency::request_hash(
+            "POST",
+            "/v1/admin/jobs/cancel",
+            body.to_string().as_bytes(),
+        ),
+    };
+    let once::Many::New(choosing) = once::begin_many(&pool, &request).await.unwrap() else {
+        panic!("it is new");
+    };
+    once::choose(choosing, &request, &chosen, true)
+        .await
+        .unwrap();
+    let order = Order {
+        act: Act {
+            by: "api",
+            reason: "a test",
+        },
+        request: &request,
+    };
+    let search = Search {
+        ids: Some(chosen.clone()),
+        ..Search::default()
+    };
+    let jobs = job::store::search(&pipeline.reader, &search, 2)
+        .await
+        .unwrap();
+    operation::cancel(&pool, order, &jobs[0]).await.unwrap();
+    let later = pipeline.submit(&small_job()).await;
+
+    let (status, replayed, answer) =
+        keyed(&pipeline, "broken", "/v1/admin/jobs/cancel", &body).await;
+    assert_eq!((status, replayed), (StatusCode::OK, false));
+    let answer: Value = serde_json::from_slice(&answer).unwrap();
+    assert_eq!(answer["has_more"], true, "{answer}");
+    let data = answer["data"].as_array().unwrap();
+    assert_eq!(data.len(), 2, "{answer}");
+    assert!(data.iter().all(|job| job["skipped"].is_null()), "{answer}");
+    assert_eq!(pipeline.job(&later).await["state"], "queued");
+    assert_eq!(actions(&pipeline).await, ["cancel", "cancel"]);
+    let rest = json!({"reason": "a test"});
+    keyed(&pipeline, "rest", "/v1/admin/jobs/cancel", &rest).await;
+    pool.close().await;
+    pipeline.close().await;
+}
+
+/// Redrives side by side: one makes the job, the others name it, record nothing, and leave no copy of an input behind.
+#[tokio::test]
+async fn of_redrives_side_by_side_one_happens_and_the_others_leave_nothing() {
+    let pipeline = Pipeline::start().await;
+    let mut body = small_job();
+    body["prompt"] = json!("[[fault:invalid*1]] a bottle");
+    body["inputs"] =
+        json!([{"data": STANDARD.encode(PHOTO), "media_type": "image/jpeg", "role": "product"}]);
+    let failed = pipeline.submit(&body).await;
+    assert_eq!(pipeline.ended(&failed).await["state"], "failed");
+    let redrive = json!({"reason": "a test", "ids": [failed]});
+    let redrives = (0..8).map(|_| order(&pipeline, "/v1/admin/jobs/redrive", redrive.clone()));
+    let answers = futures::future::join_all(redrives).await;
+    let outcomes: Vec<Value> = answers
+        .into_iter()
+        .map(|(status, answer)| {
+            assert_eq!(status, StatusCode::OK, "{answer}");
+            answer["data"][0].clone()
+        })
+        .collect();
+    let done: Vec<&Value> = outcomes
+        .iter()
+        .filter(|one| one["skipped"].is_null())
+        .collect();
+    assert_eq!(done.len(), 1, "{outcomes:?}");
+    let new = done[0]["new"].as_str().unwrap();
+    assert!(outcomes.iter().all(|one| one["new"] == new), "{outcomes:?}");
+    assert_eq!(pipeline.ended(new).await["state"], "succeeded");
+    assert_eq!(actions(&pipeline).await, ["redrive"]);
+    let (nobodys, seen) = pipeline.deep(Duration::ZERO).await;
+    assert_eq!(nobodys, [], "{seen:?}");
+    pipeline.close().await;
+}
+
+/// What cannot be counted is not given: a job that holds credits can always be ended.
+#[tokio::test]
+async fn no_wallet_comes_near_to_what_cannot_be_counted() {
+    let pipeline = Pipeline::start_with(Options {
+        workers: 0,
+        ..Options::default()
+    })
+    .await;
+    let path = format!("/v1/admin/tenants/{}/adjust", pipeline.tenant);
+    let job = pipeline.submit(&small_job()).await;
+    for (credits, expected) in [
+        (i64::MAX, StatusCode::UNPROCESSABLE_ENTITY),
+        (-i64::MAX, StatusCode::UNPROCESSABLE_ENTITY),
+        (1_000_000_000_001, StatusCode::UNPROCESSABLE_ENTITY),
+        (1_000_000_000_000, StatusCode::NO_CONTENT),
+        (-1_000_000_000_000, StatusCode::NO_CONTENT),
+    ] {
+        let body = json!({"reason": "a test", "credits": credits});
+        let (status, problem) = order(&pipeline, &path, body).await;
+        assert_eq!(status, expected, "{credits}: {problem}");
+    }
+    // And so says the database, to whoever writes; but not to what makes a wallet no larger.
+    let mut owner = pipeline.owner().await;
+    for refused in [
+        "INSERT INTO grants (id, tenant_id, source_type, source_id, amount, remaining)
+         SELECT gen_random_uuid(), tenant_id, 'promo', 'x', 1000000000001, 1000000000001 FROM wallets",
+        "UPDATE wallets SET available = 1000000000000001",
+        "INSERT INTO transfers (tenant_id, seq, debit, credit, amount, kind, ref, at, hash)
+         SELECT tenant_id, 99, 'a', 'b', 1000000000001, 'adjust', 'x', now(), sha256('x') FROM wallets",
+    ] {
+        let says = owner.execute(refused).await.unwrap_err().to_string();
+        assert!(says.contains("bounded"), "{refused}: {says}");
+    }
+    let mut older = owner.begin().await.unwrap();
+    let large = "SET LOCAL session_replication_role = replica; UPDATE wallets SET available = 9000000000000000000; SET LOCAL session_replication_role = origin";
+    older.execute(large).await.unwrap();
+    let settled = "UPDATE wallets SET available = available + held, held = 0";
+    older.execute(settled).await.unwrap();
+    older.rollback().await.unwrap();
+    owner.close().await.unwrap();
+    let cancel = format!("/v1/jobs/{job}/cancel");
+    assert_eq!(pipeline.post(&cancel, &json!({})).await.0, StatusCode::OK);
     pipeline.close().await;
 }

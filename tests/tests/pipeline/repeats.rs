@@ -171,3 +171,32 @@ async fn two_hundred_submits_against_credits_for_one_hundred_admit_exactly_one_h
     assert_eq!(pipeline.balance().await, (600, 0));
     pipeline.close().await;
 }
+
+/// One turn deletes all answers whose time is over, however many were kept a second.
+#[tokio::test]
+async fn one_turn_deletes_as_many_answers_as_a_minute_can_leave() {
+    let mut pipeline = Pipeline::start_with(Options {
+        workers: 0,
+        ..Options::default()
+    })
+    .await;
+    let mut owner = pipeline.owner().await;
+    let old = "INSERT INTO idempotency_keys (tenant_id, key, request_hash, status, body, created_at)
+        SELECT tenant_id, 'old ' || n, sha256('x'), 200, 'x', now() - interval '25 hours' - n * interval '1 millisecond'
+        FROM wallets, generate_series(1, 25000) n";
+    owner.execute(old).await.unwrap();
+    owner.close().await.unwrap();
+    // There is no second turn.
+    pipeline.config.timing.prune_every = Duration::from_hours(1);
+    pipeline.start_worker().await;
+    pipeline
+        .until(Duration::from_secs(40), async || {
+            let left: i64 = sqlx::query_scalar("SELECT count(*) FROM idempotency_keys")
+                .fetch_one(&pipeline.reader)
+                .await
+                .unwrap();
+            (left == 0).then_some(())
+        })
+        .await;
+    pipeline.close().await;
+}

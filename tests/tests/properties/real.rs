@@ -6,6 +6,7 @@ use common::admission::{self, Admission, Admitted, Refusal};
 use common::artifact::{self, Artifact, rendition_key};
 use common::call::{self, Ending, Original, original_key};
 use common::catalog::Lane;
+use common::config::Unpaid;
 use common::credits::{Credits, Quote};
 use common::database::{self, Role};
 use common::generation::Generation;
@@ -17,7 +18,7 @@ use common::idempotency::{Answer, Request, request_hash};
 use common::job::{self, Job, Open, Room};
 use common::operation::tenants;
 use common::outcome::{Class, Failure};
-use common::settlement::{self, Cancellation, Lease, Settled};
+use common::settlement::{self, Canceler, Cancellation, Lease, Settled};
 use serde_json::{Value, json};
 use sqlx::PgPool;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
@@ -333,9 +334,11 @@ impl<'a> Real<'a> {
             priority: 0,
             run_at: asked.later.then(|| self.began + LATER),
             cancel_after: CANCEL_AFTER,
+            model_timeout: Duration::ZERO,
             fallback: true,
             switched_from: None,
-            redrive_of: None,
+            redrive: None,
+            unpaid: Unpaid::default(),
         };
         let answer = |job: &Job| {
             assert_eq!(job.id, id);
@@ -350,7 +353,14 @@ impl<'a> Real<'a> {
             Err(Refusal::KeyReused) => Said::KeyReused,
             Err(Refusal::Inactive) => Said::Inactive,
             Err(Refusal::InsufficientCredits { .. }) => Said::Insufficient,
-            Err(error @ (Refusal::UploadGone | Refusal::Amount(_) | Refusal::Database(_))) => {
+            Err(
+                error @ (Refusal::UploadGone
+                | Refusal::AllowanceUsed { .. }
+                | Refusal::StorageFull { .. }
+                | Refusal::Redriven(_)
+                | Refusal::Amount(_)
+                | Refusal::Database(_)),
+            ) => {
                 panic!("{error}")
             }
         }
@@ -474,13 +484,18 @@ impl<'a> Real<'a> {
             answer(200, id, self.moves)
         };
         let api = &self.database.api;
-        let canceled = settlement::cancel(api, self.tenants[tenant], id, &request, answer).await;
+        let owner = Canceler::Owner {
+            allowance: u32::MAX,
+        };
+        let canceled =
+            settlement::cancel(api, owner, (self.tenants[tenant], id), &request, answer).await;
         match canceled.unwrap() {
             Cancellation::Canceled(_) => Said::Canceled,
             Cancellation::Repeated(answer) => repeated(&answer),
             Cancellation::KeyReused => Said::KeyReused,
             Cancellation::Already(state) => Said::Already(state),
             Cancellation::Nothing => Said::Nothing,
+            Cancellation::AllowanceUsed(used) => unreachable!("it has no end: {used:?}"),
         }
     }
 
@@ -492,7 +507,13 @@ impl<'a> Real<'a> {
 
     async fn expire(&self, job: usize, model: &Model) -> Said {
         let tenant = self.owner(job, model);
-        let expired = settlement::expire(&self.database.worker, tenant, self.jobs[job]).await;
+        let expired = settlement::expire(
+            &self.database.worker,
+            (tenant, self.jobs[job]),
+            u32::MAX,
+            |_| Duration::ZERO,
+        )
+        .await;
         said(expired.unwrap())
     }
 
@@ -591,6 +612,7 @@ fn said(settled: Settled) -> Said {
         Settled::Already(state) => Said::Already(state),
         Settled::Fenced => Said::Fenced,
         Settled::Nothing => Said::Nothing,
+        Settled::Extended => unreachable!("an allowance without end"),
     }
 }
 

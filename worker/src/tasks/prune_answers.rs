@@ -3,19 +3,20 @@
 //! In small steps, so that no statement takes long and no lock is held for long; what one turn leaves, the next one takes.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use common::{database, idempotency};
+use common::{database, idempotency, operation};
 
 use crate::app::App;
 
 /// Answers deleted by one statement.
 const BATCH: i64 = 1_000;
-/// Statements of one turn: with a turn a minute, a worker keeps up with 300 requests a second.
-const BATCHES_PER_TURN: u64 = 20;
+/// How long one turn goes on while there are more: most of the minute to the next, so that whatever can be kept can be deleted as fast.
+const LONGEST: Duration = Duration::from_secs(45);
 
 pub(super) async fn run(app: Arc<App>) {
-    let mut deleted = 0;
-    for _ in 0..BATCHES_PER_TURN {
+    let (began, mut deleted) = (Instant::now(), 0);
+    while began.elapsed() < LONGEST && !app.stopping.is_cancelled() {
         let prune = idempotency::store::prune(&app.pool, app.timing.answers_kept, BATCH);
         match database::answered(prune).await {
             Ok(0) => break,
@@ -25,14 +26,15 @@ pub(super) async fn run(app: Arc<App>) {
                 break;
             }
         }
-        if app.stopping.is_cancelled() {
-            break;
-        }
     }
     if deleted > 0 {
         tracing::info!(
             answers = deleted,
             "Deleted {deleted} answers for repeated requests whose time was over"
         );
+    }
+    let prune = operation::store::prune(&app.pool, app.timing.answers_kept);
+    if let Err(error) = database::answered(prune).await {
+        tracing::warn!(%error, "Answers to operators could not be deleted; the next turn tries again");
     }
 }

@@ -69,7 +69,8 @@ async fn expire_uploads(app: &App) -> sqlx::Result<()> {
         let due = database::answered(upload::store::due(&app.pool, BATCH)).await?;
         let looked_at = due.len();
         for (tenant, id) in due {
-            let expired = database::answered(uploading::expire(&app.pool, tenant, id)).await?;
+            let expired =
+                database::answered(uploading::expire(&app.pool, tenant, id, None)).await?;
             planned += u64::from(expired);
         }
         if looked_at < usize::try_from(BATCH).unwrap_or(usize::MAX) {

@@ -4,10 +4,13 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State as AppState;
+use axum::response::{IntoResponse, Response};
 use common::generation::Violation;
 use common::id::{JobId, TenantId};
+use common::idempotency::Answer;
 use common::job::store::Search;
 use common::job::{self, Job, State};
+use common::operation::once::{self, Order};
 use common::operation::{self, Event, Outcome};
 use common::outcome::Class;
 use serde::{Deserialize, Serialize};
@@ -16,11 +19,12 @@ use utoipa::ToSchema;
 use utoipa::openapi::RefOr;
 use utoipa::openapi::schema::{ArrayBuilder, Schema};
 
-use super::act;
+use super::{act, replied};
 use crate::app::App;
 use crate::auth::Operator;
 use crate::error::{Problem, ProblemBody, Result};
 use crate::extract::{self, Id, JsonBody, Parameters, limit, page, searchable};
+use crate::idempotency::Key;
 use crate::routes::jobs::JobView;
 
 /// Most jobs one request does something to.
@@ -254,23 +258,59 @@ impl Deed {
         }
     }
 
-    /// Does it to each of the jobs a body names, one after the other.
-    async fn to_each(self, app: &App, body: &[u8]) -> Result<Json<Outcomes>> {
+    fn path(self) -> &'static str {
+        match self {
+            Self::Redrive => "/v1/admin/jobs/redrive",
+            Self::Cancel => "/v1/admin/jobs/cancel",
+        }
+    }
+
+    /// Does it to each of the jobs a body names, one after the other. Which jobs that is is decided once for a key.
+    async fn to_each(self, app: &App, key: &Key, body: &[u8]) -> Result<Response> {
         let many: Many = extract::json(body)?;
-        let act = act(&many.reason)?;
-        let (jobs, has_more) = many.find(app, self.meant()).await?;
+        let request = key.request("POST", self.path(), body);
+        let order = Order {
+            act: act(&many.reason)?,
+            request: &request,
+        };
+        if many.dry_run {
+            let (jobs, has_more) = many.find(app, self.meant()).await?;
+            let only_asked = |job| Outcome::skipped(job, "it was only asked which".to_owned());
+            let data = jobs.iter().map(only_asked).collect();
+            return Ok(Json(Outcomes { data, has_more }).into_response());
+        }
+        let (jobs, has_more) = match once::begin_many(&app.pool, &request).await? {
+            once::Many::Answered(answer) => return Ok(key.replay(answer)),
+            once::Many::Chosen { jobs, has_more } => (named(app, jobs).await?, has_more),
+            once::Many::New(choosing) => {
+                let (jobs, has_more) = many.find(app, self.meant()).await?;
+                let ids: Vec<JobId> = jobs.iter().map(|job| job.id).collect();
+                once::choose(choosing, &request, &ids, has_more).await?;
+                (jobs, has_more)
+            }
+        };
         let mut data = Vec::with_capacity(jobs.len());
         for job in &jobs {
             data.push(match self {
-                _ if many.dry_run => Outcome::skipped(job, "it was only asked which".to_owned()),
                 Self::Redrive => {
-                    operation::redrive(&app.pool, &app.bucket, &app.catalog, act, job).await?
+                    operation::redrive(&app.pool, &app.bucket, &app.catalog, order, job).await?
                 }
-                Self::Cancel => operation::cancel(&app.pool, act, job).await?,
+                Self::Cancel => operation::cancel(&app.pool, order, job).await?,
             });
         }
-        Ok(Json(Outcomes { data, has_more }))
+        let answer = Answer::json(200, &Outcomes { data, has_more });
+        let answer = once::keep_many(&app.pool, &request, answer).await?;
+        Ok(replied(key, answer))
     }
+}
+
+/// The jobs a request chose before it broke off.
+async fn named(app: &App, ids: Vec<JobId>) -> Result<Vec<Job>> {
+    let search = Search {
+        ids: Some(ids),
+        ..Search::default()
+    };
+    Ok(job::store::search(&app.reader, &search, MOST).await?)
 }
 
 /// Do failed jobs once more
@@ -283,15 +323,20 @@ impl Deed {
     operation_id = "redrive_jobs",
     tag = "operators",
     security(("operator" = [])),
+    params(("Idempotency-Key" = Option<String>, Header, description = "1 to 255 visible ASCII characters; made when missing. The same request with the same key is answered again, not done again")),
     request_body = Many,
-    responses((status = 200, description = "What became of each", body = Outcomes))
+    responses(
+        (status = 200, description = "What became of each", body = Outcomes),
+        (status = 422, description = "The request cannot be carried out as it is, or the idempotency key belongs to another", body = ProblemBody, content_type = "application/problem+json"),
+    )
 )]
 pub async fn redrive(
     AppState(app): AppState<Arc<App>>,
     _: Operator,
+    key: Key,
     JsonBody(body): JsonBody,
-) -> Result<Json<Outcomes>> {
-    Deed::Redrive.to_each(&app, &body).await
+) -> Result<Response> {
+    Deed::Redrive.to_each(&app, &key, &body).await
 }
 
 /// End open jobs
@@ -303,13 +348,18 @@ pub async fn redrive(
     operation_id = "cancel_jobs",
     tag = "operators",
     security(("operator" = [])),
+    params(("Idempotency-Key" = Option<String>, Header, description = "1 to 255 visible ASCII characters; made when missing. The same request with the same key is answered again, not done again")),
     request_body = Many,
-    responses((status = 200, description = "What became of each", body = Outcomes))
+    responses(
+        (status = 200, description = "What became of each", body = Outcomes),
+        (status = 422, description = "The request cannot be carried out as it is, or the idempotency key belongs to another", body = ProblemBody, content_type = "application/problem+json"),
+    )
 )]
 pub async fn cancel(
     AppState(app): AppState<Arc<App>>,
     _: Operator,
+    key: Key,
     JsonBody(body): JsonBody,
-) -> Result<Json<Outcomes>> {
-    Deed::Cancel.to_each(&app, &body).await
+) -> Result<Response> {
+    Deed::Cancel.to_each(&app, &key, &body).await
 }

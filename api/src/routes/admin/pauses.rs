@@ -4,18 +4,22 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::{Path, State};
-use axum::http::StatusCode;
+use axum::http::Uri;
+use axum::response::Response;
 use common::generation::Violation;
 use common::id::TenantId;
+use common::idempotency::Answer;
+use common::operation::once::Order;
 use common::operation::{self, Pause, Scope};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{Reason, act};
+use super::{Reason, act, replied};
 use crate::app::App;
 use crate::auth::Operator;
 use crate::error::{Code, Problem, ProblemBody, Result};
 use crate::extract::{self, JsonBody};
+use crate::idempotency::Key;
 
 /// The longest name of a worker, in characters.
 const MAX_WORKER: usize = 200;
@@ -75,6 +79,7 @@ pub async fn list(State(app): State<Arc<App>>, _: Operator) -> Result<Json<Pause
     operation_id = "pause",
     tag = "operators",
     security(("operator" = [])),
+    params(("Idempotency-Key" = Option<String>, Header, description = "1 to 255 visible ASCII characters; made when missing. The same request with the same key is answered again, not done again")),
     request_body = ToPause,
     responses(
         (status = 201, description = "It is paused", body = Paused),
@@ -85,8 +90,9 @@ pub async fn list(State(app): State<Arc<App>>, _: Operator) -> Result<Json<Pause
 pub async fn pause(
     State(app): State<Arc<App>>,
     _: Operator,
+    key: Key,
     JsonBody(body): JsonBody,
-) -> Result<(StatusCode, Json<Paused>)> {
+) -> Result<Response> {
     let asked: ToPause = extract::json(&body)?;
     let act = act(&asked.reason)?;
     let scope = Scope {
@@ -114,8 +120,13 @@ pub async fn pause(
         let detail = format!("Name a worker in 1 to {MAX_WORKER} characters, without NUL.");
         return Err(Problem::invalid(vec![Violation::new("/worker", detail)]));
     }
-    let id = operation::pause(&app.pool, act, &scope).await?;
-    Ok((StatusCode::CREATED, Json(Paused { id })))
+    let order = Order {
+        act,
+        request: &key.request("POST", "/v1/admin/pauses", &body),
+    };
+    let paused = |id| Answer::json(201, &Paused { id });
+    let answer = operation::pause(&app.pool, order, &scope, paused).await?;
+    Ok(replied(&key, answer))
 }
 
 /// End a pause
@@ -125,21 +136,28 @@ pub async fn pause(
     operation_id = "resume",
     tag = "operators",
     security(("operator" = [])),
-    params(("id" = i64, Path, description = "Its number")),
+    params(
+        ("id" = i64, Path, description = "Its number"),
+        ("Idempotency-Key" = Option<String>, Header, description = "1 to 255 visible ASCII characters; made when missing. The same request with the same key is answered again, not done again"),
+    ),
     request_body = Reason,
     responses(
         (status = 204, description = "Jobs are started again"),
         (status = 404, description = "There is none that stands", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 422, description = "The request cannot be carried out as it is, or the idempotency key belongs to another", body = ProblemBody, content_type = "application/problem+json"),
     )
 )]
 pub async fn resume(
     State(app): State<Arc<App>>,
     _: Operator,
     Path(id): Path<String>,
+    key: Key,
+    uri: Uri,
     JsonBody(body): JsonBody,
-) -> Result<StatusCode> {
+) -> Result<Response> {
     let reason: Reason = extract::json(&body)?;
-    let act = reason.act()?;
+    let request = key.request("POST", uri.path(), &body);
+    let order = reason.order(&request)?;
     let none = || {
         Problem::new(
             Code::NotFound,
@@ -147,9 +165,6 @@ pub async fn resume(
         )
     };
     let number: i64 = id.parse().map_err(|_| none())?;
-    if operation::resume(&app.pool, act, number).await? {
-        Ok(StatusCode::NO_CONTENT)
-    } else {
-        Err(none())
-    }
+    let answer = operation::resume(&app.pool, order, number).await?;
+    Ok(replied(&key, answer.ok_or_else(none)?))
 }

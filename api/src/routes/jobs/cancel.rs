@@ -1,6 +1,7 @@
 //! `POST /v1/jobs/{id}/cancel`: ends an open job and gives its credits back.
 //!
-//! Queued or running, the job ends at once; a worker that has it finds out and changes nothing.
+//! Queued or running, the job ends at once; a worker that has it finds out and changes nothing. Calls that have begun cost us all the
+//! same, so only so many of them may be abandoned in an hour: read [`common::allowance`].
 
 use std::sync::Arc;
 
@@ -8,7 +9,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 use common::id::JobId;
-use common::settlement::{self, Cancellation};
+use common::settlement::{self, Canceler, Cancellation};
 
 use super::{JobView, location};
 use crate::app::App;
@@ -19,7 +20,8 @@ use crate::idempotency::Key;
 
 /// End an open job and get its credits back
 ///
-/// Canceling a canceled job is no error.
+/// Canceling a canceled job is no error. A job whose calls have begun cannot be canceled while its tenant has abandoned as many calls as
+/// it may in an hour: then it is delivered and charged.
 #[utoipa::path(
     post,
     path = "/v1/jobs/{id}/cancel",
@@ -33,7 +35,7 @@ use crate::idempotency::Key;
     responses(
         (status = 200, description = "The canceled job", body = JobView),
         (status = 404, description = "There is none with this id", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 409, description = "It had ended before, otherwise", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 409, description = "It had ended before, otherwise; or no more calls may be abandoned (`cancel_allowance_used`, with `Retry-After`)", body = ProblemBody, content_type = "application/problem+json"),
         (status = 413, description = "A body that nobody needs is too large", body = ProblemBody, content_type = "application/problem+json"),
         (status = 415, description = "A body that nobody needs is encoded in a way we do not know", body = ProblemBody, content_type = "application/problem+json"),
         (status = 422, description = "The idempotency key belongs to another request", body = ProblemBody, content_type = "application/problem+json"),
@@ -49,7 +51,10 @@ pub async fn handler(
     let request = key.request("POST", &format!("{}/cancel", location(id)), &body);
     // A canceled job has delivered nothing.
     let canceled = |job: &_| JobView::new(job, Vec::new()).answer(StatusCode::OK);
-    match settlement::cancel(&app.pool, tenant, id, &request, canceled).await? {
+    let owner = Canceler::Owner {
+        allowance: app.unpaid.cancel_allowance,
+    };
+    match settlement::cancel(&app.pool, owner, (tenant, id), &request, canceled).await? {
         Cancellation::Canceled(answer) => Ok(key.answer(answer)),
         Cancellation::Repeated(answer) => Ok(key.replay(answer)),
         Cancellation::KeyReused => Err(Code::IdempotencyKeyReused.into()),
@@ -62,6 +67,10 @@ pub async fn handler(
             ),
         )
         .with("state", state.as_str())),
+        Cancellation::AllowanceUsed(used) => Err(Problem::allowance_used(
+            used,
+            "This job's calls have begun: it goes on, and what it delivers is charged.",
+        )),
         Cancellation::Nothing => Err(Problem::no_such("job", id)),
     }
 }

@@ -73,6 +73,7 @@ pub struct DryRun {
         (status = 402, description = "The credits do not suffice: `needed` and `available` say how many are missing", body = ProblemBody, content_type = "application/problem+json"),
         (status = 403, description = "This tenant may not submit at present", body = ProblemBody, content_type = "application/problem+json"),
         (status = 404, description = "There is no such model", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 409, description = "There is no room for its pictures (`storage_full`), or no more calls may be abandoned and its `Cancel-After` is short (`cancel_allowance_used`, with `Retry-After`)", body = ProblemBody, content_type = "application/problem+json"),
         (status = 410, description = "An upload it names was deleted in this moment", body = ProblemBody, content_type = "application/problem+json"),
         (status = 413, description = "More than 29 MiB", body = ProblemBody, content_type = "application/problem+json"),
         (status = 422, description = "The request cannot be carried out as it is: `errors` says why, place by place", body = ProblemBody, content_type = "application/problem+json"),
@@ -113,6 +114,7 @@ pub async fn handler(
     }
 
     store(&app, &asked.files).await?;
+    let timeout = app.catalog.get(&asked.model).map(|model| model.timeout);
     let admission = Admission {
         tenant,
         idempotency: request,
@@ -127,9 +129,11 @@ pub async fn handler(
         priority: asked.priority,
         run_at: asked.run_at,
         cancel_after: terms.cancel_after,
+        model_timeout: timeout.unwrap_or_default(),
         fallback: asked.fallback,
         switched_from: asked.switched_from,
-        redrive_of: None,
+        redrive: None,
+        unpaid: app.unpaid,
     };
     let accepted = |job: &Job| JobView::new(job, Vec::new()).answer(StatusCode::ACCEPTED);
     let admitted = admission::admit(&app.pool, &admission, accepted).await;

@@ -13,7 +13,7 @@ use futures::future::join_all;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::JobView;
+use super::{JobView, fixed};
 use crate::app::App;
 use crate::auth::Tenant;
 use crate::base::Base;
@@ -83,6 +83,7 @@ pub async fn handler(
     let ids: Vec<JobId> = jobs.iter().map(|job| job.id).collect();
     let mut artifacts: HashMap<JobId, Vec<ArtifactView>> = HashMap::new();
     let kept = artifact::store::of_jobs(&mut transaction, &ids).await?;
+    let fixed = fixed(&mut transaction, &app, tenant, &jobs).await?;
     transaction.commit().await?;
     // Side by side: some stores sign each link over the network.
     let names: HashMap<JobId, Option<&str>> = jobs
@@ -98,7 +99,11 @@ pub async fn handler(
     }
     let data = jobs
         .iter()
-        .map(|job| JobView::new(job, artifacts.remove(&job.id).unwrap_or_default()))
+        .map(|job| {
+            let mut view = JobView::new(job, artifacts.remove(&job.id).unwrap_or_default());
+            view.fix(&fixed);
+            view
+        })
         .collect();
     Ok(Json(Jobs { data, has_more }))
 }

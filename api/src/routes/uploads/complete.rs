@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use axum::response::Response;
+use common::admission::Refusal;
 use common::bucket::BucketError;
 use common::id::UploadId;
 use common::upload;
@@ -31,6 +32,7 @@ use crate::idempotency::Key;
         (status = 403, description = "This tenant may not submit at present", body = ProblemBody, content_type = "application/problem+json"),
         (status = 404, description = "No file was put there yet", body = ProblemBody, content_type = "application/problem+json"),
         (status = 410, description = "It was deleted", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 409, description = "There is no room for it (`storage_full`)", body = ProblemBody, content_type = "application/problem+json"),
         (status = 413, description = "More than 20 MiB", body = ProblemBody, content_type = "application/problem+json"),
         (status = 422, description = "It is no picture we can read", body = ProblemBody, content_type = "application/problem+json"),
     )
@@ -65,7 +67,14 @@ pub async fn handler(
         Err(error) => return Err(error.into()),
     };
     let upload = store(&app, tenant, id, name, file).await?;
-    let kept = keep(&app, &base, tenant, &upload, None).await?;
+    let kept = keep(&app, &base, tenant, &upload, None).await;
+    // A repeated request names the same object, so only what was surely not kept is removed.
+    if matches!(kept, Err(Refusal::StorageFull { .. }))
+        && let Err(error) = app.bucket.delete(&upload.object_key).await
+    {
+        tracing::warn!(%error, upload.id = %id, "A file of no upload stays in the bucket until it is swept");
+    }
+    let kept = kept?;
     // What is left behind is swept.
     if let Err(error) = app.bucket.delete(&raw).await {
         tracing::warn!(%error, upload.id = %id, "A file that was put into the bucket stays there until it is swept");

@@ -34,6 +34,7 @@ use crate::idempotency::Key;
         (status = 201, description = "It is kept", body = UploadView,
             headers(("Location" = String, description = "Where it is"), ("Idempotency-Key" = String), ("Idempotent-Replayed" = Option<bool>))),
         (status = 403, description = "This tenant may not submit at present", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 409, description = "There is no room for it (`storage_full`)", body = ProblemBody, content_type = "application/problem+json"),
         (status = 413, description = "More than 20 MiB", body = ProblemBody, content_type = "application/problem+json"),
         (status = 422, description = "It is no picture we can read", body = ProblemBody, content_type = "application/problem+json"),
     )

@@ -7,7 +7,7 @@ use std::time::Duration;
 use axum::Json;
 use axum::extract::State;
 use common::id::UploadId;
-use common::{clock, upload};
+use common::{admission, clock, database, upload};
 use serde::Serialize;
 use time::OffsetDateTime;
 use utoipa::ToSchema;
@@ -55,7 +55,7 @@ pub struct DirectLinks {
     security(("key" = [])),
     responses(
         (status = 200, description = "Where to put it", body = DirectUpload),
-        (status = 409, description = "This service takes files itself only: `direct_uploads` of `GET /v1/uploads` says so beforehand", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 409, description = "This service takes files itself only: `direct_uploads` of `GET /v1/uploads` says so beforehand; or there is no room (`storage_full`)", body = ProblemBody, content_type = "application/problem+json"),
     )
 )]
 pub async fn handler(
@@ -63,6 +63,9 @@ pub async fn handler(
     Tenant(tenant): Tenant,
 ) -> Result<Json<DirectUpload>> {
     app.owner.usable().await?;
+    let mut transaction = database::begin_for(&app.pool, tenant).await?;
+    admission::must_have_room(&mut transaction, tenant, 1, &app.unpaid).await?;
+    transaction.commit().await?;
     let (id, now) = (UploadId::new(), clock::now());
     let key = upload::raw_key(tenant, id);
     let url = app.bucket.link_to_put(&key, LIFETIME).await?;

@@ -1,0 +1,3 @@
+//! What a tenant keeps with us.
+
+pub mod get;
