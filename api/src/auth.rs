@@ -28,9 +28,13 @@ impl FromRequestParts<Arc<App>> for Tenant {
         let key = header.to_str().ok().and_then(bearer).ok_or_else(|| {
             refused("The Authorization header does not hold an API key like `Bearer pk_…`.")
         })?;
+        let turn = app.shares.authentication(&key.id).await?;
         let tenant = authentication::authenticate(&app.pool, &key)
             .await?
             .ok_or_else(|| refused("There is no such API key, or it was revoked."))?;
+        drop(turn);
+        // Bodies are read in the tenant's share of memory.
+        parts.extensions.insert(tenant);
         tracing::Span::current().record("tenant", tracing::field::display(tenant));
         Ok(Self(tenant))
     }

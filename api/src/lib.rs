@@ -11,6 +11,7 @@ pub mod routes;
 // What every route shares.
 pub mod auth;
 pub mod base;
+pub mod budget;
 pub mod download;
 pub mod error;
 pub mod extract;
@@ -19,6 +20,8 @@ pub mod idempotency;
 pub mod link;
 pub mod openapi;
 pub mod request;
+pub mod shares;
+pub mod waiters;
 
 pub use app::{App, serve};
 pub use router::{metrics_router, router, worker_metrics_router};

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use common::bucket::{Address, Bucket};
-use common::config::{Config, LaneTiming, Links, MEMORY, Providers, Timing};
+use common::config::{API_MEMORY, Config, LaneTiming, Links, MEMORY, Providers, Timing};
 use common::credits::Credits;
 use common::database::{self, Role};
 use common::id::TenantId;
@@ -40,6 +40,8 @@ pub struct Options {
     pub spool: usize,
     /// Bytes a worker may take.
     pub memory: usize,
+    /// Bytes the api may take.
+    pub api_memory: usize,
     pub lease: Duration,
     /// First and longest delay before a job is tried again.
     pub retry: (Duration, Duration),
@@ -67,6 +69,7 @@ impl Default for Options {
             slots: 8,
             spool: 256_000_000,
             memory: MEMORY,
+            api_memory: API_MEMORY,
             lease: Duration::from_secs(3),
             retry: (Duration::from_millis(20), Duration::from_millis(200)),
             closed: Duration::from_millis(500),
@@ -174,6 +177,7 @@ impl Pipeline {
             slots: options.slots,
             spool: options.spool,
             memory: options.memory,
+            api_memory: options.api_memory,
             timing: Timing {
                 lease: options.lease,
                 look_every: Duration::from_millis(100),

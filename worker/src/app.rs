@@ -10,6 +10,7 @@ use common::catalog::Catalog;
 use common::config::{Config, Timing};
 use common::database::{self, Role};
 use common::job::Open;
+use common::memory::Memory;
 use common::outcome::Class;
 use common::queue::{Lanes, Ring, lanes};
 use common::telemetry;
@@ -21,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::leases::Leases;
-use crate::memory::Memory;
+use crate::memory;
 use crate::providers::Providers;
 use crate::shelf::Shelf;
 use crate::tasks::reap::Contact;
@@ -62,7 +63,7 @@ impl App {
     /// be there.
     pub async fn connect(config: &Config) -> anyhow::Result<Self> {
         let catalog = config.catalog()?;
-        let memory = Memory::within(config.memory, config.slots);
+        let memory = memory::within(config.memory, config.slots);
         let providers = Providers::new(&catalog, config, &memory)?;
         let redis_url = config.redis_url()?.expose_secret();
         let ring = Ring::new(redis_url, &config.queue).context("REDIS_URL is not usable")?;

@@ -27,6 +27,7 @@ mod runbook;
 mod s3;
 mod schema;
 mod server_shapes;
+mod shares;
 mod shelf;
 mod traces;
 mod uploads;

@@ -49,7 +49,8 @@ pub async fn handler(
     let request = key.request("POST", &format!("{}/cancel", location(id)), &body);
     // A canceled job has delivered nothing.
     let canceled = |job: &_| JobView::new(job, Vec::new()).answer(StatusCode::OK);
-    match settlement::cancel(&app.pool, tenant, id, &request, canceled).await? {
+    let connection = app.wallet(tenant).await?;
+    match settlement::cancel(&connection, tenant, id, &request, canceled).await? {
         Cancellation::Canceled(answer) => Ok(key.answer(answer)),
         Cancellation::Repeated(answer) => Ok(key.replay(answer)),
         Cancellation::KeyReused => Err(Code::IdempotencyKeyReused.into()),

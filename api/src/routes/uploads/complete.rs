@@ -53,6 +53,9 @@ pub async fn handler(
         Err(problem) if problem.code() == Code::NotFound => {}
         Err(problem) => return Err(problem),
     }
+    // How large it is shows when it is there; until then the most it may be.
+    let mut room = app.budget.body(app.shares.of(tenant), 1);
+    room.grow(MAX_BYTES).await?;
     let raw = upload::raw_key(tenant, id);
     let file = match app.bucket.get_at_most(&raw, MAX_BYTES as u64).await {
         Ok(Some(file)) => file,
@@ -63,8 +66,8 @@ pub async fn handler(
         Err(BucketError::TooLarge { .. }) => return Err(too_large()),
         Err(error) => return Err(error.into()),
     };
-    let upload = store(&app, tenant, id, name, file).await?;
-    let kept = keep(&app, &base, tenant, &upload, None).await?;
+    let upload = store(&app, tenant, id, name, room.hold(file)).await?;
+    let kept = keep(&app, &base, tenant, &upload, None).await??;
     // What is left behind is swept.
     if let Err(error) = app.bucket.delete(&raw).await {
         tracing::warn!(%error, upload.id = %id, "A file that was put into the bucket stays there until it is swept");
