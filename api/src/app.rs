@@ -10,10 +10,10 @@ use common::bucket::Bucket;
 use common::catalog::Catalog;
 use common::config::{Config, Ports, Unpaid};
 use common::database::{self, Role};
+use common::id::TenantId;
 use common::ownership::Owner;
 use common::queue::{Lanes, Ring};
 use common::telemetry;
-use imaging::Darkroom;
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::PgPool;
 use tokio::net::TcpListener;
@@ -21,24 +21,30 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::base::Public;
+use crate::budget::Budget;
 use crate::client::Pseudonyms;
 use crate::connections::{self, Port};
+use crate::error::Problem;
 use crate::rates::Rates;
 use crate::router::{metrics_router, router};
+use crate::routes::models::list::Page;
+use crate::shares::{self, Shares};
+use crate::waiters::Waiters;
 
 /// Connections for requests; each request needs one for a moment at a time, also while it waits.
 const CONNECTIONS: u32 = 16;
-/// Connections for metrics and readiness.
-const READER_CONNECTIONS: u32 = 2;
+/// Connections for metrics and readiness, and to ask which jobs have ended.
+const READER_CONNECTIONS: u32 = 3;
 /// How long open requests may take to end once the api stops.
 const GRACE: Duration = Duration::from_secs(25);
 
 /// The handles of the api. Handlers get it as `State<Arc<App>>`.
 #[derive(Clone)]
 pub struct App {
-    /// Sees the rows of the tenant set in the transaction.
+    /// Sees the rows of the tenant set in the transaction. What is done for a tenant goes through [`Self::connection`] or
+    /// [`Self::wallet`].
     pub pool: PgPool,
-    /// Reads everything: for billing metrics and readiness, never for a tenant's request.
+    /// Reads everything: for billing metrics and readiness, and for which jobs have ended. Nothing else of it is for a tenant's request.
     pub reader: PgPool,
     pub ring: Ring,
     pub lanes: Lanes,
@@ -49,11 +55,17 @@ pub struct App {
     pub operator_key: Option<SecretString>,
     /// How long links to files work.
     pub link_lifetime: Duration,
-    /// Where uploads are written anew.
-    pub darkroom: Darkroom,
+    /// The memory and the places that bodies, pictures and downloads take.
+    pub budget: Budget,
+    /// What each tenant may take at once.
+    pub shares: Shares,
+    /// Requests that wait for jobs.
+    pub waiters: Waiters,
     pub catalog: Arc<Catalog>,
     /// What a tenant may use that it does not pay for.
     pub unpaid: Unpaid,
+    /// What `GET /v1/models` answers.
+    pub models: Page,
     /// Origins of frontends that may call.
     pub cors_origins: Vec<HeaderValue>,
     /// Who may say where clients reach us.
@@ -86,6 +98,8 @@ impl App {
         let reader = reader.context("cannot connect to Postgres as platen_reader")?;
         let owner = Owner::new(pool.clone(), bucket.clone());
         owner.at_start().await.context("the api does not start")?;
+        // Requests come first: half of the cores.
+        let budget = Budget::within(config.api_memory, imaging::cores() / 2);
         telemetry::process::watch("api", &pool);
         telemetry::process::watch("reader", &reader);
         Ok(Self {
@@ -101,10 +115,12 @@ impl App {
             owner,
             operator_key: config.operator_key.clone(),
             link_lifetime: config.links.lifetime,
-            // Requests come first.
-            darkroom: Darkroom::new(imaging::cores() / 2),
+            shares: Shares::new(budget.places(), budget.body_bytes()),
+            budget,
+            waiters: Waiters::default(),
             catalog: Arc::new(catalog),
             unpaid: config.unpaid,
+            models: Page::default(),
             cors_origins: config
                 .cors_origins
                 .iter()
@@ -133,6 +149,24 @@ async fn watch_redis(ring: Ring) {
     loop {
         ticks.tick().await;
         ring.note(ring.check().await.as_ref().err());
+    }
+}
+
+impl App {
+    /// The right to one connection to Postgres, for what is done for a tenant.
+    ///
+    /// # Errors
+    /// `overloaded`
+    pub async fn connection(&self, tenant: TenantId) -> Result<shares::Connection, Problem> {
+        self.shares.of(tenant).connection(&self.pool).await
+    }
+
+    /// The same, for a transaction that locks the tenant's wallet.
+    ///
+    /// # Errors
+    /// `overloaded`
+    pub async fn wallet(&self, tenant: TenantId) -> Result<shares::Connection, Problem> {
+        self.shares.of(tenant).wallet(&self.pool).await
     }
 }
 

@@ -36,10 +36,14 @@ impl FromRequestParts<Arc<App>> for Tenant {
         let key = bearer(shown).ok_or_else(|| {
             failed("The Authorization header does not hold an API key like `Bearer pk_…`.")
         })?;
+        let turn = app.shares.authentication(&key.id).await?;
         let tenant = authentication::authenticate(&app.pool, &key)
             .await?
             .ok_or_else(|| failed("There is no such API key, or it was revoked."))?;
+        drop(turn);
         rates.admit(&client, tenant, shown)?;
+        // Bodies are read in the tenant's share of memory.
+        parts.extensions.insert(tenant);
         tracing::Span::current().record("tenant", tracing::field::display(tenant));
         Ok(Self(tenant))
     }

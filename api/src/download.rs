@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use axum::body::Body;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
@@ -9,18 +10,67 @@ use sha2::{Digest, Sha256};
 
 use crate::error::{Code, Problem};
 
-/// The answer to a request for these bytes: all of them (200), a range of them (206), or that the client has them (304).
-pub fn answer(method: &Method, asked: &HeaderMap, bytes: Bytes) -> Response {
-    let tag = format!("\"{}\"", hex::encode(Sha256::digest(&bytes)));
-    let tag = HeaderValue::from_str(&tag).expect("a hash in quotes is a header");
-    let mut response = if lists(asked, &header::IF_NONE_MATCH, &tag) {
+/// A strong tag of what these bytes say, in quotes: their SHA-256.
+pub fn tag(of: impl AsRef<[u8]>) -> HeaderValue {
+    let tag = format!("\"{}\"", hex::encode(Sha256::digest(of)));
+    HeaderValue::from_str(&tag).expect("a hash in quotes is a header")
+}
+
+/// What is the same for everybody and was made once, with its tag.
+#[derive(Clone)]
+pub struct Still {
+    bytes: Bytes,
+    media_type: &'static str,
+    tag: HeaderValue,
+}
+
+impl Still {
+    pub fn new(media_type: &'static str, bytes: impl Into<Bytes>) -> Self {
+        let bytes = bytes.into();
+        Self {
+            tag: tag(&bytes),
+            bytes,
+            media_type,
+        }
+    }
+
+    /// All of it, or that the client has it. It is asked for again each time, since it may change.
+    pub fn answer(&self, asked: &HeaderMap) -> Response {
+        let told = [
+            (header::ETAG, self.tag.clone()),
+            (header::CACHE_CONTROL, HeaderValue::from_static("no-cache")),
+        ];
+        if is_known(asked, &self.tag) {
+            return (StatusCode::NOT_MODIFIED, told).into_response();
+        }
+        let kind = [(header::CONTENT_TYPE, self.media_type)];
+        (told, kind, self.bytes.clone()).into_response()
+    }
+}
+
+/// Whether the client has what this tag is of.
+pub fn is_known(asked: &HeaderMap, tag: &HeaderValue) -> bool {
+    lists(asked, &header::IF_NONE_MATCH, tag)
+}
+
+/// The answer to a request for a file of `length` bytes: all of them (200), a range of them (206), or that the client has them (304).
+/// `body` sends the bytes from the first number to before the second.
+pub fn answer(
+    method: &Method,
+    asked: &HeaderMap,
+    tag: HeaderValue,
+    length: usize,
+    body: impl FnOnce(Range<usize>) -> Body,
+) -> Response {
+    let mut response = if is_known(asked, &tag) {
         StatusCode::NOT_MODIFIED.into_response()
     } else {
-        match range(method, asked, &tag, bytes.len()) {
-            Wanted::All => bytes.into_response(),
-            Wanted::Part(range) => part(&bytes, range),
-            Wanted::Nothing => return nothing(bytes.len()),
-        }
+        let (status, range) = match range(method, asked, &tag, length) {
+            Wanted::All => (StatusCode::OK, 0..length),
+            Wanted::Part(range) => (StatusCode::PARTIAL_CONTENT, range),
+            Wanted::Nothing => return nothing(length),
+        };
+        sent(method, status, range, length, body)
     };
     let headers = response.headers_mut();
     headers.insert(header::ETAG, tag);
@@ -71,13 +121,32 @@ fn range(method: &Method, asked: &HeaderMap, tag: &HeaderValue, length: usize) -
     Wanted::Part(range)
 }
 
-fn part(bytes: &Bytes, range: Range<usize>) -> Response {
-    let (first, last, length) = (range.start, range.end - 1, bytes.len());
-    let told = [(
-        header::CONTENT_RANGE,
-        format!("bytes {first}-{last}/{length}"),
-    )];
-    (StatusCode::PARTIAL_CONTENT, told, bytes.slice(range)).into_response()
+fn sent(
+    method: &Method,
+    status: StatusCode,
+    range: Range<usize>,
+    length: usize,
+    body: impl FnOnce(Range<usize>) -> Body,
+) -> Response {
+    let told = HeaderValue::from(range.len());
+    let place = format!(
+        "bytes {}-{}/{length}",
+        range.start,
+        range.end.saturating_sub(1)
+    );
+    let body = if *method == Method::HEAD {
+        Body::empty()
+    } else {
+        body(range)
+    };
+    let mut response = (status, body).into_response();
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_LENGTH, told);
+    if status == StatusCode::PARTIAL_CONTENT {
+        let place = HeaderValue::try_from(place).expect("numbers are a header");
+        headers.insert(header::CONTENT_RANGE, place);
+    }
+    response
 }
 
 fn nothing(length: usize) -> Response {
@@ -110,11 +179,12 @@ mod tests {
     }
 
     fn tag() -> String {
-        format!("\"{}\"", hex::encode(Sha256::digest(b"0123456789")))
+        super::tag(b"key").to_str().unwrap().to_owned()
     }
 
     fn status(method: &Method, pairs: &[(HeaderName, &str)]) -> (u16, Option<String>) {
-        let response = answer(method, &asked(pairs), Bytes::from_static(b"0123456789"));
+        let send = |range: Range<usize>| Body::from(&"0123456789"[range]);
+        let response = answer(method, &asked(pairs), super::tag(b"key"), 10, send);
         let told = response.headers().get(header::CONTENT_RANGE);
         let told = told.map(|range| range.to_str().unwrap().to_owned());
         if response.status() != StatusCode::RANGE_NOT_SATISFIABLE {

@@ -2,6 +2,8 @@
 //!
 //! A new kind of problem is a line in the table below; `/errors` serves the table and `docs/api.md` repeats it.
 
+use std::borrow::Cow;
+
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use common::admission::Refusal;
@@ -101,6 +103,8 @@ codes! {
         "Repeat the request with the same Idempotency-Key; if it fails again, report its request_id.";
     Timeout "timeout" SERVICE_UNAVAILABLE "The request took too long",
         "Repeat it with the same Idempotency-Key: nothing happens twice.";
+    Overloaded "overloaded" SERVICE_UNAVAILABLE "There is no room for the request at the moment",
+        "Repeat the request after `Retry-After` seconds with the same Idempotency-Key, and send fewer at once.";
     Unavailable "unavailable" SERVICE_UNAVAILABLE "The service cannot answer at the moment",
         "Repeat the request after `Retry-After` seconds with the same Idempotency-Key.";
 }
@@ -117,6 +121,26 @@ pub struct Problem {
     retry_after: Option<u64>,
 }
 
+/// Most violations that are told of one body.
+const MOST_ERRORS: usize = 50;
+/// Most characters of a name or value that a client sent and is told again.
+const LONGEST_NAME: usize = 100;
+/// Most characters of a pointer or path, and of a detail.
+const LONGEST_POINTER: usize = 500;
+const LONGEST_DETAIL: usize = 2_000;
+
+/// A name or value of the client's, as an error tells it: its first 100 characters, and `…` where there are more.
+pub fn cut(text: &str) -> Cow<'_, str> {
+    cut_to(text, LONGEST_NAME)
+}
+
+fn cut_to(text: &str, most: usize) -> Cow<'_, str> {
+    match text.char_indices().nth(most) {
+        Some((end, _)) => format!("{}…", &text[..end]).into(),
+        None => text.into(),
+    }
+}
+
 /// A handler's end.
 pub type Result<T> = std::result::Result<T, Problem>;
 
@@ -131,12 +155,20 @@ impl Problem {
         }
     }
 
-    /// A body in which each of these is wrong.
-    pub fn invalid(errors: Vec<Violation>) -> Self {
+    /// A body in which each of these is wrong. At most [`MOST_ERRORS`] are told, and how many more there are.
+    pub fn invalid(mut errors: Vec<Violation>) -> Self {
+        let more = errors.len().saturating_sub(MOST_ERRORS);
         let detail = match errors.as_slice() {
             [only] => only.detail.clone(),
-            several => format!("{} things need to be changed: see errors", several.len()),
+            several if more == 0 => {
+                format!("{} things need to be changed: see errors", several.len())
+            }
+            several => format!(
+                "{} things need to be changed: errors has the first {MOST_ERRORS}, and {more} more are left out",
+                several.len()
+            ),
         };
+        errors.truncate(MOST_ERRORS);
         Self {
             errors,
             ..Self::new(Code::InvalidRequest, detail)
@@ -175,19 +207,26 @@ impl Problem {
         self.code
     }
 
-    /// The body of the answer. `instance` is the path that was asked for.
+    /// The body of the answer. `instance` is the path that was asked for. What a client sent is told back in part: a long pointer,
+    /// detail or path is cut.
     pub fn body(&self, request_id: &str, instance: &str) -> Value {
         let mut body = json!({
             "type": format!("/errors/{}", self.code.as_str()),
             "title": self.code.title(),
             "status": self.code.status().as_u16(),
-            "detail": self.detail,
-            "instance": instance,
+            "detail": cut_to(&self.detail, LONGEST_DETAIL),
+            "instance": cut_to(instance, LONGEST_POINTER),
             "code": self.code.as_str(),
             "request_id": request_id,
         });
         if !self.errors.is_empty() {
-            body["errors"] = json!(self.errors);
+            let told = self.errors.iter().map(|violation| {
+                json!({
+                    "pointer": cut_to(&violation.pointer, LONGEST_POINTER),
+                    "detail": cut_to(&violation.detail, LONGEST_DETAIL),
+                })
+            });
+            body["errors"] = told.collect();
         }
         for (member, value) in &self.more {
             body[member] = value.clone();
@@ -371,7 +410,10 @@ impl From<NotOffered> for Problem {
     fn from(error: NotOffered) -> Self {
         match error {
             NotOffered::Violations(violations) => Self::invalid(violations),
-            NotOffered::UnknownModel(_) => Self::new(Code::UnknownModel, sentence(&error)),
+            NotOffered::UnknownModel(id) => {
+                let error = NotOffered::UnknownModel(cut(&id).into_owned());
+                Self::new(Code::UnknownModel, sentence(&error))
+            }
             NotOffered::ShutDown { ref successor, .. } => {
                 let successor = successor.clone();
                 Self::new(Code::ModelShutDown, sentence(&error)).with("successor", successor)

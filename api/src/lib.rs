@@ -11,6 +11,7 @@ pub mod routes;
 // What every route shares.
 pub mod auth;
 pub mod base;
+pub mod budget;
 pub mod client;
 pub mod connections;
 pub mod download;
@@ -22,6 +23,8 @@ pub mod link;
 pub mod openapi;
 pub mod rates;
 pub mod request;
+pub mod shares;
+pub mod waiters;
 
 pub use app::{App, serve};
 pub use router::{metrics_router, router, worker_metrics_router};

@@ -2,8 +2,6 @@
 
 mod complete;
 
-use axum::http::header;
-use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use serde_json::json;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
@@ -64,11 +62,6 @@ pub fn base() -> utoipa::openapi::OpenApi {
 /// The document as it is served.
 pub fn document(openapi: &utoipa::openapi::OpenApi) -> Bytes {
     Bytes::from(format!("{:#}", complete(json!(openapi))))
-}
-
-/// The answer of `/openapi.json`.
-pub fn answer(document: Bytes) -> Response {
-    ([(header::CONTENT_TYPE, "application/json")], document).into_response()
 }
 
 #[cfg(test)]

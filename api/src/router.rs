@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
-use axum::http::{HeaderName, Method, header};
+use axum::http::{HeaderMap, HeaderName, Method, header};
 use axum::middleware::{from_fn_with_state, map_response};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -17,6 +17,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::app::App;
+use crate::download::Still;
 use crate::error::{Code, Problem};
 use crate::extract::MAX_BODY;
 use crate::routes::{
@@ -29,13 +30,13 @@ use crate::{idempotency, openapi, rates, request};
 pub fn router(app: Arc<App>) -> Router {
     let cors = cors(&app);
     let (routes, openapi) = documented().split_for_parts();
-    let document = openapi::document(&openapi);
+    let document = Still::new("application/json", openapi::document(&openapi));
     routes
         .route("/", get(console::handler))
         .route("/files/{*key}", get(files::handler))
         .route(
             "/openapi.json",
-            get(async move || openapi::answer(document.clone())),
+            get(async move |asked: HeaderMap| document.answer(&asked)),
         )
         .fallback(errors::no_such_route)
         .method_not_allowed_fallback(errors::wrong_method)
@@ -154,14 +155,13 @@ fn panicked(_panic: Box<dyn Any + Send>) -> Response {
 #[cfg(test)]
 mod tests {
     use axum::body::{Body, to_bytes};
-    use axum::http::{HeaderMap, Request, StatusCode};
+    use axum::http::{HeaderValue, Request, StatusCode};
     use common::bucket::{Address, Bucket};
     use common::catalog::Catalog;
-    use common::config::{self, Ports, Timing};
+    use common::config::{self, API_MEMORY, Ports, Timing};
     use common::ownership::Owner;
     use common::queue::{Lanes, Ring};
     use common::tenant::ApiKey;
-    use imaging::Darkroom;
     use secrecy::SecretString;
     use serde_json::Value;
     use sqlx::postgres::PgPoolOptions;
@@ -172,8 +172,12 @@ mod tests {
 
     use super::*;
     use crate::base::Public;
+    use crate::budget::Budget;
     use crate::client::Pseudonyms;
     use crate::rates::Rates;
+    use crate::routes::models::list::Page;
+    use crate::shares::Shares;
+    use crate::waiters::Waiters;
 
     /// An api whose Postgres and Redis nobody has started.
     fn alone() -> (TempDir, App) {
@@ -185,6 +189,7 @@ mod tests {
         let ring = Ring::new("redis://127.0.0.1:1", "test").unwrap();
         let key = SecretString::from("0123456789".repeat(4));
         let bucket = Bucket::open(&Address::Folder(folder.path().to_owned()), key).unwrap();
+        let budget = Budget::within(API_MEMORY, 1);
         let app = App {
             reader: pool.clone(),
             pool: pool.clone(),
@@ -194,8 +199,11 @@ mod tests {
             bucket,
             operator_key: None,
             link_lifetime: Duration::from_mins(15),
-            darkroom: Darkroom::new(1),
+            shares: Shares::new(budget.places(), budget.body_bytes()),
+            budget,
+            waiters: Waiters::default(),
             catalog: Arc::new(Catalog::load(None, None).unwrap()),
+            models: Page::default(),
             cors_origins: vec!["https://studio.example".parse().unwrap()],
             public: Public::default(),
             ports: Ports::default(),
@@ -357,6 +365,35 @@ mod tests {
         }
         let answer = ask(preflight("https://elsewhere.example")).await;
         assert_eq!(allowed(&answer), None);
+    }
+
+    #[tokio::test]
+    async fn a_page_that_the_client_has_is_not_sent_again() {
+        for path in ["/v1/models", "/openapi.json", "/errors", "/"] {
+            let (_folder, app) = alone();
+            let router = router(Arc::new(app));
+            let ask = async |known: Option<&HeaderValue>| {
+                let mut request = get(path);
+                if let Some(tag) = known {
+                    let headers = request.headers_mut();
+                    headers.insert(header::IF_NONE_MATCH, tag.clone());
+                }
+                router.clone().oneshot(request).await.unwrap()
+            };
+            let first = ask(None).await;
+            assert_eq!(first.status(), StatusCode::OK, "{path}");
+            let tag = first.headers()[header::ETAG].clone();
+            assert!(tag.to_str().unwrap().starts_with('"'), "{path}: {tag:?}");
+            let again = ask(Some(&tag)).await;
+            assert_eq!(again.status(), StatusCode::NOT_MODIFIED, "{path}");
+            assert_eq!(again.headers()[header::ETAG], tag, "{path}");
+            assert!(to_bytes(again.into_body(), 1).await.unwrap().is_empty());
+            let other = ask(Some(&HeaderValue::from_static("\"other\""))).await;
+            assert_eq!(other.status(), StatusCode::OK, "{path}");
+            let [first, other] =
+                [first, other].map(|answer| to_bytes(answer.into_body(), 10 << 20));
+            assert_eq!(first.await.unwrap(), other.await.unwrap(), "{path}");
+        }
     }
 
     #[tokio::test]

@@ -224,7 +224,7 @@ fn catalog(config: &Config, report: &mut Report) {
                 Health::Well,
                 format!("{} models in the catalogue", catalog.models().count()),
             );
-            let memory = worker::memory::Memory::within(
+            let memory = worker::memory::within(
                 config.memory,
                 worker::places::Places::new(config.slots, 100).all(),
             );

@@ -12,7 +12,9 @@ use bytes::Bytes;
 use futures::stream::{BoxStream, StreamExt, TryStreamExt};
 use object_store::path::Path as Key;
 use object_store::signer::{Method, SignedUrlOptions};
-use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
+use object_store::{
+    GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload,
+};
 use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 
@@ -79,6 +81,14 @@ fn length(bytes: &[u8]) -> i64 {
     i64::try_from(bytes.len()).expect("no allocation is longer than isize::MAX")
 }
 
+/// A part of an object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Part {
+    pub bytes: Bytes,
+    /// How many bytes the whole object has.
+    pub whole: u64,
+}
+
 /// An object as the bucket lists it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listed {
@@ -129,6 +139,8 @@ pub enum BucketError {
     TakenByAnother(String),
     #[error("what was written to {0} could not be read back as it was; it was removed again")]
     Garbled(String),
+    #[error("{0} was deleted while it was read")]
+    Deleted(String),
     #[error("objects are overwritten in it: it does not know `If-None-Match`")]
     Overwrites,
     #[error("{key} has {bytes} bytes, at most {most} are read")]
@@ -163,6 +175,7 @@ impl BucketError {
             Self::NotOurs(_) | Self::Unsure(_) => true,
             Self::TakenByAnother(_)
             | Self::Overwrites
+            | Self::Deleted(_)
             | Self::TooLarge { .. }
             | Self::Irregular { .. } => false,
         }
@@ -298,6 +311,29 @@ impl Bucket {
                 most,
             }),
             Ok(found) => Ok(Some(found.bytes().await?)),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// At most `most` bytes of an object from `first` on, and how large the whole is; `None` when there is none. A part that begins
+    /// behind the end is an error.
+    pub async fn part(
+        &self,
+        key: &str,
+        first: u64,
+        most: u64,
+    ) -> Result<Option<Part>, BucketError> {
+        let range = GetRange::Bounded(first..first.saturating_add(most));
+        let options = GetOptions {
+            range: Some(range),
+            ..GetOptions::default()
+        };
+        match self.store.get_opts(&self.admitted(key).await?, options).await {
+            Ok(found) => Ok(Some(Part {
+                whole: found.meta.size,
+                bytes: found.bytes().await?,
+            })),
             Err(object_store::Error::NotFound { .. }) => Ok(None),
             Err(error) => Err(error.into()),
         }

@@ -163,6 +163,10 @@ pub const VARIABLES: &[(&str, &str)] = &[
         "memory one worker may take, in MB; default 512",
     ),
     (
+        "PLATEN_API_MEMORY_MB",
+        "memory one API may take, in MB, 512 to 65536; default 512",
+    ),
+    (
         "PLATEN_SPOOL_MB",
         "memory for pictures that wait while the bucket is away, in MB; default 256",
     ),
@@ -219,6 +223,8 @@ const API: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
 const METRICS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9464);
 /// What one worker may take when nothing else is said.
 pub const MEMORY: usize = 512_000_000;
+/// What one api may take when nothing else is said.
+pub const API_MEMORY: usize = 512_000_000;
 /// What may wait for the bucket when nothing else is said.
 const SPOOL: usize = 256_000_000;
 /// How long a claim is good when nothing else is said.
@@ -256,6 +262,8 @@ pub struct Config {
     pub tenant_slots_percent: usize,
     /// Bytes one worker may take, all in all.
     pub memory: usize,
+    /// Bytes one api may take, all in all.
+    pub api_memory: usize,
     /// Bytes of pictures that may wait for the bucket.
     pub spool: usize,
     pub timing: Timing,
@@ -429,6 +437,10 @@ impl Config {
             memory: within("PLATEN_MEMORY_MB", 256, 65_536)?.map_or(MEMORY, |megabytes| {
                 usize::try_from(megabytes * 1_000_000).unwrap_or(MEMORY)
             }),
+            api_memory: within("PLATEN_API_MEMORY_MB", 512, 65_536)?
+                .map_or(API_MEMORY, |megabytes| {
+                    usize::try_from(megabytes * 1_000_000).unwrap_or(API_MEMORY)
+                }),
             spool: within("PLATEN_SPOOL_MB", 0, 65_536)?.map_or(SPOOL, |megabytes| {
                 usize::try_from(megabytes * 1_000_000).unwrap_or(SPOOL)
             }),

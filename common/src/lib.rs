@@ -42,6 +42,7 @@ pub mod bucket;
 pub mod clock;
 pub mod config;
 pub mod database;
+pub mod memory;
 pub mod queue;
 pub mod telemetry;
 

@@ -111,6 +111,44 @@ pub static MEMORY_USED: LazyLock<IntGauge> = LazyLock::new(|| {
     ))
 });
 
+/// Bytes of memory that requests may take in this api, by what for: `bodies`, `pictures` or `downloads`.
+pub static API_MEMORY_LIMIT: LazyLock<IntGaugeVec> = LazyLock::new(|| {
+    gauge(
+        "platen_api_memory_limit_bytes",
+        "Memory that requests may take in this api.",
+        &["of"],
+    )
+});
+
+/// Bytes of it that are taken.
+pub static API_MEMORY_USED: LazyLock<IntGaugeVec> = LazyLock::new(|| {
+    gauge(
+        "platen_api_memory_bytes",
+        "Memory that is set aside for requests under way.",
+        &["of"],
+    )
+});
+
+/// Requests that wait for their turn in this api, by what they wait for.
+pub static API_WAITING: LazyLock<IntGaugeVec> = LazyLock::new(|| {
+    gauge(
+        "platen_api_waiting",
+        "Requests that wait for their turn in this api.",
+        &["pool"],
+    )
+});
+
+/// Requests that were refused because their turn did not come in time, by what they waited for.
+pub static API_OVERLOADED: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    registered(IntCounterVec::new(
+        Opts::new(
+            "platen_api_overloaded_total",
+            "Requests refused because their turn did not come in time.",
+        ),
+        &["pool"],
+    ))
+});
+
 /// Files that were deleted because their time was over.
 pub static DELETIONS: LazyLock<IntCounterVec> = LazyLock::new(|| {
     registered(IntCounterVec::new(
@@ -298,6 +336,10 @@ pub const NAMES: &[&str] = &[
     "platen_queue_oldest_seconds",
     "platen_picture_memory_limit_bytes",
     "platen_picture_memory_bytes",
+    "platen_api_memory_limit_bytes",
+    "platen_api_memory_bytes",
+    "platen_api_waiting",
+    "platen_api_overloaded_total",
     "platen_spool_bytes",
     "platen_spool_refused_total",
     "platen_deletions_total",

@@ -39,6 +39,16 @@ pub(super) fn clean(file: &[u8], most: usize) -> Result<Rendition, ImagingError>
     }
 }
 
+/// The most memory, in bytes, that resizing and encoding take once the pixels are decoded.
+pub(super) fn memory(original: &Original<'_>) -> usize {
+    let area = |width: u32, height: u32| width as usize * height as usize;
+    let plan = Plan::inside(original.width, original.height, SIDE);
+    let target = area(plan.target.width, plan.target.height);
+    let decoded = area(original.width, original.height) * 4;
+    // Pixels of both sizes; then the smaller ones, and what an encoder makes of them: measured.
+    (decoded + target * 4).max(target * 12)
+}
+
 /// How it may be written, best first: a PNG to the pixel, else what keeps all that is to be seen.
 fn ways(from: Format, has_alpha: bool) -> impl Iterator<Item = (Format, Encoding)> {
     let format = if has_alpha {

@@ -31,6 +31,8 @@ pub(super) struct Original<'a> {
     pub(super) width: u32,
     /// Pixels down, as shown.
     pub(super) height: u32,
+    /// Whether it says of its colours something that they may have to be converted for.
+    profiled: bool,
     file: File<'a>,
 }
 
@@ -58,6 +60,7 @@ impl<'a> Original<'a> {
             return Err(ImagingError::TooLarge { width, height });
         }
 
+        let profiled = file.is_profiled();
         let orientation = file.orientation();
         let (width, height) = turned(orientation, width, height);
         Ok(Self {
@@ -65,8 +68,27 @@ impl<'a> Original<'a> {
             orientation,
             width,
             height,
+            profiled,
             file,
         })
+    }
+
+    /// The most memory, in bytes, that [`Self::decode`] takes.
+    pub(super) fn memory(&self) -> usize {
+        let area = self.width as usize * self.height as usize;
+        let decoded = self.file.bytes().unwrap_or(usize::MAX);
+        let decoding = match &self.file {
+            // Sixteen bits are read as bytes first.
+            File::Png(png) if png.is_deep() => decoded.saturating_mul(2),
+            File::Png(_) => decoded,
+            File::Jpeg(jpeg) => jpeg.memory(),
+            // The decoder has a copy of its own; measured.
+            File::Webp(_) => area * 7,
+        };
+        // RGB and RGBA of eight bits without a profile stay what they are.
+        let stays = !self.profiled && [area * 3, area * 4].contains(&decoded);
+        let converted = if stays { 0 } else { area * 4 };
+        decoding.max(decoded.saturating_add(converted))
     }
 
     /// Decodes the pixels, as stored, to eight bits a channel, RGB or RGBA, in sRGB.
@@ -111,6 +133,18 @@ impl<'a> File<'a> {
                     .checked_mul(jpeg.channels())
             }
             Self::Webp(webp) => usize::try_from(webp.total_bytes()).ok(),
+        }
+    }
+
+    fn is_profiled(&mut self) -> bool {
+        match self {
+            Self::Png(png) => {
+                let named = png.named();
+                let linear = named.gamma.is_some() || named.points.is_some();
+                named.icc.is_some() || named.cicp.is_some() || linear
+            }
+            Self::Jpeg(jpeg) => jpeg.icc.is_some(),
+            Self::Webp(webp) => matches!(webp.icc_profile(), Ok(Some(_))),
         }
     }
 
@@ -177,7 +211,7 @@ pub(super) fn turned(orientation: Orientation, width: u32, height: u32) -> (u32,
     }
 }
 
-fn sniff(bytes: &[u8]) -> Option<Format> {
+pub(super) fn sniff(bytes: &[u8]) -> Option<Format> {
     match image::guess_format(bytes).ok()? {
         ImageFormat::Png => Some(Format::Png),
         ImageFormat::Jpeg => Some(Format::Jpeg),

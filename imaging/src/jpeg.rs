@@ -132,6 +132,19 @@ impl<'a> Jpeg<'a> {
         }
     }
 
+    /// The most memory, in bytes, that [`Self::decode`] takes: the planes, and pixels made of them; of a progressive picture first its
+    /// coefficients, of two bytes each.
+    pub(super) fn memory(&self) -> usize {
+        let (all, largest) = self.frame.samples();
+        let joined = self.frame.width as usize * self.frame.height as usize * self.channels();
+        let coefficients = if self.frame.progressive {
+            all * 2 + largest
+        } else {
+            0
+        };
+        coefficients.max(all + joined)
+    }
+
     /// All pixels. Every coefficient must be there to its last bit, and the end marker after them.
     pub(super) fn decode(mut self) -> Result<Decoded, Reason> {
         let mut planes = self.frame.planes();

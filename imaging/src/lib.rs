@@ -86,6 +86,22 @@ pub fn memory(original: Pixels, target: Pixels) -> usize {
     usize::try_from(bytes).unwrap_or(usize::MAX)
 }
 
+/// The most memory, in bytes, that [`clean`] takes of this file, the file itself not included; known from its header.
+///
+/// # Errors
+/// As of [`inspect`].
+pub fn memory_to_clean(file: &[u8]) -> Result<usize, ImagingError> {
+    contain_panics(|| {
+        let original = Original::open(file)?;
+        Ok(original.memory().max(clean::memory(&original)))
+    })
+}
+
+/// What the first bytes of a file say it is. Nothing else of it is looked at.
+pub fn media_type(begin: &[u8]) -> Option<MediaType> {
+    decode::sniff(begin).map(Format::media_type)
+}
+
 /// Writes a picture somebody sent anew, for models to work from: its pixels, upright, in sRGB, and nothing else; of at most 4,096
 /// pixels a side and `most` bytes. CPU work: call it through a [`Darkroom`].
 pub fn clean(file: &[u8], most: usize) -> Result<Rendition, ImagingError> {

@@ -43,6 +43,11 @@ impl<'a> Png<'a> {
         self.reader.output_buffer_size()
     }
 
+    /// Whether its channels have sixteen bits.
+    pub(super) fn is_deep(&self) -> bool {
+        self.reader.output_color_type().1 == BitDepth::Sixteen
+    }
+
     /// The EXIF block, in TIFF's format.
     pub(super) fn exif(&self) -> Option<&[u8]> {
         self.reader.info().exif_metadata.as_deref()

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use common::bucket::{Address, Bucket};
-use common::config::{Config, LaneTiming, Links, MEMORY, Ports, Providers, Rates, Timing, Unpaid};
+use common::config::{
+    API_MEMORY, Config, LaneTiming, Links, MEMORY, Ports, Providers, Rates, Timing, Unpaid,
+};
 use common::credits::Credits;
 use common::database::{self, Role};
 use common::id::TenantId;
@@ -43,6 +45,8 @@ pub struct Options {
     pub spool: usize,
     /// Bytes a worker may take.
     pub memory: usize,
+    /// Bytes the api may take.
+    pub api_memory: usize,
     pub lease: Duration,
     /// First and longest delay before a job is tried again.
     pub retry: (Duration, Duration),
@@ -79,6 +83,7 @@ impl Default for Options {
             tenant_slots_percent: 100,
             spool: 256_000_000,
             memory: MEMORY,
+            api_memory: API_MEMORY,
             lease: Duration::from_secs(3),
             retry: (Duration::from_millis(20), Duration::from_millis(200)),
             closed: Duration::from_millis(500),
@@ -203,6 +208,7 @@ impl Pipeline {
             tenant_slots_percent: options.tenant_slots_percent,
             spool: options.spool,
             memory: options.memory,
+            api_memory: options.api_memory,
             timing: Timing {
                 lease: options.lease,
                 look_every: Duration::from_millis(100),

@@ -65,6 +65,10 @@ pub fn told(mut platen: Command, word: &str, config: &Config) -> Command {
         .env("PLATEN_SLOTS", config.slots.to_string())
         .env("PLATEN_MEMORY_MB", (config.memory / 1_000_000).to_string())
         .env(
+            "PLATEN_API_MEMORY_MB",
+            (config.api_memory / 1_000_000).to_string(),
+        )
+        .env(
             "PLATEN_LEASE_SECONDS",
             config.timing.lease.as_secs().to_string(),
         )

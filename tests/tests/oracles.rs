@@ -24,7 +24,6 @@ use tests::s3::S3;
 use tests::{Options, Pipeline, contract};
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
-use worker::memory::Memory;
 use worker::providers::{Answer, InputPicture, PictureRequest, Providers, Reply};
 
 const PHOTO: &[u8] = include_bytes!("../../samples/product.jpg");
@@ -534,7 +533,8 @@ impl<'a> Order<'a> {
             },
             ..Config::from_env().unwrap()
         };
-        let providers = Providers::new(&self.catalog, &config, &Memory::within(0, 0)).unwrap();
+        let providers =
+            Providers::new(&self.catalog, &config, &worker::memory::within(0, 0)).unwrap();
         let provider = providers.get(&self.lane.provider).unwrap();
         let model = self.catalog.get(self.oracle.model).unwrap();
         let request = PictureRequest {

@@ -10,6 +10,7 @@ use common::catalog::Catalog;
 use common::config::{Config, Timing, Unpaid};
 use common::database::{self, Role};
 use common::job::Open;
+use common::memory::Memory;
 use common::outcome::Class;
 use common::ownership::Owner;
 use common::queue::{Lanes, Ring, lanes};
@@ -21,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::leases::Leases;
-use crate::memory::Memory;
+use crate::memory;
 use crate::places::Places;
 use crate::providers::Providers;
 use crate::shelf::Shelf;
@@ -65,7 +66,7 @@ impl App {
     pub async fn connect(config: &Config) -> anyhow::Result<Self> {
         let catalog = config.catalog()?;
         let places = Places::new(config.slots, config.tenant_slots_percent);
-        let memory = Memory::within(config.memory, places.all());
+        let memory = memory::within(config.memory, places.all());
         let providers = Providers::new(&catalog, config, &memory)?;
         let ring = Ring::new(config.redis()?, &config.queue).context("REDIS_URL is not usable")?;
         let bucket = Bucket::open(&config.bucket()?, config.signing_keys()?)

@@ -24,13 +24,12 @@ use common::catalog::{self, Catalog, Lane, Model, Tokens};
 use common::config::{self, Config};
 use common::generation::image::{AspectRatio, MediaType, Role, Size};
 use common::id::{CallId, JobId};
+use common::memory::{Memory, Room};
 use common::outcome::table::Dialect;
 use common::outcome::{Class, Failure};
 use futures::future::{BoxFuture, FutureExt};
 use secrecy::SecretString;
 use serde_json::Value;
-
-use crate::memory::{Memory, Room};
 
 /// Everything a provider needs to make one picture. Holds the prompt, so it is never printed.
 pub struct PictureRequest<'a> {

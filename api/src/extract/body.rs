@@ -3,64 +3,118 @@
 //! gzip and zstd are taken. What comes out is bounded as what comes in: a small body that grows without end is refused as a large
 //! one is, and never held whole.
 
-use std::io::{self, Read};
+use std::io::{self, Write};
+use std::sync::Arc;
+use std::time::Duration;
 
+use axum::body::BodyDataStream;
 use axum::extract::{FromRequest, Request};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, header};
 use bytes::Bytes;
+use common::id::TenantId;
 use flate2::read::MultiGzDecoder;
+use futures::StreamExt;
 use ruzstd::decoding::StreamingDecoder;
 use ruzstd::decoding::errors::{FrameDecoderError, ReadFrameHeaderError};
+use tokio::runtime::Handle;
 
 use super::single;
-use crate::error::{Code, Problem};
+use crate::app::App;
+use crate::error::{Code, Problem, cut};
 
 /// Largest body, as it comes and decoded: 20 MiB of pictures in base64, and room for words.
 pub const MAX_BODY: usize = 29 * 1024 * 1024;
+/// How long the rest of a refused body is read.
+const DISCARDING: Duration = Duration::from_secs(5);
 
-/// The bytes of a body that is declared as JSON.
+/// The bytes of a body that is declared as JSON. Large ones hold their room in the api's memory until the last of them is dropped.
 #[derive(Debug)]
 pub struct JsonBody(pub Bytes);
 
-impl<S: Send + Sync> FromRequest<S> for JsonBody {
+impl FromRequest<Arc<App>> for JsonBody {
     type Rejection = Problem;
 
-    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+    async fn from_request(request: Request, app: &Arc<App>) -> Result<Self, Problem> {
         declared_as_json(request.headers())?;
-        Ok(Self(body(request, state).await?))
+        // The bytes, and what is read of them.
+        Ok(Self(body(request, app, 2).await?))
     }
 }
 
-/// The bytes of a body that may as well be empty.
+/// The bytes of a body that may as well be empty; they hold their room as those of [`JsonBody`].
 #[derive(Debug)]
 pub struct AnyBody(pub Bytes);
 
-impl<S: Send + Sync> FromRequest<S> for AnyBody {
+impl FromRequest<Arc<App>> for AnyBody {
     type Rejection = Problem;
 
-    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
-        Ok(Self(body(request, state).await?))
+    async fn from_request(request: Request, app: &Arc<App>) -> Result<Self, Problem> {
+        Ok(Self(body(request, app, 1).await?))
     }
 }
 
-async fn body<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, Problem> {
+/// Reads a body once there is room for `times` its bytes: for as many as it declares, before a byte is read; for one that declares
+/// nothing as it grows.
+async fn body(request: Request, app: &App, times: usize) -> Result<Bytes, Problem> {
     let coding = coding(request.headers())?;
-    let bytes = Bytes::from_request(request, state)
-        .await
-        .map_err(|rejection| {
-            if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
-                Problem::from(Code::BodyTooLarge)
-            } else {
-                Problem::new(Code::MalformedJson, "The body broke off: send it again.")
-            }
-        })?;
-    match coding {
-        None => Ok(bytes),
-        // Megabytes would stall every other request of this thread.
-        Some(coding) => tokio::task::spawn_blocking(move || coding.decode(&bytes, MAX_BODY))
-            .await
-            .map_err(|_| Problem::from(Code::Internal))?,
+    let declared = declared_length(request.headers());
+    let tenant = request.extensions().get::<TenantId>().copied();
+    let mut room = app.budget.body(app.shares.of_some(tenant), times);
+    let mut frames = request.into_body().into_data_stream();
+    if declared > MAX_BODY {
+        discard(frames).await;
+        return Err(Code::BodyTooLarge.into());
     }
+    if let Err(problem) = room.grow(declared).await {
+        discard(frames).await;
+        return Err(problem);
+    }
+    let mut bytes = Vec::with_capacity(declared);
+    while let Some(frame) = frames.next().await {
+        let broken = "The body broke off: send it again.";
+        let frame = frame.map_err(|_| Problem::new(Code::MalformedJson, broken))?;
+        if bytes.len() + frame.len() > MAX_BODY {
+            return Err(Code::BodyTooLarge.into());
+        }
+        room.grow(bytes.len() + frame.len()).await?;
+        bytes.extend_from_slice(&frame);
+    }
+    let Some(coding) = coding else {
+        return Ok(room.hold(bytes));
+    };
+    let mut decoded = app.budget.body(app.shares.of_some(tenant), times);
+    let runtime = Handle::current();
+    // Megabytes would stall every other request of this thread.
+    tokio::task::spawn_blocking(move || {
+        let bytes = coding.decode(&bytes, MAX_BODY, |length| {
+            runtime.block_on(decoded.grow(length))
+        })?;
+        drop(room);
+        Ok(decoded.hold(bytes))
+    })
+    .await
+    .map_err(|_| Problem::from(Code::Internal))?
+}
+
+/// What `Content-Length` says; nothing where it is missing.
+fn declared_length(headers: &HeaderMap) -> usize {
+    let declared = headers.get(header::CONTENT_LENGTH);
+    let declared = declared.and_then(|length| length.to_str().ok()?.parse().ok());
+    declared.unwrap_or_default()
+}
+
+/// Reads the rest of a refused body and keeps nothing of it, for a while: a client that still sends would not see the answer.
+async fn discard(mut frames: BodyDataStream) {
+    let mut left = MAX_BODY;
+    let read = async {
+        while let Some(Ok(frame)) = frames.next().await {
+            left = left.saturating_sub(frame.len());
+            if left == 0 {
+                break;
+            }
+        }
+    };
+    let _in_time = tokio::time::timeout(DISCARDING, read).await;
 }
 
 fn declared_as_json(headers: &HeaderMap) -> Result<(), Problem> {
@@ -81,7 +135,8 @@ fn declared_as_json(headers: &HeaderMap) -> Result<(), Problem> {
         _ => "",
     };
     let detail = format!(
-        "The body is declared as {kind}: send JSON, with `Content-Type: application/json`.{advice}"
+        "The body is declared as {}: send JSON, with `Content-Type: application/json`.{advice}",
+        cut(kind)
     );
     Err(Problem::new(Code::UnsupportedMediaType, detail))
 }
@@ -113,7 +168,7 @@ fn coding(headers: &HeaderMap) -> Result<Option<Coding>, Problem> {
             Code::UnsupportedEncoding,
             format!(
                 "The body is encoded as {}. {}",
-                named.join(", "),
+                cut(&named.join(", ")),
                 Code::UnsupportedEncoding.advice()
             ),
         )),
@@ -121,18 +176,25 @@ fn coding(headers: &HeaderMap) -> Result<Option<Coding>, Problem> {
 }
 
 impl Coding {
-    /// The body as it was before. It has at most `most` bytes.
-    fn decode(self, bytes: &[u8], most: usize) -> Result<Bytes, Problem> {
-        let mut decoded = Vec::new();
-        let read = match self {
-            Self::Gzip => MultiGzDecoder::new(bytes)
-                .take(most as u64 + 1)
-                .read_to_end(&mut decoded)
-                .map(drop),
-            Self::Zstd => zstd(bytes, most + 1, &mut decoded),
+    /// The body as it was before. It has at most `most` bytes; `grow` gives room for so many, or says why there is none.
+    fn decode(
+        self,
+        bytes: &[u8],
+        most: usize,
+        grow: impl FnMut(usize) -> Result<(), Problem>,
+    ) -> Result<Vec<u8>, Problem> {
+        let mut decoded = Decoded {
+            bytes: Vec::new(),
+            most,
+            grow,
+            refused: None,
         };
-        if decoded.len() > most {
-            return Err(Code::BodyTooLarge.into());
+        let read = match self {
+            Self::Gzip => io::copy(&mut MultiGzDecoder::new(bytes), &mut decoded).map(drop),
+            Self::Zstd => zstd(bytes, &mut decoded),
+        };
+        if let Some(problem) = decoded.refused {
+            return Err(problem);
         }
         read.map_err(|_| {
             let name = match self {
@@ -144,17 +206,46 @@ impl Coding {
             );
             Problem::new(Code::InvalidHeader, detail)
         })?;
-        Ok(decoded.into())
+        Ok(decoded.bytes)
     }
 }
 
-/// Decodes frame after frame, until `most` bytes are there.
-fn zstd(mut bytes: &[u8], most: usize, decoded: &mut Vec<u8>) -> io::Result<()> {
-    while !bytes.is_empty() && decoded.len() < most {
+/// What comes out of a compressed body, within its bound.
+struct Decoded<G> {
+    bytes: Vec<u8>,
+    most: usize,
+    grow: G,
+    /// Why no more is taken.
+    refused: Option<Problem>,
+}
+
+impl<G: FnMut(usize) -> Result<(), Problem>> Write for Decoded<G> {
+    fn write(&mut self, part: &[u8]) -> io::Result<usize> {
+        let length = self.bytes.len() + part.len();
+        let room = if length > self.most {
+            Err(Code::BodyTooLarge.into())
+        } else {
+            (self.grow)(length)
+        };
+        if let Err(problem) = room {
+            self.refused = Some(problem);
+            return Err(io::ErrorKind::OutOfMemory.into());
+        }
+        self.bytes.extend_from_slice(part);
+        Ok(part.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Decodes frame after frame.
+fn zstd(mut bytes: &[u8], decoded: &mut impl Write) -> io::Result<()> {
+    while !bytes.is_empty() {
         match StreamingDecoder::new(&mut bytes) {
-            Ok(frame) => {
-                let room = (most - decoded.len()) as u64;
-                frame.take(room).read_to_end(decoded)?;
+            Ok(mut frame) => {
+                io::copy(&mut frame, decoded)?;
             }
             Err(FrameDecoderError::ReadFrameHeaderError(ReadFrameHeaderError::SkipFrame {
                 length,
@@ -168,8 +259,6 @@ fn zstd(mut bytes: &[u8], most: usize, decoded: &mut Vec<u8>) -> io::Result<()> 
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
-
     use flate2::Compression;
     use flate2::write::GzEncoder;
     use ruzstd::encoding::{CompressionLevel, compress_to_vec};
@@ -248,8 +337,10 @@ mod tests {
         let words = b"a bottle on wet slate ".repeat(1_000);
         let zstd = |bytes: &[u8]| compress_to_vec(bytes, CompressionLevel::Fastest);
         for (coding, whole) in [(Coding::Gzip, gzip(&words)), (Coding::Zstd, zstd(&words))] {
-            let decode =
-                |bytes: &[u8], most| coding.decode(bytes, most).map_err(|problem| problem.code());
+            let decode = |bytes: &[u8], most| {
+                let decoded = coding.decode(bytes, most, |_| Ok(()));
+                decoded.map_err(|problem| problem.code())
+            };
             assert_eq!(decode(&whole, words.len()).unwrap(), words);
             // One frame after the other is one body.
             assert_eq!(
@@ -267,7 +358,9 @@ mod tests {
         }
         let bomb = gzip(&vec![0; 40_000_000]);
         assert!(bomb.len() < 50_000);
-        let refused = Coding::Gzip.decode(&bomb, MAX_BODY).unwrap_err();
+        let refused = Coding::Gzip
+            .decode(&bomb, MAX_BODY, |_| Ok(()))
+            .unwrap_err();
         assert_eq!(refused.code(), Code::BodyTooLarge);
     }
 }

@@ -3,32 +3,41 @@
 
 use serde_json::Value;
 
+/// What the contract says of a place it does not know.
+static NOTHING: Value = Value::Null;
+
 /// The schema of the place a JSON pointer names; `null` where the contract knows no such place.
-pub(super) fn at(schema: &Value, pointer: &str) -> Value {
+pub(super) fn at<'a>(schema: &'a Value, pointer: &str) -> &'a Value {
     let mut here = plain(schema);
     for part in pointer.split('/').skip(1) {
-        let key = part.replace("~1", "/").replace("~0", "~");
-        let next = [
-            &here["properties"][&key],
-            &here["items"],
-            &here["additionalProperties"],
-        ]
-        .into_iter()
-        .find(|schema| schema.is_object());
-        here = next.map(plain).unwrap_or_default();
+        here = if part.contains('~') {
+            inside(here, &part.replace("~1", "/").replace("~0", "~"))
+        } else {
+            inside(here, part)
+        };
     }
     here
 }
 
+/// The schema of a field of an object, or of an item of a list; `null` where the contract knows none.
+pub(super) fn inside<'a>(here: &'a Value, key: &str) -> &'a Value {
+    let found = [
+        &here["properties"][key],
+        &here["items"],
+        &here["additionalProperties"],
+    ];
+    let found = found.into_iter().find(|schema| schema.is_object());
+    found.map_or(&NOTHING, plain)
+}
+
 /// A schema without the part that says that it may be left out.
-fn plain(schema: &Value) -> Value {
+pub(super) fn plain(schema: &Value) -> &Value {
     let choices = schema["oneOf"]
         .as_array()
         .or_else(|| schema["anyOf"].as_array());
     choices
         .and_then(|choices| choices.iter().find(|choice| choice["type"] != "null"))
         .unwrap_or(schema)
-        .clone()
 }
 
 /// The fields an object may have.
@@ -116,7 +125,7 @@ mod tests {
             ("/run_at", "a time like 2026-11-22T18:00:00Z (RFC 3339)"),
             ("/nothing/at/all", "another value"),
         ] {
-            assert_eq!(expected(&at(&schema, pointer)), words, "{pointer}");
+            assert_eq!(expected(at(&schema, pointer)), words, "{pointer}");
         }
     }
 }

@@ -2,41 +2,71 @@
 //!
 //! No object may name a field twice, since programs disagree about which of the two counts. A field that is `null` is a field that
 //! is left out, everywhere. What the types of Rust refuse is explained by the schema that `/openapi.json` shows for the same body.
+//!
+//! A body is counted while it is read: values, nesting, the length of names and texts, and what the schema says of lists and objects.
+//! Reading stops at the first that is too much, so a refused body takes no more than a small multiple of its own size in memory.
 
-use std::borrow::Cow;
-use std::cell::RefCell;
+use std::any::TypeId;
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::fmt;
+use std::sync::{LazyLock, PoisonError, RwLock};
 
 use common::generation::Violation;
-use serde::de::{DeserializeOwned, DeserializeSeed, Error as _, MapAccess, SeqAccess, Visitor};
+use serde::de::{DeserializeOwned, DeserializeSeed, MapAccess, SeqAccess, Visitor};
 use serde_json::error::Category;
 use serde_json::{Map, Number, Value, json};
 use serde_path_to_error::Segment;
 use utoipa::ToSchema;
 
-use super::expected::{self, expected, found, kind};
-use crate::error::{Code, Problem, sentence};
+use super::expected::{self, expected, found, inside, kind, plain};
+use crate::error::{Code, Problem, cut, sentence};
+
+/// Most values in a body: every field and item, and every object and list. The largest body that can be carried out, a thousand ids of
+/// operators, has fewer.
+const MAX_VALUES: usize = 2_000;
+/// How deep objects and lists may lie in one another. No body needs more than four.
+const MAX_NESTING: usize = 16;
+/// Longest name of a field, in bytes: a key of `metadata` has at most 64 characters of four.
+const MAX_KEY: usize = 256;
+/// Longest text, in bytes, but for files in base64. No field takes more than 8,000 characters.
+const MAX_TEXT: usize = 64 * 1024;
 
 /// Parses a body that is one JSON object; what does not fit is named by its place.
-pub fn json<T: DeserializeOwned + ToSchema>(body: &[u8]) -> Result<T, Problem> {
-    let mut tree = tree(body)?;
+pub fn json<T: DeserializeOwned + ToSchema + 'static>(body: &[u8]) -> Result<T, Problem> {
+    let schema = schema_of::<T>();
+    let mut tree = tree(body, schema)?;
     if !tree.is_object() {
         let detail = format!("Expected a JSON object, not {}.", found(&tree));
         return Err(Problem::invalid(vec![Violation::new("", detail)]));
     }
-    let schema = json!(T::schema());
-    drop_nulls(&mut tree, &schema);
+    drop_nulls(&mut tree, schema);
     serde_path_to_error::deserialize(tree).map_err(|error| {
         let pointer = pointer(error.path());
         // The first tree was used up.
-        match self::tree(body) {
+        match self::tree(body, schema) {
             Ok(tree) => {
-                let violation = violation(&schema, &tree, pointer, &error.inner().to_string());
+                let violation = violation(schema, &tree, pointer, &error.inner().to_string());
                 Problem::invalid(vec![violation])
             }
             Err(problem) => problem,
         }
     })
+}
+
+/// The schema of a body, made once for each type.
+fn schema_of<T: ToSchema + 'static>() -> &'static Value {
+    static MADE: LazyLock<RwLock<HashMap<TypeId, &'static Value>>> = LazyLock::new(RwLock::default);
+    let body = TypeId::of::<T>();
+    let made = MADE.read().unwrap_or_else(PoisonError::into_inner);
+    if let Some(&schema) = made.get(&body) {
+        return schema;
+    }
+    drop(made);
+    // There are as many as there are bodies in the contract.
+    let schema: &'static Value = Box::leak(Box::new(json!(T::schema())));
+    let mut made = MADE.write().unwrap_or_else(PoisonError::into_inner);
+    *made.entry(body).or_insert(schema)
 }
 
 /// What is wrong at a place, by what Rust says of it.
@@ -45,12 +75,13 @@ fn violation(schema: &Value, tree: &Value, pointer: String, error: &str) -> Viol
     let says = |word: &str| error.starts_with(word);
     if let Some(field) = named(error, "missing field `") {
         let pointer = format!("{pointer}/{}", escaped(field));
-        let wanted = expected(&expected::at(schema, &pointer));
+        let wanted = expected(expected::at(schema, &pointer));
         return Violation::new(pointer, format!("It is missing: send {wanted}."));
     }
     if let Some(field) = named(error, "unknown field `") {
         let parent = pointer.rsplit_once('/').map_or("", |(parent, _)| parent);
-        let fields = expected::fields(&expected::at(schema, parent)).join(", ");
+        let fields = expected::fields(expected::at(schema, parent)).join(", ");
+        let field = cut(field);
         let detail = format!("There is no field `{field}` here. There are: {fields}.");
         return Violation::new(pointer, detail);
     }
@@ -61,10 +92,10 @@ fn violation(schema: &Value, tree: &Value, pointer: String, error: &str) -> Viol
         "unknown variant",
     ];
     let detail = if of_serde.into_iter().any(says) || here["format"] == "date-time" {
-        let wanted = expected(&here);
+        let wanted = expected(here);
         match tree.pointer(&pointer) {
             // Another string is wanted: what kind of value it is says nothing.
-            Some(Value::String(_)) if kind(&here) == Some("string") => {
+            Some(Value::String(_)) if kind(here) == Some("string") => {
                 format!("Expected {wanted}.")
             }
             Some(value) => format!("Expected {wanted}, not {}.", found(value)),
@@ -101,35 +132,35 @@ fn escaped(key: &str) -> String {
 fn drop_nulls(tree: &mut Value, schema: &Value) {
     match tree {
         Value::Object(fields) => fields.retain(|key, value| {
-            let schema = expected::at(schema, &format!("/{}", escaped(key)));
-            drop_nulls(value, &schema);
+            let schema = inside(schema, key);
+            drop_nulls(value, schema);
             !value.is_null() || schema.is_null()
         }),
         Value::Array(items) => {
-            let schema = expected::at(schema, "/0");
+            let schema = inside(schema, "0");
             for item in items {
-                drop_nulls(item, &schema);
+                drop_nulls(item, schema);
             }
         }
         _ => {}
     }
 }
 
-/// Everything in a body.
-fn tree(body: &[u8]) -> Result<Value, Problem> {
-    let twice = RefCell::new(None);
+/// Everything in a body, or the first that is too much.
+fn tree(body: &[u8], schema: &Value) -> Result<Value, Problem> {
+    let (refused, values) = (RefCell::default(), Cell::default());
     let mut deserializer = serde_json::Deserializer::from_slice(body);
     let read = Strict {
         place: Place::Root,
-        twice: &twice,
+        schema: plain(schema),
+        depth: 0,
+        values: &values,
+        refused: &refused,
     };
     read.deserialize(&mut deserializer)
         .and_then(|tree| deserializer.end().map(|()| tree))
-        .map_err(|error| match twice.take() {
-            Some(pointer) => {
-                let detail = "This field is there twice: send it once.";
-                Problem::invalid(vec![Violation::new(pointer, detail)])
-            }
+        .map_err(|error| match refused.take() {
+            Some(violation) => Problem::invalid(vec![violation]),
             None => Problem::new(Code::MalformedJson, broken(body, &error)),
         })
 }
@@ -166,18 +197,103 @@ impl fmt::Display for Place<'_> {
     }
 }
 
-/// Reads a value, and stops at a field that its object has already.
+/// Reads a value, and stops at what is too much and at a field that its object has already.
 #[derive(Clone, Copy)]
 struct Strict<'a> {
     place: Place<'a>,
-    /// The pointer of that field.
-    twice: &'a RefCell<Option<String>>,
+    /// What the contract says of this place; `null` where it knows none.
+    schema: &'a Value,
+    /// How many objects and lists it lies in.
+    depth: usize,
+    /// Values that were read.
+    values: &'a Cell<usize>,
+    /// Why reading stopped, where that is for us to say.
+    refused: &'a RefCell<Option<Violation>>,
+}
+
+impl Strict<'_> {
+    fn refuse<E: serde::de::Error>(&self, detail: impl Into<String>) -> E {
+        let violation = Violation::new(self.place.to_string(), detail);
+        self.refused.replace(Some(violation));
+        E::custom("it is refused")
+    }
+
+    /// One value more, which an object or a list may be.
+    fn count<E: serde::de::Error>(&self) -> Result<(), E> {
+        self.values.set(self.values.get() + 1);
+        if self.values.get() > MAX_VALUES {
+            return Err(self.refuse(format!(
+                "The body goes on too long: at most {MAX_VALUES} values are read."
+            )));
+        }
+        Ok(())
+    }
+
+    /// Before an object or a list is read.
+    fn enter<E: serde::de::Error>(&self) -> Result<(), E> {
+        if self.depth >= MAX_NESTING {
+            let detail =
+                format!("Too deep: at most {MAX_NESTING} objects and lists in one another.");
+            return Err(self.refuse(detail));
+        }
+        Ok(())
+    }
+
+    /// Whether one more fits, of what the schema allows.
+    fn fits<E: serde::de::Error>(&self, has: usize, limit: &str, noun: &str) -> Result<(), E> {
+        match self.schema[limit].as_u64() {
+            Some(most) if has as u64 >= most => Err(self.refuse(format!("At most {most} {noun}."))),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether a text may be that long.
+    fn text<E: serde::de::Error>(&self, text: &str) -> Result<(), E> {
+        if text.len() > MAX_TEXT && self.schema["contentEncoding"] != "base64" {
+            let detail = match self.schema["maxLength"].as_u64() {
+                Some(most) => format!("At most {most} characters."),
+                None => format!("Too long: at most {MAX_TEXT} bytes."),
+            };
+            return Err(self.refuse(detail));
+        }
+        Ok(())
+    }
+}
+
+/// Reads the name of a field, and looks at its length before it is copied.
+struct Name<'a>(&'a Strict<'a>);
+
+impl<'de> DeserializeSeed<'de> for Name<'_> {
+    type Value = String;
+
+    fn deserialize<D: serde::Deserializer<'de>>(self, key: D) -> Result<String, D::Error> {
+        key.deserialize_str(self)
+    }
+}
+
+impl Visitor<'_> for Name<'_> {
+    type Value = String;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the name of a field")
+    }
+
+    fn visit_str<E: serde::de::Error>(self, key: &str) -> Result<String, E> {
+        if key.len() > MAX_KEY {
+            return Err(self.0.refuse(format!(
+                "The field `{}` has too long a name: at most {MAX_KEY} bytes.",
+                cut(key)
+            )));
+        }
+        Ok(key.to_owned())
+    }
 }
 
 impl<'de> DeserializeSeed<'de> for Strict<'_> {
     type Value = Value;
 
     fn deserialize<D: serde::Deserializer<'de>>(self, value: D) -> Result<Value, D::Error> {
+        self.count()?;
         value.deserialize_any(self)
     }
 }
@@ -218,19 +334,23 @@ impl<'de> Visitor<'de> for Strict<'_> {
         Ok(Number::from_f64(value).map_or(Value::Null, Value::Number))
     }
 
-    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_string<E>(self, value: String) -> Result<Value, E> {
+    fn visit_str<E: serde::de::Error>(self, value: &str) -> Result<Value, E> {
+        self.text(value)?;
         Ok(value.into())
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Value, A::Error> {
-        let mut items = Vec::new();
+        self.enter()?;
+        let (mut items, schema) = (Vec::new(), inside(self.schema, "0"));
         loop {
-            let place = Place::Item(&self.place, items.len());
-            match list.next_element_seed(Strict { place, ..self })? {
+            let item = Strict {
+                place: Place::Item(&self.place, items.len()),
+                schema,
+                depth: self.depth + 1,
+                ..self
+            };
+            let most = Most(&self, items.len(), item);
+            match list.next_element_seed(most)? {
                 Some(item) => items.push(item),
                 None => return Ok(Value::Array(items)),
             }
@@ -238,17 +358,35 @@ impl<'de> Visitor<'de> for Strict<'_> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut object: A) -> Result<Value, A::Error> {
+        self.enter()?;
         let mut fields = Map::new();
-        while let Some(key) = object.next_key::<Cow<'de, str>>()? {
-            let place = Place::Field(&self.place, &key);
-            if fields.contains_key(&*key) {
-                self.twice.replace(Some(place.to_string()));
-                return Err(A::Error::custom("a field is there twice"));
+        while let Some(key) = object.next_key_seed(Name(&self))? {
+            self.fits(fields.len(), "maxProperties", "entries")?;
+            let field = Strict {
+                place: Place::Field(&self.place, &key),
+                schema: inside(self.schema, &key),
+                depth: self.depth + 1,
+                ..self
+            };
+            if fields.contains_key(&key) {
+                return Err(field.refuse("This field is there twice: send it once."));
             }
-            let value = object.next_value_seed(Strict { place, ..self })?;
-            fields.insert(key.into_owned(), value);
+            let value = object.next_value_seed(field)?;
+            fields.insert(key, value);
         }
         Ok(Value::Object(fields))
+    }
+}
+
+/// One more item of a list, where one more may be in it.
+struct Most<'a>(&'a Strict<'a>, usize, Strict<'a>);
+
+impl<'de> DeserializeSeed<'de> for Most<'_> {
+    type Value = Value;
+
+    fn deserialize<D: serde::Deserializer<'de>>(self, value: D) -> Result<Value, D::Error> {
+        self.0.fits(self.1, "maxItems", "items")?;
+        self.2.deserialize(value)
     }
 }
 
@@ -360,6 +498,50 @@ mod tests {
             );
             assert!(detail.contains("twice"), "{detail}");
         }
+    }
+
+    #[test]
+    fn a_body_is_counted_while_it_is_read() {
+        let check = |text: &str, at: Option<&str>, words: &str| {
+            let (code, pointer, detail) = refused(text);
+            assert_eq!(
+                (code, pointer.as_deref()),
+                (Code::InvalidRequest, at),
+                "{detail}"
+            );
+            assert!(detail.contains(words), "{detail}");
+            assert!(detail.len() < 1_500, "{}", detail.len());
+        };
+        let long = "n".repeat(20_000_000);
+        let cut = format!("`{}…`", "n".repeat(100));
+        check(&format!(r#"{{"{long}":1}}"#), Some(""), &cut);
+        check(
+            &format!(r#"{{"{}":1}}"#, &long[..200]),
+            Some(&format!("/{}", &long[..200])),
+            &cut,
+        );
+        check(
+            &format!(r#"{{"list":"{long}"}}"#),
+            Some("/list"),
+            "Too long: at most 65536 bytes.",
+        );
+        check(
+            &format!(r#"{{"words":{{"a":"{long}"}}}}"#),
+            Some("/words/a"),
+            "Too long",
+        );
+        let many = vec!["{}"; 1_100_000].join(",");
+        check(
+            &format!(r#"{{"list":[{many}]}}"#),
+            Some("/list/1998"),
+            "at most 2000 values",
+        );
+        let deep = "[".repeat(100) + &"]".repeat(100);
+        check(
+            &format!(r#"{{"list":{deep}}}"#),
+            Some(&format!("/list{}", "/0".repeat(15))),
+            "Too deep",
+        );
     }
 
     #[test]

@@ -11,7 +11,10 @@ use utoipa::openapi::path::ParameterIn;
 use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
 
 use super::expected::{at, expected};
-use crate::error::{Code, Problem, sentence};
+use crate::error::{Code, Problem, cut, sentence};
+
+/// Longest query string, in bytes.
+const MAX_QUERY: usize = 8 * 1024;
 
 /// A query string.
 #[derive(Debug)]
@@ -21,7 +24,16 @@ impl<T: DeserializeOwned + IntoParams, S: Send + Sync> FromRequestParts<S> for P
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
-        let known = known::<T>();
+        let query = parts.uri.query().unwrap_or_default();
+        if query.len() > MAX_QUERY {
+            let detail = format!("The query is too long: at most {MAX_QUERY} bytes.");
+            return Err(Problem::new(Code::InvalidQuery, detail));
+        }
+        let known = if query.is_empty() {
+            Vec::new()
+        } else {
+            known::<T>()
+        };
         let Query(sent) = Query::<Vec<(String, String)>>::try_from_uri(&parts.uri)
             .map_err(|_| Problem::new(Code::InvalidQuery, "The query cannot be read."))?;
         for (index, (name, _)) in sent.iter().enumerate() {
@@ -54,7 +66,8 @@ fn no_such_parameter(known: &[Value], name: &str) -> Problem {
         .filter_map(|parameter| parameter["name"].as_str())
         .collect();
     let detail = format!(
-        "There is no parameter `{name}` here. There are: {}.",
+        "There is no parameter `{}` here. There are: {}.",
+        cut(name),
         names.join(", ")
     );
     Problem::new(Code::InvalidQuery, detail)
@@ -81,7 +94,7 @@ fn unusable(known: &[Value], rejection: &(dyn Error + 'static)) -> Problem {
     let detail = if said.starts_with("expected ") {
         format!("`{name}`: {}", sentence(&said))
     } else {
-        format!("`{name}`: Expected {}.", expected(&at(schema, "")))
+        format!("`{name}`: Expected {}.", expected(at(schema, "")))
     };
     Problem::new(Code::InvalidQuery, detail)
 }
@@ -192,6 +205,17 @@ mod tests {
                 "There is no parameter `limt` here. There are: limit, state, after, dry_run, since.",
             ),
             ("limit=1&limit=1", "`limit` is there twice: send it once."),
+            (
+                &*format!("{}=1", "x".repeat(1_000)),
+                &*format!(
+                    "There is no parameter `{}…` here. There are: limit, state, after, dry_run, since.",
+                    "x".repeat(100)
+                ),
+            ),
+            (
+                &*format!("after={}", "x".repeat(9_000)),
+                "The query is too long: at most 8192 bytes.",
+            ),
         ] {
             let request = Request::get(format!("/?{query}")).body(()).unwrap();
             let mut parts = request.into_parts().0;

@@ -101,7 +101,8 @@ impl ArtifactView {
 
 /// An artifact of the tenant's with its job's name, or what has become of it.
 async fn find(app: &App, tenant: TenantId, id: ArtifactId) -> Result<(Artifact, Option<String>)> {
-    let mut transaction = database::begin_for(&app.pool, tenant).await?;
+    let connection = app.connection(tenant).await?;
+    let mut transaction = database::begin_for(&connection, tenant).await?;
     if let Some(artifact) = artifact::store::get(&mut transaction, id).await? {
         let job = job::store::get(&mut transaction, artifact.job).await?;
         return Ok((artifact, job.and_then(|job| job.name)));

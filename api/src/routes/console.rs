@@ -3,13 +3,14 @@
 use std::sync::{Arc, LazyLock};
 
 use axum::extract::State as AppState;
-use axum::http::{HeaderName, header};
+use axum::http::{HeaderMap, HeaderName, header};
 use axum::response::IntoResponse;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use sha2::{Digest, Sha256};
 
 use crate::app::App;
+use crate::download::Still;
 
 const PAGE: &str = include_str!("../../../console/index.html");
 
@@ -17,22 +18,22 @@ const PAGE: &str = include_str!("../../../console/index.html");
 static HASHES: LazyLock<[String; 2]> =
     LazyLock::new(|| ["script", "style"].map(|tag| hashes(PAGE, tag)));
 
-pub async fn handler(AppState(app): AppState<Arc<App>>) -> impl IntoResponse {
+static STILL: LazyLock<Still> = LazyLock::new(|| Still::new("text/html; charset=utf-8", PAGE));
+
+pub async fn handler(AppState(app): AppState<Arc<App>>, asked: HeaderMap) -> impl IntoResponse {
     (
         [
-            (header::CONTENT_TYPE, "text/html; charset=utf-8".to_owned()),
             (
                 header::CONTENT_SECURITY_POLICY,
                 policy(app.bucket.link_origin()),
             ),
-            (header::CACHE_CONTROL, "no-cache".to_owned()),
             (header::REFERRER_POLICY, "no-referrer".to_owned()),
             (
                 HeaderName::from_static("cross-origin-opener-policy"),
                 "same-origin".to_owned(),
             ),
         ],
-        PAGE,
+        STILL.answer(&asked),
     )
 }
 

@@ -1,10 +1,13 @@
 //! `/errors`: what every code means, and the answers to requests that meet no route.
 
 use std::fmt::Write;
+use std::sync::LazyLock;
 
 use axum::extract::Path;
-use axum::http::{Method, Uri};
+use axum::http::{HeaderMap, Method, Uri};
+use axum::response::Response;
 
+use crate::download::Still;
 use crate::error::{Code, Problem, Result};
 
 /// Every code, and what to do about it
@@ -15,11 +18,15 @@ use crate::error::{Code, Problem, Result};
     tag = "service",
     responses((status = 200, description = "Plain text, a paragraph for each code", body = String, content_type = "text/plain"))
 )]
-pub async fn list() -> String {
-    Code::ALL.iter().fold(String::new(), |mut text, &code| {
-        let _ = writeln!(text, "{}", explained(code));
-        text
-    })
+pub async fn list(asked: HeaderMap) -> Response {
+    static PAGE: LazyLock<Still> = LazyLock::new(|| {
+        let text = Code::ALL.iter().fold(String::new(), |mut text, &code| {
+            let _ = writeln!(text, "{}", explained(code));
+            text
+        });
+        Still::new("text/plain; charset=utf-8", text)
+    });
+    PAGE.answer(&asked)
 }
 
 /// What a code means, and what to do about it

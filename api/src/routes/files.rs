@@ -1,19 +1,30 @@
 //! `GET /files/{key}`: an object of the bucket, for whoever holds a signed link to it.
 
+use std::ops::Range;
 use std::sync::Arc;
 
+use axum::body::Body;
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, HeaderName, Method, Uri, header};
 use axum::response::IntoResponse;
+use bytes::Bytes;
 use common::artifact;
-use common::bucket::{BadLink, Signed};
+use common::bucket::{BadLink, Bucket, BucketError, Signed};
 use common::clock;
 use common::file_name::attachment;
+use common::generation::image::MediaType;
+use common::memory::{Room, kept};
+use futures::{Stream, stream};
 use serde::Deserialize;
+use tokio::sync::Semaphore;
 
 use crate::app::App;
+use crate::budget::PIECE;
 use crate::download;
 use crate::error::{Code, Problem, Result, sentence};
+
+/// As many bytes at the beginning of a file say what it is.
+const SIGNATURE: usize = 64;
 
 /// What makes a path a link.
 #[derive(Debug, Deserialize)]
@@ -52,15 +63,22 @@ pub async fn handler(
     app.bucket
         .check_link(&key, signed, clock::now())
         .map_err(bad)?;
-    let Some(bytes) = app.bucket.get(&key).await? else {
+    let room = app.budget.download().await?;
+    // Of a range only the first bytes are read twice: they say what the file is.
+    let is_whole = method == Method::GET
+        && !asked.contains_key(header::RANGE)
+        && !asked.contains_key(header::IF_NONE_MATCH);
+    let begin = if is_whole { PIECE } else { SIGNATURE };
+    let Some(begin) = app.bucket.part(&key, 0, begin as u64).await? else {
         // Of a file of ours another's bucket says nothing.
         app.owner.usable().await?;
         return Err(Problem::new(Code::NotFound, "This file was deleted."));
     };
-    let media_type = imaging::inspect(&bytes)
-        .map_or("application/octet-stream", |(media_type, _)| {
-            media_type.as_str()
-        });
+    let media_type =
+        imaging::media_type(&begin.bytes).map_or("application/octet-stream", MediaType::as_str);
+    let length = usize::try_from(begin.whole).map_err(|_| Code::Internal)?;
+    // A key is never written twice, so it stands for its bytes.
+    let tag = download::tag(&key);
     let name = name.unwrap_or_else(|| artifact::file_name(&key));
     let about = [
         (header::CONTENT_TYPE, media_type.to_owned()),
@@ -80,11 +98,53 @@ pub async fn handler(
             "cross-origin".to_owned(),
         ),
     ];
-    let answer = download::answer(&method, &asked, bytes);
+    let answer = download::answer(&method, &asked, tag, length, |range| {
+        Body::from_stream(pieces(app.bucket.clone(), key, begin.bytes, range, room))
+    });
     Ok(if answer.extensions().get::<Problem>().is_some() {
         answer
     } else {
         (about, answer).into_response()
+    })
+}
+
+/// A file in pieces: each is read when the one before is on its way, so there is one at a time in memory however slowly it is taken.
+fn pieces(
+    bucket: Bucket,
+    key: String,
+    begin: Bytes,
+    range: Range<usize>,
+    room: Room,
+) -> impl Stream<Item = std::result::Result<Bytes, BucketError>> {
+    let (one, room) = (Arc::new(Semaphore::new(1)), Arc::new(room));
+    let file = (bucket, key);
+    stream::try_unfold((range, begin, file), move |(left, begin, file)| {
+        let (one, room) = (Arc::clone(&one), Arc::clone(&room));
+        async move {
+            if left.is_empty() {
+                return Ok(None);
+            }
+            let turn = one.acquire_owned().await;
+            let end = left.end.min(left.start + PIECE);
+            let piece = match begin.get(left.start..end.min(begin.len())) {
+                Some(piece) if !piece.is_empty() => begin.slice_ref(piece),
+                _ => {
+                    let (bucket, key) = &file;
+                    let part = bucket.part(key, left.start as u64, (end - left.start) as u64);
+                    let part = part.await.inspect_err(|error| {
+                        tracing::warn!(%error, "A file could not be read to its end");
+                    })?;
+                    // It was deleted meanwhile: then the download breaks off.
+                    part.map(|part| part.bytes).unwrap_or_default()
+                }
+            };
+            if piece.is_empty() {
+                return Err(BucketError::Deleted(file.1));
+            }
+            let left = left.start + piece.len()..left.end;
+            let piece = kept(piece, (turn, room));
+            Ok(Some((piece, (left, Bytes::new(), file))))
+        }
     })
 }
 

@@ -23,6 +23,7 @@ use utoipa::ToSchema;
 
 use crate::app::App;
 use crate::base::Base;
+use crate::error::Result;
 use crate::routes::artifacts::ArtifactView;
 use waiting::Waiting;
 
@@ -182,13 +183,9 @@ async fn fixed(
 }
 
 /// A job as it is now, with links that are fresh.
-pub async fn look(
-    app: &App,
-    base: &Base,
-    tenant: TenantId,
-    id: JobId,
-) -> sqlx::Result<Option<JobView>> {
-    let mut transaction = database::begin_for(&app.pool, tenant).await?;
+pub async fn look(app: &App, base: &Base, tenant: TenantId, id: JobId) -> Result<Option<JobView>> {
+    let connection = app.connection(tenant).await?;
+    let mut transaction = database::begin_for(&connection, tenant).await?;
     let Some(job) = job::store::get(&mut transaction, id).await? else {
         return Ok(None);
     };
@@ -202,6 +199,7 @@ pub async fn look(
         _ => None,
     };
     transaction.commit().await?;
+    drop(connection);
     let artifacts = kept
         .iter()
         .map(|artifact| ArtifactView::new(app, base, artifact, job.name.as_deref()));

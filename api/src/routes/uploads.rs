@@ -9,7 +9,7 @@ pub mod list;
 
 use axum::response::Response;
 use bytes::Bytes;
-use common::admission::Refusal;
+use common::admission::{self, Refusal};
 use common::generation::image::{MAX_INPUT_BYTES, MediaType};
 use common::id::{TenantId, UploadId};
 use common::idempotency::{Answer, Request};
@@ -23,7 +23,7 @@ use utoipa::ToSchema;
 
 use crate::app::App;
 use crate::base::Base;
-use crate::error::{Code, Problem, Result, picture_refused};
+use crate::error::{Code, Problem, Result};
 use crate::idempotency::Key;
 use crate::link::{File, Fresh};
 
@@ -126,7 +126,7 @@ impl Named {
     }
 }
 
-/// Writes a file anew and stores what comes of it: all but the row. It costs a place in the darkroom.
+/// Writes a file anew and stores what comes of it: all but the row. It takes a turn of its tenant's, a place and memory.
 async fn store(
     app: &App,
     tenant: TenantId,
@@ -138,11 +138,9 @@ async fn store(
         return Err(too_large());
     }
     app.owner.usable().await?;
-    let cleaned = app
-        .darkroom
-        .clean(file, MAX_INPUT_BYTES)
-        .await
-        .map_err(|error| Problem::invalid(vec![Violation::new("", picture_refused(&error))]))?;
+    let share = app.shares.of(tenant);
+    let cleaned = app.budget.clean(&share, file, MAX_INPUT_BYTES).await?;
+    let cleaned = cleaned.map_err(|why| Problem::invalid(vec![Violation::new("", why)]))?;
     let object_key = upload::key(tenant, id);
     let stored = app.bucket.put_new(&object_key, cleaned.bytes).await?;
     // No row names what was put into another's bucket.
@@ -166,10 +164,17 @@ async fn keep(
     tenant: TenantId,
     upload: &Upload,
     request: Option<&Request>,
-) -> std::result::Result<Kept, Refusal> {
+) -> Result<std::result::Result<Kept, Refusal>> {
     let view = UploadView::new(app, base, upload).await;
     let answer = |created_at| view.answer(created_at);
-    uploading::keep(&app.pool, tenant, upload, request, &app.unpaid, answer).await
+    let connection = app.wallet(tenant).await?;
+    Ok(uploading::keep(&connection, tenant, upload, request, &app.unpaid, answer).await)
+}
+
+/// The answer to the first request like this one, where it was answered.
+async fn answered_before(app: &App, tenant: TenantId, request: &Request) -> Result<Option<Answer>> {
+    let connection = app.connection(tenant).await?;
+    Ok(admission::answered_before(&connection, tenant, request).await?)
 }
 
 /// The answer to a POST that keeps something.
@@ -186,7 +191,8 @@ fn too_large() -> Problem {
 
 /// An upload of the tenant's, or what has become of it.
 async fn find(app: &App, tenant: TenantId, id: UploadId) -> Result<Upload> {
-    let mut transaction = database::begin_for(&app.pool, tenant).await?;
+    let connection = app.connection(tenant).await?;
+    let mut transaction = database::begin_for(&connection, tenant).await?;
     if let Some(upload) = upload::store::some(&mut transaction, &[id]).await?.pop() {
         return Ok(upload);
     }

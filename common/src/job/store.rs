@@ -224,6 +224,18 @@ pub async fn by_worker(pool: &PgPool) -> sqlx::Result<Vec<(String, i64)>> {
     Ok(rows.into_iter().map(|row| (row.worker, row.jobs)).collect())
 }
 
+/// Which of these jobs have ended, whoever they belong to.
+pub async fn ended(pool: &PgPool, ids: &[JobId]) -> sqlx::Result<Vec<JobId>> {
+    let ids: Vec<_> = ids.iter().map(|id| id.0).collect();
+    sqlx::query_scalar!(
+        r#"-- job::ended
+        SELECT id AS "id: JobId" FROM jobs WHERE id = ANY($1) AND finished_at IS NOT NULL"#,
+        &ids
+    )
+    .fetch_all(pool)
+    .await
+}
+
 /// How many of the tenant's own queued jobs go before this one.
 pub async fn ahead(connection: &mut PgConnection, job: &Job) -> sqlx::Result<i64> {
     sqlx::query_scalar!(

@@ -116,6 +116,16 @@ impl Frame {
         bits.all(|bits| *bits == Some(0))
     }
 
+    /// How many samples all channels have, and the largest of them, with those that fill the last group.
+    pub(super) fn samples(&self) -> (usize, usize) {
+        let of = |channel: &Channel| {
+            let across = self.groups.0 * channel.sampling.0 * SIDE;
+            across * self.groups.1 * channel.sampling.1 * SIDE
+        };
+        let all = self.channels.iter().map(of);
+        (all.clone().sum(), all.max().unwrap_or_default())
+    }
+
     /// Room for the samples of each channel.
     pub(super) fn planes(&self) -> Vec<Plane> {
         let of = |channel: &Channel| Plane::new(self, channel);

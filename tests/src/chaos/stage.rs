@@ -7,7 +7,7 @@ use std::time::Duration;
 use cli::private::Servers;
 use common::bucket::Bucket;
 use common::clock;
-use common::config::{Config, Links, MEMORY, Ports, Providers, Rates, Timing, Unpaid};
+use common::config::{API_MEMORY, Config, Links, MEMORY, Ports, Providers, Rates, Timing, Unpaid};
 use common::credits::Credits;
 use common::database::{self, Role as DatabaseRole};
 use common::operation::tenants;
@@ -111,6 +111,7 @@ impl Stage {
             tenant_slots_percent: 100,
             spool: SPOOL,
             memory: MEMORY,
+            api_memory: API_MEMORY,
             timing: Timing {
                 lease,
                 ..Timing::default()

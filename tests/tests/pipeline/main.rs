@@ -30,6 +30,7 @@ mod runbook;
 mod s3;
 mod schema;
 mod server_shapes;
+mod shares;
 mod sharing;
 mod shelf;
 mod traces;

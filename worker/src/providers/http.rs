@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use common::clock;
+use common::memory::{Memory, Room, kept};
 use common::outcome::table::{self, Dialect};
 use common::outcome::{Failure, readable};
 use futures::stream;
@@ -21,7 +22,7 @@ use time::format_description::well_known::Rfc2822;
 use tokio::time::timeout;
 
 use super::Account;
-use crate::memory::{BEYOND, Memory, Room, USUAL, kept};
+use crate::memory::{BEYOND, USUAL};
 use lifted::Lifter;
 pub(super) use lifted::{Base64, Lifted};
 use words::Words;

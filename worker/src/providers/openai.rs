@@ -13,6 +13,7 @@ use anyhow::Context;
 use bytes::Bytes;
 use common::catalog::{Model, Tokens};
 use common::generation::image::{AspectRatio, MediaType, Pixels, Size, pixels};
+use common::memory::{Room, kept};
 use common::outcome::table::{self, Dialect};
 use common::outcome::{Class, Failure};
 use futures::future::{BoxFuture, FutureExt};
@@ -23,7 +24,6 @@ use serde_json::{Map, Value};
 
 use super::http::{Http, Lifted, Patience, Received, told, unreadable};
 use super::{Account, Answer, PictureRequest, Provider, Reply};
-use crate::memory::{Room, kept};
 use wire::{Error, Image, Images, OneOrMany, Usage};
 
 pub(super) use wire::Part;
@@ -380,7 +380,6 @@ mod tests {
 
     use super::super::golden;
     use super::*;
-    use crate::memory::Memory;
 
     fn refusal(status: u16, body: &Value) -> Failure {
         refused(&Received {
@@ -667,7 +666,7 @@ mod tests {
             (provider.name.as_str(), provider.dialect),
             ("local", DIALECT)
         );
-        let memory = Memory::within(0, 0);
+        let memory = crate::memory::within(0, 0);
         let account = |fake| Account {
             provider,
             project: None,

@@ -35,7 +35,8 @@ pub struct Balance {
     )
 )]
 pub async fn handler(State(app): State<Arc<App>>, Tenant(tenant): Tenant) -> Result<Json<Balance>> {
-    let mut transaction = database::begin_for(&app.pool, tenant).await?;
+    let connection = app.connection(tenant).await?;
+    let mut transaction = database::begin_for(&connection, tenant).await?;
     let wallet = ledger::store::wallet(&mut transaction, tenant)
         .await?
         .ok_or_else(|| Problem::from(Code::TenantInactive))?;

@@ -88,7 +88,8 @@ pub async fn handler(
     Parameters(which): Parameters<Which>,
 ) -> Result<Json<Transfers>> {
     let limit = limit(which.limit)?;
-    let mut transaction = database::begin_for(&app.pool, tenant).await?;
+    let connection = app.connection(tenant).await?;
+    let mut transaction = database::begin_for(&connection, tenant).await?;
     let lines = ledger::store::statement(
         &mut transaction,
         tenant,

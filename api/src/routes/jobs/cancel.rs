@@ -54,7 +54,8 @@ pub async fn handler(
     let owner = Canceler::Owner {
         allowance: app.unpaid.cancel_allowance,
     };
-    match settlement::cancel(&app.pool, owner, (tenant, id), &request, canceled).await? {
+    let connection = app.wallet(tenant).await?;
+    match settlement::cancel(&connection, owner, (tenant, id), &request, canceled).await? {
         Cancellation::Canceled(answer) => Ok(key.answer(answer)),
         Cancellation::Repeated(answer) => Ok(key.replay(answer)),
         Cancellation::KeyReused => Err(Code::IdempotencyKeyReused.into()),

@@ -21,10 +21,10 @@ use common::admission::{self, Admission, Admitted, Refusal};
 use common::bucket::BucketError;
 use common::credits::{Credits, Quote};
 use common::id::{JobId, TenantId, UploadId};
-use common::idempotency::Answer;
-use common::job::{self, Cost, Job};
+use common::idempotency::{self, Answer};
+use common::job::{Cost, Job};
 use common::upload::{self, Upload};
-use common::{clock, database, dispatch};
+use common::{clock, database, dispatch, ledger};
 use serde::Serialize;
 use tokio::time::Instant;
 use utoipa::ToSchema;
@@ -39,10 +39,7 @@ use crate::idempotency::Key;
 use asked::{Asked, CreateJob};
 use pictures::{InputBody, Picture, Sources};
 use terms::Terms;
-pub use terms::{CANCEL_AFTER, PREFER};
-
-/// First and longest pause between two looks at a job that is waited for.
-const LOOKS: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(500));
+pub use terms::{CANCEL_AFTER, PREFER, Prefer};
 
 /// What a job would cost at most. Nothing was written.
 #[derive(Debug, Serialize, ToSchema)]
@@ -92,12 +89,14 @@ pub async fn handler(
     // First of all: prices and models may have changed since this request was answered.
     if key.sent
         && !terms.dry_run
-        && let Some(answer) = admission::answered_before(&app.pool, tenant, &request).await?
+        && let Some(answer) = answered_before(&app, tenant, &request).await?
     {
         return Ok(repeated(&app, &base, tenant, &key, &terms, answer).await);
     }
 
     let (id, now) = (JobId::new(), clock::now());
+    // As long as the pictures are in memory, the body's room is theirs.
+    let room = body.clone();
     let mut body: CreateJob = aside(move || extract::json(&body)).await??;
     let pictures = body.take_inputs();
     // Before anything is made of them: what is put into another's bucket is lost.
@@ -105,16 +104,25 @@ pub async fn handler(
         app.owner.usable().await?;
     }
     let uploads = uploads(&app, tenant, &pictures).await?;
-    let sources = aside(move || Sources::read(pictures, &uploads)).await?;
-    let pictures = sources.clean(&app.darkroom, tenant, id).await;
-    let mut asked = Asked::read(body, pictures, now);
-    let quote = asked.quote(&app.catalog, now.date())?;
+    let mut sources = aside(move || Sources::read(pictures, &uploads)).await?;
+    let mut asked = Asked::read(body, sources.unopened(tenant, id), now);
+    let mut quote = asked.quote(&app.catalog, now.date())?;
+    if sources.has_files() {
+        if !terms.dry_run {
+            may_submit(&app, tenant, &quote).await?;
+        }
+        let share = app.shares.of(tenant);
+        let pictures = sources.clean(&app.budget, &share, tenant, id).await?;
+        asked.take_pictures(pictures);
+        quote = asked.quote(&app.catalog, now.date())?;
+    }
     if terms.dry_run {
         return Ok(Json(DryRun::of(&quote)?).into_response());
     }
 
     store(&app, &asked.files).await?;
     let timeout = app.catalog.get(&asked.model).map(|model| model.timeout);
+    drop(room);
     let admission = Admission {
         tenant,
         idempotency: request,
@@ -136,7 +144,13 @@ pub async fn handler(
         unpaid: app.unpaid,
     };
     let accepted = |job: &Job| JobView::new(job, Vec::new()).answer(StatusCode::ACCEPTED);
-    let admitted = admission::admit(&app.pool, &admission, accepted).await;
+    let admitted = match app.wallet(tenant).await {
+        Ok(connection) => admission::admit(&connection, &admission, accepted).await,
+        Err(overloaded) => {
+            discard(&app, &asked.files).await;
+            return Err(overloaded);
+        }
+    };
     // After a lost connection the job may stand, and needs its pictures: only what is surely no job is cleared away.
     if !matches!(
         admitted,
@@ -157,8 +171,8 @@ pub async fn handler(
                     dispatch::ring_new(&app.ring, &app.lanes, &app.catalog, &job).await;
                 });
             }
-            let answer = waited(&app, &base, tenant, id, &terms, answer).await;
-            Ok(applied(key.answer(answer), &terms))
+            let (answer, prefer) = waited(&app, &base, tenant, id, terms.prefer, answer).await;
+            Ok(applied(key.answer(answer), prefer))
         }
     }
 }
@@ -176,31 +190,38 @@ async fn repeated(
         .location
         .as_deref()
         .and_then(|path| path.rsplit('/').next());
-    let answer = match location.and_then(|id| id.parse().ok()) {
-        Some(id) => waited(app, base, tenant, id, terms, answer).await,
-        None => answer,
+    let (answer, prefer) = match location.and_then(|id| id.parse().ok()) {
+        Some(id) => waited(app, base, tenant, id, terms.prefer, answer).await,
+        None => (answer, terms.prefer),
     };
-    applied(key.replay(answer), terms)
+    applied(key.replay(answer), prefer)
 }
 
-/// The ended job, where the client waits for it and it ends in time; else the answer there is.
+/// The ended job, where the client waits for it and it ends in time; else the answer there is. Then what of the preferences was done:
+/// nobody waits where as many requests of this tenant do as may.
 async fn waited(
     app: &App,
     base: &Base,
     tenant: TenantId,
     id: JobId,
-    terms: &Terms,
+    prefer: Prefer,
     answer: Answer,
-) -> Answer {
-    let Some(wait) = terms.prefer.wait else {
-        return answer;
+) -> (Answer, Prefer) {
+    let Some(wait) = prefer.wait else {
+        return (answer, prefer);
+    };
+    let Some(_waiter) = app.shares.of(tenant).waiter() else {
+        return (answer, prefer.without_wait());
     };
     let ended = ended_within(app, base, tenant, id, wait).await;
-    ended.map_or(answer, |job| job.answer(StatusCode::OK))
+    (
+        ended.map_or(answer, |job| job.answer(StatusCode::OK)),
+        prefer,
+    )
 }
 
-fn applied(mut response: Response, terms: &Terms) -> Response {
-    let applied = terms.prefer.applied();
+fn applied(mut response: Response, prefer: Prefer) -> Response {
+    let applied = prefer.applied();
     if let Some(applied) = applied.and_then(|applied| HeaderValue::try_from(applied).ok()) {
         let name = HeaderName::from_static("preference-applied");
         response.headers_mut().insert(name, applied);
@@ -214,6 +235,31 @@ async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> 
     done.map_err(|_| Code::Internal.into())
 }
 
+/// The answer to the first request like this one, where it was answered.
+async fn answered_before(
+    app: &App,
+    tenant: TenantId,
+    request: &idempotency::Request,
+) -> Result<Option<Answer>> {
+    let connection = app.connection(tenant).await?;
+    Ok(admission::answered_before(&connection, tenant, request).await?)
+}
+
+/// Whether the tenant may submit and has the credits, as far as a look without a lock tells. Admission decides; this spares the work
+/// on pictures of what would surely be refused.
+async fn may_submit(app: &App, tenant: TenantId, quote: &Quote) -> Result<()> {
+    let connection = app.connection(tenant).await?;
+    let mut transaction = database::begin_for(&connection, tenant).await?;
+    let wallet = ledger::store::wallet(&mut transaction, tenant).await?;
+    let needed = quote.hold().map_err(Refusal::from)?;
+    let wallet = wallet.filter(|wallet| wallet.active);
+    let available = wallet.ok_or(Refusal::Inactive)?.available;
+    if available < needed {
+        return Err(Refusal::InsufficientCredits { needed, available }.into());
+    }
+    Ok(())
+}
+
 /// The uploads that the pictures name and the tenant has.
 async fn uploads(
     app: &App,
@@ -224,7 +270,8 @@ async fn uploads(
     if ids.is_empty() {
         return Ok(HashMap::new());
     }
-    let mut transaction = database::begin_for(&app.pool, tenant).await?;
+    let connection = app.connection(tenant).await?;
+    let mut transaction = database::begin_for(&connection, tenant).await?;
     let found = upload::store::some(&mut transaction, &ids).await?;
     transaction.commit().await?;
     Ok(found
@@ -289,26 +336,12 @@ async fn ended_within(
     id: JobId,
     wait: Duration,
 ) -> Option<JobView> {
-    let until = Instant::now() + wait;
-    let (mut pause, longest) = LOOKS;
-    while !has_ended(app, tenant, id).await? {
-        let now = Instant::now();
-        if now >= until {
-            return None;
-        }
-        tokio::select! {
-            () = tokio::time::sleep_until((now + pause).min(until)) => {}
-            () = app.stopping.cancelled() => return None,
-        }
-        pause = (pause * 3 / 2).min(longest);
+    tokio::select! {
+        () = app.waiters.ended(&app.reader, id) => {}
+        () = tokio::time::sleep(wait) => return None,
+        () = app.stopping.cancelled() => return None,
     }
     look(app, base, tenant, id).await.ok().flatten()
-}
-
-async fn has_ended(app: &App, tenant: TenantId, id: JobId) -> Option<bool> {
-    let mut transaction = database::begin_for(&app.pool, tenant).await.ok()?;
-    let job = job::store::get(&mut transaction, id).await.ok()??;
-    Some(job.state.is_terminal())
 }
 
 /// The quote, or the job that ended in time.

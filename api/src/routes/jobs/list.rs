@@ -77,7 +77,8 @@ pub async fn handler(
         name: which.q,
         after: which.starting_after,
     };
-    let mut transaction = database::begin_for(&app.pool, tenant).await?;
+    let connection = app.connection(tenant).await?;
+    let mut transaction = database::begin_for(&connection, tenant).await?;
     let jobs = job::store::list(&mut transaction, tenant, &filter, limit + 1).await?;
     let (jobs, has_more) = page(jobs, limit);
     let ids: Vec<JobId> = jobs.iter().map(|job| job.id).collect();
@@ -85,6 +86,7 @@ pub async fn handler(
     let kept = artifact::store::of_jobs(&mut transaction, &ids).await?;
     let fixed = fixed(&mut transaction, &app, tenant, &jobs).await?;
     transaction.commit().await?;
+    drop(connection);
     // Side by side: some stores sign each link over the network.
     let names: HashMap<JobId, Option<&str>> = jobs
         .iter()

@@ -24,6 +24,7 @@ pub async fn handler(
     State(app): State<Arc<App>>,
     Tenant(tenant): Tenant,
 ) -> Result<Json<Retention>> {
-    let mut transaction = database::begin_for(&app.pool, tenant).await?;
+    let connection = app.connection(tenant).await?;
+    let mut transaction = database::begin_for(&connection, tenant).await?;
     Ok(Json(retention::store::get(&mut transaction, tenant).await?))
 }

@@ -51,7 +51,8 @@ pub async fn handler(
     if !violations.is_empty() {
         return Err(Problem::invalid(violations));
     }
-    let mut transaction = database::begin_for(&app.pool, tenant).await?;
+    let connection = app.connection(tenant).await?;
+    let mut transaction = database::begin_for(&connection, tenant).await?;
     retention::store::set(&mut transaction, tenant, wanted).await?;
     transaction.commit().await?;
     tracing::info!(

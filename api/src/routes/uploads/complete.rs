@@ -55,6 +55,9 @@ pub async fn handler(
         Err(problem) if problem.code() == Code::NotFound => {}
         Err(problem) => return Err(problem),
     }
+    // How large it is shows when it is there; until then the most it may be.
+    let mut room = app.budget.body(app.shares.of(tenant), 1);
+    room.grow(MAX_BYTES).await?;
     let raw = upload::raw_key(tenant, id);
     let file = match app.bucket.get_at_most(&raw, MAX_BYTES as u64).await {
         Ok(Some(file)) => file,
@@ -66,8 +69,8 @@ pub async fn handler(
         Err(BucketError::TooLarge { .. }) => return Err(too_large()),
         Err(error) => return Err(error.into()),
     };
-    let upload = store(&app, tenant, id, name, file).await?;
-    let kept = keep(&app, &base, tenant, &upload, None).await;
+    let upload = store(&app, tenant, id, name, room.hold(file)).await?;
+    let kept = keep(&app, &base, tenant, &upload, None).await?;
     // A repeated request names the same object, so only what was surely not kept is removed.
     if matches!(kept, Err(Refusal::StorageFull { .. }))
         && let Err(error) = app.bucket.delete(&upload.object_key).await

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::http::Uri;
 use axum::response::Response;
-use common::admission::{self, Refusal};
+use common::admission::Refusal;
 use common::id::UploadId;
 use common::upload;
 use common::uploading::Kept;
 
-use super::{Named, UploadView, answered, keep, store};
+use super::{Named, UploadView, answered, answered_before, keep, store};
 use crate::app::App;
 use crate::auth::Tenant;
 use crate::base::Base;
@@ -51,7 +51,7 @@ pub async fn handler(
     let name = named.check()?;
     let request = key.request("POST", &uri.to_string(), &file);
     if key.sent
-        && let Some(answer) = admission::answered_before(&app.pool, tenant, &request).await?
+        && let Some(answer) = answered_before(&app, tenant, &request).await?
     {
         return Ok(key.replay(answer));
     }
@@ -59,10 +59,10 @@ pub async fn handler(
     let upload = store(&app, tenant, id, name, file).await?;
     let kept = keep(&app, &base, tenant, &upload, Some(&request)).await;
     // After a lost connection the row may stand, and needs its file; else the sweeper finds it.
-    if !matches!(kept, Ok(Kept::New(_)) | Err(Refusal::Database(_)))
+    if !matches!(kept, Ok(Ok(Kept::New(_)) | Err(Refusal::Database(_))))
         && let Err(error) = app.bucket.delete(&upload::key(tenant, id)).await
     {
         tracing::warn!(%error, upload.id = %id, "A file of no upload stays in the bucket until it is swept");
     }
-    Ok(answered(&key, kept?))
+    Ok(answered(&key, kept??))
 }

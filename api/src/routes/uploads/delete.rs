@@ -33,7 +33,8 @@ pub async fn handler(
     Tenant(tenant): Tenant,
     Id(id): Id<UploadId>,
 ) -> Result<StatusCode> {
-    match uploading::remove(&app.pool, tenant, id).await? {
+    let connection = app.connection(tenant).await?;
+    match uploading::remove(&connection, tenant, id).await? {
         Removed::Gone => Ok(StatusCode::NO_CONTENT),
         Removed::Nothing => Err(Problem::no_such("upload", id)),
         Removed::InUse(jobs) => {

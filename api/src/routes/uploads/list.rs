@@ -64,10 +64,12 @@ pub async fn handler(
     Parameters(which): Parameters<Which>,
 ) -> Result<Json<Uploads>> {
     let limit = limit(which.limit)?;
-    let mut transaction = database::begin_for(&app.pool, tenant).await?;
+    let connection = app.connection(tenant).await?;
+    let mut transaction = database::begin_for(&connection, tenant).await?;
     let (after, most) = (which.starting_after, limit + 1);
     let uploads = upload::store::list(&mut transaction, tenant, after, most).await?;
     transaction.commit().await?;
+    drop(connection);
     let (uploads, has_more) = page(uploads, limit);
     let views = uploads
         .iter()

@@ -9,12 +9,11 @@ use base64::alphabet;
 use base64::engine::DecodePaddingMode;
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, STANDARD};
 use bytes::Bytes;
+use common::memory::{Room, kept};
 use common::outcome::Failure;
 use common::outcome::table::{self, Dialect};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
-use crate::memory::{Room, kept};
 
 /// Names of strings that are files.
 const FILES: [&[u8]; 2] = [b"b64_json", b"data"];

@@ -14,6 +14,7 @@ use common::failpoint::reach;
 use common::generation::image::ImageRequest;
 use common::id::CallId;
 use common::job::Claimed;
+use common::memory::Room;
 use common::outcome::{Class, Failure};
 use common::queue::lanes::{Ended, Why};
 use common::telemetry::{self, traces};
@@ -25,7 +26,7 @@ use super::door::{AT_THE_DOOR, Door};
 use super::history::History;
 use crate::app::App;
 use crate::leases::HeldLease;
-use crate::memory::{self, Room};
+use crate::memory;
 use crate::providers::{Answer, InputPicture, PictureRequest, Provider, Reply};
 
 /// Answers about work in the background that cannot be read, in a row, until it counts as lost.

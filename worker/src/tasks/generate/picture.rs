@@ -11,12 +11,13 @@ use common::catalog::Model;
 use common::generation::image::{MediaType, Pixels};
 use common::id::{ArtifactId, CallId};
 use common::job::{Claimed, LAST_CALL};
+use common::memory::{NoRoom, Room, kept};
 use common::outcome::{Class, Failure};
 use common::telemetry::process;
 use imaging::{Developed, ImagingError, Mark};
 
 use super::output::{Attempt, Made};
-use crate::memory::{self, NoRoom, Room, USUAL, kept};
+use crate::memory::{self, USUAL};
 use crate::providers::InputPicture;
 
 /// What the bucket may take for one thing, all tries of it together.

@@ -50,7 +50,7 @@ pub struct CreateJob {
     art_direction: Option<String>,
     /// Pictures to work from: at most 7 MiB each and 20 MiB in all. The model gets them upright, in sRGB and without metadata.
     #[serde(default)]
-    #[schema(inline)]
+    #[schema(inline, max_items = 64)]
     inputs: Vec<InputBody>,
     #[schema(schema_with = ratios)]
     aspect_ratio: Option<String>,
@@ -169,6 +169,14 @@ impl Asked {
             switch_to_successor: body.switch_to_successor,
             violations: found.all(),
         }
+    }
+
+    /// The pictures as they are once they were opened and written anew, in place of what was known of them before.
+    pub fn take_pictures(&mut self, pictures: Pictures) {
+        let Generation::Image(request) = &mut self.generation;
+        request.inputs = pictures.inputs;
+        self.files = pictures.files;
+        self.violations.extend(pictures.violations);
     }
 
     /// What it costs at most, or everything that is wrong with it: here and for its model, which is the successor

@@ -34,6 +34,11 @@ impl Findings {
             .unwrap_or_default()
     }
 
+    /// What was found so far.
+    pub(super) fn told(&self) -> Vec<Violation> {
+        self.0.clone()
+    }
+
     pub(super) fn all(self) -> Vec<Violation> {
         self.0
     }

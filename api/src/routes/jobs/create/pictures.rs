@@ -11,14 +11,15 @@ use common::generation::Violation;
 use common::generation::image::{Input, MAX_INPUT_BYTES, MAX_INPUTS_BYTES, MediaType, Role};
 use common::id::{JobId, TenantId, UploadId};
 use common::upload::Upload;
-use imaging::Darkroom;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use utoipa::ToSchema;
 use utoipa::openapi::schema::Schema;
 
 use super::findings::{Findings, choice, words};
-use crate::error::{picture_refused, sentence};
+use crate::budget::Budget;
+use crate::error::{Problem, sentence};
+use crate::shares::Share;
 
 const MEDIA_TYPES: [MediaType; 3] = [MediaType::Png, MediaType::Jpeg, MediaType::Webp];
 /// What a file counts at least towards [`MAX_INPUTS_BYTES`]: a picture written anew in fewer bytes would show nothing.
@@ -148,16 +149,24 @@ impl Sources {
 
     /// Writes the files anew exactly as uploads are: a model gets the same bytes either way, without metadata, and a damaged file is
     /// refused before anything is held or stored.
-    pub async fn clean(mut self, darkroom: &Darkroom, tenant: TenantId, job: JobId) -> Pictures {
+    ///
+    /// # Errors
+    /// `overloaded`
+    pub async fn clean(
+        mut self,
+        budget: &Budget,
+        share: &Share,
+        tenant: TenantId,
+        job: JobId,
+    ) -> Result<Pictures, Problem> {
         let most = self.most_bytes_of_a_file();
         let mut pictures = Pictures::default();
         for (index, (role, source)) in self.pictures.into_iter().enumerate() {
             let input = match (source, most) {
                 (Some(Source::Upload(upload)), _) => role.map(|role| of_upload(upload, role)),
                 (Some(Source::File(file)), Some(most)) => {
-                    let cleaned = darkroom.clean(file, most).await.map_err(|error| {
-                        Violation::new(at(index, "data"), picture_refused(&error))
-                    });
+                    let cleaned = budget.clean(share, file, most).await?;
+                    let cleaned = cleaned.map_err(|why| Violation::new(at(index, "data"), why));
                     let cleaned = self.found.keep(cleaned);
                     role.zip(cleaned).map(|(role, cleaned)| {
                         let file = Picture {
@@ -174,7 +183,39 @@ impl Sources {
             pictures.inputs.extend(input);
         }
         pictures.violations = self.found.all();
+        Ok(pictures)
+    }
+
+    /// What is known of the pictures before one is opened: enough to say whether their model takes so many. How large a file becomes
+    /// is not known yet.
+    pub fn unopened(&mut self, tenant: TenantId, job: JobId) -> Pictures {
+        self.most_bytes_of_a_file();
+        let mut pictures = Pictures {
+            violations: self.found.told(),
+            ..Pictures::default()
+        };
+        for (index, (role, source)) in self.pictures.iter().enumerate() {
+            let input = match (source, role) {
+                (Some(Source::Upload(upload)), Some(role)) => of_upload(upload.clone(), *role),
+                (Some(Source::File(file)), Some(role)) => Input {
+                    upload: None,
+                    object_key: input_key(tenant, job, index),
+                    media_type: imaging::media_type(file).unwrap_or(MediaType::Png),
+                    role: *role,
+                    sha256: String::new(),
+                    bytes: 1,
+                },
+                _ => continue,
+            };
+            pictures.inputs.push(input);
+        }
         pictures
+    }
+
+    /// Whether there is a file to be opened.
+    pub fn has_files(&self) -> bool {
+        let mut sources = self.pictures.iter();
+        sources.any(|(_, source)| matches!(source, Some(Source::File(_))))
     }
 
     /// How large each file may be once it is written anew, in bytes: an equal share of what the uploads leave of a request. `None`
@@ -225,7 +266,7 @@ fn of_upload(upload: Upload, role: Role) -> Input {
     }
 }
 
-/// Decodes base64. Only that and the size are checked here: [`Darkroom::clean`] says what is wrong with the file.
+/// Decodes base64. Only that and the size are checked here: [`Budget::clean`] says what is wrong with the file.
 fn decode(text: &str) -> Result<Bytes, String> {
     if text.starts_with("data:") {
         return Err("Send the base64 alone, without `data:…;base64,` before it.".to_owned());
@@ -274,17 +315,20 @@ mod tests {
     use std::io::Cursor;
 
     use ::image::{ImageFormat, RgbImage};
+    use common::config::API_MEMORY;
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::shares::Shares;
 
     async fn read(inputs: Value) -> Pictures {
         let bodies = serde_json::from_value(inputs).unwrap();
         let sources = Sources::read(bodies, &HashMap::new());
-        let darkroom = Darkroom::new(1);
-        sources
-            .clean(&darkroom, TenantId::new(), JobId::new())
-            .await
+        let budget = Budget::within(API_MEMORY, 1);
+        let tenant = TenantId::new();
+        let share = Shares::new(budget.places(), budget.body_bytes()).of(tenant);
+        let cleaned = sources.clean(&budget, &share, tenant, JobId::new()).await;
+        cleaned.unwrap()
     }
 
     /// Noise, so that it does not compress.

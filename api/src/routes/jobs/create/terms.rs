@@ -62,6 +62,11 @@ impl Prefer {
         }
     }
 
+    /// The same, where nobody waits.
+    pub fn without_wait(self) -> Self {
+        Self { wait: None, ..self }
+    }
+
     /// `Preference-Applied`: what of it was done; `None`: nothing was asked for.
     pub fn applied(self) -> Option<String> {
         let wait = self.wait.map(|wait| format!("wait={}", wait.as_secs()));
