@@ -8,5 +8,6 @@ pub mod healthy;
 pub mod operate;
 pub mod private;
 pub mod processes;
+pub mod say;
 mod secrets;
 pub mod up;

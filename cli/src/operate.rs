@@ -1,5 +1,4 @@
 //! `platen admin …`: what operators do, at the database itself. The same acts as `/v1/admin`, kept in the same record.
-#![expect(clippy::print_stdout, reason = "its answers are lines on stdout")]
 
 use std::path::{Path, PathBuf};
 
@@ -19,6 +18,7 @@ use time::format_description::well_known::Rfc3339;
 
 use crate::actor;
 use crate::admin::{at, bucket_of};
+use crate::say;
 
 /// Which database a word is about.
 #[derive(Args)]
@@ -260,7 +260,7 @@ pub async fn run(config: &Config, word: AdminWord) -> anyhow::Result<()> {
     match word {
         AdminWord::Jobs { which, place } => {
             for job in which.find(config, place.data.as_deref(), &[]).await? {
-                println!("{}", line(&job));
+                say!("{}", line(&job))?;
             }
         }
         AdminWord::Story { job, place } => {
@@ -268,13 +268,13 @@ pub async fn run(config: &Config, word: AdminWord) -> anyhow::Result<()> {
             let story = at(config, place.data.as_deref(), Role::Reader, story).await?;
             ensure!(!story.is_empty(), "there is no job {job}");
             for event in story {
-                println!(
+                say!(
                     "{}  {:9}  {}",
                     event.at.format(&Rfc3339)?,
                     event.of,
                     // Calls made before details were cleaned may have anything in them.
                     readable(&event.what, usize::MAX)
-                );
+                )?;
             }
         }
         AdminWord::Redrive {
@@ -324,14 +324,14 @@ pub async fn run(config: &Config, word: AdminWord) -> anyhow::Result<()> {
             let act = why.act(&by)?;
             let pause = async |pool: &PgPool| Ok(operation::pause(pool, act, &scope).await?);
             let id = at(config, place.data.as_deref(), Role::Api, pause).await?;
-            println!("paused; `platen admin resume {id}` ends it");
+            say!("paused; `platen admin resume {id}` ends it")?;
         }
         AdminWord::Resume { pause, why, place } => {
             let act = why.act(&by)?;
             let resume = async |pool: &PgPool| Ok(operation::resume(pool, act, pause).await?);
             let resumed = at(config, place.data.as_deref(), Role::Api, resume).await?;
             ensure!(resumed, "no pause {pause} stands");
-            println!("resumed");
+            say!("resumed")?;
         }
         AdminWord::Pauses { place } => {
             let pauses = async |pool: &PgPool| Ok(operation::store::pauses(pool).await?);
@@ -351,18 +351,18 @@ pub async fn run(config: &Config, word: AdminWord) -> anyhow::Result<()> {
                 } else {
                     scope.join(", ")
                 };
-                println!(
+                say!(
                     "{}  {}  {scope}: {}",
                     pause.id,
                     pause.paused_at.format(&Rfc3339)?,
                     pause.reason
-                );
+                )?;
             }
         }
         AdminWord::Workers { place } => {
             let workers = async |pool: &PgPool| Ok(job::store::by_worker(pool).await?);
             for (worker, jobs) in at(config, place.data.as_deref(), Role::Reader, workers).await? {
-                println!("{worker}  {jobs} jobs");
+                say!("{worker}  {jobs} jobs")?;
             }
         }
         AdminWord::Freeze { tenant, why, place } => {
@@ -384,20 +384,20 @@ pub async fn run(config: &Config, word: AdminWord) -> anyhow::Result<()> {
                 Ok(operation::adjust(pool, act, tenant, amount, credits > 0).await?)
             };
             at(config, place.data.as_deref(), Role::Api, adjust).await?;
-            println!("adjusted by {credits}");
+            say!("adjusted by {credits}")?;
         }
         AdminWord::Actions { limit, place } => {
             let actions =
                 async |pool: &PgPool| Ok(operation::store::actions(pool, None, limit).await?);
             for done in at(config, place.data.as_deref(), Role::Reader, actions).await? {
-                println!(
+                say!(
                     "{}  {}  {}  {}: {}",
                     done.at.format(&Rfc3339)?,
                     done.by,
                     done.action,
                     done.subject,
                     done.reason
-                );
+                )?;
             }
         }
     }
@@ -415,7 +415,7 @@ async fn freeze(
     let changed = at(config, data, Role::Api, freeze).await?;
     let standing = if frozen { "not active" } else { "not frozen" };
     ensure!(changed, "nothing was done: tenant {tenant} is {standing}");
-    println!("{}", if frozen { "frozen" } else { "not frozen" });
+    say!("{}", if frozen { "frozen" } else { "not frozen" })?;
     Ok(())
 }
 
@@ -429,7 +429,7 @@ async fn each(
 ) -> anyhow::Result<()> {
     if dry_run {
         for job in jobs {
-            println!("{}", line(job));
+            say!("{}", line(job))?;
         }
         return Ok(());
     }
@@ -439,9 +439,9 @@ async fn each(
             let outcome = act(pool, job).await?;
             done += usize::from(outcome.skipped.is_none());
             match (outcome.new, outcome.skipped) {
-                (_, Some(why)) => println!("{}  skipped: {why}", job.id),
-                (Some(new), None) => println!("{}  as {new}", job.id),
-                (None, None) => println!("{}  done", job.id),
+                (_, Some(why)) => say!("{}  skipped: {why}", job.id)?,
+                (Some(new), None) => say!("{}  as {new}", job.id)?,
+                (None, None) => say!("{}  done", job.id)?,
             }
         }
         Ok(done)

@@ -228,6 +228,16 @@ impl Bucket {
             .boxed()
     }
 
+    /// Every object whose key begins with `prefix`, which ends in `/`; otherwise as [`Self::list`].
+    pub fn list_under(&self, prefix: &str) -> BoxStream<'static, Result<Listed, BucketError>> {
+        let objects = self.store.list(Some(&Key::from(prefix)));
+        objects
+            .map_ok(Listed::from)
+            .map_err(Into::into)
+            .fuse()
+            .boxed()
+    }
+
     /// Removes an object; one that is not there is no error.
     pub async fn delete(&self, key: &str) -> Result<(), BucketError> {
         match self.store.delete(&Key::from(key)).await {

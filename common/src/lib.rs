@@ -25,6 +25,7 @@ pub mod upload;
 
 // Procedures.
 pub mod admission;
+pub mod anchor;
 pub mod authentication;
 pub mod billing;
 pub mod dispatch;

@@ -12,6 +12,7 @@ use sqlx::PgPool;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
+use crate::anchor;
 use crate::bucket::{Bucket, BucketError, EXAMINED, Listed};
 use crate::database;
 use crate::id::TenantId;
@@ -77,6 +78,8 @@ impl Search {
             }
             match Place::of(&object.key) {
                 Some(place) => owned.entry(place.tenant).or_default().push((place, object)),
+                // Of no tenant, and of no row: they are kept because they stand outside the database.
+                None if object.key.starts_with(anchor::PREFIX) => {}
                 // One that broke off before it tidied up.
                 None if object.key.starts_with(EXAMINED) => batch.unnamed.push(object),
                 None => batch.strange.push(object),

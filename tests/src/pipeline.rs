@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use common::bucket::{Address, Bucket};
-use common::config::{Config, LaneTiming, Links, MEMORY, Providers, Timing};
+use common::config::{Config, LaneTiming, Links, Logins, MEMORY, Providers, Timing};
 use common::credits::Credits;
 use common::database::{self, Role};
 use common::id::TenantId;
@@ -153,6 +153,7 @@ impl Pipeline {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let config = Config {
             database_url: Some(SecretString::from(servers.runtime_url(&database))),
+            logins: Logins::default(),
             owner_url: Some(SecretString::from(servers.owner_url_of(&database))),
             redis_url: Some(SecretString::from(
                 options.redis.unwrap_or_else(|| servers.redis_url.clone()),

@@ -1,6 +1,7 @@
 //! The pipeline, whole: HTTP, Postgres, Redis, worker, the fake vendors, the bucket. Every test closes the books.
 #![expect(clippy::unwrap_used, reason = "tests fail loudly")]
 
+mod anchors;
 mod billing;
 mod bombs;
 mod bucket_away;
@@ -13,6 +14,7 @@ mod doorbell;
 mod failover;
 mod fleet;
 mod full_disks;
+mod guards;
 mod handles;
 mod http;
 mod isolation;

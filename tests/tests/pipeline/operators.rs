@@ -11,8 +11,8 @@ use common::retention::{Purpose, Retention};
 use common::{clock, database};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
-use tests::Pipeline;
 use tests::pipeline::{OPERATOR_KEY, small_job};
+use tests::{Options, Pipeline};
 use time::format_description::well_known::Rfc3339;
 
 const PHOTO: &[u8] = include_bytes!("../../../samples/product.jpg");
@@ -393,5 +393,33 @@ async fn an_operator_ends_jobs_freezes_a_tenant_and_sets_its_credits_right() {
             "adjust"
         ]
     );
+    pipeline.close().await;
+}
+
+#[tokio::test]
+async fn the_operators_key_is_compared_exactly() {
+    let pipeline = Pipeline::start_with(Options {
+        workers: 0,
+        ..Options::default()
+    })
+    .await;
+    let (cut, longer) = (&OPERATOR_KEY[1..], format!("{OPERATOR_KEY}x"));
+    for (shown, status) in [
+        (format!("Bearer {OPERATOR_KEY}"), StatusCode::OK),
+        (format!("bearer {OPERATOR_KEY}"), StatusCode::OK),
+        (format!("Bearer  {OPERATOR_KEY}"), StatusCode::UNAUTHORIZED),
+        (format!("Bearer {cut}"), StatusCode::UNAUTHORIZED),
+        (format!("Bearer {longer}"), StatusCode::UNAUTHORIZED),
+        ("Bearer ".to_owned(), StatusCode::UNAUTHORIZED),
+        ("Bearer    ".to_owned(), StatusCode::UNAUTHORIZED),
+    ] {
+        let answer = pipeline
+            .anonymous(Method::GET, "/v1/admin/pauses")
+            .header("authorization", &shown)
+            .send()
+            .await
+            .unwrap();
+        assert_eq!(answer.status(), status, "{shown:?}");
+    }
     pipeline.close().await;
 }
