@@ -19,3 +19,9 @@ BEGIN
 END $$;
 GRANT USAGE, CREATE ON SCHEMA public TO platen_owner;
 GRANT USAGE ON SCHEMA public TO platen_api, platen_worker, platen_reader;
+-- What processes log in with may act as these roles and has no rights of its own. `platen migrate` makes the logins that
+-- DATABASE_API_URL, DATABASE_WORKER_URL and DATABASE_READER_URL name; where it may not, someone who may runs this, with passwords and
+-- with limits that together leave a few connections for operators:
+--   CREATE ROLE platen_login_api    LOGIN NOINHERIT CONNECTION LIMIT 40 PASSWORD '…';  GRANT platen_api    TO platen_login_api;
+--   CREATE ROLE platen_login_worker LOGIN NOINHERIT CONNECTION LIMIT 40 PASSWORD '…';  GRANT platen_worker TO platen_login_worker;
+--   CREATE ROLE platen_login_reader LOGIN NOINHERIT CONNECTION LIMIT 10 PASSWORD '…';  GRANT platen_reader TO platen_login_reader;

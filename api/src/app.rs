@@ -35,6 +35,8 @@ use crate::waiters::Waiters;
 const CONNECTIONS: u32 = 16;
 /// Connections for metrics and readiness, and to ask which jobs have ended.
 const READER_CONNECTIONS: u32 = 3;
+/// What one api takes in all, at most.
+pub const MAX_CONNECTIONS: u32 = CONNECTIONS + READER_CONNECTIONS;
 /// How long open requests may take to end once the api stops.
 const GRACE: Duration = Duration::from_secs(25);
 
@@ -85,16 +87,16 @@ pub struct App {
 impl App {
     /// Connects to Postgres and opens everything else; Redis is dialled when first needed.
     pub async fn connect(config: &Config) -> anyhow::Result<Self> {
-        let database = config.database_url()?.expose_secret();
-        let connect = |role, connections| database::connect(database, role, connections);
         let ring = Ring::new(config.redis()?, &config.queue).context("REDIS_URL is not usable")?;
         let bucket = Bucket::open(&config.bucket()?, config.signing_keys()?)
             .context("PLATEN_BUCKET is not usable")?;
         let catalog = config.catalog()?;
         telemetry::lifecycle(&catalog);
-        let pool = connect(Role::Api, CONNECTIONS).await;
+        let url = config.database_url(Role::Api)?.expose_secret();
+        let pool = database::connect(url, Role::Api, CONNECTIONS).await;
         let pool = pool.context("cannot connect to Postgres as platen_api")?;
-        let reader = connect(Role::Reader, READER_CONNECTIONS).await;
+        let url = config.database_url(Role::Reader)?.expose_secret();
+        let reader = database::connect(url, Role::Reader, READER_CONNECTIONS).await;
         let reader = reader.context("cannot connect to Postgres as platen_reader")?;
         let owner = Owner::new(pool.clone(), bucket.clone());
         owner.at_start().await.context("the api does not start")?;

@@ -4,11 +4,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
+use common::anchor::{self, Depth};
 use common::bucket::{Address, Bucket};
 use common::clock;
 use common::config::{Config, ConfigError};
 use common::credits::Credits;
-use common::database::{self, Role};
+use common::database::{self, Login, Role};
 use common::id::{JobId, TenantId};
 use common::operation::{Act, tenants};
 use common::retention::{Purpose, Retention};
@@ -20,25 +21,59 @@ use sqlx::PgPool;
 use sqlx::postgres::PgConnectOptions;
 
 use crate::private::Database;
+use crate::secrets;
 
-/// Migrates with the owner's login, and lets the runtime login of `DATABASE_URL` act as the runtime roles.
+/// Migrates with the owner's login, and lets the runtime logins act as their roles.
 pub async fn migrate(config: &Config) -> anyhow::Result<()> {
     let owner_url = config.owner_url.as_ref().ok_or(ConfigError::Missing {
         name: "DATABASE_OWNER_URL",
         needed: "the login that owns and migrates the database",
     })?;
-    let runtime = config
-        .database_url
-        .as_ref()
-        .map(|url| url.expose_secret().parse::<PgConnectOptions>())
-        .transpose()?;
-    database::migrate(
-        owner_url.expose_secret(),
-        runtime.as_ref().map(PgConnectOptions::get_username),
-    )
-    .await?;
+    database::migrate_with(owner_url.expose_secret(), &logins(config)?).await?;
     tracing::info!("The database is up to date");
     Ok(())
+}
+
+/// The logins that the configuration names: that of `DATABASE_URL`, which must be there, may act as every runtime role; one for a
+/// single role is made with its password where it is missing.
+fn logins(config: &Config) -> anyhow::Result<Vec<Login>> {
+    let mut logins: Vec<Login> = Vec::new();
+    let all = config
+        .database_url
+        .as_ref()
+        .map(|url| (url, &Role::ALL[..]));
+    let single = Role::ALL.iter().filter_map(|role| {
+        let url = config.logins.of(*role)?;
+        Some((url, std::slice::from_ref(role)))
+    });
+    for (url, roles) in all.into_iter().chain(single) {
+        let options: PgConnectOptions = url.expose_secret().parse()?;
+        let name = options.get_username();
+        match logins.iter_mut().find(|login| login.name == name) {
+            Some(known) => {
+                let new = roles.iter().filter(|role| !known.roles.contains(role));
+                let new: Vec<Role> = new.copied().collect();
+                known.roles.extend(new);
+            }
+            None => logins.push(Login {
+                name: name.to_owned(),
+                roles: roles.to_vec(),
+                password: (roles.len() == 1).then(|| password(url)).flatten(),
+            }),
+        }
+    }
+    Ok(logins)
+}
+
+/// The password in a URL.
+fn password(url: &SecretString) -> Option<SecretString> {
+    let (_, rest) = url.expose_secret().split_once("://")?;
+    let (login, _) = rest.split('/').next()?.rsplit_once('@')?;
+    let (_, password) = login.split_once(':')?;
+    let password = percent_encoding::percent_decode_str(password);
+    Some(SecretString::from(
+        password.decode_utf8().ok()?.into_owned(),
+    ))
 }
 
 /// Adds a tenant with an empty wallet.
@@ -158,28 +193,84 @@ pub async fn grant(
     .await
 }
 
-/// Checks every invariant; with `deep` looks into the bucket, too, and says how much it saw.
+/// What `platen verify` looked at.
+pub struct Verified {
+    /// How much of the bucket was read, where that was asked for.
+    pub deep: Option<Progress>,
+    pub anchors: Anchors,
+    /// The name of the anchor that was asked for and written.
+    pub written: Option<String>,
+}
+
+/// What became of the comparison with anchors.
+pub enum Anchors {
+    /// So many were compared; what they say is told as findings.
+    Compared(usize),
+    /// None, and why.
+    NotCompared(String),
+}
+
+/// Checks every invariant, the guards and the anchors; with `deep` looks into the bucket, too. With `write_anchor` it writes an anchor
+/// where there was nothing to tell.
 pub async fn verify(
     config: &Config,
     data: Option<&Path>,
     deep: bool,
+    write_anchor: bool,
     mut tell: impl FnMut(Told),
-) -> anyhow::Result<Option<Progress>> {
+) -> anyhow::Result<Verified> {
     at(config, data, Role::Reader, async |pool| {
+        let mut findings = 0_usize;
         verify::check(pool, |_, found, _| {
+            findings += found.len();
             found.into_iter().map(Told::Finding).for_each(&mut tell);
         })
         .await?;
-        if !deep {
-            return Ok(None);
+        let mut written = None;
+        let anchors = match anchorage(config, data) {
+            Ok((bucket, key)) => {
+                let compared = anchor::compare(pool, &bucket, &key, Depth::All).await?;
+                findings += compared.findings.len();
+                let found = compared.findings.into_iter();
+                found.map(Told::Finding).for_each(&mut tell);
+                if write_anchor && findings == 0 {
+                    written = anchor::write(pool, &bucket, &key, None).await?;
+                }
+                Anchors::Compared(compared.anchors)
+            }
+            Err(error) if write_anchor => return Err(error),
+            Err(error) => Anchors::NotCompared(format!("{error:#}")),
+        };
+        let mut verified = Verified {
+            deep: None,
+            anchors,
+            written,
+        };
+        if deep {
+            let (_, bucket) = bucket_of(config, data)?;
+            // The sweeper gets its turn first: what it is about to remove is no finding.
+            let timing = &config.timing;
+            let grace = timing.sweep_grace + timing.sweep_every * 2;
+            verified.deep = Some(deep::check(pool, &bucket, grace, &mut tell).await?);
         }
-        let (_, bucket) = bucket_of(config, data)?;
-        // The sweeper gets its turn first: what it is about to remove is no finding.
-        let timing = &config.timing;
-        let grace = timing.sweep_grace + timing.sweep_every * 2;
-        Ok(Some(deep::check(pool, &bucket, grace, &mut tell).await?))
+        Ok(verified)
     })
     .await
+}
+
+/// Where anchors are, and what they are signed with.
+fn anchorage(config: &Config, data: Option<&Path>) -> anyhow::Result<(Bucket, SecretString)> {
+    let (_, bucket) = bucket_of(config, data)?;
+    let key = match (&config.signing_key, data, config.names_postgres()) {
+        (Some(key), ..) => Some(key.clone()),
+        (None, None, true) => None,
+        (None, data, _) => {
+            let folder = data.unwrap_or_else(|| Path::new("data"));
+            secrets::kept(&folder.join("signing.key"), &[])?.map(SecretString::from)
+        }
+    };
+    let key = key.context("PLATEN_SIGNING_KEY is not set, so none can be told from a forgery")?;
+    Ok((bucket, key))
 }
 
 /// The bucket of a `platen up` on `data`, or the configured one. No link is signed by it.
@@ -202,8 +293,8 @@ pub(crate) async fn at<T>(
     role: Role,
     work: impl AsyncFnOnce(&PgPool) -> anyhow::Result<T>,
 ) -> anyhow::Result<T> {
-    let (url, private) = match (data, &config.database_url) {
-        (None, Some(url)) => (url.expose_secret().to_owned(), None),
+    let (url, private) = match (data, config.database_url(role)) {
+        (None, Ok(url)) => (url.expose_secret().to_owned(), None),
         (data, _) => {
             let private = Database::open(data.unwrap_or_else(|| Path::new("data"))).await?;
             (private.database_url().to_owned(), Some(private))

@@ -11,7 +11,9 @@ use common::config::Config;
 use common::database::{self, Role};
 use common::ownership;
 use common::queue::{Ring, Trouble};
+use common::verify::guards::{self, Compared};
 use secrecy::{ExposeSecret, SecretString};
+use sqlx::PgPool;
 
 /// What was found, a line each.
 #[derive(Default)]
@@ -66,27 +68,180 @@ pub async fn examine(config: &Config) -> Report {
 }
 
 async fn postgres(config: &Config, report: &mut Report) {
-    let Some(url) = &config.database_url else {
+    let named = Role::ALL.map(|role| config.database_url(role).is_ok());
+    if named == [false; 3] {
         return private(
             report,
             "Postgres",
             "DATABASE_URL",
             crate::private::missing_postgres(),
         );
-    };
-    let reach = async {
-        let pool = database::connect(url.expose_secret(), Role::Reader, 1).await?;
-        database::is_migrated(&pool).await
-    };
-    match tokio::time::timeout(Duration::from_secs(5), reach).await {
-        Ok(Ok(true)) => report.add(Health::Well, "Postgres: reachable and up to date"),
-        Ok(Ok(false)) => report.add(
-            Health::Ill,
-            "Postgres: reachable, but not up to date: run `platen migrate`",
-        ),
-        Ok(Err(error)) => report.add(Health::Ill, format!("Postgres: {error}")),
-        Err(_) => report.add(Health::Ill, "Postgres: no answer within 5 s"),
     }
+    let mut known: Vec<String> = Vec::new();
+    // A process has the logins of its own roles only.
+    for (role, named) in Role::ALL.into_iter().zip(named) {
+        if !named {
+            continue;
+        }
+        let examine = login(config, role, &mut known, report);
+        match tokio::time::timeout(PATIENCE, examine).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                report.add(Health::Ill, format!("Postgres as {}: {error}", role.name()))
+            }
+            Err(_) => report.add(
+                Health::Ill,
+                format!("Postgres as {}: no answer within 5 s", role.name()),
+            ),
+        }
+    }
+}
+
+/// How long a server may take to answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What the login of a role may do, and once for all what the database is like.
+async fn login(
+    config: &Config,
+    role: Role,
+    known: &mut Vec<String>,
+    report: &mut Report,
+) -> anyhow::Result<()> {
+    let url = config.database_url(role)?.expose_secret();
+    let pool = database::connect(url, role, 1).await?;
+    if role == Role::Reader {
+        if database::is_migrated(&pool).await? {
+            report.add(Health::Well, "Postgres: reachable and up to date");
+            guards(&pool, report).await?;
+        } else {
+            report.add(
+                Health::Ill,
+                "Postgres: reachable, but not up to date: run `platen migrate`",
+            );
+        }
+        connections(config, &pool, report).await?;
+    }
+    let login = Login::of(&pool).await?;
+    pool.close().await;
+    if !known.contains(&login.name) {
+        for (health, says) in login.says() {
+            report.add(health, says);
+        }
+        known.push(login.name);
+    }
+    Ok(())
+}
+
+async fn guards(pool: &PgPool, report: &mut Report) -> anyhow::Result<()> {
+    match guards::check(&mut *pool.acquire().await?).await? {
+        Compared::Findings(found) if found.is_empty() => report.add(
+            Health::Well,
+            "Postgres: row-level security, policies, triggers, grants, functions and roles are as they must be",
+        ),
+        Compared::Findings(found) => {
+            for finding in found {
+                report.add(Health::Ill, format!("Postgres: {}", finding.says));
+            }
+        }
+        Compared::Newer { database, program } => report.add(
+            Health::Note,
+            format!("Postgres: the guards were NOT compared: the database has migration {database}, this program knows {program}"),
+        ),
+    }
+    Ok(())
+}
+
+/// A login, as the database knows it.
+struct Login {
+    name: String,
+    superuser: bool,
+    bypasses: bool,
+    owner: bool,
+    roles: i64,
+    limited: bool,
+}
+
+impl Login {
+    async fn of(pool: &PgPool) -> sqlx::Result<Self> {
+        let (name, superuser, bypasses, owner, roles, limited) = sqlx::query_as(
+            "SELECT rolname::text, rolsuper, rolbypassrls, pg_has_role(oid, 'platen_owner', 'MEMBER'),
+                    (SELECT count(*) FROM pg_roles r WHERE r.rolname IN ('platen_api', 'platen_worker', 'platen_reader') AND pg_has_role(l.oid, r.oid, 'MEMBER')), rolconnlimit >= 0
+             FROM pg_roles l WHERE rolname = session_user",
+        )
+        .fetch_one(pool)
+        .await?;
+        Ok(Self {
+            name,
+            superuser,
+            bypasses,
+            owner,
+            roles,
+            limited,
+        })
+    }
+
+    fn says(&self) -> Vec<(Health, String)> {
+        let name = &self.name;
+        let mut says = Vec::new();
+        if self.superuser || self.bypasses || self.owner {
+            let is = if self.superuser {
+                "is a superuser"
+            } else if self.bypasses {
+                "bypasses row-level security"
+            } else {
+                "may act as platen_owner"
+            };
+            says.push((
+                Health::Ill,
+                format!("Postgres: the login {name} {is}: give the processes a login that may act as platen_api, platen_worker and platen_reader, and nothing else"),
+            ));
+        } else if self.roles > 1 {
+            says.push((
+                Health::Note,
+                format!("Postgres: the login {name} may act as {} of the api, the workers and the reader: whoever takes over one process may act as the others. DATABASE_API_URL, DATABASE_WORKER_URL and DATABASE_READER_URL give each a login of its own", self.roles),
+            ));
+        } else {
+            says.push((
+                Health::Well,
+                format!("Postgres: the login {name} may act as one role only"),
+            ));
+        }
+        if !self.limited {
+            says.push((
+                Health::Note,
+                format!("Postgres: the login {name} has no CONNECTION LIMIT: it may take every connection, and operators find none. `platen migrate` sets one"),
+            ));
+        }
+        says
+    }
+}
+
+/// Whether the processes find the connections they may take, and some are left for operators.
+async fn connections(config: &Config, pool: &PgPool, report: &mut Report) -> sqlx::Result<()> {
+    let left: i32 = sqlx::query_scalar(
+        "SELECT current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int - coalesce(current_setting('reserved_connections', true), '0')::int",
+    )
+    .fetch_one(pool)
+    .await?;
+    let (left, api, worker) = (
+        u32::try_from(left).unwrap_or(0),
+        api::app::MAX_CONNECTIONS,
+        worker::app::connections(config.slots),
+    );
+    let health = if left < api + worker {
+        Health::Ill
+    } else {
+        Health::Note
+    };
+    report.add(
+        health,
+        format!(
+            "Postgres: it takes {left} connections, without those it reserves. An api takes up to {api}, a worker of {} slots up to {worker}: {} workers find theirs beside one api",
+            config.slots,
+            left.saturating_sub(api) / worker.max(1)
+        ),
+    );
+    Ok(())
 }
 
 async fn redis(config: &Config, report: &mut Report) {

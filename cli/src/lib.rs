@@ -10,5 +10,6 @@ pub mod open_files;
 pub mod operate;
 pub mod private;
 pub mod processes;
+pub mod say;
 mod secrets;
 pub mod up;

@@ -1,15 +1,12 @@
 //! The `platen` program: every word it understands, on one page.
-#![expect(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "a program for people talks on standard output, and says on the other why it does not start"
-)]
-
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use cli::admin::Anchors;
 use cli::operate::{self, AdminWord, OptionalReason, Place, Why};
-use cli::{actor, admin, allocator, bucket, doctor, healthy, processes, up};
+use cli::say::Unheard;
+use cli::{actor, admin, allocator, bucket, doctor, healthy, private, processes, say, up};
 use common::config::Config;
 use common::credits::Credits;
 use common::id::{JobId, TenantId};
@@ -99,6 +96,9 @@ enum Word {
         /// Read every stored file, too, and look through the bucket for what no row names; may take hours.
         #[arg(long)]
         deep: bool,
+        /// Then write an anchor of the ledger, as workers do every hour.
+        #[arg(long)]
+        anchor: bool,
         #[command(flatten)]
         place: Place,
     },
@@ -194,6 +194,9 @@ const NO_REASON: &str = "no reason was given";
 
 fn main() -> ExitCode {
     let word = Cli::parse().word;
+    if word.may_start_postgres() {
+        private::without_clients_variables();
+    }
     if matches!(word, Word::Up(_) | Word::Api | Word::Worker) {
         allocator::give_back();
         // What is written is its owner's alone, customers' pictures first.
@@ -201,15 +204,35 @@ fn main() -> ExitCode {
     }
     match processes::run_to_the_end(start(word)) {
         Ok(code) => code,
-        Err(error) => {
-            eprintln!("the program cannot start: {error}");
-            ExitCode::FAILURE
+        Err(error) => unlogged(&format_args!("the program cannot start: {error}")),
+    }
+}
+
+impl Word {
+    /// Whether it may work on the private Postgres: nothing else is configured, or a data folder is named.
+    fn may_start_postgres(&self) -> bool {
+        let is_set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+        let is_private = [
+            "DATABASE_URL",
+            "DATABASE_API_URL",
+            "DATABASE_WORKER_URL",
+            "DATABASE_READER_URL",
+        ]
+        .iter()
+        .all(|name| !is_set(name) && !is_set(&format!("{name}_FILE")));
+        match self {
+            Self::Api | Self::Worker | Self::Migrate | Self::Doctor | Self::Healthy => false,
+            Self::Verify { place, .. } => is_private || place.data.is_some(),
+            _ => is_private,
         }
     }
 }
 
 async fn start(word: Word) -> ExitCode {
-    let _exporting = telemetry::start();
+    let _exporting = match telemetry::start() {
+        Ok(exporting) => exporting,
+        Err(error) => return unlogged(&error),
+    };
     // Before anything speaks TLS: one crypto provider for all.
     if rustls::crypto::aws_lc_rs::default_provider()
         .install_default()
@@ -219,11 +242,23 @@ async fn start(word: Word) -> ExitCode {
     }
     match run(word).await {
         Ok(code) => code,
-        Err(error) => {
-            tracing::error!("{error:#}");
-            ExitCode::FAILURE
-        }
+        Err(error) => match error.downcast_ref::<Unheard>() {
+            // As if the signal had ended it that such a write sends where nobody ignores it.
+            Some(unheard) if unheard.has_gone() => ExitCode::from(128 + 13),
+            _ if tracing::enabled!(tracing::Level::ERROR) => {
+                tracing::error!("{error:#}");
+                ExitCode::FAILURE
+            }
+            _ => unlogged(&format_args!("{error:#}")),
+        },
     }
+}
+
+/// Says why nothing was done where no log does: there is none yet, or it leaves errors out.
+fn unlogged(error: &dyn std::fmt::Display) -> ExitCode {
+    // Who has closed standard error does not want to know.
+    let _unheard = writeln!(std::io::stderr(), "platen: {error}");
+    ExitCode::FAILURE
 }
 
 async fn run(word: Word) -> anyhow::Result<ExitCode> {
@@ -239,7 +274,7 @@ async fn run(word: Word) -> anyhow::Result<ExitCode> {
         } => {
             let act = why.act(&by, NO_REASON)?;
             let tenant = admin::add_tenant(&config, place.data.as_deref(), act, &name).await?;
-            println!("{tenant}");
+            say!("{tenant}")?;
         }
         Word::Tenant {
             word:
@@ -252,7 +287,7 @@ async fn run(word: Word) -> anyhow::Result<ExitCode> {
         } => {
             let act = why.act(&by, NO_REASON)?;
             admin::weigh(&config, place.data.as_deref(), act, tenant, weight).await?;
-            println!("set");
+            say!("set")?;
         }
         Word::Tenant {
             word:
@@ -269,7 +304,7 @@ async fn run(word: Word) -> anyhow::Result<ExitCode> {
             };
             let act = why.act(&by, NO_REASON)?;
             admin::retain(&config, place.data.as_deref(), act, tenant, retention).await?;
-            println!("set");
+            say!("set")?;
         }
         Word::Hold {
             tenant,
@@ -281,7 +316,7 @@ async fn run(word: Word) -> anyhow::Result<ExitCode> {
         } => {
             let (data, act) = (place.data.as_deref(), why.act(&by)?);
             let hold = admin::hold(&config, data, act, (tenant, job), purpose, days);
-            println!("{}", hold.await?);
+            say!("{}", hold.await?)?;
         }
         Word::Lift {
             tenant,
@@ -291,7 +326,7 @@ async fn run(word: Word) -> anyhow::Result<ExitCode> {
         } => {
             let act = why.act(&by, NO_REASON)?;
             admin::lift(&config, place.data.as_deref(), act, tenant, hold).await?;
-            println!("lifted");
+            say!("lifted")?;
         }
         Word::Key {
             word:
@@ -304,7 +339,7 @@ async fn run(word: Word) -> anyhow::Result<ExitCode> {
         } => {
             let act = why.act(&by, NO_REASON)?;
             let key = admin::add_key(&config, place.data.as_deref(), act, tenant, &name).await?;
-            println!("{}", key.expose());
+            say!("{}", key.expose())?;
         }
         Word::Key {
             word:
@@ -317,7 +352,7 @@ async fn run(word: Word) -> anyhow::Result<ExitCode> {
         } => {
             let act = why.act(&by, NO_REASON)?;
             admin::revoke_key(&config, place.data.as_deref(), act, tenant, &key).await?;
-            println!("revoked");
+            say!("revoked")?;
         }
         Word::Grant {
             tenant,
@@ -331,7 +366,7 @@ async fn run(word: Word) -> anyhow::Result<ExitCode> {
             let act = why.act(&by, &for_its_source)?;
             let data = place.data.as_deref();
             admin::grant(&config, data, act, tenant, amount, &source).await?;
-            println!("granted {amount}");
+            say!("granted {amount}")?;
         }
         Word::Bucket {
             word:
@@ -348,48 +383,73 @@ async fn run(word: Word) -> anyhow::Result<ExitCode> {
                 (true, false) => bucket::How::Replace,
                 (false, false) => bucket::How::Once,
             };
-            println!(
+            say!(
                 "{}",
                 bucket::adopt(&config, place.data.as_deref(), act, how).await?
-            );
+            )?;
         }
         Word::Admin { word } => operate::run(&config, word).await?,
-        Word::Verify { deep, place } => {
-            let mut findings = 0_u64;
-            let checked = admin::verify(&config, place.data.as_deref(), deep, |told| match told {
-                Told::Finding(finding) => {
-                    findings += 1;
-                    println!("{}: {}", finding.invariant, finding.says);
-                }
-                Told::Progress(Progress { read, bytes, listed }) => tracing::info!(
-                    findings,
-                    "{read} files read ({} MB), {listed} objects of the bucket looked at, {findings} findings",
-                    bytes / 1_000_000
-                ),
-            })
-            .await?;
-            if findings > 0 {
-                println!("{findings} findings");
-                return Ok(ExitCode::FAILURE);
-            }
-            match checked {
-                None => println!("all is well: {} invariants hold", verify::INVARIANTS.len()),
-                Some(Progress { read, listed, .. }) => println!(
-                    "all is well: {} invariants hold, {read} files are as they were stored, and each of {listed} objects has its row or is young",
-                    verify::INVARIANTS.len()
-                ),
-            }
-        }
+        Word::Verify {
+            deep,
+            anchor,
+            place,
+        } => return verify(&config, deep, anchor, place).await,
         Word::Healthy => healthy::ask(&config).await?,
         Word::Doctor => {
             let report = doctor::examine(&config).await;
-            println!("{report}");
+            say!("{report}")?;
             return Ok(if report.is_well() {
                 ExitCode::SUCCESS
             } else {
                 ExitCode::FAILURE
             });
         }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn verify(
+    config: &Config,
+    deep: bool,
+    anchor: bool,
+    place: Place,
+) -> anyhow::Result<ExitCode> {
+    let (mut findings, mut said) = (0_u64, Ok(()));
+    let checked = admin::verify(config, place.data.as_deref(), deep, anchor, |told| match told {
+        Told::Finding(finding) => {
+            findings += 1;
+            if said.is_ok() {
+                said = say!("{}: {}", finding.invariant, finding.says);
+            }
+        }
+        Told::Progress(Progress { read, bytes, listed }) => tracing::info!(
+            findings,
+            "{read} files read ({} MB), {listed} objects of the bucket looked at, {findings} findings",
+            bytes / 1_000_000
+        ),
+    })
+    .await?;
+    said?;
+    match &checked.anchors {
+        Anchors::Compared(0) => say!("no anchor was compared with the ledger: there is none yet")?,
+        Anchors::Compared(anchors) => say!("anchors compared with the ledger: {anchors}")?,
+        Anchors::NotCompared(why) => say!("anchors were NOT compared: {why}")?,
+    }
+    if findings > 0 {
+        say!("{findings} findings")?;
+        return Ok(ExitCode::FAILURE);
+    }
+    if let Some(name) = checked.written {
+        say!("anchored as {name}")?;
+    }
+    let invariants = verify::INVARIANTS.len();
+    match checked.deep {
+        None => {
+            say!("all is well: {invariants} invariants hold, and what guards the data is in place")?
+        }
+        Some(Progress { read, listed, .. }) => say!(
+            "all is well: {invariants} invariants hold, what guards the data is in place, {read} files are as they were stored, and each of {listed} objects has its row or is young"
+        )?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -1,5 +1,4 @@
 //! `platen admin …`: what operators do, at the database itself. The same acts as `/v1/admin`, kept in the same record.
-#![expect(clippy::print_stdout, reason = "its answers are lines on stdout")]
 
 use std::path::{Path, PathBuf};
 
@@ -21,6 +20,7 @@ use time::format_description::well_known::Rfc3339;
 
 use crate::actor;
 use crate::admin::{at, bucket_of};
+use crate::say;
 
 /// Which database a word is about.
 #[derive(Args)]
@@ -279,7 +279,7 @@ pub async fn run(config: &Config, word: AdminWord) -> anyhow::Result<()> {
     match word {
         AdminWord::Jobs { which, place } => {
             for job in which.find(config, place.data.as_deref(), &[]).await? {
-                println!("{}", line(&job));
+                say!("{}", line(&job))?;
             }
         }
         AdminWord::Story { job, place } => {
@@ -287,13 +287,13 @@ pub async fn run(config: &Config, word: AdminWord) -> anyhow::Result<()> {
             let story = at(config, place.data.as_deref(), Role::Reader, story).await?;
             ensure!(!story.is_empty(), "there is no job {job}");
             for event in story {
-                println!(
+                say!(
                     "{}  {:9}  {}",
                     event.at.format(&Rfc3339)?,
                     event.of,
                     // Calls made before details were cleaned may have anything in them.
                     readable(&event.what, usize::MAX)
-                );
+                )?;
             }
         }
         AdminWord::Redrive {
@@ -367,7 +367,7 @@ pub async fn run(config: &Config, word: AdminWord) -> anyhow::Result<()> {
             };
             let id = at(config, place.data.as_deref(), Role::Api, pause).await?;
             let id = id.map(|id| id.to_string()).unwrap_or_default();
-            println!("paused; `platen admin resume {id}` ends it");
+            say!("paused; `platen admin resume {id}` ends it")?;
         }
         AdminWord::Resume { pause, why, place } => {
             let order = Order {
@@ -377,7 +377,7 @@ pub async fn run(config: &Config, word: AdminWord) -> anyhow::Result<()> {
             let resume = async |pool: &PgPool| Ok(operation::resume(pool, order, pause).await?);
             let resumed = at(config, place.data.as_deref(), Role::Api, resume).await?;
             ensure!(resumed.is_some(), "no pause {pause} stands");
-            println!("resumed");
+            say!("resumed")?;
         }
         AdminWord::Pauses { place } => {
             let pauses = async |pool: &PgPool| Ok(operation::store::pauses(pool).await?);
@@ -397,18 +397,18 @@ pub async fn run(config: &Config, word: AdminWord) -> anyhow::Result<()> {
                 } else {
                     scope.join(", ")
                 };
-                println!(
+                say!(
                     "{}  {}  {scope}: {}",
                     pause.id,
                     pause.paused_at.format(&Rfc3339)?,
                     pause.reason
-                );
+                )?;
             }
         }
         AdminWord::Workers { place } => {
             let workers = async |pool: &PgPool| Ok(job::store::by_worker(pool).await?);
             for (worker, jobs) in at(config, place.data.as_deref(), Role::Reader, workers).await? {
-                println!("{worker}  {jobs} jobs");
+                say!("{worker}  {jobs} jobs")?;
             }
         }
         AdminWord::Freeze { tenant, why, place } => {
@@ -435,9 +435,9 @@ pub async fn run(config: &Config, word: AdminWord) -> anyhow::Result<()> {
                 Ok(operation::adjust(pool, order, tenant, amount, credits > 0).await?)
             };
             match at(config, place.data.as_deref(), Role::Api, adjust).await? {
-                Replied::New(_) => println!("adjusted by {credits}"),
+                Replied::New(_) => say!("adjusted by {credits}")?,
                 Replied::Repeated(_) => {
-                    println!("adjusted by {credits} before, under this key: nothing was done now");
+                    say!("adjusted by {credits} before, under this key: nothing was done now")?;
                 }
             }
         }
@@ -445,14 +445,14 @@ pub async fn run(config: &Config, word: AdminWord) -> anyhow::Result<()> {
             let actions =
                 async |pool: &PgPool| Ok(operation::store::actions(pool, None, limit).await?);
             for done in at(config, place.data.as_deref(), Role::Reader, actions).await? {
-                println!(
+                say!(
                     "{}  {}  {}  {}: {}",
                     done.at.format(&Rfc3339)?,
                     done.by,
                     done.action,
                     done.subject,
                     done.reason
-                );
+                )?;
             }
         }
     }
@@ -475,7 +475,7 @@ async fn freeze(
     let (_, changed) = at(config, data, Role::Api, freeze).await?;
     let standing = if frozen { "not active" } else { "not frozen" };
     ensure!(changed, "nothing was done: tenant {tenant} is {standing}");
-    println!("{}", if frozen { "frozen" } else { "not frozen" });
+    say!("{}", if frozen { "frozen" } else { "not frozen" })?;
     Ok(())
 }
 
@@ -489,7 +489,7 @@ async fn each(
 ) -> anyhow::Result<()> {
     if dry_run {
         for job in jobs {
-            println!("{}", line(job));
+            say!("{}", line(job))?;
         }
         return Ok(());
     }
@@ -499,9 +499,9 @@ async fn each(
             let outcome = act(pool, job).await?;
             done += usize::from(outcome.skipped.is_none());
             match (outcome.new, outcome.skipped) {
-                (_, Some(why)) => println!("{}  skipped: {why}", job.id),
-                (Some(new), None) => println!("{}  as {new}", job.id),
-                (None, None) => println!("{}  done", job.id),
+                (_, Some(why)) => say!("{}  skipped: {why}", job.id)?,
+                (Some(new), None) => say!("{}  as {new}", job.id)?,
+                (None, None) => say!("{}  done", job.id)?,
             }
         }
         Ok(done)

@@ -12,8 +12,11 @@ mod program;
 mod redis;
 
 use std::{
+    env,
+    ffi::{OsStr, OsString},
     fs::File,
     io::{Read, Seek, Write},
+    os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process,
     time::Duration,
@@ -44,12 +47,23 @@ pub struct Servers {
 pub struct Urls {
     /// The process that started the servers.
     pub pid: u32,
-    /// The runtime login, `platen`, which has no rights but those the migrations grant.
+    /// The login of the program's words, `platen`: it may act as every runtime role, and has no rights of its own.
     pub database_url: String,
+    /// Logins that act as one role each; a Platen of before there were any told none.
+    #[serde(default)]
+    pub logins: Option<LoginUrls>,
     /// The login that owns and migrates the database, `platen_admin`.
     pub owner_url: String,
     /// The doorbell.
     pub redis_url: String,
+}
+
+/// Logins that act as one role each.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct LoginUrls {
+    pub api: String,
+    pub worker: String,
+    pub reader: String,
 }
 
 impl Servers {
@@ -73,6 +87,7 @@ impl Servers {
         let urls = Urls {
             pid: process::id(),
             database_url: postgres.database_url(),
+            logins: Some(postgres.logins()),
             owner_url: postgres.owner_url(),
             redis_url: redis.url(),
         };
@@ -89,6 +104,11 @@ impl Servers {
     /// The runtime login: `postgres://platen:…@127.0.0.1:…/platen`.
     pub fn database_url(&self) -> &str {
         &self.urls.database_url
+    }
+
+    /// Logins that act as one role each, once the database is migrated with them.
+    pub fn logins(&self) -> LoginUrls {
+        self.postgres.logins()
     }
 
     /// The login that owns and migrates the database: `postgres://platen_admin:…@127.0.0.1:…/platen`.
@@ -217,6 +237,34 @@ fn postgres_of(data: &Path) -> PathBuf {
     data.join("postgres")
 }
 
+/// Starts this program anew, in the same process, where the environment has variables of Postgres's own clients (`PGSSLMODE`,
+/// `PGOPTIONS`, …): they are meant for another server than the private one, and would change how it is connected to.
+pub fn without_clients_variables() {
+    let variables: Vec<OsString> = env::vars_os()
+        .map(|(name, _)| name)
+        .filter(|name| is_a_clients(name))
+        .collect();
+    if variables.is_empty() {
+        return;
+    }
+    let Ok(program) = env::current_exe() else {
+        return;
+    };
+    let mut again = process::Command::new(program);
+    again.args(env::args_os().skip(1));
+    for name in variables {
+        again.env_remove(name);
+    }
+    // It returns only where it failed; then things are as they were.
+    let _failed = again.exec();
+}
+
+/// Such as `PGSSLMODE`; not `PG_…`, which is nobody's in particular.
+fn is_a_clients(name: &OsStr) -> bool {
+    let rest = name.as_encoded_bytes().strip_prefix(b"PG");
+    rest.is_some_and(|rest| rest.first().is_some_and(u8::is_ascii_uppercase))
+}
+
 /// One file that is both the lock on the data folder and the note of where its servers answer, so that the two cannot
 /// disagree: locked and written, they run; locked and empty, they are starting; not locked, the text is history.
 fn notice(data: &Path) -> PathBuf {
@@ -225,7 +273,7 @@ fn notice(data: &Path) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
-    use std::{env, fs, time::Instant};
+    use std::{fs, time::Instant};
 
     use nix::{
         sys::signal::{Signal, kill},

@@ -12,18 +12,19 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use common::bucket::Address;
-use common::config::Config;
+use common::config::{Config, Logins};
 use common::database::{self, Role};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::private::Servers;
+use crate::private::{LoginUrls, Servers};
 use crate::processes::{API, METRICS, listen, stop_signal};
-use crate::{admin, bucket, open_files, secrets};
+use crate::say::Unheard;
+use crate::{admin, bucket, open_files, say, secrets};
 use demo::Demo;
 
 /// How to start.
@@ -87,7 +88,7 @@ async fn serve(
         .get_or_insert_with(|| Address::Folder(data.join("bucket")))
         .clone();
     if config.signing_key.is_none() {
-        config.signing_key = Some(secrets::kept_or_made(&data.join("signing.key"))?.into());
+        config.signing_key = Some(secrets::kept_or_made(&data.join("signing.key"), &[])?.into());
     }
     if let Some(port) = options.port {
         config.listen = SocketAddr::from(([127, 0, 0, 1], port));
@@ -100,7 +101,12 @@ async fn serve(
     let fake = fake::start(config).await?;
 
     adopt_new(config, &bucket).await?;
-    let demo = Demo::prepare(config.database_url()?.expose_secret(), data, address).await?;
+    let demo = Demo::prepare(
+        config.database_url(Role::Api)?.expose_secret(),
+        data,
+        address,
+    )
+    .await?;
     let worker = Arc::new(worker::App::connect(config).await?);
     let mut api = api::App::connect(config).await?;
     // No load balancer stands before it.
@@ -126,7 +132,12 @@ async fn serve(
         api: format!("http://{address}"),
         metrics: format!("http://{metrics_address}"),
         key: demo.key.clone(),
-        database: config.database_url()?.expose_secret().to_owned(),
+        database: config
+            .database_url
+            .as_ref()
+            .map_or_else(|| config.database_url(Role::Reader), Ok)?
+            .expose_secret()
+            .to_owned(),
         redis: config.redis_url()?.expose_secret().to_owned(),
         fakes: Fakes {
             vendors: fake.as_ref().map(|fake| fake.url.clone()),
@@ -152,9 +163,11 @@ async fn serve(
 
 /// Makes the bucket a new database's. Afterwards, and before anything else is written, the database is not new.
 async fn adopt_new(config: &Config, address: &Address) -> anyhow::Result<()> {
-    let url = config.database_url()?.expose_secret();
-    let reader = database::connect(url, Role::Reader, 1).await?;
-    let pool = database::connect(url, Role::Api, 1).await?;
+    let connect = async |role| {
+        let url = config.database_url(role)?.expose_secret();
+        anyhow::Ok(database::connect(url, role, 1).await?)
+    };
+    let (reader, pool) = (connect(Role::Reader).await?, connect(Role::Api).await?);
     let adopted = bucket::adopt_new(&reader, &pool, address).await;
     reader.close().await;
     pool.close().await;
@@ -179,12 +192,31 @@ fn supervise(
 
 /// Private servers for what is not configured. One of two may be: the other is started beside it, unused.
 async fn start_servers(config: &mut Config, data: &Path) -> anyhow::Result<Option<Servers>> {
-    if config.database_url.is_some() && config.redis_url.is_some() {
+    if config.names_postgres() && config.redis_url.is_some() {
         return Ok(None);
     }
+    if Role::ALL
+        .iter()
+        .any(|role| config.logins.of(*role).is_some())
+        && !config.names_postgres()
+    {
+        bail!(
+            "DATABASE_API_URL, DATABASE_WORKER_URL and DATABASE_READER_URL name one Postgres: set all three, or DATABASE_URL, or none"
+        );
+    }
     let servers = Servers::start(data).await?;
-    if config.database_url.is_none() {
+    if !config.names_postgres() {
         config.database_url = Some(SecretString::from(servers.database_url()));
+        let LoginUrls {
+            api,
+            worker,
+            reader,
+        } = servers.logins();
+        config.logins = Logins {
+            api: Some(api.into()),
+            worker: Some(worker.into()),
+            reader: Some(reader.into()),
+        };
         config.owner_url = Some(SecretString::from(servers.owner_url()));
     }
     if config.redis_url.is_none() {
@@ -205,27 +237,11 @@ fn metrics_listener(config: &Config) -> anyhow::Result<TcpListener> {
 }
 
 /// Says what runs, in words and in the ready file.
-#[expect(
-    clippy::print_stdout,
-    reason = "a program for people talks on standard output"
-)]
 fn announce(ready: &Ready, demo: &Demo, options: &Options) -> anyhow::Result<()> {
-    println!("\n  Platen is up.\n");
-    println!("  console   {}/#key={}", ready.api, ready.key);
-    println!("  API       {}", ready.api);
-    println!("  metrics   {}/metrics", ready.metrics);
-    println!("  demo key  {}   ({})", ready.key, demo.balance);
-    println!(
-        "  data      {}   (`source {}` for the README's curl lines)",
-        options.data.display(),
-        options.data.join("demo.env").display()
-    );
-    if ready.fakes.vendors.is_some() {
-        println!(
-            "\n  Pictures are synthetic: no Google project is configured, so fakes answer and no AI model is called."
-        );
+    // It serves, whether anybody reads this or not.
+    if let Err(error) = welcome(ready, demo, options) {
+        tracing::warn!("{:#}", anyhow::Error::from(error));
     }
-    println!("\n  Ctrl-C stops everything.\n");
     if let Some(path) = &options.ready_file {
         // Whoever waits for the file must find it whole.
         let folder = path
@@ -240,4 +256,23 @@ fn announce(ready: &Ready, demo: &Demo, options: &Options) -> anyhow::Result<()>
             .with_context(|| format!("cannot write {}", path.display()))?;
     }
     Ok(())
+}
+
+fn welcome(ready: &Ready, demo: &Demo, options: &Options) -> Result<(), Unheard> {
+    say!("\n  Platen is up.\n")?;
+    say!("  console   {}/#key={}", ready.api, ready.key)?;
+    say!("  API       {}", ready.api)?;
+    say!("  metrics   {}/metrics", ready.metrics)?;
+    say!("  demo key  {}   ({})", ready.key, demo.balance)?;
+    say!(
+        "  data      {}   (`source {}` for the README's curl lines)",
+        options.data.display(),
+        options.data.join("demo.env").display()
+    )?;
+    if ready.fakes.vendors.is_some() {
+        say!(
+            "\n  Pictures are synthetic: no Google project is configured, so fakes answer and no AI model is called."
+        )?;
+    }
+    say!("\n  Ctrl-C stops everything.\n")
 }

@@ -121,3 +121,80 @@ async fn a_migration_that_finds_no_gap_says_who_is_in_its_way() {
         .unwrap();
     postgres.stop().await;
 }
+
+#[tokio::test]
+async fn logins_for_one_role_are_made_and_bounded() {
+    let folder = tempfile::tempdir().unwrap();
+    let postgres = Postgres::start_with(folder.path(), Tuning::Test)
+        .await
+        .unwrap();
+    let url = |login: &str| {
+        let url = postgres.owner_url();
+        let (_, server) = url.split_once('@').unwrap();
+        format!("postgres://{login}@{server}")
+    };
+    // What a URL writes in another way, and what SQL quotes.
+    let (api, worker) = (url("an%20'api'%22:it%27s%20a%22secret"), url("b:c"));
+    let migrate = async || {
+        let output = tokio::process::Command::new(env!("CARGO_BIN_EXE_platen"))
+            .arg("migrate")
+            .env_clear()
+            .env("PLATEN_LOG", "trace")
+            .env("DATABASE_OWNER_URL", postgres.owner_url())
+            .env("DATABASE_URL", postgres.database_url())
+            .env("DATABASE_API_URL", &api)
+            .env("DATABASE_WORKER_URL", &worker)
+            .output()
+            .await
+            .unwrap();
+        let says = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success(), "{says}");
+        assert!(
+            !says.contains("secret"),
+            "a password stands in the log: {says}"
+        );
+    };
+    migrate().await;
+    let mut login = PgConnection::connect(&api).await.unwrap();
+    login.execute("SET ROLE platen_api").await.unwrap();
+    for other in ["platen_worker", "platen_reader", "platen_owner"] {
+        let refused = login.execute(sqlx::AssertSqlSafe(format!("SET ROLE {other}")));
+        assert!(refused.await.is_err(), "{other}");
+    }
+    login.close().await.unwrap();
+
+    // Three with a role each take less than all, and so does one with every role; what somebody set stays.
+    let mut owner = PgConnection::connect(&postgres.owner_url()).await.unwrap();
+    owner
+        .execute("ALTER ROLE b CONNECTION LIMIT 7")
+        .await
+        .unwrap();
+    migrate().await;
+    let limits: Vec<i32> = sqlx::query_scalar(
+        "SELECT rolconnlimit FROM pg_roles WHERE rolname LIKE 'an %' OR rolname IN ('b', 'platen') ORDER BY rolname",
+    )
+    .fetch_all(&mut owner)
+    .await
+    .unwrap();
+    assert_eq!(limits, [85, 7, 190]);
+
+    // The processes may take all they are given, and an operator still gets in.
+    owner
+        .execute("ALTER ROLE platen CONNECTION LIMIT 2")
+        .await
+        .unwrap();
+    let runtime = postgres.database_url();
+    let one = PgConnection::connect(&runtime).await.unwrap();
+    let two = PgConnection::connect(&runtime).await.unwrap();
+    let refused = PgConnection::connect(&runtime).await.unwrap_err();
+    assert!(
+        refused
+            .to_string()
+            .contains("too many connections for role"),
+        "{refused}"
+    );
+    PgConnection::connect(&postgres.owner_url()).await.unwrap();
+    drop((one, two));
+    owner.close().await.unwrap();
+    postgres.stop().await;
+}

@@ -7,6 +7,7 @@ use cli::private::{Postgres, Tuning};
 use common::database;
 use common::id::{JobId, TenantId};
 use nix::unistd::{self, User};
+use sqlx::{Connection, Executor, PgConnection};
 use tokio::process::Command;
 
 /// A database of its own, and the program that works on it.
@@ -195,5 +196,36 @@ async fn an_adjustment_that_is_repeated_with_its_key_moves_credits_once() {
     platen.refused(&too_many, "at most 1000000000000").await;
     let grant = ["grant", &tenant, "1000000000001", "--source", "x"];
     platen.refused(&grant, "at most 1000000000000").await;
+    platen.postgres.stop().await;
+}
+
+#[tokio::test]
+async fn doctor_and_verify_name_a_guard_that_is_gone() {
+    let platen = Platen::start().await;
+    let says = platen.done(&["verify"]).await;
+    assert!(says.contains("what guards the data is in place"), "{says}");
+    assert!(
+        says.contains("anchors were NOT compared: there is no bucket"),
+        "{says}"
+    );
+    let mut owner = PgConnection::connect(&platen.postgres.owner_url())
+        .await
+        .unwrap();
+    owner
+        .execute("ALTER TABLE jobs DISABLE ROW LEVEL SECURITY; ALTER TABLE transfers DISABLE TRIGGER transfers_are_never_rewritten; GRANT TRUNCATE ON operator_actions TO platen_api")
+        .await
+        .unwrap();
+    for (word, before) in [("verify", "guards: "), ("doctor", "MISSING Postgres: ")] {
+        let (code, says, _) = platen.run(&[word]).await;
+        assert_eq!(code, Some(1), "{says}");
+        for weakness in [
+            "table jobs is: table of platen_owner, row-level security off",
+            "trigger transfers_are_never_rewritten on transfers is: disabled",
+            "platen_api may TRUNCATE on operator_actions, and must not",
+        ] {
+            assert!(says.contains(&format!("{before}{weakness}")), "{says}");
+        }
+    }
+    owner.close().await.unwrap();
     platen.postgres.stop().await;
 }

@@ -1,6 +1,7 @@
 //! `platen up` as a person runs it: the real program, killed and started again.
 #![expect(clippy::unwrap_used, reason = "tests fail loudly")]
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -8,6 +9,7 @@ use std::time::{Duration, Instant};
 use redis::AsyncCommands;
 use reqwest::Client;
 use serde_json::{Value, json};
+use sqlx::{Connection, PgConnection};
 use tokio::process::{Child, Command};
 
 /// A running `platen up`.
@@ -20,9 +22,15 @@ struct Up {
 
 impl Up {
     async fn start(data: &Path) -> Self {
+        Self::start_as(data, |_| {}).await
+    }
+
+    async fn start_as(data: &Path, set: impl FnOnce(&mut Command)) -> Self {
         let ready_file = data.join("ready.json");
         let _none_yet = std::fs::remove_file(&ready_file);
-        let child = platen(data)
+        let mut platen = platen(data);
+        set(&mut platen);
+        let child = platen
             .args(["up", "--port", "0", "--ready-file"])
             .arg(&ready_file)
             .arg("--data")
@@ -269,6 +277,166 @@ async fn a_second_start_still_shows_the_job_and_a_second_platen_is_refused() {
         "succeeded"
     );
     up.stop().await;
+}
+
+/// What the clients of Postgres would heed, and what nobody reads.
+#[tokio::test]
+async fn it_serves_whatever_the_shell_has_set_with_one_login_for_each_role() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path();
+    let full = std::fs::OpenOptions::new()
+        .write(true)
+        .open("/dev/full")
+        .unwrap();
+    let up = Up::start_as(data, |command| {
+        command
+            .env("PGSSLMODE", "verify-full")
+            .env("PGOPTIONS", "-c statement_timeout=1")
+            .env("PGHOST", "nowhere.invalid")
+            .env("PGSSLROOTCERT", "/nowhere")
+            .stdout(full);
+    })
+    .await;
+    let id = up.submit().await;
+    assert_eq!(
+        up.ended(&id, Duration::from_secs(20)).await["state"],
+        "succeeded"
+    );
+
+    let urls = cli::private::connection_of_running(data).unwrap().unwrap();
+    let mut owner = PgConnection::connect(&urls.owner_url).await.unwrap();
+    let sessions: Vec<(String, String)> = sqlx::query_as(
+        "SELECT DISTINCT usename::text, application_name FROM pg_stat_activity WHERE application_name LIKE 'platen platen%' ORDER BY 1",
+    )
+    .fetch_all(&mut owner)
+    .await
+    .unwrap();
+    let logins: Vec<&str> = sessions.iter().map(|(login, _)| login.as_str()).collect();
+    assert!(
+        logins.contains(&"platen_login_api") && logins.contains(&"platen_login_worker"),
+        "{logins:?}"
+    );
+    for (login, application) in &sessions {
+        let role = application.trim_start_matches("platen platen_");
+        assert_eq!(login, &format!("platen_login_{role}"));
+    }
+    let single = urls.logins.unwrap();
+    for (url, others) in [
+        (
+            &single.api,
+            ["platen_worker", "platen_reader", "platen_owner"],
+        ),
+        (
+            &single.worker,
+            ["platen_api", "platen_reader", "platen_owner"],
+        ),
+        (
+            &single.reader,
+            ["platen_api", "platen_worker", "platen_owner"],
+        ),
+    ] {
+        let mut login = PgConnection::connect(url).await.unwrap();
+        for other in others {
+            let become_it = sqlx::raw_sql(sqlx::AssertSqlSafe(format!("SET ROLE {other}")));
+            let refused = become_it.execute(&mut login).await.unwrap_err().to_string();
+            assert!(refused.contains("permission denied"), "{url}: {refused}");
+        }
+        login.close().await.unwrap();
+    }
+
+    let doctor = async |variables: &[(&str, &String)]| {
+        let mut doctor = platen(data);
+        doctor
+            .arg("doctor")
+            .envs(variables.iter().copied())
+            .stdout(Stdio::piped());
+        String::from_utf8(doctor.output().await.unwrap().stdout).unwrap()
+    };
+    let says = doctor(&[
+        ("DATABASE_API_URL", &single.api),
+        ("DATABASE_WORKER_URL", &single.worker),
+        ("DATABASE_READER_URL", &single.reader),
+    ])
+    .await;
+    for login in ["api", "worker", "reader"] {
+        let one =
+            format!("ok      Postgres: the login platen_login_{login} may act as one role only");
+        assert!(says.contains(&one), "{says}");
+    }
+    assert!(
+        says.contains("functions and roles are as they must be"),
+        "{says}"
+    );
+    assert!(!says.contains("CONNECTION LIMIT"), "{says}");
+    assert!(says.contains("it takes 195 connections"), "{says}");
+    let says = doctor(&[("DATABASE_URL", &urls.database_url)]).await;
+    assert!(
+        says.contains(
+            "note    Postgres: the login platen may act as 3 of the api, the workers and the reader"
+        ),
+        "{says}"
+    );
+    let says = doctor(&[("DATABASE_URL", &urls.owner_url)]).await;
+    assert!(
+        says.contains("MISSING Postgres: the login platen_admin is a superuser"),
+        "{says}"
+    );
+
+    for file in ["signing.key", "servers.json", "demo.key"] {
+        let mode = std::fs::metadata(data.join(file))
+            .unwrap()
+            .permissions()
+            .mode();
+        assert_eq!(mode & 0o777, 0o600, "{file}");
+    }
+    let log = std::fs::read_to_string(data.join("platen.log")).unwrap();
+    assert!(
+        log.contains("cannot be written to standard output") && !log.contains("panicked"),
+        "{log}"
+    );
+
+    let mut verify = platen(data);
+    verify
+        .args(["verify", "--anchor", "--data"])
+        .arg(data)
+        .stdout(Stdio::piped());
+    let says = String::from_utf8(verify.output().await.unwrap().stdout).unwrap();
+    assert!(
+        says.contains("anchored as 20") && says.contains("all is well"),
+        "{says}"
+    );
+    owner.close().await.unwrap();
+    up.stop().await;
+}
+
+#[tokio::test]
+async fn no_secret_is_written_through_a_link() {
+    for file in ["servers.json", "signing.key", "demo.key"] {
+        let (folder, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let target = elsewhere.path().join("target");
+        std::fs::write(&target, "theirs").unwrap();
+        std::os::unix::fs::symlink(&target, folder.path().join(file)).unwrap();
+        let output = platen(folder.path())
+            .args(["up", "--port", "0", "--data"])
+            .arg(folder.path())
+            .stderr(Stdio::piped())
+            .output();
+        let output = tokio::time::timeout(Duration::from_mins(1), output)
+            .await
+            .unwrap()
+            .unwrap();
+        let says = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success(), "{file}: {says}");
+        assert!(
+            says.contains(file) && says.contains("is a link"),
+            "{file}: {says}"
+        );
+        assert_eq!(
+            std::fs::read_to_string(&target).unwrap(),
+            "theirs",
+            "{file}"
+        );
+    }
 }
 
 #[tokio::test]

@@ -329,7 +329,11 @@ impl Bucket {
             range: Some(range),
             ..GetOptions::default()
         };
-        match self.store.get_opts(&self.admitted(key).await?, options).await {
+        match self
+            .store
+            .get_opts(&self.admitted(key).await?, options)
+            .await
+        {
             Ok(found) => Ok(Some(Part {
                 whole: found.meta.size,
                 bytes: found.bytes().await?,
@@ -364,6 +368,16 @@ impl Bucket {
             return folder.list().fuse().boxed();
         }
         let objects = self.store.list(None);
+        objects
+            .map_ok(Listed::from)
+            .map_err(Into::into)
+            .fuse()
+            .boxed()
+    }
+
+    /// Every object whose key begins with `prefix`, which ends in `/`; otherwise as [`Self::list`].
+    pub fn list_under(&self, prefix: &str) -> BoxStream<'static, Result<Listed, BucketError>> {
+        let objects = self.store.list(Some(&Key::from(prefix)));
         objects
             .map_ok(Listed::from)
             .map_err(Into::into)

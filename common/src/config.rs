@@ -18,6 +18,7 @@ use secrecy::SecretString;
 
 use crate::bucket::{Address, BadAddress, SigningKeys};
 use crate::catalog::{Catalog, CatalogError};
+use crate::database::Role;
 use crate::{allowance, queue, storage};
 pub use ports::{Ports, Rate, Rates};
 
@@ -26,6 +27,18 @@ pub const VARIABLES: &[(&str, &str)] = &[
     (
         "DATABASE_URL",
         "runtime login of PostgreSQL 15 or newer; without it `platen up` starts its own",
+    ),
+    (
+        "DATABASE_API_URL",
+        "login of its own for what acts as platen_api; default DATABASE_URL",
+    ),
+    (
+        "DATABASE_WORKER_URL",
+        "login of its own for what acts as platen_worker; default DATABASE_URL",
+    ),
+    (
+        "DATABASE_READER_URL",
+        "login of its own for what acts as platen_reader; default DATABASE_URL",
     ),
     (
         "DATABASE_OWNER_URL",
@@ -236,6 +249,8 @@ const ANSWERS_KEPT: Duration = Duration::from_hours(24);
 #[derive(Clone, Debug)]
 pub struct Config {
     pub database_url: Option<SecretString>,
+    /// Logins that act as one role each.
+    pub logins: Logins,
     pub owner_url: Option<SecretString>,
     pub redis_url: Option<SecretString>,
     /// The file that holds the URL of Redis, where one is named: read anew at each connection.
@@ -270,6 +285,26 @@ pub struct Config {
     pub unpaid: Unpaid,
     pub models: Option<PathBuf>,
     pub providers: Providers,
+}
+
+/// One login for each role: a process that is broken into can then act as its own roles only. Where one is not said, `DATABASE_URL`
+/// is used.
+#[derive(Clone, Debug, Default)]
+pub struct Logins {
+    pub api: Option<SecretString>,
+    pub worker: Option<SecretString>,
+    pub reader: Option<SecretString>,
+}
+
+impl Logins {
+    /// The login of a role, where it has one of its own.
+    pub fn of(&self, role: Role) -> Option<&SecretString> {
+        match role {
+            Role::Api => self.api.as_ref(),
+            Role::Worker => self.worker.as_ref(),
+            Role::Reader => self.reader.as_ref(),
+        }
+    }
 }
 
 /// How files are given out.
@@ -336,6 +371,8 @@ pub struct Timing {
     /// How often objects that no row names are looked for, and how old they must be: older than any upload may take.
     pub sweep_every: Duration,
     pub sweep_grace: Duration,
+    /// How often the ledger is anchored, in whole seconds.
+    pub anchor_every: Duration,
     /// How often files that are due are deleted.
     pub retain_every: Duration,
     /// How long answers for repeated requests are kept, at least an hour, and how often older ones are looked for.
@@ -360,6 +397,7 @@ impl Default for Timing {
             reap_every: Duration::from_secs(1),
             look_every: Duration::from_secs(1),
             sweep_every: Duration::from_hours(1),
+            anchor_every: Duration::from_hours(1),
             retain_every: Duration::from_secs(5),
             answers_kept: ANSWERS_KEPT,
             prune_every: Duration::from_mins(1),
@@ -414,6 +452,11 @@ impl Config {
         refuse_unknown(env::vars_os().filter_map(|(name, _)| name.into_string().ok()))?;
         Ok(Self {
             database_url: text("DATABASE_URL")?.map(SecretString::from),
+            logins: Logins {
+                api: text("DATABASE_API_URL")?.map(SecretString::from),
+                worker: text("DATABASE_WORKER_URL")?.map(SecretString::from),
+                reader: text("DATABASE_READER_URL")?.map(SecretString::from),
+            },
             owner_url: text("DATABASE_OWNER_URL")?.map(SecretString::from),
             redis_url: text("REDIS_URL")?.map(SecretString::from),
             redis_url_file: env::var_os("REDIS_URL_FILE").map(PathBuf::from),
@@ -472,9 +515,22 @@ impl Config {
         Catalog::load(self.models.as_deref(), wanted)
     }
 
-    pub fn database_url(&self) -> Result<&SecretString, ConfigError> {
-        self.database_url.as_ref().ok_or(ConfigError::Missing {
-            name: "DATABASE_URL",
+    /// Whether it names a Postgres, for every role.
+    pub fn names_postgres(&self) -> bool {
+        Role::ALL
+            .into_iter()
+            .all(|role| self.database_url(role).is_ok())
+    }
+
+    /// Where what acts as `role` connects.
+    pub fn database_url(&self, role: Role) -> Result<&SecretString, ConfigError> {
+        let login = self.logins.of(role).or(self.database_url.as_ref());
+        login.ok_or(ConfigError::Missing {
+            name: match role {
+                Role::Api => "DATABASE_API_URL or DATABASE_URL",
+                Role::Worker => "DATABASE_WORKER_URL or DATABASE_URL",
+                Role::Reader => "DATABASE_READER_URL or DATABASE_URL",
+            },
             needed: "the runtime login of PostgreSQL, such as postgres://platen:…@host/platen",
         })
     }
@@ -517,7 +573,7 @@ impl Config {
 }
 
 fn long_secret(name: &str) -> Result<Option<SecretString>, ConfigError> {
-    match text(name)? {
+    match secret_text(name)? {
         Some(key) if key.len() < 32 => Err(ConfigError::Unusable {
             name: name.to_owned(),
             problem: "it has fewer than 32 characters".to_owned(),
@@ -615,7 +671,32 @@ fn is_the_buckets(name: &str) -> bool {
 
 /// A secret whose variable the catalogue names.
 pub fn secret(name: &str) -> Result<Option<SecretString>, ConfigError> {
-    Ok(text(name)?.map(SecretString::from))
+    Ok(secret_text(name)?.map(SecretString::from))
+}
+
+/// A secret as it is sent: white space around it would be lost on the way, and one of white space only would be no secret.
+fn secret_text(name: &str) -> Result<Option<String>, ConfigError> {
+    let text = text(name)?;
+    if let Some(problem) = text.as_deref().and_then(white_space) {
+        return Err(ConfigError::Unusable {
+            name: name.to_owned(),
+            problem: problem.to_owned(),
+        });
+    }
+    Ok(text)
+}
+
+/// What is wrong with the white space of a secret.
+fn white_space(secret: &str) -> Option<&'static str> {
+    if secret.trim().is_empty() {
+        Some("it is blank")
+    } else if secret.trim() != secret {
+        Some("it begins or ends with white space")
+    } else if secret.chars().any(char::is_control) {
+        Some("it has a control character in it, such as the end of a line")
+    } else {
+        None
+    }
 }
 
 /// Names separated by commas.
@@ -730,6 +811,23 @@ mod tests {
             )
             .is_ok()
         );
+    }
+
+    #[test]
+    fn a_secret_has_no_white_space_around_it() {
+        let spaces = " ".repeat(40);
+        for (secret, problem) in [
+            (spaces.as_str(), Some("it is blank")),
+            (" a key", Some("it begins or ends with white space")),
+            ("a key\t", Some("it begins or ends with white space")),
+            (
+                "a\nkey",
+                Some("it has a control character in it, such as the end of a line"),
+            ),
+            ("a key", None),
+        ] {
+            assert_eq!(white_space(secret), problem, "{secret:?}");
+        }
     }
 
     #[test]

@@ -13,7 +13,9 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{ConnectOptions, Connection, PgConnection, PgPool, Postgres, Transaction};
 
 use crate::id::TenantId;
-pub use migration::{MigrateError, ROLES, is_migrated, migrate, migrate_within};
+pub use migration::{
+    Login, MigrateError, ROLES, applied, is_migrated, migrate, migrate_with, migrate_within, newest,
+};
 
 /// What a process may do; see `migrations/roles.sql`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,7 +29,10 @@ pub enum Role {
 }
 
 impl Role {
-    fn name(self) -> &'static str {
+    pub const ALL: [Self; 3] = [Self::Api, Self::Worker, Self::Reader];
+
+    /// Its name in the database.
+    pub fn name(self) -> &'static str {
         match self {
             Self::Api => "platen_api",
             Self::Worker => "platen_worker",

@@ -27,6 +27,7 @@ pub mod upload;
 
 // Procedures.
 pub mod admission;
+pub mod anchor;
 pub mod authentication;
 pub mod billing;
 pub mod dispatch;

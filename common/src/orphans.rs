@@ -13,6 +13,7 @@ use sqlx::PgPool;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
+use crate::anchor;
 use crate::bucket::{Bucket, BucketError, EXAMINED, FileKind, Listed, MARKER};
 use crate::database;
 use crate::id::TenantId;
@@ -86,6 +87,8 @@ impl Search {
                 _ if object.kind != FileKind::Object => batch.irregular.push(object),
                 Some(place) => owned.entry(place.tenant).or_default().push((place, object)),
                 None if object.modified >= self.before => {}
+                // Of no tenant, and of no row: they are kept because they stand outside the database.
+                None if object.key.starts_with(anchor::PREFIX) => {}
                 // One that broke off before it tidied up.
                 None if object.key.starts_with(EXAMINED) => batch.unnamed.push(object),
                 None => batch.strange.push(object),

@@ -176,6 +176,22 @@ pub static DELETIONS_LATE: LazyLock<Gauge> = LazyLock::new(|| {
     ))
 });
 
+/// Lines of the ledger that are not what the newest anchor says, as this worker saw it last.
+pub static LEDGER_REWRITTEN: LazyLock<IntGauge> = LazyLock::new(|| {
+    registered(IntGauge::new(
+        "platen_ledger_rewritten",
+        "Lines of the ledger that are not what the newest anchor says, and anchors that are not as they were signed.",
+    ))
+});
+
+/// When the newest anchor was written that this worker has seen.
+pub static ANCHORED: LazyLock<IntGauge> = LazyLock::new(|| {
+    registered(IntGauge::new(
+        "platen_anchor_timestamp_seconds",
+        "When the newest anchor of the ledger was written.",
+    ))
+});
+
 fn registered<M: Collector + Clone + 'static>(metric: prometheus::Result<M>) -> M {
     let metric = metric.expect("a valid metric");
     REGISTRY
@@ -353,6 +369,8 @@ pub const NAMES: &[&str] = &[
     "platen_abandoned_cost_usd_micros",
     "platen_abandoned_cost_limit_usd_micros",
     "platen_storage_bytes",
+    "platen_ledger_rewritten",
+    "platen_anchor_timestamp_seconds",
 ];
 
 /// This process's metrics, as Prometheus text.
@@ -512,18 +530,37 @@ fn colours(is_terminal: bool, no_color: Option<&OsStr>) -> bool {
     is_terminal && no_color.is_none_or(OsStr::is_empty)
 }
 
+/// A variable of the logs that cannot be used.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadLogs {
+    #[error(
+        "PLATEN_LOG is not usable: {0}. It is a level (error, warn, info, debug, trace or off), or levels for parts of the program, such as `info,sqlx=debug`"
+    )]
+    Filter(String),
+    #[error("PLATEN_LOG_FORMAT is not usable: {0:?} is neither text nor json")]
+    Format(String),
+}
+
 /// Starts logging to standard error, as `PLATEN_LOG` and `PLATEN_LOG_FORMAT` say, and sending traces, where it is said whereto.
 /// What it returns must be kept until the end.
-pub fn start() -> Exporting {
-    let filter = EnvFilter::try_from_env("PLATEN_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+///
+/// # Errors
+///
+/// When one of the two variables is not usable: nothing is logged then.
+pub fn start() -> Result<Exporting, BadLogs> {
+    let variable = |name| std::env::var(name).unwrap_or_default();
+    let filter = filter(&variable("PLATEN_LOG"))?;
+    let json = is_json(&variable("PLATEN_LOG_FORMAT"))?;
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
+        // A line that cannot be written would be told of on the same standard error, and end the process.
+        .log_internal_errors(false)
         .with_ansi(colours(
             std::io::stderr().is_terminal(),
             std::env::var_os("NO_COLOR").as_deref(),
         ))
         .with_target(false);
-    let lines = if std::env::var("PLATEN_LOG_FORMAT").is_ok_and(|format| format == "json") {
+    let lines = if json {
         lines.json().boxed()
     } else {
         lines.compact().boxed()
@@ -538,7 +575,49 @@ pub fn start() -> Exporting {
         .with(lines.with_filter(filter.and(is_line)));
     // A second start in one process, as in tests, keeps the first.
     let _started = registry.try_init();
-    exporting.unwrap_or_default()
+    Ok(exporting.unwrap_or_default())
+}
+
+/// What is logged. A bare word is a level: the library would take any other word for a part of the program, and log nothing else.
+fn filter(text: &str) -> Result<EnvFilter, BadLogs> {
+    let mut directives = Vec::new();
+    for directive in text.split(',').map(str::trim) {
+        // With a field or a span in it, it is the library's to judge.
+        if directive.is_empty() || directive.contains(['[', '{']) {
+            directives.extend((!directive.is_empty()).then(|| directive.to_owned()));
+            continue;
+        }
+        directives.push(match directive.split_once('=') {
+            None => level(directive)?.to_owned(),
+            Some((part, named)) => format!("{part}={}", level(named)?),
+        });
+    }
+    if directives.is_empty() {
+        directives.push("info".to_owned());
+    }
+    EnvFilter::try_new(directives.join(",")).map_err(|error| BadLogs::Filter(error.to_string()))
+}
+
+/// A level by one of the names it has elsewhere.
+fn level(name: &str) -> Result<&'static str, BadLogs> {
+    let level = match name.trim().to_ascii_lowercase().as_str() {
+        "off" | "none" => "off",
+        "error" | "err" | "critical" | "fatal" | "1" => "error",
+        "warn" | "warning" | "2" => "warn",
+        "info" | "information" | "notice" | "3" => "info",
+        "debug" | "4" => "debug",
+        "trace" | "verbose" | "5" => "trace",
+        _ => return Err(BadLogs::Filter(format!("{name:?} is no level"))),
+    };
+    Ok(level)
+}
+
+fn is_json(format: &str) -> Result<bool, BadLogs> {
+    match format {
+        "" | "text" => Ok(false),
+        "json" => Ok(true),
+        other => Err(BadLogs::Format(other.to_owned())),
+    }
 }
 
 #[cfg(test)]
@@ -550,5 +629,39 @@ mod tests {
         let set = |value: &'static str| Some(OsStr::new(value));
         assert!(colours(true, None) && colours(true, set("")));
         assert!(!colours(true, set("1")) && !colours(false, None) && !colours(false, set("")));
+    }
+
+    #[test]
+    fn levels_go_by_their_common_names_and_rubbish_is_refused() {
+        for (text, means) in [
+            ("", "info"),
+            ("warning", "warn"),
+            ("WARN", "warn"),
+            ("err,sqlx=Warning", "sqlx=warn,error"),
+            ("info, sqlx=debug", "sqlx=debug,info"),
+            ("off", "off"),
+        ] {
+            assert_eq!(filter(text).unwrap().to_string(), means, "{text}");
+        }
+        for text in [
+            "warnings",
+            "loud",
+            "sqlx=loud",
+            "info,",
+            "sqlx",
+            "a b=info=x",
+        ] {
+            let refused = filter(text);
+            let fine = text == "info,";
+            assert_eq!(refused.is_ok(), fine, "{text}");
+            if let Err(error) = refused {
+                assert!(error.to_string().contains("error, warn, info"), "{error}");
+            }
+        }
+        assert_eq!(
+            (is_json(""), is_json("text"), is_json("json")),
+            (Ok(false), Ok(false), Ok(true))
+        );
+        assert_eq!(is_json("jsno"), Err(BadLogs::Format("jsno".to_owned())));
     }
 }

@@ -2,13 +2,16 @@
 //!
 //! Numbers are those of the protocol's list, I1 to I21. All queries run in one read-only snapshot and lock nobody out;
 //! what they find is said in words. What rows alone cannot tell, whether the bucket holds what they name and nothing
-//! else, is looked at in [`deep`].
+//! else, is looked at in [`deep`]. What guards the rows is looked at in [`guards`].
 
 pub mod deep;
+pub mod guards;
 
 use std::time::{Duration, Instant};
 
 use sqlx::{Executor, PgPool};
+
+use guards::Compared;
 
 /// Something that is not as it must be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,7 +30,7 @@ pub struct Invariant {
     pub query: &'static str,
 }
 
-/// Runs every query over one snapshot.
+/// Runs every query over one snapshot, and compares the guards.
 pub async fn verify(pool: &PgPool) -> sqlx::Result<Vec<Finding>> {
     let mut findings = Vec::new();
     check(pool, |_, found, _| findings.extend(found)).await?;
@@ -53,6 +56,13 @@ pub async fn check(
             says,
         });
         tell(invariant, found.collect(), started.elapsed());
+    }
+    let started = Instant::now();
+    match guards::check(&mut snapshot).await? {
+        Compared::Findings(found) => tell(&guards::INVARIANT, found, started.elapsed()),
+        Compared::Newer { database, program } => tracing::warn!(
+            "The guards were NOT compared: the database has migration {database}, this program knows {program}. Run `platen verify` of the newer version"
+        ),
     }
     snapshot.commit().await
 }
@@ -94,15 +104,17 @@ pub const INVARIANTS: &[Invariant] = &[
     Invariant {
         number: "I2",
         promises: "the ledger has no gaps and its chain holds",
+        // Each line is hashed anew from the first on, and not by `transfer_hash`: whoever rewrites lines may have replaced that, too.
         query: "SELECT format('tenant %s: transfer %s breaks the chain', t.tenant_id, t.seq)
             FROM transfers t LEFT JOIN transfers p ON p.tenant_id = t.tenant_id AND p.seq = t.seq - 1
             WHERE (t.seq > 1 AND p.seq IS NULL)
-               OR t.hash <> transfer_hash(coalesce(p.hash, decode(repeat('00', 32), 'hex')), t.tenant_id, t.seq, t.debit, t.credit, t.amount, t.kind, t.ref, t.at)
+               OR t.hash <> sha256(coalesce(p.hash, decode(repeat('00', 32), 'hex')) || convert_to(concat_ws('|', t.tenant_id, t.seq, t.debit, t.credit, t.amount, t.kind, t.ref,
+                                   (extract(epoch FROM t.at) * 1000000)::bigint), 'UTF8'))
             UNION ALL
             SELECT format('tenant %s: the wallet''s end of the chain is not transfer %s', w.tenant_id, w.seq)
             FROM wallets w LEFT JOIN transfers t ON t.tenant_id = w.tenant_id AND t.seq = w.seq
               LEFT JOIN (SELECT tenant_id, count(*) AS lines FROM transfers GROUP BY tenant_id) l ON l.tenant_id = w.tenant_id
-            WHERE (w.seq > 0 AND t.hash IS DISTINCT FROM w.head) OR w.seq <> coalesce(l.lines, 0)",
+            WHERE coalesce(t.hash, decode(repeat('00', 32), 'hex')) <> w.head OR w.seq <> coalesce(l.lines, 0)",
     },
     Invariant {
         number: "I3",
@@ -132,7 +144,11 @@ pub const INVARIANTS: &[Invariant] = &[
               SELECT tenant_id, ref, sum(CASE kind WHEN 'hold' THEN amount ELSE 0 END) AS hold, sum(CASE kind WHEN 'capture' THEN amount ELSE 0 END) AS capture,
                      sum(CASE kind WHEN 'release' THEN amount ELSE 0 END) AS release
               FROM transfers WHERE kind IN ('hold', 'capture', 'release') GROUP BY tenant_id, ref) l ON l.ref = j.id::text AND l.tenant_id = j.tenant_id
-            WHERE j.id IS NULL OR (j.hold_amount, j.captured, j.released) IS DISTINCT FROM (coalesce(l.hold, 0), coalesce(l.capture, 0), coalesce(l.release, 0))",
+            WHERE j.id IS NULL OR (j.hold_amount, j.captured, j.released) IS DISTINCT FROM (coalesce(l.hold, 0), coalesce(l.capture, 0), coalesce(l.release, 0))
+            UNION ALL
+            SELECT format('job %s says that %s credits were refunded, the ledger says %s', j.id, j.refunded, coalesce(r.amount, 0))
+            FROM jobs j LEFT JOIN (SELECT tenant_id, ref, sum(amount) AS amount FROM transfers WHERE kind = 'refund' GROUP BY tenant_id, ref) r ON r.ref = j.id::text AND r.tenant_id = j.tenant_id
+            WHERE j.refunded <> coalesce(r.amount, 0)",
     },
     Invariant {
         number: "I6",

@@ -145,13 +145,15 @@ def run(given, check):
         context = browser.new_context(viewport={"width": 1280, "height": 900}, color_scheme="light")
         context.add_init_script(WATCH)
         page = context.new_page()
-        errors, elsewhere, orders = [], [], []
+        errors, elsewhere, orders, keys_sent = [], [], [], []
 
         def saw(request):
             target = urllib.parse.urlsplit(request.url)
             of_the_store = f"{target.scheme}://{target.netloc}" == given.store and request.resource_type == "image"
             if target.scheme in ("http", "https", "ws", "wss") and target.netloc != origin and not of_the_store:
                 elsewhere.append(request.url)
+            if "authorization" in request.headers:
+                keys_sent.append(request.headers["authorization"].removeprefix("Bearer "))
             if request.method == "POST" and target.path == "/v1/jobs":
                 orders.append(request)
 
@@ -162,8 +164,34 @@ def run(given, check):
         answer = page.goto(f"{base}/#key={given.key}")
         policy = answer.headers.get("content-security-policy", "")
         check("the page comes with a policy that allows nothing by default", "default-src 'none'" in policy and "unsafe" not in policy)
+        page.wait_for_selector("#ask[open]")
+        check("the key is gone from the address bar before it is used", page.evaluate("location.href") == f"{base}/")
+        check("a key in the address opens nothing without a question", not keys_sent and page.is_hidden("#studio")
+              and page.evaluate("sessionStorage.length") == 0, page.inner_text("#ask-text"))
+        accessible(check, page, axe, "question")
+        page.get_by_role("button", name="Use this key").click()
         page.wait_for_selector("#ratios input")
-        check("the key is gone from the address bar", page.evaluate("location.href") == f"{base}/")
+        check("the key that was agreed to is used", set(keys_sent) == {given.key})
+        stranger = "pk_000000000000_" + "0" * 43
+        for answer, decline in [("button", lambda: page.get_by_role("button", name="Keep my key").click()), ("Escape", lambda: page.keyboard.press("Escape"))]:
+            page.evaluate("(key) => { location.hash = `key=${key}`; }", stranger)
+            page.wait_for_selector("#ask[open]")
+            asked = page.inner_text("#ask-text")
+            decline()
+            page.wait_for_selector("#ask", state="hidden")
+            check(f"another key replaces nothing when it is declined ({answer})", page.is_visible("#studio") and set(keys_sent) == {given.key}
+                  and page.evaluate("location.href") == f"{base}/" and page.evaluate("sessionStorage.getItem('platen.key')") == given.key, asked)
+        page.evaluate("(key) => { location.hash = `key=${key}`; }", given.key)
+        page.wait_for_function("(url) => location.href === url", arg=f"{base}/")
+        check("the key that is used already is not asked about", page.is_hidden("#ask"))
+        page.evaluate("(key) => { location.hash = `key=${key}`; }", stranger)
+        page.get_by_role("button", name="Use this key").click()
+        page.wait_for_selector("#gate")
+        check("a key that is no key opens nothing", "not known" in page.inner_text("#key-error"), page.inner_text("#key-error"))
+        errors[:] = [error for error in errors if "401" not in error]  # the browser tells of the answer just awaited
+        page.fill("#key", given.key)
+        page.get_by_role("button", name="Open", exact=True).click()
+        page.wait_for_selector("#studio", state="visible")
         check("the balance is the API's", number(page.inner_text("#available")) == before["available"], page.inner_text("#available"))
         accessible(check, page, axe, "empty form")
 

@@ -187,6 +187,7 @@ impl<'a> Project<'a> {
         let mut lines = vec![
             format!("POSTGRES_PASSWORD={owner_password}"),
             "POSTGRES_RUNTIME_PASSWORD=runtime".to_owned(),
+            "REDIS_PASSWORD=redis".to_owned(),
             "GRAFANA_PASSWORD=grafana".to_owned(),
             format!("PLATEN_SIGNING_KEY={}", "s".repeat(40)),
             format!("PLATEN_OPERATOR_KEY={}", "o".repeat(40)),

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use common::bucket::{Address, Bucket};
 use common::config::{
-    API_MEMORY, Config, LaneTiming, Links, MEMORY, Ports, Providers, Rates, Timing, Unpaid,
+    API_MEMORY, Config, LaneTiming, Links, Logins, MEMORY, Ports, Providers, Rates, Timing, Unpaid,
 };
 use common::credits::Credits;
 use common::database::{self, Role};
@@ -182,6 +182,7 @@ impl Pipeline {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let config = Config {
             database_url: Some(SecretString::from(servers.runtime_url(&database))),
+            logins: Logins::default(),
             owner_url: Some(SecretString::from(servers.owner_url_of(&database))),
             redis_url: Some(SecretString::from(
                 options.redis.unwrap_or_else(|| servers.redis_url.clone()),

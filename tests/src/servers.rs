@@ -128,6 +128,7 @@ impl TestServers {
 }
 
 fn in_database(url: &str, name: &str) -> String {
-    let (server, _) = url.rsplit_once('/').unwrap();
-    format!("{server}/{name}")
+    let (server, named) = url.rsplit_once('/').unwrap();
+    let settings = named.split_once('?').map_or("", |(_, settings)| settings);
+    format!("{server}/{name}?{settings}")
 }

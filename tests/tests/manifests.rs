@@ -4,7 +4,9 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use common::catalog::Catalog;
@@ -44,6 +46,48 @@ fn only_the_tests_switch_failpoints_on() {
         read(&root().join("Dockerfile")).contains("-p cli"),
         "the image is built of the whole workspace"
     );
+}
+
+/// A check that was not run is never taken for one that passed.
+#[test]
+fn advisories_that_were_not_looked_up_are_said_not_to_be() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let program = |name: &str, body: &str| {
+        let path = folder.path().join(name);
+        fs::write(&path, format!("#!/bin/sh\n{body}\n")).expect("a program");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("its mode");
+    };
+    let run = |fetch: &str, repository: &str, variables: &[(&str, &str)]| {
+        let fetch = format!("echo '[ERROR] no route to it' >&2; {fetch}");
+        program(
+            "cargo",
+            &format!("case \"$*\" in *'deny fetch db'*) {fetch} ;; esac"),
+        );
+        program("git", repository);
+        let path = format!("{}:/usr/bin:/bin", folder.path().display());
+        let output = Command::new(root().join("scripts/check-dependencies"))
+            .env_clear()
+            .env("PATH", path)
+            .envs(variables.iter().copied())
+            .output()
+            .expect("a shell");
+        let says = String::from_utf8_lossy(&output.stdout).into_owned();
+        (output.status.code(), says)
+    };
+    let (fails, works, ci) = ("exit 1", "exit 0", ("CI", "true"));
+    for (fetch, repository, variables, code) in [
+        (fails, fails, &[][..], 0),
+        (fails, fails, &[ci], 0),
+        (fails, works, &[ci], 1),
+        (fails, fails, &[("PLATEN_REQUIRE_ADVISORIES", "1")], 1),
+    ] {
+        let (ended, says) = run(fetch, repository, variables);
+        assert_eq!(ended, Some(code), "{variables:?}: {says}");
+        let told = says.contains("NOT RUN: advisories") && says.contains("no route to it");
+        assert!(told, "{says}");
+    }
+    let (ended, says) = run(works, fails, &[ci]);
+    assert_eq!((ended, says.as_str()), (Some(0), ""));
 }
 
 /// Or the image cannot be built.
@@ -217,6 +261,31 @@ fn is_a_section(link: &str) -> bool {
         );
         kept.replace(' ', "-") == anchor
     })
+}
+
+/// Whoever reaches the network of the containers is not let in for that.
+#[test]
+fn compose_gives_redis_a_password() {
+    let compose = yaml(&root().join("docker-compose.yml"));
+    let redis = &compose["services"]["redis"];
+    let command: Vec<&str> = list(&redis["command"]).filter_map(Value::as_str).collect();
+    let mut password = command.iter().skip_while(|word| **word != "--requirepass");
+    assert!(
+        password
+            .nth(1)
+            .is_some_and(|password| password.starts_with("${REDIS_PASSWORD:?")),
+        "{command:?}"
+    );
+    assert!(redis["ports"].is_null(), "Redis is published");
+    for service in ["api", "worker"] {
+        let url = &compose["services"][service]["environment"]["REDIS_URL"];
+        let url = url.as_str().unwrap_or_default();
+        assert!(
+            url.starts_with("redis://default:${REDIS_PASSWORD:?"),
+            "{service}: {url}"
+        );
+    }
+    assert!(read(&root().join(".env.example")).contains("#REDIS_PASSWORD="));
 }
 
 #[test]

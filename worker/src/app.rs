@@ -16,14 +16,14 @@ use common::ownership::Owner;
 use common::queue::{Lanes, Ring, lanes};
 use common::telemetry;
 use imaging::Darkroom;
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::leases::Leases;
 use crate::memory;
-use crate::places::Places;
+use crate::places::{self, Places};
 use crate::providers::Providers;
 use crate::shelf::Shelf;
 use crate::tasks::reap::Contact;
@@ -33,6 +33,10 @@ pub struct App {
     /// New at each start, so that two workers are never taken for one.
     pub name: String,
     pub pool: PgPool,
+    /// Where a reader connects, for what concerns all tenants.
+    pub reader_url: SecretString,
+    /// What anchors are signed with.
+    pub signing_key: SecretString,
     pub ring: Ring,
     pub lanes: Lanes,
     open: RwLock<Open>,
@@ -79,12 +83,10 @@ impl App {
                 );
             }
         }
-        // Every slot may want a connection, and the schedules want theirs.
-        let connections = u32::try_from(places.all()).unwrap_or(u32::MAX).clamp(4, 28) + 4;
         let pool = database::connect(
-            config.database_url()?.expose_secret(),
+            config.database_url(Role::Worker)?.expose_secret(),
             Role::Worker,
-            connections,
+            connections(config.slots) - READER_CONNECTIONS,
         )
         .await
         .context("cannot reach Postgres")?;
@@ -97,6 +99,8 @@ impl App {
         Ok(Self {
             name: format!("{}-{}", host(), common::id::RequestId::new().0.simple()),
             pool,
+            reader_url: config.database_url(Role::Reader)?.clone(),
+            signing_key: config.signing_key()?.clone(),
             lanes: Lanes::new(&ring, config.timing.lanes),
             ring,
             open: RwLock::new(lanes::open(&catalog, &[])),
@@ -160,6 +164,15 @@ impl App {
         *self.open.write().unwrap_or_else(PoisonError::into_inner) = open;
     }
 }
+
+/// Connections that one worker takes at most: every slot may want one, and the schedules want theirs.
+pub fn connections(slots: usize) -> u32 {
+    let places = slots + places::reserve(slots);
+    u32::try_from(places).unwrap_or(u32::MAX).clamp(4, 28) + 4 + READER_CONNECTIONS
+}
+
+/// One of them, now and then: for what concerns all tenants.
+const READER_CONNECTIONS: u32 = 1;
 
 fn host() -> String {
     std::fs::read_to_string("/etc/hostname")

@@ -73,9 +73,14 @@ pub enum Claiming<'a> {
     Alone(RwLockWriteGuard<'a, ()>),
 }
 
+/// Places beside so many slots.
+pub fn reserve(slots: usize) -> usize {
+    slots.div_ceil(2)
+}
+
 impl Places {
     pub fn new(slots: usize, tenant_percent: usize) -> Self {
-        let reserve = slots.div_ceil(2);
+        let reserve = reserve(slots);
         Self {
             slots,
             free_slots: Arc::new(Semaphore::new(slots)),

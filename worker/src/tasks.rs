@@ -16,10 +16,12 @@
 //! | [`prune_answers`] | every minute | deletes answers for repeated requests whose time is over |
 //! | [`expire_unpaid`] | every minute | plans the deletion of files that nobody pays for |
 //! | [`sweep`] | hourly | removes objects that no row names |
+//! | [`anchor`] | hourly | compares the newest anchor with the ledger, and writes the next |
 //! | [`warn_of_shutdowns`] | daily | says which models end soon |
 //!
 //! Any number of workers run all of them at once; none needs a leader, for each effect is one guarded write.
 
+mod anchor;
 mod expire;
 mod expire_unpaid;
 mod fold_billing;
@@ -104,6 +106,7 @@ pub async fn run(app: Arc<App>, stop: CancellationToken) -> anyhow::Result<()> {
         expire_unpaid::run,
     );
     every(&app, timing.sweep_every, A_DAY, &stop, sweep::run);
+    every(&app, timing.anchor_every, A_DAY, &stop, anchor::run);
     every(&app, A_DAY, A_DAY, &stop, warn_of_shutdowns::run);
 
     let doorbell = DoorbellConfig {

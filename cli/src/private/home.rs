@@ -7,7 +7,7 @@
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions, Permissions},
-    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown, symlink},
+    os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown, symlink},
     path::{Path, PathBuf},
     process::{self, Command},
     time::Duration,
@@ -60,7 +60,8 @@ impl Home {
     /// A random password that is made once and kept in a file of the home, where the server can read it.
     pub(super) fn password(&self, name: &str) -> Result<String> {
         let path = self.path.join(name);
-        let kept = secrets::kept_or_made(&path)?;
+        let others: Vec<Uid> = self.user.iter().map(|user| user.uid).collect();
+        let kept = secrets::kept_or_made(&path, &others)?;
         if let Some(user) = &self.user {
             chown(&path, Some(user.uid.as_raw()), Some(user.gid.as_raw()))?;
         }
@@ -80,13 +81,7 @@ impl Home {
     }
 
     fn file(&self, path: &Path) -> Result<File> {
-        let file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(path)
-            .with_context(|| format!("cannot write {}", path.display()))?;
+        let file = secrets::create(path)?;
         if let Some(user) = &self.user {
             chown(path, Some(user.uid.as_raw()), Some(user.gid.as_raw()))?;
         }
@@ -133,13 +128,9 @@ pub(super) fn create(folder: &Path) -> Result<()> {
 
 /// Locks `file` for the life of this process, and empties it. `folder` is what a person would call the thing locked.
 pub(super) async fn lock(file: &Path, folder: &Path) -> Result<File> {
-    let lock = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(file)
+    let mut how = OpenOptions::new();
+    how.read(true).write(true).create(true).truncate(false);
+    let lock = secrets::open(file, &mut how, &[])
         .with_context(|| format!("cannot write in the folder {}", folder.display()))?;
     // Somebody who only asks whether it is locked holds it for a moment.
     for _ in 0..20 {

@@ -15,6 +15,7 @@ use sqlx::{
 use tokio::time::Instant;
 
 use super::{
+    LoginUrls,
     child::{self, Child},
     home::{Home, Log},
     port::free_port,
@@ -28,7 +29,11 @@ const INSTALL: &str = "Platen needs PostgreSQL 15 or newer (the programs `initdb
 
 /// The login that owns everything and migrates.
 const ADMIN: &str = "platen_admin";
-/// The database, and the login the service runs as.
+/// Logins that act as one role each.
+const API: &str = "platen_login_api";
+const WORKER: &str = "platen_login_worker";
+const READER: &str = "platen_login_reader";
+/// The database, and the login of the program's words, which may act as every runtime role.
 const PLATEN: &str = "platen";
 
 /// When our process dies. `SIGQUIT` makes Postgres drop everything and go, and take its own children along, at once;
@@ -62,6 +67,8 @@ pub struct Postgres {
     port: u16,
     admin_password: String,
     password: String,
+    /// Those of [`API`], [`WORKER`] and [`READER`].
+    passwords: [String; 3],
     /// Last, so that the folder is not free before the server is gone.
     home: Home,
 }
@@ -79,6 +86,11 @@ impl Postgres {
         let programs = Programs::find(&cluster)?;
         let admin_password = home.password("platen_admin.password")?;
         let password = home.password("platen.password")?;
+        let passwords = [
+            home.password("platen_login_api.password")?,
+            home.password("platen_login_worker.password")?,
+            home.password("platen_login_reader.password")?,
+        ];
 
         if !cluster.exists() {
             initdb(&home, &programs, &cluster, tuning).await?;
@@ -92,6 +104,7 @@ impl Postgres {
             port,
             admin_password,
             password,
+            passwords,
             home,
         };
         postgres
@@ -118,6 +131,16 @@ impl Postgres {
         self.url(PLATEN, &self.password, PLATEN)
     }
 
+    /// Logins that act as one role each; what each may act as is granted when the database is migrated.
+    pub fn logins(&self) -> LoginUrls {
+        let [api, worker, reader] = &self.passwords;
+        LoginUrls {
+            api: self.url(API, api, PLATEN),
+            worker: self.url(WORKER, worker, PLATEN),
+            reader: self.url(READER, reader, PLATEN),
+        }
+    }
+
     /// The login that owns and migrates the database; here it is the server's superuser.
     pub fn owner_url(&self) -> String {
         self.url(ADMIN, &self.admin_password, PLATEN)
@@ -142,14 +165,15 @@ impl Postgres {
         self.server.stop(STEPS).await;
     }
 
+    /// It says how to connect, so that `PGSSLMODE` does not.
     fn url(&self, user: &str, password: &str, database: &str) -> String {
         format!(
-            "postgres://{user}:{password}@127.0.0.1:{}/{database}",
+            "postgres://{user}:{password}@127.0.0.1:{}/{database}?sslmode=disable",
             self.port
         )
     }
 
-    /// Makes the runtime login and the database where they are missing, be it that the last start got no further.
+    /// Makes the runtime logins and the database where they are missing, be it that the last start got no further.
     async fn prepare(&self) -> Result<()> {
         let mut connection: PgConnection = self
             .url(ADMIN, &self.admin_password, "postgres")
@@ -159,17 +183,25 @@ impl Postgres {
             .disable_statement_logging()
             .connect()
             .await?;
-        let (has_login, has_database): (bool, bool) = sqlx::query_as(
-            "SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1), \
+        let (logins, has_database): (Vec<String>, bool) = sqlx::query_as(
+            "SELECT ARRAY(SELECT rolname::text FROM pg_roles WHERE rolcanlogin), \
                     EXISTS (SELECT FROM pg_database WHERE datname = $1)",
         )
         .bind(PLATEN)
         .fetch_one(&mut connection)
         .await?;
-        if !has_login {
+        let [api, worker, reader] = &self.passwords;
+        for (login, password) in [
+            (PLATEN, &self.password),
+            (API, api),
+            (WORKER, worker),
+            (READER, reader),
+        ] {
+            if logins.iter().any(|there| there == login) {
+                continue;
+            }
             let create = format!(
-                "CREATE ROLE {PLATEN} LOGIN NOSUPERUSER NOBYPASSRLS NOCREATEDB NOCREATEROLE PASSWORD '{}'",
-                self.password
+                "CREATE ROLE {login} LOGIN NOSUPERUSER NOBYPASSRLS NOCREATEDB NOCREATEROLE NOINHERIT PASSWORD '{password}'"
             );
             sqlx::raw_sql(AssertSqlSafe(create))
                 .execute(&mut connection)
@@ -275,6 +307,8 @@ fn settings(tuning: Tuning) -> impl Iterator<Item = &'static str> {
         "listen_addresses=127.0.0.1",
         "unix_socket_directories=",
         "max_connections=200",
+        // For operators, whatever the processes take.
+        "superuser_reserved_connections=5",
         "cluster_name=platen",
         // Whatever the configuration says, the log is where the error message will look.
         "logging_collector=off",

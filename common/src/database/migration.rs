@@ -8,9 +8,12 @@ use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 use backon::{BackoffBuilder, ExponentialBuilder};
+use secrecy::{ExposeSecret, SecretString};
 use sqlx::migrate::{MigrateError as Failed, Migrator};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, Connection, Executor, PgConnection, PgPool};
+
+use super::Role;
 
 /// The SQL that makes the roles, for whoever may create roles where `platen migrate` may not.
 pub const ROLES: &str = include_str!("../../../migrations/roles.sql");
@@ -43,9 +46,24 @@ pub enum MigrateError {
     Migration(#[from] Failed),
 }
 
-/// Creates the roles where that is allowed, lets `runtime_login` act as them, and runs what migrations are missing.
+/// A login that processes connect with.
+#[derive(Clone, Debug)]
+pub struct Login {
+    pub name: String,
+    /// What it may act as.
+    pub roles: Vec<Role>,
+    /// With this password it is made where it is missing; without one it must be there.
+    pub password: Option<SecretString>,
+}
+
+/// Creates the roles where that is allowed, lets `runtime_login` act as all three runtime roles, and runs what migrations are missing.
 pub async fn migrate(owner_url: &str, runtime_login: Option<&str>) -> Result<(), MigrateError> {
     migrate_within(owner_url, runtime_login, PATIENCE).await
+}
+
+/// The same for several logins, each with roles of its own.
+pub async fn migrate_with(owner_url: &str, logins: &[Login]) -> Result<(), MigrateError> {
+    migrate_logins(owner_url, logins, PATIENCE).await
 }
 
 /// The same; after `patience` it gives up waiting for locks, and says who holds them.
@@ -54,7 +72,26 @@ pub async fn migrate_within(
     runtime_login: Option<&str>,
     patience: Duration,
 ) -> Result<(), MigrateError> {
-    let options = PgConnectOptions::from_str(owner_url)?.application_name("platen migrate");
+    let logins: Vec<Login> = runtime_login
+        .into_iter()
+        .map(|name| Login {
+            name: name.to_owned(),
+            roles: Role::ALL.to_vec(),
+            password: None,
+        })
+        .collect();
+    migrate_logins(owner_url, &logins, patience).await
+}
+
+async fn migrate_logins(
+    owner_url: &str,
+    logins: &[Login],
+    patience: Duration,
+) -> Result<(), MigrateError> {
+    // A statement may have a password in it.
+    let options = PgConnectOptions::from_str(owner_url)?
+        .application_name("platen migrate")
+        .disable_statement_logging();
     let began = Instant::now();
     let mut holders = "nobody that is seen now".to_owned();
     let mut pauses = ExponentialBuilder::default()
@@ -64,7 +101,7 @@ pub async fn migrate_within(
         .without_max_times()
         .build();
     loop {
-        let error = match try_once(&options, runtime_login, &mut holders).await {
+        let error = match try_once(&options, logins, &mut holders).await {
             Err(error) if is_locked_out(&error) => error,
             done => return done,
         };
@@ -80,7 +117,7 @@ pub async fn migrate_within(
 /// One try on a connection of its own. `holders` becomes who was seen to hold a lock that it waited for.
 async fn try_once(
     options: &PgConnectOptions,
-    runtime_login: Option<&str>,
+    logins: &[Login],
     holders: &mut String,
 ) -> Result<(), MigrateError> {
     let mut watch = options.connect().await?;
@@ -90,7 +127,7 @@ async fn try_once(
         .fetch_one(&mut connection)
         .await?;
     let done = {
-        let mut work = std::pin::pin!(bring_up_to_date(&mut connection, runtime_login));
+        let mut work = std::pin::pin!(bring_up_to_date(&mut connection, logins));
         loop {
             tokio::select! {
                 biased;
@@ -111,14 +148,14 @@ async fn try_once(
 
 async fn bring_up_to_date(
     connection: &mut PgConnection,
-    runtime_login: Option<&str>,
+    logins: &[Login],
 ) -> Result<(), MigrateError> {
     if let Err(error) = connection.execute(ROLES).await
         && !roles_exist(connection).await?
     {
         return Err(MigrateError::RolesMissing(error));
     }
-    if let Some(login) = runtime_login {
+    for login in logins {
         allow_roles(connection, login).await?;
     }
     connection.execute("SET ROLE platen_owner").await?;
@@ -163,33 +200,74 @@ async fn roles_exist(connection: &mut PgConnection) -> sqlx::Result<bool> {
     there.fetch_one(connection).await
 }
 
-/// A runtime login may become the three runtime roles, but has no rights before it does.
-async fn allow_roles(connection: &mut PgConnection, login: &str) -> sqlx::Result<()> {
-    let statement = sqlx::query_scalar!(
-        r#"SELECT format('ALTER ROLE %1$I NOINHERIT; GRANT platen_api, platen_worker, platen_reader TO %1$I', $1::text) AS "sql!""#,
-        login
+/// A runtime login may become its roles, but has no rights before it does. A login without a limit of connections gets one, so that a
+/// few are left for operators whatever the processes do; a number that somebody set stays.
+async fn allow_roles(connection: &mut PgConnection, login: &Login) -> sqlx::Result<()> {
+    let roles: Vec<String> = login
+        .roles
+        .iter()
+        .map(|role| role.name().to_owned())
+        .collect();
+    let password = login.password.as_ref().map(SecretString::expose_secret);
+    let statements = sqlx::query_scalar!(
+        r#"-- migration::allow_roles
+        SELECT concat_ws('; ',
+            CASE WHEN r.oid IS NULL AND $3::text IS NOT NULL
+              THEN format('CREATE ROLE %I LOGIN NOSUPERUSER NOBYPASSRLS NOCREATEDB NOCREATEROLE NOINHERIT PASSWORD %L', l.name, $3::text) END,
+            format('ALTER ROLE %1$I NOINHERIT; GRANT %2$s TO %1$I', l.name, array_to_string($2::text[], ', ')),
+            CASE WHEN coalesce(r.rolconnlimit, -1) = -1 THEN format('ALTER ROLE %I CONNECTION LIMIT %s', l.name, greatest(4, left_for_all * $4::int / 100)) END) AS "sql!"
+        FROM (SELECT $1::text AS name,
+                current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int
+                  - coalesce(current_setting('reserved_connections', true), '0')::int - $5::int AS left_for_all) l
+          LEFT JOIN pg_roles r ON r.rolname = l.name"#,
+        login.name,
+        &roles,
+        password,
+        share(&login.roles),
+        FOR_OPERATORS,
     )
     .fetch_one(&mut *connection)
     .await?;
-    connection.execute(sqlx::AssertSqlSafe(statement)).await?;
+    connection.execute(sqlx::AssertSqlSafe(statements)).await?;
     Ok(())
+}
+
+/// Connections that the limits of the logins leave to operators, beside those Postgres itself reserves.
+const FOR_OPERATORS: i32 = 5;
+
+/// How much of all connections a login may take, in percent: three logins with a role each take no more than all together.
+fn share(roles: &[Role]) -> i32 {
+    roles
+        .iter()
+        .map(|role| match role {
+            Role::Api | Role::Worker => 45,
+            Role::Reader => 10,
+        })
+        .sum()
 }
 
 /// Whether this database has every migration this program knows.
 pub async fn is_migrated(pool: &PgPool) -> sqlx::Result<bool> {
-    let newest = MIGRATIONS
+    let applied = applied(&mut *pool.acquire().await?).await?;
+    Ok(applied.is_some_and(|applied| applied >= newest()))
+}
+
+/// Version of the newest migration this program knows.
+pub fn newest() -> i64 {
+    MIGRATIONS
         .iter()
         .map(|migration| migration.version)
         .max()
-        .unwrap_or(0);
-    let applied: Option<i64> =
-        match sqlx::query_scalar("SELECT max(version) FROM _sqlx_migrations WHERE success")
-            .fetch_one(pool)
-            .await
-        {
-            Ok(applied) => applied,
-            Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("42P01") => None,
-            Err(error) => return Err(error),
-        };
-    Ok(applied.is_some_and(|applied| applied >= newest))
+        .unwrap_or(0)
+}
+
+/// Version of the newest migration this database has; `None` where it has none.
+pub async fn applied(connection: &mut PgConnection) -> sqlx::Result<Option<i64>> {
+    match sqlx::query_scalar("SELECT max(version) FROM _sqlx_migrations WHERE success")
+        .fetch_one(connection)
+        .await
+    {
+        Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("42P01") => Ok(None),
+        applied => applied,
+    }
 }

@@ -9,8 +9,13 @@ use cli::private::Tuning;
 use tests::servers::TestServers;
 use tokio::process::Command;
 
+fn main() -> ExitCode {
+    cli::private::without_clients_variables();
+    run()
+}
+
 #[tokio::main]
-async fn main() -> ExitCode {
+async fn run() -> ExitCode {
     let _exporting = common::telemetry::start();
     let mut words = std::env::args().skip(1);
     let program = words.next().unwrap();

@@ -7,7 +7,9 @@ use std::time::Duration;
 use cli::private::Servers;
 use common::bucket::Bucket;
 use common::clock;
-use common::config::{API_MEMORY, Config, Links, MEMORY, Ports, Providers, Rates, Timing, Unpaid};
+use common::config::{
+    API_MEMORY, Config, Links, Logins, MEMORY, Ports, Providers, Rates, Timing, Unpaid,
+};
 use common::credits::Credits;
 use common::database::{self, Role as DatabaseRole};
 use common::operation::tenants;
@@ -90,6 +92,7 @@ impl Stage {
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
         let straight = Config {
             database_url: Some(servers.database_url().into()),
+            logins: Logins::default(),
             owner_url: Some(servers.owner_url().into()),
             redis_url: Some(servers.redis_url().into()),
             redis_url_file: None,
@@ -253,7 +256,10 @@ impl Stage {
 
     /// Sees every row.
     pub async fn reader(&self) -> anyhow::Result<PgPool> {
-        let url = self.straight.database_url()?.expose_secret();
+        let url = self
+            .straight
+            .database_url(DatabaseRole::Reader)?
+            .expose_secret();
         Ok(database::connect(url, DatabaseRole::Reader, 4).await?)
     }
 }
@@ -290,7 +296,7 @@ fn provider() -> Switches {
 }
 
 async fn tenants(config: &Config) -> anyhow::Result<Vec<String>> {
-    let url = config.database_url()?.expose_secret();
+    let url = config.database_url(DatabaseRole::Api)?.expose_secret();
     let pool = database::connect(url, DatabaseRole::Api, 2).await?;
     let mut keys = Vec::new();
     for number in 0..TENANTS {

@@ -215,9 +215,16 @@ async fn after_the_database_was_away_no_call_is_paid_twice() {
         mut orders,
         folders: _folders,
     } = Real::start(6_000..=8_000).await;
-    let (proxy, url) = Proxy::before(pipeline.config.database_url().unwrap().expose_secret())
-        .await
-        .unwrap();
+    let (proxy, url) = Proxy::before(
+        pipeline
+            .config
+            .database_url
+            .as_ref()
+            .unwrap()
+            .expose_secret(),
+    )
+    .await
+    .unwrap();
     orders.config.database_url = Some(SecretString::from(url));
     orders.config.slots = JOBS / 2;
     let mut workers = orders.start(Role::Worker, 2).await.unwrap();

@@ -151,6 +151,19 @@ async fn every_planted_violation_is_found() {
             "I5",
             "UPDATE jobs SET unit_price = 3, hold_amount = 3, captured = 3",
         ),
+        ("I5", "UPDATE jobs SET refunded = 1"),
+        (
+            "I5",
+            "INSERT INTO transfers (tenant_id, seq, debit, credit, amount, kind, ref, at, hash)
+             SELECT tenant_id, 99, 'sys:revenue', 'tenant:available', 1, 'refund', id, now(), sha256('x') FROM jobs",
+        ),
+        (
+            "I2",
+            "CREATE OR REPLACE FUNCTION transfer_hash(previous bytea, tenant uuid, seq bigint, debit text, credit text, amount bigint, kind text, ref text, at timestamptz) RETURNS bytea
+               LANGUAGE sql STABLE PARALLEL SAFE RETURN (SELECT t.hash FROM transfers t WHERE t.tenant_id = tenant AND t.seq = transfer_hash.seq);
+             UPDATE transfers SET amount = amount + 1",
+        ),
+        ("I2", "DELETE FROM transfers; UPDATE wallets SET seq = 0"),
         ("I6", "DELETE FROM artifacts WHERE role = 'rendition'"),
         (
             "I7",

@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "tests fail loudly")]
 
 mod adopted_bucket;
+mod anchors;
 mod billing;
 mod bombs;
 mod bucket_away;
@@ -15,6 +16,7 @@ mod doorbell;
 mod failover;
 mod fleet;
 mod full_disks;
+mod guards;
 mod handles;
 mod http;
 mod isolation;

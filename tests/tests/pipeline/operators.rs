@@ -654,3 +654,31 @@ async fn no_wallet_comes_near_to_what_cannot_be_counted() {
     assert_eq!(pipeline.post(&cancel, &json!({})).await.0, StatusCode::OK);
     pipeline.close().await;
 }
+
+#[tokio::test]
+async fn the_operators_key_is_compared_exactly() {
+    let pipeline = Pipeline::start_with(Options {
+        workers: 0,
+        ..Options::default()
+    })
+    .await;
+    let (cut, longer) = (&OPERATOR_KEY[1..], format!("{OPERATOR_KEY}x"));
+    for (shown, status) in [
+        (format!("Bearer {OPERATOR_KEY}"), StatusCode::OK),
+        (format!("bearer {OPERATOR_KEY}"), StatusCode::OK),
+        (format!("Bearer  {OPERATOR_KEY}"), StatusCode::UNAUTHORIZED),
+        (format!("Bearer {cut}"), StatusCode::UNAUTHORIZED),
+        (format!("Bearer {longer}"), StatusCode::UNAUTHORIZED),
+        ("Bearer ".to_owned(), StatusCode::UNAUTHORIZED),
+        ("Bearer    ".to_owned(), StatusCode::UNAUTHORIZED),
+    ] {
+        let answer = pipeline
+            .anonymous(Method::GET, "/v1/admin/pauses")
+            .header("authorization", &shown)
+            .send()
+            .await
+            .unwrap();
+        assert_eq!(answer.status(), status, "{shown:?}");
+    }
+    pipeline.close().await;
+}

@@ -1,0 +1,306 @@
+//! What guards the data: row-level security, policies, triggers, constraints, grants, functions and roles, compared with what they
+//! must be.
+//!
+//! [`EXPECTED`] is the whole list, a line each; [`FACTS`] reads the same lines from the catalogue of Postgres. So a guard that is
+//! missing or weaker is found, and so is what nobody listed: a new table, a policy, a grant. Everybody may read the catalogue; no right
+//! of an owner is needed.
+
+use std::collections::BTreeMap;
+
+use sqlx::{Connection, Executor, PgConnection};
+
+use super::{Finding, Invariant};
+use crate::database;
+
+/// Every guard of the newest schema: kind, object and what it must be, separated by ` | `. Written by the test
+/// `the_guards_are_what_the_list_says` with `WRITE_GUARDS=1`; each changed line is to be read in review.
+pub const EXPECTED: &str = include_str!("guards.txt");
+
+/// As the other invariants are told of.
+pub const INVARIANT: Invariant = Invariant {
+    number: "guards",
+    promises: "what guards the data is in place",
+    query: FACTS,
+};
+
+/// What separates the three parts of a line.
+const PART: &str = " | ";
+
+/// What a comparison came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Compared {
+    /// What is not as it must be; empty where all guards stand.
+    Findings(Vec<Finding>),
+    /// The database has a newer schema than this program, so its list does not hold. Versions of migrations.
+    Newer { database: i64, program: i64 },
+}
+
+/// Compares the guards of this database with the list, in a transaction of its own.
+///
+/// # Errors
+///
+/// Those of the database. A schema that is older than this program is compared as it is: what it lacks is told.
+pub async fn check(connection: &mut PgConnection) -> sqlx::Result<Compared> {
+    let (database, program) = (
+        database::applied(connection).await?.unwrap_or(0),
+        database::newest(),
+    );
+    if database > program {
+        return Ok(Compared::Newer { database, program });
+    }
+    let facts = facts(connection).await?;
+    Ok(Compared::Findings(compare(EXPECTED, &facts)))
+}
+
+/// The lines of this database, sorted.
+pub async fn facts(connection: &mut PgConnection) -> sqlx::Result<Vec<String>> {
+    let mut transaction = connection.begin().await?;
+    // Names of ours are written with their schema, whatever this session's settings are, and nobody's operators are used.
+    transaction
+        .execute("SET LOCAL search_path = pg_catalog, pg_temp; SET LOCAL statement_timeout = '60s'")
+        .await?;
+    let mut lines: Vec<String> = sqlx::query_scalar(FACTS)
+        .fetch_all(&mut *transaction)
+        .await?;
+    transaction.rollback().await?;
+    lines.sort_unstable();
+    Ok(lines)
+}
+
+/// What differs, in words.
+fn compare(expected: &str, facts: &[String]) -> Vec<Finding> {
+    let expected: BTreeMap<_, _> = expected.lines().filter_map(parts).collect();
+    let found: BTreeMap<_, _> = facts.iter().filter_map(|line| parts(line)).collect();
+    let missing = expected
+        .iter()
+        .filter(|(guard, _)| !found.contains_key(*guard))
+        .map(|(&(kind, object), &must)| kind.missing(object, must));
+    let differs =
+        found.iter().filter_map(
+            |(&(kind, object), &is)| match expected.get(&(kind, object)) {
+                Some(&must) if must == is => None,
+                Some(&must) => Some(kind.differs(object, is, must)),
+                None => Some(kind.unlisted(object, is)),
+            },
+        );
+    missing
+        .chain(differs)
+        .map(|says| Finding {
+            invariant: INVARIANT.number,
+            says,
+        })
+        .collect()
+}
+
+/// Kind, object and what it is; nothing of an empty line.
+fn parts(line: &str) -> Option<((Kind<'_>, &str), &str)> {
+    let mut parts = line.splitn(3, PART);
+    let (kind, object) = (parts.next()?, parts.next()?);
+    Some(((Kind(kind), object), parts.next().unwrap_or_default()))
+}
+
+/// What sort of guard a line is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Kind<'a>(&'a str);
+
+impl Kind<'_> {
+    fn missing(self, object: &str, must: &str) -> String {
+        match self.0 {
+            "grant" => format!("{object} no longer, and must be able to"),
+            kind => format!("{kind} {object} is missing; it must be: {must}"),
+        }
+    }
+
+    fn differs(self, object: &str, is: &str, must: &str) -> String {
+        let hint = match self.0 {
+            "policy" if is.contains("(true)") && !must.contains("(true)") => {
+                ". It matches every row"
+            }
+            "function" if !is.contains("search_path") && must.contains("search_path") => {
+                ". Its search_path is not pinned"
+            }
+            _ => "",
+        };
+        format!("{} {object} is: {is}; it must be: {must}{hint}", self.0)
+    }
+
+    fn unlisted(self, object: &str, is: &str) -> String {
+        match self.0 {
+            "grant" => format!("{object}, and must not"),
+            "login" => format!("login {object} acts for Platen and has too many rights: {is}"),
+            "membership" | "setting" => format!("{object}: {is}; nobody may do that"),
+            "trigger" if is.starts_with("disabled") => format!("trigger {object} is {is}"),
+            kind => format!("{kind} {object} is none of those that guard this schema: {is}"),
+        }
+    }
+}
+
+/// Reads the guards from the catalogue. What belongs to an extension is not ours. Of roles, memberships, logins and settings only what
+/// is too much makes a line; of our four roles there is always one.
+const FACTS: &str = r"-- guards::facts
+WITH RECURSIVE ours AS (
+  SELECT c.* FROM pg_class c WHERE c.relnamespace = 'public'::regnamespace
+    AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
+), functions AS (
+  SELECT p.*, pg_get_userbyid(p.proowner) AS owner FROM pg_proc p WHERE p.pronamespace = 'public'::regnamespace
+    AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e')
+), roles AS (
+  SELECT r.oid, r.rolname::text AS name, r.rolcanlogin,
+         concat_ws(', ', CASE WHEN rolsuper THEN 'superuser' END, CASE WHEN rolbypassrls THEN 'bypasses row-level security' END,
+           CASE WHEN rolcreaterole THEN 'creates roles' END, CASE WHEN rolcreatedb THEN 'creates databases' END,
+           CASE WHEN rolreplication THEN 'replicates' END) AS rights
+  FROM pg_roles r
+), acting AS ( -- who may act as a runtime role, through whatever roles
+  SELECT member, roleid FROM pg_auth_members WHERE roleid IN (SELECT oid FROM roles WHERE name IN ('platen_api', 'platen_worker', 'platen_reader'))
+  UNION SELECT m.member, a.roleid FROM pg_auth_members m JOIN acting a ON a.member = m.roleid
+), logins AS (
+  SELECT r.name, concat_ws(', ', nullif(r.rights, ''),
+           CASE WHEN pg_has_role(r.oid, (SELECT oid FROM roles WHERE name = 'platen_owner'),
+                  CASE WHEN current_setting('server_version_num')::int >= 160000 THEN 'SET' ELSE 'MEMBER' END) THEN 'may act as platen_owner' END,
+           (SELECT 'owns ' || string_agg(c.relname, ', ' ORDER BY c.relname) FROM ours c WHERE c.relowner = r.oid AND c.relkind IN ('r', 'p', 'v', 'm'))) AS has
+  FROM roles r WHERE r.rolcanlogin AND r.oid IN (SELECT member FROM acting)
+)
+SELECT regexp_replace(line, '\s+', ' ', 'g') FROM (
+SELECT concat_ws(' | ', 'table', relname, CASE relkind WHEN 'r' THEN 'table' WHEN 'p' THEN 'partitioned table' WHEN 'v' THEN 'view' WHEN 'm' THEN 'materialized view' ELSE 'foreign table' END
+         || ' of ' || pg_get_userbyid(relowner)
+         || CASE WHEN relkind IN ('r', 'p') THEN ', row-level security ' || CASE WHEN NOT relrowsecurity THEN 'off' WHEN relforcerowsecurity THEN 'enabled and forced' ELSE 'enabled, not forced' END ELSE '' END
+         || coalesce(', ' || array_to_string(reloptions, ', '), ''))
+FROM ours WHERE relkind IN ('r', 'p', 'v', 'm', 'f')
+UNION ALL
+SELECT concat_ws(' | ', 'policy', polname || ' on ' || c.relname, CASE WHEN polpermissive THEN '' ELSE 'restrictive, ' END
+         || CASE polcmd WHEN 'r' THEN 'select' WHEN 'a' THEN 'insert' WHEN 'w' THEN 'update' WHEN 'd' THEN 'delete' ELSE 'all' END
+         || ' by ' || (SELECT string_agg(CASE role WHEN 0 THEN 'everybody' ELSE pg_get_userbyid(role)::text END, ', ' ORDER BY 1) FROM unnest(polroles) role)
+         || coalesce(', of rows with (' || pg_get_expr(polqual, polrelid) || ')', '') || coalesce(', to rows with (' || pg_get_expr(polwithcheck, polrelid) || ')', ''))
+FROM pg_policy JOIN ours c ON c.oid = polrelid
+UNION ALL
+SELECT concat_ws(' | ', 'trigger', tgname || ' on ' || c.relname, CASE tgenabled WHEN 'O' THEN 'enabled' WHEN 'D' THEN 'disabled' WHEN 'R' THEN 'disabled, but for replicas' ELSE 'always enabled' END
+         || ': ' || pg_get_triggerdef(t.oid))
+FROM pg_trigger t JOIN ours c ON c.oid = t.tgrelid WHERE NOT tgisinternal
+UNION ALL
+SELECT concat_ws(' | ', 'trigger', conname || ' on ' || c.relname || ', which holds this reference' , 'disabled')
+FROM pg_trigger t JOIN ours c ON c.oid = t.tgrelid JOIN pg_constraint k ON k.oid = t.tgconstraint WHERE tgisinternal AND tgenabled <> 'O' GROUP BY conname, c.relname
+UNION ALL
+SELECT concat_ws(' | ', 'constraint', conname || ' on ' || c.relname, pg_get_constraintdef(k.oid)) FROM pg_constraint k JOIN ours c ON c.oid = k.conrelid WHERE contype IN ('c', 'f', 'p', 'u', 'x')
+UNION ALL
+SELECT concat_ws(' | ', 'unique index', c.relname || ' on ' || t.relname, CASE WHEN indisvalid AND indisready THEN '' ELSE 'not valid: ' END || pg_get_indexdef(c.oid))
+FROM pg_index i JOIN ours c ON c.oid = i.indexrelid JOIN ours t ON t.oid = i.indrelid WHERE indisunique AND NOT EXISTS (SELECT FROM pg_constraint k WHERE k.conindid = c.oid)
+UNION ALL
+SELECT concat_ws(' | ', 'rule', rulename || ' on ' || c.relname, pg_get_ruledef(w.oid)) FROM pg_rewrite w JOIN ours c ON c.oid = w.ev_class WHERE rulename <> '_RETURN'
+UNION ALL
+SELECT concat_ws(' | ', 'grant', CASE grantee WHEN 0 THEN 'everybody' ELSE pg_get_userbyid(grantee)::text END || ' may ' || privilege_type || coalesce(' (' || attname || ')', '') || ' on ' || relname
+         || CASE WHEN is_grantable THEN ' and pass that on' ELSE '' END)
+FROM (SELECT c.relname, NULL::name AS attname, c.relowner, a.* FROM ours c, aclexplode(c.relacl) a
+      UNION ALL SELECT c.relname, f.attname, c.relowner, a.* FROM ours c JOIN pg_attribute f ON f.attrelid = c.oid AND NOT f.attisdropped, aclexplode(f.attacl) a) given
+WHERE grantee <> relowner
+UNION ALL
+SELECT concat_ws(' | ', 'grant', CASE grantee WHEN 0 THEN 'everybody' ELSE pg_get_userbyid(grantee)::text END || ' may create objects in schema public' || CASE WHEN is_grantable THEN ' and pass that on' ELSE '' END)
+FROM pg_namespace n, aclexplode(n.nspacl) a WHERE nspname = 'public' AND privilege_type = 'CREATE' AND grantee <> nspowner
+UNION ALL
+SELECT concat_ws(' | ', 'function', p.proname || '(' || pg_get_function_identity_arguments(p.oid) || ')', lanname || ' of ' || p.owner || CASE WHEN prosecdef THEN ', with its owner''s rights' ELSE '' END
+         || coalesce(', ' || array_to_string(proconfig, ', '), '')
+         || CASE WHEN prosqlbody IS NULL THEN ', body ' || encode(sha256(convert_to(prosrc, 'UTF8')), 'hex') ELSE ', ' || pg_get_function_sqlbody(p.oid) END)
+FROM functions p JOIN pg_language l ON l.oid = p.prolang
+UNION ALL
+SELECT concat_ws(' | ', 'role', name, CASE WHEN rolcanlogin THEN 'can log in' ELSE 'cannot log in' END || coalesce(', ' || nullif(rights, ''), '')) FROM roles
+WHERE name IN ('platen_owner', 'platen_api', 'platen_worker', 'platen_reader')
+UNION ALL
+SELECT concat_ws(' | ', 'membership', a.name, 'it may act as ' || b.name) FROM pg_auth_members m JOIN roles a ON a.oid = m.member JOIN roles b ON b.oid = m.roleid
+WHERE a.name IN ('platen_owner', 'platen_api', 'platen_worker', 'platen_reader')
+UNION ALL
+SELECT concat_ws(' | ', 'login', name, has) FROM logins WHERE has <> ''
+UNION ALL
+SELECT concat_ws(' | ', 'setting', coalesce((SELECT name FROM roles WHERE oid = setrole), 'every login'), 'it starts with ' || setting)
+FROM pg_db_role_setting, unnest(setconfig) setting
+WHERE setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database())) AND setting ~ '^(session_replication_role|platen\.)'
+) facts(line)
+";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lines(kind: &str) -> impl Iterator<Item = (&'static str, &'static str)> {
+        EXPECTED
+            .lines()
+            .filter_map(parts)
+            .filter(move |((found, _), _)| found.0 == kind)
+            .map(|((_, object), is)| (object, is))
+    }
+
+    /// The list is written by a program, so what it must never allow is said here.
+    #[test]
+    fn the_list_itself_allows_no_weakness() {
+        for (table, is) in lines("table") {
+            let guarded = is.ends_with("enabled and forced") || is.contains("security_invoker");
+            assert!(guarded || table == "_sqlx_migrations", "{table}: {is}");
+            assert!(is.contains("of platen_owner"), "{table}: {is}");
+        }
+        for (grant, _) in lines("grant") {
+            for never in [
+                "TRUNCATE",
+                "TRIGGER",
+                "REFERENCES",
+                "everybody",
+                "pass that on",
+            ] {
+                assert!(!grant.contains(never), "{grant}");
+            }
+            for record in ["transfers", "operator_actions"] {
+                let rewrites = grant.contains("UPDATE") || grant.contains("DELETE");
+                assert!(!(rewrites && grant.ends_with(record)), "{grant}");
+            }
+        }
+        for (policy, is) in lines("policy") {
+            assert!(!is.contains("by everybody"), "{policy}: {is}");
+        }
+        for (trigger, is) in lines("trigger") {
+            assert!(is.starts_with("enabled"), "{trigger}: {is}");
+        }
+        for (function, is) in lines("function") {
+            let pinned = is.contains("search_path=public, pg_temp") || is.contains(", RETURN ");
+            assert!(pinned && !is.contains("owner's rights"), "{function}: {is}");
+        }
+        for (constraint, is) in lines("constraint") {
+            let known = constraint.starts_with("traceparent_is_one");
+            assert!(known || !is.contains("NOT VALID"), "{constraint}: {is}");
+        }
+        for (role, is) in lines("role") {
+            assert_eq!(is, "cannot log in", "{role}");
+        }
+        assert_eq!(lines("role").count(), 4);
+        for never in ["membership", "login", "setting", "rule"] {
+            assert_eq!(lines(never).count(), 0, "{never}");
+        }
+    }
+
+    #[test]
+    fn a_difference_is_told_in_words() {
+        let expected = "table | jobs | row-level security enabled and forced\npolicy | own on jobs | all by platen_api, of rows with (mine)\ngrant | platen_api may SELECT on jobs";
+        let check = |facts: &[&str], says: &str| {
+            let facts: Vec<String> = facts.iter().map(|&line| line.to_owned()).collect();
+            let found = compare(expected, &facts);
+            assert!(
+                found.iter().any(|finding| finding.says == says),
+                "{says}: {found:?}"
+            );
+        };
+        check(
+            &["table | jobs | row-level security off"],
+            "table jobs is: row-level security off; it must be: row-level security enabled and forced",
+        );
+        check(
+            &["policy | own on jobs | all by platen_api, of rows with (true)"],
+            "policy own on jobs is: all by platen_api, of rows with (true); it must be: all by platen_api, of rows with (mine). It matches every row",
+        );
+        check(
+            &[],
+            "platen_api may SELECT on jobs no longer, and must be able to",
+        );
+        check(
+            &["grant | platen_api may TRUNCATE on jobs"],
+            "platen_api may TRUNCATE on jobs, and must not",
+        );
+        let all: Vec<String> = expected.lines().map(str::to_owned).collect();
+        assert_eq!(compare(expected, &all), []);
+    }
+}
