@@ -100,7 +100,7 @@ async fn measure(pipeline: &Pipeline, model: &str, jobs: u32) -> Vec<i64> {
                 _ => {
                     let calls = journal.calls().into_iter();
                     let mut calls = calls.filter(|call| !call.path.contains(QUIET_MODEL));
-                    calls.nth(round as usize)
+                    calls.nth(usize::try_from(round).unwrap())
                 }
             })
             .await;
