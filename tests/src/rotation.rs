@@ -1,14 +1,10 @@
 //! A Redis whose password is changed while everybody uses it: the server first, the file that names it some seconds later.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use common::id::RequestId;
 use redis::aio::MultiplexedConnection;
 use redis::{Client, cmd};
-
-/// How long ago a worker may have announced itself that is connected: it does so five times a second.
-const ANNOUNCED_WITHIN: Duration = Duration::from_millis(600);
 
 /// A Redis of the test's own, and the file in which processes find it.
 pub struct Rotating {
@@ -84,18 +80,13 @@ impl Rotating {
         count("total_connections_received:")
     }
 
-    /// Whether so many workers announce themselves, and pop.
-    pub async fn serves(&mut self, queue: &str, workers: usize) -> bool {
-        let (seconds, micros): (u64, u64) = cmd("TIME").query_async(&mut self.admin).await.unwrap();
-        let now = seconds * 1_000 + micros / 1_000;
-        let since = now - u64::try_from(ANNOUNCED_WITHIN.as_millis()).unwrap();
-        let mut count = cmd("ZCOUNT");
-        count.arg(format!("{queue}:workers")).arg(since).arg("+inf");
-        let announced: usize = count.query_async(&mut self.admin).await.unwrap();
+    /// Whether so many apis and workers are connected again: each with a connection, and a worker with one that pops.
+    pub async fn serves(&mut self, apis: usize, workers: usize) -> bool {
         let mut list = cmd("CLIENT");
         let list: String = list.arg("LIST").query_async(&mut self.admin).await.unwrap();
         let popping = list.lines().filter(|line| line.contains("cmd=bzmpop"));
-        announced >= workers && popping.count() >= workers
+        // One of them is our own.
+        popping.count() >= workers && list.lines().count() > apis + 2 * workers
     }
 }
 

@@ -30,6 +30,7 @@ use tests::{Options, Pipeline};
 use tokio::task::JoinSet;
 
 const ROUNDS: usize = 3;
+const APIS: usize = 1;
 const WORKERS: usize = 2;
 const MODEL: &str = "gemini-nano-banana-2.1";
 /// What a submit may take without Redis: so much more than with it, or so much longer.
@@ -112,7 +113,7 @@ async fn main() -> ExitCode {
         orders,
         folders: _folders,
     } = Real::start_on(named, options, 300..=700).await;
-    let apis = orders.start(Role::Api, 1).await.unwrap();
+    let apis = orders.start(Role::Api, APIS).await.unwrap();
     let workers = orders.start(Role::Worker, WORKERS).await.unwrap();
     let addresses = apis.iter().map(Process::address).collect();
     let processes = apis.iter().chain(&workers);
@@ -225,9 +226,8 @@ impl Stage {
         let told_why = self.say("does not accept the login").await;
         rotating.tell();
         let told = Instant::now();
-        let queue = self.pipeline.config.queue.clone();
         let healed = loop {
-            if rotating.serves(&queue, WORKERS).await && self.say("redis").await == 0 {
+            if rotating.serves(APIS, WORKERS).await && self.say("redis").await == 0 {
                 break Some(told.elapsed());
             }
             if told.elapsed() > HEALED {
