@@ -26,7 +26,7 @@ impl Network {
                 let kept = address.to_bits() & (u128::MAX << 64);
                 IpAddr::V6(Ipv6Addr::from_bits(kept))
             }
-            address => address,
+            address @ IpAddr::V4(_) => address,
         })
     }
 

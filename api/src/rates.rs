@@ -55,8 +55,11 @@ pub struct Rates {
 #[derive(Clone, Default)]
 pub struct Client {
     network: Option<Network>,
-    noted: Arc<Mutex<Vec<(Arc<str>, &'static str, Standing)>>>,
+    noted: Arc<Mutex<Vec<Noted>>>,
 }
+
+/// What one limit has said: its policy, its name, and how the client stands.
+type Noted = (Arc<str>, &'static str, Standing);
 
 /// Whose key it should have been.
 #[derive(Clone, Copy, Debug)]

@@ -328,7 +328,7 @@ async fn every_failpoint_ends_with_clean_books() {
         .filter(|cell| format!("{}={}", cell.point, cell.action).contains(&only))
         .collect();
     let walks = cells.iter().enumerate().map(|(place, &cell)| async move {
-        let walked = AssertUnwindSafe(walk(cell)).catch_unwind().await;
+        let walked = Box::pin(AssertUnwindSafe(walk(cell)).catch_unwind()).await;
         (place, cell, walked.map_err(|panic| said(panic.as_ref())))
     });
     let mut walked: Vec<_> = stream::iter(walks)

@@ -82,18 +82,15 @@ pub struct Rate {
 }
 
 impl Rate {
-    /// Of `6000,1000`; `0` is no limit.
-    fn parse(text: &str) -> Option<Option<Self>> {
-        if text.trim() == "0" {
-            return Some(None);
-        }
+    /// Of `6000,1000`. `None`: it is not well formed.
+    fn parse(text: &str) -> Option<Self> {
         let (per_minute, burst) = text.split_once(',')?;
         let rate = Self {
             per_minute: per_minute.trim().parse().ok()?,
             burst: burst.trim().parse().ok()?,
         };
         let within = 1..=10_000_000;
-        (within.contains(&rate.per_minute) && within.contains(&rate.burst)).then_some(Some(rate))
+        (within.contains(&rate.per_minute) && within.contains(&rate.burst)).then_some(rate)
     }
 }
 
@@ -146,7 +143,10 @@ fn rate(name: &'static str, otherwise: Option<Rate>) -> Result<Option<Rate>, Con
     let Some(said) = text(name)? else {
         return Ok(otherwise);
     };
-    Rate::parse(&said).ok_or_else(|| ConfigError::Unusable {
+    if said.trim() == "0" {
+        return Ok(None);
+    }
+    Rate::parse(&said).map(Some).ok_or_else(|| ConfigError::Unusable {
         name: name.to_owned(),
         problem: format!(
             "{said:?} is no rate; expected requests a minute and how many of them at once, such as 6000,1000, or 0 for no limit"
@@ -159,15 +159,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_rate_is_two_numbers_and_0_is_none() {
+    fn a_rate_is_two_numbers() {
         let rate = Rate {
             per_minute: 6_000,
             burst: 1_000,
         };
-        assert_eq!(Rate::parse("6000,1000"), Some(Some(rate)));
-        assert_eq!(Rate::parse(" 6000, 1000 "), Some(Some(rate)));
-        assert_eq!(Rate::parse("0"), Some(None));
-        for bad in ["", "6000", "6000,0", "0,5", "-1,5", "1.5,5", "6000/1000"] {
+        assert_eq!(Rate::parse("6000,1000"), Some(rate));
+        assert_eq!(Rate::parse(" 6000, 1000 "), Some(rate));
+        for bad in [
+            "",
+            "0",
+            "6000",
+            "6000,0",
+            "0,5",
+            "-1,5",
+            "1.5,5",
+            "6000/1000",
+        ] {
             assert_eq!(Rate::parse(bad), None, "{bad}");
         }
     }

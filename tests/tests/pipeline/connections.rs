@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use cli::open_files;
 use common::config::Ports;
 use nix::sys::signal::Signal;
 use reqwest::{Method, StatusCode};
@@ -83,9 +84,10 @@ async fn refused(metrics_url: &str, port: &str, reason: &str) -> f64 {
 async fn connections_that_say_nothing_shut_nobody_out() {
     let pipeline = Pipeline::start_with(ports(|ports| {
         ports.connections = 64;
-        ports.head = Duration::from_secs(60);
+        ports.head = Duration::from_mins(1);
     }))
     .await;
+    open_files::raise(Ports::default()).unwrap();
     let mut silent = Vec::new();
     for _ in 0..1_024 {
         silent.push(connect(&pipeline.url).await);
@@ -169,7 +171,7 @@ async fn a_request_under_way_is_not_displaced_and_the_new_one_is_closed_at_once(
     pipeline.start_worker().await;
     for mut stream in waiting {
         let mut begin = [0; 15];
-        let read = tokio::time::timeout(Duration::from_secs(60), stream.read_exact(&mut begin));
+        let read = tokio::time::timeout(Duration::from_mins(1), stream.read_exact(&mut begin));
         read.await.unwrap().unwrap();
         assert_eq!(&begin, b"HTTP/1.1 200 OK");
     }
@@ -381,6 +383,7 @@ async fn an_api_without_files_for_connections_waits_for_some_and_says_so() {
         api.last_words()
     );
 
+    open_files::raise(Ports::default()).unwrap();
     let (files, before, _) = of_process(id);
     let mut idle = Vec::new();
     for _ in 0..1_000 {
@@ -390,8 +393,7 @@ async fn an_api_without_files_for_connections_waits_for_some_and_says_so() {
     }
     let (_, after, _) = of_process(id);
     let each = (after.saturating_sub(before)) / 1_000;
-    println!("an idle connection takes {each} KiB ({before} KiB before, {after} KiB after 1,000)");
-    assert!(each <= 24, "{each} KiB for each idle connection");
+    assert!(each <= 24, "{each} KiB for each idle connection: {before} before, {after} after");
     drop(idle);
 
     let few = |limit: usize| {

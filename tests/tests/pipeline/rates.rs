@@ -14,11 +14,11 @@ use tests::real::Real;
 use tests::{Options, Pipeline};
 
 /// One more every minute: slower than any test.
-fn rate(burst: u32) -> Option<Rate> {
-    Some(Rate {
+fn slow(burst: u32) -> Rate {
+    Rate {
         per_minute: 1,
         burst,
-    })
+    }
 }
 
 async fn with(rates: Rates) -> Pipeline {
@@ -120,7 +120,7 @@ async fn one_address_has_a_burst_and_others_have_theirs() {
     let mut options = Options {
         workers: 0,
         rates: Rates {
-            address: rate(5),
+            address: Some(slow(5)),
             ..Rates::OFF
         },
         ..Options::default()
@@ -186,8 +186,8 @@ async fn one_address_has_a_burst_and_others_have_theirs() {
 #[tokio::test]
 async fn a_tenant_has_one_burst_for_all_its_keys_and_takes_nothing_from_others() {
     let pipeline = with(Rates {
-        tenant: rate(6),
-        key: rate(4),
+        tenant: Some(slow(6)),
+        key: Some(slow(4)),
         ..Rates::OFF
     })
     .await;
