@@ -4,6 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use common::bucket::MARKER;
 use tempfile::TempDir;
 
 /// A disk of its own, so that what fills it fills nothing else. Dropping it unmounts it.
@@ -78,5 +79,12 @@ pub fn files(folder: &Path) -> Vec<PathBuf> {
             found.push(path);
         }
     }
+    found
+}
+
+/// Every object of a bucket that is a folder: all but its marker.
+pub fn objects(bucket: &Path) -> Vec<PathBuf> {
+    let mut found = files(bucket);
+    found.retain(|file| *file != bucket.join(MARKER));
     found
 }

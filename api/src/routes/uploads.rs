@@ -143,8 +143,13 @@ async fn store(
     let cleaned = cleaned.map_err(|why| Problem::invalid(vec![Violation::new("", why)]))?;
     let object_key = upload::key(tenant, id);
     let stored = app.bucket.put_new(&object_key, cleaned.bytes).await?;
-    // No row names what was put into another's bucket.
-    app.owner.usable_since(Instant::now()).await?;
+    // What was put into another's bucket is taken back, and no row names it.
+    if let Err(not_ours) = app.owner.usable_since(Instant::now()).await {
+        if let Err(error) = app.bucket.delete(&object_key).await {
+            tracing::warn!(%error, upload.id = %id, "A file of no upload stays in a bucket that is not ours");
+        }
+        return Err(not_ours.into());
+    }
     Ok(Upload {
         id,
         name,

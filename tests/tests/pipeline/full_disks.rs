@@ -12,7 +12,7 @@ use reqwest::{Method, StatusCode, header};
 use serde_json::{Value, json};
 use sqlx::error::DatabaseError;
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
-use tests::disk::{self, Disk, files};
+use tests::disk::{self, Disk, objects};
 use tests::pipeline::small_job;
 use tests::servers::TestServers;
 use tests::{Options, Pipeline, models, processes};
@@ -50,7 +50,7 @@ async fn a_bucket_with_room_for_nothing_large_costs_no_call_and_keeps_nothing_ha
     let calls = fake.journal().count();
     assert!(calls <= 2, "{calls} calls: no more than what was under way");
     assert_eq!(
-        files(pipeline.bucket.path()),
+        objects(pipeline.bucket.path()),
         Vec::<PathBuf>::new(),
         "nothing half"
     );
@@ -62,7 +62,7 @@ async fn a_bucket_with_room_for_nothing_large_costs_no_call_and_keeps_nothing_ha
         6,
         "what waited was not bought again"
     );
-    assert_eq!(files(pipeline.bucket.path()).len(), 18);
+    assert_eq!(objects(pipeline.bucket.path()).len(), 18);
     worker.kill().await.unwrap();
     pipeline.close().await;
 }
@@ -85,11 +85,11 @@ async fn a_bucket_on_a_full_disk_costs_no_call_and_keeps_nothing_half() {
     tokio::time::sleep(Duration::from_secs(3)).await;
     let calls = pipeline.fake.journal().count();
     assert!(calls <= 2, "{calls} calls: no more than what was under way");
-    assert_eq!(files(disk.path()), Vec::<PathBuf>::new(), "nothing half");
+    assert_eq!(objects(disk.path()), Vec::<PathBuf>::new(), "nothing half");
     disk.resize(64 * 1024);
     all_succeed(&pipeline, &ids).await;
     assert_eq!(pipeline.fake.journal().count(), 6);
-    assert_eq!(files(disk.path()).len(), 18);
+    assert_eq!(objects(disk.path()).len(), 18);
     pipeline.close().await;
 }
 

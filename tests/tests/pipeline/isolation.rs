@@ -182,6 +182,7 @@ async fn without_a_tenant_no_row_is_seen_and_the_ledger_cannot_be_rewritten() {
             "DELETE FROM deletions",
             "DELETE FROM job_requests",
             "DELETE FROM operator_actions",
+            "DELETE FROM adopted_bucket",
             "UPDATE operator_actions SET by = 'nobody'",
             "UPDATE job_requests SET generation = jsonb_set(generation, '{prompt}', '\"another\"')",
             "UPDATE job_requests SET generation = generation - 'inputs'",

@@ -20,7 +20,7 @@ use reqwest::{Method, StatusCode};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
 use sqlx::{Connection, Executor};
-use tests::disk::files;
+use tests::disk::{files, objects};
 use tests::fleet::Role;
 use tests::gcs::Gcs;
 use tests::pipeline::{OPERATOR_KEY, TESTER, small_job};
@@ -415,7 +415,7 @@ async fn outputs_go_in_their_time_and_a_hold_keeps_them() {
             (receipts(&pipeline, &held).await.len() == 3).then_some(())
         })
         .await;
-    assert_eq!(files(pipeline.bucket.path()), Vec::<PathBuf>::new());
+    assert_eq!(objects(pipeline.bucket.path()), Vec::<PathBuf>::new());
     pipeline.close().await;
 }
 
@@ -652,7 +652,7 @@ async fn a_deletion_that_is_killed_half_way_is_finished_by_another() {
             (gone().await == FILES).then_some(())
         })
         .await;
-    assert_eq!(files(pipeline.bucket.path()), Vec::<PathBuf>::new());
+    assert_eq!(objects(pipeline.bucket.path()), Vec::<PathBuf>::new());
     assert!(half_way > 0);
     assert!(workers[0].stop().await.unwrap().success());
     real.pipeline.close().await;

@@ -13,7 +13,7 @@ use common::verify::Finding;
 use common::verify::deep::Progress;
 use serde_json::{Value, json};
 use sqlx::Connection;
-use tests::disk::files;
+use tests::disk::objects;
 use tests::pipeline::small_job;
 use tests::{Options, Pipeline};
 use time::format_description::well_known::Rfc3339;
@@ -169,7 +169,7 @@ async fn an_original_that_the_next_attempt_would_take_over_must_be_there() {
 async fn an_object_without_a_row_is_told_once_it_is_old() {
     let pipeline = Pipeline::start().await;
     pipeline.ended(&pipeline.submit(&with_photo()).await).await;
-    for file in files(pipeline.bucket.path()) {
+    for file in objects(pipeline.bucket.path()) {
         set_age(&file, OLD);
     }
     let tenant = pipeline.tenant;
@@ -221,7 +221,7 @@ async fn the_sweeper_removes_what_no_row_names_and_nothing_else() {
     let named = call_of(&pipeline, open, Some(b"not a picture")).await;
     let called = call_of(&pipeline, open, None).await;
     // Named first, planted then: between the two it would be an orphan.
-    let rows_name = files(pipeline.bucket.path());
+    let rows_name = objects(pipeline.bucket.path());
     for file in &rows_name {
         set_age(file, OLD);
     }

@@ -9,7 +9,7 @@ use common::retention::Retention;
 use imaging::inspect;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
-use tests::disk::files;
+use tests::disk::objects;
 use tests::gcs::{Gcs, oracle as gcs_oracle};
 use tests::pipeline::small_job;
 use tests::s3::S3;
@@ -203,7 +203,7 @@ async fn a_damaged_inline_picture_is_refused_before_anything_is_held() {
         );
     }
     assert_eq!(pipeline.balance().await, (1_000, 0));
-    assert_eq!(files(pipeline.bucket.path()).len(), 0);
+    assert_eq!(objects(pipeline.bucket.path()).len(), 0);
     pipeline.close().await;
 }
 
@@ -223,7 +223,7 @@ async fn a_repeated_upload_is_one_and_what_is_no_picture_is_none() {
         assert_eq!(&one, answer);
     }
     assert_eq!(one.0, StatusCode::CREATED);
-    assert_eq!(files(pipeline.bucket.path()).len(), 1);
+    assert_eq!(objects(pipeline.bucket.path()).len(), 1);
 
     let request = pipeline.request(Method::POST, "/v1/uploads");
     let request = request.header("Idempotency-Key", "one").body(PHOTO);
@@ -245,7 +245,7 @@ async fn a_repeated_upload_is_one_and_what_is_no_picture_is_none() {
     let (status, _) = ask(&pipeline, Method::POST, &unnamed, photo()).await;
     assert_eq!(status, StatusCode::BAD_REQUEST);
     assert_eq!(
-        files(pipeline.bucket.path()).len(),
+        objects(pipeline.bucket.path()).len(),
         1,
         "nothing is left behind"
     );
