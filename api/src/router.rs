@@ -190,6 +190,7 @@ mod tests {
             operator_key: None,
             link_lifetime: Duration::from_mins(15),
             darkroom: Darkroom::new(1),
+            unpaid: common::config::Unpaid::default(),
             catalog: Arc::new(Catalog::load(None, None).unwrap()),
             cors_origins: vec!["https://studio.example".parse().unwrap()],
             public: Public::default(),
