@@ -473,7 +473,7 @@ async fn what_an_operator_repeats_with_a_key_is_done_once() {
     );
 
     // A cancellation by filter, repeated, is for the jobs of the first, and not for those that came meanwhile.
-    keyed(&pipeline, "pause again", "/v1/admin/pauses", &orders[3].2).await;
+    keyed(&pipeline, "pause-again", "/v1/admin/pauses", &orders[3].2).await;
     let first = pipeline.submit(&small_job()).await;
     let cancel = why(json!({"tenant": tenant}));
     let (_, replayed, one) = keyed(&pipeline, "end", "/v1/admin/jobs/cancel", &cancel).await;
@@ -483,13 +483,13 @@ async fn what_an_operator_repeats_with_a_key_is_done_once() {
     assert!(replayed);
     assert_eq!(one, two);
     assert_eq!(pipeline.job(&second).await["state"], "queued");
-    keyed(&pipeline, "end the rest", "/v1/admin/jobs/cancel", &cancel).await;
+    keyed(&pipeline, "end-the-rest", "/v1/admin/jobs/cancel", &cancel).await;
 
     // Side by side it is one, whoever comes first.
     let (before, _) = pipeline.balance().await;
     let gift = why(json!({"credits": 7}));
     let path = of_tenant("adjust");
-    let gifts = (0..8).map(|_| keyed(&pipeline, "a gift", &path, &gift));
+    let gifts = (0..8).map(|_| keyed(&pipeline, "a-gift", &path, &gift));
     let answers = futures::future::join_all(gifts).await;
     assert!(
         answers
