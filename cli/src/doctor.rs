@@ -150,7 +150,7 @@ fn catalog(config: &Config, report: &mut Report) {
                 Health::Well,
                 format!("{} models in the catalogue", catalog.models().count()),
             );
-            let memory = worker::memory::Memory::within(config.memory, config.slots);
+            let memory = worker::memory::within(config.memory, config.slots);
             match worker::providers::Providers::new(&catalog, config, &memory) {
                 Ok(_) => report.add(Health::Well, "every provider in the catalogue has what it needs"),
                 Err(error) => report.add(Health::Note, format!("{error:#}. `platen worker` refuses to start; `platen up` without GOOGLE_CLOUD_PROJECT and PLATEN_PROVIDERS starts a fake")),

@@ -7,7 +7,7 @@ use std::time::Duration;
 use cli::private::Servers;
 use common::bucket::Bucket;
 use common::clock;
-use common::config::{Config, Links, MEMORY, Providers, Timing};
+use common::config::{API_MEMORY, Config, Links, MEMORY, Providers, Timing};
 use common::credits::Credits;
 use common::database::{self, Role as DatabaseRole};
 use common::operation::tenants;
@@ -106,6 +106,7 @@ impl Stage {
             slots: SLOTS,
             spool: SPOOL,
             memory: MEMORY,
+            api_memory: API_MEMORY,
             timing: Timing {
                 lease,
                 ..Timing::default()
