@@ -381,7 +381,7 @@ fn catalog(config: &Config, report: &mut Report) {
             );
             let memory = worker::memory::within(
                 config.memory,
-                worker::places::Places::new(config.slots, 100).all(),
+                config.slots + worker::places::reserve(config.slots),
             );
             match worker::providers::Providers::new(&catalog, config, &memory) {
                 Ok(_) => report.add(Health::Well, "every provider in the catalogue has what it needs"),

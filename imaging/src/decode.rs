@@ -87,7 +87,12 @@ impl<'a> Original<'a> {
         };
         // RGB and RGBA of eight bits without a profile stay what they are.
         let stays = !self.profiled && [area * 3, area * 4].contains(&decoded);
-        let converted = if stays { 0 } else { area * 4 };
+        let channels = match &self.file {
+            File::Jpeg(_) => 3,
+            _ if decoded == area * 3 => 3,
+            _ => 4,
+        };
+        let converted = if stays { 0 } else { area * channels };
         decoding.max(decoded.saturating_add(converted))
     }
 

@@ -638,6 +638,20 @@ fn no_single_wrong_byte_breaks_the_decoders() {
     }
 }
 
+/// Told from the header alone, so a file that ends behind it tells the same.
+#[test]
+fn what_cleaning_takes_is_known_from_the_header() {
+    let memory = |file: &[u8]| memory_to_clean(file).unwrap();
+    let png = png_original(2_000, 1_000);
+    // Two megapixels are encoded as large as they are.
+    assert_eq!(memory(&png), 24_000_000);
+    assert_eq!(memory(&png[..png.len() / 2]), 24_000_000);
+    // Thirty-two are decoded, and then kept beside a picture of at most 4,096 pixels a side.
+    let needs = memory(&encoded(&drawn(8_000, 4_000), Format::Jpeg));
+    assert!((150_000_000..210_000_000).contains(&needs), "{needs}");
+    assert!(memory_to_clean(b"words").is_err());
+}
+
 /// The bytes of a PNG that is not flat, so that codecs have something to do.
 pub(super) fn png_original(width: u32, height: u32) -> Bytes {
     png(&drawn(width, height))
