@@ -208,7 +208,8 @@ mod tests {
         let url = format!("redis://{}/0", server.local_addr().unwrap());
         let dialled = Arc::new(Mutex::new(0));
         let counted = Arc::clone(&dialled);
-        let closing = tokio::spawn(async move {
+        let mut closing = tokio::task::JoinSet::new();
+        closing.spawn(async move {
             while server.accept().await.is_ok() {
                 *counted.lock().unwrap() += 1;
             }
@@ -222,7 +223,7 @@ mod tests {
             assert_eq!(trouble, Some(Trouble::Broken));
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        closing.abort();
+        drop(closing);
         // At 0, 0, 50, 150, 350 and 750 ms.
         let dialled = *dialled.lock().unwrap();
         assert!((3..=8).contains(&dialled), "{dialled} dials in a second");
