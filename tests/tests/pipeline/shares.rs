@@ -180,7 +180,8 @@ async fn a_crowd_behind_a_wallet_holds_two_connections() {
         .await
         .unwrap();
     let crowd = async {
-        let submits = (0..CROWD).map(|_| pipeline.post("/v1/jobs", &small_job()));
+        let body = small_job();
+        let submits = (0..CROWD).map(|_| pipeline.post("/v1/jobs", &body));
         join_all(submits).await
     };
     let watch = async {
