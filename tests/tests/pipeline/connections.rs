@@ -393,7 +393,10 @@ async fn an_api_without_files_for_connections_waits_for_some_and_says_so() {
     }
     let (_, after, _) = of_process(id);
     let each = (after.saturating_sub(before)) / 1_000;
-    assert!(each <= 24, "{each} KiB for each idle connection: {before} before, {after} after");
+    assert!(
+        each <= 24,
+        "{each} KiB for each idle connection: {before} before, {after} after"
+    );
     drop(idle);
 
     let few = |limit: usize| {
