@@ -27,6 +27,7 @@ use crate::connections::{self, Port};
 use crate::error::Problem;
 use crate::rates::Rates;
 use crate::router::{metrics_router, router};
+use crate::routes::health::Examined;
 use crate::routes::models::list::Page;
 use crate::shares::{self, Shares};
 use crate::waiters::Waiters;
@@ -63,6 +64,8 @@ pub struct App {
     pub shares: Shares,
     /// Requests that wait for jobs.
     pub waiters: Waiters,
+    /// How everything stood when readiness was last asked for.
+    pub examined: Examined,
     pub catalog: Arc<Catalog>,
     /// What a tenant may use that it does not pay for.
     pub unpaid: Unpaid,
@@ -120,6 +123,7 @@ impl App {
             shares: Shares::new(budget.places(), budget.body_bytes()),
             budget,
             waiters: Waiters::default(),
+            examined: Examined::default(),
             catalog: Arc::new(catalog),
             unpaid: config.unpaid,
             models: Page::default(),

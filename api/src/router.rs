@@ -202,6 +202,7 @@ mod tests {
             shares: Shares::new(budget.places(), budget.body_bytes()),
             budget,
             waiters: Waiters::default(),
+            examined: health::Examined::default(),
             unpaid: common::config::Unpaid::default(),
             catalog: Arc::new(Catalog::load(None, None).unwrap()),
             models: Page::default(),

@@ -11,6 +11,7 @@ use common::database;
 use common::ownership::Owner;
 use common::queue::{Ring, Trouble};
 use serde::Serialize;
+use tokio::sync::Mutex;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use utoipa::ToSchema;
@@ -19,6 +20,8 @@ use crate::app::App;
 
 /// A dependency that takes longer is not there.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// How long what was found is told again.
+const FRESH: Duration = Duration::from_millis(500);
 
 /// Whether the process runs
 ///
@@ -50,7 +53,7 @@ pub struct Readiness {
 }
 
 /// Something this process needs.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Dependency {
     pub name: &'static str,
     /// Without it requests are not served. Jobs are accepted without Redis: they start when it is back.
@@ -76,6 +79,56 @@ pub async fn ready(
     State(app): State<Arc<App>>,
     RawQuery(query): RawQuery,
 ) -> (StatusCode, Json<Readiness>) {
+    let Found {
+        dependencies,
+        usable,
+        ..
+    } = found(&app).await;
+    let stopping = app.stopping.is_cancelled();
+    let ready = !stopping && usable;
+    let problems = dependencies
+        .iter()
+        .filter_map(|Dependency { name, problem, .. }| Some(format!("{name}: {}", (*problem)?)))
+        .collect();
+    let verbose =
+        query.is_some_and(|query| query.split('&').any(|part| part.starts_with("verbose")));
+    let status = if ready {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    (
+        status,
+        Json(Readiness {
+            ready,
+            stopping,
+            problems,
+            dependencies: verbose.then_some(dependencies),
+        }),
+    )
+}
+
+/// What an examination found.
+#[derive(Clone, Debug)]
+pub struct Found {
+    at: Instant,
+    dependencies: Vec<Dependency>,
+    /// Whether requests can be served with what was found.
+    usable: bool,
+}
+
+/// The newest examination. Nobody needs a key to ask, so however many ask, one examines at a time, and twice a second.
+pub type Examined = Arc<Mutex<Option<Found>>>;
+
+async fn found(app: &App) -> Found {
+    let mut examined = app.examined.lock().await;
+    match &*examined {
+        Some(found) if found.at.elapsed() < FRESH => found.clone(),
+        _ => examined.insert(examine_all(app).await).clone(),
+    }
+}
+
+async fn examine_all(app: &App) -> Found {
     let (postgres, redis, (bucket, usable)) = tokio::join!(
         examine("postgres", true, async {
             match database::is_migrated(&app.reader).await {
@@ -91,28 +144,11 @@ pub async fn ready(
         }),
         examine_bucket(&app.owner),
     );
-    let stopping = app.stopping.is_cancelled();
-    let ready = !stopping && usable && postgres.problem.is_none();
-    let dependencies = vec![postgres, redis, bucket];
-    let problems = dependencies
-        .iter()
-        .filter_map(|Dependency { name, problem, .. }| Some(format!("{name}: {}", (*problem)?)));
-    let verbose =
-        query.is_some_and(|query| query.split('&').any(|part| part.starts_with("verbose")));
-    let status = if ready {
-        StatusCode::OK
-    } else {
-        StatusCode::SERVICE_UNAVAILABLE
-    };
-    (
-        status,
-        Json(Readiness {
-            ready,
-            stopping,
-            problems: problems.collect(),
-            dependencies: verbose.then_some(dependencies),
-        }),
-    )
+    Found {
+        at: Instant::now(),
+        usable: usable && postgres.problem.is_none(),
+        dependencies: vec![postgres, redis, bucket],
+    }
 }
 
 /// What a worker's readiness depends on.
