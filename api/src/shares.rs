@@ -45,6 +45,14 @@ pub enum Pool {
 }
 
 impl Pool {
+    const ALL: [Self; 5] = [
+        Self::Connections,
+        Self::Wallet,
+        Self::Bodies,
+        Self::Pictures,
+        Self::Downloads,
+    ];
+
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Connections => "connections",
@@ -114,6 +122,11 @@ pub struct Share {
 impl Shares {
     /// `places` pictures are rendered at once, and `bodies` bytes may be held, of all tenants together: one has half.
     pub fn new(places: usize, bodies: usize) -> Self {
+        // Told as 0 from the start: an alert needs to see a count grow.
+        for pool in Pool::ALL {
+            API_WAITING.with_label_values(&[pool.as_str()]);
+            API_OVERLOADED.with_label_values(&[pool.as_str()]);
+        }
         Self {
             all: Arc::default(),
             pictures: (places / 2).max(1),

@@ -205,7 +205,7 @@ async fn doctor_and_verify_name_a_guard_that_is_gone() {
     let says = platen.done(&["verify"]).await;
     assert!(says.contains("what guards the data is in place"), "{says}");
     assert!(
-        says.contains("anchors were NOT compared: there is no bucket"),
+        says.contains("anchors were NOT compared: PLATEN_BUCKET is missing"),
         "{says}"
     );
     let mut owner = PgConnection::connect(&platen.postgres.owner_url())

@@ -79,7 +79,9 @@ impl Search {
         while batch.seen < BATCH
             && let Some(object) = self.objects.try_next().await?
         {
-            if object.key == MARKER {
+            // Of no tenant and of no row: anchors are kept because they stand outside the database.
+            let is_ours = object.key == MARKER || object.key.starts_with(anchor::PREFIX);
+            if is_ours && object.kind == FileKind::Object {
                 continue;
             }
             batch.seen += 1;
@@ -87,8 +89,6 @@ impl Search {
                 _ if object.kind != FileKind::Object => batch.irregular.push(object),
                 Some(place) => owned.entry(place.tenant).or_default().push((place, object)),
                 None if object.modified >= self.before => {}
-                // Of no tenant, and of no row: they are kept because they stand outside the database.
-                None if object.key.starts_with(anchor::PREFIX) => {}
                 // One that broke off before it tidied up.
                 None if object.key.starts_with(EXAMINED) => batch.unnamed.push(object),
                 None => batch.strange.push(object),

@@ -284,7 +284,10 @@ fn gateway(inspected: &Value) -> Option<IpAddr> {
     let configs = inspected[0]["IPAM"]["Config"].as_array()?;
     configs
         .iter()
-        .find_map(|config| usable(&config["Gateway"]).or_else(|| first_of(&config["Subnet"])))
+        .find_map(|config| match config.get("Gateway") {
+            Some(said) => usable(said),
+            None => first_of(&config["Subnet"]),
+        })
 }
 
 /// The first address of a network: Docker gives it to a bridge that it has just made, and may not say so.
@@ -390,6 +393,8 @@ mod tests {
                 json!([{"IPAM": {"Config": [{"Subnet": "172.18.0.0/16", "Gateway": said}]}}]);
             assert_eq!(gateway(&network), found, "{said}");
         }
+        let silent = json!([{"IPAM": {"Config": [{"Subnet": "172.17.0.0/16"}]}}]);
+        assert_eq!(gateway(&silent), "172.17.0.1".parse().ok());
         for nothing in [
             json!({}),
             json!([]),

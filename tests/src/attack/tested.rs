@@ -7,7 +7,198 @@ use anyhow::{Context, ensure};
 use tokio::process::Command;
 
 /// Row, what is tried, and the end of the test's name.
-pub const CASES: &[(&str, &str, &str)] = &[];
+pub const CASES: &[(&str, &str, &str)] = &[
+    (
+        "A.1",
+        "the bucket is swapped under running processes, and paid work waits",
+        "while_the_bucket_is_not_ours_no_receipt_is_written_and_no_file_is_lost",
+    ),
+    (
+        "A.1",
+        "what has a receipt and is there again, and links in the folder",
+        "files_with_a_receipt_that_came_back_are_deleted_again_and_links_are_not_followed",
+    ),
+    (
+        "A.2",
+        "the password of Redis changes three times under load",
+        "redis_comes_back_after_each_rotation_of_its_password",
+    ),
+    (
+        "A.2",
+        "Redis is full, read-only, gone: the reason is told",
+        "why_redis_is_away_is_told",
+    ),
+    (
+        "A.3",
+        "a file of the bucket hangs when it is opened, and the process is told to end",
+        "a_file_that_hangs_on_open_keeps_no_process_from_ending",
+    ),
+    (
+        "A.3",
+        "a thread that hangs does not hold the end up",
+        "a_file_that_hangs_on_open_does_not_hold_the_end_up",
+    ),
+    (
+        "A.4",
+        "links and pipes in a folder bucket",
+        "links_and_pipes_in_a_folder_are_not_followed",
+    ),
+    (
+        "A.4",
+        "files that others may read are told",
+        "the_doctor_tells_of_files_that_others_may_read_and_of_links",
+    ),
+    (
+        "A.5",
+        "operators' POSTs are repeated with their key, one after the other and side by side",
+        "what_an_operator_repeats_with_a_key_is_done_once",
+    ),
+    (
+        "A.5",
+        "adjustments that are too large to be counted",
+        "no_wallet_comes_near_to_what_cannot_be_counted",
+    ),
+    (
+        "A.6",
+        "redrives of one job side by side",
+        "of_redrives_side_by_side_one_happens_and_the_others_leave_nothing",
+    ),
+    (
+        "A.6",
+        "links of a clock that is years off",
+        "a_clock_that_is_years_off_hands_out_no_link_that_works",
+    ),
+    (
+        "A.6",
+        "the signing key is changed",
+        "a_signing_key_is_changed_without_breaking_links",
+    ),
+    (
+        "B",
+        "more than fifty violations",
+        "at_most_fifty_violations_are_told",
+    ),
+    (
+        "B",
+        "pictures of a request that is wrong or cannot be paid",
+        "pictures_are_opened_when_nothing_else_is_wrong",
+    ),
+    (
+        "C",
+        "clients that take nothing of their answers",
+        "a_client_that_takes_nothing_of_its_answers_is_left",
+    ),
+    (
+        "C",
+        "an api without files to open",
+        "an_api_without_files_for_connections_waits_for_some_and_says_so",
+    ),
+    (
+        "D.2",
+        "two tenants without luck close a lane for all",
+        "two_tenants_without_luck_close_a_lane_for_all",
+    ),
+    (
+        "D.3",
+        "twelve cancels at once with an allowance of three",
+        "what_a_tenant_abandons_in_an_hour_is_bounded",
+    ),
+    (
+        "D.3",
+        "deadlines that cut calls off",
+        "deadlines_abandon_no_more_calls_than_allowed",
+    ),
+    (
+        "D.4",
+        "inputs of jobs that delivered nothing",
+        "inputs_of_jobs_that_delivered_nothing_have_a_term",
+    ),
+    (
+        "D.4",
+        "uploads of tenants that never paid",
+        "uploads_of_tenants_that_never_paid_have_a_term",
+    ),
+    (
+        "D.4",
+        "answers that are kept",
+        "one_turn_deletes_as_many_answers_as_a_minute_can_leave",
+    ),
+    (
+        "D.5",
+        "one address asks without an end",
+        "one_address_has_a_burst_and_others_have_theirs",
+    ),
+    (
+        "D.5",
+        "one tenant with many keys",
+        "a_tenant_has_one_burst_for_all_its_keys_and_takes_nothing_from_others",
+    ),
+    (
+        "E",
+        "a limit of 0 and rubbish planted in a lane",
+        "values_planted_into_a_lane_are_corrected",
+    ),
+    (
+        "E",
+        "39 weaknesses planted in the database",
+        "every_planted_weakness_is_named",
+    ),
+    (
+        "E",
+        "rows planted against each invariant",
+        "every_planted_violation_is_found",
+    ),
+    (
+        "E",
+        "a ledger that was rewritten, its chain computed anew",
+        "a_rewritten_history_is_found_though_its_chain_is_computed_anew",
+    ),
+    (
+        "E",
+        "a key that is un-revoked",
+        "a_revoked_key_stays_revoked",
+    ),
+    (
+        "E",
+        "an operator's key that nearly fits",
+        "the_operators_key_is_compared_exactly",
+    ),
+    (
+        "E",
+        "variables that are rubbish",
+        "a_variable_that_is_not_usable_is_named",
+    ),
+    (
+        "E",
+        "an error while nothing is logged",
+        "no_error_goes_without_a_word_whatever_is_logged",
+    ),
+    (
+        "E",
+        "a standard output that is full or closed",
+        "a_full_disk_is_told_and_a_reader_that_has_gone_is_not",
+    ),
+    (
+        "E",
+        "variables of Postgres clients, and a login for each role",
+        "it_serves_whatever_the_shell_has_set_with_one_login_for_each_role",
+    ),
+    (
+        "E",
+        "secrets written through links",
+        "no_secret_is_written_through_a_link",
+    ),
+    (
+        "E",
+        "advisories that were not looked up",
+        "advisories_that_were_not_looked_up_are_said_not_to_be",
+    ),
+    (
+        "E",
+        "a Redis of Compose without a password",
+        "compose_gives_redis_a_password",
+    ),
+];
 
 /// Runs all of them, and says of each whether it passed.
 pub async fn run() -> anyhow::Result<Vec<bool>> {

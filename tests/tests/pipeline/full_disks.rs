@@ -190,6 +190,7 @@ async fn a_database_that_is_full_at_any_step_is_a_503_without_a_trace() {
         assert_eq!(pipeline.fake.journal().count(), calls + 1, "{table}");
     }
     all_succeed(&pipeline, &ids).await;
+    run(&mut owner, "DROP FUNCTION no_room()").await;
     owner.close().await.unwrap();
     pipeline.close().await;
 }
@@ -230,7 +231,7 @@ async fn a_database_on_a_full_disk_goes_on_when_there_is_room() {
     }
     run(
         &mut owner,
-        &format!("CREATE TABLE ballast (it text) TABLESPACE {tablespace}; ALTER TABLE ballast ALTER it SET STORAGE PLAIN"),
+        &format!("CREATE TEMPORARY TABLE ballast (it text) TABLESPACE {tablespace}; ALTER TABLE ballast ALTER it SET STORAGE PLAIN"),
     )
     .await;
     let full = loop {

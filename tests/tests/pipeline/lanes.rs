@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use common::config::Unpaid;
 use common::outcome::Class;
 use common::queue::lanes::Why;
 use fakes::Fault;
@@ -289,7 +290,14 @@ async fn what_is_made_is_delivered_before_the_deadline_though_the_lane_is_closed
 
 #[tokio::test]
 async fn canceled_jobs_leave_their_lane() {
-    let pipeline = Pipeline::start().await;
+    let pipeline = Pipeline::start_with(Options {
+        unpaid: Unpaid {
+            cancel_allowance: 100,
+            ..Unpaid::default()
+        },
+        ..Options::default()
+    })
+    .await;
     pipeline.fake.faults().latency(20_000..=20_000);
     let mut job = small_job();
     job["outputs"] = json!(4);
