@@ -203,7 +203,7 @@ mod tests {
             budget,
             waiters: Waiters::default(),
             examined: health::Examined::default(),
-            unpaid: common::config::Unpaid::default(),
+            unpaid: config::Unpaid::default(),
             catalog: Arc::new(Catalog::load(None, None).unwrap()),
             models: Page::default(),
             cors_origins: vec!["https://studio.example".parse().unwrap()],

@@ -139,10 +139,10 @@ impl Kind<'_> {
 /// is too much makes a line; of our four roles there is always one.
 const FACTS: &str = r"-- guards::facts
 WITH RECURSIVE ours AS (
-  SELECT c.* FROM pg_class c WHERE c.relnamespace = 'public'::regnamespace
+  SELECT c.oid, c.relname, c.relkind, c.relowner, c.relacl, c.reloptions, c.relrowsecurity, c.relforcerowsecurity FROM pg_class c WHERE c.relnamespace = 'public'::regnamespace
     AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
 ), functions AS (
-  SELECT p.*, pg_get_userbyid(p.proowner) AS owner FROM pg_proc p WHERE p.pronamespace = 'public'::regnamespace
+  SELECT p.oid, p.proname, p.prolang, p.prosecdef, p.proconfig, p.prosqlbody, p.prosrc, pg_get_userbyid(p.proowner) AS owner FROM pg_proc p WHERE p.pronamespace = 'public'::regnamespace
     AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e')
 ), roles AS (
   SELECT r.oid, r.rolname::text AS name, r.rolcanlogin,
@@ -189,8 +189,8 @@ SELECT concat_ws(' | ', 'rule', rulename || ' on ' || c.relname, pg_get_ruledef(
 UNION ALL
 SELECT concat_ws(' | ', 'grant', CASE grantee WHEN 0 THEN 'everybody' ELSE pg_get_userbyid(grantee)::text END || ' may ' || privilege_type || coalesce(' (' || attname || ')', '') || ' on ' || relname
          || CASE WHEN is_grantable THEN ' and pass that on' ELSE '' END)
-FROM (SELECT c.relname, NULL::name AS attname, c.relowner, a.* FROM ours c, aclexplode(c.relacl) a
-      UNION ALL SELECT c.relname, f.attname, c.relowner, a.* FROM ours c JOIN pg_attribute f ON f.attrelid = c.oid AND NOT f.attisdropped, aclexplode(f.attacl) a) given
+FROM (SELECT c.relname, NULL::name AS attname, c.relowner, a.grantee, a.privilege_type, a.is_grantable FROM ours c, aclexplode(c.relacl) a
+      UNION ALL SELECT c.relname, f.attname, c.relowner, a.grantee, a.privilege_type, a.is_grantable FROM ours c JOIN pg_attribute f ON f.attrelid = c.oid AND NOT f.attisdropped, aclexplode(f.attacl) a) given
 WHERE grantee <> relowner
 UNION ALL
 SELECT concat_ws(' | ', 'grant', CASE grantee WHEN 0 THEN 'everybody' ELSE pg_get_userbyid(grantee)::text END || ' may create objects in schema public' || CASE WHEN is_grantable THEN ' and pass that on' ELSE '' END)
