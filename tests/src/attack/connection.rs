@@ -27,7 +27,7 @@ pub const CASES: &[Case] = &[
     Case {
         row: "C",
         says: "200 requests that send a byte of their head each second",
-        attack: |stage| Box::pin(slow(stage, b"GET /livez HTTP/1.1\r\nX-Slow: ")),
+        attack: |stage| Box::pin(slow(stage, "GET /livez HTTP/1.1\r\nX-Slow: ")),
     },
     Case {
         row: "C",
@@ -35,7 +35,7 @@ pub const CASES: &[Case] = &[
         attack: |stage| {
             Box::pin(slow(
                 stage,
-                b"POST /v1/jobs HTTP/1.1\r\nHost: platen\r\nContent-Type: application/json\r\nContent-Length: 1000000\r\n\r\n{",
+                "POST /v1/jobs HTTP/1.1\r\nHost: platen\r\nAuthorization: Bearer KEY\r\nContent-Type: application/json\r\nContent-Length: 1000000\r\n\r\n{",
             ))
         },
     },
@@ -97,15 +97,18 @@ async fn silent(stage: &Stage, addresses: u8) -> Outcome {
     ))
 }
 
-async fn slow(stage: &Stage, begins: &'static [u8]) -> Outcome {
+/// `begins` is what each says at once, with `KEY` for a key that is good.
+async fn slow(stage: &Stage, begins: &str) -> Outcome {
     let attacked = stage.processes(&[]).await?;
     let caller = stage.tenant(&attacked, 3, 100).await?;
     let api = attacked.api.address();
+    let begins = begins.replace("KEY", &caller.key);
     let mut clients = JoinSet::new();
     for number in 0..200_u8 {
+        let begins = begins.clone();
         clients.spawn(async move {
             let mut connection = connect(api, [127, 0, 3, number / 10]).await?;
-            connection.write_all(begins).await?;
+            connection.write_all(begins.as_bytes()).await?;
             let drip = async {
                 loop {
                     let mut byte = [0];
