@@ -116,6 +116,10 @@ impl Budget {
         let turn = share.picture().await?;
         let place = self.place(need).await?;
         let darkroom = self.darkroom.clone();
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "it ends by itself within seconds, and nothing is lost where the process ends first"
+        )]
         // A task of its own: what has begun goes on when its client is gone, and takes its memory for as long.
         let work = tokio::spawn(async move {
             let _held = (turn, place);

@@ -28,6 +28,10 @@ struct Waited {
 impl Waiters {
     /// Waits until the job has ended, for as long as this future is kept. `reader` sees all jobs; of this one nothing but that it has
     /// ended is told.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "it ends when nobody waits, and nothing is lost where the process ends first"
+    )]
     pub async fn ended(&self, reader: &PgPool, job: JobId) {
         let mut told = {
             let mut waited = self.lock();

@@ -87,7 +87,7 @@ async fn postgres(config: &Config, report: &mut Report) {
         match tokio::time::timeout(PATIENCE, examine).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
-                report.add(Health::Ill, format!("Postgres as {}: {error}", role.name()))
+                report.add(Health::Ill, format!("Postgres as {}: {error}", role.name()));
             }
             Err(_) => report.add(
                 Health::Ill,

@@ -121,7 +121,7 @@ enum TenantWord {
         place: Place,
     },
     /// Say how much larger a tenant's share of each worker is than that of others: times what
-    /// PLATEN_TENANT_SLOTS_PERCENT gives everyone. Workers notice within seconds.
+    /// `PLATEN_TENANT_SLOTS_PERCENT` gives everyone. Workers notice within seconds.
     Weight {
         tenant: TenantId,
         #[arg(value_parser = clap::value_parser!(u8).range(1..=100))]
@@ -445,7 +445,9 @@ async fn verify(
     let invariants = verify::INVARIANTS.len();
     match checked.deep {
         None => {
-            say!("all is well: {invariants} invariants hold, and what guards the data is in place")?
+            say!(
+                "all is well: {invariants} invariants hold, and what guards the data is in place"
+            )?;
         }
         Some(Progress { read, listed, .. }) => say!(
             "all is well: {invariants} invariants hold, what guards the data is in place, {read} files are as they were stored, and each of {listed} objects has its row or is young"

@@ -94,7 +94,11 @@ struct Asked {
 
 type Answer = Result<Ownership, Unknown>;
 /// What is recorded, and what that says of the bucket.
-type Looked = Result<(Option<Uuid>, Ownership), Problem>;
+type Looked = Result<(Recorded, Ownership), Problem>;
+
+/// The marker's id that the database has recorded; `None`: no bucket was adopted.
+#[derive(Clone, Copy, Debug)]
+struct Recorded(Option<Uuid>);
 
 #[derive(Default)]
 struct Seen {
@@ -103,7 +107,7 @@ struct Seen {
     /// A question that was not answered yet. It outlives whoever asked it.
     running: Option<(Instant, JoinHandle<Looked>)>,
     /// What the database has recorded, as last heard, where it was heard at all.
-    recorded: Option<Option<Uuid>>,
+    recorded: Option<Recorded>,
     told: Option<Ownership>,
 }
 
@@ -131,6 +135,10 @@ impl Owner {
     }
 
     /// Whose it is, asked at `since` or later. Whoever has changed something asks with a time after the change.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a question to a bucket that hangs must not hold the process's end up"
+    )]
     pub async fn ask_since(&self, since: Instant) -> Answer {
         let deadline = Instant::now() + PATIENCE;
         let mut seen = self.0.seen.lock().await;
@@ -194,17 +202,17 @@ impl Owner {
         }
     }
 
-    async fn look(&self, known: Option<Option<Uuid>>) -> Looked {
+    async fn look(&self, known: Option<Recorded>) -> Looked {
         let Asked { pool, bucket, .. } = &*self.0;
         let recorded = match known {
             None => database::answered(store::recorded(pool)).await?,
-            Some(known) => match timeout(RECALL, store::recorded(pool)).await {
+            Some(Recorded(known)) => match timeout(RECALL, store::recorded(pool)).await {
                 Ok(Ok(recorded)) => recorded,
                 Ok(Err(_)) | Err(_) => known,
             },
         };
         let ownership = compare(recorded, bucket).await?;
-        Ok((recorded, ownership))
+        Ok((Recorded(recorded), ownership))
     }
 }
 

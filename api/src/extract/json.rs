@@ -66,7 +66,7 @@ fn schema_of<T: ToSchema + 'static>() -> &'static Value {
     // There are as many as there are bodies in the contract.
     let schema: &'static Value = Box::leak(Box::new(json!(T::schema())));
     let mut made = MADE.write().unwrap_or_else(PoisonError::into_inner);
-    *made.entry(body).or_insert(schema)
+    made.entry(body).or_insert(schema)
 }
 
 /// What is wrong at a place, by what Rust says of it.

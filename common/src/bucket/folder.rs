@@ -150,7 +150,10 @@ fn listed(root: &Path, entry: &DirEntry) -> Result<Option<Listed>, BucketError> 
         Ok(metadata) => metadata,
         Err(error) => return gone_or(root, error).transpose(),
     };
-    let path = entry.path().strip_prefix(root).unwrap_or(entry.path());
+    let path = entry
+        .path()
+        .strip_prefix(root)
+        .unwrap_or_else(|_| entry.path());
     let modified = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
     Ok(Some(Listed {
         key: path.to_string_lossy().into_owned(),
@@ -192,14 +195,14 @@ pub fn survey(root: &Path) -> io::Result<Survey> {
         survey.seen += 1;
         if entry.depth() > 0 && irregular(entry.file_type()).is_some() {
             survey.irregular += 1;
-            survey.an_irregular.get_or_insert(entry.into_path());
+            survey.an_irregular.get_or_insert_with(|| entry.into_path());
         } else if let Ok(metadata) = fs::metadata(entry.path())
             && metadata.permissions().mode() & OF_OTHERS != 0
             // The marker is no secret, and may have been written by an operator's login.
             && entry.path() != root.join(super::MARKER)
         {
             survey.open_to_others += 1;
-            survey.one_of_these.get_or_insert(entry.into_path());
+            survey.one_of_these.get_or_insert_with(|| entry.into_path());
         }
     }
     Ok(survey)

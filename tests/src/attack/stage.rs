@@ -12,7 +12,7 @@ use cli::private::{Servers, Tuning};
 use reqwest::{Client, Method, RequestBuilder, StatusCode};
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio_util::sync::CancellationToken;
+use tokio::task::JoinSet;
 
 use crate::fleet::{Orders, Process, Role};
 use crate::pipeline::OPERATOR_KEY;
@@ -60,7 +60,7 @@ pub struct Caller {
 
 /// Asks again and again how both processes are.
 struct Health {
-    enough: CancellationToken,
+    _asking: JoinSet<()>,
     slowest: Arc<Mutex<(Duration, String)>>,
 }
 
@@ -169,7 +169,7 @@ fn limited_program(folder: &Path) -> anyhow::Result<std::path::PathBuf> {
 impl Attacked {
     /// Ends both, and says what they took; an error where one died, took more than it has, or was not healthy.
     pub async fn held(mut self) -> anyhow::Result<String> {
-        let slowest = self.health.end();
+        let slowest = self.health.slowest();
         let mut peaks = Vec::new();
         for process in [&mut self.api].into_iter().chain(&mut self.worker) {
             let most = match process.role {
@@ -215,15 +215,13 @@ fn peak(process: &Process) -> anyhow::Result<u64> {
 
 impl Health {
     fn watch(addresses: Vec<SocketAddr>) -> anyhow::Result<Self> {
-        let health = Self {
-            enough: CancellationToken::new(),
-            slowest: Arc::default(),
-        };
+        let slowest = Arc::<Mutex<(Duration, String)>>::default();
         let http = Client::builder().timeout(Duration::from_secs(5)).build()?;
-        let (enough, slowest) = (health.enough.clone(), Arc::clone(&health.slowest));
-        tokio::spawn(async move {
+        let (mut asking, noted) = (JoinSet::new(), Arc::clone(&slowest));
+        asking.spawn(async move {
             let mut ticks = tokio::time::interval(Duration::from_millis(100));
-            while enough.run_until_cancelled(ticks.tick()).await.is_some() {
+            loop {
+                ticks.tick().await;
                 for address in &addresses {
                     let url = format!("http://{address}/livez");
                     let asked = Instant::now();
@@ -232,18 +230,20 @@ impl Health {
                         Ok(answer) if answer.status().is_success() => asked.elapsed(),
                         _ => Duration::from_secs(5),
                     };
-                    let mut slowest = slowest.lock().unwrap_or_else(PoisonError::into_inner);
+                    let mut slowest = noted.lock().unwrap_or_else(PoisonError::into_inner);
                     if took > slowest.0 {
                         *slowest = (took, url);
                     }
                 }
             }
         });
-        Ok(health)
+        Ok(Self {
+            _asking: asking,
+            slowest,
+        })
     }
 
-    fn end(&self) -> (Duration, String) {
-        self.enough.cancel();
+    fn slowest(&self) -> (Duration, String) {
         self.slowest
             .lock()
             .unwrap_or_else(PoisonError::into_inner)

@@ -19,7 +19,7 @@ async fn database() -> (TestServers, String, PgConnection) {
 async fn found(connection: &mut PgConnection) -> Vec<Finding> {
     match guards::check(connection).await.unwrap() {
         Compared::Findings(found) => found,
-        newer => panic!("{newer:?}"),
+        newer @ Compared::Newer { .. } => panic!("{newer:?}"),
     }
 }
 

@@ -9,14 +9,14 @@ use bytes::Bytes;
 use common::bucket::Bucket;
 use common::clock;
 use futures::future::join_all;
-use futures::stream::{FuturesUnordered, StreamExt};
-use reqwest::{Method, StatusCode};
+use reqwest::{Method, RequestBuilder, StatusCode};
 use serde_json::{Value, json};
 use sqlx::postgres::PgPoolOptions;
 use tests::pipeline::small_job;
 use tests::{Options, Pipeline};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::task::JoinSet;
 
 const PHOTO: &[u8] = include_bytes!("../../../samples/product.jpg");
 
@@ -129,7 +129,9 @@ async fn a_file_that_nobody_reads_is_not_in_memory() {
     let pipeline = Pipeline::start().await;
     let key = pipeline.config.signing_key().unwrap().clone();
     let bucket = Bucket::open(&pipeline.config.bucket().unwrap(), key).unwrap();
-    let file: Vec<u8> = (0..LENGTH).map(|at| (at / 1_000 % 251) as u8).collect();
+    let file: Vec<u8> = (0..LENGTH)
+        .map(|at| u8::try_from(at / 1_000 % 251).unwrap())
+        .collect();
     let object = "t/1/j/2/3/0.png";
     bucket.put_new(object, file.clone().into()).await.unwrap();
     let path = bucket.our_link(object, "a.png", clock::now(), Duration::from_mins(5));
@@ -247,16 +249,14 @@ async fn who_waits_beyond_the_share_is_answered_at_once() {
         let request = pipeline.request(Method::POST, "/v1/jobs");
         request.header("prefer", "wait=60").json(&small_job())
     });
-    let mut answers: FuturesUnordered<_> = requests
-        .map(|request| tokio::spawn(request.send()))
-        .collect();
+    let mut answers: JoinSet<_> = requests.map(RequestBuilder::send).collect();
     for _ in 0..5 {
-        let answer = answers.next().await.unwrap().unwrap().unwrap();
+        let answer = answers.join_next().await.unwrap().unwrap().unwrap();
         assert_eq!(answer.status(), StatusCode::ACCEPTED);
         assert!(!answer.headers().contains_key("preference-applied"));
     }
     pipeline.start_worker().await;
-    while let Some(answer) = answers.next().await {
+    while let Some(answer) = answers.join_next().await {
         let answer = answer.unwrap().unwrap();
         assert_eq!(answer.status(), StatusCode::OK);
         assert_eq!(answer.headers()["preference-applied"], "wait=60");
@@ -268,7 +268,9 @@ async fn who_waits_beyond_the_share_is_answered_at_once() {
 /// 24 megapixels, which take a while.
 fn large() -> Vec<u8> {
     let picture = image::RgbImage::from_fn(6_000, 4_000, |x, y| {
-        image::Rgb([(x % 251) as u8, (y % 241) as u8, (x / 8 + y / 8) as u8])
+        image::Rgb(
+            [x % 251, y % 241, (x / 8 + y / 8) % 256].map(|part| u8::try_from(part).unwrap()),
+        )
     });
     let mut file = std::io::Cursor::new(Vec::new());
     picture

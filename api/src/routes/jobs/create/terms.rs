@@ -63,6 +63,7 @@ impl Prefer {
     }
 
     /// The same, where nobody waits.
+    #[must_use]
     pub fn without_wait(self) -> Self {
         Self { wait: None, ..self }
     }
