@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-use common::config::Config;
+use common::config::{API_MEMORY, Config};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::process::{Child, Command};
 
@@ -65,17 +65,17 @@ pub fn told(mut platen: Command, word: &str, config: &Config) -> Command {
         .env("PLATEN_SLOTS", config.slots.to_string())
         .env("PLATEN_MEMORY_MB", (config.memory / 1_000_000).to_string())
         .env(
-            "PLATEN_API_MEMORY_MB",
-            (config.api_memory / 1_000_000).to_string(),
-        )
-        .env(
             "PLATEN_LEASE_SECONDS",
             config.timing.lease.as_secs().to_string(),
         )
         .env("PLATEN_LOG", "warn")
         .stdin(Stdio::null())
         .kill_on_drop(true);
-    // Older versions do not know it.
+    // Older versions do not know these.
+    if config.api_memory != API_MEMORY {
+        let megabytes = (config.api_memory / 1_000_000).to_string();
+        platen.env("PLATEN_API_MEMORY_MB", megabytes);
+    }
     if config.tenant_slots_percent != 100 {
         let percent = config.tenant_slots_percent.to_string();
         platen.env("PLATEN_TENANT_SLOTS_PERCENT", percent);
