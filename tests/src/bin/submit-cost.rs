@@ -123,12 +123,13 @@ async fn ready(orders: &Orders) -> Process {
     orders.start(Role::Api, 1).await.unwrap().pop().unwrap()
 }
 
+/// The program starts itself once more, with variables for its allocator: so children are counted.
 /// What an api takes from its start to its end, with so many submits between.
 async fn instructions(real: &Real, scratch: &Path, bounds: bool, count: usize) -> u64 {
     let told = scratch.join(format!("callgrind-{bounds}-{count}"));
     let program = scratch.join("platen-counted");
     let script = format!(
-        "#!/bin/sh\nexec valgrind --quiet --tool=callgrind --callgrind-out-file='{}' '{}' \"$@\"\n",
+        "#!/bin/sh\nexec valgrind --quiet --trace-children=yes --tool=callgrind --callgrind-out-file='{}' '{}' \"$@\"\n",
         told.display(),
         processes::binary("platen").display()
     );
