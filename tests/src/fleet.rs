@@ -64,6 +64,12 @@ impl Orders {
         }
         Ok(processes)
     }
+
+    /// The same of one.
+    pub async fn start_one(&self, role: Role) -> anyhow::Result<Process> {
+        let mut started = self.start(role, 1).await?;
+        started.pop().context("one was started")
+    }
 }
 
 impl Process {

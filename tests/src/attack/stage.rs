@@ -109,7 +109,7 @@ impl Stage {
         };
         let mut processes = Vec::new();
         for &role in roles {
-            processes.append(&mut orders.start(role, 1).await?);
+            processes.push(orders.start_one(role).await?);
         }
         let health = Health::watch(processes.iter().map(Process::metrics_address).collect())?;
         let mut processes = processes.into_iter();

@@ -120,7 +120,7 @@ fn orders(real: &Real, bounds: bool) -> Orders {
 }
 
 async fn ready(orders: &Orders) -> Process {
-    orders.start(Role::Api, 1).await.unwrap().pop().unwrap()
+    orders.start_one(Role::Api).await.unwrap()
 }
 
 /// The program starts itself once more, with variables for its allocator: so children are counted.

@@ -82,18 +82,8 @@ async fn refused(orders: &fleet::Orders, role: fleet::Role, number: usize) -> St
 #[tokio::test]
 async fn while_the_bucket_is_not_ours_no_receipt_is_written_and_no_file_is_lost() {
     let mut real = Real::start(50..=100).await;
-    let mut api = real
-        .orders
-        .start(fleet::Role::Api, 1)
-        .await
-        .unwrap()
-        .remove(0);
-    let mut worker = real
-        .orders
-        .start(fleet::Role::Worker, 1)
-        .await
-        .unwrap()
-        .remove(0);
+    let mut api = real.orders.start_one(fleet::Role::Api).await.unwrap();
+    let mut worker = real.orders.start_one(fleet::Role::Worker).await.unwrap();
     real.pipeline.url = format!("http://{}", api.address());
     let pipeline = &real.pipeline;
     let mut due = Vec::new();
@@ -352,18 +342,8 @@ async fn files_with_a_receipt_that_came_back_are_deleted_again_and_links_are_not
 #[tokio::test]
 async fn a_file_that_hangs_on_open_keeps_no_process_from_ending() {
     let mut real = Real::start(50..=100).await;
-    let mut api = real
-        .orders
-        .start(fleet::Role::Api, 1)
-        .await
-        .unwrap()
-        .remove(0);
-    let mut worker = real
-        .orders
-        .start(fleet::Role::Worker, 1)
-        .await
-        .unwrap()
-        .remove(0);
+    let mut api = real.orders.start_one(fleet::Role::Api).await.unwrap();
+    let mut worker = real.orders.start_one(fleet::Role::Worker).await.unwrap();
     real.pipeline.url = format!("http://{}", api.address());
     let pipeline = &real.pipeline;
     let job = pipeline.submit(&small_job()).await;
@@ -385,12 +365,7 @@ async fn a_file_that_hangs_on_open_keeps_no_process_from_ending() {
     // The second signal ends a worker that would wait for its job.
     real.fake.faults().latency(60_000..=60_000);
     let calls = real.fake.journal().count();
-    let mut again = real
-        .orders
-        .start(fleet::Role::Api, 1)
-        .await
-        .unwrap()
-        .remove(0);
+    let mut again = real.orders.start_one(fleet::Role::Api).await.unwrap();
     real.pipeline.url = format!("http://{}", again.address());
     let pipeline = &real.pipeline;
     let slow = pipeline.submit(&small_job()).await;
@@ -417,12 +392,7 @@ async fn a_file_that_hangs_on_open_keeps_no_process_from_ending() {
 #[tokio::test]
 async fn a_signing_key_is_changed_without_breaking_links() {
     let real = Real::start(50..=100).await;
-    let worker = real
-        .orders
-        .start(fleet::Role::Worker, 1)
-        .await
-        .unwrap()
-        .remove(0);
+    let worker = real.orders.start_one(fleet::Role::Worker).await.unwrap();
     let pipeline = &real.pipeline;
     let job = pipeline.submit(&small_job()).await;
     let job = pipeline.ended(&job).await;
@@ -437,7 +407,7 @@ async fn a_signing_key_is_changed_without_breaking_links() {
         let name = "PLATEN_SIGNING_KEY_PREVIOUS".to_owned();
         orders.environment.retain(|(variable, _)| *variable != name);
         orders.environment.extend(previous.map(|key| (name, key)));
-        let mut api = orders.start(fleet::Role::Api, 1).await.unwrap().remove(0);
+        let mut api = orders.start_one(fleet::Role::Api).await.unwrap();
         let url = format!("http://{}{path}", api.address());
         let opened = pipeline.anonymous(Method::GET, &url).send().await.unwrap();
         assert_eq!(opened.status(), expected);
