@@ -499,9 +499,11 @@ async fn fifty_jobs_survive_a_flushall() {
     for _ in 0..50 {
         ids.push(up.submit().await);
     }
+    let patient =
+        redis::AsyncConnectionConfig::new().set_response_timeout(Some(Duration::from_secs(20)));
     let mut redis = redis::Client::open(up.ready["redis"].as_str().unwrap())
         .unwrap()
-        .get_multiplexed_async_connection()
+        .get_multiplexed_async_connection_with_config(&patient)
         .await
         .unwrap();
     let _done: () = redis.flushall().await.unwrap();

@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 
 use common::id::RequestId;
 use redis::aio::MultiplexedConnection;
-use redis::{Client, cmd};
+use redis::cmd;
+
+use crate::servers::connect_to_redis;
 
 /// A Redis of the test's own, and the file in which processes find it.
 pub struct Rotating {
@@ -20,7 +22,7 @@ pub struct Rotating {
 impl Rotating {
     /// With the server's own URL, and the one under which processes reach it.
     pub async fn new(own: &str, told: &str, file: &Path) -> Self {
-        let admin = connect(own).await;
+        let admin = connect_to_redis(own).await;
         let (login, _) = own.rsplit_once('@').unwrap();
         let (_, password) = login.rsplit_once(':').unwrap();
         let rotating = Self {
@@ -50,7 +52,7 @@ impl Rotating {
 
     /// After the server was started anew, with the same password.
     pub async fn reconnect(&mut self) {
-        self.admin = connect(&self.own).await;
+        self.admin = connect_to_redis(&self.own).await;
     }
 
     /// Writes the newest password into the file.
@@ -88,9 +90,4 @@ impl Rotating {
         // One of them is our own.
         popping.count() >= workers && list.lines().count() > apis + 2 * workers
     }
-}
-
-async fn connect(url: &str) -> MultiplexedConnection {
-    let client = Client::open(url).unwrap();
-    client.get_multiplexed_async_connection().await.unwrap()
 }

@@ -3,8 +3,12 @@
 //! `make test` starts them once (`src/bin/with-servers.rs`) and names them in the environment; a test that is run
 //! alone starts its own.
 
+use std::time::Duration;
+
 use cli::private::{Servers, Tuning};
 use common::database;
+use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, Client};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, Connection, Executor};
 use tempfile::TempDir;
@@ -131,4 +135,17 @@ fn in_database(url: &str, name: &str) -> String {
     let (server, named) = url.rsplit_once('/').unwrap();
     let settings = named.split_once('?').map_or("", |(_, settings)| settings);
     format!("{server}/{name}?{settings}")
+}
+
+/// A connection of the test's own to Redis. It waits longer for an answer than a busy machine needs; by default it
+/// would wait half a second.
+pub async fn connect_to_redis(url: &str) -> MultiplexedConnection {
+    let config = AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(Duration::from_secs(20)))
+        .set_response_timeout(Some(Duration::from_secs(20)));
+    let client = Client::open(url).unwrap();
+    client
+        .get_multiplexed_async_connection_with_config(&config)
+        .await
+        .unwrap()
 }

@@ -26,7 +26,7 @@ use serde_json::json;
 use tests::clients::Clients;
 use tests::fleet::{Process, Role};
 use tests::real::Real;
-use tests::servers::TestServers;
+use tests::servers::{TestServers, connect_to_redis};
 use tests::{Options, models};
 use tokio::net::TcpListener;
 use tokio::sync::{OnceCell, watch};
@@ -254,8 +254,7 @@ async fn take(
 /// As if the lane had learned before that its provider bears so many.
 async fn learned(pipeline: &tests::Pipeline, calls: usize) {
     let lane = pipeline.lane(MODEL).await.lane;
-    let client = redis::Client::open(pipeline.servers.redis_url.as_str()).unwrap();
-    let mut redis = client.get_multiplexed_async_connection().await.unwrap();
+    let mut redis = connect_to_redis(&pipeline.servers.redis_url).await;
     let key = format!("{}:lane:{lane}", pipeline.config.queue);
     let _new: i64 = redis.hset(key, "limit", calls).await.unwrap();
 }

@@ -19,6 +19,7 @@ use tests::clients::Clients;
 use tests::fleet::{Process, Role};
 use tests::prometheus::{Prometheus, shipped_interval};
 use tests::real::Real;
+use tests::servers::connect_to_redis;
 use tests::{Pipeline, root, verdict};
 use tokio::task::JoinSet;
 
@@ -169,8 +170,7 @@ impl Taken {
         .unwrap();
         owner.close().await.unwrap();
         let url = pipeline.config.redis_url.as_ref().unwrap().expose_secret();
-        let redis = redis::Client::open(url).unwrap();
-        let mut redis = redis.get_multiplexed_async_connection().await.unwrap();
+        let mut redis = connect_to_redis(url).await;
         let info: String = redis::cmd("INFO").query_async(&mut redis).await.unwrap();
         let commands = info
             .lines()

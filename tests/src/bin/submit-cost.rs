@@ -1,8 +1,9 @@
 //! `make submit-cost`: what the bounds on rates, connections and tenants cost a submit.
 //!
-//! First in instructions: an api runs under Callgrind, once for a few submits and once for many; the difference is
-//! what a submit takes, with the bounds on and off. Then in submits a second: apis with and without bounds run side
-//! by side, in pairs that take turns. Prints both, and exits with 1 when the bounds cost more than they may.
+//! First in instructions: an api runs under Callgrind, once for a few submits and once for many; the difference, less
+//! what an idle api takes in as many seconds, is what the submits take, with the bounds on and off. Then in submits a
+//! second: apis with and without bounds run side by side, in pairs that take turns. Prints both, and exits with 1 when
+//! the bounds cost more than they may.
 #![expect(clippy::print_stdout, reason = "prints what it measured")]
 #![expect(clippy::unwrap_used, reason = "a harness fails loudly")]
 
@@ -10,6 +11,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
@@ -29,6 +31,10 @@ const LEFT: f64 = 0.95;
 /// Submits under Callgrind.
 const FEW: usize = 100;
 const MANY: usize = 400;
+/// Times that instructions are counted; the median counts.
+const ROUNDS: usize = 3;
+/// How long an idle api is counted.
+const IDLE: Duration = Duration::from_secs(20);
 const AT_ONCE: usize = 16;
 
 #[derive(Parser)]
@@ -47,18 +53,23 @@ async fn main() -> ExitCode {
     let (_folder, servers, real) = Real::own(100..=300).await;
     let scratch = tempfile::tempdir().unwrap();
 
-    let mut counts = Vec::new();
-    for bounds in [true, false] {
-        let mut totals = Vec::new();
-        for count in [FEW, MANY] {
-            totals.push(instructions(&real, scratch.path(), bounds, count).await);
+    let mut ratios = Vec::new();
+    for round in 0..ROUNDS {
+        let mut counts = Vec::new();
+        // Who is first takes turns.
+        for bounds in [round % 2 == 0, round % 2 != 0] {
+            counts.push((bounds, of_a_submit(&real, scratch.path(), bounds).await));
         }
-        counts.push((totals[1] - totals[0]) / u64::try_from(MANY - FEW).unwrap());
+        counts.sort_by_key(|&(bounds, _)| !bounds);
+        let [(_, with), (_, without)] = counts[..] else {
+            unreachable!("both were counted")
+        };
+        println!("  {with:.0} instructions of a submit with, {without:.0} without");
+        ratios.push(with / without);
     }
-    let more = ratio(counts[0], counts[1]);
+    let more = median(ratios);
     println!(
-        "instructions of a submit: {} with bounds, {} without: {more:.3} (at most {MORE})",
-        counts[0], counts[1]
+        "instructions of a submit with bounds, of those without: {more:.3}, the median of {ROUNDS} rounds (at most {MORE})"
     );
 
     let with = ready(&orders(&real, true)).await;
@@ -70,7 +81,7 @@ async fn main() -> ExitCode {
         for side in [pair % 2, 1 - pair % 2] {
             let api = [&with, &without][side];
             let began = Instant::now();
-            submit(&real, api, pair * 2 + side, submits).await;
+            submit(&real, api, submits).await;
             rates[side] =
                 f64::from(u32::try_from(submits).unwrap()) / began.elapsed().as_secs_f64();
         }
@@ -83,8 +94,7 @@ async fn main() -> ExitCode {
             ratios.push(rates[0] / rates[1]);
         }
     }
-    ratios.sort_by(f64::total_cmp);
-    let left = ratios[ratios.len() / 2];
+    let left = median(ratios);
     println!(
         "submits a second with bounds, of those without: {left:.3}, the median of {pairs} pairs (at least {LEFT})"
     );
@@ -104,9 +114,9 @@ async fn main() -> ExitCode {
     }
 }
 
-fn ratio(a: u64, b: u64) -> f64 {
-    let float = |count: u64| f64::from(u32::try_from(count).expect("a submit is short"));
-    float(a) / float(b)
+fn median(mut ratios: Vec<f64>) -> f64 {
+    ratios.sort_by(f64::total_cmp);
+    ratios[ratios.len() / 2]
 }
 
 fn orders(real: &Real, bounds: bool) -> Orders {
@@ -123,10 +133,33 @@ async fn ready(orders: &Orders) -> Process {
     orders.start_one(Role::Api).await.unwrap()
 }
 
-/// The program starts itself once more, with variables for its allocator: so children are counted.
-/// What an api takes from its start to its end, with so many submits between.
-async fn instructions(real: &Real, scratch: &Path, bounds: bool, count: usize) -> u64 {
-    let told = scratch.join(format!("callgrind-{bounds}-{count}"));
+/// What a submit takes, in instructions.
+async fn of_a_submit(real: &Real, scratch: &Path, bounds: bool) -> f64 {
+    let few = counted(real, scratch, bounds, FEW, Duration::ZERO).await;
+    let many = counted(real, scratch, bounds, MANY, Duration::ZERO).await;
+    // Tasks that run on a schedule are no part of a submit; the start is in both.
+    let idle = counted(real, scratch, bounds, FEW, IDLE).await;
+    let a_second = (idle.instructions - few.instructions) / (idle.seconds - few.seconds);
+    let submits = many.instructions - few.instructions - a_second * (many.seconds - few.seconds);
+    submits / f64::from(u32::try_from(MANY - FEW).unwrap())
+}
+
+/// What an api took from its start to its end.
+struct Counted {
+    instructions: f64,
+    seconds: f64,
+}
+
+/// An api takes `count` submits under Callgrind, and is idle for a while. The program starts itself once more, with
+/// variables for its allocator: so children are counted.
+async fn counted(
+    real: &Real,
+    scratch: &Path,
+    bounds: bool,
+    count: usize,
+    idle: Duration,
+) -> Counted {
+    let told = scratch.join(format!("callgrind-{}", uuid::Uuid::now_v7()));
     let program = scratch.join("platen-counted");
     let script = format!(
         "#!/bin/sh\nexec valgrind --quiet --trace-children=yes --tool=callgrind --callgrind-out-file='{}' '{}' \"$@\"\n",
@@ -138,22 +171,32 @@ async fn instructions(real: &Real, scratch: &Path, bounds: bool, count: usize) -
     let mut orders = orders(real, bounds);
     orders.program = program;
     let mut api = ready(&orders).await;
-    submit(real, &api, 1_000_000 + count + usize::from(bounds), count).await;
+    let began = Instant::now();
+    submit(real, &api, count).await;
+    tokio::time::sleep(idle).await;
+    let seconds = began.elapsed().as_secs_f64();
     api.stop().await.unwrap();
     let text = std::fs::read_to_string(&told).unwrap();
     let total = text.lines().find_map(|line| line.strip_prefix("totals: "));
-    total.expect("Callgrind says it").trim().parse().unwrap()
+    let total = total.expect("Callgrind says it").trim();
+    Counted {
+        instructions: total.parse().unwrap(),
+        seconds,
+    }
 }
 
 /// So many submits, some at once, each of which must be accepted.
-async fn submit(real: &Real, api: &Process, round: usize, count: usize) {
+async fn submit(real: &Real, api: &Process, count: usize) {
+    static SUBMITTED: AtomicUsize = AtomicUsize::new(0);
+    // The number is part of the idempotency key.
+    let first = SUBMITTED.fetch_add(count, Ordering::Relaxed);
     let clients = Arc::new(Clients::new(&real.pipeline.key, vec![api.address()]));
     let job = small_job();
     stream::iter(0..count)
         .for_each_concurrent(AT_ONCE, |number| {
             let (clients, job) = (Arc::clone(&clients), job.clone());
             async move {
-                clients.submit(round * 10_000 + number, &job).await.unwrap();
+                clients.submit(first + number, &job).await.unwrap();
             }
         })
         .await;

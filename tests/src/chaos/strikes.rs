@@ -14,6 +14,7 @@ use super::recovery::Recovery;
 use super::stage::{Stage, worker_name};
 use crate::fleet::{Process, Role};
 use crate::proxy::Weather;
+use crate::servers::connect_to_redis;
 
 /// How long a reply that is to be lost is waited for.
 const SWALLOWED_WITHIN: Duration = Duration::from_secs(5);
@@ -166,8 +167,7 @@ async fn roll(stage: &Stage) -> anyhow::Result<Whom> {
 async fn empty_redis(stage: &Stage) -> anyhow::Result<Whom> {
     // Under the lock it is there.
     let mut servers = stage.servers.lock().await;
-    let client = redis::Client::open(servers.redis().url())?;
-    let mut connection = client.get_multiplexed_async_connection().await?;
+    let mut connection = connect_to_redis(&servers.redis().url()).await;
     let _: () = redis::cmd("FLUSHALL").query_async(&mut connection).await?;
     Ok(Whom::Nobody)
 }

@@ -9,15 +9,11 @@ use serde_json::json;
 use tests::pipeline::small_job;
 use tests::proxy::{Proxy, Weather};
 use tests::rotation::Rotating;
-use tests::servers::TestServers;
+use tests::servers::{TestServers, connect_to_redis};
 use tests::{Options, Pipeline};
 
 async fn redis_of(pipeline: &Pipeline) -> redis::aio::MultiplexedConnection {
-    redis::Client::open(pipeline.servers.redis_url.clone())
-        .unwrap()
-        .get_multiplexed_async_connection()
-        .await
-        .unwrap()
+    connect_to_redis(&pipeline.servers.redis_url).await
 }
 
 #[tokio::test]
@@ -328,9 +324,9 @@ async fn why_redis_is_away_is_told() {
     let mut servers = TestServers::get().await;
     servers.redis_url = redis.url();
     let pipeline = Pipeline::start_on(servers, Options::default()).await;
-    let admin = redis::Client::open(redis.url()).unwrap();
+    let url = redis.url();
     let say = async |words: &str| {
-        let mut admin = admin.get_multiplexed_async_connection().await.unwrap();
+        let mut admin = connect_to_redis(&url).await;
         let mut command = redis::Cmd::new();
         command.arg(words.split(' ').collect::<Vec<_>>());
         let () = command.query_async(&mut admin).await.unwrap();

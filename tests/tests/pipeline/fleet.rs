@@ -10,6 +10,7 @@ use tests::fleet::{Process, Role};
 use tests::pipeline::small_job;
 use tests::proxy::{Proxy, Weather};
 use tests::real::Real;
+use tests::servers::connect_to_redis;
 
 #[tokio::test]
 async fn a_worker_that_is_frozen_killed_and_stopped_comes_back_where_it_was() {
@@ -112,8 +113,7 @@ async fn connections_to_redis_that_are_half_open_for_ever_are_made_again() {
     let forgotten = proxy.forget();
     // What a worker says of itself is forgotten after three seconds.
     tokio::time::sleep(Duration::from_secs(4)).await;
-    let client = redis::Client::open(pipeline.servers.redis_url.as_str()).unwrap();
-    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    let mut connection = connect_to_redis(&pipeline.servers.redis_url).await;
     let target = format!("{}:target", pipeline.database);
     let announced = async || {
         let there: bool = connection.exists(&target).await.unwrap();

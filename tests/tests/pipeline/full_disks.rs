@@ -14,7 +14,7 @@ use sqlx::error::DatabaseError;
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 use tests::disk::{self, Disk, objects};
 use tests::pipeline::small_job;
-use tests::servers::TestServers;
+use tests::servers::{TestServers, connect_to_redis};
 use tests::{Options, Pipeline, models, processes};
 
 async fn all_succeed(pipeline: &Pipeline, ids: &[String]) {
@@ -294,15 +294,14 @@ async fn a_redis_that_takes_no_writes_stops_nothing() {
         ..Options::default()
     })
     .await;
-    let client = redis::Client::open(redis.url()).unwrap();
-    let mut admin = client.get_multiplexed_async_connection().await.unwrap();
+    let mut admin = connect_to_redis(&redis.url()).await;
     let mut set = async |name: &str, value: &str| {
         let mut command = redis::cmd("CONFIG");
         let command = command.arg("SET").arg(name).arg(value);
         command.query_async::<()>(&mut admin).await.unwrap();
     };
     let write = async || {
-        let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+        let mut connection = connect_to_redis(&redis.url()).await;
         let mut command = redis::cmd("SET");
         command
             .arg("a test")

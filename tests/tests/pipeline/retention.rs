@@ -26,6 +26,7 @@ use tests::gcs::Gcs;
 use tests::pipeline::{OPERATOR_KEY, TESTER, small_job};
 use tests::real::Real;
 use tests::s3::S3;
+use tests::servers::connect_to_redis;
 use tests::{Options, Pipeline};
 use time::format_description::well_known::Rfc3339;
 
@@ -116,8 +117,7 @@ async fn search(pipeline: &Pipeline, folders: &[&Path], traces: &[Vec<u8>]) -> V
         }
     }
     let redis = pipeline.config.redis_url().unwrap().expose_secret();
-    let redis = redis::Client::open(redis).unwrap();
-    let mut redis = redis.get_multiplexed_async_connection().await.unwrap();
+    let mut redis = connect_to_redis(redis).await;
     let keys: Vec<Vec<u8>> = redis::cmd("KEYS")
         .arg("*")
         .query_async(&mut redis)

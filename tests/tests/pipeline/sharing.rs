@@ -12,6 +12,7 @@ use redis::AsyncCommands;
 use reqwest::Method;
 use serde_json::{Value, json};
 use tests::pipeline::{TESTER, small_job};
+use tests::servers::connect_to_redis;
 use tests::{Options, Pipeline};
 
 const MODEL: &str = "gemini-nano-banana-2.1";
@@ -129,8 +130,7 @@ async fn prompts_that_fail_stop_a_model_for_their_own_tenant_only() {
     assert_eq!(pipeline.fake.journal().count(), calls);
 
     // Of a tenant Redis holds a short hash of its id, for a time, and nothing else.
-    let client = redis::Client::open(pipeline.servers.redis_url.as_str()).unwrap();
-    let mut redis = client.get_multiplexed_async_connection().await.unwrap();
+    let mut redis = connect_to_redis(&pipeline.servers.redis_url).await;
     let keys: Vec<String> = redis
         .keys(format!("{}:lane:*", pipeline.database))
         .await
@@ -266,8 +266,7 @@ async fn values_planted_into_a_lane_are_corrected() {
     let pipeline = Pipeline::start().await;
     let tenant = Tenant::new(&pipeline).await;
     tenant.succeeds_soon(&small_job()).await;
-    let client = redis::Client::open(pipeline.servers.redis_url.as_str()).unwrap();
-    let mut redis = client.get_multiplexed_async_connection().await.unwrap();
+    let mut redis = connect_to_redis(&pipeline.servers.redis_url).await;
     let catalog = pipeline.config.catalog().unwrap();
     let lane = catalog.get(MODEL).unwrap().lane();
     let hash = format!("{}:lane:{lane}", pipeline.database);
