@@ -122,7 +122,7 @@ impl TestServers {
                         .as_database_error()
                         .is_some_and(|error| error.code().as_deref() == Some("55006")) =>
                 {
-                    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+                    tokio::time::sleep(Duration::from_millis(50)).await;
                 }
                 Err(error) => panic!("{statement}: {error}"),
             }

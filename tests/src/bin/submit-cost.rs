@@ -81,7 +81,7 @@ async fn main() -> ExitCode {
         for side in [pair % 2, 1 - pair % 2] {
             let api = [&with, &without][side];
             let began = Instant::now();
-            submit(&real, api, submits).await;
+            submit(&real, api, submits, AT_ONCE).await;
             rates[side] =
                 f64::from(u32::try_from(submits).unwrap()) / began.elapsed().as_secs_f64();
         }
@@ -170,9 +170,12 @@ async fn counted(
     std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).unwrap();
     let mut orders = orders(real, bounds);
     orders.program = program;
+    let one_thread = ("TOKIO_WORKER_THREADS".to_owned(), "1".to_owned());
+    orders.environment.push(one_thread);
     let mut api = ready(&orders).await;
     let began = Instant::now();
-    submit(real, &api, count).await;
+    // One after the other: how often threads wait for each other would be counted, too, and differs each time.
+    submit(real, &api, count, 1).await;
     tokio::time::sleep(idle).await;
     let seconds = began.elapsed().as_secs_f64();
     api.stop().await.unwrap();
@@ -186,14 +189,14 @@ async fn counted(
 }
 
 /// So many submits, some at once, each of which must be accepted.
-async fn submit(real: &Real, api: &Process, count: usize) {
+async fn submit(real: &Real, api: &Process, count: usize, at_once: usize) {
     static SUBMITTED: AtomicUsize = AtomicUsize::new(0);
     // The number is part of the idempotency key.
     let first = SUBMITTED.fetch_add(count, Ordering::Relaxed);
     let clients = Arc::new(Clients::new(&real.pipeline.key, vec![api.address()]));
     let job = small_job();
     stream::iter(0..count)
-        .for_each_concurrent(AT_ONCE, |number| {
+        .for_each_concurrent(at_once, |number| {
             let (clients, job) = (Arc::clone(&clients), job.clone());
             async move {
                 clients.submit(first + number, &job).await.unwrap();
