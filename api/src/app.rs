@@ -9,10 +9,10 @@ use axum::http::HeaderValue;
 use common::bucket::Bucket;
 use common::catalog::Catalog;
 use common::config::{Config, Ports, Unpaid};
-use common::database::{self, Role};
+use common::database::{self, DatabaseRole};
 use common::id::TenantId;
 use common::ownership::Owner;
-use common::queue::{Lanes, Ring};
+use common::queue::{Lanes, ReadyQueue};
 use common::telemetry;
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::PgPool;
@@ -20,7 +20,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::base::Public;
+use crate::base_url::PublicUrl;
 use crate::budget::Budget;
 use crate::client::Pseudonyms;
 use crate::connections::{self, Port};
@@ -49,7 +49,7 @@ pub struct App {
     pub pool: PgPool,
     /// Reads everything: for billing metrics and readiness, and for which jobs have ended. Nothing else of it is for a tenant's request.
     pub reader: PgPool,
-    pub ring: Ring,
+    pub ready_queue: ReadyQueue,
     pub lanes: Lanes,
     pub bucket: Bucket,
     /// Whether it is this database's.
@@ -74,7 +74,7 @@ pub struct App {
     /// Origins of frontends that may call.
     pub cors_origins: Vec<HeaderValue>,
     /// Who may say where clients reach us.
-    pub public: Public,
+    pub public: PublicUrl,
     /// What clients may take of the two ports.
     pub ports: Ports,
     /// How many requests are answered.
@@ -90,16 +90,17 @@ pub struct App {
 impl App {
     /// Connects to Postgres and opens everything else; Redis is dialled when first needed.
     pub async fn connect(config: &Config) -> anyhow::Result<Self> {
-        let ring = Ring::new(config.redis()?, &config.queue).context("REDIS_URL is not usable")?;
+        let ring =
+            ReadyQueue::new(config.redis()?, &config.queue).context("REDIS_URL is not usable")?;
         let bucket = Bucket::open(&config.bucket()?, config.signing_keys()?)
             .context("PLATEN_BUCKET is not usable")?;
         let catalog = config.catalog()?;
         telemetry::lifecycle(&catalog);
-        let url = config.database_url(Role::Api)?.expose_secret();
-        let pool = database::connect(url, Role::Api, CONNECTIONS).await;
+        let url = config.database_url(DatabaseRole::Api)?.expose_secret();
+        let pool = database::connect(url, DatabaseRole::Api, CONNECTIONS).await;
         let pool = pool.context("cannot connect to Postgres as platen_api")?;
-        let url = config.database_url(Role::Reader)?.expose_secret();
-        let reader = database::connect(url, Role::Reader, READER_CONNECTIONS).await;
+        let url = config.database_url(DatabaseRole::Reader)?.expose_secret();
+        let reader = database::connect(url, DatabaseRole::Reader, READER_CONNECTIONS).await;
         let reader = reader.context("cannot connect to Postgres as platen_reader")?;
         let owner = Owner::new(pool.clone(), bucket.clone());
         owner.at_start().await.context("the api does not start")?;
@@ -111,9 +112,9 @@ impl App {
             pool,
             reader,
             lanes: Lanes::new(&ring, config.timing.lanes),
-            ring,
+            ready_queue: ring,
             bucket: if config.links.ours {
-                bucket.behind_the_api()
+                bucket.serve_through_api()
             } else {
                 bucket
             },
@@ -137,7 +138,7 @@ impl App {
                 config.rates,
                 Pseudonyms::new(config.signing_key()?.clone()),
             )),
-            public: Public::new(config.public_url.as_deref(), config.trusted_proxies.clone())?,
+            public: PublicUrl::new(config.public_url.as_deref(), config.trusted_proxies.clone())?,
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
             farewell: Duration::from_secs(1),
@@ -149,7 +150,7 @@ impl App {
 const WATCH_REDIS_EVERY: Duration = Duration::from_secs(1);
 
 /// Notes without an end whether Redis is there, so that log, metrics and readiness say why it is not.
-async fn watch_redis(ring: Ring) {
+async fn watch_redis(ring: ReadyQueue) {
     let mut ticks = tokio::time::interval(WATCH_REDIS_EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -196,7 +197,7 @@ pub async fn serve(
         closing.cancel();
         future::pending::<()>().await;
     };
-    let watched = watch_redis(app.ring.clone());
+    let watched = watch_redis(app.ready_queue.clone());
     let (ports, proxies) = (app.ports, app.public.proxies().to_vec());
     let port = Port::api(&ports, proxies);
     let routes = router(Arc::clone(&app));

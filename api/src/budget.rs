@@ -7,25 +7,25 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use common::memory::{Memory, Room, kept};
+use common::memory::{Memory, MemoryPermit, with_permit};
 use common::telemetry::{API_MEMORY_LIMIT, API_MEMORY_USED};
-use imaging::{Darkroom, Rendition};
+use imaging::{RenderPool, Rendition};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use crate::error::{Code, Problem, picture_refused};
-use crate::shares::{LATER, Pool, Share, Waiting};
+use crate::shares::{MAX_UPLOAD_WAIT, Pool, Share, Waiting};
 
 /// What an api needs without any large body or picture: its program, connections, and small bodies.
 const BASE: usize = 40_000_000;
 /// Bodies up to this size are not counted.
-const FREE: usize = 64 * 1024;
+const UNCOUNTED_BYTES: usize = 64 * 1024;
 /// How much is taken at once for a body that does not say how large it is.
-const STEP: usize = 1024 * 1024;
+const GROWTH_STEP: usize = 1024 * 1024;
 /// What of a download is in memory at most, in bytes.
-pub const PIECE: usize = 128 * 1024;
+pub const CHUNK_BYTES: usize = 128 * 1024;
 /// What opening a picture of four megapixels takes, in bytes. Such pictures have a place of their own.
-const SMALL: usize = 48 << 20;
+const SMALL_IMAGE_BYTES: usize = 48 << 20;
 
 /// Clones are the same.
 #[derive(Clone)]
@@ -33,7 +33,7 @@ pub struct Budget {
     bodies: Memory,
     pictures: Memory,
     downloads: Memory,
-    darkroom: Darkroom,
+    render_pool: RenderPool,
     places: Arc<Semaphore>,
     small: Arc<Semaphore>,
     count: usize,
@@ -47,14 +47,14 @@ impl Budget {
         let memory = |of: &str, bytes: usize| {
             let (limit, used) = (&API_MEMORY_LIMIT, &API_MEMORY_USED);
             let [limit, used] = [limit, used].map(|gauge| gauge.with_label_values(&[of]));
-            Memory::new(bytes, LATER, &limit, &used)
+            Memory::new(bytes, MAX_UPLOAD_WAIT, &limit, &used)
         };
         let places = places.max(1);
         Self {
             bodies: memory("bodies", bodies),
             pictures: memory("pictures", rest - bodies - downloads),
             downloads: memory("downloads", downloads),
-            darkroom: Darkroom::new(places + 1),
+            render_pool: RenderPool::new(places + 1),
             places: Arc::new(Semaphore::new(places)),
             small: Arc::new(Semaphore::new(1)),
             count: places + 1,
@@ -72,8 +72,8 @@ impl Budget {
     }
 
     /// Room for a body of this tenant, that takes `times` its bytes. Nothing is taken yet.
-    pub fn body(&self, share: Arc<Share>, times: usize) -> BodyRoom {
-        BodyRoom {
+    pub fn body(&self, share: Arc<Share>, times: usize) -> BodyPermit {
+        BodyPermit {
             memory: self.bodies.clone(),
             share,
             times,
@@ -87,8 +87,8 @@ impl Budget {
     ///
     /// # Errors
     /// [`Code::Overloaded`]
-    pub async fn download(&self) -> Result<Room, Problem> {
-        take(&self.downloads, PIECE, Pool::Downloads).await
+    pub async fn download(&self) -> Result<MemoryPermit, Problem> {
+        take(&self.downloads, CHUNK_BYTES, Pool::Downloads).await
     }
 
     /// Writes a picture anew, as soon as its tenant has a turn and there is a place and the memory for it. The inner error says
@@ -115,7 +115,7 @@ impl Budget {
         }
         let turn = share.picture().await?;
         let place = self.place(need).await?;
-        let darkroom = self.darkroom.clone();
+        let render_pool = self.render_pool.clone();
         #[expect(
             clippy::disallowed_methods,
             reason = "it ends by itself within seconds, and nothing is lost where the process ends first"
@@ -123,17 +123,17 @@ impl Budget {
         // A task of its own: what has begun goes on when its client is gone, and takes its memory for as long.
         let work = tokio::spawn(async move {
             let _held = (turn, place);
-            darkroom.clean(file, most).await
+            render_pool.clean(file, most).await
         });
         let cleaned = work.await.map_err(|_| Problem::from(Code::Internal))?;
         Ok(cleaned.map_err(|error| picture_refused(&error)))
     }
 
     /// A place and the memory for a picture that takes `need` bytes. A small one takes whichever place is free first.
-    async fn place(&self, need: usize) -> Result<(OwnedSemaphorePermit, Room), Problem> {
+    async fn place(&self, need: usize) -> Result<(OwnedSemaphorePermit, MemoryPermit), Problem> {
         let _waiting = Waiting::of(Pool::Pictures);
         let place = async {
-            if need > SMALL {
+            if need > SMALL_IMAGE_BYTES {
                 return self.place_of(&self.places, need).await;
             }
             tokio::select! {
@@ -142,7 +142,7 @@ impl Budget {
                 place = self.place_of(&self.small, need) => place,
             }
         };
-        let place = timeout(LATER, place).await.ok().flatten();
+        let place = timeout(MAX_UPLOAD_WAIT, place).await.ok().flatten();
         place.ok_or_else(|| Pool::Pictures.overloaded())
     }
 
@@ -151,45 +151,45 @@ impl Budget {
         &self,
         places: &Arc<Semaphore>,
         need: usize,
-    ) -> Option<(OwnedSemaphorePermit, Room)> {
+    ) -> Option<(OwnedSemaphorePermit, MemoryPermit)> {
         let place = Arc::clone(places).acquire_owned().await;
         let place = place.expect("the semaphore is never closed");
-        Some((place, self.pictures.take(need).await.ok()?))
+        Some((place, self.pictures.acquire(need).await.ok()?))
     }
 }
 
-async fn take(memory: &Memory, bytes: usize, pool: Pool) -> Result<Room, Problem> {
-    if let Some(room) = memory.try_take(bytes) {
+async fn take(memory: &Memory, bytes: usize, pool: Pool) -> Result<MemoryPermit, Problem> {
+    if let Some(room) = memory.try_acquire(bytes) {
         return Ok(room);
     }
     let _waiting = Waiting::of(pool);
-    memory.take(bytes).await.map_err(|_| pool.overloaded())
+    memory.acquire(bytes).await.map_err(|_| pool.overloaded())
 }
 
 /// The room that a body takes, of its tenant's share and of all.
-pub struct BodyRoom {
+pub struct BodyPermit {
     memory: Memory,
     share: Arc<Share>,
     times: usize,
     /// The bytes of the body that there is room for.
     bytes: usize,
     kib: usize,
-    held: Vec<(OwnedSemaphorePermit, Room)>,
+    held: Vec<(OwnedSemaphorePermit, MemoryPermit)>,
 }
 
-impl BodyRoom {
+impl BodyPermit {
     /// Room for a body of so many bytes, what it has already included.
     ///
     /// # Errors
     /// [`Code::Overloaded`]
     pub async fn grow(&mut self, bytes: usize) -> Result<(), Problem> {
-        if bytes <= self.bytes.max(FREE) {
+        if bytes <= self.bytes.max(UNCOUNTED_BYTES) {
             return Ok(());
         }
         let bytes = if self.bytes == 0 {
             bytes
         } else {
-            bytes.max(self.bytes + STEP)
+            bytes.max(self.bytes + GROWTH_STEP)
         };
         let more = (bytes - self.bytes) * self.times;
         let more = more.min(self.memory.bytes().saturating_sub(self.kib * 1024));
@@ -207,7 +207,7 @@ impl BodyRoom {
         if self.held.is_empty() {
             return body;
         }
-        kept(body, self.held)
+        with_permit(body, self.held)
     }
 }
 
@@ -225,7 +225,7 @@ mod tests {
         let shares = Shares::new(budget.places(), budget.body_bytes());
         let of = || shares.of(TenantId::new());
         let mut small = budget.body(of(), 2);
-        small.grow(FREE).await.unwrap();
+        small.grow(UNCOUNTED_BYTES).await.unwrap();
         assert!(small.held.is_empty());
 
         let one = of();
@@ -261,7 +261,11 @@ mod tests {
         let budget = Budget::within(512_000_000, 1);
         let large = budget.place(300 << 20).await.unwrap();
         assert!(budget.place(60 << 20).now_or_never().is_none(), "no place");
-        let small = budget.place(SMALL).now_or_never().unwrap().unwrap();
+        let small = budget
+            .place(SMALL_IMAGE_BYTES)
+            .now_or_never()
+            .unwrap()
+            .unwrap();
         assert!(
             budget.place(1_000).now_or_never().is_none(),
             "both are taken"

@@ -11,7 +11,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use secrecy::{ExposeSecret, SecretString};
 use sha2::Sha256;
 
-use crate::base::{Hop, Public, customary, standard};
+use crate::base_url::{Hop, PublicUrl, parse_forwarded, parse_x_forwarded};
 
 /// What limits count by: an IPv4 address, or the first 64 bits of an IPv6 address, for whoever has one of those has all of them.
 ///
@@ -31,17 +31,20 @@ impl Network {
     }
 
     /// The network of the client whose request came from this peer.
-    pub fn of_client(public: &Public, peer: IpAddr, headers: &HeaderMap) -> Self {
+    pub fn of_client(public: &PublicUrl, peer: IpAddr, headers: &HeaderMap) -> Self {
         Self::of(client(public, peer, headers))
     }
 }
 
-fn client(public: &Public, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
+fn client(public: &PublicUrl, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
     if !public.trusts(peer) {
         return peer;
     }
     let found = |hops| last_untrusted(public, hops);
-    match (found(customary(headers)), found(standard(headers))) {
+    match (
+        found(parse_x_forwarded(headers)),
+        found(parse_forwarded(headers)),
+    ) {
         // A proxy that knows one of the two passes on whatever the client wrote into the other.
         (Some(one), Some(other)) if one != other => peer,
         (one, other) => one.or(other).unwrap_or(peer),
@@ -49,7 +52,7 @@ fn client(public: &Public, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
 }
 
 /// From the end, where our peer wrote: each hop was written by the address of the one after it.
-fn last_untrusted(public: &Public, hops: Vec<Hop>) -> Option<IpAddr> {
+fn last_untrusted(public: &PublicUrl, hops: Vec<Hop>) -> Option<IpAddr> {
     let mut last = None;
     for hop in hops.into_iter().rev() {
         let Some(address) = hop.from else { break };
@@ -73,10 +76,10 @@ impl Pseudonyms {
 
     /// Such as `adr_6f1c0a9be2d47735`.
     pub fn of(&self, network: Network) -> String {
-        self.on(&clock::now().date().to_string(), network)
+        self.on_day(&clock::now().date().to_string(), network)
     }
 
-    fn on(&self, day: &str, Network(address): Network) -> String {
+    fn on_day(&self, day: &str, Network(address): Network) -> String {
         let of_the_day = mac(
             self.0.expose_secret().as_bytes(),
             &[b"client address on ", day.as_bytes()],
@@ -116,7 +119,7 @@ mod tests {
     #[test]
     fn the_last_address_that_is_no_proxy_of_ours_is_the_client() {
         let proxies = ["10.0.0.0/8", "2001:db8::/32"].map(|net| net.parse().unwrap());
-        let public = Public::new(None, proxies.into()).unwrap();
+        let public = PublicUrl::new(None, proxies.into()).unwrap();
         let of = |peer: &str, pairs: &[(&'static str, &str)]| {
             let mut headers = HeaderMap::new();
             for &(name, value) in pairs {
@@ -188,14 +191,14 @@ mod tests {
         let again = Pseudonyms::new("a key for tests".into());
         let other = Pseudonyms::new("another key".into());
         let network = Network::of(address("192.0.2.1"));
-        let name = names.on("2026-11-28", network);
+        let name = names.on_day("2026-11-28", network);
         assert!(name.starts_with("adr_") && name.len() == 20, "{name}");
-        assert_eq!(name, again.on("2026-11-28", network));
-        assert_ne!(name, names.on("2026-11-29", network));
-        assert_ne!(name, other.on("2026-11-28", network));
+        assert_eq!(name, again.on_day("2026-11-28", network));
+        assert_ne!(name, names.on_day("2026-11-29", network));
+        assert_ne!(name, other.on_day("2026-11-28", network));
         assert_ne!(
             name,
-            names.on("2026-11-28", Network::of(address("192.0.2.2")))
+            names.on_day("2026-11-28", Network::of(address("192.0.2.2")))
         );
     }
 }

@@ -30,9 +30,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::Service;
 
-use crate::base::Connection;
+use crate::base_url::Connection;
 use paced::{Answer, Paced};
-use table::{Held, Place, Table};
+use table::{Held, Slot, Table};
 
 /// Largest head of a request, and the most that is read or written ahead of it: bytes for each direction of a connection.
 const BUFFER: usize = 64 * 1024;
@@ -102,7 +102,13 @@ pub async fn serve(listener: TcpListener, router: Router, port: Port, closing: C
             Ok((stream, peer)) => {
                 if let Some(place) = table.admit(peer.ip()) {
                     let (closing, end) = (closing.clone(), end.clone());
-                    tasks.spawn(answer_requests(stream, router.clone(), place, closing, end));
+                    tasks.spawn(serve_connection(
+                        stream,
+                        router.clone(),
+                        place,
+                        closing,
+                        end,
+                    ));
                 }
             }
             Err(error) if is_of_one_connection(&error) => {}
@@ -132,7 +138,7 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 }
 
 /// Answers the requests of one connection.
-async fn answer_requests(
+async fn serve_connection(
     stream: TcpStream,
     router: Router,
     place: Held,
@@ -146,7 +152,7 @@ async fn answer_requests(
         local: stream.local_addr().ok(),
     });
     let Ok(ends) = ends else { return };
-    let place: Arc<Place> = Arc::clone(&place);
+    let place: Arc<Slot> = Arc::clone(&place);
     let service = service_fn(|request: Request<Incoming>| {
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(ends);

@@ -18,13 +18,13 @@ pub fn tag(of: impl AsRef<[u8]>) -> HeaderValue {
 
 /// What is the same for everybody and was made once, with its tag.
 #[derive(Clone)]
-pub struct Still {
+pub struct StaticContent {
     bytes: Bytes,
     media_type: &'static str,
     tag: HeaderValue,
 }
 
-impl Still {
+impl StaticContent {
     pub fn new(media_type: &'static str, bytes: impl Into<Bytes>) -> Self {
         let bytes = bytes.into();
         Self {
@@ -35,7 +35,7 @@ impl Still {
     }
 
     /// All of it, or that the client has it. It is asked for again each time, since it may change.
-    pub fn answer(&self, asked: &HeaderMap) -> Response {
+    pub fn respond(&self, asked: &HeaderMap) -> Response {
         let told = [
             (header::ETAG, self.tag.clone()),
             (header::CACHE_CONTROL, HeaderValue::from_static("no-cache")),
@@ -66,9 +66,9 @@ pub fn answer(
         StatusCode::NOT_MODIFIED.into_response()
     } else {
         let (status, range) = match range(method, asked, &tag, length) {
-            Wanted::All => (StatusCode::OK, 0..length),
-            Wanted::Part(range) => (StatusCode::PARTIAL_CONTENT, range),
-            Wanted::Nothing => return nothing(length),
+            RequestedRange::All => (StatusCode::OK, 0..length),
+            RequestedRange::Part(range) => (StatusCode::PARTIAL_CONTENT, range),
+            RequestedRange::Nothing => return nothing(length),
         };
         sent(method, status, range, length, body)
     };
@@ -80,7 +80,7 @@ pub fn answer(
 
 /// How much of a file is wanted.
 #[derive(Debug, PartialEq, Eq)]
-enum Wanted {
+enum RequestedRange {
     All,
     Part(Range<usize>),
     /// What the range begins with is behind the end.
@@ -89,7 +89,7 @@ enum Wanted {
 
 /// A range counts for GET only, and where `If-Range` names these very bytes. What cannot be read, several ranges and other units are
 /// answered with everything, as the RFC allows.
-fn range(method: &Method, asked: &HeaderMap, tag: &HeaderValue, length: usize) -> Wanted {
+fn range(method: &Method, asked: &HeaderMap, tag: &HeaderValue, length: usize) -> RequestedRange {
     let same = asked.get(header::IF_RANGE).is_none_or(|named| named == tag);
     let ranges = asked
         .get(header::RANGE)
@@ -102,7 +102,7 @@ fn range(method: &Method, asked: &HeaderMap, tag: &HeaderValue, length: usize) -
             .then_some((first.trim(), last.trim()))
     });
     let (Some((first, last)), true, &Method::GET) = (range, same, method) else {
-        return Wanted::All;
+        return RequestedRange::All;
     };
     // A number that is too large for us is behind every end.
     let number = |text: &str| {
@@ -113,12 +113,12 @@ fn range(method: &Method, asked: &HeaderMap, tag: &HeaderValue, length: usize) -
         (Some(first), None) if last.is_empty() => first..length,
         (Some(first), Some(last)) if first <= last => first..last.saturating_add(1).min(length),
         (None, Some(most)) if first.is_empty() => length.saturating_sub(most)..length,
-        _ => return Wanted::All,
+        _ => return RequestedRange::All,
     };
     if range.start >= length || range.is_empty() {
-        return Wanted::Nothing;
+        return RequestedRange::Nothing;
     }
-    Wanted::Part(range)
+    RequestedRange::Part(range)
 }
 
 fn sent(

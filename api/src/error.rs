@@ -12,7 +12,7 @@ use common::bucket::BucketError;
 use common::catalog::NotOffered;
 use common::database;
 use common::generation::Violation;
-use common::operation::OperationError;
+use common::operator::OperatorError;
 use common::settlement::SettlementError;
 use imaging::ImagingError;
 use serde::Serialize;
@@ -122,19 +122,19 @@ pub struct Problem {
 }
 
 /// Most violations that are told of one body.
-const MOST_ERRORS: usize = 50;
+const MAX_ERRORS: usize = 50;
 /// Most characters of a name or value that a client sent and is told again.
-const LONGEST_NAME: usize = 100;
+const MAX_NAME_LENGTH: usize = 100;
 /// Most characters of a pointer or path, and of a detail.
-const LONGEST_POINTER: usize = 500;
-const LONGEST_DETAIL: usize = 2_000;
+const MAX_POINTER_LENGTH: usize = 500;
+const MAX_DETAIL_LENGTH: usize = 2_000;
 
 /// A name or value of the client's, as an error tells it: its first 100 characters, and `…` where there are more.
-pub fn cut(text: &str) -> Cow<'_, str> {
-    cut_to(text, LONGEST_NAME)
+pub fn truncate(text: &str) -> Cow<'_, str> {
+    truncate_to(text, MAX_NAME_LENGTH)
 }
 
-fn cut_to(text: &str, most: usize) -> Cow<'_, str> {
+fn truncate_to(text: &str, most: usize) -> Cow<'_, str> {
     match text.char_indices().nth(most) {
         Some((end, _)) => format!("{}…", &text[..end]).into(),
         None => text.into(),
@@ -157,18 +157,18 @@ impl Problem {
 
     /// A body in which each of these is wrong. At most [`MOST_ERRORS`] are told, and how many more there are.
     pub fn invalid(mut errors: Vec<Violation>) -> Self {
-        let more = errors.len().saturating_sub(MOST_ERRORS);
+        let more = errors.len().saturating_sub(MAX_ERRORS);
         let detail = match errors.as_slice() {
             [only] => only.detail.clone(),
             several if more == 0 => {
                 format!("{} things need to be changed: see errors", several.len())
             }
             several => format!(
-                "{} things need to be changed: errors has the first {MOST_ERRORS}, and {more} more are left out",
+                "{} things need to be changed: errors has the first {MAX_ERRORS}, and {more} more are left out",
                 several.len()
             ),
         };
-        errors.truncate(MOST_ERRORS);
+        errors.truncate(MAX_ERRORS);
         Self {
             errors,
             ..Self::new(Code::InvalidRequest, detail)
@@ -214,16 +214,16 @@ impl Problem {
             "type": format!("/errors/{}", self.code.as_str()),
             "title": self.code.title(),
             "status": self.code.status().as_u16(),
-            "detail": cut_to(&self.detail, LONGEST_DETAIL),
-            "instance": cut_to(instance, LONGEST_POINTER),
+            "detail": truncate_to(&self.detail, MAX_DETAIL_LENGTH),
+            "instance": truncate_to(instance, MAX_POINTER_LENGTH),
             "code": self.code.as_str(),
             "request_id": request_id,
         });
         if !self.errors.is_empty() {
             let told = self.errors.iter().map(|violation| {
                 json!({
-                    "pointer": cut_to(&violation.pointer, LONGEST_POINTER),
-                    "detail": cut_to(&violation.detail, LONGEST_DETAIL),
+                    "pointer": truncate_to(&violation.pointer, MAX_POINTER_LENGTH),
+                    "detail": truncate_to(&violation.detail, MAX_DETAIL_LENGTH),
                 })
             });
             body["errors"] = told.collect();
@@ -292,7 +292,7 @@ pub struct ProblemBody {
 
 impl From<sqlx::Error> for Problem {
     fn from(error: sqlx::Error) -> Self {
-        if database::schema_changed(&error) || passes(&error) {
+        if database::schema_changed(&error) || is_transient(&error) {
             tracing::warn!(%error, "Postgres could not answer");
             Self::from(Code::Unavailable)
         } else {
@@ -303,7 +303,7 @@ impl From<sqlx::Error> for Problem {
 }
 
 /// Whether the trouble is the database's and may pass: lost connections, locks, restarts. Anything else is ours.
-fn passes(error: &sqlx::Error) -> bool {
+fn is_transient(error: &sqlx::Error) -> bool {
     match error {
         // Classes: connection, transaction rollback, resources, locks and state, operator, system.
         sqlx::Error::Database(error) => error.code().is_some_and(|code| {
@@ -375,21 +375,21 @@ impl From<Refusal> for Problem {
     }
 }
 
-impl From<OperationError> for Problem {
-    fn from(error: OperationError) -> Self {
+impl From<OperatorError> for Problem {
+    fn from(error: OperatorError) -> Self {
         match error {
-            OperationError::TooMuch { .. } => {
+            OperatorError::TooMuch { .. } => {
                 let detail = format!("Take less: {error}.");
                 Self::invalid(vec![Violation::new("/credits", detail)])
             }
-            OperationError::TooMany(error) => {
+            OperatorError::TooMany(error) => {
                 Self::invalid(vec![Violation::new("/credits", sentence(&error))])
             }
-            OperationError::KeyReused => Self::from(Code::IdempotencyKeyReused),
-            OperationError::NoTenant => Self::new(Code::NotFound, "There is no such tenant."),
-            OperationError::Bucket(error) => error.into(),
-            OperationError::Settlement(error) => error.into(),
-            OperationError::Database(error) => error.into(),
+            OperatorError::KeyReused => Self::from(Code::IdempotencyKeyReused),
+            OperatorError::NoTenant => Self::new(Code::NotFound, "There is no such tenant."),
+            OperatorError::Bucket(error) => error.into(),
+            OperatorError::Settlement(error) => error.into(),
+            OperatorError::Database(error) => error.into(),
         }
     }
 }
@@ -411,7 +411,7 @@ impl From<NotOffered> for Problem {
         match error {
             NotOffered::Violations(violations) => Self::invalid(violations),
             NotOffered::UnknownModel(id) => {
-                let error = NotOffered::UnknownModel(cut(&id).into_owned());
+                let error = NotOffered::UnknownModel(truncate(&id).into_owned());
                 Self::new(Code::UnknownModel, sentence(&error))
             }
             NotOffered::ShutDown { ref successor, .. } => {

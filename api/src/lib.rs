@@ -10,7 +10,7 @@ pub mod routes;
 
 // What every route shares.
 pub mod auth;
-pub mod base;
+pub mod base_url;
 pub mod budget;
 pub mod client;
 pub mod connections;

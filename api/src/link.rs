@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use common::bucket::{Link, Shown};
+use common::bucket::{ContentDisposition, Link};
 use common::clock;
 use common::generation::image::MediaType;
 use time::OffsetDateTime;
 
 use crate::app::App;
-use crate::base::Base;
+use crate::base_url::BaseUrl;
 
 /// A file that is to be linked to.
 #[derive(Clone, Copy)]
@@ -20,18 +20,18 @@ pub struct File<'a> {
 }
 
 /// Where a file can be had, and until when.
-pub struct Fresh {
+pub struct FileLink {
     pub url: String,
     pub expires_at: OffsetDateTime,
 }
 
-impl Fresh {
+impl FileLink {
     /// A link that works for `lifetime`: at the store, where it can sign; a store that cannot just now hides no file, for it
     /// comes through us meanwhile.
-    pub async fn to(app: &App, base: &Base, file: File<'_>, lifetime: Duration) -> Self {
+    pub async fn to(app: &App, base: &BaseUrl, file: File<'_>, lifetime: Duration) -> Self {
         let now = clock::now().replace_nanosecond(0);
         let now = now.expect("zero is a nanosecond");
-        let shown = Shown {
+        let shown = ContentDisposition {
             media_type: file.media_type.as_str(),
             file_name: file.name,
         };

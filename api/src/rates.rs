@@ -21,7 +21,7 @@ use common::id::TenantId;
 use common::telemetry::clients::{FAILED_AUTHENTICATIONS, OncePerSecond, RATE_LIMITED};
 
 use crate::app::App;
-use crate::base::Connection;
+use crate::base_url::Connection;
 use crate::client::{Network, Pseudonyms};
 use crate::error::{Code, Problem};
 use quota::{Quota, Standing};
@@ -32,7 +32,7 @@ pub const LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 pub const POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 
 /// Keys that were accepted, as many as are remembered.
-const ACCEPTED: usize = 65_536;
+const MAX_REMEMBERED_KEYS: usize = 65_536;
 
 /// The limits, and how everybody stands.
 #[derive(Debug)]
@@ -103,7 +103,7 @@ impl Rates {
         let (Some(quota), Some(network)) = (&self.failures, client.network) else {
             return Ok(());
         };
-        let standing = quota.look(self.hasher.hash_one(network), self.started.elapsed());
+        let standing = quota.peek(self.hasher.hash_one(network), self.started.elapsed());
         let accepted = || {
             let accepted = self.accepted.lock().unwrap_or_else(PoisonError::into_inner);
             accepted.contains(&self.hasher.hash_one(credentials))
@@ -141,7 +141,7 @@ impl Rates {
     pub fn remember(&self, credentials: &str) {
         let credentials = self.hasher.hash_one(credentials);
         let mut accepted = self.accepted.lock().unwrap_or_else(PoisonError::into_inner);
-        if accepted.len() >= ACCEPTED {
+        if accepted.len() >= MAX_REMEMBERED_KEYS {
             accepted.clear();
         }
         accepted.insert(credentials);
@@ -238,7 +238,7 @@ impl Client {
 
 /// The layer around every route: counts the address, and tells in the answer how all limits stand. Whoever asks whether we live is
 /// always answered.
-pub async fn within(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
+pub async fn limit(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
     if matches!(request.uri().path(), "/livez" | "/readyz") {
         return next.run(request).await;
     }

@@ -76,7 +76,7 @@ pub async fn answer(State(app): State<Arc<App>>, mut request: Request, next: Nex
     } else {
         Span::none()
     };
-    if let Some(place) = traces::place(&trace).or(parent) {
+    if let Some(place) = traces::current(&trace).or(parent) {
         request.extensions_mut().insert(place);
     }
     let mut response = next
@@ -100,11 +100,11 @@ pub async fn answer(State(app): State<Arc<App>>, mut request: Request, next: Nex
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
 
-    let response = unsniffed(response).await;
+    let response = forbid_sniffing(response).await;
 
     let elapsed = started.elapsed();
     let status = response.status();
-    traces::answered(&trace, status.as_u16());
+    traces::record_status(&trace, status.as_u16());
     HTTP_SECONDS
         .with_label_values(&[label(&method), route.as_str(), status.as_str()])
         .observe(elapsed.as_secs_f64());
@@ -130,7 +130,7 @@ pub async fn answer(State(app): State<Arc<App>>, mut request: Request, next: Nex
 }
 
 /// No browser takes the bytes for something else than their type says.
-pub async fn unsniffed(mut response: Response) -> Response {
+pub async fn forbid_sniffing(mut response: Response) -> Response {
     let nosniff = HeaderValue::from_static("nosniff");
     let headers = response.headers_mut();
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, nosniff);
@@ -172,7 +172,7 @@ pub async fn within_time(State(app): State<Arc<App>>, request: Request, next: Ne
         if body.is_end_stream() {
             body
         } else {
-            Body::new(TimelyBody::new(body, app.ports.body, Arc::clone(&too_slow)))
+            Body::new(TimedBody::new(body, app.ports.body, Arc::clone(&too_slow)))
         }
     });
     match tokio::time::timeout(TIME_LIMIT, next.run(request)).await {
@@ -188,13 +188,13 @@ pub async fn within_time(State(app): State<Arc<App>>, request: Request, next: Ne
 }
 
 /// A body that breaks off when it comes too slowly: it has a time for itself, and more with each byte.
-struct TimelyBody {
+struct TimedBody {
     body: Body,
     deadline: Pin<Box<Sleep>>,
     too_slow: Arc<AtomicBool>,
 }
 
-impl TimelyBody {
+impl TimedBody {
     fn new(body: Body, time: Duration, too_slow: Arc<AtomicBool>) -> Self {
         Self {
             body,
@@ -204,7 +204,7 @@ impl TimelyBody {
     }
 }
 
-impl HttpBody for TimelyBody {
+impl HttpBody for TimedBody {
     type Data = Bytes;
     type Error = axum::Error;
 

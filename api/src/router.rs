@@ -17,7 +17,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::app::App;
-use crate::download::Still;
+use crate::download::StaticContent;
 use crate::error::{Code, Problem};
 use crate::extract::MAX_BODY;
 use crate::routes::{
@@ -30,20 +30,20 @@ use crate::{idempotency, openapi, rates, request};
 pub fn router(app: Arc<App>) -> Router {
     let cors = cors(&app);
     let (routes, openapi) = documented().split_for_parts();
-    let document = Still::new("application/json", openapi::document(&openapi));
+    let document = StaticContent::new("application/json", openapi::document(&openapi));
     routes
         .route("/", get(console::handler))
         .route("/files/{*key}", get(files::handler))
         .route(
             "/openapi.json",
-            get(async move |asked: HeaderMap| document.answer(&asked)),
+            get(async move |asked: HeaderMap| document.respond(&asked)),
         )
         .fallback(errors::no_such_route)
         .method_not_allowed_fallback(errors::wrong_method)
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(from_fn_with_state(Arc::clone(&app), request::within_time))
         .layer(CatchPanicLayer::custom(panicked))
-        .layer(from_fn_with_state(Arc::clone(&app), rates::within))
+        .layer(from_fn_with_state(Arc::clone(&app), rates::limit))
         .layer(cors)
         .layer(from_fn_with_state(Arc::clone(&app), request::answer))
         .with_state(app)
@@ -69,7 +69,7 @@ pub(crate) fn documented() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(retention::receipts::handler)) //                /v1/receipts
         .routes(routes!(storage::get::handler)) //                       /v1/storage
         .routes(routes!(admin::jobs::list)) //                           /v1/admin/jobs
-        .routes(routes!(admin::jobs::story)) //                          /v1/admin/jobs/{id}
+        .routes(routes!(admin::jobs::timeline)) //                          /v1/admin/jobs/{id}
         .routes(routes!(admin::jobs::redrive)) //                        /v1/admin/jobs/redrive
         .routes(routes!(admin::jobs::cancel)) //                         /v1/admin/jobs/cancel
         .routes(routes!(admin::pauses::list, admin::pauses::pause)) //   /v1/admin/pauses
@@ -106,7 +106,7 @@ fn of_any_process() -> Router {
     Router::new()
         .route("/metrics", get(metrics::process))
         .route("/livez", get(health::live))
-        .layer(map_response(request::unsniffed))
+        .layer(map_response(request::forbid_sniffing))
 }
 
 /// Frontends on the listed origins may call and may read the headers that matter.
@@ -160,7 +160,7 @@ mod tests {
     use common::catalog::Catalog;
     use common::config::{self, API_MEMORY, Ports, Timing};
     use common::ownership::Owner;
-    use common::queue::{Lanes, Ring};
+    use common::queue::{Lanes, ReadyQueue};
     use common::tenant::ApiKey;
     use secrecy::SecretString;
     use serde_json::Value;
@@ -171,7 +171,7 @@ mod tests {
     use tower::ServiceExt;
 
     use super::*;
-    use crate::base::Public;
+    use crate::base_url::PublicUrl;
     use crate::budget::Budget;
     use crate::client::Pseudonyms;
     use crate::rates::Rates;
@@ -186,7 +186,7 @@ mod tests {
             .acquire_timeout(Duration::from_millis(100))
             .connect_lazy("postgres://nobody@127.0.0.1:1/nothing")
             .unwrap();
-        let ring = Ring::new("redis://127.0.0.1:1", "test").unwrap();
+        let ring = ReadyQueue::new("redis://127.0.0.1:1", "test").unwrap();
         let key = SecretString::from("0123456789".repeat(4));
         let bucket = Bucket::open(&Address::Folder(folder.path().to_owned()), key).unwrap();
         let budget = Budget::within(API_MEMORY, 1);
@@ -194,7 +194,7 @@ mod tests {
             reader: pool.clone(),
             pool: pool.clone(),
             lanes: Lanes::new(&ring, Timing::default().lanes),
-            ring,
+            ready_queue: ring,
             owner: Owner::new(pool.clone(), bucket.clone()),
             bucket,
             operator_key: None,
@@ -207,7 +207,7 @@ mod tests {
             catalog: Arc::new(Catalog::load(None, None).unwrap()),
             models: Page::default(),
             cors_origins: vec!["https://studio.example".parse().unwrap()],
-            public: Public::default(),
+            public: PublicUrl::default(),
             ports: Ports::default(),
             rates: Arc::new(Rates::new(
                 config::Rates::OFF,

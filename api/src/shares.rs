@@ -21,7 +21,7 @@ use crate::error::{Code, Problem};
 /// Connections to Postgres that one tenant's requests hold at once: a quarter of all.
 pub const CONNECTIONS: usize = 4;
 /// Transactions of one tenant that lock its wallet or wait for that lock: one works, the next is ready when it commits.
-const WALLET_TURNS: usize = 2;
+const WALLET_PERMITS: usize = 2;
 /// Keys that are looked up at once for whoever shows the same one.
 const AUTHENTICATIONS: usize = 2;
 /// Requests of one tenant that wait for the end of a job.
@@ -29,10 +29,10 @@ pub const WAITERS: usize = 200;
 /// Requests of one tenant that wait for a turn, whatever they wait for.
 const QUEUE: usize = 2_000;
 /// The longest wait for a connection or for the wallet, and for what takes longer: memory, and a place to render at.
-const SOON: Duration = Duration::from_secs(10);
-pub const LATER: Duration = Duration::from_secs(20);
+const MAX_WAIT: Duration = Duration::from_secs(10);
+pub const MAX_UPLOAD_WAIT: Duration = Duration::from_secs(20);
 /// As many shares are kept while nobody uses them; they are made anew when they are needed.
-const KEPT: usize = 1_000;
+const MAX_IDLE_SHARES: usize = 1_000;
 
 /// What is waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,8 +65,8 @@ impl Pool {
 
     fn longest(self) -> Duration {
         match self {
-            Self::Connections | Self::Wallet => SOON,
-            Self::Bodies | Self::Pictures | Self::Downloads => LATER,
+            Self::Connections | Self::Wallet => MAX_WAIT,
+            Self::Bodies | Self::Pictures | Self::Downloads => MAX_UPLOAD_WAIT,
         }
     }
 
@@ -150,7 +150,7 @@ impl Shares {
     pub async fn authentication(&self, key: &str) -> Result<OwnedSemaphorePermit, Problem> {
         let share = self.get(Whose::Key(key.to_owned()));
         share
-            .turn(&share.authentications, 1, Pool::Connections)
+            .acquire(&share.authentications, 1, Pool::Connections)
             .await
     }
 
@@ -159,7 +159,7 @@ impl Shares {
         if let Some(share) = all.get(&whose) {
             return Arc::clone(share);
         }
-        if all.len() >= KEPT {
+        if all.len() >= MAX_IDLE_SHARES {
             all.retain(|_, share| Arc::strong_count(share) > 1 || share.is_in_use());
         }
         let share = Arc::new(Share::new(self.pictures, self.bodies));
@@ -173,7 +173,7 @@ impl Share {
         let of = |permits| Arc::new(Semaphore::new(permits));
         Self {
             connections: of(CONNECTIONS),
-            wallet: of(WALLET_TURNS),
+            wallet: of(WALLET_PERMITS),
             authentications: of(AUTHENTICATIONS),
             waiters: of(WAITERS),
             pictures: of(pictures),
@@ -186,7 +186,7 @@ impl Share {
     /// Permits live on their own, after the request let go of the share.
     fn is_in_use(&self) -> bool {
         self.connections.available_permits() < CONNECTIONS
-            || self.wallet.available_permits() < WALLET_TURNS
+            || self.wallet.available_permits() < WALLET_PERMITS
             || self.authentications.available_permits() < AUTHENTICATIONS
             || self.waiters.available_permits() < WAITERS
             || self.bodies.available_permits() < self.body_kib
@@ -206,7 +206,7 @@ impl Share {
     /// # Errors
     /// [`Code::Overloaded`]
     pub async fn wallet(&self, pool: &PgPool) -> Result<Connection, Problem> {
-        let turn = self.turn(&self.wallet, 1, Pool::Wallet).await?;
+        let turn = self.acquire(&self.wallet, 1, Pool::Wallet).await?;
         self.connection_with(pool, Some(turn)).await
     }
 
@@ -215,7 +215,9 @@ impl Share {
         pool: &PgPool,
         turn: Option<OwnedSemaphorePermit>,
     ) -> Result<Connection, Problem> {
-        let place = self.turn(&self.connections, 1, Pool::Connections).await?;
+        let place = self
+            .acquire(&self.connections, 1, Pool::Connections)
+            .await?;
         Ok(Connection {
             pool: pool.clone(),
             _held: (place, turn),
@@ -232,7 +234,7 @@ impl Share {
     /// # Errors
     /// [`Code::Overloaded`]
     pub async fn picture(&self) -> Result<OwnedSemaphorePermit, Problem> {
-        self.turn(&self.pictures, 1, Pool::Pictures).await
+        self.acquire(&self.pictures, 1, Pool::Pictures).await
     }
 
     /// The right to hold so many KiB of bodies, of which `held` are held already; no more than the whole share is ever waited for.
@@ -242,10 +244,10 @@ impl Share {
     pub async fn body(&self, kib: usize, held: usize) -> Result<OwnedSemaphorePermit, Problem> {
         let kib = kib.min(self.body_kib.saturating_sub(held));
         let kib = u32::try_from(kib).unwrap_or(u32::MAX);
-        self.turn(&self.bodies, kib, Pool::Bodies).await
+        self.acquire(&self.bodies, kib, Pool::Bodies).await
     }
 
-    async fn turn(
+    async fn acquire(
         &self,
         of: &Arc<Semaphore>,
         permits: u32,
@@ -327,12 +329,12 @@ mod tests {
         let shares = Shares::new(2, 1 << 20);
         let (crowd, other) = (shares.of(TenantId::new()), shares.of(TenantId::new()));
         let mut held = Vec::new();
-        for _ in 0..WALLET_TURNS {
+        for _ in 0..WALLET_PERMITS {
             held.push(crowd.wallet(&pool).await.unwrap());
         }
         assert!(crowd.wallet(&pool).now_or_never().is_none());
         // Whoever reads only need not wait for those who wait for the wallet.
-        for _ in WALLET_TURNS..CONNECTIONS {
+        for _ in WALLET_PERMITS..CONNECTIONS {
             held.push(crowd.connection(&pool).await.unwrap());
         }
         assert!(crowd.connection(&pool).now_or_never().is_none());
@@ -369,11 +371,11 @@ mod tests {
         let used = shares.of(TenantId::new());
         let _waits = used.waiter().unwrap();
         drop(used);
-        for _ in 0..KEPT * 3 {
+        for _ in 0..MAX_IDLE_SHARES * 3 {
             shares.of(TenantId::new());
         }
         let all = shares.all.lock().unwrap();
-        assert!(all.len() <= KEPT);
+        assert!(all.len() <= MAX_IDLE_SHARES);
         assert_eq!(all.values().filter(|share| share.is_in_use()).count(), 1);
     }
 }

@@ -11,7 +11,7 @@ use sqlx::PgPool;
 use tokio::sync::watch;
 
 /// How often it is asked which jobs have ended.
-const EVERY: Duration = Duration::from_millis(100);
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Clones are the same.
 #[derive(Clone, Default)]
@@ -70,7 +70,7 @@ impl Waiters {
                 }
                 Err(error) => tracing::debug!(%error, "It is not known which jobs have ended"),
             }
-            tokio::time::sleep(EVERY).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
     }
 

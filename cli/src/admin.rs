@@ -9,13 +9,13 @@ use common::bucket::{Address, Bucket};
 use common::clock;
 use common::config::{Config, ConfigError};
 use common::credits::Credits;
-use common::database::{self, Login, Role};
+use common::database::{self, DatabaseRole, Login};
 use common::id::{JobId, TenantId};
-use common::operation::{Act, tenants};
+use common::operator::{Actor, tenants};
 use common::retention::{Purpose, Retention};
 use common::tenant::ApiKey;
 use common::verify;
-use common::verify::deep::{self, Progress, Told};
+use common::verify::deep::{self, Progress, Report};
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::PgPool;
 use sqlx::postgres::PgConnectOptions;
@@ -41,8 +41,8 @@ fn logins(config: &Config) -> anyhow::Result<Vec<Login>> {
     let all = config
         .database_url
         .as_ref()
-        .map(|url| (url, &Role::ALL[..]));
-    let single = Role::ALL.iter().filter_map(|role| {
+        .map(|url| (url, &DatabaseRole::ALL[..]));
+    let single = DatabaseRole::ALL.iter().filter_map(|role| {
         let url = config.logins.of(*role)?;
         Some((url, std::slice::from_ref(role)))
     });
@@ -52,7 +52,7 @@ fn logins(config: &Config) -> anyhow::Result<Vec<Login>> {
         match logins.iter_mut().find(|login| login.name == name) {
             Some(known) => {
                 let new = roles.iter().filter(|role| !known.roles.contains(role));
-                let new: Vec<Role> = new.copied().collect();
+                let new: Vec<DatabaseRole> = new.copied().collect();
                 known.roles.extend(new);
             }
             None => logins.push(Login {
@@ -80,10 +80,10 @@ fn password(url: &SecretString) -> Option<SecretString> {
 pub async fn add_tenant(
     config: &Config,
     data: Option<&Path>,
-    act: Act<'_>,
+    act: Actor<'_>,
     name: &str,
 ) -> anyhow::Result<TenantId> {
-    at(config, data, Role::Api, async |pool| {
+    at(config, data, DatabaseRole::Api, async |pool| {
         Ok(tenants::add(pool, act, name).await?)
     })
     .await
@@ -93,11 +93,11 @@ pub async fn add_tenant(
 pub async fn add_key(
     config: &Config,
     data: Option<&Path>,
-    act: Act<'_>,
+    act: Actor<'_>,
     tenant: TenantId,
     name: &str,
 ) -> anyhow::Result<ApiKey> {
-    at(config, data, Role::Api, async |pool| {
+    at(config, data, DatabaseRole::Api, async |pool| {
         Ok(tenants::add_key(pool, act, tenant, name).await?)
     })
     .await
@@ -107,70 +107,70 @@ pub async fn add_key(
 pub async fn revoke_key(
     config: &Config,
     data: Option<&Path>,
-    act: Act<'_>,
+    act: Actor<'_>,
     tenant: TenantId,
     key: &str,
 ) -> anyhow::Result<()> {
-    at(config, data, Role::Api, async |pool| {
+    at(config, data, DatabaseRole::Api, async |pool| {
         Ok(tenants::revoke_key(pool, act, tenant, key).await?)
     })
     .await
 }
 
 /// Says how much larger a tenant's share of a worker is than that of others.
-pub async fn weigh(
+pub async fn set_weight(
     config: &Config,
     data: Option<&Path>,
-    act: Act<'_>,
+    act: Actor<'_>,
     tenant: TenantId,
     weight: u8,
 ) -> anyhow::Result<()> {
-    at(config, data, Role::Api, async |pool| {
-        Ok(tenants::weigh(pool, act, tenant, weight).await?)
+    at(config, data, DatabaseRole::Api, async |pool| {
+        Ok(tenants::set_weight(pool, act, tenant, weight).await?)
     })
     .await
 }
 
 /// Says how long a tenant's files and prompts are kept, from now on and of what there is.
-pub async fn retain(
+pub async fn set_retention(
     config: &Config,
     data: Option<&Path>,
-    act: Act<'_>,
+    act: Actor<'_>,
     tenant: TenantId,
     wanted: Retention,
 ) -> anyhow::Result<()> {
-    at(config, data, Role::Api, async |pool| {
-        Ok(tenants::retain(pool, act, tenant, wanted).await?)
+    at(config, data, DatabaseRole::Api, async |pool| {
+        Ok(tenants::set_retention(pool, act, tenant, wanted).await?)
     })
     .await
 }
 
 /// Keeps a job's files for so many days though they are due; returns the hold's number.
-pub async fn hold(
+pub async fn add_legal_hold(
     config: &Config,
     data: Option<&Path>,
-    act: Act<'_>,
+    act: Actor<'_>,
     of: (TenantId, JobId),
     purpose: Purpose,
     days: u32,
 ) -> anyhow::Result<i64> {
     let until = clock::now() + Duration::from_hours(24) * days;
-    at(config, data, Role::Api, async |pool| {
-        Ok(tenants::hold(pool, act, of, purpose, until).await?)
+    at(config, data, DatabaseRole::Api, async |pool| {
+        Ok(tenants::add_legal_hold(pool, act, of, purpose, until).await?)
     })
     .await
 }
 
 /// Ends a hold.
-pub async fn lift(
+pub async fn remove_legal_hold(
     config: &Config,
     data: Option<&Path>,
-    act: Act<'_>,
+    act: Actor<'_>,
     tenant: TenantId,
     hold: i64,
 ) -> anyhow::Result<()> {
-    at(config, data, Role::Api, async |pool| {
-        Ok(tenants::lift(pool, act, tenant, hold).await?)
+    at(config, data, DatabaseRole::Api, async |pool| {
+        Ok(tenants::remove_legal_hold(pool, act, tenant, hold).await?)
     })
     .await
 }
@@ -179,12 +179,12 @@ pub async fn lift(
 pub async fn grant(
     config: &Config,
     data: Option<&Path>,
-    act: Act<'_>,
+    act: Actor<'_>,
     tenant: TenantId,
     amount: Credits,
     source: &str,
 ) -> anyhow::Result<()> {
-    at(config, data, Role::Api, async |pool| {
+    at(config, data, DatabaseRole::Api, async |pool| {
         tenants::grant(pool, act, tenant, source, amount)
             .await
             .context("nothing was granted")?;
@@ -217,13 +217,13 @@ pub async fn verify(
     data: Option<&Path>,
     deep: bool,
     write_anchor: bool,
-    mut tell: impl FnMut(Told),
+    mut tell: impl FnMut(Report),
 ) -> anyhow::Result<Verified> {
-    at(config, data, Role::Reader, async |pool| {
+    at(config, data, DatabaseRole::Reader, async |pool| {
         let mut findings = 0_usize;
         verify::check(pool, |_, found, _| {
             findings += found.len();
-            found.into_iter().map(Told::Finding).for_each(&mut tell);
+            found.into_iter().map(Report::Finding).for_each(&mut tell);
         })
         .await?;
         let mut written = None;
@@ -232,7 +232,7 @@ pub async fn verify(
                 let compared = anchor::compare(pool, &bucket, &key, Depth::All).await?;
                 findings += compared.findings.len();
                 let found = compared.findings.into_iter();
-                found.map(Told::Finding).for_each(&mut tell);
+                found.map(Report::Finding).for_each(&mut tell);
                 if write_anchor && findings == 0 {
                     written = anchor::write(pool, &bucket, &key, None).await?;
                 }
@@ -290,7 +290,7 @@ pub(crate) fn bucket_of(config: &Config, data: Option<&Path>) -> anyhow::Result<
 pub(crate) async fn at<T>(
     config: &Config,
     data: Option<&Path>,
-    role: Role,
+    role: DatabaseRole,
     work: impl AsyncFnOnce(&PgPool) -> anyhow::Result<T>,
 ) -> anyhow::Result<T> {
     let (url, private) = match (data, config.database_url(role)) {

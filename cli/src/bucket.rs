@@ -4,8 +4,8 @@ use std::path::Path;
 
 use common::bucket::{Address, Bucket};
 use common::config::Config;
-use common::database::Role;
-use common::operation::Act;
+use common::database::DatabaseRole;
+use common::operator::Actor;
 use common::ownership::{self, AdoptError, Adopted};
 use secrecy::SecretString;
 use sqlx::PgPool;
@@ -14,7 +14,7 @@ use crate::admin;
 
 /// Which buckets may be adopted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum How {
+pub enum AdoptMode {
     /// One without a marker, by a database that has none.
     Once,
     /// Any.
@@ -27,20 +27,20 @@ pub enum How {
 pub async fn adopt(
     config: &Config,
     data: Option<&Path>,
-    act: Act<'_>,
-    how: How,
+    act: Actor<'_>,
+    how: AdoptMode,
 ) -> anyhow::Result<&'static str> {
     let (address, bucket) = admin::bucket_of(config, data)?;
-    if how == How::IfNew {
+    if how == AdoptMode::IfNew {
         let is_new = async |reader: &PgPool| Ok(ownership::is_new(reader).await?);
-        if !admin::at(config, data, Role::Reader, is_new).await? {
+        if !admin::at(config, data, DatabaseRole::Reader, is_new).await? {
             return Ok(
                 "nothing was done: the database is not new, and `platen bucket adopt` is for people then",
             );
         }
     }
-    admin::at(config, data, Role::Api, async |pool| {
-        let replace = how == How::Replace;
+    admin::at(config, data, DatabaseRole::Api, async |pool| {
+        let replace = how == AdoptMode::Replace;
         let adopted = ownership::adopt(pool, &bucket, &address.to_string(), act, replace).await?;
         Ok(match adopted {
             Adopted::Now => "adopted",
@@ -60,7 +60,7 @@ pub(crate) async fn adopt_new(
     if !ownership::is_new(reader).await? {
         return Ok(());
     }
-    let act = Act {
+    let act = Actor {
         by: "platen up",
         reason: "the database is new",
     };

@@ -8,9 +8,9 @@ use common::bucket::{self, Address, Bucket, BucketError, Survey};
 use common::catalog::lifecycle;
 use common::clock;
 use common::config::Config;
-use common::database::{self, Role};
+use common::database::{self, DatabaseRole};
 use common::ownership;
-use common::queue::{Ring, Trouble};
+use common::queue::{ReadyQueue, Trouble};
 use common::verify::guards::{self, Compared};
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::PgPool;
@@ -68,7 +68,7 @@ pub async fn examine(config: &Config) -> Report {
 }
 
 async fn postgres(config: &Config, report: &mut Report) {
-    let named = Role::ALL.map(|role| config.database_url(role).is_ok());
+    let named = DatabaseRole::ALL.map(|role| config.database_url(role).is_ok());
     if named == [false; 3] {
         return private(
             report,
@@ -79,12 +79,12 @@ async fn postgres(config: &Config, report: &mut Report) {
     }
     let mut known: Vec<String> = Vec::new();
     // A process has the logins of its own roles only.
-    for (role, named) in Role::ALL.into_iter().zip(named) {
+    for (role, named) in DatabaseRole::ALL.into_iter().zip(named) {
         if !named {
             continue;
         }
         let examine = login(config, role, &mut known, report);
-        match tokio::time::timeout(PATIENCE, examine).await {
+        match tokio::time::timeout(CHECK_TIMEOUT, examine).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
                 report.add(Health::Ill, format!("Postgres as {}: {error}", role.name()));
@@ -98,18 +98,18 @@ async fn postgres(config: &Config, report: &mut Report) {
 }
 
 /// How long a server may take to answer.
-const PATIENCE: Duration = Duration::from_secs(5);
+const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What the login of a role may do, and once for all what the database is like.
 async fn login(
     config: &Config,
-    role: Role,
+    role: DatabaseRole,
     known: &mut Vec<String>,
     report: &mut Report,
 ) -> anyhow::Result<()> {
     let url = config.database_url(role)?.expose_secret();
     let pool = database::connect(url, role, 1).await?;
-    if role == Role::Reader {
+    if role == DatabaseRole::Reader {
         if database::is_migrated(&pool).await? {
             report.add(Health::Well, "Postgres: reachable and up to date");
             guards(&pool, report).await?;
@@ -253,7 +253,7 @@ async fn redis(config: &Config, report: &mut Report) {
             crate::private::missing_redis(),
         );
     };
-    let reach = async { Ring::new(address, &config.queue)?.check().await };
+    let reach = async { ReadyQueue::new(address, &config.queue)?.check().await };
     match tokio::time::timeout(Duration::from_secs(5), reach).await {
         Ok(Ok(())) => report.add(Health::Well, "Redis: reachable"),
         Ok(Err(error)) => {
@@ -274,7 +274,7 @@ async fn bucket(config: &Config, report: &mut Report) {
     };
     let examine = async {
         let bucket = Bucket::open(address, SecretString::default())?;
-        bucket.examine().await?;
+        bucket.probe().await?;
         Ok::<_, BucketError>(bucket)
     };
     match tokio::time::timeout(Duration::from_secs(20), examine).await {
@@ -302,7 +302,7 @@ async fn owner(config: &Config, bucket: &Bucket, report: &mut Report) {
         return;
     };
     let ask = async {
-        let pool = database::connect(url.expose_secret(), Role::Reader, 1).await?;
+        let pool = database::connect(url.expose_secret(), DatabaseRole::Reader, 1).await?;
         ownership::examine(&pool, bucket).await
     };
     match tokio::time::timeout(Duration::from_secs(5), ask).await {
@@ -381,7 +381,7 @@ fn catalog(config: &Config, report: &mut Report) {
             );
             let memory = worker::memory::within(
                 config.memory,
-                config.slots + worker::places::reserve(config.slots),
+                config.slots + worker::slots::reserve(config.slots),
             );
             match worker::providers::Providers::new(&catalog, config, &memory) {
                 Ok(_) => report.add(Health::Well, "every provider in the catalogue has what it needs"),

@@ -6,7 +6,7 @@ use std::time::Duration;
 use common::config::Config;
 
 /// Less than what a container's runtime waits for the answer.
-const PATIENCE: Duration = Duration::from_secs(3);
+const TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Asks the api or the worker on this machine whether it is ready; an error says what it answered.
 pub async fn ask(config: &Config) -> anyhow::Result<()> {
@@ -14,7 +14,7 @@ pub async fn ask(config: &Config) -> anyhow::Result<()> {
     if address.ip().is_unspecified() {
         address.set_ip(Ipv4Addr::LOCALHOST.into());
     }
-    let client = reqwest::Client::builder().timeout(PATIENCE).build()?;
+    let client = reqwest::Client::builder().timeout(TIMEOUT).build()?;
     let answer = client
         .get(format!("http://{address}/readyz"))
         .send()

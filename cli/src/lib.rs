@@ -7,7 +7,7 @@ pub mod bucket;
 pub mod doctor;
 pub mod healthy;
 pub mod open_files;
-pub mod operate;
+pub mod operator;
 pub mod private;
 pub mod processes;
 pub mod say;

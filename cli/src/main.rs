@@ -4,14 +4,14 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use cli::admin::Anchors;
-use cli::operate::{self, AdminWord, OptionalReason, Place, Why};
-use cli::say::Unheard;
+use cli::operator::{self, AdminCommand, DatabaseArgs, OptionalReason, ReasonArgs};
+use cli::say::OutputError;
 use cli::{actor, admin, allocator, bucket, doctor, healthy, private, processes, say, up};
 use common::config::Config;
 use common::credits::Credits;
 use common::id::{JobId, TenantId};
 use common::retention::{Purpose, Retention};
-use common::verify::deep::{Progress, Told};
+use common::verify::deep::{Progress, Report};
 use common::{telemetry, verify};
 use nix::sys::stat::{Mode, umask};
 
@@ -20,11 +20,11 @@ use nix::sys::stat::{Mode, umask};
 #[command(name = "platen", version)]
 struct Cli {
     #[command(subcommand)]
-    word: Word,
+    command: Command,
 }
 
 #[derive(Subcommand)]
-enum Word {
+enum Command {
     /// Start everything in one process: the API, a worker and the console; and, where none are configured,
     /// a private Postgres, a private Redis and fake vendors.
     Up(up::Options),
@@ -37,42 +37,22 @@ enum Word {
     /// Add tenants.
     Tenant {
         #[command(subcommand)]
-        word: TenantWord,
+        command: TenantCommand,
     },
     /// Add and revoke API keys.
     Key {
         #[command(subcommand)]
-        word: KeyWord,
+        command: KeyCommand,
     },
-    /// Keep a job's files though they are due, for a purpose and for a while.
-    Hold {
-        tenant: TenantId,
-        job: JobId,
-        /// delivery, analytics or support.
-        #[arg(long)]
-        purpose: Purpose,
-        #[command(flatten)]
-        why: Why,
-        /// Days until it ends by itself.
-        #[arg(long, value_parser = clap::value_parser!(u32).range(1..=3650))]
-        days: u32,
-        #[command(flatten)]
-        place: Place,
-    },
-    /// End a hold before its time.
-    Lift {
-        tenant: TenantId,
-        /// Its number, as `platen hold` printed it.
-        hold: i64,
-        #[command(flatten)]
-        why: OptionalReason,
-        #[command(flatten)]
-        place: Place,
+    /// Keep a job's files although they are due, or stop keeping them.
+    LegalHold {
+        #[command(subcommand)]
+        command: LegalHoldCommand,
     },
     /// Operate: list, redrive, cancel, pause, drain, freeze, adjust.
     Admin {
         #[command(subcommand)]
-        word: AdminWord,
+        command: AdminCommand,
     },
     /// Give a tenant credits, once for each source.
     Grant {
@@ -84,12 +64,12 @@ enum Word {
         #[command(flatten)]
         why: OptionalReason,
         #[command(flatten)]
-        place: Place,
+        database: DatabaseArgs,
     },
     /// Say which bucket is this database's.
     Bucket {
         #[command(subcommand)]
-        word: BucketWord,
+        command: BucketCommand,
     },
     /// Check every invariant; exits with 1 and says where one is broken.
     Verify {
@@ -100,7 +80,7 @@ enum Word {
         #[arg(long)]
         anchor: bool,
         #[command(flatten)]
-        place: Place,
+        database: DatabaseArgs,
     },
     /// Say what is configured, reachable and missing.
     Doctor,
@@ -109,7 +89,7 @@ enum Word {
 }
 
 #[derive(Subcommand)]
-enum TenantWord {
+enum TenantCommand {
     /// Say how long a tenant's files and prompts are kept: `ephemeral` (inputs and prompts until their job has ended, outputs and
     /// unused uploads for a day) or `account_lifetime`. Other times are set by `PUT /v1/retention`.
     Retention {
@@ -118,7 +98,7 @@ enum TenantWord {
         #[command(flatten)]
         why: OptionalReason,
         #[command(flatten)]
-        place: Place,
+        database: DatabaseArgs,
     },
     /// Say how much larger a tenant's share of each worker is than that of others: times what
     /// `PLATEN_TENANT_SLOTS_PERCENT` gives everyone. Workers notice within seconds.
@@ -129,7 +109,7 @@ enum TenantWord {
         #[command(flatten)]
         why: OptionalReason,
         #[command(flatten)]
-        place: Place,
+        database: DatabaseArgs,
     },
     /// Add a tenant and print its id.
     Add {
@@ -137,12 +117,41 @@ enum TenantWord {
         #[command(flatten)]
         why: OptionalReason,
         #[command(flatten)]
-        place: Place,
+        database: DatabaseArgs,
     },
 }
 
 #[derive(Subcommand)]
-enum BucketWord {
+enum LegalHoldCommand {
+    /// Keep a job's files although they are due, for a purpose and a number of days. Prints the hold's number.
+    Add {
+        tenant: TenantId,
+        job: JobId,
+        /// delivery, analytics or support.
+        #[arg(long)]
+        purpose: Purpose,
+        #[command(flatten)]
+        why: ReasonArgs,
+        /// Days until it ends by itself.
+        #[arg(long, value_parser = clap::value_parser!(u32).range(1..=3650))]
+        days: u32,
+        #[command(flatten)]
+        database: DatabaseArgs,
+    },
+    /// End a legal hold before its time.
+    Remove {
+        tenant: TenantId,
+        /// Its number, as `platen legal-hold add` printed it.
+        hold: i64,
+        #[command(flatten)]
+        why: OptionalReason,
+        #[command(flatten)]
+        database: DatabaseArgs,
+    },
+}
+
+#[derive(Subcommand)]
+enum BucketCommand {
     /// Make the configured bucket this database's: writes a marker into it. Until then no file is deleted. Run it once, and with
     /// `--replace` after the files were moved to another bucket.
     Adopt {
@@ -155,7 +164,7 @@ enum BucketWord {
         #[command(flatten)]
         why: OptionalReason,
         #[command(flatten)]
-        place: Place,
+        database: DatabaseArgs,
     },
 }
 
@@ -167,7 +176,7 @@ enum Policy {
 }
 
 #[derive(Subcommand)]
-enum KeyWord {
+enum KeyCommand {
     /// Make a key and print it, once.
     Add {
         tenant: TenantId,
@@ -175,7 +184,7 @@ enum KeyWord {
         #[command(flatten)]
         why: OptionalReason,
         #[command(flatten)]
-        place: Place,
+        database: DatabaseArgs,
     },
     /// Refuse a key from now on.
     Revoke {
@@ -185,7 +194,7 @@ enum KeyWord {
         #[command(flatten)]
         why: OptionalReason,
         #[command(flatten)]
-        place: Place,
+        database: DatabaseArgs,
     },
 }
 
@@ -193,22 +202,22 @@ enum KeyWord {
 const NO_REASON: &str = "no reason was given";
 
 fn main() -> ExitCode {
-    let word = Cli::parse().word;
-    if word.may_start_postgres() {
+    let command = Cli::parse().command;
+    if command.may_start_postgres() {
         private::without_clients_variables();
     }
-    if matches!(word, Word::Up(_) | Word::Api | Word::Worker) {
+    if matches!(command, Command::Up(_) | Command::Api | Command::Worker) {
         allocator::give_back();
         // What is written is its owner's alone, customers' pictures first.
         umask(Mode::S_IRWXG | Mode::S_IRWXO);
     }
-    match processes::run_to_the_end(start(word)) {
+    match processes::run_to_the_end(start(command)) {
         Ok(code) => code,
         Err(error) => unlogged(&format_args!("the program cannot start: {error}")),
     }
 }
 
-impl Word {
+impl Command {
     /// Whether it may work on the private Postgres: nothing else is configured, or a data folder is named.
     fn may_start_postgres(&self) -> bool {
         let is_set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
@@ -222,13 +231,13 @@ impl Word {
         .all(|name| !is_set(name) && !is_set(&format!("{name}_FILE")));
         match self {
             Self::Api | Self::Worker | Self::Migrate | Self::Doctor | Self::Healthy => false,
-            Self::Verify { place, .. } => is_private || place.data.is_some(),
+            Self::Verify { database, .. } => is_private || database.data.is_some(),
             _ => is_private,
         }
     }
 }
 
-async fn start(word: Word) -> ExitCode {
+async fn start(command: Command) -> ExitCode {
     let _exporting = match telemetry::start() {
         Ok(exporting) => exporting,
         Err(error) => return unlogged(&error),
@@ -240,9 +249,9 @@ async fn start(word: Word) -> ExitCode {
     {
         tracing::debug!("A crypto provider was installed already");
     }
-    match run(word).await {
+    match run(command).await {
         Ok(code) => code,
-        Err(error) => match error.downcast_ref::<Unheard>() {
+        Err(error) => match error.downcast_ref::<OutputError>() {
             // As if the signal had ended it that such a write sends where nobody ignores it.
             Some(unheard) if unheard.has_gone() => ExitCode::from(128 + 13),
             _ if tracing::enabled!(tracing::Level::ERROR) => {
@@ -261,41 +270,46 @@ fn unlogged(error: &dyn std::fmt::Display) -> ExitCode {
     ExitCode::FAILURE
 }
 
-async fn run(word: Word) -> anyhow::Result<ExitCode> {
+async fn run(command: Command) -> anyhow::Result<ExitCode> {
     let config = Config::from_env()?;
     let by = actor::name();
-    match word {
-        Word::Up(options) => up::run(config, options).await?,
-        Word::Api => processes::api(&config).await?,
-        Word::Worker => processes::worker(&config).await?,
-        Word::Migrate => admin::migrate(&config).await?,
-        Word::Tenant {
-            word: TenantWord::Add { name, why, place },
-        } => {
-            let act = why.act(&by, NO_REASON)?;
-            let tenant = admin::add_tenant(&config, place.data.as_deref(), act, &name).await?;
-            say!("{tenant}")?;
-        }
-        Word::Tenant {
-            word:
-                TenantWord::Weight {
-                    tenant,
-                    weight,
+    match command {
+        Command::Up(options) => up::run(config, options).await?,
+        Command::Api => processes::api(&config).await?,
+        Command::Worker => processes::worker(&config).await?,
+        Command::Migrate => admin::migrate(&config).await?,
+        Command::Tenant {
+            command:
+                TenantCommand::Add {
+                    name,
                     why,
-                    place,
+                    database,
                 },
         } => {
             let act = why.act(&by, NO_REASON)?;
-            admin::weigh(&config, place.data.as_deref(), act, tenant, weight).await?;
+            let tenant = admin::add_tenant(&config, database.data.as_deref(), act, &name).await?;
+            say!("{tenant}")?;
+        }
+        Command::Tenant {
+            command:
+                TenantCommand::Weight {
+                    tenant,
+                    weight,
+                    why,
+                    database,
+                },
+        } => {
+            let act = why.act(&by, NO_REASON)?;
+            admin::set_weight(&config, database.data.as_deref(), act, tenant, weight).await?;
             say!("set")?;
         }
-        Word::Tenant {
-            word:
-                TenantWord::Retention {
+        Command::Tenant {
+            command:
+                TenantCommand::Retention {
                     tenant,
                     policy,
                     why,
-                    place,
+                    database,
                 },
         } => {
             let retention = match policy {
@@ -303,99 +317,105 @@ async fn run(word: Word) -> anyhow::Result<ExitCode> {
                 Policy::AccountLifetime => Retention::default(),
             };
             let act = why.act(&by, NO_REASON)?;
-            admin::retain(&config, place.data.as_deref(), act, tenant, retention).await?;
+            admin::set_retention(&config, database.data.as_deref(), act, tenant, retention).await?;
             say!("set")?;
         }
-        Word::Hold {
-            tenant,
-            job,
-            purpose,
-            why,
-            days,
-            place,
+        Command::LegalHold {
+            command:
+                LegalHoldCommand::Add {
+                    tenant,
+                    job,
+                    purpose,
+                    why,
+                    days,
+                    database,
+                },
         } => {
-            let (data, act) = (place.data.as_deref(), why.act(&by)?);
-            let hold = admin::hold(&config, data, act, (tenant, job), purpose, days);
+            let (data, act) = (database.data.as_deref(), why.act(&by)?);
+            let hold = admin::add_legal_hold(&config, data, act, (tenant, job), purpose, days);
             say!("{}", hold.await?)?;
         }
-        Word::Lift {
-            tenant,
-            hold,
-            why,
-            place,
+        Command::LegalHold {
+            command:
+                LegalHoldCommand::Remove {
+                    tenant,
+                    hold,
+                    why,
+                    database,
+                },
         } => {
             let act = why.act(&by, NO_REASON)?;
-            admin::lift(&config, place.data.as_deref(), act, tenant, hold).await?;
-            say!("lifted")?;
+            admin::remove_legal_hold(&config, database.data.as_deref(), act, tenant, hold).await?;
+            say!("removed")?;
         }
-        Word::Key {
-            word:
-                KeyWord::Add {
+        Command::Key {
+            command:
+                KeyCommand::Add {
                     tenant,
                     name,
                     why,
-                    place,
+                    database,
                 },
         } => {
             let act = why.act(&by, NO_REASON)?;
-            let key = admin::add_key(&config, place.data.as_deref(), act, tenant, &name).await?;
+            let key = admin::add_key(&config, database.data.as_deref(), act, tenant, &name).await?;
             say!("{}", key.expose())?;
         }
-        Word::Key {
-            word:
-                KeyWord::Revoke {
+        Command::Key {
+            command:
+                KeyCommand::Revoke {
                     tenant,
                     key,
                     why,
-                    place,
+                    database,
                 },
         } => {
             let act = why.act(&by, NO_REASON)?;
-            admin::revoke_key(&config, place.data.as_deref(), act, tenant, &key).await?;
+            admin::revoke_key(&config, database.data.as_deref(), act, tenant, &key).await?;
             say!("revoked")?;
         }
-        Word::Grant {
+        Command::Grant {
             tenant,
             amount,
             source,
             why,
-            place,
+            database,
         } => {
             let amount = Credits::new(amount)?;
             let for_its_source = format!("source: {source}");
             let act = why.act(&by, &for_its_source)?;
-            let data = place.data.as_deref();
+            let data = database.data.as_deref();
             admin::grant(&config, data, act, tenant, amount, &source).await?;
             say!("granted {amount}")?;
         }
-        Word::Bucket {
-            word:
-                BucketWord::Adopt {
+        Command::Bucket {
+            command:
+                BucketCommand::Adopt {
                     replace,
                     if_new,
                     why,
-                    place,
+                    database,
                 },
         } => {
             let act = why.act(&by, NO_REASON)?;
             let how = match (replace, if_new) {
-                (_, true) => bucket::How::IfNew,
-                (true, false) => bucket::How::Replace,
-                (false, false) => bucket::How::Once,
+                (_, true) => bucket::AdoptMode::IfNew,
+                (true, false) => bucket::AdoptMode::Replace,
+                (false, false) => bucket::AdoptMode::Once,
             };
             say!(
                 "{}",
-                bucket::adopt(&config, place.data.as_deref(), act, how).await?
+                bucket::adopt(&config, database.data.as_deref(), act, how).await?
             )?;
         }
-        Word::Admin { word } => operate::run(&config, word).await?,
-        Word::Verify {
+        Command::Admin { command } => operator::run(&config, command).await?,
+        Command::Verify {
             deep,
             anchor,
-            place,
-        } => return verify(&config, deep, anchor, place).await,
-        Word::Healthy => healthy::ask(&config).await?,
-        Word::Doctor => {
+            database,
+        } => return verify(&config, deep, anchor, database).await,
+        Command::Healthy => healthy::ask(&config).await?,
+        Command::Doctor => {
             let report = doctor::examine(&config).await;
             say!("{report}")?;
             return Ok(if report.is_well() {
@@ -412,17 +432,17 @@ async fn verify(
     config: &Config,
     deep: bool,
     anchor: bool,
-    place: Place,
+    database: DatabaseArgs,
 ) -> anyhow::Result<ExitCode> {
     let (mut findings, mut said) = (0_u64, Ok(()));
-    let checked = admin::verify(config, place.data.as_deref(), deep, anchor, |told| match told {
-        Told::Finding(finding) => {
+    let checked = admin::verify(config, database.data.as_deref(), deep, anchor, |told| match told {
+        Report::Finding(finding) => {
             findings += 1;
             if said.is_ok() {
                 said = say!("{}: {}", finding.invariant, finding.says);
             }
         }
-        Told::Progress(Progress { read, bytes, listed }) => tracing::info!(
+        Report::Progress(Progress { read, bytes, listed }) => tracing::info!(
             findings,
             "{read} files read ({} MB), {listed} objects of the bucket looked at, {findings} findings",
             bytes / 1_000_000

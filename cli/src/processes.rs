@@ -36,7 +36,7 @@ pub async fn worker(config: &Config) -> anyhow::Result<()> {
     let health = api::WorkerHealth {
         stopping: stop.clone(),
         owner: app.owner().clone(),
-        ring: app.ring.clone(),
+        ring: app.ready_queue.clone(),
     };
     // To the end, so that what was counted while stopping is seen.
     let routes = api::worker_metrics_router(health);
@@ -125,13 +125,13 @@ pub fn stop_signal() -> anyhow::Result<CancellationToken> {
 }
 
 /// How long what still runs on a thread may take to end, once all else has: a file on a disk that hangs never ends.
-const LAST_MOMENTS: Duration = Duration::from_secs(3);
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Runs a program to its end, and not longer: what blocks a thread for ever is left behind.
 pub fn run_to_the_end<T>(program: impl Future<Output = T>) -> io::Result<T> {
     let runtime = Builder::new_multi_thread().enable_all().build()?;
     let ended = runtime.block_on(program);
-    runtime.shutdown_timeout(LAST_MOMENTS);
+    runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
     Ok(ended)
 }
 
@@ -160,7 +160,11 @@ mod tests {
             opens.recv().unwrap();
         };
         run_to_the_end(program).unwrap();
-        assert!(began.elapsed() < LAST_MOMENTS * 3, "{:?}", began.elapsed());
+        assert!(
+            began.elapsed() < SHUTDOWN_TIMEOUT * 3,
+            "{:?}",
+            began.elapsed()
+        );
         // So that the thread ends with the test.
         drop(
             std::fs::OpenOptions::new()

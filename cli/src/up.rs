@@ -15,7 +15,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use common::bucket::Address;
 use common::config::{Config, Logins};
-use common::database::{self, Role};
+use common::database::{self, DatabaseRole};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -23,7 +23,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::private::{LoginUrls, Servers};
 use crate::processes::{API, METRICS, listen, stop_signal};
-use crate::say::Unheard;
+use crate::say::OutputError;
 use crate::{admin, bucket, open_files, say, secrets};
 use demo::Demo;
 
@@ -102,7 +102,7 @@ async fn serve(
 
     adopt_new(config, &bucket).await?;
     let demo = Demo::prepare(
-        config.database_url(Role::Api)?.expose_secret(),
+        config.database_url(DatabaseRole::Api)?.expose_secret(),
         data,
         address,
     )
@@ -135,7 +135,7 @@ async fn serve(
         database: config
             .database_url
             .as_ref()
-            .map_or_else(|| config.database_url(Role::Reader), Ok)?
+            .map_or_else(|| config.database_url(DatabaseRole::Reader), Ok)?
             .expose_secret()
             .to_owned(),
         redis: config.redis_url()?.expose_secret().to_owned(),
@@ -167,7 +167,10 @@ async fn adopt_new(config: &Config, address: &Address) -> anyhow::Result<()> {
         let url = config.database_url(role)?.expose_secret();
         anyhow::Ok(database::connect(url, role, 1).await?)
     };
-    let (reader, pool) = (connect(Role::Reader).await?, connect(Role::Api).await?);
+    let (reader, pool) = (
+        connect(DatabaseRole::Reader).await?,
+        connect(DatabaseRole::Api).await?,
+    );
     let adopted = bucket::adopt_new(&reader, &pool, address).await;
     reader.close().await;
     pool.close().await;
@@ -195,7 +198,7 @@ async fn start_servers(config: &mut Config, data: &Path) -> anyhow::Result<Optio
     if config.names_postgres() && config.redis_url.is_some() {
         return Ok(None);
     }
-    if Role::ALL
+    if DatabaseRole::ALL
         .iter()
         .any(|role| config.logins.of(*role).is_some())
         && !config.names_postgres()
@@ -258,7 +261,7 @@ fn announce(ready: &Ready, demo: &Demo, options: &Options) -> anyhow::Result<()>
     Ok(())
 }
 
-fn welcome(ready: &Ready, demo: &Demo, options: &Options) -> Result<(), Unheard> {
+fn welcome(ready: &Ready, demo: &Demo, options: &Options) -> Result<(), OutputError> {
     say!("\n  Platen is up.\n")?;
     say!("  console   {}/#key={}", ready.api, ready.key)?;
     say!("  API       {}", ready.api)?;

@@ -27,7 +27,7 @@ use crate::id::{JobId, TenantId};
 use crate::idempotency::{self, Answer, Known};
 use crate::job::{self, Job};
 use crate::ledger::{self, Transfer};
-use crate::operation::{self, Act};
+use crate::operator::{self, Actor};
 use crate::storage::{self, Stored};
 use crate::telemetry::traces::TraceParent;
 use crate::upload;
@@ -69,7 +69,7 @@ pub struct Admission<'a> {
 #[derive(Clone, Copy, Debug)]
 pub struct Redrive<'a> {
     pub of: JobId,
-    pub act: Act<'a>,
+    pub act: Actor<'a>,
 }
 
 /// A request that was answered with success.
@@ -117,14 +117,14 @@ pub async fn admit(
     let wallet = ledger::store::lock_wallet(&mut transaction, tenant)
         .await?
         .ok_or(Refusal::Inactive)?;
-    if let Some(answer) = answered(&mut transaction, tenant, &admission.idempotency).await? {
+    if let Some(answer) = find_answer(&mut transaction, tenant, &admission.idempotency).await? {
         return Ok(Admitted::Repeated(answer));
     }
     if !wallet.active {
         return Err(Refusal::Inactive);
     }
     if let Some(redrive) = &admission.redrive
-        && let Some(new) = operation::store::redriven(&mut transaction, redrive.of).await?
+        && let Some(new) = operator::store::redriven(&mut transaction, redrive.of).await?
     {
         return Err(Refusal::Redriven(new));
     }
@@ -139,7 +139,7 @@ pub async fn admit(
         }
     }
     let more = admission.generation.own_bytes();
-    must_have_room(&mut transaction, tenant, more, &admission.unpaid).await?;
+    check_storage_limit(&mut transaction, tenant, more, &admission.unpaid).await?;
     let insufficient = Refusal::InsufficientCredits {
         needed: hold,
         available: wallet.available,
@@ -182,7 +182,7 @@ pub async fn admit(
     }
     if let Some(Redrive { of, act }) = admission.redrive {
         let subject = json!({ "job": of, "new": job.id, "tenant": tenant });
-        operation::store::record(&mut transaction, act, "redrive", &subject).await?;
+        operator::store::record(&mut transaction, act, "redrive", &subject).await?;
     }
     let answer = answer(&job);
     idempotency::store::keep(&mut transaction, tenant, &admission.idempotency, &answer).await?;
@@ -199,7 +199,7 @@ pub async fn admit(
 ///
 /// # Errors
 /// [`Refusal::StorageFull`], or what Postgres says.
-pub async fn must_have_room(
+pub async fn check_storage_limit(
     connection: &mut PgConnection,
     tenant: TenantId,
     more: i64,
@@ -228,11 +228,11 @@ pub async fn answered_before(
     request: &idempotency::Request,
 ) -> Result<Option<Answer>, Refusal> {
     let mut transaction = database::begin_for(pool, tenant).await?;
-    answered(&mut transaction, tenant, request).await
+    find_answer(&mut transaction, tenant, request).await
 }
 
 /// The same, in a transaction. It decides where the wallet is locked.
-pub(crate) async fn answered(
+pub(crate) async fn find_answer(
     connection: &mut PgConnection,
     tenant: TenantId,
     request: &idempotency::Request,

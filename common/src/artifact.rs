@@ -14,7 +14,7 @@ use crate::id::{ArtifactId, JobId, TenantId};
 /// What a file is to its job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum Role {
+pub enum ArtifactKind {
     /// As the model made it.
     Original,
     /// Of exactly the size and format asked for.
@@ -23,7 +23,7 @@ pub enum Role {
     Thumbnail,
 }
 
-impl Role {
+impl ArtifactKind {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Original => "original",
@@ -45,7 +45,7 @@ pub struct Artifact {
     pub id: ArtifactId,
     pub job: JobId,
     pub output_idx: i32,
-    pub role: Role,
+    pub kind: ArtifactKind,
     pub object_key: String,
     pub sha256: [u8; 32],
     pub bytes: i64,
@@ -61,10 +61,10 @@ pub struct Artifact {
 impl Artifact {
     /// What it is called when it is kept: after its job, where that has a name.
     pub fn file_name(&self, job_name: Option<&str>) -> String {
-        let role = match self.role {
-            Role::Rendition => "",
-            Role::Original => " original",
-            Role::Thumbnail => " thumbnail",
+        let role = match self.kind {
+            ArtifactKind::Rendition => "",
+            ArtifactKind::Original => " original",
+            ArtifactKind::Thumbnail => " thumbnail",
         };
         let number = match self.output_idx {
             0 => String::new(),

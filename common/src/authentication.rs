@@ -8,7 +8,7 @@ use crate::tenant::{self, ApiKey};
 
 /// Whom a key speaks for; `None` when it is unknown, wrong or revoked.
 pub async fn authenticate(pool: &PgPool, key: &ApiKey) -> sqlx::Result<Option<TenantId>> {
-    let mut transaction = database::begin_showing(pool, &key.id).await?;
+    let mut transaction = database::begin_for_key(pool, &key.id).await?;
     let tenant = tenant::store::of_key(&mut transaction, key).await?;
     transaction.commit().await?;
     Ok(tenant)

@@ -1,4 +1,4 @@
-//! The shelf: objects by key, written once, and links to them that are signed and expire.
+//! The spool: objects by key, written once, and links to them that are signed and expire.
 
 mod address;
 mod folder;
@@ -28,7 +28,7 @@ use crate::file_name::attachment;
 use crate::ownership;
 
 /// What a key begins with that an examination made. Nobody names it.
-pub const EXAMINED: &str = "examined/";
+pub const PROBE_PREFIX: &str = "examined/";
 /// The object that says whose the bucket is; see [`crate::ownership`].
 pub const MARKER: &str = "platen-bucket";
 /// A marker has no more bytes.
@@ -55,7 +55,7 @@ pub enum Link {
 
 /// What a browser is told of a file: its type, and what it is called when it is kept.
 #[derive(Clone, Copy, Debug)]
-pub struct Shown<'a> {
+pub struct ContentDisposition<'a> {
     pub media_type: &'a str,
     pub file_name: &'a str,
 }
@@ -169,7 +169,7 @@ impl BucketError {
     }
 
     /// Whether the same may be tried again: the bucket may be back then.
-    pub fn passes(&self) -> bool {
+    pub fn is_transient(&self) -> bool {
         match self {
             Self::Store(_) | Self::Garbled(_) | Self::Folder(..) => true,
             Self::NotOurs(_) | Self::Unsure(_) => true,
@@ -209,7 +209,7 @@ impl Bucket {
 
     /// Without links to the store itself: for clients that do not reach it. The api gives its objects out then.
     #[must_use]
-    pub fn behind_the_api(mut self) -> Self {
+    pub fn serve_through_api(mut self) -> Self {
         self.signing = None;
         self
     }
@@ -253,8 +253,8 @@ impl Bucket {
 
     /// Whether it can be reached, written, read and emptied, and keeps what it has: for `platen doctor`, and for workers
     /// after it was away.
-    pub async fn examine(&self) -> Result<(), BucketError> {
-        let key = format!("{EXAMINED}{}", uuid::Uuid::now_v7());
+    pub async fn probe(&self) -> Result<(), BucketError> {
+        let key = format!("{PROBE_PREFIX}{}", uuid::Uuid::now_v7());
         self.put_new(&key, Bytes::from_static(b"one")).await?;
         let overwritten = self.put_new(&key, Bytes::from_static(b"two")).await;
         self.delete(&key).await?;
@@ -398,7 +398,7 @@ impl Bucket {
     pub async fn link(
         &self,
         key: &str,
-        shown: Shown<'_>,
+        shown: ContentDisposition<'_>,
         now: OffsetDateTime,
         lifetime: Duration,
     ) -> Result<Link, BucketError> {

@@ -22,7 +22,7 @@ use crate::generation::{Generation, Kind, Violation};
 use crate::outcome::table::Dialect;
 
 pub use file::CatalogError;
-pub use lane::{Lane, NoLane};
+pub use lane::{InvalidLane, Lane};
 
 /// The files that ship with Platen. A new file is a line here.
 const SHIPPED: &[(&str, &str)] = &[

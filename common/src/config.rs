@@ -18,7 +18,7 @@ use secrecy::SecretString;
 
 use crate::bucket::{Address, BadAddress, SigningKeys};
 use crate::catalog::{Catalog, CatalogError};
-use crate::database::Role;
+use crate::database::DatabaseRole;
 use crate::{allowance, queue, storage};
 pub use ports::{Ports, Rate, Rates};
 
@@ -298,11 +298,11 @@ pub struct Logins {
 
 impl Logins {
     /// The login of a role, where it has one of its own.
-    pub fn of(&self, role: Role) -> Option<&SecretString> {
+    pub fn of(&self, role: DatabaseRole) -> Option<&SecretString> {
         match role {
-            Role::Api => self.api.as_ref(),
-            Role::Worker => self.worker.as_ref(),
-            Role::Reader => self.reader.as_ref(),
+            DatabaseRole::Api => self.api.as_ref(),
+            DatabaseRole::Worker => self.worker.as_ref(),
+            DatabaseRole::Reader => self.reader.as_ref(),
         }
     }
 }
@@ -517,19 +517,19 @@ impl Config {
 
     /// Whether it names a Postgres, for every role.
     pub fn names_postgres(&self) -> bool {
-        Role::ALL
+        DatabaseRole::ALL
             .into_iter()
             .all(|role| self.database_url(role).is_ok())
     }
 
     /// Where what acts as `role` connects.
-    pub fn database_url(&self, role: Role) -> Result<&SecretString, ConfigError> {
+    pub fn database_url(&self, role: DatabaseRole) -> Result<&SecretString, ConfigError> {
         let login = self.logins.of(role).or(self.database_url.as_ref());
         login.ok_or(ConfigError::Missing {
             name: match role {
-                Role::Api => "DATABASE_API_URL or DATABASE_URL",
-                Role::Worker => "DATABASE_WORKER_URL or DATABASE_URL",
-                Role::Reader => "DATABASE_READER_URL or DATABASE_URL",
+                DatabaseRole::Api => "DATABASE_API_URL or DATABASE_URL",
+                DatabaseRole::Worker => "DATABASE_WORKER_URL or DATABASE_URL",
+                DatabaseRole::Reader => "DATABASE_READER_URL or DATABASE_URL",
             },
             needed: "the runtime login of PostgreSQL, such as postgres://platen:…@host/platen",
         })

@@ -50,15 +50,15 @@ pub struct InvalidCredits;
 
 /// More than may be moved at once, or than a wallet may hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum TooManyCredits {
+pub enum CreditLimitError {
     #[error(
         "at most {} are moved at once: do it in several steps",
-        Credits::MOST_MOVED
+        Credits::MAX_TRANSFER
     )]
     Moved,
     #[error(
         "a wallet holds at most {}, and this one would hold more",
-        Credits::MOST_IN_A_WALLET
+        Credits::MAX_BALANCE
     )]
     InAWallet,
 }
@@ -66,20 +66,20 @@ pub enum TooManyCredits {
 impl Credits {
     pub const ZERO: Self = Self(0);
     /// The most that one grant, adjustment or hold moves. The database has the same bound (`movements_are_bounded`).
-    pub const MOST_MOVED: Self = Self(1_000_000_000_000);
+    pub const MAX_TRANSFER: Self = Self(1_000_000_000_000);
     /// The most that a wallet holds by grants and adjustments, available and held: far from what a sum could overflow by.
-    pub const MOST_IN_A_WALLET: Self = Self(1_000_000_000_000_000);
+    pub const MAX_BALANCE: Self = Self(1_000_000_000_000_000);
     /// The highest price of one output: a job of the most outputs stays below [`Self::MOST_MOVED`].
-    pub const HIGHEST_PRICE: Self = Self(10_000_000_000);
+    pub const MAX_PRICE: Self = Self(10_000_000_000);
 
     /// Whether a wallet that holds `self` may be given so many more, at once.
-    pub fn may_be_given(self, more: Self) -> Result<(), TooManyCredits> {
-        if more > Self::MOST_MOVED {
-            return Err(TooManyCredits::Moved);
+    pub fn may_be_given(self, more: Self) -> Result<(), CreditLimitError> {
+        if more > Self::MAX_TRANSFER {
+            return Err(CreditLimitError::Moved);
         }
         match self.plus(more) {
-            Ok(total) if total <= Self::MOST_IN_A_WALLET => Ok(()),
-            _ => Err(TooManyCredits::InAWallet),
+            Ok(total) if total <= Self::MAX_BALANCE => Ok(()),
+            _ => Err(CreditLimitError::InAWallet),
         }
     }
 
@@ -153,7 +153,7 @@ impl Quote {
     /// What admission holds: the price of everything asked for.
     pub fn hold(&self) -> Result<Credits, InvalidCredits> {
         let hold = self.unit_price.times(self.outputs)?;
-        (hold <= Credits::MOST_MOVED)
+        (hold <= Credits::MAX_TRANSFER)
             .then_some(hold)
             .ok_or(InvalidCredits)
     }
@@ -181,18 +181,18 @@ mod tests {
             let more = Credits::new(more).unwrap();
             assert_eq!(holds.may_be_given(more), expected, "{holds} and {more}");
         };
-        let most = Credits::MOST_MOVED.get();
+        let most = Credits::MAX_TRANSFER.get();
         check(Credits::ZERO, most, Ok(()));
-        check(Credits::ZERO, most + 1, Err(TooManyCredits::Moved));
-        check(Credits::ZERO, i64::MAX, Err(TooManyCredits::Moved));
-        check(Credits::MOST_IN_A_WALLET, 1, Err(TooManyCredits::InAWallet));
+        check(Credits::ZERO, most + 1, Err(CreditLimitError::Moved));
+        check(Credits::ZERO, i64::MAX, Err(CreditLimitError::Moved));
+        check(Credits::MAX_BALANCE, 1, Err(CreditLimitError::InAWallet));
         check(
             Credits::new(i64::MAX).unwrap(),
             1,
-            Err(TooManyCredits::InAWallet),
+            Err(CreditLimitError::InAWallet),
         );
         let dearest = |outputs| Quote {
-            unit_price: Credits::HIGHEST_PRICE,
+            unit_price: Credits::MAX_PRICE,
             price_version: "1".to_owned(),
             outputs,
         };

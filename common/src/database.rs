@@ -19,7 +19,7 @@ pub use migration::{
 
 /// What a process may do; see `migrations/roles.sql`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
+pub enum DatabaseRole {
     /// The rows of the tenant set in the transaction.
     Api,
     /// Every job; everything else under the job's tenant.
@@ -28,7 +28,7 @@ pub enum Role {
     Reader,
 }
 
-impl Role {
+impl DatabaseRole {
     pub const ALL: [Self; 3] = [Self::Api, Self::Worker, Self::Reader];
 
     /// Its name in the database.
@@ -42,14 +42,18 @@ impl Role {
 }
 
 /// How long a connection may take to show that it lives.
-const PULSE: Duration = Duration::from_secs(2);
+const PING_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a statement or a short transaction may take, the wait for a connection included. The server ends each
 /// statement much sooner.
-const ANSWER: Duration = Duration::from_secs(10);
+const STATEMENT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A pool whose every connection acts as `role`.
-pub async fn connect(url: &str, role: Role, max_connections: u32) -> sqlx::Result<PgPool> {
-    let seconds = if role == Role::Reader { "300s" } else { "5s" };
+pub async fn connect(url: &str, role: DatabaseRole, max_connections: u32) -> sqlx::Result<PgPool> {
+    let seconds = if role == DatabaseRole::Reader {
+        "300s"
+    } else {
+        "5s"
+    };
     let options = PgConnectOptions::from_str(url)?
         .application_name(&format!("platen {}", role.name()))
         .log_slow_statements(tracing::log::LevelFilter::Debug, Duration::from_secs(1))
@@ -60,7 +64,7 @@ pub async fn connect(url: &str, role: Role, max_connections: u32) -> sqlx::Resul
             ("idle_in_transaction_session_timeout", "10s"),
         ]);
     // Once without the pool: it would ask again until its time is up, and then say no more than that.
-    answered(options.connect()).await?.close().await?;
+    with_timeout(options.connect()).await?.close().await?;
     PgPoolOptions::new()
         .max_connections(max_connections)
         .acquire_timeout(Duration::from_secs(10))
@@ -81,7 +85,7 @@ async fn is_of_use(connection: &mut PgConnection, age: Duration) -> sqlx::Result
     if changed.is_some_and(|changed| changed.elapsed() <= age) {
         return Ok(false);
     }
-    within(PULSE, connection.ping()).await.map(|()| true)
+    within(PING_TIMEOUT, connection.ping()).await.map(|()| true)
 }
 
 /// When a statement of this process last found that the schema had changed under its plan.
@@ -120,10 +124,10 @@ impl PostgresError for sqlx::Error {
 /// Waits for Postgres, but not for ever: a connection may be half open, as after a failover whose old server vanished,
 /// and nobody tells. Whether what was asked for has been done is not known then. After a change of the schema it may be asked
 /// again at once: see [`schema_changed`].
-pub fn answered<T, E: PostgresError>(
+pub fn with_timeout<T, E: PostgresError>(
     asked: impl Future<Output = Result<T, E>> + Send,
 ) -> impl Future<Output = Result<T, E>> + Send {
-    let answer = within(ANSWER, asked);
+    let answer = within(STATEMENT_TIMEOUT, asked);
     async move {
         answer.await.inspect_err(|error| {
             let _healed_by_whoever_asks_again = error.postgres().is_some_and(schema_changed);
@@ -161,7 +165,7 @@ pub async fn begin_for(
 }
 
 /// Begins a transaction that sees no tenant's rows, but the one API key it was shown.
-pub async fn begin_showing(
+pub async fn begin_for_key(
     pool: &PgPool,
     key_id: &str,
 ) -> sqlx::Result<Transaction<'static, Postgres>> {

@@ -11,23 +11,23 @@ use sqlx::PgPool;
 use crate::catalog::Catalog;
 use crate::database::PostgresError;
 use crate::failpoint::reach;
-use crate::job::{self, Job, Open};
-use crate::queue::{Lanes, Ring, RingError, lanes};
+use crate::job::{self, Capacity, Job};
+use crate::queue::{Lanes, QueueError, ReadyQueue, lanes};
 
 /// Rings for a job that was just admitted, unless its lanes are closed. Loses nothing when it fails: a top-up
 /// finds the job.
-pub async fn ring_new(ring: &Ring, lanes: &Lanes, catalog: &Catalog, job: &Job) {
+pub async fn push_new(ring: &ReadyQueue, lanes: &Lanes, catalog: &Catalog, job: &Job) {
     let rung = async {
         let Some(model) = catalog.get(&job.model) else {
             return Ok(());
         };
         let of_model: Vec<_> = model.lanes(job.fallback).iter().collect();
-        let open = lanes::open_models([model], &lanes.states_of(&of_model).await?);
+        let open = lanes::available_models([model], &lanes.states_of(&of_model).await?);
         if open.admits(job) {
             reach("dispatch:before_ring").await?;
-            ring.ring_new(job.id, job.turn).await?;
+            ring.push_new(job.id, job.virtual_time).await?;
         }
-        Ok::<(), TopUpError>(())
+        Ok::<(), FillError>(())
     };
     if let Err(error) = rung.await {
         tracing::debug!(job.id = %job.id, %error, "The ring failed; a worker's dispatcher will ring for the job");
@@ -36,36 +36,36 @@ pub async fn ring_new(ring: &Ring, lanes: &Lanes, catalog: &Catalog, job: &Job) 
 
 /// Why the ring was not topped up.
 #[derive(Debug, thiserror::Error)]
-pub enum TopUpError {
+pub enum FillError {
     #[error("Redis: {0}")]
-    Ring(#[from] RingError),
+    Queue(#[from] QueueError),
     #[error("Postgres: {0}")]
     Database(#[from] sqlx::Error),
 }
 
-impl PostgresError for TopUpError {
+impl PostgresError for FillError {
     fn postgres(&self) -> Option<&sqlx::Error> {
         match self {
             Self::Database(error) => Some(error),
-            Self::Ring(_) => None,
+            Self::Queue(_) => None,
         }
     }
 }
 
 /// Tells Redis that this worker lives and rings for the next due jobs while the ring is below its target.
 /// Returns how many were added.
-pub async fn top_up(
+pub async fn fill(
     pool: &PgPool,
-    ring: &Ring,
+    ring: &ReadyQueue,
     worker: &str,
     slots: usize,
-    open: &Open,
-) -> Result<usize, TopUpError> {
+    open: &Capacity,
+) -> Result<usize, FillError> {
     let target = ring.announce(worker, slots).await?;
-    if target.room == 0 {
+    if target.capacity == 0 {
         return Ok(0);
     }
     let due = job::store::due(pool, target.size, open).await?;
     reach("dispatch:before_top_up").await?;
-    Ok(ring.ring(&due).await?)
+    Ok(ring.push(&due).await?)
 }

@@ -7,10 +7,10 @@ use crate::generation::image::MediaType;
 use crate::visible::is_invisible;
 
 /// Longest name before its ending, in bytes: file systems bear 255.
-const LONGEST: usize = 150;
+const MAX_LENGTH: usize = 150;
 
 /// What [RFC 8187](https://www.rfc-editor.org/rfc/rfc8187) leaves unescaped in a parameter of a header.
-const ALL_BUT: &AsciiSet = &NON_ALPHANUMERIC
+const ENCODED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'.')
     .remove(b'_')
@@ -33,7 +33,7 @@ pub fn attachment(file_name: &str) -> String {
             _ => '_',
         })
         .collect();
-    let whole = utf8_percent_encode(file_name, ALL_BUT);
+    let whole = utf8_percent_encode(file_name, ENCODED);
     format!("attachment; filename=\"{plain}\"; filename*=UTF-8''{whole}")
 }
 
@@ -59,7 +59,7 @@ fn usable(name: &str) -> String {
     {
         name.truncate(stem.len());
     }
-    name.truncate(name.floor_char_boundary(LONGEST));
+    name.truncate(name.floor_char_boundary(MAX_LENGTH));
     let name = name
         .trim_matches(|letter| letter == '.' || letter == ' ' || letter == '-' || letter == '~');
     if is_reserved(name) {

@@ -99,7 +99,7 @@ pub struct Job {
     pub calls_started: i32,
     pub max_calls: i32,
     pub priority: i16,
-    pub turn: i64,
+    pub virtual_time: i64,
     pub run_after: OffsetDateTime,
     pub deadline: OffsetDateTime,
     pub cost: Cost,
@@ -134,27 +134,27 @@ pub struct Cost {
 }
 
 /// Before its deadline a job that has something to deliver is worked on though its lanes are closed.
-pub const LAST_CALL: Duration = Duration::from_secs(10);
+pub const DELIVERY_MARGIN: Duration = Duration::from_secs(10);
 
 /// How many jobs of each model may be started, of all models this process knows: of those that may leave their model's
 /// own lane, and of those that may not; and whose jobs may not be started at all.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Open {
-    rooms: Vec<Room>,
-    shut: Vec<Shut>,
+pub struct Capacity {
+    models: Vec<ModelCapacity>,
+    exclusions: Vec<Exclusion>,
 }
 
 /// The room for one model's jobs.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Room {
+pub struct ModelCapacity {
     pub model: String,
-    pub anywhere: i64,
-    pub at_home: i64,
+    pub with_fallback: i64,
+    pub primary_only: i64,
 }
 
 /// Jobs that may not be started though there is room: those that fit all that is said.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Shut {
+pub struct Exclusion {
     /// Of this model; `None`: of any.
     pub model: Option<String>,
     /// Of this tenant, by [`TenantId::pseudonym`]; `None`: of any.
@@ -165,45 +165,45 @@ pub struct Shut {
 
 /// The same in columns, for the database.
 #[derive(Default)]
-pub(crate) struct Rooms {
+pub(crate) struct CapacityColumns {
     pub models: Vec<String>,
-    pub anywhere: Vec<i64>,
-    pub at_home: Vec<i64>,
-    pub shut_models: Vec<Option<String>>,
-    pub shut_tenants: Vec<Option<String>>,
-    pub shut_everywhere: Vec<bool>,
+    pub with_fallback: Vec<i64>,
+    pub primary_only: Vec<i64>,
+    pub excluded_models: Vec<Option<String>>,
+    pub excluded_tenants: Vec<Option<String>>,
+    pub excluded_everywhere: Vec<bool>,
 }
 
-impl Open {
-    pub fn new(rooms: impl IntoIterator<Item = Room>) -> Self {
+impl Capacity {
+    pub fn new(rooms: impl IntoIterator<Item = ModelCapacity>) -> Self {
         Self {
-            rooms: rooms.into_iter().collect(),
-            shut: Vec::new(),
+            models: rooms.into_iter().collect(),
+            exclusions: Vec::new(),
         }
     }
 
     /// The same without these jobs.
     #[must_use]
-    pub fn without(mut self, shut: impl IntoIterator<Item = Shut>) -> Self {
-        self.shut.extend(shut);
+    pub fn without(mut self, shut: impl IntoIterator<Item = Exclusion>) -> Self {
+        self.exclusions.extend(shut);
         self
     }
 
     /// Whether a job may be started.
     pub fn admits(&self, job: &Job) -> bool {
-        let room = self.rooms.iter().find(|room| room.model == job.model);
+        let room = self.models.iter().find(|room| room.model == job.model);
         let has_room = room.is_some_and(|room| {
             0 < if job.fallback {
-                room.anywhere
+                room.with_fallback
             } else {
-                room.at_home
+                room.primary_only
             }
         });
         // Hashed only where somebody is shut out.
         has_room
-            && (self.shut.is_empty() || {
+            && (self.exclusions.is_empty() || {
                 let pseudonym = job.tenant.pseudonym();
-                !self.shut.iter().any(|shut| {
+                !self.exclusions.iter().any(|shut| {
                     shut.model.as_ref().is_none_or(|model| *model == job.model)
                         && shut
                             .tenant
@@ -215,21 +215,21 @@ impl Open {
     }
 
     /// Whether some jobs may not be started though there is room.
-    pub(crate) fn shuts_out(&self) -> bool {
-        !self.shut.is_empty()
+    pub(crate) fn has_exclusions(&self) -> bool {
+        !self.exclusions.is_empty()
     }
 
-    pub(crate) fn rooms(&self) -> Rooms {
-        let mut rooms = Rooms::default();
-        for room in &self.rooms {
+    pub(crate) fn columns(&self) -> CapacityColumns {
+        let mut rooms = CapacityColumns::default();
+        for room in &self.models {
             rooms.models.push(room.model.clone());
-            rooms.anywhere.push(room.anywhere);
-            rooms.at_home.push(room.at_home);
+            rooms.with_fallback.push(room.with_fallback);
+            rooms.primary_only.push(room.primary_only);
         }
-        for shut in &self.shut {
-            rooms.shut_models.push(shut.model.clone());
-            rooms.shut_tenants.push(shut.tenant.clone());
-            rooms.shut_everywhere.push(shut.everywhere);
+        for shut in &self.exclusions {
+            rooms.excluded_models.push(shut.model.clone());
+            rooms.excluded_tenants.push(shut.tenant.clone());
+            rooms.excluded_everywhere.push(shut.everywhere);
         }
         rooms
     }

@@ -31,7 +31,7 @@ pub mod anchor;
 pub mod authentication;
 pub mod billing;
 pub mod dispatch;
-pub mod operation;
+pub mod operator;
 pub mod orphans;
 pub mod ownership;
 pub mod settlement;

@@ -25,7 +25,7 @@ pub struct Memory {
 }
 
 /// Room that was taken, until it is dropped.
-pub struct Room {
+pub struct MemoryPermit {
     permit: OwnedSemaphorePermit,
     beyond: Arc<Mutex<()>>,
     went_beyond: Option<OwnedMutexGuard<()>>,
@@ -36,7 +36,7 @@ pub struct Room {
 /// Nobody let go of any for so long.
 #[derive(Debug, thiserror::Error)]
 #[error("the memory that is set aside for this is full, and was for {} seconds", .0.as_secs())]
-pub struct NoRoom(Duration);
+pub struct MemoryTimeout(Duration);
 
 impl Memory {
     /// So many bytes, for which nobody waits longer than `longest`. `limit` tells how many there are, `used` how many are taken.
@@ -59,28 +59,28 @@ impl Memory {
     }
 
     /// Room for so many bytes, when there is some; for more than all there is, all of it.
-    pub async fn take(&self, bytes: usize) -> Result<Room, NoRoom> {
-        let room = Arc::clone(&self.free).acquire_many_owned(self.rooms(bytes));
+    pub async fn acquire(&self, bytes: usize) -> Result<MemoryPermit, MemoryTimeout> {
+        let room = Arc::clone(&self.free).acquire_many_owned(self.permits(bytes));
         let permit = timeout(self.longest, room).await;
-        let permit = permit.map_err(|_| NoRoom(self.longest))?;
-        Ok(self.room(permit.expect("the semaphore is never closed")))
+        let permit = permit.map_err(|_| MemoryTimeout(self.longest))?;
+        Ok(self.permit(permit.expect("the semaphore is never closed")))
     }
 
     /// The same, if there is some now.
-    pub fn try_take(&self, bytes: usize) -> Option<Room> {
-        let permit = Arc::clone(&self.free).try_acquire_many_owned(self.rooms(bytes));
-        Some(self.room(permit.ok()?))
+    pub fn try_acquire(&self, bytes: usize) -> Option<MemoryPermit> {
+        let permit = Arc::clone(&self.free).try_acquire_many_owned(self.permits(bytes));
+        Some(self.permit(permit.ok()?))
     }
 
-    fn rooms(&self, bytes: usize) -> u32 {
+    fn permits(&self, bytes: usize) -> u32 {
         u32::try_from(bytes.div_ceil(KIB))
             .unwrap_or(u32::MAX)
             .min(self.rooms)
     }
 
-    fn room(&self, permit: OwnedSemaphorePermit) -> Room {
+    fn permit(&self, permit: OwnedSemaphorePermit) -> MemoryPermit {
         self.used.add(counted(&permit));
-        Room {
+        MemoryPermit {
             permit,
             beyond: Arc::clone(&self.beyond),
             went_beyond: None,
@@ -90,17 +90,17 @@ impl Memory {
     }
 }
 
-impl Room {
+impl MemoryPermit {
     pub fn bytes(&self) -> usize {
         self.permit.num_permits() * KIB
     }
 
     /// More is held than room was taken for. Waits until nobody else does so.
-    pub async fn go_beyond(&mut self) -> Result<(), NoRoom> {
+    pub async fn acquire_overflow(&mut self) -> Result<(), MemoryTimeout> {
         if self.went_beyond.is_none() {
             let alone = Arc::clone(&self.beyond).lock_owned();
             let alone = timeout(self.longest, alone).await;
-            self.went_beyond = Some(alone.map_err(|_| NoRoom(self.longest))?);
+            self.went_beyond = Some(alone.map_err(|_| MemoryTimeout(self.longest))?);
         }
         Ok(())
     }
@@ -126,23 +126,23 @@ impl Room {
 }
 
 /// These bytes, which hold their room for as long as anybody holds them.
-pub fn kept(bytes: impl AsRef<[u8]> + Send + 'static, room: impl Send + 'static) -> Bytes {
-    Bytes::from_owner(Kept { bytes, _room: room })
+pub fn with_permit(bytes: impl AsRef<[u8]> + Send + 'static, room: impl Send + 'static) -> Bytes {
+    Bytes::from_owner(PermittedBytes { bytes, _room: room })
 }
 
-impl Drop for Room {
+impl Drop for MemoryPermit {
     fn drop(&mut self) {
         self.used.sub(counted(&self.permit));
     }
 }
 
 /// Bytes and the room they take.
-struct Kept<T, R> {
+struct PermittedBytes<T, R> {
     bytes: T,
     _room: R,
 }
 
-impl<T: AsRef<[u8]>, R> AsRef<[u8]> for Kept<T, R> {
+impl<T: AsRef<[u8]>, R> AsRef<[u8]> for PermittedBytes<T, R> {
     fn as_ref(&self) -> &[u8] {
         self.bytes.as_ref()
     }
@@ -166,30 +166,30 @@ mod tests {
     #[tokio::test]
     async fn room_is_free_again_when_the_last_byte_is_dropped() {
         let memory = memory(10 * KIB);
-        let mut room = memory.take(8 * KIB).await.unwrap();
-        assert!(memory.try_take(3 * KIB).is_none());
-        let bytes = kept(vec![7; 5 * KIB], room.split(5 * KIB));
+        let mut room = memory.acquire(8 * KIB).await.unwrap();
+        assert!(memory.try_acquire(3 * KIB).is_none());
+        let bytes = with_permit(vec![7; 5 * KIB], room.split(5 * KIB));
         drop(room);
         let slice = bytes.slice(..10);
         drop(bytes);
-        assert!(memory.try_take(6 * KIB).is_none(), "five are kept");
+        assert!(memory.try_acquire(6 * KIB).is_none(), "five are kept");
         drop(slice);
-        assert_eq!(memory.try_take(10 * KIB).unwrap().bytes(), 10 * KIB);
+        assert_eq!(memory.try_acquire(10 * KIB).unwrap().bytes(), 10 * KIB);
         // More than there is, alone.
-        assert_eq!(memory.take(99 * KIB).await.unwrap().bytes(), 10 * KIB);
+        assert_eq!(memory.acquire(99 * KIB).await.unwrap().bytes(), 10 * KIB);
     }
 
     #[tokio::test]
     async fn one_at_a_time_goes_beyond_its_room() {
         let memory = memory(10 * KIB);
-        let mut one = memory.take(KIB).await.unwrap();
-        let mut other = memory.take(KIB).await.unwrap();
-        one.go_beyond().await.unwrap();
-        one.go_beyond().await.unwrap();
-        assert!(other.go_beyond().now_or_never().is_none());
-        let bytes = kept(Vec::new(), one);
-        assert!(other.go_beyond().now_or_never().is_none());
+        let mut one = memory.acquire(KIB).await.unwrap();
+        let mut other = memory.acquire(KIB).await.unwrap();
+        one.acquire_overflow().await.unwrap();
+        one.acquire_overflow().await.unwrap();
+        assert!(other.acquire_overflow().now_or_never().is_none());
+        let bytes = with_permit(Vec::new(), one);
+        assert!(other.acquire_overflow().now_or_never().is_none());
         drop(bytes);
-        other.go_beyond().await.unwrap();
+        other.acquire_overflow().await.unwrap();
     }
 }

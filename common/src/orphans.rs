@@ -14,7 +14,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::anchor;
-use crate::bucket::{Bucket, BucketError, EXAMINED, FileKind, Listed, MARKER};
+use crate::bucket::{Bucket, BucketError, FileKind, Listed, MARKER, PROBE_PREFIX};
 use crate::database;
 use crate::id::TenantId;
 
@@ -75,7 +75,7 @@ impl Search {
     /// The next step, or `None` at the end.
     pub async fn next(&mut self) -> Result<Option<Batch>, SearchError> {
         let mut batch = Batch::default();
-        let mut owned: BTreeMap<TenantId, Vec<(Place, Listed)>> = BTreeMap::new();
+        let mut owned: BTreeMap<TenantId, Vec<(KeyPath, Listed)>> = BTreeMap::new();
         while batch.seen < BATCH
             && let Some(object) = self.objects.try_next().await?
         {
@@ -85,17 +85,17 @@ impl Search {
                 continue;
             }
             batch.seen += 1;
-            match Place::of(&object.key) {
+            match KeyPath::of(&object.key) {
                 _ if object.kind != FileKind::Object => batch.irregular.push(object),
                 Some(place) => owned.entry(place.tenant).or_default().push((place, object)),
                 None if object.modified >= self.before => {}
                 // One that broke off before it tidied up.
-                None if object.key.starts_with(EXAMINED) => batch.unnamed.push(object),
+                None if object.key.starts_with(PROBE_PREFIX) => batch.unnamed.push(object),
                 None => batch.strange.push(object),
             }
         }
         for (tenant, objects) in owned {
-            let places: Vec<Place> = objects.iter().map(|(place, _)| *place).collect();
+            let places: Vec<KeyPath> = objects.iter().map(|(place, _)| *place).collect();
             let keys: Vec<String> = objects
                 .iter()
                 .map(|(_, object)| object.key.clone())
@@ -107,12 +107,12 @@ impl Search {
                     None if is_old => batch.strange.push(object),
                     None => {}
                     Some(judged) => match judged.get(&object.key) {
-                        Some(Judged::Receipted) => batch.receipted.push(object),
-                        Some(Judged::Unnamed) if is_old => batch.unnamed.push(object),
-                        Some(&Judged::DueAt(due)) if due < self.before => {
+                        Some(Judgment::Receipted) => batch.receipted.push(object),
+                        Some(Judgment::Unnamed) if is_old => batch.unnamed.push(object),
+                        Some(&Judgment::DueAt(due)) if due < self.before => {
                             batch.overdue.push((object, due));
                         }
-                        Some(Judged::Unnamed | Judged::DueAt(_)) | None => {}
+                        Some(Judgment::Unnamed | Judgment::DueAt(_)) | None => {}
                     },
                 }
             }
@@ -123,13 +123,13 @@ impl Search {
 
 /// What a key says of whose it is: `t/<tenant>/c/<call>`, `t/<tenant>/j/<job>/…`, `t/<tenant>/u/<upload>`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Place {
+struct KeyPath {
     tenant: TenantId,
     call: Option<Uuid>,
     job: Option<Uuid>,
 }
 
-impl Place {
+impl KeyPath {
     fn of(key: &str) -> Option<Self> {
         let ours = |byte: u8| byte.is_ascii_alphanumeric() || b"/-_.".contains(&byte);
         let mut parts = key.split('/');
@@ -154,7 +154,7 @@ fn uuid(text: &str) -> Option<Uuid> {
 
 /// What rows say of an object, where it need not be there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Judged {
+enum Judgment {
     Receipted,
     Unnamed,
     DueAt(OffsetDateTime),
@@ -167,8 +167,8 @@ async fn judged(
     pool: &PgPool,
     tenant: TenantId,
     keys: &[String],
-    places: &[Place],
-) -> sqlx::Result<Option<BTreeMap<String, Judged>>> {
+    places: &[KeyPath],
+) -> sqlx::Result<Option<BTreeMap<String, Judgment>>> {
     let calls: Vec<Option<Uuid>> = places.iter().map(|place| place.call).collect();
     let jobs: Vec<Option<Uuid>> = places.iter().map(|place| place.job).collect();
     let mut transaction = database::begin_for(pool, tenant).await?;
@@ -213,9 +213,9 @@ async fn judged(
     transaction.commit().await?;
     let judged = rows.into_iter().filter_map(|row| {
         let judged = match row.due_at {
-            _ if row.receipted => Judged::Receipted,
-            _ if row.unnamed => Judged::Unnamed,
-            Some(due) => Judged::DueAt(due),
+            _ if row.receipted => Judgment::Receipted,
+            _ if row.unnamed => Judgment::Unnamed,
+            Some(due) => Judgment::DueAt(due),
             None => return None,
         };
         Some((row.key, judged))
@@ -234,7 +234,7 @@ mod tests {
     #[test]
     fn our_own_keys_say_whose_they_are() {
         let (tenant, job, call) = (TenantId::new(), JobId::new(), CallId::new());
-        let of = |key: &str| Place::of(key).map(|place| (place.tenant, place.call, place.job));
+        let of = |key: &str| KeyPath::of(key).map(|place| (place.tenant, place.call, place.job));
         assert_eq!(
             of(&original_key(tenant, call)),
             Some((tenant, Some(call.0), None))
@@ -263,7 +263,7 @@ mod tests {
             format!("t/{}/c/1", tenant.to_string().to_uppercase()),
             format!("t/{tenant}/c/a%20b"),
         ] {
-            assert_eq!(Place::of(&key), None, "{key}");
+            assert_eq!(KeyPath::of(&key), None, "{key}");
         }
     }
 }

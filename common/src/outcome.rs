@@ -17,10 +17,10 @@ use utoipa::ToSchema;
 pub use readable::readable;
 
 /// The longest detail and reason of a failure, in characters: as much as a call's row takes.
-const LONGEST_DETAIL: usize = 4_000;
-const LONGEST_REASON: usize = 2_000;
+const MAX_DETAIL_LENGTH: usize = 4_000;
+const MAX_REASON_LENGTH: usize = 2_000;
 /// The longest words of others in a reason.
-const LONGEST_WORDS: usize = 500;
+const MAX_PROVIDER_MESSAGE_LENGTH: usize = 500;
 
 /// The classified end of a call, and of a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
@@ -89,7 +89,7 @@ pub struct Contract {
     /// What it says against the lane the call was made on; [`STRIKES_OUT`] in a row close it.
     pub strikes: u32,
     /// Whether another lane may take the call although this class is not worth a retry on the same one.
-    pub elsewhere: bool,
+    pub retry_on_other_lane: bool,
     /// What the customer is told when nothing more exact is known. What was charged is settlement's to add.
     pub customer: &'static str,
     /// What the operator is told.
@@ -128,7 +128,7 @@ impl Class {
             retries,
             counts: true,
             strikes: 0,
-            elsewhere: false,
+            retry_on_other_lane: false,
             customer,
             operator,
         };
@@ -204,7 +204,7 @@ impl Class {
             ),
             Self::Unauthenticated => Contract {
                 strikes: STRIKES_OUT / 2,
-                elsewhere: true,
+                retry_on_other_lane: true,
                 ..contract(
                     Once,
                     "The model is not available to us at present; our operators see it.",
@@ -213,7 +213,7 @@ impl Class {
             },
             Self::Config => Contract {
                 strikes: STRIKES_OUT,
-                elsewhere: true,
+                retry_on_other_lane: true,
                 ..contract(
                     Never,
                     "The model is not available to us at present; our operators see it.",
@@ -222,7 +222,7 @@ impl Class {
             },
             Self::ModelRetired => Contract {
                 strikes: STRIKES_OUT,
-                elsewhere: true,
+                retry_on_other_lane: true,
                 ..contract(
                     Never,
                     "The provider no longer offers this model. Choose another one.",
@@ -300,7 +300,7 @@ impl Class {
     /// Whether the request itself may have brought it about, as far as its lane can tell: then it is held against the
     /// tenant that asked before it is held against the lane. What no request can cause, such as a refused key, is the
     /// lane's at once.
-    pub fn may_come_of_the_request(self) -> bool {
+    pub fn may_be_caused_by_request(self) -> bool {
         matches!(
             self,
             Self::ProviderFault | Self::ProviderInvalid | Self::Unknown
@@ -325,7 +325,7 @@ pub fn worth_another_call(ended: &[Class], another_lane: bool) -> bool {
         Retries::Once => alike <= 1,
         Retries::WhilePossible => true,
     };
-    here || (contract.elsewhere && another_lane)
+    here || (contract.retry_on_other_lane && another_lane)
 }
 
 /// How one call ended, short of a picture.
@@ -345,11 +345,11 @@ pub struct Failure {
 impl Failure {
     /// Of an answer that cannot be used the customer is told, too, what was wrong with it.
     pub fn new(class: Class, detail: impl AsRef<str>) -> Self {
-        let detail = readable(detail.as_ref(), LONGEST_DETAIL);
+        let detail = readable(detail.as_ref(), MAX_DETAIL_LENGTH);
         let told = class == Class::ProviderInvalid && !detail.is_empty();
         let reason = told.then(|| {
             let words = class.plain_words();
-            let wrong = readable(&detail, LONGEST_WORDS);
+            let wrong = readable(&detail, MAX_PROVIDER_MESSAGE_LENGTH);
             let wrong = wrong.trim_end_matches('.');
             format!("{words} What was wrong: {wrong}.")
         });
@@ -379,15 +379,15 @@ impl Failure {
 
     #[must_use]
     pub fn because(mut self, reason: impl AsRef<str>) -> Self {
-        self.reason = Some(readable(reason.as_ref(), LONGEST_REASON));
+        self.reason = Some(readable(reason.as_ref(), MAX_REASON_LENGTH));
         self
     }
 
     /// A refusal with the provider's own words: they say what to change.
     #[must_use]
-    pub fn in_the_words_of_the_provider(self, said: Option<&str>) -> Self {
+    pub fn with_provider_message(self, said: Option<&str>) -> Self {
         let said = said.filter(|_| self.class.is_refusal());
-        let said = said.map(|said| readable(said, LONGEST_WORDS));
+        let said = said.map(|said| readable(said, MAX_PROVIDER_MESSAGE_LENGTH));
         let Some(said) = said.filter(|said| !said.is_empty()) else {
             return self;
         };
@@ -440,10 +440,9 @@ mod tests {
 
     #[test]
     fn a_refusal_is_told_in_the_words_of_the_provider_and_nothing_else_is() {
-        let refused = Failure::new(Class::Refused, "").in_the_words_of_the_provider(Some("No."));
+        let refused = Failure::new(Class::Refused, "").with_provider_message(Some("No."));
         assert!(refused.plain_words().ends_with("The model said: No."));
-        let fault =
-            Failure::new(Class::ProviderFault, "").in_the_words_of_the_provider(Some("No."));
+        let fault = Failure::new(Class::ProviderFault, "").with_provider_message(Some("No."));
         assert_eq!(fault.plain_words(), Class::ProviderFault.plain_words());
     }
 
@@ -465,14 +464,14 @@ mod tests {
     fn the_words_of_others_are_made_readable_wherever_they_go() {
         let said = format!("\u{202E}No.\u{7}\n{}", "x".repeat(9_000));
         for failure in [
-            Failure::new(Class::Refused, &said).in_the_words_of_the_provider(Some(&said)),
+            Failure::new(Class::Refused, &said).with_provider_message(Some(&said)),
             Failure::new(Class::ProviderInvalid, &said),
             Failure::new(Class::Unknown, &said).because(&said),
         ] {
             for text in [&failure.detail, failure.plain_words()] {
                 assert!(text.contains("No. xxx") && text.contains('…'), "{text}");
                 assert!(!text.contains(['\u{202E}', '\u{7}', '\n']), "{text}");
-                assert!(text.chars().count() <= LONGEST_DETAIL);
+                assert!(text.chars().count() <= MAX_DETAIL_LENGTH);
             }
         }
     }

@@ -18,16 +18,16 @@ use tokio::time::{Instant, timeout, timeout_at};
 use uuid::Uuid;
 
 use crate::bucket::{Bucket, BucketError};
-use crate::operation::{self, Act};
+use crate::operator::{self, Actor};
 use crate::orphans::SearchError;
 use crate::{database, telemetry};
 
 /// How old an answer may be for whoever asks often.
-const FRESH: Duration = Duration::from_secs(1);
+const CACHE_TTL: Duration = Duration::from_secs(1);
 /// How long an answer may take.
-const PATIENCE: Duration = Duration::from_secs(5);
+const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long Postgres may take to tell what it told before. After that its last answer counts: it changes by hand only.
-const RECALL: Duration = Duration::from_secs(1);
+const UNADOPTED_CACHE_TTL: Duration = Duration::from_secs(1);
 
 /// Whose the bucket is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,9 +84,9 @@ pub struct Unknown(String);
 
 /// Knows whose the bucket is: asks it and the database, at most once at a time.
 #[derive(Clone)]
-pub struct Owner(Arc<Asked>);
+pub struct Owner(Arc<Shared>);
 
-struct Asked {
+struct Shared {
     pool: PgPool,
     bucket: Bucket,
     seen: Mutex<Seen>,
@@ -94,7 +94,7 @@ struct Asked {
 
 type Answer = Result<Ownership, Unknown>;
 /// What is recorded, and what that says of the bucket.
-type Looked = Result<(Recorded, Ownership), Problem>;
+type ReadResult = Result<(Recorded, Ownership), Problem>;
 
 /// The marker's id that the database has recorded; `None`: no bucket was adopted.
 #[derive(Clone, Copy, Debug)]
@@ -105,7 +105,7 @@ struct Seen {
     /// The last answer, and when it was asked for.
     last: Option<(Instant, Answer)>,
     /// A question that was not answered yet. It outlives whoever asked it.
-    running: Option<(Instant, JoinHandle<Looked>)>,
+    running: Option<(Instant, JoinHandle<ReadResult>)>,
     /// What the database has recorded, as last heard, where it was heard at all.
     recorded: Option<Recorded>,
     told: Option<Ownership>,
@@ -121,7 +121,7 @@ enum Problem {
 
 impl Owner {
     pub fn new(pool: PgPool, bucket: Bucket) -> Self {
-        Self(Arc::new(Asked {
+        Self(Arc::new(Shared {
             pool,
             bucket,
             seen: Mutex::default(),
@@ -129,9 +129,10 @@ impl Owner {
     }
 
     /// Whose it is, as of a second ago at most.
-    pub async fn ask(&self) -> Answer {
+    pub async fn check(&self) -> Answer {
         let now = Instant::now();
-        self.ask_since(now.checked_sub(FRESH).unwrap_or(now)).await
+        self.check_since(now.checked_sub(CACHE_TTL).unwrap_or(now))
+            .await
     }
 
     /// Whose it is, asked at `since` or later. Whoever has changed something asks with a time after the change.
@@ -139,8 +140,8 @@ impl Owner {
         clippy::disallowed_methods,
         reason = "a question to a bucket that hangs must not hold the process's end up"
     )]
-    pub async fn ask_since(&self, since: Instant) -> Answer {
-        let deadline = Instant::now() + PATIENCE;
+    pub async fn check_since(&self, since: Instant) -> Answer {
+        let deadline = Instant::now() + CHECK_TIMEOUT;
         let mut seen = self.0.seen.lock().await;
         loop {
             if let Some((asked, answer)) = &seen.last
@@ -151,7 +152,7 @@ impl Owner {
             let recorded = seen.recorded;
             let (asked, question) = seen.running.get_or_insert_with(|| {
                 let owner = self.clone();
-                let look = async move { owner.look(recorded).await };
+                let look = async move { owner.read(recorded).await };
                 (Instant::now(), tokio::spawn(look))
             });
             let asked = *asked;
@@ -163,7 +164,7 @@ impl Owner {
                 // Whoever waits behind us need not wait as long again.
                 Err(_) => {
                     seen.leave(self.0.bucket.is_folder());
-                    let silent = format!("no answer within {} s", PATIENCE.as_secs());
+                    let silent = format!("no answer within {} s", CHECK_TIMEOUT.as_secs());
                     (Instant::now(), Err(Unknown(silent)))
                 }
             };
@@ -173,17 +174,17 @@ impl Owner {
 
     /// An error unless files may be written to it and read from it, as of a second ago at most.
     pub async fn usable(&self) -> Result<(), BucketError> {
-        usable(self.ask().await)
+        usable(self.check().await)
     }
 
     /// The same, asked at `since` or later.
     pub async fn usable_since(&self, since: Instant) -> Result<(), BucketError> {
-        usable(self.ask_since(since).await)
+        usable(self.check_since(since).await)
     }
 
     /// Whether files may be deleted from it, as of a second ago at most.
     pub async fn allows_deletion(&self) -> bool {
-        matches!(self.ask().await, Ok(Ownership::Ours))
+        matches!(self.check().await, Ok(Ownership::Ours))
     }
 
     /// For a process that starts: it must not begin on a bucket that is another's. A bucket that does not answer is waited for.
@@ -192,7 +193,7 @@ impl Owner {
     ///
     /// The bucket is foreign, or its marker is missing.
     pub async fn at_start(&self) -> Result<(), BucketError> {
-        match self.ask().await {
+        match self.check().await {
             Ok(ownership) if !ownership.is_usable() => usable(Ok(ownership)),
             Ok(_) => Ok(()),
             Err(error) => {
@@ -202,14 +203,16 @@ impl Owner {
         }
     }
 
-    async fn look(&self, known: Option<Recorded>) -> Looked {
-        let Asked { pool, bucket, .. } = &*self.0;
+    async fn read(&self, known: Option<Recorded>) -> ReadResult {
+        let Shared { pool, bucket, .. } = &*self.0;
         let recorded = match known {
-            None => database::answered(store::recorded(pool)).await?,
-            Some(Recorded(known)) => match timeout(RECALL, store::recorded(pool)).await {
-                Ok(Ok(recorded)) => recorded,
-                Ok(Err(_)) | Err(_) => known,
-            },
+            None => database::with_timeout(store::recorded(pool)).await?,
+            Some(Recorded(known)) => {
+                match timeout(UNADOPTED_CACHE_TTL, store::recorded(pool)).await {
+                    Ok(Ok(recorded)) => recorded,
+                    Ok(Err(_)) | Err(_) => known,
+                }
+            }
         };
         let ownership = compare(recorded, bucket).await?;
         Ok((Recorded(recorded), ownership))
@@ -250,7 +253,7 @@ impl Seen {
     }
 
     /// Keeps what was answered, and says so where it is another answer than before.
-    fn note(&mut self, answered: Result<Looked, JoinError>) -> Answer {
+    fn note(&mut self, answered: Result<ReadResult, JoinError>) -> Answer {
         let (recorded, ownership) = answered
             .map_err(|error| Unknown(error.to_string()))?
             .map_err(|error| Unknown(error.to_string()))?;
@@ -331,7 +334,7 @@ pub async fn adopt(
     pool: &PgPool,
     bucket: &Bucket,
     address: &str,
-    act: Act<'_>,
+    act: Actor<'_>,
     replace: bool,
 ) -> Result<Adopted, AdoptError> {
     let mut transaction = pool.begin().await?;
@@ -349,7 +352,7 @@ pub async fn adopt(
     let marker = Uuid::now_v7();
     store::record(&mut transaction, marker, address).await?;
     let subject = json!({ "bucket": address, "marker": marker, "before": recorded });
-    operation::store::record(&mut transaction, act, "adopt_bucket", &subject).await?;
+    operator::store::record(&mut transaction, act, "adopt_bucket", &subject).await?;
     // Before the commit: a bucket that cannot be written to is not adopted.
     bucket.write_marker(&marker.to_string(), replace).await?;
     transaction.commit().await?;

@@ -6,8 +6,8 @@
 //! back what a provider does not bear.
 
 mod address;
+mod backend;
 mod connection;
-mod doorbell;
 pub mod lanes;
 mod trouble;
 
@@ -17,7 +17,7 @@ use std::time::Duration;
 use redis::{RedisError, Script};
 
 pub use address::Address;
-pub use doorbell::{Ding, Doorbell, DoorbellConfig};
+pub use backend::{ReadyJob, ReadyQueueBackend, ReadyQueueConfig};
 pub use lanes::Lanes;
 pub use trouble::Trouble;
 
@@ -26,21 +26,21 @@ use crate::telemetry::process;
 use connection::SharedConnection;
 
 /// A failure to talk to Redis.
-pub type RingError = RedisError;
+pub type QueueError = RedisError;
 
 /// The set never holds more than this.
-const MOST: usize = 1_000;
+const MAX_READY_JOBS: usize = 1_000;
 /// What it holds while no worker has announced itself: enough to start at once when one does.
 const WITHOUT_WORKERS: usize = 16;
 /// A worker that has not announced itself for this long is gone.
-const WORKER_FORGOTTEN: Duration = Duration::from_secs(3);
+const WORKER_TTL: Duration = Duration::from_secs(3);
 
 /// New jobs that wait to be looked at by workers without a free slot, and for how long they do after the last one
 /// came. The dispatcher finds what this forgets.
 const MAX_FRESH: usize = 1_000;
-const FRESH_FORGOTTEN: Duration = Duration::from_secs(30);
+const FRESH_TTL: Duration = Duration::from_secs(30);
 
-static RING_NEW: LazyLock<Script> = LazyLock::new(|| {
+static PUSH_NEW: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r"local room = tonumber(redis.call('GET', KEYS[2]) or ARGV[1]) - redis.call('ZCARD', KEYS[1])
           if room > 0 then redis.call('ZADD', KEYS[1], 'NX', ARGV[2], ARGV[3]) end
@@ -57,7 +57,7 @@ struct Keys {
     /// What all of them begin with.
     name: String,
     /// Sorted set: job id, scored by turn.
-    ring: String,
+    ready: String,
     /// Sorted set: new jobs that nobody has popped yet, scored by turn; what workers fill their reserve with.
     fresh: String,
     /// Sorted set: `worker|slots`, scored by when it was last heard of.
@@ -70,7 +70,7 @@ impl Keys {
     fn new(name: &str) -> Self {
         Self {
             name: name.to_owned(),
-            ring: format!("{name}:ring"),
+            ready: format!("{name}:ring"),
             fresh: format!("{name}:fresh"),
             workers: format!("{name}:workers"),
             target: format!("{name}:target"),
@@ -80,7 +80,7 @@ impl Keys {
 
 /// The adding side. Connects when first used and again whenever it must: a process starts without Redis.
 #[derive(Clone)]
-pub struct Ring {
+pub struct ReadyQueue {
     /// For connections of the doorbell's own.
     address: Address,
     connection: SharedConnection,
@@ -95,13 +95,13 @@ pub struct Target {
     /// Ids it should hold: twice the slots of the live workers.
     pub size: i64,
     /// How many of them are missing.
-    pub room: i64,
+    pub capacity: i64,
 }
 
-impl Ring {
+impl ReadyQueue {
     /// # Errors
     /// A URL that is none.
-    pub fn new(address: impl Into<Address>, name: &str) -> Result<Self, RingError> {
+    pub fn new(address: impl Into<Address>, name: &str) -> Result<Self, QueueError> {
         let address = address.into();
         address.check()?;
         Ok(Self {
@@ -113,7 +113,7 @@ impl Ring {
     }
 
     /// Adds ids by turn while the ring is below its target. Returns how many were new.
-    pub async fn ring(&self, jobs: &[(JobId, i64)]) -> Result<usize, RingError> {
+    pub async fn push(&self, jobs: &[(JobId, i64)]) -> Result<usize, QueueError> {
         if jobs.is_empty() {
             return Ok(0);
         }
@@ -126,7 +126,7 @@ impl Ring {
               end
               return added",
         );
-        let mut call = script.key(&self.keys.ring);
+        let mut call = script.key(&self.keys.ready);
         call.key(&self.keys.target).arg(WITHOUT_WORKERS);
         for (id, turn) in jobs {
             call.arg(*turn).arg(id.to_string());
@@ -136,22 +136,22 @@ impl Ring {
 
     /// Rings for a new job: while the ring is below its target by its turn there, and in any case for workers whose
     /// slots are all taken, which look whether it may start in their reserve.
-    pub async fn ring_new(&self, job: JobId, turn: i64) -> Result<(), RingError> {
-        RING_NEW
-            .key(&self.keys.ring)
+    pub async fn push_new(&self, job: JobId, turn: i64) -> Result<(), QueueError> {
+        PUSH_NEW
+            .key(&self.keys.ready)
             .key(&self.keys.target)
             .key(&self.keys.fresh)
             .arg(WITHOUT_WORKERS)
             .arg(turn)
             .arg(job.to_string())
             .arg(MAX_FRESH)
-            .arg(u64::try_from(FRESH_FORGOTTEN.as_millis()).unwrap_or(u64::MAX))
+            .arg(u64::try_from(FRESH_TTL.as_millis()).unwrap_or(u64::MAX))
             .invoke_async(&mut self.connection.clone())
             .await
     }
 
     /// Says that this worker lives, and learns how full the ring should be.
-    pub async fn announce(&self, worker: &str, slots: usize) -> Result<Target, RingError> {
+    pub async fn announce(&self, worker: &str, slots: usize) -> Result<Target, QueueError> {
         let script = Script::new(
             r"local time = redis.call('TIME')
               local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -166,20 +166,23 @@ impl Ring {
               return {target, math.max(0, target - redis.call('ZCARD', KEYS[1]))}",
         );
         let (size, room) = script
-            .key(&self.keys.ring)
+            .key(&self.keys.ready)
             .key(&self.keys.workers)
             .key(&self.keys.target)
             .arg(worker)
             .arg(slots)
-            .arg(u64::try_from(WORKER_FORGOTTEN.as_millis()).unwrap_or(u64::MAX))
-            .arg(MOST)
+            .arg(u64::try_from(WORKER_TTL.as_millis()).unwrap_or(u64::MAX))
+            .arg(MAX_READY_JOBS)
             .invoke_async(&mut self.connection.clone())
             .await?;
-        Ok(Target { size, room })
+        Ok(Target {
+            size,
+            capacity: room,
+        })
     }
 
     /// Workers that have announced themselves of late, and their slots.
-    pub async fn workers(&self) -> Result<Vec<(String, usize)>, RingError> {
+    pub async fn workers(&self) -> Result<Vec<(String, usize)>, QueueError> {
         let members: Vec<String> = redis::cmd("ZRANGE")
             .arg(&self.keys.workers)
             .arg(0)
@@ -194,7 +197,7 @@ impl Ring {
     }
 
     /// Whether Redis answers and takes writes: it keeps a key of a second.
-    pub async fn check(&self) -> Result<(), RingError> {
+    pub async fn check(&self) -> Result<(), QueueError> {
         redis::cmd("SET")
             .arg(format!("{}:check", self.keys.name))
             .arg(1)
@@ -205,7 +208,7 @@ impl Ring {
     }
 
     /// Remembers whether Redis does what it was asked, and says in log and metrics when that changes, and why.
-    pub fn note(&self, failure: Option<&RingError>) {
+    pub fn note(&self, failure: Option<&QueueError>) {
         let trouble = failure.map(|error| Trouble::of(error).unwrap_or(Trouble::Other));
         let mut known = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
         process::redis(trouble);

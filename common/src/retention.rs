@@ -18,7 +18,7 @@ use utoipa::ToSchema;
 use crate::id::{JobId, TenantId, UploadId};
 
 /// The longest time that can be named: ten years.
-pub const LONGEST: u64 = 315_360_000;
+pub const MAX_SECONDS: u64 = 315_360_000;
 
 /// How long a tenant's files and prompts are kept after their job has ended, by class, in seconds; `None` is the account's lifetime.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -43,7 +43,7 @@ pub struct Retention {
 }
 
 /// The shortest time for uploads, in seconds: with less, one would be gone before a job could name it.
-pub const SHORTEST_FOR_UPLOADS: u64 = 60;
+pub const MIN_UPLOAD_SECONDS: u64 = 60;
 
 impl Retention {
     /// Nothing is kept for longer than it is needed: inputs and prompts until their job has ended, the rest for a day.
@@ -61,7 +61,7 @@ impl Retention {
             ("inputs", self.inputs, 0),
             ("originals", self.originals, 0),
             ("renditions", self.renditions, 0),
-            ("uploads", self.uploads, SHORTEST_FOR_UPLOADS),
+            ("uploads", self.uploads, MIN_UPLOAD_SECONDS),
             ("prompts", self.prompts, 0),
         ]
     }

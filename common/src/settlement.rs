@@ -26,12 +26,12 @@ use crate::idempotency::{self, Answer, Known};
 use crate::job::store::{End, Requeue};
 use crate::job::{self, Job, State};
 use crate::ledger::{self, Hold};
-use crate::operation::{self, Act};
+use crate::operator::{self, Actor};
 use crate::outcome::{Class, Failure};
 use crate::{retention, upload};
 
 /// Leases of one job that may run out before it is given up as poison.
-const MOST_CRASHES: i32 = 3;
+const MAX_CRASHES: i32 = 3;
 
 /// The right of one attempt to end its job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,7 +96,7 @@ pub async fn deliver(
     }
     let delivered = artifacts
         .iter()
-        .filter(|artifact| artifact.role == artifact::Role::Rendition)
+        .filter(|artifact| artifact.kind == artifact::ArtifactKind::Rendition)
         .count();
     let outcome = shortfall.map_or(Class::Ok, |failure| failure.class);
     let reason = shortfall.map_or_else(|| Class::Ok.plain_words(), Failure::plain_words);
@@ -207,7 +207,7 @@ pub enum Canceler<'a> {
     /// Its owner, who may abandon so many calls an hour ([`crate::allowance`]).
     Owner { allowance: u32 },
     /// An operator, who is not bound by that. The act is kept with what it does.
-    Operator(Act<'a>),
+    Operator(Actor<'a>),
 }
 
 /// Ends an open job because its owner or an operator wants so. `answer` makes the reply from the canceled job's row.
@@ -241,7 +241,7 @@ pub async fn cancel(
             }
             Canceler::Operator(act) => {
                 let subject = json!({ "job": id, "tenant": tenant });
-                operation::store::record(&mut transaction, act, "cancel", &subject).await?;
+                operator::store::record(&mut transaction, act, "cancel", &subject).await?;
             }
         }
         end(
@@ -319,7 +319,7 @@ pub async fn reap(pool: &PgPool, tenant: TenantId, id: JobId) -> Result<Settled,
     if job.state != State::Running || !job::store::lease_has_run_out(&mut transaction, id).await? {
         return Ok(Settled::Nothing);
     }
-    if job.crash_count.saturating_add(1) >= MOST_CRASHES {
+    if job.crash_count.saturating_add(1) >= MAX_CRASHES {
         let ending = Ending::empty(State::Failed, Class::Poison);
         return finish((transaction, job), ending).await;
     }

@@ -63,9 +63,9 @@ pub static CALLS_IN_FLIGHT: LazyLock<IntGaugeVec> = LazyLock::new(|| {
 });
 
 /// 1 while a worker does not reach its bucket, and starts nothing.
-pub static BUCKET_AWAY: LazyLock<IntGauge> = LazyLock::new(|| {
+pub static BUCKET_UNAVAILABLE: LazyLock<IntGauge> = LazyLock::new(|| {
     registered(IntGauge::new(
-        "platen_bucket_away",
+        "platen_bucket_unavailable",
         "Whether the bucket is away, and no job is started.",
     ))
 });
@@ -223,18 +223,18 @@ static LANE_CALLS: LazyLock<IntGaugeVec> = LazyLock::new(|| {
 });
 
 /// 1 where a lane is closed or pauses, by what it was answered.
-static LANE_CLOSED: LazyLock<IntGaugeVec> = LazyLock::new(|| {
+static LANE_UNAVAILABLE: LazyLock<IntGaugeVec> = LazyLock::new(|| {
     gauge(
-        "platen_lane_closed",
+        "platen_lane_unavailable",
         "Whether a lane lets nobody in, by what it was answered.",
         &["lane", "outcome"],
     )
 });
 
 /// Tenants a lane is closed for because of their own calls.
-static LANE_TENANTS_CLOSED: LazyLock<IntGaugeVec> = LazyLock::new(|| {
+static LANE_TENANTS_UNAVAILABLE: LazyLock<IntGaugeVec> = LazyLock::new(|| {
     gauge(
-        "platen_lane_tenants_closed",
+        "platen_lane_tenants_unavailable",
         "Tenants a lane is closed for because of their own calls.",
         &["lane"],
     )
@@ -260,18 +260,20 @@ fn gauge(name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
 /// How the lanes stand. Every worker tells the same: they share what they know.
 pub fn lanes(states: &[LaneState]) {
     // A lane that opened has no reason any more, and of lanes nobody knows nothing is told.
-    LANE_CLOSED.reset();
+    LANE_UNAVAILABLE.reset();
     LANE_LIMIT.reset();
     LANE_CALLS.reset();
-    LANE_TENANTS_CLOSED.reset();
+    LANE_TENANTS_UNAVAILABLE.reset();
     for state in states {
         let lane = state.lane.to_string();
         LANE_LIMIT.with_label_values(&[&lane]).set(state.limit);
         LANE_CALLS.with_label_values(&[&lane]).set(state.in_flight);
-        let tenants = i64::try_from(state.closed_for.len()).unwrap_or(i64::MAX);
-        LANE_TENANTS_CLOSED.with_label_values(&[&lane]).set(tenants);
-        let closed_by = state.closed_by();
-        LANE_CLOSED
+        let tenants = i64::try_from(state.unavailable_for.len()).unwrap_or(i64::MAX);
+        LANE_TENANTS_UNAVAILABLE
+            .with_label_values(&[&lane])
+            .set(tenants);
+        let closed_by = state.unavailable_because();
+        LANE_UNAVAILABLE
             .with_label_values(&[lane.as_str(), closed_by.map_or("none", Class::as_str)])
             .set(i64::from(closed_by.is_some()));
     }
@@ -331,11 +333,11 @@ pub const NAMES: &[&str] = &[
     "platen_provider_cost_usd_micros_total",
     "platen_lane_limit",
     "platen_lane_calls",
-    "platen_lane_closed",
-    "platen_lane_tenants_closed",
-    "platen_lane_tenants_closed",
+    "platen_lane_unavailable",
+    "platen_lane_tenants_unavailable",
+    "platen_lane_tenants_unavailable",
     "platen_model_shutdown_timestamp_seconds",
-    "platen_bucket_away",
+    "platen_bucket_unavailable",
     "platen_bucket_ownership",
     "platen_build_info",
     "platen_step_seconds",
@@ -344,9 +346,9 @@ pub const NAMES: &[&str] = &[
     "platen_worker_reserve",
     "platen_worker_reserve_leases",
     "platen_worker_lease_left_seconds",
-    "platen_darkroom_pictures",
-    "platen_darkroom_places",
-    "platen_redis_away",
+    "platen_render_pool_pictures",
+    "platen_render_pool_size",
+    "platen_redis_unavailable",
     "platen_redis_trouble",
     "platen_postgres_connections",
     "platen_queue_oldest_seconds",
@@ -375,7 +377,7 @@ pub const NAMES: &[&str] = &[
 
 /// This process's metrics, as Prometheus text.
 pub fn process() -> String {
-    process::look();
+    process::refresh();
     encode(&REGISTRY)
 }
 
@@ -532,7 +534,7 @@ fn colours(is_terminal: bool, no_color: Option<&OsStr>) -> bool {
 
 /// A variable of the logs that cannot be used.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub enum BadLogs {
+pub enum LogConfigError {
     #[error(
         "PLATEN_LOG is not usable: {0}. It is a level (error, warn, info, debug, trace or off), or levels for parts of the program, such as `info,sqlx=debug`"
     )]
@@ -547,7 +549,7 @@ pub enum BadLogs {
 /// # Errors
 ///
 /// When one of the two variables is not usable: nothing is logged then.
-pub fn start() -> Result<Exporting, BadLogs> {
+pub fn start() -> Result<Exporting, LogConfigError> {
     let variable = |name| std::env::var(name).unwrap_or_default();
     let filter = filter(&variable("PLATEN_LOG"))?;
     let json = is_json(&variable("PLATEN_LOG_FORMAT"))?;
@@ -579,7 +581,7 @@ pub fn start() -> Result<Exporting, BadLogs> {
 }
 
 /// What is logged. A bare word is a level: the library would take any other word for a part of the program, and log nothing else.
-fn filter(text: &str) -> Result<EnvFilter, BadLogs> {
+fn filter(text: &str) -> Result<EnvFilter, LogConfigError> {
     let mut directives = Vec::new();
     for directive in text.split(',').map(str::trim) {
         // With a field or a span in it, it is the library's to judge.
@@ -595,11 +597,12 @@ fn filter(text: &str) -> Result<EnvFilter, BadLogs> {
     if directives.is_empty() {
         directives.push("info".to_owned());
     }
-    EnvFilter::try_new(directives.join(",")).map_err(|error| BadLogs::Filter(error.to_string()))
+    EnvFilter::try_new(directives.join(","))
+        .map_err(|error| LogConfigError::Filter(error.to_string()))
 }
 
 /// A level by one of the names it has elsewhere.
-fn level(name: &str) -> Result<&'static str, BadLogs> {
+fn level(name: &str) -> Result<&'static str, LogConfigError> {
     let level = match name.trim().to_ascii_lowercase().as_str() {
         "off" | "none" => "off",
         "error" | "err" | "critical" | "fatal" | "1" => "error",
@@ -607,16 +610,16 @@ fn level(name: &str) -> Result<&'static str, BadLogs> {
         "info" | "information" | "notice" | "3" => "info",
         "debug" | "4" => "debug",
         "trace" | "verbose" | "5" => "trace",
-        _ => return Err(BadLogs::Filter(format!("{name:?} is no level"))),
+        _ => return Err(LogConfigError::Filter(format!("{name:?} is no level"))),
     };
     Ok(level)
 }
 
-fn is_json(format: &str) -> Result<bool, BadLogs> {
+fn is_json(format: &str) -> Result<bool, LogConfigError> {
     match format {
         "" | "text" => Ok(false),
         "json" => Ok(true),
-        other => Err(BadLogs::Format(other.to_owned())),
+        other => Err(LogConfigError::Format(other.to_owned())),
     }
 }
 
@@ -662,6 +665,9 @@ mod tests {
             (is_json(""), is_json("text"), is_json("json")),
             (Ok(false), Ok(false), Ok(true))
         );
-        assert_eq!(is_json("jsno"), Err(BadLogs::Format("jsno".to_owned())));
+        assert_eq!(
+            is_json("jsno"),
+            Err(LogConfigError::Format("jsno".to_owned()))
+        );
     }
 }

@@ -19,7 +19,7 @@ use crate::{ledger, retention};
 
 /// A request that was answered with success.
 #[derive(Debug)]
-pub enum Kept {
+pub enum Stored {
     New(Answer),
     /// The answer this key was given before: the object is nobody's.
     Repeated(Answer),
@@ -38,38 +38,38 @@ pub enum Removed {
 
 /// Keeps an upload whose object is written. `answer` makes the reply; it is kept for whoever repeats the `request`, where it is
 /// one that may make another upload.
-pub async fn keep(
+pub async fn store(
     pool: &PgPool,
     tenant: TenantId,
     upload: &Upload,
     request: Option<&idempotency::Request>,
     unpaid: &Unpaid,
     answer: impl FnOnce(OffsetDateTime) -> Answer,
-) -> Result<Kept, Refusal> {
+) -> Result<Stored, Refusal> {
     let mut transaction = database::begin_for(pool, tenant).await?;
     let wallet = ledger::store::lock_wallet(&mut transaction, tenant)
         .await?
         .ok_or(Refusal::Inactive)?;
     if let Some(request) = request
-        && let Some(answer) = admission::answered(&mut transaction, tenant, request).await?
+        && let Some(answer) = admission::find_answer(&mut transaction, tenant, request).await?
     {
-        return Ok(Kept::Repeated(answer));
+        return Ok(Stored::Repeated(answer));
     }
     if !wallet.active {
         return Err(Refusal::Inactive);
     }
-    admission::must_have_room(&mut transaction, tenant, upload.bytes, unpaid).await?;
+    admission::check_storage_limit(&mut transaction, tenant, upload.bytes, unpaid).await?;
     let Some(created_at) = upload::store::insert(&mut transaction, tenant, upload).await? else {
         let kept = upload::store::some(&mut transaction, &[upload.id]).await?;
         let kept = kept.first().and_then(|kept| kept.created_at);
-        return Ok(Kept::Repeated(answer(kept.ok_or(Refusal::UploadGone)?)));
+        return Ok(Stored::Repeated(answer(kept.ok_or(Refusal::UploadGone)?)));
     };
     let answer = answer(created_at);
     if let Some(request) = request {
         idempotency::store::keep(&mut transaction, tenant, request, &answer).await?;
     }
     transaction.commit().await?;
-    Ok(Kept::New(answer))
+    Ok(Stored::New(answer))
 }
 
 /// Deletes an upload whose time is over, as its owner would: the time its tenant wants, or the `unpaid` time where its tenant never

@@ -42,7 +42,7 @@ pub fn is_invisible(letter: char) -> bool {
 
 /// A regular expression for `/openapi.json` of text of which something can be seen, without NUL. Of the invisible characters it leaves
 /// out those beyond the first plane, which not all programs can write in one.
-pub fn pattern() -> String {
+pub fn visible_pattern() -> String {
     let ranges: Vec<String> = INVISIBLE
         .iter()
         .map(|range| (u32::from(*range.start()), u32::from(*range.end())))

@@ -6,7 +6,7 @@ use std::error::Error;
 use std::{fs, io};
 
 use common::generation::image::{Fit, Format, MAX_INPUT_BYTES, Pixels, Recipe, Rendering};
-use imaging::{ImagingError, Mark, clean, develop};
+use imaging::{ImagingError, Provenance, clean, render};
 
 fn main() -> Result<(), Box<dyn Error>> {
     for line in io::stdin().lines() {
@@ -43,10 +43,10 @@ fn made(how: &str, file: &[u8], target: Pixels) -> Result<bytes::Bytes, ImagingE
             ..Rendering::default()
         },
     };
-    let mark = Mark {
+    let mark = Provenance {
         model: "sweep".to_owned(),
         source: "sweep".to_owned(),
         synthetic: true,
     };
-    develop(file, &recipe, &mark).map(|developed| developed.rendition.bytes)
+    render(file, &recipe, &mark).map(|rendered| rendered.rendition.bytes)
 }

@@ -80,7 +80,7 @@ fn webp(file: &[u8]) -> Vec<&[u8]> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::marks::chunk;
+    use crate::provenance::chunk;
 
     /// A superbox with a description box and some content, as a manifest store begins.
     fn store() -> Vec<u8> {

@@ -19,7 +19,7 @@ pub(super) fn clean(file: &[u8], most: usize) -> Result<Rendition, ImagingError>
     let plan = Plan::inside(original.width, original.height, SIDE);
     let mut pixels = drawn(original.decode()?, orientation, plan, Space::Light)?;
     loop {
-        for (format, encoding) in ways(from, pixels.color().has_alpha()) {
+        for (format, encoding) in encodings(from, pixels.color().has_alpha()) {
             let bytes = encode::encode(&pixels, format, encoding)?;
             if bytes.len() <= most {
                 return Ok(Rendition {
@@ -50,7 +50,7 @@ pub(super) fn memory(original: &Original<'_>) -> usize {
 }
 
 /// How it may be written, best first: a PNG to the pixel, else what keeps all that is to be seen.
-fn ways(from: Format, has_alpha: bool) -> impl Iterator<Item = (Format, Encoding)> {
+fn encodings(from: Format, has_alpha: bool) -> impl Iterator<Item = (Format, Encoding)> {
     let format = if has_alpha {
         Format::Webp
     } else {

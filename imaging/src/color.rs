@@ -20,7 +20,7 @@ pub(super) const AS_IN_A_VIDEO: Reason =
 
 /// What a file says of its colours.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Named {
+pub(super) struct ColorTags {
     /// Primaries, transfer function, matrix and range, as ITU-T H.273 numbers them.
     pub(super) cicp: Option<[u8; 4]>,
     /// An ICC profile.
@@ -49,7 +49,7 @@ pub(super) enum Decoded {
 }
 
 /// The same pixels in sRGB: RGB or RGBA, of eight bits.
-pub(super) fn to_srgb(pixels: Decoded, named: &Named) -> Result<DynamicImage, Reason> {
+pub(super) fn to_srgb(pixels: Decoded, named: &ColorTags) -> Result<DynamicImage, Reason> {
     match pixels {
         Decoded::Light(pixels) => {
             let gray = !pixels.color().has_color();
@@ -88,7 +88,7 @@ enum Source {
     Cmyk,
 }
 
-impl Named {
+impl ColorTags {
     /// The colour space its pixels are in; `None` if that is sRGB, or nothing is said that can be read.
     fn profile(&self, source: Source) -> Result<Option<ColorProfile>, Reason> {
         // Unspecified, say the numbers themselves.

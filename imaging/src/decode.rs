@@ -12,10 +12,10 @@ use image::{
 
 use common::generation::image::{Format, MAX_PIXELS, MAX_SIDE};
 
-use super::color::{self, Decoded, Named};
+use super::color::{self, ColorTags, Decoded};
 use super::jpeg::Jpeg;
 use super::png::Png;
-use super::{Foreign, ImagingError, exif};
+use super::{ImagingError, UnsupportedFormat, exif};
 
 /// The largest file we open, in bytes.
 pub(super) const MAX_BYTES: usize = 64 << 20;
@@ -49,7 +49,8 @@ impl<'a> Original<'a> {
         if bytes.len() > MAX_BYTES {
             return Err(ImagingError::TooHeavy { bytes: bytes.len() });
         }
-        let format = sniff(bytes).ok_or_else(|| ImagingError::NotAPicture(Foreign::of(bytes)))?;
+        let format =
+            sniff(bytes).ok_or_else(|| ImagingError::NotAPicture(UnsupportedFormat::of(bytes)))?;
         let mut file = File::open(bytes, format)
             .map_err(|reason| ImagingError::Unreadable { format, reason })?;
 
@@ -144,7 +145,7 @@ impl<'a> File<'a> {
     fn is_profiled(&mut self) -> bool {
         match self {
             Self::Png(png) => {
-                let named = png.named();
+                let named = png.color_tags();
                 let linear = named.gamma.is_some() || named.points.is_some();
                 named.icc.is_some() || named.cicp.is_some() || linear
             }
@@ -167,23 +168,23 @@ impl<'a> File<'a> {
         .unwrap_or(Orientation::NoTransforms)
     }
 
-    fn decode(self) -> Result<(Decoded, Named), &'static str> {
+    fn decode(self) -> Result<(Decoded, ColorTags), &'static str> {
         match self {
             Self::Png(png) => {
-                let named = png.named();
+                let named = png.color_tags();
                 Ok((Decoded::Light(png.decode()?), named))
             }
             Self::Jpeg(mut jpeg) => {
-                let named = Named {
+                let named = ColorTags {
                     icc: jpeg.icc.take(),
-                    ..Named::default()
+                    ..ColorTags::default()
                 };
                 Ok((jpeg.decode()?, named))
             }
             Self::Webp(mut webp) => {
-                let named = Named {
+                let named = ColorTags {
                     icc: webp.icc_profile().ok().flatten(),
-                    ..Named::default()
+                    ..ColorTags::default()
                 };
                 let pixels = DynamicImage::from_decoder(*webp).map_err(|error| reason(&error))?;
                 Ok((Decoded::Light(pixels), named))

@@ -7,26 +7,26 @@
 //!
 //! The path is one line per step, in [`picture`]: [`decode`] opens the file within limits, [`fit`] says what becomes of its
 //! size, [`color`] brings it to sRGB, [`resize`] to its size; then [`encode`] writes it down and [`marks`] says what it is.
-//! The [`Darkroom`] does this away from the async threads.
+//! The [`RenderPool`] does this away from the async threads.
 
 mod c2pa;
 mod clean;
 mod color;
-mod darkroom;
 mod decode;
 mod encode;
 mod exif;
 mod fit;
-mod foreign;
 mod jpeg;
-mod light;
-mod marks;
+mod linear_light;
 mod png;
+mod provenance;
+mod render_pool;
 mod resize;
 mod sharpen;
 #[cfg(test)]
 mod tests;
 mod thumbnail;
+mod unsupported;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -35,25 +35,29 @@ use common::generation::image::{Fit, Format, MAX_PIXELS, MAX_SIDE, MediaType, Pi
 use image::DynamicImage;
 use image::metadata::Orientation;
 
-pub use self::darkroom::{Darkroom, cores};
 use self::decode::Original;
 use self::fit::Plan;
-pub use self::foreign::Foreign;
-pub use self::marks::Mark;
+pub use self::provenance::Provenance;
+pub use self::render_pool::{RenderPool, cores};
 pub use self::resize::Space;
+pub use self::unsupported::UnsupportedFormat;
 
-/// Makes of `original` all that is delivered. CPU work: call it through a [`Darkroom`].
+/// Makes of `original` all that is delivered. CPU work: call it in a [`RenderPool`].
 ///
 /// What the recipe does not allow is an error, found before anything is decoded. The same original gives the same bytes.
-pub fn develop(original: &[u8], recipe: &Recipe, mark: &Mark) -> Result<Developed, ImagingError> {
+pub fn render(
+    original: &[u8],
+    recipe: &Recipe,
+    mark: &Provenance,
+) -> Result<Rendered, ImagingError> {
     contain_panics(|| {
         let picture = picture(original, recipe, Space::Light)?;
         let file = picture.file(recipe)?;
-        Ok(Developed {
+        Ok(Rendered {
             c2pa: c2pa::sha256(original, picture.from),
             thumbnail: thumbnail::of(&picture.pixels, mark)?,
             rendition: Rendition {
-                bytes: marks::write(&file, recipe.format, mark).into(),
+                bytes: provenance::write(&file, recipe.format, mark).into(),
                 pixels: recipe.target,
                 media_type: recipe.format.media_type(),
             },
@@ -78,7 +82,7 @@ pub fn inspect(file: &[u8]) -> Result<(MediaType, Pixels), ImagingError> {
     })
 }
 
-/// The most memory, in bytes, that [`develop`] takes of a picture of this size, its file and the results included.
+/// The most memory, in bytes, that [`render`] takes of a picture of this size, its file and the results included.
 pub fn memory(original: Pixels, target: Pixels) -> usize {
     let area = |pixels: Pixels| u64::from(pixels.width) * u64::from(pixels.height);
     // The file; eight bits of four channels, and for a moment of three; then what resizing and an encoder want.
@@ -103,13 +107,17 @@ pub fn media_type(begin: &[u8]) -> Option<MediaType> {
 }
 
 /// Writes a picture somebody sent anew, for models to work from: its pixels, upright, in sRGB, and nothing else; of at most 4,096
-/// pixels a side and `most` bytes. CPU work: call it through a [`Darkroom`].
+/// pixels a side and `most` bytes. CPU work: call it in a [`RenderPool`].
 pub fn clean(file: &[u8], most: usize) -> Result<Rendition, ImagingError> {
     contain_panics(|| clean::clean(file, most))
 }
 
 /// The rendition alone, without a mark: what the work on pixels takes, for measurements.
-pub fn render(original: &[u8], recipe: &Recipe, space: Space) -> Result<Rendition, ImagingError> {
+pub fn rendition(
+    original: &[u8],
+    recipe: &Recipe,
+    space: Space,
+) -> Result<Rendition, ImagingError> {
     contain_panics(|| {
         let picture = picture(original, recipe, space)?;
         Ok(Rendition {
@@ -120,7 +128,7 @@ pub fn render(original: &[u8], recipe: &Recipe, space: Space) -> Result<Renditio
     })
 }
 
-/// What the steps of [`render`] take by a clock: decoding, resampling with what goes with it, encoding. For profiles.
+/// What the steps of [`rendition`] take by a clock: decoding, resampling with what goes with it, encoding. For profiles.
 pub fn steps(
     original: &[u8],
     recipe: &Recipe,
@@ -168,7 +176,7 @@ fn drawn(
 ) -> Result<DynamicImage, ImagingError> {
     let lies = matches!(decode::turned(orientation, 0, 1), (1, 0));
     let plan = if lies { plan.on_its_side() } else { plan };
-    let mut pixels = resize::carry_out(plan, pixels, space)?;
+    let mut pixels = resize::resize(plan, pixels, space)?;
     pixels.apply_orientation(orientation);
     Ok(pixels)
 }
@@ -181,7 +189,7 @@ impl Picture {
 
 /// All that is made of one original.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Developed {
+pub struct Rendered {
     /// What was bought.
     pub rendition: Rendition,
     /// A small one, for lists.
@@ -206,7 +214,7 @@ pub struct Rendition {
 pub enum ImagingError {
     /// The first bytes are not those of a format we read.
     #[error("{0}")]
-    NotAPicture(Foreign),
+    NotAPicture(UnsupportedFormat),
     /// The file itself is too big to be opened.
     #[error(
         "the file has {bytes} bytes; pictures of up to {} bytes are opened",

@@ -6,8 +6,8 @@ use std::io::{Cursor, ErrorKind};
 use image::{DynamicImage, ImageBuffer};
 use png::{BitDepth, ColorType, Decoder, DecodingError, Limits, Reader, Transformations};
 
-use super::color::{AS_IN_A_VIDEO, Named};
-use super::marks;
+use super::color::{AS_IN_A_VIDEO, ColorTags};
+use super::provenance;
 
 /// A file whose chunks have been read, up to its pixels.
 pub(super) struct Png<'a> {
@@ -54,13 +54,13 @@ impl<'a> Png<'a> {
     }
 
     /// What it says of its colours.
-    pub(super) fn named(&self) -> Named {
+    pub(super) fn color_tags(&self) -> ColorTags {
         let info = self.reader.info();
         let points = info.chrm_chunk.map(|points| {
             let pairs = [points.white, points.red, points.green, points.blue];
             pairs.map(|(x, y)| [x.into_value(), y.into_value()])
         });
-        Named {
+        ColorTags {
             cicp: self.cicp,
             icc: info.icc_profile.as_ref().map(|profile| profile.to_vec()),
             srgb: info.srgb.is_some(),
@@ -123,7 +123,7 @@ fn with_exact_transparency(file: &[u8]) -> Cow<'_, [u8]> {
         return Cow::Borrowed(file);
     };
     let mut chunk = Vec::new();
-    marks::chunk(&mut chunk, *b"tRNS", &[0, data[1] & ((1 << bits) - 1)]);
+    provenance::chunk(&mut chunk, *b"tRNS", &[0, data[1] & ((1 << bits) - 1)]);
     let mut exact = file.to_vec();
     exact[at..at + chunk.len()].copy_from_slice(&chunk);
     Cow::Owned(exact)

@@ -11,7 +11,7 @@ use common::generation::image::Pixels;
 
 use super::ImagingError;
 use super::fit::Plan;
-use super::light;
+use super::linear_light;
 
 /// Of the filter, on either side.
 const LOBES: f64 = 3.0;
@@ -29,7 +29,7 @@ pub enum Space {
 }
 
 /// Carries out a plan on eight-bit RGB or RGBA. An alpha channel that hides nothing is dropped on the way.
-pub(super) fn carry_out(
+pub(super) fn resize(
     plan: Plan,
     pixels: DynamicImage,
     space: Space,
@@ -87,21 +87,21 @@ pub(super) fn resample(pixels: &DynamicImage, plan: Plan, space: Space) -> Optio
     match (pixels, space) {
         // Few pictures are translucent, and weighed by little alpha sixteen bits would be too few.
         (DynamicImage::ImageRgba8(rgba), Space::Light) => {
-            let shares = light::shares();
+            let shares = linear_light::shares();
             let shine = |&[r, g, b, a]: &[u8; 4]| {
                 let [r, g, b] = [r, g, b].map(|value| shares[usize::from(value)]);
                 F32x4::new([r, g, b, f32::from(a) / 255.0])
             };
             let show = |pixel: &F32x4| {
                 let [r, g, b, a] = pixel.0;
-                let [r, g, b] = [r, g, b].map(light::value);
-                [r, g, b, light::share(a)]
+                let [r, g, b] = [r, g, b].map(linear_light::to_srgb);
+                [r, g, b, linear_light::share(a)]
             };
             let bytes = in_bands(rgba.as_chunks().0, rgba.width(), plan, true, shine, show)?;
             RgbaImage::from_raw(width, height, bytes).map(Into::into)
         }
         (DynamicImage::ImageRgb8(rgb), Space::Light) => {
-            let (to_light, to_value) = light::tables();
+            let (to_light, to_value) = linear_light::tables();
             let shine = |rgb: &[u8; 3]| U16x3::new(rgb.map(|value| to_light[usize::from(value)]));
             let show = |pixel: &U16x3| pixel.0.map(|light| to_value[usize::from(light)]);
             let bytes = in_bands(rgb.as_chunks().0, rgb.width(), plan, false, shine, show)?;

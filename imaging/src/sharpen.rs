@@ -8,7 +8,7 @@ use image::DynamicImage;
 /// How much of the difference is added, in sixteenths.
 const AMOUNT: i16 = 9;
 /// The most a value changes.
-const MOST: i16 = 12;
+const MAX_CHANGE: i16 = 12;
 
 /// Sharpens eight-bit RGB or RGBA. Alpha stays as it is.
 pub(super) fn sharpen(pixels: &mut DynamicImage) {
@@ -34,7 +34,7 @@ fn mask<const N: usize>(samples: &mut [u8], width: usize, height: usize) {
         for x in 1..width - 1 {
             let sides = |row: &[i16]| row[x - 1] + 2 * row[x] + row[x + 1];
             let mean = (sides(above) + 2 * sides(here) + sides(below) + 8) / 16;
-            let by = ((here[x] - mean) * AMOUNT / 16).clamp(-MOST, MOST);
+            let by = ((here[x] - mean) * AMOUNT / 16).clamp(-MAX_CHANGE, MAX_CHANGE);
             for value in &mut out[x][..3] {
                 let moved = (i16::from(*value) + by).clamp(0, 255);
                 *value = u8::try_from(moved).expect("clamped");
@@ -73,7 +73,7 @@ mod tests {
         assert!(at(&after, 16) > at(&before, 16), "brighter after it");
         assert_eq!(at(&after, 8), at(&before, 8), "flat parts stay");
         for (was, is) in before.iter().zip(after.iter()) {
-            assert!(was.abs_diff(*is) <= MOST.unsigned_abs().to_le_bytes()[0]);
+            assert!(was.abs_diff(*is) <= MAX_CHANGE.unsigned_abs().to_le_bytes()[0]);
         }
     }
 }

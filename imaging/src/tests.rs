@@ -37,8 +37,8 @@ fn recipe(target: Pixels, format: Format) -> Recipe {
     }
 }
 
-fn render(original: &[u8], target: Pixels, format: Format) -> Result<Rendition, ImagingError> {
-    super::render(original, &recipe(target, format), Space::Light)
+fn rendered(original: &[u8], target: Pixels, format: Format) -> Result<Rendition, ImagingError> {
+    rendition(original, &recipe(target, format), Space::Light)
 }
 
 fn encoded(pixels: &DynamicImage, format: Format) -> Vec<u8> {
@@ -90,7 +90,7 @@ fn check_table(format: Format) {
                             ..Rendering::default()
                         },
                     };
-                    match super::render(&original, &recipe, Space::Light) {
+                    match rendition(&original, &recipe, Space::Light) {
                         Err(ImagingError::WrongShape { .. }) if fit == Fit::Strict => {
                             assert_ne!((w, h), (width, height));
                             refused += 1;
@@ -124,7 +124,7 @@ fn strict_stretches_by_less_than_a_pixel_and_crops_nothing() {
     });
     let mut recipe = recipe(target(50, 50), Format::Png);
     recipe.rendering.fit = Fit::Strict;
-    let shown = super::render(&png(&original.into()), &recipe, Space::Light).unwrap();
+    let shown = rendition(&png(&original.into()), &recipe, Space::Light).unwrap();
     let shown = pixels(&shown.bytes);
     let [left, right, top, bottom] =
         [(0, 25), (49, 25), (25, 0), (25, 49)].map(|(x, y)| shown.get_pixel(x, y).0[1]);
@@ -143,7 +143,7 @@ fn what_is_not_covered_is_padded() {
         recipe
     };
     let opaque = png(&RgbImage::from_pixel(600, 300, Rgb(RED)).into());
-    let shown = super::render(&opaque, &contain(Format::Png), Space::Light).unwrap();
+    let shown = rendition(&opaque, &contain(Format::Png), Space::Light).unwrap();
     let shown = image::load_from_memory(&shown.bytes).unwrap();
     assert!(!shown.color().has_alpha());
     for (y, expected) in [(0, WHITE), (74, WHITE), (75, RED), (224, RED), (225, WHITE)] {
@@ -159,7 +159,7 @@ fn what_is_not_covered_is_padded() {
         (Format::Png, [255, 255, 255, 0]),
         (Format::Jpeg, [255, 255, 255, 255]),
     ] {
-        let shown = super::render(&translucent, &contain(format), Space::Light).unwrap();
+        let shown = rendition(&translucent, &contain(format), Space::Light).unwrap();
         let shown = image::load_from_memory(&shown.bytes).unwrap().to_rgba8();
         assert_near(shown.get_pixel(150, 20).0, padding, 2);
     }
@@ -174,7 +174,7 @@ fn light_is_mixed_not_levels() {
     let recipe = recipe(target(100, 100), Format::Png);
     let level = |space| {
         let file = png(&stripes.clone().into());
-        let rendition = super::render(&file, &recipe, space).unwrap();
+        let rendition = rendition(&file, &recipe, space).unwrap();
         pixels(&rendition.bytes).get_pixel(50, 50).0
     };
     assert_near(level(Space::Light), [188; 3], 1);
@@ -232,7 +232,7 @@ fn encodings_are_what_was_asked_for() {
 /// What a reader of metadata finds: the packet and the colour profile, and no more than that.
 #[test]
 fn a_finished_picture_says_that_an_ai_made_it_and_keeps_its_pixels() {
-    let mark = Mark {
+    let mark = Provenance {
         model: "a<b>&\"c\"".to_owned(),
         source: "job_1/0".to_owned(),
         synthetic: false,
@@ -252,9 +252,9 @@ fn a_finished_picture_says_that_an_ai_made_it_and_keeps_its_pixels() {
     ] {
         let mut recipe = recipe(target(320, 240), format);
         recipe.rendering.encoding.lossless = lossless;
-        let plain = super::render(original, &recipe, Space::Light).unwrap();
-        let developed = develop(original, &recipe, &mark).unwrap();
-        for file in [&developed.rendition, &developed.thumbnail] {
+        let plain = rendition(original, &recipe, Space::Light).unwrap();
+        let rendered = render(original, &recipe, &mark).unwrap();
+        for file in [&rendered.rendition, &rendered.thumbnail] {
             let mut decoder = image::ImageReader::new(Cursor::new(&file.bytes))
                 .with_guessed_format()
                 .unwrap()
@@ -277,15 +277,15 @@ fn a_finished_picture_says_that_an_ai_made_it_and_keeps_its_pixels() {
                 file.media_type != Format::Png.media_type()
             );
         }
-        let marked = image::load_from_memory(&developed.rendition.bytes).unwrap();
+        let marked = image::load_from_memory(&rendered.rendition.bytes).unwrap();
         assert_eq!(
             marked,
             image::load_from_memory(&plain.bytes).unwrap(),
             "{format}"
         );
-        let thumbnail = image::load_from_memory(&developed.thumbnail.bytes).unwrap();
+        let thumbnail = image::load_from_memory(&rendered.thumbnail.bytes).unwrap();
         assert_eq!((thumbnail.width(), thumbnail.height()), (320, 240));
-        assert_eq!(developed, develop(original, &recipe, &mark).unwrap());
+        assert_eq!(rendered, render(original, &recipe, &mark).unwrap());
     }
 }
 
@@ -293,15 +293,15 @@ fn a_finished_picture_says_that_an_ai_made_it_and_keeps_its_pixels() {
 fn the_same_original_gives_the_same_bytes() {
     let original = png_original(330, 250);
     for format in FORMATS {
-        let once = render(&original, target(320, 240), format).unwrap();
-        assert_eq!(once, render(&original, target(320, 240), format).unwrap());
+        let once = rendered(&original, target(320, 240), format).unwrap();
+        assert_eq!(once, rendered(&original, target(320, 240), format).unwrap());
     }
 }
 
 #[test]
 fn a_picture_of_the_right_size_keeps_its_pixels() {
     let original = png_original(320, 240);
-    let rendition = render(&original, target(320, 240), Format::Png).unwrap();
+    let rendition = rendered(&original, target(320, 240), Format::Png).unwrap();
     assert_eq!(pixels(&original), pixels(&rendition.bytes));
 }
 
@@ -316,7 +316,7 @@ fn the_crop_is_centred() {
             _ => GREEN,
         })
     });
-    let rendition = render(&png(&original.into()), target(500, 500), Format::Png).unwrap();
+    let rendition = rendered(&png(&original.into()), target(500, 500), Format::Png).unwrap();
     let rendition = pixels(&rendition.bytes);
     for (x, expected) in [
         (0, GREEN),
@@ -359,7 +359,7 @@ fn pictures_taken_sideways_are_turned() {
             // Once as it is, once resized.
             for shrink in [1, 2] {
                 let target = target(width / shrink, height / shrink);
-                let rendition = render(&original, target, Format::Png).unwrap();
+                let rendition = rendered(&original, target, Format::Png).unwrap();
                 let shown = pixels(&rendition.bytes);
                 assert_eq!(shown.dimensions(), (target.width, target.height));
                 assert_near(shown.get_pixel(10, 10).0, top_left, 4);
@@ -382,7 +382,7 @@ fn transparency_is_kept_where_it_can_be_and_white_elsewhere() {
     fn check(alpha: u8, format: Format, expected: [u8; 4], has_alpha: bool) {
         let original = png(&RgbaImage::from_pixel(200, 200, Rgba([200, 40, 0, alpha])).into());
         for side in [200, 100] {
-            let rendition = render(&original, target(side, side), format).unwrap();
+            let rendition = rendered(&original, target(side, side), format).unwrap();
             let rendition = image::load_from_memory(&rendition.bytes).unwrap();
             assert_eq!(
                 rendition.color().has_alpha(),
@@ -411,7 +411,7 @@ fn transparent_pixels_do_not_bleed_into_their_neighbours() {
             [0, 255, 0, 255]
         })
     });
-    let rendition = render(&png(&original.into()), target(100, 100), Format::Png).unwrap();
+    let rendition = rendered(&png(&original.into()), target(100, 100), Format::Png).unwrap();
     let rendition = image::load_from_memory(&rendition.bytes)
         .unwrap()
         .to_rgba8();
@@ -432,7 +432,7 @@ fn colours_are_brought_to_srgb() {
         encoder
             .write_image(&stored, 64, 64, image::ExtendedColorType::Rgb8)
             .unwrap();
-        let rendition = render(&original, target(64, 64), Format::Png).unwrap();
+        let rendition = rendered(&original, target(64, 64), Format::Png).unwrap();
         assert_near(pixels(&rendition.bytes).get_pixel(9, 9).0, expected, 1);
     }
     check(&ColorProfile::new_srgb(), [200, 100, 50]);
@@ -445,7 +445,7 @@ fn gray_and_sixteen_bits_become_eight_bit_rgb() {
     let gray = GrayImage::from_pixel(64, 64, image::Luma([90]));
     let deep = image::ImageBuffer::from_pixel(64, 64, Rgb([23_130_u16, 23_130, 23_130]));
     for original in [DynamicImage::from(gray), DynamicImage::from(deep)] {
-        let rendition = render(&png(&original), target(64, 64), Format::Png).unwrap();
+        let rendition = rendered(&png(&original), target(64, 64), Format::Png).unwrap();
         let rendition = image::load_from_memory(&rendition.bytes).unwrap();
         assert_eq!(rendition.as_rgb8().unwrap().get_pixel(5, 5).0, [90; 3]);
     }
@@ -511,7 +511,7 @@ fn nothing_but_pixels_reaches_the_rendition() {
             .into_iter()
             .flat_map(|side| FORMATS.map(|f| (side, f)))
         {
-            let rendition = render(&original, target(side, side), format).unwrap();
+            let rendition = rendered(&original, target(side, side), format).unwrap();
             assert!(!leaks(&rendition.bytes), "{format}");
         }
         let cleaned = clean(&original, MAX_INPUT_BYTES).unwrap();
@@ -589,7 +589,7 @@ fn only_pictures_are_pictures() {
 fn hostile_files_are_errors_and_quick_ones() {
     let opened = |name: &str, file: &[u8]| {
         let started = Instant::now();
-        let rendered = render(file, target(1024, 1024), Format::Png);
+        let rendered = rendered(file, target(1024, 1024), Format::Png);
         let took = started.elapsed();
         assert!(took < Duration::from_secs(2), "{name} took {took:?}");
         assert_ne!(rendered, Err(ImagingError::BrokeDown), "{name}");
@@ -608,11 +608,11 @@ fn hostile_files_are_errors_and_quick_ones() {
 #[test]
 fn files_that_are_merely_odd_are_rendered() {
     let two_files_in_one = [&png_original(64, 64)[..], b"<script>alert(1)</script>"].concat();
-    assert!(render(&two_files_in_one, target(64, 64), Format::Png).is_ok());
+    assert!(rendered(&two_files_in_one, target(64, 64), Format::Png).is_ok());
 
     let blank = encoded(&GrayImage::new(8000, 8000).into(), Format::Png);
     assert!(blank.len() < 100_000, "64 megapixels in a few bytes");
-    assert!(render(&blank, target(1024, 1024), Format::Png).is_ok());
+    assert!(rendered(&blank, target(1024, 1024), Format::Png).is_ok());
 }
 
 #[test]
@@ -632,7 +632,7 @@ fn no_single_wrong_byte_breaks_the_decoders() {
             let among = [64, file.len()][roll(2)];
             let at = roll(among);
             broken[at] = roll(256).to_le_bytes()[0];
-            let verdict = render(&broken, target(64, 64), Format::Jpeg);
+            let verdict = rendered(&broken, target(64, 64), Format::Jpeg);
             assert_ne!(verdict, Err(ImagingError::BrokeDown), "{format}, byte {at}");
         }
     }
@@ -716,6 +716,6 @@ fn jpeg_by_channel(picture: &RgbImage) -> Vec<u8> {
 
 fn png_chunk(name: [u8; 4], data: &[u8]) -> Vec<u8> {
     let mut chunk = Vec::new();
-    marks::chunk(&mut chunk, name, data);
+    provenance::chunk(&mut chunk, name, data);
     chunk
 }

@@ -5,7 +5,7 @@ use common::generation::image::{Encoding, Format};
 use image::DynamicImage;
 
 use super::fit::Plan;
-use super::marks::{self, Mark};
+use super::provenance::{self, Provenance};
 use super::resize::{self, Space};
 use super::{ImagingError, Rendition, encode};
 
@@ -15,7 +15,7 @@ const SIDE: u32 = 320;
 const QUALITY: u8 = 75;
 
 /// Of finished pixels.
-pub(super) fn of(pixels: &DynamicImage, mark: &Mark) -> Result<Rendition, ImagingError> {
+pub(super) fn of(pixels: &DynamicImage, mark: &Provenance) -> Result<Rendition, ImagingError> {
     let plan = Plan::inside(pixels.width(), pixels.height(), SIDE);
     let encoding = Encoding {
         quality: Some(QUALITY),
@@ -24,7 +24,7 @@ pub(super) fn of(pixels: &DynamicImage, mark: &Mark) -> Result<Rendition, Imagin
     let small = resize::resample(pixels, plan, Space::Values).ok_or(ImagingError::BrokeDown)?;
     let file = encode::encode(&small, Format::Webp, encoding)?;
     Ok(Rendition {
-        bytes: marks::write(&file, Format::Webp, mark).into(),
+        bytes: provenance::write(&file, Format::Webp, mark).into(),
         pixels: plan.scaled,
         media_type: Format::Webp.media_type(),
     })

@@ -10,13 +10,13 @@ use common::config::{
     API_MEMORY, Config, LaneTiming, Links, Logins, MEMORY, Ports, Providers, Rates, Timing, Unpaid,
 };
 use common::credits::Credits;
-use common::database::{self, Role};
+use common::database::{self, DatabaseRole};
 use common::id::TenantId;
-use common::operation::{Act, tenants};
+use common::operator::{Actor, tenants};
 use common::ownership;
 use common::queue::lanes::LaneState;
-use common::queue::{Lanes, Ring};
-use common::verify::deep::{self, Progress, Told};
+use common::queue::{Lanes, ReadyQueue};
+use common::verify::deep::{self, Progress, Report};
 use common::verify::{self, Finding};
 use fakes::Fake;
 use ipnet::IpNet;
@@ -121,7 +121,7 @@ impl Options {
 }
 
 /// Who sets the tests up, in the record of operators.
-pub const TESTER: Act<'static> = Act {
+pub const TESTER: Actor<'static> = Actor {
     by: "a test",
     reason: "it needs a tenant",
 };
@@ -235,11 +235,15 @@ impl Pipeline {
             },
         };
         let runtime = servers.runtime_url(&database);
-        let pool = database::connect(&runtime, Role::Api, 2).await.unwrap();
+        let pool = database::connect(&runtime, DatabaseRole::Api, 2)
+            .await
+            .unwrap();
         adopt(&pool, &config.bucket().unwrap()).await;
         let (tenant, key) = add_tenant(&pool, options.credits).await;
         pool.close().await;
-        let reader = database::connect(&runtime, Role::Reader, 2).await.unwrap();
+        let reader = database::connect(&runtime, DatabaseRole::Reader, 2)
+            .await
+            .unwrap();
 
         let (listener, metrics) = (
             TcpListener::bind(any).await.unwrap(),
@@ -289,9 +293,13 @@ impl Pipeline {
 
     /// Another tenant, with its key.
     pub async fn add_tenant(&self, credits: i64) -> (TenantId, String) {
-        let pool = database::connect(&self.servers.runtime_url(&self.database), Role::Api, 1)
-            .await
-            .unwrap();
+        let pool = database::connect(
+            &self.servers.runtime_url(&self.database),
+            DatabaseRole::Api,
+            1,
+        )
+        .await
+        .unwrap();
         let added = add_tenant(&pool, credits).await;
         pool.close().await;
         added
@@ -299,9 +307,13 @@ impl Pipeline {
 
     /// Another key of the first tenant.
     pub async fn add_key(&self) -> String {
-        let pool = database::connect(&self.servers.runtime_url(&self.database), Role::Api, 1)
-            .await
-            .unwrap();
+        let pool = database::connect(
+            &self.servers.runtime_url(&self.database),
+            DatabaseRole::Api,
+            1,
+        )
+        .await
+        .unwrap();
         let key = tenants::add_key(&pool, TESTER, self.tenant, "another").await;
         pool.close().await;
         key.unwrap().expose().to_owned()
@@ -378,7 +390,7 @@ impl Pipeline {
 
     /// How the lane of a model stands for the first tenant.
     pub async fn lane(&self, model: &str) -> LaneState {
-        let ring = Ring::new(self.config.redis().unwrap(), &self.config.queue).unwrap();
+        let ring = ReadyQueue::new(self.config.redis().unwrap(), &self.config.queue).unwrap();
         let lanes = Lanes::new(&ring, self.config.timing.lanes);
         let catalog = self.config.catalog().unwrap();
         let states = lanes.states(&catalog).await.unwrap().into_iter();
@@ -468,7 +480,7 @@ pub async fn look(reader: &PgPool, address: &Address, grace: Duration) -> (Vec<F
     let bucket = Bucket::open(address, SecretString::default()).unwrap();
     let mut findings = Vec::new();
     let tell = |told| {
-        if let Told::Finding(finding) = told {
+        if let Report::Finding(finding) = told {
             findings.push(finding);
         }
     };

@@ -5,7 +5,9 @@ use std::os::unix::fs::symlink;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use common::bucket::{Address, Bucket, BucketError, FileKind, Link, Listed, Shown, Stored};
+use common::bucket::{
+    Address, Bucket, BucketError, ContentDisposition, FileKind, Link, Listed, Stored,
+};
 use common::clock;
 use futures::{StreamExt, TryStreamExt, stream};
 use nix::sys::stat::Mode;
@@ -99,7 +101,7 @@ async fn a_key_is_written_once() {
             "{name}: {another:?}"
         );
         assert_eq!(bucket.get("t/1/a").await.unwrap().unwrap(), "one", "{name}");
-        bucket.examine().await.unwrap();
+        bucket.probe().await.unwrap();
         assert_eq!(list(bucket).await.len(), 1, "{name}: it tidies up");
     }
 }
@@ -177,7 +179,7 @@ async fn follow(url: &str) -> (u16, Option<String>, Option<String>) {
 }
 
 async fn link(bucket: &Bucket, seconds: u64) -> String {
-    let shown = Shown {
+    let shown = ContentDisposition {
         media_type: "image/png",
         file_name: "Größe 2.png",
     };
@@ -232,8 +234,8 @@ async fn links_that_s3_signs_open_one_file_for_a_while() {
 #[tokio::test]
 async fn a_bucket_that_clients_do_not_reach_stays_behind_the_api() {
     let (_folder, s3) = served().await;
-    let bucket = open(&s3.address()).behind_the_api();
-    let shown = Shown {
+    let bucket = open(&s3.address()).serve_through_api();
+    let shown = ContentDisposition {
         media_type: "image/png",
         file_name: "a.png",
     };
@@ -419,7 +421,7 @@ async fn a_folder_that_is_gone_is_not_made_anew() {
     let bucket = open(&address);
     std::fs::remove_dir(&folder).unwrap();
     let put = bucket.put_new("t/1/a", bytes("one")).await.unwrap_err();
-    assert!(put.is_no_folder() && put.passes(), "{put}");
+    assert!(put.is_no_folder() && put.is_transient(), "{put}");
     assert!(!folder.exists());
     let mut listed = bucket.list();
     assert!(listed.next().await.unwrap().is_err());

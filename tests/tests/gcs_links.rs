@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use common::bucket::{Address, Bucket, Link, Shown};
+use common::bucket::{Address, Bucket, ContentDisposition, Link};
 use common::clock;
 use common::file_name::attachment;
 use object_store::path::Path as Key;
@@ -60,7 +60,7 @@ async fn a_link_names_the_object_that_was_stored() {
     {
         let bytes = number.to_string();
         bucket.put_new(name, bytes.clone().into()).await.unwrap();
-        let shown = Shown {
+        let shown = ContentDisposition {
             media_type: "image/png",
             file_name: "a.png",
         };
@@ -89,7 +89,7 @@ async fn our_links_to_gcs_are_those_googles_own_signer_makes() {
         let bucket = Bucket::open(&address.unwrap(), SecretString::default()).unwrap();
         for (number, name) in names().into_iter().enumerate() {
             let seconds = [60, 900, 86_400][number % 3];
-            let shown = Shown {
+            let shown = ContentDisposition {
                 media_type: ["image/png", "image/webp"][number % 2],
                 file_name: ["a picture.png", "2-3-0.png", "ö;&=.png"][number % 3],
             };

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use common::bucket::Address;
 use common::catalog::{Catalog, Lane};
 use common::config::{self, Config};
-use common::generation::image::{AspectRatio, MediaType, Role, Size};
+use common::generation::image::{AspectRatio, InputRole, MediaType, Size};
 use common::id::{CallId, JobId};
 use fakes::Fake;
 use futures::stream;
@@ -512,7 +512,7 @@ impl<'a> Order<'a> {
         let photo = InputPicture {
             bytes: Bytes::from_static(PHOTO),
             media_type: MediaType::Jpeg,
-            role: Role::Product,
+            role: InputRole::Product,
         };
         Self {
             oracle,

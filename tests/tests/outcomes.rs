@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::time::Duration;
 
-use common::outcome::table::{Dialect, Row, TABLE};
+use common::outcome::table::{Dialect, Rule, TABLE};
 use common::outcome::{Class, Retries};
 use futures::stream::{self, StreamExt};
 use reqwest::{Method, StatusCode};
@@ -26,14 +26,14 @@ const PROMPTLY: f64 = 1.0;
 /// A row as one provider gives it.
 struct Walk {
     dialect: Dialect,
-    row: &'static Row,
+    row: &'static Rule,
     model: String,
 }
 
 impl Walk {
     /// The word the fake takes. A row for all others gets one that nobody listed.
     fn word(&self) -> String {
-        match self.row.sign {
+        match self.row.answer_signal {
             "status:4*" => "status:418".to_owned(),
             "status:5*" => "status:599".to_owned(),
             "status:*" => "status:302".to_owned(),
@@ -42,7 +42,7 @@ impl Walk {
     }
 
     fn prompt(&self) -> String {
-        let told = match self.row.sign {
+        let told = match self.row.answer_signal {
             "ok" => String::new(),
             // What counts for nothing would go on for as long as the job has time.
             _ if !self.row.class.contract().counts => format!("[[fault:{}*2]]", self.word()),
@@ -66,7 +66,7 @@ impl Walk {
 
 /// Everything but what no server can answer: that is walked apart.
 fn walks() -> Vec<Walk> {
-    let producible = TABLE.iter().filter(|row| row.sign != "connect");
+    let producible = TABLE.iter().filter(|row| row.answer_signal != "connect");
     producible
         .flat_map(|row| row.dialects.iter().map(move |&dialect| (dialect, row)))
         .enumerate()
@@ -155,7 +155,7 @@ async fn every_row_ends_as_documented() {
         *rows.entry(dialect).or_default() += 1;
         match found {
             Ok(line) => println!("{line}"),
-            Err(problem) => wrong.push(format!("{dialect} {}: {problem}", walk.row.sign)),
+            Err(problem) => wrong.push(format!("{dialect} {}: {problem}", walk.row.answer_signal)),
         }
     }
     assert!(
@@ -248,7 +248,7 @@ async fn walk_row(pipeline: &Pipeline, walk: &Walk) -> Result<String, String> {
         );
     }
     if wrong.is_empty() {
-        let (dialect, sign) = (walk.dialect.as_str(), walk.row.sign);
+        let (dialect, sign) = (walk.dialect.as_str(), walk.row.answer_signal);
         let class = walk.row.class.as_str();
         Ok(format!(
             "{dialect:<13} {sign:<34} {class:<17} calls {calls}  {state:<9} charged {captured}  settled after {:>4.0} ms",

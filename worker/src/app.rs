@@ -8,14 +8,14 @@ use anyhow::Context;
 use common::bucket::Bucket;
 use common::catalog::Catalog;
 use common::config::{Config, Timing, Unpaid};
-use common::database::{self, Role};
-use common::job::Open;
+use common::database::{self, DatabaseRole};
+use common::job::Capacity;
 use common::memory::Memory;
 use common::outcome::Class;
 use common::ownership::Owner;
-use common::queue::{Lanes, Ring, lanes};
+use common::queue::{Lanes, ReadyQueue, lanes};
 use common::telemetry;
-use imaging::Darkroom;
+use imaging::RenderPool;
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
@@ -23,9 +23,9 @@ use tokio_util::task::TaskTracker;
 
 use crate::leases::Leases;
 use crate::memory;
-use crate::places::{self, Places};
 use crate::providers::Providers;
-use crate::shelf::Shelf;
+use crate::slots::{self, Slots};
+use crate::spool::Spool;
 use crate::tasks::reap::Contact;
 
 /// Handles of a worker process.
@@ -37,24 +37,24 @@ pub struct App {
     pub reader_url: SecretString,
     /// What anchors are signed with.
     pub signing_key: SecretString,
-    pub ring: Ring,
+    pub ready_queue: ReadyQueue,
     pub lanes: Lanes,
-    open: RwLock<Open>,
-    pub shelf: Shelf,
+    open: RwLock<Capacity>,
+    pub spool: Spool,
     pub catalog: Arc<Catalog>,
     pub providers: Providers,
-    pub darkroom: Darkroom,
+    pub render_pool: RenderPool,
     pub memory: Memory,
     pub leases: Leases,
     pub timing: Timing,
     /// What a tenant may use that it does not pay for.
     pub unpaid: Unpaid,
     /// How many jobs are worked on at once, and whose.
-    pub places: Places,
+    pub slots: Slots,
     /// Lanes that were closed at the last look, and by what.
-    pub closed_lanes: Mutex<BTreeMap<String, Class>>,
+    pub unavailable_lanes: Mutex<BTreeMap<String, Class>>,
     /// Since when top-ups find no Redis.
-    pub redis_away: Mutex<Option<Instant>>,
+    pub redis_unavailable_since: Mutex<Option<Instant>>,
     pub started: Instant,
     /// What shutdown waits for.
     pub tasks: TaskTracker,
@@ -69,10 +69,11 @@ impl App {
     /// be there.
     pub async fn connect(config: &Config) -> anyhow::Result<Self> {
         let catalog = config.catalog()?;
-        let places = Places::new(config.slots, config.tenant_slots_percent);
-        let memory = memory::within(config.memory, places.all());
+        let places = Slots::new(config.slots, config.tenant_slots_percent);
+        let memory = memory::within(config.memory, places.total());
         let providers = Providers::new(&catalog, config, &memory)?;
-        let ring = Ring::new(config.redis()?, &config.queue).context("REDIS_URL is not usable")?;
+        let ring =
+            ReadyQueue::new(config.redis()?, &config.queue).context("REDIS_URL is not usable")?;
         let bucket = Bucket::open(&config.bucket()?, config.signing_keys()?)
             .context("PLATEN_BUCKET is not usable")?;
         for model in catalog.models() {
@@ -84,8 +85,8 @@ impl App {
             }
         }
         let pool = database::connect(
-            config.database_url(Role::Worker)?.expose_secret(),
-            Role::Worker,
+            config.database_url(DatabaseRole::Worker)?.expose_secret(),
+            DatabaseRole::Worker,
             connections(config.slots) - READER_CONNECTIONS,
         )
         .await
@@ -99,22 +100,22 @@ impl App {
         Ok(Self {
             name: format!("{}-{}", host(), common::id::RequestId::new().0.simple()),
             pool,
-            reader_url: config.database_url(Role::Reader)?.clone(),
+            reader_url: config.database_url(DatabaseRole::Reader)?.clone(),
             signing_key: config.signing_key()?.clone(),
             lanes: Lanes::new(&ring, config.timing.lanes),
-            ring,
-            open: RwLock::new(lanes::open(&catalog, &[])),
-            shelf: Shelf::new(bucket, owner, config.spool),
+            ready_queue: ring,
+            open: RwLock::new(lanes::available(&catalog, &[])),
+            spool: Spool::new(bucket, owner, config.spool),
             providers,
             catalog: Arc::new(catalog),
-            darkroom: Darkroom::new(imaging::cores()),
+            render_pool: RenderPool::new(imaging::cores()),
             memory,
             leases: Leases::default(),
             timing: config.timing.clone(),
             unpaid: config.unpaid,
-            places,
-            closed_lanes: Mutex::default(),
-            redis_away: Mutex::default(),
+            slots: places,
+            unavailable_lanes: Mutex::default(),
+            redis_unavailable_since: Mutex::default(),
             started: Instant::now(),
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
@@ -124,20 +125,20 @@ impl App {
 
     /// Whose the bucket is.
     pub fn owner(&self) -> &Owner {
-        self.shelf.owner()
+        self.spool.owner()
     }
 
     /// Starts nothing until then: takes the slots, as they become free, so that what is popped is popped by others, and nobody
     /// has to ask.
     pub async fn start_nothing_until(&self, until: impl Future<Output = ()>) {
         let every = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
-        let Places {
+        let Slots {
             slots,
             free_slots,
             reserve,
             free_reserve,
             ..
-        } = &self.places;
+        } = &self.slots;
         let take = async {
             let _taken = tokio::join!(
                 free_slots.acquire_many(every(*slots)),
@@ -153,21 +154,21 @@ impl App {
     }
 
     /// How many jobs of each model may be started, as last seen.
-    pub fn open(&self) -> Open {
+    pub fn capacity(&self) -> Capacity {
         self.open
             .read()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
     }
 
-    pub fn set_open(&self, open: Open) {
+    pub fn set_capacity(&self, open: Capacity) {
         *self.open.write().unwrap_or_else(PoisonError::into_inner) = open;
     }
 }
 
 /// Connections that one worker takes at most: every slot may want one, and the schedules want theirs.
 pub fn connections(slots: usize) -> u32 {
-    let places = slots + places::reserve(slots);
+    let places = slots + slots::reserve(slots);
     u32::try_from(places).unwrap_or(u32::MAX).clamp(4, 28) + 4 + READER_CONNECTIONS
 }
 

@@ -134,7 +134,7 @@ impl Leases {
         }
         let asked = Instant::now();
         // A renewal that hangs is a renewal that failed.
-        let renewal = database::answered(async {
+        let renewal = database::with_timeout(async {
             reach("renew:before_renew").await?;
             job::store::renew(pool, &held, lease).await
         });

@@ -5,9 +5,9 @@
 pub mod app;
 pub mod leases;
 pub mod memory;
-pub mod places;
 pub mod providers;
-mod shelf;
+pub mod slots;
+mod spool;
 pub mod tasks;
 
 pub use app::App;

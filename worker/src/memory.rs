@@ -8,19 +8,19 @@ use std::time::Duration;
 use common::memory::Memory;
 use common::telemetry;
 
-/// The longest wait for room. What is ahead is read, stored and developed long before.
-pub const LONGEST: Duration = Duration::from_mins(15);
+/// The longest wait for room. What is ahead is read, stored and rendered long before.
+pub const MAX_WAIT: Duration = Duration::from_mins(15);
 /// What a worker needs without any picture, and for each slot: a connection and what is known of the job.
 const BASE: usize = 96 << 20;
 const SLOT: usize = 64 << 10;
 /// Largest answer that is held: a 4K picture, and room.
-pub const BEYOND: usize = 48 << 20;
+pub const OVERFLOW_BYTES: usize = 48 << 20;
 /// Room for a picture whose size is not told. One that is larger goes beyond it.
-pub const USUAL: usize = 10 << 20;
+pub const TYPICAL_RESPONSE_BYTES: usize = 10 << 20;
 
 /// What is left for pictures of `ceiling` bytes that the whole worker may take, with this many slots.
 pub fn within(ceiling: usize, slots: usize) -> Memory {
-    let rest = ceiling.saturating_sub(BASE + BEYOND + slots * SLOT);
+    let rest = ceiling.saturating_sub(BASE + OVERFLOW_BYTES + slots * SLOT);
     let (limit, used) = (&telemetry::MEMORY_LIMIT, &telemetry::MEMORY_USED);
-    Memory::new(rest.max(BEYOND), LONGEST, limit, used)
+    Memory::new(rest.max(OVERFLOW_BYTES), MAX_WAIT, limit, used)
 }

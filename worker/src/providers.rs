@@ -22,9 +22,9 @@ use anyhow::Context;
 use bytes::Bytes;
 use common::catalog::{self, Catalog, Lane, Model, Tokens};
 use common::config::{self, Config};
-use common::generation::image::{AspectRatio, MediaType, Role, Size};
+use common::generation::image::{AspectRatio, InputRole, MediaType, Size};
 use common::id::{CallId, JobId};
-use common::memory::{Memory, Room};
+use common::memory::{Memory, MemoryPermit};
 use common::outcome::table::Dialect;
 use common::outcome::{Class, Failure};
 use futures::future::{BoxFuture, FutureExt};
@@ -50,12 +50,12 @@ pub struct PictureRequest<'a> {
     /// How long the provider may take, sending and reading included.
     pub time: Duration,
     /// What the inputs take in memory, until they are sent.
-    pub room: Option<Room>,
+    pub room: Option<MemoryPermit>,
 }
 
 impl PictureRequest<'_> {
     /// What is left of it once its body is written.
-    fn written(self) -> (Duration, Option<Room>) {
+    fn written(self) -> (Duration, Option<MemoryPermit>) {
         (self.time, self.room)
     }
 }
@@ -65,17 +65,17 @@ impl PictureRequest<'_> {
 pub struct InputPicture {
     pub bytes: Bytes,
     pub media_type: MediaType,
-    pub role: Role,
+    pub role: InputRole,
 }
 
 impl InputPicture {
     /// Tells the model which picture is which.
     pub(crate) fn caption(&self) -> &'static str {
         match self.role {
-            Role::Product => "Product photo:",
-            Role::ModelReference => "Reference of the person to show:",
-            Role::Style => "Style reference:",
-            Role::Source => "Picture to change:",
+            InputRole::Product => "Product photo:",
+            InputRole::ModelReference => "Reference of the person to show:",
+            InputRole::Style => "Style reference:",
+            InputRole::Source => "Picture to change:",
         }
     }
 }
@@ -159,7 +159,7 @@ impl Providers {
     pub fn new(catalog: &Catalog, config: &Config, memory: &Memory) -> anyhow::Result<Self> {
         let mut by_name = BTreeMap::new();
         for described in catalog.providers() {
-            let account = Account {
+            let account = ProviderSettings {
                 provider: described,
                 project: config.providers.google_project.as_deref(),
                 fake: config.providers.fake.as_deref(),
@@ -191,7 +191,7 @@ impl Providers {
 }
 
 /// Under which address and as whom a provider is called.
-pub struct Account<'a> {
+pub struct ProviderSettings<'a> {
     pub provider: &'a catalog::Provider,
     pub project: Option<&'a str>,
     /// Base URL of the fake that plays the provider.
@@ -200,7 +200,7 @@ pub struct Account<'a> {
     pub memory: &'a Memory,
 }
 
-impl Account<'_> {
+impl ProviderSettings<'_> {
     /// The address, where it is not the dialect's own.
     fn base_url(&self) -> Option<String> {
         let url = self.fake.or(self.provider.base_url.as_deref())?;

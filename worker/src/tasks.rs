@@ -24,25 +24,25 @@
 mod anchor;
 mod expire;
 mod expire_unpaid;
+mod fill_ready_queue;
 mod fold_billing;
 mod fold_storage;
 mod generate;
-mod heed_drain;
-mod heed_weights;
 mod prune_answers;
 pub(crate) mod reap;
+mod refresh_weights;
 mod renew_leases;
 mod retain;
 mod sweep;
-mod top_up_ring;
 mod warn_of_shutdowns;
 mod watch_bucket;
+mod watch_drain;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use apalis::prelude::{Data, Monitor, ParallelizeExt, WorkerBuilder, WorkerBuilderExt};
-use common::queue::{Ding, Doorbell, DoorbellConfig};
+use common::queue::{ReadyJob, ReadyQueueBackend, ReadyQueueConfig};
 use tokio_util::sync::CancellationToken;
 
 use crate::app::App;
@@ -51,10 +51,10 @@ const A_MINUTE: Duration = Duration::from_mins(1);
 /// How many lines there are to add up at a scrape is a matter of this, not what it tells.
 const FOLD_EVERY: Duration = Duration::from_secs(5);
 /// How late a worker notices that a tenant's weight was changed.
-const WEIGH_EVERY: Duration = Duration::from_secs(5);
+const REFRESH_WEIGHTS_EVERY: Duration = Duration::from_secs(5);
 const A_DAY: Duration = Duration::from_hours(24);
 /// Restarts of the apalis worker that are survived; more than this is a fault that a new process must end.
-const MOST_RESTARTS: usize = 100;
+const MAX_RESTARTS: usize = 100;
 
 /// Runs a worker until `stop`, then waits for its jobs as long as the grace allows.
 pub async fn run(app: Arc<App>, stop: CancellationToken) -> anyhow::Result<()> {
@@ -67,7 +67,7 @@ pub async fn run(app: Arc<App>, stop: CancellationToken) -> anyhow::Result<()> {
     let timing = app.timing.clone();
     let lease = timing.lease;
     // Before anything is claimed.
-    app.shelf.look().await;
+    app.spool.probe().await;
     // Its turn lasts for as long as the bucket is away, and what waits for it waits through a stop, too.
     every(
         &app,
@@ -81,10 +81,22 @@ pub async fn run(app: Arc<App>, stop: CancellationToken) -> anyhow::Result<()> {
         timing.look_every,
         Duration::MAX,
         &stop,
-        heed_drain::run,
+        watch_drain::run,
     );
-    every(&app, WEIGH_EVERY, A_MINUTE, &stop, heed_weights::run);
-    every(&app, timing.dispatch_every, lease, &stop, top_up_ring::run);
+    every(
+        &app,
+        REFRESH_WEIGHTS_EVERY,
+        A_MINUTE,
+        &stop,
+        refresh_weights::run,
+    );
+    every(
+        &app,
+        timing.dispatch_every,
+        lease,
+        &stop,
+        fill_ready_queue::run,
+    );
     every(&app, lease / 3, lease, &schedules, renew_leases::run);
     every(&app, timing.reap_every, A_MINUTE, &stop, reap::run);
     every(&app, timing.reap_every, A_MINUTE, &stop, expire::run);
@@ -109,10 +121,10 @@ pub async fn run(app: Arc<App>, stop: CancellationToken) -> anyhow::Result<()> {
     every(&app, timing.anchor_every, A_DAY, &stop, anchor::run);
     every(&app, A_DAY, A_DAY, &stop, warn_of_shutdowns::run);
 
-    let doorbell = DoorbellConfig {
-        ring: app.ring.clone(),
-        slots: Arc::clone(&app.places.free_slots),
-        reserve: Arc::clone(&app.places.free_reserve),
+    let doorbell = ReadyQueueConfig {
+        ready_queue: app.ready_queue.clone(),
+        slots: Arc::clone(&app.slots.free_slots),
+        reserve: Arc::clone(&app.slots.free_reserve),
         stop: stop.clone(),
         tasks: app.tasks.clone(),
     };
@@ -120,21 +132,21 @@ pub async fn run(app: Arc<App>, stop: CancellationToken) -> anyhow::Result<()> {
     let monitor = Monitor::new()
         .should_restart(|worker, error| {
             tracing::error!(%error, restarts = worker.restarts(), "The apalis worker ended");
-            worker.restarts() < MOST_RESTARTS
+            worker.restarts() < MAX_RESTARTS
         })
         .register(move |_| {
             let tasks = worker.tasks.clone();
             WorkerBuilder::new(worker.name.clone())
-                .backend(Doorbell::start(&doorbell))
+                .backend(ReadyQueueBackend::start(&doorbell))
                 .data(Arc::clone(&worker))
                 .catch_panic()
                 .parallelize(move |handler| tasks.spawn(handler))
-                .build(on_ring)
+                .build(on_ready_job)
         });
     tracing::info!(
         worker = app.name,
-        slots = app.places.slots,
-        reserve = app.places.reserve,
+        slots = app.slots.slots,
+        reserve = app.slots.reserve,
         "Worker is ready"
     );
     let stopped = stop.clone();
@@ -156,8 +168,8 @@ pub async fn run(app: Arc<App>, stop: CancellationToken) -> anyhow::Result<()> {
 }
 
 /// A ring is answered with Ok whatever became of the job: retries live in Postgres.
-async fn on_ring(ding: Ding, app: Data<Arc<App>>) {
-    generate::run(&app, ding.job, ding.reserved).await;
+async fn on_ready_job(ready_job: ReadyJob, app: Data<Arc<App>>) {
+    generate::run(&app, ready_job.job, ready_job.reserved).await;
 }
 
 async fn grace(stop: &CancellationToken, grace: Duration) {

@@ -11,12 +11,12 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep};
 
-use super::table::{Phase, Place, Reason};
+use super::table::{Phase, RefusalReason, Slot};
 
 /// A stream that ends with an error when the client is too slow.
 pub(super) struct Paced {
     stream: TcpStream,
-    place: Arc<Place>,
+    place: Arc<Slot>,
     /// When the head of a request must have come, or the idle time is over. It means nothing while a request is answered.
     reading: Pin<Box<Sleep>>,
     /// When the client must have taken something; `None` while it does.
@@ -24,7 +24,7 @@ pub(super) struct Paced {
 }
 
 impl Paced {
-    pub(super) fn new(stream: TcpStream, place: Arc<Place>) -> Self {
+    pub(super) fn new(stream: TcpStream, place: Arc<Slot>) -> Self {
         let reading = Box::pin(sleep(place.port().head));
         Self {
             stream,
@@ -53,7 +53,7 @@ impl Paced {
         let write = self.place.port().write;
         let writing = self.writing.get_or_insert_with(|| Box::pin(sleep(write)));
         ready!(writing.as_mut().poll(context));
-        Poll::Ready(Err(self.place.too_slow(Reason::Write)))
+        Poll::Ready(Err(self.place.too_slow(RefusalReason::Write)))
     }
 }
 
@@ -82,8 +82,8 @@ impl AsyncRead for Paced {
         }
         ready!(self.reading.as_mut().poll(context));
         Poll::Ready(Err(match self.place.phase() {
-            Phase::Silent => self.place.too_slow(Reason::Silent),
-            Phase::Asking => self.place.too_slow(Reason::Head),
+            Phase::Silent => self.place.too_slow(RefusalReason::Silent),
+            Phase::Asking => self.place.too_slow(RefusalReason::Head),
             // An idle time that is over is nobody's fault.
             _ => io::ErrorKind::TimedOut.into(),
         }))
@@ -133,11 +133,11 @@ impl AsyncWrite for Paced {
 /// The body of an answer. When it is dropped, all of it is on its way.
 pub(super) struct Answer {
     body: Body,
-    place: Arc<Place>,
+    place: Arc<Slot>,
 }
 
 impl Answer {
-    pub(super) fn new(body: Body, place: Arc<Place>) -> Self {
+    pub(super) fn new(body: Body, place: Arc<Slot>) -> Self {
         Self { body, place }
     }
 }

@@ -20,12 +20,12 @@ use crate::client::Network;
 pub(super) struct Table {
     port: Port,
     counts: Mutex<Counts>,
-    lines: [OncePerSecond; Reason::ALL.len()],
+    lines: [OncePerSecond; RefusalReason::ALL.len()],
 }
 
 /// Why a connection is refused, or closed by us.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Reason {
+pub(super) enum RefusalReason {
     /// Its address has as many as it may have.
     Address,
     /// The port has as many as it may have, and each has a request under way.
@@ -42,7 +42,7 @@ pub(super) enum Reason {
     Write,
 }
 
-impl Reason {
+impl RefusalReason {
     const ALL: [Self; 7] = [
         Self::Address,
         Self::Total,
@@ -88,12 +88,12 @@ struct Counts {
     open: usize,
     by_network: HashMap<Network, usize>,
     /// Connections without a request, by a number that grows: the first is without one the longest.
-    waiting: BTreeMap<u64, Arc<Place>>,
+    waiting: BTreeMap<u64, Arc<Slot>>,
     next: u64,
 }
 
 /// A connection's place in the table. It is free again when the [`Held`] is dropped, or when it is given to another connection.
-pub(super) struct Place {
+pub(super) struct Slot {
     table: Arc<Table>,
     /// `None`: a trusted proxy.
     network: Option<Network>,
@@ -132,7 +132,7 @@ impl Table {
         let limit = i64::try_from(port.total).unwrap_or(i64::MAX);
         CONNECTIONS_LIMIT.with_label_values(&[port.name]).set(limit);
         // Told from the start, or the first of each would be no increase.
-        for reason in Reason::ALL {
+        for reason in RefusalReason::ALL {
             CONNECTIONS_REFUSED
                 .with_label_values(&[port.name, reason.as_str()])
                 .inc_by(0);
@@ -157,19 +157,19 @@ impl Table {
         let of_network = network.and_then(|network| counts.by_network.get(&network));
         if of_network.is_some_and(|open| *open >= self.port.per_address) {
             drop(counts);
-            self.refuse(Reason::Address);
+            self.refuse(RefusalReason::Address);
             return None;
         }
         if counts.open >= self.port.total && !self.displace_oldest(&mut counts) {
             drop(counts);
-            self.refuse(Reason::Total);
+            self.refuse(RefusalReason::Total);
             return None;
         }
         counts.open += 1;
         if let Some(network) = network {
             *counts.by_network.entry(network).or_default() += 1;
         }
-        let place = Arc::new(Place {
+        let place = Arc::new(Slot {
             table: Arc::clone(self),
             network,
             phase: AtomicU8::new(Phase::Silent as u8),
@@ -190,7 +190,7 @@ impl Table {
         counts.leave(&place);
         self.left();
         place.notify.notify_one();
-        self.refuse(Reason::Displaced);
+        self.refuse(RefusalReason::Displaced);
         true
     }
 
@@ -199,18 +199,21 @@ impl Table {
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         self.displace_oldest(&mut counts);
         drop(counts);
-        self.refuse(Reason::Files);
+        self.refuse(RefusalReason::Files);
     }
 
     /// Counts a connection that is refused or closed, and logs it, each reason at most once a second.
-    pub(super) fn refuse(&self, reason: Reason) {
+    pub(super) fn refuse(&self, reason: RefusalReason) {
         let (port, why) = (self.port.name, reason.as_str());
         CONNECTIONS_REFUSED.with_label_values(&[port, why]).inc();
         let line = &self.lines[reason as usize];
         line.say(move |connections| {
             let says = reason.says();
             match reason {
-                Reason::Address | Reason::Total | Reason::Displaced | Reason::Files => {
+                RefusalReason::Address
+                | RefusalReason::Total
+                | RefusalReason::Displaced
+                | RefusalReason::Files => {
                     tracing::warn!(
                         port,
                         reason = why,
@@ -218,7 +221,7 @@ impl Table {
                         "Connections of a second: {connections} were {says}"
                     );
                 }
-                Reason::Head | Reason::Write => {
+                RefusalReason::Head | RefusalReason::Write => {
                     tracing::info!(
                         port,
                         reason = why,
@@ -226,7 +229,7 @@ impl Table {
                         "Connections of a second: {connections} were {says}"
                     );
                 }
-                Reason::Silent => {
+                RefusalReason::Silent => {
                     tracing::debug!(
                         port,
                         reason = why,
@@ -244,14 +247,14 @@ impl Table {
 }
 
 impl Counts {
-    fn wait(&mut self, place: &Arc<Place>) {
+    fn wait(&mut self, place: &Arc<Slot>) {
         let number = self.next;
         self.next += 1;
         place.set(State::Waiting(number));
         self.waiting.insert(number, Arc::clone(place));
     }
 
-    fn leave(&mut self, place: &Place) {
+    fn leave(&mut self, place: &Slot) {
         self.open = self.open.saturating_sub(1);
         let Some(network) = place.network else { return };
         if let Some(open) = self.by_network.get_mut(&network) {
@@ -263,7 +266,7 @@ impl Counts {
     }
 }
 
-impl Place {
+impl Slot {
     /// The whole head of a request has come. `false`: the place was given to another connection.
     pub(super) fn begin(&self) -> bool {
         self.enter(Phase::Answering);
@@ -292,7 +295,7 @@ impl Place {
     }
 
     /// It was too slow.
-    pub(super) fn too_slow(&self, reason: Reason) -> io::Error {
+    pub(super) fn too_slow(&self, reason: RefusalReason) -> io::Error {
         self.table.refuse(reason);
         io::ErrorKind::TimedOut.into()
     }
@@ -339,12 +342,12 @@ impl Place {
 }
 
 /// A place, for as long as its connection is open.
-pub(super) struct Held(Arc<Place>);
+pub(super) struct Held(Arc<Slot>);
 
 impl Deref for Held {
-    type Target = Arc<Place>;
+    type Target = Arc<Slot>;
 
-    fn deref(&self) -> &Arc<Place> {
+    fn deref(&self) -> &Arc<Slot> {
         &self.0
     }
 }

@@ -20,7 +20,7 @@ use tokio::runtime::Handle;
 
 use super::single;
 use crate::app::App;
-use crate::error::{Code, Problem, cut};
+use crate::error::{Code, Problem, truncate};
 
 /// Largest body, as it comes and decoded: 20 MiB of pictures in base64, and room for words.
 pub const MAX_BODY: usize = 29 * 1024 * 1024;
@@ -136,7 +136,7 @@ fn declared_as_json(headers: &HeaderMap) -> Result<(), Problem> {
     };
     let detail = format!(
         "The body is declared as {}: send JSON, with `Content-Type: application/json`.{advice}",
-        cut(kind)
+        truncate(kind)
     );
     Err(Problem::new(Code::UnsupportedMediaType, detail))
 }
@@ -168,7 +168,7 @@ fn coding(headers: &HeaderMap) -> Result<Option<Coding>, Problem> {
             Code::UnsupportedEncoding,
             format!(
                 "The body is encoded as {}. {}",
-                cut(&named.join(", ")),
+                truncate(&named.join(", ")),
                 Code::UnsupportedEncoding.advice()
             ),
         )),

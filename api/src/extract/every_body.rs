@@ -6,17 +6,17 @@ use super::json;
 use crate::error::Problem;
 use crate::openapi;
 use crate::routes::admin::Reason;
-use crate::routes::admin::jobs::Many;
+use crate::routes::admin::jobs::BulkRequest;
 use crate::routes::admin::pauses::ToPause;
 use crate::routes::admin::tenants::Adjustment;
-use crate::routes::jobs::create::asked::CreateJob;
+use crate::routes::jobs::create::draft::CreateJob;
 
 type Read = fn(&[u8]) -> Result<(), Problem>;
 
 /// How each body is read, by the name of its schema.
 const BODIES: [(&str, Read); 6] = [
     ("CreateJob", |body| json::<CreateJob>(body).map(drop)),
-    ("Many", |body| json::<Many>(body).map(drop)),
+    ("Many", |body| json::<BulkRequest>(body).map(drop)),
     ("ToPause", |body| json::<ToPause>(body).map(drop)),
     ("Adjustment", |body| json::<Adjustment>(body).map(drop)),
     ("Reason", |body| json::<Reason>(body).map(drop)),

@@ -20,7 +20,7 @@ use serde_path_to_error::Segment;
 use utoipa::ToSchema;
 
 use super::expected::{self, expected, found, inside, kind, plain};
-use crate::error::{Code, Problem, cut, sentence};
+use crate::error::{Code, Problem, sentence, truncate};
 
 /// Most values in a body: every field and item, and every object and list. The largest body that can be carried out, a thousand ids of
 /// operators, has fewer.
@@ -81,7 +81,7 @@ fn violation(schema: &Value, tree: &Value, pointer: String, error: &str) -> Viol
     if let Some(field) = named(error, "unknown field `") {
         let parent = pointer.rsplit_once('/').map_or("", |(parent, _)| parent);
         let fields = expected::fields(expected::at(schema, parent)).join(", ");
-        let field = cut(field);
+        let field = truncate(field);
         let detail = format!("There is no field `{field}` here. There are: {fields}.");
         return Violation::new(pointer, detail);
     }
@@ -150,8 +150,8 @@ fn drop_nulls(tree: &mut Value, schema: &Value) {
 fn tree(body: &[u8], schema: &Value) -> Result<Value, Problem> {
     let (refused, values) = (RefCell::default(), Cell::default());
     let mut deserializer = serde_json::Deserializer::from_slice(body);
-    let read = Strict {
-        place: Place::Root,
+    let read = StrictValue {
+        place: Location::Root,
         schema: plain(schema),
         depth: 0,
         values: &values,
@@ -181,13 +181,13 @@ fn broken(body: &[u8], error: &serde_json::Error) -> String {
 
 /// Where the reader is.
 #[derive(Clone, Copy)]
-enum Place<'a> {
+enum Location<'a> {
     Root,
     Field(&'a Self, &'a str),
     Item(&'a Self, usize),
 }
 
-impl fmt::Display for Place<'_> {
+impl fmt::Display for Location<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Root => Ok(()),
@@ -199,8 +199,8 @@ impl fmt::Display for Place<'_> {
 
 /// Reads a value, and stops at what is too much and at a field that its object has already.
 #[derive(Clone, Copy)]
-struct Strict<'a> {
-    place: Place<'a>,
+struct StrictValue<'a> {
+    place: Location<'a>,
     /// What the contract says of this place; `null` where it knows none.
     schema: &'a Value,
     /// How many objects and lists it lies in.
@@ -211,7 +211,7 @@ struct Strict<'a> {
     refused: &'a RefCell<Option<Violation>>,
 }
 
-impl Strict<'_> {
+impl StrictValue<'_> {
     fn refuse<E: serde::de::Error>(&self, detail: impl Into<String>) -> E {
         let violation = Violation::new(self.place.to_string(), detail);
         self.refused.replace(Some(violation));
@@ -261,7 +261,7 @@ impl Strict<'_> {
 }
 
 /// Reads the name of a field, and looks at its length before it is copied.
-struct Name<'a>(&'a Strict<'a>);
+struct Name<'a>(&'a StrictValue<'a>);
 
 impl<'de> DeserializeSeed<'de> for Name<'_> {
     type Value = String;
@@ -282,14 +282,14 @@ impl Visitor<'_> for Name<'_> {
         if key.len() > MAX_KEY {
             return Err(self.0.refuse(format!(
                 "The field `{}` has too long a name: at most {MAX_KEY} bytes.",
-                cut(key)
+                truncate(key)
             )));
         }
         Ok(key.to_owned())
     }
 }
 
-impl<'de> DeserializeSeed<'de> for Strict<'_> {
+impl<'de> DeserializeSeed<'de> for StrictValue<'_> {
     type Value = Value;
 
     fn deserialize<D: serde::Deserializer<'de>>(self, value: D) -> Result<Value, D::Error> {
@@ -298,7 +298,7 @@ impl<'de> DeserializeSeed<'de> for Strict<'_> {
     }
 }
 
-impl<'de> Visitor<'de> for Strict<'_> {
+impl<'de> Visitor<'de> for StrictValue<'_> {
     type Value = Value;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -343,13 +343,13 @@ impl<'de> Visitor<'de> for Strict<'_> {
         self.enter()?;
         let (mut items, schema) = (Vec::new(), inside(self.schema, "0"));
         loop {
-            let item = Strict {
-                place: Place::Item(&self.place, items.len()),
+            let item = StrictValue {
+                place: Location::Item(&self.place, items.len()),
                 schema,
                 depth: self.depth + 1,
                 ..self
             };
-            let most = Most(&self, items.len(), item);
+            let most = BoundedValue(&self, items.len(), item);
             match list.next_element_seed(most)? {
                 Some(item) => items.push(item),
                 None => return Ok(Value::Array(items)),
@@ -362,8 +362,8 @@ impl<'de> Visitor<'de> for Strict<'_> {
         let mut fields = Map::new();
         while let Some(key) = object.next_key_seed(Name(&self))? {
             self.fits(fields.len(), "maxProperties", "entries")?;
-            let field = Strict {
-                place: Place::Field(&self.place, &key),
+            let field = StrictValue {
+                place: Location::Field(&self.place, &key),
                 schema: inside(self.schema, &key),
                 depth: self.depth + 1,
                 ..self
@@ -379,9 +379,9 @@ impl<'de> Visitor<'de> for Strict<'_> {
 }
 
 /// One more item of a list, where one more may be in it.
-struct Most<'a>(&'a Strict<'a>, usize, Strict<'a>);
+struct BoundedValue<'a>(&'a StrictValue<'a>, usize, StrictValue<'a>);
 
-impl<'de> DeserializeSeed<'de> for Most<'_> {
+impl<'de> DeserializeSeed<'de> for BoundedValue<'_> {
     type Value = Value;
 
     fn deserialize<D: serde::Deserializer<'de>>(self, value: D) -> Result<Value, D::Error> {

@@ -11,7 +11,7 @@ use utoipa::openapi::path::ParameterIn;
 use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
 
 use super::expected::{at, expected};
-use crate::error::{Code, Problem, cut, sentence};
+use crate::error::{Code, Problem, sentence, truncate};
 
 /// Longest query string, in bytes.
 const MAX_QUERY: usize = 8 * 1024;
@@ -67,7 +67,7 @@ fn no_such_parameter(known: &[Value], name: &str) -> Problem {
         .collect();
     let detail = format!(
         "There is no parameter `{}` here. There are: {}.",
-        cut(name),
+        truncate(name),
         names.join(", ")
     );
     Problem::new(Code::InvalidQuery, detail)

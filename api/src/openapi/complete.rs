@@ -18,7 +18,7 @@ const LINKS: [(&str, &str, &str, &str); 15] = [
     ("list_uploads", "200", "get_upload", "/data/0/id"),
     ("create_direct_upload", "200", "complete_upload", "/id"),
     ("complete_upload", "201", "get_upload", "/id"),
-    ("list_all_jobs", "200", "get_story", "/data/0/job/id"),
+    ("list_all_jobs", "200", "get_timeline", "/data/0/job/id"),
     ("pause", "201", "resume", "/id"),
     ("list_pauses", "200", "resume", "/data/0/id"),
 ];

@@ -75,7 +75,7 @@ impl Quota {
     }
 
     /// How somebody stands, without counting.
-    pub(super) fn look(&self, who: u64, now: Duration) -> Standing {
+    pub(super) fn peek(&self, who: u64, now: Duration) -> Standing {
         self.count(who, now, 0)
     }
 
@@ -166,13 +166,13 @@ mod tests {
             reset: 5,
             refused: Some(1),
         };
-        assert_eq!(quota.look(7, NOW), refused);
+        assert_eq!(quota.peek(7, NOW), refused);
         assert_eq!(quota.take(7, NOW), refused);
         assert_eq!(quota.take(8, NOW).refused, None, "somebody else");
         let later = NOW + Duration::from_millis(500);
         assert_eq!(quota.take(7, later).refused, None);
         assert_eq!(quota.take(7, later).refused, Some(1));
-        let full = quota.look(7, NOW + Duration::from_mins(1));
+        let full = quota.peek(7, NOW + Duration::from_mins(1));
         assert_eq!(
             full,
             Standing {

@@ -9,8 +9,8 @@ pub mod workers;
 use axum::response::Response;
 use common::generation::Violation;
 use common::idempotency::Request;
-use common::operation::once::{Order, Replied};
-use common::operation::{Act, MAX_REASON};
+use common::operator::once::{OperatorRequest, Replied};
+use common::operator::{Actor, MAX_REASON};
 use common::visible;
 use serde::Deserialize;
 use utoipa::ToSchema;
@@ -30,20 +30,20 @@ pub struct Reason {
 }
 
 impl Reason {
-    fn act(&self) -> Result<Act<'_>> {
+    fn act(&self) -> Result<Actor<'_>> {
         act(&self.reason)
     }
 }
 
 /// An act of this operator's, for a reason.
-fn act(reason: &str) -> Result<Act<'_>> {
+fn act(reason: &str) -> Result<Actor<'_>> {
     let length = reason.trim().chars().count();
     if visible::is_blank(reason) || length > MAX_REASON || reason.contains('\0') {
         let detail =
             format!("Say why, in 1 to {MAX_REASON} characters: it is kept with what is done.");
         return Err(Problem::invalid(vec![Violation::new("/reason", detail)]));
     }
-    Ok(Act {
+    Ok(Actor {
         by: Operator::NAME,
         reason: reason.trim(),
     })
@@ -51,8 +51,8 @@ fn act(reason: &str) -> Result<Act<'_>> {
 
 impl Reason {
     /// What an operator asks for with no more than a reason.
-    fn order<'a>(&'a self, request: &'a Request) -> Result<Order<'a>> {
-        Ok(Order {
+    fn order<'a>(&'a self, request: &'a Request) -> Result<OperatorRequest<'a>> {
+        Ok(OperatorRequest {
             act: self.act()?,
             request,
         })
@@ -74,7 +74,7 @@ fn reason() -> Schema {
         .description(Some("Why, in words: it is kept with what is done."))
         .min_length(Some(1))
         .max_length(Some(MAX_REASON))
-        .pattern(Some(visible::pattern()))
+        .pattern(Some(visible::visible_pattern()))
         .examples(["the provider's outage of this morning"])
         .into()
 }

@@ -5,7 +5,7 @@ pub mod get;
 
 use std::time::Duration;
 
-use common::artifact::{self, Artifact, Role};
+use common::artifact::{self, Artifact, ArtifactKind};
 use common::generation::image::MediaType;
 use common::id::{ArtifactId, JobId, TenantId};
 use common::{database, job};
@@ -14,9 +14,9 @@ use time::OffsetDateTime;
 use utoipa::ToSchema;
 
 use crate::app::App;
-use crate::base::Base;
+use crate::base_url::BaseUrl;
 use crate::error::{Code, Problem, Result};
-use crate::link::{File, Fresh};
+use crate::link::{File, FileLink};
 
 /// A file we made.
 #[derive(Debug, Serialize, ToSchema)]
@@ -27,7 +27,7 @@ pub struct ArtifactView {
     #[schema(value_type = String, example = "job_01kavm5pw8e0t9xqyp7x9r7m4b")]
     pub job: JobId,
     #[schema(inline)]
-    pub role: Role,
+    pub role: ArtifactKind,
     /// Which output of the job it is, from 0.
     pub output: i32,
     #[schema(inline)]
@@ -59,14 +59,19 @@ pub struct Links {
 
 impl ArtifactView {
     /// With a fresh link, as long-lived as the owner of this Platen wants. The file is called after its job.
-    pub async fn new(app: &App, base: &Base, artifact: &Artifact, job_name: Option<&str>) -> Self {
+    pub async fn new(
+        app: &App,
+        base: &BaseUrl,
+        artifact: &Artifact,
+        job_name: Option<&str>,
+    ) -> Self {
         Self::linked_for(app, base, artifact, job_name, app.link_lifetime).await
     }
 
     /// With a link that works for `lifetime`.
     pub async fn linked_for(
         app: &App,
-        base: &Base,
+        base: &BaseUrl,
         artifact: &Artifact,
         job_name: Option<&str>,
         lifetime: Duration,
@@ -76,12 +81,12 @@ impl ArtifactView {
             media_type: artifact.media_type,
             name: &artifact.file_name(job_name),
         };
-        let fresh = Fresh::to(app, base, file, lifetime).await;
+        let fresh = FileLink::to(app, base, file, lifetime).await;
         let itself = format!("/v1/artifacts/{}", artifact.id);
         Self {
             id: artifact.id,
             job: artifact.job,
-            role: artifact.role,
+            role: artifact.kind,
             output: artifact.output_idx,
             media_type: artifact.media_type,
             width: artifact.pixels.width,

@@ -10,7 +10,7 @@ use base64::engine::general_purpose::STANDARD;
 use sha2::{Digest, Sha256};
 
 use crate::app::App;
-use crate::download::Still;
+use crate::download::StaticContent;
 
 const PAGE: &str = include_str!("../../../console/index.html");
 
@@ -18,7 +18,8 @@ const PAGE: &str = include_str!("../../../console/index.html");
 static HASHES: LazyLock<[String; 2]> =
     LazyLock::new(|| ["script", "style"].map(|tag| hashes(PAGE, tag)));
 
-static STILL: LazyLock<Still> = LazyLock::new(|| Still::new("text/html; charset=utf-8", PAGE));
+static STILL: LazyLock<StaticContent> =
+    LazyLock::new(|| StaticContent::new("text/html; charset=utf-8", PAGE));
 
 pub async fn handler(AppState(app): AppState<Arc<App>>, asked: HeaderMap) -> impl IntoResponse {
     (
@@ -33,7 +34,7 @@ pub async fn handler(AppState(app): AppState<Arc<App>>, asked: HeaderMap) -> imp
                 "same-origin".to_owned(),
             ),
         ],
-        STILL.answer(&asked),
+        STILL.respond(&asked),
     )
 }
 

@@ -7,7 +7,7 @@ use axum::extract::Path;
 use axum::http::{HeaderMap, Method, Uri};
 use axum::response::Response;
 
-use crate::download::Still;
+use crate::download::StaticContent;
 use crate::error::{Code, Problem, Result};
 
 /// Every code, and what to do about it
@@ -19,14 +19,14 @@ use crate::error::{Code, Problem, Result};
     responses((status = 200, description = "Plain text, a paragraph for each code", body = String, content_type = "text/plain"))
 )]
 pub async fn list(asked: HeaderMap) -> Response {
-    static PAGE: LazyLock<Still> = LazyLock::new(|| {
+    static PAGE: LazyLock<StaticContent> = LazyLock::new(|| {
         let text = Code::ALL.iter().fold(String::new(), |mut text, &code| {
             let _ = writeln!(text, "{}", explained(code));
             text
         });
-        Still::new("text/plain; charset=utf-8", text)
+        StaticContent::new("text/plain; charset=utf-8", text)
     });
-    PAGE.answer(&asked)
+    PAGE.respond(&asked)
 }
 
 /// What a code means, and what to do about it

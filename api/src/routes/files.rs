@@ -13,13 +13,13 @@ use common::bucket::{BadLink, Bucket, BucketError, Signed};
 use common::clock;
 use common::file_name::attachment;
 use common::generation::image::MediaType;
-use common::memory::{Room, kept};
+use common::memory::{MemoryPermit, with_permit};
 use futures::{Stream, stream};
 use serde::Deserialize;
 use tokio::sync::Semaphore;
 
 use crate::app::App;
-use crate::budget::PIECE;
+use crate::budget::CHUNK_BYTES;
 use crate::download;
 use crate::error::{Code, Problem, Result, sentence};
 
@@ -68,7 +68,7 @@ pub async fn handler(
     let is_whole = method == Method::GET
         && !asked.contains_key(header::RANGE)
         && !asked.contains_key(header::IF_NONE_MATCH);
-    let begin = if is_whole { PIECE } else { SIGNATURE };
+    let begin = if is_whole { CHUNK_BYTES } else { SIGNATURE };
     let Some(begin) = app.bucket.part(&key, 0, begin as u64).await? else {
         // Of a file of ours another's bucket says nothing.
         app.owner.usable().await?;
@@ -114,7 +114,7 @@ fn pieces(
     key: String,
     begin: Bytes,
     range: Range<usize>,
-    room: Room,
+    room: MemoryPermit,
 ) -> impl Stream<Item = std::result::Result<Bytes, BucketError>> {
     let (one, room) = (Arc::new(Semaphore::new(1)), Arc::new(room));
     let file = (bucket, key);
@@ -125,7 +125,7 @@ fn pieces(
                 return Ok(None);
             }
             let turn = one.acquire_owned().await;
-            let end = left.end.min(left.start + PIECE);
+            let end = left.end.min(left.start + CHUNK_BYTES);
             let piece = match begin.get(left.start..end.min(begin.len())) {
                 Some(piece) if !piece.is_empty() => begin.slice_ref(piece),
                 _ => {
@@ -142,7 +142,7 @@ fn pieces(
                 return Err(BucketError::Deleted(file.1));
             }
             let left = left.start + piece.len()..left.end;
-            let piece = kept(piece, (turn, room));
+            let piece = with_permit(piece, (turn, room));
             Ok(Some((piece, (left, Bytes::new(), file))))
         }
     })

@@ -9,7 +9,7 @@ use axum::extract::{RawQuery, State};
 use axum::http::StatusCode;
 use common::database;
 use common::ownership::Owner;
-use common::queue::{Ring, Trouble};
+use common::queue::{ReadyQueue, Trouble};
 use serde::Serialize;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
@@ -19,9 +19,9 @@ use utoipa::ToSchema;
 use crate::app::App;
 
 /// A dependency that takes longer is not there.
-const PATIENCE: Duration = Duration::from_secs(2);
+const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long what was found is told again.
-const FRESH: Duration = Duration::from_millis(500);
+const CACHE_TTL: Duration = Duration::from_millis(500);
 
 /// Whether the process runs
 ///
@@ -123,7 +123,7 @@ pub type Examined = Arc<Mutex<Option<Found>>>;
 async fn found(app: &App) -> Found {
     let mut examined = app.examined.lock().await;
     match &*examined {
-        Some(found) if found.at.elapsed() < FRESH => found.clone(),
+        Some(found) if found.at.elapsed() < CACHE_TTL => found.clone(),
         _ => examined.insert(examine_all(app).await).clone(),
     }
 }
@@ -138,7 +138,7 @@ async fn examine_all(app: &App) -> Found {
             }
         }),
         examine("redis", false, async {
-            let failure = app.ring.check().await.err()?;
+            let failure = app.ready_queue.check().await.err()?;
             let trouble = Trouble::of(&failure).unwrap_or(Trouble::Other);
             Some(trouble.plain_words())
         }),
@@ -156,7 +156,7 @@ async fn examine_all(app: &App) -> Found {
 pub struct WorkerHealth {
     pub stopping: CancellationToken,
     pub owner: Owner,
-    pub ring: Ring,
+    pub ring: ReadyQueue,
 }
 
 /// Whether a worker takes jobs: until it is told to stop, and while the bucket is its database's. Without Redis it takes them from
@@ -185,7 +185,7 @@ pub async fn worker_ready(State(worker): State<WorkerHealth>) -> (StatusCode, St
 async fn examine_bucket(owner: &Owner) -> (Dependency, bool) {
     let mut usable = true;
     let mut bucket = examine("bucket", false, async {
-        match owner.ask().await {
+        match owner.check().await {
             Ok(ownership) => {
                 usable = ownership.is_usable();
                 ownership.problem()
@@ -204,7 +204,7 @@ async fn examine(
     examination: impl Future<Output = Option<&'static str>>,
 ) -> Dependency {
     let started = Instant::now();
-    let problem = tokio::time::timeout(PATIENCE, examination)
+    let problem = tokio::time::timeout(CHECK_TIMEOUT, examination)
         .await
         .unwrap_or(Some("does not answer in time"));
     Dependency {

@@ -22,7 +22,7 @@ use time::OffsetDateTime;
 use utoipa::ToSchema;
 
 use crate::app::App;
-use crate::base::Base;
+use crate::base_url::BaseUrl;
 use crate::error::Result;
 use crate::routes::artifacts::ArtifactView;
 use waiting::Waiting;
@@ -183,7 +183,12 @@ async fn fixed(
 }
 
 /// A job as it is now, with links that are fresh.
-pub async fn look(app: &App, base: &Base, tenant: TenantId, id: JobId) -> Result<Option<JobView>> {
+pub async fn load_view(
+    app: &App,
+    base: &BaseUrl,
+    tenant: TenantId,
+    id: JobId,
+) -> Result<Option<JobView>> {
     let connection = app.connection(tenant).await?;
     let mut transaction = database::begin_for(&connection, tenant).await?;
     let Some(job) = job::store::get(&mut transaction, id).await? else {
@@ -193,7 +198,7 @@ pub async fn look(app: &App, base: &Base, tenant: TenantId, id: JobId) -> Result
     let fixed = fixed(&mut transaction, app, tenant, std::slice::from_ref(&job)).await?;
     let queued = match job.state {
         State::Queued => {
-            let ahead = job::store::ahead(&mut transaction, &job).await?;
+            let ahead = job::store::count_ahead(&mut transaction, &job).await?;
             Some((ahead, Waiting::by_postgres(&mut transaction, &job).await?))
         }
         _ => None,

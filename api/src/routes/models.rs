@@ -15,7 +15,7 @@ use time::Date;
 use utoipa::ToSchema;
 
 use crate::openapi;
-use crate::routes::jobs::create::asked::CreateJob;
+use crate::routes::jobs::create::draft::CreateJob;
 
 /// A model on offer.
 #[derive(Debug, Serialize, ToSchema)]

@@ -14,7 +14,7 @@ use common::generation::image::{MAX_INPUT_BYTES, MediaType};
 use common::id::{TenantId, UploadId};
 use common::idempotency::{Answer, Request};
 use common::upload::{self, Upload};
-use common::uploading::{self, Kept};
+use common::uploading::{self, Stored};
 use common::{database, generation::Violation, visible};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
@@ -22,10 +22,10 @@ use tokio::time::Instant;
 use utoipa::ToSchema;
 
 use crate::app::App;
-use crate::base::Base;
+use crate::base_url::BaseUrl;
 use crate::error::{Code, Problem, Result};
 use crate::idempotency::Key;
-use crate::link::{File, Fresh};
+use crate::link::{File, FileLink};
 
 /// Largest file, in bytes. What is kept of it is smaller.
 const MAX_BYTES: usize = 20 * 1024 * 1024;
@@ -65,13 +65,13 @@ pub struct Links {
 
 impl UploadView {
     /// With a fresh link.
-    pub async fn new(app: &App, base: &Base, upload: &Upload) -> Self {
+    pub async fn new(app: &App, base: &BaseUrl, upload: &Upload) -> Self {
         let file = File {
             key: &upload.object_key,
             media_type: upload.media_type,
             name: &upload.file_name(),
         };
-        let fresh = Fresh::to(app, base, file, app.link_lifetime).await;
+        let fresh = FileLink::to(app, base, file, app.link_lifetime).await;
         Self {
             id: upload.id,
             name: upload.name.clone(),
@@ -108,13 +108,13 @@ fn location(id: UploadId) -> String {
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
-pub struct Named {
+pub struct UploadQuery {
     /// For you, to find it again: at most 200 characters.
     #[param(max_length = 200, pattern = "^[^\\u0000]*$")]
     name: Option<String>,
 }
 
-impl Named {
+impl UploadQuery {
     fn check(self) -> Result<Option<String>> {
         match self.name.filter(|name| !visible::is_blank(name)) {
             Some(name) if name.chars().count() > MAX_NAME || name.contains('\0') => {
@@ -165,15 +165,15 @@ async fn store(
 /// Names what was stored, in a row. It is answered as an upload.
 async fn keep(
     app: &App,
-    base: &Base,
+    base: &BaseUrl,
     tenant: TenantId,
     upload: &Upload,
     request: Option<&Request>,
-) -> Result<std::result::Result<Kept, Refusal>> {
+) -> Result<std::result::Result<Stored, Refusal>> {
     let view = UploadView::new(app, base, upload).await;
     let answer = |created_at| view.answer(created_at);
     let connection = app.wallet(tenant).await?;
-    Ok(uploading::keep(&connection, tenant, upload, request, &app.unpaid, answer).await)
+    Ok(uploading::store(&connection, tenant, upload, request, &app.unpaid, answer).await)
 }
 
 /// The answer to the first request like this one, where it was answered.
@@ -183,10 +183,10 @@ async fn answered_before(app: &App, tenant: TenantId, request: &Request) -> Resu
 }
 
 /// The answer to a POST that keeps something.
-fn answered(key: &Key, kept: Kept) -> Response {
+fn answered(key: &Key, kept: Stored) -> Response {
     match kept {
-        Kept::New(answer) => key.answer(answer),
-        Kept::Repeated(answer) => key.replay(answer),
+        Stored::New(answer) => key.answer(answer),
+        Stored::Repeated(answer) => key.replay(answer),
     }
 }
 

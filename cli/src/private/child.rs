@@ -36,8 +36,8 @@ use tokio::time::Instant;
 
 use super::home::Home;
 
-const UNLESS_ORPHANED: &str = r#"[ "$PPID" = "$1" ] || exit 1; shift; exec "$@""#;
-const GLANCE: Duration = Duration::from_millis(10);
+const START_SCRIPT: &str = r#"[ "$PPID" = "$1" ] || exit 1; shift; exec "$@""#;
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 /// A running server, or a program that prepares one.
 pub(super) struct Child {
@@ -57,7 +57,7 @@ pub(super) fn command(
     command
         .args(["--pdeathsig", at_parents_death.as_str()])
         .args(home.user().map(become_user).unwrap_or_default())
-        .args(["env", "--default-signal", "sh", "-c", UNLESS_ORPHANED, "sh"])
+        .args(["env", "--default-signal", "sh", "-c", START_SCRIPT, "sh"])
         .arg(process::id().to_string())
         .arg(program)
         .env_clear()
@@ -83,7 +83,7 @@ impl Child {
     /// Starts a [`command`]; `at_parents_death` is also how the child ends when it is dropped.
     pub(super) fn spawn(command: Command, at_parents_death: Signal) -> Result<Self> {
         let (reply, process) = mpsc::sync_channel(1);
-        KEEPER
+        SPAWNER
             .send((command, reply))
             .ok()
             .and_then(|()| process.recv().ok())
@@ -119,7 +119,7 @@ impl Child {
             if Instant::now() >= deadline {
                 return None;
             }
-            tokio::time::sleep(GLANCE).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
     }
 
@@ -160,7 +160,7 @@ impl Drop for Child {
             if self.ended().is_some() {
                 return;
             }
-            thread::sleep(GLANCE);
+            thread::sleep(POLL_INTERVAL);
         }
     }
 }
@@ -168,7 +168,7 @@ impl Drop for Child {
 type Order = (Command, SyncSender<io::Result<process::Child>>);
 
 /// The thread every server is started from. It ends when the process does, and not before: this sender stays.
-static KEEPER: LazyLock<Sender<Order>> = LazyLock::new(|| {
+static SPAWNER: LazyLock<Sender<Order>> = LazyLock::new(|| {
     let (sender, orders) = mpsc::channel::<Order>();
     thread::Builder::new()
         .name("private-servers".to_owned())

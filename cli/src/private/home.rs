@@ -20,7 +20,7 @@ use super::child::become_user;
 use crate::secrets;
 
 /// Where the servers of unreachable folders live.
-const ELSEWHERE: &str = "/var/lib/platen";
+const FALLBACK_FOLDER: &str = "/var/lib/platen";
 
 /// A folder that one server has to itself for as long as this value lives.
 pub(super) struct Home {
@@ -190,14 +190,14 @@ fn reachable(folder: &Path, user: &User) -> Result<PathBuf> {
     }
 
     let name = folder.file_name().unwrap_or_default().to_string_lossy();
-    let elsewhere =
-        Path::new(ELSEWHERE).join(format!("{name}-{}", hex::encode(rand::random::<[u8; 6]>())));
+    let elsewhere = Path::new(FALLBACK_FOLDER)
+        .join(format!("{name}-{}", hex::encode(rand::random::<[u8; 6]>())));
     warn_of(folder, user, &elsewhere);
     DirBuilder::new()
         .recursive(true)
         .mode(0o755)
-        .create(ELSEWHERE)
-        .with_context(|| format!("cannot make {ELSEWHERE}"))?;
+        .create(FALLBACK_FOLDER)
+        .with_context(|| format!("cannot make {FALLBACK_FOLDER}"))?;
     DirBuilder::new().mode(0o700).create(&elsewhere)?;
     give(&elsewhere, user)?;
     // The link comes last: a link to nothing would be followed, a folder without a link is only forgotten.

@@ -6,9 +6,9 @@ use std::path::Path;
 use anyhow::Context;
 use common::authentication;
 use common::credits::Credits;
-use common::database::{self, Role};
+use common::database::{self, DatabaseRole};
 use common::ledger;
-use common::operation::{Act, tenants};
+use common::operator::{Actor, tenants};
 use common::tenant::ApiKey;
 use sqlx::PgPool;
 
@@ -30,7 +30,7 @@ impl Demo {
         data: &Path,
         api: SocketAddr,
     ) -> anyhow::Result<Self> {
-        let pool = database::connect(database_url, Role::Api, 2)
+        let pool = database::connect(database_url, DatabaseRole::Api, 2)
             .await
             .context("cannot reach Postgres")?;
         let file = data.join("demo.key");
@@ -67,7 +67,7 @@ impl Demo {
 }
 
 async fn make(pool: &PgPool, file: &Path) -> anyhow::Result<(ApiKey, common::id::TenantId)> {
-    let act = Act {
+    let act = Actor {
         by: "platen up",
         reason: "the demo of this data folder is set up",
     };

@@ -4,7 +4,7 @@ use sqlx::PgConnection;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{Artifact, Role};
+use super::{Artifact, ArtifactKind};
 use crate::database::row::RowId;
 use crate::generation::image::{MediaType, Pixels};
 use crate::id::{ArtifactId, JobId, TenantId};
@@ -27,7 +27,7 @@ pub async fn insert(
         tenant.0,
         artifact.job.0,
         artifact.output_idx,
-        artifact.role.as_str(),
+        artifact.kind.as_str(),
         fence,
         artifact.object_key,
         &artifact.sha256[..],
@@ -107,7 +107,7 @@ impl Row {
             id,
             job: JobId(self.job_id),
             output_idx: self.output_idx,
-            role: row.known("role", &self.role, Role::parse)?,
+            kind: row.known("role", &self.role, ArtifactKind::parse)?,
             object_key: self.object_key,
             sha256: row.fits("sha256", self.sha256)?,
             bytes: self.bytes,

@@ -5,7 +5,7 @@ use sqlx::{PgConnection, PgExecutor};
 use super::{Calls, Jobs, OpenJobs};
 
 /// Lines folded in one turn: more than are written between two turns, and few enough for one statement.
-const MOST: i64 = 50_000;
+const MAX_LINES_PER_FOLD: i64 = 50_000;
 
 /// Jobs that have ended.
 pub async fn jobs(connection: &mut PgConnection) -> sqlx::Result<Vec<Jobs>> {
@@ -69,7 +69,7 @@ pub async fn fold(executor: impl PgExecutor<'_>) -> sqlx::Result<i64> {
             n = t.n + excluded.n, held = t.held + excluded.held, captured = t.captured + excluded.captured, released = t.released + excluded.released,
             refunded = t.refunded + excluded.refunded, cost_micros = t.cost_micros + excluded.cost_micros)
         SELECT count(*) AS "folded!" FROM folded"#,
-        MOST
+        MAX_LINES_PER_FOLD
     )
     .fetch_one(executor)
     .await

@@ -17,11 +17,11 @@ use walkdir::{DirEntry, WalkDir};
 use super::{BucketError, FileKind, Listed};
 
 /// Objects that are listed ahead of whoever reads the list.
-const AHEAD: usize = 256;
+const WALK_BUFFER: usize = 256;
 /// Entries that [`survey`] looks at.
-const SURVEYED: usize = 100_000;
+const MAX_SURVEYED_FILES: usize = 100_000;
 /// What group and others may do; a file of ours grants none of it.
-const OF_OTHERS: u32 = 0o077;
+const OTHERS_MODE_BITS: u32 = 0o077;
 
 /// Where the files are.
 #[derive(Clone, Debug)]
@@ -61,7 +61,7 @@ impl Folder {
 
     /// Every file, in no order, and what else lies between them.
     pub(super) fn list(&self) -> BoxStream<'static, Result<Listed, BucketError>> {
-        let (sender, receiver) = mpsc::channel(AHEAD);
+        let (sender, receiver) = mpsc::channel(WALK_BUFFER);
         let root = self.0.clone();
         tokio::task::spawn_blocking(move || {
             for listed in walk(&root) {
@@ -183,7 +183,7 @@ pub fn survey(root: &Path) -> io::Result<Survey> {
         ..Survey::default()
     };
     for entry in WalkDir::new(root).follow_links(false) {
-        if survey.seen >= SURVEYED {
+        if survey.seen >= MAX_SURVEYED_FILES {
             survey.is_whole = false;
             break;
         }
@@ -197,7 +197,7 @@ pub fn survey(root: &Path) -> io::Result<Survey> {
             survey.irregular += 1;
             survey.an_irregular.get_or_insert_with(|| entry.into_path());
         } else if let Ok(metadata) = fs::metadata(entry.path())
-            && metadata.permissions().mode() & OF_OTHERS != 0
+            && metadata.permissions().mode() & OTHERS_MODE_BITS != 0
             // The marker is no secret, and may have been written by an operator's login.
             && entry.path() != root.join(super::MARKER)
         {

@@ -12,9 +12,9 @@ use time::OffsetDateTime;
 use crate::config::LINKS;
 
 /// How much the clock of whoever signed may be ahead of that of whoever checks.
-const CLOCKS_DIFFER: Duration = Duration::from_mins(5);
+const MAX_CLOCK_SKEW: Duration = Duration::from_mins(5);
 /// Hex digits of a key's id.
-const ID: usize = 8;
+const KEY_ID_LENGTH: usize = 8;
 
 /// The keys that links are signed with.
 #[derive(Clone)]
@@ -108,7 +108,7 @@ impl SigningKeys {
                 .verify_slice(&signature)
                 .is_ok()
         });
-        let longest = now + *LINKS.end() + CLOCKS_DIFFER;
+        let longest = now + *LINKS.end() + MAX_CLOCK_SKEW;
         if !is_ours {
             Err(BadLink::Forged)
         } else if expires <= now.unix_timestamp() {
@@ -124,7 +124,7 @@ impl SigningKeys {
 /// Tells keys apart, and nothing about them: the first digits of a hash.
 fn id(key: &SecretString) -> String {
     let mut id = hex::encode(Sha256::digest(key.expose_secret()));
-    id.truncate(ID);
+    id.truncate(KEY_ID_LENGTH);
     id
 }
 
@@ -218,9 +218,9 @@ mod tests {
         let wrong = NOW + Duration::from_hours(24 * 365 * 30);
         let link = keys.link(KEY, "a", wrong, LIFETIME);
         assert_eq!(keys.check(KEY, signed(&link), NOW), Err(BadLink::TooLong));
-        let link = keys.link(KEY, "a", NOW + CLOCKS_DIFFER, longest);
+        let link = keys.link(KEY, "a", NOW + MAX_CLOCK_SKEW, longest);
         assert_eq!(keys.check(KEY, signed(&link), NOW), Ok(()));
-        let a_moment = CLOCKS_DIFFER + Duration::from_secs(1);
+        let a_moment = MAX_CLOCK_SKEW + Duration::from_secs(1);
         let link = keys.link(KEY, "a", NOW + a_moment, longest);
         assert_eq!(keys.check(KEY, signed(&link), NOW), Err(BadLink::TooLong));
     }

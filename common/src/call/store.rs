@@ -65,7 +65,7 @@ pub async fn calls_left(connection: &mut PgConnection, job: JobId) -> sqlx::Resu
 }
 
 /// Keeps the provider's handle: before it is polled, so that any worker can.
-pub async fn operate(
+pub async fn record_operation(
     connection: &mut PgConnection,
     id: CallId,
     operation: &str,
@@ -97,7 +97,7 @@ pub async fn abandon(connection: &mut PgConnection, job: JobId) -> sqlx::Result<
 
 /// Gives an earlier attempt's call up for lost: possibly made, possibly billed. Only who holds the job may, and only if
 /// the call is as it was read: its worker may live, and have kept a handle meanwhile.
-pub async fn lose(
+pub async fn record_lost(
     connection: &mut PgConnection,
     job: JobId,
     fence: i32,

@@ -365,14 +365,8 @@ impl Source<'_> {
                     );
                 }
             }
-            if credits
-                .values()
-                .any(|price| *price > Credits::HIGHEST_PRICE)
-            {
-                wrong(
-                    at,
-                    &format!("a price is at most {}", Credits::HIGHEST_PRICE),
-                );
+            if credits.values().any(|price| *price > Credits::MAX_PRICE) {
+                wrong(at, &format!("a price is at most {}", Credits::MAX_PRICE));
             }
             if prices.iter().any(|other: &Price| other.from == from.0) {
                 wrong(at, &format!("two prices begin on {}", from.0));

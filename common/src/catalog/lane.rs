@@ -17,7 +17,7 @@ pub struct Lane {
 /// A text that names no lane.
 #[derive(Debug, thiserror::Error)]
 #[error("{0:?} is no lane")]
-pub struct NoLane(String);
+pub struct InvalidLane(String);
 
 impl fmt::Display for Lane {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -30,10 +30,10 @@ impl fmt::Display for Lane {
 }
 
 impl FromStr for Lane {
-    type Err = NoLane;
+    type Err = InvalidLane;
 
-    fn from_str(text: &str) -> Result<Self, NoLane> {
-        let no_lane = || NoLane(text.to_owned());
+    fn from_str(text: &str) -> Result<Self, InvalidLane> {
+        let no_lane = || InvalidLane(text.to_owned());
         let (provider, rest) = text.split_once('/').ok_or_else(no_lane)?;
         let (location, model) = rest.split_once('/').ok_or_else(no_lane)?;
         let (provider, project) = match provider.split_once(':') {

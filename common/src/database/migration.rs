@@ -13,7 +13,7 @@ use sqlx::migrate::{MigrateError as Failed, Migrator};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, Connection, Executor, PgConnection, PgPool};
 
-use super::Role;
+use super::DatabaseRole;
 
 /// The SQL that makes the roles, for whoever may create roles where `platen migrate` may not.
 pub const ROLES: &str = include_str!("../../../migrations/roles.sql");
@@ -23,11 +23,11 @@ static MIGRATIONS: Migrator = sqlx::migrate!("../migrations");
 /// How long a migration waits for a lock before it lets others pass.
 const LOCK_TIMEOUT: &str = "200ms";
 /// How often it is looked meanwhile who holds it.
-const LOOK: Duration = Duration::from_millis(50);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// Between two tries, at first and at most.
-const PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(2));
+const RETRY_DELAY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(2));
 /// How long it is tried in all.
-const PATIENCE: Duration = Duration::from_mins(2);
+const LOCK_WAIT_LIMIT: Duration = Duration::from_mins(2);
 
 /// Why the schema could not be brought up to date.
 #[derive(Debug, thiserror::Error)]
@@ -51,19 +51,19 @@ pub enum MigrateError {
 pub struct Login {
     pub name: String,
     /// What it may act as.
-    pub roles: Vec<Role>,
+    pub roles: Vec<DatabaseRole>,
     /// With this password it is made where it is missing; without one it must be there.
     pub password: Option<SecretString>,
 }
 
 /// Creates the roles where that is allowed, lets `runtime_login` act as all three runtime roles, and runs what migrations are missing.
 pub async fn migrate(owner_url: &str, runtime_login: Option<&str>) -> Result<(), MigrateError> {
-    migrate_within(owner_url, runtime_login, PATIENCE).await
+    migrate_within(owner_url, runtime_login, LOCK_WAIT_LIMIT).await
 }
 
 /// The same for several logins, each with roles of its own.
 pub async fn migrate_with(owner_url: &str, logins: &[Login]) -> Result<(), MigrateError> {
-    migrate_logins(owner_url, logins, PATIENCE).await
+    migrate_logins(owner_url, logins, LOCK_WAIT_LIMIT).await
 }
 
 /// The same; after `patience` it gives up waiting for locks, and says who holds them.
@@ -76,7 +76,7 @@ pub async fn migrate_within(
         .into_iter()
         .map(|name| Login {
             name: name.to_owned(),
-            roles: Role::ALL.to_vec(),
+            roles: DatabaseRole::ALL.to_vec(),
             password: None,
         })
         .collect();
@@ -95,8 +95,8 @@ async fn migrate_logins(
     let began = Instant::now();
     let mut holders = "nobody that is seen now".to_owned();
     let mut pauses = ExponentialBuilder::default()
-        .with_min_delay(PAUSE.0)
-        .with_max_delay(PAUSE.1)
+        .with_min_delay(RETRY_DELAY.0)
+        .with_max_delay(RETRY_DELAY.1)
         .with_jitter()
         .without_max_times()
         .build();
@@ -110,7 +110,7 @@ async fn migrate_logins(
             return Err(MigrateError::Locked { waited, holders });
         }
         tracing::info!(%error, "The schema is in use by {holders}; it is changed later");
-        tokio::time::sleep(pauses.next().unwrap_or(PAUSE.1)).await;
+        tokio::time::sleep(pauses.next().unwrap_or(RETRY_DELAY.1)).await;
     }
 }
 
@@ -127,13 +127,13 @@ async fn try_once(
         .fetch_one(&mut connection)
         .await?;
     let done = {
-        let mut work = std::pin::pin!(bring_up_to_date(&mut connection, logins));
+        let mut work = std::pin::pin!(apply(&mut connection, logins));
         loop {
             tokio::select! {
                 biased;
                 done = &mut work => break done,
-                () = tokio::time::sleep(LOOK) => {
-                    if let Some(seen) = who_holds_up(&mut watch, process).await? {
+                () = tokio::time::sleep(POLL_INTERVAL) => {
+                    if let Some(seen) = blocking_sessions(&mut watch, process).await? {
                         *holders = seen;
                     }
                 }
@@ -146,10 +146,7 @@ async fn try_once(
     done
 }
 
-async fn bring_up_to_date(
-    connection: &mut PgConnection,
-    logins: &[Login],
-) -> Result<(), MigrateError> {
+async fn apply(connection: &mut PgConnection, logins: &[Login]) -> Result<(), MigrateError> {
     if let Err(error) = connection.execute(ROLES).await
         && !roles_exist(connection).await?
     {
@@ -180,7 +177,7 @@ fn is_locked_out(error: &MigrateError) -> bool {
 }
 
 /// What this process waits for, and whom, in words; `None` where it waits for nobody.
-async fn who_holds_up(watch: &mut PgConnection, process: i32) -> sqlx::Result<Option<String>> {
+async fn blocking_sessions(watch: &mut PgConnection, process: i32) -> sqlx::Result<Option<String>> {
     sqlx::query_scalar!(
         r#"-- migration::who_holds_up
         SELECT string_agg(format('%s (process %s, login %s%s)', coalesce(nullif(application_name, ''), 'a client'), pid, usename,
@@ -236,12 +233,12 @@ async fn allow_roles(connection: &mut PgConnection, login: &Login) -> sqlx::Resu
 const FOR_OPERATORS: i32 = 5;
 
 /// How much of all connections a login may take, in percent: three logins with a role each take no more than all together.
-fn share(roles: &[Role]) -> i32 {
+fn share(roles: &[DatabaseRole]) -> i32 {
     roles
         .iter()
         .map(|role| match role {
-            Role::Api | Role::Worker => 45,
-            Role::Reader => 10,
+            DatabaseRole::Api | DatabaseRole::Worker => 45,
+            DatabaseRole::Reader => 10,
         })
         .sum()
 }

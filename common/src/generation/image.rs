@@ -67,7 +67,7 @@ pub struct Input {
     pub upload: Option<UploadId>,
     pub object_key: String,
     pub media_type: MediaType,
-    pub role: Role,
+    pub role: InputRole,
     pub sha256: String,
     pub bytes: u64,
 }
@@ -75,7 +75,7 @@ pub struct Input {
 /// What an input picture is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum Role {
+pub enum InputRole {
     /// The thing to be shown.
     Product,
     /// The person to be shown.
@@ -86,7 +86,7 @@ pub enum Role {
     Source,
 }
 
-impl Role {
+impl InputRole {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Product => "product",

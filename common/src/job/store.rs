@@ -8,7 +8,7 @@ use sqlx::{PgConnection, PgPool};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{Claimed, Cost, Job, LAST_CALL, Open, State};
+use super::{Capacity, Claimed, Cost, DELIVERY_MARGIN, Job, State};
 use crate::credits::{Credits, Quote};
 use crate::database::row::RowId;
 use crate::database::{NotOneRow, one_row};
@@ -237,12 +237,12 @@ pub async fn ended(pool: &PgPool, ids: &[JobId]) -> sqlx::Result<Vec<JobId>> {
 }
 
 /// How many of the tenant's own queued jobs go before this one.
-pub async fn ahead(connection: &mut PgConnection, job: &Job) -> sqlx::Result<i64> {
+pub async fn count_ahead(connection: &mut PgConnection, job: &Job) -> sqlx::Result<i64> {
     sqlx::query_scalar!(
         r#"-- job::ahead
         SELECT count(*) AS "ahead!" FROM jobs WHERE state = 'queued' AND tenant_id = $1 AND (turn, id) < ($2, $3)"#,
         job.tenant.0,
-        job.turn,
+        job.virtual_time,
         job.id.0
     )
     .fetch_one(connection)
@@ -275,9 +275,9 @@ pub async fn claim(
     id: JobId,
     worker: &str,
     lease: Duration,
-    open: &Open,
+    open: &Capacity,
 ) -> sqlx::Result<Option<Claimed>> {
-    let rooms = open.rooms();
+    let rooms = open.columns();
     let row = sqlx::query!(
         r#"-- job::claim
         UPDATE jobs SET state = 'running', fence = fence + 1, worker = $2,
@@ -302,12 +302,12 @@ pub async fn claim(
         worker,
         interval(lease),
         &rooms.models,
-        &rooms.anywhere,
-        &rooms.at_home,
-        interval(LAST_CALL),
-        &rooms.shut_models as &[Option<String>],
-        &rooms.shut_tenants as &[Option<String>],
-        &rooms.shut_everywhere,
+        &rooms.with_fallback,
+        &rooms.primary_only,
+        interval(DELIVERY_MARGIN),
+        &rooms.excluded_models as &[Option<String>],
+        &rooms.excluded_tenants as &[Option<String>],
+        &rooms.excluded_everywhere,
     )
     .fetch_optional(pool)
     .await?;
@@ -363,11 +363,11 @@ pub async fn renew(
 /// The next jobs to ring, in turn order: of each model no more than its lanes have room for, so that no model's
 /// backlog hides another's. A job a provider works on needs no room; neither does one that has something to deliver
 /// when its deadline is near. Models that are not named are another worker's.
-pub async fn due(pool: &PgPool, limit: i64, open: &Open) -> sqlx::Result<Vec<(JobId, i64)>> {
-    if open.shuts_out() {
+pub async fn due(pool: &PgPool, limit: i64, open: &Capacity) -> sqlx::Result<Vec<(JobId, i64)>> {
+    if open.has_exclusions() {
         return due_by_tenant(pool, limit, open).await;
     }
-    let rooms = open.rooms();
+    let rooms = open.columns();
     let rows = sqlx::query!(
         r#"-- job::due
         WITH open AS (
@@ -388,9 +388,9 @@ pub async fn due(pool: &PgPool, limit: i64, open: &Open) -> sqlx::Result<Vec<(Jo
         SELECT id AS "id!", turn AS "turn!" FROM roomy UNION SELECT id, turn FROM in_the_making ORDER BY 2, 1 LIMIT $1"#,
         limit,
         &rooms.models,
-        &rooms.anywhere,
-        &rooms.at_home,
-        interval(LAST_CALL),
+        &rooms.with_fallback,
+        &rooms.primary_only,
+        interval(DELIVERY_MARGIN),
     )
     .fetch_all(pool)
     .await?;
@@ -402,8 +402,12 @@ pub async fn due(pool: &PgPool, limit: i64, open: &Open) -> sqlx::Result<Vec<(Jo
 
 /// The same where jobs of some tenants, or of some models, may not be started: each tenant's next jobs are looked up
 /// by themselves, so that nobody's backlog is read to find what is behind it.
-async fn due_by_tenant(pool: &PgPool, limit: i64, open: &Open) -> sqlx::Result<Vec<(JobId, i64)>> {
-    let rooms = open.rooms();
+async fn due_by_tenant(
+    pool: &PgPool,
+    limit: i64,
+    open: &Capacity,
+) -> sqlx::Result<Vec<(JobId, i64)>> {
+    let rooms = open.columns();
     let rows = sqlx::query!(
         r#"-- job::due_by_tenant
         WITH RECURSIVE open AS (
@@ -444,12 +448,12 @@ async fn due_by_tenant(pool: &PgPool, limit: i64, open: &Open) -> sqlx::Result<V
         SELECT id AS "id!", turn AS "turn!" FROM next WHERE number <= anywhere UNION SELECT id, turn FROM in_the_making ORDER BY 2, 1 LIMIT $1"#,
         limit,
         &rooms.models,
-        &rooms.anywhere,
-        &rooms.at_home,
-        interval(LAST_CALL),
-        &rooms.shut_models as &[Option<String>],
-        &rooms.shut_tenants as &[Option<String>],
-        &rooms.shut_everywhere,
+        &rooms.with_fallback,
+        &rooms.primary_only,
+        interval(DELIVERY_MARGIN),
+        &rooms.excluded_models as &[Option<String>],
+        &rooms.excluded_tenants as &[Option<String>],
+        &rooms.excluded_everywhere,
     )
     .fetch_all(pool)
     .await?;
@@ -682,7 +686,7 @@ impl Row {
             calls_started: self.calls_started,
             max_calls: self.max_calls,
             priority: self.priority,
-            turn: self.turn,
+            virtual_time: self.turn,
             run_after: self.run_after,
             deadline: self.deadline,
             cost: Cost {

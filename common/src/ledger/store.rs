@@ -8,7 +8,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::{Account, Cause, Lot, Share, Transfer};
-use crate::credits::{Credits, TooManyCredits};
+use crate::credits::{CreditLimitError, Credits};
 use crate::database::row::RowId;
 use crate::id::{GrantId, JobId, TenantId};
 
@@ -23,10 +23,10 @@ pub struct Wallet {
 
 impl Wallet {
     /// Whether it may be given so many credits more, at once.
-    pub fn may_be_given(self, more: Credits) -> Result<(), TooManyCredits> {
+    pub fn may_be_given(self, more: Credits) -> Result<(), CreditLimitError> {
         let total = self.available.plus(self.held);
         total
-            .map_err(|_| TooManyCredits::InAWallet)?
+            .map_err(|_| CreditLimitError::InAWallet)?
             .may_be_given(more)
     }
 }
@@ -258,7 +258,7 @@ pub async fn forfeit_lots(connection: &mut PgConnection, shares: &[Share]) -> sq
 
 /// One line of a tenant's statement.
 #[derive(Clone, Debug)]
-pub struct Line {
+pub struct StatementLine {
     pub seq: i64,
     pub kind: String,
     pub debit: String,
@@ -268,7 +268,7 @@ pub struct Line {
     pub at: OffsetDateTime,
 }
 
-impl Line {
+impl StatementLine {
     /// The job that caused it, where one did.
     ///
     /// # Errors
@@ -290,9 +290,9 @@ pub async fn statement(
     tenant: TenantId,
     before: Option<i64>,
     limit: i64,
-) -> sqlx::Result<Vec<Line>> {
+) -> sqlx::Result<Vec<StatementLine>> {
     sqlx::query_as!(
-        Line,
+        StatementLine,
         r#"-- ledger::statement
         SELECT seq, kind, debit, credit, amount AS "amount: Credits", ref AS "reference", at FROM transfers
         WHERE tenant_id = $1 AND ($2::bigint IS NULL OR seq < $2) ORDER BY seq DESC LIMIT $3"#,

@@ -38,11 +38,11 @@ impl Dialect {
 
 /// One row of the outcome table.
 #[derive(Clone, Copy, Debug)]
-pub struct Row {
+pub struct Rule {
     /// Who can answer so.
     pub dialects: &'static [Dialect],
     /// What the answer shows.
-    pub sign: &'static str,
+    pub answer_signal: &'static str,
     pub class: Class,
 }
 
@@ -56,16 +56,16 @@ const OPENAI: &[Dialect] = &[Dialect::Openai];
 /// Those who may answer with a picture's address in place of the picture.
 const BY_ADDRESS: &[Dialect] = &[Dialect::Interactions, Dialect::Openai];
 
-const fn row(dialects: &'static [Dialect], sign: &'static str, class: Class) -> Row {
-    Row {
+const fn row(dialects: &'static [Dialect], sign: &'static str, class: Class) -> Rule {
+    Rule {
         dialects,
-        sign,
+        answer_signal: sign,
         class,
     }
 }
 
 /// The table. The first row that fits a dialect and a sign is the one.
-pub static TABLE: &[Row] = &[
+pub static TABLE: &[Rule] = &[
     // A picture.
     row(EVERYONE, "ok", Class::Ok),
     row(EVERYONE, "wrong_type", Class::Ok),
@@ -293,15 +293,15 @@ pub fn class(dialect: Dialect, sign: &str) -> Class {
 
 /// Whether the table names this very sign.
 pub fn names(dialect: Dialect, sign: &str) -> bool {
-    row_of(dialect, sign).is_some_and(|row| row.sign == sign)
+    row_of(dialect, sign).is_some_and(|row| row.answer_signal == sign)
 }
 
-fn row_of(dialect: Dialect, sign: &str) -> Option<&'static Row> {
+fn row_of(dialect: Dialect, sign: &str) -> Option<&'static Rule> {
     TABLE.iter().find(|row| {
         row.dialects.contains(&dialect)
-            && match row.sign.strip_suffix('*') {
+            && match row.answer_signal.strip_suffix('*') {
                 Some(beginning) => sign.starts_with(beginning),
-                None => sign == row.sign,
+                None => sign == row.answer_signal,
             }
     })
 }
@@ -336,8 +336,12 @@ mod tests {
     fn no_row_hides_behind_an_earlier_one() {
         for row in TABLE {
             for &dialect in row.dialects {
-                let found = row_of(dialect, row.sign).unwrap();
-                assert!(std::ptr::eq(found, row), "{} {dialect:?}", row.sign);
+                let found = row_of(dialect, row.answer_signal).unwrap();
+                assert!(
+                    std::ptr::eq(found, row),
+                    "{} {dialect:?}",
+                    row.answer_signal
+                );
             }
         }
     }
@@ -365,7 +369,7 @@ mod tests {
             let Contract {
                 counts,
                 strikes,
-                elsewhere,
+                retry_on_other_lane: elsewhere,
                 customer,
                 operator,
                 ..
@@ -407,7 +411,7 @@ mod tests {
             writeln!(
                 text,
                 "| `{}` | {from} | `{}` | {} | {charged} |",
-                row.sign,
+                row.answer_signal,
                 row.class.as_str(),
                 follows(row.class),
             )

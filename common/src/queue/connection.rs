@@ -25,7 +25,7 @@ const PROBE_TIMEOUT: Duration = Duration::from_millis(200);
 const PROBE_INTERVAL: Duration = Duration::from_secs(3);
 /// Time from a failure to the next dial: the second one in a row, and the longest.
 const FIRST_DELAY: Duration = Duration::from_millis(50);
-const LONGEST_DELAY: Duration = Duration::from_secs(1);
+const MAX_RECONNECT_DELAY: Duration = Duration::from_secs(1);
 
 /// A connection, or the dial that whoever needs it waits for.
 type Dial = Shared<BoxFuture<'static, RedisResult<MultiplexedConnection>>>;
@@ -182,7 +182,7 @@ fn delay_after(failures: u32) -> Duration {
         None => Duration::ZERO,
         Some(doublings) => FIRST_DELAY
             .saturating_mul(2_u32.saturating_pow(doublings))
-            .min(LONGEST_DELAY),
+            .min(MAX_RECONNECT_DELAY),
     }
 }
 

@@ -14,7 +14,7 @@
 //! for others. For the same reason an eighth of the calls it lets in is kept from each tenant. Of a tenant Redis
 //! holds a short hash of its id, for two hours after its last call, and its strikes for one hour after the last.
 //!
-//! The scripts are in `lanes/`; `look.lua` goes before each of the others.
+//! The scripts are in `lanes/`; `shared.lua` goes before each of the others.
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
@@ -24,30 +24,30 @@ use redis::{RedisResult, Script, ScriptInvocation};
 use time::OffsetDateTime;
 
 use super::connection::SharedConnection;
-use super::{Ring, RingError};
+use super::{QueueError, ReadyQueue};
 use crate::catalog::{Catalog, Lane, Model};
 use crate::config::LaneTiming;
 use crate::id::{CallId, TenantId};
-use crate::job::{Open, Room, Shut};
+use crate::job::{Capacity, Exclusion, ModelCapacity};
 use crate::outcome::{Class, Failure, STRIKES_OUT};
 
 /// Calls a lane lets in at once before it has learned anything.
 const FIRST_LIMIT: u32 = 32;
 /// What is left of the limit after a cut, in hundredths.
-const CUT: u32 = 85;
+const CUT_PERCENT: u32 = 85;
 /// Retries a lane allows out of nothing, and what one success adds, in hundredths.
-const BUDGET: u32 = 20;
-const EARNED: u32 = 25;
+const RETRY_BUDGET: u32 = 20;
+const RETRY_CREDIT_PERCENT: u32 = 25;
 /// A provider's hint is kept to, but not for longer than this.
-const LONGEST_HINT: Duration = Duration::from_mins(2);
+const MAX_RETRY_AFTER: Duration = Duration::from_mins(2);
 /// Room where nothing is known that holds jobs back.
-const ANY: i64 = 1_000_000;
+const UNLIMITED: i64 = 1_000_000;
 /// What lanes know is forgotten when nobody has called for so long.
-const FORGOTTEN: Duration = Duration::from_hours(6);
+const LANE_TTL: Duration = Duration::from_hours(6);
 /// Strikes of one tenant are forgotten when there was none for so long.
-const TENANT_FORGOTTEN: Duration = Duration::from_hours(1);
+const TENANT_TTL: Duration = Duration::from_hours(1);
 /// Tenants a lane is closed for that are remembered, those for the longest time: what dispatcher and claim leave out.
-const MAX_CLOSED_TENANTS: usize = 200;
+const MAX_UNAVAILABLE_TENANTS: usize = 200;
 
 /// The lanes of one Platen.
 #[derive(Clone)]
@@ -59,21 +59,21 @@ pub struct Lanes {
 
 /// Whether a call may be made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Entry {
-    Open,
-    Closed(Pause),
+pub enum Acquisition {
+    Granted,
+    Denied(Pause),
 }
 
 /// Why a lane lets nobody in, and for how long at least.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pause {
     pub wait: Duration,
-    pub why: Why,
+    pub reason: PauseReason,
 }
 
 /// What keeps a lane from letting calls in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Why {
+pub enum PauseReason {
     /// As many calls as it bears are in flight.
     Full,
     /// Too many of its calls were retries.
@@ -84,23 +84,23 @@ pub enum Why {
 
 /// How a call ended, as far as it concerns its lane.
 #[derive(Clone, Copy, Debug)]
-pub struct Ended {
+pub struct CallResult {
     pub class: Class,
     pub strikes: u32,
     /// The provider asked to wait this long.
     pub retry_after: Option<Duration>,
 }
 
-impl Ended {
+impl CallResult {
     /// With a picture.
-    pub const WELL: Self = Self {
+    pub const OK: Self = Self {
         class: Class::Ok,
         strikes: 0,
         retry_after: None,
     };
 }
 
-impl From<&Failure> for Ended {
+impl From<&Failure> for CallResult {
     fn from(failure: &Failure) -> Self {
         Self {
             class: failure.class,
@@ -135,18 +135,18 @@ pub struct LaneState {
     /// Time between two calls that are let in, where they are let in evenly.
     pub gap: Duration,
     /// What closed it, where strikes have; once its pause is over, one call may probe it.
-    pub broken: Option<Class>,
+    pub circuit_open: Option<Class>,
     /// Why it lets nobody in, where it does not.
     pub pause: Option<Pause>,
     /// Since when its provider's answers have closed or paused it; a success ends that.
     pub since: Option<OffsetDateTime>,
     /// For which tenants it is closed because of their own calls.
-    pub closed_for: Vec<ClosedFor>,
+    pub unavailable_for: Vec<UnavailableFor>,
 }
 
 /// A tenant whose calls have closed a lane for it.
 #[derive(Clone, Debug)]
-pub struct ClosedFor {
+pub struct UnavailableFor {
     /// [`TenantId::pseudonym`].
     pub tenant: String,
     /// Until it may probe the lane, at least.
@@ -155,7 +155,7 @@ pub struct ClosedFor {
     pub since: Option<OffsetDateTime>,
 }
 
-impl Why {
+impl PauseReason {
     fn parse(word: &str) -> Self {
         match word {
             "full" => Self::Full,
@@ -173,27 +173,27 @@ impl Why {
     }
 }
 
-static ENTER: LazyLock<Script> = LazyLock::new(|| {
+static ACQUIRE: LazyLock<Script> = LazyLock::new(|| {
     Script::new(concat!(
-        include_str!("lanes/look.lua"),
-        include_str!("lanes/enter.lua")
+        include_str!("lanes/shared.lua"),
+        include_str!("lanes/acquire.lua")
     ))
 });
-static LEAVE: LazyLock<Script> = LazyLock::new(|| {
+static RELEASE: LazyLock<Script> = LazyLock::new(|| {
     Script::new(concat!(
-        include_str!("lanes/look.lua"),
-        include_str!("lanes/leave.lua")
+        include_str!("lanes/shared.lua"),
+        include_str!("lanes/release.lua")
     ))
 });
 static STATES: LazyLock<Script> = LazyLock::new(|| {
     Script::new(concat!(
-        include_str!("lanes/look.lua"),
+        include_str!("lanes/shared.lua"),
         include_str!("lanes/states.lua")
     ))
 });
 
 impl Lanes {
-    pub fn new(ring: &Ring, timing: LaneTiming) -> Self {
+    pub fn new(ring: &ReadyQueue, timing: LaneTiming) -> Self {
         Self {
             connection: ring.connection.clone(),
             prefix: format!("{}:lane", ring.keys.name),
@@ -202,70 +202,70 @@ impl Lanes {
     }
 
     /// Lets a call in, or says for how long not. `ends_within` bounds how long it counts when nobody reports its end.
-    pub async fn enter(
+    pub async fn acquire(
         &self,
         lane: &Lane,
         tenant: TenantId,
         call: CallId,
         ends_within: Duration,
         retry: bool,
-    ) -> Result<Entry, RingError> {
+    ) -> Result<Acquisition, QueueError> {
         let (wait, why): (u64, String) = self
-            .keys(&ENTER, lane, tenant)
+            .keys(&ACQUIRE, lane, tenant)
             .arg(call.0.simple().to_string())
             .arg(millis(ends_within))
             .arg(FIRST_LIMIT)
             .arg(i32::from(retry))
-            .arg(BUDGET)
-            .arg(millis(FORGOTTEN))
+            .arg(RETRY_BUDGET)
+            .arg(millis(LANE_TTL))
             .arg(tenant.pseudonym())
             .invoke_async(&mut self.connection.clone())
             .await?;
         Ok(match wait {
-            0 => Entry::Open,
-            wait => Entry::Closed(Pause {
+            0 => Acquisition::Granted,
+            wait => Acquisition::Denied(Pause {
                 wait: Duration::from_millis(wait),
-                why: Why::parse(&why),
+                reason: PauseReason::parse(&why),
             }),
         })
     }
 
     /// Reports how a call that was let in ended; `None`: it says nothing of the lane.
-    pub async fn leave(
+    pub async fn release(
         &self,
         lane: &Lane,
         tenant: TenantId,
         call: CallId,
-        ended: Option<Ended>,
+        ended: Option<CallResult>,
         ends_within: Duration,
-    ) -> Result<(), RingError> {
+    ) -> Result<(), QueueError> {
         let strikes = ended.map_or(0, |ended| ended.strikes);
         let hint = ended.and_then(|ended| ended.retry_after);
         // What only people can mend is probed more rarely.
         let patience = if strikes * 2 >= STRIKES_OUT { 6 } else { 1 };
         let (least, most) = self.timing.closed;
-        let by_request = ended.is_some_and(|ended| ended.class.may_come_of_the_request());
+        let by_request = ended.is_some_and(|ended| ended.class.may_be_caused_by_request());
         let _changed: i64 = self
-            .keys(&LEAVE, lane, tenant)
+            .keys(&RELEASE, lane, tenant)
             .arg(call.0.simple().to_string())
             .arg(FIRST_LIMIT)
             .arg(ended.map_or("", |ended| ended.class.as_str()))
             .arg(strikes)
             .arg(millis(ends_within))
-            .arg(CUT)
+            .arg(CUT_PERCENT)
             .arg(millis(least * patience))
             .arg(millis(most * patience))
             .arg(millis(self.timing.throttled.0))
             .arg(millis(self.timing.throttled.1))
-            .arg(millis(hint.unwrap_or_default().min(LONGEST_HINT)))
-            .arg(BUDGET)
-            .arg(EARNED)
+            .arg(millis(hint.unwrap_or_default().min(MAX_RETRY_AFTER)))
+            .arg(RETRY_BUDGET)
+            .arg(RETRY_CREDIT_PERCENT)
             .arg(STRIKES_OUT)
-            .arg(millis(FORGOTTEN))
+            .arg(millis(LANE_TTL))
             .arg(tenant.pseudonym())
             .arg(i32::from(by_request))
-            .arg(millis(TENANT_FORGOTTEN))
-            .arg(MAX_CLOSED_TENANTS)
+            .arg(millis(TENANT_TTL))
+            .arg(MAX_UNAVAILABLE_TENANTS)
             .invoke_async(&mut self.connection.clone())
             .await?;
         Ok(())
@@ -285,7 +285,7 @@ impl Lanes {
             return Ok(Vec::new());
         }
         let mut call = STATES.arg(FIRST_LIMIT);
-        call.arg(MAX_CLOSED_TENANTS);
+        call.arg(MAX_UNAVAILABLE_TENANTS);
         for lane in lanes {
             let hash = self.hash(lane);
             call.key(&hash)
@@ -308,13 +308,13 @@ impl Lanes {
                 limit,
                 in_flight,
                 gap: Duration::from_millis(gap),
-                broken: (broken == 1).then(|| Class::parse(&cause)).flatten(),
+                circuit_open: (broken == 1).then(|| Class::parse(&cause)).flatten(),
                 pause: (wait > 0).then(|| Pause {
                     wait: Duration::from_millis(wait),
-                    why: Why::parse(&why),
+                    reason: PauseReason::parse(&why),
                 }),
                 since: moment(since),
-                closed_for: tenants.into_iter().map(ClosedFor::from).collect(),
+                unavailable_for: tenants.into_iter().map(UnavailableFor::from).collect(),
             }
         };
         Ok(lanes.iter().zip(states).map(state).collect())
@@ -340,12 +340,15 @@ impl Lanes {
 
 /// How many jobs of each model may be started, and of which tenants none. A model that its provider no longer has lets jobs
 /// through: they are to end at once, not to wait.
-pub fn open(catalog: &Catalog, states: &[LaneState]) -> Open {
-    open_models(catalog.models(), states)
+pub fn available(catalog: &Catalog, states: &[LaneState]) -> Capacity {
+    available_models(catalog.models(), states)
 }
 
 /// The same of these models only.
-pub fn open_models<'a>(models: impl IntoIterator<Item = &'a Model>, states: &[LaneState]) -> Open {
+pub fn available_models<'a>(
+    models: impl IntoIterator<Item = &'a Model>,
+    states: &[LaneState],
+) -> Capacity {
     let models: Vec<&Model> = models.into_iter().collect();
     let states: HashMap<&Lane, &LaneState> =
         states.iter().map(|state| (&state.lane, state)).collect();
@@ -354,37 +357,37 @@ pub fn open_models<'a>(models: impl IntoIterator<Item = &'a Model>, states: &[La
         states.collect::<Option<Vec<&LaneState>>>()
     };
     let retired = |state: &&LaneState| {
-        let why = state.pause.map(|pause| pause.why);
-        why == Some(Why::Answers(Class::ModelRetired))
+        let why = state.pause.map(|pause| pause.reason);
+        why == Some(PauseReason::Answers(Class::ModelRetired))
     };
     let room = |lanes: &[Lane]| match of(lanes) {
         Some(states) if !states.iter().all(retired) => {
-            states.into_iter().map(LaneState::room).sum()
+            states.into_iter().map(LaneState::capacity).sum()
         }
-        _ => ANY,
+        _ => UNLIMITED,
     };
-    let rooms = models.iter().map(|model| Room {
+    let rooms = models.iter().map(|model| ModelCapacity {
         model: model.id.clone(),
-        anywhere: room(model.lanes(true)),
-        at_home: room(model.lanes(false)),
+        with_fallback: room(model.lanes(true)),
+        primary_only: room(model.lanes(false)),
     });
     let shut = models.iter().flat_map(|model| {
         let home = of(model.lanes(false)).unwrap_or_default();
         let all = of(model.lanes(true)).unwrap_or_default();
-        let tenants = home.iter().flat_map(|state| &state.closed_for);
-        let shut = tenants.map(move |closed| Shut {
+        let tenants = home.iter().flat_map(|state| &state.unavailable_for);
+        let shut = tenants.map(move |closed| Exclusion {
             model: Some(model.id.clone()),
             tenant: Some(closed.tenant.clone()),
             everywhere: all
                 .iter()
-                .all(|state| state.room() == 0 || state.is_closed_for(&closed.tenant)),
+                .all(|state| state.capacity() == 0 || state.is_unavailable_for(&closed.tenant)),
         });
         shut.collect::<Vec<_>>()
     });
-    Open::new(rooms).without(shut)
+    Capacity::new(rooms).without(shut)
 }
 
-impl From<(String, u64, String, i64)> for ClosedFor {
+impl From<(String, u64, String, i64)> for UnavailableFor {
     fn from((tenant, wait, why, since): (String, u64, String, i64)) -> Self {
         Self {
             tenant,
@@ -396,8 +399,8 @@ impl From<(String, u64, String, i64)> for ClosedFor {
 }
 
 impl LaneState {
-    fn is_closed_for(&self, pseudonym: &str) -> bool {
-        let mut closed = self.closed_for.iter();
+    fn is_unavailable_for(&self, pseudonym: &str) -> bool {
+        let mut closed = self.unavailable_for.iter();
         closed.any(|closed| closed.tenant == pseudonym)
     }
 
@@ -405,31 +408,31 @@ impl LaneState {
     #[must_use]
     pub fn seen_by(mut self, tenant: TenantId) -> Self {
         let pseudonym = tenant.pseudonym();
-        let mut closed = self.closed_for.iter();
+        let mut closed = self.unavailable_for.iter();
         let Some(closed) = closed.find(|closed| closed.tenant == pseudonym) else {
             return self;
         };
-        if self.closed_by().is_none() {
+        if self.unavailable_because().is_none() {
             self.pause = Some(Pause {
                 wait: closed.wait,
-                why: Why::Answers(closed.by),
+                reason: PauseReason::Answers(closed.by),
             });
-            self.broken = Some(closed.by);
+            self.circuit_open = Some(closed.by);
             self.since = closed.since;
         }
         self
     }
 
     /// What keeps it closed, or paused.
-    pub fn closed_by(&self) -> Option<Class> {
-        match self.pause.map(|pause| pause.why) {
-            Some(Why::Answers(class)) => Some(class),
-            _ => self.broken,
+    pub fn unavailable_because(&self) -> Option<Class> {
+        match self.pause.map(|pause| pause.reason) {
+            Some(PauseReason::Answers(class)) => Some(class),
+            _ => self.circuit_open,
         }
     }
 
     /// Calls it would let in within the next second, and a few to wait at the door: what ends is followed at once.
-    fn room(&self) -> i64 {
+    fn capacity(&self) -> i64 {
         if self.pause.is_some() {
             return 0;
         }

@@ -242,7 +242,7 @@ pub async fn receipts(
 }
 
 /// Keeps a job's files until a time; returns the hold's number, or `None` when the tenant has no such job.
-pub async fn hold(
+pub async fn add_legal_hold(
     connection: &mut PgConnection,
     tenant: TenantId,
     job: JobId,
@@ -265,7 +265,10 @@ pub async fn hold(
 }
 
 /// Ends a hold; returns whose files it kept, or `None` when there is none that stands.
-pub async fn lift(connection: &mut PgConnection, hold: i64) -> sqlx::Result<Option<JobId>> {
+pub async fn remove_legal_hold(
+    connection: &mut PgConnection,
+    hold: i64,
+) -> sqlx::Result<Option<JobId>> {
     let lifted: Option<Uuid> = sqlx::query_scalar!(
         "-- retention::lift
         UPDATE holds SET lifted_at = clock_timestamp() WHERE id = $1 AND lifted_at IS NULL RETURNING job_id",

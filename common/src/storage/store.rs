@@ -8,7 +8,7 @@ use super::Stored;
 use crate::id::{JobId, TenantId};
 
 /// Lines folded in one turn.
-const MOST: i64 = 50_000;
+const MAX_LINES_PER_FOLD: i64 = 50_000;
 
 /// What a tenant keeps. It decides where the wallet is locked.
 pub async fn stored(connection: &mut PgConnection, tenant: TenantId) -> sqlx::Result<Stored> {
@@ -48,7 +48,7 @@ pub async fn fold(executor: impl PgExecutor<'_>) -> sqlx::Result<i64> {
           UPDATE storage_totals t SET bytes = t.bytes + f.bytes
           FROM (SELECT tenant_id, sum(bytes)::bigint AS bytes FROM folded GROUP BY tenant_id) f WHERE t.tenant_id = f.tenant_id)
         SELECT count(*) AS "folded!" FROM folded"#,
-        MOST
+        MAX_LINES_PER_FOLD
     )
     .fetch_one(executor)
     .await

@@ -26,7 +26,7 @@ pub fn step(name: &str) -> HistogramTimer {
 static STEP_SECONDS: LazyLock<HistogramVec> = LazyLock::new(|| {
     histogram(
         "platen_step_seconds",
-        "Seconds a step of an attempt took: inputs and room waited for, originals stored, pictures developed and stored, jobs settled.",
+        "Seconds a step of an attempt took: inputs and room waited for, originals stored, pictures rendered and stored, jobs settled.",
         &["step"],
         &[
             0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0,
@@ -74,26 +74,26 @@ pub static LEASE_LEFT: LazyLock<prometheus::Gauge> = LazyLock::new(|| {
     ))
 });
 
-/// Pictures that wait for a place in the darkroom, or have one.
-pub static DARKROOM: LazyLock<IntGauge> = LazyLock::new(|| {
+/// Pictures that wait for a place in the render_pool, or have one.
+pub static RENDER_POOL: LazyLock<IntGauge> = LazyLock::new(|| {
     registered(IntGauge::new(
-        "platen_darkroom_pictures",
-        "Pictures that are developed or wait for it.",
+        "platen_render_pool_pictures",
+        "Pictures that are rendered or wait for it.",
     ))
 });
 
 /// Pictures it develops at once.
-pub static DARKROOM_PLACES: LazyLock<IntGauge> = LazyLock::new(|| {
+pub static RENDER_POOL_SIZE: LazyLock<IntGauge> = LazyLock::new(|| {
     registered(IntGauge::new(
-        "platen_darkroom_places",
-        "Pictures that are developed at once.",
+        "platen_render_pool_size",
+        "Pictures that are rendered at once.",
     ))
 });
 
 /// 1 while this process asks Redis in vain.
-static REDIS_AWAY: LazyLock<IntGauge> = LazyLock::new(|| {
+static REDIS_UNAVAILABLE: LazyLock<IntGauge> = LazyLock::new(|| {
     registered(IntGauge::new(
-        "platen_redis_away",
+        "platen_redis_unavailable",
         "Whether Redis does not do what this process asks.",
     ))
 });
@@ -109,7 +109,7 @@ static REDIS_TROUBLE: LazyLock<IntGaugeVec> = LazyLock::new(|| {
 
 /// Tells whether Redis is away, and why.
 pub fn redis(trouble: Option<Trouble>) {
-    REDIS_AWAY.set(i64::from(trouble.is_some()));
+    REDIS_UNAVAILABLE.set(i64::from(trouble.is_some()));
     for one in Trouble::ALL {
         REDIS_TROUBLE
             .with_label_values(&[one.as_str()])
@@ -136,7 +136,7 @@ pub fn watch(name: &'static str, pool: &PgPool) {
 }
 
 /// Before metrics are told.
-pub(super) fn look() {
+pub(super) fn refresh() {
     BUILD.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
     let pools = POOLS.lock().unwrap_or_else(PoisonError::into_inner);
     for (name, pool) in &*pools {

@@ -45,12 +45,12 @@ impl TraceParent {
 /// Not a `traceparent` of version `00`; whoever sent it is not a part of any trace.
 #[derive(Debug, thiserror::Error)]
 #[error("no traceparent")]
-pub struct NoTraceParent;
+pub struct InvalidTraceParent;
 
 impl FromStr for TraceParent {
-    type Err = NoTraceParent;
+    type Err = InvalidTraceParent;
 
-    fn from_str(text: &str) -> Result<Self, NoTraceParent> {
+    fn from_str(text: &str) -> Result<Self, InvalidTraceParent> {
         let hex = |part: &str, length: usize| {
             let digit = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
             part.len() == length && part.bytes().all(digit)
@@ -61,7 +61,7 @@ impl FromStr for TraceParent {
             ["00", trace, parent, flags] if id(trace, 32) && id(parent, 16) && hex(flags, 2) => {
                 Ok(Self(text.to_owned()))
             }
-            _ => Err(NoTraceParent),
+            _ => Err(InvalidTraceParent),
         }
     }
 }
@@ -82,7 +82,7 @@ pub fn request(method: &str, route: &str, parent: Option<&TraceParent>) -> Span 
 }
 
 /// How a request was answered.
-pub fn answered(span: &Span, status: u16) {
+pub fn record_status(span: &Span, status: u16) {
     span.record("http.response.status_code", status);
     if status >= 500 {
         span.record("otel.status_code", "ERROR");
@@ -126,7 +126,7 @@ pub fn call(dialect: Dialect, lane: &Lane, call: CallId) -> Span {
 }
 
 /// What came of a call: its class, and what the provider said of itself.
-pub fn called(span: &Span, class: Class, response: Option<&str>, tokens: Option<Tokens>) {
+pub fn record_call(span: &Span, class: Class, response: Option<&str>, tokens: Option<Tokens>) {
     if let Some(response) = response {
         span.record("gen_ai.response.id", response);
     }
@@ -151,7 +151,7 @@ fn vendor(dialect: Dialect) -> &'static str {
 }
 
 /// What goes on with a span: its own place in the trace, where it is recorded.
-pub fn place(span: &Span) -> Option<TraceParent> {
+pub fn current(span: &Span) -> Option<TraceParent> {
     otlp::place(span)
 }
 

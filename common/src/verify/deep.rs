@@ -18,13 +18,13 @@ use crate::ownership::{self, Ownership};
 /// Rows read at once.
 const PAGE: i64 = 500;
 /// Objects read at once.
-const READS: usize = 8;
+const CONCURRENT_READS: usize = 8;
 /// How often progress is told.
-const TELL_EVERY: Duration = Duration::from_secs(10);
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);
 
 /// What a long check has to say.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Told {
+pub enum Report {
     Finding(Finding),
     Progress(Progress),
 }
@@ -44,7 +44,7 @@ pub async fn check(
     pool: &PgPool,
     bucket: &Bucket,
     grace: Duration,
-    tell: impl FnMut(Told),
+    tell: impl FnMut(Report),
 ) -> Result<Progress, SearchError> {
     // What lies in another's bucket says nothing of this database.
     ownership::must_be_usable(pool, bucket).await?;
@@ -59,7 +59,7 @@ pub async fn check(
     if let (Ownership::NotAdopted, Some(problem)) = (ownership, ownership.problem()) {
         check.find("I17", problem.to_owned());
     }
-    for of in [Of::Artifacts, Of::OpenCalls, Of::Uploads] {
+    for of in [Table::Artifacts, Table::OpenCalls, Table::Uploads] {
         check.files(of).await?;
     }
     check.orphans(grace).await?;
@@ -76,7 +76,7 @@ struct Check<'a, F> {
 
 /// Which rows name files that must be there.
 #[derive(Clone, Copy)]
-enum Of {
+enum Table {
     /// All that are not deleted.
     Artifacts,
     /// Originals that the next attempt of an open job takes over.
@@ -93,8 +93,8 @@ struct Row {
     bytes: i64,
 }
 
-impl<F: FnMut(Told)> Check<'_, F> {
-    async fn files(&mut self, of: Of) -> sqlx::Result<()> {
+impl<F: FnMut(Report)> Check<'_, F> {
+    async fn files(&mut self, of: Table) -> sqlx::Result<()> {
         let mut after = Uuid::nil();
         loop {
             let page = of.page(self.pool, after).await?;
@@ -108,7 +108,7 @@ impl<F: FnMut(Told)> Check<'_, F> {
                     let stored = bucket.measure(&row.object_key).await;
                     (row, stored)
                 })
-                .buffer_unordered(READS);
+                .buffer_unordered(CONCURRENT_READS);
             while let Some((row, stored)) = read.next().await {
                 self.progress.read += 1;
                 if let Ok(Some(stored)) = &stored {
@@ -164,13 +164,13 @@ impl<F: FnMut(Told)> Check<'_, F> {
     }
 
     fn find(&mut self, invariant: &'static str, says: String) {
-        (self.tell)(Told::Finding(Finding { invariant, says }));
+        (self.tell)(Report::Finding(Finding { invariant, says }));
     }
 
     fn go_on(&mut self) {
-        if self.told.elapsed() >= TELL_EVERY {
+        if self.told.elapsed() >= PROGRESS_INTERVAL {
             self.told = Instant::now();
-            (self.tell)(Told::Progress(self.progress));
+            (self.tell)(Report::Progress(self.progress));
         }
     }
 }
@@ -203,7 +203,7 @@ fn lies(object: &Listed, why: &str) -> String {
     format!("{key} ({bytes} bytes, of {modified}): {why}")
 }
 
-impl Of {
+impl Table {
     fn word(self) -> &'static str {
         match self {
             Self::Artifacts => "artifact",

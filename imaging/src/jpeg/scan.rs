@@ -10,7 +10,7 @@ use super::{DAMAGED, Reason, Tables};
 
 const MISSING: Reason = "some of its pixels are missing";
 /// The most blocks of a group.
-const MOST_BLOCKS: usize = 10;
+const MAX_BLOCKS: usize = 10;
 
 /// Where each coefficient stands in its block, in the order they are stored in.
 pub(super) const ZIGZAG: [usize; 64] = [
@@ -117,7 +117,7 @@ impl Scan {
             let (h, v) = frame.channels[part.channel].sampling;
             h * v
         });
-        if parts.len() > 1 && blocks.sum::<usize>() > MOST_BLOCKS {
+        if parts.len() > 1 && blocks.sum::<usize>() > MAX_BLOCKS {
             return Err(DAMAGED);
         }
         Ok(Self {

@@ -19,7 +19,7 @@ fn png_with(chunks: &[([u8; 4], Vec<u8>)]) -> Vec<u8> {
 }
 
 fn shown(file: &[u8]) -> [u8; 3] {
-    let rendition = render(file, target(64, 64), Format::Png).unwrap();
+    let rendition = rendered(file, target(64, 64), Format::Png).unwrap();
     pixels(&rendition.bytes).get_pixel(9, 9).0
 }
 
@@ -174,7 +174,7 @@ fn transparent_levels_have_as_many_bits_as_pixels() {
         file.extend(png_chunk(*b"tRNS", &[0x5A, 0xFF]));
         file.extend(png_chunk(*b"IDAT", &stored(&raw)));
         file.extend(png_chunk(*b"IEND", &[]));
-        let rendition = render(&file, target(8, 2), Format::Png).unwrap();
+        let rendition = rendered(&file, target(8, 2), Format::Png).unwrap();
         let shown = image::load_from_memory(&rendition.bytes)
             .unwrap()
             .to_rgba8();
@@ -213,7 +213,7 @@ fn a_webp_is_turned_even_if_its_exif_has_a_name() {
         encoder
             .write_image(&picture, 60, 40, image::ExtendedColorType::Rgb8)
             .unwrap();
-        let rendition = render(&webp, target(40, 60), Format::Png).unwrap();
+        let rendition = rendered(&webp, target(40, 60), Format::Png).unwrap();
         let shown = pixels(&rendition.bytes);
         assert_near(shown.get_pixel(20, 5).0, RED, 2);
         assert_near(shown.get_pixel(20, 55).0, BLUE, 2);

@@ -10,11 +10,11 @@ fn photo() -> RgbImage {
 
 fn refused(file: &[u8]) -> String {
     let uploaded = clean(file, MAX_INPUT_BYTES).unwrap_err();
-    let developed = render(file, target(64, 64), Format::Png).map(|_| ());
+    let rendered = rendered(file, target(64, 64), Format::Png).map(|_| ());
     match uploaded {
         ImagingError::Unreadable { reason, .. } => {
             assert!(!reason.contains("::") && !reason.contains('{'), "{reason}");
-            assert!(developed.is_err());
+            assert!(rendered.is_err());
             reason.to_owned()
         }
         other => panic!("{other:?}"),
@@ -148,7 +148,7 @@ fn nothing_behind_the_pixels_of_a_png_survives() {
         let mut odd = png[..33].to_vec();
         odd.extend(png_chunk(*b"IDAT", &packed));
         odd.extend(png_chunk(*b"IEND", &[]));
-        match render(&odd, target(160, 120), Format::Png) {
+        match rendered(&odd, target(160, 120), Format::Png) {
             Ok(rendition) => {
                 assert!(
                     !rendition.bytes.windows(9).any(|part| part == &SECRET[..9]),

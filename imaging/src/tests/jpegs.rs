@@ -15,7 +15,7 @@ fn corners() -> RgbImage {
 }
 
 fn shows_corners(file: &[u8], what: &str) {
-    let shown = pixels(&render(file, target(64, 48), Format::Png).unwrap().bytes);
+    let shown = pixels(&rendered(file, target(64, 48), Format::Png).unwrap().bytes);
     for (x, y) in [(8, 8), (56, 8), (8, 40), (56, 40)] {
         let (got, expected) = (shown.get_pixel(x, y).0, corners().get_pixel(x, y).0);
         let near = got.iter().zip(expected).all(|(a, b)| a.abs_diff(b) <= 6);

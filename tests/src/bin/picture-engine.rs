@@ -6,7 +6,7 @@ use std::{fs, io};
 
 use anyhow::Context;
 use common::generation::image::{Fit, Format, Pixels, Recipe, Rendering};
-use imaging::{Space, render, steps};
+use imaging::{Space, rendition, steps};
 use nix::sys::{
     resource::{UsageWho, getrusage},
     time::TimeValLike,
@@ -40,7 +40,7 @@ fn main() -> anyhow::Result<()> {
         let original = fs::read(text("source")?)?;
 
         let before = cpu()?;
-        let rendition = render(&original, &recipe, space)?;
+        let rendition = rendition(&original, &recipe, space)?;
         let ms = cpu()? - before;
 
         if let Some(out) = job["out"].as_str() {

@@ -19,7 +19,7 @@ use clap::Parser;
 use cli::private::{Servers, Tuning};
 use common::bucket::Address;
 use common::config::Config;
-use common::database::{self, Role as Rights};
+use common::database::{self, DatabaseRole as Rights};
 use common::id::JobId;
 use fakes::{Fake, Latency, Switches};
 use secrecy::SecretString;

@@ -119,7 +119,7 @@ async fn look(pipeline: &Pipeline, began: Instant) {
             began.elapsed().as_secs_f64(),
             lane.limit,
             lane.in_flight,
-            lane.pause.map_or("open", |pause| pause.why.as_str())
+            lane.pause.map_or("open", |pause| pause.reason.as_str())
         );
         tokio::time::sleep(Duration::from_secs(1)).await;
     }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use cli::private::Tuning;
-use common::database::{self, Role};
+use common::database::{self, DatabaseRole};
 use common::{billing, telemetry, verify};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor, PgPool};
@@ -45,7 +45,7 @@ async fn main() -> ExitCode {
         "filled with {rows} jobs in {:.0} s",
         started.elapsed().as_secs_f64()
     );
-    let reader = database::connect(&named.runtime_url(&database), Role::Reader, 1)
+    let reader = database::connect(&named.runtime_url(&database), DatabaseRole::Reader, 1)
         .await
         .unwrap();
     let mut well = scrapes(&named.runtime_url(&database), &reader).await;
@@ -85,7 +85,9 @@ async fn main() -> ExitCode {
 
 /// What Prometheus waits for, once the lines are folded as they are every few seconds.
 async fn scrapes(url: &str, reader: &PgPool) -> bool {
-    let worker = database::connect(url, Role::Worker, 1).await.unwrap();
+    let worker = database::connect(url, DatabaseRole::Worker, 1)
+        .await
+        .unwrap();
     while billing::store::fold(&worker).await.unwrap() > 0 {}
     worker.close().await;
     let transfers: i64 = sqlx::query_scalar("SELECT count(*) FROM transfers")

@@ -9,7 +9,7 @@ use common::config::{Config, Timing};
 use common::id::JobId;
 use common::orphans::Search;
 use common::verify;
-use common::verify::deep::{self, Told};
+use common::verify::deep::{self, Report};
 use fakes::Call;
 use sqlx::PgPool;
 use time::OffsetDateTime;
@@ -340,7 +340,7 @@ impl<'a> Books<'a> {
 
     /// I7, I19: every file is there and is the one; what nobody names is swept away, and was not worth keeping.
     async fn bucket(&self, figures: &mut Figures) -> anyhow::Result<()> {
-        let bucket = self.stage.shelf()?;
+        let bucket = self.stage.spool()?;
         let orphans = orphans(&self.pool, &bucket).await?;
         figures.orphans = orphans.len();
         for (key, modified) in &orphans {
@@ -363,7 +363,7 @@ impl<'a> Books<'a> {
         }
         sweep(&self.stage.straight, &self.pool, &bucket).await?;
         let checked = deep::check(&self.pool, &bucket, Duration::ZERO, |told| {
-            if let Told::Finding(finding) = told {
+            if let Report::Finding(finding) = told {
                 self.diary()
                     .violation(format!("{}: {}", finding.invariant, finding.says));
             }

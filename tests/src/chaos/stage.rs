@@ -11,8 +11,8 @@ use common::config::{
     API_MEMORY, Config, Links, Logins, MEMORY, Ports, Providers, Rates, Timing, Unpaid,
 };
 use common::credits::Credits;
-use common::database::{self, Role as DatabaseRole};
-use common::operation::tenants;
+use common::database::{self, DatabaseRole};
+use common::operator::tenants;
 use fakes::{Fake, Fault, Latency, Switches};
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::PgPool;
@@ -249,7 +249,7 @@ impl Stage {
     }
 
     /// The bucket, with no proxy between.
-    pub fn shelf(&self) -> anyhow::Result<Bucket> {
+    pub fn spool(&self) -> anyhow::Result<Bucket> {
         let key = self.straight.signing_key()?.clone();
         Ok(Bucket::open(&self.straight.bucket()?, key)?)
     }

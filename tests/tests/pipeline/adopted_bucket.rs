@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use common::bucket::{Bucket, MARKER};
-use common::database::{self, Role};
+use common::database::{self, DatabaseRole};
 use common::ownership::{self, AdoptError};
 use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
@@ -246,7 +246,7 @@ async fn until_a_bucket_is_adopted_files_are_kept_and_nothing_is_deleted() {
     let address = pipeline.config.bucket().unwrap();
     let bucket = Bucket::open(&address, SecretString::default()).unwrap();
     let url = pipeline.servers.runtime_url(&pipeline.database);
-    let pool = database::connect(&url, Role::Api, 1).await.unwrap();
+    let pool = database::connect(&url, DatabaseRole::Api, 1).await.unwrap();
     let adopted = ownership::adopt(&pool, &bucket, "here", TESTER, false).await;
     assert!(
         matches!(adopted, Err(AdoptError::AnothersMarker(_))),

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 async fn folding_changes_nothing_that_is_told() {
     let pipeline = Pipeline::start().await;
     let url = pipeline.servers.runtime_url(&pipeline.database);
-    let pool = common::database::connect(&url, common::database::Role::Worker, 4)
+    let pool = common::database::connect(&url, common::database::DatabaseRole::Worker, 4)
         .await
         .unwrap();
     let stop = CancellationToken::new();

@@ -97,7 +97,7 @@ async fn what_was_paid_for_waits(mood: Mood) {
     pipeline.until(Duration::from_secs(10), called).await;
     case.s3.set_mood(mood);
     case.waits().await;
-    assert!(metric(pipeline, "platen_bucket_away").await > 0.0);
+    assert!(metric(pipeline, "platen_bucket_unavailable").await > 0.0);
     let later = join_all((0..5).map(|_| async { pipeline.submit(&small_job()).await })).await;
     tokio::time::sleep(Duration::from_secs(3)).await;
     assert_eq!(
@@ -133,7 +133,7 @@ async fn what_was_paid_for_waits(mood: Mood) {
             .all(|outcome| outcome == "ok")
     );
     assert!(metric(pipeline, "platen_spool_bytes").await < 1.0);
-    assert!(metric(pipeline, "platen_bucket_away").await < 1.0);
+    assert!(metric(pipeline, "platen_bucket_unavailable").await < 1.0);
     assert_eq!(pipeline.balance().await.1, 0);
     case.close().await;
 }

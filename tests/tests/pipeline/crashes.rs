@@ -96,12 +96,12 @@ async fn only_who_holds_the_job_gives_a_call_up_and_only_as_it_was_read() {
     let mut journal = store::of_job(&mut owner, id).await.unwrap();
     let read = journal.remove(0);
     let lose = async |fence, connection: &mut PgConnection| {
-        store::lose(connection, id, fence, &read, &lost)
+        store::record_lost(connection, id, fence, &read, &lost)
             .await
             .unwrap()
     };
     assert!(lose(1, &mut owner).await.is_err(), "under a stale fence");
-    store::operate(&mut owner, call, "a handle")
+    store::record_operation(&mut owner, call, "a handle")
         .await
         .unwrap()
         .unwrap();

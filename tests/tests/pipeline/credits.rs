@@ -5,7 +5,7 @@ use std::time::Duration;
 use common::credits::Credits;
 use common::database;
 use common::id::TenantId;
-use common::operation::tenants;
+use common::operator::tenants;
 use common::{telemetry, verify};
 use reqwest::Method;
 use serde_json::json;
@@ -304,7 +304,7 @@ async fn a_source_gives_once_to_each_tenant_and_a_payment_once_in_all() {
     .await;
     let (other, _) = pipeline.add_tenant(0).await;
     let url = pipeline.servers.runtime_url(&pipeline.database);
-    let pool = database::connect(&url, database::Role::Api, 2)
+    let pool = database::connect(&url, database::DatabaseRole::Api, 2)
         .await
         .unwrap();
     let grant = async |tenant, credits| {
@@ -360,7 +360,7 @@ async fn lots_burn_down_in_their_order_and_get_back_what_was_theirs() {
     let mut owner = pipeline.owner().await;
     let pool = database::connect(
         &pipeline.servers.runtime_url(&pipeline.database),
-        database::Role::Api,
+        database::DatabaseRole::Api,
         1,
     )
     .await

@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use cli::private::{Postgres, Tuning};
-use common::database::{self, Role};
+use common::database::{self, DatabaseRole};
 use common::verify::{self, Finding};
 use secrecy::SecretString;
 use serde_json::json;
@@ -83,7 +83,9 @@ async fn what_a_promoted_replica_never_heard_of_is_told_and_charges_nobody() {
         redis_url: TestServers::get().await.redis_url,
     };
     let url = promoted.runtime_url(&pipeline.database);
-    let reader = database::connect(&url, Role::Reader, 2).await.unwrap();
+    let reader = database::connect(&url, DatabaseRole::Reader, 2)
+        .await
+        .unwrap();
     let mut owner = PgConnection::connect(&promoted.owner_url).await.unwrap();
 
     // One job that the replica sees end, and one that it sees called for and no more.

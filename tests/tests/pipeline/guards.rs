@@ -37,7 +37,7 @@ async fn the_guards_are_what_the_list_says() {
         assert_eq!(facts, listed, "WRITE_GUARDS=1 writes the list anew");
         // Whoever may only read finds the same.
         let url = servers.runtime_url(&name);
-        let reader = common::database::connect(&url, common::database::Role::Reader, 1);
+        let reader = common::database::connect(&url, common::database::DatabaseRole::Reader, 1);
         let mut reader = reader.await.unwrap().acquire().await.unwrap().detach();
         assert_eq!(guards::facts(&mut reader).await.unwrap(), facts);
         reader.close().await.unwrap();

@@ -1,6 +1,6 @@
 //! One tenant never sees or changes what is another's, and no role can do what it must not.
 
-use common::database::{self, Role};
+use common::database::{self, DatabaseRole};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use sqlx::{Connection, Executor, PgConnection};
@@ -150,7 +150,7 @@ async fn without_a_tenant_no_row_is_seen_and_the_ledger_cannot_be_rewritten() {
         "storage_totals",
         "storage_lines",
     ];
-    let api = database::connect(&url, Role::Api, 1).await.unwrap();
+    let api = database::connect(&url, DatabaseRole::Api, 1).await.unwrap();
     for table in tables {
         let rows: i64 =
             sqlx::query_scalar(sqlx::AssertSqlSafe(format!("SELECT count(*) FROM {table}")))

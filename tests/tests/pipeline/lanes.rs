@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use common::config::Unpaid;
 use common::outcome::Class;
-use common::queue::lanes::Why;
+use common::queue::lanes::PauseReason;
 use fakes::Fault;
 use futures::future::join_all;
 use reqwest::{Method, StatusCode};
@@ -54,8 +54,8 @@ async fn a_model_that_is_gone_is_asked_for_once() {
     }
     assert_eq!(pipeline.fake.journal().count(), 1, "calls");
     assert_eq!(
-        pipeline.lane(MODEL).await.pause.unwrap().why,
-        Why::Answers(Class::ModelRetired)
+        pipeline.lane(MODEL).await.pause.unwrap().reason,
+        PauseReason::Answers(Class::ModelRetired)
     );
     assert_eq!(pipeline.balance().await, (1_000, 0));
     pipeline.close().await;
@@ -73,7 +73,7 @@ async fn an_outage_closes_the_lane_and_a_probe_opens_it() {
     pipeline
         .until(Duration::from_secs(10), async || {
             let pause = pipeline.lane(MODEL).await.pause?;
-            (pause.why == Why::Answers(Class::ProviderFault)).then_some(())
+            (pause.reason == PauseReason::Answers(Class::ProviderFault)).then_some(())
         })
         .await;
     // What was under way when it closed may still end.

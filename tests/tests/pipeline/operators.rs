@@ -8,8 +8,8 @@ use common::credits::Credits;
 use common::id::JobId;
 use common::idempotency::{self, Request};
 use common::job::store::Search;
-use common::operation::once::{self, Order};
-use common::operation::{self, Act, tenants};
+use common::operator::once::{self, OperatorRequest};
+use common::operator::{self, Actor, tenants};
 use common::retention::{Purpose, Retention};
 use common::{clock, database, job};
 use reqwest::{Method, StatusCode};
@@ -119,13 +119,13 @@ async fn what_is_done_for_a_tenant_stands_on_record_or_is_not_done() {
     let pipeline = Pipeline::start().await;
     let tenant = pipeline.tenant;
     let url = pipeline.servers.runtime_url(&pipeline.database);
-    let pool = database::connect(&url, database::Role::Api, 1)
+    let pool = database::connect(&url, database::DatabaseRole::Api, 1)
         .await
         .unwrap();
     let job = pipeline.submit(&small_job()).await;
     pipeline.ended(&job).await;
     let job: JobId = job.parse().unwrap();
-    let act = Act {
+    let act = Actor {
         by: "anna on studio-1",
         reason: "a test",
     };
@@ -136,7 +136,7 @@ async fn what_is_done_for_a_tenant_stands_on_record_or_is_not_done() {
     let (support, kept) = (Purpose::Support, Retention::default());
 
     // The record refuses an act without a reason.
-    let no_reason = Act { reason: "", ..act };
+    let no_reason = Actor { reason: "", ..act };
     let refused = tenants::add(&pool, no_reason, "Acme").await.map(|_| ());
     assert!(matches!(refused, Err(tenants::Refusal::Database(_))));
     let (before, grants) = (pipeline.balance().await, "SELECT count(*) FROM grants");
@@ -147,8 +147,8 @@ async fn what_is_done_for_a_tenant_stands_on_record_or_is_not_done() {
         tenants::add_key(&pool, no_reason, tenant, "ci")
             .await
             .map(|_| ()),
-        tenants::retain(&pool, no_reason, tenant, kept).await,
-        tenants::hold(&pool, no_reason, (tenant, job), support, until)
+        tenants::set_retention(&pool, no_reason, tenant, kept).await,
+        tenants::add_legal_hold(&pool, no_reason, (tenant, job), support, until)
             .await
             .map(|_| ()),
     ] {
@@ -186,11 +186,15 @@ async fn what_is_done_for_a_tenant_stands_on_record_or_is_not_done() {
     tenants::revoke_key(&pool, act, tenant, &key.id)
         .await
         .unwrap();
-    tenants::retain(&pool, act, tenant, kept).await.unwrap();
-    let hold = tenants::hold(&pool, act, (tenant, job), support, until)
+    tenants::set_retention(&pool, act, tenant, kept)
         .await
         .unwrap();
-    tenants::lift(&pool, act, tenant, hold).await.unwrap();
+    let hold = tenants::add_legal_hold(&pool, act, (tenant, job), support, until)
+        .await
+        .unwrap();
+    tenants::remove_legal_hold(&pool, act, tenant, hold)
+        .await
+        .unwrap();
     // Done before, or nothing there to do it to.
     tenants::grant(&pool, act, tenant, "again", credits)
         .await
@@ -198,7 +202,9 @@ async fn what_is_done_for_a_tenant_stands_on_record_or_is_not_done() {
     tenants::revoke_key(&pool, act, tenant, &key.id)
         .await
         .unwrap_err();
-    tenants::lift(&pool, act, tenant, hold).await.unwrap_err();
+    tenants::remove_legal_hold(&pool, act, tenant, hold)
+        .await
+        .unwrap_err();
     let done = look(&pipeline, "/v1/admin/actions?limit=100").await;
     let done = done["data"].as_array().unwrap().iter().rev();
     let done: Vec<(&str, &Value)> = done
@@ -520,7 +526,7 @@ async fn a_request_for_many_jobs_that_broke_off_goes_on_with_the_same() {
     })
     .await;
     let url = pipeline.servers.runtime_url(&pipeline.database);
-    let pool = database::connect(&url, database::Role::Api, 2)
+    let pool = database::connect(&url, database::DatabaseRole::Api, 2)
         .await
         .unwrap();
     let mut chosen = Vec::new();
@@ -537,14 +543,14 @@ async fn a_request_for_many_jobs_that_broke_off_goes_on_with_the_same() {
             body.to_string().as_bytes(),
         ),
     };
-    let once::Many::New(choosing) = once::begin_many(&pool, &request).await.unwrap() else {
+    let once::BulkStart::New(choosing) = once::begin_many(&pool, &request).await.unwrap() else {
         panic!("it is new");
     };
     once::choose(choosing, &request, &chosen, true)
         .await
         .unwrap();
-    let order = Order {
-        act: Act {
+    let order = OperatorRequest {
+        act: Actor {
             by: "api",
             reason: "a test",
         },
@@ -557,7 +563,7 @@ async fn a_request_for_many_jobs_that_broke_off_goes_on_with_the_same() {
     let jobs = job::store::search(&pipeline.reader, &search, 2)
         .await
         .unwrap();
-    operation::cancel(&pool, order, &jobs[0]).await.unwrap();
+    operator::cancel(&pool, order, &jobs[0]).await.unwrap();
     let later = pipeline.submit(&small_job()).await;
 
     let (status, replayed, answer) =

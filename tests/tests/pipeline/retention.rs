@@ -11,7 +11,7 @@ use base64::engine::general_purpose::STANDARD;
 use common::bucket::{Address, Bucket};
 use common::database;
 use common::generation::image::MAX_INPUT_BYTES;
-use common::operation::{Act, tenants};
+use common::operator::{Actor, tenants};
 use common::retention::Retention;
 use futures::TryStreamExt;
 use image::{ImageFormat, RgbImage};
@@ -362,11 +362,11 @@ async fn outputs_go_in_their_time_and_a_hold_keeps_them() {
     }
     let (_, job) = pipeline.get(&format!("/v1/jobs/{before}")).await;
     let artifact = job["artifacts"][0].clone();
-    let act = Act {
+    let act = Actor {
         by: "a test",
         reason: "a customer asks about it",
     };
-    let hold = cli::admin::hold(
+    let hold = cli::admin::add_legal_hold(
         &pipeline.config,
         None,
         act,
@@ -407,7 +407,7 @@ async fn outputs_go_in_their_time_and_a_hold_keeps_them() {
     let (_, job) = pipeline.get(&format!("/v1/jobs/{held}")).await;
     assert_eq!(job["artifacts"].as_array().unwrap().len(), 3, "it is held");
     assert_eq!(receipts(&pipeline, &held).await, Vec::<String>::new());
-    cli::admin::lift(&pipeline.config, None, act, pipeline.tenant, hold)
+    cli::admin::remove_legal_hold(&pipeline.config, None, act, pipeline.tenant, hold)
         .await
         .unwrap();
     pipeline
@@ -521,11 +521,11 @@ async fn a_prompt_goes_in_its_time_and_its_job_cannot_be_done_once_more() {
     }
     let until = common::clock::now() + Duration::from_hours(1);
     let url = pipeline.servers.runtime_url(&pipeline.database);
-    let pool = database::connect(&url, database::Role::Api, 1)
+    let pool = database::connect(&url, database::DatabaseRole::Api, 1)
         .await
         .unwrap();
     let of = (pipeline.tenant, held.parse().unwrap());
-    tenants::hold(
+    tenants::add_legal_hold(
         &pool,
         TESTER,
         of,

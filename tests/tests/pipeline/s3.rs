@@ -5,7 +5,7 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use common::bucket::Bucket;
-use common::verify::deep::{self, Told};
+use common::verify::deep::{self, Report};
 use reqwest::Client;
 use secrecy::SecretString;
 use serde_json::{Value, json};
@@ -45,7 +45,7 @@ async fn a_picture_is_made_kept_and_shown_with_the_bucket_in_s3() {
     let bucket = Bucket::open(&pipeline.config.bucket().unwrap(), SecretString::default()).unwrap();
     let mut findings = Vec::new();
     let tell = |told| {
-        if let Told::Finding(finding) = told {
+        if let Report::Finding(finding) = told {
             findings.push(finding);
         }
     };

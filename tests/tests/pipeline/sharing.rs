@@ -3,10 +3,10 @@
 use std::time::{Duration, Instant};
 
 use common::config::Timing;
-use common::database::{self, Role};
+use common::database::{self, DatabaseRole};
 use common::id::TenantId;
-use common::operation::tenants;
-use common::queue::{Lanes, Ring};
+use common::operator::tenants;
+use common::queue::{Lanes, ReadyQueue};
 use futures::future::join_all;
 use redis::AsyncCommands;
 use reqwest::Method;
@@ -85,12 +85,12 @@ async fn running(pipeline: &Pipeline, tenant: TenantId) -> i64 {
 
 /// How the lane stands for everybody.
 async fn lane_is_closed(pipeline: &Pipeline) -> bool {
-    let ring = Ring::new(pipeline.config.redis().unwrap(), &pipeline.config.queue).unwrap();
+    let ring = ReadyQueue::new(pipeline.config.redis().unwrap(), &pipeline.config.queue).unwrap();
     let lanes = Lanes::new(&ring, Timing::default().lanes);
     let catalog = pipeline.config.catalog().unwrap();
     let lane = catalog.get(MODEL).unwrap().lane();
     let states = lanes.states_of(&[lane]).await.unwrap();
-    states[0].closed_by().is_some()
+    states[0].unavailable_because().is_some()
 }
 
 /// Prompts of one tenant that the provider answers with 500 close the model for that tenant, and for nobody else.
@@ -246,8 +246,10 @@ async fn a_tenants_share_of_the_slots_is_bounded_and_grows_with_its_weight() {
     other.succeeds_soon(&small_job()).await;
 
     let url = pipeline.servers.runtime_url(&pipeline.database);
-    let pool = database::connect(&url, Role::Api, 1).await.unwrap();
-    tenants::weigh(&pool, TESTER, busy.id, 3).await.unwrap();
+    let pool = database::connect(&url, DatabaseRole::Api, 1).await.unwrap();
+    tenants::set_weight(&pool, TESTER, busy.id, 3)
+        .await
+        .unwrap();
     pool.close().await;
     pipeline
         .until(Duration::from_secs(20), async || {

@@ -56,8 +56,8 @@ pub(crate) struct Job {
     pub released: i64,
     pub delivered: i32,
     /// When it was queued again: a provider worked on it; a picture of it was stored.
-    pub operating: bool,
-    pub stocked: bool,
+    pub has_operation: bool,
+    pub has_original: bool,
     /// What it took from which lot, in burn-down order.
     pub shares: Vec<(usize, i64)>,
 }

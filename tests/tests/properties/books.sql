@@ -11,7 +11,7 @@ SELECT json_build_object(
   'jobs', (SELECT coalesce(json_agg(json_build_object('tenant', owner, 'state', state, 'outcome', outcome, 'fence', fence, 'crashes', crash_count,
                   'calls', calls_started, 'max_calls', max_calls, 'due', run_after <= clock_timestamp(), 'late', deadline <= clock_timestamp(),
                   'leased', lease_until > clock_timestamp(), 'price', unit_price, 'outputs', n_requested, 'captured', captured, 'released', released,
-                  'delivered', n_delivered, 'operating', operating, 'stocked', stocked,
+                  'delivered', n_delivered, 'has_operation', operating, 'has_original', stocked,
                   'shares', (SELECT coalesce(json_agg(json_build_array(lot.n, share.amount) ORDER BY share.ord), '[]')
                              FROM job_lots share JOIN lot ON lot.id = share.grant_id WHERE share.job_id = job.id)) ORDER BY n), '[]') FROM job),
   'calls', (SELECT coalesce(json_agg(json_build_object('job', of, 'fence', fence, 'output', output_idx, 'outcome', outcome, 'counted', counted,

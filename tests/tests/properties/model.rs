@@ -243,8 +243,8 @@ impl Model {
             captured: 0,
             released: 0,
             delivered: 0,
-            operating: false,
-            stocked: false,
+            has_operation: false,
+            has_original: false,
             shares,
         });
         let job = self.books.jobs.len() - 1;
@@ -283,7 +283,7 @@ impl Model {
         let claimed = &mut self.books.jobs[job];
         let let_in = match lanes {
             Lanes::Open => true,
-            Lanes::Full => claimed.operating,
+            Lanes::Full => claimed.has_operation,
             Lanes::Unknown => false,
         };
         if claimed.state != State::Queued || !claimed.due || claimed.late || !let_in {
@@ -347,7 +347,7 @@ impl Model {
         let job = &mut self.books.jobs[call.job];
         job.calls -= i32::from(!call.counted);
         // It is to be taken up before its deadline, for what it has.
-        job.stocked |= call.original && job.state == State::Queued;
+        job.has_original |= call.original && job.state == State::Queued;
         Said::Was(true)
     }
 
@@ -432,14 +432,14 @@ impl Model {
 
     fn requeue(&mut self, job: usize, later: bool) -> Said {
         let of_job = || self.books.calls.iter().filter(|call| call.job == job);
-        let operating = of_job().any(|call| call.handle && call.outcome.is_none());
-        let stocked = of_job().any(|call| call.original);
+        let has_operation = of_job().any(|call| call.handle && call.outcome.is_none());
+        let has_original = of_job().any(|call| call.original);
         let queued = &mut self.books.jobs[job];
         queued.state = State::Queued;
         queued.leased = None;
         queued.due = !later;
-        queued.operating = operating;
-        queued.stocked = stocked;
+        queued.has_operation = has_operation;
+        queued.has_original = has_original;
         Said::Requeued
     }
 

@@ -6,9 +6,9 @@
 use std::time::Duration;
 
 use common::dispatch;
-use common::job::{Open, Room, State};
+use common::job::{Capacity, ModelCapacity, State};
 use common::outcome::Class;
-use common::queue::Ring;
+use common::queue::ReadyQueue;
 use common::verify;
 use futures::future::join_all;
 use rand::RngExt;
@@ -245,19 +245,21 @@ async fn three_of_each_do_what_one_would_do() {
             }
         }
         let waiting = model.due();
-        let rings: Vec<Ring> = (0..3)
-            .map(|_| Ring::new(servers.redis_url.as_str(), &format!("{name}-{round}")).unwrap())
+        let rings: Vec<ReadyQueue> = (0..3)
+            .map(|_| {
+                ReadyQueue::new(servers.redis_url.as_str(), &format!("{name}-{round}")).unwrap()
+            })
             .collect();
-        let open = Open::new([Room {
+        let open = Capacity::new([ModelCapacity {
             model: real.model().to_owned(),
-            anywhere: 100,
-            at_home: 100,
+            with_fallback: 100,
+            primary_only: 100,
         }]);
         let dispatchers = rings.iter().enumerate().map(|(number, ring)| {
             let (worker, open) = (format!("worker-{number}"), &open);
             let pool = database.worker();
             async move {
-                dispatch::top_up(pool, ring, &worker, 100, open)
+                dispatch::fill(pool, ring, &worker, 100, open)
                     .await
                     .unwrap()
             }

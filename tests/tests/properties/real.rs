@@ -8,15 +8,15 @@ use common::call::{self, Ending, Original, original_key};
 use common::catalog::Lane;
 use common::config::Unpaid;
 use common::credits::{Credits, Quote};
-use common::database::{self, Role};
+use common::database::{self, DatabaseRole};
 use common::generation::Generation;
 use common::generation::image::{
     AspectRatio, Format, ImageRequest, MediaType, Pixels, Rendering, Size,
 };
 use common::id::{ArtifactId, CallId, JobId, TenantId};
 use common::idempotency::{Answer, Request, request_hash};
-use common::job::{self, Job, Open, Room};
-use common::operation::tenants;
+use common::job::{self, Capacity, Job, ModelCapacity};
+use common::operator::tenants;
 use common::outcome::{Class, Failure};
 use common::settlement::{self, Canceler, Cancellation, Lease, Settled};
 use serde_json::{Value, json};
@@ -64,9 +64,9 @@ impl Database {
         let owner = owner.options(once);
         let connect = async |role| database::connect(&url, role, connections).await.unwrap();
         Self {
-            api: connect(Role::Api).await,
-            worker: connect(Role::Worker).await,
-            reader: connect(Role::Reader).await,
+            api: connect(DatabaseRole::Api).await,
+            worker: connect(DatabaseRole::Worker).await,
+            reader: connect(DatabaseRole::Reader).await,
             owner: PgPoolOptions::new()
                 .max_connections(connections)
                 .connect_with(owner)
@@ -171,7 +171,8 @@ impl<'a> Real<'a> {
                 let call = model.call(call)?;
                 let job = model.books.calls[call].job;
                 let mut transaction = self.begin_for(job, model).await;
-                let kept = call::store::operate(&mut transaction, self.calls[call], "a handle");
+                let kept =
+                    call::store::record_operation(&mut transaction, self.calls[call], "a handle");
                 let kept = kept.await.unwrap();
                 transaction.commit().await.unwrap();
                 Said::Was(kept.is_ok())
@@ -367,15 +368,15 @@ impl<'a> Real<'a> {
     }
 
     async fn claim(&self, job: usize, lanes: Lanes) -> Said {
-        let room = |places| Room {
+        let room = |places| ModelCapacity {
             model: self.model.clone(),
-            anywhere: places,
-            at_home: places,
+            with_fallback: places,
+            primary_only: places,
         };
         let open = match lanes {
-            Lanes::Open => Open::new([room(1)]),
-            Lanes::Full => Open::new([room(0)]),
-            Lanes::Unknown => Open::new([]),
+            Lanes::Open => Capacity::new([room(1)]),
+            Lanes::Full => Capacity::new([room(0)]),
+            Lanes::Unknown => Capacity::new([]),
         };
         let worker = &self.database.worker;
         let claimed = job::store::claim(worker, self.jobs[job], "a worker", LEASE, &open).await;
@@ -450,14 +451,14 @@ impl<'a> Real<'a> {
                     Format::Png,
                 );
                 [
-                    (artifact::Role::Rendition, rendition),
-                    (artifact::Role::Original, original.object_key),
+                    (artifact::ArtifactKind::Rendition, rendition),
+                    (artifact::ArtifactKind::Original, original.object_key),
                 ]
                 .map(|(role, object_key)| Artifact {
                     id: ArtifactId::new(),
                     job: lease.job,
                     output_idx,
-                    role,
+                    kind: role,
                     object_key,
                     sha256: original.sha256,
                     bytes: original.bytes,
@@ -529,10 +530,10 @@ impl<'a> Real<'a> {
 
     /// The jobs that a worker whose lanes are open would be rung for.
     pub(crate) async fn due(&self) -> Vec<usize> {
-        let open = Open::new([Room {
+        let open = Capacity::new([ModelCapacity {
             model: self.model.clone(),
-            anywhere: 100,
-            at_home: 100,
+            with_fallback: 100,
+            primary_only: 100,
         }]);
         let due = job::store::due(&self.database.worker, 100, &open)
             .await

@@ -5,7 +5,7 @@ use futures::future::{BoxFuture, FutureExt};
 
 use super::google::Credentials;
 use super::http::Http;
-use super::{Account, PictureRequest, Provider, Reply, generate_content};
+use super::{PictureRequest, Provider, ProviderSettings, Reply, generate_content};
 
 /// The address of the Developer API, Interactions included.
 pub(super) const BASE_URL: &str = "https://generativelanguage.googleapis.com";
@@ -20,7 +20,7 @@ pub struct Gemini {
 }
 
 impl Gemini {
-    pub fn new(account: &Account<'_>) -> anyhow::Result<Self> {
+    pub fn new(account: &ProviderSettings<'_>) -> anyhow::Result<Self> {
         Ok(Self {
             http: Http::new(account)?,
             base_url: account.base_url().unwrap_or_else(|| BASE_URL.to_owned()),

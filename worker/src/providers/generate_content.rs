@@ -11,7 +11,7 @@ use common::outcome::table::{self, Dialect};
 use common::outcome::{Failure, readable};
 
 use super::google::{self, Credentials};
-use super::http::{Base64, Http, Lifted, Patience, excerpt, unreadable};
+use super::http::{Base64, ExtractedBody, Http, Timeouts, excerpt, unreadable};
 use super::{Answer, PictureRequest};
 use wire::{
     Blob, Content, GenerateContent, GenerationConfig, ImageConfig, ImageOutputOptions, Part, Reply,
@@ -19,7 +19,7 @@ use wire::{
 };
 
 /// The longest id of an answer that is kept, in characters.
-const LONGEST_ID: usize = 500;
+const MAX_ID_LENGTH: usize = 500;
 
 /// A request's body.
 #[derive(serde::Serialize)]
@@ -96,11 +96,11 @@ pub(super) async fn submit(
     let post = http.post_json(url, &body, room);
     // Of the request's pictures nothing is held from here on but what is being sent.
     drop(body);
-    let signed = match credentials.sign(post).await {
+    let signed = match credentials.authorize(post).await {
         Ok(signed) => signed,
         Err(failure) => return Answer::failed(failure),
     };
-    let patience = Patience::with_work(time);
+    let patience = Timeouts::for_generation(time);
     match http.exchange(signed, patience).await {
         Err(broken) => Answer::failed(broken.failure(dialect)),
         Ok(received) if !received.status.is_success() => {
@@ -111,7 +111,7 @@ pub(super) async fn submit(
 }
 
 /// What a successful reply holds: a picture, or why there is none.
-fn answer(dialect: Dialect, body: &Lifted) -> Answer {
+fn answer(dialect: Dialect, body: &ExtractedBody) -> Answer {
     let reply: Reply = match body.read() {
         Ok(reply) => reply,
         Err(error) => {
@@ -125,7 +125,7 @@ fn answer(dialect: Dialect, body: &Lifted) -> Answer {
         .unwrap_or_default();
     Answer {
         picture: picture(dialect, &reply, body),
-        provider_request_id: reply.response_id.map(|id| readable(&id, LONGEST_ID)),
+        provider_request_id: reply.response_id.map(|id| readable(&id, MAX_ID_LENGTH)),
         usage: reply.usage_metadata,
         tokens: Tokens {
             input: metered.prompt_token_count.max(0),
@@ -134,14 +134,14 @@ fn answer(dialect: Dialect, body: &Lifted) -> Answer {
     }
 }
 
-fn picture(dialect: Dialect, reply: &Reply, body: &Lifted) -> Result<Bytes, Failure> {
+fn picture(dialect: Dialect, reply: &Reply, body: &ExtractedBody) -> Result<Bytes, Failure> {
     let failure = |sign: &str, detail: String| Failure::new(table::class(dialect, sign), detail);
     if let Some(feedback) = &reply.prompt_feedback
         && let Some(reason) = &feedback.block_reason
     {
         let detail = format!("prompt blocked: {}", excerpt(reason));
         return Err(failure(&format!("block:{reason}"), detail)
-            .in_the_words_of_the_provider(feedback.block_reason_message.as_deref()));
+            .with_provider_message(feedback.block_reason_message.as_deref()));
     }
     let Some(candidate) = reply.candidates.first() else {
         return Err(failure("empty", "an answer without candidates".to_owned()));
@@ -172,7 +172,7 @@ fn picture(dialect: Dialect, reply: &Reply, body: &Lifted) -> Result<Bytes, Fail
             let detail = format!("finished with {}, without a picture", excerpt(finish));
             Err(failure(&format!("finish:{finish}"), detail)
                 .of_the_request()
-                .in_the_words_of_the_provider(candidate.finish_message.as_deref()))
+                .with_provider_message(candidate.finish_message.as_deref()))
         }
     }
 }
@@ -185,7 +185,7 @@ mod tests {
     use super::*;
 
     fn read(reply: &Value) -> Answer {
-        answer(Dialect::Vertex, &Lifted::of(reply.to_string()))
+        answer(Dialect::Vertex, &ExtractedBody::of(reply.to_string()))
     }
 
     fn finished(reason: &str, parts: &Value) -> Value {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use common::catalog::{Catalog, Model};
-use common::generation::image::{AspectRatio, MediaType, Role, Size};
+use common::generation::image::{AspectRatio, InputRole, MediaType, Size};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
@@ -50,8 +50,8 @@ fn inputs() -> [InputPicture; 2] {
         role,
     };
     [
-        input(b"a bottle", MediaType::Png, Role::Product),
-        input(b"a mood", MediaType::Jpeg, Role::Style),
+        input(b"a bottle", MediaType::Png, InputRole::Product),
+        input(b"a mood", MediaType::Jpeg, InputRole::Style),
     ]
 }
 

@@ -12,7 +12,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::http::{Received, told};
+use super::http::{Received, describe_status};
 
 const SCOPE: &str = "https://www.googleapis.com/auth/cloud-platform";
 
@@ -31,7 +31,10 @@ impl Credentials {
         Ok(Self::Token(Mutex::new(tokens()?)))
     }
 
-    pub(super) async fn sign(&self, request: RequestBuilder) -> Result<RequestBuilder, Failure> {
+    pub(super) async fn authorize(
+        &self,
+        request: RequestBuilder,
+    ) -> Result<RequestBuilder, Failure> {
         match self {
             Self::Key(key) => Ok(request.header("x-goog-api-key", key.expose_secret())),
             Self::AnyToken => Ok(request.bearer_auth("fake")),
@@ -101,15 +104,15 @@ pub(super) fn refused(dialect: Dialect, received: &Received) -> Failure {
         Err(_) => Status::default(),
     };
     let code = received.status;
-    let sign = if code == StatusCode::TOO_MANY_REQUESTS && status.waiting_never_helps() {
+    let sign = if code == StatusCode::TOO_MANY_REQUESTS && status.is_permanent_quota() {
         "no_quota".to_owned()
-    } else if status.is_about_the_key() {
+    } else if status.blames_api_key() {
         // The Developer API answers 400 to a key it does not know.
         "status:401".to_owned()
     } else {
         format!("status:{}", code.as_u16())
     };
-    let detail = told(code, &status.message);
+    let detail = describe_status(code, &status.message);
     let mut failure = Failure::new(table::class(dialect, &sign), detail);
     failure.retry_after = status.retry_delay().or_else(|| received.retry_after());
     failure
@@ -130,7 +133,7 @@ impl Status {
     }
 
     /// `google.rpc.ErrorInfo`: `API_KEY_INVALID` and its like.
-    fn is_about_the_key(&self) -> bool {
+    fn blames_api_key(&self) -> bool {
         let mut reasons = self
             .details_of("google.rpc.ErrorInfo")
             .filter_map(|info| info["reason"].as_str());
@@ -138,7 +141,7 @@ impl Status {
     }
 
     /// A quota of zero, or one for the whole day (google.rpc.QuotaFailure).
-    fn waiting_never_helps(&self) -> bool {
+    fn is_permanent_quota(&self) -> bool {
         self.message.contains("limit: 0")
             || self
                 .details_of("google.rpc.QuotaFailure")
@@ -157,7 +160,7 @@ impl Status {
 mod tests {
     use serde_json::json;
 
-    use super::super::http::Lifted;
+    use super::super::http::ExtractedBody;
     use super::*;
 
     fn failure(code: u16, body: &Value) -> Failure {
@@ -166,7 +169,7 @@ mod tests {
             &Received {
                 status: StatusCode::from_u16(code).unwrap(),
                 headers: reqwest::header::HeaderMap::new(),
-                body: Lifted::of(body.to_string()),
+                body: ExtractedBody::of(body.to_string()),
             },
         )
     }

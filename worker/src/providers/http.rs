@@ -3,14 +3,14 @@
 //! What breaks is told as a sign of the outcome table: whether anything was sent decides who may have been billed. An answer is
 //! read once there is room for it ([`Memory`]); until then it stays with its provider, and nobody's clock runs.
 
-mod lifted;
-mod words;
+mod base64_extractor;
+mod error_text;
 
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use common::clock;
-use common::memory::{Memory, Room, kept};
+use common::memory::{Memory, MemoryPermit, with_permit};
 use common::outcome::table::{self, Dialect};
 use common::outcome::{Failure, readable};
 use futures::stream;
@@ -21,23 +21,23 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc2822;
 use tokio::time::timeout;
 
-use super::Account;
-use crate::memory::{BEYOND, USUAL};
-use lifted::Lifter;
-pub(super) use lifted::{Base64, Lifted};
-use words::Words;
+use super::ProviderSettings;
+use crate::memory::{OVERFLOW_BYTES, TYPICAL_RESPONSE_BYTES};
+use base64_extractor::Base64Extractor;
+pub(super) use base64_extractor::{Base64, ExtractedBody};
+use error_text::ErrorText;
 
 /// Largest answer that is read: a 4K picture in base64, and room.
-const MOST_BYTES: usize = BEYOND / 3 * 4;
+const MAX_BODY_BYTES: usize = OVERFLOW_BYTES / 3 * 4;
 /// So much is read of an answer that is no success; far less of it is held ([`Words`]).
-const MOST_WORDS: usize = 1 << 20;
+const MAX_ERROR_BYTES: usize = 1 << 20;
 /// What is sent at once. The rest waits in one piece, and is let go when all of it was sent.
-const SENT_AT_ONCE: usize = 64 << 10;
+const UPLOAD_CHUNK_BYTES: usize = 64 << 10;
 /// Connections that are kept for the next calls.
-const KEPT: usize = 16;
-const CONNECT: Duration = Duration::from_secs(5);
+const IDLE_CONNECTIONS: usize = 16;
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// For questions that are answered without work.
-const PROMPT_ANSWER: Duration = Duration::from_secs(30);
+const POLL_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A provider's connections.
 pub(super) struct Http {
@@ -48,16 +48,16 @@ pub(super) struct Http {
 
 /// How long an exchange may take.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Patience {
+pub(super) struct Timeouts {
     /// Until the answer begins.
     first_byte: Duration,
     /// All of it, but for the wait for room.
     whole: Duration,
 }
 
-impl Patience {
+impl Timeouts {
     /// A model works while nothing is said.
-    pub(super) fn with_work(time: Duration) -> Self {
+    pub(super) fn for_generation(time: Duration) -> Self {
         Self {
             first_byte: time,
             whole: time,
@@ -65,9 +65,9 @@ impl Patience {
     }
 
     /// Nothing is worked on, but what was made may take as long to come.
-    pub(super) fn with_a_question(time: Duration) -> Self {
+    pub(super) fn for_poll(time: Duration) -> Self {
         Self {
-            first_byte: PROMPT_ANSWER.min(time),
+            first_byte: POLL_TIMEOUT.min(time),
             whole: time,
         }
     }
@@ -77,16 +77,16 @@ impl Patience {
 pub(super) struct Received {
     pub status: StatusCode,
     pub headers: HeaderMap,
-    pub body: Lifted,
+    pub body: ExtractedBody,
 }
 
 /// An exchange that broke.
-pub(super) struct Broken {
+pub(super) struct ExchangeError {
     sign: &'static str,
     detail: String,
 }
 
-impl Broken {
+impl ExchangeError {
     fn new(sign: &'static str, detail: impl Into<String>) -> Self {
         Self {
             sign,
@@ -100,15 +100,15 @@ impl Broken {
 }
 
 impl Http {
-    pub(super) fn new(account: &Account<'_>) -> anyhow::Result<Self> {
+    pub(super) fn new(account: &ProviderSettings<'_>) -> anyhow::Result<Self> {
         let client = reqwest::Client::builder()
-            .connect_timeout(CONNECT)
+            .connect_timeout(CONNECT_TIMEOUT)
             .redirect(reqwest::redirect::Policy::none())
             .user_agent(concat!("platen/", env!("CARGO_PKG_VERSION")))
             // A connection for each call: many in one share a window, and answers that wait unread would stop the others.
             .http1_only()
             // One that has carried a picture keeps half a megabyte to read into.
-            .pool_max_idle_per_host(KEPT)
+            .pool_max_idle_per_host(IDLE_CONNECTIONS)
             .build()?;
         Ok(Self {
             client,
@@ -126,14 +126,14 @@ impl Http {
         &self,
         url: &str,
         body: &impl Serialize,
-        room: Option<Room>,
+        room: Option<MemoryPermit>,
     ) -> RequestBuilder {
         let json = serde_json::to_vec(body).expect("what we send is JSON");
-        let json = kept(json, room);
+        let json = with_permit(json, room);
         let length = json.len();
         let parts = (0..length)
-            .step_by(SENT_AT_ONCE)
-            .map(move |at| json.slice(at..length.min(at + SENT_AT_ONCE)));
+            .step_by(UPLOAD_CHUNK_BYTES)
+            .map(move |at| json.slice(at..length.min(at + UPLOAD_CHUNK_BYTES)));
         self.client
             .post(url)
             .header(CONTENT_TYPE, "application/json")
@@ -153,29 +153,29 @@ impl Http {
     pub(super) async fn exchange(
         &self,
         request: RequestBuilder,
-        patience: Patience,
-    ) -> Result<Received, Broken> {
+        patience: Timeouts,
+    ) -> Result<Received, ExchangeError> {
         let (mut response, left) = begin(request, patience).await?;
         let status = response.status();
         let headers = std::mem::take(response.headers_mut());
         let body = if status.is_success() {
             let room = self.room(&response).await?;
-            let mut lifter = Lifter::default();
-            let read = self.read(response, left, MOST_BYTES, Some(room), |chunk| {
+            let mut lifter = Base64Extractor::default();
+            let read = self.read(response, left, MAX_BODY_BYTES, Some(room), |chunk| {
                 lifter.push(chunk);
                 lifter.len()
             });
             let room = read.await?;
             lifter.finish(room)
         } else {
-            let mut words = Words::default();
-            let read = self.read(response, left, MOST_WORDS, None, |chunk| {
+            let mut words = ErrorText::default();
+            let read = self.read(response, left, MAX_ERROR_BYTES, None, |chunk| {
                 words.push(chunk);
                 0
             });
             // However its words end, the status says what it is.
             let _broken = read.await;
-            Lifted::words(words.finish())
+            ExtractedBody::text_only(words.finish())
         };
         Ok(Received {
             status,
@@ -188,8 +188,8 @@ impl Http {
     pub(super) async fn download(
         &self,
         request: RequestBuilder,
-        patience: Patience,
-    ) -> Result<(StatusCode, Bytes), Broken> {
+        patience: Timeouts,
+    ) -> Result<(StatusCode, Bytes), ExchangeError> {
         let (response, left) = begin(request, patience).await?;
         let status = response.status();
         if !status.is_success() {
@@ -198,20 +198,26 @@ impl Http {
         let room = self.room(&response).await?;
         let mut file = Vec::new();
         let room = self
-            .read(response, left, BEYOND, Some(room), |chunk| {
+            .read(response, left, OVERFLOW_BYTES, Some(room), |chunk| {
                 file.extend_from_slice(chunk);
                 file.len()
             })
             .await?;
-        Ok((status, kept(file, room)))
+        Ok((status, with_permit(file, room)))
     }
 
     /// Room for an answer: nothing that is held of it is longer than what comes.
-    async fn room(&self, response: &Response) -> Result<Room, Broken> {
+    async fn room(&self, response: &Response) -> Result<MemoryPermit, ExchangeError> {
         let told = response.content_length();
         let told = told.and_then(|length| usize::try_from(length).ok());
-        let room = self.memory.take(told.unwrap_or(USUAL).min(USUAL)).await;
-        room.map_err(|none| Broken::new("stall", none.to_string()))
+        let room = self
+            .memory
+            .acquire(
+                told.unwrap_or(TYPICAL_RESPONSE_BYTES)
+                    .min(TYPICAL_RESPONSE_BYTES),
+            )
+            .await;
+        room.map_err(|none| ExchangeError::new("stall", none.to_string()))
     }
 
     /// Reads to the end; `take` says how much is held so far.
@@ -220,9 +226,9 @@ impl Http {
         mut response: Response,
         left: Duration,
         most: usize,
-        mut room: Option<Room>,
+        mut room: Option<MemoryPermit>,
         mut take: impl FnMut(&[u8]) -> usize,
-    ) -> Result<Option<Room>, Broken> {
+    ) -> Result<Option<MemoryPermit>, ExchangeError> {
         let (mut read, mut waited) = (0, Duration::ZERO);
         loop {
             let began = Instant::now();
@@ -232,27 +238,27 @@ impl Http {
                 Ok(Ok(None)) => return Ok(room),
                 Ok(Err(error)) => {
                     let detail = format!("the answer broke off: {}", describe(error));
-                    return Err(Broken::new("cut", detail));
+                    return Err(ExchangeError::new("cut", detail));
                 }
                 Err(_) if idle < self.idle => {
                     let detail = "the answer did not come to its end in time";
-                    return Err(Broken::new("stall", detail));
+                    return Err(ExchangeError::new("stall", detail));
                 }
                 Err(_) => {
                     let detail = format!("the answer paused for {} s", self.idle.as_secs());
-                    return Err(Broken::new("stall", detail));
+                    return Err(ExchangeError::new("stall", detail));
                 }
             };
             waited += began.elapsed();
             read += chunk.len();
             if read > most {
                 let detail = format!("an answer of more than {most} bytes");
-                return Err(Broken::new("oversized", detail));
+                return Err(ExchangeError::new("oversized", detail));
             }
             let held = take(&chunk);
             if let Some(room) = room.as_mut().filter(|room| held > room.bytes()) {
-                let gone = room.go_beyond().await;
-                gone.map_err(|none| Broken::new("stall", none.to_string()))?;
+                let gone = room.acquire_overflow().await;
+                gone.map_err(|none| ExchangeError::new("stall", none.to_string()))?;
             }
         }
     }
@@ -261,8 +267,8 @@ impl Http {
 /// Sends, and waits until the answer begins; with it comes the time that is left.
 async fn begin(
     request: RequestBuilder,
-    Patience { first_byte, whole }: Patience,
-) -> Result<(Response, Duration), Broken> {
+    Timeouts { first_byte, whole }: Timeouts,
+) -> Result<(Response, Duration), ExchangeError> {
     let began = Instant::now();
     match timeout(first_byte, request.send()).await {
         Ok(Ok(response)) => Ok((response, whole.saturating_sub(began.elapsed()))),
@@ -273,11 +279,11 @@ async fn begin(
             } else {
                 "reset"
             };
-            Err(Broken::new(sign, describe(error)))
+            Err(ExchangeError::new(sign, describe(error)))
         }
         Err(_) => {
             let detail = format!("no answer within {} s", first_byte.as_secs());
-            Err(Broken::new("hang", detail))
+            Err(ExchangeError::new("hang", detail))
         }
     }
 }
@@ -304,7 +310,7 @@ pub(super) fn excerpt(text: &str) -> String {
 }
 
 /// An HTTP status, and what the provider said with it.
-pub(super) fn told(status: StatusCode, message: &str) -> String {
+pub(super) fn describe_status(status: StatusCode, message: &str) -> String {
     let (status, message) = (status.as_u16(), excerpt(message));
     if message.is_empty() {
         format!("HTTP {status}")

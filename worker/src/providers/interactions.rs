@@ -15,8 +15,8 @@ use futures::future::{BoxFuture, FutureExt};
 use reqwest::{RequestBuilder, StatusCode, Url};
 
 use super::google::{self, Credentials};
-use super::http::{Base64, Http, Lifted, Patience, Received, excerpt, unreadable};
-use super::{Account, Answer, PictureRequest, Provider, Reply, gemini};
+use super::http::{Base64, ExtractedBody, Http, Received, Timeouts, excerpt, unreadable};
+use super::{Answer, PictureRequest, Provider, ProviderSettings, Reply, gemini};
 use wire::{
     Content, CreateInteraction, Error, GenerationConfig, Image, Interaction, Refusal,
     ResponseFormat, Step, Usage,
@@ -41,7 +41,7 @@ pub struct Interactions {
 pub struct Body(CreateInteraction);
 
 impl Interactions {
-    pub fn new(account: &Account<'_>) -> anyhow::Result<Self> {
+    pub fn new(account: &ProviderSettings<'_>) -> anyhow::Result<Self> {
         Ok(Self {
             http: Http::new(account)?,
             base_url: account
@@ -58,12 +58,12 @@ impl Interactions {
     async fn exchange(
         &self,
         request: RequestBuilder,
-        patience: Patience,
+        patience: Timeouts,
     ) -> Result<Received, Failure> {
         let (name, revision) = REVISION;
         let signed = self
             .credentials
-            .sign(request.header(name, revision))
+            .authorize(request.header(name, revision))
             .await?;
         let received = self.http.exchange(signed, patience).await;
         received.map_err(|broken| broken.failure(DIALECT))
@@ -75,7 +75,7 @@ impl Interactions {
         let post = self.http.post_json(&self.url(), &body, room);
         drop(body);
         // Whoever gives up too early loses the handle, and with it the picture.
-        let received = self.exchange(post, Patience::with_work(time)).await?;
+        let received = self.exchange(post, Timeouts::for_generation(time)).await?;
         if !received.status.is_success() {
             return Err(refused(&received));
         }
@@ -87,7 +87,7 @@ impl Interactions {
             return Ok(gone("a handle that is none"));
         };
         let get = self.http.get(url.as_str());
-        let received = self.exchange(get, Patience::with_a_question(time)).await?;
+        let received = self.exchange(get, Timeouts::for_poll(time)).await?;
         if received.status == StatusCode::NOT_FOUND {
             return Ok(gone("HTTP 404: the provider does not know the interaction"));
         }
@@ -186,16 +186,16 @@ fn refused(received: &Received) -> Failure {
     let said = error.message.as_deref();
     if said.is_some_and(|said| said.contains("do not have enough quota")) {
         failure.class = table::class(DIALECT, "no_quota");
-    } else if let Some(sign) = error.sign()
+    } else if let Some(sign) = error.answer_signal()
         && matches!(failure.class, Class::BadRequest | Class::Throttled)
     {
         failure.class = table::class(DIALECT, &sign);
     }
-    failure.in_the_words_of_the_provider(said)
+    failure.with_provider_message(said)
 }
 
 /// What a successful answer says: the work goes on, or has come to an end.
-fn read(body: &Lifted) -> Result<Reply, Failure> {
+fn read(body: &ExtractedBody) -> Result<Reply, Failure> {
     let invalid = |detail: String| Failure::new(table::class(DIALECT, "not_json"), detail);
     let interaction: Interaction = (body.read()).map_err(|error| invalid(unreadable(&error)))?;
     let Some(status) = interaction.status.as_deref() else {
@@ -213,7 +213,7 @@ fn read(body: &Lifted) -> Result<Reply, Failure> {
 }
 
 /// What an interaction that ended holds: a picture, or why there is none.
-fn answer(interaction: Interaction, body: &Lifted) -> Answer {
+fn answer(interaction: Interaction, body: &ExtractedBody) -> Answer {
     let metered: Usage = (interaction.usage.as_ref())
         .and_then(|usage| serde::Deserialize::deserialize(usage).ok())
         .unwrap_or_default();
@@ -228,7 +228,7 @@ fn answer(interaction: Interaction, body: &Lifted) -> Answer {
     }
 }
 
-fn picture(interaction: &Interaction, body: &Lifted) -> Result<Bytes, Failure> {
+fn picture(interaction: &Interaction, body: &ExtractedBody) -> Result<Bytes, Failure> {
     let failure = |sign: &str, detail: String| Failure::new(table::class(DIALECT, sign), detail);
     let status = interaction.status.as_deref().unwrap_or_default();
     // A picture that came although the work was cut short is none to throw away; one of work that failed is.
@@ -250,20 +250,24 @@ fn picture(interaction: &Interaction, body: &Lifted) -> Result<Bytes, Failure> {
                 })
         }
         _ => {
-            let told = interaction.errors().find(|error| error.sign().is_some());
+            let told = interaction
+                .errors()
+                .find(|error| error.answer_signal().is_some());
             let told = told.or_else(|| interaction.errors().next());
-            let sign = told.and_then(Error::sign).unwrap_or_else(|| match status {
-                "completed" if interaction.says_something() => "text_only".to_owned(),
-                "completed" => "empty".to_owned(),
-                status => format!("interaction:{status}"),
-            });
+            let sign = told
+                .and_then(Error::answer_signal)
+                .unwrap_or_else(|| match status {
+                    "completed" if interaction.says_something() => "text_only".to_owned(),
+                    "completed" => "empty".to_owned(),
+                    status => format!("interaction:{status}"),
+                });
             let said = told.and_then(|error| error.message.as_deref());
             let detail = format!(
                 "ended as {}, without a picture: {}",
                 excerpt(status),
                 excerpt(said.unwrap_or(&sign))
             );
-            Err(failure(&sign, detail).in_the_words_of_the_provider(said))
+            Err(failure(&sign, detail).with_provider_message(said))
         }
     }
 }
@@ -318,7 +322,7 @@ fn last_image(content: &[Content]) -> Option<&Image> {
 impl Error {
     /// The row of what went wrong, if there is one. Its word may come at the end of an address, and the filters were
     /// seen to put a sentence in its place: then the message begins as theirs do.
-    fn sign(&self) -> Option<String> {
+    fn answer_signal(&self) -> Option<String> {
         let word = self
             .code
             .as_str()
@@ -348,7 +352,7 @@ mod tests {
     use super::*;
 
     fn ended(interaction: &Value) -> Answer {
-        match read(&Lifted::of(interaction.to_string())).unwrap() {
+        match read(&ExtractedBody::of(interaction.to_string())).unwrap() {
             Reply::Answered(answer) => answer,
             Reply::Working(handle) => panic!("{handle} still works"),
         }
@@ -367,7 +371,7 @@ mod tests {
         refused(&Received {
             status: StatusCode::from_u16(status).unwrap(),
             headers: reqwest::header::HeaderMap::new(),
-            body: Lifted::of(body.to_string()),
+            body: ExtractedBody::of(body.to_string()),
         })
     }
 
@@ -375,7 +379,7 @@ mod tests {
     fn work_that_goes_on_leaves_a_handle() {
         for status in ["queued", "in_progress"] {
             let reply = json!({"id": "v1_a-b.c", "status": status}).to_string();
-            let Reply::Working(handle) = read(&Lifted::of(reply)).unwrap() else {
+            let Reply::Working(handle) = read(&ExtractedBody::of(reply)).unwrap() else {
                 panic!("{status} is no end")
             };
             assert_eq!(handle, "v1_a-b.c");
@@ -388,7 +392,7 @@ mod tests {
             json!({"id": "x"}),
             json!([]),
         ] {
-            let failure = read(&Lifted::of(unusable.to_string())).unwrap_err();
+            let failure = read(&ExtractedBody::of(unusable.to_string())).unwrap_err();
             assert_eq!(failure.class, Class::ProviderInvalid, "{unusable}");
         }
     }

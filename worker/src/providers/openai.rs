@@ -13,7 +13,7 @@ use anyhow::Context;
 use bytes::Bytes;
 use common::catalog::{Model, Tokens};
 use common::generation::image::{AspectRatio, MediaType, Pixels, Size, pixels};
-use common::memory::{Room, kept};
+use common::memory::{MemoryPermit, with_permit};
 use common::outcome::table::{self, Dialect};
 use common::outcome::{Class, Failure};
 use futures::future::{BoxFuture, FutureExt};
@@ -22,8 +22,8 @@ use reqwest::{RequestBuilder, StatusCode, Url};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Map, Value};
 
-use super::http::{Http, Lifted, Patience, Received, told, unreadable};
-use super::{Account, Answer, PictureRequest, Provider, Reply};
+use super::http::{ExtractedBody, Http, Received, Timeouts, describe_status, unreadable};
+use super::{Answer, PictureRequest, Provider, ProviderSettings, Reply};
 use wire::{Error, Image, Images, OneOrMany, Usage};
 
 pub(super) use wire::Part;
@@ -49,7 +49,7 @@ pub(super) enum Body {
 }
 
 impl OpenAi {
-    pub fn new(account: &Account<'_>) -> anyhow::Result<Self> {
+    pub fn new(account: &ProviderSettings<'_>) -> anyhow::Result<Self> {
         let provider = account.provider;
         // A server of one's own may need no key, and never gets the one that was meant for OpenAI.
         let own = provider.base_url.is_some() && provider.api_key.is_none();
@@ -75,7 +75,7 @@ impl OpenAi {
         })
     }
 
-    fn signed(&self, request: RequestBuilder) -> RequestBuilder {
+    fn authorize(&self, request: RequestBuilder) -> RequestBuilder {
         match &self.key {
             Some(key) => request.bearer_auth(key.expose_secret()),
             None => request,
@@ -92,8 +92,8 @@ impl OpenAi {
             Body::Generation(fields) => self.http.post_json(&url, &fields, room),
             Body::Edit(parts) => self.http.post(&url).multipart(form(parts, room)?),
         };
-        let patience = Patience::with_work(time);
-        let received = self.http.exchange(self.signed(post), patience).await;
+        let patience = Timeouts::for_generation(time);
+        let received = self.http.exchange(self.authorize(post), patience).await;
         let received = received.map_err(|broken| broken.failure(DIALECT))?;
         let request_id = received.header("x-request-id");
         let mut answer = if received.status.is_success() {
@@ -106,7 +106,7 @@ impl OpenAi {
     }
 
     /// What a successful answer holds: a picture, or why there is none.
-    async fn answer(&self, body: Lifted, time: Duration) -> Answer {
+    async fn answer(&self, body: ExtractedBody, time: Duration) -> Answer {
         let (picture, usage) = match read(&body) {
             Ok(read) => read,
             Err(failure) => return Answer::failed(failure),
@@ -140,8 +140,8 @@ impl OpenAi {
             failure("elsewhere", detail.to_owned())
         })?;
         let get = self.http.get(url.as_str());
-        let patience = Patience::with_a_question(time);
-        let problem = match self.http.download(self.signed(get), patience).await {
+        let patience = Timeouts::for_poll(time);
+        let problem = match self.http.download(self.authorize(get), patience).await {
             Ok((status, file)) if status.is_success() => return Ok(file),
             Ok((status, _)) => format!("HTTP {}", status.as_u16()),
             Err(broken) => broken.failure(DIALECT).detail,
@@ -257,7 +257,7 @@ fn extension(media_type: MediaType) -> &'static str {
 }
 
 /// The pictures keep their room until the last of them is sent.
-fn form(parts: Vec<Part>, room: Option<Room>) -> Result<Form, Failure> {
+fn form(parts: Vec<Part>, room: Option<MemoryPermit>) -> Result<Form, Failure> {
     let room = room.map(Arc::new);
     parts.into_iter().try_fold(Form::new(), |form, part| {
         Ok(match part {
@@ -269,7 +269,7 @@ fn form(parts: Vec<Part>, room: Option<Room>) -> Result<Form, Failure> {
                 bytes,
             } => {
                 let length = bytes.len() as u64;
-                let bytes = kept(bytes, room.clone());
+                let bytes = with_permit(bytes, room.clone());
                 let file = multipart::Part::stream_with_length(bytes, length)
                     .file_name(file_name)
                     .mime_str(media_type.as_str())
@@ -288,7 +288,7 @@ enum Picture {
 }
 
 /// The picture of a successful answer, or why there is none, and what was metered.
-fn read(body: &Lifted) -> Result<(Result<Picture, Failure>, Option<Value>), Failure> {
+fn read(body: &ExtractedBody) -> Result<(Result<Picture, Failure>, Option<Value>), Failure> {
     let unreadable = |error| failure("not_json", unreadable(&error));
     let OneOrMany(answers) = body.read::<OneOrMany<Images>>().map_err(unreadable)?;
     let mut none = None;
@@ -315,7 +315,7 @@ fn read(body: &Lifted) -> Result<(Result<Picture, Failure>, Option<Value>), Fail
 
 impl Image {
     /// Where it is; `None`: nowhere. What is here is taken before what would have to be fetched.
-    fn picture(self, body: &Lifted) -> Option<Result<Picture, Failure>> {
+    fn picture(self, body: &ExtractedBody) -> Option<Result<Picture, Failure>> {
         let mut none = None;
         if let Some(data) = self.b64_json.filter(|data| !data.is_empty()) {
             match body.picture(DIALECT, &data) {
@@ -361,8 +361,8 @@ fn failed(status: StatusCode, error: &Error) -> Failure {
     let sign = sign.unwrap_or_else(|| "error".to_owned());
     let words = error.words.join(", ");
     let message = Some(error.message.as_str()).filter(|message| !message.trim().is_empty());
-    let detail = told(status, message.unwrap_or(&words));
-    failure(&sign, detail).in_the_words_of_the_provider(message)
+    let detail = describe_status(status, message.unwrap_or(&words));
+    failure(&sign, detail).with_provider_message(message)
 }
 
 fn failure(sign: &str, detail: String) -> Failure {
@@ -385,12 +385,12 @@ mod tests {
         refused(&Received {
             status: StatusCode::from_u16(status).unwrap(),
             headers: HeaderMap::from_iter([(RETRY_AFTER, "7".parse().unwrap())]),
-            body: Lifted::of(body.to_string()),
+            body: ExtractedBody::of(body.to_string()),
         })
     }
 
     fn found(answer: &str) -> Result<String, Failure> {
-        match read(&Lifted::of(answer)).and_then(|(picture, _)| picture)? {
+        match read(&ExtractedBody::of(answer)).and_then(|(picture, _)| picture)? {
             Picture::Here(bytes) => Ok(String::from_utf8(bytes.to_vec()).unwrap()),
             Picture::At(address) => Ok(address),
         }
@@ -667,7 +667,7 @@ mod tests {
             ("local", DIALECT)
         );
         let memory = crate::memory::within(0, 0);
-        let account = |fake| Account {
+        let account = |fake| ProviderSettings {
             provider,
             project: None,
             fake,

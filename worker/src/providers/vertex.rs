@@ -10,7 +10,7 @@ use futures::future::{BoxFuture, FutureExt};
 
 use super::google::Credentials;
 use super::http::Http;
-use super::{Account, PictureRequest, Provider, Reply, generate_content};
+use super::{PictureRequest, Provider, ProviderSettings, Reply, generate_content};
 
 /// A provider of the dialect `vertex`.
 pub struct Vertex {
@@ -21,7 +21,7 @@ pub struct Vertex {
 }
 
 impl Vertex {
-    pub fn new(account: &Account<'_>) -> anyhow::Result<Self> {
+    pub fn new(account: &ProviderSettings<'_>) -> anyhow::Result<Self> {
         let (project, credentials) = if account.fake.is_some() {
             ("synthetic", Credentials::AnyToken)
         } else {

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use common::anchor::{self, AnchorError, Depth};
-use common::database::{self, Role};
+use common::database::{self, DatabaseRole};
 use common::telemetry;
 use secrecy::ExposeSecret;
 
@@ -19,9 +19,9 @@ pub(super) async fn run(app: Arc<App>) {
 }
 
 async fn compare_and_write(app: &App) -> Result<(), AnchorError> {
-    let (bucket, key) = (app.shelf.bucket(), &app.signing_key);
+    let (bucket, key) = (app.spool.bucket(), &app.signing_key);
     // For a moment only, once an hour: workers see one tenant at a time, and this needs all.
-    let reader = database::connect(app.reader_url.expose_secret(), Role::Reader, 1).await?;
+    let reader = database::connect(app.reader_url.expose_secret(), DatabaseRole::Reader, 1).await?;
     let compared = anchor::compare(&reader, bucket, key, Depth::Newest).await?;
     let findings = i64::try_from(compared.findings.len()).unwrap_or(i64::MAX);
     telemetry::LEDGER_REWRITTEN.set(findings);

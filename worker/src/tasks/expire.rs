@@ -16,7 +16,7 @@ const UNKNOWN_MODEL: Duration = Duration::from_mins(3);
 
 pub(super) async fn run(app: Arc<App>) {
     let look = job::store::deadlines_passed(&app.pool, BATCH);
-    let found = match database::answered(look).await {
+    let found = match database::with_timeout(look).await {
         Ok(found) => found,
         Err(error) => {
             return tracing::warn!(%error, "Deadlines that passed could not be looked for");
@@ -29,7 +29,7 @@ pub(super) async fn run(app: Arc<App>) {
         };
         let allowance = app.unpaid.cancel_allowance;
         let expire = settlement::expire(&app.pool, (tenant, job), allowance, more);
-        match database::answered(expire).await {
+        match database::with_timeout(expire).await {
             Ok(settled) => {
                 tracing::info!(job.id = %job, ?settled, "Job {job}: its deadline passed");
             }

@@ -31,9 +31,9 @@ async fn inputs(app: &App, term: Duration) -> sqlx::Result<()> {
     let mut planned = 0_usize;
     while !app.stopping.is_cancelled() {
         let due = storage::store::undelivered(&app.pool, term, BATCH);
-        let due = database::answered(due).await?;
+        let due = database::with_timeout(due).await?;
         for &(tenant, job) in &due {
-            database::answered(plan(app, tenant, job)).await?;
+            database::with_timeout(plan(app, tenant, job)).await?;
         }
         planned += due.len();
         if due.len() < usize::try_from(BATCH).unwrap_or(usize::MAX) {
@@ -59,10 +59,10 @@ async fn uploads(app: &App, term: Duration) -> sqlx::Result<()> {
     let mut planned = 0_u64;
     while !app.stopping.is_cancelled() {
         let due = upload::store::unpaid(&app.pool, term, BATCH);
-        let due = database::answered(due).await?;
+        let due = database::with_timeout(due).await?;
         for &(tenant, id) in &due {
             let expire = uploading::expire(&app.pool, tenant, id, Some(term));
-            planned += u64::from(database::answered(expire).await?);
+            planned += u64::from(database::with_timeout(expire).await?);
         }
         if due.len() < usize::try_from(BATCH).unwrap_or(usize::MAX) {
             break;

@@ -8,7 +8,7 @@ use common::{billing, database};
 use crate::app::App;
 
 pub(super) async fn run(app: Arc<App>) {
-    match database::answered(billing::store::fold(&app.pool)).await {
+    match database::with_timeout(billing::store::fold(&app.pool)).await {
         Ok(lines) => tracing::debug!(lines, "Folded {lines} lines of billing"),
         Err(error) => tracing::warn!(%error, "Billing could not be folded"),
     }

@@ -12,12 +12,12 @@ use crate::app::App;
 const BATCH: i64 = 100;
 
 pub(super) async fn run(app: Arc<App>) {
-    match database::answered(storage::store::fold(&app.pool)).await {
+    match database::with_timeout(storage::store::fold(&app.pool)).await {
         Ok(lines) => tracing::debug!(lines, "Folded {lines} lines of storage"),
         Err(error) => tracing::warn!(%error, "What tenants store could not be folded"),
     }
     let uncounted = storage::store::uncounted(&app.pool, BATCH);
-    let tenants = match database::answered(uncounted).await {
+    let tenants = match database::with_timeout(uncounted).await {
         Ok(tenants) => tenants,
         Err(error) => {
             return tracing::warn!(%error, "Tenants to be counted could not be looked for");

@@ -5,10 +5,10 @@
 //! repeated by anyone at any time: the fence decides who may still write. The model is called in `providers/`; the
 //! end is [`common::settlement`], which is where to read next.
 
-mod door;
-mod history;
+mod lane_limiter;
 mod output;
 mod picture;
+mod prior_calls;
 
 use std::sync::atomic::AtomicI32;
 use std::time::{Duration, Instant};
@@ -18,7 +18,7 @@ use common::artifact::Artifact;
 use common::failpoint::reach;
 use common::generation::Generation;
 use common::id::JobId;
-use common::job::{self, Claimed, LAST_CALL};
+use common::job::{self, Claimed, DELIVERY_MARGIN};
 use common::outcome::{Class, Failure};
 use common::settlement::{self, Lease, Settled, SettlementError};
 use common::telemetry::{self, process, traces};
@@ -28,20 +28,20 @@ use tracing::Instrument;
 
 use crate::app::App;
 use crate::leases::HeldLease;
-use output::{Attempt, Made};
+use output::{Attempt, OutputResult};
 
 /// Works on a job if it is to be had. Whatever happens is settled or left to the next attempt; a ring never fails.
 /// `reserved`: in the worker's reserve.
 pub(super) async fn run(app: &App, id: JobId, reserved: bool) {
-    if !app.shelf.takes_more() {
+    if !app.spool.accepts_results() {
         // It was popped before that was known, and is rung again.
         return;
     }
     let asked = Instant::now();
-    let claiming = app.places.claiming(reserved).await;
-    let open = app.open().without(app.places.shut(reserved));
+    let claiming = app.slots.claim_permit(reserved).await;
+    let open = app.capacity().without(app.slots.exclusions(reserved));
     let claim = job::store::claim(&app.pool, id, &app.name, app.timing.lease, &open);
-    let claimed = match database::answered(claim).await {
+    let claimed = match database::with_timeout(claim).await {
         Ok(Some(claimed)) => claimed,
         // Another worker has it, it has ended, or its lanes are closed or its tenant has enough: then it is rung
         // again when that changes.
@@ -50,7 +50,7 @@ pub(super) async fn run(app: &App, id: JobId, reserved: bool) {
             return tracing::warn!(job.id = %id, %error, "Job {id} could not be claimed; it will be rung again");
         }
     };
-    let _counted = app.places.count(&claimed, reserved);
+    let _counted = app.slots.occupy(&claimed, reserved);
     drop(claiming);
     telemetry::QUEUE_SECONDS
         .with_label_values(&[&claimed.model])
@@ -78,14 +78,14 @@ async fn attempt(app: &App, claimed: &Claimed, asked: Instant) {
         .leases
         .hold(claimed.id, claimed.fence, asked, app.timing.lease);
     tokio::select! {
-        () = carry_out(app, claimed, asked, lease, &held) => {}
+        () = run_attempt(app, claimed, asked, lease, &held) => {}
         () = held.hangs() => {
             tracing::error!("The attempt hangs and is dropped; its lease will run out");
         }
     }
 }
 
-async fn carry_out(app: &App, claimed: &Claimed, asked: Instant, lease: Lease, held: &HeldLease) {
+async fn run_attempt(app: &App, claimed: &Claimed, asked: Instant, lease: Lease, held: &HeldLease) {
     let Some(worked) = held
         .lost
         .run_until_cancelled(work(app, claimed, held))
@@ -98,13 +98,13 @@ async fn carry_out(app: &App, claimed: &Claimed, asked: Instant, lease: Lease, h
             error = format!("{error:#}"),
             "The attempt failed on our side"
         );
-        Worked::our_fault(format!("{error:#}"))
+        AttemptResult::our_fault(format!("{error:#}"))
     });
     let verdict = verdict.within(claimed, asked, app.timing.retry);
     let _timed = process::step("settle");
     let settled = (|| async {
         reach("generate:before_settle").await?;
-        let settled = database::answered(settle(app, lease, &verdict)).await?;
+        let settled = database::with_timeout(settle(app, lease, &verdict)).await?;
         reach("generate:after_settle").await?;
         Ok(settled)
     })
@@ -125,7 +125,7 @@ async fn carry_out(app: &App, claimed: &Claimed, asked: Instant, lease: Lease, h
 }
 
 /// What the work came to.
-enum Worked {
+enum AttemptResult {
     /// It is decided.
     Decided(Verdict),
     /// Another attempt may do it, or do the rest; what was made so far is delivered when there is no time for one.
@@ -155,7 +155,7 @@ enum Verdict {
     PutBack(Duration),
 }
 
-impl Worked {
+impl AttemptResult {
     fn give_up(class: Class, detail: impl AsRef<str>) -> Self {
         Self::Decided(Verdict::GiveUp(Failure::new(class, detail)))
     }
@@ -181,7 +181,7 @@ impl Worked {
         match self {
             Self::Decided(verdict) => verdict,
             Self::Again { failure, artifacts } => {
-                let delay = if failure.class.contract().elsewhere {
+                let delay = if failure.class.contract().retry_on_other_lane {
                     Duration::ZERO
                 } else {
                     retry_delay(claimed.calls_made, least, most)
@@ -191,7 +191,7 @@ impl Worked {
                     Verdict::Retry(delay, failure)
                 } else if artifacts.is_empty() {
                     Verdict::GiveUp(failure)
-                } else if delay + LAST_CALL < left {
+                } else if delay + DELIVERY_MARGIN < left {
                     Verdict::Retry(delay, failure)
                 } else {
                     Verdict::Deliver {
@@ -202,8 +202,8 @@ impl Worked {
             }
             // Without pictures the deadline ends the job; with some, they are worth more than the wait.
             Self::Pending { delay, artifacts } if artifacts.is_empty() => Verdict::PutBack(delay),
-            Self::Pending { delay, .. } if LAST_CALL < left => {
-                Verdict::PutBack(delay.min(left.saturating_sub(LAST_CALL)))
+            Self::Pending { delay, .. } if DELIVERY_MARGIN < left => {
+                Verdict::PutBack(delay.min(left.saturating_sub(DELIVERY_MARGIN)))
             }
             Self::Pending { artifacts, .. } => {
                 let detail = "no time was left to wait for the rest";
@@ -248,7 +248,7 @@ async fn settle(app: &App, lease: Lease, verdict: &Verdict) -> Result<Settled, S
 }
 
 /// Everything between claim and settlement. An error is our own trouble, and worth another attempt.
-async fn work(app: &App, claimed: &Claimed, lease: &HeldLease) -> anyhow::Result<Worked> {
+async fn work(app: &App, claimed: &Claimed, lease: &HeldLease) -> anyhow::Result<AttemptResult> {
     let deadline =
         Instant::now() + Duration::try_from_secs_f64(claimed.seconds_left).unwrap_or_default();
     let asked_for = async {
@@ -259,16 +259,16 @@ async fn work(app: &App, claimed: &Claimed, lease: &HeldLease) -> anyhow::Result
         transaction.commit().await?;
         Ok::<_, sqlx::Error>((generation, journal))
     };
-    let (generation, journal) = database::answered(asked_for).await?;
+    let (generation, journal) = database::with_timeout(asked_for).await?;
 
     let Some(Generation::Image(request)) = generation else {
-        return Ok(Worked::give_up(
+        return Ok(AttemptResult::give_up(
             Class::BadRequest,
             "the job's request is gone",
         ));
     };
     let Some(model) = app.catalog.get(&claimed.model) else {
-        return Ok(Worked::give_up(
+        return Ok(AttemptResult::give_up(
             Class::ModelRetired,
             format!("{} is no longer in the catalogue", claimed.model),
         ));
@@ -290,7 +290,7 @@ async fn work(app: &App, claimed: &Claimed, lease: &HeldLease) -> anyhow::Result
     let made = made.into_iter().map(|made| {
         made.unwrap_or_else(|error| {
             tracing::warn!(error = format!("{error:#}"), "An output failed on our side");
-            Made::our_fault(&error)
+            OutputResult::our_fault(&error)
         })
     });
     Ok(judge(made.collect()))
@@ -298,36 +298,38 @@ async fn work(app: &App, claimed: &Claimed, lease: &HeldLease) -> anyhow::Result
 
 /// What the outputs, taken together, come to. An output that may yet succeed keeps the job open; nothing that
 /// was made is lost by that, for the next attempt takes it over.
-fn judge(made: Vec<Made>) -> Worked {
+fn judge(made: Vec<OutputResult>) -> AttemptResult {
     let mut artifacts = Vec::new();
     let mut shortfall: Option<Failure> = None;
     let mut retry: Option<Failure> = None;
     let mut pending: Option<Duration> = None;
     for output in made {
         match output {
-            Made::Picture(pair) => artifacts.extend(*pair),
-            Made::Missing {
+            OutputResult::Picture(pair) => artifacts.extend(*pair),
+            OutputResult::Missing {
                 failure,
                 again: false,
             } => {
                 shortfall.get_or_insert(failure);
             }
-            Made::Missing {
+            OutputResult::Missing {
                 failure,
                 again: true,
             } => {
                 retry.get_or_insert(failure);
             }
-            Made::Pending(delay) => pending = Some(pending.map_or(delay, |other| other.min(delay))),
+            OutputResult::Pending(delay) => {
+                pending = Some(pending.map_or(delay, |other| other.min(delay)))
+            }
         }
     }
     match (retry, pending, shortfall) {
-        (Some(failure), ..) => Worked::Again { failure, artifacts },
-        (None, Some(delay), _) => Worked::Pending { delay, artifacts },
+        (Some(failure), ..) => AttemptResult::Again { failure, artifacts },
+        (None, Some(delay), _) => AttemptResult::Pending { delay, artifacts },
         (None, None, Some(failure)) if artifacts.is_empty() => {
-            Worked::Decided(Verdict::GiveUp(failure))
+            AttemptResult::Decided(Verdict::GiveUp(failure))
         }
-        (None, None, shortfall) => Worked::Decided(Verdict::Deliver {
+        (None, None, shortfall) => AttemptResult::Decided(Verdict::Deliver {
             artifacts,
             shortfall,
         }),

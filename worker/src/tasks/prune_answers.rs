@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use common::{database, idempotency, operation};
+use common::{database, idempotency, operator};
 
 use crate::app::App;
 
@@ -18,7 +18,7 @@ pub(super) async fn run(app: Arc<App>) {
     let (began, mut deleted) = (Instant::now(), 0);
     while began.elapsed() < LONGEST && !app.stopping.is_cancelled() {
         let prune = idempotency::store::prune(&app.pool, app.timing.answers_kept, BATCH);
-        match database::answered(prune).await {
+        match database::with_timeout(prune).await {
             Ok(0) => break,
             Ok(answers) => deleted += answers,
             Err(error) => {
@@ -33,8 +33,8 @@ pub(super) async fn run(app: Arc<App>) {
             "Deleted {deleted} answers for repeated requests whose time was over"
         );
     }
-    let prune = operation::store::prune(&app.pool, app.timing.answers_kept);
-    if let Err(error) = database::answered(prune).await {
+    let prune = operator::store::prune(&app.pool, app.timing.answers_kept);
+    if let Err(error) = database::with_timeout(prune).await {
         tracing::warn!(%error, "Answers to operators could not be deleted; the next turn tries again");
     }
 }

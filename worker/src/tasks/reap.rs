@@ -44,7 +44,7 @@ impl Contact {
 
 pub(super) async fn run(app: Arc<App>) {
     let look = job::store::leases_run_out(&app.pool, app.timing.lease, BATCH);
-    let found = match database::answered(look).await {
+    let found = match database::with_timeout(look).await {
         Ok(found) => found,
         Err(error) => return tracing::warn!(%error, "Leases that ran out could not be looked for"),
     };
@@ -52,7 +52,7 @@ pub(super) async fn run(app: Arc<App>) {
         return;
     }
     for (job, tenant) in found {
-        match database::answered(settlement::reap(&app.pool, tenant, job)).await {
+        match database::with_timeout(settlement::reap(&app.pool, tenant, job)).await {
             Ok(settled) => tracing::info!(job.id = %job, ?settled, "Job {job}: its lease ran out"),
             Err(error) => {
                 tracing::warn!(job.id = %job, %error, "Job {job} could not be taken from its worker");

@@ -32,7 +32,7 @@ pub(super) async fn run(app: Arc<App>) {
         // From a bucket that is not ours, nothing is deleted. Prompts need no bucket.
         let files = app.owner().allows_deletion().await;
         let take = retention::store::take(&app.pool, BATCH, app.timing.lease, files);
-        let due = match database::answered(take).await {
+        let due = match database::with_timeout(take).await {
             Ok(due) => due,
             Err(error) => {
                 tracing::warn!(%error, "Files that are due could not be looked for");
@@ -53,7 +53,7 @@ pub(super) async fn run(app: Arc<App>) {
             break;
         }
     }
-    match database::answered(retention::store::overdue(&app.pool)).await {
+    match database::with_timeout(retention::store::overdue(&app.pool)).await {
         Ok((files, seconds)) => {
             telemetry::DELETIONS_DUE.set(files);
             telemetry::DELETIONS_LATE.set(seconds);
@@ -66,11 +66,11 @@ pub(super) async fn run(app: Arc<App>) {
 async fn expire_uploads(app: &App) -> sqlx::Result<()> {
     let mut planned = 0_u64;
     while !app.stopping.is_cancelled() {
-        let due = database::answered(upload::store::due(&app.pool, BATCH)).await?;
+        let due = database::with_timeout(upload::store::due(&app.pool, BATCH)).await?;
         let looked_at = due.len();
         for (tenant, id) in due {
             let expired =
-                database::answered(uploading::expire(&app.pool, tenant, id, None)).await?;
+                database::with_timeout(uploading::expire(&app.pool, tenant, id, None)).await?;
             planned += u64::from(expired);
         }
         if looked_at < usize::try_from(BATCH).unwrap_or(usize::MAX) {
@@ -101,7 +101,7 @@ async fn delete(app: &App, due: Vec<sqlx::Result<Due>>) -> usize {
     if files.is_empty() {
         return receipts;
     }
-    match app.owner().ask_since(Instant::now()).await {
+    match app.owner().check_since(Instant::now()).await {
         Ok(Ownership::Ours) => {}
         answer => {
             let says = answer.map(Ownership::problem);
@@ -114,7 +114,7 @@ async fn delete(app: &App, due: Vec<sqlx::Result<Due>>) -> usize {
         }
     }
     for due in files {
-        match database::answered(retention::store::receipt(&app.pool, &due)).await {
+        match database::with_timeout(retention::store::receipt(&app.pool, &due)).await {
             Ok(()) => {
                 count(&due);
                 receipts += 1;
@@ -169,8 +169,8 @@ async fn remove(app: &App, due: &Due) -> anyhow::Result<()> {
         retention::store::hide(&mut transaction, due).await?;
         transaction.commit().await
     };
-    database::answered(hide).await?;
-    let bucket = app.shelf.bucket();
+    database::with_timeout(hide).await?;
+    let bucket = app.spool.bucket();
     bucket.delete(&due.object_key).await?;
     anyhow::ensure!(
         bucket.measure(&due.object_key).await?.is_none(),
@@ -187,7 +187,7 @@ async fn erase(app: &App, due: &Due) -> anyhow::Result<()> {
         retention::store::receipt(&mut *transaction, due).await?;
         transaction.commit().await
     };
-    database::answered(erase).await?;
+    database::with_timeout(erase).await?;
     count(due);
     Ok(())
 }

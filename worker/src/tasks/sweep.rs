@@ -65,13 +65,13 @@ async fn sweep(app: &App, swept: &mut Swept) -> Result<(), SearchError> {
     if !app.owner().allows_deletion().await {
         return Ok(());
     }
-    let mut search = Search::begin(&app.pool, app.shelf.bucket(), app.timing.sweep_grace).await?;
+    let mut search = Search::begin(&app.pool, app.spool.bucket(), app.timing.sweep_grace).await?;
     while !app.stopping.is_cancelled()
         && let Some(batch) = search.next().await?
         // The bucket may have been swapped meanwhile.
         && app.owner().allows_deletion().await
     {
-        remove(app.shelf.bucket(), batch, swept).await?;
+        remove(app.spool.bucket(), batch, swept).await?;
     }
     Ok(())
 }

@@ -6,14 +6,14 @@ use std::sync::Arc;
 use crate::app::App;
 
 pub(super) async fn run(app: Arc<App>) {
-    app.shelf.look().await;
-    if app.shelf.takes_more() {
+    app.spool.probe().await;
+    if app.spool.accepts_results() {
         return;
     }
     app.start_nothing_until(async {
-        while !app.shelf.takes_more() {
+        while !app.spool.accepts_results() {
             tokio::time::sleep(app.timing.look_every).await;
-            app.shelf.look().await;
+            app.spool.probe().await;
         }
     })
     .await;

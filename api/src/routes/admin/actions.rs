@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
-use common::operation::{self, Done};
+use common::operator::{self, AuditEntry};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -17,7 +17,7 @@ use crate::extract::{Parameters, after, limit, line_number, page};
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
-pub struct Which {
+pub struct ListActionsQuery {
     /// At most so many.
     #[param(minimum = 1, maximum = 100, default = 20)]
     limit: Option<i64>,
@@ -29,7 +29,7 @@ pub struct Which {
 /// A page of what was done.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Actions {
-    pub data: Vec<Done>,
+    pub data: Vec<AuditEntry>,
     pub has_more: bool,
 }
 
@@ -40,17 +40,17 @@ pub struct Actions {
     operation_id = "list_actions",
     tag = "operators",
     security(("operator" = [])),
-    params(Which),
+    params(ListActionsQuery),
     responses((status = 200, description = "A page of it", body = Actions))
 )]
 pub async fn list(
     State(app): State<Arc<App>>,
     _: Operator,
-    Parameters(which): Parameters<Which>,
+    Parameters(which): Parameters<ListActionsQuery>,
 ) -> Result<Json<Actions>> {
     let limit = limit(which.limit)?;
     let done =
-        operation::store::actions(&app.reader, after(which.starting_after)?, limit + 1).await?;
+        operator::store::actions(&app.reader, after(which.starting_after)?, limit + 1).await?;
     let (data, has_more) = page(done, limit);
     Ok(Json(Actions { data, has_more }))
 }

@@ -1,4 +1,4 @@
-//! `/v1/admin/jobs`: all tenants' jobs, the whole story of one, and what is done to many.
+//! `/v1/admin/jobs`: all tenants' jobs, the whole timeline of one, and what is done to many.
 
 use std::sync::Arc;
 
@@ -10,8 +10,8 @@ use common::id::{JobId, TenantId};
 use common::idempotency::Answer;
 use common::job::store::Search;
 use common::job::{self, Job, State};
-use common::operation::once::{self, Order};
-use common::operation::{self, Event, Outcome};
+use common::operator::once::{self, OperatorRequest};
+use common::operator::{self, ActionResult, TimelineEntry};
 use common::outcome::Class;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
@@ -28,13 +28,13 @@ use crate::idempotency::Key;
 use crate::routes::jobs::JobView;
 
 /// Most jobs one request does something to.
-const MOST: i64 = 1_000;
+const MAX_JOBS: i64 = 1_000;
 
 /// Which jobs.
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
-pub struct Which {
+pub struct ListAllJobsQuery {
     /// At most so many.
     #[param(minimum = 1, maximum = 100, default = 20)]
     limit: Option<i64>,
@@ -96,13 +96,13 @@ pub struct OwnedJobs {
     operation_id = "list_all_jobs",
     tag = "operators",
     security(("operator" = [])),
-    params(Which),
+    params(ListAllJobsQuery),
     responses((status = 200, description = "A page of jobs", body = OwnedJobs))
 )]
 pub async fn list(
     AppState(app): AppState<Arc<App>>,
     _: Operator,
-    Parameters(which): Parameters<Which>,
+    Parameters(which): Parameters<ListAllJobsQuery>,
 ) -> Result<Json<OwnedJobs>> {
     let limit = limit(which.limit)?;
     searchable("model", which.model.as_deref())?;
@@ -124,39 +124,39 @@ pub async fn list(
 
 /// A job and everything that happened to it.
 #[derive(Debug, Serialize, ToSchema)]
-pub struct Story {
+pub struct Timeline {
     #[serde(flatten)]
     pub job: OwnedJob,
     /// In order.
-    pub story: Vec<Event>,
+    pub story: Vec<TimelineEntry>,
 }
 
-/// The whole story of a job: attempts, calls, transfers, files, operators
+/// The whole timeline of a job: attempts, calls, transfers, files, operators
 #[utoipa::path(
     get,
     path = "/v1/admin/jobs/{id}",
-    operation_id = "get_story",
+    operation_id = "get_timeline",
     tag = "operators",
     security(("operator" = [])),
     params(("id" = String, Path, description = "`job_…`")),
     responses(
-        (status = 200, description = "The story", body = Story),
+        (status = 200, description = "The timeline", body = Timeline),
         (status = 404, description = "There is none with this id", body = ProblemBody, content_type = "application/problem+json"),
     )
 )]
-pub async fn story(
+pub async fn timeline(
     AppState(app): AppState<Arc<App>>,
     _: Operator,
     Id(id): Id<JobId>,
-) -> Result<Json<Story>> {
+) -> Result<Json<Timeline>> {
     let search = Search {
         ids: Some(vec![id]),
         ..Search::default()
     };
     let job = job::store::search(&app.reader, &search, 1).await?.pop();
     let job = job.ok_or_else(|| Problem::no_such("job", id))?;
-    let story = operation::store::story(&app.reader, id).await?;
-    Ok(Json(Story {
+    let story = operator::store::timeline(&app.reader, id).await?;
+    Ok(Json(Timeline {
         job: OwnedJob::new(&job),
         story,
     }))
@@ -165,7 +165,7 @@ pub async fn story(
 /// Many jobs: those that fit everything that is said.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Many {
+pub struct BulkRequest {
     /// These.
     #[schema(schema_with = ids)]
     ids: Option<Vec<JobId>>,
@@ -203,18 +203,18 @@ fn ids() -> Schema {
 
 /// What became of each.
 #[derive(Debug, Serialize, ToSchema)]
-pub struct Outcomes {
-    pub data: Vec<Outcome>,
+pub struct BulkResponse {
+    pub data: Vec<ActionResult>,
     /// Whether more fit.
     pub has_more: bool,
 }
 
-impl Many {
+impl BulkRequest {
     /// The jobs, in one of `states` where none is said.
     async fn find(&self, app: &App, states: &[State]) -> Result<(Vec<Job>, bool)> {
         let limit = self.limit.unwrap_or(100);
-        if !(1..=MOST).contains(&limit) {
-            let detail = format!("1 to {MOST}, not {limit}.");
+        if !(1..=MAX_JOBS).contains(&limit) {
+            let detail = format!("1 to {MAX_JOBS}, not {limit}.");
             return Err(Problem::invalid(vec![Violation::new("/limit", detail)]));
         }
         if self
@@ -244,14 +244,14 @@ impl Many {
 
 /// What is done to many jobs.
 #[derive(Clone, Copy)]
-enum Deed {
+enum BulkAction {
     Redrive,
     Cancel,
 }
 
-impl Deed {
+impl BulkAction {
     /// The jobs that are meant where no state is said.
-    fn meant(self) -> &'static [State] {
+    fn eligible_states(self) -> &'static [State] {
         match self {
             Self::Redrive => &[State::Failed],
             Self::Cancel => &[State::Queued, State::Running],
@@ -266,24 +266,24 @@ impl Deed {
     }
 
     /// Does it to each of the jobs a body names, one after the other. Which jobs that is is decided once for a key.
-    async fn to_each(self, app: &App, key: &Key, body: &[u8]) -> Result<Response> {
-        let many: Many = extract::json(body)?;
+    async fn apply(self, app: &App, key: &Key, body: &[u8]) -> Result<Response> {
+        let many: BulkRequest = extract::json(body)?;
         let request = key.request("POST", self.path(), body);
-        let order = Order {
+        let order = OperatorRequest {
             act: act(&many.reason)?,
             request: &request,
         };
         if many.dry_run {
-            let (jobs, has_more) = many.find(app, self.meant()).await?;
-            let only_asked = |job| Outcome::skipped(job, "it was only asked which".to_owned());
+            let (jobs, has_more) = many.find(app, self.eligible_states()).await?;
+            let only_asked = |job| ActionResult::skipped(job, "it was only asked which".to_owned());
             let data = jobs.iter().map(only_asked).collect();
-            return Ok(Json(Outcomes { data, has_more }).into_response());
+            return Ok(Json(BulkResponse { data, has_more }).into_response());
         }
         let (jobs, has_more) = match once::begin_many(&app.pool, &request).await? {
-            once::Many::Answered(answer) => return Ok(key.replay(answer)),
-            once::Many::Chosen { jobs, has_more } => (named(app, jobs).await?, has_more),
-            once::Many::New(choosing) => {
-                let (jobs, has_more) = many.find(app, self.meant()).await?;
+            once::BulkStart::Answered(answer) => return Ok(key.replay(answer)),
+            once::BulkStart::Chosen { jobs, has_more } => (named(app, jobs).await?, has_more),
+            once::BulkStart::New(choosing) => {
+                let (jobs, has_more) = many.find(app, self.eligible_states()).await?;
                 let ids: Vec<JobId> = jobs.iter().map(|job| job.id).collect();
                 once::choose(choosing, &request, &ids, has_more).await?;
                 (jobs, has_more)
@@ -293,12 +293,12 @@ impl Deed {
         for job in &jobs {
             data.push(match self {
                 Self::Redrive => {
-                    operation::redrive(&app.pool, &app.bucket, &app.catalog, order, job).await?
+                    operator::redrive(&app.pool, &app.bucket, &app.catalog, order, job).await?
                 }
-                Self::Cancel => operation::cancel(&app.pool, order, job).await?,
+                Self::Cancel => operator::cancel(&app.pool, order, job).await?,
             });
         }
-        let answer = Answer::json(200, &Outcomes { data, has_more });
+        let answer = Answer::json(200, &BulkResponse { data, has_more });
         let answer = once::keep_many(&app.pool, &request, answer).await?;
         Ok(replied(key, answer))
     }
@@ -310,7 +310,7 @@ async fn named(app: &App, ids: Vec<JobId>) -> Result<Vec<Job>> {
         ids: Some(ids),
         ..Search::default()
     };
-    Ok(job::store::search(&app.reader, &search, MOST).await?)
+    Ok(job::store::search(&app.reader, &search, MAX_JOBS).await?)
 }
 
 /// Do failed jobs once more
@@ -324,9 +324,9 @@ async fn named(app: &App, ids: Vec<JobId>) -> Result<Vec<Job>> {
     tag = "operators",
     security(("operator" = [])),
     params(("Idempotency-Key" = Option<String>, Header, description = "1 to 255 visible ASCII characters; made when missing. The same request with the same key is answered again, not done again")),
-    request_body = Many,
+    request_body = BulkRequest,
     responses(
-        (status = 200, description = "What became of each", body = Outcomes),
+        (status = 200, description = "What became of each", body = BulkResponse),
         (status = 422, description = "The request cannot be carried out as it is, or the idempotency key belongs to another", body = ProblemBody, content_type = "application/problem+json"),
     )
 )]
@@ -336,7 +336,7 @@ pub async fn redrive(
     key: Key,
     JsonBody(body): JsonBody,
 ) -> Result<Response> {
-    Deed::Redrive.to_each(&app, &key, &body).await
+    BulkAction::Redrive.apply(&app, &key, &body).await
 }
 
 /// End open jobs
@@ -349,9 +349,9 @@ pub async fn redrive(
     tag = "operators",
     security(("operator" = [])),
     params(("Idempotency-Key" = Option<String>, Header, description = "1 to 255 visible ASCII characters; made when missing. The same request with the same key is answered again, not done again")),
-    request_body = Many,
+    request_body = BulkRequest,
     responses(
-        (status = 200, description = "What became of each", body = Outcomes),
+        (status = 200, description = "What became of each", body = BulkResponse),
         (status = 422, description = "The request cannot be carried out as it is, or the idempotency key belongs to another", body = ProblemBody, content_type = "application/problem+json"),
     )
 )]
@@ -361,5 +361,5 @@ pub async fn cancel(
     key: Key,
     JsonBody(body): JsonBody,
 ) -> Result<Response> {
-    Deed::Cancel.to_each(&app, &key, &body).await
+    BulkAction::Cancel.apply(&app, &key, &body).await
 }

@@ -9,8 +9,8 @@ use axum::response::Response;
 use common::generation::Violation;
 use common::id::TenantId;
 use common::idempotency::Answer;
-use common::operation::once::Order;
-use common::operation::{self, Pause, Scope};
+use common::operator::once::OperatorRequest;
+use common::operator::{self, Pause, Scope};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -66,7 +66,7 @@ pub struct Paused {
     responses((status = 200, description = "All of them", body = Pauses))
 )]
 pub async fn list(State(app): State<Arc<App>>, _: Operator) -> Result<Json<Pauses>> {
-    let data = operation::store::pauses(&app.reader).await?;
+    let data = operator::store::pauses(&app.reader).await?;
     Ok(Json(Pauses { data }))
 }
 
@@ -120,12 +120,12 @@ pub async fn pause(
         let detail = format!("Name a worker in 1 to {MAX_WORKER} characters, without NUL.");
         return Err(Problem::invalid(vec![Violation::new("/worker", detail)]));
     }
-    let order = Order {
+    let order = OperatorRequest {
         act,
         request: &key.request("POST", "/v1/admin/pauses", &body),
     };
     let paused = |id| Answer::json(201, &Paused { id });
-    let answer = operation::pause(&app.pool, order, &scope, paused).await?;
+    let answer = operator::pause(&app.pool, order, &scope, paused).await?;
     Ok(replied(&key, answer))
 }
 
@@ -165,6 +165,6 @@ pub async fn resume(
         )
     };
     let number: i64 = id.parse().map_err(|_| none())?;
-    let answer = operation::resume(&app.pool, order, number).await?;
+    let answer = operator::resume(&app.pool, order, number).await?;
     Ok(replied(&key, answer.ok_or_else(none)?))
 }

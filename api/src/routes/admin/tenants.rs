@@ -8,8 +8,8 @@ use axum::response::Response;
 use common::credits::{Credits, InvalidCredits};
 use common::generation::Violation;
 use common::id::TenantId;
-use common::operation;
-use common::operation::once::Order;
+use common::operator;
+use common::operator::once::OperatorRequest;
 use serde::Deserialize;
 use utoipa::ToSchema;
 use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
@@ -91,7 +91,7 @@ async fn set(
     let reason: Reason = extract::json(body)?;
     let request = key.request("POST", uri.path(), body);
     let order = reason.order(&request)?;
-    let (answer, _) = operation::freeze(&app.pool, order, tenant, frozen).await?;
+    let (answer, _) = operator::freeze(&app.pool, order, tenant, frozen).await?;
     Ok(replied(key, answer))
 }
 
@@ -137,7 +137,7 @@ pub async fn adjust(
     JsonBody(body): JsonBody,
 ) -> Result<Response> {
     let Adjustment { credits, reason } = extract::json(&body)?;
-    let order = Order {
+    let order = OperatorRequest {
         act: act(&reason)?,
         request: &key.request("POST", uri.path(), &body),
     };
@@ -148,7 +148,7 @@ pub async fn adjust(
     if amount.is_zero() {
         return Err(wrong("Say how many: not 0.".to_owned()));
     }
-    let answer = operation::adjust(&app.pool, order, tenant, amount, credits > 0).await?;
+    let answer = operator::adjust(&app.pool, order, tenant, amount, credits > 0).await?;
     Ok(replied(&key, answer))
 }
 
@@ -162,8 +162,8 @@ fn credits() -> Schema {
         .description(Some(
             "Given, or where negative taken from what is not spent.",
         ))
-        .minimum(Some(-Credits::MOST_MOVED.get()))
-        .maximum(Some(Credits::MOST_MOVED.get()))
+        .minimum(Some(-Credits::MAX_TRANSFER.get()))
+        .maximum(Some(Credits::MAX_TRANSFER.get()))
         .examples([-24])
         .into()
 }

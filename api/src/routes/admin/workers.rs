@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
-use common::{job, operation};
+use common::{job, operator};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -43,13 +43,13 @@ pub struct Workers {
 pub async fn list(State(app): State<Arc<App>>, _: Operator) -> Result<Json<Workers>> {
     let mut workers: BTreeMap<String, Worker> = BTreeMap::new();
     // Without Redis those that hold a lease are known all the same.
-    for (name, slots) in app.ring.workers().await.unwrap_or_default() {
+    for (name, slots) in app.ready_queue.workers().await.unwrap_or_default() {
         workers.entry(name).or_default().slots = Some(slots);
     }
     for (name, jobs) in job::store::by_worker(&app.reader).await? {
         workers.entry(name).or_default().jobs = jobs;
     }
-    for pause in operation::store::pauses(&app.reader).await? {
+    for pause in operator::store::pauses(&app.reader).await? {
         if let Some(worker) = pause.worker.and_then(|name| workers.get_mut(&name)) {
             worker.drained = true;
         }

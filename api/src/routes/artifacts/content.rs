@@ -11,7 +11,7 @@ use common::id::ArtifactId;
 use super::{ArtifactView, find};
 use crate::app::App;
 use crate::auth::Tenant;
-use crate::base::Base;
+use crate::base_url::BaseUrl;
 use crate::error::{ProblemBody, Result};
 use crate::extract::Id;
 
@@ -33,7 +33,7 @@ pub async fn handler(
     State(app): State<Arc<App>>,
     Tenant(tenant): Tenant,
     Id(id): Id<ArtifactId>,
-    base: Base,
+    base: BaseUrl,
 ) -> Result<impl IntoResponse> {
     let (artifact, name) = find(&app, tenant, id).await?;
     let view = ArtifactView::new(&app, &base, &artifact, name.as_deref());

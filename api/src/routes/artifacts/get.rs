@@ -12,7 +12,7 @@ use serde::Deserialize;
 use super::{ArtifactView, find};
 use crate::app::App;
 use crate::auth::Tenant;
-use crate::base::Base;
+use crate::base_url::BaseUrl;
 use crate::error::{Code, Problem, ProblemBody, Result};
 use crate::extract::{Id, Parameters};
 
@@ -20,7 +20,7 @@ use crate::extract::{Id, Parameters};
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
-pub struct Wanted {
+pub struct LinkQuery {
     /// Seconds the link works.
     #[param(minimum = 60, maximum = 86_400, default = 900)]
     expires_in: Option<u64>,
@@ -33,7 +33,7 @@ pub struct Wanted {
     operation_id = "get_artifact",
     tag = "files",
     security(("key" = [])),
-    params(("id" = String, Path, description = "`art_…`"), Wanted),
+    params(("id" = String, Path, description = "`art_…`"), LinkQuery),
     responses(
         (status = 200, description = "The artifact", body = ArtifactView),
         (status = 400, description = "`expires_in` is out of bounds", body = ProblemBody, content_type = "application/problem+json"),
@@ -45,8 +45,8 @@ pub async fn handler(
     State(app): State<Arc<App>>,
     Tenant(tenant): Tenant,
     Id(id): Id<ArtifactId>,
-    base: Base,
-    Parameters(wanted): Parameters<Wanted>,
+    base: BaseUrl,
+    Parameters(wanted): Parameters<LinkQuery>,
 ) -> Result<Json<ArtifactView>> {
     let lifetime = match wanted.expires_in.map(Duration::from_secs) {
         None => app.link_lifetime,

@@ -6,7 +6,7 @@ use axum::Json;
 use axum::extract::State;
 use common::credits::Credits;
 use common::id::JobId;
-use common::ledger::store::Line;
+use common::ledger::store::StatementLine;
 use common::{database, ledger};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
@@ -21,7 +21,7 @@ use crate::extract::{Parameters, after, limit, line_number, page};
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
-pub struct Which {
+pub struct ListTransfersQuery {
     /// At most so many.
     #[param(minimum = 1, maximum = 100, default = 20)]
     limit: Option<i64>,
@@ -59,7 +59,7 @@ pub struct TransferView {
 }
 
 impl TransferView {
-    fn new(line: Line) -> Result<Self> {
+    fn new(line: StatementLine) -> Result<Self> {
         Ok(Self {
             job: line.job()?,
             seq: line.seq,
@@ -79,13 +79,13 @@ impl TransferView {
     operation_id = "list_transfers",
     tag = "credits",
     security(("key" = [])),
-    params(Which),
+    params(ListTransfersQuery),
     responses((status = 200, description = "A page of ledger lines", body = Transfers))
 )]
 pub async fn handler(
     State(app): State<Arc<App>>,
     Tenant(tenant): Tenant,
-    Parameters(which): Parameters<Which>,
+    Parameters(which): Parameters<ListTransfersQuery>,
 ) -> Result<Json<Transfers>> {
     let limit = limit(which.limit)?;
     let connection = app.connection(tenant).await?;

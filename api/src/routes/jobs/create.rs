@@ -3,11 +3,11 @@
 //! The request is understood, quoted and admitted in one transaction, which holds the credits; only then is
 //! Redis rung, and nobody waits for it. Read [`common::admission`] next.
 
-pub mod asked;
-mod findings;
+pub mod draft;
+pub mod options;
 pub mod pictures;
 mod rendering;
-pub mod terms;
+mod violations;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -29,17 +29,17 @@ use serde::Serialize;
 use tokio::time::Instant;
 use utoipa::ToSchema;
 
-use super::{JobView, look};
+use super::{JobView, load_view};
 use crate::app::App;
 use crate::auth::Tenant;
-use crate::base::Base;
+use crate::base_url::BaseUrl;
 use crate::error::{Code, Problem, ProblemBody, Result};
 use crate::extract::{self, JsonBody};
 use crate::idempotency::Key;
-use asked::{Asked, CreateJob};
+use draft::{CreateJob, JobDraft};
+use options::SubmitOptions;
+pub use options::{CANCEL_AFTER, PREFER, Prefer};
 use pictures::{InputBody, Picture, Sources};
-use terms::Terms;
-pub use terms::{CANCEL_AFTER, PREFER, Prefer};
 
 /// What a job would cost at most. Nothing was written.
 #[derive(Debug, Serialize, ToSchema)]
@@ -59,7 +59,7 @@ pub struct DryRun {
     operation_id = "create_job",
     tag = "jobs",
     security(("key" = [])),
-    params(Terms),
+    params(SubmitOptions),
     request_body = CreateJob,
     responses(
         (status = 200, description = "With `dry_run=true` the quote; with `Prefer: wait` the job, when it ended in time", body = DryRunOrJob),
@@ -81,8 +81,8 @@ pub async fn handler(
     State(app): State<Arc<App>>,
     Tenant(tenant): Tenant,
     key: Key,
-    terms: Terms,
-    base: Base,
+    terms: SubmitOptions,
+    base: BaseUrl,
     JsonBody(body): JsonBody,
 ) -> Result<Response> {
     let request = key.request("POST", "/v1/jobs", &body);
@@ -97,15 +97,15 @@ pub async fn handler(
     let (id, now) = (JobId::new(), clock::now());
     // As long as the pictures are in memory, the body's room is theirs.
     let room = body.clone();
-    let mut body: CreateJob = aside(move || extract::json(&body)).await??;
+    let mut body: CreateJob = off_thread(move || extract::json(&body)).await??;
     let pictures = body.take_inputs();
     // Before anything is made of them: what is put into another's bucket is lost.
     if !pictures.is_empty() && !terms.dry_run {
         app.owner.usable().await?;
     }
     let uploads = uploads(&app, tenant, &pictures).await?;
-    let mut sources = aside(move || Sources::read(pictures, &uploads)).await?;
-    let mut asked = Asked::read(body, sources.unopened(tenant, id), now);
+    let mut sources = off_thread(move || Sources::read(pictures, &uploads)).await?;
+    let mut asked = JobDraft::read(body, sources.unopened(tenant, id), now);
     let mut quote = asked.quote(&app.catalog, now.date())?;
     if sources.has_files() {
         if !terms.dry_run {
@@ -168,7 +168,7 @@ pub async fn handler(
             if job.run_after <= job.created_at {
                 let app = Arc::clone(&app);
                 app.tasks.clone().spawn(async move {
-                    dispatch::ring_new(&app.ring, &app.lanes, &app.catalog, &job).await;
+                    dispatch::push_new(&app.ready_queue, &app.lanes, &app.catalog, &job).await;
                 });
             }
             let (answer, prefer) = waited(&app, &base, tenant, id, terms.prefer, answer).await;
@@ -180,10 +180,10 @@ pub async fn handler(
 /// A request that was answered before waits for its job as the first one did.
 async fn repeated(
     app: &App,
-    base: &Base,
+    base: &BaseUrl,
     tenant: TenantId,
     key: &Key,
-    terms: &Terms,
+    terms: &SubmitOptions,
     answer: Answer,
 ) -> Response {
     let location = answer
@@ -201,7 +201,7 @@ async fn repeated(
 /// nobody waits where as many requests of this tenant do as may.
 async fn waited(
     app: &App,
-    base: &Base,
+    base: &BaseUrl,
     tenant: TenantId,
     id: JobId,
     prefer: Prefer,
@@ -230,7 +230,7 @@ fn applied(mut response: Response, prefer: Prefer) -> Response {
 }
 
 /// Megabytes of base64 would stall every other request of this thread.
-async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
     let done = tokio::task::spawn_blocking(work).await;
     done.map_err(|_| Code::Internal.into())
 }
@@ -331,7 +331,7 @@ async fn discard(app: &App, pictures: &[Picture]) {
 /// the client looks for itself.
 async fn ended_within(
     app: &App,
-    base: &Base,
+    base: &BaseUrl,
     tenant: TenantId,
     id: JobId,
     wait: Duration,
@@ -341,7 +341,7 @@ async fn ended_within(
         () = tokio::time::sleep(wait) => return None,
         () = app.stopping.cancelled() => return None,
     }
-    look(app, base, tenant, id).await.ok().flatten()
+    load_view(app, base, tenant, id).await.ok().flatten()
 }
 
 /// The quote, or the job that ended in time.

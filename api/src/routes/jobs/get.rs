@@ -6,10 +6,10 @@ use axum::Json;
 use axum::extract::State;
 use common::id::JobId;
 
-use super::{JobView, look};
+use super::{JobView, load_view};
 use crate::app::App;
 use crate::auth::Tenant;
-use crate::base::Base;
+use crate::base_url::BaseUrl;
 use crate::error::{Problem, ProblemBody, Result};
 use crate::extract::Id;
 
@@ -30,9 +30,9 @@ pub async fn handler(
     State(app): State<Arc<App>>,
     Tenant(tenant): Tenant,
     Id(id): Id<JobId>,
-    base: Base,
+    base: BaseUrl,
 ) -> Result<Json<JobView>> {
-    look(&app, &base, tenant, id)
+    load_view(&app, &base, tenant, id)
         .await?
         .map(Json)
         .ok_or_else(|| Problem::no_such("job", id))

@@ -16,7 +16,7 @@ use utoipa::ToSchema;
 use super::{JobView, fixed};
 use crate::app::App;
 use crate::auth::Tenant;
-use crate::base::Base;
+use crate::base_url::BaseUrl;
 use crate::error::{ProblemBody, Result};
 use crate::extract::{Parameters, limit, page, searchable};
 use crate::routes::artifacts::ArtifactView;
@@ -25,7 +25,7 @@ use crate::routes::artifacts::ArtifactView;
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
-pub struct Which {
+pub struct ListJobsQuery {
     /// At most so many.
     #[param(minimum = 1, maximum = 100, default = 20)]
     limit: Option<i64>,
@@ -56,7 +56,7 @@ pub struct Jobs {
     operation_id = "list_jobs",
     tag = "jobs",
     security(("key" = [])),
-    params(Which),
+    params(ListJobsQuery),
     responses(
         (status = 200, description = "A page of jobs", body = Jobs),
         (status = 400, description = "A parameter is not usable", body = ProblemBody, content_type = "application/problem+json"),
@@ -65,8 +65,8 @@ pub struct Jobs {
 pub async fn handler(
     AppState(app): AppState<Arc<App>>,
     Tenant(tenant): Tenant,
-    base: Base,
-    Parameters(which): Parameters<Which>,
+    base: BaseUrl,
+    Parameters(which): Parameters<ListJobsQuery>,
 ) -> Result<Json<Jobs>> {
     let limit = limit(which.limit)?;
     searchable("model", which.model.as_deref())?;

@@ -5,8 +5,8 @@
 
 use common::clock;
 use common::job::Job;
-use common::operation;
-use common::queue::lanes::{LaneState, Why};
+use common::operator;
+use common::queue::lanes::{LaneState, PauseReason};
 use serde::Serialize;
 use sqlx::PgConnection;
 use time::OffsetDateTime;
@@ -63,7 +63,7 @@ impl Waiting {
                 retry_at: Some(job.run_after),
             }));
         }
-        let paused = operation::store::paused_since(connection, job.tenant, &job.model).await?;
+        let paused = operator::store::paused_since(connection, job.tenant, &job.model).await?;
         Ok(paused.map(|since| Self {
             reason: Reason::Paused,
             detail: "Jobs like this one are paused by whoever runs this service.".to_owned(),
@@ -90,7 +90,9 @@ impl Waiting {
 
 /// Every place it may be made at is closed, or pauses.
 fn unavailable(states: &[LaneState], now: OffsetDateTime) -> Option<Waiting> {
-    let closed = states.iter().filter(|state| state.closed_by().is_some());
+    let closed = states
+        .iter()
+        .filter(|state| state.unavailable_because().is_some());
     let closed: Vec<&LaneState> = closed.collect();
     if closed.is_empty() || closed.len() < states.len() {
         return None;
@@ -135,7 +137,7 @@ fn full(states: &[LaneState], now: OffsetDateTime) -> Option<Waiting> {
         .map(|state| {
             let pause = state
                 .pause
-                .filter(|pause| matches!(pause.why, Why::Full | Why::Retries))?;
+                .filter(|pause| matches!(pause.reason, PauseReason::Full | PauseReason::Retries))?;
             Some(pause.wait)
         })
         .collect();

@@ -13,7 +13,7 @@ use utoipa::ToSchema;
 
 use super::ModelView;
 use crate::app::App;
-use crate::download::Still;
+use crate::download::StaticContent;
 
 /// The catalogue.
 #[derive(Debug, Serialize, ToSchema)]
@@ -37,15 +37,15 @@ pub struct Models {
 pub async fn handler(State(app): State<Arc<App>>, asked: HeaderMap) -> Response {
     app.models
         .of(&app.catalog, clock::now().date())
-        .answer(&asked)
+        .respond(&asked)
 }
 
 /// The page as it was made last. Prices and stages change with the day, the rest with a restart.
 #[derive(Clone, Default)]
-pub struct Page(Arc<RwLock<Option<(Date, Still)>>>);
+pub struct Page(Arc<RwLock<Option<(Date, StaticContent)>>>);
 
 impl Page {
-    fn of(&self, catalog: &Catalog, today: Date) -> Still {
+    fn of(&self, catalog: &Catalog, today: Date) -> StaticContent {
         let made = self
             .0
             .read()
@@ -60,7 +60,7 @@ impl Page {
                     has_more: false,
                 };
                 let page = serde_json::to_vec(&models).expect("a view is JSON");
-                let page = Still::new("application/json", page);
+                let page = StaticContent::new("application/json", page);
                 let mut made = self.0.write().unwrap_or_else(PoisonError::into_inner);
                 *made = Some((today, page.clone()));
                 page

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 use common::generation::Violation;
-use common::retention::{LONGEST, Retention};
+use common::retention::{MAX_SECONDS, Retention};
 use common::{database, retention};
 
 use crate::app::App;
@@ -36,14 +36,14 @@ pub async fn handler(
 ) -> Result<Json<Retention>> {
     let wanted: Retention = extract::json(&body)?;
     let out_of_bounds = wanted.classes().into_iter().filter(|(_, seconds, least)| {
-        seconds.is_some_and(|seconds| !(*least..=LONGEST).contains(&seconds))
+        seconds.is_some_and(|seconds| !(*least..=MAX_SECONDS).contains(&seconds))
     });
     let violations: Vec<Violation> = out_of_bounds
         .map(|(class, _, least)| {
             Violation::new(
                 format!("/{class}"),
                 format!(
-                    "{least} to {LONGEST} seconds (ten years); null for the account's lifetime."
+                    "{least} to {MAX_SECONDS} seconds (ten years); null for the account's lifetime."
                 ),
             )
         })

@@ -20,7 +20,7 @@ use crate::extract::{Parameters, after, limit, line_number, page};
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
-pub struct Which {
+pub struct ListReceiptsQuery {
     /// At most so many.
     #[param(minimum = 1, maximum = 100, default = 20)]
     limit: Option<i64>,
@@ -84,13 +84,13 @@ impl From<Receipt> for ReceiptView {
     operation_id = "list_receipts",
     tag = "files",
     security(("key" = [])),
-    params(Which),
+    params(ListReceiptsQuery),
     responses((status = 200, description = "A page of receipts", body = Receipts))
 )]
 pub async fn handler(
     State(app): State<Arc<App>>,
     Tenant(tenant): Tenant,
-    Parameters(which): Parameters<Which>,
+    Parameters(which): Parameters<ListReceiptsQuery>,
 ) -> Result<Json<Receipts>> {
     let limit = limit(which.limit)?;
     let connection = app.connection(tenant).await?;

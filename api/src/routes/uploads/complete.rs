@@ -9,10 +9,10 @@ use common::bucket::BucketError;
 use common::id::UploadId;
 use common::upload;
 
-use super::{MAX_BYTES, Named, UploadView, answered, find, keep, store, too_large};
+use super::{MAX_BYTES, UploadQuery, UploadView, answered, find, keep, store, too_large};
 use crate::app::App;
 use crate::auth::Tenant;
-use crate::base::Base;
+use crate::base_url::BaseUrl;
 use crate::error::{Code, Problem, ProblemBody, Result};
 use crate::extract::{Id, Parameters};
 use crate::idempotency::Key;
@@ -26,7 +26,7 @@ use crate::idempotency::Key;
     operation_id = "complete_upload",
     tag = "files",
     security(("key" = [])),
-    params(("id" = String, Path, description = "`upl_…` of `POST /v1/uploads/direct`"), Named),
+    params(("id" = String, Path, description = "`upl_…` of `POST /v1/uploads/direct`"), UploadQuery),
     responses(
         (status = 201, description = "It is kept", body = UploadView, headers(("Location" = String, description = "Where it is"))),
         (status = 403, description = "This tenant may not submit at present", body = ProblemBody, content_type = "application/problem+json"),
@@ -42,8 +42,8 @@ pub async fn handler(
     Tenant(tenant): Tenant,
     Id(id): Id<UploadId>,
     key: Key,
-    base: Base,
-    Parameters(named): Parameters<Named>,
+    base: BaseUrl,
+    Parameters(named): Parameters<UploadQuery>,
 ) -> Result<Response> {
     let name = named.check()?;
     match find(&app, tenant, id).await {

@@ -8,12 +8,12 @@ use axum::response::Response;
 use common::admission::Refusal;
 use common::id::UploadId;
 use common::upload;
-use common::uploading::Kept;
+use common::uploading::Stored;
 
-use super::{Named, UploadView, answered, answered_before, keep, store};
+use super::{UploadQuery, UploadView, answered, answered_before, keep, store};
 use crate::app::App;
 use crate::auth::Tenant;
-use crate::base::Base;
+use crate::base_url::BaseUrl;
 use crate::error::{ProblemBody, Result};
 use crate::extract::{AnyBody, Parameters};
 use crate::idempotency::Key;
@@ -28,7 +28,7 @@ use crate::idempotency::Key;
     operation_id = "create_upload",
     tag = "files",
     security(("key" = [])),
-    params(Named),
+    params(UploadQuery),
     request_body(content = Vec<u8>, content_type = "application/octet-stream", description = "The file, at most 20 MiB and 64 megapixels"),
     responses(
         (status = 201, description = "It is kept", body = UploadView,
@@ -43,9 +43,9 @@ pub async fn handler(
     State(app): State<Arc<App>>,
     Tenant(tenant): Tenant,
     key: Key,
-    base: Base,
+    base: BaseUrl,
     uri: Uri,
-    Parameters(named): Parameters<Named>,
+    Parameters(named): Parameters<UploadQuery>,
     AnyBody(file): AnyBody,
 ) -> Result<Response> {
     let name = named.check()?;
@@ -59,7 +59,7 @@ pub async fn handler(
     let upload = store(&app, tenant, id, name, file).await?;
     let kept = keep(&app, &base, tenant, &upload, Some(&request)).await;
     // After a lost connection the row may stand, and needs its file; else the sweeper finds it.
-    if !matches!(kept, Ok(Ok(Kept::New(_)) | Err(Refusal::Database(_))))
+    if !matches!(kept, Ok(Ok(Stored::New(_)) | Err(Refusal::Database(_))))
         && let Err(error) = app.bucket.delete(&upload::key(tenant, id)).await
     {
         tracing::warn!(%error, upload.id = %id, "A file of no upload stays in the bucket until it is swept");

@@ -9,7 +9,7 @@ use common::id::UploadId;
 use super::{UploadView, find};
 use crate::app::App;
 use crate::auth::Tenant;
-use crate::base::Base;
+use crate::base_url::BaseUrl;
 use crate::error::{ProblemBody, Result};
 use crate::extract::Id;
 
@@ -31,7 +31,7 @@ pub async fn handler(
     State(app): State<Arc<App>>,
     Tenant(tenant): Tenant,
     Id(id): Id<UploadId>,
-    base: Base,
+    base: BaseUrl,
 ) -> Result<Json<UploadView>> {
     let upload = find(&app, tenant, id).await?;
     Ok(Json(UploadView::new(&app, &base, &upload).await))

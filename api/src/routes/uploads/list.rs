@@ -13,7 +13,7 @@ use utoipa::ToSchema;
 use super::UploadView;
 use crate::app::App;
 use crate::auth::Tenant;
-use crate::base::Base;
+use crate::base_url::BaseUrl;
 use crate::error::{ProblemBody, Result};
 use crate::extract::{Parameters, limit, page};
 
@@ -21,7 +21,7 @@ use crate::extract::{Parameters, limit, page};
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
-pub struct Which {
+pub struct ListUploadsQuery {
     /// At most so many.
     #[param(minimum = 1, maximum = 100, default = 20)]
     limit: Option<i64>,
@@ -51,7 +51,7 @@ pub struct Uploads {
     operation_id = "list_uploads",
     tag = "files",
     security(("key" = [])),
-    params(Which),
+    params(ListUploadsQuery),
     responses(
         (status = 200, description = "A page of uploads", body = Uploads),
         (status = 400, description = "A parameter is not usable", body = ProblemBody, content_type = "application/problem+json"),
@@ -60,8 +60,8 @@ pub struct Uploads {
 pub async fn handler(
     State(app): State<Arc<App>>,
     Tenant(tenant): Tenant,
-    base: Base,
-    Parameters(which): Parameters<Which>,
+    base: BaseUrl,
+    Parameters(which): Parameters<ListUploadsQuery>,
 ) -> Result<Json<Uploads>> {
     let limit = limit(which.limit)?;
     let connection = app.connection(tenant).await?;

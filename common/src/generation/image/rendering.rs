@@ -59,7 +59,7 @@ pub enum Chroma {
     Full,
 }
 
-/// All a darkroom must know.
+/// All a render_pool must know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Recipe {
     pub target: Pixels,

@@ -14,26 +14,26 @@ use common::failpoint::reach;
 use common::generation::image::ImageRequest;
 use common::id::CallId;
 use common::job::Claimed;
-use common::memory::Room;
+use common::memory::MemoryPermit;
 use common::outcome::{Class, Failure};
-use common::queue::lanes::{Ended, Why};
+use common::queue::lanes::{CallResult, PauseReason};
 use common::telemetry::{self, traces};
 use rand::RngExt;
 use tokio::time::timeout;
 use tracing::{Instrument, Span};
 
-use super::door::{AT_THE_DOOR, Door};
-use super::history::History;
+use super::lane_limiter::{ACQUIRE_TIMEOUT, LaneLimiter};
+use super::prior_calls::PriorCalls;
 use crate::app::App;
 use crate::leases::HeldLease;
 use crate::memory;
 use crate::providers::{Answer, InputPicture, PictureRequest, Provider, Reply};
 
 /// Answers about work in the background that cannot be read, in a row, until it counts as lost.
-const UNREADABLE: u32 = 3;
+const MAX_UNREADABLE: u32 = 3;
 
 /// How long a job is left alone that found the bucket away.
-const NO_SHELF: Duration = Duration::from_secs(1);
+const BUCKET_RETRY_DELAY: Duration = Duration::from_secs(1);
 
 /// What all outputs of one attempt share.
 pub(super) struct Attempt<'a> {
@@ -51,7 +51,7 @@ pub(super) struct Attempt<'a> {
 }
 
 /// What became of an output.
-pub(super) enum Made {
+pub(super) enum OutputResult {
     /// Rendition, thumbnail and original, stored.
     Picture(Box<[Artifact; 3]>),
     /// A provider still works on it, or no lane lets the call in: look again after this long.
@@ -62,7 +62,7 @@ pub(super) enum Made {
     },
 }
 
-impl Made {
+impl OutputResult {
     /// This worker stops, and no call of its own is under way: another one goes on at once.
     const HANDED_BACK: Self = Self::Pending(Duration::ZERO);
 
@@ -90,7 +90,7 @@ impl Made {
 
 /// What a picture is that could not be stored.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Unkept {
+enum StoreFailure {
     /// Lost, with what was paid for it: the call has ended.
     Lost,
     /// Left where it is: with a provider that can be asked again, or in the bucket. The call stays open.
@@ -109,7 +109,7 @@ struct Call<'a> {
 
 impl Attempt<'_> {
     /// Makes one output. An error is our own trouble.
-    pub(super) async fn output(&self, output_idx: i32) -> anyhow::Result<Made> {
+    pub(super) async fn output(&self, output_idx: i32) -> anyhow::Result<OutputResult> {
         let earlier = || {
             self.journal
                 .iter()
@@ -118,26 +118,26 @@ impl Attempt<'_> {
         let named = earlier().find_map(|call| Some((call, call.original.as_ref()?)));
         if let Some((call, original)) = named {
             let (key, model) = (&original.object_key, &call.lane.model);
-            let developed = self.develop_stored(key, original.pixels, output_idx, model);
-            let developed = developed.await?.map_err(|failure| {
+            let rendered = self.render_stored(key, original.pixels, output_idx, model);
+            let rendered = rendered.await?.map_err(|failure| {
                 anyhow::anyhow!(
-                    "an original that was developed before is no picture: {}",
+                    "an original that was rendered before is no picture: {}",
                     failure.detail
                 )
             })?;
-            return self.store(output_idx, original.clone(), developed).await;
+            return self.store(output_idx, original.clone(), rendered).await;
         }
-        let mut history = History::default();
+        let mut history = PriorCalls::default();
         for journaled in earlier() {
             let failure = match journaled.failure() {
                 Some(failure) if !journaled.is_lost() => failure,
                 // Given up for lost: its picture may have come after that, or been stored though we did not hear so.
-                Some(lost) => match self.take_over(journaled).await? {
+                Some(lost) => match self.adopt(journaled).await? {
                     Some(made) => return Ok(made),
                     None => lost,
                 },
                 None => match self.reconcile(journaled).await? {
-                    Made::Missing { failure, .. } => failure,
+                    OutputResult::Missing { failure, .. } => failure,
                     found => return Ok(found),
                 },
             };
@@ -147,7 +147,7 @@ impl Attempt<'_> {
     }
 
     /// The original that a call left in the bucket without naming it: it is ours, whoever bought it.
-    async fn take_over(&self, journaled: &Journaled) -> anyhow::Result<Option<Made>> {
+    async fn adopt(&self, journaled: &Journaled) -> anyhow::Result<Option<OutputResult>> {
         let (id, output_idx) = (journaled.id, journaled.output_idx);
         let key = original_key(self.claimed.tenant, id);
         let Some(mut bytes) = self.fetch_original(&key).await? else {
@@ -159,8 +159,8 @@ impl Attempt<'_> {
                 return Ok(None);
             };
             drop(bytes);
-            let developed = self.develop_stored(&key, pixels, output_idx, &journaled.lane.model);
-            if developed.await?.is_err() {
+            let rendered = self.render_stored(&key, pixels, output_idx, &journaled.lane.model);
+            if rendered.await?.is_err() {
                 return Ok(None);
             }
             bytes = match self.fetch_original(&key).await? {
@@ -169,87 +169,99 @@ impl Attempt<'_> {
             };
         }
         tracing::info!(call.id = %id, "Taking over a stored original");
-        self.door().tell(&journaled.lane, id, None).await;
+        self.limiter().release(&journaled.lane, id, None).await;
         let call = self.call(&journaled.lane, id, output_idx);
         let model = call.map_or(self.model, |call| call.model);
-        let made = self.finish(id, output_idx, model, Answer::bare(Ok(bytes)), Unkept::Left);
+        let made = self.finish(
+            id,
+            output_idx,
+            model,
+            Answer::bare(Ok(bytes)),
+            StoreFailure::Left,
+        );
         made.await.map(Some)
     }
 
     /// A call nobody has heard the end of. What is stored of it is taken over. Its provider may still work on it: then
     /// it is asked. Else it is lost, and possibly billed.
-    async fn reconcile(&self, journaled: &Journaled) -> anyhow::Result<Made> {
-        if let Some(made) = self.take_over(journaled).await? {
+    async fn reconcile(&self, journaled: &Journaled) -> anyhow::Result<OutputResult> {
+        if let Some(made) = self.adopt(journaled).await? {
             return Ok(made);
         }
         let id = journaled.id;
         let call = self.call(&journaled.lane, id, journaled.output_idx);
         if let (Some(call), Some(operation)) = (call, &journaled.operation) {
             let left = call.model.timeout.saturating_sub(journaled.age);
-            return self.follow(call, operation, left, Duration::ZERO).await;
+            return self
+                .poll_operation(call, operation, left, Duration::ZERO)
+                .await;
         }
         // Our own worker's death says nothing against the lane.
-        self.door().tell(&journaled.lane, id, None).await;
+        self.limiter().release(&journaled.lane, id, None).await;
         let lost = Failure::new(Class::Unknown, "its worker died before the answer was kept");
         let Claimed { id: job, fence, .. } = *self.claimed;
         let lose = async {
             let mut transaction = database::begin_for(&self.app.pool, self.claimed.tenant).await?;
             let given_up =
-                call::store::lose(&mut transaction, job, fence, journaled, &lost).await?;
+                call::store::record_lost(&mut transaction, job, fence, journaled, &lost).await?;
             transaction.commit().await?;
             Ok::<_, sqlx::Error>(given_up)
         };
-        Ok(match database::answered(lose).await? {
-            Ok(()) => Made::Missing {
+        Ok(match database::with_timeout(lose).await? {
+            Ok(()) => OutputResult::Missing {
                 failure: lost,
                 again: true,
             },
             // It has moved on meanwhile: the next attempt reads the journal anew.
-            Err(_) => Made::Pending(Duration::ZERO),
+            Err(_) => OutputResult::Pending(Duration::ZERO),
         })
     }
 
     /// One paid call: let in, journaled, made, ended.
-    async fn buy(&self, output_idx: i32, mut history: History) -> anyhow::Result<Made> {
+    async fn buy(&self, output_idx: i32, mut history: PriorCalls) -> anyhow::Result<OutputResult> {
         let lanes = self.model.lanes(self.claimed.fallback);
         if let Some(failure) = history.last()
-            && !history.goes_on(lanes)
+            && !history.allow_another(lanes)
         {
-            return Ok(Made::given_up(failure.clone()));
+            return Ok(OutputResult::given_up(failure.clone()));
         }
         let ended = history.classes();
         let retry = ended
             .last()
             .is_some_and(|class| class.contract().strikes > 0);
         if self.app.stopping.is_cancelled() {
-            return Ok(Made::HANDED_BACK);
+            return Ok(OutputResult::HANDED_BACK);
         }
-        if !self.app.shelf.takes_more() {
-            return Ok(Made::Pending(NO_SHELF));
+        if !self.app.spool.accepts_results() {
+            return Ok(OutputResult::Pending(BUCKET_RETRY_DELAY));
         }
         let (inputs, room) = match self.inputs().await? {
             Ok(inputs) => inputs,
-            Err(gone) => return Ok(Made::given_up(gone)),
+            Err(gone) => return Ok(OutputResult::given_up(gone)),
         };
         // Before the lane is asked: it would count, or be probed by, a call that may not be made.
         if self.calls_left.fetch_sub(1, Ordering::Relaxed) <= 0 {
-            return Ok(Made::no_call_left(history.last()));
+            return Ok(OutputResult::no_call_left(history.last()));
         }
         let id = CallId::new();
-        let lane = match self.door().let_in(&history.open(lanes), id, retry).await {
+        let lane = match self
+            .limiter()
+            .acquire(&history.usable_lanes(lanes), id, retry)
+            .await
+        {
             Ok(lane) => lane,
             Err(pause) => {
                 self.calls_left.fetch_add(1, Ordering::Relaxed);
-                if pause.why != Why::Answers(Class::ModelRetired) {
+                if pause.reason != PauseReason::Answers(Class::ModelRetired) {
                     // The dispatcher knows when a lane opens: nothing is gained by staying away for longer.
-                    return Ok(Made::Pending(pause.wait.min(AT_THE_DOOR)));
+                    return Ok(OutputResult::Pending(pause.wait.min(ACQUIRE_TIMEOUT)));
                 }
                 let detail = "the provider has no such model, as other jobs have learned";
                 let failure = Failure::new(Class::ModelRetired, detail);
-                return Ok(Made::given_up(self.named_successor(failure)));
+                return Ok(OutputResult::given_up(self.name_successor(failure)));
             }
         };
-        let mut entered = self.door().entered(lane, id);
+        let mut entered = self.limiter().permit(lane, id);
         let call = self
             .call(lane, id, output_idx)
             .context("a lane of the catalogue is not in the catalogue")?;
@@ -262,30 +274,34 @@ impl Attempt<'_> {
         reach("generate:after_call").await?;
         let mut made = match reply {
             Reply::Answered(answer) => {
-                let made = self.end(call, answer, Unkept::Lost).await;
-                entered.told = true;
+                let made = self.end(call, answer, StoreFailure::Lost).await;
+                entered.released = true;
                 made?
             }
             Reply::Working(operation) => {
                 reach("generate:before_operate").await?;
-                self.operate(call, &operation).await?;
+                self.record_operation(call, &operation).await?;
                 reach("generate:after_operate").await?;
                 // It is in flight until the provider tells, whoever hears it.
-                entered.told = true;
+                entered.released = true;
                 let (soon, _) = self.app.timing.poll;
-                self.follow(call, &operation, call.model.timeout, soon)
+                self.poll_operation(call, &operation, call.model.timeout, soon)
                     .await?
             }
         };
-        if let Made::Missing { failure, again } = &mut made {
+        if let OutputResult::Missing { failure, again } = &mut made {
             history.add(lane, failure);
-            *again = *again && history.goes_on(lanes);
+            *again = *again && history.allow_another(lanes);
         }
         Ok(made)
     }
 
     /// Journals the call: the last check before money is spent. `Some`: it must not be made.
-    async fn begin(&self, call: Call<'_>, last: Option<&Failure>) -> anyhow::Result<Option<Made>> {
+    async fn begin(
+        &self,
+        call: Call<'_>,
+        last: Option<&Failure>,
+    ) -> anyhow::Result<Option<OutputResult>> {
         anyhow::ensure!(self.lease.stands(), "the lease may have run out");
         let new = NewCall {
             id: call.id,
@@ -306,7 +322,7 @@ impl Attempt<'_> {
             transaction.commit().await?;
             Ok::<_, sqlx::Error>((begun, calls_left))
         };
-        let (begun, calls_left) = database::answered(begin).await?;
+        let (begun, calls_left) = database::with_timeout(begin).await?;
         if begun {
             return Ok(None);
         }
@@ -314,7 +330,7 @@ impl Attempt<'_> {
             !calls_left,
             "no call may begin: the lease or the deadline has passed"
         );
-        Ok(Some(Made::no_call_left(last)))
+        Ok(Some(OutputResult::no_call_left(last)))
     }
 
     /// The provider's reply, within the model's time.
@@ -323,7 +339,7 @@ impl Attempt<'_> {
         call: Call<'_>,
         ended: &[Class],
         inputs: Vec<InputPicture>,
-        room: Option<Room>,
+        room: Option<MemoryPermit>,
     ) -> Reply {
         let request = PictureRequest {
             model: call.model,
@@ -341,7 +357,7 @@ impl Attempt<'_> {
             room,
         };
         // An answer may wait until there is room for it.
-        let time = call.model.timeout + memory::LONGEST;
+        let time = call.model.timeout + memory::MAX_WAIT;
         let _step = self.lease.may_take(time);
         let started = Instant::now();
         let _in_flight = InFlight::new(&call.lane.model);
@@ -363,11 +379,11 @@ impl Attempt<'_> {
             Reply::Answered(answer) => {
                 let said = answer.provider_request_id.as_deref();
                 let tokens = answer.usage.as_ref().map(|_| answer.tokens);
-                traces::called(&span, answer.class(), said, tokens);
+                traces::record_call(&span, answer.class(), said, tokens);
                 answer.class().as_str()
             }
             Reply::Working(operation) => {
-                traces::called(&span, Class::Ok, Some(operation), None);
+                traces::record_call(&span, Class::Ok, Some(operation), None);
                 "working"
             }
         };
@@ -389,13 +405,13 @@ impl Attempt<'_> {
     }
 
     /// Asks a provider that works in the background until it tells or `left` is over; at least once.
-    async fn follow(
+    async fn poll_operation(
         &self,
         call: Call<'_>,
         operation: &str,
         left: Duration,
         first: Duration,
-    ) -> anyhow::Result<Made> {
+    ) -> anyhow::Result<OutputResult> {
         let until = Instant::now() + left;
         let (least, most) = self.app.timing.poll;
         let mut delay = first;
@@ -406,20 +422,22 @@ impl Attempt<'_> {
                 .stopping
                 .run_until_cancelled(tokio::time::sleep(delay));
             if slept.await.is_none() {
-                return Ok(Made::HANDED_BACK);
+                return Ok(OutputResult::HANDED_BACK);
             }
             delay = (delay * 3 / 2).clamp(least, most);
             let time = call.model.timeout;
-            let _step = self.lease.may_take(delay + time + memory::LONGEST);
+            let _step = self.lease.may_take(delay + time + memory::MAX_WAIT);
             match call.provider.poll(call.lane, operation, time).await {
                 Ok(Reply::Answered(answer)) => {
-                    return self.end(call, answer, Unkept::Left).await;
+                    return self.end(call, answer, StoreFailure::Left).await;
                 }
                 Ok(Reply::Working(_)) => unreadable = 0,
                 Err(failure) if failure.class == Class::ProviderInvalid => {
                     unreadable += 1;
-                    if unreadable == UNREADABLE {
-                        return self.end(call, Answer::failed(failure), Unkept::Left).await;
+                    if unreadable == MAX_UNREADABLE {
+                        return self
+                            .end(call, Answer::failed(failure), StoreFailure::Left)
+                            .await;
                     }
                     delay = least;
                     continue;
@@ -429,27 +447,27 @@ impl Attempt<'_> {
                 }
             }
             if Instant::now() + delay > until {
-                return Ok(Made::Pending(most));
+                return Ok(OutputResult::Pending(most));
             }
         }
     }
 
     /// Keeps the handle before it is asked about.
-    async fn operate(&self, call: Call<'_>, operation: &str) -> anyhow::Result<()> {
+    async fn record_operation(&self, call: Call<'_>, operation: &str) -> anyhow::Result<()> {
         let keep = || async {
             let mut transaction = database::begin_for(&self.app.pool, self.claimed.tenant).await?;
-            let kept = call::store::operate(&mut transaction, call.id, operation).await?;
+            let kept = call::store::record_operation(&mut transaction, call.id, operation).await?;
             transaction.commit().await?;
             Ok::<_, sqlx::Error>(kept)
         };
-        (|| database::answered(keep()))
+        (|| database::with_timeout(keep()))
             .retry(store_delays())
             .await?
             .context("the job ended before the provider's handle could be kept")
     }
 
-    fn door(&self) -> Door<'_> {
-        Door {
+    fn limiter(&self) -> LaneLimiter<'_> {
+        LaneLimiter {
             app: self.app,
             tenant: self.claimed.tenant,
             model: self.model,
@@ -467,7 +485,7 @@ impl Attempt<'_> {
     }
 
     /// A retired model's successor is what the customer wants to hear of.
-    fn named_successor(&self, failure: Failure) -> Failure {
+    fn name_successor(&self, failure: Failure) -> Failure {
         match &self.model.successor {
             Some(successor) if failure.class == Class::ModelRetired => {
                 let retired = &self.model.id;
@@ -479,21 +497,28 @@ impl Attempt<'_> {
         }
     }
 
-    /// Keeps what came, and tells the lane what that was: that a file is no picture shows only when it is developed.
-    async fn end(&self, call: Call<'_>, answer: Answer, unkept: Unkept) -> anyhow::Result<Made> {
-        let failed = answer.picture.as_ref().err().map(Ended::from);
+    /// Keeps what came, and tells the lane what that was: that a file is no picture shows only when it is rendered.
+    async fn end(
+        &self,
+        call: Call<'_>,
+        answer: Answer,
+        unkept: StoreFailure,
+    ) -> anyhow::Result<OutputResult> {
+        let failed = answer.picture.as_ref().err().map(CallResult::from);
         if failed.is_some() {
-            self.door().tell(call.lane, call.id, failed).await;
+            self.limiter().release(call.lane, call.id, failed).await;
         }
         let made = self
             .finish(call.id, call.output_idx, call.model, answer, unkept)
             .await;
         if failed.is_none() {
             let ended = match &made {
-                Ok(Made::Missing { failure, .. }) => Ended::from(failure),
-                _ => Ended::WELL,
+                Ok(OutputResult::Missing { failure, .. }) => CallResult::from(failure),
+                _ => CallResult::OK,
             };
-            self.door().tell(call.lane, call.id, Some(ended)).await;
+            self.limiter()
+                .release(call.lane, call.id, Some(ended))
+                .await;
         }
         made
     }
@@ -506,36 +531,36 @@ impl Attempt<'_> {
         output_idx: i32,
         model: &Model,
         answer: Answer,
-        unkept: Unkept,
-    ) -> anyhow::Result<Made> {
+        unkept: StoreFailure,
+    ) -> anyhow::Result<OutputResult> {
         let Answer {
             picture,
             provider_request_id,
             usage,
             tokens,
         } = answer;
-        let developed = match picture {
-            Ok(bytes) => match self.keep(call, output_idx, model, bytes).await {
-                Ok(Ok((original, Some(developed)))) => Ok((original, developed)),
+        let rendered = match picture {
+            Ok(bytes) => match self.store_original(call, output_idx, model, bytes).await {
+                Ok(Ok((original, Some(rendered)))) => Ok((original, rendered)),
                 // It is safe, and whoever waits for room holds none. An error leaves it to the next attempt.
                 Ok(Ok((original, None))) => {
                     let (key, pixels) = (&original.object_key, original.pixels);
-                    let developed = self.develop_stored(key, pixels, output_idx, &model.id);
-                    developed.await?.map(|developed| (original, developed))
+                    let rendered = self.render_stored(key, pixels, output_idx, &model.id);
+                    rendered.await?.map(|rendered| (original, rendered))
                 }
                 Ok(Err(failure)) => Err(failure),
-                Err(error) if unkept == Unkept::Left => {
+                Err(error) if unkept == StoreFailure::Left => {
                     tracing::warn!(%error, call.id = %call, "A picture could not be stored; it can be had again");
-                    return Ok(Made::Pending(NO_SHELF));
+                    return Ok(OutputResult::Pending(BUCKET_RETRY_DELAY));
                 }
                 Err(error) => Err(Failure::new(
                     Class::Internal,
                     format!("the original could not be stored: {error}"),
                 )),
             },
-            Err(failure) => Err(self.named_successor(failure)),
+            Err(failure) => Err(self.name_successor(failure)),
         };
-        let failure = developed.as_ref().err();
+        let failure = rendered.as_ref().err();
         let usage = usage.filter(|usage| {
             let written = usage.to_string();
             written.len() < 16_384 && !written.contains("\\u0000")
@@ -553,7 +578,7 @@ impl Attempt<'_> {
                 Class::Unknown | Class::ProviderInvalid | Class::Internal => None,
                 _ => model.cost_micros(delivered, tokens),
             },
-            original: developed.as_ref().ok().map(|(original, _)| original),
+            original: rendered.as_ref().ok().map(|(original, _)| original),
         };
         reach("generate:after_store").await?;
         let end = || async {
@@ -565,14 +590,16 @@ impl Attempt<'_> {
             reach("end_call:after_commit").await?;
             Ok::<_, sqlx::Error>((ended, calls_left))
         };
-        let (ended, calls_left) = (|| database::answered(end())).retry(store_delays()).await?;
-        if ended.is_err() && developed.is_err() {
+        let (ended, calls_left) = (|| database::with_timeout(end()))
+            .retry(store_delays())
+            .await?;
+        if ended.is_err() && rendered.is_err() {
             // Another attempt was first, and may have ended it with a picture: what it wrote stands.
-            return Ok(Made::Pending(Duration::ZERO));
+            return Ok(OutputResult::Pending(Duration::ZERO));
         }
-        match developed {
-            Ok((original, developed)) => self.store(output_idx, original, developed).await,
-            Err(failure) => Ok(Made::Missing {
+        match rendered {
+            Ok((original, rendered)) => self.store(output_idx, original, rendered).await,
+            Err(failure) => Ok(OutputResult::Missing {
                 failure,
                 again: calls_left,
             }),

@@ -1,33 +1,33 @@
-//! The pictures of one output: what they take in memory, and their way through the bucket and the darkroom.
+//! The pictures of one output: what they take in memory, and their way through the bucket and the render_pool.
 
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use bytes::Bytes;
-use common::artifact::{Artifact, Role, rendition_key, thumbnail_key};
+use common::artifact::{Artifact, ArtifactKind, rendition_key, thumbnail_key};
 use common::bucket::{BucketError, Stored};
 use common::call::{Original, original_key};
 use common::catalog::Model;
 use common::generation::image::{MediaType, Pixels};
 use common::id::{ArtifactId, CallId};
-use common::job::{Claimed, LAST_CALL};
-use common::memory::{NoRoom, Room, kept};
+use common::job::{Claimed, DELIVERY_MARGIN};
+use common::memory::{MemoryPermit, MemoryTimeout, with_permit};
 use common::outcome::{Class, Failure};
 use common::telemetry::process;
-use imaging::{Developed, ImagingError, Mark};
+use imaging::{ImagingError, Provenance, Rendered};
 
-use super::output::{Attempt, Made};
-use crate::memory::{self, USUAL};
+use super::output::{Attempt, OutputResult};
+use crate::memory::{self, TYPICAL_RESPONSE_BYTES};
 use crate::providers::InputPicture;
 
 /// What the bucket may take for one thing, all tries of it together.
-const SHELVING: Duration = Duration::from_mins(5);
+const SPOOL_TIMEOUT: Duration = Duration::from_mins(5);
 
 impl Attempt<'_> {
     /// The pictures to work from, and the room that they take, the body they will stand in included.
     pub(super) async fn inputs(
         &self,
-    ) -> anyhow::Result<Result<(Vec<InputPicture>, Option<Room>), Failure>> {
+    ) -> anyhow::Result<Result<(Vec<InputPicture>, Option<MemoryPermit>), Failure>> {
         let asked = &self.request.inputs;
         if asked.is_empty() {
             return Ok(Ok((Vec::new(), None)));
@@ -53,41 +53,41 @@ impl Attempt<'_> {
     }
 
     /// Room in memory, as soon as there is some.
-    async fn room(&self, bytes: usize) -> Result<Room, NoRoom> {
-        let _step = self.lease.may_take(memory::LONGEST);
+    async fn room(&self, bytes: usize) -> Result<MemoryPermit, MemoryTimeout> {
+        let _step = self.lease.may_take(memory::MAX_WAIT);
         let _timed = process::step("room");
-        self.app.memory.take(bytes).await
+        self.app.memory.acquire(bytes).await
     }
 
     /// Stores, and develops meanwhile where there is room for it: either alone may fail. What is no picture is the provider's
     /// failure; an error is the bucket's.
-    pub(super) async fn keep(
+    pub(super) async fn store_original(
         &self,
         call: CallId,
         output_idx: i32,
         model: &Model,
         bytes: Bytes,
-    ) -> Result<Result<(Original, Option<Developed>), Failure>, BucketError> {
+    ) -> Result<Result<(Original, Option<Rendered>), Failure>, BucketError> {
         let (media_type, pixels) = match imaging::inspect(&bytes) {
             Ok(known) => known,
             Err(error) => return Ok(Err(unusable(&error))),
         };
         let object_key = original_key(self.claimed.tenant, call);
-        let _step = self.lease.may_take(SHELVING);
+        let _step = self.lease.may_take(SPOOL_TIMEOUT);
         let put = async {
             let _timed = process::step("store_original");
-            self.app.shelf.put_once(&object_key, bytes.clone()).await
+            self.app.spool.put_once(&object_key, bytes.clone()).await
         };
-        let (stored, developed) = match self.app.memory.try_take(self.cost(pixels)) {
+        let (stored, rendered) = match self.app.memory.try_acquire(self.cost(pixels)) {
             Some(room) => {
-                let develop = self.develop(bytes.clone(), room, output_idx, &model.id);
-                let (stored, developed) = tokio::join!(put, develop);
-                (stored, Some(developed))
+                let develop = self.render(bytes.clone(), room, output_idx, &model.id);
+                let (stored, rendered) = tokio::join!(put, develop);
+                (stored, Some(rendered))
             }
             None => (put.await, None),
         };
-        let developed = match developed.transpose() {
-            Ok(developed) => developed,
+        let rendered = match rendered.transpose() {
+            Ok(rendered) => rendered,
             Err(failure) => return Ok(Err(failure)),
         };
         let Stored { sha256, bytes } = match stored {
@@ -96,11 +96,17 @@ impl Attempt<'_> {
                 // It may wait until its job ends.
                 let left = self.deadline.saturating_duration_since(Instant::now());
                 let _step = self.lease.may_take(left);
-                let beside = developed.as_ref().map_or(0, |developed| {
-                    developed.rendition.bytes.len() + developed.thumbnail.bytes.len()
+                let beside = rendered.as_ref().map_or(0, |rendered| {
+                    rendered.rendition.bytes.len() + rendered.thumbnail.bytes.len()
                 });
                 let until = self.waits_until();
-                let kept = (self.app.shelf).keep(&object_key, bytes, beside, until, failed);
+                let kept = (self.app.spool).store_when_available(
+                    &object_key,
+                    bytes,
+                    beside,
+                    until,
+                    failed,
+                );
                 kept.await?
             }
         };
@@ -111,21 +117,21 @@ impl Attempt<'_> {
             media_type,
             pixels,
         };
-        Ok(Ok((original, developed)))
+        Ok(Ok((original, rendered)))
     }
 
     /// Develops what is in the bucket, as soon as there is room for it. An error is ours, or the bucket's.
-    pub(super) async fn develop_stored(
+    pub(super) async fn render_stored(
         &self,
         key: &str,
         pixels: Pixels,
         output_idx: i32,
         model: &str,
-    ) -> anyhow::Result<Result<Developed, Failure>> {
+    ) -> anyhow::Result<Result<Rendered, Failure>> {
         let room = self.room(self.cost(pixels)).await?;
         let bytes = self.fetch(key).await?;
         let bytes = bytes.context("an original that was stored is not in the bucket")?;
-        Ok(self.develop(bytes, room, output_idx, model).await)
+        Ok(self.render(bytes, room, output_idx, model).await)
     }
 
     /// What developing takes in memory, the original's file included.
@@ -137,47 +143,47 @@ impl Attempt<'_> {
     /// delivered before its deadline.
     fn waits_until(&self) -> Option<Instant> {
         let others = self.claimed.n_requested > 1;
-        let last_call = self.deadline.checked_sub(LAST_CALL);
+        let last_call = self.deadline.checked_sub(DELIVERY_MARGIN);
         others.then(|| last_call.unwrap_or(self.deadline))
     }
 
     /// An original that was stored, if one was; nobody said how large it is.
     pub(super) async fn fetch_original(&self, key: &str) -> anyhow::Result<Option<Bytes>> {
-        let room = self.room(USUAL).await?;
+        let room = self.room(TYPICAL_RESPONSE_BYTES).await?;
         let bytes = self.fetch(key).await?;
-        Ok(bytes.map(|bytes| kept(bytes, room)))
+        Ok(bytes.map(|bytes| with_permit(bytes, room)))
     }
 
     pub(super) async fn fetch(&self, key: &str) -> Result<Option<Bytes>, BucketError> {
-        let _step = self.lease.may_take(SHELVING);
-        self.app.shelf.get(key).await
+        let _step = self.lease.may_take(SPOOL_TIMEOUT);
+        self.app.spool.get(key).await
     }
 
     /// Brings an original to exactly what was asked for. An original that cannot be is the provider's fault.
-    pub(super) async fn develop(
+    pub(super) async fn render(
         &self,
         bytes: Bytes,
-        mut room: Room,
+        mut room: MemoryPermit,
         output_idx: i32,
         model: &str,
-    ) -> Result<Developed, Failure> {
-        let mark = Mark {
+    ) -> Result<Rendered, Failure> {
+        let mark = Provenance {
             model: model.to_owned(),
             source: format!("{}/{output_idx}", self.claimed.id),
             synthetic: self.app.providers.synthetic(),
         };
-        let _step = self.lease.may_take(self.app.darkroom.turn());
+        let _step = self.lease.may_take(self.app.render_pool.max_wait());
         let _timed = process::step("develop");
-        let developed = self
+        let rendered = self
             .app
-            .darkroom
-            .develop(bytes, self.request.recipe(), mark)
+            .render_pool
+            .render(bytes, self.request.recipe(), mark)
             .await;
-        let mut developed = developed.map_err(|error| unusable(&error))?;
-        let rendition = &mut developed.rendition.bytes;
-        room.shrink(rendition.len() + developed.thumbnail.bytes.len());
-        *rendition = kept(std::mem::take(rendition), room);
-        Ok(developed)
+        let mut rendered = rendered.map_err(|error| unusable(&error))?;
+        let rendition = &mut rendered.rendition.bytes;
+        room.shrink(rendition.len() + rendered.thumbnail.bytes.len());
+        *rendition = with_permit(std::mem::take(rendition), room);
+        Ok(rendered)
     }
 
     /// Stores rendition and thumbnail under this attempt's keys.
@@ -185,26 +191,26 @@ impl Attempt<'_> {
         &self,
         output_idx: i32,
         original: Original,
-        developed: Developed,
-    ) -> anyhow::Result<Made> {
+        rendered: Rendered,
+    ) -> anyhow::Result<OutputResult> {
         let Claimed {
             id: job,
             tenant,
             fence,
             ..
         } = *self.claimed;
-        let Developed {
+        let Rendered {
             rendition,
             thumbnail,
             c2pa,
-        } = developed;
+        } = rendered;
         let rendition_key = rendition_key(tenant, job, fence, output_idx, self.request.format);
         let thumbnail_key = thumbnail_key(tenant, job, fence, output_idx);
-        let _step = self.lease.may_take(SHELVING);
+        let _step = self.lease.may_take(SPOOL_TIMEOUT);
         let _timed = process::step("store");
         let (stored, small) = tokio::try_join!(
-            self.app.shelf.put(&rendition_key, rendition.bytes),
-            self.app.shelf.put(&thumbnail_key, thumbnail.bytes)
+            self.app.spool.put(&rendition_key, rendition.bytes),
+            self.app.spool.put(&thumbnail_key, thumbnail.bytes)
         )?;
         let synthetic = self.app.providers.synthetic();
         let artifact =
@@ -212,37 +218,37 @@ impl Attempt<'_> {
                 id: ArtifactId::new(),
                 job,
                 output_idx,
-                role,
+                kind: role,
                 object_key,
                 sha256: stored.sha256,
                 bytes: stored.bytes,
                 media_type,
                 pixels,
                 synthetic,
-                c2pa_sha256: c2pa.filter(|_| role == Role::Original),
+                c2pa_sha256: c2pa.filter(|_| role == ArtifactKind::Original),
                 created_at: None,
             };
         let as_stored = Stored {
             sha256: original.sha256,
             bytes: original.bytes,
         };
-        Ok(Made::Picture(Box::new([
+        Ok(OutputResult::Picture(Box::new([
             artifact(
-                Role::Rendition,
+                ArtifactKind::Rendition,
                 rendition_key,
                 stored,
                 rendition.media_type,
                 rendition.pixels,
             ),
             artifact(
-                Role::Thumbnail,
+                ArtifactKind::Thumbnail,
                 thumbnail_key,
                 small,
                 thumbnail.media_type,
                 thumbnail.pixels,
             ),
             artifact(
-                Role::Original,
+                ArtifactKind::Original,
                 original.object_key,
                 as_stored,
                 original.media_type,

@@ -8,7 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use common::artifact::input_key;
 use common::generation::Violation;
-use common::generation::image::{Input, MAX_INPUT_BYTES, MAX_INPUTS_BYTES, MediaType, Role};
+use common::generation::image::{Input, InputRole, MAX_INPUT_BYTES, MAX_INPUTS_BYTES, MediaType};
 use common::id::{JobId, TenantId, UploadId};
 use common::upload::Upload;
 use serde::Deserialize;
@@ -16,19 +16,19 @@ use sha2::{Digest, Sha256};
 use utoipa::ToSchema;
 use utoipa::openapi::schema::Schema;
 
-use super::findings::{Findings, choice, words};
+use super::violations::{Violations, choice, words};
 use crate::budget::Budget;
 use crate::error::{Problem, sentence};
 use crate::shares::Share;
 
 const MEDIA_TYPES: [MediaType; 3] = [MediaType::Png, MediaType::Jpeg, MediaType::Webp];
 /// What a file counts at least towards [`MAX_INPUTS_BYTES`]: a picture written anew in fewer bytes would show nothing.
-const LEAST_BYTES: usize = 64 * 1024;
-const ROLES: [Role; 4] = [
-    Role::Product,
-    Role::ModelReference,
-    Role::Style,
-    Role::Source,
+const MIN_CLEAN_BYTES: usize = 64 * 1024;
+const ROLES: [InputRole; 4] = [
+    InputRole::Product,
+    InputRole::ModelReference,
+    InputRole::Style,
+    InputRole::Source,
 ];
 
 /// A picture to work from: an `upload`, or the file itself in `data` and what it is in `media_type`.
@@ -81,7 +81,7 @@ impl InputBody {
     }
 
     /// The file in `data`, if it is what `media_type` says.
-    fn file(self, found: &mut Findings, index: usize) -> Result<Bytes, Violation> {
+    fn file(self, found: &mut Violations, index: usize) -> Result<Bytes, Violation> {
         let media_type = self.media_type.unwrap_or_default();
         let said = found.keep(choice(&at(index, "media_type"), &media_type, &MEDIA_TYPES));
         let file = match self.data {
@@ -122,8 +122,8 @@ pub struct Pictures {
 /// The pictures that a body names, with its files decoded from base64 and nothing else.
 pub struct Sources {
     /// For each picture its role and its bytes, where they could be read.
-    pictures: Vec<(Option<Role>, Option<Source>)>,
-    found: Findings,
+    pictures: Vec<(Option<InputRole>, Option<Source>)>,
+    found: Violations,
 }
 
 enum Source {
@@ -134,7 +134,7 @@ enum Source {
 impl Sources {
     /// `uploads` holds those that the body names and the tenant has. CPU work: megabytes of base64.
     pub fn read(bodies: Vec<InputBody>, uploads: &HashMap<UploadId, Upload>) -> Self {
-        let mut found = Findings::default();
+        let mut found = Violations::default();
         let mut pictures = Vec::with_capacity(bodies.len());
         for (index, mut body) in bodies.into_iter().enumerate() {
             let role = found.keep(choice(&at(index, "role"), &body.role, &ROLES));
@@ -226,7 +226,7 @@ impl Sources {
             match source {
                 Some(Source::Upload(upload)) => uploaded += upload.bytes.unsigned_abs(),
                 Some(Source::File(file)) => {
-                    sent += file.len().max(LEAST_BYTES) as u64;
+                    sent += file.len().max(MIN_CLEAN_BYTES) as u64;
                     files += 1;
                 }
                 None => {}
@@ -244,7 +244,7 @@ impl Sources {
     }
 }
 
-fn of_file(file: &Picture, media_type: MediaType, role: Role) -> Input {
+fn of_file(file: &Picture, media_type: MediaType, role: InputRole) -> Input {
     Input {
         upload: None,
         object_key: file.object_key.clone(),
@@ -255,7 +255,7 @@ fn of_file(file: &Picture, media_type: MediaType, role: Role) -> Input {
     }
 }
 
-fn of_upload(upload: Upload, role: Role) -> Input {
+fn of_upload(upload: Upload, role: InputRole) -> Input {
     Input {
         upload: Some(upload.id),
         object_key: upload.object_key,

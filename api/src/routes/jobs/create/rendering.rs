@@ -5,7 +5,7 @@ use serde::Deserialize;
 use utoipa::ToSchema;
 use utoipa::openapi::schema::Schema;
 
-use super::findings::{Findings, words};
+use super::violations::{Violations, words};
 
 const FITS: [Fit; 3] = [Fit::Cover, Fit::Contain, Fit::Strict];
 const CHROMAS: [Chroma; 2] = [Chroma::Quarter, Chroma::Full];
@@ -26,7 +26,7 @@ pub(super) struct EncodingBody {
 }
 
 /// What is said in the body, apart from the encoding.
-pub(super) struct Said {
+pub(super) struct RenderingFields {
     pub fit: Option<String>,
     pub allow_crop: bool,
     pub allow_upscale: bool,
@@ -35,8 +35,8 @@ pub(super) struct Said {
 
 /// Everything wrong with it is found.
 pub(super) fn read(
-    found: &mut Findings,
-    said: Said,
+    found: &mut Violations,
+    said: RenderingFields,
     encoding: Option<EncodingBody>,
     format: Format,
 ) -> Rendering {

@@ -18,19 +18,19 @@ use ipnet::IpNet;
 use crate::app::App;
 use crate::header_list::elements;
 
-const FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-const PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
 /// Who may say where clients reach us.
 #[derive(Clone, Debug, Default)]
-pub struct Public {
+pub struct PublicUrl {
     /// Scheme, host and perhaps a path, without a slash at the end: then nobody else is asked.
     url: Option<String>,
     proxies: Vec<IpNet>,
 }
 
-impl Public {
+impl PublicUrl {
     /// Checks what `PLATEN_PUBLIC_URL` says.
     pub fn new(url: Option<&str>, proxies: Vec<IpNet>) -> anyhow::Result<Self> {
         let url = url.map(|text| {
@@ -76,10 +76,10 @@ pub struct Connection {
 
 /// What links begin with: scheme and host, or nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Base(String);
+pub struct BaseUrl(String);
 
-impl Base {
-    fn of(public: &Public, connection: Option<Connection>, headers: &HeaderMap) -> Self {
+impl BaseUrl {
+    fn of(public: &PublicUrl, connection: Option<Connection>, headers: &HeaderMap) -> Self {
         if let Some(url) = &public.url {
             return Self(url.clone());
         }
@@ -104,7 +104,7 @@ impl Base {
     }
 }
 
-impl FromRequestParts<Arc<App>> for Base {
+impl FromRequestParts<Arc<App>> for BaseUrl {
     type Rejection = Infallible;
 
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Infallible> {
@@ -149,12 +149,12 @@ pub(crate) struct Hop {
 
 /// Scheme and host as the outermost trusted proxy says. `None` where what is said contradicts itself or cannot be read.
 fn forwarded(
-    public: &Public,
+    public: &PublicUrl,
     headers: &HeaderMap,
     sent: Option<String>,
 ) -> Option<(&'static str, String)> {
-    let standard = outermost(public, standard(headers))?;
-    let customary = outermost(public, customary(headers))?;
+    let standard = outermost(public, parse_forwarded(headers))?;
+    let customary = outermost(public, parse_x_forwarded(headers))?;
     // A proxy that knows one of the two passes on whatever the client wrote into the other.
     let agreed = |one: Option<String>, other: Option<String>| match (one, other) {
         (Some(one), Some(other)) if one != other => None,
@@ -171,7 +171,7 @@ fn forwarded(
 
 /// What the hops say whose writers are trusted, the outermost first of all. The last hop was written by our peer, each one before
 /// by the address that the one after it names. `None`: a host is no host.
-fn outermost(public: &Public, hops: Vec<Hop>) -> Option<Hop> {
+fn outermost(public: &PublicUrl, hops: Vec<Hop>) -> Option<Hop> {
     let mut said = Hop::default();
     for hop in hops.into_iter().rev() {
         if let Some(text) = hop.host {
@@ -186,7 +186,7 @@ fn outermost(public: &Public, hops: Vec<Hop>) -> Option<Hop> {
 }
 
 /// The hops of `Forwarded`.
-pub(crate) fn standard(headers: &HeaderMap) -> Vec<Hop> {
+pub(crate) fn parse_forwarded(headers: &HeaderMap) -> Vec<Hop> {
     let hops = elements(headers, &header::FORWARDED).into_iter();
     hops.map(|pairs| {
         let mut hop = Hop::default();
@@ -204,7 +204,7 @@ pub(crate) fn standard(headers: &HeaderMap) -> Vec<Hop> {
 }
 
 /// The hops of `X-Forwarded-For`, `-Proto` and `-Host`: lists of the same length, or of one that stands for all.
-pub(crate) fn customary(headers: &HeaderMap) -> Vec<Hop> {
+pub(crate) fn parse_x_forwarded(headers: &HeaderMap) -> Vec<Hop> {
     let list = |name: &HeaderName| -> Vec<String> {
         let lines = headers.get_all(name).iter();
         lines
@@ -213,7 +213,11 @@ pub(crate) fn customary(headers: &HeaderMap) -> Vec<Hop> {
             .map(|item| item.trim().to_owned())
             .collect()
     };
-    let (froms, schemes, hosts) = (list(&FOR), list(&PROTO), list(&HOST));
+    let (froms, schemes, hosts) = (
+        list(&X_FORWARDED_FOR),
+        list(&X_FORWARDED_PROTO),
+        list(&X_FORWARDED_HOST),
+    );
     let hops = froms.len().max(schemes.len()).max(hosts.len());
     // From the end, where our peer wrote.
     let nth = |list: &[String], from_end: usize| {
@@ -257,22 +261,22 @@ mod tests {
     }
 
     /// The link to `/files/a` that a peer's request gets, on 192.168.1.5:8080.
-    fn link(public: &Public, peer: &str, pairs: &[(&'static str, &str)]) -> String {
+    fn link(public: &PublicUrl, peer: &str, pairs: &[(&'static str, &str)]) -> String {
         let connection = Connection {
             peer: peer.parse().unwrap(),
             local: Some("192.168.1.5:8080".parse().unwrap()),
         };
-        Base::of(public, Some(connection), &headers(pairs)).link("/files/a")
+        BaseUrl::of(public, Some(connection), &headers(pairs)).link("/files/a")
     }
 
-    fn behind_proxies() -> Public {
+    fn behind_proxies() -> PublicUrl {
         let proxies = ["10.0.0.0/8", "2001:db8::/32"].map(|net| net.parse().unwrap());
-        Public::new(None, proxies.into()).unwrap()
+        PublicUrl::new(None, proxies.into()).unwrap()
     }
 
     #[test]
     fn a_host_that_is_not_this_machine_poisons_no_link() {
-        let nobody = Public::default();
+        let nobody = PublicUrl::default();
         let link = |host: &str| link(&nobody, "203.0.113.9", &[("host", host)]);
         for own in [
             "localhost:8080",
@@ -295,7 +299,7 @@ mod tests {
             assert_eq!(link(other), "/files/a", "{other}");
         }
         assert_eq!(
-            Base::of(&nobody, None, &headers(&[])).link("/files/a"),
+            BaseUrl::of(&nobody, None, &headers(&[])).link("/files/a"),
             "/files/a"
         );
     }
@@ -322,7 +326,7 @@ mod tests {
                 "https://studio.example/files/a"
             );
             assert_eq!(link(&behind_proxies(), "203.0.113.9", pairs), "/files/a");
-            assert_eq!(link(&Public::default(), PROXY, pairs), "/files/a");
+            assert_eq!(link(&PublicUrl::default(), PROXY, pairs), "/files/a");
         }
     }
 
@@ -387,7 +391,7 @@ mod tests {
 
     #[test]
     fn a_public_url_settles_it() {
-        let public = |url| Public::new(Some(url), vec!["10.0.0.0/8".parse().unwrap()]);
+        let public = |url| PublicUrl::new(Some(url), vec!["10.0.0.0/8".parse().unwrap()]);
         for (url, begin) in [
             ("https://studio.example", "https://studio.example"),
             ("https://studio.example/", "https://studio.example"),

@@ -22,7 +22,7 @@ use crate::artifact::input_key;
 use crate::bucket::{Bucket, BucketError};
 use crate::catalog::Catalog;
 use crate::config::Unpaid;
-use crate::credits::{Credits, TooManyCredits};
+use crate::credits::{CreditLimitError, Credits};
 use crate::database;
 use crate::generation::Generation;
 use crate::id::{GrantId, JobId, TenantId};
@@ -33,16 +33,16 @@ use crate::orphans::SearchError;
 use crate::ownership;
 use crate::settlement::{self, Canceler, Cancellation, SettlementError};
 use crate::{clock, tenant};
-use once::{Begun, Order, Replied};
+use once::{Begun, OperatorRequest, Replied};
 
 /// The longest reason, in characters.
 pub const MAX_REASON: usize = 500;
 /// How long a job that is done once more may stay open.
-const OPEN_FOR: Duration = Duration::from_hours(24);
+const KEY_TTL: Duration = Duration::from_hours(24);
 
 /// Who does it, and why.
 #[derive(Clone, Copy, Debug)]
-pub struct Act<'a> {
+pub struct Actor<'a> {
     pub by: &'a str,
     pub reason: &'a str,
 }
@@ -71,7 +71,7 @@ pub struct Pause {
 
 /// Something that was done.
 #[derive(Clone, Debug, Serialize, ToSchema)]
-pub struct Done {
+pub struct AuditEntry {
     pub id: i64,
     #[serde(with = "time::serde::rfc3339")]
     pub at: OffsetDateTime,
@@ -84,7 +84,7 @@ pub struct Done {
 
 /// What became of one job of many.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
-pub struct Outcome {
+pub struct ActionResult {
     #[schema(value_type = String)]
     pub job: JobId,
     /// The new job, where one was made or had been before.
@@ -94,7 +94,7 @@ pub struct Outcome {
     pub skipped: Option<String>,
 }
 
-impl Outcome {
+impl ActionResult {
     /// Nothing was done to it.
     pub fn skipped(job: &Job, why: String) -> Self {
         Self {
@@ -115,11 +115,11 @@ impl Outcome {
 
 /// Why nothing could be done at all.
 #[derive(Debug, thiserror::Error)]
-pub enum OperationError {
+pub enum OperatorError {
     #[error("the tenant has {available} available, which is less")]
     TooMuch { available: Credits },
     #[error(transparent)]
-    TooMany(#[from] TooManyCredits),
+    TooMany(#[from] CreditLimitError),
     #[error("there is no such tenant")]
     NoTenant,
     #[error("this idempotency key was used for another request")]
@@ -132,7 +132,7 @@ pub enum OperationError {
     Database(#[from] sqlx::Error),
 }
 
-impl From<SearchError> for OperationError {
+impl From<SearchError> for OperatorError {
     fn from(error: SearchError) -> Self {
         match error {
             SearchError::Bucket(error) => Self::Bucket(error),
@@ -144,10 +144,10 @@ impl From<SearchError> for OperationError {
 /// Stops jobs from being started; they are accepted as before. `answer` makes the reply from the pause's number.
 pub async fn pause(
     pool: &PgPool,
-    order: Order<'_>,
+    order: OperatorRequest<'_>,
     scope: &Scope,
     answer: impl FnOnce(i64) -> Answer,
-) -> Result<Replied, OperationError> {
+) -> Result<Replied, OperatorError> {
     let mut transaction = match once::begin(pool, scope.tenant, order.request).await? {
         Begun::New(transaction) => transaction,
         Begun::Answered(answer) => return Ok(Replied::Repeated(answer)),
@@ -155,7 +155,7 @@ pub async fn pause(
     if let Some(tenant) = scope.tenant
         && !tenant::store::exists(&mut transaction, tenant).await?
     {
-        return Err(OperationError::NoTenant);
+        return Err(OperatorError::NoTenant);
     }
     let id = store::pause(&mut transaction, order.act.reason, scope).await?;
     let subject = json!({ "pause": id, "model": scope.model, "tenant": scope.tenant, "worker": scope.worker });
@@ -171,14 +171,14 @@ pub async fn pause(
 /// Ends a pause. `None`: there is none that stands.
 pub async fn resume(
     pool: &PgPool,
-    order: Order<'_>,
+    order: OperatorRequest<'_>,
     id: i64,
-) -> Result<Option<Replied>, OperationError> {
+) -> Result<Option<Replied>, OperatorError> {
     let mut transaction = match once::begin(pool, None, order.request).await? {
         Begun::New(transaction) => transaction,
         Begun::Answered(answer) => return Ok(Some(Replied::Repeated(answer))),
     };
-    if !store::lift(&mut transaction, id).await? {
+    if !store::resume(&mut transaction, id).await? {
         return Ok(None);
     }
     let subject = json!({ "pause": id });
@@ -190,10 +190,10 @@ pub async fn resume(
 /// Lets a tenant submit no more jobs, or submit again; what is open goes on. With whether that changed anything.
 pub async fn freeze(
     pool: &PgPool,
-    order: Order<'_>,
+    order: OperatorRequest<'_>,
     tenant: TenantId,
     frozen: bool,
-) -> Result<(Replied, bool), OperationError> {
+) -> Result<(Replied, bool), OperatorError> {
     let mut transaction = match once::begin(pool, Some(tenant), order.request).await? {
         Begun::New(transaction) => transaction,
         Begun::Answered(answer) => return Ok((Replied::Repeated(answer), false)),
@@ -202,7 +202,7 @@ pub async fn freeze(
         .await?
         .is_none()
     {
-        return Err(OperationError::NoTenant);
+        return Err(OperatorError::NoTenant);
     }
     let changed = store::freeze(&mut transaction, tenant, frozen).await?;
     if changed {
@@ -217,20 +217,20 @@ pub async fn freeze(
 /// Gives a tenant credits, or takes what it has not spent: what nobody bought and no job explains.
 pub async fn adjust(
     pool: &PgPool,
-    order: Order<'_>,
+    order: OperatorRequest<'_>,
     tenant: TenantId,
     amount: Credits,
     gives: bool,
-) -> Result<Replied, OperationError> {
-    if amount > Credits::MOST_MOVED {
-        return Err(TooManyCredits::Moved.into());
+) -> Result<Replied, OperatorError> {
+    if amount > Credits::MAX_TRANSFER {
+        return Err(CreditLimitError::Moved.into());
     }
     let mut transaction = match once::begin(pool, Some(tenant), order.request).await? {
         Begun::New(transaction) => transaction,
         Begun::Answered(answer) => return Ok(Replied::Repeated(answer)),
     };
     let wallet = ledger::store::lock_wallet(&mut transaction, tenant).await?;
-    let wallet = wallet.ok_or(OperationError::NoTenant)?;
+    let wallet = wallet.ok_or(OperatorError::NoTenant)?;
     let reference = GrantId::new();
     let (debit, credit) = if gives {
         wallet.may_be_given(amount)?;
@@ -239,7 +239,7 @@ pub async fn adjust(
     } else {
         let lots = ledger::store::lock_lots(&mut transaction, tenant).await?;
         let available = wallet.available;
-        let shares = ledger::burn(&lots, amount).ok_or(OperationError::TooMuch { available })?;
+        let shares = ledger::burn(&lots, amount).ok_or(OperatorError::TooMuch { available })?;
         ledger::store::forfeit_lots(&mut transaction, &shares).await?;
         (Account::Available, Account::Adjust)
     };
@@ -262,7 +262,11 @@ pub async fn adjust(
 }
 
 /// Ends an open job; everything held goes back. Its record is written in the transaction that ends it.
-pub async fn cancel(pool: &PgPool, order: Order<'_>, job: &Job) -> Result<Outcome, OperationError> {
+pub async fn cancel(
+    pool: &PgPool,
+    order: OperatorRequest<'_>,
+    job: &Job,
+) -> Result<ActionResult, OperatorError> {
     let request = order.of_job("cancel", job.id);
     let answer = |job: &Job| Answer::json(200, &json!({ "id": job.id }));
     let canceler = Canceler::Operator(order.act);
@@ -276,7 +280,7 @@ pub async fn cancel(pool: &PgPool, order: Order<'_>, job: &Job) -> Result<Outcom
             Some("there is no such job".to_owned())
         }
     };
-    Ok(Outcome {
+    Ok(ActionResult {
         job: job.id,
         new: None,
         skipped,
@@ -289,11 +293,11 @@ pub async fn redrive(
     pool: &PgPool,
     bucket: &Bucket,
     catalog: &Catalog,
-    order: Order<'_>,
+    order: OperatorRequest<'_>,
     old: &Job,
-) -> Result<Outcome, OperationError> {
-    let skip = |why: String| Ok(Outcome::skipped(old, why));
-    let before = |new| Outcome {
+) -> Result<ActionResult, OperatorError> {
+    let skip = |why: String| Ok(ActionResult::skipped(old, why));
+    let before = |new| ActionResult {
         job: old.id,
         new: Some(new),
         skipped: Some("it was done once more before".to_owned()),
@@ -309,7 +313,7 @@ pub async fn redrive(
     transaction.commit().await?;
     if let Some(new) = redriven {
         // The same order, whose answer was lost.
-        let outcome = known.map_or_else(|| before(new), |_| Outcome::done(old, new));
+        let outcome = known.map_or_else(|| before(new), |_| ActionResult::done(old, new));
         return Ok(outcome);
     }
     let Some(mut generation) = generation else {
@@ -340,7 +344,7 @@ pub async fn redrive(
         quote,
         priority: old.priority,
         run_at: None,
-        cancel_after: OPEN_FOR,
+        cancel_after: KEY_TTL,
         model_timeout: Duration::ZERO,
         fallback: old.fallback,
         switched_from: None,
@@ -368,12 +372,12 @@ pub async fn redrive(
         discard(bucket, &copies).await;
     }
     match admitted {
-        Ok(Admitted::New { job, .. }) => Ok(Outcome::done(old, job.id)),
+        Ok(Admitted::New { job, .. }) => Ok(ActionResult::done(old, job.id)),
         // The same order, side by side.
         Ok(Admitted::Repeated(_)) => {
             let mut transaction = database::begin_for(pool, old.tenant).await?;
             let new = store::redriven(&mut transaction, old.id).await?;
-            Ok(Outcome {
+            Ok(ActionResult {
                 job: old.id,
                 new,
                 skipped: None,
@@ -393,7 +397,7 @@ async fn copy_inputs(
     job: JobId,
     generation: &mut Generation,
     copies: &mut Vec<String>,
-) -> Result<bool, OperationError> {
+) -> Result<bool, OperatorError> {
     let Generation::Image(request) = generation;
     if request.inputs.is_empty() {
         return Ok(true);
@@ -426,7 +430,7 @@ async fn discard(bucket: &Bucket, copies: &[String]) {
 
 /// Something that happened to a job.
 #[derive(Clone, Debug, Serialize, ToSchema)]
-pub struct Event {
+pub struct TimelineEntry {
     #[serde(with = "time::serde::rfc3339")]
     pub at: OffsetDateTime,
     /// `job`, `call`, `transfer`, `artifact`, `deletion`, `operator`.

@@ -19,14 +19,14 @@ use crate::request::Id;
 pub const PREFER: HeaderName = HeaderName::from_static("prefer");
 pub const CANCEL_AFTER: HeaderName = HeaderName::from_static("cancel-after");
 
-const SECOND: Duration = Duration::from_secs(1);
-const LONGEST_WAIT: Duration = Duration::from_mins(1);
+const MIN_CANCEL_AFTER: Duration = Duration::from_secs(1);
+const MAX_WAIT: Duration = Duration::from_mins(1);
 const DEFAULT_CANCEL_AFTER: Duration = Duration::from_hours(24);
-const LONGEST_CANCEL_AFTER: Duration = Duration::from_hours(7 * 24);
+const MAX_CANCEL_AFTER: Duration = Duration::from_hours(7 * 24);
 
 /// Everything but the body.
 #[derive(Debug)]
-pub struct Terms {
+pub struct SubmitOptions {
     pub request_id: String,
     pub traceparent: Option<TraceParent>,
     /// Only quote, write nothing.
@@ -55,9 +55,9 @@ impl Prefer {
         let seconds = first("wait").and_then(|(_, value)| value.as_deref()?.parse().ok());
         let wait = seconds
             .map(Duration::from_secs)
-            .filter(|wait| *wait >= SECOND);
+            .filter(|wait| *wait >= MIN_CANCEL_AFTER);
         Self {
-            wait: wait.map(|wait| wait.min(LONGEST_WAIT)),
+            wait: wait.map(|wait| wait.min(MAX_WAIT)),
             respond_async: first("respond-async").is_some(),
         }
     }
@@ -86,7 +86,7 @@ struct Flags {
     dry_run: bool,
 }
 
-impl<S: Send + Sync> FromRequestParts<S> for Terms {
+impl<S: Send + Sync> FromRequestParts<S> for SubmitOptions {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
@@ -108,7 +108,7 @@ fn cancel_after(headers: &HeaderMap) -> Result<Duration, Problem> {
     };
     let said = said.to_str().ok();
     said.and_then(duration)
-        .filter(|duration| (SECOND..=LONGEST_CANCEL_AFTER).contains(duration))
+        .filter(|duration| (MIN_CANCEL_AFTER..=MAX_CANCEL_AFTER).contains(duration))
         .ok_or_else(|| {
             Problem::new(
                 Code::InvalidHeader,
@@ -136,7 +136,7 @@ fn duration(text: &str) -> Option<Duration> {
 }
 
 /// For `/openapi.json`.
-impl IntoParams for Terms {
+impl IntoParams for SubmitOptions {
     fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
         let parameter = |name: &str, pattern: &str, description: &str| {
             let text = ObjectBuilder::new().schema_type(Type::String);

@@ -14,9 +14,9 @@ use time::{Date, OffsetDateTime};
 use utoipa::ToSchema;
 use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
 
-use super::findings::{Findings, words};
 use super::pictures::{InputBody, Picture, Pictures};
-use super::rendering::{self, EncodingBody, Said, fits};
+use super::rendering::{self, EncodingBody, RenderingFields, fits};
+use super::violations::{Violations, words};
 use crate::error::{Problem, Result};
 
 const SIZES: [Size; 2] = [Size::OneK, Size::TwoK];
@@ -112,7 +112,7 @@ impl CreateJob {
 }
 
 /// A request that was read. [`Asked::quote`] tells what is wrong with it, before anything else is done.
-pub struct Asked {
+pub struct JobDraft {
     pub model: String,
     pub name: Option<String>,
     pub metadata: serde_json::Value,
@@ -129,17 +129,17 @@ pub struct Asked {
     violations: Vec<Violation>,
 }
 
-impl Asked {
+impl JobDraft {
     /// Understands a body, as far as that can be. `pictures` are its inputs, which were taken out of it and read before.
     pub fn read(body: CreateJob, pictures: Pictures, now: OffsetDateTime) -> Self {
-        let mut found = Findings::from(pictures.violations);
+        let mut found = Violations::from(pictures.violations);
         if body.model.is_empty() {
             found.add("/model", "Name a model: GET /v1/models lists them.");
         }
         check(&mut found, &body);
         let run_at = found.keep(run_at(body.run_at.as_deref(), now)).flatten();
         let format = found.choice("/format", body.format, &FORMATS);
-        let said = Said {
+        let said = RenderingFields {
             fit: body.fit,
             allow_crop: body.allow_crop,
             allow_upscale: body.allow_upscale,
@@ -217,7 +217,7 @@ fn prompt() -> Schema {
         .description(Some("What the picture should show."))
         .min_length(Some(1))
         .max_length(Some(MAX_TEXT))
-        .pattern(Some(visible::pattern()))
+        .pattern(Some(visible::visible_pattern()))
         .examples(["The bottle on wet slate, morning light"])
         .into()
 }
@@ -282,7 +282,7 @@ fn run_at(
 }
 
 /// What is wrong with the words and numbers, whatever the model.
-fn check(found: &mut Findings, body: &CreateJob) {
+fn check(found: &mut Violations, body: &CreateJob) {
     for (pointer, text) in [
         ("/prompt", Some(&body.prompt)),
         ("/art_direction", body.art_direction.as_ref()),
@@ -338,9 +338,9 @@ mod tests {
 
     const NOW: OffsetDateTime = datetime!(2026-11-22 12:00 UTC);
 
-    fn read(body: &Value) -> Asked {
+    fn read(body: &Value) -> JobDraft {
         let body = extract::json(body.to_string().as_bytes()).unwrap();
-        Asked::read(body, Pictures::default(), NOW)
+        JobDraft::read(body, Pictures::default(), NOW)
     }
 
     fn quoted(body: &Value) -> std::result::Result<i64, Value> {

@@ -14,7 +14,7 @@ use common::generation::image::Format;
 
 /// What is said.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Mark {
+pub struct Provenance {
     /// The model's name in the catalogue.
     pub model: String,
     /// Job and output, such as `job_01…/0`.
@@ -23,7 +23,7 @@ pub struct Mark {
     pub synthetic: bool,
 }
 
-impl Mark {
+impl Provenance {
     fn digital_source_type(&self) -> &'static str {
         if self.synthetic {
             "http://cv.iptc.org/newscodes/digitalsourcetype/algorithmicMedia"
@@ -53,7 +53,7 @@ impl Mark {
 }
 
 /// The file with the mark and the name of its colours in it. `file` is what our own encoders write.
-pub(super) fn write(file: &[u8], format: Format, mark: &Mark) -> Vec<u8> {
+pub(super) fn write(file: &[u8], format: Format, mark: &Provenance) -> Vec<u8> {
     let xmp = mark.xmp();
     match format {
         Format::Png => png(file, &xmp),

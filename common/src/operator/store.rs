@@ -8,7 +8,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::once::Known;
-use super::{Act, Done, Event, Pause, Scope};
+use super::{Actor, AuditEntry, Pause, Scope, TimelineEntry};
 use crate::database::row::RowId;
 use crate::id::{JobId, TenantId};
 use crate::idempotency::{Answer, Request};
@@ -16,7 +16,7 @@ use crate::idempotency::{Answer, Request};
 /// Keeps what was done.
 pub async fn record(
     connection: &mut PgConnection,
-    act: Act<'_>,
+    act: Actor<'_>,
     action: &str,
     subject: &Value,
 ) -> sqlx::Result<()> {
@@ -129,9 +129,13 @@ pub async fn prune(pool: &PgPool, kept: Duration) -> sqlx::Result<u64> {
 }
 
 /// What was done, newest first; older than `before`.
-pub async fn actions(pool: &PgPool, before: Option<i64>, limit: i64) -> sqlx::Result<Vec<Done>> {
+pub async fn actions(
+    pool: &PgPool,
+    before: Option<i64>,
+    limit: i64,
+) -> sqlx::Result<Vec<AuditEntry>> {
     sqlx::query_as!(
-        Done,
+        AuditEntry,
         "-- operation::actions
         SELECT id, at, by, action, reason, subject FROM operator_actions WHERE $1::bigint IS NULL OR id < $1 ORDER BY id DESC LIMIT $2",
         before,
@@ -158,7 +162,7 @@ pub async fn pause(
     .await
 }
 
-pub async fn lift(connection: &mut PgConnection, id: i64) -> sqlx::Result<bool> {
+pub async fn resume(connection: &mut PgConnection, id: i64) -> sqlx::Result<bool> {
     let lifted = sqlx::query_scalar!(
         "-- operation::lift
         UPDATE pauses SET lifted_at = clock_timestamp() WHERE id = $1 AND lifted_at IS NULL RETURNING id",
@@ -252,9 +256,9 @@ pub async fn redriven(connection: &mut PgConnection, old: JobId) -> sqlx::Result
 }
 
 /// Everything that happened to a job, in order, with what was wrong with each answer. Its prompt is not in it.
-pub async fn story(pool: &PgPool, job: JobId) -> sqlx::Result<Vec<Event>> {
+pub async fn timeline(pool: &PgPool, job: JobId) -> sqlx::Result<Vec<TimelineEntry>> {
     sqlx::query_as!(
-        Event,
+        TimelineEntry,
         r#"-- operation::story
         SELECT at AS "at!", of AS "of!", what AS "what!", id FROM (
           SELECT created_at AS at, 'job' AS of, format('submitted: %s, outputs: %s, calls: at most %s', model, n_requested, max_calls) AS what, id, 0 AS ord FROM jobs WHERE id = $1

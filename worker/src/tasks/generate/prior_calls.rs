@@ -5,9 +5,9 @@ use common::outcome::{Class, Failure, worth_another_call};
 
 /// How the calls for one output ended so far, oldest first.
 #[derive(Default)]
-pub(super) struct History(Vec<(Lane, Failure)>);
+pub(super) struct PriorCalls(Vec<(Lane, Failure)>);
 
-impl History {
+impl PriorCalls {
     pub(super) fn add(&mut self, lane: &Lane, failure: &Failure) {
         self.0.push((lane.clone(), failure.clone()));
     }
@@ -21,19 +21,21 @@ impl History {
     }
 
     /// The lanes whose own trouble has not decided that they cannot make the output.
-    pub(super) fn open<'a>(&self, lanes: &'a [Lane]) -> Vec<&'a Lane> {
+    pub(super) fn usable_lanes<'a>(&self, lanes: &'a [Lane]) -> Vec<&'a Lane> {
         let ruled_out = |lane: &Lane| {
             let calls = self.0.iter().filter(|(on, _)| on == lane);
             let classes: Vec<Class> = calls.map(|(_, failure)| failure.class).collect();
-            classes.last().is_some_and(|last| last.contract().elsewhere)
+            classes
+                .last()
+                .is_some_and(|last| last.contract().retry_on_other_lane)
                 && !worth_another_call(&classes, false)
         };
         lanes.iter().filter(|lane| !ruled_out(lane)).collect()
     }
 
     /// Whether another call may succeed.
-    pub(super) fn goes_on(&self, lanes: &[Lane]) -> bool {
-        let open = !self.open(lanes).is_empty();
+    pub(super) fn allow_another(&self, lanes: &[Lane]) -> bool {
+        let open = !self.usable_lanes(lanes).is_empty();
         open && worth_another_call(&self.classes(), open)
     }
 }

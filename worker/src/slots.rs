@@ -18,11 +18,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use common::id::TenantId;
-use common::job::{Claimed, Shut};
+use common::job::{Claimed, Exclusion};
 use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard, Semaphore};
 
 /// Slots, reserve, and who has how much of them.
-pub struct Places {
+pub struct Slots {
     /// Jobs that are worked on at once, whosever they are.
     pub slots: usize,
     pub free_slots: Arc<Semaphore>,
@@ -33,18 +33,18 @@ pub struct Places {
     tenant_percent: usize,
     /// Of tenants whose weight is not 1.
     weights: Mutex<HashMap<TenantId, usize>>,
-    taken: Arc<Mutex<Vec<Taken>>>,
+    taken: Arc<Mutex<Vec<Occupant>>>,
     claims: RwLock<()>,
     /// When Postgres was last asked for jobs that may start in the reserve.
     looked: Mutex<Option<Instant>>,
 }
 
 /// How often Postgres is asked for jobs that may start in the reserve; new ones are told by Redis.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+const DUE_QUERY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A place that is taken.
 #[derive(Clone, PartialEq, Eq)]
-struct Taken {
+struct Occupant {
     tenant: TenantId,
     model: String,
     reserved: bool,
@@ -52,12 +52,12 @@ struct Taken {
 
 /// A job that is counted until this is dropped.
 #[must_use]
-pub struct Counted {
-    taken: Arc<Mutex<Vec<Taken>>>,
-    place: Taken,
+pub struct OccupiedSlot {
+    taken: Arc<Mutex<Vec<Occupant>>>,
+    place: Occupant,
 }
 
-impl Drop for Counted {
+impl Drop for OccupiedSlot {
     fn drop(&mut self) {
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(at) = taken.iter().position(|taken| *taken == self.place) {
@@ -68,9 +68,9 @@ impl Drop for Counted {
 
 /// The right to claim a job: beside others, or alone.
 #[must_use]
-pub enum Claiming<'a> {
-    Beside(RwLockReadGuard<'a, ()>),
-    Alone(RwLockWriteGuard<'a, ()>),
+pub enum ClaimPermit<'a> {
+    Shared(RwLockReadGuard<'a, ()>),
+    Exclusive(RwLockWriteGuard<'a, ()>),
 }
 
 /// Places beside so many slots.
@@ -78,7 +78,7 @@ pub fn reserve(slots: usize) -> usize {
     slots.div_ceil(2)
 }
 
-impl Places {
+impl Slots {
     pub fn new(slots: usize, tenant_percent: usize) -> Self {
         let reserve = reserve(slots);
         Self {
@@ -95,36 +95,36 @@ impl Places {
     }
 
     /// All places: as many jobs run at most.
-    pub fn all(&self) -> usize {
+    pub fn total(&self) -> usize {
         self.slots + self.reserve
     }
 
     /// Waits until a claim may be made whose [`Self::shut`] holds until the job is counted.
-    pub async fn claiming(&self, reserved: bool) -> Claiming<'_> {
-        if reserved || self.weighs() {
-            Claiming::Alone(self.claims.write().await)
+    pub async fn claim_permit(&self, reserved: bool) -> ClaimPermit<'_> {
+        if reserved || self.has_tenant_limits() {
+            ClaimPermit::Exclusive(self.claims.write().await)
         } else {
-            Claiming::Beside(self.claims.read().await)
+            ClaimPermit::Shared(self.claims.read().await)
         }
     }
 
     /// Counts a job that was claimed.
-    pub fn count(&self, claimed: &Claimed, reserved: bool) -> Counted {
-        let place = Taken {
+    pub fn occupy(&self, claimed: &Claimed, reserved: bool) -> OccupiedSlot {
+        let place = Occupant {
             tenant: claimed.tenant,
             model: claimed.model.clone(),
             reserved,
         };
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
         taken.push(place.clone());
-        Counted {
+        OccupiedSlot {
             taken: Arc::clone(&self.taken),
             place,
         }
     }
 
     /// Whether a weight makes any difference.
-    pub fn weighs(&self) -> bool {
+    pub fn has_tenant_limits(&self) -> bool {
         self.tenant_percent < 100
     }
 
@@ -135,9 +135,9 @@ impl Places {
     }
 
     /// Whether it is time to ask Postgres for jobs that may start in the reserve; then it is for the next time.
-    pub fn may_look_for_due(&self) -> bool {
+    pub fn may_query_due_jobs(&self) -> bool {
         let mut looked = self.looked.lock().unwrap_or_else(PoisonError::into_inner);
-        let due = looked.is_none_or(|looked| looked.elapsed() >= LOOK_EVERY);
+        let due = looked.is_none_or(|looked| looked.elapsed() >= DUE_QUERY_INTERVAL);
         if due {
             *looked = Some(Instant::now());
         }
@@ -151,13 +151,13 @@ impl Places {
     }
 
     /// Sets who has a weight other than 1.
-    pub fn weigh(&self, weights: HashMap<TenantId, usize>) {
+    pub fn set_weights(&self, weights: HashMap<TenantId, usize>) {
         *self.weights.lock().unwrap_or_else(PoisonError::into_inner) = weights;
     }
 
     /// Whose jobs may not start now: in a slot, or in the reserve.
-    pub fn shut(&self, reserved: bool) -> Vec<Shut> {
-        if !reserved && !self.weighs() {
+    pub fn exclusions(&self, reserved: bool) -> Vec<Exclusion> {
+        if !reserved && !self.has_tenant_limits() {
             return Vec::new();
         }
         let taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
@@ -172,7 +172,7 @@ impl Places {
             *of_models.entry(&place.model).or_default() += in_reserve;
             *of_pairs.entry((place.tenant, &place.model)).or_default() += 1;
         }
-        let shut = |model: Option<&str>, tenant: Option<TenantId>| Shut {
+        let shut = |model: Option<&str>, tenant: Option<TenantId>| Exclusion {
             model: model.map(str::to_owned),
             tenant: tenant.map(TenantId::pseudonym),
             everywhere: true,
@@ -180,7 +180,8 @@ impl Places {
         let half = |count: usize| (count / 2).max(1);
         let mut all = Vec::new();
         for (&tenant, &(count, in_reserve)) in &of_tenants {
-            if count >= self.bound(tenant) || (reserved && in_reserve >= half(self.reserve)) {
+            if count >= self.tenant_limit(tenant) || (reserved && in_reserve >= half(self.reserve))
+            {
                 all.push(shut(None, Some(tenant)));
             }
         }
@@ -196,7 +197,7 @@ impl Places {
     }
 
     /// Jobs of one tenant that may run here at once.
-    fn bound(&self, tenant: TenantId) -> usize {
+    fn tenant_limit(&self, tenant: TenantId) -> usize {
         let weights = self.weights.lock().unwrap_or_else(PoisonError::into_inner);
         let percent = self.tenant_percent * weights.get(&tenant).copied().unwrap_or(1);
         if percent >= 100 {
@@ -232,9 +233,9 @@ mod tests {
     }
 
     /// Whether a job could start in the reserve.
-    fn starts(places: &Places, tenant: TenantId, model: &str) -> bool {
+    fn starts(places: &Slots, tenant: TenantId, model: &str) -> bool {
         let pseudonym = tenant.pseudonym();
-        !places.shut(true).iter().any(|shut| {
+        !places.exclusions(true).iter().any(|shut| {
             shut.model.as_deref().is_none_or(|shut| shut == model)
                 && shut.tenant.as_ref().is_none_or(|shut| *shut == pseudonym)
         })
@@ -242,20 +243,23 @@ mod tests {
 
     #[test]
     fn the_reserve_is_for_those_who_have_little() {
-        let places = Places::new(16, 100);
+        let places = Slots::new(16, 100);
         let (busy, quiet, third) = (TenantId::new(), TenantId::new(), TenantId::new());
-        let mut taken: Vec<Counted> = (0..16)
-            .map(|_| places.count(&job(busy, SLOW), false))
+        let mut taken: Vec<OccupiedSlot> = (0..16)
+            .map(|_| places.occupy(&job(busy, SLOW), false))
             .collect();
-        assert!(places.shut(false).is_empty(), "slots take whoever comes");
+        assert!(
+            places.exclusions(false).is_empty(),
+            "slots take whoever comes"
+        );
         assert!(!starts(&places, busy, SLOW));
         assert!(starts(&places, busy, OTHER));
         assert!(starts(&places, quiet, SLOW));
-        taken.extend((0..4).map(|_| places.count(&job(quiet, SLOW), true)));
+        taken.extend((0..4).map(|_| places.occupy(&job(quiet, SLOW), true)));
         assert!(!starts(&places, quiet, SLOW), "half of the reserve");
         assert!(!starts(&places, quiet, OTHER));
         assert!(starts(&places, third, SLOW));
-        taken.extend((0..2).map(|_| places.count(&job(third, SLOW), true)));
+        taken.extend((0..2).map(|_| places.occupy(&job(third, SLOW), true)));
         assert!(!starts(&places, third, SLOW), "three quarters of it");
         assert!(starts(&places, third, OTHER));
         taken.clear();
@@ -265,13 +269,13 @@ mod tests {
     #[test]
     fn few_slots_starve_nobody() {
         for slots in 1..=4 {
-            let places = Places::new(slots, 50);
+            let places = Slots::new(slots, 50);
             let tenants = [TenantId::new(), TenantId::new()];
             let half = slots.div_ceil(2);
-            let _taken: Vec<Counted> = (0..half)
-                .map(|_| places.count(&job(tenants[0], SLOW), false))
+            let _taken: Vec<OccupiedSlot> = (0..half)
+                .map(|_| places.occupy(&job(tenants[0], SLOW), false))
                 .collect();
-            let shut = places.shut(false);
+            let shut = places.exclusions(false);
             assert_eq!(shut.len(), 1, "{slots} slots");
             assert_eq!(shut[0].tenant, Some(tenants[0].pseudonym()));
             assert!(starts(&places, tenants[1], SLOW), "{slots} slots");
@@ -280,11 +284,14 @@ mod tests {
 
     #[test]
     fn a_weight_widens_a_share() {
-        let places = Places::new(16, 25);
+        let places = Slots::new(16, 25);
         let (plain, heavy) = (TenantId::new(), TenantId::new());
-        places.weigh(HashMap::from([(heavy, 3)]));
-        assert_eq!((places.bound(plain), places.bound(heavy)), (4, 12));
-        places.weigh(HashMap::from([(heavy, 100)]));
-        assert_eq!(places.bound(heavy), usize::MAX);
+        places.set_weights(HashMap::from([(heavy, 3)]));
+        assert_eq!(
+            (places.tenant_limit(plain), places.tenant_limit(heavy)),
+            (4, 12)
+        );
+        places.set_weights(HashMap::from([(heavy, 100)]));
+        assert_eq!(places.tenant_limit(heavy), usize::MAX);
     }
 }

@@ -7,11 +7,11 @@ use common::{database, tenant};
 use crate::app::App;
 
 pub(super) async fn run(app: Arc<App>) {
-    if !app.places.weighs() {
+    if !app.slots.has_tenant_limits() {
         return;
     }
-    match database::answered(tenant::store::weights(&app.pool)).await {
-        Ok(weights) => app.places.weigh(weights.into_iter().collect()),
+    match database::with_timeout(tenant::store::weights(&app.pool)).await {
+        Ok(weights) => app.slots.set_weights(weights.into_iter().collect()),
         Err(error) => tracing::debug!(%error, "Weights of tenants could not be read"),
     }
 }

@@ -6,13 +6,13 @@ use anyhow::{bail, ensure};
 use clap::{Args, Subcommand};
 use common::config::Config;
 use common::credits::Credits;
-use common::database::Role;
+use common::database::DatabaseRole;
 use common::id::{JobId, RequestId, TenantId};
 use common::idempotency::{self, Answer, Request};
 use common::job::store::Search;
 use common::job::{self, Job, State};
-use common::operation::once::{Order, Replied};
-use common::operation::{self, Act, MAX_REASON, Outcome, Scope};
+use common::operator::once::{OperatorRequest, Replied};
+use common::operator::{self, ActionResult, Actor, MAX_REASON, Scope};
 use common::outcome::{Class, readable};
 use sqlx::PgPool;
 use time::OffsetDateTime;
@@ -24,7 +24,7 @@ use crate::say;
 
 /// Which database a word is about.
 #[derive(Args)]
-pub struct Place {
+pub struct DatabaseArgs {
     /// The data folder of a `platen up`, running or stopped; without it `DATABASE_URL` is asked, then ./data.
     #[arg(long)]
     pub data: Option<PathBuf>,
@@ -32,43 +32,43 @@ pub struct Place {
 
 /// What operators do.
 #[derive(Subcommand)]
-pub enum AdminWord {
+pub enum AdminCommand {
     /// List jobs of all tenants, newest first.
     Jobs {
         #[command(flatten)]
-        which: Which,
+        which: JobSelection,
         #[command(flatten)]
-        place: Place,
+        database: DatabaseArgs,
     },
     /// Tell everything that happened to a job.
-    Story {
+    Timeline {
         job: JobId,
         #[command(flatten)]
-        place: Place,
+        database: DatabaseArgs,
     },
     /// Do failed jobs once more: a new job for each, once, charged only if it delivers.
     Redrive {
         #[command(flatten)]
-        which: Which,
+        which: JobSelection,
         /// Only say which.
         #[arg(long)]
         dry_run: bool,
         #[command(flatten)]
-        why: Why,
+        why: ReasonArgs,
         #[command(flatten)]
-        place: Place,
+        database: DatabaseArgs,
     },
     /// End open jobs; everything they hold goes back.
     Cancel {
         #[command(flatten)]
-        which: Which,
+        which: JobSelection,
         /// Only say which.
         #[arg(long)]
         dry_run: bool,
         #[command(flatten)]
-        why: Why,
+        why: ReasonArgs,
         #[command(flatten)]
-        place: Place,
+        database: DatabaseArgs,
     },
     /// Start no more jobs of a model, of a tenant, by a worker, or at all. They are accepted as before.
     Pause {
@@ -82,44 +82,44 @@ pub enum AdminWord {
         #[arg(long)]
         everything: bool,
         #[command(flatten)]
-        why: Why,
+        why: ReasonArgs,
         #[command(flatten)]
-        place: Place,
+        database: DatabaseArgs,
     },
     /// End a pause.
     Resume {
         /// Its number, as `platen admin pauses` prints it.
         pause: i64,
         #[command(flatten)]
-        why: Why,
+        why: ReasonArgs,
         #[command(flatten)]
-        place: Place,
+        database: DatabaseArgs,
     },
     /// List the pauses that stand.
     Pauses {
         #[command(flatten)]
-        place: Place,
+        database: DatabaseArgs,
     },
     /// List the workers that hold jobs.
     Workers {
         #[command(flatten)]
-        place: Place,
+        database: DatabaseArgs,
     },
     /// Let a tenant submit no more jobs.
     Freeze {
         tenant: TenantId,
         #[command(flatten)]
-        why: Why,
+        why: ReasonArgs,
         #[command(flatten)]
-        place: Place,
+        database: DatabaseArgs,
     },
     /// Let a frozen tenant submit jobs again.
     Unfreeze {
         tenant: TenantId,
         #[command(flatten)]
-        why: Why,
+        why: ReasonArgs,
         #[command(flatten)]
-        place: Place,
+        database: DatabaseArgs,
     },
     /// Give a tenant credits, or take some with a negative number.
     Adjust {
@@ -130,22 +130,22 @@ pub enum AdminWord {
         #[arg(long, value_name = "KEY")]
         idempotency_key: Option<String>,
         #[command(flatten)]
-        why: Why,
+        why: ReasonArgs,
         #[command(flatten)]
-        place: Place,
+        database: DatabaseArgs,
     },
     /// List what operators did, newest first.
     Actions {
         #[arg(long, default_value_t = 50)]
         limit: i64,
         #[command(flatten)]
-        place: Place,
+        database: DatabaseArgs,
     },
 }
 
 /// Why, in words.
 #[derive(Args)]
-pub struct Why {
+pub struct ReasonArgs {
     /// Why, in words; it is kept with what is done.
     #[arg(long)]
     reason: String,
@@ -161,7 +161,7 @@ pub struct OptionalReason {
 
 /// Jobs that fit everything that is said.
 #[derive(Args)]
-pub struct Which {
+pub struct JobSelection {
     /// This one; may be given several times.
     #[arg(long = "job")]
     jobs: Vec<JobId>,
@@ -198,7 +198,7 @@ fn moment(text: &str) -> Result<OffsetDateTime, String> {
     OffsetDateTime::parse(text, &Rfc3339).map_err(|_| "a time like 2026-11-22T18:00:00Z".to_owned())
 }
 
-impl Which {
+impl JobSelection {
     /// In one of `states` where none is said.
     async fn find(
         &self,
@@ -219,7 +219,7 @@ impl Which {
             after: None,
         };
         let search = async |pool: &PgPool| Ok(job::store::search(pool, &search, self.limit).await?);
-        at(config, data, Role::Reader, search).await
+        at(config, data, DatabaseRole::Reader, search).await
     }
 
     /// The same, for what is to be done to them: none is an error.
@@ -235,28 +235,28 @@ impl Which {
     }
 }
 
-impl Why {
+impl ReasonArgs {
     /// An act of `by` for this reason.
-    pub fn act<'a>(&'a self, by: &'a str) -> anyhow::Result<Act<'a>> {
+    pub fn act<'a>(&'a self, by: &'a str) -> anyhow::Result<Actor<'a>> {
         act(by, &self.reason)
     }
 }
 
 impl OptionalReason {
     /// An act of `by` for this reason, or for `otherwise` where none is given.
-    pub fn act<'a>(&'a self, by: &'a str, otherwise: &'a str) -> anyhow::Result<Act<'a>> {
+    pub fn act<'a>(&'a self, by: &'a str, otherwise: &'a str) -> anyhow::Result<Actor<'a>> {
         act(by, self.reason.as_deref().unwrap_or(otherwise))
     }
 }
 
-fn act<'a>(by: &'a str, reason: &'a str) -> anyhow::Result<Act<'a>> {
+fn act<'a>(by: &'a str, reason: &'a str) -> anyhow::Result<Actor<'a>> {
     let reason = reason.trim();
     let length = reason.chars().count();
     ensure!(
         (1..=MAX_REASON).contains(&length),
         "say why in 1 to {MAX_REASON} characters"
     );
-    Ok(Act { by, reason })
+    Ok(Actor { by, reason })
 }
 
 /// A request as it is known when it is repeated; without a key it is one of its own.
@@ -274,19 +274,25 @@ fn request(key: Option<String>, what: &str) -> anyhow::Result<Request> {
 }
 
 /// Does what the word says, and prints what came of it.
-pub async fn run(config: &Config, word: AdminWord) -> anyhow::Result<()> {
+pub async fn run(config: &Config, command: AdminCommand) -> anyhow::Result<()> {
     let by = actor::name();
-    match word {
-        AdminWord::Jobs { which, place } => {
-            for job in which.find(config, place.data.as_deref(), &[]).await? {
+    match command {
+        AdminCommand::Jobs { which, database } => {
+            for job in which.find(config, database.data.as_deref(), &[]).await? {
                 say!("{}", line(&job))?;
             }
         }
-        AdminWord::Story { job, place } => {
-            let story = async |pool: &PgPool| Ok(operation::store::story(pool, job).await?);
-            let story = at(config, place.data.as_deref(), Role::Reader, story).await?;
-            ensure!(!story.is_empty(), "there is no job {job}");
-            for event in story {
+        AdminCommand::Timeline { job, database } => {
+            let timeline = async |pool: &PgPool| Ok(operator::store::timeline(pool, job).await?);
+            let events = at(
+                config,
+                database.data.as_deref(),
+                DatabaseRole::Reader,
+                timeline,
+            )
+            .await?;
+            ensure!(!events.is_empty(), "there is no job {job}");
+            for event in events {
                 say!(
                     "{}  {:9}  {}",
                     event.at.format(&Rfc3339)?,
@@ -296,51 +302,51 @@ pub async fn run(config: &Config, word: AdminWord) -> anyhow::Result<()> {
                 )?;
             }
         }
-        AdminWord::Redrive {
+        AdminCommand::Redrive {
             which,
             dry_run,
             why,
-            place,
+            database,
         } => {
-            let (data, act) = (place.data.as_deref(), why.act(&by)?);
+            let (data, act) = (database.data.as_deref(), why.act(&by)?);
             let jobs = which.find_some(config, data, &[State::Failed]).await?;
             let ((_, bucket), catalog) = (bucket_of(config, data)?, config.catalog()?);
             let request = request(None, "redrive")?;
-            let order = Order {
+            let order = OperatorRequest {
                 act,
                 request: &request,
             };
             let redrive = async |pool: &PgPool, job: &Job| {
-                Ok(operation::redrive(pool, &bucket, &catalog, order, job).await?)
+                Ok(operator::redrive(pool, &bucket, &catalog, order, job).await?)
             };
             each(config, data, dry_run, &jobs, redrive).await?;
         }
-        AdminWord::Cancel {
+        AdminCommand::Cancel {
             which,
             dry_run,
             why,
-            place,
+            database,
         } => {
-            let (data, act) = (place.data.as_deref(), why.act(&by)?);
+            let (data, act) = (database.data.as_deref(), why.act(&by)?);
             let jobs = which
                 .find_some(config, data, &[State::Queued, State::Running])
                 .await?;
             let request = request(None, "cancel")?;
-            let order = Order {
+            let order = OperatorRequest {
                 act,
                 request: &request,
             };
             let cancel =
-                async |pool: &PgPool, job: &Job| Ok(operation::cancel(pool, order, job).await?);
+                async |pool: &PgPool, job: &Job| Ok(operator::cancel(pool, order, job).await?);
             each(config, data, dry_run, &jobs, cancel).await?;
         }
-        AdminWord::Pause {
+        AdminCommand::Pause {
             model,
             tenant,
             worker,
             everything,
             why,
-            place,
+            database,
         } => {
             let scope = Scope {
                 model,
@@ -352,7 +358,7 @@ pub async fn run(config: &Config, word: AdminWord) -> anyhow::Result<()> {
             }
             let act = why.act(&by)?;
             let request = request(None, "pause")?;
-            let order = Order {
+            let order = OperatorRequest {
                 act,
                 request: &request,
             };
@@ -362,26 +368,37 @@ pub async fn run(config: &Config, word: AdminWord) -> anyhow::Result<()> {
                     number = Some(id);
                     Answer::json(201, &id)
                 };
-                operation::pause(pool, order, &scope, paused).await?;
+                operator::pause(pool, order, &scope, paused).await?;
                 Ok(number)
             };
-            let id = at(config, place.data.as_deref(), Role::Api, pause).await?;
+            let id = at(config, database.data.as_deref(), DatabaseRole::Api, pause).await?;
             let id = id.map(|id| id.to_string()).unwrap_or_default();
             say!("paused; `platen admin resume {id}` ends it")?;
         }
-        AdminWord::Resume { pause, why, place } => {
-            let order = Order {
+        AdminCommand::Resume {
+            pause,
+            why,
+            database,
+        } => {
+            let order = OperatorRequest {
                 act: why.act(&by)?,
                 request: &request(None, "resume")?,
             };
-            let resume = async |pool: &PgPool| Ok(operation::resume(pool, order, pause).await?);
-            let resumed = at(config, place.data.as_deref(), Role::Api, resume).await?;
+            let resume = async |pool: &PgPool| Ok(operator::resume(pool, order, pause).await?);
+            let resumed = at(config, database.data.as_deref(), DatabaseRole::Api, resume).await?;
             ensure!(resumed.is_some(), "no pause {pause} stands");
             say!("resumed")?;
         }
-        AdminWord::Pauses { place } => {
-            let pauses = async |pool: &PgPool| Ok(operation::store::pauses(pool).await?);
-            for pause in at(config, place.data.as_deref(), Role::Reader, pauses).await? {
+        AdminCommand::Pauses { database } => {
+            let pauses = async |pool: &PgPool| Ok(operator::store::pauses(pool).await?);
+            for pause in at(
+                config,
+                database.data.as_deref(),
+                DatabaseRole::Reader,
+                pauses,
+            )
+            .await?
+            {
                 let tenant = pause.tenant.map(|tenant| tenant.to_string());
                 let scope = [
                     ("model", pause.model),
@@ -405,46 +422,82 @@ pub async fn run(config: &Config, word: AdminWord) -> anyhow::Result<()> {
                 )?;
             }
         }
-        AdminWord::Workers { place } => {
+        AdminCommand::Workers { database } => {
             let workers = async |pool: &PgPool| Ok(job::store::by_worker(pool).await?);
-            for (worker, jobs) in at(config, place.data.as_deref(), Role::Reader, workers).await? {
+            for (worker, jobs) in at(
+                config,
+                database.data.as_deref(),
+                DatabaseRole::Reader,
+                workers,
+            )
+            .await?
+            {
                 say!("{worker}  {jobs} jobs")?;
             }
         }
-        AdminWord::Freeze { tenant, why, place } => {
-            freeze(config, place.data.as_deref(), why.act(&by)?, tenant, true).await?;
+        AdminCommand::Freeze {
+            tenant,
+            why,
+            database,
+        } => {
+            freeze(
+                config,
+                database.data.as_deref(),
+                why.act(&by)?,
+                tenant,
+                true,
+            )
+            .await?;
         }
-        AdminWord::Unfreeze { tenant, why, place } => {
-            freeze(config, place.data.as_deref(), why.act(&by)?, tenant, false).await?;
+        AdminCommand::Unfreeze {
+            tenant,
+            why,
+            database,
+        } => {
+            freeze(
+                config,
+                database.data.as_deref(),
+                why.act(&by)?,
+                tenant,
+                false,
+            )
+            .await?;
         }
-        AdminWord::Adjust {
+        AdminCommand::Adjust {
             tenant,
             credits,
             idempotency_key,
             why,
-            place,
+            database,
         } => {
             let what = format!("adjust {tenant} {credits}");
-            let order = Order {
+            let order = OperatorRequest {
                 act: why.act(&by)?,
                 request: &request(idempotency_key, &what)?,
             };
             let amount = Credits::new(i64::try_from(credits.unsigned_abs())?)?;
             ensure!(!amount.is_zero(), "say how many credits: not 0");
             let adjust = async |pool: &PgPool| {
-                Ok(operation::adjust(pool, order, tenant, amount, credits > 0).await?)
+                Ok(operator::adjust(pool, order, tenant, amount, credits > 0).await?)
             };
-            match at(config, place.data.as_deref(), Role::Api, adjust).await? {
+            match at(config, database.data.as_deref(), DatabaseRole::Api, adjust).await? {
                 Replied::New(_) => say!("adjusted by {credits}")?,
                 Replied::Repeated(_) => {
                     say!("adjusted by {credits} before, under this key: nothing was done now")?;
                 }
             }
         }
-        AdminWord::Actions { limit, place } => {
+        AdminCommand::Actions { limit, database } => {
             let actions =
-                async |pool: &PgPool| Ok(operation::store::actions(pool, None, limit).await?);
-            for done in at(config, place.data.as_deref(), Role::Reader, actions).await? {
+                async |pool: &PgPool| Ok(operator::store::actions(pool, None, limit).await?);
+            for done in at(
+                config,
+                database.data.as_deref(),
+                DatabaseRole::Reader,
+                actions,
+            )
+            .await?
+            {
                 say!(
                     "{}  {}  {}  {}: {}",
                     done.at.format(&Rfc3339)?,
@@ -462,17 +515,17 @@ pub async fn run(config: &Config, word: AdminWord) -> anyhow::Result<()> {
 async fn freeze(
     config: &Config,
     data: Option<&Path>,
-    act: Act<'_>,
+    act: Actor<'_>,
     tenant: TenantId,
     frozen: bool,
 ) -> anyhow::Result<()> {
     let request = request(None, "freeze")?;
-    let order = Order {
+    let order = OperatorRequest {
         act,
         request: &request,
     };
-    let freeze = async |pool: &PgPool| Ok(operation::freeze(pool, order, tenant, frozen).await?);
-    let (_, changed) = at(config, data, Role::Api, freeze).await?;
+    let freeze = async |pool: &PgPool| Ok(operator::freeze(pool, order, tenant, frozen).await?);
+    let (_, changed) = at(config, data, DatabaseRole::Api, freeze).await?;
     let standing = if frozen { "not active" } else { "not frozen" };
     ensure!(changed, "nothing was done: tenant {tenant} is {standing}");
     say!("{}", if frozen { "frozen" } else { "not frozen" })?;
@@ -485,7 +538,7 @@ async fn each(
     data: Option<&Path>,
     dry_run: bool,
     jobs: &[Job],
-    act: impl AsyncFn(&PgPool, &Job) -> anyhow::Result<Outcome>,
+    act: impl AsyncFn(&PgPool, &Job) -> anyhow::Result<ActionResult>,
 ) -> anyhow::Result<()> {
     if dry_run {
         for job in jobs {
@@ -506,7 +559,7 @@ async fn each(
         }
         Ok(done)
     };
-    let done = at(config, data, Role::Api, all).await?;
+    let done = at(config, data, DatabaseRole::Api, all).await?;
     ensure!(done > 0, "nothing was done: every job was skipped");
     Ok(())
 }

@@ -70,7 +70,7 @@ pub(super) fn shares() -> [f32; 256] {
 }
 
 /// The nearest value of such light; what lies beyond black or white is black or white.
-pub(super) fn value(light: f32) -> u8 {
+pub(super) fn to_srgb(light: f32) -> u8 {
     let at = BLACK + rounded(f64::from(light.clamp(0.0, 1.0)) * f64::from(RANGE));
     VALUE[usize::from(at)]
 }
@@ -90,7 +90,7 @@ mod tests {
         let shares = shares();
         for byte in 0..=u8::MAX {
             assert_eq!(values[usize::from(light[usize::from(byte)])], byte);
-            assert_eq!(value(shares[usize::from(byte)]), byte);
+            assert_eq!(to_srgb(shares[usize::from(byte)]), byte);
             assert_eq!(share(f32::from(byte) / 255.0), byte);
         }
         assert_eq!((light[0], light[255]), (BLACK, BLACK + RANGE));

@@ -6,15 +6,15 @@ use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
 
 /// What was found wrong so far.
 #[derive(Default)]
-pub(super) struct Findings(Vec<Violation>);
+pub(super) struct Violations(Vec<Violation>);
 
-impl From<Vec<Violation>> for Findings {
+impl From<Vec<Violation>> for Violations {
     fn from(found: Vec<Violation>) -> Self {
         Self(found)
     }
 }
 
-impl Findings {
+impl Violations {
     pub(super) fn add(&mut self, pointer: impl Into<String>, detail: impl Into<String>) {
         self.0.push(Violation::new(pointer, detail));
     }

@@ -6,19 +6,19 @@
 
 use sqlx::{PgPool, Postgres, Transaction};
 
-use super::{Act, OperationError, store};
+use super::{Actor, OperatorError, store};
 use crate::database;
 use crate::id::{JobId, TenantId};
 use crate::idempotency::{self, Answer, Request};
 
 /// What an operator asks for: who, why, and the request by which it is known when it is repeated.
 #[derive(Clone, Copy, Debug)]
-pub struct Order<'a> {
-    pub act: Act<'a>,
+pub struct OperatorRequest<'a> {
+    pub act: Actor<'a>,
     pub request: &'a Request,
 }
 
-impl Order<'_> {
+impl OperatorRequest<'_> {
     /// What it does to one of many jobs. A key no tenant can send, for it has spaces in it.
     pub(super) fn of_job(&self, action: &str, job: JobId) -> Request {
         let order = idempotency::request_hash(action, &self.request.key, b"");
@@ -45,9 +45,9 @@ pub(super) enum Begun {
 
 /// The jobs a request is for, or the answer it was given before.
 #[derive(Debug)]
-pub enum Many {
+pub enum BulkStart {
     /// It was not begun before: [`choose`] keeps what it is for.
-    New(Choosing),
+    New(BulkTransaction),
     /// It broke off: it goes on with these.
     Chosen {
         jobs: Vec<JobId>,
@@ -58,7 +58,7 @@ pub enum Many {
 
 /// The transaction in which the jobs of a request are chosen.
 #[derive(Debug)]
-pub struct Choosing(Transaction<'static, Postgres>);
+pub struct BulkTransaction(Transaction<'static, Postgres>);
 
 /// What is known of a key.
 pub(super) enum Known {
@@ -72,7 +72,7 @@ pub(super) async fn begin(
     pool: &PgPool,
     tenant: Option<TenantId>,
     request: &Request,
-) -> Result<Begun, OperationError> {
+) -> Result<Begun, OperatorError> {
     let mut transaction = match tenant {
         Some(tenant) => database::begin_for(pool, tenant).await?,
         None => pool.begin().await?,
@@ -82,7 +82,7 @@ pub(super) async fn begin(
     }
     match store::known(&mut transaction, request).await? {
         Known::Answered(answer) => Ok(Begun::Answered(answer)),
-        Known::AnotherRequest | Known::Chosen { .. } => Err(OperationError::KeyReused),
+        Known::AnotherRequest | Known::Chosen { .. } => Err(OperatorError::KeyReused),
     }
 }
 
@@ -91,32 +91,32 @@ pub(super) async fn keep(
     mut transaction: Transaction<'static, Postgres>,
     request: &Request,
     answer: Answer,
-) -> Result<Replied, OperationError> {
+) -> Result<Replied, OperatorError> {
     store::keep_answer(&mut transaction, request, &answer).await?;
     transaction.commit().await?;
     Ok(Replied::New(answer))
 }
 
 /// Begins a request for many jobs.
-pub async fn begin_many(pool: &PgPool, request: &Request) -> Result<Many, OperationError> {
+pub async fn begin_many(pool: &PgPool, request: &Request) -> Result<BulkStart, OperatorError> {
     let mut transaction = pool.begin().await?;
     if store::claim_key(&mut transaction, request).await? {
-        return Ok(Many::New(Choosing(transaction)));
+        return Ok(BulkStart::New(BulkTransaction(transaction)));
     }
     match store::known(&mut transaction, request).await? {
-        Known::Answered(answer) => Ok(Many::Answered(answer)),
-        Known::Chosen { jobs, has_more } => Ok(Many::Chosen { jobs, has_more }),
-        Known::AnotherRequest => Err(OperationError::KeyReused),
+        Known::Answered(answer) => Ok(BulkStart::Answered(answer)),
+        Known::Chosen { jobs, has_more } => Ok(BulkStart::Chosen { jobs, has_more }),
+        Known::AnotherRequest => Err(OperatorError::KeyReused),
     }
 }
 
 /// Keeps which jobs a request is for, before anything is done to them.
 pub async fn choose(
-    Choosing(mut transaction): Choosing,
+    BulkTransaction(mut transaction): BulkTransaction,
     request: &Request,
     jobs: &[JobId],
     has_more: bool,
-) -> Result<(), OperationError> {
+) -> Result<(), OperatorError> {
     store::choose(&mut transaction, request, jobs, has_more).await?;
     Ok(transaction.commit().await?)
 }
@@ -126,7 +126,7 @@ pub async fn keep_many(
     pool: &PgPool,
     request: &Request,
     answer: Answer,
-) -> Result<Replied, OperationError> {
+) -> Result<Replied, OperatorError> {
     let mut transaction = pool.begin().await?;
     if store::keep_answer(&mut transaction, request, &answer).await? {
         transaction.commit().await?;
@@ -134,6 +134,6 @@ pub async fn keep_many(
     }
     match store::known(&mut transaction, request).await? {
         Known::Answered(answer) => Ok(Replied::Repeated(answer)),
-        Known::AnotherRequest | Known::Chosen { .. } => Err(OperationError::KeyReused),
+        Known::AnotherRequest | Known::Chosen { .. } => Err(OperatorError::KeyReused),
     }
 }

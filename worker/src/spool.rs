@@ -12,21 +12,21 @@ use std::time::{Duration, Instant};
 
 use backon::{BackoffBuilder, ExponentialBuilder, Retryable};
 use bytes::Bytes;
-use common::bucket::{Bucket, BucketError, EXAMINED, Stored};
+use common::bucket::{Bucket, BucketError, PROBE_PREFIX, Stored};
 use common::ownership::Owner;
 use common::telemetry;
 use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use tokio::time::timeout;
 
 /// How long nothing may be heard of the bucket before it is asked whether it is there.
-const QUIET: Duration = Duration::from_secs(5);
+const PROBE_AFTER: Duration = Duration::from_secs(5);
 /// How long it may take to say so.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
 /// What room is counted in.
 const KIB: usize = 1024;
 
 /// A bucket, what is known of it, and what waits for it.
-pub struct Shelf {
+pub struct Spool {
     bucket: Bucket,
     /// Whether it is the right one: another counts as one that is away.
     owner: Owner,
@@ -41,11 +41,11 @@ pub struct Shelf {
     told: AtomicBool,
 }
 
-impl Shelf {
+impl Spool {
     /// `room`: bytes that may wait.
     pub fn new(bucket: Bucket, owner: Owner, room: usize) -> Self {
         // So that they are told from the start.
-        telemetry::BUCKET_AWAY.set(0);
+        telemetry::BUCKET_UNAVAILABLE.set(0);
         telemetry::SPOOL_BYTES.add(0);
         telemetry::SPOOL_REFUSED.inc_by(0);
         let rooms = u32::try_from(room / KIB).unwrap_or(u32::MAX);
@@ -72,7 +72,7 @@ impl Shelf {
     }
 
     /// Whether what is bought now would find its place.
-    pub fn takes_more(&self) -> bool {
+    pub fn accepts_results(&self) -> bool {
         !*self.away.borrow() && self.waiting.load(Ordering::Relaxed) == 0
     }
 
@@ -86,8 +86,8 @@ impl Shelf {
         };
         match &got {
             // That it can be read does not say that it can be written.
-            Ok(_) => self.hear(),
-            Err(error) => self.fails(error),
+            Ok(_) => self.note_success(),
+            Err(error) => self.note_failure(error),
         }
         got
     }
@@ -96,13 +96,13 @@ impl Shelf {
     pub async fn put(&self, key: &str, bytes: Bytes) -> Result<Stored, BucketError> {
         (|| self.put_once(key, bytes.clone()))
             .retry(delays().with_max_times(3))
-            .when(BucketError::passes)
+            .when(BucketError::is_transient)
             .await
     }
 
     /// Stores what was paid for, after the first try `failed`, for as long as the caller waits, but not past `until`.
     /// `beside` is what the caller holds meanwhile, in bytes. An error: it was not stored, or there is no room to wait in.
-    pub async fn keep(
+    pub async fn store_when_available(
         &self,
         key: &str,
         bytes: Bytes,
@@ -110,14 +110,14 @@ impl Shelf {
         until: Option<Instant>,
         failed: BucketError,
     ) -> Result<Stored, BucketError> {
-        if !failed.passes() {
+        if !failed.is_transient() {
             return Err(failed);
         }
-        let Some(_wait) = self.wait(bytes.len().saturating_add(beside)) else {
+        let Some(_wait) = self.reserve(bytes.len().saturating_add(beside)) else {
             telemetry::SPOOL_REFUSED.inc();
             return Err(failed);
         };
-        self.tell(&failed);
+        self.report(&failed);
         tracing::warn!(key, error = %failed, "A picture waits for the bucket");
         let tries = async {
             let mut away = self.away.subscribe();
@@ -126,7 +126,7 @@ impl Shelf {
                 // Its sender is in `self`, so there is no error.
                 drop(away.wait_for(|away| !away).await);
                 match self.put_once(key, bytes.clone()).await {
-                    Err(error) if error.passes() => {}
+                    Err(error) if error.is_transient() => {}
                     decided => return Some(decided),
                 }
             }
@@ -146,27 +146,27 @@ impl Shelf {
 
     /// Asks whether the bucket is the right one, and whether it is there, where nobody else has lately. Once it was away it must
     /// take an object.
-    pub async fn look(&self) {
+    pub async fn probe(&self) {
         if let Err(error) = self.owner.usable().await {
-            return self.is_away(&error);
+            return self.mark_unavailable(&error);
         }
         let away = *self.away.borrow();
         let heard = *self.heard.lock().unwrap_or_else(PoisonError::into_inner);
-        if !away && heard.is_some_and(|heard| heard.elapsed() < QUIET) {
+        if !away && heard.is_some_and(|heard| heard.elapsed() < PROBE_AFTER) {
             return;
         }
-        let looked = timeout(PATIENCE, async {
+        let looked = timeout(PROBE_TIMEOUT, async {
             if away {
-                self.bucket.examine().await
+                self.bucket.probe().await
             } else {
-                let nothing = format!("{EXAMINED}nothing");
+                let nothing = format!("{PROBE_PREFIX}nothing");
                 self.bucket.measure(&nothing).await.map(drop)
             }
         });
         match looked.await {
-            Ok(Ok(())) => self.is_back(),
-            Ok(Err(error)) => self.is_away(&error),
-            Err(_) => self.is_away(&"it does not answer"),
+            Ok(Ok(())) => self.mark_available(),
+            Ok(Err(error)) => self.mark_unavailable(&error),
+            Err(_) => self.mark_unavailable(&"it does not answer"),
         }
     }
 
@@ -181,37 +181,37 @@ impl Shelf {
         }
         .await;
         match &put {
-            Ok(_) => self.is_back(),
-            Err(error) => self.fails(error),
+            Ok(_) => self.mark_available(),
+            Err(error) => self.note_failure(error),
         }
         put
     }
 
-    fn fails(&self, error: &BucketError) {
-        if error.passes() {
-            self.is_away(error);
+    fn note_failure(&self, error: &BucketError) {
+        if error.is_transient() {
+            self.mark_unavailable(error);
         }
     }
 
-    fn is_away(&self, why: &dyn Display) {
+    fn mark_unavailable(&self, why: &dyn Display) {
         self.away.send_replace(true);
-        self.tell(why);
+        self.report(why);
     }
 
-    fn is_back(&self) {
-        self.hear();
+    fn mark_available(&self) {
+        self.note_success();
         self.away.send_replace(false);
-        self.tell(&"");
+        self.report(&"");
     }
 
     /// Says so when jobs are no longer started, and when they are again. A bucket may take a test each second and no
     /// picture: that is one trouble, not many.
-    fn tell(&self, why: &dyn Display) {
-        let stopped = !self.takes_more();
+    fn report(&self, why: &dyn Display) {
+        let stopped = !self.accepts_results();
         if self.told.swap(stopped, Ordering::Relaxed) == stopped {
             return;
         }
-        telemetry::BUCKET_AWAY.set(i64::from(stopped));
+        telemetry::BUCKET_UNAVAILABLE.set(i64::from(stopped));
         if stopped {
             tracing::warn!(error = %why, "The bucket is away: no further job is started");
         } else {
@@ -219,12 +219,12 @@ impl Shelf {
         }
     }
 
-    fn hear(&self) {
+    fn note_success(&self) {
         *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
     }
 
     /// A place for something that waits.
-    fn wait(&self, bytes: usize) -> Option<Wait<'_>> {
+    fn reserve(&self, bytes: usize) -> Option<Reservation<'_>> {
         let needed = u32::try_from(bytes.div_ceil(KIB)).unwrap_or(u32::MAX);
         // What is larger than all the room there is may wait alone: refused, it would be bought again and again.
         let room = self.room.try_acquire_many(needed.min(self.rooms)).ok()?;
@@ -233,8 +233,8 @@ impl Shelf {
         }
         self.waiting.fetch_add(1, Ordering::Relaxed);
         telemetry::SPOOL_BYTES.add(i64::try_from(bytes).unwrap_or(i64::MAX));
-        Some(Wait {
-            shelf: self,
+        Some(Reservation {
+            spool: self,
             bytes,
             _room: room,
         })
@@ -242,17 +242,17 @@ impl Shelf {
 }
 
 /// Something waits. Ends by itself: the attempt is dropped when its lease is lost.
-struct Wait<'a> {
-    shelf: &'a Shelf,
+struct Reservation<'a> {
+    spool: &'a Spool,
     bytes: usize,
     _room: SemaphorePermit<'a>,
 }
 
-impl Drop for Wait<'_> {
+impl Drop for Reservation<'_> {
     fn drop(&mut self) {
-        self.shelf.waiting.fetch_sub(1, Ordering::Relaxed);
+        self.spool.waiting.fetch_sub(1, Ordering::Relaxed);
         telemetry::SPOOL_BYTES.sub(i64::try_from(self.bytes).unwrap_or(i64::MAX));
-        self.shelf.tell(&"");
+        self.spool.report(&"");
     }
 }
 

@@ -6,20 +6,20 @@
 use serde::de::IgnoredAny;
 
 /// The longest beginning of a string that is held.
-const LONGEST_STRING: usize = 4 << 10;
+const MAX_STRING_BYTES: usize = 4 << 10;
 /// The longest text that is held.
-const LONGEST_TEXT: usize = 64 << 10;
+const MAX_TEXT_BYTES: usize = 64 << 10;
 
 /// Reads JSON in chunks.
 #[derive(Default)]
-pub(super) struct Words {
+pub(super) struct ErrorText {
     text: Vec<u8>,
-    place: Place,
+    place: Position,
 }
 
 /// Where in the text the next byte stands.
 #[derive(Clone, Copy, Default)]
-enum Place {
+enum Position {
     #[default]
     Between,
     /// In a string, of which so much is held. `half`: it ends in the first half of a character that takes two escapes.
@@ -32,7 +32,7 @@ enum Place {
     },
 }
 
-impl Words {
+impl ErrorText {
     pub(super) fn push(&mut self, chunk: &[u8]) {
         for &byte in chunk {
             self.take(byte);
@@ -41,33 +41,33 @@ impl Words {
 
     fn take(&mut self, byte: u8) {
         let (holds, next) = match (self.place, byte) {
-            (Place::Between, b'"') => (
+            (Position::Between, b'"') => (
                 true,
-                Place::String {
+                Position::String {
                     held: 0,
                     half: false,
                 },
             ),
-            (Place::Between, _) => (true, Place::Between),
-            (Place::String { .. }, b'"') => (true, Place::Between),
-            (Place::String { held, half }, b'\\') => {
-                let holds = half || held < LONGEST_STRING;
+            (Position::Between, _) => (true, Position::Between),
+            (Position::String { .. }, b'"') => (true, Position::Between),
+            (Position::String { held, half }, b'\\') => {
+                let holds = half || held < MAX_STRING_BYTES;
                 (
                     holds,
-                    Place::Escape {
+                    Position::Escape {
                         held,
                         length: 0,
                         holds,
                     },
                 )
             }
-            (Place::String { held, .. }, _) => {
-                let holds = held < LONGEST_STRING;
+            (Position::String { held, .. }, _) => {
+                let holds = held < MAX_STRING_BYTES;
                 let held = held + usize::from(holds);
-                (holds, Place::String { held, half: false })
+                (holds, Position::String { held, half: false })
             }
             (
-                Place::Escape {
+                Position::Escape {
                     held,
                     length: 0,
                     holds,
@@ -75,14 +75,14 @@ impl Words {
                 b'u',
             ) => (
                 holds,
-                Place::Escape {
+                Position::Escape {
                     held,
                     length: 1,
                     holds,
                 },
             ),
             (
-                Place::Escape {
+                Position::Escape {
                     held,
                     length,
                     holds,
@@ -90,14 +90,14 @@ impl Words {
                 _,
             ) if (1..4).contains(&length) => (
                 holds,
-                Place::Escape {
+                Position::Escape {
                     held,
                     length: length + 1,
                     holds,
                 },
             ),
             (
-                Place::Escape {
+                Position::Escape {
                     held,
                     length,
                     holds,
@@ -112,11 +112,11 @@ impl Words {
                         [b'd' | b'D', b'8' | b'9' | b'a' | b'b' | b'A' | b'B', _]
                     );
                 let held = held + if holds { length + 2 } else { 0 };
-                (holds, Place::String { held, half })
+                (holds, Position::String { held, half })
             }
         };
         self.place = next;
-        if holds && self.text.len() < LONGEST_TEXT {
+        if holds && self.text.len() < MAX_TEXT_BYTES {
             // Some write line breaks as they are, which JSON does not allow.
             self.text.push(byte.max(b' '));
         }
@@ -132,13 +132,13 @@ impl Words {
 /// A text that is cut off, with an end: where it breaks off, else after the last member or element that is whole. `None`: neither
 /// can be read, or nothing is missing.
 fn closed(text: &str) -> Option<String> {
-    let cut = Cut::of(text);
+    let cut = TruncatedJson::of(text);
     if cut.open.is_empty() && !cut.in_string {
         return None;
     }
     let here = (text, cut.end());
     let before = cut.comma.map(|comma| &text[..comma]);
-    let before = before.map(|text| (text, Cut::of(text).end()));
+    let before = before.map(|text| (text, TruncatedJson::of(text).end()));
     let ends = [Some(here), before].into_iter().flatten();
     ends.map(|(text, end)| format!("{text}{end}"))
         .find(|text| serde_json::from_str::<IgnoredAny>(text).is_ok())
@@ -146,7 +146,7 @@ fn closed(text: &str) -> Option<String> {
 
 /// How a text stands at its end.
 #[derive(Default)]
-struct Cut {
+struct TruncatedJson {
     /// What closes the objects and lists that are open, the outermost first.
     open: String,
     in_string: bool,
@@ -154,7 +154,7 @@ struct Cut {
     comma: Option<usize>,
 }
 
-impl Cut {
+impl TruncatedJson {
     fn of(text: &str) -> Self {
         let mut cut = Self::default();
         let mut escaped = false;
@@ -192,7 +192,7 @@ mod tests {
         let mut all: Vec<Value> = [1, 7, 4_096, text.len()]
             .into_iter()
             .map(|size| {
-                let mut words = Words::default();
+                let mut words = ErrorText::default();
                 text.chunks(size.max(1)).for_each(|chunk| words.push(chunk));
                 serde_json::from_str(&words.finish()).unwrap_or_default()
             })
@@ -228,7 +228,7 @@ mod tests {
                 let kept = read["error"]["message"].as_str().unwrap();
                 assert!(message.starts_with(kept.trim_end_matches('\u{FFFD}')));
                 assert!(
-                    (500..=LONGEST_STRING + 2).contains(&kept.len()),
+                    (500..=MAX_STRING_BYTES + 2).contains(&kept.len()),
                     "{}",
                     kept.len()
                 );

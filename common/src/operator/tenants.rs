@@ -6,8 +6,8 @@ use sqlx::{PgConnection, PgPool};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::{Act, store};
-use crate::credits::{Credits, TooManyCredits};
+use super::{Actor, store};
+use crate::credits::{CreditLimitError, Credits};
 use crate::database;
 use crate::id::{GrantId, JobId, TenantId};
 use crate::ledger::{self, Transfer};
@@ -37,13 +37,13 @@ pub enum Refusal {
     #[error("tenant {tenant} has no hold {hold} that stands")]
     NoHold { tenant: TenantId, hold: i64 },
     #[error(transparent)]
-    TooMany(#[from] TooManyCredits),
+    TooMany(#[from] CreditLimitError),
     #[error(transparent)]
     Database(#[from] sqlx::Error),
 }
 
 /// Adds a tenant with an empty wallet.
-pub async fn add(pool: &PgPool, act: Act<'_>, name: &str) -> Result<TenantId, Refusal> {
+pub async fn add(pool: &PgPool, act: Actor<'_>, name: &str) -> Result<TenantId, Refusal> {
     let tenant = TenantId::new();
     let mut transaction = database::begin_for(pool, tenant).await?;
     tenant::store::insert(&mut transaction, tenant, name).await?;
@@ -62,7 +62,7 @@ pub async fn add(pool: &PgPool, act: Act<'_>, name: &str) -> Result<TenantId, Re
 /// Makes a key for a tenant. The record names its public part only.
 pub async fn add_key(
     pool: &PgPool,
-    act: Act<'_>,
+    act: Actor<'_>,
     tenant: TenantId,
     name: &str,
 ) -> Result<ApiKey, Refusal> {
@@ -79,7 +79,7 @@ pub async fn add_key(
 /// Refuses a key from now on.
 pub async fn revoke_key(
     pool: &PgPool,
-    act: Act<'_>,
+    act: Actor<'_>,
     tenant: TenantId,
     key: &str,
 ) -> Result<(), Refusal> {
@@ -102,7 +102,7 @@ pub async fn revoke_key(
 /// Gives promotional credits, once for each source.
 pub async fn grant(
     pool: &PgPool,
-    act: Act<'_>,
+    act: Actor<'_>,
     tenant: TenantId,
     source: &str,
     amount: Credits,
@@ -112,8 +112,8 @@ pub async fn grant(
     let wallet = ledger::store::lock_wallet(&mut transaction, tenant)
         .await?
         .ok_or(Refusal::NoTenant(tenant))?;
-    if amount > Credits::MOST_MOVED {
-        return Err(TooManyCredits::Moved.into());
+    if amount > Credits::MAX_TRANSFER {
+        return Err(CreditLimitError::Moved.into());
     }
     if !ledger::store::insert_promo(&mut transaction, tenant, grant, source, amount).await? {
         let (amount, at) = ledger::store::given_by(&mut transaction, tenant, source).await?;
@@ -133,9 +133,9 @@ pub async fn grant(
 }
 
 /// Says how much larger a tenant's share of a worker is than that of others, 1 to 100.
-pub async fn weigh(
+pub async fn set_weight(
     pool: &PgPool,
-    act: Act<'_>,
+    act: Actor<'_>,
     tenant: TenantId,
     weight: u8,
 ) -> Result<(), Refusal> {
@@ -148,9 +148,9 @@ pub async fn weigh(
 }
 
 /// Says how long a tenant's files and prompts are kept, from now on and of what there is.
-pub async fn retain(
+pub async fn set_retention(
     pool: &PgPool,
-    act: Act<'_>,
+    act: Actor<'_>,
     tenant: TenantId,
     wanted: Retention,
 ) -> Result<(), Refusal> {
@@ -163,16 +163,17 @@ pub async fn retain(
 }
 
 /// Keeps a job's files until a time though they are due; returns the hold's number. The act's reason is the hold's, too.
-pub async fn hold(
+pub async fn add_legal_hold(
     pool: &PgPool,
-    act: Act<'_>,
+    act: Actor<'_>,
     (tenant, job): (TenantId, JobId),
     purpose: Purpose,
     until: OffsetDateTime,
 ) -> Result<i64, Refusal> {
     let mut transaction = database::begin_for(pool, tenant).await?;
     let hold =
-        retention::store::hold(&mut transaction, tenant, job, purpose, act.reason, until).await?;
+        retention::store::add_legal_hold(&mut transaction, tenant, job, purpose, act.reason, until)
+            .await?;
     let hold = hold.ok_or(Refusal::NoJob { tenant, job })?;
     let until = until.format(&Rfc3339).unwrap_or_default();
     let subject = json!({ "hold": hold, "job": job, "purpose": purpose.as_str(), "until": until });
@@ -182,9 +183,14 @@ pub async fn hold(
 }
 
 /// Ends a hold.
-pub async fn lift(pool: &PgPool, act: Act<'_>, tenant: TenantId, hold: i64) -> Result<(), Refusal> {
+pub async fn remove_legal_hold(
+    pool: &PgPool,
+    act: Actor<'_>,
+    tenant: TenantId,
+    hold: i64,
+) -> Result<(), Refusal> {
     let mut transaction = database::begin_for(pool, tenant).await?;
-    let lifted = retention::store::lift(&mut transaction, hold).await?;
+    let lifted = retention::store::remove_legal_hold(&mut transaction, hold).await?;
     let job = lifted.ok_or(Refusal::NoHold { tenant, hold })?;
     let subject = json!({ "hold": hold, "job": job });
     record(&mut transaction, act, "lift", tenant, subject).await?;
@@ -202,7 +208,7 @@ async fn must_exist(connection: &mut PgConnection, tenant: TenantId) -> Result<(
 /// Keeps what was done to a tenant, in the transaction that does it.
 async fn record(
     connection: &mut PgConnection,
-    act: Act<'_>,
+    act: Actor<'_>,
     action: &str,
     tenant: TenantId,
     mut subject: Value,

@@ -7,7 +7,7 @@ const HEAD: usize = 4096;
 
 /// A file that is no PNG, JPEG or WebP picture, told by its first bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Foreign {
+pub enum UnsupportedFormat {
     Empty,
     Heic,
     Avif,
@@ -33,7 +33,7 @@ pub enum Foreign {
     Unknown,
 }
 
-impl Foreign {
+impl UnsupportedFormat {
     /// Looks at the first bytes, and at nothing else.
     pub(super) fn of(file: &[u8]) -> Self {
         let head = &file[..file.len().min(HEAD)];
@@ -53,30 +53,30 @@ impl Foreign {
 }
 
 /// Bytes that a kind of file has at a fixed place.
-const SIGNATURES: &[(Foreign, usize, &[u8])] = &[
-    (Foreign::Gif, 0, b"GIF87a"),
-    (Foreign::Gif, 0, b"GIF89a"),
-    (Foreign::Tiff, 0, b"II*\0"),
-    (Foreign::Tiff, 0, b"MM\0*"),
-    (Foreign::Tiff, 0, b"II+\0"),
-    (Foreign::Tiff, 0, b"MM\0+"),
-    (Foreign::Bmp, 0, b"BM"),
-    (Foreign::Icon, 0, b"\0\0\x01\0"),
-    (Foreign::Photoshop, 0, b"8BPS"),
-    (Foreign::JpegXl, 0, b"\xFF\x0A"),
-    (Foreign::JpegXl, 4, b"JXL \r\n\x87\n"),
-    (Foreign::Jpeg2000, 4, b"jP  \r\n\x87\n"),
-    (Foreign::Jpeg2000, 0, b"\xFF\x4F\xFF\x51"),
-    (Foreign::Pdf, 0, b"%PDF-"),
-    (Foreign::Video, 0, b"\x1A\x45\xDF\xA3"),
-    (Foreign::Gzip, 0, b"\x1F\x8B"),
-    (Foreign::Zstd, 0, b"\x28\xB5\x2F\xFD"),
-    (Foreign::Zip, 0, b"PK\x03\x04"),
-    (Foreign::Zip, 0, b"PK\x05\x06"),
+const SIGNATURES: &[(UnsupportedFormat, usize, &[u8])] = &[
+    (UnsupportedFormat::Gif, 0, b"GIF87a"),
+    (UnsupportedFormat::Gif, 0, b"GIF89a"),
+    (UnsupportedFormat::Tiff, 0, b"II*\0"),
+    (UnsupportedFormat::Tiff, 0, b"MM\0*"),
+    (UnsupportedFormat::Tiff, 0, b"II+\0"),
+    (UnsupportedFormat::Tiff, 0, b"MM\0+"),
+    (UnsupportedFormat::Bmp, 0, b"BM"),
+    (UnsupportedFormat::Icon, 0, b"\0\0\x01\0"),
+    (UnsupportedFormat::Photoshop, 0, b"8BPS"),
+    (UnsupportedFormat::JpegXl, 0, b"\xFF\x0A"),
+    (UnsupportedFormat::JpegXl, 4, b"JXL \r\n\x87\n"),
+    (UnsupportedFormat::Jpeg2000, 4, b"jP  \r\n\x87\n"),
+    (UnsupportedFormat::Jpeg2000, 0, b"\xFF\x4F\xFF\x51"),
+    (UnsupportedFormat::Pdf, 0, b"%PDF-"),
+    (UnsupportedFormat::Video, 0, b"\x1A\x45\xDF\xA3"),
+    (UnsupportedFormat::Gzip, 0, b"\x1F\x8B"),
+    (UnsupportedFormat::Zstd, 0, b"\x28\xB5\x2F\xFD"),
+    (UnsupportedFormat::Zip, 0, b"PK\x03\x04"),
+    (UnsupportedFormat::Zip, 0, b"PK\x05\x06"),
 ];
 
 /// Files of boxes begin with a list of brands: the kind of the file, then what it is compatible with.
-fn of_boxes(head: &[u8]) -> Option<Foreign> {
+fn of_boxes(head: &[u8]) -> Option<UnsupportedFormat> {
     if head.get(4..8)? != b"ftyp" {
         return None;
     }
@@ -85,34 +85,34 @@ fn of_boxes(head: &[u8]) -> Option<Foreign> {
     let brands = head.get(8..end).unwrap_or_default().as_chunks::<4>().0;
     let has = |names: &[&[u8; 4]]| brands.iter().any(|brand| names.contains(&brand));
     Some(if has(&[b"avif", b"avis"]) {
-        Foreign::Avif
+        UnsupportedFormat::Avif
     } else if has(&[
         b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1",
     ]) {
-        Foreign::Heic
+        UnsupportedFormat::Heic
     } else {
-        Foreign::Video
+        UnsupportedFormat::Video
     })
 }
 
 /// Text that stands for a picture, or speaks of one.
-fn of_text(head: &[u8]) -> Option<Foreign> {
+fn of_text(head: &[u8]) -> Option<UnsupportedFormat> {
     let head = head.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(head);
     let head = head.trim_ascii();
     let lower = head.to_ascii_lowercase();
     let has = |word: &[u8]| lower.windows(word.len()).any(|window| window == word);
     if lower.starts_with(b"data:") {
-        Some(Foreign::DataUri)
+        Some(UnsupportedFormat::DataUri)
     } else if lower.starts_with(b"--") && has(b"content-disposition") {
-        Some(Foreign::Multipart)
+        Some(UnsupportedFormat::Multipart)
     } else if lower.starts_with(b"<!doctype html") || lower.starts_with(b"<html") {
-        Some(Foreign::Html)
+        Some(UnsupportedFormat::Html)
     } else if lower.starts_with(b"<") && has(b"<svg") {
-        Some(Foreign::Svg)
+        Some(UnsupportedFormat::Svg)
     } else if matches!(head, [b'{' | b'[', ..]) && !head.contains(&0) {
-        Some(Foreign::Json)
+        Some(UnsupportedFormat::Json)
     } else {
-        is_base64(head).then_some(Foreign::Base64)
+        is_base64(head).then_some(UnsupportedFormat::Base64)
     }
 }
 
@@ -124,7 +124,7 @@ fn is_base64(head: &[u8]) -> bool {
             .all(|byte| byte.is_ascii_alphanumeric() || b"+/-_=\r\n".contains(byte))
 }
 
-impl fmt::Display for Foreign {
+impl fmt::Display for UnsupportedFormat {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Empty => "the file is empty: send the bytes of a PNG, JPEG or WebP picture",
@@ -172,36 +172,60 @@ mod tests {
     #[test]
     fn what_is_no_picture_is_named() {
         for (file, expected) in [
-            (&b""[..], Foreign::Empty),
-            (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", Foreign::Heic),
-            (b"\0\0\0\x18ftypmif1\0\0\0\0mif1miaf", Foreign::Heic),
-            (b"\0\0\0\x1cftypmif1\0\0\0\0mif1avifmiaf", Foreign::Avif),
-            (b"\0\0\0\x1cftypavif\0\0\0\0avifmif1miaf", Foreign::Avif),
-            (b"\0\0\0\x18ftypisom\0\0\0\0isommp42", Foreign::Video),
-            (b"GIF89a\x01\0\x01\0", Foreign::Gif),
-            (b"MM\0*\0\0\0\x08", Foreign::Tiff),
-            (b"BM\x3a\0\0\0", Foreign::Bmp),
-            (b"%PDF-1.7\n", Foreign::Pdf),
-            (b"\x1F\x8B\x08\0\0\0\0\0", Foreign::Gzip),
-            (b"\x28\xB5\x2F\xFD\x04", Foreign::Zstd),
-            (b"<?xml version='1.0'?>\n<svg/>", Foreign::Svg),
-            (b"PK\x03\x04\x14\0", Foreign::Zip),
-            (b"data:image/png;base64,iVBORw0KGgo=", Foreign::DataUri),
+            (&b""[..], UnsupportedFormat::Empty),
+            (
+                b"\0\0\0\x18ftypheic\0\0\0\0mif1heic",
+                UnsupportedFormat::Heic,
+            ),
+            (
+                b"\0\0\0\x18ftypmif1\0\0\0\0mif1miaf",
+                UnsupportedFormat::Heic,
+            ),
+            (
+                b"\0\0\0\x1cftypmif1\0\0\0\0mif1avifmiaf",
+                UnsupportedFormat::Avif,
+            ),
+            (
+                b"\0\0\0\x1cftypavif\0\0\0\0avifmif1miaf",
+                UnsupportedFormat::Avif,
+            ),
+            (
+                b"\0\0\0\x18ftypisom\0\0\0\0isommp42",
+                UnsupportedFormat::Video,
+            ),
+            (b"GIF89a\x01\0\x01\0", UnsupportedFormat::Gif),
+            (b"MM\0*\0\0\0\x08", UnsupportedFormat::Tiff),
+            (b"BM\x3a\0\0\0", UnsupportedFormat::Bmp),
+            (b"%PDF-1.7\n", UnsupportedFormat::Pdf),
+            (b"\x1F\x8B\x08\0\0\0\0\0", UnsupportedFormat::Gzip),
+            (b"\x28\xB5\x2F\xFD\x04", UnsupportedFormat::Zstd),
+            (b"<?xml version='1.0'?>\n<svg/>", UnsupportedFormat::Svg),
+            (b"PK\x03\x04\x14\0", UnsupportedFormat::Zip),
+            (
+                b"data:image/png;base64,iVBORw0KGgo=",
+                UnsupportedFormat::DataUri,
+            ),
             (
                 b"iVBORw0KGgoAAAANSUhEUgAA\r\nAAEAAAABCAYAAAAf\n",
-                Foreign::Base64,
+                UnsupportedFormat::Base64,
             ),
-            (b"_9j_4AAQSkZJRgABAQAAAQABAAD", Foreign::Base64),
-            (b"\n<!DOCTYPE html><title>Not found</title>", Foreign::Html),
-            (b"\xEF\xBB\xBF{\"error\": \"no picture\"}", Foreign::Json),
+            (b"_9j_4AAQSkZJRgABAQAAAQABAAD", UnsupportedFormat::Base64),
+            (
+                b"\n<!DOCTYPE html><title>Not found</title>",
+                UnsupportedFormat::Html,
+            ),
+            (
+                b"\xEF\xBB\xBF{\"error\": \"no picture\"}",
+                UnsupportedFormat::Json,
+            ),
             (
                 b"--x\r\nContent-Disposition: form-data; name=\"file\"\r\n\r\n\x89PNG",
-                Foreign::Multipart,
+                UnsupportedFormat::Multipart,
             ),
-            (b"I cannot make this picture.", Foreign::Unknown),
-            (&[0; 64], Foreign::Unknown),
+            (b"I cannot make this picture.", UnsupportedFormat::Unknown),
+            (&[0; 64], UnsupportedFormat::Unknown),
         ] {
-            assert_eq!(Foreign::of(file), expected, "{file:?}");
+            assert_eq!(UnsupportedFormat::of(file), expected, "{file:?}");
         }
     }
 
@@ -212,16 +236,16 @@ mod tests {
             .iter()
             .map(|(kind, ..)| *kind)
             .chain([
-                Foreign::Empty,
-                Foreign::Heic,
-                Foreign::Avif,
-                Foreign::Svg,
-                Foreign::DataUri,
-                Foreign::Base64,
-                Foreign::Html,
-                Foreign::Json,
-                Foreign::Multipart,
-                Foreign::Unknown,
+                UnsupportedFormat::Empty,
+                UnsupportedFormat::Heic,
+                UnsupportedFormat::Avif,
+                UnsupportedFormat::Svg,
+                UnsupportedFormat::DataUri,
+                UnsupportedFormat::Base64,
+                UnsupportedFormat::Html,
+                UnsupportedFormat::Json,
+                UnsupportedFormat::Multipart,
+                UnsupportedFormat::Unknown,
             ])
             .map(|kind| kind.to_string())
             .collect();

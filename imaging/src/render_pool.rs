@@ -9,13 +9,13 @@ use tokio::{sync::Semaphore, task::spawn_blocking};
 
 use common::generation::image::Recipe;
 
-use super::{Developed, ImagingError, Mark, Rendition, clean, develop};
+use super::{ImagingError, Provenance, Rendered, Rendition, clean, render};
 
 /// The right to use the CPU for pictures. Clones share the same cores.
 ///
 /// The bound is on memory as much as on cores: one rendition may hold a few hundred megabytes while it is made.
 #[derive(Debug, Clone)]
-pub struct Darkroom {
+pub struct RenderPool {
     places: Arc<Semaphore>,
     cores: usize,
     /// Pictures that wait or are made.
@@ -28,9 +28,9 @@ pub fn cores() -> usize {
 }
 
 /// No picture takes longer, on whatever machine.
-const LONGEST: Duration = Duration::from_secs(30);
+const MAX_RENDER_TIME: Duration = Duration::from_secs(30);
 
-impl Darkroom {
+impl RenderPool {
     /// Room for `cores` pictures at a time, at least one.
     pub fn new(cores: usize) -> Self {
         let cores = cores.clamp(1, Semaphore::MAX_PERMITS);
@@ -47,19 +47,19 @@ impl Darkroom {
     }
 
     /// When a picture that comes now is done at the latest, all before it included.
-    pub fn turn(&self) -> Duration {
+    pub fn max_wait(&self) -> Duration {
         let before = self.pictures.load(Ordering::Relaxed) / self.cores;
-        LONGEST.saturating_mul(u32::try_from(before).unwrap_or(u32::MAX).saturating_add(1))
+        MAX_RENDER_TIME.saturating_mul(u32::try_from(before).unwrap_or(u32::MAX).saturating_add(1))
     }
 
     /// [`develop`], as soon as there is a place.
-    pub async fn develop(
+    pub async fn render(
         &self,
         original: Bytes,
         recipe: Recipe,
-        mark: Mark,
-    ) -> Result<Developed, ImagingError> {
-        self.work(move || develop(&original, &recipe, &mark)).await
+        mark: Provenance,
+    ) -> Result<Rendered, ImagingError> {
+        self.work(move || render(&original, &recipe, &mark)).await
     }
 
     /// [`clean`], as soon as there is a place.
@@ -113,7 +113,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_dropped_future_keeps_its_place_until_the_work_is_done() {
-        let darkroom = Darkroom::new(1);
+        let render_pool = RenderPool::new(1);
         let original = super::super::tests::png_original(1400, 1400);
         let recipe = Recipe {
             target: Pixels {
@@ -123,19 +123,19 @@ mod tests {
             format: Format::Webp,
             rendering: Rendering::default(),
         };
-        let mark = Mark {
+        let mark = Provenance {
             model: "a-model".to_owned(),
             source: "a-job/0".to_owned(),
             synthetic: true,
         };
-        let first = darkroom.develop(original.clone(), recipe, mark.clone());
+        let first = render_pool.render(original.clone(), recipe, mark.clone());
         assert!(
             tokio::time::timeout(Duration::from_millis(1), first)
                 .await
                 .is_err()
         );
-        assert_eq!(darkroom.places.available_permits(), 0);
+        assert_eq!(render_pool.places.available_permits(), 0);
         // And the place comes back.
-        darkroom.develop(original, recipe, mark).await.unwrap();
+        render_pool.render(original, recipe, mark).await.unwrap();
     }
 }

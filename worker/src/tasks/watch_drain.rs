@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use common::{database, operation};
+use common::{database, operator};
 
 use crate::app::App;
 
@@ -25,6 +25,6 @@ pub(super) async fn run(app: Arc<App>) {
 
 /// A database that does not answer drains nobody.
 async fn is_drained(app: &App) -> bool {
-    let drained = operation::store::is_drained(&app.pool, &app.name);
-    database::answered(drained).await.unwrap_or_default()
+    let drained = operator::store::is_drained(&app.pool, &app.name);
+    database::with_timeout(drained).await.unwrap_or_default()
 }

@@ -1,4 +1,4 @@
-//! The shelf holds what rows name, as it was stored; and nothing else for longer than a grace.
+//! The spool holds what rows name, as it was stored; and nothing else for longer than a grace.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};

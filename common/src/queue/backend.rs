@@ -25,22 +25,22 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
-use super::{Address, Keys, Ring, Trouble};
+use super::{Address, Keys, ReadyQueue, Trouble};
 use crate::id::JobId;
 
 /// How long a pop blocks; also how soon a connection that is only half open is noticed.
-const BLOCK: Duration = Duration::from_secs(2);
+const POP_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often a worker without a free slot looks for new jobs that may start in its reserve.
-const LOOK_AT_FRESH: Duration = Duration::from_millis(20);
+const FRESH_POLL_INTERVAL: Duration = Duration::from_millis(20);
 /// How long a connection, and an answer that does not block, may take.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Longest time between two dials; up to as much again comes on top by chance.
-const LONGEST_DELAY: Duration = Duration::from_secs(1);
+const MAX_RECONNECT_DELAY: Duration = Duration::from_secs(1);
 
 /// What a [`Doorbell`] pops from and into.
 #[derive(Clone)]
-pub struct DoorbellConfig {
-    pub ring: Ring,
+pub struct ReadyQueueConfig {
+    pub ready_queue: ReadyQueue,
     /// The worker's slots: with the reserve the only limit on how much runs at once. Process-wide, so that a restarted
     /// worker counts what its predecessor still runs.
     pub slots: Arc<Semaphore>,
@@ -54,16 +54,16 @@ pub struct DoorbellConfig {
 
 /// A ring: a job that may be claimed, and the slot it will run in. Dropping it frees the slot.
 #[derive(Debug)]
-pub struct Ding {
+pub struct ReadyJob {
     pub job: JobId,
     /// Whether its slot is one of the reserve.
     pub reserved: bool,
-    turn: f64,
+    virtual_time: f64,
     _slot: OwnedSemaphorePermit,
 }
 
 /// The backend of the worker.
-pub struct Doorbell {
+pub struct ReadyQueueBackend {
     shared: Arc<Shared>,
     _stop: DropGuard,
 }
@@ -71,16 +71,16 @@ pub struct Doorbell {
 #[derive(Default)]
 struct Shared {
     /// What was popped and not yet taken, and who waits for more. One lock, so no wake-up is lost.
-    buffer: Mutex<(VecDeque<Ding>, Option<Waker>)>,
+    buffer: Mutex<(VecDeque<ReadyJob>, Option<Waker>)>,
     hungry: Notify,
 }
 
-impl Doorbell {
+impl ReadyQueueBackend {
     /// Starts the pump.
-    pub fn start(config: &DoorbellConfig) -> Self {
+    pub fn start(config: &ReadyQueueConfig) -> Self {
         let shared = Arc::new(Shared::default());
         let stop = config.stop.child_token();
-        let pump = Pump {
+        let pump = Poller {
             config: config.clone(),
             stop: stop.clone(),
             shared: Arc::clone(&shared),
@@ -94,8 +94,8 @@ impl Doorbell {
     }
 }
 
-impl Backend for Doorbell {
-    type Task = Task<Ding>;
+impl Backend for ReadyQueueBackend {
+    type Task = Task<ReadyJob>;
     type Error = Infallible;
 
     fn poll_ready(
@@ -117,9 +117,9 @@ impl Backend for Doorbell {
             .buffer
             .lock()
             .expect("no panic while it is held");
-        if let Some(ding) = buffer.0.pop_front() {
-            let id = TaskId::from_string(ding.job.to_string());
-            return Poll::Ready(Some(Ok(TaskBuilder::new(ding).task_id(id).build())));
+        if let Some(ready_job) = buffer.0.pop_front() {
+            let id = TaskId::from_string(ready_job.job.to_string());
+            return Poll::Ready(Some(Ok(TaskBuilder::new(ready_job).task_id(id).build())));
         }
         buffer.1 = Some(cx.waker().clone());
         self.shared.hungry.notify_one();
@@ -136,8 +136,8 @@ impl Backend for Doorbell {
     }
 }
 
-impl BackendConfig for Doorbell {
-    type Args = Ding;
+impl BackendConfig for ReadyQueueBackend {
+    type Args = ReadyJob;
     type Id = RandomId;
     type Kind = Ephemeral;
     type Config = ();
@@ -152,28 +152,28 @@ impl BackendConfig for Doorbell {
     }
 }
 
-struct Pump {
-    config: DoorbellConfig,
+struct Poller {
+    config: ReadyQueueConfig,
     stop: CancellationToken,
     shared: Arc<Shared>,
-    connection: Option<Popping>,
+    connection: Option<PopConnection>,
 }
 
 /// A connection that does nothing but pop, and its id, by which another connection can wake it.
-struct Popping {
+struct PopConnection {
     connection: MultiplexedConnection,
     client_id: i64,
 }
 
-impl Pump {
+impl Poller {
     async fn run(mut self) {
-        while self.round().await.is_some() {}
+        while self.tick().await.is_some() {}
         self.give_back().await;
     }
 
     /// Waits for hunger, then for a slot, then for ids, however long that takes and however often Redis fails. While
     /// Redis fails the slots are free for whoever asks Postgres instead. `None`: stopped.
-    async fn round(&mut self) -> Option<()> {
+    async fn tick(&mut self) -> Option<()> {
         let shared = Arc::clone(&self.shared);
         self.stop
             .run_until_cancelled(shared.hungry.notified())
@@ -207,7 +207,7 @@ impl Pump {
                 }
                 Err(error) => {
                     self.connection = None;
-                    let delay = delays.next().unwrap_or(LONGEST_DELAY);
+                    let delay = delays.next().unwrap_or(MAX_RECONNECT_DELAY);
                     let reason = Trouble::of(&error).map_or("other", Trouble::as_str);
                     tracing::debug!(%error, reason, delay_ms = delay.as_millis(), "No job can be popped; connecting again");
                     self.stop
@@ -221,10 +221,10 @@ impl Pump {
     /// Every slot that is free, and at least one; or, while none is, every free one of the reserve, and `true`.
     /// `None`: stopped.
     async fn next_slots(&self) -> Option<(OwnedSemaphorePermit, bool)> {
-        let DoorbellConfig { slots, reserve, .. } = &self.config;
+        let ReadyQueueConfig { slots, reserve, .. } = &self.config;
         loop {
             let slot = Arc::clone(slots).acquire_owned();
-            let slot = tokio::time::timeout(LOOK_AT_FRESH, slot);
+            let slot = tokio::time::timeout(FRESH_POLL_INTERVAL, slot);
             match self.stop.run_until_cancelled(slot).await? {
                 Ok(slot) => return Some((every_other(slot.ok()?, slots), false)),
                 Err(_) => {
@@ -245,10 +245,10 @@ impl Pump {
         for &(ref id, turn) in ids {
             // What is no job's id was not put there by us: dropping it is all that can be done.
             if let (Ok(job), Some(slot)) = (id.parse(), permit.split(1)) {
-                buffer.0.push_back(Ding {
+                buffer.0.push_back(ReadyJob {
                     job,
                     reserved,
-                    turn,
+                    virtual_time: turn,
                     _slot: slot,
                 });
             }
@@ -260,7 +260,7 @@ impl Pump {
 
     async fn connect(&mut self) -> RedisResult<()> {
         if self.connection.is_none() {
-            self.connection = Some(Popping::connect(&self.config.ring.address).await?);
+            self.connection = Some(PopConnection::connect(&self.config.ready_queue.address).await?);
         }
         Ok(())
     }
@@ -271,9 +271,9 @@ impl Pump {
         let client_id = popping.client_id;
         let mut command = redis::cmd("BZMPOP");
         command
-            .arg(BLOCK.as_secs())
+            .arg(POP_TIMEOUT.as_secs())
             .arg(1)
-            .arg(&self.config.ring.keys.ring)
+            .arg(&self.config.ready_queue.keys.ready)
             .arg("MIN")
             .arg("COUNT")
             .arg(count);
@@ -283,7 +283,7 @@ impl Pump {
         let answered = tokio::select! {
             answered = &mut reply => answered,
             () = self.stop.cancelled() => {
-                if let Err(error) = unblock(&self.config.ring.address, client_id).await {
+                if let Err(error) = unblock(&self.config.ready_queue.address, client_id).await {
                     tracing::debug!(%error, "The blocked pop could not be woken; it ends by itself");
                 }
                 reply.await
@@ -291,7 +291,12 @@ impl Pump {
         };
         let ids = answered?.map_or_else(Vec::new, |(_, ids)| ids);
         if self.stop.is_cancelled() && !ids.is_empty() {
-            restore(&self.config.ring.address, &self.config.ring.keys, &ids).await?;
+            restore(
+                &self.config.ready_queue.address,
+                &self.config.ready_queue.keys,
+                &ids,
+            )
+            .await?;
             return Ok(Vec::new());
         }
         Ok(ids)
@@ -301,7 +306,7 @@ impl Pump {
     async fn pop_fresh(&mut self, count: usize) -> RedisResult<Vec<(String, f64)>> {
         let popping = self.connection.as_mut().expect("connected before");
         let mut pop = redis::cmd("ZPOPMIN");
-        pop.arg(&self.config.ring.keys.fresh).arg(count);
+        pop.arg(&self.config.ready_queue.keys.fresh).arg(count);
         pop.query_async(&mut popping.connection).await
     }
 
@@ -311,7 +316,7 @@ impl Pump {
             return;
         };
         let mut forget = redis::cmd("ZREM");
-        forget.arg(&self.config.ring.keys.fresh);
+        forget.arg(&self.config.ready_queue.keys.fresh);
         for (id, _) in ids {
             forget.arg(id);
         }
@@ -332,13 +337,17 @@ impl Pump {
             buffer
                 .0
                 .drain(..)
-                .map(|ding| (ding.job.to_string(), ding.turn))
+                .map(|ready_job| (ready_job.job.to_string(), ready_job.virtual_time))
                 .collect()
         };
         if !ids.is_empty() {
             let restored = tokio::time::timeout(
-                BLOCK,
-                restore(&self.config.ring.address, &self.config.ring.keys, &ids),
+                POP_TIMEOUT,
+                restore(
+                    &self.config.ready_queue.address,
+                    &self.config.ready_queue.keys,
+                    &ids,
+                ),
             )
             .await;
             tracing::debug!(
@@ -350,9 +359,9 @@ impl Pump {
     }
 }
 
-impl Popping {
+impl PopConnection {
     async fn connect(address: &Address) -> RedisResult<Self> {
-        let answering = BLOCK + RESPONSE_TIMEOUT;
+        let answering = POP_TIMEOUT + RESPONSE_TIMEOUT;
         let mut connection = address.dial(RESPONSE_TIMEOUT, answering).await?;
         let client_id = redis::cmd("CLIENT")
             .arg("ID")
@@ -376,7 +385,7 @@ fn every_other(mut slot: OwnedSemaphorePermit, slots: &Arc<Semaphore>) -> OwnedS
 fn reconnect_delays() -> impl Iterator<Item = Duration> {
     ExponentialBuilder::default()
         .with_min_delay(Duration::from_millis(50))
-        .with_max_delay(LONGEST_DELAY)
+        .with_max_delay(MAX_RECONNECT_DELAY)
         .with_jitter()
         .without_max_times()
         .build()
@@ -394,7 +403,7 @@ async fn unblock(address: &Address, client_id: i64) -> RedisResult<()> {
 async fn restore(address: &Address, keys: &Keys, ids: &[(String, f64)]) -> RedisResult<()> {
     let mut connection = address.dial(RESPONSE_TIMEOUT, RESPONSE_TIMEOUT).await?;
     let mut command = redis::cmd("ZADD");
-    command.arg(&keys.ring).arg("NX");
+    command.arg(&keys.ready).arg("NX");
     for (id, turn) in ids {
         command.arg(turn).arg(id);
     }

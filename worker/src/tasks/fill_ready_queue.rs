@@ -6,8 +6,8 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use common::database;
-use common::dispatch::{self, TopUpError};
-use common::job::{self, Open};
+use common::dispatch::{self, FillError};
+use common::job::{self, Capacity};
 use common::outcome::Class;
 use common::queue::lanes::{self, LaneState};
 use common::telemetry::{self, process};
@@ -16,7 +16,7 @@ use super::generate;
 use crate::app::App;
 
 /// How long Redis may be away before Postgres is asked instead.
-const WITHOUT_REDIS: Duration = Duration::from_secs(3);
+const REDIS_GRACE: Duration = Duration::from_secs(3);
 
 pub(super) async fn run(app: Arc<App>) {
     let asked = Instant::now();
@@ -24,28 +24,34 @@ pub(super) async fn run(app: Arc<App>) {
     // Without Redis nothing is known of the lanes, and each is taken as open.
     let states = known.as_deref().unwrap_or_default();
     telemetry::lanes(states);
-    tell_how_it_stands(&app);
-    say_what_changed(&app, states);
-    let open = lanes::open(&app.catalog, states);
-    app.set_open(open.clone());
+    export_gauges(&app);
+    log_lane_changes(&app, states);
+    let open = lanes::available(&app.catalog, states);
+    app.set_capacity(open.clone());
     let everyone = open.clone();
-    let open = open.without(app.places.shut(false));
+    let open = open.without(app.slots.exclusions(false));
     let topped_up = match known {
         Ok(_) => {
-            let top_up = dispatch::top_up(&app.pool, &app.ring, &app.name, app.places.slots, &open);
-            database::answered(top_up).await
+            let top_up = dispatch::fill(
+                &app.pool,
+                &app.ready_queue,
+                &app.name,
+                app.slots.slots,
+                &open,
+            );
+            database::with_timeout(top_up).await
         }
         // It is not asked twice in a turn: one that hangs lets us wait each time.
-        Err(error) => Err(TopUpError::Ring(error)),
+        Err(error) => Err(FillError::Queue(error)),
     };
     let failure = match &topped_up {
-        Err(TopUpError::Ring(error)) => Some(error),
+        Err(FillError::Queue(error)) => Some(error),
         _ => None,
     };
-    app.ring.note(failure);
+    app.ready_queue.note(failure);
     let away = failure.is_some();
-    if since(&app, away.then_some(asked)).is_some_and(|since| since.elapsed() > WITHOUT_REDIS) {
-        start_without_ring(&app, &open).await;
+    if since(&app, away.then_some(asked)).is_some_and(|since| since.elapsed() > REDIS_GRACE) {
+        start_without_redis(&app, &open).await;
     }
     fill_reserve(&app, everyone).await;
     if let Err(error) = topped_up {
@@ -53,23 +59,23 @@ pub(super) async fn run(app: Arc<App>) {
     }
 }
 
-fn tell_how_it_stands(app: &App) {
+fn export_gauges(app: &App) {
     let count = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
-    let (places, pictures) = app.darkroom.places();
+    let (places, pictures) = app.render_pool.places();
     let left = app.leases.first_left().unwrap_or(app.timing.lease);
-    process::SLOTS.set(count(app.places.slots));
-    process::RESERVE.set(count(app.places.reserve));
-    process::RESERVE_LEASES.set(count(app.places.reserve_taken()));
+    process::SLOTS.set(count(app.slots.slots));
+    process::RESERVE.set(count(app.slots.reserve));
+    process::RESERVE_LEASES.set(count(app.slots.reserve_taken()));
     process::LEASES.set(count(app.leases.count()));
     process::LEASE_LEFT.set(left.as_secs_f64());
-    process::DARKROOM.set(count(pictures));
-    process::DARKROOM_PLACES.set(count(places));
+    process::RENDER_POOL.set(count(pictures));
+    process::RENDER_POOL_SIZE.set(count(places));
 }
 
 /// Since when Redis is away: since it was `asked` in vain.
 fn since(app: &App, asked: Option<Instant>) -> Option<Instant> {
     let mut since = app
-        .redis_away
+        .redis_unavailable_since
         .lock()
         .unwrap_or_else(PoisonError::into_inner);
     match (asked, *since) {
@@ -80,14 +86,14 @@ fn since(app: &App, asked: Option<Instant>) -> Option<Instant> {
 }
 
 /// Logs lanes that close and open; a pause because a provider is busy is no news.
-fn say_what_changed(app: &App, states: &[LaneState]) {
+fn log_lane_changes(app: &App, states: &[LaneState]) {
     let closed = states.iter().filter_map(|state| {
-        let class = state.broken?;
+        let class = state.circuit_open?;
         Some((state.lane.to_string(), class))
     });
     let closed: BTreeMap<String, Class> = closed.collect();
     let mut before = app
-        .closed_lanes
+        .unavailable_lanes
         .lock()
         .unwrap_or_else(PoisonError::into_inner);
     for (lane, class) in &closed {
@@ -106,14 +112,11 @@ fn say_what_changed(app: &App, states: &[LaneState]) {
 }
 
 /// Starts as many due jobs as there are free slots. Other workers do the same: the claim decides.
-async fn start_without_ring(app: &Arc<App>, open: &Open) {
-    let taken = app
-        .leases
-        .count()
-        .saturating_sub(app.places.reserve_taken());
-    let free = app.places.slots.saturating_sub(taken);
+async fn start_without_redis(app: &Arc<App>, open: &Capacity) {
+    let taken = app.leases.count().saturating_sub(app.slots.reserve_taken());
+    let free = app.slots.slots.saturating_sub(taken);
     let due = job::store::due(&app.pool, i64::try_from(free).unwrap_or(0), open);
-    let due = match database::answered(due).await {
+    let due = match database::with_timeout(due).await {
         Ok(due) => due,
         Err(error) => return tracing::debug!(%error, "Postgres could not be asked for due jobs"),
     };
@@ -122,8 +125,8 @@ async fn start_without_ring(app: &Arc<App>, open: &Open) {
         return;
     }
     // A Redis that takes no writes can still be waited for, with every free slot: they are let go of now and then.
-    let slots = Arc::clone(&app.places.free_slots).acquire_many_owned(wanted);
-    let Ok(Ok(mut slots)) = tokio::time::timeout(WITHOUT_REDIS, slots).await else {
+    let slots = Arc::clone(&app.slots.free_slots).acquire_many_owned(wanted);
+    let Ok(Ok(mut slots)) = tokio::time::timeout(REDIS_GRACE, slots).await else {
         return;
     };
     for (id, _) in due {
@@ -138,19 +141,19 @@ async fn start_without_ring(app: &Arc<App>, open: &Open) {
 
 /// While every slot is taken: starts due jobs that may start in the reserve and that no ring told of, such as those
 /// that are tried again.
-async fn fill_reserve(app: &Arc<App>, open: Open) {
-    let free = app.places.free_reserve.available_permits();
-    if free == 0 || !app.places.is_full() || !app.places.may_look_for_due() {
+async fn fill_reserve(app: &Arc<App>, open: Capacity) {
+    let free = app.slots.free_reserve.available_permits();
+    if free == 0 || !app.slots.is_full() || !app.slots.may_query_due_jobs() {
         return;
     }
-    let open = open.without(app.places.shut(true));
+    let open = open.without(app.slots.exclusions(true));
     let due = job::store::due(&app.pool, i64::try_from(free).unwrap_or(0), &open);
-    let due = match database::answered(due).await {
+    let due = match database::with_timeout(due).await {
         Ok(due) => due,
         Err(error) => return tracing::debug!(%error, "Postgres could not be asked for due jobs"),
     };
     for (id, _) in due {
-        let Ok(slot) = Arc::clone(&app.places.free_reserve).try_acquire_owned() else {
+        let Ok(slot) = Arc::clone(&app.slots.free_reserve).try_acquire_owned() else {
             return;
         };
         let task = Arc::clone(app);

@@ -9,7 +9,7 @@ use base64::alphabet;
 use base64::engine::DecodePaddingMode;
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, STANDARD};
 use bytes::Bytes;
-use common::memory::{Room, kept};
+use common::memory::{MemoryPermit, with_permit};
 use common::outcome::Failure;
 use common::outcome::table::{self, Dialect};
 use serde::de::DeserializeOwned;
@@ -22,7 +22,7 @@ const ADDRESSES: [&[u8]; 2] = [b"url", b"uri"];
 /// Of an address that holds the file itself (RFC 2397).
 const SCHEME: &[u8] = b"data:";
 /// The longest text between the scheme of such an address and its file.
-const LONGEST_HEAD: usize = 256;
+const MAX_DATA_URI_HEAD: usize = 256;
 /// From this length on a file is lifted.
 const LONG: usize = 4096;
 /// What a mark begins with; neither base64 nor an address does.
@@ -82,15 +82,15 @@ impl Default for Base64 {
 
 /// What was read.
 #[derive(Default)]
-pub(in crate::providers) struct Lifted {
+pub(in crate::providers) struct ExtractedBody {
     text: Bytes,
     /// `None`: what stood there is not base64.
     files: Vec<Option<Bytes>>,
 }
 
-impl Lifted {
+impl ExtractedBody {
     /// The words of an answer that brings no files.
-    pub(super) fn words(text: String) -> Self {
+    pub(super) fn text_only(text: String) -> Self {
         Self {
             text: text.into(),
             files: Vec::new(),
@@ -149,28 +149,28 @@ impl Lifted {
 
 /// Reads JSON in chunks.
 #[derive(Default)]
-pub(super) struct Lifter {
+pub(super) struct Base64Extractor {
     text: Vec<u8>,
     files: Vec<Option<Vec<u8>>>,
-    place: Place,
+    place: Position,
 }
 
 /// Where in the text the next byte stands.
 #[derive(Default)]
-enum Place {
+enum Position {
     #[default]
     Between,
     /// In a string that begins at `start`.
-    String { start: usize, named: Named },
+    String { start: usize, named: FieldKind },
     /// In a string, after a backslash.
-    Escape { start: usize, named: Named },
+    Escape { start: usize, named: FieldKind },
     /// In a string that is lifted.
     File(File),
 }
 
 /// What the name of a string says of it.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Named {
+enum FieldKind {
     File,
     Address,
     Other,
@@ -192,11 +192,11 @@ struct File {
     fails: bool,
 }
 
-impl Lifter {
+impl Base64Extractor {
     /// Bytes held so far.
     pub(super) fn len(&self) -> usize {
         let under_way = match &self.place {
-            Place::File(file) => file.bytes.len(),
+            Position::File(file) => file.bytes.len(),
             _ => 0,
         };
         self.text.len() + under_way + self.files.iter().flatten().map(Vec::len).sum::<usize>()
@@ -205,14 +205,14 @@ impl Lifter {
     pub(super) fn push(&mut self, mut chunk: &[u8]) {
         while !chunk.is_empty() {
             chunk = match std::mem::take(&mut self.place) {
-                Place::Between => self.between(chunk),
-                Place::String { start, named } => self.string(chunk, start, named),
-                Place::Escape { start, named } => {
+                Position::Between => self.between(chunk),
+                Position::String { start, named } => self.string(chunk, start, named),
+                Position::Escape { start, named } => {
                     self.text.push(chunk[0]);
-                    self.place = Place::String { start, named };
+                    self.place = Position::String { start, named };
                     &chunk[1..]
                 }
-                Place::File(file) => self.file(chunk, file),
+                Position::File(file) => self.file(chunk, file),
             };
         }
     }
@@ -224,36 +224,36 @@ impl Lifter {
         };
         let (text, rest) = chunk.split_at(quote + 1);
         self.text.extend_from_slice(&text[..quote]);
-        let named = Named::after(&self.text);
+        let named = FieldKind::after(&self.text);
         self.text.push(b'"');
-        self.place = Place::String {
+        self.place = Position::String {
             start: self.text.len(),
             named,
         };
         rest
     }
 
-    fn string<'a>(&mut self, chunk: &'a [u8], start: usize, named: Named) -> &'a [u8] {
+    fn string<'a>(&mut self, chunk: &'a [u8], start: usize, named: FieldKind) -> &'a [u8] {
         let (run, rest) = run(chunk);
         // Some write line breaks as they are, which JSON does not allow.
         let printable = |&byte: &u8| if byte < b' ' { b' ' } else { byte };
         self.text.extend(run.iter().map(printable));
         let begun = &self.text[start..];
         let lifts = match named {
-            Named::File => true,
-            Named::Address => is_file(begun),
-            Named::Other => false,
+            FieldKind::File => true,
+            FieldKind::Address => is_file(begun),
+            FieldKind::Other => false,
         };
         if lifts && begun.len() >= LONG {
             let begun = self.text.split_off(start);
-            self.place = Place::File(File::default());
+            self.place = Position::File(File::default());
             self.push(&begun);
             return rest;
         }
         match rest.first() {
-            None => self.place = Place::String { start, named },
-            Some(b'\\') => self.place = Place::Escape { start, named },
-            Some(_) => self.place = Place::Between,
+            None => self.place = Position::String { start, named },
+            Some(b'\\') => self.place = Position::Escape { start, named },
+            Some(_) => self.place = Position::Between,
         }
         self.text.extend(rest.first());
         rest.get(1..).unwrap_or_default()
@@ -263,7 +263,7 @@ impl Lifter {
         if !file.escape.is_empty() {
             file.escape.push(chunk[0]);
             file.unescape();
-            self.place = Place::File(file);
+            self.place = Position::File(file);
             return &chunk[1..];
         }
         let (run, rest) = run(chunk);
@@ -276,27 +276,27 @@ impl Lifter {
             }
             backslash => {
                 file.escape.extend(backslash);
-                self.place = Place::File(file);
+                self.place = Position::File(file);
             }
         }
         rest.get(1..).unwrap_or_default()
     }
 
     /// All of it. The files share the room that was taken for them.
-    pub(super) fn finish(self, mut room: Option<Room>) -> Lifted {
+    pub(super) fn finish(self, mut room: Option<MemoryPermit>) -> ExtractedBody {
         let files = self.files.into_iter().map(|file| {
             let file = file?;
             let share = room.as_mut().map(|room| room.split(file.len()));
-            Some(kept(file, share))
+            Some(with_permit(file, share))
         });
-        Lifted {
+        ExtractedBody {
             files: files.collect(),
             text: self.text.into(),
         }
     }
 }
 
-impl Named {
+impl FieldKind {
     /// What the name at the end of `text` says, if a value follows.
     fn after(text: &[u8]) -> Self {
         let name = text.trim_ascii_end().strip_suffix(b":");
@@ -342,7 +342,7 @@ impl File {
             let encoding = head[..comma].to_ascii_lowercase();
             self.fails |= !encoding.ends_with(b";base64");
             self.decode(&head[comma + 1..]);
-        } else if head.len() <= LONGEST_HEAD {
+        } else if head.len() <= MAX_DATA_URI_HEAD {
             self.head = Some(head);
         } else {
             self.fails = true;
@@ -426,9 +426,9 @@ fn is_base64(byte: u8) -> bool {
 
 /// A whole text at once.
 #[cfg(test)]
-impl Lifted {
+impl ExtractedBody {
     pub(in crate::providers) fn of(text: impl AsRef<[u8]>) -> Self {
-        let mut lifter = Lifter::default();
+        let mut lifter = Base64Extractor::default();
         lifter.push(text.as_ref());
         lifter.finish(None)
     }
@@ -442,12 +442,12 @@ mod tests {
     use super::*;
 
     /// The same in pieces of every size that matters.
-    fn read(text: &str) -> Vec<Lifted> {
+    fn read(text: &str) -> Vec<ExtractedBody> {
         let sizes = [1, 2, 3, 5, 7, 4095, 4096, 4097, 9_999, text.len()];
         sizes
             .into_iter()
             .map(|size| {
-                let mut lifter = Lifter::default();
+                let mut lifter = Base64Extractor::default();
                 for chunk in text.as_bytes().chunks(size) {
                     lifter.push(chunk);
                 }
