@@ -16,21 +16,20 @@ use serde_json::json;
 use sqlx::{PgConnection, PgPool};
 use time::OffsetDateTime;
 
-use crate::allowance::{self, Used};
 use crate::config::Unpaid;
-use crate::credits::{Credits, InvalidCredits, Quote};
-use crate::database;
-use crate::database::row::RowId;
 use crate::failpoint::reach;
-use crate::generation::Generation;
-use crate::id::{JobId, TenantId};
-use crate::idempotency::{self, Answer, Known};
-use crate::job::{self, Job};
-use crate::ledger::{self, Transfer};
-use crate::operator::{self, Actor};
-use crate::storage::{self, Stored};
-use crate::telemetry::traces::TraceParent;
-use crate::upload;
+use domain::allowance::Used;
+use domain::credits::{Credits, InvalidCredits, Quote};
+use domain::generation::Generation;
+use domain::id::{JobId, TenantId};
+use domain::idempotency::{self, Answer, Known};
+use domain::job::Job;
+use domain::ledger::{self, Transfer};
+use domain::operator::Actor;
+use domain::storage_limit::Stored;
+use domain::traceparent::TraceParent;
+use storage::database;
+use storage::database::row::RowId;
 
 /// Paid calls a job may make for each output it asks for, all outputs together.
 const CALLS_PER_OUTPUT: u64 = 3;
@@ -114,7 +113,7 @@ pub async fn admit(
     let hold = admission.quote.hold()?;
     let mut transaction = database::begin_for(pool, tenant).await?;
 
-    let wallet = ledger::store::lock_wallet(&mut transaction, tenant)
+    let wallet = storage::ledger::lock_wallet(&mut transaction, tenant)
         .await?
         .ok_or(Refusal::Inactive)?;
     if let Some(answer) = find_answer(&mut transaction, tenant, &admission.idempotency).await? {
@@ -124,15 +123,15 @@ pub async fn admit(
         return Err(Refusal::Inactive);
     }
     if let Some(redrive) = &admission.redrive
-        && let Some(new) = operator::store::redriven(&mut transaction, redrive.of).await?
+        && let Some(new) = storage::operators::redriven(&mut transaction, redrive.of).await?
     {
         return Err(Refusal::Redriven(new));
     }
-    if !upload::store::pin(&mut transaction, &admission.generation.uploads()).await? {
+    if !storage::uploads::pin(&mut transaction, &admission.generation.uploads()).await? {
         return Err(Refusal::UploadGone);
     }
     if admission.cancel_after < admission.model_timeout {
-        let used = allowance::store::used(&mut transaction, tenant).await?;
+        let used = storage::allowances::used(&mut transaction, tenant).await?;
         if !used.allows(1, admission.unpaid.cancel_allowance) {
             let least = admission.model_timeout;
             return Err(Refusal::AllowanceUsed { used, least });
@@ -151,9 +150,9 @@ pub async fn admit(
     let outputs = u64::from(admission.quote.outputs);
     let max_calls = RowId::new("jobs", admission.job)
         .fits("max_calls", outputs.saturating_mul(CALLS_PER_OUTPUT))?;
-    let job = job::store::insert(
+    let job = storage::jobs::insert(
         &mut transaction,
-        &job::store::NewJob {
+        &storage::jobs::NewJob {
             id: admission.job,
             tenant,
             model: &admission.model,
@@ -175,17 +174,17 @@ pub async fn admit(
     )
     .await?;
     if !hold.is_zero() {
-        let lots = ledger::store::lock_lots(&mut transaction, tenant).await?;
+        let lots = storage::ledger::lock_lots(&mut transaction, tenant).await?;
         let shares = ledger::burn(&lots, hold).ok_or(insufficient)?;
-        ledger::store::hold_lots(&mut transaction, tenant, job.id, &shares).await?;
-        ledger::store::post(&mut transaction, tenant, &Transfer::hold(job.id, hold)).await?;
+        storage::ledger::hold_lots(&mut transaction, tenant, job.id, &shares).await?;
+        storage::ledger::post(&mut transaction, tenant, &Transfer::hold(job.id, hold)).await?;
     }
     if let Some(Redrive { of, act }) = admission.redrive {
         let subject = json!({ "job": of, "new": job.id, "tenant": tenant });
-        operator::store::record(&mut transaction, act, "redrive", &subject).await?;
+        storage::operators::record(&mut transaction, act, "redrive", &subject).await?;
     }
     let answer = answer(&job);
-    idempotency::store::keep(&mut transaction, tenant, &admission.idempotency, &answer).await?;
+    storage::idempotency::keep(&mut transaction, tenant, &admission.idempotency, &answer).await?;
     reach("admission:before_commit").await?;
     transaction.commit().await?;
     reach("admission:after_commit").await?;
@@ -208,7 +207,7 @@ pub async fn check_storage_limit(
     let Some(limit) = unpaid.storage.filter(|_| more > 0) else {
         return Ok(());
     };
-    let stored = storage::store::stored(connection, tenant).await?;
+    let stored = storage::stored_bytes::stored(connection, tenant).await?;
     match stored {
         Stored { bytes: Some(bytes) } if !stored.has_room(more, Some(limit)) => {
             Err(Refusal::StorageFull {
@@ -237,7 +236,7 @@ pub(crate) async fn find_answer(
     tenant: TenantId,
     request: &idempotency::Request,
 ) -> Result<Option<Answer>, Refusal> {
-    match idempotency::store::find(connection, tenant, request).await? {
+    match storage::idempotency::find(connection, tenant, request).await? {
         Some(Known::Answered(answer)) => Ok(Some(answer)),
         Some(Known::AnotherRequest) => Err(Refusal::KeyReused),
         None => Ok(None),

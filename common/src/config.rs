@@ -8,7 +8,6 @@ mod ports;
 
 use std::env;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -16,11 +15,13 @@ use std::time::Duration;
 use ipnet::IpNet;
 use secrecy::SecretString;
 
-use crate::bucket::{Address, BadAddress, SigningKeys};
-use crate::catalog::{Catalog, CatalogError};
-use crate::database::DatabaseRole;
-use crate::{allowance, queue, storage};
+pub use bucket::LINKS;
+use bucket::{Address, BadAddress, SigningKeys};
+use domain::catalog::{Catalog, CatalogError};
+pub use domain::lanes::LaneTiming; // the path of before
+use domain::{allowance, storage_limit};
 pub use ports::{Ports, Rate, Rates};
+use storage::database::DatabaseRole; // the path of before
 
 /// Every variable Platen reads, and what happens without it.
 pub const VARIABLES: &[(&str, &str)] = &[
@@ -316,9 +317,6 @@ pub struct Links {
     pub lifetime: Duration,
 }
 
-/// How long a link may work.
-pub const LINKS: RangeInclusive<Duration> = Duration::from_mins(1)..=Duration::from_hours(24);
-
 impl Default for Links {
     fn default() -> Self {
         Self {
@@ -350,7 +348,7 @@ impl Default for Unpaid {
         Self {
             cancel_allowance: allowance::DEFAULT,
             abandoned_cost: 5_000_000,
-            storage: Some(storage::DEFAULT),
+            storage: Some(storage_limit::DEFAULT),
             undelivered_inputs: Some(7 * A_DAY),
             uploads: Some(30 * A_DAY),
         }
@@ -412,15 +410,6 @@ impl Default for Timing {
             grace: Duration::from_secs(190),
         }
     }
-}
-
-/// How long a lane lets nobody in: first and longest.
-#[derive(Clone, Copy, Debug)]
-pub struct LaneTiming {
-    /// After faults, until it is probed. What only people can mend is probed six times more rarely.
-    pub closed: (Duration, Duration),
-    /// When its provider says that even one call at a time is too many.
-    pub throttled: (Duration, Duration),
 }
 
 /// Whose models are called. Keys are read when a worker starts, from the variables the catalogue names.

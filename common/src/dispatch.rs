@@ -8,11 +8,11 @@
 
 use sqlx::PgPool;
 
-use crate::catalog::Catalog;
-use crate::database::PostgresError;
 use crate::failpoint::reach;
-use crate::job::{self, Capacity, Job};
-use crate::queue::{Lanes, QueueError, ReadyQueue, lanes};
+use domain::catalog::Catalog;
+use domain::job::{Capacity, Job};
+use queue::{Lanes, QueueError, ReadyQueue};
+use storage::database::PostgresError;
 
 /// Rings for a job that was just admitted, unless its lanes are closed. Loses nothing when it fails: a top-up
 /// finds the job.
@@ -22,7 +22,7 @@ pub async fn push_new(ring: &ReadyQueue, lanes: &Lanes, catalog: &Catalog, job: 
             return Ok(());
         };
         let of_model: Vec<_> = model.lanes(job.fallback).iter().collect();
-        let open = lanes::available_models([model], &lanes.states_of(&of_model).await?);
+        let open = domain::lanes::available_models([model], &lanes.states_of(&of_model).await?);
         if open.admits(job) {
             reach("dispatch:before_ring").await?;
             ring.push_new(job.id, job.virtual_time).await?;
@@ -65,7 +65,7 @@ pub async fn fill(
     if target.capacity == 0 {
         return Ok(0);
     }
-    let due = job::store::due(pool, target.size, open).await?;
+    let due = storage::jobs::due(pool, target.size, open).await?;
     reach("dispatch:before_top_up").await?;
     Ok(ring.push(&due).await?)
 }

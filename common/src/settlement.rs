@@ -14,21 +14,19 @@ use std::time::Duration;
 use serde_json::json;
 use sqlx::{PgConnection, PgPool, Postgres, Transaction};
 
-use crate::allowance::{self, Used};
-use crate::artifact::{self, Artifact};
-use crate::call;
-use crate::credits::{Credits, InvalidCredits};
-use crate::database::row::RowId;
-use crate::database::{self, NotOneRow};
 use crate::failpoint::reach;
-use crate::id::{JobId, TenantId};
-use crate::idempotency::{self, Answer, Known};
-use crate::job::store::{End, Requeue};
-use crate::job::{self, Job, State};
-use crate::ledger::{self, Hold};
-use crate::operator::{self, Actor};
-use crate::outcome::{Class, Failure};
-use crate::{retention, upload};
+use domain::allowance::Used;
+use domain::artifact::{self, Artifact};
+use domain::credits::{Credits, InvalidCredits};
+use domain::id::{JobId, TenantId};
+use domain::idempotency::{self, Answer, Known};
+use domain::job::{Job, State};
+use domain::ledger::{self, Hold};
+use domain::operator::Actor;
+use domain::outcome::{Class, Failure};
+use storage::database::row::RowId;
+use storage::database::{self, NotOneRow};
+use storage::jobs::{End, Requeue};
 
 /// Leases of one job that may run out before it is given up as poison.
 const MAX_CRASHES: i32 = 3;
@@ -92,7 +90,7 @@ pub async fn deliver(
         Err(settled) => return Ok(settled),
     };
     for artifact in artifacts {
-        artifact::store::insert(&mut transaction, lease.tenant, lease.fence, artifact).await?;
+        storage::artifacts::insert(&mut transaction, lease.tenant, lease.fence, artifact).await?;
     }
     let delivered = artifacts
         .iter()
@@ -160,7 +158,7 @@ async fn requeue(
     outcome: Option<(Class, &str)>,
 ) -> Result<Settled, SettlementError> {
     let mut transaction = database::begin_for(pool, lease.tenant).await?;
-    let requeued = job::store::requeue(
+    let requeued = storage::jobs::requeue(
         &mut transaction,
         &Requeue {
             id: lease.job,
@@ -177,11 +175,13 @@ async fn requeue(
         reach("requeue:after_commit").await?;
         return Ok(Settled::Requeued);
     }
-    Ok(match job::store::get(&mut transaction, lease.job).await? {
-        None => Settled::Nothing,
-        Some(job) if job.state.is_terminal() => Settled::Already(job.state),
-        Some(_) => Settled::Fenced,
-    })
+    Ok(
+        match storage::jobs::get(&mut transaction, lease.job).await? {
+            None => Settled::Nothing,
+            Some(job) if job.state.is_terminal() => Settled::Already(job.state),
+            Some(_) => Settled::Fenced,
+        },
+    )
 }
 
 /// What a request to cancel came to.
@@ -204,7 +204,7 @@ pub enum Cancellation {
 /// Who cancels a job.
 #[derive(Clone, Copy, Debug)]
 pub enum Canceler<'a> {
-    /// Its owner, who may abandon so many calls an hour ([`crate::allowance`]).
+    /// Its owner, who may abandon so many calls an hour ([`domain::allowance`]).
     Owner { allowance: u32 },
     /// An operator, who is not bound by that. The act is kept with what it does.
     Operator(Actor<'a>),
@@ -222,7 +222,7 @@ pub async fn cancel(
     let Some(mut job) = lock(&mut transaction, tenant, id).await? else {
         return Ok(Cancellation::Nothing);
     };
-    match idempotency::store::find(&mut transaction, tenant, request).await? {
+    match storage::idempotency::find(&mut transaction, tenant, request).await? {
         Some(Known::Answered(answer)) => return Ok(Cancellation::Repeated(answer)),
         Some(Known::AnotherRequest) => return Ok(Cancellation::KeyReused),
         None => {}
@@ -241,7 +241,7 @@ pub async fn cancel(
             }
             Canceler::Operator(act) => {
                 let subject = json!({ "job": id, "tenant": tenant });
-                operator::store::record(&mut transaction, act, "cancel", &subject).await?;
+                storage::operators::record(&mut transaction, act, "cancel", &subject).await?;
             }
         }
         end(
@@ -250,12 +250,12 @@ pub async fn cancel(
             Ending::empty(State::Canceled, Class::Canceled),
         )
         .await?;
-        job = job::store::get(&mut transaction, id)
+        job = storage::jobs::get(&mut transaction, id)
             .await?
             .ok_or(sqlx::Error::RowNotFound)?;
     }
     let answer = answer(&job);
-    idempotency::store::keep(&mut transaction, tenant, request, &answer).await?;
+    storage::idempotency::keep(&mut transaction, tenant, request, &answer).await?;
     reach("cancel:before_commit").await?;
     transaction.commit().await?;
     reach("cancel:after_commit").await?;
@@ -269,15 +269,15 @@ async fn abandon(
     job: &Job,
     allowance: u32,
 ) -> sqlx::Result<Result<(), Used>> {
-    let begun = allowance::store::begun(connection, &[job.id]).await?;
+    let begun = storage::allowances::begun(connection, &[job.id]).await?;
     let Some(&begun) = begun.get(&job.id) else {
         return Ok(Ok(()));
     };
-    let used = allowance::store::used(connection, job.tenant).await?;
+    let used = storage::allowances::used(connection, job.tenant).await?;
     if !used.allows(begun, allowance) {
         return Ok(Err(used));
     }
-    allowance::store::abandon(connection, job.id).await?;
+    storage::allowances::abandon(connection, job.id).await?;
     Ok(Ok(()))
 }
 
@@ -297,7 +297,7 @@ pub async fn expire(
         return Ok(Settled::Already(job.state));
     }
     if abandon(&mut transaction, &job, allowance).await?.is_err()
-        && job::store::extend(&mut transaction, id, more(&job.model)).await?
+        && storage::jobs::extend(&mut transaction, id, more(&job.model)).await?
     {
         transaction.commit().await?;
         return Ok(Settled::Extended);
@@ -316,14 +316,16 @@ pub async fn reap(pool: &PgPool, tenant: TenantId, id: JobId) -> Result<Settled,
         return Ok(Settled::Nothing);
     };
     // Asked again under the lock: the worker may have renewed or settled meanwhile.
-    if job.state != State::Running || !job::store::lease_has_run_out(&mut transaction, id).await? {
+    if job.state != State::Running
+        || !storage::jobs::lease_has_run_out(&mut transaction, id).await?
+    {
         return Ok(Settled::Nothing);
     }
     if job.crash_count.saturating_add(1) >= MAX_CRASHES {
         let ending = Ending::empty(State::Failed, Class::Poison);
         return finish((transaction, job), ending).await;
     }
-    job::store::requeue(
+    storage::jobs::requeue(
         &mut transaction,
         &Requeue {
             id,
@@ -362,13 +364,13 @@ async fn lock(
     tenant: TenantId,
     id: JobId,
 ) -> sqlx::Result<Option<Job>> {
-    if ledger::store::lock_wallet(connection, tenant)
+    if storage::ledger::lock_wallet(connection, tenant)
         .await?
         .is_none()
     {
         return Ok(None);
     }
-    Ok(job::store::lock(connection, id)
+    Ok(storage::jobs::lock(connection, id)
         .await?
         .filter(|job| job.tenant == tenant))
 }
@@ -432,12 +434,12 @@ async fn end(
         amount: job.cost.held,
     }
     .resolve(captured)?;
-    let shares = ledger::store::lock_shares(connection, job.id).await?;
+    let shares = storage::ledger::lock_shares(connection, job.id).await?;
     let consumed =
         ledger::consume(&shares, captured).ok_or(SettlementError::SharesDoNotCover(job.id))?;
-    ledger::store::resolve_shares(connection, &shares, &consumed).await?;
+    storage::ledger::resolve_shares(connection, &shares, &consumed).await?;
     for transfer in resolution.transfers() {
-        ledger::store::post(connection, job.tenant, &transfer).await?;
+        storage::ledger::post(connection, job.tenant, &transfer).await?;
     }
     let state = ending.state.unwrap_or(match ending.delivered {
         0 => State::Failed,
@@ -453,9 +455,9 @@ async fn end(
         captured,
         released: resolution.released,
     };
-    job::store::end(connection, &row).await??;
-    call::store::abandon(connection, job.id).await?;
-    upload::store::touch_all_of(connection, job.id).await?;
-    retention::store::plan(connection, job.tenant, job.id).await?;
+    storage::jobs::end(connection, &row).await??;
+    storage::calls::abandon(connection, job.id).await?;
+    storage::uploads::touch_all_of(connection, job.id).await?;
+    storage::retention::plan(connection, job.tenant, job.id).await?;
     Ok(state)
 }

@@ -10,13 +10,13 @@ use futures::stream::{self, StreamExt};
 use sqlx::PgPool;
 use uuid::Uuid;
 
-use super::Finding;
-use crate::bucket::{Bucket, BucketError, Listed, Stored};
-use crate::orphans::{Search, SearchError};
-use crate::ownership::{self, Ownership};
+use crate::files::orphans::{Search, SearchError};
+use crate::files::ownership;
+use bucket::{Bucket, BucketError, Listed, Stored};
+use domain::ownership::Ownership;
+use storage::verify::Finding;
+use storage::verify::files::{Row, Table};
 
-/// Rows read at once.
-const PAGE: i64 = 500;
 /// Objects read at once.
 const CONCURRENT_READS: usize = 8;
 /// How often progress is told.
@@ -72,25 +72,6 @@ struct Check<'a, F> {
     tell: F,
     progress: Progress,
     told: Instant,
-}
-
-/// Which rows name files that must be there.
-#[derive(Clone, Copy)]
-enum Table {
-    /// All that are not deleted.
-    Artifacts,
-    /// Originals that the next attempt of an open job takes over.
-    OpenCalls,
-    /// All that are not deleted.
-    Uploads,
-}
-
-/// A row that names a file.
-struct Row {
-    id: Uuid,
-    object_key: String,
-    sha256: Vec<u8>,
-    bytes: i64,
 }
 
 impl<F: FnMut(Report)> Check<'_, F> {
@@ -201,87 +182,4 @@ fn lies(object: &Listed, why: &str) -> String {
         ..
     } = object;
     format!("{key} ({bytes} bytes, of {modified}): {why}")
-}
-
-impl Table {
-    fn word(self) -> &'static str {
-        match self {
-            Self::Artifacts => "artifact",
-            Self::OpenCalls => "call",
-            Self::Uploads => "upload",
-        }
-    }
-
-    /// The next rows by id.
-    async fn page(self, pool: &PgPool, after: Uuid) -> sqlx::Result<Vec<Row>> {
-        match self {
-            Self::Artifacts => {
-                sqlx::query_as!(
-                    Row,
-                    "-- verify::artifacts
-                    SELECT id, object_key, sha256, bytes FROM artifacts WHERE deleted_at IS NULL AND id > $1 ORDER BY id LIMIT $2",
-                    after,
-                    PAGE
-                )
-                .fetch_all(pool)
-                .await
-            }
-            Self::OpenCalls => {
-                sqlx::query_as!(
-                    Row,
-                    r#"-- verify::originals
-                    SELECT c.id, object_key AS "object_key!", sha256 AS "sha256!", bytes AS "bytes!" FROM jobs j JOIN calls c ON c.job_id = j.id
-                    WHERE j.state IN ('queued', 'running') AND c.object_key IS NOT NULL AND c.id > $1 ORDER BY c.id LIMIT $2"#,
-                    after,
-                    PAGE
-                )
-                .fetch_all(pool)
-                .await
-            }
-            Self::Uploads => {
-                sqlx::query_as!(
-                    Row,
-                    "-- verify::uploads
-                    SELECT id, object_key, sha256, bytes FROM uploads WHERE deleted_at IS NULL AND id > $1 ORDER BY id LIMIT $2",
-                    after,
-                    PAGE
-                )
-                .fetch_all(pool)
-                .await
-            }
-        }
-    }
-
-    /// Whether the row still names its file: it may have been deleted, or its job may have ended, meanwhile.
-    async fn still_stands(self, pool: &PgPool, row: &Row) -> sqlx::Result<bool> {
-        match self {
-            Self::Artifacts => {
-                sqlx::query_scalar!(
-                    r#"-- verify::artifact_stands
-                    SELECT EXISTS (SELECT FROM artifacts WHERE id = $1 AND deleted_at IS NULL) AS "stands!""#,
-                    row.id
-                )
-                .fetch_one(pool)
-                .await
-            }
-            Self::OpenCalls => {
-                sqlx::query_scalar!(
-                    r#"-- verify::original_stands
-                    SELECT EXISTS (SELECT FROM calls c JOIN jobs j ON j.id = c.job_id WHERE c.id = $1 AND c.object_key IS NOT NULL AND j.finished_at IS NULL) AS "stands!""#,
-                    row.id
-                )
-                .fetch_one(pool)
-                .await
-            }
-            Self::Uploads => {
-                sqlx::query_scalar!(
-                    r#"-- verify::upload_stands
-                    SELECT EXISTS (SELECT FROM uploads WHERE id = $1 AND deleted_at IS NULL) AS "stands!""#,
-                    row.id
-                )
-                .fetch_one(pool)
-                .await
-            }
-        }
-    }
 }

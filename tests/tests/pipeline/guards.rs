@@ -29,7 +29,8 @@ async fn the_guards_are_what_the_list_says() {
     let (servers, name, mut owner) = database().await;
     let facts = guards::facts(&mut owner).await.unwrap();
     if std::env::var_os("WRITE_GUARDS").is_some() {
-        let list = Path::new(env!("CARGO_MANIFEST_DIR")).join("../common/src/verify/guards.txt");
+        let list =
+            Path::new(env!("CARGO_MANIFEST_DIR")).join("../common/storage/src/verify/guards.txt");
         std::fs::write(list, facts.join("\n") + "\n").unwrap();
     } else {
         assert_eq!(found(&mut owner).await, []);

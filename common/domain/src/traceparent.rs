@@ -1,0 +1,64 @@
+//! Where in a trace something belongs: the header `traceparent` of W3C's Trace Context.
+
+use std::str::FromStr;
+
+/// The header that carries it.
+pub const HEADER: &str = "traceparent";
+
+/// Where in a trace something belongs: version `00` of W3C's Trace Context (w3.org/TR/trace-context).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TraceParent(String);
+
+impl TraceParent {
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Not a `traceparent` of version `00`; whoever sent it is not a part of any trace.
+#[derive(Debug, thiserror::Error)]
+#[error("no traceparent")]
+pub struct InvalidTraceParent;
+
+impl FromStr for TraceParent {
+    type Err = InvalidTraceParent;
+
+    fn from_str(text: &str) -> Result<Self, InvalidTraceParent> {
+        let hex = |part: &str, length: usize| {
+            let digit = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+            part.len() == length && part.bytes().all(digit)
+        };
+        let id =
+            |part: &str, length: usize| hex(part, length) && part.bytes().any(|byte| byte != b'0');
+        match text.split('-').collect::<Vec<&str>>()[..] {
+            ["00", trace, parent, flags] if id(trace, 32) && id(parent, 16) && hex(flags, 2) => {
+                Ok(Self(text.to_owned()))
+            }
+            _ => Err(InvalidTraceParent),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_traceparent_is_of_version_00_and_names_a_trace_and_a_parent() {
+        let good = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        let parsed: TraceParent = good.parse().unwrap();
+        assert_eq!(parsed.as_str(), good);
+        for bad in [
+            "",
+            "00",
+            "01-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+            "00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01",
+            "00-00000000000000000000000000000000-00f067aa0ba902b7-01",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000000-01",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-more",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-é",
+        ] {
+            assert!(bad.parse::<TraceParent>().is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,36 @@
+//! Metrics of this crate, in the default registry of `prometheus`: every process serves that one.
+
+use std::sync::LazyLock;
+
+use prometheus::{IntGauge, IntGaugeVec, register_int_gauge, register_int_gauge_vec};
+
+use crate::Trouble;
+
+/// 1 while this process asks Redis in vain.
+static REDIS_UNAVAILABLE: LazyLock<IntGauge> = LazyLock::new(|| {
+    register_int_gauge!(
+        "platen_redis_unavailable",
+        "Whether Redis does not do what this process asks.",
+    )
+    .expect("registered once")
+});
+
+/// Why: 1 for the reason, 0 for all others.
+static REDIS_TROUBLE: LazyLock<IntGaugeVec> = LazyLock::new(|| {
+    register_int_gauge_vec!(
+        "platen_redis_trouble",
+        "Why Redis does not do what this process asks.",
+        &["reason"],
+    )
+    .expect("registered once")
+});
+
+/// Tells whether Redis is away, and why.
+pub(crate) fn redis(trouble: Option<Trouble>) {
+    REDIS_UNAVAILABLE.set(i64::from(trouble.is_some()));
+    for one in Trouble::ALL {
+        REDIS_TROUBLE
+            .with_label_values(&[one.as_str()])
+            .set(i64::from(trouble == Some(one)));
+    }
+}

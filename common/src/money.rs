@@ -1,0 +1,4 @@
+//! Procedures about money: what is billed, and the anchors of the ledger.
+
+pub mod anchor;
+pub mod billing;

@@ -1,0 +1,375 @@
+//! Anchors: where every tenant's ledger ended at a moment, signed, and kept in the bucket instead of the database.
+//!
+//! A ledger is a chain of hashes, so a line that is changed alone is found (I2). Whoever may write to the database as its owner can
+//! change a line and compute the chain anew; then the ledger agrees with itself. It does not agree with an anchor that was written
+//! before, and an anchor cannot be made without `PLATEN_SIGNING_KEY`, which the database does not know. What that protects against, and
+//! what it does not: `docs/decisions/0030-anchors.md`.
+//!
+//! An anchor is one object for each [`PAGE`] tenants, under `anchors/<time>/<page>`: a header in JSON, a line for each tenant with
+//! its id, the number of its last line and the hash of that line, and a signature. SQL: [`store`].
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::TryStreamExt;
+use hmac::{Hmac, KeyInit, Mac};
+use secrecy::{ExposeSecret, SecretString};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use sqlx::PgPool;
+use time::format_description::well_known::Rfc3339;
+use time::macros::format_description;
+use time::{Date, OffsetDateTime, PrimitiveDateTime};
+use uuid::Uuid;
+
+use bucket::{Bucket, BucketError};
+use domain::id::TenantId;
+use storage::anchors::Head;
+use storage::verify::Finding;
+
+/// What the keys of anchors begin with. No row names them; the sweeper leaves them alone.
+pub const PREFIX: &str = "anchors/";
+
+/// What [`Finding::invariant`] says of an anchor.
+pub const INVARIANT: &str = "anchors";
+
+/// Tenants on one page.
+const PAGE: i64 = 50_000;
+/// Bytes of a page that are read: a page of [`PAGE`] lines has 6 MB.
+const MAX_BYTES: u64 = 8_000_000;
+/// Anchors that are compared with [`Depth::All`]: so many of the newest, and the last of each day before.
+const NEWEST: usize = 24;
+const DAYS: usize = 400;
+/// A ledger that grew for so long after the newest anchor has no worker that anchors it.
+pub const STALE: Duration = Duration::from_hours(3);
+
+/// Why an anchor could not be written or read. What was compared before stands.
+#[derive(Debug, thiserror::Error)]
+pub enum AnchorError {
+    #[error(transparent)]
+    Bucket(#[from] BucketError),
+    #[error(transparent)]
+    Database(#[from] sqlx::Error),
+}
+
+/// How far back anchors are compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Depth {
+    /// The newest only: every hour, by workers.
+    Newest,
+    /// The newest 24, and the last of each of 400 days before: by `platen verify`.
+    All,
+}
+
+/// What a comparison came to.
+#[derive(Debug, Default)]
+pub struct Compared {
+    /// Anchors that were compared.
+    pub anchors: usize,
+    /// When the newest was written; `None` where there is none.
+    pub newest: Option<OffsetDateTime>,
+    /// Where the ledger is not what was anchored, or an anchor is not what was written.
+    pub findings: Vec<Finding>,
+}
+
+/// The first line of a page.
+#[derive(Debug, Serialize, Deserialize)]
+struct Header {
+    version: u32,
+    /// When the ledgers ended so, on the database's clock.
+    #[serde(with = "time::serde::rfc3339")]
+    at: OffsetDateTime,
+    page: u32,
+    /// Lines of this page.
+    tenants: usize,
+    /// Lines of the ledgers of this page.
+    lines: i64,
+    /// SHA-256 over the lines of this page.
+    heads: String,
+}
+
+/// Writes an anchor of this moment, or of the slot of `every` that this moment is in: then any number of workers write one. Returns
+/// its name; `None` where there is one of this slot.
+///
+/// # Errors
+///
+/// Those of the bucket and the database. A part may be written then: each page stands for itself.
+pub async fn write(
+    pool: &PgPool,
+    bucket: &Bucket,
+    key: &SecretString,
+    every: Option<Duration>,
+) -> Result<Option<String>, AnchorError> {
+    let now = storage::anchors::now(pool).await?;
+    let name = name(every.map_or(now, |every| slot(now, every)));
+    if every.is_some() && bucket.measure(&page_key(&name, 0)).await?.is_some() {
+        return Ok(None);
+    }
+    let (mut after, mut page) = (Uuid::nil(), 0);
+    loop {
+        let (at, heads) = storage::anchors::heads(pool, after, PAGE).await?;
+        let last = heads.last().map(|head| head.tenant.0);
+        let text = write_page(key, &page_key(&name, page), at, page, &heads);
+        match bucket.put_new(&page_key(&name, page), text.into()).await {
+            // Another worker was there first, with other moments of the same ledgers.
+            Err(BucketError::TakenByAnother(_)) => return Ok(None),
+            written => written?,
+        };
+        match last {
+            Some(last) if heads.len() == usize::try_from(PAGE).unwrap_or(usize::MAX) => {
+                (after, page) = (last, page + 1);
+            }
+            _ => return Ok(Some(name)),
+        }
+    }
+}
+
+/// Compares anchors with the ledger.
+pub async fn compare(
+    pool: &PgPool,
+    bucket: &Bucket,
+    key: &SecretString,
+    depth: Depth,
+) -> Result<Compared, AnchorError> {
+    let mut pages: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    let mut listed = bucket.list_under(PREFIX);
+    while let Some(object) = listed.try_next().await? {
+        if let Some(name) = name_of(&object.key) {
+            pages.entry(name.to_owned()).or_default().push(object.key);
+        }
+    }
+    let names: Vec<&str> = pages.keys().map(String::as_str).collect();
+    let mut compared = Compared {
+        newest: names.last().and_then(|name| time_of(name)),
+        ..Compared::default()
+    };
+    for name in chosen(&names, depth) {
+        for page in &pages[name] {
+            compare_page(pool, bucket, key, page, &mut compared.findings).await?;
+        }
+        compared.anchors += 1;
+    }
+    if depth == Depth::All {
+        let since = compared
+            .newest
+            .map_or(OffsetDateTime::UNIX_EPOCH, |newest| newest + STALE);
+        if storage::anchors::grew_unanchored(pool, since, STALE).await? {
+            compared.findings.push(finding(match compared.newest {
+                Some(newest) => format!("the newest anchor is of {}, and the ledger has grown for hours since: no worker anchors it, or anchors were removed", told(newest)),
+                None => "there is no anchor in the bucket, and the ledger has lines that are hours old: no worker of this version has run yet, or anchors were removed".to_owned(),
+            }));
+        }
+    }
+    Ok(compared)
+}
+
+async fn compare_page(
+    pool: &PgPool,
+    bucket: &Bucket,
+    key: &SecretString,
+    object: &str,
+    findings: &mut Vec<Finding>,
+) -> Result<(), AnchorError> {
+    let text = match bucket.get_at_most(object, MAX_BYTES).await {
+        Ok(Some(text)) => text,
+        // An operator may remove old anchors at any time.
+        Ok(None) => return Ok(()),
+        Err(BucketError::TooLarge { .. }) => Bytes::new(),
+        Err(error) => return Err(error.into()),
+    };
+    let Some((at, heads)) = read_page(key, object, &text) else {
+        findings.push(finding(format!(
+            "{object} is not signed by this PLATEN_SIGNING_KEY: it was changed, or the key was (docs/runbook.md, \"The ledger and its anchors\")"
+        )));
+        return Ok(());
+    };
+    for differs in storage::anchors::differing(pool, &heads).await? {
+        let (tenant, seq, at) = (differs.tenant, differs.seq, told(at));
+        findings.push(finding(if differs.exists {
+            format!("tenant {tenant}: transfer {seq} is not the one that was anchored at {at} ({object}): the ledger was rewritten, at or before it")
+        } else {
+            format!("tenant {tenant}: transfer {seq} was anchored at {at} ({object}) and is gone: the ledger was cut, or an older copy of the database was restored")
+        }));
+    }
+    Ok(())
+}
+
+fn finding(says: String) -> Finding {
+    Finding {
+        invariant: INVARIANT,
+        says,
+    }
+}
+
+fn told(at: OffsetDateTime) -> String {
+    at.format(&Rfc3339).unwrap_or_else(|_| at.to_string())
+}
+
+/// The newest first; see [`Depth`].
+fn chosen<'a>(names: &[&'a str], depth: Depth) -> Vec<&'a str> {
+    let most = match depth {
+        Depth::Newest => return names.last().copied().into_iter().collect(),
+        Depth::All => NEWEST,
+    };
+    let (older, newest) = names.split_at(names.len().saturating_sub(most));
+    let mut last_of_day: BTreeMap<Date, &str> = BTreeMap::new();
+    for name in older {
+        if let Some(at) = time_of(name) {
+            last_of_day.insert(at.date(), name);
+        }
+    }
+    let days = last_of_day.into_values().rev().take(DAYS);
+    newest.iter().rev().copied().chain(days).collect()
+}
+
+/// When the slot of `every` began that `now` is in; whole seconds since 1970.
+fn slot(now: OffsetDateTime, every: Duration) -> OffsetDateTime {
+    let every = i64::try_from(every.as_secs()).unwrap_or(i64::MAX).max(1);
+    let seconds = now.unix_timestamp();
+    OffsetDateTime::from_unix_timestamp(seconds - seconds.rem_euclid(every)).unwrap_or(now)
+}
+
+/// Sorts as it was in time.
+fn name(at: OffsetDateTime) -> String {
+    at.format(format_description!(
+        "[year][month][day]T[hour][minute][second]Z"
+    ))
+    .expect("a time of this age can be written")
+}
+
+fn time_of(name: &str) -> Option<OffsetDateTime> {
+    let format = format_description!("[year][month][day]T[hour][minute][second]Z");
+    let at = PrimitiveDateTime::parse(name, format).ok()?;
+    Some(at.assume_utc())
+}
+
+fn page_key(name: &str, page: u32) -> String {
+    format!("{PREFIX}{name}/{page:04}")
+}
+
+/// The name in a key; `None` where it is none of ours.
+fn name_of(key: &str) -> Option<&str> {
+    let (name, _) = key.strip_prefix(PREFIX)?.split_once('/')?;
+    time_of(name).map(|_| name)
+}
+
+fn write_page(
+    key: &SecretString,
+    object: &str,
+    at: OffsetDateTime,
+    page: u32,
+    heads: &[Head],
+) -> String {
+    let mut body = String::new();
+    for Head { tenant, seq, hash } in heads {
+        let _infallible = writeln!(body, "{} {seq} {}", tenant.0, hex::encode(hash));
+    }
+    let header = Header {
+        version: 1,
+        at,
+        page,
+        tenants: heads.len(),
+        lines: heads.iter().map(|head| head.seq).sum(),
+        heads: hex::encode(Sha256::digest(&body)),
+    };
+    let header = serde_json::to_string(&header).expect("a header is JSON");
+    let text = format!("{header}\n{body}");
+    let signature = hex::encode(mac(key, object, text.as_bytes()).finalize().into_bytes());
+    format!("{text}{signature}\n")
+}
+
+/// When it was written, and the heads; `None` where it was not signed under this key and name, or is not whole.
+fn read_page(key: &SecretString, object: &str, text: &[u8]) -> Option<(OffsetDateTime, Vec<Head>)> {
+    let text = std::str::from_utf8(text).ok()?.strip_suffix('\n')?;
+    let at = text.rfind('\n')? + 1;
+    let (signed, signature) = text.split_at(at);
+    mac(key, object, signed.as_bytes())
+        .verify_slice(&hex::decode(signature).ok()?)
+        .ok()?;
+    let (header, body) = signed.split_once('\n')?;
+    let header: Header = serde_json::from_str(header).ok()?;
+    let heads: Vec<Head> = body.lines().map(head).collect::<Option<_>>()?;
+    (header.version == 1 && header.tenants == heads.len()).then_some((header.at, heads))
+}
+
+fn head(line: &str) -> Option<Head> {
+    let mut parts = line.split(' ');
+    Some(Head {
+        tenant: TenantId(parts.next()?.parse().ok()?),
+        seq: parts.next()?.parse().ok()?,
+        hash: hex::decode(parts.next()?).ok()?,
+    })
+}
+
+/// Links to files are signed with the same key: their text begins with `GET`, so neither passes for the other.
+fn mac(key: &SecretString, object: &str, text: &[u8]) -> Hmac<Sha256> {
+    let mut mac = Hmac::<Sha256>::new_from_slice(key.expose_secret().as_bytes())
+        .expect("any length is a key");
+    mac.update(b"ANCHOR\n");
+    mac.update(object.as_bytes());
+    mac.update(b"\n");
+    mac.update(text);
+    mac
+}
+
+#[cfg(test)]
+mod tests {
+    use time::macros::datetime;
+
+    use super::*;
+
+    #[test]
+    fn a_page_is_read_under_its_own_name_and_key_only() {
+        let key = SecretString::from("a key for tests, and for tests only");
+        let heads = [1, 2].map(|seq| Head {
+            tenant: TenantId::new(),
+            seq,
+            hash: vec![7; 32],
+        });
+        let object = page_key(&name(datetime!(2026-11-22 12:00 UTC)), 0);
+        assert_eq!(object, "anchors/20261122T120000Z/0000");
+        let at = datetime!(2026-11-22 12:00:01.5 UTC);
+        let text = write_page(&key, &object, at, 0, &heads);
+        let (read_at, read) = read_page(&key, &object, text.as_bytes()).unwrap();
+        assert_eq!((read_at, &read[..]), (at, &heads[..]));
+        let forged = text.replacen("2 0707", "3 0707", 1);
+        assert_ne!(forged, text);
+        assert!(read_page(&key, &object, forged.as_bytes()).is_none());
+        assert!(read_page(&key, "anchors/20261122T130000Z/0000", text.as_bytes()).is_none());
+        assert!(read_page(&SecretString::from("another"), &object, text.as_bytes()).is_none());
+        for cut in 0..text.len() {
+            assert!(
+                read_page(&key, &object, &text.as_bytes()[..cut]).is_none(),
+                "{cut}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_newest_are_compared_and_one_of_each_day_before() {
+        let at = |hour: i64| name(datetime!(2026-11-22 00:00 UTC) + time::Duration::hours(hour));
+        let names: Vec<String> = (0..24 * 10).map(at).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let all = chosen(&names, Depth::All);
+        assert_eq!(all.len(), 24 + 9);
+        assert_eq!(all[0], at(239));
+        assert_eq!(all[24], at(215), "the last of the day before");
+        assert_eq!(chosen(&names, Depth::Newest), [at(239)]);
+        assert_eq!(chosen(&[], Depth::All), [""; 0]);
+    }
+
+    #[test]
+    fn workers_of_one_hour_agree_on_a_name() {
+        let hour = Duration::from_hours(1);
+        let slot = |now| name(slot(now, hour));
+        assert_eq!(slot(datetime!(2026-11-22 12:59:59 UTC)), "20261122T120000Z");
+        assert_eq!(slot(datetime!(2026-11-22 13:00 UTC)), "20261122T130000Z");
+        assert_eq!(
+            name_of("anchors/20261122T130000Z/0000"),
+            Some("20261122T130000Z")
+        );
+        assert_eq!(name_of("anchors/other/0000"), None);
+    }
+}

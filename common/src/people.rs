@@ -1,0 +1,4 @@
+//! Procedures about people: who calls, and what operators do.
+
+pub mod authentication;
+pub mod operator;

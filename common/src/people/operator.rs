@@ -1,0 +1,385 @@
+//! What operators may do, whoever they are: each act has a reason and is recorded in the transaction that does it, so nothing is done
+//! that no record names, and no record tells of what was not done. Each may be repeated ([`once`]).
+//!
+//! They see all tenants' jobs and change one tenant at a time, by the same procedures as the tenants themselves: a job that is done
+//! once more is admitted, one that is ended is settled. So nothing here moves a credit by itself but [`adjust`].
+
+pub mod once;
+pub mod tenants;
+
+use std::time::Duration;
+
+use serde::Serialize;
+use serde_json::json;
+use sqlx::PgPool;
+use utoipa::ToSchema;
+
+use crate::admission::{self, Admission, Admitted, Redrive, Refusal};
+use crate::config::Unpaid;
+use crate::files::orphans::SearchError;
+use crate::files::ownership;
+use crate::settlement::{self, Canceler, Cancellation, SettlementError};
+use bucket::{Bucket, BucketError};
+use domain::artifact::input_key;
+use domain::catalog::Catalog;
+use domain::clock;
+use domain::credits::{CreditLimitError, Credits};
+use domain::generation::Generation;
+use domain::id::{GrantId, JobId, TenantId};
+use domain::idempotency::Answer;
+use domain::job::{Job, State};
+use domain::ledger::{self, Account, Cause, Transfer};
+use domain::operator::Scope;
+use once::{Begun, OperatorRequest, Replied};
+use storage::database;
+
+/// The longest reason, in characters.
+pub const MAX_REASON: usize = 500;
+/// How long a job that is done once more may stay open.
+const KEY_TTL: Duration = Duration::from_hours(24);
+
+/// What became of one job of many.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub struct ActionResult {
+    #[schema(value_type = String)]
+    pub job: JobId,
+    /// The new job, where one was made or had been before.
+    #[schema(value_type = Option<String>)]
+    pub new: Option<JobId>,
+    /// Why nothing was done.
+    pub skipped: Option<String>,
+}
+
+impl ActionResult {
+    /// Nothing was done to it.
+    pub fn skipped(job: &Job, why: String) -> Self {
+        Self {
+            job: job.id,
+            new: None,
+            skipped: Some(why),
+        }
+    }
+
+    fn done(job: &Job, new: JobId) -> Self {
+        Self {
+            job: job.id,
+            new: Some(new),
+            skipped: None,
+        }
+    }
+}
+
+/// Why nothing could be done at all.
+#[derive(Debug, thiserror::Error)]
+pub enum OperatorError {
+    #[error("the tenant has {available} available, which is less")]
+    TooMuch { available: Credits },
+    #[error(transparent)]
+    TooMany(#[from] CreditLimitError),
+    #[error("there is no such tenant")]
+    NoTenant,
+    #[error("this idempotency key was used for another request")]
+    KeyReused,
+    #[error(transparent)]
+    Bucket(#[from] BucketError),
+    #[error(transparent)]
+    Settlement(#[from] SettlementError),
+    #[error(transparent)]
+    Database(#[from] sqlx::Error),
+}
+
+impl From<SearchError> for OperatorError {
+    fn from(error: SearchError) -> Self {
+        match error {
+            SearchError::Bucket(error) => Self::Bucket(error),
+            SearchError::Database(error) => Self::Database(error),
+        }
+    }
+}
+
+/// Stops jobs from being started; they are accepted as before. `answer` makes the reply from the pause's number.
+pub async fn pause(
+    pool: &PgPool,
+    order: OperatorRequest<'_>,
+    scope: &Scope,
+    answer: impl FnOnce(i64) -> Answer,
+) -> Result<Replied, OperatorError> {
+    let mut transaction = match once::begin(pool, scope.tenant, order.request).await? {
+        Begun::New(transaction) => transaction,
+        Begun::Answered(answer) => return Ok(Replied::Repeated(answer)),
+    };
+    if let Some(tenant) = scope.tenant
+        && !storage::tenants::exists(&mut transaction, tenant).await?
+    {
+        return Err(OperatorError::NoTenant);
+    }
+    let id = storage::operators::pause(&mut transaction, order.act.reason, scope).await?;
+    let subject = json!({ "pause": id, "model": scope.model, "tenant": scope.tenant, "worker": scope.worker });
+    let action = if scope.worker.is_some() {
+        "drain"
+    } else {
+        "pause"
+    };
+    storage::operators::record(&mut transaction, order.act, action, &subject).await?;
+    once::keep(transaction, order.request, answer(id)).await
+}
+
+/// Ends a pause. `None`: there is none that stands.
+pub async fn resume(
+    pool: &PgPool,
+    order: OperatorRequest<'_>,
+    id: i64,
+) -> Result<Option<Replied>, OperatorError> {
+    let mut transaction = match once::begin(pool, None, order.request).await? {
+        Begun::New(transaction) => transaction,
+        Begun::Answered(answer) => return Ok(Some(Replied::Repeated(answer))),
+    };
+    if !storage::operators::resume(&mut transaction, id).await? {
+        return Ok(None);
+    }
+    let subject = json!({ "pause": id });
+    storage::operators::record(&mut transaction, order.act, "resume", &subject).await?;
+    let replied = once::keep(transaction, order.request, Answer::empty(204)).await?;
+    Ok(Some(replied))
+}
+
+/// Lets a tenant submit no more jobs, or submit again; what is open goes on. With whether that changed anything.
+pub async fn freeze(
+    pool: &PgPool,
+    order: OperatorRequest<'_>,
+    tenant: TenantId,
+    frozen: bool,
+) -> Result<(Replied, bool), OperatorError> {
+    let mut transaction = match once::begin(pool, Some(tenant), order.request).await? {
+        Begun::New(transaction) => transaction,
+        Begun::Answered(answer) => return Ok((Replied::Repeated(answer), false)),
+    };
+    if storage::ledger::lock_wallet(&mut transaction, tenant)
+        .await?
+        .is_none()
+    {
+        return Err(OperatorError::NoTenant);
+    }
+    let changed = storage::operators::freeze(&mut transaction, tenant, frozen).await?;
+    if changed {
+        let action = if frozen { "freeze" } else { "unfreeze" };
+        let subject = json!({ "tenant": tenant });
+        storage::operators::record(&mut transaction, order.act, action, &subject).await?;
+    }
+    let replied = once::keep(transaction, order.request, Answer::empty(204)).await?;
+    Ok((replied, changed))
+}
+
+/// Gives a tenant credits, or takes what it has not spent: what nobody bought and no job explains.
+pub async fn adjust(
+    pool: &PgPool,
+    order: OperatorRequest<'_>,
+    tenant: TenantId,
+    amount: Credits,
+    gives: bool,
+) -> Result<Replied, OperatorError> {
+    if amount > Credits::MAX_TRANSFER {
+        return Err(CreditLimitError::Moved.into());
+    }
+    let mut transaction = match once::begin(pool, Some(tenant), order.request).await? {
+        Begun::New(transaction) => transaction,
+        Begun::Answered(answer) => return Ok(Replied::Repeated(answer)),
+    };
+    let wallet = storage::ledger::lock_wallet(&mut transaction, tenant).await?;
+    let wallet = wallet.ok_or(OperatorError::NoTenant)?;
+    let reference = GrantId::new();
+    let (debit, credit) = if gives {
+        wallet.may_be_given(amount)?;
+        storage::ledger::insert_adjustment(&mut transaction, tenant, reference, amount).await?;
+        (Account::Adjust, Account::Available)
+    } else {
+        let lots = storage::ledger::lock_lots(&mut transaction, tenant).await?;
+        let available = wallet.available;
+        let shares = ledger::burn(&lots, amount).ok_or(OperatorError::TooMuch { available })?;
+        storage::ledger::forfeit_lots(&mut transaction, &shares).await?;
+        (Account::Available, Account::Adjust)
+    };
+    let transfer = Transfer {
+        cause: Cause::Adjust,
+        debit,
+        credit,
+        amount,
+        reference: reference.0.to_string(),
+    };
+    storage::ledger::post(&mut transaction, tenant, &transfer).await?;
+    let signed = if gives {
+        amount.get()
+    } else {
+        amount.get().saturating_neg()
+    };
+    let subject = json!({ "tenant": tenant, "credits": signed, "transfer": reference.0 });
+    storage::operators::record(&mut transaction, order.act, "adjust", &subject).await?;
+    once::keep(transaction, order.request, Answer::empty(204)).await
+}
+
+/// Ends an open job; everything held goes back. Its record is written in the transaction that ends it.
+pub async fn cancel(
+    pool: &PgPool,
+    order: OperatorRequest<'_>,
+    job: &Job,
+) -> Result<ActionResult, OperatorError> {
+    let request = order.of_job("cancel", job.id);
+    let answer = |job: &Job| Answer::json(200, &json!({ "id": job.id }));
+    let canceler = Canceler::Operator(order.act);
+    let canceled =
+        settlement::cancel(pool, canceler, (job.tenant, job.id), &request, answer).await?;
+    let skipped = match canceled {
+        // The same order, whose answer was lost.
+        Cancellation::Canceled(_) | Cancellation::Repeated(_) => None,
+        Cancellation::Already(state) => Some(format!("it has {} already", state.as_str())),
+        Cancellation::KeyReused | Cancellation::Nothing | Cancellation::AllowanceUsed(_) => {
+            Some("there is no such job".to_owned())
+        }
+    };
+    Ok(ActionResult {
+        job: job.id,
+        new: None,
+        skipped,
+    })
+}
+
+/// Does a job that ended without a picture once more: a new one, at today's price, charged only if it delivers. Once, whoever asks for
+/// it side by side. Its record is written in the transaction that admits the new job.
+pub async fn redrive(
+    pool: &PgPool,
+    bucket: &Bucket,
+    catalog: &Catalog,
+    order: OperatorRequest<'_>,
+    old: &Job,
+) -> Result<ActionResult, OperatorError> {
+    let skip = |why: String| Ok(ActionResult::skipped(old, why));
+    let before = |new| ActionResult {
+        job: old.id,
+        new: Some(new),
+        skipped: Some("it was done once more before".to_owned()),
+    };
+    if !matches!(old.state, State::Failed | State::Expired) {
+        return skip(format!("it has {}", old.state.as_str()));
+    }
+    let request = order.of_job("redrive", old.id);
+    let mut transaction = database::begin_for(pool, old.tenant).await?;
+    let redriven = storage::operators::redriven(&mut transaction, old.id).await?;
+    let known = storage::idempotency::find(&mut transaction, old.tenant, &request).await?;
+    let generation = storage::jobs::request(&mut transaction, old.id).await?;
+    transaction.commit().await?;
+    if let Some(new) = redriven {
+        // The same order, whose answer was lost.
+        let outcome = known.map_or_else(|| before(new), |_| ActionResult::done(old, new));
+        return Ok(outcome);
+    }
+    let Some(mut generation) = generation else {
+        return skip("its prompt was deleted when its time was over".to_owned());
+    };
+    let quote = match catalog.quote(&old.model, &generation, clock::now().date()) {
+        Ok(quote) => quote,
+        Err(not_offered) => return skip(not_offered.to_string()),
+    };
+    let id = JobId::new();
+    let mut copies = Vec::new();
+    let copied = copy_inputs(pool, bucket, old.tenant, id, &mut generation, &mut copies).await;
+    if !matches!(copied, Ok(true)) {
+        discard(bucket, &copies).await;
+        copied?;
+        return skip("its inputs were deleted".to_owned());
+    }
+    let admission = Admission {
+        tenant: old.tenant,
+        idempotency: request,
+        job: id,
+        model: old.model.clone(),
+        name: old.name.clone(),
+        metadata: old.metadata.clone(),
+        request_id: old.request_id.clone(),
+        traceparent: None,
+        generation,
+        quote,
+        priority: old.priority,
+        run_at: None,
+        cancel_after: KEY_TTL,
+        model_timeout: Duration::ZERO,
+        fallback: old.fallback,
+        switched_from: None,
+        redrive: Some(Redrive {
+            of: old.id,
+            act: order.act,
+        }),
+        // It is not the tenant's doing, and its inputs were there before.
+        unpaid: Unpaid {
+            storage: None,
+            ..Unpaid::default()
+        },
+    };
+    let location = format!("/v1/jobs/{id}");
+    let admitted = admission::admit(pool, &admission, |job| Answer {
+        location: Some(location),
+        ..Answer::json(202, &json!({ "id": job.id }))
+    });
+    let admitted = admitted.await;
+    // After a lost connection the job may stand, and needs its copies: only those of what is surely no job are removed.
+    if !matches!(
+        admitted,
+        Ok(Admitted::New { .. }) | Err(Refusal::Database(_))
+    ) {
+        discard(bucket, &copies).await;
+    }
+    match admitted {
+        Ok(Admitted::New { job, .. }) => Ok(ActionResult::done(old, job.id)),
+        // The same order, side by side.
+        Ok(Admitted::Repeated(_)) => {
+            let mut transaction = database::begin_for(pool, old.tenant).await?;
+            let new = storage::operators::redriven(&mut transaction, old.id).await?;
+            Ok(ActionResult {
+                job: old.id,
+                new,
+                skipped: None,
+            })
+        }
+        Err(Refusal::Redriven(new)) => Ok(before(new)),
+        Err(Refusal::Database(error)) => Err(error.into()),
+        Err(refusal) => skip(refusal.to_string()),
+    }
+}
+
+/// Inputs belong to their job, and go with it; `copies` are the keys that were written. `false`: the inputs are gone.
+async fn copy_inputs(
+    pool: &PgPool,
+    bucket: &Bucket,
+    tenant: TenantId,
+    job: JobId,
+    generation: &mut Generation,
+    copies: &mut Vec<String>,
+) -> Result<bool, OperatorError> {
+    let Generation::Image(request) = generation;
+    if request.inputs.is_empty() {
+        return Ok(true);
+    }
+    ownership::must_be_usable(pool, bucket).await?;
+    for (index, input) in request.inputs.iter_mut().enumerate() {
+        if input.upload.is_some() {
+            continue;
+        }
+        let Some(bytes) = bucket.get(&input.object_key).await? else {
+            return Ok(false);
+        };
+        input.object_key = input_key(tenant, job, index);
+        copies.push(input.object_key.clone());
+        bucket.put_new(&input.object_key, bytes).await?;
+    }
+    // What was put into another's bucket would be lost.
+    ownership::must_be_usable(pool, bucket).await?;
+    Ok(true)
+}
+
+/// Removes copies that no job names.
+async fn discard(bucket: &Bucket, copies: &[String]) {
+    for key in copies {
+        if let Err(error) = bucket.delete(key).await {
+            tracing::warn!(%error, key, "A copy of an input stays in the bucket until it is swept");
+        }
+    }
+}

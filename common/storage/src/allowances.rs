@@ -1,0 +1,80 @@
+//! SQL of the cancel allowance.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use sqlx::{PgConnection, PgPool};
+use uuid::Uuid;
+
+use domain::allowance::Used;
+use domain::id::{JobId, TenantId};
+
+/// What a tenant has used. It decides where the wallet is locked.
+pub async fn used(connection: &mut PgConnection, tenant: TenantId) -> sqlx::Result<Used> {
+    let row = sqlx::query!(
+        r#"-- allowance::used
+        SELECT count(*) AS "calls!", coalesce(extract(epoch FROM min(at) + interval '1 hour' - clock_timestamp()), 60)::float8 AS "seconds!"
+        FROM abandoned_calls WHERE tenant_id = $1 AND at > now() - interval '1 hour'"#,
+        tenant.0
+    )
+    .fetch_one(connection)
+    .await?;
+    let seconds = row.seconds.ceil().max(1.0);
+    Ok(Used {
+        calls: row.calls,
+        retry_after: Duration::try_from_secs_f64(seconds).unwrap_or_default(),
+    })
+}
+
+/// How many calls each of these jobs would abandon if it ended now: those that are open, and those that made their picture. Jobs
+/// without such calls are left out.
+pub async fn begun(
+    connection: &mut PgConnection,
+    jobs: &[JobId],
+) -> sqlx::Result<HashMap<JobId, i64>> {
+    let jobs: Vec<Uuid> = jobs.iter().map(|job| job.0).collect();
+    let rows = sqlx::query!(
+        r#"-- allowance::begun
+        SELECT job_id, count(*) AS "calls!" FROM calls WHERE job_id = ANY($1) AND (ended_at IS NULL OR object_key IS NOT NULL) GROUP BY job_id"#,
+        &jobs
+    )
+    .fetch_all(connection)
+    .await?;
+    let calls = rows.into_iter().map(|row| (JobId(row.job_id), row.calls));
+    Ok(calls.collect())
+}
+
+/// Counts the calls of a job that its owner gives up. In the transaction that ends it, before its calls are ended.
+pub async fn abandon(connection: &mut PgConnection, job: JobId) -> sqlx::Result<()> {
+    sqlx::query!(
+        "-- allowance::abandon
+        INSERT INTO abandoned_calls (call_id, tenant_id)
+        SELECT id, tenant_id FROM calls WHERE job_id = $1 AND (ended_at IS NULL OR object_key IS NOT NULL)",
+        job.0
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// What abandoned calls cost us in the last hour, in millionths of a US dollar.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cost {
+    /// Of all tenants together.
+    pub all: i64,
+    /// Of the tenant with the most.
+    pub one_tenant: i64,
+}
+
+/// Read from the rows, as a reader. What it takes depends on the calls that were abandoned in the last hour.
+pub async fn cost(pool: &PgPool) -> sqlx::Result<Cost> {
+    sqlx::query_as!(
+        Cost,
+        r#"-- allowance::cost
+        SELECT coalesce(sum(micros), 0)::bigint AS "all!", coalesce(max(micros), 0)::bigint AS "one_tenant!" FROM (
+          SELECT a.tenant_id, sum(c.cost_micros)::bigint AS micros FROM abandoned_calls a JOIN calls c ON c.id = a.call_id
+          WHERE a.at > now() - interval '1 hour' GROUP BY a.tenant_id) tenants"#
+    )
+    .fetch_one(pool)
+    .await
+}

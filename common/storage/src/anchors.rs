@@ -1,0 +1,103 @@
+//! The SQL of anchors. All of it reads, over all tenants, as `platen_reader`.
+
+use std::time::Duration;
+
+use sqlx::PgPool;
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use domain::id::TenantId;
+
+/// Differences that are told of one page: whoever rewrote more is found as well.
+const TOLD: i64 = 100;
+
+/// The database's clock.
+pub async fn now(pool: &PgPool) -> sqlx::Result<OffsetDateTime> {
+    sqlx::query_scalar!(
+        r#"-- anchor::now
+        SELECT clock_timestamp() AS "now!""#
+    )
+    .fetch_one(pool)
+    .await
+}
+
+/// Where the ledgers of the next tenants by id end, and when that was seen. Tenants without a line are left out.
+pub async fn heads(
+    pool: &PgPool,
+    after: Uuid,
+    most: i64,
+) -> sqlx::Result<(OffsetDateTime, Vec<Head>)> {
+    let at = now(pool).await?;
+    let rows = sqlx::query!(
+        "-- anchor::heads
+        SELECT tenant_id, seq, head FROM wallets WHERE seq > 0 AND tenant_id > $1 ORDER BY tenant_id LIMIT $2",
+        after,
+        most,
+    )
+    .fetch_all(pool)
+    .await?;
+    let heads = rows.into_iter().map(|row| Head {
+        tenant: TenantId(row.tenant_id),
+        seq: row.seq,
+        hash: row.head,
+    });
+    Ok((at, heads.collect()))
+}
+
+/// A line that is not what an anchor says.
+pub struct Differs {
+    pub tenant: TenantId,
+    pub seq: i64,
+    /// Whether there is a line of this number at all.
+    pub exists: bool,
+}
+
+/// Of these heads, those that the ledger does not have; at most 100.
+pub async fn differing(pool: &PgPool, heads: &[Head]) -> sqlx::Result<Vec<Differs>> {
+    let tenants: Vec<Uuid> = heads.iter().map(|head| head.tenant.0).collect();
+    let seqs: Vec<i64> = heads.iter().map(|head| head.seq).collect();
+    let hashes: Vec<Vec<u8>> = heads.iter().map(|head| head.hash.clone()).collect();
+    let rows = sqlx::query!(
+        r#"-- anchor::differing
+        SELECT a.tenant_id AS "tenant_id!", a.seq AS "seq!", t.hash IS NOT NULL AS "exists!"
+        FROM unnest($1::uuid[], $2::bigint[], $3::bytea[]) AS a(tenant_id, seq, hash)
+          LEFT JOIN transfers t ON t.tenant_id = a.tenant_id AND t.seq = a.seq
+        WHERE t.hash IS DISTINCT FROM a.hash ORDER BY a.tenant_id LIMIT $4"#,
+        &tenants,
+        &seqs,
+        &hashes,
+        TOLD,
+    )
+    .fetch_all(pool)
+    .await?;
+    let differs = rows.into_iter().map(|row| Differs {
+        tenant: TenantId(row.tenant_id),
+        seq: row.seq,
+        exists: row.exists,
+    });
+    Ok(differs.collect())
+}
+
+/// Whether a line is younger than `since`, and older than `settled`.
+pub async fn grew_unanchored(
+    pool: &PgPool,
+    since: OffsetDateTime,
+    settled: Duration,
+) -> sqlx::Result<bool> {
+    sqlx::query_scalar!(
+        r#"-- anchor::grew_unanchored
+        SELECT EXISTS (SELECT FROM transfers WHERE at > $1 AND at < clock_timestamp() - make_interval(secs => $2)) AS "grew!""#,
+        since,
+        settled.as_secs_f64(),
+    )
+    .fetch_one(pool)
+    .await
+}
+
+/// Where one tenant's ledger ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Head {
+    pub tenant: TenantId,
+    pub seq: i64,
+    pub hash: Vec<u8>,
+}

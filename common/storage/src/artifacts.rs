@@ -1,0 +1,127 @@
+//! SQL of artifacts.
+
+use sqlx::PgConnection;
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use crate::database::row::RowId;
+use domain::artifact::{Artifact, ArtifactKind};
+use domain::generation::image::{MediaType, Pixels};
+use domain::id::{ArtifactId, JobId, TenantId};
+
+/// Names a stored object.
+pub async fn insert(
+    connection: &mut PgConnection,
+    tenant: TenantId,
+    fence: i32,
+    artifact: &Artifact,
+) -> sqlx::Result<()> {
+    let row = RowId::new("artifacts", artifact.id);
+    let width: i32 = row.fits("width", artifact.pixels.width)?;
+    let height: i32 = row.fits("height", artifact.pixels.height)?;
+    sqlx::query!(
+        "-- artifact::insert
+        INSERT INTO artifacts (id, tenant_id, job_id, output_idx, role, fence, object_key, sha256, bytes, media_type, width, height, synthetic, c2pa_sha256)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
+        artifact.id.0,
+        tenant.0,
+        artifact.job.0,
+        artifact.output_idx,
+        artifact.kind.as_str(),
+        fence,
+        artifact.object_key,
+        &artifact.sha256[..],
+        artifact.bytes,
+        artifact.media_type.as_str(),
+        width,
+        height,
+        artifact.synthetic,
+        artifact.c2pa_sha256.as_ref().map(|sha256| &sha256[..]),
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// The artifacts of some jobs that still exist, by job, output and role.
+pub async fn of_jobs(connection: &mut PgConnection, jobs: &[JobId]) -> sqlx::Result<Vec<Artifact>> {
+    let ids: Vec<Uuid> = jobs.iter().map(|job| job.0).collect();
+    let rows = sqlx::query_as!(
+        Row,
+        "-- artifact::of_jobs
+        SELECT id, job_id, output_idx, role, object_key, sha256, bytes, media_type, width, height, synthetic, c2pa_sha256, created_at
+        FROM artifacts WHERE job_id = ANY($1) AND deleted_at IS NULL ORDER BY job_id, output_idx, array_position(ARRAY['rendition', 'thumbnail', 'original'], role)",
+        &ids
+    )
+    .fetch_all(connection)
+    .await?;
+    rows.into_iter().map(Row::artifact).collect()
+}
+
+/// One artifact that still exists.
+pub async fn get(connection: &mut PgConnection, id: ArtifactId) -> sqlx::Result<Option<Artifact>> {
+    let row = sqlx::query_as!(
+        Row,
+        "-- artifact::get
+        SELECT id, job_id, output_idx, role, object_key, sha256, bytes, media_type, width, height, synthetic, c2pa_sha256, created_at
+        FROM artifacts WHERE id = $1 AND deleted_at IS NULL",
+        id.0
+    )
+    .fetch_optional(connection)
+    .await?;
+    row.map(Row::artifact).transpose()
+}
+
+/// Whether there was one whose time is over.
+pub async fn is_gone(connection: &mut PgConnection, id: ArtifactId) -> sqlx::Result<bool> {
+    sqlx::query_scalar!(
+        r#"-- artifact::is_gone
+        SELECT EXISTS (SELECT FROM artifacts WHERE id = $1 AND deleted_at IS NOT NULL) AS "gone!""#,
+        id.0
+    )
+    .fetch_one(connection)
+    .await
+}
+
+struct Row {
+    id: Uuid,
+    job_id: Uuid,
+    output_idx: i32,
+    role: String,
+    object_key: String,
+    sha256: Vec<u8>,
+    bytes: i64,
+    media_type: String,
+    width: i32,
+    height: i32,
+    synthetic: bool,
+    c2pa_sha256: Option<Vec<u8>>,
+    created_at: OffsetDateTime,
+}
+
+impl Row {
+    fn artifact(self) -> sqlx::Result<Artifact> {
+        let id = ArtifactId(self.id);
+        let row = RowId::new("artifacts", id);
+        Ok(Artifact {
+            id,
+            job: JobId(self.job_id),
+            output_idx: self.output_idx,
+            kind: row.known("role", &self.role, ArtifactKind::parse)?,
+            object_key: self.object_key,
+            sha256: row.fits("sha256", self.sha256)?,
+            bytes: self.bytes,
+            media_type: row.known("media_type", &self.media_type, MediaType::parse)?,
+            pixels: Pixels {
+                width: row.fits("width", self.width)?,
+                height: row.fits("height", self.height)?,
+            },
+            synthetic: self.synthetic,
+            c2pa_sha256: self
+                .c2pa_sha256
+                .map(|sha256| row.fits("c2pa_sha256", sha256))
+                .transpose()?,
+            created_at: Some(self.created_at),
+        })
+    }
+}

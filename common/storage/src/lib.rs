@@ -1,0 +1,20 @@
+//! Postgres: pools and roles, migrations, and all SQL, a file for each group of tables. Functions take a connection; whoever calls
+//! them begins and commits.
+
+pub mod allowances;
+pub mod anchors;
+pub mod artifacts;
+pub mod billing;
+pub mod calls;
+pub mod database;
+pub mod idempotency;
+pub mod jobs;
+pub mod ledger;
+pub mod operators;
+pub mod orphans;
+pub mod ownership;
+pub mod retention;
+pub mod stored_bytes;
+pub mod tenants;
+pub mod uploads;
+pub mod verify;

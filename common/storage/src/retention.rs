@@ -1,0 +1,280 @@
+//! SQL of retention. What is due is asked for over all tenants, as leases and deadlines are: statements that stand alone.
+
+use std::time::Duration;
+
+use sqlx::{PgConnection, PgExecutor};
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use crate::database::row::RowId;
+use domain::id::{JobId, TenantId, UploadId};
+use domain::retention::{Due, FileClass, Purpose, Receipt, Retention};
+
+/// What a tenant wants kept.
+pub async fn get(connection: &mut PgConnection, tenant: TenantId) -> sqlx::Result<Retention> {
+    let row = sqlx::query!(
+        "-- retention::get
+        SELECT inputs, originals, renditions, uploads, prompts FROM retention WHERE tenant_id = $1",
+        tenant.0
+    )
+    .fetch_optional(connection)
+    .await?;
+    let Some(row) = row else {
+        return Ok(Retention::default());
+    };
+    let id = RowId::new("retention", tenant);
+    let seconds = |column, kept: Option<i64>| kept.map(|kept| id.fits(column, kept)).transpose();
+    Ok(Retention {
+        inputs: seconds("inputs", row.inputs)?,
+        originals: seconds("originals", row.originals)?,
+        renditions: seconds("renditions", row.renditions)?,
+        uploads: seconds("uploads", row.uploads)?,
+        prompts: seconds("prompts", row.prompts)?,
+    })
+}
+
+/// Says what a tenant wants kept, from now on and of what there is: files and prompts of jobs that have ended are due by it, too.
+/// What was due before stays due.
+pub async fn set(
+    connection: &mut PgConnection,
+    tenant: TenantId,
+    retention: Retention,
+) -> sqlx::Result<()> {
+    let id = RowId::new("retention", tenant);
+    let seconds = |column, kept: Option<u64>| -> sqlx::Result<Option<i64>> {
+        kept.map(|kept| id.fits(column, kept)).transpose()
+    };
+    sqlx::query!(
+        "-- retention::set
+        INSERT INTO retention (tenant_id, inputs, originals, renditions, uploads, prompts) VALUES ($1, $2, $3, $4, $5, $6)
+        ON CONFLICT (tenant_id) DO UPDATE SET inputs = $2, originals = $3, renditions = $4, uploads = $5, prompts = $6",
+        tenant.0,
+        seconds("inputs", retention.inputs)?,
+        seconds("originals", retention.originals)?,
+        seconds("renditions", retention.renditions)?,
+        seconds("uploads", retention.uploads)?,
+        seconds("prompts", retention.prompts)?,
+    )
+    .execute(&mut *connection)
+    .await?;
+    plan_files(connection, tenant, None).await
+}
+
+/// Plans what is due of a job that ends now, by what its tenant wants kept. In the transaction that ends it.
+pub async fn plan(connection: &mut PgConnection, tenant: TenantId, job: JobId) -> sqlx::Result<()> {
+    plan_files(connection, tenant, Some(job)).await
+}
+
+/// Of one job, or of all that have ended.
+async fn plan_files(
+    connection: &mut PgConnection,
+    tenant: TenantId,
+    job: Option<JobId>,
+) -> sqlx::Result<()> {
+    sqlx::query!(
+        r#"-- retention::plan
+        INSERT INTO deletions AS planned (tenant_id, job_id, class, object_key, sha256, bytes, due_at)
+        SELECT r.tenant_id, j.id, file.class, file.object_key, file.sha256, file.bytes, j.finished_at + make_interval(secs => file.kept)
+        FROM retention r JOIN jobs j ON j.tenant_id = r.tenant_id, LATERAL (
+          SELECT 'input' AS class, i ->> 'object_key' AS object_key, decode(i ->> 'sha256', 'hex') AS sha256, (i ->> 'bytes')::bigint AS bytes, r.inputs AS kept
+          FROM job_requests q, jsonb_array_elements(q.generation -> 'inputs') i WHERE q.job_id = j.id AND NOT i ? 'upload'
+          UNION ALL
+          SELECT 'original', object_key, sha256, bytes, r.originals FROM calls WHERE job_id = j.id AND object_key IS NOT NULL
+          UNION ALL
+          SELECT role, object_key, sha256, bytes, r.renditions FROM artifacts WHERE job_id = j.id AND role <> 'original'
+          UNION ALL
+          SELECT 'prompt', 'job_requests/' || job_id, NULL, octet_length(concat(generation ->> 'prompt', generation ->> 'art_direction')), r.prompts
+          FROM job_requests WHERE job_id = j.id AND generation ? 'prompt') file
+        WHERE r.tenant_id = $1 AND j.finished_at IS NOT NULL AND ($2::uuid IS NULL OR j.id = $2) AND file.kept IS NOT NULL
+        ON CONFLICT (object_key) DO UPDATE SET due_at = least(planned.due_at, excluded.due_at) WHERE planned.deleted_at IS NULL"#,
+        tenant.0,
+        job.map(|job| job.0),
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// An upload that was deleted by its owner, or whose time is over, is due now.
+pub async fn plan_upload(connection: &mut PgConnection, id: UploadId) -> sqlx::Result<()> {
+    sqlx::query!(
+        "-- retention::plan_upload
+        INSERT INTO deletions (tenant_id, upload_id, class, object_key, sha256, bytes, due_at)
+        SELECT tenant_id, id, 'upload', object_key, sha256, bytes, deleted_at FROM uploads WHERE id = $1",
+        id.0
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Takes some files and prompts that are due and that nobody holds; for `lease` no other worker takes them. Without `files`, prompts
+/// only: they need no bucket. One this version cannot read is an error of its own: the others are deleted all the same.
+pub async fn take(
+    executor: impl PgExecutor<'_>,
+    most: i64,
+    lease: Duration,
+    files: bool,
+) -> sqlx::Result<Vec<sqlx::Result<Due>>> {
+    let rows = sqlx::query!(
+        "-- retention::take
+        UPDATE deletions SET tried_at = clock_timestamp() WHERE id IN (
+          SELECT id FROM deletions d
+          WHERE deleted_at IS NULL AND due_at <= clock_timestamp() AND ($3 OR class = 'prompt')
+            AND (tried_at IS NULL OR tried_at < clock_timestamp() - make_interval(secs => $2))
+            AND NOT EXISTS (SELECT FROM holds h WHERE h.job_id = d.job_id AND lifted_at IS NULL AND until > clock_timestamp())
+          ORDER BY due_at LIMIT $1 FOR UPDATE SKIP LOCKED)
+        RETURNING id, tenant_id, class, object_key",
+        most,
+        lease.as_secs_f64(),
+        files,
+    )
+    .fetch_all(executor)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .map(|row| {
+            Ok(Due {
+                id: row.id,
+                tenant: TenantId(row.tenant_id),
+                class: RowId::new("deletions", row.id).known(
+                    "class",
+                    &row.class,
+                    FileClass::parse,
+                )?,
+                object_key: row.object_key,
+            })
+        })
+        .collect())
+}
+
+/// From now on nobody is given a link to it.
+pub async fn hide(connection: &mut PgConnection, due: &Due) -> sqlx::Result<()> {
+    sqlx::query!(
+        "-- retention::hide
+        UPDATE artifacts SET deleted_at = clock_timestamp() WHERE object_key = $1 AND deleted_at IS NULL",
+        due.object_key
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Deletes the text of the request that is due, and with it what providers said about its calls, for they may quote it. What else was
+/// asked for stays with the job.
+pub async fn erase(connection: &mut PgConnection, due: &Due) -> sqlx::Result<()> {
+    sqlx::query!(
+        "-- retention::erase
+        WITH due AS (SELECT job_id FROM deletions WHERE id = $1 AND class = 'prompt'),
+             said AS (UPDATE calls SET detail = NULL FROM due WHERE calls.job_id = due.job_id AND detail IS NOT NULL)
+        UPDATE job_requests SET generation = generation - '{prompt,art_direction}'::text[] FROM due WHERE job_requests.job_id = due.job_id",
+        due.id
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Makes it a receipt: it is gone, and the bucket has said so of a file. Whoever is second changes nothing.
+pub async fn receipt(executor: impl PgExecutor<'_>, due: &Due) -> sqlx::Result<()> {
+    sqlx::query!(
+        "-- retention::receipt
+        UPDATE deletions SET deleted_at = clock_timestamp() WHERE id = $1 AND deleted_at IS NULL",
+        due.id
+    )
+    .execute(executor)
+    .await?;
+    Ok(())
+}
+
+/// How many files and prompts are due and not deleted, held ones left out, and since how many seconds the oldest.
+pub async fn overdue(executor: impl PgExecutor<'_>) -> sqlx::Result<(i64, f64)> {
+    let row = sqlx::query!(
+        r#"-- retention::overdue
+        SELECT count(*) AS "files!", coalesce(extract(epoch FROM clock_timestamp() - min(due_at)), 0)::float8 AS "seconds!" FROM (
+          SELECT due_at FROM deletions d WHERE deleted_at IS NULL AND due_at <= clock_timestamp()
+            AND NOT EXISTS (SELECT FROM holds h WHERE h.job_id = d.job_id AND lifted_at IS NULL AND until > clock_timestamp())
+          UNION ALL
+          SELECT u.last_used_at + make_interval(secs => r.uploads) FROM uploads u JOIN retention r USING (tenant_id)
+          WHERE u.deleted_at IS NULL AND u.last_used_at <= now() - make_interval(secs => r.uploads)) due"#
+    )
+    .fetch_one(executor)
+    .await?;
+    Ok((row.files, row.seconds))
+}
+
+/// A tenant's receipts, newest first, of one job where that is said; older than `before`.
+pub async fn receipts(
+    connection: &mut PgConnection,
+    tenant: TenantId,
+    job: Option<JobId>,
+    before: Option<i64>,
+    limit: i64,
+) -> sqlx::Result<Vec<Receipt>> {
+    let rows = sqlx::query!(
+        r#"-- retention::receipts
+        SELECT id, job_id, upload_id, class, sha256, bytes, due_at, deleted_at AS "deleted_at!" FROM deletions
+        WHERE tenant_id = $1 AND deleted_at IS NOT NULL AND ($2::uuid IS NULL OR job_id = $2) AND ($3::bigint IS NULL OR id < $3)
+        ORDER BY id DESC LIMIT $4"#,
+        tenant.0,
+        job.map(|job| job.0),
+        before,
+        limit,
+    )
+    .fetch_all(connection)
+    .await?;
+    let receipts = rows.into_iter().map(|row| {
+        let id = RowId::new("deletions", row.id);
+        Ok(Receipt {
+            id: row.id,
+            job: row.job_id.map(JobId),
+            upload: row.upload_id.map(UploadId),
+            class: id.known("class", &row.class, FileClass::parse)?,
+            sha256: (row.sha256)
+                .map(|sha256| id.fits("sha256", sha256))
+                .transpose()?,
+            bytes: row.bytes,
+            due_at: row.due_at,
+            deleted_at: row.deleted_at,
+        })
+    });
+    receipts.collect()
+}
+
+/// Keeps a job's files until a time; returns the hold's number, or `None` when the tenant has no such job.
+pub async fn add_legal_hold(
+    connection: &mut PgConnection,
+    tenant: TenantId,
+    job: JobId,
+    purpose: Purpose,
+    reason: &str,
+    until: OffsetDateTime,
+) -> sqlx::Result<Option<i64>> {
+    sqlx::query_scalar!(
+        "-- retention::hold
+        INSERT INTO holds (tenant_id, job_id, purpose, reason, until)
+        SELECT $1, id, $3, $4, $5 FROM jobs WHERE id = $2 AND tenant_id = $1 RETURNING id",
+        tenant.0,
+        job.0,
+        purpose.as_str(),
+        reason,
+        until,
+    )
+    .fetch_optional(connection)
+    .await
+}
+
+/// Ends a hold; returns whose files it kept, or `None` when there is none that stands.
+pub async fn remove_legal_hold(
+    connection: &mut PgConnection,
+    hold: i64,
+) -> sqlx::Result<Option<JobId>> {
+    let lifted: Option<Uuid> = sqlx::query_scalar!(
+        "-- retention::lift
+        UPDATE holds SET lifted_at = clock_timestamp() WHERE id = $1 AND lifted_at IS NULL RETURNING job_id",
+        hold
+    )
+    .fetch_optional(connection)
+    .await?;
+    Ok(lifted.map(JobId))
+}

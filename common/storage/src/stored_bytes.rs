@@ -1,0 +1,137 @@
+//! SQL of what tenants keep.
+
+use std::time::Duration;
+
+use sqlx::{PgConnection, PgExecutor, PgPool};
+
+use domain::id::{JobId, TenantId};
+use domain::storage_limit::Stored;
+
+/// Lines folded in one turn.
+const MAX_LINES_PER_FOLD: i64 = 50_000;
+
+/// What a tenant keeps. It decides where the wallet is locked.
+pub async fn stored(connection: &mut PgConnection, tenant: TenantId) -> sqlx::Result<Stored> {
+    let bytes = sqlx::query_scalar!(
+        r#"-- storage::stored
+        SELECT t.bytes + coalesce((SELECT sum(l.bytes) FROM storage_lines l WHERE l.tenant_id = t.tenant_id), 0)::bigint AS "bytes"
+        FROM storage_totals t WHERE t.tenant_id = $1"#,
+        tenant.0
+    )
+    .fetch_optional(connection)
+    .await?;
+    Ok(Stored {
+        bytes: bytes.flatten(),
+    })
+}
+
+/// What all tenants keep, as a reader; of those that are not counted yet, what changed since.
+pub async fn all(pool: &PgPool) -> sqlx::Result<i64> {
+    sqlx::query_scalar!(
+        r#"-- storage::all
+        SELECT (coalesce((SELECT sum(bytes) FROM storage_totals), 0) + coalesce((SELECT sum(bytes) FROM storage_lines), 0))::bigint AS "bytes!""#
+    )
+    .fetch_one(pool)
+    .await
+}
+
+/// Adds lines up: deletes them and adds them to their totals, in one statement. Returns how many. One worker at a time; those of
+/// tenants that are not counted yet wait.
+pub async fn fold(executor: impl PgExecutor<'_>) -> sqlx::Result<i64> {
+    sqlx::query_scalar!(
+        r#"-- storage::fold
+        WITH mine AS MATERIALIZED (SELECT pg_try_advisory_xact_lock(hashtext('platen storage')) AS lock),
+        oldest AS MATERIALIZED (
+          SELECT l.id FROM storage_lines l JOIN storage_totals t USING (tenant_id), mine WHERE mine.lock AND t.bytes IS NOT NULL ORDER BY l.id LIMIT $1),
+        folded AS (DELETE FROM storage_lines USING oldest WHERE storage_lines.id = oldest.id RETURNING tenant_id, storage_lines.bytes),
+        added AS (
+          UPDATE storage_totals t SET bytes = t.bytes + f.bytes
+          FROM (SELECT tenant_id, sum(bytes)::bigint AS bytes FROM folded GROUP BY tenant_id) f WHERE t.tenant_id = f.tenant_id)
+        SELECT count(*) AS "folded!" FROM folded"#,
+        MAX_LINES_PER_FOLD
+    )
+    .fetch_one(executor)
+    .await
+}
+
+/// Tenants that are older than the count and were not counted yet.
+pub async fn uncounted(pool: &PgPool, limit: i64) -> sqlx::Result<Vec<TenantId>> {
+    let tenants = sqlx::query_scalar!(
+        "-- storage::uncounted
+        SELECT tenant_id FROM storage_totals WHERE bytes IS NULL LIMIT $1",
+        limit
+    )
+    .fetch_all(pool)
+    .await?;
+    Ok(tenants.into_iter().map(TenantId).collect())
+}
+
+/// Counts a tenant's files: what its rows name, less what lines say already, in one snapshot. Its jobs that delivered nothing before
+/// there was a list of them are listed, and their term begins now. All of it once, in the caller's transaction.
+pub async fn count(connection: &mut PgConnection, tenant: TenantId) -> sqlx::Result<()> {
+    sqlx::query!(
+        "-- storage::count
+        UPDATE storage_totals SET bytes = (
+          SELECT coalesce(sum(bytes), 0)::bigint FROM (
+            SELECT bytes FROM uploads WHERE tenant_id = $1
+            UNION ALL SELECT c.bytes FROM jobs j JOIN calls c ON c.job_id = j.id WHERE j.tenant_id = $1 AND c.bytes IS NOT NULL
+            UNION ALL SELECT a.bytes FROM jobs j JOIN artifacts a ON a.job_id = j.id WHERE j.tenant_id = $1 AND a.role <> 'original'
+            UNION ALL SELECT (i ->> 'bytes')::bigint FROM jobs j JOIN job_requests q ON q.job_id = j.id, jsonb_array_elements(q.generation -> 'inputs') i
+              WHERE j.tenant_id = $1 AND NOT i ? 'upload'
+            UNION ALL SELECT -bytes FROM deletions WHERE tenant_id = $1 AND deleted_at IS NOT NULL AND class <> 'prompt'
+            UNION ALL SELECT -bytes FROM storage_lines WHERE tenant_id = $1) files)
+        WHERE tenant_id = $1 AND bytes IS NULL",
+        tenant.0
+    )
+    .execute(&mut *connection)
+    .await?;
+    sqlx::query!(
+        "-- storage::list_undelivered_inputs
+        INSERT INTO undelivered_inputs (job_id, tenant_id, since)
+        SELECT j.id, j.tenant_id, now() FROM jobs j JOIN job_requests q ON q.job_id = j.id
+        WHERE j.tenant_id = $1 AND j.n_delivered = 0 AND j.finished_at IS NOT NULL
+          AND EXISTS (SELECT FROM jsonb_array_elements(q.generation -> 'inputs') i WHERE NOT i ? 'upload')
+          AND NOT EXISTS (SELECT FROM deletions d WHERE d.job_id = j.id AND d.class = 'input')
+        ON CONFLICT (job_id) DO NOTHING",
+        tenant.0
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Jobs of all tenants that delivered nothing, and whose own inputs' term is over, oldest first. By `now()`, as the index needs it.
+pub async fn undelivered(
+    pool: &PgPool,
+    term: Duration,
+    limit: i64,
+) -> sqlx::Result<Vec<(TenantId, JobId)>> {
+    let rows = sqlx::query!(
+        "-- storage::undelivered
+        SELECT tenant_id, job_id FROM undelivered_inputs WHERE since <= now() - make_interval(secs => $1) ORDER BY since LIMIT $2",
+        term.as_secs_f64(),
+        limit
+    )
+    .fetch_all(pool)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .map(|row| (TenantId(row.tenant_id), JobId(row.job_id)))
+        .collect())
+}
+
+/// Plans the deletion of a job's own inputs, now, and takes it off the list: in one statement.
+pub async fn plan_undelivered(connection: &mut PgConnection, job: JobId) -> sqlx::Result<()> {
+    sqlx::query!(
+        "-- storage::plan_undelivered
+        WITH listed AS (DELETE FROM undelivered_inputs WHERE job_id = $1 RETURNING job_id)
+        INSERT INTO deletions AS planned (tenant_id, job_id, class, object_key, sha256, bytes, due_at)
+        SELECT q.tenant_id, q.job_id, 'input', i ->> 'object_key', decode(i ->> 'sha256', 'hex'), (i ->> 'bytes')::bigint, now()
+        FROM listed JOIN job_requests q ON q.job_id = listed.job_id, jsonb_array_elements(q.generation -> 'inputs') i WHERE NOT i ? 'upload'
+        ON CONFLICT (object_key) DO UPDATE SET due_at = least(planned.due_at, excluded.due_at) WHERE planned.deleted_at IS NULL",
+        job.0
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}

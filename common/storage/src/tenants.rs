@@ -1,0 +1,120 @@
+//! SQL of tenants and their keys.
+
+use sqlx::{PgConnection, PgPool};
+use subtle::ConstantTimeEq;
+
+use crate::database::row::RowId;
+use domain::id::TenantId;
+use domain::tenant::ApiKey;
+
+/// A tenant with an empty wallet. The transaction is the new tenant's.
+pub async fn insert(
+    connection: &mut PgConnection,
+    tenant: TenantId,
+    name: &str,
+) -> sqlx::Result<()> {
+    sqlx::query!(
+        "-- tenant::insert\nINSERT INTO tenants (id, name) VALUES ($1, $2)",
+        tenant.0,
+        name
+    )
+    .execute(&mut *connection)
+    .await?;
+    sqlx::query!(
+        "-- tenant::insert_wallet\nINSERT INTO wallets (tenant_id) VALUES ($1)",
+        tenant.0
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Whether this tenant exists.
+pub async fn exists(connection: &mut PgConnection, tenant: TenantId) -> sqlx::Result<bool> {
+    sqlx::query_scalar!(
+        r#"-- tenant::exists
+        SELECT EXISTS (SELECT FROM tenants WHERE id = $1) AS "exists!""#,
+        tenant.0
+    )
+    .fetch_one(connection)
+    .await
+}
+
+/// Sets how much larger the tenant's share of a worker is than that of others.
+pub async fn set_weight(
+    connection: &mut PgConnection,
+    tenant: TenantId,
+    weight: u8,
+) -> sqlx::Result<()> {
+    sqlx::query!(
+        "-- tenant::set_weight
+        INSERT INTO tenant_weights (tenant_id, weight) VALUES ($1, $2) ON CONFLICT (tenant_id) DO UPDATE SET weight = $2",
+        tenant.0,
+        i16::from(weight),
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Every tenant whose weight was set.
+pub async fn weights(pool: &PgPool) -> sqlx::Result<Vec<(TenantId, usize)>> {
+    let rows = sqlx::query!("-- tenant::weights\nSELECT tenant_id, weight FROM tenant_weights")
+        .fetch_all(pool)
+        .await?;
+    let rows = rows.into_iter().map(|row| {
+        let id = RowId::new("tenant_weights", TenantId(row.tenant_id));
+        Ok((TenantId(row.tenant_id), id.fits("weight", row.weight)?))
+    });
+    rows.collect()
+}
+
+pub async fn insert_key(
+    connection: &mut PgConnection,
+    tenant: TenantId,
+    key: &ApiKey,
+    name: &str,
+) -> sqlx::Result<()> {
+    sqlx::query!(
+        "-- tenant::insert_key
+        INSERT INTO api_keys (id, tenant_id, name, sha256) VALUES ($1, $2, $3, $4)",
+        key.id,
+        tenant.0,
+        name,
+        &key.sha256()[..],
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// `false` when this tenant has no such key that is not revoked already.
+pub async fn revoke_key(
+    connection: &mut PgConnection,
+    tenant: TenantId,
+    id: &str,
+) -> sqlx::Result<bool> {
+    let revoked = sqlx::query!(
+        "-- tenant::revoke_key
+        UPDATE api_keys SET revoked_at = clock_timestamp() WHERE tenant_id = $1 AND id = $2 AND revoked_at IS NULL",
+        tenant.0,
+        id,
+    )
+    .execute(connection)
+    .await?;
+    Ok(revoked.rows_affected() == 1)
+}
+
+/// Whom a key speaks for, in a transaction that shows the key's row.
+pub async fn of_key(connection: &mut PgConnection, key: &ApiKey) -> sqlx::Result<Option<TenantId>> {
+    let row = sqlx::query!(
+        "-- tenant::of_key
+        SELECT tenant_id, sha256 FROM api_keys WHERE id = $1 AND revoked_at IS NULL",
+        key.id
+    )
+    .fetch_optional(connection)
+    .await?;
+    Ok(row
+        .filter(|row| bool::from(row.sha256.ct_eq(&key.sha256())))
+        .map(|row| TenantId(row.tenant_id)))
+}

@@ -1,0 +1,250 @@
+//! SQL of uploads.
+
+use std::time::Duration;
+
+use sqlx::{PgConnection, PgPool};
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use crate::database::row::RowId;
+use domain::generation::image::{MediaType, Pixels};
+use domain::id::{JobId, TenantId, UploadId};
+use domain::upload::Upload;
+
+/// Keeps it; returns since when, or `None` where one of this id was kept before.
+pub async fn insert(
+    connection: &mut PgConnection,
+    tenant: TenantId,
+    upload: &Upload,
+) -> sqlx::Result<Option<OffsetDateTime>> {
+    let row = RowId::new("uploads", upload.id);
+    let width: i32 = row.fits("width", upload.pixels.width)?;
+    let height: i32 = row.fits("height", upload.pixels.height)?;
+    sqlx::query_scalar!(
+        "-- upload::insert
+        INSERT INTO uploads (id, tenant_id, name, object_key, sha256, bytes, media_type, width, height)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT (id) DO NOTHING RETURNING created_at",
+        upload.id.0,
+        tenant.0,
+        upload.name,
+        upload.object_key,
+        &upload.sha256[..],
+        upload.bytes,
+        upload.media_type.as_str(),
+        width,
+        height,
+    )
+    .fetch_optional(connection)
+    .await
+}
+
+/// Of these, the ones that are kept.
+pub async fn some(connection: &mut PgConnection, ids: &[UploadId]) -> sqlx::Result<Vec<Upload>> {
+    let ids: Vec<Uuid> = ids.iter().map(|id| id.0).collect();
+    let rows = sqlx::query_as!(
+        Row,
+        "-- upload::some
+        SELECT id, name, object_key, sha256, bytes, media_type, width, height, created_at FROM uploads WHERE id = ANY($1) AND deleted_at IS NULL",
+        &ids
+    )
+    .fetch_all(connection)
+    .await?;
+    rows.into_iter().map(Row::upload).collect()
+}
+
+/// The newest that are kept, older than `before`.
+pub async fn list(
+    connection: &mut PgConnection,
+    tenant: TenantId,
+    before: Option<UploadId>,
+    limit: i64,
+) -> sqlx::Result<Vec<Upload>> {
+    let rows = sqlx::query_as!(
+        Row,
+        "-- upload::list
+        SELECT id, name, object_key, sha256, bytes, media_type, width, height, created_at FROM uploads
+        WHERE tenant_id = $1 AND deleted_at IS NULL AND ($2::uuid IS NULL OR id < $2) ORDER BY id DESC LIMIT $3",
+        tenant.0,
+        before.map(|id| id.0),
+        limit
+    )
+    .fetch_all(connection)
+    .await?;
+    rows.into_iter().map(Row::upload).collect()
+}
+
+/// Whether there was one that is deleted.
+pub async fn is_gone(connection: &mut PgConnection, id: UploadId) -> sqlx::Result<bool> {
+    sqlx::query_scalar!(
+        r#"-- upload::is_gone
+        SELECT EXISTS (SELECT FROM uploads WHERE id = $1 AND deleted_at IS NOT NULL) AS "gone!""#,
+        id.0
+    )
+    .fetch_one(connection)
+    .await
+}
+
+/// Keeps these from being deleted until the transaction ends. `false`: one of them is not kept any more.
+pub async fn pin(connection: &mut PgConnection, ids: &[UploadId]) -> sqlx::Result<bool> {
+    if ids.is_empty() {
+        return Ok(true);
+    }
+    let ids: Vec<Uuid> = ids.iter().map(|id| id.0).collect();
+    let pinned = sqlx::query_scalar!(
+        "-- upload::pin
+        SELECT id FROM uploads WHERE id = ANY($1) AND deleted_at IS NULL ORDER BY id FOR SHARE",
+        &ids
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(ids.iter().all(|id| pinned.contains(id)))
+}
+
+/// From now on no job may name it. `false`: there is none that is kept.
+pub async fn hide(connection: &mut PgConnection, id: UploadId) -> sqlx::Result<bool> {
+    let hidden = sqlx::query_scalar!(
+        "-- upload::hide
+        UPDATE uploads SET deleted_at = clock_timestamp() WHERE id = $1 AND deleted_at IS NULL RETURNING id",
+        id.0
+    )
+    .fetch_optional(connection)
+    .await?;
+    Ok(hidden.is_some())
+}
+
+/// Uploads of all tenants whose time is over, the oldest first. Some may be needed by open jobs. By `now()`, as the index needs it.
+pub async fn due(pool: &PgPool, limit: i64) -> sqlx::Result<Vec<(TenantId, UploadId)>> {
+    let rows = sqlx::query!(
+        "-- upload::due
+        SELECT u.tenant_id, u.id FROM uploads u JOIN retention r USING (tenant_id)
+        WHERE u.deleted_at IS NULL AND u.last_used_at <= now() - make_interval(secs => r.uploads)
+        ORDER BY u.last_used_at LIMIT $1",
+        limit
+    )
+    .fetch_all(pool)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .map(|row| (TenantId(row.tenant_id), UploadId(row.id)))
+        .collect())
+}
+
+/// Uploads of tenants that never paid, and that no job has needed for the `unpaid` time; the oldest first. A tenant has paid for
+/// something when a grant was consumed. By `now()`, as the index needs it.
+pub async fn unpaid(
+    pool: &PgPool,
+    unpaid: Duration,
+    limit: i64,
+) -> sqlx::Result<Vec<(TenantId, UploadId)>> {
+    let rows = sqlx::query!(
+        "-- upload::unpaid
+        SELECT u.tenant_id, u.id FROM storage_totals t JOIN uploads u USING (tenant_id)
+        WHERE u.deleted_at IS NULL AND u.last_used_at <= now() - make_interval(secs => $1)
+          AND NOT EXISTS (SELECT FROM grants g WHERE g.tenant_id = t.tenant_id AND g.consumed > 0)
+        ORDER BY u.last_used_at LIMIT $2",
+        unpaid.as_secs_f64(),
+        limit
+    )
+    .fetch_all(pool)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .map(|row| (TenantId(row.tenant_id), UploadId(row.id)))
+        .collect())
+}
+
+/// Locks it if its time is over: from then on no job can begin to name it. `false`: it is not over, or it is deleted already.
+pub async fn lock_due(
+    connection: &mut PgConnection,
+    id: UploadId,
+    unpaid: Option<Duration>,
+) -> sqlx::Result<bool> {
+    let locked = sqlx::query_scalar!(
+        "-- upload::lock_due
+        SELECT u.id FROM uploads u LEFT JOIN retention r USING (tenant_id)
+        WHERE u.id = $1 AND u.deleted_at IS NULL AND (u.last_used_at <= clock_timestamp() - make_interval(secs => r.uploads)
+          OR (u.last_used_at <= clock_timestamp() - make_interval(secs => $2)
+              AND NOT EXISTS (SELECT FROM grants g WHERE g.tenant_id = u.tenant_id AND g.consumed > 0)))
+        FOR NO KEY UPDATE OF u",
+        id.0,
+        unpaid.map(|unpaid| unpaid.as_secs_f64()),
+    )
+    .fetch_optional(connection)
+    .await?;
+    Ok(locked.is_some())
+}
+
+/// It is used at this moment: its time begins anew.
+pub async fn touch(connection: &mut PgConnection, id: UploadId) -> sqlx::Result<()> {
+    sqlx::query!(
+        "-- upload::touch
+        UPDATE uploads SET last_used_at = clock_timestamp() WHERE id = $1",
+        id.0
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Sets the time of last use to now for each upload that this job names. Called in the transaction that ends the job.
+pub async fn touch_all_of(connection: &mut PgConnection, job: JobId) -> sqlx::Result<()> {
+    sqlx::query!(
+        "-- upload::touch_all_of
+        UPDATE uploads u SET last_used_at = clock_timestamp()
+        FROM job_requests r, jsonb_array_elements(r.generation -> 'inputs') i
+        WHERE r.job_id = $1 AND i ? 'upload' AND u.object_key = i ->> 'object_key'",
+        job.0
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// How many of the tenant's open jobs name it.
+pub async fn open_jobs(
+    connection: &mut PgConnection,
+    tenant: TenantId,
+    id: UploadId,
+) -> sqlx::Result<i64> {
+    sqlx::query_scalar!(
+        r#"-- upload::open_jobs
+        SELECT count(*) AS "jobs!" FROM jobs j JOIN job_requests r ON r.job_id = j.id
+        WHERE j.tenant_id = $1 AND j.state IN ('queued', 'running') AND r.generation @> jsonb_build_object('inputs', jsonb_build_array(jsonb_build_object('upload', $2::text)))"#,
+        tenant.0,
+        id.to_string()
+    )
+    .fetch_one(connection)
+    .await
+}
+
+struct Row {
+    id: Uuid,
+    name: Option<String>,
+    object_key: String,
+    sha256: Vec<u8>,
+    bytes: i64,
+    media_type: String,
+    width: i32,
+    height: i32,
+    created_at: OffsetDateTime,
+}
+
+impl Row {
+    fn upload(self) -> sqlx::Result<Upload> {
+        let id = UploadId(self.id);
+        let row = RowId::new("uploads", id);
+        Ok(Upload {
+            id,
+            name: self.name,
+            object_key: self.object_key,
+            sha256: row.fits("sha256", self.sha256)?,
+            bytes: self.bytes,
+            media_type: row.known("media_type", &self.media_type, MediaType::parse)?,
+            pixels: Pixels {
+                width: row.fits("width", self.width)?,
+                height: row.fits("height", self.height)?,
+            },
+            created_at: Some(self.created_at),
+        })
+    }
+}

@@ -1,0 +1,155 @@
+//! Spans go to a collector by OTLP over HTTP (opentelemetry.io/docs/specs/otlp). `OTEL_…` variables are read by the
+//! SDK itself: endpoint, headers, sampler, resource, batches.
+
+use std::error::Error;
+use std::fmt;
+use std::pin::Pin;
+use std::time::Duration;
+
+use opentelemetry::trace::{
+    SpanContext, SpanId, TraceContextExt, TraceFlags, TraceId, TraceState, TracerProvider,
+};
+use opentelemetry::{Context, KeyValue};
+use opentelemetry_http::{Bytes, HttpClient, HttpError, Request, Response};
+use opentelemetry_otlp::{SpanExporter, WithHttpConfig};
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::trace::{SdkTracerProvider, Tracer};
+use tokio::runtime::Handle;
+use tracing::Span;
+use tracing_opentelemetry::{OpenTelemetryLayer, OpenTelemetrySpanExt};
+use tracing_subscriber::Registry;
+
+use domain::traceparent::TraceParent;
+
+/// How long a collector may take for a batch.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Sends what is recorded until it is dropped, and what is left then.
+#[must_use = "spans are sent until it is dropped"]
+#[derive(Default)]
+pub struct Exporting {
+    provider: Option<SdkTracerProvider>,
+}
+
+/// Records spans and sends them; `None` where nobody says whereto. Needs a runtime.
+pub(crate) fn layer() -> Option<(OpenTelemetryLayer<Registry, Tracer>, Exporting)> {
+    if !super::is_wanted() {
+        return None;
+    }
+    let exporter = match exporter() {
+        Ok(exporter) => exporter,
+        Err(error) => {
+            super::say(format_args!("no traces are sent: {error}"));
+            return None;
+        }
+    };
+    let resource = Resource::builder()
+        .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")));
+    // Theirs, where they say so.
+    let resource = if std::env::var_os("OTEL_SERVICE_NAME").is_none() {
+        resource.with_service_name("platen")
+    } else {
+        resource
+    };
+    let provider = SdkTracerProvider::builder()
+        .with_batch_exporter(exporter)
+        .with_resource(resource.build())
+        .build();
+    let layer = tracing_opentelemetry::layer()
+        .with_tracer(provider.tracer("platen"))
+        .with_location(false)
+        .with_threads(false)
+        .with_target(false);
+    Some((
+        layer,
+        Exporting {
+            provider: Some(provider),
+        },
+    ))
+}
+
+fn exporter() -> Result<SpanExporter, Box<dyn Error>> {
+    let client = Client {
+        http: reqwest::Client::builder().timeout(PATIENCE).build()?,
+        runtime: Handle::try_current()?,
+    };
+    let exporter = SpanExporter::builder().with_http();
+    Ok(exporter.with_http_client(client).build()?)
+}
+
+impl Drop for Exporting {
+    fn drop(&mut self) {
+        if let Some(provider) = self.provider.take()
+            && let Err(error) = provider.shutdown()
+        {
+            tracing::warn!(%error, "The last traces could not be sent");
+        }
+    }
+}
+
+pub(super) fn set_parent(span: &Span, parent: &TraceParent) {
+    let text = parent.as_str();
+    let (trace, id, flags) = (&text[3..35], &text[36..52], &text[53..]);
+    let (Ok(trace), Ok(id), Ok(flags)) = (
+        TraceId::from_hex(trace),
+        SpanId::from_hex(id),
+        u8::from_str_radix(flags, 16),
+    ) else {
+        return;
+    };
+    let flags = TraceFlags::new(flags);
+    let parent = SpanContext::new(trace, id, flags, true, TraceState::default());
+    // It fails only where the span is off.
+    let _off = span.set_parent(Context::new().with_remote_span_context(parent));
+}
+
+pub(super) fn place(span: &Span) -> Option<TraceParent> {
+    let context = span.context();
+    let place = context.span().span_context().clone();
+    place.is_valid().then(|| {
+        format!(
+            "00-{}-{}-{:02x}",
+            place.trace_id(),
+            place.span_id(),
+            place.trace_flags().to_u8()
+        )
+        .parse()
+        .ok()
+    })?
+}
+
+/// The client everybody else here uses, too. Batches are sent by a thread of the SDK's own, which has no runtime.
+struct Client {
+    http: reqwest::Client,
+    runtime: Handle,
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Client")
+    }
+}
+
+impl HttpClient for Client {
+    fn send_bytes<'a, 'sent>(
+        &'a self,
+        request: Request<Bytes>,
+    ) -> Pin<Box<dyn Future<Output = Result<Response<Bytes>, HttpError>> + Send + 'sent>>
+    where
+        'a: 'sent,
+        Self: 'sent,
+    {
+        let http = self.http.clone();
+        let sending = self.runtime.spawn(async move {
+            let answer = http
+                .execute(request.try_into()?)
+                .await?
+                .error_for_status()?;
+            let status = answer.status();
+            let mut response = Response::new(answer.bytes().await?);
+            *response.status_mut() = status;
+            Ok(response)
+        });
+        Box::pin(async move { sending.await? })
+    }
+}
