@@ -1,24 +1,36 @@
-//! What all jobs and calls of the service came to, by model and outcome: for billing, margins and dashboards.
+//! Totals of all jobs and calls of the service, by model and outcome, for billing, margins and
+//! dashboards.
 //!
-//! It is read from a roll-up that triggers keep (`0012_billing_rollup.sql`), never counted in a process: replicas count
-//! nothing twice and restarts forget nothing. What is read in one snapshot equals the rows it sums up, at every moment;
-//! `platen verify` compares them (I15). [`store::fold`] keeps it short and may run anywhere, at any time, or not at all.
+//! Database triggers write the totals (`0012_billing_rollup.sql`). No process counts anything
+//! itself, so replicas count nothing twice and restarts lose nothing. In one snapshot, the totals
+//! always equal the rows they sum up; `platen verify` checks that (I15). [`store::fold`] merges the
+//! lines that the triggers write into totals. It affects only how long a read takes, so it may run
+//! anywhere, at any time, or never.
 
 pub mod store;
 
 use sqlx::PgPool;
 
-/// Everything, as of one moment.
+/// All totals at one moment.
 #[derive(Clone, Debug, Default)]
 pub struct Billing {
+    /// Jobs that have ended.
     pub jobs: Vec<Jobs>,
+    /// Jobs that have not ended.
     pub open: Vec<OpenJobs>,
+    /// Calls that have ended.
     pub calls: Vec<Calls>,
 }
 
-/// Reads everything in one snapshot, as a reader. What that takes depends on the number of models and of lines that are not
-/// folded yet, not on the number of jobs.
+/// Reads all totals in one snapshot. `pool` must be allowed to read every tenant's rows. The work
+/// grows with the number of models and of lines that are not folded yet, not with the number of
+/// jobs.
+///
+/// # Errors
+/// Postgres fails.
 pub async fn read(pool: &PgPool) -> sqlx::Result<Billing> {
+    // One snapshot for all three reads: a job that ends in between would be counted twice or not at
+    // all.
     let mut snapshot = pool
         .begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         .await?;
@@ -31,38 +43,53 @@ pub async fn read(pool: &PgPool) -> sqlx::Result<Billing> {
     Ok(billing)
 }
 
-/// Jobs of one model that ended alike, and their credits.
+/// Ended jobs with the same model, state and outcome, and their credits.
 #[derive(Clone, Debug)]
 pub struct Jobs {
+    /// Catalogue id of the model.
     pub model: String,
+    /// Final state.
     pub state: String,
+    /// Class of the outcome.
     pub outcome: String,
+    /// Number of jobs.
     pub count: i64,
+    /// Credits charged.
     pub captured: i64,
+    /// Credits of the holds that were given back.
     pub released: i64,
+    /// Credits returned after a capture.
     pub refunded: i64,
 }
 
 /// Jobs of one model that have not ended.
 #[derive(Clone, Debug)]
 pub struct OpenJobs {
+    /// Catalogue id of the model.
     pub model: String,
+    /// Jobs that wait for a worker.
     pub queued: i64,
+    /// Jobs that a worker holds.
     pub running: i64,
-    /// Credits held for them.
+    /// Credits held for all of them.
     pub held: i64,
-    /// Since when the oldest has been due or worked on.
+    /// Age of the oldest: seconds since it was first started, or else since it was due.
     pub oldest_seconds: f64,
-    /// Since when the oldest that is due waits for a worker.
+    /// Seconds since the oldest queued job that is due could have run.
     pub queued_seconds: f64,
 }
 
-/// Calls that ended alike, and what they cost us, in millionths of a US dollar; of `unknown`, what they may have cost.
+/// Ended calls with the same provider, model and outcome.
 #[derive(Clone, Debug)]
 pub struct Calls {
+    /// Name of the provider.
     pub provider: String,
+    /// Catalogue id of the model.
     pub model: String,
+    /// Class of the outcome.
     pub outcome: String,
+    /// Number of calls.
     pub count: i64,
+    /// What they cost us, in millionths of a US dollar. For `unknown`: what they may have cost.
     pub cost_micros: i64,
 }

@@ -1,13 +1,20 @@
-//! SQL of the roll-up.
+//! SQL of the billing totals.
+//!
+//! The view `billing` adds `billing_totals` and the lines of `billing_lines` that are not folded
+//! yet. A job writes a line with the state `admitted` when it begins and another one when it ends.
 
 use sqlx::{PgConnection, PgExecutor};
 
 use super::{Calls, Jobs, OpenJobs};
 
-/// Lines folded in one turn: more than are written between two turns, and few enough for one statement.
+/// Lines that one run folds: more than are written between two runs, and few enough for one
+/// statement.
 const MAX_LINES_PER_FOLD: i64 = 50_000;
 
-/// Jobs that have ended.
+/// Totals of the jobs that have ended.
+///
+/// # Errors
+/// Postgres fails.
 pub async fn jobs(connection: &mut PgConnection) -> sqlx::Result<Vec<Jobs>> {
     sqlx::query_as!(
         Jobs,
@@ -20,7 +27,14 @@ pub async fn jobs(connection: &mut PgConnection) -> sqlx::Result<Vec<Jobs>> {
     .await
 }
 
-/// Jobs that have not ended. Those that run are counted, as many as there are slots; of the others the difference is told.
+/// Totals of the jobs that have not ended.
+///
+/// Only running jobs are counted row by row, and there are no more of them than worker slots. The
+/// number of queued jobs is the difference between the open and the running ones, so a long queue
+/// costs nothing.
+///
+/// # Errors
+/// Postgres fails.
 pub async fn open(connection: &mut PgConnection) -> sqlx::Result<Vec<OpenJobs>> {
     sqlx::query_as!(
         OpenJobs,
@@ -41,7 +55,10 @@ pub async fn open(connection: &mut PgConnection) -> sqlx::Result<Vec<OpenJobs>> 
     .await
 }
 
-/// Calls that have ended.
+/// Totals of the calls that have ended.
+///
+/// # Errors
+/// Postgres fails.
 pub async fn calls(connection: &mut PgConnection) -> sqlx::Result<Vec<Calls>> {
     sqlx::query_as!(
         Calls,
@@ -53,8 +70,14 @@ pub async fn calls(connection: &mut PgConnection) -> sqlx::Result<Vec<Calls>> {
     .await
 }
 
-/// Adds lines to the totals and deletes them, in one statement; returns how many. One folds at a time: who finds another
-/// at it does nothing.
+/// Moves the oldest lines into the totals, in one statement, so no reader sees a line twice or not
+/// at all. Returns how many lines were moved.
+///
+/// An advisory lock lets one process fold at a time; the others return 0 at once. Without the lock
+/// they would wait for each other's row locks.
+///
+/// # Errors
+/// Postgres fails.
 pub async fn fold(executor: impl PgExecutor<'_>) -> sqlx::Result<i64> {
     sqlx::query_scalar!(
         r#"-- billing::fold
