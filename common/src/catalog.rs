@@ -110,11 +110,11 @@ pub struct Model {
 #[derive(Clone, Debug, Default)]
 struct ProviderCost {
     /// For one image, by size.
-    per_image: BTreeMap<Size, i64>,
+    image: BTreeMap<Size, i64>,
     /// For a million input tokens.
-    per_million_input: i64,
+    million_input_tokens: i64,
     /// For a million tokens of thoughts and text.
-    per_million_thought: i64,
+    million_thought_tokens: i64,
 }
 
 /// Tokens that a provider metered for a call. It may charge for them in addition to the image.
@@ -317,12 +317,12 @@ impl Model {
     /// `tokens` what the provider metered. `None` if the numbers of the provider make no sense:
     /// they are too large, or the cost is negative.
     pub fn cost_micros(&self, delivered: Option<Size>, tokens: Tokens) -> Option<i64> {
-        let image = delivered.and_then(|size| self.cost.per_image.get(&size).copied());
+        let image = delivered.and_then(|size| self.cost.image.get(&size).copied());
         let metered = |price: i64, tokens: i64| Some(price.checked_mul(tokens)? / 1_000_000);
         image
             .unwrap_or(0)
-            .checked_add(metered(self.cost.per_million_input, tokens.input)?)?
-            .checked_add(metered(self.cost.per_million_thought, tokens.thought)?)
+            .checked_add(metered(self.cost.million_input_tokens, tokens.input)?)?
+            .checked_add(metered(self.cost.million_thought_tokens, tokens.thought)?)
             .filter(|cost| *cost >= 0)
     }
 

@@ -356,9 +356,9 @@ impl ModelFile<'_> {
             extra: entry.extra,
             prices,
             cost: ProviderCost {
-                per_image: entry.cost_usd_micros.into_inner(),
-                per_million_input: tokens.as_ref().map_or(0, |tokens| tokens.input),
-                per_million_thought: tokens.as_ref().map_or(0, |tokens| tokens.thought),
+                image: entry.cost_usd_micros.into_inner(),
+                million_input_tokens: tokens.as_ref().map_or(0, |tokens| tokens.input),
+                million_thought_tokens: tokens.as_ref().map_or(0, |tokens| tokens.thought),
             },
         };
         reader.catalog.models.insert(id.to_owned(), model);
