@@ -184,6 +184,7 @@ impl Quote {
     /// # Errors
     /// They are more than [`Credits::MAX_TRANSFER`].
     pub fn hold(&self) -> Result<Credits, InvalidCredits> {
+        // The database rejects a larger hold too, but only in the middle of the admission.
         let hold = self.unit_price.times(self.outputs)?;
         (hold <= Credits::MAX_TRANSFER)
             .then_some(hold)

@@ -131,6 +131,7 @@ impl Transfer {
         if self.credit == account {
             amount
         } else if self.debit == account {
+            // Never saturates: an amount is not negative.
             amount.saturating_neg()
         } else {
             0

@@ -45,6 +45,8 @@ pub struct NewCall<'a> {
 /// # Errors
 /// Postgres fails. The call must not be made then.
 pub async fn begin(connection: &mut PgConnection, call: &NewCall<'_>) -> sqlx::Result<bool> {
+    // If the UPDATE of the job matches no row, the INSERT selects from nothing, and no call is
+    // journaled.
     let begun = sqlx::query!(
         "-- call::begin
         WITH job AS (

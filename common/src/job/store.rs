@@ -85,6 +85,8 @@ pub async fn insert(connection: &mut PgConnection, job: &NewJob<'_>) -> sqlx::Re
     let generation = serde_json::to_value(job.generation).expect("a generation is JSON");
     let row_id = RowId::new("jobs", job.id);
     let outputs: i32 = row_id.fits("n_requested", job.quote.outputs)?;
+    // One statement reads the tenant's clock, advances it by the outputs and uses the result. Both
+    // clocks are the database's, so a wrong clock of an api does not change the order of jobs.
     let row = whole_jobs!(
         r#"-- job::insert
         WITH clock AS (
@@ -433,6 +435,8 @@ pub async fn renew(
 ) -> sqlx::Result<Vec<JobId>> {
     let (ids, fences): (Vec<Uuid>, Vec<i32>) =
         held.iter().map(|&(id, fence)| (id.0, fence)).unzip();
+    // The pairs of id and fence are two arrays, so one prepared statement serves any number of
+    // jobs.
     let renewed = sqlx::query_scalar!(
         "-- job::renew
         UPDATE jobs SET lease_until = clock_timestamp() + $3::interval
@@ -631,6 +635,7 @@ pub async fn extend(
     id: JobId,
     more: Duration,
 ) -> sqlx::Result<bool> {
+    // From now on and not from the old deadline: the task that finds it may run late.
     let extended = sqlx::query!(
         "-- job::extend
         UPDATE jobs SET deadline = clock_timestamp() + $2::interval, extended = true WHERE id = $1 AND NOT extended",
@@ -683,6 +688,8 @@ pub async fn requeue(
     connection: &mut PgConnection,
     job: &Requeue<'_>,
 ) -> sqlx::Result<Result<(), NotOneRow>> {
+    // `coalesce` keeps the outcome of an earlier attempt if this one has none: the tenant then
+    // still sees why its job is late.
     let result = sqlx::query!(
         "-- job::requeue
         UPDATE jobs SET state = 'queued', lease_until = NULL, run_after = clock_timestamp() + $3::interval,

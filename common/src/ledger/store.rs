@@ -94,6 +94,8 @@ pub async fn post(
     tenant: TenantId,
     transfer: &Transfer,
 ) -> sqlx::Result<()> {
+    // The number and the hash are computed in the UPDATE, from the row that it locks. Computed in
+    // Rust, they would need another round trip under the lock.
     sqlx::query!(
         "-- ledger::post
         WITH wallet AS (
@@ -152,6 +154,8 @@ pub async fn hold_lots(
 ) -> sqlx::Result<()> {
     let grants: Vec<Uuid> = shares.iter().map(|share| share.grant).collect();
     let amounts: Vec<i64> = shares.iter().map(|share| share.amount.get()).collect();
+    // The join writes a share only for a grant that was updated. So `job_lots` never names credits
+    // that no grant holds.
     sqlx::query!(
         "-- ledger::hold_lots
         WITH share AS (SELECT grant_id, amount, ord FROM unnest($3::uuid[], $4::bigint[]) WITH ORDINALITY AS t(grant_id, amount, ord)),
@@ -174,6 +178,7 @@ pub async fn hold_lots(
 /// # Errors
 /// Postgres fails.
 pub async fn lock_shares(connection: &mut PgConnection, job: JobId) -> sqlx::Result<Vec<Share>> {
+    // Only the grants are locked: the rows of `job_lots` never change.
     sqlx::query_as!(
         Share,
         r#"-- ledger::lock_shares
@@ -234,6 +239,8 @@ pub async fn insert_promo(
     source: &str,
     amount: Credits,
 ) -> sqlx::Result<bool> {
+    // Two commands with the same source may run at once. The unique constraint lets one of them
+    // insert; a SELECT before the INSERT would let both.
     let inserted = sqlx::query!(
         "-- ledger::insert_promo
         INSERT INTO grants (id, tenant_id, source_type, source_id, priority, amount, remaining)
@@ -336,6 +343,7 @@ impl StatementLine {
     /// # Errors
     /// A job caused it, but `reference` is no UUID.
     pub fn job(&self) -> sqlx::Result<Option<JobId>> {
+        // `reference` is a job's id for these causes only.
         let causes = [Cause::Hold, Cause::Capture, Cause::Release].map(Cause::as_str);
         if !causes.contains(&self.kind.as_str()) {
             return Ok(None);
