@@ -1,9 +1,10 @@
-//! Admission: the one transaction in which a job begins. Job, hold and ledger line are written together with
-//! the answer the client gets, or nothing is.
+//! Admission: the one transaction that creates a job.
 //!
-//! The tenant's wallet is locked first, so submits of one tenant go one after the other: two cannot spend
-//! the same credit, and a repeated request waits for the first and gets its answer. After the commit the job
-//! is rung: read [`crate::dispatch`] next.
+//! The transaction writes the job, the hold, the ledger line and the answer to the client together,
+//! or nothing at all. It locks the tenant's wallet first. So the submits of one tenant run one
+//! after the other: two of them cannot spend the same credit, and a repeated request waits for the
+//! first one and returns its answer. After the commit the job is pushed to the ready queue: read
+//! [`crate::dispatch`] next.
 #![warn(
     clippy::arithmetic_side_effects,
     clippy::float_arithmetic,
@@ -31,79 +32,133 @@ use domain::traceparent::TraceParent;
 use storage::database;
 use storage::database::row::RowId;
 
-/// Paid calls a job may make for each output it asks for, all outputs together.
+/// Paid calls per requested output. A job may make this many calls times its outputs, and the
+/// outputs share them.
 const CALLS_PER_OUTPUT: u64 = 3;
 
-/// A request that is understood and quoted.
+/// A parsed and quoted request to create a job.
 #[derive(Debug)]
 pub struct Admission<'a> {
+    /// The tenant that pays for the job.
     pub tenant: TenantId,
+    /// The idempotency key of the request, and the hash of the request.
     pub idempotency: idempotency::Request,
+    /// The id that the new job gets.
     pub job: JobId,
+    /// Catalogue id of the model.
     pub model: String,
+    /// The tenant's own name for the job.
     pub name: Option<String>,
+    /// The tenant's own data, a JSON object. We store it and never read it.
     pub metadata: serde_json::Value,
+    /// The HTTP request that submits the job.
     pub request_id: String,
-    /// What submits it, in its client's trace.
+    /// The client's trace that the job belongs to (W3C `traceparent`).
     pub traceparent: Option<TraceParent>,
+    /// What to generate.
     pub generation: Generation,
+    /// The price, which is fixed for the job.
     pub quote: Quote,
+    /// Priority among the tenant's own jobs, -10 to 10. Higher runs first.
     pub priority: i16,
+    /// Earliest start. `None`: now.
     pub run_at: Option<OffsetDateTime>,
-    /// How long the job may stay open once it may run.
+    /// Time from the earliest start to the deadline.
     pub cancel_after: Duration,
-    /// How long a call of its model may take. A job that may be open for less can abandon what it began.
+    /// Longest time that one call of the model may take. A job with a shorter deadline can abandon
+    /// a call that has begun.
     pub model_timeout: Duration,
-    /// Whether it may be made on another lane than its model's own.
+    /// Whether the job may run on a fallback lane of its model.
     pub fallback: bool,
-    /// The model asked for, where its successor is taken instead.
+    /// The requested model, if its successor replaces it.
     pub switched_from: Option<String>,
-    /// What it does once more, where an operator wants so.
+    /// The failed job that this one repeats, if an operator ordered that.
     pub redrive: Option<Redrive<'a>>,
-    /// What a tenant may use that it does not pay for.
+    /// Limits on what a tenant may use without paying for it.
     pub unpaid: Unpaid,
 }
 
-/// A job that failed, which is done once more. The act is kept with the new job.
+/// An operator's order to run a failed job again. It is recorded together with the new job.
 #[derive(Clone, Copy, Debug)]
 pub struct Redrive<'a> {
+    /// The failed job.
     pub of: JobId,
+    /// The operator who ordered it.
     pub act: Actor<'a>,
 }
 
-/// A request that was answered with success.
+/// Result of a successful request.
 #[derive(Debug)]
 pub enum Admitted {
-    /// A new job: ring it.
-    New { job: Box<Job>, answer: Answer },
-    /// The answer this key was given before.
+    /// A new job was created. The caller pushes it to the ready queue.
+    New {
+        /// The new job.
+        job: Box<Job>,
+        /// The answer to the client.
+        answer: Answer,
+    },
+    /// The idempotency key was used before. This is the answer it got then.
     Repeated(Answer),
 }
 
 /// Why a request was not admitted. Nothing was written.
 #[derive(Debug, thiserror::Error)]
 pub enum Refusal {
+    /// The wallet has less than the hold.
     #[error("this needs {needed}, and {available} are available")]
-    InsufficientCredits { needed: Credits, available: Credits },
+    InsufficientCredits {
+        /// The price of all requested outputs.
+        needed: Credits,
+        /// What the wallet has.
+        available: Credits,
+    },
+    /// The tenant has no wallet, its wallet is not active, or it is in debt.
     #[error("this tenant may not submit jobs at present")]
     Inactive,
+    /// The idempotency key belongs to another request.
     #[error("this idempotency key was used for another request")]
     KeyReused,
-    #[error("an upload it names was deleted")]
+    /// An input names an upload that was deleted.
+    #[error("an upload that the request names was deleted")]
     UploadGone,
-    #[error("this tenant abandoned {} calls in the last hour, which is all it may", .used.calls)]
-    AllowanceUsed { used: Used, least: Duration },
-    #[error("there is no room for {more} bytes more: {stored} of {limit} are in use")]
-    StorageFull { more: i64, stored: i64, limit: i64 },
-    #[error("it was done once more before, as job {0}")]
+    /// The deadline is shorter than a call may take, and the tenant has used up its cancel
+    /// allowance.
+    #[error("this tenant has abandoned {} calls in the last hour, which is its limit", .used.calls)]
+    AllowanceUsed {
+        /// What the tenant has used, and when it may try again.
+        used: Used,
+        /// Shortest `Cancel-After` that is admitted meanwhile.
+        least: Duration,
+    },
+    /// The request's files would exceed the tenant's storage limit. All numbers are bytes.
+    #[error("{more} more bytes do not fit: {stored} of {limit} are in use")]
+    StorageFull {
+        /// Size of the new files.
+        more: i64,
+        /// Size of the stored files.
+        stored: i64,
+        /// The storage limit.
+        limit: i64,
+    },
+    /// The failed job was already run again.
+    #[error("the job was already run again, as job {0}")]
     Redriven(JobId),
+    /// The price is above what one hold may move.
     #[error(transparent)]
     Amount(#[from] InvalidCredits),
+    /// Postgres failed. If the connection broke during the commit, the job may exist all the same: a
+    /// client that repeats its request with the same key gets the answer.
     #[error(transparent)]
     Database(#[from] sqlx::Error),
 }
 
-/// Admits a job. `answer` makes the reply from the new job's row; it is kept for whoever repeats the request.
+/// Creates a job: checks every limit, holds the credits, and writes the job and the answer.
+///
+/// `answer` builds the reply from the new job's row. The reply is stored under the idempotency key,
+/// and a repeated request gets it again.
+///
+/// # Errors
+/// Every [`Refusal`]. Nothing is written then.
 pub async fn admit(
     pool: &PgPool,
     admission: &Admission<'_>,
@@ -113,9 +168,13 @@ pub async fn admit(
     let hold = admission.quote.hold()?;
     let mut transaction = database::begin_for(pool, tenant).await?;
 
+    // The wallet is locked before anything is read. All checks below decide on what they read, and
+    // no other transaction of this tenant can change it until this one ends.
     let wallet = storage::ledger::lock_wallet(&mut transaction, tenant)
         .await?
         .ok_or(Refusal::Inactive)?;
+    // The key comes before every other check: a repeated request gets its first answer, even if the
+    // tenant's wallet has been restricted or emptied since.
     if let Some(answer) = find_answer(&mut transaction, tenant, &admission.idempotency).await? {
         return Ok(Admitted::Repeated(answer));
     }
@@ -127,9 +186,12 @@ pub async fn admit(
     {
         return Err(Refusal::Redriven(new));
     }
+    // Locks the uploads: they cannot be deleted between this check and the commit.
     if !storage::uploads::pin(&mut transaction, &admission.generation.uploads()).await? {
         return Err(Refusal::UploadGone);
     }
+    // A deadline shorter than a call is a cancellation in advance. Without this check a tenant
+    // could submit a thousand such jobs, and we would pay for calls that nobody waits for.
     if admission.cancel_after < admission.model_timeout {
         let used = storage::allowances::used(&mut transaction, tenant).await?;
         if !used.allows(1, admission.unpaid.cancel_allowance) {
@@ -143,6 +205,7 @@ pub async fn admit(
         needed: hold,
         available: wallet.available,
     };
+    // Checked here for the exact error. `never_overdrawn` in the database is the second guard.
     if wallet.available < hold {
         return Err(insufficient);
     }
@@ -174,6 +237,8 @@ pub async fn admit(
     )
     .await?;
     if !hold.is_zero() {
+        // The lots can give less than the wallet shows: an expired lot may not be held from, but
+        // its credits are still part of the balance.
         let lots = storage::ledger::lock_lots(&mut transaction, tenant).await?;
         let shares = ledger::burn(&lots, hold).ok_or(insufficient)?;
         storage::ledger::hold_lots(&mut transaction, tenant, job.id, &shares).await?;
@@ -183,6 +248,8 @@ pub async fn admit(
         let subject = json!({ "job": of, "new": job.id, "tenant": tenant });
         storage::operators::record(&mut transaction, act, "redrive", &subject).await?;
     }
+    // The answer is stored in the same transaction. If the process dies after the commit and before
+    // it replies, the client repeats its request and gets this answer, not a second job.
     let answer = answer(&job);
     storage::idempotency::keep(&mut transaction, tenant, &admission.idempotency, &answer).await?;
     reach("admission:before_commit").await?;
@@ -194,10 +261,11 @@ pub async fn admit(
     })
 }
 
-/// Refuses what would make a tenant's files larger than they may be. It decides where the wallet is locked.
+/// Checks that `more` bytes fit into the tenant's storage limit. The caller must hold the wallet's
+/// lock; without it, two requests could use the same free bytes.
 ///
 /// # Errors
-/// [`Refusal::StorageFull`], or what Postgres says.
+/// [`Refusal::StorageFull`] if they do not fit; [`Refusal::Database`] if Postgres fails.
 pub async fn check_storage_limit(
     connection: &mut PgConnection,
     tenant: TenantId,
@@ -220,7 +288,14 @@ pub async fn check_storage_limit(
     }
 }
 
-/// The answer this request was given before, without taking a lock: a repeated upload need not be stored again.
+/// Returns the answer that this request got before, if it is a repetition.
+///
+/// It takes no lock, so `None` decides nothing. It saves work: the inputs of a repeated request
+/// need not be stored again.
+///
+/// # Errors
+/// [`Refusal::KeyReused`] if the key belongs to another request; [`Refusal::Database`] if Postgres
+/// fails.
 pub async fn answered_before(
     pool: &PgPool,
     tenant: TenantId,
@@ -230,7 +305,11 @@ pub async fn answered_before(
     find_answer(&mut transaction, tenant, request).await
 }
 
-/// The same, in a transaction. It decides where the wallet is locked.
+/// Does the same as [`answered_before`] in a transaction. `None` is final only under the wallet's
+/// lock.
+///
+/// # Errors
+/// As [`answered_before`].
 pub(crate) async fn find_answer(
     connection: &mut PgConnection,
     tenant: TenantId,

@@ -1,10 +1,11 @@
-//! Dispatch: which jobs Redis rings for, in the order Postgres gave.
+//! Dispatch: which jobs enter the ready queue in Redis, in the order that Postgres gave them.
 //!
-//! Postgres knows every queued job; the ring in Redis holds only the next few. The api rings a job it has just
-//! admitted, so that an idle system starts it at once; every worker tops the ring up, so that a lost ring, a
-//! backlog, a retry that is due or an emptied Redis need nothing else. Neither keeps any state, and neither rings
-//! for a job whose lanes are closed. A worker that pops an id claims the job: read the worker's
-//! `tasks/generate.rs` next.
+//! Postgres knows every queued job. The ready queue in Redis holds only the next few. Two callers
+//! fill it: the api pushes each job it has just admitted, so that an idle system starts it at once;
+//! and every worker refills the queue on a schedule. The refill alone is enough to recover from a
+//! lost push, a backlog, a due retry or an emptied Redis. Neither caller keeps state, and neither
+//! pushes a job whose lanes are unavailable. A worker that pops an id claims the job: read the
+//! worker's `tasks/generate.rs` next.
 
 use sqlx::PgPool;
 
@@ -14,31 +15,35 @@ use domain::job::{Capacity, Job};
 use queue::{Lanes, QueueError, ReadyQueue};
 use storage::database::PostgresError;
 
-/// Rings for a job that was just admitted, unless its lanes are closed. Loses nothing when it fails: a top-up
-/// finds the job.
-pub async fn push_new(ring: &ReadyQueue, lanes: &Lanes, catalog: &Catalog, job: &Job) {
-    let rung = async {
+/// Pushes a job that was just admitted, unless its lanes are unavailable.
+///
+/// A failure is logged and not returned: the job is safe in Postgres, and the next refill finds it.
+pub async fn push_new(queue: &ReadyQueue, lanes: &Lanes, catalog: &Catalog, job: &Job) {
+    let pushed = async {
         let Some(model) = catalog.get(&job.model) else {
             return Ok(());
         };
-        let of_model: Vec<_> = model.lanes(job.fallback).iter().collect();
-        let open = domain::lanes::available_models([model], &lanes.states_of(&of_model).await?);
-        if open.admits(job) {
+        let lanes_of_model: Vec<_> = model.lanes(job.fallback).iter().collect();
+        let states = lanes.states_of(&lanes_of_model).await?;
+        let capacity = domain::lanes::available_models([model], &states);
+        if capacity.admits(job) {
             reach("dispatch:before_ring").await?;
-            ring.push_new(job.id, job.virtual_time).await?;
+            queue.push_new(job.id, job.virtual_time).await?;
         }
         Ok::<(), FillError>(())
     };
-    if let Err(error) = rung.await {
-        tracing::debug!(job.id = %job.id, %error, "The ring failed; a worker's dispatcher will ring for the job");
+    if let Err(error) = pushed.await {
+        tracing::debug!(job.id = %job.id, %error, "The job was not pushed to the ready queue; a worker's dispatcher will push it");
     }
 }
 
-/// Why the ring was not topped up.
+/// Why the ready queue was not refilled.
 #[derive(Debug, thiserror::Error)]
 pub enum FillError {
+    /// Redis failed.
     #[error("Redis: {0}")]
     Queue(#[from] QueueError),
+    /// Postgres failed.
     #[error("Postgres: {0}")]
     Database(#[from] sqlx::Error),
 }
@@ -52,20 +57,25 @@ impl PostgresError for FillError {
     }
 }
 
-/// Tells Redis that this worker lives and rings for the next due jobs while the ring is below its target.
-/// Returns how many were added.
+/// Announces this worker and its `slots` to Redis, and refills the ready queue up to its target
+/// with the next due jobs. Returns how many ids were new in the queue.
+///
+/// # Errors
+/// [`FillError`] if Redis or Postgres fails. The next refill repeats everything.
 pub async fn fill(
     pool: &PgPool,
-    ring: &ReadyQueue,
+    queue: &ReadyQueue,
     worker: &str,
     slots: usize,
-    open: &Capacity,
+    capacity: &Capacity,
 ) -> Result<usize, FillError> {
-    let target = ring.announce(worker, slots).await?;
+    let target = queue.announce(worker, slots).await?;
     if target.capacity == 0 {
         return Ok(0);
     }
-    let due = storage::jobs::due(pool, target.size, open).await?;
+    // The whole target is read, not only what is missing: ids that are in the queue already come
+    // first in this order, so a smaller limit would find only those.
+    let due = storage::jobs::due(pool, target.size, capacity).await?;
     reach("dispatch:before_top_up").await?;
-    Ok(ring.push(&due).await?)
+    Ok(queue.push(&due).await?)
 }

@@ -1,9 +1,11 @@
-//! Failpoints: named places where a crash matters, at which a test lets the process abort, fail, hang or wait.
+//! Failpoints: named places in the code at which a test can make the process abort, fail, hang or
+//! wait. They are where a crash could lose or repeat something.
 //!
-//! Without the feature `failpoints` there is nothing here but the names. Only the dev-only member `tests` switches it
-//! on, so a build of the whole workspace has it and a release, which is built without that member, has not.
+//! Without the feature `failpoints` this module has only the names. Only the crate `tests` enables
+//! the feature. A build of the whole workspace therefore has failpoints, and a release has none,
+//! because it is built without that crate.
 
-/// Every failpoint, in the order a job meets them: `<step>:<where in it>`.
+/// Every failpoint, as `<step>:<place in it>`, in the order in which a job reaches them.
 pub const POINTS: &[&str] = &[
     "admission:before_commit",
     "admission:after_commit",
@@ -31,25 +33,28 @@ pub const POINTS: &[&str] = &[
     "reap:after_commit",
 ];
 
-/// Does what was asked of this point, if anything was. It fails as the database does when its connection breaks, which
-/// every caller must be ready for.
+/// Does what a test has set for this point; without the feature, nothing.
+///
+/// # Errors
+/// The test set `error`. It is the error of a broken database connection, which every caller must
+/// handle anyway.
 #[cfg(not(feature = "failpoints"))]
 pub async fn reach(_: &'static str) -> sqlx::Result<()> {
     Ok(())
 }
 
 #[cfg(feature = "failpoints")]
-pub use on::reach;
+pub use enabled::reach;
 
 #[cfg(feature = "failpoints")]
-mod on {
+mod enabled {
     use std::collections::HashMap;
     use std::sync::{LazyLock, Mutex, PoisonError};
     use std::time::Duration;
 
     use super::POINTS;
 
-    /// How long `delay` waits: longer than a moment, shorter than the shortest lease.
+    /// How long `delay` waits: noticeable, but shorter than the shortest lease.
     const DELAY: Duration = Duration::from_secs(2);
 
     #[derive(Clone, Copy)]
@@ -60,14 +65,19 @@ mod on {
         Delay,
     }
 
-    /// What is still to be done, each thing once.
-    static ASKED: LazyLock<Mutex<HashMap<&'static str, Action>>> =
-        LazyLock::new(|| Mutex::new(asked()));
+    /// The actions that are still to be done. Each is removed when its point is reached, so it
+    /// happens once.
+    static ARMED: LazyLock<Mutex<HashMap<&'static str, Action>>> =
+        LazyLock::new(|| Mutex::new(read_environment()));
 
-    /// `PLATEN_TEST_FAILPOINTS`: `generate:after_store=abort`, several separated by commas.
-    fn asked() -> HashMap<&'static str, Action> {
-        let asked = std::env::var("PLATEN_TEST_FAILPOINTS").unwrap_or_default();
-        let entry = |entry: &str| {
+    /// Reads `PLATEN_TEST_FAILPOINTS`: entries such as `generate:after_store=abort`, separated by
+    /// commas.
+    ///
+    /// # Panics
+    /// An entry names an unknown failpoint or action.
+    fn read_environment() -> HashMap<&'static str, Action> {
+        let setting = std::env::var("PLATEN_TEST_FAILPOINTS").unwrap_or_default();
+        let parse = |entry: &str| {
             let (name, action) = entry.split_once('=')?;
             let action = match action {
                 "abort" => Action::Abort,
@@ -79,27 +89,36 @@ mod on {
             let point = POINTS.iter().find(|point| **point == name)?;
             Some((*point, action))
         };
-        let entries = asked.split(',').filter(|entry| !entry.is_empty());
+        let entries = setting.split(',').filter(|entry| !entry.is_empty());
         entries
-            .map(|text| entry(text).unwrap_or_else(|| panic!("no failpoint is {text:?}")))
+            .map(|text| {
+                parse(text).unwrap_or_else(|| panic!("{text:?} is not a failpoint and action"))
+            })
             .collect()
     }
 
+    /// Does what a test has set for this point.
+    ///
+    /// # Errors
+    /// The test set `error`.
+    ///
+    /// # Panics
+    /// [`POINTS`] does not list the point.
     pub async fn reach(point: &'static str) -> sqlx::Result<()> {
         assert!(POINTS.contains(&point), "POINTS lacks {point}");
-        let asked = ASKED
+        let armed = ARMED
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .remove(point);
-        let Some(action) = asked else {
+        let Some(action) = armed else {
             return Ok(());
         };
         tracing::warn!("Failpoint {point} is met");
         match action {
             Action::Abort => std::process::abort(),
             Action::Error => {
-                let says = format!("the failpoint {point} says so");
-                Err(sqlx::Error::Io(std::io::Error::other(says)))
+                let message = format!("the failpoint {point} was set to fail");
+                Err(sqlx::Error::Io(std::io::Error::other(message)))
             }
             Action::Hang => std::future::pending().await,
             Action::Delay => {

@@ -1,8 +1,9 @@
-//! Settlement: the one transaction in which a job ends. Artifacts, credits and state change together.
+//! Settlement: the one transaction that ends a job. Artifacts, credits and state change together.
 //!
-//! Exactly one settlement wins, by the job's row lock: a worker needs the fence it claimed with, an authority
-//! without a lease (the tenant, the deadline, the reaper) needs the job to be open. Everybody else is told who
-//! was first and changes nothing.
+//! Several processes may try to end the same job at once. The lock on the job's row lets exactly
+//! one of them win. A worker may end the job only with the fence it claimed it with. Those without
+//! a lease (the tenant, an operator, the deadline, the reaper) may end it only while it is open.
+//! Everybody else learns how the job ended and changes nothing.
 #![warn(
     clippy::arithmetic_side_effects,
     clippy::float_arithmetic,
@@ -28,43 +29,54 @@ use storage::database::row::RowId;
 use storage::database::{self, NotOneRow};
 use storage::jobs::{End, Requeue};
 
-/// Leases of one job that may run out before it is given up as poison.
+/// Expired leases of one job after which it fails as poison. Without a limit, a job that kills its
+/// worker would kill one worker after the other.
 const MAX_CRASHES: i32 = 3;
 
 /// The right of one attempt to end its job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lease {
+    /// The tenant that owns the job.
     pub tenant: TenantId,
+    /// The job.
     pub job: JobId,
+    /// Number of the attempt. The lease is over when the job's row has a higher one.
     pub fence: i32,
 }
 
-/// What a settlement came to.
+/// Result of a settlement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Settled {
-    /// The job ended now, like this.
+    /// This settlement ended the job, in this state.
     Ended(State),
     /// The job went back to the queue.
     Requeued,
-    /// Its deadline was moved: its calls have begun, and its owner has abandoned as many as allowed.
+    /// The deadline was moved, because calls have begun and the owner's cancel allowance is used
+    /// up.
     Extended,
-    /// Someone else ended it before, like this.
+    /// The job had already ended, in this state. Nothing changed.
     Already(State),
-    /// Another attempt holds the job.
+    /// Another attempt holds the job. Nothing changed.
     Fenced,
-    /// There is no such job, or no longer a reason to touch it.
+    /// There is no such job, or there is no longer a reason to change it.
     Nothing,
 }
 
-/// Why a settlement could not be made. Nothing was written.
+/// Why a settlement failed. Nothing was written.
 #[derive(Debug, thiserror::Error)]
 pub enum SettlementError {
+    /// The amount to capture is above the hold, or cannot be computed.
     #[error(transparent)]
     Amount(#[from] InvalidCredits),
-    #[error("the shares of job {0} do not cover what it captures")]
+    /// The job's shares in its lots are smaller than the amount to capture. The ledger is
+    /// inconsistent: run `platen verify`.
+    #[error("job {0} holds less in its lots than it must capture: run `platen verify`")]
     SharesDoNotCover(JobId),
+    /// The job's row was not in the state that the lock showed.
     #[error(transparent)]
     NotOneRow(#[from] NotOneRow),
+    /// Postgres failed. If the connection broke during the commit, the job may have ended all the
+    /// same: a second try then returns [`Settled::Already`].
     #[error(transparent)]
     Database(#[from] sqlx::Error),
 }
@@ -78,46 +90,56 @@ impl database::PostgresError for SettlementError {
     }
 }
 
-/// Ends a job that delivered: charges for what is there, releases the rest. `shortfall` says why some is missing.
+/// Ends a job that delivered at least one output: captures the price of the delivered outputs and
+/// releases the rest of the hold. `artifacts` are the stored files; each rendition is one delivered
+/// output. `shortfall` says why outputs are missing; `None` if none is.
+///
+/// # Errors
+/// [`SettlementError`]. Nothing is written then, and the worker may try again while it holds the
+/// lease.
 pub async fn deliver(
     pool: &PgPool,
     lease: Lease,
     artifacts: &[Artifact],
     shortfall: Option<&Failure>,
 ) -> Result<Settled, SettlementError> {
-    let (mut transaction, job) = match open(pool, lease).await? {
-        Ok(opened) => opened,
+    let (mut transaction, job) = match lock_leased(pool, lease).await? {
+        Ok(locked) => locked,
         Err(settled) => return Ok(settled),
     };
     for artifact in artifacts {
         storage::artifacts::insert(&mut transaction, lease.tenant, lease.fence, artifact).await?;
     }
+    // Originals and thumbnails are extra files of the same output and are not charged.
     let delivered = artifacts
         .iter()
         .filter(|artifact| artifact.kind == artifact::ArtifactKind::Rendition)
         .count();
     let outcome = shortfall.map_or(Class::Ok, |failure| failure.class);
     let reason = shortfall.map_or_else(|| Class::Ok.plain_words(), Failure::plain_words);
-    let ending = Ending {
+    let end = JobEnd {
         state: None,
         delivered: RowId::new("jobs", lease.job).fits("n_delivered", delivered)?,
         outcome,
         reason,
     };
-    finish((transaction, job), ending).await
+    end_and_commit((transaction, job), end).await
 }
 
-/// Ends a job that delivered nothing: everything held goes back.
+/// Ends a job that delivered nothing: it fails, and the whole hold is released.
+///
+/// # Errors
+/// [`SettlementError`]. Nothing is written then.
 pub async fn give_up(
     pool: &PgPool,
     lease: Lease,
     failure: &Failure,
 ) -> Result<Settled, SettlementError> {
-    match open(pool, lease).await? {
-        Ok(opened) => {
-            finish(
-                opened,
-                Ending {
+    match lock_leased(pool, lease).await? {
+        Ok(locked) => {
+            end_and_commit(
+                locked,
+                JobEnd {
                     state: Some(State::Failed),
                     delivered: 0,
                     outcome: failure.class,
@@ -130,7 +152,11 @@ pub async fn give_up(
     }
 }
 
-/// Gives a job back to the queue for another attempt after `delay`; its hold stays.
+/// Puts a job back into the queue for another attempt after `delay`, with the outcome of this
+/// attempt. The hold stays.
+///
+/// # Errors
+/// [`SettlementError`]. The lease then stays until it expires, and the reaper requeues the job.
 pub async fn retry(
     pool: &PgPool,
     lease: Lease,
@@ -141,7 +167,11 @@ pub async fn retry(
     requeue(pool, lease, delay, outcome).await
 }
 
-/// Gives a job back to the queue without an outcome: its lanes are closed, or a provider still works on it.
+/// Puts a job back into the queue without an outcome, because nothing failed: its lanes are
+/// unavailable, or a provider still works on it.
+///
+/// # Errors
+/// As [`retry`].
 pub async fn put_back(
     pool: &PgPool,
     lease: Lease,
@@ -150,7 +180,8 @@ pub async fn put_back(
     requeue(pool, lease, delay, None).await
 }
 
-/// No money moves, so the tenant's wallet is not locked: many workers may do this at once.
+/// Requeues a job. No credits move, so the wallet is not locked, and the workers of one tenant do
+/// not wait for each other. The fence in the UPDATE is enough to stop a worker that lost its lease.
 async fn requeue(
     pool: &PgPool,
     lease: Lease,
@@ -175,6 +206,7 @@ async fn requeue(
         reach("requeue:after_commit").await?;
         return Ok(Settled::Requeued);
     }
+    // The UPDATE matched no row. This read only finds the reason to report.
     Ok(
         match storage::jobs::get(&mut transaction, lease.job).await? {
             None => Settled::Nothing,
@@ -184,18 +216,20 @@ async fn requeue(
     )
 }
 
-/// What a request to cancel came to.
+/// Result of a request to cancel a job.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Cancellation {
-    /// The job is canceled, now or before; the answer is kept for whoever repeats the request.
+    /// The job is canceled, by this request or by an earlier one. The answer is stored for
+    /// repetitions.
     Canceled(Answer),
-    /// The answer this key was given before.
+    /// The idempotency key was used before. This is the answer it got then.
     Repeated(Answer),
-    /// The key was used for another request.
+    /// The idempotency key belongs to another request.
     KeyReused,
-    /// It had ended before; for its owner: otherwise.
+    /// The job had already ended in this state. An owner gets this only for states other than
+    /// [`State::Canceled`]; an operator gets it for every state.
     Already(State),
-    /// Its calls have begun, and its owner may abandon no more of them for a while.
+    /// Calls of the job have begun, and the owner's cancel allowance is used up.
     AllowanceUsed(Used),
     /// There is no such job.
     Nothing,
@@ -204,13 +238,20 @@ pub enum Cancellation {
 /// Who cancels a job.
 #[derive(Clone, Copy, Debug)]
 pub enum Canceler<'a> {
-    /// Its owner, who may abandon so many calls an hour ([`domain::allowance`]).
-    Owner { allowance: u32 },
-    /// An operator, who is not bound by that. The act is kept with what it does.
+    /// The tenant that owns the job.
+    Owner {
+        /// Calls that the tenant may abandon in an hour ([`crate::allowance`]).
+        allowance: u32,
+    },
+    /// An operator. The allowance does not apply, and the action is recorded.
     Operator(Actor<'a>),
 }
 
-/// Ends an open job because its owner or an operator wants so. `answer` makes the reply from the canceled job's row.
+/// Cancels an open job and releases its hold. `answer` builds the reply from the canceled job's
+/// row; the reply is stored under the idempotency key.
+///
+/// # Errors
+/// [`SettlementError`]. Nothing is written then.
 pub async fn cancel(
     pool: &PgPool,
     canceler: Canceler<'_>,
@@ -219,7 +260,7 @@ pub async fn cancel(
     answer: impl FnOnce(&Job) -> Answer,
 ) -> Result<Cancellation, SettlementError> {
     let mut transaction = database::begin_for(pool, tenant).await?;
-    let Some(mut job) = lock(&mut transaction, tenant, id).await? else {
+    let Some(mut job) = lock_wallet_and_job(&mut transaction, tenant, id).await? else {
         return Ok(Cancellation::Nothing);
     };
     match storage::idempotency::find(&mut transaction, tenant, request).await? {
@@ -228,14 +269,17 @@ pub async fn cancel(
         None => {}
     }
     if job.state.is_terminal() {
-        let again = job.state == State::Canceled && matches!(canceler, Canceler::Owner { .. });
-        if !again {
+        // Canceling twice is no error for an owner: the second request wants what is already so. An
+        // operator is told, because nothing of theirs would be recorded.
+        let is_fulfilled =
+            job.state == State::Canceled && matches!(canceler, Canceler::Owner { .. });
+        if !is_fulfilled {
             return Ok(Cancellation::Already(job.state));
         }
     } else {
         match canceler {
             Canceler::Owner { allowance } => {
-                if let Err(used) = abandon(&mut transaction, &job, allowance).await? {
+                if let Err(used) = count_abandoned_calls(&mut transaction, &job, allowance).await? {
                     return Ok(Cancellation::AllowanceUsed(used));
                 }
             }
@@ -247,7 +291,7 @@ pub async fn cancel(
         end(
             &mut transaction,
             &job,
-            Ending::empty(State::Canceled, Class::Canceled),
+            JobEnd::without_delivery(State::Canceled, Class::Canceled),
         )
         .await?;
         job = storage::jobs::get(&mut transaction, id)
@@ -262,9 +306,12 @@ pub async fn cancel(
     Ok(Cancellation::Canceled(answer))
 }
 
-/// Counts the calls that an owner abandons by ending its job, or tells what it has used of its allowance and counts nothing. Under the
-/// wallet's lock, so that no two use the same rest.
-async fn abandon(
+/// Counts the calls that the owner abandons by ending this job. Returns what the tenant has used,
+/// and counts nothing, if the allowance does not cover them.
+///
+/// The caller holds the wallet's lock, so two cancellations cannot both use the last call of the
+/// allowance.
+async fn count_abandoned_calls(
     connection: &mut PgConnection,
     job: &Job,
     allowance: u32,
@@ -281,8 +328,14 @@ async fn abandon(
     Ok(Ok(()))
 }
 
-/// Ends an open job whose deadline has passed. Where its owner may not abandon the calls that have begun, the deadline is moved by
-/// `more` instead, once: what they make is delivered and charged.
+/// Ends an open job whose deadline has passed, and releases its hold.
+///
+/// If calls have begun and the owner's `allowance` does not cover them, the deadline is moved
+/// instead, once, by `more(model)`. The job then delivers what the calls make, and is charged for
+/// it. Otherwise a short deadline would be a way to cancel without limit.
+///
+/// # Errors
+/// [`SettlementError`]. Nothing is written then, and the next run of the task tries again.
 pub async fn expire(
     pool: &PgPool,
     (tenant, id): (TenantId, JobId),
@@ -290,40 +343,49 @@ pub async fn expire(
     more: impl FnOnce(&str) -> Duration,
 ) -> Result<Settled, SettlementError> {
     let mut transaction = database::begin_for(pool, tenant).await?;
-    let Some(job) = lock(&mut transaction, tenant, id).await? else {
+    let Some(job) = lock_wallet_and_job(&mut transaction, tenant, id).await? else {
         return Ok(Settled::Nothing);
     };
     if job.state.is_terminal() {
         return Ok(Settled::Already(job.state));
     }
-    if abandon(&mut transaction, &job, allowance).await?.is_err()
+    // `extend` moves a deadline only once. The second time the job expires although the allowance
+    // is used up, so a provider that never answers cannot keep it open.
+    if count_abandoned_calls(&mut transaction, &job, allowance)
+        .await?
+        .is_err()
         && storage::jobs::extend(&mut transaction, id, more(&job.model)).await?
     {
         transaction.commit().await?;
         return Ok(Settled::Extended);
     }
-    finish(
+    end_and_commit(
         (transaction, job),
-        Ending::empty(State::Expired, Class::Expired),
+        JobEnd::without_delivery(State::Expired, Class::Expired),
     )
     .await
 }
 
-/// Takes a job from a worker whose lease ran out: back to the queue, or given up when that keeps happening.
+/// Takes a job from a worker whose lease has expired. The job goes back to the queue, or fails as
+/// poison after [`MAX_CRASHES`] expired leases.
+///
+/// # Errors
+/// [`SettlementError`]. Nothing is written then, and the next run of the reaper tries again.
 pub async fn reap(pool: &PgPool, tenant: TenantId, id: JobId) -> Result<Settled, SettlementError> {
     let mut transaction = database::begin_for(pool, tenant).await?;
-    let Some(job) = lock(&mut transaction, tenant, id).await? else {
+    let Some(job) = lock_wallet_and_job(&mut transaction, tenant, id).await? else {
         return Ok(Settled::Nothing);
     };
-    // Asked again under the lock: the worker may have renewed or settled meanwhile.
+    // Checked again under the lock: the worker may have renewed its lease or settled the job since
+    // the reaper listed it.
     if job.state != State::Running
         || !storage::jobs::lease_has_run_out(&mut transaction, id).await?
     {
         return Ok(Settled::Nothing);
     }
     if job.crash_count.saturating_add(1) >= MAX_CRASHES {
-        let ending = Ending::empty(State::Failed, Class::Poison);
-        return finish((transaction, job), ending).await;
+        let end = JobEnd::without_delivery(State::Failed, Class::Poison);
+        return end_and_commit((transaction, job), end).await;
     }
     storage::jobs::requeue(
         &mut transaction,
@@ -342,24 +404,33 @@ pub async fn reap(pool: &PgPool, tenant: TenantId, id: JobId) -> Result<Settled,
     Ok(Settled::Requeued)
 }
 
-type Opened = (Transaction<'static, Postgres>, Job);
+/// An open transaction, and the job whose row and wallet it has locked.
+type LockedJob = (Transaction<'static, Postgres>, Job);
 
-/// Locks wallet and job, in this order, and checks that the lease still stands.
-async fn open(pool: &PgPool, lease: Lease) -> Result<Result<Opened, Settled>, SettlementError> {
+/// Locks the wallet and the job, and checks that the lease is still valid. If it is not, the inner
+/// error says what happened to the job.
+async fn lock_leased(
+    pool: &PgPool,
+    lease: Lease,
+) -> Result<Result<LockedJob, Settled>, SettlementError> {
     let mut transaction = database::begin_for(pool, lease.tenant).await?;
-    let Some(job) = lock(&mut transaction, lease.tenant, lease.job).await? else {
+    let Some(job) = lock_wallet_and_job(&mut transaction, lease.tenant, lease.job).await? else {
         return Ok(Err(Settled::Nothing));
     };
     if job.state.is_terminal() {
         return Ok(Err(Settled::Already(job.state)));
     }
+    // An expired lease may still settle as long as nobody has claimed or requeued the job: its work
+    // is done and paid for. Only the fence decides, not the time.
     if job.state != State::Running || job.fence != lease.fence {
         return Ok(Err(Settled::Fenced));
     }
     Ok(Ok((transaction, job)))
 }
 
-async fn lock(
+/// Locks the wallet first and the job second. Every transaction that moves credits keeps this
+/// order, so no two of them can deadlock. `None` if the tenant has no wallet or no such job.
+async fn lock_wallet_and_job(
     connection: &mut PgConnection,
     tenant: TenantId,
     id: JobId,
@@ -375,31 +446,35 @@ async fn lock(
         .filter(|job| job.tenant == tenant))
 }
 
-/// Why the job ended, and what that came to, in the words the tenant reads.
-fn told(job: &Job, delivered: i32, captured: Credits, why: &str) -> String {
+/// The `reason` that the tenant reads: why the job ended, and what was delivered and charged.
+fn full_reason(job: &Job, delivered: i32, captured: Credits, why: &str) -> String {
     if delivered == 0 {
         format!("{why} Nothing was charged.")
     } else if delivered == job.n_requested {
         why.to_owned()
     } else {
-        let asked = job.n_requested;
+        let requested = job.n_requested;
         format!(
-            "{delivered} of {asked} pictures were delivered, for {captured}. Of the rest: {why}"
+            "{delivered} of {requested} images were delivered, for {captured}. Of the rest: {why}"
         )
     }
 }
 
-struct Ending<'a> {
-    /// `None`: as the delivery says.
+/// How a job is to end.
+struct JobEnd<'a> {
+    /// `None`: the number of delivered outputs decides between succeeded, partial and failed.
     state: Option<State>,
+    /// Delivered outputs.
     delivered: i32,
+    /// Class of the outcome.
     outcome: Class,
+    /// Why, in plain words, without what was charged.
     reason: &'a str,
 }
 
-impl Ending<'static> {
-    /// With nothing delivered and no more to say than its class.
-    fn empty(state: State, outcome: Class) -> Self {
+impl JobEnd<'static> {
+    /// An end without a delivered output. The reason is the class's own.
+    fn without_delivery(state: State, outcome: Class) -> Self {
         Self {
             state: Some(state),
             delivered: 0,
@@ -409,31 +484,38 @@ impl Ending<'static> {
     }
 }
 
-async fn finish(
-    (mut transaction, job): Opened,
-    ending: Ending<'_>,
+/// Ends the locked job and commits.
+async fn end_and_commit(
+    (mut transaction, job): LockedJob,
+    job_end: JobEnd<'_>,
 ) -> Result<Settled, SettlementError> {
-    let state = end(&mut transaction, &job, ending).await?;
+    let state = end(&mut transaction, &job, job_end).await?;
     reach("settlement:before_commit").await?;
     transaction.commit().await?;
     reach("settlement:after_commit").await?;
     Ok(Settled::Ended(state))
 }
 
-/// Resolves the hold and ends the locked, open job, and with it the calls nobody will hear of any more; plans what is due
-/// to be deleted of it.
+/// Ends the locked, open job: resolves the hold, writes the end into the job's row, ends the calls
+/// that are still open, and plans when the job's files are deleted. Returns the final state.
+///
+/// The order is fixed. Grants are locked after the wallet and the job. The calls end after the job,
+/// because every transaction locks a job before its calls.
 async fn end(
     connection: &mut PgConnection,
     job: &Job,
-    ending: Ending<'_>,
+    job_end: JobEnd<'_>,
 ) -> Result<State, SettlementError> {
-    let delivered = RowId::new("jobs", job.id).fits("n_delivered", ending.delivered)?;
+    let delivered = RowId::new("jobs", job.id).fits("n_delivered", job_end.delivered)?;
+    // The price on the job's row, not today's price: the hold was made with it.
     let captured = job.cost.unit_price.times(delivered)?;
     let resolution = Hold {
         job: job.id,
         amount: job.cost.held,
     }
     .resolve(captured)?;
+    // The captured credits are taken from the lots in burn-down order, as the hold was. The rest
+    // goes back to the lots it came from, so credits keep their expiry.
     let shares = storage::ledger::lock_shares(connection, job.id).await?;
     let consumed =
         ledger::consume(&shares, captured).ok_or(SettlementError::SharesDoNotCover(job.id))?;
@@ -441,7 +523,7 @@ async fn end(
     for transfer in resolution.transfers() {
         storage::ledger::post(connection, job.tenant, &transfer).await?;
     }
-    let state = ending.state.unwrap_or(match ending.delivered {
+    let state = job_end.state.unwrap_or(match job_end.delivered {
         0 => State::Failed,
         some if some < job.n_requested => State::Partial,
         _ => State::Succeeded,
@@ -449,12 +531,13 @@ async fn end(
     let row = End {
         id: job.id,
         state,
-        outcome: ending.outcome,
-        reason: &told(job, ending.delivered, captured, ending.reason),
-        delivered: ending.delivered,
+        outcome: job_end.outcome,
+        reason: &full_reason(job, job_end.delivered, captured, job_end.reason),
+        delivered: job_end.delivered,
         captured,
         released: resolution.released,
     };
+    // Fails if the row is terminal in spite of the lock, and rolls the credits back with it.
     storage::jobs::end(connection, &row).await??;
     storage::calls::abandon(connection, job.id).await?;
     storage::uploads::touch_all_of(connection, job.id).await?;

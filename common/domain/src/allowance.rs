@@ -1,27 +1,37 @@
-//! The cancel allowance: how many calls that began a tenant may abandon in an hour, all its jobs together.
+//! The cancel allowance: how many calls that have begun a tenant may abandon in an hour, over all
+//! its jobs.
 //!
-//! What is not delivered is free, but a call that has begun costs us all the same. So a call counts as abandoned when its job ends by
-//! its owner's doing, canceled or by its deadline, while the call is open or after it made its picture. Who has used the allowance up
-//! cannot cancel a job whose calls have begun; its deadline is moved, once, by the time its model may take; and no job is admitted
-//! whose deadline is shorter than that. All of it is decided under the wallet's lock. Why so:
-//! `docs/decisions/0029-the-cancel-allowance.md`.
+//! An output that is not delivered is free for the tenant, but a call that has begun may cost us
+//! money. A call counts as abandoned if its owner cancels the job, or lets its deadline pass, while
+//! the call is open or after it has made its image.
+//!
+//! When a tenant has used up its allowance:
+//! - it cannot cancel a job whose calls have begun;
+//! - the deadline of such a job is moved once, by the time that one call of its model may take;
+//! - a job whose deadline is shorter than that time is not admitted.
+//!
+//! All three are decided under the wallet's lock. `docs/decisions/0029-the-cancel-allowance.md`
+//! says why.
 
 use std::time::Duration;
 
-/// Calls a tenant may abandon in an hour when nothing else is said.
+/// Calls that a tenant may abandon in an hour, unless `PLATEN_CANCEL_ALLOWANCE` sets another
+/// number.
 pub const DEFAULT: u32 = 20;
 
 /// What a tenant has used of its allowance in the last hour.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Used {
-    /// Calls it abandoned.
+    /// Calls that it abandoned.
     pub calls: i64,
-    /// Until the oldest of them no longer counts.
+    /// Time until the oldest of them is more than an hour old and no longer counts; at least one
+    /// second.
     pub retry_after: Duration,
 }
 
 impl Used {
-    /// Whether so many calls more may be abandoned.
+    /// Whether `more` further calls may be abandoned under this `allowance`. No call is always
+    /// allowed.
     pub fn allows(self, more: i64, allowance: u32) -> bool {
         more == 0 || self.calls.saturating_add(more) <= i64::from(allowance)
     }
@@ -32,7 +42,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_costs_nothing_is_always_allowed_and_the_rest_up_to_the_allowance() {
+    fn calls_are_allowed_up_to_the_allowance_and_none_always() {
         let check = |calls, more, allowance, allowed| {
             let used = Used {
                 calls,

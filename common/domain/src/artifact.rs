@@ -1,5 +1,7 @@
-//! An artifact: a file we made. Its object is written before the row that names it, under a key that is never
-//! written twice.
+//! Artifacts: the files that we make.
+//!
+//! A file is written to the bucket before the row that names it, under a key that is never written
+//! twice. So every row names a complete file.
 
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
@@ -9,19 +11,24 @@ use crate::file_name;
 use crate::generation::image::{Format, MediaType, Pixels};
 use crate::id::{ArtifactId, JobId, TenantId};
 
-/// What a file is to its job.
+/// What a file is.
+///
+/// - `original`: the file as the model made it.
+/// - `rendition`: the image in exactly the requested size and format.
+/// - `thumbnail`: a small version of the rendition, for lists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ArtifactKind {
-    /// As the model made it.
+    /// The file as the model made it.
     Original,
-    /// Of exactly the size and format asked for.
+    /// The image in exactly the requested size and format.
     Rendition,
-    /// A small one of the rendition, for lists.
+    /// A small version of the rendition, for lists.
     Thumbnail,
 }
 
 impl ArtifactKind {
+    /// The name in the database and in the API.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Original => "original",
@@ -33,33 +40,44 @@ impl ArtifactKind {
     pub fn parse(text: &str) -> Option<Self> {
         [Self::Original, Self::Rendition, Self::Thumbnail]
             .into_iter()
-            .find(|role| role.as_str() == text)
+            .find(|kind| kind.as_str() == text)
     }
 }
 
 /// A file we made and keep.
 #[derive(Clone, Debug)]
 pub struct Artifact {
+    /// The artifact.
     pub id: ArtifactId,
+    /// The job that made it.
     pub job: JobId,
+    /// Which output of the job it belongs to, from 0.
     pub output_idx: i32,
+    /// Original, rendition or thumbnail.
     pub kind: ArtifactKind,
+    /// Key of the file in the bucket.
     pub object_key: String,
+    /// SHA-256 of the file.
     pub sha256: [u8; 32],
+    /// Size of the file.
     pub bytes: i64,
+    /// Encoding of the file.
     pub media_type: MediaType,
+    /// Width and height.
     pub pixels: Pixels,
-    /// Made by a fake: no AI model was called.
+    /// Whether a fake provider made it: no AI model was called.
     pub synthetic: bool,
-    /// Of an original: SHA-256 of the content credentials (C2PA) it carries.
+    /// SHA-256 of the content credentials (C2PA manifest store) in the file. Originals only.
     pub c2pa_sha256: Option<[u8; 32]>,
+    /// When its row was written. `None` before that.
     pub created_at: Option<OffsetDateTime>,
 }
 
 impl Artifact {
-    /// What it is called when it is kept: after its job, where that has a name.
+    /// Name of the file for downloads: the job's name or else the artifact's id, the number of the
+    /// output from the second one on, and the kind unless it is the rendition.
     pub fn file_name(&self, job_name: Option<&str>) -> String {
-        let role = match self.kind {
+        let kind = match self.kind {
             ArtifactKind::Rendition => "",
             ArtifactKind::Original => " original",
             ArtifactKind::Thumbnail => " thumbnail",
@@ -68,12 +86,13 @@ impl Artifact {
             0 => String::new(),
             index => format!(" {}", index.saturating_add(1)),
         };
-        let suffix = format!("{number}{role}");
+        let suffix = format!("{number}{kind}");
         file_name::file_name(job_name, &self.id.to_string(), &suffix, self.media_type)
     }
 }
 
-/// Where an attempt stores a rendition: its fence is in the key, so a late worker overwrites nothing.
+/// Key under which an attempt stores a rendition. The fence is part of the key, so a worker that
+/// lost its lease cannot overwrite the file of a later attempt.
 pub fn rendition_key(
     tenant: TenantId,
     job: JobId,
@@ -89,7 +108,7 @@ pub fn rendition_key(
     )
 }
 
-/// Where an attempt stores the thumbnail of a rendition.
+/// Key under which an attempt stores the thumbnail of a rendition.
 pub fn thumbnail_key(tenant: TenantId, job: JobId, fence: i32, output_idx: i32) -> String {
     format!(
         "t/{}/j/{}/{fence}/{output_idx}.thumbnail.webp",
@@ -97,12 +116,14 @@ pub fn thumbnail_key(tenant: TenantId, job: JobId, fence: i32, output_idx: i32) 
     )
 }
 
-/// Where an input the tenant sent along is kept until the job has ended.
+/// Key of an input that the tenant sent in the body of the request. `index` is its place in
+/// `inputs`.
 pub fn input_key(tenant: TenantId, job: JobId, index: usize) -> String {
     format!("t/{}/j/{}/in/{index}", tenant.0, job.0)
 }
 
-/// The end of a key as one name: job, attempt and output. For links that say no name.
+/// A file name made from the last three parts of a key (job, attempt and output), for links that
+/// name none. Every character that is not an ASCII letter, a digit or a dot becomes a hyphen.
 pub fn file_name(key: &str) -> String {
     let mut parts: Vec<&str> = key.rsplit('/').take(3).collect();
     parts.reverse();
@@ -117,7 +138,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_is_named_after_its_job() {
+    fn a_file_name_is_the_end_of_its_key() {
         assert_eq!(file_name("t/1/j/2/3/0.png"), "2-3-0.png");
         assert_eq!(file_name("a\"b.png"), "a-b.png");
     }

@@ -1,7 +1,7 @@
-//! A call: one paid request to a provider, journaled before it is made.
+//! Calls: paid requests to providers. Each call is journaled in the database before it is made.
 //!
-//! What the model made is stored under the call's own key and then named on its row, so the next attempt
-//! takes it over instead of buying it again, whichever attempt bought it.
+//! The image that the model made is stored under the call's own key and then named on the call's
+//! row. A later attempt of the job finds it there and uses it instead of paying for another one.
 
 use std::time::Duration;
 
@@ -12,41 +12,52 @@ use crate::generation::image::{MediaType, Pixels};
 use crate::id::{CallId, TenantId};
 use crate::outcome::{Class, Failure};
 
-/// The file a model made, as it stands in the bucket.
+/// The file that a model made, as it is stored in the bucket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Original {
+    /// Key in the bucket.
     pub object_key: String,
+    /// SHA-256 of the file.
     pub sha256: [u8; 32],
+    /// Size of the file.
     pub bytes: i64,
+    /// Encoding of the file.
     pub media_type: MediaType,
+    /// Width and height.
     pub pixels: Pixels,
 }
 
-/// A call of some attempt of the job, as the next attempt finds it.
+/// A call that an attempt of the job has made, as a later attempt reads it from the journal.
 #[derive(Clone, Debug)]
 pub struct Journaled {
+    /// The call.
     pub id: CallId,
+    /// Which output of the job it was made for, from 0.
     pub output_idx: i32,
+    /// Where it was made.
     pub lane: Lane,
-    /// How long ago it was made, on the database's clock.
+    /// Time since it was made, on the database's clock.
     pub age: Duration,
-    /// `None` while nobody knows: the provider still works, or the worker died.
+    /// Class of the outcome. `None` while it is unknown: the provider still works, or the worker
+    /// died.
     pub outcome: Option<Class>,
+    /// What happened, for the operator. Never contains the prompt.
     pub detail: Option<String>,
-    /// The outcome in plain words, where there are better ones than the class's own.
+    /// The outcome in plain words, if there are better ones than the class's own.
     pub reason: Option<String>,
-    /// The provider's handle for long work.
+    /// The provider's handle for long work. Any worker can ask for its result.
     pub operation: Option<String>,
+    /// The image, if it was made and stored.
     pub original: Option<Original>,
 }
 
 impl Journaled {
-    /// Whether it ended without anybody knowing what became of its picture.
+    /// Whether it ended without an answer, although its image may have been made ([`LOST`]).
     pub fn is_lost(&self) -> bool {
         self.outcome.is_some_and(|class| LOST.contains(&class))
     }
 
-    /// How it ended, short of a picture.
+    /// How it failed. `None` if it delivered an image or has not ended.
     pub fn failure(&self) -> Option<Failure> {
         let class = self.outcome.filter(|class| *class != Class::Ok)?;
         let mut failure = Failure::new(class, self.detail.clone().unwrap_or_default());
@@ -55,25 +66,31 @@ impl Journaled {
     }
 }
 
-/// How calls end whose picture may have been made, and stored, all the same.
+/// Classes of calls whose image may exist in spite of the failure: the answer was lost, or we
+/// failed after the model had made the image. A worker that was only slow may still store it.
 pub const LOST: [Class; 2] = [Class::Unknown, Class::Internal];
 
 /// How a call ended.
 #[derive(Clone, Debug)]
 pub struct Ending<'a> {
+    /// Class of the outcome.
     pub outcome: Class,
-    /// For the operator; never contains the prompt.
+    /// What happened, for the operator. Never contains the prompt.
     pub detail: Option<&'a str>,
-    /// For the tenant, where there is more to say than the class does.
+    /// What happened, for the tenant, if there is more to say than the class says.
     pub reason: Option<&'a str>,
+    /// The provider's id for the request.
     pub provider_request_id: Option<&'a str>,
+    /// What the provider metered, as it reported it.
     pub usage: Option<&'a Value>,
-    /// What it cost us, in millionths of a US dollar; `None` keeps what it was expected to cost.
+    /// What it cost us, in millionths of a US dollar. `None` keeps the expected cost.
     pub cost_micros: Option<i64>,
+    /// The image, if it was made and stored.
     pub original: Option<&'a Original>,
 }
 
-/// Where a call's original is stored: a key of its own, so a late worker overwrites nothing.
+/// Key under which a call's original is stored. Each call has its own key, so a slow worker
+/// overwrites nothing.
 pub fn original_key(tenant: TenantId, call: CallId) -> String {
     format!("t/{}/c/{}", tenant.0, call.0)
 }

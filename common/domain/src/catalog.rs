@@ -1,8 +1,9 @@
-//! The models on offer, as data: `models/*.toml`.
+//! The catalogue: the models on offer, read from `models/*.toml`.
 //!
-//! The shipped files are compiled in; `PLATEN_MODELS` names a folder that replaces them, `PLATEN_PROVIDERS` says
-//! which of their providers are used. [`mod@file`] reads them: every mistake is named with its file and line, and
-//! none is survived: a catalogue that is half understood would quote half prices.
+//! The shipped files are compiled into the program. `PLATEN_MODELS` names a folder that replaces
+//! them, and `PLATEN_PROVIDERS` selects some of their providers. [`mod@file`] reads the files. It
+//! reports every mistake with its file and line, and a catalogue with a mistake is not used at all:
+//! it could quote wrong prices.
 
 mod file;
 mod lane;
@@ -24,7 +25,7 @@ use crate::outcome::table::Dialect;
 pub use file::CatalogError;
 pub use lane::{InvalidLane, Lane};
 
-/// The files that ship with Platen. A new file is a line here.
+/// The files that ship with Platen. Add a line here for a new file.
 const SHIPPED: &[(&str, &str)] = &[
     ("vertex.toml", include_str!("../../../models/vertex.toml")),
     ("gemini.toml", include_str!("../../../models/gemini.toml")),
@@ -35,21 +36,25 @@ const SHIPPED: &[(&str, &str)] = &[
     ("openai.toml", include_str!("../../../models/openai.toml")),
 ];
 
-/// Every model on offer, by id, and who runs them.
+/// Every model on offer and every provider, by name.
 #[derive(Clone, Debug, Default)]
 pub struct Catalog {
     models: BTreeMap<String, Model>,
     providers: BTreeMap<String, Provider>,
 }
 
-/// Who runs models, and how they are spoken to.
+/// A provider: who runs models, and how to call it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Provider {
+    /// Its name in lanes and metrics.
     pub name: String,
+    /// The wire format that it understands.
     pub dialect: Dialect,
-    /// Replaces the dialect's own address: for proxies, and for servers of one's own.
+    /// Address of the server. `None`: the dialect's default. Set it for a proxy or for your own
+    /// server.
     pub base_url: Option<String>,
-    /// The environment variable that holds the key; the dialect says what happens without one.
+    /// Name of the environment variable that holds the API key. The dialect decides what happens
+    /// without one.
     pub api_key: Option<String>,
 }
 
@@ -58,32 +63,43 @@ pub struct Provider {
 pub struct Model {
     /// Its id in our API.
     pub id: String,
-    /// What its provider calls it.
+    /// The provider's name for it.
     pub name: String,
+    /// Its name for people.
     pub title: String,
+    /// What it makes.
     pub kind: Kind,
-    /// Where it may be called, in this order. The first is its own; the others are fallbacks, which a job's
-    /// owner can forbid.
+    /// Where it may be called, in this order. The first lane is its own. The others are fallbacks,
+    /// which a job's owner can forbid. Never empty.
     pub lanes: Vec<Lane>,
+    /// Sizes that it makes.
     pub sizes: Vec<Size>,
+    /// Aspect ratios that it makes.
     pub ratios: Vec<AspectRatio>,
+    /// Most input images of one job.
     pub max_inputs: usize,
     /// Largest single input, in bytes.
     pub max_input_bytes: usize,
+    /// Most outputs of one job.
     pub max_outputs: u32,
-    /// How long one call may take.
+    /// Longest time that one call may take.
     pub timeout: Duration,
+    /// When its provider announced it.
     pub announced: Date,
+    /// From when on its provider advises against it.
     pub deprecated: Option<Date>,
+    /// From when on its provider no longer runs it.
     pub shut_down: Option<Date>,
+    /// Catalogue id of the model that replaces it.
     pub successor: Option<String>,
-    /// Levels of thinking it knows, the least first.
+    /// Levels of thinking that it knows, the lowest first.
     pub thinking: Vec<String>,
-    /// Pixels the provider takes, where it does not take any; the nearest shape is asked for.
+    /// Sizes in pixels that the provider accepts. Empty if it accepts any. The nearest shape is
+    /// requested.
     pub pixels: Vec<Pixels>,
-    /// Whether it takes a seed.
+    /// Whether it accepts a seed.
     pub takes_seed: bool,
-    /// Fields sent as they are, for servers that differ from their dialect in small ways.
+    /// Fields added to each request unchanged, for servers that differ a little from their dialect.
     pub extra: serde_json::Map<String, serde_json::Value>,
     /// Newest first.
     prices: Vec<Price>,
@@ -93,84 +109,104 @@ pub struct Model {
 /// What the provider charges us, in millionths of a US dollar.
 #[derive(Clone, Debug, Default)]
 struct ProviderCost {
-    /// For one picture, by size.
-    picture: BTreeMap<Size, i64>,
-    /// For a million tokens of input, and of thought and text.
-    input: i64,
-    thought: i64,
+    /// For one image, by size.
+    image: BTreeMap<Size, i64>,
+    /// For a million input tokens.
+    million_input_tokens: i64,
+    /// For a million tokens of thoughts and text.
+    million_thought_tokens: i64,
 }
 
-/// What a provider metered, of what it may charge besides the picture.
+/// Tokens that a provider metered for a call. It may charge for them in addition to the image.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tokens {
+    /// Tokens of the request.
     pub input: i64,
-    /// Thoughts and text.
+    /// Tokens of thoughts and text in the answer.
     pub thought: i64,
 }
 
-/// What one delivered picture costs, from a day on.
+/// The price of one delivered image, from a day on.
 #[derive(Clone, Debug)]
 pub struct Price {
-    /// First day it is quoted (UTC); also the price's version.
+    /// First day on which it is quoted (UTC). It is also the version of the price.
     pub from: Date,
+    /// Credits for one image, by size.
     pub credits: BTreeMap<Size, Credits>,
 }
 
-/// What a day means for a model.
+/// Stage in the life of a model.
+///
+/// - `current`: on offer.
+/// - `deprecated`: on offer, but its provider advises against it.
+/// - `ending`: on offer for at most 60 more days.
+/// - `shut_down`: no longer on offer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Stage {
     /// On offer.
     Current,
-    /// On offer, and its provider would rather it were not used any more.
+    /// On offer, but its provider advises against it.
     Deprecated,
-    /// On offer for another sixty days at most.
+    /// On offer for at most 60 more days.
     Ending,
-    /// Not on offer any more.
+    /// No longer on offer.
     ShutDown,
 }
 
 /// Why a request cannot be quoted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NotOffered {
-    #[error("there is no model {0:?}: GET /v1/models lists those there are")]
+    /// The catalogue has no such model.
+    #[error("there is no model {0:?}: GET /v1/models lists all models")]
     UnknownModel(String),
+    /// The model was shut down.
     #[error("{model} was shut down on {on}{}", successor.as_ref().map_or_else(String::new, |name| format!("; its successor is {name}")))]
     ShutDown {
+        /// The model.
         model: String,
+        /// First day on which it is not offered.
         on: Date,
+        /// The model that replaces it.
         successor: Option<String>,
     },
+    /// The model cannot do what the request asks for.
     #[error("the request does not fit the model")]
     Violations(Vec<Violation>),
 }
 
 impl Catalog {
-    /// The shipped catalogue, or the folder's `*.toml` when one is given; of it, the models of `providers`, or all.
+    /// Reads the shipped catalogue, or all `*.toml` files of `folder` if one is given. If
+    /// `providers` are given, only their models are kept.
+    ///
+    /// # Errors
+    /// A file cannot be read or has mistakes, or the catalogue has no such provider.
     pub fn load(folder: Option<&Path>, providers: Option<&[String]>) -> Result<Self, CatalogError> {
         let catalog = match folder {
-            Some(folder) => file::read(file::in_folder(folder)?)?,
+            Some(folder) => file::read(file::read_folder(folder)?)?,
             None => file::read(
                 SHIPPED
                     .iter()
                     .map(|&(file, text)| (file.to_owned(), text.to_owned())),
             )?,
         };
-        catalog.only(providers)
+        catalog.retain_providers(providers)
     }
 
-    /// Without the models and lanes of other providers.
-    fn only(mut self, providers: Option<&[String]>) -> Result<Self, CatalogError> {
+    /// Removes the models and lanes of all other providers. `None` keeps everything.
+    fn retain_providers(mut self, providers: Option<&[String]>) -> Result<Self, CatalogError> {
         let Some(wanted) = providers else {
             return Ok(self);
         };
         for name in wanted {
             if !self.providers.contains_key(name) {
                 let known: Vec<&str> = self.providers.keys().map(String::as_str).collect();
-                return Err(CatalogError::no_such_provider(name, &known));
+                return Err(CatalogError::unknown_provider(name, &known));
             }
         }
         self.providers.retain(|name, _| wanted.contains(name));
+        // A model whose own lane is gone is dropped, even if a fallback would be left: the first
+        // lane sets its price and its limits.
         self.models
             .retain(|_, model| wanted.contains(&model.lanes[0].provider));
         for model in self.models.values_mut() {
@@ -184,21 +220,25 @@ impl Catalog {
         self.models.values()
     }
 
+    /// The model with this id, whether it is on offer or not.
     pub fn get(&self, id: &str) -> Option<&Model> {
         self.models.get(id)
     }
 
-    /// Everyone who runs one of the models, by name.
+    /// All providers, by name.
     pub fn providers(&self) -> impl Iterator<Item = &Provider> {
         self.providers.values()
     }
 
-    /// How the provider of a lane is spoken to.
+    /// Dialect of a lane's provider. `None` if the catalogue has no such provider.
     pub fn dialect(&self, lane: &Lane) -> Option<Dialect> {
         self.providers.get(&lane.provider).map(|one| one.dialect)
     }
 
-    /// The model if it may be asked today.
+    /// The model, if it is on offer `today`.
+    ///
+    /// # Errors
+    /// There is no such model, or it was shut down.
     pub fn offered(&self, id: &str, today: Date) -> Result<&Model, NotOffered> {
         let model = self
             .get(id)
@@ -213,7 +253,10 @@ impl Catalog {
         }
     }
 
-    /// The model, or where it was shut down the nearest successor that may be asked today.
+    /// The model, or the first of its successors that is on offer `today`, if it was shut down.
+    ///
+    /// # Errors
+    /// There is no such model, or it and all of its successors were shut down.
     pub fn offered_or_successor(&self, id: &str, today: Date) -> Result<&Model, NotOffered> {
         let refused = match self.offered(id, today) {
             Ok(model) => return Ok(model),
@@ -221,14 +264,17 @@ impl Catalog {
         };
         let successors =
             std::iter::successors(self.get(id), |model| self.get(model.successor.as_deref()?));
-        // Each model can be its own successor's successor; nobody's line is longer than the catalogue.
+        // Successors can form a circle. No chain without one is longer than the catalogue.
         successors
             .take(self.models.len())
             .find(|model| model.stage(today) != Stage::ShutDown)
             .ok_or(refused)
     }
 
-    /// What the request will cost at most, if the model can do it at all.
+    /// The most that the request will cost.
+    ///
+    /// # Errors
+    /// The model is not on offer, cannot do what the request asks for, or has no price today.
     pub fn quote(
         &self,
         id: &str,
@@ -256,35 +302,36 @@ impl Catalog {
 }
 
 impl Model {
-    /// The price in force on a day: its version and the credits for one picture.
+    /// The price in force `today`: its version, and the credits for one image of this size.
     pub fn price(&self, size: Size, today: Date) -> Option<(String, Credits)> {
         let price = self.current_price(today)?;
         Some((price.from.to_string(), *price.credits.get(&size)?))
     }
 
-    /// The newest price whose day has come.
+    /// The newest price whose first day is not after `today`.
     pub fn current_price(&self, today: Date) -> Option<&Price> {
         self.prices.iter().find(|price| price.from <= today)
     }
 
-    /// What a call may cost us, in millionths of a US dollar: `delivered` is the size of the picture it gave. `None` where a
-    /// provider says that it metered more than can be counted, or less than nothing.
+    /// What a call costs us, in millionths of a US dollar. `delivered` is the size of its image,
+    /// `tokens` what the provider metered. `None` if the numbers of the provider make no sense:
+    /// they are too large, or the cost is negative.
     pub fn cost_micros(&self, delivered: Option<Size>, tokens: Tokens) -> Option<i64> {
-        let picture = delivered.and_then(|size| self.cost.picture.get(&size).copied());
+        let image = delivered.and_then(|size| self.cost.image.get(&size).copied());
         let metered = |price: i64, tokens: i64| Some(price.checked_mul(tokens)? / 1_000_000);
-        picture
+        image
             .unwrap_or(0)
-            .checked_add(metered(self.cost.input, tokens.input)?)?
-            .checked_add(metered(self.cost.thought, tokens.thought)?)
+            .checked_add(metered(self.cost.million_input_tokens, tokens.input)?)?
+            .checked_add(metered(self.cost.million_thought_tokens, tokens.thought)?)
             .filter(|cost| *cost >= 0)
     }
 
-    /// Its own lane; the others are fallbacks.
+    /// The model's own lane. The others are fallbacks.
     pub fn lane(&self) -> &Lane {
         &self.lanes[0]
     }
 
-    /// The lanes a job may use.
+    /// The lanes that a job may use: all of them, or only the first one without `fallback`.
     pub fn lanes(&self, fallback: bool) -> &[Lane] {
         if fallback {
             &self.lanes
@@ -293,7 +340,7 @@ impl Model {
         }
     }
 
-    /// Where it stands in its life on a day.
+    /// The model's stage `today`.
     pub fn stage(&self, today: Date) -> Stage {
         match self.days_left(today) {
             Some(..=0) => Stage::ShutDown,
@@ -303,7 +350,8 @@ impl Model {
         }
     }
 
-    /// Days until it is shut down, where that is known.
+    /// Days from `today` until the model is shut down. Zero or negative if it was. `None` if no day
+    /// is known.
     pub fn days_left(&self, today: Date) -> Option<i64> {
         Some((self.shut_down? - today).whole_days())
     }
@@ -337,11 +385,11 @@ mod tests {
     }
 
     #[test]
-    fn the_shipped_catalogue_is_whole() {
+    fn the_shipped_catalogue_has_every_dialect_and_price() {
         let catalog = catalog();
         for dialect in Dialect::ALL {
-            let spoken = catalog.providers().any(|one| one.dialect == dialect);
-            assert!(spoken, "nobody who ships speaks {dialect:?}");
+            let is_used = catalog.providers().any(|one| one.dialect == dialect);
+            assert!(is_used, "no shipped provider uses {dialect:?}");
         }
         for model in catalog.models() {
             for &size in &model.sizes {
@@ -353,7 +401,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_providers_that_are_wanted_are_offered() {
+    fn only_selected_providers_are_offered() {
         let wanted = ["openai".to_owned()];
         let catalog = Catalog::load(None, Some(&wanted)).unwrap();
         assert!(
@@ -365,12 +413,12 @@ mod tests {
         let error = Catalog::load(None, Some(&["opnai".to_owned()])).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "PLATEN_PROVIDERS names opnai; there are gemini, interactions, openai, vertex"
+            "PLATEN_PROVIDERS names opnai, which is not in the catalogue; choose from gemini, interactions, openai, vertex"
         );
     }
 
     #[test]
-    fn a_quote_is_the_price_of_the_day_times_the_outputs() {
+    fn a_quote_is_todays_price_times_the_outputs() {
         let quote = catalog()
             .quote(
                 "gemini-3-pro-image",
@@ -385,7 +433,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_model_cannot_do_is_said() {
+    fn every_violation_is_reported() {
         let catalog = catalog();
         let refused = |id: &str, generation| catalog.quote(id, &generation, TODAY).unwrap_err();
         assert!(matches!(
@@ -413,7 +461,7 @@ mod tests {
     }
 
     #[test]
-    fn a_model_that_was_shut_down_names_its_successor() {
+    fn a_retired_model_names_its_successor() {
         let (catalog, late) = (catalog(), date!(2027 - 03 - 15));
         let error = catalog.offered("gemini-2.5-flash-image", late).unwrap_err();
         assert_eq!(
@@ -425,7 +473,7 @@ mod tests {
     }
 
     #[test]
-    fn a_model_ages_by_the_day() {
+    fn the_stage_follows_the_date() {
         let catalog = catalog();
         let model = catalog.get("gemini-2.5-flash-image").unwrap();
         for (day, stage) in [
@@ -452,7 +500,7 @@ mod tests {
             model.cost_micros(Some(Size::TwoK), Tokens::default()),
             Some(134_000)
         );
-        // What a provider says that nobody can mean.
+        // Numbers that no provider can mean.
         for input in [i64::MAX, -1_000_000_000] {
             let tokens = Tokens { input, thought: 0 };
             assert_eq!(model.cost_micros(None, tokens), None, "{input}");

@@ -1,12 +1,15 @@
-//! The only place that reads this process's clock.
+//! This process's clock. No other code reads it (`clippy.toml` forbids it).
 //!
-//! For links that expire and catalogue dates. Leases and deadlines never ask it: those belong to the
-//! database's clock.
+//! Use it for the expiry of links and for catalogue dates. Leases and deadlines use the database's
+//! clock, because several processes must agree on them.
 
 use time::OffsetDateTime;
 
-/// Now, by this process.
-#[expect(clippy::disallowed_methods, reason = "the one place that may")]
+/// The time now, in UTC, by this process's clock.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the one place that is allowed to"
+)]
 pub fn now() -> OffsetDateTime {
     OffsetDateTime::now_utc()
 }

@@ -1,4 +1,5 @@
-//! Credits: whole units, never negative, never a float; arithmetic that does not fit is an error.
+//! Amounts of credits: whole numbers, never negative and never floats. Arithmetic that does not fit
+//! is an error.
 #![warn(
     clippy::arithmetic_side_effects,
     clippy::float_arithmetic,
@@ -10,7 +11,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// An amount of credits, `0..=i64::MAX`.
+/// An amount of credits: a whole number, not negative.
 #[derive(
     Clone,
     Copy,
@@ -43,19 +44,22 @@ impl<'r> sqlx::Decode<'r, sqlx::Postgres> for Credits {
     }
 }
 
-/// An amount below zero or beyond what can be counted.
+/// An amount is negative or too large.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("an amount of credits is a whole number from 0 to {}", i64::MAX)]
 pub struct InvalidCredits;
 
-/// More than may be moved at once, or than a wallet may hold.
+/// An amount is above the limit for one transfer, or the balance would be above the limit for a
+/// wallet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum CreditLimitError {
+    /// More than [`Credits::MAX_TRANSFER`].
     #[error(
-        "at most {} are moved at once: do it in several steps",
+        "at most {} can be moved at once: do it in several steps",
         Credits::MAX_TRANSFER
     )]
     Moved,
+    /// The balance would be more than [`Credits::MAX_BALANCE`].
     #[error(
         "a wallet holds at most {}, and this one would hold more",
         Credits::MAX_BALANCE
@@ -64,15 +68,21 @@ pub enum CreditLimitError {
 }
 
 impl Credits {
+    /// No credits.
     pub const ZERO: Self = Self(0);
-    /// The most that one grant, adjustment or hold moves. The database has the same bound (`movements_are_bounded`).
+    /// Most credits that one grant, adjustment or hold may move. The database has the same limit
+    /// (`movements_are_bounded`).
     pub const MAX_TRANSFER: Self = Self(1_000_000_000_000);
-    /// The most that a wallet holds by grants and adjustments, available and held: far from what a sum could overflow by.
+    /// Most credits that a grant or an adjustment may bring a wallet to, available and held
+    /// together. Sums of such balances stay far below the range of `i64`.
     pub const MAX_BALANCE: Self = Self(1_000_000_000_000_000);
-    /// The highest price of one output: a job of the most outputs stays below [`Self::MOST_MOVED`].
+    /// Highest price of one output. A job with the most outputs stays below [`Self::MAX_TRANSFER`].
     pub const MAX_PRICE: Self = Self(10_000_000_000);
 
-    /// Whether a wallet that holds `self` may be given so many more, at once.
+    /// Checks that a wallet with the balance `self` may be given `more` credits at once.
+    ///
+    /// # Errors
+    /// `more` is above [`Self::MAX_TRANSFER`], or the new balance above [`Self::MAX_BALANCE`].
     pub fn may_be_given(self, more: Self) -> Result<(), CreditLimitError> {
         if more > Self::MAX_TRANSFER {
             return Err(CreditLimitError::Moved);
@@ -83,6 +93,10 @@ impl Credits {
         }
     }
 
+    /// An amount.
+    ///
+    /// # Errors
+    /// `amount` is negative.
     pub fn new(amount: i64) -> Result<Self, InvalidCredits> {
         if amount < 0 {
             Err(InvalidCredits)
@@ -91,18 +105,28 @@ impl Credits {
         }
     }
 
+    /// The amount as a number.
     pub fn get(self) -> i64 {
         self.0
     }
 
+    /// Whether it is no credits at all.
     pub fn is_zero(self) -> bool {
         self.0 == 0
     }
 
+    /// The sum.
+    ///
+    /// # Errors
+    /// The sum is too large.
     pub fn plus(self, other: Self) -> Result<Self, InvalidCredits> {
         self.0.checked_add(other.0).map(Self).ok_or(InvalidCredits)
     }
 
+    /// The difference.
+    ///
+    /// # Errors
+    /// `other` is more than `self`.
     pub fn minus(self, other: Self) -> Result<Self, InvalidCredits> {
         self.0
             .checked_sub(other.0)
@@ -110,6 +134,10 @@ impl Credits {
             .and_then(Self::new)
     }
 
+    /// The product.
+    ///
+    /// # Errors
+    /// The product is too large.
     pub fn times(self, count: u32) -> Result<Self, InvalidCredits> {
         self.0
             .checked_mul(i64::from(count))
@@ -138,20 +166,25 @@ impl fmt::Display for Credits {
     }
 }
 
-/// What a job will cost at most: the catalogue's price, frozen on the job.
+/// What a job will cost at most. The price is stored with the job: a later change of the catalogue
+/// does not affect it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Quote {
     /// Credits for one delivered output.
     pub unit_price: Credits,
-    /// Which price of the catalogue this is.
+    /// Version of the price in the catalogue: the first day it is in force.
     pub price_version: String,
-    /// Outputs asked for.
+    /// Requested outputs.
     pub outputs: u32,
 }
 
 impl Quote {
-    /// What admission holds: the price of everything asked for.
+    /// The credits that admission holds: the price of all requested outputs.
+    ///
+    /// # Errors
+    /// They are more than [`Credits::MAX_TRANSFER`].
     pub fn hold(&self) -> Result<Credits, InvalidCredits> {
+        // The database rejects a larger hold too, but only in the middle of the admission.
         let hold = self.unit_price.times(self.outputs)?;
         (hold <= Credits::MAX_TRANSFER)
             .then_some(hold)
@@ -164,26 +197,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn amounts_that_cannot_be_counted_are_refused() {
-        let most = Credits::new(i64::MAX).unwrap();
+    fn amounts_out_of_range_are_errors() {
+        let max = Credits::new(i64::MAX).unwrap();
         let one = Credits::new(1).unwrap();
         assert_eq!(Credits::new(-1), Err(InvalidCredits));
-        assert_eq!(most.plus(one), Err(InvalidCredits));
+        assert_eq!(max.plus(one), Err(InvalidCredits));
         assert_eq!(Credits::ZERO.minus(one), Err(InvalidCredits));
-        assert_eq!(most.times(2), Err(InvalidCredits));
+        assert_eq!(max.times(2), Err(InvalidCredits));
         assert!(serde_json::from_str::<Credits>("-1").is_err());
         assert!(serde_json::from_str::<Credits>("1.5").is_err());
     }
 
     #[test]
-    fn no_sum_comes_near_to_what_cannot_be_counted() {
-        let check = |holds: Credits, more, expected| {
+    fn transfers_and_balances_have_limits() {
+        let check = |balance: Credits, more, expected| {
             let more = Credits::new(more).unwrap();
-            assert_eq!(holds.may_be_given(more), expected, "{holds} and {more}");
+            assert_eq!(balance.may_be_given(more), expected, "{balance} and {more}");
         };
-        let most = Credits::MAX_TRANSFER.get();
-        check(Credits::ZERO, most, Ok(()));
-        check(Credits::ZERO, most + 1, Err(CreditLimitError::Moved));
+        let max = Credits::MAX_TRANSFER.get();
+        check(Credits::ZERO, max, Ok(()));
+        check(Credits::ZERO, max + 1, Err(CreditLimitError::Moved));
         check(Credits::ZERO, i64::MAX, Err(CreditLimitError::Moved));
         check(Credits::MAX_BALANCE, 1, Err(CreditLimitError::InAWallet));
         check(
@@ -191,17 +224,17 @@ mod tests {
             1,
             Err(CreditLimitError::InAWallet),
         );
-        let dearest = |outputs| Quote {
+        let highest_price = |outputs| Quote {
             unit_price: Credits::MAX_PRICE,
             price_version: "1".to_owned(),
             outputs,
         };
-        assert!(dearest(16).hold().is_ok());
-        assert_eq!(dearest(101).hold(), Err(InvalidCredits));
+        assert!(highest_price(16).hold().is_ok());
+        assert_eq!(highest_price(101).hold(), Err(InvalidCredits));
     }
 
     #[test]
-    fn a_quote_holds_the_price_of_everything_asked_for() {
+    fn a_quote_holds_the_price_of_all_outputs() {
         let quote = Quote {
             unit_price: Credits::new(12).unwrap(),
             price_version: "1".to_owned(),

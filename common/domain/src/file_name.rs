@@ -1,31 +1,34 @@
-//! What a file is called when somebody keeps it: after the name people gave it, so that every system can store it, and so that the
-//! name can say nothing else.
+//! File names for downloads. They are made from the names that people gave, changed so that every
+//! operating system can store them, and so that they cannot mislead the reader.
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use crate::generation::image::MediaType;
 use crate::visible::is_invisible;
 
-/// Longest name before its ending, in bytes: file systems bear 255.
-const MAX_LENGTH: usize = 150;
+/// Longest name without its suffix and extension, in bytes. Most file systems allow 255.
+const MAX_NAME_BYTES: usize = 150;
 
-/// What [RFC 8187](https://www.rfc-editor.org/rfc/rfc8187) leaves unescaped in a parameter of a header.
-const ENCODED: &AsciiSet = &NON_ALPHANUMERIC
+/// Characters that are percent-encoded in a header parameter: all but letters, digits and `-._~`.
+/// [RFC 8187](https://www.rfc-editor.org/rfc/rfc8187) would allow a few more as they are.
+const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'.')
     .remove(b'_')
     .remove(b'~');
 
-/// The name of a file: `name`, or `or` where nothing of it can be used, then what tells it from its like, then the ending of its type.
-pub fn file_name(name: Option<&str>, or: &str, suffix: &str, media_type: MediaType) -> String {
-    let name = name.map(usable).filter(|name| !name.is_empty());
-    let name = name.unwrap_or_else(|| or.to_owned());
+/// The name of a file: the sanitized `name` (or `default` if nothing of it is left), then `suffix`,
+/// then the extension of its type. `suffix` distinguishes the files of one job.
+pub fn file_name(name: Option<&str>, default: &str, suffix: &str, media_type: MediaType) -> String {
+    let name = name.map(sanitize).filter(|name| !name.is_empty());
+    let name = name.unwrap_or_else(|| default.to_owned());
     format!("{name}{suffix}.{}", media_type.extension())
 }
 
-/// `Content-Disposition` of a file to be kept under this name: for old clients in ASCII, for all others as it is (RFC 6266).
+/// The `Content-Disposition` header for a download under this name. It has the name twice, as [RFC
+/// 6266](https://www.rfc-editor.org/rfc/rfc6266) recommends: in ASCII for old clients, and in full.
 pub fn attachment(file_name: &str) -> String {
-    let plain: String = file_name
+    let ascii_name: String = file_name
         .chars()
         .map(|letter| match letter {
             '"' | '\\' | '%' => '_',
@@ -33,13 +36,15 @@ pub fn attachment(file_name: &str) -> String {
             _ => '_',
         })
         .collect();
-    let whole = utf8_percent_encode(file_name, ENCODED);
-    format!("attachment; filename=\"{plain}\"; filename*=UTF-8''{whole}")
+    let full_name = utf8_percent_encode(file_name, ESCAPED);
+    format!("attachment; filename=\"{ascii_name}\"; filename*=UTF-8''{full_name}")
 }
 
-/// What can be used of a name: no folders, no control or invisible characters, nothing that a shell or a system takes for something
-/// else, and no ending of a picture, which is added by its type.
-fn usable(name: &str) -> String {
+/// Removes from a name what is unsafe in a file name: folders, control and invisible characters,
+/// and whatever has a meaning to a shell or an operating system. Also removes an image's extension,
+/// because the right one is added later.
+fn sanitize(name: &str) -> String {
+    // The zero-width joiner (U+200D) stays: emoji such as families are sequences joined by it.
     let letters = name
         .chars()
         .filter(|&letter| !is_invisible(letter) || letter == '\u{200d}');
@@ -59,7 +64,9 @@ fn usable(name: &str) -> String {
     {
         name.truncate(stem.len());
     }
-    name.truncate(name.floor_char_boundary(MAX_LENGTH));
+    name.truncate(name.floor_char_boundary(MAX_NAME_BYTES));
+    // A dot hides the file on Unix, and Windows drops it at the end. A hyphen looks like an option
+    // of a command, and a tilde like a home folder.
     let name = name
         .trim_matches(|letter| letter == '.' || letter == ' ' || letter == '-' || letter == '~');
     if is_reserved(name) {
@@ -68,7 +75,7 @@ fn usable(name: &str) -> String {
     name.to_owned()
 }
 
-/// Names of devices on Windows, with or without an ending.
+/// Whether Windows reserves the name for a device, with or without an extension.
 fn is_reserved(name: &str) -> bool {
     let stem = name.split('.').next().unwrap_or_default().trim_end();
     let stem = stem.to_ascii_uppercase();
@@ -88,9 +95,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_is_kept_where_every_system_can_store_it() {
+    fn every_system_can_store_a_file_name() {
         let named = |name: &str| file_name(Some(name), "art_1", "", MediaType::Png);
-        for (name, kept) in [
+        for (name, expected) in [
             ("Bottle on slate", "Bottle on slate.png"),
             ("  Flasche\tauf\nSchiefer ", "Flasche auf Schiefer.png"),
             ("Größe: 4/5 \"neu\"", "Größe- 4-5 -neu.png"),
@@ -110,7 +117,7 @@ mod tests {
             ("...", "art_1.png"),
             ("///", "art_1.png"),
         ] {
-            assert_eq!(named(name), kept, "{name:?}");
+            assert_eq!(named(name), expected, "{name:?}");
         }
         assert_eq!(named(&"ä".repeat(200)).len(), 150 + 4);
         assert_eq!(
@@ -120,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn a_header_says_it_twice() {
+    fn a_header_has_the_name_in_ascii_and_in_full() {
         assert_eq!(
             attachment("Größe 50% \"a\".png"),
             "attachment; filename=\"Gr__e 50_ _a_.png\"; filename*=UTF-8''Gr%C3%B6%C3%9Fe%2050%25%20%22a%22.png"

@@ -1,4 +1,4 @@
-//! What may be asked for, by kind. A kind is a file here and a variant of [`Generation`].
+//! Requests for generations, by kind. Each kind has a file here and a variant of [`Generation`].
 
 pub mod image;
 
@@ -8,40 +8,45 @@ use utoipa::ToSchema;
 use crate::id::UploadId;
 use image::ImageRequest;
 
-/// What is made.
+/// What a job makes. `image`: still images.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
+    /// Still images.
     Image,
 }
 
 impl Kind {
+    /// The name in the database and in the API.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Image => "image",
         }
     }
 
+    /// The kind with this name. `None` if there is none.
     pub fn parse(text: &str) -> Option<Self> {
         [Self::Image].into_iter().find(|kind| kind.as_str() == text)
     }
 }
 
-/// A request as it is stored with its job.
+/// A validated request, as it is stored with its job.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Generation {
+    /// A request for still images.
     Image(ImageRequest),
 }
 
 impl Generation {
+    /// What it makes.
     pub fn kind(&self) -> Kind {
         match self {
             Self::Image(_) => Kind::Image,
         }
     }
 
-    /// The uploads it names.
+    /// The uploads that its inputs name.
     pub fn uploads(&self) -> Vec<UploadId> {
         match self {
             Self::Image(request) => request
@@ -52,7 +57,8 @@ impl Generation {
         }
     }
 
-    /// Bytes of the pictures that were sent along with it, and belong to its job.
+    /// Total bytes of the inputs that were sent in the request itself. They belong to the job;
+    /// uploads do not.
     pub fn own_bytes(&self) -> i64 {
         match self {
             Self::Image(request) => request
@@ -64,6 +70,7 @@ impl Generation {
         }
     }
 
+    /// Requested outputs.
     pub fn outputs(&self) -> u32 {
         match self {
             Self::Image(request) => request.outputs,
@@ -71,16 +78,17 @@ impl Generation {
     }
 }
 
-/// One thing wrong with a request: where, and what to do about it.
+/// One mistake in a request: where it is, and how to correct it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Violation {
-    /// JSON pointer into the request body, such as `/inputs/0/data`.
+    /// Place in the request body, as a JSON pointer such as `/inputs/0/data`.
     pub pointer: String,
-    /// What is wrong and what would be right, in plain words.
+    /// What is wrong and what would be right.
     pub detail: String,
 }
 
 impl Violation {
+    /// A mistake at a JSON pointer.
     pub fn new(pointer: impl Into<String>, detail: impl Into<String>) -> Self {
         Self {
             pointer: pointer.into(),

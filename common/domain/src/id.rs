@@ -1,8 +1,9 @@
-//! Ids: a `UUIDv7` in the database, a prefix and 26 characters of Crockford base32 for people (`job_01jd…`).
+//! Ids. In the database they are `UUIDv7`. Everywhere else they are a prefix and 26 characters of
+//! [Crockford's base32](https://www.crockford.com/base32.html), such as `job_01jd…`.
 //!
-//! Time-ordered, so that a list sorted by id is sorted by age. The wrong prefix is refused, so that an
-//! artifact's id pasted where a job's belongs says so instead of finding nothing. They are written in small letters and read in
-//! any.
+//! Ids contain their time of creation, so a list sorted by id is sorted by age. An id with another
+//! prefix is rejected: if the id of an artifact is used for a job, the error says so, and not "not
+//! found". Ids are written in lower case and read in either case.
 
 use std::fmt;
 use std::str::FromStr;
@@ -13,9 +14,10 @@ use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
 use uuid::Uuid;
 
 const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
+/// Characters of an id without its prefix: 128 bits with five bits each.
 const LENGTH: usize = 26;
 
-/// An id that is not one.
+/// A text is not an id of the expected type.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("expected an id like `{prefix}_` followed by {LENGTH} characters of 0-9 and a-z")]
 pub struct InvalidId {
@@ -27,18 +29,21 @@ macro_rules! id {
         $(#[$doc])*
         #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
         #[cfg_attr(feature = "sqlx", derive(sqlx::Type), sqlx(transparent))]
-        pub struct $name(pub Uuid);
+        pub struct $name(
+            /// The UUID in the database.
+            pub Uuid,
+        );
 
         impl $name {
-            /// What the id begins with, without the underscore.
+            /// The prefix, without the underscore.
             pub const PREFIX: &'static str = $prefix;
 
-            /// What it looks like, for `/openapi.json`: in letters of any size.
+            /// The OpenAPI schema: a pattern that accepts upper and lower case.
             pub fn schema() -> Schema {
-                written($prefix)
+                id_schema($prefix)
             }
 
-            /// A new id, later than all before it.
+            /// A new id. It sorts after every id that this process has made before.
             pub fn new() -> Self {
                 Self(Uuid::now_v7())
             }
@@ -72,7 +77,7 @@ macro_rules! id {
             type Err = InvalidId;
 
             fn from_str(text: &str) -> Result<Self, InvalidId> {
-                // People and programs write them in capitals too.
+                // Some programs turn ids into upper case, and so do people who read them aloud.
                 text.to_ascii_lowercase()
                     .strip_prefix(concat!($prefix, "_"))
                     .and_then(decode)
@@ -96,22 +101,23 @@ macro_rules! id {
     };
 }
 
-id!(/// Who owns jobs and credits.
+id!(/// Id of a tenant: who owns jobs and credits.
     TenantId, "ten");
-id!(/// What is billed and ends once.
+id!(/// Id of a job: what is billed and ends once.
     JobId, "job");
-id!(/// One paid request to a provider.
+id!(/// Id of a call: one paid request to a provider.
     CallId, "cal");
-id!(/// A file we made.
+id!(/// Id of an artifact: a file that we made.
     ArtifactId, "art");
-id!(/// A picture a tenant keeps with us.
+id!(/// Id of an upload: a file that the tenant sent.
     UploadId, "upl");
-id!(/// A lot of credits.
+id!(/// Id of a grant: credits that were given or bought.
     GrantId, "gra");
-id!(/// One HTTP request, named in every answer and log line.
+id!(/// Id of an HTTP request. It is in the answer and in every log line of the request.
     RequestId, "req");
 
-fn written(prefix: &str) -> Schema {
+/// Schema of an id with this prefix.
+fn id_schema(prefix: &str) -> Schema {
     let letters: String = prefix
         .chars()
         .flat_map(|letter| ['[', letter, letter.to_ascii_uppercase(), ']'])
@@ -124,7 +130,8 @@ fn written(prefix: &str) -> Schema {
         .into()
 }
 
-/// 128 bits as 26 characters, most significant first; the first character carries three bits.
+/// 128 bits as 26 characters, the most significant first. The first character carries three bits,
+/// the others five.
 fn encode(uuid: Uuid) -> String {
     let bits = uuid.as_u128();
     (0..LENGTH)
@@ -135,6 +142,8 @@ fn encode(uuid: Uuid) -> String {
         .collect()
 }
 
+/// The inverse of [`encode`]. `None` if the text has another length or character, or more than 128
+/// bits.
 fn decode(text: &str) -> Option<Uuid> {
     if text.len() != LENGTH || text.as_bytes()[0] > b'7' {
         return None;
@@ -147,7 +156,9 @@ fn decode(text: &str) -> Option<Uuid> {
 }
 
 impl TenantId {
-    /// What stands for the tenant where its id must not: 16 hexadecimal digits of the SHA-256 of the id's 16 bytes.
+    /// A pseudonym for places that must not contain the tenant's id, such as Redis: the first 16
+    /// hexadecimal digits of the SHA-256 of the id's 16 bytes. SQL computes the same
+    /// (`job::claim`).
     pub fn pseudonym(self) -> String {
         let digest = Sha256::digest(self.0.as_bytes());
         hex::encode(digest.get(..8).unwrap_or_default())
@@ -167,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn capitals_mean_the_same_id() {
+    fn upper_case_is_the_same_id() {
         let id = JobId::new();
         assert_eq!(id.to_string().to_uppercase().parse(), Ok(id));
     }
@@ -180,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_id_is_refused() {
+    fn malformed_ids_are_rejected() {
         let good = JobId::new().to_string();
         let wrong_kind = good.replace("job_", "art_");
         for bad in [

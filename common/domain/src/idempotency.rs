@@ -1,29 +1,35 @@
-//! What was answered to a POST, kept with its effect, so that repeating it repeats the answer and nothing else.
+//! Idempotency keys: the answer to a POST is stored in the same transaction as its effect. A
+//! repeated request gets the same answer and has no effect.
 
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-/// Which request it is: the same key for another request is refused.
+/// Hash of a request ([`request_hash`]). It shows whether a key is used again for a different
+/// request.
 pub type RequestHash = [u8; 32];
 
-/// A POST that may be repeated.
+/// A POST that the client may repeat.
 #[derive(Clone, Debug)]
 pub struct Request {
-    /// As the client sent it, or one we made.
+    /// The client's `Idempotency-Key`, or a key that we made.
     pub key: String,
+    /// Hash of the request.
     pub hash: RequestHash,
 }
 
-/// The answer to it.
+/// The answer to a POST, as it is stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answer {
+    /// HTTP status.
     pub status: u16,
+    /// The `Location` header, if there is one.
     pub location: Option<String>,
+    /// The body, byte for byte.
     pub body: Vec<u8>,
 }
 
 impl Answer {
-    /// Without a body.
+    /// An answer without a body.
     pub fn empty(status: u16) -> Self {
         Self {
             status,
@@ -32,7 +38,10 @@ impl Answer {
         }
     }
 
-    /// With a body.
+    /// An answer with a JSON body.
+    ///
+    /// # Panics
+    /// `body` cannot be written as JSON, for example because a map has keys that are not text.
     pub fn json(status: u16, body: &impl Serialize) -> Self {
         Self {
             body: serde_json::to_vec(body).expect("an answer is JSON"),
@@ -41,19 +50,21 @@ impl Answer {
     }
 }
 
-/// What is known of a request.
+/// What is stored under an idempotency key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Known {
-    /// It was answered before, like this.
+    /// The same request was answered before. This is its answer.
     Answered(Answer),
-    /// The key was used for another request.
+    /// The key belongs to another request.
     AnotherRequest,
 }
 
-/// Hash of what makes two requests the same: method, path and body, byte for byte.
+/// Hash of method, path and body. Two requests are the same if all three agree byte for byte.
 pub fn request_hash(method: &str, path: &str, body: &[u8]) -> RequestHash {
     let mut hash = Sha256::new();
     for part in [method.as_bytes(), path.as_bytes(), body] {
+        // The length comes first: otherwise bytes could move from one part to the next with the
+        // same hash.
         hash.update((part.len() as u64).to_be_bytes());
         hash.update(part);
     }

@@ -1,4 +1,5 @@
-//! A job: what a tenant pays for. It begins in `common::admission` and ends once, in `common::settlement`.
+//! Jobs: what a tenant pays for. A job begins in `common::admission` and ends once, in
+//! `common::settlement`.
 //!
 //! ```text
 //! queued ──claim (fence+1)──▶ running ──settle──▶ succeeded | partial | failed
@@ -8,7 +9,8 @@
 //!   └──deadline─▶ expired ◀─deadline─┘
 //! ```
 //!
-//! Terminal states have no exits; a trigger in the database refuses whatever this file would forget.
+//! A terminal state is final. A trigger in the database rejects every change of a terminal job, so
+//! a mistake in this code cannot reopen one.
 #![warn(clippy::arithmetic_side_effects, clippy::wildcard_enum_match_arm)]
 
 use std::time::Duration;
@@ -23,27 +25,36 @@ use crate::id::{JobId, TenantId};
 use crate::outcome::Class;
 use crate::traceparent::TraceParent;
 
-/// Where a job is in its life.
+/// State of a job.
+///
+/// - `queued`: it waits for a worker.
+/// - `running`: a worker is working on it.
+/// - `succeeded`: every requested output was delivered and charged.
+/// - `partial`: some outputs were delivered and charged; the credits for the others were given back.
+/// - `failed`: nothing was delivered; all credits were given back.
+/// - `canceled`: the tenant or an operator canceled it; all credits were given back.
+/// - `expired`: its deadline passed; all credits were given back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
-    /// Waits for a worker.
+    /// The job waits for a worker.
     Queued,
-    /// A worker holds its lease.
+    /// A worker holds the job's lease.
     Running,
-    /// Everything asked for was delivered and charged.
+    /// Every requested output was delivered and captured.
     Succeeded,
-    /// Some of it was delivered and charged, the rest released.
+    /// Some outputs were delivered and captured. The rest of the hold was released.
     Partial,
-    /// Nothing was delivered; everything was released.
+    /// Nothing was delivered. The hold was released.
     Failed,
-    /// The tenant canceled it; everything was released.
+    /// The tenant or an operator canceled the job. The hold was released.
     Canceled,
-    /// Its deadline passed; everything was released.
+    /// The deadline passed. The hold was released.
     Expired,
 }
 
 impl State {
+    /// Every state.
     pub const ALL: [Self; 7] = [
         Self::Queued,
         Self::Running,
@@ -54,6 +65,7 @@ impl State {
         Self::Expired,
     ];
 
+    /// The name in the database and in the API.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Queued => "queued",
@@ -66,102 +78,130 @@ impl State {
         }
     }
 
+    /// The state with this name. `None` if there is none.
     pub fn parse(text: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|state| state.as_str() == text)
     }
 
+    /// Whether the job has ended. The state can then never change again.
     pub fn is_terminal(self) -> bool {
         !matches!(self, Self::Queued | Self::Running)
     }
 }
 
-/// A job as its row tells it.
+/// A job, as its row in the database has it.
 #[derive(Clone, Debug)]
 pub struct Job {
+    /// The job.
     pub id: JobId,
+    /// The tenant that owns and pays for it.
     pub tenant: TenantId,
+    /// What it makes.
     pub kind: Kind,
+    /// Catalogue id of the model.
     pub model: String,
+    /// The tenant's own name for it.
     pub name: Option<String>,
+    /// The tenant's own data, a JSON object.
     pub metadata: serde_json::Value,
     /// The HTTP request that submitted it.
     pub request_id: String,
+    /// Current state.
     pub state: State,
-    /// Class of the newest outcome; final once the job has ended.
+    /// Class of the newest outcome. Final once the job has ended.
     pub outcome: Option<Class>,
     /// The outcome in plain words.
     pub reason: Option<String>,
-    /// Number of the newest attempt.
+    /// Number of the newest attempt, from 1. 0 before the first one.
     pub fence: i32,
+    /// Leases of the job that expired.
     pub crash_count: i32,
+    /// Paid calls that were begun and count against `max_calls`.
     pub calls_started: i32,
+    /// Most paid calls that the job may make, over all outputs and attempts.
     pub max_calls: i32,
+    /// Priority among the tenant's own jobs, -10 to 10. Higher runs first.
     pub priority: i16,
+    /// Place in the fair queue, in microseconds of the tenant's virtual clock. Lower runs first.
     pub virtual_time: i64,
+    /// It does not run before this time.
     pub run_after: OffsetDateTime,
+    /// It expires at this time.
     pub deadline: OffsetDateTime,
+    /// Its credits.
     pub cost: Cost,
+    /// Requested outputs.
     pub n_requested: i32,
+    /// Delivered outputs.
     pub n_delivered: i32,
-    /// Whether it may be made on another lane than its model's own.
+    /// Whether it may run on a fallback lane of its model.
     pub fallback: bool,
-    /// The model asked for, where its successor was taken instead.
+    /// The requested model, if its successor replaced it.
     pub switched_from: Option<String>,
-    /// The job that failed, which this one does once more.
+    /// The failed job that this one repeats.
     pub redrive_of: Option<JobId>,
+    /// When it was submitted.
     pub created_at: OffsetDateTime,
+    /// When it was first claimed.
     pub started_at: Option<OffsetDateTime>,
+    /// When it ended.
     pub finished_at: Option<OffsetDateTime>,
 }
 
-/// The money of a job, as it stands on its row.
+/// The credits of a job.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Cost {
     /// Credits for one delivered output.
     pub unit_price: Credits,
-    /// Which price of the catalogue this is.
+    /// Version of the price in the catalogue: the first day it was in force.
     pub price_version: String,
-    /// Credits held at admission.
+    /// Credits set aside when the job was submitted.
     pub held: Credits,
-    /// Credits charged: unit price × delivered.
+    /// Credits charged: unit price × delivered outputs.
     pub captured: Credits,
-    /// Credits given back at the end.
+    /// Credits of the hold that were given back when the job ended.
     pub released: Credits,
-    /// Credits given back after the end.
+    /// Credits returned after they had been charged.
     pub refunded: Credits,
 }
 
-/// Before its deadline a job that has something to deliver is worked on though its lanes are closed.
+/// Time before the deadline at which a job that has an image to deliver runs even though its lanes
+/// are unavailable. Delivering needs no further call.
 pub const DELIVERY_MARGIN: Duration = Duration::from_secs(10);
 
-/// How many jobs of each model may be started, of all models this process knows: of those that may leave their model's
-/// own lane, and of those that may not; and whose jobs may not be started at all.
+/// How many jobs may be started now: a number for each model that this process knows, and tenants
+/// whose jobs may not be started although their model has capacity.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Capacity {
     models: Vec<ModelCapacity>,
     exclusions: Vec<Exclusion>,
 }
 
-/// The room for one model's jobs.
+/// How many jobs of one model may be started now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ModelCapacity {
+    /// Catalogue id of the model.
     pub model: String,
+    /// Jobs that may use every lane of the model.
     pub with_fallback: i64,
+    /// Jobs that may use the model's first lane only.
     pub primary_only: i64,
 }
 
-/// Jobs that may not be started though there is room: those that fit all that is said.
+/// Jobs that may not be started although their model has capacity. A job is excluded if it matches
+/// `model` and `tenant`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Exclusion {
-    /// Of this model; `None`: of any.
+    /// Catalogue id of the model. `None` matches every model.
     pub model: Option<String>,
-    /// Of this tenant, by [`TenantId::pseudonym`]; `None`: of any.
+    /// The tenant's [`TenantId::pseudonym`]. `None` matches every tenant.
     pub tenant: Option<String>,
-    /// Of all that fit; else only of those that may not leave their model's own lane.
+    /// `true` excludes every matching job; `false` excludes only those that may not use a fallback
+    /// lane.
     pub everywhere: bool,
 }
 
-/// The same in columns, for the database.
+/// A [`Capacity`] as columns, which SQL turns into tables with `unnest`.
 #[derive(Default)]
 pub struct CapacityColumns {
     pub models: Vec<String>,
@@ -173,83 +213,96 @@ pub struct CapacityColumns {
 }
 
 impl Capacity {
-    pub fn new(rooms: impl IntoIterator<Item = ModelCapacity>) -> Self {
+    /// A capacity for these models, without exclusions. Jobs of other models may not be started.
+    pub fn new(models: impl IntoIterator<Item = ModelCapacity>) -> Self {
         Self {
-            models: rooms.into_iter().collect(),
+            models: models.into_iter().collect(),
             exclusions: Vec::new(),
         }
     }
 
-    /// The same without these jobs.
+    /// Adds exclusions.
     #[must_use]
-    pub fn without(mut self, shut: impl IntoIterator<Item = Exclusion>) -> Self {
-        self.exclusions.extend(shut);
+    pub fn without(mut self, exclusions: impl IntoIterator<Item = Exclusion>) -> Self {
+        self.exclusions.extend(exclusions);
         self
     }
 
-    /// Whether a job may be started.
+    /// Whether this job may be started. `job::claim` decides the same in SQL.
     pub fn admits(&self, job: &Job) -> bool {
-        let room = self.models.iter().find(|room| room.model == job.model);
-        let has_room = room.is_some_and(|room| {
+        let capacity = self.models.iter().find(|one| one.model == job.model);
+        let has_capacity = capacity.is_some_and(|capacity| {
             0 < if job.fallback {
-                room.with_fallback
+                capacity.with_fallback
             } else {
-                room.primary_only
+                capacity.primary_only
             }
         });
-        // Hashed only where somebody is shut out.
-        has_room
+        // The pseudonym is a hash: it is computed only if there is anything to compare it with.
+        has_capacity
             && (self.exclusions.is_empty() || {
                 let pseudonym = job.tenant.pseudonym();
-                !self.exclusions.iter().any(|shut| {
-                    shut.model.as_ref().is_none_or(|model| *model == job.model)
-                        && shut
+                !self.exclusions.iter().any(|exclusion| {
+                    exclusion
+                        .model
+                        .as_ref()
+                        .is_none_or(|model| *model == job.model)
+                        && exclusion
                             .tenant
                             .as_ref()
                             .is_none_or(|tenant| *tenant == pseudonym)
-                        && (shut.everywhere || !job.fallback)
+                        && (exclusion.everywhere || !job.fallback)
                 })
             })
     }
 
-    /// Whether some jobs may not be started though there is room.
+    /// Whether there are exclusions.
     pub fn has_exclusions(&self) -> bool {
         !self.exclusions.is_empty()
     }
 
+    /// The capacity as columns for SQL.
     pub fn columns(&self) -> CapacityColumns {
-        let mut rooms = CapacityColumns::default();
-        for room in &self.models {
-            rooms.models.push(room.model.clone());
-            rooms.with_fallback.push(room.with_fallback);
-            rooms.primary_only.push(room.primary_only);
+        let mut columns = CapacityColumns::default();
+        for model in &self.models {
+            columns.models.push(model.model.clone());
+            columns.with_fallback.push(model.with_fallback);
+            columns.primary_only.push(model.primary_only);
         }
-        for shut in &self.exclusions {
-            rooms.excluded_models.push(shut.model.clone());
-            rooms.excluded_tenants.push(shut.tenant.clone());
-            rooms.excluded_everywhere.push(shut.everywhere);
+        for exclusion in &self.exclusions {
+            columns.excluded_models.push(exclusion.model.clone());
+            columns.excluded_tenants.push(exclusion.tenant.clone());
+            columns.excluded_everywhere.push(exclusion.everywhere);
         }
-        rooms
+        columns
     }
 }
 
-/// A job claimed by a worker: the right to work on it until the lease runs out. Every write names the fence.
+/// A job that a worker has claimed: the worker may work on it until the lease expires. Every write
+/// of the attempt names the fence.
 #[derive(Clone, Debug)]
 pub struct Claimed {
+    /// The job.
     pub id: JobId,
+    /// The tenant that owns it.
     pub tenant: TenantId,
+    /// Number of this attempt.
     pub fence: i32,
+    /// Catalogue id of the model.
     pub model: String,
+    /// The HTTP request that submitted it.
     pub request_id: String,
-    /// What submitted it, in its client's trace.
+    /// The client's trace that it belongs to (W3C `traceparent`).
     pub traceparent: Option<TraceParent>,
+    /// Requested outputs.
     pub n_requested: i32,
-    /// Whether it may be made on another lane than its model's own.
+    /// Whether it may run on a fallback lane of its model.
     pub fallback: bool,
-    /// Paid calls it has made, and may still make.
+    /// Paid calls that it has made.
     pub calls_made: i32,
+    /// Paid calls that it may still make.
     pub calls_left: i32,
-    /// Seconds between the moment the job could first run and this claim.
+    /// Seconds from the moment the job could run until this claim.
     pub waited_seconds: f64,
     /// Seconds until the deadline, on the database's clock.
     pub seconds_left: f64,

@@ -1,7 +1,12 @@
-//! The ledger: transfers between a tenant's accounts and ours, and the lots a hold takes from.
+//! The ledger: transfers of credits between a tenant's accounts and ours, and the lots that holds
+//! take from.
 //!
-//! A wallet changes only by a [`Transfer`], and a hold is resolved by consuming it, so a second resolution
-//! does not compile; `one_full_settlement` on the job's row covers the other process.
+//! A wallet changes only by a [`Transfer`]. [`Hold::resolve`] consumes the hold, so code that
+//! resolves a hold twice does not compile. Against a second process, `one_full_settlement` on the
+//! job's row does the same.
+//!
+//! A *lot* is what is left of one grant. A hold takes credits from lots in burn-down order: by
+//! priority, then the first to expire, then the oldest. What it takes from one lot is a *share*.
 #![warn(
     clippy::arithmetic_side_effects,
     clippy::float_arithmetic,
@@ -15,17 +20,24 @@ use uuid::Uuid;
 use crate::credits::{Credits, InvalidCredits};
 use crate::id::{GrantId, JobId};
 
-/// Where credits can be. The tenant's own have a balance in its wallet; ours are sums over the ledger.
+/// An account of the ledger. The balances of the tenant's accounts are on its wallet. Ours have no
+/// stored balance: they are sums over the ledger.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Account {
+    /// The tenant's: credits that it can spend.
     Available,
+    /// The tenant's: credits held for open jobs.
     Held,
+    /// Ours: where promotional credits come from.
     Promo,
+    /// Ours: captured credits.
     Revenue,
+    /// Ours: where operators' adjustments come from and go to.
     Adjust,
 }
 
 impl Account {
+    /// The name in the database.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Available => "tenant:available",
@@ -38,22 +50,29 @@ impl Account {
 }
 
 /// Why credits moved.
+///
+/// - `promo`: promotional credits were given.
+/// - `hold`: a job was submitted; its price was set aside.
+/// - `capture`: a job delivered; the price of the delivered outputs was charged.
+/// - `release`: a job ended; the credits for missing outputs were given back.
+/// - `adjust`: an operator gave or took credits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Cause {
-    /// Credits were given.
+    /// Promotional credits were given.
     Promo,
-    /// A job began.
+    /// A job was submitted: its price was set aside.
     Hold,
-    /// A job delivered.
+    /// A job delivered: the price of the delivered outputs was charged.
     Capture,
-    /// What a job did not deliver came back.
+    /// A job ended: the price of the missing outputs was given back.
     Release,
-    /// An operator gave or took them.
+    /// An operator gave or took credits.
     Adjust,
 }
 
 impl Cause {
+    /// The name in the database and in the API.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Promo => "promo",
@@ -65,18 +84,24 @@ impl Cause {
     }
 }
 
-/// One immutable ledger line: `amount` leaves `debit` and reaches `credit`.
+/// One immutable ledger line: `amount` moves from `debit` to `credit`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Transfer {
+    /// Why the credits moved.
     pub cause: Cause,
+    /// The account that they leave.
     pub debit: Account,
+    /// The account that they reach.
     pub credit: Account,
+    /// How many credits moved.
     pub amount: Credits,
-    /// UUID of what caused it; with `cause` the key that lets it happen once.
+    /// UUID of the job or grant that caused it. `cause` and `reference` are unique together, so
+    /// nothing is booked twice.
     pub reference: String,
 }
 
 impl Transfer {
+    /// Gives promotional credits to a tenant.
     pub fn promo(grant: GrantId, amount: Credits) -> Self {
         Self {
             cause: Cause::Promo,
@@ -87,6 +112,7 @@ impl Transfer {
         }
     }
 
+    /// Sets credits aside for a job.
     pub fn hold(job: JobId, amount: Credits) -> Self {
         Self {
             cause: Cause::Hold,
@@ -97,12 +123,13 @@ impl Transfer {
         }
     }
 
-    /// What the transfer adds to a tenant account, in credits; negative takes away.
+    /// The change that the transfer makes to an account, in credits. Negative if credits leave it.
     pub fn change(&self, account: Account) -> i64 {
         let amount = self.amount.get();
         if self.credit == account {
             amount
         } else if self.debit == account {
+            // Never saturates: an amount is not negative.
             amount.saturating_neg()
         } else {
             0
@@ -110,16 +137,22 @@ impl Transfer {
     }
 }
 
-/// Credits set aside for a job; resolved once.
+/// Credits set aside for a job. It is resolved exactly once.
 #[derive(Debug)]
-#[must_use = "a hold that is not resolved hangs"]
+#[must_use = "a hold that is not resolved keeps its credits forever"]
 pub struct Hold {
+    /// The job.
     pub job: JobId,
+    /// The credits.
     pub amount: Credits,
 }
 
 impl Hold {
-    /// Takes `self`, so a hold cannot be resolved twice: `taken` is charged, the rest comes back.
+    /// Captures `taken` and releases the rest. It consumes the hold, so a hold cannot be resolved
+    /// twice.
+    ///
+    /// # Errors
+    /// `taken` is more than the hold.
     pub fn resolve(self, taken: Credits) -> Result<Resolution, InvalidCredits> {
         Ok(Resolution {
             job: self.job,
@@ -129,16 +162,19 @@ impl Hold {
     }
 }
 
-/// How a hold ended: captured + released = held.
+/// How a hold is resolved. `captured` and `released` add up to the hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Resolution {
+    /// The job.
     pub job: JobId,
+    /// Credits that are charged.
     pub captured: Credits,
+    /// Credits that are given back.
     pub released: Credits,
 }
 
 impl Resolution {
-    /// The ledger lines of it; nothing moves where the amount is zero.
+    /// The ledger lines of the resolution, without lines of zero credits.
     pub fn transfers(&self) -> impl Iterator<Item = Transfer> {
         let reference = self.job.0.to_string();
         [
@@ -157,21 +193,26 @@ impl Resolution {
     }
 }
 
-/// What a lot still has, in burn-down order.
+/// The credits of one grant that are neither held nor spent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lot {
+    /// The grant.
     pub grant: Uuid,
+    /// What is left of it.
     pub remaining: Credits,
 }
 
-/// What a hold took from a lot.
+/// What a hold took from one lot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Share {
+    /// The grant.
     pub grant: Uuid,
+    /// Credits taken from it.
     pub amount: Credits,
 }
 
-/// Takes `need` from the lots in their order. `None` when they do not hold that much.
+/// Takes `need` credits from the lots, in their order. Returns what each lot gives, or `None` if
+/// all of them together have less.
 pub fn burn(lots: &[Lot], need: Credits) -> Option<Vec<Share>> {
     let mut left = need;
     let mut shares = Vec::new();
@@ -189,7 +230,8 @@ pub fn burn(lots: &[Lot], need: Credits) -> Option<Vec<Share>> {
     left.is_zero().then_some(shares)
 }
 
-/// How much of each share is consumed when `captured` is charged, in burn-down order; the rest goes back to its lot.
+/// How much of each share is spent when `captured` is charged, in burn-down order. The rest of a
+/// share goes back to its lot. `None` if the shares are smaller than `captured`.
 pub fn consume(shares: &[Share], captured: Credits) -> Option<Vec<Credits>> {
     let mut left = captured;
     let mut consumed = Vec::with_capacity(shares.len());
@@ -238,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_consumed_goes_back_to_the_same_lots() {
+    fn captured_credits_are_taken_from_the_first_shares() {
         let shares = burn(&lots(&[10, 10, 10]), credits(25)).unwrap();
         let consumed = |captured| {
             consume(&shares, credits(captured)).map(|amounts| {
@@ -255,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn a_resolution_gives_every_held_credit_one_place() {
+    fn a_resolution_moves_every_held_credit_once() {
         let resolve = |taken| {
             Hold {
                 job: JobId::new(),

@@ -1,9 +1,10 @@
-//! How a call ended, and what follows: the contract between providers and money.
+//! Outcomes: how calls end, and what follows from it.
 //!
-//! Settlement follows a class, never an HTTP status. Each class says how often to try again, whether the call
-//! counts against the job's bound, what it tells about the lane it was made on, and what customer and operator
-//! read. Only [`Class::Ok`] is ever charged; a refusal is always free. Which answer falls into which class is
-//! [`table`]; `docs/outcomes.md` is both of them for people.
+//! Every end of a call has a [`Class`]. Retries, charges and circuit breakers depend on the class
+//! only, never on an HTTP status. Each class has a [`Contract`]: how often to try again, whether
+//! the call counts against the job's `max_calls`, how many strikes its lane gets, and what customer
+//! and operator are told. Only [`Class::Ok`] is charged. [`table`] maps answers of providers to
+//! classes. `docs/outcomes.md` shows both and is written by a test.
 #![warn(clippy::arithmetic_side_effects, clippy::wildcard_enum_match_arm)]
 
 mod readable;
@@ -16,87 +17,116 @@ use utoipa::ToSchema;
 
 pub use readable::readable;
 
-/// The longest detail and reason of a failure, in characters: as much as a call's row takes.
+/// Longest detail of a failure, in characters. A call's row takes no more.
 const MAX_DETAIL_LENGTH: usize = 4_000;
+/// Longest reason of a failure, in characters. A call's row takes no more.
 const MAX_REASON_LENGTH: usize = 2_000;
-/// The longest words of others in a reason.
+/// Longest quotation of a provider in a reason, in characters.
 const MAX_PROVIDER_MESSAGE_LENGTH: usize = 500;
 
-/// The classified end of a call, and of a job.
+/// Class of the outcome of a call or of a job:
+///
+/// - `ok`: the image was delivered.
+/// - `no_output`: the model answered without an image.
+/// - `refused`: the provider's safety rules refused the image.
+/// - `refused_prompt`: the provider's safety rules refused the prompt or the input images.
+/// - `refused_copyright`: the image was too similar to a known work.
+/// - `truncated`: the model reached its output limit before the image was done.
+/// - `provider_fault`: the provider failed.
+/// - `provider_invalid`: the provider's answer was not a usable image.
+/// - `unrecognized`: the provider gave a reason that this version does not know.
+/// - `throttled`: the provider was busy.
+/// - `unreachable`: the provider could not be reached.
+/// - `bad_request`: the provider does not accept this request.
+/// - `unauthenticated`: the provider rejected our token.
+/// - `config`: the provider denied access because of a permission, a key or a quota.
+/// - `model_retired`: the provider no longer has the model.
+/// - `unknown`: the answer was lost.
+/// - `internal`: Platen itself failed.
+/// - `canceled`: the job was canceled.
+/// - `expired`: the job's deadline passed.
+/// - `poison`: every worker that took the job stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Class {
-    /// The picture is here.
+    /// The image was delivered.
     Ok,
-    /// The model finished without a picture.
+    /// The model answered without an image.
     NoOutput,
-    /// The provider's safety rules refused the picture.
+    /// The provider's safety rules refused the image.
     Refused,
-    /// The provider's safety rules refused the prompt or its pictures before anything was made.
+    /// The provider's safety rules refused the prompt or the input images before anything was made.
     RefusedPrompt,
-    /// The picture was too close to a known work.
+    /// The image was too similar to a known work.
     RefusedCopyright,
-    /// The model ran out of room before the picture was done.
+    /// The model reached its output limit before the image was done.
     Truncated,
     /// The provider failed.
     ProviderFault,
-    /// The provider answered something that is no usable picture.
+    /// The provider's answer was not a usable image.
     ProviderInvalid,
-    /// The provider ended for a reason this Platen does not know.
+    /// The provider gave a reason that this version does not know.
     Unrecognized,
-    /// The provider is busy: the call cost nothing and counts for nothing.
+    /// The provider is busy. The call cost nothing and does not count.
     Throttled,
-    /// The provider could not be reached: nothing was sent, nothing counts.
+    /// The provider could not be reached. Nothing was sent, and the call does not count.
     Unreachable,
     /// The provider will never accept this request.
     BadRequest,
-    /// The provider did not take our token.
+    /// The provider rejected our token.
     Unauthenticated,
-    /// The provider does not let us: permission, key or quota.
+    /// The provider denied us access: a permission, the key or the quota.
     Config,
-    /// The provider has no such model any more.
+    /// The provider no longer has the model.
     ModelRetired,
-    /// The answer was lost: the call may have been billed to us.
+    /// The answer was lost. The call may be billed to us.
     Unknown,
-    /// Our own part failed: storage, pictures, configuration.
+    /// Platen itself failed: the bucket, an image codec or the configuration.
     Internal,
-    /// The tenant canceled the job.
+    /// The tenant or an operator canceled the job.
     Canceled,
-    /// The deadline passed.
+    /// The job's deadline passed.
     Expired,
-    /// The workers that took the job kept dying.
+    /// Every worker that took the job stopped.
     Poison,
 }
 
-/// A lane that collects this many strikes in a row is closed.
+/// Strikes in a row that make a lane unavailable (its circuit breaker opens).
 pub const STRIKES_OUT: u32 = 8;
 
-/// How often a class is worth another call for the same output.
+/// How often an output is worth another call after a class.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Retries {
+    /// Never: the next call would end in the same way.
     Never,
+    /// Once for each output.
     Once,
-    /// While the job has calls and time left.
+    /// As long as the job has calls and time left.
     WhilePossible,
 }
 
-/// All that follows from a class.
+/// Everything that follows from a class.
 #[derive(Clone, Copy, Debug)]
 pub struct Contract {
+    /// How often an output is worth another call.
     pub retries: Retries,
-    /// Whether the call counts against the job's bound on paid calls: all that may have reached a model do.
+    /// Whether the call counts against the job's `max_calls`. Every call that may have reached a
+    /// model does.
     pub counts: bool,
-    /// What it says against the lane the call was made on; [`STRIKES_OUT`] in a row close it.
+    /// Strikes for the lane on which the call was made. [`STRIKES_OUT`] in a row make it
+    /// unavailable.
     pub strikes: u32,
-    /// Whether another lane may take the call although this class is not worth a retry on the same one.
+    /// Whether the call may be repeated at once on another lane, even if a retry on the same lane
+    /// is not allowed.
     pub retry_on_other_lane: bool,
-    /// What the customer is told when nothing more exact is known. What was charged is settlement's to add.
+    /// What the customer is told if nothing more exact is known. Settlement adds what was charged.
     pub customer: &'static str,
     /// What the operator is told.
     pub operator: &'static str,
 }
 
 impl Class {
+    /// Every class.
     pub const ALL: [Self; 20] = [
         Self::Ok,
         Self::NoOutput,
@@ -120,11 +150,12 @@ impl Class {
         Self::Poison,
     ];
 
-    /// What follows from this class. The one place that says so.
+    /// What follows from this class. All rules about classes are here.
     pub fn contract(self) -> Contract {
         use Retries::{Never, Once, WhilePossible};
 
-        let contract = |retries, customer, operator| Contract {
+        let (customer, operator) = self.messages();
+        let contract = |retries| Contract {
             retries,
             counts: true,
             strikes: 0,
@@ -133,133 +164,133 @@ impl Class {
             operator,
         };
         match self {
-            Self::Ok => contract(Never, "Delivered.", "Nothing to do."),
-            Self::NoOutput => contract(
-                Once,
-                "The model answered without a picture. Say more plainly what the picture should show and try again.",
-                "A model that often answers without pictures wants another prompt, or is not for pictures.",
-            ),
-            Self::Refused => contract(
-                Never,
-                "The model's safety rules refused the picture. Change the prompt or the pictures and try again.",
-                "The provider's rules at work. What the refused call cost us stands on its row.",
-            ),
-            Self::RefusedPrompt => contract(
-                Never,
-                "The model's safety rules refused this request. Change the prompt or the pictures and try again.",
-                "The provider's rules at work.",
-            ),
-            Self::RefusedCopyright => contract(
-                Once,
-                "The picture came out too close to a known work. Ask for something of your own and try again.",
-                "Asked once more with another seed.",
-            ),
-            Self::Truncated => contract(
-                WhilePossible,
-                "The model ran out of room before the picture was done. Shorten the prompt and try again.",
-                "Asked again with the least thinking the model knows.",
-            ),
-            Self::ProviderFault => Contract {
-                strikes: 1,
-                ..contract(
-                    WhilePossible,
-                    "The model failed to answer properly. Try again.",
-                    "The provider's trouble. Its lane closes when this goes on.",
-                )
-            },
+            Self::Ok
+            | Self::Refused
+            | Self::RefusedPrompt
+            | Self::BadRequest
+            | Self::Canceled
+            | Self::Expired
+            | Self::Poison => contract(Never),
+            Self::NoOutput | Self::RefusedCopyright | Self::Unrecognized => contract(Once),
+            Self::Truncated | Self::Internal => contract(WhilePossible),
             Self::ProviderInvalid => Contract {
                 strikes: 1,
-                ..contract(
-                    Once,
-                    "The model's answer could not be used. Try again.",
-                    "The answer was no usable picture; the call's detail says what it was.",
-                )
+                ..contract(Once)
             },
-            Self::Unrecognized => contract(
-                Once,
-                "The model stopped for a reason we do not know yet. Try again.",
-                "A word this Platen does not know; the call's detail has it. It wants a row in the table.",
-            ),
+            Self::ProviderFault | Self::Unknown => Contract {
+                strikes: 1,
+                ..contract(WhilePossible)
+            },
+            // A busy provider is no fault of the lane: it gets no strikes, but fewer calls at once.
             Self::Throttled => Contract {
                 counts: false,
-                ..contract(
-                    WhilePossible,
-                    "The model is busy and the job ran out of time waiting for it. Try again later.",
-                    "The lane makes fewer calls at once until this stops. More capacity is bought at the provider.",
-                )
+                ..contract(WhilePossible)
             },
             Self::Unreachable => Contract {
                 counts: false,
                 strikes: 1,
-                ..contract(
-                    WhilePossible,
-                    "The model could not be reached before the job ran out of time. Try again later.",
-                    "Nothing was sent. Look at the network and at the provider's address.",
-                )
+                ..contract(WhilePossible)
             },
-            Self::BadRequest => contract(
-                Never,
-                "The model does not accept this request. Change the request.",
-                "The provider refused what our checks let through; the call's detail says what.",
-            ),
+            // One refused token may be an expired one. A second one in a row makes the lane
+            // unavailable.
             Self::Unauthenticated => Contract {
                 strikes: STRIKES_OUT / 2,
                 retry_on_other_lane: true,
-                ..contract(
-                    Once,
-                    "The model is not available to us at present; our operators see it.",
-                    "Page: the token was refused. It was renewed once; look at the credentials.",
-                )
+                ..contract(Once)
             },
-            Self::Config => Contract {
+            // Every further call would fail in the same way, so the first answer is enough.
+            Self::Config | Self::ModelRetired => Contract {
                 strikes: STRIKES_OUT,
                 retry_on_other_lane: true,
-                ..contract(
-                    Never,
-                    "The model is not available to us at present; our operators see it.",
-                    "Page: the provider does not let us. Look at the key, its permissions and the quota; the lane is closed and tried from time to time.",
-                )
+                ..contract(Never)
             },
-            Self::ModelRetired => Contract {
-                strikes: STRIKES_OUT,
-                retry_on_other_lane: true,
-                ..contract(
-                    Never,
-                    "The provider no longer offers this model. Choose another one.",
-                    "Page: the provider has no such model. Write its shut-down date and successor into the catalogue.",
-                )
-            },
-            Self::Unknown => Contract {
-                strikes: 1,
-                ..contract(
-                    WhilePossible,
-                    "The model's answer was lost. Try again.",
-                    "Possibly billed to us: the provider may have worked without our hearing of it.",
-                )
-            },
-            Self::Internal => contract(
-                WhilePossible,
+        }
+    }
+
+    /// What the customer and the operator are told.
+    fn messages(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Ok => ("Delivered.", "Nothing to do."),
+            Self::NoOutput => (
+                "The model answered without an image. Say more clearly what the image should show and try again.",
+                "If a model often answers without images, change the prompt, or check that the model makes images.",
+            ),
+            Self::Refused => (
+                "The model's safety rules refused the image. Change the prompt or the input images and try again.",
+                "The provider's safety rules. The call's row has what the refused call cost us.",
+            ),
+            Self::RefusedPrompt => (
+                "The model's safety rules refused this request. Change the prompt or the input images and try again.",
+                "The provider's safety rules.",
+            ),
+            Self::RefusedCopyright => (
+                "The image was too similar to a known work. Ask for something of your own and try again.",
+                "The call was repeated once with another seed.",
+            ),
+            Self::Truncated => (
+                "The model reached its output limit before the image was done. Shorten the prompt and try again.",
+                "The call was repeated with the lowest level of thinking that the model knows.",
+            ),
+            Self::ProviderFault => (
+                "The model failed. Try again.",
+                "The provider failed. Its lane becomes unavailable if this goes on.",
+            ),
+            Self::ProviderInvalid => (
+                "The model's answer could not be used. Try again.",
+                "The answer was not a usable image. The call's detail says what it was.",
+            ),
+            Self::Unrecognized => (
+                "The model stopped for a reason that we do not know yet. Try again.",
+                "The provider gave a reason that this version of Platen does not know. The call's detail has it. Add a row for it to the outcome table.",
+            ),
+            Self::Throttled => (
+                "The model was busy until the job ran out of time. Try again later.",
+                "The lane makes fewer calls at once until this stops. The provider sells more capacity.",
+            ),
+            Self::Unreachable => (
+                "The model could not be reached before the job ran out of time. Try again later.",
+                "Nothing was sent. Check the network and the provider's address.",
+            ),
+            Self::BadRequest => (
+                "The model does not accept this request. Change the request.",
+                "The provider rejected a request that passed our checks. The call's detail says why.",
+            ),
+            Self::Unauthenticated => (
+                "The model is not available at the moment. Our operators have been informed.",
+                "Page: the provider rejected our token, also after one renewal. Check the credentials.",
+            ),
+            Self::Config => (
+                "The model is not available at the moment. Our operators have been informed.",
+                "Page: the provider denies us access. Check the key, its permissions and the quota. The lane is unavailable and is probed from time to time.",
+            ),
+            Self::ModelRetired => (
+                "The provider no longer offers this model. Choose another one.",
+                "Page: the provider has no such model. Add its shut-down date and its successor to the catalogue.",
+            ),
+            Self::Unknown => (
+                "The model's answer was lost. Try again.",
+                "The call may be billed to us: the provider may have worked, but we got no answer.",
+            ),
+            Self::Internal => (
                 "Something failed on our side. Try again.",
-                "Our own part failed; the call's detail and the log say where.",
+                "Platen itself failed. The call's detail and the log say where.",
             ),
-            Self::Canceled => contract(
-                Never,
-                "Canceled as asked.",
-                "Calls that were running are possibly billed to us.",
+            Self::Canceled => (
+                "Canceled as requested.",
+                "Calls that were running may be billed to us.",
             ),
-            Self::Expired => contract(
-                Never,
+            Self::Expired => (
                 "The job's deadline passed before it was done.",
-                "Look at the queue's age: too few workers, or a closed lane.",
+                "Check the age of the queue: there are too few workers, or a lane is unavailable.",
             ),
-            Self::Poison => contract(
-                Never,
-                "The job could not be worked on without failing. Please report its id.",
-                "Three workers died with it. Look at their logs before it is tried again.",
+            Self::Poison => (
+                "The job failed several times without a result. Please report its id.",
+                "Three workers stopped while they worked on it. Read their logs before you run it again.",
             ),
         }
     }
 
+    /// The name in the database, in metrics and in the API.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Ok => "ok",
@@ -285,11 +316,13 @@ impl Class {
         }
     }
 
+    /// The class with this name. `None` if there is none.
     pub fn parse(text: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|class| class.as_str() == text)
     }
 
-    /// Whether the provider's safety rules spoke: their own words go to the customer.
+    /// Whether the provider's safety rules refused. The customer then reads the provider's own
+    /// message.
     pub fn is_refusal(self) -> bool {
         matches!(
             self,
@@ -297,9 +330,10 @@ impl Class {
         )
     }
 
-    /// Whether the request itself may have brought it about, as far as its lane can tell: then it is held against the
-    /// tenant that asked before it is held against the lane. What no request can cause, such as a refused key, is the
-    /// lane's at once.
+    /// Whether the request may have caused this outcome. Such strikes make the lane unavailable for
+    /// the tenant of the request before they make it unavailable for all: one tenant's bad requests
+    /// must not stop the others. What no request can cause, such as a rejected key, counts for all
+    /// tenants at once.
     pub fn may_be_caused_by_request(self) -> bool {
         matches!(
             self,
@@ -307,51 +341,54 @@ impl Class {
         )
     }
 
+    /// What the customer is told: [`Contract::customer`].
     pub fn plain_words(self) -> &'static str {
         self.contract().customer
     }
 }
 
-/// Whether an output may be called for once more. `ended` are the classes its calls ended with, the newest
-/// last; `another_lane` says that the job may use a lane none of them used.
+/// Whether another call may be made for an output. `ended` are the classes of its earlier calls,
+/// the newest last. `another_lane` is whether the job may use a lane that none of them has used.
 pub fn worth_another_call(ended: &[Class], another_lane: bool) -> bool {
     let Some(&last) = ended.last() else {
         return true;
     };
     let contract = last.contract();
-    let alike = ended.iter().filter(|&&class| class == last).count();
-    let here = match contract.retries {
+    let same = ended.iter().filter(|&&class| class == last).count();
+    let on_same_lane = match contract.retries {
         Retries::Never => false,
-        Retries::Once => alike <= 1,
+        Retries::Once => same <= 1,
         Retries::WhilePossible => true,
     };
-    here || (contract.retry_on_other_lane && another_lane)
+    on_same_lane || (contract.retry_on_other_lane && another_lane)
 }
 
-/// How one call ended, short of a picture.
+/// How a call failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
+    /// Class of the outcome.
     pub class: Class,
-    /// Plain words for the customer, when there are better ones than the class's own.
+    /// Plain words for the customer, if there are better ones than the class's own.
     pub reason: Option<String>,
-    /// What the operator should know: [`readable`], and without the prompt.
+    /// What the operator should know, made [`readable`]. Never contains the prompt.
     pub detail: String,
-    /// The provider asked to wait this long.
+    /// How long the provider asked to wait.
     pub retry_after: Option<Duration>,
-    /// What was asked for brought it about, as far as anyone can tell: nothing is held against the lane.
+    /// Whether the request itself probably caused it. The lane then gets no strikes.
     pub of_the_request: bool,
 }
 
 impl Failure {
-    /// Of an answer that cannot be used the customer is told, too, what was wrong with it.
+    /// A failure with a detail for the operator. If the answer could not be used
+    /// ([`Class::ProviderInvalid`]), the customer reads the detail too.
     pub fn new(class: Class, detail: impl AsRef<str>) -> Self {
         let detail = readable(detail.as_ref(), MAX_DETAIL_LENGTH);
-        let told = class == Class::ProviderInvalid && !detail.is_empty();
-        let reason = told.then(|| {
+        let is_for_customer = class == Class::ProviderInvalid && !detail.is_empty();
+        let reason = is_for_customer.then(|| {
             let words = class.plain_words();
-            let wrong = readable(&detail, MAX_PROVIDER_MESSAGE_LENGTH);
-            let wrong = wrong.trim_end_matches('.');
-            format!("{words} What was wrong: {wrong}.")
+            let problem = readable(&detail, MAX_PROVIDER_MESSAGE_LENGTH);
+            let problem = problem.trim_end_matches('.');
+            format!("{words} What was wrong: {problem}.")
         });
         Self {
             class,
@@ -362,13 +399,14 @@ impl Failure {
         }
     }
 
+    /// Marks the failure as caused by the request: its lane gets no strikes.
     #[must_use]
     pub fn of_the_request(mut self) -> Self {
         self.of_the_request = true;
         self
     }
 
-    /// What is held against the lane.
+    /// Strikes for the lane on which the call was made.
     pub fn strikes(&self) -> u32 {
         if self.of_the_request {
             0
@@ -377,25 +415,27 @@ impl Failure {
         }
     }
 
+    /// Sets the reason for the customer.
     #[must_use]
     pub fn because(mut self, reason: impl AsRef<str>) -> Self {
         self.reason = Some(readable(reason.as_ref(), MAX_REASON_LENGTH));
         self
     }
 
-    /// A refusal with the provider's own words: they say what to change.
+    /// Adds the provider's message to the reason, if the failure is a refusal: the message often
+    /// says what to change. Messages of other failures are for operators and stay in the detail.
     #[must_use]
-    pub fn with_provider_message(self, said: Option<&str>) -> Self {
-        let said = said.filter(|_| self.class.is_refusal());
-        let said = said.map(|said| readable(said, MAX_PROVIDER_MESSAGE_LENGTH));
-        let Some(said) = said.filter(|said| !said.is_empty()) else {
+    pub fn with_provider_message(self, message: Option<&str>) -> Self {
+        let message = message.filter(|_| self.class.is_refusal());
+        let message = message.map(|message| readable(message, MAX_PROVIDER_MESSAGE_LENGTH));
+        let Some(message) = message.filter(|message| !message.is_empty()) else {
             return self;
         };
         let words = self.class.plain_words();
-        self.because(format!("{words} The model said: {said}"))
+        self.because(format!("{words} The model said: {message}"))
     }
 
-    /// What the customer is told.
+    /// What the customer is told: the reason, or else the class's own words.
     pub fn plain_words(&self) -> &str {
         self.reason
             .as_deref()
@@ -416,7 +456,7 @@ mod tests {
     }
 
     #[test]
-    fn another_call_is_made_as_often_as_the_class_says() {
+    fn retries_follow_the_class() {
         use Class::{Config, ModelRetired, NoOutput, ProviderFault, Refused, Throttled};
 
         for (ended, another_lane, worth) in [
@@ -439,7 +479,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_is_told_in_the_words_of_the_provider_and_nothing_else_is() {
+    fn only_refusals_quote_the_provider() {
         let refused = Failure::new(Class::Refused, "").with_provider_message(Some("No."));
         assert!(refused.plain_words().ends_with("The model said: No."));
         let fault = Failure::new(Class::ProviderFault, "").with_provider_message(Some("No."));
@@ -447,26 +487,26 @@ mod tests {
     }
 
     #[test]
-    fn the_customer_is_told_what_was_wrong_with_an_answer_that_cannot_be_used() {
+    fn the_customer_reads_what_was_wrong_with_an_answer() {
         let words = Class::ProviderInvalid.plain_words();
         let invalid = Failure::new(Class::ProviderInvalid, "the JPEG file is cut off.");
-        let told = format!("{words} What was wrong: the JPEG file is cut off.");
-        assert_eq!(invalid.plain_words(), told);
+        let expected = format!("{words} What was wrong: the JPEG file is cut off.");
+        assert_eq!(invalid.plain_words(), expected);
         assert_eq!(
             Failure::new(Class::ProviderInvalid, "").plain_words(),
             words
         );
-        let ours = Failure::new(Class::Internal, "/srv/bucket is full");
-        assert_eq!(ours.plain_words(), Class::Internal.plain_words());
+        let internal = Failure::new(Class::Internal, "/srv/bucket is full");
+        assert_eq!(internal.plain_words(), Class::Internal.plain_words());
     }
 
     #[test]
-    fn the_words_of_others_are_made_readable_wherever_they_go() {
-        let said = format!("\u{202E}No.\u{7}\n{}", "x".repeat(9_000));
+    fn details_and_reasons_are_readable() {
+        let message = format!("\u{202E}No.\u{7}\n{}", "x".repeat(9_000));
         for failure in [
-            Failure::new(Class::Refused, &said).with_provider_message(Some(&said)),
-            Failure::new(Class::ProviderInvalid, &said),
-            Failure::new(Class::Unknown, &said).because(&said),
+            Failure::new(Class::Refused, &message).with_provider_message(Some(&message)),
+            Failure::new(Class::ProviderInvalid, &message),
+            Failure::new(Class::Unknown, &message).because(&message),
         ] {
             for text in [&failure.detail, failure.plain_words()] {
                 assert!(text.contains("No. xxx") && text.contains('…'), "{text}");

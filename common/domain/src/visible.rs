@@ -1,10 +1,12 @@
-//! Which text can be seen. A prompt or a reason of characters that nobody sees says nothing.
+//! Which characters are visible. A prompt or a reason of invisible characters only is treated as
+//! empty.
 
 use std::ops::RangeInclusive;
 
-/// Characters that are drawn as nothing, beside white space and control characters: `Default_Ignorable_Code_Point` of Unicode
-/// 17 (`DerivedCoreProperties.txt`), the interlinear annotations, which are format characters too, and the empty Braille pattern.
-const INVISIBLE: [RangeInclusive<char>; 19] = [
+/// Characters that show nothing, in addition to white space and control characters. They are
+/// `Default_Ignorable_Code_Point` of Unicode 17 (`DerivedCoreProperties.txt`), the interlinear
+/// annotation characters, and the empty Braille pattern.
+const INVISIBLE_RANGES: [RangeInclusive<char>; 19] = [
     '\u{ad}'..='\u{ad}',
     '\u{34f}'..='\u{34f}',
     '\u{61c}'..='\u{61c}',
@@ -26,7 +28,8 @@ const INVISIBLE: [RangeInclusive<char>; 19] = [
     '\u{e0000}'..='\u{e0fff}',
 ];
 
-/// Whether nothing of it can be seen: it is empty, or white space, control and invisible characters only.
+/// Whether the text has no visible character: it is empty, or has only white space, control and
+/// invisible characters.
 pub fn is_blank(text: &str) -> bool {
     !text.chars().any(is_visible)
 }
@@ -35,15 +38,16 @@ fn is_visible(letter: char) -> bool {
     !letter.is_whitespace() && !letter.is_control() && !is_invisible(letter)
 }
 
-/// Whether it is drawn as nothing, beside white space and control characters.
+/// Whether the character shows nothing, although it is neither white space nor a control character.
 pub fn is_invisible(letter: char) -> bool {
-    INVISIBLE.iter().any(|range| range.contains(&letter))
+    INVISIBLE_RANGES.iter().any(|range| range.contains(&letter))
 }
 
-/// A regular expression for `/openapi.json` of text of which something can be seen, without NUL. Of the invisible characters it leaves
-/// out those beyond the first plane, which not all programs can write in one.
+/// A regular expression for `/openapi.json`: text with at least one visible character and without
+/// NUL. It covers the invisible characters up to U+FFFF only, because regular expressions of some
+/// languages have no syntax for higher ones.
 pub fn visible_pattern() -> String {
-    let ranges: Vec<String> = INVISIBLE
+    let ranges: Vec<String> = INVISIBLE_RANGES
         .iter()
         .map(|range| (u32::from(*range.start()), u32::from(*range.end())))
         .filter(|(first, _)| *first <= 0xffff)
@@ -58,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn text_that_nobody_sees_is_blank() {
+    fn a_text_without_visible_characters_is_blank() {
         for (name, text) in [
             ("nothing", ""),
             ("white space", " \t\r\n\u{a0}\u{2003}\u{2028}\u{3000}"),

@@ -1,25 +1,37 @@
-//! What all jobs and calls of the service came to, by model and outcome: for billing, margins and dashboards.
+//! Totals of all jobs and calls of the service, by model and outcome, for billing, margins and
+//! dashboards.
 //!
-//! It is read from a roll-up that triggers keep (`0012_billing_rollup.sql`), never counted in a process: replicas count
-//! nothing twice and restarts forget nothing. What is read in one snapshot equals the rows it sums up, at every moment;
-//! `platen verify` compares them (I15). [`storage::billing::fold`] keeps it short and may run anywhere, at any time, or not at all.
+//! Database triggers write the totals (`0012_billing_rollup.sql`). No process counts anything
+//! itself, so replicas count nothing twice and restarts lose nothing. In one snapshot, the totals
+//! always equal the rows they sum up; `platen verify` checks that (I15). [`storage::billing::fold`] merges the
+//! lines that the triggers write into totals. It affects only how long a read takes, so it may run
+//! anywhere, at any time, or never.
 
 use prometheus::{IntCounterVec, IntGaugeVec, Opts, Registry};
 use sqlx::PgPool;
 use storage::billing::{Calls, Jobs, OpenJobs};
 use storage::database::row::RowId;
 
-/// Everything, as of one moment.
+/// All totals at one moment.
 #[derive(Clone, Debug, Default)]
 pub struct Billing {
+    /// Jobs that have ended.
     pub jobs: Vec<Jobs>,
+    /// Jobs that have not ended.
     pub open: Vec<OpenJobs>,
+    /// Calls that have ended.
     pub calls: Vec<Calls>,
 }
 
-/// Reads everything in one snapshot, as a reader. What that takes depends on the number of models and of lines that are not
-/// folded yet, not on the number of jobs.
+/// Reads all totals in one snapshot. `pool` must be allowed to read every tenant's rows. The work
+/// grows with the number of models and of lines that are not folded yet, not with the number of
+/// jobs.
+///
+/// # Errors
+/// Postgres fails.
 pub async fn read(pool: &PgPool) -> sqlx::Result<Billing> {
+    // One snapshot for all three reads: a job that ends in between would be counted twice or not at
+    // all.
     let mut snapshot = pool
         .begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         .await?;

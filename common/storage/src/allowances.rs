@@ -9,7 +9,11 @@ use uuid::Uuid;
 use domain::allowance::Used;
 use domain::id::{JobId, TenantId};
 
-/// What a tenant has used. It decides where the wallet is locked.
+/// What a tenant has used in the last hour. The result is exact only while the caller holds the
+/// wallet's lock: every transaction that abandons calls of this tenant takes that lock first.
+///
+/// # Errors
+/// Postgres fails.
 pub async fn used(connection: &mut PgConnection, tenant: TenantId) -> sqlx::Result<Used> {
     let row = sqlx::query!(
         r#"-- allowance::used
@@ -19,6 +23,7 @@ pub async fn used(connection: &mut PgConnection, tenant: TenantId) -> sqlx::Resu
     )
     .fetch_one(connection)
     .await?;
+    // Whole seconds, rounded up: this becomes a `Retry-After`, and a retry must not come too early.
     let seconds = row.seconds.ceil().max(1.0);
     Ok(Used {
         calls: row.calls,
@@ -26,8 +31,14 @@ pub async fn used(connection: &mut PgConnection, tenant: TenantId) -> sqlx::Resu
     })
 }
 
-/// How many calls each of these jobs would abandon if it ended now: those that are open, and those that made their picture. Jobs
-/// without such calls are left out.
+/// How many calls each of these jobs would abandon if it ended now. Jobs that would abandon none
+/// are missing.
+///
+/// A call counts while it is open, and if it has made its image (`object_key`). A call that ended
+/// without an image does not count: the provider failed, not the tenant.
+///
+/// # Errors
+/// Postgres fails.
 pub async fn begun(
     connection: &mut PgConnection,
     jobs: &[JobId],
@@ -44,7 +55,11 @@ pub async fn begun(
     Ok(calls.collect())
 }
 
-/// Counts the calls of a job that its owner gives up. In the transaction that ends it, before its calls are ended.
+/// Records the abandoned calls of a job. Call it in the transaction that ends the job, before its
+/// calls are ended: afterwards an open call cannot be told from one that failed.
+///
+/// # Errors
+/// Postgres fails.
 pub async fn abandon(connection: &mut PgConnection, job: JobId) -> sqlx::Result<()> {
     sqlx::query!(
         "-- allowance::abandon
@@ -60,13 +75,17 @@ pub async fn abandon(connection: &mut PgConnection, job: JobId) -> sqlx::Result<
 /// What abandoned calls cost us in the last hour, in millionths of a US dollar.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cost {
-    /// Of all tenants together.
+    /// The sum over all tenants.
     pub all: i64,
-    /// Of the tenant with the most.
+    /// The sum of the tenant with the highest sum.
     pub one_tenant: i64,
 }
 
-/// Read from the rows, as a reader. What it takes depends on the calls that were abandoned in the last hour.
+/// Sums up the cost of the calls that were abandoned in the last hour. `pool` must be allowed to
+/// read every tenant's rows. The work grows with the number of those calls only.
+///
+/// # Errors
+/// Postgres fails.
 pub async fn cost(pool: &PgPool) -> sqlx::Result<Cost> {
     sqlx::query_as!(
         Cost,

@@ -9,7 +9,10 @@ use domain::artifact::{Artifact, ArtifactKind};
 use domain::generation::image::{MediaType, Pixels};
 use domain::id::{ArtifactId, JobId, TenantId};
 
-/// Names a stored object.
+/// Writes the row of a file that is already in the bucket.
+///
+/// # Errors
+/// A value does not fit its column, or Postgres fails.
 pub async fn insert(
     connection: &mut PgConnection,
     tenant: TenantId,
@@ -43,7 +46,11 @@ pub async fn insert(
     Ok(())
 }
 
-/// The artifacts of some jobs that still exist, by job, output and role.
+/// The artifacts of these jobs that are not deleted, ordered by job, output and kind (rendition,
+/// thumbnail, original).
+///
+/// # Errors
+/// A row has a value that this version does not know, or Postgres fails.
 pub async fn of_jobs(connection: &mut PgConnection, jobs: &[JobId]) -> sqlx::Result<Vec<Artifact>> {
     let ids: Vec<Uuid> = jobs.iter().map(|job| job.0).collect();
     let rows = sqlx::query_as!(
@@ -58,7 +65,10 @@ pub async fn of_jobs(connection: &mut PgConnection, jobs: &[JobId]) -> sqlx::Res
     rows.into_iter().map(Row::artifact).collect()
 }
 
-/// One artifact that still exists.
+/// One artifact. `None` if there is none or it is deleted.
+///
+/// # Errors
+/// The row has a value that this version does not know, or Postgres fails.
 pub async fn get(connection: &mut PgConnection, id: ArtifactId) -> sqlx::Result<Option<Artifact>> {
     let row = sqlx::query_as!(
         Row,
@@ -72,7 +82,10 @@ pub async fn get(connection: &mut PgConnection, id: ArtifactId) -> sqlx::Result<
     row.map(Row::artifact).transpose()
 }
 
-/// Whether there was one whose time is over.
+/// Whether this artifact existed and is deleted. The API answers 410 then, and 404 otherwise.
+///
+/// # Errors
+/// Postgres fails.
 pub async fn is_gone(connection: &mut PgConnection, id: ArtifactId) -> sqlx::Result<bool> {
     sqlx::query_scalar!(
         r#"-- artifact::is_gone

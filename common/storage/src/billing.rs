@@ -1,11 +1,18 @@
-//! SQL of the roll-up.
+//! SQL of the billing totals.
+//!
+//! The view `billing` adds `billing_totals` and the lines of `billing_lines` that are not folded
+//! yet. A job writes a line with the state `admitted` when it begins and another one when it ends.
 
 use sqlx::{PgConnection, PgExecutor};
 
-/// Lines folded in one turn: more than are written between two turns, and few enough for one statement.
+/// Lines that one run folds: more than are written between two runs, and few enough for one
+/// statement.
 const MAX_LINES_PER_FOLD: i64 = 50_000;
 
-/// Jobs that have ended.
+/// Totals of the jobs that have ended.
+///
+/// # Errors
+/// Postgres fails.
 pub async fn jobs(connection: &mut PgConnection) -> sqlx::Result<Vec<Jobs>> {
     sqlx::query_as!(
         Jobs,
@@ -18,7 +25,14 @@ pub async fn jobs(connection: &mut PgConnection) -> sqlx::Result<Vec<Jobs>> {
     .await
 }
 
-/// Jobs that have not ended. Those that run are counted, as many as there are slots; of the others the difference is told.
+/// Totals of the jobs that have not ended.
+///
+/// Only running jobs are counted row by row, and there are no more of them than worker slots. The
+/// number of queued jobs is the difference between the open and the running ones, so a long queue
+/// costs nothing.
+///
+/// # Errors
+/// Postgres fails.
 pub async fn open(connection: &mut PgConnection) -> sqlx::Result<Vec<OpenJobs>> {
     sqlx::query_as!(
         OpenJobs,
@@ -39,7 +53,10 @@ pub async fn open(connection: &mut PgConnection) -> sqlx::Result<Vec<OpenJobs>> 
     .await
 }
 
-/// Calls that have ended.
+/// Totals of the calls that have ended.
+///
+/// # Errors
+/// Postgres fails.
 pub async fn calls(connection: &mut PgConnection) -> sqlx::Result<Vec<Calls>> {
     sqlx::query_as!(
         Calls,
@@ -51,8 +68,14 @@ pub async fn calls(connection: &mut PgConnection) -> sqlx::Result<Vec<Calls>> {
     .await
 }
 
-/// Adds lines to the totals and deletes them, in one statement; returns how many. One folds at a time: who finds another
-/// at it does nothing.
+/// Moves the oldest lines into the totals, in one statement, so no reader sees a line twice or not
+/// at all. Returns how many lines were moved.
+///
+/// An advisory lock lets one process fold at a time; the others return 0 at once. Without the lock
+/// they would wait for each other's row locks.
+///
+/// # Errors
+/// Postgres fails.
 pub async fn fold(executor: impl PgExecutor<'_>) -> sqlx::Result<i64> {
     sqlx::query_scalar!(
         r#"-- billing::fold
@@ -73,38 +96,53 @@ pub async fn fold(executor: impl PgExecutor<'_>) -> sqlx::Result<i64> {
     .await
 }
 
-/// Jobs of one model that ended alike, and their credits.
+/// Ended jobs with the same model, state and outcome, and their credits.
 #[derive(Clone, Debug)]
 pub struct Jobs {
+    /// Catalogue id of the model.
     pub model: String,
+    /// Final state.
     pub state: String,
+    /// Class of the outcome.
     pub outcome: String,
+    /// Number of jobs.
     pub count: i64,
+    /// Credits charged.
     pub captured: i64,
+    /// Credits of the holds that were given back.
     pub released: i64,
+    /// Credits returned after a capture.
     pub refunded: i64,
 }
 
 /// Jobs of one model that have not ended.
 #[derive(Clone, Debug)]
 pub struct OpenJobs {
+    /// Catalogue id of the model.
     pub model: String,
+    /// Jobs that wait for a worker.
     pub queued: i64,
+    /// Jobs that a worker holds.
     pub running: i64,
-    /// Credits held for them.
+    /// Credits held for all of them.
     pub held: i64,
-    /// Since when the oldest has been due or worked on.
+    /// Age of the oldest: seconds since it was first started, or else since it was due.
     pub oldest_seconds: f64,
-    /// Since when the oldest that is due waits for a worker.
+    /// Seconds since the oldest queued job that is due could have run.
     pub queued_seconds: f64,
 }
 
-/// Calls that ended alike, and what they cost us, in millionths of a US dollar; of `unknown`, what they may have cost.
+/// Ended calls with the same provider, model and outcome.
 #[derive(Clone, Debug)]
 pub struct Calls {
+    /// Name of the provider.
     pub provider: String,
+    /// Catalogue id of the model.
     pub model: String,
+    /// Class of the outcome.
     pub outcome: String,
+    /// Number of calls.
     pub count: i64,
+    /// What they cost us, in millionths of a US dollar. For `unknown`: what they may have cost.
     pub cost_micros: i64,
 }

@@ -1,4 +1,7 @@
-//! SQL of calls.
+//! SQL of the call journal.
+//!
+//! A call is written before it is made and ended after it was answered. Between the two, the row is
+//! all that another worker can know of it.
 
 use std::time::Duration;
 
@@ -13,22 +16,37 @@ use domain::generation::image::{MediaType, Pixels};
 use domain::id::{CallId, JobId, TenantId};
 use domain::outcome::{Class, Failure};
 
-/// A call about to be made.
+/// A call that is about to be made.
 #[derive(Clone, Copy, Debug)]
 pub struct NewCall<'a> {
+    /// The call.
     pub id: CallId,
+    /// The tenant that owns the job.
     pub tenant: TenantId,
+    /// The job.
     pub job: JobId,
+    /// Number of the attempt that makes the call.
     pub fence: i32,
+    /// Which output of the job it is for, from 0.
     pub output_idx: i32,
+    /// Where it is made.
     pub lane: &'a Lane,
     /// What it will cost us if it delivers, in millionths of a US dollar.
     pub cost_micros: i64,
 }
 
-/// The last check before money is spent: counts the call on the job and journals it, if the lease still
-/// stands and the job's bound allows it. `false`: do not call.
+/// Counts a call on its job and journals it. This is the last check before money is spent. Returns
+/// `false` if the call must not be made: the lease or the deadline has passed, or the job has made
+/// `max_calls` calls.
+///
+/// Check and count are one statement. So two workers that both believe they hold the job cannot
+/// both make its last call.
+///
+/// # Errors
+/// Postgres fails. The call must not be made then.
 pub async fn begin(connection: &mut PgConnection, call: &NewCall<'_>) -> sqlx::Result<bool> {
+    // If the UPDATE of the job matches no row, the INSERT selects from nothing, and no call is
+    // journaled.
     let begun = sqlx::query!(
         "-- call::begin
         WITH job AS (
@@ -53,7 +71,11 @@ pub async fn begin(connection: &mut PgConnection, call: &NewCall<'_>) -> sqlx::R
     Ok(begun.rows_affected() == 1)
 }
 
-/// Whether the job's bound allows another call.
+/// Whether the job may make another paid call under its `max_calls`. Only [`begin`] decides; this
+/// read saves the preparation of a call that would not be allowed.
+///
+/// # Errors
+/// There is no such job, or Postgres fails.
 pub async fn calls_left(connection: &mut PgConnection, job: JobId) -> sqlx::Result<bool> {
     sqlx::query_scalar!(
         r#"-- call::calls_left
@@ -64,7 +86,12 @@ pub async fn calls_left(connection: &mut PgConnection, job: JobId) -> sqlx::Resu
     .await
 }
 
-/// Keeps the provider's handle: before it is polled, so that any worker can.
+/// Stores the provider's handle of a long operation. This happens before the first poll, so that
+/// any other worker can go on polling if this one dies. The inner error says that the call has
+/// ended meanwhile.
+///
+/// # Errors
+/// Postgres fails.
 pub async fn record_operation(
     connection: &mut PgConnection,
     id: CallId,
@@ -81,7 +108,11 @@ pub async fn record_operation(
     Ok(one_row(&result))
 }
 
-/// Ends what is still open of a job that ends: nobody will ask for the answers any more. They are possibly billed.
+/// Ends the open calls of a job that ends, as [`Class::Unknown`]. Nobody will read their answers
+/// any more, but the provider may still bill us for them, so they keep their expected cost.
+///
+/// # Errors
+/// Postgres fails.
 pub async fn abandon(connection: &mut PgConnection, job: JobId) -> sqlx::Result<()> {
     sqlx::query!(
         "-- call::abandon
@@ -95,8 +126,14 @@ pub async fn abandon(connection: &mut PgConnection, job: JobId) -> sqlx::Result<
     Ok(())
 }
 
-/// Gives an earlier attempt's call up for lost: possibly made, possibly billed. Only who holds the job may, and only if
-/// the call is as it was read: its worker may live, and have kept a handle meanwhile.
+/// Gives up an earlier attempt's call as lost: it may have been made, and may be billed to us.
+///
+/// Only the worker that holds the job may do this, and only if the call has the same handle as when
+/// it was read. The worker that made the call may still be alive and have stored a handle since;
+/// then the call is not lost. The inner error says that one of the two conditions does not hold.
+///
+/// # Errors
+/// Postgres fails.
 pub async fn record_lost(
     connection: &mut PgConnection,
     job: JobId,
@@ -121,8 +158,16 @@ pub async fn record_lost(
     Ok(one_row(&result))
 }
 
-/// Ends a call once; of one that was given up for lost the picture may yet come, while its job is open. One that does
-/// not count gives its count back to the job, whoever works on it now.
+/// Ends a call. Returns the inner error if it had already ended.
+///
+/// There is one exception: a call that was given up as lost may end a second time, with its image,
+/// while its job is open. A slow worker then still delivers what we have paid for.
+///
+/// A call whose class does not count ([`crate::outcome::Contract::counts`]) gives its count back to
+/// the job. That needs no fence: the count belongs to the job, not to the attempt.
+///
+/// # Errors
+/// A value does not fit its column, or Postgres fails.
 pub async fn end(
     connection: &mut PgConnection,
     id: CallId,
@@ -130,7 +175,9 @@ pub async fn end(
     ending: &Ending<'_>,
 ) -> sqlx::Result<Result<(), NotOneRow>> {
     let counts = ending.outcome.contract().counts;
-    // Lock order: the job before its calls. Whoever ends the job ends its calls, and nothing is named after that.
+    // Lock order: the job before its calls. A settlement that runs at the same time either comes
+    // first, and then this call has ended with its job and can name no image; or it waits until
+    // this call is written.
     sqlx::query!(
         "-- call::lock_job
         SELECT id FROM jobs WHERE id = $1 FOR NO KEY UPDATE",
@@ -173,7 +220,9 @@ pub async fn end(
     .await?;
     let ended = one_row(&result);
     if ended.is_ok() && (!counts || original.is_some()) {
-        // A job that is queued by now is to be taken up before its deadline, for what it has.
+        // The job may have been requeued since, and `requeue` could not see this image. `stocked`
+        // makes the dispatcher run the job before its deadline, even while its lanes are
+        // unavailable.
         sqlx::query!(
             "-- call::tell_job
             UPDATE jobs SET calls_started = calls_started - $2, stocked = stocked OR $3 WHERE id = $1 AND ($2 > 0 OR state = 'queued')",
@@ -187,7 +236,11 @@ pub async fn end(
     Ok(ended)
 }
 
-/// Every call made for a job, oldest first, on the database's clock: an id carries that of the worker that made it.
+/// Every call that was made for a job, oldest first. The order is by the database's clock: the time
+/// inside an id comes from the clock of the worker that made the call.
+///
+/// # Errors
+/// A row has a value that this version does not know, or Postgres fails.
 pub async fn of_job(connection: &mut PgConnection, job: JobId) -> sqlx::Result<Vec<Journaled>> {
     let rows = sqlx::query_as!(
         Row,
@@ -230,7 +283,8 @@ impl Row {
             output_idx: self.output_idx,
             lane: self.lane(row)?,
             age: Duration::try_from_secs_f64(self.age_seconds).unwrap_or_default(),
-            // An unknown one must not read as none: that call is still under way, and would be given up or made again.
+            // An unknown class is an error and not `None`: `None` means that the call is still
+            // open, and then it would be given up or made again.
             outcome: self
                 .outcome
                 .as_deref()
@@ -243,7 +297,8 @@ impl Row {
         })
     }
 
-    /// Calls made before lanes were written down were made where their model stood.
+    /// The lane of the call. Rows from before the column existed have none; those calls were made
+    /// at the provider's only location.
     fn lane(&self, row: RowId<CallId>) -> sqlx::Result<Lane> {
         match &self.lane {
             Some(lane) => row.known("lane", lane, |lane| lane.parse().ok()),
@@ -256,7 +311,7 @@ impl Row {
         }
     }
 
-    /// A row has all of an original or nothing (`originals_are_whole`).
+    /// The stored image. A row has all of its columns or none of them (`originals_are_whole`).
     fn original(&self, row: RowId<CallId>) -> sqlx::Result<Option<Original>> {
         let (
             Some(object_key),

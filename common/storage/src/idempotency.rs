@@ -1,5 +1,7 @@
-//! SQL of idempotency keys. Look-ups that decide run under the wallet's lock, so a request whose key is in
-//! flight waits for the first.
+//! SQL of idempotency keys.
+//!
+//! A look-up is final only under the wallet's lock. The lock makes a repeated request wait until
+//! the first one has committed its answer.
 
 use std::time::Duration;
 
@@ -9,6 +11,11 @@ use crate::database::row::RowId;
 use domain::id::TenantId;
 use domain::idempotency::{Answer, Known, Request};
 
+/// Looks up a tenant's idempotency key. `None` if it was not used, or so long ago that it was
+/// pruned.
+///
+/// # Errors
+/// The stored status is out of range, or Postgres fails.
 pub async fn find(
     connection: &mut PgConnection,
     tenant: TenantId,
@@ -35,6 +42,10 @@ pub async fn find(
     })))
 }
 
+/// Stores the answer to a request, in the transaction of its effect.
+///
+/// # Errors
+/// The key was used before, or Postgres fails. Then the effect must be rolled back too.
 pub async fn keep(
     connection: &mut PgConnection,
     tenant: TenantId,
@@ -57,19 +68,27 @@ pub async fn keep(
     Ok(())
 }
 
-/// Deletes the oldest answers, about `most` of them, that have been kept for longer than `kept`; returns how many. Answers of one
-/// moment go together, and no older one stays: so a job may lack its answer only if it is older than all that are kept
-/// (`platen verify`, I11), whoever else prunes at the same time. By `now()`, which an index can be searched by: this statement stands
-/// alone, so it is the time at which it begins.
-pub async fn prune(pool: &PgPool, kept: Duration, most: i64) -> sqlx::Result<u64> {
+/// Deletes about `limit` of the answers that are older than `age`, the oldest first. Returns how
+/// many.
+///
+/// Answers with the same time are deleted together, and no older answer is left behind. So a job
+/// without an answer is always older than every stored answer, even if several processes prune at
+/// once; `platen verify` checks that (I11).
+///
+/// The SQL uses `now()` because an index can be searched by it. The statement is its own
+/// transaction, so that is the time at which it starts.
+///
+/// # Errors
+/// Postgres fails.
+pub async fn prune(pool: &PgPool, age: Duration, limit: i64) -> sqlx::Result<u64> {
     let pruned = sqlx::query!(
         "-- idempotency::prune
         DELETE FROM idempotency_keys WHERE created_at <= (
           SELECT max(created_at) FROM (
             SELECT created_at FROM idempotency_keys WHERE created_at < now() - make_interval(secs => $1)
             ORDER BY created_at LIMIT $2) oldest)",
-        kept.as_secs_f64(),
-        most,
+        age.as_secs_f64(),
+        limit,
     )
     .execute(pool)
     .await?;

@@ -1,5 +1,11 @@
-//! SQL of jobs. Claim, renew and reap see every tenant's jobs and run as one statement each; all else runs
-//! in the caller's transaction, under the job's tenant.
+//! SQL of jobs.
+//!
+//! Functions that take a `PgPool` see the jobs of every tenant; each is one statement and its own
+//! transaction. Functions that take a connection run in the caller's transaction and see the jobs
+//! of its tenant only.
+//!
+//! Times are compared on the database's clock, with `clock_timestamp()` and not `now()`: `now()` is
+//! the start of the transaction, and the transaction may have waited for a lock since.
 
 use std::time::Duration;
 
@@ -17,41 +23,70 @@ use domain::job::{Capacity, Claimed, Cost, DELIVERY_MARGIN, Job, State};
 use domain::outcome::Class;
 use domain::traceparent::TraceParent;
 
-/// A job as admission writes it.
+/// A job, as admission writes it. The fields are those of [`Job`].
 #[derive(Debug)]
 pub struct NewJob<'a> {
+    /// The job.
     pub id: JobId,
+    /// The tenant that owns and pays for it.
     pub tenant: TenantId,
+    /// Catalogue id of the model.
     pub model: &'a str,
+    /// The tenant's own name for it.
     pub name: Option<&'a str>,
+    /// The tenant's own data.
     pub metadata: &'a serde_json::Value,
+    /// The HTTP request that submits it.
     pub request_id: &'a str,
+    /// The client's trace that it belongs to.
     pub traceparent: Option<&'a TraceParent>,
+    /// What to generate.
     pub generation: &'a Generation,
+    /// The price.
     pub quote: &'a Quote,
+    /// Credits to hold: the price of all requested outputs.
     pub hold: Credits,
+    /// Most paid calls that it may make.
     pub max_calls: i32,
+    /// Priority among the tenant's own jobs.
     pub priority: i16,
+    /// Earliest start. `None`: now.
     pub run_at: Option<OffsetDateTime>,
-    /// After it may run, which is now at the earliest. Only the database knows when that is.
+    /// Time from the earliest start to the deadline. It is a duration and not a time, because "now"
+    /// is the database's.
     pub deadline_in: Duration,
+    /// Whether it may run on a fallback lane.
     pub fallback: bool,
+    /// The requested model, if its successor replaces it.
     pub switched_from: Option<&'a str>,
+    /// The failed job that this one repeats.
     pub redrive_of: Option<JobId>,
 }
 
-/// How far one output moves its tenant's virtual clock: a tenant that submits faster than one output per
-/// this much time queues behind those that do not.
-const SPACING_MICROS: i64 = 100_000;
-/// How far one step of priority moves a job within its tenant's own queue.
-const PRIORITY_MICROS: i64 = 10_000_000;
+/// Microseconds by which one output advances its tenant's virtual clock. A tenant that submits more
+/// than one output in this time gets behind the tenants that do not.
+const MICROS_PER_OUTPUT: i64 = 100_000;
+/// Microseconds by which one step of priority moves a job within its tenant's own queue.
+const MICROS_PER_PRIORITY_STEP: i64 = 10_000_000;
 
-/// Writes the job and its request. Its turn is the tenant's virtual clock, never behind the real one: a quiet
-/// tenant's job goes before the backlog of a busy one, and no priority goes before what others asked for earlier.
+/// Writes the job and its request, and returns the job. The caller holds the wallet's lock.
+///
+/// The job's virtual time (the column `turn`) comes from the tenant's virtual clock on its wallet,
+/// which never runs behind the real clock. So a job of a quiet tenant runs before the backlog of a
+/// busy one. A high priority moves the job forward, but at most to the real time: it never gets
+/// before a job that another tenant submitted earlier.
+///
+/// # Errors
+/// A value does not fit its column, or Postgres fails.
+///
+/// # Panics
+/// The generation cannot be written as JSON, which is a mistake in its type.
 pub async fn insert(connection: &mut PgConnection, job: &NewJob<'_>) -> sqlx::Result<Job> {
     let generation = serde_json::to_value(job.generation).expect("a generation is JSON");
     let row_id = RowId::new("jobs", job.id);
     let outputs: i32 = row_id.fits("n_requested", job.quote.outputs)?;
+    // One statement reads the tenant's clock, advances it by the outputs and uses the result. Both
+    // clocks are the database's, so a wrong clock of an api does not change the order of jobs.
     let row = whole_jobs!(
         r#"-- job::insert
         WITH clock AS (
@@ -77,8 +112,8 @@ pub async fn insert(connection: &mut PgConnection, job: &NewJob<'_>) -> sqlx::Re
         job.quote.price_version,
         job.quote.unit_price.get(),
         outputs,
-        SPACING_MICROS,
-        PRIORITY_MICROS,
+        MICROS_PER_OUTPUT,
+        MICROS_PER_PRIORITY_STEP,
         job.hold.get(),
         job.fallback,
         job.switched_from,
@@ -87,6 +122,7 @@ pub async fn insert(connection: &mut PgConnection, job: &NewJob<'_>) -> sqlx::Re
     )
     .fetch_one(&mut *connection)
     .await?;
+    // In a table of its own: the prompt is personal and is deleted earlier than the job's row.
     sqlx::query!(
         "-- job::insert_request
         INSERT INTO job_requests (job_id, tenant_id, generation) VALUES ($1, $2, $3)",
@@ -99,7 +135,10 @@ pub async fn insert(connection: &mut PgConnection, job: &NewJob<'_>) -> sqlx::Re
     row.job()
 }
 
-/// One job of the tenant.
+/// One job of the tenant. `None` if there is none.
+///
+/// # Errors
+/// The row has a value that this version does not know, or Postgres fails.
 pub async fn get(connection: &mut PgConnection, id: JobId) -> sqlx::Result<Option<Job>> {
     let row = whole_jobs!(
         "-- job::get
@@ -112,7 +151,11 @@ pub async fn get(connection: &mut PgConnection, id: JobId) -> sqlx::Result<Optio
     row.map(Row::job).transpose()
 }
 
-/// One job, locked. The tenant's wallet is locked before.
+/// One job of the tenant, with its row locked until the transaction ends. Lock the wallet before,
+/// unless no credits move.
+///
+/// # Errors
+/// As [`get`].
 pub async fn lock(connection: &mut PgConnection, id: JobId) -> sqlx::Result<Option<Job>> {
     let row = whole_jobs!(
         "-- job::lock
@@ -125,18 +168,23 @@ pub async fn lock(connection: &mut PgConnection, id: JobId) -> sqlx::Result<Opti
     row.map(Row::job).transpose()
 }
 
-/// What to list.
+/// Which of a tenant's jobs to list. `None` matches every job.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
+    /// Jobs in this state.
     pub state: Option<State>,
+    /// Jobs of this model.
     pub model: Option<String>,
-    /// Only jobs whose name contains this, in any case.
+    /// Jobs whose name contains this text, in upper or lower case.
     pub name: Option<String>,
-    /// Only jobs older than this one.
+    /// Jobs older than this one: where the previous page ended.
     pub after: Option<JobId>,
 }
 
-/// A tenant's jobs, newest first.
+/// A tenant's jobs that match the filter, newest first, at most `limit`.
+///
+/// # Errors
+/// As [`get`].
 pub async fn list(
     connection: &mut PgConnection,
     tenant: TenantId,
@@ -162,24 +210,32 @@ pub async fn list(
     rows.into_iter().map(Row::job).collect()
 }
 
-/// Which jobs, of whichever tenant: those that fit everything that is said.
+/// Which jobs of all tenants to find. A job must match every field; `None` matches every job.
 #[derive(Clone, Debug, Default)]
 pub struct Search {
+    /// Jobs with one of these ids.
     pub ids: Option<Vec<JobId>>,
+    /// Jobs of this tenant.
     pub tenant: Option<TenantId>,
+    /// Jobs of this model.
     pub model: Option<String>,
-    /// In one of these; none: in any.
+    /// Jobs in one of these states. An empty list matches every state.
     pub states: Vec<State>,
+    /// Jobs with this class of outcome.
     pub outcome: Option<Class>,
-    /// Submitted from then on.
+    /// Jobs submitted at this time or later.
     pub since: Option<OffsetDateTime>,
-    /// Submitted before then.
+    /// Jobs submitted before this time.
     pub before: Option<OffsetDateTime>,
-    /// Only jobs older than this one.
+    /// Jobs older than this one: where the previous page ended.
     pub after: Option<JobId>,
 }
 
-/// All tenants' jobs, newest first, for who may read everything.
+/// Jobs of all tenants that match the search, newest first, at most `limit`. `pool` must be allowed
+/// to read every tenant's rows.
+///
+/// # Errors
+/// As [`get`].
 pub async fn search(pool: &PgPool, search: &Search, limit: i64) -> sqlx::Result<Vec<Job>> {
     let ids: Option<Vec<Uuid>> = search
         .ids
@@ -213,7 +269,10 @@ pub async fn search(pool: &PgPool, search: &Search, limit: i64) -> sqlx::Result<
     rows.into_iter().map(Row::job).collect()
 }
 
-/// How many jobs each worker has under way.
+/// How many jobs each worker is running.
+///
+/// # Errors
+/// Postgres fails.
 pub async fn by_worker(pool: &PgPool) -> sqlx::Result<Vec<(String, i64)>> {
     let rows = sqlx::query!(
         r#"-- job::by_worker
@@ -224,7 +283,10 @@ pub async fn by_worker(pool: &PgPool) -> sqlx::Result<Vec<(String, i64)>> {
     Ok(rows.into_iter().map(|row| (row.worker, row.jobs)).collect())
 }
 
-/// Which of these jobs have ended, whoever they belong to.
+/// Which of these jobs have ended, of any tenant.
+///
+/// # Errors
+/// Postgres fails.
 pub async fn ended(pool: &PgPool, ids: &[JobId]) -> sqlx::Result<Vec<JobId>> {
     let ids: Vec<_> = ids.iter().map(|id| id.0).collect();
     sqlx::query_scalar!(
@@ -236,7 +298,10 @@ pub async fn ended(pool: &PgPool, ids: &[JobId]) -> sqlx::Result<Vec<JobId>> {
     .await
 }
 
-/// How many of the tenant's own queued jobs go before this one.
+/// How many of the tenant's own queued jobs run before this one.
+///
+/// # Errors
+/// Postgres fails.
 pub async fn count_ahead(connection: &mut PgConnection, job: &Job) -> sqlx::Result<i64> {
     sqlx::query_scalar!(
         r#"-- job::ahead
@@ -249,7 +314,11 @@ pub async fn count_ahead(connection: &mut PgConnection, job: &Job) -> sqlx::Resu
     .await
 }
 
-/// What was asked for. `None` when there is no such job, or when the time of its prompt was over and it was deleted.
+/// The request of a job. `None` if there is no such job, or if its prompt was deleted because its
+/// retention was over.
+///
+/// # Errors
+/// This version does not know the stored request, or Postgres fails.
 pub async fn request(connection: &mut PgConnection, id: JobId) -> sqlx::Result<Option<Generation>> {
     let stored = sqlx::query_scalar!(
         "-- job::request\nSELECT generation FROM job_requests WHERE job_id = $1 AND generation ? 'prompt'",
@@ -259,7 +328,8 @@ pub async fn request(connection: &mut PgConnection, id: JobId) -> sqlx::Result<O
     .await?;
     stored
         .map(|value| {
-            // Nothing of it is told but its kind: it holds the prompt.
+            // Only the kind goes into the error: the rest holds the prompt, which must not be
+            // logged.
             let kind = value["kind"].to_string();
             serde_json::from_value(value).map_err(|_| {
                 RowId::new("job_requests", id).unknown("generation", format!("of kind {kind}"))
@@ -268,16 +338,27 @@ pub async fn request(connection: &mut PgConnection, id: JobId) -> sqlx::Result<O
         .transpose()
 }
 
-/// Takes the right to work on a job: raises its fence by one. `None` when it is not to be had: a stale ring is
-/// harmless, a job whose lanes are closed or that is paused stays queued, and one for a model that is not named is another worker's.
+/// Claims a job for a worker: starts an attempt, and raises the fence by one. Every later write of
+/// an older attempt then fails.
+///
+/// `None` if the job may not be started now: it is not queued any more, not due, expired or paused,
+/// its lanes are unavailable, or `capacity` does not name its model, which another worker then
+/// runs. The ready queue is only a hint, so this statement checks everything again, atomically.
+///
+/// Two kinds of jobs need no capacity, because they begin no new call: one that a provider is still
+/// working on (`operating`), and one that has an image to deliver (`stocked`) and whose deadline is
+/// near ([`DELIVERY_MARGIN`]).
+///
+/// # Errors
+/// Postgres fails.
 pub async fn claim(
     pool: &PgPool,
     id: JobId,
     worker: &str,
     lease: Duration,
-    open: &Capacity,
+    capacity: &Capacity,
 ) -> sqlx::Result<Option<Claimed>> {
-    let rooms = open.columns();
+    let columns = capacity.columns();
     let row = sqlx::query!(
         r#"-- job::claim
         UPDATE jobs SET state = 'running', fence = fence + 1, worker = $2,
@@ -301,13 +382,13 @@ pub async fn claim(
         id.0,
         worker,
         interval(lease),
-        &rooms.models,
-        &rooms.with_fallback,
-        &rooms.primary_only,
+        &columns.models,
+        &columns.with_fallback,
+        &columns.primary_only,
         interval(DELIVERY_MARGIN),
-        &rooms.excluded_models as &[Option<String>],
-        &rooms.excluded_tenants as &[Option<String>],
-        &rooms.excluded_everywhere,
+        &columns.excluded_models as &[Option<String>],
+        &columns.excluded_tenants as &[Option<String>],
+        &columns.excluded_everywhere,
     )
     .fetch_optional(pool)
     .await?;
@@ -317,7 +398,9 @@ pub async fn claim(
         fence: row.fence,
         model: row.model,
         request_id: row.request_id,
-        traceparent: row.traceparent.and_then(|text| trace_of(id, &text)),
+        traceparent: row
+            .traceparent
+            .and_then(|text| parse_traceparent(id, &text)),
         n_requested: row.n_requested,
         fallback: row.fallback,
         calls_made: row.calls_started,
@@ -327,17 +410,24 @@ pub async fn claim(
     }))
 }
 
-/// A job is worked on all the same where only its trace is unknown: the claim has been made.
-fn trace_of(id: JobId, text: &str) -> Option<TraceParent> {
+/// Parses a stored `traceparent`. An invalid one is logged and ignored: the job is already claimed,
+/// and a lost trace is no reason to fail it.
+fn parse_traceparent(id: JobId, text: &str) -> Option<TraceParent> {
     RowId::new("jobs", id)
         .known("traceparent", text, |text| text.parse().ok())
         .inspect_err(
-            |error| tracing::error!(%error, "A job is worked on outside its client's trace"),
+            |error| tracing::error!(%error, "The stored traceparent is invalid: the job is not linked to its client's trace"),
         )
         .ok()
 }
 
-/// Renews every lease a worker holds in one statement. Jobs that are missing from the answer were lost.
+/// Renews all leases of a worker, in one statement. `held` are its jobs and their fences. Returns
+/// the jobs whose lease was renewed; the worker has lost the others and must stop working on them.
+///
+/// A lease that has expired but was not reaped yet is renewed too: nobody else has the job.
+///
+/// # Errors
+/// Postgres fails. The leases then stay until they expire.
 pub async fn renew(
     pool: &PgPool,
     held: &[(JobId, i32)],
@@ -345,6 +435,8 @@ pub async fn renew(
 ) -> sqlx::Result<Vec<JobId>> {
     let (ids, fences): (Vec<Uuid>, Vec<i32>) =
         held.iter().map(|&(id, fence)| (id.0, fence)).unzip();
+    // The pairs of id and fence are two arrays, so one prepared statement serves any number of
+    // jobs.
     let renewed = sqlx::query_scalar!(
         "-- job::renew
         UPDATE jobs SET lease_until = clock_timestamp() + $3::interval
@@ -360,14 +452,28 @@ pub async fn renew(
     Ok(renewed.into_iter().map(JobId).collect())
 }
 
-/// The next jobs to ring, in turn order: of each model no more than its lanes have room for, so that no model's
-/// backlog hides another's. A job a provider works on needs no room; neither does one that has something to deliver
-/// when its deadline is near. Models that are not named are another worker's.
-pub async fn due(pool: &PgPool, limit: i64, open: &Capacity) -> sqlx::Result<Vec<(JobId, i64)>> {
-    if open.has_exclusions() {
-        return due_by_tenant(pool, limit, open).await;
+/// The next jobs for the ready queue and their virtual times, in order of virtual time, at most
+/// `limit`.
+///
+/// Of each model it returns no more jobs than its lanes have capacity for, so the backlog of one
+/// model cannot hide the jobs of another. As in [`claim`], a job that a provider is still working
+/// on needs no capacity, nor does one that has an image to deliver and whose deadline is near. Jobs
+/// of models that `capacity` does not name are left to other workers.
+///
+/// # Errors
+/// Postgres fails.
+pub async fn due(
+    pool: &PgPool,
+    limit: i64,
+    capacity: &Capacity,
+) -> sqlx::Result<Vec<(JobId, i64)>> {
+    if capacity.has_exclusions() {
+        return due_by_tenant(pool, limit, capacity).await;
     }
-    let rooms = open.columns();
+    // `roomy`: for each model, the first jobs by `turn`, through an index and a LIMIT of its own.
+    // Its cost grows with the number of models and not with the backlog. `in_the_making`: jobs that
+    // need no capacity; a partial index holds only those.
+    let columns = capacity.columns();
     let rows = sqlx::query!(
         r#"-- job::due
         WITH open AS (
@@ -387,9 +493,9 @@ pub async fn due(pool: &PgPool, limit: i64, open: &Capacity) -> sqlx::Result<Vec
           ORDER BY turn, id LIMIT $1)
         SELECT id AS "id!", turn AS "turn!" FROM roomy UNION SELECT id, turn FROM in_the_making ORDER BY 2, 1 LIMIT $1"#,
         limit,
-        &rooms.models,
-        &rooms.with_fallback,
-        &rooms.primary_only,
+        &columns.models,
+        &columns.with_fallback,
+        &columns.primary_only,
         interval(DELIVERY_MARGIN),
     )
     .fetch_all(pool)
@@ -400,14 +506,24 @@ pub async fn due(pool: &PgPool, limit: i64, open: &Capacity) -> sqlx::Result<Vec
         .collect())
 }
 
-/// The same where jobs of some tenants, or of some models, may not be started: each tenant's next jobs are looked up
-/// by themselves, so that nobody's backlog is read to find what is behind it.
+/// Does the same as [`due`] if there are exclusions. It reads the next jobs of each tenant
+/// separately. Otherwise it would have to read the whole backlog of an excluded tenant to find the
+/// jobs behind it.
+///
+/// How the statement works:
+/// - `waiting` lists the tenants with queued jobs of each model. It is a loose index scan: the
+///   recursion jumps from one tenant to the next, so it reads one row for each tenant and not one
+///   for each job.
+/// - `welcome` drops the excluded and the paused tenants. A tenant that is excluded only from the
+///   model's first lane keeps the jobs that may use a fallback.
+/// - `next` reads the first jobs of each of these tenants and numbers them within the model.
+/// - `in_the_making` is as in [`due`].
 async fn due_by_tenant(
     pool: &PgPool,
     limit: i64,
-    open: &Capacity,
+    capacity: &Capacity,
 ) -> sqlx::Result<Vec<(JobId, i64)>> {
-    let rooms = open.columns();
+    let columns = capacity.columns();
     let rows = sqlx::query!(
         r#"-- job::due_by_tenant
         WITH RECURSIVE open AS (
@@ -447,13 +563,13 @@ async fn due_by_tenant(
           ORDER BY turn, id LIMIT $1)
         SELECT id AS "id!", turn AS "turn!" FROM next WHERE number <= anywhere UNION SELECT id, turn FROM in_the_making ORDER BY 2, 1 LIMIT $1"#,
         limit,
-        &rooms.models,
-        &rooms.with_fallback,
-        &rooms.primary_only,
+        &columns.models,
+        &columns.with_fallback,
+        &columns.primary_only,
         interval(DELIVERY_MARGIN),
-        &rooms.excluded_models as &[Option<String>],
-        &rooms.excluded_tenants as &[Option<String>],
-        &rooms.excluded_everywhere,
+        &columns.excluded_models as &[Option<String>],
+        &columns.excluded_tenants as &[Option<String>],
+        &columns.excluded_everywhere,
     )
     .fetch_all(pool)
     .await?;
@@ -463,8 +579,13 @@ async fn due_by_tenant(
         .collect())
 }
 
-/// Running jobs whose lease has run out, oldest first. None in the first `lease` after the server has started: their
-/// holders could not renew.
+/// Running jobs whose lease has expired, the earliest first, at most `limit`.
+///
+/// Returns none until Postgres has been up for the time of one `lease`: while it was down, no
+/// worker could renew, and their leases say nothing about whether they live.
+///
+/// # Errors
+/// Postgres fails.
 pub async fn leases_run_out(
     pool: &PgPool,
     lease: Duration,
@@ -486,7 +607,10 @@ pub async fn leases_run_out(
         .collect())
 }
 
-/// Open jobs whose deadline has passed.
+/// Open jobs whose deadline has passed, the earliest first, at most `limit`.
+///
+/// # Errors
+/// Postgres fails.
 pub async fn deadlines_passed(pool: &PgPool, limit: i64) -> sqlx::Result<Vec<(JobId, TenantId)>> {
     let rows = sqlx::query!(
         "-- job::deadlines_passed
@@ -501,12 +625,17 @@ pub async fn deadlines_passed(pool: &PgPool, limit: i64) -> sqlx::Result<Vec<(Jo
         .collect())
 }
 
-/// Moves the deadline of a locked, open job, once. `false`: it was moved before.
+/// Moves the deadline of a locked, open job to `more` from now. This happens once in a job's life;
+/// returns `false` if it has happened before.
+///
+/// # Errors
+/// Postgres fails.
 pub async fn extend(
     connection: &mut PgConnection,
     id: JobId,
     more: Duration,
 ) -> sqlx::Result<bool> {
+    // From now on and not from the old deadline: the task that finds it may run late.
     let extended = sqlx::query!(
         "-- job::extend
         UPDATE jobs SET deadline = clock_timestamp() + $2::interval, extended = true WHERE id = $1 AND NOT extended",
@@ -518,7 +647,10 @@ pub async fn extend(
     Ok(extended.rows_affected() == 1)
 }
 
-/// Whether a locked job's lease has run out, on the database's clock.
+/// Whether the lease of a locked job has expired, on the database's clock.
+///
+/// # Errors
+/// There is no such job, or Postgres fails.
 pub async fn lease_has_run_out(connection: &mut PgConnection, id: JobId) -> sqlx::Result<bool> {
     sqlx::query_scalar!(
         r#"-- job::lease_has_run_out
@@ -532,18 +664,32 @@ pub async fn lease_has_run_out(connection: &mut PgConnection, id: JobId) -> sqlx
 /// How a running job goes back to the queue.
 #[derive(Debug)]
 pub struct Requeue<'a> {
+    /// The job.
     pub id: JobId,
+    /// Number of the attempt that gives it back, or whose lease expired.
     pub fence: i32,
+    /// Time until the next attempt.
     pub delay: Duration,
+    /// Whether its lease expired. That counts towards the limit on crashes.
     pub crashed: bool,
+    /// Class and plain words of the attempt's outcome. `None` keeps the previous one.
     pub outcome: Option<(Class, &'a str)>,
 }
 
-/// Gives a running job back to the queue; its fence stays.
+/// Puts a running job back into the queue. The inner error says that the attempt does not hold the
+/// job any more.
+///
+/// The fence stays: the next claim raises it. `operating` and `stocked` are computed from the calls
+/// here, because the dispatcher must decide on the job's row alone ([`claim`]).
+///
+/// # Errors
+/// Postgres fails.
 pub async fn requeue(
     connection: &mut PgConnection,
     job: &Requeue<'_>,
 ) -> sqlx::Result<Result<(), NotOneRow>> {
+    // `coalesce` keeps the outcome of an earlier attempt if this one has none: the tenant then
+    // still sees why its job is late.
     let result = sqlx::query!(
         "-- job::requeue
         UPDATE jobs SET state = 'queued', lease_until = NULL, run_after = clock_timestamp() + $3::interval,
@@ -566,16 +712,27 @@ pub async fn requeue(
 /// How a job ends.
 #[derive(Debug)]
 pub struct End<'a> {
+    /// The job.
     pub id: JobId,
+    /// Its final state.
     pub state: State,
+    /// Class of its outcome.
     pub outcome: Class,
+    /// The outcome in plain words, with what was charged.
     pub reason: &'a str,
+    /// Delivered outputs.
     pub delivered: i32,
+    /// Credits charged.
     pub captured: Credits,
+    /// Credits given back.
     pub released: Credits,
 }
 
-/// Ends an open, locked job.
+/// Ends an open, locked job. The inner error says that it was not open. `one_full_settlement` in
+/// the database rejects an end whose captured and released credits are not the hold.
+///
+/// # Errors
+/// Postgres fails.
 pub async fn end(
     connection: &mut PgConnection,
     job: &End<'_>,
@@ -592,7 +749,7 @@ pub async fn end(
         job.delivered,
         job.captured.get(),
         job.released.get(),
-        // The lease that made it poison ran out, too.
+        // The lease that expired last was not counted by a requeue.
         i32::from(job.outcome == Class::Poison),
     )
     .execute(connection)
@@ -600,7 +757,7 @@ pub async fn end(
     Ok(one_row(&result))
 }
 
-/// A duration for the database's clock.
+/// A duration as a Postgres interval. One that is too long becomes the longest.
 fn interval(duration: Duration) -> PgInterval {
     PgInterval {
         months: 0,
@@ -609,8 +766,9 @@ fn interval(duration: Duration) -> PgInterval {
     }
 }
 
-/// A query that gives whole jobs: what stands before their columns, what stands behind, and its arguments. The columns
-/// are those of [`Row`]: a prepared `*` fails once a migration has added one.
+/// A query that returns whole jobs. The arguments are the SQL before the columns, the SQL after
+/// them, and the query's parameters. The columns are those of [`Row`]. They are listed and not `*`,
+/// because a prepared `*` fails as soon as a migration adds a column.
 macro_rules! whole_jobs {
     ($before:tt, $after:tt, $($arguments:tt)*) => {
         sqlx::query_as!(
@@ -627,7 +785,7 @@ macro_rules! whole_jobs {
 }
 use whole_jobs;
 
-/// What [`Job`] is made of, as the database gives it.
+/// The columns of a [`Job`], with the types of the database.
 struct Row {
     id: Uuid,
     tenant_id: Uuid,

@@ -1,7 +1,11 @@
-//! SQL of the ledger. The order of locks is wallet, job, grants, inserts: [`lock_wallet`] comes first.
+//! SQL of the ledger.
 //!
-//! Locks are `NO KEY`: a foreign key to a locked row, such as that of a call being journaled, neither waits for
-//! them nor can deadlock with them.
+//! Every transaction that moves credits locks in the same order: wallet, job, grants. Inserts come
+//! last. So two of them cannot deadlock. [`lock_wallet`] is always the first.
+//!
+//! The locks are `FOR NO KEY UPDATE`. An insert with a foreign key to a locked row (a call that is
+//! journaled while its job is locked) takes a key share lock on that row. A plain `FOR UPDATE`
+//! would make it wait, and could deadlock with it.
 
 use sqlx::PgConnection;
 use time::OffsetDateTime;
@@ -15,14 +19,19 @@ use domain::ledger::{Account, Cause, Lot, Share, Transfer};
 /// A tenant's balance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Wallet {
+    /// Credits that the tenant can spend.
     pub available: Credits,
+    /// Credits held for open jobs.
     pub held: Credits,
-    /// Whether it may admit jobs.
+    /// Whether the tenant may submit jobs: the wallet is active and has no debt.
     pub active: bool,
 }
 
 impl Wallet {
-    /// Whether it may be given so many credits more, at once.
+    /// Checks that the wallet may be given `more` credits at once.
+    ///
+    /// # Errors
+    /// `more`, or the balance afterwards, is above its limit.
     pub fn may_be_given(self, more: Credits) -> Result<(), CreditLimitError> {
         let total = self.available.plus(self.held);
         total
@@ -31,7 +40,11 @@ impl Wallet {
     }
 }
 
-/// Takes the lock under which all of this tenant's money moves. `None` when the tenant has no wallet.
+/// Locks a tenant's wallet until the transaction ends, and returns its balance. All credits of the
+/// tenant move under this lock. `None` if the tenant has no wallet.
+///
+/// # Errors
+/// Postgres fails.
 pub async fn lock_wallet(
     connection: &mut PgConnection,
     tenant: TenantId,
@@ -47,7 +60,11 @@ pub async fn lock_wallet(
     .await
 }
 
-/// The balance, without a lock.
+/// A tenant's balance, without a lock: it may change at any time. `None` if the tenant has no
+/// wallet.
+///
+/// # Errors
+/// Postgres fails.
 pub async fn wallet(
     connection: &mut PgConnection,
     tenant: TenantId,
@@ -63,12 +80,22 @@ pub async fn wallet(
     .await
 }
 
-/// Moves credits: the one statement that changes a wallet's balance writes the ledger line and extends the chain.
+/// Books a transfer: changes the wallet and writes the ledger line, in one statement. No other
+/// statement changes a balance, so there is no change without a line.
+///
+/// Each line has the next number (`seq`) and a hash over its contents and the hash of the line
+/// before. The wallet keeps the newest hash (`head`). So a line that is changed, removed or
+/// inserted later breaks the chain; `platen verify` checks it. The caller holds the wallet's lock.
+///
+/// # Errors
+/// The transfer was booked before, it would overdraw the wallet, or Postgres fails.
 pub async fn post(
     connection: &mut PgConnection,
     tenant: TenantId,
     transfer: &Transfer,
 ) -> sqlx::Result<()> {
+    // The number and the hash are computed in the UPDATE, from the row that it locks. Computed in
+    // Rust, they would need another round trip under the lock.
     sqlx::query!(
         "-- ledger::post
         WITH wallet AS (
@@ -95,7 +122,11 @@ pub async fn post(
     Ok(())
 }
 
-/// The lots that may be held from, in burn-down order, locked.
+/// Locks the tenant's lots that have credits and have not expired, and returns them in burn-down
+/// order.
+///
+/// # Errors
+/// Postgres fails.
 pub async fn lock_lots(connection: &mut PgConnection, tenant: TenantId) -> sqlx::Result<Vec<Lot>> {
     sqlx::query_as!(
         Lot,
@@ -110,7 +141,11 @@ pub async fn lock_lots(connection: &mut PgConnection, tenant: TenantId) -> sqlx:
     .await
 }
 
-/// Moves a hold's shares from remaining to held, and remembers them on the job.
+/// Moves a hold's shares from `remaining` to `held` in their grants, and stores them with the job.
+/// The stored order (`ord`) is the burn-down order: settlement spends the shares in it.
+///
+/// # Errors
+/// A grant has less than its share, or Postgres fails.
 pub async fn hold_lots(
     connection: &mut PgConnection,
     tenant: TenantId,
@@ -119,6 +154,8 @@ pub async fn hold_lots(
 ) -> sqlx::Result<()> {
     let grants: Vec<Uuid> = shares.iter().map(|share| share.grant).collect();
     let amounts: Vec<i64> = shares.iter().map(|share| share.amount.get()).collect();
+    // The join writes a share only for a grant that was updated. So `job_lots` never names credits
+    // that no grant holds.
     sqlx::query!(
         "-- ledger::hold_lots
         WITH share AS (SELECT grant_id, amount, ord FROM unnest($3::uuid[], $4::bigint[]) WITH ORDINALITY AS t(grant_id, amount, ord)),
@@ -136,8 +173,12 @@ pub async fn hold_lots(
     Ok(())
 }
 
-/// The shares a job holds, in burn-down order, with their lots locked.
+/// Locks the grants that a job holds credits of, and returns its shares in burn-down order.
+///
+/// # Errors
+/// Postgres fails.
 pub async fn lock_shares(connection: &mut PgConnection, job: JobId) -> sqlx::Result<Vec<Share>> {
+    // Only the grants are locked: the rows of `job_lots` never change.
     sqlx::query_as!(
         Share,
         r#"-- ledger::lock_shares
@@ -151,8 +192,14 @@ pub async fn lock_shares(connection: &mut PgConnection, job: JobId) -> sqlx::Res
     .await
 }
 
-/// Resolves shares: of each, `consumed` is spent and the rest goes back to its lot. A lot that expired
-/// while it was held lives 72 hours more, so that a failed job never destroys credit.
+/// Resolves shares: `consumed` of each share is spent, and the rest goes back to its grant. Both
+/// slices have the same order.
+///
+/// A grant that expired while its credits were held gets 72 more hours if credits go back to it.
+/// Without that, a failed job would destroy credits that were valid when it was submitted.
+///
+/// # Errors
+/// Postgres fails.
 pub async fn resolve_shares(
     connection: &mut PgConnection,
     shares: &[Share],
@@ -180,7 +227,11 @@ pub async fn resolve_shares(
     Ok(())
 }
 
-/// A lot of promotional credits. `false` when this source has granted to this tenant before: a source grants once to each.
+/// Writes a grant of promotional credits. Returns `false` if this source has given to this tenant
+/// before: a source gives once to each tenant, so a repeated command gives nothing twice.
+///
+/// # Errors
+/// The amount is above its limit, or Postgres fails.
 pub async fn insert_promo(
     connection: &mut PgConnection,
     tenant: TenantId,
@@ -188,6 +239,8 @@ pub async fn insert_promo(
     source: &str,
     amount: Credits,
 ) -> sqlx::Result<bool> {
+    // Two commands with the same source may run at once. The unique constraint lets one of them
+    // insert; a SELECT before the INSERT would let both.
     let inserted = sqlx::query!(
         "-- ledger::insert_promo
         INSERT INTO grants (id, tenant_id, source_type, source_id, priority, amount, remaining)
@@ -203,6 +256,9 @@ pub async fn insert_promo(
 }
 
 /// How much this source has given to this tenant, and when.
+///
+/// # Errors
+/// It has given nothing, or Postgres fails.
 pub async fn given_by(
     connection: &mut PgConnection,
     tenant: TenantId,
@@ -219,7 +275,10 @@ pub async fn given_by(
     Ok((row.amount, row.created_at))
 }
 
-/// A lot of credits that an operator gave.
+/// Writes a grant of credits that an operator gave.
+///
+/// # Errors
+/// The amount is above its limit, or Postgres fails.
 pub async fn insert_adjustment(
     connection: &mut PgConnection,
     tenant: TenantId,
@@ -240,7 +299,10 @@ pub async fn insert_adjustment(
     Ok(())
 }
 
-/// Takes shares of what remains of lots.
+/// Takes credits back from grants: moves the shares from `remaining` to `forfeited`.
+///
+/// # Errors
+/// A grant has less than its share, or Postgres fails.
 pub async fn forfeit_lots(connection: &mut PgConnection, shares: &[Share]) -> sqlx::Result<()> {
     let grants: Vec<Uuid> = shares.iter().map(|share| share.grant).collect();
     let amounts: Vec<i64> = shares.iter().map(|share| share.amount.get()).collect();
@@ -259,21 +321,29 @@ pub async fn forfeit_lots(connection: &mut PgConnection, shares: &[Share]) -> sq
 /// One line of a tenant's statement.
 #[derive(Clone, Debug)]
 pub struct StatementLine {
+    /// Number of the line in the tenant's ledger, from 1.
     pub seq: i64,
+    /// Why the credits moved: a [`Cause`] by name.
     pub kind: String,
+    /// The account that they left: an [`Account`] by name.
     pub debit: String,
+    /// The account that they reached.
     pub credit: String,
+    /// How many credits moved.
     pub amount: Credits,
+    /// UUID of the job or grant that caused it.
     pub reference: String,
+    /// When they moved.
     pub at: OffsetDateTime,
 }
 
 impl StatementLine {
-    /// The job that caused it, where one did.
+    /// The job that caused the line. `None` if it was not a job.
     ///
     /// # Errors
-    /// Where its cause is a job's, and what it refers to is none.
+    /// A job caused it, but `reference` is no UUID.
     pub fn job(&self) -> sqlx::Result<Option<JobId>> {
+        // `reference` is a job's id for these causes only.
         let causes = [Cause::Hold, Cause::Capture, Cause::Release].map(Cause::as_str);
         if !causes.contains(&self.kind.as_str()) {
             return Ok(None);
@@ -284,7 +354,11 @@ impl StatementLine {
     }
 }
 
-/// A tenant's ledger, newest first, below `before` when given.
+/// A tenant's ledger lines, newest first, at most `limit`. `before` continues a list: only lines
+/// with a lower number.
+///
+/// # Errors
+/// Postgres fails.
 pub async fn statement(
     connection: &mut PgConnection,
     tenant: TenantId,

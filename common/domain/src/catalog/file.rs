@@ -1,7 +1,7 @@
-//! How a file of models is written, and everything that can be wrong with one.
+//! Reads the catalogue's files and reports every mistake in them.
 //!
-//! A model is read by itself, so one model's mistake does not hide another's. What only shows when all files are
-//! there, such as a successor that nobody offers, is looked for at the end.
+//! Each model is read on its own, so a mistake in one model does not hide a mistake in another.
+//! What needs all files, such as a successor in another file, is checked at the end.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -19,7 +19,7 @@ use crate::generation::Kind;
 use crate::generation::image::{AspectRatio, MAX_INPUT_BYTES, MAX_OUTPUTS, Pixels, Size};
 use crate::outcome::table::Dialect;
 
-/// A catalogue that cannot be used: every mistake in it, one a line.
+/// All mistakes in a catalogue, one per line. A catalogue with a mistake is not used.
 #[derive(Debug, PartialEq, Eq)]
 pub struct CatalogError(Vec<String>);
 
@@ -32,16 +32,17 @@ impl fmt::Display for CatalogError {
 }
 
 impl CatalogError {
-    pub(super) fn no_such_provider(name: &str, known: &[&str]) -> Self {
+    /// `PLATEN_PROVIDERS` names a provider that is not in the catalogue.
+    pub(super) fn unknown_provider(name: &str, known: &[&str]) -> Self {
         let known = known.join(", ");
         Self(vec![format!(
-            "PLATEN_PROVIDERS names {name}; there are {known}"
+            "PLATEN_PROVIDERS names {name}, which is not in the catalogue; choose from {known}"
         )])
     }
 }
 
-/// The `*.toml` of a folder, by name, with their text.
-pub(super) fn in_folder(
+/// Name and text of each `*.toml` file of a folder, sorted by name.
+pub(super) fn read_folder(
     folder: &Path,
 ) -> Result<impl Iterator<Item = (String, String)> + use<>, CatalogError> {
     let unreadable = |path: &Path, error: std::io::Error| {
@@ -62,48 +63,55 @@ pub(super) fn in_folder(
     Ok(files.into_iter())
 }
 
-/// Reads all files together: a successor or a fallback may stand in another one.
+/// Reads all files into one catalogue. They are read together, because a successor or a fallback
+/// may be in another file.
 pub(super) fn read(
     files: impl IntoIterator<Item = (String, String)>,
 ) -> Result<Catalog, CatalogError> {
-    let mut reading = Reading::default();
+    let mut reader = CatalogReader::default();
     for (file, text) in files {
-        Source {
+        ModelFile {
             file: &file,
             text: &text,
         }
-        .read(&mut reading);
+        .read(&mut reader);
     }
-    reading.finish()
+    reader.finish()
 }
 
-/// What was read so far, and what was wrong with it.
+/// What was read so far, and the mistakes in it.
 #[derive(Default)]
-struct Reading {
+struct CatalogReader {
     catalog: Catalog,
     mistakes: Vec<String>,
-    /// Models that others name: where, by whom, as what, and which.
-    named: Vec<Named>,
-    /// Fallbacks in the order they are written.
+    /// Models that another model names. Checked when all files are read.
+    named: Vec<NamedModel>,
+    /// Model, fallback and place, in the order of the files.
     fallbacks: Vec<(String, Fallback, String)>,
 }
 
-struct Named {
+/// One model names another one.
+struct NamedModel {
+    /// File and line.
     place: String,
+    /// The model that names the other.
     model: String,
+    /// What the other is to it.
     role: &'static str,
+    /// The other model.
     names: String,
 }
 
-/// One file, for saying where a mistake is.
-struct Source<'a> {
+/// One file. It knows how to say where a mistake is.
+struct ModelFile<'a> {
     file: &'a str,
     text: &'a str,
 }
 
+/// A model as it is written in a file. `Spanned` keeps the place of a value for its mistakes.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Entry {
+struct ModelEntry {
     title: String,
     kind: Kind,
     name: Option<String>,
@@ -133,7 +141,7 @@ struct Entry {
     price: Spanned<Vec<Spanned<PriceEntry>>>,
 }
 
-/// What a fallback changes; exactly one of them.
+/// What a fallback changes of the model's own lane. Exactly one of them.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "snake_case")]
 enum Fallback {
@@ -142,6 +150,7 @@ enum Fallback {
     Model(String),
 }
 
+/// Cost of a million tokens, in millionths of a US dollar.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct TokenCost {
@@ -149,6 +158,7 @@ struct TokenCost {
     thought: i64,
 }
 
+/// A price and the first day it is in force.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct PriceEntry {
@@ -156,7 +166,7 @@ struct PriceEntry {
     credits: BTreeMap<Size, Credits>,
 }
 
-/// A day as TOML writes it.
+/// A TOML date without a time.
 #[derive(Clone, Copy)]
 struct Day(Date);
 
@@ -176,12 +186,48 @@ impl<'de> Deserialize<'de> for Day {
     }
 }
 
-impl Source<'_> {
-    fn read(&self, reading: &mut Reading) {
+impl ModelFile<'_> {
+    /// Adds the provider and the models of this file to the catalogue.
+    fn read(&self, reader: &mut CatalogReader) {
         let table = match DeTable::parse(self.text) {
             Ok(table) => table.into_inner(),
-            Err(error) => return reading.mistakes.push(self.unreadable("", &error)),
+            Err(error) => return reader.mistakes.push(self.syntax_error("", &error)),
         };
+        let (provider, models) = self.read_top_level(table, &mut reader.mistakes);
+        for (id, entry) in models.into_iter().flatten() {
+            let at = id.span().start;
+            let id = id.get_ref().as_ref().to_owned();
+            match ModelEntry::deserialize(ValueDeserializer::from(entry)) {
+                Ok(entry) => self.add_model(at, &id, entry, &provider, reader),
+                Err(error) => {
+                    let prefix = format!("model {id}: ");
+                    reader.mistakes.push(match error.span() {
+                        Some(_) => self.syntax_error(&prefix, &error),
+                        None => self.at(at, &format!("{prefix}{}", error.message())),
+                    });
+                }
+            }
+        }
+        // Two files may share a provider, but then they must describe it the same way.
+        let name = provider.name.clone();
+        if let Some(other) = reader.catalog.providers.insert(name, provider.clone())
+            && other != provider
+        {
+            let conflict = format!(
+                "provider {} is described differently in another file",
+                provider.name
+            );
+            reader.mistakes.push(self.at(0, &conflict));
+        }
+    }
+
+    /// Reads the keys outside of the models. Returns the provider, and the models' tables if there
+    /// are any.
+    fn read_top_level<'a>(
+        &self,
+        table: DeTable<'a>,
+        mistakes: &mut Vec<String>,
+    ) -> (Provider, Option<DeTable<'a>>) {
         let mut provider = Provider {
             name: String::new(),
             dialect: Dialect::Vertex,
@@ -195,8 +241,8 @@ impl Source<'_> {
             let mut text = |value: Spanned<DeValue<'_>>| match value.into_inner() {
                 DeValue::String(text) if !text.is_empty() => Some(text.into_owned()),
                 _ => {
-                    let mistake = self.at(at, &format!("{} must be a text", key.get_ref()));
-                    reading.mistakes.push(mistake);
+                    let mistake = format!("{} must be a non-empty string", key.get_ref());
+                    mistakes.push(self.at(at, &mistake));
                     None
                 }
             };
@@ -205,200 +251,67 @@ impl Source<'_> {
                 "base_url" => provider.base_url = text(value),
                 "api_key" => provider.api_key = text(value),
                 "dialect" => match Dialect::deserialize(ValueDeserializer::from(value)) {
-                    Ok(spoken) => dialect = Some(spoken),
-                    Err(error) => reading.mistakes.push(self.unreadable("", &error)),
+                    Ok(known) => dialect = Some(known),
+                    Err(error) => mistakes.push(self.syntax_error("", &error)),
                 },
                 "models" => match value.into_inner() {
                     DeValue::Table(tables) => models = Some(tables),
-                    _ => reading
-                        .mistakes
-                        .push(self.at(at, "models must be tables: [models.<id>]")),
+                    _ => mistakes.push(self.at(at, "models must be tables: [models.<id>]")),
                 },
-                other => reading.mistakes.push(self.at(
+                other => mistakes.push(self.at(
                     at,
-                    &format!("there is no {other}; there are provider, dialect, base_url, api_key and models"),
+                    &format!(
+                        "unknown key {other}: use provider, dialect, base_url, api_key or models"
+                    ),
                 )),
             }
         }
         if !is_name(&provider.name) {
-            let lacks = "needs provider = \"…\": letters, digits, - and _";
-            reading.mistakes.push(self.at(0, lacks));
+            let missing = "needs provider = \"…\": up to 63 letters, digits, - and _";
+            mistakes.push(self.at(0, missing));
         }
         match dialect {
             Some(dialect) => provider.dialect = dialect,
-            None => reading.mistakes.push(self.at(
+            None => mistakes.push(self.at(
                 0,
                 "needs dialect = \"vertex\", \"gemini\", \"interactions\" or \"openai\"",
             )),
         }
-        for (id, entry) in models.into_iter().flatten() {
-            let at = id.span().start;
-            let id = id.get_ref().as_ref().to_owned();
-            match Entry::deserialize(ValueDeserializer::from(entry)) {
-                Ok(entry) => self.model(at, &id, entry, &provider, reading),
-                Err(error) => {
-                    let whose = format!("model {id}: ");
-                    reading.mistakes.push(match error.span() {
-                        Some(_) => self.unreadable(&whose, &error),
-                        None => self.at(at, &format!("{whose}{}", error.message())),
-                    });
-                }
-            }
-        }
-        let name = provider.name.clone();
-        if let Some(other) = reading.catalog.providers.insert(name, provider.clone())
-            && other != provider
-        {
-            let twice = format!(
-                "provider {} is described twice, and not alike",
-                provider.name
-            );
-            reading.mistakes.push(self.at(0, &twice));
-        }
+        (provider, models)
     }
 
-    fn model(&self, at: usize, id: &str, entry: Entry, provider: &Provider, reading: &mut Reading) {
-        let before = reading.mistakes.len();
-        let mut wrong = |at: usize, problem: &str| {
-            reading
-                .mistakes
-                .push(self.at(at, &format!("model {id}: {problem}")));
+    /// Checks one model, and adds it to the catalogue if it has no mistake. `at` is where its table
+    /// begins.
+    fn add_model(
+        &self,
+        at: usize,
+        id: &str,
+        entry: ModelEntry,
+        provider: &Provider,
+        reader: &mut CatalogReader,
+    ) {
+        let before = reader.mistakes.len();
+        let mut mistakes = ModelMistakes {
+            file: self,
+            id,
+            found: &mut reader.mistakes,
         };
-        if id.is_empty()
-            || id.len() > 100
-            || !id
-                .chars()
-                .all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
-        {
-            wrong(at, "an id has up to 100 letters, digits, dots, - and _");
+        entry.check_limits(at, &mut mistakes);
+        entry.check_dialect(at, provider.dialect, &mut mistakes);
+        let location = entry.location(at, provider.dialect, &mut mistakes);
+        let pixels = entry.pixels(&mut mistakes);
+        entry.check_costs(&mut mistakes);
+        let prices = entry.prices(&mut mistakes);
+        entry.check_dates(&mut mistakes);
+        if reader.catalog.models.contains_key(id) {
+            mistakes.add(at, "is in the catalogue twice");
         }
-        if entry.sizes.get_ref().is_empty() {
-            wrong(entry.sizes.span().start, "needs at least one size");
-        }
-        if entry.ratios.get_ref().is_empty() {
-            wrong(entry.ratios.span().start, "needs at least one ratio");
-        }
-        if !(1..=3600).contains(entry.timeout_seconds.get_ref()) {
-            wrong(
-                entry.timeout_seconds.span().start,
-                "timeout_seconds must be 1 to 3600",
-            );
-        }
-        if let Some(most) = &entry.max_outputs
-            && !(1..=MAX_OUTPUTS).contains(most.get_ref())
-        {
-            wrong(
-                most.span().start,
-                &format!("max_outputs must be 1 to {MAX_OUTPUTS}"),
-            );
-        }
-        if let Some(most) = &entry.max_input_bytes
-            && !(1..=MAX_INPUT_BYTES).contains(most.get_ref())
-        {
-            wrong(
-                most.span().start,
-                &format!("max_input_bytes must be 1 to {MAX_INPUT_BYTES}"),
-            );
-        }
-        let ours = ["model", "prompt", "n", "stream", "image", "size"];
-        if !entry.extra.is_empty() && provider.dialect != Dialect::Openai {
-            wrong(at, "only the dialect openai takes extra");
-        } else if let Some(field) = ours.iter().find(|field| entry.extra.contains_key(**field)) {
-            wrong(at, &format!("extra may not say {field}: Platen does"));
-        }
-        if !entry.pixels.is_empty() && provider.dialect != Dialect::Openai {
-            wrong(at, "only the dialect openai takes pixels");
-        }
-        if let Some(name) = &entry.name
-            && !name
-                .chars()
-                .all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
-            && provider.dialect != Dialect::Openai
-        {
-            wrong(at, "Google's names have letters, digits, dots, - and _");
-        }
-        let location = match (&entry.location, provider.dialect) {
-            (Some(location), _) if !is_name(location.get_ref()) => {
-                wrong(
-                    location.span().start,
-                    "a location has letters, digits and -",
-                );
-                String::new()
-            }
-            (Some(location), _) => location.get_ref().clone(),
-            (None, Dialect::Vertex) => {
-                wrong(at, "needs a location, such as \"global\"");
-                String::new()
-            }
-            (None, _) => "global".to_owned(),
-        };
-        let mut pixels = Vec::new();
-        for text in &entry.pixels {
-            match parse_pixels(text.get_ref()) {
-                Some(sides) => pixels.push(sides),
-                None => wrong(text.span().start, "pixels are written like \"1024x1536\""),
-            }
-        }
-        for &size in entry.sizes.get_ref() {
-            let cost = entry.cost_usd_micros.get_ref().get(&size);
-            if cost.is_none_or(|&cost| cost < 0) {
-                wrong(
-                    entry.cost_usd_micros.span().start,
-                    &format!("cost_usd_micros needs {size}, zero or more"),
-                );
-            }
-        }
-        if let Some(cost) = &entry.cost_usd_micros_per_million_tokens
-            && (cost.get_ref().input < 0 || cost.get_ref().thought < 0)
-        {
-            wrong(cost.span().start, "tokens cannot cost less than nothing");
-        }
-        let mut prices = Vec::new();
-        for price in entry.price.get_ref() {
-            let at = price.span().start;
-            let PriceEntry { from, credits } = price.get_ref();
-            for size in entry.sizes.get_ref() {
-                if !credits.contains_key(size) {
-                    wrong(
-                        at,
-                        &format!("the price from {} has no credits for {size}", from.0),
-                    );
-                }
-            }
-            if credits.values().any(|price| *price > Credits::MAX_PRICE) {
-                wrong(at, &format!("a price is at most {}", Credits::MAX_PRICE));
-            }
-            if prices.iter().any(|other: &Price| other.from == from.0) {
-                wrong(at, &format!("two prices begin on {}", from.0));
-            }
-            prices.push(Price {
-                from: from.0,
-                credits: credits.clone(),
-            });
-        }
-        if prices.is_empty() {
-            wrong(entry.price.span().start, "needs at least one price");
-        }
-        prices.sort_by_key(|price| std::cmp::Reverse(price.from));
-        for (name, day) in [
-            ("deprecated", &entry.deprecated),
-            ("shut_down", &entry.shut_down),
-        ] {
-            if let Some(day) = day
-                && day.get_ref().0 < entry.announced.0
-            {
-                wrong(day.span().start, &format!("{name} lies before announced"));
-            }
-        }
-        if reading.catalog.models.contains_key(id) {
-            wrong(at, "is in the catalogue twice");
-        }
-        if reading.mistakes.len() > before {
+        if reader.mistakes.len() > before {
             return;
         }
 
         if let Some(successor) = &entry.successor {
-            reading.named.push(Named {
+            reader.named.push(NamedModel {
                 place: self.place(successor.span().start),
                 model: id.to_owned(),
                 role: "successor",
@@ -407,7 +320,7 @@ impl Source<'_> {
         }
         for fallback in entry.fallbacks {
             let place = self.place(fallback.span().start);
-            reading
+            reader
                 .fallbacks
                 .push((id.to_owned(), fallback.into_inner(), place));
         }
@@ -443,24 +356,26 @@ impl Source<'_> {
             extra: entry.extra,
             prices,
             cost: ProviderCost {
-                picture: entry.cost_usd_micros.into_inner(),
-                input: tokens.as_ref().map_or(0, |tokens| tokens.input),
-                thought: tokens.as_ref().map_or(0, |tokens| tokens.thought),
+                image: entry.cost_usd_micros.into_inner(),
+                million_input_tokens: tokens.as_ref().map_or(0, |tokens| tokens.input),
+                million_thought_tokens: tokens.as_ref().map_or(0, |tokens| tokens.thought),
             },
         };
-        reading.catalog.models.insert(id.to_owned(), model);
+        reader.catalog.models.insert(id.to_owned(), model);
     }
 
-    fn unreadable(&self, whose: &str, error: &toml::de::Error) -> String {
+    /// The message of a TOML error, with its line.
+    fn syntax_error(&self, prefix: &str, error: &toml::de::Error) -> String {
         let at = error.span().map_or(0, |span| span.start);
-        self.at(at, &format!("{whose}{}", error.message()))
+        self.at(at, &format!("{prefix}{}", error.message()))
     }
 
+    /// A problem, with the line of this byte.
     fn at(&self, byte: usize, problem: &str) -> String {
         format!("{}: {problem}", self.place(byte))
     }
 
-    /// `models/vertex.toml:12`.
+    /// File and line of this byte, such as `models/vertex.toml:12`.
     fn place(&self, byte: usize) -> String {
         let line = self.text.bytes().take(byte).filter(|&b| b == b'\n').count() + 1;
         let folder = if self.file.contains('/') {
@@ -472,9 +387,183 @@ impl Source<'_> {
     }
 }
 
-impl Reading {
+/// Collects the mistakes of one model.
+struct ModelMistakes<'a> {
+    file: &'a ModelFile<'a>,
+    id: &'a str,
+    found: &'a mut Vec<String>,
+}
+
+impl ModelMistakes<'_> {
+    /// Adds a problem at this byte of the file.
+    fn add(&mut self, at: usize, problem: &str) {
+        let problem = format!("model {}: {problem}", self.id);
+        self.found.push(self.file.at(at, &problem));
+    }
+}
+
+impl ModelEntry {
+    fn check_limits(&self, at: usize, mistakes: &mut ModelMistakes<'_>) {
+        let id = mistakes.id;
+        if id.is_empty() || id.len() > 100 || !is_model_name(id) {
+            mistakes.add(at, "an id has up to 100 letters, digits, dots, - and _");
+        }
+        if self.sizes.get_ref().is_empty() {
+            mistakes.add(self.sizes.span().start, "needs at least one size");
+        }
+        if self.ratios.get_ref().is_empty() {
+            mistakes.add(self.ratios.span().start, "needs at least one ratio");
+        }
+        if !(1..=3600).contains(self.timeout_seconds.get_ref()) {
+            mistakes.add(
+                self.timeout_seconds.span().start,
+                "timeout_seconds must be 1 to 3600",
+            );
+        }
+        if let Some(outputs) = &self.max_outputs
+            && !(1..=MAX_OUTPUTS).contains(outputs.get_ref())
+        {
+            mistakes.add(
+                outputs.span().start,
+                &format!("max_outputs must be 1 to {MAX_OUTPUTS}"),
+            );
+        }
+        if let Some(bytes) = &self.max_input_bytes
+            && !(1..=MAX_INPUT_BYTES).contains(bytes.get_ref())
+        {
+            mistakes.add(
+                bytes.span().start,
+                &format!("max_input_bytes must be 1 to {MAX_INPUT_BYTES}"),
+            );
+        }
+    }
+
+    /// Checks the keys that only some dialects allow.
+    fn check_dialect(&self, at: usize, dialect: Dialect, mistakes: &mut ModelMistakes<'_>) {
+        // Platen sets these fields from the job. An extra field of the same name would override it.
+        let reserved = ["model", "prompt", "n", "stream", "image", "size"];
+        if !self.extra.is_empty() && dialect != Dialect::Openai {
+            mistakes.add(at, "extra is allowed with the dialect openai only");
+        } else if let Some(field) = reserved
+            .iter()
+            .find(|field| self.extra.contains_key(**field))
+        {
+            mistakes.add(at, &format!("extra may not set {field}: Platen sets it"));
+        }
+        if !self.pixels.is_empty() && dialect != Dialect::Openai {
+            mistakes.add(at, "pixels are allowed with the dialect openai only");
+        }
+        // Google's names become part of a URL.
+        if let Some(name) = &self.name
+            && !is_model_name(name)
+            && dialect != Dialect::Openai
+        {
+            mistakes.add(
+                at,
+                "a Google model's name has letters, digits, dots, - and _",
+            );
+        }
+    }
+
+    fn location(&self, at: usize, dialect: Dialect, mistakes: &mut ModelMistakes<'_>) -> String {
+        match (&self.location, dialect) {
+            (Some(location), _) if !is_name(location.get_ref()) => {
+                mistakes.add(
+                    location.span().start,
+                    "a location has up to 63 letters, digits, - and _",
+                );
+                String::new()
+            }
+            (Some(location), _) => location.get_ref().clone(),
+            (None, Dialect::Vertex) => {
+                mistakes.add(at, "needs a location, such as \"global\"");
+                String::new()
+            }
+            (None, _) => "global".to_owned(),
+        }
+    }
+
+    fn pixels(&self, mistakes: &mut ModelMistakes<'_>) -> Vec<Pixels> {
+        let mut pixels = Vec::new();
+        for text in &self.pixels {
+            match parse_pixels(text.get_ref()) {
+                Some(sides) => pixels.push(sides),
+                None => mistakes.add(
+                    text.span().start,
+                    "pixels must look like \"1024x1536\", with sides of 16 to 16384",
+                ),
+            }
+        }
+        pixels
+    }
+
+    fn check_costs(&self, mistakes: &mut ModelMistakes<'_>) {
+        for &size in self.sizes.get_ref() {
+            let cost = self.cost_usd_micros.get_ref().get(&size);
+            if cost.is_none_or(|&cost| cost < 0) {
+                mistakes.add(
+                    self.cost_usd_micros.span().start,
+                    &format!("cost_usd_micros needs {size}, zero or more"),
+                );
+            }
+        }
+        if let Some(cost) = &self.cost_usd_micros_per_million_tokens
+            && (cost.get_ref().input < 0 || cost.get_ref().thought < 0)
+        {
+            mistakes.add(cost.span().start, "the cost of tokens cannot be negative");
+        }
+    }
+
+    /// The prices, newest first.
+    fn prices(&self, mistakes: &mut ModelMistakes<'_>) -> Vec<Price> {
+        let mut prices = Vec::new();
+        for price in self.price.get_ref() {
+            let at = price.span().start;
+            let PriceEntry { from, credits } = price.get_ref();
+            for size in self.sizes.get_ref() {
+                if !credits.contains_key(size) {
+                    mistakes.add(
+                        at,
+                        &format!("the price from {} has no credits for {size}", from.0),
+                    );
+                }
+            }
+            if credits.values().any(|price| *price > Credits::MAX_PRICE) {
+                mistakes.add(at, &format!("a price is at most {}", Credits::MAX_PRICE));
+            }
+            if prices.iter().any(|other: &Price| other.from == from.0) {
+                mistakes.add(at, &format!("two prices begin on {}", from.0));
+            }
+            prices.push(Price {
+                from: from.0,
+                credits: credits.clone(),
+            });
+        }
+        if prices.is_empty() {
+            mistakes.add(self.price.span().start, "needs at least one price");
+        }
+        prices.sort_by_key(|price| std::cmp::Reverse(price.from));
+        prices
+    }
+
+    fn check_dates(&self, mistakes: &mut ModelMistakes<'_>) {
+        for (name, day) in [
+            ("deprecated", &self.deprecated),
+            ("shut_down", &self.shut_down),
+        ] {
+            if let Some(day) = day
+                && day.get_ref().0 < self.announced.0
+            {
+                mistakes.add(day.span().start, &format!("{name} is before announced"));
+            }
+        }
+    }
+}
+
+impl CatalogReader {
+    /// Checks what needs all files, and returns the catalogue if there is no mistake.
     fn finish(mut self) -> Result<Catalog, CatalogError> {
-        for Named {
+        for NamedModel {
             place,
             model,
             role,
@@ -488,14 +577,14 @@ impl Reading {
             }
         }
         for (id, fallback, place) in std::mem::take(&mut self.fallbacks) {
-            if let Err(problem) = self.fall_back(&id, fallback) {
+            if let Err(problem) = self.add_fallback(&id, fallback) {
                 self.mistakes
                     .push(format!("{place}: model {id}: {problem}"));
             }
         }
         if self.catalog.models.is_empty() && self.mistakes.is_empty() {
             self.mistakes.push(
-                "there is no model in the catalogue: no *.toml, or nothing in them".to_owned(),
+                "the catalogue has no model: the folder has no *.toml file with a model".to_owned(),
             );
         }
         if self.mistakes.is_empty() {
@@ -505,31 +594,40 @@ impl Reading {
         }
     }
 
-    fn fall_back(&mut self, id: &str, fallback: Fallback) -> Result<(), String> {
+    /// Adds a lane to a model.
+    fn add_fallback(&mut self, id: &str, fallback: Fallback) -> Result<(), String> {
+        // A model with a mistake is not in the catalogue. Its mistake is reported already.
         let Some(model) = self.catalog.models.get(id) else {
             return Ok(());
         };
         let own = model.lanes[0].clone();
-        let of_google_cloud = self
+        let is_vertex = self
             .catalog
             .providers
             .get(&own.provider)
             .is_some_and(|provider| provider.dialect == Dialect::Vertex);
         let lane = match fallback {
-            Fallback::Location(_) | Fallback::Project(_) if !of_google_cloud => {
-                return Err("only Vertex AI has locations and projects to fall back to".to_owned());
+            Fallback::Location(_) | Fallback::Project(_) if !is_vertex => {
+                return Err(
+                    "a fallback to a location or project needs the dialect vertex".to_owned(),
+                );
             }
             Fallback::Location(location) if is_name(&location) => Lane { location, ..own },
-            Fallback::Location(location) => return Err(format!("{location:?} is no location")),
+            Fallback::Location(location) => {
+                return Err(format!("{location:?} is not a location"));
+            }
             Fallback::Project(project) if is_name(&project) => Lane {
                 project: Some(project),
                 ..own
             },
-            Fallback::Project(project) => return Err(format!("{project:?} is no project")),
+            Fallback::Project(project) => {
+                return Err(format!("{project:?} is not a project"));
+            }
             Fallback::Model(name) => {
                 let other = (self.catalog.models.get(&name))
                     .ok_or_else(|| format!("there is no model {name} to fall back to"))?;
-                let equivalent = other.kind == model.kind
+                // A job that was checked against its own model must also be valid for the fallback.
+                let is_equivalent = other.kind == model.kind
                     && model.sizes.iter().all(|size| other.sizes.contains(size))
                     && model
                         .ratios
@@ -537,9 +635,9 @@ impl Reading {
                         .all(|ratio| other.ratios.contains(ratio))
                     && other.max_inputs >= model.max_inputs
                     && other.max_input_bytes >= model.max_input_bytes;
-                if !equivalent {
+                if !is_equivalent {
                     return Err(format!(
-                        "{name} cannot stand in: it lacks a size, a ratio or room for inputs"
+                        "{name} cannot be a fallback: it must have the same kind, and every size, ratio and input limit"
                     ));
                 }
                 other.lanes[0].clone()
@@ -549,17 +647,17 @@ impl Reading {
             .catalog
             .models
             .get_mut(id)
-            .expect("found just now")
+            .expect("the model was found above")
             .lanes;
         if lanes.contains(&lane) {
-            return Err(format!("{lane} is named twice"));
+            return Err(format!("{lane} is listed twice"));
         }
         lanes.push(lane);
         Ok(())
     }
 }
 
-/// Safe in a URL, in a key of Redis and in a metric's label.
+/// Whether the text is safe in a URL, in a Redis key and in a metric's label.
 fn is_name(text: &str) -> bool {
     !text.is_empty()
         && text.len() <= 63
@@ -568,6 +666,13 @@ fn is_name(text: &str) -> bool {
             .all(|letter| letter.is_ascii_alphanumeric() || "-_".contains(letter))
 }
 
+/// Whether the text has the characters of a model's id or name.
+fn is_model_name(text: &str) -> bool {
+    text.chars()
+        .all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
+}
+
+/// Parses `1024x1536`.
 fn parse_pixels(text: &str) -> Option<Pixels> {
     let (width, height) = text.split_once('x')?;
     let side = |text: &str| {
@@ -619,13 +724,13 @@ price = [{ from = 2026-01-01, credits = { 1K = 1 } }]
     }
 
     #[test]
-    fn a_file_without_mistakes_is_a_catalogue() {
+    fn a_file_without_mistakes_is_accepted() {
         assert_eq!(mistakes(&file("")), Vec::<String>::new());
     }
 
     #[test]
     fn every_mistake_is_named_with_its_file_and_line() {
-        for (changes, said) in [
+        for (changes, expected) in [
             (
                 "colour = 1",
                 "models/mine.toml:4: model x: unknown field `colour`",
@@ -656,11 +761,11 @@ price = [{ from = 2026-01-01, credits = { 1K = 1 } }]
             ),
             (
                 "fallbacks = [{ location = \"global\" }]",
-                "models/mine.toml:4: model x: p/global/x is named twice",
+                "models/mine.toml:4: model x: p/global/x is listed twice",
             ),
             (
                 "shut_down = 2025-01-01",
-                "models/mine.toml:4: model x: shut_down lies before announced",
+                "models/mine.toml:4: model x: shut_down is before announced",
             ),
             ("announced = \"soon\"", "models/mine.toml:4: model x: "),
             (
@@ -681,7 +786,7 @@ price = [{ from = 2026-01-01, credits = { 1K = 1 } }]
             ),
             (
                 "extra = { n = 2 }",
-                "models/mine.toml:3: model x: only the dialect openai takes extra",
+                "models/mine.toml:3: model x: extra is allowed with the dialect openai only",
             ),
             (
                 "max_input_bytes = 0",
@@ -690,7 +795,7 @@ price = [{ from = 2026-01-01, credits = { 1K = 1 } }]
         ] {
             let found = mistakes(&file(changes));
             assert!(
-                found.len() == 1 && found[0].starts_with(said),
+                found.len() == 1 && found[0].starts_with(expected),
                 "{changes}: {found:#?}"
             );
         }

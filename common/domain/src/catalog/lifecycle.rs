@@ -1,13 +1,13 @@
-//! Models that end: what to say of them, and how loudly.
+//! Warnings about models that their provider shuts down.
 
 use time::Date;
 
 use super::{Catalog, Model};
 
-/// How near a shut-down is.
+/// How soon a model is shut down. It decides the level of the log message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Urgency {
-    /// Within 60 days, or past.
+    /// Within 60 days, or already shut down.
     Soon,
     /// Within 30 days.
     Near,
@@ -15,15 +15,17 @@ pub enum Urgency {
     Now,
 }
 
-/// A model that ends.
+/// A warning about one model.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Warning {
+    /// How soon it is shut down.
     pub urgency: Urgency,
-    /// Which, when, and what to use instead.
+    /// Which model, when, and what to use instead.
     pub words: String,
 }
 
-/// Every model that is or will be shut down within 60 days of `today`, the most urgent first.
+/// A warning for every model that was shut down or will be within 60 days of `today`, the earliest
+/// first.
 pub fn warnings(catalog: &Catalog, today: Date) -> Vec<Warning> {
     let mut found: Vec<(i64, Warning)> = catalog
         .models()
@@ -40,7 +42,7 @@ fn warning(model: &Model, left: i64) -> Option<Warning> {
     let urgency = match left {
         1..=7 => Urgency::Now,
         8..=30 => Urgency::Near,
-        // What is past needs no hurry any more.
+        // A model that is already gone is no emergency: its jobs are rejected or use the successor.
         31..=60 | ..=0 => Urgency::Soon,
         _ => return None,
     };
@@ -67,14 +69,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_shut_down_is_told_louder_as_it_comes_near() {
+    fn urgency_grows_as_the_shut_down_comes_near() {
         let catalog = Catalog::load(None, None).unwrap();
-        let of_the_day = |today| {
+        let warning_on = |today| {
             let warnings = warnings(&catalog, today).into_iter();
             let mut ours = warnings.filter(|one| one.words.starts_with("gemini-2.5-flash-image"));
             ours.next().map(|one| (one.urgency, one.words))
         };
-        assert_eq!(of_the_day(date!(2027 - 01 - 13)), None);
+        assert_eq!(warning_on(date!(2027 - 01 - 13)), None);
         for (day, urgency, words) in [
             (
                 date!(2027 - 01 - 14),
@@ -94,9 +96,9 @@ mod tests {
                 "was shut down on 2027-03-15; its successor is gemini-nano-banana-2.1",
             ),
         ] {
-            let (found, said) = of_the_day(day).unwrap();
+            let (found, text) = warning_on(day).unwrap();
             assert_eq!(found, urgency, "{day}");
-            assert!(said.contains(words), "{said}");
+            assert!(text.contains(words), "{text}");
         }
     }
 }

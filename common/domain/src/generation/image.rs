@@ -1,4 +1,4 @@
-//! A request for pictures, and what "1K" and "2K" mean: one pixel table for every provider.
+//! Requests for images, and the sizes in pixels: one table for all providers.
 
 mod rendering;
 
@@ -16,35 +16,46 @@ pub use rendering::{Chroma, Encoding, Fit, Recipe, Rendering};
 
 /// Longest prompt and longest art direction, in characters.
 pub const MAX_TEXT: usize = 8_000;
-/// Largest single input picture, in bytes (Vertex AI's own limit for inline files).
+/// Largest single input image, in bytes. It is Vertex AI's limit for inline files.
 pub const MAX_INPUT_BYTES: usize = 7 * 1024 * 1024;
-/// Largest sum of all input pictures of a job, in bytes.
+/// Largest sum of all input images of a job, in bytes.
 pub const MAX_INPUTS_BYTES: usize = 20 * 1024 * 1024;
-/// Longest side of a picture that is opened, and its most pixels: what decoding it may cost.
+/// Longest side of an image that is decoded, in pixels. With [`MAX_PIXELS`] it limits the memory of
+/// decoding.
 pub const MAX_SIDE: u32 = 16_384;
+/// Most pixels of an image that is decoded.
 pub const MAX_PIXELS: u64 = 64_000_000;
-/// Most pictures one job may ask for.
+/// Most outputs that one job may ask for.
 pub const MAX_OUTPUTS: u32 = 4;
 
-/// A validated request for pictures, as it is stored with its job.
+/// A validated request for images, as it is stored with its job.
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
 pub struct ImageRequest {
+    /// What the image should show. Personal: never logged.
     pub prompt: String,
+    /// How the image should look, apart from what it shows. Personal: never logged.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub art_direction: Option<String>,
+    /// Images to work from.
     #[serde(default)]
     pub inputs: Vec<Input>,
+    /// Width to height.
     pub aspect_ratio: AspectRatio,
+    /// How large.
     pub size: Size,
+    /// How many images.
     pub outputs: u32,
+    /// Encoding of the renditions.
     pub format: Format,
+    /// How renditions are made from originals.
     #[serde(default)]
     pub rendering: Rendering,
+    /// The same seed makes similar images, if the model accepts one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seed: Option<i32>,
 }
 
-/// Without the prompt and the art direction: they are personal and never printed.
+/// Leaves out the prompt and the art direction: they are personal and must not get into logs.
 impl fmt::Debug for ImageRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ImageRequest")
@@ -59,34 +70,45 @@ impl fmt::Debug for ImageRequest {
     }
 }
 
-/// A picture the tenant gave us, kept in the bucket.
+/// An image that the tenant sent. It is stored in the bucket.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Input {
-    /// The upload it is; `None` for one that was sent along.
+    /// The upload. `None` if the file was sent in the request itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub upload: Option<UploadId>,
+    /// Key of the file in the bucket.
     pub object_key: String,
+    /// Encoding of the file.
     pub media_type: MediaType,
+    /// What the model uses it for.
     pub role: InputRole,
+    /// SHA-256 of the file, in hex.
     pub sha256: String,
+    /// Size of the file.
     pub bytes: u64,
 }
 
-/// What an input picture is for.
+/// What the model uses an input image for.
+///
+/// - `product`: it shows the thing that the result should show.
+/// - `model_reference`: it shows the person that the result should show.
+/// - `style`: it shows how the result should look.
+/// - `source`: it is the image to change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum InputRole {
-    /// The thing to be shown.
+    /// It shows the thing that the result should show.
     Product,
-    /// The person to be shown.
+    /// It shows the person that the result should show.
     ModelReference,
-    /// How it should look.
+    /// It shows how the result should look.
     Style,
-    /// The picture to be changed.
+    /// It is the image to change.
     Source,
 }
 
 impl InputRole {
+    /// The name in the API.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Product => "product",
@@ -97,18 +119,22 @@ impl InputRole {
     }
 }
 
-/// Encoding of a picture file.
+/// Encoding of an image file: PNG, JPEG or WebP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub enum MediaType {
+    /// PNG: every pixel exactly, with transparency.
     #[serde(rename = "image/png")]
     Png,
+    /// JPEG: small files with losses, without transparency.
     #[serde(rename = "image/jpeg")]
     Jpeg,
+    /// WebP: small files with or without losses, with transparency.
     #[serde(rename = "image/webp")]
     Webp,
 }
 
 impl MediaType {
+    /// The name in HTTP headers, in the database and in the API.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Png => "image/png",
@@ -117,7 +143,7 @@ impl MediaType {
         }
     }
 
-    /// What the names of such files end with, without the dot.
+    /// Extension of file names, without the dot.
     pub fn extension(self) -> &'static str {
         match self {
             Self::Png => "png",
@@ -126,6 +152,7 @@ impl MediaType {
         }
     }
 
+    /// The media type with this name. `None` if there is none.
     pub fn parse(text: &str) -> Option<Self> {
         [Self::Png, Self::Jpeg, Self::Webp]
             .into_iter()
@@ -133,17 +160,25 @@ impl MediaType {
     }
 }
 
-/// Encoding a rendition is delivered in.
+/// Encoding of the delivered images.
+///
+/// - `png`: every pixel exactly, with transparency.
+/// - `jpeg`: small files with losses, without transparency.
+/// - `webp`: small files with or without losses, with transparency.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Format {
+    /// PNG: every pixel exactly, with transparency.
     #[default]
     Png,
+    /// JPEG: small files with losses, without transparency.
     Jpeg,
+    /// WebP: small files with or without losses, with transparency.
     Webp,
 }
 
 impl Format {
+    /// The media type of such a file.
     pub fn media_type(self) -> MediaType {
         match self {
             Self::Png => MediaType::Png,
@@ -152,6 +187,7 @@ impl Format {
         }
     }
 
+    /// Extension of file names, without the dot.
     pub fn extension(self) -> &'static str {
         self.media_type().extension()
     }
@@ -167,7 +203,10 @@ impl fmt::Display for Format {
     }
 }
 
-/// How large a picture is made; the pixels follow from the ratio ([`pixels`]).
+/// Size of an image. The exact pixels follow from the aspect ratio; `GET /v1/models` has the table.
+///
+/// - `1K`: about one megapixel, 1024 × 1024 if the image is square.
+/// - `2K`: twice the width and height of `1K`.
 #[derive(
     Clone,
     Copy,
@@ -183,14 +222,17 @@ impl fmt::Display for Format {
     ToSchema,
 )]
 pub enum Size {
+    /// About one megapixel: 1024 × 1024 if the image is square.
     #[default]
     #[serde(rename = "1K")]
     OneK,
+    /// Twice the width and height of 1K: 2048 × 2048 if the image is square.
     #[serde(rename = "2K")]
     TwoK,
 }
 
 impl Size {
+    /// The name in the catalogue and in the API.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::OneK => "1K",
@@ -207,16 +249,22 @@ impl fmt::Display for Size {
 
 macro_rules! ratios {
     ($($name:ident $text:literal $width:literal $height:literal,)*) => {
-        /// Width to height.
+        /// Aspect ratio of an image, width to height. `1:1` is square; `16:9` is wider than high.
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
         pub enum AspectRatio {
             #[default]
-            $(#[serde(rename = $text)] $name,)*
+            $(
+                #[doc = concat!("Width to height as ", $text, ".")]
+                #[serde(rename = $text)]
+                $name,
+            )*
         }
 
         impl AspectRatio {
+            /// Every ratio.
             pub const ALL: &'static [Self] = &[$(Self::$name),*];
 
+            /// The name in the catalogue and in the API, such as `4:5`.
             pub fn as_str(self) -> &'static str {
                 match self {
                     $(Self::$name => $text,)*
@@ -233,7 +281,8 @@ macro_rules! ratios {
     };
 }
 
-// The Gemini 3 family's own sizes; the four extreme ratios are not confirmed by Google's pages.
+// Name, text, and width and height at 1K. These are the native sizes of the Gemini 3 models.
+// Google's pages do not confirm the last four.
 ratios! {
     Square "1:1" 1024 1024,
     R2x3 "2:3" 848 1264,
@@ -257,10 +306,12 @@ impl fmt::Display for AspectRatio {
     }
 }
 
-/// Width and height of a picture.
+/// Width and height of an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Pixels {
+    /// Width in pixels.
     pub width: u32,
+    /// Height in pixels.
     pub height: u32,
 }
 
@@ -270,7 +321,7 @@ impl fmt::Display for Pixels {
     }
 }
 
-/// What a size means for a ratio, exactly, whichever provider makes the picture.
+/// The exact size of a rendition in pixels. It is the same for every provider.
 pub fn pixels(ratio: AspectRatio, size: Size) -> Pixels {
     let scale = match size {
         Size::OneK => 1,
@@ -284,13 +335,13 @@ pub fn pixels(ratio: AspectRatio, size: Size) -> Pixels {
 }
 
 impl ImageRequest {
-    /// Everything this model cannot do, or nothing.
+    /// Everything in the request that this model cannot do. Empty if it can do all of it.
     pub fn violations(&self, model: &Model) -> Vec<Violation> {
         let mut found = Vec::new();
         if visible::is_blank(&self.prompt) {
             found.push(Violation::new(
                 "/prompt",
-                "Nothing of the prompt can be seen: say what the picture should show.",
+                "The prompt has no visible character: describe what the image should show.",
             ));
         }
         for (pointer, text) in [
@@ -301,7 +352,7 @@ impl ImageRequest {
             if length > MAX_TEXT {
                 found.push(Violation::new(
                     pointer,
-                    format!("{length} characters are too many: at most {MAX_TEXT}"),
+                    format!("{length} characters are too many: use at most {MAX_TEXT}"),
                 ));
             }
         }
@@ -309,7 +360,7 @@ impl ImageRequest {
             found.push(Violation::new(
                 "/outputs",
                 format!(
-                    "{} makes 1 to {} pictures a job",
+                    "{} makes 1 to {} images in one job",
                     model.id, model.max_outputs
                 ),
             ));
@@ -331,7 +382,7 @@ impl ImageRequest {
             found.push(Violation::new(
                 "/aspect_ratio",
                 format!(
-                    "{} knows {}, not {}",
+                    "{} makes images of {}, not {}",
                     model.id,
                     ratios.join(", "),
                     self.aspect_ratio
@@ -342,7 +393,7 @@ impl ImageRequest {
             found.push(Violation::new(
                 "/inputs",
                 format!(
-                    "{} takes at most {} pictures, not {}",
+                    "{} takes at most {} input images, not {}",
                     model.id,
                     model.max_inputs,
                     self.inputs.len()
@@ -350,8 +401,8 @@ impl ImageRequest {
             ));
         }
         for (number, input) in self.inputs.iter().enumerate() {
-            let most = u64::try_from(model.max_input_bytes).unwrap_or(u64::MAX);
-            if input.bytes > most {
+            let limit = u64::try_from(model.max_input_bytes).unwrap_or(u64::MAX);
+            if input.bytes > limit {
                 let field = if input.upload.is_some() {
                     "upload"
                 } else {
@@ -359,7 +410,7 @@ impl ImageRequest {
                 };
                 found.push(Violation::new(
                     format!("/inputs/{number}/{field}"),
-                    format!("{} takes pictures of at most {most} bytes", model.id),
+                    format!("{} takes input images of at most {limit} bytes", model.id),
                 ));
             }
         }
@@ -372,7 +423,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_pixel_table_is_the_one_that_is_promised() {
+    fn sizes_in_pixels_are_as_documented() {
         let check =
             |ratio, size, width, height| assert_eq!(pixels(ratio, size), Pixels { width, height });
         check(AspectRatio::R4x5, Size::TwoK, 1856, 2304);
@@ -383,13 +434,16 @@ mod tests {
     }
 
     #[test]
-    fn every_ratio_is_as_wide_as_it_says() {
+    fn every_size_has_the_shape_of_its_ratio() {
         for &ratio in AspectRatio::ALL {
             let (w, h) = ratio.as_str().split_once(':').unwrap();
-            let said = w.parse::<f64>().unwrap() / h.parse::<f64>().unwrap();
+            let expected = w.parse::<f64>().unwrap() / h.parse::<f64>().unwrap();
             let Pixels { width, height } = pixels(ratio, Size::OneK);
-            let is = f64::from(width) / f64::from(height);
-            assert!((is / said - 1.0).abs() < 0.02, "{ratio}: {width}×{height}");
+            let actual = f64::from(width) / f64::from(height);
+            assert!(
+                (actual / expected - 1.0).abs() < 0.02,
+                "{ratio}: {width}×{height}"
+            );
         }
     }
 }

@@ -1,17 +1,17 @@
-//! Words of others, made fit for people: providers' for customers, operators and logs.
+//! Makes messages of providers safe to show to customers and operators and to write into logs.
 
 use crate::visible::is_invisible;
 
-/// The text on one line without what hides, reorders or controls text, and of at most `longest` characters. One that is longer
-/// is cut and ends in an ellipsis.
-pub fn readable(text: &str, longest: usize) -> String {
+/// The text on one line, without characters that hide, reorder or control text. A text of more than
+/// `max_length` characters is cut and ends in an ellipsis.
+pub fn readable(text: &str, max_length: usize) -> String {
     let mut readable = String::new();
     let mut length = 0_usize;
     for word in text.split(|c: char| c.is_whitespace() || is_line_end(c)) {
-        let mut letters = word.chars().filter(|&c| !is_unseen(c)).peekable();
+        let mut letters = word.chars().filter(|&c| !is_hidden(c)).peekable();
         let space = (length > 0 && letters.peek().is_some()).then_some(' ');
         for c in space.into_iter().chain(letters) {
-            if length == longest {
+            if length == max_length {
                 readable.pop();
                 readable.push('…');
                 return readable;
@@ -23,14 +23,14 @@ pub fn readable(text: &str, longest: usize) -> String {
     readable
 }
 
-/// Control characters that stand between words.
+/// Control characters that separate words, like white space.
 fn is_line_end(c: char) -> bool {
     matches!(c, '\u{08}' | '\u{1C}'..='\u{1F}')
 }
 
-/// Control characters, marks of direction, and characters without a width: they can make a text say something else than it seems
-/// to, or disturb a terminal.
-fn is_unseen(c: char) -> bool {
+/// Control characters, direction marks and characters without a width. They can make a text look
+/// like another one, or disturb a terminal.
+fn is_hidden(c: char) -> bool {
     c.is_control() || is_invisible(c)
 }
 
@@ -39,8 +39,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_hides_or_reorders_text_is_taken_out() {
-        for (said, is) in [
+    fn hidden_characters_are_removed() {
+        for (text, expected) in [
             ("Your request was rejected.", "Your request was rejected."),
             (
                 "  Zu groß: 10 × 12, “nein” 图 🖼 ",
@@ -59,13 +59,13 @@ mod tests {
             ("\u{200B} \u{202E}\n", ""),
             ("", ""),
         ] {
-            assert_eq!(readable(said, 100), is, "{said:?}");
+            assert_eq!(readable(text, 100), expected, "{text:?}");
         }
     }
 
     #[test]
-    fn what_is_too_long_ends_in_an_ellipsis() {
-        for (said, is) in [
+    fn a_long_text_ends_in_an_ellipsis() {
+        for (text, expected) in [
             ("four", "four"),
             ("fiver", "fiver"),
             ("sixsix", "sixs…"),
@@ -73,8 +73,8 @@ mod tests {
             ("four x", "four…"),
             ("äöüßéà", "äöüß…"),
         ] {
-            let cut = readable(said, 5);
-            assert_eq!(cut, is);
+            let cut = readable(text, 5);
+            assert_eq!(cut, expected);
             assert_eq!(readable(&cut, 5), cut);
         }
     }

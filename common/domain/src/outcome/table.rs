@@ -1,13 +1,14 @@
-//! Which answer falls into which class: every finish reason, block reason, HTTP status, broken transport and
-//! malformed answer a provider can give.
+//! The outcome table: the class of every finish reason, block reason, HTTP status, transport error
+//! and malformed answer of a provider.
 //!
-//! A *sign* is what an answer shows, in one word: `finish:SAFETY`, `status:503`, `cut`. Providers turn answers into
-//! signs; [`class`] looks them up. A sign that ends in `*` stands for every one nobody listed: what a
-//! server will say tomorrow is classified today. The fakes take the same words, so a test walks every row.
+//! An *answer signal* is what decided the class, as one word: `finish:SAFETY`, `status:503`, `cut`.
+//! The providers' code turns an answer into a signal, and [`class`] looks it up. A signal that ends
+//! in `*` matches all signals that are not listed, so values that a provider adds later have a
+//! class already. The fake providers understand the same words, so a test can produce every row.
 
 use super::Class;
 
-/// How a provider is spoken to.
+/// The wire format of a provider.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
 )]
@@ -17,15 +18,17 @@ pub enum Dialect {
     Vertex,
     /// Gemini Developer API, `generateContent`.
     Gemini,
-    /// Gemini Interactions: work in the background, with a handle.
+    /// Gemini Interactions API: long operations with a handle.
     Interactions,
-    /// OpenAI images, and the servers that speak like it.
+    /// OpenAI Images API, and servers that are compatible with it.
     Openai,
 }
 
 impl Dialect {
+    /// Every dialect.
     pub const ALL: [Self; 4] = [Self::Vertex, Self::Gemini, Self::Interactions, Self::Openai];
 
+    /// The name in the catalogue's files.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Vertex => "vertex",
@@ -39,269 +42,271 @@ impl Dialect {
 /// One row of the outcome table.
 #[derive(Clone, Copy, Debug)]
 pub struct Rule {
-    /// Who can answer so.
+    /// The dialects whose providers can give such an answer.
     pub dialects: &'static [Dialect],
-    /// What the answer shows.
+    /// The answer signal. A `*` at the end matches every continuation.
     pub answer_signal: &'static str,
+    /// The class of such an answer.
     pub class: Class,
 }
 
-const EVERYONE: &[Dialect] = &Dialect::ALL;
+const ALL_DIALECTS: &[Dialect] = &Dialect::ALL;
 const GENERATE_CONTENT: &[Dialect] = &[Dialect::Vertex, Dialect::Gemini];
 const GOOGLE: &[Dialect] = &[Dialect::Vertex, Dialect::Gemini, Dialect::Interactions];
 const VERTEX: &[Dialect] = &[Dialect::Vertex];
-const KEYED: &[Dialect] = &[Dialect::Gemini, Dialect::Interactions, Dialect::Openai];
+const WITH_API_KEY: &[Dialect] = &[Dialect::Gemini, Dialect::Interactions, Dialect::Openai];
 const INTERACTIONS: &[Dialect] = &[Dialect::Interactions];
 const OPENAI: &[Dialect] = &[Dialect::Openai];
-/// Those who may answer with a picture's address in place of the picture.
-const BY_ADDRESS: &[Dialect] = &[Dialect::Interactions, Dialect::Openai];
+/// Dialects that can answer with the URL of an image instead of the image.
+const WITH_IMAGE_URL: &[Dialect] = &[Dialect::Interactions, Dialect::Openai];
 
-const fn row(dialects: &'static [Dialect], sign: &'static str, class: Class) -> Rule {
+const fn rule(dialects: &'static [Dialect], answer_signal: &'static str, class: Class) -> Rule {
     Rule {
         dialects,
-        answer_signal: sign,
+        answer_signal,
         class,
     }
 }
 
-/// The table. The first row that fits a dialect and a sign is the one.
+/// The outcome table. The first rule that matches a dialect and a signal applies, so a rule with
+/// `*` comes after the exact ones.
 pub static TABLE: &[Rule] = &[
-    // A picture.
-    row(EVERYONE, "ok", Class::Ok),
-    row(EVERYONE, "wrong_type", Class::Ok),
-    row(GENERATE_CONTENT, "only_thought", Class::Ok),
+    // An image.
+    rule(ALL_DIALECTS, "ok", Class::Ok),
+    rule(ALL_DIALECTS, "wrong_type", Class::Ok),
+    rule(GENERATE_CONTENT, "only_thought", Class::Ok),
     // An answer without one.
-    row(GENERATE_CONTENT, "finish:STOP", Class::NoOutput),
-    row(GENERATE_CONTENT, "finish:NO_IMAGE", Class::NoOutput),
-    row(GOOGLE, "text_only", Class::NoOutput),
-    row(EVERYONE, "empty", Class::NoOutput),
-    row(GENERATE_CONTENT, "finish:SAFETY", Class::Refused),
-    row(
+    rule(GENERATE_CONTENT, "finish:STOP", Class::NoOutput),
+    rule(GENERATE_CONTENT, "finish:NO_IMAGE", Class::NoOutput),
+    rule(GOOGLE, "text_only", Class::NoOutput),
+    rule(ALL_DIALECTS, "empty", Class::NoOutput),
+    rule(GENERATE_CONTENT, "finish:SAFETY", Class::Refused),
+    rule(
         GENERATE_CONTENT,
         "finish:PROHIBITED_CONTENT",
         Class::Refused,
     ),
-    row(GENERATE_CONTENT, "finish:BLOCKLIST", Class::Refused),
-    row(GENERATE_CONTENT, "finish:SPII", Class::Refused),
-    row(GENERATE_CONTENT, "finish:IMAGE_SAFETY", Class::Refused),
-    row(
+    rule(GENERATE_CONTENT, "finish:BLOCKLIST", Class::Refused),
+    rule(GENERATE_CONTENT, "finish:SPII", Class::Refused),
+    rule(GENERATE_CONTENT, "finish:IMAGE_SAFETY", Class::Refused),
+    rule(
         GENERATE_CONTENT,
         "finish:IMAGE_PROHIBITED_CONTENT",
         Class::Refused,
     ),
-    row(GENERATE_CONTENT, "finish:MODEL_ARMOR", Class::Refused),
-    row(GENERATE_CONTENT, "finish:ESCALATION", Class::Refused),
-    row(
+    rule(GENERATE_CONTENT, "finish:MODEL_ARMOR", Class::Refused),
+    rule(GENERATE_CONTENT, "finish:ESCALATION", Class::Refused),
+    rule(
         GENERATE_CONTENT,
         "finish:RECITATION",
         Class::RefusedCopyright,
     ),
-    row(
+    rule(
         GENERATE_CONTENT,
         "finish:IMAGE_RECITATION",
         Class::RefusedCopyright,
     ),
-    row(GENERATE_CONTENT, "finish:MAX_TOKENS", Class::Truncated),
-    row(GENERATE_CONTENT, "finish:CONTINUATION", Class::Truncated),
-    row(GENERATE_CONTENT, "finish:LANGUAGE", Class::BadRequest),
-    row(GENERATE_CONTENT, "finish:IMAGE_OTHER", Class::ProviderFault),
-    row(GENERATE_CONTENT, "finish:OTHER", Class::ProviderFault),
-    row(
+    rule(GENERATE_CONTENT, "finish:MAX_TOKENS", Class::Truncated),
+    rule(GENERATE_CONTENT, "finish:CONTINUATION", Class::Truncated),
+    rule(GENERATE_CONTENT, "finish:LANGUAGE", Class::BadRequest),
+    rule(GENERATE_CONTENT, "finish:IMAGE_OTHER", Class::ProviderFault),
+    rule(GENERATE_CONTENT, "finish:OTHER", Class::ProviderFault),
+    rule(
         GENERATE_CONTENT,
         "finish:MALFORMED_RESPONSE",
         Class::ProviderFault,
     ),
-    row(
+    rule(
         GENERATE_CONTENT,
         "finish:MALFORMED_FUNCTION_CALL",
         Class::ProviderFault,
     ),
-    row(
+    rule(
         GENERATE_CONTENT,
         "finish:UNEXPECTED_TOOL_CALL",
         Class::ProviderFault,
     ),
-    row(
+    rule(
         GENERATE_CONTENT,
         "finish:TOO_MANY_TOOL_CALLS",
         Class::ProviderFault,
     ),
-    row(
+    rule(
         GENERATE_CONTENT,
         "finish:MISSING_THOUGHT_SIGNATURE",
         Class::ProviderFault,
     ),
-    row(
+    rule(
         GENERATE_CONTENT,
         "finish:PUP_LIMITED_DISABLED",
         Class::ProviderFault,
     ),
-    row(
+    rule(
         GENERATE_CONTENT,
         "finish:FINISH_REASON_UNSPECIFIED",
         Class::ProviderFault,
     ),
-    row(GENERATE_CONTENT, "finish:*", Class::Unrecognized),
-    row(GENERATE_CONTENT, "block:SAFETY", Class::RefusedPrompt),
-    row(GENERATE_CONTENT, "block:OTHER", Class::RefusedPrompt),
-    row(GENERATE_CONTENT, "block:BLOCKLIST", Class::RefusedPrompt),
-    row(
+    rule(GENERATE_CONTENT, "finish:*", Class::Unrecognized),
+    rule(GENERATE_CONTENT, "block:SAFETY", Class::RefusedPrompt),
+    rule(GENERATE_CONTENT, "block:OTHER", Class::RefusedPrompt),
+    rule(GENERATE_CONTENT, "block:BLOCKLIST", Class::RefusedPrompt),
+    rule(
         GENERATE_CONTENT,
         "block:PROHIBITED_CONTENT",
         Class::RefusedPrompt,
     ),
-    row(GENERATE_CONTENT, "block:IMAGE_SAFETY", Class::RefusedPrompt),
-    row(GENERATE_CONTENT, "block:MODEL_ARMOR", Class::RefusedPrompt),
-    row(GENERATE_CONTENT, "block:JAILBREAK", Class::RefusedPrompt),
-    row(GENERATE_CONTENT, "block:*", Class::Unrecognized),
-    row(INTERACTIONS, "interaction:failed", Class::ProviderFault),
-    row(INTERACTIONS, "interaction:cancelled", Class::ProviderFault),
-    row(
+    rule(GENERATE_CONTENT, "block:IMAGE_SAFETY", Class::RefusedPrompt),
+    rule(GENERATE_CONTENT, "block:MODEL_ARMOR", Class::RefusedPrompt),
+    rule(GENERATE_CONTENT, "block:JAILBREAK", Class::RefusedPrompt),
+    rule(GENERATE_CONTENT, "block:*", Class::Unrecognized),
+    rule(INTERACTIONS, "interaction:failed", Class::ProviderFault),
+    rule(INTERACTIONS, "interaction:cancelled", Class::ProviderFault),
+    rule(
         INTERACTIONS,
         "interaction:requires_action",
         Class::ProviderFault,
     ),
-    row(
+    rule(
         INTERACTIONS,
         "interaction:requires_continuation",
         Class::Truncated,
     ),
-    row(INTERACTIONS, "interaction:incomplete", Class::Truncated),
-    row(
+    rule(INTERACTIONS, "interaction:incomplete", Class::Truncated),
+    rule(
         INTERACTIONS,
         "interaction:budget_exceeded",
         Class::Truncated,
     ),
-    row(INTERACTIONS, "interaction:*", Class::Unrecognized),
-    row(INTERACTIONS, "gone", Class::Unknown),
-    // Words of Interactions: in an error's body, or in an interaction that failed.
-    row(INTERACTIONS, "error:safety", Class::Refused),
-    row(INTERACTIONS, "error:prohibited_content", Class::Refused),
-    row(INTERACTIONS, "error:blocklist", Class::Refused),
-    row(INTERACTIONS, "error:spii", Class::Refused),
-    row(INTERACTIONS, "error:image_safety", Class::Refused),
-    row(
+    rule(INTERACTIONS, "interaction:*", Class::Unrecognized),
+    rule(INTERACTIONS, "gone", Class::Unknown),
+    // Error codes of Interactions, in the body of an error or in a failed interaction.
+    rule(INTERACTIONS, "error:safety", Class::Refused),
+    rule(INTERACTIONS, "error:prohibited_content", Class::Refused),
+    rule(INTERACTIONS, "error:blocklist", Class::Refused),
+    rule(INTERACTIONS, "error:spii", Class::Refused),
+    rule(INTERACTIONS, "error:image_safety", Class::Refused),
+    rule(
         INTERACTIONS,
         "error:image_prohibited_content",
         Class::Refused,
     ),
-    row(INTERACTIONS, "error:content_blocked", Class::RefusedPrompt),
-    row(INTERACTIONS, "error:recitation", Class::RefusedCopyright),
-    row(
+    rule(INTERACTIONS, "error:content_blocked", Class::RefusedPrompt),
+    rule(INTERACTIONS, "error:recitation", Class::RefusedCopyright),
+    rule(
         INTERACTIONS,
         "error:image_recitation",
         Class::RefusedCopyright,
     ),
-    row(INTERACTIONS, "error:language", Class::BadRequest),
-    row(INTERACTIONS, "error:no_image", Class::NoOutput),
-    row(INTERACTIONS, "error:image_other", Class::ProviderFault),
-    row(
+    rule(INTERACTIONS, "error:language", Class::BadRequest),
+    rule(INTERACTIONS, "error:no_image", Class::NoOutput),
+    rule(INTERACTIONS, "error:image_other", Class::ProviderFault),
+    rule(
         INTERACTIONS,
         "error:malformed_function_call",
         Class::ProviderFault,
     ),
-    row(
+    rule(
         INTERACTIONS,
         "error:malformed_tool_call",
         Class::ProviderFault,
     ),
-    row(
+    rule(
         INTERACTIONS,
         "error:unexpected_tool_call",
         Class::ProviderFault,
     ),
-    row(
+    rule(
         INTERACTIONS,
         "error:too_many_tool_calls",
         Class::ProviderFault,
     ),
-    row(
+    rule(
         INTERACTIONS,
         "error:missing_thought_signature",
         Class::ProviderFault,
     ),
-    row(INTERACTIONS, "error:invalid_request", Class::BadRequest),
-    row(INTERACTIONS, "error:parameter_unknown", Class::BadRequest),
-    row(INTERACTIONS, "error:out_of_range", Class::BadRequest),
-    row(INTERACTIONS, "error:failed_precondition", Class::BadRequest),
-    row(INTERACTIONS, "error:authentication", Class::Config),
-    row(INTERACTIONS, "error:payment_required", Class::Config),
-    row(INTERACTIONS, "error:permission_denied", Class::Config),
-    row(INTERACTIONS, "error:quota_exceeded", Class::Config),
-    row(INTERACTIONS, "error:model_not_found", Class::ModelRetired),
-    row(INTERACTIONS, "error:rate_limit_exceeded", Class::Throttled),
-    row(INTERACTIONS, "error:too_many_requests", Class::Throttled),
-    row(INTERACTIONS, "error:aborted", Class::ProviderFault),
-    row(INTERACTIONS, "error:cancelled", Class::ProviderFault),
-    row(INTERACTIONS, "error:api_error", Class::ProviderFault),
-    row(
+    rule(INTERACTIONS, "error:invalid_request", Class::BadRequest),
+    rule(INTERACTIONS, "error:parameter_unknown", Class::BadRequest),
+    rule(INTERACTIONS, "error:out_of_range", Class::BadRequest),
+    rule(INTERACTIONS, "error:failed_precondition", Class::BadRequest),
+    rule(INTERACTIONS, "error:authentication", Class::Config),
+    rule(INTERACTIONS, "error:payment_required", Class::Config),
+    rule(INTERACTIONS, "error:permission_denied", Class::Config),
+    rule(INTERACTIONS, "error:quota_exceeded", Class::Config),
+    rule(INTERACTIONS, "error:model_not_found", Class::ModelRetired),
+    rule(INTERACTIONS, "error:rate_limit_exceeded", Class::Throttled),
+    rule(INTERACTIONS, "error:too_many_requests", Class::Throttled),
+    rule(INTERACTIONS, "error:aborted", Class::ProviderFault),
+    rule(INTERACTIONS, "error:cancelled", Class::ProviderFault),
+    rule(INTERACTIONS, "error:api_error", Class::ProviderFault),
+    rule(
         INTERACTIONS,
         "error:service_unavailable",
         Class::ProviderFault,
     ),
-    row(
+    rule(
         INTERACTIONS,
         "error:deadline_exceeded",
         Class::ProviderFault,
     ),
-    row(OPENAI, "error:moderation_blocked", Class::RefusedPrompt),
-    row(
+    rule(OPENAI, "error:moderation_blocked", Class::RefusedPrompt),
+    rule(
         OPENAI,
         "error:content_policy_violation",
         Class::RefusedPrompt,
     ),
-    row(OPENAI, "error:content_filter", Class::RefusedPrompt),
-    row(OPENAI, "error:insufficient_quota", Class::Config),
-    row(OPENAI, "error:billing_hard_limit_reached", Class::Config),
-    // A status that is no success.
-    row(EVERYONE, "status:400", Class::BadRequest),
-    row(VERTEX, "status:401", Class::Unauthenticated),
-    row(KEYED, "status:401", Class::Config),
-    row(EVERYONE, "status:403", Class::Config),
-    row(EVERYONE, "status:404", Class::ModelRetired),
-    row(EVERYONE, "status:408", Class::Unknown),
-    row(EVERYONE, "no_quota", Class::Config),
-    row(EVERYONE, "status:429", Class::Throttled),
-    row(EVERYONE, "status:499", Class::ProviderFault),
-    row(EVERYONE, "status:4*", Class::BadRequest),
-    row(EVERYONE, "status:500", Class::ProviderFault),
-    row(EVERYONE, "status:502", Class::ProviderFault),
-    row(EVERYONE, "status:503", Class::ProviderFault),
-    row(EVERYONE, "status:504", Class::ProviderFault),
-    row(EVERYONE, "status:5*", Class::ProviderFault),
-    row(EVERYONE, "status:*", Class::ProviderInvalid),
-    // A transport that broke.
-    row(EVERYONE, "connect", Class::Unreachable),
-    row(EVERYONE, "reset", Class::Unknown),
-    row(EVERYONE, "hang", Class::Unknown),
-    row(EVERYONE, "stall", Class::Unknown),
-    row(EVERYONE, "trickle", Class::Unknown),
+    rule(OPENAI, "error:content_filter", Class::RefusedPrompt),
+    rule(OPENAI, "error:insufficient_quota", Class::Config),
+    rule(OPENAI, "error:billing_hard_limit_reached", Class::Config),
+    // An HTTP status other than success.
+    rule(ALL_DIALECTS, "status:400", Class::BadRequest),
+    rule(VERTEX, "status:401", Class::Unauthenticated),
+    rule(WITH_API_KEY, "status:401", Class::Config),
+    rule(ALL_DIALECTS, "status:403", Class::Config),
+    rule(ALL_DIALECTS, "status:404", Class::ModelRetired),
+    rule(ALL_DIALECTS, "status:408", Class::Unknown),
+    rule(ALL_DIALECTS, "no_quota", Class::Config),
+    rule(ALL_DIALECTS, "status:429", Class::Throttled),
+    rule(ALL_DIALECTS, "status:499", Class::ProviderFault),
+    rule(ALL_DIALECTS, "status:4*", Class::BadRequest),
+    rule(ALL_DIALECTS, "status:500", Class::ProviderFault),
+    rule(ALL_DIALECTS, "status:502", Class::ProviderFault),
+    rule(ALL_DIALECTS, "status:503", Class::ProviderFault),
+    rule(ALL_DIALECTS, "status:504", Class::ProviderFault),
+    rule(ALL_DIALECTS, "status:5*", Class::ProviderFault),
+    rule(ALL_DIALECTS, "status:*", Class::ProviderInvalid),
+    // A transport error.
+    rule(ALL_DIALECTS, "connect", Class::Unreachable),
+    rule(ALL_DIALECTS, "reset", Class::Unknown),
+    rule(ALL_DIALECTS, "hang", Class::Unknown),
+    rule(ALL_DIALECTS, "stall", Class::Unknown),
+    rule(ALL_DIALECTS, "trickle", Class::Unknown),
     // An answer that cannot be used.
-    row(EVERYONE, "cut", Class::ProviderInvalid),
-    row(EVERYONE, "not_json", Class::ProviderInvalid),
-    row(EVERYONE, "oversized", Class::ProviderInvalid),
-    row(EVERYONE, "bad_base64", Class::ProviderInvalid),
-    row(EVERYONE, "bad_picture", Class::ProviderInvalid),
-    row(EVERYONE, "wrong_size", Class::ProviderInvalid),
-    row(BY_ADDRESS, "elsewhere", Class::ProviderInvalid),
+    rule(ALL_DIALECTS, "cut", Class::ProviderInvalid),
+    rule(ALL_DIALECTS, "not_json", Class::ProviderInvalid),
+    rule(ALL_DIALECTS, "oversized", Class::ProviderInvalid),
+    rule(ALL_DIALECTS, "bad_base64", Class::ProviderInvalid),
+    rule(ALL_DIALECTS, "bad_picture", Class::ProviderInvalid),
+    rule(ALL_DIALECTS, "wrong_size", Class::ProviderInvalid),
+    rule(WITH_IMAGE_URL, "elsewhere", Class::ProviderInvalid),
 ];
 
-/// The class of an answer that shows `sign`. What no row fits is [`Class::Unrecognized`].
-pub fn class(dialect: Dialect, sign: &str) -> Class {
-    row_of(dialect, sign).map_or(Class::Unrecognized, |row| row.class)
+/// The class of an answer with this signal. [`Class::Unrecognized`] if no rule matches.
+pub fn class(dialect: Dialect, answer_signal: &str) -> Class {
+    find_rule(dialect, answer_signal).map_or(Class::Unrecognized, |rule| rule.class)
 }
 
-/// Whether the table names this very sign.
-pub fn names(dialect: Dialect, sign: &str) -> bool {
-    row_of(dialect, sign).is_some_and(|row| row.answer_signal == sign)
+/// Whether the table lists exactly this signal, and not only a `*` that matches it.
+pub fn names(dialect: Dialect, answer_signal: &str) -> bool {
+    find_rule(dialect, answer_signal).is_some_and(|rule| rule.answer_signal == answer_signal)
 }
 
-fn row_of(dialect: Dialect, sign: &str) -> Option<&'static Rule> {
-    TABLE.iter().find(|row| {
-        row.dialects.contains(&dialect)
-            && match row.answer_signal.strip_suffix('*') {
-                Some(beginning) => sign.starts_with(beginning),
-                None => sign == row.answer_signal,
+fn find_rule(dialect: Dialect, answer_signal: &str) -> Option<&'static Rule> {
+    TABLE.iter().find(|rule| {
+        rule.dialects.contains(&dialect)
+            && match rule.answer_signal.strip_suffix('*') {
+                Some(prefix) => answer_signal.starts_with(prefix),
+                None => answer_signal == rule.answer_signal,
             }
     })
 }
@@ -314,10 +319,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_exact_row_comes_before_the_one_for_all_others() {
+    fn an_exact_rule_comes_before_a_wildcard() {
         use Dialect::{Gemini, Openai, Vertex};
 
-        for (dialect, sign, expected) in [
+        for (dialect, signal, expected) in [
             (Vertex, "finish:SAFETY", Class::Refused),
             (Gemini, "finish:TOMORROW", Class::Unrecognized),
             (Vertex, "block:TOMORROW", Class::Unrecognized),
@@ -328,27 +333,27 @@ mod tests {
             (Vertex, "status:302", Class::ProviderInvalid),
             (Openai, "finish:SAFETY", Class::Unrecognized),
         ] {
-            assert_eq!(class(dialect, sign), expected, "{dialect:?} {sign}");
+            assert_eq!(class(dialect, signal), expected, "{dialect:?} {signal}");
         }
     }
 
     #[test]
-    fn no_row_hides_behind_an_earlier_one() {
-        for row in TABLE {
-            for &dialect in row.dialects {
-                let found = row_of(dialect, row.answer_signal).unwrap();
+    fn no_rule_is_hidden_by_an_earlier_one() {
+        for rule in TABLE {
+            for &dialect in rule.dialects {
+                let found = find_rule(dialect, rule.answer_signal).unwrap();
                 assert!(
-                    std::ptr::eq(found, row),
+                    std::ptr::eq(found, rule),
                     "{} {dialect:?}",
-                    row.answer_signal
+                    rule.answer_signal
                 );
             }
         }
     }
 
-    /// `docs/outcomes.md` from the code. Run with `WRITE_DOCS=1` to write it.
+    /// `docs/outcomes.md` is written from the code. Run this test with `WRITE_DOCS=1` to write it.
     #[test]
-    fn the_documentation_tells_the_same_table() {
+    fn the_documentation_matches_the_table() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/outcomes.md");
         let documented = documentation();
         if std::env::var_os("WRITE_DOCS").is_some() {
@@ -357,63 +362,63 @@ mod tests {
         assert_eq!(
             std::fs::read_to_string(path).unwrap(),
             documented,
-            "docs/outcomes.md is behind: run this test with WRITE_DOCS=1"
+            "docs/outcomes.md is out of date: run this test with WRITE_DOCS=1"
         );
     }
 
     fn documentation() -> String {
         let mut text = String::from(include_str!("preface.md"));
         text.push_str("\n## Classes\n\n");
-        text.push_str("| class | what follows | counts against `max_calls` | strikes | what the customer is told | what the operator is told |\n|---|---|---|---|---|---|\n");
+        text.push_str("| class | what follows | counts against `max_calls` | strikes | message to the customer | message to the operator |\n|---|---|---|---|---|---|\n");
         for class in Class::ALL {
             let Contract {
                 counts,
                 strikes,
-                retry_on_other_lane: elsewhere,
+                retry_on_other_lane,
                 customer,
                 operator,
                 ..
             } = class.contract();
             let follows = follows(class);
             let counts = if counts { "yes" } else { "no" };
-            let elsewhere = if elsewhere {
+            let other_lane = if retry_on_other_lane {
                 ", or at once on another lane"
             } else {
                 ""
             };
             writeln!(
                 text,
-                "| `{}` | {follows}{elsewhere} | {counts} | {strikes} | {customer} | {operator} |",
+                "| `{}` | {follows}{other_lane} | {counts} | {strikes} | {customer} | {operator} |",
                 class.as_str()
             )
             .unwrap();
         }
-        text.push_str("\n## Signs\n\n");
+        text.push_str("\n## Answer signals\n\n");
         text.push_str(
-            "| an answer that shows | from | is | then | charged |\n|---|---|---|---|---|\n",
+            "| answer signal | dialects | class | what follows | charged |\n|---|---|---|---|---|\n",
         );
-        for row in TABLE {
-            let from = if row.dialects == EVERYONE {
-                "everyone".to_owned()
+        for rule in TABLE {
+            let dialects = if rule.dialects == ALL_DIALECTS {
+                "all".to_owned()
             } else {
-                let names: Vec<&str> = row
+                let names: Vec<&str> = rule
                     .dialects
                     .iter()
                     .map(|dialect| dialect.as_str())
                     .collect();
                 names.join(", ")
             };
-            let charged = if row.class == Class::Ok {
+            let charged = if rule.class == Class::Ok {
                 "yes"
             } else {
                 "no: released"
             };
             writeln!(
                 text,
-                "| `{}` | {from} | `{}` | {} | {charged} |",
-                row.answer_signal,
-                row.class.as_str(),
-                follows(row.class),
+                "| `{}` | {dialects} | `{}` | {} | {charged} |",
+                rule.answer_signal,
+                rule.class.as_str(),
+                follows(rule.class),
             )
             .unwrap();
         }

@@ -1,73 +1,86 @@
-//! What may be said about a rendition: what becomes of a picture that has not the shape or size asked for, and how it is
-//! written down. Sizes are not said here: they follow from the ratio ([`super::pixels`]).
+//! How renditions are made from originals: what to do if the original has another shape or size,
+//! and how to encode the result. The size itself follows from the aspect ratio ([`super::pixels`]).
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{Format, ImageRequest, Pixels, pixels};
 
-/// How a rendition is made of an original, where that is left to the customer.
+/// The customer's choices for making a rendition from an original.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Rendering {
+    /// What to do if the original has another shape.
     pub fit: Fit,
-    /// Whether more than 5 % may be cropped away.
+    /// Whether more than 5 % of the original may be cropped.
     pub allow_crop: bool,
-    /// Whether it may be enlarged by more than 5 %.
+    /// Whether the original may be enlarged by more than 5 %.
     pub allow_upscale: bool,
-    /// Whether what was made smaller is sharpened a little.
+    /// Whether an image that was made smaller is sharpened slightly.
     pub sharpen: bool,
+    /// How the file is encoded.
     pub encoding: Encoding,
 }
 
-/// What becomes of a picture whose shape is not the one asked for.
+/// What to do if the model's image has another shape than requested.
+///
+/// - `cover`: fill the whole size and crop what is outside.
+/// - `contain`: show the whole image and pad the rest.
+/// - `strict`: neither crop nor pad; another shape is an error.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Fit {
-    /// It fills the whole size, and what juts out is cropped.
+    /// Fill the whole size and crop what is outside.
     #[default]
     Cover,
-    /// All of it is shown, and the rest is padded.
+    /// Show the whole image and pad the rest.
     Contain,
-    /// It is neither cropped nor padded: another shape is an error.
+    /// Neither crop nor pad: another shape is an error.
     Strict,
 }
 
-/// How the pixels are written down. What the format does not know is ignored.
+/// How a file is encoded. A field that does not apply to the format is ignored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Encoding {
-    /// 1 to 100, of JPEG and lossy WebP; the format's own default where none is said.
+    /// Quality of JPEG and of lossy WebP, 1 to 100. `None`: the format's default.
     pub quality: Option<u8>,
-    /// Whether a JPEG shows a coarse picture first.
+    /// Whether a JPEG is progressive: it shows a coarse image before it is loaded completely.
     pub progressive: bool,
-    /// Of JPEG.
+    /// How much colour a JPEG keeps.
     pub chroma: Chroma,
-    /// Whether WebP keeps every pixel as it is.
+    /// Whether WebP keeps every pixel exactly.
     pub lossless: bool,
 }
 
-/// How much of the colour a JPEG keeps.
+/// How much colour a JPEG keeps.
+///
+/// - `4:2:0`: one colour for four pixels. The loss is hardly visible in photographs.
+/// - `4:4:4`: a colour for every pixel, for text and sharp coloured edges. The file is larger.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 pub enum Chroma {
-    /// One colour for four pixels: what the eye does not miss in photographs.
+    /// One colour for four pixels. The loss is hardly visible in photographs.
     #[default]
     #[serde(rename = "4:2:0")]
     Quarter,
-    /// Every pixel's own: for lettering and hard coloured edges.
+    /// A colour for every pixel: for text and sharp coloured edges. The file is larger.
     #[serde(rename = "4:4:4")]
     Full,
 }
 
-/// All a render_pool must know.
+/// All that is needed to make a rendition from an original.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Recipe {
+    /// Exact size of the rendition.
     pub target: Pixels,
+    /// Encoding of the rendition.
     pub format: Format,
+    /// The customer's choices.
     pub rendering: Rendering,
 }
 
 impl ImageRequest {
+    /// How the renditions of this request are made.
     pub fn recipe(&self) -> Recipe {
         Recipe {
             target: pixels(self.aspect_ratio, self.size),
