@@ -1,6 +1,7 @@
 //! The workers: they claim jobs, call the model, render the images, store them and settle the job.
 //!
-//! [`tasks`] lists every task and schedule on one page. To follow one job, read `tasks/generate.rs`.
+//! [`tasks`] lists every task and schedule on one page. To follow one job, read
+//! `tasks/generate.rs`.
 
 #![warn(missing_docs)]
 

@@ -1,8 +1,8 @@
 //! The memory that images may take in this worker, counted in bytes and not in jobs.
 //!
 //! An answer stays with its provider, unread, until a permit for its bytes is free. That costs one
-//! socket for each waiting answer. An image that turns out larger than its permit exceeds the count;
-//! only one image may do so at a time, and [`OVERFLOW_BYTES`] is set aside for it.
+//! socket for each waiting answer. An image that turns out larger than its permit exceeds the
+//! count; only one image may do so at a time, and [`OVERFLOW_BYTES`] is set aside for it.
 
 use std::time::Duration;
 

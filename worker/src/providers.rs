@@ -141,8 +141,8 @@ impl Answer {
 
 /// The client of one provider.
 pub trait Provider: Send + Sync {
-    /// Makes one paid call and never repeats it. Takes at most the request's timeout, plus the wait for
-    /// memory for the answer.
+    /// Makes one paid call and never repeats it. Takes at most the request's timeout, plus the wait
+    /// for memory for the answer.
     fn submit<'a>(&'a self, request: CallRequest<'a>) -> BoxFuture<'a, Reply>;
 
     /// Asks for the state of an operation, within `timeout`.
@@ -166,7 +166,8 @@ pub trait Provider: Send + Sync {
     }
 }
 
-/// Every provider this process can call, by its name in the catalogue. Clones share the connections.
+/// Every provider this process can call, by its name in the catalogue. Clones share the
+/// connections.
 #[derive(Clone)]
 pub struct Providers {
     by_name: Arc<BTreeMap<String, Box<dyn Provider>>>,
@@ -174,8 +175,8 @@ pub struct Providers {
 }
 
 impl Providers {
-    /// Builds the client of every provider in the catalogue. Answers are read only when `memory` has
-    /// space for them. Sends nothing yet.
+    /// Builds the client of every provider in the catalogue. Answers are read only when `memory`
+    /// has space for them. Sends nothing yet.
     ///
     /// # Errors
     ///
@@ -236,8 +237,9 @@ impl ProviderSettings<'_> {
         Some(url.trim_end_matches('/').to_owned())
     }
 
-    /// The key, from the variable that the catalogue names, else from `default_variable`. A self-hosted
-    /// server gets a key only if the catalogue names one, and never the one meant for the vendor.
+    /// The key, from the variable that the catalogue names, else from `default_variable`. A
+    /// self-hosted server gets a key only if the catalogue names one, and never the one meant for
+    /// the vendor.
     fn key(&self, default_variable: &str) -> anyhow::Result<Option<SecretString>> {
         if self.fake.is_some() {
             return Ok(Some(SecretString::from("fake")));

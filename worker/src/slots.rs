@@ -5,7 +5,8 @@
 //! only for a job
 //!
 //! - whose tenant has jobs of the same model in less than half as many places as there are slots,
-//! - whose tenant has less than half of the reserve, and whose model less than three quarters of it.
+//! - whose tenant has less than half of the reserve, and whose model less than three quarters of
+//!   it.
 //!
 //! So 16 slow jobs of one tenant leave eight places to others: to other tenants' jobs of the same
 //! model, and to the same tenant's jobs of other models. `PLATEN_TENANT_SLOTS_PERCENT`, times the

@@ -1,4 +1,5 @@
-//! The bucket as a worker sees it: it may be unavailable, and results that were paid for wait for it.
+//! The bucket as a worker sees it: it may be unavailable, and results that were paid for wait for
+//! it.
 //!
 //! An image that cannot be stored is kept in memory, within a limit, and its write is repeated for
 //! as long as the worker holds the job. While a result waits, or the bucket does not answer, no
@@ -93,7 +94,8 @@ impl Spool {
             object => object,
         };
         match &object {
-            // A bucket that can be read may still refuse writes, so this does not make it available.
+            // A bucket that can be read may still refuse writes, so this does not make it
+            // available.
             Ok(_) => self.note_success(),
             Err(error) => self.note_failure(error),
         }

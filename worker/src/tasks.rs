@@ -10,7 +10,7 @@
 //! | [`watch_bucket`] | every second | starts no job while the bucket is unavailable |
 //! | [`watch_drain`] | every second | starts no job while an operator drains this worker |
 //! | [`refresh_weights`] | every five seconds | reads the tenants' weights, which set their share |
-//! | [`retain`] | every five seconds | deletes files and prompts that are due, and writes receipts |
+//! | [`retain`] | every five seconds | deletes files and prompts that are due, writes receipts |
 //! | [`fold_billing`] | every five seconds | folds new billing lines into their totals |
 //! | [`fold_storage`] | every five seconds | folds new storage lines into the tenants' totals |
 //! | [`prune_answers`] | every minute | deletes stored answers of `Idempotency-Key`s that expired |
@@ -54,7 +54,8 @@ const ONE_DAY: Duration = Duration::from_hours(24);
 const FOLD_INTERVAL: Duration = Duration::from_secs(5);
 /// How late, at most, a worker notices that a tenant's weight has changed.
 const WEIGHTS_INTERVAL: Duration = Duration::from_secs(5);
-/// How often the apalis worker is restarted in one process. After more the process must be replaced.
+/// How often the apalis worker is restarted in one process. After more the process must be
+/// replaced.
 const MAX_RESTARTS: usize = 100;
 /// How long the stop waits for schedules and lane releases that still run.
 const TASKS_TIMEOUT: Duration = Duration::from_secs(3);
@@ -72,63 +73,9 @@ pub async fn run(app: Arc<App>, stop: CancellationToken) -> anyhow::Result<()> {
         stopped.cancelled().await;
         stopping.cancel();
     });
-    let timing = app.timing.clone();
-    let lease = timing.lease;
     // Before anything is claimed: a job must not start whose result could not be stored.
     app.spool.probe().await;
-    // One run lasts as long as the bucket is unavailable, so it has no limit. It goes on through a
-    // stop, because results that wait for the bucket are stored during the grace.
-    every(
-        &app,
-        timing.look_every,
-        Duration::MAX,
-        &schedules,
-        watch_bucket::run,
-    );
-    every(
-        &app,
-        timing.look_every,
-        Duration::MAX,
-        &stop,
-        watch_drain::run,
-    );
-    every(
-        &app,
-        WEIGHTS_INTERVAL,
-        ONE_MINUTE,
-        &stop,
-        refresh_weights::run,
-    );
-    every(
-        &app,
-        timing.dispatch_every,
-        lease,
-        &stop,
-        fill_ready_queue::run,
-    );
-    every(&app, lease / 3, lease, &schedules, renew_leases::run);
-    every(&app, timing.reap_every, ONE_MINUTE, &stop, reap::run);
-    every(&app, timing.reap_every, ONE_MINUTE, &stop, expire::run);
-    every(&app, timing.retain_every, ONE_MINUTE, &stop, retain::run);
-    every(&app, FOLD_INTERVAL, ONE_MINUTE, &stop, fold_billing::run);
-    every(
-        &app,
-        timing.prune_every,
-        ONE_MINUTE,
-        &stop,
-        prune_answers::run,
-    );
-    every(&app, FOLD_INTERVAL, ONE_DAY, &stop, fold_storage::run);
-    every(
-        &app,
-        timing.prune_every,
-        ONE_MINUTE,
-        &stop,
-        expire_unpaid::run,
-    );
-    every(&app, timing.sweep_every, ONE_DAY, &stop, sweep::run);
-    every(&app, timing.anchor_every, ONE_DAY, &stop, anchor::run);
-    every(&app, ONE_DAY, ONE_DAY, &stop, warn_of_shutdowns::run);
+    start_schedules(&app, &schedules, &stop);
 
     let config = ReadyQueueConfig {
         ready_queue: app.ready_queue.clone(),
@@ -165,7 +112,7 @@ pub async fn run(app: Arc<App>, stop: CancellationToken) -> anyhow::Result<()> {
     });
     tokio::select! {
         ended = running => ended?,
-        () = grace(&stop, timing.grace) => {
+        () = grace(&stop, app.timing.grace) => {
             tracing::warn!(
                 jobs = app.leases.count(),
                 "The grace is over: jobs that still run go to another worker when their lease runs out"
@@ -179,6 +126,66 @@ pub async fn run(app: Arc<App>, stop: CancellationToken) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Starts every schedule. Those that running jobs need go on until `schedules` is cancelled, after
+/// the grace; the others end at once with `stop`.
+fn start_schedules(app: &Arc<App>, schedules: &CancellationToken, stop: &CancellationToken) {
+    let timing = &app.timing;
+    let lease = timing.lease;
+    // One run lasts as long as the bucket is unavailable, so it has no limit. It goes on through a
+    // stop, because results that wait for the bucket are stored during the grace.
+    every(
+        app,
+        timing.look_every,
+        Duration::MAX,
+        schedules,
+        watch_bucket::run,
+    );
+    every(
+        app,
+        timing.look_every,
+        Duration::MAX,
+        stop,
+        watch_drain::run,
+    );
+    every(
+        app,
+        WEIGHTS_INTERVAL,
+        ONE_MINUTE,
+        stop,
+        refresh_weights::run,
+    );
+    every(
+        app,
+        timing.dispatch_every,
+        lease,
+        stop,
+        fill_ready_queue::run,
+    );
+    every(app, lease / 3, lease, schedules, renew_leases::run);
+    every(app, timing.reap_every, ONE_MINUTE, stop, reap::run);
+    every(app, timing.reap_every, ONE_MINUTE, stop, expire::run);
+    every(app, timing.retain_every, ONE_MINUTE, stop, retain::run);
+    every(app, FOLD_INTERVAL, ONE_MINUTE, stop, fold_billing::run);
+    every(
+        app,
+        timing.prune_every,
+        ONE_MINUTE,
+        stop,
+        prune_answers::run,
+    );
+    every(app, FOLD_INTERVAL, ONE_DAY, stop, fold_storage::run);
+    every(
+        app,
+        timing.prune_every,
+        ONE_MINUTE,
+        stop,
+        expire_unpaid::run,
+    );
+    every(app, timing.sweep_every, ONE_DAY, stop, sweep::run);
+    every(app, timing.anchor_every, ONE_DAY, stop, anchor::run);
+    every(app, ONE_DAY, ONE_DAY, stop, warn_of_shutdowns::run);
+}
+
 /// Works on a job id from Redis. Reports success whatever became of the job: retries are scheduled
 /// in Postgres, never by apalis.
 async fn on_ready_job(ready_job: ReadyJob, app: Data<Arc<App>>) {
@@ -190,8 +197,9 @@ async fn grace(stop: &CancellationToken, grace: Duration) {
     tokio::time::sleep(grace).await;
 }
 
-/// Runs a task every `period` until `stop`. A run never overlaps the one before, and missed runs are
-/// not caught up. A run that takes longer than `max_duration` is dropped; the next one starts anew.
+/// Runs a task every `period` until `stop`. A run never overlaps the one before, and missed runs
+/// are not caught up. A run that takes longer than `max_duration` is dropped; the next one starts
+/// anew.
 fn every<F>(
     app: &Arc<App>,
     period: Duration,

@@ -1,4 +1,5 @@
-//! The bucket is unavailable: paid results wait, nothing more is bought, and the ledger stays consistent.
+//! The bucket is unavailable: paid results wait, nothing more is bought, and the ledger stays
+//! consistent.
 
 use std::time::{Duration, Instant};
 
@@ -471,7 +472,8 @@ async fn a_worker_without_its_bucket_claims_nothing() {
     case.close().await;
 }
 
-/// A result that waits in memory is lost with its worker: one call is wasted, and ends as possibly billed.
+/// A result that waits in memory is lost with its worker: one call is wasted, and ends as possibly
+/// billed.
 #[tokio::test]
 async fn a_worker_killed_while_a_result_waits_wastes_one_call() {
     let fake = Fake::start(fakes::Options::default()).await.unwrap();

@@ -44,8 +44,8 @@ async fn add_call(pipeline: &Pipeline, job: JobId, operation: Option<&str>, ende
     call
 }
 
-/// The worker lived on and stored the original after its call was given up. An image is adopted; anything
-/// else is bought again.
+/// The worker lived on and stored the original after its call was given up. An image is adopted;
+/// anything else is bought again.
 #[tokio::test]
 async fn an_image_stored_after_its_call_was_given_up_is_adopted() {
     let mut pipeline = Pipeline::start().await;
@@ -135,8 +135,8 @@ async fn wait_for_calls(pipeline: &Pipeline, fake: &Fake, count: usize) {
         .await;
 }
 
-/// A worker is suspended during its call for longer than its lease, and then resumed. The other attempt's
-/// result stands, whatever the first worker does with its late answer.
+/// A worker is suspended during its call for longer than its lease, and then resumed. The other
+/// attempt's result stands, whatever the first worker does with its late answer.
 #[tokio::test]
 async fn a_worker_that_resumes_after_its_lease_changes_nothing() {
     let Real {
@@ -209,8 +209,8 @@ async fn a_job_that_kills_its_workers_is_given_up_and_released() {
     pipeline.close().await;
 }
 
-/// The database is unreachable for longer than a lease, so every lease has run out afterwards. The workers
-/// live, so their jobs must not be reaped.
+/// The database is unreachable for longer than a lease, so every lease has run out afterwards. The
+/// workers live, so their jobs must not be reaped.
 #[tokio::test]
 async fn no_call_is_paid_twice_after_a_database_outage() {
     const JOBS: usize = 24;

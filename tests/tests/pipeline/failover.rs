@@ -130,7 +130,8 @@ async fn commits_lost_in_a_failover_are_reported_and_charge_nobody() {
         .await;
     owner.close().await.unwrap();
 
-    // Every invariant holds for what is left. The files whose rows are lost are reported, and no others.
+    // Every invariant holds for what is left. The files whose rows are lost are reported, and no
+    // others.
     assert_eq!(verify::verify(&reader).await.unwrap(), []);
     let (findings, _) = look(&reader, &pipeline.config.bucket().unwrap(), Duration::ZERO).await;
     assert_eq!(findings.len(), 3, "{findings:#?}");
@@ -140,7 +141,8 @@ async fn commits_lost_in_a_failover_are_reported_and_charge_nobody() {
         assert!(findings.iter().any(names_it), "{key}: {findings:#?}");
     }
 
-    // In the new primary the second job has an open call. Its original is adopted and not bought again.
+    // In the new primary the second job has an open call. Its original is adopted and not bought
+    // again.
     pipeline.config.database_url = Some(SecretString::from(url));
     pipeline.config.redis_url = Some(SecretString::from(promoted.redis_url.clone()));
     pipeline.reader = reader;

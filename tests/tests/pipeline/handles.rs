@@ -1,5 +1,5 @@
-//! Operations, which a provider runs in the background: they outlive attempts and workers, and nothing is
-//! bought twice.
+//! Operations, which a provider runs in the background: they outlive attempts and workers, and
+//! nothing is bought twice.
 
 use std::time::Duration;
 

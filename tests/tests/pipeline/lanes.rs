@@ -114,7 +114,8 @@ async fn an_outage_opens_the_circuit_and_a_probe_closes_it() {
         .iter()
         .filter(|job| job["state"] == "succeeded")
         .count();
-    // Twelve jobs may make 36 calls. The circuit opens after 8 strikes, and calls in flight still end.
+    // Twelve jobs may make 36 calls. The circuit opens after 8 strikes, and calls in flight still
+    // end.
     assert!(succeeded >= 6, "{succeeded} of 12 survived the outage");
     assert!(pipeline.lane(MODEL).await.pause.is_none());
     pipeline.close().await;
@@ -276,8 +277,8 @@ async fn stored_outputs_are_delivered_though_the_lane_is_unavailable() {
     let request = pipeline.request(Method::POST, "/v1/jobs");
     let request = request.header("Cancel-After", "14s").json(&job);
     let accepted: Value = request.send().await.unwrap().json().await.unwrap();
-    // The fake journals a call before it draws its fault. So only an empty fault queue shows that both
-    // calls have theirs.
+    // The fake journals a call before it draws its fault. So only an empty fault queue shows that
+    // both calls have theirs.
     pipeline
         .until(Duration::from_secs(5), async || {
             pipeline.fake.faults().get().next.is_empty().then_some(())

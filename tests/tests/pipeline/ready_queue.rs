@@ -1,4 +1,5 @@
-//! Redis may be emptied, hold wrong entries or be unavailable: no job is lost, and none is run twice.
+//! Redis may be emptied, hold wrong entries or be unavailable: no job is lost, and none is run
+//! twice.
 
 use std::time::{Duration, Instant};
 
@@ -251,7 +252,8 @@ async fn jobs_start_soon_while_redis_hangs() {
     pipeline.close().await;
 }
 
-/// The password changes under load, and the file with the URL follows late. No process is restarted.
+/// The password changes under load, and the file with the URL follows late. No process is
+/// restarted.
 #[tokio::test]
 async fn redis_is_used_again_after_each_password_rotation() {
     let folder = tempfile::tempdir().unwrap();

@@ -16,7 +16,8 @@ use tests::servers::connect_to_redis;
 use tests::{Options, Pipeline};
 
 const MODEL: &str = "gemini-nano-banana-2.1";
-/// A job that nothing blocks succeeds within this time, even on a busy machine; a blocked job does not.
+/// A job that nothing blocks succeeds within this time, even on a busy machine; a blocked job does
+/// not.
 const SOON: Duration = Duration::from_secs(8);
 
 /// A tenant, and requests to the api with its key.
@@ -95,8 +96,8 @@ async fn lane_is_unavailable(pipeline: &Pipeline) -> bool {
     states[0].unavailable_because().is_some()
 }
 
-/// The provider answers 500 to the prompts of one tenant. The model becomes unavailable for that tenant
-/// only.
+/// The provider answers 500 to the prompts of one tenant. The model becomes unavailable for that
+/// tenant only.
 #[tokio::test]
 async fn failing_prompts_stop_a_model_for_their_own_tenant_only() {
     let pipeline = Pipeline::start_with(Options {
@@ -183,8 +184,8 @@ async fn faults_of_two_tenants_make_a_lane_unavailable_to_all() {
     pipeline.close().await;
 }
 
-/// One tenant's slow jobs take all slots, and more of them wait. Other tenants' jobs start at once, and so
-/// do the same tenant's jobs of another model.
+/// One tenant's slow jobs take all slots, and more of them wait. Other tenants' jobs start at once,
+/// and so do the same tenant's jobs of another model.
 #[tokio::test]
 async fn slow_jobs_of_one_tenant_leave_room_for_others() {
     let pipeline = Pipeline::start().await;

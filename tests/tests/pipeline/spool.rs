@@ -65,8 +65,8 @@ async fn waiting_job(pipeline: &Pipeline) -> JobId {
     job_id(&pipeline.submit(&body).await)
 }
 
-/// Adds a call to a job, as a worker leaves it that died during the call; with `named`: after it named an
-/// original with these bytes.
+/// Adds a call to a job, as a worker leaves it that died during the call; with `named`: after it
+/// named an original with these bytes.
 async fn add_call(pipeline: &Pipeline, job: JobId, named: Option<&[u8]>) -> CallId {
     let mut owner = pipeline.owner().await;
     let call = CallId::new();
@@ -221,7 +221,8 @@ async fn the_sweeper_deletes_only_objects_that_no_row_names() {
     let waiting = waiting_job(&pipeline).await;
     let named = add_call(&pipeline, waiting, Some(b"not a picture")).await;
     let called = add_call(&pipeline, waiting, None).await;
-    // The row comes before its object here: in the other order the sweeper could delete it in between.
+    // The row comes before its object here: in the other order the sweeper could delete it in
+    // between.
     let named_objects = objects(pipeline.bucket.path());
     for file in &named_objects {
         set_age(file, OLD);

@@ -1,5 +1,5 @@
-//! The Gemini Developer API: `generateContent` with an API key instead of a project, and without the
-//! fields that only Vertex AI takes.
+//! The Gemini Developer API: `generateContent` with an API key instead of a project, and without
+//! the fields that only Vertex AI takes.
 
 use common::outcome::table::Dialect;
 use futures::future::{BoxFuture, FutureExt};

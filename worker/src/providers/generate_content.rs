@@ -1,8 +1,9 @@
-//! Google's `generateContent`, for Vertex AI and the Gemini Developer API: conversion of requests and
-//! answers.
+//! Google's `generateContent`, for Vertex AI and the Gemini Developer API: conversion of requests
+//! and answers.
 //!
-//! A refusal is an HTTP 200 without an image, so the answer is classified by its content. Unknown finish
-//! and block reasons never fail to parse: servers send more of them than the published protos list.
+//! A refusal is an HTTP 200 without an image, so the answer is classified by its content. Unknown
+//! finish and block reasons never fail to parse: servers send more of them than the published
+//! protos list.
 
 mod wire;
 
@@ -156,8 +157,8 @@ fn image(dialect: Dialect, reply: &Reply, body: &ExtractedBody) -> Result<Bytes,
         .content
         .as_ref()
         .map_or(&[][..], |content| &content.parts);
-    // Drafts are marked as thoughts, so the result is the last image that is no thought. Some models
-    // mark their only image as a thought, too.
+    // Drafts are marked as thoughts, so the result is the last image that is no thought. Some
+    // models mark their only image as a thought, too.
     let images = || {
         parts
             .iter()

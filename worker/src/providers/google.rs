@@ -27,8 +27,8 @@ pub(super) enum Credentials {
 }
 
 impl Credentials {
-    /// The credentials of the environment: `GOOGLE_APPLICATION_CREDENTIALS`, or those of the machine on
-    /// Google Cloud.
+    /// The credentials of the environment: `GOOGLE_APPLICATION_CREDENTIALS`, or those of the
+    /// machine on Google Cloud.
     ///
     /// # Errors
     ///
@@ -152,7 +152,8 @@ impl Status {
         reasons.any(|reason| reason.starts_with("API_KEY_"))
     }
 
-    /// Whether waiting does not help: `google.rpc.QuotaFailure` names a quota of zero or one per day.
+    /// Whether waiting does not help: `google.rpc.QuotaFailure` names a quota of zero or one per
+    /// day.
     fn is_permanent_quota(&self) -> bool {
         self.message.contains("limit: 0")
             || self

@@ -1,8 +1,8 @@
 //! One HTTP exchange with a provider, with limits on time and size.
 //!
-//! A failed exchange becomes an answer signal of the outcome table: whether anything was sent decides
-//! whether the call may have been billed. An answer is read only when a memory permit for it is free
-//! ([`Memory`]); until then it stays with its provider, and no timeout runs.
+//! A failed exchange becomes an answer signal of the outcome table: whether anything was sent
+//! decides whether the call may have been billed. An answer is read only when a memory permit for
+//! it is free ([`Memory`]); until then it stays with its provider, and no timeout runs.
 
 mod base64_extractor;
 mod error_text;
@@ -35,7 +35,8 @@ const MAX_BODY_BYTES: usize = OVERFLOW_BYTES / 3 * 4;
 /// How much is read of an answer whose status is no success, in bytes. Far less of it is kept
 /// ([`ErrorText`]).
 const MAX_ERROR_BYTES: usize = 1 << 20;
-/// The size of the chunks in which a body is sent. All of it stays in memory until the last is sent.
+/// The size of the chunks in which a body is sent. All of it stays in memory until the last is
+/// sent.
 const UPLOAD_CHUNK_BYTES: usize = 64 << 10;
 /// Idle connections that are kept for the next calls.
 const IDLE_CONNECTIONS: usize = 16;
@@ -113,10 +114,11 @@ impl Http {
     pub(super) fn new(settings: &ProviderSettings<'_>) -> anyhow::Result<Self> {
         let client = reqwest::Client::builder()
             .connect_timeout(CONNECT_TIMEOUT)
+            // A redirect would send the prompt and our key to another host.
             .redirect(reqwest::redirect::Policy::none())
             .user_agent(concat!("platen/", env!("CARGO_PKG_VERSION")))
-            // HTTP/1.1, so that each call has its own connection. In HTTP/2 all calls share one flow
-            // control window, and an answer that waits unread would block the others.
+            // HTTP/1.1, so that each call has its own connection. In HTTP/2 all calls share one
+            // flow control window, and an answer that waits unread would block the others.
             .http1_only()
             // A connection that has carried an image keeps a read buffer of half a megabyte.
             .pool_max_idle_per_host(IDLE_CONNECTIONS)
@@ -159,12 +161,13 @@ impl Http {
         self.client.get(url)
     }
 
-    /// Sends the request and reads the answer to its end. Files in a successful answer are extracted; of any
-    /// other answer only the text is kept.
+    /// Sends the request and reads the answer to its end. Files in a successful answer are
+    /// extracted; of any other answer only the text is kept.
     ///
     /// # Errors
     ///
-    /// Fails when the answer breaks off, is late or too large, or pauses for longer than the idle time.
+    /// Fails when the answer breaks off, is late or too large, or pauses for longer than the idle
+    /// time.
     pub(super) async fn exchange(
         &self,
         request: RequestBuilder,
@@ -226,8 +229,8 @@ impl Http {
         Ok((status, with_permit(file, permit)))
     }
 
-    /// Waits for the memory that an answer takes: its length, up to a typical answer. What is kept of an
-    /// answer is never longer than the answer.
+    /// Waits for the memory that an answer takes: its length, up to a typical answer. What is kept
+    /// of an answer is never longer than the answer.
     async fn memory_permit(&self, response: &Response) -> Result<MemoryPermit, ExchangeError> {
         let length = response.content_length();
         let length = length.and_then(|length| usize::try_from(length).ok());
@@ -238,8 +241,8 @@ impl Http {
         permit.map_err(|error| ExchangeError::new("stall", error.to_string()))
     }
 
-    /// Reads an answer of at most `max_bytes` to its end. `consume` gets each chunk and returns how many
-    /// bytes are kept so far; if they exceed the permit, it becomes an overflow.
+    /// Reads an answer of at most `max_bytes` to its end. `consume` gets each chunk and returns how
+    /// many bytes are kept so far; if they exceed the permit, it becomes an overflow.
     async fn read(
         &self,
         mut response: Response,
@@ -309,7 +312,8 @@ async fn begin(
 }
 
 impl Received {
-    /// How long the provider asks to wait: `Retry-After` in seconds or as a date (RFC 9110, 10.2.3).
+    /// How long the provider asks to wait: `Retry-After` in seconds or as a date (RFC 9110,
+    /// 10.2.3).
     pub(super) fn retry_after(&self) -> Option<Duration> {
         let value = self.headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
         if let Ok(seconds) = value.parse::<f64>() {

@@ -1,7 +1,8 @@
-//! Gemini Interactions: the model works in the background, and its operation can be polled by any worker.
+//! Gemini Interactions: the model works in the background, and its operation can be polled by any
+//! worker.
 //!
-//! A refusal is an interaction that failed with a certain code, or an HTTP error with that code. Unknown
-//! statuses, steps and codes never fail to parse.
+//! A refusal is an interaction that failed with a certain code, or an HTTP error with that code.
+//! Unknown statuses, steps and codes never fail to parse.
 
 mod answer;
 mod operation;
@@ -21,7 +22,8 @@ use super::{Answer, CallRequest, Provider, ProviderSettings, Reply, gemini};
 use answer::DIALECT;
 use wire::{Content, CreateInteraction, GenerationConfig, Image, ResponseFormat, Step};
 
-/// The version of requests and answers. Google has changed their format before, so each request names it.
+/// The version of requests and answers. Google has changed their format before, so each request
+/// names it.
 const REVISION: (&str, &str) = ("api-revision", "2026-05-20");
 
 /// The client of a provider with the dialect `interactions`.

@@ -1,7 +1,8 @@
 //! OpenAI images, and self-hosted servers with the same API: one call, one answer, no operation.
 //!
-//! Such servers differ in small ways. Each difference is a field in the catalogue: `base_url`, `pixels`,
-//! `seed`, `extra`. An image that is answered by its address is fetched, but only from the server itself.
+//! Such servers differ in small ways. Each difference is a field in the catalogue: `base_url`,
+//! `pixels`, `seed`, `extra`. An image that is answered by its address is fetched, but only from
+//! the server itself.
 
 mod answer;
 mod request;
@@ -47,7 +48,8 @@ impl OpenAi {
     /// Fails when the key is missing, or the `base_url` is no URL with a host.
     pub fn new(settings: &ProviderSettings<'_>) -> anyhow::Result<Self> {
         let provider = settings.provider;
-        // A self-hosted server may need no key, and must never get the one that is meant for OpenAI.
+        // A self-hosted server may need no key, and must never get the one that is meant for
+        // OpenAI.
         let needs_no_key = provider.base_url.is_some() && provider.api_key.is_none();
         let key = if needs_no_key && settings.fake.is_none() {
             None
@@ -104,7 +106,8 @@ impl OpenAi {
         Ok(answer)
     }
 
-    /// Converts a successful answer: it holds an image, or the address of one, or why there is none.
+    /// Converts a successful answer: it holds an image, or the address of one, or why there is
+    /// none.
     async fn convert(&self, body: ExtractedBody, timeout: Duration) -> Answer {
         let ParsedAnswer { image, usage } = answer::parse(&body);
         // The download below may wait for memory, and must hold none while it waits.
@@ -128,8 +131,8 @@ impl OpenAi {
         }
     }
 
-    /// Downloads an image that the server made. A failure always makes the answer invalid, and never
-    /// free: the image was made, and perhaps billed.
+    /// Downloads an image that the server made. A failure always makes the answer invalid, and
+    /// never free: the image was made, and perhaps billed.
     async fn download(&self, address: &str, timeout: Duration) -> Result<Bytes, Failure> {
         let url = own_address(&self.base_url, address).ok_or_else(|| {
             let detail =
@@ -158,8 +161,8 @@ impl Provider for OpenAi {
     }
 }
 
-/// The absolute URL of an image, if it is on the server itself. An answer must not send us, and never
-/// our key, to any other host.
+/// The absolute URL of an image, if it is on the server itself. An answer must not send us, and
+/// never our key, to any other host.
 fn own_address(base_url: &Url, address: &str) -> Option<Url> {
     let url = base_url.join(address).ok()?;
     (url.origin() == base_url.origin()).then_some(url)

@@ -57,8 +57,8 @@ impl Vertex {
     }
 }
 
-/// The host for a location. Jurisdictions (`us`, `eu`) have endpoints of their own that keep data there;
-/// `global` promises no residency.
+/// The host for a location. Jurisdictions (`us`, `eu`) have endpoints of their own that keep data
+/// there; `global` promises no residency.
 fn host(location: &str) -> String {
     match location {
         "global" => "https://aiplatform.googleapis.com".to_owned(),

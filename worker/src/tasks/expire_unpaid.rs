@@ -2,7 +2,8 @@
 //! delivered nothing, and uploads of tenants that never paid. These terms apply whatever retention
 //! the tenant has set; see `docs/retention.md`.
 //!
-//! Each step plans its files or finds them no longer due, so each query returns fewer and the loop ends.
+//! Each step plans its files or finds them no longer due, so each query returns fewer and the loop
+//! ends.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,5 +1,6 @@
-//! Puts the next due jobs whose lanes are available into the ready queue. So a lost entry, a backlog
-//! or an emptied Redis needs no repair. While Redis stays unavailable, jobs start from Postgres.
+//! Puts the next due jobs whose lanes are available into the ready queue. So a lost entry, a
+//! backlog or an emptied Redis needs no repair. While Redis stays unavailable, jobs start from
+//! Postgres.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
@@ -116,8 +117,8 @@ fn log_lane_changes(app: &App, states: &[LaneState]) {
     *before = unavailable;
 }
 
-/// Starts as many due jobs as there are free slots. Other workers do the same with the same jobs; the
-/// claim decides who gets one.
+/// Starts as many due jobs as there are free slots. Other workers do the same with the same jobs;
+/// the claim decides who gets one.
 async fn start_without_redis(app: &Arc<App>, capacity: &Capacity) {
     let taken = app.leases.count().saturating_sub(app.slots.reserve_taken());
     let free = app.slots.slots.saturating_sub(taken);
@@ -130,8 +131,8 @@ async fn start_without_redis(app: &Arc<App>, capacity: &Capacity) {
     if wanted == 0 {
         return;
     }
-    // The pump of the ready queue may hold every free slot: when Redis refuses writes, its pop still
-    // blocks. It lets go of them between two pops, so this waits for a while.
+    // The pump of the ready queue may hold every free slot: when Redis refuses writes, its pop
+    // still blocks. It lets go of them between two pops, so this waits for a while.
     let slots = Arc::clone(&app.slots.free_slots).acquire_many_owned(wanted);
     let Ok(Ok(mut slots)) = tokio::time::timeout(REDIS_GRACE, slots).await else {
         return;
@@ -146,8 +147,8 @@ async fn start_without_redis(app: &Arc<App>, capacity: &Capacity) {
     }
 }
 
-/// Starts due jobs in the reserve while every slot is taken. New jobs come there through Redis; this
-/// finds the others, such as retries.
+/// Starts due jobs in the reserve while every slot is taken. New jobs come there through Redis;
+/// this finds the others, such as retries.
 async fn fill_reserve(app: &Arc<App>, capacity: Capacity) {
     let free = app.slots.free_reserve.available_permits();
     if free == 0 || !app.slots.is_full() || !app.slots.may_query_due_jobs() {

@@ -1,5 +1,5 @@
-//! Folds new storage lines into the tenants' totals, and counts once the tenants that are older than
-//! these totals. See [`common::storage`].
+//! Folds new storage lines into the tenants' totals, and counts once the tenants that are older
+//! than these totals. See [`common::storage`].
 
 use std::sync::Arc;
 
@@ -37,8 +37,8 @@ pub(super) async fn run(app: Arc<App>) {
     }
 }
 
-/// Counts what a tenant stores. This happens once for each tenant that is older than the totals, so it
-/// may take longer than other statements.
+/// Counts what a tenant stores. This happens once for each tenant that is older than the totals, so
+/// it may take longer than other statements.
 async fn count(app: &App, tenant: TenantId) -> sqlx::Result<()> {
     let mut transaction = database::begin_for(&app.pool, tenant).await?;
     transaction

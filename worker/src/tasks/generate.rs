@@ -1,11 +1,12 @@
 //! One job, from claim to settlement.
 //!
-//! Claim the job; adopt what earlier attempts paid for; poll what a provider still works on; buy what
-//! is missing, one journaled call per output; render every image to exactly the size of the request;
-//! settle. Any worker may repeat each step at any time: the fence decides who may still write.
+//! Claim the job; adopt what earlier attempts paid for; poll what a provider still works on; buy
+//! what is missing, one journaled call per output; render every image to exactly the size of the
+//! request; settle. Any worker may repeat each step at any time: the fence decides who may still
+//! write.
 //!
-//! `output.rs` chooses between `adopt.rs`, `reconcile.rs` and `buy.rs`; `finish.rs` ends a call. The
-//! model is called in `providers/`. To read on after that, see [`common::settlement`].
+//! `output.rs` chooses between `adopt.rs`, `reconcile.rs` and `buy.rs`; `finish.rs` ends a call.
+//! The model is called in `providers/`. To read on after that, see [`common::settlement`].
 
 mod adopt;
 mod attempt;
@@ -38,8 +39,8 @@ use crate::app::App;
 use crate::leases::HeldLease;
 use attempt::{Attempt, OutputResult};
 
-/// Claims a job and works on it, if it may be claimed; `reserved`: in the worker's reserve. It returns no
-/// error: whatever happens is settled or left to the next attempt.
+/// Claims a job and works on it, if it may be claimed; `reserved`: in the worker's reserve. It
+/// returns no error: whatever happens is settled or left to the next attempt.
 pub(super) async fn run(app: &App, id: JobId, reserved: bool) {
     if !app.spool.accepts_results() {
         // Its id was popped before the bucket became unavailable; the dispatcher queues it again.
@@ -51,8 +52,8 @@ pub(super) async fn run(app: &App, id: JobId, reserved: bool) {
     let claim = job::store::claim(&app.pool, id, &app.name, app.timing.lease, &capacity);
     let claimed = match database::with_timeout(claim).await {
         Ok(Some(claimed)) => claimed,
-        // Another worker has the job, or it has ended. Or its lanes are unavailable or its tenant has
-        // reached a limit: then the dispatcher queues it again when that changes.
+        // Another worker has the job, or it has ended. Or its lanes are unavailable or its tenant
+        // has reached a limit: then the dispatcher queues it again when that changes.
         Ok(None) => return,
         Err(error) => {
             return tracing::warn!(job.id = %id, %error, "Job {id} could not be claimed; the dispatcher will queue it again");
@@ -140,7 +141,8 @@ async fn run_attempt(app: &App, claimed: &Claimed, asked: Instant, lease: Lease,
 enum AttemptResult {
     /// How to settle does not depend on the time that is left.
     Decided(Verdict),
-    /// Another attempt may make what is missing. If there is no time for one, `artifacts` are delivered.
+    /// Another attempt may make what is missing. If there is no time for one, `artifacts` are
+    /// delivered.
     Retry {
         failure: Failure,
         artifacts: Vec<Artifact>,
@@ -213,8 +215,8 @@ impl AttemptResult {
                     }
                 }
             }
-            // A job without images waits until its deadline ends it. A job with some delivers them in
-            // time instead.
+            // A job without images waits until its deadline ends it. A job with some delivers them
+            // in time instead.
             Self::Pending { delay, artifacts } if artifacts.is_empty() => Verdict::PutBack(delay),
             Self::Pending { delay, .. } if DELIVERY_MARGIN < left => {
                 Verdict::PutBack(delay.min(left.saturating_sub(DELIVERY_MARGIN)))
@@ -315,8 +317,8 @@ async fn work(app: &App, claimed: &Claimed, lease: &HeldLease) -> anyhow::Result
     Ok(combine(results.collect()))
 }
 
-/// Combines the results of all outputs. An output that may still succeed keeps the job open. The images
-/// of the others are not lost by that: the next attempt adopts them.
+/// Combines the results of all outputs. An output that may still succeed keeps the job open. The
+/// images of the others are not lost by that: the next attempt adopts them.
 fn combine(results: Vec<OutputResult>) -> AttemptResult {
     let mut artifacts = Vec::new();
     let mut shortfall: Option<Failure> = None;
@@ -355,8 +357,8 @@ fn combine(results: Vec<OutputResult>) -> AttemptResult {
     }
 }
 
-/// An exponential delay with jitter that grows with the calls made. Throttled calls do not count there:
-/// their lane holds the job back.
+/// An exponential delay with jitter that grows with the calls made. Throttled calls do not count
+/// there: their lane holds the job back.
 fn retry_delay(calls: i32, min_delay: Duration, max_delay: Duration) -> Duration {
     let steps = usize::try_from(calls.saturating_add(1)).unwrap_or(1);
     let delays = ExponentialBuilder::default()

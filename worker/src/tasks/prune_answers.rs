@@ -1,8 +1,8 @@
 //! Deletes the stored answers of requests with an `Idempotency-Key` once they have expired. See
 //! [`common::idempotency`].
 //!
-//! It deletes in small steps, so that no statement takes long and no lock is held for long. The next
-//! run goes on where one run stops.
+//! It deletes in small steps, so that no statement takes long and no lock is held for long. The
+//! next run goes on where one run stops.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,8 +13,8 @@ use crate::app::App;
 
 /// Answers deleted by one statement.
 const BATCH: i64 = 1_000;
-/// How long one run may take. It is most of the minute until the next run, so that answers are deleted
-/// as fast as they can be stored.
+/// How long one run may take. It is most of the minute until the next run, so that answers are
+/// deleted as fast as they can be stored.
 const MAX_RUN_TIME: Duration = Duration::from_secs(45);
 
 pub(super) async fn run(app: Arc<App>) {

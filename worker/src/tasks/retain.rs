@@ -1,8 +1,8 @@
-//! Deletes files and prompts that are due, and writes a receipt for each. [`common::retention`] says
-//! what is due, and why the steps come in this order.
+//! Deletes files and prompts that are due, and writes a receipt for each. [`common::retention`]
+//! says what is due, and why the steps come in this order.
 //!
-//! Each step may be repeated, and by another worker than the step before. So a worker may die between
-//! any two steps: after a lease another worker takes the file.
+//! Each step may be repeated, and by another worker than the step before. So a worker may die
+//! between any two steps: after a lease another worker takes the file.
 
 use std::sync::Arc;
 
@@ -30,7 +30,8 @@ pub(super) async fn run(app: Arc<App>) {
         tracing::warn!(%error, "Expired uploads could not be planned for deletion; the next run tries again");
     }
     while !app.stopping.is_cancelled() {
-        // Nothing is deleted from a bucket that is not ours. Prompts are in Postgres, so they can go.
+        // Nothing is deleted from a bucket that is not ours. Prompts are in Postgres, so they can
+        // go.
         let with_files = app.owner().allows_deletion().await;
         let take = retention::store::take(&app.pool, BATCH, app.timing.lease, with_files);
         let due = match database::with_timeout(take).await {
@@ -49,7 +50,8 @@ pub(super) async fn run(app: Arc<App>) {
                 "Deleted {deleted} files and prompts that were due"
             );
         }
-        // A failed deletion may mean that the bucket is unavailable, so the rest waits for a later run.
+        // A failed deletion may mean that the bucket is unavailable, so the rest waits for a later
+        // run.
         if deleted < taken || taken < usize::try_from(BATCH).unwrap_or(usize::MAX) {
             break;
         }
@@ -87,8 +89,8 @@ async fn expire_uploads(app: &App) -> sqlx::Result<()> {
     Ok(())
 }
 
-/// Deletes what is due; returns how much of it has a receipt now. The bucket's owner is checked before
-/// and after: in a bucket that was swapped meanwhile a missing file proves nothing.
+/// Deletes what is due; returns how much of it has a receipt now. The bucket's owner is checked
+/// before and after: in a bucket that was swapped meanwhile a missing file proves nothing.
 async fn delete(app: &App, due: Vec<sqlx::Result<Due>>) -> usize {
     let deleted = stream::iter(due)
         .map(|due| delete_one(app, due))
@@ -126,7 +128,8 @@ async fn delete(app: &App, due: Vec<sqlx::Result<Due>>) -> usize {
     receipts
 }
 
-/// Deletes one prompt and writes its receipt, or one file without a receipt. `None` when that failed.
+/// Deletes one prompt and writes its receipt, or one file without a receipt. `None` when that
+/// failed.
 async fn delete_one(app: &App, due: sqlx::Result<Due>) -> Option<Due> {
     let due = match due {
         Ok(due) => due,

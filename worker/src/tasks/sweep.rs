@@ -1,7 +1,7 @@
-//! Deletes objects that no row names: inputs of requests that broke off, renditions of attempts that
-//! did not settle, originals that were stored after their job had ended. Deletes again what has a
-//! receipt and exists all the same, as after a restored volume. [`common::orphans`] defines both.
-//! Nothing is deleted unless the bucket belongs to this database.
+//! Deletes objects that no row names: inputs of requests that broke off, renditions of attempts
+//! that did not settle, originals that were stored after their job had ended. Deletes again what
+//! has a receipt and exists all the same, as after a restored volume. [`common::orphans`] defines
+//! both. Nothing is deleted unless the bucket belongs to this database.
 //!
 //! Each deletion is independent and may be repeated, so any number of sweepers may run, and die, at
 //! any time.

@@ -1,10 +1,10 @@
-//! Extracts files from JSON while it is read: neither the base64 of an image nor a copy of it is ever
-//! complete in memory.
+//! Extracts files from JSON while it is read: neither the base64 of an image nor a copy of it is
+//! ever complete in memory.
 //!
-//! A file is a long string under one of the field names that files have. It is taken out of the text and
-//! decoded chunk by chunk. A placeholder takes its place, which [`super::ExtractedBody`] resolves. Every
-//! other string stays in the text, so no message is taken for a file. A string that is not base64 is
-//! dropped at once, and its placeholder leads to no file.
+//! A file is a long string under one of the field names that files have. It is taken out of the
+//! text and decoded chunk by chunk. A placeholder takes its place, which [`super::ExtractedBody`]
+//! resolves. Every other string stays in the text, so no message is taken for a file. A string that
+//! is not base64 is dropped at once, and its placeholder leads to no file.
 
 use super::file_decoder::{FileDecoder, is_data_url};
 

@@ -1,8 +1,8 @@
 //! The text of an answer whose status is no success, shortened while it is read.
 //!
-//! An error's code may come after a message of any length. So each string is cut to its first bytes, and
-//! the text after it is still read. Little is kept, whatever a server sends. If the text breaks off, its
-//! open strings, lists and objects are closed, so that it can be parsed.
+//! An error's code may come after a message of any length. So each string is cut to its first
+//! bytes, and the text after it is still read. Little is kept, whatever a server sends. If the text
+//! breaks off, its open strings, lists and objects are closed, so that it can be parsed.
 
 use serde::de::IgnoredAny;
 
@@ -23,15 +23,22 @@ pub(super) struct ErrorText {
 enum Position {
     #[default]
     OutsideString,
-    /// In a string of which `kept` bytes are kept. `half`: they end in the first escape of a character
-    /// that needs two (a UTF-16 surrogate pair).
+    /// In a string of which `kept` bytes are kept. `half`: they end in the first escape of a
+    /// character that needs two (a UTF-16 surrogate pair).
     String { kept: usize, half: bool },
-    /// In an escape: after the backslash and `length` more characters. `keeps`: the escape is kept.
-    Escape {
-        kept: usize,
-        length: usize,
-        keeps: bool,
-    },
+    /// In an escape.
+    Escape(Escape),
+}
+
+/// An escape of a string that is not complete yet.
+#[derive(Clone, Copy)]
+struct Escape {
+    /// How many bytes of the string are kept.
+    kept: usize,
+    /// How many characters have come after the backslash.
+    length: usize,
+    /// Whether the escape is kept.
+    keeps: bool,
 }
 
 impl ErrorText {
@@ -44,85 +51,58 @@ impl ErrorText {
 
     fn push_byte(&mut self, byte: u8) {
         let (keeps, next) = match (self.position, byte) {
-            (Position::OutsideString, b'"') => (
-                true,
-                Position::String {
-                    kept: 0,
-                    half: false,
-                },
-            ),
+            (Position::OutsideString, b'"') => {
+                let (kept, half) = (0, false);
+                (true, Position::String { kept, half })
+            }
             (Position::OutsideString, _) => (true, Position::OutsideString),
             (Position::String { .. }, b'"') => (true, Position::OutsideString),
             (Position::String { kept, half }, b'\\') => {
+                // The second half of a character is kept whenever the first half was.
                 let keeps = half || kept < MAX_STRING_BYTES;
-                (
+                let length = 0;
+                let escape = Escape {
+                    kept,
+                    length,
                     keeps,
-                    Position::Escape {
-                        kept,
-                        length: 0,
-                        keeps,
-                    },
-                )
+                };
+                (keeps, Position::Escape(escape))
             }
             (Position::String { kept, .. }, _) => {
                 let keeps = kept < MAX_STRING_BYTES;
                 let kept = kept + usize::from(keeps);
                 (keeps, Position::String { kept, half: false })
             }
-            (
-                Position::Escape {
-                    kept,
-                    length: 0,
-                    keeps,
-                },
-                b'u',
-            ) => (
-                keeps,
-                Position::Escape {
-                    kept,
-                    length: 1,
-                    keeps,
-                },
-            ),
-            (
-                Position::Escape {
-                    kept,
-                    length,
-                    keeps,
-                },
-                _,
-            ) if (1..4).contains(&length) => (
-                keeps,
-                Position::Escape {
-                    kept,
-                    length: length + 1,
-                    keeps,
-                },
-            ),
-            (
-                Position::Escape {
-                    kept,
-                    length,
-                    keeps,
-                },
-                _,
-            ) => {
-                let digits = self.text.last_chunk::<3>().unwrap_or(&[0; 3]);
-                let half = keeps
-                    && length == 4
-                    && matches!(
-                        digits,
-                        [b'd' | b'D', b'8' | b'9' | b'a' | b'b' | b'A' | b'B', _]
-                    );
-                let kept = kept + if keeps { length + 2 } else { 0 };
-                (keeps, Position::String { kept, half })
-            }
+            (Position::Escape(escape), _) => (escape.keeps, self.after_escape(escape, byte)),
         };
         self.position = next;
         if keeps && self.text.len() < MAX_TEXT_BYTES {
             // Some servers write line breaks without escapes, which JSON does not allow.
             self.text.push(byte.max(b' '));
         }
+    }
+
+    /// The position after the next byte of an escape: `u` is followed by four digits, and any other
+    /// character ends the escape.
+    fn after_escape(&self, escape: Escape, byte: u8) -> Position {
+        let Escape {
+            kept,
+            length,
+            keeps,
+        } = escape;
+        if (length == 0 && byte == b'u') || (1..4).contains(&length) {
+            let length = length + 1;
+            return Position::Escape(Escape { length, ..escape });
+        }
+        let digits = self.text.last_chunk::<3>().unwrap_or(&[0; 3]);
+        let half = keeps
+            && length == 4
+            && matches!(
+                digits,
+                [b'd' | b'D', b'8' | b'9' | b'a' | b'b' | b'A' | b'B', _]
+            );
+        let kept = kept + if keeps { length + 2 } else { 0 };
+        Position::String { kept, half }
     }
 
     /// What was kept; valid JSON if the text began as JSON.
@@ -132,8 +112,8 @@ impl ErrorText {
     }
 }
 
-/// Closes a text that breaks off: at its end if the result is valid JSON, else after its last complete member
-/// or element. `None` when neither is valid, or when nothing is missing.
+/// Closes a text that breaks off: at its end if the result is valid JSON, else after its last
+/// complete member or element. `None` when neither is valid, or when nothing is missing.
 fn close(text: &str) -> Option<String> {
     let cut = TruncatedJson::of(text);
     if cut.closing.is_empty() && !cut.in_string {

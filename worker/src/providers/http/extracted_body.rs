@@ -89,8 +89,8 @@ impl ExtractedBody {
         }
     }
 
-    /// Parses the JSON value that the text begins with. A byte order mark before it and anything after it
-    /// are ignored, because some servers send them.
+    /// Parses the JSON value that the text begins with. A byte order mark before it and anything
+    /// after it are ignored, because some servers send them.
     ///
     /// # Errors
     ///
@@ -262,13 +262,16 @@ mod tests {
             let text = json!({"url": there, "more": {"uri": here}}).to_string();
             for body in read(&text) {
                 let json: Value = body.read().unwrap();
-                let at = |said: &Value| {
-                    let address = said.as_str().unwrap();
+                let image_at = |field: &Value| {
+                    let address = field.as_str().unwrap();
                     body.image_in_address(Dialect::Openai, address)
                 };
                 assert_eq!(json["url"], there);
-                assert_eq!(at(&json["url"]), None);
-                assert_eq!(at(&json["more"]["uri"]).unwrap().unwrap(), file(length));
+                assert_eq!(image_at(&json["url"]), None);
+                assert_eq!(
+                    image_at(&json["more"]["uri"]).unwrap().unwrap(),
+                    file(length)
+                );
             }
         }
     }

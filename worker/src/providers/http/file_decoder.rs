@@ -18,8 +18,8 @@ const UNPADDED: GeneralPurpose = GeneralPurpose::new(
         .with_decode_allow_trailing_bits(true),
 );
 
-/// A file that is being decoded. Its characters may be of the standard or the URL-safe alphabet, with
-/// white space between them, with or without padding, and after the head of a `data:` URL.
+/// A file that is being decoded. Its characters may be of the standard or the URL-safe alphabet,
+/// with white space between them, with or without padding, and after the head of a `data:` URL.
 pub(super) struct FileDecoder {
     /// The text so far, while it may be the head of a `data:` URL.
     head: Option<Vec<u8>>,
@@ -105,7 +105,8 @@ impl FileDecoder {
         }
     }
 
-    /// Takes the next byte of a JSON escape, beginning with the backslash. A complete escape is decoded.
+    /// Takes the next byte of a JSON escape, beginning with the backslash. A complete escape is
+    /// decoded.
     pub(super) fn push_escape(&mut self, byte: u8) {
         self.escape.push(byte);
         if self.escape.len() == 1 {

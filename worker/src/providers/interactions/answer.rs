@@ -12,8 +12,9 @@ use crate::providers::{Answer, Reply, gemini, google};
 
 pub(super) const DIALECT: Dialect = Dialect::Interactions;
 
-/// The failure for an answer whose HTTP status is no success. For a bad request or a throttle the error's
-/// code is more exact than the status. A quota that never renews is told only by the message.
+/// The failure for an answer whose HTTP status is no success. For a bad request or a throttle the
+/// error's code is more exact than the status. A quota that never renews is told only by the
+/// message.
 pub(super) fn http_failure(received: &Received) -> Failure {
     let mut failure = google::http_failure(DIALECT, received);
     let Ok(ErrorBody { error }) = received.body.read() else {
@@ -75,8 +76,8 @@ fn image(interaction: &Interaction, body: &ExtractedBody) -> Result<Bytes, Failu
         Failure::new(table::class(DIALECT, answer_signal), detail)
     };
     let status = interaction.status.as_deref().unwrap_or_default();
-    // An interaction that was cut short may hold a complete image; it was paid for, so it is used. An
-    // image of a failed or cancelled interaction is not.
+    // An interaction that was cut short may hold a complete image; it was paid for, so it is used.
+    // An image of a failed or cancelled interaction is not.
     let may_have_image = matches!(
         status,
         "completed" | "incomplete" | "budget_exceeded" | "requires_continuation"
@@ -124,7 +125,8 @@ impl Interaction {
         steps.take_while(move |step| !is_input(step))
     }
 
-    /// The last image of the output; drafts are in thoughts. Without one, the last image of a thought.
+    /// The last image of the output; drafts are in thoughts. Without one, the last image of a
+    /// thought.
     fn image(&self) -> Option<&Image> {
         let output = self.newest_steps().find_map(|step| match step {
             Step::ModelOutput { content, .. } => last_image(content),
@@ -166,8 +168,9 @@ fn last_image(content: &[Content]) -> Option<&Image> {
 }
 
 impl Error {
-    /// The answer signal of this error, if the outcome table has one. The code may come at the end of a
-    /// URL. Some filters put a sentence in place of the code; the message then begins as theirs do.
+    /// The answer signal of this error, if the outcome table has one. The code may come at the end
+    /// of a URL. Some filters put a sentence in place of the code; the message then begins as
+    /// theirs do.
     fn answer_signal(&self) -> Option<String> {
         let code = self
             .code

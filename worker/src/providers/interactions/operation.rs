@@ -5,8 +5,8 @@ use reqwest::Url;
 /// The longest name of an operation that is usable, in bytes.
 pub(super) const MAX_ID_LENGTH: usize = 500;
 
-/// The URL of an operation. `None` when its name is not usable as exactly one path segment: the name comes
-/// from the provider, and must not lead to another address.
+/// The URL of an operation. `None` when its name is not usable as exactly one path segment: the
+/// name comes from the provider, and must not lead to another address.
 pub(super) fn url(interactions: &str, operation: &str) -> Option<Url> {
     if operation.is_empty()
         || operation.len() > MAX_ID_LENGTH

@@ -64,8 +64,8 @@ pub(super) struct Image {
     pub uri: Option<String>,
 }
 
-/// The format of the result. The field for the file type takes nothing but JPEG, so it is left out and
-/// the model chooses.
+/// The format of the result. The field for the file type takes nothing but JPEG, so it is left out
+/// and the model chooses.
 #[derive(Serialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub(super) enum ResponseFormat {

@@ -70,8 +70,8 @@ pub(super) fn parse(body: &ExtractedBody) -> ParsedAnswer {
 }
 
 impl Image {
-    /// Where the image is; `None` when this entry names none. An image in the answer is preferred to one
-    /// that would have to be downloaded.
+    /// Where the image is; `None` when this entry names none. An image in the answer is preferred
+    /// to one that would have to be downloaded.
     fn source(self, body: &ExtractedBody) -> Option<Result<ImageSource, Failure>> {
         let mut failed = None;
         if let Some(data) = self.b64_json.filter(|data| !data.is_empty()) {
@@ -98,8 +98,9 @@ pub(super) fn http_failure(received: &Received) -> Failure {
     failure
 }
 
-/// The failure for an error. A code that the outcome table knows is more exact than the HTTP status. An
-/// error that came with HTTP 200 is classified by the status that usually comes with its code.
+/// The failure for an error. A code that the outcome table knows is more exact than the HTTP
+/// status. An error that came with HTTP 200 is classified by the status that usually comes with its
+/// code.
 fn error_failure(status: StatusCode, error: &Error) -> Failure {
     let mut signals = error.codes.iter().map(|code| format!("error:{code}"));
     let known = signals.find(|signal| table::names(DIALECT, signal));

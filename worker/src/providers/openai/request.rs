@@ -52,7 +52,8 @@ impl Body {
     }
 }
 
-/// The fields of both kinds of requests. The catalogue's `extra` fields come last and replace others.
+/// The fields of both kinds of requests. The catalogue's `extra` fields come last and replace
+/// others.
 fn fields(request: &CallRequest<'_>) -> Map<String, Value> {
     let Pixels { width, height } =
         nearest_pixels(request.model, request.aspect_ratio, request.size);
@@ -69,8 +70,8 @@ fn fields(request: &CallRequest<'_>) -> Map<String, Value> {
     fields
 }
 
-/// The prompt. The API has a single text field, so the art direction goes before the tenant's prompt,
-/// and the roles of the input images after it.
+/// The prompt. The API has a single text field, so the art direction goes before the tenant's
+/// prompt, and the roles of the input images after it.
 fn prompt(request: &CallRequest<'_>) -> String {
     let mut paragraphs: Vec<String> = Vec::new();
     paragraphs.extend(request.art_direction.map(ToOwned::to_owned));

@@ -1,6 +1,7 @@
 //! The JSON and the forms of OpenAI images, as far as Platen uses them.
 //!
-//! Source: the types of openai 3.54.0 (`types/image_generate_params.py`, `image_edit_params.py`, `images_response.py`).
+//! Source: the types of openai 3.54.0 (`types/image_generate_params.py`, `image_edit_params.py`,
+//! `images_response.py`).
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -109,16 +110,16 @@ pub(super) struct Usage {
 /// An error, as far as an answer describes it.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Error {
-    /// OpenAI's `code`, then its `type`. Other servers put an HTTP status or the name of an exception
-    /// there.
+    /// OpenAI's `code`, then its `type`. Other servers put an HTTP status or the name of an
+    /// exception there.
     pub codes: Vec<String>,
     pub message: String,
 }
 
 impl Error {
-    /// Reads the formats that servers use: OpenAI's `error` with `message`, `type` and `code`; the same
-    /// without `error` around it; a plain string; `FastAPI`'s `detail`, a string or a list. Each may be
-    /// in a list. `None` when the body describes no error.
+    /// Reads the formats that servers use: OpenAI's `error` with `message`, `type` and `code`; the
+    /// same without `error` around it; a plain string; `FastAPI`'s `detail`, a string or a list.
+    /// Each may be in a list. `None` when the body describes no error.
     pub(super) fn parse(body: &Value) -> Option<Self> {
         let fields = match body {
             Value::Array(list) => return list.iter().find_map(Self::parse),
@@ -172,7 +173,8 @@ impl Error {
         (error != Self::default()).then_some(error)
     }
 
-    /// The HTTP status that usually comes with these codes. It classifies an error that came with HTTP 200.
+    /// The HTTP status that usually comes with these codes. It classifies an error that came with
+    /// HTTP 200.
     pub(super) fn usual_status(&self) -> Option<u16> {
         self.codes.iter().find_map(|code| {
             let status = match code.as_str() {

@@ -1,4 +1,4 @@
-//! What all outputs of one attempt share, and the words for how an output ends.
+//! What all outputs of one attempt share, and how an output may end.
 
 use std::sync::atomic::AtomicI32;
 use std::time::{Duration, Instant};

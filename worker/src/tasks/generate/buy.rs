@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use anyhow::Context;
 use common::call::{self, store::NewCall};
-use common::catalog::{Model, Tokens};
+use common::catalog::{Lane, Model, Tokens};
 use common::database;
 use common::failpoint::reach;
 use common::id::CallId;
@@ -53,11 +53,6 @@ impl Attempt<'_> {
         {
             return Ok(OutputResult::given_up(failure.clone()));
         }
-        let prior_classes = prior_calls.classes();
-        // A lane limits calls that follow a fault of the provider by a budget of their own.
-        let is_retry = prior_classes
-            .last()
-            .is_some_and(|class| class.contract().strikes > 0);
         if self.app.stopping.is_cancelled() {
             return Ok(OutputResult::HANDED_BACK);
         }
@@ -74,22 +69,13 @@ impl Attempt<'_> {
             return Ok(OutputResult::no_call_left(prior_calls.last()));
         }
         let id = CallId::new();
-        let lane = match self
-            .limiter()
-            .acquire(&prior_calls.usable_lanes(lanes), id, is_retry)
-            .await
-        {
+        let prior_classes = prior_calls.classes();
+        let usable_lanes = prior_calls.usable_lanes(lanes);
+        let lane = match self.acquire_lane(&usable_lanes, id, &prior_classes).await {
             Ok(lane) => lane,
-            Err(pause) => {
+            Err(without_call) => {
                 self.calls_left.fetch_add(1, Ordering::Relaxed);
-                if pause.reason != PauseReason::Answers(Class::ModelRetired) {
-                    // A short wait costs nothing: the dispatcher queues the job only when one of its
-                    // lanes is available again.
-                    return Ok(OutputResult::Pending(pause.wait.min(ACQUIRE_TIMEOUT)));
-                }
-                let detail = "the provider has no such model, as other jobs have learned";
-                let failure = Failure::new(Class::ModelRetired, detail);
-                return Ok(OutputResult::given_up(self.name_successor(failure)));
+                return Ok(without_call);
             }
         };
         let mut lane_permit = self.limiter().permit(lane, id);
@@ -130,6 +116,34 @@ impl Attempt<'_> {
             *retry = *retry && prior_calls.allow_another(lanes);
         }
         Ok(result)
+    }
+
+    /// Acquires a lane for the call `id`.
+    ///
+    /// # Errors
+    ///
+    /// When no lane allows a call, returns how the output ends without one.
+    async fn acquire_lane<'b>(
+        &self,
+        usable_lanes: &[&'b Lane],
+        id: CallId,
+        prior_classes: &[Class],
+    ) -> Result<&'b Lane, OutputResult> {
+        // A call that follows a fault of the provider counts against the lane's budget of retries.
+        let is_retry = prior_classes
+            .last()
+            .is_some_and(|class| class.contract().strikes > 0);
+        let acquired = self.limiter().acquire(usable_lanes, id, is_retry).await;
+        acquired.map_err(|pause| {
+            if pause.reason != PauseReason::Answers(Class::ModelRetired) {
+                // A short wait costs nothing: the dispatcher queues the job only when one of its
+                // lanes is available again.
+                return OutputResult::Pending(pause.wait.min(ACQUIRE_TIMEOUT));
+            }
+            let detail = "the provider has no such model, as other jobs have learned";
+            let failure = Failure::new(Class::ModelRetired, detail);
+            OutputResult::given_up(self.name_successor(failure))
+        })
     }
 
     /// Journals the call and counts it on the job: the last check before money is spent.
@@ -250,8 +264,8 @@ fn least_thinking<'a>(model: &'a Model, prior_classes: &[Class]) -> Option<&'a s
     prior_classes.contains(&Class::Truncated).then_some(least)
 }
 
-/// Counts a call as in flight until it is dropped, also when the attempt is dropped because its lease
-/// was lost.
+/// Counts a call as in flight until it is dropped, also when the attempt is dropped because its
+/// lease was lost.
 struct InFlight(prometheus::IntGauge);
 
 impl InFlight {

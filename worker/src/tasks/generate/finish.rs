@@ -1,8 +1,8 @@
 //! Finish: store the original of an answer, render it, end the call, and tell the lane.
 //!
 //! The order protects what was paid for. The original is stored before it is rendered, and named on
-//! its call only after it was rendered. So a crash in between leaves an original that the next attempt
-//! adopts, and never a call whose original cannot be used.
+//! its call only after it was rendered. So a crash in between leaves an original that the next
+//! attempt adopts, and never a call whose original cannot be used.
 
 use std::time::Duration;
 
@@ -56,8 +56,8 @@ impl Attempt<'_> {
         answer: Answer,
         store_failure: StoreFailure,
     ) -> anyhow::Result<OutputResult> {
-        // A failure is reported at once. For an image the lane waits until it is rendered: only then
-        // is it known whether the file was an image at all.
+        // A failure is reported at once. For an image the lane waits until it is rendered: only
+        // then is it known whether the file was an image at all.
         let failed = answer.image.as_ref().err().map(CallResult::from);
         if failed.is_some() {
             self.limiter().release(call.lane, call.id, failed).await;
@@ -77,9 +77,9 @@ impl Attempt<'_> {
         finished
     }
 
-    /// Stores the answer's original under the call's own key, renders it, ends the call and stores the
-    /// renditions. A file that is no image ends the call as a fault of the provider and is not named
-    /// on it, so that the next attempt buys another.
+    /// Stores the answer's original under the call's own key, renders it, ends the call and stores
+    /// the renditions. A file that is no image ends the call as a fault of the provider and is not
+    /// named on it, so that the next attempt buys another.
     ///
     /// # Errors
     ///
@@ -147,8 +147,8 @@ impl Attempt<'_> {
             ImageResult::Usable(original, rendered) => {
                 self.store(output_idx, original, *rendered).await
             }
-            // Another attempt has ended the call before, perhaps with an image. What it wrote stands,
-            // and the next attempt reads it.
+            // Another attempt has ended the call before, perhaps with an image. What it wrote
+            // stands, and the next attempt reads it.
             ImageResult::Failed(_) if ended.is_err() => Ok(OutputResult::Pending(Duration::ZERO)),
             ImageResult::Failed(failure) => Ok(OutputResult::Missing {
                 failure,
@@ -162,7 +162,8 @@ impl Attempt<'_> {
     ///
     /// # Errors
     ///
-    /// Fails when a stored original cannot be read again. It is safe, and the next attempt adopts it.
+    /// Fails when a stored original cannot be read again. It is safe, and the next attempt adopts
+    /// it.
     async fn keep_original(
         &self,
         call: CallId,

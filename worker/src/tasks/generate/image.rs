@@ -68,8 +68,8 @@ impl Attempt<'_> {
         }
         let _timed = process::step("inputs");
         let bytes: u64 = requested.iter().map(|input| input.bytes).sum();
-        // The files themselves, and once more in the request's body, where base64 makes them a third
-        // larger: 1 + 4/3.
+        // The files themselves, and once more in the request's body, where base64 makes them a
+        // third larger: 1 + 4/3.
         let bytes = usize::try_from(bytes / 3 * 7).unwrap_or(usize::MAX);
         let permit = self.memory_permit(bytes).await?;
         let mut images = Vec::with_capacity(requested.len());
@@ -193,8 +193,8 @@ impl Attempt<'_> {
         imaging::memory(original, self.request.recipe().target)
     }
 
-    /// Until when an original may wait for the bucket; `None`: until the job ends. A job with several
-    /// outputs delivers the others before its deadline, so there the wait ends earlier.
+    /// Until when an original may wait for the bucket; `None`: until the job ends. A job with
+    /// several outputs delivers the others before its deadline, so there the wait ends earlier.
     fn spool_deadline(&self) -> Option<Instant> {
         let has_other_outputs = self.claimed.n_requested > 1;
         let delivery = self.deadline.checked_sub(DELIVERY_MARGIN);

@@ -12,7 +12,8 @@ use tokio_util::task::TaskTracker;
 
 use crate::app::App;
 
-/// How long an attempt waits for a full lane. Then its job is put back, and another may use the slot.
+/// How long an attempt waits for a full lane. Then its job is put back, and another may use the
+/// slot.
 pub(super) const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
 /// How often a full lane is asked again, on average.
 const POLL_INTERVAL: Duration = Duration::from_millis(60);
@@ -27,8 +28,8 @@ pub(super) struct LaneLimiter<'a> {
 }
 
 impl LaneLimiter<'_> {
-    /// Acquires the first lane, in the catalogue's order, that allows the call. When all are full it
-    /// waits up to [`ACQUIRE_TIMEOUT`]: that is cheaper than the way back through the queue.
+    /// Acquires the first lane, in the catalogue's order, that allows the call. When all are full
+    /// it waits up to [`ACQUIRE_TIMEOUT`]: that is cheaper than the way back through the queue.
     ///
     /// # Errors
     ///
@@ -79,8 +80,9 @@ impl LaneLimiter<'_> {
             .await
     }
 
-    /// Releases a call's place on its lane and reports the call's result; `None` reports nothing. When
-    /// Redis does not answer, the place becomes free by itself after the call's longest duration.
+    /// Releases a call's place on its lane and reports the call's result; `None` reports nothing.
+    /// When Redis does not answer, the place becomes free by itself after the call's longest
+    /// duration.
     pub(super) async fn release(&self, lane: &Lane, id: CallId, result: Option<CallResult>) {
         let (lanes, max_duration) = (&self.app.lanes, self.max_duration(lane));
         let released = lanes.release(lane, self.tenant, id, result, max_duration);
@@ -109,8 +111,8 @@ impl LaneLimiter<'_> {
     }
 }
 
-/// A call's place on its lane. Dropping it releases the place without a result, also when the attempt
-/// fails or is dropped.
+/// A call's place on its lane. Dropping it releases the place without a result, also when the
+/// attempt fails or is dropped.
 pub(super) struct LanePermit {
     lanes: Lanes,
     tasks: TaskTracker,

@@ -1,12 +1,13 @@
-//! One output of a job: adopted from an earlier attempt, reconciled with it, or bought by a new call.
+//! One output of a job: adopted from an earlier attempt, reconciled with it, or bought by a new
+//! call.
 
 use super::attempt::{Attempt, OutputResult};
 use super::image::RenderResult;
 use super::prior_calls::PriorCalls;
 
 impl Attempt<'_> {
-    /// Makes one output. What earlier attempts paid for comes first; only when nothing is left of it
-    /// is a new call made.
+    /// Makes one output. What earlier attempts paid for comes first; only when nothing is left of
+    /// it is a new call made.
     ///
     /// # Errors
     ///

@@ -13,7 +13,8 @@ use super::finish::StoreFailure;
 use crate::memory;
 use crate::providers::{Answer, Reply};
 
-/// Answers to a poll that cannot be parsed, one after the other, until the operation counts as lost.
+/// Answers to a poll that cannot be parsed, one after the other, until the operation counts as
+/// lost.
 const MAX_UNREADABLE_ANSWERS: u32 = 3;
 
 impl Attempt<'_> {
@@ -40,8 +41,8 @@ impl Attempt<'_> {
             .context("the job ended before the provider's operation could be stored")
     }
 
-    /// Polls an operation, first after `first_delay`, until it ends or `left` is over; at least once.
-    /// An operation that still runs then is left to a later attempt.
+    /// Polls an operation, first after `first_delay`, until it ends or `left` is over; at least
+    /// once. An operation that still runs then is left to a later attempt.
     ///
     /// # Errors
     ///

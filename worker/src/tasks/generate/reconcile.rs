@@ -44,8 +44,8 @@ impl Attempt<'_> {
                 failure: lost,
                 retry: true,
             },
-            // The call has changed since it was read, as its worker may live. The next attempt reads
-            // the journal again.
+            // The call has changed since it was read, as its worker may live. The next attempt
+            // reads the journal again.
             Err(_) => OutputResult::Pending(Duration::ZERO),
         })
     }
