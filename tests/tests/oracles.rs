@@ -24,7 +24,7 @@ use tests::s3::S3;
 use tests::{Options, Pipeline, contract};
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
-use worker::providers::{Answer, InputPicture, PictureRequest, Providers, Reply};
+use worker::providers::{Answer, CallRequest, InputImage, Providers, Reply};
 
 const PHOTO: &[u8] = include_bytes!("../../samples/product.jpg");
 /// What a call may take.
@@ -124,7 +124,7 @@ async fn the_vendors_clients_read_the_same_picture_that_we_do() {
         let answer = order.ours(&ours).await;
         let said = order.theirs("generate", Some(&theirs)).await;
 
-        let picture = hex::encode(Sha256::digest(answer.picture.unwrap()));
+        let picture = hex::encode(Sha256::digest(answer.image.unwrap()));
         assert_eq!(said["sha256"], picture, "{}: {said}", oracle.api);
         let [input, thought] = oracle.metered.map(|name| said["usage"][name].as_i64());
         assert_eq!(
@@ -497,7 +497,7 @@ struct Order<'a> {
     oracle: &'a Oracle,
     catalog: Catalog,
     lane: Lane,
-    inputs: Vec<InputPicture>,
+    inputs: Vec<InputImage>,
     job: JobId,
     call: CallId,
 }
@@ -509,7 +509,7 @@ impl<'a> Order<'a> {
             project: Some("oracle".to_owned()),
             ..catalog.get(oracle.model).unwrap().lane().clone()
         };
-        let photo = InputPicture {
+        let photo = InputImage {
             bytes: Bytes::from_static(PHOTO),
             media_type: MediaType::Jpeg,
             role: InputRole::Product,
@@ -537,7 +537,7 @@ impl<'a> Order<'a> {
             Providers::new(&self.catalog, &config, &worker::memory::within(0, 0)).unwrap();
         let provider = providers.get(&self.lane.provider).unwrap();
         let model = self.catalog.get(self.oracle.model).unwrap();
-        let request = PictureRequest {
+        let request = CallRequest {
             model,
             lane: &self.lane,
             prompt: PROMPT,
@@ -549,14 +549,14 @@ impl<'a> Order<'a> {
             thinking: self.oracle.thinking,
             job: self.job,
             call: self.call,
-            time: TIME,
-            room: None,
+            timeout: TIME,
+            permit: None,
         };
         let mut reply = provider.submit(request).await;
         loop {
             match reply {
                 Reply::Answered(answer) => return answer,
-                Reply::Working(operation) => {
+                Reply::Operation(operation) => {
                     tokio::time::sleep(Duration::from_millis(50)).await;
                     reply = provider.poll(&self.lane, &operation, TIME).await.unwrap();
                 }

@@ -1,4 +1,4 @@
-//! What every task of a worker works with, and the worker's start.
+//! The shared state of a worker process, and how it is built at the start.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -21,58 +21,73 @@ use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::database_contact::DatabaseContact;
 use crate::leases::Leases;
 use crate::memory;
 use crate::providers::Providers;
 use crate::slots::{self, Slots};
 use crate::spool::Spool;
-use crate::tasks::reap::Contact;
 
-/// Handles of a worker process.
+/// The shared state of a worker process; every task gets it.
 pub struct App {
-    /// New at each start, so that two workers are never taken for one.
+    /// The worker's name: host and a new id at each start, so that no two workers share one.
     pub name: String,
+    /// Connections to Postgres in the worker's role, which sees one tenant at a time.
     pub pool: PgPool,
-    /// Where a reader connects, for what concerns all tenants.
+    /// The URL of the reader's role, for what concerns all tenants.
     pub reader_url: SecretString,
-    /// What anchors are signed with.
+    /// The key that anchors of the ledger are signed with.
     pub signing_key: SecretString,
+    /// The queue of job ids in Redis.
     pub ready_queue: ReadyQueue,
+    /// Rate limits and circuit breakers of the lanes, shared by all workers.
     pub lanes: Lanes,
-    open: RwLock<Capacity>,
+    capacity: RwLock<Capacity>,
+    /// The bucket, and the results that wait for it.
     pub spool: Spool,
+    /// The models and providers on offer.
     pub catalog: Arc<Catalog>,
+    /// The clients of the providers.
     pub providers: Providers,
+    /// The threads that decode, resize and encode images.
     pub render_pool: RenderPool,
+    /// The memory that images may take.
     pub memory: Memory,
+    /// The leases this worker holds.
     pub leases: Leases,
+    /// How long things may take, and how often schedules run.
     pub timing: Timing,
-    /// What a tenant may use that it does not pay for.
+    /// Limits on what tenants may use without paying.
     pub unpaid: Unpaid,
-    /// How many jobs are worked on at once, and whose.
+    /// How many jobs run at once, and whose they are.
     pub slots: Slots,
-    /// Lanes that were closed at the last look, and by what.
+    /// The lanes that were unavailable at the last check, and the class that opened each circuit.
     pub unavailable_lanes: Mutex<BTreeMap<String, Class>>,
-    /// Since when top-ups find no Redis.
+    /// Since when Redis has not answered the dispatcher; `None` while it answers.
     pub redis_unavailable_since: Mutex<Option<Instant>>,
+    /// When this worker started.
     pub started: Instant,
-    /// What shutdown waits for.
+    /// The tasks that shutdown waits for.
     pub tasks: TaskTracker,
-    /// Cancelled when the worker begins to stop: calls that are under way end, nothing new begins.
+    /// Cancelled when the worker begins to stop: running calls may end, nothing new begins.
     pub stopping: CancellationToken,
-    /// When the reaper last heard of the database.
-    pub contact: Mutex<Contact>,
+    pub(crate) database_contact: Mutex<DatabaseContact>,
 }
 
 impl App {
-    /// Connects to everything the configuration names. Redis may be away; Postgres and what the providers need must
-    /// be there.
+    /// Connects to everything the configuration names. Redis may be unavailable at the start;
+    /// Postgres and the providers' credentials may not.
+    ///
+    /// # Errors
+    ///
+    /// Fails when a setting is missing or unusable, when Postgres cannot be reached, and when the
+    /// bucket belongs to another installation.
     pub async fn connect(config: &Config) -> anyhow::Result<Self> {
         let catalog = config.catalog()?;
-        let places = Slots::new(config.slots, config.tenant_slots_percent);
-        let memory = memory::within(config.memory, places.total());
+        let slots = Slots::new(config.slots, config.tenant_slots_percent);
+        let memory = memory::within(config.memory, slots.total());
         let providers = Providers::new(&catalog, config, &memory)?;
-        let ring =
+        let ready_queue =
             ReadyQueue::new(config.redis()?, &config.queue).context("REDIS_URL is not usable")?;
         let bucket = Bucket::open(&config.bucket()?, config.signing_keys()?)
             .context("PLATEN_BUCKET is not usable")?;
@@ -80,7 +95,7 @@ impl App {
             if model.timeout >= config.timing.grace {
                 tracing::warn!(
                     model = model.id,
-                    "Its calls may outlast a stop: its timeout is not below the worker's grace"
+                    "A stop may cut off this model's calls: its timeout is not below the worker's grace"
                 );
             }
         }
@@ -102,9 +117,9 @@ impl App {
             pool,
             reader_url: config.database_url(DatabaseRole::Reader)?.clone(),
             signing_key: config.signing_key()?.clone(),
-            lanes: Lanes::new(&ring, config.timing.lanes),
-            ready_queue: ring,
-            open: RwLock::new(lanes::available(&catalog, &[])),
+            lanes: Lanes::new(&ready_queue, config.timing.lanes),
+            ready_queue,
+            capacity: RwLock::new(lanes::available(&catalog, &[])),
             spool: Spool::new(bucket, owner, config.spool),
             providers,
             catalog: Arc::new(catalog),
@@ -113,25 +128,27 @@ impl App {
             leases: Leases::default(),
             timing: config.timing.clone(),
             unpaid: config.unpaid,
-            slots: places,
+            slots,
             unavailable_lanes: Mutex::default(),
             redis_unavailable_since: Mutex::default(),
             started: Instant::now(),
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
-            contact: Mutex::default(),
+            database_contact: Mutex::default(),
         })
     }
 
-    /// Whose the bucket is.
+    /// The check that the bucket belongs to this installation.
     pub fn owner(&self) -> &Owner {
         self.spool.owner()
     }
 
-    /// Starts nothing until then: takes the slots, as they become free, so that what is popped is popped by others, and nobody
-    /// has to ask.
-    pub async fn start_nothing_until(&self, until: impl Future<Output = ()>) {
-        let every = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+    /// Starts no job until `until` ends or the worker stops; running jobs go on.
+    ///
+    /// It takes the slots as they become free. Without a free slot this worker pops nothing from
+    /// the ready queue, so other workers get the jobs.
+    pub async fn pause_starts_until(&self, until: impl Future<Output = ()>) {
+        let all = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
         let Slots {
             slots,
             free_slots,
@@ -139,40 +156,45 @@ impl App {
             free_reserve,
             ..
         } = &self.slots;
-        let take = async {
-            let _taken = tokio::join!(
-                free_slots.acquire_many(every(*slots)),
-                free_reserve.acquire_many(every(*reserve))
+        let hold_slots = async {
+            let _held = tokio::join!(
+                free_slots.acquire_many(all(*slots)),
+                free_reserve.acquire_many(all(*reserve))
             );
             std::future::pending::<()>().await;
         };
         tokio::select! {
-            () = take => {}
+            () = hold_slots => {}
             () = until => {}
             () = self.stopping.cancelled() => {}
         }
     }
 
-    /// How many jobs of each model may be started, as last seen.
+    /// How many jobs of each model may start, as the dispatcher last read it from the lanes.
     pub fn capacity(&self) -> Capacity {
-        self.open
+        self.capacity
             .read()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
     }
 
-    pub fn set_capacity(&self, open: Capacity) {
-        *self.open.write().unwrap_or_else(PoisonError::into_inner) = open;
+    /// Replaces what [`Self::capacity`] returns.
+    pub fn set_capacity(&self, capacity: Capacity) {
+        *self
+            .capacity
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = capacity;
     }
 }
 
-/// Connections that one worker takes at most: every slot may want one, and the schedules want theirs.
+/// The most connections to Postgres that one worker with this many slots opens: one for each slot
+/// and place of the reserve within 4 to 28, four for the schedules, one for the reader.
 pub fn connections(slots: usize) -> u32 {
-    let places = slots + slots::reserve(slots);
-    u32::try_from(places).unwrap_or(u32::MAX).clamp(4, 28) + 4 + READER_CONNECTIONS
+    let jobs = slots + slots::reserve(slots);
+    u32::try_from(jobs).unwrap_or(u32::MAX).clamp(4, 28) + 4 + READER_CONNECTIONS
 }
 
-/// One of them, now and then: for what concerns all tenants.
+/// Connections in the reader's role, opened only while a schedule needs them.
 const READER_CONNECTIONS: u32 = 1;
 
 fn host() -> String {

@@ -1,15 +1,16 @@
-//! The leases this worker holds: renewed together by one statement, and not relied on for longer than they stand.
+//! The leases this worker holds. One statement renews all of them.
 //!
-//! A worker that cannot reach the database begins nothing more once its lease may have run out there, by its own
-//! monotonic clock. A call that is under way is heard to its end all the same: it is paid for, its picture is stored
-//! under its own key, and whoever works on the job by then takes it over. Only when the database says that the job
-//! belongs to another is everything dropped at once.
+//! When the database is unreachable, this worker begins nothing more once its lease may have run
+//! out there, by its own monotonic clock. It still waits for the end of a running call: the call is
+//! paid for, its image is stored under the call's own key, and whoever works on the job by then
+//! adopts it. Only when the database says that the job belongs to another is the work dropped.
 //!
-//! An attempt that hangs must not renew its lease for ever: each says how long its next step may take, and one that
-//! took longer is dropped. Its job then goes the way of a worker that died.
+//! An attempt that hangs must not renew its lease for ever. So each step declares how long it may
+//! take, and an attempt whose step took longer is dropped. Its lease then runs out, as if its
+//! worker had died.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use common::failpoint::reach;
@@ -18,96 +19,102 @@ use common::{database, job};
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 
-/// Every lease this worker holds.
+/// Every lease this worker holds. Clones share the same set.
 #[derive(Clone, Default)]
-pub struct Leases(Arc<Mutex<HashMap<JobId, Held>>>);
+pub struct Leases(Arc<Mutex<HashMap<JobId, LeaseState>>>);
 
-struct Held {
+struct LeaseState {
     fence: i32,
-    /// Until when the lease surely stands, counted from before it was asked for.
-    good_until: Instant,
-    /// Steps under way, and until when each may take; between them, when the last one ended.
+    /// Until when the lease is surely valid. Counted from before the request was sent, so the
+    /// database's own end is never earlier.
+    valid_until: Instant,
+    /// The running steps, by number, and until when each may take.
     steps: HashMap<u64, Instant>,
-    stepped: Instant,
+    /// When the last step ended; it counts while none runs.
+    last_step_ended: Instant,
     lost: CancellationToken,
 }
 
-/// A step under way; dropping it ends it.
+/// A running step of an attempt. Dropping it ends the step.
 #[must_use]
 pub struct Step<'a> {
     lease: &'a HeldLease,
     number: u64,
 }
 
-/// A lease while it is worked under; dropping it forgets the lease.
+/// The lease of one attempt. Dropping it stops the renewal.
 pub struct HeldLease {
     job: JobId,
     fence: i32,
     lease: Duration,
     leases: Leases,
-    /// Cancelled when the lease is lost: stop at once, change nothing.
+    /// Cancelled when the job belongs to another: stop at once and write nothing.
     pub lost: CancellationToken,
 }
 
 impl HeldLease {
-    /// Whether the lease surely stands; a sixth of it is what beginning something may take.
-    pub fn stands(&self) -> bool {
-        let good_until = self.own(|held| held.good_until);
-        good_until.is_some_and(|until| Instant::now() + self.lease / 6 < until)
+    /// Whether the lease is surely valid for another sixth of its length, which is the time that
+    /// beginning a call may take.
+    pub fn is_valid(&self) -> bool {
+        let valid_until = self.with_state(|state| state.valid_until);
+        valid_until.is_some_and(|until| Instant::now() + self.lease / 6 < until)
     }
 
-    /// A step begins that may take this long. Between steps nothing may take longer than two leases.
-    pub fn may_take(&self, time: Duration) -> Step<'_> {
+    /// Begins a step that may take `time`. Between steps at most two leases may pass.
+    pub fn begin_step(&self, time: Duration) -> Step<'_> {
         let number = rand::random();
-        // A time that is out of all bounds is none.
+        // A sum that is out of range sets no limit.
         let until = Instant::now().checked_add(time);
-        self.own(|held| until.map(|until| held.steps.insert(number, until)));
+        self.with_state(|state| until.map(|until| state.steps.insert(number, until)));
         Step {
             lease: self,
             number,
         }
     }
 
-    /// Ends when the work hangs.
-    pub async fn hangs(&self) {
-        let hangs_at = |held: &mut Held| {
-            let latest = held.steps.values().max().copied();
-            latest.unwrap_or(held.stepped) + self.lease * 2
+    /// Waits until the attempt hangs: until two leases have passed after the latest limit of its
+    /// steps. Never returns while the attempt makes progress.
+    pub async fn wait_until_hung(&self) {
+        let hung_at = |state: &mut LeaseState| {
+            let latest = state.steps.values().max().copied();
+            latest.unwrap_or(state.last_step_ended) + self.lease * 2
         };
-        while let Some(at) = self.own(hangs_at) {
+        while let Some(at) = self.with_state(hung_at) {
             if at <= Instant::now() {
                 return;
             }
             tokio::time::sleep_until(at.into()).await;
         }
-        // This worker has claimed the job again: `lost` says so.
+        // This worker has claimed the job again, and `lost` has been cancelled.
         std::future::pending::<()>().await;
     }
 
-    /// What is held under this very fence: this worker may have claimed the job again meanwhile.
-    fn own<T>(&self, ask: impl FnOnce(&mut Held) -> T) -> Option<T> {
-        let mut leases = self.leases.0.lock().expect("no panic while it is held");
-        let held = leases.get_mut(&self.job);
-        held.filter(|held| held.fence == self.fence).map(ask)
+    /// Reads or changes the state under this very fence. `None` when this worker has claimed the
+    /// job again meanwhile: the state is then that of the later attempt.
+    fn with_state<T>(&self, access: impl FnOnce(&mut LeaseState) -> T) -> Option<T> {
+        let mut leases = self.leases.lock();
+        let state = leases.get_mut(&self.job);
+        state.filter(|state| state.fence == self.fence).map(access)
     }
 }
 
 impl Leases {
-    /// Remembers a lease that was asked for at `asked`.
+    /// Adds a lease of length `lease` whose claim was sent at `asked`. An older lease of the same
+    /// job in this worker is lost by that.
+    ///
+    /// # Panics
+    ///
+    /// Panics when another thread panicked while it changed the leases.
     pub fn hold(&self, job: JobId, fence: i32, asked: Instant, lease: Duration) -> HeldLease {
         let lost = CancellationToken::new();
-        let held = Held {
+        let state = LeaseState {
             fence,
-            good_until: asked + lease,
+            valid_until: asked + lease,
             steps: HashMap::new(),
-            stepped: Instant::now(),
+            last_step_ended: Instant::now(),
             lost: lost.clone(),
         };
-        let before = self
-            .0
-            .lock()
-            .expect("no panic while it is held")
-            .insert(job, held);
+        let before = self.lock().insert(job, state);
         if let Some(before) = before {
             before.lost.cancel();
         }
@@ -120,36 +127,43 @@ impl Leases {
         }
     }
 
-    /// Renews all of them. Those that another has by now are cancelled.
+    /// Renews all leases by `lease`. Those that the database did not renew belong to another by
+    /// now, and are cancelled. When the database does not answer, nothing changes.
+    ///
+    /// # Panics
+    ///
+    /// Panics when another thread panicked while it changed the leases.
     pub async fn renew(&self, pool: &PgPool, lease: Duration) {
         let held: Vec<(JobId, i32)> = {
-            let leases = self.0.lock().expect("no panic while it is held");
+            let leases = self.lock();
             leases
                 .iter()
-                .map(|(&job, held)| (job, held.fence))
+                .map(|(&job, state)| (job, state.fence))
                 .collect()
         };
         if held.is_empty() {
             return;
         }
         let asked = Instant::now();
-        // A renewal that hangs is a renewal that failed.
+        // A renewal that hangs counts as failed; a quarter of a lease leaves time for the next.
         let renewal = database::with_timeout(async {
             reach("renew:before_renew").await?;
             job::store::renew(pool, &held, lease).await
         });
         let renewed = tokio::time::timeout(lease / 4, renewal).await;
-        let mut leases = self.0.lock().expect("no panic while it is held");
+        let mut leases = self.lock();
         match renewed {
             Ok(Ok(renewed)) => {
                 for (job, fence) in held {
-                    let Some(held) = leases.get_mut(&job).filter(|held| held.fence == fence) else {
+                    // The job may have been dropped, or claimed again, while the database answered.
+                    let Some(state) = leases.get_mut(&job).filter(|state| state.fence == fence)
+                    else {
                         continue;
                     };
                     if renewed.contains(&job) {
-                        held.good_until = asked + lease;
+                        state.valid_until = asked + lease;
                     } else {
-                        held.lost.cancel();
+                        state.lost.cancel();
                     }
                 }
             }
@@ -158,35 +172,47 @@ impl Leases {
         }
     }
 
-    /// How long the first of them surely stands, where any is held.
-    pub fn first_left(&self) -> Option<Duration> {
-        let leases = self.0.lock().expect("no panic while it is held");
-        let first = leases.values().map(|held| held.good_until).min()?;
+    /// How long the lease that ends first is still valid. `None` while no lease is held.
+    ///
+    /// # Panics
+    ///
+    /// Panics when another thread panicked while it changed the leases.
+    pub fn shortest_left(&self) -> Option<Duration> {
+        let leases = self.lock();
+        let first = leases.values().map(|state| state.valid_until).min()?;
         Some(first.saturating_duration_since(Instant::now()))
     }
 
-    /// How many are held.
+    /// How many leases are held.
+    ///
+    /// # Panics
+    ///
+    /// Panics when another thread panicked while it changed the leases.
     pub fn count(&self) -> usize {
-        self.0.lock().expect("no panic while it is held").len()
+        self.lock().len()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<JobId, LeaseState>> {
+        self.0.lock().expect("no panic while it is held")
     }
 }
 
 impl Drop for Step<'_> {
     fn drop(&mut self) {
-        self.lease.own(|held| {
-            held.steps.remove(&self.number);
-            held.stepped = Instant::now();
+        self.lease.with_state(|state| {
+            state.steps.remove(&self.number);
+            state.last_step_ended = Instant::now();
         });
     }
 }
 
 impl Drop for HeldLease {
     fn drop(&mut self) {
-        let mut leases = self.leases.0.lock().expect("no panic while it is held");
-        // This worker may have claimed the job again meanwhile.
+        let mut leases = self.leases.lock();
+        // This worker may have claimed the job again meanwhile; that lease stays.
         if leases
             .get(&self.job)
-            .is_some_and(|held| held.fence == self.fence)
+            .is_some_and(|state| state.fence == self.fence)
         {
             leases.remove(&self.job);
         }

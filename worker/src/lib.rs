@@ -1,8 +1,12 @@
-//! Workers: they claim jobs that Redis rings for, call the model, make the pictures and settle.
+//! The workers: they claim jobs, call the model, render the images, store them and settle the job.
 //!
-//! [`tasks`] names every task and schedule on one page; to follow a job, read `tasks/generate.rs`.
+//! [`tasks`] lists every task and schedule on one page. To follow one job, read
+//! `tasks/generate.rs`.
+
+#![warn(missing_docs)]
 
 pub mod app;
+mod database_contact;
 pub mod leases;
 pub mod memory;
 pub mod providers;

@@ -1,26 +1,29 @@
-//! The memory that pictures may take in this worker, whatever arrives: counted in bytes, not in jobs.
+//! The memory that images may take in this worker, counted in bytes and not in jobs.
 //!
-//! Answers are left with their providers until there is room for them, which costs a socket each. What turns out larger than was
-//! thought goes beyond the count, one at a time, and for that [`BEYOND`] is set aside.
+//! An answer stays with its provider, unread, until a permit for its bytes is free. That costs one
+//! socket for each waiting answer. An image that turns out larger than its permit exceeds the
+//! count; only one image may do so at a time, and [`OVERFLOW_BYTES`] is set aside for it.
 
 use std::time::Duration;
 
 use common::memory::Memory;
 use common::telemetry;
 
-/// The longest wait for room. What is ahead is read, stored and rendered long before.
+/// The longest wait for a memory permit. Those ahead in the queue finish long before.
 pub const MAX_WAIT: Duration = Duration::from_mins(15);
-/// What a worker needs without any picture, and for each slot: a connection and what is known of the job.
-const BASE: usize = 96 << 20;
-const SLOT: usize = 64 << 10;
-/// Largest answer that is held: a 4K picture, and room.
+/// What a worker needs without any image, in bytes.
+const BASE_BYTES: usize = 96 << 20;
+/// What each slot needs besides its image, in bytes: a connection and the job's row.
+const SLOT_BYTES: usize = 64 << 10;
+/// The largest image that is accepted from a provider, in bytes: a 4K image with a margin.
 pub const OVERFLOW_BYTES: usize = 48 << 20;
-/// Room for a picture whose size is not told. One that is larger goes beyond it.
+/// The permit for an answer whose size is not known, in bytes. Larger ones use the overflow.
 pub const TYPICAL_RESPONSE_BYTES: usize = 10 << 20;
 
-/// What is left for pictures of `ceiling` bytes that the whole worker may take, with this many slots.
+/// The memory for images in a worker with `slots` slots that may use `ceiling` bytes in all. At
+/// least one image of the largest size always fits.
 pub fn within(ceiling: usize, slots: usize) -> Memory {
-    let rest = ceiling.saturating_sub(BASE + OVERFLOW_BYTES + slots * SLOT);
+    let rest = ceiling.saturating_sub(BASE_BYTES + OVERFLOW_BYTES + slots * SLOT_BYTES);
     let (limit, used) = (&telemetry::MEMORY_LIMIT, &telemetry::MEMORY_USED);
     Memory::new(rest.max(OVERFLOW_BYTES), MAX_WAIT, limit, used)
 }

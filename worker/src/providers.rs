@@ -1,7 +1,7 @@
-//! The models' makers. A provider is a file here and a line in [`Providers::new`].
+//! The clients of the model providers. A provider is a file here and a line in [`Providers::new`].
 //!
-//! A provider turns a request into its wire form and the answer into a picture or a classified failure. It
-//! sees neither job nor ledger; the worker owns time, retries and storage.
+//! A provider converts a request into its wire format, and the answer into an image or a classified
+//! failure. It sees neither jobs nor the ledger; the worker owns time, retries and storage.
 
 #[cfg(test)]
 mod golden;
@@ -31,45 +31,58 @@ use futures::future::{BoxFuture, FutureExt};
 use secrecy::SecretString;
 use serde_json::Value;
 
-/// Everything a provider needs to make one picture. Holds the prompt, so it is never printed.
-pub struct PictureRequest<'a> {
+/// Everything a provider needs for one call, which makes one image. It holds the prompt, so it
+/// implements no `Debug` and is never logged.
+pub struct CallRequest<'a> {
+    /// The model to call.
     pub model: &'a Model,
+    /// The lane the call was acquired on; its project and location are where the model is called.
     pub lane: &'a Lane,
+    /// The tenant's prompt.
     pub prompt: &'a str,
+    /// How the image should look, apart from what it shows. It goes where the provider takes system
+    /// instructions.
     pub art_direction: Option<&'a str>,
-    pub inputs: Vec<InputPicture>,
+    /// Images to work from, in the order the tenant gave.
+    pub inputs: Vec<InputImage>,
+    /// The aspect ratio of the result.
     pub aspect_ratio: AspectRatio,
+    /// The size class of the result.
     pub size: Size,
-    /// Only for a model that takes one.
+    /// The seed; set only for a model that takes one.
     pub seed: Option<i32>,
-    /// A level of thinking the model knows, where it should not choose itself.
+    /// A thinking level of the model; `None` lets the model choose.
     pub thinking: Option<&'a str>,
-    /// For the provider's invoice, where it can carry labels.
+    /// The job, as a label on the provider's invoice where it supports labels.
     pub job: JobId,
+    /// The call, as a label on the provider's invoice where it supports labels.
     pub call: CallId,
-    /// How long the provider may take, sending and reading included.
-    pub time: Duration,
-    /// What the inputs take in memory, until they are sent.
-    pub room: Option<MemoryPermit>,
+    /// How long the provider may take, from sending the request to reading the answer.
+    pub timeout: Duration,
+    /// The memory that the inputs take; held until they are sent.
+    pub permit: Option<MemoryPermit>,
 }
 
-impl PictureRequest<'_> {
-    /// What is left of it once its body is written.
-    fn written(self) -> (Duration, Option<MemoryPermit>) {
-        (self.time, self.room)
+impl CallRequest<'_> {
+    /// Drops everything but the timeout and the memory permit, once the body is written.
+    fn into_timeout_and_permit(self) -> (Duration, Option<MemoryPermit>) {
+        (self.timeout, self.permit)
     }
 }
 
-/// A picture the tenant gave us.
+/// An input image of a job.
 #[derive(Clone)]
-pub struct InputPicture {
+pub struct InputImage {
+    /// The file.
     pub bytes: Bytes,
+    /// The file's media type.
     pub media_type: MediaType,
+    /// What the image is to the request, such as the product or a style reference.
     pub role: InputRole,
 }
 
-impl InputPicture {
-    /// Tells the model which picture is which.
+impl InputImage {
+    /// The line of text that tells the model which image is which.
     pub(crate) fn caption(&self) -> &'static str {
         match self.role {
             InputRole::Product => "Product photo:",
@@ -80,74 +93,81 @@ impl InputPicture {
     }
 }
 
-/// What a provider says to a request, or to a question about one.
+/// What a provider returns to a submitted call or to a poll.
 #[derive(Debug)]
 pub enum Reply {
-    /// It is done, well or badly.
+    /// The call has ended, with an image or with a failure.
     Answered(Answer),
-    /// It works in the background and can be asked under this handle.
-    Working(String),
+    /// The call goes on in the background; poll it under this operation.
+    Operation(String),
 }
 
-/// How a call ended.
+/// The provider's answer that ends a call.
 #[derive(Debug)]
 pub struct Answer {
-    /// The picture's file, or how the call ended without one.
-    pub picture: Result<Bytes, Failure>,
-    /// The provider's id for this answer.
+    /// The image's file, or why there is none.
+    pub image: Result<Bytes, Failure>,
+    /// The provider's id of this answer.
     pub provider_request_id: Option<String>,
-    /// What the provider metered, as it says it.
+    /// What the provider metered, in its own words.
     pub usage: Option<Value>,
-    /// The same, as far as it may cost besides the picture.
+    /// The metered tokens that are billed besides the image.
     pub tokens: Tokens,
 }
 
 impl Answer {
-    /// An answer with nothing but a picture, or nothing but how it failed.
-    pub fn bare(picture: Result<Bytes, Failure>) -> Self {
+    /// An answer with an image or a failure and nothing else.
+    pub fn bare(image: Result<Bytes, Failure>) -> Self {
         Self {
-            picture,
+            image,
             provider_request_id: None,
             usage: None,
             tokens: Tokens::default(),
         }
     }
 
+    /// An answer with a failure and nothing else.
     pub fn failed(failure: Failure) -> Self {
         Self::bare(Err(failure))
     }
 
+    /// The class of the outcome.
     pub fn class(&self) -> Class {
-        self.picture
+        self.image
             .as_ref()
             .map_or_else(|failure| failure.class, |_| Class::Ok)
     }
 }
 
-/// Someone who runs models.
+/// The client of one provider.
 pub trait Provider: Send + Sync {
-    /// Asks for one picture: one paid call. Takes as long as the request allows, and as long as the answer waits for room;
-    /// never tries again.
-    fn submit<'a>(&'a self, request: PictureRequest<'a>) -> BoxFuture<'a, Reply>;
+    /// Makes one paid call and never repeats it. Takes at most the request's timeout, plus the wait
+    /// for memory for the answer.
+    fn submit<'a>(&'a self, request: CallRequest<'a>) -> BoxFuture<'a, Reply>;
 
-    /// Asks how the work under a handle stands, within `time`. A failure is the question's own: nothing is known by it.
+    /// Asks for the state of an operation, within `timeout`.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the poll itself fails; that says nothing about the operation.
     fn poll<'a>(
         &'a self,
         _lane: &'a Lane,
         _operation: &'a str,
-        _time: Duration,
+        _timeout: Duration,
     ) -> BoxFuture<'a, Result<Reply, Failure>> {
         async {
             Err(Failure::new(
                 Class::Internal,
-                "this provider leaves no handles",
+                "this provider has no operations to poll",
             ))
         }
         .boxed()
     }
 }
 
-/// Every provider this process can call, by the name the catalogue uses.
+/// Every provider this process can call, by its name in the catalogue. Clones share the
+/// connections.
 #[derive(Clone)]
 pub struct Providers {
     by_name: Arc<BTreeMap<String, Box<dyn Provider>>>,
@@ -155,11 +175,16 @@ pub struct Providers {
 }
 
 impl Providers {
-    /// Connects to everyone the catalogue names. Answers are read as far as there is room in `memory`.
+    /// Builds the client of every provider in the catalogue. Answers are read only when `memory`
+    /// has space for them. Sends nothing yet.
+    ///
+    /// # Errors
+    ///
+    /// Fails when a provider's key, project or credentials are missing, or its address is unusable.
     pub fn new(catalog: &Catalog, config: &Config, memory: &Memory) -> anyhow::Result<Self> {
         let mut by_name = BTreeMap::new();
         for described in catalog.providers() {
-            let account = ProviderSettings {
+            let settings = ProviderSettings {
                 provider: described,
                 project: config.providers.google_project.as_deref(),
                 fake: config.providers.fake.as_deref(),
@@ -167,10 +192,10 @@ impl Providers {
                 memory,
             };
             let provider: Box<dyn Provider> = match described.dialect {
-                Dialect::Vertex => Box::new(vertex::Vertex::new(&account)?),
-                Dialect::Gemini => Box::new(gemini::Gemini::new(&account)?),
-                Dialect::Interactions => Box::new(interactions::Interactions::new(&account)?),
-                Dialect::Openai => Box::new(openai::OpenAi::new(&account)?),
+                Dialect::Vertex => Box::new(vertex::Vertex::new(&settings)?),
+                Dialect::Gemini => Box::new(gemini::Gemini::new(&settings)?),
+                Dialect::Interactions => Box::new(interactions::Interactions::new(&settings)?),
+                Dialect::Openai => Box::new(openai::OpenAi::new(&settings)?),
             };
             by_name.insert(described.name.clone(), provider);
         }
@@ -180,36 +205,42 @@ impl Providers {
         })
     }
 
+    /// The client of a provider. `None` when the catalogue has no such provider.
     pub fn get(&self, name: &str) -> Option<&dyn Provider> {
         self.by_name.get(name).map(AsRef::as_ref)
     }
 
-    /// Whether pictures are synthetic: fakes that call no AI model.
+    /// Whether images are synthetic: they come from a fake, and no AI model is called.
     pub fn synthetic(&self) -> bool {
         self.synthetic
     }
 }
 
-/// Under which address and as whom a provider is called.
+/// The settings that a provider's client is built from.
 pub struct ProviderSettings<'a> {
+    /// The provider's entry in the catalogue.
     pub provider: &'a catalog::Provider,
+    /// The Google Cloud project, for Vertex AI.
     pub project: Option<&'a str>,
-    /// Base URL of the fake that plays the provider.
+    /// The base URL of the fake that replaces the provider.
     pub fake: Option<&'a str>,
+    /// How long an answer may pause while it is read.
     pub idle: Duration,
+    /// The memory that answers are read into.
     pub memory: &'a Memory,
 }
 
 impl ProviderSettings<'_> {
-    /// The address, where it is not the dialect's own.
+    /// The base URL, if it is not the dialect's own: the fake's, or the catalogue's.
     fn base_url(&self) -> Option<String> {
         let url = self.fake.or(self.provider.base_url.as_deref())?;
         Some(url.trim_end_matches('/').to_owned())
     }
 
-    /// The key, from the variable the catalogue names, else from the dialect's own. A server of one's own never gets a
-    /// key that was not meant for it.
-    fn key(&self, by_default: &str) -> anyhow::Result<Option<SecretString>> {
+    /// The key, from the variable that the catalogue names, else from `default_variable`. A
+    /// self-hosted server gets a key only if the catalogue names one, and never the one meant for
+    /// the vendor.
+    fn key(&self, default_variable: &str) -> anyhow::Result<Option<SecretString>> {
         if self.fake.is_some() {
             return Ok(Some(SecretString::from("fake")));
         }
@@ -217,13 +248,18 @@ impl ProviderSettings<'_> {
             return Ok(None);
         }
         Ok(config::secret(
-            self.provider.api_key.as_deref().unwrap_or(by_default),
+            self.provider.api_key.as_deref().unwrap_or(default_variable),
         )?)
     }
 
-    fn needed_key(&self, by_default: &str) -> anyhow::Result<SecretString> {
-        self.key(by_default)?.with_context(|| {
-            let name = self.provider.api_key.as_deref().unwrap_or(by_default);
+    /// The key, or an error that names the missing variable.
+    fn required_key(&self, default_variable: &str) -> anyhow::Result<SecretString> {
+        self.key(default_variable)?.with_context(|| {
+            let name = self
+                .provider
+                .api_key
+                .as_deref()
+                .unwrap_or(default_variable);
             format!(
                 "{name} is missing: the key of provider {}, which PLATEN_PROVIDERS or the catalogue names",
                 self.provider.name

@@ -1,17 +1,20 @@
-//! What may start on this worker: its slots, and a reserve beside them, so that nobody's jobs keep others from starting.
+//! How many jobs run in this worker at once: its slots, and a reserve that one tenant cannot fill.
 //!
-//! The slots (`PLATEN_SLOTS`) take whatever job comes first: who is alone has all of them. Half as many again are the
-//! reserve. It takes a job only while all slots are taken, and only
+//! The slots (`PLATEN_SLOTS`) take whatever job comes first, so a single tenant may use all of
+//! them. The reserve has half as many places again. It is used only while all slots are taken, and
+//! only for a job
 //!
-//! - where its tenant has jobs of the same model in less than half of the slots here,
-//! - where its tenant has less than half of the reserve, and its model less than three quarters of it.
+//! - whose tenant has jobs of the same model in less than half as many places as there are slots,
+//! - whose tenant has less than half of the reserve, and whose model less than three quarters of
+//!   it.
 //!
-//! So 16 slow jobs of one tenant leave eight slots to others: to other tenants' jobs of the same model, and to the same
-//! tenant's jobs of other models. `PLATEN_TENANT_SLOTS_PERCENT`, times the tenant's weight, bounds what one tenant may
-//! have of the slots; by default that is all of them.
+//! So 16 slow jobs of one tenant leave eight places to others: to other tenants' jobs of the same
+//! model, and to the same tenant's jobs of other models. `PLATEN_TENANT_SLOTS_PERCENT`, times the
+//! tenant's weight, limits how many slots one tenant may have; by default that is all of them.
 //!
-//! Each worker counts what it runs itself, in memory: no row is written or locked for it. The claim leaves out
-//! who has enough; for an exact count claims that may be refused are made one at a time.
+//! Each worker counts its own jobs in memory, so no row is written or locked for this. The claim
+//! excludes the tenants and models that have reached a limit. Where a limit applies, claims are
+//! made one at a time: two at once would both see the count before the other's job.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,28 +24,31 @@ use common::id::TenantId;
 use common::job::{Claimed, Exclusion};
 use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard, Semaphore};
 
-/// Slots, reserve, and who has how much of them.
+/// The slots and the reserve of a worker, and which jobs occupy them.
 pub struct Slots {
-    /// Jobs that are worked on at once, whosever they are.
+    /// How many slots there are.
     pub slots: usize,
+    /// The slots that are free.
     pub free_slots: Arc<Semaphore>,
-    /// Further ones, for whom the slots leave nothing.
+    /// How many places the reserve has.
     pub reserve: usize,
+    /// The places of the reserve that are free.
     pub free_reserve: Arc<Semaphore>,
-    /// What one tenant of weight 1 may have of the slots, in percent.
+    /// The share of the slots that a tenant of weight 1 may have, in percent.
     tenant_percent: usize,
-    /// Of tenants whose weight is not 1.
+    /// The weights of tenants whose weight is not 1.
     weights: Mutex<HashMap<TenantId, usize>>,
-    taken: Arc<Mutex<Vec<Occupant>>>,
+    occupants: Arc<Mutex<Vec<Occupant>>>,
     claims: RwLock<()>,
-    /// When Postgres was last asked for jobs that may start in the reserve.
-    looked: Mutex<Option<Instant>>,
+    /// When Postgres was last asked for due jobs that may start in the reserve.
+    due_queried_at: Mutex<Option<Instant>>,
 }
 
-/// How often Postgres is asked for jobs that may start in the reserve; new ones are told by Redis.
+/// How often Postgres is asked for due jobs that may start in the reserve. New jobs come through
+/// Redis and need no query.
 const DUE_QUERY_INTERVAL: Duration = Duration::from_secs(1);
 
-/// A place that is taken.
+/// A job in a slot or in the reserve.
 #[derive(Clone, PartialEq, Eq)]
 struct Occupant {
     tenant: TenantId,
@@ -50,35 +56,46 @@ struct Occupant {
     reserved: bool,
 }
 
-/// A job that is counted until this is dropped.
+/// Counts a running job until it is dropped.
 #[must_use]
 pub struct OccupiedSlot {
-    taken: Arc<Mutex<Vec<Occupant>>>,
-    place: Occupant,
+    occupants: Arc<Mutex<Vec<Occupant>>>,
+    occupant: Occupant,
 }
 
 impl Drop for OccupiedSlot {
     fn drop(&mut self) {
-        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(at) = taken.iter().position(|taken| *taken == self.place) {
-            taken.swap_remove(at);
+        let mut occupants = self
+            .occupants
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        // Which of several equal entries is removed makes no difference.
+        if let Some(at) = occupants
+            .iter()
+            .position(|occupant| *occupant == self.occupant)
+        {
+            occupants.swap_remove(at);
         }
     }
 }
 
-/// The right to claim a job: beside others, or alone.
+/// The right to claim one job.
 #[must_use]
 pub enum ClaimPermit<'a> {
+    /// Other claims may run at the same time: no limit applies.
     Shared(RwLockReadGuard<'a, ()>),
+    /// No other claim runs, so the counts stay exact until the job is counted.
     Exclusive(RwLockWriteGuard<'a, ()>),
 }
 
-/// Places beside so many slots.
+/// How many places the reserve of a worker with `slots` slots has.
 pub fn reserve(slots: usize) -> usize {
     slots.div_ceil(2)
 }
 
 impl Slots {
+    /// `slots` free slots and their reserve. `tenant_percent` is the share of the slots that a
+    /// tenant of weight 1 may have; from 100 on there is no limit.
     pub fn new(slots: usize, tenant_percent: usize) -> Self {
         let reserve = reserve(slots);
         Self {
@@ -88,18 +105,19 @@ impl Slots {
             free_reserve: Arc::new(Semaphore::new(reserve)),
             tenant_percent,
             weights: Mutex::default(),
-            taken: Arc::default(),
+            occupants: Arc::default(),
             claims: RwLock::default(),
-            looked: Mutex::default(),
+            due_queried_at: Mutex::default(),
         }
     }
 
-    /// All places: as many jobs run at most.
+    /// The most jobs that run at once: slots and reserve.
     pub fn total(&self) -> usize {
         self.slots + self.reserve
     }
 
-    /// Waits until a claim may be made whose [`Self::shut`] holds until the job is counted.
+    /// Waits until a claim may be made. What [`Self::exclusions`] returns stays true while the
+    /// permit is held; keep it until the claimed job is counted by [`Self::occupy`].
     pub async fn claim_permit(&self, reserved: bool) -> ClaimPermit<'_> {
         if reserved || self.has_tenant_limits() {
             ClaimPermit::Exclusive(self.claims.write().await)
@@ -108,95 +126,120 @@ impl Slots {
         }
     }
 
-    /// Counts a job that was claimed.
+    /// Counts a claimed job; `reserved`: it runs in the reserve.
     pub fn occupy(&self, claimed: &Claimed, reserved: bool) -> OccupiedSlot {
-        let place = Occupant {
+        let occupant = Occupant {
             tenant: claimed.tenant,
             model: claimed.model.clone(),
             reserved,
         };
-        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        taken.push(place.clone());
+        let mut occupants = self
+            .occupants
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        occupants.push(occupant.clone());
         OccupiedSlot {
-            taken: Arc::clone(&self.taken),
-            place,
+            occupants: Arc::clone(&self.occupants),
+            occupant,
         }
     }
 
-    /// Whether a weight makes any difference.
+    /// Whether tenants may not use all slots, so that their weights matter.
     pub fn has_tenant_limits(&self) -> bool {
         self.tenant_percent < 100
     }
 
     /// Whether every slot is taken, so that jobs may start in the reserve.
     pub fn is_full(&self) -> bool {
-        let taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        taken.iter().filter(|taken| !taken.reserved).count() >= self.slots
+        let occupants = self
+            .occupants
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let in_slots = occupants.iter().filter(|occupant| !occupant.reserved);
+        in_slots.count() >= self.slots
     }
 
-    /// Whether it is time to ask Postgres for jobs that may start in the reserve; then it is for the next time.
+    /// Whether Postgres may be asked again for due jobs that may start in the reserve. A `true`
+    /// begins the next interval of [`DUE_QUERY_INTERVAL`].
     pub fn may_query_due_jobs(&self) -> bool {
-        let mut looked = self.looked.lock().unwrap_or_else(PoisonError::into_inner);
-        let due = looked.is_none_or(|looked| looked.elapsed() >= DUE_QUERY_INTERVAL);
+        let mut queried_at = self
+            .due_queried_at
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let due = queried_at.is_none_or(|at| at.elapsed() >= DUE_QUERY_INTERVAL);
         if due {
-            *looked = Some(Instant::now());
+            *queried_at = Some(Instant::now());
         }
         due
     }
 
-    /// Places of the reserve that are taken.
+    /// How many places of the reserve are taken.
     pub fn reserve_taken(&self) -> usize {
-        let taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        taken.iter().filter(|taken| taken.reserved).count()
+        let occupants = self
+            .occupants
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        occupants
+            .iter()
+            .filter(|occupant| occupant.reserved)
+            .count()
     }
 
-    /// Sets who has a weight other than 1.
+    /// Replaces the weights of tenants; a tenant that is not named has weight 1.
     pub fn set_weights(&self, weights: HashMap<TenantId, usize>) {
         *self.weights.lock().unwrap_or_else(PoisonError::into_inner) = weights;
     }
 
-    /// Whose jobs may not start now: in a slot, or in the reserve.
+    /// The tenants and models whose jobs may not start now: in a slot, or in the reserve when
+    /// `reserved`.
     pub fn exclusions(&self, reserved: bool) -> Vec<Exclusion> {
         if !reserved && !self.has_tenant_limits() {
             return Vec::new();
         }
-        let taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut of_tenants: HashMap<TenantId, (usize, usize)> = HashMap::new();
-        let mut of_models: HashMap<&str, usize> = HashMap::new();
-        let mut of_pairs: HashMap<(TenantId, &str), usize> = HashMap::new();
-        for place in taken.iter() {
-            let in_reserve = usize::from(place.reserved);
-            let of_tenant = of_tenants.entry(place.tenant).or_default();
+        let occupants = self
+            .occupants
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let mut per_tenant: HashMap<TenantId, (usize, usize)> = HashMap::new();
+        let mut per_model: HashMap<&str, usize> = HashMap::new();
+        let mut per_pair: HashMap<(TenantId, &str), usize> = HashMap::new();
+        for occupant in occupants.iter() {
+            let in_reserve = usize::from(occupant.reserved);
+            let of_tenant = per_tenant.entry(occupant.tenant).or_default();
             of_tenant.0 += 1;
             of_tenant.1 += in_reserve;
-            *of_models.entry(&place.model).or_default() += in_reserve;
-            *of_pairs.entry((place.tenant, &place.model)).or_default() += 1;
+            *per_model.entry(&occupant.model).or_default() += in_reserve;
+            *per_pair
+                .entry((occupant.tenant, &occupant.model))
+                .or_default() += 1;
         }
-        let shut = |model: Option<&str>, tenant: Option<TenantId>| Exclusion {
+        let exclusion = |model: Option<&str>, tenant: Option<TenantId>| Exclusion {
             model: model.map(str::to_owned),
             tenant: tenant.map(TenantId::pseudonym),
             everywhere: true,
         };
+        // At least one, or a worker with one slot would exclude everybody.
         let half = |count: usize| (count / 2).max(1);
-        let mut all = Vec::new();
-        for (&tenant, &(count, in_reserve)) in &of_tenants {
+        let mut exclusions = Vec::new();
+        for (&tenant, &(count, in_reserve)) in &per_tenant {
             if count >= self.tenant_limit(tenant) || (reserved && in_reserve >= half(self.reserve))
             {
-                all.push(shut(None, Some(tenant)));
+                exclusions.push(exclusion(None, Some(tenant)));
             }
         }
         if reserved {
-            let most = (self.reserve * 3 / 4).max(1);
-            let models = of_models.iter().filter(|(_, count)| **count >= most);
-            all.extend(models.map(|(model, _)| shut(Some(*model), None)));
-            let pairs = of_pairs.iter();
+            let model_limit = (self.reserve * 3 / 4).max(1);
+            let models = per_model.iter().filter(|(_, count)| **count >= model_limit);
+            exclusions.extend(models.map(|(model, _)| exclusion(Some(*model), None)));
+            let pairs = per_pair.iter();
             let pairs = pairs.filter(|(_, count)| **count >= half(self.slots));
-            all.extend(pairs.map(|((tenant, model), _)| shut(Some(*model), Some(*tenant))));
+            exclusions
+                .extend(pairs.map(|((tenant, model), _)| exclusion(Some(*model), Some(*tenant))));
         }
-        all
+        exclusions
     }
 
-    /// Jobs of one tenant that may run here at once.
+    /// How many jobs of one tenant may run here at once, as far as its share of the slots decides.
     fn tenant_limit(&self, tenant: TenantId) -> usize {
         let weights = self.weights.lock().unwrap_or_else(PoisonError::into_inner);
         let percent = self.tenant_percent * weights.get(&tenant).copied().unwrap_or(1);
@@ -233,65 +276,77 @@ mod tests {
     }
 
     /// Whether a job could start in the reserve.
-    fn starts(places: &Slots, tenant: TenantId, model: &str) -> bool {
+    fn may_start_in_reserve(slots: &Slots, tenant: TenantId, model: &str) -> bool {
         let pseudonym = tenant.pseudonym();
-        !places.exclusions(true).iter().any(|shut| {
-            shut.model.as_deref().is_none_or(|shut| shut == model)
-                && shut.tenant.as_ref().is_none_or(|shut| *shut == pseudonym)
+        !slots.exclusions(true).iter().any(|excluded| {
+            excluded
+                .model
+                .as_deref()
+                .is_none_or(|excluded| excluded == model)
+                && excluded
+                    .tenant
+                    .as_ref()
+                    .is_none_or(|excluded| *excluded == pseudonym)
         })
     }
 
     #[test]
-    fn the_reserve_is_for_those_who_have_little() {
-        let places = Slots::new(16, 100);
+    fn the_reserve_excludes_who_already_has_enough() {
+        let slots = Slots::new(16, 100);
         let (busy, quiet, third) = (TenantId::new(), TenantId::new(), TenantId::new());
-        let mut taken: Vec<OccupiedSlot> = (0..16)
-            .map(|_| places.occupy(&job(busy, SLOW), false))
+        let mut running: Vec<OccupiedSlot> = (0..16)
+            .map(|_| slots.occupy(&job(busy, SLOW), false))
             .collect();
+        assert!(slots.exclusions(false).is_empty(), "slots take every job");
+        assert!(!may_start_in_reserve(&slots, busy, SLOW));
+        assert!(may_start_in_reserve(&slots, busy, OTHER));
+        assert!(may_start_in_reserve(&slots, quiet, SLOW));
+        running.extend((0..4).map(|_| slots.occupy(&job(quiet, SLOW), true)));
         assert!(
-            places.exclusions(false).is_empty(),
-            "slots take whoever comes"
+            !may_start_in_reserve(&slots, quiet, SLOW),
+            "half of the reserve"
         );
-        assert!(!starts(&places, busy, SLOW));
-        assert!(starts(&places, busy, OTHER));
-        assert!(starts(&places, quiet, SLOW));
-        taken.extend((0..4).map(|_| places.occupy(&job(quiet, SLOW), true)));
-        assert!(!starts(&places, quiet, SLOW), "half of the reserve");
-        assert!(!starts(&places, quiet, OTHER));
-        assert!(starts(&places, third, SLOW));
-        taken.extend((0..2).map(|_| places.occupy(&job(third, SLOW), true)));
-        assert!(!starts(&places, third, SLOW), "three quarters of it");
-        assert!(starts(&places, third, OTHER));
-        taken.clear();
-        assert!(starts(&places, busy, SLOW));
+        assert!(!may_start_in_reserve(&slots, quiet, OTHER));
+        assert!(may_start_in_reserve(&slots, third, SLOW));
+        running.extend((0..2).map(|_| slots.occupy(&job(third, SLOW), true)));
+        assert!(
+            !may_start_in_reserve(&slots, third, SLOW),
+            "three quarters of it"
+        );
+        assert!(may_start_in_reserve(&slots, third, OTHER));
+        running.clear();
+        assert!(may_start_in_reserve(&slots, busy, SLOW));
     }
 
     #[test]
-    fn few_slots_starve_nobody() {
-        for slots in 1..=4 {
-            let places = Slots::new(slots, 50);
+    fn a_worker_with_few_slots_excludes_only_the_busy_tenant() {
+        for size in 1..=4 {
+            let slots = Slots::new(size, 50);
             let tenants = [TenantId::new(), TenantId::new()];
-            let half = slots.div_ceil(2);
-            let _taken: Vec<OccupiedSlot> = (0..half)
-                .map(|_| places.occupy(&job(tenants[0], SLOW), false))
+            let half = size.div_ceil(2);
+            let _running: Vec<OccupiedSlot> = (0..half)
+                .map(|_| slots.occupy(&job(tenants[0], SLOW), false))
                 .collect();
-            let shut = places.exclusions(false);
-            assert_eq!(shut.len(), 1, "{slots} slots");
-            assert_eq!(shut[0].tenant, Some(tenants[0].pseudonym()));
-            assert!(starts(&places, tenants[1], SLOW), "{slots} slots");
+            let excluded = slots.exclusions(false);
+            assert_eq!(excluded.len(), 1, "{size} slots");
+            assert_eq!(excluded[0].tenant, Some(tenants[0].pseudonym()));
+            assert!(
+                may_start_in_reserve(&slots, tenants[1], SLOW),
+                "{size} slots"
+            );
         }
     }
 
     #[test]
-    fn a_weight_widens_a_share() {
-        let places = Slots::new(16, 25);
+    fn a_weight_multiplies_the_share_of_the_slots() {
+        let slots = Slots::new(16, 25);
         let (plain, heavy) = (TenantId::new(), TenantId::new());
-        places.set_weights(HashMap::from([(heavy, 3)]));
+        slots.set_weights(HashMap::from([(heavy, 3)]));
         assert_eq!(
-            (places.tenant_limit(plain), places.tenant_limit(heavy)),
+            (slots.tenant_limit(plain), slots.tenant_limit(heavy)),
             (4, 12)
         );
-        places.set_weights(HashMap::from([(heavy, 100)]));
-        assert_eq!(places.tenant_limit(heavy), usize::MAX);
+        slots.set_weights(HashMap::from([(heavy, 100)]));
+        assert_eq!(slots.tenant_limit(heavy), usize::MAX);
     }
 }

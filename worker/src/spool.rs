@@ -1,9 +1,11 @@
-//! The bucket, as a worker relies on it: it may be away, and what was paid for waits until it is back.
+//! The bucket as a worker sees it: it may be unavailable, and results that were paid for wait for
+//! it.
 //!
-//! A picture that cannot be stored is kept in memory, within a bound, and tried again for as long as its job is ours. While
-//! one waits, or the bucket does not answer, no further job is started and no call made, so what waits is at most what
-//! was under way. A worker that is killed loses what waits: those calls end as `unknown`, and are bought again. Why in
-//! memory: docs/decisions/0014.
+//! An image that cannot be stored is kept in memory, within a limit, and its write is repeated for
+//! as long as the worker holds the job. While a result waits, or the bucket does not answer, no
+//! further job starts and no call is made, so only calls that were already running add to what
+//! waits. A worker that is killed loses what waits: those calls end as `unknown` and are paid
+//! again. `docs/decisions/0014` explains why the spool is memory and not disk.
 
 use std::fmt::Display;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -18,159 +20,185 @@ use common::telemetry;
 use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use tokio::time::timeout;
 
-/// How long nothing may be heard of the bucket before it is asked whether it is there.
+/// How long after the last success the bucket is probed.
 const PROBE_AFTER: Duration = Duration::from_secs(5);
-/// How long it may take to say so.
+/// How long a probe may take.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
-/// What room is counted in.
+/// The unit in which the spool's memory is counted: a semaphore's permits are 32 bits.
 const KIB: usize = 1024;
 
-/// A bucket, what is known of it, and what waits for it.
+/// The bucket, whether it is available, and how much waits for it.
 pub struct Spool {
     bucket: Bucket,
-    /// Whether it is the right one: another counts as one that is away.
+    /// The check that this is the installation's own bucket; any other counts as unavailable.
     owner: Owner,
-    away: watch::Sender<bool>,
-    /// When it last answered.
-    heard: Mutex<Option<Instant>>,
-    /// Room for what waits, in KiB: how much there is, and what of it is free.
-    rooms: u32,
-    room: Semaphore,
+    unavailable: watch::Sender<bool>,
+    /// When the bucket last answered.
+    last_success: Mutex<Option<Instant>>,
+    /// The memory that results may wait in, in KiB.
+    capacity_kib: u32,
+    free_kib: Semaphore,
+    /// How many results wait.
     waiting: AtomicUsize,
-    /// That it takes no more was told.
-    told: AtomicBool,
+    /// Whether the log and the metric say that no job starts.
+    reported_stopped: AtomicBool,
 }
 
 impl Spool {
-    /// `room`: bytes that may wait.
-    pub fn new(bucket: Bucket, owner: Owner, room: usize) -> Self {
-        // So that they are told from the start.
+    /// A spool in which at most `capacity` bytes may wait.
+    pub fn new(bucket: Bucket, owner: Owner, capacity: usize) -> Self {
+        // A metric that is written once appears at the first scrape, before anything happens.
         telemetry::BUCKET_UNAVAILABLE.set(0);
         telemetry::SPOOL_BYTES.add(0);
         telemetry::SPOOL_REFUSED.inc_by(0);
-        let rooms = u32::try_from(room / KIB).unwrap_or(u32::MAX);
+        let capacity_kib = u32::try_from(capacity / KIB).unwrap_or(u32::MAX);
         Self {
             bucket,
             owner,
-            away: watch::Sender::new(false),
-            heard: Mutex::default(),
-            rooms,
-            room: Semaphore::new(rooms as usize),
+            unavailable: watch::Sender::new(false),
+            last_success: Mutex::default(),
+            capacity_kib,
+            free_kib: Semaphore::new(capacity_kib as usize),
             waiting: AtomicUsize::default(),
-            told: AtomicBool::default(),
+            reported_stopped: AtomicBool::default(),
         }
     }
 
-    /// For the sweeper, which lists and removes.
+    /// The bucket itself, for tasks that list and delete.
     pub fn bucket(&self) -> &Bucket {
         &self.bucket
     }
 
-    /// Whose it is.
+    /// The check that the bucket belongs to this installation.
     pub fn owner(&self) -> &Owner {
         &self.owner
     }
 
-    /// Whether what is bought now would find its place.
+    /// Whether a result that is bought now could be stored: the bucket is available, and nothing
+    /// waits for it.
     pub fn accepts_results(&self) -> bool {
-        !*self.away.borrow() && self.waiting.load(Ordering::Relaxed) == 0
+        !*self.unavailable.borrow() && self.waiting.load(Ordering::Relaxed) == 0
     }
 
-    /// The whole object, or `None` when there is none.
+    /// Reads a whole object. `None` when there is none.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the bucket cannot be read, and when the object is missing because the bucket is
+    /// not the right one.
     pub async fn get(&self, key: &str) -> Result<Option<Bytes>, BucketError> {
         let asked = tokio::time::Instant::now();
-        let got = match self.bucket.get(key).await {
-            // Perhaps it is in the bucket that should be here.
+        let object = match self.bucket.get(key).await {
+            // A wrong bucket has no such object either; that must not read as "never stored".
             Ok(None) => self.owner.usable_since(asked).await.map(|()| None),
-            got => got,
+            object => object,
         };
-        match &got {
-            // That it can be read does not say that it can be written.
+        match &object {
+            // A bucket that can be read may still refuse writes, so this does not make it
+            // available.
             Ok(_) => self.note_success(),
             Err(error) => self.note_failure(error),
         }
-        got
+        object
     }
 
-    /// Stores what can be made again. An error is for the job's next attempt.
+    /// Stores something that can be made again, in up to four tries.
+    ///
+    /// # Errors
+    ///
+    /// Fails with the last try's error; the job's next attempt makes the object again.
     pub async fn put(&self, key: &str, bytes: Bytes) -> Result<Stored, BucketError> {
         (|| self.put_once(key, bytes.clone()))
-            .retry(delays().with_max_times(3))
+            .retry(retry_delays().with_max_times(3))
             .when(BucketError::is_transient)
             .await
     }
 
-    /// Stores what was paid for, after the first try `failed`, for as long as the caller waits, but not past `until`.
-    /// `beside` is what the caller holds meanwhile, in bytes. An error: it was not stored, or there is no room to wait in.
+    /// Stores a result that was paid for, after its first try failed with `first_error`. Repeats
+    /// the write until it succeeds, until `until`, or until the caller drops the future.
+    /// `held_beside` is what the caller holds besides `bytes` meanwhile, in bytes; it counts too.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the error is a permanent one, when the spool is full, and when `until` passes.
     pub async fn store_when_available(
         &self,
         key: &str,
         bytes: Bytes,
-        beside: usize,
+        held_beside: usize,
         until: Option<Instant>,
-        failed: BucketError,
+        first_error: BucketError,
     ) -> Result<Stored, BucketError> {
-        if !failed.is_transient() {
-            return Err(failed);
+        if !first_error.is_transient() {
+            return Err(first_error);
         }
-        let Some(_wait) = self.reserve(bytes.len().saturating_add(beside)) else {
+        let Some(_reservation) = self.reserve(bytes.len().saturating_add(held_beside)) else {
             telemetry::SPOOL_REFUSED.inc();
-            return Err(failed);
+            return Err(first_error);
         };
-        self.report(&failed);
-        tracing::warn!(key, error = %failed, "A picture waits for the bucket");
+        self.report(&first_error);
+        tracing::warn!(key, error = %first_error, "An image waits until the bucket is available");
         let tries = async {
-            let mut away = self.away.subscribe();
-            for delay in delays().without_max_times().build() {
+            let mut unavailable = self.unavailable.subscribe();
+            for delay in retry_delays().without_max_times().build() {
                 tokio::time::sleep(delay).await;
-                // Its sender is in `self`, so there is no error.
-                drop(away.wait_for(|away| !away).await);
+                // An error would mean that the sender is gone, but `self` owns it.
+                drop(unavailable.wait_for(|unavailable| !unavailable).await);
                 match self.put_once(key, bytes.clone()).await {
                     Err(error) if error.is_transient() => {}
-                    decided => return Some(decided),
+                    final_result => return Some(final_result),
                 }
             }
             None
         };
-        let over = async {
+        let time_is_over = async {
             match until {
                 Some(until) => tokio::time::sleep_until(until.into()).await,
                 None => std::future::pending().await,
             }
         };
         tokio::select! {
-            stored = tries => stored.unwrap_or(Err(failed)),
-            () = over => Err(failed),
+            stored = tries => stored.unwrap_or(Err(first_error)),
+            () = time_is_over => Err(first_error),
         }
     }
 
-    /// Asks whether the bucket is the right one, and whether it is there, where nobody else has lately. Once it was away it must
-    /// take an object.
+    /// Checks that the bucket is the right one and that it answers. Skips the request when the
+    /// bucket answered within [`PROBE_AFTER`]. A bucket that was unavailable must take a write
+    /// before it counts as available: a full one can still be read.
     pub async fn probe(&self) {
         if let Err(error) = self.owner.usable().await {
             return self.mark_unavailable(&error);
         }
-        let away = *self.away.borrow();
-        let heard = *self.heard.lock().unwrap_or_else(PoisonError::into_inner);
-        if !away && heard.is_some_and(|heard| heard.elapsed() < PROBE_AFTER) {
+        let unavailable = *self.unavailable.borrow();
+        let last_success = *self
+            .last_success
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if !unavailable && last_success.is_some_and(|at| at.elapsed() < PROBE_AFTER) {
             return;
         }
-        let looked = timeout(PROBE_TIMEOUT, async {
-            if away {
+        let probe = timeout(PROBE_TIMEOUT, async {
+            if unavailable {
                 self.bucket.probe().await
             } else {
-                let nothing = format!("{PROBE_PREFIX}nothing");
-                self.bucket.measure(&nothing).await.map(drop)
+                let missing_key = format!("{PROBE_PREFIX}nothing");
+                self.bucket.measure(&missing_key).await.map(drop)
             }
         });
-        match looked.await {
+        match probe.await {
             Ok(Ok(())) => self.mark_available(),
             Ok(Err(error)) => self.mark_unavailable(&error),
             Err(_) => self.mark_unavailable(&"it does not answer"),
         }
     }
 
-    /// One try to store something. It counts as stored only if the bucket was the right one before and after.
+    /// Stores an object in one try. It counts as stored only if the bucket was the right one before
+    /// and after the write: a bucket may be swapped in between.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the bucket refuses the object, does not answer, or is not the right one.
     pub async fn put_once(&self, key: &str, bytes: Bytes) -> Result<Stored, BucketError> {
         let put = async {
             self.owner.usable().await?;
@@ -193,42 +221,49 @@ impl Spool {
         }
     }
 
-    fn mark_unavailable(&self, why: &dyn Display) {
-        self.away.send_replace(true);
-        self.report(why);
+    fn mark_unavailable(&self, reason: &dyn Display) {
+        self.unavailable.send_replace(true);
+        self.report(reason);
     }
 
     fn mark_available(&self) {
         self.note_success();
-        self.away.send_replace(false);
+        self.unavailable.send_replace(false);
         self.report(&"");
     }
 
-    /// Says so when jobs are no longer started, and when they are again. A bucket may take a test each second and no
-    /// picture: that is one trouble, not many.
-    fn report(&self, why: &dyn Display) {
+    /// Updates the log and the metric when jobs stop or start again. A bucket that takes each
+    /// second's probe but no image stays one outage: jobs start only when nothing waits any more.
+    fn report(&self, reason: &dyn Display) {
         let stopped = !self.accepts_results();
-        if self.told.swap(stopped, Ordering::Relaxed) == stopped {
+        if self.reported_stopped.swap(stopped, Ordering::Relaxed) == stopped {
             return;
         }
         telemetry::BUCKET_UNAVAILABLE.set(i64::from(stopped));
         if stopped {
-            tracing::warn!(error = %why, "The bucket is away: no further job is started");
+            tracing::warn!(error = %reason, "The bucket is unavailable: no further job starts");
         } else {
-            tracing::info!("The bucket is back, and nothing waits for it: jobs are started");
+            tracing::info!("The bucket is available and nothing waits for it: jobs start again");
         }
     }
 
     fn note_success(&self) {
-        *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        *self
+            .last_success
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
     }
 
-    /// A place for something that waits.
+    /// Reserves memory for a result that waits. `None` when there is not enough.
     fn reserve(&self, bytes: usize) -> Option<Reservation<'_>> {
         let needed = u32::try_from(bytes.div_ceil(KIB)).unwrap_or(u32::MAX);
-        // What is larger than all the room there is may wait alone: refused, it would be bought again and again.
-        let room = self.room.try_acquire_many(needed.min(self.rooms)).ok()?;
-        if self.rooms == 0 {
+        // A result larger than the whole spool may wait alone. Refused, it would be bought again
+        // and again.
+        let permit = self
+            .free_kib
+            .try_acquire_many(needed.min(self.capacity_kib))
+            .ok()?;
+        if self.capacity_kib == 0 {
             return None;
         }
         self.waiting.fetch_add(1, Ordering::Relaxed);
@@ -236,16 +271,17 @@ impl Spool {
         Some(Reservation {
             spool: self,
             bytes,
-            _room: room,
+            _permit: permit,
         })
     }
 }
 
-/// Something waits. Ends by itself: the attempt is dropped when its lease is lost.
+/// Memory for one result that waits. It is freed on drop, also when the attempt is dropped because
+/// its lease was lost.
 struct Reservation<'a> {
     spool: &'a Spool,
     bytes: usize,
-    _room: SemaphorePermit<'a>,
+    _permit: SemaphorePermit<'a>,
 }
 
 impl Drop for Reservation<'_> {
@@ -256,7 +292,7 @@ impl Drop for Reservation<'_> {
     }
 }
 
-fn delays() -> ExponentialBuilder {
+fn retry_delays() -> ExponentialBuilder {
     ExponentialBuilder::default()
         .with_min_delay(Duration::from_millis(50))
         .with_max_delay(Duration::from_secs(5))

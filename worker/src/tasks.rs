@@ -2,24 +2,25 @@
 //!
 //! | task | runs | does |
 //! |---|---|---|
-//! | [`generate`] | when Redis rings | works on one job, from claim to settlement |
-//! | [`top_up_ring`] | every 200 ms | rings for the next due jobs |
-//! | [`renew_leases`] | three times a lease | keeps what this worker works on |
+//! | [`generate`] | for each job id from Redis | works on one job, from claim to settlement |
+//! | [`fill_ready_queue`] | every 200 ms | puts the next due jobs into the ready queue |
+//! | [`renew_leases`] | three times per lease | renews the leases of this worker's jobs |
 //! | [`reap`] | every second | takes jobs from workers whose lease ran out |
 //! | [`expire`] | every second | ends jobs whose deadline has passed |
-//! | [`watch_bucket`] | every second | starts nothing while the bucket is away |
-//! | [`heed_drain`] | every second | starts nothing while an operator wants it so |
-//! | [`heed_weights`] | every five seconds | learns whose share of this worker is larger |
-//! | [`retain`] | every five seconds | deletes files and prompts that are due, and keeps receipts |
-//! | [`fold_billing`] | every five seconds | keeps the roll-up short that billing metrics read |
-//! | [`fold_storage`] | every five seconds | keeps the count short of what tenants store |
-//! | [`prune_answers`] | every minute | deletes answers for repeated requests whose time is over |
+//! | [`watch_bucket`] | every second | starts no job while the bucket is unavailable |
+//! | [`watch_drain`] | every second | starts no job while an operator drains this worker |
+//! | [`refresh_weights`] | every five seconds | reads the tenants' weights, which set their share |
+//! | [`retain`] | every five seconds | deletes files and prompts that are due, writes receipts |
+//! | [`fold_billing`] | every five seconds | folds new billing lines into their totals |
+//! | [`fold_storage`] | every five seconds | folds new storage lines into the tenants' totals |
+//! | [`prune_answers`] | every minute | deletes stored answers of `Idempotency-Key`s that expired |
 //! | [`expire_unpaid`] | every minute | plans the deletion of files that nobody pays for |
-//! | [`sweep`] | hourly | removes objects that no row names |
-//! | [`anchor`] | hourly | compares the newest anchor with the ledger, and writes the next |
-//! | [`warn_of_shutdowns`] | daily | says which models end soon |
+//! | [`sweep`] | hourly | deletes objects that no row names |
+//! | [`anchor`] | hourly | compares the newest anchor with the ledger and writes the next |
+//! | [`warn_of_shutdowns`] | daily | logs which models end soon |
 //!
-//! Any number of workers run all of them at once; none needs a leader, for each effect is one guarded write.
+//! Any number of workers run all of these at once. None needs a leader, because each effect is one
+//! guarded write.
 
 mod anchor;
 mod expire;
@@ -29,7 +30,7 @@ mod fold_billing;
 mod fold_storage;
 mod generate;
 mod prune_answers;
-pub(crate) mod reap;
+mod reap;
 mod refresh_weights;
 mod renew_leases;
 mod retain;
@@ -47,16 +48,24 @@ use tokio_util::sync::CancellationToken;
 
 use crate::app::App;
 
-const A_MINUTE: Duration = Duration::from_mins(1);
-/// How many lines there are to add up at a scrape is a matter of this, not what it tells.
-const FOLD_EVERY: Duration = Duration::from_secs(5);
-/// How late a worker notices that a tenant's weight was changed.
-const REFRESH_WEIGHTS_EVERY: Duration = Duration::from_secs(5);
-const A_DAY: Duration = Duration::from_hours(24);
-/// Restarts of the apalis worker that are survived; more than this is a fault that a new process must end.
+const ONE_MINUTE: Duration = Duration::from_mins(1);
+const ONE_DAY: Duration = Duration::from_hours(24);
+/// How often billing and storage lines are folded. Affects scrape cost, never the totals.
+const FOLD_INTERVAL: Duration = Duration::from_secs(5);
+/// How late, at most, a worker notices that a tenant's weight has changed.
+const WEIGHTS_INTERVAL: Duration = Duration::from_secs(5);
+/// How often the apalis worker is restarted in one process. After more the process must be
+/// replaced.
 const MAX_RESTARTS: usize = 100;
+/// How long the stop waits for schedules and lane releases that still run.
+const TASKS_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Runs a worker until `stop`, then waits for its jobs as long as the grace allows.
+/// Runs a worker until `stop` is cancelled, then waits for its running jobs as long as the grace
+/// (`Timing::grace`) allows. What is left goes to another worker when its lease runs out.
+///
+/// # Errors
+///
+/// Fails when the apalis worker ended by itself too often.
 pub async fn run(app: Arc<App>, stop: CancellationToken) -> anyhow::Result<()> {
     let schedules = CancellationToken::new();
     let (stopping, stopped) = (app.stopping.clone(), stop.clone());
@@ -64,64 +73,11 @@ pub async fn run(app: Arc<App>, stop: CancellationToken) -> anyhow::Result<()> {
         stopped.cancelled().await;
         stopping.cancel();
     });
-    let timing = app.timing.clone();
-    let lease = timing.lease;
-    // Before anything is claimed.
+    // Before anything is claimed: a job must not start whose result could not be stored.
     app.spool.probe().await;
-    // Its turn lasts for as long as the bucket is away, and what waits for it waits through a stop, too.
-    every(
-        &app,
-        timing.look_every,
-        Duration::MAX,
-        &schedules,
-        watch_bucket::run,
-    );
-    every(
-        &app,
-        timing.look_every,
-        Duration::MAX,
-        &stop,
-        watch_drain::run,
-    );
-    every(
-        &app,
-        REFRESH_WEIGHTS_EVERY,
-        A_MINUTE,
-        &stop,
-        refresh_weights::run,
-    );
-    every(
-        &app,
-        timing.dispatch_every,
-        lease,
-        &stop,
-        fill_ready_queue::run,
-    );
-    every(&app, lease / 3, lease, &schedules, renew_leases::run);
-    every(&app, timing.reap_every, A_MINUTE, &stop, reap::run);
-    every(&app, timing.reap_every, A_MINUTE, &stop, expire::run);
-    every(&app, timing.retain_every, A_MINUTE, &stop, retain::run);
-    every(&app, FOLD_EVERY, A_MINUTE, &stop, fold_billing::run);
-    every(
-        &app,
-        timing.prune_every,
-        A_MINUTE,
-        &stop,
-        prune_answers::run,
-    );
-    every(&app, FOLD_EVERY, A_DAY, &stop, fold_storage::run);
-    every(
-        &app,
-        timing.prune_every,
-        A_MINUTE,
-        &stop,
-        expire_unpaid::run,
-    );
-    every(&app, timing.sweep_every, A_DAY, &stop, sweep::run);
-    every(&app, timing.anchor_every, A_DAY, &stop, anchor::run);
-    every(&app, A_DAY, A_DAY, &stop, warn_of_shutdowns::run);
+    start_schedules(&app, &schedules, &stop);
 
-    let doorbell = ReadyQueueConfig {
+    let config = ReadyQueueConfig {
         ready_queue: app.ready_queue.clone(),
         slots: Arc::clone(&app.slots.free_slots),
         reserve: Arc::clone(&app.slots.free_reserve),
@@ -137,7 +93,7 @@ pub async fn run(app: Arc<App>, stop: CancellationToken) -> anyhow::Result<()> {
         .register(move |_| {
             let tasks = worker.tasks.clone();
             WorkerBuilder::new(worker.name.clone())
-                .backend(ReadyQueueBackend::start(&doorbell))
+                .backend(ReadyQueueBackend::start(&config))
                 .data(Arc::clone(&worker))
                 .catch_panic()
                 .parallelize(move |handler| tasks.spawn(handler))
@@ -156,18 +112,82 @@ pub async fn run(app: Arc<App>, stop: CancellationToken) -> anyhow::Result<()> {
     });
     tokio::select! {
         ended = running => ended?,
-        () = grace(&stop, timing.grace) => {
-            tracing::warn!(jobs = app.leases.count(), "The grace is over; what is left goes to another worker when its lease runs out");
+        () = grace(&stop, app.timing.grace) => {
+            tracing::warn!(
+                jobs = app.leases.count(),
+                "The grace is over: jobs that still run go to another worker when their lease runs out"
+            );
         }
     }
     schedules.cancel();
     app.tasks.close();
-    // What still runs is bounded by its own time-outs; it must not hold up the stop.
-    let _waited = tokio::time::timeout(Duration::from_secs(3), app.tasks.wait()).await;
+    // Each task has its own timeout; none of them may delay the stop.
+    let _waited = tokio::time::timeout(TASKS_TIMEOUT, app.tasks.wait()).await;
     Ok(())
 }
 
-/// A ring is answered with Ok whatever became of the job: retries live in Postgres.
+/// Starts every schedule. Those that running jobs need go on until `schedules` is cancelled, after
+/// the grace; the others end at once with `stop`.
+fn start_schedules(app: &Arc<App>, schedules: &CancellationToken, stop: &CancellationToken) {
+    let timing = &app.timing;
+    let lease = timing.lease;
+    // One run lasts as long as the bucket is unavailable, so it has no limit. It goes on through a
+    // stop, because results that wait for the bucket are stored during the grace.
+    every(
+        app,
+        timing.look_every,
+        Duration::MAX,
+        schedules,
+        watch_bucket::run,
+    );
+    every(
+        app,
+        timing.look_every,
+        Duration::MAX,
+        stop,
+        watch_drain::run,
+    );
+    every(
+        app,
+        WEIGHTS_INTERVAL,
+        ONE_MINUTE,
+        stop,
+        refresh_weights::run,
+    );
+    every(
+        app,
+        timing.dispatch_every,
+        lease,
+        stop,
+        fill_ready_queue::run,
+    );
+    every(app, lease / 3, lease, schedules, renew_leases::run);
+    every(app, timing.reap_every, ONE_MINUTE, stop, reap::run);
+    every(app, timing.reap_every, ONE_MINUTE, stop, expire::run);
+    every(app, timing.retain_every, ONE_MINUTE, stop, retain::run);
+    every(app, FOLD_INTERVAL, ONE_MINUTE, stop, fold_billing::run);
+    every(
+        app,
+        timing.prune_every,
+        ONE_MINUTE,
+        stop,
+        prune_answers::run,
+    );
+    every(app, FOLD_INTERVAL, ONE_DAY, stop, fold_storage::run);
+    every(
+        app,
+        timing.prune_every,
+        ONE_MINUTE,
+        stop,
+        expire_unpaid::run,
+    );
+    every(app, timing.sweep_every, ONE_DAY, stop, sweep::run);
+    every(app, timing.anchor_every, ONE_DAY, stop, anchor::run);
+    every(app, ONE_DAY, ONE_DAY, stop, warn_of_shutdowns::run);
+}
+
+/// Works on a job id from Redis. Reports success whatever became of the job: retries are scheduled
+/// in Postgres, never by apalis.
 async fn on_ready_job(ready_job: ReadyJob, app: Data<Arc<App>>) {
     generate::run(&app, ready_job.job, ready_job.reserved).await;
 }
@@ -177,12 +197,13 @@ async fn grace(stop: &CancellationToken, grace: Duration) {
     tokio::time::sleep(grace).await;
 }
 
-/// Repeats a task until `stop`. It never overlaps itself, and catches up on nothing it missed; a turn that takes longer
-/// than `most` hangs, and the next one begins anew.
+/// Runs a task every `period` until `stop`. A run never overlaps the one before, and missed runs
+/// are not caught up. A run that takes longer than `max_duration` is dropped; the next one starts
+/// anew.
 fn every<F>(
     app: &Arc<App>,
     period: Duration,
-    most: Duration,
+    max_duration: Duration,
     stop: &CancellationToken,
     task: fn(Arc<App>) -> F,
 ) where
@@ -193,11 +214,11 @@ fn every<F>(
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     app.tasks.clone().spawn(async move {
         while stop.run_until_cancelled(ticks.tick()).await.is_some() {
-            let turn = tokio::time::timeout(most, task(Arc::clone(&app)));
-            if turn.await.is_err() {
+            let run = tokio::time::timeout(max_duration, task(Arc::clone(&app)));
+            if run.await.is_err() {
                 tracing::error!(
                     task = std::any::type_name_of_val(&task),
-                    "A turn hangs and is dropped"
+                    "A scheduled task took too long and was dropped; it starts anew"
                 );
             }
         }

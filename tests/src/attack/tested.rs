@@ -21,12 +21,12 @@ pub const CASES: &[(&str, &str, &str)] = &[
     (
         "A.2",
         "the password of Redis changes three times under load",
-        "redis_comes_back_after_each_rotation_of_its_password",
+        "redis_is_used_again_after_each_password_rotation",
     ),
     (
         "A.2",
         "Redis is full, read-only, gone: the reason is told",
-        "why_redis_is_away_is_told",
+        "readiness_says_why_redis_is_unavailable",
     ),
     (
         "A.3",
@@ -96,7 +96,7 @@ pub const CASES: &[(&str, &str, &str)] = &[
     (
         "D.2",
         "two tenants without luck close a lane for all",
-        "two_tenants_without_luck_close_a_lane_for_all",
+        "faults_of_two_tenants_make_a_lane_unavailable_to_all",
     ),
     (
         "D.3",
@@ -136,7 +136,7 @@ pub const CASES: &[(&str, &str, &str)] = &[
     (
         "E",
         "a limit of 0 and rubbish planted in a lane",
-        "values_planted_into_a_lane_are_corrected",
+        "invalid_lane_values_in_redis_are_corrected",
     ),
     (
         "E",

@@ -1,4 +1,5 @@
-//! The bucket is away: what was paid for waits, nothing more is bought, and the books close.
+//! The bucket is unavailable: paid results wait, nothing more is bought, and the ledger stays
+//! consistent.
 
 use std::time::{Duration, Instant};
 
@@ -44,8 +45,8 @@ impl Case {
         self.pipeline.fake.journal().count()
     }
 
-    /// Until a picture waits for the bucket.
-    async fn waits(&self) {
+    /// Waits until a result waits for the bucket.
+    async fn until_a_result_waits(&self) {
         let within = Duration::from_secs(15);
         let look =
             async || (metric(&self.pipeline, "platen_spool_bytes").await > 0.0).then_some(());
@@ -88,22 +89,22 @@ fn slow_job() -> Value {
     body
 }
 
-/// However a store fails: one call for each picture, no further job started, and all goes on by itself.
-async fn what_was_paid_for_waits(mood: Mood) {
+/// However the bucket fails: one call per image, no further job starts, and all goes on by itself.
+async fn a_paid_result_waits(mood: Mood) {
     let case = Case::start().await;
     let pipeline = &case.pipeline;
     let first = pipeline.submit(&slow_job()).await;
     let called = async || (case.calls() == 1).then_some(());
     pipeline.until(Duration::from_secs(10), called).await;
     case.s3.set_mood(mood);
-    case.waits().await;
+    case.until_a_result_waits().await;
     assert!(metric(pipeline, "platen_bucket_unavailable").await > 0.0);
     let later = join_all((0..5).map(|_| async { pipeline.submit(&small_job()).await })).await;
     tokio::time::sleep(Duration::from_secs(3)).await;
     assert_eq!(
         case.calls(),
         1,
-        "nothing is bought that could not be stored"
+        "nothing is bought while it could not be stored"
     );
     assert_eq!(case.state(&first).await, "running");
     for id in &later {
@@ -139,33 +140,33 @@ async fn what_was_paid_for_waits(mood: Mood) {
 }
 
 #[tokio::test]
-async fn what_was_paid_for_waits_while_the_store_answers_503() {
-    what_was_paid_for_waits(Mood::Refuses).await;
+async fn a_paid_result_waits_while_the_bucket_answers_503() {
+    a_paid_result_waits(Mood::Refuses).await;
 }
 
 #[tokio::test]
-async fn what_was_paid_for_waits_while_the_store_takes_no_writes() {
-    what_was_paid_for_waits(Mood::Full).await;
+async fn a_paid_result_waits_while_the_bucket_refuses_writes() {
+    a_paid_result_waits(Mood::Full).await;
 }
 
 #[tokio::test]
-async fn what_was_paid_for_waits_while_the_store_hangs() {
-    what_was_paid_for_waits(Mood::Hangs).await;
+async fn a_paid_result_waits_while_the_bucket_hangs() {
+    a_paid_result_waits(Mood::Hangs).await;
 }
 
-/// F17: each write is done, and nobody hears of it.
+/// F17: each write succeeds, and its reply is lost.
 #[tokio::test]
-async fn what_was_paid_for_waits_while_the_stores_replies_are_lost() {
-    what_was_paid_for_waits(Mood::SwallowsReplies).await;
-}
-
-#[tokio::test]
-async fn what_was_paid_for_waits_while_the_store_garbles_what_it_is_given() {
-    what_was_paid_for_waits(Mood::Garbles).await;
+async fn a_paid_result_waits_while_the_buckets_replies_are_lost() {
+    a_paid_result_waits(Mood::SwallowsReplies).await;
 }
 
 #[tokio::test]
-async fn a_job_whose_picture_waits_past_its_deadline_is_released_and_the_loss_metered() {
+async fn a_paid_result_waits_while_the_bucket_alters_bytes() {
+    a_paid_result_waits(Mood::Garbles).await;
+}
+
+#[tokio::test]
+async fn a_job_whose_result_waits_past_its_deadline_is_released() {
     let case = Case::start().await;
     let pipeline = &case.pipeline;
     case.s3.set_mood(Mood::Full);
@@ -175,7 +176,7 @@ async fn a_job_whose_picture_waits_past_its_deadline_is_released_and_the_loss_me
     let accepted = request.json(&small_job()).send().await.unwrap();
     assert_eq!(accepted.status(), StatusCode::ACCEPTED);
     let accepted: Value = accepted.json().await.unwrap();
-    case.waits().await;
+    case.until_a_result_waits().await;
     let ended = pipeline.ended(accepted["id"].as_str().unwrap()).await;
     assert_eq!(
         (ended["state"].as_str(), ended["cost"]["captured"].as_i64()),
@@ -194,7 +195,7 @@ async fn a_job_whose_picture_waits_past_its_deadline_is_released_and_the_loss_me
     });
     let micros: i64 = cost.unwrap().rsplit(' ').next().unwrap().parse().unwrap();
     assert!(micros > 0, "{billing}");
-    // What waited has made room, and the worker takes up work again by itself.
+    // The result that waited is dropped, and the worker starts jobs again by itself.
     let gone = async || (metric(pipeline, "platen_spool_bytes").await < 1.0).then_some(());
     pipeline.until(Duration::from_secs(10), gone).await;
     case.s3.set_mood(Mood::Well);
@@ -204,9 +205,9 @@ async fn a_job_whose_picture_waits_past_its_deadline_is_released_and_the_loss_me
     case.close().await;
 }
 
-/// Inputs go into the bucket before there is a job.
+/// Inputs are stored before the job is admitted, so the submit fails with 503.
 #[tokio::test]
-async fn a_job_with_inputs_is_told_later_and_leaves_nothing() {
+async fn a_job_with_inputs_is_refused_and_leaves_nothing() {
     let case = Case::start().await;
     let pipeline = &case.pipeline;
     let mut body = small_job();
@@ -241,12 +242,12 @@ async fn a_job_with_inputs_is_told_later_and_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn a_canceled_job_takes_its_picture_out_of_the_wait() {
+async fn a_canceled_job_frees_its_place_in_the_spool() {
     let case = Case::start().await;
     let pipeline = &case.pipeline;
     case.s3.set_mood(Mood::Full);
     let id = pipeline.submit(&small_job()).await;
-    case.waits().await;
+    case.until_a_result_waits().await;
     let (status, _) = pipeline
         .post(&format!("/v1/jobs/{id}/cancel"), &json!({}))
         .await;
@@ -261,9 +262,9 @@ async fn a_canceled_job_takes_its_picture_out_of_the_wait() {
     case.close().await;
 }
 
-/// One picture is stored, another waits: the one is delivered in time.
+/// One image is stored and another waits: the first is delivered in time.
 #[tokio::test]
-async fn what_is_stored_is_delivered_though_the_rest_waits() {
+async fn stored_outputs_are_delivered_while_others_wait() {
     let case = Case::start().await;
     let pipeline = &case.pipeline;
     pipeline.fake.faults().push(Fault::Late(2_000));
@@ -299,7 +300,7 @@ async fn what_is_stored_is_delivered_though_the_rest_waits() {
 }
 
 #[tokio::test]
-async fn what_finds_no_room_to_wait_is_lost_told_and_bought_once_more() {
+async fn a_result_the_full_spool_refuses_is_lost_and_rebought() {
     let case = Case::with(Options {
         spool: 0,
         ..Options::default()
@@ -314,7 +315,7 @@ async fn what_finds_no_room_to_wait_is_lost_told_and_bought_once_more() {
     assert_eq!(
         case.calls(),
         1,
-        "not bought again before there is a place for it"
+        "not bought again before it could be stored"
     );
     assert_eq!(pipeline.job(&id).await["state"], "queued");
     case.s3.set_mood(Mood::Well);
@@ -326,15 +327,15 @@ async fn what_finds_no_room_to_wait_is_lost_told_and_bought_once_more() {
     case.close().await;
 }
 
-/// A stop waits for what waits: the bucket is looked for as before.
+/// A stop waits for results that wait; the bucket is still probed.
 #[tokio::test]
-async fn a_worker_that_is_stopped_while_a_picture_waits_stores_it_when_the_bucket_is_back() {
+async fn a_stopping_worker_stores_what_waits_for_the_bucket() {
     let mut case = Case::start().await;
     let id = case.pipeline.submit(&slow_job()).await;
     let called = async || (case.calls() == 1).then_some(());
     case.pipeline.until(Duration::from_secs(10), called).await;
     case.s3.set_mood(Mood::Refuses);
-    case.waits().await;
+    case.until_a_result_waits().await;
     let back = async {
         tokio::time::sleep(Duration::from_secs(2)).await;
         case.s3.set_mood(Mood::Well);
@@ -350,12 +351,12 @@ async fn a_worker_that_is_stopped_while_a_picture_waits_stores_it_when_the_bucke
     case.close().await;
 }
 
-/// The ceiling holds whatever was under way, and each call is accounted for.
+/// The limit holds whatever was running, and each call has an outcome.
 #[tokio::test]
-async fn no_more_waits_than_there_is_room_for() {
-    const ROOM: u32 = 1_200_000;
+async fn the_spool_never_exceeds_its_limit() {
+    const SPOOL_BYTES: u32 = 1_200_000;
     let case = Case::with(Options {
-        spool: ROOM as usize,
+        spool: SPOOL_BYTES as usize,
         ..Options::default()
     })
     .await;
@@ -381,7 +382,7 @@ async fn no_more_waits_than_there_is_room_for() {
     tokio::time::sleep(Duration::from_secs(3)).await;
     let waiting = metric(pipeline, "platen_spool_bytes").await;
     assert!(
-        waiting > 0.0 && waiting <= f64::from(ROOM),
+        waiting > 0.0 && waiting <= f64::from(SPOOL_BYTES),
         "{waiting} bytes wait"
     );
     assert_eq!(case.calls(), 8, "nothing is bought meanwhile");
@@ -400,9 +401,9 @@ async fn no_more_waits_than_there_is_room_for() {
     case.close().await;
 }
 
-/// A provider that works in the background keeps its picture: it is asked for again, and not bought again.
+/// The provider keeps the image of an operation, so it is polled again and not bought again.
 #[tokio::test]
-async fn a_handle_outlives_a_bucket_that_is_away() {
+async fn an_operation_is_polled_again_after_a_bucket_outage() {
     let case = Case::with(Options {
         spool: 0,
         ..Options::default()
@@ -426,15 +427,15 @@ async fn a_handle_outlives_a_bucket_that_is_away() {
     case.close().await;
 }
 
-/// It is found out before the first call, not by it.
+/// The bucket is probed before the first job is claimed.
 #[tokio::test]
-async fn a_worker_that_starts_without_its_bucket_buys_nothing_and_takes_nothing_from_others() {
+async fn a_worker_without_its_bucket_claims_nothing() {
     let mut case = Case::with(Options {
         workers: 0,
         ..Options::default()
     })
     .await;
-    // Nobody listens on a port that was free a moment ago.
+    // A port that was free a moment ago, so nothing listens there.
     let gone = std::net::TcpListener::bind("127.0.0.1:0")
         .unwrap()
         .local_addr()
@@ -465,15 +466,16 @@ async fn a_worker_that_starts_without_its_bucket_buys_nothing_and_takes_nothing_
     }
     assert!(
         began.elapsed() < Duration::from_secs(20),
-        "as if it were not there"
+        "the other worker does not delay the jobs"
     );
     assert_eq!(case.calls(), 20);
     case.close().await;
 }
 
-/// What waits in memory dies with its worker: one call is wasted, and told as possibly billed.
+/// A result that waits in memory is lost with its worker: one call is wasted, and ends as possibly
+/// billed.
 #[tokio::test]
-async fn a_worker_that_is_killed_while_a_picture_waits_wastes_one_call() {
+async fn a_worker_killed_while_a_result_waits_wastes_one_call() {
     let fake = Fake::start(fakes::Options::default()).await.unwrap();
     let models = models::shipped();
     models::openai_played_by(&models, &fake.base_url());
@@ -501,7 +503,7 @@ async fn a_worker_that_is_killed_while_a_picture_waits_wastes_one_call() {
         .await;
     case.s3.set_mood(Mood::Full);
     let before = case.s3.puts();
-    // A write and its three repetitions: then it waits until the bucket is seen to be back.
+    // The first write and three retries; then the result waits until the bucket is available.
     pipeline
         .until(within, async || {
             (case.s3.puts() >= before + 4).then_some(())

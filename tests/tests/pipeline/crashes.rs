@@ -1,4 +1,4 @@
-//! Workers that die, or are held up for longer than their lease, and what becomes of the calls they had under way.
+//! Workers that die, or stop for longer than their lease, and what becomes of their running calls.
 
 use std::time::Duration;
 
@@ -23,8 +23,8 @@ async fn without_workers() -> Pipeline {
     .await
 }
 
-/// A call of an open job's first attempt, ended as the SQL says.
-async fn call_of(pipeline: &Pipeline, job: JobId, operation: Option<&str>, ended: bool) -> CallId {
+/// Adds a call of the first attempt to a queued job; `ended`: given up as `unknown`.
+async fn add_call(pipeline: &Pipeline, job: JobId, operation: Option<&str>, ended: bool) -> CallId {
     let call = CallId::new();
     let lane = "vertex/global/gemini-nano-banana-2.1";
     sqlx::query(
@@ -44,9 +44,10 @@ async fn call_of(pipeline: &Pipeline, job: JobId, operation: Option<&str>, ended
     call
 }
 
-/// Its worker lived on and stored it after that: what is a picture is taken, what is none is bought again.
+/// The worker lived on and stored the original after its call was given up. An image is adopted;
+/// anything else is bought again.
 #[tokio::test]
-async fn a_picture_that_came_after_its_call_was_given_up_is_not_bought_again() {
+async fn an_image_stored_after_its_call_was_given_up_is_adopted() {
     let mut pipeline = Pipeline::start().await;
     pipeline.ended(&pipeline.submit(&small_job()).await).await;
     let folder = pipeline
@@ -59,7 +60,7 @@ async fn a_picture_that_came_after_its_call_was_given_up_is_not_bought_again() {
     let mut jobs = Vec::new();
     for bytes in [&picture[..], b"not a picture"] {
         let id = pipeline.submit(&small_job()).await;
-        let call = call_of(&pipeline, id.parse().unwrap(), None, true).await;
+        let call = add_call(&pipeline, id.parse().unwrap(), None, true).await;
         let key = original_key(pipeline.tenant, call);
         std::fs::write(pipeline.bucket.path().join(&key), bytes).unwrap();
         jobs.push((id, call, key));
@@ -82,10 +83,10 @@ async fn a_picture_that_came_after_its_call_was_given_up_is_not_bought_again() {
 }
 
 #[tokio::test]
-async fn only_who_holds_the_job_gives_a_call_up_and_only_as_it_was_read() {
+async fn only_the_jobs_holder_gives_up_a_call_that_is_unchanged() {
     let pipeline = without_workers().await;
     let id: JobId = pipeline.submit(&small_job()).await.parse().unwrap();
-    let call = call_of(&pipeline, id, None, false).await;
+    let call = add_call(&pipeline, id, None, false).await;
     let mut owner = pipeline.owner().await;
     sqlx::query("UPDATE jobs SET state = 'running', fence = fence + 1, worker = 'a worker', lease_until = now() + interval '1 minute' WHERE id = $1")
         .bind(id.0)
@@ -95,25 +96,28 @@ async fn only_who_holds_the_job_gives_a_call_up_and_only_as_it_was_read() {
     let lost = Failure::new(Class::Unknown, "lost");
     let mut journal = store::of_job(&mut owner, id).await.unwrap();
     let read = journal.remove(0);
-    let lose = async |fence, connection: &mut PgConnection| {
+    let record_lost = async |fence, connection: &mut PgConnection| {
         store::record_lost(connection, id, fence, &read, &lost)
             .await
             .unwrap()
     };
-    assert!(lose(1, &mut owner).await.is_err(), "under a stale fence");
+    assert!(
+        record_lost(1, &mut owner).await.is_err(),
+        "under a stale fence"
+    );
     store::record_operation(&mut owner, call, "a handle")
         .await
         .unwrap()
         .unwrap();
     assert!(
-        lose(2, &mut owner).await.is_err(),
-        "though its handle has come"
+        record_lost(2, &mut owner).await.is_err(),
+        "although its operation was stored meanwhile"
     );
     sqlx::query("UPDATE calls SET operation = NULL")
         .execute(&mut owner)
         .await
         .unwrap();
-    assert!(lose(2, &mut owner).await.is_ok());
+    assert!(record_lost(2, &mut owner).await.is_ok());
     owner.close().await.unwrap();
     let (_, canceled) = pipeline
         .post(&format!("/v1/jobs/{id}/cancel"), &serde_json::json!({}))
@@ -122,19 +126,19 @@ async fn only_who_holds_the_job_gives_a_call_up_and_only_as_it_was_read() {
     pipeline.close().await;
 }
 
-/// Waits until so many calls were made.
-async fn calls(pipeline: &Pipeline, fake: &Fake, calls: usize) {
+/// Waits until `count` calls were made.
+async fn wait_for_calls(pipeline: &Pipeline, fake: &Fake, count: usize) {
     pipeline
         .until(Duration::from_secs(20), async || {
-            (fake.journal().count() == calls).then_some(())
+            (fake.journal().count() == count).then_some(())
         })
         .await;
 }
 
-/// Stopped for longer than its lease while it calls, and then let go: the other attempt stands, whatever the zombie
-/// does with the answer it finds.
+/// A worker is suspended during its call for longer than its lease, and then resumed. The other
+/// attempt's result stands, whatever the first worker does with its late answer.
 #[tokio::test]
-async fn a_worker_that_wakes_up_after_its_lease_changes_nothing() {
+async fn a_worker_that_resumes_after_its_lease_changes_nothing() {
     let Real {
         pipeline,
         fake,
@@ -144,11 +148,11 @@ async fn a_worker_that_wakes_up_after_its_lease_changes_nothing() {
     let mut zombie = Process::new(Role::Worker, 1, &orders).unwrap();
     zombie.start().unwrap();
     let id = pipeline.submit(&small_job()).await;
-    calls(&pipeline, &fake, 1).await;
+    wait_for_calls(&pipeline, &fake, 1).await;
     zombie.signal(Signal::SIGSTOP).unwrap();
     let mut living = Process::new(Role::Worker, 2, &orders).unwrap();
     living.start().unwrap();
-    calls(&pipeline, &fake, 2).await;
+    wait_for_calls(&pipeline, &fake, 2).await;
     zombie.signal(Signal::SIGCONT).unwrap();
     let ended = pipeline.ended(&id).await;
     assert_eq!(
@@ -156,7 +160,7 @@ async fn a_worker_that_wakes_up_after_its_lease_changes_nothing() {
         (Some("succeeded"), Some(2)),
         "{ended}"
     );
-    // It has had its time to do harm.
+    // Gives the resumed worker time to do harm.
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert!(zombie.ended().is_none(), "it goes on with other work");
     assert_eq!(fake.journal().count(), 2, "calls");
@@ -167,9 +171,9 @@ async fn a_worker_that_wakes_up_after_its_lease_changes_nothing() {
     pipeline.close().await;
 }
 
-/// Three workers die of the same job: it is given up, and others are not touched by that.
+/// Three workers die of the same job: it is given up, and other jobs run.
 #[tokio::test]
-async fn a_job_that_kills_its_workers_is_given_up_and_refunded() {
+async fn a_job_that_kills_its_workers_is_given_up_and_released() {
     let Real {
         pipeline,
         fake,
@@ -205,9 +209,10 @@ async fn a_job_that_kills_its_workers_is_given_up_and_refunded() {
     pipeline.close().await;
 }
 
-/// Away for longer than a lease, so that every lease has run out when it is back: nobody is dead for that.
+/// The database is unreachable for longer than a lease, so every lease has run out afterwards. The
+/// workers live, so their jobs must not be reaped.
 #[tokio::test]
-async fn after_the_database_was_away_no_call_is_paid_twice() {
+async fn no_call_is_paid_twice_after_a_database_outage() {
     const JOBS: usize = 24;
     let Real {
         pipeline,
@@ -232,7 +237,7 @@ async fn after_the_database_was_away_no_call_is_paid_twice() {
     for _ in 0..JOBS {
         jobs.push(pipeline.submit(&small_job()).await);
     }
-    calls(&pipeline, &fake, JOBS).await;
+    wait_for_calls(&pipeline, &fake, JOBS).await;
     proxy.set(Weather::Refuse);
     tokio::time::sleep(orders.config.timing.lease + Duration::from_secs(2)).await;
     proxy.set(Weather::Fair);

@@ -1,4 +1,4 @@
-//! An asynchronous replica is promoted that never heard of the last commits.
+//! An asynchronous replica is promoted, and lacks the last commits of the primary.
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
@@ -15,9 +15,9 @@ use tests::pipeline::{look, small_job};
 use tests::servers::TestServers;
 use tests::{Options, Pipeline};
 
-const WITHIN: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A real one: a base backup of the primary, which then streams from it.
+/// A streaming replica, made from a base backup of the primary.
 async fn replica(primary: &TestServers, data: &Path, folder: &Path) -> Postgres {
     let mut connection = PgConnection::connect(&primary.owner_url).await.unwrap();
     let (cluster, version): (String, String) = sqlx::query_as(
@@ -30,7 +30,7 @@ async fn replica(primary: &TestServers, data: &Path, folder: &Path) -> Postgres 
     std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o755)).unwrap();
     let home = folder.join("postgres");
     std::fs::create_dir(&home).unwrap();
-    // The logins are those of the primary.
+    // A replica has the same logins as its primary.
     for file in ["platen_admin.password", "platen.password"] {
         std::fs::copy(data.join("postgres").join(file), home.join(file)).unwrap();
     }
@@ -53,15 +53,15 @@ async fn replica(primary: &TestServers, data: &Path, folder: &Path) -> Postgres 
         .unwrap();
     assert!(copied.success());
     let owner = std::fs::metadata(cluster).unwrap();
-    give(&home, owner.uid(), owner.gid());
+    change_owner(&home, owner.uid(), owner.gid());
     Postgres::start_with(&home, Tuning::Test).await.unwrap()
 }
 
-fn give(path: &Path, user: u32, group: u32) {
+fn change_owner(path: &Path, user: u32, group: u32) {
     chown(path, Some(user), Some(group)).unwrap();
     if path.is_dir() && !path.is_symlink() {
         for entry in std::fs::read_dir(path).unwrap() {
-            give(&entry.unwrap().path(), user, group);
+            change_owner(&entry.unwrap().path(), user, group);
         }
     }
 }
@@ -72,7 +72,7 @@ async fn holds(pool: &PgPool, sql: &'static str) -> Option<()> {
 }
 
 #[tokio::test]
-async fn what_a_promoted_replica_never_heard_of_is_told_and_charges_nobody() {
+async fn commits_lost_in_a_failover_are_reported_and_charge_nobody() {
     let (data, servers, primary) = TestServers::own(Tuning::Test).await;
     let mut pipeline = Pipeline::start_on(primary.clone(), Options::default()).await;
     let folder = tempfile::tempdir().unwrap();
@@ -88,7 +88,7 @@ async fn what_a_promoted_replica_never_heard_of_is_told_and_charges_nobody() {
         .unwrap();
     let mut owner = PgConnection::connect(&promoted.owner_url).await.unwrap();
 
-    // One job that the replica sees end, and one that it sees called for and no more.
+    // The replica sees one job end. Of the second it sees the call, but not the end.
     let seen = pipeline.submit(&small_job()).await;
     pipeline.ended(&seen).await;
     let mut body = small_job();
@@ -96,7 +96,7 @@ async fn what_a_promoted_replica_never_heard_of_is_told_and_charges_nobody() {
     let cut_off = pipeline.submit(&body).await;
     let called = "SELECT (SELECT count(*) FROM jobs WHERE state = 'succeeded') = 1 AND (SELECT count(*) FROM calls) = 2";
     pipeline
-        .until(WITHIN, async || holds(&reader, called).await)
+        .until(TIMEOUT, async || holds(&reader, called).await)
         .await;
     owner
         .execute("ALTER SYSTEM SET primary_conninfo = ''")
@@ -105,7 +105,7 @@ async fn what_a_promoted_replica_never_heard_of_is_told_and_charges_nobody() {
     owner.execute("SELECT pg_reload_conf()").await.unwrap();
     let alone = "SELECT NOT EXISTS (SELECT FROM pg_stat_wal_receiver)";
     pipeline
-        .until(WITHIN, async || holds(&reader, alone).await)
+        .until(TIMEOUT, async || holds(&reader, alone).await)
         .await;
     assert_eq!(pipeline.ended(&cut_off).await["state"], "succeeded");
     let lost = pipeline.submit(&small_job()).await;
@@ -124,23 +124,25 @@ async fn what_a_promoted_replica_never_heard_of_is_told_and_charges_nobody() {
     servers.stop().await;
     owner.execute("SELECT pg_promote()").await.unwrap();
     pipeline
-        .until(WITHIN, async || {
+        .until(TIMEOUT, async || {
             holds(&reader, "SELECT NOT pg_is_in_recovery()").await
         })
         .await;
     owner.close().await.unwrap();
 
-    // Every invariant holds of what is left, and the pictures whose rows are gone are told: no others.
+    // Every invariant holds for what is left. The files whose rows are lost are reported, and no
+    // others.
     assert_eq!(verify::verify(&reader).await.unwrap(), []);
     let (findings, _) = look(&reader, &pipeline.config.bucket().unwrap(), Duration::ZERO).await;
     assert_eq!(findings.len(), 3, "{findings:#?}");
     for key in &lost_keys {
-        let of_it =
+        let names_it =
             |finding: &Finding| finding.invariant == "I19" && finding.says.contains(key.as_str());
-        assert!(findings.iter().any(of_it), "{key}: {findings:#?}");
+        assert!(findings.iter().any(names_it), "{key}: {findings:#?}");
     }
 
-    // The job that was cut off is called for, as far as anybody knows: its picture is found, and not bought again.
+    // In the new primary the second job has an open call. Its original is adopted and not bought
+    // again.
     pipeline.config.database_url = Some(SecretString::from(url));
     pipeline.config.redis_url = Some(SecretString::from(promoted.redis_url.clone()));
     pipeline.reader = reader;
@@ -149,7 +151,7 @@ async fn what_a_promoted_replica_never_heard_of_is_told_and_charges_nobody() {
     let delivered = "SELECT count(*) = 2 FROM jobs WHERE state = 'succeeded'";
     let reader = pipeline.reader.clone();
     pipeline
-        .until(WITHIN, async || holds(&reader, delivered).await)
+        .until(TIMEOUT, async || holds(&reader, delivered).await)
         .await;
     assert_eq!(pipeline.fake.journal().count(), 3, "calls");
     let left: i64 = sqlx::query_scalar("SELECT available FROM wallets")
@@ -159,7 +161,7 @@ async fn what_a_promoted_replica_never_heard_of_is_told_and_charges_nobody() {
     assert_eq!(
         left,
         1_000 - price / 3 * 2,
-        "the job nobody knows of charges nobody"
+        "the job that was lost charges nobody"
     );
     pipeline.close().await;
     replica.stop().await;

@@ -1,4 +1,5 @@
-//! Work that a provider does in the background: its handle outlives attempts and workers, and nothing is bought twice.
+//! Operations, which a provider runs in the background: they outlive attempts and workers, and
+//! nothing is bought twice.
 
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use tests::fleet::Role;
 use tests::real::Real;
 use tests::{Options, Pipeline, models};
 
-/// Its own timeout is a second.
+/// A pipeline in which the timeout of the model is one second.
 async fn pipeline() -> (Pipeline, tempfile::TempDir) {
     let folder = models::shipped();
     models::change(
@@ -38,7 +39,7 @@ async fn outcomes(pipeline: &Pipeline) -> Vec<(String, Option<String>)> {
 }
 
 #[tokio::test]
-async fn work_that_ends_after_our_timeout_is_delivered_and_charged_once() {
+async fn an_operation_that_ends_after_the_timeout_is_delivered_once() {
     let (pipeline, _folder) = pipeline().await;
     let id = pipeline.submit(&job("[[fault:late:3000]]")).await;
     let ended = pipeline.ended(&id).await;
@@ -49,7 +50,7 @@ async fn work_that_ends_after_our_timeout_is_delivered_and_charged_once() {
     );
     assert!(
         ended["attempts"].as_i64().unwrap() > 1,
-        "it was put back meanwhile: {ended}"
+        "the job was put back meanwhile: {ended}"
     );
     assert_eq!(pipeline.fake.journal().count(), 1, "calls");
     let calls = outcomes(&pipeline).await;
@@ -60,7 +61,7 @@ async fn work_that_ends_after_our_timeout_is_delivered_and_charged_once() {
 }
 
 #[tokio::test]
-async fn work_that_never_ends_is_released_at_the_deadline_and_metered() {
+async fn an_endless_operation_is_released_at_the_deadline() {
     let (pipeline, _folder) = pipeline().await;
     let request = pipeline.request(Method::POST, "/v1/jobs");
     let request = request
@@ -93,13 +94,13 @@ async fn work_that_never_ends_is_released_at_the_deadline_and_metered() {
 }
 
 #[tokio::test]
-async fn a_question_that_fails_is_asked_again_and_what_is_gone_is_bought_again() {
+async fn a_failed_poll_is_repeated_and_a_lost_operation_is_rebought() {
     let (pipeline, _folder) = pipeline().await;
-    let asked = pipeline.submit(&job("[[fault:poll:unavailable*3]]")).await;
-    assert_eq!(pipeline.ended(&asked).await["state"], "succeeded");
+    let polled = pipeline.submit(&job("[[fault:poll:unavailable*3]]")).await;
+    assert_eq!(pipeline.ended(&polled).await["state"], "succeeded");
     assert_eq!(pipeline.fake.journal().count(), 1, "calls");
-    let gone = pipeline.submit(&job("once more [[fault:gone]]")).await;
-    let ended = pipeline.ended(&gone).await;
+    let lost = pipeline.submit(&job("once more [[fault:gone]]")).await;
+    let ended = pipeline.ended(&lost).await;
     assert_eq!(ended["outcome"]["class"], "unknown", "{ended}");
     assert_eq!(ended["cost"]["released"], 6);
     let calls = outcomes(&pipeline).await;
@@ -109,7 +110,7 @@ async fn a_question_that_fails_is_asked_again_and_what_is_gone_is_bought_again()
 }
 
 #[tokio::test]
-async fn a_canceled_job_is_released_at_once_though_the_provider_works_on() {
+async fn a_canceled_job_is_released_while_its_operation_runs() {
     let (pipeline, _folder) = pipeline().await;
     let id = pipeline.submit(&job("[[fault:never]]")).await;
     pipeline
@@ -133,7 +134,7 @@ async fn a_canceled_job_is_released_at_once_though_the_provider_works_on() {
 }
 
 #[tokio::test]
-async fn a_job_whose_provider_works_is_asked_about_though_the_lane_is_closed() {
+async fn an_operation_is_polled_while_its_lane_is_unavailable() {
     let (pipeline, _folder) = pipeline().await;
     let id = pipeline.submit(&job("[[fault:late:2500]]")).await;
     pipeline
@@ -154,7 +155,7 @@ async fn a_job_whose_provider_works_is_asked_about_though_the_lane_is_closed() {
 }
 
 #[tokio::test]
-async fn a_worker_that_is_asked_to_stop_hands_its_handle_back_at_once() {
+async fn a_stopping_worker_hands_its_operation_back_at_once() {
     let folder = models::shipped();
     let mut pipeline = Pipeline::start_with(Options {
         models: Some(folder.path().to_owned()),
@@ -168,12 +169,12 @@ async fn a_worker_that_is_asked_to_stop_hands_its_handle_back_at_once() {
             polled.then_some(())
         })
         .await;
-    let asked = std::time::Instant::now();
+    let stopped_at = std::time::Instant::now();
     pipeline.stop_workers().await;
     assert!(
-        asked.elapsed() < Duration::from_secs(2),
+        stopped_at.elapsed() < Duration::from_secs(2),
         "{:?}",
-        asked.elapsed()
+        stopped_at.elapsed()
     );
     assert_eq!(pipeline.job(&id).await["state"], "queued");
     pipeline.start_worker().await;
@@ -187,9 +188,9 @@ async fn a_worker_that_is_asked_to_stop_hands_its_handle_back_at_once() {
     pipeline.close().await;
 }
 
-/// Real processes: nothing of the first worker lives on but its rows.
+/// Workers are processes here, so that nothing of the first one is left but its rows.
 #[tokio::test]
-async fn a_worker_that_is_killed_leaves_its_handle_to_the_next() {
+async fn the_next_worker_polls_a_killed_workers_operation() {
     let Real {
         pipeline,
         fake,
@@ -223,7 +224,7 @@ async fn a_worker_that_is_killed_leaves_its_handle_to_the_next() {
 }
 
 #[tokio::test]
-async fn answers_about_work_that_cannot_be_read_or_never_end_hold_nobody_up() {
+async fn unreadable_and_endless_poll_answers_block_nobody() {
     let (pipeline, _folder) = pipeline().await;
     let unreadable = pipeline.submit(&job("[[fault:poll:not_json]]")).await;
     let ended = pipeline.ended(&unreadable).await;
@@ -237,7 +238,7 @@ async fn answers_about_work_that_cannot_be_read_or_never_end_hold_nobody_up() {
     assert_eq!(ended["state"], "expired", "{ended}");
     assert!(
         ended["attempts"].as_i64().unwrap() > 1,
-        "it was put back meanwhile: {ended}"
+        "the job was put back meanwhile: {ended}"
     );
     pipeline.close().await;
 }

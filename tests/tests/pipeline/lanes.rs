@@ -1,4 +1,4 @@
-//! Trouble at one place where a model is called stays there.
+//! A fault on one lane does not affect other lanes.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use tests::{Options, Pipeline, models};
 
 const MODEL: &str = "gemini-nano-banana-2.1";
 
-async fn attempts(pipeline: &Pipeline) -> i64 {
+async fn all_attempts(pipeline: &Pipeline) -> i64 {
     sqlx::query_scalar("SELECT coalesce(sum(fence), 0)::bigint FROM jobs")
         .fetch_one(&pipeline.reader)
         .await
@@ -22,7 +22,7 @@ async fn attempts(pipeline: &Pipeline) -> i64 {
 }
 
 #[tokio::test]
-async fn a_model_that_is_gone_is_asked_for_once() {
+async fn a_retired_model_is_called_only_once() {
     let folder = models::shipped();
     models::change(
         &folder,
@@ -31,7 +31,7 @@ async fn a_model_that_is_gone_is_asked_for_once() {
         "announced = 2026-10-06\nsuccessor = \"gemini-3-pro-image\"",
     );
     let pipeline = Pipeline::start_with(Options {
-        // Nobody is to probe it while this test runs, however slow the machine.
+        // Longer than this test runs on any machine, so that no call probes the lane.
         closed: Duration::from_secs(30),
         models: Some(folder.path().to_owned()),
         ..Options::default()
@@ -62,7 +62,7 @@ async fn a_model_that_is_gone_is_asked_for_once() {
 }
 
 #[tokio::test]
-async fn an_outage_closes_the_lane_and_a_probe_opens_it() {
+async fn an_outage_opens_the_circuit_and_a_probe_closes_it() {
     let pipeline = Pipeline::start_with(Options {
         closed: Duration::from_secs(5),
         ..Options::default()
@@ -76,11 +76,13 @@ async fn an_outage_closes_the_lane_and_a_probe_opens_it() {
             (pause.reason == PauseReason::Answers(Class::ProviderFault)).then_some(())
         })
         .await;
-    // What was under way when it closed may still end.
+    // Calls that were running when the circuit opened may still end.
     tokio::time::sleep(Duration::from_millis(150)).await;
-    let (calls, taken) = (pipeline.fake.journal().count(), attempts(&pipeline).await);
-    let later = small_job();
-    let waiting = pipeline.submit(&later).await;
+    let (calls, attempts) = (
+        pipeline.fake.journal().count(),
+        all_attempts(&pipeline).await,
+    );
+    let waiting = pipeline.submit(&small_job()).await;
     tokio::time::sleep(Duration::from_millis(150)).await;
     let job = pipeline.job(&waiting).await;
     assert_eq!(
@@ -88,41 +90,45 @@ async fn an_outage_closes_the_lane_and_a_probe_opens_it() {
         (Some("queued"), Some(0)),
         "{job}"
     );
-    let told = &job["waiting"];
-    assert_eq!(told["reason"], "lane_unavailable", "{told}");
+    let waiting_for = &job["waiting"];
+    assert_eq!(waiting_for["reason"], "lane_unavailable", "{waiting_for}");
     let (since, retry_at) = (
-        told["since"].as_str().unwrap(),
-        told["retry_at"].as_str().unwrap(),
+        waiting_for["since"].as_str().unwrap(),
+        waiting_for["retry_at"].as_str().unwrap(),
     );
-    assert!(since < retry_at, "{told}");
-    let (calls_now, taken_now) = (pipeline.fake.journal().count(), attempts(&pipeline).await);
+    assert!(since < retry_at, "{waiting_for}");
+    let (calls_now, attempts_now) = (
+        pipeline.fake.journal().count(),
+        all_attempts(&pipeline).await,
+    );
     assert!(
-        calls_now <= calls + 1 && taken_now <= taken + 8,
-        "{calls} {calls_now} {taken} {taken_now}"
+        calls_now <= calls + 1 && attempts_now <= attempts + 8,
+        "{calls} {calls_now} {attempts} {attempts_now}"
     );
 
     pipeline.fake.faults().clear();
     let job = pipeline.ended(&waiting).await;
     assert_eq!(job["state"], "succeeded", "{job}");
     let ended = join_all(ids.iter().map(|id| pipeline.ended(id))).await;
-    let saved = ended
+    let succeeded = ended
         .iter()
         .filter(|job| job["state"] == "succeeded")
         .count();
-    // Twelve jobs have 36 calls; the lane closes after 8 strikes and those that were in flight.
-    assert!(saved >= 6, "{saved} of 12 outlived the outage");
+    // Twelve jobs may make 36 calls. The circuit opens after 8 strikes, and calls in flight still
+    // end.
+    assert!(succeeded >= 6, "{succeeded} of 12 survived the outage");
     assert!(pipeline.lane(MODEL).await.pause.is_none());
     pipeline.close().await;
 }
 
-/// Paths of the calls that asked for pictures.
+/// The paths of all calls, in order.
 fn paths(pipeline: &Pipeline) -> Vec<String> {
     let calls = pipeline.fake.journal().calls();
     calls.iter().map(|call| call.path.clone()).collect()
 }
 
 #[tokio::test]
-async fn another_lane_takes_over_unless_the_owner_forbids_it() {
+async fn another_lane_is_used_unless_the_tenant_forbids_it() {
     let folder = models::shipped();
     models::change(
         &folder,
@@ -147,21 +153,21 @@ async fn another_lane_takes_over_unless_the_owner_forbids_it() {
     job["prompt"] = json!("a bottle [[fault:denied*2]]");
     let ended = pipeline.ended(&pipeline.submit(&job).await).await;
     assert_eq!(ended["state"], "succeeded", "{ended}");
-    let asked = paths(&pipeline);
+    let called = paths(&pipeline);
     assert!(
-        asked[0].contains("/projects/synthetic/locations/global/"),
-        "{asked:?}"
+        called[0].contains("/projects/synthetic/locations/global/"),
+        "{called:?}"
     );
     assert!(
-        asked[1].contains("/projects/synthetic/locations/us/"),
-        "{asked:?}"
+        called[1].contains("/projects/synthetic/locations/us/"),
+        "{called:?}"
     );
     assert!(
-        asked[2].contains("/projects/second/locations/global/"),
-        "{asked:?}"
+        called[2].contains("/projects/second/locations/global/"),
+        "{called:?}"
     );
 
-    // The first two lanes are closed by now.
+    // The first two lanes are unavailable by now.
     job["fallback"] = json!(false);
     let waits = pipeline.submit(&job).await;
     tokio::time::sleep(Duration::from_millis(400)).await;
@@ -181,7 +187,7 @@ async fn another_lane_takes_over_unless_the_owner_forbids_it() {
 }
 
 #[tokio::test]
-async fn a_provider_that_names_a_time_is_left_alone_until_then() {
+async fn a_providers_retry_after_is_respected() {
     let pipeline = Pipeline::start().await;
     let job = |prompt: &str| json!({"model": "gpt-image-2", "prompt": prompt, "size": "1K"});
     let throttled = pipeline
@@ -210,7 +216,7 @@ async fn a_provider_that_names_a_time_is_left_alone_until_then() {
 }
 
 #[tokio::test]
-async fn a_job_is_called_for_again_with_what_may_help() {
+async fn a_retry_changes_the_seed_and_the_thinking_level() {
     let pipeline = Pipeline::start().await;
     let mut job = small_job();
     job["prompt"] =
@@ -231,7 +237,7 @@ async fn a_job_is_called_for_again_with_what_may_help() {
 }
 
 #[tokio::test]
-async fn a_job_without_calls_left_ends_though_its_lane_is_closed() {
+async fn a_job_without_calls_left_ends_on_an_unavailable_lane() {
     let pipeline = Pipeline::start().await;
     pipeline.fake.faults().rate(1.0, [Fault::Status(503)]);
     let mut job = small_job();
@@ -243,7 +249,7 @@ async fn a_job_without_calls_left_ends_though_its_lane_is_closed() {
 }
 
 #[tokio::test]
-async fn what_a_model_makes_of_a_prompt_is_not_held_against_its_lane() {
+async fn failures_caused_by_a_prompt_are_no_strikes() {
     let pipeline = Pipeline::start().await;
     let mut job = small_job();
     job["outputs"] = json!(4);
@@ -255,14 +261,14 @@ async fn what_a_model_makes_of_a_prompt_is_not_held_against_its_lane() {
 }
 
 #[tokio::test]
-async fn what_is_made_is_delivered_before_the_deadline_though_the_lane_is_closed() {
+async fn stored_outputs_are_delivered_though_the_lane_is_unavailable() {
     let folder = models::shipped();
     let pipeline = Pipeline::start_with(Options {
         models: Some(folder.path().to_owned()),
         ..Options::default()
     })
     .await;
-    // Of two pictures one is made; then the lane closes for good.
+    // One of two images is made; then the lane becomes unavailable and stays so.
     pipeline.fake.faults().push(Fault::Status(503));
     pipeline.fake.faults().push(Fault::Late(0));
     pipeline.fake.faults().latency(300..=300);
@@ -271,7 +277,8 @@ async fn what_is_made_is_delivered_before_the_deadline_though_the_lane_is_closed
     let request = pipeline.request(Method::POST, "/v1/jobs");
     let request = request.header("Cancel-After", "14s").json(&job);
     let accepted: Value = request.send().await.unwrap().json().await.unwrap();
-    // A call is in the journal before its fault is drawn: only the empty queue says that both calls have theirs.
+    // The fake journals a call before it draws its fault. So only an empty fault queue shows that
+    // both calls have theirs.
     pipeline
         .until(Duration::from_secs(5), async || {
             pipeline.fake.faults().get().next.is_empty().then_some(())
@@ -289,7 +296,7 @@ async fn what_is_made_is_delivered_before_the_deadline_though_the_lane_is_closed
 }
 
 #[tokio::test]
-async fn canceled_jobs_leave_their_lane() {
+async fn canceled_jobs_release_their_lane() {
     let pipeline = Pipeline::start_with(Options {
         unpaid: Unpaid {
             cancel_allowance: 100,
@@ -301,7 +308,7 @@ async fn canceled_jobs_leave_their_lane() {
     pipeline.fake.faults().latency(20_000..=20_000);
     let mut job = small_job();
     job["outputs"] = json!(4);
-    // As many calls as one tenant may have at once.
+    // As many calls as one tenant may have in flight: 28.
     let ids = join_all((0..7).map(|_| async { pipeline.submit(&job).await })).await;
     pipeline
         .until(Duration::from_secs(10), async || {
@@ -316,7 +323,7 @@ async fn canceled_jobs_leave_their_lane() {
     let next = pipeline.submit(&small_job()).await;
     let ended = pipeline.ended_within(&next, Duration::from_secs(10)).await;
     assert_eq!(ended["state"], "succeeded", "{ended}");
-    // Each tells its lane by itself, some of them after the answer to the cancel.
+    // Each call releases the lane by itself, some only after the cancel was answered.
     pipeline
         .until(Duration::from_secs(5), async || {
             (pipeline.lane(MODEL).await.in_flight == 0).then_some(())
@@ -326,7 +333,7 @@ async fn canceled_jobs_leave_their_lane() {
 }
 
 #[tokio::test]
-async fn a_backlog_of_one_model_does_not_hide_another() {
+async fn a_backlog_of_one_model_does_not_delay_another() {
     let pipeline = Pipeline::start_with(Options {
         slots: 4,
         ..Options::default()
@@ -353,7 +360,7 @@ async fn a_backlog_of_one_model_does_not_hide_another() {
 }
 
 #[tokio::test]
-async fn a_provider_that_talks_too_much_is_cut_short_and_paid_no_oftener() {
+async fn a_very_long_finish_reason_is_cut_and_costs_no_extra_calls() {
     let pipeline = Pipeline::start().await;
     let mut job = small_job();
     job["prompt"] = json!(format!("a bottle [[fault:finish:{}]]", "X".repeat(4_200)));

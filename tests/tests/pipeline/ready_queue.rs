@@ -1,4 +1,5 @@
-//! Redis may be emptied, wrong or away; nothing is lost and nothing is made twice.
+//! Redis may be emptied, hold wrong entries or be unavailable: no job is lost, and none is run
+//! twice.
 
 use std::time::{Duration, Instant};
 
@@ -17,7 +18,7 @@ async fn redis_of(pipeline: &Pipeline) -> redis::aio::MultiplexedConnection {
 }
 
 #[tokio::test]
-async fn a_ring_that_was_emptied_heals_within_two_seconds() {
+async fn an_emptied_ready_queue_is_refilled_within_two_seconds() {
     let mut pipeline = Pipeline::start_with(Options {
         workers: 0,
         ..Options::default()
@@ -27,9 +28,9 @@ async fn a_ring_that_was_emptied_heals_within_two_seconds() {
     for _ in 0..20 {
         ids.push(pipeline.submit(&small_job()).await);
     }
-    let ring = format!("{}:ring", pipeline.database);
+    let queue_key = format!("{}:ring", pipeline.database);
     let mut redis = redis_of(&pipeline).await;
-    let _emptied: i64 = redis.del(&ring).await.unwrap();
+    let _emptied: i64 = redis.del(&queue_key).await.unwrap();
     pipeline.start_worker().await;
     let started = Instant::now();
     pipeline
@@ -50,23 +51,23 @@ async fn a_ring_that_was_emptied_heals_within_two_seconds() {
 }
 
 #[tokio::test]
-async fn repeated_and_senseless_rings_are_harmless() {
+async fn repeated_and_invalid_queue_entries_are_harmless() {
     let pipeline = Pipeline::start().await;
     let id = pipeline.submit(&small_job()).await;
     let mut redis = redis_of(&pipeline).await;
-    let ring = format!("{}:ring", pipeline.database);
-    for turn in 0..30 {
-        let _added: i64 = redis.zadd(&ring, &id, turn).await.unwrap();
+    let queue_key = format!("{}:ring", pipeline.database);
+    for score in 0..30 {
+        let _added: i64 = redis.zadd(&queue_key, &id, score).await.unwrap();
         let _added: i64 = redis
-            .zadd(&ring, JobId::new().to_string(), turn)
+            .zadd(&queue_key, JobId::new().to_string(), score)
             .await
             .unwrap();
-        let _added: i64 = redis.zadd(&ring, "not an id", turn).await.unwrap();
+        let _added: i64 = redis.zadd(&queue_key, "not an id", score).await.unwrap();
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     assert_eq!(pipeline.ended(&id).await["state"], "succeeded");
     assert_eq!(pipeline.fake.journal().count(), 1);
-    // Whatever was rung, the worker still works.
+    // The worker still works after invalid entries.
     assert_eq!(
         pipeline.ended(&pipeline.submit(&small_job()).await).await["state"],
         "succeeded"
@@ -75,7 +76,7 @@ async fn repeated_and_senseless_rings_are_harmless() {
 }
 
 #[tokio::test]
-async fn redis_holds_ids_and_nothing_else() {
+async fn redis_holds_job_ids_and_nothing_else() {
     let pipeline = Pipeline::start_with(Options {
         workers: 0,
         ..Options::default()
@@ -85,10 +86,10 @@ async fn redis_holds_ids_and_nothing_else() {
     body["prompt"] = json!("canary-in-a-prompt");
     let id = pipeline.submit(&body).await;
     let mut redis = redis_of(&pipeline).await;
-    let ring = format!("{}:ring", pipeline.database);
+    let queue_key = format!("{}:ring", pipeline.database);
     let members: Vec<String> = pipeline
         .until(Duration::from_secs(2), async || {
-            let members: Vec<String> = redis.clone().zrange(&ring, 0, -1).await.unwrap();
+            let members: Vec<String> = redis.clone().zrange(&queue_key, 0, -1).await.unwrap();
             (!members.is_empty()).then_some(members)
         })
         .await;
@@ -98,10 +99,10 @@ async fn redis_holds_ids_and_nothing_else() {
         .await
         .unwrap();
     keys.sort();
-    // An api asks every second whether it may write.
+    // An api checks every second whether it may write.
     keys.retain(|key| !key.ends_with(":check"));
     let fresh = format!("{}:fresh", pipeline.database);
-    assert_eq!(keys, [fresh.clone(), ring]);
+    assert_eq!(keys, [fresh.clone(), queue_key]);
     let members: Vec<String> = redis.zrange(&fresh, 0, -1).await.unwrap();
     assert_eq!(members, std::slice::from_ref(&id));
     pipeline
@@ -111,14 +112,14 @@ async fn redis_holds_ids_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn a_quiet_tenant_goes_before_the_backlog_of_a_busy_one() {
+async fn a_quiet_tenant_goes_ahead_of_a_busy_tenants_backlog() {
     let mut pipeline = Pipeline::start_with(Options {
         workers: 0,
         slots: 1,
         ..Options::default()
     })
     .await;
-    // At once, for turns are times.
+    // All at once: a job's place in the queue depends on its tenant's earlier submits.
     let busy = join_all((0..15).map(|_| async { pipeline.submit(&small_job()).await })).await;
     let (_, key) = pipeline.add_tenant(100).await;
     let response = pipeline
@@ -149,7 +150,7 @@ async fn a_quiet_tenant_goes_before_the_backlog_of_a_busy_one() {
 }
 
 #[tokio::test]
-async fn two_workers_share_the_work_and_do_none_of_it_twice() {
+async fn two_workers_share_the_jobs_and_run_none_twice() {
     let pipeline = Pipeline::start_with(Options {
         workers: 2,
         slots: 4,
@@ -168,7 +169,7 @@ async fn two_workers_share_the_work_and_do_none_of_it_twice() {
 }
 
 #[tokio::test]
-async fn without_redis_jobs_are_accepted_and_start_when_it_is_back() {
+async fn jobs_accepted_without_redis_start_when_it_returns() {
     let folder = tempfile::tempdir().unwrap();
     let mut redis = cli::private::Redis::start(folder.path()).await.unwrap();
     let mut servers = TestServers::get().await;
@@ -190,7 +191,7 @@ async fn without_redis_jobs_are_accepted_and_start_when_it_is_back() {
         "submits must not wait for Redis: {:?}",
         started.elapsed()
     );
-    // Postgres is asked after three seconds.
+    // Jobs are read from Postgres only after three seconds.
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert_eq!(pipeline.fake.journal().count(), 1);
 
@@ -218,9 +219,9 @@ async fn jobs_run_without_redis() {
     pipeline.close().await;
 }
 
-/// It takes what is said and does not answer: a question to it costs a second, and few are asked.
+/// Redis takes commands and does not answer, so each costs a second; few may be sent.
 #[tokio::test]
-async fn jobs_run_soon_though_redis_hangs() {
+async fn jobs_start_soon_while_redis_hangs() {
     let servers = TestServers::get().await;
     let (redis, url) = Proxy::before(&servers.redis_url).await.unwrap();
     let pipeline = Pipeline::start_with(Options {
@@ -251,9 +252,10 @@ async fn jobs_run_soon_though_redis_hangs() {
     pipeline.close().await;
 }
 
-/// The password is changed under load, and the file that names Redis follows late. Nobody restarts anything.
+/// The password changes under load, and the file with the URL follows late. No process is
+/// restarted.
 #[tokio::test]
-async fn redis_comes_back_after_each_rotation_of_its_password() {
+async fn redis_is_used_again_after_each_password_rotation() {
     let folder = tempfile::tempdir().unwrap();
     let redis = cli::private::Redis::start(folder.path()).await.unwrap();
     let mut servers = TestServers::get().await;
@@ -293,74 +295,74 @@ async fn redis_comes_back_after_each_rotation_of_its_password() {
         );
 
         rotating.tell();
-        let told = Instant::now();
+        let told_at = Instant::now();
         while !(rotating.serves(1, 1).await
             && pipeline.get("/readyz").await.1["problems"].is_null())
         {
-            // `make redis-away` holds it to five.
+            // `make redis-away` checks the limit of five seconds.
             assert!(
-                told.elapsed() < Duration::from_secs(10),
-                "Redis is away still"
+                told_at.elapsed() < Duration::from_secs(10),
+                "Redis is still unavailable"
             );
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        // The api's, the worker's and that of its pop, each dialled a few times in a second.
-        let dialled = rotating.connections().await - before;
-        assert!(dialled <= 60, "{dialled} connections after {late:?}");
+        // Three clients (the api, the worker and its pop) each connect a few times per second.
+        let connected = rotating.connections().await - before;
+        assert!(connected <= 60, "{connected} connections after {late:?}");
     }
-    let soon = pipeline.submit(&small_job()).await;
-    for id in ids.iter().chain([&soon]) {
+    let last = pipeline.submit(&small_job()).await;
+    for id in ids.iter().chain([&last]) {
         assert_eq!(pipeline.ended(id).await["state"], "succeeded");
     }
     pipeline.close().await;
     redis.stop().await;
 }
 
-/// What is wrong is told, whatever it is; and Redis is well as soon as that is over.
+/// The problem is named while it lasts, and is gone as soon as Redis works again.
 #[tokio::test]
-async fn why_redis_is_away_is_told() {
+async fn readiness_says_why_redis_is_unavailable() {
     let folder = tempfile::tempdir().unwrap();
     let mut redis = cli::private::Redis::start(folder.path()).await.unwrap();
     let mut servers = TestServers::get().await;
     servers.redis_url = redis.url();
     let pipeline = Pipeline::start_on(servers, Options::default()).await;
     let url = redis.url();
-    let say = async |words: &str| {
+    let command = async |words: &str| {
         let mut admin = connect_to_redis(&url).await;
-        let mut command = redis::Cmd::new();
-        command.arg(words.split(' ').collect::<Vec<_>>());
-        let () = command.query_async(&mut admin).await.unwrap();
+        let mut sent = redis::Cmd::new();
+        sent.arg(words.split(' ').collect::<Vec<_>>());
+        let () = sent.query_async(&mut admin).await.unwrap();
     };
-    let told = async |words: Option<&str>| {
+    let problem_is = async |expected: Option<&str>| {
         pipeline
             .until(Duration::from_secs(10), async || {
                 let (status, readiness) = pipeline.get("/readyz?verbose").await;
                 assert_eq!(status, reqwest::StatusCode::OK, "{readiness}");
                 let problem = readiness["dependencies"][1]["problem"].as_str();
-                let fits = match (words, problem) {
-                    (Some(words), Some(problem)) => problem.contains(words),
-                    (words, problem) => words == problem,
+                let matches = match (expected, problem) {
+                    (Some(expected), Some(problem)) => problem.contains(expected),
+                    (expected, problem) => expected == problem,
                 };
-                fits.then_some(())
+                matches.then_some(())
             })
             .await;
     };
-    told(None).await;
-    say("CONFIG SET maxmemory 1").await;
-    told(Some("no memory left")).await;
-    // It answers, and takes no writes: jobs are taken from Postgres.
+    problem_is(None).await;
+    command("CONFIG SET maxmemory 1").await;
+    problem_is(Some("no memory left")).await;
+    // Redis answers but takes no writes, so the job starts from Postgres.
     let id = pipeline.submit(&small_job()).await;
     assert_eq!(pipeline.ended(&id).await["state"], "succeeded");
-    say("CONFIG SET maxmemory 0").await;
-    told(None).await;
-    say("REPLICAOF 127.0.0.1 1").await;
-    told(Some("replica")).await;
-    say("REPLICAOF NO ONE").await;
-    told(None).await;
+    command("CONFIG SET maxmemory 0").await;
+    problem_is(None).await;
+    command("REPLICAOF 127.0.0.1 1").await;
+    problem_is(Some("replica")).await;
+    command("REPLICAOF NO ONE").await;
+    problem_is(None).await;
     redis.crash().await;
-    told(Some("nobody listens")).await;
+    problem_is(Some("nobody listens")).await;
     redis.start_again().await.unwrap();
-    told(None).await;
+    problem_is(None).await;
     let id = pipeline.submit(&small_job()).await;
     assert_eq!(pipeline.ended(&id).await["state"], "succeeded");
     pipeline.close().await;

@@ -1,4 +1,4 @@
-//! What one tenant asks for takes nothing from another: not the model, not the workers.
+//! The jobs of one tenant do not block those of another, neither on a lane nor in the workers.
 
 use std::time::{Duration, Instant};
 
@@ -16,10 +16,11 @@ use tests::servers::connect_to_redis;
 use tests::{Options, Pipeline};
 
 const MODEL: &str = "gemini-nano-banana-2.1";
-/// A job that nothing holds back has its picture by then, on a busy machine too; one that is held back has not.
+/// A job that nothing blocks succeeds within this time, even on a busy machine; a blocked job does
+/// not.
 const SOON: Duration = Duration::from_secs(8);
 
-/// A tenant, as its client sees the api.
+/// A tenant, and requests to the api with its key.
 struct Tenant<'a> {
     pipeline: &'a Pipeline,
     key: String,
@@ -32,7 +33,7 @@ impl<'a> Tenant<'a> {
         Self { pipeline, key, id }
     }
 
-    async fn ask(&self, method: Method, path: &str, body: Option<&Value>) -> Value {
+    async fn request(&self, method: Method, path: &str, body: Option<&Value>) -> Value {
         let request = self.pipeline.anonymous(method, path).bearer_auth(&self.key);
         let request = match body {
             Some(body) => request.json(body),
@@ -42,7 +43,7 @@ impl<'a> Tenant<'a> {
     }
 
     async fn submit(&self, body: &Value) -> String {
-        let job = self.ask(Method::POST, "/v1/jobs", Some(body)).await;
+        let job = self.request(Method::POST, "/v1/jobs", Some(body)).await;
         job["id"]
             .as_str()
             .unwrap_or_else(|| panic!("{job}"))
@@ -50,13 +51,14 @@ impl<'a> Tenant<'a> {
     }
 
     async fn job(&self, id: &str) -> Value {
-        self.ask(Method::GET, &format!("/v1/jobs/{id}"), None).await
+        self.request(Method::GET, &format!("/v1/jobs/{id}"), None)
+            .await
     }
 
     async fn cancel(&self, ids: &[String]) {
         for id in ids {
             let path = format!("/v1/jobs/{id}/cancel");
-            self.ask(Method::POST, &path, Some(&json!({}))).await;
+            self.request(Method::POST, &path, Some(&json!({}))).await;
         }
     }
 
@@ -83,45 +85,50 @@ async fn running(pipeline: &Pipeline, tenant: TenantId) -> i64 {
     count.fetch_one(&pipeline.reader).await.unwrap()
 }
 
-/// How the lane stands for everybody.
-async fn lane_is_closed(pipeline: &Pipeline) -> bool {
-    let ring = ReadyQueue::new(pipeline.config.redis().unwrap(), &pipeline.config.queue).unwrap();
-    let lanes = Lanes::new(&ring, Timing::default().lanes);
+/// Whether the lane is unavailable to all tenants.
+async fn lane_is_unavailable(pipeline: &Pipeline) -> bool {
+    let ready_queue =
+        ReadyQueue::new(pipeline.config.redis().unwrap(), &pipeline.config.queue).unwrap();
+    let lanes = Lanes::new(&ready_queue, Timing::default().lanes);
     let catalog = pipeline.config.catalog().unwrap();
     let lane = catalog.get(MODEL).unwrap().lane();
     let states = lanes.states_of(&[lane]).await.unwrap();
     states[0].unavailable_because().is_some()
 }
 
-/// Prompts of one tenant that the provider answers with 500 close the model for that tenant, and for nobody else.
+/// The provider answers 500 to the prompts of one tenant. The model becomes unavailable for that
+/// tenant only.
 #[tokio::test]
-async fn prompts_that_fail_stop_a_model_for_their_own_tenant_only() {
+async fn failing_prompts_stop_a_model_for_their_own_tenant_only() {
     let pipeline = Pipeline::start_with(Options {
         closed: Duration::from_mins(5),
         ..Options::default()
     })
     .await;
-    let (guilty, innocent) = (Tenant::new(&pipeline).await, Tenant::new(&pipeline).await);
-    let poisoned = job(MODEL, "a bottle [[fault:internal]]");
-    let mut ids = join_all((0..12).map(|_| guilty.submit(&poisoned))).await;
+    let (failing, other) = (Tenant::new(&pipeline).await, Tenant::new(&pipeline).await);
+    let faulty = job(MODEL, "a bottle [[fault:internal]]");
+    let mut ids = join_all((0..12).map(|_| failing.submit(&faulty))).await;
     let waiting = pipeline
         .until(Duration::from_secs(20), async || {
-            let jobs = join_all(ids.iter().map(|id| guilty.job(id))).await;
+            let jobs = join_all(ids.iter().map(|id| failing.job(id))).await;
             let mut jobs = jobs.into_iter();
             jobs.find(|job| job["waiting"]["reason"] == "lane_unavailable")
         })
         .await;
     assert!(waiting["waiting"]["since"].is_string(), "{waiting}");
-    assert!(!lane_is_closed(&pipeline).await, "for everybody");
+    assert!(
+        !lane_is_unavailable(&pipeline).await,
+        "it is unavailable to all tenants"
+    );
     for _ in 0..3 {
-        innocent.succeeds_soon(&small_job()).await;
+        other.succeeds_soon(&small_job()).await;
     }
-    // The guilty one's other models are not touched, and its own new job of this one is not even begun.
-    guilty.succeeds_soon(&job("gpt-image-2", "a bottle")).await;
-    let held_back = guilty.submit(&small_job()).await;
+    // The failing tenant's jobs of other models run. Its next job of this model does not start.
+    failing.succeeds_soon(&job("gpt-image-2", "a bottle")).await;
+    let held_back = failing.submit(&small_job()).await;
     let calls = pipeline.fake.journal().count();
     tokio::time::sleep(Duration::from_secs(1)).await;
-    let job = guilty.job(&held_back).await;
+    let job = failing.job(&held_back).await;
     assert_eq!(
         (job["state"].as_str(), job["attempts"].as_i64()),
         (Some("queued"), Some(0)),
@@ -129,37 +136,37 @@ async fn prompts_that_fail_stop_a_model_for_their_own_tenant_only() {
     );
     assert_eq!(pipeline.fake.journal().count(), calls);
 
-    // Of a tenant Redis holds a short hash of its id, for a time, and nothing else.
+    // Redis holds only a short hash of the tenant's id, and only for a time.
     let mut redis = connect_to_redis(&pipeline.servers.redis_url).await;
     let keys: Vec<String> = redis
         .keys(format!("{}:lane:*", pipeline.database))
         .await
         .unwrap();
-    let of_guilty = format!(":tenant:{}", guilty.id.pseudonym());
-    let key = keys.iter().find(|key| key.ends_with(&of_guilty)).unwrap();
+    let hash_suffix = format!(":tenant:{}", failing.id.pseudonym());
+    let key = keys.iter().find(|key| key.ends_with(&hash_suffix)).unwrap();
     let forgotten: i64 = redis.pttl(key).await.unwrap();
     assert!((1..=3_600_000).contains(&forgotten), "{forgotten} ms");
-    assert!(!keys.iter().any(|key| key.contains(&guilty.id.to_string())));
+    assert!(!keys.iter().any(|key| key.contains(&failing.id.to_string())));
 
     ids.push(held_back);
-    guilty.cancel(&ids).await;
+    failing.cancel(&ids).await;
     pipeline.close().await;
 }
 
 #[tokio::test]
-async fn two_tenants_without_luck_close_a_lane_for_all() {
+async fn faults_of_two_tenants_make_a_lane_unavailable_to_all() {
     let pipeline = Pipeline::start_with(Options {
         closed: Duration::from_mins(5),
         ..Options::default()
     })
     .await;
     let (first, second) = (Tenant::new(&pipeline).await, Tenant::new(&pipeline).await);
-    let poisoned = job(MODEL, "a bottle [[fault:internal]]");
-    let of_first = join_all((0..12).map(|_| first.submit(&poisoned))).await;
-    let of_second = join_all((0..12).map(|_| second.submit(&poisoned))).await;
+    let faulty = job(MODEL, "a bottle [[fault:internal]]");
+    let of_first = join_all((0..12).map(|_| first.submit(&faulty))).await;
+    let of_second = join_all((0..12).map(|_| second.submit(&faulty))).await;
     pipeline
         .until(Duration::from_secs(20), async || {
-            lane_is_closed(&pipeline).await.then_some(())
+            lane_is_unavailable(&pipeline).await.then_some(())
         })
         .await;
     let third = Tenant::new(&pipeline).await;
@@ -177,8 +184,8 @@ async fn two_tenants_without_luck_close_a_lane_for_all() {
     pipeline.close().await;
 }
 
-/// All slots are taken by slow jobs, and more of them wait: others' jobs begin at once, of the same model and of
-/// another; and so do the same tenant's of another model.
+/// One tenant's slow jobs take all slots, and more of them wait. Other tenants' jobs start at once,
+/// and so do the same tenant's jobs of another model.
 #[tokio::test]
 async fn slow_jobs_of_one_tenant_leave_room_for_others() {
     let pipeline = Pipeline::start().await;
@@ -198,13 +205,13 @@ async fn slow_jobs_of_one_tenant_leave_room_for_others() {
     assert_eq!(
         running(&pipeline, slow.id).await,
         8,
-        "its slots, and no more"
+        "as many as there are slots"
     );
     slow.cancel(&ids).await;
     pipeline.close().await;
 }
 
-/// The same when Redis is away: Postgres tells which jobs may start in the reserve.
+/// The same without Redis: due jobs for the reserve are read from Postgres.
 #[tokio::test]
 async fn slow_jobs_leave_room_for_others_without_redis() {
     let pipeline = Pipeline::start_with(Options {
@@ -227,7 +234,7 @@ async fn slow_jobs_leave_room_for_others_without_redis() {
 }
 
 #[tokio::test]
-async fn a_tenants_share_of_the_slots_is_bounded_and_grows_with_its_weight() {
+async fn a_tenants_share_of_the_slots_grows_with_its_weight() {
     let pipeline = Pipeline::start_with(Options {
         tenant_slots_percent: 25,
         ..Options::default()
@@ -262,9 +269,9 @@ async fn a_tenants_share_of_the_slots_is_bounded_and_grows_with_its_weight() {
     pipeline.close().await;
 }
 
-/// Whoever can write into Redis stops no model with what stands there.
+/// A value that somebody writes into Redis stops no model.
 #[tokio::test]
-async fn values_planted_into_a_lane_are_corrected() {
+async fn invalid_lane_values_in_redis_are_corrected() {
     let pipeline = Pipeline::start().await;
     let tenant = Tenant::new(&pipeline).await;
     tenant.succeeds_soon(&small_job()).await;
@@ -301,7 +308,7 @@ async fn values_planted_into_a_lane_are_corrected() {
             began.elapsed()
         );
     }
-    // And whatever the keys hold.
+    // The keys may hold another type, too.
     for key in ["", ":calls", ":closed", ":strikers"] {
         let key = format!("{hash}{key}");
         let _gone: i64 = redis.del(&key).await.unwrap();

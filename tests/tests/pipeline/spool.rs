@@ -1,4 +1,4 @@
-//! The spool holds what rows name, as it was stored; and nothing else for longer than a grace.
+//! The bucket holds what rows name, as it was stored, and nothing else for longer than the grace.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -27,7 +27,7 @@ fn path(pipeline: &Pipeline, key: &str) -> PathBuf {
     pipeline.bucket.path().join(key)
 }
 
-/// An object, written so long ago.
+/// Writes an object that looks as if it were `age` old.
 fn plant(pipeline: &Pipeline, key: &str, age: Duration) -> PathBuf {
     let path = path(pipeline, key);
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -42,11 +42,11 @@ fn set_age(path: &Path, age: Duration) {
         .unwrap();
 }
 
-async fn deep(pipeline: &Pipeline) -> (Vec<Finding>, Progress) {
+async fn deep_verify(pipeline: &Pipeline) -> (Vec<Finding>, Progress) {
     pipeline.deep(GRACE).await
 }
 
-fn uuid(id: &str) -> JobId {
+fn job_id(id: &str) -> JobId {
     id.parse().unwrap()
 }
 
@@ -57,16 +57,17 @@ fn with_photo() -> Value {
     body
 }
 
-/// Queued for another day.
-async fn open_job(pipeline: &Pipeline) -> JobId {
+/// A job that waits for its `run_at`, in an hour.
+async fn waiting_job(pipeline: &Pipeline) -> JobId {
     let mut body = with_photo();
     let later = common::clock::now() + Duration::from_hours(1);
     body["run_at"] = json!(later.format(&Rfc3339).unwrap());
-    uuid(&pipeline.submit(&body).await)
+    job_id(&pipeline.submit(&body).await)
 }
 
-/// A call of an open job, as a worker leaves it that died while it called; `named`: after it named an original.
-async fn call_of(pipeline: &Pipeline, job: JobId, named: Option<&[u8]>) -> CallId {
+/// Adds a call to a job, as a worker leaves it that died during the call; with `named`: after it
+/// named an original with these bytes.
+async fn add_call(pipeline: &Pipeline, job: JobId, named: Option<&[u8]>) -> CallId {
     let mut owner = pipeline.owner().await;
     let call = CallId::new();
     sqlx::query("UPDATE jobs SET fence = 1, calls_started = calls_started + 1 WHERE id = $1")
@@ -101,12 +102,12 @@ async fn cancel(pipeline: &Pipeline, job: JobId) {
 }
 
 #[tokio::test]
-async fn a_file_that_is_gone_or_altered_is_told() {
+async fn a_missing_or_altered_file_is_reported() {
     let pipeline = Pipeline::start().await;
     let mut body = small_job();
     body["outputs"] = json!(3);
     pipeline.ended(&pipeline.submit(&body).await).await;
-    let (findings, progress) = deep(&pipeline).await;
+    let (findings, progress) = deep_verify(&pipeline).await;
     assert_eq!(findings, []);
     assert_eq!((progress.read, progress.listed), (9, 9));
 
@@ -123,16 +124,16 @@ async fn a_file_that_is_gone_or_altered_is_told() {
     bytes[100] ^= 1;
     std::fs::write(&flipped, bytes).unwrap();
     std::fs::write(&cut, &kept[2][..100]).unwrap();
-    let (findings, _) = deep(&pipeline).await;
-    for (key, says) in renditions.iter().zip([
+    let (findings, _) = deep_verify(&pipeline).await;
+    for (key, expected) in renditions.iter().zip([
         "is not in the bucket",
         "has other bytes",
         "has 100 bytes instead of",
     ]) {
-        let of_it = |finding: &&Finding| finding.says.contains(key.as_str());
-        let found: Vec<&Finding> = findings.iter().filter(of_it).collect();
+        let names_it = |finding: &&Finding| finding.says.contains(key.as_str());
+        let found: Vec<&Finding> = findings.iter().filter(names_it).collect();
         assert!(
-            found.len() == 1 && found[0].invariant == "I7" && found[0].says.contains(says),
+            found.len() == 1 && found[0].invariant == "I7" && found[0].says.contains(expected),
             "{findings:#?}"
         );
     }
@@ -141,32 +142,32 @@ async fn a_file_that_is_gone_or_altered_is_told() {
     for (path, bytes) in [gone, flipped, cut].iter().zip(kept) {
         std::fs::write(path, bytes).unwrap();
     }
-    assert_eq!(deep(&pipeline).await.0, []);
+    assert_eq!(deep_verify(&pipeline).await.0, []);
     pipeline.close().await;
 }
 
 #[tokio::test]
-async fn an_original_that_the_next_attempt_would_take_over_must_be_there() {
+async fn an_original_that_can_be_adopted_must_exist() {
     let pipeline = Pipeline::start_with(Options {
         workers: 0,
         ..Options::default()
     })
     .await;
-    let job = open_job(&pipeline).await;
-    let call = call_of(&pipeline, job, Some(b"not a picture")).await;
-    let (findings, _) = deep(&pipeline).await;
+    let job = waiting_job(&pipeline).await;
+    let call = add_call(&pipeline, job, Some(b"not a picture")).await;
+    let (findings, _) = deep_verify(&pipeline).await;
     assert!(
         findings.len() == 1 && findings[0].says.contains(&call.0.to_string()),
         "{findings:#?}"
     );
     plant(&pipeline, &original_key(pipeline.tenant, call), OLD);
-    assert_eq!(deep(&pipeline).await.0, []);
+    assert_eq!(deep_verify(&pipeline).await.0, []);
     cancel(&pipeline, job).await;
     pipeline.close().await;
 }
 
 #[tokio::test]
-async fn an_object_without_a_row_is_told_once_it_is_old() {
+async fn an_old_object_without_a_row_is_reported() {
     let pipeline = Pipeline::start().await;
     pipeline.ended(&pipeline.submit(&with_photo()).await).await;
     for file in objects(pipeline.bucket.path()) {
@@ -178,16 +179,16 @@ async fn an_object_without_a_row_is_told_once_it_is_old() {
         &original_key(tenant, CallId::new()),
         Duration::ZERO,
     );
-    assert_eq!(deep(&pipeline).await.0, []);
+    assert_eq!(deep_verify(&pipeline).await.0, []);
     let unnamed = original_key(tenant, CallId::new());
     let of_another = original_key(TenantId::new(), CallId::new());
     let strange = "notes/read me".to_owned();
     for key in [&unnamed, &of_another, &strange] {
         plant(&pipeline, key, OLD);
     }
-    let (findings, _) = deep(&pipeline).await;
+    let (findings, _) = deep_verify(&pipeline).await;
     assert_eq!(findings.len(), 3, "{findings:#?}");
-    for (key, says) in [
+    for (key, expected) in [
         (unnamed, "no row names it"),
         (of_another, "no key of a tenant"),
         (strange, "no key of a tenant"),
@@ -195,16 +196,16 @@ async fn an_object_without_a_row_is_told_once_it_is_old() {
         assert!(
             findings.iter().any(|finding| finding.invariant == "I19"
                 && finding.says.starts_with(&key)
-                && finding.says.contains(says)),
+                && finding.says.contains(expected)),
             "{key}: {findings:#?}"
         );
     }
     pipeline.close().await;
 }
 
-/// Two sweep at once, again and again.
+/// Two workers sweep at the same time, every few milliseconds.
 #[tokio::test]
-async fn the_sweeper_removes_what_no_row_names_and_nothing_else() {
+async fn the_sweeper_deletes_only_objects_that_no_row_names() {
     let mut pipeline = Pipeline::start_with(Options {
         workers: 0,
         ..Options::default()
@@ -216,17 +217,18 @@ async fn the_sweeper_removes_what_no_row_names_and_nothing_else() {
     let tenant = pipeline.tenant;
     let ended = pipeline.submit(&with_photo()).await;
     pipeline.ended(&ended).await;
-    let ended = uuid(&ended);
-    let open = open_job(&pipeline).await;
-    let named = call_of(&pipeline, open, Some(b"not a picture")).await;
-    let called = call_of(&pipeline, open, None).await;
-    // Named first, planted then: between the two it would be an orphan.
-    let rows_name = objects(pipeline.bucket.path());
-    for file in &rows_name {
+    let ended = job_id(&ended);
+    let waiting = waiting_job(&pipeline).await;
+    let named = add_call(&pipeline, waiting, Some(b"not a picture")).await;
+    let called = add_call(&pipeline, waiting, None).await;
+    // The row comes before its object here: in the other order the sweeper could delete it in
+    // between.
+    let named_objects = objects(pipeline.bucket.path());
+    for file in &named_objects {
         set_age(file, OLD);
     }
     assert_eq!(
-        rows_name.len(),
+        named_objects.len(),
         5,
         "two inputs, an original, a rendition, its thumbnail"
     );
@@ -240,11 +242,11 @@ async fn the_sweeper_removes_what_no_row_names_and_nothing_else() {
             OLD,
         ),
     ];
-    let while_open = [
+    let kept_while_waiting = [
         plant(&pipeline, &original_key(tenant, called), OLD),
         plant(
             &pipeline,
-            &rendition_key(tenant, open, 1, 0, Format::Png),
+            &rendition_key(tenant, waiting, 1, 0, Format::Png),
             OLD,
         ),
     ];
@@ -262,21 +264,21 @@ async fn the_sweeper_removes_what_no_row_names_and_nothing_else() {
             })
             .await;
     };
-    // The second time a whole turn has begun and ended since everything else was planted.
+    // When the second round is swept, a whole sweep has run since everything else was planted.
     for _ in 0..2 {
         let planted = orphans.clone().map(|key| plant(&pipeline, &key, OLD));
         swept(&planted).await;
     }
-    for path in rows_name.iter().chain(&kept).chain(&while_open) {
+    for path in named_objects.iter().chain(&kept).chain(&kept_while_waiting) {
         assert!(path.exists(), "{} was swept away", path.display());
     }
 
-    cancel(&pipeline, open).await;
-    swept(&while_open).await;
-    for path in rows_name.iter().chain(&kept) {
+    cancel(&pipeline, waiting).await;
+    swept(&kept_while_waiting).await;
+    for path in named_objects.iter().chain(&kept) {
         assert!(path.exists(), "{} was swept away", path.display());
     }
-    let (findings, _) = deep(&pipeline).await;
+    let (findings, _) = deep_verify(&pipeline).await;
     assert!(
         findings.len() == 2
             && findings

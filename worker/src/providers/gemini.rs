@@ -1,18 +1,19 @@
-//! The Gemini Developer API: `generateContent` by key instead of project, without what only Vertex AI takes.
+//! The Gemini Developer API: `generateContent` with an API key instead of a project, and without
+//! the fields that only Vertex AI takes.
 
 use common::outcome::table::Dialect;
 use futures::future::{BoxFuture, FutureExt};
 
 use super::google::Credentials;
 use super::http::Http;
-use super::{PictureRequest, Provider, ProviderSettings, Reply, generate_content};
+use super::{CallRequest, Provider, ProviderSettings, Reply, generate_content};
 
-/// The address of the Developer API, Interactions included.
+/// The base URL of the Developer API, which serves Interactions too.
 pub(super) const BASE_URL: &str = "https://generativelanguage.googleapis.com";
 /// The variable that holds its key, unless the catalogue names another.
-pub(super) const KEY: &str = "GEMINI_API_KEY";
+pub(super) const KEY_VARIABLE: &str = "GEMINI_API_KEY";
 
-/// A provider of the dialect `gemini`.
+/// The client of a provider with the dialect `gemini`.
 pub struct Gemini {
     http: Http,
     base_url: String,
@@ -20,17 +21,22 @@ pub struct Gemini {
 }
 
 impl Gemini {
-    pub fn new(account: &ProviderSettings<'_>) -> anyhow::Result<Self> {
+    /// Builds the client.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the API key is missing.
+    pub fn new(settings: &ProviderSettings<'_>) -> anyhow::Result<Self> {
         Ok(Self {
-            http: Http::new(account)?,
-            base_url: account.base_url().unwrap_or_else(|| BASE_URL.to_owned()),
-            credentials: Credentials::Key(account.needed_key(KEY)?),
+            http: Http::new(settings)?,
+            base_url: settings.base_url().unwrap_or_else(|| BASE_URL.to_owned()),
+            credentials: Credentials::Key(settings.required_key(KEY_VARIABLE)?),
         })
     }
 }
 
 impl Provider for Gemini {
-    fn submit<'a>(&'a self, request: PictureRequest<'a>) -> BoxFuture<'a, Reply> {
+    fn submit<'a>(&'a self, request: CallRequest<'a>) -> BoxFuture<'a, Reply> {
         async move {
             let model = &request.model.name;
             let url = format!("{}/v1beta/models/{model}:generateContent", self.base_url);

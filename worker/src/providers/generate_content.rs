@@ -1,7 +1,9 @@
-//! Google's `generateContent`, as Vertex AI and the Gemini Developer API speak it: conversion, nothing else.
+//! Google's `generateContent`, for Vertex AI and the Gemini Developer API: conversion of requests
+//! and answers.
 //!
-//! A refusal is an HTTP 200 without a picture, so the answer is classified by what is in it. Unknown finish and
-//! block reasons never fail to parse: servers send more of them than the published protos list.
+//! A refusal is an HTTP 200 without an image, so the answer is classified by its content. Unknown
+//! finish and block reasons never fail to parse: servers send more of them than the published
+//! protos list.
 
 mod wire;
 
@@ -11,23 +13,24 @@ use common::outcome::table::{self, Dialect};
 use common::outcome::{Failure, readable};
 
 use super::google::{self, Credentials};
-use super::http::{Base64, ExtractedBody, Http, Timeouts, excerpt, unreadable};
-use super::{Answer, PictureRequest};
+use super::http::{Base64, ExtractedBody, Http, Timeouts, describe_parse_error, excerpt};
+use super::{Answer, CallRequest};
 use wire::{
     Blob, Content, GenerateContent, GenerationConfig, ImageConfig, ImageOutputOptions, Part, Reply,
     ThinkingConfig, Usage,
 };
 
-/// The longest id of an answer that is kept, in characters.
+/// The longest id of an answer that is stored, in characters.
 const MAX_ID_LENGTH: usize = 500;
 
-/// A request's body.
+/// The JSON body of a request.
 #[derive(serde::Serialize)]
 #[serde(transparent)]
 pub struct Body(GenerateContent);
 
 impl Body {
-    pub fn for_vertex(request: &PictureRequest<'_>) -> Self {
+    /// The body for Vertex AI: a PNG is asked for, and the job and call are labels on the invoice.
+    pub fn for_vertex(request: &CallRequest<'_>) -> Self {
         let mut body = common_body(request);
         body.generation_config.image_config.image_output_options = Some(ImageOutputOptions {
             mime_type: "image/png".to_owned(),
@@ -40,17 +43,17 @@ impl Body {
         Self(body)
     }
 
-    /// The Developer API refuses labels and a choice of the file type.
-    pub fn for_developers(request: &PictureRequest<'_>) -> Self {
+    /// The body for the Developer API, which refuses labels and a choice of the file type.
+    pub fn for_developers(request: &CallRequest<'_>) -> Self {
         Self(common_body(request))
     }
 }
 
-fn common_body(request: &PictureRequest<'_>) -> GenerateContent {
+fn common_body(request: &CallRequest<'_>) -> GenerateContent {
     let mut parts = vec![Part::text(request.prompt)];
     for input in &request.inputs {
         parts.push(Part::text(input.caption()));
-        parts.push(Part::picture(Blob {
+        parts.push(Part::image(Blob {
             mime_type: input.media_type.as_str().to_owned(),
             data: Base64::Sent(input.bytes.clone()),
         }));
@@ -68,7 +71,7 @@ fn common_body(request: &PictureRequest<'_>) -> GenerateContent {
             response_modalities: vec!["IMAGE".to_owned()],
             image_config: ImageConfig {
                 aspect_ratio: request.aspect_ratio.as_str().to_owned(),
-                // A model that makes one size does not know the field.
+                // A model with a single size refuses the field.
                 image_size: (request.model.sizes.len() > 1)
                     .then(|| request.size.as_str().to_owned()),
                 image_output_options: None,
@@ -83,59 +86,62 @@ fn common_body(request: &PictureRequest<'_>) -> GenerateContent {
     }
 }
 
-/// Sends the body and reads what comes back.
+/// Sends the body, and converts the answer.
 pub(super) async fn submit(
     http: &Http,
     dialect: Dialect,
     credentials: &Credentials,
     url: &str,
     body: Body,
-    request: PictureRequest<'_>,
+    request: CallRequest<'_>,
 ) -> Answer {
-    let (time, room) = request.written();
-    let post = http.post_json(url, &body, room);
-    // Of the request's pictures nothing is held from here on but what is being sent.
+    let (timeout, permit) = request.into_timeout_and_permit();
+    let post = http.post_json(url, &body, permit);
+    // The input images are dropped here; only the bytes that are being sent stay in memory.
     drop(body);
-    let signed = match credentials.authorize(post).await {
-        Ok(signed) => signed,
+    let authorized = match credentials.authorize(post).await {
+        Ok(authorized) => authorized,
         Err(failure) => return Answer::failed(failure),
     };
-    let patience = Timeouts::for_generation(time);
-    match http.exchange(signed, patience).await {
-        Err(broken) => Answer::failed(broken.failure(dialect)),
+    let timeouts = Timeouts::for_generation(timeout);
+    match http.exchange(authorized, timeouts).await {
+        Err(error) => Answer::failed(error.into_failure(dialect)),
         Ok(received) if !received.status.is_success() => {
-            Answer::failed(google::refused(dialect, &received))
+            Answer::failed(google::http_failure(dialect, &received))
         }
         Ok(received) => answer(dialect, &received.body),
     }
 }
 
-/// What a successful reply holds: a picture, or why there is none.
+/// Converts an answer with HTTP 200: it holds an image, or why there is none.
 fn answer(dialect: Dialect, body: &ExtractedBody) -> Answer {
     let reply: Reply = match body.read() {
         Ok(reply) => reply,
         Err(error) => {
-            let detail = unreadable(&error);
+            let detail = describe_parse_error(&error);
             return Answer::failed(Failure::new(table::class(dialect, "not_json"), detail));
         }
     };
-    let metered = reply.usage_metadata.as_ref();
-    let metered: Usage = metered
+    let usage = reply.usage_metadata.as_ref();
+    let usage: Usage = usage
         .and_then(|usage| serde::Deserialize::deserialize(usage).ok())
         .unwrap_or_default();
     Answer {
-        picture: picture(dialect, &reply, body),
+        image: image(dialect, &reply, body),
         provider_request_id: reply.response_id.map(|id| readable(&id, MAX_ID_LENGTH)),
         usage: reply.usage_metadata,
         tokens: Tokens {
-            input: metered.prompt_token_count.max(0),
-            thought: metered.thoughts_token_count.max(0),
+            input: usage.prompt_token_count.max(0),
+            thought: usage.thoughts_token_count.max(0),
         },
     }
 }
 
-fn picture(dialect: Dialect, reply: &Reply, body: &ExtractedBody) -> Result<Bytes, Failure> {
-    let failure = |sign: &str, detail: String| Failure::new(table::class(dialect, sign), detail);
+/// The image of an answer, or the failure that its finish or block reason stands for.
+fn image(dialect: Dialect, reply: &Reply, body: &ExtractedBody) -> Result<Bytes, Failure> {
+    let failure = |answer_signal: &str, detail: String| {
+        Failure::new(table::class(dialect, answer_signal), detail)
+    };
     if let Some(feedback) = &reply.prompt_feedback
         && let Some(reason) = &feedback.block_reason
     {
@@ -151,22 +157,23 @@ fn picture(dialect: Dialect, reply: &Reply, body: &ExtractedBody) -> Result<Byte
         .content
         .as_ref()
         .map_or(&[][..], |content| &content.parts);
-    // Drafts are marked as thoughts; the last picture that is none is the one. Some models mark their only picture.
-    let pictures = || {
+    // Drafts are marked as thoughts, so the result is the last image that is no thought. Some
+    // models mark their only image as a thought, too.
+    let images = || {
         parts
             .iter()
             .rev()
             .filter_map(|part| Some((part.thought, part.inline_data.as_ref()?)))
     };
-    let found = pictures()
+    let found = images()
         .find(|(thought, _)| !thought)
-        .or_else(|| pictures().next());
-    // A reason that comes with a picture after all, such as MAX_TOKENS, is none to throw it away.
+        .or_else(|| images().next());
+    // MAX_TOKENS may come with a complete image; it was paid for, so it is used.
     match found {
         Some((_, blob))
             if matches!(finish, "STOP" | "MAX_TOKENS" | "FINISH_REASON_UNSPECIFIED") =>
         {
-            body.picture(dialect, &blob.data)
+            body.image(dialect, &blob.data)
         }
         _ => {
             let detail = format!("finished with {}, without a picture", excerpt(finish));
@@ -193,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_picture_that_is_no_thought_is_taken() {
+    fn the_last_image_that_is_no_thought_is_taken() {
         let blob = |data: &str| json!({"mimeType": "image/png", "data": data});
         let parts = json!([
             {"text": "Considering…", "thought": true},
@@ -202,12 +209,12 @@ mod tests {
             {"inlineData": blob("dHdv"), "thoughtSignature": "x"},
         ]);
         for reason in ["STOP", "MAX_TOKENS"] {
-            assert_eq!(read(&finished(reason, &parts)).picture.unwrap(), "two");
+            assert_eq!(read(&finished(reason, &parts)).image.unwrap(), "two");
         }
         let only_a_thought = json!([{"inlineData": blob("ZHJhZnQ="), "thought": true}]);
-        let taken = read(&finished("STOP", &only_a_thought)).picture;
+        let taken = read(&finished("STOP", &only_a_thought)).image;
         assert_eq!(taken.unwrap(), "draft");
-        // A refusal is one, whatever else is in it.
+        // The finish reason of a refusal decides, even if there is an image.
         assert_eq!(
             read(&finished("IMAGE_SAFETY", &parts)).class(),
             Class::Refused
@@ -215,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_tells_its_words_and_what_it_metered() {
+    fn a_refusal_keeps_its_message_and_its_usage() {
         let captured = json!({"candidates": [{"content": {"role": "model"}, "finishReason": "IMAGE_PROHIBITED_CONTENT",
             "finishMessage": "The model output could not be generated. Support code: 42876398."}],
             "usageMetadata": {"promptTokenCount": 1119, "totalTokenCount": 1359, "thoughtsTokenCount": 240}});
@@ -227,13 +234,13 @@ mod tests {
                 thought: 240
             }
         );
-        let failure = answer.picture.unwrap_err();
+        let failure = answer.image.unwrap_err();
         assert_eq!(failure.class, Class::Refused);
         assert!(failure.plain_words().ends_with("Support code: 42876398."));
     }
 
     #[test]
-    fn what_nobody_listed_is_classified_too() {
+    fn unknown_reasons_and_empty_answers_are_classified() {
         let nothing = json!([]);
         for (reply, class) in [
             (finished("STOP", &nothing), Class::NoOutput),

@@ -1,6 +1,7 @@
-//! What every provider sends for the same request, byte for byte as far as it means something: `golden/*.json`.
+//! What every provider sends for the same request, compared with the files `golden/*.json`.
 //!
-//! A change there is a change of what we pay for. Run with `WRITE_GOLDEN=1` to write the files anew.
+//! A difference means that the paid requests have changed. If that is intended, run the test with
+//! `WRITE_GOLDEN=1` to write the files again.
 
 use std::path::Path;
 use std::time::Duration;
@@ -14,19 +15,19 @@ use sha2::{Digest, Sha256};
 use super::generate_content;
 use super::interactions;
 use super::openai::{self, Part};
-use super::{InputPicture, PictureRequest};
+use super::{CallRequest, InputImage};
 
 pub(super) fn catalog() -> Catalog {
     Catalog::load(None, None).unwrap()
 }
 
-/// The request, for a model: with all it can be told.
+/// A request to a model in which every field that the model takes is set.
 pub(super) fn request<T>(
     model: &Model,
-    inputs: &[InputPicture],
-    send: impl FnOnce(&PictureRequest<'_>) -> T,
+    inputs: &[InputImage],
+    send: impl FnOnce(&CallRequest<'_>) -> T,
 ) -> T {
-    send(&PictureRequest {
+    send(&CallRequest {
         model,
         lane: model.lane(),
         prompt: "Place the bottle on wet slate.",
@@ -38,13 +39,13 @@ pub(super) fn request<T>(
         thinking: model.thinking.first().map(String::as_str),
         job: "job_00000000000000000000000001".parse().unwrap(),
         call: "cal_00000000000000000000000002".parse().unwrap(),
-        time: Duration::ZERO,
-        room: None,
+        timeout: Duration::ZERO,
+        permit: None,
     })
 }
 
-fn inputs() -> [InputPicture; 2] {
-    let input = |bytes: &'static [u8], media_type, role| InputPicture {
+fn inputs() -> [InputImage; 2] {
+    let input = |bytes: &'static [u8], media_type, role| InputImage {
         bytes: Bytes::from_static(bytes),
         media_type,
         role,
@@ -55,12 +56,8 @@ fn inputs() -> [InputPicture; 2] {
     ]
 }
 
-/// What `send` makes of the request to a model of the shipped catalogue.
-fn sent(
-    id: &str,
-    inputs: &[InputPicture],
-    send: impl FnOnce(&PictureRequest<'_>) -> Value,
-) -> Value {
+/// What `send` makes of a request to a model of the shipped catalogue.
+fn sent(id: &str, inputs: &[InputImage], send: impl FnOnce(&CallRequest<'_>) -> Value) -> Value {
     let catalog = catalog();
     let model = catalog.get(id).unwrap_or_else(|| panic!("no model {id}"));
     request(model, inputs, send)
@@ -70,7 +67,7 @@ fn json_of(body: &impl serde::Serialize) -> Value {
     serde_json::to_value(body).unwrap()
 }
 
-fn json_of_openai(request: &PictureRequest<'_>) -> Value {
+fn json_of_openai(request: &CallRequest<'_>) -> Value {
     match openai::Body::of(request) {
         openai::Body::Generation(fields) => fields.into(),
         openai::Body::Edit(parts) => parts.iter().map(json_of_part).collect(),
@@ -96,27 +93,24 @@ fn json_of_part(part: &Part) -> Value {
 }
 
 #[test]
-fn every_provider_sends_what_it_sent_before() {
-    let pictures = inputs();
+fn every_provider_sends_what_the_golden_files_say() {
+    let images = inputs();
     let of_vertex =
-        |request: &PictureRequest<'_>| json_of(&generate_content::Body::for_vertex(request));
+        |request: &CallRequest<'_>| json_of(&generate_content::Body::for_vertex(request));
     let of_gemini =
-        |request: &PictureRequest<'_>| json_of(&generate_content::Body::for_developers(request));
-    let of_interactions = |request: &PictureRequest<'_>| json_of(&interactions::Body::of(request));
+        |request: &CallRequest<'_>| json_of(&generate_content::Body::for_developers(request));
+    let of_interactions = |request: &CallRequest<'_>| json_of(&interactions::Body::of(request));
     let golden = [
-        (
-            "vertex",
-            sent("gemini-nano-banana-2.1", &pictures, of_vertex),
-        ),
+        ("vertex", sent("gemini-nano-banana-2.1", &images, of_vertex)),
         (
             "gemini",
-            sent("gemini-nano-banana-2.1-developer", &pictures, of_gemini),
+            sent("gemini-nano-banana-2.1-developer", &images, of_gemini),
         ),
         (
             "interactions",
             sent(
                 "gemini-nano-banana-2.1-background",
-                &pictures,
+                &images,
                 of_interactions,
             ),
         ),
@@ -124,10 +118,7 @@ fn every_provider_sends_what_it_sent_before() {
             "openai_generations",
             sent("gpt-image-2", &[], json_of_openai),
         ),
-        (
-            "openai_edits",
-            sent("gpt-image-2", &pictures, json_of_openai),
-        ),
+        ("openai_edits", sent("gpt-image-2", &images, json_of_openai)),
     ];
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src/providers/golden");
     let mut differences = Vec::new();
@@ -143,31 +134,31 @@ fn every_provider_sends_what_it_sent_before() {
     }
     assert!(
         differences.is_empty(),
-        "{}\nIf that is meant, run this test with WRITE_GOLDEN=1.",
+        "{}\nIf this is intended, run this test with WRITE_GOLDEN=1.",
         differences.join("\n")
     );
 }
 
-/// The lines in which two bodies differ, from the first to the last that does.
+/// The lines from the first to the last in which two bodies differ. `None` when they are the same.
 fn difference(name: &str, before: &str, now: &str) -> Option<String> {
     if before == now {
         return None;
     }
     let (before, now): (Vec<_>, Vec<_>) = (before.lines().collect(), now.lines().collect());
-    let alike = before.iter().zip(&now).take_while(|(a, b)| a == b).count();
-    let (before, now) = (&before[alike..], &now[alike..]);
-    let ending = before.iter().rev().zip(now.iter().rev());
-    let ending = ending.take_while(|(a, b)| a == b).count();
-    let removed = before[..before.len() - ending]
+    let same_start = before.iter().zip(&now).take_while(|(a, b)| a == b).count();
+    let (before, now) = (&before[same_start..], &now[same_start..]);
+    let same_end = before.iter().rev().zip(now.iter().rev());
+    let same_end = same_end.take_while(|(a, b)| a == b).count();
+    let removed = before[..before.len() - same_end]
         .iter()
         .map(|line| ("-", line));
-    let added = now[..now.len() - ending].iter().map(|line| ("+", line));
+    let added = now[..now.len() - same_end].iter().map(|line| ("+", line));
     let lines: Vec<String> = (removed.chain(added))
-        .map(|(sign, line)| format!("{sign} {line}"))
+        .map(|(mark, line)| format!("{mark} {line}"))
         .collect();
     Some(format!(
         "golden/{name}.json, line {}:\n{}",
-        alike + 1,
+        same_start + 1,
         lines.join("\n")
     ))
 }

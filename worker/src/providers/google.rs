@@ -1,4 +1,4 @@
-//! What Google's services share: who we are, and how they refuse.
+//! What Google's services share: credentials, and the format of errors.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -16,21 +16,32 @@ use super::http::{Received, describe_status};
 
 const SCOPE: &str = "https://www.googleapis.com/auth/cloud-platform";
 
-/// Who we are.
+/// How a request proves who sends it.
 pub(super) enum Credentials {
-    /// A service account, by tokens that expire.
+    /// A service account, with access tokens that expire.
     Token(Mutex<AccessTokenCredentials>),
-    /// The key of the Gemini Developer API.
+    /// An API key of the Gemini Developer API.
     Key(SecretString),
-    /// A fake takes any token.
+    /// Any token, for a fake.
     AnyToken,
 }
 
 impl Credentials {
+    /// The credentials of the environment: `GOOGLE_APPLICATION_CREDENTIALS`, or those of the
+    /// machine on Google Cloud.
+    ///
+    /// # Errors
+    ///
+    /// Fails when there are none.
     pub(super) fn of_service_account() -> anyhow::Result<Self> {
         Ok(Self::Token(Mutex::new(tokens()?)))
     }
 
+    /// Adds the credentials to a request.
+    ///
+    /// # Errors
+    ///
+    /// Fails when Google issues no access token. Nothing was sent then.
     pub(super) async fn authorize(
         &self,
         request: RequestBuilder,
@@ -44,7 +55,7 @@ impl Credentials {
                     .unwrap_or_else(PoisonError::into_inner)
                     .clone();
                 let token = tokens.access_token().await;
-                // Nothing was sent, so nothing was bought.
+                // Nothing was sent, so the call is free: `unreachable`, not `unknown`.
                 let token = token.map_err(|error| {
                     let detail = format!("no Google access token: {error}");
                     Failure::new(Class::Unreachable, detail)
@@ -54,12 +65,12 @@ impl Credentials {
         }
     }
 
-    /// Forgets the token that was refused; the next request gets a new one.
+    /// Forgets the token after it was refused; the next request gets a new one.
     pub(super) fn renew(&self) {
-        if let Self::Token(kept) = self
+        if let Self::Token(current) = self
             && let Ok(tokens) = tokens()
         {
-            *kept.lock().unwrap_or_else(PoisonError::into_inner) = tokens;
+            *current.lock().unwrap_or_else(PoisonError::into_inner) = tokens;
         }
     }
 }
@@ -71,16 +82,16 @@ fn tokens() -> anyhow::Result<AccessTokenCredentials> {
         .context("Google credentials are missing: set GOOGLE_APPLICATION_CREDENTIALS or run on Google Cloud")
 }
 
-/// The body of an error (google.rpc.Status). Some of Google's front ends put it into a list.
+/// The body of an error (`google.rpc.Status`). Some of Google's front ends put it into a list.
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum Refusal {
+enum ErrorBody {
     One { error: Status },
-    Many(Vec<Wrapped>),
+    Many(Vec<WrappedStatus>),
 }
 
 #[derive(Deserialize)]
-struct Wrapped {
+struct WrappedStatus {
     error: Status,
 }
 
@@ -92,11 +103,11 @@ struct Status {
     details: Vec<Value>,
 }
 
-/// An answer with a status that is no success.
-pub(super) fn refused(dialect: Dialect, received: &Received) -> Failure {
+/// The failure for an answer whose HTTP status is no success.
+pub(super) fn http_failure(dialect: Dialect, received: &Received) -> Failure {
     let status = match received.body.read() {
-        Ok(Refusal::One { error }) => error,
-        Ok(Refusal::Many(list)) => list
+        Ok(ErrorBody::One { error }) => error,
+        Ok(ErrorBody::Many(list)) => list
             .into_iter()
             .next()
             .map(|wrapped| wrapped.error)
@@ -104,35 +115,36 @@ pub(super) fn refused(dialect: Dialect, received: &Received) -> Failure {
         Err(_) => Status::default(),
     };
     let code = received.status;
-    let sign = if code == StatusCode::TOO_MANY_REQUESTS && status.is_permanent_quota() {
+    let answer_signal = if code == StatusCode::TOO_MANY_REQUESTS && status.is_permanent_quota() {
         "no_quota".to_owned()
     } else if status.blames_api_key() {
-        // The Developer API answers 400 to a key it does not know.
+        // The Developer API answers 400 to an unknown key. That is our fault, not the tenant's.
         "status:401".to_owned()
     } else {
         format!("status:{}", code.as_u16())
     };
     let detail = describe_status(code, &status.message);
-    let mut failure = Failure::new(table::class(dialect, &sign), detail);
+    let mut failure = Failure::new(table::class(dialect, &answer_signal), detail);
     failure.retry_after = status.retry_delay().or_else(|| received.retry_after());
     failure
 }
 
 impl Status {
+    /// The details of one type, by the end of its `@type`.
     fn details_of<'a>(&'a self, kind: &'a str) -> impl Iterator<Item = &'a Value> {
         self.details.iter().filter(move |detail| {
-            let named = detail["@type"].as_str();
-            named.is_some_and(|named| named.ends_with(kind))
+            let name = detail["@type"].as_str();
+            name.is_some_and(|name| name.ends_with(kind))
         })
     }
 
-    /// `google.rpc.RetryInfo`: "46s".
+    /// The wait that `google.rpc.RetryInfo` asks for, such as "46s".
     fn retry_delay(&self) -> Option<Duration> {
         let delay = self.details_of("google.rpc.RetryInfo").next()?["retryDelay"].as_str()?;
         Duration::try_from_secs_f64(delay.strip_suffix('s')?.parse().ok()?).ok()
     }
 
-    /// `google.rpc.ErrorInfo`: `API_KEY_INVALID` and its like.
+    /// Whether `google.rpc.ErrorInfo` names the API key: `API_KEY_INVALID` and the like.
     fn blames_api_key(&self) -> bool {
         let mut reasons = self
             .details_of("google.rpc.ErrorInfo")
@@ -140,7 +152,8 @@ impl Status {
         reasons.any(|reason| reason.starts_with("API_KEY_"))
     }
 
-    /// A quota of zero, or one for the whole day (google.rpc.QuotaFailure).
+    /// Whether waiting does not help: `google.rpc.QuotaFailure` names a quota of zero or one per
+    /// day.
     fn is_permanent_quota(&self) -> bool {
         self.message.contains("limit: 0")
             || self
@@ -164,7 +177,7 @@ mod tests {
     use super::*;
 
     fn failure(code: u16, body: &Value) -> Failure {
-        refused(
+        http_failure(
             Dialect::Gemini,
             &Received {
                 status: StatusCode::from_u16(code).unwrap(),
@@ -175,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hint_is_read_and_a_quota_that_never_comes_back_is_known() {
+    fn a_retry_delay_and_a_permanent_quota_are_read() {
         let details = |quota: &str| {
             json!({"error": {"message": "You exceeded your current quota", "details": [
                 {"@type": "type.googleapis.com/google.rpc.QuotaFailure", "violations": [{"quotaId": quota}]},
@@ -200,14 +213,14 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_is_not_known_is_no_mistake_of_the_customer() {
+    fn an_unknown_api_key_is_a_config_failure() {
         let info = json!({"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "API_KEY_INVALID"});
         let refused = json!({"error": {"message": "API key not valid.", "details": [info]}});
         assert_eq!(failure(400, &refused).class, Class::Config);
     }
 
     #[test]
-    fn whatever_the_body_is_a_status_is_classified() {
+    fn a_status_is_classified_whatever_the_body_is() {
         assert_eq!(
             failure(404, &json!([{"error": {"message": "gone"}}])).detail,
             "HTTP 404: gone"

@@ -1,10 +1,13 @@
-//! One HTTP exchange with a provider, bounded in every direction.
+//! One HTTP exchange with a provider, with limits on time and size.
 //!
-//! What breaks is told as a sign of the outcome table: whether anything was sent decides who may have been billed. An answer is
-//! read once there is room for it ([`Memory`]); until then it stays with its provider, and nobody's clock runs.
+//! A failed exchange becomes an answer signal of the outcome table: whether anything was sent
+//! decides whether the call may have been billed. An answer is read only when a memory permit for
+//! it is free ([`Memory`]); until then it stays with its provider, and no timeout runs.
 
 mod base64_extractor;
 mod error_text;
+mod extracted_body;
+mod file_decoder;
 
 use std::time::{Duration, Instant};
 
@@ -24,96 +27,106 @@ use tokio::time::timeout;
 use super::ProviderSettings;
 use crate::memory::{OVERFLOW_BYTES, TYPICAL_RESPONSE_BYTES};
 use base64_extractor::Base64Extractor;
-pub(super) use base64_extractor::{Base64, ExtractedBody};
 use error_text::ErrorText;
+pub(super) use extracted_body::{Base64, ExtractedBody};
 
-/// Largest answer that is read: a 4K picture in base64, and room.
+/// The largest answer that is read, in bytes: the largest image in base64.
 const MAX_BODY_BYTES: usize = OVERFLOW_BYTES / 3 * 4;
-/// So much is read of an answer that is no success; far less of it is held ([`Words`]).
+/// How much is read of an answer whose status is no success, in bytes. Far less of it is kept
+/// ([`ErrorText`]).
 const MAX_ERROR_BYTES: usize = 1 << 20;
-/// What is sent at once. The rest waits in one piece, and is let go when all of it was sent.
+/// The size of the chunks in which a body is sent. All of it stays in memory until the last is
+/// sent.
 const UPLOAD_CHUNK_BYTES: usize = 64 << 10;
-/// Connections that are kept for the next calls.
+/// Idle connections that are kept for the next calls.
 const IDLE_CONNECTIONS: usize = 16;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// For questions that are answered without work.
+/// How long until the answer to a poll or download begins: no model works meanwhile.
 const POLL_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A provider's connections.
+/// The HTTP client of one provider.
 pub(super) struct Http {
     client: reqwest::Client,
     idle: Duration,
     memory: Memory,
 }
 
-/// How long an exchange may take.
+/// The timeouts of an exchange.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Timeouts {
     /// Until the answer begins.
     first_byte: Duration,
-    /// All of it, but for the wait for room.
+    /// Until the answer ends. The wait for a memory permit does not count.
     whole: Duration,
 }
 
 impl Timeouts {
-    /// A model works while nothing is said.
-    pub(super) fn for_generation(time: Duration) -> Self {
+    /// For a call: the answer begins only when the model has finished.
+    pub(super) fn for_generation(timeout: Duration) -> Self {
         Self {
-            first_byte: time,
-            whole: time,
+            first_byte: timeout,
+            whole: timeout,
         }
     }
 
-    /// Nothing is worked on, but what was made may take as long to come.
-    pub(super) fn for_poll(time: Duration) -> Self {
+    /// For a poll or a download: the answer begins soon, but an image may take long to transfer.
+    pub(super) fn for_poll(timeout: Duration) -> Self {
         Self {
-            first_byte: POLL_TIMEOUT.min(time),
-            whole: time,
+            first_byte: POLL_TIMEOUT.min(timeout),
+            whole: timeout,
         }
     }
 }
 
-/// A whole answer.
+/// An answer that was read to its end.
 pub(super) struct Received {
     pub status: StatusCode,
     pub headers: HeaderMap,
     pub body: ExtractedBody,
 }
 
-/// An exchange that broke.
+/// A failed exchange, and its answer signal.
 pub(super) struct ExchangeError {
-    sign: &'static str,
+    answer_signal: &'static str,
     detail: String,
 }
 
 impl ExchangeError {
-    fn new(sign: &'static str, detail: impl Into<String>) -> Self {
+    fn new(answer_signal: &'static str, detail: impl Into<String>) -> Self {
         Self {
-            sign,
+            answer_signal,
             detail: detail.into(),
         }
     }
 
-    pub(super) fn failure(self, dialect: Dialect) -> Failure {
-        Failure::new(table::class(dialect, self.sign), self.detail)
+    /// The failure that the outcome table has for it.
+    pub(super) fn into_failure(self, dialect: Dialect) -> Failure {
+        Failure::new(table::class(dialect, self.answer_signal), self.detail)
     }
 }
 
 impl Http {
-    pub(super) fn new(account: &ProviderSettings<'_>) -> anyhow::Result<Self> {
+    /// Builds the client.
+    ///
+    /// # Errors
+    ///
+    /// Fails when TLS cannot be set up.
+    pub(super) fn new(settings: &ProviderSettings<'_>) -> anyhow::Result<Self> {
         let client = reqwest::Client::builder()
             .connect_timeout(CONNECT_TIMEOUT)
+            // A redirect would send the prompt and our key to another host.
             .redirect(reqwest::redirect::Policy::none())
             .user_agent(concat!("platen/", env!("CARGO_PKG_VERSION")))
-            // A connection for each call: many in one share a window, and answers that wait unread would stop the others.
+            // HTTP/1.1, so that each call has its own connection. In HTTP/2 all calls share one
+            // flow control window, and an answer that waits unread would block the others.
             .http1_only()
-            // One that has carried a picture keeps half a megabyte to read into.
+            // A connection that has carried an image keeps a read buffer of half a megabyte.
             .pool_max_idle_per_host(IDLE_CONNECTIONS)
             .build()?;
         Ok(Self {
             client,
-            idle: account.idle,
-            memory: account.memory.clone(),
+            idle: settings.idle,
+            memory: settings.memory.clone(),
         })
     }
 
@@ -121,26 +134,26 @@ impl Http {
         self.client.post(url)
     }
 
-    /// With a body of JSON, which keeps its room until it is sent.
+    /// A POST with a JSON body, which holds its memory permit until it is sent.
     pub(super) fn post_json(
         &self,
         url: &str,
         body: &impl Serialize,
-        room: Option<MemoryPermit>,
+        permit: Option<MemoryPermit>,
     ) -> RequestBuilder {
         let json = serde_json::to_vec(body).expect("what we send is JSON");
-        let json = with_permit(json, room);
+        let json = with_permit(json, permit);
         let length = json.len();
-        let parts = (0..length)
+        let chunks = (0..length)
             .step_by(UPLOAD_CHUNK_BYTES)
             .map(move |at| json.slice(at..length.min(at + UPLOAD_CHUNK_BYTES)));
         self.client
             .post(url)
             .header(CONTENT_TYPE, "application/json")
             .header(CONTENT_LENGTH, length)
-            // The client keeps no copy of a stream.
+            // A stream, because the client copies a plain body.
             .body(Body::wrap_stream(stream::iter(
-                parts.map(Ok::<_, std::convert::Infallible>),
+                chunks.map(Ok::<_, std::convert::Infallible>),
             )))
     }
 
@@ -148,34 +161,40 @@ impl Http {
         self.client.get(url)
     }
 
-    /// Sends and reads to the end. Files in a success are lifted out of it; of any other answer the words are kept. It never
-    /// pauses for longer than the idle time.
+    /// Sends the request and reads the answer to its end. Files in a successful answer are
+    /// extracted; of any other answer only the text is kept.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the answer breaks off, is late or too large, or pauses for longer than the idle
+    /// time.
     pub(super) async fn exchange(
         &self,
         request: RequestBuilder,
-        patience: Timeouts,
+        timeouts: Timeouts,
     ) -> Result<Received, ExchangeError> {
-        let (mut response, left) = begin(request, patience).await?;
+        let (mut response, left) = begin(request, timeouts).await?;
         let status = response.status();
         let headers = std::mem::take(response.headers_mut());
         let body = if status.is_success() {
-            let room = self.room(&response).await?;
-            let mut lifter = Base64Extractor::default();
-            let read = self.read(response, left, MAX_BODY_BYTES, Some(room), |chunk| {
-                lifter.push(chunk);
-                lifter.len()
+            let permit = self.memory_permit(&response).await?;
+            let mut extractor = Base64Extractor::default();
+            let read = self.read(response, left, MAX_BODY_BYTES, Some(permit), |chunk| {
+                extractor.push(chunk);
+                extractor.len()
             });
-            let room = read.await?;
-            lifter.finish(room)
+            let permit = read.await?;
+            let (text, files) = extractor.finish();
+            ExtractedBody::new(text, files, permit)
         } else {
-            let mut words = ErrorText::default();
+            let mut text = ErrorText::default();
             let read = self.read(response, left, MAX_ERROR_BYTES, None, |chunk| {
-                words.push(chunk);
+                text.push(chunk);
                 0
             });
-            // However its words end, the status says what it is.
-            let _broken = read.await;
-            ExtractedBody::text_only(words.finish())
+            // The status classifies the answer even if its text breaks off.
+            let _result = read.await;
+            ExtractedBody::text_only(text.finish())
         };
         Ok(Received {
             status,
@@ -184,58 +203,62 @@ impl Http {
         })
     }
 
-    /// Fetches a file.
+    /// Downloads a file. The file is empty when the status is no success.
+    ///
+    /// # Errors
+    ///
+    /// Fails as [`Self::exchange`] does.
     pub(super) async fn download(
         &self,
         request: RequestBuilder,
-        patience: Timeouts,
+        timeouts: Timeouts,
     ) -> Result<(StatusCode, Bytes), ExchangeError> {
-        let (response, left) = begin(request, patience).await?;
+        let (response, left) = begin(request, timeouts).await?;
         let status = response.status();
         if !status.is_success() {
             return Ok((status, Bytes::new()));
         }
-        let room = self.room(&response).await?;
+        let permit = self.memory_permit(&response).await?;
         let mut file = Vec::new();
-        let room = self
-            .read(response, left, OVERFLOW_BYTES, Some(room), |chunk| {
+        let permit = self
+            .read(response, left, OVERFLOW_BYTES, Some(permit), |chunk| {
                 file.extend_from_slice(chunk);
                 file.len()
             })
             .await?;
-        Ok((status, with_permit(file, room)))
+        Ok((status, with_permit(file, permit)))
     }
 
-    /// Room for an answer: nothing that is held of it is longer than what comes.
-    async fn room(&self, response: &Response) -> Result<MemoryPermit, ExchangeError> {
-        let told = response.content_length();
-        let told = told.and_then(|length| usize::try_from(length).ok());
-        let room = self
-            .memory
-            .acquire(
-                told.unwrap_or(TYPICAL_RESPONSE_BYTES)
-                    .min(TYPICAL_RESPONSE_BYTES),
-            )
-            .await;
-        room.map_err(|none| ExchangeError::new("stall", none.to_string()))
+    /// Waits for the memory that an answer takes: its length, up to a typical answer. What is kept
+    /// of an answer is never longer than the answer.
+    async fn memory_permit(&self, response: &Response) -> Result<MemoryPermit, ExchangeError> {
+        let length = response.content_length();
+        let length = length.and_then(|length| usize::try_from(length).ok());
+        let bytes = length
+            .unwrap_or(TYPICAL_RESPONSE_BYTES)
+            .min(TYPICAL_RESPONSE_BYTES);
+        let permit = self.memory.acquire(bytes).await;
+        permit.map_err(|error| ExchangeError::new("stall", error.to_string()))
     }
 
-    /// Reads to the end; `take` says how much is held so far.
+    /// Reads an answer of at most `max_bytes` to its end. `consume` gets each chunk and returns how
+    /// many bytes are kept so far; if they exceed the permit, it becomes an overflow.
     async fn read(
         &self,
         mut response: Response,
         left: Duration,
-        most: usize,
-        mut room: Option<MemoryPermit>,
-        mut take: impl FnMut(&[u8]) -> usize,
+        max_bytes: usize,
+        mut permit: Option<MemoryPermit>,
+        mut consume: impl FnMut(&[u8]) -> usize,
     ) -> Result<Option<MemoryPermit>, ExchangeError> {
+        // Only the time spent on the network counts: the wait for the overflow is ours.
         let (mut read, mut waited) = (0, Duration::ZERO);
         loop {
             let began = Instant::now();
             let idle = self.idle.min(left.saturating_sub(waited));
             let chunk = match timeout(idle, response.chunk()).await {
                 Ok(Ok(Some(chunk))) => chunk,
-                Ok(Ok(None)) => return Ok(room),
+                Ok(Ok(None)) => return Ok(permit),
                 Ok(Err(error)) => {
                     let detail = format!("the answer broke off: {}", describe(error));
                     return Err(ExchangeError::new("cut", detail));
@@ -251,20 +274,20 @@ impl Http {
             };
             waited += began.elapsed();
             read += chunk.len();
-            if read > most {
-                let detail = format!("an answer of more than {most} bytes");
+            if read > max_bytes {
+                let detail = format!("an answer of more than {max_bytes} bytes");
                 return Err(ExchangeError::new("oversized", detail));
             }
-            let held = take(&chunk);
-            if let Some(room) = room.as_mut().filter(|room| held > room.bytes()) {
-                let gone = room.acquire_overflow().await;
-                gone.map_err(|none| ExchangeError::new("stall", none.to_string()))?;
+            let kept = consume(&chunk);
+            if let Some(permit) = permit.as_mut().filter(|permit| kept > permit.bytes()) {
+                let overflow = permit.acquire_overflow().await;
+                overflow.map_err(|error| ExchangeError::new("stall", error.to_string()))?;
             }
         }
     }
 }
 
-/// Sends, and waits until the answer begins; with it comes the time that is left.
+/// Sends the request and waits until the answer begins. Returns the time that is left for the rest.
 async fn begin(
     request: RequestBuilder,
     Timeouts { first_byte, whole }: Timeouts,
@@ -273,13 +296,13 @@ async fn begin(
     match timeout(first_byte, request.send()).await {
         Ok(Ok(response)) => Ok((response, whole.saturating_sub(began.elapsed()))),
         Ok(Err(error)) => {
-            // Neither sent anything.
-            let sign = if error.is_connect() || error.is_builder() {
+            // In both cases nothing was sent, so the call is free.
+            let answer_signal = if error.is_connect() || error.is_builder() {
                 "connect"
             } else {
                 "reset"
             };
-            Err(ExchangeError::new(sign, describe(error)))
+            Err(ExchangeError::new(answer_signal, describe(error)))
         }
         Err(_) => {
             let detail = format!("no answer within {} s", first_byte.as_secs());
@@ -289,27 +312,29 @@ async fn begin(
 }
 
 impl Received {
-    /// How long the provider asks to wait, where it says so: seconds or a date (RFC 9110, 10.2.3).
+    /// How long the provider asks to wait: `Retry-After` in seconds or as a date (RFC 9110,
+    /// 10.2.3).
     pub(super) fn retry_after(&self) -> Option<Duration> {
-        let said = self.headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
-        if let Ok(seconds) = said.parse::<f64>() {
+        let value = self.headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+        if let Ok(seconds) = value.parse::<f64>() {
             return Duration::try_from_secs_f64(seconds).ok();
         }
-        let until = OffsetDateTime::parse(said, &Rfc2822).ok()?;
+        let until = OffsetDateTime::parse(value, &Rfc2822).ok()?;
         Duration::try_from(until - clock::now()).ok()
     }
 
+    /// The value of a header, if it is there and is text.
     pub(super) fn header(&self, name: &str) -> Option<String> {
         Some(self.headers.get(name)?.to_str().ok()?.to_owned())
     }
 }
 
-/// The words of a provider, as far as they are kept.
+/// A provider's text, cut to a thousand characters and cleaned.
 pub(super) fn excerpt(text: &str) -> String {
     readable(text, 1_000)
 }
 
-/// An HTTP status, and what the provider said with it.
+/// An HTTP status and the provider's message, for a failure's detail.
 pub(super) fn describe_status(status: StatusCode, message: &str) -> String {
     let (status, message) = (status.as_u16(), excerpt(message));
     if message.is_empty() {
@@ -319,14 +344,14 @@ pub(super) fn describe_status(status: StatusCode, message: &str) -> String {
     }
 }
 
-/// Why an answer cannot be read, without a word of it: it may repeat the prompt.
-pub(super) fn unreadable(error: &serde_json::Error) -> String {
+/// Why an answer cannot be parsed. Nothing of the answer is quoted: it may repeat the prompt.
+pub(super) fn describe_parse_error(error: &serde_json::Error) -> String {
     let (line, column) = (error.line(), error.column());
     let category = error.classify();
     format!("an answer that cannot be read: {category:?} at line {line}, column {column}")
 }
 
-/// An error with its causes, without the URL: it may carry a key.
+/// An error with its causes, without the URL: that may contain a key.
 fn describe(error: reqwest::Error) -> String {
     let error = error.without_url();
     let causes = std::iter::successors(std::error::Error::source(&error), |error| error.source());

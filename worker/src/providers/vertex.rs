@@ -1,6 +1,7 @@
-//! Google Vertex AI: where it answers and who we are there. What is said is [`super::generate_content`].
+//! Google Vertex AI: its addresses and credentials. Requests and answers are in
+//! [`super::generate_content`].
 //!
-//! What the answer comes to is settled in [`common::settlement`], which is where to read next.
+//! The outcome of a call is settled in [`common::settlement`]; read that next.
 
 use anyhow::Context;
 use common::catalog::Lane;
@@ -10,9 +11,9 @@ use futures::future::{BoxFuture, FutureExt};
 
 use super::google::Credentials;
 use super::http::Http;
-use super::{PictureRequest, Provider, ProviderSettings, Reply, generate_content};
+use super::{CallRequest, Provider, ProviderSettings, Reply, generate_content};
 
-/// A provider of the dialect `vertex`.
+/// The client of a provider with the dialect `vertex`.
 pub struct Vertex {
     http: Http,
     base_url: Option<String>,
@@ -21,24 +22,29 @@ pub struct Vertex {
 }
 
 impl Vertex {
-    pub fn new(account: &ProviderSettings<'_>) -> anyhow::Result<Self> {
-        let (project, credentials) = if account.fake.is_some() {
+    /// Builds the client.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the project or Google's credentials are missing.
+    pub fn new(settings: &ProviderSettings<'_>) -> anyhow::Result<Self> {
+        let (project, credentials) = if settings.fake.is_some() {
             ("synthetic", Credentials::AnyToken)
         } else {
-            let project = account
+            let project = settings
                 .project
                 .context("GOOGLE_CLOUD_PROJECT is missing: the project whose Vertex AI this worker calls; only `platen up` may start a fake in its place")?;
             (project, Credentials::of_service_account()?)
         };
         Ok(Self {
-            http: Http::new(account)?,
-            base_url: account.base_url(),
+            http: Http::new(settings)?,
+            base_url: settings.base_url(),
             project: project.to_owned(),
             credentials,
         })
     }
 
-    fn url(&self, request: &PictureRequest<'_>) -> String {
+    fn url(&self, request: &CallRequest<'_>) -> String {
         let Lane {
             project, location, ..
         } = request.lane;
@@ -51,7 +57,8 @@ impl Vertex {
     }
 }
 
-/// Jurisdictions have endpoints of their own; `global` promises no residency.
+/// The host for a location. Jurisdictions (`us`, `eu`) have endpoints of their own that keep data
+/// there; `global` promises no residency.
 fn host(location: &str) -> String {
     match location {
         "global" => "https://aiplatform.googleapis.com".to_owned(),
@@ -61,7 +68,7 @@ fn host(location: &str) -> String {
 }
 
 impl Provider for Vertex {
-    fn submit<'a>(&'a self, request: PictureRequest<'a>) -> BoxFuture<'a, Reply> {
+    fn submit<'a>(&'a self, request: CallRequest<'a>) -> BoxFuture<'a, Reply> {
         async move {
             let url = self.url(&request);
             let body = generate_content::Body::for_vertex(&request);
@@ -74,6 +81,7 @@ impl Provider for Vertex {
                 request,
             )
             .await;
+            // The token may have been revoked before it expired.
             if answer.class() == Class::Unauthenticated {
                 self.credentials.renew();
             }
@@ -88,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_location_decides_who_answers() {
+    fn a_location_decides_the_host() {
         assert_eq!(host("global"), "https://aiplatform.googleapis.com");
         assert_eq!(host("eu"), "https://aiplatform.eu.rep.googleapis.com");
         assert_eq!(

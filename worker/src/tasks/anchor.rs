@@ -1,7 +1,8 @@
-//! Writes an anchor of all ledgers into the bucket, after it has compared the newest one. See [`common::anchor`].
+//! Compares the newest anchor with the ledgers of all tenants, then writes the next anchor into the
+//! bucket. See [`common::anchor`].
 //!
-//! Where the ledger is not what was anchored, nothing is written until an operator has looked: an anchor of a rewritten ledger would
-//! end the alarm.
+//! When the ledger differs from its anchor, no new one is written until an operator has looked: an
+//! anchor of a rewritten ledger would end the alarm.
 
 use std::sync::Arc;
 
@@ -14,13 +15,14 @@ use crate::app::App;
 
 pub(super) async fn run(app: Arc<App>) {
     if let Err(error) = compare_and_write(&app).await {
-        tracing::warn!(%error, "The ledger could not be anchored; the next turn tries again");
+        tracing::warn!(%error, "The ledger could not be anchored; the next run tries again");
     }
 }
 
 async fn compare_and_write(app: &App) -> Result<(), AnchorError> {
     let (bucket, key) = (app.spool.bucket(), &app.signing_key);
-    // For a moment only, once an hour: workers see one tenant at a time, and this needs all.
+    // The worker's role sees one tenant at a time, and this needs all of them. The connection is
+    // open only for this run, once an hour.
     let reader = database::connect(app.reader_url.expose_secret(), DatabaseRole::Reader, 1).await?;
     let compared = anchor::compare(&reader, bucket, key, Depth::Newest).await?;
     let findings = i64::try_from(compared.findings.len()).unwrap_or(i64::MAX);

@@ -1,5 +1,7 @@
-//! Ends jobs whose deadline has passed, and gives back what they hold. Where a job's calls have begun and its owner may abandon no more
-//! of them, its deadline is moved by the time its model may take: read [`common::allowance`].
+//! Ends jobs whose deadline has passed, and releases their holds.
+//!
+//! When a job has running calls and its tenant has used up its cancel allowance, the deadline is
+//! moved instead, once, by the time the model may take. See [`common::allowance`].
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,27 +10,28 @@ use common::{database, job, settlement};
 
 use crate::app::App;
 
-/// Jobs ended in one turn.
+/// Jobs ended in one run.
 const BATCH: i64 = 100;
-/// How long a job may take after its call, and how long a call of a model may take that is in the catalogue no more.
-const TO_SETTLE: Duration = Duration::from_secs(30);
-const UNKNOWN_MODEL: Duration = Duration::from_mins(3);
+/// How long storing and settling may take after the call.
+const SETTLE_TIME: Duration = Duration::from_secs(30);
+/// The timeout that is assumed for a model that has left the catalogue.
+const UNKNOWN_MODEL_TIMEOUT: Duration = Duration::from_mins(3);
 
 pub(super) async fn run(app: Arc<App>) {
-    let look = job::store::deadlines_passed(&app.pool, BATCH);
-    let found = match database::with_timeout(look).await {
+    let query = job::store::deadlines_passed(&app.pool, BATCH);
+    let found = match database::with_timeout(query).await {
         Ok(found) => found,
         Err(error) => {
-            return tracing::warn!(%error, "Deadlines that passed could not be looked for");
+            return tracing::warn!(%error, "Passed deadlines could not be queried");
         }
     };
     for (job, tenant) in found {
-        let more = |model: &str| {
+        let extension = |model: &str| {
             let timeout = app.catalog.get(model).map(|model| model.timeout);
-            timeout.unwrap_or(UNKNOWN_MODEL) + TO_SETTLE
+            timeout.unwrap_or(UNKNOWN_MODEL_TIMEOUT) + SETTLE_TIME
         };
         let allowance = app.unpaid.cancel_allowance;
-        let expire = settlement::expire(&app.pool, (tenant, job), allowance, more);
+        let expire = settlement::expire(&app.pool, (tenant, job), allowance, extension);
         match database::with_timeout(expire).await {
             Ok(settled) => {
                 tracing::info!(job.id = %job, ?settled, "Job {job}: its deadline passed");

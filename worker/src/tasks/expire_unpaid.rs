@@ -1,7 +1,9 @@
-//! Plans the deletion of files that nobody pays for, when their term is over: inputs of jobs that delivered nothing, and uploads of
-//! tenants that never paid. They have one whatever their tenant wants; see `docs/retention.md`.
+//! Plans the deletion of files that nobody pays for, when their term is over: inputs of jobs that
+//! delivered nothing, and uploads of tenants that never paid. These terms apply whatever retention
+//! the tenant has set; see `docs/retention.md`.
 //!
-//! Each that was looked at is planned, or due no longer, so each search comes to an end.
+//! Each step plans its files or finds them no longer due, so each query returns fewer and the loop
+//! ends.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,29 +13,29 @@ use common::{database, storage, upload, uploading};
 
 use crate::app::App;
 
-/// Jobs and uploads looked at in one step.
+/// Jobs or uploads handled in one step.
 const BATCH: i64 = 100;
 
 pub(super) async fn run(app: Arc<App>) {
     if let Some(term) = app.unpaid.undelivered_inputs
-        && let Err(error) = inputs(&app, term).await
+        && let Err(error) = plan_inputs(&app, term).await
     {
-        tracing::warn!(%error, "Inputs of jobs that delivered nothing could not be looked for; the next turn tries again");
+        tracing::warn!(%error, "Inputs of jobs that delivered nothing could not be planned for deletion; the next run tries again");
     }
     if let Some(term) = app.unpaid.uploads
-        && let Err(error) = uploads(&app, term).await
+        && let Err(error) = plan_uploads(&app, term).await
     {
-        tracing::warn!(%error, "Uploads of tenants that never paid could not be looked for; the next turn tries again");
+        tracing::warn!(%error, "Uploads of tenants that never paid could not be planned for deletion; the next run tries again");
     }
 }
 
-async fn inputs(app: &App, term: Duration) -> sqlx::Result<()> {
+async fn plan_inputs(app: &App, term: Duration) -> sqlx::Result<()> {
     let mut planned = 0_usize;
     while !app.stopping.is_cancelled() {
         let due = storage::store::undelivered(&app.pool, term, BATCH);
         let due = database::with_timeout(due).await?;
         for &(tenant, job) in &due {
-            database::with_timeout(plan(app, tenant, job)).await?;
+            database::with_timeout(plan_job(app, tenant, job)).await?;
         }
         planned += due.len();
         if due.len() < usize::try_from(BATCH).unwrap_or(usize::MAX) {
@@ -43,19 +45,19 @@ async fn inputs(app: &App, term: Duration) -> sqlx::Result<()> {
     if planned > 0 {
         tracing::info!(
             jobs = planned,
-            "The inputs of {planned} jobs that delivered nothing are due"
+            "Planned the deletion of the inputs of {planned} jobs that delivered nothing"
         );
     }
     Ok(())
 }
 
-async fn plan(app: &App, tenant: TenantId, job: JobId) -> sqlx::Result<()> {
+async fn plan_job(app: &App, tenant: TenantId, job: JobId) -> sqlx::Result<()> {
     let mut transaction = database::begin_for(&app.pool, tenant).await?;
     storage::store::plan_undelivered(&mut transaction, job).await?;
     transaction.commit().await
 }
 
-async fn uploads(app: &App, term: Duration) -> sqlx::Result<()> {
+async fn plan_uploads(app: &App, term: Duration) -> sqlx::Result<()> {
     let mut planned = 0_u64;
     while !app.stopping.is_cancelled() {
         let due = upload::store::unpaid(&app.pool, term, BATCH);
@@ -71,7 +73,7 @@ async fn uploads(app: &App, term: Duration) -> sqlx::Result<()> {
     if planned > 0 {
         tracing::info!(
             uploads = planned,
-            "{planned} uploads of tenants that never paid are due"
+            "Planned the deletion of {planned} uploads of tenants that never paid"
         );
     }
     Ok(())

@@ -1,5 +1,6 @@
-//! Rings for the next due jobs whose lanes are open, so that a lost ring, a backlog or an emptied Redis heals by
-//! itself; and starts them without a ring where Redis stays away.
+//! Puts the next due jobs whose lanes are available into the ready queue. So a lost entry, a
+//! backlog or an emptied Redis needs no repair. While Redis stays unavailable, jobs start from
+//! Postgres.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
@@ -15,116 +16,123 @@ use common::telemetry::{self, process};
 use super::generate;
 use crate::app::App;
 
-/// How long Redis may be away before Postgres is asked instead.
+/// How long Redis may be unavailable before due jobs are read from Postgres instead.
 const REDIS_GRACE: Duration = Duration::from_secs(3);
 
 pub(super) async fn run(app: Arc<App>) {
     let asked = Instant::now();
-    let known = app.lanes.states(&app.catalog).await;
-    // Without Redis nothing is known of the lanes, and each is taken as open.
-    let states = known.as_deref().unwrap_or_default();
+    let lane_states = app.lanes.states(&app.catalog).await;
+    // Without Redis nothing is known of the lanes, and each counts as available.
+    let states = lane_states.as_deref().unwrap_or_default();
     telemetry::lanes(states);
     export_gauges(&app);
     log_lane_changes(&app, states);
-    let open = lanes::available(&app.catalog, states);
-    app.set_capacity(open.clone());
-    let everyone = open.clone();
-    let open = open.without(app.slots.exclusions(false));
-    let topped_up = match known {
+    let capacity = lanes::available(&app.catalog, states);
+    app.set_capacity(capacity.clone());
+    let for_slots = capacity.clone().without(app.slots.exclusions(false));
+    let filled = match lane_states {
         Ok(_) => {
-            let top_up = dispatch::fill(
+            let fill = dispatch::fill(
                 &app.pool,
                 &app.ready_queue,
                 &app.name,
                 app.slots.slots,
-                &open,
+                &for_slots,
             );
-            database::with_timeout(top_up).await
+            database::with_timeout(fill).await
         }
-        // It is not asked twice in a turn: one that hangs lets us wait each time.
+        // Redis is not asked twice in one run: if it hangs, each request waits for its timeout.
         Err(error) => Err(FillError::Queue(error)),
     };
-    let failure = match &topped_up {
+    let failure = match &filled {
         Err(FillError::Queue(error)) => Some(error),
         _ => None,
     };
     app.ready_queue.note(failure);
-    let away = failure.is_some();
-    if since(&app, away.then_some(asked)).is_some_and(|since| since.elapsed() > REDIS_GRACE) {
-        start_without_redis(&app, &open).await;
+    let failed_at = failure.is_some().then_some(asked);
+    let unavailable_since = note_redis(&app, failed_at);
+    if unavailable_since.is_some_and(|since| since.elapsed() > REDIS_GRACE) {
+        start_without_redis(&app, &for_slots).await;
     }
-    fill_reserve(&app, everyone).await;
-    if let Err(error) = topped_up {
-        tracing::debug!(%error, "The ring could not be topped up; the next turn tries again");
+    fill_reserve(&app, capacity).await;
+    if let Err(error) = filled {
+        tracing::debug!(%error, "The ready queue could not be filled; the next run tries again");
     }
 }
 
 fn export_gauges(app: &App) {
     let count = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
-    let (places, pictures) = app.render_pool.places();
-    let left = app.leases.first_left().unwrap_or(app.timing.lease);
+    let (threads, images) = app.render_pool.places();
+    let left = app.leases.shortest_left().unwrap_or(app.timing.lease);
     process::SLOTS.set(count(app.slots.slots));
     process::RESERVE.set(count(app.slots.reserve));
     process::RESERVE_LEASES.set(count(app.slots.reserve_taken()));
     process::LEASES.set(count(app.leases.count()));
     process::LEASE_LEFT.set(left.as_secs_f64());
-    process::RENDER_POOL.set(count(pictures));
-    process::RENDER_POOL_SIZE.set(count(places));
+    process::RENDER_POOL.set(count(images));
+    process::RENDER_POOL_SIZE.set(count(threads));
 }
 
-/// Since when Redis is away: since it was `asked` in vain.
-fn since(app: &App, asked: Option<Instant>) -> Option<Instant> {
+/// Notes whether Redis failed in this run, and when it was asked. Returns since when it has been
+/// unavailable; `None` when it answered.
+fn note_redis(app: &App, failed_at: Option<Instant>) -> Option<Instant> {
     let mut since = app
         .redis_unavailable_since
         .lock()
         .unwrap_or_else(PoisonError::into_inner);
-    match (asked, *since) {
+    match (failed_at, *since) {
+        // Still unavailable: the first failure counts.
         (Some(_), Some(_)) => {}
-        (asked, _) => *since = asked,
+        (failed_at, _) => *since = failed_at,
     }
     *since
 }
 
-/// Logs lanes that close and open; a pause because a provider is busy is no news.
+/// Logs lanes whose circuit opens or closes. A pause because a provider is busy is not logged.
 fn log_lane_changes(app: &App, states: &[LaneState]) {
-    let closed = states.iter().filter_map(|state| {
+    let unavailable = states.iter().filter_map(|state| {
         let class = state.circuit_open?;
         Some((state.lane.to_string(), class))
     });
-    let closed: BTreeMap<String, Class> = closed.collect();
+    let unavailable: BTreeMap<String, Class> = unavailable.collect();
     let mut before = app
         .unavailable_lanes
         .lock()
         .unwrap_or_else(PoisonError::into_inner);
-    for (lane, class) in &closed {
+    for (lane, class) in &unavailable {
         if !before.contains_key(lane) {
             tracing::warn!(
                 lane,
                 outcome = class.as_str(),
-                "A lane closed; it is probed from time to time"
+                "A lane is unavailable: its circuit is open; single calls probe it from time to time"
             );
         }
     }
-    for lane in before.keys().filter(|lane| !closed.contains_key(*lane)) {
-        tracing::info!(lane, "A lane is open again");
+    let recovered = before
+        .keys()
+        .filter(|lane| !unavailable.contains_key(*lane));
+    for lane in recovered {
+        tracing::info!(lane, "A lane is available again");
     }
-    *before = closed;
+    *before = unavailable;
 }
 
-/// Starts as many due jobs as there are free slots. Other workers do the same: the claim decides.
-async fn start_without_redis(app: &Arc<App>, open: &Capacity) {
+/// Starts as many due jobs as there are free slots. Other workers do the same with the same jobs;
+/// the claim decides who gets one.
+async fn start_without_redis(app: &Arc<App>, capacity: &Capacity) {
     let taken = app.leases.count().saturating_sub(app.slots.reserve_taken());
     let free = app.slots.slots.saturating_sub(taken);
-    let due = job::store::due(&app.pool, i64::try_from(free).unwrap_or(0), open);
+    let due = job::store::due(&app.pool, i64::try_from(free).unwrap_or(0), capacity);
     let due = match database::with_timeout(due).await {
         Ok(due) => due,
-        Err(error) => return tracing::debug!(%error, "Postgres could not be asked for due jobs"),
+        Err(error) => return tracing::debug!(%error, "Due jobs could not be read from Postgres"),
     };
     let wanted = u32::try_from(due.len()).unwrap_or(0);
     if wanted == 0 {
         return;
     }
-    // A Redis that takes no writes can still be waited for, with every free slot: they are let go of now and then.
+    // The pump of the ready queue may hold every free slot: when Redis refuses writes, its pop
+    // still blocks. It lets go of them between two pops, so this waits for a while.
     let slots = Arc::clone(&app.slots.free_slots).acquire_many_owned(wanted);
     let Ok(Ok(mut slots)) = tokio::time::timeout(REDIS_GRACE, slots).await else {
         return;
@@ -139,18 +147,18 @@ async fn start_without_redis(app: &Arc<App>, open: &Capacity) {
     }
 }
 
-/// While every slot is taken: starts due jobs that may start in the reserve and that no ring told of, such as those
-/// that are tried again.
-async fn fill_reserve(app: &Arc<App>, open: Capacity) {
+/// Starts due jobs in the reserve while every slot is taken. New jobs come there through Redis;
+/// this finds the others, such as retries.
+async fn fill_reserve(app: &Arc<App>, capacity: Capacity) {
     let free = app.slots.free_reserve.available_permits();
     if free == 0 || !app.slots.is_full() || !app.slots.may_query_due_jobs() {
         return;
     }
-    let open = open.without(app.slots.exclusions(true));
-    let due = job::store::due(&app.pool, i64::try_from(free).unwrap_or(0), &open);
+    let capacity = capacity.without(app.slots.exclusions(true));
+    let due = job::store::due(&app.pool, i64::try_from(free).unwrap_or(0), &capacity);
     let due = match database::with_timeout(due).await {
         Ok(due) => due,
-        Err(error) => return tracing::debug!(%error, "Postgres could not be asked for due jobs"),
+        Err(error) => return tracing::debug!(%error, "Due jobs could not be read from Postgres"),
     };
     for (id, _) in due {
         let Ok(slot) = Arc::clone(&app.slots.free_reserve).try_acquire_owned() else {

@@ -1,5 +1,5 @@
-//! Folds what transactions added to billing into its totals. What metrics tell does not change by it, only what it takes to
-//! read them. See [`common::billing`].
+//! Folds new billing lines into their totals, so that a scrape reads few lines. The metrics' values
+//! do not change by it. See [`common::billing`].
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use crate::app::App;
 
 pub(super) async fn run(app: Arc<App>) {
     match database::with_timeout(billing::store::fold(&app.pool)).await {
-        Ok(lines) => tracing::debug!(lines, "Folded {lines} lines of billing"),
-        Err(error) => tracing::warn!(%error, "Billing could not be folded"),
+        Ok(lines) => tracing::debug!(lines, "Folded {lines} billing lines"),
+        Err(error) => tracing::warn!(%error, "Billing lines could not be folded"),
     }
 }

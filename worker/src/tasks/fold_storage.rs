@@ -1,4 +1,5 @@
-//! Keeps the count of what tenants store short, and counts those that are older than it. See [`common::storage`].
+//! Folds new storage lines into the tenants' totals, and counts once the tenants that are older
+//! than these totals. See [`common::storage`].
 
 use std::sync::Arc;
 
@@ -8,19 +9,19 @@ use sqlx::Executor;
 
 use crate::app::App;
 
-/// Tenants counted in one turn.
+/// Tenants counted in one run.
 const BATCH: i64 = 100;
 
 pub(super) async fn run(app: Arc<App>) {
     match database::with_timeout(storage::store::fold(&app.pool)).await {
-        Ok(lines) => tracing::debug!(lines, "Folded {lines} lines of storage"),
-        Err(error) => tracing::warn!(%error, "What tenants store could not be folded"),
+        Ok(lines) => tracing::debug!(lines, "Folded {lines} storage lines"),
+        Err(error) => tracing::warn!(%error, "Storage lines could not be folded"),
     }
     let uncounted = storage::store::uncounted(&app.pool, BATCH);
     let tenants = match database::with_timeout(uncounted).await {
         Ok(tenants) => tenants,
         Err(error) => {
-            return tracing::warn!(%error, "Tenants to be counted could not be looked for");
+            return tracing::warn!(%error, "Tenants without a storage total could not be queried");
         }
     };
     for tenant in tenants {
@@ -28,15 +29,16 @@ pub(super) async fn run(app: Arc<App>) {
             return;
         }
         match count(&app, tenant).await {
-            Ok(()) => tracing::info!(%tenant, "Counted what tenant {tenant} stores, once"),
+            Ok(()) => tracing::info!(%tenant, "Counted what tenant {tenant} stores"),
             Err(error) => {
-                tracing::warn!(%tenant, %error, "What tenant {tenant} stores could not be counted; the next turn tries again");
+                tracing::warn!(%tenant, %error, "What tenant {tenant} stores could not be counted; the next run tries again");
             }
         }
     }
 }
 
-/// Once in a tenant's life, and only of one that is older than the count: it may take as long as it needs.
+/// Counts what a tenant stores. This happens once for each tenant that is older than the totals, so
+/// it may take longer than other statements.
 async fn count(app: &App, tenant: TenantId) -> sqlx::Result<()> {
     let mut transaction = database::begin_for(&app.pool, tenant).await?;
     transaction

@@ -1,14 +1,23 @@
 //! One job, from claim to settlement.
 //!
-//! Claim it; take over what earlier attempts bought; ask for what a provider still works on; buy what is missing,
-//! one journaled call per output; bring every picture to exactly the size asked for; settle. Each step may be
-//! repeated by anyone at any time: the fence decides who may still write. The model is called in `providers/`; the
-//! end is [`common::settlement`], which is where to read next.
+//! Claim the job; adopt what earlier attempts paid for; poll what a provider still works on; buy
+//! what is missing, one journaled call per output; render every image to exactly the size of the
+//! request; settle. Any worker may repeat each step at any time: the fence decides who may still
+//! write.
+//!
+//! `output.rs` chooses between `adopt.rs`, `reconcile.rs` and `buy.rs`; `finish.rs` ends a call.
+//! The model is called in `providers/`. To read on after that, see [`common::settlement`].
 
+mod adopt;
+mod attempt;
+mod buy;
+mod finish;
+mod image;
 mod lane_limiter;
 mod output;
-mod picture;
+mod poll;
 mod prior_calls;
+mod reconcile;
 
 use std::sync::atomic::AtomicI32;
 use std::time::{Duration, Instant};
@@ -28,30 +37,30 @@ use tracing::Instrument;
 
 use crate::app::App;
 use crate::leases::HeldLease;
-use output::{Attempt, OutputResult};
+use attempt::{Attempt, OutputResult};
 
-/// Works on a job if it is to be had. Whatever happens is settled or left to the next attempt; a ring never fails.
-/// `reserved`: in the worker's reserve.
+/// Claims a job and works on it, if it may be claimed; `reserved`: in the worker's reserve. It
+/// returns no error: whatever happens is settled or left to the next attempt.
 pub(super) async fn run(app: &App, id: JobId, reserved: bool) {
     if !app.spool.accepts_results() {
-        // It was popped before that was known, and is rung again.
+        // Its id was popped before the bucket became unavailable; the dispatcher queues it again.
         return;
     }
     let asked = Instant::now();
-    let claiming = app.slots.claim_permit(reserved).await;
-    let open = app.capacity().without(app.slots.exclusions(reserved));
-    let claim = job::store::claim(&app.pool, id, &app.name, app.timing.lease, &open);
+    let claim_permit = app.slots.claim_permit(reserved).await;
+    let capacity = app.capacity().without(app.slots.exclusions(reserved));
+    let claim = job::store::claim(&app.pool, id, &app.name, app.timing.lease, &capacity);
     let claimed = match database::with_timeout(claim).await {
         Ok(Some(claimed)) => claimed,
-        // Another worker has it, it has ended, or its lanes are closed or its tenant has enough: then it is rung
-        // again when that changes.
+        // Another worker has the job, or it has ended. Or its lanes are unavailable or its tenant
+        // has reached a limit: then the dispatcher queues it again when that changes.
         Ok(None) => return,
         Err(error) => {
-            return tracing::warn!(job.id = %id, %error, "Job {id} could not be claimed; it will be rung again");
+            return tracing::warn!(job.id = %id, %error, "Job {id} could not be claimed; the dispatcher will queue it again");
         }
     };
-    let _counted = app.slots.occupy(&claimed, reserved);
-    drop(claiming);
+    let _slot = app.slots.occupy(&claimed, reserved);
+    drop(claim_permit);
     telemetry::QUEUE_SECONDS
         .with_label_values(&[&claimed.model])
         .observe(claimed.waited_seconds);
@@ -62,13 +71,14 @@ pub(super) async fn run(app: &App, id: JobId, reserved: bool) {
         &claimed.model,
         claimed.traceparent.as_ref(),
     );
-    attempt(app, &claimed, asked)
+    run_while_healthy(app, &claimed, asked)
         .instrument(span)
         .instrument(trace)
         .await;
 }
 
-async fn attempt(app: &App, claimed: &Claimed, asked: Instant) {
+/// Runs the attempt, and drops it when it hangs.
+async fn run_while_healthy(app: &App, claimed: &Claimed, asked: Instant) {
     let lease = Lease {
         tenant: claimed.tenant,
         job: claimed.id,
@@ -79,28 +89,31 @@ async fn attempt(app: &App, claimed: &Claimed, asked: Instant) {
         .hold(claimed.id, claimed.fence, asked, app.timing.lease);
     tokio::select! {
         () = run_attempt(app, claimed, asked, lease, &held) => {}
-        () = held.hangs() => {
+        () = held.wait_until_hung() => {
             tracing::error!("The attempt hangs and is dropped; its lease will run out");
         }
     }
 }
 
+/// Works on the job and settles the result, unless the lease is lost meanwhile.
 async fn run_attempt(app: &App, claimed: &Claimed, asked: Instant, lease: Lease, held: &HeldLease) {
-    let Some(worked) = held
+    let Some(result) = held
         .lost
         .run_until_cancelled(work(app, claimed, held))
         .await
     else {
-        return tracing::info!("The job was taken away: it was canceled, or another has it");
+        return tracing::info!(
+            "The attempt was dropped: the job was canceled, or another worker has it"
+        );
     };
-    let verdict = worked.unwrap_or_else(|error| {
+    let result = result.unwrap_or_else(|error| {
         tracing::warn!(
             error = format!("{error:#}"),
             "The attempt failed on our side"
         );
         AttemptResult::our_fault(format!("{error:#}"))
     });
-    let verdict = verdict.within(claimed, asked, app.timing.retry);
+    let verdict = result.decide(claimed, asked, app.timing.retry);
     let _timed = process::step("settle");
     let settled = (|| async {
         reach("generate:before_settle").await?;
@@ -113,27 +126,28 @@ async fn run_attempt(app: &App, claimed: &Claimed, asked: Instant, lease: Lease,
     .await;
     match settled {
         Ok(settled) => tracing::info!(
-            outcome = verdict.word(),
+            outcome = verdict.outcome(),
             ?settled,
             duration_ms = asked.elapsed().as_millis(),
             "The attempt ended"
         ),
         Err(error) => {
-            tracing::error!(%error, "The attempt could not be settled; the lease will run out");
+            tracing::error!(%error, "The attempt could not be settled; its lease will run out and another attempt will settle the job");
         }
     }
 }
 
-/// What the work came to.
+/// What the attempt's work resulted in.
 enum AttemptResult {
-    /// It is decided.
+    /// How to settle does not depend on the time that is left.
     Decided(Verdict),
-    /// Another attempt may do it, or do the rest; what was made so far is delivered when there is no time for one.
-    Again {
+    /// Another attempt may make what is missing. If there is no time for one, `artifacts` are
+    /// delivered.
+    Retry {
         failure: Failure,
         artifacts: Vec<Artifact>,
     },
-    /// Nothing to do for so long: a provider still works, or no lane lets a call in.
+    /// There is nothing to do for `delay`: a provider still works, or no lane allows a call.
     Pending {
         delay: Duration,
         artifacts: Vec<Artifact>,
@@ -142,16 +156,16 @@ enum AttemptResult {
 
 /// How the attempt is settled.
 enum Verdict {
-    /// Pictures to deliver, and why some are missing.
+    /// Deliver the images; `shortfall` says why some are missing.
     Deliver {
         artifacts: Vec<Artifact>,
         shortfall: Option<Failure>,
     },
-    /// Nothing to deliver, and no use in trying again.
+    /// There is nothing to deliver, and no attempt would change that.
     GiveUp(Failure),
-    /// Another attempt, after this long.
+    /// Another attempt after this long, because of a failure.
     Retry(Duration, Failure),
-    /// Another attempt, after this long; nothing failed.
+    /// Another attempt after this long; nothing failed.
     PutBack(Duration),
 }
 
@@ -160,32 +174,33 @@ impl AttemptResult {
         Self::Decided(Verdict::GiveUp(Failure::new(class, detail)))
     }
 
-    /// Another attempt for something that went wrong on our side.
+    /// Something failed on our side; another attempt may succeed.
     fn our_fault(detail: impl AsRef<str>) -> Self {
-        Self::Again {
+        Self::Retry {
             failure: Failure::new(Class::Internal, detail),
             artifacts: Vec::new(),
         }
     }
 
-    /// Decides when to try again, or that there is no time for it: what cannot succeed any more is settled now.
-    fn within(
+    /// Decides whether there is time for another attempt, and when. What cannot succeed any more is
+    /// settled now. `asked` is when the claim was sent.
+    fn decide(
         self,
         claimed: &Claimed,
         asked: Instant,
-        (least, most): (Duration, Duration),
+        (min_delay, max_delay): (Duration, Duration),
     ) -> Verdict {
         let left = Duration::try_from_secs_f64(claimed.seconds_left)
             .unwrap_or_default()
             .saturating_sub(asked.elapsed());
         match self {
             Self::Decided(verdict) => verdict,
-            Self::Again { failure, artifacts } => {
+            Self::Retry { failure, artifacts } => {
                 let delay = if failure.class.contract().retry_on_other_lane {
                     Duration::ZERO
                 } else {
-                    retry_delay(claimed.calls_made, least, most)
-                        .max(failure.retry_after.unwrap_or_default().min(most))
+                    retry_delay(claimed.calls_made, min_delay, max_delay)
+                        .max(failure.retry_after.unwrap_or_default().min(max_delay))
                 };
                 if artifacts.is_empty() && delay < left {
                     Verdict::Retry(delay, failure)
@@ -200,7 +215,8 @@ impl AttemptResult {
                     }
                 }
             }
-            // Without pictures the deadline ends the job; with some, they are worth more than the wait.
+            // A job without images waits until its deadline ends it. A job with some delivers them
+            // in time instead.
             Self::Pending { delay, artifacts } if artifacts.is_empty() => Verdict::PutBack(delay),
             Self::Pending { delay, .. } if DELIVERY_MARGIN < left => {
                 Verdict::PutBack(delay.min(left.saturating_sub(DELIVERY_MARGIN)))
@@ -217,7 +233,8 @@ impl AttemptResult {
 }
 
 impl Verdict {
-    fn word(&self) -> &'static str {
+    /// The outcome as the log shows it.
+    fn outcome(&self) -> &'static str {
         match self {
             Self::Deliver {
                 shortfall: None, ..
@@ -247,11 +264,15 @@ async fn settle(app: &App, lease: Lease, verdict: &Verdict) -> Result<Settled, S
     }
 }
 
-/// Everything between claim and settlement. An error is our own trouble, and worth another attempt.
+/// Does everything between claim and settlement.
+///
+/// # Errors
+///
+/// Fails when something fails on our side; another attempt may succeed.
 async fn work(app: &App, claimed: &Claimed, lease: &HeldLease) -> anyhow::Result<AttemptResult> {
     let deadline =
         Instant::now() + Duration::try_from_secs_f64(claimed.seconds_left).unwrap_or_default();
-    let asked_for = async {
+    let load = async {
         reach("generate:after_claim").await?;
         let mut transaction = database::begin_for(&app.pool, claimed.tenant).await?;
         let generation = job::store::request(&mut transaction, claimed.id).await?;
@@ -259,7 +280,7 @@ async fn work(app: &App, claimed: &Claimed, lease: &HeldLease) -> anyhow::Result
         transaction.commit().await?;
         Ok::<_, sqlx::Error>((generation, journal))
     };
-    let (generation, journal) = database::with_timeout(asked_for).await?;
+    let (generation, journal) = database::with_timeout(load).await?;
 
     let Some(Generation::Image(request)) = generation else {
         return Ok(AttemptResult::give_up(
@@ -285,36 +306,36 @@ async fn work(app: &App, claimed: &Claimed, lease: &HeldLease) -> anyhow::Result
         journal: &journal,
     };
     let outputs = 0..claimed.n_requested;
-    let made = join_all(outputs.map(|output_idx| attempt.output(output_idx))).await;
-    // One output's trouble on our side must not cost the others their pictures.
-    let made = made.into_iter().map(|made| {
-        made.unwrap_or_else(|error| {
+    let results = join_all(outputs.map(|output_idx| attempt.output(output_idx))).await;
+    // A failure on our side ends only its own output; the others keep their images.
+    let results = results.into_iter().map(|result| {
+        result.unwrap_or_else(|error| {
             tracing::warn!(error = format!("{error:#}"), "An output failed on our side");
             OutputResult::our_fault(&error)
         })
     });
-    Ok(judge(made.collect()))
+    Ok(combine(results.collect()))
 }
 
-/// What the outputs, taken together, come to. An output that may yet succeed keeps the job open; nothing that
-/// was made is lost by that, for the next attempt takes it over.
-fn judge(made: Vec<OutputResult>) -> AttemptResult {
+/// Combines the results of all outputs. An output that may still succeed keeps the job open. The
+/// images of the others are not lost by that: the next attempt adopts them.
+fn combine(results: Vec<OutputResult>) -> AttemptResult {
     let mut artifacts = Vec::new();
     let mut shortfall: Option<Failure> = None;
     let mut retry: Option<Failure> = None;
     let mut pending: Option<Duration> = None;
-    for output in made {
-        match output {
-            OutputResult::Picture(pair) => artifacts.extend(*pair),
+    for result in results {
+        match result {
+            OutputResult::Stored(files) => artifacts.extend(*files),
             OutputResult::Missing {
                 failure,
-                again: false,
+                retry: false,
             } => {
                 shortfall.get_or_insert(failure);
             }
             OutputResult::Missing {
                 failure,
-                again: true,
+                retry: true,
             } => {
                 retry.get_or_insert(failure);
             }
@@ -324,7 +345,7 @@ fn judge(made: Vec<OutputResult>) -> AttemptResult {
         }
     }
     match (retry, pending, shortfall) {
-        (Some(failure), ..) => AttemptResult::Again { failure, artifacts },
+        (Some(failure), ..) => AttemptResult::Retry { failure, artifacts },
         (None, Some(delay), _) => AttemptResult::Pending { delay, artifacts },
         (None, None, Some(failure)) if artifacts.is_empty() => {
             AttemptResult::Decided(Verdict::GiveUp(failure))
@@ -336,19 +357,20 @@ fn judge(made: Vec<OutputResult>) -> AttemptResult {
     }
 }
 
-/// Full-jitter growth by calls made. One that was throttled does not count: its lane holds it back.
-fn retry_delay(calls: i32, least: Duration, most: Duration) -> Duration {
-    let attempts = usize::try_from(calls.saturating_add(1)).unwrap_or(1);
+/// An exponential delay with jitter that grows with the calls made. Throttled calls do not count
+/// there: their lane holds the job back.
+fn retry_delay(calls: i32, min_delay: Duration, max_delay: Duration) -> Duration {
+    let steps = usize::try_from(calls.saturating_add(1)).unwrap_or(1);
     let delays = ExponentialBuilder::default()
-        .with_min_delay(least)
-        .with_max_delay(most)
+        .with_min_delay(min_delay)
+        .with_max_delay(max_delay)
         .with_jitter()
-        .with_max_times(attempts)
+        .with_max_times(steps)
         .build();
-    delays.last().unwrap_or(most).min(most)
+    delays.last().unwrap_or(max_delay).min(max_delay)
 }
 
-/// In-process retries, towards our own database only.
+/// Delays of retries of the settlement inside one attempt.
 fn settlement_delays() -> ExponentialBuilder {
     ExponentialBuilder::default()
         .with_min_delay(Duration::from_millis(50))

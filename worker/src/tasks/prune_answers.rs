@@ -1,6 +1,8 @@
-//! Deletes answers that were kept for repeated requests, once their time is over. What they are stands in [`common::idempotency`].
+//! Deletes the stored answers of requests with an `Idempotency-Key` once they have expired. See
+//! [`common::idempotency`].
 //!
-//! In small steps, so that no statement takes long and no lock is held for long; what one turn leaves, the next one takes.
+//! It deletes in small steps, so that no statement takes long and no lock is held for long. The
+//! next run goes on where one run stops.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,18 +13,19 @@ use crate::app::App;
 
 /// Answers deleted by one statement.
 const BATCH: i64 = 1_000;
-/// How long one turn goes on while there are more: most of the minute to the next, so that whatever can be kept can be deleted as fast.
-const LONGEST: Duration = Duration::from_secs(45);
+/// How long one run may take. It is most of the minute until the next run, so that answers are
+/// deleted as fast as they can be stored.
+const MAX_RUN_TIME: Duration = Duration::from_secs(45);
 
 pub(super) async fn run(app: Arc<App>) {
     let (began, mut deleted) = (Instant::now(), 0);
-    while began.elapsed() < LONGEST && !app.stopping.is_cancelled() {
+    while began.elapsed() < MAX_RUN_TIME && !app.stopping.is_cancelled() {
         let prune = idempotency::store::prune(&app.pool, app.timing.answers_kept, BATCH);
         match database::with_timeout(prune).await {
             Ok(0) => break,
             Ok(answers) => deleted += answers,
             Err(error) => {
-                tracing::warn!(%error, "Answers for repeated requests could not be deleted; the next turn tries again");
+                tracing::warn!(%error, "Expired answers could not be deleted; the next run tries again");
                 break;
             }
         }
@@ -30,11 +33,11 @@ pub(super) async fn run(app: Arc<App>) {
     if deleted > 0 {
         tracing::info!(
             answers = deleted,
-            "Deleted {deleted} answers for repeated requests whose time was over"
+            "Deleted {deleted} expired answers of requests with an Idempotency-Key"
         );
     }
     let prune = operator::store::prune(&app.pool, app.timing.answers_kept);
     if let Err(error) = database::with_timeout(prune).await {
-        tracing::warn!(%error, "Answers to operators could not be deleted; the next turn tries again");
+        tracing::warn!(%error, "Expired answers to operators could not be deleted; the next run tries again");
     }
 }

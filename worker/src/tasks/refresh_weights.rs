@@ -1,4 +1,5 @@
-//! Learns whose share of this worker is larger than that of others. Without an answer what was known holds on.
+//! Reads the weights of tenants, which set their share of this worker's slots. While the database
+//! does not answer, the last weights stay in force.
 
 use std::sync::Arc;
 
@@ -12,6 +13,6 @@ pub(super) async fn run(app: Arc<App>) {
     }
     match database::with_timeout(tenant::store::weights(&app.pool)).await {
         Ok(weights) => app.slots.set_weights(weights.into_iter().collect()),
-        Err(error) => tracing::debug!(%error, "Weights of tenants could not be read"),
+        Err(error) => tracing::debug!(%error, "The tenants' weights could not be read"),
     }
 }

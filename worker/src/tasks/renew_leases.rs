@@ -1,4 +1,4 @@
-//! Keeps what this worker works on, all of it in one statement.
+//! Renews the leases of all jobs this worker works on, in one statement.
 
 use std::sync::Arc;
 

@@ -1,8 +1,8 @@
-//! Deletes files and prompts that are due, and keeps a receipt of each. What is due, and why the steps come in this order, stands in
-//! [`common::retention`].
+//! Deletes files and prompts that are due, and writes a receipt for each. [`common::retention`]
+//! says what is due, and why the steps come in this order.
 //!
-//! Each step may be repeated and none needs the one before to have been made by the same worker, so a worker may die between
-//! any two: after a lease another takes the file up.
+//! Each step may be repeated, and by another worker than the step before. So a worker may die
+//! between any two steps: after a lease another worker takes the file.
 
 use std::sync::Arc;
 
@@ -14,28 +14,30 @@ use tokio::time::Instant;
 
 use crate::app::App;
 
-/// Files, prompts and uploads looked at in one step, and how many are deleted side by side.
+/// Files, prompts or uploads handled in one step.
 const BATCH: i64 = 50;
-const AT_ONCE: usize = 8;
+/// Files deleted at the same time.
+const MAX_CONCURRENT: usize = 8;
 
 pub(super) async fn run(app: Arc<App>) {
-    // So that all are told from the start.
+    // A counter that is written once appears at the first scrape, before anything happens.
     for class in FileClass::ALL {
         telemetry::DELETIONS
             .with_label_values(&[class.as_str()])
             .inc_by(0);
     }
     if let Err(error) = expire_uploads(&app).await {
-        tracing::warn!(%error, "Uploads whose time is over could not be looked for; the next turn tries again");
+        tracing::warn!(%error, "Expired uploads could not be planned for deletion; the next run tries again");
     }
     while !app.stopping.is_cancelled() {
-        // From a bucket that is not ours, nothing is deleted. Prompts need no bucket.
-        let files = app.owner().allows_deletion().await;
-        let take = retention::store::take(&app.pool, BATCH, app.timing.lease, files);
+        // Nothing is deleted from a bucket that is not ours. Prompts are in Postgres, so they can
+        // go.
+        let with_files = app.owner().allows_deletion().await;
+        let take = retention::store::take(&app.pool, BATCH, app.timing.lease, with_files);
         let due = match database::with_timeout(take).await {
             Ok(due) => due,
             Err(error) => {
-                tracing::warn!(%error, "Files that are due could not be looked for");
+                tracing::warn!(%error, "Files that are due could not be queried");
                 break;
             }
         };
@@ -48,7 +50,8 @@ pub(super) async fn run(app: Arc<App>) {
                 "Deleted {deleted} files and prompts that were due"
             );
         }
-        // The bucket may be away: the rest is tried again in a while.
+        // A failed deletion may mean that the bucket is unavailable, so the rest waits for a later
+        // run.
         if deleted < taken || taken < usize::try_from(BATCH).unwrap_or(usize::MAX) {
             break;
         }
@@ -58,43 +61,43 @@ pub(super) async fn run(app: Arc<App>) {
             telemetry::DELETIONS_DUE.set(files);
             telemetry::DELETIONS_LATE.set(seconds);
         }
-        Err(error) => tracing::debug!(%error, "What is due could not be counted"),
+        Err(error) => tracing::debug!(%error, "Files that are due could not be counted"),
     }
 }
 
-/// Plans the deletion of uploads whose time is over. Each that was looked at is due no longer, so the search comes to an end.
+/// Plans the deletion of uploads that expired. Each step leaves fewer of them, so the loop ends.
 async fn expire_uploads(app: &App) -> sqlx::Result<()> {
     let mut planned = 0_u64;
     while !app.stopping.is_cancelled() {
         let due = database::with_timeout(upload::store::due(&app.pool, BATCH)).await?;
-        let looked_at = due.len();
+        let found = due.len();
         for (tenant, id) in due {
             let expired =
                 database::with_timeout(uploading::expire(&app.pool, tenant, id, None)).await?;
             planned += u64::from(expired);
         }
-        if looked_at < usize::try_from(BATCH).unwrap_or(usize::MAX) {
+        if found < usize::try_from(BATCH).unwrap_or(usize::MAX) {
             break;
         }
     }
     if planned > 0 {
         tracing::info!(
             uploads = planned,
-            "{planned} uploads are due: no job has needed them for as long as their tenants said"
+            "Planned the deletion of {planned} uploads that no job has needed for as long as their tenants set"
         );
     }
     Ok(())
 }
 
-/// Deletes what is due; returns how much of it has a receipt now. The bucket is asked whose it is before and after: were it swapped
-/// meanwhile, that a file is not there would say nothing.
+/// Deletes what is due; returns how much of it has a receipt now. The bucket's owner is checked
+/// before and after: in a bucket that was swapped meanwhile a missing file proves nothing.
 async fn delete(app: &App, due: Vec<sqlx::Result<Due>>) -> usize {
-    let gone = stream::iter(due)
-        .map(|due| gone(app, due))
-        .buffer_unordered(AT_ONCE)
+    let deleted = stream::iter(due)
+        .map(|due| delete_one(app, due))
+        .buffer_unordered(MAX_CONCURRENT)
         .filter_map(std::future::ready);
-    let gone: Vec<Due> = gone.collect().await;
-    let (prompts, files): (Vec<Due>, Vec<Due>) = gone
+    let deleted: Vec<Due> = deleted.collect().await;
+    let (prompts, files): (Vec<Due>, Vec<Due>) = deleted
         .into_iter()
         .partition(|due| due.class == FileClass::Prompt);
     let mut receipts = prompts.len();
@@ -104,11 +107,11 @@ async fn delete(app: &App, due: Vec<sqlx::Result<Due>>) -> usize {
     match app.owner().check_since(Instant::now()).await {
         Ok(Ownership::Ours) => {}
         answer => {
-            let says = answer.map(Ownership::problem);
+            let problem = answer.map(Ownership::problem);
             tracing::warn!(
                 files = files.len(),
-                ?says,
-                "The bucket was swapped while files were deleted: no receipt is written, and they are deleted again"
+                ?problem,
+                "The bucket is not ours, or did not answer, after files were deleted: no receipt is written, and they are deleted again"
             );
             return receipts;
         }
@@ -119,29 +122,30 @@ async fn delete(app: &App, due: Vec<sqlx::Result<Due>>) -> usize {
                 count(&due);
                 receipts += 1;
             }
-            Err(error) => not_deleted(&due, &error.into()),
+            Err(error) => log_failure(&due, &error.into()),
         }
     }
     receipts
 }
 
-/// What is gone: a prompt with its receipt, a file without.
-async fn gone(app: &App, due: sqlx::Result<Due>) -> Option<Due> {
+/// Deletes one prompt and writes its receipt, or one file without a receipt. `None` when that
+/// failed.
+async fn delete_one(app: &App, due: sqlx::Result<Due>) -> Option<Due> {
     let due = match due {
         Ok(due) => due,
         Err(error) => {
-            tracing::error!(%error, "A file that is due is left to a worker that knows what it is");
+            tracing::error!(%error, "A file that is due has a class this version does not know; a newer worker deletes it");
             return None;
         }
     };
-    let gone = match due.class {
-        FileClass::Prompt => erase(app, &due).await,
-        _ => remove(app, &due).await,
+    let deleted = match due.class {
+        FileClass::Prompt => delete_prompt(app, &due).await,
+        _ => delete_file(app, &due).await,
     };
-    match gone {
+    match deleted {
         Ok(()) => Some(due),
         Err(error) => {
-            not_deleted(&due, &error);
+            log_failure(&due, &error);
             None
         }
     }
@@ -153,17 +157,17 @@ fn count(due: &Due) {
         .inc();
 }
 
-fn not_deleted(due: &Due, error: &anyhow::Error) {
+fn log_failure(due: &Due, error: &anyhow::Error) {
     tracing::warn!(
         deletion = due.id,
         class = due.class.as_str(),
         error = format!("{error:#}"),
-        "What is due was not deleted; it is tried again"
+        "A file or prompt that is due could not be deleted; a later run tries again"
     );
 }
 
-/// Removes a file from the bucket, and asks the bucket whether it is gone.
-async fn remove(app: &App, due: &Due) -> anyhow::Result<()> {
+/// Hides a file's links, deletes it from the bucket, and checks that it is gone.
+async fn delete_file(app: &App, due: &Due) -> anyhow::Result<()> {
     let hide = async {
         let mut transaction = database::begin_for(&app.pool, due.tenant).await?;
         retention::store::hide(&mut transaction, due).await?;
@@ -179,8 +183,8 @@ async fn remove(app: &App, due: &Due) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Removes a prompt from its row.
-async fn erase(app: &App, due: &Due) -> anyhow::Result<()> {
+/// Deletes a prompt from its row, and writes the receipt in the same transaction.
+async fn delete_prompt(app: &App, due: &Due) -> anyhow::Result<()> {
     let erase = async {
         let mut transaction = database::begin_for(&app.pool, due.tenant).await?;
         retention::store::erase(&mut transaction, due).await?;

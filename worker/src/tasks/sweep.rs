@@ -1,8 +1,10 @@
-//! Removes objects that no row names: inputs of requests that broke off, renditions of attempts that did not settle,
-//! originals that came after their job had ended. Deletes once more what has a receipt and is there all the same, as after a volume
-//! was restored. What they are stands in [`common::orphans`]. Nothing is removed unless the bucket is this database's.
+//! Deletes objects that no row names: inputs of requests that broke off, renditions of attempts
+//! that did not settle, originals that were stored after their job had ended. Deletes again what
+//! has a receipt and exists all the same, as after a restored volume. [`common::orphans`] defines
+//! both. Nothing is deleted unless the bucket belongs to this database.
 //!
-//! Each removal stands alone and may be repeated, so any number of sweepers may run, and die, at any time.
+//! Each deletion is independent and may be repeated, so any number of sweepers may run, and die, at
+//! any time.
 
 use std::sync::Arc;
 
@@ -11,52 +13,54 @@ use common::orphans::{Batch, Search, SearchError};
 
 use crate::app::App;
 
-/// What one walk through the bucket came to.
+/// What one walk through the bucket did.
 #[derive(Default)]
 struct Swept {
     objects: usize,
     bytes: u64,
-    /// Deleted once more.
-    again: usize,
-    strange: usize,
-    /// One of them, for the log.
-    stranger: Option<String>,
+    /// Files with a receipt that were deleted again.
+    deleted_again: usize,
+    /// Objects under keys that are not ours, which are left alone.
+    foreign: usize,
+    /// The key of one of them, for the log.
+    foreign_key: Option<String>,
 }
 
 pub(super) async fn run(app: Arc<App>) {
-    // Whoever starts on an old copy of the database gets an hour to see it, before what only newer rows name is removed.
+    // An operator who starts a worker on an old copy of the database gets an hour to notice it.
+    // Objects that only newer rows name would look unnamed and be deleted.
     if app.started.elapsed() < app.timing.sweep_every {
         return;
     }
     let mut swept = Swept::default();
     if let Err(error) = sweep(&app, &mut swept).await {
-        tracing::warn!(%error, "The bucket could not be swept to its end; the next turn begins anew");
+        tracing::warn!(%error, "The bucket could not be swept completely; the next run starts anew");
     }
     let Swept {
         objects,
         bytes,
-        again,
-        strange,
-        stranger,
+        deleted_again,
+        foreign,
+        foreign_key,
     } = swept;
     if objects > 0 {
         tracing::info!(
             objects,
             bytes,
-            "Removed {objects} objects that no row names"
+            "Deleted {objects} objects that no row names"
         );
     }
-    if again > 0 {
+    if deleted_again > 0 {
         tracing::warn!(
-            objects = again,
-            "Deleted {again} files once more: they have a receipt, and had come back, as with a copy of the bucket"
+            objects = deleted_again,
+            "Deleted {deleted_again} files again: they had a receipt and were back, as after a restored copy of the bucket"
         );
     }
-    if let Some(key) = stranger {
+    if let Some(key) = foreign_key {
         tracing::warn!(
-            objects = strange,
+            objects = foreign,
             key,
-            "Objects in the bucket are not ours, or are no plain files, and were left alone: `platen verify --deep` lists them"
+            "Objects in the bucket are not ours or are no plain files, and were left alone; `platen verify --deep` lists them"
         );
     }
 }
@@ -68,15 +72,15 @@ async fn sweep(app: &App, swept: &mut Swept) -> Result<(), SearchError> {
     let mut search = Search::begin(&app.pool, app.spool.bucket(), app.timing.sweep_grace).await?;
     while !app.stopping.is_cancelled()
         && let Some(batch) = search.next().await?
-        // The bucket may have been swapped meanwhile.
+        // Checked before each batch, because the bucket may be swapped at any time.
         && app.owner().allows_deletion().await
     {
-        remove(app.spool.bucket(), batch, swept).await?;
+        delete(app.spool.bucket(), batch, swept).await?;
     }
     Ok(())
 }
 
-async fn remove(bucket: &Bucket, batch: Batch, swept: &mut Swept) -> Result<(), SearchError> {
+async fn delete(bucket: &Bucket, batch: Batch, swept: &mut Swept) -> Result<(), SearchError> {
     for object in batch.unnamed {
         bucket.delete(&object.key).await?;
         swept.objects += 1;
@@ -84,11 +88,11 @@ async fn remove(bucket: &Bucket, batch: Batch, swept: &mut Swept) -> Result<(), 
     }
     for object in batch.receipted {
         bucket.delete(&object.key).await?;
-        swept.again += 1;
+        swept.deleted_again += 1;
     }
-    swept.strange += batch.strange.len() + batch.irregular.len();
+    swept.foreign += batch.strange.len() + batch.irregular.len();
     if let Some(object) = batch.strange.into_iter().chain(batch.irregular).next() {
-        swept.stranger.get_or_insert(object.key);
+        swept.foreign_key.get_or_insert(object.key);
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Says daily which models end soon, so that nobody learns it from failing jobs.
+//! Logs daily which models end soon, so that operators learn it before jobs fail.
 
 use std::sync::Arc;
 

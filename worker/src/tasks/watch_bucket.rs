@@ -1,5 +1,5 @@
-//! Sees whether the bucket is there and is this database's, and starts no job while it is not: what would be bought could not be
-//! stored, or would be lost.
+//! Probes the bucket. While it is unavailable, or is not this installation's own, no job starts:
+//! the result could not be stored, or would be lost.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ pub(super) async fn run(app: Arc<App>) {
     if app.spool.accepts_results() {
         return;
     }
-    app.start_nothing_until(async {
+    app.pause_starts_until(async {
         while !app.spool.accepts_results() {
             tokio::time::sleep(app.timing.look_every).await;
             app.spool.probe().await;

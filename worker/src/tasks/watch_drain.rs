@@ -1,4 +1,4 @@
-//! Starts nothing while an operator wants this worker drained; what it has under way ends.
+//! Starts no job while an operator drains this worker; running jobs end.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ pub(super) async fn run(app: Arc<App>) {
         worker = app.name,
         "An operator drains this worker: it starts no further job"
     );
-    app.start_nothing_until(async {
+    app.pause_starts_until(async {
         while is_drained(&app).await {
             tokio::time::sleep(app.timing.look_every).await;
         }
@@ -23,7 +23,8 @@ pub(super) async fn run(app: Arc<App>) {
     tracing::info!(worker = app.name, "This worker starts jobs again");
 }
 
-/// A database that does not answer drains nobody.
+/// Whether this worker is drained. `false` when the database does not answer: an outage must not
+/// stop every worker.
 async fn is_drained(app: &App) -> bool {
     let drained = operator::store::is_drained(&app.pool, &app.name);
     database::with_timeout(drained).await.unwrap_or_default()

@@ -1,4 +1,4 @@
-//! The JSON of `generateContent`, as far as Platen speaks it.
+//! The JSON of `generateContent`, as far as Platen uses it.
 //!
 //! Source: `google/cloud/aiplatform/v1/content.proto` and `prediction_service.proto`.
 
@@ -36,7 +36,7 @@ pub(super) struct Part {
     pub text: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub inline_data: Option<Blob>,
-    /// Part of the model's thinking; only ever received.
+    /// The part belongs to the model's thinking; only received, never sent.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub thought: bool,
 }
@@ -49,7 +49,7 @@ impl Part {
         }
     }
 
-    pub(super) fn picture(blob: Blob) -> Self {
+    pub(super) fn image(blob: Blob) -> Self {
         Self {
             inline_data: Some(blob),
             ..Self::default()
@@ -57,7 +57,7 @@ impl Part {
     }
 }
 
-/// Base64 in JSON.
+/// A file in base64.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Blob {
@@ -101,7 +101,7 @@ pub(super) struct ImageOutputOptions {
     pub mime_type: String,
 }
 
-/// Everything may be missing, and anything may be there that is not named.
+/// The answer. Every field may be missing, and unknown fields are ignored.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Reply {
@@ -127,7 +127,7 @@ pub(super) struct PromptFeedback {
     pub block_reason_message: Option<String>,
 }
 
-/// What is billed besides the picture.
+/// The tokens that are billed besides the image.
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub(super) struct Usage {

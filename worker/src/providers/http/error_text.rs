@@ -1,157 +1,140 @@
-//! The body of an answer that is no success, as far as it says something: words, never files.
+//! The text of an answer whose status is no success, shortened while it is read.
 //!
-//! A code may stand behind a message of any length, so every string is cut to its beginning as it comes and the rest of the text is
-//! read on. Little is held, whatever a server sends; what was held of a text that is cut off is closed, so that it can be read.
+//! An error's code may come after a message of any length. So each string is cut to its first
+//! bytes, and the text after it is still read. Little is kept, whatever a server sends. If the text
+//! breaks off, its open strings, lists and objects are closed, so that it can be parsed.
 
 use serde::de::IgnoredAny;
 
-/// The longest beginning of a string that is held.
+/// How much of a string is kept, in bytes.
 const MAX_STRING_BYTES: usize = 4 << 10;
-/// The longest text that is held.
+/// How much of the whole text is kept, in bytes.
 const MAX_TEXT_BYTES: usize = 64 << 10;
 
-/// Reads JSON in chunks.
+/// Reads JSON in chunks, and keeps the beginning of each string.
 #[derive(Default)]
 pub(super) struct ErrorText {
     text: Vec<u8>,
-    place: Position,
+    position: Position,
 }
 
-/// Where in the text the next byte stands.
+/// Where in the JSON the next byte is.
 #[derive(Clone, Copy, Default)]
 enum Position {
     #[default]
-    Between,
-    /// In a string, of which so much is held. `half`: it ends in the first half of a character that takes two escapes.
-    String { held: usize, half: bool },
-    /// In an escape of a string: after the backslash, and so many characters.
-    Escape {
-        held: usize,
-        length: usize,
-        holds: bool,
-    },
+    OutsideString,
+    /// In a string of which `kept` bytes are kept. `half`: they end in the first escape of a
+    /// character that needs two (a UTF-16 surrogate pair).
+    String { kept: usize, half: bool },
+    /// In an escape.
+    Escape(Escape),
+}
+
+/// An escape of a string that is not complete yet.
+#[derive(Clone, Copy)]
+struct Escape {
+    /// How many bytes of the string are kept.
+    kept: usize,
+    /// How many characters have come after the backslash.
+    length: usize,
+    /// Whether the escape is kept.
+    keeps: bool,
 }
 
 impl ErrorText {
+    /// Takes the next bytes of the text.
     pub(super) fn push(&mut self, chunk: &[u8]) {
         for &byte in chunk {
-            self.take(byte);
+            self.push_byte(byte);
         }
     }
 
-    fn take(&mut self, byte: u8) {
-        let (holds, next) = match (self.place, byte) {
-            (Position::Between, b'"') => (
-                true,
-                Position::String {
-                    held: 0,
-                    half: false,
-                },
-            ),
-            (Position::Between, _) => (true, Position::Between),
-            (Position::String { .. }, b'"') => (true, Position::Between),
-            (Position::String { held, half }, b'\\') => {
-                let holds = half || held < MAX_STRING_BYTES;
-                (
-                    holds,
-                    Position::Escape {
-                        held,
-                        length: 0,
-                        holds,
-                    },
-                )
+    fn push_byte(&mut self, byte: u8) {
+        let (keeps, next) = match (self.position, byte) {
+            (Position::OutsideString, b'"') => {
+                let (kept, half) = (0, false);
+                (true, Position::String { kept, half })
             }
-            (Position::String { held, .. }, _) => {
-                let holds = held < MAX_STRING_BYTES;
-                let held = held + usize::from(holds);
-                (holds, Position::String { held, half: false })
-            }
-            (
-                Position::Escape {
-                    held,
-                    length: 0,
-                    holds,
-                },
-                b'u',
-            ) => (
-                holds,
-                Position::Escape {
-                    held,
-                    length: 1,
-                    holds,
-                },
-            ),
-            (
-                Position::Escape {
-                    held,
+            (Position::OutsideString, _) => (true, Position::OutsideString),
+            (Position::String { .. }, b'"') => (true, Position::OutsideString),
+            (Position::String { kept, half }, b'\\') => {
+                // The second half of a character is kept whenever the first half was.
+                let keeps = half || kept < MAX_STRING_BYTES;
+                let length = 0;
+                let escape = Escape {
+                    kept,
                     length,
-                    holds,
-                },
-                _,
-            ) if (1..4).contains(&length) => (
-                holds,
-                Position::Escape {
-                    held,
-                    length: length + 1,
-                    holds,
-                },
-            ),
-            (
-                Position::Escape {
-                    held,
-                    length,
-                    holds,
-                },
-                _,
-            ) => {
-                let digits = self.text.last_chunk::<3>().unwrap_or(&[0; 3]);
-                let half = holds
-                    && length == 4
-                    && matches!(
-                        digits,
-                        [b'd' | b'D', b'8' | b'9' | b'a' | b'b' | b'A' | b'B', _]
-                    );
-                let held = held + if holds { length + 2 } else { 0 };
-                (holds, Position::String { held, half })
+                    keeps,
+                };
+                (keeps, Position::Escape(escape))
             }
+            (Position::String { kept, .. }, _) => {
+                let keeps = kept < MAX_STRING_BYTES;
+                let kept = kept + usize::from(keeps);
+                (keeps, Position::String { kept, half: false })
+            }
+            (Position::Escape(escape), _) => (escape.keeps, self.after_escape(escape, byte)),
         };
-        self.place = next;
-        if holds && self.text.len() < MAX_TEXT_BYTES {
-            // Some write line breaks as they are, which JSON does not allow.
+        self.position = next;
+        if keeps && self.text.len() < MAX_TEXT_BYTES {
+            // Some servers write line breaks without escapes, which JSON does not allow.
             self.text.push(byte.max(b' '));
         }
     }
 
-    /// All that was held, as JSON if it was JSON.
+    /// The position after the next byte of an escape: `u` is followed by four digits, and any other
+    /// character ends the escape.
+    fn after_escape(&self, escape: Escape, byte: u8) -> Position {
+        let Escape {
+            kept,
+            length,
+            keeps,
+        } = escape;
+        if (length == 0 && byte == b'u') || (1..4).contains(&length) {
+            let length = length + 1;
+            return Position::Escape(Escape { length, ..escape });
+        }
+        let digits = self.text.last_chunk::<3>().unwrap_or(&[0; 3]);
+        let half = keeps
+            && length == 4
+            && matches!(
+                digits,
+                [b'd' | b'D', b'8' | b'9' | b'a' | b'b' | b'A' | b'B', _]
+            );
+        let kept = kept + if keeps { length + 2 } else { 0 };
+        Position::String { kept, half }
+    }
+
+    /// What was kept; valid JSON if the text began as JSON.
     pub(super) fn finish(self) -> String {
         let text = String::from_utf8_lossy(&self.text).into_owned();
-        closed(&text).unwrap_or(text)
+        close(&text).unwrap_or(text)
     }
 }
 
-/// A text that is cut off, with an end: where it breaks off, else after the last member or element that is whole. `None`: neither
-/// can be read, or nothing is missing.
-fn closed(text: &str) -> Option<String> {
+/// Closes a text that breaks off: at its end if the result is valid JSON, else after its last
+/// complete member or element. `None` when neither is valid, or when nothing is missing.
+fn close(text: &str) -> Option<String> {
     let cut = TruncatedJson::of(text);
-    if cut.open.is_empty() && !cut.in_string {
+    if cut.closing.is_empty() && !cut.in_string {
         return None;
     }
-    let here = (text, cut.end());
-    let before = cut.comma.map(|comma| &text[..comma]);
-    let before = before.map(|text| (text, TruncatedJson::of(text).end()));
-    let ends = [Some(here), before].into_iter().flatten();
+    let at_end = (text, cut.end());
+    let before_comma = cut.last_comma.map(|comma| &text[..comma]);
+    let before_comma = before_comma.map(|text| (text, TruncatedJson::of(text).end()));
+    let ends = [Some(at_end), before_comma].into_iter().flatten();
     ends.map(|(text, end)| format!("{text}{end}"))
         .find(|text| serde_json::from_str::<IgnoredAny>(text).is_ok())
 }
 
-/// How a text stands at its end.
+/// What is open at the end of a text.
 #[derive(Default)]
 struct TruncatedJson {
-    /// What closes the objects and lists that are open, the outermost first.
-    open: String,
+    /// The brackets that close the open objects and lists, the outermost first.
+    closing: String,
     in_string: bool,
-    /// Where the last comma between members or elements is.
-    comma: Option<usize>,
+    /// Where the last comma outside a string is.
+    last_comma: Option<usize>,
 }
 
 impl TruncatedJson {
@@ -164,21 +147,22 @@ impl TruncatedJson {
                 b'\\' if cut.in_string => escaped = true,
                 b'"' => cut.in_string = !cut.in_string,
                 _ if cut.in_string => {}
-                b'{' => cut.open.push('}'),
-                b'[' => cut.open.push(']'),
+                b'{' => cut.closing.push('}'),
+                b'[' => cut.closing.push(']'),
                 b'}' | b']' => {
-                    cut.open.pop();
+                    cut.closing.pop();
                 }
-                b',' => cut.comma = Some(at),
+                b',' => cut.last_comma = Some(at),
                 _ => {}
             }
         }
         cut
     }
 
+    /// The text that closes everything.
     fn end(&self) -> String {
         let quote = if self.in_string { "\"" } else { "" };
-        quote.chars().chain(self.open.chars().rev()).collect()
+        quote.chars().chain(self.closing.chars().rev()).collect()
     }
 }
 
@@ -192,9 +176,10 @@ mod tests {
         let mut all: Vec<Value> = [1, 7, 4_096, text.len()]
             .into_iter()
             .map(|size| {
-                let mut words = ErrorText::default();
-                text.chunks(size.max(1)).for_each(|chunk| words.push(chunk));
-                serde_json::from_str(&words.finish()).unwrap_or_default()
+                let mut error_text = ErrorText::default();
+                text.chunks(size.max(1))
+                    .for_each(|chunk| error_text.push(chunk));
+                serde_json::from_str(&error_text.finish()).unwrap_or_default()
             })
             .collect();
         let first = all.remove(0);
@@ -208,13 +193,13 @@ mod tests {
             "x".repeat(1 << 20),
             "ü, {\"[ \\ ".repeat(100_000),
             "\u{1F600}".repeat(100_000),
-            STANDARD_LIKE.repeat(20_000),
+            BASE64_LIKE.repeat(20_000),
         ] {
             let plain = format!(
                 r#"{{"error": {{"message": {}, "code": "c"}}}}"#,
                 json!(message)
             );
-            // As servers in Python write it.
+            // Servers in Python escape every character that is not ASCII.
             let escaped: String = plain
                 .encode_utf16()
                 .map(|unit| match u8::try_from(unit) {
@@ -236,11 +221,11 @@ mod tests {
         }
     }
 
-    /// Words that might be base64.
-    const STANDARD_LIKE: &str = "QUJD";
+    /// Text that might be base64.
+    const BASE64_LIKE: &str = "QUJD";
 
     #[test]
-    fn what_is_cut_off_says_what_it_said_until_then() {
+    fn a_text_that_breaks_off_is_parsed_as_far_as_it_came() {
         for (text, read_as) in [
             (
                 r#"{"error": {"code": "c", "message": "No"#,
@@ -279,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn what_json_does_not_allow_costs_no_code() {
+    fn characters_that_json_forbids_are_replaced() {
         assert_eq!(
             read(b"{\"message\": \"one\ntwo\", \"code\": \"c\"}")["message"],
             "one two"

@@ -1,4 +1,4 @@
-//! The JSON of Gemini Interactions, as far as Platen speaks it.
+//! The JSON of Gemini Interactions, as far as Platen uses it.
 //!
 //! Source: the types of google-genai 3.4.0 (`_gaos/types/interactions`).
 
@@ -20,7 +20,7 @@ pub(super) struct CreateInteraction {
     pub store: bool,
 }
 
-/// One step of an interaction. There are two dozen kinds.
+/// One step of an interaction. The API has two dozen kinds; those not listed here are ignored.
 #[derive(Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub(super) enum Step {
@@ -53,7 +53,7 @@ pub(super) enum Content {
     Other,
 }
 
-/// Base64 in JSON, or where the picture is.
+/// An image: in base64, or its address.
 #[derive(Serialize, Deserialize)]
 pub(super) struct Image {
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -64,7 +64,8 @@ pub(super) struct Image {
     pub uri: Option<String>,
 }
 
-/// The only file type its field takes is JPEG, so the choice is left to the model.
+/// The format of the result. The field for the file type takes nothing but JPEG, so it is left out
+/// and the model chooses.
 #[derive(Serialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub(super) enum ResponseFormat {
@@ -90,7 +91,7 @@ impl GenerationConfig {
     }
 }
 
-/// Everything may be missing, and anything may be there that is not named.
+/// The answer. Every field may be missing, and unknown fields are ignored.
 #[derive(Deserialize)]
 pub(super) struct Interaction {
     pub id: Option<String>,
@@ -102,13 +103,14 @@ pub(super) struct Interaction {
     pub usage: Option<Value>,
 }
 
-/// The body of an answer that is no success.
+/// The body of an answer whose HTTP status is no success.
 #[derive(Deserialize)]
-pub(super) struct Refusal {
+pub(super) struct ErrorBody {
     pub error: Error,
 }
 
-/// What went wrong. The code of an interaction's error is a word, that of a step's a number of `google.rpc.Code`.
+/// An error. The code of an interaction's error is a word; that of a step's error is a number of
+/// `google.rpc.Code`.
 #[derive(Serialize, Deserialize)]
 pub(super) struct Error {
     #[serde(default)]
@@ -116,7 +118,7 @@ pub(super) struct Error {
     pub message: Option<String>,
 }
 
-/// What is billed besides the picture.
+/// The tokens that are billed besides the image.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Usage {

@@ -1,6 +1,7 @@
-//! The JSON and the forms of OpenAI images, as far as Platen speaks them.
+//! The JSON and the forms of OpenAI images, as far as Platen uses them.
 //!
-//! Source: the types of openai 3.54.0 (`types/image_generate_params.py`, `image_edit_params.py`, `images_response.py`).
+//! Source: the types of openai 3.54.0 (`types/image_generate_params.py`, `image_edit_params.py`,
+//! `images_response.py`).
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -14,7 +15,7 @@ use serde_json::Value;
 
 use crate::providers::http::Base64;
 
-/// One part of a form.
+/// One part of a multipart form.
 pub(in crate::providers) enum Part {
     Text {
         name: String,
@@ -28,7 +29,7 @@ pub(in crate::providers) enum Part {
     },
 }
 
-/// One, or several in a list; nothing where there is `null`.
+/// One value or a list of values in JSON; `null` is an empty list.
 pub(super) struct OneOrMany<T>(pub Vec<T>);
 
 impl<T> Default for OneOrMany<T> {
@@ -70,13 +71,13 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for OneOrMany<T> {
     }
 }
 
-/// A successful answer. Everything may be missing, and anything may be there that is not named.
+/// A successful answer. Every field may be missing, and unknown fields are ignored.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Images {
     pub data: OneOrMany<Image>,
     pub usage: Option<Value>,
-    /// Where the answer itself is the picture, without `data` around it.
+    /// The image, where a server leaves out `data` around it.
     b64_json: Option<Base64>,
     url: Option<String>,
 }
@@ -89,73 +90,76 @@ pub(super) struct Image {
 }
 
 impl Images {
-    pub(super) fn into_pictures(self) -> impl Iterator<Item = Image> {
-        let bare = Image {
+    /// All images, those in `data` first.
+    pub(super) fn into_images(self) -> impl Iterator<Item = Image> {
+        let without_data = Image {
             b64_json: self.b64_json,
             url: self.url,
         };
-        self.data.0.into_iter().chain([bare])
+        self.data.0.into_iter().chain([without_data])
     }
 }
 
-/// What is billed besides the picture.
+/// The tokens that are billed besides the image.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Usage {
     pub input_tokens: i64,
 }
 
-/// What went wrong, as far as an answer says it.
+/// An error, as far as an answer describes it.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Error {
-    /// OpenAI's `code`, and then its `type`. Other servers put a status or the name of an exception there.
-    pub words: Vec<String>,
+    /// OpenAI's `code`, then its `type`. Other servers put an HTTP status or the name of an
+    /// exception there.
+    pub codes: Vec<String>,
     pub message: String,
 }
 
 impl Error {
-    /// Reads the shapes that servers have: OpenAI's `error` with its `message`, `type` and `code`; the same without the wrapping;
-    /// only a sentence; `FastAPI`'s `detail`, a sentence or a list. Any of them may stand in a list. `None`: it tells of no error.
-    pub(super) fn of(body: &Value) -> Option<Self> {
+    /// Reads the formats that servers use: OpenAI's `error` with `message`, `type` and `code`; the
+    /// same without `error` around it; a plain string; `FastAPI`'s `detail`, a string or a list.
+    /// Each may be in a list. `None` when the body describes no error.
+    pub(super) fn parse(body: &Value) -> Option<Self> {
         let fields = match body {
-            Value::Array(list) => return list.iter().find_map(Self::of),
+            Value::Array(list) => return list.iter().find_map(Self::parse),
             Value::Object(fields) => fields,
-            other => return Self::described(other),
+            other => return Self::parse_fields(other),
         };
-        let inner = ["error", "errors", "detail"].into_iter();
-        let mut named = inner.filter_map(|name| fields.get(name));
-        let inner = named.find_map(Self::described);
-        // An answer may have a `type` of its own.
-        let names_it = || fields.get("object").is_some_and(|object| object == "error");
-        let is_one = inner.is_some() || fields.contains_key("message") || names_it();
-        let outer = Self::described(body).filter(|_| is_one);
+        let wrappers = ["error", "errors", "detail"].into_iter();
+        let mut wrapped = wrappers.filter_map(|name| fields.get(name));
+        let inner = wrapped.find_map(Self::parse_fields);
+        // `type` alone does not make a body an error: a successful answer may have one, too.
+        let says_error = || fields.get("object").is_some_and(|object| object == "error");
+        let is_error = inner.is_some() || fields.contains_key("message") || says_error();
+        let outer = Self::parse_fields(body).filter(|_| is_error);
         match (inner, outer) {
             (Some(mut inner), Some(outer)) => {
-                inner.words.extend(outer.words);
+                inner.codes.extend(outer.codes);
                 Some(inner)
             }
             (inner, outer) => inner.or(outer),
         }
     }
 
-    fn described(error: &Value) -> Option<Self> {
+    fn parse_fields(error: &Value) -> Option<Self> {
         let fields = match error {
-            Value::Array(list) => return list.iter().find_map(Self::described),
+            Value::Array(list) => return list.iter().find_map(Self::parse_fields),
             Value::Object(fields) => fields,
             other => {
                 let message = other
                     .as_str()
                     .filter(|message| !message.trim().is_empty())?;
                 return Some(Self {
-                    words: Vec::new(),
+                    codes: Vec::new(),
                     message: message.to_owned(),
                 });
             }
         };
-        let words = ["code", "type"]
+        let codes = ["code", "type"]
             .into_iter()
             .filter_map(|name| match fields.get(name)? {
-                Value::String(word) => Some(word.clone()),
+                Value::String(code) => Some(code.clone()),
                 Value::Number(number) => Some(number.to_string()),
                 _ => None,
             });
@@ -163,16 +167,17 @@ impl Error {
             .into_iter()
             .filter_map(|name| fields.get(name)?.as_str());
         let error = Self {
-            words: words.filter(|word| !word.is_empty()).collect(),
+            codes: codes.filter(|code| !code.is_empty()).collect(),
             message: messages.next().unwrap_or_default().to_owned(),
         };
         (error != Self::default()).then_some(error)
     }
 
-    /// The HTTP status that an error in these words usually comes with.
+    /// The HTTP status that usually comes with these codes. It classifies an error that came with
+    /// HTTP 200.
     pub(super) fn usual_status(&self) -> Option<u16> {
-        self.words.iter().find_map(|word| {
-            let status = match word.as_str() {
+        self.codes.iter().find_map(|code| {
+            let status = match code.as_str() {
                 "invalid_request_error" | "image_generation_user_error" | "BadRequestError" => 400,
                 "authentication_error" | "invalid_api_key" | "AuthenticationError" => 401,
                 "permission_error" | "PermissionDeniedError" => 403,

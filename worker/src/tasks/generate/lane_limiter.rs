@@ -1,4 +1,4 @@
-//! The door to the lanes: a call is let in before it is journaled, and however it ends, its lane hears of it.
+//! Acquires a lane for a call before it is journaled, and releases it however the call ends.
 
 use std::time::{Duration, Instant};
 
@@ -12,13 +12,15 @@ use tokio_util::task::TaskTracker;
 
 use crate::app::App;
 
-/// How long an attempt waits for a lane that is full, and how often it looks; then another job may have the slot.
+/// How long an attempt waits for a full lane. Then its job is put back, and another may use the
+/// slot.
 pub(super) const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
+/// How often a full lane is asked again, on average.
 const POLL_INTERVAL: Duration = Duration::from_millis(60);
-/// How long a call may count as in flight after its time, when nobody reports its end.
+/// How long after the model's timeout a call still counts as in flight when nobody reports its end.
 const LATE_END_GRACE: Duration = Duration::from_secs(30);
 
-/// The lanes, as one job sees them.
+/// Acquires and releases lanes for the calls of one job.
 pub(super) struct LaneLimiter<'a> {
     pub app: &'a App,
     pub tenant: TenantId,
@@ -26,38 +28,43 @@ pub(super) struct LaneLimiter<'a> {
 }
 
 impl LaneLimiter<'_> {
-    /// The first lane that lets the call in, in the catalogue's order. Where all are full a moment's wait is worth more
-    /// than the way back through the queue.
+    /// Acquires the first lane, in the catalogue's order, that allows the call. When all are full
+    /// it waits up to [`ACQUIRE_TIMEOUT`]: that is cheaper than the way back through the queue.
+    ///
+    /// # Errors
+    ///
+    /// Returns the shortest pause when no lane allows the call.
     pub(super) async fn acquire<'a>(
         &self,
         lanes: &[&'a Lane],
         call: CallId,
-        retry: bool,
+        is_retry: bool,
     ) -> Result<&'a Lane, Pause> {
-        let asked = Instant::now();
+        let started = Instant::now();
         loop {
             let mut pauses = Vec::new();
             for &lane in lanes {
-                match self.try_acquire(lane, call, retry).await {
+                match self.try_acquire(lane, call, is_retry).await {
                     Ok(Acquisition::Granted) => return Ok(lane),
                     Ok(Acquisition::Denied(pause)) => pauses.push(pause),
                     Err(error) => {
-                        tracing::debug!(%error, %lane, "Nothing is known of the lane; it is taken as open");
+                        tracing::debug!(%error, %lane, "The lane's state could not be read; it counts as available");
                         return Ok(lane);
                     }
                 }
             }
-            // A retired model is the answer only where every lane says so.
+            // The model counts as retired only when every lane says so, so that pause sorts last.
             let retired = PauseReason::Answers(Class::ModelRetired);
             let pauses = pauses.into_iter();
             let shortest = pauses.min_by_key(|pause| (pause.reason == retired, pause.wait));
             let pause = shortest.expect("a model has a lane");
-            let patient = pause.reason == PauseReason::Full && asked.elapsed() < ACQUIRE_TIMEOUT;
-            if !patient || self.app.stopping.is_cancelled() {
+            let may_wait = pause.reason == PauseReason::Full && started.elapsed() < ACQUIRE_TIMEOUT;
+            if !may_wait || self.app.stopping.is_cancelled() {
                 return Err(pause);
             }
-            let look = POLL_INTERVAL.mul_f64(rand::rng().random_range(0.7..1.3));
-            tokio::time::sleep(look).await;
+            // Jitter, or all waiting attempts would ask at the same moment.
+            let delay = POLL_INTERVAL.mul_f64(rand::rng().random_range(0.7..1.3));
+            tokio::time::sleep(delay).await;
         }
     }
 
@@ -65,28 +72,32 @@ impl LaneLimiter<'_> {
         &self,
         lane: &Lane,
         call: CallId,
-        retry: bool,
+        is_retry: bool,
     ) -> Result<Acquisition, QueueError> {
-        let (lanes, time) = (&self.app.lanes, self.time(lane));
-        lanes.acquire(lane, self.tenant, call, time, retry).await
+        let (lanes, max_duration) = (&self.app.lanes, self.max_duration(lane));
+        lanes
+            .acquire(lane, self.tenant, call, max_duration, is_retry)
+            .await
     }
 
-    /// Tells the lane how a call ended, `None`: nothing about it. No harm is done when it does not hear of it.
-    pub(super) async fn release(&self, lane: &Lane, id: CallId, ended: Option<CallResult>) {
-        let (lanes, time) = (&self.app.lanes, self.time(lane));
-        let told = lanes.release(lane, self.tenant, id, ended, time).await;
-        if let Err(error) = told {
-            tracing::debug!(%error, %lane, "The lane was not told how the call ended");
+    /// Releases a call's place on its lane and reports the call's result; `None` reports nothing.
+    /// When Redis does not answer, the place becomes free by itself after the call's longest
+    /// duration.
+    pub(super) async fn release(&self, lane: &Lane, id: CallId, result: Option<CallResult>) {
+        let (lanes, max_duration) = (&self.app.lanes, self.max_duration(lane));
+        let released = lanes.release(lane, self.tenant, id, result, max_duration);
+        if let Err(error) = released.await {
+            tracing::debug!(%error, %lane, "The call's result could not be reported to its lane");
         }
     }
 
-    /// Until a call on this lane counts as over.
-    fn time(&self, lane: &Lane) -> Duration {
+    /// After how long a call on this lane counts as ended.
+    fn max_duration(&self, lane: &Lane) -> Duration {
         let model = self.app.catalog.get(&lane.model).unwrap_or(self.model);
         model.timeout + LATE_END_GRACE
     }
 
-    /// Watches over a call that was let in.
+    /// The permit of a call that has acquired `lane`.
     pub(super) fn permit(&self, lane: &Lane, id: CallId) -> LanePermit {
         LanePermit {
             lanes: self.app.lanes.clone(),
@@ -94,21 +105,22 @@ impl LaneLimiter<'_> {
             lane: lane.clone(),
             tenant: self.tenant,
             id,
-            time: self.time(lane),
+            max_duration: self.max_duration(lane),
             released: false,
         }
     }
 }
 
-/// A call that a lane let in. However the attempt ends, the lane is told that it is over.
+/// A call's place on its lane. Dropping it releases the place without a result, also when the
+/// attempt fails or is dropped.
 pub(super) struct LanePermit {
     lanes: Lanes,
     tasks: TaskTracker,
     lane: Lane,
     tenant: TenantId,
     id: CallId,
-    time: Duration,
-    /// It was told, or is told when the provider answers.
+    max_duration: Duration,
+    /// The lane was told the result, or will be when the provider's operation ends.
     pub(super) released: bool,
 }
 
@@ -118,9 +130,9 @@ impl Drop for LanePermit {
             return;
         }
         let (lanes, lane, tenant) = (self.lanes.clone(), self.lane.clone(), self.tenant);
-        let (id, time) = (self.id, self.time);
+        let (id, max_duration) = (self.id, self.max_duration);
         self.tasks.spawn(async move {
-            let _unheard = lanes.release(&lane, tenant, id, None, time).await;
+            let _result = lanes.release(&lane, tenant, id, None, max_duration).await;
         });
     }
 }

@@ -1,29 +1,33 @@
-//! What is known of one output's calls, and what follows for the next.
+//! The earlier calls for one output, and whether and where another one is worth it.
 
 use common::catalog::Lane;
 use common::outcome::{Class, Failure, worth_another_call};
 
-/// How the calls for one output ended so far, oldest first.
+/// The lane and the failure of each earlier call for one output, oldest first.
 #[derive(Default)]
 pub(super) struct PriorCalls(Vec<(Lane, Failure)>);
 
 impl PriorCalls {
+    /// Adds the latest call.
     pub(super) fn add(&mut self, lane: &Lane, failure: &Failure) {
         self.0.push((lane.clone(), failure.clone()));
     }
 
+    /// The class of each call, oldest first.
     pub(super) fn classes(&self) -> Vec<Class> {
         self.0.iter().map(|(_, failure)| failure.class).collect()
     }
 
+    /// The failure of the latest call.
     pub(super) fn last(&self) -> Option<&Failure> {
         self.0.last().map(|(_, failure)| failure)
     }
 
-    /// The lanes whose own trouble has not decided that they cannot make the output.
+    /// The lanes that may still make the output. A lane is ruled out when its last call failed in a
+    /// way that concerns this lane alone, and no further call on it is worth it.
     pub(super) fn usable_lanes<'a>(&self, lanes: &'a [Lane]) -> Vec<&'a Lane> {
         let ruled_out = |lane: &Lane| {
-            let calls = self.0.iter().filter(|(on, _)| on == lane);
+            let calls = self.0.iter().filter(|(called, _)| called == lane);
             let classes: Vec<Class> = calls.map(|(_, failure)| failure.class).collect();
             classes
                 .last()
@@ -35,7 +39,7 @@ impl PriorCalls {
 
     /// Whether another call may succeed.
     pub(super) fn allow_another(&self, lanes: &[Lane]) -> bool {
-        let open = !self.usable_lanes(lanes).is_empty();
-        open && worth_another_call(&self.classes(), open)
+        let has_lane = !self.usable_lanes(lanes).is_empty();
+        has_lane && worth_another_call(&self.classes(), has_lane)
     }
 }

@@ -1,0 +1,51 @@
+//! Adopt: take over an original that an earlier call stored but did not name on its row.
+
+use common::call::{Journaled, original_key};
+
+use super::attempt::{Attempt, OutputResult};
+use super::finish::StoreFailure;
+use super::image::RenderResult;
+use crate::providers::Answer;
+
+impl Attempt<'_> {
+    /// Takes over the original under the call's own key, whichever attempt paid for it. `None` when
+    /// there is none.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the bucket or the database fails.
+    pub(super) async fn adopt(
+        &self,
+        journaled: &Journaled,
+    ) -> anyhow::Result<Option<OutputResult>> {
+        let (id, output_idx) = (journaled.id, journaled.output_idx);
+        let key = original_key(self.claimed.tenant, id);
+        let Some(mut bytes) = self.fetch_original(&key).await? else {
+            return Ok(None);
+        };
+        // A call that has ended may change only by getting its image. So the bytes must be a usable
+        // image before the call is finished again.
+        if journaled.outcome.is_some() {
+            let Ok((_, pixels)) = imaging::inspect(&bytes) else {
+                return Ok(None);
+            };
+            // Rendering waits for memory, and must hold none while it waits.
+            drop(bytes);
+            let rendered = self.render_stored(&key, pixels, output_idx, &journaled.lane.model);
+            if let RenderResult::Unusable(_) = rendered.await? {
+                return Ok(None);
+            }
+            bytes = match self.fetch_original(&key).await? {
+                Some(bytes) => bytes,
+                None => return Ok(None),
+            };
+        }
+        tracing::info!(call.id = %id, "Taking over a stored original");
+        self.limiter().release(&journaled.lane, id, None).await;
+        let call = self.call(&journaled.lane, id, output_idx);
+        let model = call.map_or(self.model, |call| call.model);
+        let answer = Answer::bare(Ok(bytes));
+        let adopted = self.finish(id, output_idx, model, answer, StoreFailure::KeepCallOpen);
+        adopted.await.map(Some)
+    }
+}

@@ -1,0 +1,137 @@
+//! What all outputs of one attempt share, and how an output may end.
+
+use std::sync::atomic::AtomicI32;
+use std::time::{Duration, Instant};
+
+use backon::ExponentialBuilder;
+use common::artifact::Artifact;
+use common::call::Journaled;
+use common::catalog::{Lane, Model};
+use common::generation::image::ImageRequest;
+use common::id::CallId;
+use common::job::Claimed;
+use common::outcome::{Class, Failure};
+
+use super::lane_limiter::LaneLimiter;
+use crate::app::App;
+use crate::leases::HeldLease;
+use crate::providers::Provider;
+
+/// How long a job that found the bucket unavailable waits for its next attempt.
+pub(super) const BUCKET_RETRY_DELAY: Duration = Duration::from_secs(1);
+
+/// One attempt of a job: what its outputs share.
+pub(super) struct Attempt<'a> {
+    pub app: &'a App,
+    pub claimed: &'a Claimed,
+    pub lease: &'a HeldLease,
+    /// When the job expires, on this worker's clock.
+    pub deadline: Instant,
+    pub request: &'a ImageRequest,
+    pub model: &'a Model,
+    /// Every call of earlier attempts, oldest first.
+    pub journal: &'a [Journaled],
+    /// Calls the job may still make, all outputs together. It saves vain requests to a lane; the
+    /// database's own count decides when a call is journaled.
+    pub calls_left: AtomicI32,
+}
+
+/// How one output of the attempt ended.
+pub(super) enum OutputResult {
+    /// Rendition, thumbnail and original are stored.
+    Stored(Box<[Artifact; 3]>),
+    /// A provider still works on it, or no lane allows a call: try again after this long.
+    Pending(Duration),
+    /// There is no image.
+    Missing {
+        failure: Failure,
+        /// Whether another attempt may make it.
+        retry: bool,
+    },
+}
+
+impl OutputResult {
+    /// This worker stops and none of its own calls is running: another worker goes on at once.
+    pub(super) const HANDED_BACK: Self = Self::Pending(Duration::ZERO);
+
+    /// Something failed on our side; another attempt may succeed.
+    pub(super) fn our_fault(error: &anyhow::Error) -> Self {
+        Self::Missing {
+            failure: Failure::new(Class::Internal, format!("{error:#}")),
+            retry: true,
+        }
+    }
+
+    /// The job may make no further call; the last failure, if any, says why the output is missing.
+    pub(super) fn no_call_left(last: Option<&Failure>) -> Self {
+        let none_left = || Failure::new(Class::Unknown, "no further call is allowed");
+        Self::given_up(last.cloned().unwrap_or_else(none_left))
+    }
+
+    /// The output is missing, and no attempt tries again.
+    pub(super) fn given_up(failure: Failure) -> Self {
+        Self::Missing {
+            failure,
+            retry: false,
+        }
+    }
+}
+
+/// One call to a provider: its journal entry, the output it is for, and where it goes.
+#[derive(Clone, Copy)]
+pub(super) struct ProviderCall<'a> {
+    pub id: CallId,
+    pub output_idx: i32,
+    pub lane: &'a Lane,
+    pub model: &'a Model,
+    pub provider: &'a dyn Provider,
+}
+
+impl Attempt<'_> {
+    pub(super) fn limiter(&self) -> LaneLimiter<'_> {
+        LaneLimiter {
+            app: self.app,
+            tenant: self.claimed.tenant,
+            model: self.model,
+        }
+    }
+
+    /// The call `id` on `lane`. `None` when the lane's model or provider has left the catalogue.
+    pub(super) fn call<'b>(
+        &'b self,
+        lane: &'b Lane,
+        id: CallId,
+        output_idx: i32,
+    ) -> Option<ProviderCall<'b>> {
+        Some(ProviderCall {
+            id,
+            output_idx,
+            lane,
+            model: self.app.catalog.get(&lane.model)?,
+            provider: self.app.providers.get(&lane.provider)?,
+        })
+    }
+
+    /// Adds the successor of a retired model to the failure, for the tenant to read.
+    pub(super) fn name_successor(&self, failure: Failure) -> Failure {
+        match &self.model.successor {
+            Some(successor) if failure.class == Class::ModelRetired => {
+                let retired = &self.model.id;
+                failure.because(format!(
+                    "The provider no longer offers {retired}. Use {successor} instead."
+                ))
+            }
+            _ => failure,
+        }
+    }
+}
+
+/// Delays of retries inside one attempt. Only requests to our own database are repeated like this;
+/// a call to a provider never is.
+pub(super) fn database_retry_delays() -> ExponentialBuilder {
+    ExponentialBuilder::default()
+        .with_min_delay(Duration::from_millis(50))
+        .with_max_delay(Duration::from_secs(1))
+        .with_jitter()
+        .with_max_times(4)
+}

@@ -1,0 +1,201 @@
+//! Finish: store the original of an answer, render it, end the call, and tell the lane.
+//!
+//! The order protects what was paid for. The original is stored before it is rendered, and named on
+//! its call only after it was rendered. So a crash in between leaves an original that the next
+//! attempt adopts, and never a call whose original cannot be used.
+
+use std::time::Duration;
+
+use backon::Retryable;
+use common::call::{self, Ending, Original};
+use common::catalog::Model;
+use common::database;
+use common::failpoint::reach;
+use common::id::CallId;
+use common::outcome::{Class, Failure};
+use common::queue::lanes::CallResult;
+use imaging::Rendered;
+
+use super::attempt::{
+    Attempt, BUCKET_RETRY_DELAY, OutputResult, ProviderCall, database_retry_delays,
+};
+use super::image::{OriginalResult, RenderResult};
+use crate::providers::Answer;
+
+/// The longest record of a provider's usage that is stored, in bytes of JSON.
+const MAX_USAGE_BYTES: usize = 16_384;
+
+/// What to do with the call when its image could not be stored.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum StoreFailure {
+    /// End it as failed: the image existed only in memory, so it is lost with what was paid for it.
+    LoseCall,
+    /// Leave it open: the image can be fetched again, from the provider or from the bucket.
+    KeepCallOpen,
+}
+
+/// What became of an answer's image.
+enum ImageResult {
+    /// Its original is stored, and rendered.
+    Usable(Original, Box<Rendered>),
+    /// There is no usable image.
+    Failed(Failure),
+    /// It could not be stored, and can be fetched again.
+    KeptElsewhere,
+}
+
+impl Attempt<'_> {
+    /// Finishes a call that the provider answered, and reports its result to the lane.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the bucket or the database fails.
+    pub(super) async fn end(
+        &self,
+        call: ProviderCall<'_>,
+        answer: Answer,
+        store_failure: StoreFailure,
+    ) -> anyhow::Result<OutputResult> {
+        // A failure is reported at once. For an image the lane waits until it is rendered: only
+        // then is it known whether the file was an image at all.
+        let failed = answer.image.as_ref().err().map(CallResult::from);
+        if failed.is_some() {
+            self.limiter().release(call.lane, call.id, failed).await;
+        }
+        let finished = self
+            .finish(call.id, call.output_idx, call.model, answer, store_failure)
+            .await;
+        if failed.is_none() {
+            let result = match &finished {
+                Ok(OutputResult::Missing { failure, .. }) => CallResult::from(failure),
+                _ => CallResult::OK,
+            };
+            self.limiter()
+                .release(call.lane, call.id, Some(result))
+                .await;
+        }
+        finished
+    }
+
+    /// Stores the answer's original under the call's own key, renders it, ends the call and stores
+    /// the renditions. A file that is no image ends the call as a fault of the provider and is not
+    /// named on it, so that the next attempt buys another.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the bucket or the database fails. The call then stays open for the next attempt.
+    pub(super) async fn finish(
+        &self,
+        call: CallId,
+        output_idx: i32,
+        model: &Model,
+        answer: Answer,
+        store_failure: StoreFailure,
+    ) -> anyhow::Result<OutputResult> {
+        let Answer {
+            image,
+            provider_request_id,
+            usage,
+            tokens,
+        } = answer;
+        let image = match image {
+            Ok(bytes) => {
+                self.keep_original(call, output_idx, model, bytes, store_failure)
+                    .await?
+            }
+            Err(failure) => ImageResult::Failed(self.name_successor(failure)),
+        };
+        let (original, failure) = match &image {
+            ImageResult::Usable(original, _) => (Some(original), None),
+            ImageResult::Failed(failure) => (None, Some(failure)),
+            ImageResult::KeptElsewhere => return Ok(OutputResult::Pending(BUCKET_RETRY_DELAY)),
+        };
+        let usage = usage.filter(|usage| {
+            let json = usage.to_string();
+            // Postgres' jsonb refuses NUL characters.
+            json.len() < MAX_USAGE_BYTES && !json.contains("\\u0000")
+        });
+        let outcome = failure.map_or(Class::Ok, |failure| failure.class);
+        let delivered_size = failure.is_none().then_some(self.request.size);
+        let ending = Ending {
+            outcome,
+            detail: failure.map(|failure| failure.detail.as_str()),
+            reason: failure.and_then(|failure| failure.reason.as_deref()),
+            provider_request_id: provider_request_id.as_deref(),
+            usage: usage.as_ref(),
+            cost_micros: match outcome {
+                // The provider may have made the image, and billed it: the expected cost stays.
+                Class::Unknown | Class::ProviderInvalid | Class::Internal => None,
+                _ => model.cost_micros(delivered_size, tokens),
+            },
+            original,
+        };
+        reach("generate:after_store").await?;
+        let end = || async {
+            let mut transaction = database::begin_for(&self.app.pool, self.claimed.tenant).await?;
+            let ended = call::store::end(&mut transaction, call, self.claimed.id, &ending).await?;
+            let calls_left = call::store::calls_left(&mut transaction, self.claimed.id).await?;
+            reach("end_call:before_commit").await?;
+            transaction.commit().await?;
+            reach("end_call:after_commit").await?;
+            Ok::<_, sqlx::Error>((ended, calls_left))
+        };
+        let (ended, calls_left) = (|| database::with_timeout(end()))
+            .retry(database_retry_delays())
+            .await?;
+        match image {
+            ImageResult::Usable(original, rendered) => {
+                self.store(output_idx, original, *rendered).await
+            }
+            // Another attempt has ended the call before, perhaps with an image. What it wrote
+            // stands, and the next attempt reads it.
+            ImageResult::Failed(_) if ended.is_err() => Ok(OutputResult::Pending(Duration::ZERO)),
+            ImageResult::Failed(failure) => Ok(OutputResult::Missing {
+                failure,
+                retry: calls_left,
+            }),
+            ImageResult::KeptElsewhere => Ok(OutputResult::Pending(BUCKET_RETRY_DELAY)),
+        }
+    }
+
+    /// Stores the original of an answer and renders it.
+    ///
+    /// # Errors
+    ///
+    /// Fails when a stored original cannot be read again. It is safe, and the next attempt adopts
+    /// it.
+    async fn keep_original(
+        &self,
+        call: CallId,
+        output_idx: i32,
+        model: &Model,
+        bytes: bytes::Bytes,
+        store_failure: StoreFailure,
+    ) -> anyhow::Result<ImageResult> {
+        let stored = self.store_original(call, output_idx, model, bytes).await;
+        Ok(match stored {
+            Ok(OriginalResult::Rendered(original, rendered)) => {
+                ImageResult::Usable(original, rendered)
+            }
+            // There was no memory to render it at once. The bytes are dropped by now, so this may
+            // wait for memory without holding any.
+            Ok(OriginalResult::Stored(original)) => {
+                let (key, pixels) = (&original.object_key, original.pixels);
+                let rendered = self.render_stored(key, pixels, output_idx, &model.id);
+                match rendered.await? {
+                    RenderResult::Rendered(rendered) => ImageResult::Usable(original, rendered),
+                    RenderResult::Unusable(failure) => ImageResult::Failed(failure),
+                }
+            }
+            Ok(OriginalResult::Unusable(failure)) => ImageResult::Failed(failure),
+            Err(error) if store_failure == StoreFailure::KeepCallOpen => {
+                tracing::warn!(%error, call.id = %call, "An image could not be stored; it will be fetched again");
+                ImageResult::KeptElsewhere
+            }
+            Err(error) => ImageResult::Failed(Failure::new(
+                Class::Internal,
+                format!("the original could not be stored: {error}"),
+            )),
+        })
+    }
+}

@@ -1,0 +1,52 @@
+//! Reconcile: find out what became of a call that an earlier attempt began and did not end.
+
+use std::time::Duration;
+
+use common::call::{self, Journaled};
+use common::database;
+use common::job::Claimed;
+use common::outcome::{Class, Failure};
+
+use super::attempt::{Attempt, OutputResult};
+
+impl Attempt<'_> {
+    /// Adopts the call's original if one was stored. Otherwise polls its operation if it has one.
+    /// Otherwise the answer is lost: ends the call as `unknown`, possibly billed.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the bucket or the database fails.
+    pub(super) async fn reconcile(&self, journaled: &Journaled) -> anyhow::Result<OutputResult> {
+        if let Some(adopted) = self.adopt(journaled).await? {
+            return Ok(adopted);
+        }
+        let id = journaled.id;
+        let call = self.call(&journaled.lane, id, journaled.output_idx);
+        if let (Some(call), Some(operation)) = (call, &journaled.operation) {
+            let left = call.model.timeout.saturating_sub(journaled.age);
+            return self
+                .poll_operation(call, operation, left, Duration::ZERO)
+                .await;
+        }
+        // The lane gets no result: the death of our own worker is no fault of the provider.
+        self.limiter().release(&journaled.lane, id, None).await;
+        let lost = Failure::new(Class::Unknown, "its worker died before the answer was kept");
+        let Claimed { id: job, fence, .. } = *self.claimed;
+        let record_lost = async {
+            let mut transaction = database::begin_for(&self.app.pool, self.claimed.tenant).await?;
+            let recorded =
+                call::store::record_lost(&mut transaction, job, fence, journaled, &lost).await?;
+            transaction.commit().await?;
+            Ok::<_, sqlx::Error>(recorded)
+        };
+        Ok(match database::with_timeout(record_lost).await? {
+            Ok(()) => OutputResult::Missing {
+                failure: lost,
+                retry: true,
+            },
+            // The call has changed since it was read, as its worker may live. The next attempt
+            // reads the journal again.
+            Err(_) => OutputResult::Pending(Duration::ZERO),
+        })
+    }
+}
