@@ -1,4 +1,4 @@
-//! SQL of operators. What they look at is read over all tenants, by the role that may read everything and change nothing.
+//! SQL about the actions of operators. Lists are read over all tenants, as `platen_reader`.
 
 use std::time::Duration;
 
@@ -13,7 +13,10 @@ use crate::database::row::RowId;
 use crate::id::{JobId, TenantId};
 use crate::idempotency::{Answer, Request};
 
-/// Keeps what was done.
+/// Writes an audit entry. Called in the transaction of the action.
+///
+/// # Errors
+/// Those of Postgres.
 pub async fn record(
     connection: &mut PgConnection,
     act: Actor<'_>,
@@ -33,7 +36,8 @@ pub async fn record(
     Ok(())
 }
 
-/// Takes a key for a request. `false`: it was taken before, and whoever took it has committed. A request in flight is waited for.
+/// Inserts the key of a request. Waits for another transaction that has inserted it. Returns `false` where
+/// that one has committed.
 pub(super) async fn claim_key(
     connection: &mut PgConnection,
     request: &Request,
@@ -49,7 +53,7 @@ pub(super) async fn claim_key(
     Ok(claimed.rows_affected() == 1)
 }
 
-/// What is known of a key that was taken.
+/// Reads what is stored for a key that exists.
 pub(super) async fn known(connection: &mut PgConnection, request: &Request) -> sqlx::Result<Known> {
     let row = sqlx::query!(
         "-- operation::known
@@ -76,7 +80,7 @@ pub(super) async fn known(connection: &mut PgConnection, request: &Request) -> s
     })
 }
 
-/// Keeps which jobs a request is for.
+/// Records the jobs of a request.
 pub(super) async fn choose(
     connection: &mut PgConnection,
     request: &Request,
@@ -96,7 +100,7 @@ pub(super) async fn choose(
     Ok(())
 }
 
-/// Keeps the answer. `false`: there is one.
+/// Records the answer. Returns `false` where there is one already.
 pub(super) async fn keep_answer(
     connection: &mut PgConnection,
     request: &Request,
@@ -116,7 +120,11 @@ pub(super) async fn keep_answer(
     Ok(kept.rows_affected() == 1)
 }
 
-/// Deletes requests of operators that are older than `kept`; returns how many. They are few.
+/// Deletes requests of operators that are older than `kept`; returns how many. There are few, so one
+/// statement deletes all.
+///
+/// # Errors
+/// Those of Postgres.
 pub async fn prune(pool: &PgPool, kept: Duration) -> sqlx::Result<u64> {
     let pruned = sqlx::query!(
         "-- operation::prune
@@ -128,7 +136,10 @@ pub async fn prune(pool: &PgPool, kept: Duration) -> sqlx::Result<u64> {
     Ok(pruned.rows_affected())
 }
 
-/// What was done, newest first; older than `before`.
+/// Up to `limit` audit entries, newest first; with `before` only older ones than this entry.
+///
+/// # Errors
+/// Those of Postgres.
 pub async fn actions(
     pool: &PgPool,
     before: Option<i64>,
@@ -145,6 +156,10 @@ pub async fn actions(
     .await
 }
 
+/// Inserts a pause; returns its number.
+///
+/// # Errors
+/// Those of Postgres.
 pub async fn pause(
     connection: &mut PgConnection,
     reason: &str,
@@ -162,18 +177,25 @@ pub async fn pause(
     .await
 }
 
+/// Ends a pause. Returns `false` where it does not exist or has ended.
+///
+/// # Errors
+/// Those of Postgres.
 pub async fn resume(connection: &mut PgConnection, id: i64) -> sqlx::Result<bool> {
-    let lifted = sqlx::query_scalar!(
+    let ended = sqlx::query_scalar!(
         "-- operation::lift
         UPDATE pauses SET lifted_at = clock_timestamp() WHERE id = $1 AND lifted_at IS NULL RETURNING id",
         id
     )
     .fetch_optional(connection)
     .await?;
-    Ok(lifted.is_some())
+    Ok(ended.is_some())
 }
 
-/// Pauses that stand, oldest first.
+/// Pauses that are in force, oldest first.
+///
+/// # Errors
+/// Those of Postgres.
 pub async fn pauses(pool: &PgPool) -> sqlx::Result<Vec<Pause>> {
     let rows = sqlx::query!(
         "-- operation::pauses
@@ -192,7 +214,10 @@ pub async fn pauses(pool: &PgPool) -> sqlx::Result<Vec<Pause>> {
     Ok(pauses.collect())
 }
 
-/// Since when such a job is not started, whichever worker has room; `None`: it may be.
+/// Since when jobs of this tenant and model are paused on all workers; `None` where they are not.
+///
+/// # Errors
+/// Those of Postgres.
 pub async fn paused_since(
     connection: &mut PgConnection,
     tenant: TenantId,
@@ -209,7 +234,10 @@ pub async fn paused_since(
     .await
 }
 
-/// Whether this worker is to start nothing.
+/// Whether this worker is drained: it starts no job.
+///
+/// # Errors
+/// Those of Postgres.
 pub async fn is_drained(pool: &PgPool, worker: &str) -> sqlx::Result<bool> {
     sqlx::query_scalar!(
         r#"-- operation::is_drained
@@ -220,7 +248,10 @@ pub async fn is_drained(pool: &PgPool, worker: &str) -> sqlx::Result<bool> {
     .await
 }
 
-/// `false`: it was so before.
+/// Freezes a tenant's wallet, or ends that. Returns `false` where nothing changed.
+///
+/// # Errors
+/// Those of Postgres.
 pub async fn freeze(
     connection: &mut PgConnection,
     tenant: TenantId,
@@ -243,7 +274,10 @@ pub async fn freeze(
     Ok(changed.rows_affected() == 1)
 }
 
-/// The job that did this one once more.
+/// The job that was redriven from this one.
+///
+/// # Errors
+/// Those of Postgres.
 pub async fn redriven(connection: &mut PgConnection, old: JobId) -> sqlx::Result<Option<JobId>> {
     let new = sqlx::query_scalar!(
         "-- operation::redriven
@@ -255,7 +289,11 @@ pub async fn redriven(connection: &mut PgConnection, old: JobId) -> sqlx::Result
     Ok(new.map(JobId))
 }
 
-/// Everything that happened to a job, in order, with what was wrong with each answer. Its prompt is not in it.
+/// Everything that happened to a job, in order, with what was wrong with each answer of a provider. The
+/// prompt is not in it.
+///
+/// # Errors
+/// Those of Postgres.
 pub async fn timeline(pool: &PgPool, job: JobId) -> sqlx::Result<Vec<TimelineEntry>> {
     sqlx::query_as!(
         TimelineEntry,

@@ -1,5 +1,6 @@
-//! What operators do for one tenant: add it, give it keys and credits, say how long its files are kept. Each act and its record
-//! are one transaction, so neither exists without the other.
+//! Actions of operators for one tenant: adding it, its keys and credits, and how long its files are kept.
+//!
+//! Each action and its audit entry are one transaction, so neither exists without the other.
 
 use serde_json::{Value, json};
 use sqlx::{PgConnection, PgPool};
@@ -14,35 +15,64 @@ use crate::ledger::{self, Transfer};
 use crate::retention::{self, Purpose, Retention};
 use crate::tenant::{self, ApiKey};
 
-/// Why nothing was done, and nothing recorded.
+/// Why an action was refused. Nothing was done, and nothing recorded.
 #[derive(Debug, thiserror::Error)]
 pub enum Refusal {
+    /// The tenant does not exist.
     #[error("there is no tenant {0}")]
     NoTenant(TenantId),
+    /// The tenant has a grant from this source already.
     #[error(
         "tenant {tenant} was given {amount} from source {source_id} on {at}, and a source gives once to each tenant: name another \
          source to give more",
         at = at.format(&Rfc3339).unwrap_or_default()
     )]
     GivenBefore {
+        /// The tenant.
         tenant: TenantId,
+        /// The source.
         source_id: String,
+        /// How much that grant was.
         amount: Credits,
+        /// When it was given.
         at: OffsetDateTime,
     },
-    #[error("tenant {tenant} has no key {key} that is not revoked already")]
-    NoKey { tenant: TenantId, key: String },
+    /// The key does not exist, or was revoked before.
+    #[error("tenant {tenant} has no key {key} that could be revoked")]
+    NoKey {
+        /// The tenant.
+        tenant: TenantId,
+        /// The key's id.
+        key: String,
+    },
+    /// The tenant has no such job.
     #[error("tenant {tenant} has no job {job}")]
-    NoJob { tenant: TenantId, job: JobId },
-    #[error("tenant {tenant} has no hold {hold} that stands")]
-    NoHold { tenant: TenantId, hold: i64 },
+    NoJob {
+        /// The tenant.
+        tenant: TenantId,
+        /// The job.
+        job: JobId,
+    },
+    /// The legal hold does not exist, or has ended.
+    #[error("tenant {tenant} has no legal hold {hold} that could be removed")]
+    NoHold {
+        /// The tenant.
+        tenant: TenantId,
+        /// The number of the legal hold.
+        hold: i64,
+    },
+    /// More credits than one transfer, or one wallet, may have.
     #[error(transparent)]
     TooMany(#[from] CreditLimitError),
+    /// The database failed.
     #[error(transparent)]
     Database(#[from] sqlx::Error),
 }
 
 /// Adds a tenant with an empty wallet.
+///
+/// # Errors
+/// The database failed.
 pub async fn add(pool: &PgPool, act: Actor<'_>, name: &str) -> Result<TenantId, Refusal> {
     let tenant = TenantId::new();
     let mut transaction = database::begin_for(pool, tenant).await?;
@@ -59,7 +89,10 @@ pub async fn add(pool: &PgPool, act: Actor<'_>, name: &str) -> Result<TenantId, 
     Ok(tenant)
 }
 
-/// Makes a key for a tenant. The record names its public part only.
+/// Creates an API key for a tenant. The audit entry names its public part only.
+///
+/// # Errors
+/// The tenant does not exist, or the database failed.
 pub async fn add_key(
     pool: &PgPool,
     act: Actor<'_>,
@@ -76,7 +109,10 @@ pub async fn add_key(
     Ok(key)
 }
 
-/// Refuses a key from now on.
+/// Revokes an API key: it is refused from now on.
+///
+/// # Errors
+/// The tenant has no such key, or it was revoked before; or the database failed.
 pub async fn revoke_key(
     pool: &PgPool,
     act: Actor<'_>,
@@ -100,6 +136,10 @@ pub async fn revoke_key(
 }
 
 /// Gives promotional credits, once for each source.
+///
+/// # Errors
+/// The tenant does not exist, has a grant from this source, or would have too many credits; or the
+/// database failed.
 pub async fn grant(
     pool: &PgPool,
     act: Actor<'_>,
@@ -132,7 +172,10 @@ pub async fn grant(
     Ok(grant)
 }
 
-/// Says how much larger a tenant's share of a worker is than that of others, 1 to 100.
+/// Sets a tenant's weight, 1 to 100: its share of a worker is so many times that of others.
+///
+/// # Errors
+/// The tenant does not exist, or the database failed.
 pub async fn set_weight(
     pool: &PgPool,
     act: Actor<'_>,
@@ -147,7 +190,10 @@ pub async fn set_weight(
     Ok(transaction.commit().await?)
 }
 
-/// Says how long a tenant's files and prompts are kept, from now on and of what there is.
+/// Sets how long a tenant's files and prompts are kept: those that exist, and new ones.
+///
+/// # Errors
+/// The tenant does not exist, or the database failed.
 pub async fn set_retention(
     pool: &PgPool,
     act: Actor<'_>,
@@ -162,7 +208,11 @@ pub async fn set_retention(
     Ok(transaction.commit().await?)
 }
 
-/// Keeps a job's files until a time though they are due; returns the hold's number. The act's reason is the hold's, too.
+/// Adds a legal hold, which keeps a job's files until a time although they are due; returns its number.
+/// The reason of the action is also the reason of the legal hold.
+///
+/// # Errors
+/// The tenant has no such job, or the database failed.
 pub async fn add_legal_hold(
     pool: &PgPool,
     act: Actor<'_>,
@@ -182,7 +232,10 @@ pub async fn add_legal_hold(
     Ok(hold)
 }
 
-/// Ends a hold.
+/// Removes a legal hold: the files are deleted when they are due, at once where that is past.
+///
+/// # Errors
+/// The tenant has no such legal hold, or it has ended; or the database failed.
 pub async fn remove_legal_hold(
     pool: &PgPool,
     act: Actor<'_>,
@@ -205,7 +258,7 @@ async fn must_exist(connection: &mut PgConnection, tenant: TenantId) -> Result<(
     }
 }
 
-/// Keeps what was done to a tenant, in the transaction that does it.
+/// Writes an audit entry with the tenant, in the transaction of the action.
 async fn record(
     connection: &mut PgConnection,
     act: Actor<'_>,
