@@ -221,7 +221,7 @@ async fn doctor_and_verify_name_a_guard_that_is_gone() {
         for weakness in [
             "table jobs is: table of platen_owner, row-level security off",
             "trigger transfers_are_never_rewritten on transfers is: disabled",
-            "platen_api may TRUNCATE on operator_actions, and must not",
+            "platen_api may TRUNCATE on operator_actions, which is not allowed",
         ] {
             assert!(says.contains(&format!("{before}{weakness}")), "{says}");
         }

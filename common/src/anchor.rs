@@ -1,14 +1,14 @@
 //! Anchors: signed records of where every tenant's ledger ended at a moment, kept in the bucket.
 //!
-//! A ledger is a chain of hashes, so a change of one line is detected (I2). A person with the rights of
-//! the database's owner can change a line and compute the whole chain again; then the ledger is
-//! consistent. But it does not match an anchor that was written before, and nobody can write an anchor
-//! without `PLATEN_SIGNING_KEY`, which is not in the database. What this protects against, and what it
-//! does not: `docs/decisions/0030-anchors.md`.
+//! A ledger is a chain of hashes, so a change of one line is detected (I2). A person with the
+//! rights of the database's owner can change a line and compute the whole chain again; then the
+//! ledger is consistent. But it does not match an anchor that was written before, and nobody can
+//! write an anchor without `PLATEN_SIGNING_KEY`, which is not in the database. What this protects
+//! against, and what it does not: `docs/decisions/0030-anchors.md`.
 //!
-//! An anchor has one object for each 50,000 tenants, `anchors/<time>/<page>`: a header in JSON; a line
-//! for each tenant with its id, the number of its last transfer and the hash of that transfer; and a
-//! signature. SQL: [`store`].
+//! An anchor has one object for each 50,000 tenants, `anchors/<time>/<page>`: a header in JSON; a
+//! line for each tenant with its id, the number of its last transfer and the hash of that transfer;
+//! and a signature. SQL: [`store`].
 
 pub mod store;
 
@@ -109,8 +109,8 @@ pub struct Head {
 
 /// Writes an anchor of this moment and returns its name.
 ///
-/// With `every` it is named after the period of this length that the moment is in, such as the hour. Then
-/// any number of workers write one for each period: the others return `None`.
+/// With `every` it is named after the period of this length that the moment is in, such as the
+/// hour. Then any number of workers write one for each period: the others return `None`.
 ///
 /// # Errors
 /// Those of the bucket and the database. Some pages may have been written: each is valid alone.
@@ -131,7 +131,8 @@ pub async fn write(
         let last = heads.last().map(|head| head.tenant.0);
         let text = write_page(key, &page_key(&name, page), at, page, &heads);
         match bucket.put_new(&page_key(&name, page), text.into()).await {
-            // Another worker was faster. Its page is of another moment of the same ledgers, and as good.
+            // Another worker was faster. Its page is of another moment of the same ledgers, and as
+            // good.
             Err(BucketError::TakenByAnother(_)) => return Ok(None),
             written => written?,
         };
@@ -250,7 +251,8 @@ fn chosen<'a>(names: &[&'a str], depth: Depth) -> Vec<&'a str> {
     newest.iter().rev().copied().chain(days).collect()
 }
 
-/// The start of the period of length `every` that `now` is in. Periods count from 1970, in whole seconds.
+/// The start of the period of length `every` that `now` is in. Periods count from 1970, in whole
+/// seconds.
 fn period_start(now: OffsetDateTime, every: Duration) -> OffsetDateTime {
     let every = i64::try_from(every.as_secs()).unwrap_or(i64::MAX).max(1);
     let seconds = now.unix_timestamp();
@@ -306,8 +308,8 @@ fn write_page(
     format!("{text}{signature}\n")
 }
 
-/// The time of a page and its heads; `None` where it is not signed with this key for this object, or is
-/// not complete. The name is signed, too, so that an old page cannot stand for a newer one.
+/// The time of a page and its heads; `None` where it is not signed with this key for this object,
+/// or is not complete. The name is signed, too, so that an old page cannot stand for a newer one.
 fn read_page(key: &SecretString, object: &str, text: &[u8]) -> Option<(OffsetDateTime, Vec<Head>)> {
     let text = std::str::from_utf8(text).ok()?.strip_suffix('\n')?;
     let end_of_body = text.rfind('\n')? + 1;
@@ -330,8 +332,8 @@ fn head(line: &str) -> Option<Head> {
     })
 }
 
-/// The signature of a page. Links to files are signed with the same key, and their text begins with `GET`
-/// instead of `ANCHOR`: so neither signature is valid for the other.
+/// The signature of a page. Links to files are signed with the same key, and their text begins with
+/// `GET` instead of `ANCHOR`: so neither signature is valid for the other.
 fn mac(key: &SecretString, object: &str, text: &[u8]) -> Hmac<Sha256> {
     let mut mac = Hmac::<Sha256>::new_from_slice(key.expose_secret().as_bytes())
         .expect("any length is a key");

@@ -29,7 +29,8 @@ use crate::ownership;
 
 /// What the keys of [`Bucket::probe`] begin with. No row names these objects.
 pub const PROBE_PREFIX: &str = "examined/";
-/// The key of the marker, which says which database the bucket belongs to; see [`crate::ownership`].
+/// The key of the marker, which says which database the bucket belongs to; see
+/// [`crate::ownership`].
 pub const MARKER: &str = "platen-bucket";
 /// Most bytes of a marker that are read.
 const MAX_MARKER_BYTES: u64 = 200;
@@ -152,7 +153,9 @@ pub enum BucketError {
     #[error("another object exists at {0}, and no key is written twice")]
     TakenByAnother(String),
     /// An object that was just written has other bytes when it is read.
-    #[error("the object that was written to {0} has other bytes when it is read; it was removed again")]
+    #[error(
+        "the object that was written to {0} has other bytes when it is read; it was removed again"
+    )]
     Garbled(String),
     /// An object was deleted while it was read.
     #[error("{0} was deleted while it was read")]
@@ -188,7 +191,8 @@ pub enum BucketError {
         /// What it is.
         kind: FileKind,
     },
-    /// The bucket belongs to another database, or lacks its marker: [`ownership::Ownership::problem`].
+    /// The bucket belongs to another database, or lacks its marker:
+    /// [`ownership::Ownership::problem`].
     #[error("{0}")]
     NotOurs(&'static str),
     /// Which database the bucket belongs to is not known.
@@ -221,8 +225,8 @@ impl Bucket {
     /// Opens the bucket at an address. `keys` sign links to our own api.
     ///
     /// # Errors
-    /// The folder does not exist; it is not created, because its volume may just not be mounted. Or the
-    /// settings of the store are not complete. The store itself is not asked yet.
+    /// The folder does not exist; it is not created, because its volume may just not be mounted. Or
+    /// the settings of the store are not complete. The store itself is not asked yet.
     pub fn open(address: &Address, keys: impl Into<SigningKeys>) -> Result<Self, BucketError> {
         let Opened { store, signing } = address.open()?;
         let folder = match address {
@@ -237,7 +241,8 @@ impl Bucket {
         })
     }
 
-    /// The key in the type of the store, after the check that in a folder only plain folders lead to it.
+    /// The key in the type of the store, after the check that in a folder only plain folders lead
+    /// to it.
     async fn admitted(&self, key: &str) -> Result<Key, BucketError> {
         let key = Key::from(key);
         if let Some(folder) = &self.folder {
@@ -246,7 +251,8 @@ impl Bucket {
         Ok(key)
     }
 
-    /// Never links to the store itself: the api serves all files. For stores that clients cannot reach.
+    /// Never links to the store itself: the api serves all files. For stores that clients cannot
+    /// reach.
     #[must_use]
     pub fn serve_through_api(mut self) -> Self {
         self.signing = None;
@@ -263,12 +269,12 @@ impl Bucket {
         self.signing.is_some()
     }
 
-    /// Writes a new object, and reads it back. Writing the same bytes to the same key again is a success,
-    /// so a write whose answer was lost may be repeated.
+    /// Writes a new object, and reads it back. Writing the same bytes to the same key again is a
+    /// success, so a write whose answer was lost may be repeated.
     ///
     /// # Errors
-    /// The key has an object with other bytes; the bytes read back differ; or the bucket failed, and the
-    /// object may have been written.
+    /// The key has an object with other bytes; the bytes read back differ; or the bucket failed,
+    /// and the object may have been written.
     pub async fn put_new(&self, key: &str, bytes: Bytes) -> Result<Stored, BucketError> {
         let written = Stored::of(&bytes);
         let options = PutOptions {
@@ -287,7 +293,8 @@ impl Bucket {
             // Another write of this key was in progress and failed.
             (None, Some(error)) => Err(error.into()),
             (_, None) => {
-                // This call created the object, so it may delete it, and a retry can write it again.
+                // This call created the object, so it may delete it, and a retry can write it
+                // again.
                 self.delete(key).await?;
                 Err(BucketError::Garbled(key.to_owned()))
             }
@@ -374,8 +381,8 @@ impl Bucket {
         }
     }
 
-    /// Up to `most` bytes of an object, beginning at byte `first`, and the size of the whole object.
-    /// `None` where there is none.
+    /// Up to `most` bytes of an object, beginning at byte `first`, and the size of the whole
+    /// object. `None` where there is none.
     ///
     /// # Errors
     /// `first` is behind the end, or the bucket failed.
@@ -404,7 +411,8 @@ impl Bucket {
         }
     }
 
-    /// Reads an object for its size and hash; `None` where there is none. It is never whole in memory.
+    /// Reads an object for its size and hash; `None` where there is none. It is never whole in
+    /// memory.
     ///
     /// # Errors
     /// The bucket failed.
@@ -425,8 +433,8 @@ impl Bucket {
         }))
     }
 
-    /// Lists every object, in no certain order. Objects that are written or deleted meanwhile may be in the
-    /// list or not. The stream may be polled after its end.
+    /// Lists every object, in no certain order. Objects that are written or deleted meanwhile may
+    /// be in the list or not. The stream may be polled after its end.
     pub fn list(&self) -> BoxStream<'static, Result<Listed, BucketError>> {
         if let Some(folder) = &self.folder {
             return folder.list().fuse().boxed();
@@ -439,7 +447,8 @@ impl Bucket {
             .boxed()
     }
 
-    /// Lists every object whose key begins with `prefix`, which ends with `/`; otherwise as [`Self::list`].
+    /// Lists every object whose key begins with `prefix`, which ends with `/`; otherwise as
+    /// [`Self::list`].
     pub fn list_under(&self, prefix: &str) -> BoxStream<'static, Result<Listed, BucketError>> {
         let objects = self.store.list(Some(&Key::from(prefix)));
         objects
@@ -460,8 +469,9 @@ impl Bucket {
         }
     }
 
-    /// A link to an object that works for `lifetime` from `now` on: at the store itself where it signs
-    /// links (V4 signatures, `AWS4-HMAC-SHA256` or `GOOG4-RSA-SHA256`), otherwise at our own api.
+    /// A link to an object that works for `lifetime` from `now` on: at the store itself where it
+    /// signs links (V4 signatures, `AWS4-HMAC-SHA256` or `GOOG4-RSA-SHA256`), otherwise at our own
+    /// api.
     ///
     /// # Errors
     /// The store's credentials cannot be had.
@@ -495,14 +505,15 @@ impl Bucket {
         Ok(Link::Store(url.await?.into()))
     }
 
-    /// The origin of the links of [`Self::link`]: scheme, host and port of the store. `None` where they
-    /// lead to our own api.
+    /// The origin of the links of [`Self::link`]: scheme, host and port of the store. `None` where
+    /// they lead to our own api.
     pub fn link_origin(&self) -> Option<&str> {
         let signing = self.signing.as_ref()?;
         Some(&signing.origin)
     }
 
-    /// A link for writing an object directly into the store for `lifetime`; `None` where it signs no links.
+    /// A link for writing an object directly into the store for `lifetime`; `None` where it signs
+    /// no links.
     ///
     /// # Errors
     /// The store's credentials cannot be had.

@@ -1,8 +1,8 @@
 //! Configuration: one typed struct, read from the environment once, at the start of a process.
 //!
-//! `.env.example` lists every variable. `NAME_FILE` may name a file that holds the value, for secrets. An
-//! unknown `PLATEN_…` variable is an error that names the most similar known one: otherwise a typing
-//! mistake would silently mean the default.
+//! `.env.example` lists every variable. `NAME_FILE` may name a file that holds the value, for
+//! secrets. An unknown `PLATEN_…` variable is an error that names the most similar known one:
+//! otherwise a typing mistake would silently mean the default.
 
 mod ports;
 
@@ -22,8 +22,8 @@ use crate::database::DatabaseRole;
 use crate::{allowance, queue, storage};
 pub use ports::{Ports, Rate, Rates};
 
-/// Every variable that Platen reads, with what it means and its default. Descriptions are fragments: they
-/// are shown after the name.
+/// Every variable that Platen reads, with what it means and its default. Descriptions are
+/// fragments: they are shown after the name.
 pub const VARIABLES: &[(&str, &str)] = &[
     (
         "DATABASE_URL",
@@ -77,7 +77,10 @@ pub const VARIABLES: &[(&str, &str)] = &[
     ),
     ("AWS_SECRET_ACCESS_KEY", "secret of AWS_ACCESS_KEY_ID"),
     ("AWS_REGION", "region of the bucket; default us-east-1"),
-    ("AWS_ENDPOINT_URL", "URL of the S3 service, if it is not AWS"),
+    (
+        "AWS_ENDPOINT_URL",
+        "URL of the S3 service, if it is not AWS",
+    ),
     (
         "AWS_SERVER_SIDE_ENCRYPTION",
         "encryption at rest: AES256, aws:kms or aws:kms:dsse; default the bucket's own setting",
@@ -290,7 +293,8 @@ pub struct Config {
     pub rates: Rates,
     /// `PLATEN_SLOTS`: jobs that one worker runs at once.
     pub slots: usize,
-    /// `PLATEN_TENANT_SLOTS_PERCENT`: share of a worker's slots for one tenant of weight 1, in percent.
+    /// `PLATEN_TENANT_SLOTS_PERCENT`: share of a worker's slots for one tenant of weight 1, in
+    /// percent.
     pub tenant_slots_percent: usize,
     /// `PLATEN_MEMORY_MB`, in bytes: memory of one worker, all in all.
     pub memory: usize,
@@ -357,13 +361,16 @@ impl Default for Links {
 pub struct Unpaid {
     /// Calls that have begun and that the tenant may abandon in an hour.
     pub cancel_allowance: u32,
-    /// Cost of such calls in an hour above which operators are alerted, in millionths of a US dollar.
+    /// Cost of such calls in an hour above which operators are alerted, in millionths of a US
+    /// dollar.
     pub abandoned_cost: i64,
     /// Bytes the tenant may store in the bucket; `None` for no limit.
     pub storage: Option<i64>,
-    /// Longest time inputs of jobs that delivered nothing are kept; `None` for as long as the tenant wants.
+    /// Longest time inputs of jobs that delivered nothing are kept; `None` for as long as the
+    /// tenant wants.
     pub undelivered_inputs: Option<Duration>,
-    /// Longest time uploads are kept if the tenant never paid; `None` for as long as the tenant wants.
+    /// Longest time uploads are kept if the tenant never paid; `None` for as long as the tenant
+    /// wants.
     pub uploads: Option<Duration>,
 }
 
@@ -412,8 +419,8 @@ pub struct Timing {
     pub poll: (Duration, Duration),
     /// How long lanes are unavailable.
     pub lanes: LaneTiming,
-    /// How long a worker that stops waits for its jobs. Longer than any model may take: a job that is cut
-    /// off counts as crashed.
+    /// How long a worker that stops waits for its jobs. Longer than any model may take: a job that
+    /// is cut off counts as crashed.
     pub grace: Duration,
 }
 
@@ -445,23 +452,23 @@ impl Default for Timing {
 /// How long a lane is unavailable: the first and the longest time in a row.
 #[derive(Clone, Copy, Debug)]
 pub struct LaneTiming {
-    /// How long its circuit breaker stays open before a probe; six times as long after a failure that only
-    /// people can repair.
+    /// How long its circuit breaker stays open before a probe; six times as long after a failure
+    /// that only people can repair.
     pub closed: (Duration, Duration),
     /// How long it pauses when even one call at a time is too many for its provider.
     pub throttled: (Duration, Duration),
 }
 
-/// The providers that are called. Their keys are read when a worker starts, from the variables that the
-/// catalogue names.
+/// The providers that are called. Their keys are read when a worker starts, from the variables that
+/// the catalogue names.
 #[derive(Clone, Debug, Default)]
 pub struct Providers {
     /// `PLATEN_PROVIDERS`; `None` where it is not set.
     pub wanted: Option<Vec<String>>,
     /// `GOOGLE_CLOUD_PROJECT`.
     pub google_project: Option<String>,
-    /// Base URL of a fake that stands in for every vendor, started by `platen up`: no credentials are used,
-    /// no AI model is called, and images are marked. Never read from the environment.
+    /// Base URL of a fake that stands in for every vendor, started by `platen up`: no credentials
+    /// are used, no AI model is called, and images are marked. Never read from the environment.
     pub fake: Option<String>,
 }
 
@@ -498,8 +505,8 @@ impl Config {
     /// Reads the configuration from the environment.
     ///
     /// # Errors
-    /// A value is not valid, a file cannot be read, or a `PLATEN_…` variable is not known. Missing values
-    /// are errors only where they are needed: see [`Self::bucket`] and others.
+    /// A value is not valid, a file cannot be read, or a `PLATEN_…` variable is not known. Missing
+    /// values are errors only where they are needed: see [`Self::bucket`] and others.
     pub fn from_env() -> Result<Self, ConfigError> {
         refuse_unknown(env::vars_os().filter_map(|(name, _)| name.into_string().ok()))?;
         Ok(Self {
@@ -536,10 +543,9 @@ impl Config {
                 .map_or(API_MEMORY, |megabytes| {
                     usize::try_from(megabytes * 1_000_000).unwrap_or(API_MEMORY)
                 }),
-            spool: within("PLATEN_SPOOL_MB", 0, 65_536)?
-                .map_or(DEFAULT_SPOOL_BYTES, |megabytes| {
-                    usize::try_from(megabytes * 1_000_000).unwrap_or(DEFAULT_SPOOL_BYTES)
-                }),
+            spool: within("PLATEN_SPOOL_MB", 0, 65_536)?.map_or(DEFAULT_SPOOL_BYTES, |megabytes| {
+                usize::try_from(megabytes * 1_000_000).unwrap_or(DEFAULT_SPOOL_BYTES)
+            }),
             timing: Timing {
                 lease: within("PLATEN_LEASE_SECONDS", 3, 600)?
                     .map_or(DEFAULT_LEASE, Duration::from_secs),
@@ -557,8 +563,8 @@ impl Config {
         })
     }
 
-    /// Loads the models that are offered: of the shipped catalogue those of `PLATEN_PROVIDERS`, by default
-    /// `vertex`; of a catalogue in `PLATEN_MODELS`, and of a fake, by default all.
+    /// Loads the models that are offered: of the shipped catalogue those of `PLATEN_PROVIDERS`, by
+    /// default `vertex`; of a catalogue in `PLATEN_MODELS`, and of a fake, by default all.
     ///
     /// # Errors
     /// A model file is not valid, or a provider is not known.
@@ -618,8 +624,8 @@ impl Config {
         })
     }
 
-    /// The address of the bucket. There is no default: a relative folder would be another one wherever a
-    /// process is started.
+    /// The address of the bucket. There is no default: a relative folder would be another one
+    /// wherever a process is started.
     ///
     /// # Errors
     /// [`ConfigError::Missing`].
@@ -749,8 +755,8 @@ fn is_of_bucket(name: &str) -> bool {
         .any(|prefix| name.starts_with(prefix))
 }
 
-/// Reads a secret from the variable `name`, or from the file that `name_FILE` names. For variables that
-/// the catalogue names.
+/// Reads a secret from the variable `name`, or from the file that `name_FILE` names. For variables
+/// that the catalogue names.
 ///
 /// # Errors
 /// It has white space around it, or a control character in it, or its file cannot be read.
@@ -758,8 +764,8 @@ pub fn secret(name: &str) -> Result<Option<SecretString>, ConfigError> {
     Ok(secret_text(name)?.map(SecretString::from))
 }
 
-/// Reads a secret as it will be sent. White space around it would be lost in a header, and white space
-/// alone would be no secret.
+/// Reads a secret as it will be sent. White space around it would be lost in a header, and white
+/// space alone would be no secret.
 fn secret_text(name: &str) -> Result<Option<String>, ConfigError> {
     let text = text(name)?;
     if let Some(problem) = text.as_deref().and_then(white_space) {
@@ -810,8 +816,8 @@ fn networks(name: &str) -> Result<Vec<IpNet>, ConfigError> {
         .collect()
 }
 
-/// The value of `name`, or the content of the file that `name_FILE` names. An empty value counts as not
-/// set.
+/// The value of `name`, or the content of the file that `name_FILE` names. An empty value counts as
+/// not set.
 fn text(name: &str) -> Result<Option<String>, ConfigError> {
     let value = match env::var(format!("{name}_FILE")) {
         Ok(file) => std::fs::read_to_string(&file)

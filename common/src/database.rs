@@ -51,12 +51,12 @@ const STATEMENT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Opens a pool whose connections all act as `role`.
 ///
-/// Statements are ended after 5 seconds, those of a reader after 300; a wait for a lock after 2 seconds;
-/// an idle transaction after 10.
+/// Statements are ended after 5 seconds, those of a reader after 300; a wait for a lock after 2
+/// seconds; an idle transaction after 10.
 ///
 /// # Errors
-/// The URL is not valid, the server cannot be reached within 10 seconds, or the login may not act as
-/// this role.
+/// The URL is not valid, the server cannot be reached within 10 seconds, or the login may not act
+/// as this role.
 pub async fn connect(url: &str, role: DatabaseRole, max_connections: u32) -> sqlx::Result<PgPool> {
     // A reader walks whole tables: `platen verify`, billing metrics.
     let statement_timeout = if role == DatabaseRole::Reader {
@@ -73,14 +73,15 @@ pub async fn connect(url: &str, role: DatabaseRole, max_connections: u32) -> sql
             ("lock_timeout", "2s"),
             ("idle_in_transaction_session_timeout", "10s"),
         ]);
-    // One connection without the pool, for its error: the pool would retry until its timeout, and then
-    // report only the timeout.
+    // One connection without the pool, for its error: the pool would retry until its timeout, and
+    // then report only the timeout.
     with_timeout(options.connect()).await?.close().await?;
     PgPoolOptions::new()
         .max_connections(max_connections)
         .acquire_timeout(Duration::from_secs(10))
-        // The pool's own test has no timeout. After a failover a connection may be half open and never
-        // answer, and the pool would wait for it forever. So the same test is made here, bounded.
+        // The pool's own test has no timeout. After a failover a connection may be half open and
+        // never answer, and the pool would wait for it forever. So the same test is made here,
+        // bounded.
         .test_before_acquire(false)
         .before_acquire(|connection, meta| Box::pin(is_usable(connection, meta.age)))
         .after_release(|connection, meta| Box::pin(is_usable(connection, meta.age)))
@@ -88,8 +89,8 @@ pub async fn connect(url: &str, role: DatabaseRole, max_connections: u32) -> sql
         .await
 }
 
-/// Whether a connection of this age may be used again: it must answer, and must not hold plans of an
-/// older schema.
+/// Whether a connection of this age may be used again: it must answer, and must not hold plans of
+/// an older schema.
 async fn is_usable(connection: &mut PgConnection, age: Duration) -> sqlx::Result<bool> {
     let changed = *SCHEMA_CHANGED
         .lock()
@@ -103,12 +104,12 @@ async fn is_usable(connection: &mut PgConnection, age: Duration) -> sqlx::Result
 /// When a statement of this process last found that the schema had changed since it was prepared.
 static SCHEMA_CHANGED: Mutex<Option<Instant>> = Mutex::new(None);
 
-/// Whether a statement failed because the schema has changed since it was prepared, such as a column
-/// that has another type now.
+/// Whether a statement failed because the schema has changed since it was prepared, such as a
+/// column that has another type now.
 ///
-/// The connection would refuse this statement forever, and other connections have prepared it, too. So
-/// this also has every connection closed that is older than now. A caller that repeats the statement,
-/// or its transaction, succeeds on a new one.
+/// The connection would refuse this statement forever, and other connections have prepared it, too.
+/// So this also has every connection closed that is older than now. A caller that repeats the
+/// statement, or its transaction, succeeds on a new one.
 pub fn schema_changed(error: &sqlx::Error) -> bool {
     let sqlx::Error::Database(database_error) = error else {
         return false;
@@ -139,9 +140,9 @@ impl PostgresError for sqlx::Error {
 
 /// Waits for work on Postgres, at most 10 seconds.
 ///
-/// A connection may be half open, as after a failover whose old server vanished; then no answer ever
-/// comes. After the timeout it is not known whether the work was done. After a change of the schema the
-/// caller may repeat the work at once: see [`schema_changed`].
+/// A connection may be half open, as after a failover whose old server vanished; then no answer
+/// ever comes. After the timeout it is not known whether the work was done. After a change of the
+/// schema the caller may repeat the work at once: see [`schema_changed`].
 ///
 /// # Errors
 /// Those of the work, or [`io::ErrorKind::TimedOut`].
@@ -160,7 +161,8 @@ fn within<T, E: From<sqlx::Error>>(
     time: Duration,
     work: impl Future<Output = Result<T, E>> + Send,
 ) -> impl Future<Output = Result<T, E>> + Send {
-    // Boxed, because otherwise every future that waits for Postgres would grow by the size of the work.
+    // Boxed, because otherwise every future that waits for Postgres would grow by the size of the
+    // work.
     let result = tokio::time::timeout(time, Box::pin(work));
     async move {
         result.await.unwrap_or_else(|_| {
@@ -179,8 +181,8 @@ pub async fn begin_for(
     tenant: TenantId,
 ) -> sqlx::Result<Transaction<'static, Postgres>> {
     let mut transaction = pool.begin().await?;
-    // `true` limits the setting to this transaction: the connection goes back to the pool without it.
-    // The policies of row-level security compare it with each row.
+    // `true` limits the setting to this transaction: the connection goes back to the pool without
+    // it. The policies of row-level security compare it with each row.
     sqlx::query!(
         "SELECT set_config('platen.tenant', $1, true)",
         tenant.0.to_string()
@@ -190,8 +192,8 @@ pub async fn begin_for(
     Ok(transaction)
 }
 
-/// Begins a transaction that sees no rows of any tenant, only the one API key with this id. It finds the
-/// tenant of a request before one can be set.
+/// Begins a transaction that sees no rows of any tenant, only the one API key with this id. It
+/// finds the tenant of a request before one can be set.
 ///
 /// # Errors
 /// Those of Postgres, such as no free connection within 10 seconds.

@@ -1,9 +1,10 @@
-//! A limit on memory in bytes: code that is about to hold much takes a permit first, and waits for it.
+//! A limit on memory in bytes: code that is about to hold much takes a permit first, and waits for
+//! it.
 //!
-//! A worker limits its images this way; the api limits bodies, images and downloads. No task waits for a
-//! permit while it holds one of the same limit, so there is no deadlock. What turns out larger than its
-//! permit may go beyond the limit, but only one at a time: waiting for a larger permit while holding the
-//! smaller one could be such a deadlock.
+//! A worker limits its images this way; the api limits bodies, images and downloads. No task waits
+//! for a permit while it holds one of the same limit, so there is no deadlock. What turns out
+//! larger than its permit may go beyond the limit, but only one at a time: waiting for a larger
+//! permit while holding the smaller one could be such a deadlock.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,8 +43,8 @@ pub struct MemoryPermit {
 pub struct MemoryTimeout(Duration);
 
 impl Memory {
-    /// A limit of so many bytes, rounded down to KiB. A task waits for a permit at most `max_wait`. The
-    /// gauges show the limit and what is taken of it.
+    /// A limit of so many bytes, rounded down to KiB. A task waits for a permit at most `max_wait`.
+    /// The gauges show the limit and what is taken of it.
     pub fn new(bytes: usize, max_wait: Duration, limit: &IntGauge, used: &IntGauge) -> Self {
         let total = u32::try_from(bytes / KIB).unwrap_or(u32::MAX);
         limit.set(i64::try_from(bytes).unwrap_or(i64::MAX));
@@ -63,8 +64,8 @@ impl Memory {
         self.total as usize * KIB
     }
 
-    /// Waits for a permit of so many bytes, rounded up to KiB. More than the whole limit is taken as the
-    /// whole limit: then the task is alone.
+    /// Waits for a permit of so many bytes, rounded up to KiB. More than the whole limit is taken
+    /// as the whole limit: then the task is alone.
     ///
     /// # Errors
     /// No permit became free in time.
@@ -108,8 +109,8 @@ impl MemoryPermit {
         self.permit.num_permits() * KIB
     }
 
-    /// Allows its holder to hold more than its size, until it is dropped. Waits until no other permit
-    /// does so. A second call does nothing.
+    /// Allows its holder to hold more than its size, until it is dropped. Waits until no other
+    /// permit does so. A second call does nothing.
     ///
     /// # Errors
     /// Another permit did so for the whole time.
@@ -122,8 +123,8 @@ impl MemoryPermit {
         Ok(())
     }
 
-    /// Splits off a permit of so many bytes, at most all of them. The first one that is split off also
-    /// takes the permission to hold more.
+    /// Splits off a permit of so many bytes, at most all of them. The first one that is split off
+    /// also takes the permission to hold more.
     ///
     /// # Panics
     /// Never: no more is split off than there is.

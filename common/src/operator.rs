@@ -1,11 +1,12 @@
 //! The actions of operators.
 //!
 //! Each action has a reason, and its audit entry is written in the same transaction. So there is no
-//! action without an entry, and no entry without its action. Each request may be repeated ([`once`]).
+//! action without an entry, and no entry without its action. Each request may be repeated
+//! ([`once`]).
 //!
-//! Operators see the jobs of all tenants and change one tenant at a time, with the same procedures as the
-//! tenants themselves: a redrive admits a new job, a cancellation settles one. Only [`adjust`] moves
-//! credits by itself.
+//! Operators see the jobs of all tenants and change one tenant at a time, with the same procedures
+//! as the tenants themselves: a redrive admits a new job, a cancellation settles one. Only
+//! [`adjust`] moves credits by itself.
 
 pub mod once;
 pub mod store;
@@ -157,7 +158,8 @@ pub enum OperatorError {
     /// A job could not be settled.
     #[error(transparent)]
     Settlement(#[from] SettlementError),
-    /// The database failed. After a lost connection the action may have been done: repeat the request.
+    /// The database failed. After a lost connection the action may have been done: repeat the
+    /// request.
     #[error(transparent)]
     Database(#[from] sqlx::Error),
 }
@@ -171,8 +173,8 @@ impl From<SearchError> for OperatorError {
     }
 }
 
-/// Stops jobs in `scope` from being started; they are still accepted. `answer` makes the reply from the
-/// number of the pause.
+/// Stops jobs in `scope` from being started; they are still accepted. `answer` makes the reply from
+/// the number of the pause.
 ///
 /// # Errors
 /// The tenant does not exist, the key was used for another request, or the database failed.
@@ -224,8 +226,8 @@ pub async fn resume(
     Ok(Some(replied))
 }
 
-/// Freezes a tenant, so that it can submit no more jobs, or ends that; open jobs go on. Also returns
-/// whether anything changed.
+/// Freezes a tenant, so that it can submit no more jobs, or ends that; open jobs go on. Also
+/// returns whether anything changed.
 ///
 /// # Errors
 /// The tenant does not exist, the key was used for another request, or the database failed.
@@ -255,12 +257,12 @@ pub async fn freeze(
     Ok((replied, changed))
 }
 
-/// Gives credits to a tenant (`gives`), or takes credits that it has not spent, without a purchase or a
-/// job as the reason.
+/// Gives credits to a tenant (`gives`), or takes credits that it has not spent, without a purchase
+/// or a job as the reason.
 ///
 /// # Errors
-/// The amount is too large, the tenant has less available, or it does not exist; the key was used for
-/// another request; or the database failed.
+/// The amount is too large, the tenant has less available, or it does not exist; the key was used
+/// for another request; or the database failed.
 pub async fn adjust(
     pool: &PgPool,
     order: OperatorRequest<'_>,
@@ -275,7 +277,8 @@ pub async fn adjust(
         Begun::New(transaction) => transaction,
         Begun::Answered(answer) => return Ok(Replied::Repeated(answer)),
     };
-    // The wallet's lock comes first, as in every procedure that moves credits: one order, no deadlock.
+    // The wallet's lock comes first, as in every procedure that moves credits: one order, no
+    // deadlock.
     let wallet = ledger::store::lock_wallet(&mut transaction, tenant).await?;
     let wallet = wallet.ok_or(OperatorError::NoTenant)?;
     let reference = GrantId::new();
@@ -338,12 +341,13 @@ pub async fn cancel(
     })
 }
 
-/// Runs a job that failed or expired again, as a new job at today's price, which is charged only if it
-/// delivers. Each job can be redriven once, also by concurrent requests. The audit entry is written in
-/// the transaction that admits the new job. A job that cannot be redriven is skipped.
+/// Runs a job that failed or expired again, as a new job at today's price, which is charged only if
+/// it delivers. Each job can be redriven once, also by concurrent requests. The audit entry is
+/// written in the transaction that admits the new job. A job that cannot be redriven is skipped.
 ///
 /// # Errors
-/// The bucket or the database failed. After a lost connection the new job may exist: repeat the request.
+/// The bucket or the database failed. After a lost connection the new job may exist: repeat the
+/// request.
 pub async fn redrive(
     pool: &PgPool,
     bucket: &Bucket,
@@ -368,8 +372,10 @@ pub async fn redrive(
     transaction.commit().await?;
     if let Some(new) = redriven {
         // With a known key it is the same request, whose answer was lost.
-        let result =
-            known.map_or_else(|| redriven_before(new), |_| ActionResult::redriven(old, new));
+        let result = known.map_or_else(
+            || redriven_before(new),
+            |_| ActionResult::redriven(old, new),
+        );
         return Ok(result);
     }
     let Some(mut generation) = generation else {
@@ -408,7 +414,8 @@ pub async fn redrive(
             of: old.id,
             act: order.act,
         }),
-        // No limit on storage: the tenant did not ask for this job, and its inputs were stored before.
+        // No limit on storage: the tenant did not ask for this job, and its inputs were stored
+        // before.
         unpaid: Unpaid {
             storage: None,
             ..Unpaid::default()
@@ -420,8 +427,8 @@ pub async fn redrive(
         ..Answer::json(202, &json!({ "id": job.id }))
     });
     let admitted = admitted.await;
-    // After a lost connection the job may exist and need its copies. They are removed only where it is
-    // certain that there is no job; otherwise the sweeper decides.
+    // After a lost connection the job may exist and need its copies. They are removed only where it
+    // is certain that there is no job; otherwise the sweeper decides.
     if !matches!(
         admitted,
         Ok(Admitted::New { .. }) | Err(Refusal::Database(_))
@@ -446,9 +453,9 @@ pub async fn redrive(
     }
 }
 
-/// Copies the inputs of a job for its new job: inputs are deleted with their job. Uploads are shared and
-/// not copied. `copies` gets the keys that were written, also before an error. Returns `false` where an
-/// input was deleted.
+/// Copies the inputs of a job for its new job: inputs are deleted with their job. Uploads are
+/// shared and not copied. `copies` gets the keys that were written, also before an error. Returns
+/// `false` where an input was deleted.
 async fn copy_inputs(
     pool: &PgPool,
     bucket: &Bucket,

@@ -1,12 +1,13 @@
 //! Finds orphans: objects in the bucket that should not be there.
 //!
-//! These are objects that no row names, objects that have a receipt of their deletion, and objects that
-//! were due and are still there. The sweeper removes the first two kinds; `platen verify --deep` reports
-//! all. Both use the definition in this file.
+//! These are objects that no row names, objects that have a receipt of their deletion, and objects
+//! that were due and are still there. The sweeper removes the first two kinds; `platen verify
+//! --deep` reports all. Both use the definition in this file.
 //!
 //! An object is written before the row that names it, so a young object may still get its row. Only
 //! objects older than a grace period count, on the database's clock. Objects with a receipt need no
-//! grace, because no key is written twice. If you add a table that names objects, add it to `judge`.
+//! grace, because no key is written twice. If you add a table that names objects, add it to
+//! `judge`.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -50,13 +51,13 @@ pub struct Batch {
     pub seen: usize,
     /// Objects under a tenant's keys that no row names.
     pub unnamed: Vec<Listed>,
-    /// Objects with a receipt of their deletion. They came back with a restored volume or copy, or the
-    /// receipt is wrong.
+    /// Objects with a receipt of their deletion. They came back with a restored volume or copy, or
+    /// the receipt is wrong.
     pub receipted: Vec<Listed>,
     /// Objects that are still there although they were due, and when.
     pub overdue: Vec<(Listed, OffsetDateTime)>,
-    /// Objects under keys that Platen does not use, or of a tenant that this database does not know: they
-    /// may belong to another installation. They are not removed.
+    /// Objects under keys that Platen does not use, or of a tenant that this database does not
+    /// know: they may belong to another installation. They are not removed.
     pub strange: Vec<Listed>,
     /// Symbolic links and special files. They are not removed.
     pub irregular: Vec<Listed>,
@@ -92,7 +93,8 @@ impl Search {
         while batch.seen < BATCH
             && let Some(object) = self.objects.try_next().await?
         {
-            // The marker and the anchors have no row on purpose: they are kept outside the database.
+            // The marker and the anchors have no row on purpose: they are kept outside the
+            // database.
             let is_ours = object.key == MARKER || object.key.starts_with(anchor::PREFIX);
             if is_ours && object.kind == FileKind::Object {
                 continue;
@@ -160,8 +162,8 @@ impl KeyPath {
     }
 }
 
-/// A UUID as Platen writes it, with hyphens and in lower case. In a key any other form names another
-/// object.
+/// A UUID as Platen writes it, with hyphens and in lower case. In a key any other form names
+/// another object.
 fn uuid(text: &str) -> Option<Uuid> {
     let uuid = Uuid::try_parse(text).ok()?;
     (uuid.to_string() == text).then_some(uuid)
@@ -178,13 +180,13 @@ enum Judgment {
     DueAt(OffsetDateTime),
 }
 
-/// Judges these keys of one tenant by the rows; `None` where there is no such tenant. Keys of objects
-/// that must be there are not in the result.
+/// Judges these keys of one tenant by the rows; `None` where there is no such tenant. Keys of
+/// objects that must be there are not in the result.
 ///
-/// No lock is needed, because one statement sees one moment: all objects of an open job are spared, since
-/// its settlement may still name them, and after a job has ended no row names another object of it.
-/// An object whose deletion was never planned counts as due by its tenant's retention; an object under a
-/// legal hold does not.
+/// No lock is needed, because one statement sees one moment: all objects of an open job are spared,
+/// since its settlement may still name them, and after a job has ended no row names another object
+/// of it. An object whose deletion was never planned counts as due by its tenant's retention; an
+/// object under a legal hold does not.
 async fn judge(
     pool: &PgPool,
     tenant: TenantId,

@@ -1,11 +1,12 @@
 //! Checks that the bucket belongs to this database.
 //!
-//! A marker object in the bucket carries an id, and the database has recorded the same id. Where they
-//! differ, `PLATEN_BUCKET` is probably wrong, or a volume is not mounted. Then nothing is deleted, no
-//! receipt of a deletion is written, and no job is started, because its file would be lost.
+//! A marker object in the bucket carries an id, and the database has recorded the same id. Where
+//! they differ, `PLATEN_BUCKET` is probably wrong, or a volume is not mounted. Then nothing is
+//! deleted, no receipt of a deletion is written, and no job is started, because its file would be
+//! lost.
 //!
-//! Only [`adopt`] writes the marker: for `platen bucket adopt`, and for `platen up` on a new database. A
-//! process that serves never does: it would adopt the wrong bucket by itself. Why:
+//! Only [`adopt`] writes the marker: for `platen bucket adopt`, and for `platen up` on a new
+//! database. A process that serves never does: it would adopt the wrong bucket by itself. Why:
 //! docs/decisions/0024.
 
 pub mod store;
@@ -145,8 +146,8 @@ impl Owner {
             .await
     }
 
-    /// As [`Self::check`], by a check that was started at `since` or later. A caller that has changed
-    /// something passes a time after the change.
+    /// As [`Self::check`], by a check that was started at `since` or later. A caller that has
+    /// changed something passes a time after the change.
     ///
     /// # Errors
     /// As [`Self::check`].
@@ -165,8 +166,8 @@ impl Owner {
                 return answer.clone();
             }
             let recorded = state.recorded;
-            // A check that was started for an earlier caller may be too old for this one. Then it is
-            // waited for, and the next round starts another.
+            // A check that was started for an earlier caller may be too old for this one. Then it
+            // is waited for, and the next round starts another.
             let (started, running) = state.running.get_or_insert_with(|| {
                 let owner = self.clone();
                 let read = async move { owner.read(recorded).await };
@@ -178,7 +179,8 @@ impl Owner {
                     state.running = None;
                     (started, state.record(result))
                 }
-                // The failure is dated now, so that callers behind this one do not wait as long again.
+                // The failure is dated now, so that callers behind this one do not wait as long
+                // again.
                 Err(_) => {
                     state.abandon(self.0.bucket.is_folder());
                     let text = format!("no answer within {} s", CHECK_TIMEOUT.as_secs());
@@ -205,7 +207,8 @@ impl Owner {
         usable(self.check_since(since).await)
     }
 
-    /// Whether files may be deleted; the answer is at most a second old. `false` where it is not known.
+    /// Whether files may be deleted; the answer is at most a second old. `false` where it is not
+    /// known.
     pub async fn allows_deletion(&self) -> bool {
         matches!(self.check().await, Ok(Ownership::Ours))
     }
@@ -226,19 +229,17 @@ impl Owner {
         }
     }
 
-    /// Reads the recorded id and the marker. `known` is the id that the database reported before: with
-    /// it the bucket can be checked while Postgres is unavailable, and workers can store images that
-    /// were paid for.
+    /// Reads the recorded id and the marker. `known` is the id that the database reported before:
+    /// with it the bucket can be checked while Postgres is unavailable, and workers can store
+    /// images that were paid for.
     async fn read(&self, known: Option<Recorded>) -> ReadResult {
         let Shared { pool, bucket, .. } = &*self.0;
         let recorded = match known {
             None => database::with_timeout(store::recorded(pool)).await?,
-            Some(Recorded(known)) => {
-                match timeout(RECORDED_TIMEOUT, store::recorded(pool)).await {
-                    Ok(Ok(recorded)) => recorded,
-                    Ok(Err(_)) | Err(_) => known,
-                }
-            }
+            Some(Recorded(known)) => match timeout(RECORDED_TIMEOUT, store::recorded(pool)).await {
+                Ok(Ok(recorded)) => recorded,
+                Ok(Err(_)) | Err(_) => known,
+            },
         };
         let ownership = compare(recorded, bucket).await?;
         Ok((Recorded(recorded), ownership))
@@ -271,16 +272,17 @@ fn usable(answer: Answer) -> Result<(), BucketError> {
 }
 
 impl CheckState {
-    /// Gives up the running check. A thread that hangs on the disk of a folder cannot be stopped: that
-    /// check stays, and no second one is started before it ends. Otherwise each caller would leave one
-    /// more thread behind.
+    /// Gives up the running check. A thread that hangs on the disk of a folder cannot be stopped:
+    /// that check stays, and no second one is started before it ends. Otherwise each caller would
+    /// leave one more thread behind.
     fn abandon(&mut self, is_folder: bool) {
         if !is_folder && let Some((_, running)) = self.running.take() {
             running.abort();
         }
     }
 
-    /// Records the result of a check: sets the metric, and logs where it differs from the last result.
+    /// Records the result of a check: sets the metric, and logs where it differs from the last
+    /// result.
     fn record(&mut self, result: Result<ReadResult, JoinError>) -> Answer {
         let (recorded, ownership) = result
             .map_err(|error| Unknown(error.to_string()))?
@@ -333,7 +335,8 @@ pub enum AdoptError {
     Database(#[from] sqlx::Error),
 }
 
-/// Whether a database has no tenant and no bucket. `reader` must act as a role that sees all tenants.
+/// Whether a database has no tenant and no bucket. `reader` must actor as a role that sees all
+/// tenants.
 ///
 /// # Errors
 /// Those of Postgres.
@@ -360,18 +363,18 @@ pub async fn must_be_usable(pool: &PgPool, bucket: &Bucket) -> Result<(), Search
 
 /// Makes the bucket this database's: records a new id and writes it to the marker.
 ///
-/// The id is new each time, so that a process that still uses the previous bucket, or a copy of this
-/// one, notices it. `replace` also takes a bucket with the marker of another database, and one that was
-/// moved. `address` is recorded for operators.
+/// The id is new each time, so that a process that still uses the previous bucket, or a copy of
+/// this one, notices it. `replace` also takes a bucket with the marker of another database, and one
+/// that was moved. `address` is recorded for operators.
 ///
 /// # Errors
-/// The marker names another database, or this database has another bucket, and `replace` is not set; or
-/// Postgres or the bucket failed.
+/// The marker names another database, or this database has another bucket, and `replace` is not
+/// set; or Postgres or the bucket failed.
 pub async fn adopt(
     pool: &PgPool,
     bucket: &Bucket,
     address: &str,
-    act: Actor<'_>,
+    actor: Actor<'_>,
     replace: bool,
 ) -> Result<Adopted, AdoptError> {
     let mut transaction = pool.begin().await?;
@@ -389,10 +392,10 @@ pub async fn adopt(
     let marker = Uuid::now_v7();
     store::record(&mut transaction, marker, address).await?;
     let subject = json!({ "bucket": address, "marker": marker, "before": recorded });
-    operator::store::record(&mut transaction, act, "adopt_bucket", &subject).await?;
-    // The marker is written before the commit, so a bucket that cannot be written to is not adopted. If
-    // the commit fails the bucket counts as foreign, or as not adopted, until the command is repeated with --replace, and
-    // nothing is deleted meanwhile: the safe side.
+    operator::store::record(&mut transaction, actor, "adopt_bucket", &subject).await?;
+    // The marker is written before the commit, so a bucket that cannot be written to is not
+    // adopted. If the commit fails the bucket counts as foreign, or as not adopted, until the
+    // command is repeated with --replace, and nothing is deleted meanwhile: the safe side.
     bucket.write_marker(&marker.to_string(), replace).await?;
     transaction.commit().await?;
     Ok(Adopted::Now)

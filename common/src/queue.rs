@@ -1,12 +1,12 @@
 //! Redis: the ready queue, the list of live workers, and the lanes.
 //!
 //! The ready queue is a sorted set of ids of jobs that may start, lowest virtual time first. It is
-//! bounded: the dispatcher keeps it filled from Postgres. Redis is a cache and may be emptied at any
-//! moment: adding an id twice changes nothing, and the dispatcher adds what was lost
+//! bounded: the dispatcher keeps it filled from Postgres. Redis is a cache and may be emptied at
+//! any moment: adding an id twice changes nothing, and the dispatcher adds what was lost
 //! ([`crate::dispatch`]). Whether a job may really start is decided by the claim in Postgres.
 //!
-//! [`ReadyQueue`] adds ids, [`ReadyQueueBackend`] is the apalis `Backend` that pops them, and [`Lanes`]
-//! limits the calls to each provider.
+//! [`ReadyQueue`] adds ids, [`ReadyQueueBackend`] is the apalis `Backend` that pops them, and
+//! [`Lanes`] limits the calls to each provider.
 
 mod address;
 mod backend;
@@ -38,14 +38,14 @@ const TARGET_WITHOUT_WORKERS: usize = 16;
 /// A worker that has not announced itself for this long counts as gone.
 const WORKER_TTL: Duration = Duration::from_secs(3);
 
-/// Most ids in the list of new jobs, which workers without a free slot look through for their reserve.
-/// The dispatcher finds what is dropped from it.
+/// Most ids in the list of new jobs, which workers without a free slot look through for their
+/// reserve. The dispatcher finds what is dropped from it.
 const MAX_FRESH: usize = 1_000;
 /// How long that list is kept after the last new job.
 const FRESH_TTL: Duration = Duration::from_secs(30);
 
-/// Adds a new job to the ready queue, where that is below its target, and to the list of new jobs in
-/// any case. One script, so that no other command comes between the count and the addition.
+/// Adds a new job to the ready queue, where that is below its target, and to the list of new jobs
+/// in any case. One script, so that no other command comes between the count and the addition.
 static PUSH_NEW: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r"local missing = tonumber(redis.call('GET', KEYS[2]) or ARGV[1]) - redis.call('ZCARD', KEYS[1])
@@ -122,8 +122,8 @@ impl ReadyQueue {
         })
     }
 
-    /// Adds ids with their virtual times while the ready queue is below its target. Returns how many
-    /// were new; ids that are in it already keep their place.
+    /// Adds ids with their virtual times while the ready queue is below its target. Returns how
+    /// many were new; ids that are in it already keep their place.
     ///
     /// # Errors
     /// Redis did not answer; some ids may have been added.
@@ -233,8 +233,8 @@ impl ReadyQueue {
             .await
     }
 
-    /// Records whether the last command to Redis worked. Sets the metrics, and logs only when the reason
-    /// changes: many tasks meet the same failure many times a second.
+    /// Records whether the last command to Redis worked. Sets the metrics, and logs only when the
+    /// reason changes: many tasks meet the same failure many times a second.
     pub fn note(&self, failure: Option<&QueueError>) {
         let trouble = failure.map(|error| Trouble::of(error).unwrap_or(Trouble::Other));
         let mut known = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,17 +1,17 @@
 //! Retention: how long files are kept, and receipts of their deletion.
 //!
 //! A tenant sets for each class of files how many seconds after the end of their job they are kept;
-//! without a value they are kept for the lifetime of the account. The transaction that ends a job also
-//! plans the deletions ([`store::plan`]), so no job ends without them.
+//! without a value they are kept for the lifetime of the account. The transaction that ends a job
+//! also plans the deletions ([`store::plan`]), so no job ends without them.
 //!
-//! When a file is due any worker deletes it, in steps that any other worker may repeat: links to it are
-//! refused; the object is deleted; the bucket is asked whether it is gone; then its row becomes a
-//! receipt. Rows stay: what was made, when, and for how much remains known. A legal hold keeps a job's
-//! files for a purpose until a time.
+//! When a file is due any worker deletes it, in steps that any other worker may repeat: links to it
+//! are refused; the object is deleted; the bucket is asked whether it is gone; then its row becomes
+//! a receipt. Rows stay: what was made, when, and for how much remains known. A legal hold keeps a
+//! job's files for a purpose until a time.
 //!
-//! The text of a request is deleted like a file of its job, but from its row instead of the bucket. An
-//! upload belongs to no job: it is due when its owner deletes it, or when no job has used it for as long
-//! as its tenant has set ([`crate::uploading`]).
+//! The text of a request is deleted like a file of its job, but from its row instead of the bucket.
+//! An upload belongs to no job: it is due when its owner deletes it, or when no job has used it for
+//! as long as its tenant has set ([`crate::uploading`]).
 
 pub mod store;
 
@@ -24,8 +24,8 @@ use crate::id::{JobId, TenantId, UploadId};
 /// The longest time that can be set, in seconds: ten years.
 pub const MAX_SECONDS: u64 = 315_360_000;
 
-/// How long a tenant's files and prompts are kept after their job has ended, by class, in seconds. `null`
-/// keeps them for the lifetime of the account.
+/// How long a tenant's files and prompts are kept after their job has ended, by class, in seconds.
+/// `null` keeps them for the lifetime of the account.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Retention {
@@ -38,8 +38,8 @@ pub struct Retention {
     /// Renditions of originals, and their thumbnails.
     #[schema(minimum = 0, maximum = 315_360_000)]
     pub renditions: Option<u64>,
-    /// Uploaded images. The time counts from the upload, or from the end of the last job that used the
-    /// image. An open job keeps the images that it uses.
+    /// Uploaded images. The time counts from the upload, or from the end of the last job that used
+    /// the image. An open job keeps the images that it uses.
     #[schema(minimum = 60, maximum = 315_360_000)]
     pub uploads: Option<u64>,
     /// Prompts and art directions. A job whose prompt was deleted cannot be redriven.
@@ -47,11 +47,13 @@ pub struct Retention {
     pub prompts: Option<u64>,
 }
 
-/// The shortest time for uploads, in seconds: with less an upload could be deleted before a job uses it.
+/// The shortest time for uploads, in seconds: with less an upload could be deleted before a job
+/// uses it.
 pub const MIN_UPLOAD_SECONDS: u64 = 60;
 
 impl Retention {
-    /// Keeps nothing longer than needed: inputs and prompts until their job has ended, the rest for a day.
+    /// Keeps nothing longer than needed: inputs and prompts until their job has ended, the rest for
+    /// a day.
     pub const EPHEMERAL: Self = Self {
         inputs: Some(0),
         originals: Some(86_400),
@@ -142,8 +144,8 @@ pub struct Receipt {
     pub upload: Option<UploadId>,
     /// What it was.
     pub class: FileClass,
-    /// SHA-256 of the file. `None` for a prompt: a short text could be guessed, and the guess confirmed by
-    /// its hash.
+    /// SHA-256 of the file. `None` for a prompt: a short text could be guessed, and the guess
+    /// confirmed by its hash.
     pub sha256: Option<[u8; 32]>,
     /// Its size.
     pub bytes: i64,

@@ -1,8 +1,10 @@
-//! How much a tenant stores: the size of its files that rows name (uploads, inputs, originals, renditions).
+//! How much a tenant stores: the size of its files that rows name (uploads, inputs, originals,
+//! renditions).
 //!
-//! It is a sum that triggers maintain (`0022_bounds_on_abuse.sql`), like billing: each row that names a
-//! file, and each deletion, adds a line, and [`store::fold`] adds lines to a total. Total and lines
-//! together, read in one snapshot, always equal the rows; `platen verify` compares them (I25).
+//! It is a sum that triggers maintain (`0022_bounds_on_abuse.sql`), like billing: each row that
+//! names a file, and each deletion, adds a line, and [`store::fold`] adds lines to a total. Total
+//! and lines together, read in one snapshot, always equal the rows; `platen verify` compares them
+//! (I25).
 
 pub mod store;
 
@@ -17,8 +19,8 @@ pub struct Stored {
 }
 
 impl Stored {
-    /// Whether so many bytes more are within the limit. `true` where there is no limit, nothing is added, or
-    /// the tenant is not counted yet.
+    /// Whether so many bytes more are within the limit. `true` where there is no limit, nothing is
+    /// added, or the tenant is not counted yet.
     pub fn has_room(self, more: i64, limit: Option<i64>) -> bool {
         match (self.bytes, limit) {
             (Some(bytes), Some(limit)) => more == 0 || bytes.saturating_add(more) <= limit,
@@ -34,7 +36,11 @@ mod tests {
     #[test]
     fn the_limit_may_be_reached_but_not_passed() {
         let check = |bytes, more, limit, expected| {
-            assert_eq!(Stored { bytes }.has_room(more, limit), expected, "{bytes:?}");
+            assert_eq!(
+                Stored { bytes }.has_room(more, limit),
+                expected,
+                "{bytes:?}"
+            );
         };
         check(Some(90), 10, Some(100), true);
         check(Some(91), 10, Some(100), false);

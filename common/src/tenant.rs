@@ -1,8 +1,8 @@
 //! API keys of tenants.
 //!
-//! A key is `pk_<12 characters id>_<52 characters secret>`. It is found by its id and checked by the
-//! SHA-256 of the whole text. The secret has 260 random bits, so no slow hash is needed. It is shown once
-//! and never stored.
+//! A key is `pk_<12 characters id>_<52 characters secret>`. It is found by its id and checked by
+//! the SHA-256 of the whole text. The secret has 260 random bits, so no slow hash is needed. It is
+//! shown once and never stored.
 
 pub mod store;
 

@@ -1,8 +1,8 @@
 //! An upload: an image that a tenant stores to use it in any number of jobs.
 //!
-//! Platen encodes the image again before it is stored, so that only its pixels remain. The object is
-//! written before the row. An upload is deleted when its owner asks for it, but not while an open job
-//! uses it.
+//! Platen encodes the image again before it is stored, so that only its pixels remain. The object
+//! is written before the row. An upload is deleted when its owner asks for it, but not while an
+//! open job uses it.
 
 pub mod store;
 
@@ -50,8 +50,8 @@ pub fn key(tenant: TenantId, upload: UploadId) -> String {
     format!("t/{}/u/{}", tenant.0, upload.0)
 }
 
-/// The key under which a client writes the file itself, until it is encoded again. No row names it: one
-/// that is left behind is removed by the sweeper.
+/// The key under which a client writes the file itself, until it is encoded again. No row names it:
+/// one that is left behind is removed by the sweeper.
 pub fn raw_key(tenant: TenantId, upload: UploadId) -> String {
     format!("{}.raw", key(tenant, upload))
 }

@@ -1,8 +1,8 @@
-//! The transactions that store an upload, and that delete it because its owner asks for it or because its
-//! time is over.
+//! The transactions that store an upload, and that delete it because its owner asks for it or
+//! because its time is over.
 //!
-//! The object is written before its row, under the upload's own key. A repeated request gets the first
-//! answer. A deletion is planned as for every file that is due, and leaves a receipt: see
+//! The object is written before its row, under the upload's own key. A repeated request gets the
+//! first answer. A deletion is planned as for every file that is due, and leaves a receipt: see
 //! [`crate::retention`].
 
 use std::time::Duration;
@@ -23,8 +23,8 @@ use crate::{ledger, retention};
 pub enum Stored {
     /// The upload was stored now.
     New(Answer),
-    /// The request was answered before, so this is that answer. No row names the object that was written
-    /// for this request.
+    /// The request was answered before, so this is that answer. No row names the object that was
+    /// written for this request.
     Repeated(Answer),
 }
 
@@ -39,12 +39,13 @@ pub enum Removed {
     Nothing,
 }
 
-/// Stores an upload whose object is written. `answer` makes the reply from the time of storing. With
-/// `request`, for requests that would make another upload when repeated, the answer is kept under its key.
+/// Stores an upload whose object is written. `answer` makes the reply from the time of storing.
+/// With `request`, for requests that would make another upload when repeated, the answer is kept
+/// under its key.
 ///
 /// # Errors
-/// The tenant does not exist or is frozen, its storage is full, the key was used for another request, or
-/// the upload was deleted meanwhile; or the database failed.
+/// The tenant does not exist or is frozen, its storage is full, the key was used for another
+/// request, or the upload was deleted meanwhile; or the database failed.
 pub async fn store(
     pool: &PgPool,
     tenant: TenantId,
@@ -54,8 +55,8 @@ pub async fn store(
     answer: impl FnOnce(OffsetDateTime) -> Answer,
 ) -> Result<Stored, Refusal> {
     let mut transaction = database::begin_for(pool, tenant).await?;
-    // The lock of the wallet makes the tenant's uploads wait for each other: two that are together too
-    // large cannot both pass the check of the storage limit.
+    // The lock of the wallet makes the tenant's uploads wait for each other: two that are together
+    // too large cannot both pass the check of the storage limit.
     let wallet = ledger::store::lock_wallet(&mut transaction, tenant)
         .await?
         .ok_or(Refusal::Inactive)?;
@@ -81,8 +82,9 @@ pub async fn store(
     Ok(Stored::New(answer))
 }
 
-/// Deletes an upload whose time is over: the time of its tenant's retention, or the time `unpaid` where its
-/// tenant never paid. If an open job uses it, its time begins again. Returns whether it was deleted.
+/// Deletes an upload whose time is over: the time of its tenant's retention, or the time `unpaid`
+/// where its tenant never paid. If an open job uses it, its time begins again. Returns whether it
+/// was deleted.
 ///
 /// # Errors
 /// The database failed.
@@ -93,8 +95,8 @@ pub async fn expire(
     unpaid: Option<Duration>,
 ) -> sqlx::Result<bool> {
     let mut transaction = database::begin_for(pool, tenant).await?;
-    // A job that is being admitted with this upload locks its row, too (`upload::store::pin`). So either
-    // it waits and then finds the upload deleted, or this waits and then sees the open job.
+    // A job that is being admitted with this upload locks its row, too (`upload::store::pin`). So
+    // either it waits and then finds the upload deleted, or this waits and then sees the open job.
     if !upload::store::lock_due(&mut transaction, id, unpaid).await? {
         return Ok(false);
     }
@@ -109,8 +111,8 @@ pub async fn expire(
     Ok(!is_used)
 }
 
-/// Deletes an upload, unless an open job uses it. As in [`expire`] row locks decide between this and a job
-/// that is being admitted.
+/// Deletes an upload, unless an open job uses it. As in [`expire`] row locks decide between this
+/// and a job that is being admitted.
 ///
 /// # Errors
 /// The database failed.

@@ -1,8 +1,9 @@
-//! The invariants that concern data, as queries that find nothing when all is well.
+//! `platen verify`: the invariants about data, as queries that return no rows when all is well.
 //!
-//! Numbers are those of the protocol's list, I1 to I21. All queries run in one read-only snapshot and lock nobody out;
-//! what they find is said in words. What rows alone cannot tell, whether the bucket holds what they name and nothing
-//! else, is looked at in [`deep`]. What guards the rows is looked at in [`guards`].
+//! The numbers (I1 and so on) are those of the list in ARCHITECTURE.md. All queries run in one
+//! read-only snapshot and block nobody. Each row they return is one finding in words. [`deep`]
+//! checks whether the bucket contains exactly what rows name; [`guards`] checks what protects the
+//! rows.
 
 pub mod deep;
 pub mod guards;
@@ -13,39 +14,47 @@ use sqlx::{Executor, PgPool};
 
 use guards::Compared;
 
-/// Something that is not as it must be.
+/// A violation of an invariant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
-    /// Number of the invariant, such as `I4`.
+    /// The number of the invariant, such as `I4`.
     pub invariant: &'static str,
-    /// What is broken, in words, with the row's id.
+    /// What is wrong, in words, with the id of the row.
     pub says: String,
 }
 
-/// One invariant: its number, what it promises, and the query that finds where it is broken.
+/// An invariant and the query that checks it.
 pub struct Invariant {
+    /// Its number, such as `I4`.
     pub number: &'static str,
+    /// What it promises, in words.
     pub promises: &'static str,
-    /// Finds offending rows, one text each.
+    /// Returns one text for each violation.
     pub query: &'static str,
 }
 
-/// Runs every query over one snapshot, and compares the guards.
+/// Checks all invariants and the guards, in one snapshot. `pool` must act as `platen_reader`.
+///
+/// # Errors
+/// The database failed. Violations are findings, not errors.
 pub async fn verify(pool: &PgPool) -> sqlx::Result<Vec<Finding>> {
     let mut findings = Vec::new();
     check(pool, |_, found, _| findings.extend(found)).await?;
     Ok(findings)
 }
 
-/// As [`verify`], and tells of each invariant as soon as it was looked at, and how long that took.
+/// As [`verify`]; calls `report` after each invariant, with its findings and how long it took.
+///
+/// # Errors
+/// The database failed.
 pub async fn check(
     pool: &PgPool,
-    mut tell: impl FnMut(&Invariant, Vec<Finding>, Duration),
+    mut report: impl FnMut(&Invariant, Vec<Finding>, Duration),
 ) -> sqlx::Result<()> {
     let mut snapshot = pool
         .begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         .await?;
-    snapshot.execute(FOR_WHOLE_TABLES).await?;
+    snapshot.execute(SETTINGS).await?;
     for invariant in INVARIANTS {
         let started = Instant::now();
         let rows: Vec<String> = sqlx::query_scalar(invariant.query)
@@ -55,11 +64,11 @@ pub async fn check(
             invariant: invariant.number,
             says,
         });
-        tell(invariant, found.collect(), started.elapsed());
+        report(invariant, found.collect(), started.elapsed());
     }
     let started = Instant::now();
     match guards::check(&mut snapshot).await? {
-        Compared::Findings(found) => tell(&guards::INVARIANT, found, started.elapsed()),
+        Compared::Findings(found) => report(&guards::INVARIANT, found, started.elapsed()),
         Compared::Newer { database, program } => tracing::warn!(
             "The guards were NOT compared: the database has migration {database}, this program knows {program}. Run `platen verify` of the newer version"
         ),
@@ -67,18 +76,21 @@ pub async fn check(
     snapshot.commit().await
 }
 
-/// The planner expects many rows to come out of these queries, and would then not share the work: almost none do.
-const FOR_WHOLE_TABLES: &str = "SET LOCAL statement_timeout = '1h'; SET LOCAL work_mem = '64MB'; SET LOCAL jit = off; SET LOCAL parallel_tuple_cost = 0";
+/// Settings for queries over whole tables. `parallel_tuple_cost = 0`: the planner expects these
+/// queries to return many rows, and would therefore not run them in parallel; they return almost
+/// none.
+const SETTINGS: &str = "SET LOCAL statement_timeout = '1h'; SET LOCAL work_mem = '64MB'; SET LOCAL jit = off; SET LOCAL parallel_tuple_cost = 0";
 
-/// A number of base32 digits, most significant first; `d` has a digit in the low five bits of each byte. The operators
-/// are of one rank, so each step is the number so far, moved by five bits, and the next digit.
+/// SQL of a number in base32 digits, most significant first. `d` has one digit in the low five bits
+/// of each byte. `<<` and `|` have the same precedence in Postgres, so each step shifts the number
+/// so far by five bits and adds the next digit.
 macro_rules! number {
     ($($at:literal)*) => {
         concat!("0::bigint", $(" << 5 | (get_byte(d, ", $at, ") & 31)"),*)
     };
 }
 
-/// The UUID behind the 26 digits of an id as people see it: 8 bits and twice 60.
+/// SQL of the UUID in the 26 digits of a public id, as hex digits: 8 bits, and twice 60 bits.
 macro_rules! uuid_of_digits {
     () => {
         concat!(
@@ -89,7 +101,7 @@ macro_rules! uuid_of_digits {
     };
 }
 
-/// What is checked so far.
+/// All invariants that rows alone can show.
 pub const INVARIANTS: &[Invariant] = &[
     Invariant {
         number: "I1",
@@ -104,7 +116,8 @@ pub const INVARIANTS: &[Invariant] = &[
     Invariant {
         number: "I2",
         promises: "the ledger has no gaps and its chain holds",
-        // Each line is hashed anew from the first on, and not by `transfer_hash`: whoever rewrites lines may have replaced that, too.
+        // Hashes every transfer again, and not by the function `transfer_hash`: a person who
+        // rewrites transfers may have replaced it, too.
         query: "SELECT format('tenant %s: transfer %s breaks the chain', t.tenant_id, t.seq)
             FROM transfers t LEFT JOIN transfers p ON p.tenant_id = t.tenant_id AND p.seq = t.seq - 1
             WHERE (t.seq > 1 AND p.seq IS NULL)
@@ -169,10 +182,10 @@ pub const INVARIANTS: &[Invariant] = &[
             FROM artifacts a LEFT JOIN calls c ON c.job_id = a.job_id AND c.object_key = a.object_key AND c.output_idx = a.output_idx AND c.sha256 = a.sha256 AND c.bytes = a.bytes
             WHERE a.role = 'original' AND c.id IS NULL
             UNION ALL
-            SELECT format('artifact %s stands under a key that is not its own', id) FROM artifacts
+            SELECT format('artifact %s has a key that is not its own', id) FROM artifacts
             WHERE role <> 'original' AND NOT starts_with(object_key, 't/' || tenant_id || '/j/' || job_id || '/' || fence || '/' || output_idx || '.')
             UNION ALL
-            SELECT format('upload %s stands under a key that is not its own', id) FROM uploads WHERE object_key <> 't/' || tenant_id || '/u/' || id",
+            SELECT format('upload %s has a key that is not its own', id) FROM uploads WHERE object_key <> 't/' || tenant_id || '/u/' || id",
     },
     Invariant {
         number: "I8",
@@ -198,7 +211,7 @@ pub const INVARIANTS: &[Invariant] = &[
     Invariant {
         number: "I11",
         promises: "a request makes one job, and the answer kept for its key names it",
-        // Answers are pruned by age, so a job may lack one only when it is older than all that are kept.
+        // Answers are deleted by age, so only a job that is older than all of them may lack one.
         query: concat!(
             "SELECT CASE WHEN j.id IS NULL THEN format('the answer kept for key %s of tenant %s names no job of that tenant', n.key, n.tenant_id)
                 WHEN n.admissions > 1 THEN format('job %s was admitted under %s keys', j.id, n.admissions)
@@ -220,7 +233,7 @@ pub const INVARIANTS: &[Invariant] = &[
     Invariant {
         number: "I12",
         promises: "no wallet was overdrawn at any time",
-        query: "SELECT format('tenant %s stood at %s available and %s held after transfer %s', tenant_id, available, held, seq)
+        query: "SELECT format('tenant %s had %s available and %s held after transfer %s', tenant_id, available, held, seq)
             FROM (SELECT tenant_id, seq, sum(available) OVER own AS available, sum(held) OVER own AS held
               FROM (SELECT tenant_id, seq, CASE WHEN credit = 'tenant:available' THEN amount WHEN debit = 'tenant:available' THEN -amount ELSE 0 END AS available,
                            CASE WHEN credit = 'tenant:held' THEN amount WHEN debit = 'tenant:held' THEN -amount ELSE 0 END AS held FROM transfers) moves
@@ -243,12 +256,12 @@ pub const INVARIANTS: &[Invariant] = &[
     Invariant {
         number: "I16",
         promises: "nothing of one tenant hangs on another's",
-        query: "SELECT format('call %s of tenant %s hangs on a job of another', c.id, c.tenant_id) FROM calls c JOIN jobs j ON j.id = c.job_id WHERE c.tenant_id <> j.tenant_id
-            UNION ALL SELECT format('artifact %s of tenant %s hangs on a job of another', a.id, a.tenant_id) FROM artifacts a JOIN jobs j ON j.id = a.job_id WHERE a.tenant_id <> j.tenant_id
+        query: "SELECT format('call %s of tenant %s refers to a job of another tenant', c.id, c.tenant_id) FROM calls c JOIN jobs j ON j.id = c.job_id WHERE c.tenant_id <> j.tenant_id
+            UNION ALL SELECT format('artifact %s of tenant %s refers to a job of another tenant', a.id, a.tenant_id) FROM artifacts a JOIN jobs j ON j.id = a.job_id WHERE a.tenant_id <> j.tenant_id
             UNION ALL SELECT format('the request of job %s belongs to another tenant', j.id) FROM job_requests r JOIN jobs j ON j.id = r.job_id WHERE r.tenant_id <> j.tenant_id
             UNION ALL SELECT format('job %s holds credits of another tenant', j.id) FROM job_lots l JOIN jobs j ON j.id = l.job_id JOIN grants g ON g.id = l.grant_id WHERE l.tenant_id <> j.tenant_id OR g.tenant_id <> j.tenant_id
-            UNION ALL SELECT format('the key of artifact %s stands outside its tenant''s folder', id) FROM artifacts WHERE NOT starts_with(object_key, 't/' || tenant_id || '/')
-            UNION ALL SELECT format('the key of call %s stands outside its tenant''s folder', id) FROM calls WHERE NOT starts_with(object_key, 't/' || tenant_id || '/')",
+            UNION ALL SELECT format('the key of artifact %s is outside its tenant''s folder', id) FROM artifacts WHERE NOT starts_with(object_key, 't/' || tenant_id || '/')
+            UNION ALL SELECT format('the key of call %s is outside its tenant''s folder', id) FROM calls WHERE NOT starts_with(object_key, 't/' || tenant_id || '/')",
     },
     Invariant {
         number: "I17",
@@ -257,7 +270,7 @@ pub const INVARIANTS: &[Invariant] = &[
             WHERE deleted_at IS NULL AND due_at < now() - interval '60 seconds'
               AND NOT EXISTS (SELECT FROM holds h WHERE h.job_id = d.job_id AND lifted_at IS NULL AND until > now())
             UNION ALL
-            SELECT format('job %s has ended, and nothing says when its %s is to be gone', j.id, file.class)
+            SELECT format('job %s has ended, and no deletion is planned for its %s', j.id, file.class)
             FROM retention r JOIN jobs j ON j.tenant_id = r.tenant_id AND j.finished_at IS NOT NULL, LATERAL (
               SELECT 'input' AS class, i ->> 'object_key' AS object_key FROM job_requests q, jsonb_array_elements(q.generation -> 'inputs') i WHERE q.job_id = j.id AND NOT i ? 'upload' AND r.inputs IS NOT NULL
               UNION ALL SELECT 'original', object_key FROM calls WHERE job_id = j.id AND object_key IS NOT NULL AND r.originals IS NOT NULL
@@ -271,10 +284,10 @@ pub const INVARIANTS: &[Invariant] = &[
             SELECT format('job %s still has its prompt though deletion %s has a receipt of it', q.job_id, d.id)
             FROM deletions d JOIN job_requests q ON q.job_id = d.job_id WHERE d.class = 'prompt' AND d.deleted_at IS NOT NULL AND q.generation ?| '{prompt,art_direction}'
             UNION ALL
-            SELECT format('upload %s was deleted by its owner or by time, and nothing says that its file is to be gone', u.id) FROM uploads u
+            SELECT format('upload %s was deleted by its owner or by time, and no deletion of its file is planned', u.id) FROM uploads u
             WHERE u.deleted_at IS NOT NULL AND NOT EXISTS (SELECT FROM deletions d WHERE d.object_key = u.object_key)
             UNION ALL
-            SELECT format('upload %s has not been needed since %s, which is longer than its tenant wants it kept', u.id, u.last_used_at)
+            SELECT format('upload %s has not been used since %s, which is longer than its tenant wants it kept', u.id, u.last_used_at)
             FROM uploads u JOIN retention r USING (tenant_id)
             WHERE u.deleted_at IS NULL AND u.last_used_at < now() - make_interval(secs => r.uploads) - interval '60 seconds'
               AND NOT EXISTS (SELECT FROM jobs j JOIN job_requests q ON q.job_id = j.id WHERE j.tenant_id = u.tenant_id AND j.finished_at IS NULL

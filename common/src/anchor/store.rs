@@ -25,8 +25,8 @@ pub async fn now(pool: &PgPool) -> sqlx::Result<OffsetDateTime> {
     .await
 }
 
-/// The ends of the ledgers of up to `limit` tenants with ids after `after`, by id, and when they were
-/// read. Tenants without a transfer are left out.
+/// The ends of the ledgers of up to `limit` tenants with ids after `after`, by id, and when they
+/// were read. Tenants without a transfer are left out.
 ///
 /// # Errors
 /// Those of Postgres.

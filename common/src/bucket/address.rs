@@ -1,5 +1,5 @@
-//! The address of a bucket: a folder on this machine, `s3://bucket/prefix` at S3 or a store with the same
-//! protocol, or `gs://bucket/prefix` at Google Cloud Storage.
+//! The address of a bucket: a folder on this machine, `s3://bucket/prefix` at S3 or a store with
+//! the same protocol, or `gs://bucket/prefix` at Google Cloud Storage.
 
 mod gcs;
 mod s3;
@@ -31,7 +31,8 @@ pub enum Address {
     Gcs(Remote<GoogleCloudStorageBuilder>),
 }
 
-/// A bucket at a store. All keys begin with the prefix, so one bucket can hold several installations.
+/// A bucket at a store. All keys begin with the prefix, so one bucket can hold several
+/// installations.
 #[derive(Clone)]
 pub struct Remote<B> {
     bucket: String,
@@ -77,12 +78,13 @@ impl Address {
 
     /// Parses an address.
     ///
-    /// `variables` are the standard ones of AWS and Google: credentials, region, endpoint. Where they
-    /// contain no credentials these are found as the vendors' own programs find them: a web identity, or
-    /// the role of a container or an instance.
+    /// `variables` are the standard ones of AWS and Google: credentials, region, endpoint. Where
+    /// they contain no credentials these are found as the vendors' own programs find them: a web
+    /// identity, or the role of a container or an instance.
     ///
     /// # Errors
-    /// The scheme is not known, the bucket or the prefix is not valid, or an endpoint is not encrypted.
+    /// The scheme is not known, the bucket or the prefix is not valid, or an endpoint is not
+    /// encrypted.
     pub fn parse(
         text: &str,
         variables: impl IntoIterator<Item = (String, String)>,
@@ -106,7 +108,8 @@ impl Address {
             Ok(prefix) => prefix,
             Err(error) => return bad(format!("{prefix:?} is no prefix of keys: {error}")),
         };
-        // An empty variable counts as not set: Docker Compose passes unset variables on as empty ones.
+        // An empty variable counts as not set: Docker Compose passes unset variables on as empty
+        // ones.
         let variables = variables.into_iter().filter(|(_, value)| !value.is_empty());
         let bucket = bucket.to_owned();
         Ok(match scheme {
@@ -123,8 +126,8 @@ impl Address {
         })
     }
 
-    /// Creates the folder where it is missing: for `platen up`, which owns it. A bucket at a store is not
-    /// created.
+    /// Creates the folder where it is missing: for `platen up`, which owns it. A bucket at a store
+    /// is not created.
     ///
     /// # Errors
     /// The folder cannot be created.
@@ -210,8 +213,9 @@ impl fmt::Debug for Address {
     }
 }
 
-/// Retries for failures that pass within moments; callers that can wait longer retry themselves. Each
-/// request has 30 seconds (`AWS_TIMEOUT`), and none is sent more than ten seconds after the first.
+/// Retries for failures that pass within moments; callers that can wait longer retry themselves.
+/// Each request has 30 seconds (`AWS_TIMEOUT`), and none is sent more than ten seconds after the
+/// first.
 fn retries() -> RetryConfig {
     RetryConfig {
         backoff: BackoffConfig {

@@ -1,8 +1,8 @@
 //! A bucket that is a folder on this machine.
 //!
 //! Only plain files in plain folders are objects. A symbolic link could lead out of the bucket, and
-//! reading a pipe, a socket or a device may never end. Neither is followed, opened or removed; both are
-//! listed, so that people see them.
+//! reading a pipe, a socket or a device may never end. Neither is followed, opened or removed; both
+//! are listed, so that people see them.
 
 use std::fs::{self, FileType};
 use std::io;
@@ -52,7 +52,8 @@ impl Folder {
         Self(root.to_owned())
     }
 
-    /// Checks that only plain folders lead to a key, and that a plain file or nothing is at its end.
+    /// Checks that only plain folders lead to a key, and that a plain file or nothing is at its
+    /// end.
     ///
     /// # Errors
     /// There is something else on the path, or the folder of the bucket does not exist.
@@ -178,8 +179,8 @@ fn is_unfinished(entry: &DirEntry) -> bool {
     })
 }
 
-/// Checks the folder of a bucket: what others than the owner may access, and what is not a plain file. For
-/// `platen doctor`; checks at most 100,000 entries.
+/// Checks the folder of a bucket: what others than the owner may access, and what is not a plain
+/// file. For `platen doctor`; checks at most 100,000 entries.
 ///
 /// # Errors
 /// The folder cannot be listed.

@@ -1,7 +1,7 @@
 //! Links to our own api, signed with HMAC-SHA256.
 //!
-//! Two keys may be active: the current one signs, and the previous one is still accepted. So a key can be
-//! changed without breaking the links that clients have.
+//! Two keys may be active: the current one signs, and the previous one is still accepted. So a key
+//! can be changed without breaking the links that clients have.
 
 use std::time::Duration;
 

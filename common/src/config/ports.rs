@@ -36,8 +36,8 @@ impl Default for Ports {
             backlog: 1_024,
             open_files: None,
             head: Duration::from_secs(10),
-            // Longer than most proxies keep idle connections: if we closed first, a proxy could send a
-            // request into a closed connection.
+            // Longer than most proxies keep idle connections: if we closed first, a proxy could
+            // send a request into a closed connection.
             idle: Duration::from_secs(75),
             body: Duration::from_secs(30),
             write: Duration::from_secs(30),

@@ -1,8 +1,8 @@
 //! Migrates the schema while other processes use the database.
 //!
-//! A migration that waits for a lock on a table makes every later statement on that table wait, too. So
-//! it waits for a moment only, gives up, and is tried again until the lock is free. Each migration is one
-//! transaction, so a try that gives up has changed nothing.
+//! A migration that waits for a lock on a table makes every later statement on that table wait,
+//! too. So it waits for a moment only, gives up, and is tried again until the lock is free. Each
+//! migration is one transaction, so a try that gives up has changed nothing.
 
 use std::str::FromStr;
 use std::time::{Duration, Instant};
@@ -15,7 +15,8 @@ use sqlx::{ConnectOptions, Connection, Executor, PgConnection, PgPool};
 
 use super::DatabaseRole;
 
-/// The SQL that creates the database roles, for people who may run it where `platen migrate` may not.
+/// The SQL that creates the database roles, for people who may run it where `platen migrate` may
+/// not.
 pub const ROLES: &str = include_str!("../../../migrations/roles.sql");
 
 static MIGRATIONS: Migrator = sqlx::migrate!("../migrations");
@@ -66,8 +67,8 @@ pub struct Login {
     pub password: Option<SecretString>,
 }
 
-/// Creates the roles where that is allowed, lets `runtime_login` act as all three runtime roles, and
-/// runs the migrations that are missing.
+/// Creates the roles where that is allowed, lets `runtime_login` act as all three runtime roles,
+/// and runs the migrations that are missing.
 ///
 /// # Errors
 /// See [`MigrateError`]; waits for locks up to two minutes.
@@ -134,8 +135,8 @@ async fn migrate_logins(
     }
 }
 
-/// Makes one try on a connection of its own. Sets `holders` to the sessions that held a lock it waited
-/// for, where any were seen.
+/// Makes one try on a connection of its own. Sets `holders` to the sessions that held a lock it
+/// waited for, where any were seen.
 async fn try_once(
     options: &PgConnectOptions,
     logins: &[Login],
@@ -162,8 +163,8 @@ async fn try_once(
             }
         }
     };
-    // Closing the connection releases all its locks. sqlx takes an advisory lock for the whole session,
-    // and another migrating process would wait for it.
+    // Closing the connection releases all its locks. sqlx takes an advisory lock for the whole
+    // session, and another migrating process would wait for it.
     connection.close().await.ok();
     observer.close().await.ok();
     result
@@ -202,7 +203,8 @@ fn is_locked_out(error: &MigrateError) -> bool {
         .is_some_and(|error| error.code().as_deref() == Some("55P03"))
 }
 
-/// The sessions that block this one, and the tables it waits for, in words; `None` where none blocks it.
+/// The sessions that block this one, and the tables it waits for, in words; `None` where none
+/// blocks it.
 async fn blocking_sessions(
     observer: &mut PgConnection,
     process: i32,
@@ -228,9 +230,9 @@ async fn roles_exist(connection: &mut PgConnection) -> sqlx::Result<bool> {
 
 /// Creates a runtime login where it is missing, and lets it act as its roles.
 ///
-/// The login inherits nothing (`NOINHERIT`): it has no rights before it takes a role. Where it has no
-/// connection limit it gets one, so that some connections are left for operators, whatever the processes
-/// do. A limit that somebody has set stays.
+/// The login inherits nothing (`NOINHERIT`): it has no rights before it takes a role. Where it has
+/// no connection limit it gets one, so that some connections are left for operators, whatever the
+/// processes do. A limit that somebody has set stays.
 async fn allow_roles(connection: &mut PgConnection, login: &Login) -> sqlx::Result<()> {
     let roles: Vec<String> = login
         .roles
@@ -262,7 +264,8 @@ async fn allow_roles(connection: &mut PgConnection, login: &Login) -> sqlx::Resu
     Ok(())
 }
 
-/// Connections that the limits of the logins leave to operators, besides those that Postgres reserves.
+/// Connections that the limits of the logins leave to operators, besides those that Postgres
+/// reserves.
 const OPERATOR_CONNECTIONS: i32 = 5;
 
 /// How many of all connections a login may take, in percent. Three logins with one role each take

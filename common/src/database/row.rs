@@ -1,8 +1,8 @@
 //! Converts between values of rows and values of the program, strictly.
 //!
 //! A value that this program does not know is an error that names table, column and id. It is never
-//! dropped and never replaced by a similar one: a newer version may have written it and knows what it
-//! means.
+//! dropped and never replaced by a similar one: a newer version may have written it and knows what
+//! it means.
 
 use std::fmt::{Debug, Display};
 
@@ -48,8 +48,8 @@ impl<I: Display> RowId<I> {
         parse(name).ok_or_else(|| self.unknown(column, format!("{name:?}")))
     }
 
-    /// Converts a value to another type without changing it: a number from or for a column, the bytes of
-    /// a hash.
+    /// Converts a value to another type without changing it: a number from or for a column, the
+    /// bytes of a hash.
     ///
     /// # Errors
     /// [`UnknownValue`], where the other type has no such value.

@@ -1,11 +1,12 @@
-//! Idempotent requests of operators: as those of tenants ([`crate::idempotency`]), without a tenant.
+//! Idempotent requests of operators: as those of tenants ([`crate::idempotency`]), without a
+//! tenant.
 //!
-//! The key is written first, in the transaction that does the work. A second request with the same key
-//! waits for that transaction, and then finds its answer, or nothing if it was rolled back.
+//! The key is written first, in the transaction that does the work. A second request with the same
+//! key waits for that transaction, and then finds its answer, or nothing if it was rolled back.
 //!
-//! An action on many jobs takes many transactions. First the jobs are chosen and recorded, then each job
-//! is handled once under a key made from the request's key, and the answer is recorded last. A repeated
-//! request that broke off goes on with the same jobs.
+//! An action on many jobs takes many transactions. First the jobs are chosen and recorded, then
+//! each job is handled once under a key made from the request's key, and the answer is recorded
+//! last. A repeated request that broke off goes on with the same jobs.
 
 use sqlx::{PgPool, Postgres, Transaction};
 
@@ -141,8 +142,8 @@ pub async fn choose(
     Ok(transaction.commit().await?)
 }
 
-/// Records the answer of a request for many jobs. Of two concurrent ones the first answer is kept, and
-/// both return it.
+/// Records the answer of a request for many jobs. Of two concurrent ones the first answer is kept,
+/// and both return it.
 ///
 /// # Errors
 /// The key was used for another request, or the database failed.

@@ -19,16 +19,16 @@ use crate::idempotency::{Answer, Request};
 /// Those of Postgres.
 pub async fn record(
     connection: &mut PgConnection,
-    act: Actor<'_>,
+    actor: Actor<'_>,
     action: &str,
     subject: &Value,
 ) -> sqlx::Result<()> {
     sqlx::query!(
         "-- operation::record
         INSERT INTO operator_actions (by, action, reason, subject) VALUES ($1, $2, $3, $4)",
-        act.by,
+        actor.by,
         action,
-        act.reason,
+        actor.reason,
         subject,
     )
     .execute(connection)
@@ -36,8 +36,8 @@ pub async fn record(
     Ok(())
 }
 
-/// Inserts the key of a request. Waits for another transaction that has inserted it. Returns `false` where
-/// that one has committed.
+/// Inserts the key of a request. Waits for another transaction that has inserted it. Returns
+/// `false` where that one has committed.
 pub(super) async fn claim_key(
     connection: &mut PgConnection,
     request: &Request,
@@ -120,8 +120,8 @@ pub(super) async fn keep_answer(
     Ok(kept.rows_affected() == 1)
 }
 
-/// Deletes requests of operators that are older than `kept`; returns how many. There are few, so one
-/// statement deletes all.
+/// Deletes requests of operators that are older than `kept`; returns how many. There are few, so
+/// one statement deletes all.
 ///
 /// # Errors
 /// Those of Postgres.
@@ -289,8 +289,8 @@ pub async fn redriven(connection: &mut PgConnection, old: JobId) -> sqlx::Result
     Ok(new.map(JobId))
 }
 
-/// Everything that happened to a job, in order, with what was wrong with each answer of a provider. The
-/// prompt is not in it.
+/// Everything that happened to a job, in order, with what was wrong with each answer of a provider.
+/// The prompt is not in it.
 ///
 /// # Errors
 /// Those of Postgres.

@@ -1,4 +1,5 @@
-//! Actions of operators for one tenant: adding it, its keys and credits, and how long its files are kept.
+//! Actions of operators for one tenant: adding it, its keys and credits, and how long its files are
+//! kept.
 //!
 //! Each action and its audit entry are one transaction, so neither exists without the other.
 
@@ -73,13 +74,13 @@ pub enum Refusal {
 ///
 /// # Errors
 /// The database failed.
-pub async fn add(pool: &PgPool, act: Actor<'_>, name: &str) -> Result<TenantId, Refusal> {
+pub async fn add(pool: &PgPool, actor: Actor<'_>, name: &str) -> Result<TenantId, Refusal> {
     let tenant = TenantId::new();
     let mut transaction = database::begin_for(pool, tenant).await?;
     tenant::store::insert(&mut transaction, tenant, name).await?;
     record(
         &mut transaction,
-        act,
+        actor,
         "add_tenant",
         tenant,
         json!({ "name": name }),
@@ -95,7 +96,7 @@ pub async fn add(pool: &PgPool, act: Actor<'_>, name: &str) -> Result<TenantId, 
 /// The tenant does not exist, or the database failed.
 pub async fn add_key(
     pool: &PgPool,
-    act: Actor<'_>,
+    actor: Actor<'_>,
     tenant: TenantId,
     name: &str,
 ) -> Result<ApiKey, Refusal> {
@@ -104,7 +105,7 @@ pub async fn add_key(
     must_exist(&mut transaction, tenant).await?;
     tenant::store::insert_key(&mut transaction, tenant, &key, name).await?;
     let subject = json!({ "key": key.id, "name": name });
-    record(&mut transaction, act, "add_key", tenant, subject).await?;
+    record(&mut transaction, actor, "add_key", tenant, subject).await?;
     transaction.commit().await?;
     Ok(key)
 }
@@ -115,7 +116,7 @@ pub async fn add_key(
 /// The tenant has no such key, or it was revoked before; or the database failed.
 pub async fn revoke_key(
     pool: &PgPool,
-    act: Actor<'_>,
+    actor: Actor<'_>,
     tenant: TenantId,
     key: &str,
 ) -> Result<(), Refusal> {
@@ -126,7 +127,7 @@ pub async fn revoke_key(
     }
     record(
         &mut transaction,
-        act,
+        actor,
         "revoke_key",
         tenant,
         json!({ "key": key }),
@@ -142,7 +143,7 @@ pub async fn revoke_key(
 /// database failed.
 pub async fn grant(
     pool: &PgPool,
-    act: Actor<'_>,
+    actor: Actor<'_>,
     tenant: TenantId,
     source: &str,
     amount: Credits,
@@ -167,7 +168,7 @@ pub async fn grant(
     wallet.may_be_given(amount)?;
     ledger::store::post(&mut transaction, tenant, &Transfer::promo(grant, amount)).await?;
     let subject = json!({ "credits": amount.get(), "source": source, "grant": grant });
-    record(&mut transaction, act, "grant", tenant, subject).await?;
+    record(&mut transaction, actor, "grant", tenant, subject).await?;
     transaction.commit().await?;
     Ok(grant)
 }
@@ -178,7 +179,7 @@ pub async fn grant(
 /// The tenant does not exist, or the database failed.
 pub async fn set_weight(
     pool: &PgPool,
-    act: Actor<'_>,
+    actor: Actor<'_>,
     tenant: TenantId,
     weight: u8,
 ) -> Result<(), Refusal> {
@@ -186,7 +187,7 @@ pub async fn set_weight(
     must_exist(&mut transaction, tenant).await?;
     tenant::store::set_weight(&mut transaction, tenant, weight).await?;
     let subject = json!({ "weight": weight });
-    record(&mut transaction, act, "weight", tenant, subject).await?;
+    record(&mut transaction, actor, "weight", tenant, subject).await?;
     Ok(transaction.commit().await?)
 }
 
@@ -196,7 +197,7 @@ pub async fn set_weight(
 /// The tenant does not exist, or the database failed.
 pub async fn set_retention(
     pool: &PgPool,
-    act: Actor<'_>,
+    actor: Actor<'_>,
     tenant: TenantId,
     wanted: Retention,
 ) -> Result<(), Refusal> {
@@ -204,30 +205,36 @@ pub async fn set_retention(
     must_exist(&mut transaction, tenant).await?;
     retention::store::set(&mut transaction, tenant, wanted).await?;
     let subject = json!({ "retention": wanted });
-    record(&mut transaction, act, "retention", tenant, subject).await?;
+    record(&mut transaction, actor, "retention", tenant, subject).await?;
     Ok(transaction.commit().await?)
 }
 
-/// Adds a legal hold, which keeps a job's files until a time although they are due; returns its number.
-/// The reason of the action is also the reason of the legal hold.
+/// Adds a legal hold, which keeps a job's files until a time although they are due; returns its
+/// number. The reason of the action is also the reason of the legal hold.
 ///
 /// # Errors
 /// The tenant has no such job, or the database failed.
 pub async fn add_legal_hold(
     pool: &PgPool,
-    act: Actor<'_>,
+    actor: Actor<'_>,
     (tenant, job): (TenantId, JobId),
     purpose: Purpose,
     until: OffsetDateTime,
 ) -> Result<i64, Refusal> {
     let mut transaction = database::begin_for(pool, tenant).await?;
-    let hold =
-        retention::store::add_legal_hold(&mut transaction, tenant, job, purpose, act.reason, until)
-            .await?;
+    let hold = retention::store::add_legal_hold(
+        &mut transaction,
+        tenant,
+        job,
+        purpose,
+        actor.reason,
+        until,
+    )
+    .await?;
     let hold = hold.ok_or(Refusal::NoJob { tenant, job })?;
     let until = until.format(&Rfc3339).unwrap_or_default();
     let subject = json!({ "hold": hold, "job": job, "purpose": purpose.as_str(), "until": until });
-    record(&mut transaction, act, "hold", tenant, subject).await?;
+    record(&mut transaction, actor, "hold", tenant, subject).await?;
     transaction.commit().await?;
     Ok(hold)
 }
@@ -238,7 +245,7 @@ pub async fn add_legal_hold(
 /// The tenant has no such legal hold, or it has ended; or the database failed.
 pub async fn remove_legal_hold(
     pool: &PgPool,
-    act: Actor<'_>,
+    actor: Actor<'_>,
     tenant: TenantId,
     hold: i64,
 ) -> Result<(), Refusal> {
@@ -246,7 +253,7 @@ pub async fn remove_legal_hold(
     let lifted = retention::store::remove_legal_hold(&mut transaction, hold).await?;
     let job = lifted.ok_or(Refusal::NoHold { tenant, hold })?;
     let subject = json!({ "hold": hold, "job": job });
-    record(&mut transaction, act, "lift", tenant, subject).await?;
+    record(&mut transaction, actor, "lift", tenant, subject).await?;
     Ok(transaction.commit().await?)
 }
 
@@ -261,11 +268,11 @@ async fn must_exist(connection: &mut PgConnection, tenant: TenantId) -> Result<(
 /// Writes an audit entry with the tenant, in the transaction of the action.
 async fn record(
     connection: &mut PgConnection,
-    act: Actor<'_>,
+    actor: Actor<'_>,
     action: &str,
     tenant: TenantId,
     mut subject: Value,
 ) -> sqlx::Result<()> {
     subject["tenant"] = json!(tenant);
-    store::record(connection, act, action, &subject).await
+    store::record(connection, actor, action, &subject).await
 }

@@ -16,8 +16,8 @@ pub async fn recorded(executor: impl PgExecutor<'_>) -> sqlx::Result<Option<Uuid
     .await
 }
 
-/// Whether this database has no tenant and no bucket, so nothing of it can be lost. The role must see
-/// all tenants.
+/// Whether this database has no tenant and no bucket, so nothing of it can be lost. The role must
+/// see all tenants.
 ///
 /// # Errors
 /// Those of Postgres.
@@ -30,8 +30,8 @@ pub async fn is_new(executor: impl PgExecutor<'_>) -> sqlx::Result<bool> {
     .await
 }
 
-/// Takes the lock of adoptions until the transaction ends: two adoptions at the same time could leave
-/// the id of one in the database and the marker of the other in the bucket.
+/// Takes the lock of adoptions until the transaction ends: two adoptions at the same time could
+/// leave the id of one in the database and the marker of the other in the bucket.
 ///
 /// # Errors
 /// Those of Postgres.

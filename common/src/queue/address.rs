@@ -1,7 +1,7 @@
 //! The address of Redis, and how to connect to it.
 //!
-//! Where a file holds the URL it is read for each connection. So the password of Redis can be changed
-//! by writing the file, and no process needs a restart.
+//! Where a file holds the URL it is read for each connection. So the password of Redis can be
+//! changed by writing the file, and no process needs a restart.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -34,7 +34,8 @@ impl Address {
     /// Checks that it is well formed.
     ///
     /// # Errors
-    /// The URL is not one. A file is not read here: it may be written after the process has started.
+    /// The URL is not one. A file is not read here: it may be written after the process has
+    /// started.
     pub(super) fn check(&self) -> RedisResult<()> {
         match self {
             Self::Url(url) => Client::open(url.expose_secret()).map(drop),
@@ -42,7 +43,8 @@ impl Address {
         }
     }
 
-    /// Opens a connection within `connect_timeout`. Each of its answers may take `response_timeout`.
+    /// Opens a connection within `connect_timeout`. Each of its answers may take
+    /// `response_timeout`.
     ///
     /// # Errors
     /// The file cannot be read, or Redis cannot be reached in time, or rejects the login.

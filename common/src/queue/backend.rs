@@ -1,12 +1,12 @@
 //! The side of the ready queue that pops ids: an apalis [`Backend`] over a blocking pop.
 //!
-//! A task, the poller, pops only while the worker asks for jobs, and only as many ids as there are free
-//! slots: an id that is popped and cannot start would be kept from other workers. While no slot is free
-//! it pops new jobs for the worker's reserve.
+//! A task, the poller, pops only while the worker asks for jobs, and only as many ids as there are
+//! free slots: an id that is popped and cannot start would be kept from other workers. While no
+//! slot is free it pops new jobs for the worker's reserve.
 //!
-//! A Redis error never reaches the worker (`Error = Infallible`), because apalis would end the worker.
-//! The poller waits and connects again. It has a connection of its own: a blocking pop would hold up
-//! every other command, and its response timeout must be longer than the pop blocks.
+//! A Redis error never reaches the worker (`Error = Infallible`), because apalis would end the
+//! worker. The poller waits and connects again. It has a connection of its own: a blocking pop
+//! would hold up every other command, and its response timeout must be longer than the pop blocks.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -45,9 +45,9 @@ const MAX_RECONNECT_DELAY: Duration = Duration::from_secs(1);
 pub struct ReadyQueueConfig {
     /// The queue to pop from.
     pub ready_queue: ReadyQueue,
-    /// The worker's slots. Together with the reserve they are the only limit on how many jobs run at
-    /// once. They belong to the process, so that a worker that apalis restarts still counts the jobs
-    /// of its predecessor.
+    /// The worker's slots. Together with the reserve they are the only limit on how many jobs run
+    /// at once. They belong to the process, so that a worker that apalis restarts still counts the
+    /// jobs of its predecessor.
     pub slots: Arc<Semaphore>,
     /// Further slots, for jobs that may start although all others are taken.
     pub reserve: Arc<Semaphore>,
@@ -78,8 +78,9 @@ pub struct ReadyQueueBackend {
 /// What the backend and its poller share.
 #[derive(Default)]
 struct Shared {
-    /// Jobs that were popped and not yet taken, and who waits for more. One lock for both: otherwise a
-    /// job could arrive between the look into the queue and the registration of the waker.
+    /// Jobs that were popped and not yet taken, and who waits for more. One lock for both:
+    /// otherwise a job could arrive between the look into the queue and the registration of the
+    /// waker.
     buffer: Mutex<(VecDeque<ReadyJob>, Option<Waker>)>,
     /// The worker asks for a job.
     wanted: Notify,
@@ -136,8 +137,8 @@ impl Backend for ReadyQueueBackend {
         Poll::Pending
     }
 
-    /// Does nothing. The poller gives ids back as soon as it is stopped; apalis closes the backend only
-    /// after the last handler has ended, which is minutes later.
+    /// Does nothing. The poller gives ids back as soon as it is stopped; apalis closes the backend
+    /// only after the last handler has ended, which is minutes later.
     fn poll_close(
         &mut self,
         _: &mut Context<'_>,
@@ -183,8 +184,8 @@ impl Poller {
         self.give_back().await;
     }
 
-    /// Waits until the worker asks for a job, then for a slot, then for ids, however long that takes and
-    /// however often Redis fails. Returns `None` when it is stopped.
+    /// Waits until the worker asks for a job, then for a slot, then for ids, however long that
+    /// takes and however often Redis fails. Returns `None` when it is stopped.
     async fn tick(&mut self) -> Option<()> {
         let shared = Arc::clone(&self.shared);
         self.stop
@@ -232,8 +233,8 @@ impl Poller {
         }
     }
 
-    /// Takes every free slot, at least one. While there is none it takes every free slot of the reserve,
-    /// and returns `true`. Returns `None` when it is stopped.
+    /// Takes every free slot, at least one. While there is none it takes every free slot of the
+    /// reserve, and returns `true`. Returns `None` when it is stopped.
     async fn next_slots(&self) -> Option<(OwnedSemaphorePermit, bool)> {
         let ReadyQueueConfig { slots, reserve, .. } = &self.config;
         loop {
@@ -282,9 +283,9 @@ impl Poller {
 
     /// Pops up to `count` ids; waits up to [`POP_TIMEOUT`] for the first one.
     ///
-    /// The command is never dropped while it blocks on a live connection: the server would still pop ids,
-    /// and their answer would reach nobody. When the poller is stopped, a second connection unblocks it,
-    /// and ids that arrive all the same are put back.
+    /// The command is never dropped while it blocks on a live connection: the server would still
+    /// pop ids, and their answer would reach nobody. When the poller is stopped, a second
+    /// connection unblocks it, and ids that arrive all the same are put back.
     async fn pop(&mut self, count: usize) -> RedisResult<Vec<(String, f64)>> {
         let pop_connection = self.connection.as_mut().expect("connected before");
         let client_id = pop_connection.client_id;
@@ -321,8 +322,8 @@ impl Poller {
         Ok(ids)
     }
 
-    /// Pops up to `count` new jobs for the reserve. Does not block: an ordinary slot may become free at
-    /// any moment, and any job can use that.
+    /// Pops up to `count` new jobs for the reserve. Does not block: an ordinary slot may become
+    /// free at any moment, and any job can use that.
     async fn pop_fresh(&mut self, count: usize) -> RedisResult<Vec<(String, f64)>> {
         let pop_connection = self.connection.as_mut().expect("connected before");
         let mut pop = redis::cmd("ZPOPMIN");
@@ -330,8 +331,8 @@ impl Poller {
         pop.query_async(&mut pop_connection.connection).await
     }
 
-    /// Removes popped ids from the list of new jobs. If this fails a worker tries to claim one of them
-    /// for its reserve, and the claim finds that it is taken.
+    /// Removes popped ids from the list of new jobs. If this fails a worker tries to claim one of
+    /// them for its reserve, and the claim finds that it is taken.
     async fn forget_fresh(&mut self, ids: &[(String, f64)]) {
         let Some(pop_connection) = &mut self.connection else {
             return;
@@ -347,8 +348,8 @@ impl Poller {
         }
     }
 
-    /// Puts back ids that were popped and not started. Bounded in time: the dispatcher finds what is
-    /// lost here.
+    /// Puts back ids that were popped and not started. Bounded in time: the dispatcher finds what
+    /// is lost here.
     async fn give_back(&mut self) {
         let ids: Vec<(String, f64)> = {
             let mut buffer = self
@@ -415,9 +416,7 @@ fn reconnect_delays() -> impl Iterator<Item = Duration> {
 
 /// Ends the blocking command of another connection.
 async fn unblock(address: &Address, client_id: i64) -> RedisResult<()> {
-    let mut connection = address
-        .connect(RESPONSE_TIMEOUT, RESPONSE_TIMEOUT)
-        .await?;
+    let mut connection = address.connect(RESPONSE_TIMEOUT, RESPONSE_TIMEOUT).await?;
     redis::cmd("CLIENT")
         .arg("UNBLOCK")
         .arg(client_id)
@@ -427,9 +426,7 @@ async fn unblock(address: &Address, client_id: i64) -> RedisResult<()> {
 
 /// Adds ids to the ready queue again, at the places they had.
 async fn restore(address: &Address, keys: &Keys, ids: &[(String, f64)]) -> RedisResult<()> {
-    let mut connection = address
-        .connect(RESPONSE_TIMEOUT, RESPONSE_TIMEOUT)
-        .await?;
+    let mut connection = address.connect(RESPONSE_TIMEOUT, RESPONSE_TIMEOUT).await?;
     let mut command = redis::cmd("ZADD");
     command.arg(&keys.ready).arg("NX");
     for (id, virtual_time) in ids {

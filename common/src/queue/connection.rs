@@ -1,14 +1,14 @@
 //! The connection to Redis that all tasks of a process share, except the blocking pop.
 //!
-//! It is opened when it is first needed, and again after each failure that a new connection may cure:
-//! it broke, answers no more, leads to a replica, or its login is rejected. Each attempt reads the
-//! address again. The second attempt follows the first at once, the third after 50 ms, and in the end
-//! there is one a second. Commands in between fail at once with the newest error, because no job should
-//! wait for a Redis that is unavailable.
+//! It is opened when it is first needed, and again after each failure that a new connection may
+//! cure: it broke, answers no more, leads to a replica, or its login is rejected. Each attempt
+//! reads the address again. The second attempt follows the first at once, the third after 50 ms,
+//! and in the end there is one a second. Commands in between fail at once with the newest error,
+//! because no job should wait for a Redis that is unavailable.
 //!
-//! A Redis that accepts connections and does not answer is worse, because each command would wait for
-//! its whole timeout. So once in three seconds one command probes it, with a short timeout; all others
-//! fail at once.
+//! A Redis that accepts connections and does not answer is worse, because each command would wait
+//! for its whole timeout. So once in three seconds one command probes it, with a short timeout; all
+//! others fail at once.
 
 use std::io::{Error, ErrorKind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -28,8 +28,8 @@ const RESPONSE_TIMEOUT: Duration = Duration::from_secs(1);
 const PROBE_TIMEOUT: Duration = Duration::from_millis(200);
 /// Time between two such probes.
 const PROBE_INTERVAL: Duration = Duration::from_secs(3);
-/// Time from the second failure in a row to the next attempt to connect; it doubles with each further
-/// one. After the first failure there is no delay.
+/// Time from the second failure in a row to the next attempt to connect; it doubles with each
+/// further one. After the first failure there is no delay.
 const FIRST_DELAY: Duration = Duration::from_millis(50);
 /// The longest such time.
 const MAX_RECONNECT_DELAY: Duration = Duration::from_secs(1);
@@ -88,8 +88,8 @@ impl SharedConnection {
     /// The connection for one command; opens it where there is none.
     ///
     /// # Errors
-    /// The newest failure, where it is too early for the next attempt, or where another command probes
-    /// a Redis that does not answer.
+    /// The newest failure, where it is too early for the next attempt, or where another command
+    /// probes a Redis that does not answer.
     fn checkout(&self) -> RedisResult<Checkout> {
         let mut state = self.state();
         let now = Instant::now();
@@ -129,8 +129,8 @@ impl SharedConnection {
     /// Records how a command ended: a failure that a new connection may cure closes this one.
     fn record<T>(&self, generation: u64, answer: &RedisResult<T>) {
         let mut state = self.state();
-        // Many commands fail together when a connection breaks. Only the first counts: otherwise the
-        // delay would double once for each of them, and a new connection would be closed, too.
+        // Many commands fail together when a connection breaks. Only the first counts: otherwise
+        // the delay would double once for each of them, and a new connection would be closed, too.
         if state.generation != generation || state.opening.is_none() {
             return;
         }
@@ -245,6 +245,9 @@ mod tests {
         drop(closing);
         // At 0, 0, 50, 150, 350 and 750 ms.
         let connections = *connections.lock().unwrap();
-        assert!((3..=8).contains(&connections), "{connections} connections in a second");
+        assert!(
+            (3..=8).contains(&connections),
+            "{connections} connections in a second"
+        );
     }
 }

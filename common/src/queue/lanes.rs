@@ -11,15 +11,15 @@
 //! time for longer. A provider's `Retry-After` is followed, up to two minutes. Retries need a
 //! budget that successes fill, so that retries do not make an outage worse.
 //!
-//! **Circuit breaker.** Enough strikes in a row open it, and the lane is unavailable. After a while it
-//! is half-open: one call probes, and a success closes it. A failure that the request itself may
+//! **Circuit breaker.** Enough strikes in a row open it, and the lane is unavailable. After a while
+//! it is half-open: one call probes, and a success closes it. A failure that the request itself may
 //! have caused (an error 500, an answer without an image, no answer) opens the breaker for the
 //! tenant that asked, and counts for at most half of what opens it for all tenants. So it takes two
 //! tenants, and one tenant's prompts cannot make a model unavailable for others. For the same
 //! reason one tenant may use at most seven eighths of a lane's limit.
 //!
-//! **Privacy.** Redis holds a short hash of a tenant's id: for two hours after its last call, and with
-//! its strikes for one hour after the last strike.
+//! **Privacy.** Redis holds a short hash of a tenant's id: for two hours after its last call, and
+//! with its strikes for one hour after the last strike.
 //!
 //! The scripts are in `lanes/`. `shared.lua` is put in front of each of the others; it lists all
 //! keys and fields.

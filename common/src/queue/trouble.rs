@@ -51,8 +51,8 @@ impl Trouble {
         Self::Other,
     ];
 
-    /// Classifies an error. Returns `None` where Redis itself is available and refused one command, such
-    /// as a script that it does not know yet.
+    /// Classifies an error. Returns `None` where Redis itself is available and refused one command,
+    /// such as a script that it does not know yet.
     pub fn of(error: &RedisError) -> Option<Self> {
         match error.kind() {
             ErrorKind::Io => Some(of_connection(error)),
@@ -66,8 +66,8 @@ impl Trouble {
         }
     }
 
-    /// Whether a new connection may cure it: this one is broken, leads to a server that is of no use, or
-    /// has the wrong login.
+    /// Whether a new connection may cure it: this one is broken, leads to a server that is of no
+    /// use, or has the wrong login.
     pub(super) fn wants_new_connection(self) -> bool {
         match self {
             // The server says itself that it cannot do it now: it would say so on any connection.

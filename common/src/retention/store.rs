@@ -27,9 +27,8 @@ pub async fn get(connection: &mut PgConnection, tenant: TenantId) -> sqlx::Resul
         return Ok(Retention::default());
     };
     let id = RowId::new("retention", tenant);
-    let seconds = |column, value: Option<i64>| {
-        value.map(|value| id.fits(column, value)).transpose()
-    };
+    let seconds =
+        |column, value: Option<i64>| value.map(|value| id.fits(column, value)).transpose();
     Ok(Retention {
         inputs: seconds("inputs", row.inputs)?,
         originals: seconds("originals", row.originals)?,
@@ -39,8 +38,8 @@ pub async fn get(connection: &mut PgConnection, tenant: TenantId) -> sqlx::Resul
     })
 }
 
-/// Sets how long a tenant's files are kept. This also plans the files and prompts of jobs that have ended.
-/// A deletion that is planned never moves to a later time.
+/// Sets how long a tenant's files are kept. This also plans the files and prompts of jobs that have
+/// ended. A deletion that is planned never moves to a later time.
 ///
 /// # Errors
 /// Those of Postgres, and a value that its column cannot hold.
@@ -69,8 +68,8 @@ pub async fn set(
     plan_files(connection, tenant, None).await
 }
 
-/// Plans the deletions of a job that ends now, by its tenant's retention. Called in the transaction that
-/// ends the job.
+/// Plans the deletions of a job that ends now, by its tenant's retention. Called in the transaction
+/// that ends the job.
 ///
 /// # Errors
 /// Those of Postgres.
@@ -108,7 +107,8 @@ async fn plan_files(
     Ok(())
 }
 
-/// Plans the deletion of an upload that its owner has deleted, or whose time is over: it is due now.
+/// Plans the deletion of an upload that its owner has deleted, or whose time is over: it is due
+/// now.
 ///
 /// # Errors
 /// Those of Postgres.
@@ -124,11 +124,11 @@ pub async fn plan_upload(connection: &mut PgConnection, id: UploadId) -> sqlx::R
     Ok(())
 }
 
-/// Takes up to `limit` files and prompts that are due and under no legal hold. For `lease` no other worker
-/// takes them. Without `files` it takes prompts only, which need no bucket.
+/// Takes up to `limit` files and prompts that are due and under no legal hold. For `lease` no other
+/// worker takes them. Without `files` it takes prompts only, which need no bucket.
 ///
-/// A row that this version cannot read is an error of its own, so that it does not keep the others from
-/// being deleted.
+/// A row that this version cannot read is an error of its own, so that it does not keep the others
+/// from being deleted.
 ///
 /// # Errors
 /// Those of Postgres.
@@ -170,8 +170,8 @@ pub async fn take(
         .collect())
 }
 
-/// Hides a file: from now on the API gives no link to it. The first step of its deletion, so that no
-/// client gets a link to an object that is gone.
+/// Hides a file: from now on the API gives no link to it. The first step of its deletion, so that
+/// no client gets a link to an object that is gone.
 ///
 /// # Errors
 /// Those of Postgres.
@@ -186,8 +186,8 @@ pub async fn hide(connection: &mut PgConnection, due: &Due) -> sqlx::Result<()> 
     Ok(())
 }
 
-/// Deletes the prompt that is due, and with it the providers' messages about its calls, because they may
-/// quote it. The other settings of the request stay.
+/// Deletes the prompt that is due, and with it the providers' messages about its calls, because
+/// they may quote it. The other settings of the request stay.
 ///
 /// # Errors
 /// Those of Postgres.
@@ -204,8 +204,8 @@ pub async fn erase(connection: &mut PgConnection, due: &Due) -> sqlx::Result<()>
     Ok(())
 }
 
-/// Turns a deletion into a receipt. Called after the bucket has confirmed that the file is gone. A second
-/// call changes nothing.
+/// Turns a deletion into a receipt. Called after the bucket has confirmed that the file is gone. A
+/// second call changes nothing.
 ///
 /// # Errors
 /// Those of Postgres.
@@ -220,8 +220,8 @@ pub async fn receipt(executor: impl PgExecutor<'_>, due: &Due) -> sqlx::Result<(
     Ok(())
 }
 
-/// How many files and prompts are due and not deleted, without those under a legal hold, and for how many
-/// seconds the oldest of them has been due.
+/// How many files and prompts are due and not deleted, without those under a legal hold, and for
+/// how many seconds the oldest of them has been due.
 ///
 /// # Errors
 /// Those of Postgres.
@@ -240,8 +240,8 @@ pub async fn overdue(executor: impl PgExecutor<'_>) -> sqlx::Result<(i64, f64)> 
     Ok((row.files, row.seconds))
 }
 
-/// Up to `limit` receipts of a tenant, newest first: of one job where `job` is set, and older than the
-/// receipt `before`.
+/// Up to `limit` receipts of a tenant, newest first: of one job where `job` is set, and older than
+/// the receipt `before`.
 ///
 /// # Errors
 /// Those of Postgres, and a value that this version does not know.
@@ -282,7 +282,8 @@ pub async fn receipts(
     receipts.collect()
 }
 
-/// Adds a legal hold on a job's files; returns its number, or `None` where the tenant has no such job.
+/// Adds a legal hold on a job's files; returns its number, or `None` where the tenant has no such
+/// job.
 ///
 /// # Errors
 /// Those of Postgres.

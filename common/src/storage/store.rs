@@ -10,8 +10,8 @@ use crate::id::{JobId, TenantId};
 /// Most lines that one call of [`fold`] adds up.
 const MAX_LINES_PER_FOLD: i64 = 50_000;
 
-/// How much a tenant stores. Decisions about the limit are made under the lock of its wallet, so that
-/// concurrent requests cannot pass the limit together.
+/// How much a tenant stores. Decisions about the limit are made under the lock of its wallet, so
+/// that concurrent requests cannot pass the limit together.
 ///
 /// # Errors
 /// Those of Postgres.
@@ -29,7 +29,8 @@ pub async fn stored(connection: &mut PgConnection, tenant: TenantId) -> sqlx::Re
     })
 }
 
-/// How much all tenants store, as a reader. Of tenants that are not counted yet only the changes count.
+/// How much all tenants store, as a reader. Of tenants that are not counted yet only the changes
+/// count.
 ///
 /// # Errors
 /// Those of Postgres.
@@ -42,9 +43,9 @@ pub async fn all(pool: &PgPool) -> sqlx::Result<i64> {
     .await
 }
 
-/// Adds lines to their totals and deletes them, in one statement, so that total and lines always agree.
-/// Returns how many. An advisory lock lets one worker at a time do it. Lines of tenants that are not
-/// counted yet stay.
+/// Adds lines to their totals and deletes them, in one statement, so that total and lines always
+/// agree. Returns how many. An advisory lock lets one worker at a time do it. Lines of tenants that
+/// are not counted yet stay.
 ///
 /// # Errors
 /// Those of Postgres.
@@ -80,8 +81,8 @@ pub async fn uncounted(pool: &PgPool, limit: i64) -> sqlx::Result<Vec<TenantId>>
     Ok(tenants.into_iter().map(TenantId).collect())
 }
 
-/// Counts a tenant's files once: the sizes in its rows, minus its lines, in one snapshot. It also lists
-/// its jobs that delivered nothing before that list existed; their time begins now.
+/// Counts a tenant's files once: the sizes in its rows, minus its lines, in one snapshot. It also
+/// lists its jobs that delivered nothing before that list existed; their time begins now.
 ///
 /// # Errors
 /// Those of Postgres.
@@ -117,8 +118,8 @@ pub async fn count(connection: &mut PgConnection, tenant: TenantId) -> sqlx::Res
     Ok(())
 }
 
-/// Up to `limit` jobs of all tenants that delivered nothing and whose inputs were kept for `term`, oldest
-/// first. Compares with `now()`, not `clock_timestamp()`: only then the index is used.
+/// Up to `limit` jobs of all tenants that delivered nothing and whose inputs were kept for `term`,
+/// oldest first. Compares with `now()`, not `clock_timestamp()`: only then the index is used.
 ///
 /// # Errors
 /// Those of Postgres.
@@ -141,7 +142,8 @@ pub async fn undelivered(
         .collect())
 }
 
-/// Plans the deletion of a job's own inputs for now, and takes the job off the list, in one statement.
+/// Plans the deletion of a job's own inputs for now, and takes the job off the list, in one
+/// statement.
 ///
 /// # Errors
 /// Those of Postgres.

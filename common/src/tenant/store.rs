@@ -124,8 +124,8 @@ pub async fn revoke_key(
     Ok(revoked.rows_affected() == 1)
 }
 
-/// The tenant of an API key; `None` where the key is wrong or revoked. The transaction must be begun by
-/// [`crate::database::begin_for_key`], which makes the key's row visible.
+/// The tenant of an API key; `None` where the key is wrong or revoked. The transaction must be
+/// begun by [`crate::database::begin_for_key`], which makes the key's row visible.
 ///
 /// # Errors
 /// Those of Postgres.

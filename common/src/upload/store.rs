@@ -58,7 +58,8 @@ pub async fn some(connection: &mut PgConnection, ids: &[UploadId]) -> sqlx::Resu
     rows.into_iter().map(Row::upload).collect()
 }
 
-/// Up to `limit` uploads that are not deleted, newest first; with `before` only older ones than this.
+/// Up to `limit` uploads that are not deleted, newest first; with `before` only older ones than
+/// this.
 ///
 /// # Errors
 /// Those of Postgres, and a value that this version does not know.
@@ -96,8 +97,8 @@ pub async fn is_gone(connection: &mut PgConnection, id: UploadId) -> sqlx::Resul
     .await
 }
 
-/// Locks uploads against deletion until the transaction ends. Returns `false` where one of them is deleted
-/// or does not exist. They are locked by id, so that two transactions cannot deadlock.
+/// Locks uploads against deletion until the transaction ends. Returns `false` where one of them is
+/// deleted or does not exist. They are locked by id, so that two transactions cannot deadlock.
 ///
 /// # Errors
 /// Those of Postgres.
@@ -131,8 +132,8 @@ pub async fn hide(connection: &mut PgConnection, id: UploadId) -> sqlx::Result<b
     Ok(hidden.is_some())
 }
 
-/// Up to `limit` uploads of all tenants whose time is over, oldest first; open jobs may still use some of
-/// them. Compares with `now()`, not `clock_timestamp()`: only then the index is used.
+/// Up to `limit` uploads of all tenants whose time is over, oldest first; open jobs may still use
+/// some of them. Compares with `now()`, not `clock_timestamp()`: only then the index is used.
 ///
 /// # Errors
 /// Those of Postgres.
@@ -152,8 +153,9 @@ pub async fn due(pool: &PgPool, limit: i64) -> sqlx::Result<Vec<(TenantId, Uploa
         .collect())
 }
 
-/// Up to `limit` uploads of tenants that never paid, and that no job has used for the time `unpaid`, oldest
-/// first. A tenant has paid if any of its grants was consumed. Compares with `now()`, for the index.
+/// Up to `limit` uploads of tenants that never paid, and that no job has used for the time
+/// `unpaid`, oldest first. A tenant has paid if any of its grants was consumed. Compares with
+/// `now()`, for the index.
 ///
 /// # Errors
 /// Those of Postgres.
@@ -179,8 +181,8 @@ pub async fn unpaid(
         .collect())
 }
 
-/// Locks an upload whose time is over: no job can begin to use it until the transaction ends. Returns
-/// `false` where its time is not over, or it is deleted.
+/// Locks an upload whose time is over: no job can begin to use it until the transaction ends.
+/// Returns `false` where its time is not over, or it is deleted.
 ///
 /// # Errors
 /// Those of Postgres.
@@ -219,8 +221,8 @@ pub async fn touch(connection: &mut PgConnection, id: UploadId) -> sqlx::Result<
     Ok(())
 }
 
-/// Sets the time of last use to now for each upload that this job uses. Called in the transaction that
-/// ends the job.
+/// Sets the time of last use to now for each upload that this job uses. Called in the transaction
+/// that ends the job.
 ///
 /// # Errors
 /// Those of Postgres.

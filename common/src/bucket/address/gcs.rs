@@ -1,8 +1,9 @@
 //! Google Cloud Storage.
 //!
-//! Credentials are found as Google's own clients find them: a file that `GOOGLE_APPLICATION_CREDENTIALS`
-//! names, those of `gcloud`, or the machine's service account. A customer's own encryption key (CMEK) is
-//! set as the default of the bucket: objects that are written without a key get it.
+//! Credentials are found as Google's own clients find them: a file that
+//! `GOOGLE_APPLICATION_CREDENTIALS` names, those of `gcloud`, or the machine's service account. A
+//! customer's own encryption key (CMEK) is set as the default of the bucket: objects that are
+//! written without a key get it.
 
 use object_store::ClientOptions;
 use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
@@ -11,8 +12,8 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::{BadAddress, is_loopback, retries};
 
-/// A key as it must be in the path of a link: percent-encoded, except the characters that Google's own
-/// signer leaves. `object_store` 0.14.2 encodes keys in its requests, but not in its links.
+/// A key as it must be in the path of a link: percent-encoded, except the characters that Google's
+/// own signer leaves. `object_store` 0.14.2 encodes keys in its requests, but not in its links.
 pub(super) fn escaped(key: &Key) -> Key {
     const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
         .remove(b'-')
@@ -55,7 +56,9 @@ pub(super) fn builder(
     };
     if emulator.starts_with("http://") {
         if !is_loopback(&emulator) {
-            return Err(BadAddress(format!("{emulator} is not encrypted: use https")));
+            return Err(BadAddress(format!(
+                "{emulator} is not encrypted: use https"
+            )));
         }
         builder = builder.with_client_options(ClientOptions::new().with_allow_http(true));
     }

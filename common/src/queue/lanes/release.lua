@@ -72,8 +72,9 @@ elseif strikes == 0 then
   end
   local budget = read_number(lane_key, 'budget', redis.call('HGET', lane_key, 'budget'), max_budget, 0, max_budget)
   redis.call('HSET', lane_key, 'budget', math.min(max_budget, budget + retry_credit))
-  -- A limit that is not used proves nothing, so it grows only where half of it was in flight. Before
-  -- the first cut it grows by one for each success; afterwards by one in a full round of calls.
+  -- A limit that is not used proves nothing, so it grows only where half of it was in flight.
+  -- Before the first cut it grows by one for each success; afterwards by one in a full round of
+  -- calls.
   if lane.in_flight * 2 >= lane.limit then
     local step = 1
     if lane.cut_at then step = 1 / lane.limit end

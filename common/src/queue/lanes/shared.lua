@@ -95,7 +95,8 @@ local function load_lane(lane_key, calls_key, first_limit)
   -- A clock that was set back must not keep a lane unavailable for the whole jump.
   if lane.blocked_until > now + HOUR then lane.blocked_until = now end
   -- Calls are spread evenly only after the first cut: a provider that counts calls per second
-  -- refuses a burst. 0.7: calls may start a little faster than they end, so the limit can be reached.
+  -- refuses a burst. 0.7: calls may start a little faster than they end, so the limit can be
+  -- reached.
   if lane.cut_at and lane.took then
     lane.gap = math.min(60000, lane.took / lane.limit * 0.7)
     local last = read_number(lane_key, 'last', stored[8], 0, 0, now + 60000)
