@@ -133,7 +133,7 @@ async fn what_does_nothing_of_what_was_asked_exits_with_1_and_leaves_no_line() {
     let given = format!("tenant {tenant} was given 100 credits from source welcome on 20");
     platen.refused(&again, &given).await;
     let revoke = ["key", "revoke", &tenant, public];
-    platen.refused(&revoke, "not revoked already").await;
+    platen.refused(&revoke, "that could be revoked").await;
     let (nobody, nothing) = (TenantId::new().to_string(), JobId::new().to_string());
     let no_tenant = format!("there is no tenant {nobody}");
     let grant = ["grant", &nobody, "1", "--source", "welcome"];
@@ -147,7 +147,7 @@ async fn what_does_nothing_of_what_was_asked_exits_with_1_and_leaves_no_line() {
     let hold = [&hold[..], &["--days", "7"], &why].concat();
     platen.refused(&hold, "has no job").await;
     platen
-        .refused(&["lift", &tenant, "999"], "no hold 999")
+        .refused(&["lift", &tenant, "999"], "no legal hold 999")
         .await;
     for (words, says) in [
         (&["resume", "999"][..], "no pause 999 stands"),
@@ -221,7 +221,7 @@ async fn doctor_and_verify_name_a_guard_that_is_gone() {
         for weakness in [
             "table jobs is: table of platen_owner, row-level security off",
             "trigger transfers_are_never_rewritten on transfers is: disabled",
-            "platen_api may TRUNCATE on operator_actions, and must not",
+            "platen_api may TRUNCATE on operator_actions, which is not allowed",
         ] {
             assert!(says.contains(&format!("{before}{weakness}")), "{says}");
         }

@@ -1,8 +1,8 @@
-//! Configuration: one typed struct, read from the environment once, at start.
+//! Configuration: one typed struct, read from the environment once, at the start of a process.
 //!
-//! `.env.example` lists every variable. `NAME_FILE` may name a file that holds the value, for secrets. A
-//! `PLATEN_…` variable nobody knows is refused with the nearest that exists, so that a typing mistake does not
-//! silently become a default.
+//! `.env.example` lists every variable. `NAME_FILE` may name a file that holds the value, for
+//! secrets. An unknown `PLATEN_…` variable is an error that names the most similar known one:
+//! otherwise a typing mistake would silently mean the default.
 
 mod ports;
 
@@ -23,23 +23,24 @@ use domain::{allowance, storage_limit};
 pub use ports::{Ports, Rate, Rates};
 use storage::database::DatabaseRole; // the path of before
 
-/// Every variable Platen reads, and what happens without it.
+/// Every variable that Platen reads, with what it means and its default. Descriptions are
+/// fragments: they are shown after the name.
 pub const VARIABLES: &[(&str, &str)] = &[
     (
         "DATABASE_URL",
-        "runtime login of PostgreSQL 15 or newer; without it `platen up` starts its own",
+        "runtime login of PostgreSQL 15 or newer; without it `platen up` starts a private one",
     ),
     (
         "DATABASE_API_URL",
-        "login of its own for what acts as platen_api; default DATABASE_URL",
+        "login for connections that act as platen_api; default DATABASE_URL",
     ),
     (
         "DATABASE_WORKER_URL",
-        "login of its own for what acts as platen_worker; default DATABASE_URL",
+        "login for connections that act as platen_worker; default DATABASE_URL",
     ),
     (
         "DATABASE_READER_URL",
-        "login of its own for what acts as platen_reader; default DATABASE_URL",
+        "login for connections that act as platen_reader; default DATABASE_URL",
     ),
     (
         "DATABASE_OWNER_URL",
@@ -47,37 +48,43 @@ pub const VARIABLES: &[(&str, &str)] = &[
     ),
     (
         "REDIS_URL",
-        "Redis 7 or newer; without it `platen up` starts its own. A file that REDIS_URL_FILE names is read at each connection",
+        "Redis 7 or newer; without it `platen up` starts a private one. A file that REDIS_URL_FILE names is read for each connection",
     ),
     (
         "PLATEN_PROVIDERS",
-        "whose models are offered, separated by commas; default vertex, or everyone in PLATEN_MODELS",
+        "providers whose models are offered, separated by commas; default vertex, or all in PLATEN_MODELS",
     ),
-    ("GOOGLE_CLOUD_PROJECT", "project whose Vertex AI is called"),
+    (
+        "GOOGLE_CLOUD_PROJECT",
+        "Google Cloud project whose Vertex AI is called",
+    ),
     ("GEMINI_API_KEY", "key of the Gemini Developer API"),
     ("OPENAI_API_KEY", "key of OpenAI"),
     (
         "PLATEN_BUCKET",
-        "where objects are kept: a folder, s3://bucket/prefix or gs://bucket/prefix; without it `platen up` takes one in its data folder",
+        "bucket for all files: a folder, s3://bucket/prefix or gs://bucket/prefix; without it `platen up` uses a folder in its data folder",
     ),
     (
         "PLATEN_LINKS",
-        "who gives files out: store, where it can sign links, or api; default store",
+        "what serves files: store, if it can sign links, or api; default store",
     ),
     (
         "PLATEN_LINK_SECONDS",
-        "how long a link to a file works, 60 to 86400; default 900",
+        "how long a link to a file works, 60 to 86400 seconds; default 900",
     ),
     (
         "AWS_ACCESS_KEY_ID",
-        "login to S3; without it a role is looked for, as AWS's own programs do",
+        "access key of S3; without it a role is used, found as AWS's own programs find it",
     ),
-    ("AWS_SECRET_ACCESS_KEY", "its secret"),
+    ("AWS_SECRET_ACCESS_KEY", "secret of AWS_ACCESS_KEY_ID"),
     ("AWS_REGION", "region of the bucket; default us-east-1"),
-    ("AWS_ENDPOINT_URL", "who speaks S3, where it is not AWS"),
+    (
+        "AWS_ENDPOINT_URL",
+        "URL of the S3 service, if it is not AWS",
+    ),
     (
         "AWS_SERVER_SIDE_ENCRYPTION",
-        "AES256, aws:kms or aws:kms:dsse; default what the bucket does",
+        "encryption at rest: AES256, aws:kms or aws:kms:dsse; default the bucket's own setting",
     ),
     ("AWS_SSE_KMS_KEY_ID", "key of AWS KMS to encrypt with"),
     (
@@ -86,11 +93,11 @@ pub const VARIABLES: &[(&str, &str)] = &[
     ),
     (
         "PLATEN_SIGNING_KEY_PREVIOUS",
-        "the signing key of before, while links it has signed are out; default none",
+        "previous signing key, as long as clients have links that it signed; default none",
     ),
     (
         "PLATEN_OPERATOR_KEY",
-        "key for /v1/admin, at least 32 characters; without it there are no operators",
+        "key for /v1/admin, at least 32 characters; without it that API is off",
     ),
     (
         "PLATEN_LISTEN",
@@ -102,31 +109,31 @@ pub const VARIABLES: &[(&str, &str)] = &[
     ),
     (
         "PLATEN_CORS_ORIGINS",
-        "origins of frontends that may call, separated by commas; default none",
+        "origins of web pages that may call the API, separated by commas; default none",
     ),
     (
         "PLATEN_PUBLIC_URL",
-        "where clients reach the API, such as https://pictures.example; default what a trusted proxy says",
+        "URL under which clients reach the API, such as https://pictures.example; default what a trusted proxy reports",
     ),
     (
         "PLATEN_TRUSTED_PROXIES",
-        "addresses or networks of proxies whose Forwarded and X-Forwarded headers are believed, separated by commas; default none",
+        "addresses or networks of proxies whose Forwarded and X-Forwarded headers are trusted, separated by commas; default none",
     ),
     (
         "PLATEN_CONNECTIONS",
-        "connections to the API at once; default 4096",
+        "most connections to the API at once; default 4096",
     ),
     (
         "PLATEN_CONNECTIONS_PER_ADDRESS",
-        "of these, from one address, trusted proxies aside; default 256",
+        "most of these from one address, except trusted proxies; default 256",
     ),
     (
         "PLATEN_METRICS_CONNECTIONS",
-        "connections to the metrics at once; default 64",
+        "most connections to the metrics at once; default 64",
     ),
     (
         "PLATEN_BACKLOG",
-        "connections that wait in the system to be taken; default 1024",
+        "connections that wait in the system to be accepted; default 1024",
     ),
     (
         "PLATEN_OPEN_FILES",
@@ -134,7 +141,7 @@ pub const VARIABLES: &[(&str, &str)] = &[
     ),
     (
         "PLATEN_HEAD_SECONDS",
-        "how long the head of a request may take to come; default 10",
+        "how long the head of a request may take to arrive; default 10",
     ),
     (
         "PLATEN_IDLE_SECONDS",
@@ -142,15 +149,15 @@ pub const VARIABLES: &[(&str, &str)] = &[
     ),
     (
         "PLATEN_BODY_SECONDS",
-        "how long a body may take to come, beside a second for each 64 KiB, 1 to 60; default 30",
+        "how long a body may take to arrive, besides one second for each 64 KiB, 1 to 60; default 30",
     ),
     (
         "PLATEN_WRITE_SECONDS",
-        "how long a client may take nothing of its answer; default 30",
+        "how long a client may read nothing of its answer; default 30",
     ),
     (
         "PLATEN_RATE_ADDRESS",
-        "requests of one address: a minute, and at once; 0 for no limit; default 18000,3000",
+        "requests of one address: per minute, and at once; 0 for no limit; default 18000,3000",
     ),
     (
         "PLATEN_RATE_FAILURES",
@@ -166,23 +173,23 @@ pub const VARIABLES: &[(&str, &str)] = &[
     ),
     (
         "PLATEN_SLOTS",
-        "jobs one worker works on at once; default 16",
+        "most jobs that one worker runs at once; default 16",
     ),
     (
         "PLATEN_TENANT_SLOTS_PERCENT",
-        "share of a worker's slots one tenant may have, times its weight, 1 to 100; default 100",
+        "share of a worker's slots that one tenant may have, times its weight, 1 to 100; default 100",
     ),
     (
         "PLATEN_MEMORY_MB",
-        "memory one worker may take, in MB; default 512",
+        "memory that one worker may use, in MB; default 512",
     ),
     (
         "PLATEN_API_MEMORY_MB",
-        "memory one API may take, in MB, 512 to 65536; default 512",
+        "memory that one API process may use, in MB, 512 to 65536; default 512",
     ),
     (
         "PLATEN_SPOOL_MB",
-        "memory for pictures that wait while the bucket is away, in MB; default 256",
+        "memory for images that wait while the bucket is unavailable, in MB; default 256",
     ),
     (
         "PLATEN_LEASE_SECONDS",
@@ -194,23 +201,23 @@ pub const VARIABLES: &[(&str, &str)] = &[
     ),
     (
         "PLATEN_CANCEL_ALLOWANCE",
-        "calls that have begun and that one tenant may abandon in an hour; default 20",
+        "most calls that have begun and that one tenant may abandon in an hour; default 20",
     ),
     (
         "PLATEN_ABANDONED_COST_USD",
-        "what calls that one tenant abandons in an hour may cost before operators are told, in US dollars; default 5",
+        "cost of the calls that one tenant abandons in an hour, in US dollars, above which operators are alerted; default 5",
     ),
     (
         "PLATEN_TENANT_STORAGE_MB",
-        "what one tenant may keep in the bucket, in MB, 0 for no bound; default 50000",
+        "most that one tenant may store in the bucket, in MB, 0 for no limit; default 50000",
     ),
     (
         "PLATEN_UNDELIVERED_INPUTS_DAYS",
-        "how long inputs of jobs that delivered nothing are kept at most, 0 for as long as the tenant wants; default 7",
+        "longest time inputs of jobs that delivered nothing are kept, 0 for as long as the tenant wants; default 7",
     ),
     (
         "PLATEN_UNPAID_UPLOADS_DAYS",
-        "how long uploads of tenants that never paid are kept at most, 0 for as long as the tenant wants; default 30",
+        "longest time uploads of tenants that never paid are kept, 0 for as long as the tenant wants; default 30",
     ),
     (
         "PLATEN_QUEUE",
@@ -224,81 +231,102 @@ pub const VARIABLES: &[(&str, &str)] = &[
     ("PLATEN_LOG_FORMAT", "text or json; default text"),
     (
         "OTEL_EXPORTER_OTLP_ENDPOINT",
-        "collector that traces are sent to by OTLP over HTTP; without it none are",
+        "collector that traces are sent to by OTLP over HTTP; without it none are sent",
     ),
 ];
 
-/// Set by `data/demo.env` for the client's side.
-const THE_CLIENTS: [&str; 2] = ["PLATEN_URL", "PLATEN_KEY"];
+/// Variables that `data/demo.env` sets for clients. Platen ignores them.
+const CLIENT_VARIABLES: [&str; 2] = ["PLATEN_URL", "PLATEN_KEY"];
 
-/// Where the API listens when nothing else is said.
-const API: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
-/// Where metrics are served when nothing else is said.
-const METRICS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9464);
-/// What one worker may take when nothing else is said.
+/// Default address of the API.
+const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
+/// Default address of the metrics.
+const DEFAULT_METRICS_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9464);
+/// Default memory of one worker, in bytes.
 pub const MEMORY: usize = 512_000_000;
-/// What one api may take when nothing else is said.
+/// Default memory of one api process, in bytes.
 pub const API_MEMORY: usize = 512_000_000;
-/// What may wait for the bucket when nothing else is said.
-const SPOOL: usize = 256_000_000;
-/// How long a claim is good when nothing else is said.
-const LEASE: Duration = Duration::from_secs(25);
-/// How long answers for repeated requests are kept when nothing else is said.
-const ANSWERS_KEPT: Duration = Duration::from_hours(24);
+/// Default size of the spool, in bytes.
+const DEFAULT_SPOOL_BYTES: usize = 256_000_000;
+/// Default length of a lease.
+const DEFAULT_LEASE: Duration = Duration::from_secs(25);
+/// Default time for which answers to idempotent requests are kept.
+const DEFAULT_ANSWERS_KEPT: Duration = Duration::from_hours(24);
 
-/// What both binaries are told.
+/// The configuration of a process. [`VARIABLES`] describes what each value means.
 #[derive(Clone, Debug)]
 pub struct Config {
+    /// `DATABASE_URL`: the runtime login.
     pub database_url: Option<SecretString>,
-    /// Logins that act as one role each.
+    /// Logins for one database role each.
     pub logins: Logins,
+    /// `DATABASE_OWNER_URL`: the login that migrates.
     pub owner_url: Option<SecretString>,
+    /// `REDIS_URL`.
     pub redis_url: Option<SecretString>,
-    /// The file that holds the URL of Redis, where one is named: read anew at each connection.
+    /// `REDIS_URL_FILE`: a file that holds the URL of Redis, read for each connection.
     pub redis_url_file: Option<PathBuf>,
+    /// `PLATEN_QUEUE`: prefix of the keys in Redis.
     pub queue: String,
+    /// `PLATEN_BUCKET`.
     pub bucket: Option<Address>,
+    /// `PLATEN_SIGNING_KEY`.
     pub signing_key: Option<SecretString>,
-    /// Signs no more links; those it has signed still open their files.
+    /// `PLATEN_SIGNING_KEY_PREVIOUS`: signs nothing more; links that it has signed still work.
     pub previous_signing_key: Option<SecretString>,
-    /// What operators show to `/v1/admin`.
+    /// `PLATEN_OPERATOR_KEY`: the key of operators for `/v1/admin`.
     pub operator_key: Option<SecretString>,
+    /// How files are served.
     pub links: Links,
+    /// `PLATEN_LISTEN`: address of the API.
     pub listen: SocketAddr,
+    /// `PLATEN_METRICS_LISTEN`: address of the metrics.
     pub metrics_listen: SocketAddr,
+    /// `PLATEN_CORS_ORIGINS`: origins of web pages that may call the API.
     pub cors_origins: Vec<String>,
-    /// Where clients reach the api, where that is said.
+    /// `PLATEN_PUBLIC_URL`: the URL under which clients reach the API.
     pub public_url: Option<String>,
-    /// Proxies that are believed.
+    /// `PLATEN_TRUSTED_PROXIES`: proxies whose `Forwarded` headers are trusted.
     pub trusted_proxies: Vec<IpNet>,
+    /// Limits on connections.
     pub ports: Ports,
+    /// Limits on requests.
     pub rates: Rates,
+    /// `PLATEN_SLOTS`: jobs that one worker runs at once.
     pub slots: usize,
-    /// What one tenant of weight 1 may have of a worker's slots, in percent.
+    /// `PLATEN_TENANT_SLOTS_PERCENT`: share of a worker's slots for one tenant of weight 1, in
+    /// percent.
     pub tenant_slots_percent: usize,
-    /// Bytes one worker may take, all in all.
+    /// `PLATEN_MEMORY_MB`, in bytes: memory of one worker, all in all.
     pub memory: usize,
-    /// Bytes one api may take, all in all.
+    /// `PLATEN_API_MEMORY_MB`, in bytes: memory of one api process, all in all.
     pub api_memory: usize,
-    /// Bytes of pictures that may wait for the bucket.
+    /// `PLATEN_SPOOL_MB`, in bytes: images that may wait for the bucket.
     pub spool: usize,
+    /// Intervals and delays.
     pub timing: Timing,
+    /// Limits on what tenants may use without paying.
     pub unpaid: Unpaid,
+    /// `PLATEN_MODELS`: a folder that replaces the shipped catalogue.
     pub models: Option<PathBuf>,
+    /// The providers that are called.
     pub providers: Providers,
 }
 
-/// One login for each role: a process that is broken into can then act as its own roles only. Where one is not said, `DATABASE_URL`
-/// is used.
+/// One login for each database role, so that a process that was broken into can act only as its own
+/// roles. Where a login is not set `DATABASE_URL` is used.
 #[derive(Clone, Debug, Default)]
 pub struct Logins {
+    /// `DATABASE_API_URL`.
     pub api: Option<SecretString>,
+    /// `DATABASE_WORKER_URL`.
     pub worker: Option<SecretString>,
+    /// `DATABASE_READER_URL`.
     pub reader: Option<SecretString>,
 }
 
 impl Logins {
-    /// The login of a role, where it has one of its own.
+    /// The login of a database role, where it has one of its own.
     pub fn of(&self, role: DatabaseRole) -> Option<&SecretString> {
         match role {
             DatabaseRole::Api => self.api.as_ref(),
@@ -308,10 +336,10 @@ impl Logins {
     }
 }
 
-/// How files are given out.
+/// How files are served.
 #[derive(Clone, Copy, Debug)]
 pub struct Links {
-    /// By our own api, even where the store could: for a store that clients do not reach.
+    /// By our own api, even where the store signs links: for a store that clients cannot reach.
     pub ours: bool,
     /// How long a link works.
     pub lifetime: Duration,
@@ -326,22 +354,25 @@ impl Default for Links {
     }
 }
 
-/// What a tenant may use that it does not pay for.
+/// Limits on what one tenant may use without paying for it.
 #[derive(Clone, Copy, Debug)]
 pub struct Unpaid {
-    /// Calls that have begun and that one tenant may abandon in an hour.
+    /// Calls that have begun and that the tenant may abandon in an hour.
     pub cancel_allowance: u32,
-    /// What such calls of one tenant may cost in an hour before operators are told, in millionths of a US dollar.
+    /// Cost of such calls in an hour above which operators are alerted, in millionths of a US
+    /// dollar.
     pub abandoned_cost: i64,
-    /// Bytes one tenant may keep in the bucket; `None`: there is no bound.
+    /// Bytes the tenant may store in the bucket; `None` for no limit.
     pub storage: Option<i64>,
-    /// How long inputs of jobs that delivered nothing are kept at most.
+    /// Longest time inputs of jobs that delivered nothing are kept; `None` for as long as the
+    /// tenant wants.
     pub undelivered_inputs: Option<Duration>,
-    /// How long uploads of tenants that never paid are kept at most.
+    /// Longest time uploads are kept if the tenant never paid; `None` for as long as the tenant
+    /// wants.
     pub uploads: Option<Duration>,
 }
 
-const A_DAY: Duration = Duration::from_hours(24);
+const DAY: Duration = Duration::from_hours(24);
 
 impl Default for Unpaid {
     fn default() -> Self {
@@ -349,55 +380,59 @@ impl Default for Unpaid {
             cancel_allowance: allowance::DEFAULT,
             abandoned_cost: 5_000_000,
             storage: Some(storage_limit::DEFAULT),
-            undelivered_inputs: Some(7 * A_DAY),
-            uploads: Some(30 * A_DAY),
+            undelivered_inputs: Some(7 * DAY),
+            uploads: Some(30 * DAY),
         }
     }
 }
 
-/// How often things happen. Tests shorten them.
+/// Intervals and delays. Only a few can be set by variables; tests shorten the others.
 #[derive(Clone, Debug)]
 pub struct Timing {
-    /// How long a claim is good without being renewed; it is renewed three times as often.
+    /// How long a lease lasts without being renewed. It is renewed three times in that time.
     pub lease: Duration,
-    /// How often the dispatcher tops up the ring.
+    /// How often the dispatcher fills the ready queue.
     pub dispatch_every: Duration,
-    /// How often leases and deadlines that ran out are looked for.
+    /// How often expired leases and deadlines are handled.
     pub reap_every: Duration,
-    /// How often it is seen to whether the bucket is there.
+    /// How often a worker checks whether the bucket is available.
     pub look_every: Duration,
-    /// How often objects that no row names are looked for, and how old they must be: older than any upload may take.
+    /// How often the sweeper looks for objects that no row names.
     pub sweep_every: Duration,
+    /// How old such an object must be: older than any upload may take.
     pub sweep_grace: Duration,
     /// How often the ledger is anchored, in whole seconds.
     pub anchor_every: Duration,
     /// How often files that are due are deleted.
     pub retain_every: Duration,
-    /// How long answers for repeated requests are kept, at least an hour, and how often older ones are looked for.
+    /// How long answers to idempotent requests are kept, at least an hour.
     pub answers_kept: Duration,
+    /// How often older answers are deleted.
     pub prune_every: Duration,
     /// First and longest delay before a job is tried again.
     pub retry: (Duration, Duration),
-    /// How long an answer may pause while it is read.
+    /// How long a provider's answer may pause while it is read.
     pub idle: Duration,
-    /// First and longest delay between two looks at work a provider does in the background.
+    /// First and longest delay between two polls of a provider's operation.
     pub poll: (Duration, Duration),
+    /// How long lanes are unavailable.
     pub lanes: LaneTiming,
-    /// How long a stopping worker waits for its jobs; longer than any model may take, or they would count as crashed.
+    /// How long a worker that stops waits for its jobs. Longer than any model may take: a job that
+    /// is cut off counts as crashed.
     pub grace: Duration,
 }
 
 impl Default for Timing {
     fn default() -> Self {
         Self {
-            lease: LEASE,
+            lease: DEFAULT_LEASE,
             dispatch_every: Duration::from_millis(200),
             reap_every: Duration::from_secs(1),
             look_every: Duration::from_secs(1),
             sweep_every: Duration::from_hours(1),
             anchor_every: Duration::from_hours(1),
             retain_every: Duration::from_secs(5),
-            answers_kept: ANSWERS_KEPT,
+            answers_kept: DEFAULT_ANSWERS_KEPT,
             prune_every: Duration::from_mins(1),
             sweep_grace: Duration::from_hours(24),
             retry: (Duration::from_secs(1), Duration::from_mins(1)),
@@ -412,31 +447,54 @@ impl Default for Timing {
     }
 }
 
-/// Whose models are called. Keys are read when a worker starts, from the variables the catalogue names.
+/// The providers that are called. Their keys are read when a worker starts, from the variables that
+/// the catalogue names.
 #[derive(Clone, Debug, Default)]
 pub struct Providers {
+    /// `PLATEN_PROVIDERS`; `None` where it is not set.
     pub wanted: Option<Vec<String>>,
+    /// `GOOGLE_CLOUD_PROJECT`.
     pub google_project: Option<String>,
-    /// Base URL of a fake that plays every vendor, started by `platen up`: no credentials are used, no AI model is
-    /// called, and pictures are marked. Never read from the environment.
+    /// Base URL of a fake that stands in for every vendor, started by `platen up`: no credentials
+    /// are used, no AI model is called, and images are marked. Never read from the environment.
     pub fake: Option<String>,
 }
 
+/// Why the configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
+    /// A value is not valid.
     #[error("{name} is not usable: {problem}")]
-    Unusable { name: String, problem: String },
+    Unusable {
+        /// The variable.
+        name: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A required variable is not set.
     #[error("{name} is missing: {needed}")]
     Missing {
+        /// The variable.
         name: &'static str,
+        /// What it must contain.
         needed: &'static str,
     },
+    /// A `PLATEN_…` variable is not known.
     #[error("there is no variable {name}; did you mean {nearest}?")]
-    Unknown { name: String, nearest: &'static str },
+    Unknown {
+        /// The variable.
+        name: String,
+        /// The most similar one that exists.
+        nearest: &'static str,
+    },
 }
 
 impl Config {
-    /// Reads the environment.
+    /// Reads the configuration from the environment.
+    ///
+    /// # Errors
+    /// A value is not valid, a file cannot be read, or a `PLATEN_…` variable is not known. Missing
+    /// values are errors only where they are needed: see [`Self::bucket`] and others.
     pub fn from_env() -> Result<Self, ConfigError> {
         refuse_unknown(env::vars_os().filter_map(|(name, _)| name.into_string().ok()))?;
         Ok(Self {
@@ -455,8 +513,8 @@ impl Config {
             previous_signing_key: long_secret("PLATEN_SIGNING_KEY_PREVIOUS")?,
             operator_key: long_secret("PLATEN_OPERATOR_KEY")?,
             links: links()?,
-            listen: parsed("PLATEN_LISTEN")?.unwrap_or(API),
-            metrics_listen: parsed("PLATEN_METRICS_LISTEN")?.unwrap_or(METRICS),
+            listen: parsed("PLATEN_LISTEN")?.unwrap_or(DEFAULT_LISTEN),
+            metrics_listen: parsed("PLATEN_METRICS_LISTEN")?.unwrap_or(DEFAULT_METRICS_LISTEN),
             cors_origins: list("PLATEN_CORS_ORIGINS")?.unwrap_or_default(),
             public_url: text("PLATEN_PUBLIC_URL")?,
             trusted_proxies: networks("PLATEN_TRUSTED_PROXIES")?,
@@ -473,13 +531,14 @@ impl Config {
                 .map_or(API_MEMORY, |megabytes| {
                     usize::try_from(megabytes * 1_000_000).unwrap_or(API_MEMORY)
                 }),
-            spool: within("PLATEN_SPOOL_MB", 0, 65_536)?.map_or(SPOOL, |megabytes| {
-                usize::try_from(megabytes * 1_000_000).unwrap_or(SPOOL)
+            spool: within("PLATEN_SPOOL_MB", 0, 65_536)?.map_or(DEFAULT_SPOOL_BYTES, |megabytes| {
+                usize::try_from(megabytes * 1_000_000).unwrap_or(DEFAULT_SPOOL_BYTES)
             }),
             timing: Timing {
-                lease: within("PLATEN_LEASE_SECONDS", 3, 600)?.map_or(LEASE, Duration::from_secs),
+                lease: within("PLATEN_LEASE_SECONDS", 3, 600)?
+                    .map_or(DEFAULT_LEASE, Duration::from_secs),
                 answers_kept: within("PLATEN_IDEMPOTENCY_HOURS", 1, 8_760)?
-                    .map_or(ANSWERS_KEPT, Duration::from_hours),
+                    .map_or(DEFAULT_ANSWERS_KEPT, Duration::from_hours),
                 ..Timing::default()
             },
             unpaid: unpaid()?,
@@ -492,7 +551,11 @@ impl Config {
         })
     }
 
-    /// The models that are offered. Vertex AI comes first: of the shipped catalogue it is the only one nobody asked for.
+    /// Loads the models that are offered: of the shipped catalogue those of `PLATEN_PROVIDERS`, by
+    /// default `vertex`; of a catalogue in `PLATEN_MODELS`, and of a fake, by default all.
+    ///
+    /// # Errors
+    /// A model file is not valid, or a provider is not known.
     pub fn catalog(&self) -> Result<Catalog, CatalogError> {
         let by_default = ["vertex".to_owned()];
         let Providers { wanted, fake, .. } = &self.providers;
@@ -504,14 +567,17 @@ impl Config {
         Catalog::load(self.models.as_deref(), wanted)
     }
 
-    /// Whether it names a Postgres, for every role.
+    /// Whether a URL of Postgres is set for every database role.
     pub fn names_postgres(&self) -> bool {
         DatabaseRole::ALL
             .into_iter()
             .all(|role| self.database_url(role).is_ok())
     }
 
-    /// Where what acts as `role` connects.
+    /// The URL of Postgres for connections that act as `role`.
+    ///
+    /// # Errors
+    /// [`ConfigError::Missing`].
     pub fn database_url(&self, role: DatabaseRole) -> Result<&SecretString, ConfigError> {
         let login = self.logins.of(role).or(self.database_url.as_ref());
         login.ok_or(ConfigError::Missing {
@@ -524,6 +590,10 @@ impl Config {
         })
     }
 
+    /// The URL of Redis.
+    ///
+    /// # Errors
+    /// [`ConfigError::Missing`].
     pub fn redis_url(&self) -> Result<&SecretString, ConfigError> {
         self.redis_url.as_ref().ok_or(ConfigError::Missing {
             name: "REDIS_URL",
@@ -531,7 +601,10 @@ impl Config {
         })
     }
 
-    /// Where Redis is dialled: by the file where one is named, for its URL may change.
+    /// The address of Redis: the file with its URL where one is named, because the URL may change.
+    ///
+    /// # Errors
+    /// [`ConfigError::Missing`].
     pub fn redis(&self) -> Result<queue::Address, ConfigError> {
         Ok(match &self.redis_url_file {
             Some(file) => queue::Address::File(file.clone()),
@@ -539,20 +612,31 @@ impl Config {
         })
     }
 
-    /// Where objects are kept. No folder is taken by default: it would be another one in each folder a process is started in.
+    /// The address of the bucket. There is no default: a relative folder would be another one
+    /// wherever a process is started.
+    ///
+    /// # Errors
+    /// [`ConfigError::Missing`].
     pub fn bucket(&self) -> Result<Address, ConfigError> {
         self.bucket.clone().ok_or(ConfigError::Missing {
             name: "PLATEN_BUCKET",
-            needed: "where objects are kept: the whole path of a folder, s3://bucket/prefix or gs://bucket/prefix; the same for every process",
+            needed: "the bucket for all files: the absolute path of a folder, s3://bucket/prefix or gs://bucket/prefix; the same for every process",
         })
     }
 
-    /// The keys of links.
+    /// The keys that sign links, current and previous.
+    ///
+    /// # Errors
+    /// [`ConfigError::Missing`].
     pub fn signing_keys(&self) -> Result<SigningKeys, ConfigError> {
         let current = SigningKeys::from(self.signing_key()?.clone());
         Ok(current.and_previous(self.previous_signing_key.clone()))
     }
 
+    /// The key that signs links and anchors.
+    ///
+    /// # Errors
+    /// [`ConfigError::Missing`].
     pub fn signing_key(&self) -> Result<&SecretString, ConfigError> {
         self.signing_key.as_ref().ok_or(ConfigError::Missing {
             name: "PLATEN_SIGNING_KEY",
@@ -573,16 +657,16 @@ fn long_secret(name: &str) -> Result<Option<SecretString>, ConfigError> {
 
 fn unpaid() -> Result<Unpaid, ConfigError> {
     let by_default = Unpaid::default();
-    // Zero is none.
+    // 0 turns the limit off.
     let days = |name, otherwise| -> Result<Option<Duration>, ConfigError> {
         Ok(match within(name, 0, 3_650)? {
             None => otherwise,
             Some(0) => None,
-            Some(days) => Some(Duration::from_secs(days * A_DAY.as_secs())),
+            Some(days) => Some(Duration::from_secs(days * DAY.as_secs())),
         })
     };
-    let number = |name, least, most| -> Result<Option<i64>, ConfigError> {
-        Ok(within(name, least, most)?.and_then(|value| i64::try_from(value).ok()))
+    let number = |name, min, max| -> Result<Option<i64>, ConfigError> {
+        Ok(within(name, min, max)?.and_then(|value| i64::try_from(value).ok()))
     };
     Ok(Unpaid {
         cancel_allowance: within("PLATEN_CANCEL_ALLOWANCE", 0, 1_000_000)?
@@ -626,19 +710,20 @@ fn links() -> Result<Links, ConfigError> {
     })
 }
 
-/// With every variable of AWS and Google there is: stores have more of them than anybody lists.
+/// Reads `PLATEN_BUCKET`, and all variables of AWS and Google that are set: there are more than
+/// [`VARIABLES`] lists. Those that it lists may also be in files.
 fn bucket() -> Result<Option<Address>, ConfigError> {
     const NAME: &str = "PLATEN_BUCKET";
     let Some(address) = text(NAME)? else {
         return Ok(None);
     };
-    let named = env::vars_os().filter_map(|(name, value)| {
+    let from_environment = env::vars_os().filter_map(|(name, value)| {
         let name = name.into_string().ok()?;
         let value = value.into_string().ok()?;
-        is_the_buckets(&name).then_some((name, value))
+        is_of_bucket(&name).then_some((name, value))
     });
-    let mut variables: Vec<(String, String)> = named.collect();
-    for (name, _) in VARIABLES.iter().filter(|(name, _)| is_the_buckets(name)) {
+    let mut variables: Vec<(String, String)> = from_environment.collect();
+    for (name, _) in VARIABLES.iter().filter(|(name, _)| is_of_bucket(name)) {
         if let Some(value) = text(name)? {
             variables.push(((*name).to_owned(), value));
         }
@@ -652,18 +737,23 @@ fn bucket() -> Result<Option<Address>, ConfigError> {
         .map_err(unusable)
 }
 
-fn is_the_buckets(name: &str) -> bool {
+fn is_of_bucket(name: &str) -> bool {
     Address::VARIABLES
         .iter()
-        .any(|begin| name.starts_with(begin))
+        .any(|prefix| name.starts_with(prefix))
 }
 
-/// A secret whose variable the catalogue names.
+/// Reads a secret from the variable `name`, or from the file that `name_FILE` names. For variables
+/// that the catalogue names.
+///
+/// # Errors
+/// It has white space around it, or a control character in it, or its file cannot be read.
 pub fn secret(name: &str) -> Result<Option<SecretString>, ConfigError> {
     Ok(secret_text(name)?.map(SecretString::from))
 }
 
-/// A secret as it is sent: white space around it would be lost on the way, and one of white space only would be no secret.
+/// Reads a secret as it will be sent. White space around it would be lost in a header, and white
+/// space alone would be no secret.
 fn secret_text(name: &str) -> Result<Option<String>, ConfigError> {
     let text = text(name)?;
     if let Some(problem) = text.as_deref().and_then(white_space) {
@@ -696,7 +786,7 @@ fn list(name: &str) -> Result<Option<Vec<String>>, ConfigError> {
     Ok((!items.is_empty()).then_some(items))
 }
 
-/// Networks separated by commas; an address is one of its own.
+/// Networks separated by commas; a single address is a network of one.
 fn networks(name: &str) -> Result<Vec<IpNet>, ConfigError> {
     let items = list(name)?.unwrap_or_default().into_iter();
     items
@@ -714,7 +804,8 @@ fn networks(name: &str) -> Result<Vec<IpNet>, ConfigError> {
         .collect()
 }
 
-/// The value of `name`, or of the file that `name_FILE` names. Empty is missing.
+/// The value of `name`, or the content of the file that `name_FILE` names. An empty value counts as
+/// not set.
 fn text(name: &str) -> Result<Option<String>, ConfigError> {
     let value = match env::var(format!("{name}_FILE")) {
         Ok(file) => std::fs::read_to_string(&file)
@@ -743,25 +834,27 @@ fn parsed<T: FromStr<Err: std::fmt::Display>>(
         .transpose()
 }
 
-fn within(name: &'static str, least: u64, most: u64) -> Result<Option<u64>, ConfigError> {
+/// A number from `min` to `max`.
+fn within(name: &'static str, min: u64, max: u64) -> Result<Option<u64>, ConfigError> {
     match parsed(name)? {
-        Some(value) if !(least..=most).contains(&value) => Err(ConfigError::Unusable {
+        Some(value) if !(min..=max).contains(&value) => Err(ConfigError::Unusable {
             name: name.to_owned(),
-            problem: format!("{value} is not within {least} to {most}"),
+            problem: format!("{value} is not from {min} to {max}"),
         }),
         value => Ok(value),
     }
 }
 
+/// Refuses `PLATEN_…` variables that are not known. The nearest one has the longest common prefix.
 fn refuse_unknown(names: impl Iterator<Item = String>) -> Result<(), ConfigError> {
     for name in names {
-        let known = |known: &str| known == name.strip_suffix("_FILE").unwrap_or(&name);
+        let is_named = |variable: &str| variable == name.strip_suffix("_FILE").unwrap_or(&name);
         if name.starts_with("PLATEN_")
-            && !THE_CLIENTS.contains(&name.as_str())
+            && !CLIENT_VARIABLES.contains(&name.as_str())
             && !name.starts_with("PLATEN_TEST_")
-            && !VARIABLES.iter().any(|&(variable, _)| known(variable))
+            && !VARIABLES.iter().any(|&(variable, _)| is_named(variable))
         {
-            let likeness = |variable: &str| {
+            let common_prefix = |variable: &str| {
                 variable
                     .bytes()
                     .zip(name.bytes())
@@ -771,7 +864,7 @@ fn refuse_unknown(names: impl Iterator<Item = String>) -> Result<(), ConfigError
             let nearest = VARIABLES
                 .iter()
                 .map(|&(variable, _)| variable)
-                .max_by_key(|variable| likeness(variable))
+                .max_by_key(|variable| common_prefix(variable))
                 .unwrap_or("DATABASE_URL");
             return Err(ConfigError::Unknown { name, nearest });
         }
@@ -820,7 +913,7 @@ mod tests {
     }
 
     #[test]
-    fn every_variable_stands_in_the_example() {
+    fn the_example_contains_every_variable() {
         let example = include_str!("../../.env.example");
         for (variable, _) in VARIABLES {
             assert!(

@@ -1,7 +1,10 @@
-//! Memory that is counted in bytes: who is about to hold much takes room for it first, and waits where there is none.
+//! A limit on memory in bytes: code that is about to hold much takes a permit first, and waits for
+//! it.
 //!
-//! A worker counts its pictures so, the api its bodies, pictures and downloads. Nobody waits for room of one count while holding some of
-//! it, so everybody gets it in the end. Only what turns out larger than was thought goes beyond it, one at a time.
+//! A worker limits its images this way; the api limits bodies, images and downloads. No task waits
+//! for a permit while it holds one of the same limit, so there is no deadlock. What turns out
+//! larger than its permit may go beyond the limit, but only one at a time: waiting for a larger
+//! permit while holding the smaller one could be such a deadlock.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,144 +14,166 @@ use prometheus::IntGauge;
 use tokio::sync::{Mutex, OwnedMutexGuard, OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
-/// What room is counted in.
+/// One unit of the semaphore is 1 KiB: a semaphore's permits are counted in 32 bits.
 const KIB: usize = 1024;
 
-/// Clones share it.
+/// A limit on memory. Clones share it.
 #[derive(Clone)]
 pub struct Memory {
     free: Arc<Semaphore>,
-    rooms: u32,
-    beyond: Arc<Mutex<()>>,
-    longest: Duration,
+    /// All of it, in KiB.
+    total: u32,
+    overflow: Arc<Mutex<()>>,
+    max_wait: Duration,
     used: IntGauge,
 }
 
-/// Room that was taken, until it is dropped.
+/// A part of the limit, taken until it is dropped.
 pub struct MemoryPermit {
     permit: OwnedSemaphorePermit,
-    beyond: Arc<Mutex<()>>,
-    went_beyond: Option<OwnedMutexGuard<()>>,
-    longest: Duration,
+    overflow: Arc<Mutex<()>>,
+    overflow_guard: Option<OwnedMutexGuard<()>>,
+    max_wait: Duration,
     used: IntGauge,
 }
 
-/// Nobody let go of any for so long.
+/// No permit became free within the time.
 #[derive(Debug, thiserror::Error)]
-#[error("the memory that is set aside for this is full, and was for {} seconds", .0.as_secs())]
+#[error("the memory that is set aside for this has been full for {} seconds", .0.as_secs())]
 pub struct MemoryTimeout(Duration);
 
 impl Memory {
-    /// So many bytes, for which nobody waits longer than `longest`. `limit` tells how many there are, `used` how many are taken.
-    pub fn new(bytes: usize, longest: Duration, limit: &IntGauge, used: &IntGauge) -> Self {
-        let rooms = u32::try_from(bytes / KIB).unwrap_or(u32::MAX);
+    /// A limit of so many bytes, rounded down to KiB. A task waits for a permit at most `max_wait`.
+    /// The gauges show the limit and what is taken of it.
+    pub fn new(bytes: usize, max_wait: Duration, limit: &IntGauge, used: &IntGauge) -> Self {
+        let total = u32::try_from(bytes / KIB).unwrap_or(u32::MAX);
         limit.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+        // So that the gauge is exported from the start.
         used.add(0);
         Self {
-            free: Arc::new(Semaphore::new(rooms as usize)),
-            rooms,
-            beyond: Arc::default(),
-            longest,
+            free: Arc::new(Semaphore::new(total as usize)),
+            total,
+            overflow: Arc::default(),
+            max_wait,
             used: used.clone(),
         }
     }
 
-    /// All there is, in bytes.
+    /// The whole limit in bytes.
     pub fn bytes(&self) -> usize {
-        self.rooms as usize * KIB
+        self.total as usize * KIB
     }
 
-    /// Room for so many bytes, when there is some; for more than all there is, all of it.
+    /// Waits for a permit of so many bytes, rounded up to KiB. More than the whole limit is taken
+    /// as the whole limit: then the task is alone.
+    ///
+    /// # Errors
+    /// No permit became free in time.
+    ///
+    /// # Panics
+    /// Never: the semaphore is never closed.
     pub async fn acquire(&self, bytes: usize) -> Result<MemoryPermit, MemoryTimeout> {
-        let room = Arc::clone(&self.free).acquire_many_owned(self.permits(bytes));
-        let permit = timeout(self.longest, room).await;
-        let permit = permit.map_err(|_| MemoryTimeout(self.longest))?;
+        let permit = Arc::clone(&self.free).acquire_many_owned(self.units(bytes));
+        let permit = timeout(self.max_wait, permit).await;
+        let permit = permit.map_err(|_| MemoryTimeout(self.max_wait))?;
         Ok(self.permit(permit.expect("the semaphore is never closed")))
     }
 
-    /// The same, if there is some now.
+    /// As [`Self::acquire`], without waiting: `None` where there is not enough now.
     pub fn try_acquire(&self, bytes: usize) -> Option<MemoryPermit> {
-        let permit = Arc::clone(&self.free).try_acquire_many_owned(self.permits(bytes));
+        let permit = Arc::clone(&self.free).try_acquire_many_owned(self.units(bytes));
         Some(self.permit(permit.ok()?))
     }
 
-    fn permits(&self, bytes: usize) -> u32 {
+    fn units(&self, bytes: usize) -> u32 {
         u32::try_from(bytes.div_ceil(KIB))
             .unwrap_or(u32::MAX)
-            .min(self.rooms)
+            .min(self.total)
     }
 
     fn permit(&self, permit: OwnedSemaphorePermit) -> MemoryPermit {
-        self.used.add(counted(&permit));
+        self.used.add(permit_bytes(&permit));
         MemoryPermit {
             permit,
-            beyond: Arc::clone(&self.beyond),
-            went_beyond: None,
-            longest: self.longest,
+            overflow: Arc::clone(&self.overflow),
+            overflow_guard: None,
+            max_wait: self.max_wait,
             used: self.used.clone(),
         }
     }
 }
 
 impl MemoryPermit {
+    /// Its size in bytes.
     pub fn bytes(&self) -> usize {
         self.permit.num_permits() * KIB
     }
 
-    /// More is held than room was taken for. Waits until nobody else does so.
+    /// Allows its holder to hold more than its size, until it is dropped. Waits until no other
+    /// permit does so. A second call does nothing.
+    ///
+    /// # Errors
+    /// Another permit did so for the whole time.
     pub async fn acquire_overflow(&mut self) -> Result<(), MemoryTimeout> {
-        if self.went_beyond.is_none() {
-            let alone = Arc::clone(&self.beyond).lock_owned();
-            let alone = timeout(self.longest, alone).await;
-            self.went_beyond = Some(alone.map_err(|_| MemoryTimeout(self.longest))?);
+        if self.overflow_guard.is_none() {
+            let guard = Arc::clone(&self.overflow).lock_owned();
+            let guard = timeout(self.max_wait, guard).await;
+            self.overflow_guard = Some(guard.map_err(|_| MemoryTimeout(self.max_wait))?);
         }
         Ok(())
     }
 
-    /// Room for so many bytes of it, as one of its own; the first takes what is beyond along.
+    /// Splits off a permit of so many bytes, at most all of them. The first one that is split off
+    /// also takes the permission to hold more.
+    ///
+    /// # Panics
+    /// Never: no more is split off than there is.
     #[must_use]
     pub fn split(&mut self, bytes: usize) -> Self {
-        let rooms = bytes.div_ceil(KIB).min(self.permit.num_permits());
+        let units = bytes.div_ceil(KIB).min(self.permit.num_permits());
         Self {
-            permit: self.permit.split(rooms).expect("there are as many"),
-            beyond: Arc::clone(&self.beyond),
-            went_beyond: self.went_beyond.take(),
-            longest: self.longest,
+            permit: self.permit.split(units).expect("there are as many"),
+            overflow: Arc::clone(&self.overflow),
+            overflow_guard: self.overflow_guard.take(),
+            max_wait: self.max_wait,
             used: self.used.clone(),
         }
     }
 
-    /// Lets go of all but so many bytes.
+    /// Gives back all but so many bytes.
     pub fn shrink(&mut self, bytes: usize) {
         let spare = self.bytes().saturating_sub(bytes);
         drop(self.split(spare / KIB * KIB));
     }
 }
 
-/// These bytes, which hold their room for as long as anybody holds them.
-pub fn with_permit(bytes: impl AsRef<[u8]> + Send + 'static, room: impl Send + 'static) -> Bytes {
-    Bytes::from_owner(PermittedBytes { bytes, _room: room })
+/// Bytes that keep their permit until the last clone or slice of them is dropped.
+pub fn with_permit(bytes: impl AsRef<[u8]> + Send + 'static, permit: impl Send + 'static) -> Bytes {
+    Bytes::from_owner(PermittedBytes {
+        bytes,
+        _permit: permit,
+    })
 }
 
 impl Drop for MemoryPermit {
     fn drop(&mut self) {
-        self.used.sub(counted(&self.permit));
+        self.used.sub(permit_bytes(&self.permit));
     }
 }
 
-/// Bytes and the room they take.
-struct PermittedBytes<T, R> {
+/// Bytes and the permit for their memory.
+struct PermittedBytes<T, P> {
     bytes: T,
-    _room: R,
+    _permit: P,
 }
 
-impl<T: AsRef<[u8]>, R> AsRef<[u8]> for PermittedBytes<T, R> {
+impl<T: AsRef<[u8]>, P> AsRef<[u8]> for PermittedBytes<T, P> {
     fn as_ref(&self) -> &[u8] {
         self.bytes.as_ref()
     }
 }
 
-fn counted(permit: &OwnedSemaphorePermit) -> i64 {
+fn permit_bytes(permit: &OwnedSemaphorePermit) -> i64 {
     i64::try_from(permit.num_permits() * KIB).unwrap_or(i64::MAX)
 }
 
@@ -164,23 +189,23 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn room_is_free_again_when_the_last_byte_is_dropped() {
+    async fn memory_is_free_again_when_the_last_byte_is_dropped() {
         let memory = memory(10 * KIB);
-        let mut room = memory.acquire(8 * KIB).await.unwrap();
+        let mut permit = memory.acquire(8 * KIB).await.unwrap();
         assert!(memory.try_acquire(3 * KIB).is_none());
-        let bytes = with_permit(vec![7; 5 * KIB], room.split(5 * KIB));
-        drop(room);
+        let bytes = with_permit(vec![7; 5 * KIB], permit.split(5 * KIB));
+        drop(permit);
         let slice = bytes.slice(..10);
         drop(bytes);
         assert!(memory.try_acquire(6 * KIB).is_none(), "five are kept");
         drop(slice);
         assert_eq!(memory.try_acquire(10 * KIB).unwrap().bytes(), 10 * KIB);
-        // More than there is, alone.
+        // More than the limit is granted as the whole limit.
         assert_eq!(memory.acquire(99 * KIB).await.unwrap().bytes(), 10 * KIB);
     }
 
     #[tokio::test]
-    async fn one_at_a_time_goes_beyond_its_room() {
+    async fn only_one_permit_at_a_time_may_overflow() {
         let memory = memory(10 * KIB);
         let mut one = memory.acquire(KIB).await.unwrap();
         let mut other = memory.acquire(KIB).await.unwrap();

@@ -1,30 +1,41 @@
-//! Whether the data is as it must be: runs the queries of `storage::verify` over one snapshot. [`deep`] compares it with the bucket.
+//! `platen verify`: the invariants about data, as queries that return no rows when all is well.
+//!
+//! The numbers (I1 and so on) are those of the list in ARCHITECTURE.md. All queries run in one
+//! read-only snapshot and block nobody. Each row they return is one finding in words. [`deep`]
+//! checks whether the bucket contains exactly what rows name; `storage::verify::guards` checks what protects the
+//! rows.
 
 pub mod deep;
 
 use std::time::{Duration, Instant};
 
 use sqlx::{Executor, PgPool};
-use storage::verify::FOR_WHOLE_TABLES;
+use storage::verify::SETTINGS;
 use storage::verify::guards::Compared;
 pub use storage::verify::{Finding, INVARIANTS, Invariant, guards}; // the paths of before
 
-/// Runs every query over one snapshot, and compares the guards.
+/// Checks all invariants and the guards, in one snapshot. `pool` must act as `platen_reader`.
+///
+/// # Errors
+/// The database failed. Violations are findings, not errors.
 pub async fn verify(pool: &PgPool) -> sqlx::Result<Vec<Finding>> {
     let mut findings = Vec::new();
     check(pool, |_, found, _| findings.extend(found)).await?;
     Ok(findings)
 }
 
-/// As [`verify`], and tells of each invariant as soon as it was looked at, and how long that took.
+/// As [`verify`]; calls `report` after each invariant, with its findings and how long it took.
+///
+/// # Errors
+/// The database failed.
 pub async fn check(
     pool: &PgPool,
-    mut tell: impl FnMut(&Invariant, Vec<Finding>, Duration),
+    mut report: impl FnMut(&Invariant, Vec<Finding>, Duration),
 ) -> sqlx::Result<()> {
     let mut snapshot = pool
         .begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         .await?;
-    snapshot.execute(FOR_WHOLE_TABLES).await?;
+    snapshot.execute(SETTINGS).await?;
     for invariant in INVARIANTS {
         let started = Instant::now();
         let rows: Vec<String> = sqlx::query_scalar(invariant.query)
@@ -34,11 +45,11 @@ pub async fn check(
             invariant: invariant.number,
             says,
         });
-        tell(invariant, found.collect(), started.elapsed());
+        report(invariant, found.collect(), started.elapsed());
     }
     let started = Instant::now();
     match guards::check(&mut snapshot).await? {
-        Compared::Findings(found) => tell(&guards::INVARIANT, found, started.elapsed()),
+        Compared::Findings(found) => report(&guards::INVARIANT, found, started.elapsed()),
         Compared::Newer { database, program } => tracing::warn!(
             "The guards were NOT compared: the database has migration {database}, this program knows {program}. Run `platen verify` of the newer version"
         ),

@@ -1,5 +1,5 @@
-//! Where a bucket is: a folder on this machine, `s3://bucket/prefix` at whoever speaks S3, or `gs://bucket/prefix` at Google
-//! Cloud Storage.
+//! The address of a bucket: a folder on this machine, `s3://bucket/prefix` at S3 or a store with
+//! the same protocol, or `gs://bucket/prefix` at Google Cloud Storage.
 
 mod gcs;
 mod s3;
@@ -20,15 +20,19 @@ use object_store::{BackoffConfig, ObjectStore, RetryConfig};
 
 use super::BucketError;
 
-/// Where a bucket is, and how it is reached.
+/// The address of a bucket, and the settings to reach it.
 #[derive(Clone)]
 pub enum Address {
+    /// A folder on this machine.
     Folder(PathBuf),
+    /// A bucket at S3.
     S3(Remote<AmazonS3Builder>),
+    /// A bucket at Google Cloud Storage.
     Gcs(Remote<GoogleCloudStorageBuilder>),
 }
 
-/// A bucket somewhere else. Every process may have objects of its own under the prefix.
+/// A bucket at a store. All keys begin with the prefix, so one bucket can hold several
+/// installations.
 #[derive(Clone)]
 pub struct Remote<B> {
     bucket: String,
@@ -38,13 +42,16 @@ pub struct Remote<B> {
 
 /// A bucket that was opened.
 pub(super) struct Opened {
+    /// Reads and writes objects.
     pub store: Arc<dyn ObjectStore>,
+    /// Signs links; `None` for a folder.
     pub signing: Option<Signing>,
 }
 
-/// Who signs links to a bucket, and what its keys are called there.
+/// How links to a store are signed.
 #[derive(Clone)]
 pub(super) struct Signing {
+    /// Signs a path.
     pub signer: Arc<dyn Signer>,
     /// Scheme, host and port of every link.
     pub origin: String,
@@ -55,22 +62,29 @@ pub(super) struct Signing {
 impl Signing {
     /// The path of an object in a link.
     pub(super) fn path(&self, key: &Key) -> Key {
-        let whole = self.prefix.parts().chain(key.parts()).collect();
-        (self.escape)(&whole)
+        let full_key = self.prefix.parts().chain(key.parts()).collect();
+        (self.escape)(&full_key)
     }
 }
 
-/// An address that cannot be one, in words.
+/// What is wrong with an address, in words.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct BadAddress(String);
 
 impl Address {
-    /// What the names of variables begin with that [`Self::parse`] reads.
+    /// Prefixes of the environment variables that [`Self::parse`] needs.
     pub const VARIABLES: [&'static str; 3] = ["AWS_", "GOOGLE_", "STORAGE_EMULATOR_HOST"];
 
-    /// Reads an address. `variables` are the standard ones of AWS and Google: credentials, region, endpoint. What is not said
-    /// is found as their own programs find it on their machines: a web identity, a container's or an instance's role.
+    /// Parses an address.
+    ///
+    /// `variables` are the standard ones of AWS and Google: credentials, region, endpoint. Where
+    /// they contain no credentials these are found as the vendors' own programs find them: a web
+    /// identity, or the role of a container or an instance.
+    ///
+    /// # Errors
+    /// The scheme is not known, the bucket or the prefix is not valid, or an endpoint is not
+    /// encrypted.
     pub fn parse(
         text: &str,
         variables: impl IntoIterator<Item = (String, String)>,
@@ -81,20 +95,21 @@ impl Address {
         let bad = |problem: String| Err(BadAddress(problem));
         if !["s3", "gs"].contains(&scheme) {
             return bad(format!(
-                "{scheme}:// is not known: a folder, s3://bucket/prefix, or gs://bucket/prefix"
+                "{scheme}:// is not known: use a folder, s3://bucket/prefix, or gs://bucket/prefix"
             ));
         }
         let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
         if bucket.is_empty() || bucket.contains(['?', '#', '@', ':']) {
             return bad(format!(
-                "{text:?} names no bucket, as {scheme}://bucket/prefix does"
+                "{text:?} names no bucket: use {scheme}://bucket/prefix"
             ));
         }
         let prefix = match Key::parse(prefix.trim_end_matches('/')) {
             Ok(prefix) => prefix,
             Err(error) => return bad(format!("{prefix:?} is no prefix of keys: {error}")),
         };
-        // An empty variable is none: so Docker Compose passes on what is not set.
+        // An empty variable counts as not set: Docker Compose passes unset variables on as empty
+        // ones.
         let variables = variables.into_iter().filter(|(_, value)| !value.is_empty());
         let bucket = bucket.to_owned();
         Ok(match scheme {
@@ -111,7 +126,11 @@ impl Address {
         })
     }
 
-    /// Makes a folder that is missing; a bucket elsewhere is not made. For `platen up`, whose folder it is.
+    /// Creates the folder where it is missing: for `platen up`, which owns it. A bucket at a store
+    /// is not created.
+    ///
+    /// # Errors
+    /// The folder cannot be created.
     pub fn make_folder(&self) -> Result<(), BucketError> {
         let Self::Folder(folder) = self else {
             return Ok(());
@@ -120,7 +139,10 @@ impl Address {
             .map_err(|error| BucketError::Folder(folder.display().to_string(), error))
     }
 
-    /// Opens it. Nothing is sent yet.
+    /// Opens the bucket. Sends no request yet.
+    ///
+    /// # Errors
+    /// The folder does not exist, or the settings of the store are not complete.
     pub(super) fn open(&self) -> Result<Opened, BucketError> {
         Ok(match self {
             Self::Folder(folder) => {
@@ -173,7 +195,7 @@ impl<B> Remote<B> {
     }
 }
 
-/// As it is written in `PLATEN_BUCKET`.
+/// The form of `PLATEN_BUCKET`.
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -191,8 +213,9 @@ impl fmt::Debug for Address {
     }
 }
 
-/// For what passes within moments. Whoever can wait for longer asks again: each request has 30 seconds
-/// (`AWS_TIMEOUT`), none is sent ten seconds after the first, so nothing waits here for ever.
+/// Retries for failures that pass within moments; callers that can wait longer retry themselves.
+/// Each request has 30 seconds (`AWS_TIMEOUT`), and none is sent more than ten seconds after the
+/// first.
 fn retries() -> RetryConfig {
     RetryConfig {
         backoff: BackoffConfig {
@@ -212,7 +235,7 @@ fn origin(url: &str) -> String {
     format!("{scheme}://{authority}")
 }
 
-/// Whether an endpoint is on this machine, where nobody listens in.
+/// Whether an endpoint is on this machine, where nobody can read the traffic.
 fn is_loopback(endpoint: &str) -> bool {
     let authority = endpoint.trim_start_matches("http://");
     let authority = authority.split(['/', '?', '#']).next().unwrap_or_default();
@@ -264,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn only_this_machine_is_spoken_to_in_the_clear() {
+    fn only_loopback_may_be_unencrypted() {
         let endpoint = |url, allowed| {
             let variables = [("AWS_ENDPOINT_URL", url), ("AWS_ALLOW_HTTP", allowed)];
             parse("s3://pictures", &variables).is_ok()
@@ -351,7 +374,7 @@ mod tests {
     }
 
     #[test]
-    fn encryption_is_passed_on() {
+    fn encryption_settings_are_accepted() {
         let key = [
             ("AWS_SERVER_SIDE_ENCRYPTION", "aws:kms"),
             ("AWS_SSE_KMS_KEY_ID", "arn:aws:kms:eu-central-1:1:key/2"),

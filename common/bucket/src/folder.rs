@@ -1,6 +1,8 @@
-//! A bucket that is a folder of this machine. Only plain files in plain folders are objects: a symbolic link would lead out of the
-//! bucket, and a pipe, a socket or a device may never answer. Neither is followed, opened or removed; both are listed as what they
-//! are, for people.
+//! A bucket that is a folder on this machine.
+//!
+//! Only plain files in plain folders are objects. A symbolic link could lead out of the bucket, and
+//! reading a pipe, a socket or a device may never end. Neither is followed, opened or removed; both
+//! are listed, so that people see them.
 
 use std::fs::{self, FileType};
 use std::io;
@@ -16,41 +18,45 @@ use walkdir::{DirEntry, WalkDir};
 
 use super::{BucketError, FileKind, Listed};
 
-/// Objects that are listed ahead of whoever reads the list.
+/// Entries that are listed ahead of the reader of the list.
 const WALK_BUFFER: usize = 256;
-/// Entries that [`survey`] looks at.
+/// Most entries that [`survey`] checks.
 const MAX_SURVEYED_FILES: usize = 100_000;
-/// What group and others may do; a file of ours grants none of it.
+/// The permissions of group and others; Platen's own files grant none of them.
 const OTHERS_MODE_BITS: u32 = 0o077;
 
-/// Where the files are.
+/// The folder of a bucket.
 #[derive(Clone, Debug)]
 pub(super) struct Folder(PathBuf);
 
-/// What [`survey`] found.
+/// The result of [`survey`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Survey {
-    /// Files and folders looked at, and whether there are more.
+    /// Files and folders that were checked.
     pub seen: usize,
+    /// Whether these are all there are.
     pub is_whole: bool,
-    /// How many of them others than their owner may read or write, and one of these.
+    /// How many of them may be read, written or entered by others than their owner.
     pub open_to_others: usize,
+    /// One of these.
     pub one_of_these: Option<PathBuf>,
-    /// Symbolic links and special files, which are no objects, and one of these.
+    /// How many are symbolic links or special files, which are not objects.
     pub irregular: usize,
+    /// One of these.
     pub an_irregular: Option<PathBuf>,
 }
 
 impl Folder {
+    /// The folder at this path.
     pub(super) fn new(root: &Path) -> Self {
         Self(root.to_owned())
     }
 
-    /// Lets a key pass on whose way there are only plain folders, and at whose end a plain file or nothing.
+    /// Checks that only plain folders lead to a key, and that a plain file or nothing is at its
+    /// end.
     ///
     /// # Errors
-    ///
-    /// Something else is on its way, or the folder of the bucket is gone: it is not made anew.
+    /// There is something else on the path, or the folder of the bucket does not exist.
     pub(super) async fn admit(&self, key: &Key) -> Result<(), BucketError> {
         let (root, key) = (self.0.clone(), key.clone());
         let admitted = tokio::task::spawn_blocking(move || admit(&root, &key));
@@ -59,13 +65,13 @@ impl Folder {
             .unwrap_or_else(|error| Err(self.problem(io::Error::other(error))))
     }
 
-    /// Every file, in no order, and what else lies between them.
+    /// Lists every file, in no certain order, and everything else that is not a folder.
     pub(super) fn list(&self) -> BoxStream<'static, Result<Listed, BucketError>> {
         let (sender, receiver) = mpsc::channel(WALK_BUFFER);
         let root = self.0.clone();
         tokio::task::spawn_blocking(move || {
             for listed in walk(&root) {
-                // Nobody reads on.
+                // The reader of the list was dropped.
                 if sender.blocking_send(listed).is_err() {
                     return;
                 }
@@ -83,19 +89,19 @@ impl Folder {
 }
 
 fn admit(root: &Path, key: &Key) -> Result<(), BucketError> {
-    let of_root = |error| BucketError::Folder(root.display().to_string(), error);
-    // The folder itself may be a link: whoever configured it meant where it leads.
-    if !fs::metadata(root).map_err(of_root)?.is_dir() {
-        return Err(of_root(io::ErrorKind::NotADirectory.into()));
+    let root_error = |error| BucketError::Folder(root.display().to_string(), error);
+    // The root itself may be a symbolic link: its operator has chosen it.
+    if !fs::metadata(root).map_err(root_error)?.is_dir() {
+        return Err(root_error(io::ErrorKind::NotADirectory.into()));
     }
     let mut path = root.to_owned();
     for part in key.parts() {
         path.push(part.as_ref());
         let kind = match fs::symlink_metadata(&path) {
             Ok(found) => found.file_type(),
-            // Nothing is there yet.
+            // There is no object yet.
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            // A file is where a folder should be; the store says so.
+            // A file is in the place of a folder; the store itself reports that.
             Err(error) if error.kind() == io::ErrorKind::NotADirectory => return Ok(()),
             Err(error) => return Err(BucketError::Folder(path.display().to_string(), error)),
         };
@@ -110,7 +116,7 @@ fn admit(root: &Path, key: &Key) -> Result<(), BucketError> {
     Ok(())
 }
 
-/// Whether it is neither a plain file nor a folder.
+/// What an entry is that is neither a plain file nor a folder; `None` for those.
 fn irregular(kind: FileType) -> Option<FileKind> {
     if kind.is_symlink() {
         Some(FileKind::SymbolicLink)
@@ -122,23 +128,24 @@ fn irregular(kind: FileType) -> Option<FileKind> {
     }
 }
 
+/// All entries below a folder, except folders and files that are still being written.
 fn walk(root: &Path) -> impl Iterator<Item = Result<Listed, BucketError>> {
     let entries = WalkDir::new(root).follow_links(false).min_depth(1);
     entries.into_iter().filter_map(move |entry| match entry {
         Ok(entry) => listed(root, &entry).transpose(),
-        Err(error) => gone_or(root, error),
+        Err(error) => unless_deleted(root, error),
     })
 }
 
-/// Files come and go while they are listed.
-fn gone_or<T>(root: &Path, error: walkdir::Error) -> Option<Result<T, BucketError>> {
+/// The error, or nothing where an entry was deleted while the folder was listed.
+fn unless_deleted<T>(root: &Path, error: walkdir::Error) -> Option<Result<T, BucketError>> {
     let path = error.path().unwrap_or(root).to_owned();
-    // Links are not followed, so there are no loops, and the error is one of the system's.
+    // Links are not followed, so there are no loops, and the error comes from the system.
     let error = error
         .into_io_error()
         .unwrap_or_else(|| io::Error::other("it cannot be listed"));
-    let is_gone = error.kind() == io::ErrorKind::NotFound && path != root;
-    (!is_gone).then(|| Err(BucketError::Folder(path.display().to_string(), error)))
+    let is_deleted = error.kind() == io::ErrorKind::NotFound && path != root;
+    (!is_deleted).then(|| Err(BucketError::Folder(path.display().to_string(), error)))
 }
 
 fn listed(root: &Path, entry: &DirEntry) -> Result<Option<Listed>, BucketError> {
@@ -148,7 +155,7 @@ fn listed(root: &Path, entry: &DirEntry) -> Result<Option<Listed>, BucketError> 
     }
     let metadata = match entry.metadata() {
         Ok(metadata) => metadata,
-        Err(error) => return gone_or(root, error).transpose(),
+        Err(error) => return unless_deleted(root, error).transpose(),
     };
     let path = entry
         .path()
@@ -163,7 +170,7 @@ fn listed(root: &Path, entry: &DirEntry) -> Result<Option<Listed>, BucketError> 
     }))
 }
 
-/// A file that is still being written, as `object_store` calls it: `name#1`.
+/// Whether a file is still being written: `object_store` names it `name#1` until it is complete.
 fn is_unfinished(entry: &DirEntry) -> bool {
     let name = entry.file_name().to_string_lossy();
     let number = name.split_once('#').map(|(_, number)| number);
@@ -172,10 +179,10 @@ fn is_unfinished(entry: &DirEntry) -> bool {
     })
 }
 
-/// What others may do in a folder of files, and what in it is no file.
+/// Checks the folder of a bucket: what others than the owner may access, and what is not a plain
+/// file. For `platen doctor`; checks at most 100,000 entries.
 ///
 /// # Errors
-///
 /// The folder cannot be listed.
 pub fn survey(root: &Path) -> io::Result<Survey> {
     let mut survey = Survey {
@@ -198,7 +205,7 @@ pub fn survey(root: &Path) -> io::Result<Survey> {
             survey.an_irregular.get_or_insert_with(|| entry.into_path());
         } else if let Ok(metadata) = fs::metadata(entry.path())
             && metadata.permissions().mode() & OTHERS_MODE_BITS != 0
-            // The marker is no secret, and may have been written by an operator's login.
+            // The marker is not secret, and an operator with another umask may have written it.
             && entry.path() != root.join(super::MARKER)
         {
             survey.open_to_others += 1;

@@ -1,4 +1,4 @@
-//! The spool: objects by key, written once, and links to them that are signed and expire.
+//! Object storage: objects by key, each written once, and signed links to them that expire.
 
 mod address;
 mod folder;
@@ -26,43 +26,50 @@ pub use link::{BadLink, LINKS, Signed, SigningKeys};
 
 use domain::file_name::attachment;
 
-/// What a key begins with that an examination made. Nobody names it.
+/// What the keys of [`Bucket::probe`] begin with. No row names these objects.
 pub const PROBE_PREFIX: &str = "examined/";
-/// The object that says whose the bucket is; see `common::files::ownership`.
+/// The key of the marker, which says which database the bucket belongs to; see
+/// `common::files::ownership`.
 pub const MARKER: &str = "platen-bucket";
-/// A marker has no more bytes.
-const MARKER_BYTES: u64 = 200;
+/// Most bytes of a marker that are read.
+const MAX_MARKER_BYTES: u64 = 200;
 
-/// Where objects are kept.
+/// A bucket: a folder, or a bucket at S3 or Google Cloud Storage. Clones are cheap.
 #[derive(Clone)]
 pub struct Bucket {
     store: Arc<dyn ObjectStore>,
-    /// Where it is a folder.
+    /// The folder, where it is one.
     folder: Option<Folder>,
+    /// How the store signs links; `None` where the api serves the files.
     signing: Option<Signing>,
+    /// The keys of links to our own api.
     keys: SigningKeys,
 }
 
-/// Where an object can be had by whoever holds the link, for a while.
+/// A link to an object. Whoever has it can read the object until it expires.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Link {
-    /// Path and query at our own api.
+    /// Path and query of a link to our own api.
     Ours(String),
-    /// At the store itself.
+    /// URL at the store itself.
     Store(String),
 }
 
-/// What a browser is told of a file: its type, and what it is called when it is kept.
+/// What a browser is told about a file.
 #[derive(Clone, Copy, Debug)]
 pub struct ContentDisposition<'a> {
+    /// Its media type, such as `image/png`.
     pub media_type: &'a str,
+    /// The name it is saved under.
     pub file_name: &'a str,
 }
 
-/// An object that was written, or stood there already with the same bytes.
+/// Hash and size of an object that is in the bucket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stored {
+    /// SHA-256 of its bytes.
     pub sha256: [u8; 32],
+    /// How many bytes it has.
     pub bytes: i64,
 }
 
@@ -75,7 +82,7 @@ impl Stored {
     }
 }
 
-/// How many bytes these are, as rows count them.
+/// The number of bytes, in the type of the database's columns.
 fn length(bytes: &[u8]) -> i64 {
     i64::try_from(bytes.len()).expect("no allocation is longer than isize::MAX")
 }
@@ -83,32 +90,38 @@ fn length(bytes: &[u8]) -> i64 {
 /// A part of an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Part {
+    /// The part.
     pub bytes: Bytes,
     /// How many bytes the whole object has.
     pub whole: u64,
 }
 
-/// An object as the bucket lists it.
+/// An object in a list of the bucket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listed {
+    /// Its key; of a folder the path of the file in it.
     pub key: String,
+    /// Its size.
     pub bytes: u64,
     /// When it was written, on the bucket's clock.
     pub modified: OffsetDateTime,
+    /// What it is.
     pub kind: FileKind,
 }
 
-/// What lies in a bucket. Where it is not a folder, all are objects.
+/// What an entry of a bucket is. Except in a folder all are objects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FileKind {
+    /// An object; in a folder a plain file.
     Object,
+    /// A symbolic link.
     SymbolicLink,
     /// A pipe, a socket or a device.
     Special,
 }
 
 impl FileKind {
-    /// In words.
+    /// What it is, for messages.
     pub fn word(self) -> &'static str {
         match self {
             Self::Object => "a file",
@@ -124,7 +137,7 @@ impl From<ObjectMeta> for Listed {
         Self {
             key: object.location.into(),
             bytes: object.size,
-            // Out of all range: then it is as old as can be told, and its row alone decides.
+            // A time out of range counts as very old: then only the rows decide about the object.
             modified: OffsetDateTime::from_unix_timestamp(seconds)
                 .unwrap_or(OffsetDateTime::UNIX_EPOCH),
             kind: FileKind::Object,
@@ -132,42 +145,68 @@ impl From<ObjectMeta> for Listed {
     }
 }
 
+/// Why the bucket did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum BucketError {
-    #[error("another object stands at {0} already, and no key is written twice")]
+    /// A new object has the key of an existing one with other bytes.
+    #[error("another object exists at {0}, and no key is written twice")]
     TakenByAnother(String),
-    #[error("what was written to {0} could not be read back as it was; it was removed again")]
+    /// An object that was just written has other bytes when it is read.
+    #[error(
+        "the object that was written to {0} has other bytes when it is read; it was removed again"
+    )]
     Garbled(String),
+    /// An object was deleted while it was read.
     #[error("{0} was deleted while it was read")]
     Deleted(String),
-    #[error("objects are overwritten in it: it does not know `If-None-Match`")]
+    /// The store does not support conditional writes.
+    #[error(
+        "this store overwrites objects: it does not support `If-None-Match`. Use one that does"
+    )]
     Overwrites,
-    #[error("{key} has {bytes} bytes, at most {most} are read")]
-    TooLarge { key: String, bytes: u64, most: u64 },
+    /// An object is larger than the caller allows.
+    #[error("{key} has {bytes} bytes; at most {most} are read")]
+    TooLarge {
+        /// The object.
+        key: String,
+        /// Its size.
+        bytes: u64,
+        /// The allowed size.
+        most: u64,
+    },
+    /// The store failed or cannot be reached.
     #[error(transparent)]
     Store(#[from] object_store::Error),
-    #[error("{0} is not a folder this process can use: {1}")]
+    /// The folder of the bucket, or one in it, cannot be used.
+    #[error("{0} is not a folder that this process can use: {1}")]
     Folder(String, io::Error),
-    #[error("{path} is {kind}, which is not followed: {key} is no object", kind = kind.word())]
+    /// On the path of an object there is something other than folders and a file.
+    #[error("{path} is {kind}, which is not followed, so {key} is not an object", kind = kind.word())]
     Irregular {
+        /// The object.
         key: String,
+        /// The path of what is there instead.
         path: String,
+        /// What it is.
         kind: FileKind,
     },
+    /// The bucket belongs to another database, or lacks its marker:
+    /// [`ownership::Ownership::problem`].
     #[error("{0}")]
     NotOurs(&'static str),
+    /// Which database the bucket belongs to is not known.
     #[error(transparent)]
     Unsure(domain::ownership::Unknown),
 }
 
 impl BucketError {
-    /// Whether the folder itself is not there.
+    /// Whether the folder itself does not exist.
     pub fn is_no_folder(&self) -> bool {
         let missing = [io::ErrorKind::NotFound, io::ErrorKind::NotADirectory];
         matches!(self, Self::Folder(_, error) if missing.contains(&error.kind()))
     }
 
-    /// Whether the same may be tried again: the bucket may be back then.
+    /// Whether the same may succeed later, when the bucket is available again.
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Store(_) | Self::Garbled(_) | Self::Folder(..) => true,
@@ -182,7 +221,11 @@ impl BucketError {
 }
 
 impl Bucket {
-    /// Opens the bucket at an address. A folder must exist: one that is missing is perhaps not mounted.
+    /// Opens the bucket at an address. `keys` sign links to our own api.
+    ///
+    /// # Errors
+    /// The folder does not exist; it is not created, because its volume may just not be mounted. Or
+    /// the settings of the store are not complete. The store itself is not asked yet.
     pub fn open(address: &Address, keys: impl Into<SigningKeys>) -> Result<Self, BucketError> {
         let Opened { store, signing } = address.open()?;
         let folder = match address {
@@ -197,7 +240,8 @@ impl Bucket {
         })
     }
 
-    /// An object's key as the store has it, where it may be looked at.
+    /// The key in the type of the store, after the check that in a folder only plain folders lead
+    /// to it.
     async fn admitted(&self, key: &str) -> Result<Key, BucketError> {
         let key = Key::from(key);
         if let Some(folder) = &self.folder {
@@ -206,7 +250,8 @@ impl Bucket {
         Ok(key)
     }
 
-    /// Without links to the store itself: for clients that do not reach it. The api gives its objects out then.
+    /// Never links to the store itself: the api serves all files. For stores that clients cannot
+    /// reach.
     #[must_use]
     pub fn serve_through_api(mut self) -> Self {
         self.signing = None;
@@ -218,13 +263,17 @@ impl Bucket {
         self.folder.is_some()
     }
 
-    /// Whether its store signs links, to be read and to be written to.
+    /// Whether its store signs links, for reading and for writing.
     pub fn signs_links(&self) -> bool {
         self.signing.is_some()
     }
 
-    /// Writes an object that must not exist, and reads it back. Writing the same bytes again is success, so a write
-    /// whose answer was lost may be repeated.
+    /// Writes a new object, and reads it back. Writing the same bytes to the same key again is a
+    /// success, so a write whose answer was lost may be repeated.
+    ///
+    /// # Errors
+    /// The key has an object with other bytes; the bytes read back differ; or the bucket failed,
+    /// and the object may have been written.
     pub async fn put_new(&self, key: &str, bytes: Bytes) -> Result<Stored, BucketError> {
         let written = Stored::of(&bytes);
         let options = PutOptions {
@@ -240,18 +289,22 @@ impl Bucket {
         match (self.measure(key).await?, was_there) {
             (Some(read), _) if read == written => Ok(written),
             (Some(_), Some(_)) => Err(BucketError::TakenByAnother(key.to_owned())),
-            // Another write of it was under way and came to nothing.
+            // Another write of this key was in progress and failed.
             (None, Some(error)) => Err(error.into()),
             (_, None) => {
-                // Nobody else can have written it: so it may be written once more.
+                // This call created the object, so it may delete it, and a retry can write it
+                // again.
                 self.delete(key).await?;
                 Err(BucketError::Garbled(key.to_owned()))
             }
         }
     }
 
-    /// Whether it can be reached, written, read and emptied, and keeps what it has: for `platen doctor`, and for workers
-    /// after it was away.
+    /// Checks that objects can be written, read and deleted, and that none is overwritten: for
+    /// `platen doctor`, and for workers after the bucket was unavailable.
+    ///
+    /// # Errors
+    /// [`BucketError::Overwrites`], or the failure of a step.
     pub async fn probe(&self) -> Result<(), BucketError> {
         let key = format!("{PROBE_PREFIX}{}", uuid::Uuid::now_v7());
         self.put_new(&key, Bytes::from_static(b"one")).await?;
@@ -264,14 +317,20 @@ impl Bucket {
         }
     }
 
-    /// What the marker says: whose bucket this is. `None`: it has none.
+    /// The text of the marker; `None` where the bucket has none.
+    ///
+    /// # Errors
+    /// The bucket failed.
     pub async fn marker(&self) -> Result<Option<String>, BucketError> {
-        let marker = self.get_at_most(MARKER, MARKER_BYTES).await?;
+        let marker = self.get_at_most(MARKER, MAX_MARKER_BYTES).await?;
         Ok(marker.map(|bytes| String::from_utf8_lossy(&bytes).trim().to_owned()))
     }
 
-    /// Writes the marker; only where there is none, or over another, as `replace` says.
-    pub async fn write_marker(&self, says: &str, replace: bool) -> Result<(), BucketError> {
+    /// Writes the marker and reads it back. With `replace` it overwrites another marker.
+    ///
+    /// # Errors
+    /// There is one and `replace` is not set; it reads back differently; or the bucket failed.
+    pub async fn write_marker(&self, text: &str, replace: bool) -> Result<(), BucketError> {
         let mode = if replace {
             PutMode::Overwrite
         } else {
@@ -282,7 +341,7 @@ impl Bucket {
             ..PutOptions::default()
         };
         let location = self.admitted(MARKER).await?;
-        let payload = PutPayload::from(format!("{says}\n"));
+        let payload = PutPayload::from(format!("{text}\n"));
         match self.store.put_opts(&location, payload, options).await {
             Ok(_) => {}
             Err(object_store::Error::AlreadyExists { .. }) => {
@@ -291,17 +350,23 @@ impl Bucket {
             Err(error) => return Err(error.into()),
         }
         match self.marker().await? {
-            Some(read) if read == says => Ok(()),
+            Some(read) if read == text => Ok(()),
             _ => Err(BucketError::Garbled(MARKER.to_owned())),
         }
     }
 
-    /// The whole object, or `None` when there is none.
+    /// The whole object; `None` where there is none.
+    ///
+    /// # Errors
+    /// The bucket failed.
     pub async fn get(&self, key: &str) -> Result<Option<Bytes>, BucketError> {
         self.get_at_most(key, u64::MAX).await
     }
 
-    /// As [`Self::get`], of what somebody else wrote: more than `most` bytes are an error, and not read.
+    /// As [`Self::get`], for objects that others may have written.
+    ///
+    /// # Errors
+    /// The object has more than `most` bytes, and is not read; or the bucket failed.
     pub async fn get_at_most(&self, key: &str, most: u64) -> Result<Option<Bytes>, BucketError> {
         match self.store.get(&self.admitted(key).await?).await {
             Ok(found) if found.meta.size > most => Err(BucketError::TooLarge {
@@ -315,8 +380,11 @@ impl Bucket {
         }
     }
 
-    /// At most `most` bytes of an object from `first` on, and how large the whole is; `None` when there is none. A part that begins
-    /// behind the end is an error.
+    /// Up to `most` bytes of an object, beginning at byte `first`, and the size of the whole
+    /// object. `None` where there is none.
+    ///
+    /// # Errors
+    /// `first` is behind the end, or the bucket failed.
     pub async fn part(
         &self,
         key: &str,
@@ -342,7 +410,11 @@ impl Bucket {
         }
     }
 
-    /// Size and hash of an object as it is now, or `None` when there is none. It is never whole in memory.
+    /// Reads an object for its size and hash; `None` where there is none. It is never whole in
+    /// memory.
+    ///
+    /// # Errors
+    /// The bucket failed.
     pub async fn measure(&self, key: &str) -> Result<Option<Stored>, BucketError> {
         let mut chunks = match self.store.get(&self.admitted(key).await?).await {
             Ok(found) => found.into_stream(),
@@ -360,8 +432,8 @@ impl Bucket {
         }))
     }
 
-    /// Every object, in no order that matters. Objects that come and go meanwhile may be in it or not. Who asks again
-    /// after the end is told so again.
+    /// Lists every object, in no certain order. Objects that are written or deleted meanwhile may
+    /// be in the list or not. The stream may be polled after its end.
     pub fn list(&self) -> BoxStream<'static, Result<Listed, BucketError>> {
         if let Some(folder) = &self.folder {
             return folder.list().fuse().boxed();
@@ -374,7 +446,8 @@ impl Bucket {
             .boxed()
     }
 
-    /// Every object whose key begins with `prefix`, which ends in `/`; otherwise as [`Self::list`].
+    /// Lists every object whose key begins with `prefix`, which ends with `/`; otherwise as
+    /// [`Self::list`].
     pub fn list_under(&self, prefix: &str) -> BoxStream<'static, Result<Listed, BucketError>> {
         let objects = self.store.list(Some(&Key::from(prefix)));
         objects
@@ -384,7 +457,10 @@ impl Bucket {
             .boxed()
     }
 
-    /// Removes an object; one that is not there is no error.
+    /// Deletes an object. It is no error if there is none.
+    ///
+    /// # Errors
+    /// The bucket failed.
     pub async fn delete(&self, key: &str) -> Result<(), BucketError> {
         match self.store.delete(&self.admitted(key).await?).await {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
@@ -392,28 +468,35 @@ impl Bucket {
         }
     }
 
-    /// A link to an object, good for `lifetime` from `now` on: at the store itself, signed by V4 (`AWS4-HMAC-SHA256` or
-    /// `GOOG4-RSA-SHA256`), where it can do that; else at our own api.
+    /// A link to an object that works for `lifetime` from `now` on: at the store itself where it
+    /// signs links (V4 signatures, `AWS4-HMAC-SHA256` or `GOOG4-RSA-SHA256`), otherwise at our own
+    /// api.
+    ///
+    /// # Errors
+    /// The store's credentials cannot be had.
     pub async fn link(
         &self,
         key: &str,
-        shown: ContentDisposition<'_>,
+        disposition: ContentDisposition<'_>,
         now: OffsetDateTime,
         lifetime: Duration,
     ) -> Result<Link, BucketError> {
         let Some(signing) = &self.signing else {
             return Ok(Link::Ours(self.our_link(
                 key,
-                shown.file_name,
+                disposition.file_name,
                 now,
                 lifetime,
             )));
         };
-        let told = [
-            ("response-content-disposition", attachment(shown.file_name)),
-            ("response-content-type", shown.media_type.to_owned()),
+        let headers = [
+            (
+                "response-content-disposition",
+                attachment(disposition.file_name),
+            ),
+            ("response-content-type", disposition.media_type.to_owned()),
         ];
-        let options = SignedUrlOptions::default().with_query(told);
+        let options = SignedUrlOptions::default().with_query(headers);
         let path = signing.path(&Key::from(key));
         let url = signing
             .signer
@@ -421,13 +504,18 @@ impl Bucket {
         Ok(Link::Store(url.await?.into()))
     }
 
-    /// Where the links of [`Self::link`] lead: scheme, host and port of the store; `None` where they are our own.
+    /// The origin of the links of [`Self::link`]: scheme, host and port of the store. `None` where
+    /// they lead to our own api.
     pub fn link_origin(&self) -> Option<&str> {
         let signing = self.signing.as_ref()?;
         Some(&signing.origin)
     }
 
-    /// A link under which an object can be put for `lifetime`, straight into the store; `None` where it signs no links.
+    /// A link for writing an object directly into the store for `lifetime`; `None` where it signs
+    /// no links.
+    ///
+    /// # Errors
+    /// The store's credentials cannot be had.
     pub async fn link_to_put(
         &self,
         key: &str,
@@ -441,7 +529,7 @@ impl Bucket {
         Ok(Some(url.await?.into()))
     }
 
-    /// The path and query of a link to our own api.
+    /// Path and query of a link to our own api that works for `lifetime` from `now` on.
     pub fn our_link(
         &self,
         key: &str,
@@ -452,7 +540,10 @@ impl Bucket {
         self.keys.link(key, file_name, now, lifetime)
     }
 
-    /// Whether a link to this object is ours and still good.
+    /// Checks a link to this object at our own api.
+    ///
+    /// # Errors
+    /// It is not ours, has expired, or works for longer than any link may.
     pub fn check_link(
         &self,
         key: &str,

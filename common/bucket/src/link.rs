@@ -1,5 +1,7 @@
-//! Links to our own api, signed by HMAC-SHA256. Two keys may be active at a time: one signs, and the one of before is accepted, so
-//! that a key is changed without breaking the links that were given out.
+//! Links to our own api, signed with HMAC-SHA256.
+//!
+//! Two keys may be active: the current one signs, and the previous one is still accepted. So a key
+//! can be changed without breaking the links that clients have.
 
 use std::time::Duration;
 
@@ -11,40 +13,43 @@ use time::OffsetDateTime;
 
 use std::ops::RangeInclusive;
 
-/// How much the clock of whoever signed may be ahead of that of whoever checks.
+/// How far the clock of the process that signed may be ahead of the one that checks.
 const MAX_CLOCK_SKEW: Duration = Duration::from_mins(5);
 /// Hex digits of a key's id.
 const KEY_ID_LENGTH: usize = 8;
 
-/// The keys that links are signed with.
+/// The keys that sign links.
 #[derive(Clone)]
 pub struct SigningKeys {
     current: SecretString,
-    /// Still accepted.
+    /// Signs nothing more; its links are still accepted.
     previous: Option<SecretString>,
 }
 
-/// A link that is not, or no longer, good.
+/// Why a link does not work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BadLink {
-    #[error("this link has expired: ask for a fresh one")]
+    /// Its time is over.
+    #[error("this link has expired: ask for a new one")]
     Expired,
-    #[error("this link says that it works for longer than any link does: ask for a fresh one")]
+    /// It expires later than any link may: the clock of the process that signed it was wrong.
+    #[error("this link works for longer than any link may: ask for a new one")]
     TooLong,
+    /// Its signature is not of a current key.
     #[error("this link is not one of ours, or the key that signed it is no longer in use")]
     Forged,
 }
 
-/// What stands in a link beside the object's key.
+/// The parameters of a link, besides the object's key.
 #[derive(Clone, Copy, Debug)]
 pub struct Signed<'a> {
-    /// What the file is called; links of before files were called something have no name.
+    /// The name the file is saved under; `None` in links of versions without file names.
     pub file_name: Option<&'a str>,
-    /// Until when it works, in seconds since 1970.
+    /// When it expires, in seconds since 1970.
     pub expires: i64,
-    /// Which key signed it; links of before keys had an id have none.
+    /// The id of the key that signed it; `None` in links of versions without key ids.
     pub key_id: Option<&'a str>,
-    /// In hex.
+    /// The signature in hex.
     pub signature: &'a str,
 }
 
@@ -58,14 +63,14 @@ impl From<SecretString> for SigningKeys {
 }
 
 impl SigningKeys {
-    /// Also accepts links that another key has signed.
+    /// Also accepts links that the previous key has signed.
     #[must_use]
     pub fn and_previous(mut self, previous: Option<SecretString>) -> Self {
         self.previous = previous;
         self
     }
 
-    /// Path and query of a link to an object, good for `lifetime` from `now` on.
+    /// Path and query of a link to an object that works for `lifetime` from `now` on.
     pub(super) fn link(
         &self,
         object: &str,
@@ -81,11 +86,10 @@ impl SigningKeys {
         format!("/files/{object}?expires={expires}&name={name}&kid={id}&signature={signature}")
     }
 
-    /// Whether a link to this object is ours and still good.
+    /// Checks a link to this object.
     ///
     /// # Errors
-    ///
-    /// It is forged, has expired, or works for longer than any link may: then the clock of whoever signed it was wrong.
+    /// It is forged, has expired, or works for longer than any link may.
     pub(super) fn check(
         &self,
         object: &str,
@@ -99,6 +103,7 @@ impl SigningKeys {
             signature,
         } = signed;
         let signature = hex::decode(signature).map_err(|_| BadLink::Forged)?;
+        // `verify_slice` compares in constant time.
         let mut active = [Some(&self.current), self.previous.as_ref()]
             .into_iter()
             .flatten()
@@ -108,12 +113,12 @@ impl SigningKeys {
                 .verify_slice(&signature)
                 .is_ok()
         });
-        let longest = now + *LINKS.end() + MAX_CLOCK_SKEW;
+        let latest = now + *LINKS.end() + MAX_CLOCK_SKEW;
         if !is_ours {
             Err(BadLink::Forged)
         } else if expires <= now.unix_timestamp() {
             Err(BadLink::Expired)
-        } else if expires > longest.unix_timestamp() {
+        } else if expires > latest.unix_timestamp() {
             Err(BadLink::TooLong)
         } else {
             Ok(())
@@ -121,13 +126,14 @@ impl SigningKeys {
     }
 }
 
-/// Tells keys apart, and nothing about them: the first digits of a hash.
+/// The id of a key: the first digits of its hash. It identifies the key and reveals nothing of it.
 fn id(key: &SecretString) -> String {
     let mut id = hex::encode(Sha256::digest(key.expose_secret()));
     id.truncate(KEY_ID_LENGTH);
     id
 }
 
+/// The signature of a link. `GET` separates it from other texts that are signed with the same key.
 fn mac(key: &SecretString, object: &str, file_name: Option<&str>, expires: i64) -> Hmac<Sha256> {
     let mut mac = Hmac::<Sha256>::new_from_slice(key.expose_secret().as_bytes())
         .expect("any length is a key");
@@ -156,7 +162,7 @@ mod tests {
             .and_previous(previous.map(SecretString::from))
     }
 
-    /// One of the link's parameters.
+    /// A parameter of the link.
     fn part<'a>(link: &'a str, name: &str) -> &'a str {
         let (_, rest) = link.split_once(&format!("{name}=")).unwrap();
         rest.split('&').next().unwrap()
@@ -206,7 +212,7 @@ mod tests {
                 "{altered:?}"
             );
         }
-        // As before keys had an id.
+        // A link of a version without key ids.
         let without = Signed {
             key_id: None,
             ..good
@@ -215,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_is_years_off_hands_out_no_link_that_works() {
+    fn links_signed_by_a_clock_years_ahead_do_not_work() {
         let keys = keys("key", None);
         let longest = *LINKS.end();
         let wrong = NOW + Duration::from_hours(24 * 365 * 30);
@@ -229,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_changed_without_breaking_the_links_that_were_given_out() {
+    fn links_of_the_previous_key_still_work() {
         let link = keys("old", None).link(KEY, "a", NOW, LIFETIME);
         let old = signed(&link);
         let without_id = Signed {

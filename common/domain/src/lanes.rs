@@ -10,33 +10,36 @@ use crate::id::TenantId;
 use crate::job::{Capacity, Exclusion, ModelCapacity};
 use crate::outcome::{Class, Failure};
 
-/// Room where nothing is known that holds jobs back.
+/// Capacity of a model where nothing is known that limits it.
 const UNLIMITED: i64 = 1_000_000;
 
-/// How long a lane lets nobody in: first and longest.
+/// How long a lane is unavailable: the first and the longest time in a row.
 #[derive(Clone, Copy, Debug)]
 pub struct LaneTiming {
-    /// After faults, until it is probed. What only people can mend is probed six times more rarely.
+    /// How long its circuit breaker stays open before a probe; six times as long after a failure
+    /// that only people can repair.
     pub closed: (Duration, Duration),
-    /// When its provider says that even one call at a time is too many.
+    /// How long it pauses when even one call at a time is too many for its provider.
     pub throttled: (Duration, Duration),
 }
 
-/// Why a lane lets nobody in, and for how long at least.
+/// Why a lane grants no call, and for how long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pause {
+    /// How long to wait before asking again makes sense.
     pub wait: Duration,
+    /// Why.
     pub reason: PauseReason,
 }
 
-/// What keeps a lane from letting calls in.
+/// Why a lane grants no call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PauseReason {
-    /// As many calls as it bears are in flight.
+    /// As many calls as its limit allows are in flight, or the last one started a moment ago.
     Full,
-    /// Too many of its calls were retries.
+    /// The budget of retries is used up; a first try may be granted.
     Retries,
-    /// Its answers: [`Class::Throttled`] pauses it, strikes close it.
+    /// The answers it got: [`Class::Throttled`] pauses it, any other class has opened its breaker.
     Answers(Class),
 }
 
@@ -50,6 +53,7 @@ impl PauseReason {
         }
     }
 
+    /// The word for it, in Redis and in logs.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Full => "full",
@@ -59,17 +63,19 @@ impl PauseReason {
     }
 }
 
-/// How a call ended, as far as it concerns its lane.
+/// How a call ended, as far as it matters to its lane.
 #[derive(Clone, Copy, Debug)]
 pub struct CallResult {
+    /// The class of its outcome.
     pub class: Class,
+    /// Strikes against the lane; [`STRIKES_OUT`] of them in a row open the breaker. 0 is a success.
     pub strikes: u32,
-    /// The provider asked to wait this long.
+    /// How long the provider asked to wait.
     pub retry_after: Option<Duration>,
 }
 
 impl CallResult {
-    /// With a picture.
+    /// The call delivered an image.
     pub const OK: Self = Self {
         class: Class::Ok,
         strikes: 0,
@@ -87,33 +93,38 @@ impl From<&Failure> for CallResult {
     }
 }
 
-/// How a lane stands.
+/// The state of a lane.
 #[derive(Clone, Debug)]
 pub struct LaneState {
+    /// The lane.
     pub lane: Lane,
-    /// Calls it lets in at once.
+    /// Calls allowed in flight at once, 1 to 2,000; of a fraction the whole calls count.
     pub limit: f64,
+    /// Calls in flight, of all workers together.
     pub in_flight: i64,
-    /// Time between two calls that are let in, where they are let in evenly.
+    /// Shortest time between two starts of calls; zero before the first cut of the limit.
     pub gap: Duration,
-    /// What closed it, where strikes have; once its pause is over, one call may probe it.
+    /// What opened the circuit breaker; `None` where it is closed. It is half-open once `pause` is
+    /// over.
     pub circuit_open: Option<Class>,
-    /// Why it lets nobody in, where it does not.
+    /// Why no call is granted at the moment; `None` where one is.
     pub pause: Option<Pause>,
-    /// Since when its provider's answers have closed or paused it; a success ends that.
+    /// Since when the provider's answers have made it unavailable; a success ends that.
     pub since: Option<OffsetDateTime>,
-    /// For which tenants it is closed because of their own calls.
+    /// Tenants it is unavailable for because of their own calls.
     pub unavailable_for: Vec<UnavailableFor>,
 }
 
-/// A tenant whose calls have closed a lane for it.
+/// A tenant that a lane is unavailable for, because of its own calls.
 #[derive(Clone, Debug)]
 pub struct UnavailableFor {
-    /// [`TenantId::pseudonym`].
+    /// Hash of its id: [`TenantId::pseudonym`].
     pub tenant: String,
-    /// Until it may probe the lane, at least.
+    /// Shortest time until one of its calls may probe the lane.
     pub wait: Duration,
+    /// Class of the outcomes that made the lane unavailable.
     pub by: Class,
+    /// Since when.
     pub since: Option<OffsetDateTime>,
 }
 
@@ -123,7 +134,7 @@ impl LaneState {
         closed.any(|closed| closed.tenant == pseudonym)
     }
 
-    /// The same as this tenant meets it: closed where it is closed for the tenant only.
+    /// The state as this tenant sees it: also unavailable where it is so for this tenant only.
     #[must_use]
     pub fn seen_by(mut self, tenant: TenantId) -> Self {
         let pseudonym = tenant.pseudonym();
@@ -142,7 +153,8 @@ impl LaneState {
         self
     }
 
-    /// What keeps it closed, or paused.
+    /// The class of the answers that make it unavailable; `None` where it is available or only
+    /// full.
     pub fn unavailable_because(&self) -> Option<Class> {
         match self.pause.map(|pause| pause.reason) {
             Some(PauseReason::Answers(class)) => Some(class),
@@ -150,7 +162,9 @@ impl LaneState {
         }
     }
 
-    /// Calls it would let in within the next second, and a few to wait at the door: what ends is followed at once.
+    /// Jobs worth starting now: calls it would grant within the next second, and an eighth of its
+    /// limit on top. Those wait in their worker, so that a call that ends is followed by the next
+    /// at once.
     fn capacity(&self) -> i64 {
         if self.pause.is_some() {
             return 0;
@@ -163,13 +177,15 @@ impl LaneState {
     }
 }
 
-/// How many jobs of each model may be started, and of which tenants none. A model that its provider no longer has lets jobs
-/// through: they are to end at once, not to wait.
+/// How many jobs of each model may be started, and which tenants' jobs may not.
+///
+/// A model that its provider has retired counts as available: its jobs must start, so that they
+/// fail at once instead of waiting until their deadline.
 pub fn available(catalog: &Catalog, states: &[LaneState]) -> Capacity {
     available_models(catalog.models(), states)
 }
 
-/// The same of these models only.
+/// As [`available`], of these models only.
 pub fn available_models<'a>(
     models: impl IntoIterator<Item = &'a Model>,
     states: &[LaneState],

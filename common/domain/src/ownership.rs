@@ -1,22 +1,23 @@
 //! Whose a bucket is.
 
-/// Whose the bucket is.
+/// Which database the bucket belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ownership {
-    /// The marker is the one this database has recorded.
+    /// This one: the marker has the recorded id.
     Ours,
-    /// This database has recorded none. Files are written and read, and none is deleted.
+    /// This database has recorded no id. Files are written and read, but none is deleted.
     NotAdopted,
-    /// The marker is another's.
+    /// Another one: the marker has another id.
     Foreign,
-    /// There is no marker, though this database has recorded one.
+    /// The bucket has no marker although this database has recorded an id.
     Absent,
 }
 
 impl Ownership {
+    /// All of them, in the order of the metric's states.
     pub const ALL: [Self; 4] = [Self::Ours, Self::NotAdopted, Self::Foreign, Self::Absent];
 
-    /// As metrics name it.
+    /// The label of metrics.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Ours => "ours",
@@ -31,7 +32,7 @@ impl Ownership {
         matches!(self, Self::Ours | Self::NotAdopted)
     }
 
-    /// What is wrong, and what to do; `None` when all is well.
+    /// What is wrong, and what to do; `None` where nothing is.
     pub fn problem(self) -> Option<&'static str> {
         match self {
             Self::Ours => None,

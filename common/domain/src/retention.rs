@@ -1,13 +1,17 @@
-//! How long files are kept, and the proof that they are gone.
+//! Retention: how long files are kept, and receipts of their deletion.
 //!
-//! A tenant says for each class of files how long after their job's end they are kept: for the account's lifetime when nothing is
-//! said, or for so many seconds. What ends a job plans what is due in the same transaction (`storage::retention::plan`), so no end is
-//! without it. From its time on a file is deleted by any worker, in steps that may be repeated by any other: its links are
-//! refused first, then the object is removed, then the bucket is asked whether it is gone; only then is its row a receipt. Rows
-//! stay: what was made, when, and for how much outlives the files. A hold keeps a job's files for a purpose, for a while.
+//! A tenant sets for each class of files how many seconds after the end of their job they are kept;
+//! without a value they are kept for the lifetime of the account. The transaction that ends a job
+//! also plans the deletions (`storage::retention::plan`), so no job ends without them.
 //!
-//! The text of a request is deleted like a file of its job, but from its row instead of the bucket. An upload belongs to no job: it
-//! is due when its owner deletes it, or when no job has needed it for as long as its tenant said (`common::files::uploading`).
+//! When a file is due any worker deletes it, in steps that any other worker may repeat: links to it
+//! are refused; the object is deleted; the bucket is asked whether it is gone; then its row becomes
+//! a receipt. Rows stay: what was made, when, and for how much remains known. A legal hold keeps a
+//! job's files for a purpose until a time.
+//!
+//! The text of a request is deleted like a file of its job, but from its row instead of the bucket.
+//! An upload belongs to no job: it is due when its owner deletes it, or when no job has used it for
+//! as long as its tenant has set (`common::files::uploading`).
 
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
@@ -15,36 +19,39 @@ use utoipa::ToSchema;
 
 use crate::id::{JobId, TenantId, UploadId};
 
-/// The longest time that can be named: ten years.
+/// The longest time that can be set, in seconds: ten years.
 pub const MAX_SECONDS: u64 = 315_360_000;
 
-/// How long a tenant's files and prompts are kept after their job has ended, by class, in seconds; `None` is the account's lifetime.
+/// How long a tenant's files and prompts are kept after their job has ended, by class, in seconds.
+/// `null` keeps them for the lifetime of the account.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Retention {
-    /// Pictures sent along with a job.
+    /// Images that were sent with a job.
     #[schema(minimum = 0, maximum = 315_360_000)]
     pub inputs: Option<u64>,
-    /// Pictures as the model gave them.
+    /// Images as the model delivered them.
     #[schema(minimum = 0, maximum = 315_360_000)]
     pub originals: Option<u64>,
-    /// What was made of them, thumbnails too.
+    /// Renditions of originals, and their thumbnails.
     #[schema(minimum = 0, maximum = 315_360_000)]
     pub renditions: Option<u64>,
-    /// Pictures that are kept to be named in jobs: counted from when they were uploaded, or from the end of the last job that named
-    /// them. An open job keeps what it names.
+    /// Uploaded images. The time counts from the upload, or from the end of the last job that used
+    /// the image. An open job keeps the images that it uses.
     #[schema(minimum = 60, maximum = 315_360_000)]
     pub uploads: Option<u64>,
-    /// What was asked for in words: prompt and art direction. A job whose prompt was deleted cannot be done once more.
+    /// Prompts and art directions. A job whose prompt was deleted cannot be redriven.
     #[schema(minimum = 0, maximum = 315_360_000)]
     pub prompts: Option<u64>,
 }
 
-/// The shortest time for uploads, in seconds: with less, one would be gone before a job could name it.
+/// The shortest time for uploads, in seconds: with less an upload could be deleted before a job
+/// uses it.
 pub const MIN_UPLOAD_SECONDS: u64 = 60;
 
 impl Retention {
-    /// Nothing is kept for longer than it is needed: inputs and prompts until their job has ended, the rest for a day.
+    /// Keeps nothing longer than needed: inputs and prompts until their job has ended, the rest for
+    /// a day.
     pub const EPHEMERAL: Self = Self {
         inputs: Some(0),
         originals: Some(86_400),
@@ -53,7 +60,7 @@ impl Retention {
         prompts: Some(0),
     };
 
-    /// Each class by its name in the API, with the shortest time it may have.
+    /// For each class its name in the API, its value, and the shortest value allowed, in seconds.
     pub fn classes(&self) -> [(&'static str, Option<u64>, u64); 5] {
         [
             ("inputs", self.inputs, 0),
@@ -65,19 +72,26 @@ impl Retention {
     }
 }
 
-/// What is deleted: what a file is to its job, an upload, or the text of a request.
+/// What is deleted: a kind of file of a job, an upload, or the text of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum FileClass {
+    /// An image that was sent with a job.
     Input,
+    /// An image as the model delivered it.
     Original,
+    /// A rendition of an original.
     Rendition,
+    /// A thumbnail of a rendition.
     Thumbnail,
+    /// An upload.
     Upload,
+    /// Prompt and art direction of a job.
     Prompt,
 }
 
 impl FileClass {
+    /// All classes.
     pub const ALL: [Self; 6] = [
         Self::Input,
         Self::Original,
@@ -87,6 +101,7 @@ impl FileClass {
         Self::Prompt,
     ];
 
+    /// Its name in the database, the API and metrics.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Input => "input",
@@ -106,38 +121,54 @@ impl FileClass {
 /// A file or a prompt that is due.
 #[derive(Clone, Debug)]
 pub struct Due {
+    /// The number of its deletion.
     pub id: i64,
+    /// Its tenant.
     pub tenant: TenantId,
+    /// What it is.
     pub class: FileClass,
+    /// Its key in the bucket; of a prompt `job_requests/<job>`.
     pub object_key: String,
 }
 
-/// Proof that a file or a prompt is gone.
+/// A receipt: a file or a prompt was deleted.
 #[derive(Clone, Debug)]
 pub struct Receipt {
+    /// The number of its deletion.
     pub id: i64,
-    /// `None` for an upload.
+    /// Its job; `None` for an upload.
     pub job: Option<JobId>,
+    /// The upload; `None` for all other classes.
     pub upload: Option<UploadId>,
+    /// What it was.
     pub class: FileClass,
-    /// `None` for a prompt: whoever guesses a short text could confirm it by its hash.
+    /// SHA-256 of the file. `None` for a prompt: a short text could be guessed, and the guess
+    /// confirmed by its hash.
     pub sha256: Option<[u8; 32]>,
+    /// Its size.
     pub bytes: i64,
+    /// When it was due.
     pub due_at: OffsetDateTime,
+    /// When it was deleted.
     pub deleted_at: OffsetDateTime,
 }
 
-/// What a job's files may be kept for though they are due.
+/// The purpose of a legal hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
+    /// The customer must still get the files.
     Delivery,
+    /// The files are evaluated.
     Analytics,
+    /// Support works on the job.
     Support,
 }
 
 impl Purpose {
+    /// All purposes.
     pub const ALL: [Self; 3] = [Self::Delivery, Self::Analytics, Self::Support];
 
+    /// Its name in the database and the command line.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Delivery => "delivery",

@@ -1,21 +1,24 @@
-//! What a tenant keeps with us: the size of its files that rows name, uploads, inputs, originals and what was made of them.
+//! How much a tenant stores: the size of its files that rows name (uploads, inputs, originals,
+//! renditions).
 //!
-//! It is read from a roll-up that triggers keep (`0022_bounds_on_abuse.sql`), as billing is: whatever names or deletes a file adds a
-//! line, and `storage::stored_bytes::fold` adds lines up. A total and its lines, read in one snapshot, equal the rows at every moment; `platen
-//! verify` compares them (I25).
+//! It is a sum that triggers maintain (`0022_bounds_on_abuse.sql`), like billing: each row that
+//! names a file, and each deletion, adds a line, and `storage::stored_bytes::fold` adds lines to a total. Total
+//! and lines together, read in one snapshot, always equal the rows; `platen verify` compares them
+//! (I25).
 
-/// Bytes a tenant may keep when nothing else is said.
+/// Default limit for one tenant, in bytes.
 pub const DEFAULT: i64 = 50_000_000_000;
 
-/// What a tenant keeps.
+/// How much a tenant stores.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stored {
-    /// `None`: it was not counted yet, for it is older than the count.
+    /// Bytes. `None` where it is not counted yet: the tenant is older than the count.
     pub bytes: Option<i64>,
 }
 
 impl Stored {
-    /// Whether there is room for so many bytes more. What is not counted yet is no reason to refuse anything.
+    /// Whether so many bytes more are within the limit. `true` where there is no limit, nothing is
+    /// added, or the tenant is not counted yet.
     pub fn has_room(self, more: i64, limit: Option<i64>) -> bool {
         match (self.bytes, limit) {
             (Some(bytes), Some(limit)) => more == 0 || bytes.saturating_add(more) <= limit,
@@ -29,9 +32,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn there_is_room_up_to_the_limit_and_always_for_nothing() {
-        let check = |bytes, more, limit, room| {
-            assert_eq!(Stored { bytes }.has_room(more, limit), room, "{bytes:?}");
+    fn the_limit_may_be_reached_but_not_passed() {
+        let check = |bytes, more, limit, expected| {
+            assert_eq!(
+                Stored { bytes }.has_room(more, limit),
+                expected,
+                "{bytes:?}"
+            );
         };
         check(Some(90), 10, Some(100), true);
         check(Some(91), 10, Some(100), false);

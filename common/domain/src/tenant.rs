@@ -1,33 +1,35 @@
-//! A tenant and the keys it calls with.
+//! API keys of tenants.
 //!
-//! A key reads `pk_<12 characters id>_<52 characters secret>`: found by its id, proven by the SHA-256 of the whole.
-//! The secret is 256 random bits, so no slow hash is needed; it is shown once and never stored.
+//! A key is `pk_<12 characters id>_<52 characters secret>`. It is found by its id and checked by
+//! the SHA-256 of the whole text. The secret has 260 random bits, so no slow hash is needed. It is
+//! shown once and never stored.
 
 use rand::RngExt;
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 
+/// Digits and lower-case letters without i, l, o and u (Crockford's base32).
 const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
 const ID_LENGTH: usize = 12;
 const SECRET_LENGTH: usize = 52;
 
-/// An API key in the clear.
+/// An API key in plain text.
 #[derive(Clone, Debug)]
 pub struct ApiKey {
-    /// Its public part.
+    /// Its public part, which is stored and listed.
     pub id: String,
     secret: SecretString,
 }
 
 impl ApiKey {
-    /// A new key. Shown to its owner once.
+    /// Creates a random key.
     pub fn generate() -> Self {
         let id = random_text(ID_LENGTH);
         let secret = SecretString::from(format!("pk_{id}_{}", random_text(SECRET_LENGTH)));
         Self { id, secret }
     }
 
-    /// `None` when the text cannot be a key at all.
+    /// Parses a key; `None` where the text does not have its form.
     pub fn parse(text: &str) -> Option<Self> {
         let (id, secret) = text.strip_prefix("pk_")?.split_once('_')?;
         let well_formed = |part: &str, length| {
@@ -39,12 +41,12 @@ impl ApiKey {
         })
     }
 
-    /// What is stored of it.
+    /// The hash of the whole key, which is stored.
     pub fn sha256(&self) -> [u8; 32] {
         Sha256::digest(self.secret.expose_secret()).into()
     }
 
-    /// The key itself, to show it to its owner.
+    /// The whole key, to show it to its owner once.
     pub fn expose(&self) -> &str {
         self.secret.expose_secret()
     }
@@ -62,14 +64,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_is_parsed_back_and_hides_itself() {
+    fn a_key_can_be_parsed_and_is_not_in_debug_output() {
         let key = ApiKey::generate();
         assert_eq!(ApiKey::parse(key.expose()).unwrap().sha256(), key.sha256());
         assert!(!format!("{key:?}").contains(key.expose()));
     }
 
     #[test]
-    fn what_cannot_be_a_key_is_refused() {
+    fn text_of_another_form_is_not_a_key() {
         let key = ApiKey::generate();
         let short = &key.expose()[..key.expose().len() - 1];
         for bad in [

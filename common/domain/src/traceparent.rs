@@ -2,20 +2,22 @@
 
 use std::str::FromStr;
 
-/// The header that carries it.
+/// The header of a [`TraceParent`].
 pub const HEADER: &str = "traceparent";
 
-/// Where in a trace something belongs: version `00` of W3C's Trace Context (w3.org/TR/trace-context).
+/// A `traceparent`: the trace and the parent span of something. Version `00` of W3C Trace Context
+/// (w3.org/TR/trace-context).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TraceParent(String);
 
 impl TraceParent {
+    /// The value of the header.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
-/// Not a `traceparent` of version `00`; whoever sent it is not a part of any trace.
+/// The text is not a `traceparent` of version `00`. W3C requires that it is ignored.
 #[derive(Debug, thiserror::Error)]
 #[error("no traceparent")]
 pub struct InvalidTraceParent;

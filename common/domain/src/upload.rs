@@ -1,7 +1,8 @@
-//! An upload: a picture a tenant keeps with us, to name it in any number of jobs.
+//! An upload: an image that a tenant stores to use it in any number of jobs.
 //!
-//! It was written anew before it is kept, so that nothing but its pixels remains. Its object is written before its row; it is
-//! deleted when its owner says so, and not while an open job needs it.
+//! Platen encodes the image again before it is stored, so that only its pixels remain. The object
+//! is written before the row. An upload is deleted when its owner asks for it, but not while an
+//! open job uses it.
 
 use time::OffsetDateTime;
 
@@ -9,23 +10,29 @@ use crate::file_name;
 use crate::generation::image::{MediaType, Pixels};
 use crate::id::{TenantId, UploadId};
 
-/// A picture that is kept.
+/// An uploaded image.
 #[derive(Clone, Debug)]
 pub struct Upload {
+    /// Its id.
     pub id: UploadId,
-    /// What its owner calls it.
+    /// The name its owner gave it.
     pub name: Option<String>,
+    /// Its key in the bucket.
     pub object_key: String,
+    /// SHA-256 of the object.
     pub sha256: [u8; 32],
+    /// Size of the object.
     pub bytes: i64,
+    /// Format of the object.
     pub media_type: MediaType,
+    /// Width and height.
     pub pixels: Pixels,
-    /// `None` before it is kept.
+    /// When its row was inserted; `None` before that.
     pub created_at: Option<OffsetDateTime>,
 }
 
 impl Upload {
-    /// What it is called when it is kept somewhere else.
+    /// The name it is saved under when it is downloaded.
     pub fn file_name(&self) -> String {
         file_name::file_name(
             self.name.as_deref(),
@@ -36,12 +43,13 @@ impl Upload {
     }
 }
 
-/// Where an upload is kept.
+/// The key of an upload in the bucket.
 pub fn key(tenant: TenantId, upload: UploadId) -> String {
     format!("t/{}/u/{}", tenant.0, upload.0)
 }
 
-/// Where a client puts the file itself, until it is written anew. No row names it: one that is left behind is swept.
+/// The key under which a client writes the file itself, until it is encoded again. No row names it:
+/// one that is left behind is removed by the sweeper.
 pub fn raw_key(tenant: TenantId, upload: UploadId) -> String {
     format!("{}.raw", key(tenant, upload))
 }

@@ -1,7 +1,7 @@
-//! Where Redis answers, and how it is dialled.
+//! The address of Redis, and how to connect to it.
 //!
-//! A URL that stands in a file is read anew for each connection: whoever changes the password of Redis writes the file,
-//! and no process needs a restart.
+//! Where a file holds the URL it is read for each connection. So the password of Redis can be
+//! changed by writing the file, and no process needs a restart.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -12,14 +12,15 @@ use secrecy::{ExposeSecret, SecretString};
 use tokio::io::AsyncReadExt;
 use tokio::time::timeout;
 
-/// Bytes of a file that are read: far more than a URL has.
+/// Most bytes read from the file: far more than a URL has.
 const MAX_FILE_BYTES: u64 = 16 * 1024;
 
-/// Where Redis answers.
+/// The address of Redis.
 #[derive(Clone, Debug)]
 pub enum Address {
+    /// A URL, `redis://…` or `rediss://…`.
     Url(SecretString),
-    /// A file that holds the URL.
+    /// A file that holds the URL (`REDIS_URL_FILE`).
     File(PathBuf),
 }
 
@@ -30,10 +31,11 @@ impl From<&str> for Address {
 }
 
 impl Address {
-    /// Whether it can be used at all.
+    /// Checks that it is well formed.
     ///
     /// # Errors
-    /// A URL that is none. A file is read when Redis is dialled: it may be written later than a process starts.
+    /// The URL is not one. A file is not read here: it may be written after the process has
+    /// started.
     pub(super) fn check(&self) -> RedisResult<()> {
         match self {
             Self::Url(url) => Client::open(url.expose_secret()).map(drop),
@@ -41,16 +43,20 @@ impl Address {
         }
     }
 
-    /// A new connection, within `connecting`. Each of its answers may take as long as `answering`.
-    pub(super) async fn dial(
+    /// Opens a connection within `connect_timeout`. Each of its answers may take
+    /// `response_timeout`.
+    ///
+    /// # Errors
+    /// The file cannot be read, or Redis cannot be reached in time, or rejects the login.
+    pub(super) async fn connect(
         &self,
-        connecting: Duration,
-        answering: Duration,
+        connect_timeout: Duration,
+        response_timeout: Duration,
     ) -> RedisResult<MultiplexedConnection> {
         let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(connecting))
-            .set_response_timeout(Some(answering));
-        let dial = async {
+            .set_connection_timeout(Some(connect_timeout))
+            .set_response_timeout(Some(response_timeout));
+        let connect = async {
             let client = match self {
                 Self::Url(url) => Client::open(url.expose_secret())?,
                 Self::File(file) => Client::open(read(file).await?.expose_secret())?,
@@ -59,7 +65,8 @@ impl Address {
                 .get_multiplexed_async_connection_with_config(&config)
                 .await
         };
-        timeout(connecting, dial)
+        // Around all of it: reading the file or resolving the name may hang, too.
+        timeout(connect_timeout, connect)
             .await
             .unwrap_or_else(|_| Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()))
     }

@@ -1,9 +1,12 @@
-//! The popping side: an apalis [`Backend`] over a blocking pop.
+//! The side of the ready queue that pops ids: an apalis [`Backend`] over a blocking pop.
 //!
-//! A pump task pops only while the worker is hungry and only as many ids as there are free slots, so nothing is
-//! fetched that cannot start. While no slot is free it looks at new jobs, for the worker's reserve. A Redis error
-//! never reaches the worker (`Error = Infallible`): the pump waits and connects again. The pop has a connection of
-//! its own whose response timeout exceeds the block.
+//! A task, the poller, pops only while the worker asks for jobs, and only as many ids as there are
+//! free slots: an id that is popped and cannot start would be kept from other workers. While no
+//! slot is free it pops new jobs for the worker's reserve.
+//!
+//! A Redis error never reaches the worker (`Error = Infallible`), because apalis would end the
+//! worker. The poller waits and connects again. It has a connection of its own: a blocking pop
+//! would hold up every other command, and its response timeout must be longer than the pop blocks.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -28,65 +31,73 @@ use tokio_util::task::TaskTracker;
 use super::{Address, Keys, ReadyQueue, Trouble};
 use domain::id::JobId;
 
-/// How long a pop blocks; also how soon a connection that is only half open is noticed.
+/// How long a pop blocks. A connection that is only half open is noticed as late as that.
 const POP_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often a worker without a free slot looks for new jobs that may start in its reserve.
 const FRESH_POLL_INTERVAL: Duration = Duration::from_millis(20);
 /// How long a connection, and an answer that does not block, may take.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(1);
-/// Longest time between two dials; up to as much again comes on top by chance.
+/// Longest time between two attempts to connect, before jitter of up to as much again.
 const MAX_RECONNECT_DELAY: Duration = Duration::from_secs(1);
 
-/// What a [`Doorbell`] pops from and into.
+/// What a [`ReadyQueueBackend`] pops from, and the slots it pops for.
 #[derive(Clone)]
 pub struct ReadyQueueConfig {
+    /// The queue to pop from.
     pub ready_queue: ReadyQueue,
-    /// The worker's slots: with the reserve the only limit on how much runs at once. Process-wide, so that a restarted
-    /// worker counts what its predecessor still runs.
+    /// The worker's slots. Together with the reserve they are the only limit on how many jobs run
+    /// at once. They belong to the process, so that a worker that apalis restarts still counts the
+    /// jobs of its predecessor.
     pub slots: Arc<Semaphore>,
-    /// Further slots, for jobs that find all others taken and may start all the same.
+    /// Further slots, for jobs that may start although all others are taken.
     pub reserve: Arc<Semaphore>,
     /// Stops popping.
     pub stop: CancellationToken,
-    /// Shutdown waits for the pump to give back what was not started.
+    /// Where the poller runs. Shutdown waits for it, so that it gives back what was not started.
     pub tasks: TaskTracker,
 }
 
-/// A ring: a job that may be claimed, and the slot it will run in. Dropping it frees the slot.
+/// A job that may be claimed, and the slot it will run in. Dropping it frees the slot.
 #[derive(Debug)]
 pub struct ReadyJob {
+    /// The job.
     pub job: JobId,
     /// Whether its slot is one of the reserve.
     pub reserved: bool,
+    /// Its place in the queue, to give it back.
     virtual_time: f64,
     _slot: OwnedSemaphorePermit,
 }
 
-/// The backend of the worker.
+/// The backend of a worker. Dropping it stops its poller.
 pub struct ReadyQueueBackend {
     shared: Arc<Shared>,
     _stop: DropGuard,
 }
 
+/// What the backend and its poller share.
 #[derive(Default)]
 struct Shared {
-    /// What was popped and not yet taken, and who waits for more. One lock, so no wake-up is lost.
+    /// Jobs that were popped and not yet taken, and who waits for more. One lock for both:
+    /// otherwise a job could arrive between the look into the queue and the registration of the
+    /// waker.
     buffer: Mutex<(VecDeque<ReadyJob>, Option<Waker>)>,
-    hungry: Notify,
+    /// The worker asks for a job.
+    wanted: Notify,
 }
 
 impl ReadyQueueBackend {
-    /// Starts the pump.
+    /// Starts the poller.
     pub fn start(config: &ReadyQueueConfig) -> Self {
         let shared = Arc::new(Shared::default());
         let stop = config.stop.child_token();
-        let pump = Poller {
+        let poller = Poller {
             config: config.clone(),
             stop: stop.clone(),
             shared: Arc::clone(&shared),
             connection: None,
         };
-        config.tasks.spawn(pump.run());
+        config.tasks.spawn(poller.run());
         Self {
             shared,
             _stop: stop.drop_guard(),
@@ -106,7 +117,7 @@ impl Backend for ReadyQueueBackend {
         Poll::Ready(Ok(()))
     }
 
-    /// Never ends: an end would end the worker.
+    /// Never returns `None`: apalis would end the worker.
     fn poll_next(
         &mut self,
         cx: &mut Context<'_>,
@@ -122,11 +133,12 @@ impl Backend for ReadyQueueBackend {
             return Poll::Ready(Some(Ok(TaskBuilder::new(ready_job).task_id(id).build())));
         }
         buffer.1 = Some(cx.waker().clone());
-        self.shared.hungry.notify_one();
+        self.shared.wanted.notify_one();
         Poll::Pending
     }
 
-    /// The pump gives back by itself when it is stopped: apalis asks for the close only after the last handler ended.
+    /// Does nothing. The poller gives ids back as soon as it is stopped; apalis closes the backend
+    /// only after the last handler has ended, which is minutes later.
     fn poll_close(
         &mut self,
         _: &mut Context<'_>,
@@ -152,6 +164,7 @@ impl BackendConfig for ReadyQueueBackend {
     }
 }
 
+/// The task that pops ids for one backend.
 struct Poller {
     config: ReadyQueueConfig,
     stop: CancellationToken,
@@ -159,7 +172,7 @@ struct Poller {
     connection: Option<PopConnection>,
 }
 
-/// A connection that does nothing but pop, and its id, by which another connection can wake it.
+/// A connection that only pops, and its id, by which another connection can unblock it.
 struct PopConnection {
     connection: MultiplexedConnection,
     client_id: i64,
@@ -171,16 +184,17 @@ impl Poller {
         self.give_back().await;
     }
 
-    /// Waits for hunger, then for a slot, then for ids, however long that takes and however often Redis fails. While
-    /// Redis fails the slots are free for whoever asks Postgres instead. `None`: stopped.
+    /// Waits until the worker asks for a job, then for a slot, then for ids, however long that
+    /// takes and however often Redis fails. Returns `None` when it is stopped.
     async fn tick(&mut self) -> Option<()> {
         let shared = Arc::clone(&self.shared);
         self.stop
-            .run_until_cancelled(shared.hungry.notified())
+            .run_until_cancelled(shared.wanted.notified())
             .await?;
         let mut delays = reconnect_delays();
         loop {
-            // Before any slot is taken: a Redis that hangs keeps none from whoever asks Postgres instead.
+            // Connects before it takes a slot: while Redis is unavailable jobs start from Postgres
+            // instead, and they need the slots.
             let popped = match self.connect().await {
                 Ok(()) => {
                     let (permit, reserved) = self.next_slots().await?;
@@ -197,6 +211,7 @@ impl Poller {
                 return None;
             }
             match popped {
+                // The pop timed out. The slots go back for a moment, so that others can take them.
                 Ok((ids, ..)) if ids.is_empty() => delays = reconnect_delays(),
                 Ok((ids, mut permit, reserved)) => {
                     self.hand_over(&ids, &mut permit, reserved);
@@ -209,7 +224,7 @@ impl Poller {
                     self.connection = None;
                     let delay = delays.next().unwrap_or(MAX_RECONNECT_DELAY);
                     let reason = Trouble::of(&error).map_or("other", Trouble::as_str);
-                    tracing::debug!(%error, reason, delay_ms = delay.as_millis(), "No job can be popped; connecting again");
+                    tracing::debug!(%error, reason, delay_ms = delay.as_millis(), "Cannot pop jobs from Redis; connecting again");
                     self.stop
                         .run_until_cancelled(tokio::time::sleep(delay))
                         .await?;
@@ -218,37 +233,38 @@ impl Poller {
         }
     }
 
-    /// Every slot that is free, and at least one; or, while none is, every free one of the reserve, and `true`.
-    /// `None`: stopped.
+    /// Takes every free slot, at least one. While there is none it takes every free slot of the
+    /// reserve, and returns `true`. Returns `None` when it is stopped.
     async fn next_slots(&self) -> Option<(OwnedSemaphorePermit, bool)> {
         let ReadyQueueConfig { slots, reserve, .. } = &self.config;
         loop {
             let slot = Arc::clone(slots).acquire_owned();
             let slot = tokio::time::timeout(FRESH_POLL_INTERVAL, slot);
             match self.stop.run_until_cancelled(slot).await? {
-                Ok(slot) => return Some((every_other(slot.ok()?, slots), false)),
+                Ok(slot) => return Some((with_all_free(slot.ok()?, slots), false)),
                 Err(_) => {
                     if let Ok(slot) = Arc::clone(reserve).try_acquire_owned() {
-                        return Some((every_other(slot, reserve), true));
+                        return Some((with_all_free(slot, reserve), true));
                     }
                 }
             }
         }
     }
 
+    /// Gives popped jobs to the worker, each with a slot of `permit`.
     fn hand_over(&self, ids: &[(String, f64)], permit: &mut OwnedSemaphorePermit, reserved: bool) {
         let mut buffer = self
             .shared
             .buffer
             .lock()
             .expect("no panic while it is held");
-        for &(ref id, turn) in ids {
-            // What is no job's id was not put there by us: dropping it is all that can be done.
+        for &(ref id, virtual_time) in ids {
+            // Platen adds ids of jobs only. Anything else was planted, and is dropped.
             if let (Ok(job), Some(slot)) = (id.parse(), permit.split(1)) {
                 buffer.0.push_back(ReadyJob {
                     job,
                     reserved,
-                    virtual_time: turn,
+                    virtual_time,
                     _slot: slot,
                 });
             }
@@ -265,10 +281,14 @@ impl Poller {
         Ok(())
     }
 
-    /// One blocking pop. A blocked pop is never dropped on a live connection: the server would pop for nobody.
+    /// Pops up to `count` ids; waits up to [`POP_TIMEOUT`] for the first one.
+    ///
+    /// The command is never dropped while it blocks on a live connection: the server would still
+    /// pop ids, and their answer would reach nobody. When the poller is stopped, a second
+    /// connection unblocks it, and ids that arrive all the same are put back.
     async fn pop(&mut self, count: usize) -> RedisResult<Vec<(String, f64)>> {
-        let popping = self.connection.as_mut().expect("connected before");
-        let client_id = popping.client_id;
+        let pop_connection = self.connection.as_mut().expect("connected before");
+        let client_id = pop_connection.client_id;
         let mut command = redis::cmd("BZMPOP");
         command
             .arg(POP_TIMEOUT.as_secs())
@@ -277,14 +297,14 @@ impl Poller {
             .arg("MIN")
             .arg("COUNT")
             .arg(count);
-        let reply =
-            command.query_async::<Option<(String, Vec<(String, f64)>)>>(&mut popping.connection);
+        let reply = command
+            .query_async::<Option<(String, Vec<(String, f64)>)>>(&mut pop_connection.connection);
         tokio::pin!(reply);
         let answered = tokio::select! {
             answered = &mut reply => answered,
             () = self.stop.cancelled() => {
                 if let Err(error) = unblock(&self.config.ready_queue.address, client_id).await {
-                    tracing::debug!(%error, "The blocked pop could not be woken; it ends by itself");
+                    tracing::debug!(%error, "The blocked pop could not be unblocked; it ends after its timeout");
                 }
                 reply.await
             }
@@ -302,17 +322,19 @@ impl Poller {
         Ok(ids)
     }
 
-    /// New jobs, for the reserve. Does not block: a slot that becomes free meanwhile is worth more.
+    /// Pops up to `count` new jobs for the reserve. Does not block: an ordinary slot may become
+    /// free at any moment, and any job can use that.
     async fn pop_fresh(&mut self, count: usize) -> RedisResult<Vec<(String, f64)>> {
-        let popping = self.connection.as_mut().expect("connected before");
+        let pop_connection = self.connection.as_mut().expect("connected before");
         let mut pop = redis::cmd("ZPOPMIN");
         pop.arg(&self.config.ready_queue.keys.fresh).arg(count);
-        pop.query_async(&mut popping.connection).await
+        pop.query_async(&mut pop_connection.connection).await
     }
 
-    /// What was popped from the ring is not looked at for the reserve. No harm is done where this fails.
+    /// Removes popped ids from the list of new jobs. If this fails a worker tries to claim one of
+    /// them for its reserve, and the claim finds that it is taken.
     async fn forget_fresh(&mut self, ids: &[(String, f64)]) {
-        let Some(popping) = &mut self.connection else {
+        let Some(pop_connection) = &mut self.connection else {
             return;
         };
         let mut forget = redis::cmd("ZREM");
@@ -320,13 +342,14 @@ impl Poller {
         for (id, _) in ids {
             forget.arg(id);
         }
-        let forgotten: RedisResult<i64> = forget.query_async(&mut popping.connection).await;
+        let forgotten: RedisResult<i64> = forget.query_async(&mut pop_connection.connection).await;
         if let Err(error) = forgotten {
-            tracing::debug!(%error, "Jobs that were popped are still looked at for the reserve");
+            tracing::debug!(%error, "Popped jobs could not be removed from the list of new jobs");
         }
     }
 
-    /// Rings again for what was popped and not started. Bounded: the dispatcher finds what this loses.
+    /// Puts back ids that were popped and not started. Bounded in time: the dispatcher finds what
+    /// is lost here.
     async fn give_back(&mut self) {
         let ids: Vec<(String, f64)> = {
             let mut buffer = self
@@ -353,7 +376,7 @@ impl Poller {
             tracing::debug!(
                 ids = ids.len(),
                 restored = matches!(restored, Ok(Ok(()))),
-                "Gave back what was not started"
+                "Gave back jobs that were not started"
             );
         }
     }
@@ -361,8 +384,8 @@ impl Poller {
 
 impl PopConnection {
     async fn connect(address: &Address) -> RedisResult<Self> {
-        let answering = POP_TIMEOUT + RESPONSE_TIMEOUT;
-        let mut connection = address.dial(RESPONSE_TIMEOUT, answering).await?;
+        let response_timeout = POP_TIMEOUT + RESPONSE_TIMEOUT;
+        let mut connection = address.connect(RESPONSE_TIMEOUT, response_timeout).await?;
         let client_id = redis::cmd("CLIENT")
             .arg("ID")
             .query_async(&mut connection)
@@ -374,12 +397,12 @@ impl PopConnection {
     }
 }
 
-/// With every other slot that is free now.
-fn every_other(mut slot: OwnedSemaphorePermit, slots: &Arc<Semaphore>) -> OwnedSemaphorePermit {
+/// Adds every other slot that is free now to the one that was taken.
+fn with_all_free(mut permit: OwnedSemaphorePermit, slots: &Arc<Semaphore>) -> OwnedSemaphorePermit {
     while let Ok(another) = Arc::clone(slots).try_acquire_owned() {
-        slot.merge(another);
+        permit.merge(another);
     }
-    slot
+    permit
 }
 
 fn reconnect_delays() -> impl Iterator<Item = Duration> {
@@ -391,8 +414,9 @@ fn reconnect_delays() -> impl Iterator<Item = Duration> {
         .build()
 }
 
+/// Ends the blocking command of another connection.
 async fn unblock(address: &Address, client_id: i64) -> RedisResult<()> {
-    let mut connection = address.dial(RESPONSE_TIMEOUT, RESPONSE_TIMEOUT).await?;
+    let mut connection = address.connect(RESPONSE_TIMEOUT, RESPONSE_TIMEOUT).await?;
     redis::cmd("CLIENT")
         .arg("UNBLOCK")
         .arg(client_id)
@@ -400,12 +424,13 @@ async fn unblock(address: &Address, client_id: i64) -> RedisResult<()> {
         .await
 }
 
+/// Adds ids to the ready queue again, at the places they had.
 async fn restore(address: &Address, keys: &Keys, ids: &[(String, f64)]) -> RedisResult<()> {
-    let mut connection = address.dial(RESPONSE_TIMEOUT, RESPONSE_TIMEOUT).await?;
+    let mut connection = address.connect(RESPONSE_TIMEOUT, RESPONSE_TIMEOUT).await?;
     let mut command = redis::cmd("ZADD");
     command.arg(&keys.ready).arg("NX");
-    for (id, turn) in ids {
-        command.arg(turn).arg(id);
+    for (id, virtual_time) in ids {
+        command.arg(virtual_time).arg(id);
     }
     command.query_async(&mut connection).await
 }

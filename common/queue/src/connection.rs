@@ -1,10 +1,14 @@
-//! The connection to Redis that everybody of a process shares, but for the blocking pop.
+//! The connection to Redis that all tasks of a process share, except the blocking pop.
 //!
-//! It is dialled when it is first needed and again after every failure that says something against it: it broke, it
-//! fell silent, it leads to a replica, its login is not accepted. Each dial reads the address anew. Dials are
-//! bounded: after the first at once, then after 50 ms, and at last one a second. Commands in between fail at once,
-//! with the newest reason: no job waits for a Redis that is away. One that falls silent is asked by one command at a
-//! time, for a moment, with three seconds between.
+//! It is opened when it is first needed, and again after each failure that a new connection may
+//! cure: it broke, answers no more, leads to a replica, or its login is rejected. Each attempt
+//! reads the address again. The second attempt follows the first at once, the third after 50 ms,
+//! and in the end there is one a second. Commands in between fail at once with the newest error,
+//! because no job should wait for a Redis that is unavailable.
+//!
+//! A Redis that accepts connections and does not answer is worse, because each command would wait
+//! for its whole timeout. So once in three seconds one command probes it, with a short timeout; all
+//! others fail at once.
 
 use std::io::{Error, ErrorKind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,17 +24,20 @@ use super::trouble::Trouble;
 
 /// How long a connection, and an answer, may take.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long a command asks a silent Redis, and from one that asks it to the next.
+/// How long a command may wait for a Redis that gave no answer before.
 const PROBE_TIMEOUT: Duration = Duration::from_millis(200);
+/// Time between two such probes.
 const PROBE_INTERVAL: Duration = Duration::from_secs(3);
-/// Time from a failure to the next dial: the second one in a row, and the longest.
+/// Time from the second failure in a row to the next attempt to connect; it doubles with each
+/// further one. After the first failure there is no delay.
 const FIRST_DELAY: Duration = Duration::from_millis(50);
+/// The longest such time.
 const MAX_RECONNECT_DELAY: Duration = Duration::from_secs(1);
 
-/// A connection, or the dial that whoever needs it waits for.
-type Dial = Shared<BoxFuture<'static, RedisResult<MultiplexedConnection>>>;
+/// A connection, or the attempt to open it. All commands that need it wait for the same attempt.
+type Opening = Shared<BoxFuture<'static, RedisResult<MultiplexedConnection>>>;
 
-/// Clones share it.
+/// A connection that opens and reopens itself. Clones share it.
 #[derive(Clone)]
 pub(super) struct SharedConnection {
     address: Address,
@@ -39,33 +46,34 @@ pub(super) struct SharedConnection {
 
 #[derive(Default)]
 struct State {
-    /// `None`: to be dialled by the next command.
-    dial: Option<Dial>,
-    /// How often it was dialled: an answer on an older connection says nothing of this one.
-    number: u64,
-    /// Failures since the last answer.
+    /// `None`: the next command opens a connection.
+    opening: Option<Opening>,
+    /// How often a connection was opened. An answer on an older one says nothing about this one.
+    generation: u64,
+    /// Failures in a row.
     failures: u32,
-    /// The newest of them, and when the next command may try.
-    failed: Option<(RedisError, Instant)>,
+    /// The newest failure, and when the next command may try.
+    last_failure: Option<(RedisError, Instant)>,
 }
 
 /// What a command is sent on.
 struct Checkout {
-    dial: Dial,
-    number: u64,
+    opening: Opening,
+    generation: u64,
     timeout: Duration,
 }
 
 impl State {
+    /// Whether Redis gave no answer in time.
     fn is_silent(&self) -> bool {
-        self.failed
+        self.last_failure
             .as_ref()
             .is_some_and(|(error, _)| error.is_timeout())
     }
 }
 
 impl SharedConnection {
-    /// Dials when first asked.
+    /// A connection that the first command opens.
     pub(super) fn new(address: Address) -> Self {
         Self {
             address,
@@ -77,34 +85,40 @@ impl SharedConnection {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Fails when it is too early for the next dial, or when a silent Redis is asked by another command.
+    /// The connection for one command; opens it where there is none.
+    ///
+    /// # Errors
+    /// The newest failure, where it is too early for the next attempt, or where another command
+    /// probes a Redis that does not answer.
     fn checkout(&self) -> RedisResult<Checkout> {
         let mut state = self.state();
         let now = Instant::now();
-        let (silent, undialled) = (state.is_silent(), state.dial.is_none());
-        if let Some((error, next)) = &mut state.failed
-            && (silent || undialled)
+        let (is_silent, is_closed) = (state.is_silent(), state.opening.is_none());
+        if let Some((error, next_try)) = &mut state.last_failure
+            && (is_silent || is_closed)
         {
-            if now < *next {
+            if now < *next_try {
                 return Err(error.clone());
             }
-            if silent {
-                *next = now + PROBE_INTERVAL;
+            // This command is the probe. The next one may follow after a while, even if this one is
+            // dropped and never reports.
+            if is_silent {
+                *next_try = now + PROBE_INTERVAL;
             }
         }
-        if undialled {
-            state.number += 1;
+        if is_closed {
+            state.generation += 1;
         }
-        let number = state.number;
-        let dial = state.dial.get_or_insert_with(|| {
+        let generation = state.generation;
+        let opening = state.opening.get_or_insert_with(|| {
             let address = self.address.clone();
-            let dial = async move { address.dial(RESPONSE_TIMEOUT, RESPONSE_TIMEOUT).await };
-            dial.boxed().shared()
+            let opening = async move { address.connect(RESPONSE_TIMEOUT, RESPONSE_TIMEOUT).await };
+            opening.boxed().shared()
         });
         Ok(Checkout {
-            dial: dial.clone(),
-            number,
-            timeout: if silent {
+            opening: opening.clone(),
+            generation,
+            timeout: if is_silent {
                 PROBE_TIMEOUT
             } else {
                 RESPONSE_TIMEOUT
@@ -112,19 +126,21 @@ impl SharedConnection {
         })
     }
 
-    /// Learns from an answer, or from its absence.
-    fn learn<T>(&self, number: u64, answer: &RedisResult<T>) {
+    /// Records how a command ended: a failure that a new connection may cure closes this one.
+    fn record<T>(&self, generation: u64, answer: &RedisResult<T>) {
         let mut state = self.state();
-        // Of several that failed together the first one speaks for all.
-        if state.number != number || state.dial.is_none() {
+        // Many commands fail together when a connection breaks. Only the first counts: otherwise
+        // the delay would double once for each of them, and a new connection would be closed, too.
+        if state.generation != generation || state.opening.is_none() {
             return;
         }
         let failure = answer.as_ref().err();
+        // Any other error is an answer, too: Redis is there, and refused one command.
         let failure =
             failure.filter(|error| Trouble::of(error).is_some_and(Trouble::wants_new_connection));
         let Some(error) = failure else {
             state.failures = 0;
-            state.failed = None;
+            state.last_failure = None;
             return;
         };
         let delay = if error.is_timeout() {
@@ -132,27 +148,30 @@ impl SharedConnection {
         } else {
             delay_after(state.failures)
         };
-        state.dial = None;
+        state.opening = None;
         state.failures = state.failures.saturating_add(1);
-        state.failed = Some((error.clone(), Instant::now() + delay));
+        state.last_failure = Some((error.clone(), Instant::now() + delay));
     }
 
-    /// Sends a command, or several, and learns from the answer.
-    async fn ask<T>(
+    /// Sends a command, or a pipeline, and records how it ended.
+    async fn run<T>(
         &self,
         send: impl AsyncFnOnce(MultiplexedConnection) -> RedisResult<T>,
     ) -> RedisResult<T> {
         let checkout = self.checkout()?;
-        let answer = timeout(checkout.timeout, async { send(checkout.dial.await?).await });
-        let answer = answer.await.unwrap_or_else(|_| Err(silence()));
-        self.learn(checkout.number, &answer);
+        // The timeout includes opening the connection.
+        let answer = timeout(checkout.timeout, async {
+            send(checkout.opening.await?).await
+        });
+        let answer = answer.await.unwrap_or_else(|_| Err(no_answer()));
+        self.record(checkout.generation, &answer);
         answer
     }
 }
 
 impl ConnectionLike for SharedConnection {
     fn req_packed_command<'a>(&'a mut self, command: &'a Cmd) -> RedisFuture<'a, Value> {
-        self.ask(async move |mut connection| connection.req_packed_command(command).await)
+        self.run(async move |mut connection| connection.req_packed_command(command).await)
             .boxed()
     }
 
@@ -162,7 +181,7 @@ impl ConnectionLike for SharedConnection {
         offset: usize,
         count: usize,
     ) -> RedisFuture<'a, Vec<Value>> {
-        self.ask(async move |mut connection| {
+        self.run(async move |mut connection| {
             connection
                 .req_packed_commands(commands, offset, count)
                 .await
@@ -170,13 +189,13 @@ impl ConnectionLike for SharedConnection {
         .boxed()
     }
 
-    /// Asked by pools and clusters only, which this is not.
+    /// Only connection pools and clusters ask for it.
     fn get_db(&self) -> i64 {
         0
     }
 }
 
-/// Time from a failure to the next dial, after so many failures before it.
+/// Time from a failure to the next attempt to connect; `failures` is how many came before it.
 fn delay_after(failures: u32) -> Duration {
     match failures.checked_sub(1) {
         None => Duration::ZERO,
@@ -186,9 +205,9 @@ fn delay_after(failures: u32) -> Duration {
     }
 }
 
-fn silence() -> RedisError {
-    let silent = "Redis does not answer; it is asked again in a moment";
-    Error::new(ErrorKind::TimedOut, silent).into()
+fn no_answer() -> RedisError {
+    let text = "Redis does not answer; it is asked again in a moment";
+    Error::new(ErrorKind::TimedOut, text).into()
 }
 
 #[cfg(test)]
@@ -196,22 +215,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn dials_become_rarer() {
+    fn attempts_to_connect_become_rarer() {
         let delays = [0, 1, 2, 5, 6, 100].map(|failures| delay_after(failures).as_millis());
         assert_eq!(delays, [0, 50, 100, 800, 1_000, 1_000]);
     }
 
-    /// A thousand commands in a second, to a server that closes each connection it takes.
+    /// Sends a thousand commands in a second to a server that closes each connection it accepts.
     #[tokio::test]
-    async fn a_failing_redis_is_dialled_a_bounded_number_of_times() {
+    async fn connections_to_a_failing_redis_are_bounded() {
         let server = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("redis://{}/0", server.local_addr().unwrap());
-        let dialled = Arc::new(Mutex::new(0));
-        let counted = Arc::clone(&dialled);
+        let connections = Arc::new(Mutex::new(0));
+        let counter = Arc::clone(&connections);
         let mut closing = tokio::task::JoinSet::new();
         closing.spawn(async move {
             while server.accept().await.is_ok() {
-                *counted.lock().unwrap() += 1;
+                *counter.lock().unwrap() += 1;
             }
         });
         let connection = SharedConnection::new(Address::from(url.as_str()));
@@ -225,7 +244,10 @@ mod tests {
         }
         drop(closing);
         // At 0, 0, 50, 150, 350 and 750 ms.
-        let dialled = *dialled.lock().unwrap();
-        assert!((3..=8).contains(&dialled), "{dialled} dials in a second");
+        let connections = *connections.lock().unwrap();
+        assert!(
+            (3..=8).contains(&connections),
+            "{connections} connections in a second"
+        );
     }
 }

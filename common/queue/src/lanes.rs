@@ -1,20 +1,28 @@
-//! Lanes: what all workers together know about each place a model is called at. Shared in Redis, and may vanish:
-//! without it every lane is open, and each job's own delays are all that holds calls back.
+//! Lanes: rate limits and circuit breakers, shared by all workers through Redis.
 //!
-//! A lane lets in as many calls at once as its provider bears: one more whenever the limit was used and nothing was
-//! refused, a seventh fewer when the provider says that it is busy (additive increase, multiplicative decrease; of
-//! calls that were made before the last cut, none cuts again). From then on calls are let in evenly, not in bursts: a
-//! provider that counts calls by the second refuses what comes at once after a pause. At its least the lane pauses
-//! instead, each time longer; a provider's own hint is kept to. Retries live on a budget that successes fill: an outage is
-//! not made worse.
+//! A lane is provider + project + location + model. Its state may be lost at any moment: without
+//! Redis every lane counts as available, and only each job's own retry delays hold calls back.
 //!
-//! Strikes in a row close the lane; when the pause is over, one call probes whether it opens again. What a request
-//! may have brought about (an error 500, an answer that is no picture, none at all) closes it for the tenant that
-//! asked, and counts for half of what closes it for all: so it takes two tenants, and nobody's prompts stop a model
-//! for others. For the same reason an eighth of the calls it lets in is kept from each tenant. Of a tenant Redis
-//! holds a short hash of its id, for two hours after its last call, and its strikes for one hour after the last.
+//! **Limit.** A lane has a limit of calls in flight. It follows additive increase, multiplicative
+//! decrease, as TCP does: a success raises it where at least half of it was used; an answer
+//! `throttled` cuts it to 85 %. Calls that began before the last cut do not cut again. After the
+//! first cut calls start evenly, with a gap between them: a provider that counts calls per second
+//! refuses bursts. Where the limit is one call and even that is too much, the lane pauses, each
+//! time for longer. A provider's `Retry-After` is followed, up to two minutes. Retries need a
+//! budget that successes fill, so that retries do not make an outage worse.
 //!
-//! The scripts are in `lanes/`; `shared.lua` goes before each of the others.
+//! **Circuit breaker.** Enough strikes in a row open it, and the lane is unavailable. After a while
+//! it is half-open: one call probes, and a success closes it. A failure that the request itself may
+//! have caused (an error 500, an answer without an image, no answer) opens the breaker for the
+//! tenant that asked, and counts for at most half of what opens it for all tenants. So it takes two
+//! tenants, and one tenant's prompts cannot make a model unavailable for others. For the same
+//! reason one tenant may use at most seven eighths of a lane's limit.
+//!
+//! **Privacy.** Redis holds a short hash of a tenant's id: for two hours after its last call, and
+//! with its strikes for one hour after the last strike.
+//!
+//! The scripts are in `lanes/`. `shared.lua` is put in front of each of the others; it lists all
+//! keys and fields.
 
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -29,23 +37,28 @@ use domain::id::{CallId, TenantId};
 use domain::lanes::{CallResult, LaneState, LaneTiming, Pause, PauseReason, UnavailableFor};
 use domain::outcome::{Class, STRIKES_OUT};
 
-/// Calls a lane lets in at once before it has learned anything.
+/// Calls in flight that a new lane allows.
 const FIRST_LIMIT: u32 = 32;
-/// What is left of the limit after a cut, in hundredths.
+/// Share of the limit that is left after a cut, in percent.
 const CUT_PERCENT: u32 = 85;
-/// Retries a lane allows out of nothing, and what one success adds, in hundredths.
+/// Most retries in the budget; as many may start while no call succeeds.
 const RETRY_BUDGET: u32 = 20;
+/// What one success adds to the budget, in hundredths of a retry.
 const RETRY_CREDIT_PERCENT: u32 = 25;
-/// A provider's hint is kept to, but not for longer than this.
+/// The longest time for which a provider's `Retry-After` is followed.
 const MAX_RETRY_AFTER: Duration = Duration::from_mins(2);
-/// What lanes know is forgotten when nobody has called for so long.
+/// The state of a lane is dropped this long after its last call.
 const LANE_TTL: Duration = Duration::from_hours(6);
-/// Strikes of one tenant are forgotten when there was none for so long.
+/// The strikes of one tenant are dropped this long after the last one.
 const TENANT_TTL: Duration = Duration::from_hours(1);
-/// Tenants a lane is closed for that are remembered, those for the longest time: what dispatcher and claim leave out.
+/// How many tenants a lane lists as unavailable. With more, those with the longest times are
+/// listed: dispatcher and claim leave these out.
 const MAX_UNAVAILABLE_TENANTS: usize = 200;
+/// How much longer the breaker stays open after a failure that only people can repair, such as a
+/// wrong key: probing it often would achieve nothing.
+const PERMANENT_FAULT_FACTOR: u32 = 6;
 
-/// The lanes of one Platen.
+/// The lanes of one installation. Clones share the connection to Redis.
 #[derive(Clone)]
 pub struct Lanes {
     connection: SharedConnection,
@@ -56,13 +69,17 @@ pub struct Lanes {
 /// Whether a call may be made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Acquisition {
+    /// It may, now. Its end must be reported by [`Lanes::release`].
     Granted,
+    /// It may not.
     Denied(Pause),
 }
 
-/// What the script tells of a lane: limit, calls in flight, wait, why, gap, whether it is
-/// broken, by what, since when it has let nobody in, which values were corrected, and for which tenants it is closed.
-type State = (
+/// A lane as `states.lua` returns it: limit, calls in flight, wait in ms, reason, gap in ms,
+/// whether the breaker is not closed (1 or 0), what opened it, since when the lane is unavailable
+/// (ms since 1970), the corrected fields, and the tenants it is unavailable for (hash, wait in ms,
+/// class, since).
+type StateReply = (
     f64,
     i64,
     u64,
@@ -95,15 +112,22 @@ static STATES: LazyLock<Script> = LazyLock::new(|| {
 });
 
 impl Lanes {
-    pub fn new(ring: &ReadyQueue, timing: LaneTiming) -> Self {
+    /// The lanes that stand beside a ready queue: on the same Redis, with the same prefix.
+    pub fn new(ready_queue: &ReadyQueue, timing: LaneTiming) -> Self {
         Self {
-            connection: ring.connection.clone(),
-            prefix: format!("{}:lane", ring.keys.name),
+            connection: ready_queue.connection.clone(),
+            prefix: format!("{}:lane", ready_queue.keys.name),
             timing,
         }
     }
 
-    /// Lets a call in, or says for how long not. `ends_within` bounds how long it counts when nobody reports its end.
+    /// Asks whether a call may start now.
+    ///
+    /// `ends_within` is the longest time the call may take: if nobody reports its end, it stops
+    /// counting then. `retry` says whether it repeats a call that failed; such calls need a budget.
+    ///
+    /// # Errors
+    /// Redis did not answer. Callers let the call start then: lanes may be lost.
     pub async fn acquire(
         &self,
         lane: &Lane,
@@ -132,40 +156,48 @@ impl Lanes {
         })
     }
 
-    /// Reports how a call that was let in ended; `None`: it says nothing of the lane.
+    /// Reports how a call that was granted ended. With `None` the end says nothing about the lane:
+    /// the call is only taken off it. `ends_within` is the same as in [`Self::acquire`].
+    ///
+    /// # Errors
+    /// Redis did not answer. The call stops counting by itself once its time is over.
     pub async fn release(
         &self,
         lane: &Lane,
         tenant: TenantId,
         call: CallId,
-        ended: Option<CallResult>,
+        result: Option<CallResult>,
         ends_within: Duration,
     ) -> Result<(), QueueError> {
-        let strikes = ended.map_or(0, |ended| ended.strikes);
-        let hint = ended.and_then(|ended| ended.retry_after);
-        // What only people can mend is probed more rarely.
-        let patience = if strikes * 2 >= STRIKES_OUT { 6 } else { 1 };
-        let (least, most) = self.timing.closed;
-        let by_request = ended.is_some_and(|ended| ended.class.may_be_caused_by_request());
+        let strikes = result.map_or(0, |result| result.strikes);
+        let retry_after = result.and_then(|result| result.retry_after);
+        let factor = if strikes * 2 >= STRIKES_OUT {
+            PERMANENT_FAULT_FACTOR
+        } else {
+            1
+        };
+        let (min_open, max_open) = self.timing.closed;
+        let may_be_the_request =
+            result.is_some_and(|result| result.class.may_be_caused_by_request());
         let _changed: i64 = self
             .keys(&RELEASE, lane, tenant)
             .arg(call.0.simple().to_string())
             .arg(FIRST_LIMIT)
-            .arg(ended.map_or("", |ended| ended.class.as_str()))
+            .arg(result.map_or("", |result| result.class.as_str()))
             .arg(strikes)
             .arg(millis(ends_within))
             .arg(CUT_PERCENT)
-            .arg(millis(least * patience))
-            .arg(millis(most * patience))
+            .arg(millis(min_open * factor))
+            .arg(millis(max_open * factor))
             .arg(millis(self.timing.throttled.0))
             .arg(millis(self.timing.throttled.1))
-            .arg(millis(hint.unwrap_or_default().min(MAX_RETRY_AFTER)))
+            .arg(millis(retry_after.unwrap_or_default().min(MAX_RETRY_AFTER)))
             .arg(RETRY_BUDGET)
             .arg(RETRY_CREDIT_PERCENT)
             .arg(STRIKES_OUT)
             .arg(millis(LANE_TTL))
             .arg(tenant.pseudonym())
-            .arg(i32::from(by_request))
+            .arg(i32::from(may_be_the_request))
             .arg(millis(TENANT_TTL))
             .arg(MAX_UNAVAILABLE_TENANTS)
             .invoke_async(&mut self.connection.clone())
@@ -173,7 +205,10 @@ impl Lanes {
         Ok(())
     }
 
-    /// How every lane of the catalogue stands.
+    /// The state of every lane of the catalogue, sorted by lane.
+    ///
+    /// # Errors
+    /// Redis did not answer.
     pub async fn states(&self, catalog: &Catalog) -> RedisResult<Vec<LaneState>> {
         let mut lanes: Vec<&Lane> = catalog.models().flat_map(|model| &model.lanes).collect();
         lanes.sort();
@@ -181,7 +216,10 @@ impl Lanes {
         self.states_of(&lanes).await
     }
 
-    /// How these lanes stand.
+    /// The state of these lanes, in the same order.
+    ///
+    /// # Errors
+    /// Redis did not answer.
     pub async fn states_of(&self, lanes: &[&Lane]) -> RedisResult<Vec<LaneState>> {
         if lanes.is_empty() {
             return Ok(Vec::new());
@@ -194,15 +232,15 @@ impl Lanes {
                 .key(format!("{hash}:calls"))
                 .key(format!("{hash}:closed"));
         }
-        let states: Vec<State> = call.invoke_async(&mut self.connection.clone()).await?;
-        let state = |(lane, state): (&&Lane, State)| {
-            let (limit, in_flight, wait, why, gap, broken, cause, since, corrected, tenants) =
-                state;
+        let replies: Vec<StateReply> = call.invoke_async(&mut self.connection.clone()).await?;
+        let state = |(lane, reply): (&&Lane, StateReply)| {
+            let (limit, in_flight, wait, why, gap, circuit_open, cause, since, corrected, tenants) =
+                reply;
             if !corrected.is_empty() {
                 tracing::warn!(
                     %lane,
                     fields = corrected,
-                    "Redis held values for the lane that Platen never writes; they were corrected: who else writes there?"
+                    "Redis held values for the lane that Platen never writes. They were corrected: find out who else writes there"
                 );
             }
             LaneState {
@@ -210,23 +248,23 @@ impl Lanes {
                 limit,
                 in_flight,
                 gap: Duration::from_millis(gap),
-                circuit_open: (broken == 1).then(|| Class::parse(&cause)).flatten(),
+                circuit_open: (circuit_open == 1).then(|| Class::parse(&cause)).flatten(),
                 pause: (wait > 0).then(|| Pause {
                     wait: Duration::from_millis(wait),
                     reason: PauseReason::parse(&why),
                 }),
-                since: moment(since),
+                since: timestamp(since),
                 unavailable_for: tenants.into_iter().map(unavailable_for).collect(),
             }
         };
-        Ok(lanes.iter().zip(states).map(state).collect())
+        Ok(lanes.iter().zip(replies).map(state).collect())
     }
 
     fn hash(&self, lane: &Lane) -> String {
         format!("{}:{lane}", self.prefix)
     }
 
-    /// A script with all that is kept of a lane and of a tenant there.
+    /// A script with the six keys that belong to a lane and a tenant on it.
     fn keys<'a>(&self, script: &'a Script, lane: &Lane, tenant: TenantId) -> ScriptInvocation<'a> {
         let (hash, tenant) = (self.hash(lane), tenant.pseudonym());
         let mut call = script.prepare_invoke();
@@ -246,7 +284,7 @@ fn unavailable_for((tenant, wait, why, since): (String, u64, String, i64)) -> Un
         tenant,
         wait: Duration::from_millis(wait),
         by: Class::parse(&why).unwrap_or(Class::ProviderFault),
-        since: moment(since),
+        since: timestamp(since),
     }
 }
 
@@ -254,8 +292,8 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// A time in milliseconds since 1970; 0 is none.
-fn moment(millis: i64) -> Option<OffsetDateTime> {
+/// The time at so many milliseconds since 1970; `None` for 0.
+fn timestamp(millis: i64) -> Option<OffsetDateTime> {
     (millis > 0)
         .then(|| OffsetDateTime::from_unix_timestamp(millis / 1000).ok())
         .flatten()

@@ -1,9 +1,12 @@
-//! Redis, the doorbell: one sorted set of job ids, lowest turn first; beside it who rings, how full it is kept, and
-//! what workers tell each other of the lanes.
+//! Redis: the ready queue, the list of live workers, and the lanes.
 //!
-//! Ringing twice is ringing once, and a lost ring costs a re-ring (`common::dispatch`), so Redis may be
-//! emptied at any moment. [`Ring`] adds ids; [`Doorbell`] is the apalis `Backend` that pops them; [`Lanes`] holds
-//! back what a provider does not bear.
+//! The ready queue is a sorted set of ids of jobs that may start, lowest virtual time first. It is
+//! bounded: the dispatcher keeps it filled from Postgres. Redis is a cache and may be emptied at
+//! any moment: adding an id twice changes nothing, and the dispatcher adds what was lost
+//! (`common::dispatch`). Whether a job may really start is decided by the claim in Postgres.
+//!
+//! [`ReadyQueue`] adds ids, [`ReadyQueueBackend`] is the apalis `Backend` that pops them, and
+//! [`Lanes`] limits the calls to each provider.
 
 mod address;
 mod backend;
@@ -25,25 +28,28 @@ pub use trouble::Trouble;
 use connection::SharedConnection;
 use domain::id::JobId;
 
-/// A failure to talk to Redis.
+/// Why Redis did not do what it was asked; [`Trouble::of`] classifies it.
 pub type QueueError = RedisError;
 
-/// The set never holds more than this.
+/// Most ids in the ready queue.
 const MAX_READY_JOBS: usize = 1_000;
-/// What it holds while no worker has announced itself: enough to start at once when one does.
-const WITHOUT_WORKERS: usize = 16;
-/// A worker that has not announced itself for this long is gone.
+/// Ids it holds while no worker has announced itself, so that the first one can start at once.
+const TARGET_WITHOUT_WORKERS: usize = 16;
+/// A worker that has not announced itself for this long counts as gone.
 const WORKER_TTL: Duration = Duration::from_secs(3);
 
-/// New jobs that wait to be looked at by workers without a free slot, and for how long they do after the last one
-/// came. The dispatcher finds what this forgets.
+/// Most ids in the list of new jobs, which workers without a free slot look through for their
+/// reserve. The dispatcher finds what is dropped from it.
 const MAX_FRESH: usize = 1_000;
+/// How long that list is kept after the last new job.
 const FRESH_TTL: Duration = Duration::from_secs(30);
 
+/// Adds a new job to the ready queue, where that is below its target, and to the list of new jobs
+/// in any case. One script, so that no other command comes between the count and the addition.
 static PUSH_NEW: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
-        r"local room = tonumber(redis.call('GET', KEYS[2]) or ARGV[1]) - redis.call('ZCARD', KEYS[1])
-          if room > 0 then redis.call('ZADD', KEYS[1], 'NX', ARGV[2], ARGV[3]) end
+        r"local missing = tonumber(redis.call('GET', KEYS[2]) or ARGV[1]) - redis.call('ZCARD', KEYS[1])
+          if missing > 0 then redis.call('ZADD', KEYS[1], 'NX', ARGV[2], ARGV[3]) end
           redis.call('ZADD', KEYS[3], 'NX', ARGV[2], ARGV[3])
           redis.call('ZREMRANGEBYRANK', KEYS[3], ARGV[4], -1)
           redis.call('PEXPIRE', KEYS[3], ARGV[5])
@@ -51,18 +57,19 @@ static PUSH_NEW: LazyLock<Script> = LazyLock::new(|| {
     )
 });
 
-/// Names of the keys; tests that share a Redis use a name each.
+/// Names of the keys in Redis. Tests that share a Redis use a prefix each.
 #[derive(Clone, Debug)]
 struct Keys {
-    /// What all of them begin with.
+    /// What all keys begin with (`PLATEN_QUEUE`).
     name: String,
-    /// Sorted set: job id, scored by turn.
+    /// Sorted set, the ready queue: job id, scored by virtual time.
     ready: String,
-    /// Sorted set: new jobs that nobody has popped yet, scored by turn; what workers fill their reserve with.
+    /// Sorted set: new jobs that nobody has popped yet, scored by virtual time. Workers fill their
+    /// reserve from it.
     fresh: String,
-    /// Sorted set: `worker|slots`, scored by when it was last heard of.
+    /// Sorted set: `worker|slots`, scored by when the worker last announced itself.
     workers: String,
-    /// How many ids the ring should hold.
+    /// Number: how many ids the ready queue should hold.
     target: String,
 }
 
@@ -78,10 +85,11 @@ impl Keys {
     }
 }
 
-/// The adding side. Connects when first used and again whenever it must: a process starts without Redis.
+/// The side of the ready queue that adds ids. It connects when it is first used and again after a
+/// failure, so a process starts without Redis. Clones share the connection.
 #[derive(Clone)]
 pub struct ReadyQueue {
-    /// For connections of the doorbell's own.
+    /// For the connections that the backend opens for itself.
     address: Address,
     connection: SharedConnection,
     keys: Keys,
@@ -89,18 +97,20 @@ pub struct ReadyQueue {
     trouble: Arc<Mutex<Option<Trouble>>>,
 }
 
-/// How full the ring should be.
+/// How full the ready queue should be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Target {
-    /// Ids it should hold: twice the slots of the live workers.
+    /// Ids it should hold: twice the slots of the live workers, at most 1,000.
     pub size: i64,
     /// How many of them are missing.
     pub capacity: i64,
 }
 
 impl ReadyQueue {
+    /// A ready queue whose keys begin with `name`. Does not connect yet.
+    ///
     /// # Errors
-    /// A URL that is none.
+    /// `address` is not a URL of Redis. A file that holds the URL is not read yet.
     pub fn new(address: impl Into<Address>, name: &str) -> Result<Self, QueueError> {
         let address = address.into();
         address.check()?;
@@ -112,37 +122,45 @@ impl ReadyQueue {
         })
     }
 
-    /// Adds ids by turn while the ring is below its target. Returns how many were new.
+    /// Adds ids with their virtual times while the ready queue is below its target. Returns how
+    /// many were new; ids that are in it already keep their place.
+    ///
+    /// # Errors
+    /// Redis did not answer; some ids may have been added.
     pub async fn push(&self, jobs: &[(JobId, i64)]) -> Result<usize, QueueError> {
         if jobs.is_empty() {
             return Ok(0);
         }
+        // The target's key expires with the workers that set it; then a small default holds.
         let script = Script::new(
-            r"local room = tonumber(redis.call('GET', KEYS[2]) or ARGV[1]) - redis.call('ZCARD', KEYS[1])
+            r"local missing = tonumber(redis.call('GET', KEYS[2]) or ARGV[1]) - redis.call('ZCARD', KEYS[1])
               local added = 0
               for i = 2, #ARGV, 2 do
-                if added >= room then break end
+                if added >= missing then break end
                 added = added + redis.call('ZADD', KEYS[1], 'NX', ARGV[i], ARGV[i + 1])
               end
               return added",
         );
         let mut call = script.key(&self.keys.ready);
-        call.key(&self.keys.target).arg(WITHOUT_WORKERS);
-        for (id, turn) in jobs {
-            call.arg(*turn).arg(id.to_string());
+        call.key(&self.keys.target).arg(TARGET_WITHOUT_WORKERS);
+        for (id, virtual_time) in jobs {
+            call.arg(*virtual_time).arg(id.to_string());
         }
         call.invoke_async(&mut self.connection.clone()).await
     }
 
-    /// Rings for a new job: while the ring is below its target by its turn there, and in any case for workers whose
-    /// slots are all taken, which look whether it may start in their reserve.
-    pub async fn push_new(&self, job: JobId, turn: i64) -> Result<(), QueueError> {
+    /// Announces a new job: to the ready queue while that is below its target, and in any case to
+    /// workers whose slots are all taken. Those check whether it may start in their reserve.
+    ///
+    /// # Errors
+    /// Redis did not answer. The dispatcher finds the job in Postgres a moment later.
+    pub async fn push_new(&self, job: JobId, virtual_time: i64) -> Result<(), QueueError> {
         PUSH_NEW
             .key(&self.keys.ready)
             .key(&self.keys.target)
             .key(&self.keys.fresh)
-            .arg(WITHOUT_WORKERS)
-            .arg(turn)
+            .arg(TARGET_WITHOUT_WORKERS)
+            .arg(virtual_time)
             .arg(job.to_string())
             .arg(MAX_FRESH)
             .arg(u64::try_from(FRESH_TTL.as_millis()).unwrap_or(u64::MAX))
@@ -150,8 +168,13 @@ impl ReadyQueue {
             .await
     }
 
-    /// Says that this worker lives, and learns how full the ring should be.
+    /// Announces that this worker is alive, and computes the new target of the ready queue from the
+    /// slots of all live workers.
+    ///
+    /// # Errors
+    /// Redis did not answer.
     pub async fn announce(&self, worker: &str, slots: usize) -> Result<Target, QueueError> {
+        // On the clock of Redis: the clocks of workers differ.
         let script = Script::new(
             r"local time = redis.call('TIME')
               local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -165,7 +188,7 @@ impl ReadyQueue {
               redis.call('SET', KEYS[3], target, 'PX', ARGV[3])
               return {target, math.max(0, target - redis.call('ZCARD', KEYS[1]))}",
         );
-        let (size, room) = script
+        let (size, capacity) = script
             .key(&self.keys.ready)
             .key(&self.keys.workers)
             .key(&self.keys.target)
@@ -175,13 +198,13 @@ impl ReadyQueue {
             .arg(MAX_READY_JOBS)
             .invoke_async(&mut self.connection.clone())
             .await?;
-        Ok(Target {
-            size,
-            capacity: room,
-        })
+        Ok(Target { size, capacity })
     }
 
-    /// Workers that have announced themselves of late, and their slots.
+    /// Workers that announced themselves within the last seconds, and their slots.
+    ///
+    /// # Errors
+    /// Redis did not answer.
     pub async fn workers(&self) -> Result<Vec<(String, usize)>, QueueError> {
         let members: Vec<String> = redis::cmd("ZRANGE")
             .arg(&self.keys.workers)
@@ -196,7 +219,10 @@ impl ReadyQueue {
         Ok(members.into_iter().filter_map(worker).collect())
     }
 
-    /// Whether Redis answers and takes writes: it keeps a key of a second.
+    /// Checks that Redis answers and accepts writes: writes a key that lives for one second.
+    ///
+    /// # Errors
+    /// It does not.
     pub async fn check(&self) -> Result<(), QueueError> {
         redis::cmd("SET")
             .arg(format!("{}:check", self.keys.name))
@@ -207,7 +233,8 @@ impl ReadyQueue {
             .await
     }
 
-    /// Remembers whether Redis does what it was asked, and says in log and metrics when that changes, and why.
+    /// Records whether the last command to Redis worked. Sets the metrics, and logs only when the
+    /// reason changes: many tasks meet the same failure many times a second.
     pub fn note(&self, failure: Option<&QueueError>) {
         let trouble = failure.map(|error| Trouble::of(error).unwrap_or(Trouble::Other));
         let mut known = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
@@ -217,15 +244,15 @@ impl ReadyQueue {
             (Some(error), Some(trouble)) => tracing::warn!(
                 reason = trouble.as_str(),
                 %error,
-                "Redis is away: {}",
+                "Redis is unavailable: {}",
                 trouble.plain_words()
             ),
-            _ => tracing::info!("Redis answers again"),
+            _ => tracing::info!("Redis is available again"),
         }
         *known = trouble;
     }
 
-    /// What was wrong with Redis when that was noted last.
+    /// What was wrong with Redis at the last [`Self::note`]; `None` where it worked.
     pub fn trouble(&self) -> Option<Trouble> {
         *self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
     }

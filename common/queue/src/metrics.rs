@@ -6,7 +6,7 @@ use prometheus::{IntGauge, IntGaugeVec, register_int_gauge, register_int_gauge_v
 
 use crate::Trouble;
 
-/// 1 while this process asks Redis in vain.
+/// 1 while Redis is unavailable to this process.
 static REDIS_UNAVAILABLE: LazyLock<IntGauge> = LazyLock::new(|| {
     register_int_gauge!(
         "platen_redis_unavailable",
@@ -15,7 +15,7 @@ static REDIS_UNAVAILABLE: LazyLock<IntGauge> = LazyLock::new(|| {
     .expect("registered once")
 });
 
-/// Why: 1 for the reason, 0 for all others.
+/// 1 for the reason why Redis is unavailable, 0 for all others.
 static REDIS_TROUBLE: LazyLock<IntGaugeVec> = LazyLock::new(|| {
     register_int_gauge_vec!(
         "platen_redis_trouble",
@@ -25,7 +25,7 @@ static REDIS_TROUBLE: LazyLock<IntGaugeVec> = LazyLock::new(|| {
     .expect("registered once")
 });
 
-/// Tells whether Redis is away, and why.
+/// Sets the metrics of Redis; `None` where it is available.
 pub(crate) fn redis(trouble: Option<Trouble>) {
     REDIS_UNAVAILABLE.set(i64::from(trouble.is_some()));
     for one in Trouble::ALL {

@@ -1,39 +1,40 @@
-//! Why Redis is of no use just now: a word for metrics, a sentence for people.
+//! Why Redis is unavailable: a word for metrics, and a sentence for operators.
 
 use redis::{ErrorKind, RedisError};
 
-/// Why Redis does not do what it is asked.
+/// Why Redis is unavailable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Trouble {
-    /// Nobody listens at its address.
+    /// No process listens at its address.
     Refused,
-    /// Its address leads nowhere: no such name, no route.
+    /// Its address cannot be reached: its name is not known, or there is no route.
     Unreachable,
-    /// It takes what is said and does not answer in time.
+    /// It accepts commands and does not answer in time.
     Silent,
-    /// The connection ended in the middle.
+    /// The connection was closed while it was in use.
     Broken,
-    /// It does not accept our login.
+    /// It rejects the login.
     Password,
-    /// Its URL is none, or the file with the URL cannot be read.
+    /// The URL is not valid, or the file that holds it cannot be read.
     Address,
-    /// It has as many clients as it takes.
+    /// It has as many clients as it allows (`maxclients`).
     Clients,
-    /// It still reads its data.
+    /// It has just started and is still loading its data.
     Loading,
-    /// It is a replica.
+    /// It is a replica and accepts no writes.
     ReadOnly,
-    /// It has no memory left.
+    /// It has no memory left (`maxmemory`).
     Memory,
-    /// It cannot save its data, or has too few replicas, and takes no writes.
+    /// It accepts no writes because it cannot save its data, or has too few replicas.
     Disk,
-    /// A script of somebody keeps it busy.
+    /// A long script keeps it busy.
     Busy,
-    /// Something else; the log has the error.
+    /// Another error; the log has its text.
     Other,
 }
 
 impl Trouble {
+    /// All of them, in the order of the metric's reasons.
     pub const ALL: [Self; 13] = [
         Self::Refused,
         Self::Unreachable,
@@ -50,7 +51,8 @@ impl Trouble {
         Self::Other,
     ];
 
-    /// What an error says of Redis. `None`: it is well, and refused one command; a script it does not know yet, for example.
+    /// Classifies an error. Returns `None` where Redis itself is available and refused one command,
+    /// such as a script that it does not know yet.
     pub fn of(error: &RedisError) -> Option<Self> {
         match error.kind() {
             ErrorKind::Io => Some(of_connection(error)),
@@ -64,9 +66,11 @@ impl Trouble {
         }
     }
 
-    /// Whether another connection may do better: this one leads to nobody, to somebody else, or without the right login.
+    /// Whether a new connection may cure it: this one is broken, leads to a server that is of no
+    /// use, or has the wrong login.
     pub(super) fn wants_new_connection(self) -> bool {
         match self {
+            // The server says itself that it cannot do it now: it would say so on any connection.
             Self::Loading | Self::Memory | Self::Disk | Self::Busy => false,
             Self::Refused
             | Self::Unreachable
@@ -80,6 +84,7 @@ impl Trouble {
         }
     }
 
+    /// The label of metrics and logs.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Refused => "refused",
@@ -98,38 +103,41 @@ impl Trouble {
         }
     }
 
-    /// What an operator reads: what is wrong, and what to look at.
+    /// For operators: what is wrong, and what to do.
     pub fn plain_words(self) -> &'static str {
         match self {
-            Self::Refused => "nobody listens at its address: start it, or correct REDIS_URL",
+            Self::Refused => "no process listens at its address: start Redis, or correct REDIS_URL",
             Self::Unreachable => {
-                "its address leads nowhere: look at REDIS_URL, DNS and the network"
+                "its address cannot be reached: check REDIS_URL, DNS and the network"
             }
-            Self::Silent => "it does not answer in time: look whether it hangs, and at the network",
+            Self::Silent => {
+                "it does not answer in time: check whether it hangs, and check the network"
+            }
             Self::Broken => {
-                "the connection ended in the middle: it was restarted, or somebody closes connections"
+                "the connection was closed while in use: Redis was restarted, or something closes connections"
             }
-            Self::Password => {
-                "it does not accept the login: write the right one into REDIS_URL or its file"
+            Self::Password => "it rejects the login: correct it in REDIS_URL or its file",
+            Self::Address => {
+                "REDIS_URL is not a valid URL, or the file that holds it cannot be read: correct it"
             }
-            Self::Address => "REDIS_URL is no usable URL, or the file that holds it cannot be read",
             Self::Clients => {
-                "it has as many clients as it takes: raise maxclients, or close other clients"
+                "it has as many clients as it allows: raise maxclients, or close other clients"
             }
-            Self::Loading => "it still reads its data: wait, or start an empty one",
+            Self::Loading => "it is still loading its data: wait, or start an empty one",
             Self::ReadOnly => {
-                "it is a replica and takes no writes: let REDIS_URL lead to the master"
+                "it is a replica and accepts no writes: point REDIS_URL to the primary"
             }
-            Self::Memory => "it has no memory left: raise maxmemory, or find who else fills it",
+            Self::Memory => "it has no memory left: raise maxmemory, or find what else fills it",
             Self::Disk => {
-                "it takes no writes because it cannot save its data: make room on its disk, or switch saving off"
+                "it accepts no writes because it cannot save its data: free space on its disk, or turn saving off"
             }
-            Self::Busy => "a script keeps it busy: wait, or SCRIPT KILL",
-            Self::Other => "it refuses what it is asked: the log has its words",
+            Self::Busy => "a long script keeps it busy: wait, or run SCRIPT KILL",
+            Self::Other => "it refuses commands: the log has the error",
         }
     }
 }
 
+/// Classifies an error of the connection.
 fn of_connection(error: &RedisError) -> Trouble {
     if error.is_timeout() {
         Trouble::Silent
@@ -138,11 +146,12 @@ fn of_connection(error: &RedisError) -> Trouble {
     } else if error.is_connection_dropped() {
         Trouble::Broken
     } else {
-        // Names that are not known have no kind of their own.
+        // An unknown host name has no kind of its own.
         Trouble::Unreachable
     }
 }
 
+/// Classifies an error that Redis answered, by its code.
 fn of_answer(code: &str, error: &RedisError) -> Option<Trouble> {
     match code {
         "NOAUTH" | "WRONGPASS" | "NOPERM" => Some(Trouble::Password),

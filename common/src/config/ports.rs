@@ -1,29 +1,29 @@
-//! What one client, and all of them together, may take of our ports: connections, time and requests.
+//! Limits on connections, time and requests, for one client and for all together.
 
 use std::time::Duration;
 
 use super::{ConfigError, text, within};
 
-/// The bounds of connections. Those of the metrics port are the same, but for their number.
+/// Limits on connections. The metrics port has the same ones, except their number.
 #[derive(Clone, Copy, Debug)]
 pub struct Ports {
-    /// Connections to the api at once.
+    /// Most connections to the api at once.
     pub connections: usize,
-    /// Of these, from one address; trusted proxies are not counted.
+    /// Most of these from one address; trusted proxies have no such limit.
     pub per_address: usize,
-    /// Connections to the metrics port at once.
+    /// Most connections to the metrics port at once.
     pub metrics: usize,
-    /// Connections that wait in the system until we take them.
+    /// Connections that wait in the system to be accepted.
     pub backlog: u32,
-    /// Open files to ask the system for; `None`: as many as it allows.
+    /// Open files to ask the system for; `None` for as many as it allows.
     pub open_files: Option<u64>,
-    /// How long the head of a request may take to come.
+    /// How long the head of a request may take to arrive.
     pub head: Duration,
     /// How long a connection may be idle between two requests.
     pub idle: Duration,
-    /// How long a body may take to come, beside the time its size needs.
+    /// How long a body may take to arrive, besides the time that its size needs.
     pub body: Duration,
-    /// How long a client may take nothing of its answer.
+    /// How long a client may read nothing of its answer.
     pub write: Duration,
 }
 
@@ -36,7 +36,8 @@ impl Default for Ports {
             backlog: 1_024,
             open_files: None,
             head: Duration::from_secs(10),
-            // Longer than most proxies keep theirs: who closes first must be the proxy, or a request may meet a closed connection.
+            // Longer than most proxies keep idle connections: if we closed first, a proxy could
+            // send a request into a closed connection.
             idle: Duration::from_secs(75),
             body: Duration::from_secs(30),
             write: Duration::from_secs(30),
@@ -47,12 +48,12 @@ impl Default for Ports {
 impl Ports {
     pub(super) fn from_env() -> Result<Self, ConfigError> {
         let by_default = Self::default();
-        let count = |name, least, most, otherwise: usize| -> Result<usize, ConfigError> {
-            let said = within(name, least, most)?;
-            Ok(said.map_or(otherwise, |said| usize::try_from(said).unwrap_or(otherwise)))
+        let count = |name, min, max, default: usize| -> Result<usize, ConfigError> {
+            let value = within(name, min, max)?;
+            Ok(value.map_or(default, |value| usize::try_from(value).unwrap_or(default)))
         };
-        let seconds = |name, most, otherwise| -> Result<Duration, ConfigError> {
-            Ok(within(name, 1, most)?.map_or(otherwise, Duration::from_secs))
+        let seconds = |name, max, default| -> Result<Duration, ConfigError> {
+            Ok(within(name, 1, max)?.map_or(default, Duration::from_secs))
         };
         let connections = count("PLATEN_CONNECTIONS", 8, 1_000_000, by_default.connections)?;
         let per_address = by_default.per_address;
@@ -60,8 +61,8 @@ impl Ports {
             connections,
             per_address: count("PLATEN_CONNECTIONS_PER_ADDRESS", 1, 1_000_000, per_address)?,
             metrics: count("PLATEN_METRICS_CONNECTIONS", 4, 10_000, by_default.metrics)?,
-            backlog: within("PLATEN_BACKLOG", 1, 65_535)?.map_or(by_default.backlog, |said| {
-                u32::try_from(said).unwrap_or(by_default.backlog)
+            backlog: within("PLATEN_BACKLOG", 1, 65_535)?.map_or(by_default.backlog, |value| {
+                u32::try_from(value).unwrap_or(by_default.backlog)
             }),
             open_files: within("PLATEN_OPEN_FILES", 64, 1 << 30)?,
             head: seconds("PLATEN_HEAD_SECONDS", 600, by_default.head)?,
@@ -72,43 +73,43 @@ impl Ports {
     }
 }
 
-/// How many requests are answered.
+/// A limit on the rate of requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rate {
-    /// Requests a minute, over a longer time.
+    /// Requests per minute on average.
     pub per_minute: u32,
-    /// Requests at once, after a rest.
+    /// Requests at once, after a time without requests.
     pub burst: u32,
 }
 
 impl Rate {
-    /// Of `6000,1000`. `None`: it is not well formed.
+    /// Parses a text such as `6000,1000`; `None` where it is not valid.
     fn parse(text: &str) -> Option<Self> {
         let (per_minute, burst) = text.split_once(',')?;
         let rate = Self {
             per_minute: per_minute.trim().parse().ok()?,
             burst: burst.trim().parse().ok()?,
         };
-        let within = 1..=10_000_000;
-        (within.contains(&rate.per_minute) && within.contains(&rate.burst)).then_some(rate)
+        let allowed = 1..=10_000_000;
+        (allowed.contains(&rate.per_minute) && allowed.contains(&rate.burst)).then_some(rate)
     }
 }
 
-/// How many requests are answered; `None`: as many as come.
+/// Limits on the rate of requests; `None` for no limit.
 #[derive(Clone, Copy, Debug)]
 pub struct Rates {
-    /// Of one address.
+    /// Requests of one address.
     pub address: Option<Rate>,
-    /// With a wrong key, of one address.
+    /// Requests of one address with a wrong key.
     pub failures: Option<Rate>,
-    /// Of one tenant.
+    /// Requests of one tenant.
     pub tenant: Option<Rate>,
-    /// With one key.
+    /// Requests with one key.
     pub key: Option<Rate>,
 }
 
 impl Rates {
-    /// No limits, for tests and long proofs that ask as fast as they can.
+    /// No limits: for tests and load tests.
     pub const OFF: Self = Self {
         address: None,
         failures: None,
@@ -139,17 +140,17 @@ impl Default for Rates {
     }
 }
 
-fn rate(name: &'static str, otherwise: Option<Rate>) -> Result<Option<Rate>, ConfigError> {
-    let Some(said) = text(name)? else {
-        return Ok(otherwise);
+fn rate(name: &'static str, default: Option<Rate>) -> Result<Option<Rate>, ConfigError> {
+    let Some(value) = text(name)? else {
+        return Ok(default);
     };
-    if said.trim() == "0" {
+    if value.trim() == "0" {
         return Ok(None);
     }
-    Rate::parse(&said).map(Some).ok_or_else(|| ConfigError::Unusable {
+    Rate::parse(&value).map(Some).ok_or_else(|| ConfigError::Unusable {
         name: name.to_owned(),
         problem: format!(
-            "{said:?} is no rate; expected requests a minute and how many of them at once, such as 6000,1000, or 0 for no limit"
+            "{value:?} is not a rate; write requests per minute and requests at once, such as 6000,1000, or 0 for no limit"
         ),
     })
 }

@@ -1,9 +1,13 @@
-//! Orphans: objects that no row names, and objects that are to be gone: those with a receipt, and those whose time is over. The
-//! sweeper removes the first two, and `platen verify --deep` tells of all; what one is stands here, once.
+//! Finds orphans: objects in the bucket that should not be there.
 //!
-//! An object is written before the row that names it, so one that is young may yet be named: a grace decides, on the
-//! database's clock. One that has a receipt needs none: no key is written twice. Who adds a table that names objects adds it to
-//! [`judged`].
+//! These are objects that no row names, objects that have a receipt of their deletion, and objects
+//! that were due and are still there. The sweeper removes the first two kinds; `platen verify
+//! --deep` reports all. Both use the definition in this file.
+//!
+//! An object is written before the row that names it, so a young object may still get its row. Only
+//! objects older than a grace period count, on the database's clock. Objects with a receipt need no
+//! grace, because no key is written twice. If you add a table that names objects, add it to
+//! `judge`.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -18,45 +22,52 @@ use bucket::{Bucket, BucketError, FileKind, Listed, MARKER, PROBE_PREFIX};
 use domain::id::TenantId;
 use storage::database;
 
-/// Objects judged in one step.
+/// Objects of one step.
 const BATCH: usize = 1_000;
 
-/// Why the search ended early. What was found before stands.
+/// Why the search ended early. What it found before is valid.
 #[derive(Debug, thiserror::Error)]
 pub enum SearchError {
+    /// The bucket failed.
     #[error(transparent)]
     Bucket(#[from] BucketError),
+    /// The database failed.
     #[error(transparent)]
     Database(#[from] sqlx::Error),
 }
 
-/// A walk through the whole bucket.
+/// A search through the whole bucket, in steps.
 pub struct Search {
     pool: PgPool,
     objects: BoxStream<'static, Result<Listed, BucketError>>,
-    /// Younger objects may yet be named.
+    /// Objects that were written later may still get their row.
     before: OffsetDateTime,
 }
 
-/// What one step of the walk found.
+/// What one step found.
 #[derive(Debug, Default)]
 pub struct Batch {
-    /// Objects looked at.
+    /// Objects of the step, without the marker and the anchors.
     pub seen: usize,
-    /// A tenant's own that no row names.
+    /// Objects under a tenant's keys that no row names.
     pub unnamed: Vec<Listed>,
-    /// A receipt says that they are gone: they have come back with a volume or a copy, or the receipt is wrong.
+    /// Objects with a receipt of their deletion. They came back with a restored volume or copy, or
+    /// the receipt is wrong.
     pub receipted: Vec<Listed>,
-    /// They were to be deleted at this time, and are not.
+    /// Objects that are still there although they were due, and when.
     pub overdue: Vec<(Listed, OffsetDateTime)>,
-    /// Under no key of ours, or of a tenant this database does not know: perhaps another Platen's. Left alone.
+    /// Objects under keys that Platen does not use, or of a tenant that this database does not
+    /// know: they may belong to another installation. They are not removed.
     pub strange: Vec<Listed>,
-    /// Symbolic links and special files. Left alone.
+    /// Symbolic links and special files. They are not removed.
     pub irregular: Vec<Listed>,
 }
 
 impl Search {
-    /// `grace` is how old an orphan must be.
+    /// Starts a search. `grace` is how old an object without a row must be to count.
+    ///
+    /// # Errors
+    /// Those of Postgres.
     pub async fn begin(pool: &PgPool, bucket: &Bucket, grace: Duration) -> sqlx::Result<Self> {
         let before = storage::orphans::before(pool, grace).await?;
         Ok(Self {
@@ -66,14 +77,18 @@ impl Search {
         })
     }
 
-    /// The next step, or `None` at the end.
+    /// Runs the next step: up to 1,000 objects. `None` at the end.
+    ///
+    /// # Errors
+    /// The bucket or the database failed; the search cannot go on.
     pub async fn next(&mut self) -> Result<Option<Batch>, SearchError> {
         let mut batch = Batch::default();
         let mut owned: BTreeMap<TenantId, Vec<(KeyPath, Listed)>> = BTreeMap::new();
         while batch.seen < BATCH
             && let Some(object) = self.objects.try_next().await?
         {
-            // Of no tenant and of no row: anchors are kept because they stand outside the database.
+            // The marker and the anchors have no row on purpose: they are kept outside the
+            // database.
             let is_ours = object.key == MARKER || object.key.starts_with(anchor::PREFIX);
             if is_ours && object.kind == FileKind::Object {
                 continue;
@@ -81,26 +96,26 @@ impl Search {
             batch.seen += 1;
             match KeyPath::of(&object.key) {
                 _ if object.kind != FileKind::Object => batch.irregular.push(object),
-                Some(place) => owned.entry(place.tenant).or_default().push((place, object)),
+                Some(path) => owned.entry(path.tenant).or_default().push((path, object)),
                 None if object.modified >= self.before => {}
-                // One that broke off before it tidied up.
+                // From a probe that broke off before it removed its object.
                 None if object.key.starts_with(PROBE_PREFIX) => batch.unnamed.push(object),
                 None => batch.strange.push(object),
             }
         }
         for (tenant, objects) in owned {
-            let places: Vec<KeyPath> = objects.iter().map(|(place, _)| *place).collect();
+            let paths: Vec<KeyPath> = objects.iter().map(|(path, _)| *path).collect();
             let keys: Vec<String> = objects
                 .iter()
                 .map(|(_, object)| object.key.clone())
                 .collect();
-            let judged = judged(&self.pool, tenant, &keys, &places).await?;
+            let judgments = judge(&self.pool, tenant, &keys, &paths).await?;
             for (_, object) in objects {
                 let is_old = object.modified < self.before;
-                match &judged {
+                match &judgments {
                     None if is_old => batch.strange.push(object),
                     None => {}
-                    Some(judged) => match judged.get(&object.key) {
+                    Some(judgments) => match judgments.get(&object.key) {
                         Some(Judgment::Receipted) => batch.receipted.push(object),
                         Some(Judgment::Unnamed) if is_old => batch.unnamed.push(object),
                         Some(&Judgment::DueAt(due)) if due < self.before => {
@@ -115,7 +130,7 @@ impl Search {
     }
 }
 
-/// What a key says of whose it is: `t/<tenant>/c/<call>`, `t/<tenant>/j/<job>/…`, `t/<tenant>/u/<upload>`.
+/// The ids in a key: `t/<tenant>/c/<call>`, `t/<tenant>/j/<job>/…`, `t/<tenant>/u/<upload>`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct KeyPath {
     tenant: TenantId,
@@ -124,10 +139,11 @@ struct KeyPath {
 }
 
 impl KeyPath {
+    /// Reads the ids of a key; `None` where it does not begin with `t/<tenant>/`.
     fn of(key: &str) -> Option<Self> {
-        let ours = |byte: u8| byte.is_ascii_alphanumeric() || b"/-_.".contains(&byte);
+        let is_used = |byte: u8| byte.is_ascii_alphanumeric() || b"/-_.".contains(&byte);
         let mut parts = key.split('/');
-        if !key.bytes().all(ours) || parts.next() != Some("t") {
+        if !key.bytes().all(is_used) || parts.next() != Some("t") {
             return None;
         }
         let tenant = TenantId(uuid(parts.next()?)?);
@@ -140,48 +156,56 @@ impl KeyPath {
     }
 }
 
-/// A UUID, written as we write them: no other way to write it names the same object.
+/// A UUID as Platen writes it, with hyphens and in lower case. In a key any other form names
+/// another object.
 fn uuid(text: &str) -> Option<Uuid> {
     let uuid = Uuid::try_parse(text).ok()?;
     (uuid.to_string() == text).then_some(uuid)
 }
 
-/// What rows say of an object, where it need not be there.
+/// What rows say about an object that need not be there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Judgment {
+    /// A receipt says that it was deleted.
     Receipted,
+    /// No row names it.
     Unnamed,
+    /// It is to be deleted at this time.
     DueAt(OffsetDateTime),
 }
 
-/// What rows say of these keys of one tenant; `None` when there is no such tenant. One statement, so one moment: all of a job
-/// that is open is spared, for its settlement may yet name it, and of one that has ended nothing more is ever named. That is
-/// why nobody needs a lock. What is due and was never planned counts as due, by what its tenant wants kept; what is held does not.
-async fn judged(
+/// Judges these keys of one tenant by the rows; `None` where there is no such tenant. Keys of
+/// objects that must be there are not in the result.
+///
+/// No lock is needed, because one statement sees one moment: all objects of an open job are spared,
+/// since its settlement may still name them, and after a job has ended no row names another object
+/// of it. An object whose deletion was never planned counts as due by its tenant's retention; an
+/// object under a legal hold does not.
+async fn judge(
     pool: &PgPool,
     tenant: TenantId,
     keys: &[String],
-    places: &[KeyPath],
+    paths: &[KeyPath],
 ) -> sqlx::Result<Option<BTreeMap<String, Judgment>>> {
-    let calls: Vec<Option<Uuid>> = places.iter().map(|place| place.call).collect();
-    let jobs: Vec<Option<Uuid>> = places.iter().map(|place| place.job).collect();
+    let calls: Vec<Option<Uuid>> = paths.iter().map(|path| path.call).collect();
+    let jobs: Vec<Option<Uuid>> = paths.iter().map(|path| path.job).collect();
     let mut transaction = database::begin_for(pool, tenant).await?;
-    let known = storage::orphans::knows_tenant(&mut transaction, tenant).await?;
-    if !known {
+    let exists = storage::orphans::knows_tenant(&mut transaction, tenant).await?;
+    if !exists {
         return Ok(None);
     }
     let rows = storage::orphans::judged(&mut transaction, tenant, keys, &calls, &jobs).await?;
     transaction.commit().await?;
-    let judged = rows.into_iter().filter_map(|row| {
-        let judged = match row.due_at {
+    let judgments = rows.into_iter().filter_map(|row| {
+        let judgment = match row.due_at {
             _ if row.receipted => Judgment::Receipted,
             _ if row.unnamed => Judgment::Unnamed,
             Some(due) => Judgment::DueAt(due),
             None => return None,
         };
-        Some((row.key, judged))
+        Some((row.key, judgment))
     });
-    Ok(Some(judged.collect()))
+    Ok(Some(judgments.collect()))
 }
 
 #[cfg(test)]
@@ -193,9 +217,9 @@ mod tests {
     use domain::id::{CallId, JobId};
 
     #[test]
-    fn our_own_keys_say_whose_they_are() {
+    fn keys_of_platen_contain_their_ids() {
         let (tenant, job, call) = (TenantId::new(), JobId::new(), CallId::new());
-        let of = |key: &str| KeyPath::of(key).map(|place| (place.tenant, place.call, place.job));
+        let of = |key: &str| KeyPath::of(key).map(|path| (path.tenant, path.call, path.job));
         assert_eq!(
             of(&original_key(tenant, call)),
             Some((tenant, Some(call.0), None))
@@ -213,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn other_keys_are_strange() {
+    fn other_keys_have_no_ids() {
         let tenant = TenantId::new().0;
         for key in [
             "a".to_owned(),

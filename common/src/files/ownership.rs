@@ -1,9 +1,13 @@
-//! Whether the bucket is this database's. A marker in the bucket carries an id that the database has recorded; where they
-//! differ, a wrong `PLATEN_BUCKET` or a volume that is not mounted is the likely reason. Then nothing is deleted, no receipt
-//! is written, and no job is started whose file would be lost.
+//! Checks that the bucket belongs to this database.
 //!
-//! Only [`adopt`] writes the marker: `platen bucket adopt`, and `platen up` on a new database. A process that serves never does.
-//! Why so: docs/decisions/0024.
+//! A marker object in the bucket carries an id, and the database has recorded the same id. Where
+//! they differ, `PLATEN_BUCKET` is probably wrong, or a volume is not mounted. Then nothing is
+//! deleted, no receipt of a deletion is written, and no job is started, because its file would be
+//! lost.
+//!
+//! Only [`adopt`] writes the marker: for `platen bucket adopt`, and for `platen up` on a new
+//! database. A process that serves never does: it would adopt the wrong bucket by itself. Why:
+//! docs/decisions/0024.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,44 +25,46 @@ use domain::operator::Actor;
 use domain::ownership::{Ownership, Unknown};
 use storage::database;
 
-/// How old an answer may be for whoever asks often.
+/// How long an answer of [`Owner::check`] is used again.
 const CACHE_TTL: Duration = Duration::from_secs(1);
-/// How long an answer may take.
+/// How long a check may take.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long Postgres may take to tell what it told before. After that its last answer counts: it changes by hand only.
-const UNADOPTED_CACHE_TTL: Duration = Duration::from_secs(1);
+/// How long Postgres may take to repeat the recorded id. After that the last known id is used: it
+/// changes only when an operator adopts a bucket.
+const RECORDED_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Knows whose the bucket is: asks it and the database, at most once at a time.
+/// Checks the bucket for a process, with one check at a time and a short cache. Clones share both.
 #[derive(Clone)]
 pub struct Owner(Arc<Shared>);
 
 struct Shared {
     pool: PgPool,
     bucket: Bucket,
-    seen: Mutex<Seen>,
+    state: Mutex<CheckState>,
 }
 
 type Answer = Result<Ownership, Unknown>;
-/// What is recorded, and what that says of the bucket.
-type ReadResult = Result<(Recorded, Ownership), Problem>;
+/// The recorded id, and what the bucket's marker says compared with it.
+type ReadResult = Result<(Recorded, Ownership), ReadError>;
 
-/// The marker's id that the database has recorded; `None`: no bucket was adopted.
+/// The id that the database has recorded; `None`: no bucket was adopted.
 #[derive(Clone, Copy, Debug)]
 struct Recorded(Option<Uuid>);
 
 #[derive(Default)]
-struct Seen {
-    /// The last answer, and when it was asked for.
+struct CheckState {
+    /// The last answer, and when its check was started.
     last: Option<(Instant, Answer)>,
-    /// A question that was not answered yet. It outlives whoever asked it.
+    /// A check that has not ended. It goes on when its callers give up.
     running: Option<(Instant, JoinHandle<ReadResult>)>,
-    /// What the database has recorded, as last heard, where it was heard at all.
+    /// The id that the database reported last; `None` where it never did.
     recorded: Option<Recorded>,
-    told: Option<Ownership>,
+    /// What was logged last.
+    logged: Option<Ownership>,
 }
 
 #[derive(Debug, thiserror::Error)]
-enum Problem {
+enum ReadError {
     #[error("Postgres: {0}")]
     Database(#[from] sqlx::Error),
     #[error("the bucket: {0}")]
@@ -66,95 +72,117 @@ enum Problem {
 }
 
 impl Owner {
+    /// For this database and this bucket. Asks neither yet.
     pub fn new(pool: PgPool, bucket: Bucket) -> Self {
         Self(Arc::new(Shared {
             pool,
             bucket,
-            seen: Mutex::default(),
+            state: Mutex::default(),
         }))
     }
 
-    /// Whose it is, as of a second ago at most.
+    /// Which database the bucket belongs to; the answer is at most a second old.
+    ///
+    /// # Errors
+    /// The bucket or the database failed, or did not answer within five seconds.
     pub async fn check(&self) -> Answer {
         let now = Instant::now();
         self.check_since(now.checked_sub(CACHE_TTL).unwrap_or(now))
             .await
     }
 
-    /// Whose it is, asked at `since` or later. Whoever has changed something asks with a time after the change.
+    /// As [`Self::check`], by a check that was started at `since` or later. A caller that has
+    /// changed something passes a time after the change.
+    ///
+    /// # Errors
+    /// As [`Self::check`].
     #[expect(
         clippy::disallowed_methods,
-        reason = "a question to a bucket that hangs must not hold the process's end up"
+        reason = "shutdown must not wait for a check of a bucket that hangs"
     )]
     pub async fn check_since(&self, since: Instant) -> Answer {
         let deadline = Instant::now() + CHECK_TIMEOUT;
-        let mut seen = self.0.seen.lock().await;
+        // Held while the check runs: other callers wait here, and then use its answer.
+        let mut state = self.0.state.lock().await;
         loop {
-            if let Some((asked, answer)) = &seen.last
-                && *asked >= since
+            if let Some((started, answer)) = &state.last
+                && *started >= since
             {
                 return answer.clone();
             }
-            let recorded = seen.recorded;
-            let (asked, question) = seen.running.get_or_insert_with(|| {
+            let recorded = state.recorded;
+            // A check that was started for an earlier caller may be too old for this one. Then it
+            // is waited for, and the next round starts another.
+            let (started, running) = state.running.get_or_insert_with(|| {
                 let owner = self.clone();
-                let look = async move { owner.read(recorded).await };
-                (Instant::now(), tokio::spawn(look))
+                let read = async move { owner.read(recorded).await };
+                (Instant::now(), tokio::spawn(read))
             });
-            let asked = *asked;
-            let (at, answer) = match timeout_at(deadline, question).await {
-                Ok(answered) => {
-                    seen.running = None;
-                    (asked, seen.note(answered))
+            let started = *started;
+            let (at, answer) = match timeout_at(deadline, running).await {
+                Ok(result) => {
+                    state.running = None;
+                    (started, state.record(result))
                 }
-                // Whoever waits behind us need not wait as long again.
+                // The failure is dated now, so that callers behind this one do not wait as long
+                // again.
                 Err(_) => {
-                    seen.leave(self.0.bucket.is_folder());
-                    let silent = format!("no answer within {} s", CHECK_TIMEOUT.as_secs());
-                    (Instant::now(), Err(Unknown(silent)))
+                    state.abandon(self.0.bucket.is_folder());
+                    let text = format!("no answer within {} s", CHECK_TIMEOUT.as_secs());
+                    (Instant::now(), Err(Unknown(text)))
                 }
             };
-            seen.last = Some((at, answer));
+            state.last = Some((at, answer));
         }
     }
 
-    /// An error unless files may be written to it and read from it, as of a second ago at most.
+    /// Checks that files may be written and read; the answer is at most a second old.
+    ///
+    /// # Errors
+    /// The bucket is another database's or lacks its marker, or that is not known.
     pub async fn usable(&self) -> Result<(), BucketError> {
         usable(self.check().await)
     }
 
-    /// The same, asked at `since` or later.
+    /// As [`Self::usable`], by a check that was started at `since` or later.
+    ///
+    /// # Errors
+    /// As [`Self::usable`].
     pub async fn usable_since(&self, since: Instant) -> Result<(), BucketError> {
         usable(self.check_since(since).await)
     }
 
-    /// Whether files may be deleted from it, as of a second ago at most.
+    /// Whether files may be deleted; the answer is at most a second old. `false` where it is not
+    /// known.
     pub async fn allows_deletion(&self) -> bool {
         matches!(self.check().await, Ok(Ownership::Ours))
     }
 
-    /// For a process that starts: it must not begin on a bucket that is another's. A bucket that does not answer is waited for.
+    /// The check of a process that starts. A bucket that does not answer is no reason to fail: the
+    /// process starts, and checks again before it uses the bucket.
     ///
     /// # Errors
-    ///
-    /// The bucket is foreign, or its marker is missing.
+    /// The bucket is another database's, or lacks its marker.
     pub async fn at_start(&self) -> Result<(), BucketError> {
         match self.check().await {
             Ok(ownership) if !ownership.is_usable() => usable(Ok(ownership)),
             Ok(_) => Ok(()),
             Err(error) => {
-                tracing::warn!(%error, "The process starts all the same, and asks again");
+                tracing::warn!(%error, "The bucket could not be checked. The process starts, and checks it again");
                 Ok(())
             }
         }
     }
 
+    /// Reads the recorded id and the marker. `known` is the id that the database reported before:
+    /// with it the bucket can be checked while Postgres is unavailable, and workers can store
+    /// images that were paid for.
     async fn read(&self, known: Option<Recorded>) -> ReadResult {
         let Shared { pool, bucket, .. } = &*self.0;
         let recorded = match known {
             None => database::with_timeout(storage::ownership::recorded(pool)).await?,
             Some(Recorded(known)) => {
-                match timeout(UNADOPTED_CACHE_TTL, storage::ownership::recorded(pool)).await {
+                match timeout(RECORDED_TIMEOUT, storage::ownership::recorded(pool)).await {
                     Ok(Ok(recorded)) => recorded,
                     Ok(Err(_)) | Err(_) => known,
                 }
@@ -165,7 +193,7 @@ impl Owner {
     }
 }
 
-/// What an id that was recorded says of a bucket.
+/// Compares the recorded id with the marker in the bucket.
 async fn compare(recorded: Option<Uuid>, bucket: &Bucket) -> Result<Ownership, BucketError> {
     let Some(recorded) = recorded else {
         return Ok(Ownership::NotAdopted);
@@ -174,6 +202,7 @@ async fn compare(recorded: Option<Uuid>, bucket: &Bucket) -> Result<Ownership, B
         Ok(Some(marker)) if marker == recorded.to_string() => Ownership::Ours,
         Ok(Some(_)) => Ownership::Foreign,
         Ok(None) => Ownership::Absent,
+        // The folder does not exist: most likely its volume is not mounted.
         Err(error) if error.is_no_folder() => Ownership::Absent,
         Err(error) => return Err(error),
     })
@@ -189,18 +218,20 @@ fn usable(answer: Answer) -> Result<(), BucketError> {
     }
 }
 
-impl Seen {
-    /// Nobody waits any longer for the question that is under way. A thread that hangs on a folder's disk cannot be ended: no second one
-    /// is started before it has come back.
-    fn leave(&mut self, is_folder: bool) {
-        if !is_folder && let Some((_, question)) = self.running.take() {
-            question.abort();
+impl CheckState {
+    /// Gives up the running check. A thread that hangs on the disk of a folder cannot be stopped:
+    /// that check stays, and no second one is started before it ends. Otherwise each caller would
+    /// leave one more thread behind.
+    fn abandon(&mut self, is_folder: bool) {
+        if !is_folder && let Some((_, running)) = self.running.take() {
+            running.abort();
         }
     }
 
-    /// Keeps what was answered, and says so where it is another answer than before.
-    fn note(&mut self, answered: Result<ReadResult, JoinError>) -> Answer {
-        let (recorded, ownership) = answered
+    /// Records the result of a check: sets the metric, and logs where it differs from the last
+    /// result.
+    fn record(&mut self, result: Result<ReadResult, JoinError>) -> Answer {
+        let (recorded, ownership) = result
             .map_err(|error| Unknown(error.to_string()))?
             .map_err(|error| Unknown(error.to_string()))?;
         self.recorded = Some(recorded);
@@ -209,11 +240,11 @@ impl Seen {
                 .with_label_values(&[state.as_str()])
                 .set(i64::from(state == ownership));
         }
-        let before = self.told.replace(ownership);
+        let before = self.logged.replace(ownership);
         match ownership.problem() {
             _ if before == Some(ownership) => {}
             None if before.is_none() => {}
-            None => tracing::info!("The bucket is this database's"),
+            None => tracing::info!("The bucket belongs to this database"),
             Some(problem) if ownership.is_usable() => tracing::warn!("{problem}"),
             Some(problem) => tracing::error!("{problem}"),
         }
@@ -221,66 +252,76 @@ impl Seen {
     }
 }
 
-/// What came of an adoption.
+/// What [`adopt`] has done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Adopted {
-    /// It was ours already.
+    /// Nothing: the bucket belonged to this database already.
     Before,
+    /// The bucket belongs to this database from now on.
     Now,
 }
 
 /// Why nothing was adopted.
 #[derive(Debug, thiserror::Error)]
 pub enum AdoptError {
+    /// The marker names another database; it is the marker's text.
     #[error(
-        "the marker in the bucket names another database ({0}). If this database is to use this bucket from now on, say --replace: every process of the other one stops to delete, and to start jobs"
+        "the marker in the bucket names another database ({0}). If this database is to use this bucket from now on, add --replace: every process of the other database then stops deleting files and starting jobs"
     )]
     AnothersMarker(String),
+    /// The database has recorded an id, and the bucket has no marker.
     #[error(
-        "this database has adopted another bucket, and this one has no marker. If its files were moved here, say --replace"
+        "this database has adopted another bucket, and this one has no marker. If its files were moved here, add --replace"
     )]
     AnotherBucket,
+    /// The bucket failed.
     #[error(transparent)]
     Bucket(#[from] BucketError),
+    /// The database failed.
     #[error(transparent)]
     Database(#[from] sqlx::Error),
 }
 
-/// Whether a database has no tenant and no bucket, as a role sees it that reads everything.
+/// Whether a database has no tenant and no bucket. `reader` must actor as a role that sees all
+/// tenants.
+///
+/// # Errors
+/// Those of Postgres.
 pub async fn is_new(reader: &PgPool) -> sqlx::Result<bool> {
     storage::ownership::is_new(reader).await
 }
 
-/// Whose the bucket is, asked once: for programs that run once.
+/// Which database the bucket belongs to, without a cache: for commands that run once.
 ///
 /// # Errors
-///
-/// Postgres or the bucket did not answer.
+/// Postgres or the bucket failed.
 pub async fn examine(pool: &PgPool, bucket: &Bucket) -> Result<Ownership, SearchError> {
     let recorded = storage::ownership::recorded(pool).await?;
     Ok(compare(recorded, bucket).await?)
 }
 
-/// As [`examine`], and an error unless files may be written to it and read from it.
+/// Checks that files may be written and read, without a cache.
 ///
 /// # Errors
-///
-/// It is another database's, it lacks its marker, or Postgres or the bucket did not answer.
+/// The bucket is another database's or lacks its marker, or Postgres or the bucket failed.
 pub async fn must_be_usable(pool: &PgPool, bucket: &Bucket) -> Result<(), SearchError> {
     Ok(usable(Ok(examine(pool, bucket).await?))?)
 }
 
-/// Makes the bucket this database's: a new id is recorded and written to its marker, so that a process on the bucket of before,
-/// or on a copy of this one, is told apart. `replace` takes a bucket whose marker is another's, and one that was moved.
+/// Makes the bucket this database's: records a new id and writes it to the marker.
+///
+/// The id is new each time, so that a process that still uses the previous bucket, or a copy of
+/// this one, notices it. `replace` also takes a bucket with the marker of another database, and one
+/// that was moved. `address` is recorded for operators.
 ///
 /// # Errors
-///
-/// The marker names another database, or this database has another bucket, and `replace` was not said.
+/// The marker names another database, or this database has another bucket, and `replace` is not
+/// set; or Postgres or the bucket failed.
 pub async fn adopt(
     pool: &PgPool,
     bucket: &Bucket,
     address: &str,
-    act: Actor<'_>,
+    actor: Actor<'_>,
     replace: bool,
 ) -> Result<Adopted, AdoptError> {
     let mut transaction = pool.begin().await?;
@@ -298,8 +339,10 @@ pub async fn adopt(
     let marker = Uuid::now_v7();
     storage::ownership::record(&mut transaction, marker, address).await?;
     let subject = json!({ "bucket": address, "marker": marker, "before": recorded });
-    storage::operators::record(&mut transaction, act, "adopt_bucket", &subject).await?;
-    // Before the commit: a bucket that cannot be written to is not adopted.
+    storage::operators::record(&mut transaction, actor, "adopt_bucket", &subject).await?;
+    // The marker is written before the commit, so a bucket that cannot be written to is not
+    // adopted. If the commit fails the bucket counts as foreign, or as not adopted, until the
+    // command is repeated with --replace, and nothing is deleted meanwhile: the safe side.
     bucket.write_marker(&marker.to_string(), replace).await?;
     transaction.commit().await?;
     Ok(Adopted::Now)

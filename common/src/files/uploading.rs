@@ -1,8 +1,9 @@
-//! Uploading: the transaction in which a picture becomes an upload, and those in which it ceases to be one: because its owner
-//! deletes it, or because its time is over.
+//! The transactions that store an upload, and that delete it because its owner asks for it or
+//! because its time is over.
 //!
-//! The object is written before, under the upload's own key; a repeated request is answered as the first was. What is deleted is
-//! planned like every file that is due, and leaves a receipt: read [`domain::retention`] next.
+//! The object is written before its row, under the upload's own key. A repeated request gets the
+//! first answer. A deletion is planned as for every file that is due, and leaves a receipt: see
+//! [`domain::retention`].
 
 use std::time::Duration;
 
@@ -16,27 +17,34 @@ use domain::idempotency::{self, Answer};
 use domain::upload::Upload;
 use storage::database;
 
-/// A request that was answered with success.
+/// The answer to a request for an upload.
 #[derive(Debug)]
 pub enum Stored {
+    /// The upload was stored now.
     New(Answer),
-    /// The answer this key was given before: the object is nobody's.
+    /// The request was answered before, so this is that answer. No row names the object that was
+    /// written for this request.
     Repeated(Answer),
 }
 
-/// What became of an upload that was to be deleted.
+/// The result of [`remove`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Removed {
-    /// No job may name it any more, and its file is due. Also when that was so before.
+    /// It is deleted, now or before: no job may use it, and its file is due.
     Gone,
-    /// So many open jobs need it.
+    /// It is not deleted, because so many open jobs use it.
     InUse(i64),
-    /// There is none.
+    /// It does not exist.
     Nothing,
 }
 
-/// Keeps an upload whose object is written. `answer` makes the reply; it is kept for whoever repeats the `request`, where it is
-/// one that may make another upload.
+/// Stores an upload whose object is written. `answer` makes the reply from the time of storing.
+/// With `request`, for requests that would make another upload when repeated, the answer is kept
+/// under its key.
+///
+/// # Errors
+/// The tenant does not exist or is frozen, its storage is full, the key was used for another
+/// request, or the upload was deleted meanwhile; or the database failed.
 pub async fn store(
     pool: &PgPool,
     tenant: TenantId,
@@ -46,6 +54,8 @@ pub async fn store(
     answer: impl FnOnce(OffsetDateTime) -> Answer,
 ) -> Result<Stored, Refusal> {
     let mut transaction = database::begin_for(pool, tenant).await?;
+    // The lock of the wallet makes the tenant's uploads wait for each other: two that are together
+    // too large cannot both pass the check of the storage limit.
     let wallet = storage::ledger::lock_wallet(&mut transaction, tenant)
         .await?
         .ok_or(Refusal::Inactive)?;
@@ -71,8 +81,12 @@ pub async fn store(
     Ok(Stored::New(answer))
 }
 
-/// Deletes an upload whose time is over, as its owner would: the time its tenant wants, or the `unpaid` time where its tenant never
-/// paid. Where an open job needs it, its time begins anew. `false`: it stays.
+/// Deletes an upload whose time is over: the time of its tenant's retention, or the time `unpaid`
+/// where its tenant never paid. If an open job uses it, its time begins again. Returns whether it
+/// was deleted.
+///
+/// # Errors
+/// The database failed.
 pub async fn expire(
     pool: &PgPool,
     tenant: TenantId,
@@ -80,26 +94,31 @@ pub async fn expire(
     unpaid: Option<Duration>,
 ) -> sqlx::Result<bool> {
     let mut transaction = database::begin_for(pool, tenant).await?;
-    // A job that names it at this moment waits for us, or we for it: then we see that it is open.
+    // A job that is being admitted with this upload locks its row, too (`storage::uploads::pin`). So
+    // either it waits and then finds the upload deleted, or this waits and then sees the open job.
     if !storage::uploads::lock_due(&mut transaction, id, unpaid).await? {
         return Ok(false);
     }
-    let needed = storage::uploads::open_jobs(&mut transaction, tenant, id).await? > 0;
-    if needed {
+    let is_used = storage::uploads::open_jobs(&mut transaction, tenant, id).await? > 0;
+    if is_used {
         storage::uploads::touch(&mut transaction, id).await?;
     } else {
         storage::uploads::hide(&mut transaction, id).await?;
         storage::retention::plan_upload(&mut transaction, id).await?;
     }
     transaction.commit().await?;
-    Ok(!needed)
+    Ok(!is_used)
 }
 
-/// Deletes an upload, unless an open job needs it: a job that names it at this moment waits for us, or we for it.
+/// Deletes an upload, unless an open job uses it. As in [`expire`] row locks decide between this
+/// and a job that is being admitted.
+///
+/// # Errors
+/// The database failed.
 pub async fn remove(pool: &PgPool, tenant: TenantId, id: UploadId) -> sqlx::Result<Removed> {
     let mut transaction = database::begin_for(pool, tenant).await?;
     if storage::uploads::hide(&mut transaction, id).await? {
-        // Not committed: whoever finds it in use leaves it as it was.
+        // Returning without a commit undoes the mark.
         let jobs = storage::uploads::open_jobs(&mut transaction, tenant, id).await?;
         if jobs > 0 {
             return Ok(Removed::InUse(jobs));

@@ -1,12 +1,14 @@
-//! Anchors: where every tenant's ledger ended at a moment, signed, and kept in the bucket instead of the database.
+//! Anchors: signed records of where every tenant's ledger ended at a moment, kept in the bucket.
 //!
-//! A ledger is a chain of hashes, so a line that is changed alone is found (I2). Whoever may write to the database as its owner can
-//! change a line and compute the chain anew; then the ledger agrees with itself. It does not agree with an anchor that was written
-//! before, and an anchor cannot be made without `PLATEN_SIGNING_KEY`, which the database does not know. What that protects against, and
-//! what it does not: `docs/decisions/0030-anchors.md`.
+//! A ledger is a chain of hashes, so a change of one line is detected (I2). A person with the
+//! rights of the database's owner can change a line and compute the whole chain again; then the
+//! ledger is consistent. But it does not match an anchor that was written before, and nobody can
+//! write an anchor without `PLATEN_SIGNING_KEY`, which is not in the database. What this protects
+//! against, and what it does not: `docs/decisions/0030-anchors.md`.
 //!
-//! An anchor is one object for each [`PAGE`] tenants, under `anchors/<time>/<page>`: a header in JSON, a line for each tenant with
-//! its id, the number of its last line and the hash of that line, and a signature. SQL: [`store`].
+//! An anchor has one object for each 50,000 tenants, `anchors/<time>/<page>`: a header in JSON; a
+//! line for each tenant with its id, the number of its last transfer and the hash of that transfer;
+//! and a signature. SQL: [`store`].
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -29,48 +31,51 @@ use domain::id::TenantId;
 use storage::anchors::Head;
 use storage::verify::Finding;
 
-/// What the keys of anchors begin with. No row names them; the sweeper leaves them alone.
+/// What the keys of anchors begin with. No row names them, and the sweeper does not remove them.
 pub const PREFIX: &str = "anchors/";
 
-/// What [`Finding::invariant`] says of an anchor.
+/// The value of [`Finding::invariant`] for findings about anchors.
 pub const INVARIANT: &str = "anchors";
 
 /// Tenants on one page.
 const PAGE: i64 = 50_000;
-/// Bytes of a page that are read: a page of [`PAGE`] lines has 6 MB.
-const MAX_BYTES: u64 = 8_000_000;
-/// Anchors that are compared with [`Depth::All`]: so many of the newest, and the last of each day before.
-const NEWEST: usize = 24;
-const DAYS: usize = 400;
-/// A ledger that grew for so long after the newest anchor has no worker that anchors it.
+/// Most bytes of a page that are read: a page of [`PAGE`] lines has 6 MB.
+const MAX_PAGE_BYTES: u64 = 8_000_000;
+/// How many of the newest anchors are compared with [`Depth::All`].
+const NEWEST_ANCHORS: usize = 24;
+/// For how many days before those the last anchor of the day is compared.
+const MAX_DAYS: usize = 400;
+/// If the ledger still grows this long after the newest anchor, no worker writes anchors.
 pub const STALE: Duration = Duration::from_hours(3);
 
-/// Why an anchor could not be written or read. What was compared before stands.
+/// Why an anchor could not be written or read. What was compared before is valid.
 #[derive(Debug, thiserror::Error)]
 pub enum AnchorError {
+    /// The bucket failed.
     #[error(transparent)]
     Bucket(#[from] BucketError),
+    /// The database failed.
     #[error(transparent)]
     Database(#[from] sqlx::Error),
 }
 
-/// How far back anchors are compared.
+/// Which anchors are compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Depth {
-    /// The newest only: every hour, by workers.
+    /// The newest only: by workers, every hour.
     Newest,
-    /// The newest 24, and the last of each of 400 days before: by `platen verify`.
+    /// The newest 24, and the last one of each of the 400 days before: by `platen verify`.
     All,
 }
 
-/// What a comparison came to.
+/// The result of a comparison.
 #[derive(Debug, Default)]
 pub struct Compared {
-    /// Anchors that were compared.
+    /// How many anchors were compared.
     pub anchors: usize,
     /// When the newest was written; `None` where there is none.
     pub newest: Option<OffsetDateTime>,
-    /// Where the ledger is not what was anchored, or an anchor is not what was written.
+    /// Where the ledger does not match an anchor, or an anchor does not match its signature.
     pub findings: Vec<Finding>,
 }
 
@@ -78,24 +83,25 @@ pub struct Compared {
 #[derive(Debug, Serialize, Deserialize)]
 struct Header {
     version: u32,
-    /// When the ledgers ended so, on the database's clock.
+    /// When the ledgers ended there, on the database's clock.
     #[serde(with = "time::serde::rfc3339")]
     at: OffsetDateTime,
     page: u32,
-    /// Lines of this page.
+    /// Lines of this page, one for each tenant.
     tenants: usize,
-    /// Lines of the ledgers of this page.
+    /// Transfers of all these tenants.
     lines: i64,
-    /// SHA-256 over the lines of this page.
+    /// SHA-256 of the lines of this page.
     heads: String,
 }
 
-/// Writes an anchor of this moment, or of the slot of `every` that this moment is in: then any number of workers write one. Returns
-/// its name; `None` where there is one of this slot.
+/// Writes an anchor of this moment and returns its name.
+///
+/// With `every` it is named after the period of this length that the moment is in, such as the
+/// hour. Then any number of workers write one for each period: the others return `None`.
 ///
 /// # Errors
-///
-/// Those of the bucket and the database. A part may be written then: each page stands for itself.
+/// Those of the bucket and the database. Some pages may have been written: each is valid alone.
 pub async fn write(
     pool: &PgPool,
     bucket: &Bucket,
@@ -103,7 +109,7 @@ pub async fn write(
     every: Option<Duration>,
 ) -> Result<Option<String>, AnchorError> {
     let now = storage::anchors::now(pool).await?;
-    let name = name(every.map_or(now, |every| slot(now, every)));
+    let name = name(every.map_or(now, |every| period_start(now, every)));
     if every.is_some() && bucket.measure(&page_key(&name, 0)).await?.is_some() {
         return Ok(None);
     }
@@ -113,7 +119,8 @@ pub async fn write(
         let last = heads.last().map(|head| head.tenant.0);
         let text = write_page(key, &page_key(&name, page), at, page, &heads);
         match bucket.put_new(&page_key(&name, page), text.into()).await {
-            // Another worker was there first, with other moments of the same ledgers.
+            // Another worker was faster. Its page is of another moment of the same ledgers, and as
+            // good.
             Err(BucketError::TakenByAnother(_)) => return Ok(None),
             written => written?,
         };
@@ -127,6 +134,12 @@ pub async fn write(
 }
 
 /// Compares anchors with the ledger.
+///
+/// # Errors
+/// The bucket or the database failed. A mismatch is a finding, not an error.
+///
+/// # Panics
+/// Never: each name that is chosen was listed.
 pub async fn compare(
     pool: &PgPool,
     bucket: &Bucket,
@@ -157,14 +170,15 @@ pub async fn compare(
             .map_or(OffsetDateTime::UNIX_EPOCH, |newest| newest + STALE);
         if storage::anchors::grew_unanchored(pool, since, STALE).await? {
             compared.findings.push(finding(match compared.newest {
-                Some(newest) => format!("the newest anchor is of {}, and the ledger has grown for hours since: no worker anchors it, or anchors were removed", told(newest)),
-                None => "there is no anchor in the bucket, and the ledger has lines that are hours old: no worker of this version has run yet, or anchors were removed".to_owned(),
+                Some(newest) => format!("the newest anchor is of {}, and the ledger has grown for hours since: no worker writes anchors, or anchors were removed", rfc3339(newest)),
+                None => "there is no anchor in the bucket, and the ledger has transfers that are hours old: no worker of this version has run yet, or anchors were removed".to_owned(),
             }));
         }
     }
     Ok(compared)
 }
 
+/// Compares one page with the ledger, and adds what differs to `findings`.
 async fn compare_page(
     pool: &PgPool,
     bucket: &Bucket,
@@ -172,25 +186,26 @@ async fn compare_page(
     object: &str,
     findings: &mut Vec<Finding>,
 ) -> Result<(), AnchorError> {
-    let text = match bucket.get_at_most(object, MAX_BYTES).await {
+    let text = match bucket.get_at_most(object, MAX_PAGE_BYTES).await {
         Ok(Some(text)) => text,
         // An operator may remove old anchors at any time.
         Ok(None) => return Ok(()),
+        // Platen writes no page of this size: as an empty page it fails the check of its signature.
         Err(BucketError::TooLarge { .. }) => Bytes::new(),
         Err(error) => return Err(error.into()),
     };
     let Some((at, heads)) = read_page(key, object, &text) else {
         findings.push(finding(format!(
-            "{object} is not signed by this PLATEN_SIGNING_KEY: it was changed, or the key was (docs/runbook.md, \"The ledger and its anchors\")"
+            "{object} is not signed by this PLATEN_SIGNING_KEY: the object or the key was changed (docs/runbook.md, \"The ledger and its anchors\")"
         )));
         return Ok(());
     };
-    for differs in storage::anchors::differing(pool, &heads).await? {
-        let (tenant, seq, at) = (differs.tenant, differs.seq, told(at));
-        findings.push(finding(if differs.exists {
-            format!("tenant {tenant}: transfer {seq} is not the one that was anchored at {at} ({object}): the ledger was rewritten, at or before it")
+    for difference in storage::anchors::differing(pool, &heads).await? {
+        let (tenant, seq, at) = (difference.tenant, difference.seq, rfc3339(at));
+        findings.push(finding(if difference.exists {
+            format!("tenant {tenant}: transfer {seq} is not the one that was anchored at {at} ({object}): the ledger was rewritten, at this transfer or before it")
         } else {
-            format!("tenant {tenant}: transfer {seq} was anchored at {at} ({object}) and is gone: the ledger was cut, or an older copy of the database was restored")
+            format!("tenant {tenant}: transfer {seq} was anchored at {at} ({object}) and is gone: transfers were deleted, or an older copy of the database was restored")
         }));
     }
     Ok(())
@@ -203,35 +218,36 @@ fn finding(says: String) -> Finding {
     }
 }
 
-fn told(at: OffsetDateTime) -> String {
+fn rfc3339(at: OffsetDateTime) -> String {
     at.format(&Rfc3339).unwrap_or_else(|_| at.to_string())
 }
 
-/// The newest first; see [`Depth`].
+/// The names of the anchors to compare, newest first; see [`Depth`]. `names` are sorted.
 fn chosen<'a>(names: &[&'a str], depth: Depth) -> Vec<&'a str> {
-    let most = match depth {
+    let count = match depth {
         Depth::Newest => return names.last().copied().into_iter().collect(),
-        Depth::All => NEWEST,
+        Depth::All => NEWEST_ANCHORS,
     };
-    let (older, newest) = names.split_at(names.len().saturating_sub(most));
+    let (older, newest) = names.split_at(names.len().saturating_sub(count));
     let mut last_of_day: BTreeMap<Date, &str> = BTreeMap::new();
     for name in older {
         if let Some(at) = time_of(name) {
             last_of_day.insert(at.date(), name);
         }
     }
-    let days = last_of_day.into_values().rev().take(DAYS);
+    let days = last_of_day.into_values().rev().take(MAX_DAYS);
     newest.iter().rev().copied().chain(days).collect()
 }
 
-/// When the slot of `every` began that `now` is in; whole seconds since 1970.
-fn slot(now: OffsetDateTime, every: Duration) -> OffsetDateTime {
+/// The start of the period of length `every` that `now` is in. Periods count from 1970, in whole
+/// seconds.
+fn period_start(now: OffsetDateTime, every: Duration) -> OffsetDateTime {
     let every = i64::try_from(every.as_secs()).unwrap_or(i64::MAX).max(1);
     let seconds = now.unix_timestamp();
     OffsetDateTime::from_unix_timestamp(seconds - seconds.rem_euclid(every)).unwrap_or(now)
 }
 
-/// Sorts as it was in time.
+/// The name of an anchor of this time. Names sort by time.
 fn name(at: OffsetDateTime) -> String {
     at.format(format_description!(
         "[year][month][day]T[hour][minute][second]Z"
@@ -249,7 +265,7 @@ fn page_key(name: &str, page: u32) -> String {
     format!("{PREFIX}{name}/{page:04}")
 }
 
-/// The name in a key; `None` where it is none of ours.
+/// The anchor's name in a key; `None` where it is not a key of an anchor.
 fn name_of(key: &str) -> Option<&str> {
     let (name, _) = key.strip_prefix(PREFIX)?.split_once('/')?;
     time_of(name).map(|_| name)
@@ -280,11 +296,12 @@ fn write_page(
     format!("{text}{signature}\n")
 }
 
-/// When it was written, and the heads; `None` where it was not signed under this key and name, or is not whole.
+/// The time of a page and its heads; `None` where it is not signed with this key for this object,
+/// or is not complete. The name is signed, too, so that an old page cannot stand for a newer one.
 fn read_page(key: &SecretString, object: &str, text: &[u8]) -> Option<(OffsetDateTime, Vec<Head>)> {
     let text = std::str::from_utf8(text).ok()?.strip_suffix('\n')?;
-    let at = text.rfind('\n')? + 1;
-    let (signed, signature) = text.split_at(at);
+    let end_of_body = text.rfind('\n')? + 1;
+    let (signed, signature) = text.split_at(end_of_body);
     mac(key, object, signed.as_bytes())
         .verify_slice(&hex::decode(signature).ok()?)
         .ok()?;
@@ -303,7 +320,8 @@ fn head(line: &str) -> Option<Head> {
     })
 }
 
-/// Links to files are signed with the same key: their text begins with `GET`, so neither passes for the other.
+/// The signature of a page. Links to files are signed with the same key, and their text begins with
+/// `GET` instead of `ANCHOR`: so neither signature is valid for the other.
 fn mac(key: &SecretString, object: &str, text: &[u8]) -> Hmac<Sha256> {
     let mut mac = Hmac::<Sha256>::new_from_slice(key.expose_secret().as_bytes())
         .expect("any length is a key");
@@ -348,7 +366,7 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_are_compared_and_one_of_each_day_before() {
+    fn compares_the_newest_and_one_of_each_day_before() {
         let at = |hour: i64| name(datetime!(2026-11-22 00:00 UTC) + time::Duration::hours(hour));
         let names: Vec<String> = (0..24 * 10).map(at).collect();
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
@@ -363,9 +381,12 @@ mod tests {
     #[test]
     fn workers_of_one_hour_agree_on_a_name() {
         let hour = Duration::from_hours(1);
-        let slot = |now| name(slot(now, hour));
-        assert_eq!(slot(datetime!(2026-11-22 12:59:59 UTC)), "20261122T120000Z");
-        assert_eq!(slot(datetime!(2026-11-22 13:00 UTC)), "20261122T130000Z");
+        let name_at = |now| name(period_start(now, hour));
+        assert_eq!(
+            name_at(datetime!(2026-11-22 12:59:59 UTC)),
+            "20261122T120000Z"
+        );
+        assert_eq!(name_at(datetime!(2026-11-22 13:00 UTC)), "20261122T130000Z");
         assert_eq!(
             name_of("anchors/20261122T130000Z/0000"),
             Some("20261122T130000Z")

@@ -174,7 +174,8 @@ pub async fn metrics(pool: &PgPool, abandoned_cost: i64) -> sqlx::Result<String>
     Ok(telemetry::encode(&registry))
 }
 
-/// Adds a sum of the roll-up to a counter. A sum below zero counts nothing: it is an error of its own, and is left out.
+/// Adds a sum to a counter. A negative sum is an error in the data (I15): it is logged and left
+/// out.
 fn add(counter: &IntCounterVec, labels: &[&str], column: &'static str, sum: i64) {
     match RowId::new("billing", labels.join("/")).fits(column, sum) {
         Ok(sum) => counter.with_label_values(labels).inc_by(sum),

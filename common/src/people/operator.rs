@@ -1,8 +1,12 @@
-//! What operators may do, whoever they are: each act has a reason and is recorded in the transaction that does it, so nothing is done
-//! that no record names, and no record tells of what was not done. Each may be repeated ([`once`]).
+//! The actions of operators.
 //!
-//! They see all tenants' jobs and change one tenant at a time, by the same procedures as the tenants themselves: a job that is done
-//! once more is admitted, one that is ended is settled. So nothing here moves a credit by itself but [`adjust`].
+//! Each action has a reason, and its audit entry is written in the same transaction. So there is no
+//! action without an entry, and no entry without its action. Each request may be repeated
+//! ([`once`]).
+//!
+//! Operators see the jobs of all tenants and change one tenant at a time, with the same procedures
+//! as the tenants themselves: a redrive admits a new job, a cancellation settles one. Only
+//! [`adjust`] moves credits by itself.
 
 pub mod once;
 pub mod tenants;
@@ -35,15 +39,16 @@ use storage::database;
 
 /// The longest reason, in characters.
 pub const MAX_REASON: usize = 500;
-/// How long a job that is done once more may stay open.
-const KEY_TTL: Duration = Duration::from_hours(24);
+/// How long a redriven job may stay open.
+const REDRIVE_DEADLINE: Duration = Duration::from_hours(24);
 
-/// What became of one job of many.
+/// What an action did to one of several jobs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct ActionResult {
+    /// The job.
     #[schema(value_type = String)]
     pub job: JobId,
-    /// The new job, where one was made or had been before.
+    /// The new job of a redrive, also where it existed before.
     #[schema(value_type = Option<String>)]
     pub new: Option<JobId>,
     /// Why nothing was done.
@@ -51,7 +56,7 @@ pub struct ActionResult {
 }
 
 impl ActionResult {
-    /// Nothing was done to it.
+    /// Nothing was done to this job, for this reason.
     pub fn skipped(job: &Job, why: String) -> Self {
         Self {
             job: job.id,
@@ -60,7 +65,7 @@ impl ActionResult {
         }
     }
 
-    fn done(job: &Job, new: JobId) -> Self {
+    fn redriven(job: &Job, new: JobId) -> Self {
         Self {
             job: job.id,
             new: Some(new),
@@ -69,21 +74,32 @@ impl ActionResult {
     }
 }
 
-/// Why nothing could be done at all.
+/// Why a request of an operator failed. Nothing was done, unless a procedure says otherwise.
 #[derive(Debug, thiserror::Error)]
 pub enum OperatorError {
-    #[error("the tenant has {available} available, which is less")]
-    TooMuch { available: Credits },
+    /// More credits were to be taken than the tenant has available.
+    #[error("the tenant has only {available} available")]
+    TooMuch {
+        /// What it has.
+        available: Credits,
+    },
+    /// More credits than one transfer, or one wallet, may have.
     #[error(transparent)]
     TooMany(#[from] CreditLimitError),
+    /// The tenant does not exist.
     #[error("there is no such tenant")]
     NoTenant,
+    /// The idempotency key belongs to another request.
     #[error("this idempotency key was used for another request")]
     KeyReused,
+    /// The bucket failed.
     #[error(transparent)]
     Bucket(#[from] BucketError),
+    /// A job could not be settled.
     #[error(transparent)]
     Settlement(#[from] SettlementError),
+    /// The database failed. After a lost connection the action may have been done: repeat the
+    /// request.
     #[error(transparent)]
     Database(#[from] sqlx::Error),
 }
@@ -97,7 +113,11 @@ impl From<SearchError> for OperatorError {
     }
 }
 
-/// Stops jobs from being started; they are accepted as before. `answer` makes the reply from the pause's number.
+/// Stops jobs in `scope` from being started; they are still accepted. `answer` makes the reply from
+/// the number of the pause.
+///
+/// # Errors
+/// The tenant does not exist, the key was used for another request, or the database failed.
 pub async fn pause(
     pool: &PgPool,
     order: OperatorRequest<'_>,
@@ -124,7 +144,10 @@ pub async fn pause(
     once::keep(transaction, order.request, answer(id)).await
 }
 
-/// Ends a pause. `None`: there is none that stands.
+/// Ends a pause; `None` where it does not exist or has ended.
+///
+/// # Errors
+/// The key was used for another request, or the database failed.
 pub async fn resume(
     pool: &PgPool,
     order: OperatorRequest<'_>,
@@ -143,7 +166,11 @@ pub async fn resume(
     Ok(Some(replied))
 }
 
-/// Lets a tenant submit no more jobs, or submit again; what is open goes on. With whether that changed anything.
+/// Freezes a tenant, so that it can submit no more jobs, or ends that; open jobs go on. Also
+/// returns whether anything changed.
+///
+/// # Errors
+/// The tenant does not exist, the key was used for another request, or the database failed.
 pub async fn freeze(
     pool: &PgPool,
     order: OperatorRequest<'_>,
@@ -170,7 +197,12 @@ pub async fn freeze(
     Ok((replied, changed))
 }
 
-/// Gives a tenant credits, or takes what it has not spent: what nobody bought and no job explains.
+/// Gives credits to a tenant (`gives`), or takes credits that it has not spent, without a purchase
+/// or a job as the reason.
+///
+/// # Errors
+/// The amount is too large, the tenant has less available, or it does not exist; the key was used
+/// for another request; or the database failed.
 pub async fn adjust(
     pool: &PgPool,
     order: OperatorRequest<'_>,
@@ -185,6 +217,8 @@ pub async fn adjust(
         Begun::New(transaction) => transaction,
         Begun::Answered(answer) => return Ok(Replied::Repeated(answer)),
     };
+    // The wallet's lock comes first, as in every procedure that moves credits: one order, no
+    // deadlock.
     let wallet = storage::ledger::lock_wallet(&mut transaction, tenant).await?;
     let wallet = wallet.ok_or(OperatorError::NoTenant)?;
     let reference = GrantId::new();
@@ -217,7 +251,11 @@ pub async fn adjust(
     once::keep(transaction, order.request, Answer::empty(204)).await
 }
 
-/// Ends an open job; everything held goes back. Its record is written in the transaction that ends it.
+/// Cancels an open job; all credits held for it are released. The audit entry is written in the
+/// transaction that settles the job. A job that has ended is skipped.
+///
+/// # Errors
+/// The settlement failed.
 pub async fn cancel(
     pool: &PgPool,
     order: OperatorRequest<'_>,
@@ -229,7 +267,7 @@ pub async fn cancel(
     let canceled =
         settlement::cancel(pool, canceler, (job.tenant, job.id), &request, answer).await?;
     let skipped = match canceled {
-        // The same order, whose answer was lost.
+        // `Repeated`: the same request, whose answer was lost.
         Cancellation::Canceled(_) | Cancellation::Repeated(_) => None,
         Cancellation::Already(state) => Some(format!("it has {} already", state.as_str())),
         Cancellation::KeyReused | Cancellation::Nothing | Cancellation::AllowanceUsed(_) => {
@@ -243,8 +281,13 @@ pub async fn cancel(
     })
 }
 
-/// Does a job that ended without a picture once more: a new one, at today's price, charged only if it delivers. Once, whoever asks for
-/// it side by side. Its record is written in the transaction that admits the new job.
+/// Runs a job that failed or expired again, as a new job at today's price, which is charged only if
+/// it delivers. Each job can be redriven once, also by concurrent requests. The audit entry is
+/// written in the transaction that admits the new job. A job that cannot be redriven is skipped.
+///
+/// # Errors
+/// The bucket or the database failed. After a lost connection the new job may exist: repeat the
+/// request.
 pub async fn redrive(
     pool: &PgPool,
     bucket: &Bucket,
@@ -253,10 +296,10 @@ pub async fn redrive(
     old: &Job,
 ) -> Result<ActionResult, OperatorError> {
     let skip = |why: String| Ok(ActionResult::skipped(old, why));
-    let before = |new| ActionResult {
+    let redriven_before = |new| ActionResult {
         job: old.id,
         new: Some(new),
-        skipped: Some("it was done once more before".to_owned()),
+        skipped: Some("it was redriven before".to_owned()),
     };
     if !matches!(old.state, State::Failed | State::Expired) {
         return skip(format!("it has {}", old.state.as_str()));
@@ -268,12 +311,15 @@ pub async fn redrive(
     let generation = storage::jobs::request(&mut transaction, old.id).await?;
     transaction.commit().await?;
     if let Some(new) = redriven {
-        // The same order, whose answer was lost.
-        let outcome = known.map_or_else(|| before(new), |_| ActionResult::done(old, new));
-        return Ok(outcome);
+        // With a known key it is the same request, whose answer was lost.
+        let result = known.map_or_else(
+            || redriven_before(new),
+            |_| ActionResult::redriven(old, new),
+        );
+        return Ok(result);
     }
     let Some(mut generation) = generation else {
-        return skip("its prompt was deleted when its time was over".to_owned());
+        return skip("its prompt was deleted, as its tenant's retention says".to_owned());
     };
     let quote = match catalog.quote(&old.model, &generation, clock::now().date()) {
         Ok(quote) => quote,
@@ -300,7 +346,7 @@ pub async fn redrive(
         quote,
         priority: old.priority,
         run_at: None,
-        cancel_after: KEY_TTL,
+        cancel_after: REDRIVE_DEADLINE,
         model_timeout: Duration::ZERO,
         fallback: old.fallback,
         switched_from: None,
@@ -308,7 +354,8 @@ pub async fn redrive(
             of: old.id,
             act: order.act,
         }),
-        // It is not the tenant's doing, and its inputs were there before.
+        // No limit on storage: the tenant did not ask for this job, and its inputs were stored
+        // before.
         unpaid: Unpaid {
             storage: None,
             ..Unpaid::default()
@@ -320,7 +367,8 @@ pub async fn redrive(
         ..Answer::json(202, &json!({ "id": job.id }))
     });
     let admitted = admitted.await;
-    // After a lost connection the job may stand, and needs its copies: only those of what is surely no job are removed.
+    // After a lost connection the job may exist and need its copies. They are removed only where it
+    // is certain that there is no job; otherwise the sweeper decides.
     if !matches!(
         admitted,
         Ok(Admitted::New { .. }) | Err(Refusal::Database(_))
@@ -328,8 +376,8 @@ pub async fn redrive(
         discard(bucket, &copies).await;
     }
     match admitted {
-        Ok(Admitted::New { job, .. }) => Ok(ActionResult::done(old, job.id)),
-        // The same order, side by side.
+        Ok(Admitted::New { job, .. }) => Ok(ActionResult::redriven(old, job.id)),
+        // The same request ran concurrently and was faster.
         Ok(Admitted::Repeated(_)) => {
             let mut transaction = database::begin_for(pool, old.tenant).await?;
             let new = storage::operators::redriven(&mut transaction, old.id).await?;
@@ -339,13 +387,15 @@ pub async fn redrive(
                 skipped: None,
             })
         }
-        Err(Refusal::Redriven(new)) => Ok(before(new)),
+        Err(Refusal::Redriven(new)) => Ok(redriven_before(new)),
         Err(Refusal::Database(error)) => Err(error.into()),
         Err(refusal) => skip(refusal.to_string()),
     }
 }
 
-/// Inputs belong to their job, and go with it; `copies` are the keys that were written. `false`: the inputs are gone.
+/// Copies the inputs of a job for its new job: inputs are deleted with their job. Uploads are
+/// shared and not copied. `copies` gets the keys that were written, also before an error. Returns
+/// `false` where an input was deleted.
 async fn copy_inputs(
     pool: &PgPool,
     bucket: &Bucket,
@@ -370,7 +420,7 @@ async fn copy_inputs(
         copies.push(input.object_key.clone());
         bucket.put_new(&input.object_key, bytes).await?;
     }
-    // What was put into another's bucket would be lost.
+    // Checked again: files that were written into another database's bucket would be lost.
     ownership::must_be_usable(pool, bucket).await?;
     Ok(true)
 }
@@ -379,7 +429,7 @@ async fn copy_inputs(
 async fn discard(bucket: &Bucket, copies: &[String]) {
     for key in copies {
         if let Err(error) = bucket.delete(key).await {
-            tracing::warn!(%error, key, "A copy of an input stays in the bucket until it is swept");
+            tracing::warn!(%error, key, "A copy of an input could not be deleted; the sweeper deletes it later");
         }
     }
 }

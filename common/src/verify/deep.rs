@@ -1,8 +1,12 @@
-//! What rows alone cannot tell: whether the bucket is this database's, whether each object that rows name is there and is the one
-//! (I7), whether the bucket holds any that nobody names (I19), and whether what is to be gone is gone (I17).
+//! `platen verify --deep`: compares the rows with the bucket.
 //!
-//! It may take hours, so there is no snapshot: rows are read page by page, and what seems broken is asked for once more
-//! before it is told. A few objects are read at a time, none is ever whole in memory.
+//! It checks that the bucket belongs to this database, that each object that rows name is there
+//! with its bytes (I7), that there is no object without a row (I19), and that deleted files are
+//! gone (I17).
+//!
+//! It may take hours, so it has no snapshot: rows are read page by page, and each apparent
+//! violation is checked a second time before it is reported. Eight objects are read at a time, and
+//! none is ever whole in memory.
 
 use std::time::{Duration, Instant};
 
@@ -19,48 +23,57 @@ use storage::verify::files::{Row, Table};
 
 /// Objects read at once.
 const CONCURRENT_READS: usize = 8;
-/// How often progress is told.
+/// How often progress is reported.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);
 
-/// What a long check has to say.
+/// A report of a check that is running.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Report {
+    /// A violation.
     Finding(Finding),
+    /// How far the check is.
     Progress(Progress),
 }
 
-/// How far it is.
+/// How far a check is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
-    /// Files read, and how much that was.
+    /// Files that were read.
     pub read: u64,
+    /// Bytes of these.
     pub bytes: u64,
-    /// Objects of the bucket looked at.
+    /// Objects of the bucket that were listed.
     pub listed: u64,
 }
 
-/// Reads every file that rows name, then looks through the whole bucket for objects older than `grace` that none does.
+/// Reads every file that rows name, then lists the whole bucket and looks for objects that should
+/// not be there. Objects without a row count only if they are older than `grace`. Calls `report`
+/// meanwhile.
+///
+/// # Errors
+/// The bucket belongs to another database; or the bucket or the database failed, and the check
+/// broke off.
 pub async fn check(
     pool: &PgPool,
     bucket: &Bucket,
     grace: Duration,
-    tell: impl FnMut(Report),
+    report: impl FnMut(Report),
 ) -> Result<Progress, SearchError> {
-    // What lies in another's bucket says nothing of this database.
+    // Objects in another database's bucket would all be findings, and all wrong ones.
     ownership::must_be_usable(pool, bucket).await?;
     let ownership = ownership::examine(pool, bucket).await?;
     let mut check = Check {
         pool,
         bucket,
-        tell,
+        report,
         progress: Progress::default(),
-        told: Instant::now(),
+        reported_at: Instant::now(),
     };
     if let (Ownership::NotAdopted, Some(problem)) = (ownership, ownership.problem()) {
         check.find("I17", problem.to_owned());
     }
-    for of in [Table::Artifacts, Table::OpenCalls, Table::Uploads] {
-        check.files(of).await?;
+    for table in [Table::Artifacts, Table::OpenCalls, Table::Uploads] {
+        check.files(table).await?;
     }
     check.orphans(grace).await?;
     Ok(check.progress)
@@ -69,16 +82,17 @@ pub async fn check(
 struct Check<'a, F> {
     pool: &'a PgPool,
     bucket: &'a Bucket,
-    tell: F,
+    report: F,
     progress: Progress,
-    told: Instant,
+    reported_at: Instant,
 }
 
 impl<F: FnMut(Report)> Check<'_, F> {
-    async fn files(&mut self, of: Table) -> sqlx::Result<()> {
+    /// Reads every file that rows of this kind name.
+    async fn files(&mut self, table: Table) -> sqlx::Result<()> {
         let mut after = Uuid::nil();
         loop {
-            let page = of.page(self.pool, after).await?;
+            let page = table.page(self.pool, after).await?;
             let Some(last) = page.last() else {
                 return Ok(());
             };
@@ -95,19 +109,20 @@ impl<F: FnMut(Report)> Check<'_, F> {
                 if let Ok(Some(stored)) = &stored {
                     self.progress.bytes += stored.bytes.unsigned_abs();
                 }
-                if wrong(&row, &stored).is_some()
-                    && of.still_stands(self.pool, &row).await?
-                    // A store that coughs once in hours is no finding.
-                    && let Some(wrong) = wrong(&row, &bucket.measure(&row.object_key).await)
+                if problem(&row, &stored).is_some()
+                    && table.still_names(self.pool, &row).await?
+                    // Read again: one failure of the store in hours is not a violation.
+                    && let Some(problem) = problem(&row, &bucket.measure(&row.object_key).await)
                 {
-                    let (what, Row { id, object_key, .. }) = (of.word(), row);
-                    self.find("I7", format!("{what} {id}: {object_key} {wrong}"));
+                    let (what, Row { id, object_key, .. }) = (table.word(), row);
+                    self.find("I7", format!("{what} {id}: {object_key} {problem}"));
                 }
             }
-            self.go_on();
+            self.report_progress();
         }
     }
 
+    /// Lists the bucket, and reports objects that should not be there.
     async fn orphans(&mut self, grace: Duration) -> Result<(), SearchError> {
         let mut search = Search::begin(self.pool, self.bucket, grace).await?;
         while let Some(batch) = search.next().await? {
@@ -115,7 +130,7 @@ impl<F: FnMut(Report)> Check<'_, F> {
             for object in batch.unnamed {
                 self.find(
                     "I19",
-                    lies(
+                    object_text(
                         &object,
                         "no row names it, and the sweeper has not removed it",
                     ),
@@ -123,41 +138,42 @@ impl<F: FnMut(Report)> Check<'_, F> {
             }
             for object in batch.receipted {
                 let why = "a receipt says that it was deleted; the sweeper deletes it again";
-                self.find("I17", lies(&object, why));
+                self.find("I17", object_text(&object, why));
             }
             for (object, due) in batch.overdue {
-                let why = format!("it was to be deleted at {due}, and is there");
-                self.find("I17", lies(&object, &why));
+                let why = format!("it was to be deleted at {due}, and is still there");
+                self.find("I17", object_text(&object, &why));
             }
             for object in batch.irregular {
                 let why = format!(
-                    "it is {}, which is not followed and not removed: a bucket has plain files only",
+                    "it is {}, which is neither followed nor removed: a bucket may contain only plain files",
                     object.kind.word()
                 );
-                self.find("I19", lies(&object, &why));
+                self.find("I19", object_text(&object, &why));
             }
             for object in batch.strange {
-                self.find("I19", lies(&object, "it stands under no key of a tenant of this database, so the sweeper leaves it alone"));
+                let why = "its key belongs to no tenant of this database, so the sweeper does not remove it";
+                self.find("I19", object_text(&object, why));
             }
-            self.go_on();
+            self.report_progress();
         }
         Ok(())
     }
 
     fn find(&mut self, invariant: &'static str, says: String) {
-        (self.tell)(Report::Finding(Finding { invariant, says }));
+        (self.report)(Report::Finding(Finding { invariant, says }));
     }
 
-    fn go_on(&mut self) {
-        if self.told.elapsed() >= PROGRESS_INTERVAL {
-            self.told = Instant::now();
-            (self.tell)(Report::Progress(self.progress));
+    fn report_progress(&mut self) {
+        if self.reported_at.elapsed() >= PROGRESS_INTERVAL {
+            self.reported_at = Instant::now();
+            (self.report)(Report::Progress(self.progress));
         }
     }
 }
 
-/// What is wrong with a file, if anything is.
-fn wrong(row: &Row, stored: &Result<Option<Stored>, BucketError>) -> Option<String> {
+/// What is wrong with a file; `None` where nothing is.
+fn problem(row: &Row, stored: &Result<Option<Stored>, BucketError>) -> Option<String> {
     match stored {
         Err(error) => Some(format!("cannot be read: {error}")),
         Ok(None) => Some("is not in the bucket".to_owned()),
@@ -174,7 +190,8 @@ fn wrong(row: &Row, stored: &Result<Option<Stored>, BucketError>) -> Option<Stri
     }
 }
 
-fn lies(object: &Listed, why: &str) -> String {
+/// A finding about an object, in words.
+fn object_text(object: &Listed, why: &str) -> String {
     let Listed {
         key,
         bytes,

@@ -1,4 +1,4 @@
-//! The SQL of anchors. All of it reads, over all tenants, as `platen_reader`.
+//! SQL about anchors. All of it only reads, over all tenants, as `platen_reader`.
 
 use std::time::Duration;
 
@@ -8,10 +8,13 @@ use uuid::Uuid;
 
 use domain::id::TenantId;
 
-/// Differences that are told of one page: whoever rewrote more is found as well.
-const TOLD: i64 = 100;
+/// Most differences reported for one page: a hundred are proof enough.
+const MAX_DIFFERENCES: i64 = 100;
 
-/// The database's clock.
+/// The time on the database's clock.
+///
+/// # Errors
+/// Those of Postgres.
 pub async fn now(pool: &PgPool) -> sqlx::Result<OffsetDateTime> {
     sqlx::query_scalar!(
         r#"-- anchor::now
@@ -21,18 +24,22 @@ pub async fn now(pool: &PgPool) -> sqlx::Result<OffsetDateTime> {
     .await
 }
 
-/// Where the ledgers of the next tenants by id end, and when that was seen. Tenants without a line are left out.
+/// The ends of the ledgers of up to `limit` tenants with ids after `after`, by id, and when they
+/// were read. Tenants without a transfer are left out.
+///
+/// # Errors
+/// Those of Postgres.
 pub async fn heads(
     pool: &PgPool,
     after: Uuid,
-    most: i64,
+    limit: i64,
 ) -> sqlx::Result<(OffsetDateTime, Vec<Head>)> {
     let at = now(pool).await?;
     let rows = sqlx::query!(
         "-- anchor::heads
         SELECT tenant_id, seq, head FROM wallets WHERE seq > 0 AND tenant_id > $1 ORDER BY tenant_id LIMIT $2",
         after,
-        most,
+        limit,
     )
     .fetch_all(pool)
     .await?;
@@ -44,15 +51,20 @@ pub async fn heads(
     Ok((at, heads.collect()))
 }
 
-/// A line that is not what an anchor says.
+/// A transfer that does not match an anchor.
 pub struct Differs {
+    /// Its tenant.
     pub tenant: TenantId,
+    /// Its number.
     pub seq: i64,
-    /// Whether there is a line of this number at all.
+    /// Whether there is a transfer of this number at all.
     pub exists: bool,
 }
 
-/// Of these heads, those that the ledger does not have; at most 100.
+/// Those of these heads that the ledger does not contain; at most 100.
+///
+/// # Errors
+/// Those of Postgres.
 pub async fn differing(pool: &PgPool, heads: &[Head]) -> sqlx::Result<Vec<Differs>> {
     let tenants: Vec<Uuid> = heads.iter().map(|head| head.tenant.0).collect();
     let seqs: Vec<i64> = heads.iter().map(|head| head.seq).collect();
@@ -66,7 +78,7 @@ pub async fn differing(pool: &PgPool, heads: &[Head]) -> sqlx::Result<Vec<Differ
         &tenants,
         &seqs,
         &hashes,
-        TOLD,
+        MAX_DIFFERENCES,
     )
     .fetch_all(pool)
     .await?;
@@ -78,7 +90,10 @@ pub async fn differing(pool: &PgPool, heads: &[Head]) -> sqlx::Result<Vec<Differ
     Ok(differs.collect())
 }
 
-/// Whether a line is younger than `since`, and older than `settled`.
+/// Whether there is a transfer that is younger than `since` and older than `settled`.
+///
+/// # Errors
+/// Those of Postgres.
 pub async fn grew_unanchored(
     pool: &PgPool,
     since: OffsetDateTime,
@@ -94,10 +109,13 @@ pub async fn grew_unanchored(
     .await
 }
 
-/// Where one tenant's ledger ends.
+/// The end of one tenant's ledger.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Head {
+    /// The tenant.
     pub tenant: TenantId,
+    /// The number of its last transfer.
     pub seq: i64,
+    /// The hash of that transfer: SHA-256, 32 bytes.
     pub hash: Vec<u8>,
 }

@@ -1,5 +1,6 @@
-//! PostgreSQL: pools that act as one role, and transactions that see one tenant. Migrations are in [`migration`], what rows say
-//! is read by [`row`].
+//! PostgreSQL: pools that act as one database role, and transactions that see one tenant.
+//!
+//! Migrations are in `migration`. [`row`] turns values of rows into values of the program.
 
 mod connections;
 mod migration;
@@ -19,21 +20,22 @@ pub use migration::{
     Login, MigrateError, ROLES, applied, is_migrated, migrate, migrate_with, migrate_within, newest,
 };
 
-/// What a process may do; see `migrations/roles.sql`.
+/// A database role: what a connection may read and change. `migrations/roles.sql` creates them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DatabaseRole {
-    /// The rows of the tenant set in the transaction.
+    /// `platen_api`: the rows of the tenant that is set in the transaction.
     Api,
-    /// Every job; everything else under the job's tenant.
+    /// `platen_worker`: the jobs of all tenants; other rows as [`Self::Api`].
     Worker,
-    /// Reads everything, changes nothing.
+    /// `platen_reader`: reads the rows of all tenants, and changes none.
     Reader,
 }
 
 impl DatabaseRole {
+    /// All roles that processes act as.
     pub const ALL: [Self; 3] = [Self::Api, Self::Worker, Self::Reader];
 
-    /// Its name in the database.
+    /// Its name in Postgres.
     pub fn name(self) -> &'static str {
         match self {
             Self::Api => "platen_api",
@@ -43,15 +45,23 @@ impl DatabaseRole {
     }
 }
 
-/// How long a connection may take to show that it lives.
+/// How long a connection may take to answer a ping.
 const PING_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long a statement or a short transaction may take, the wait for a connection included. The server ends each
-/// statement much sooner.
+/// How long a statement or a short transaction may take, with the wait for a connection. The server
+/// ends each statement much sooner (`statement_timeout`); this is for servers that do not answer.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A pool whose every connection acts as `role`.
+/// Opens a pool whose connections all act as `role`.
+///
+/// Statements are ended after 5 seconds, those of a reader after 300; a wait for a lock after 2
+/// seconds; an idle transaction after 10.
+///
+/// # Errors
+/// The URL is not valid, the server cannot be reached within 10 seconds, or the login may not act
+/// as this role.
 pub async fn connect(url: &str, role: DatabaseRole, max_connections: u32) -> sqlx::Result<PgPool> {
-    let seconds = if role == DatabaseRole::Reader {
+    // A reader walks whole tables: `platen verify`, billing metrics.
+    let statement_timeout = if role == DatabaseRole::Reader {
         "300s"
     } else {
         "5s"
@@ -61,26 +71,29 @@ pub async fn connect(url: &str, role: DatabaseRole, max_connections: u32) -> sql
         .log_slow_statements(tracing::log::LevelFilter::Debug, Duration::from_secs(1))
         .options([
             ("role", role.name()),
-            ("statement_timeout", seconds),
+            ("statement_timeout", statement_timeout),
             ("lock_timeout", "2s"),
             ("idle_in_transaction_session_timeout", "10s"),
         ]);
-    // Once without the pool: it would ask again until its time is up, and then say no more than that.
+    // One connection without the pool, for its error: the pool would retry until its timeout, and
+    // then report only the timeout.
     with_timeout(options.connect()).await?.close().await?;
     PgPoolOptions::new()
         .max_connections(max_connections)
         .acquire_timeout(Duration::from_secs(10))
-        // As the pool would by itself, but not for ever. Whoever was dropped while it waited leaves a connection that
-        // may never speak again, and the pool would wait for that one, too.
+        // The pool's own test has no timeout. After a failover a connection may be half open and
+        // never answer, and the pool would wait for it forever. So the same test is made here,
+        // bounded.
         .test_before_acquire(false)
-        .before_acquire(|connection, meta| Box::pin(is_of_use(connection, meta.age)))
-        .after_release(|connection, meta| Box::pin(is_of_use(connection, meta.age)))
+        .before_acquire(|connection, meta| Box::pin(is_usable(connection, meta.age)))
+        .after_release(|connection, meta| Box::pin(is_usable(connection, meta.age)))
         .connect_with(options)
         .await
 }
 
-/// Whether a connection of this age may be used further. It must answer, and have no plans of an older schema.
-async fn is_of_use(connection: &mut PgConnection, age: Duration) -> sqlx::Result<bool> {
+/// Whether a connection of this age may be used again: it must answer, and must not hold plans of
+/// an older schema.
+async fn is_usable(connection: &mut PgConnection, age: Duration) -> sqlx::Result<bool> {
     let changed = *SCHEMA_CHANGED
         .lock()
         .unwrap_or_else(PoisonError::into_inner);
@@ -90,20 +103,23 @@ async fn is_of_use(connection: &mut PgConnection, age: Duration) -> sqlx::Result
     within(PING_TIMEOUT, connection.ping()).await.map(|()| true)
 }
 
-/// When a statement of this process last found that the schema had changed under its plan.
+/// When a statement of this process last found that the schema had changed since it was prepared.
 static SCHEMA_CHANGED: Mutex<Option<Instant>> = Mutex::new(None);
 
-/// Whether a statement failed because the schema has changed since it was prepared: a column has another type now. Its connection
-/// would refuse it for ever, and others have prepared it, too. So each connection that was made before now is closed
-/// instead of used again, and whoever repeats the statement, or its transaction, succeeds on a new one.
+/// Whether a statement failed because the schema has changed since it was prepared, such as a
+/// column that has another type now.
+///
+/// The connection would refuse this statement forever, and other connections have prepared it, too.
+/// So this also has every connection closed that is older than now. A caller that repeats the
+/// statement, or its transaction, succeeds on a new one.
 pub fn schema_changed(error: &sqlx::Error) -> bool {
-    let sqlx::Error::Database(said) = error else {
+    let sqlx::Error::Database(database_error) = error else {
         return false;
     };
-    // "cached plan must not change result type"
-    let changed = said.code().as_deref() == Some("0A000");
+    // `feature_not_supported`: "cached plan must not change result type".
+    let changed = database_error.code().as_deref() == Some("0A000");
     if changed {
-        tracing::warn!(%error, "The schema has changed under a prepared statement: connections are made anew");
+        tracing::warn!(%error, "The schema has changed since a statement was prepared: all connections are renewed");
         let mut last = SCHEMA_CHANGED
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
@@ -112,8 +128,9 @@ pub fn schema_changed(error: &sqlx::Error) -> bool {
     changed
 }
 
-/// An error that may be one of Postgres.
+/// An error that may contain an error of Postgres.
 pub trait PostgresError: From<sqlx::Error> {
+    /// The error of Postgres, where it is one.
     fn postgres(&self) -> Option<&sqlx::Error>;
 }
 
@@ -123,40 +140,51 @@ impl PostgresError for sqlx::Error {
     }
 }
 
-/// Waits for Postgres, but not for ever: a connection may be half open, as after a failover whose old server vanished,
-/// and nobody tells. Whether what was asked for has been done is not known then. After a change of the schema it may be asked
-/// again at once: see [`schema_changed`].
+/// Waits for work on Postgres, at most 10 seconds.
+///
+/// A connection may be half open, as after a failover whose old server vanished; then no answer
+/// ever comes. After the timeout it is not known whether the work was done. After a change of the
+/// schema the caller may repeat the work at once: see [`schema_changed`].
+///
+/// # Errors
+/// Those of the work, or [`io::ErrorKind::TimedOut`].
 pub fn with_timeout<T, E: PostgresError>(
-    asked: impl Future<Output = Result<T, E>> + Send,
+    work: impl Future<Output = Result<T, E>> + Send,
 ) -> impl Future<Output = Result<T, E>> + Send {
-    let answer = within(STATEMENT_TIMEOUT, asked);
+    let result = within(STATEMENT_TIMEOUT, work);
     async move {
-        answer.await.inspect_err(|error| {
-            let _healed_by_whoever_asks_again = error.postgres().is_some_and(schema_changed);
+        result.await.inspect_err(|error| {
+            let _cured_by_the_next_attempt = error.postgres().is_some_and(schema_changed);
         })
     }
 }
 
 fn within<T, E: From<sqlx::Error>>(
     time: Duration,
-    asked: impl Future<Output = Result<T, E>> + Send,
+    work: impl Future<Output = Result<T, E>> + Send,
 ) -> impl Future<Output = Result<T, E>> + Send {
-    // In a box, or all that wait for Postgres would grow by its size.
-    let answer = tokio::time::timeout(time, Box::pin(asked));
+    // Boxed, because otherwise every future that waits for Postgres would grow by the size of the
+    // work.
+    let result = tokio::time::timeout(time, Box::pin(work));
     async move {
-        answer.await.unwrap_or_else(|_| {
-            let says = format!("Postgres did not answer within {} s", time.as_secs());
-            Err(sqlx::Error::Io(io::Error::new(io::ErrorKind::TimedOut, says)).into())
+        result.await.unwrap_or_else(|_| {
+            let text = format!("Postgres did not answer within {} s", time.as_secs());
+            Err(sqlx::Error::Io(io::Error::new(io::ErrorKind::TimedOut, text)).into())
         })
     }
 }
 
-/// Begins a transaction that sees and changes this tenant's rows only.
+/// Begins a transaction that sees and changes only the rows of this tenant.
+///
+/// # Errors
+/// Those of Postgres, such as no free connection within 10 seconds.
 pub async fn begin_for(
     pool: &PgPool,
     tenant: TenantId,
 ) -> sqlx::Result<Transaction<'static, Postgres>> {
     let mut transaction = pool.begin().await?;
+    // `true` limits the setting to this transaction: the connection goes back to the pool without
+    // it. The policies of row-level security compare it with each row.
     sqlx::query!(
         "SELECT set_config('platen.tenant', $1, true)",
         tenant.0.to_string()
@@ -166,7 +194,11 @@ pub async fn begin_for(
     Ok(transaction)
 }
 
-/// Begins a transaction that sees no tenant's rows, but the one API key it was shown.
+/// Begins a transaction that sees no rows of any tenant, only the one API key with this id. It
+/// finds the tenant of a request before one can be set.
+///
+/// # Errors
+/// Those of Postgres, such as no free connection within 10 seconds.
 pub async fn begin_for_key(
     pool: &PgPool,
     key_id: &str,
@@ -178,12 +210,16 @@ pub async fn begin_for_key(
     Ok(transaction)
 }
 
-/// A write that named a fence or a key touched no row: someone else was there first.
+/// A guarded write, one that names a fence or a key, changed so many rows instead of one: another
+/// process was faster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the write touched {0} rows instead of one")]
 pub struct NotOneRow(pub u64);
 
-/// Each guarded write must touch exactly one row.
+/// Checks that a guarded write changed exactly one row.
+///
+/// # Errors
+/// It changed none, or several.
 pub fn one_row(result: &sqlx::postgres::PgQueryResult) -> Result<(), NotOneRow> {
     match result.rows_affected() {
         1 => Ok(()),

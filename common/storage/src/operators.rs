@@ -1,4 +1,4 @@
-//! SQL of operators. What they look at is read over all tenants, by the role that may read everything and change nothing.
+//! SQL about the actions of operators. Lists are read over all tenants, as `platen_reader`.
 
 use std::time::Duration;
 
@@ -12,19 +12,22 @@ use domain::id::{JobId, TenantId};
 use domain::idempotency::{Answer, Request};
 use domain::operator::{Actor, AuditEntry, Pause, Scope, TimelineEntry};
 
-/// Keeps what was done.
+/// Writes an audit entry. Called in the transaction of the action.
+///
+/// # Errors
+/// Those of Postgres.
 pub async fn record(
     connection: &mut PgConnection,
-    act: Actor<'_>,
+    actor: Actor<'_>,
     action: &str,
     subject: &Value,
 ) -> sqlx::Result<()> {
     sqlx::query!(
         "-- operation::record
         INSERT INTO operator_actions (by, action, reason, subject) VALUES ($1, $2, $3, $4)",
-        act.by,
+        actor.by,
         action,
-        act.reason,
+        actor.reason,
         subject,
     )
     .execute(connection)
@@ -32,7 +35,8 @@ pub async fn record(
     Ok(())
 }
 
-/// Takes a key for a request. `false`: it was taken before, and whoever took it has committed. A request in flight is waited for.
+/// Inserts the key of a request. Waits for another transaction that has inserted it. Returns
+/// `false` where that one has committed.
 pub async fn claim_key(connection: &mut PgConnection, request: &Request) -> sqlx::Result<bool> {
     let claimed = sqlx::query!(
         "-- operation::claim_key
@@ -45,7 +49,7 @@ pub async fn claim_key(connection: &mut PgConnection, request: &Request) -> sqlx
     Ok(claimed.rows_affected() == 1)
 }
 
-/// What is known of a key that was taken.
+/// Reads what is stored for a key that exists.
 pub async fn known(connection: &mut PgConnection, request: &Request) -> sqlx::Result<Known> {
     let row = sqlx::query!(
         "-- operation::known
@@ -72,7 +76,10 @@ pub async fn known(connection: &mut PgConnection, request: &Request) -> sqlx::Re
     })
 }
 
-/// Keeps which jobs a request is for.
+/// Records the jobs of a request, before anything is done to them.
+///
+/// # Errors
+/// The database failed.
 pub async fn choose(
     connection: &mut PgConnection,
     request: &Request,
@@ -92,7 +99,7 @@ pub async fn choose(
     Ok(())
 }
 
-/// Keeps the answer. `false`: there is one.
+/// Records the answer. Returns `false` where there is one already.
 pub async fn keep_answer(
     connection: &mut PgConnection,
     request: &Request,
@@ -112,7 +119,11 @@ pub async fn keep_answer(
     Ok(kept.rows_affected() == 1)
 }
 
-/// Deletes requests of operators that are older than `kept`; returns how many. They are few.
+/// Deletes requests of operators that are older than `kept`; returns how many. There are few, so
+/// one statement deletes all.
+///
+/// # Errors
+/// Those of Postgres.
 pub async fn prune(pool: &PgPool, kept: Duration) -> sqlx::Result<u64> {
     let pruned = sqlx::query!(
         "-- operation::prune
@@ -124,7 +135,10 @@ pub async fn prune(pool: &PgPool, kept: Duration) -> sqlx::Result<u64> {
     Ok(pruned.rows_affected())
 }
 
-/// What was done, newest first; older than `before`.
+/// Up to `limit` audit entries, newest first; with `before` only older ones than this entry.
+///
+/// # Errors
+/// Those of Postgres.
 pub async fn actions(
     pool: &PgPool,
     before: Option<i64>,
@@ -141,6 +155,10 @@ pub async fn actions(
     .await
 }
 
+/// Inserts a pause; returns its number.
+///
+/// # Errors
+/// Those of Postgres.
 pub async fn pause(
     connection: &mut PgConnection,
     reason: &str,
@@ -158,18 +176,25 @@ pub async fn pause(
     .await
 }
 
+/// Ends a pause. Returns `false` where it does not exist or has ended.
+///
+/// # Errors
+/// Those of Postgres.
 pub async fn resume(connection: &mut PgConnection, id: i64) -> sqlx::Result<bool> {
-    let lifted = sqlx::query_scalar!(
+    let ended = sqlx::query_scalar!(
         "-- operation::lift
         UPDATE pauses SET lifted_at = clock_timestamp() WHERE id = $1 AND lifted_at IS NULL RETURNING id",
         id
     )
     .fetch_optional(connection)
     .await?;
-    Ok(lifted.is_some())
+    Ok(ended.is_some())
 }
 
-/// Pauses that stand, oldest first.
+/// Pauses that are in force, oldest first.
+///
+/// # Errors
+/// Those of Postgres.
 pub async fn pauses(pool: &PgPool) -> sqlx::Result<Vec<Pause>> {
     let rows = sqlx::query!(
         "-- operation::pauses
@@ -188,7 +213,10 @@ pub async fn pauses(pool: &PgPool) -> sqlx::Result<Vec<Pause>> {
     Ok(pauses.collect())
 }
 
-/// Since when such a job is not started, whichever worker has room; `None`: it may be.
+/// Since when jobs of this tenant and model are paused on all workers; `None` where they are not.
+///
+/// # Errors
+/// Those of Postgres.
 pub async fn paused_since(
     connection: &mut PgConnection,
     tenant: TenantId,
@@ -205,7 +233,10 @@ pub async fn paused_since(
     .await
 }
 
-/// Whether this worker is to start nothing.
+/// Whether this worker is drained: it starts no job.
+///
+/// # Errors
+/// Those of Postgres.
 pub async fn is_drained(pool: &PgPool, worker: &str) -> sqlx::Result<bool> {
     sqlx::query_scalar!(
         r#"-- operation::is_drained
@@ -216,7 +247,10 @@ pub async fn is_drained(pool: &PgPool, worker: &str) -> sqlx::Result<bool> {
     .await
 }
 
-/// `false`: it was so before.
+/// Freezes a tenant's wallet, or ends that. Returns `false` where nothing changed.
+///
+/// # Errors
+/// Those of Postgres.
 pub async fn freeze(
     connection: &mut PgConnection,
     tenant: TenantId,
@@ -239,7 +273,10 @@ pub async fn freeze(
     Ok(changed.rows_affected() == 1)
 }
 
-/// The job that did this one once more.
+/// The job that was redriven from this one.
+///
+/// # Errors
+/// Those of Postgres.
 pub async fn redriven(connection: &mut PgConnection, old: JobId) -> sqlx::Result<Option<JobId>> {
     let new = sqlx::query_scalar!(
         "-- operation::redriven
@@ -251,7 +288,11 @@ pub async fn redriven(connection: &mut PgConnection, old: JobId) -> sqlx::Result
     Ok(new.map(JobId))
 }
 
-/// Everything that happened to a job, in order, with what was wrong with each answer. Its prompt is not in it.
+/// Everything that happened to a job, in order, with what was wrong with each answer of a provider.
+/// The prompt is not in it.
+///
+/// # Errors
+/// Those of Postgres.
 pub async fn timeline(pool: &PgPool, job: JobId) -> sqlx::Result<Vec<TimelineEntry>> {
     sqlx::query_as!(
         TimelineEntry,
@@ -276,9 +317,12 @@ pub async fn timeline(pool: &PgPool, job: JobId) -> sqlx::Result<Vec<TimelineEnt
     .await
 }
 
-/// What is known of a key.
+/// What is stored for a key.
 pub enum Known {
+    /// The answer.
     Answered(Answer),
+    /// The jobs, without an answer.
     Chosen { jobs: Vec<JobId>, has_more: bool },
+    /// A request with another hash.
     AnotherRequest,
 }

@@ -1,9 +1,12 @@
-//! SQL of the bucket that a database has adopted.
+//! SQL about the bucket that a database has adopted.
 
 use sqlx::{PgConnection, PgExecutor};
 use uuid::Uuid;
 
-/// The id that must stand in the bucket; `None`: no bucket was adopted yet.
+/// The id that the bucket's marker must have; `None`: no bucket was adopted yet.
+///
+/// # Errors
+/// Those of Postgres.
 pub async fn recorded(executor: impl PgExecutor<'_>) -> sqlx::Result<Option<Uuid>> {
     sqlx::query_scalar!(
         "-- ownership::recorded
@@ -13,7 +16,11 @@ pub async fn recorded(executor: impl PgExecutor<'_>) -> sqlx::Result<Option<Uuid
     .await
 }
 
-/// Whether this database has no tenant and no bucket: nothing can be lost of it. Asked by a role that sees every tenant.
+/// Whether this database has no tenant and no bucket, so nothing of it can be lost. The role must
+/// see all tenants.
+///
+/// # Errors
+/// Those of Postgres.
 pub async fn is_new(executor: impl PgExecutor<'_>) -> sqlx::Result<bool> {
     sqlx::query_scalar!(
         r#"-- ownership::is_new
@@ -23,7 +30,11 @@ pub async fn is_new(executor: impl PgExecutor<'_>) -> sqlx::Result<bool> {
     .await
 }
 
-/// Waits until nobody else adopts, until the transaction ends.
+/// Takes the lock of adoptions until the transaction ends: two adoptions at the same time could
+/// leave the id of one in the database and the marker of the other in the bucket.
+///
+/// # Errors
+/// Those of Postgres.
 pub async fn lock(connection: &mut PgConnection) -> sqlx::Result<()> {
     sqlx::query!(
         "-- ownership::lock
@@ -34,7 +45,10 @@ pub async fn lock(connection: &mut PgConnection) -> sqlx::Result<()> {
     Ok(())
 }
 
-/// From now on this id must stand in the bucket.
+/// Records the id that the bucket's marker must have from now on.
+///
+/// # Errors
+/// Those of Postgres.
 pub async fn record(
     connection: &mut PgConnection,
     marker: Uuid,

@@ -1,4 +1,5 @@
-//! SQL of retention. What is due is asked for over all tenants, as leases and deadlines are: statements that stand alone.
+//! SQL about retention. Files that are due are selected over all tenants, as expired leases are, by
+//! statements outside a tenant's transaction.
 
 use std::time::Duration;
 
@@ -10,7 +11,10 @@ use crate::database::row::RowId;
 use domain::id::{JobId, TenantId, UploadId};
 use domain::retention::{Due, FileClass, Purpose, Receipt, Retention};
 
-/// What a tenant wants kept.
+/// How long a tenant's files are kept.
+///
+/// # Errors
+/// Those of Postgres.
 pub async fn get(connection: &mut PgConnection, tenant: TenantId) -> sqlx::Result<Retention> {
     let row = sqlx::query!(
         "-- retention::get
@@ -23,7 +27,8 @@ pub async fn get(connection: &mut PgConnection, tenant: TenantId) -> sqlx::Resul
         return Ok(Retention::default());
     };
     let id = RowId::new("retention", tenant);
-    let seconds = |column, kept: Option<i64>| kept.map(|kept| id.fits(column, kept)).transpose();
+    let seconds =
+        |column, value: Option<i64>| value.map(|value| id.fits(column, value)).transpose();
     Ok(Retention {
         inputs: seconds("inputs", row.inputs)?,
         originals: seconds("originals", row.originals)?,
@@ -33,16 +38,19 @@ pub async fn get(connection: &mut PgConnection, tenant: TenantId) -> sqlx::Resul
     })
 }
 
-/// Says what a tenant wants kept, from now on and of what there is: files and prompts of jobs that have ended are due by it, too.
-/// What was due before stays due.
+/// Sets how long a tenant's files are kept. This also plans the files and prompts of jobs that have
+/// ended. A deletion that is planned never moves to a later time.
+///
+/// # Errors
+/// Those of Postgres, and a value that its column cannot hold.
 pub async fn set(
     connection: &mut PgConnection,
     tenant: TenantId,
     retention: Retention,
 ) -> sqlx::Result<()> {
     let id = RowId::new("retention", tenant);
-    let seconds = |column, kept: Option<u64>| -> sqlx::Result<Option<i64>> {
-        kept.map(|kept| id.fits(column, kept)).transpose()
+    let seconds = |column, value: Option<u64>| -> sqlx::Result<Option<i64>> {
+        value.map(|value| id.fits(column, value)).transpose()
     };
     sqlx::query!(
         "-- retention::set
@@ -60,12 +68,16 @@ pub async fn set(
     plan_files(connection, tenant, None).await
 }
 
-/// Plans what is due of a job that ends now, by what its tenant wants kept. In the transaction that ends it.
+/// Plans the deletions of a job that ends now, by its tenant's retention. Called in the transaction
+/// that ends the job.
+///
+/// # Errors
+/// Those of Postgres.
 pub async fn plan(connection: &mut PgConnection, tenant: TenantId, job: JobId) -> sqlx::Result<()> {
     plan_files(connection, tenant, Some(job)).await
 }
 
-/// Of one job, or of all that have ended.
+/// Plans the deletions of one job, or of all jobs that have ended.
 async fn plan_files(
     connection: &mut PgConnection,
     tenant: TenantId,
@@ -95,7 +107,11 @@ async fn plan_files(
     Ok(())
 }
 
-/// An upload that was deleted by its owner, or whose time is over, is due now.
+/// Plans the deletion of an upload that its owner has deleted, or whose time is over: it is due
+/// now.
+///
+/// # Errors
+/// Those of Postgres.
 pub async fn plan_upload(connection: &mut PgConnection, id: UploadId) -> sqlx::Result<()> {
     sqlx::query!(
         "-- retention::plan_upload
@@ -108,11 +124,17 @@ pub async fn plan_upload(connection: &mut PgConnection, id: UploadId) -> sqlx::R
     Ok(())
 }
 
-/// Takes some files and prompts that are due and that nobody holds; for `lease` no other worker takes them. Without `files`, prompts
-/// only: they need no bucket. One this version cannot read is an error of its own: the others are deleted all the same.
+/// Takes up to `limit` files and prompts that are due and under no legal hold. For `lease` no other
+/// worker takes them. Without `files` it takes prompts only, which need no bucket.
+///
+/// A row that this version cannot read is an error of its own, so that it does not keep the others
+/// from being deleted.
+///
+/// # Errors
+/// Those of Postgres.
 pub async fn take(
     executor: impl PgExecutor<'_>,
-    most: i64,
+    limit: i64,
     lease: Duration,
     files: bool,
 ) -> sqlx::Result<Vec<sqlx::Result<Due>>> {
@@ -125,7 +147,7 @@ pub async fn take(
             AND NOT EXISTS (SELECT FROM holds h WHERE h.job_id = d.job_id AND lifted_at IS NULL AND until > clock_timestamp())
           ORDER BY due_at LIMIT $1 FOR UPDATE SKIP LOCKED)
         RETURNING id, tenant_id, class, object_key",
-        most,
+        limit,
         lease.as_secs_f64(),
         files,
     )
@@ -148,7 +170,11 @@ pub async fn take(
         .collect())
 }
 
-/// From now on nobody is given a link to it.
+/// Hides a file: from now on the API gives no link to it. The first step of its deletion, so that
+/// no client gets a link to an object that is gone.
+///
+/// # Errors
+/// Those of Postgres.
 pub async fn hide(connection: &mut PgConnection, due: &Due) -> sqlx::Result<()> {
     sqlx::query!(
         "-- retention::hide
@@ -160,8 +186,11 @@ pub async fn hide(connection: &mut PgConnection, due: &Due) -> sqlx::Result<()> 
     Ok(())
 }
 
-/// Deletes the text of the request that is due, and with it what providers said about its calls, for they may quote it. What else was
-/// asked for stays with the job.
+/// Deletes the prompt that is due, and with it the providers' messages about its calls, because
+/// they may quote it. The other settings of the request stay.
+///
+/// # Errors
+/// Those of Postgres.
 pub async fn erase(connection: &mut PgConnection, due: &Due) -> sqlx::Result<()> {
     sqlx::query!(
         "-- retention::erase
@@ -175,7 +204,11 @@ pub async fn erase(connection: &mut PgConnection, due: &Due) -> sqlx::Result<()>
     Ok(())
 }
 
-/// Makes it a receipt: it is gone, and the bucket has said so of a file. Whoever is second changes nothing.
+/// Turns a deletion into a receipt. Called after the bucket has confirmed that the file is gone. A
+/// second call changes nothing.
+///
+/// # Errors
+/// Those of Postgres.
 pub async fn receipt(executor: impl PgExecutor<'_>, due: &Due) -> sqlx::Result<()> {
     sqlx::query!(
         "-- retention::receipt
@@ -187,7 +220,11 @@ pub async fn receipt(executor: impl PgExecutor<'_>, due: &Due) -> sqlx::Result<(
     Ok(())
 }
 
-/// How many files and prompts are due and not deleted, held ones left out, and since how many seconds the oldest.
+/// How many files and prompts are due and not deleted, without those under a legal hold, and for
+/// how many seconds the oldest of them has been due.
+///
+/// # Errors
+/// Those of Postgres.
 pub async fn overdue(executor: impl PgExecutor<'_>) -> sqlx::Result<(i64, f64)> {
     let row = sqlx::query!(
         r#"-- retention::overdue
@@ -203,7 +240,11 @@ pub async fn overdue(executor: impl PgExecutor<'_>) -> sqlx::Result<(i64, f64)> 
     Ok((row.files, row.seconds))
 }
 
-/// A tenant's receipts, newest first, of one job where that is said; older than `before`.
+/// Up to `limit` receipts of a tenant, newest first: of one job where `job` is set, and older than
+/// the receipt `before`.
+///
+/// # Errors
+/// Those of Postgres, and a value that this version does not know.
 pub async fn receipts(
     connection: &mut PgConnection,
     tenant: TenantId,
@@ -241,7 +282,11 @@ pub async fn receipts(
     receipts.collect()
 }
 
-/// Keeps a job's files until a time; returns the hold's number, or `None` when the tenant has no such job.
+/// Adds a legal hold on a job's files; returns its number, or `None` where the tenant has no such
+/// job.
+///
+/// # Errors
+/// Those of Postgres.
 pub async fn add_legal_hold(
     connection: &mut PgConnection,
     tenant: TenantId,
@@ -264,17 +309,20 @@ pub async fn add_legal_hold(
     .await
 }
 
-/// Ends a hold; returns whose files it kept, or `None` when there is none that stands.
+/// Removes a legal hold; returns its job, or `None` where it does not exist or has ended.
+///
+/// # Errors
+/// Those of Postgres.
 pub async fn remove_legal_hold(
     connection: &mut PgConnection,
     hold: i64,
 ) -> sqlx::Result<Option<JobId>> {
-    let lifted: Option<Uuid> = sqlx::query_scalar!(
+    let job: Option<Uuid> = sqlx::query_scalar!(
         "-- retention::lift
         UPDATE holds SET lifted_at = clock_timestamp() WHERE id = $1 AND lifted_at IS NULL RETURNING job_id",
         hold
     )
     .fetch_optional(connection)
     .await?;
-    Ok(lifted.map(JobId))
+    Ok(job.map(JobId))
 }

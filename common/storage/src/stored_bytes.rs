@@ -1,4 +1,4 @@
-//! SQL of what tenants keep.
+//! SQL about how much tenants store.
 
 use std::time::Duration;
 
@@ -7,10 +7,14 @@ use sqlx::{PgConnection, PgExecutor, PgPool};
 use domain::id::{JobId, TenantId};
 use domain::storage_limit::Stored;
 
-/// Lines folded in one turn.
+/// Most lines that one call of [`fold`] adds up.
 const MAX_LINES_PER_FOLD: i64 = 50_000;
 
-/// What a tenant keeps. It decides where the wallet is locked.
+/// How much a tenant stores. Decisions about the limit are made under the lock of its wallet, so
+/// that concurrent requests cannot pass the limit together.
+///
+/// # Errors
+/// Those of Postgres.
 pub async fn stored(connection: &mut PgConnection, tenant: TenantId) -> sqlx::Result<Stored> {
     let bytes = sqlx::query_scalar!(
         r#"-- storage::stored
@@ -25,7 +29,11 @@ pub async fn stored(connection: &mut PgConnection, tenant: TenantId) -> sqlx::Re
     })
 }
 
-/// What all tenants keep, as a reader; of those that are not counted yet, what changed since.
+/// How much all tenants store, as a reader. Of tenants that are not counted yet only the changes
+/// count.
+///
+/// # Errors
+/// Those of Postgres.
 pub async fn all(pool: &PgPool) -> sqlx::Result<i64> {
     sqlx::query_scalar!(
         r#"-- storage::all
@@ -35,8 +43,12 @@ pub async fn all(pool: &PgPool) -> sqlx::Result<i64> {
     .await
 }
 
-/// Adds lines up: deletes them and adds them to their totals, in one statement. Returns how many. One worker at a time; those of
-/// tenants that are not counted yet wait.
+/// Adds lines to their totals and deletes them, in one statement, so that total and lines always
+/// agree. Returns how many. An advisory lock lets one worker at a time do it. Lines of tenants that
+/// are not counted yet stay.
+///
+/// # Errors
+/// Those of Postgres.
 pub async fn fold(executor: impl PgExecutor<'_>) -> sqlx::Result<i64> {
     sqlx::query_scalar!(
         r#"-- storage::fold
@@ -54,7 +66,10 @@ pub async fn fold(executor: impl PgExecutor<'_>) -> sqlx::Result<i64> {
     .await
 }
 
-/// Tenants that are older than the count and were not counted yet.
+/// Up to `limit` tenants that are not counted yet.
+///
+/// # Errors
+/// Those of Postgres.
 pub async fn uncounted(pool: &PgPool, limit: i64) -> sqlx::Result<Vec<TenantId>> {
     let tenants = sqlx::query_scalar!(
         "-- storage::uncounted
@@ -66,8 +81,11 @@ pub async fn uncounted(pool: &PgPool, limit: i64) -> sqlx::Result<Vec<TenantId>>
     Ok(tenants.into_iter().map(TenantId).collect())
 }
 
-/// Counts a tenant's files: what its rows name, less what lines say already, in one snapshot. Its jobs that delivered nothing before
-/// there was a list of them are listed, and their term begins now. All of it once, in the caller's transaction.
+/// Counts a tenant's files once: the sizes in its rows, minus its lines, in one snapshot. It also
+/// lists its jobs that delivered nothing before that list existed; their time begins now.
+///
+/// # Errors
+/// Those of Postgres.
 pub async fn count(connection: &mut PgConnection, tenant: TenantId) -> sqlx::Result<()> {
     sqlx::query!(
         "-- storage::count
@@ -100,7 +118,11 @@ pub async fn count(connection: &mut PgConnection, tenant: TenantId) -> sqlx::Res
     Ok(())
 }
 
-/// Jobs of all tenants that delivered nothing, and whose own inputs' term is over, oldest first. By `now()`, as the index needs it.
+/// Up to `limit` jobs of all tenants that delivered nothing and whose inputs were kept for `term`,
+/// oldest first. Compares with `now()`, not `clock_timestamp()`: only then the index is used.
+///
+/// # Errors
+/// Those of Postgres.
 pub async fn undelivered(
     pool: &PgPool,
     term: Duration,
@@ -120,7 +142,11 @@ pub async fn undelivered(
         .collect())
 }
 
-/// Plans the deletion of a job's own inputs, now, and takes it off the list: in one statement.
+/// Plans the deletion of a job's own inputs for now, and takes the job off the list, in one
+/// statement.
+///
+/// # Errors
+/// Those of Postgres.
 pub async fn plan_undelivered(connection: &mut PgConnection, job: JobId) -> sqlx::Result<()> {
     sqlx::query!(
         "-- storage::plan_undelivered

@@ -1,4 +1,4 @@
-//! SQL of tenants and their keys.
+//! SQL about tenants and their API keys.
 
 use sqlx::{PgConnection, PgPool};
 use subtle::ConstantTimeEq;
@@ -7,7 +7,10 @@ use crate::database::row::RowId;
 use domain::id::TenantId;
 use domain::tenant::ApiKey;
 
-/// A tenant with an empty wallet. The transaction is the new tenant's.
+/// Inserts a tenant with an empty wallet. The transaction must be for this tenant.
+///
+/// # Errors
+/// Those of Postgres.
 pub async fn insert(
     connection: &mut PgConnection,
     tenant: TenantId,
@@ -30,6 +33,9 @@ pub async fn insert(
 }
 
 /// Whether this tenant exists.
+///
+/// # Errors
+/// Those of Postgres.
 pub async fn exists(connection: &mut PgConnection, tenant: TenantId) -> sqlx::Result<bool> {
     sqlx::query_scalar!(
         r#"-- tenant::exists
@@ -40,7 +46,10 @@ pub async fn exists(connection: &mut PgConnection, tenant: TenantId) -> sqlx::Re
     .await
 }
 
-/// Sets how much larger the tenant's share of a worker is than that of others.
+/// Sets a tenant's weight: its share of a worker is so many times that of others.
+///
+/// # Errors
+/// Those of Postgres.
 pub async fn set_weight(
     connection: &mut PgConnection,
     tenant: TenantId,
@@ -57,7 +66,10 @@ pub async fn set_weight(
     Ok(())
 }
 
-/// Every tenant whose weight was set.
+/// The weights that were set; other tenants have weight 1.
+///
+/// # Errors
+/// Those of Postgres.
 pub async fn weights(pool: &PgPool) -> sqlx::Result<Vec<(TenantId, usize)>> {
     let rows = sqlx::query!("-- tenant::weights\nSELECT tenant_id, weight FROM tenant_weights")
         .fetch_all(pool)
@@ -69,6 +81,10 @@ pub async fn weights(pool: &PgPool) -> sqlx::Result<Vec<(TenantId, usize)>> {
     rows.collect()
 }
 
+/// Inserts an API key: its id, name and hash.
+///
+/// # Errors
+/// Those of Postgres.
 pub async fn insert_key(
     connection: &mut PgConnection,
     tenant: TenantId,
@@ -88,7 +104,10 @@ pub async fn insert_key(
     Ok(())
 }
 
-/// `false` when this tenant has no such key that is not revoked already.
+/// Revokes an API key. Returns `false` where this tenant has no such key, or it was revoked before.
+///
+/// # Errors
+/// Those of Postgres.
 pub async fn revoke_key(
     connection: &mut PgConnection,
     tenant: TenantId,
@@ -105,7 +124,11 @@ pub async fn revoke_key(
     Ok(revoked.rows_affected() == 1)
 }
 
-/// Whom a key speaks for, in a transaction that shows the key's row.
+/// The tenant of an API key; `None` where the key is wrong or revoked. The transaction must be
+/// begun by [`crate::database::begin_for_key`], which makes the key's row visible.
+///
+/// # Errors
+/// Those of Postgres.
 pub async fn of_key(connection: &mut PgConnection, key: &ApiKey) -> sqlx::Result<Option<TenantId>> {
     let row = sqlx::query!(
         "-- tenant::of_key
@@ -114,6 +137,7 @@ pub async fn of_key(connection: &mut PgConnection, key: &ApiKey) -> sqlx::Result
     )
     .fetch_optional(connection)
     .await?;
+    // In constant time, so that the answer's time says nothing about the stored hash.
     Ok(row
         .filter(|row| bool::from(row.sha256.ct_eq(&key.sha256())))
         .map(|row| TenantId(row.tenant_id)))

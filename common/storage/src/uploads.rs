@@ -1,4 +1,4 @@
-//! SQL of uploads.
+//! SQL about uploads.
 
 use std::time::Duration;
 
@@ -11,7 +11,10 @@ use domain::generation::image::{MediaType, Pixels};
 use domain::id::{JobId, TenantId, UploadId};
 use domain::upload::Upload;
 
-/// Keeps it; returns since when, or `None` where one of this id was kept before.
+/// Inserts an upload; returns its time, or `None` where one with this id exists.
+///
+/// # Errors
+/// Those of Postgres, and sizes that the columns cannot hold.
 pub async fn insert(
     connection: &mut PgConnection,
     tenant: TenantId,
@@ -38,7 +41,10 @@ pub async fn insert(
     .await
 }
 
-/// Of these, the ones that are kept.
+/// Those of these uploads that exist and are not deleted, in no certain order.
+///
+/// # Errors
+/// Those of Postgres, and a value that this version does not know.
 pub async fn some(connection: &mut PgConnection, ids: &[UploadId]) -> sqlx::Result<Vec<Upload>> {
     let ids: Vec<Uuid> = ids.iter().map(|id| id.0).collect();
     let rows = sqlx::query_as!(
@@ -52,7 +58,11 @@ pub async fn some(connection: &mut PgConnection, ids: &[UploadId]) -> sqlx::Resu
     rows.into_iter().map(Row::upload).collect()
 }
 
-/// The newest that are kept, older than `before`.
+/// Up to `limit` uploads that are not deleted, newest first; with `before` only older ones than
+/// this.
+///
+/// # Errors
+/// Those of Postgres, and a value that this version does not know.
 pub async fn list(
     connection: &mut PgConnection,
     tenant: TenantId,
@@ -73,7 +83,10 @@ pub async fn list(
     rows.into_iter().map(Row::upload).collect()
 }
 
-/// Whether there was one that is deleted.
+/// Whether an upload with this id existed and was deleted.
+///
+/// # Errors
+/// Those of Postgres.
 pub async fn is_gone(connection: &mut PgConnection, id: UploadId) -> sqlx::Result<bool> {
     sqlx::query_scalar!(
         r#"-- upload::is_gone
@@ -84,7 +97,11 @@ pub async fn is_gone(connection: &mut PgConnection, id: UploadId) -> sqlx::Resul
     .await
 }
 
-/// Keeps these from being deleted until the transaction ends. `false`: one of them is not kept any more.
+/// Locks uploads against deletion until the transaction ends. Returns `false` where one of them is
+/// deleted or does not exist. They are locked by id, so that two transactions cannot deadlock.
+///
+/// # Errors
+/// Those of Postgres.
 pub async fn pin(connection: &mut PgConnection, ids: &[UploadId]) -> sqlx::Result<bool> {
     if ids.is_empty() {
         return Ok(true);
@@ -100,7 +117,10 @@ pub async fn pin(connection: &mut PgConnection, ids: &[UploadId]) -> sqlx::Resul
     Ok(ids.iter().all(|id| pinned.contains(id)))
 }
 
-/// From now on no job may name it. `false`: there is none that is kept.
+/// Marks an upload as deleted: no new job may use it. Returns `false` where there is none.
+///
+/// # Errors
+/// Those of Postgres.
 pub async fn hide(connection: &mut PgConnection, id: UploadId) -> sqlx::Result<bool> {
     let hidden = sqlx::query_scalar!(
         "-- upload::hide
@@ -112,7 +132,11 @@ pub async fn hide(connection: &mut PgConnection, id: UploadId) -> sqlx::Result<b
     Ok(hidden.is_some())
 }
 
-/// Uploads of all tenants whose time is over, the oldest first. Some may be needed by open jobs. By `now()`, as the index needs it.
+/// Up to `limit` uploads of all tenants whose time is over, oldest first; open jobs may still use
+/// some of them. Compares with `now()`, not `clock_timestamp()`: only then the index is used.
+///
+/// # Errors
+/// Those of Postgres.
 pub async fn due(pool: &PgPool, limit: i64) -> sqlx::Result<Vec<(TenantId, UploadId)>> {
     let rows = sqlx::query!(
         "-- upload::due
@@ -129,8 +153,12 @@ pub async fn due(pool: &PgPool, limit: i64) -> sqlx::Result<Vec<(TenantId, Uploa
         .collect())
 }
 
-/// Uploads of tenants that never paid, and that no job has needed for the `unpaid` time; the oldest first. A tenant has paid for
-/// something when a grant was consumed. By `now()`, as the index needs it.
+/// Up to `limit` uploads of tenants that never paid, and that no job has used for the time
+/// `unpaid`, oldest first. A tenant has paid if any of its grants was consumed. Compares with
+/// `now()`, for the index.
+///
+/// # Errors
+/// Those of Postgres.
 pub async fn unpaid(
     pool: &PgPool,
     unpaid: Duration,
@@ -153,7 +181,11 @@ pub async fn unpaid(
         .collect())
 }
 
-/// Locks it if its time is over: from then on no job can begin to name it. `false`: it is not over, or it is deleted already.
+/// Locks an upload whose time is over: no job can begin to use it until the transaction ends.
+/// Returns `false` where its time is not over, or it is deleted.
+///
+/// # Errors
+/// Those of Postgres.
 pub async fn lock_due(
     connection: &mut PgConnection,
     id: UploadId,
@@ -174,7 +206,10 @@ pub async fn lock_due(
     Ok(locked.is_some())
 }
 
-/// It is used at this moment: its time begins anew.
+/// Sets the time of last use to now, so that the upload is kept for its whole time again.
+///
+/// # Errors
+/// Those of Postgres.
 pub async fn touch(connection: &mut PgConnection, id: UploadId) -> sqlx::Result<()> {
     sqlx::query!(
         "-- upload::touch
@@ -186,7 +221,11 @@ pub async fn touch(connection: &mut PgConnection, id: UploadId) -> sqlx::Result<
     Ok(())
 }
 
-/// Sets the time of last use to now for each upload that this job names. Called in the transaction that ends the job.
+/// Sets the time of last use to now for each upload that this job uses. Called in the transaction
+/// that ends the job.
+///
+/// # Errors
+/// Those of Postgres.
 pub async fn touch_all_of(connection: &mut PgConnection, job: JobId) -> sqlx::Result<()> {
     sqlx::query!(
         "-- upload::touch_all_of
@@ -200,7 +239,10 @@ pub async fn touch_all_of(connection: &mut PgConnection, job: JobId) -> sqlx::Re
     Ok(())
 }
 
-/// How many of the tenant's open jobs name it.
+/// How many open jobs of the tenant use an upload.
+///
+/// # Errors
+/// Those of Postgres.
 pub async fn open_jobs(
     connection: &mut PgConnection,
     tenant: TenantId,

@@ -7,35 +7,38 @@
 pub mod files;
 pub mod guards;
 
-/// Something that is not as it must be.
+/// A violation of an invariant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
-    /// Number of the invariant, such as `I4`.
+    /// The number of the invariant, such as `I4`.
     pub invariant: &'static str,
-    /// What is broken, in words, with the row's id.
+    /// What is wrong, in words, with the id of the row.
     pub says: String,
 }
 
-/// One invariant: its number, what it promises, and the query that finds where it is broken.
+/// An invariant and the query that checks it.
 pub struct Invariant {
+    /// Its number, such as `I4`.
     pub number: &'static str,
+    /// What it promises, in words.
     pub promises: &'static str,
-    /// Finds offending rows, one text each.
+    /// Returns one text for each violation.
     pub query: &'static str,
 }
 
 /// The planner expects many rows to come out of these queries, and would then not share the work: almost none do.
-pub const FOR_WHOLE_TABLES: &str = "SET LOCAL statement_timeout = '1h'; SET LOCAL work_mem = '64MB'; SET LOCAL jit = off; SET LOCAL parallel_tuple_cost = 0";
+pub const SETTINGS: &str = "SET LOCAL statement_timeout = '1h'; SET LOCAL work_mem = '64MB'; SET LOCAL jit = off; SET LOCAL parallel_tuple_cost = 0";
 
-/// A number of base32 digits, most significant first; `d` has a digit in the low five bits of each byte. The operators
-/// are of one rank, so each step is the number so far, moved by five bits, and the next digit.
+/// SQL of a number in base32 digits, most significant first. `d` has one digit in the low five bits
+/// of each byte. `<<` and `|` have the same precedence in Postgres, so each step shifts the number
+/// so far by five bits and adds the next digit.
 macro_rules! number {
     ($($at:literal)*) => {
         concat!("0::bigint", $(" << 5 | (get_byte(d, ", $at, ") & 31)"),*)
     };
 }
 
-/// The UUID behind the 26 digits of an id as people see it: 8 bits and twice 60.
+/// SQL of the UUID in the 26 digits of a public id, as hex digits: 8 bits, and twice 60 bits.
 macro_rules! uuid_of_digits {
     () => {
         concat!(
@@ -46,7 +49,7 @@ macro_rules! uuid_of_digits {
     };
 }
 
-/// What is checked so far.
+/// All invariants that rows alone can show.
 pub const INVARIANTS: &[Invariant] = &[
     Invariant {
         number: "I1",
@@ -61,7 +64,8 @@ pub const INVARIANTS: &[Invariant] = &[
     Invariant {
         number: "I2",
         promises: "the ledger has no gaps and its chain holds",
-        // Each line is hashed anew from the first on, and not by `transfer_hash`: whoever rewrites lines may have replaced that, too.
+        // Hashes every transfer again, and not by the function `transfer_hash`: a person who
+        // rewrites transfers may have replaced it, too.
         query: "SELECT format('tenant %s: transfer %s breaks the chain', t.tenant_id, t.seq)
             FROM transfers t LEFT JOIN transfers p ON p.tenant_id = t.tenant_id AND p.seq = t.seq - 1
             WHERE (t.seq > 1 AND p.seq IS NULL)
@@ -155,7 +159,7 @@ pub const INVARIANTS: &[Invariant] = &[
     Invariant {
         number: "I11",
         promises: "a request makes one job, and the answer kept for its key names it",
-        // Answers are pruned by age, so a job may lack one only when it is older than all that are kept.
+        // Answers are deleted by age, so only a job that is older than all of them may lack one.
         query: concat!(
             "SELECT CASE WHEN j.id IS NULL THEN format('the answer kept for key %s of tenant %s names no job of that tenant', n.key, n.tenant_id)
                 WHEN n.admissions > 1 THEN format('job %s was admitted under %s keys', j.id, n.admissions)

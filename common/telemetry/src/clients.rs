@@ -1,4 +1,5 @@
-//! What clients take of our ports, and what is refused them. No address, key or tenant is a label.
+//! Metrics of clients: connections, limits and refusals. No label contains an address, key or
+//! tenant.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
@@ -9,47 +10,47 @@ use tokio_util::task::TaskTracker;
 
 use super::{gauge, registered};
 
-/// Connections that are open.
+/// Open connections from clients, by port.
 pub static CONNECTIONS: LazyLock<IntGaugeVec> = LazyLock::new(|| {
     gauge(
         "platen_connections",
-        "Connections from clients that are open.",
+        "Open connections from clients.",
         &["port"],
     )
 });
 
-/// Connections that may be open.
+/// Most connections from clients that may be open at once, by port.
 pub static CONNECTIONS_LIMIT: LazyLock<IntGaugeVec> = LazyLock::new(|| {
     gauge(
         "platen_connections_limit",
-        "Connections from clients that may be open at once.",
+        "Most connections from clients that may be open at once.",
         &["port"],
     )
 });
 
-/// Connections that were refused or closed before their time, by reason.
+/// Connections that were refused or closed by us, by port and reason.
 pub static CONNECTIONS_REFUSED: LazyLock<IntCounterVec> = LazyLock::new(|| {
     counter(
         "platen_connections_refused_total",
-        "Connections that were not taken, closed to make room, or closed for being too slow.",
+        "Connections that were not accepted, closed to make room for others, or closed for being too slow.",
         &["port", "reason"],
     )
 });
 
-/// Requests that were answered with 429, by the limit they met.
+/// Requests that were answered with 429, by the limit they exceeded.
 pub static RATE_LIMITED: LazyLock<IntCounterVec> = LazyLock::new(|| {
     counter(
         "platen_rate_limited_total",
-        "Requests that were answered with 429, by the limit they met.",
+        "Requests that were answered with 429, by the limit they exceeded.",
         &["limit"],
     )
 });
 
-/// Requests that showed a wrong key.
+/// Requests with a wrong key, by the kind of key.
 pub static FAILED_AUTHENTICATIONS: LazyLock<IntCounterVec> = LazyLock::new(|| {
     counter(
         "platen_failed_authentications_total",
-        "Requests with a key that is wrong, by whose it should be.",
+        "Requests with a wrong key, by the kind of key.",
         &["of"],
     )
 });
@@ -58,12 +59,17 @@ fn counter(name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
     registered(IntCounterVec::new(Opts::new(name, help), labels))
 }
 
-/// Says what happens often in one line a second, with how often it was.
+/// Limits log lines about frequent events to one per second, with their count. Clones share the
+/// count.
 #[derive(Clone, Debug, Default)]
 pub struct OncePerSecond(Arc<AtomicU64>);
 
 impl OncePerSecond {
-    /// Counts, and calls `say` with the count a second after the first. Of what comes meanwhile `say` is dropped.
+    /// Counts an event. One second after the first event it calls that event's `say` with the count
+    /// of all since; the `say` of the others is dropped.
+    ///
+    /// # Panics
+    /// Outside a Tokio runtime.
     pub fn say(&self, say: impl FnOnce(u64) + Send + 'static) {
         if self.0.fetch_add(1, Ordering::Relaxed) == 0 {
             let count = Arc::clone(&self.0);
@@ -82,7 +88,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn what_happens_often_is_said_once_a_second_with_its_count() {
+    async fn frequent_events_are_logged_once_a_second() {
         let (once, lines) = (OncePerSecond::default(), Arc::new(Mutex::new(Vec::new())));
         let happen = || {
             let lines = Arc::clone(&lines);

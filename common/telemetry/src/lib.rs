@@ -1,7 +1,8 @@
-//! Logs and metrics. Every metric Platen exports is named in [`NAMES`].
+//! Logs and metrics. [`NAMES`] lists every metric that Platen exports.
 //!
-//! What is billed is never counted here: [`billing()`] reads it from the roll-up of the rows that carry the
-//! settlement, so replicas count nothing twice and restarts forget nothing. It is scraped once for the whole service.
+//! Billing is never counted in a process: [`billing()`] reads it from sums that are maintained
+//! together with the settled rows. So several processes count nothing twice, and a restart loses
+//! nothing. It is scraped once for the whole installation.
 
 pub mod clients;
 pub mod process;
@@ -26,161 +27,163 @@ use domain::lanes::LaneState;
 use domain::outcome::Class;
 use traces::Exporting;
 
-/// Metrics of this process.
+/// The metrics of this process.
 static REGISTRY: LazyLock<Registry> = LazyLock::new(|| prometheus::default_registry().clone());
 
-/// Seconds a job was due before a worker claimed it.
+/// Seconds from when a job was due until a worker claimed it.
 pub static QUEUE_SECONDS: LazyLock<HistogramVec> = LazyLock::new(|| {
     histogram(
         "platen_queue_seconds",
-        "Seconds a job was due before a worker claimed it.",
+        "Seconds from when a job was due until a worker claimed it.",
         &["model"],
         &QUEUE_BUCKETS,
     )
 });
 
-/// Seconds a call to a provider took, by how it ended.
+/// Seconds that a call to a provider took, by model and outcome.
 pub static CALL_SECONDS: LazyLock<HistogramVec> = LazyLock::new(|| {
     histogram(
         "platen_call_seconds",
-        "Seconds a call to a provider took.",
+        "Seconds that a call to a provider took.",
         &["model", "outcome"],
         &CALL_BUCKETS,
     )
 });
 
-/// Calls to providers that have not been answered yet.
+/// Calls to providers that have not ended.
 pub static CALLS_IN_FLIGHT: LazyLock<IntGaugeVec> = LazyLock::new(|| {
     gauge(
         "platen_calls_in_flight",
-        "Calls to a provider that are not answered yet.",
+        "Calls to a provider that have not ended.",
         &["model"],
     )
 });
 
-/// 1 while a worker does not reach its bucket, and starts nothing.
+/// 1 while the bucket is unavailable to this worker, so that it starts no job.
 pub static BUCKET_UNAVAILABLE: LazyLock<IntGauge> = LazyLock::new(|| {
     registered(IntGauge::new(
         "platen_bucket_unavailable",
-        "Whether the bucket is away, and no job is started.",
+        "Whether the bucket is unavailable, so that no job is started.",
     ))
 });
 
-/// 1 for how it stands with the bucket's marker, as this process asked last; see `common::files::ownership`.
+/// 1 for the result of this process's last check of the bucket's marker, 0 for the other results;
+/// see `common::files::ownership`.
 pub static BUCKET_OWNERSHIP: LazyLock<IntGaugeVec> = LazyLock::new(|| {
     gauge(
         "platen_bucket_ownership",
-        "Whether the bucket is this database's: ours, not_adopted, foreign or absent.",
+        "Whether the bucket belongs to this database: ours, not_adopted, foreign or absent.",
         &["state"],
     )
 });
 
-/// Bytes that wait for the bucket, in memory.
+/// Bytes of images in the spool: they wait for the bucket, in memory.
 pub static SPOOL_BYTES: LazyLock<IntGauge> = LazyLock::new(|| {
     registered(IntGauge::new(
         "platen_spool_bytes",
-        "Bytes of pictures that wait for the bucket.",
+        "Bytes of images that wait for the bucket.",
     ))
 });
 
-/// Pictures that could not be stored and found no room to wait in.
+/// Images that could not be stored and found the spool full: they were lost.
 pub static SPOOL_REFUSED: LazyLock<IntCounter> = LazyLock::new(|| {
     registered(IntCounter::new(
         "platen_spool_refused_total",
-        "Pictures that could neither be stored nor wait.",
+        "Images that could not be stored and found the spool full.",
     ))
 });
 
-/// Bytes of memory that pictures may take in this worker.
+/// Bytes of memory that images may use in this worker.
 pub static MEMORY_LIMIT: LazyLock<IntGauge> = LazyLock::new(|| {
     registered(IntGauge::new(
         "platen_picture_memory_limit_bytes",
-        "Memory that pictures may take in this worker.",
+        "Memory that images may use in this worker.",
     ))
 });
 
-/// Bytes of it that are taken.
+/// Bytes of this memory that are reserved.
 pub static MEMORY_USED: LazyLock<IntGauge> = LazyLock::new(|| {
     registered(IntGauge::new(
         "platen_picture_memory_bytes",
-        "Memory that is set aside for pictures under way.",
+        "Memory that is reserved for images in work.",
     ))
 });
 
-/// Bytes of memory that requests may take in this api, by what for: `bodies`, `pictures` or `downloads`.
+/// Bytes of memory that requests may use in this api process, by purpose: `bodies`, `pictures` or
+/// `downloads`.
 pub static API_MEMORY_LIMIT: LazyLock<IntGaugeVec> = LazyLock::new(|| {
     gauge(
         "platen_api_memory_limit_bytes",
-        "Memory that requests may take in this api.",
+        "Memory that requests may use in this api process.",
         &["of"],
     )
 });
 
-/// Bytes of it that are taken.
+/// Bytes of this memory that are reserved, by purpose.
 pub static API_MEMORY_USED: LazyLock<IntGaugeVec> = LazyLock::new(|| {
     gauge(
         "platen_api_memory_bytes",
-        "Memory that is set aside for requests under way.",
+        "Memory that is reserved for requests in work.",
         &["of"],
     )
 });
 
-/// Requests that wait for their turn in this api, by what they wait for.
+/// Requests that wait in this api process, by the pool they wait for.
 pub static API_WAITING: LazyLock<IntGaugeVec> = LazyLock::new(|| {
     gauge(
         "platen_api_waiting",
-        "Requests that wait for their turn in this api.",
+        "Requests that wait for a free place in a pool of this api process.",
         &["pool"],
     )
 });
 
-/// Requests that were refused because their turn did not come in time, by what they waited for.
+/// Requests that were refused because they had waited too long, by the pool they waited for.
 pub static API_OVERLOADED: LazyLock<IntCounterVec> = LazyLock::new(|| {
     registered(IntCounterVec::new(
         Opts::new(
             "platen_api_overloaded_total",
-            "Requests refused because their turn did not come in time.",
+            "Requests refused because they had waited too long for a place in a pool.",
         ),
         &["pool"],
     ))
 });
 
-/// Files that were deleted because their time was over.
+/// Files that were deleted because they were due, by class.
 pub static DELETIONS: LazyLock<IntCounterVec> = LazyLock::new(|| {
     registered(IntCounterVec::new(
         Opts::new(
             "platen_deletions_total",
-            "Files deleted because their time was over.",
+            "Files deleted because they were due.",
         ),
         &["class"],
     ))
 });
 
-/// Files that are due and not deleted yet, as this worker saw it last.
+/// Files that are due and not deleted, when this worker last counted.
 pub static DELETIONS_DUE: LazyLock<IntGauge> = LazyLock::new(|| {
     registered(IntGauge::new(
         "platen_deletions_due",
-        "Files that are due and not deleted yet.",
+        "Files that are due and not deleted.",
     ))
 });
 
-/// Since when the oldest of them is due.
+/// Seconds for which the oldest of these files has been due.
 pub static DELETIONS_LATE: LazyLock<Gauge> = LazyLock::new(|| {
     registered(Gauge::new(
         "platen_deletions_late_seconds",
-        "Seconds since the oldest file that is due was to be gone.",
+        "Seconds for which the oldest file that is not deleted has been due.",
     ))
 });
 
-/// Lines of the ledger that are not what the newest anchor says, as this worker saw it last.
+/// Findings of this worker's last comparison of the ledger with the newest anchor.
 pub static LEDGER_REWRITTEN: LazyLock<IntGauge> = LazyLock::new(|| {
     registered(IntGauge::new(
         "platen_ledger_rewritten",
-        "Lines of the ledger that are not what the newest anchor says, and anchors that are not as they were signed.",
+        "Ledgers that do not match the newest anchor, and anchors that do not match their signature.",
     ))
 });
 
-/// When the newest anchor was written that this worker has seen.
+/// When the newest anchor was written that this worker has seen, in seconds since 1970.
 pub static ANCHORED: LazyLock<IntGauge> = LazyLock::new(|| {
     registered(IntGauge::new(
         "platen_anchor_timestamp_seconds",
@@ -188,6 +191,7 @@ pub static ANCHORED: LazyLock<IntGauge> = LazyLock::new(|| {
     ))
 });
 
+/// Registers a metric of this process.
 fn registered<M: Collector + Clone + 'static>(metric: prometheus::Result<M>) -> M {
     let metric = metric.expect("a valid metric");
     REGISTRY
@@ -196,10 +200,13 @@ fn registered<M: Collector + Clone + 'static>(metric: prometheus::Result<M>) -> 
     metric
 }
 
-/// Calls a lane lets in at once, as all workers together have learned it.
+/// Calls that a lane allows in flight at once; all workers share the limit.
 static LANE_LIMIT: LazyLock<GaugeVec> = LazyLock::new(|| {
     let limit = GaugeVec::new(
-        Opts::new("platen_lane_limit", "Calls a lane lets in at once."),
+        Opts::new(
+            "platen_lane_limit",
+            "Calls that a lane allows in flight at once.",
+        ),
         &["lane"],
     )
     .expect("a valid metric");
@@ -218,29 +225,29 @@ static LANE_CALLS: LazyLock<IntGaugeVec> = LazyLock::new(|| {
     )
 });
 
-/// 1 where a lane is closed or pauses, by what it was answered.
+/// 1 where a lane is unavailable, by the outcome of its calls.
 static LANE_UNAVAILABLE: LazyLock<IntGaugeVec> = LazyLock::new(|| {
     gauge(
         "platen_lane_unavailable",
-        "Whether a lane lets nobody in, by what it was answered.",
+        "Whether a lane is unavailable, by the outcome of its calls.",
         &["lane", "outcome"],
     )
 });
 
-/// Tenants a lane is closed for because of their own calls.
+/// Tenants that a lane is unavailable for because of their own calls.
 static LANE_TENANTS_UNAVAILABLE: LazyLock<IntGaugeVec> = LazyLock::new(|| {
     gauge(
         "platen_lane_tenants_unavailable",
-        "Tenants a lane is closed for because of their own calls.",
+        "Tenants that a lane is unavailable for because of their own calls.",
         &["lane"],
     )
 });
 
-/// When a model is shut down.
+/// When a model is shut down by its vendor, in seconds since 1970.
 static SHUT_DOWN: LazyLock<IntGaugeVec> = LazyLock::new(|| {
     gauge(
         "platen_model_shutdown_timestamp_seconds",
-        "When a model on offer is shut down, where that is known.",
+        "When an offered model is shut down, where that is known.",
         &["model"],
     )
 });
@@ -253,9 +260,9 @@ fn gauge(name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
     gauge
 }
 
-/// How the lanes stand. Every worker tells the same: they share what they know.
+/// Sets the metrics of lanes. Every worker reports the same: they share the lanes' state.
 pub fn lanes(states: &[LaneState]) {
-    // A lane that opened has no reason any more, and of lanes nobody knows nothing is told.
+    // The label `outcome` changes with the state, so series of earlier states must go.
     LANE_UNAVAILABLE.reset();
     LANE_LIMIT.reset();
     LANE_CALLS.reset();
@@ -268,14 +275,14 @@ pub fn lanes(states: &[LaneState]) {
         LANE_TENANTS_UNAVAILABLE
             .with_label_values(&[&lane])
             .set(tenants);
-        let closed_by = state.unavailable_because();
+        let cause = state.unavailable_because();
         LANE_UNAVAILABLE
-            .with_label_values(&[lane.as_str(), closed_by.map_or("none", Class::as_str)])
-            .set(i64::from(closed_by.is_some()));
+            .with_label_values(&[lane.as_str(), cause.map_or("none", Class::as_str)])
+            .set(i64::from(cause.is_some()));
     }
 }
 
-/// When the models on offer are shut down.
+/// Sets the metric of when each offered model is shut down.
 pub fn lifecycle(catalog: &Catalog) {
     for model in catalog.models() {
         if let Some(day) = model.shut_down {
@@ -285,19 +292,21 @@ pub fn lifecycle(catalog: &Catalog) {
     }
 }
 
-/// Seconds the api took to answer, by route.
+/// Seconds that the api took to answer, by method, route and status.
 pub static HTTP_SECONDS: LazyLock<HistogramVec> = LazyLock::new(|| {
     histogram(
         "platen_http_request_seconds",
-        "Seconds the api took to answer.",
+        "Seconds that the api took to answer.",
         &["method", "route", "status"],
         &QUEUE_BUCKETS,
     )
 });
 
+/// Histogram buckets in seconds for waiting and for requests to the api.
 const QUEUE_BUCKETS: [f64; 14] = [
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0, 600.0,
 ];
+/// Histogram buckets in seconds for calls to providers.
 const CALL_BUCKETS: [f64; 10] = [0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 180.0];
 
 fn histogram(name: &str, help: &str, labels: &[&str], buckets: &[f64]) -> HistogramVec {
@@ -312,7 +321,8 @@ fn histogram(name: &str, help: &str, labels: &[&str], buckets: &[f64]) -> Histog
     histogram
 }
 
-/// Names of every metric Platen exports; dashboards may use these and their suffixes only.
+/// The name of every metric that Platen exports. Dashboards may use only these, with their
+/// suffixes.
 pub const NAMES: &[&str] = &[
     "platen_queue_seconds",
     "platen_call_seconds",
@@ -330,7 +340,6 @@ pub const NAMES: &[&str] = &[
     "platen_lane_limit",
     "platen_lane_calls",
     "platen_lane_unavailable",
-    "platen_lane_tenants_unavailable",
     "platen_lane_tenants_unavailable",
     "platen_model_shutdown_timestamp_seconds",
     "platen_bucket_unavailable",
@@ -371,7 +380,7 @@ pub const NAMES: &[&str] = &[
     "platen_anchor_timestamp_seconds",
 ];
 
-/// This process's metrics, as Prometheus text.
+/// The metrics of this process, in Prometheus' text format.
 pub fn process() -> String {
     process::refresh();
     encode(&REGISTRY)
@@ -382,39 +391,42 @@ pub fn encode(registry: &Registry) -> String {
     let mut text = Vec::new();
     TextEncoder::new()
         .encode(&registry.gather(), &mut text)
-        .expect("memory takes it");
+        .expect("writing to memory does not fail");
     String::from_utf8(text).expect("Prometheus text is UTF-8")
 }
 
-/// Whether lines are coloured: only for a terminal, and not where `NO_COLOR` has a value (<https://no-color.org>).
+/// Whether log lines are coloured: only on a terminal, and not where `NO_COLOR` has a value
+/// (<https://no-color.org>).
 fn colours(is_terminal: bool, no_color: Option<&OsStr>) -> bool {
     is_terminal && no_color.is_none_or(OsStr::is_empty)
 }
 
-/// A variable of the logs that cannot be used.
+/// Why a variable of the logs cannot be used.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LogConfigError {
+    /// `PLATEN_LOG` is not a filter.
     #[error(
         "PLATEN_LOG is not usable: {0}. It is a level (error, warn, info, debug, trace or off), or levels for parts of the program, such as `info,sqlx=debug`"
     )]
     Filter(String),
+    /// `PLATEN_LOG_FORMAT` is not a format.
     #[error("PLATEN_LOG_FORMAT is not usable: {0:?} is neither text nor json")]
     Format(String),
 }
 
-/// Starts logging to standard error, as `PLATEN_LOG` and `PLATEN_LOG_FORMAT` say, and sending traces, where it is said whereto.
-/// What it returns must be kept until the end.
+/// Starts logging to standard error, configured by `PLATEN_LOG` and `PLATEN_LOG_FORMAT`, and the
+/// export of traces where a collector is configured. Keep the returned value until the process
+/// ends: dropping it sends the last traces.
 ///
 /// # Errors
-///
-/// When one of the two variables is not usable: nothing is logged then.
+/// One of the two variables is not valid. Nothing is logged then.
 pub fn start() -> Result<Exporting, LogConfigError> {
     let variable = |name| std::env::var(name).unwrap_or_default();
     let filter = filter(&variable("PLATEN_LOG"))?;
     let json = is_json(&variable("PLATEN_LOG_FORMAT"))?;
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
-        // A line that cannot be written would be told of on the same standard error, and end the process.
+        // Otherwise the library reports a failed write on the same standard error and panics.
         .log_internal_errors(false)
         .with_ansi(colours(
             std::io::stderr().is_terminal(),
@@ -430,20 +442,21 @@ pub fn start() -> Result<Exporting, LogConfigError> {
         filter_fn(|metadata| metadata.target() == traces::TARGET),
         filter_fn(|metadata| metadata.target() != traces::TARGET),
     );
-    let (sent, exporting) = traces::layer().unzip();
+    let (spans, exporting) = traces::layer().unzip();
     let registry = tracing_subscriber::registry()
-        .with(sent.with_filter(is_trace))
+        .with(spans.with_filter(is_trace))
         .with(lines.with_filter(filter.and(is_line)));
-    // A second start in one process, as in tests, keeps the first.
+    // A second start in the same process, as in tests, changes nothing.
     let _started = registry.try_init();
     Ok(exporting.unwrap_or_default())
 }
 
-/// What is logged. A bare word is a level: the library would take any other word for a part of the program, and log nothing else.
+/// Parses `PLATEN_LOG`. A single word must be a level: the library would take any other word as the
+/// name of a part of the program, and log only that part.
 fn filter(text: &str) -> Result<EnvFilter, LogConfigError> {
     let mut directives = Vec::new();
     for directive in text.split(',').map(str::trim) {
-        // With a field or a span in it, it is the library's to judge.
+        // Directives with a span or a field are left to the library.
         if directive.is_empty() || directive.contains(['[', '{']) {
             directives.extend((!directive.is_empty()).then(|| directive.to_owned()));
             continue;
@@ -460,7 +473,7 @@ fn filter(text: &str) -> Result<EnvFilter, LogConfigError> {
         .map_err(|error| LogConfigError::Filter(error.to_string()))
 }
 
-/// A level by one of the names it has elsewhere.
+/// The level for a name, including names that other programs use.
 fn level(name: &str) -> Result<&'static str, LogConfigError> {
     let level = match name.trim().to_ascii_lowercase().as_str() {
         "off" | "none" => "off",
@@ -487,14 +500,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_terminal_that_is_not_told_otherwise_gets_colours() {
+    fn colours_need_a_terminal_and_no_no_color() {
         let set = |value: &'static str| Some(OsStr::new(value));
         assert!(colours(true, None) && colours(true, set("")));
         assert!(!colours(true, set("1")) && !colours(false, None) && !colours(false, set("")));
     }
 
     #[test]
-    fn levels_go_by_their_common_names_and_rubbish_is_refused() {
+    fn levels_have_common_names_and_others_are_refused() {
         for (text, means) in [
             ("", "info"),
             ("warning", "warn"),
@@ -513,10 +526,10 @@ mod tests {
             "sqlx",
             "a b=info=x",
         ] {
-            let refused = filter(text);
-            let fine = text == "info,";
-            assert_eq!(refused.is_ok(), fine, "{text}");
-            if let Err(error) = refused {
+            let parsed = filter(text);
+            let is_valid = text == "info,";
+            assert_eq!(parsed.is_ok(), is_valid, "{text}");
+            if let Err(error) = parsed {
                 assert!(error.to_string().contains("error, warn, info"), "{error}");
             }
         }

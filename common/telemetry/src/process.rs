@@ -1,4 +1,4 @@
-//! How this process stands: what it runs, holds and waits for.
+//! Metrics of the process itself: version, slots, leases, images in work, Redis and Postgres.
 
 use std::sync::LazyLock;
 
@@ -6,25 +6,25 @@ use prometheus::{HistogramTimer, HistogramVec, IntGauge, IntGaugeVec};
 
 use super::{gauge, histogram, registered};
 
-/// The version that runs.
+/// The version of the program.
 static BUILD: LazyLock<IntGaugeVec> = LazyLock::new(|| {
     gauge(
         "platen_build_info",
-        "The version that runs; always 1.",
+        "The version of the program; always 1.",
         &["version"],
     )
 });
 
-/// Times a step of an attempt until it is dropped, however that ends.
+/// Starts to time a step of an attempt. Dropping the timer records the time, also after a failure.
 pub fn step(name: &str) -> HistogramTimer {
     STEP_SECONDS.with_label_values(&[name]).start_timer()
 }
 
-/// Seconds a step of an attempt took.
+/// Seconds that a step of an attempt took, by step.
 static STEP_SECONDS: LazyLock<HistogramVec> = LazyLock::new(|| {
     histogram(
         "platen_step_seconds",
-        "Seconds a step of an attempt took: inputs and room waited for, originals stored, pictures rendered and stored, jobs settled.",
+        "Seconds that a step of an attempt took: waiting for inputs and memory, storing originals, rendering and storing images, settling jobs.",
         &["step"],
         &[
             0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0,
@@ -32,63 +32,64 @@ static STEP_SECONDS: LazyLock<HistogramVec> = LazyLock::new(|| {
     )
 });
 
-/// Jobs a worker works on at once.
+/// Jobs that this worker runs at once, without its reserve.
 pub static SLOTS: LazyLock<IntGauge> = LazyLock::new(|| {
     registered(IntGauge::new(
         "platen_worker_slots",
-        "Jobs this worker works on at once.",
+        "Jobs that this worker runs at once.",
     ))
 });
 
-/// Jobs it works on now.
+/// Jobs that it runs now: it has a lease on each.
 pub static LEASES: LazyLock<IntGauge> = LazyLock::new(|| {
     registered(IntGauge::new(
         "platen_worker_leases",
-        "Jobs this worker holds a lease on.",
+        "Jobs that this worker has a lease on.",
     ))
 });
 
-/// Jobs it works on beside its slots where those are all taken by others.
+/// Size of its reserve: further jobs, for tenants and models that have few slots.
 pub static RESERVE: LazyLock<IntGauge> = LazyLock::new(|| {
     registered(IntGauge::new(
         "platen_worker_reserve",
-        "Jobs this worker may work on beside its slots, for tenants and models that have few of them.",
+        "Jobs that this worker may run in addition to its slots, for tenants and models that have few slots.",
     ))
 });
 
-/// Jobs it works on now in its reserve; they are leases, too.
+/// Jobs that it runs in its reserve now; they are leases, too.
 pub static RESERVE_LEASES: LazyLock<IntGauge> = LazyLock::new(|| {
     registered(IntGauge::new(
         "platen_worker_reserve_leases",
-        "Jobs this worker works on in its reserve.",
+        "Jobs that this worker runs in its reserve.",
     ))
 });
 
-/// Seconds until the first of its leases runs out, unless it is renewed; a whole lease where it holds none.
+/// Seconds until the first of its leases expires if it is not renewed; a whole lease where it has
+/// none.
 pub static LEASE_LEFT: LazyLock<prometheus::Gauge> = LazyLock::new(|| {
     registered(prometheus::Gauge::new(
         "platen_worker_lease_left_seconds",
-        "Seconds until the first of this worker's leases runs out.",
+        "Seconds until the first of this worker's leases expires.",
     ))
 });
 
-/// Pictures that wait for a place in the render_pool, or have one.
+/// Images that are in the render pool or wait for it.
 pub static RENDER_POOL: LazyLock<IntGauge> = LazyLock::new(|| {
     registered(IntGauge::new(
         "platen_render_pool_pictures",
-        "Pictures that are rendered or wait for it.",
+        "Images that are being rendered or wait for it.",
     ))
 });
 
-/// Pictures it develops at once.
+/// Images that the render pool renders at once.
 pub static RENDER_POOL_SIZE: LazyLock<IntGauge> = LazyLock::new(|| {
     registered(IntGauge::new(
         "platen_render_pool_size",
-        "Pictures that are rendered at once.",
+        "Images that are rendered at once.",
     ))
 });
 
-/// Before metrics are told.
+/// Updates metrics that are read when they are scraped.
 pub(super) fn refresh() {
     BUILD.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
 }

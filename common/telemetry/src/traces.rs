@@ -1,9 +1,12 @@
-//! Traces: one tree from the client's `traceparent` over the request and every attempt to each call of a model.
+//! Traces: from the client's `traceparent` to the request, to every attempt, and to each call of a
+//! model.
 //!
-//! What a span is called and says stands here and nowhere else: OpenTelemetry's conventions for generative AI still move
-//! (opentelemetry.io/docs/specs/semconv, "Generative AI"; of November 2026, status development). Prompts and keys are in none of them.
-//! Without the feature `otel`, or `OTEL_EXPORTER_OTLP_ENDPOINT`, all of these spans are off; the client's `traceparent` is
-//! kept all the same.
+//! All names and attributes of spans are in this file, because OpenTelemetry's conventions for
+//! generative AI still change (opentelemetry.io/docs/specs/semconv, "Generative AI"; status
+//! development in November 2026). No span contains a prompt or a key.
+//!
+//! Without the feature `otel`, or without `OTEL_EXPORTER_OTLP_ENDPOINT`, these spans are off. The
+//! client's `traceparent` is stored and passed on in any case.
 
 use std::fmt;
 
@@ -19,17 +22,18 @@ use domain::outcome::table::Dialect;
 mod otlp;
 
 use domain::traceparent::TraceParent;
-/// Sends what is recorded until it is dropped, and what is left then.
+
+/// Sends spans until it is dropped, and the last ones then.
 pub use otlp::Exporting;
 pub(super) use otlp::layer;
 
-/// What all spans of this file are marked with: they are for traces, and in no line of the log.
+/// The target of all spans of this file. They are exported as traces and never logged.
 pub(super) const TARGET: &str = "trace";
 
-/// The variable that says where spans are sent.
+/// The variable with the collector's URL.
 const ENDPOINT: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
 
-/// A request to the api, as a part of its client's trace.
+/// The span of a request to the api, in its client's trace.
 pub fn request(method: &str, route: &str, parent: Option<&TraceParent>) -> Span {
     let span = tracing::debug_span!(
         target: TARGET,
@@ -44,7 +48,7 @@ pub fn request(method: &str, route: &str, parent: Option<&TraceParent>) -> Span 
     continued(span, parent)
 }
 
-/// How a request was answered.
+/// Records the status of a request's answer.
 pub fn record_status(span: &Span, status: u16) {
     span.record("http.response.status_code", status);
     if status >= 500 {
@@ -52,7 +56,7 @@ pub fn record_status(span: &Span, status: u16) {
     }
 }
 
-/// One attempt at a job, as a part of the trace that it was submitted in.
+/// The span of one attempt at a job, in the trace in which the job was submitted.
 pub fn attempt(job: JobId, fence: i32, model: &str, parent: Option<&TraceParent>) -> Span {
     let span = tracing::debug_span!(
         target: TARGET,
@@ -66,7 +70,7 @@ pub fn attempt(job: JobId, fence: i32, model: &str, parent: Option<&TraceParent>
     continued(span, parent)
 }
 
-/// One call of a model. Its parent is whatever span it is made in.
+/// The span of one call of a model. Its parent is the current span.
 pub fn call(dialect: Dialect, lane: &Lane, call: CallId) -> Span {
     let model = lane.model.as_str();
     tracing::debug_span!(
@@ -88,14 +92,14 @@ pub fn call(dialect: Dialect, lane: &Lane, call: CallId) -> Span {
     )
 }
 
-/// What came of a call: its class, and what the provider said of itself.
+/// Records how a call ended: its class, and the provider's response id and token counts.
 pub fn record_call(span: &Span, class: Class, response: Option<&str>, tokens: Option<Tokens>) {
     if let Some(response) = response {
         span.record("gen_ai.response.id", response);
     }
     if let Some(Tokens { input, thought }) = tokens {
         span.record("gen_ai.usage.input_tokens", input);
-        // Thoughts and text; a picture is not counted in tokens here.
+        // Thoughts and text only: the tokens of an image are not in this number.
         span.record("gen_ai.usage.output_tokens", thought);
     }
     if class != Class::Ok {
@@ -104,7 +108,7 @@ pub fn record_call(span: &Span, class: Class, response: Option<&str>, tokens: Op
     }
 }
 
-/// As the conventions call who runs the model.
+/// The name of the provider in OpenTelemetry's conventions.
 fn vendor(dialect: Dialect) -> &'static str {
     match dialect {
         Dialect::Vertex => "gcp.vertex_ai",
@@ -113,7 +117,7 @@ fn vendor(dialect: Dialect) -> &'static str {
     }
 }
 
-/// What goes on with a span: its own place in the trace, where it is recorded.
+/// The `traceparent` for what follows from a span; `None` where the span is not recorded.
 pub fn current(span: &Span) -> Option<TraceParent> {
     otlp::place(span)
 }
@@ -125,14 +129,14 @@ fn continued(span: Span, parent: Option<&TraceParent>) -> Span {
     span
 }
 
-/// Whether somebody says where spans are to be sent.
+/// Whether a collector is configured.
 fn is_wanted() -> bool {
     std::env::var_os(ENDPOINT).is_some_and(|endpoint| !endpoint.is_empty())
 }
 
-/// A line for people before logging has begun.
+/// Writes a line to standard error, before logging has started.
 fn say(what: impl fmt::Display) {
     use std::io::Write;
-    // Who has closed standard error does not want to know.
-    let _unheard = writeln!(std::io::stderr(), "{ENDPOINT}: {what}");
+    // There is nobody to report a closed standard error to.
+    let _ignored = writeln!(std::io::stderr(), "{ENDPOINT}: {what}");
 }

@@ -59,7 +59,7 @@ const PLANTS: &[(&str, &str)] = &[
     ),
     (
         "CREATE TABLE people (id uuid PRIMARY KEY, tenant_id uuid)",
-        "table people is none of those that guard this schema: table of platen_admin, row-level security off",
+        "table people is not in the list of guards of this schema: table of platen_admin, row-level security off",
     ),
     (
         "ALTER TABLE grants OWNER TO platen_api",
@@ -79,7 +79,7 @@ const PLANTS: &[(&str, &str)] = &[
     ),
     (
         "CREATE POLICY easier ON artifacts FOR SELECT TO platen_api USING (true)",
-        "policy easier on artifacts is none of those that guard this schema: select by platen_api, of rows with (true)",
+        "policy easier on artifacts is not in the list of guards of this schema: select by platen_api, of rows with (true)",
     ),
     (
         "DROP POLICY own_tenant_worker ON artifacts",
@@ -107,7 +107,7 @@ const PLANTS: &[(&str, &str)] = &[
     ),
     (
         "CREATE RULE silently AS ON DELETE TO transfers DO INSTEAD NOTHING",
-        "rule silently on transfers is none of those that guard this schema",
+        "rule silently on transfers is not in the list of guards of this schema",
     ),
     (
         "ALTER TABLE jobs DROP CONSTRAINT charged_is_delivered",
@@ -131,7 +131,7 @@ const PLANTS: &[(&str, &str)] = &[
     ),
     (
         "GRANT platen_owner TO platen_api",
-        "platen_api: it may act as platen_owner; nobody may do that",
+        "platen_api: it may act as platen_owner; this is not allowed",
     ),
     (
         "GRANT pg_read_all_data TO platen_api",
@@ -159,31 +159,31 @@ const PLANTS: &[(&str, &str)] = &[
     ),
     (
         "GRANT TRUNCATE ON operator_actions TO platen_api",
-        "platen_api may TRUNCATE on operator_actions, and must not",
+        "platen_api may TRUNCATE on operator_actions, which is not allowed",
     ),
     (
         "GRANT UPDATE, DELETE ON transfers TO platen_worker",
-        "platen_worker may DELETE on transfers, and must not",
+        "platen_worker may DELETE on transfers, which is not allowed",
     ),
     (
         "GRANT UPDATE (amount) ON transfers TO platen_worker",
-        "platen_worker may UPDATE (amount) on transfers, and must not",
+        "platen_worker may UPDATE (amount) on transfers, which is not allowed",
     ),
     (
         "GRANT SELECT ON jobs TO PUBLIC",
-        "everybody may SELECT on jobs, and must not",
+        "everybody may SELECT on jobs, which is not allowed",
     ),
     (
         "GRANT SELECT ON jobs TO platen",
-        "platen may SELECT on jobs, and must not",
+        "platen may SELECT on jobs, which is not allowed",
     ),
     (
         "GRANT CREATE ON SCHEMA public TO PUBLIC",
-        "everybody may create objects in schema public, and must not",
+        "everybody may create objects in schema public, which is not allowed",
     ),
     (
         "REVOKE SELECT ON wallets FROM platen_reader",
-        "platen_reader may SELECT on wallets no longer, and must be able to",
+        "a grant is missing: platen_reader may SELECT on wallets",
     ),
     (
         "ALTER FUNCTION append_only() RESET search_path",
@@ -203,7 +203,7 @@ const PLANTS: &[(&str, &str)] = &[
     ),
     (
         "CREATE FUNCTION door() RETURNS text LANGUAGE sql SECURITY DEFINER RETURN 'open'",
-        "function door() is none of those that guard this schema: sql of platen_admin, with its owner's rights",
+        "function door() is not in the list of guards of this schema: sql of platen_admin, with its owner's rights",
     ),
 ];
 

@@ -8,6 +8,7 @@
 #![expect(clippy::print_stdout, reason = "prints how far it is")]
 
 mod books;
+mod lanes;
 mod model;
 mod moves;
 mod races;

@@ -1,6 +1,9 @@
-//! Google Cloud Storage. Credentials are found as Google's own clients find them: a file that
-//! `GOOGLE_APPLICATION_CREDENTIALS` names, `gcloud`'s own, or the machine's service account. Encryption with a key of one's own
-//! (CMEK) is the bucket's default there: whatever is written without naming a key gets it.
+//! Google Cloud Storage.
+//!
+//! Credentials are found as Google's own clients find them: a file that
+//! `GOOGLE_APPLICATION_CREDENTIALS` names, those of `gcloud`, or the machine's service account. A
+//! customer's own encryption key (CMEK) is set as the default of the bucket: objects that are
+//! written without a key get it.
 
 use object_store::ClientOptions;
 use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
@@ -9,19 +12,23 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::{BadAddress, is_loopback, retries};
 
-/// A key as it stands in a link's path: what Google's own signer leaves as it is, and everything else escaped.
-/// `object_store` 0.14.2 escapes keys in its requests and forgets to in its links.
+/// A key as it must be in the path of a link: percent-encoded, except the characters that Google's
+/// own signer leaves. `object_store` 0.14.2 encodes keys in its requests, but not in its links.
 pub(super) fn escaped(key: &Key) -> Key {
-    const ALL_BUT: &AsciiSet = &NON_ALPHANUMERIC
+    const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
         .remove(b'-')
         .remove(b'.')
         .remove(b'_')
         .remove(b'~')
         .remove(b'/');
-    let escaped = utf8_percent_encode(key.as_ref(), ALL_BUT).to_string();
+    let escaped = utf8_percent_encode(key.as_ref(), ESCAPED).to_string();
     Key::parse(escaped).expect("the escaped form of a key is one")
 }
 
+/// The settings of a bucket from Google's variables.
+///
+/// # Errors
+/// `STORAGE_EMULATOR_HOST` is another machine and not encrypted.
 pub(super) fn builder(
     bucket: &str,
     variables: impl Iterator<Item = (String, String)>,
@@ -41,7 +48,7 @@ pub(super) fn builder(
     let Some(emulator) = emulator else {
         return Ok(builder);
     };
-    // As Google's clients have it, with or without a scheme.
+    // With or without a scheme, as Google's clients accept it.
     let emulator = if emulator.contains("://") {
         emulator
     } else {
@@ -49,17 +56,19 @@ pub(super) fn builder(
     };
     if emulator.starts_with("http://") {
         if !is_loopback(&emulator) {
-            return Err(BadAddress(format!("{emulator} is not encrypted: https")));
+            return Err(BadAddress(format!(
+                "{emulator} is not encrypted: use https"
+            )));
         }
         builder = builder.with_client_options(ClientOptions::new().with_allow_http(true));
     }
-    // Nobody there asks who we are, and nobody else need be asked for a token.
+    // An emulator accepts any token; without one the metadata server would be asked for it.
     Ok(builder
         .with_bearer_token("emulated")
         .with_base_url(emulator.trim_end_matches('/')))
 }
 
-/// Where the links of a store begin, as `object_store` makes them.
+/// What the links of the store begin with, as `object_store` builds them.
 pub(super) fn url(builder: &GoogleCloudStorageBuilder) -> String {
     let endpoint = builder.get_config_value(&GoogleConfigKey::BaseUrl);
     endpoint.unwrap_or_else(|| "https://storage.googleapis.com".to_owned())

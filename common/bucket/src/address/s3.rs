@@ -1,9 +1,13 @@
-//! S3, as every `AWS_…` variable there is says.
+//! S3, configured by the standard `AWS_…` variables.
 
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, S3ConditionalPut};
 
 use super::{BadAddress, is_loopback, retries};
 
+/// The settings of a bucket from the variables of AWS.
+///
+/// # Errors
+/// The endpoint is another machine, not encrypted, and that is not allowed.
 pub(super) fn builder(
     bucket: &str,
     variables: impl Iterator<Item = (String, String)>,
@@ -15,6 +19,7 @@ pub(super) fn builder(
         let Ok(key) = name.to_ascii_lowercase().parse::<AmazonS3ConfigKey>() else {
             continue;
         };
+        // The special endpoint wins over the general one, as in AWS's own programs.
         match name.as_str() {
             "AWS_ENDPOINT_URL_S3" => endpoint = Some(value.clone()),
             "AWS_ENDPOINT_URL" | "AWS_ENDPOINT" => {
@@ -30,30 +35,30 @@ pub(super) fn builder(
     {
         if !is_loopback(&endpoint) {
             return Err(BadAddress(format!(
-                "{endpoint} is not encrypted: https, or AWS_ALLOW_HTTP=true in a network of your own"
+                "{endpoint} is not encrypted: use https, or set AWS_ALLOW_HTTP=true in a network of your own"
             )));
         }
         builder = builder.with_allow_http(true);
     }
     Ok(builder
         .with_bucket_name(bucket)
-        // No key is written twice: a store that cannot promise it is no bucket.
+        // No key is written twice: a store that cannot guarantee that is not usable.
         .with_conditional_put(S3ConditionalPut::ETagMatch)
         .with_retry(retries()))
 }
 
-/// Where the links of a store begin, as `object_store` makes them.
+/// What the links of the store begin with, as `object_store` builds them.
 pub(super) fn url(builder: &AmazonS3Builder) -> String {
-    let said = |key| builder.get_config_value(&key);
-    let is_on = |key| said(key).is_some_and(|value| value == "true");
+    let setting = |key| builder.get_config_value(&key);
+    let is_on = |key| setting(key).is_some_and(|value| value == "true");
     let endpoint =
-        said(AmazonS3ConfigKey::S3Endpoint).or_else(|| said(AmazonS3ConfigKey::Endpoint));
-    let bucket = said(AmazonS3ConfigKey::Bucket).unwrap_or_default();
-    let region = said(AmazonS3ConfigKey::Region).unwrap_or_else(|| "us-east-1".to_owned());
+        setting(AmazonS3ConfigKey::S3Endpoint).or_else(|| setting(AmazonS3ConfigKey::Endpoint));
+    let bucket = setting(AmazonS3ConfigKey::Bucket).unwrap_or_default();
+    let region = setting(AmazonS3ConfigKey::Region).unwrap_or_else(|| "us-east-1".to_owned());
     if let Some(endpoint) = endpoint {
         endpoint
     } else if is_on(AmazonS3ConfigKey::S3Express) {
-        // A bucket in one zone is called name--zone--x-s3.
+        // A directory bucket is named name--zone--x-s3.
         let zone = bucket.rsplit("--").nth(1).unwrap_or_default();
         format!("https://{bucket}.s3express-{zone}.{region}.amazonaws.com")
     } else if is_on(AmazonS3ConfigKey::VirtualHostedStyleRequest) {

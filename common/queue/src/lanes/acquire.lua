@@ -1,35 +1,48 @@
--- Lets a call in, or says for how long not, and why.
-local hash, calls, tenant_hash, tenant_calls, closed = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-local call, ends_within, first_limit, retry, most_budget, forgotten, tenant_name =
-  ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4] == '1', tonumber(ARGV[5]), ARGV[6], ARGV[7]
+-- Asks for permission to make a call. Returns {wait in ms, reason}; a wait of 0 grants it.
+local lane_key, calls_key, tenant_key, tenant_calls_key, closed_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local call_id = ARGV[1]
+local call_ttl = tonumber(ARGV[2]) -- how long the call counts if nobody reports its end
+local first_limit = ARGV[3]
+local is_retry = ARGV[4] == '1'
+local max_budget = tonumber(ARGV[5])
+local lane_ttl = ARGV[6]
+local tenant_name = ARGV[7]
 
-sorted_set(closed)
-local lane = look(hash, calls, first_limit)
+ensure_sorted_set(closed_key)
+-- The lane itself comes first: what stops everybody stops this tenant, too.
+local lane = load_lane(lane_key, calls_key, first_limit)
 if lane.wait > 0 then return {lane.wait, lane.why} end
-local tenant = look_at_tenant(tenant_hash, tenant_calls, lane)
+local tenant = load_tenant(tenant_key, tenant_calls_key, lane)
 if tenant.wait > 0 then return {tenant.wait, tenant.why} end
--- A lane that is to be probed is probed by others than who helped to close it, if they come within a second.
-if lane.broken and tenant.broken and now < lane.until_ + 1000 then return {math.ceil(lane.until_ + 1000 - now), lane.cause} end
-if lane.early > 0 then return {math.ceil(lane.early), 'full'} end
-if retry then
-  local known = redis.call('HMGET', hash, 'budget', 'budget_at')
-  local saved = number(hash, 'budget', known[1], most_budget, 0, most_budget)
-  local at = number(hash, 'budget_at', known[2], now, 0, now + HOUR)
-  local budget = math.min(most_budget, saved + (now - at) / 2000)
+-- A tenant that helped to open the breaker probes last: for one second the probe is left to others.
+-- Otherwise a prompt that breaks the model would be the probe each time.
+if lane.circuit_open and tenant.circuit_open and now < lane.blocked_until + 1000 then
+  return {math.ceil(lane.blocked_until + 1000 - now), lane.cause}
+end
+-- Too soon after the last call: calls are spread evenly.
+if lane.gap_left > 0 then return {math.ceil(lane.gap_left), 'full'} end
+-- A retry takes one from the budget, which grows by one in two seconds and with each success. It is
+-- charged last, so a call that is refused for another reason costs nothing.
+if is_retry then
+  local stored = redis.call('HMGET', lane_key, 'budget', 'budget_at')
+  local saved = read_number(lane_key, 'budget', stored[1], max_budget, 0, max_budget)
+  local saved_at = read_number(lane_key, 'budget_at', stored[2], now, 0, now + HOUR)
+  local budget = math.min(max_budget, saved + (now - saved_at) / 2000)
   if budget < 1 then return {1000, 'retries'} end
-  redis.call('HSET', hash, 'budget', budget - 1, 'budget_at', now)
+  redis.call('HSET', lane_key, 'budget', budget - 1, 'budget_at', now)
 end
-if lane.broken then redis.call('HSET', hash, 'probe', call) end
-if tenant.broken then
-  redis.call('HSET', tenant_hash, 'probe', call)
-  -- Until it is answered no further job of the tenant is started.
-  redis.call('ZADD', closed, now + ends_within, tenant_name)
-  redis.call('PEXPIRE', closed, forgotten)
+-- The breaker is half-open and nobody probes: this call does.
+if lane.circuit_open then redis.call('HSET', lane_key, 'probe', call_id) end
+if tenant.circuit_open then
+  redis.call('HSET', tenant_key, 'probe', call_id)
+  -- The dispatcher starts no further job of this tenant until the probe has ended.
+  redis.call('ZADD', closed_key, now + call_ttl, tenant_name)
+  redis.call('PEXPIRE', closed_key, lane_ttl)
 end
-redis.call('ZADD', calls, now + ends_within, call)
-redis.call('ZADD', tenant_calls, now + ends_within, call)
-redis.call('HSET', hash, 'last', now)
-redis.call('PEXPIRE', hash, forgotten)
-redis.call('PEXPIRE', calls, forgotten)
-redis.call('PEXPIRE', tenant_calls, 2 * HOUR)
+redis.call('ZADD', calls_key, now + call_ttl, call_id)
+redis.call('ZADD', tenant_calls_key, now + call_ttl, call_id)
+redis.call('HSET', lane_key, 'last', now)
+redis.call('PEXPIRE', lane_key, lane_ttl)
+redis.call('PEXPIRE', calls_key, lane_ttl)
+redis.call('PEXPIRE', tenant_calls_key, 2 * HOUR)
 return {0, ''}

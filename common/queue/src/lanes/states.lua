@@ -1,22 +1,28 @@
--- How lanes stand: three keys for each, its hash, its calls, and for which tenants it is closed.
-local first_limit, most_closed, prefix_of_tenants = ARGV[1], ARGV[2], ':tenant:'
+-- Returns the state of lanes. Three keys for each lane: its hash, its calls in flight, and the
+-- tenants it is unavailable for.
+local first_limit, max_closed, tenant_infix = ARGV[1], ARGV[2], ':tenant:'
 local states = {}
 for i = 1, #KEYS, 3 do
-  local hash, calls, closed = KEYS[i], KEYS[i + 1], KEYS[i + 2]
-  local lane = look(hash, calls, first_limit)
-  local corrected = redis.call('HGET', hash, 'corrected')
-  if corrected then redis.call('HDEL', hash, 'corrected') end
+  local lane_key, calls_key, closed_key = KEYS[i], KEYS[i + 1], KEYS[i + 2]
+  local lane = load_lane(lane_key, calls_key, first_limit)
+  -- Deleted as soon as it is read: each correction is logged once.
+  local corrected = redis.call('HGET', lane_key, 'corrected')
+  if corrected then redis.call('HDEL', lane_key, 'corrected') end
   local tenants = {}
-  sorted_set(closed)
-  local members = redis.call('ZRANGE', closed, '+inf', '(' .. now, 'BYSCORE', 'REV', 'LIMIT', 0, most_closed, 'WITHSCORES')
+  ensure_sorted_set(closed_key)
+  -- Those whose time is not over, the longest first.
+  local members = redis.call('ZRANGE', closed_key, '+inf', '(' .. now, 'BYSCORE', 'REV', 'LIMIT', 0, max_closed, 'WITHSCORES')
   for j = 1, #members, 2 do
-    local known = fields(hash .. prefix_of_tenants .. members[j], 'why', 'since')
-    local wait = math.min(2 * HOUR, math.ceil(tonumber(members[j + 1]) - now))
-    local since = math.floor(tonumber(known[2] or 0) or 0)
+    local name, blocked_until = members[j], tonumber(members[j + 1])
+    local stored = read_fields(lane_key .. tenant_infix .. name, 'why', 'since')
+    local wait = math.min(2 * HOUR, math.ceil(blocked_until - now))
+    -- Only read, never corrected: `load_tenant` does not use it.
+    local since = math.floor(tonumber(stored[2] or 0) or 0)
     if since < 0 or since > now + HOUR then since = 0 end
-    table.insert(tenants, {members[j], wait, known[1] or '', since})
+    table.insert(tenants, {name, wait, stored[1] or '', since})
   end
-  table.insert(states, {tostring(lane.limit), lane.flying, math.ceil(lane.wait), lane.why, math.ceil(lane.gap),
-    lane.broken and 1 or 0, lane.cause, lane.since, corrected or '', tenants})
+  -- Redis cuts the fraction off a number in a reply, so the limit is sent as text.
+  table.insert(states, {tostring(lane.limit), lane.in_flight, math.ceil(lane.wait), lane.why, math.ceil(lane.gap),
+    lane.circuit_open and 1 or 0, lane.cause, lane.since, corrected or '', tenants})
 end
 return states

@@ -1,8 +1,12 @@
-//! Requests of operators that may be repeated: the same mechanism as tenants' ([`domain::idempotency`]), without a tenant.
+//! Idempotent requests of operators: as those of tenants ([`domain::idempotency`]), without a
+//! tenant.
 //!
-//! The key is written first, in the transaction that does the work. So a request whose key is in flight waits for the first, and
-//! finds either its answer or nothing. What is done to many jobs is many transactions: which jobs is chosen and kept first, each is
-//! then done once under the request's key, and the answer is kept last. A request that broke off goes on with the same jobs.
+//! The key is written first, in the transaction that does the work. A second request with the same
+//! key waits for that transaction, and then finds its answer, or nothing if it was rolled back.
+//!
+//! An action on many jobs takes many transactions. First the jobs are chosen and recorded, then
+//! each job is handled once under a key made from the request's key, and the answer is recorded
+//! last. A repeated request that broke off goes on with the same jobs.
 
 use sqlx::{PgPool, Postgres, Transaction};
 
@@ -13,48 +17,56 @@ use domain::operator::Actor;
 use storage::operators::Known;
 use storage::{database, operators};
 
-/// What an operator asks for: who, why, and the request by which it is known when it is repeated.
+/// A request of an operator.
 #[derive(Clone, Copy, Debug)]
 pub struct OperatorRequest<'a> {
+    /// The operator, and the reason.
     pub act: Actor<'a>,
+    /// Key and hash of the request, by which a repeated one is recognised.
     pub request: &'a Request,
 }
 
 impl OperatorRequest<'_> {
-    /// What it does to one of many jobs. A key no tenant can send, for it has spaces in it.
+    /// The request for one of many jobs. Its key contains spaces, so no tenant can send it.
     pub(super) fn of_job(&self, action: &str, job: JobId) -> Request {
-        let order = idempotency::request_hash(action, &self.request.key, b"");
+        let hash = idempotency::request_hash(action, &self.request.key, b"");
         Request {
-            key: format!("operator {action} {job} {}", hex::encode(&order[..16])),
+            key: format!("operator {action} {job} {}", hex::encode(&hash[..16])),
             hash: idempotency::request_hash(action, &job.to_string(), b""),
         }
     }
 }
 
-/// The answer to an operator's request.
+/// The answer to a request of an operator.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Replied {
+    /// The action was done now.
     New(Answer),
-    /// It was done before under this key, and answered so.
+    /// The action was done before under this key; this is the answer of then.
     Repeated(Answer),
 }
 
-/// The transaction of a request that is new, or the answer it was given before.
+/// How a request begins.
 pub(super) enum Begun {
+    /// It is new: the transaction to do it in.
     New(Transaction<'static, Postgres>),
+    /// It was answered before.
     Answered(Answer),
 }
 
-/// The jobs a request is for, or the answer it was given before.
+/// How a request for many jobs begins.
 #[derive(Debug)]
 pub enum BulkStart {
-    /// It was not begun before: [`choose`] keeps what it is for.
+    /// It is new: [`choose`] records its jobs.
     New(BulkTransaction),
-    /// It broke off: it goes on with these.
+    /// It broke off before it was answered, and goes on with the same jobs.
     Chosen {
+        /// The jobs.
         jobs: Vec<JobId>,
+        /// Whether more jobs matched than one request handles.
         has_more: bool,
     },
+    /// It was answered before.
     Answered(Answer),
 }
 
@@ -62,7 +74,7 @@ pub enum BulkStart {
 #[derive(Debug)]
 pub struct BulkTransaction(Transaction<'static, Postgres>);
 
-/// Begins the transaction of a request, which is about this tenant where one is named.
+/// Begins the transaction of a request; with `tenant` it sees the rows of this tenant.
 pub(super) async fn begin(
     pool: &PgPool,
     tenant: Option<TenantId>,
@@ -81,7 +93,7 @@ pub(super) async fn begin(
     }
 }
 
-/// Keeps the answer and commits it with the effect.
+/// Records the answer, and commits it together with the action.
 pub(super) async fn keep(
     mut transaction: Transaction<'static, Postgres>,
     request: &Request,
@@ -93,6 +105,9 @@ pub(super) async fn keep(
 }
 
 /// Begins a request for many jobs.
+///
+/// # Errors
+/// The key was used for another request, or the database failed.
 pub async fn begin_many(pool: &PgPool, request: &Request) -> Result<BulkStart, OperatorError> {
     let mut transaction = pool.begin().await?;
     if operators::claim_key(&mut transaction, request).await? {
@@ -105,7 +120,10 @@ pub async fn begin_many(pool: &PgPool, request: &Request) -> Result<BulkStart, O
     }
 }
 
-/// Keeps which jobs a request is for, before anything is done to them.
+/// Records the jobs of a request, before anything is done to them.
+///
+/// # Errors
+/// The database failed.
 pub async fn choose(
     BulkTransaction(mut transaction): BulkTransaction,
     request: &Request,
@@ -116,7 +134,11 @@ pub async fn choose(
     Ok(transaction.commit().await?)
 }
 
-/// Keeps the answer of a request for many jobs. Where two did it side by side, the first answer stands.
+/// Records the answer of a request for many jobs. Of two concurrent ones the first answer is kept,
+/// and both return it.
+///
+/// # Errors
+/// The key was used for another request, or the database failed.
 pub async fn keep_many(
     pool: &PgPool,
     request: &Request,

@@ -1,5 +1,7 @@
-//! What operators do for one tenant: add it, give it keys and credits, say how long its files are kept. Each act and its record
-//! are one transaction, so neither exists without the other.
+//! Actions of operators for one tenant: adding it, its keys and credits, and how long its files are
+//! kept.
+//!
+//! Each action and its audit entry are one transaction, so neither exists without the other.
 
 use serde_json::{Value, json};
 use sqlx::{PgConnection, PgPool};
@@ -14,42 +16,71 @@ use domain::retention::{Purpose, Retention};
 use domain::tenant::ApiKey;
 use storage::{database, operators};
 
-/// Why nothing was done, and nothing recorded.
+/// Why an action was refused. Nothing was done, and nothing recorded.
 #[derive(Debug, thiserror::Error)]
 pub enum Refusal {
+    /// The tenant does not exist.
     #[error("there is no tenant {0}")]
     NoTenant(TenantId),
+    /// The tenant has a grant from this source already.
     #[error(
         "tenant {tenant} was given {amount} from source {source_id} on {at}, and a source gives once to each tenant: name another \
          source to give more",
         at = at.format(&Rfc3339).unwrap_or_default()
     )]
     GivenBefore {
+        /// The tenant.
         tenant: TenantId,
+        /// The source.
         source_id: String,
+        /// How much that grant was.
         amount: Credits,
+        /// When it was given.
         at: OffsetDateTime,
     },
-    #[error("tenant {tenant} has no key {key} that is not revoked already")]
-    NoKey { tenant: TenantId, key: String },
+    /// The key does not exist, or was revoked before.
+    #[error("tenant {tenant} has no key {key} that could be revoked")]
+    NoKey {
+        /// The tenant.
+        tenant: TenantId,
+        /// The key's id.
+        key: String,
+    },
+    /// The tenant has no such job.
     #[error("tenant {tenant} has no job {job}")]
-    NoJob { tenant: TenantId, job: JobId },
-    #[error("tenant {tenant} has no hold {hold} that stands")]
-    NoHold { tenant: TenantId, hold: i64 },
+    NoJob {
+        /// The tenant.
+        tenant: TenantId,
+        /// The job.
+        job: JobId,
+    },
+    /// The legal hold does not exist, or has ended.
+    #[error("tenant {tenant} has no legal hold {hold} that could be removed")]
+    NoHold {
+        /// The tenant.
+        tenant: TenantId,
+        /// The number of the legal hold.
+        hold: i64,
+    },
+    /// More credits than one transfer, or one wallet, may have.
     #[error(transparent)]
     TooMany(#[from] CreditLimitError),
+    /// The database failed.
     #[error(transparent)]
     Database(#[from] sqlx::Error),
 }
 
 /// Adds a tenant with an empty wallet.
-pub async fn add(pool: &PgPool, act: Actor<'_>, name: &str) -> Result<TenantId, Refusal> {
+///
+/// # Errors
+/// The database failed.
+pub async fn add(pool: &PgPool, actor: Actor<'_>, name: &str) -> Result<TenantId, Refusal> {
     let tenant = TenantId::new();
     let mut transaction = database::begin_for(pool, tenant).await?;
     storage::tenants::insert(&mut transaction, tenant, name).await?;
     record(
         &mut transaction,
-        act,
+        actor,
         "add_tenant",
         tenant,
         json!({ "name": name }),
@@ -59,10 +90,13 @@ pub async fn add(pool: &PgPool, act: Actor<'_>, name: &str) -> Result<TenantId, 
     Ok(tenant)
 }
 
-/// Makes a key for a tenant. The record names its public part only.
+/// Creates an API key for a tenant. The audit entry names its public part only.
+///
+/// # Errors
+/// The tenant does not exist, or the database failed.
 pub async fn add_key(
     pool: &PgPool,
-    act: Actor<'_>,
+    actor: Actor<'_>,
     tenant: TenantId,
     name: &str,
 ) -> Result<ApiKey, Refusal> {
@@ -71,15 +105,18 @@ pub async fn add_key(
     must_exist(&mut transaction, tenant).await?;
     storage::tenants::insert_key(&mut transaction, tenant, &key, name).await?;
     let subject = json!({ "key": key.id, "name": name });
-    record(&mut transaction, act, "add_key", tenant, subject).await?;
+    record(&mut transaction, actor, "add_key", tenant, subject).await?;
     transaction.commit().await?;
     Ok(key)
 }
 
-/// Refuses a key from now on.
+/// Revokes an API key: it is refused from now on.
+///
+/// # Errors
+/// The tenant has no such key, or it was revoked before; or the database failed.
 pub async fn revoke_key(
     pool: &PgPool,
-    act: Actor<'_>,
+    actor: Actor<'_>,
     tenant: TenantId,
     key: &str,
 ) -> Result<(), Refusal> {
@@ -90,7 +127,7 @@ pub async fn revoke_key(
     }
     record(
         &mut transaction,
-        act,
+        actor,
         "revoke_key",
         tenant,
         json!({ "key": key }),
@@ -100,9 +137,13 @@ pub async fn revoke_key(
 }
 
 /// Gives promotional credits, once for each source.
+///
+/// # Errors
+/// The tenant does not exist, has a grant from this source, or would have too many credits; or the
+/// database failed.
 pub async fn grant(
     pool: &PgPool,
-    act: Actor<'_>,
+    actor: Actor<'_>,
     tenant: TenantId,
     source: &str,
     amount: Credits,
@@ -127,15 +168,18 @@ pub async fn grant(
     wallet.may_be_given(amount)?;
     storage::ledger::post(&mut transaction, tenant, &Transfer::promo(grant, amount)).await?;
     let subject = json!({ "credits": amount.get(), "source": source, "grant": grant });
-    record(&mut transaction, act, "grant", tenant, subject).await?;
+    record(&mut transaction, actor, "grant", tenant, subject).await?;
     transaction.commit().await?;
     Ok(grant)
 }
 
-/// Says how much larger a tenant's share of a worker is than that of others, 1 to 100.
+/// Sets a tenant's weight, 1 to 100: its share of a worker is so many times that of others.
+///
+/// # Errors
+/// The tenant does not exist, or the database failed.
 pub async fn set_weight(
     pool: &PgPool,
-    act: Actor<'_>,
+    actor: Actor<'_>,
     tenant: TenantId,
     weight: u8,
 ) -> Result<(), Refusal> {
@@ -143,14 +187,17 @@ pub async fn set_weight(
     must_exist(&mut transaction, tenant).await?;
     storage::tenants::set_weight(&mut transaction, tenant, weight).await?;
     let subject = json!({ "weight": weight });
-    record(&mut transaction, act, "weight", tenant, subject).await?;
+    record(&mut transaction, actor, "weight", tenant, subject).await?;
     Ok(transaction.commit().await?)
 }
 
-/// Says how long a tenant's files and prompts are kept, from now on and of what there is.
+/// Sets how long a tenant's files and prompts are kept: those that exist, and new ones.
+///
+/// # Errors
+/// The tenant does not exist, or the database failed.
 pub async fn set_retention(
     pool: &PgPool,
-    act: Actor<'_>,
+    actor: Actor<'_>,
     tenant: TenantId,
     wanted: Retention,
 ) -> Result<(), Refusal> {
@@ -158,14 +205,18 @@ pub async fn set_retention(
     must_exist(&mut transaction, tenant).await?;
     storage::retention::set(&mut transaction, tenant, wanted).await?;
     let subject = json!({ "retention": wanted });
-    record(&mut transaction, act, "retention", tenant, subject).await?;
+    record(&mut transaction, actor, "retention", tenant, subject).await?;
     Ok(transaction.commit().await?)
 }
 
-/// Keeps a job's files until a time though they are due; returns the hold's number. The act's reason is the hold's, too.
+/// Adds a legal hold, which keeps a job's files until a time although they are due; returns its
+/// number. The reason of the action is also the reason of the legal hold.
+///
+/// # Errors
+/// The tenant has no such job, or the database failed.
 pub async fn add_legal_hold(
     pool: &PgPool,
-    act: Actor<'_>,
+    actor: Actor<'_>,
     (tenant, job): (TenantId, JobId),
     purpose: Purpose,
     until: OffsetDateTime,
@@ -176,22 +227,25 @@ pub async fn add_legal_hold(
         tenant,
         job,
         purpose,
-        act.reason,
+        actor.reason,
         until,
     )
     .await?;
     let hold = hold.ok_or(Refusal::NoJob { tenant, job })?;
     let until = until.format(&Rfc3339).unwrap_or_default();
     let subject = json!({ "hold": hold, "job": job, "purpose": purpose.as_str(), "until": until });
-    record(&mut transaction, act, "hold", tenant, subject).await?;
+    record(&mut transaction, actor, "hold", tenant, subject).await?;
     transaction.commit().await?;
     Ok(hold)
 }
 
-/// Ends a hold.
+/// Removes a legal hold: the files are deleted when they are due, at once where that is past.
+///
+/// # Errors
+/// The tenant has no such legal hold, or it has ended; or the database failed.
 pub async fn remove_legal_hold(
     pool: &PgPool,
-    act: Actor<'_>,
+    actor: Actor<'_>,
     tenant: TenantId,
     hold: i64,
 ) -> Result<(), Refusal> {
@@ -199,7 +253,7 @@ pub async fn remove_legal_hold(
     let lifted = storage::retention::remove_legal_hold(&mut transaction, hold).await?;
     let job = lifted.ok_or(Refusal::NoHold { tenant, hold })?;
     let subject = json!({ "hold": hold, "job": job });
-    record(&mut transaction, act, "lift", tenant, subject).await?;
+    record(&mut transaction, actor, "lift", tenant, subject).await?;
     Ok(transaction.commit().await?)
 }
 
@@ -211,14 +265,14 @@ async fn must_exist(connection: &mut PgConnection, tenant: TenantId) -> Result<(
     }
 }
 
-/// Keeps what was done to a tenant, in the transaction that does it.
+/// Writes an audit entry with the tenant, in the transaction of the action.
 async fn record(
     connection: &mut PgConnection,
-    act: Actor<'_>,
+    actor: Actor<'_>,
     action: &str,
     tenant: TenantId,
     mut subject: Value,
 ) -> sqlx::Result<()> {
     subject["tenant"] = json!(tenant);
-    operators::record(connection, act, action, &subject).await
+    operators::record(connection, actor, action, &subject).await
 }

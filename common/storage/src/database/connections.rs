@@ -7,7 +7,7 @@ use prometheus::proto::MetricFamily;
 use prometheus::{IntGaugeVec, Opts};
 use sqlx::PgPool;
 
-/// Connections to Postgres.
+/// Connections of each pool to Postgres, by state: `used` or `idle`.
 static CONNECTIONS: LazyLock<IntGaugeVec> = LazyLock::new(|| {
     let [name, help] = [
         "platen_postgres_connections",
@@ -16,11 +16,13 @@ static CONNECTIONS: LazyLock<IntGaugeVec> = LazyLock::new(|| {
     IntGaugeVec::new(Opts::new(name, help), &["pool", "state"]).expect("a valid metric")
 });
 
+/// The pools of [`watch`].
 static POOLS: Mutex<Vec<(&str, PgPool)>> = Mutex::new(Vec::new());
 
 static REGISTERED: Once = Once::new();
 
-/// Tells of a pool's connections from now on, under this name.
+/// Reports the connections of a pool from now on, under this name. A second pool of the same name
+/// replaces the first.
 pub fn watch(name: &'static str, pool: &PgPool) {
     REGISTERED.call_once(|| {
         let registered = prometheus::default_registry().register(Box::new(Pools));

@@ -1,8 +1,8 @@
-//! Bringing the schema up to date beside processes that serve.
+//! Migrates the schema while other processes use the database.
 //!
-//! A migration that waits for a lock on a table lets everybody wait who comes after it. So it waits for a moment only, gives up,
-//! and is tried again, until whoever holds the lock is done: each migration is one transaction, so a try that gives up has
-//! changed nothing.
+//! A migration that waits for a lock on a table makes every later statement on that table wait,
+//! too. So it waits for a moment only, gives up, and is tried again until the lock is free. Each
+//! migration is one transaction, so a try that gives up has changed nothing.
 
 use std::str::FromStr;
 use std::time::{Duration, Instant};
@@ -15,33 +15,43 @@ use sqlx::{ConnectOptions, Connection, Executor, PgConnection, PgPool};
 
 use super::DatabaseRole;
 
-/// The SQL that makes the roles, for whoever may create roles where `platen migrate` may not.
+/// The SQL that creates the database roles, for people who may run it where `platen migrate` may
+/// not.
 pub const ROLES: &str = include_str!("../../../../migrations/roles.sql");
 
 static MIGRATIONS: Migrator = sqlx::migrate!("../../migrations");
 
-/// How long a migration waits for a lock before it lets others pass.
+/// How long a migration waits for a lock before it lets other statements pass.
 const LOCK_TIMEOUT: &str = "200ms";
-/// How often it is looked meanwhile who holds it.
+/// How often it is checked meanwhile which sessions hold that lock.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
-/// Between two tries, at first and at most.
+/// First and longest delay between two tries.
 const RETRY_DELAY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(2));
-/// How long it is tried in all.
+/// How long it is tried in total.
 const LOCK_WAIT_LIMIT: Duration = Duration::from_mins(2);
 
-/// Why the schema could not be brought up to date.
+/// Why the schema could not be migrated.
 #[derive(Debug, thiserror::Error)]
 pub enum MigrateError {
+    /// A database role does not exist, and this login may not create it.
     #[error(
         "this login may not create Platen's roles: have someone who may run this, then run `platen migrate` again\n\n{ROLES}"
     )]
     RolesMissing(#[source] sqlx::Error),
+    /// Other sessions held locks for the whole time.
     #[error(
-        "the schema could not be changed within {} s, because others hold locks that this needs: {holders}. Nothing was half done. Wait until they have ended, or end them with `SELECT pg_terminate_backend(<process>)`, then run `platen migrate` again", waited.as_secs()
+        "the schema could not be changed within {} s, because other sessions hold locks that this needs: {holders}. No migration was applied in part. Wait until they have ended, or end them with `SELECT pg_terminate_backend(<process>)`, then run `platen migrate` again", waited.as_secs()
     )]
-    Locked { waited: Duration, holders: String },
+    Locked {
+        /// How long it was tried.
+        waited: Duration,
+        /// The sessions that held the locks, in words.
+        holders: String,
+    },
+    /// Postgres could not be reached, or refused a statement.
     #[error(transparent)]
     Database(#[from] sqlx::Error),
+    /// A migration failed.
     #[error(transparent)]
     Migration(#[from] Failed),
 }
@@ -49,28 +59,39 @@ pub enum MigrateError {
 /// A login that processes connect with.
 #[derive(Clone, Debug)]
 pub struct Login {
+    /// Its name.
     pub name: String,
-    /// What it may act as.
+    /// The roles it may act as.
     pub roles: Vec<DatabaseRole>,
-    /// With this password it is made where it is missing; without one it must be there.
+    /// With a password the login is created where it is missing; without one it must exist.
     pub password: Option<SecretString>,
 }
 
-/// Creates the roles where that is allowed, lets `runtime_login` act as all three runtime roles, and runs what migrations are missing.
+/// Creates the roles where that is allowed, lets `runtime_login` act as all three runtime roles,
+/// and runs the migrations that are missing.
+///
+/// # Errors
+/// See [`MigrateError`]; waits for locks up to two minutes.
 pub async fn migrate(owner_url: &str, runtime_login: Option<&str>) -> Result<(), MigrateError> {
     migrate_within(owner_url, runtime_login, LOCK_WAIT_LIMIT).await
 }
 
-/// The same for several logins, each with roles of its own.
+/// As [`migrate`], for several logins with roles of their own.
+///
+/// # Errors
+/// As [`migrate`].
 pub async fn migrate_with(owner_url: &str, logins: &[Login]) -> Result<(), MigrateError> {
     migrate_logins(owner_url, logins, LOCK_WAIT_LIMIT).await
 }
 
-/// The same; after `patience` it gives up waiting for locks, and says who holds them.
+/// As [`migrate`]; waits for locks up to `max_wait`.
+///
+/// # Errors
+/// As [`migrate`].
 pub async fn migrate_within(
     owner_url: &str,
     runtime_login: Option<&str>,
-    patience: Duration,
+    max_wait: Duration,
 ) -> Result<(), MigrateError> {
     let logins: Vec<Login> = runtime_login
         .into_iter()
@@ -80,21 +101,21 @@ pub async fn migrate_within(
             password: None,
         })
         .collect();
-    migrate_logins(owner_url, &logins, patience).await
+    migrate_logins(owner_url, &logins, max_wait).await
 }
 
 async fn migrate_logins(
     owner_url: &str,
     logins: &[Login],
-    patience: Duration,
+    max_wait: Duration,
 ) -> Result<(), MigrateError> {
-    // A statement may have a password in it.
+    // No logging of statements: `CREATE ROLE` contains a password.
     let options = PgConnectOptions::from_str(owner_url)?
         .application_name("platen migrate")
         .disable_statement_logging();
     let began = Instant::now();
-    let mut holders = "nobody that is seen now".to_owned();
-    let mut pauses = ExponentialBuilder::default()
+    let mut holders = "none is visible now".to_owned();
+    let mut delays = ExponentialBuilder::default()
         .with_min_delay(RETRY_DELAY.0)
         .with_max_delay(RETRY_DELAY.1)
         .with_jitter()
@@ -106,47 +127,52 @@ async fn migrate_logins(
             done => return done,
         };
         let waited = began.elapsed();
-        if waited >= patience {
+        if waited >= max_wait {
             return Err(MigrateError::Locked { waited, holders });
         }
-        tracing::info!(%error, "The schema is in use by {holders}; it is changed later");
-        tokio::time::sleep(pauses.next().unwrap_or(RETRY_DELAY.1)).await;
+        tracing::info!(%error, "The migration waits for sessions that use the schema ({holders}) and is tried again");
+        tokio::time::sleep(delays.next().unwrap_or(RETRY_DELAY.1)).await;
     }
 }
 
-/// One try on a connection of its own. `holders` becomes who was seen to hold a lock that it waited for.
+/// Makes one try on a connection of its own. Sets `holders` to the sessions that held a lock it
+/// waited for, where any were seen.
 async fn try_once(
     options: &PgConnectOptions,
     logins: &[Login],
     holders: &mut String,
 ) -> Result<(), MigrateError> {
-    let mut watch = options.connect().await?;
-    let hurried = options.clone().options([("lock_timeout", LOCK_TIMEOUT)]);
-    let mut connection = hurried.connect().await?;
+    // A second connection: the first one cannot ask anything while it waits.
+    let mut observer = options.connect().await?;
+    let impatient = options.clone().options([("lock_timeout", LOCK_TIMEOUT)]);
+    let mut connection = impatient.connect().await?;
     let process = sqlx::query_scalar!(r#"SELECT pg_backend_pid() AS "process!""#)
         .fetch_one(&mut connection)
         .await?;
-    let done = {
+    let result = {
         let mut work = std::pin::pin!(apply(&mut connection, logins));
         loop {
             tokio::select! {
                 biased;
-                done = &mut work => break done,
+                result = &mut work => break result,
                 () = tokio::time::sleep(POLL_INTERVAL) => {
-                    if let Some(seen) = blocking_sessions(&mut watch, process).await? {
-                        *holders = seen;
+                    if let Some(sessions) = blocking_sessions(&mut observer, process).await? {
+                        *holders = sessions;
                     }
                 }
             }
         }
     };
-    // With its connection a try lets go of all it holds, such as the lock of all migrations.
+    // Closing the connection releases all its locks. sqlx takes an advisory lock for the whole
+    // session, and another migrating process would wait for it.
     connection.close().await.ok();
-    watch.close().await.ok();
-    done
+    observer.close().await.ok();
+    result
 }
 
+/// Creates roles, sets up logins, and runs the migrations that are missing.
 async fn apply(connection: &mut PgConnection, logins: &[Login]) -> Result<(), MigrateError> {
+    // Where the roles exist the login need not be allowed to create them.
     if let Err(error) = connection.execute(ROLES).await
         && !roles_exist(connection).await?
     {
@@ -155,16 +181,17 @@ async fn apply(connection: &mut PgConnection, logins: &[Login]) -> Result<(), Mi
     for login in logins {
         allow_roles(connection, login).await?;
     }
+    // So that `platen_owner` owns the tables, whoever migrates.
     connection.execute("SET ROLE platen_owner").await?;
     MIGRATIONS.run(&mut *connection).await?;
-    // Every role asks whether the schema is the one it knows.
+    // Each process checks at start whether the schema is the one it knows.
     connection
         .execute("GRANT SELECT ON _sqlx_migrations TO platen_api, platen_worker, platen_reader")
         .await?;
     Ok(())
 }
 
-/// Whether it only waited for too long.
+/// Whether a try failed only because it waited too long for a lock (`lock_not_available`).
 fn is_locked_out(error: &MigrateError) -> bool {
     let (MigrateError::Database(error)
     | MigrateError::Migration(Failed::Execute(error) | Failed::ExecuteMigration(error, _))) = error
@@ -176,8 +203,12 @@ fn is_locked_out(error: &MigrateError) -> bool {
         .is_some_and(|error| error.code().as_deref() == Some("55P03"))
 }
 
-/// What this process waits for, and whom, in words; `None` where it waits for nobody.
-async fn blocking_sessions(watch: &mut PgConnection, process: i32) -> sqlx::Result<Option<String>> {
+/// The sessions that block this one, and the tables it waits for, in words; `None` where none
+/// blocks it.
+async fn blocking_sessions(
+    observer: &mut PgConnection,
+    process: i32,
+) -> sqlx::Result<Option<String>> {
     sqlx::query_scalar!(
         r#"-- migration::who_holds_up
         SELECT string_agg(format('%s (process %s, login %s%s)', coalesce(nullif(application_name, ''), 'a client'), pid, usename,
@@ -186,19 +217,22 @@ async fn blocking_sessions(watch: &mut PgConnection, process: i32) -> sqlx::Resu
         FROM pg_stat_activity WHERE pid = ANY(pg_blocking_pids($1))"#,
         process
     )
-    .fetch_one(watch)
+    .fetch_one(observer)
     .await
 }
 
 async fn roles_exist(connection: &mut PgConnection) -> sqlx::Result<bool> {
-    let there = sqlx::query_scalar!(
+    let exist = sqlx::query_scalar!(
         r#"SELECT count(*) = 4 AS "there!" FROM pg_roles WHERE rolname IN ('platen_owner', 'platen_api', 'platen_worker', 'platen_reader')"#
     );
-    there.fetch_one(connection).await
+    exist.fetch_one(connection).await
 }
 
-/// A runtime login may become its roles, but has no rights before it does. A login without a limit of connections gets one, so that a
-/// few are left for operators whatever the processes do; a number that somebody set stays.
+/// Creates a runtime login where it is missing, and lets it act as its roles.
+///
+/// The login inherits nothing (`NOINHERIT`): it has no rights before it takes a role. Where it has
+/// no connection limit it gets one, so that some connections are left for operators, whatever the
+/// processes do. A limit that somebody has set stays.
 async fn allow_roles(connection: &mut PgConnection, login: &Login) -> sqlx::Result<()> {
     let roles: Vec<String> = login
         .roles
@@ -220,20 +254,23 @@ async fn allow_roles(connection: &mut PgConnection, login: &Login) -> sqlx::Resu
         login.name,
         &roles,
         password,
-        share(&login.roles),
-        FOR_OPERATORS,
+        connection_share_percent(&login.roles),
+        OPERATOR_CONNECTIONS,
     )
     .fetch_one(&mut *connection)
     .await?;
+    // Postgres itself has built this text: `format` quotes names with %I and the password with %L.
     connection.execute(sqlx::AssertSqlSafe(statements)).await?;
     Ok(())
 }
 
-/// Connections that the limits of the logins leave to operators, beside those Postgres itself reserves.
-const FOR_OPERATORS: i32 = 5;
+/// Connections that the limits of the logins leave to operators, besides those that Postgres
+/// reserves.
+const OPERATOR_CONNECTIONS: i32 = 5;
 
-/// How much of all connections a login may take, in percent: three logins with a role each take no more than all together.
-fn share(roles: &[DatabaseRole]) -> i32 {
+/// How many of all connections a login may take, in percent. Three logins with one role each take
+/// 100 % together.
+fn connection_share_percent(roles: &[DatabaseRole]) -> i32 {
     roles
         .iter()
         .map(|role| match role {
@@ -243,13 +280,16 @@ fn share(roles: &[DatabaseRole]) -> i32 {
         .sum()
 }
 
-/// Whether this database has every migration this program knows.
+/// Whether this database has every migration that this program knows.
+///
+/// # Errors
+/// Those of Postgres.
 pub async fn is_migrated(pool: &PgPool) -> sqlx::Result<bool> {
     let applied = applied(&mut *pool.acquire().await?).await?;
     Ok(applied.is_some_and(|applied| applied >= newest()))
 }
 
-/// Version of the newest migration this program knows.
+/// The version of the newest migration that this program knows.
 pub fn newest() -> i64 {
     MIGRATIONS
         .iter()
@@ -258,12 +298,16 @@ pub fn newest() -> i64 {
         .unwrap_or(0)
 }
 
-/// Version of the newest migration this database has; `None` where it has none.
+/// The version of the newest migration that this database has; `None` where it has none.
+///
+/// # Errors
+/// Those of Postgres.
 pub async fn applied(connection: &mut PgConnection) -> sqlx::Result<Option<i64>> {
     match sqlx::query_scalar("SELECT max(version) FROM _sqlx_migrations WHERE success")
         .fetch_one(connection)
         .await
     {
+        // `undefined_table`: nothing was migrated here yet.
         Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("42P01") => Ok(None),
         applied => applied,
     }

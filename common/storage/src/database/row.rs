@@ -1,37 +1,44 @@
-//! How a row becomes a value of ours, and a value of ours a row: strictly. What this program does not know is an error that
-//! names table, column and id. It is never dropped, and never replaced by what is near: a newer version may have
-//! written it, and knows what it means.
+//! Converts between values of rows and values of the program, strictly.
+//!
+//! A value that this program does not know is an error that names table, column and id. It is never
+//! dropped and never replaced by a similar one: a newer version may have written it and knows what
+//! it means.
 
 use std::fmt::{Debug, Display};
 
-/// Which row, for the error.
+/// A row's table and id, for errors.
 #[derive(Clone, Copy, Debug)]
 pub struct RowId<I> {
     table: &'static str,
     id: I,
 }
 
-/// A value that this program cannot take for what it is.
+/// A value that this program cannot convert.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{table}.{column} of {id} is {value}, which this version cannot read or write: did a newer one write it?"
 )]
 pub struct UnknownValue {
+    /// The table.
     pub table: &'static str,
+    /// The column.
     pub column: &'static str,
+    /// The row's id.
     pub id: String,
+    /// The value as text.
     pub value: String,
 }
 
 impl<I: Display> RowId<I> {
+    /// The row of `table` with this id.
     pub fn new(table: &'static str, id: I) -> Self {
         Self { table, id }
     }
 
-    /// The value that a name in a column stands for.
+    /// Converts a name in a column with `parse`.
     ///
     /// # Errors
-    /// [`UnknownValue`], where `parse` knows none.
+    /// [`UnknownValue`], where `parse` does not know the name.
     pub fn known<T>(
         &self,
         column: &'static str,
@@ -41,10 +48,11 @@ impl<I: Display> RowId<I> {
         parse(name).ok_or_else(|| self.unknown(column, format!("{name:?}")))
     }
 
-    /// The same value in another type: a number from or for a column, the bytes of a hash.
+    /// Converts a value to another type without changing it: a number from or for a column, the
+    /// bytes of a hash.
     ///
     /// # Errors
-    /// [`UnknownValue`], where that type has no such value.
+    /// [`UnknownValue`], where the other type has no such value.
     pub fn fits<T, V>(&self, column: &'static str, value: V) -> sqlx::Result<T>
     where
         V: Clone + Debug,
@@ -53,7 +61,7 @@ impl<I: Display> RowId<I> {
         T::try_from(value.clone()).map_err(|_| self.unknown(column, format!("{value:?}")))
     }
 
-    /// The error itself. `value` is logged, so it must be nothing personal.
+    /// The error itself. `value` is logged, so it must not be personal data.
     pub fn unknown(&self, column: &'static str, value: String) -> sqlx::Error {
         sqlx::Error::Decode(Box::new(UnknownValue {
             table: self.table,
@@ -70,7 +78,7 @@ mod tests {
     use domain::outcome::Class;
 
     #[test]
-    fn what_is_not_known_is_told_with_its_place() {
+    fn an_unknown_value_is_reported_with_its_place() {
         let row = RowId::new("calls", "cal_1");
         assert_eq!(row.known("outcome", "ok", Class::parse).unwrap(), Class::Ok);
         assert_eq!(row.fits::<u32, _>("width", 5_i32).unwrap(), 5);

@@ -6,14 +6,14 @@ use uuid::Uuid;
 /// Rows read at once.
 const PAGE: i64 = 500;
 
-/// Which rows name files that must be there.
+/// Rows that name files which must be there.
 #[derive(Clone, Copy)]
 pub enum Table {
-    /// All that are not deleted.
+    /// Artifacts that are not deleted.
     Artifacts,
-    /// Originals that the next attempt of an open job takes over.
+    /// Calls of open jobs: the next attempt takes over their originals.
     OpenCalls,
-    /// All that are not deleted.
+    /// Uploads that are not deleted.
     Uploads,
 }
 
@@ -34,7 +34,7 @@ impl Table {
         }
     }
 
-    /// The next rows by id.
+    /// The next rows, by id.
     pub async fn page(self, pool: &PgPool, after: Uuid) -> sqlx::Result<Vec<Row>> {
         match self {
             Self::Artifacts => {
@@ -75,7 +75,7 @@ impl Table {
     }
 
     /// Whether the row still names its file: it may have been deleted, or its job may have ended, meanwhile.
-    pub async fn still_stands(self, pool: &PgPool, row: &Row) -> sqlx::Result<bool> {
+    pub async fn still_names(self, pool: &PgPool, row: &Row) -> sqlx::Result<bool> {
         match self {
             Self::Artifacts => {
                 sqlx::query_scalar!(

@@ -1,9 +1,10 @@
-//! What guards the data: row-level security, policies, triggers, constraints, grants, functions and roles, compared with what they
-//! must be.
+//! Compares what guards the data with what it must be: row-level security, policies, triggers,
+//! constraints, grants, functions and roles.
 //!
-//! [`EXPECTED`] is the whole list, a line each; [`FACTS`] reads the same lines from the catalogue of Postgres. So a guard that is
-//! missing or weaker is found, and so is what nobody listed: a new table, a policy, a grant. Everybody may read the catalogue; no right
-//! of an owner is needed.
+//! [`EXPECTED`] lists every guard, one per line; [`facts`] reads the same lines from the system
+//! catalogue of Postgres. So a guard that is missing or weaker is found, and also anything that is
+//! not listed: a new table, policy or grant. Every login may read the system catalogue; no rights
+//! of an owner are needed.
 
 use std::collections::BTreeMap;
 
@@ -12,11 +13,12 @@ use sqlx::{Connection, Executor, PgConnection};
 use super::{Finding, Invariant};
 use crate::database;
 
-/// Every guard of the newest schema: kind, object and what it must be, separated by ` | `. Written by the test
-/// `the_guards_are_what_the_list_says` with `WRITE_GUARDS=1`; each changed line is to be read in review.
+/// Every guard of the newest schema: kind, object and definition, separated by ` | `. The test
+/// `the_guards_are_what_the_list_says` writes it with `WRITE_GUARDS=1`; review each line that
+/// changes.
 pub const EXPECTED: &str = include_str!("guards.txt");
 
-/// As the other invariants are told of.
+/// The guards as an invariant, for reports.
 pub const INVARIANT: Invariant = Invariant {
     number: "guards",
     promises: "what guards the data is in place",
@@ -26,20 +28,25 @@ pub const INVARIANT: Invariant = Invariant {
 /// What separates the three parts of a line.
 const PART: &str = " | ";
 
-/// What a comparison came to.
+/// The result of a comparison.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Compared {
-    /// What is not as it must be; empty where all guards stand.
+    /// What differs; empty where all guards are as they must be.
     Findings(Vec<Finding>),
-    /// The database has a newer schema than this program, so its list does not hold. Versions of migrations.
-    Newer { database: i64, program: i64 },
+    /// Not compared: the schema is newer than this program, so its list does not apply.
+    Newer {
+        /// The newest migration of the database.
+        database: i64,
+        /// The newest migration that this program knows.
+        program: i64,
+    },
 }
 
-/// Compares the guards of this database with the list, in a transaction of its own.
+/// Compares the guards of this database with the list, in a transaction of its own. An older schema
+/// is compared, too: what it lacks is a finding.
 ///
 /// # Errors
-///
-/// Those of the database. A schema that is older than this program is compared as it is: what it lacks is told.
+/// Those of Postgres.
 pub async fn check(connection: &mut PgConnection) -> sqlx::Result<Compared> {
     let (database, program) = (
         database::applied(connection).await?.unwrap_or(0),
@@ -52,10 +59,14 @@ pub async fn check(connection: &mut PgConnection) -> sqlx::Result<Compared> {
     Ok(Compared::Findings(compare(EXPECTED, &facts)))
 }
 
-/// The lines of this database, sorted.
+/// The guards of this database, as sorted lines in the form of [`EXPECTED`].
+///
+/// # Errors
+/// Those of Postgres.
 pub async fn facts(connection: &mut PgConnection) -> sqlx::Result<Vec<String>> {
     let mut transaction = connection.begin().await?;
-    // Names of ours are written with their schema, whatever this session's settings are, and nobody's operators are used.
+    // With this search path Postgres prints our names with their schema, whatever the session's
+    // settings are; and no operator or function that somebody has created in `public` is used here.
     transaction
         .execute("SET LOCAL search_path = pg_catalog, pg_temp; SET LOCAL statement_timeout = '60s'")
         .await?;
@@ -67,7 +78,7 @@ pub async fn facts(connection: &mut PgConnection) -> sqlx::Result<Vec<String>> {
     Ok(lines)
 }
 
-/// What differs, in words.
+/// The differences, in words.
 fn compare(expected: &str, facts: &[String]) -> Vec<Finding> {
     let expected: BTreeMap<_, _> = expected.lines().filter_map(parts).collect();
     let found: BTreeMap<_, _> = facts.iter().filter_map(|line| parts(line)).collect();
@@ -92,21 +103,21 @@ fn compare(expected: &str, facts: &[String]) -> Vec<Finding> {
         .collect()
 }
 
-/// Kind, object and what it is; nothing of an empty line.
+/// Kind, object and definition of a line; `None` for an empty line.
 fn parts(line: &str) -> Option<((Kind<'_>, &str), &str)> {
     let mut parts = line.splitn(3, PART);
     let (kind, object) = (parts.next()?, parts.next()?);
     Some(((Kind(kind), object), parts.next().unwrap_or_default()))
 }
 
-/// What sort of guard a line is about.
+/// The kind of a guard, such as `policy`; it decides how a difference is worded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Kind<'a>(&'a str);
 
 impl Kind<'_> {
     fn missing(self, object: &str, must: &str) -> String {
         match self.0 {
-            "grant" => format!("{object} no longer, and must be able to"),
+            "grant" => format!("a grant is missing: {object}"),
             kind => format!("{kind} {object} is missing; it must be: {must}"),
         }
     }
@@ -126,17 +137,17 @@ impl Kind<'_> {
 
     fn unlisted(self, object: &str, is: &str) -> String {
         match self.0 {
-            "grant" => format!("{object}, and must not"),
+            "grant" => format!("{object}, which is not allowed"),
             "login" => format!("login {object} acts for Platen and has too many rights: {is}"),
-            "membership" | "setting" => format!("{object}: {is}; nobody may do that"),
+            "membership" | "setting" => format!("{object}: {is}; this is not allowed"),
             "trigger" if is.starts_with("disabled") => format!("trigger {object} is {is}"),
-            kind => format!("{kind} {object} is none of those that guard this schema: {is}"),
+            kind => format!("{kind} {object} is not in the list of guards of this schema: {is}"),
         }
     }
 }
 
-/// Reads the guards from the catalogue. What belongs to an extension is not ours. Of roles, memberships, logins and settings only what
-/// is too much makes a line; of our four roles there is always one.
+/// The query of [`facts`]. It leaves out what belongs to an extension. Memberships, logins and
+/// settings make a line only where they have too many rights; the four roles always make one.
 const FACTS: &str = r"-- guards::facts
 WITH RECURSIVE ours AS (
   SELECT c.oid, c.relname, c.relkind, c.relowner, c.relacl, c.reloptions, c.relrowsecurity, c.relforcerowsecurity FROM pg_class c WHERE c.relnamespace = 'public'::regnamespace
@@ -227,7 +238,7 @@ mod tests {
             .map(|((_, object), is)| (object, is))
     }
 
-    /// The list is written by a program, so what it must never allow is said here.
+    /// A program writes the list, so this test says what it must never contain.
     #[test]
     fn the_list_itself_allows_no_weakness() {
         for (table, is) in lines("table") {
@@ -261,7 +272,7 @@ mod tests {
             assert!(pinned && !is.contains("owner's rights"), "{function}: {is}");
         }
         for (constraint, is) in lines("constraint") {
-            // Rows of before are not looked at; each new one is.
+            // These do not check rows of older versions; they check each new row.
             let known = ["traceparent_is_one", "movements_are_bounded"];
             let known = known.iter().any(|name| constraint.starts_with(name));
             assert!(known || !is.contains("NOT VALID"), "{constraint}: {is}");
@@ -276,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn a_difference_is_told_in_words() {
+    fn a_difference_is_reported_in_words() {
         let expected = "table | jobs | row-level security enabled and forced\npolicy | own on jobs | all by platen_api, of rows with (mine)\ngrant | platen_api may SELECT on jobs";
         let check = |facts: &[&str], says: &str| {
             let facts: Vec<String> = facts.iter().map(|&line| line.to_owned()).collect();
@@ -294,13 +305,10 @@ mod tests {
             &["policy | own on jobs | all by platen_api, of rows with (true)"],
             "policy own on jobs is: all by platen_api, of rows with (true); it must be: all by platen_api, of rows with (mine). It matches every row",
         );
-        check(
-            &[],
-            "platen_api may SELECT on jobs no longer, and must be able to",
-        );
+        check(&[], "a grant is missing: platen_api may SELECT on jobs");
         check(
             &["grant | platen_api may TRUNCATE on jobs"],
-            "platen_api may TRUNCATE on jobs, and must not",
+            "platen_api may TRUNCATE on jobs, which is not allowed",
         );
         let all: Vec<String> = expected.lines().map(str::to_owned).collect();
         assert_eq!(compare(expected, &all), []);

@@ -1,16 +1,17 @@
-//! In place of `otlp.rs` where the program was built without the feature `otel`: nothing is recorded.
+//! Replaces `otlp.rs` in programs built without the feature `otel`: records nothing.
 
 use tracing::Span;
 use tracing_subscriber::layer::Identity;
 
 use domain::traceparent::TraceParent;
 
+/// Does nothing.
 #[derive(Default)]
 pub struct Exporting;
 
 pub(crate) fn layer() -> Option<(Identity, Exporting)> {
     if super::is_wanted() {
-        super::say("traces are not sent: this program was built without the feature `otel`");
+        super::say("no traces are sent: this program was built without the feature `otel`");
     }
     None
 }

@@ -1,5 +1,5 @@
-//! Spans go to a collector by OTLP over HTTP (opentelemetry.io/docs/specs/otlp). `OTEL_…` variables are read by the
-//! SDK itself: endpoint, headers, sampler, resource, batches.
+//! Sends spans to a collector by OTLP over HTTP (opentelemetry.io/docs/specs/otlp). The SDK itself
+//! reads the `OTEL_…` variables: endpoint, headers, sampler, resource, batches.
 
 use std::error::Error;
 use std::fmt;
@@ -22,16 +22,17 @@ use tracing_subscriber::Registry;
 use domain::traceparent::TraceParent;
 
 /// How long a collector may take for a batch.
-const PATIENCE: Duration = Duration::from_secs(10);
+const EXPORT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Sends what is recorded until it is dropped, and what is left then.
+/// Sends spans until it is dropped, and the last ones then.
 #[must_use = "spans are sent until it is dropped"]
 #[derive(Default)]
 pub struct Exporting {
     provider: Option<SdkTracerProvider>,
 }
 
-/// Records spans and sends them; `None` where nobody says whereto. Needs a runtime.
+/// The layer that records and sends spans; `None` where no collector is configured. Needs a Tokio
+/// runtime.
 pub(crate) fn layer() -> Option<(OpenTelemetryLayer<Registry, Tracer>, Exporting)> {
     if !super::is_wanted() {
         return None;
@@ -45,7 +46,7 @@ pub(crate) fn layer() -> Option<(OpenTelemetryLayer<Registry, Tracer>, Exporting
     };
     let resource = Resource::builder()
         .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")));
-    // Theirs, where they say so.
+    // The SDK has read the operator's own name, where it is set.
     let resource = if std::env::var_os("OTEL_SERVICE_NAME").is_none() {
         resource.with_service_name("platen")
     } else {
@@ -70,7 +71,7 @@ pub(crate) fn layer() -> Option<(OpenTelemetryLayer<Registry, Tracer>, Exporting
 
 fn exporter() -> Result<SpanExporter, Box<dyn Error>> {
     let client = Client {
-        http: reqwest::Client::builder().timeout(PATIENCE).build()?,
+        http: reqwest::Client::builder().timeout(EXPORT_TIMEOUT).build()?,
         runtime: Handle::try_current()?,
     };
     let exporter = SpanExporter::builder().with_http();
@@ -99,7 +100,7 @@ pub(super) fn set_parent(span: &Span, parent: &TraceParent) {
     };
     let flags = TraceFlags::new(flags);
     let parent = SpanContext::new(trace, id, flags, true, TraceState::default());
-    // It fails only where the span is off.
+    // This fails only where the span is not recorded.
     let _off = span.set_parent(Context::new().with_remote_span_context(parent));
 }
 
@@ -118,7 +119,8 @@ pub(super) fn place(span: &Span) -> Option<TraceParent> {
     })?
 }
 
-/// The client everybody else here uses, too. Batches are sent by a thread of the SDK's own, which has no runtime.
+/// An HTTP client for the SDK, on `reqwest` as everywhere else. The SDK sends batches from its own
+/// thread, which has no Tokio runtime, so requests run on ours.
 struct Client {
     http: reqwest::Client,
     runtime: Handle,
