@@ -33,8 +33,19 @@ fn every_manifest_parses() {
 /// A release is built without the member that may break things.
 #[test]
 fn only_the_tests_switch_failpoints_on() {
-    let manifests = ["api", "cli", "common", "fakes", "worker"]
-        .map(|member| root().join(member).join("Cargo.toml"));
+    let manifests = [
+        "api",
+        "cli",
+        "common",
+        "common/bucket",
+        "common/domain",
+        "common/queue",
+        "common/storage",
+        "common/telemetry",
+        "fakes",
+        "worker",
+    ]
+    .map(|member| root().join(member).join("Cargo.toml"));
     for path in manifests.into_iter().chain([root().join("Cargo.toml")]) {
         let named = read(&path)
             .lines()
