@@ -183,10 +183,10 @@ fn no_error_names_a_rust_type() {
                 continue;
             };
             refused += 1;
-            let told = problem.body("", "");
-            let detail = told["detail"].as_str().unwrap();
-            let pointer = told["errors"][0]["pointer"].as_str().unwrap();
-            assert!(pointer.starts_with(&field.pointer), "{body}: {told}");
+            let report = problem.body("", "");
+            let detail = report["detail"].as_str().unwrap();
+            let pointer = report["errors"][0]["pointer"].as_str().unwrap();
+            assert!(pointer.starts_with(&field.pointer), "{body}: {report}");
             assert!(
                 detail.ends_with('.') && detail.starts_with(char::is_uppercase),
                 "{body}: {detail}"

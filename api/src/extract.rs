@@ -36,7 +36,7 @@ pub fn single<'a>(
     let mut values = headers.get_all(name).iter();
     let first = values.next();
     if values.next().is_some() {
-        let detail = format!("The header {name} is there twice: send it once.");
+        let detail = format!("The header {name} was sent twice: send it once.");
         return Err(Problem::new(Code::InvalidHeader, detail));
     }
     Ok(first)

@@ -69,7 +69,7 @@ async fn check_all(reader: &PgPool, ready_queue: &ReadyQueue, owner: &Owner) -> 
             match database::is_migrated(reader).await {
                 Ok(true) => None,
                 Ok(false) => Some("migrations are missing: run `platen migrate`"),
-                Err(_) => Some("cannot be asked"),
+                Err(_) => Some("does not answer"),
             }
         }),
         check("redis", false, async {

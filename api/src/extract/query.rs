@@ -43,7 +43,7 @@ impl<T: DeserializeOwned + IntoParams, S: Send + Sync> FromRequestParts<S> for P
                 return Err(no_such_parameter(&known, name));
             }
             if sent[..index].iter().any(|(before, _)| before == name) {
-                let detail = format!("`{name}` is there twice: send it once.");
+                let detail = format!("`{name}` was sent twice: send it once.");
                 return Err(Problem::new(Code::InvalidQuery, detail));
             }
         }
@@ -177,7 +177,7 @@ mod tests {
                 "limt=1",
                 "There is no parameter `limt` here. There are: limit, state, after, dry_run, since.",
             ),
-            ("limit=1&limit=1", "`limit` is there twice: send it once."),
+            ("limit=1&limit=1", "`limit` was sent twice: send it once."),
             (
                 &*format!("{}=1", "x".repeat(1_000)),
                 &*format!(

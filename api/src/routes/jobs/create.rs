@@ -18,6 +18,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
 use common::admission::{self, Admission, Admitted, Refusal};
 use common::bucket::BucketError;
 use common::credits::{Credits, Quote};
@@ -99,29 +100,10 @@ pub async fn handler(
         return Ok(repeated(&app, &base, tenant, &key, &options, answer).await);
     }
 
-    let (id, now) = (JobId::new(), clock::now());
+    let id = JobId::new();
     // The decoded images take memory too. They are counted by the permit of the body, which is held until they are stored.
     let memory_permit = body.clone();
-    let mut body: CreateJob = off_thread(move || extract::json(&body)).await??;
-    let inputs = body.take_inputs();
-    // Before any work on the images: files put into another database's bucket would be lost.
-    if !inputs.is_empty() && !options.dry_run {
-        app.owner.usable().await?;
-    }
-    let uploads = uploads(&app, tenant, &inputs).await?;
-    let mut sources = off_thread(move || Sources::read(inputs, &uploads)).await?;
-    // Decoding images is expensive. So everything else is checked first, and the quote is made again afterwards.
-    let mut draft = JobDraft::read(body, sources.unopened(tenant, id), now);
-    let mut quote = draft.quote(&app.catalog, now.date())?;
-    if sources.has_files() {
-        if !options.dry_run {
-            check_credits(&app, tenant, &quote).await?;
-        }
-        let share = app.shares.of(tenant);
-        let pictures = sources.clean(&app.budget, &share, tenant, id).await?;
-        draft.take_pictures(pictures);
-        quote = draft.quote(&app.catalog, now.date())?;
-    }
+    let (draft, quote) = draft_and_quote(&app, tenant, id, body, options.dry_run).await?;
     if options.dry_run {
         return Ok(Json(DryRun::of(&quote)?).into_response());
     }
@@ -185,6 +167,39 @@ pub async fn handler(
             Ok(with_preference_applied(key.answer(answer), prefer))
         }
     }
+}
+
+/// Parses and quotes a job, and decodes the images in its body.
+///
+/// Decoding images is expensive. So everything else is checked first, and the job is quoted again afterwards.
+async fn draft_and_quote(
+    app: &App,
+    tenant: TenantId,
+    id: JobId,
+    body: Bytes,
+    dry_run: bool,
+) -> Result<(JobDraft, Quote)> {
+    let now = clock::now();
+    let mut body: CreateJob = off_thread(move || extract::json(&body)).await??;
+    let inputs = body.take_inputs();
+    // Before any work on the images: files put into another database's bucket would be lost.
+    if !inputs.is_empty() && !dry_run {
+        app.owner.usable().await?;
+    }
+    let uploads = uploads(app, tenant, &inputs).await?;
+    let mut sources = off_thread(move || Sources::read(inputs, &uploads)).await?;
+    let mut draft = JobDraft::read(body, sources.unopened(tenant, id), now);
+    let mut quote = draft.quote(&app.catalog, now.date())?;
+    if sources.has_files() {
+        if !dry_run {
+            check_credits(app, tenant, &quote).await?;
+        }
+        let share = app.shares.of(tenant);
+        let pictures = sources.clean(&app.budget, &share, tenant, id).await?;
+        draft.take_pictures(pictures);
+        quote = draft.quote(&app.catalog, now.date())?;
+    }
+    Ok((draft, quote))
 }
 
 /// The answer to a repeated request. With `Prefer: wait` it waits for its job, as the first request did.
