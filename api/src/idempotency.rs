@@ -67,9 +67,6 @@ impl Key {
     }
 
     /// Writes the answer to the first request with this key.
-    ///
-    /// # Panics
-    /// Never: a key was checked to be a valid header.
     pub fn answer(&self, answer: Answer) -> Response {
         let Ok(status) = StatusCode::from_u16(answer.status) else {
             tracing::error!(

@@ -32,9 +32,6 @@ pub struct FileLink {
 impl FileLink {
     /// Makes a link that works for `lifetime`. It leads to the store if the store signs links, else to this API. If the store fails to
     /// sign, the API serves the file instead.
-    ///
-    /// # Panics
-    /// Never: a time can always be rounded down to a second.
     pub async fn to(app: &App, base: &BaseUrl, file: File<'_>, lifetime: Duration) -> Self {
         let now = clock::now().replace_nanosecond(0);
         let now = now.expect("0 is a valid number of nanoseconds");

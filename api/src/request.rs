@@ -62,9 +62,6 @@ fn is_well_formed(id: &str) -> bool {
 }
 
 /// The outermost layer: gives the request an id and a span, writes the body of a problem, sets common headers, and measures.
-///
-/// # Panics
-/// Never: a well-formed id is always a valid header.
 pub async fn answer(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
     let started = Instant::now();
     let id = Id::of(request.headers());

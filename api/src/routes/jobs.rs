@@ -162,9 +162,6 @@ impl JobView {
     }
 
     /// The view as the answer to a POST, with its `Location` if the job was accepted.
-    ///
-    /// # Panics
-    /// Never: a view can always be written as JSON.
     pub fn answer(&self, status: StatusCode) -> Answer {
         Answer {
             status: status.as_u16(),

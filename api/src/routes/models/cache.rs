@@ -16,9 +16,6 @@ pub struct ModelsCache(Arc<RwLock<Option<(Date, StaticContent)>>>);
 
 impl ModelsCache {
     /// Returns the answer for `today`; renders it if the cached one is from another day.
-    ///
-    /// # Panics
-    /// Never: a view can always be written as JSON.
     pub fn get(&self, catalog: &Catalog, today: Date) -> StaticContent {
         let cached = self
             .0
