@@ -23,7 +23,7 @@ type Read = fn(&[u8]) -> Result<(), Problem>;
 /// How each body is parsed, by the name of its schema.
 const BODIES: [(&str, Read); 6] = [
     ("CreateJob", |body| json::<CreateJob>(body).map(drop)),
-    ("Many", |body| json::<BulkRequest>(body).map(drop)),
+    ("BulkRequest", |body| json::<BulkRequest>(body).map(drop)),
     ("ToPause", |body| json::<ToPause>(body).map(drop)),
     ("Adjustment", |body| json::<Adjustment>(body).map(drop)),
     ("Reason", |body| json::<Reason>(body).map(drop)),

@@ -24,16 +24,29 @@ const LINKS: [(&str, &str, &str, &str); 15] = [
     ("list_pauses", "200", "resume", "/data/0/id"),
 ];
 
+/// Descriptions of parameters that mean the same everywhere. utoipa drops the description of a parameter with a schema of its own.
+const PARAMETERS: [(&str, &str); 5] = [
+    ("Idempotency-Key", idempotency::DESCRIPTION),
+    ("limit", "The most items to return."),
+    (
+        "starting_after",
+        "The `id` of the last item you have; in the statement of credits its `seq`. Older items follow.",
+    ),
+    ("tenant", "Only items of this tenant."),
+    ("job", "Only items of this job."),
+];
+
 /// Completes the document that was generated from the handlers.
 pub(super) fn complete(mut document: Value) -> Value {
     for path in objects(&mut document["paths"]) {
         for operation in objects(path) {
             add_problems(operation);
             add_links(operation);
-            describe_idempotency_key(operation);
+            describe_parameters(operation);
         }
     }
     merge_descriptions(&mut document);
+    refer_to_items(&mut document);
     for schema in body_schemas(&document) {
         make_nullable(&mut document["components"]["schemas"][&schema]);
     }
@@ -128,14 +141,34 @@ fn add_problems(operation: &mut Value) {
     }
 }
 
-/// Describes the header `Idempotency-Key` of every operation that has it.
-fn describe_idempotency_key(operation: &mut Value) {
+/// utoipa copies the schema of the items into the schema of a generic list. Refers to the items' own schema instead, as everywhere else.
+fn refer_to_items(document: &mut Value) {
+    let schemas = &mut document["components"]["schemas"];
+    let names: Vec<String> = fields(schemas).map(|(name, _)| name.clone()).collect();
+    for name in &names {
+        let item = name
+            .strip_prefix("Page_")
+            .or_else(|| name.strip_prefix("List_"));
+        if let Some(item) = item.filter(|item| names.iter().any(|name| name == item)) {
+            schemas[name]["properties"]["data"]["items"] =
+                json!({ "$ref": format!("#/components/schemas/{item}") });
+        }
+    }
+}
+
+/// Describes the parameters that mean the same everywhere, and adds the pattern of `Idempotency-Key`.
+fn describe_parameters(operation: &mut Value) {
     let parameters = operation
         .get_mut("parameters")
         .and_then(Value::as_array_mut);
     for parameter in parameters.into_iter().flatten() {
+        let description = PARAMETERS
+            .iter()
+            .find(|(name, _)| parameter["name"] == *name);
+        if let Some((_, description)) = description {
+            parameter["description"] = json!(description);
+        }
         if parameter["name"] == "Idempotency-Key" {
-            parameter["description"] = json!(idempotency::DESCRIPTION);
             parameter["schema"]["pattern"] = json!(idempotency::PATTERN);
         }
     }

@@ -8,6 +8,7 @@ pub mod workers;
 
 use axum::response::Response;
 use common::generation::Violation;
+use common::id::TenantId;
 use common::idempotency::Request;
 use common::operator::once::{OperatorRequest, Replied};
 use common::operator::{Actor, MAX_REASON};
@@ -60,6 +61,15 @@ fn replied(key: &Key, replied: Replied) -> Response {
         Replied::New(answer) => key.answer(answer),
         Replied::Repeated(answer) => key.replay(answer),
     }
+}
+
+/// The schema of a tenant to filter by, for `/openapi.json`.
+fn tenant() -> Schema {
+    let mut schema = TenantId::schema();
+    if let Schema::Object(object) = &mut schema {
+        object.description = Some("Only jobs of this tenant.".to_owned());
+    }
+    schema
 }
 
 /// The schema of a reason, for `/openapi.json`.

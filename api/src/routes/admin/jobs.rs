@@ -169,7 +169,7 @@ pub struct BulkRequest {
     #[schema(schema_with = ids)]
     ids: Option<Vec<JobId>>,
     /// Only jobs of this tenant.
-    #[schema(schema_with = TenantId::schema)]
+    #[schema(schema_with = super::tenant)]
     tenant: Option<TenantId>,
     /// Only jobs of this model.
     #[schema(pattern = "^[^\\u0000]*$")]
@@ -202,7 +202,10 @@ pub struct BulkRequest {
 
 fn ids() -> Schema {
     let id = RefOr::T(JobId::schema());
-    ArrayBuilder::new().items(id).into()
+    ArrayBuilder::new()
+        .items(id)
+        .description(Some("Only jobs with these ids."))
+        .into()
 }
 
 /// The result for each job.

@@ -33,7 +33,7 @@ pub struct ToPause {
     #[schema(pattern = "^[^\\u0000]*$")]
     model: Option<String>,
     /// Pause the jobs of this tenant.
-    #[schema(schema_with = TenantId::schema)]
+    #[schema(schema_with = super::tenant)]
     tenant: Option<TenantId>,
     /// Drain the worker with this name: it finishes the jobs it has and starts no more.
     #[schema(min_length = 1, max_length = 200, pattern = "^[^\\u0000]*$")]
