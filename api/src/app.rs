@@ -1,6 +1,5 @@
-//! What the api holds open, and how it starts and stops.
+//! The state of the API: its connections, limits and settings.
 
-use std::future;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,81 +15,84 @@ use common::queue::{Lanes, ReadyQueue};
 use common::telemetry;
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::PgPool;
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::base_url::PublicUrl;
 use crate::budget::Budget;
 use crate::client::Pseudonyms;
-use crate::connections::{self, Port};
 use crate::error::Problem;
 use crate::rates::Rates;
-use crate::router::{metrics_router, router};
-use crate::routes::health::Examined;
-use crate::routes::models::list::Page;
+use crate::readiness::ReadinessCache;
+use crate::routes::models::cache::ModelsCache;
 use crate::shares::{self, Shares};
 use crate::waiters::Waiters;
 
-/// Connections for requests; each request needs one for a moment at a time, also while it waits.
+/// Postgres connections for requests. A request holds one only while it runs queries, never while it waits for a job.
 const CONNECTIONS: u32 = 16;
-/// Connections for metrics and readiness, and to ask which jobs have ended.
+/// Postgres connections for metrics and readiness, and to find out which jobs have ended.
 const READER_CONNECTIONS: u32 = 3;
-/// What one api takes in all, at most.
+/// The most Postgres connections one API process opens.
 pub const MAX_CONNECTIONS: u32 = CONNECTIONS + READER_CONNECTIONS;
-/// How long open requests may take to end once the api stops.
-const GRACE: Duration = Duration::from_secs(25);
 
-/// The handles of the api. Handlers get it as `State<Arc<App>>`.
+/// The state of the API. Handlers get it as `State<Arc<App>>`.
 #[derive(Clone)]
 pub struct App {
-    /// Sees the rows of the tenant set in the transaction. What is done for a tenant goes through [`Self::connection`] or
-    /// [`Self::wallet`].
+    /// Row-level security shows only the rows of the tenant that the transaction sets. Requests of tenants take connections through
+    /// [`Self::connection`] or [`Self::wallet`], which enforce each tenant's share.
     pub pool: PgPool,
-    /// Reads everything: for billing metrics and readiness, and for which jobs have ended. Nothing else of it is for a tenant's request.
+    /// Reads the rows of all tenants: for billing metrics, readiness, operators, and to find out which jobs have ended. A tenant's
+    /// request must use it for nothing else.
     pub reader: PgPool,
+    /// Where new jobs are pushed for the workers.
     pub ready_queue: ReadyQueue,
+    /// The state of the lanes, to tell clients why a job waits.
     pub lanes: Lanes,
+    /// Where files are stored.
     pub bucket: Bucket,
-    /// Whether it is this database's.
+    /// Knows whether the bucket belongs to this database.
     pub owner: Owner,
-    /// What operators show; `None`: there are none.
+    /// The API key of operators; `None` turns the operators' routes off.
     pub operator_key: Option<SecretString>,
     /// How long links to files work.
     pub link_lifetime: Duration,
-    /// The memory and the places that bodies, pictures and downloads take.
+    /// Limits of memory and concurrency for bodies, images and downloads.
     pub budget: Budget,
-    /// What each tenant may take at once.
+    /// What each tenant may use at once.
     pub shares: Shares,
-    /// Requests that wait for jobs.
+    /// Requests that wait for jobs to end.
     pub waiters: Waiters,
-    /// How everything stood when readiness was last asked for.
-    pub examined: Examined,
+    /// The newest check of all dependencies, for `/readyz`.
+    pub readiness: ReadinessCache,
+    /// The models on offer, and their prices.
     pub catalog: Arc<Catalog>,
-    /// What a tenant may use that it does not pay for.
+    /// What a tenant may use without paying for it.
     pub unpaid: Unpaid,
-    /// What `GET /v1/models` answers.
-    pub models: Page,
-    /// Origins of frontends that may call.
+    /// The rendered answer of `GET /v1/models`.
+    pub models: ModelsCache,
+    /// Origins whose web pages may call the API (CORS).
     pub cors_origins: Vec<HeaderValue>,
-    /// Who may say where clients reach us.
+    /// The public URL of the API, and the proxies that may name it.
     pub public: PublicUrl,
-    /// What clients may take of the two ports.
+    /// Limits of connections and times for the two ports.
     pub ports: Ports,
-    /// How many requests are answered.
+    /// Rate limits.
     pub rates: Arc<Rates>,
-    /// Work that outlives its request; stopping waits for it.
+    /// Work that outlives its request. A stop waits for it.
     pub tasks: TaskTracker,
-    /// Canceled when the api begins to stop.
+    /// Canceled when the API begins to stop.
     pub stopping: CancellationToken,
-    /// How long it still takes connections after `/readyz` has turned 503, so that a load balancer learns it first.
+    /// How long connections are still accepted after `/readyz` has turned 503, so that a load balancer notices first.
     pub farewell: Duration,
 }
 
 impl App {
-    /// Connects to Postgres and opens everything else; Redis is dialled when first needed.
+    /// Connects to Postgres and builds the state. Redis is connected to when it is first needed.
+    ///
+    /// # Errors
+    /// If a setting is missing or not usable, Postgres cannot be reached, or the bucket belongs to another database.
     pub async fn connect(config: &Config) -> anyhow::Result<Self> {
-        let ring =
+        let ready_queue =
             ReadyQueue::new(config.redis()?, &config.queue).context("REDIS_URL is not usable")?;
         let bucket = Bucket::open(&config.bucket()?, config.signing_keys()?)
             .context("PLATEN_BUCKET is not usable")?;
@@ -103,16 +105,16 @@ impl App {
         let reader = database::connect(url, DatabaseRole::Reader, READER_CONNECTIONS).await;
         let reader = reader.context("cannot connect to Postgres as platen_reader")?;
         let owner = Owner::new(pool.clone(), bucket.clone());
-        owner.at_start().await.context("the api does not start")?;
-        // Requests come first: half of the cores.
+        owner.at_start().await.context("the API does not start")?;
+        // Rendering gets half of the cores; the other half stays free for requests.
         let budget = Budget::within(config.api_memory, imaging::cores() / 2);
         telemetry::process::watch("api", &pool);
         telemetry::process::watch("reader", &reader);
         Ok(Self {
             pool,
             reader,
-            lanes: Lanes::new(&ring, config.timing.lanes),
-            ready_queue: ring,
+            lanes: Lanes::new(&ready_queue, config.timing.lanes),
+            ready_queue,
             bucket: if config.links.ours {
                 bucket.serve_through_api()
             } else {
@@ -121,13 +123,13 @@ impl App {
             owner,
             operator_key: config.operator_key.clone(),
             link_lifetime: config.links.lifetime,
-            shares: Shares::new(budget.places(), budget.body_bytes()),
+            shares: Shares::new(budget.slots(), budget.body_bytes()),
             budget,
             waiters: Waiters::default(),
-            examined: Examined::default(),
+            readiness: ReadinessCache::default(),
             catalog: Arc::new(catalog),
             unpaid: config.unpaid,
-            models: Page::default(),
+            models: ModelsCache::default(),
             cors_origins: config
                 .cors_origins
                 .iter()
@@ -146,91 +148,25 @@ impl App {
     }
 }
 
-/// How often an api looks whether Redis is there: it rings only when somebody submits.
-const WATCH_REDIS_EVERY: Duration = Duration::from_secs(1);
-
-/// Notes without an end whether Redis is there, so that log, metrics and readiness say why it is not.
-async fn watch_redis(ring: ReadyQueue) {
-    let mut ticks = tokio::time::interval(WATCH_REDIS_EVERY);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        ticks.tick().await;
-        ring.note(ring.check().await.as_ref().err());
-    }
-}
-
 impl App {
-    /// The right to one connection to Postgres, for what is done for a tenant.
+    /// Waits for a permit to use one Postgres connection for this tenant.
     ///
     /// # Errors
-    /// `overloaded`
+    /// [`Code::Overloaded`](crate::error::Code::Overloaded) if the tenant has too many requests under way.
     pub async fn connection(&self, tenant: TenantId) -> Result<shares::Connection, Problem> {
         self.shares.of(tenant).connection(&self.pool).await
     }
 
-    /// The same, for a transaction that locks the tenant's wallet.
+    /// The same for a transaction that locks the tenant's wallet.
     ///
     /// # Errors
-    /// `overloaded`
+    /// [`Code::Overloaded`](crate::error::Code::Overloaded) if the tenant has too many requests under way.
     pub async fn wallet(&self, tenant: TenantId) -> Result<shares::Connection, Problem> {
         self.shares.of(tenant).wallet(&self.pool).await
     }
 }
 
-/// Serves the api, and the metrics where a listener for them is given, until `stop` is canceled and the open
-/// requests are answered.
-pub async fn serve(
-    mut app: App,
-    listener: TcpListener,
-    metrics_listener: Option<TcpListener>,
-    stop: CancellationToken,
-) -> anyhow::Result<()> {
-    app.stopping = stop.clone();
-    let farewell = app.farewell;
-    let tasks = app.tasks.clone();
-    let app = Arc::new(app);
-
-    let closing = CancellationToken::new();
-    let farewell_said = async {
-        stop.cancelled().await;
-        tokio::time::sleep(farewell).await;
-        closing.cancel();
-        future::pending::<()>().await;
-    };
-    let watched = watch_redis(app.ready_queue.clone());
-    let (ports, proxies) = (app.ports, app.public.proxies().to_vec());
-    let port = Port::api(&ports, proxies);
-    let routes = router(Arc::clone(&app));
-    let api = connections::serve(listener, routes, port, closing.clone());
-    // To the end, so that what was counted while stopping is seen, on a port whose connections are its own.
-    let metrics = async {
-        match metrics_listener {
-            Some(listener) => {
-                let (port, routes) = (Port::metrics(&ports), metrics_router(app));
-                connections::serve(listener, routes, port, CancellationToken::new()).await;
-            }
-            None => future::pending().await,
-        }
-    };
-    tokio::select! {
-        () = api => {}
-        () = metrics => {}
-        () = watched => {}
-        () = farewell_said => {}
-        () = async { stop.cancelled().await; tokio::time::sleep(farewell + GRACE).await } => {
-            tracing::warn!("Some requests were not answered in time; their connections are closed");
-        }
-    }
-    tasks.close();
-    if tokio::time::timeout(GRACE, tasks.wait()).await.is_err() {
-        tracing::warn!(
-            "Some rings were not rung in time; a worker's dispatcher rings for those jobs"
-        );
-    }
-    Ok(())
-}
-
-/// An origin exactly as browsers send it. A wildcard is none: answers are for those who hold a key.
+/// Parses an origin exactly as browsers send it. Wildcards are refused: answers are meant only for those who hold a key.
 fn origin(text: &str) -> anyhow::Result<HeaderValue> {
     let host = text
         .strip_prefix("https://")
@@ -240,7 +176,7 @@ fn origin(text: &str) -> anyhow::Result<HeaderValue> {
             Ok(HeaderValue::from_str(text)?)
         }
         _ => anyhow::bail!(
-            "PLATEN_CORS_ORIGINS: {text:?} is no origin; expected one like https://studio.example, without a path"
+            "PLATEN_CORS_ORIGINS: {text:?} is not an origin; expected one like https://studio.example, without a path"
         ),
     }
 }

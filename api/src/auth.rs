@@ -1,4 +1,4 @@
-//! Who asks: the tenant an API key speaks for.
+//! Authentication: the tenant or the operator a request is from.
 
 use std::sync::Arc;
 
@@ -14,11 +14,14 @@ use sha2::{Digest, Sha256};
 use crate::app::App;
 use crate::error::{Code, Problem};
 use crate::extract::single;
-use crate::rates::{Client, Whose};
+use crate::rates::{Client, KeyOwner};
 
-/// The tenant whose key came with the request. A handler that takes it cannot be reached without one.
+/// The tenant whose API key was sent. A handler with this argument is not called without a valid key.
 #[derive(Clone, Copy, Debug)]
-pub struct Tenant(pub TenantId);
+pub struct Tenant(
+    /// The tenant.
+    pub TenantId,
+);
 
 impl FromRequestParts<Arc<App>> for Tenant {
     type Rejection = Problem;
@@ -27,34 +30,34 @@ impl FromRequestParts<Arc<App>> for Tenant {
         let header = single(&parts.headers, &AUTHORIZATION)?
             .ok_or_else(|| refused("There is no Authorization header."))?;
         let (client, rates) = (client(parts), &app.rates);
-        let shown = header.to_str().unwrap_or_default();
-        rates.may_authenticate(&client, shown)?;
+        let credentials = header.to_str().unwrap_or_default();
+        rates.check_failures(&client, credentials)?;
         let failed = |why| {
-            rates.failed(&client, Whose::Tenant, shown);
+            rates.record_failure(&client, KeyOwner::Tenant, credentials);
             refused(why)
         };
-        let key = bearer(shown).ok_or_else(|| {
+        let key = bearer(credentials).ok_or_else(|| {
             failed("The Authorization header does not hold an API key like `Bearer pk_…`.")
         })?;
-        let turn = app.shares.authentication(&key.id).await?;
+        let permit = app.shares.authentication(&key.id).await?;
         let tenant = authentication::authenticate(&app.pool, &key)
             .await?
             .ok_or_else(|| failed("There is no such API key, or it was revoked."))?;
-        drop(turn);
-        rates.admit(&client, tenant, shown)?;
-        // Bodies are read in the tenant's share of memory.
+        drop(permit);
+        rates.admit(&client, tenant, credentials)?;
+        // The extractors of bodies need it: a body counts towards its tenant's share of memory.
         parts.extensions.insert(tenant);
         tracing::Span::current().record("tenant", tracing::field::display(tenant));
         Ok(Self(tenant))
     }
 }
 
-/// An operator. Who that is is decided here and nowhere else: for now whoever holds the one key.
+/// An operator: whoever sends the operators' key. This is the only place that decides who is an operator.
 #[derive(Clone, Copy, Debug)]
 pub struct Operator;
 
 impl Operator {
-    /// What the record says of who acted.
+    /// The name of the actor in the audit log. All operators share one key, so they share one name.
     pub const NAME: &'static str = "api";
 }
 
@@ -64,20 +67,20 @@ impl FromRequestParts<Arc<App>> for Operator {
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
         let header = single(&parts.headers, &AUTHORIZATION)?.ok_or_else(not_an_operator)?;
         let (client, rates) = (client(parts), &app.rates);
-        let shown = header.to_str().unwrap_or_default();
-        rates.may_authenticate(&client, shown)?;
-        let key = shown
+        let credentials = header.to_str().unwrap_or_default();
+        rates.check_failures(&client, credentials)?;
+        let sent_key = credentials
             .split_once(' ')
             .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
-        // Of hashes it tells nothing how many bytes agree.
+        // Comparing hashes in variable time leaks nothing about the key.
         let hash = |text: &str| Sha256::digest(text.as_bytes());
-        match (key, &app.operator_key) {
-            (Some((_, shown_key)), Some(key)) if hash(shown_key) == hash(key.expose_secret()) => {
-                rates.remember(shown);
+        match (sent_key, &app.operator_key) {
+            (Some((_, sent_key)), Some(key)) if hash(sent_key) == hash(key.expose_secret()) => {
+                rates.remember(credentials);
                 Ok(Self)
             }
             _ => {
-                rates.failed(&client, Whose::Operator, shown);
+                rates.record_failure(&client, KeyOwner::Operator, credentials);
                 Err(not_an_operator())
             }
         }
@@ -91,7 +94,7 @@ fn client(parts: &Parts) -> Client {
 fn not_an_operator() -> Problem {
     Problem::new(
         Code::Unauthenticated,
-        "This is for operators: send `Authorization: Bearer …` with the key in PLATEN_OPERATOR_KEY.",
+        "This route is for operators: send `Authorization: Bearer …` with the key in PLATEN_OPERATOR_KEY.",
     )
 }
 
@@ -102,7 +105,7 @@ fn refused(why: &str) -> Problem {
     )
 }
 
-/// The key of `Bearer <key>`; the scheme in any case, as RFC 9110 has it.
+/// The key of `Bearer <key>`. The scheme is case-insensitive (RFC 9110, 11.1).
 fn bearer(header: &str) -> Option<ApiKey> {
     let (scheme, key) = header.split_once(' ')?;
     scheme
@@ -116,7 +119,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_bearer_key_is_a_key() {
+    fn only_bearer_credentials_hold_a_key() {
         let key = ApiKey::generate();
         for good in ["Bearer", "bearer"] {
             assert!(bearer(&format!("{good} {}", key.expose())).is_some());

@@ -1,41 +1,41 @@
-//! Where clients reach this api, to make links to files absolute.
+//! The URL under which clients reach this API. Links to files begin with it.
 //!
-//! `PLATEN_PUBLIC_URL` says it. Without it, a proxy that `PLATEN_TRUSTED_PROXIES` names may say it, by `Forwarded` (RFC 7239) or
-//! `X-Forwarded-Proto` and `-Host`. From anybody else `Host` is believed only where it names this machine itself: otherwise whoever
-//! sends a request could make us hand out links to a host of theirs. Where nobody who may has said it, links are paths.
+//! `PLATEN_PUBLIC_URL` sets it. Without this setting, a proxy listed in `PLATEN_TRUSTED_PROXIES` may name it, in `Forwarded`
+//! (RFC 7239) or in `X-Forwarded-Proto` and `X-Forwarded-Host`. From any other peer, `Host` is used only if it names this machine
+//! itself: otherwise a client could make the API give out links to a host of the client's choice. If none of these names a URL,
+//! links are paths.
 
-use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 
 use anyhow::Context;
-use axum::extract::FromRequestParts;
-use axum::http::request::Parts;
 use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderName, Uri, header};
 use ipnet::IpNet;
 
-use crate::app::App;
 use crate::header_list::elements;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
-/// Who may say where clients reach us.
+/// The public URL of the API, and the proxies that may name it.
 #[derive(Clone, Debug, Default)]
 pub struct PublicUrl {
-    /// Scheme, host and perhaps a path, without a slash at the end: then nobody else is asked.
+    /// Scheme, host and an optional path, without a slash at the end. If it is set, headers are ignored.
     url: Option<String>,
+    /// The trusted proxies.
     proxies: Vec<IpNet>,
 }
 
 impl PublicUrl {
-    /// Checks what `PLATEN_PUBLIC_URL` says.
+    /// Takes the values of `PLATEN_PUBLIC_URL` and `PLATEN_TRUSTED_PROXIES`.
+    ///
+    /// # Errors
+    /// If `url` is not an `http` or `https` URL, or has a user, a query or a fragment.
     pub fn new(url: Option<&str>, proxies: Vec<IpNet>) -> anyhow::Result<Self> {
         let url = url.map(|text| {
             base_url(text).with_context(|| {
-                format!("PLATEN_PUBLIC_URL: {text:?} is no base URL; expected one like https://pictures.example")
+                format!("PLATEN_PUBLIC_URL: {text:?} is not a base URL; expected one like https://pictures.example")
             })
         });
         Ok(Self {
@@ -44,17 +44,19 @@ impl PublicUrl {
         })
     }
 
-    /// Proxies that are believed.
+    /// The proxies whose headers are trusted.
     pub(crate) fn proxies(&self) -> &[IpNet] {
         &self.proxies
     }
 
+    /// Whether an address is that of a trusted proxy.
     pub(crate) fn trusts(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
         self.proxies.iter().any(|net| net.contains(&address))
     }
 }
 
+/// Checks a base URL and writes it in its normal form; `None` if it is not one.
 fn base_url(text: &str) -> Option<String> {
     let uri: Uri = text.parse().ok()?;
     let plain = uri.query().is_none() && !text.contains('#');
@@ -66,62 +68,58 @@ fn base_url(text: &str) -> Option<String> {
     })
 }
 
-/// The two ends of a connection; every request has it as an extension.
+/// The two ends of a connection. Every request has it as an extension.
 #[derive(Clone, Copy, Debug)]
 pub struct Connection {
+    /// The address that the request came from.
     pub peer: IpAddr,
-    /// `None` where the system does not say.
+    /// The address that was called; `None` if the system does not tell.
     pub local: Option<SocketAddr>,
 }
 
-/// What links begin with: scheme and host, or nothing.
+/// The beginning of links: scheme and host, or empty if neither is known.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BaseUrl(String);
 
 impl BaseUrl {
-    fn of(public: &PublicUrl, connection: Option<Connection>, headers: &HeaderMap) -> Self {
+    /// The base URL for the links in the answer to one request.
+    pub(crate) fn of(
+        public: &PublicUrl,
+        connection: Option<Connection>,
+        headers: &HeaderMap,
+    ) -> Self {
         if let Some(url) = &public.url {
             return Self(url.clone());
         }
-        let said = headers
+        let host_header = headers
             .get(header::HOST)
             .and_then(|host| host.to_str().ok());
-        let sent = said.and_then(host);
-        let place = match connection {
+        let sent_host = host_header.and_then(host);
+        let origin = match connection {
             Some(Connection { peer, .. }) if public.trusts(peer) => {
-                forwarded(public, headers, sent)
+                forwarded(public, headers, sent_host)
             }
-            _ => sent
+            _ => sent_host
                 .filter(|host| is_this_machine(host, connection))
                 .map(|host| ("http", host)),
         };
-        Self(place.map_or_else(String::new, |(scheme, host)| format!("{scheme}://{host}")))
+        Self(origin.map_or_else(String::new, |(scheme, host)| format!("{scheme}://{host}")))
     }
 
-    /// The whole link for a path of ours.
+    /// The link to a path of this API. It is only the path if the base URL is not known.
     pub fn link(&self, path: &str) -> String {
         format!("{}{path}", self.0)
     }
 }
 
-impl FromRequestParts<Arc<App>> for BaseUrl {
-    type Rejection = Infallible;
-
-    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Infallible> {
-        let connection = parts.extensions.get::<Connection>().copied();
-        Ok(Self::of(&app.public, connection, &parts.headers))
-    }
-}
-
-/// A host, with its port where it has one, and nothing else.
+/// Parses a host with an optional port; `None` if the text holds anything else, such as a user.
 fn host(text: &str) -> Option<String> {
     let host: Authority = text.parse().ok()?;
-    let named = !host.host().is_empty() && !text.contains('@');
-    named.then(|| host.to_string().to_ascii_lowercase())
+    let is_host_only = !host.host().is_empty() && !text.contains('@');
+    is_host_only.then(|| host.to_string().to_ascii_lowercase())
 }
 
-/// Whether a host means this machine: by a name or an address that never leaves it, whatever port is published there, or by the
-/// address that was called.
+/// Whether a host names this machine: a loopback name or address with any port, or the address that was called.
 fn is_this_machine(host: &str, connection: Option<Connection>) -> bool {
     let Ok(authority) = host.parse::<Authority>() else {
         return false;
@@ -139,53 +137,55 @@ fn is_this_machine(host: &str, connection: Option<Connection>) -> bool {
         })
 }
 
-/// What a proxy says about the request it passed on.
+/// What one proxy says about the request it passed on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Hop {
+    /// Whom the proxy got the request from.
     pub(crate) from: Option<IpAddr>,
     scheme: Option<String>,
     host: Option<String>,
 }
 
-/// Scheme and host as the outermost trusted proxy says. `None` where what is said contradicts itself or cannot be read.
+/// Scheme and host as the outermost trusted proxy names them. `None` if the headers contradict each other or cannot be read.
 fn forwarded(
     public: &PublicUrl,
     headers: &HeaderMap,
-    sent: Option<String>,
+    sent_host: Option<String>,
 ) -> Option<(&'static str, String)> {
     let standard = outermost(public, parse_forwarded(headers))?;
-    let customary = outermost(public, parse_x_forwarded(headers))?;
-    // A proxy that knows one of the two passes on whatever the client wrote into the other.
+    let x_forwarded = outermost(public, parse_x_forwarded(headers))?;
+    // A proxy that sets only one kind of header passes the other kind on as the client wrote it. So a contradiction is refused.
     let agreed = |one: Option<String>, other: Option<String>| match (one, other) {
         (Some(one), Some(other)) if one != other => None,
         (one, other) => Some(one.or(other)),
     };
-    let scheme = match agreed(standard.scheme, customary.scheme)?.as_deref() {
+    let scheme = match agreed(standard.scheme, x_forwarded.scheme)?.as_deref() {
         Some("https") => "https",
         Some("http") | None => "http",
         Some(_) => return None,
     };
-    let said = agreed(standard.host, customary.host)?;
-    Some((scheme, said.or(sent)?))
+    let host = agreed(standard.host, x_forwarded.host)?;
+    Some((scheme, host.or(sent_host)?))
 }
 
-/// What the hops say whose writers are trusted, the outermost first of all. The last hop was written by our peer, each one before
-/// by the address that the one after it names. `None`: a host is no host.
+/// Combines the hops that trusted proxies wrote; the outermost proxy wins. `None` if a host cannot be parsed.
+///
+/// The last hop was written by our peer. Each earlier hop was written by the address that the hop after it names.
 fn outermost(public: &PublicUrl, hops: Vec<Hop>) -> Option<Hop> {
-    let mut said = Hop::default();
+    let mut combined = Hop::default();
     for hop in hops.into_iter().rev() {
         if let Some(text) = hop.host {
-            said.host = Some(host(&text)?);
+            combined.host = Some(host(&text)?);
         }
-        said.scheme = hop.scheme.or(said.scheme);
+        combined.scheme = hop.scheme.or(combined.scheme);
         if !hop.from.is_some_and(|address| public.trusts(address)) {
             break;
         }
     }
-    Some(said)
+    Some(combined)
 }
 
-/// The hops of `Forwarded`.
+/// The hops of `Forwarded` (RFC 7239).
 pub(crate) fn parse_forwarded(headers: &HeaderMap) -> Vec<Hop> {
     let hops = elements(headers, &header::FORWARDED).into_iter();
     hops.map(|pairs| {
@@ -203,7 +203,8 @@ pub(crate) fn parse_forwarded(headers: &HeaderMap) -> Vec<Hop> {
     .collect()
 }
 
-/// The hops of `X-Forwarded-For`, `-Proto` and `-Host`: lists of the same length, or of one that stands for all.
+/// The hops of `X-Forwarded-For`, `-Proto` and `-Host`. The three lists are matched from their ends, where our peer wrote; a shorter
+/// list says nothing about the earlier hops.
 pub(crate) fn parse_x_forwarded(headers: &HeaderMap) -> Vec<Hop> {
     let list = |name: &HeaderName| -> Vec<String> {
         let lines = headers.get_all(name).iter();
@@ -219,7 +220,6 @@ pub(crate) fn parse_x_forwarded(headers: &HeaderMap) -> Vec<Hop> {
         list(&X_FORWARDED_HOST),
     );
     let hops = froms.len().max(schemes.len()).max(hosts.len());
-    // From the end, where our peer wrote.
     let nth = |list: &[String], from_end: usize| {
         let index = list.len().checked_sub(from_end)?;
         list.get(index).filter(|item| !item.is_empty()).cloned()
@@ -234,7 +234,7 @@ pub(crate) fn parse_x_forwarded(headers: &HeaderMap) -> Vec<Hop> {
         .collect()
 }
 
-/// An address, with or without a port. `None` for a name such as `unknown` or `_hidden`.
+/// Parses an address with or without a port. `None` for a name such as `unknown` or `_hidden` (RFC 7239, 6).
 fn address(text: &str) -> Option<IpAddr> {
     let bare = match text.strip_prefix('[') {
         Some(rest) => rest.split(']').next()?,
@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_that_is_not_this_machine_poisons_no_link() {
+    fn a_host_header_counts_only_if_it_names_this_machine() {
         let nobody = PublicUrl::default();
         let link = |host: &str| link(&nobody, "203.0.113.9", &[("host", host)]);
         for own in [
@@ -305,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_trusted_proxy_is_believed() {
+    fn only_a_trusted_proxy_may_name_the_host() {
         for pairs in [
             &[
                 ("x-forwarded-proto", "https"),
@@ -331,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_chain_the_outermost_trusted_proxy_is_believed() {
+    fn the_outermost_trusted_proxy_wins() {
         let https = "https://studio.example/files/a";
         for pairs in [
             &[(
@@ -367,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn what_contradicts_itself_or_is_no_host_is_not_believed() {
+    fn contradictions_and_invalid_hosts_are_ignored() {
         for pairs in [
             &[
                 ("x-forwarded-host", "studio.example"),
@@ -390,7 +390,7 @@ mod tests {
     }
 
     #[test]
-    fn a_public_url_settles_it() {
+    fn a_public_url_overrides_all_headers() {
         let public = |url| PublicUrl::new(Some(url), vec!["10.0.0.0/8".parse().unwrap()]);
         for (url, begin) in [
             ("https://studio.example", "https://studio.example"),

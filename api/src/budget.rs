@@ -1,8 +1,8 @@
-//! What requests may take of the api's memory and cores, all tenants together: counted in bytes, before they are taken.
+//! Limits of memory and cores for requests, all tenants together. Memory is counted in bytes and reserved before it is used.
 //!
-//! The memory is divided in three, so that nobody waits for room while holding what another waits for: bodies that are read, pictures
-//! that are opened, and pieces of files that a client has not taken yet. Where there is no room a request waits for a while, and is
-//! answered 503 after that.
+//! The memory has three separate parts: bodies being read, images being decoded, and chunks of downloads that clients have not taken
+//! yet. A request holds memory of one part while it waits for another, so one common part could deadlock. If there is no memory, a
+//! request waits for a limited time and then gets 503.
 
 use std::sync::Arc;
 
@@ -13,65 +13,68 @@ use imaging::{RenderPool, Rendition};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
-use crate::error::{Code, Problem, picture_refused};
+use crate::error::{Code, Problem, explain_image_error};
 use crate::shares::{MAX_UPLOAD_WAIT, Pool, Share, Waiting};
 
-/// What an api needs without any large body or picture: its program, connections, and small bodies.
-const BASE: usize = 40_000_000;
+/// What an API process needs without any large body or image, in bytes: its program, connections, and small bodies.
+const BASE_BYTES: usize = 40_000_000;
 /// Bodies up to this size are not counted.
 const UNCOUNTED_BYTES: usize = 64 * 1024;
-/// How much is taken at once for a body that does not say how large it is.
-const GROWTH_STEP: usize = 1024 * 1024;
-/// What of a download is in memory at most, in bytes.
+/// How many bytes are reserved at once for a body that does not declare its length.
+const GROWTH_STEP_BYTES: usize = 1024 * 1024;
+/// The most bytes of one download that are in memory.
 pub const CHUNK_BYTES: usize = 128 * 1024;
-/// What opening a picture of four megapixels takes, in bytes. Such pictures have a place of their own.
+/// What decoding an image of four megapixels takes, in bytes. There is a render slot that only images up to this size use.
 const SMALL_IMAGE_BYTES: usize = 48 << 20;
 
-/// Clones are the same.
+/// The memory and the render slots of an API process. Clones share them.
 #[derive(Clone)]
 pub struct Budget {
     bodies: Memory,
     pictures: Memory,
     downloads: Memory,
     render_pool: RenderPool,
-    places: Arc<Semaphore>,
-    small: Arc<Semaphore>,
-    count: usize,
+    /// Render slots for images of any size.
+    slots: Arc<Semaphore>,
+    /// The render slot for small images.
+    small_slot: Arc<Semaphore>,
+    slot_count: usize,
 }
 
 impl Budget {
-    /// Of `ceiling` bytes that the whole api may take, with so many pictures rendered at once besides one that is small.
-    pub fn within(ceiling: usize, places: usize) -> Self {
-        let rest = ceiling.saturating_sub(BASE).max(8 << 20);
+    /// Divides `max_bytes`, the most memory the whole process may use. `slots` images of any size are rendered at once, and one small
+    /// image besides.
+    pub fn within(max_bytes: usize, slots: usize) -> Self {
+        let rest = max_bytes.saturating_sub(BASE_BYTES).max(8 << 20);
         let (bodies, downloads) = (rest / 8, rest / 20);
-        let memory = |of: &str, bytes: usize| {
+        let memory = |part: &str, bytes: usize| {
             let (limit, used) = (&API_MEMORY_LIMIT, &API_MEMORY_USED);
-            let [limit, used] = [limit, used].map(|gauge| gauge.with_label_values(&[of]));
+            let [limit, used] = [limit, used].map(|gauge| gauge.with_label_values(&[part]));
             Memory::new(bytes, MAX_UPLOAD_WAIT, &limit, &used)
         };
-        let places = places.max(1);
+        let slots = slots.max(1);
         Self {
             bodies: memory("bodies", bodies),
             pictures: memory("pictures", rest - bodies - downloads),
             downloads: memory("downloads", downloads),
-            render_pool: RenderPool::new(places + 1),
-            places: Arc::new(Semaphore::new(places)),
-            small: Arc::new(Semaphore::new(1)),
-            count: places + 1,
+            render_pool: RenderPool::new(slots + 1),
+            slots: Arc::new(Semaphore::new(slots)),
+            small_slot: Arc::new(Semaphore::new(1)),
+            slot_count: slots + 1,
         }
     }
 
-    /// Pictures that are rendered at once.
-    pub fn places(&self) -> usize {
-        self.count
+    /// How many images are rendered at once.
+    pub fn slots(&self) -> usize {
+        self.slot_count
     }
 
-    /// Bytes of all bodies.
+    /// The bytes that all bodies together may use.
     pub fn body_bytes(&self) -> usize {
         self.bodies.bytes()
     }
 
-    /// Room for a body of this tenant, that takes `times` its bytes. Nothing is taken yet.
+    /// A permit for the body of a tenant that will use `times` its size in memory. It reserves nothing yet: see [`BodyPermit::grow`].
     pub fn body(&self, share: Arc<Share>, times: usize) -> BodyPermit {
         BodyPermit {
             memory: self.bodies.clone(),
@@ -83,105 +86,111 @@ impl Budget {
         }
     }
 
-    /// Room for a download, until it is dropped.
+    /// Reserves the memory of one download, until the permit is dropped.
     ///
     /// # Errors
-    /// [`Code::Overloaded`]
+    /// [`Code::Overloaded`] if no memory became free in time.
     pub async fn download(&self) -> Result<MemoryPermit, Problem> {
-        take(&self.downloads, CHUNK_BYTES, Pool::Downloads).await
+        acquire(&self.downloads, CHUNK_BYTES, Pool::Downloads).await
     }
 
-    /// Writes a picture anew, as soon as its tenant has a turn and there is a place and the memory for it. The inner error says
-    /// what is wrong with the picture, for its owner.
+    /// Decodes an image and encodes it again without metadata, in at most `max_bytes`. Waits until the tenant's share, a render slot
+    /// and the memory allow it. The inner error says what is wrong with the image, in words for its owner.
     ///
     /// # Errors
-    /// [`Code::Overloaded`]
+    /// [`Code::Overloaded`] if the wait took too long, and [`Code::Internal`] if the work panicked.
     pub async fn clean(
         &self,
         share: &Share,
         file: Bytes,
-        most: usize,
+        max_bytes: usize,
     ) -> Result<Result<Rendition, String>, Problem> {
-        let need = match imaging::memory_to_clean(&file) {
-            Ok(need) => need,
-            Err(error) => return Ok(Err(picture_refused(&error))),
+        let needed = match imaging::memory_to_clean(&file) {
+            Ok(needed) => needed,
+            Err(error) => return Ok(Err(explain_image_error(&error))),
         };
-        let all = self.pictures.bytes();
-        if need > all {
-            let [need, all] = [need, all].map(|bytes| bytes.div_ceil(1_000_000));
+        let available = self.pictures.bytes();
+        if needed > available {
+            let [needed, available] = [needed, available].map(|bytes| bytes.div_ceil(1_000_000));
             return Ok(Err(format!(
-                "Opening the picture takes {need} MB of memory, and this service gives {all} MB to one: send one with fewer pixels."
+                "Opening the image takes {needed} MB of memory, and this service has {available} MB for one image: send one with fewer pixels."
             )));
         }
-        let turn = share.picture().await?;
-        let place = self.place(need).await?;
+        let share_permit = share.picture().await?;
+        let slot = self.render_slot(needed).await?;
         let render_pool = self.render_pool.clone();
         #[expect(
             clippy::disallowed_methods,
-            reason = "it ends by itself within seconds, and nothing is lost where the process ends first"
+            reason = "the task ends by itself within seconds, and nothing is lost if the process ends first"
         )]
-        // A task of its own: what has begun goes on when its client is gone, and takes its memory for as long.
+        // A task of its own, because rendering goes on when the client is gone: the permits must live as long as the rendering.
         let work = tokio::spawn(async move {
-            let _held = (turn, place);
-            render_pool.clean(file, most).await
+            let _held = (share_permit, slot);
+            render_pool.clean(file, max_bytes).await
         });
         let cleaned = work.await.map_err(|_| Problem::from(Code::Internal))?;
-        Ok(cleaned.map_err(|error| picture_refused(&error)))
+        Ok(cleaned.map_err(|error| explain_image_error(&error)))
     }
 
-    /// A place and the memory for a picture that takes `need` bytes. A small one takes whichever place is free first.
-    async fn place(&self, need: usize) -> Result<(OwnedSemaphorePermit, MemoryPermit), Problem> {
-        let _waiting = Waiting::of(Pool::Pictures);
-        let place = async {
-            if need > SMALL_IMAGE_BYTES {
-                return self.place_of(&self.places, need).await;
+    /// Waits for a render slot and the memory for an image that takes `needed` bytes. A small image takes whichever slot is free first.
+    async fn render_slot(
+        &self,
+        needed: usize,
+    ) -> Result<(OwnedSemaphorePermit, MemoryPermit), Problem> {
+        let _waiting = Waiting::new(Pool::Pictures);
+        let slot = async {
+            if needed > SMALL_IMAGE_BYTES {
+                return self.slot_of(&self.slots, needed).await;
             }
             tokio::select! {
                 biased;
-                place = self.place_of(&self.places, need) => place,
-                place = self.place_of(&self.small, need) => place,
+                slot = self.slot_of(&self.slots, needed) => slot,
+                slot = self.slot_of(&self.small_slot, needed) => slot,
             }
         };
-        let place = timeout(MAX_UPLOAD_WAIT, place).await.ok().flatten();
-        place.ok_or_else(|| Pool::Pictures.overloaded())
+        let slot = timeout(MAX_UPLOAD_WAIT, slot).await.ok().flatten();
+        slot.ok_or_else(|| Pool::Pictures.overloaded())
     }
 
-    /// One of these places, and then the memory. `None`: nobody let go of any for long.
-    async fn place_of(
+    /// Waits for one of these slots, then for the memory; `None` if no memory became free in time. The slot comes first, so that a
+    /// request without a slot holds no memory.
+    async fn slot_of(
         &self,
-        places: &Arc<Semaphore>,
-        need: usize,
+        slots: &Arc<Semaphore>,
+        needed: usize,
     ) -> Option<(OwnedSemaphorePermit, MemoryPermit)> {
-        let place = Arc::clone(places).acquire_owned().await;
-        let place = place.expect("the semaphore is never closed");
-        Some((place, self.pictures.acquire(need).await.ok()?))
+        let slot = Arc::clone(slots).acquire_owned().await;
+        let slot = slot.expect("the semaphore is never closed");
+        Some((slot, self.pictures.acquire(needed).await.ok()?))
     }
 }
 
-async fn take(memory: &Memory, bytes: usize, pool: Pool) -> Result<MemoryPermit, Problem> {
-    if let Some(room) = memory.try_acquire(bytes) {
-        return Ok(room);
+async fn acquire(memory: &Memory, bytes: usize, pool: Pool) -> Result<MemoryPermit, Problem> {
+    if let Some(permit) = memory.try_acquire(bytes) {
+        return Ok(permit);
     }
-    let _waiting = Waiting::of(pool);
+    let _waiting = Waiting::new(pool);
     memory.acquire(bytes).await.map_err(|_| pool.overloaded())
 }
 
-/// The room that a body takes, of its tenant's share and of all.
+/// The memory of one body, counted in its tenant's share and in the total.
 pub struct BodyPermit {
     memory: Memory,
     share: Arc<Share>,
+    /// How many times the size of the body is reserved.
     times: usize,
-    /// The bytes of the body that there is room for.
+    /// The size of the body that is covered.
     bytes: usize,
+    /// The KiB that are reserved.
     kib: usize,
     held: Vec<(OwnedSemaphorePermit, MemoryPermit)>,
 }
 
 impl BodyPermit {
-    /// Room for a body of so many bytes, what it has already included.
+    /// Reserves the memory for a body of `bytes` bytes in total.
     ///
     /// # Errors
-    /// [`Code::Overloaded`]
+    /// [`Code::Overloaded`] if no memory became free in time.
     pub async fn grow(&mut self, bytes: usize) -> Result<(), Problem> {
         if bytes <= self.bytes.max(UNCOUNTED_BYTES) {
             return Ok(());
@@ -189,19 +198,20 @@ impl BodyPermit {
         let bytes = if self.bytes == 0 {
             bytes
         } else {
-            bytes.max(self.bytes + GROWTH_STEP)
+            bytes.max(self.bytes + GROWTH_STEP_BYTES)
         };
         let more = (bytes - self.bytes) * self.times;
+        // Never wait for more than there is in total: that wait could not end.
         let more = more.min(self.memory.bytes().saturating_sub(self.kib * 1024));
         let kib = more.div_ceil(1024);
-        let turn = self.share.body(kib, self.kib).await?;
-        let room = take(&self.memory, more, Pool::Bodies).await?;
-        self.held.push((turn, room));
+        let share_permit = self.share.body(kib, self.kib).await?;
+        let memory_permit = acquire(&self.memory, more, Pool::Bodies).await?;
+        self.held.push((share_permit, memory_permit));
         (self.bytes, self.kib) = (bytes, self.kib + kib);
         Ok(())
     }
 
-    /// The body; it holds its room for as long as anybody holds a part of it.
+    /// Ties the reserved memory to the body: it is released when the last part of the body is dropped.
     pub fn hold(self, body: impl Into<Bytes>) -> Bytes {
         let body = body.into();
         if self.held.is_empty() {
@@ -220,9 +230,9 @@ mod tests {
     use crate::shares::Shares;
 
     #[tokio::test]
-    async fn a_body_takes_room_before_it_is_read() {
+    async fn memory_for_a_body_is_reserved_before_it_is_read() {
         let budget = Budget::within(512_000_000, 1);
-        let shares = Shares::new(budget.places(), budget.body_bytes());
+        let shares = Shares::new(budget.slots(), budget.body_bytes());
         let of = || shares.of(TenantId::new());
         let mut small = budget.body(of(), 2);
         small.grow(UNCOUNTED_BYTES).await.unwrap();
@@ -234,13 +244,13 @@ mod tests {
         let mut second = budget.body(one, 2);
         assert!(
             second.grow(14 << 20).now_or_never().is_none(),
-            "it has half"
+            "a tenant's share is half"
         );
         budget.body(of(), 2).grow(14 << 20).await.unwrap();
         let mut others = budget.body(of(), 2);
         others.grow(14 << 20).await.unwrap();
         let third = budget.body(of(), 2).grow(14 << 20).now_or_never();
-        assert!(third.is_none(), "all is taken");
+        assert!(third.is_none(), "all memory is reserved");
         let body = others.hold(vec![1; 14 << 20]);
         let part = body.slice(..1);
         drop(body);
@@ -248,7 +258,7 @@ mod tests {
         drop(part);
         assert!(budget.body(of(), 2).grow(14 << 20).now_or_never().is_some());
 
-        // One that does not say how large it is grows, even beyond its tenant's share.
+        // A body that does not declare its length grows, even beyond its tenant's share.
         drop((first, second));
         let mut grows = budget.body(of(), 2);
         for bytes in (1..=29).map(|mebibytes| mebibytes << 20) {
@@ -257,21 +267,24 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_small_picture_has_a_place_of_its_own() {
+    async fn small_images_have_a_render_slot_of_their_own() {
         let budget = Budget::within(512_000_000, 1);
-        let large = budget.place(300 << 20).await.unwrap();
-        assert!(budget.place(60 << 20).now_or_never().is_none(), "no place");
+        let large = budget.render_slot(300 << 20).await.unwrap();
+        assert!(
+            budget.render_slot(60 << 20).now_or_never().is_none(),
+            "no slot is free"
+        );
         let small = budget
-            .place(SMALL_IMAGE_BYTES)
+            .render_slot(SMALL_IMAGE_BYTES)
             .now_or_never()
             .unwrap()
             .unwrap();
         assert!(
-            budget.place(1_000).now_or_never().is_none(),
-            "both are taken"
+            budget.render_slot(1_000).now_or_never().is_none(),
+            "both slots are taken"
         );
         drop(large);
-        assert!(budget.place(1_000).now_or_never().is_some());
+        assert!(budget.render_slot(1_000).now_or_never().is_some());
         drop(small);
     }
 }

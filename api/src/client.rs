@@ -1,7 +1,7 @@
-//! From where a request comes: the network that limits count by, and the name it has in logs.
+//! Where a request comes from: the network that rate limits count, and its pseudonym in logs.
 //!
-//! The address is that of the connection, unless that is a trusted proxy's: then it is the last one in `X-Forwarded-For` or
-//! `Forwarded` that is not a trusted proxy itself. What stands before it may be the client's own invention.
+//! The address is that of the connection. If that is a trusted proxy, it is the last address in `X-Forwarded-For` or `Forwarded` that
+//! is not a trusted proxy. Everything before it may have been invented by the client.
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -13,13 +13,14 @@ use sha2::Sha256;
 
 use crate::base_url::{Hop, PublicUrl, parse_forwarded, parse_x_forwarded};
 
-/// What limits count by: an IPv4 address, or the first 64 bits of an IPv6 address, for whoever has one of those has all of them.
+/// The unit that limits count: an IPv4 address, or the first 64 bits of an IPv6 address, since one customer usually has them all.
 ///
-/// It cannot be printed: in logs it stands by its [`Pseudonyms`].
+/// It has no `Debug` and no `Display`: logs show its pseudonym (see [`Pseudonyms`]).
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Network(IpAddr);
 
 impl Network {
+    /// The network of an address.
     pub fn of(address: IpAddr) -> Self {
         Self(match address.to_canonical() {
             IpAddr::V6(address) => {
@@ -30,7 +31,7 @@ impl Network {
         })
     }
 
-    /// The network of the client whose request came from this peer.
+    /// The network of the client behind a connection from `peer`.
     pub fn of_client(public: &PublicUrl, peer: IpAddr, headers: &HeaderMap) -> Self {
         Self::of(client(public, peer, headers))
     }
@@ -45,13 +46,14 @@ fn client(public: &PublicUrl, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
         found(parse_x_forwarded(headers)),
         found(parse_forwarded(headers)),
     ) {
-        // A proxy that knows one of the two passes on whatever the client wrote into the other.
+        // A proxy that sets only one kind of header passes the other kind on as the client wrote it. So a contradiction is ignored.
         (Some(one), Some(other)) if one != other => peer,
         (one, other) => one.or(other).unwrap_or(peer),
     }
 }
 
-/// From the end, where our peer wrote: each hop was written by the address of the one after it.
+/// The last address that is not a trusted proxy. Read from the end, where our peer wrote: each hop was written by the address that the
+/// hop after it names.
 fn last_untrusted(public: &PublicUrl, hops: Vec<Hop>) -> Option<IpAddr> {
     let mut last = None;
     for hop in hops.into_iter().rev() {
@@ -64,32 +66,34 @@ fn last_untrusted(public: &PublicUrl, hops: Vec<Hop>) -> Option<IpAddr> {
     last
 }
 
-/// Names for networks that change every day (UTC) and lead back to the address only for whoever holds the signing key. All processes
-/// give the same.
+/// Makes pseudonyms for networks. They change every day (UTC), are the same in all processes, and cannot be traced back to the address
+/// without the signing key.
 #[derive(Clone, Debug)]
 pub struct Pseudonyms(SecretString);
 
 impl Pseudonyms {
+    /// Derives the pseudonyms from the key that also signs links.
     pub fn new(signing_key: SecretString) -> Self {
         Self(signing_key)
     }
 
-    /// Such as `adr_6f1c0a9be2d47735`.
+    /// The pseudonym of a network today, such as `adr_6f1c0a9be2d47735`.
     pub fn of(&self, network: Network) -> String {
         self.on_day(&clock::now().date().to_string(), network)
     }
 
     fn on_day(&self, day: &str, Network(address): Network) -> String {
-        let of_the_day = mac(
+        let daily_key = mac(
             self.0.expose_secret().as_bytes(),
             &[b"client address on ", day.as_bytes()],
         );
         let text = address.to_string();
-        let name = mac(&of_the_day, &[text.as_bytes()]);
+        let name = mac(&daily_key, &[text.as_bytes()]);
         format!("adr_{}", hex::encode(&name[..8]))
     }
 }
 
+/// HMAC-SHA-256 (RFC 2104).
 fn mac(key: &[u8], parts: &[&[u8]]) -> [u8; 32] {
     let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes keys of any length");
     for part in parts {
@@ -107,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn of_an_ipv6_address_the_network_counts() {
+    fn an_ipv6_address_counts_by_its_first_64_bits() {
         let same =
             |one: &str, other: &str| Network::of(address(one)) == Network::of(address(other));
         assert!(same("2001:db8:1:2::1", "2001:db8:1:2:ffff::9"));
@@ -117,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_address_that_is_no_proxy_of_ours_is_the_client() {
+    fn the_client_is_the_last_untrusted_address() {
         let proxies = ["10.0.0.0/8", "2001:db8::/32"].map(|net| net.parse().unwrap());
         let public = PublicUrl::new(None, proxies.into()).unwrap();
         let of = |peer: &str, pairs: &[(&'static str, &str)]| {
@@ -134,7 +138,7 @@ mod tests {
                 "203.0.113.9",
             ),
             ("10.0.0.7", &[("x-forwarded-for", "1.2.3.4")], "1.2.3.4"),
-            // What the client invented stands before what the proxy added.
+            // The client's own invention is before what the proxy added.
             (
                 "10.0.0.7",
                 &[("x-forwarded-for", "1.2.3.4, 203.0.113.9, 10.1.1.1")],
@@ -186,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pseudonym_is_the_same_for_a_day_and_everywhere() {
+    fn a_pseudonym_depends_on_key_day_and_network() {
         let names = Pseudonyms::new("a key for tests".into());
         let again = Pseudonyms::new("a key for tests".into());
         let other = Pseudonyms::new("another key".into());

@@ -1,9 +1,9 @@
-//! Who may hold a connection, and for how long.
+//! Limits of connections: how many there may be, and how long they may stay open.
 //!
-//! A port takes so many connections in all and so many from one address; a trusted proxy's are counted in all only. A connection that
-//! sends no request in time, is idle for too long or takes nothing of its answer is closed. While the port is full, a new connection
-//! takes the place of the one that has been without a request the longest: so clients that say nothing shut nobody out, and no
-//! request under way is harmed. Where all have a request under way, the new one is closed at once.
+//! A port has a limit of connections in total and one per address; a trusted proxy's connections count only towards the total. A
+//! connection is closed if it sends no request in time, is idle for too long, or reads nothing of its answer. When the port is full, a
+//! new connection displaces the one that has been without a request for the longest time. So silent clients cannot lock others out,
+//! and no request under way is harmed. If all connections have a request under way, the new one is closed at once.
 //!
 //! HTTP/1.1 only: [0026](../../docs/decisions/0026-http-1-1-only.md).
 
@@ -31,34 +31,35 @@ use tokio_util::task::TaskTracker;
 use tower::Service;
 
 use crate::base_url::Connection;
-use paced::{Answer, Paced};
-use table::{Held, Slot, Table};
+use paced::{AnswerBody, TimedStream};
+use table::{Slot, SlotGuard, Table};
 
-/// Largest head of a request, and the most that is read or written ahead of it: bytes for each direction of a connection.
-const BUFFER: usize = 64 * 1024;
-/// How long nothing is taken after the system had no more files for us.
+/// Bytes of buffer for each direction of a connection. The head of a request may not be larger.
+const BUFFER_BYTES: usize = 64 * 1024;
+/// How long no connection is accepted after the system had no more files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// What a port is called in metrics and logs, and what it takes.
+/// A port's name and limits.
 #[derive(Clone, Debug)]
 pub struct Port {
+    /// The name in metrics and logs.
     pub name: &'static str,
-    /// Connections in all.
+    /// The most connections in total.
     pub total: usize,
-    /// Connections from one address.
+    /// The most connections from one address.
     pub per_address: usize,
-    /// Whose connections are counted in all only.
+    /// Trusted proxies, whose connections count only towards the total.
     pub proxies: Vec<IpNet>,
-    /// How long the head of a request may take to come.
+    /// How long a client may take to send the head of a request.
     pub head: Duration,
     /// How long a connection may be idle between two requests.
     pub idle: Duration,
-    /// How long a client may take nothing of its answer.
+    /// How long a client may read nothing of its answer.
     pub write: Duration,
 }
 
 impl Port {
-    /// The api's own.
+    /// The port of the API.
     pub fn api(ports: &Ports, proxies: Vec<IpNet>) -> Self {
         let &Ports {
             head, idle, write, ..
@@ -74,7 +75,8 @@ impl Port {
         }
     }
 
-    /// That of the metrics and the health of a process. Only its owner's programs ask there, often all from one address.
+    /// The port for metrics and health of a process. It has no limit per address: its clients are the operator's own programs, often
+    /// all behind one address.
     pub fn metrics(ports: &Ports) -> Self {
         let total = ports.metrics;
         Self {
@@ -86,35 +88,29 @@ impl Port {
     }
 }
 
-/// Takes connections and answers on them until `closing` is cancelled; then those without a request are closed, the others once
-/// they are answered. Dropping the future closes all of them.
+/// Accepts connections and serves them until `closing` is canceled. Then connections without a request are closed at once, and the
+/// others when their request is answered. Dropping the future closes all connections.
 pub async fn serve(listener: TcpListener, router: Router, port: Port, closing: CancellationToken) {
     let table = Arc::new(Table::new(port));
     let tasks = TaskTracker::new();
     let end = CancellationToken::new();
-    let _ends_with_us = end.clone().drop_guard();
+    let _end_on_drop = end.clone().drop_guard();
     loop {
-        let taken = tokio::select! {
-            taken = listener.accept() => taken,
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
             () = closing.cancelled() => break,
         };
-        match taken {
+        match accepted {
             Ok((stream, peer)) => {
-                if let Some(place) = table.admit(peer.ip()) {
+                if let Some(slot) = table.admit(peer.ip()) {
                     let (closing, end) = (closing.clone(), end.clone());
-                    tasks.spawn(serve_connection(
-                        stream,
-                        router.clone(),
-                        place,
-                        closing,
-                        end,
-                    ));
+                    tasks.spawn(serve_connection(stream, router.clone(), slot, closing, end));
                 }
             }
-            Err(error) if is_of_one_connection(&error) => {}
-            // No more files or memory. The next attempt would fail as well, and at once: what is waited for is that somebody leaves.
+            Err(error) if concerns_one_connection(&error) => {}
+            // No more files or memory. Trying again at once would fail too and use a whole core, so wait for connections to close.
             Err(_) => {
-                table.no_files();
+                table.free_a_file();
                 let _ = closing
                     .run_until_cancelled(tokio::time::sleep(ACCEPT_PAUSE))
                     .await;
@@ -126,8 +122,8 @@ pub async fn serve(listener: TcpListener, router: Router, port: Port, closing: C
     tasks.wait().await;
 }
 
-/// Whether only the connection that was to be taken is lost.
-fn is_of_one_connection(error: &io::Error) -> bool {
+/// Whether an error of `accept` concerns only the one connection that was being accepted.
+fn concerns_one_connection(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::ConnectionRefused
@@ -141,38 +137,38 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 async fn serve_connection(
     stream: TcpStream,
     router: Router,
-    place: Held,
+    guard: SlotGuard,
     closing: CancellationToken,
     end: CancellationToken,
 ) {
-    // Answers are small and whole: waiting to fill a packet only delays them.
+    // Answers are small and written at once: waiting to fill a packet would only delay them.
     let _ = stream.set_nodelay(true);
     let ends = stream.peer_addr().map(|peer| Connection {
         peer: peer.ip(),
         local: stream.local_addr().ok(),
     });
     let Ok(ends) = ends else { return };
-    let place: Arc<Slot> = Arc::clone(&place);
+    let slot: Arc<Slot> = Arc::clone(&guard);
     let service = service_fn(|request: Request<Incoming>| {
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(ends);
-        let begun = place.begin();
+        let has_slot = slot.begin_request();
         let answer = router.clone().call(request);
-        let place = Arc::clone(&place);
+        let slot = Arc::clone(&slot);
         async move {
-            if !begun {
-                // Its place was given away in this moment.
+            if !has_slot {
+                // Another connection got the slot just before this request came. The loop below is about to close this one.
                 std::future::pending::<()>().await;
             }
             let answer = answer.await?;
-            Ok::<_, Infallible>(answer.map(|body| Answer::new(body, place)))
+            Ok::<_, Infallible>(answer.map(|body| AnswerBody::new(body, slot)))
         }
     });
-    let stream = TokioIo::new(Paced::new(stream, Arc::clone(&place)));
+    let stream = TokioIo::new(TimedStream::new(stream, Arc::clone(&slot)));
     let mut connection = pin!(
         http1::Builder::new()
-            .max_buf_size(BUFFER)
-            // Ours knows whether a connection is idle or sends.
+            .max_buf_size(BUFFER_BYTES)
+            // `TimedStream` has the time limits. Unlike hyper, it tells an idle connection from a slow head.
             .header_read_timeout(None)
             .serve_connection(stream, service)
     );
@@ -180,13 +176,13 @@ async fn serve_connection(
     let mut is_closing = false;
     loop {
         tokio::select! {
-            // Also where it broke off: there is nobody to tell.
+            // Errors are ignored: the client is gone.
             _ = connection.as_mut() => break,
             () = &mut closing, if !is_closing => {
                 is_closing = true;
                 connection.as_mut().graceful_shutdown();
             }
-            () = place.displaced() => break,
+            () = slot.displaced() => break,
             () = end.cancelled() => break,
         }
     }

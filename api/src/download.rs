@@ -1,4 +1,5 @@
-//! Files over HTTP (RFC 9110): what a client has already is not sent again, and of a download that broke off only the rest is.
+//! Downloads (RFC 9110): conditional requests, so that a client does not get again what it has, and ranges, so that it can resume an
+//! interrupted download.
 
 use std::ops::Range;
 
@@ -10,13 +11,13 @@ use sha2::{Digest, Sha256};
 
 use crate::error::{Code, Problem};
 
-/// A strong tag of what these bytes say, in quotes: their SHA-256.
-pub fn tag(of: impl AsRef<[u8]>) -> HeaderValue {
-    let tag = format!("\"{}\"", hex::encode(Sha256::digest(of)));
+/// A strong entity tag (RFC 9110, 8.8.3): the SHA-256 of the bytes, in quotes.
+pub fn tag(bytes: impl AsRef<[u8]>) -> HeaderValue {
+    let tag = format!("\"{}\"", hex::encode(Sha256::digest(bytes)));
     HeaderValue::from_str(&tag).expect("a hash in quotes is a header")
 }
 
-/// What is the same for everybody and was made once, with its tag.
+/// Content that is the same for every client, with its entity tag. It is rendered once.
 #[derive(Clone)]
 pub struct StaticContent {
     bytes: Bytes,
@@ -25,6 +26,7 @@ pub struct StaticContent {
 }
 
 impl StaticContent {
+    /// Computes the tag of the content.
     pub fn new(media_type: &'static str, bytes: impl Into<Bytes>) -> Self {
         let bytes = bytes.into();
         Self {
@@ -34,43 +36,43 @@ impl StaticContent {
         }
     }
 
-    /// All of it, or that the client has it. It is asked for again each time, since it may change.
-    pub fn respond(&self, asked: &HeaderMap) -> Response {
-        let told = [
+    /// The whole content, or 304 if the client has it. Clients must ask again each time, because it may change.
+    pub fn respond(&self, headers: &HeaderMap) -> Response {
+        let about = [
             (header::ETAG, self.tag.clone()),
             (header::CACHE_CONTROL, HeaderValue::from_static("no-cache")),
         ];
-        if is_known(asked, &self.tag) {
-            return (StatusCode::NOT_MODIFIED, told).into_response();
+        if client_has(headers, &self.tag) {
+            return (StatusCode::NOT_MODIFIED, about).into_response();
         }
-        let kind = [(header::CONTENT_TYPE, self.media_type)];
-        (told, kind, self.bytes.clone()).into_response()
+        let content_type = [(header::CONTENT_TYPE, self.media_type)];
+        (about, content_type, self.bytes.clone()).into_response()
     }
 }
 
-/// Whether the client has what this tag is of.
-pub fn is_known(asked: &HeaderMap, tag: &HeaderValue) -> bool {
-    lists(asked, &header::IF_NONE_MATCH, tag)
+/// Whether the client already has the content with this tag (`If-None-Match`).
+pub fn client_has(headers: &HeaderMap, tag: &HeaderValue) -> bool {
+    lists(headers, &header::IF_NONE_MATCH, tag)
 }
 
-/// The answer to a request for a file of `length` bytes: all of them (200), a range of them (206), or that the client has them (304).
-/// `body` sends the bytes from the first number to before the second.
+/// The answer to a request for a file of `length` bytes: all bytes (200), a range of them (206), 304 if the client has the file, or 416
+/// if the range begins behind its end. `body` makes the body from a range of bytes.
 pub fn answer(
     method: &Method,
-    asked: &HeaderMap,
+    headers: &HeaderMap,
     tag: HeaderValue,
     length: usize,
     body: impl FnOnce(Range<usize>) -> Body,
 ) -> Response {
-    let mut response = if is_known(asked, &tag) {
+    let mut response = if client_has(headers, &tag) {
         StatusCode::NOT_MODIFIED.into_response()
     } else {
-        let (status, range) = match range(method, asked, &tag, length) {
+        let (status, range) = match range(method, headers, &tag, length) {
             RequestedRange::All => (StatusCode::OK, 0..length),
             RequestedRange::Part(range) => (StatusCode::PARTIAL_CONTENT, range),
-            RequestedRange::Nothing => return nothing(length),
+            RequestedRange::BehindEnd => return not_satisfiable(length),
         };
-        sent(method, status, range, length, body)
+        content(method, status, range, length, body)
     };
     let headers = response.headers_mut();
     headers.insert(header::ETAG, tag);
@@ -78,20 +80,22 @@ pub fn answer(
     response
 }
 
-/// How much of a file is wanted.
+/// Which bytes of a file a client asks for.
 #[derive(Debug, PartialEq, Eq)]
 enum RequestedRange {
     All,
     Part(Range<usize>),
-    /// What the range begins with is behind the end.
-    Nothing,
+    /// The range begins behind the end of the file.
+    BehindEnd,
 }
 
-/// A range counts for GET only, and where `If-Range` names these very bytes. What cannot be read, several ranges and other units are
-/// answered with everything, as the RFC allows.
-fn range(method: &Method, asked: &HeaderMap, tag: &HeaderValue, length: usize) -> RequestedRange {
-    let same = asked.get(header::IF_RANGE).is_none_or(|named| named == tag);
-    let ranges = asked
+/// Parses `Range`. It counts only for GET, and with `If-Range` only if that names the same bytes. A range that cannot be parsed,
+/// several ranges, and units other than bytes are answered with the whole file, as RFC 9110 (14.2) allows.
+fn range(method: &Method, headers: &HeaderMap, tag: &HeaderValue, length: usize) -> RequestedRange {
+    let is_same_file = headers
+        .get(header::IF_RANGE)
+        .is_none_or(|named| named == tag);
+    let ranges = headers
         .get(header::RANGE)
         .and_then(|range| range.to_str().ok());
     let range = ranges.and_then(|text| {
@@ -101,10 +105,10 @@ fn range(method: &Method, asked: &HeaderMap, tag: &HeaderValue, length: usize) -
             .eq_ignore_ascii_case("bytes")
             .then_some((first.trim(), last.trim()))
     });
-    let (Some((first, last)), true, &Method::GET) = (range, same, method) else {
+    let (Some((first, last)), true, &Method::GET) = (range, is_same_file, method) else {
         return RequestedRange::All;
     };
-    // A number that is too large for us is behind every end.
+    // A number that does not fit into `usize` is behind the end of every file.
     let number = |text: &str| {
         let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
         digits.then(|| text.parse().unwrap_or(usize::MAX))
@@ -112,24 +116,24 @@ fn range(method: &Method, asked: &HeaderMap, tag: &HeaderValue, length: usize) -
     let range = match (number(first), number(last)) {
         (Some(first), None) if last.is_empty() => first..length,
         (Some(first), Some(last)) if first <= last => first..last.saturating_add(1).min(length),
-        (None, Some(most)) if first.is_empty() => length.saturating_sub(most)..length,
+        (None, Some(suffix)) if first.is_empty() => length.saturating_sub(suffix)..length,
         _ => return RequestedRange::All,
     };
     if range.start >= length || range.is_empty() {
-        return RequestedRange::Nothing;
+        return RequestedRange::BehindEnd;
     }
     RequestedRange::Part(range)
 }
 
-fn sent(
+fn content(
     method: &Method,
     status: StatusCode,
     range: Range<usize>,
     length: usize,
     body: impl FnOnce(Range<usize>) -> Body,
 ) -> Response {
-    let told = HeaderValue::from(range.len());
-    let place = format!(
+    let content_length = HeaderValue::from(range.len());
+    let content_range = format!(
         "bytes {}-{}/{length}",
         range.start,
         range.end.saturating_sub(1)
@@ -141,28 +145,28 @@ fn sent(
     };
     let mut response = (status, body).into_response();
     let headers = response.headers_mut();
-    headers.insert(header::CONTENT_LENGTH, told);
+    headers.insert(header::CONTENT_LENGTH, content_length);
     if status == StatusCode::PARTIAL_CONTENT {
-        let place = HeaderValue::try_from(place).expect("numbers are a header");
-        headers.insert(header::CONTENT_RANGE, place);
+        let content_range = HeaderValue::try_from(content_range).expect("numbers are a header");
+        headers.insert(header::CONTENT_RANGE, content_range);
     }
     response
 }
 
-fn nothing(length: usize) -> Response {
+fn not_satisfiable(length: usize) -> Response {
     let detail = format!("The file has {length} bytes, and the range begins behind them.");
     let problem = Problem::new(Code::RangeNotSatisfiable, detail);
-    let told = [(header::CONTENT_RANGE, format!("bytes */{length}"))];
-    (told, problem).into_response()
+    let content_range = [(header::CONTENT_RANGE, format!("bytes */{length}"))];
+    (content_range, problem).into_response()
 }
 
-/// Whether a list of tags has this one, or any.
-fn lists(asked: &HeaderMap, name: &HeaderName, tag: &HeaderValue) -> bool {
-    let lines = asked.get_all(name).iter();
+/// Whether a header that lists tags has this tag, or `*`.
+fn lists(headers: &HeaderMap, name: &HeaderName, tag: &HeaderValue) -> bool {
+    let lines = headers.get_all(name).iter();
     let tags = lines
         .filter_map(|line| line.to_str().ok())
         .flat_map(|line| line.split(','));
-    // A weak tag of the same bytes will do: nothing is written.
+    // `If-None-Match` compares weakly (RFC 9110, 13.1.2).
     tags.map(|listed| listed.trim().trim_start_matches("W/"))
         .any(|listed| listed == "*" || listed.as_bytes() == tag.as_bytes())
 }
@@ -171,7 +175,7 @@ fn lists(asked: &HeaderMap, name: &HeaderName, tag: &HeaderValue) -> bool {
 mod tests {
     use super::*;
 
-    fn asked(pairs: &[(HeaderName, &str)]) -> HeaderMap {
+    fn headers(pairs: &[(HeaderName, &str)]) -> HeaderMap {
         let pairs = pairs.iter();
         pairs
             .map(|(name, value)| (name.clone(), value.parse().unwrap()))
@@ -184,18 +188,18 @@ mod tests {
 
     fn status(method: &Method, pairs: &[(HeaderName, &str)]) -> (u16, Option<String>) {
         let send = |range: Range<usize>| Body::from(&"0123456789"[range]);
-        let response = answer(method, &asked(pairs), super::tag(b"key"), 10, send);
-        let told = response.headers().get(header::CONTENT_RANGE);
-        let told = told.map(|range| range.to_str().unwrap().to_owned());
+        let response = answer(method, &headers(pairs), super::tag(b"key"), 10, send);
+        let content_range = response.headers().get(header::CONTENT_RANGE);
+        let content_range = content_range.map(|range| range.to_str().unwrap().to_owned());
         if response.status() != StatusCode::RANGE_NOT_SATISFIABLE {
             assert_eq!(response.headers()[header::ETAG], tag().as_str());
         }
-        (response.status().as_u16(), told)
+        (response.status().as_u16(), content_range)
     }
 
     #[test]
-    fn a_range_is_a_part() {
-        for (range, told) in [
+    fn a_range_gets_the_part_it_names() {
+        for (range, content_range) in [
             ("bytes=0-3", "bytes 0-3/10"),
             ("bytes=4-", "bytes 4-9/10"),
             ("bytes=-3", "bytes 7-9/10"),
@@ -204,7 +208,7 @@ mod tests {
             ("bytes=9-99999999999999999999999", "bytes 9-9/10"),
         ] {
             let got = status(&Method::GET, &[(header::RANGE, range)]);
-            assert_eq!(got, (206, Some(told.to_owned())), "{range}");
+            assert_eq!(got, (206, Some(content_range.to_owned())), "{range}");
         }
         for behind in [
             "bytes=10-",
@@ -238,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn a_part_is_of_the_same_bytes_or_all_are_sent() {
+    fn if_range_gets_a_part_only_of_the_same_bytes() {
         let with = |named: &str| {
             status(
                 &Method::GET,
@@ -257,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_client_has_is_not_sent_again() {
+    fn content_that_the_client_has_is_not_sent_again() {
         let with = |listed: &str| {
             status(
                 &Method::GET,

@@ -1,19 +1,15 @@
-//! What goes wrong, as RFC 9457 problems: each has a stable code, and each tells the reader what to do.
+//! Errors as clients see them: RFC 9457 problems. Each has a stable code and tells the reader what to do.
 //!
-//! A new kind of problem is a line in the table below; `/errors` serves the table and `docs/api.md` repeats it.
+//! To add a kind of problem, add a line to the table below; `/errors` serves the table, and `docs/api.md` repeats it.
+
+mod conversions;
 
 use std::borrow::Cow;
 
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use common::admission::Refusal;
 use common::allowance::Used;
-use common::bucket::BucketError;
-use common::catalog::NotOffered;
-use common::database;
 use common::generation::Violation;
-use common::operator::OperatorError;
-use common::settlement::SettlementError;
 use imaging::ImagingError;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -21,28 +17,35 @@ use utoipa::ToSchema;
 
 macro_rules! codes {
     ($($name:ident $code:literal $status:ident $title:literal, $advice:literal;)*) => {
-        /// Which problem it is. The code is what programs compare.
+        /// The kind of a problem. Programs compare its code.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        pub enum Code { $($name,)* }
+        pub enum Code {
+            $(
+                #[doc = $title]
+                $name,
+            )*
+        }
 
         impl Code {
+            /// All codes, in the order of the documentation.
             pub const ALL: &'static [Self] = &[$(Self::$name,)*];
 
-            /// The stable code.
+            /// The stable code, such as `invalid_request`.
             pub fn as_str(self) -> &'static str {
                 match self { $(Self::$name => $code,)* }
             }
 
+            /// The HTTP status of an answer with this code.
             pub fn status(self) -> StatusCode {
                 match self { $(Self::$name => StatusCode::$status,)* }
             }
 
-            /// What it is, in a few words.
+            /// What happened, in a few words.
             pub fn title(self) -> &'static str {
                 match self { $(Self::$name => $title,)* }
             }
 
-            /// What to do about it.
+            /// What the client should do.
             pub fn advice(self) -> &'static str {
                 match self { $(Self::$name => $advice,)* }
             }
@@ -59,112 +62,116 @@ codes! {
         "Change the header the detail names.";
     Unauthenticated "unauthenticated" UNAUTHORIZED "An API key is needed",
         "Send `Authorization: Bearer pk_…` with a key that was not revoked.";
-    InsufficientCredits "insufficient_credits" PAYMENT_REQUIRED "The credits do not suffice",
+    InsufficientCredits "insufficient_credits" PAYMENT_REQUIRED "There are not enough credits",
         "Ask for less, or add credits; `needed` and `available` say how many are missing.";
     TenantInactive "tenant_inactive" FORBIDDEN "This tenant may not submit jobs at present",
         "Ask whoever runs this service; jobs and files can still be read.";
-    BadLink "bad_link" FORBIDDEN "The link does not, or no longer, open this file",
-        "Links work for a while only: GET /v1/artifacts/{id} gives a fresh one.";
-    NotFound "not_found" NOT_FOUND "There is nothing here",
-        "Check the path and the id; an id of another kind, or of another tenant, finds nothing.";
+    BadLink "bad_link" FORBIDDEN "The link is wrong or has expired",
+        "Links expire: GET /v1/artifacts/{id} gives a fresh one.";
+    NotFound "not_found" NOT_FOUND "Nothing was found",
+        "Check the path and the id; an id of another kind, or of another tenant, is not found.";
     Gone "gone" GONE "The file was deleted",
-        "Its time was over, or its owner deleted it: GET /v1/receipts tells when, and GET /v1/retention how long files are kept.";
+        "Its retention time was over, or its owner deleted it: GET /v1/receipts says when, and GET /v1/retention how long files are kept.";
     UnknownModel "unknown_model" NOT_FOUND "There is no such model",
         "GET /v1/models lists the models there are.";
-    MethodNotAllowed "method_not_allowed" METHOD_NOT_ALLOWED "The path does not take this method",
+    MethodNotAllowed "method_not_allowed" METHOD_NOT_ALLOWED "The path does not support this method",
         "Use a method the `Allow` header names.";
     UploadInUse "upload_in_use" CONFLICT "Open jobs need this upload",
         "Delete it when they have ended, or cancel them.";
     CancelAllowanceUsed "cancel_allowance_used" CONFLICT "Too many calls of this tenant were abandoned in the last hour",
         "Let the job go on: it is delivered and charged. Or repeat the request after `Retry-After` seconds; a new job may have a `Cancel-After` of `least` seconds or more, or none.";
-    StorageFull "storage_full" CONFLICT "There is no room for these files",
-        "Delete uploads, or have files deleted after a time (PUT /v1/retention); GET /v1/storage tells how much is in use and how much there may be.";
+    StorageFull "storage_full" CONFLICT "The storage limit would be exceeded",
+        "Delete uploads, or set how long files are kept (PUT /v1/retention); GET /v1/storage says how much is in use and how much is allowed.";
     JobAlreadyEnded "job_already_ended" CONFLICT "The job has ended already",
-        "Nothing needs to be done: a job ends once, and GET /v1/jobs/{id} tells how.";
+        "Nothing needs to be done: a job ends once, and GET /v1/jobs/{id} says how.";
     BodyTooLarge "body_too_large" PAYLOAD_TOO_LARGE "The body is too large",
-        "Send at most 29 MiB: pictures of 20 MiB in all before base64; an upload of at most 20 MiB.";
-    RangeNotSatisfiable "range_not_satisfiable" RANGE_NOT_SATISFIABLE "The file does not reach that far",
-        "Ask for a range within the bytes that `Content-Range` tells.";
+        "Send at most 29 MiB: images of 20 MiB in all before base64; an upload of at most 20 MiB.";
+    RangeNotSatisfiable "range_not_satisfiable" RANGE_NOT_SATISFIABLE "The range begins behind the end of the file",
+        "Ask for a range within the size that `Content-Range` names.";
     UnsupportedMediaType "unsupported_media_type" UNSUPPORTED_MEDIA_TYPE "The body is not declared as JSON",
         "Send `Content-Type: application/json`.";
-    UnsupportedEncoding "unsupported_encoding" UNSUPPORTED_MEDIA_TYPE "The body is encoded in a way we do not know",
-        "Send the body plainly, or with `Content-Encoding: gzip` or `zstd`, one of them and once.";
-    InvalidRequest "invalid_request" UNPROCESSABLE_ENTITY "The request cannot be carried out as it is",
-        "Change what `errors` names; each pointer leads into the body.";
+    UnsupportedEncoding "unsupported_encoding" UNSUPPORTED_MEDIA_TYPE "The body is compressed in an unknown way",
+        "Send the body uncompressed, or with `Content-Encoding: gzip` or `zstd`, only one of them and only once.";
+    InvalidRequest "invalid_request" UNPROCESSABLE_ENTITY "The request is not valid",
+        "Change the places that `errors` names; each pointer leads into the body.";
     ModelShutDown "model_shut_down" UNPROCESSABLE_ENTITY "The model is no longer offered",
         "Use its successor.";
     IdempotencyKeyReused "idempotency_key_reused" UNPROCESSABLE_ENTITY "The idempotency key belongs to another request",
         "Repeat a request byte for byte, or give the new one a key of its own.";
-    NoDirectUploads "no_direct_uploads" CONFLICT "Files are taken by this service itself only",
-        "Send the file to POST /v1/uploads; `direct_uploads` of GET /v1/uploads says beforehand which of the two is taken.";
-    RateLimited "rate_limited" TOO_MANY_REQUESTS "Too many requests came",
-        "Repeat the request after `Retry-After` seconds; `RateLimit` tells how many are left.";
+    NoDirectUploads "no_direct_uploads" CONFLICT "Direct uploads are not offered",
+        "Send the file to POST /v1/uploads; `direct_uploads` of GET /v1/uploads says whether direct uploads are offered.";
+    RateLimited "rate_limited" TOO_MANY_REQUESTS "Too many requests were sent",
+        "Repeat the request after `Retry-After` seconds; `RateLimit` says how many are left.";
     Internal "internal" INTERNAL_SERVER_ERROR "Something failed on our side",
         "Repeat the request with the same Idempotency-Key; if it fails again, report its request_id.";
     Timeout "timeout" SERVICE_UNAVAILABLE "The request took too long",
         "Repeat it with the same Idempotency-Key: nothing happens twice.";
-    Overloaded "overloaded" SERVICE_UNAVAILABLE "There is no room for the request at the moment",
+    Overloaded "overloaded" SERVICE_UNAVAILABLE "The service is overloaded",
         "Repeat the request after `Retry-After` seconds with the same Idempotency-Key, and send fewer at once.";
     Unavailable "unavailable" SERVICE_UNAVAILABLE "The service cannot answer at the moment",
         "Repeat the request after `Retry-After` seconds with the same Idempotency-Key.";
 }
 
-/// A problem, on its way to the client. [`crate::request::answer`] adds what only the request knows.
+/// An error that is returned to the client. [`crate::request::answer`] writes it as a body and adds the id and path of the request.
 #[derive(Clone, Debug)]
 pub struct Problem {
     code: Code,
     detail: String,
     errors: Vec<Violation>,
-    /// Members of this code only, such as how many credits are missing.
-    more: Map<String, Value>,
-    /// Seconds after which it may be otherwise, where that is known.
+    /// Members that only this code has, such as `needed` and `available`.
+    members: Map<String, Value>,
+    /// The value of `Retry-After`, in seconds.
     retry_after: Option<u64>,
 }
 
-/// Most violations that are told of one body.
+/// The most violations that are reported for one body.
 const MAX_ERRORS: usize = 50;
-/// Most characters of a name or value that a client sent and is told again.
+/// The most characters of a client's name or value that an error repeats.
 const MAX_NAME_LENGTH: usize = 100;
-/// Most characters of a pointer or path, and of a detail.
+/// The most characters of a pointer or path.
 const MAX_POINTER_LENGTH: usize = 500;
+/// The most characters of a detail.
 const MAX_DETAIL_LENGTH: usize = 2_000;
+/// The value of `Retry-After` of every 503, in seconds.
+const UNAVAILABLE_RETRY_SECONDS: HeaderValue = HeaderValue::from_static("2");
 
-/// A name or value of the client's, as an error tells it: its first 100 characters, and `…` where there are more.
+/// Shortens a client's name or value for an error: to 100 characters, with `…` at the end if it was longer.
 pub fn truncate(text: &str) -> Cow<'_, str> {
     truncate_to(text, MAX_NAME_LENGTH)
 }
 
-fn truncate_to(text: &str, most: usize) -> Cow<'_, str> {
-    match text.char_indices().nth(most) {
+fn truncate_to(text: &str, max: usize) -> Cow<'_, str> {
+    match text.char_indices().nth(max) {
         Some((end, _)) => format!("{}…", &text[..end]).into(),
         None => text.into(),
     }
 }
 
-/// A handler's end.
+/// The result of a handler.
 pub type Result<T> = std::result::Result<T, Problem>;
 
 impl Problem {
+    /// A problem with a detail of its own. `Problem::from(code)` uses the code's advice as the detail.
     pub fn new(code: Code, detail: impl Into<String>) -> Self {
         Self {
             code,
             detail: detail.into(),
             errors: Vec::new(),
-            more: Map::new(),
+            members: Map::new(),
             retry_after: None,
         }
     }
 
-    /// A body in which each of these is wrong. At most [`MOST_ERRORS`] are told, and how many more there are.
+    /// [`Code::InvalidRequest`] for everything that is wrong with a body. Reports at most 50 violations, and how many more there are.
     pub fn invalid(mut errors: Vec<Violation>) -> Self {
-        let more = errors.len().saturating_sub(MAX_ERRORS);
+        let omitted = errors.len().saturating_sub(MAX_ERRORS);
         let detail = match errors.as_slice() {
             [only] => only.detail.clone(),
-            several if more == 0 => {
+            several if omitted == 0 => {
                 format!("{} things need to be changed: see errors", several.len())
             }
             several => format!(
-                "{} things need to be changed: errors has the first {MAX_ERRORS}, and {more} more are left out",
+                "{} things need to be changed: errors has the first {MAX_ERRORS}, and {omitted} more are left out",
                 several.len()
             ),
         };
@@ -175,7 +182,7 @@ impl Problem {
         }
     }
 
-    /// Too many calls were abandoned: what may be done, and when it is otherwise.
+    /// [`Code::CancelAllowanceUsed`], with `Retry-After`. `detail` says what the client can do until then.
     pub fn allowance_used(used: Used, detail: impl std::fmt::Display) -> Self {
         let calls = used.calls;
         let seconds = used.retry_after.as_secs().max(1);
@@ -184,31 +191,33 @@ impl Problem {
             ..Self::new(
                 Code::CancelAllowanceUsed,
                 format!(
-                    "In the last hour {calls} calls that had begun were abandoned by canceling jobs or by their deadlines, and no more \
-                     may be for {seconds} s. {detail}"
+                    "In the last hour {calls} calls that had begun were abandoned by canceling jobs or by their deadlines. No more may be \
+                     abandoned for {seconds} s. {detail}"
                 ),
             )
         }
         .with("abandoned", calls)
     }
 
-    /// There is none of these with this id, or it is another tenant's: which of the two is not told.
+    /// [`Code::NotFound`] for an id. The answer is the same if the id is another tenant's, so that it reveals nothing.
     pub fn no_such(noun: &str, id: impl std::fmt::Display) -> Self {
         Self::new(Code::NotFound, format!("There is no {noun} {id}."))
     }
 
+    /// Adds a member that only this code has.
     #[must_use]
     pub fn with(mut self, member: &str, value: impl Into<Value>) -> Self {
-        self.more.insert(member.to_owned(), value.into());
+        self.members.insert(member.to_owned(), value.into());
         self
     }
 
+    /// The kind of the problem.
     pub fn code(&self) -> Code {
         self.code
     }
 
-    /// The body of the answer. `instance` is the path that was asked for. What a client sent is told back in part: a long pointer,
-    /// detail or path is cut.
+    /// The body of the answer. `instance` is the path of the request. Long pointers, details and paths are shortened, because they
+    /// may repeat what the client sent.
     pub fn body(&self, request_id: &str, instance: &str) -> Value {
         let mut body = json!({
             "type": format!("/errors/{}", self.code.as_str()),
@@ -220,15 +229,15 @@ impl Problem {
             "request_id": request_id,
         });
         if !self.errors.is_empty() {
-            let told = self.errors.iter().map(|violation| {
+            let errors = self.errors.iter().map(|violation| {
                 json!({
                     "pointer": truncate_to(&violation.pointer, MAX_POINTER_LENGTH),
                     "detail": truncate_to(&violation.detail, MAX_DETAIL_LENGTH),
                 })
             });
-            body["errors"] = told.collect();
+            body["errors"] = errors.collect();
         }
-        for (member, value) in &self.more {
+        for (member, value) in &self.members {
             body[member] = value.clone();
         }
         body
@@ -242,7 +251,7 @@ impl From<Code> for Problem {
 }
 
 impl IntoResponse for Problem {
-    /// Without a body: [`crate::request::answer`] finds the problem in the extensions and writes it.
+    /// Makes an answer without a body. [`crate::request::answer`] finds the problem in the extensions and writes the body.
     fn into_response(self) -> Response {
         let mut response = self.code.status().into_response();
         let headers = response.headers_mut();
@@ -256,7 +265,7 @@ impl IntoResponse for Problem {
             );
         }
         if self.code.status() == StatusCode::SERVICE_UNAVAILABLE {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("2"));
+            headers.insert(header::RETRY_AFTER, UNAVAILABLE_RETRY_SECONDS);
         }
         if let Some(seconds) = self.retry_after {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
@@ -266,181 +275,44 @@ impl IntoResponse for Problem {
     }
 }
 
-/// What the problem looks like, for `/openapi.json`.
+/// An error, as RFC 9457 describes it.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Problem)]
 pub struct ProblemBody {
-    /// Where the code is explained.
+    /// The path of the page that explains the code.
     #[schema(example = "/errors/invalid_request")]
     pub r#type: String,
-    /// What it is, in a few words.
+    /// What happened, in a few words; the same for every problem with this code.
     pub title: String,
+    /// The HTTP status.
     pub status: u16,
-    /// What happened here, and what to do.
+    /// What happened to this request, and what to do.
     pub detail: String,
-    /// The path that was asked for.
+    /// The path of the request.
     pub instance: String,
-    /// Stable: what programs compare.
+    /// The stable code for programs to compare.
     #[schema(example = "invalid_request")]
     pub code: String,
+    /// The id of the request; give it when you ask for help.
     pub request_id: String,
-    /// What is wrong with the body, place by place.
+    /// Everything that is wrong with the body, each with its place.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schema(required = false)]
     pub errors: Vec<Violation>,
 }
 
-impl From<sqlx::Error> for Problem {
-    fn from(error: sqlx::Error) -> Self {
-        if database::schema_changed(&error) || is_transient(&error) {
-            tracing::warn!(%error, "Postgres could not answer");
-            Self::from(Code::Unavailable)
-        } else {
-            tracing::error!(%error, "Postgres refused what the api asked");
-            Self::from(Code::Internal)
-        }
-    }
-}
-
-/// Whether the trouble is the database's and may pass: lost connections, locks, restarts. Anything else is ours.
-fn is_transient(error: &sqlx::Error) -> bool {
-    match error {
-        // Classes: connection, transaction rollback, resources, locks and state, operator, system.
-        sqlx::Error::Database(error) => error.code().is_some_and(|code| {
-            ["08", "25", "40", "53", "55", "57", "58"]
-                .iter()
-                .any(|class| code.starts_with(class))
-        }),
-        sqlx::Error::Io(_)
-        | sqlx::Error::Tls(_)
-        | sqlx::Error::Protocol(_)
-        | sqlx::Error::PoolTimedOut
-        | sqlx::Error::PoolClosed
-        | sqlx::Error::WorkerCrashed => true,
-        _ => false,
-    }
-}
-
-impl From<Refusal> for Problem {
-    fn from(refusal: Refusal) -> Self {
-        match refusal {
-            Refusal::InsufficientCredits { needed, available } => Self::new(
-                Code::InsufficientCredits,
-                format!(
-                    "This needs {needed}, and {available} are available. Ask for less, or add credits."
-                ),
-            )
-            .with("needed", needed.get())
-            .with("available", available.get()),
-            Refusal::UploadGone => Self::new(
-                Code::Gone,
-                "An upload it names was deleted in this moment: leave it out.",
-            ),
-            Refusal::AllowanceUsed { used, least } => {
-                let least = least.as_secs();
-                Self::allowance_used(
-                    used,
-                    format!(
-                        "Until then leave `Cancel-After` out, or send {least} or more: as long as this model may take."
-                    ),
-                )
-                .with("least", least)
-            }
-            Refusal::StorageFull {
-                more,
-                stored,
-                limit,
-            } => Self::new(
-                Code::StorageFull,
-                format!(
-                    "This needs {more} bytes, and {stored} of {limit} are in use. Delete uploads, or have files deleted after a time (PUT \
-                     /v1/retention)."
-                ),
-            )
-            .with("needed", more)
-            .with("stored", stored)
-            .with("limit", limit),
-            refusal @ Refusal::Redriven(_) => {
-                tracing::error!(%refusal, "A tenant's own job was refused as an operator's");
-                Self::from(Code::Internal)
-            }
-            Refusal::Inactive => Self::from(Code::TenantInactive),
-            Refusal::KeyReused => Self::from(Code::IdempotencyKeyReused),
-            Refusal::Amount(error) => {
-                tracing::error!(%error, "A quote cannot be counted");
-                Self::from(Code::Internal)
-            }
-            Refusal::Database(error) => error.into(),
-        }
-    }
-}
-
-impl From<OperatorError> for Problem {
-    fn from(error: OperatorError) -> Self {
-        match error {
-            OperatorError::TooMuch { .. } => {
-                let detail = format!("Take less: {error}.");
-                Self::invalid(vec![Violation::new("/credits", detail)])
-            }
-            OperatorError::TooMany(error) => {
-                Self::invalid(vec![Violation::new("/credits", sentence(&error))])
-            }
-            OperatorError::KeyReused => Self::from(Code::IdempotencyKeyReused),
-            OperatorError::NoTenant => Self::new(Code::NotFound, "There is no such tenant."),
-            OperatorError::Bucket(error) => error.into(),
-            OperatorError::Settlement(error) => error.into(),
-            OperatorError::Database(error) => error.into(),
-        }
-    }
-}
-
-impl From<SettlementError> for Problem {
-    fn from(error: SettlementError) -> Self {
-        match error {
-            SettlementError::Database(error) => error.into(),
-            error => {
-                tracing::error!(%error, "A settlement could not be made");
-                Self::from(Code::Internal)
-            }
-        }
-    }
-}
-
-impl From<NotOffered> for Problem {
-    fn from(error: NotOffered) -> Self {
-        match error {
-            NotOffered::Violations(violations) => Self::invalid(violations),
-            NotOffered::UnknownModel(id) => {
-                let error = NotOffered::UnknownModel(truncate(&id).into_owned());
-                Self::new(Code::UnknownModel, sentence(&error))
-            }
-            NotOffered::ShutDown { ref successor, .. } => {
-                let successor = successor.clone();
-                Self::new(Code::ModelShutDown, sentence(&error)).with("successor", successor)
-            }
-        }
-    }
-}
-
-impl From<BucketError> for Problem {
-    fn from(error: BucketError) -> Self {
-        tracing::error!(%error, "The bucket failed");
-        Self::from(Code::Unavailable)
-    }
-}
-
-/// What is wrong with a picture that a client sent, and what to do about it.
-pub fn picture_refused(error: &ImagingError) -> String {
-    let what = sentence(error);
+/// Says what is wrong with an image that a client sent, and what to do about it.
+pub fn explain_image_error(error: &ImagingError) -> String {
+    let problem = sentence(error);
     match error {
         ImagingError::Unreadable { .. } => {
-            format!("{what} Send the whole file again, or save the picture anew.")
+            format!("{problem} Send the whole file again, or save the image again.")
         }
-        _ => what,
+        _ => problem,
     }
 }
 
-/// An error's text as a sentence, with one full stop.
+/// Writes an error as a sentence: with a capital letter and one full stop.
 pub fn sentence(error: &impl std::fmt::Display) -> String {
     let text = error.to_string();
     let ends = text.ends_with(['.', '!', '?']);
@@ -459,7 +331,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_documentation_tells_the_same_table() {
+    fn the_documentation_has_the_same_table_of_codes() {
         let documented = include_str!("../../docs/api.md");
         for code in Code::ALL {
             let row = format!(
@@ -483,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn trouble_that_passes_may_be_repeated_and_says_when() {
+    fn a_transient_failure_is_503_with_retry_after() {
         let problem = Problem::from(sqlx::Error::PoolTimedOut);
         assert_eq!(problem.code(), Code::Unavailable);
         assert_eq!(problem.into_response().headers()[header::RETRY_AFTER], "2");
@@ -494,7 +366,7 @@ mod tests {
     }
 
     #[test]
-    fn one_violation_is_the_detail() {
+    fn a_single_violation_becomes_the_detail() {
         let body =
             Problem::invalid(vec![Violation::new("/size", "too large")]).body("req_1", "/v1/jobs");
         assert_eq!(body["detail"], "too large");

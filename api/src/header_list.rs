@@ -1,12 +1,12 @@
-//! Headers that are lists, such as `Forwarded` and `Prefer`: elements separated by commas, each of pairs separated by semicolons,
-//! whose values may be quoted. Several lines of one header are one list (RFC 9110, 5.3).
+//! Parses headers that are lists, such as `Forwarded` (RFC 7239) and `Prefer` (RFC 7240): elements separated by commas; each element
+//! has pairs separated by semicolons, whose values may be quoted. Several lines of one header are one list (RFC 9110, 5.3).
 
 use axum::http::{HeaderMap, HeaderName};
 
-/// A name, in lower case, and its value.
+/// A name in lower case, and its value without quotes.
 pub type Pair = (String, Option<String>);
 
-/// The elements of a header, in order. What is no text is left out.
+/// The elements of a header, in order. Lines that are not ASCII text are skipped.
 pub fn elements(headers: &HeaderMap, name: &HeaderName) -> Vec<Vec<Pair>> {
     let lines = headers.get_all(name).iter();
     let lines = lines.filter_map(|line| line.to_str().ok());
@@ -30,7 +30,7 @@ fn pair(text: &str) -> Pair {
     (name.trim().to_ascii_lowercase(), value)
 }
 
-/// The parts of a text between separators that are not quoted; empty ones are left out.
+/// Splits a text at separators outside quotes. Empty parts are left out.
 fn split(text: &str, separator: char) -> Vec<&str> {
     let (mut parts, mut begin) = (Vec::new(), 0);
     let (mut quoted, mut escaped) = (false, false);
@@ -51,7 +51,7 @@ fn split(text: &str, separator: char) -> Vec<&str> {
     parts
 }
 
-/// A value without its quotes.
+/// Removes the quotes and backslashes of a quoted string (RFC 9110, 5.6.4). Text without quotes is returned as it is.
 pub fn unquoted(text: &str) -> String {
     let inner = text
         .strip_prefix('"')
@@ -78,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_list_is_split_where_nothing_is_quoted() {
+    fn a_list_is_split_only_outside_quotes() {
         let mut headers = HeaderMap::new();
         for line in [
             r#"For="[2001:db8::1]:4711";Proto=HTTPS , host="a,b;c\"d""#,

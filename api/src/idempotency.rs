@@ -1,7 +1,7 @@
-//! `Idempotency-Key`: a POST that is repeated is answered again, not done again.
+//! `Idempotency-Key`: a repeated POST gets the first answer again and has no second effect.
 //!
-//! The key and the answer are kept in the transaction of the effect, in [`common::idempotency`]; this file
-//! reads the header and writes the reply.
+//! [`common::idempotency`] stores the key and the answer in the transaction that has the effect. This file reads the header and writes
+//! the answer.
 
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
@@ -14,19 +14,21 @@ use crate::error::{Code, Problem};
 use crate::extract::single;
 use crate::header_list::unquoted;
 
-/// The header that names a request, both ways.
+/// The header with the key, in requests and in answers.
 pub const KEY: HeaderName = HeaderName::from_static("idempotency-key");
-/// Says that the answer is one that was given before.
+/// The header that marks an answer that was given before.
 pub const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
-/// What a key is, quoted or not, for `/openapi.json`.
+/// The pattern of a key, with or without quotes, for `/openapi.json`.
 pub const PATTERN: &str = "^([!#-~][!-~]{0,254}|\"[!#-\\[\\]-~]{1,255}\")$";
+/// The description of the header, for `/openapi.json`.
+pub const DESCRIPTION: &str = "1 to 255 visible ASCII characters; a key is generated if it is missing. If the same request is repeated with the same key, the first answer is returned again and nothing is done twice.";
 
-/// The key of a request.
+/// The idempotency key of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Key {
     value: String,
-    /// Whether the client chose it: only then can there be an answer already.
+    /// Whether the client sent the key. Only then can an earlier answer exist.
     pub sent: bool,
 }
 
@@ -38,7 +40,7 @@ impl Key {
                 sent: false,
             });
         };
-        // The drafts of the IETF have it as a structured string, in quotes.
+        // In the IETF draft (draft-ietf-httpapi-idempotency-key-header) the key is a structured string in quotes.
         let key = header.to_str().ok().map(|text| match text {
             quoted if quoted.starts_with('"') => match unquoted(quoted) {
                 inner if inner == quoted => String::new(),
@@ -56,7 +58,7 @@ impl Key {
             })
     }
 
-    /// The request this key is given to.
+    /// Identifies the request: its key, and a hash of what must be the same when it is repeated.
     pub fn request(&self, method: &str, path: &str, body: &[u8]) -> idempotency::Request {
         idempotency::Request {
             key: self.value.clone(),
@@ -64,12 +66,12 @@ impl Key {
         }
     }
 
-    /// The answer to the first request with this key.
+    /// Writes the answer to the first request with this key.
     pub fn answer(&self, answer: Answer) -> Response {
         let Ok(status) = StatusCode::from_u16(answer.status) else {
             tracing::error!(
                 status = answer.status,
-                "An answer was kept with a status that is none"
+                "A stored answer has an invalid HTTP status"
             );
             return Problem::from(Code::Internal).into_response();
         };
@@ -97,7 +99,7 @@ impl Key {
         response
     }
 
-    /// The same answer once more.
+    /// Writes a stored answer for a repeated request, and marks it as repeated.
     pub fn replay(&self, answer: Answer) -> Response {
         let mut response = self.answer(answer);
         response
@@ -120,7 +122,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_is_kept_or_made() {
+    fn a_key_is_read_or_generated() {
         let parse = |text: &str| Key::parse(Some(&HeaderValue::from_str(text).unwrap()));
         let kept = parse("a-1").unwrap();
         assert!(kept.sent);
@@ -145,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn a_replay_is_the_first_answer_and_says_so() {
+    fn a_replay_is_the_first_answer_with_a_mark() {
         let key = Key::parse(None).unwrap();
         let answer = Answer {
             status: 202,

@@ -1,14 +1,17 @@
-//! The api: takes requests for jobs, tells what became of them, and hands out the pictures.
+//! The HTTP API: accepts jobs, reports what became of them, and gives out the files.
 //!
-//! [`mod@router`] lists every route; a route is a file in `routes/`. To follow a job, begin with
+//! [`mod@router`] lists every route; each route is a file in `routes/`. To follow a job, begin with
 //! [`routes::jobs::create`].
 
-// What it is made of.
+#![warn(missing_docs)]
+
+// The process, its routes and its state.
 pub mod app;
 pub mod router;
 pub mod routes;
+pub mod server;
 
-// What every route shares.
+// Shared by the routes.
 pub mod auth;
 pub mod base_url;
 pub mod budget;
@@ -21,11 +24,17 @@ pub mod header_list;
 pub mod idempotency;
 pub mod link;
 pub mod openapi;
+pub mod paging;
 pub mod rates;
+pub mod readiness;
 pub mod request;
 pub mod shares;
 pub mod waiters;
 
-pub use app::{App, serve};
+#[cfg(test)]
+mod contract_tests;
+
+pub use app::App;
 pub use router::{metrics_router, router, worker_metrics_router};
 pub use routes::health::WorkerHealth;
+pub use server::serve;

@@ -1,4 +1,4 @@
-//! Links to files: fresh in each answer, and good for a while.
+//! Links to files. Each answer has fresh ones, which work for a limited time.
 
 use std::time::Duration;
 
@@ -10,36 +10,40 @@ use time::OffsetDateTime;
 use crate::app::App;
 use crate::base_url::BaseUrl;
 
-/// A file that is to be linked to.
+/// A file to link to.
 #[derive(Clone, Copy)]
 pub struct File<'a> {
+    /// The key of the object in the bucket.
     pub key: &'a str,
+    /// The type of the file.
     pub media_type: MediaType,
-    /// What it is called when it is kept.
+    /// The name under which a browser saves the file.
     pub name: &'a str,
 }
 
-/// Where a file can be had, and until when.
+/// A link to a file.
 pub struct FileLink {
+    /// Where the file can be downloaded without an API key.
     pub url: String,
+    /// Until when the link works.
     pub expires_at: OffsetDateTime,
 }
 
 impl FileLink {
-    /// A link that works for `lifetime`: at the store, where it can sign; a store that cannot just now hides no file, for it
-    /// comes through us meanwhile.
+    /// Makes a link that works for `lifetime`. It leads to the store if the store signs links, else to this API. If the store fails to
+    /// sign, the API serves the file instead.
     pub async fn to(app: &App, base: &BaseUrl, file: File<'_>, lifetime: Duration) -> Self {
         let now = clock::now().replace_nanosecond(0);
-        let now = now.expect("zero is a nanosecond");
-        let shown = ContentDisposition {
+        let now = now.expect("0 is a valid number of nanoseconds");
+        let disposition = ContentDisposition {
             media_type: file.media_type.as_str(),
             file_name: file.name,
         };
-        let url = match app.bucket.link(file.key, shown, now, lifetime).await {
+        let url = match app.bucket.link(file.key, disposition, now, lifetime).await {
             Ok(Link::Ours(path)) => base.link(&path),
             Ok(Link::Store(url)) => url,
             Err(error) => {
-                tracing::warn!(%error, "The bucket signs no links; its files are given out by the api");
+                tracing::warn!(%error, "The bucket does not sign links; the API serves its files instead");
                 base.link(&app.bucket.our_link(file.key, file.name, now, lifetime))
             }
         };

@@ -1,8 +1,8 @@
-//! Rates: how many requests of one address, one tenant and one key are answered, and how many with a wrong key are looked at.
+//! Rate limits: requests per address, tenant and API key, and requests with a wrong key per address.
 //!
-//! The figures are for each api process: they need nobody else, so they hold while Redis and Postgres are away. Answers tell them
-//! in `RateLimit-Policy` and `RateLimit` (draft-ietf-httpapi-ratelimit-headers). Why so:
-//! [0027](../../docs/decisions/0027-rates-in-each-process.md).
+//! Each API process counts for itself, so the limits work while Redis and Postgres are down; why is in
+//! [0027](../../docs/decisions/0027-rates-in-each-process.md). Answers report the limits in `RateLimit-Policy` and `RateLimit`
+//! (draft-ietf-httpapi-ratelimit-headers).
 
 mod quota;
 
@@ -12,72 +12,70 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
-use axum::middleware::Next;
-use axum::response::{IntoResponse, Response};
 use common::config;
 use common::id::TenantId;
 use common::telemetry::clients::{FAILED_AUTHENTICATIONS, OncePerSecond, RATE_LIMITED};
 
-use crate::app::App;
-use crate::base_url::Connection;
 use crate::client::{Network, Pseudonyms};
 use crate::error::{Code, Problem};
 use quota::{Quota, Standing};
 
-/// What the limits are, and how far from them. A structured field, such as `"tenant";r=1999;t=1`.
+/// The header with the requests that are left and the seconds until all are available again, such as `"tenant";r=1999;t=1`.
 pub const LIMIT: HeaderName = HeaderName::from_static("ratelimit");
-/// What the limits are: requests, and seconds in which so many are answered, such as `"tenant";q=2000;w=10`.
+/// The header with the limits, as requests per window of seconds, such as `"tenant";q=2000;w=10`.
 pub const POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 
-/// Keys that were accepted, as many as are remembered.
+/// The most accepted credentials that are remembered.
 const MAX_REMEMBERED_KEYS: usize = 65_536;
 
-/// The limits, and how everybody stands.
+/// All limits, with the counts of everybody. A limit that is `None` is turned off.
 #[derive(Debug)]
 pub struct Rates {
     address: Option<Quota>,
     failures: Option<Quota>,
     tenant: Option<Quota>,
     key: Option<Quota>,
-    /// Nobody outside can choose whom they share an entry with.
+    /// Seeded at random, so that nobody can choose whom they share a counter with.
     hasher: RandomState,
-    /// Credentials that were right when they were last looked up, hashed. They are looked up again even where an address has shown
-    /// too many wrong ones: others behind the same address lock nobody out.
+    /// Hashes of credentials that were valid at their last check. They are checked again even if their address has sent too many
+    /// wrong keys, so that others behind the same address cannot lock a tenant out.
     accepted: Mutex<HashSet<u64>>,
     started: Instant,
     pseudonyms: Pseudonyms,
-    failed: OncePerSecond,
+    failure_log: OncePerSecond,
 }
 
-/// Whose request it is, before anybody is authenticated, and what its limits have said. Every request has one.
+/// Where a request comes from, and what the limits said about it so far. Every request has one as an extension.
 #[derive(Clone, Default)]
 pub struct Client {
     network: Option<Network>,
-    noted: Arc<Mutex<Vec<Noted>>>,
+    notes: Arc<Mutex<Vec<Note>>>,
 }
 
-/// What one limit has said: its policy, its name, and how the client stands.
-type Noted = (Arc<str>, &'static str, Standing);
+/// What one limit said: its policy, its name, and the client's standing.
+type Note = (Arc<str>, &'static str, Standing);
 
-/// Whose key it should have been.
+/// Whose key a route needs.
 #[derive(Clone, Copy, Debug)]
-pub enum Whose {
+pub enum KeyOwner {
+    /// The API key of a tenant.
     Tenant,
+    /// The key of the operators.
     Operator,
 }
 
 impl Rates {
+    /// Starts all limits with nothing counted.
     pub fn new(limits: config::Rates, pseudonyms: Pseudonyms) -> Self {
-        // Told from the start, or the first of each would be no increase.
+        // Counters are exported as 0 from the start. Otherwise Prometheus would not see the first event as an increase.
         let quota = |name, rate: Option<_>| {
             RATE_LIMITED.with_label_values(&[name]).inc_by(0);
             rate.map(|rate| Quota::new(name, rate))
         };
-        for whose in [Whose::Tenant, Whose::Operator] {
+        for owner in [KeyOwner::Tenant, KeyOwner::Operator] {
             FAILED_AUTHENTICATIONS
-                .with_label_values(&[whose.as_str()])
+                .with_label_values(&[owner.as_str()])
                 .inc_by(0);
         }
         Self {
@@ -89,17 +87,16 @@ impl Rates {
             accepted: Mutex::default(),
             started: Instant::now(),
             pseudonyms,
-            failed: OncePerSecond::default(),
+            failure_log: OncePerSecond::default(),
         }
     }
 
-    /// Whether credentials are looked up at all. They are not where the address has shown too many wrong ones, unless these were right
-    /// before.
+    /// Checks whether credentials may be looked up. They may not if their address has sent too many wrong ones, unless these were
+    /// valid before.
     ///
     /// # Errors
-    ///
-    /// The 429, with what to wait for.
-    pub fn may_authenticate(&self, client: &Client, credentials: &str) -> Result<(), Problem> {
+    /// [`Code::RateLimited`], with the seconds to wait.
+    pub fn check_failures(&self, client: &Client, credentials: &str) -> Result<(), Problem> {
         let (Some(quota), Some(network)) = (&self.failures, client.network) else {
             return Ok(());
         };
@@ -115,9 +112,9 @@ impl Rates {
     }
 
     /// Counts and logs credentials that are wrong.
-    pub fn failed(&self, client: &Client, whose: Whose, credentials: &str) {
+    pub fn record_failure(&self, client: &Client, owner: KeyOwner, credentials: &str) {
         FAILED_AUTHENTICATIONS
-            .with_label_values(&[whose.as_str()])
+            .with_label_values(&[owner.as_str()])
             .inc();
         let credentials = self.hasher.hash_one(credentials);
         let mut accepted = self.accepted.lock().unwrap_or_else(PoisonError::into_inner);
@@ -127,7 +124,7 @@ impl Rates {
             quota.take(self.hasher.hash_one(network), self.started.elapsed());
         }
         let address = client.network.map(|network| self.pseudonyms.of(network));
-        self.failed.say(move |failures| {
+        self.failure_log.say(move |failures| {
             let address = address.unwrap_or_default();
             tracing::warn!(
                 failures,
@@ -137,21 +134,21 @@ impl Rates {
         });
     }
 
-    /// Remembers credentials that are right.
+    /// Remembers credentials that are valid.
     pub fn remember(&self, credentials: &str) {
         let credentials = self.hasher.hash_one(credentials);
         let mut accepted = self.accepted.lock().unwrap_or_else(PoisonError::into_inner);
+        // Forgetting is harmless: only behind an address that sends wrong keys does a valid key then have to wait.
         if accepted.len() >= MAX_REMEMBERED_KEYS {
             accepted.clear();
         }
         accepted.insert(credentials);
     }
 
-    /// Counts a request of a tenant, with a key that is right.
+    /// Counts a request of a tenant with a valid key.
     ///
     /// # Errors
-    ///
-    /// The 429, with what to wait for.
+    /// [`Code::RateLimited`], with the seconds to wait.
     pub fn admit(
         &self,
         client: &Client,
@@ -169,7 +166,11 @@ impl Rates {
         Ok(())
     }
 
-    fn admit_address(&self, client: &Client) -> Result<(), Problem> {
+    /// Counts a request of an address.
+    ///
+    /// # Errors
+    /// [`Code::RateLimited`], with the seconds to wait.
+    pub fn admit_address(&self, client: &Client) -> Result<(), Problem> {
         let (Some(quota), Some(network)) = (&self.address, client.network) else {
             return Ok(());
         };
@@ -178,7 +179,7 @@ impl Rates {
     }
 }
 
-impl Whose {
+impl KeyOwner {
     fn as_str(self) -> &'static str {
         match self {
             Self::Tenant => "tenant",
@@ -188,37 +189,46 @@ impl Whose {
 }
 
 impl Client {
-    /// Keeps what a limit has said, for the headers of the answer.
+    /// The client of a request; `network` is `None` if its address is not known.
+    pub fn new(network: Option<Network>) -> Self {
+        Self {
+            network,
+            notes: Arc::default(),
+        }
+    }
+
+    /// Keeps what a limit said for the headers of the answer, and refuses the request if the limit does.
     fn note(&self, quota: &Quota, standing: Standing) -> Result<(), Problem> {
-        let mut noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
-        noted.push((quota.policy(), quota.name(), standing));
+        let mut notes = self.notes.lock().unwrap_or_else(PoisonError::into_inner);
+        notes.push((quota.policy(), quota.name(), standing));
         let Some(seconds) = standing.refused else {
             return Ok(());
         };
         RATE_LIMITED.with_label_values(&[quota.name()]).inc();
         let what = match quota.name() {
-            "failures" => "Too many requests with a wrong key came from this address",
-            "address" => "Too many requests came from this address",
-            "tenant" => "Too many requests of this tenant came",
-            _ => "Too many requests with this key came",
+            "failures" => "Too many requests with a wrong key were sent from this address",
+            "address" => "Too many requests were sent from this address",
+            "tenant" => "Too many requests were sent by this tenant",
+            _ => "Too many requests were sent with this key",
         };
         let detail = format!("{what}: repeat this one after {seconds} seconds.");
         Err(Problem::new(Code::RateLimited, detail).with("limit", quota.name()))
     }
 
-    fn write(&self, headers: &mut HeaderMap) {
-        let noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
-        let (mut policy, mut limit) = (String::new(), String::new());
-        for (each, name, standing) in &*noted {
-            let comma = if policy.is_empty() { "" } else { ", " };
+    /// Writes `RateLimit-Policy` and `RateLimit`, and `Retry-After` if the request was refused.
+    pub fn write_headers(&self, headers: &mut HeaderMap) {
+        let notes = self.notes.lock().unwrap_or_else(PoisonError::into_inner);
+        let (mut policies, mut limits) = (String::new(), String::new());
+        for (policy, name, standing) in &*notes {
+            let comma = if policies.is_empty() { "" } else { ", " };
             let Standing {
                 remaining, reset, ..
             } = standing;
             // Writing to a string does not fail.
-            let _ = write!(policy, "{comma}{each}");
-            let _ = write!(limit, "{comma}\"{name}\";r={remaining};t={reset}");
+            let _ = write!(policies, "{comma}{policy}");
+            let _ = write!(limits, "{comma}\"{name}\";r={remaining};t={reset}");
         }
-        for (name, value) in [(POLICY, policy), (LIMIT, limit)] {
+        for (name, value) in [(POLICY, policies), (LIMIT, limits)] {
             if let Some(value) = HeaderValue::try_from(value)
                 .ok()
                 .filter(|value| !value.is_empty())
@@ -226,7 +236,7 @@ impl Client {
                 headers.insert(name, value);
             }
         }
-        let wait = noted
+        let wait = notes
             .iter()
             .filter_map(|(.., standing)| standing.refused)
             .max();
@@ -234,25 +244,4 @@ impl Client {
             headers.insert(header::RETRY_AFTER, seconds.into());
         }
     }
-}
-
-/// The layer around every route: counts the address, and tells in the answer how all limits stand. Whoever asks whether we live is
-/// always answered.
-pub async fn limit(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
-    if matches!(request.uri().path(), "/livez" | "/readyz") {
-        return next.run(request).await;
-    }
-    let connection = request.extensions().get::<Connection>();
-    let client = Client {
-        network: connection
-            .map(|connection| Network::of_client(&app.public, connection.peer, request.headers())),
-        noted: Arc::default(),
-    };
-    request.extensions_mut().insert(client.clone());
-    let mut response = match app.rates.admit_address(&client) {
-        Ok(()) => next.run(request).await,
-        Err(problem) => problem.into_response(),
-    };
-    client.write(response.headers_mut());
-    response
 }

@@ -1,6 +1,6 @@
-//! What every request gets: an id, a span, a time limit, a measurement, and its problem written out.
+//! The middleware around every request: its id, span, rate limits, time limit and metrics, and the body of its problem.
 //!
-//! Neither prompt nor key is ever in a span.
+//! Spans never hold a prompt or a key.
 
 use std::io;
 use std::pin::Pin;
@@ -23,39 +23,45 @@ use tracing::field::Empty;
 use tracing::{Instrument, Span};
 
 use crate::app::App;
+use crate::base_url::Connection;
+use crate::client::Network;
 use crate::error::{Code, Problem};
+use crate::rates::Client;
 
-/// The header that carries the request's id, both ways.
+/// The header with the id of the request, in requests and in answers.
 pub const ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// Longest time for an answer; `Prefer: wait` takes at most 60 seconds of it.
+/// The longest time until an answer; `Prefer: wait` uses at most 60 seconds of it.
 const TIME_LIMIT: Duration = Duration::from_secs(70);
 
-/// Bytes of a body that need a second more.
-const BYTES_PER_SECOND: u64 = 64 * 1024;
+/// The slowest rate at which a body may be sent, once its fixed time is used up.
+const MIN_BYTES_PER_SECOND: u64 = 64 * 1024;
 
-/// The id of one request: the client's own where it is well formed, else one of ours.
+/// The id of one request: the client's own if it is well formed, else a new one.
 #[derive(Clone, Debug)]
-pub struct Id(pub Arc<str>);
+pub struct Id(
+    /// 1 to 64 letters, digits, `_` and `-`.
+    pub Arc<str>,
+);
 
 impl Id {
     fn of(headers: &HeaderMap) -> Self {
         let sent = headers.get(ID).and_then(|value| value.to_str().ok());
         match sent {
-            Some(id) if well_formed(id) => Self(id.into()),
+            Some(id) if is_well_formed(id) => Self(id.into()),
             _ => Self(RequestId::new().to_string().into()),
         }
     }
 }
 
-fn well_formed(id: &str) -> bool {
+fn is_well_formed(id: &str) -> bool {
     (1..=64).contains(&id.len())
         && id
             .bytes()
             .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-')
 }
 
-/// The outermost layer.
+/// The outermost layer: gives the request an id and a span, writes the body of a problem, sets common headers, and measures.
 pub async fn answer(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
     let started = Instant::now();
     let id = Id::of(request.headers());
@@ -70,14 +76,14 @@ pub async fn answer(State(app): State<Arc<App>>, mut request: Request, next: Nex
     let span =
         tracing::info_span!("request", request.id = %id.0, http.route = %route, tenant = Empty);
     let parent = traceparent(request.headers());
-    // Probes would drown the rest.
+    // Probes are not traced: there are so many that nothing else would be found.
     let trace = if route.starts_with("/v1/") {
         traces::request(method.as_str(), &route, parent.as_ref())
     } else {
         Span::none()
     };
-    if let Some(place) = traces::current(&trace).or(parent) {
-        request.extensions_mut().insert(place);
+    if let Some(span) = traces::current(&trace).or(parent) {
+        request.extensions_mut().insert(span);
     }
     let mut response = next
         .run(request)
@@ -85,14 +91,14 @@ pub async fn answer(State(app): State<Arc<App>>, mut request: Request, next: Nex
         .instrument(trace.clone())
         .await;
     if let Some(problem) = response.extensions_mut().remove::<Problem>() {
-        response = written(response, &problem, &id, &path);
+        response = write_problem(response, &problem, &id, &path);
     }
     let headers = response.headers_mut();
     headers.insert(
         ID,
         HeaderValue::from_str(&id.0).expect("a well-formed id is a header"),
     );
-    // Balances and signed links are nothing for caches.
+    // Balances and signed links must not be cached.
     headers
         .entry(header::CACHE_CONTROL)
         .or_insert(HeaderValue::from_static("no-store"));
@@ -111,7 +117,7 @@ pub async fn answer(State(app): State<Arc<App>>, mut request: Request, next: Nex
     span.in_scope(|| {
         let duration_ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
         let status = status.as_u16();
-        // What changes something is told; what is only read would drown it.
+        // Requests that change something are logged as info; reads are too many for that.
         if method == Method::POST {
             tracing::info!(
                 status,
@@ -129,7 +135,7 @@ pub async fn answer(State(app): State<Arc<App>>, mut request: Request, next: Nex
     response
 }
 
-/// No browser takes the bytes for something else than their type says.
+/// Sets `X-Content-Type-Options: nosniff`, so that browsers do not guess another type from the bytes.
 pub async fn forbid_sniffing(mut response: Response) -> Response {
     let nosniff = HeaderValue::from_static("nosniff");
     let headers = response.headers_mut();
@@ -137,14 +143,14 @@ pub async fn forbid_sniffing(mut response: Response) -> Response {
     response
 }
 
-/// A header that is none is nobody's trace, as W3C has it.
+/// The caller's span. An invalid `traceparent` is ignored, as W3C Trace Context requires.
 fn traceparent(headers: &HeaderMap) -> Option<TraceParent> {
     let sent = headers.get(traces::HEADER)?.to_str().ok()?;
     sent.parse().ok()
 }
 
-/// The answer with its problem as body; what layers have added to its headers stays.
-fn written(response: Response, problem: &Problem, id: &Id, path: &str) -> Response {
+/// Writes a problem as the body of its answer. Headers that inner layers added stay.
+fn write_problem(response: Response, problem: &Problem, id: &Id, path: &str) -> Response {
     let (mut parts, _) = response.into_parts();
     parts.headers.remove(header::CONTENT_LENGTH);
     parts.headers.insert(
@@ -154,7 +160,7 @@ fn written(response: Response, problem: &Problem, id: &Id, path: &str) -> Respon
     Response::from_parts(parts, Body::from(problem.body(&id.0, path).to_string()))
 }
 
-/// Methods are chosen by the client, and labels must be few.
+/// The metrics label of a method. A client may send any method, but there must be few labels.
 fn label(method: &Method) -> &'static str {
     match *method {
         Method::GET => "GET",
@@ -165,7 +171,26 @@ fn label(method: &Method) -> &'static str {
     }
 }
 
-/// Ends a request that takes too long, reading its body included, and one whose body comes too slowly.
+/// The layer that counts the request of each address and writes `RateLimit` headers, with the state of all limits, to the answer.
+/// Probes are never limited.
+pub async fn limit_rate(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
+    if matches!(request.uri().path(), "/livez" | "/readyz") {
+        return next.run(request).await;
+    }
+    let connection = request.extensions().get::<Connection>();
+    let network = connection
+        .map(|connection| Network::of_client(&app.public, connection.peer, request.headers()));
+    let client = Client::new(network);
+    request.extensions_mut().insert(client.clone());
+    let mut response = match app.rates.admit_address(&client) {
+        Ok(()) => next.run(request).await,
+        Err(problem) => problem.into_response(),
+    };
+    client.write_headers(response.headers_mut());
+    response
+}
+
+/// The layer that ends a request which takes too long, including the time to read its body, or whose body is sent too slowly.
 pub async fn within_time(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     let too_slow = Arc::new(AtomicBool::new(false));
     let request = request.map(|body| {
@@ -176,10 +201,10 @@ pub async fn within_time(State(app): State<Arc<App>>, request: Request, next: Ne
         }
     });
     match tokio::time::timeout(TIME_LIMIT, next.run(request)).await {
-        // Whatever the handler made of a body that broke off.
+        // The handler has seen a body that was cut off. Whatever it answered, the cause was the slow body.
         Ok(_) if too_slow.load(Ordering::Relaxed) => Problem::new(
             Code::Timeout,
-            "The body came too slowly: send it again, with the same Idempotency-Key.",
+            "The body was sent too slowly: send it again, with the same Idempotency-Key.",
         )
         .into_response(),
         Ok(response) => response,
@@ -187,10 +212,11 @@ pub async fn within_time(State(app): State<Arc<App>>, request: Request, next: Ne
     }
 }
 
-/// A body that breaks off when it comes too slowly: it has a time for itself, and more with each byte.
+/// A request's body that fails when it is sent too slowly. It has a fixed time, and more with each byte.
 struct TimedBody {
     body: Body,
     deadline: Pin<Box<Sleep>>,
+    /// Set when the deadline has passed.
     too_slow: Arc<AtomicBool>,
 }
 
@@ -217,7 +243,8 @@ impl HttpBody for TimedBody {
                 .as_ref()
                 .and_then(|frame| frame.as_ref().ok()?.data_ref())
             {
-                let more = Duration::from_micros(data.len() as u64 * 1_000_000 / BYTES_PER_SECOND);
+                let more =
+                    Duration::from_micros(data.len() as u64 * 1_000_000 / MIN_BYTES_PER_SECOND);
                 let deadline = self.deadline.deadline() + more;
                 self.deadline.as_mut().reset(deadline);
             }
@@ -243,7 +270,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_well_formed_id_is_kept_and_another_is_replaced() {
+    fn a_request_id_is_kept_only_if_it_is_well_formed() {
         let of = |sent: &str| {
             let mut headers = HeaderMap::new();
             headers.insert(ID, sent.parse().unwrap());

@@ -1,4 +1,4 @@
-//! Every route, on one page. A route is a file in `routes/` and a line here.
+//! All routes. To add a route, add a file in `routes/` and a line here.
 
 use std::any::Any;
 use std::sync::Arc;
@@ -26,7 +26,7 @@ use crate::routes::{
 };
 use crate::{idempotency, openapi, rates, request};
 
-/// The public api.
+/// The public API: its routes, inside the layers that every request passes.
 pub fn router(app: Arc<App>) -> Router {
     let cors = cors(&app);
     let (routes, openapi) = documented().split_for_parts();
@@ -36,20 +36,21 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/files/{*key}", get(files::handler))
         .route(
             "/openapi.json",
-            get(async move |asked: HeaderMap| document.respond(&asked)),
+            get(async move |headers: HeaderMap| document.respond(&headers)),
         )
         .fallback(errors::no_such_route)
         .method_not_allowed_fallback(errors::wrong_method)
+        // The layer that is added last is the outermost: it runs first, and sees what all others have answered.
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(from_fn_with_state(Arc::clone(&app), request::within_time))
-        .layer(CatchPanicLayer::custom(panicked))
-        .layer(from_fn_with_state(Arc::clone(&app), rates::limit))
+        .layer(CatchPanicLayer::custom(answer_panic))
+        .layer(from_fn_with_state(Arc::clone(&app), request::limit_rate))
         .layer(cors)
         .layer(from_fn_with_state(Arc::clone(&app), request::answer))
         .with_state(app)
 }
 
-/// The routes that `/openapi.json` describes. Paths and methods stand above each handler.
+/// The routes that `/openapi.json` describes. Each handler declares its own path and method.
 pub(crate) fn documented() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::with_openapi(openapi::base())
         .routes(routes!(jobs::create::handler, jobs::list::handler)) //  /v1/jobs
@@ -69,7 +70,7 @@ pub(crate) fn documented() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(retention::receipts::handler)) //                /v1/receipts
         .routes(routes!(storage::get::handler)) //                       /v1/storage
         .routes(routes!(admin::jobs::list)) //                           /v1/admin/jobs
-        .routes(routes!(admin::jobs::timeline)) //                          /v1/admin/jobs/{id}
+        .routes(routes!(admin::jobs::timeline)) //                       /v1/admin/jobs/{id}
         .routes(routes!(admin::jobs::redrive)) //                        /v1/admin/jobs/redrive
         .routes(routes!(admin::jobs::cancel)) //                         /v1/admin/jobs/cancel
         .routes(routes!(admin::pauses::list, admin::pauses::pause)) //   /v1/admin/pauses
@@ -85,31 +86,32 @@ pub(crate) fn documented() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(health::ready)) //                               /readyz
 }
 
-/// What is not public, for a port of its own: metrics, and how the process stands.
+/// The routes of the API's second port, which is not public: metrics and health.
 pub fn metrics_router(app: Arc<App>) -> Router {
     Router::new()
         .route("/metrics/billing", get(metrics::billing))
         .route("/readyz", get(health::ready))
         .with_state(app)
-        .merge(of_any_process())
+        .merge(process_routes())
 }
 
-/// The same of a worker. What is billed is scraped once for the whole service, from the api.
+/// The metrics and health of a worker. Billing metrics are not among them: they are scraped once for the whole service, from the API.
 pub fn worker_metrics_router(worker: health::WorkerHealth) -> Router {
     Router::new()
         .route("/readyz", get(health::worker_ready))
         .with_state(worker)
-        .merge(of_any_process())
+        .merge(process_routes())
 }
 
-fn of_any_process() -> Router {
+/// The routes that every process has.
+fn process_routes() -> Router {
     Router::new()
         .route("/metrics", get(metrics::process))
         .route("/livez", get(health::live))
         .layer(map_response(request::forbid_sniffing))
 }
 
-/// Frontends on the listed origins may call and may read the headers that matter.
+/// Lets web pages of the configured origins call the API and read its headers.
 fn cors(app: &App) -> CorsLayer {
     CorsLayer::new()
         .allow_origin(AllowOrigin::list(app.cors_origins.iter().cloned()))
@@ -126,7 +128,7 @@ fn cors(app: &App) -> CorsLayer {
             jobs::create::PREFER,
             jobs::create::CANCEL_AFTER,
             HeaderName::from_static(traces::HEADER),
-            // Of other tracers on the way; it is not read here.
+            // Browsers' tracers send it together with `traceparent`. The API does not read it.
             HeaderName::from_static("tracestate"),
         ])
         .expose_headers([
@@ -146,8 +148,8 @@ fn cors(app: &App) -> CorsLayer {
         .max_age(Duration::from_hours(1))
 }
 
-/// A panic is our mistake; the process goes on and the client is told no more than that.
-fn panicked(_panic: Box<dyn Any + Send>) -> Response {
+/// The answer when a handler has panicked. The process goes on, and the client learns nothing about the cause.
+fn answer_panic(_panic: Box<dyn Any + Send>) -> Response {
     tracing::error!("A handler panicked");
     Problem::from(Code::Internal).into_response()
 }
@@ -175,37 +177,38 @@ mod tests {
     use crate::budget::Budget;
     use crate::client::Pseudonyms;
     use crate::rates::Rates;
-    use crate::routes::models::list::Page;
+    use crate::readiness::ReadinessCache;
+    use crate::routes::models::cache::ModelsCache;
     use crate::shares::Shares;
     use crate::waiters::Waiters;
 
-    /// An api whose Postgres and Redis nobody has started.
-    fn alone() -> (TempDir, App) {
+    /// An API whose Postgres and Redis do not answer.
+    fn app_without_servers() -> (TempDir, App) {
         let folder = tempfile::tempdir().unwrap();
         let pool = PgPoolOptions::new()
             .acquire_timeout(Duration::from_millis(100))
             .connect_lazy("postgres://nobody@127.0.0.1:1/nothing")
             .unwrap();
-        let ring = ReadyQueue::new("redis://127.0.0.1:1", "test").unwrap();
+        let ready_queue = ReadyQueue::new("redis://127.0.0.1:1", "test").unwrap();
         let key = SecretString::from("0123456789".repeat(4));
         let bucket = Bucket::open(&Address::Folder(folder.path().to_owned()), key).unwrap();
         let budget = Budget::within(API_MEMORY, 1);
         let app = App {
             reader: pool.clone(),
             pool: pool.clone(),
-            lanes: Lanes::new(&ring, Timing::default().lanes),
-            ready_queue: ring,
+            lanes: Lanes::new(&ready_queue, Timing::default().lanes),
+            ready_queue,
             owner: Owner::new(pool.clone(), bucket.clone()),
             bucket,
             operator_key: None,
             link_lifetime: Duration::from_mins(15),
-            shares: Shares::new(budget.places(), budget.body_bytes()),
+            shares: Shares::new(budget.slots(), budget.body_bytes()),
             budget,
             waiters: Waiters::default(),
-            examined: health::Examined::default(),
+            readiness: ReadinessCache::default(),
             unpaid: config::Unpaid::default(),
             catalog: Arc::new(Catalog::load(None, None).unwrap()),
-            models: Page::default(),
+            models: ModelsCache::default(),
             cors_origins: vec!["https://studio.example".parse().unwrap()],
             public: PublicUrl::default(),
             ports: Ports::default(),
@@ -233,11 +236,11 @@ mod tests {
     }
 
     async fn ask(request: Request<Body>) -> Answer {
-        let (_folder, app) = alone();
-        answered(app, request).await
+        let (_folder, app) = app_without_servers();
+        ask_app(app, request).await
     }
 
-    async fn answered(app: App, request: Request<Body>) -> Answer {
+    async fn ask_app(app: App, request: Request<Body>) -> Answer {
         let response = router(Arc::new(app)).oneshot(request).await.unwrap();
         let (parts, body) = response.into_parts();
         let bytes = to_bytes(body, usize::MAX).await.unwrap();
@@ -253,7 +256,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn whatever_goes_wrong_is_a_problem() {
+    async fn every_error_is_a_problem() {
         let key = ApiKey::generate();
         let bearer = format!("Bearer {}", key.expose());
         let cases = [
@@ -306,14 +309,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_problem_keeps_the_headers_that_belong_to_it() {
+    async fn a_problem_keeps_its_headers() {
         let answer = ask(get("/v1/jobs")).await;
         assert_eq!(answer.headers[header::WWW_AUTHENTICATE], "Bearer");
         let request = Request::delete("/v1/models").body(Body::empty()).unwrap();
         let answer = ask(request).await;
         assert_eq!(answer.headers[header::ALLOW], "GET,HEAD");
-        let leads = ask(get("/v1/jobs")).await.json()["type"].clone();
-        let explained = ask(get(leads.as_str().unwrap())).await;
+        let page = ask(get("/v1/jobs")).await.json()["type"].clone();
+        let explained = ask(get(page.as_str().unwrap())).await;
         assert!(explained.text.starts_with("unauthenticated (401)"));
     }
 
@@ -330,7 +333,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn listed_origins_may_call_and_others_may_not() {
+    async fn only_the_configured_origins_may_call() {
         let preflight = |origin: &str| {
             Request::options("/v1/jobs")
                 .header("Origin", origin)
@@ -370,9 +373,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_page_that_the_client_has_is_not_sent_again() {
+    async fn static_content_is_sent_once() {
         for path in ["/v1/models", "/openapi.json", "/errors", "/"] {
-            let (_folder, app) = alone();
+            let (_folder, app) = app_without_servers();
             let router = router(Arc::new(app));
             let ask = async |known: Option<&HeaderValue>| {
                 let mut request = get(path);
@@ -399,15 +402,15 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_file_is_opened_by_its_link() {
-        let (_folder, app) = alone();
+    async fn a_link_opens_its_file() {
+        let (_folder, app) = app_without_servers();
         let bytes = bytes::Bytes::from_static(b"words");
         app.bucket.put_new("t/1/j/2/3/0.png", bytes).await.unwrap();
         let (now, lifetime) = (common::clock::now(), Duration::from_mins(1));
         let link = app
             .bucket
             .our_link("t/1/j/2/3/0.png", "Größe.png", now, lifetime);
-        let answer = answered(app, get(&link)).await;
+        let answer = ask_app(app, get(&link)).await;
         assert_eq!(answer.text, "words");
         assert_eq!(
             answer.headers[header::CONTENT_TYPE],
@@ -426,7 +429,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_slash_at_the_end_is_named() {
+    async fn a_slash_at_the_end_is_explained() {
         let answer = ask(get("/v1/jobs//")).await;
         let detail = answer.json()["detail"].as_str().unwrap().to_owned();
         assert!(detail.contains("leave it out, as in /v1/jobs."), "{detail}");
@@ -434,7 +437,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_api_without_postgres_is_alive_and_not_ready() {
+    async fn without_postgres_the_api_is_alive_but_not_ready() {
         assert_eq!(ask(get("/livez")).await.status, StatusCode::OK);
         let answer = ask(get("/readyz?verbose")).await;
         assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
@@ -445,7 +448,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_catalogue_the_contract_and_the_page_need_no_key() {
+    async fn models_contract_and_console_need_no_key() {
         let models = ask(get("/v1/models")).await.json();
         assert!(models["data"].as_array().unwrap().len() > 1);
         let openapi = ask(get("/openapi.json")).await.json();

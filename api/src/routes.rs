@@ -1,4 +1,4 @@
-//! The routes, one file each. [`mod@crate::router`] says which path leads where.
+//! The routes, one file each. [`mod@crate::router`] has the list of paths.
 
 pub mod admin;
 pub mod artifacts;

@@ -1,8 +1,8 @@
-//! Fair shares: what one tenant may take at once of what all requests share. The rest of its requests wait in a queue of the
-//! tenant's own, in this process, so another tenant's request finds a free connection however many of them there are.
+//! Fair shares: how much one tenant's requests may use at once of connections, memory and render slots. Its other requests wait in a
+//! queue of their own in this process. So requests of other tenants find free connections, however many requests one tenant sends.
 //!
-//! A request that locks the tenant's wallet takes a turn first: one transaction holds the lock, the next stands ready behind it, and all
-//! others wait here, without a connection to Postgres. A queue is bounded in length and in time; beyond that the answer is 503.
+//! A request that locks the tenant's wallet first waits for a wallet permit: one transaction holds the lock, one waits for it in
+//! Postgres, and all others wait here, without a connection. Queues are bounded in length and time; beyond that the answer is 503.
 
 use std::collections::HashMap;
 use std::ops::Deref;
@@ -18,29 +18,35 @@ use tokio::time::timeout;
 
 use crate::error::{Code, Problem};
 
-/// Connections to Postgres that one tenant's requests hold at once: a quarter of all.
+/// The most Postgres connections one tenant's requests hold at once: a quarter of all.
 pub const CONNECTIONS: usize = 4;
-/// Transactions of one tenant that lock its wallet or wait for that lock: one works, the next is ready when it commits.
+/// The most transactions of one tenant that hold or wait for the lock of its wallet: one works, and the next is ready when it commits.
 const WALLET_PERMITS: usize = 2;
-/// Keys that are looked up at once for whoever shows the same one.
+/// The most lookups of the same API key at once.
 const AUTHENTICATIONS: usize = 2;
-/// Requests of one tenant that wait for the end of a job.
+/// The most requests of one tenant that wait for the end of a job.
 pub const WAITERS: usize = 200;
-/// Requests of one tenant that wait for a turn, whatever they wait for.
-const QUEUE: usize = 2_000;
-/// The longest wait for a connection or for the wallet, and for what takes longer: memory, and a place to render at.
+/// The most requests of one tenant that are queued for a permit, of all kinds together.
+const MAX_QUEUED: usize = 2_000;
+/// The longest wait for a connection or for the wallet.
 const MAX_WAIT: Duration = Duration::from_secs(10);
+/// The longest wait for memory or for a render slot, which are held longer than connections.
 pub const MAX_UPLOAD_WAIT: Duration = Duration::from_secs(20);
-/// As many shares are kept while nobody uses them; they are made anew when they are needed.
+/// The most shares that are kept while nobody uses them. A dropped share is created again when it is needed.
 const MAX_IDLE_SHARES: usize = 1_000;
 
-/// What is waited for.
+/// What a request waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pool {
+    /// Postgres connections.
     Connections,
+    /// The lock of a tenant's wallet.
     Wallet,
+    /// Memory for bodies.
     Bodies,
+    /// Render slots and memory for images.
     Pictures,
+    /// Memory for downloads.
     Downloads,
 }
 
@@ -53,6 +59,7 @@ impl Pool {
         Self::Downloads,
     ];
 
+    /// The label in metrics.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Connections => "connections",
@@ -63,20 +70,20 @@ impl Pool {
         }
     }
 
-    fn longest(self) -> Duration {
+    fn max_wait(self) -> Duration {
         match self {
             Self::Connections | Self::Wallet => MAX_WAIT,
             Self::Bodies | Self::Pictures | Self::Downloads => MAX_UPLOAD_WAIT,
         }
     }
 
-    /// The answer to a request whose turn did not come.
+    /// The answer to a request that waited too long, or could not be queued. Also counts it.
     pub fn overloaded(self) -> Problem {
         API_OVERLOADED.with_label_values(&[self.as_str()]).inc();
         let why = match self {
             Self::Connections | Self::Wallet => "Many of your other requests are still under way.",
             Self::Bodies => "There is no memory for a large body at the moment.",
-            Self::Pictures => "Many pictures are being read at the moment.",
+            Self::Pictures => "Many images are being processed at the moment.",
             Self::Downloads => "Many files are being downloaded at the moment.",
         };
         Problem::new(
@@ -86,104 +93,106 @@ impl Pool {
     }
 }
 
-/// Whose share it is.
+/// Who has a share.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum Whose {
+enum ShareOwner {
     Tenant(TenantId),
-    /// Whoever shows the key with this public part; whether it is good is not known yet.
+    /// Requests that send the key with this public part; it is not known yet whether the key is valid.
     Key(String),
-    /// Operators, and whoever holds a link.
+    /// Operators, and requests without a key.
     Nobody,
 }
 
-/// The shares of all tenants. Clones are the same.
+/// The shares of all tenants. Clones share them.
 #[derive(Clone)]
 pub struct Shares {
-    all: Arc<Mutex<HashMap<Whose, Arc<Share>>>>,
-    /// Pictures of one tenant that are rendered at once.
+    all: Arc<Mutex<HashMap<ShareOwner, Arc<Share>>>>,
+    /// The most images of one tenant that are rendered at once.
     pictures: usize,
-    /// KiB of bodies that one tenant may hold.
-    bodies: usize,
+    /// The most KiB of bodies of one tenant.
+    body_kib: usize,
 }
 
-/// What one tenant may take, and how many of its requests wait.
+/// The permits of one tenant, and the number of its requests that wait for one.
 pub struct Share {
     connections: Arc<Semaphore>,
     wallet: Arc<Semaphore>,
     authentications: Arc<Semaphore>,
     waiters: Arc<Semaphore>,
     pictures: Arc<Semaphore>,
+    /// One permit for each KiB.
     bodies: Arc<Semaphore>,
-    /// KiB of all bodies.
+    /// How many permits `bodies` has in all.
     body_kib: usize,
     queued: AtomicUsize,
 }
 
 impl Shares {
-    /// `places` pictures are rendered at once, and `bodies` bytes may be held, of all tenants together: one has half.
-    pub fn new(places: usize, bodies: usize) -> Self {
-        // Told as 0 from the start: an alert needs to see a count grow.
+    /// Gives each tenant at most half of `render_slots` and half of `body_bytes`, which are the totals of all tenants.
+    pub fn new(render_slots: usize, body_bytes: usize) -> Self {
+        // Counters are exported as 0 from the start: an alert needs to see a count grow.
         for pool in Pool::ALL {
             API_WAITING.with_label_values(&[pool.as_str()]);
             API_OVERLOADED.with_label_values(&[pool.as_str()]);
         }
         Self {
             all: Arc::default(),
-            pictures: (places / 2).max(1),
-            bodies: (bodies / 1024 / 2).max(1),
+            pictures: (render_slots / 2).max(1),
+            body_kib: (body_bytes / 1024 / 2).max(1),
         }
     }
 
+    /// The share of a tenant.
     pub fn of(&self, tenant: TenantId) -> Arc<Share> {
-        self.get(Whose::Tenant(tenant))
+        self.get(ShareOwner::Tenant(tenant))
     }
 
-    /// The share of a request, whose tenant is known where it has one.
+    /// The share of a tenant, or the one that all requests without a tenant have together.
     pub fn of_some(&self, tenant: Option<TenantId>) -> Arc<Share> {
-        self.get(tenant.map_or(Whose::Nobody, Whose::Tenant))
+        self.get(tenant.map_or(ShareOwner::Nobody, ShareOwner::Tenant))
     }
 
-    /// A turn to look a key up.
+    /// Waits for a permit to look up the API key with this public part.
     ///
     /// # Errors
-    /// [`Code::Overloaded`]
+    /// [`Code::Overloaded`] if the wait took too long or too many requests wait already.
     pub async fn authentication(&self, key: &str) -> Result<OwnedSemaphorePermit, Problem> {
-        let share = self.get(Whose::Key(key.to_owned()));
+        let share = self.get(ShareOwner::Key(key.to_owned()));
         share
             .acquire(&share.authentications, 1, Pool::Connections)
             .await
     }
 
-    fn get(&self, whose: Whose) -> Arc<Share> {
+    fn get(&self, owner: ShareOwner) -> Arc<Share> {
         let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(share) = all.get(&whose) {
+        if let Some(share) = all.get(&owner) {
             return Arc::clone(share);
         }
         if all.len() >= MAX_IDLE_SHARES {
             all.retain(|_, share| Arc::strong_count(share) > 1 || share.is_in_use());
         }
-        let share = Arc::new(Share::new(self.pictures, self.bodies));
-        all.insert(whose, Arc::clone(&share));
+        let share = Arc::new(Share::new(self.pictures, self.body_kib));
+        all.insert(owner, Arc::clone(&share));
         share
     }
 }
 
 impl Share {
-    fn new(pictures: usize, bodies: usize) -> Self {
-        let of = |permits| Arc::new(Semaphore::new(permits));
+    fn new(pictures: usize, body_kib: usize) -> Self {
+        let semaphore = |permits| Arc::new(Semaphore::new(permits));
         Self {
-            connections: of(CONNECTIONS),
-            wallet: of(WALLET_PERMITS),
-            authentications: of(AUTHENTICATIONS),
-            waiters: of(WAITERS),
-            pictures: of(pictures),
-            bodies: of(bodies),
-            body_kib: bodies,
+            connections: semaphore(CONNECTIONS),
+            wallet: semaphore(WALLET_PERMITS),
+            authentications: semaphore(AUTHENTICATIONS),
+            waiters: semaphore(WAITERS),
+            pictures: semaphore(pictures),
+            bodies: semaphore(body_kib),
+            body_kib,
             queued: AtomicUsize::new(0),
         }
     }
 
-    /// Permits live on their own, after the request let go of the share.
+    /// Whether permits are out. They may outlive the reference to the share that handed them out.
     fn is_in_use(&self) -> bool {
         self.connections.available_permits() < CONNECTIONS
             || self.wallet.available_permits() < WALLET_PERMITS
@@ -193,54 +202,56 @@ impl Share {
             || Arc::strong_count(&self.pictures) > 1
     }
 
-    /// The right to one connection of the pool, as soon as this tenant has fewer than its share.
+    /// Waits for a permit to use one connection of the pool.
     ///
     /// # Errors
-    /// [`Code::Overloaded`]
+    /// [`Code::Overloaded`] if the wait took too long or too many requests wait already.
     pub async fn connection(&self, pool: &PgPool) -> Result<Connection, Problem> {
         self.connection_with(pool, None).await
     }
 
-    /// The same, for a transaction that locks the tenant's wallet.
+    /// The same for a transaction that locks the tenant's wallet.
     ///
     /// # Errors
-    /// [`Code::Overloaded`]
+    /// [`Code::Overloaded`] if the wait took too long or too many requests wait already.
     pub async fn wallet(&self, pool: &PgPool) -> Result<Connection, Problem> {
-        let turn = self.acquire(&self.wallet, 1, Pool::Wallet).await?;
-        self.connection_with(pool, Some(turn)).await
+        // First the wallet, then the connection: whoever waits for the wallet must not occupy a connection.
+        let wallet = self.acquire(&self.wallet, 1, Pool::Wallet).await?;
+        self.connection_with(pool, Some(wallet)).await
     }
 
     async fn connection_with(
         &self,
         pool: &PgPool,
-        turn: Option<OwnedSemaphorePermit>,
+        wallet: Option<OwnedSemaphorePermit>,
     ) -> Result<Connection, Problem> {
-        let place = self
+        let connection = self
             .acquire(&self.connections, 1, Pool::Connections)
             .await?;
         Ok(Connection {
             pool: pool.clone(),
-            _held: (place, turn),
+            _permits: (connection, wallet),
         })
     }
 
-    /// The right to wait for the end of a job; `None`: as many as may of this tenant do.
+    /// A permit to wait for the end of a job; `None` if [`WAITERS`] requests of this tenant already wait.
     pub fn waiter(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.waiters).try_acquire_owned().ok()
     }
 
-    /// The right to have a picture rendered.
+    /// Waits for a permit to have an image rendered.
     ///
     /// # Errors
-    /// [`Code::Overloaded`]
+    /// [`Code::Overloaded`] if the wait took too long or too many requests wait already.
     pub async fn picture(&self) -> Result<OwnedSemaphorePermit, Problem> {
         self.acquire(&self.pictures, 1, Pool::Pictures).await
     }
 
-    /// The right to hold so many KiB of bodies, of which `held` are held already; no more than the whole share is ever waited for.
+    /// Waits for permits for `kib` more KiB of a body that already holds `held`. One body never waits for more than the whole share: it
+    /// may grow beyond it.
     ///
     /// # Errors
-    /// [`Code::Overloaded`]
+    /// [`Code::Overloaded`] if the wait took too long or too many requests wait already.
     pub async fn body(&self, kib: usize, held: usize) -> Result<OwnedSemaphorePermit, Problem> {
         let kib = kib.min(self.body_kib.saturating_sub(held));
         let kib = u32::try_from(kib).unwrap_or(u32::MAX);
@@ -249,29 +260,29 @@ impl Share {
 
     async fn acquire(
         &self,
-        of: &Arc<Semaphore>,
+        semaphore: &Arc<Semaphore>,
         permits: u32,
         pool: Pool,
     ) -> Result<OwnedSemaphorePermit, Problem> {
-        if let Ok(turn) = Arc::clone(of).try_acquire_many_owned(permits) {
-            return Ok(turn);
+        if let Ok(permit) = Arc::clone(semaphore).try_acquire_many_owned(permits) {
+            return Ok(permit);
         }
-        let queued = Queued::behind(&self.queued).ok_or_else(|| pool.overloaded())?;
-        let _waiting = Waiting::of(pool);
-        let turn = Arc::clone(of).acquire_many_owned(permits);
-        let turn = timeout(pool.longest(), turn).await;
+        let queued = Queued::enter(&self.queued).ok_or_else(|| pool.overloaded())?;
+        let _waiting = Waiting::new(pool);
+        let permit = Arc::clone(semaphore).acquire_many_owned(permits);
+        let permit = timeout(pool.max_wait(), permit).await;
         drop(queued);
-        match turn {
-            Ok(turn) => Ok(turn.expect("the semaphore is never closed")),
+        match permit {
+            Ok(permit) => Ok(permit.expect("the semaphore is never closed")),
             Err(_) => Err(pool.overloaded()),
         }
     }
 }
 
-/// The right to one connection of the pool that it leads to, until it is dropped.
+/// A permit to use one connection of the pool, until it is dropped. It dereferences to the pool.
 pub struct Connection {
     pool: PgPool,
-    _held: (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>),
+    _permits: (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>),
 }
 
 impl Deref for Connection {
@@ -282,14 +293,14 @@ impl Deref for Connection {
     }
 }
 
-/// One request more in a tenant's queue, until it is dropped.
+/// Counts a request in its tenant's queue, until it is dropped.
 struct Queued<'a>(&'a AtomicUsize);
 
 impl<'a> Queued<'a> {
-    /// `None`: the queue is as long as it may be.
-    fn behind(queue: &'a AtomicUsize) -> Option<Self> {
+    /// Enters the queue; `None` if it is full. In that case the value is dropped at once, which takes the count back.
+    fn enter(queue: &'a AtomicUsize) -> Option<Self> {
         let queued = Self(queue);
-        (queue.fetch_add(1, Ordering::Relaxed) < QUEUE).then_some(queued)
+        (queue.fetch_add(1, Ordering::Relaxed) < MAX_QUEUED).then_some(queued)
     }
 }
 
@@ -299,11 +310,12 @@ impl Drop for Queued<'_> {
     }
 }
 
-/// One request more that waits, in the metrics, until it is dropped.
+/// Counts a request as waiting in the metrics, until it is dropped.
 pub struct Waiting(Pool);
 
 impl Waiting {
-    pub fn of(pool: Pool) -> Self {
+    /// Counts one more request that waits for `pool`.
+    pub fn new(pool: Pool) -> Self {
         API_WAITING.with_label_values(&[pool.as_str()]).inc();
         Self(pool)
     }
@@ -322,7 +334,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_tenant_waits_behind_itself_only() {
+    async fn a_tenant_waits_only_for_its_own_requests() {
         let pool = sqlx::postgres::PgPoolOptions::new()
             .connect_lazy("postgres://nobody@127.0.0.1:1/nothing")
             .unwrap();
@@ -333,7 +345,7 @@ mod tests {
             held.push(crowd.wallet(&pool).await.unwrap());
         }
         assert!(crowd.wallet(&pool).now_or_never().is_none());
-        // Whoever reads only need not wait for those who wait for the wallet.
+        // Requests that only read do not wait for those that wait for the wallet.
         for _ in WALLET_PERMITS..CONNECTIONS {
             held.push(crowd.connection(&pool).await.unwrap());
         }
@@ -346,7 +358,7 @@ mod tests {
         assert!(crowd.picture().now_or_never().is_none());
         assert!(other.picture().now_or_never().is_some());
         drop(picture);
-        // More than the share there is, alone.
+        // A body larger than the share gets the whole share.
         let body = crowd.body(10_000, 0).await.unwrap();
         assert_eq!(body.num_permits(), 512);
         assert!(crowd.body(1, 0).now_or_never().is_none());
@@ -354,19 +366,19 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_queue_is_bounded() {
+    async fn a_tenants_queue_is_bounded() {
         let shares = Shares::new(2, 1 << 20);
         let share = shares.of(TenantId::new());
         let _picture = share.picture().await.unwrap();
         assert!(share.picture().now_or_never().is_none());
-        let full: Vec<_> = std::iter::from_fn(|| Queued::behind(&share.queued)).collect();
-        assert_eq!(full.len(), QUEUE);
+        let full: Vec<_> = std::iter::from_fn(|| Queued::enter(&share.queued)).collect();
+        assert_eq!(full.len(), MAX_QUEUED);
         let refused = share.picture().now_or_never().unwrap().unwrap_err();
         assert_eq!(refused.code(), Code::Overloaded);
     }
 
     #[test]
-    fn shares_that_nobody_uses_are_forgotten() {
+    fn unused_shares_are_dropped() {
         let shares = Shares::new(2, 1 << 20);
         let used = shares.of(TenantId::new());
         let _waits = used.waiter().unwrap();

@@ -1,5 +1,5 @@
-//! Requests that wait for the end of a job (`Prefer: wait`). However many there are, Postgres is asked once for all of them, ten times a
-//! second, while any waits; between that a waiting request holds no connection.
+//! Requests that wait for the end of a job (`Prefer: wait`). One task asks Postgres for all of them together, ten times a second, while
+//! any request waits. So a waiting request holds no connection.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,71 +10,74 @@ use common::job;
 use sqlx::PgPool;
 use tokio::sync::watch;
 
-/// How often it is asked which jobs have ended.
+/// How often Postgres is asked which jobs have ended.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Clones are the same.
+/// All waiting requests of this process. Clones share them.
 #[derive(Clone, Default)]
-pub struct Waiters(Arc<Mutex<Waited>>);
+pub struct Waiters(Arc<Mutex<WaitedJobs>>);
 
 #[derive(Default)]
-struct Waited {
-    /// For each job how to tell those who wait for it.
-    jobs: HashMap<JobId, watch::Sender<bool>>,
-    /// Whether somebody asks.
-    asking: bool,
+struct WaitedJobs {
+    /// For each job, the channel to the requests that wait for it.
+    channels: HashMap<JobId, watch::Sender<bool>>,
+    /// Whether the polling task runs.
+    is_polling: bool,
 }
 
 impl Waiters {
-    /// Waits until the job has ended, for as long as this future is kept. `reader` sees all jobs; of this one nothing but that it has
-    /// ended is told.
+    /// Waits until the job has ended; drop the future to stop waiting. `reader` sees the jobs of all tenants, but only the fact that
+    /// this job has ended leaves this function.
     #[expect(
         clippy::disallowed_methods,
-        reason = "it ends when nobody waits, and nothing is lost where the process ends first"
+        reason = "the task ends when nobody waits, and nothing is lost if the process ends first"
     )]
     pub async fn ended(&self, reader: &PgPool, job: JobId) {
-        let mut told = {
+        let mut receiver = {
             let mut waited = self.lock();
-            let told = (waited.jobs.entry(job))
+            let receiver = (waited.channels.entry(job))
                 .or_insert_with(|| watch::Sender::new(false))
                 .subscribe();
-            if !std::mem::replace(&mut waited.asking, true) {
-                tokio::spawn(self.clone().ask(reader.clone()));
+            if !std::mem::replace(&mut waited.is_polling, true) {
+                tokio::spawn(self.clone().poll(reader.clone()));
             }
-            told
+            receiver
         };
-        // The sender is dropped where nobody asks any more, and that is when it is told.
-        let _ended = told.wait_for(|ended| *ended).await;
+        // An error means that the sender was dropped. That happens only after it has sent `true`.
+        let _ended = receiver.wait_for(|ended| *ended).await;
     }
 
-    /// Asks again and again, until nobody waits.
-    async fn ask(self, reader: PgPool) {
+    /// Polls until nobody waits.
+    async fn poll(self, reader: PgPool) {
         loop {
             let jobs: Vec<JobId> = {
                 let mut waited = self.lock();
-                waited.jobs.retain(|_, told| !told.is_closed());
-                if waited.jobs.is_empty() {
-                    waited.asking = false;
+                waited.channels.retain(|_, sender| !sender.is_closed());
+                // Under the same lock in which `ended` checks it, so that no waiter is left without a polling task.
+                if waited.channels.is_empty() {
+                    waited.is_polling = false;
                     return;
                 }
-                waited.jobs.keys().copied().collect()
+                waited.channels.keys().copied().collect()
             };
             match job::store::ended(&reader, &jobs).await {
                 Ok(ended) => {
                     let mut waited = self.lock();
                     for job in ended {
-                        if let Some(told) = waited.jobs.remove(&job) {
-                            told.send_replace(true);
+                        if let Some(sender) = waited.channels.remove(&job) {
+                            sender.send_replace(true);
                         }
                     }
                 }
-                Err(error) => tracing::debug!(%error, "It is not known which jobs have ended"),
+                Err(error) => {
+                    tracing::debug!(%error, "Cannot find out which jobs have ended; trying again");
+                }
             }
             tokio::time::sleep(POLL_INTERVAL).await;
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Waited> {
+    fn lock(&self) -> MutexGuard<'_, WaitedJobs> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

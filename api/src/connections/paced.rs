@@ -1,4 +1,4 @@
-//! The two directions of a connection, each with a time limit, and the answers that go out on it.
+//! A connection's stream with a time limit for each direction, and the bodies of the answers sent on it.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -13,51 +13,53 @@ use tokio::time::{Instant, Sleep, sleep};
 
 use super::table::{Phase, RefusalReason, Slot};
 
-/// A stream that ends with an error when the client is too slow.
-pub(super) struct Paced {
+/// A stream that fails when the client is too slow.
+pub(super) struct TimedStream {
     stream: TcpStream,
-    place: Arc<Slot>,
-    /// When the head of a request must have come, or the idle time is over. It means nothing while a request is answered.
-    reading: Pin<Box<Sleep>>,
-    /// When the client must have taken something; `None` while it does.
-    writing: Option<Pin<Box<Sleep>>>,
+    slot: Arc<Slot>,
+    /// When the head of a request must be complete, or the idle time ends. It has no meaning while a request is answered.
+    read_deadline: Pin<Box<Sleep>>,
+    /// When the client must have read something; `None` while it reads fast enough.
+    write_deadline: Option<Pin<Box<Sleep>>>,
 }
 
-impl Paced {
-    pub(super) fn new(stream: TcpStream, place: Arc<Slot>) -> Self {
-        let reading = Box::pin(sleep(place.port().head));
+impl TimedStream {
+    pub(super) fn new(stream: TcpStream, slot: Arc<Slot>) -> Self {
+        let read_deadline = Box::pin(sleep(slot.port().head));
         Self {
             stream,
-            place,
-            reading,
-            writing: None,
+            slot,
+            read_deadline,
+            write_deadline: None,
         }
     }
 
-    fn start_waiting(&mut self) {
-        if let Some(timeout) = self.place.read_timeout() {
-            self.reading.as_mut().reset(Instant::now() + timeout);
+    fn restart_read_deadline(&mut self) {
+        if let Some(timeout) = self.slot.read_timeout() {
+            self.read_deadline.as_mut().reset(Instant::now() + timeout);
         }
     }
 
-    /// What became of a write, or an error where the client has taken nothing for too long.
-    fn written<T>(
+    /// Passes on the result of a write, or an error if the client has read nothing for too long.
+    fn check_write<T>(
         &mut self,
         context: &mut Context<'_>,
-        written: Poll<io::Result<T>>,
+        result: Poll<io::Result<T>>,
     ) -> Poll<io::Result<T>> {
-        if written.is_ready() {
-            self.writing = None;
-            return written;
+        if result.is_ready() {
+            self.write_deadline = None;
+            return result;
         }
-        let write = self.place.port().write;
-        let writing = self.writing.get_or_insert_with(|| Box::pin(sleep(write)));
-        ready!(writing.as_mut().poll(context));
-        Poll::Ready(Err(self.place.too_slow(RefusalReason::Write)))
+        let timeout = self.slot.port().write;
+        let deadline = self
+            .write_deadline
+            .get_or_insert_with(|| Box::pin(sleep(timeout)));
+        ready!(deadline.as_mut().poll(context));
+        Poll::Ready(Err(self.slot.timed_out(RefusalReason::Write)))
     }
 }
 
-impl AsyncRead for Paced {
+impl AsyncRead for TimedStream {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -67,37 +69,38 @@ impl AsyncRead for Paced {
             .poll_read(context, buffer)?
             .is_ready()
         {
-            match self.place.phase() {
+            match self.slot.phase() {
                 Phase::Idle => {
-                    self.place.enter(Phase::Asking);
-                    self.start_waiting();
+                    self.slot.enter(Phase::ReadingHead);
+                    self.restart_read_deadline();
                 }
-                Phase::Silent => self.place.enter(Phase::Asking),
-                Phase::Asking | Phase::Answering | Phase::Sending => {}
+                // The deadline runs on: it is for the whole head, counted from the start of the connection.
+                Phase::Silent => self.slot.enter(Phase::ReadingHead),
+                Phase::ReadingHead | Phase::Answering | Phase::Sending => {}
             }
             return Poll::Ready(Ok(()));
         }
-        if self.place.read_timeout().is_none() {
+        if self.slot.read_timeout().is_none() {
             return Poll::Pending;
         }
-        ready!(self.reading.as_mut().poll(context));
-        Poll::Ready(Err(match self.place.phase() {
-            Phase::Silent => self.place.too_slow(RefusalReason::Silent),
-            Phase::Asking => self.place.too_slow(RefusalReason::Head),
-            // An idle time that is over is nobody's fault.
+        ready!(self.read_deadline.as_mut().poll(context));
+        Poll::Ready(Err(match self.slot.phase() {
+            Phase::Silent => self.slot.timed_out(RefusalReason::Silent),
+            Phase::ReadingHead => self.slot.timed_out(RefusalReason::Head),
+            // The end of the idle time is normal, so it is not counted as a refusal.
             _ => io::ErrorKind::TimedOut.into(),
         }))
     }
 }
 
-impl AsyncWrite for Paced {
+impl AsyncWrite for TimedStream {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write(context, bytes);
-        self.written(context, written)
+        let result = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.check_write(context, result)
     }
 
     fn poll_write_vectored(
@@ -105,22 +108,22 @@ impl AsyncWrite for Paced {
         context: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
-        self.written(context, written)
+        let result = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
+        self.check_write(context, result)
     }
 
     fn is_write_vectored(&self) -> bool {
         self.stream.is_write_vectored()
     }
 
-    /// Called once all of an answer is in the socket, too.
+    /// Hyper also calls this once a whole answer is in the socket. In phase `Sending` the connection becomes idle here.
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(Pin::new(&mut self.stream).poll_flush(context))?;
-        if self.place.phase() == Phase::Sending {
-            self.place.set_idle();
-            self.start_waiting();
-            // Nobody need read again before that time, so it must wake the connection by itself.
-            let _ = self.reading.as_mut().poll(context);
+        if self.slot.phase() == Phase::Sending {
+            self.slot.set_idle();
+            self.restart_read_deadline();
+            // Hyper may not read again before the deadline. Polling it here registers it to wake the connection.
+            let _ = self.read_deadline.as_mut().poll(context);
         }
         Poll::Ready(Ok(()))
     }
@@ -130,25 +133,25 @@ impl AsyncWrite for Paced {
     }
 }
 
-/// The body of an answer. When it is dropped, all of it is on its way.
-pub(super) struct Answer {
+/// The body of an answer. Hyper drops it when it has taken the last byte; then the phase `Sending` begins.
+pub(super) struct AnswerBody {
     body: Body,
-    place: Arc<Slot>,
+    slot: Arc<Slot>,
 }
 
-impl Answer {
-    pub(super) fn new(body: Body, place: Arc<Slot>) -> Self {
-        Self { body, place }
+impl AnswerBody {
+    pub(super) fn new(body: Body, slot: Arc<Slot>) -> Self {
+        Self { body, slot }
     }
 }
 
-impl Drop for Answer {
+impl Drop for AnswerBody {
     fn drop(&mut self) {
-        self.place.enter(Phase::Sending);
+        self.slot.enter(Phase::Sending);
     }
 }
 
-impl HttpBody for Answer {
+impl HttpBody for AnswerBody {
     type Data = Bytes;
     type Error = axum::Error;
 

@@ -1,4 +1,4 @@
-//! The connections of a port: how many there are, from where, and which have no request.
+//! The table of a port's connections: how many there are, from which networks, and which have no request.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
@@ -20,25 +20,26 @@ use crate::client::Network;
 pub(super) struct Table {
     port: Port,
     counts: Mutex<Counts>,
-    lines: [OncePerSecond; RefusalReason::ALL.len()],
+    /// One limiter of log lines for each reason.
+    logs: [OncePerSecond; RefusalReason::ALL.len()],
 }
 
-/// Why a connection is refused, or closed by us.
+/// Why the API refuses or closes a connection.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum RefusalReason {
-    /// Its address has as many as it may have.
+    /// Its address has reached the limit per address.
     Address,
-    /// The port has as many as it may have, and each has a request under way.
+    /// The port has reached its total limit, and every connection has a request under way.
     Total,
-    /// Another connection needed its place.
+    /// Another connection needed its slot.
     Displaced,
     /// The system has no more files.
     Files,
-    /// Nothing of a request came, as of browsers that connect before they need to.
+    /// No byte of a request was sent. Browsers open such connections in advance.
     Silent,
-    /// The head of its request did not come in time.
+    /// The head of a request was not sent in time.
     Head,
-    /// It took nothing of its answer.
+    /// The client read nothing of its answer in time.
     Write,
 }
 
@@ -65,20 +66,22 @@ impl RefusalReason {
         }
     }
 
-    /// What happened to them, and what to do about it.
-    fn says(self) -> &'static str {
+    /// What happened to the connections, and what to do about it: the end of a log line.
+    fn explanation(self) -> &'static str {
         match self {
             Self::Address => {
-                "refused, their address has PLATEN_CONNECTIONS_PER_ADDRESS already; if it is a proxy, name it in PLATEN_TRUSTED_PROXIES"
+                "refused: their address already has PLATEN_CONNECTIONS_PER_ADDRESS connections; if it is a proxy, name it in PLATEN_TRUSTED_PROXIES"
             }
-            Self::Total => "refused, the port is full and all others have a request under way",
-            Self::Displaced => "closed that had no request, the port is full",
+            Self::Total => {
+                "refused: the port is full and all other connections have a request under way"
+            }
+            Self::Displaced => "closed: the port is full and they had no request",
             Self::Files => {
-                "not taken, the system has no more files: raise the limit of open files or lower PLATEN_CONNECTIONS"
+                "not accepted: the system has no more files; raise the limit of open files or lower PLATEN_CONNECTIONS"
             }
-            Self::Silent => "closed, no request came",
-            Self::Head => "closed, the head of a request did not come in time",
-            Self::Write => "closed, nothing was taken of an answer in time",
+            Self::Silent => "closed: no request was sent in time",
+            Self::Head => "closed: the head of a request was not sent in time",
+            Self::Write => "closed: nothing of an answer was read in time",
         }
     }
 }
@@ -87,43 +90,45 @@ impl RefusalReason {
 struct Counts {
     open: usize,
     by_network: HashMap<Network, usize>,
-    /// Connections without a request, by a number that grows: the first is without one the longest.
+    /// Connections without a request, by a growing number: the first has been without a request for the longest time.
     waiting: BTreeMap<u64, Arc<Slot>>,
-    next: u64,
+    next_number: u64,
 }
 
-/// A connection's place in the table. It is free again when the [`Held`] is dropped, or when it is given to another connection.
+/// A connection's slot in the table. It is freed when its [`SlotGuard`] is dropped or another connection displaces this one.
 pub(super) struct Slot {
     table: Arc<Table>,
-    /// `None`: a trusted proxy.
+    /// `None` for a trusted proxy.
     network: Option<Network>,
     phase: AtomicU8,
-    /// Guarded by the table's lock.
+    /// Read and written only while the table's lock is held, so that a connection is not displaced while its request begins.
     state: Mutex<State>,
-    notify: Notify,
+    displaced: Notify,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum State {
-    /// Without a request, under this number.
+    /// Without a request, under this number in `Counts::waiting`.
     Waiting(u64),
+    /// With a request under way.
     Busy,
+    /// Another connection has the slot.
     Displaced,
 }
 
-/// Where a connection is in its conversation. Its own task alone changes it.
+/// What a connection is doing. Only its own task changes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum Phase {
-    /// Nothing of a request has come since the last answer.
+    /// It has sent nothing since the last answer.
     Idle,
-    /// Nothing has come at all.
+    /// It has sent nothing at all.
     Silent,
-    /// The head of a request is coming.
-    Asking,
-    /// A request is read or answered.
+    /// It is sending the head of a request.
+    ReadingHead,
+    /// Its request is being read or answered.
     Answering,
-    /// The whole answer is on its way into the socket.
+    /// The rest of an answer is being written to the socket.
     Sending,
 }
 
@@ -131,7 +136,7 @@ impl Table {
     pub(super) fn new(port: Port) -> Self {
         let limit = i64::try_from(port.total).unwrap_or(i64::MAX);
         CONNECTIONS_LIMIT.with_label_values(&[port.name]).set(limit);
-        // Told from the start, or the first of each would be no increase.
+        // Counters are exported as 0 from the start. Otherwise Prometheus would not see the first event as an increase.
         for reason in RefusalReason::ALL {
             CONNECTIONS_REFUSED
                 .with_label_values(&[port.name, reason.as_str()])
@@ -140,7 +145,7 @@ impl Table {
         Self {
             port,
             counts: Mutex::default(),
-            lines: Default::default(),
+            logs: Default::default(),
         }
     }
 
@@ -148,8 +153,8 @@ impl Table {
         &self.port
     }
 
-    /// A place for a connection, or `None`: it is to be closed.
-    pub(super) fn admit(self: &Arc<Self>, peer: IpAddr) -> Option<Held> {
+    /// Gives a new connection a slot; `None` if it must be closed.
+    pub(super) fn admit(self: &Arc<Self>, peer: IpAddr) -> Option<SlotGuard> {
         let peer = peer.to_canonical();
         let is_proxy = self.port.proxies.iter().any(|net| net.contains(&peer));
         let network = (!is_proxy).then(|| Network::of(peer));
@@ -169,46 +174,47 @@ impl Table {
         if let Some(network) = network {
             *counts.by_network.entry(network).or_default() += 1;
         }
-        let place = Arc::new(Slot {
+        let slot = Arc::new(Slot {
             table: Arc::clone(self),
             network,
             phase: AtomicU8::new(Phase::Silent as u8),
             state: Mutex::new(State::Busy),
-            notify: Notify::new(),
+            displaced: Notify::new(),
         });
-        counts.wait(&place);
+        counts.add_waiting(&slot);
         CONNECTIONS.with_label_values(&[self.port.name]).inc();
-        Some(Held(place))
+        Some(SlotGuard(slot))
     }
 
-    /// Closes the connection that has been without a request the longest. `false`: all have one.
+    /// Closes the connection that has been without a request for the longest time. Returns `false` if all have a request.
     fn displace_oldest(&self, counts: &mut Counts) -> bool {
-        let Some((_, place)) = counts.waiting.pop_first() else {
+        let Some((_, slot)) = counts.waiting.pop_first() else {
             return false;
         };
-        place.set(State::Displaced);
-        counts.leave(&place);
-        self.left();
-        place.notify.notify_one();
+        slot.set(State::Displaced);
+        // Counted as gone at once, so that the new connection fits in; its guard finds `Displaced` and does not count it again.
+        counts.remove(&slot);
+        self.count_closed();
+        slot.displaced.notify_one();
         self.refuse(RefusalReason::Displaced);
         true
     }
 
-    /// The system has no file for another connection: one without a request gives up its own.
-    pub(super) fn no_files(&self) {
+    /// Closes a connection without a request, because the system has no file for another connection.
+    pub(super) fn free_a_file(&self) {
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         self.displace_oldest(&mut counts);
         drop(counts);
         self.refuse(RefusalReason::Files);
     }
 
-    /// Counts a connection that is refused or closed, and logs it, each reason at most once a second.
+    /// Counts a connection that is refused or closed, and logs it: one line a second for each reason.
     pub(super) fn refuse(&self, reason: RefusalReason) {
         let (port, why) = (self.port.name, reason.as_str());
         CONNECTIONS_REFUSED.with_label_values(&[port, why]).inc();
-        let line = &self.lines[reason as usize];
-        line.say(move |connections| {
-            let says = reason.says();
+        let log = &self.logs[reason as usize];
+        log.say(move |connections| {
+            let explanation = reason.explanation();
             match reason {
                 RefusalReason::Address
                 | RefusalReason::Total
@@ -218,7 +224,7 @@ impl Table {
                         port,
                         reason = why,
                         connections,
-                        "Connections of a second: {connections} were {says}"
+                        "Within one second {connections} connections were {explanation}"
                     );
                 }
                 RefusalReason::Head | RefusalReason::Write => {
@@ -226,7 +232,7 @@ impl Table {
                         port,
                         reason = why,
                         connections,
-                        "Connections of a second: {connections} were {says}"
+                        "Within one second {connections} connections were {explanation}"
                     );
                 }
                 RefusalReason::Silent => {
@@ -234,29 +240,31 @@ impl Table {
                         port,
                         reason = why,
                         connections,
-                        "Connections of a second: {connections} were {says}"
+                        "Within one second {connections} connections were {explanation}"
                     );
                 }
             }
         });
     }
 
-    fn left(&self) {
+    fn count_closed(&self) {
         CONNECTIONS.with_label_values(&[self.port.name]).dec();
     }
 }
 
 impl Counts {
-    fn wait(&mut self, place: &Arc<Slot>) {
-        let number = self.next;
-        self.next += 1;
-        place.set(State::Waiting(number));
-        self.waiting.insert(number, Arc::clone(place));
+    /// Adds a connection to those without a request, as the newest of them.
+    fn add_waiting(&mut self, slot: &Arc<Slot>) {
+        let number = self.next_number;
+        self.next_number += 1;
+        slot.set(State::Waiting(number));
+        self.waiting.insert(number, Arc::clone(slot));
     }
 
-    fn leave(&mut self, place: &Slot) {
+    /// Counts a connection as closed.
+    fn remove(&mut self, slot: &Slot) {
         self.open = self.open.saturating_sub(1);
-        let Some(network) = place.network else { return };
+        let Some(network) = slot.network else { return };
         if let Some(open) = self.by_network.get_mut(&network) {
             *open = open.saturating_sub(1);
             if *open == 0 {
@@ -267,8 +275,9 @@ impl Counts {
 }
 
 impl Slot {
-    /// The whole head of a request has come. `false`: the place was given to another connection.
-    pub(super) fn begin(&self) -> bool {
+    /// Marks the connection as busy, once the whole head of a request was read. Returns `false` if the slot was given to another
+    /// connection.
+    pub(super) fn begin_request(&self) -> bool {
         self.enter(Phase::Answering);
         let mut counts = self.counts();
         match self.state() {
@@ -280,22 +289,22 @@ impl Slot {
         true
     }
 
-    /// The whole answer is in the socket, and no request has come since.
+    /// Marks the connection as idle, once the whole answer is in the socket and no further request was read.
     pub(super) fn set_idle(self: &Arc<Self>) {
         self.enter(Phase::Idle);
         let mut counts = self.counts();
         if self.state() == State::Busy {
-            counts.wait(self);
+            counts.add_waiting(self);
         }
     }
 
-    /// Ends when the place was given to another connection.
+    /// Waits until the slot was given to another connection.
     pub(super) async fn displaced(&self) {
-        self.notify.notified().await;
+        self.displaced.notified().await;
     }
 
-    /// It was too slow.
-    pub(super) fn too_slow(&self, reason: RefusalReason) -> io::Error {
+    /// Counts the connection as too slow, and returns the error that closes it.
+    pub(super) fn timed_out(&self, reason: RefusalReason) -> io::Error {
         self.table.refuse(reason);
         io::ErrorKind::TimedOut.into()
     }
@@ -308,7 +317,7 @@ impl Slot {
         match self.phase.load(Ordering::Relaxed) {
             0 => Phase::Idle,
             1 => Phase::Silent,
-            2 => Phase::Asking,
+            2 => Phase::ReadingHead,
             3 => Phase::Answering,
             _ => Phase::Sending,
         }
@@ -318,11 +327,11 @@ impl Slot {
         self.phase.store(phase as u8, Ordering::Relaxed);
     }
 
-    /// How long the client may send nothing in this phase; `None`: it is waiting for us.
+    /// How long the client may take to send something in this phase; `None` while it waits for an answer.
     pub(super) fn read_timeout(&self) -> Option<Duration> {
         match self.phase() {
             Phase::Idle => Some(self.port().idle),
-            Phase::Silent | Phase::Asking => Some(self.port().head),
+            Phase::Silent | Phase::ReadingHead => Some(self.port().head),
             Phase::Answering | Phase::Sending => None,
         }
     }
@@ -341,10 +350,10 @@ impl Slot {
     }
 }
 
-/// A place, for as long as its connection is open.
-pub(super) struct Held(Arc<Slot>);
+/// Holds a slot for as long as its connection is open.
+pub(super) struct SlotGuard(Arc<Slot>);
 
-impl Deref for Held {
+impl Deref for SlotGuard {
     type Target = Arc<Slot>;
 
     fn deref(&self) -> &Arc<Slot> {
@@ -352,16 +361,16 @@ impl Deref for Held {
     }
 }
 
-impl Drop for Held {
+impl Drop for SlotGuard {
     fn drop(&mut self) {
-        let place = &self.0;
-        let mut counts = place.counts();
-        match place.state() {
+        let slot = &self.0;
+        let mut counts = slot.counts();
+        match slot.state() {
             State::Displaced => return,
             State::Waiting(number) => drop(counts.waiting.remove(&number)),
             State::Busy => {}
         }
-        counts.leave(place);
-        place.table.left();
+        counts.remove(slot);
+        slot.table.count_closed();
     }
 }

@@ -1,7 +1,7 @@
-//! Bodies: whether they are what the route takes, and their bytes, decoded where they came compressed.
+//! Bodies: checks their declared type, reads their bytes and decompresses them (gzip and zstd).
 //!
-//! gzip and zstd are taken. What comes out is bounded as what comes in: a small body that grows without end is refused as a large
-//! one is, and never held whole.
+//! The limit of size applies before and after decompression: a small body that expands without end is refused like a large one, and
+//! is never held in memory as a whole.
 
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -22,28 +22,34 @@ use super::single;
 use crate::app::App;
 use crate::error::{Code, Problem, truncate};
 
-/// Largest body, as it comes and decoded: 20 MiB of pictures in base64, and room for words.
+/// The largest body in bytes, as sent and decompressed: 20 MiB of images in base64, and 2 MiB for everything else.
 pub const MAX_BODY: usize = 29 * 1024 * 1024;
 /// How long the rest of a refused body is read.
-const DISCARDING: Duration = Duration::from_secs(5);
+const DISCARD_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The bytes of a body that is declared as JSON. Large ones hold their room in the api's memory until the last of them is dropped.
+/// The bytes of a body that is declared as JSON. A large body keeps its memory permit until the last part of it is dropped.
 #[derive(Debug)]
-pub struct JsonBody(pub Bytes);
+pub struct JsonBody(
+    /// The decompressed bytes; not parsed yet.
+    pub Bytes,
+);
 
 impl FromRequest<Arc<App>> for JsonBody {
     type Rejection = Problem;
 
     async fn from_request(request: Request, app: &Arc<App>) -> Result<Self, Problem> {
-        declared_as_json(request.headers())?;
-        // The bytes, and what is read of them.
+        check_declared_as_json(request.headers())?;
+        // Twice the size: the bytes, and what is parsed from them.
         Ok(Self(body(request, app, 2).await?))
     }
 }
 
-/// The bytes of a body that may as well be empty; they hold their room as those of [`JsonBody`].
+/// The bytes of a body of any type, which may be empty. They keep their memory permit like those of [`JsonBody`].
 #[derive(Debug)]
-pub struct AnyBody(pub Bytes);
+pub struct AnyBody(
+    /// The decompressed bytes.
+    pub Bytes,
+);
 
 impl FromRequest<Arc<App>> for AnyBody {
     type Rejection = Problem;
@@ -53,57 +59,58 @@ impl FromRequest<Arc<App>> for AnyBody {
     }
 }
 
-/// Reads a body once there is room for `times` its bytes: for as many as it declares, before a byte is read; for one that declares
-/// nothing as it grows.
+/// Reads a body. Memory for `times` its size is reserved first: for the declared length before a byte is read; without a declared
+/// length, step by step as the body grows.
 async fn body(request: Request, app: &App, times: usize) -> Result<Bytes, Problem> {
     let coding = coding(request.headers())?;
     let declared = declared_length(request.headers());
     let tenant = request.extensions().get::<TenantId>().copied();
-    let mut room = app.budget.body(app.shares.of_some(tenant), times);
+    let mut permit = app.budget.body(app.shares.of_some(tenant), times);
     let mut frames = request.into_body().into_data_stream();
     if declared > MAX_BODY {
         discard(frames).await;
         return Err(Code::BodyTooLarge.into());
     }
-    if let Err(problem) = room.grow(declared).await {
+    if let Err(problem) = permit.grow(declared).await {
         discard(frames).await;
         return Err(problem);
     }
     let mut bytes = Vec::with_capacity(declared);
     while let Some(frame) = frames.next().await {
-        let broken = "The body broke off: send it again.";
-        let frame = frame.map_err(|_| Problem::new(Code::MalformedJson, broken))?;
+        let cut_off = "The body was cut off: send it again.";
+        let frame = frame.map_err(|_| Problem::new(Code::MalformedJson, cut_off))?;
         if bytes.len() + frame.len() > MAX_BODY {
             return Err(Code::BodyTooLarge.into());
         }
-        room.grow(bytes.len() + frame.len()).await?;
+        permit.grow(bytes.len() + frame.len()).await?;
         bytes.extend_from_slice(&frame);
     }
     let Some(coding) = coding else {
-        return Ok(room.hold(bytes));
+        return Ok(permit.hold(bytes));
     };
-    let mut decoded = app.budget.body(app.shares.of_some(tenant), times);
+    let mut decoded_permit = app.budget.body(app.shares.of_some(tenant), times);
     let runtime = Handle::current();
-    // Megabytes would stall every other request of this thread.
+    // Decompressing megabytes here would stall every other request of this thread.
     tokio::task::spawn_blocking(move || {
         let bytes = coding.decode(&bytes, MAX_BODY, |length| {
-            runtime.block_on(decoded.grow(length))
+            runtime.block_on(decoded_permit.grow(length))
         })?;
-        drop(room);
-        Ok(decoded.hold(bytes))
+        drop(permit);
+        Ok(decoded_permit.hold(bytes))
     })
     .await
     .map_err(|_| Problem::from(Code::Internal))?
 }
 
-/// What `Content-Length` says; nothing where it is missing.
+/// The value of `Content-Length`; 0 if it is missing.
 fn declared_length(headers: &HeaderMap) -> usize {
     let declared = headers.get(header::CONTENT_LENGTH);
     let declared = declared.and_then(|length| length.to_str().ok()?.parse().ok());
     declared.unwrap_or_default()
 }
 
-/// Reads the rest of a refused body and keeps nothing of it, for a while: a client that still sends would not see the answer.
+/// Reads and drops the rest of a refused body, for a limited time. A client that is still sending would otherwise see a reset
+/// connection instead of the answer.
 async fn discard(mut frames: BodyDataStream) {
     let mut left = MAX_BODY;
     let read = async {
@@ -114,10 +121,11 @@ async fn discard(mut frames: BodyDataStream) {
             }
         }
     };
-    let _in_time = tokio::time::timeout(DISCARDING, read).await;
+    let _in_time = tokio::time::timeout(DISCARD_TIMEOUT, read).await;
 }
 
-fn declared_as_json(headers: &HeaderMap) -> Result<(), Problem> {
+/// Checks that `Content-Type` is JSON.
+fn check_declared_as_json(headers: &HeaderMap) -> Result<(), Problem> {
     let Some(declared) = single(headers, &header::CONTENT_TYPE)? else {
         let detail = "The body has no Content-Type: send `Content-Type: application/json`.";
         return Err(Problem::new(Code::UnsupportedMediaType, detail));
@@ -127,10 +135,10 @@ fn declared_as_json(headers: &HeaderMap) -> Result<(), Problem> {
     let advice = match kind.to_ascii_lowercase().as_str() {
         "application/json" => return Ok(()),
         "multipart/form-data" | "application/x-www-form-urlencoded" => {
-            " The fields of a form become the fields of one JSON object; a file goes to POST /v1/uploads as it is, and is named by its id."
+            " Send the fields of a form as the fields of one JSON object. Send a file to POST /v1/uploads as it is, and name it by its id."
         }
         "application/gzip" | "application/x-gzip" | "application/zstd" => {
-            " That a body is compressed stands in `Content-Encoding`: gzip or zstd."
+            " If the body is compressed, say so in `Content-Encoding`: gzip or zstd."
         }
         _ => "",
     };
@@ -141,17 +149,17 @@ fn declared_as_json(headers: &HeaderMap) -> Result<(), Problem> {
     Err(Problem::new(Code::UnsupportedMediaType, detail))
 }
 
-/// How a body is compressed.
+/// How a body is compressed (a content coding of RFC 9110, 8.4.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Coding {
     Gzip,
     Zstd,
 }
 
-/// The coding of a body; `None` for one that is sent plainly.
+/// The coding of a body; `None` if it is not compressed.
 fn coding(headers: &HeaderMap) -> Result<Option<Coding>, Problem> {
-    let named = headers.get_all(header::CONTENT_ENCODING).iter();
-    let named: Vec<String> = named
+    let values = headers.get_all(header::CONTENT_ENCODING).iter();
+    let names: Vec<String> = values
         .flat_map(|value| {
             String::from_utf8_lossy(value.as_bytes())
                 .split(',')
@@ -160,7 +168,7 @@ fn coding(headers: &HeaderMap) -> Result<Option<Coding>, Problem> {
         })
         .filter(|name| !name.is_empty() && name != "identity")
         .collect();
-    match named.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+    match names.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         [] => Ok(None),
         ["gzip" | "x-gzip"] => Ok(Some(Coding::Gzip)),
         ["zstd"] => Ok(Some(Coding::Zstd)),
@@ -168,7 +176,7 @@ fn coding(headers: &HeaderMap) -> Result<Option<Coding>, Problem> {
             Code::UnsupportedEncoding,
             format!(
                 "The body is encoded as {}. {}",
-                truncate(&named.join(", ")),
+                truncate(&names.join(", ")),
                 Code::UnsupportedEncoding.advice()
             ),
         )),
@@ -176,16 +184,16 @@ fn coding(headers: &HeaderMap) -> Result<Option<Coding>, Problem> {
 }
 
 impl Coding {
-    /// The body as it was before. It has at most `most` bytes; `grow` gives room for so many, or says why there is none.
+    /// Decompresses a body into at most `max` bytes. `grow` is called before the output grows to a length, and may refuse it.
     fn decode(
         self,
         bytes: &[u8],
-        most: usize,
+        max: usize,
         grow: impl FnMut(usize) -> Result<(), Problem>,
     ) -> Result<Vec<u8>, Problem> {
-        let mut decoded = Decoded {
+        let mut decoded = BoundedOutput {
             bytes: Vec::new(),
-            most,
+            max,
             grow,
             refused: None,
         };
@@ -202,7 +210,7 @@ impl Coding {
                 Self::Zstd => "zstd",
             };
             let detail = format!(
-                "Content-Encoding does not fit the body: it is not whole {name}. Encode it again, or send it plainly."
+                "Content-Encoding does not fit the body: it is not complete {name} data. Compress it again, or send it uncompressed."
             );
             Problem::new(Code::InvalidHeader, detail)
         })?;
@@ -210,24 +218,24 @@ impl Coding {
     }
 }
 
-/// What comes out of a compressed body, within its bound.
-struct Decoded<G> {
+/// The decompressed bytes so far. It refuses to grow beyond its bound.
+struct BoundedOutput<G> {
     bytes: Vec<u8>,
-    most: usize,
+    max: usize,
     grow: G,
-    /// Why no more is taken.
+    /// Why no more is accepted. `io::Error` cannot carry a problem, so it is kept here.
     refused: Option<Problem>,
 }
 
-impl<G: FnMut(usize) -> Result<(), Problem>> Write for Decoded<G> {
+impl<G: FnMut(usize) -> Result<(), Problem>> Write for BoundedOutput<G> {
     fn write(&mut self, part: &[u8]) -> io::Result<usize> {
         let length = self.bytes.len() + part.len();
-        let room = if length > self.most {
+        let grown = if length > self.max {
             Err(Code::BodyTooLarge.into())
         } else {
             (self.grow)(length)
         };
-        if let Err(problem) = room {
+        if let Err(problem) = grown {
             self.refused = Some(problem);
             return Err(io::ErrorKind::OutOfMemory.into());
         }
@@ -240,7 +248,7 @@ impl<G: FnMut(usize) -> Result<(), Problem>> Write for Decoded<G> {
     }
 }
 
-/// Decodes frame after frame.
+/// Decompresses all zstd frames of a body, one after the other. Skippable frames (RFC 8878, 3.1.2) are passed over.
 fn zstd(mut bytes: &[u8], decoded: &mut impl Write) -> io::Result<()> {
     while !bytes.is_empty() {
         match StreamingDecoder::new(&mut bytes) {
@@ -280,9 +288,9 @@ mod tests {
     }
 
     #[test]
-    fn json_is_declared() {
+    fn a_json_body_must_be_declared_as_json() {
         let refused = |value: &str| {
-            let declared = declared_as_json(&headers(&[(header::CONTENT_TYPE, value)]));
+            let declared = check_declared_as_json(&headers(&[(header::CONTENT_TYPE, value)]));
             declared
                 .err()
                 .map(|problem| problem.body("", "")["detail"].to_string())
@@ -291,18 +299,21 @@ mod tests {
         assert_eq!(refused("Application/JSON; charset=utf-8"), None);
         for (kind, says) in [
             ("text/plain", "declared as text/plain: send JSON"),
-            ("multipart/form-data; boundary=x", "POST /v1/uploads"),
+            (
+                "multipart/form-data; boundary=x",
+                "POST /v1/uploads as it is",
+            ),
             ("application/x-www-form-urlencoded", "one JSON object"),
             ("application/gzip", "`Content-Encoding`"),
         ] {
             let detail = refused(kind).unwrap();
             assert!(detail.contains(says), "{kind}: {detail}");
         }
-        assert!(declared_as_json(&HeaderMap::new()).is_err());
+        assert!(check_declared_as_json(&HeaderMap::new()).is_err());
     }
 
     #[test]
-    fn known_codings_are_taken_and_others_are_named() {
+    fn unknown_content_codings_are_refused_and_named() {
         let of = |values: &[&str]| {
             let pairs: Vec<_> = values
                 .iter()
@@ -333,16 +344,16 @@ mod tests {
     }
 
     #[test]
-    fn a_body_is_decoded_within_its_bound() {
+    fn a_body_is_decompressed_within_its_limit() {
         let words = b"a bottle on wet slate ".repeat(1_000);
         let zstd = |bytes: &[u8]| compress_to_vec(bytes, CompressionLevel::Fastest);
         for (coding, whole) in [(Coding::Gzip, gzip(&words)), (Coding::Zstd, zstd(&words))] {
-            let decode = |bytes: &[u8], most| {
-                let decoded = coding.decode(bytes, most, |_| Ok(()));
+            let decode = |bytes: &[u8], max| {
+                let decoded = coding.decode(bytes, max, |_| Ok(()));
                 decoded.map_err(|problem| problem.code())
             };
             assert_eq!(decode(&whole, words.len()).unwrap(), words);
-            // One frame after the other is one body.
+            // Several frames one after the other are one body.
             assert_eq!(
                 decode(&[&whole[..], &whole].concat(), 44_000)
                     .unwrap()

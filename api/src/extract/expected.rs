@@ -1,37 +1,37 @@
-//! What the contract expects at a place, in words: made from the schemas of `/openapi.json`, so that an error and the contract
-//! cannot disagree.
+//! Says in words what a place of a body or query may hold. The words are made from the schemas of `/openapi.json`, so errors and the
+//! contract cannot disagree.
 
 use serde_json::Value;
 
-/// What the contract says of a place it does not know.
-static NOTHING: Value = Value::Null;
+/// The schema of a place that the contract does not know.
+static UNKNOWN: Value = Value::Null;
 
-/// The schema of the place a JSON pointer names; `null` where the contract knows no such place.
-pub(super) fn at<'a>(schema: &'a Value, pointer: &str) -> &'a Value {
-    let mut here = plain(schema);
+/// The schema of the place a JSON pointer (RFC 6901) names; `null` if the contract does not know the place.
+pub(crate) fn schema_at<'a>(schema: &'a Value, pointer: &str) -> &'a Value {
+    let mut current = without_null(schema);
     for part in pointer.split('/').skip(1) {
-        here = if part.contains('~') {
-            inside(here, &part.replace("~1", "/").replace("~0", "~"))
+        current = if part.contains('~') {
+            child(current, &part.replace("~1", "/").replace("~0", "~"))
         } else {
-            inside(here, part)
+            child(current, part)
         };
     }
-    here
+    current
 }
 
-/// The schema of a field of an object, or of an item of a list; `null` where the contract knows none.
-pub(super) fn inside<'a>(here: &'a Value, key: &str) -> &'a Value {
-    let found = [
-        &here["properties"][key],
-        &here["items"],
-        &here["additionalProperties"],
+/// The schema of a field of an object or of an item of a list; `null` if the contract does not know it.
+pub(super) fn child<'a>(schema: &'a Value, key: &str) -> &'a Value {
+    let candidates = [
+        &schema["properties"][key],
+        &schema["items"],
+        &schema["additionalProperties"],
     ];
-    let found = found.into_iter().find(|schema| schema.is_object());
-    found.map_or(&NOTHING, plain)
+    let found = candidates.into_iter().find(|schema| schema.is_object());
+    found.map_or(&UNKNOWN, without_null)
 }
 
-/// A schema without the part that says that it may be left out.
-pub(super) fn plain(schema: &Value) -> &Value {
+/// Of a schema that allows `null` or another schema: the other one.
+pub(super) fn without_null(schema: &Value) -> &Value {
     let choices = schema["oneOf"]
         .as_array()
         .or_else(|| schema["anyOf"].as_array());
@@ -40,7 +40,7 @@ pub(super) fn plain(schema: &Value) -> &Value {
         .unwrap_or(schema)
 }
 
-/// The fields an object may have.
+/// The names of the fields an object may have.
 pub(super) fn fields(schema: &Value) -> Vec<&str> {
     let properties = schema["properties"].as_object();
     properties
@@ -49,8 +49,8 @@ pub(super) fn fields(schema: &Value) -> Vec<&str> {
         .collect()
 }
 
-/// What a schema takes, in words that go after "expected".
-pub(super) fn expected(schema: &Value) -> String {
+/// What a schema allows, in words that follow "expected".
+pub(crate) fn expected(schema: &Value) -> String {
     if let Some(words) = schema["enum"].as_array() {
         let words: Vec<&str> = words.iter().filter_map(Value::as_str).collect();
         return format!("one of {}", words.join(", "));
@@ -69,7 +69,7 @@ pub(super) fn expected(schema: &Value) -> String {
     }
 }
 
-/// The kind of value a schema takes, beside `null`.
+/// The JSON type a schema allows besides `null`.
 pub(super) fn kind(schema: &Value) -> Option<&str> {
     match &schema["type"] {
         Value::Array(kinds) => kinds.iter().find(|kind| **kind != "null")?.as_str(),
@@ -78,7 +78,7 @@ pub(super) fn kind(schema: &Value) -> Option<&str> {
 }
 
 fn bounds(schema: &Value) -> String {
-    let bound = |word: &str| schema[word].is_number().then(|| schema[word].to_string());
+    let bound = |name: &str| schema[name].is_number().then(|| schema[name].to_string());
     match (bound("minimum"), bound("maximum")) {
         (Some(least), Some(most)) => format!(" from {least} to {most}"),
         (Some(least), None) => format!(", at least {least}"),
@@ -87,7 +87,7 @@ fn bounds(schema: &Value) -> String {
     }
 }
 
-/// What was sent instead, in words that go after "not".
+/// What was sent, in words that follow "not".
 pub(super) fn found(value: &Value) -> String {
     match value {
         Value::Null => "null".to_owned(),
@@ -106,7 +106,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_place_is_described_by_its_schema() {
+    fn a_schema_is_put_into_words() {
         let schema = json!({"type": "object", "properties": {
             "size": {"type": ["string", "null"], "enum": ["1K", "2K", null]},
             "encoding": {"oneOf": [{"type": "null"}, {"type": "object", "properties": {"quality": {"type": ["integer", "null"], "minimum": 1, "maximum": 100}}}]},
@@ -125,7 +125,7 @@ mod tests {
             ("/run_at", "a time like 2026-11-22T18:00:00Z (RFC 3339)"),
             ("/nothing/at/all", "another value"),
         ] {
-            assert_eq!(expected(at(&schema, pointer)), words, "{pointer}");
+            assert_eq!(expected(schema_at(&schema, pointer)), words, "{pointer}");
         }
     }
 }

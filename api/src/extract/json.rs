@@ -1,41 +1,31 @@
-//! JSON bodies: read strictly, and what does not fit is said in the words of the contract.
+//! JSON bodies: parsed into Rust types, and errors explained in the words of the contract.
 //!
-//! No object may name a field twice, since programs disagree about which of the two counts. A field that is `null` is a field that
-//! is left out, everywhere. What the types of Rust refuse is explained by the schema that `/openapi.json` shows for the same body.
-//!
-//! A body is counted while it is read: values, nesting, the length of names and texts, and what the schema says of lists and objects.
-//! Reading stops at the first that is too much, so a refused body takes no more than a small multiple of its own size in memory.
+//! A body is first read strictly, by [`strict_json`](super::strict_json). Then every field that is `null` is removed: everywhere, a
+//! field that is `null` counts as left out. What Rust's types refuse is explained by the schema that `/openapi.json` shows for the
+//! same body.
 
 use std::any::TypeId;
-use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::fmt;
 use std::sync::{LazyLock, PoisonError, RwLock};
 
 use common::generation::Violation;
-use serde::de::{DeserializeOwned, DeserializeSeed, MapAccess, SeqAccess, Visitor};
-use serde_json::error::Category;
-use serde_json::{Map, Number, Value, json};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
 use serde_path_to_error::Segment;
 use utoipa::ToSchema;
 
-use super::expected::{self, expected, found, inside, kind, plain};
-use crate::error::{Code, Problem, sentence, truncate};
+use super::expected::{child, expected, fields, found, kind, schema_at};
+use super::strict_json::{self, escaped};
+use crate::error::{Problem, sentence, truncate};
 
-/// Most values in a body: every field and item, and every object and list. The largest body that can be carried out, a thousand ids of
-/// operators, has fewer.
-const MAX_VALUES: usize = 2_000;
-/// How deep objects and lists may lie in one another. No body needs more than four.
-const MAX_NESTING: usize = 16;
-/// Longest name of a field, in bytes: a key of `metadata` has at most 64 characters of four.
-const MAX_KEY: usize = 256;
-/// Longest text, in bytes, but for files in base64. No field takes more than 8,000 characters.
-const MAX_TEXT: usize = 64 * 1024;
-
-/// Parses a body that is one JSON object; what does not fit is named by its place.
+/// Parses a body that is one JSON object.
+///
+/// # Errors
+/// [`Code::MalformedJson`](crate::error::Code::MalformedJson) if it is not JSON, and
+/// [`Code::InvalidRequest`](crate::error::Code::InvalidRequest), with a pointer to the place, if it does not fit `T` or is too large.
 pub fn json<T: DeserializeOwned + ToSchema + 'static>(body: &[u8]) -> Result<T, Problem> {
     let schema = schema_of::<T>();
-    let mut tree = tree(body, schema)?;
+    let mut tree = strict_json::read(body, schema)?;
     if !tree.is_object() {
         let detail = format!("Expected a JSON object, not {}.", found(&tree));
         return Err(Problem::invalid(vec![Violation::new("", detail)]));
@@ -43,8 +33,8 @@ pub fn json<T: DeserializeOwned + ToSchema + 'static>(body: &[u8]) -> Result<T, 
     drop_nulls(&mut tree, schema);
     serde_path_to_error::deserialize(tree).map_err(|error| {
         let pointer = pointer(error.path());
-        // The first tree was used up.
-        match self::tree(body, schema) {
+        // Deserializing has consumed the tree, and the explanation needs what was sent. Errors are rare: read it again.
+        match strict_json::read(body, schema) {
             Ok(tree) => {
                 let violation = violation(schema, &tree, pointer, &error.inner().to_string());
                 Problem::invalid(vec![violation])
@@ -54,47 +44,48 @@ pub fn json<T: DeserializeOwned + ToSchema + 'static>(body: &[u8]) -> Result<T, 
     })
 }
 
-/// The schema of a body, made once for each type.
+/// The schema of a body, rendered once for each type.
 fn schema_of<T: ToSchema + 'static>() -> &'static Value {
-    static MADE: LazyLock<RwLock<HashMap<TypeId, &'static Value>>> = LazyLock::new(RwLock::default);
+    static SCHEMAS: LazyLock<RwLock<HashMap<TypeId, &'static Value>>> =
+        LazyLock::new(RwLock::default);
     let body = TypeId::of::<T>();
-    let made = MADE.read().unwrap_or_else(PoisonError::into_inner);
-    if let Some(&schema) = made.get(&body) {
+    let schemas = SCHEMAS.read().unwrap_or_else(PoisonError::into_inner);
+    if let Some(&schema) = schemas.get(&body) {
         return schema;
     }
-    drop(made);
-    // There are as many as there are bodies in the contract.
+    drop(schemas);
+    // The leak is bounded: the contract has a handful of bodies.
     let schema: &'static Value = Box::leak(Box::new(json!(T::schema())));
-    let mut made = MADE.write().unwrap_or_else(PoisonError::into_inner);
-    made.entry(body).or_insert(schema)
+    let mut schemas = SCHEMAS.write().unwrap_or_else(PoisonError::into_inner);
+    schemas.entry(body).or_insert(schema)
 }
 
-/// What is wrong at a place, by what Rust says of it.
+/// Explains serde's `error` at a place, without its words for Rust types.
 fn violation(schema: &Value, tree: &Value, pointer: String, error: &str) -> Violation {
-    let here = expected::at(schema, &pointer);
-    let says = |word: &str| error.starts_with(word);
-    if let Some(field) = named(error, "missing field `") {
+    let here = schema_at(schema, &pointer);
+    if let Some(field) = quoted_name(error, "missing field `") {
         let pointer = format!("{pointer}/{}", escaped(field));
-        let wanted = expected(expected::at(schema, &pointer));
+        let wanted = expected(schema_at(schema, &pointer));
         return Violation::new(pointer, format!("It is missing: send {wanted}."));
     }
-    if let Some(field) = named(error, "unknown field `") {
+    if let Some(field) = quoted_name(error, "unknown field `") {
         let parent = pointer.rsplit_once('/').map_or("", |(parent, _)| parent);
-        let fields = expected::fields(expected::at(schema, parent)).join(", ");
+        let fields = fields(schema_at(schema, parent)).join(", ");
         let field = truncate(field);
         let detail = format!("There is no field `{field}` here. There are: {fields}.");
         return Violation::new(pointer, detail);
     }
-    let of_serde = [
+    let serdes_own = [
         "invalid type",
         "invalid value",
         "invalid length",
         "unknown variant",
     ];
-    let detail = if of_serde.into_iter().any(says) || here["format"] == "date-time" {
+    let is_serdes_own = serdes_own.iter().any(|begin| error.starts_with(begin));
+    let detail = if is_serdes_own || here["format"] == "date-time" {
         let wanted = expected(here);
         match tree.pointer(&pointer) {
-            // Another string is wanted: what kind of value it is says nothing.
+            // A string was sent and another string is expected: naming the type would not help.
             Some(Value::String(_)) if kind(here) == Some("string") => {
                 format!("Expected {wanted}.")
             }
@@ -107,8 +98,8 @@ fn violation(schema: &Value, tree: &Value, pointer: String, error: &str) -> Viol
     Violation::new(pointer, detail)
 }
 
-/// What stands in the backticks after the beginning of an error.
-fn named<'a>(error: &'a str, begin: &str) -> Option<&'a str> {
+/// The name in backticks after a known beginning of an error.
+fn quoted_name<'a>(error: &'a str, begin: &str) -> Option<&'a str> {
     let rest = error.strip_prefix(begin)?;
     Some(rest.split_once('`').map_or(rest, |(name, _)| name))
 }
@@ -123,21 +114,16 @@ fn pointer(path: &serde_path_to_error::Path) -> String {
         .collect()
 }
 
-/// A key as a part of a JSON pointer.
-fn escaped(key: &str) -> String {
-    key.replace('~', "~0").replace('/', "~1")
-}
-
-/// Takes away every field that is `null`. One that nobody knows stays, and is refused as any such field is.
+/// Removes every field that is `null`. Unknown fields stay, so that they are refused even if they are `null`.
 fn drop_nulls(tree: &mut Value, schema: &Value) {
     match tree {
         Value::Object(fields) => fields.retain(|key, value| {
-            let schema = inside(schema, key);
+            let schema = child(schema, key);
             drop_nulls(value, schema);
             !value.is_null() || schema.is_null()
         }),
         Value::Array(items) => {
-            let schema = inside(schema, "0");
+            let schema = child(schema, "0");
             for item in items {
                 drop_nulls(item, schema);
             }
@@ -146,253 +132,10 @@ fn drop_nulls(tree: &mut Value, schema: &Value) {
     }
 }
 
-/// Everything in a body, or the first that is too much.
-fn tree(body: &[u8], schema: &Value) -> Result<Value, Problem> {
-    let (refused, values) = (RefCell::default(), Cell::default());
-    let mut deserializer = serde_json::Deserializer::from_slice(body);
-    let read = StrictValue {
-        place: Location::Root,
-        schema: plain(schema),
-        depth: 0,
-        values: &values,
-        refused: &refused,
-    };
-    read.deserialize(&mut deserializer)
-        .and_then(|tree| deserializer.end().map(|()| tree))
-        .map_err(|error| match refused.take() {
-            Some(violation) => Problem::invalid(vec![violation]),
-            None => Problem::new(Code::MalformedJson, broken(body, &error)),
-        })
-}
-
-/// Where a body stops being JSON.
-fn broken(body: &[u8], error: &serde_json::Error) -> String {
-    if body.trim_ascii().is_empty() {
-        return "The body is empty: send a JSON object.".to_owned();
-    }
-    let (line, column) = (error.line(), error.column());
-    if error.classify() == Category::Eof {
-        return format!("The body ends too early, at line {line}, column {column}.");
-    }
-    let text = error.to_string();
-    let why = text.split(" at line ").next().unwrap_or_default();
-    format!("The body is not JSON from line {line}, column {column} on: {why}.")
-}
-
-/// Where the reader is.
-#[derive(Clone, Copy)]
-enum Location<'a> {
-    Root,
-    Field(&'a Self, &'a str),
-    Item(&'a Self, usize),
-}
-
-impl fmt::Display for Location<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Root => Ok(()),
-            Self::Field(object, key) => write!(f, "{object}/{}", escaped(key)),
-            Self::Item(list, index) => write!(f, "{list}/{index}"),
-        }
-    }
-}
-
-/// Reads a value, and stops at what is too much and at a field that its object has already.
-#[derive(Clone, Copy)]
-struct StrictValue<'a> {
-    place: Location<'a>,
-    /// What the contract says of this place; `null` where it knows none.
-    schema: &'a Value,
-    /// How many objects and lists it lies in.
-    depth: usize,
-    /// Values that were read.
-    values: &'a Cell<usize>,
-    /// Why reading stopped, where that is for us to say.
-    refused: &'a RefCell<Option<Violation>>,
-}
-
-impl StrictValue<'_> {
-    fn refuse<E: serde::de::Error>(&self, detail: impl Into<String>) -> E {
-        let violation = Violation::new(self.place.to_string(), detail);
-        self.refused.replace(Some(violation));
-        E::custom("it is refused")
-    }
-
-    /// One value more, which an object or a list may be.
-    fn count<E: serde::de::Error>(&self) -> Result<(), E> {
-        self.values.set(self.values.get() + 1);
-        if self.values.get() > MAX_VALUES {
-            return Err(self.refuse(format!(
-                "The body goes on too long: at most {MAX_VALUES} values are read."
-            )));
-        }
-        Ok(())
-    }
-
-    /// Before an object or a list is read.
-    fn enter<E: serde::de::Error>(&self) -> Result<(), E> {
-        if self.depth >= MAX_NESTING {
-            let detail =
-                format!("Too deep: at most {MAX_NESTING} objects and lists in one another.");
-            return Err(self.refuse(detail));
-        }
-        Ok(())
-    }
-
-    /// Whether one more fits, of what the schema allows.
-    fn fits<E: serde::de::Error>(&self, has: usize, limit: &str, noun: &str) -> Result<(), E> {
-        match self.schema[limit].as_u64() {
-            Some(most) if has as u64 >= most => Err(self.refuse(format!("At most {most} {noun}."))),
-            _ => Ok(()),
-        }
-    }
-
-    /// Whether a text may be that long.
-    fn text<E: serde::de::Error>(&self, text: &str) -> Result<(), E> {
-        if text.len() > MAX_TEXT && self.schema["contentEncoding"] != "base64" {
-            let detail = match self.schema["maxLength"].as_u64() {
-                Some(most) => format!("At most {most} characters."),
-                None => format!("Too long: at most {MAX_TEXT} bytes."),
-            };
-            return Err(self.refuse(detail));
-        }
-        Ok(())
-    }
-}
-
-/// Reads the name of a field, and looks at its length before it is copied.
-struct Name<'a>(&'a StrictValue<'a>);
-
-impl<'de> DeserializeSeed<'de> for Name<'_> {
-    type Value = String;
-
-    fn deserialize<D: serde::Deserializer<'de>>(self, key: D) -> Result<String, D::Error> {
-        key.deserialize_str(self)
-    }
-}
-
-impl Visitor<'_> for Name<'_> {
-    type Value = String;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the name of a field")
-    }
-
-    fn visit_str<E: serde::de::Error>(self, key: &str) -> Result<String, E> {
-        if key.len() > MAX_KEY {
-            return Err(self.0.refuse(format!(
-                "The field `{}` has too long a name: at most {MAX_KEY} bytes.",
-                truncate(key)
-            )));
-        }
-        Ok(key.to_owned())
-    }
-}
-
-impl<'de> DeserializeSeed<'de> for StrictValue<'_> {
-    type Value = Value;
-
-    fn deserialize<D: serde::Deserializer<'de>>(self, value: D) -> Result<Value, D::Error> {
-        self.count()?;
-        value.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for StrictValue<'_> {
-    type Value = Value;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("JSON")
-    }
-
-    fn visit_unit<E>(self) -> Result<Value, E> {
-        Ok(Value::Null)
-    }
-
-    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
-        Ok(Value::Bool(value))
-    }
-
-    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
-        // 2.0 is a whole number, as JSON Schema has it; beyond this not every whole number can be told from the next.
-        const EXACT: f64 = 9_007_199_254_740_992.0;
-        #[expect(
-            clippy::cast_possible_truncation,
-            reason = "it is whole and small enough"
-        )]
-        if value.fract() == 0.0 && value.abs() <= EXACT {
-            return Ok((value as i64).into());
-        }
-        Ok(Number::from_f64(value).map_or(Value::Null, Value::Number))
-    }
-
-    fn visit_str<E: serde::de::Error>(self, value: &str) -> Result<Value, E> {
-        self.text(value)?;
-        Ok(value.into())
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Value, A::Error> {
-        self.enter()?;
-        let (mut items, schema) = (Vec::new(), inside(self.schema, "0"));
-        loop {
-            let item = StrictValue {
-                place: Location::Item(&self.place, items.len()),
-                schema,
-                depth: self.depth + 1,
-                ..self
-            };
-            let most = BoundedValue(&self, items.len(), item);
-            match list.next_element_seed(most)? {
-                Some(item) => items.push(item),
-                None => return Ok(Value::Array(items)),
-            }
-        }
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut object: A) -> Result<Value, A::Error> {
-        self.enter()?;
-        let mut fields = Map::new();
-        while let Some(key) = object.next_key_seed(Name(&self))? {
-            self.fits(fields.len(), "maxProperties", "entries")?;
-            let field = StrictValue {
-                place: Location::Field(&self.place, &key),
-                schema: inside(self.schema, &key),
-                depth: self.depth + 1,
-                ..self
-            };
-            if fields.contains_key(&key) {
-                return Err(field.refuse("This field is there twice: send it once."));
-            }
-            let value = object.next_value_seed(field)?;
-            fields.insert(key, value);
-        }
-        Ok(Value::Object(fields))
-    }
-}
-
-/// One more item of a list, where one more may be in it.
-struct BoundedValue<'a>(&'a StrictValue<'a>, usize, StrictValue<'a>);
-
-impl<'de> DeserializeSeed<'de> for BoundedValue<'_> {
-    type Value = Value;
-
-    fn deserialize<D: serde::Deserializer<'de>>(self, value: D) -> Result<Value, D::Error> {
-        self.0.fits(self.1, "maxItems", "items")?;
-        self.2.deserialize(value)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::Code;
 
     #[derive(Debug, serde::Deserialize, ToSchema)]
     #[serde(deny_unknown_fields)]
@@ -411,7 +154,7 @@ mod tests {
         number: u8,
     }
 
-    /// The problem of a body: its code, its place and its detail.
+    /// The problem a body is refused with: its code, the pointer and the detail.
     fn refused(text: &str) -> (Code, Option<String>, String) {
         let problem = json::<Body>(text.as_bytes()).unwrap_err();
         let body = problem.body("", "");
@@ -420,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_named_by_its_place_and_in_words() {
+    fn errors_name_the_place_and_what_is_expected() {
         let check = |text: &str, code, pointer: Option<&str>, words: &str| {
             let (was, at, detail) = refused(text);
             assert_eq!((was, at.as_deref()), (code, pointer), "{text}: {detail}");
@@ -479,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn a_field_stands_there_once() {
+    fn a_repeated_field_is_refused() {
         for (text, pointer) in [
             (r#"{"list":[],"list":[]}"#, "/list"),
             (r#"{"list":null,"list":[]}"#, "/list"),
@@ -501,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_is_counted_while_it_is_read() {
+    fn a_body_over_a_limit_is_refused() {
         let check = |text: &str, at: Option<&str>, words: &str| {
             let (code, pointer, detail) = refused(text);
             assert_eq!(
@@ -534,7 +277,7 @@ mod tests {
         check(
             &format!(r#"{{"list":[{many}]}}"#),
             Some("/list/1998"),
-            "at most 2000 values",
+            "at most 2000 values are allowed",
         );
         let deep = "[".repeat(100) + &"]".repeat(100);
         check(
@@ -545,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn null_is_absent() {
+    fn null_counts_as_left_out() {
         let read = |text: &str| json::<Body>(text.as_bytes()).unwrap();
         let body = read(r#"{"list":[],"words":null}"#);
         assert!(body.list.is_empty() && body.words.is_empty());

@@ -1,4 +1,4 @@
-//! Queries: every parameter is known, stands there once and has a value that its place in the contract takes.
+//! Query strings: every parameter must be known, be sent once, and have a value that the contract allows.
 
 use std::error::Error;
 
@@ -8,25 +8,27 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use utoipa::IntoParams;
 use utoipa::openapi::path::ParameterIn;
-use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
 
-use super::expected::{at, expected};
+use super::expected::{expected, without_null};
 use crate::error::{Code, Problem, sentence, truncate};
 
-/// Longest query string, in bytes.
-const MAX_QUERY: usize = 8 * 1024;
+/// The longest query string, in bytes.
+const MAX_QUERY_BYTES: usize = 8 * 1024;
 
-/// A query string.
+/// The parameters of a query string. They are checked against what `T` declares in `/openapi.json`.
 #[derive(Debug)]
-pub struct Parameters<T>(pub T);
+pub struct Parameters<T>(
+    /// The parsed parameters.
+    pub T,
+);
 
 impl<T: DeserializeOwned + IntoParams, S: Send + Sync> FromRequestParts<S> for Parameters<T> {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
         let query = parts.uri.query().unwrap_or_default();
-        if query.len() > MAX_QUERY {
-            let detail = format!("The query is too long: at most {MAX_QUERY} bytes.");
+        if query.len() > MAX_QUERY_BYTES {
+            let detail = format!("The query is too long: at most {MAX_QUERY_BYTES} bytes.");
             return Err(Problem::new(Code::InvalidQuery, detail));
         }
         let known = if query.is_empty() {
@@ -41,7 +43,7 @@ impl<T: DeserializeOwned + IntoParams, S: Send + Sync> FromRequestParts<S> for P
                 return Err(no_such_parameter(&known, name));
             }
             if sent[..index].iter().any(|(before, _)| before == name) {
-                let detail = format!("`{name}` is there twice: send it once.");
+                let detail = format!("`{name}` was sent twice: send it once.");
                 return Err(Problem::new(Code::InvalidQuery, detail));
             }
         }
@@ -51,7 +53,7 @@ impl<T: DeserializeOwned + IntoParams, S: Send + Sync> FromRequestParts<S> for P
     }
 }
 
-/// The parameters of a query, as `/openapi.json` shows them.
+/// The query parameters that `T` declares, as `/openapi.json` shows them.
 fn known<T: IntoParams>() -> Vec<Value> {
     let parameters = T::into_params(|| Some(ParameterIn::Query)).into_iter();
     parameters
@@ -73,76 +75,41 @@ fn no_such_parameter(known: &[Value], name: &str) -> Problem {
     Problem::new(Code::InvalidQuery, detail)
 }
 
-/// The parameter that Rust refuses, in the words of the contract; in our own where its type has some.
+/// Explains a parameter whose value was refused. Serde's own words name Rust types, so the schema of the contract is used instead,
+/// unless the type has a message of ours, which begins with "expected".
 fn unusable(known: &[Value], rejection: &(dyn Error + 'static)) -> Problem {
-    type Wrong = serde_path_to_error::Error<serde::de::value::Error>;
+    type ParameterError = serde_path_to_error::Error<serde::de::value::Error>;
+    // Axum wraps the error that knows the parameter's name.
     let mut cause = Some(rejection);
-    let wrong = loop {
+    let error = loop {
         match cause {
-            Some(error) if error.is::<Wrong>() => break error.downcast_ref::<Wrong>(),
+            Some(error) if error.is::<ParameterError>() => {
+                break error.downcast_ref::<ParameterError>();
+            }
             Some(error) => cause = error.source(),
             None => break None,
         }
     };
-    let Some(wrong) = wrong else {
+    let Some(error) = error else {
         return Problem::new(Code::InvalidQuery, "The query cannot be read.");
     };
-    let name = wrong.path().to_string();
+    let name = error.path().to_string();
     let parameter = known.iter().find(|parameter| parameter["name"] == *name);
     let schema = parameter.map_or(&Value::Null, |parameter| &parameter["schema"]);
-    let said = wrong.inner().to_string();
-    let detail = if said.starts_with("expected ") {
-        format!("`{name}`: {}", sentence(&said))
+    let message = error.inner().to_string();
+    let detail = if message.starts_with("expected ") {
+        format!("`{name}`: {}", sentence(&message))
     } else {
-        format!("`{name}`: Expected {}.", expected(at(schema, "")))
+        format!("`{name}`: Expected {}.", expected(without_null(schema)))
     };
     Problem::new(Code::InvalidQuery, detail)
 }
 
-/// How many lines of a list are wanted.
-pub fn limit(asked: Option<i64>) -> Result<i64, Problem> {
-    match asked.unwrap_or(20) {
-        limit @ 1..=100 => Ok(limit),
-        _ => Err(Problem::new(
-            Code::InvalidQuery,
-            "`limit`: Expected a whole number from 1 to 100.",
-        )),
-    }
-}
-
-/// The number of the last line somebody has.
-pub fn after(asked: Option<i64>) -> Result<Option<i64>, Problem> {
-    match asked {
-        Some(number) if number < 0 => Err(Problem::new(
-            Code::InvalidQuery,
-            format!(
-                "`starting_after`: Expected a whole number from 0 to {}.",
-                i64::MAX
-            ),
-        )),
-        asked => Ok(asked),
-    }
-}
-
-/// What [`after`] takes, for `/openapi.json`.
-pub fn line_number() -> Schema {
-    ObjectBuilder::new()
-        .schema_type(Type::Integer)
-        .minimum(Some(0))
-        .maximum(Some(i64::MAX))
-        .into()
-}
-
-/// A page, of one line more than was asked for, and whether that line was there.
-pub fn page<T>(mut lines: Vec<T>, limit: i64) -> (Vec<T>, bool) {
-    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-    let has_more = lines.len() > limit;
-    lines.truncate(limit);
-    (lines, has_more)
-}
-
-/// Postgres keeps no NUL in text, so nothing there can match it.
-pub fn searchable(parameter: &str, text: Option<&str>) -> Result<(), Problem> {
+/// Refuses a text to search for that holds a NUL character: Postgres cannot store one, and fails if it is sent one.
+///
+/// # Errors
+/// [`Code::InvalidQuery`], naming the parameter.
+pub fn refuse_nul(parameter: &str, text: Option<&str>) -> Result<(), Problem> {
     match text {
         Some(text) if text.contains('\0') => Err(Problem::new(
             Code::InvalidQuery,
@@ -160,13 +127,15 @@ mod tests {
     use serde::Deserialize;
 
     use super::*;
+    use crate::paging::Limit;
 
     #[derive(Debug, Deserialize, IntoParams)]
     #[serde(deny_unknown_fields)]
     #[expect(dead_code, reason = "only their types matter")]
-    struct Which {
-        #[param(minimum = 1, maximum = 100)]
-        limit: Option<i64>,
+    struct ExampleQuery {
+        #[serde(default)]
+        #[param(schema_with = Limit::schema)]
+        limit: Limit,
         #[param(inline)]
         state: Option<State>,
         #[param(value_type = Option<String>)]
@@ -179,9 +148,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_query_is_refused_in_words() {
+    async fn a_refused_query_is_explained_in_words() {
         for (query, says) in [
             ("limit=x", "`limit`: Expected a whole number from 1 to 100."),
+            (
+                "limit=101",
+                "`limit`: Expected a whole number from 1 to 100.",
+            ),
             ("limit=", "`limit`: Expected a whole number from 1 to 100."),
             (
                 "limit=99999999999999999999",
@@ -204,7 +177,7 @@ mod tests {
                 "limt=1",
                 "There is no parameter `limt` here. There are: limit, state, after, dry_run, since.",
             ),
-            ("limit=1&limit=1", "`limit` is there twice: send it once."),
+            ("limit=1&limit=1", "`limit` was sent twice: send it once."),
             (
                 &*format!("{}=1", "x".repeat(1_000)),
                 &*format!(
@@ -219,7 +192,7 @@ mod tests {
         ] {
             let request = Request::get(format!("/?{query}")).body(()).unwrap();
             let mut parts = request.into_parts().0;
-            let problem = Parameters::<Which>::from_request_parts(&mut parts, &()).await;
+            let problem = Parameters::<ExampleQuery>::from_request_parts(&mut parts, &()).await;
             let problem = problem.unwrap_err().body("", "");
             assert_eq!(problem["detail"], says, "{query}");
         }

@@ -1,10 +1,11 @@
-//! What holds for many routes is written here once and stands in the document at each of them.
+//! Completes the generated document with everything that is the same for many routes, so that the handlers need not repeat it.
 
 use serde_json::{Map, Value, json};
 
 use crate::idempotency;
 
-/// What an answer leads to: an operation, the status of its answer, and the operation whose `id` stands at a place in it.
+/// Links between operations: an operation, the status of its answer, the operation that can be called next, and the JSON pointer to the
+/// `id` for it in the answer.
 const LINKS: [(&str, &str, &str, &str); 15] = [
     ("create_job", "202", "get_job", "/id"),
     ("create_job", "202", "cancel_job", "/id"),
@@ -23,25 +24,38 @@ const LINKS: [(&str, &str, &str, &str); 15] = [
     ("list_pauses", "200", "resume", "/data/0/id"),
 ];
 
-/// Completes the document that the handlers have written.
+/// Descriptions of parameters that mean the same everywhere. utoipa drops the description of a parameter with a schema of its own.
+const PARAMETERS: [(&str, &str); 5] = [
+    ("Idempotency-Key", idempotency::DESCRIPTION),
+    ("limit", "The most items to return."),
+    (
+        "starting_after",
+        "The `id` of the last item you have; in the statement of credits its `seq`. Older items follow.",
+    ),
+    ("tenant", "Only items of this tenant."),
+    ("job", "Only items of this job."),
+];
+
+/// Completes the document that was generated from the handlers.
 pub(super) fn complete(mut document: Value) -> Value {
     for path in objects(&mut document["paths"]) {
         for operation in objects(path) {
-            failures(operation);
-            links(operation);
-            keys(operation);
+            add_problems(operation);
+            add_links(operation);
+            describe_parameters(operation);
         }
     }
-    described(&mut document);
-    let bodies: Vec<String> = bodies(&document);
-    for schema in bodies {
-        nullable(&mut document["components"]["schemas"][&schema]);
+    merge_descriptions(&mut document);
+    refer_to_items(&mut document);
+    for schema in body_schemas(&document) {
+        make_nullable(&mut document["components"]["schemas"][&schema]);
     }
     document
 }
 
-/// A description beside an inline schema comes as a second schema, of an object, which no string fits: it belongs to the first.
-fn described(schema: &mut Value) {
+/// utoipa puts the description of an inlined schema into a second schema of type object, and combines both with `allOf`. No string
+/// would be valid for both. So the description is moved into the first schema.
+fn merge_descriptions(schema: &mut Value) {
     let both = schema.get_mut("allOf").and_then(Value::as_array_mut);
     if let Some([Value::Object(first), Value::Object(second)]) = both.map(Vec::as_mut_slice)
         && second
@@ -58,94 +72,121 @@ fn described(schema: &mut Value) {
         *schema = Value::Object(whole);
     }
     match schema {
-        Value::Object(fields) => fields.values_mut().for_each(described),
-        Value::Array(items) => items.iter_mut().for_each(described),
+        Value::Object(fields) => fields.values_mut().for_each(merge_descriptions),
+        Value::Array(items) => items.iter_mut().for_each(merge_descriptions),
         _ => {}
     }
 }
 
-/// Adds the problems that any such operation can answer with, where its handler says nothing of its own.
-fn failures(operation: &mut Value) {
+/// Adds the error statuses that every operation of a kind can answer with, unless its handler describes them. Then gives every error
+/// answer that has no body of its own the body of a problem.
+fn add_problems(operation: &mut Value) {
     let has = |field: &str| {
         operation[field]
             .as_array()
             .is_some_and(|list| !list.is_empty())
     };
-    let (guarded, parameters) = (has("security"), has("parameters"));
+    let (needs_key, has_parameters) = (has("security"), has("parameters"));
     let body = operation["requestBody"]["content"].as_object();
-    let (takes_body, takes_json) = (
+    let (has_body, has_json_body) = (
         body.is_some(),
-        body.is_some_and(|kinds| kinds.contains_key("application/json")),
+        body.is_some_and(|types| types.contains_key("application/json")),
     );
-    let any = [
+    let problems = [
         (
-            guarded || parameters || takes_body,
+            needs_key || has_parameters || has_body,
             "400",
             "A header or a parameter is not usable, or the body is not JSON",
         ),
-        (guarded, "401", "Another key is needed, or one at all"),
+        (needs_key, "401", "The API key is missing or not valid"),
         (
-            takes_body,
+            has_body,
             "413",
-            "The body is too large, as it is or decoded",
+            "The body is too large, as sent or decompressed",
         ),
         (
-            takes_body,
+            has_body,
             "415",
-            "The body is not declared as JSON, or encoded in a way we do not know",
+            "The body is not declared as JSON, or compressed in an unknown way",
         ),
         (
-            takes_json,
+            has_json_body,
             "422",
-            "The request cannot be carried out as it is: `errors` says why, place by place",
+            "The request is not valid: `errors` says what is wrong at which place",
         ),
         (
             true,
             "429",
-            "Too many requests came: repeat this one after `Retry-After` seconds",
+            "Too many requests were sent: repeat this one after `Retry-After` seconds",
         ),
         (
-            guarded,
+            needs_key,
             "503",
-            "Repeat the request after `Retry-After` seconds",
+            "The service cannot answer: repeat the request after `Retry-After` seconds",
         ),
     ];
     let responses = operation["responses"].as_object_mut();
     let Some(responses) = responses else { return };
-    for (_, status, description) in any.into_iter().filter(|(can, ..)| *can) {
-        responses.entry(status).or_insert_with(|| {
-            json!({
-                "description": description,
-                "content": { "application/problem+json": { "schema": { "$ref": "#/components/schemas/Problem" } } }
-            })
-        });
+    for (_, status, description) in problems.into_iter().filter(|(applies, ..)| *applies) {
+        responses
+            .entry(status)
+            .or_insert_with(|| json!({ "description": description }));
+    }
+    for (status, response) in responses {
+        if status.starts_with(['4', '5']) && response["content"].is_null() {
+            response["content"] = json!({
+                "application/problem+json": { "schema": { "$ref": "#/components/schemas/Problem" } }
+            });
+        }
     }
 }
 
-/// Says what an `Idempotency-Key` is, wherever one is taken.
-fn keys(operation: &mut Value) {
+/// utoipa copies the schema of the items into the schema of a generic list. Refers to the items' own schema instead, as everywhere else.
+fn refer_to_items(document: &mut Value) {
+    let schemas = &mut document["components"]["schemas"];
+    let names: Vec<String> = fields(schemas).map(|(name, _)| name.clone()).collect();
+    for name in &names {
+        let item = name
+            .strip_prefix("Page_")
+            .or_else(|| name.strip_prefix("List_"));
+        if let Some(item) = item.filter(|item| names.iter().any(|name| name == item)) {
+            schemas[name]["properties"]["data"]["items"] =
+                json!({ "$ref": format!("#/components/schemas/{item}") });
+        }
+    }
+}
+
+/// Describes the parameters that mean the same everywhere, and adds the pattern of `Idempotency-Key`.
+fn describe_parameters(operation: &mut Value) {
     let parameters = operation
         .get_mut("parameters")
         .and_then(Value::as_array_mut);
     for parameter in parameters.into_iter().flatten() {
+        let description = PARAMETERS
+            .iter()
+            .find(|(name, _)| parameter["name"] == *name);
+        if let Some((_, description)) = description {
+            parameter["description"] = json!(description);
+        }
         if parameter["name"] == "Idempotency-Key" {
             parameter["schema"]["pattern"] = json!(idempotency::PATTERN);
         }
     }
 }
 
-fn links(operation: &mut Value) {
+/// Adds the links that begin at an operation.
+fn add_links(operation: &mut Value) {
     let id = operation["operationId"].clone();
-    for (_, status, to, place) in LINKS.into_iter().filter(|(from, ..)| id == *from) {
+    for (_, status, to, pointer) in LINKS.into_iter().filter(|(from, ..)| id == *from) {
         operation["responses"][status]["links"][to] = json!({
             "operationId": to,
-            "parameters": { "id": format!("$response.body#{place}") }
+            "parameters": { "id": format!("$response.body#{pointer}") }
         });
     }
 }
 
-/// The names of the schemas of all bodies.
-pub(crate) fn bodies(document: &Value) -> Vec<String> {
+/// The names of the schemas of all request bodies.
+pub(crate) fn body_schemas(document: &Value) -> Vec<String> {
     let paths = document["paths"]
         .as_object()
         .into_iter()
@@ -159,35 +200,35 @@ pub(crate) fn bodies(document: &Value) -> Vec<String> {
         .collect()
 }
 
-/// Says of every field that may be left out that it may be `null`: that is the same everywhere.
-pub fn nullable(schema: &mut Value) {
+/// Allows `null` for every field of a body that may be left out: in all bodies, a field that is `null` counts as left out.
+pub fn make_nullable(schema: &mut Value) {
     let required = schema["required"].as_array().cloned().unwrap_or_default();
     for (name, field) in schema.get_mut("properties").into_iter().flat_map(fields) {
-        nullable(field);
+        make_nullable(field);
         if !required.contains(&json!(name)) {
-            or_null(field);
+            allow_null(field);
         }
     }
     if schema["items"].is_object() {
-        nullable(&mut schema["items"]);
+        make_nullable(&mut schema["items"]);
     }
     if schema["additionalProperties"].is_object() {
-        or_null(&mut schema["additionalProperties"]);
+        allow_null(&mut schema["additionalProperties"]);
     }
     let choices = schema.get_mut("oneOf").and_then(Value::as_array_mut);
     for choice in choices.into_iter().flatten() {
-        nullable(choice);
+        make_nullable(choice);
     }
 }
 
-fn or_null(schema: &mut Value) {
-    if let Some(kind) = schema["type"].as_str() {
-        schema["type"] = json!([kind, "null"]);
+fn allow_null(schema: &mut Value) {
+    if let Some(single_type) = schema["type"].as_str() {
+        schema["type"] = json!([single_type, "null"]);
     }
-    if let Some(words) = schema.get_mut("enum").and_then(Value::as_array_mut)
-        && !words.contains(&Value::Null)
+    if let Some(values) = schema.get_mut("enum").and_then(Value::as_array_mut)
+        && !values.contains(&Value::Null)
     {
-        words.push(Value::Null);
+        values.push(Value::Null);
     }
 }
 

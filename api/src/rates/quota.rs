@@ -1,8 +1,8 @@
-//! One limit, for everybody it counts: the generic cell rate algorithm (GCRA), which is a token bucket that needs one number for each.
+//! One rate limit, for everybody it counts: the generic cell rate algorithm (GCRA), a token bucket that needs one number per client.
 //!
-//! The number is when the bucket would be full again. Where that lies behind us the bucket is full, as is that of somebody unknown:
-//! so such entries are dropped when the table is full, and nobody gains by it. Where it is full of others, newcomers share a few
-//! buckets: that is stricter, never looser, so nobody can push their own entry out.
+//! The number is the time when the bucket is full again. If that time is past, the bucket is full, like that of an unknown client: so
+//! such entries can be dropped when the table is full, and nobody gains anything by it. If all entries are still needed, new clients
+//! share a few buckets. That is stricter, never looser, so a client cannot get rid of its own entry by filling the table.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,39 +10,39 @@ use std::time::Duration;
 
 use common::config::Rate;
 
-/// How many are counted apart. An entry takes 16 bytes.
-const ENTRIES: usize = 65_536;
-/// Buckets that newcomers share when the table is full.
-const SHARED: u64 = 256;
+/// The most clients that are counted separately. An entry takes 16 bytes.
+const MAX_ENTRIES: usize = 65_536;
+/// How many buckets new clients share when the table is full.
+const SHARED_BUCKETS: u64 = 256;
 
-/// A limit, and how far everybody is from it.
+/// A limit, with the counts of everybody.
 #[derive(Debug)]
 pub(super) struct Quota {
     name: &'static str,
-    /// As an item of `RateLimit-Policy`: so many requests in so many seconds.
+    /// The item of `RateLimit-Policy`: requests, and the window in seconds.
     policy: Arc<str>,
     burst: u32,
-    /// Nanoseconds until one request more is allowed.
+    /// Nanoseconds until one more request is allowed.
     interval: u64,
     table: Mutex<Table>,
 }
 
 #[derive(Debug, Default)]
 struct Table {
-    /// When each bucket is full again, in nanoseconds since the start.
+    /// When each bucket is full again, in nanoseconds since the start of the process.
     full_at: HashMap<u64, u64>,
-    /// When entries may be looked through again.
+    /// When the table may be searched for full buckets again, so that a full table is not searched at every request.
     sweep_at: u64,
 }
 
-/// How somebody stands after a request.
+/// A client's count after a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Standing {
-    /// Requests that are allowed now.
+    /// How many requests are allowed now.
     pub(super) remaining: u32,
     /// Seconds until the bucket is full.
     pub(super) reset: u64,
-    /// Seconds until this request may be repeated; `None`: it was allowed.
+    /// Seconds until this request may be repeated; `None` if it was allowed.
     pub(super) refused: Option<u64>,
 }
 
@@ -69,12 +69,12 @@ impl Quota {
         Arc::clone(&self.policy)
     }
 
-    /// Counts a request of somebody, at a time since the start. A refused one is not counted.
+    /// Counts a request, at a time since the start of the process. A refused request is not counted.
     pub(super) fn take(&self, who: u64, now: Duration) -> Standing {
         self.count(who, now, self.interval)
     }
 
-    /// How somebody stands, without counting.
+    /// The standing of a client, without counting a request.
     pub(super) fn peek(&self, who: u64, now: Duration) -> Standing {
         self.count(who, now, 0)
     }
@@ -84,7 +84,7 @@ impl Quota {
         let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
         let entry = table.entry(who, now);
         let full_at = table.full_at.get(&entry).copied().unwrap_or(0).max(now);
-        // A look asks whether the next request would be allowed.
+        // Also with no cost: `peek` asks whether the next request would be allowed.
         let after = full_at.saturating_add(self.interval);
         let over = after.saturating_sub(now.saturating_add(self.capacity()));
         if over > 0 {
@@ -109,30 +109,31 @@ impl Quota {
         }
     }
 
-    /// Nanoseconds until an empty bucket is full.
+    /// Nanoseconds in which an empty bucket fills.
     fn capacity(&self) -> u64 {
         self.interval.saturating_mul(u64::from(self.burst))
     }
 }
 
 impl Table {
-    /// Under which entry somebody is counted.
+    /// The entry under which a client is counted: its own, or a shared one if the table is full.
     fn entry(&mut self, who: u64, now: u64) -> u64 {
-        if self.full_at.len() < ENTRIES || self.full_at.contains_key(&who) {
+        if self.full_at.len() < MAX_ENTRIES || self.full_at.contains_key(&who) {
             return who;
         }
         if self.sweep_at <= now {
             self.full_at.retain(|_, full_at| *full_at > now);
             self.sweep_at = now.saturating_add(SECOND);
         }
-        if self.full_at.len() < ENTRIES {
+        if self.full_at.len() < MAX_ENTRIES {
             who
         } else {
-            who % SHARED
+            who % SHARED_BUCKETS
         }
     }
 }
 
+/// Nanoseconds in a second.
 const SECOND: u64 = 1_000_000_000;
 
 fn nanoseconds(time: Duration) -> u64 {
@@ -145,7 +146,7 @@ mod tests {
 
     const NOW: Duration = Duration::from_secs(1_000);
 
-    /// Two a second, ten at once.
+    /// Two requests a second, ten at once.
     fn quota() -> Quota {
         let rate = Rate {
             per_minute: 120,
@@ -184,12 +185,12 @@ mod tests {
     }
 
     #[test]
-    fn a_policy_is_how_many_in_how_many_seconds() {
+    fn a_policy_names_requests_and_seconds() {
         assert_eq!(&*quota().policy(), "\"test\";q=10;w=5");
     }
 
     #[test]
-    fn in_a_minute_no_more_than_the_rate_and_a_burst_are_allowed() {
+    fn a_minute_allows_one_burst_and_the_rate() {
         let quota = quota();
         let hundredths = (0..6_000).map(|n| NOW + Duration::from_millis(n * 10));
         let allowed = hundredths
@@ -199,25 +200,25 @@ mod tests {
     }
 
     #[test]
-    fn a_full_table_keeps_whom_it_counts_and_newcomers_share() {
+    fn new_clients_share_buckets_when_the_table_is_full() {
         let quota = quota();
         let newcomers = 1_000_000..;
         while quota.take(999, NOW).refused.is_none() {}
-        for who in newcomers.clone().take(ENTRIES) {
+        for who in newcomers.clone().take(MAX_ENTRIES) {
             quota.take(who, NOW);
         }
         let entries = || quota.table.lock().unwrap().full_at.len();
-        assert!(entries() <= ENTRIES + 256, "{}", entries());
+        assert!(entries() <= MAX_ENTRIES + 256, "{}", entries());
         assert!(
             quota.take(999, NOW).refused.is_some(),
             "its entry was pushed out"
         );
-        let strangers = (0..20).map(|n| 9_000_000 + n * SHARED);
+        let strangers = (0..20).map(|n| 9_000_000 + n * SHARED_BUCKETS);
         let allowed = strangers
             .filter(|who| quota.take(*who, NOW).refused.is_none())
             .count();
         assert!(allowed <= 10, "{allowed} of one shared bucket");
-        // Once buckets are full again their entries go.
+        // Entries of full buckets are dropped.
         quota.take(5, NOW + Duration::from_mins(1));
         assert_eq!(entries(), 1);
     }

@@ -1,4 +1,4 @@
-//! What operators do over HTTP; `platen admin` does the same. Each act says why, and is kept.
+//! The operators' routes; `platen admin` does the same. Every action needs a reason and is written to the audit log.
 
 pub mod actions;
 pub mod jobs;
@@ -8,6 +8,7 @@ pub mod workers;
 
 use axum::response::Response;
 use common::generation::Violation;
+use common::id::TenantId;
 use common::idempotency::Request;
 use common::operator::once::{OperatorRequest, Replied};
 use common::operator::{Actor, MAX_REASON};
@@ -20,7 +21,7 @@ use crate::auth::Operator;
 use crate::error::{Problem, Result};
 use crate::idempotency::Key;
 
-/// Why, in words.
+/// The reason for an action.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Reason {
@@ -29,18 +30,13 @@ pub struct Reason {
     reason: String,
 }
 
-impl Reason {
-    fn act(&self) -> Result<Actor<'_>> {
-        act(&self.reason)
-    }
-}
-
-/// An act of this operator's, for a reason.
-fn act(reason: &str) -> Result<Actor<'_>> {
+/// The actor of an operator's action, with its reason.
+fn actor(reason: &str) -> Result<Actor<'_>> {
     let length = reason.trim().chars().count();
     if visible::is_blank(reason) || length > MAX_REASON || reason.contains('\0') {
-        let detail =
-            format!("Say why, in 1 to {MAX_REASON} characters: it is kept with what is done.");
+        let detail = format!(
+            "Say why, in 1 to {MAX_REASON} characters: the reason is kept in the audit log."
+        );
         return Err(Problem::invalid(vec![Violation::new("/reason", detail)]));
     }
     Ok(Actor {
@@ -50,16 +46,16 @@ fn act(reason: &str) -> Result<Actor<'_>> {
 }
 
 impl Reason {
-    /// What an operator asks for with no more than a reason.
-    fn order<'a>(&'a self, request: &'a Request) -> Result<OperatorRequest<'a>> {
+    /// The request of an operator whose body is only a reason.
+    fn operator_request<'a>(&'a self, request: &'a Request) -> Result<OperatorRequest<'a>> {
         Ok(OperatorRequest {
-            act: self.act()?,
+            act: actor(&self.reason)?,
             request,
         })
     }
 }
 
-/// The answer to an operator's POST, the first time or again.
+/// Writes the answer to an operator's POST, new or repeated.
 fn replied(key: &Key, replied: Replied) -> Response {
     match replied {
         Replied::New(answer) => key.answer(answer),
@@ -67,11 +63,22 @@ fn replied(key: &Key, replied: Replied) -> Response {
     }
 }
 
-/// A reason, for `/openapi.json`.
+/// The schema of a tenant to filter by, for `/openapi.json`.
+fn tenant() -> Schema {
+    let mut schema = TenantId::schema();
+    if let Schema::Object(object) = &mut schema {
+        object.description = Some("Only jobs of this tenant.".to_owned());
+    }
+    schema
+}
+
+/// The schema of a reason, for `/openapi.json`.
 fn reason() -> Schema {
     ObjectBuilder::new()
         .schema_type(Type::String)
-        .description(Some("Why, in words: it is kept with what is done."))
+        .description(Some(
+            "Why you do this. The reason is kept in the audit log.",
+        ))
         .min_length(Some(1))
         .max_length(Some(MAX_REASON))
         .pattern(Some(visible::visible_pattern()))

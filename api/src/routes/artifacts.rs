@@ -18,47 +18,57 @@ use crate::base_url::BaseUrl;
 use crate::error::{Code, Problem, Result};
 use crate::link::{File, FileLink};
 
-/// A file we made.
+/// A file that a job made.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Artifact)]
 pub struct ArtifactView {
+    /// The id of the artifact.
     #[schema(value_type = String, example = "art_01kavm5pw8e0t9xqyp7x9r7m4b")]
     pub id: ArtifactId,
+    /// The job that made it.
     #[schema(value_type = String, example = "job_01kavm5pw8e0t9xqyp7x9r7m4b")]
     pub job: JobId,
+    /// Which kind of file of the output it is.
     #[schema(inline)]
     pub role: ArtifactKind,
-    /// Which output of the job it is, from 0.
+    /// The number of the job's output that the file belongs to, from 0.
     pub output: i32,
+    /// The type of the file.
     #[schema(inline)]
     pub media_type: MediaType,
+    /// The width in pixels.
     pub width: u32,
+    /// The height in pixels.
     pub height: u32,
+    /// The size of the file.
     pub bytes: i64,
-    /// Made by a fake: no AI model was called.
+    /// Whether a fake provider made the file: no AI model was called.
     pub synthetic: bool,
-    /// Of an original that carries content credentials (C2PA): the SHA-256 of their manifest store, in hex.
+    /// Only originals with content credentials (C2PA): the SHA-256 of their manifest store, in hex.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub c2pa_sha256: Option<String>,
-    /// Where the file is, until `expires_at`; no key is needed. Each answer has a fresh one.
+    /// A link to the file, which works until `expires_at` and needs no key. Each answer has a fresh link.
     pub url: String,
+    /// Until when `url` works.
     #[serde(with = "time::serde::rfc3339")]
     pub expires_at: OffsetDateTime,
+    /// Paths that do not expire.
     pub links: Links,
 }
 
-/// Where a file is for good, for whoever has a key.
+/// Paths of an artifact. They do not expire and need a key.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = ArtifactLinks)]
 pub struct Links {
+    /// The path of the artifact.
     #[serde(rename = "self")]
     pub itself: String,
-    /// Leads to a fresh `url`.
+    /// The path that redirects to a fresh `url`.
     pub content: String,
 }
 
 impl ArtifactView {
-    /// With a fresh link, as long-lived as the owner of this Platen wants. The file is called after its job.
+    /// Describes an artifact, with a fresh link of the configured lifetime. The file is named after its job.
     pub async fn new(
         app: &App,
         base: &BaseUrl,
@@ -68,7 +78,7 @@ impl ArtifactView {
         Self::linked_for(app, base, artifact, job_name, app.link_lifetime).await
     }
 
-    /// With a link that works for `lifetime`.
+    /// The same with a link that works for `lifetime`.
     pub async fn linked_for(
         app: &App,
         base: &BaseUrl,
@@ -104,7 +114,7 @@ impl ArtifactView {
     }
 }
 
-/// An artifact of the tenant's with its job's name, or what has become of it.
+/// Finds an artifact of the tenant, and the name of its job. The problem says whether it was deleted or never existed.
 async fn find(app: &App, tenant: TenantId, id: ArtifactId) -> Result<(Artifact, Option<String>)> {
     let connection = app.connection(tenant).await?;
     let mut transaction = database::begin_for(&connection, tenant).await?;
@@ -113,7 +123,7 @@ async fn find(app: &App, tenant: TenantId, id: ArtifactId) -> Result<(Artifact, 
         return Ok((artifact, job.and_then(|job| job.name)));
     }
     if artifact::store::is_gone(&mut transaction, id).await? {
-        let detail = format!("{id} was deleted: its time was over.");
+        let detail = format!("{id} was deleted: its retention time was over.");
         return Err(Problem::new(Code::Gone, detail));
     }
     Err(Problem::no_such("artifact", id))

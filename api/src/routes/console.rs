@@ -1,4 +1,4 @@
-//! `/`: the web studio, one page that is compiled in and talks to `/v1` like any other client.
+//! `/`: the web studio. It is one page, compiled into the program, that calls `/v1` like any other client.
 
 use std::sync::{Arc, LazyLock};
 
@@ -14,14 +14,15 @@ use crate::download::StaticContent;
 
 const PAGE: &str = include_str!("../../../console/index.html");
 
-/// The page's own scripts and styles, as its policy names them.
+/// The hashes of the page's scripts and of its styles, as its content security policy names them.
 static HASHES: LazyLock<[String; 2]> =
     LazyLock::new(|| ["script", "style"].map(|tag| hashes(PAGE, tag)));
 
-static STILL: LazyLock<StaticContent> =
+static CONTENT: LazyLock<StaticContent> =
     LazyLock::new(|| StaticContent::new("text/html; charset=utf-8", PAGE));
 
-pub async fn handler(AppState(app): AppState<Arc<App>>, asked: HeaderMap) -> impl IntoResponse {
+/// Serves the page.
+pub async fn handler(AppState(app): AppState<Arc<App>>, headers: HeaderMap) -> impl IntoResponse {
     (
         [
             (
@@ -34,11 +35,12 @@ pub async fn handler(AppState(app): AppState<Arc<App>>, asked: HeaderMap) -> imp
                 "same-origin".to_owned(),
             ),
         ],
-        STILL.respond(&asked),
+        CONTENT.respond(&headers),
     )
 }
 
-/// Nothing from elsewhere runs, loads or frames, but for pictures and films at the store, where it signs the links to them.
+/// The content security policy of the page: only its own scripts and styles run, and nothing is loaded from other origins, except images
+/// and videos from the store if it signs links.
 fn policy(store: Option<&str>) -> String {
     let [scripts, styles] = &*HASHES;
     let store = store.map(|origin| format!(" {origin}")).unwrap_or_default();
@@ -48,7 +50,7 @@ fn policy(store: Option<&str>) -> String {
     )
 }
 
-/// What a browser may run or apply of a page: the content of each of its `tag` elements.
+/// The policy sources for the content of each `tag` element of a page.
 fn hashes(page: &str, tag: &str) -> String {
     let (open, close) = (format!("<{tag}"), format!("</{tag}>"));
     let sources: Vec<String> = page
@@ -69,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_store_is_allowed_besides_the_api_itself() {
+    fn the_policy_allows_only_the_api_and_the_store() {
         let ours = policy(None);
         assert!(
             ours.contains("; img-src 'self' data: blob:; media-src 'self'; "),
@@ -82,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn every_element_is_named_by_its_hash() {
+    fn the_policy_names_every_element_by_its_hash() {
         assert_eq!(hashes("<p>", "script"), "'none'");
         // echo -n 'alert(1)' | openssl dgst -sha256 -binary | base64
         assert_eq!(

@@ -1,4 +1,4 @@
-//! Credits: the balance and the statement.
+//! A tenant's credits: the balance and the statement.
 
 pub mod get;
 pub mod transfers;

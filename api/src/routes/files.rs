@@ -1,4 +1,4 @@
-//! `GET /files/{key}`: an object of the bucket, for whoever holds a signed link to it.
+//! `GET /files/{key}`: a file of the bucket, for everyone who has a signed link to it.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -23,37 +23,37 @@ use crate::budget::CHUNK_BYTES;
 use crate::download;
 use crate::error::{Code, Problem, Result, sentence};
 
-/// As many bytes at the beginning of a file say what it is.
-const SIGNATURE: usize = 64;
+/// How many bytes at the beginning of a file tell its type.
+const SIGNATURE_BYTES: usize = 64;
 
-/// What makes a path a link.
+/// The parameters of a signed link.
 #[derive(Debug, Deserialize)]
 pub struct Link {
-    /// Until when it works, in seconds since 1970.
+    /// Until when the link works, in seconds since 1970.
     expires: i64,
-    /// What the file is called when it is kept.
+    /// The name under which a browser saves the file.
     name: Option<String>,
-    /// Which key signed it; links of before keys had an id have none.
+    /// The id of the key that signed the link. Old links, from before keys had ids, have none.
     #[serde(rename = "kid")]
     key_id: Option<String>,
-    /// Proof that we made it.
+    /// The signature of the path and the other parameters, in hex.
     signature: String,
 }
 
-/// Not in `/openapi.json`: clients follow `artifacts[].url` and need not know how it is made.
+/// Serves a file. Not in `/openapi.json`: clients follow `artifacts[].url` and need not know how it is built.
 pub async fn handler(
     State(app): State<Arc<App>>,
     Path(key): Path<String>,
     method: Method,
     uri: Uri,
-    asked: HeaderMap,
+    headers: HeaderMap,
 ) -> Result<impl IntoResponse> {
     let Query(Link {
         expires,
         name,
         key_id,
         signature,
-    }) = Query::try_from_uri(&uri).map_err(|_| bad(BadLink::Forged))?;
+    }) = Query::try_from_uri(&uri).map_err(|_| bad_link(BadLink::Forged))?;
     let signed = Signed {
         file_name: name.as_deref(),
         expires,
@@ -62,28 +62,32 @@ pub async fn handler(
     };
     app.bucket
         .check_link(&key, signed, clock::now())
-        .map_err(bad)?;
-    let room = app.budget.download().await?;
-    // Of a range only the first bytes are read twice: they say what the file is.
+        .map_err(bad_link)?;
+    let permit = app.budget.download().await?;
+    // The first bytes tell the type and the size. For a whole file they are the first chunk as well, so nothing is read twice.
     let is_whole = method == Method::GET
-        && !asked.contains_key(header::RANGE)
-        && !asked.contains_key(header::IF_NONE_MATCH);
-    let begin = if is_whole { CHUNK_BYTES } else { SIGNATURE };
-    let Some(begin) = app.bucket.part(&key, 0, begin as u64).await? else {
-        // Of a file of ours another's bucket says nothing.
+        && !headers.contains_key(header::RANGE)
+        && !headers.contains_key(header::IF_NONE_MATCH);
+    let first_bytes = if is_whole {
+        CHUNK_BYTES
+    } else {
+        SIGNATURE_BYTES
+    };
+    let Some(begin) = app.bucket.part(&key, 0, first_bytes as u64).await? else {
+        // A missing file means that it was deleted only if the bucket is the right one.
         app.owner.usable().await?;
         return Err(Problem::new(Code::NotFound, "This file was deleted."));
     };
     let media_type =
         imaging::media_type(&begin.bytes).map_or("application/octet-stream", MediaType::as_str);
     let length = usize::try_from(begin.whole).map_err(|_| Code::Internal)?;
-    // A key is never written twice, so it stands for its bytes.
+    // An object key is never written twice, so the key identifies the bytes.
     let tag = download::tag(&key);
     let name = name.unwrap_or_else(|| artifact::file_name(&key));
     let about = [
         (header::CONTENT_TYPE, media_type.to_owned()),
         (header::CONTENT_DISPOSITION, attachment(&name)),
-        // Whatever the bytes turn out to be, they are shown and never run.
+        // Whatever the bytes are, a browser may show them but must not run scripts in them.
         (
             header::CONTENT_SECURITY_POLICY,
             "default-src 'none'; sandbox".to_owned(),
@@ -92,15 +96,16 @@ pub async fn handler(
             header::CACHE_CONTROL,
             "private, max-age=900, immutable".to_owned(),
         ),
-        // Studios on other origins show pictures too; the link is what protects them.
+        // Pages of other origins may embed the images: the signed link is the protection.
         (
             HeaderName::from_static("cross-origin-resource-policy"),
             "cross-origin".to_owned(),
         ),
     ];
-    let answer = download::answer(&method, &asked, tag, length, |range| {
-        Body::from_stream(pieces(app.bucket.clone(), key, begin.bytes, range, room))
+    let answer = download::answer(&method, &headers, tag, length, |range| {
+        Body::from_stream(chunks(app.bucket.clone(), key, begin.bytes, range, permit))
     });
+    // A problem (416) is JSON and must not get the headers of the file.
     Ok(if answer.extensions().get::<Problem>().is_some() {
         answer
     } else {
@@ -108,47 +113,49 @@ pub async fn handler(
     })
 }
 
-/// A file in pieces: each is read when the one before is on its way, so there is one at a time in memory however slowly it is taken.
-fn pieces(
+/// Streams a range of a file in chunks. A chunk is read only after the one before was written to the socket, so only one is in memory,
+/// however slow the client is. `begin` holds the first bytes of the file, which were read already.
+fn chunks(
     bucket: Bucket,
     key: String,
     begin: Bytes,
     range: Range<usize>,
-    room: MemoryPermit,
+    permit: MemoryPermit,
 ) -> impl Stream<Item = std::result::Result<Bytes, BucketError>> {
-    let (one, room) = (Arc::new(Semaphore::new(1)), Arc::new(room));
+    // Each chunk carries the semaphore's only permit until hyper drops it.
+    let (one_chunk, permit) = (Arc::new(Semaphore::new(1)), Arc::new(permit));
     let file = (bucket, key);
     stream::try_unfold((range, begin, file), move |(left, begin, file)| {
-        let (one, room) = (Arc::clone(&one), Arc::clone(&room));
+        let (one_chunk, permit) = (Arc::clone(&one_chunk), Arc::clone(&permit));
         async move {
             if left.is_empty() {
                 return Ok(None);
             }
-            let turn = one.acquire_owned().await;
+            let turn = one_chunk.acquire_owned().await;
             let end = left.end.min(left.start + CHUNK_BYTES);
-            let piece = match begin.get(left.start..end.min(begin.len())) {
-                Some(piece) if !piece.is_empty() => begin.slice_ref(piece),
+            let chunk = match begin.get(left.start..end.min(begin.len())) {
+                Some(chunk) if !chunk.is_empty() => begin.slice_ref(chunk),
                 _ => {
                     let (bucket, key) = &file;
                     let part = bucket.part(key, left.start as u64, (end - left.start) as u64);
                     let part = part.await.inspect_err(|error| {
                         tracing::warn!(%error, "A file could not be read to its end");
                     })?;
-                    // It was deleted meanwhile: then the download breaks off.
                     part.map(|part| part.bytes).unwrap_or_default()
                 }
             };
-            if piece.is_empty() {
+            // The file was deleted during the download. The error cuts the connection, so the client sees that the file is incomplete.
+            if chunk.is_empty() {
                 return Err(BucketError::Deleted(file.1));
             }
-            let left = left.start + piece.len()..left.end;
-            let piece = with_permit(piece, (turn, room));
-            Ok(Some((piece, (left, Bytes::new(), file))))
+            let left = left.start + chunk.len()..left.end;
+            let chunk = with_permit(chunk, (turn, permit));
+            Ok(Some((chunk, (left, Bytes::new(), file))))
         }
     })
 }
 
-fn bad(link: BadLink) -> Problem {
-    let detail = format!("{} {}", sentence(&link), Code::BadLink.advice());
+fn bad_link(error: BadLink) -> Problem {
+    let detail = format!("{} {}", sentence(&error), Code::BadLink.advice());
     Problem::new(Code::BadLink, detail)
 }

@@ -27,54 +27,67 @@ use crate::error::Result;
 use crate::routes::artifacts::ArtifactView;
 use waiting::Waiting;
 
-/// A job. What was asked for in words and pictures is not repeated: it is personal.
+/// A job. Its prompt and inputs are not part of it, because they may be personal.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Job)]
 pub struct JobView {
+    /// The id of the job.
     #[schema(value_type = String, example = "job_01kavm5pw8e0t9xqyp7x9r7m4b")]
     pub id: JobId,
+    /// What the job makes.
     #[schema(inline)]
     pub kind: Kind,
+    /// The model that makes it.
     #[schema(example = "gemini-3-pro-image")]
     pub model: String,
-    /// The model asked for, where that was shut down and its successor was taken.
+    /// The model that was asked for, if it was shut down and its successor is used; else `null`.
     pub switched_from: Option<String>,
-    /// Whether it may be made elsewhere when the model's own place is closed or full.
+    /// Whether fallbacks of the model may be used when its first lane is unavailable or full.
     pub fallback: bool,
+    /// Where the job is in its life.
     #[schema(inline)]
     pub state: State,
+    /// Your name for the job.
     pub name: Option<String>,
+    /// Your own data about the job.
     #[schema(value_type = HashMap<String, String>)]
     pub metadata: serde_json::Value,
-    /// Pictures asked for.
+    /// How many outputs were asked for.
     pub outputs: i32,
-    /// Pictures delivered and charged.
+    /// How many outputs were delivered and charged.
     pub delivered: i32,
-    /// How often a worker has taken the job.
+    /// How many times a worker has claimed the job.
     pub attempts: i32,
+    /// Among your own queued jobs, a higher priority starts first.
     pub priority: i16,
-    /// How it ended; `null` while it is open.
+    /// How the job ended; `null` while it is open.
     pub outcome: Option<Outcome>,
-    /// 1 when it is the next of your queued jobs. Only told by `GET /v1/jobs/{id}`, while the job is queued.
+    /// The job's place among your queued jobs; 1 is the next. Only in `GET /v1/jobs/{id}`, while the job is queued.
     pub queue_position: Option<i64>,
-    /// Why it waits, and until when. Only told by `GET /v1/jobs/{id}`, while the job is queued and that is known.
+    /// Why the job waits, and until when. Only in `GET /v1/jobs/{id}`, while the job is queued and the reason is known.
     pub waiting: Option<Waiting>,
+    /// What the job costs.
     pub cost: Cost,
+    /// The files that were made.
     pub artifacts: Vec<ArtifactView>,
+    /// When the job was submitted.
     #[serde(with = "time::serde::rfc3339")]
     pub created_at: OffsetDateTime,
+    /// When a worker first claimed the job.
     #[serde(with = "time::serde::rfc3339::option")]
     pub started_at: Option<OffsetDateTime>,
+    /// When the job ended; `null` while it is open.
     #[serde(with = "time::serde::rfc3339::option")]
     pub finished_at: Option<OffsetDateTime>,
-    /// It is not worked on before.
+    /// The job does not start before this time.
     #[serde(with = "time::serde::rfc3339")]
     pub run_after: OffsetDateTime,
-    /// When it expires, with everything held given back.
+    /// If the job is still open at this time, it expires and all held credits are released.
     #[serde(with = "time::serde::rfc3339")]
     pub deadline: OffsetDateTime,
-    /// The request that submitted it.
+    /// The id of the request that submitted the job.
     pub request_id: String,
+    /// What can be done next.
     pub links: Links,
 }
 
@@ -82,24 +95,27 @@ pub struct JobView {
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = JobOutcome)]
 pub struct Outcome {
+    /// The class of the outcome, for programs.
     #[schema(inline)]
     pub class: Class,
-    /// The same in plain words.
+    /// The reason in words, for people.
     pub reason: Option<String>,
 }
 
-/// Where to go from a job.
+/// Paths that belong to a job.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = JobLinks)]
 pub struct Links {
+    /// The path of the job.
     #[serde(rename = "self")]
     pub itself: String,
-    /// `null` once the job has ended, and while it cannot be canceled: its calls have begun, and this tenant has abandoned as many as it
-    /// may in an hour.
+    /// The path to post to in order to cancel the job. `null` once the job has ended, and while it cannot be canceled because its calls
+    /// have begun and this tenant has used up its allowance of abandoned calls.
     pub cancel: Option<String>,
 }
 
 impl JobView {
+    /// Describes a job. Leaves out what only a query knows: its place in the queue, why it waits, and whether it may be canceled now.
     pub fn new(job: &Job, artifacts: Vec<ArtifactView>) -> Self {
         let itself = location(job.id);
         let ended = job.state.is_terminal();
@@ -116,7 +132,7 @@ impl JobView {
             delivered: job.n_delivered,
             attempts: job.fence,
             priority: job.priority,
-            // An open job's row tells of its last attempt, in words that would sound final.
+            // The row of an open job holds the outcome of its last attempt, which would look final.
             outcome: job.outcome.filter(|_| ended).map(|class| Outcome {
                 class,
                 reason: job.reason.clone(),
@@ -138,14 +154,14 @@ impl JobView {
         }
     }
 
-    /// Leaves the link to cancel it out, where it is one of those that cannot be.
-    fn fix(&mut self, fixed: &HashSet<JobId>) {
-        if fixed.contains(&self.id) {
+    /// Removes the link to cancel the job if it is one of `uncancelable`.
+    fn hide_cancel_link(&mut self, uncancelable: &HashSet<JobId>) {
+        if uncancelable.contains(&self.id) {
             self.links.cancel = None;
         }
     }
 
-    /// The view as an answer to a POST.
+    /// The view as the answer to a POST, with its `Location` if the job was accepted.
     pub fn answer(&self, status: StatusCode) -> Answer {
         Answer {
             status: status.as_u16(),
@@ -155,13 +171,14 @@ impl JobView {
     }
 }
 
-/// Where a job is.
+/// The path of a job.
 pub fn location(id: JobId) -> String {
     format!("/v1/jobs/{id}")
 }
 
-/// Those of these jobs that cannot be canceled at present. What a POST is answered is kept and does not tell it.
-async fn fixed(
+/// Which of these jobs cannot be canceled now, because their calls have begun and the tenant's allowance is used up. Answers to a POST
+/// do not say this: they are stored and repeated later, when it may no longer be true.
+async fn uncancelable(
     connection: &mut PgConnection,
     app: &App,
     tenant: TenantId,
@@ -177,12 +194,16 @@ async fn fixed(
         return Ok(HashSet::new());
     }
     let used = allowance::store::used(connection, tenant).await?;
-    let fixed = begun.into_iter();
-    let fixed = fixed.filter(|(_, calls)| !used.allows(*calls, app.unpaid.cancel_allowance));
-    Ok(fixed.map(|(job, _)| job).collect())
+    let over = begun
+        .into_iter()
+        .filter(|(_, calls)| !used.allows(*calls, app.unpaid.cancel_allowance));
+    Ok(over.map(|(job, _)| job).collect())
 }
 
-/// A job as it is now, with links that are fresh.
+/// Loads a job of the tenant as it is now, with fresh links to its files; `None` if there is no such job.
+///
+/// # Errors
+/// [`Code::Overloaded`](crate::error::Code::Overloaded), or a problem for a failed query.
 pub async fn load_view(
     app: &App,
     base: &BaseUrl,
@@ -194,8 +215,9 @@ pub async fn load_view(
     let Some(job) = job::store::get(&mut transaction, id).await? else {
         return Ok(None);
     };
-    let kept = artifact::store::of_jobs(&mut transaction, &[id]).await?;
-    let fixed = fixed(&mut transaction, app, tenant, std::slice::from_ref(&job)).await?;
+    let artifacts = artifact::store::of_jobs(&mut transaction, &[id]).await?;
+    let jobs = std::slice::from_ref(&job);
+    let uncancelable = uncancelable(&mut transaction, app, tenant, jobs).await?;
     let queued = match job.state {
         State::Queued => {
             let ahead = job::store::count_ahead(&mut transaction, &job).await?;
@@ -204,12 +226,13 @@ pub async fn load_view(
         _ => None,
     };
     transaction.commit().await?;
+    // Signing links and asking Redis may take a while; the connection is not needed for it.
     drop(connection);
-    let artifacts = kept
+    let artifacts = artifacts
         .iter()
         .map(|artifact| ArtifactView::new(app, base, artifact, job.name.as_deref()));
     let mut view = JobView::new(&job, join_all(artifacts).await);
-    view.fix(&fixed);
+    view.hide_cancel_link(&uncancelable);
     if let Some((ahead, waiting)) = queued {
         view.queue_position = Some(ahead + 1);
         view.waiting = match waiting {

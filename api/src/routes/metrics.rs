@@ -1,4 +1,4 @@
-//! `/metrics` of this process, and `/metrics/billing` of the whole service.
+//! `/metrics`: the metrics of this process. `/metrics/billing`: the billing metrics of the whole service.
 
 use std::sync::Arc;
 
@@ -9,17 +9,17 @@ use common::telemetry;
 
 use crate::app::App;
 
-/// What this process has counted.
+/// The metrics of this process.
 pub async fn process() -> Response {
     prometheus(telemetry::process())
 }
 
-/// What the ledger says. Prometheus scrapes it once for the whole service.
+/// Billing metrics, from the ledger. Prometheus scrapes them from one process for the whole service.
 pub async fn billing(State(app): State<Arc<App>>) -> Response {
     match telemetry::billing(&app.reader, app.unpaid.abandoned_cost).await {
         Ok(text) => prometheus(text),
         Err(error) => {
-            tracing::warn!(%error, "Billing metrics could not be read");
+            tracing::warn!(%error, "Cannot read billing metrics from Postgres");
             (StatusCode::SERVICE_UNAVAILABLE, "Postgres cannot be read\n").into_response()
         }
     }

@@ -1,5 +1,6 @@
-//! Models, as clients see them. No key is needed: prices are no secret.
+//! Models, as clients see them. No API key is needed: prices are public.
 
+pub mod cache;
 pub mod get;
 pub mod list;
 
@@ -21,51 +22,58 @@ use crate::routes::jobs::create::draft::CreateJob;
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Model)]
 pub struct ModelView {
+    /// The name to send as `model` of a job.
     #[schema(example = "gemini-3-pro-image")]
     pub id: String,
+    /// The name for people.
     #[schema(example = "Nano Banana Pro")]
     pub title: String,
+    /// What the model makes.
     #[schema(inline)]
     pub kind: Kind,
+    /// Who runs the model.
     pub provider: String,
-    /// Where the provider runs it.
+    /// The provider's region in which the model is called first.
     pub location: String,
-    /// Where it is made when that place is closed or full, in this order, unless a job forbids it:
-    /// provider, project, location and model.
+    /// Lanes that are used, in this order, when the first one is unavailable or full and the job allows it: provider, project,
+    /// location and model.
     #[schema(example = json!(["vertex/us/gemini-3-pro-image"]))]
     pub fallbacks: Vec<String>,
+    /// The sizes a job may ask for.
     #[schema(value_type = Vec<String>)]
     pub sizes: Vec<Size>,
+    /// The aspect ratios a job may ask for, width to height.
     #[schema(value_type = Vec<String>)]
     pub aspect_ratios: Vec<AspectRatio>,
-    /// Most pictures to work from.
+    /// The most input images of a job.
     pub max_inputs: usize,
-    /// Largest single one, in bytes.
+    /// The largest input image, in bytes, before base64.
     pub max_input_bytes: usize,
-    /// Most pictures a job may ask for.
+    /// The most images a job may ask for.
     pub max_outputs: u32,
-    /// Width and height, by ratio and size. Pictures have exactly these.
+    /// Width and height in pixels, by aspect ratio and size. Renditions have exactly these.
     #[schema(value_type = HashMap<String, HashMap<String, Vec<u32>>>)]
     pub pixels: BTreeMap<&'static str, BTreeMap<&'static str, [u32; 2]>>,
-    /// `null` before the first price begins.
+    /// Today's price; `null` before the first price begins.
     pub price: Option<PriceView>,
+    /// How long the model is offered.
     pub lifecycle: Lifecycle,
     /// JSON Schema of the body of `POST /v1/jobs` for this model.
     #[schema(value_type = Object)]
     pub request_schema: Value,
-    /// A body that works.
+    /// A valid body of `POST /v1/jobs`.
     #[schema(value_type = Object)]
     pub example: Value,
 }
 
-/// The price of the day.
+/// The price of today.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Price)]
 pub struct PriceView {
-    /// The day it began.
+    /// The day on which this price began.
     #[schema(example = "2026-05-28")]
     pub version: String,
-    /// Credits for one delivered picture, by size.
+    /// Credits for one delivered image, by size.
     #[schema(value_type = HashMap<String, Credits>)]
     pub credits: BTreeMap<&'static str, Credits>,
 }
@@ -75,13 +83,16 @@ pub struct PriceView {
 pub struct Lifecycle {
     /// Whether jobs are accepted today.
     pub offered: bool,
+    /// Where the model is in its life.
     #[schema(inline)]
     pub stage: Stage,
+    /// The day on which the provider announced the model.
     #[schema(format = Date)]
     pub announced: String,
+    /// The day on which the provider deprecated the model; `null` if it has not.
     #[schema(format = Date)]
     pub deprecated: Option<String>,
-    /// From this day on jobs are refused.
+    /// From this day on, jobs for the model are refused; `null` if no such day is known.
     #[schema(format = Date)]
     pub shut_down: Option<String>,
     /// The model to use instead.
@@ -89,6 +100,7 @@ pub struct Lifecycle {
 }
 
 impl ModelView {
+    /// Describes a model, with its price and stage of `today`.
     pub fn new(model: &Model, today: Date) -> Self {
         let sides = |ratio, size| {
             let pixels = pixels(ratio, size);
@@ -139,10 +151,10 @@ impl ModelView {
     }
 }
 
-/// The schema of every job's body, narrowed to what this model can do.
+/// The schema of `POST /v1/jobs`, narrowed to what this model supports.
 fn request_schema(model: &Model) -> Value {
     let mut schema = json!(<CreateJob as utoipa::PartialSchema>::schema());
-    openapi::nullable(&mut schema);
+    openapi::make_nullable(&mut schema);
     schema["$schema"] = json!("https://json-schema.org/draft/2020-12/schema");
     schema["title"] = json!(format!("A job for {}", model.title));
     let properties = &mut schema["properties"];
@@ -151,21 +163,22 @@ fn request_schema(model: &Model) -> Value {
     properties["aspect_ratio"]["enum"] = or_null(json!(model.ratios));
     properties["outputs"]["maximum"] = json!(model.max_outputs);
     properties["inputs"]["maxItems"] = json!(model.max_inputs);
-    let given = [
+    // An input is either an upload or a file in the body.
+    let input_forms = [
         json!({ "required": ["upload"] }),
         json!({ "required": ["data", "media_type"] }),
     ];
-    properties["inputs"]["items"]["oneOf"] = json!(given);
+    properties["inputs"]["items"]["oneOf"] = json!(input_forms);
     schema
 }
 
-/// A field that is left out may as well be `null`.
-fn or_null(mut words: Value) -> Value {
-    words
+/// Adds `null` to the allowed values: a field that is `null` counts as left out.
+fn or_null(mut values: Value) -> Value {
+    values
         .as_array_mut()
         .into_iter()
-        .for_each(|words| words.push(Value::Null));
-    words
+        .for_each(|values| values.push(Value::Null));
+    values
 }
 
 #[cfg(test)]
@@ -176,7 +189,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_schema_is_narrowed_and_stands_alone() {
+    fn a_models_schema_is_narrowed_and_has_no_references() {
         let catalog = Catalog::load(None, None).unwrap();
         for model in catalog.models() {
             let view = ModelView::new(model, date!(2026 - 11 - 22));
@@ -195,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn pixels_are_told_for_what_the_model_makes() {
+    fn a_view_has_pixels_price_and_lifecycle() {
         let catalog = Catalog::load(None, None).unwrap();
         let model = catalog.get("gemini-3-pro-image").unwrap();
         let view = ModelView::new(model, date!(2026 - 11 - 22));

@@ -1,4 +1,4 @@
-//! How long a tenant's files are kept, and what was deleted, as clients see it.
+//! Retention: how long a tenant's files and prompts are kept, and receipts for what was deleted.
 
 pub mod get;
 pub mod put;

@@ -1,3 +1,3 @@
-//! What a tenant keeps with us.
+//! A tenant's storage: how much it uses, and its limit.
 
 pub mod get;

@@ -1,4 +1,4 @@
-//! Uploads, as clients see them: pictures that are kept to be named in jobs.
+//! Uploads, as clients see them: images that a tenant sent once and names in any number of jobs.
 
 pub mod complete;
 pub mod create;
@@ -27,44 +27,53 @@ use crate::error::{Code, Problem, Result};
 use crate::idempotency::Key;
 use crate::link::{File, FileLink};
 
-/// Largest file, in bytes. What is kept of it is smaller.
+/// The largest file that may be sent, in bytes. The stored image is smaller.
 const MAX_BYTES: usize = 20 * 1024 * 1024;
-const MAX_NAME: usize = 200;
+/// The longest name of an upload, in characters.
+const MAX_NAME_LENGTH: usize = 200;
 
-/// A picture that is kept.
+/// An image that a tenant has uploaded.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Upload)]
 pub struct UploadView {
-    /// What jobs name it by: `{"upload": "upl_…", "role": "product"}`.
+    /// The id to name in a job: `{"upload": "upl_…", "role": "product"}`.
     #[schema(value_type = String, example = "upl_01kavm5pw8e0t9xqyp7x9r7m4b")]
     pub id: UploadId,
+    /// Your name for the upload.
     pub name: Option<String>,
-    /// As it is kept: written anew, upright, in sRGB, without a word of where it comes from.
+    /// The type of the stored file. Every upload is encoded again: upright, in sRGB and without metadata.
     #[schema(inline)]
     pub media_type: MediaType,
+    /// The width in pixels.
     pub width: u32,
+    /// The height in pixels.
     pub height: u32,
+    /// The size of the stored file.
     pub bytes: i64,
+    /// When the upload was stored.
     #[serde(with = "time::serde::rfc3339::option")]
     #[schema(value_type = String, format = DateTime)]
     pub created_at: Option<OffsetDateTime>,
-    /// Where the file is, until `expires_at`; no key is needed. Each answer has a fresh one.
+    /// A link to the file, which works until `expires_at` and needs no key. Each answer has a fresh link.
     pub url: String,
+    /// Until when `url` works.
     #[serde(with = "time::serde::rfc3339")]
     pub expires_at: OffsetDateTime,
+    /// Paths that do not expire.
     pub links: Links,
 }
 
-/// Where an upload is for good, for whoever has a key.
+/// Paths of an upload. They do not expire and need a key.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = UploadLinks)]
 pub struct Links {
+    /// The path of the upload.
     #[serde(rename = "self")]
     pub itself: String,
 }
 
 impl UploadView {
-    /// With a fresh link.
+    /// Describes an upload, with a fresh link to its file.
     pub async fn new(app: &App, base: &BaseUrl, upload: &Upload) -> Self {
         let file = File {
             key: &upload.object_key,
@@ -88,7 +97,7 @@ impl UploadView {
         }
     }
 
-    /// As the answer to a POST, once it is known since when it is kept.
+    /// The view as the answer to a POST, once the time of its row is known.
     fn answer(mut self, created_at: OffsetDateTime) -> Answer {
         self.created_at = Some(created_at);
         Answer {
@@ -99,17 +108,17 @@ impl UploadView {
     }
 }
 
-/// Where an upload is.
+/// The path of an upload.
 fn location(id: UploadId) -> String {
     format!("/v1/uploads/{id}")
 }
 
-/// What it is called.
+/// The parameters of a new upload.
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct UploadQuery {
-    /// For you, to find it again: at most 200 characters.
+    /// Your name for the upload: at most 200 characters.
     #[param(max_length = 200, pattern = "^[^\\u0000]*$")]
     name: Option<String>,
 }
@@ -117,8 +126,9 @@ pub struct UploadQuery {
 impl UploadQuery {
     fn check(self) -> Result<Option<String>> {
         match self.name.filter(|name| !visible::is_blank(name)) {
-            Some(name) if name.chars().count() > MAX_NAME || name.contains('\0') => {
-                let detail = format!("`name` takes at most {MAX_NAME} characters, without NUL.");
+            Some(name) if name.chars().count() > MAX_NAME_LENGTH || name.contains('\0') => {
+                let detail =
+                    format!("`name` takes at most {MAX_NAME_LENGTH} characters, without NUL.");
                 Err(Problem::new(Code::InvalidQuery, detail))
             }
             name => Ok(name),
@@ -126,7 +136,7 @@ impl UploadQuery {
     }
 }
 
-/// Writes a file anew and stores what comes of it: all but the row. It takes a turn of its tenant's, a place and memory.
+/// Encodes a file again and stores it in the bucket, but writes no row. Waits for a permit of the tenant, a render slot and memory.
 async fn store(
     app: &App,
     tenant: TenantId,
@@ -143,10 +153,10 @@ async fn store(
     let cleaned = cleaned.map_err(|why| Problem::invalid(vec![Violation::new("", why)]))?;
     let object_key = upload::key(tenant, id);
     let stored = app.bucket.put_new(&object_key, cleaned.bytes).await?;
-    // What was put into another's bucket is taken back, and no row names it.
+    // If another database has adopted the bucket in the meantime, the file is deleted again and no row is written.
     if let Err(not_ours) = app.owner.usable_since(Instant::now()).await {
         if let Err(error) = app.bucket.delete(&object_key).await {
-            tracing::warn!(%error, upload.id = %id, "A file of no upload stays in a bucket that is not ours");
+            tracing::warn!(%error, upload.id = %id, "A file without an upload stays in a bucket that belongs to another database");
         }
         return Err(not_ours.into());
     }
@@ -162,8 +172,9 @@ async fn store(
     })
 }
 
-/// Names what was stored, in a row. It is answered as an upload.
-async fn keep(
+/// Writes the row of a stored file, together with the answer to its request. The outer error is that of the request; a refusal leaves
+/// it to the caller to delete the file.
+async fn insert(
     app: &App,
     base: &BaseUrl,
     tenant: TenantId,
@@ -176,15 +187,15 @@ async fn keep(
     Ok(uploading::store(&connection, tenant, upload, request, &app.unpaid, answer).await)
 }
 
-/// The answer to the first request like this one, where it was answered.
+/// The stored answer to an earlier request with the same key, if there is one.
 async fn answered_before(app: &App, tenant: TenantId, request: &Request) -> Result<Option<Answer>> {
     let connection = app.connection(tenant).await?;
     Ok(admission::answered_before(&connection, tenant, request).await?)
 }
 
-/// The answer to a POST that keeps something.
-fn answered(key: &Key, kept: Stored) -> Response {
-    match kept {
+/// Writes the answer to a POST that stored an upload, new or repeated.
+fn answered(key: &Key, stored: Stored) -> Response {
+    match stored {
         Stored::New(answer) => key.answer(answer),
         Stored::Repeated(answer) => key.replay(answer),
     }
@@ -194,7 +205,7 @@ fn too_large() -> Problem {
     Problem::new(Code::BodyTooLarge, "A file has at most 20 MiB.")
 }
 
-/// An upload of the tenant's, or what has become of it.
+/// Finds an upload of the tenant. The problem says whether it was deleted or never existed.
 async fn find(app: &App, tenant: TenantId, id: UploadId) -> Result<Upload> {
     let connection = app.connection(tenant).await?;
     let mut transaction = database::begin_for(&connection, tenant).await?;
@@ -210,6 +221,6 @@ async fn find(app: &App, tenant: TenantId, id: UploadId) -> Result<Upload> {
 fn gone(id: UploadId) -> Problem {
     Problem::new(
         Code::Gone,
-        format!("{id} was deleted, as its owner wanted."),
+        format!("{id} was deleted by its owner or at the end of its retention."),
     )
 }

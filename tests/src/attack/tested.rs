@@ -76,22 +76,22 @@ pub const CASES: &[(&str, &str, &str)] = &[
     (
         "B",
         "more than fifty violations",
-        "at_most_fifty_violations_are_told",
+        "at_most_fifty_violations_are_reported",
     ),
     (
         "B",
         "pictures of a request that is wrong or cannot be paid",
-        "pictures_are_opened_when_nothing_else_is_wrong",
+        "images_are_decoded_only_if_nothing_else_is_wrong",
     ),
     (
         "C",
         "clients that take nothing of their answers",
-        "a_client_that_takes_nothing_of_its_answers_is_left",
+        "a_client_that_does_not_read_is_disconnected",
     ),
     (
         "C",
         "an api without files to open",
-        "an_api_without_files_for_connections_waits_for_some_and_says_so",
+        "an_api_without_free_files_recovers_and_logs_it",
     ),
     (
         "D.2",
@@ -101,7 +101,7 @@ pub const CASES: &[(&str, &str, &str)] = &[
     (
         "D.3",
         "twelve cancels at once with an allowance of three",
-        "what_a_tenant_abandons_in_an_hour_is_bounded",
+        "abandoned_calls_per_hour_are_limited",
     ),
     (
         "D.3",
@@ -111,27 +111,27 @@ pub const CASES: &[(&str, &str, &str)] = &[
     (
         "D.4",
         "inputs of jobs that delivered nothing",
-        "inputs_of_jobs_that_delivered_nothing_have_a_term",
+        "inputs_of_undelivered_jobs_are_deleted_after_a_time",
     ),
     (
         "D.4",
         "uploads of tenants that never paid",
-        "uploads_of_tenants_that_never_paid_have_a_term",
+        "uploads_of_unpaid_tenants_are_deleted_after_a_time",
     ),
     (
         "D.4",
         "answers that are kept",
-        "one_turn_deletes_as_many_answers_as_a_minute_can_leave",
+        "one_run_deletes_all_answers_whose_time_is_over",
     ),
     (
         "D.5",
         "one address asks without an end",
-        "one_address_has_a_burst_and_others_have_theirs",
+        "each_address_has_its_own_limit",
     ),
     (
         "D.5",
         "one tenant with many keys",
-        "a_tenant_has_one_burst_for_all_its_keys_and_takes_nothing_from_others",
+        "each_key_and_each_tenant_has_its_own_limit",
     ),
     (
         "E",
@@ -146,7 +146,7 @@ pub const CASES: &[(&str, &str, &str)] = &[
     (
         "E",
         "rows planted against each invariant",
-        "every_planted_violation_is_found",
+        "every_kind_of_violation_is_found",
     ),
     (
         "E",

@@ -1,4 +1,4 @@
-//! Who may hold a connection, and for how long: clients that say nothing, say it slowly, or do not listen.
+//! Limits of connections: clients that send nothing, send slowly, or do not read their answers.
 
 use std::net::SocketAddr;
 use std::process::Command;
@@ -17,7 +17,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 
 const SECOND: Duration = Duration::from_secs(1);
-/// What a busy machine may take for what is done at once.
+/// How long something that happens at once may take on a busy machine.
 const AT_ONCE: Duration = Duration::from_secs(5);
 
 fn ports(change: impl FnOnce(&mut Ports)) -> Options {
@@ -30,7 +30,7 @@ fn address(url: &str) -> SocketAddr {
     url.strip_prefix("http://").unwrap().parse().unwrap()
 }
 
-/// A connection from an address of this machine's own network.
+/// Connects from one of this machine's loopback addresses.
 async fn connect_from(own: &str, url: &str) -> TcpStream {
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind(format!("{own}:0").parse().unwrap()).unwrap();
@@ -41,7 +41,7 @@ async fn connect(url: &str) -> TcpStream {
     connect_from("127.0.0.1", url).await
 }
 
-/// What comes until the other side closes, be it by a reset; `None`: it does not close in time.
+/// Reads until the other side closes the connection, also with a reset; `None` if it does not close in time.
 async fn rest(stream: &mut TcpStream, within: Duration) -> Option<String> {
     let mut bytes = Vec::new();
     let read = tokio::time::timeout(within, stream.read_to_end(&mut bytes)).await;
@@ -49,7 +49,7 @@ async fn rest(stream: &mut TcpStream, within: Duration) -> Option<String> {
         .map(|_| String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// Asks on a connection that stays open. `None`: there was no answer.
+/// Sends a request on a connection that stays open; `None` if there was no answer.
 async fn ask(stream: &mut TcpStream, path: &str) -> Option<String> {
     let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
     stream.write_all(request.as_bytes()).await.ok()?;
@@ -68,7 +68,7 @@ async fn ask(stream: &mut TcpStream, path: &str) -> Option<String> {
     }
 }
 
-/// A counter of one port, as its process tells it.
+/// Reads the counter of refused connections of one port from the process's metrics.
 async fn refused(metrics_url: &str, port: &str, reason: &str) -> f64 {
     let text = reqwest::get(format!("{metrics_url}/metrics"))
         .await
@@ -81,7 +81,7 @@ async fn refused(metrics_url: &str, port: &str, reason: &str) -> f64 {
 }
 
 #[tokio::test]
-async fn connections_that_say_nothing_shut_nobody_out() {
+async fn silent_connections_lock_nobody_out() {
     let pipeline = Pipeline::start_with(ports(|ports| {
         ports.connections = 64;
         ports.head = Duration::from_mins(1);
@@ -132,7 +132,7 @@ async fn connections_that_say_nothing_shut_nobody_out() {
 }
 
 #[tokio::test]
-async fn a_request_under_way_is_not_displaced_and_the_new_one_is_closed_at_once() {
+async fn a_request_under_way_is_not_displaced() {
     let pipeline = Pipeline::start_with(Options {
         workers: 0,
         ..ports(|ports| ports.connections = 8)
@@ -180,7 +180,7 @@ async fn a_request_under_way_is_not_displaced_and_the_new_one_is_closed_at_once(
 }
 
 #[tokio::test]
-async fn a_head_that_comes_slowly_is_not_waited_for() {
+async fn a_head_that_is_sent_slowly_is_cut_off() {
     let pipeline = Pipeline::start_with(ports(|ports| ports.head = SECOND)).await;
     let mut stream = connect(&pipeline.url).await;
     let mut silent = connect(&pipeline.url).await;
@@ -201,7 +201,7 @@ async fn a_head_that_comes_slowly_is_not_waited_for() {
 }
 
 #[tokio::test]
-async fn a_body_that_comes_slowly_is_not_waited_for() {
+async fn a_body_that_is_sent_slowly_is_cut_off() {
     let pipeline = Pipeline::start_with(ports(|ports| ports.body = SECOND)).await;
     let mut stream = connect(&pipeline.url).await;
     let head = format!(
@@ -225,7 +225,7 @@ async fn a_body_that_comes_slowly_is_not_waited_for() {
     assert!(began.elapsed() < AT_ONCE * 4, "{:?}", began.elapsed());
     assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
     assert!(answer.contains("too slowly"), "{answer}");
-    // A body that is large and comes at a good pace is not cut off: it has more time with each byte.
+    // A large body that is sent fast enough is not cut off: each byte gives it more time.
     let padded = format!("{}{}", " ".repeat(200_000), small_job());
     let (first, last) = padded.split_at(190_000);
     let mut stream = connect(&pipeline.url).await;
@@ -242,12 +242,12 @@ async fn a_body_that_comes_slowly_is_not_waited_for() {
 }
 
 #[tokio::test]
-async fn a_client_that_takes_nothing_of_its_answers_is_left() {
+async fn a_client_that_does_not_read_is_disconnected() {
     let pipeline = Pipeline::start_with(ports(|ports| ports.write = SECOND)).await;
     let mut stream = connect(&pipeline.url).await;
     let asked = 2_000;
     let request = "GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(asked);
-    // Who does not read cannot write for ever, either.
+    // A client that does not read cannot write for ever, because the buffers fill up.
     let _ = tokio::time::timeout(SECOND * 2, stream.write_all(request.as_bytes())).await;
     let gone = async || (refused(&pipeline.metrics_url, "api", "write").await >= 1.0).then_some(());
     pipeline.until(AT_ONCE * 4, gone).await;
@@ -258,7 +258,7 @@ async fn a_client_that_takes_nothing_of_its_answers_is_left() {
 }
 
 #[tokio::test]
-async fn a_connection_may_rest_between_requests_but_not_for_ever() {
+async fn an_idle_connection_is_closed_after_a_time() {
     let pipeline = Pipeline::start_with(ports(|ports| {
         ports.idle = SECOND * 3;
         ports.head = SECOND;
@@ -266,7 +266,7 @@ async fn a_connection_may_rest_between_requests_but_not_for_ever() {
     .await;
     let mut stream = connect(&pipeline.url).await;
     assert!(ask(&mut stream, "/livez").await.is_some());
-    // Longer than a head may take: a rest is no head.
+    // Longer than a head may take: the idle time is another limit.
     tokio::time::sleep(SECOND * 3 / 2).await;
     assert!(ask(&mut stream, "/livez").await.is_some());
     let began = Instant::now();
@@ -276,7 +276,7 @@ async fn a_connection_may_rest_between_requests_but_not_for_ever() {
 }
 
 #[tokio::test]
-async fn only_http_1_1_is_spoken() {
+async fn only_http_1_1_is_supported() {
     let pipeline = Pipeline::start().await;
     for url in [&pipeline.url, &pipeline.metrics_url] {
         let mut stream = connect(url).await;
@@ -308,7 +308,7 @@ async fn only_http_1_1_is_spoken() {
 }
 
 #[tokio::test]
-async fn one_address_has_so_many_connections_and_a_trusted_proxy_as_many_as_there_are() {
+async fn connections_are_limited_per_address_except_proxies() {
     let mut options = ports(|ports| ports.per_address = 4);
     options.trusted_proxies = vec!["127.0.0.3/32".parse().unwrap()];
     let pipeline = Pipeline::start_with(options).await;
@@ -323,7 +323,7 @@ async fn one_address_has_so_many_connections_and_a_trusted_proxy_as_many_as_ther
     assert!(refused(&pipeline.metrics_url, "api", "address").await >= 1.0);
     let mut other = connect_from("127.0.0.2", &pipeline.url).await;
     assert!(ask(&mut other, "/livez").await.is_some(), "another address");
-    // A place that is left is free again.
+    // The slot of a closed connection is free again.
     drop(held.remove(0));
     let again = async || {
         let mut stream = connect(&pipeline.url).await;
@@ -334,7 +334,7 @@ async fn one_address_has_so_many_connections_and_a_trusted_proxy_as_many_as_ther
     pipeline.close().await;
 }
 
-/// Files of a process that are open, kilobytes of memory it has, and hundredths of a second it has worked.
+/// Of a process: its open files, its resident memory in KiB, and its CPU time in hundredths of a second.
 fn of_process(id: u32) -> (usize, u64, u64) {
     let files = std::fs::read_dir(format!("/proc/{id}/fd")).unwrap().count();
     let status = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap();
@@ -358,7 +358,7 @@ fn of_process(id: u32) -> (usize, u64, u64) {
 }
 
 #[tokio::test]
-async fn an_api_without_files_for_connections_waits_for_some_and_says_so() {
+async fn an_api_without_free_files_recovers_and_logs_it() {
     let Real {
         pipeline,
         mut orders,
@@ -422,7 +422,7 @@ async fn an_api_without_files_for_connections_waits_for_some_and_says_so() {
         "it spins: {} hundredths in 3 s",
         after - before
     );
-    // Connections without a request make room, so others are served all the same.
+    // Connections without a request are closed to free files, so others are served.
     let served = async || reqwest::get(format!("{url}/livez")).await.ok();
     pipeline.until(AT_ONCE * 4, served).await;
     few(2_000);
@@ -437,7 +437,7 @@ async fn an_api_without_files_for_connections_waits_for_some_and_says_so() {
     assert!(refused(&metrics, "api", "files").await >= 1.0);
     drop(held);
 
-    // A stop closes who rests, at once, and lets nobody wait.
+    // A stop closes idle connections at once.
     let mut resting = connect(&url).await;
     assert!(ask(&mut resting, "/livez").await.is_some());
     let began = Instant::now();
@@ -451,7 +451,7 @@ async fn an_api_without_files_for_connections_waits_for_some_and_says_so() {
 }
 
 #[tokio::test]
-async fn a_stop_closes_who_rests_and_answers_who_has_asked() {
+async fn a_stop_closes_idle_connections_and_answers_the_rest() {
     let Real {
         pipeline,
         orders,
@@ -474,7 +474,7 @@ async fn a_stop_closes_who_rests_and_answers_who_has_asked() {
     let submitted = async || (pipeline.open_jobs().await == 1).then_some(());
     pipeline.until(AT_ONCE * 4, submitted).await;
     apis[0].signal(Signal::SIGTERM).unwrap();
-    // For a moment it takes connections still, until a load balancer knows.
+    // For a moment it still accepts connections, until a load balancer has noticed.
     let ready = reqwest::get(format!("{url}/readyz")).await.unwrap();
     assert_eq!(ready.status(), StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(ready.headers()["connection"], "close");

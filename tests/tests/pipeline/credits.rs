@@ -1,4 +1,4 @@
-//! Statement, metrics and the books themselves.
+//! Credits: the statement, the metrics, and the checks of the ledger.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use tests::{Options, Pipeline};
 use time::format_description::well_known::Rfc3339;
 
 #[tokio::test]
-async fn the_statement_tells_every_movement() {
+async fn the_statement_has_every_transfer() {
     let pipeline = Pipeline::start().await;
     let paid = pipeline.submit(&small_job()).await;
     pipeline.ended(&paid).await;
@@ -83,9 +83,9 @@ async fn billing_metrics_equal_the_ledger() {
     pipeline.close().await;
 }
 
-/// Dashboards may use what `telemetry::NAMES` lists; so each of these must really come out of a process.
+/// Dashboards may use every metric in `telemetry::NAMES`, so a process must export each of them.
 #[tokio::test]
-async fn every_metric_that_is_promised_is_exported() {
+async fn every_documented_metric_is_exported() {
     let pipeline = Pipeline::start().await;
     pipeline.ended(&pipeline.submit(&small_job()).await).await;
     let mut later = small_job();
@@ -128,12 +128,12 @@ async fn every_metric_that_is_promised_is_exported() {
     pipeline.close().await;
 }
 
-/// A checker that finds nothing proves nothing: each violation is planted, found, and rolled back.
+/// A check that finds nothing proves nothing by itself. So each kind of violation is made, found, and rolled back.
 #[tokio::test]
-async fn every_planted_violation_is_found() {
+async fn every_kind_of_violation_is_found() {
     let pipeline = Pipeline::start().await;
     pipeline.ended(&pipeline.submit(&small_job()).await).await;
-    // The superuser can do what no role of ours can.
+    // Only the superuser can make the violations; no role of Platen can.
     let mut owner = pipeline.owner().await;
     let plants = [
         ("I1", "UPDATE wallets SET available = available + 1"),
@@ -210,7 +210,7 @@ async fn every_planted_violation_is_found() {
             "I12",
             "UPDATE transfers SET amount = 2000 WHERE kind = 'hold'",
         ),
-        // Whether they are folded by now is not known.
+        // It is not known whether the lines were folded by now.
         ("I15", "TRUNCATE billing_lines, billing_totals"),
         (
             "I15",
@@ -295,7 +295,7 @@ async fn every_planted_violation_is_found() {
 }
 
 #[tokio::test]
-async fn a_source_gives_once_to_each_tenant_and_a_payment_once_in_all() {
+async fn a_source_grants_once_per_tenant_a_payment_once_in_all() {
     let pipeline = Pipeline::start_with(Options {
         workers: 0,
         credits: 0,
@@ -320,7 +320,7 @@ async fn a_source_gives_once_to_each_tenant_and_a_payment_once_in_all() {
         );
     }
     assert_eq!(pipeline.balance().await, (100, 0));
-    // Two at once are one.
+    // Of grants from the same source at the same time, one succeeds.
     let third = pipeline.add_tenant(0).await.0;
     let grants = futures::future::join_all((0..8).map(|_| grant(third, 5))).await;
     assert_eq!(grants.iter().filter(|granted| granted.is_ok()).count(), 1);
@@ -350,7 +350,7 @@ async fn a_source_gives_once_to_each_tenant_and_a_payment_once_in_all() {
 }
 
 #[tokio::test]
-async fn lots_burn_down_in_their_order_and_get_back_what_was_theirs() {
+async fn grants_are_spent_in_order_and_get_back_their_credits() {
     let pipeline = Pipeline::start_with(Options {
         workers: 0,
         credits: 0,

@@ -1,4 +1,4 @@
-//! HTTP as clients and proxies use it.
+//! HTTP as clients and proxies use it: compression, headers, idempotency, downloads, links, and why a job waits.
 
 use std::io::Write;
 use std::time::Duration;
@@ -47,7 +47,7 @@ fn zstd(bytes: &[u8]) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn a_compressed_body_is_the_same_request_and_a_bomb_is_too_large() {
+async fn a_body_may_be_compressed_and_a_bomb_is_refused() {
     let pipeline = Pipeline::start().await;
     let body = small_job().to_string();
     let send = async |coding: &str, body: Vec<u8>| {
@@ -97,7 +97,7 @@ async fn a_compressed_body_is_the_same_request_and_a_bomb_is_too_large() {
 }
 
 #[tokio::test]
-async fn a_header_or_a_field_that_is_there_twice_is_refused() {
+async fn a_repeated_header_or_field_is_refused() {
     let pipeline = Pipeline::start().await;
     let body = small_job().to_string();
     let twice = [("idempotency-key", "a"), ("idempotency-key", "b")];
@@ -125,7 +125,7 @@ async fn a_header_or_a_field_that_is_there_twice_is_refused() {
 }
 
 #[tokio::test]
-async fn a_quoted_key_is_the_same_key_and_a_repeated_request_waits() {
+async fn a_quoted_key_is_the_same_and_a_repeat_waits() {
     let pipeline = Pipeline::start().await;
     pipeline.fake.faults().latency(400..=400);
     let body = small_job().to_string();
@@ -158,7 +158,7 @@ async fn a_quoted_key_is_the_same_key_and_a_repeated_request_waits() {
 }
 
 #[tokio::test]
-async fn a_file_is_downloaded_as_clients_download() {
+async fn a_file_can_be_downloaded_in_parts() {
     let pipeline = Pipeline::start().await;
     let mut body = small_job();
     body["name"] = json!("Größe 4/5 \"neu\"");
@@ -222,14 +222,14 @@ async fn a_file_is_downloaded_as_clients_download() {
         (416, &json!("range_not_satisfiable"))
     );
 
-    // What its owner may do with its id, in whatever letters.
+    // Ids are read in upper and lower case.
     let id = job["artifacts"][0]["id"].as_str().unwrap().to_uppercase();
     let (status, artifact) = pipeline.get(&format!("/v1/artifacts/{id}")).await;
     assert_eq!(
         (status, &artifact["id"]),
         (StatusCode::OK, &job["artifacts"][0]["id"])
     );
-    // Another name is another link.
+    // The signature covers the file name.
     let renamed = url.replace("name=Gr", "name=gr");
     let refused = pipeline
         .anonymous(Method::GET, &renamed)
@@ -241,7 +241,7 @@ async fn a_file_is_downloaded_as_clients_download() {
 }
 
 #[tokio::test]
-async fn links_lead_where_the_owner_says_and_never_where_a_client_says() {
+async fn a_client_cannot_choose_the_host_of_links() {
     let poisoned = async |pipeline: &Pipeline, headers: &[(&str, &str)]| {
         let job = pipeline.ended(&pipeline.submit(&small_job()).await).await;
         let path = job["links"]["self"].as_str().unwrap();

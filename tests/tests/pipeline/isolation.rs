@@ -1,4 +1,4 @@
-//! One tenant never sees or changes what is another's, and no role can do what it must not.
+//! Isolation: no tenant sees or changes anything of another tenant, and no database role can do what it must not.
 
 use common::database::{self, DatabaseRole};
 use reqwest::{Method, StatusCode};
@@ -8,7 +8,7 @@ use tests::Pipeline;
 use tests::pipeline::{TESTER, small_job};
 
 #[tokio::test]
-async fn another_tenants_things_do_not_exist() {
+async fn everything_of_another_tenant_is_not_found() {
     let pipeline = Pipeline::start().await;
     let job = pipeline.ended(&pipeline.submit(&small_job()).await).await;
     let (_, key) = pipeline.add_tenant(100).await;
@@ -56,7 +56,7 @@ async fn another_tenants_things_do_not_exist() {
 }
 
 #[tokio::test]
-async fn a_link_works_for_its_file_only_and_not_for_ever() {
+async fn a_link_works_only_for_its_file_and_until_it_expires() {
     let pipeline = Pipeline::start().await;
     let job = pipeline.ended(&pipeline.submit(&small_job()).await).await;
     let url = job["artifacts"][0]["url"].as_str().unwrap();
@@ -87,7 +87,7 @@ async fn a_link_works_for_its_file_only_and_not_for_ever() {
 }
 
 #[tokio::test]
-async fn every_table_has_row_level_security_enabled_forced_and_policies() {
+async fn every_table_enforces_row_level_security() {
     let pipeline = Pipeline::start().await;
     let naked: Vec<String> = sqlx::query_scalar(
         "SELECT c.relname::text FROM pg_class c
@@ -126,7 +126,7 @@ async fn every_table_has_row_level_security_enabled_forced_and_policies() {
 }
 
 #[tokio::test]
-async fn without_a_tenant_no_row_is_seen_and_the_ledger_cannot_be_rewritten() {
+async fn roles_see_no_rows_without_a_tenant_and_rewrite_nothing() {
     let pipeline = Pipeline::start().await;
     pipeline.ended(&pipeline.submit(&small_job()).await).await;
     let url = pipeline.servers.runtime_url(&pipeline.database);
@@ -196,7 +196,7 @@ async fn without_a_tenant_no_row_is_seen_and_the_ledger_cannot_be_rewritten() {
             assert!(login.execute(attack).await.is_err(), "{role} may {attack}");
         }
     }
-    // Answers go by age, and not before their hour is over, whoever's they are.
+    // A worker may delete stored answers, but only old ones; of all tenants.
     let age = "UPDATE idempotency_keys SET created_at = created_at - interval '2 hours' WHERE key = 'old'";
     let (_, key) = pipeline.add_tenant(100).await;
     for (bearer, name) in [
@@ -227,9 +227,9 @@ async fn without_a_tenant_no_row_is_seen_and_the_ledger_cannot_be_rewritten() {
     pipeline.close().await;
 }
 
-/// Triggers for rows do not see a TRUNCATE, which the owner of a table may do.
+/// Row triggers do not fire for TRUNCATE, which the owner of a table may run.
 #[tokio::test]
-async fn no_record_can_be_emptied_not_even_by_the_owner() {
+async fn not_even_the_owner_can_empty_a_record() {
     let pipeline = Pipeline::start().await;
     pipeline.ended(&pipeline.submit(&small_job()).await).await;
     let mut owner = pipeline.owner().await;
@@ -259,7 +259,7 @@ async fn no_record_can_be_emptied_not_even_by_the_owner() {
             assert!(refused.is_err(), "{table} can be emptied by DELETE");
         }
     }
-    // What is guarded against DELETE is guarded against TRUNCATE, in every table there will be.
+    // Every table with a trigger against DELETE, also a future one, must have one against TRUNCATE.
     let unguarded: Vec<String> = sqlx::query_scalar(
         "SELECT tgrelid::regclass::text FROM pg_trigger WHERE NOT tgisinternal
          GROUP BY tgrelid HAVING bit_or(tgtype) & 8 <> 0 AND bit_or(tgtype) & 32 = 0",

@@ -1,4 +1,4 @@
-//! How many requests are answered: of an address, a tenant, a key, and with a wrong key.
+//! Rate limits: per address, per tenant, per key, and for requests with a wrong key.
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use tests::pipeline::OPERATOR_KEY;
 use tests::real::Real;
 use tests::{Options, Pipeline};
 
-/// One more every minute: slower than any test.
+/// One more request a minute, so that none is added during a test.
 fn slow(burst: u32) -> Rate {
     Rate {
         per_minute: 1,
@@ -58,7 +58,7 @@ fn items(text: &str) -> Vec<(String, Vec<(String, u64)>)> {
 }
 
 #[tokio::test]
-async fn every_answer_tells_the_limits_in_well_formed_fields() {
+async fn every_answer_has_well_formed_rate_limit_headers() {
     let pipeline = with(Rates::default()).await;
     let number = |name: &str, value| (name.to_owned(), value);
     let policy = |name: &str, q, w| (name.to_owned(), vec![number("q", q), number("w", w)]);
@@ -116,7 +116,7 @@ async fn every_answer_tells_the_limits_in_well_formed_fields() {
 }
 
 #[tokio::test]
-async fn one_address_has_a_burst_and_others_have_theirs() {
+async fn each_address_has_its_own_limit() {
     let mut options = Options {
         workers: 0,
         rates: Rates {
@@ -153,7 +153,7 @@ async fn one_address_has_a_burst_and_others_have_theirs() {
         "\"address\";q=5;w=300"
     );
     assert!(header(&headers, "ratelimit").starts_with("\"address\";r=0;t="));
-    // With a key and with the operators' as well; but whoever asks whether we live is answered.
+    // Valid keys do not help, not even the operators'. Probes are always answered.
     for key in [pipeline.key.as_str(), OPERATOR_KEY] {
         let request = client
             .get(format!("{}/v1/admin/pauses", pipeline.url))
@@ -165,7 +165,7 @@ async fn one_address_has_a_burst_and_others_have_theirs() {
         assert_eq!((status, headers.get("ratelimit")), (StatusCode::OK, None));
     }
     assert_eq!(send(from([127, 0, 0, 2]).get(&url)).await.0, StatusCode::OK);
-    // A trusted proxy tells whom it serves; what stands before that is the client's own.
+    // A trusted proxy names its client; everything before that was invented by the client.
     let proxy = from([127, 0, 0, 3]);
     let through = |client: &str| proxy.get(&url).header("x-forwarded-for", client);
     for n in 0..5 {
@@ -177,14 +177,14 @@ async fn one_address_has_a_burst_and_others_have_theirs() {
         StatusCode::TOO_MANY_REQUESTS
     );
     assert_eq!(send(through("203.0.113.10")).await.0, StatusCode::OK);
-    // Whoever is no proxy of ours invents addresses in vain.
+    // Without a trusted proxy, the header is ignored.
     let invented = client.get(&url).header("x-forwarded-for", "203.0.113.11");
     assert_eq!(send(invented).await.0, StatusCode::TOO_MANY_REQUESTS);
     pipeline.close().await;
 }
 
 #[tokio::test]
-async fn a_tenant_has_one_burst_for_all_its_keys_and_takes_nothing_from_others() {
+async fn each_key_and_each_tenant_has_its_own_limit() {
     let pipeline = with(Rates {
         tenant: Some(slow(6)),
         key: Some(slow(4)),
@@ -224,7 +224,7 @@ async fn a_tenant_has_one_burst_for_all_its_keys_and_takes_nothing_from_others()
 }
 
 #[tokio::test]
-async fn wrong_keys_are_refused_unseen_after_a_burst_and_said_once_a_second() {
+async fn wrong_keys_are_limited_and_logged_once_a_second() {
     let Real {
         pipeline,
         mut orders,
@@ -258,7 +258,7 @@ async fn wrong_keys_are_refused_unseen_after_a_burst_and_said_once_a_second() {
         answers[10..].iter().all(|status| *status == 429),
         "{answers:?}"
     );
-    // Who was right before is not locked out by others behind the same address; nobody else is looked up.
+    // A key that was valid before is not locked out by others behind the same address. Other keys are not looked up.
     assert_eq!(send(good()).await.0, StatusCode::OK);
     let (_, another) = pipeline.add_tenant(1).await;
     let (status, headers, problem) = send(client.get(&url).bearer_auth(another)).await;

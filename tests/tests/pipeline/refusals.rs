@@ -1,4 +1,4 @@
-//! Every way to be refused: said in words, as problem+json, and nothing is written.
+//! Refused requests: the answer is a problem that says why, and nothing is written.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -8,7 +8,7 @@ use tests::pipeline::small_job;
 use tests::{Options, Pipeline};
 
 #[tokio::test]
-async fn a_request_that_cannot_be_met_is_refused_with_a_reason() {
+async fn an_invalid_job_is_refused_with_a_reason() {
     let pipeline = Pipeline::start_with(Options {
         workers: 0,
         ..Options::default()
@@ -128,7 +128,7 @@ async fn a_request_that_cannot_be_met_is_refused_with_a_reason() {
 }
 
 #[tokio::test]
-async fn what_is_no_request_is_refused_too() {
+async fn a_malformed_request_is_refused_with_a_problem() {
     let pipeline = Pipeline::start_with(Options {
         workers: 0,
         ..Options::default()

@@ -1,4 +1,4 @@
-//! The same request twice is one job, and one answer.
+//! Idempotency: a repeated request gets the first answer, and makes no second job.
 
 use std::time::Duration;
 
@@ -53,9 +53,9 @@ async fn a_repeated_request_gets_the_first_answer_byte_for_byte() {
     pipeline.close().await;
 }
 
-/// Answers go when their time is over, the oldest first and in small steps; jobs stay, and so does what was proven by the answers.
+/// Stored answers are deleted after their time, the oldest first and in small steps. Jobs stay, and every invariant holds throughout.
 #[tokio::test]
-async fn an_answer_is_kept_for_its_time_and_no_longer() {
+async fn a_stored_answer_is_deleted_after_its_time() {
     let mut pipeline = Pipeline::start_with(Options {
         workers: 0,
         ..Options::default()
@@ -64,7 +64,7 @@ async fn an_answer_is_kept_for_its_time_and_no_longer() {
     let (_, _, old) = submit(&pipeline, "of-yesterday", &small_job()).await;
     let (_, _, new) = submit(&pipeline, "of-today", &small_job()).await;
     let mut owner = pipeline.owner().await;
-    // As if 25 hours had passed. A job's time cannot change, but for who goes round all triggers.
+    // As if 25 hours had passed. Triggers forbid changing a job's time, so they are turned off.
     owner
         .execute(
             "SET session_replication_role = replica;
@@ -85,7 +85,7 @@ async fn an_answer_is_kept_for_its_time_and_no_longer() {
                 .fetch_all(&pipeline.reader)
                 .await
                 .unwrap();
-            // At every moment the books close: no younger answer went before an older one.
+            // Every invariant holds at every moment: no younger answer is deleted before an older one.
             let findings = verify::verify(&pipeline.reader).await.unwrap();
             assert_eq!(findings, []);
             (kept == ["of-today"]).then_some(())
@@ -104,13 +104,13 @@ async fn an_answer_is_kept_for_its_time_and_no_longer() {
         assert_eq!(pipeline.ended(id).await["state"], "succeeded");
         ids.insert(id.to_owned());
     }
-    assert_eq!(ids.len(), 3, "what was asked for again is another job");
+    assert_eq!(ids.len(), 3, "after its time the same request is a new job");
     assert_eq!(pipeline.balance().await, (1_000 - 3 * 6, 0));
     pipeline.close().await;
 }
 
 #[tokio::test]
-async fn twenty_clicks_at_once_are_one_job() {
+async fn twenty_repeats_at_once_are_one_job() {
     let pipeline = Pipeline::start().await;
     let body = small_job();
     let clicks = (0..20).map(|_| submit(&pipeline, "double-click", &body));
@@ -132,7 +132,7 @@ async fn twenty_clicks_at_once_are_one_job() {
 }
 
 #[tokio::test]
-async fn two_hundred_submits_against_credits_for_one_hundred_admit_exactly_one_hundred() {
+async fn concurrent_submits_never_overdraw_a_wallet() {
     let pipeline = Pipeline::start_with(Options {
         workers: 0,
         credits: 600,
@@ -172,9 +172,9 @@ async fn two_hundred_submits_against_credits_for_one_hundred_admit_exactly_one_h
     pipeline.close().await;
 }
 
-/// One turn deletes all answers whose time is over, however many were kept a second.
+/// One run of the task deletes all answers whose time is over, however many there are.
 #[tokio::test]
-async fn one_turn_deletes_as_many_answers_as_a_minute_can_leave() {
+async fn one_run_deletes_all_answers_whose_time_is_over() {
     let mut pipeline = Pipeline::start_with(Options {
         workers: 0,
         ..Options::default()
@@ -186,7 +186,7 @@ async fn one_turn_deletes_as_many_answers_as_a_minute_can_leave() {
         FROM wallets, generate_series(1, 25000) n";
     owner.execute(old).await.unwrap();
     owner.close().await.unwrap();
-    // There is no second turn.
+    // There is no second run during the test.
     pipeline.config.timing.prune_every = Duration::from_hours(1);
     pipeline.start_worker().await;
     pipeline

@@ -1,4 +1,4 @@
-//! One tenant's crowd: others do not wait for it, and no request takes more memory than was counted.
+//! Fair shares: many requests of one tenant do not delay others, and no request takes more memory than was counted.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -20,7 +20,7 @@ use tokio::task::JoinSet;
 
 const PHOTO: &[u8] = include_bytes!("../../../samples/product.jpg");
 
-/// A line of what the kernel says of this process, in bytes.
+/// A value of this process in `/proc/self/status`, in bytes.
 fn memory(name: &str) -> usize {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find(|line| line.starts_with(name)).unwrap();
@@ -28,13 +28,13 @@ fn memory(name: &str) -> usize {
     digits.parse::<usize>().unwrap() * 1024
 }
 
-/// From now on the most memory is counted anew.
-fn forget_the_peak() {
+/// Resets the kernel's peak of this process's memory (`VmHWM`).
+fn reset_memory_peak() {
     std::fs::write("/proc/self/clear_refs", "5").unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_refused_body_takes_a_small_multiple_of_itself() {
+async fn a_refused_body_takes_a_small_multiple_of_its_size() {
     const SIZE: usize = 25_000_000;
     let pipeline = Pipeline::start_with(Options {
         credits: 0,
@@ -56,7 +56,7 @@ async fn a_refused_body_takes_a_small_multiple_of_itself() {
     for body in [many, pairs, name, value, wrong, data] {
         let begins = body[..20].to_owned();
         let (length, before) = (body.len(), memory("VmRSS"));
-        forget_the_peak();
+        reset_memory_peak();
         let request = pipeline.request(Method::POST, "/v1/jobs?dry_run=true");
         let request = request.header("content-type", "application/json");
         let answer = request.body(body).send().await.unwrap();
@@ -69,7 +69,7 @@ async fn a_refused_body_takes_a_small_multiple_of_itself() {
             "{begins}: {answer}"
         );
         assert!(answer.len() < 5_000, "{begins}: {}", answer.len());
-        // The client has its share in it, too.
+        // The client runs in this process, so its memory is included.
         assert!(
             more < 4 * length + (16 << 20),
             "{begins}: {more} bytes more"
@@ -79,7 +79,7 @@ async fn a_refused_body_takes_a_small_multiple_of_itself() {
 }
 
 #[tokio::test]
-async fn at_most_fifty_violations_are_told() {
+async fn at_most_fifty_violations_are_reported() {
     let pipeline = Pipeline::start().await;
     let mut body = small_job();
     body["inputs"] = json!(vec![json!({}); 64]);
@@ -96,7 +96,7 @@ async fn at_most_fifty_violations_are_told() {
 }
 
 #[tokio::test]
-async fn pictures_are_opened_when_nothing_else_is_wrong() {
+async fn images_are_decoded_only_if_nothing_else_is_wrong() {
     let pipeline = Pipeline::start_with(Options {
         credits: 1,
         ..Options::default()
@@ -123,7 +123,7 @@ async fn pictures_are_opened_when_nothing_else_is_wrong() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_file_that_nobody_reads_is_not_in_memory() {
+async fn a_download_that_nobody_reads_takes_little_memory() {
     const LENGTH: usize = 20_000_000;
     const READERS: usize = 40;
     let pipeline = Pipeline::start().await;
@@ -147,7 +147,7 @@ async fn a_file_that_nobody_reads_is_not_in_memory() {
         assert_eq!(&first, b"HTTP/1.1 200");
         unread.push(connection);
     }
-    // As long as they wait, others read; and in pieces it is the same file.
+    // Meanwhile other clients can download, and the chunks make up the same file.
     let got = pipeline.download(&format!("{}{path}", pipeline.url)).await;
     assert!(got == file, "another file");
     drop(got);
@@ -171,7 +171,7 @@ async fn a_file_that_nobody_reads_is_not_in_memory() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_crowd_behind_a_wallet_holds_two_connections() {
+async fn requests_that_wait_for_a_wallet_hold_two_connections() {
     const CROWD: usize = 50;
     let pipeline = Pipeline::start().await;
     let (_, other) = pipeline.add_tenant(10).await;
@@ -188,7 +188,7 @@ async fn a_crowd_behind_a_wallet_holds_two_connections() {
         join_all(submits).await
     };
     let watch = async {
-        // What other logins wait for, only a superuser is told.
+        // Only a superuser sees what other logins wait for.
         let superuser = PgPoolOptions::new().max_connections(1);
         let url = pipeline.servers.owner_url_of(&pipeline.database);
         let superuser = superuser.connect(&url).await.unwrap();
@@ -221,7 +221,7 @@ async fn a_crowd_behind_a_wallet_holds_two_connections() {
         slowest
     };
     let (answers, slowest) = futures::join!(crowd, watch);
-    // A lock is waited for no longer than two seconds, and a crowd that holds every connection is waited for as long.
+    // The lock timeout is two seconds. If the waiting requests held all connections, the other tenant would wait as long.
     assert!(slowest < Duration::from_secs(1), "{slowest:?}");
     let accepted = answers
         .iter()
@@ -237,7 +237,7 @@ async fn a_crowd_behind_a_wallet_holds_two_connections() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_waits_beyond_the_share_is_answered_at_once() {
+async fn waiting_requests_beyond_the_share_are_answered_at_once() {
     const SHARE: usize = 200;
     let mut pipeline = Pipeline::start_with(Options {
         credits: 100_000,
@@ -265,7 +265,7 @@ async fn who_waits_beyond_the_share_is_answered_at_once() {
     pipeline.close().await;
 }
 
-/// 24 megapixels, which take a while.
+/// An image of 24 megapixels, which takes a while to render.
 fn large() -> Vec<u8> {
     let picture = image::RgbImage::from_fn(6_000, 4_000, |x, y| {
         image::Rgb(
@@ -280,7 +280,7 @@ fn large() -> Vec<u8> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_tenants_uploads_leave_a_place_to_others() {
+async fn a_tenants_uploads_leave_render_slots_for_others() {
     const CROWD: usize = 6;
     let pipeline = Pipeline::start_with(Options {
         credits: 0,
@@ -297,7 +297,7 @@ async fn a_tenants_uploads_leave_a_place_to_others() {
         answer.status()
     }));
     let others = async {
-        // One of the crowd has its place by then.
+        // Wait until the first upload has ended: by then others of the same tenant have a render slot.
         pipeline
             .until(Duration::from_mins(1), async || {
                 (ended.load(Ordering::SeqCst) > 0).then_some(())

@@ -1,4 +1,4 @@
-//! What a tenant may use that it does not pay for: calls it abandons, and files nobody paid for.
+//! Limits of what a tenant may use without paying: abandoned calls, and stored files.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use tests::{Options, Pipeline};
 
 const PHOTO: &[u8] = include_bytes!("../../../samples/product.jpg");
 
-/// A call of it takes so long that whatever is tried meanwhile meets it under way.
+/// A job whose call takes so long that it is still under way during the test.
 fn slow_job() -> Value {
     let mut body = small_job();
     body["prompt"] = json!("[[fault:late:4000]] a bottle");
@@ -73,9 +73,9 @@ async fn metric(pipeline: &Pipeline, sample: &str) -> i64 {
     value.expect("it is exported").trim().parse().unwrap()
 }
 
-/// Twelve calls under way, twelve cancellations at once: as many as allowed are free, and the others are delivered and charged.
+/// Twelve calls under way and twelve cancellations at once: the allowed number succeeds; the other jobs are delivered and charged.
 #[tokio::test]
-async fn what_a_tenant_abandons_in_an_hour_is_bounded() {
+async fn abandoned_calls_per_hour_are_limited() {
     let pipeline = start(Unpaid {
         cancel_allowance: 3,
         ..Unpaid::default()
@@ -131,7 +131,7 @@ async fn what_a_tenant_abandons_in_an_hour_is_bounded() {
     let patient = patient.header("Cancel-After", least.to_string());
     assert_eq!(patient.send().await.unwrap().status(), StatusCode::ACCEPTED);
 
-    // What has not begun is canceled as ever, and operators are bound by nothing.
+    // Jobs whose calls have not begun can be canceled as before, and operators have no limit.
     let pause = json!({"everything": true, "reason": "a test"});
     let pause = operate(&pipeline, "/v1/admin/pauses", pause).await;
     for _ in 0..5 {
@@ -160,7 +160,7 @@ async fn what_a_tenant_abandons_in_an_hour_is_bounded() {
     pipeline.drained(Duration::from_secs(20)).await;
     let price = charged / 9;
     assert!(price > 0);
-    // The nine, and the patient one.
+    // The nine refused jobs were charged, and the one with the long deadline.
     assert_eq!(pipeline.balance().await, (before - charged - price, 0));
 
     let ids = running(&pipeline, 1).await;
@@ -170,7 +170,7 @@ async fn what_a_tenant_abandons_in_an_hour_is_bounded() {
     let counted = "SELECT count(*) FROM abandoned_calls";
     assert_eq!(number(&pipeline, counted).await, 3);
 
-    // What it came to is told, and whether that is more than is wanted.
+    // Metrics have the cost of abandoned calls, and the limit for alerts.
     let cost =
         "SELECT sum(cost_micros)::bigint FROM abandoned_calls a JOIN calls c ON c.id = a.call_id";
     let cost = number(&pipeline, cost).await;
@@ -184,8 +184,8 @@ async fn what_a_tenant_abandons_in_an_hour_is_bounded() {
     pipeline.close().await;
 }
 
-/// Jobs whose calls are under way when their deadline passes: one more call may be abandoned, so one job expires, and the
-/// deadlines of the others are moved.
+/// Four jobs have a call under way when their deadline passes. One call may be abandoned, so one job expires, and the deadlines of the
+/// others are moved.
 #[tokio::test]
 async fn deadlines_abandon_no_more_calls_than_allowed() {
     let pipeline = start(Unpaid {
@@ -207,7 +207,7 @@ async fn deadlines_abandon_no_more_calls_than_allowed() {
     let counted = "SELECT count(*) FROM abandoned_calls";
     assert_eq!(number(&pipeline, counted).await, 1);
 
-    // A deadline is moved once: what takes longer than its model may is not its owner's doing.
+    // A deadline is moved only once. A call that takes longer than its model may is not the tenant's fault, so it is not counted.
     let mut body = slow_job();
     body["prompt"] = json!("[[fault:late:8000]] a bottle");
     let id = pipeline.submit(&body).await;
@@ -230,9 +230,9 @@ async fn deadlines_abandon_no_more_calls_than_allowed() {
     pipeline.close().await;
 }
 
-/// Inputs of jobs that delivered nothing have a term whatever their tenant wants; those of jobs that delivered have not.
+/// Inputs of jobs that delivered nothing are deleted after a time, whatever retention the tenant has set; those of other jobs are not.
 #[tokio::test]
-async fn inputs_of_jobs_that_delivered_nothing_have_a_term() {
+async fn inputs_of_undelivered_jobs_are_deleted_after_a_time() {
     let pipeline = start(Unpaid {
         undelivered_inputs: Some(Duration::ZERO),
         ..Unpaid::default()
@@ -261,7 +261,7 @@ async fn inputs_of_jobs_that_delivered_nothing_have_a_term() {
             .await;
         assert_eq!(receipts[0]["class"], "input", "{receipts:?}");
     }
-    // Deleted, it takes no room.
+    // Deleted files do not count towards the storage limit.
     let (_, after) = pipeline.get("/v1/storage").await;
     assert!(
         after["bytes"].as_i64() < before["bytes"].as_i64(),
@@ -288,9 +288,9 @@ async fn upload(pipeline: &Pipeline, key: &str) -> (StatusCode, Value) {
     (answer.status(), answer.json().await.unwrap())
 }
 
-/// Uploads have a term until their tenant has paid for something.
+/// Uploads of a tenant that never paid are deleted after a time.
 #[tokio::test]
-async fn uploads_of_tenants_that_never_paid_have_a_term() {
+async fn uploads_of_unpaid_tenants_are_deleted_after_a_time() {
     let pipeline = start(Unpaid {
         uploads: Some(Duration::ZERO),
         ..Unpaid::default()
@@ -316,9 +316,9 @@ async fn uploads_of_tenants_that_never_paid_have_a_term() {
     pipeline.close().await;
 }
 
-/// A tenant keeps so many bytes and no more; what does not fit leaves nothing behind, and what is deleted makes room.
+/// A tenant cannot store more than its limit. A refused file leaves nothing behind, and a deleted file makes room.
 #[tokio::test]
-async fn a_tenant_stores_no_more_than_it_may() {
+async fn a_tenant_cannot_exceed_its_storage_limit() {
     let size = {
         let pipeline = start(Unpaid::default()).await;
         let (_, kept) = upload(&pipeline, &pipeline.key).await;
@@ -348,7 +348,7 @@ async fn a_tenant_stores_no_more_than_it_may() {
     let (nobodys, seen) = pipeline.deep(Duration::ZERO).await;
     assert_eq!(nobodys, [], "{seen:?}");
 
-    // Another tenant has room of its own, and what is made takes part in the sum.
+    // Another tenant has its own limit. Artifacts count towards the limit.
     let (_, another) = pipeline.add_tenant(0).await;
     assert_eq!(upload(&pipeline, &another).await.0, StatusCode::CREATED);
     let path = format!("/v1/uploads/{}", kept["id"].as_str().unwrap());
@@ -371,9 +371,10 @@ async fn a_tenant_stores_no_more_than_it_may() {
     pipeline.close().await;
 }
 
-/// A tenant from before the count is counted by a worker, while others go on; and its old inputs that nobody paid for are listed.
+/// The files of a tenant from before storage was counted are counted by a worker; its old inputs of jobs that delivered nothing are
+/// listed for deletion.
 #[tokio::test]
-async fn what_was_stored_before_there_was_a_count_is_counted() {
+async fn files_from_before_storage_counting_are_counted() {
     let mut pipeline = start(Unpaid::default()).await;
     assert_eq!(
         upload(&pipeline, &pipeline.key).await.0,
@@ -393,7 +394,7 @@ async fn what_was_stored_before_there_was_a_count_is_counted() {
     owner.execute(as_before).await.unwrap();
     let (_, unknown) = pipeline.get("/v1/storage").await;
     assert_eq!(unknown["bytes"], Value::Null, "{unknown}");
-    // What is not known refuses nothing, and is counted with the rest.
+    // While the sum is not known, nothing is refused; later it is counted with the rest.
     let (_, more) = upload(&pipeline, &pipeline.key).await;
     pipeline.start_worker().await;
     let counted = pipeline

@@ -1,4 +1,4 @@
-//! Pictures that are kept to be named in jobs: written anew, in every kind of bucket, until their owner deletes them.
+//! Uploads: encoded again, stored in every kind of bucket, and named in jobs until their owner deletes them.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use tests::{Options, Pipeline};
 const PHOTO: &[u8] = include_bytes!("../../../samples/product.jpg");
 const PLACE: &[u8] = b"51.5072N 0.1276W";
 
-/// With a note of where it was taken.
+/// A photo with a comment that holds the place where it was taken.
 fn photo() -> Vec<u8> {
     let mut photo = PHOTO[..2].to_vec();
     photo.extend([0xFF, 0xFE, 0, 2 + 16]);
@@ -27,11 +27,12 @@ fn photo() -> Vec<u8> {
     photo
 }
 
-fn tells(file: &[u8]) -> bool {
+/// Whether a file still holds the place.
+fn has_place(file: &[u8]) -> bool {
     file.windows(PLACE.len()).any(|window| window == PLACE)
 }
 
-/// Status and answer; an answer without a body is null.
+/// Sends a request. Returns the status and the JSON of the answer; null if it has no body.
 async fn ask(
     pipeline: &Pipeline,
     method: Method,
@@ -44,7 +45,8 @@ async fn ask(
     (status, answer.json().await.unwrap_or_default())
 }
 
-fn naming(upload: &Value) -> Value {
+/// A job whose input is this upload.
+fn job_with(upload: &Value) -> Value {
     let mut body = small_job();
     body["inputs"] = json!([{"upload": upload["id"], "role": "product"}]);
     body
@@ -55,7 +57,7 @@ fn path(upload: &Value) -> String {
 }
 
 #[tokio::test]
-async fn an_upload_is_used_again_and_again_until_its_owner_deletes_it() {
+async fn an_upload_can_be_used_until_its_owner_deletes_it() {
     let mut pipeline = Pipeline::start().await;
     let retention = pipeline
         .request(Method::PUT, "/v1/retention")
@@ -69,18 +71,18 @@ async fn an_upload_is_used_again_and_again_until_its_owner_deletes_it() {
     assert_eq!(upload["media_type"], "image/jpeg");
     let kept = pipeline.download(upload["url"].as_str().unwrap()).await;
     assert_eq!(upload["bytes"], kept.len());
-    assert!(tells(&photo()) && !tells(&kept));
+    assert!(has_place(&photo()) && !has_place(&kept));
     let (_, listed) = pipeline.get("/v1/uploads").await;
     assert_eq!(listed["data"][0]["id"], upload["id"]);
     assert_eq!(listed["has_more"], false);
 
     for _ in 0..2 {
-        let job = pipeline.submit(&naming(&upload)).await;
+        let job = pipeline.submit(&job_with(&upload)).await;
         let job = pipeline.ended(&job).await;
         assert_eq!(job["state"], "succeeded", "{job}");
     }
     pipeline.stop_workers().await;
-    let open = pipeline.submit(&naming(&upload)).await;
+    let open = pipeline.submit(&job_with(&upload)).await;
     let (status, problem) = ask(&pipeline, Method::DELETE, &path(&upload), Vec::new()).await;
     assert_eq!(status, StatusCode::CONFLICT, "{problem}");
     assert_eq!(problem["code"], "upload_in_use");
@@ -106,7 +108,7 @@ async fn an_upload_is_used_again_and_again_until_its_owner_deletes_it() {
     assert_eq!(link.send().await.unwrap().status(), StatusCode::NOT_FOUND);
     let (status, problem) = pipeline.get(&path(&upload)).await;
     assert_eq!(status, StatusCode::GONE, "{problem}");
-    let (status, problem) = pipeline.post("/v1/jobs", &naming(&upload)).await;
+    let (status, problem) = pipeline.post("/v1/jobs", &job_with(&upload)).await;
     assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "{problem}");
     assert_eq!(problem["errors"][0]["pointer"], "/inputs/0/upload");
     let (findings, _) = pipeline.deep(Duration::ZERO).await;
@@ -114,7 +116,7 @@ async fn an_upload_is_used_again_and_again_until_its_owner_deletes_it() {
     pipeline.close().await;
 }
 
-/// As a phone writes it: on its side, and with a note of where it was taken.
+/// A photo as a phone writes it: turned by EXIF, and with the place where it was taken.
 fn sideways() -> Vec<u8> {
     let exif = b"Exif\0\0MM\0\x2a\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0";
     let photo = photo();
@@ -126,14 +128,14 @@ fn sideways() -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn the_model_gets_the_same_file_inline_and_as_an_upload() {
+async fn the_model_gets_the_same_file_inline_or_uploaded() {
     let pipeline = Pipeline::start().await;
     let (status, upload) = ask(&pipeline, Method::POST, "/v1/uploads", sideways()).await;
     assert_eq!(status, StatusCode::CREATED, "{upload}");
     let kept = pipeline.download(upload["url"].as_str().unwrap()).await;
     let mut inline = small_job();
     inline["inputs"] = json!([{"data": STANDARD.encode(sideways()), "media_type": "image/jpeg", "role": "product"}]);
-    for body in [naming(&upload), inline] {
+    for body in [job_with(&upload), inline] {
         let job = pipeline.ended(&pipeline.submit(&body).await).await;
         assert_eq!(job["state"], "succeeded", "{job}");
     }
@@ -152,12 +154,12 @@ async fn the_model_gets_the_same_file_inline_and_as_an_upload() {
     let (_, stored) = inspect(PHOTO).unwrap();
     let (_, shown) = inspect(&kept).unwrap();
     assert_eq!((shown.width, shown.height), (stored.height, stored.width));
-    assert!(!tells(&kept));
+    assert!(!has_place(&kept));
     pipeline.close().await;
 }
 
 #[tokio::test]
-async fn a_damaged_inline_picture_is_refused_before_anything_is_held() {
+async fn a_damaged_image_is_refused_before_credits_are_held() {
     let pipeline = Pipeline::start_with(Options {
         workers: 0,
         ..Options::default()
@@ -208,7 +210,7 @@ async fn a_damaged_inline_picture_is_refused_before_anything_is_held() {
 }
 
 #[tokio::test]
-async fn a_repeated_upload_is_one_and_what_is_no_picture_is_none() {
+async fn an_upload_is_idempotent_and_must_be_an_image() {
     let pipeline = Pipeline::start().await;
     let post = async || {
         let request = pipeline.request(Method::POST, "/v1/uploads");
@@ -257,7 +259,7 @@ async fn a_repeated_upload_is_one_and_what_is_no_picture_is_none() {
     pipeline.close().await;
 }
 
-async fn goes_straight_into_the_bucket(pipeline: Pipeline) {
+async fn check_direct_upload(pipeline: Pipeline) {
     let (status, direct) = ask(&pipeline, Method::POST, "/v1/uploads/direct", Vec::new()).await;
     assert_eq!(status, StatusCode::OK, "{direct}");
     let (_, uploads) = pipeline.get("/v1/uploads").await;
@@ -280,10 +282,10 @@ async fn goes_straight_into_the_bucket(pipeline: Pipeline) {
     }
     let upload = one.1;
     let kept = pipeline.download(upload["url"].as_str().unwrap()).await;
-    assert!(!tells(&kept));
-    let job = pipeline.submit(&naming(&upload)).await;
+    assert!(!has_place(&kept));
+    let job = pipeline.submit(&job_with(&upload)).await;
     assert_eq!(pipeline.ended(&job).await["state"], "succeeded");
-    // The raw file is not left behind.
+    // The file as it was sent is deleted.
     let (findings, progress) = pipeline.deep(Duration::ZERO).await;
     assert_eq!((findings, progress.listed), (Vec::new(), 4));
 
@@ -301,7 +303,7 @@ async fn a_file_goes_straight_into_s3() {
         bucket: Some(s3.address()),
         ..Options::default()
     };
-    goes_straight_into_the_bucket(Pipeline::start_with(options).await).await;
+    check_direct_upload(Pipeline::start_with(options).await).await;
     s3.stop().await;
 }
 
@@ -316,5 +318,5 @@ async fn a_file_goes_straight_into_google_cloud_storage() {
         bucket: Some(gcs.address("of/ours", &more)),
         ..Options::default()
     };
-    goes_straight_into_the_bucket(Pipeline::start_with(options).await).await;
+    check_direct_upload(Pipeline::start_with(options).await).await;
 }

@@ -1,39 +1,33 @@
-//! `GET /v1/admin/actions`: what operators did.
+//! `GET /v1/admin/actions`: the audit log of operators' actions.
 
 use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
 use common::operator::{self, AuditEntry};
-use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
+use serde::Deserialize;
 
 use crate::app::App;
 use crate::auth::Operator;
 use crate::error::Result;
-use crate::extract::{Parameters, after, limit, line_number, page};
+use crate::extract::Parameters;
+use crate::paging::{Limit, LineNumber, Page};
 
-/// Which.
+/// Which actions to list.
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct ListActionsQuery {
-    /// At most so many.
-    #[param(minimum = 1, maximum = 100, default = 20)]
-    limit: Option<i64>,
-    /// The `id` of the last one you have: older ones follow.
-    #[param(schema_with = line_number)]
-    starting_after: Option<i64>,
+    /// The most actions to return.
+    #[serde(default)]
+    #[param(schema_with = Limit::schema)]
+    limit: Limit,
+    /// The `id` of the last action you have. Older actions follow.
+    #[param(schema_with = LineNumber::schema)]
+    starting_after: Option<LineNumber>,
 }
 
-/// A page of what was done.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct Actions {
-    pub data: Vec<AuditEntry>,
-    pub has_more: bool,
-}
-
-/// What operators did, newest first
+/// List what operators did, newest first
 #[utoipa::path(
     get,
     path = "/v1/admin/actions",
@@ -41,16 +35,15 @@ pub struct Actions {
     tag = "operators",
     security(("operator" = [])),
     params(ListActionsQuery),
-    responses((status = 200, description = "A page of it", body = Actions))
+    responses((status = 200, description = "A page of actions", body = Page<AuditEntry>))
 )]
 pub async fn list(
     State(app): State<Arc<App>>,
     _: Operator,
-    Parameters(which): Parameters<ListActionsQuery>,
-) -> Result<Json<Actions>> {
-    let limit = limit(which.limit)?;
-    let done =
-        operator::store::actions(&app.reader, after(which.starting_after)?, limit + 1).await?;
-    let (data, has_more) = page(done, limit);
-    Ok(Json(Actions { data, has_more }))
+    Parameters(query): Parameters<ListActionsQuery>,
+) -> Result<Json<Page<AuditEntry>>> {
+    let limit = query.limit.get();
+    let after = query.starting_after.map(LineNumber::get);
+    let actions = operator::store::actions(&app.reader, after, limit + 1).await?;
+    Ok(Json(Page::new(actions, limit)))
 }

@@ -1,4 +1,4 @@
-//! `/v1/admin/jobs`: all tenants' jobs, the whole timeline of one, and what is done to many.
+//! `/v1/admin/jobs`: the jobs of all tenants, the timeline of one job, and actions on many jobs.
 
 use std::sync::Arc;
 
@@ -19,59 +19,67 @@ use utoipa::ToSchema;
 use utoipa::openapi::RefOr;
 use utoipa::openapi::schema::{ArrayBuilder, Schema};
 
-use super::{act, replied};
+use super::{actor, replied};
 use crate::app::App;
 use crate::auth::Operator;
-use crate::error::{Problem, ProblemBody, Result};
-use crate::extract::{self, Id, JsonBody, Parameters, limit, page, searchable};
+use crate::error::{Problem, Result};
+use crate::extract::{self, Id, JsonBody, Parameters, refuse_nul};
 use crate::idempotency::Key;
+use crate::paging::{Limit, Page};
 use crate::routes::jobs::JobView;
 
-/// Most jobs one request does something to.
+/// The most jobs one request acts on.
 const MAX_JOBS: i64 = 1_000;
 
-/// Which jobs.
+/// Which jobs to list.
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct ListAllJobsQuery {
-    /// At most so many.
-    #[param(minimum = 1, maximum = 100, default = 20)]
-    limit: Option<i64>,
-    /// The id of the last job you have: older ones follow.
+    /// The most jobs to return.
+    #[serde(default)]
+    #[param(schema_with = Limit::schema)]
+    limit: Limit,
+    /// The id of the last job you have. Older jobs follow.
     #[param(schema_with = JobId::schema)]
     starting_after: Option<JobId>,
+    /// Only jobs of this tenant.
     #[param(schema_with = TenantId::schema)]
     tenant: Option<TenantId>,
+    /// Only jobs of this model.
     #[param(pattern = "^[^\\u0000]*$")]
     model: Option<String>,
+    /// Only jobs in this state.
     #[param(inline)]
     state: Option<State>,
+    /// Only jobs with an outcome of this class.
     #[param(inline)]
     outcome: Option<Class>,
-    /// Submitted from then on.
+    /// Only jobs submitted at this time or later.
     #[serde(default, with = "time::serde::rfc3339::option")]
     #[param(value_type = Option<String>, format = DateTime)]
     since: Option<OffsetDateTime>,
-    /// Submitted before then.
+    /// Only jobs submitted before this time.
     #[serde(default, with = "time::serde::rfc3339::option")]
     #[param(value_type = Option<String>, format = DateTime)]
     before: Option<OffsetDateTime>,
 }
 
-/// A job, and whose it is.
+/// A job and its tenant.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct OwnedJob {
+    /// The tenant that owns the job.
     #[schema(value_type = String)]
     pub tenant: TenantId,
+    /// The job.
     pub job: JobView,
-    /// The job that failed, which this one does once more.
+    /// The failed job that this job repeats; `null` if it repeats none.
     #[schema(value_type = Option<String>)]
     pub redrive_of: Option<JobId>,
 }
 
 impl OwnedJob {
-    /// Its files are not shown: they are the tenant's.
+    /// Describes a job without its files: operators may not see a tenant's files.
     fn new(job: &Job) -> Self {
         Self {
             tenant: job.tenant,
@@ -81,15 +89,7 @@ impl OwnedJob {
     }
 }
 
-/// A page of jobs.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct OwnedJobs {
-    pub data: Vec<OwnedJob>,
-    /// Whether older ones follow.
-    pub has_more: bool,
-}
-
-/// All tenants' jobs, newest first
+/// List the jobs of all tenants, newest first
 #[utoipa::path(
     get,
     path = "/v1/admin/jobs",
@@ -97,51 +97,50 @@ pub struct OwnedJobs {
     tag = "operators",
     security(("operator" = [])),
     params(ListAllJobsQuery),
-    responses((status = 200, description = "A page of jobs", body = OwnedJobs))
+    responses((status = 200, description = "A page of jobs", body = Page<OwnedJob>))
 )]
 pub async fn list(
     AppState(app): AppState<Arc<App>>,
     _: Operator,
-    Parameters(which): Parameters<ListAllJobsQuery>,
-) -> Result<Json<OwnedJobs>> {
-    let limit = limit(which.limit)?;
-    searchable("model", which.model.as_deref())?;
+    Parameters(query): Parameters<ListAllJobsQuery>,
+) -> Result<Json<Page<OwnedJob>>> {
+    let limit = query.limit.get();
+    refuse_nul("model", query.model.as_deref())?;
     let search = Search {
         ids: None,
-        tenant: which.tenant,
-        model: which.model,
-        states: which.state.into_iter().collect(),
-        outcome: which.outcome,
-        since: which.since,
-        before: which.before,
-        after: which.starting_after,
+        tenant: query.tenant,
+        model: query.model,
+        states: query.state.into_iter().collect(),
+        outcome: query.outcome,
+        since: query.since,
+        before: query.before,
+        after: query.starting_after,
     };
     let jobs = job::store::search(&app.reader, &search, limit + 1).await?;
-    let (jobs, has_more) = page(jobs, limit);
-    let data = jobs.iter().map(OwnedJob::new).collect();
-    Ok(Json(OwnedJobs { data, has_more }))
+    Ok(Json(Page::new(jobs, limit).map(|job| OwnedJob::new(&job))))
 }
 
 /// A job and everything that happened to it.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Timeline {
+    /// The job and its tenant.
     #[serde(flatten)]
     pub job: OwnedJob,
-    /// In order.
+    /// What happened, oldest first.
     pub story: Vec<TimelineEntry>,
 }
 
-/// The whole timeline of a job: attempts, calls, transfers, files, operators
+/// Get the timeline of a job: attempts, calls, transfers, files and operators' actions
 #[utoipa::path(
     get,
     path = "/v1/admin/jobs/{id}",
     operation_id = "get_timeline",
     tag = "operators",
     security(("operator" = [])),
-    params(("id" = String, Path, description = "`job_…`")),
+    params(("id" = String, Path, description = "The id of the job, `job_…`")),
     responses(
-        (status = 200, description = "The timeline", body = Timeline),
-        (status = 404, description = "There is none with this id", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 200, description = "The job and its timeline", body = Timeline),
+        (status = 404, description = "There is no job with this id"),
     )
 )]
 pub async fn timeline(
@@ -162,35 +161,40 @@ pub async fn timeline(
     }))
 }
 
-/// Many jobs: those that fit everything that is said.
+/// An action on many jobs: those that match all of the given fields.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct BulkRequest {
-    /// These.
+    /// Only jobs with these ids.
     #[schema(schema_with = ids)]
     ids: Option<Vec<JobId>>,
-    #[schema(schema_with = TenantId::schema)]
+    /// Only jobs of this tenant.
+    #[schema(schema_with = super::tenant)]
     tenant: Option<TenantId>,
+    /// Only jobs of this model.
     #[schema(pattern = "^[^\\u0000]*$")]
     model: Option<String>,
+    /// Only jobs in this state.
     #[schema(inline)]
     state: Option<State>,
+    /// Only jobs with an outcome of this class.
     #[schema(inline)]
     outcome: Option<Class>,
-    /// Submitted from then on.
+    /// Only jobs submitted at this time or later.
     #[serde(default, with = "time::serde::rfc3339::option")]
     #[schema(value_type = Option<String>, format = DateTime)]
     since: Option<OffsetDateTime>,
-    /// Submitted before then.
+    /// Only jobs submitted before this time.
     #[serde(default, with = "time::serde::rfc3339::option")]
     #[schema(value_type = Option<String>, format = DateTime)]
     before: Option<OffsetDateTime>,
-    /// At most so many, the newest; ask again for the rest.
+    /// The most jobs to act on: the newest. Send another request for the rest.
     #[schema(minimum = 1, maximum = 1000, default = 100)]
     limit: Option<i64>,
-    /// Only say which.
+    /// If `true`, only lists the jobs that match and changes nothing.
     #[serde(default)]
     dry_run: bool,
+    /// Why you do this.
     #[serde(default)]
     #[schema(required, schema_with = super::reason)]
     reason: String,
@@ -198,20 +202,24 @@ pub struct BulkRequest {
 
 fn ids() -> Schema {
     let id = RefOr::T(JobId::schema());
-    ArrayBuilder::new().items(id).into()
+    ArrayBuilder::new()
+        .items(id)
+        .description(Some("Only jobs with these ids."))
+        .into()
 }
 
-/// What became of each.
+/// The result for each job.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct BulkResponse {
+    /// One result for each job.
     pub data: Vec<ActionResult>,
-    /// Whether more fit.
+    /// Whether more jobs match than `limit` allows.
     pub has_more: bool,
 }
 
 impl BulkRequest {
-    /// The jobs, in one of `states` where none is said.
-    async fn find(&self, app: &App, states: &[State]) -> Result<(Vec<Job>, bool)> {
+    /// Finds the jobs that match. If the request names no state, they are in one of `default_states`.
+    async fn find(&self, app: &App, default_states: &[State]) -> Result<Page<Job>> {
         let limit = self.limit.unwrap_or(100);
         if !(1..=MAX_JOBS).contains(&limit) {
             let detail = format!("1 to {MAX_JOBS}, not {limit}.");
@@ -231,18 +239,18 @@ impl BulkRequest {
             model: self.model.clone(),
             states: self
                 .state
-                .map_or_else(|| states.to_vec(), |state| vec![state]),
+                .map_or_else(|| default_states.to_vec(), |state| vec![state]),
             outcome: self.outcome,
             since: self.since,
             before: self.before,
             after: None,
         };
         let jobs = job::store::search(&app.reader, &search, limit + 1).await?;
-        Ok(page(jobs, limit))
+        Ok(Page::new(jobs, limit))
     }
 }
 
-/// What is done to many jobs.
+/// An action on many jobs.
 #[derive(Clone, Copy)]
 enum BulkAction {
     Redrive,
@@ -250,8 +258,8 @@ enum BulkAction {
 }
 
 impl BulkAction {
-    /// The jobs that are meant where no state is said.
-    fn eligible_states(self) -> &'static [State] {
+    /// The states of the jobs to act on if the request names none.
+    fn default_states(self) -> &'static [State] {
         match self {
             Self::Redrive => &[State::Failed],
             Self::Cancel => &[State::Queued, State::Running],
@@ -265,47 +273,55 @@ impl BulkAction {
         }
     }
 
-    /// Does it to each of the jobs a body names, one after the other. Which jobs that is is decided once for a key.
+    /// Parses a body and applies the action to each job it names, one after the other.
+    ///
+    /// The jobs are chosen once for each idempotency key and stored before the first one is changed. If the request breaks off and is
+    /// repeated, it goes on with the same jobs.
     async fn apply(self, app: &App, key: &Key, body: &[u8]) -> Result<Response> {
-        let many: BulkRequest = extract::json(body)?;
+        let bulk: BulkRequest = extract::json(body)?;
         let request = key.request("POST", self.path(), body);
-        let order = OperatorRequest {
-            act: act(&many.reason)?,
+        let operator_request = OperatorRequest {
+            act: actor(&bulk.reason)?,
             request: &request,
         };
-        if many.dry_run {
-            let (jobs, has_more) = many.find(app, self.eligible_states()).await?;
-            let only_asked = |job| ActionResult::skipped(job, "it was only asked which".to_owned());
-            let data = jobs.iter().map(only_asked).collect();
+        if bulk.dry_run {
+            let Page { data, has_more } = bulk.find(app, self.default_states()).await?;
+            let skipped = |job| ActionResult::skipped(job, "this was a dry run".to_owned());
+            let data = data.iter().map(skipped).collect();
             return Ok(Json(BulkResponse { data, has_more }).into_response());
         }
-        let (jobs, has_more) = match once::begin_many(&app.pool, &request).await? {
+        let jobs = match once::begin_many(&app.pool, &request).await? {
             once::BulkStart::Answered(answer) => return Ok(key.replay(answer)),
-            once::BulkStart::Chosen { jobs, has_more } => (named(app, jobs).await?, has_more),
+            once::BulkStart::Chosen { jobs, has_more } => Page {
+                data: find_by_ids(app, jobs).await?,
+                has_more,
+            },
             once::BulkStart::New(choosing) => {
-                let (jobs, has_more) = many.find(app, self.eligible_states()).await?;
-                let ids: Vec<JobId> = jobs.iter().map(|job| job.id).collect();
-                once::choose(choosing, &request, &ids, has_more).await?;
-                (jobs, has_more)
+                let jobs = bulk.find(app, self.default_states()).await?;
+                let ids: Vec<JobId> = jobs.data.iter().map(|job| job.id).collect();
+                once::choose(choosing, &request, &ids, jobs.has_more).await?;
+                jobs
             }
         };
-        let mut data = Vec::with_capacity(jobs.len());
-        for job in &jobs {
+        let mut data = Vec::with_capacity(jobs.data.len());
+        for job in &jobs.data {
             data.push(match self {
                 Self::Redrive => {
-                    operator::redrive(&app.pool, &app.bucket, &app.catalog, order, job).await?
+                    let (pool, bucket, catalog) = (&app.pool, &app.bucket, &app.catalog);
+                    operator::redrive(pool, bucket, catalog, operator_request, job).await?
                 }
-                Self::Cancel => operator::cancel(&app.pool, order, job).await?,
+                Self::Cancel => operator::cancel(&app.pool, operator_request, job).await?,
             });
         }
+        let has_more = jobs.has_more;
         let answer = Answer::json(200, &BulkResponse { data, has_more });
         let answer = once::keep_many(&app.pool, &request, answer).await?;
         Ok(replied(key, answer))
     }
 }
 
-/// The jobs a request chose before it broke off.
-async fn named(app: &App, ids: Vec<JobId>) -> Result<Vec<Job>> {
+/// The jobs that a request chose before it broke off.
+async fn find_by_ids(app: &App, ids: Vec<JobId>) -> Result<Vec<Job>> {
     let search = Search {
         ids: Some(ids),
         ..Search::default()
@@ -313,21 +329,21 @@ async fn named(app: &App, ids: Vec<JobId>) -> Result<Vec<Job>> {
     Ok(job::store::search(&app.reader, &search, MAX_JOBS).await?)
 }
 
-/// Do failed jobs once more
+/// Repeat failed jobs
 ///
-/// Each becomes a new job, at today's price and charged only if it delivers; one that was done once more before stays as it is. Without
-/// `state` failed jobs are meant; expired ones may be.
+/// Each job is submitted again as a new job, at today's price, and charged only if it delivers. A job that was repeated before is
+/// skipped. Without `state`, failed jobs are repeated; expired jobs may be named too.
 #[utoipa::path(
     post,
     path = "/v1/admin/jobs/redrive",
     operation_id = "redrive_jobs",
     tag = "operators",
     security(("operator" = [])),
-    params(("Idempotency-Key" = Option<String>, Header, description = "1 to 255 visible ASCII characters; made when missing. The same request with the same key is answered again, not done again")),
+    params(("Idempotency-Key" = Option<String>, Header)),
     request_body = BulkRequest,
     responses(
-        (status = 200, description = "What became of each", body = BulkResponse),
-        (status = 422, description = "The request cannot be carried out as it is, or the idempotency key belongs to another", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 200, description = "The result for each job", body = BulkResponse),
+        (status = 422, description = "The request is not valid, or the idempotency key belongs to another request"),
     )
 )]
 pub async fn redrive(
@@ -339,20 +355,20 @@ pub async fn redrive(
     BulkAction::Redrive.apply(&app, &key, &body).await
 }
 
-/// End open jobs
+/// Cancel open jobs
 ///
-/// Everything they hold goes back. Without `state` queued and running ones are meant.
+/// All held credits are released. Without `state`, queued and running jobs are canceled.
 #[utoipa::path(
     post,
     path = "/v1/admin/jobs/cancel",
     operation_id = "cancel_jobs",
     tag = "operators",
     security(("operator" = [])),
-    params(("Idempotency-Key" = Option<String>, Header, description = "1 to 255 visible ASCII characters; made when missing. The same request with the same key is answered again, not done again")),
+    params(("Idempotency-Key" = Option<String>, Header)),
     request_body = BulkRequest,
     responses(
-        (status = 200, description = "What became of each", body = BulkResponse),
-        (status = 422, description = "The request cannot be carried out as it is, or the idempotency key belongs to another", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 200, description = "The result for each job", body = BulkResponse),
+        (status = 422, description = "The request is not valid, or the idempotency key belongs to another request"),
     )
 )]
 pub async fn cancel(

@@ -1,4 +1,4 @@
-//! `/v1/admin/pauses`: jobs that are accepted and not started.
+//! `/v1/admin/pauses`: pauses. Paused jobs are accepted but not started.
 
 use std::sync::Arc;
 
@@ -14,77 +14,75 @@ use common::operator::{self, Pause, Scope};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{Reason, act, replied};
+use super::{Reason, actor, replied};
 use crate::app::App;
 use crate::auth::Operator;
-use crate::error::{Code, Problem, ProblemBody, Result};
+use crate::error::{Code, Problem, Result};
 use crate::extract::{self, JsonBody};
 use crate::idempotency::Key;
+use crate::paging::List;
 
 /// The longest name of a worker, in characters.
-const MAX_WORKER: usize = 200;
+const MAX_WORKER_LENGTH: usize = 200;
 
-/// What is to be paused: all jobs that fit everything that is said.
+/// What to pause: all jobs that match all of the given fields.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ToPause {
+    /// Pause the jobs of this model.
     #[schema(pattern = "^[^\\u0000]*$")]
     model: Option<String>,
-    #[schema(schema_with = TenantId::schema)]
+    /// Pause the jobs of this tenant.
+    #[schema(schema_with = super::tenant)]
     tenant: Option<TenantId>,
-    /// A worker's name: it is drained. What it has under way ends, and it starts nothing.
+    /// Drain the worker with this name: it finishes the jobs it has and starts no more.
     #[schema(min_length = 1, max_length = 200, pattern = "^[^\\u0000]*$")]
     worker: Option<String>,
-    /// To pause every job, say so.
+    /// Must be `true` to pause all jobs, and only then.
     #[serde(default)]
     everything: bool,
+    /// Why you do this.
     #[serde(default)]
     #[schema(required, schema_with = super::reason)]
     reason: String,
 }
 
-/// Pauses that stand.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct Pauses {
-    pub data: Vec<Pause>,
-}
-
-/// A pause that begins.
+/// A new pause.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Paused {
-    /// For whoever resumes.
+    /// The number of the pause. It is needed to end the pause.
     pub id: i64,
 }
 
-/// Pauses that stand, oldest first
+/// List the active pauses, oldest first
 #[utoipa::path(
     get,
     path = "/v1/admin/pauses",
     operation_id = "list_pauses",
     tag = "operators",
     security(("operator" = [])),
-    responses((status = 200, description = "All of them", body = Pauses))
+    responses((status = 200, description = "All active pauses", body = List<Pause>))
 )]
-pub async fn list(State(app): State<Arc<App>>, _: Operator) -> Result<Json<Pauses>> {
+pub async fn list(State(app): State<Arc<App>>, _: Operator) -> Result<Json<List<Pause>>> {
     let data = operator::store::pauses(&app.reader).await?;
-    Ok(Json(Pauses { data }))
+    Ok(Json(List { data }))
 }
 
 /// Pause a model, a tenant, a worker, or everything
 ///
-/// Jobs are accepted as before and wait; their deadlines run on. What is under way ends.
+/// Jobs are still accepted, but wait; their deadlines are not moved. Jobs under way are finished.
 #[utoipa::path(
     post,
     path = "/v1/admin/pauses",
     operation_id = "pause",
     tag = "operators",
     security(("operator" = [])),
-    params(("Idempotency-Key" = Option<String>, Header, description = "1 to 255 visible ASCII characters; made when missing. The same request with the same key is answered again, not done again")),
+    params(("Idempotency-Key" = Option<String>, Header)),
     request_body = ToPause,
     responses(
-        (status = 201, description = "It is paused", body = Paused),
-        (status = 404, description = "There is no such tenant", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 422, description = "Nothing is named, or no reason", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 201, description = "The pause is active", body = Paused),
+        (status = 404, description = "There is no such tenant"),
+        (status = 422, description = "The body names nothing to pause, an unknown model, or no reason; or the idempotency key belongs to another request"),
     )
 )]
 pub async fn pause(
@@ -93,15 +91,17 @@ pub async fn pause(
     key: Key,
     JsonBody(body): JsonBody,
 ) -> Result<Response> {
-    let asked: ToPause = extract::json(&body)?;
-    let act = act(&asked.reason)?;
+    let body_fields: ToPause = extract::json(&body)?;
+    let act = actor(&body_fields.reason)?;
     let scope = Scope {
-        model: asked.model,
-        tenant: asked.tenant,
-        worker: asked.worker,
+        model: body_fields.model,
+        tenant: body_fields.tenant,
+        worker: body_fields.worker,
     };
-    if (scope == Scope::default()) != asked.everything {
-        let detail = "Name a model, a tenant or a worker, or say `everything`: not both.";
+    // An empty scope pauses everything. A forgotten field must not do that.
+    if (scope == Scope::default()) != body_fields.everything {
+        let detail =
+            "Name a model, a tenant or a worker, or send `\"everything\": true`, but not both.";
         return Err(Problem::invalid(vec![Violation::new(
             "/everything",
             detail,
@@ -113,19 +113,19 @@ pub async fn pause(
         let detail = format!("There is no model {model}: GET /v1/models lists them.");
         return Err(Problem::invalid(vec![Violation::new("/model", detail)]));
     }
-    let usable = |worker: &String| {
-        (1..=MAX_WORKER).contains(&worker.chars().count()) && !worker.contains('\0')
+    let is_valid = |worker: &String| {
+        (1..=MAX_WORKER_LENGTH).contains(&worker.chars().count()) && !worker.contains('\0')
     };
-    if !scope.worker.as_ref().is_none_or(usable) {
-        let detail = format!("Name a worker in 1 to {MAX_WORKER} characters, without NUL.");
+    if !scope.worker.as_ref().is_none_or(is_valid) {
+        let detail = format!("Name a worker in 1 to {MAX_WORKER_LENGTH} characters, without NUL.");
         return Err(Problem::invalid(vec![Violation::new("/worker", detail)]));
     }
-    let order = OperatorRequest {
+    let operator_request = OperatorRequest {
         act,
         request: &key.request("POST", "/v1/admin/pauses", &body),
     };
     let paused = |id| Answer::json(201, &Paused { id });
-    let answer = operator::pause(&app.pool, order, &scope, paused).await?;
+    let answer = operator::pause(&app.pool, operator_request, &scope, paused).await?;
     Ok(replied(&key, answer))
 }
 
@@ -137,14 +137,14 @@ pub async fn pause(
     tag = "operators",
     security(("operator" = [])),
     params(
-        ("id" = i64, Path, description = "Its number"),
-        ("Idempotency-Key" = Option<String>, Header, description = "1 to 255 visible ASCII characters; made when missing. The same request with the same key is answered again, not done again"),
+        ("id" = i64, Path, description = "The number of the pause"),
+        ("Idempotency-Key" = Option<String>, Header),
     ),
     request_body = Reason,
     responses(
-        (status = 204, description = "Jobs are started again"),
-        (status = 404, description = "There is none that stands", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 422, description = "The request cannot be carried out as it is, or the idempotency key belongs to another", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 204, description = "The pause has ended, and its jobs are started again"),
+        (status = 404, description = "There is no active pause with this number"),
+        (status = 422, description = "The request is not valid, or the idempotency key belongs to another request"),
     )
 )]
 pub async fn resume(
@@ -157,14 +157,14 @@ pub async fn resume(
 ) -> Result<Response> {
     let reason: Reason = extract::json(&body)?;
     let request = key.request("POST", uri.path(), &body);
-    let order = reason.order(&request)?;
-    let none = || {
+    let operator_request = reason.operator_request(&request)?;
+    let not_found = || {
         Problem::new(
             Code::NotFound,
-            format!("No pause {id} stands: GET /v1/admin/pauses lists them."),
+            format!("There is no active pause {id}: GET /v1/admin/pauses lists them."),
         )
     };
-    let number: i64 = id.parse().map_err(|_| none())?;
-    let answer = operator::resume(&app.pool, order, number).await?;
-    Ok(replied(&key, answer.ok_or_else(none)?))
+    let number: i64 = id.parse().map_err(|_| not_found())?;
+    let answer = operator::resume(&app.pool, operator_request, number).await?;
+    Ok(replied(&key, answer.ok_or_else(not_found)?))
 }

@@ -1,4 +1,4 @@
-//! `POST /v1/admin/tenants/{id}/…`: freezing a tenant, and setting its credits right.
+//! `POST /v1/admin/tenants/{id}/…`: freezes a tenant, and adjusts its credits.
 
 use std::sync::Arc;
 
@@ -14,16 +14,16 @@ use serde::Deserialize;
 use utoipa::ToSchema;
 use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
 
-use super::{Reason, act, replied};
+use super::{Reason, actor, replied};
 use crate::app::App;
 use crate::auth::Operator;
-use crate::error::{Problem, ProblemBody, Result, sentence};
+use crate::error::{Problem, Result, sentence};
 use crate::extract::{self, Id, JsonBody};
 use crate::idempotency::Key;
 
-/// Let a tenant submit no more jobs
+/// Freeze a tenant: it may not submit jobs any more
 ///
-/// What is open goes on; jobs and files can still be read.
+/// Open jobs go on, and jobs and files can still be read.
 #[utoipa::path(
     post,
     path = "/v1/admin/tenants/{id}/freeze",
@@ -31,14 +31,14 @@ use crate::idempotency::Key;
     tag = "operators",
     security(("operator" = [])),
     params(
-        ("id" = String, Path, description = "`ten_…`"),
-        ("Idempotency-Key" = Option<String>, Header, description = "1 to 255 visible ASCII characters; made when missing. The same request with the same key is answered again, not done again"),
+        ("id" = String, Path, description = "The id of the tenant, `ten_…`"),
+        ("Idempotency-Key" = Option<String>, Header),
     ),
     request_body = Reason,
     responses(
-        (status = 204, description = "It is frozen"),
-        (status = 404, description = "There is no such tenant", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 422, description = "The request cannot be carried out as it is, or the idempotency key belongs to another", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 204, description = "The tenant is frozen"),
+        (status = 404, description = "There is no such tenant"),
+        (status = 422, description = "The request is not valid, or the idempotency key belongs to another request"),
     )
 )]
 pub async fn freeze(
@@ -49,10 +49,10 @@ pub async fn freeze(
     uri: Uri,
     JsonBody(body): JsonBody,
 ) -> Result<Response> {
-    set(&app, tenant, (&key, &uri), &body, true).await
+    set_frozen(&app, tenant, (&key, &uri), &body, true).await
 }
 
-/// Let a frozen tenant submit jobs again
+/// Unfreeze a tenant: it may submit jobs again
 #[utoipa::path(
     post,
     path = "/v1/admin/tenants/{id}/unfreeze",
@@ -60,14 +60,14 @@ pub async fn freeze(
     tag = "operators",
     security(("operator" = [])),
     params(
-        ("id" = String, Path, description = "`ten_…`"),
-        ("Idempotency-Key" = Option<String>, Header, description = "1 to 255 visible ASCII characters; made when missing. The same request with the same key is answered again, not done again"),
+        ("id" = String, Path, description = "The id of the tenant, `ten_…`"),
+        ("Idempotency-Key" = Option<String>, Header),
     ),
     request_body = Reason,
     responses(
-        (status = 204, description = "It is not frozen"),
-        (status = 404, description = "There is no such tenant", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 422, description = "The request cannot be carried out as it is, or the idempotency key belongs to another", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 204, description = "The tenant is not frozen"),
+        (status = 404, description = "There is no such tenant"),
+        (status = 422, description = "The request is not valid, or the idempotency key belongs to another request"),
     )
 )]
 pub async fn unfreeze(
@@ -78,10 +78,10 @@ pub async fn unfreeze(
     uri: Uri,
     JsonBody(body): JsonBody,
 ) -> Result<Response> {
-    set(&app, tenant, (&key, &uri), &body, false).await
+    set_frozen(&app, tenant, (&key, &uri), &body, false).await
 }
 
-async fn set(
+async fn set_frozen(
     app: &App,
     tenant: TenantId,
     (key, uri): (&Key, &Uri),
@@ -90,27 +90,28 @@ async fn set(
 ) -> Result<Response> {
     let reason: Reason = extract::json(body)?;
     let request = key.request("POST", uri.path(), body);
-    let order = reason.order(&request)?;
-    let (answer, _) = operator::freeze(&app.pool, order, tenant, frozen).await?;
+    let operator_request = reason.operator_request(&request)?;
+    let (answer, _) = operator::freeze(&app.pool, operator_request, tenant, frozen).await?;
     Ok(replied(key, answer))
 }
 
-/// Credits that nobody bought and no job explains.
+/// An adjustment of a tenant's credits: neither a purchase nor the cost of a job.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Adjustment {
-    /// Given, or where negative taken from what is not spent.
+    /// Credits to give, or, if negative, to take from the available credits.
     #[serde(default)]
     #[schema(required, schema_with = credits)]
     credits: i64,
+    /// Why you do this.
     #[serde(default)]
     #[schema(required, schema_with = super::reason)]
     reason: String,
 }
 
-/// Give a tenant credits, or take some
+/// Give credits to a tenant, or take credits from it
 ///
-/// It is a line of its statement, `adjust`. At most 10^12 credits are moved at once, and a wallet holds at most 10^15.
+/// This adds a line `adjust` to the tenant's statement. At most 10^12 credits are moved at once, and a wallet holds at most 10^15.
 #[utoipa::path(
     post,
     path = "/v1/admin/tenants/{id}/adjust",
@@ -118,14 +119,14 @@ pub struct Adjustment {
     tag = "operators",
     security(("operator" = [])),
     params(
-        ("id" = String, Path, description = "`ten_…`"),
-        ("Idempotency-Key" = Option<String>, Header, description = "1 to 255 visible ASCII characters; made when missing. The same request with the same key is answered again, not done again"),
+        ("id" = String, Path, description = "The id of the tenant, `ten_…`"),
+        ("Idempotency-Key" = Option<String>, Header),
     ),
     request_body = Adjustment,
     responses(
-        (status = 204, description = "The wallet is as it should be"),
-        (status = 404, description = "There is no such tenant", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 422, description = "More is to be taken than there is, more is given than a wallet holds, or the idempotency key belongs to another request", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 204, description = "The credits were given or taken"),
+        (status = 404, description = "There is no such tenant"),
+        (status = 422, description = "More would be taken than is available, more would be given than a wallet can hold, or the idempotency key belongs to another request"),
     )
 )]
 pub async fn adjust(
@@ -137,22 +138,24 @@ pub async fn adjust(
     JsonBody(body): JsonBody,
 ) -> Result<Response> {
     let Adjustment { credits, reason } = extract::json(&body)?;
-    let order = OperatorRequest {
-        act: act(&reason)?,
+    let operator_request = OperatorRequest {
+        act: actor(&reason)?,
         request: &key.request("POST", uri.path(), &body),
     };
     let amount = credits.checked_abs().ok_or(InvalidCredits);
     let amount = amount
         .and_then(Credits::new)
-        .map_err(|error| wrong(sentence(&error)))?;
+        .map_err(|error| invalid_credits(sentence(&error)))?;
     if amount.is_zero() {
-        return Err(wrong("Say how many: not 0.".to_owned()));
+        return Err(invalid_credits(
+            "Send a number other than 0: nothing would change.".to_owned(),
+        ));
     }
-    let answer = operator::adjust(&app.pool, order, tenant, amount, credits > 0).await?;
+    let answer = operator::adjust(&app.pool, operator_request, tenant, amount, credits > 0).await?;
     Ok(replied(&key, answer))
 }
 
-fn wrong(detail: String) -> Problem {
+fn invalid_credits(detail: String) -> Problem {
     Problem::invalid(vec![Violation::new("/credits", detail)])
 }
 
@@ -160,7 +163,7 @@ fn credits() -> Schema {
     ObjectBuilder::new()
         .schema_type(Type::Integer)
         .description(Some(
-            "Given, or where negative taken from what is not spent.",
+            "Credits to give, or, if negative, to take from the available credits.",
         ))
         .minimum(Some(-Credits::MAX_TRANSFER.get()))
         .maximum(Some(Credits::MAX_TRANSFER.get()))

@@ -1,4 +1,4 @@
-//! `GET /v1/admin/workers`: who works, and on how much.
+//! `GET /v1/admin/workers`: the workers, and how much each is doing.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,37 +12,33 @@ use utoipa::ToSchema;
 use crate::app::App;
 use crate::auth::Operator;
 use crate::error::Result;
+use crate::paging::List;
 
-/// A worker.
+/// A worker process.
 #[derive(Debug, Default, Serialize, ToSchema)]
 pub struct Worker {
+    /// The name of the process.
     pub name: String,
-    /// `null` for one that has not been heard of for three seconds: it is gone, or Redis is.
+    /// How many jobs it can run at once; `null` if it has not reported to Redis for three seconds: it has ended, or Redis is down.
     pub slots: Option<usize>,
-    /// Jobs it holds a lease on.
+    /// How many jobs it holds a lease on.
     pub jobs: i64,
-    /// Whether it is to start nothing.
+    /// Whether a pause keeps it from starting jobs.
     pub drained: bool,
 }
 
-/// All of them.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct Workers {
-    pub data: Vec<Worker>,
-}
-
-/// Who works, and on how much
+/// List the workers and what each is doing
 #[utoipa::path(
     get,
     path = "/v1/admin/workers",
     operation_id = "list_workers",
     tag = "operators",
     security(("operator" = [])),
-    responses((status = 200, description = "Every worker that lives or holds a lease", body = Workers))
+    responses((status = 200, description = "Every worker that is alive or holds a lease", body = List<Worker>))
 )]
-pub async fn list(State(app): State<Arc<App>>, _: Operator) -> Result<Json<Workers>> {
+pub async fn list(State(app): State<Arc<App>>, _: Operator) -> Result<Json<List<Worker>>> {
     let mut workers: BTreeMap<String, Worker> = BTreeMap::new();
-    // Without Redis those that hold a lease are known all the same.
+    // Without Redis, Postgres still knows the workers that hold a lease.
     for (name, slots) in app.ready_queue.workers().await.unwrap_or_default() {
         workers.entry(name).or_default().slots = Some(slots);
     }
@@ -54,10 +50,9 @@ pub async fn list(State(app): State<Arc<App>>, _: Operator) -> Result<Json<Worke
             worker.drained = true;
         }
     }
-    let named = workers
+    let data = workers
         .into_iter()
-        .map(|(name, worker)| Worker { name, ..worker });
-    Ok(Json(Workers {
-        data: named.collect(),
-    }))
+        .map(|(name, worker)| Worker { name, ..worker })
+        .collect();
+    Ok(Json(List { data }))
 }

@@ -1,5 +1,5 @@
-//! `GET /v1/artifacts/{id}/content`: leads to the file. This is the link that never rots: it may stand in a history, a catalogue
-//! or a page of the customer's own behind a login, for as long as the file is kept.
+//! `GET /v1/artifacts/{id}/content`: redirects to the file. This link does not expire: customers can store it for as long as the file
+//! is kept.
 
 use std::sync::Arc;
 
@@ -12,21 +12,21 @@ use super::{ArtifactView, find};
 use crate::app::App;
 use crate::auth::Tenant;
 use crate::base_url::BaseUrl;
-use crate::error::{ProblemBody, Result};
+use crate::error::Result;
 use crate::extract::Id;
 
-/// To the file itself
+/// Get the file of an artifact
 #[utoipa::path(
     get,
     path = "/v1/artifacts/{id}/content",
     operation_id = "get_artifact_content",
     tag = "files",
     security(("key" = [])),
-    params(("id" = String, Path, description = "`art_…`")),
+    params(("id" = String, Path, description = "The id of the artifact, `art_…`")),
     responses(
-        (status = 303, description = "`Location` is a fresh link to the file; no key is needed there", headers(("Location" = String))),
-        (status = 410, description = "It was deleted, its time was over", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 404, description = "There is none with this id", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 303, description = "`Location` is a fresh link to the file; no key is needed there", headers(("Location" = String, description = "A fresh link to the file"))),
+        (status = 410, description = "The file was deleted: its retention time was over"),
+        (status = 404, description = "There is no artifact with this id"),
     )
 )]
 pub async fn handler(

@@ -1,4 +1,4 @@
-//! `GET /v1/artifacts/{id}`: a file we made, with a fresh link.
+//! `GET /v1/artifacts/{id}`: an artifact, with a fresh link.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,32 +13,32 @@ use super::{ArtifactView, find};
 use crate::app::App;
 use crate::auth::Tenant;
 use crate::base_url::BaseUrl;
-use crate::error::{Code, Problem, ProblemBody, Result};
+use crate::error::{Code, Problem, Result};
 use crate::extract::{Id, Parameters};
 
-/// How the link should be.
+/// The parameters of the link.
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct LinkQuery {
-    /// Seconds the link works.
+    /// How many seconds the link works. If it is missing, the service decides: 900 seconds unless its operators set another time.
     #[param(minimum = 60, maximum = 86_400, default = 900)]
     expires_in: Option<u64>,
 }
 
-/// A file, with a fresh link
+/// Get an artifact, with a fresh link to its file
 #[utoipa::path(
     get,
     path = "/v1/artifacts/{id}",
     operation_id = "get_artifact",
     tag = "files",
     security(("key" = [])),
-    params(("id" = String, Path, description = "`art_…`"), LinkQuery),
+    params(("id" = String, Path, description = "The id of the artifact, `art_…`"), LinkQuery),
     responses(
         (status = 200, description = "The artifact", body = ArtifactView),
-        (status = 400, description = "`expires_in` is out of bounds", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 410, description = "It was deleted, its time was over", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 404, description = "There is none with this id", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 400, description = "`expires_in` is out of bounds"),
+        (status = 410, description = "The file was deleted: its retention time was over"),
+        (status = 404, description = "There is no artifact with this id"),
     )
 )]
 pub async fn handler(
@@ -46,9 +46,9 @@ pub async fn handler(
     Tenant(tenant): Tenant,
     Id(id): Id<ArtifactId>,
     base: BaseUrl,
-    Parameters(wanted): Parameters<LinkQuery>,
+    Parameters(query): Parameters<LinkQuery>,
 ) -> Result<Json<ArtifactView>> {
-    let lifetime = match wanted.expires_in.map(Duration::from_secs) {
+    let lifetime = match query.expires_in.map(Duration::from_secs) {
         None => app.link_lifetime,
         Some(lifetime) if LINKS.contains(&lifetime) => lifetime,
         Some(_) => {

@@ -11,18 +11,18 @@ use utoipa::ToSchema;
 
 use crate::app::App;
 use crate::auth::Tenant;
-use crate::error::{Code, Problem, ProblemBody, Result};
+use crate::error::{Code, Problem, Result};
 
-/// The credits a tenant has.
+/// The credits of a tenant.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Balance {
-    /// May be spent.
+    /// Credits that can be spent.
     pub available: Credits,
-    /// Set aside for open jobs.
+    /// Credits set aside for open jobs.
     pub held: Credits,
 }
 
-/// The balance
+/// Get your balance
 #[utoipa::path(
     get,
     path = "/v1/credits",
@@ -31,7 +31,7 @@ pub struct Balance {
     security(("key" = [])),
     responses(
         (status = 200, description = "The balance", body = Balance),
-        (status = 403, description = "This tenant may not submit at present", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 403, description = "This tenant is not active"),
     )
 )]
 pub async fn handler(State(app): State<Arc<App>>, Tenant(tenant): Tenant) -> Result<Json<Balance>> {

@@ -1,4 +1,4 @@
-//! `GET /v1/credits/transfers`: the statement, newest first.
+//! `GET /v1/credits/transfers`: the statement, newest line first.
 
 use std::sync::Arc;
 
@@ -15,45 +15,44 @@ use utoipa::ToSchema;
 use crate::app::App;
 use crate::auth::Tenant;
 use crate::error::Result;
-use crate::extract::{Parameters, after, limit, line_number, page};
+use crate::extract::Parameters;
+use crate::paging::{Limit, LineNumber, Page};
 
-/// Which lines.
+/// Which lines of the statement to list.
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct ListTransfersQuery {
-    /// At most so many.
-    #[param(minimum = 1, maximum = 100, default = 20)]
-    limit: Option<i64>,
-    /// The `seq` of the last line you have: lines older than this one follow.
-    #[param(schema_with = line_number)]
-    starting_after: Option<i64>,
+    /// The most lines to return.
+    #[serde(default)]
+    #[param(schema_with = Limit::schema)]
+    limit: Limit,
+    /// The `seq` of the last line you have. Older lines follow.
+    #[param(schema_with = LineNumber::schema)]
+    starting_after: Option<LineNumber>,
 }
 
-/// A page of the statement.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct Transfers {
-    pub data: Vec<TransferView>,
-    /// Whether older lines follow.
-    pub has_more: bool,
-}
-
-/// One immutable line: `amount` left `debit` and reached `credit`.
+/// One immutable ledger line: `amount` moved from the account `debit` to the account `credit`.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Transfer)]
 pub struct TransferView {
-    /// Its number in this tenant's ledger, from 1, without gaps.
+    /// The number of the line in this tenant's ledger: from 1, without gaps.
     pub seq: i64,
+    /// Why the credits moved, such as `hold`, `capture` or `release`.
     #[schema(example = "hold")]
     pub kind: String,
+    /// How many credits moved.
     pub amount: Credits,
+    /// The account the credits left.
     #[schema(example = "tenant:available")]
     pub debit: String,
+    /// The account the credits reached.
     #[schema(example = "tenant:held")]
     pub credit: String,
-    /// The job that caused it, where one did.
+    /// The job the line belongs to; `null` if it belongs to none.
     #[schema(value_type = Option<String>)]
     pub job: Option<JobId>,
+    /// When the credits moved.
     #[serde(with = "time::serde::rfc3339")]
     pub at: OffsetDateTime,
 }
@@ -72,7 +71,7 @@ impl TransferView {
     }
 }
 
-/// The statement, newest first
+/// List the lines of your statement, newest first
 #[utoipa::path(
     get,
     path = "/v1/credits/transfers",
@@ -80,29 +79,27 @@ impl TransferView {
     tag = "credits",
     security(("key" = [])),
     params(ListTransfersQuery),
-    responses((status = 200, description = "A page of ledger lines", body = Transfers))
+    responses((status = 200, description = "A page of ledger lines", body = Page<TransferView>))
 )]
 pub async fn handler(
     State(app): State<Arc<App>>,
     Tenant(tenant): Tenant,
-    Parameters(which): Parameters<ListTransfersQuery>,
-) -> Result<Json<Transfers>> {
-    let limit = limit(which.limit)?;
+    Parameters(query): Parameters<ListTransfersQuery>,
+) -> Result<Json<Page<TransferView>>> {
+    let limit = query.limit.get();
     let connection = app.connection(tenant).await?;
     let mut transaction = database::begin_for(&connection, tenant).await?;
     let lines = ledger::store::statement(
         &mut transaction,
         tenant,
-        after(which.starting_after)?,
+        query.starting_after.map(LineNumber::get),
         limit + 1,
     )
     .await?;
-    let (lines, has_more) = page(lines, limit);
-    Ok(Json(Transfers {
-        data: lines
-            .into_iter()
-            .map(TransferView::new)
-            .collect::<Result<_>>()?,
-        has_more,
-    }))
+    let Page { data, has_more } = Page::new(lines, limit);
+    let data = data
+        .into_iter()
+        .map(TransferView::new)
+        .collect::<Result<_>>()?;
+    Ok(Json(Page { data, has_more }))
 }

@@ -1,7 +1,7 @@
-//! `POST /v1/jobs/{id}/cancel`: ends an open job and gives its credits back.
+//! `POST /v1/jobs/{id}/cancel`: ends an open job and releases its credits.
 //!
-//! Queued or running, the job ends at once; a worker that has it finds out and changes nothing. Calls that have begun cost us all the
-//! same, so only so many of them may be abandoned in an hour: read [`common::allowance`].
+//! The job ends at once, queued or running. A worker that has claimed it notices that its lease is gone and writes nothing more. Calls
+//! that have begun cost us all the same, so a tenant may abandon only a limited number of them in an hour: see [`common::allowance`].
 
 use std::sync::Arc;
 
@@ -14,14 +14,14 @@ use common::settlement::{self, Canceler, Cancellation};
 use super::{JobView, location};
 use crate::app::App;
 use crate::auth::Tenant;
-use crate::error::{Code, Problem, ProblemBody, Result};
+use crate::error::{Code, Problem, Result};
 use crate::extract::{AnyBody, Id};
 use crate::idempotency::Key;
 
-/// End an open job and get its credits back
+/// Cancel an open job and get its credits back
 ///
-/// Canceling a canceled job is no error. A job whose calls have begun cannot be canceled while its tenant has abandoned as many calls as
-/// it may in an hour: then it is delivered and charged.
+/// Canceling a canceled job is not an error. A job whose calls have begun cannot be canceled if this tenant has used up its hourly
+/// allowance of abandoned calls: then the job goes on, is delivered and is charged.
 #[utoipa::path(
     post,
     path = "/v1/jobs/{id}/cancel",
@@ -29,16 +29,16 @@ use crate::idempotency::Key;
     tag = "jobs",
     security(("key" = [])),
     params(
-        ("id" = String, Path, description = "`job_…`"),
-        ("Idempotency-Key" = Option<String>, Header, description = "1 to 255 visible ASCII characters; made when missing"),
+        ("id" = String, Path, description = "The id of the job, `job_…`"),
+        ("Idempotency-Key" = Option<String>, Header),
     ),
     responses(
         (status = 200, description = "The canceled job", body = JobView),
-        (status = 404, description = "There is none with this id", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 409, description = "It had ended before, otherwise; or no more calls may be abandoned (`cancel_allowance_used`, with `Retry-After`)", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 413, description = "A body that nobody needs is too large", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 415, description = "A body that nobody needs is encoded in a way we do not know", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 422, description = "The idempotency key belongs to another request", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 404, description = "There is no job with this id"),
+        (status = 409, description = "The job has ended in another way (`job_already_ended`), or no more calls may be abandoned (`cancel_allowance_used`, with `Retry-After`)"),
+        (status = 413, description = "The body, which is optional here, is too large"),
+        (status = 415, description = "The body, which is optional here, is compressed in an unknown way"),
+        (status = 422, description = "The idempotency key belongs to another request"),
     )
 )]
 pub async fn handler(
@@ -49,7 +49,7 @@ pub async fn handler(
     AnyBody(body): AnyBody,
 ) -> Result<Response> {
     let request = key.request("POST", &format!("{}/cancel", location(id)), &body);
-    // A canceled job has delivered nothing.
+    // A canceled job has delivered nothing, so it has no artifacts.
     let canceled = |job: &_| JobView::new(job, Vec::new()).answer(StatusCode::OK);
     let owner = Canceler::Owner {
         allowance: app.unpaid.cancel_allowance,
@@ -62,7 +62,7 @@ pub async fn handler(
         Cancellation::Already(state) => Err(Problem::new(
             Code::JobAlreadyEnded,
             format!(
-                "The job ended before it was canceled: it has {}. GET {} tells how.",
+                "The job has already ended: its state is {}. GET {} says how it ended.",
                 state.as_str(),
                 location(id)
             ),

@@ -1,7 +1,8 @@
-//! `POST /v1/jobs`: asks for pictures.
+//! `POST /v1/jobs`: submits a job.
 //!
-//! The request is understood, quoted and admitted in one transaction, which holds the credits; only then is
-//! Redis rung, and nobody waits for it. Read [`common::admission`] next.
+//! The request is parsed and quoted; then one transaction admits the job and holds its credits. Only after the commit is the job pushed
+//! to the ready queue, in the background: an outage of Redis delays the job but does not fail the request. Read [`common::admission`]
+//! next.
 
 pub mod draft;
 pub mod options;
@@ -17,6 +18,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
 use common::admission::{self, Admission, Admitted, Refusal};
 use common::bucket::BucketError;
 use common::credits::{Credits, Quote};
@@ -33,7 +35,7 @@ use super::{JobView, load_view};
 use crate::app::App;
 use crate::auth::Tenant;
 use crate::base_url::BaseUrl;
-use crate::error::{Code, Problem, ProblemBody, Result};
+use crate::error::{Code, Problem, Result};
 use crate::extract::{self, JsonBody};
 use crate::idempotency::Key;
 use draft::{CreateJob, JobDraft};
@@ -41,18 +43,18 @@ use options::SubmitOptions;
 pub use options::{CANCEL_AFTER, PREFER, Prefer};
 use pictures::{InputBody, Picture, Sources};
 
-/// What a job would cost at most. Nothing was written.
+/// The most a job would cost. Nothing was written.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct DryRun {
-    /// `held` is what admission would hold.
+    /// The cost; `held` is what would be held if the job was submitted.
     pub cost: Cost,
-    /// Pictures asked for.
+    /// How many outputs were asked for.
     pub outputs: u32,
 }
 
-/// Ask for pictures
+/// Submit a job
 ///
-/// The price of everything asked for is held; only what is delivered is charged, and the rest comes back at once.
+/// The price of all outputs is held. Only delivered outputs are charged; the rest is released as soon as the job ends.
 #[utoipa::path(
     post,
     path = "/v1/jobs",
@@ -62,84 +64,70 @@ pub struct DryRun {
     params(SubmitOptions),
     request_body = CreateJob,
     responses(
-        (status = 200, description = "With `dry_run=true` the quote; with `Prefer: wait` the job, when it ended in time", body = DryRunOrJob),
-        (status = 202, description = "The job was accepted and its credits are held", body = JobView,
-            headers(("Location" = String, description = "Where the job is"), ("Idempotency-Key" = String), ("Idempotent-Replayed" = Option<bool>))),
-        (status = 400, description = "Not JSON, or a header or parameter is not usable", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 401, description = "An API key is needed", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 402, description = "The credits do not suffice: `needed` and `available` say how many are missing", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 403, description = "This tenant may not submit at present", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 404, description = "There is no such model", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 409, description = "There is no room for its pictures (`storage_full`), or no more calls may be abandoned and its `Cancel-After` is short (`cancel_allowance_used`, with `Retry-After`)", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 410, description = "An upload it names was deleted in this moment", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 413, description = "More than 29 MiB", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 422, description = "The request cannot be carried out as it is: `errors` says why, place by place", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 503, description = "Repeat it with the same key after `Retry-After` seconds", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 200, description = "With `dry_run=true` the quote; with `Prefer: wait` the job, if it ended in time", body = DryRunOrJob),
+        (status = 202, description = "The job was accepted, and its credits are held", body = JobView,
+            headers(
+                ("Location" = String, description = "The path of the job"),
+                ("Idempotency-Key" = String, description = "The key that was sent or generated"),
+                ("Idempotent-Replayed" = Option<bool>, description = "`true` if this is the stored answer to an earlier request"),
+            )),
+        (status = 400, description = "The body is not JSON, or a header or a parameter is not usable"),
+        (status = 401, description = "The API key is missing or not valid"),
+        (status = 402, description = "There are not enough credits: `needed` and `available` say how many are missing"),
+        (status = 403, description = "This tenant may not submit jobs at present"),
+        (status = 404, description = "There is no such model"),
+        (status = 409, description = "The input images would exceed the storage limit (`storage_full`), or no more calls may be abandoned and `Cancel-After` is shorter than a call may take (`cancel_allowance_used`, with `Retry-After`)"),
+        (status = 410, description = "An upload of the job was deleted while the job was being submitted"),
+        (status = 413, description = "The body has more than 29 MiB"),
+        (status = 422, description = "The request is not valid: `errors` says what is wrong at which place"),
+        (status = 503, description = "The service cannot answer: repeat the request with the same key after `Retry-After` seconds"),
     )
 )]
 pub async fn handler(
     State(app): State<Arc<App>>,
     Tenant(tenant): Tenant,
     key: Key,
-    terms: SubmitOptions,
+    options: SubmitOptions,
     base: BaseUrl,
     JsonBody(body): JsonBody,
 ) -> Result<Response> {
     let request = key.request("POST", "/v1/jobs", &body);
-    // First of all: prices and models may have changed since this request was answered.
+    // Before anything is checked: prices and models may have changed since this request was first answered.
     if key.sent
-        && !terms.dry_run
+        && !options.dry_run
         && let Some(answer) = answered_before(&app, tenant, &request).await?
     {
-        return Ok(repeated(&app, &base, tenant, &key, &terms, answer).await);
+        return Ok(repeated(&app, &base, tenant, &key, &options, answer).await);
     }
 
-    let (id, now) = (JobId::new(), clock::now());
-    // As long as the pictures are in memory, the body's room is theirs.
-    let room = body.clone();
-    let mut body: CreateJob = off_thread(move || extract::json(&body)).await??;
-    let pictures = body.take_inputs();
-    // Before anything is made of them: what is put into another's bucket is lost.
-    if !pictures.is_empty() && !terms.dry_run {
-        app.owner.usable().await?;
-    }
-    let uploads = uploads(&app, tenant, &pictures).await?;
-    let mut sources = off_thread(move || Sources::read(pictures, &uploads)).await?;
-    let mut asked = JobDraft::read(body, sources.unopened(tenant, id), now);
-    let mut quote = asked.quote(&app.catalog, now.date())?;
-    if sources.has_files() {
-        if !terms.dry_run {
-            may_submit(&app, tenant, &quote).await?;
-        }
-        let share = app.shares.of(tenant);
-        let pictures = sources.clean(&app.budget, &share, tenant, id).await?;
-        asked.take_pictures(pictures);
-        quote = asked.quote(&app.catalog, now.date())?;
-    }
-    if terms.dry_run {
+    let id = JobId::new();
+    // The decoded images take memory too. They are counted by the permit of the body, which is held until they are stored.
+    let memory_permit = body.clone();
+    let (draft, quote) = draft_and_quote(&app, tenant, id, body, options.dry_run).await?;
+    if options.dry_run {
         return Ok(Json(DryRun::of(&quote)?).into_response());
     }
 
-    store(&app, &asked.files).await?;
-    let timeout = app.catalog.get(&asked.model).map(|model| model.timeout);
-    drop(room);
+    store(&app, &draft.files).await?;
+    let model_timeout = app.catalog.get(&draft.model).map(|model| model.timeout);
+    drop(memory_permit);
     let admission = Admission {
         tenant,
         idempotency: request,
         job: id,
-        model: asked.model,
-        name: asked.name,
-        metadata: asked.metadata,
-        request_id: terms.request_id.clone(),
-        traceparent: terms.traceparent.clone(),
-        generation: asked.generation,
+        model: draft.model,
+        name: draft.name,
+        metadata: draft.metadata,
+        request_id: options.request_id.clone(),
+        traceparent: options.traceparent.clone(),
+        generation: draft.generation,
         quote,
-        priority: asked.priority,
-        run_at: asked.run_at,
-        cancel_after: terms.cancel_after,
-        model_timeout: timeout.unwrap_or_default(),
-        fallback: asked.fallback,
-        switched_from: asked.switched_from,
+        priority: draft.priority,
+        run_at: draft.run_at,
+        cancel_after: options.cancel_after,
+        model_timeout: model_timeout.unwrap_or_default(),
+        fallback: draft.fallback,
+        switched_from: draft.switched_from,
         redrive: None,
         unpaid: app.unpaid,
     };
@@ -147,59 +135,96 @@ pub async fn handler(
     let admitted = match app.wallet(tenant).await {
         Ok(connection) => admission::admit(&connection, &admission, accepted).await,
         Err(overloaded) => {
-            discard(&app, &asked.files).await;
+            discard(&app, &draft.files).await;
             return Err(overloaded);
         }
     };
-    // After a lost connection the job may stand, and needs its pictures: only what is surely no job is cleared away.
+    // After a database error the commit may have succeeded, and the job would need its files. So they are deleted only if there is
+    // surely no job.
     if !matches!(
         admitted,
         Ok(Admitted::New { .. }) | Err(Refusal::Database(_))
     ) {
-        discard(&app, &asked.files).await;
+        discard(&app, &draft.files).await;
     }
     match admitted? {
-        Admitted::Repeated(answer) => Ok(repeated(&app, &base, tenant, &key, &terms, answer).await),
+        Admitted::Repeated(answer) => {
+            Ok(repeated(&app, &base, tenant, &key, &options, answer).await)
+        }
         Admitted::New { job, answer } => {
-            // A job for later is rung by a worker's dispatcher when it is due.
             if let Some(asked) = &job.switched_from {
-                tracing::info!(job.id = %job.id, asked, model = job.model, "The model asked for was shut down; its successor was taken and quoted, as the client wants it");
+                tracing::info!(job.id = %job.id, asked, model = job.model, "The requested model was shut down; its successor was quoted and used, as the client allowed");
             }
+            // A job for later is pushed by a worker's dispatcher when it is due.
             if job.run_after <= job.created_at {
                 let app = Arc::clone(&app);
                 app.tasks.clone().spawn(async move {
                     dispatch::push_new(&app.ready_queue, &app.lanes, &app.catalog, &job).await;
                 });
             }
-            let (answer, prefer) = waited(&app, &base, tenant, id, terms.prefer, answer).await;
-            Ok(applied(key.answer(answer), prefer))
+            let (answer, prefer) =
+                wait_if_preferred(&app, &base, tenant, id, options.prefer, answer).await;
+            Ok(with_preference_applied(key.answer(answer), prefer))
         }
     }
 }
 
-/// A request that was answered before waits for its job as the first one did.
+/// Parses and quotes a job, and decodes the images in its body.
+///
+/// Decoding images is expensive. So everything else is checked first, and the job is quoted again afterwards.
+async fn draft_and_quote(
+    app: &App,
+    tenant: TenantId,
+    id: JobId,
+    body: Bytes,
+    dry_run: bool,
+) -> Result<(JobDraft, Quote)> {
+    let now = clock::now();
+    let mut body: CreateJob = off_thread(move || extract::json(&body)).await??;
+    let inputs = body.take_inputs();
+    // Before any work on the images: files put into another database's bucket would be lost.
+    if !inputs.is_empty() && !dry_run {
+        app.owner.usable().await?;
+    }
+    let uploads = uploads(app, tenant, &inputs).await?;
+    let mut sources = off_thread(move || Sources::read(inputs, &uploads)).await?;
+    let mut draft = JobDraft::read(body, sources.unopened(tenant, id), now);
+    let mut quote = draft.quote(&app.catalog, now.date())?;
+    if sources.has_files() {
+        if !dry_run {
+            check_credits(app, tenant, &quote).await?;
+        }
+        let share = app.shares.of(tenant);
+        let pictures = sources.clean(&app.budget, &share, tenant, id).await?;
+        draft.take_pictures(pictures);
+        quote = draft.quote(&app.catalog, now.date())?;
+    }
+    Ok((draft, quote))
+}
+
+/// The answer to a repeated request. With `Prefer: wait` it waits for its job, as the first request did.
 async fn repeated(
     app: &App,
     base: &BaseUrl,
     tenant: TenantId,
     key: &Key,
-    terms: &SubmitOptions,
+    options: &SubmitOptions,
     answer: Answer,
 ) -> Response {
-    let location = answer
+    let id = answer
         .location
         .as_deref()
         .and_then(|path| path.rsplit('/').next());
-    let (answer, prefer) = match location.and_then(|id| id.parse().ok()) {
-        Some(id) => waited(app, base, tenant, id, terms.prefer, answer).await,
-        None => (answer, terms.prefer),
+    let (answer, prefer) = match id.and_then(|id| id.parse().ok()) {
+        Some(id) => wait_if_preferred(app, base, tenant, id, options.prefer, answer).await,
+        None => (answer, options.prefer),
     };
-    applied(key.replay(answer), prefer)
+    with_preference_applied(key.replay(answer), prefer)
 }
 
-/// The ended job, where the client waits for it and it ends in time; else the answer there is. Then what of the preferences was done:
-/// nobody waits where as many requests of this tenant do as may.
-async fn waited(
+/// Waits for the job if the client prefers that. Returns the ended job, or the given answer if the job did not end in time; and the
+/// preferences that were applied. A request does not wait if too many of its tenant's requests already do.
+async fn wait_if_preferred(
     app: &App,
     base: &BaseUrl,
     tenant: TenantId,
@@ -220,7 +245,8 @@ async fn waited(
     )
 }
 
-fn applied(mut response: Response, prefer: Prefer) -> Response {
+/// Adds `Preference-Applied` (RFC 7240, 3).
+fn with_preference_applied(mut response: Response, prefer: Prefer) -> Response {
     let applied = prefer.applied();
     if let Some(applied) = applied.and_then(|applied| HeaderValue::try_from(applied).ok()) {
         let name = HeaderName::from_static("preference-applied");
@@ -229,13 +255,13 @@ fn applied(mut response: Response, prefer: Prefer) -> Response {
     response
 }
 
-/// Megabytes of base64 would stall every other request of this thread.
+/// Runs work on a thread for blocking work: parsing megabytes of base64 would stall every other request of this thread.
 async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
     let done = tokio::task::spawn_blocking(work).await;
     done.map_err(|_| Code::Internal.into())
 }
 
-/// The answer to the first request like this one, where it was answered.
+/// The stored answer to an earlier request with the same key, if there is one.
 async fn answered_before(
     app: &App,
     tenant: TenantId,
@@ -245,9 +271,9 @@ async fn answered_before(
     Ok(admission::answered_before(&connection, tenant, request).await?)
 }
 
-/// Whether the tenant may submit and has the credits, as far as a look without a lock tells. Admission decides; this spares the work
-/// on pictures of what would surely be refused.
-async fn may_submit(app: &App, tenant: TenantId, quote: &Quote) -> Result<()> {
+/// Checks without a lock whether the tenant may submit and has enough credits. This only saves the work on images of a job that would
+/// be refused: admission checks again, with the lock.
+async fn check_credits(app: &App, tenant: TenantId, quote: &Quote) -> Result<()> {
     let connection = app.connection(tenant).await?;
     let mut transaction = database::begin_for(&connection, tenant).await?;
     let wallet = ledger::store::wallet(&mut transaction, tenant).await?;
@@ -260,13 +286,13 @@ async fn may_submit(app: &App, tenant: TenantId, quote: &Quote) -> Result<()> {
     Ok(())
 }
 
-/// The uploads that the pictures name and the tenant has.
+/// The tenant's uploads that the inputs name.
 async fn uploads(
     app: &App,
     tenant: TenantId,
-    pictures: &[InputBody],
+    inputs: &[InputBody],
 ) -> Result<HashMap<UploadId, Upload>> {
-    let ids: Vec<UploadId> = pictures.iter().filter_map(InputBody::upload).collect();
+    let ids: Vec<UploadId> = inputs.iter().filter_map(InputBody::upload).collect();
     if ids.is_empty() {
         return Ok(HashMap::new());
     }
@@ -296,7 +322,7 @@ impl DryRun {
     }
 }
 
-/// Puts the pictures where the job's worker will look for them: before the row that names them.
+/// Stores the input images, before the row that names them is written. So a job in the database always finds its files.
 async fn store(app: &App, pictures: &[Picture]) -> std::result::Result<(), BucketError> {
     for (stored, picture) in pictures.iter().enumerate() {
         if let Err(error) = app
@@ -311,6 +337,7 @@ async fn store(app: &App, pictures: &[Picture]) -> std::result::Result<(), Bucke
     if pictures.is_empty() {
         return Ok(());
     }
+    // Another database may have adopted the bucket in the meantime. Then the files are lost to us, and the job must not be admitted.
     let still_ours = app.owner.usable_since(Instant::now()).await;
     if still_ours.is_err() {
         discard(app, pictures).await;
@@ -318,17 +345,16 @@ async fn store(app: &App, pictures: &[Picture]) -> std::result::Result<(), Bucke
     still_ours
 }
 
-/// Takes the pictures away again: there is no job that would look for them.
+/// Deletes the input images of a job that was not admitted.
 async fn discard(app: &App, pictures: &[Picture]) {
     for picture in pictures {
         if let Err(error) = app.bucket.delete(&picture.object_key).await {
-            tracing::warn!(%error, key = picture.object_key, "A picture of no job stays in the bucket");
+            tracing::warn!(%error, key = picture.object_key, "An input image without a job could not be deleted; it stays in the bucket until it is swept");
         }
     }
 }
 
-/// The job once it has ended, if that is soon enough. The job stands already, so trouble here is no failure:
-/// the client looks for itself.
+/// The job, if it ends within `wait`. A failure here is ignored: the job is accepted already, and the client can ask for it.
 async fn ended_within(
     app: &App,
     base: &BaseUrl,
@@ -344,11 +370,13 @@ async fn ended_within(
     load_view(app, base, tenant, id).await.ok().flatten()
 }
 
-/// The quote, or the job that ended in time.
+/// The quote of a dry run, or a job that ended in time.
 #[derive(ToSchema)]
 #[schema(as = DryRunOrJob)]
 #[serde(untagged)]
 pub enum DryRunOrJob {
+    /// The quote, with `dry_run=true`.
     DryRun(DryRun),
+    /// The ended job, with `Prefer: wait`.
     Job(Box<JobView>),
 }

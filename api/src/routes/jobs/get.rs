@@ -1,4 +1,4 @@
-//! `GET /v1/jobs/{id}`: what became of a job.
+//! `GET /v1/jobs/{id}`: one job.
 
 use std::sync::Arc;
 
@@ -10,20 +10,20 @@ use super::{JobView, load_view};
 use crate::app::App;
 use crate::auth::Tenant;
 use crate::base_url::BaseUrl;
-use crate::error::{Problem, ProblemBody, Result};
+use crate::error::{Problem, Result};
 use crate::extract::Id;
 
-/// What became of a job
+/// Get a job
 #[utoipa::path(
     get,
     path = "/v1/jobs/{id}",
     operation_id = "get_job",
     tag = "jobs",
     security(("key" = [])),
-    params(("id" = String, Path, description = "`job_…`")),
+    params(("id" = String, Path, description = "The id of the job, `job_…`")),
     responses(
         (status = 200, description = "The job", body = JobView),
-        (status = 404, description = "There is none with this id", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 404, description = "There is no job with this id"),
     )
 )]
 pub async fn handler(

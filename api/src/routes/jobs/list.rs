@@ -10,46 +10,41 @@ use common::job::store::Filter;
 use common::job::{self, State};
 use common::{artifact, database};
 use futures::future::join_all;
-use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
+use serde::Deserialize;
 
-use super::{JobView, fixed};
+use super::{JobView, uncancelable};
 use crate::app::App;
 use crate::auth::Tenant;
 use crate::base_url::BaseUrl;
-use crate::error::{ProblemBody, Result};
-use crate::extract::{Parameters, limit, page, searchable};
+use crate::error::Result;
+use crate::extract::{Parameters, refuse_nul};
+use crate::paging::{Limit, Page};
 use crate::routes::artifacts::ArtifactView;
 
-/// Which jobs.
+/// Which jobs to list.
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct ListJobsQuery {
-    /// At most so many.
-    #[param(minimum = 1, maximum = 100, default = 20)]
-    limit: Option<i64>,
-    /// The id of the last job you have: jobs older than this one follow.
+    /// The most jobs to return.
+    #[serde(default)]
+    #[param(schema_with = Limit::schema)]
+    limit: Limit,
+    /// The id of the last job you have. Older jobs follow.
     #[param(schema_with = JobId::schema)]
     starting_after: Option<JobId>,
+    /// Only jobs in this state.
     #[param(inline)]
     state: Option<State>,
+    /// Only jobs of this model.
     #[param(pattern = "^[^\\u0000]*$")]
     model: Option<String>,
-    /// Only jobs whose name contains this, in any case.
+    /// Only jobs whose name contains this text, in upper or lower case.
     #[param(pattern = "^[^\\u0000]*$")]
     q: Option<String>,
 }
 
-/// A page of jobs.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct Jobs {
-    pub data: Vec<JobView>,
-    /// Whether older jobs follow.
-    pub has_more: bool,
-}
-
-/// Your jobs, newest first
+/// List your jobs, newest first
 #[utoipa::path(
     get,
     path = "/v1/jobs",
@@ -58,54 +53,52 @@ pub struct Jobs {
     security(("key" = [])),
     params(ListJobsQuery),
     responses(
-        (status = 200, description = "A page of jobs", body = Jobs),
-        (status = 400, description = "A parameter is not usable", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 200, description = "A page of jobs", body = Page<JobView>),
+        (status = 400, description = "A parameter is not usable"),
     )
 )]
 pub async fn handler(
     AppState(app): AppState<Arc<App>>,
     Tenant(tenant): Tenant,
     base: BaseUrl,
-    Parameters(which): Parameters<ListJobsQuery>,
-) -> Result<Json<Jobs>> {
-    let limit = limit(which.limit)?;
-    searchable("model", which.model.as_deref())?;
-    searchable("q", which.q.as_deref())?;
+    Parameters(query): Parameters<ListJobsQuery>,
+) -> Result<Json<Page<JobView>>> {
+    let limit = query.limit.get();
+    refuse_nul("model", query.model.as_deref())?;
+    refuse_nul("q", query.q.as_deref())?;
     let filter = Filter {
-        state: which.state,
-        model: which.model,
-        name: which.q,
-        after: which.starting_after,
+        state: query.state,
+        model: query.model,
+        name: query.q,
+        after: query.starting_after,
     };
     let connection = app.connection(tenant).await?;
     let mut transaction = database::begin_for(&connection, tenant).await?;
     let jobs = job::store::list(&mut transaction, tenant, &filter, limit + 1).await?;
-    let (jobs, has_more) = page(jobs, limit);
+    let page = Page::new(jobs, limit);
+    let jobs = &page.data;
     let ids: Vec<JobId> = jobs.iter().map(|job| job.id).collect();
-    let mut artifacts: HashMap<JobId, Vec<ArtifactView>> = HashMap::new();
-    let kept = artifact::store::of_jobs(&mut transaction, &ids).await?;
-    let fixed = fixed(&mut transaction, &app, tenant, &jobs).await?;
+    let artifacts = artifact::store::of_jobs(&mut transaction, &ids).await?;
+    let uncancelable = uncancelable(&mut transaction, &app, tenant, jobs).await?;
     transaction.commit().await?;
     drop(connection);
-    // Side by side: some stores sign each link over the network.
     let names: HashMap<JobId, Option<&str>> = jobs
         .iter()
         .map(|job| (job.id, job.name.as_deref()))
         .collect();
-    let views = kept.iter().map(|artifact| {
+    let views = artifacts.iter().map(|artifact| {
         let name = names.get(&artifact.job).copied().flatten();
         ArtifactView::new(&app, &base, artifact, name)
     });
+    let mut views_by_job: HashMap<JobId, Vec<ArtifactView>> = HashMap::new();
+    // All at once, because some stores sign each link over the network.
     for view in join_all(views).await {
-        artifacts.entry(view.job).or_default().push(view);
+        views_by_job.entry(view.job).or_default().push(view);
     }
-    let data = jobs
-        .iter()
-        .map(|job| {
-            let mut view = JobView::new(job, artifacts.remove(&job.id).unwrap_or_default());
-            view.fix(&fixed);
-            view
-        })
-        .collect();
-    Ok(Json(Jobs { data, has_more }))
+    Ok(Json(page.map(|job| {
+        let artifacts = views_by_job.remove(&job.id).unwrap_or_default();
+        let mut view = JobView::new(&job, artifacts);
+        view.hide_cancel_link(&uncancelable);
+        view
+    })))
 }

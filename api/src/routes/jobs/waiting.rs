@@ -1,7 +1,7 @@
-//! Why a queued job waits, and until when.
+//! Explains why a queued job waits, and until when.
 //!
-//! Postgres says what is planned and paused, Redis what the places are like where the job's model is called. Without Redis that
-//! part stays unsaid: it is told as far as it is known, and is never an error.
+//! Postgres knows what is planned or paused; Redis knows the state of the model's lanes. If Redis does not answer, its part is left
+//! out: an unknown reason is not an error.
 
 use common::clock;
 use common::job::Job;
@@ -17,40 +17,44 @@ use crate::app::App;
 /// Why a queued job waits.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Waiting {
+    /// The reason, for programs.
     #[schema(inline)]
     pub reason: Reason,
-    /// The same in plain words.
+    /// The reason in words, for people.
     pub detail: String,
-    /// Since when, where that is known.
+    /// Since when the job waits for this reason; `null` if it is not known.
     #[serde(with = "time::serde::rfc3339::option")]
     #[schema(value_type = Option<String>, format = DateTime)]
     pub since: Option<OffsetDateTime>,
-    /// When it is tried next, where that is known. A guess, not a promise.
+    /// When the job is expected to be tried next; `null` if it is not known. An estimate, not a promise.
     #[serde(with = "time::serde::rfc3339::option")]
     #[schema(value_type = Option<String>, format = DateTime)]
     pub retry_at: Option<OffsetDateTime>,
 }
 
-/// What it waits for. More can come.
+/// What a job waits for. New reasons may be added. `planned`: its time (`run_at`) has not come. `paused`: the operators have paused such
+/// jobs. `lane_unavailable`: the model's provider, and the fallbacks the job allows, cannot be used. `lane_full`: the provider has as many
+/// calls under way as it accepts. `retry`: an attempt did not succeed and the next one is due later. `turn`: other jobs are first, or no
+/// worker is free.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Reason {
-    /// It is planned for later, by `run_at`.
+    /// The job is planned for later (`run_at`).
     Planned,
-    /// Whoever runs this service has paused it.
+    /// The operators have paused jobs like this one.
     Paused,
-    /// The model's provider cannot be used just now, nor can its fallbacks where the job allows them.
+    /// The model's provider cannot be used now, nor can the fallbacks that the job allows.
     LaneUnavailable,
-    /// As many calls as the model's provider takes are under way.
+    /// The model's provider has as many calls under way as it accepts.
     LaneFull,
-    /// An attempt did not succeed; the next one is due later.
+    /// An attempt did not succeed, and the next one is due later.
     Retry,
-    /// It is its turn soon: other jobs come first, or no worker is free.
+    /// Other jobs are first, or no worker is free.
     Turn,
 }
 
 impl Waiting {
-    /// Why this job waits, as far as Postgres knows; `None`: it may be started.
+    /// Why this job waits, as far as Postgres knows; `None` if nothing there holds it back.
     pub async fn by_postgres(
         connection: &mut PgConnection,
         job: &Job,
@@ -58,7 +62,7 @@ impl Waiting {
         if job.fence == 0 && job.run_after > clock::now() {
             return Ok(Some(Self {
                 reason: Reason::Planned,
-                detail: "The job is planned for later.".to_owned(),
+                detail: "The job is planned for a later time.".to_owned(),
                 since: Some(job.created_at),
                 retry_at: Some(job.run_after),
             }));
@@ -66,13 +70,14 @@ impl Waiting {
         let paused = operator::store::paused_since(connection, job.tenant, &job.model).await?;
         Ok(paused.map(|since| Self {
             reason: Reason::Paused,
-            detail: "Jobs like this one are paused by whoever runs this service.".to_owned(),
+            detail: "The operators of this service have paused jobs like this one.".to_owned(),
             since: Some(since.max(job.created_at)),
             retry_at: None,
         }))
     }
 
-    /// Why it waits where nothing else holds it back; `None`: Redis does not say.
+    /// Why this job waits if nothing in Postgres holds it back; `None` if Redis does not answer. `ahead` is the number of the tenant's
+    /// jobs that are first.
     pub async fn by_redis(app: &App, job: &Job, ahead: i64) -> Option<Self> {
         let model = app.catalog.get(&job.model)?;
         let lanes: Vec<_> = model.lanes(job.fallback).iter().collect();
@@ -88,23 +93,23 @@ impl Waiting {
     }
 }
 
-/// Every place it may be made at is closed, or pauses.
+/// Every lane the job may use is unavailable.
 fn unavailable(states: &[LaneState], now: OffsetDateTime) -> Option<Waiting> {
-    let closed = states
+    let unavailable = states
         .iter()
         .filter(|state| state.unavailable_because().is_some());
-    let closed: Vec<&LaneState> = closed.collect();
-    if closed.is_empty() || closed.len() < states.len() {
+    let unavailable: Vec<&LaneState> = unavailable.collect();
+    if unavailable.is_empty() || unavailable.len() < states.len() {
         return None;
     }
-    let waits = closed.iter().map(|state| {
+    let waits = unavailable.iter().map(|state| {
         state
             .pause
             .map_or_else(Default::default, |pause| pause.wait)
     });
     let retry_at = waits.min().map(|wait| now + wait);
-    // There was a place until the last of them closed.
-    let since = closed.iter().filter_map(|state| state.since).max();
+    // A lane was available until the last of them became unavailable.
+    let since = unavailable.iter().filter_map(|state| state.since).max();
     let until = retry_at.map_or_else(String::new, |at| {
         format!(" It is tried again at {}.", time_of(at))
     });
@@ -117,7 +122,7 @@ fn unavailable(states: &[LaneState], now: OffsetDateTime) -> Option<Waiting> {
     })
 }
 
-/// Its last attempt did not succeed.
+/// The last attempt did not succeed, and the next one is not due yet.
 fn retry(job: &Job, now: OffsetDateTime) -> Option<Waiting> {
     (job.run_after > now).then(|| Waiting {
         reason: Reason::Retry,
@@ -130,7 +135,7 @@ fn retry(job: &Job, now: OffsetDateTime) -> Option<Waiting> {
     })
 }
 
-/// Every place it may be made at has as many calls as it bears, or too many retries.
+/// Every lane the job may use has as many calls under way as it accepts, or too many retries.
 fn full(states: &[LaneState], now: OffsetDateTime) -> Option<Waiting> {
     let waits: Option<Vec<_>> = states
         .iter()
@@ -144,15 +149,16 @@ fn full(states: &[LaneState], now: OffsetDateTime) -> Option<Waiting> {
     let wait = waits?.into_iter().min()?;
     Some(Waiting {
         reason: Reason::LaneFull,
-        detail: "As many calls as the model's provider takes are under way.".to_owned(),
+        detail: "The model's provider has as many calls under way as it accepts.".to_owned(),
         since: None,
         retry_at: Some(now + wait),
     })
 }
 
+/// Nothing holds the job back: it waits for its turn.
 fn turn(job: &Job, ahead: i64) -> Waiting {
     let detail = match ahead {
-        0 => "It is the next of your jobs, and waits for a free worker.".to_owned(),
+        0 => "It is the next of your jobs and waits for a free worker.".to_owned(),
         1 => "One of your jobs comes first.".to_owned(),
         jobs => format!("{jobs} of your jobs come first."),
     };
@@ -164,7 +170,7 @@ fn turn(job: &Job, ahead: i64) -> Waiting {
     }
 }
 
-/// A time in words, to the second.
+/// A time as RFC 3339 in UTC, to the second.
 fn time_of(at: OffsetDateTime) -> String {
     let at = at
         .to_offset(time::UtcOffset::UTC)

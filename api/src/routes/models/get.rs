@@ -1,4 +1,4 @@
-//! `GET /v1/models/{id}`: one model.
+//! `GET /v1/models/{id}`: one model and its price.
 
 use std::sync::Arc;
 
@@ -9,18 +9,18 @@ use common::clock;
 
 use super::ModelView;
 use crate::app::App;
-use crate::error::{ProblemBody, Result};
+use crate::error::Result;
 
-/// A model and its price
+/// Get a model and its price
 #[utoipa::path(
     get,
     path = "/v1/models/{id}",
     operation_id = "get_model",
     tag = "models",
-    params(("id" = String, Path, description = "Such as `gemini-3-pro-image`")),
+    params(("id" = String, Path, description = "The id of a model, such as `gemini-3-pro-image`")),
     responses(
         (status = 200, description = "The model", body = ModelView),
-        (status = 404, description = "There is no such model", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 404, description = "There is no such model"),
     )
 )]
 pub async fn handler(

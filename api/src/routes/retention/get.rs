@@ -11,14 +11,14 @@ use crate::app::App;
 use crate::auth::Tenant;
 use crate::error::Result;
 
-/// How long files and prompts are kept
+/// Get how long files and prompts are kept
 #[utoipa::path(
     get,
     path = "/v1/retention",
     operation_id = "get_retention",
     tag = "files",
     security(("key" = [])),
-    responses((status = 200, description = "Seconds after a job's end, by class; `null` is the account's lifetime", body = Retention))
+    responses((status = 200, description = "Seconds after the end of a job, by class of file; `null`: as long as the account exists", body = Retention))
 )]
 pub async fn handler(
     State(app): State<Arc<App>>,

@@ -1,4 +1,4 @@
-//! `PUT /v1/retention`: says how long files and prompts are kept, from now on and of what there is.
+//! `PUT /v1/retention`: sets how long files and prompts are kept. Applies to existing and to future files.
 
 use std::sync::Arc;
 
@@ -10,13 +10,13 @@ use common::{database, retention};
 
 use crate::app::App;
 use crate::auth::Tenant;
-use crate::error::{Problem, ProblemBody, Result};
+use crate::error::{Problem, Result};
 use crate::extract::{self, JsonBody};
 
-/// Say how long files and prompts are kept
+/// Set how long files and prompts are kept
 ///
-/// A class that is left out, or `null`, is kept for the account's lifetime. What has been due before stays due, and what was
-/// deleted stays deleted.
+/// A class that is left out, or `null`, is kept as long as the account exists. Files that are already due stay due, and deleted
+/// files stay deleted.
 #[utoipa::path(
     put,
     path = "/v1/retention",
@@ -25,8 +25,8 @@ use crate::extract::{self, JsonBody};
     security(("key" = [])),
     request_body = Retention,
     responses(
-        (status = 200, description = "What holds from now on", body = Retention),
-        (status = 422, description = "A time is out of bounds", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 200, description = "The times that apply from now on", body = Retention),
+        (status = 422, description = "A time is out of bounds: `errors` names it"),
     )
 )]
 pub async fn handler(
@@ -57,7 +57,7 @@ pub async fn handler(
     transaction.commit().await?;
     tracing::info!(
         ?wanted,
-        "The tenant said how long files and prompts are kept"
+        "The tenant set how long files and prompts are kept"
     );
     Ok(Json(wanted))
 }

@@ -1,4 +1,4 @@
-//! `GET /v1/receipts`: what was deleted, newest first.
+//! `GET /v1/receipts`: receipts for deleted files and prompts, newest first.
 
 use std::sync::Arc;
 
@@ -14,50 +14,49 @@ use utoipa::ToSchema;
 use crate::app::App;
 use crate::auth::Tenant;
 use crate::error::Result;
-use crate::extract::{Parameters, after, limit, line_number, page};
+use crate::extract::Parameters;
+use crate::paging::{Limit, LineNumber, Page};
 
-/// Which receipts.
+/// Which receipts to list.
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct ListReceiptsQuery {
-    /// At most so many.
-    #[param(minimum = 1, maximum = 100, default = 20)]
-    limit: Option<i64>,
-    /// The `id` of the last receipt you have: older ones follow.
-    #[param(schema_with = line_number)]
-    starting_after: Option<i64>,
-    /// Of this job only.
+    /// The most receipts to return.
+    #[serde(default)]
+    #[param(schema_with = Limit::schema)]
+    limit: Limit,
+    /// The `id` of the last receipt you have. Older receipts follow.
+    #[param(schema_with = LineNumber::schema)]
+    starting_after: Option<LineNumber>,
+    /// Only receipts of this job.
     #[param(schema_with = JobId::schema)]
     job: Option<JobId>,
 }
 
-/// A page of receipts.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct Receipts {
-    pub data: Vec<ReceiptView>,
-    /// Whether older ones follow.
-    pub has_more: bool,
-}
-
-/// A file or a prompt that is gone; of a file, the bucket was asked after it was deleted.
+/// Proof that a file or a prompt was deleted. For a file, the bucket was asked afterwards whether it is really gone.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Receipt)]
 pub struct ReceiptView {
+    /// The number of the receipt.
     pub id: i64,
-    /// The job it was sent along with, or made by; `null` for an upload.
+    /// The job that the file was sent with or made by; `null` for an upload.
     #[schema(value_type = Option<String>)]
     pub job: Option<JobId>,
-    /// The upload it was.
+    /// The upload that was deleted; `null` for other files.
     #[schema(value_type = Option<String>)]
     pub upload: Option<UploadId>,
+    /// Which kind of file it was.
     #[schema(inline)]
     pub class: FileClass,
     /// SHA-256 of the file, in hex; `null` for a prompt.
     pub sha256: Option<String>,
+    /// The size of the file.
     pub bytes: i64,
+    /// When the file was due to be deleted.
     #[serde(with = "time::serde::rfc3339")]
     pub due_at: OffsetDateTime,
+    /// When it was deleted.
     #[serde(with = "time::serde::rfc3339")]
     pub deleted_at: OffsetDateTime,
 }
@@ -77,7 +76,7 @@ impl From<Receipt> for ReceiptView {
     }
 }
 
-/// Files and prompts that were deleted, newest first
+/// List receipts for deleted files and prompts, newest first
 #[utoipa::path(
     get,
     path = "/v1/receipts",
@@ -85,27 +84,23 @@ impl From<Receipt> for ReceiptView {
     tag = "files",
     security(("key" = [])),
     params(ListReceiptsQuery),
-    responses((status = 200, description = "A page of receipts", body = Receipts))
+    responses((status = 200, description = "A page of receipts", body = Page<ReceiptView>))
 )]
 pub async fn handler(
     State(app): State<Arc<App>>,
     Tenant(tenant): Tenant,
-    Parameters(which): Parameters<ListReceiptsQuery>,
-) -> Result<Json<Receipts>> {
-    let limit = limit(which.limit)?;
+    Parameters(query): Parameters<ListReceiptsQuery>,
+) -> Result<Json<Page<ReceiptView>>> {
+    let limit = query.limit.get();
     let connection = app.connection(tenant).await?;
     let mut transaction = database::begin_for(&connection, tenant).await?;
     let receipts = retention::store::receipts(
         &mut transaction,
         tenant,
-        which.job,
-        after(which.starting_after)?,
+        query.job,
+        query.starting_after.map(LineNumber::get),
         limit + 1,
     )
     .await?;
-    let (receipts, has_more) = page(receipts, limit);
-    Ok(Json(Receipts {
-        data: receipts.into_iter().map(ReceiptView::from).collect(),
-        has_more,
-    }))
+    Ok(Json(Page::new(receipts, limit).map(ReceiptView::from)))
 }

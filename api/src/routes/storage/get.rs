@@ -1,4 +1,4 @@
-//! `GET /v1/storage`: how much a tenant keeps, and how much it may.
+//! `GET /v1/storage`: how much a tenant stores, and its limit.
 
 use std::sync::Arc;
 
@@ -12,23 +12,24 @@ use crate::app::App;
 use crate::auth::Tenant;
 use crate::error::Result;
 
-/// What a tenant keeps: uploads, pictures sent along with jobs, and pictures that were made.
+/// What a tenant stores: uploads, input images sent with jobs, and artifacts.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Storage {
-    /// In use; `null` for some minutes after an update of the service, while it is counted.
+    /// Bytes in use; `null` for some minutes after an update of the service, while they are counted.
     pub bytes: Option<i64>,
-    /// Files that would make it more are refused with `storage_full`; `null` where there is no bound. What a job makes is never refused.
+    /// The most bytes you may store; `null` if there is no limit. Files that would exceed it are refused with `storage_full`, but
+    /// the artifacts of a job are always kept.
     pub limit: Option<i64>,
 }
 
-/// How much is kept, and how much may be
+/// Get how much you store, and your limit
 #[utoipa::path(
     get,
     path = "/v1/storage",
     operation_id = "get_storage",
     tag = "files",
     security(("key" = [])),
-    responses((status = 200, description = "Bytes in use, and the bound", body = Storage))
+    responses((status = 200, description = "Bytes in use, and the limit", body = Storage))
 )]
 pub async fn handler(State(app): State<Arc<App>>, Tenant(tenant): Tenant) -> Result<Json<Storage>> {
     let mut transaction = database::begin_for(&app.pool, tenant).await?;

@@ -1,4 +1,4 @@
-//! `POST /v1/uploads/{id}/complete`: makes an upload of a file that was put straight into the bucket.
+//! `POST /v1/uploads/{id}/complete`: turns a file that was put straight into the bucket into an upload.
 
 use std::sync::Arc;
 
@@ -9,32 +9,32 @@ use common::bucket::BucketError;
 use common::id::UploadId;
 use common::upload;
 
-use super::{MAX_BYTES, UploadQuery, UploadView, answered, find, keep, store, too_large};
+use super::{MAX_BYTES, UploadQuery, UploadView, answered, find, insert, store, too_large};
 use crate::app::App;
 use crate::auth::Tenant;
 use crate::base_url::BaseUrl;
-use crate::error::{Code, Problem, ProblemBody, Result};
+use crate::error::{Code, Problem, Result};
 use crate::extract::{Id, Parameters};
 use crate::idempotency::Key;
 
-/// Keep what was put into the bucket
+/// Complete a direct upload
 ///
-/// May be repeated: the upload is answered again.
+/// Checks the file that was put into the bucket and stores it as an upload. May be repeated: the answer is the upload again.
 #[utoipa::path(
     post,
     path = "/v1/uploads/{id}/complete",
     operation_id = "complete_upload",
     tag = "files",
     security(("key" = [])),
-    params(("id" = String, Path, description = "`upl_…` of `POST /v1/uploads/direct`"), UploadQuery),
+    params(("id" = String, Path, description = "The id in the answer of `POST /v1/uploads/direct`, `upl_…`"), UploadQuery),
     responses(
-        (status = 201, description = "It is kept", body = UploadView, headers(("Location" = String, description = "Where it is"))),
-        (status = 403, description = "This tenant may not submit at present", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 404, description = "No file was put there yet", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 410, description = "It was deleted", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 409, description = "There is no room for it (`storage_full`)", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 413, description = "More than 20 MiB", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 422, description = "It is no picture we can read", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 201, description = "The upload is stored", body = UploadView, headers(("Location" = String, description = "The path of the upload"))),
+        (status = 403, description = "This tenant may not submit jobs or uploads at present"),
+        (status = 404, description = "No file was put into the bucket for this id yet"),
+        (status = 410, description = "The upload was deleted"),
+        (status = 409, description = "The upload would exceed the storage limit (`storage_full`)"),
+        (status = 413, description = "The file has more than 20 MiB"),
+        (status = 422, description = "The file is not an image this service can read"),
     )
 )]
 pub async fn handler(
@@ -43,44 +43,44 @@ pub async fn handler(
     Id(id): Id<UploadId>,
     key: Key,
     base: BaseUrl,
-    Parameters(named): Parameters<UploadQuery>,
+    Parameters(query): Parameters<UploadQuery>,
 ) -> Result<Response> {
-    let name = named.check()?;
+    let name = query.check()?;
     match find(&app, tenant, id).await {
         Ok(upload) => {
-            let created_at = upload.created_at.expect("it is kept");
+            let created_at = upload.created_at.expect("a stored upload has a time");
             let view = UploadView::new(&app, &base, &upload).await;
             return Ok(key.replay(view.answer(created_at)));
         }
         Err(problem) if problem.code() == Code::NotFound => {}
         Err(problem) => return Err(problem),
     }
-    // How large it is shows when it is there; until then the most it may be.
-    let mut room = app.budget.body(app.shares.of(tenant), 1);
-    room.grow(MAX_BYTES).await?;
+    // The size is known only after the file was read, so memory for the largest one is reserved.
+    let mut permit = app.budget.body(app.shares.of(tenant), 1);
+    permit.grow(MAX_BYTES).await?;
     let raw = upload::raw_key(tenant, id);
     let file = match app.bucket.get_at_most(&raw, MAX_BYTES as u64).await {
         Ok(Some(file)) => file,
         Ok(None) => {
             app.owner.usable().await?;
-            let detail = format!("No file was put at the url of {id} yet: PUT it there first.");
+            let detail = format!("No file was put at the URL of {id} yet: PUT it there first.");
             return Err(Problem::new(Code::NotFound, detail));
         }
         Err(BucketError::TooLarge { .. }) => return Err(too_large()),
         Err(error) => return Err(error.into()),
     };
-    let upload = store(&app, tenant, id, name, room.hold(file)).await?;
-    let kept = keep(&app, &base, tenant, &upload, None).await?;
-    // A repeated request names the same object, so only what was surely not kept is removed.
-    if matches!(kept, Err(Refusal::StorageFull { .. }))
+    let upload = store(&app, tenant, id, name, permit.hold(file)).await?;
+    let inserted = insert(&app, &base, tenant, &upload, None).await?;
+    // A concurrent request for this id uses the same object key. So the file is deleted only if there is surely no row for it.
+    if matches!(inserted, Err(Refusal::StorageFull { .. }))
         && let Err(error) = app.bucket.delete(&upload.object_key).await
     {
-        tracing::warn!(%error, upload.id = %id, "A file of no upload stays in the bucket until it is swept");
+        tracing::warn!(%error, upload.id = %id, "A file without an upload stays in the bucket until it is swept");
     }
-    let kept = kept?;
-    // What is left behind is swept.
+    let stored = inserted?;
+    // The file as the client sent it is not needed any more. If it cannot be deleted now, it is swept later.
     if let Err(error) = app.bucket.delete(&raw).await {
-        tracing::warn!(%error, upload.id = %id, "A file that was put into the bucket stays there until it is swept");
+        tracing::warn!(%error, upload.id = %id, "The original file of a direct upload stays in the bucket until it is swept");
     }
-    Ok(answered(&key, kept))
+    Ok(answered(&key, stored))
 }

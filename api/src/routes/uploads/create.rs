@@ -1,4 +1,4 @@
-//! `POST /v1/uploads`: keeps a picture, to be named in jobs. The body is the file itself.
+//! `POST /v1/uploads`: stores an image to be named in jobs. The body is the file itself.
 
 use std::sync::Arc;
 
@@ -10,18 +10,18 @@ use common::id::UploadId;
 use common::upload;
 use common::uploading::Stored;
 
-use super::{UploadQuery, UploadView, answered, answered_before, keep, store};
+use super::{UploadQuery, UploadView, answered, answered_before, insert, store};
 use crate::app::App;
 use crate::auth::Tenant;
 use crate::base_url::BaseUrl;
-use crate::error::{ProblemBody, Result};
+use crate::error::Result;
 use crate::extract::{AnyBody, Parameters};
 use crate::idempotency::Key;
 
-/// Keep a picture
+/// Upload an image
 ///
-/// The body is the file itself: PNG, JPEG or WebP, whatever its `Content-Type` says. It is written anew before it is kept: upright, in
-/// sRGB, of at most 4096 pixels a side and 7 MiB, and without metadata such as where it was taken.
+/// The body is the file itself: PNG, JPEG or WebP, whatever its `Content-Type` says. It is encoded again before it is stored: upright, in
+/// sRGB, with at most 4096 pixels a side and 7 MiB, and without metadata such as the place where a photo was taken.
 #[utoipa::path(
     post,
     path = "/v1/uploads",
@@ -31,12 +31,16 @@ use crate::idempotency::Key;
     params(UploadQuery),
     request_body(content = Vec<u8>, content_type = "application/octet-stream", description = "The file, at most 20 MiB and 64 megapixels"),
     responses(
-        (status = 201, description = "It is kept", body = UploadView,
-            headers(("Location" = String, description = "Where it is"), ("Idempotency-Key" = String), ("Idempotent-Replayed" = Option<bool>))),
-        (status = 403, description = "This tenant may not submit at present", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 409, description = "There is no room for it (`storage_full`)", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 413, description = "More than 20 MiB", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 422, description = "It is no picture we can read", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 201, description = "The upload is stored", body = UploadView,
+            headers(
+                ("Location" = String, description = "The path of the upload"),
+                ("Idempotency-Key" = String, description = "The key that was sent or generated"),
+                ("Idempotent-Replayed" = Option<bool>, description = "`true` if this is the stored answer to an earlier request"),
+            )),
+        (status = 403, description = "This tenant may not submit jobs or uploads at present"),
+        (status = 409, description = "The upload would exceed the storage limit (`storage_full`)"),
+        (status = 413, description = "The file has more than 20 MiB"),
+        (status = 422, description = "The file is not an image this service can read"),
     )
 )]
 pub async fn handler(
@@ -45,10 +49,10 @@ pub async fn handler(
     key: Key,
     base: BaseUrl,
     uri: Uri,
-    Parameters(named): Parameters<UploadQuery>,
+    Parameters(query): Parameters<UploadQuery>,
     AnyBody(file): AnyBody,
 ) -> Result<Response> {
-    let name = named.check()?;
+    let name = query.check()?;
     let request = key.request("POST", &uri.to_string(), &file);
     if key.sent
         && let Some(answer) = answered_before(&app, tenant, &request).await?
@@ -57,12 +61,12 @@ pub async fn handler(
     }
     let id = UploadId::new();
     let upload = store(&app, tenant, id, name, file).await?;
-    let kept = keep(&app, &base, tenant, &upload, Some(&request)).await;
-    // After a lost connection the row may stand, and needs its file; else the sweeper finds it.
-    if !matches!(kept, Ok(Ok(Stored::New(_)) | Err(Refusal::Database(_))))
+    let inserted = insert(&app, &base, tenant, &upload, Some(&request)).await;
+    // After a database error the commit may have succeeded, and the row would need its file. If it did not, the file is swept later.
+    if !matches!(inserted, Ok(Ok(Stored::New(_)) | Err(Refusal::Database(_))))
         && let Err(error) = app.bucket.delete(&upload::key(tenant, id)).await
     {
-        tracing::warn!(%error, upload.id = %id, "A file of no upload stays in the bucket until it is swept");
+        tracing::warn!(%error, upload.id = %id, "A file without an upload stays in the bucket until it is swept");
     }
-    Ok(answered(&key, kept??))
+    Ok(answered(&key, inserted??))
 }

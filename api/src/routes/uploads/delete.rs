@@ -1,4 +1,5 @@
-//! `DELETE /v1/uploads/{id}`: no job may name it from now on, and its file is deleted within moments; a receipt says when.
+//! `DELETE /v1/uploads/{id}`: deletes an upload. From now on no job may name it; its file is deleted soon after, and a receipt says
+//! when.
 
 use std::sync::Arc;
 
@@ -9,23 +10,23 @@ use common::uploading::{self, Removed};
 
 use crate::app::App;
 use crate::auth::Tenant;
-use crate::error::{Code, Problem, ProblemBody, Result};
+use crate::error::{Code, Problem, Result};
 use crate::extract::Id;
 
 /// Delete an upload
 ///
-/// Jobs that have ended keep what was made of it. May be repeated.
+/// Artifacts that were made from it stay. May be repeated.
 #[utoipa::path(
     delete,
     path = "/v1/uploads/{id}",
     operation_id = "delete_upload",
     tag = "files",
     security(("key" = [])),
-    params(("id" = String, Path, description = "`upl_…`")),
+    params(("id" = String, Path, description = "The id of the upload, `upl_…`")),
     responses(
-        (status = 204, description = "No job may name it any more; `GET /v1/receipts` tells when its file is gone"),
-        (status = 404, description = "There is none with this id", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 409, description = "Open jobs need it", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 204, description = "The upload is deleted; `GET /v1/receipts` says when its file was deleted"),
+        (status = 404, description = "There is no upload with this id"),
+        (status = 409, description = "Open jobs need the upload"),
     )
 )]
 pub async fn handler(
@@ -42,7 +43,8 @@ pub async fn handler(
                 1 => "An open job needs it".to_owned(),
                 jobs => format!("{jobs} open jobs need it"),
             };
-            let detail = format!("{jobs}: delete it when they have ended, or cancel them.");
+            let detail =
+                format!("{jobs}: cancel open jobs, or delete the upload when they have ended.");
             Err(Problem::new(Code::UploadInUse, detail))
         }
     }

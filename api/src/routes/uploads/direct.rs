@@ -1,5 +1,6 @@
-//! `POST /v1/uploads/direct`: where a client may put a file straight into the bucket, so that it does not come through us twice.
-//! Nothing is written: the id says where the file goes, and [`complete`](super::complete) makes it an upload.
+//! `POST /v1/uploads/direct`: gives a client a URL to put a file straight into the bucket, so that the API need not receive it.
+//!
+//! Nothing is written to the database: the key of the file follows from the id, and [`complete`](super::complete) makes the upload.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,38 +16,40 @@ use utoipa::ToSchema;
 use super::location;
 use crate::app::App;
 use crate::auth::Tenant;
-use crate::error::{Code, ProblemBody, Result};
+use crate::error::{Code, Result};
 
-/// How long the file may be put there.
+/// How long the URL works.
 const LIFETIME: Duration = Duration::from_mins(15);
 
-/// Where to put a file.
+/// How to put a file into the bucket.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct DirectUpload {
-    /// What the upload will be called.
+    /// The id of the future upload.
     #[schema(value_type = String, example = "upl_01kavm5pw8e0t9xqyp7x9r7m4b")]
     pub id: UploadId,
-    /// Always `PUT`.
+    /// The HTTP method for `url`: always `PUT`.
     pub method: &'static str,
-    /// Takes the file as its body, until `expires_at`; no key is needed.
+    /// Send the file to this URL as the body, until `expires_at`. No key is needed.
     pub url: String,
+    /// Until when `url` works.
     #[serde(with = "time::serde::rfc3339")]
     pub expires_at: OffsetDateTime,
+    /// What to do next.
     #[schema(inline)]
     pub links: DirectLinks,
 }
 
-/// What comes next.
+/// What to do after the file was put into the bucket.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct DirectLinks {
-    /// To be posted to once the file is there.
+    /// The path to post to once the file is in the bucket.
     pub complete: String,
 }
 
-/// Put a file straight into the bucket
+/// Start a direct upload
 ///
-/// Offered where files are kept in S3 or Google Cloud Storage and its links may be given out. PUT the file at `url`, then POST to
-/// `links.complete`.
+/// Offered if files are stored in S3 or Google Cloud Storage and the store's links may be given out. PUT the file at `url`, then POST
+/// to `links.complete`.
 #[utoipa::path(
     post,
     path = "/v1/uploads/direct",
@@ -54,8 +57,8 @@ pub struct DirectLinks {
     tag = "files",
     security(("key" = [])),
     responses(
-        (status = 200, description = "Where to put it", body = DirectUpload),
-        (status = 409, description = "This service takes files itself only: `direct_uploads` of `GET /v1/uploads` says so beforehand; or there is no room (`storage_full`)", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 200, description = "How to put the file into the bucket", body = DirectUpload),
+        (status = 409, description = "Direct uploads are not offered (`no_direct_uploads`; `direct_uploads` of `GET /v1/uploads` says it beforehand), or the storage limit is reached (`storage_full`)"),
     )
 )]
 pub async fn handler(

@@ -1,4 +1,4 @@
-//! `GET /v1/uploads/{id}`: a picture that is kept, with a fresh link.
+//! `GET /v1/uploads/{id}`: an upload, with a fresh link.
 
 use std::sync::Arc;
 
@@ -10,21 +10,21 @@ use super::{UploadView, find};
 use crate::app::App;
 use crate::auth::Tenant;
 use crate::base_url::BaseUrl;
-use crate::error::{ProblemBody, Result};
+use crate::error::Result;
 use crate::extract::Id;
 
-/// A picture that is kept
+/// Get an upload, with a fresh link to its file
 #[utoipa::path(
     get,
     path = "/v1/uploads/{id}",
     operation_id = "get_upload",
     tag = "files",
     security(("key" = [])),
-    params(("id" = String, Path, description = "`upl_…`")),
+    params(("id" = String, Path, description = "The id of the upload, `upl_…`")),
     responses(
         (status = 200, description = "The upload", body = UploadView),
-        (status = 404, description = "There is none with this id", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 410, description = "It was deleted", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 404, description = "There is no upload with this id"),
+        (status = 410, description = "The upload was deleted"),
     )
 )]
 pub async fn handler(

@@ -14,37 +14,40 @@ use super::UploadView;
 use crate::app::App;
 use crate::auth::Tenant;
 use crate::base_url::BaseUrl;
-use crate::error::{ProblemBody, Result};
-use crate::extract::{Parameters, limit, page};
+use crate::error::Result;
+use crate::extract::Parameters;
+use crate::paging::{Limit, Page};
 
-/// Which uploads.
+/// Which uploads to list.
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct ListUploadsQuery {
-    /// At most so many.
-    #[param(minimum = 1, maximum = 100, default = 20)]
-    limit: Option<i64>,
-    /// The id of the last upload you have: older ones follow.
+    /// The most uploads to return.
+    #[serde(default)]
+    #[param(schema_with = Limit::schema)]
+    limit: Limit,
+    /// The id of the last upload you have. Older uploads follow.
     #[param(schema_with = UploadId::schema)]
     starting_after: Option<UploadId>,
 }
 
-/// A page of uploads.
+/// A page of uploads. It has one field more than [`Page`].
 #[expect(
     clippy::struct_field_names,
     reason = "`direct_uploads` is what clients call it"
 )]
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Uploads {
+    /// The uploads of this page.
     pub data: Vec<UploadView>,
-    /// Whether older ones follow.
+    /// Whether more uploads follow.
     pub has_more: bool,
-    /// Whether `POST /v1/uploads/direct` is offered: files may be put straight into the bucket then.
+    /// Whether files can be put straight into the bucket with `POST /v1/uploads/direct`.
     pub direct_uploads: bool,
 }
 
-/// Your uploads, newest first
+/// List your uploads, newest first
 #[utoipa::path(
     get,
     path = "/v1/uploads",
@@ -54,24 +57,25 @@ pub struct Uploads {
     params(ListUploadsQuery),
     responses(
         (status = 200, description = "A page of uploads", body = Uploads),
-        (status = 400, description = "A parameter is not usable", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 400, description = "A parameter is not usable"),
     )
 )]
 pub async fn handler(
     State(app): State<Arc<App>>,
     Tenant(tenant): Tenant,
     base: BaseUrl,
-    Parameters(which): Parameters<ListUploadsQuery>,
+    Parameters(query): Parameters<ListUploadsQuery>,
 ) -> Result<Json<Uploads>> {
-    let limit = limit(which.limit)?;
+    let limit = query.limit.get();
     let connection = app.connection(tenant).await?;
     let mut transaction = database::begin_for(&connection, tenant).await?;
-    let (after, most) = (which.starting_after, limit + 1);
-    let uploads = upload::store::list(&mut transaction, tenant, after, most).await?;
+    let after = query.starting_after;
+    let uploads = upload::store::list(&mut transaction, tenant, after, limit + 1).await?;
     transaction.commit().await?;
+    // Signing links may take a while; the connection is not needed for it.
     drop(connection);
-    let (uploads, has_more) = page(uploads, limit);
-    let views = uploads
+    let Page { data, has_more } = Page::new(uploads, limit);
+    let views = data
         .iter()
         .map(|upload| UploadView::new(&app, &base, upload));
     Ok(Json(Uploads {

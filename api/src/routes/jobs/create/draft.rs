@@ -1,4 +1,4 @@
-//! The body of a request for a job: what may stand in it, and everything that is wrong with it at once.
+//! The body of `POST /v1/jobs`: its fields, and everything that is wrong with it, reported at once.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -19,36 +19,43 @@ use super::rendering::{self, EncodingBody, RenderingFields, fits};
 use super::violations::{Violations, words};
 use crate::error::{Problem, Result};
 
+/// The sizes a job may ask for.
 const SIZES: [Size; 2] = [Size::OneK, Size::TwoK];
+/// The formats a job may ask for.
 const FORMATS: [Format; 3] = [Format::Png, Format::Jpeg, Format::Webp];
-const MAX_NAME: usize = 200;
-const MAX_METADATA: usize = 50;
-const MAX_METADATA_KEY: usize = 64;
-const MAX_METADATA_VALUE: usize = 500;
-/// Text without NUL, which Postgres does not keep, for `/openapi.json`.
+/// The longest name of a job, in characters.
+const MAX_NAME_LENGTH: usize = 200;
+/// The most entries of `metadata`.
+const MAX_METADATA_ENTRIES: usize = 50;
+/// The longest key of `metadata`, in characters.
+const MAX_METADATA_KEY_LENGTH: usize = 64;
+/// The longest value of `metadata`, in characters.
+const MAX_METADATA_VALUE_LENGTH: usize = 500;
+/// The pattern of text without NUL, which Postgres cannot store, for `/openapi.json`.
 const NO_NUL: &str = "^[^\\u0000]*$";
+/// The highest priority; the lowest is its negative.
 const MAX_PRIORITY: i16 = 10;
 /// How far ahead a job may be planned.
-const MAX_AHEAD: Duration = Duration::from_hours(7 * 24);
+const MAX_RUN_AT_DELAY: Duration = Duration::from_hours(7 * 24);
 
-// No `Debug` in this file: what holds a prompt is never printed.
+// No type in this file is `Debug`, so that no prompt can be printed by mistake.
 
-/// What is asked for.
+/// A job to submit.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CreateJob {
-    /// A model of `GET /v1/models`.
+    /// The id of a model in `GET /v1/models`.
     #[serde(default)]
     #[schema(required, example = "gemini-3-pro-image")]
     model: String,
-    /// What the picture should show.
+    /// What the image should show.
     #[serde(default)]
     #[schema(required, schema_with = prompt)]
     prompt: String,
-    /// How it should look, said apart from what it shows.
+    /// How the image should look, separate from what it shows.
     #[schema(max_length = 8000, pattern = "^[^\\u0000]*$")]
     art_direction: Option<String>,
-    /// Pictures to work from: at most 7 MiB each and 20 MiB in all. The model gets them upright, in sRGB and without metadata.
+    /// Images to work from: at most 7 MiB each and 20 MiB in total. The model gets them upright, in sRGB and without metadata.
     #[serde(default)]
     #[schema(inline, max_items = 64)]
     inputs: Vec<InputBody>,
@@ -56,81 +63,88 @@ pub struct CreateJob {
     aspect_ratio: Option<String>,
     #[schema(schema_with = sizes)]
     size: Option<String>,
-    /// How many pictures.
+    /// How many outputs to make.
     #[schema(minimum = 1, maximum = 4, default = 1)]
     outputs: Option<u32>,
     #[schema(schema_with = formats)]
     format: Option<String>,
+    /// Choices of the format. A choice that the format does not have is refused.
     #[schema(inline)]
     encoding: Option<EncodingBody>,
     #[schema(schema_with = fits)]
     fit: Option<String>,
-    /// Whether more than 5 % may be cropped away, where the model's picture has another shape.
+    /// Whether more than 5 % may be cropped away if the model's image has another aspect ratio.
     #[serde(default)]
     #[schema(default = false)]
     allow_crop: bool,
-    /// Whether the picture may be enlarged by more than 5 %, where the model's is smaller.
+    /// Whether the model's image may be enlarged by more than 5 % if it is too small.
     #[serde(default)]
     #[schema(default = false)]
     allow_upscale: bool,
-    /// Whether what was made smaller is sharpened a little.
+    /// Whether an image that was made smaller is sharpened a little.
     #[serde(default)]
     #[schema(default = false)]
     sharpen: bool,
-    /// For you, to find it again.
+    /// Your name for the job. `q` of `GET /v1/jobs` searches it.
     #[schema(max_length = 200, pattern = "^[^\\u0000]*$")]
     name: Option<String>,
-    /// For you: at most 50 entries, keys of 64 and values of 500 characters.
+    /// Your own data about the job: at most 50 entries, with keys of 64 and values of 500 characters.
     #[serde(default)]
     #[schema(schema_with = metadata)]
     metadata: BTreeMap<String, String>,
-    /// The same seed makes similar pictures, where the model can.
+    /// The same seed makes similar images, if the model supports seeds.
     #[schema(minimum = -2_147_483_648, maximum = 2_147_483_647)]
     seed: Option<i32>,
-    /// Not before this time, at most 7 days ahead.
+    /// The job does not start before this time, which is at most 7 days ahead.
     #[schema(value_type = Option<String>, format = DateTime)]
     run_at: Option<String>,
-    /// Among your own jobs, higher goes first.
+    /// Among your own queued jobs, a higher priority starts first.
     #[serde(default)]
     #[schema(minimum = -10, maximum = 10, default = 0)]
     priority: i16,
-    /// Whether it may be made elsewhere when the model's own place is closed or full: `fallbacks` of
-    /// `GET /v1/models/{id}` says where. The price stays.
+    /// Whether `fallbacks` of `GET /v1/models/{id}` may be used when the model's first lane is unavailable or full. The price is the
+    /// same.
     #[schema(default = true)]
     fallback: Option<bool>,
-    /// Whether the successor may be taken, at its price, when the model was shut down.
+    /// Whether the model's successor may be used, at its own price, if the model was shut down.
     #[serde(default)]
     #[schema(default = false)]
     switch_to_successor: bool,
 }
 
 impl CreateJob {
-    /// Its pictures, which [`Sources`](super::pictures::Sources) reads.
+    /// Takes the inputs out of the body. [`Sources`](super::pictures::Sources) reads them.
     pub fn take_inputs(&mut self) -> Vec<InputBody> {
         std::mem::take(&mut self.inputs)
     }
 }
 
-/// A request that was read. [`Asked::quote`] tells what is wrong with it, before anything else is done.
+/// A job that was parsed but not admitted. [`JobDraft::quote`] reports everything that is wrong with it.
 pub struct JobDraft {
+    /// The model to use.
     pub model: String,
+    /// The client's name for the job.
     pub name: Option<String>,
+    /// The client's data about the job, an object of strings.
     pub metadata: serde_json::Value,
+    /// From -10 to 10; higher starts first.
     pub priority: i16,
-    /// Whether that is in the future is for the database to say.
+    /// The earliest start. Only the database's clock decides whether it is in the future.
     pub run_at: Option<OffsetDateTime>,
+    /// What to generate.
     pub generation: Generation,
-    /// To be stored before the job is admitted.
+    /// Files to store before the job is admitted.
     pub files: Vec<Picture>,
+    /// Whether fallbacks of the model may be used.
     pub fallback: bool,
-    /// The model asked for, where its successor is taken instead.
+    /// The model that was asked for, if its successor is used instead.
     pub switched_from: Option<String>,
     switch_to_successor: bool,
     violations: Vec<Violation>,
 }
 
 impl JobDraft {
-    /// Understands a body, as far as that can be. `pictures` are its inputs, which were taken out of it and read before.
+    /// Parses a body as far as possible. `pictures` are its inputs, which were taken out of the body and read before.
     pub fn read(body: CreateJob, pictures: Pictures, now: OffsetDateTime) -> Self {
         let mut found = Violations::from(pictures.violations);
         if body.model.is_empty() {
@@ -139,7 +153,7 @@ impl JobDraft {
         check(&mut found, &body);
         let run_at = found.keep(run_at(body.run_at.as_deref(), now)).flatten();
         let format = found.choice("/format", body.format, &FORMATS);
-        let said = RenderingFields {
+        let fields = RenderingFields {
             fit: body.fit,
             allow_crop: body.allow_crop,
             allow_upscale: body.allow_upscale,
@@ -153,7 +167,7 @@ impl JobDraft {
             size: found.choice("/size", body.size, &SIZES),
             outputs: body.outputs.unwrap_or(1),
             format,
-            rendering: rendering::read(&mut found, said, body.encoding, format),
+            rendering: rendering::read(&mut found, fields, body.encoding, format),
             seed: body.seed,
         };
         Self {
@@ -167,11 +181,11 @@ impl JobDraft {
             fallback: body.fallback.unwrap_or(true),
             switched_from: None,
             switch_to_successor: body.switch_to_successor,
-            violations: found.all(),
+            violations: found.into_all(),
         }
     }
 
-    /// The pictures as they are once they were opened and written anew, in place of what was known of them before.
+    /// Replaces what was known about the input images before they were decoded by the final images.
     pub fn take_pictures(&mut self, pictures: Pictures) {
         let Generation::Image(request) = &mut self.generation;
         request.inputs = pictures.inputs;
@@ -179,8 +193,10 @@ impl JobDraft {
         self.violations.extend(pictures.violations);
     }
 
-    /// What it costs at most, or everything that is wrong with it: here and for its model, which is the successor
-    /// of the one asked for where that was shut down and the client wants it so.
+    /// Quotes the most the job can cost. If the model was shut down and the client allows it, switches to the successor.
+    ///
+    /// # Errors
+    /// A problem with everything that is wrong with the job, in general and for its model.
     pub fn quote(&mut self, catalog: &Catalog, today: Date) -> Result<Quote> {
         if self.switch_to_successor
             && let Ok(model) = catalog.offered_or_successor(&self.model, today)
@@ -193,15 +209,16 @@ impl JobDraft {
             Ok(quote) if violations.is_empty() => return Ok(quote),
             Ok(_) => {}
             Err(NotOffered::Violations(of_model)) => {
-                // A choice that was not understood stands in the request as the default: once is enough.
-                let known: Vec<String> = violations
+                // A field that could not be parsed was replaced by its default. What the model says about that default would only
+                // repeat the violation.
+                let reported: Vec<String> = violations
                     .iter()
-                    .map(|found| found.pointer.clone())
+                    .map(|violation| violation.pointer.clone())
                     .collect();
                 violations.extend(
                     of_model
                         .into_iter()
-                        .filter(|found| !known.contains(&found.pointer)),
+                        .filter(|violation| !reported.contains(&violation.pointer)),
                 );
             }
             Err(_) if self.model.is_empty() => {}
@@ -214,7 +231,7 @@ impl JobDraft {
 fn prompt() -> Schema {
     ObjectBuilder::new()
         .schema_type(Type::String)
-        .description(Some("What the picture should show."))
+        .description(Some("What the image should show."))
         .min_length(Some(1))
         .max_length(Some(MAX_TEXT))
         .pattern(Some(visible::visible_pattern()))
@@ -223,47 +240,46 @@ fn prompt() -> Schema {
 }
 
 fn metadata() -> Schema {
-    let text = |least, most| {
+    let text = |min, max| {
         ObjectBuilder::new()
             .schema_type(Type::String)
-            .min_length(Some(least))
-            .max_length(Some(most))
+            .min_length(Some(min))
+            .max_length(Some(max))
             .pattern(Some(NO_NUL))
     };
     ObjectBuilder::new()
         .schema_type(Type::Object)
         .description(Some(
-            "For you: at most 50 entries, keys of 64 and values of 500 characters.",
+            "Your own data about the job: at most 50 entries, with keys of 64 and values of 500 characters.",
         ))
-        .max_properties(Some(MAX_METADATA))
-        .property_names(Some(text(1, MAX_METADATA_KEY)))
-        .additional_properties(Some(Schema::from(text(0, MAX_METADATA_VALUE))))
+        .max_properties(Some(MAX_METADATA_ENTRIES))
+        .property_names(Some(text(1, MAX_METADATA_KEY_LENGTH)))
+        .additional_properties(Some(Schema::from(text(0, MAX_METADATA_VALUE_LENGTH))))
         .into()
 }
 
 fn ratios() -> Schema {
     words(
-        "Width to height.",
+        "The aspect ratio of the image, width to height.",
         AspectRatio::ALL,
         Some(&AspectRatio::default()),
     )
 }
 
 fn sizes() -> Schema {
-    let description =
-        "How large; the pixels follow from the ratio: `GET /v1/models` has the table.";
+    let description = "The size of the image: `1K` is about 1 megapixel, `2K` about 4. `pixels` of `GET /v1/models` has the exact width and height for each aspect ratio.";
     words(description, &SIZES, Some(&Size::default()))
 }
 
 fn formats() -> Schema {
     words(
-        "How the pictures are encoded.",
+        "The file format of the renditions. `png`: lossless. `jpeg`: small files for photos. `webp`: small files, lossy or lossless.",
         &FORMATS,
         Some(&Format::default()),
     )
 }
 
-/// When it may run; `None` for at once.
+/// Parses the earliest start; `None` for at once.
 fn run_at(
     text: Option<&str>,
     now: OffsetDateTime,
@@ -275,13 +291,13 @@ fn run_at(
             "Expected a time like 2026-11-22T18:00:00Z (RFC 3339).",
         )
     })?;
-    if run_at > now + MAX_AHEAD {
+    if run_at > now + MAX_RUN_AT_DELAY {
         return Err(Violation::new("/run_at", "At most 7 days ahead."));
     }
     Ok(Some(run_at))
 }
 
-/// What is wrong with the words and numbers, whatever the model.
+/// Finds what is wrong with texts and numbers, independent of the model.
 fn check(found: &mut Violations, body: &CreateJob) {
     for (pointer, text) in [
         ("/prompt", Some(&body.prompt)),
@@ -297,28 +313,36 @@ fn check(found: &mut Violations, body: &CreateJob) {
         .as_deref()
         .is_some_and(|text| !text.is_empty() && visible::is_blank(text))
     {
-        found.add("/art_direction", "Nothing of it can be seen: leave it out.");
+        found.add(
+            "/art_direction",
+            "It has no visible character: leave it out.",
+        );
     }
     if body
         .name
         .as_ref()
-        .is_some_and(|name| name.chars().count() > MAX_NAME)
+        .is_some_and(|name| name.chars().count() > MAX_NAME_LENGTH)
     {
-        found.add("/name", format!("At most {MAX_NAME} characters."));
+        found.add("/name", format!("At most {MAX_NAME_LENGTH} characters."));
     }
-    if body.metadata.len() > MAX_METADATA {
-        found.add("/metadata", format!("At most {MAX_METADATA} entries."));
+    if body.metadata.len() > MAX_METADATA_ENTRIES {
+        found.add(
+            "/metadata",
+            format!("At most {MAX_METADATA_ENTRIES} entries."),
+        );
     }
-    let fits = |text: &str, most| text.chars().count() <= most && !text.contains('\0');
+    let fits = |text: &str, max| text.chars().count() <= max && !text.contains('\0');
     if body.metadata.iter().any(|(key, value)| {
-        key.is_empty() || !fits(key, MAX_METADATA_KEY) || !fits(value, MAX_METADATA_VALUE)
+        key.is_empty()
+            || !fits(key, MAX_METADATA_KEY_LENGTH)
+            || !fits(value, MAX_METADATA_VALUE_LENGTH)
     }) {
         found.add(
-                "/metadata",
-                format!(
-                    "Keys of 1 to {MAX_METADATA_KEY} and values of at most {MAX_METADATA_VALUE} characters, without NUL."
-                ),
-            );
+            "/metadata",
+            format!(
+                "Keys of 1 to {MAX_METADATA_KEY_LENGTH} and values of at most {MAX_METADATA_VALUE_LENGTH} characters, without NUL."
+            ),
+        );
     }
     if body.priority.unsigned_abs() > MAX_PRIORITY.unsigned_abs() {
         found.add(
@@ -361,7 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn the_least_request_takes_the_defaults() {
+    fn fields_that_are_left_out_have_defaults() {
         let body = json!({"model": "gemini-3-pro-image", "prompt": "a bottle"});
         assert_eq!(quoted(&body), Ok(24));
         let Generation::Image(request) = read(&body).generation;
@@ -372,7 +396,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_wrong_is_told_at_once() {
+    fn all_violations_are_reported_at_once() {
         let problem = quoted(&json!({
             "model": "gemini-3-pro-image", "prompt": " ", "size": "8K", "aspect_ratio": "5:7", "format": "gif",
             "outputs": 9, "priority": 11, "name": "x".repeat(201), "run_at": "tomorrow",
@@ -397,7 +421,7 @@ mod tests {
     }
 
     #[test]
-    fn a_choice_that_would_do_nothing_is_refused() {
+    fn an_encoding_choice_without_effect_is_refused() {
         let check = |format: &str, encoding: Value, expected: &[&str]| {
             let body = json!({"model": "gemini-3-pro-image", "prompt": "a bottle", "format": format, "encoding": encoding});
             let found = quoted(&body).map_err(|problem| {
@@ -440,7 +464,7 @@ mod tests {
     }
 
     #[test]
-    fn a_model_is_named() {
+    fn the_model_must_be_named_and_known() {
         let problem = quoted(&json!({"prompt": "a bottle"})).unwrap_err();
         assert_eq!(pointers(&problem), ["/model"]);
         let problem = quoted(&json!({"model": "dall-e", "prompt": "a bottle"})).unwrap_err();
@@ -448,7 +472,7 @@ mod tests {
     }
 
     #[test]
-    fn a_field_nobody_knows_is_refused() {
+    fn an_unknown_field_is_refused() {
         let body = json!({"model": "m", "promt": "a bottle"}).to_string();
         let Err(problem) = extract::json::<CreateJob>(body.as_bytes()) else {
             panic!("expected a problem")
@@ -457,7 +481,7 @@ mod tests {
     }
 
     #[test]
-    fn a_job_may_be_planned_for_a_week() {
+    fn a_job_may_be_planned_up_to_a_week_ahead() {
         let body =
             |run_at: &str| json!({"model": "gemini-3-pro-image", "prompt": "a", "run_at": run_at});
         let planned = read(&body("2026-11-22T13:00:00Z")).run_at;

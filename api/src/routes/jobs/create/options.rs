@@ -1,4 +1,4 @@
-//! What a request for a job says outside of its body.
+//! Options of `POST /v1/jobs` outside its body: query and headers.
 
 use std::time::Duration;
 
@@ -16,38 +16,45 @@ use crate::extract::{Parameters, single};
 use crate::header_list::elements;
 use crate::request::Id;
 
+/// The header with the client's preferences (RFC 7240).
 pub const PREFER: HeaderName = HeaderName::from_static("prefer");
+/// The header with the time after which an open job expires.
 pub const CANCEL_AFTER: HeaderName = HeaderName::from_static("cancel-after");
 
-const MIN_CANCEL_AFTER: Duration = Duration::from_secs(1);
+/// The shortest wait. A shorter one is ignored.
+const MIN_WAIT: Duration = Duration::from_secs(1);
+/// The longest wait. A longer one is shortened.
 const MAX_WAIT: Duration = Duration::from_mins(1);
+const MIN_CANCEL_AFTER: Duration = Duration::from_secs(1);
 const DEFAULT_CANCEL_AFTER: Duration = Duration::from_hours(24);
 const MAX_CANCEL_AFTER: Duration = Duration::from_hours(7 * 24);
 
-/// Everything but the body.
+/// The options of a submit.
 #[derive(Debug)]
 pub struct SubmitOptions {
+    /// The id of the request.
     pub request_id: String,
+    /// The span of the caller or of this request, in which the worker continues the trace.
     pub traceparent: Option<TraceParent>,
-    /// Only quote, write nothing.
+    /// Whether only to quote and write nothing.
     pub dry_run: bool,
+    /// What the client prefers.
     pub prefer: Prefer,
-    /// How long the job may stay open once it may run.
+    /// How long the job may stay open after its earliest start.
     pub cancel_after: Duration,
 }
 
-/// What a client would rather have, of what we know (`Prefer`, RFC 7240).
+/// The preferences of a client that this API knows (`Prefer`, RFC 7240).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Prefer {
-    /// Answer when the job has ended, if that is soon enough.
+    /// How long to wait for the end of the job before answering.
     pub wait: Option<Duration>,
-    /// Answer at once. That is what happens anyway; with `wait` it is what happens after that.
+    /// Whether to answer at once. That is the default; with `wait` it happens after the wait.
     respond_async: bool,
 }
 
 impl Prefer {
-    /// Of a preference that is there twice the first counts, as the RFC has it. What is not understood is ignored, and a longer wait
-    /// is cut short.
+    /// Parses the header. If a preference is sent twice, the first counts, and unknown preferences are ignored (RFC 7240, 2).
     fn of(headers: &HeaderMap) -> Self {
         let elements = elements(headers, &PREFER);
         let preferences: Vec<_> = elements.iter().map(|element| &element[0]).collect();
@@ -55,20 +62,20 @@ impl Prefer {
         let seconds = first("wait").and_then(|(_, value)| value.as_deref()?.parse().ok());
         let wait = seconds
             .map(Duration::from_secs)
-            .filter(|wait| *wait >= MIN_CANCEL_AFTER);
+            .filter(|wait| *wait >= MIN_WAIT);
         Self {
             wait: wait.map(|wait| wait.min(MAX_WAIT)),
             respond_async: first("respond-async").is_some(),
         }
     }
 
-    /// The same, where nobody waits.
+    /// The same preferences without a wait.
     #[must_use]
     pub fn without_wait(self) -> Self {
         Self { wait: None, ..self }
     }
 
-    /// `Preference-Applied`: what of it was done; `None`: nothing was asked for.
+    /// The value of `Preference-Applied`; `None` if there are no preferences.
     pub fn applied(self) -> Option<String> {
         let wait = self.wait.map(|wait| format!("wait={}", wait.as_secs()));
         let respond_async = self.respond_async.then(|| "respond-async".to_owned());
@@ -80,7 +87,7 @@ impl Prefer {
 #[derive(Debug, Default, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 struct Flags {
-    /// Only quote: nothing is written.
+    /// If `true`, the job is only quoted, and nothing is written.
     #[serde(default)]
     #[param(default = false)]
     dry_run: bool,
@@ -103,11 +110,11 @@ impl<S: Send + Sync> FromRequestParts<S> for SubmitOptions {
 }
 
 fn cancel_after(headers: &HeaderMap) -> Result<Duration, Problem> {
-    let Some(said) = single(headers, &CANCEL_AFTER)? else {
+    let Some(header) = single(headers, &CANCEL_AFTER)? else {
         return Ok(DEFAULT_CANCEL_AFTER);
     };
-    let said = said.to_str().ok();
-    said.and_then(duration)
+    let text = header.to_str().ok();
+    text.and_then(duration)
         .filter(|duration| (MIN_CANCEL_AFTER..=MAX_CANCEL_AFTER).contains(duration))
         .ok_or_else(|| {
             Problem::new(
@@ -117,7 +124,7 @@ fn cancel_after(headers: &HeaderMap) -> Result<Duration, Problem> {
         })
 }
 
-/// A number and its unit; seconds without one.
+/// Parses a whole number with an optional unit `s`, `m`, `h` or `d`; without a unit it is seconds.
 fn duration(text: &str) -> Option<Duration> {
     let text = text.trim();
     let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
@@ -135,7 +142,7 @@ fn duration(text: &str) -> Option<Duration> {
         .map(Duration::from_secs)
 }
 
-/// For `/openapi.json`.
+/// Describes the headers and the query for `/openapi.json`.
 impl IntoParams for SubmitOptions {
     fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
         let parameter = |name: &str, pattern: &str, description: &str| {
@@ -149,20 +156,17 @@ impl IntoParams for SubmitOptions {
                 .build()
         };
         let headers = [
-            parameter(
-                "Idempotency-Key",
-                ".*",
-                "1 to 255 visible ASCII characters; made when missing. The same request with the same key is answered again, not done again",
-            ),
+            // Its description and pattern are added when the document is completed.
+            parameter("Idempotency-Key", ".*", ""),
             parameter(
                 "Prefer",
                 ".*",
-                "`wait=N`: answer when the job has ended, or after N seconds (1 to 60)",
+                "`wait=N`: answer when the job has ended, but after N seconds (1 to 60) at the latest. `respond-async`: answer at once, which is the default",
             ),
             parameter(
                 "Cancel-After",
                 "^([1-9][0-9]{0,4}s?|[1-9][0-9]{0,3}m|[1-9][0-9]?h|1[0-5][0-9]h|16[0-8]h|[1-7]d)$",
-                "How long the job may stay open once it may run, such as `90s`, `15m`, `24h` or `7d`; 24 hours when missing",
+                "How long the job may stay open after its earliest start, such as `90s`, `15m`, `24h` or `7d`; then it expires. 24 hours if it is missing",
             ),
         ];
         let mut parameters = Flags::into_params(|| Some(ParameterIn::Query));
@@ -180,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn durations_are_a_number_and_a_unit() {
+    fn a_duration_is_a_number_and_a_unit() {
         let check = |text, seconds: Option<u64>| {
             let parsed = cancel_after(&headers(CANCEL_AFTER, text)).ok();
             assert_eq!(parsed, seconds.map(Duration::from_secs), "{text}");
@@ -211,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn preferences_are_read_as_the_rfc_has_it() {
+    fn preferences_are_parsed_as_rfc_7240_says() {
         let check = |lines: &[&str], applied: Option<&str>| {
             let lines = lines.iter().map(|line| (PREFER, line.parse().unwrap()));
             let mut headers = HeaderMap::new();

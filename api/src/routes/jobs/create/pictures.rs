@@ -1,5 +1,5 @@
-//! The pictures of a job. Files in its body are read from base64, written anew as uploads are, and given the keys they will be
-//! stored under; uploads are named, and stand under keys of their own.
+//! The input images of a job. Files in the body are decoded from base64, encoded again like uploads, and get the keys they will be
+//! stored under. Uploads are only named; they are stored already.
 
 use std::collections::HashMap;
 
@@ -21,9 +21,12 @@ use crate::budget::Budget;
 use crate::error::{Problem, sentence};
 use crate::shares::Share;
 
+/// The types an input may have.
 const MEDIA_TYPES: [MediaType; 3] = [MediaType::Png, MediaType::Jpeg, MediaType::Webp];
-/// What a file counts at least towards [`MAX_INPUTS_BYTES`]: a picture written anew in fewer bytes would show nothing.
+/// A smaller file counts as this many bytes towards [`MAX_INPUTS_BYTES`]. An image encoded again in fewer bytes would show nothing, so
+/// this bounds how many files share the total.
 const MIN_CLEAN_BYTES: usize = 64 * 1024;
+/// The roles an input may have.
 const ROLES: [InputRole; 4] = [
     InputRole::Product,
     InputRole::ModelReference,
@@ -31,11 +34,11 @@ const ROLES: [InputRole; 4] = [
     InputRole::Source,
 ];
 
-/// A picture to work from: an `upload`, or the file itself in `data` and what it is in `media_type`.
+/// An image to work from: either an `upload`, or the file itself in `data` with its type in `media_type`.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct InputBody {
-    /// One of your uploads.
+    /// The id of one of your uploads.
     #[schema(value_type = Option<String>, example = "upl_01kavm5pw8e0t9xqyp7x9r7m4b")]
     upload: Option<String>,
     /// The file, in base64.
@@ -49,55 +52,57 @@ pub struct InputBody {
 }
 
 impl InputBody {
-    /// The upload it names, where that can be one.
+    /// The upload this input names; `None` if it names none or the id is not valid.
     pub(super) fn upload(&self) -> Option<UploadId> {
         self.upload.as_deref()?.parse().ok()
     }
 
-    /// Why there is no such upload, or why more is said than that.
-    fn named(
+    /// The upload with this name. A violation if there is none, or if the input has other fields besides.
+    fn named_upload(
         &self,
         index: usize,
         name: &str,
         uploads: &HashMap<UploadId, Upload>,
     ) -> Result<Upload, Violation> {
-        for (field, said) in [
+        for (field, is_present) in [
             ("data", self.data.is_some()),
             ("media_type", self.media_type.is_some()),
         ] {
-            if said {
+            if is_present {
                 return Err(Violation::new(
-                    at(index, field),
-                    "Leave it out: the upload says it all.",
+                    pointer(index, field),
+                    "Leave it out: the upload is enough.",
                 ));
             }
         }
-        let at = at(index, "upload");
-        let id: UploadId = (name.parse()).map_err(|error| Violation::new(&at, sentence(&error)))?;
+        let place = pointer(index, "upload");
+        let id: UploadId =
+            (name.parse()).map_err(|error| Violation::new(&place, sentence(&error)))?;
         uploads.get(&id).cloned().ok_or_else(|| {
-            let none = format!("There is no upload {id}: GET /v1/uploads lists yours.");
-            Violation::new(at, none)
+            let detail = format!("There is no upload {id}: GET /v1/uploads lists yours.");
+            Violation::new(place, detail)
         })
     }
 
-    /// The file in `data`, if it is what `media_type` says.
+    /// The file in `data`. A violation if it cannot be decoded or its type is not the one in `media_type`.
     fn file(self, found: &mut Violations, index: usize) -> Result<Bytes, Violation> {
         let media_type = self.media_type.unwrap_or_default();
-        let said = found.keep(choice(&at(index, "media_type"), &media_type, &MEDIA_TYPES));
+        let place = pointer(index, "media_type");
+        let declared = found.keep(choice(&place, &media_type, &MEDIA_TYPES));
         let file = match self.data {
             Some(text) => decode(&text),
             None => Err(
-                "Send the picture itself here, as base64, or name one of your uploads in `upload`."
+                "Send the image itself here, as base64, or name one of your uploads in `upload`."
                     .to_owned(),
             ),
         };
-        let file = file.map_err(|why| Violation::new(at(index, "data"), why))?;
-        if let (Some(said), Ok((is, _))) = (said, imaging::inspect(&file))
-            && said != is
+        let file = file.map_err(|why| Violation::new(pointer(index, "data"), why))?;
+        if let (Some(declared), Ok((actual, _))) = (declared, imaging::inspect(&file))
+            && declared != actual
         {
-            let (is, said) = (is.as_str(), said.as_str());
-            let why = format!("The file is {is}, not {said}: say so in media_type.");
-            return Err(Violation::new(at(index, "data"), why));
+            let (actual, declared) = (actual.as_str(), declared.as_str());
+            let why = format!("The file is {actual}, not {declared}: say so in media_type.");
+            return Err(Violation::new(pointer(index, "data"), why));
         }
         Ok(file)
     }
@@ -105,23 +110,26 @@ impl InputBody {
 
 /// A file to be stored before the job is admitted.
 pub struct Picture {
+    /// The key to store it under.
     pub object_key: String,
+    /// The file.
     pub bytes: Bytes,
 }
 
-/// The pictures of one job, and everything that is wrong with them.
+/// The input images of one job, and everything that is wrong with them.
 #[derive(Default)]
 pub struct Pictures {
-    /// Uploads and files of the body, in the body's order.
+    /// Uploads and files of the body, in the order of the body.
     pub inputs: Vec<Input>,
-    /// The files of the body, written anew.
+    /// The files of the body, encoded again.
     pub files: Vec<Picture>,
+    /// What is wrong with the inputs.
     pub violations: Vec<Violation>,
 }
 
-/// The pictures that a body names, with its files decoded from base64 and nothing else.
+/// The inputs of a body before any image is decoded: uploads, and files decoded from base64.
 pub struct Sources {
-    /// For each picture its role and its bytes, where they could be read.
+    /// Role and source of each input; `None` if it is not valid.
     pictures: Vec<(Option<InputRole>, Option<Source>)>,
     found: Violations,
 }
@@ -132,14 +140,14 @@ enum Source {
 }
 
 impl Sources {
-    /// `uploads` holds those that the body names and the tenant has. CPU work: megabytes of base64.
+    /// Reads the inputs of a body. `uploads` holds those of the tenant that the body names. This is CPU work: megabytes of base64.
     pub fn read(bodies: Vec<InputBody>, uploads: &HashMap<UploadId, Upload>) -> Self {
         let mut found = Violations::default();
         let mut pictures = Vec::with_capacity(bodies.len());
         for (index, mut body) in bodies.into_iter().enumerate() {
-            let role = found.keep(choice(&at(index, "role"), &body.role, &ROLES));
+            let role = found.keep(choice(&pointer(index, "role"), &body.role, &ROLES));
             let source = match body.upload.take() {
-                Some(name) => body.named(index, &name, uploads).map(Source::Upload),
+                Some(name) => body.named_upload(index, &name, uploads).map(Source::Upload),
                 None => body.file(&mut found, index).map(Source::File),
             };
             pictures.push((role, found.keep(source)));
@@ -147,11 +155,11 @@ impl Sources {
         Self { pictures, found }
     }
 
-    /// Writes the files anew exactly as uploads are: a model gets the same bytes either way, without metadata, and a damaged file is
-    /// refused before anything is held or stored.
+    /// Encodes the files again exactly like uploads: a model gets the same bytes either way, without metadata, and a damaged file is
+    /// refused before credits are held or anything is stored.
     ///
     /// # Errors
-    /// `overloaded`
+    /// [`Code::Overloaded`](crate::error::Code::Overloaded) if no memory or render slot became free in time.
     pub async fn clean(
         mut self,
         budget: &Budget,
@@ -159,14 +167,15 @@ impl Sources {
         tenant: TenantId,
         job: JobId,
     ) -> Result<Pictures, Problem> {
-        let most = self.most_bytes_of_a_file();
+        let max_bytes = self.max_bytes_per_file();
         let mut pictures = Pictures::default();
         for (index, (role, source)) in self.pictures.into_iter().enumerate() {
-            let input = match (source, most) {
+            let input = match (source, max_bytes) {
                 (Some(Source::Upload(upload)), _) => role.map(|role| of_upload(upload, role)),
-                (Some(Source::File(file)), Some(most)) => {
-                    let cleaned = budget.clean(share, file, most).await?;
-                    let cleaned = cleaned.map_err(|why| Violation::new(at(index, "data"), why));
+                (Some(Source::File(file)), Some(max_bytes)) => {
+                    let cleaned = budget.clean(share, file, max_bytes).await?;
+                    let cleaned =
+                        cleaned.map_err(|why| Violation::new(pointer(index, "data"), why));
                     let cleaned = self.found.keep(cleaned);
                     role.zip(cleaned).map(|(role, cleaned)| {
                         let file = Picture {
@@ -182,16 +191,17 @@ impl Sources {
             };
             pictures.inputs.extend(input);
         }
-        pictures.violations = self.found.all();
+        pictures.violations = self.found.into_all();
         Ok(pictures)
     }
 
-    /// What is known of the pictures before one is opened: enough to say whether their model takes so many. How large a file becomes
-    /// is not known yet.
+    /// What is known about the inputs before an image is decoded: enough to check whether the model accepts this many. The final size
+    /// and hash of a file are not known yet; placeholders stand for them.
     pub fn unopened(&mut self, tenant: TenantId, job: JobId) -> Pictures {
-        self.most_bytes_of_a_file();
+        // Called for the violation it may add.
+        self.max_bytes_per_file();
         let mut pictures = Pictures {
-            violations: self.found.told(),
+            violations: self.found.all(),
             ..Pictures::default()
         };
         for (index, (role, source)) in self.pictures.iter().enumerate() {
@@ -212,15 +222,15 @@ impl Sources {
         pictures
     }
 
-    /// Whether there is a file to be opened.
+    /// Whether there is an image to decode.
     pub fn has_files(&self) -> bool {
         let mut sources = self.pictures.iter();
         sources.any(|(_, source)| matches!(source, Some(Source::File(_))))
     }
 
-    /// How large each file may be once it is written anew, in bytes: an equal share of what the uploads leave of a request. `None`
-    /// when all are too large already, which is a violation.
-    fn most_bytes_of_a_file(&mut self) -> Option<usize> {
+    /// The most bytes each file may have once it is encoded again: an equal share of what the uploads leave of the total. `None` if the
+    /// inputs exceed the total already, which is a violation.
+    fn max_bytes_per_file(&mut self) -> Option<usize> {
         let (mut uploaded, mut sent, mut files) = (0, 0, 0);
         for (_, source) in &self.pictures {
             match source {
@@ -235,7 +245,7 @@ impl Sources {
         let limit = MAX_INPUTS_BYTES as u64;
         if uploaded + sent > limit {
             let (sum, limit) = (mebibytes(uploaded + sent), mebibytes(limit));
-            let detail = format!("{sum} in all are too much: at most {limit}.");
+            let detail = format!("{sum} in total are too much: at most {limit}.");
             self.found.add("/inputs", detail);
             return None;
         }
@@ -266,11 +276,12 @@ fn of_upload(upload: Upload, role: InputRole) -> Input {
     }
 }
 
-/// Decodes base64. Only that and the size are checked here: [`Budget::clean`] says what is wrong with the file.
+/// Decodes base64 and checks the size. Whether the file is a valid image is checked by [`Budget::clean`].
 fn decode(text: &str) -> Result<Bytes, String> {
     if text.starts_with("data:") {
         return Err("Send the base64 alone, without `data:…;base64,` before it.".to_owned());
     }
+    // The decoded length, at most 2 bytes too large: an oversized file is refused before it is decoded.
     let length = text.len() / 4 * 3;
     if length > MAX_INPUT_BYTES + 2 {
         return Err(too_large(length));
@@ -284,14 +295,14 @@ fn decode(text: &str) -> Result<Bytes, String> {
     Ok(bytes.into())
 }
 
-/// The place of a field of one picture.
-fn at(index: usize, field: &str) -> String {
+/// The JSON pointer to a field of one input.
+fn pointer(index: usize, field: &str) -> String {
     format!("/inputs/{index}/{field}")
 }
 
 fn too_large(bytes: usize) -> String {
     format!(
-        "A picture of {} is too large: at most {}.",
+        "An image of {} is too large: at most {}.",
         mebibytes(bytes as u64),
         mebibytes(MAX_INPUT_BYTES as u64)
     )
@@ -303,11 +314,12 @@ fn mebibytes(bytes: u64) -> String {
 }
 
 fn media_types() -> Schema {
-    words("How the file is encoded.", &MEDIA_TYPES, None)
+    words("The type of the file in `data`.", &MEDIA_TYPES, None)
 }
 
 fn roles() -> Schema {
-    words("What the picture is for.", &ROLES, None)
+    let description = "What the image is for. `product`: the thing to show. `model_reference`: the person to show. `style`: how the output should look. `source`: the image to change.";
+    words(description, &ROLES, None)
 }
 
 #[cfg(test)]
@@ -326,12 +338,12 @@ mod tests {
         let sources = Sources::read(bodies, &HashMap::new());
         let budget = Budget::within(API_MEMORY, 1);
         let tenant = TenantId::new();
-        let share = Shares::new(budget.places(), budget.body_bytes()).of(tenant);
+        let share = Shares::new(budget.slots(), budget.body_bytes()).of(tenant);
         let cleaned = sources.clean(&budget, &share, tenant, JobId::new()).await;
         cleaned.unwrap()
     }
 
-    /// Noise, so that it does not compress.
+    /// An image of noise, which does not compress.
     fn noise(width: u32, height: u32, format: ImageFormat) -> Vec<u8> {
         let mut state = 1_u32;
         let picture = RgbImage::from_fn(width, height, |_, _| {
@@ -349,7 +361,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_picture_is_what_its_media_type_says() {
+    async fn every_violation_of_an_input_is_explained() {
         let check = async |input: Value, pointer: &str, words: &str| {
             let found = read(json!([input])).await.violations;
             let [only] = found.as_slice() else {
@@ -399,13 +411,13 @@ mod tests {
         check(
             json!({"media_type": "image/png", "role": "product"}),
             data,
-            "Send the picture",
+            "Send the image",
         )
         .await;
     }
 
     #[tokio::test]
-    async fn a_file_is_named_as_it_is_stored() {
+    async fn an_input_describes_the_file_that_is_stored() {
         let png = noise(4, 4, ImageFormat::Png);
         let read = read(json!([input(&png, "image/png")])).await;
         assert!(read.violations.is_empty(), "{:?}", read.violations);
@@ -415,9 +427,9 @@ mod tests {
         assert_eq!(input.sha256, hex::encode(Sha256::digest(&file.bytes)));
     }
 
-    /// Written anew, a strongly compressed JPEG may be larger than before; all together must still fit into one request.
+    /// A strongly compressed JPEG may become larger when it is encoded again; all together must still fit into one request.
     #[tokio::test]
-    async fn files_that_fit_when_sent_fit_when_written_anew() {
+    async fn files_within_the_limit_stay_within_it() {
         let jpeg = noise(2_000, 1_200, ImageFormat::Jpeg);
         let count = MAX_INPUTS_BYTES / jpeg.len();
         assert!((4..=14).contains(&count), "{count}");

@@ -1,4 +1,4 @@
-//! How a rendition is made, where a client says so: what becomes of another shape, and how it is written down.
+//! The fields of a job about its renditions: how they are fitted to the size, and how they are encoded.
 
 use common::generation::image::{Chroma, Encoding, Fit, Format, Rendering};
 use serde::Deserialize;
@@ -10,22 +10,22 @@ use super::violations::{Violations, words};
 const FITS: [Fit; 3] = [Fit::Cover, Fit::Contain, Fit::Strict];
 const CHROMAS: [Chroma; 2] = [Chroma::Quarter, Chroma::Full];
 
-/// What the picture should be made of, beside its size. What a format does not know is refused.
+/// Choices of the output format. A choice that the format does not have is refused.
 #[derive(Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct EncodingBody {
-    /// Of JPEG (90 when missing) and of WebP with losses (85).
+    /// Only JPEG and lossy WebP: the quality. If it is missing, JPEG uses 90 and WebP 85.
     #[schema(minimum = 1, maximum = 100)]
     quality: Option<u8>,
-    /// Of JPEG: a coarse picture first.
+    /// Only JPEG: whether a coarse image can be shown before the file is loaded completely.
     progressive: Option<bool>,
     #[schema(schema_with = chromas)]
     chroma_subsampling: Option<String>,
-    /// Of WebP: every pixel as it is.
+    /// Only WebP: whether every pixel is kept exactly.
     lossless: Option<bool>,
 }
 
-/// What is said in the body, apart from the encoding.
+/// The other fields of the body about renditions.
 pub(super) struct RenderingFields {
     pub fit: Option<String>,
     pub allow_crop: bool,
@@ -33,22 +33,22 @@ pub(super) struct RenderingFields {
     pub sharpen: bool,
 }
 
-/// Everything wrong with it is found.
+/// Parses the fields and adds everything that is wrong with them to `found`.
 pub(super) fn read(
     found: &mut Violations,
-    said: RenderingFields,
+    fields: RenderingFields,
     encoding: Option<EncodingBody>,
     format: Format,
 ) -> Rendering {
     let body = encoding.unwrap_or_default();
     let lossless = body.lossless.unwrap_or_default();
     let (jpeg, webp) = (format == Format::Jpeg, format == Format::Webp);
-    for (is_said, is_known, name, whose) in [
+    for (is_present, is_supported, name, who_has) in [
         (
             body.quality.is_some(),
             jpeg || webp && !lossless,
             "quality",
-            "JPEG, and WebP with losses, have",
+            "JPEG and lossy WebP have",
         ),
         (body.progressive.is_some(), jpeg, "progressive", "JPEG has"),
         (
@@ -59,10 +59,10 @@ pub(super) fn read(
         ),
         (body.lossless.is_some(), webp, "lossless", "WebP has"),
     ] {
-        if is_said && !is_known {
+        if is_present && !is_supported {
             found.add(
                 format!("/encoding/{name}"),
-                format!("{format} knows no such choice: {whose} it. Leave it out, or take another format."),
+                format!("{format} has no such choice: only {who_has} it. Leave it out, or use another format."),
             );
         }
     }
@@ -73,10 +73,10 @@ pub(super) fn read(
         found.add("/encoding/quality", "A whole number from 1 to 100.");
     }
     Rendering {
-        fit: found.choice("/fit", said.fit, &FITS),
-        allow_crop: said.allow_crop,
-        allow_upscale: said.allow_upscale,
-        sharpen: said.sharpen,
+        fit: found.choice("/fit", fields.fit, &FITS),
+        allow_crop: fields.allow_crop,
+        allow_upscale: fields.allow_upscale,
+        sharpen: fields.sharpen,
         encoding: Encoding {
             quality: body.quality,
             progressive: body.progressive.unwrap_or_default(),
@@ -91,12 +91,11 @@ pub(super) fn read(
 }
 
 pub(super) fn fits() -> Schema {
-    let description = "What becomes of a picture whose shape is not the one asked for: it fills the size and what juts out is cropped; it is shown whole and padded; or that is an error.";
+    let description = "What to do with an image whose aspect ratio is not the requested one. `cover`: fill the size and crop the rest. `contain`: show the whole image and pad it. `strict`: refuse it.";
     words(description, &FITS, Some(&Fit::default()))
 }
 
 fn chromas() -> Schema {
-    let description =
-        "Of JPEG: how much of the colour is kept. 4:4:4 for lettering and hard edges.";
+    let description = "Only JPEG: how much of the colour is kept. `4:2:0`: a quarter of it, for photos. `4:4:4`: all of it, for lettering and hard edges.";
     words(description, &CHROMAS, Some(&Chroma::default()))
 }

@@ -1,10 +1,10 @@
-//! What is wrong with a body, collected so that all of it is told at once; and choices of a few known words.
+//! Collects everything that is wrong with a body, so that it is reported at once; and parses choices of a few known words.
 
 use common::generation::Violation;
 use serde::Serialize;
 use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
 
-/// What was found wrong so far.
+/// The violations found so far.
 #[derive(Default)]
 pub(super) struct Violations(Vec<Violation>);
 
@@ -19,11 +19,12 @@ impl Violations {
         self.0.push(Violation::new(pointer, detail));
     }
 
+    /// Adds the error of a result; `None` if there was one.
     pub(super) fn keep<T>(&mut self, result: Result<T, Violation>) -> Option<T> {
         result.map_err(|violation| self.0.push(violation)).ok()
     }
 
-    /// One of a few known words, or the default where nothing usable stands.
+    /// Parses one of a few known words. The default if the text is missing or unknown; an unknown text is a violation.
     pub(super) fn choice<T: Copy + Default + Serialize>(
         &mut self,
         pointer: &str,
@@ -34,17 +35,16 @@ impl Violations {
             .unwrap_or_default()
     }
 
-    /// What was found so far.
-    pub(super) fn told(&self) -> Vec<Violation> {
+    pub(super) fn all(&self) -> Vec<Violation> {
         self.0.clone()
     }
 
-    pub(super) fn all(self) -> Vec<Violation> {
+    pub(super) fn into_all(self) -> Vec<Violation> {
         self.0
     }
 }
 
-/// One of a few known words, or which there are.
+/// Parses one of a few known words. The violation lists the words.
 pub(super) fn choice<T: Copy + Serialize>(
     pointer: &str,
     text: &str,
@@ -59,7 +59,7 @@ pub(super) fn choice<T: Copy + Serialize>(
         })
 }
 
-/// The schema of one of a few known words.
+/// The schema of a text that is one of a few known words.
 pub(super) fn words<T: Serialize>(description: &str, all: &[T], default: Option<&T>) -> Schema {
     ObjectBuilder::new()
         .schema_type(Type::String)
@@ -69,7 +69,7 @@ pub(super) fn words<T: Serialize>(description: &str, all: &[T], default: Option<
         .into()
 }
 
-/// How a value is written in JSON.
+/// The text of a value in JSON.
 fn word<T: Serialize>(value: &T) -> String {
     serde_json::to_value(value)
         .ok()

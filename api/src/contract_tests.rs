@@ -1,9 +1,9 @@
-//! What holds for the bodies of all routes, tried on every field that `/openapi.json` shows.
+//! Tests of `/openapi.json`: a snapshot of the contract, and rules for every field of every body in it.
 
 use serde_json::{Value, json};
 
-use super::json;
 use crate::error::Problem;
+use crate::extract::{expected, json, schema_at};
 use crate::openapi;
 use crate::routes::admin::Reason;
 use crate::routes::admin::jobs::BulkRequest;
@@ -11,12 +11,19 @@ use crate::routes::admin::pauses::ToPause;
 use crate::routes::admin::tenants::Adjustment;
 use crate::routes::jobs::create::draft::CreateJob;
 
+#[test]
+fn the_contract_changes_on_purpose_only() {
+    let document = openapi::document(&crate::router::documented().into_openapi());
+    let document: Value = serde_json::from_slice(&document).unwrap();
+    insta::assert_json_snapshot!("openapi", document);
+}
+
 type Read = fn(&[u8]) -> Result<(), Problem>;
 
-/// How each body is read, by the name of its schema.
+/// How each body is parsed, by the name of its schema.
 const BODIES: [(&str, Read); 6] = [
     ("CreateJob", |body| json::<CreateJob>(body).map(drop)),
-    ("Many", |body| json::<BulkRequest>(body).map(drop)),
+    ("BulkRequest", |body| json::<BulkRequest>(body).map(drop)),
     ("ToPause", |body| json::<ToPause>(body).map(drop)),
     ("Adjustment", |body| json::<Adjustment>(body).map(drop)),
     ("Reason", |body| json::<Reason>(body).map(drop)),
@@ -31,9 +38,9 @@ struct Field {
     required: bool,
 }
 
-/// Every field of a schema, those in lists and objects too.
+/// Every field of a schema, also those inside lists and objects.
 fn fields(schema: &Value, begin: &str, found: &mut Vec<Field>) {
-    let plain = super::expected::at(schema, "");
+    let plain = schema_at(schema, "");
     for (name, field) in plain["properties"].as_object().into_iter().flatten() {
         let pointer = format!("{begin}/{name}");
         fields(field, &pointer, found);
@@ -48,9 +55,9 @@ fn fields(schema: &Value, begin: &str, found: &mut Vec<Field>) {
     }
 }
 
-/// A body that has a value at a place, and around it no more than is needed.
+/// A body with a value at one place; besides it only what is required.
 fn with(schema: &Value, pointer: &str, value: Value) -> Value {
-    let plain = super::expected::at(schema, "");
+    let plain = schema_at(schema, "");
     if pointer.is_empty() {
         return value;
     }
@@ -62,15 +69,16 @@ fn with(schema: &Value, pointer: &str, value: Value) -> Value {
         return json!([with(&plain["items"], &rest, value)]);
     }
     let mut body = json!({});
-    for needed in plain["required"].as_array().into_iter().flatten() {
-        body[needed.as_str().unwrap()] = sample(&plain["properties"][needed.as_str().unwrap()]);
+    for required in plain["required"].as_array().into_iter().flatten() {
+        let required = required.as_str().unwrap();
+        body[required] = valid_value(&plain["properties"][required]);
     }
     body[name] = with(&plain["properties"][name], &rest, value);
     body
 }
 
-fn sample(schema: &Value) -> Value {
-    match super::expected::expected(schema) {
+fn valid_value(schema: &Value) -> Value {
+    match expected(schema) {
         number if number.starts_with("a whole") => json!(7),
         _ => json!("words"),
     }
@@ -80,7 +88,7 @@ fn every_field() -> Vec<(Read, Value, Field)> {
     let document = openapi::document(&crate::router::documented().into_openapi());
     let document: Value = serde_json::from_slice(&document).unwrap();
     let mut all = Vec::new();
-    let mut named: Vec<String> = openapi::bodies(&document);
+    let mut named: Vec<String> = openapi::body_schemas(&document);
     named.sort();
     named.dedup();
     assert_eq!(named.len(), BODIES.len(), "{named:?}");
@@ -104,30 +112,30 @@ fn every_field() -> Vec<(Read, Value, Field)> {
 }
 
 #[test]
-fn null_is_absent_in_every_optional_field() {
+fn every_optional_field_may_be_null() {
     for (read, schema, field) in every_field() {
-        let said_null = with(&schema, &field.pointer, Value::Null);
-        let read = read(said_null.to_string().as_bytes());
+        let body = with(&schema, &field.pointer, Value::Null);
+        let read = read(body.to_string().as_bytes());
         if !field.required {
-            assert!(read.is_ok(), "{said_null}: {:?}", read.err());
-            let kinds = schema_at(&schema, &field.pointer);
+            assert!(read.is_ok(), "{body}: {:?}", read.err());
+            let types = raw_schema_at(&schema, &field.pointer);
             assert!(
-                kinds.to_string().contains("\"null\""),
-                "{}: {kinds}",
+                types.to_string().contains("\"null\""),
+                "{}: {types}",
                 field.pointer
             );
         }
     }
 }
 
-/// The schema of a place as it stands in the document.
-fn schema_at(schema: &Value, pointer: &str) -> Value {
+/// The schema of a field exactly as the document has it.
+fn raw_schema_at(schema: &Value, pointer: &str) -> Value {
     let (parent, name) = pointer.rsplit_once('/').unwrap();
-    super::expected::at(schema, parent)["properties"][name].clone()
+    schema_at(schema, parent)["properties"][name].clone()
 }
 
 #[test]
-fn no_word_of_rust_is_in_any_refusal() {
+fn no_error_names_a_rust_type() {
     const WORDS: [&str; 24] = [
         "u8",
         "u16",
@@ -175,10 +183,10 @@ fn no_word_of_rust_is_in_any_refusal() {
                 continue;
             };
             refused += 1;
-            let told = problem.body("", "");
-            let detail = told["detail"].as_str().unwrap();
-            let pointer = told["errors"][0]["pointer"].as_str().unwrap();
-            assert!(pointer.starts_with(&field.pointer), "{body}: {told}");
+            let report = problem.body("", "");
+            let detail = report["detail"].as_str().unwrap();
+            let pointer = report["errors"][0]["pointer"].as_str().unwrap();
+            assert!(pointer.starts_with(&field.pointer), "{body}: {report}");
             assert!(
                 detail.ends_with('.') && detail.starts_with(char::is_uppercase),
                 "{body}: {detail}"

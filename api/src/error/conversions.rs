@@ -1,0 +1,152 @@
+//! Turns the errors of the layers below into problems.
+
+use common::admission::Refusal;
+use common::bucket::BucketError;
+use common::catalog::NotOffered;
+use common::database;
+use common::generation::Violation;
+use common::operator::OperatorError;
+use common::settlement::SettlementError;
+
+use super::{Code, Problem, sentence, truncate};
+
+impl From<sqlx::Error> for Problem {
+    fn from(error: sqlx::Error) -> Self {
+        if database::schema_changed(&error) || is_transient(&error) {
+            tracing::warn!(%error, "Postgres could not answer");
+            Self::from(Code::Unavailable)
+        } else {
+            tracing::error!(%error, "Postgres refused a query of the API");
+            Self::from(Code::Internal)
+        }
+    }
+}
+
+/// Whether the failure is the database's and may pass: a lost connection, a lock, a restart. Any other failure is a bug of ours.
+fn is_transient(error: &sqlx::Error) -> bool {
+    match error {
+        // Classes of SQLSTATE codes (PostgreSQL manual, appendix A): connection exception, invalid transaction state, transaction
+        // rollback, insufficient resources, object not in prerequisite state, operator intervention, system error.
+        sqlx::Error::Database(error) => error.code().is_some_and(|code| {
+            ["08", "25", "40", "53", "55", "57", "58"]
+                .iter()
+                .any(|class| code.starts_with(class))
+        }),
+        sqlx::Error::Io(_)
+        | sqlx::Error::Tls(_)
+        | sqlx::Error::Protocol(_)
+        | sqlx::Error::PoolTimedOut
+        | sqlx::Error::PoolClosed
+        | sqlx::Error::WorkerCrashed => true,
+        _ => false,
+    }
+}
+
+impl From<Refusal> for Problem {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::InsufficientCredits { needed, available } => Self::new(
+                Code::InsufficientCredits,
+                format!(
+                    "This needs {needed}, and {available} are available. Ask for less, or add credits."
+                ),
+            )
+            .with("needed", needed.get())
+            .with("available", available.get()),
+            Refusal::UploadGone => Self::new(
+                Code::Gone,
+                "An upload of this job was deleted while the job was being submitted: leave it out.",
+            ),
+            Refusal::AllowanceUsed { used, least } => {
+                let least = least.as_secs();
+                Self::allowance_used(
+                    used,
+                    format!(
+                        "Until then leave `Cancel-After` out, or send {least} or more, which is as long as a call of this model may take."
+                    ),
+                )
+                .with("least", least)
+            }
+            Refusal::StorageFull {
+                more,
+                stored,
+                limit,
+            } => Self::new(
+                Code::StorageFull,
+                format!(
+                    "This needs {more} more bytes, and {stored} of {limit} are in use. Delete uploads, or set how long files are kept (PUT \
+                     /v1/retention)."
+                ),
+            )
+            .with("needed", more)
+            .with("stored", stored)
+            .with("limit", limit),
+            refusal @ Refusal::Redriven(_) => {
+                // Only operators redrive jobs, and their requests do not come through here.
+                tracing::error!(%refusal, "A job of a tenant was refused with a refusal of redrives");
+                Self::from(Code::Internal)
+            }
+            Refusal::Inactive => Self::from(Code::TenantInactive),
+            Refusal::KeyReused => Self::from(Code::IdempotencyKeyReused),
+            Refusal::Amount(error) => {
+                tracing::error!(%error, "The amount of a quote is out of range");
+                Self::from(Code::Internal)
+            }
+            Refusal::Database(error) => error.into(),
+        }
+    }
+}
+
+impl From<OperatorError> for Problem {
+    fn from(error: OperatorError) -> Self {
+        match error {
+            OperatorError::TooMuch { .. } => {
+                let detail = format!("Take less: {error}.");
+                Self::invalid(vec![Violation::new("/credits", detail)])
+            }
+            OperatorError::TooMany(error) => {
+                Self::invalid(vec![Violation::new("/credits", sentence(&error))])
+            }
+            OperatorError::KeyReused => Self::from(Code::IdempotencyKeyReused),
+            OperatorError::NoTenant => Self::new(Code::NotFound, "There is no such tenant."),
+            OperatorError::Bucket(error) => error.into(),
+            OperatorError::Settlement(error) => error.into(),
+            OperatorError::Database(error) => error.into(),
+        }
+    }
+}
+
+impl From<SettlementError> for Problem {
+    fn from(error: SettlementError) -> Self {
+        match error {
+            SettlementError::Database(error) => error.into(),
+            error => {
+                tracing::error!(%error, "A job could not be settled");
+                Self::from(Code::Internal)
+            }
+        }
+    }
+}
+
+impl From<NotOffered> for Problem {
+    fn from(error: NotOffered) -> Self {
+        match error {
+            NotOffered::Violations(violations) => Self::invalid(violations),
+            NotOffered::UnknownModel(id) => {
+                let error = NotOffered::UnknownModel(truncate(&id).into_owned());
+                Self::new(Code::UnknownModel, sentence(&error))
+            }
+            NotOffered::ShutDown { ref successor, .. } => {
+                let successor = successor.clone();
+                Self::new(Code::ModelShutDown, sentence(&error)).with("successor", successor)
+            }
+        }
+    }
+}
+
+impl From<BucketError> for Problem {
+    fn from(error: BucketError) -> Self {
+        tracing::error!(%error, "The bucket failed");
+        Self::from(Code::Unavailable)
+    }
+}
