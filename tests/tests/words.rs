@@ -30,8 +30,6 @@ const PARTS: &[(&str, &str)] = &[
     ("shelf", "spool"),
     ("doorbell", "ready queue"),
     ("ding", "ready job"),
-    ("dialled", "shared connection"),
-    ("lifter", "Base64Extractor"),
 ];
 
 /// Refused as a whole identifier.
@@ -41,21 +39,18 @@ const IDENTIFIERS: &[(&str, &str)] = &[
     ("Entered", "LanePermit"),
     ("let_in", "acquire"),
     ("AT_THE_DOOR", "ACQUIRE_TIMEOUT"),
+    ("Lifter", "Base64Extractor"),
     ("Lifted", "Base64Extractor"),
+    ("Dialled", "SharedConnection"),
     ("go_beyond", "acquire_overflow"),
-    ("Made", "OutputResult"),
     ("Worked", "AttemptResult"),
     ("Unkept", "StoreFailure"),
-    ("Asked", "JobDraft"),
-    ("Findings", "Violations"),
-    ("Said", "RenderingFields"),
     ("Deed", "BulkAction"),
     ("Story", "Timeline"),
     ("Shown", "ContentDisposition"),
     ("is_away", "mark_unavailable or is_available"),
     ("is_back", "mark_available"),
     ("pick_up", "checkout"),
-    ("PATIENCE", "RESPONSE_TIMEOUT"),
     ("top_up_ring", "fill_ready_queue"),
     ("ring_new", "push_new"),
 ];
