@@ -101,7 +101,7 @@ short held;
 short revenue;
 byte answered[KEYS];       /* idempotency keys: 1 + the job */
 byte admitted_for[KEYS];
-bit ring[JOBS];            /* Redis: a set of ids */
+bit ready_queue[JOBS];     /* Redis: a set of ids */
 byte crashes, lapses, throttles, troubles;
 bit stale;                 /* something was changed under a fence that is no longer the job's */
 
@@ -380,9 +380,9 @@ inline admit() {
 #endif
 
 /* Nobody waits for it, and it may fail. */
-inline ring_new(j) {
+inline push_new(j) {
   if
-  :: ring[j] = 1
+  :: ready_queue[j] = 1
   :: true
   fi
 }
@@ -393,28 +393,28 @@ proctype Api(byte key) {
   short seen;
 
   admit();
-  ring_new(j);
+  push_new(j);
 answered_already:
   skip
 }
 
-/* Redis may lose everything at any moment. Ringing twice is ringing once; what is rung twice all the same comes from
-   top_up, while a worker has popped an id and not yet claimed the job. */
+/* Redis may lose everything at any moment. Adding an id twice is adding it once. An id that is popped twice comes from
+   fill, after a worker has popped it and before that worker claims the job. */
 active proctype Redis() {
 end:
   do
-  :: atomic { ring[0] || ring[1] -> ring[0] = 0; ring[1] = 0 }
+  :: atomic { ready_queue[0] || ready_queue[1] -> ready_queue[0] = 0; ready_queue[1] = 0 }
   od
 }
 
-#ifndef NO_TOP_UP
-inline top_up(j) { ring[j] = 1 }
+#ifndef NO_FILL
+inline fill(j) { ready_queue[j] = 1 }
 
 active proctype Dispatcher() {
 end:
   do
-  :: atomic { job[0].state == queued && !job[0].late && !ring[0] -> top_up(0) }
-  :: atomic { job[1].state == queued && !job[1].late && !ring[1] -> top_up(1) }
+  :: atomic { job[0].state == queued && !job[0].late && !ready_queue[0] -> fill(0) }
+  :: atomic { job[1].state == queued && !job[1].late && !ready_queue[1] -> fill(1) }
   od
 }
 #endif
@@ -803,8 +803,8 @@ active [2] proctype Worker() {
 
 end:
   do
-  :: atomic { at == idle && ring[0] -> ring[0] = 0; j = 0; at = popped }
-  :: atomic { at == idle && ring[1] -> ring[1] = 0; j = 1; at = popped }
+  :: atomic { at == idle && ready_queue[0] -> ready_queue[0] = 0; j = 0; at = popped }
+  :: atomic { at == idle && ready_queue[1] -> ready_queue[1] = 0; j = 1; at = popped }
   :: atomic { at == popped -> claim() }
   :: atomic { at == claimed -> of_job() }
   :: atomic { at == at_work && !FINAL(0) -> turn(0) }

@@ -281,12 +281,12 @@ impl Model {
 
     fn claim(&mut self, job: usize, lanes: Lanes) -> Said {
         let claimed = &mut self.books.jobs[job];
-        let let_in = match lanes {
+        let is_admitted = match lanes {
             Lanes::Open => true,
             Lanes::Full => claimed.has_operation,
             Lanes::Unknown => false,
         };
-        if claimed.state != State::Queued || !claimed.due || claimed.late || !let_in {
+        if claimed.state != State::Queued || !claimed.due || claimed.late || !is_admitted {
             return Said::Nothing;
         }
         claimed.state = State::Running;
