@@ -595,12 +595,12 @@ fn hostile_files_are_errors_and_quick_ones() {
         assert_ne!(rendered, Err(ImagingError::BrokeDown), "{name}");
         rendered
     };
-    for name in fakes::bombs() {
-        let rendered = opened(&name, &fakes::bomb(&name).unwrap());
+    for name in drawing::bombs() {
+        let rendered = opened(&name, &drawing::bomb(&name).unwrap());
         assert!(rendered.is_err(), "{name}");
     }
-    for name in fakes::burdened() {
-        let rendered = opened(name, &fakes::bomb(name).unwrap());
+    for name in drawing::valid_but_heavy() {
+        let rendered = opened(name, &drawing::bomb(name).unwrap());
         assert!(rendered.is_ok(), "{name}: {:?}", rendered.err());
     }
 }
