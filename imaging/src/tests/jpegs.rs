@@ -146,7 +146,7 @@ fn unusual_channels_are_refused_with_a_reason() {
     );
     assert_eq!(reason(|frame| frame[11] = 0x52), "it is damaged");
     assert!(reason(|frame| frame[4] = 12).contains("eight bits"));
-    assert!(reason(|frame| frame[1] = 0xC9).contains("arithmetically"));
+    assert!(reason(|frame| frame[1] = 0xC9).contains("arithmetic coding"));
     assert!(reason(|frame| frame[1] = 0xC3).contains("lossless"));
 }
 
