@@ -1,4 +1,4 @@
-//! The fake vendors alone: prints their base URL and serves until its input ends.
+//! Runs the fake vendors alone. Prints their base URL, and serves until its standard input ends.
 //!
 //! `cargo run -p fakes --example fake -- 18600`
 
@@ -6,7 +6,10 @@ use fakes::{Fake, Options};
 use std::io;
 
 #[tokio::main]
-#[expect(clippy::print_stdout, reason = "the address is what it is run for")]
+#[expect(
+    clippy::print_stdout,
+    reason = "prints the address, as the caller expects"
+)]
 async fn main() -> anyhow::Result<()> {
     let port = match std::env::args().nth(1) {
         Some(port) => port.parse()?,

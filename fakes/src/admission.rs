@@ -1,19 +1,19 @@
-//! How many calls a vendor lets in: a token bucket.
+//! The admission limit of the fake: a token bucket.
 
 use serde::{Deserialize, Serialize};
 use std::time::{Duration, Instant};
 
-/// A limit on the calls that ask for pictures. Those beyond it are answered 429 at once.
+/// A limit on calls that ask for pictures. A call beyond it is answered with 429 at once.
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Admit {
-    /// Calls let in each second, in the long run.
+    /// Calls admitted per second in the long run.
     pub per_second: f64,
-    /// Calls let in at once after a rest.
+    /// Calls admitted at once after a pause.
     pub burst: f64,
 }
 
-/// What is left of an [`Admit`].
+/// The tokens that are left of an [`Admit`].
 #[derive(Debug)]
 pub(super) struct Bucket {
     tokens: f64,
@@ -28,10 +28,10 @@ impl Bucket {
         }
     }
 
-    /// Lets one call in, or says when the next might be.
+    /// Takes one token. Without one, returns the time until the next.
     pub(super) fn take(&mut self, admit: Admit, now: Instant) -> Result<(), Duration> {
-        let rested = now.duration_since(self.filled).as_secs_f64();
-        self.tokens = (self.tokens + rested * admit.per_second).min(admit.burst);
+        let elapsed = now.duration_since(self.filled).as_secs_f64();
+        self.tokens = (self.tokens + elapsed * admit.per_second).min(admit.burst);
         self.filled = now;
         if self.tokens >= 1.0 {
             self.tokens -= 1.0;
@@ -47,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_burst_goes_in_and_then_one_by_one() {
+    fn a_burst_is_admitted_then_one_call_at_a_time() {
         let admit = Admit {
             per_second: 2.0,
             burst: 3.0,

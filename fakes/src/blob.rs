@@ -1,4 +1,4 @@
-//! Bytes inside JSON.
+//! Base64 in JSON fields.
 
 use base64::{
     DecodeError, Engine, alphabet,
@@ -7,8 +7,8 @@ use base64::{
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-/// The bytes of a base64 field. Google's JSON takes both alphabets, padded or not, and its Python client sends the
-/// URL-safe one.
+/// Decodes a base64 field. The JSON form of Protocol Buffers accepts both alphabets, with or without padding; Google's Python
+/// client sends the URL-safe one.
 pub(super) fn decode(text: &str) -> Result<Vec<u8>, DecodeError> {
     const LENIENT: GeneralPurposeConfig =
         GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
@@ -20,12 +20,12 @@ pub(super) fn decode(text: &str) -> Result<Vec<u8>, DecodeError> {
     GeneralPurpose::new(alphabet, LENIENT).decode(text)
 }
 
-/// What the journal keeps of some bytes.
+/// What the journal keeps of a file: its SHA-256 and its length.
 pub(super) fn described(bytes: &[u8]) -> Value {
     json!({"sha256": hex::encode(Sha256::digest(bytes)), "bytes": bytes.len()})
 }
 
-/// A copy of a body in which every field `data` is only [`described`].
+/// A copy of a body with [`described`] in place of each field `data`.
 pub(super) fn without_data(value: &Value) -> Value {
     match value {
         Value::Array(items) => items.iter().map(without_data).collect(),

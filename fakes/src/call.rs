@@ -1,15 +1,15 @@
-//! A call that asks for pictures, from the request to the reply: the order of things, which every vendor shares.
+//! A call that asks for pictures, from the request to the reply. All vendors share this order: journal, credentials,
+//! admission limit, request, fault, delay, reply.
 //!
-//! First the journal, then the credentials, the admission limit, the request, its fault, the wait, the reply. What a
-//! request and a reply look like is the vendor's; see `openai` for one.
+//! The format of the request and the reply depends on the vendor: see `openai` for one.
 
 use super::{
     connection::Connection,
     fault::Fault,
-    faults::{self, Fate, Refusal},
+    faults::{self, CallPlan, Refusal},
     journal::{Entry, Received},
-    reply::{Manner, Reply},
-    server::Service,
+    reply::{Delivery, Reply},
+    service::Service,
 };
 use axum::{
     http::{HeaderMap, Method, header},
@@ -27,12 +27,12 @@ use std::{
     time::Duration,
 };
 
-/// Somebody whose protocol the fake speaks.
+/// A vendor whose protocol the fake speaks.
 pub(super) trait Vendor: fmt::Debug + Send + Sync {
-    /// Whether a path is one of this vendor's.
+    /// Whether this vendor has this method and path.
     fn serves(&self, method: &Method, path: &str) -> bool;
 
-    /// Answers a request on such a path.
+    /// Answers a request for which [`Self::serves`] is true.
     fn answer(
         self: Arc<Self>,
         service: Service,
@@ -40,7 +40,7 @@ pub(super) trait Vendor: fmt::Debug + Send + Sync {
     ) -> BoxFuture<'static, Response>;
 }
 
-/// A request as it comes in.
+/// A request that was received.
 pub(super) struct Incoming {
     pub(super) method: Method,
     pub(super) path: String,
@@ -49,58 +49,58 @@ pub(super) struct Incoming {
     pub(super) connection: Connection,
 }
 
-/// The errors of a protocol, as far as every vendor has them.
+/// The errors that every vendor has, in one vendor's format.
 pub(super) trait Errors: Send + Sync {
-    /// The error the vendor sends with this HTTP status; for a 429 perhaps with a hint how long to wait.
+    /// The error the vendor sends with this HTTP status. `hint` says how long to wait after a 429.
     fn of_status(&self, code: u16, hint: Option<Duration>) -> Reply;
 
-    /// 429 beyond the admission limit, which lets in again after `wait`.
-    fn busy(&self, wait: Duration) -> Reply {
+    /// 429 beyond the admission limit. The next call is admitted after `wait`.
+    fn over_limit(&self, wait: Duration) -> Reply {
         self.of_status(429, Some(wait))
     }
 
-    /// 429 that waiting does not help against.
+    /// 429 because there is no quota at all: waiting does not help.
     fn no_quota(&self) -> Reply;
 
-    /// 400 that says what is wrong with the request.
+    /// 400 with a sentence that says what is wrong with the request.
     fn invalid(&self, sentence: String) -> Reply;
 }
 
 /// A call that asks for pictures, in one vendor's protocol.
 pub(super) trait Creation: Errors + 'static {
     /// A valid request.
-    type Ask: Send + 'static;
+    type ImageRequest: Send + 'static;
 
     /// The vendor's name in the journal.
     fn vendor(&self) -> &'static str;
 
-    /// Whether the credentials will do.
+    /// Checks that credentials of the right kind are there. Any value is accepted.
     fn authorize(&self, headers: &HeaderMap) -> Result<(), Reply>;
 
-    /// Checks the request as the vendor checks it. Work for a processor.
-    fn read(&self) -> Result<Self::Ask, Reply>;
+    /// Checks the request as the vendor checks it. CPU work: runs off the async threads.
+    fn read(&self) -> Result<Self::ImageRequest, Reply>;
 
-    /// The user's words, where faults are marked.
-    fn prompt(ask: &Self::Ask) -> &str;
+    /// The prompt, which may carry fault markers.
+    fn prompt(request: &Self::ImageRequest) -> &str;
 
-    /// Whether a fault makes sense for this vendor.
-    fn plays(&self, fault: &Fault) -> bool {
-        fault.of_any_vendor()
+    /// Whether this vendor can play a fault.
+    fn supports(&self, fault: &Fault) -> bool {
+        fault.is_common()
     }
 
-    /// How this vendor refuses.
+    /// The fault that this vendor plays for a refusal.
     fn refusal(&self, refusal: Refusal) -> Fault;
 
-    /// Whether the caller waits for the picture, or is told at once where to ask for it.
-    fn waits(_: &Self::Ask) -> bool {
+    /// Whether the caller waits for the picture. Otherwise the reply says at once where to poll.
+    fn is_synchronous(_: &Self::ImageRequest) -> bool {
         true
     }
 
-    /// The reply to a valid request, good or as its fate has it. Work for a processor.
-    fn answer(&self, ask: Self::Ask, fate: Fate) -> Reply;
+    /// The reply to a valid request: good, or with the fault of its plan. CPU work: runs off the async threads.
+    fn answer(&self, request: Self::ImageRequest, plan: CallPlan) -> Reply;
 }
 
-/// Takes a call from the request to the reply.
+/// Answers a call that asks for pictures.
 pub(super) async fn create(
     service: &Service,
     incoming: Incoming,
@@ -115,12 +115,12 @@ pub(super) async fn create(
         entry,
         raw: incoming.raw.clone(),
     });
-    let reply = conduct(service, &incoming, Arc::new(creation)).await;
+    let reply = answer_creation(service, &incoming, Arc::new(creation)).await;
     finish(service, number, reply)
 }
 
-/// Takes any other call of a vendor's to its reply.
-pub(super) async fn attend(
+/// Answers any other call, such as a poll. The journal counts it separately.
+pub(super) async fn answer_other(
     service: &Service,
     incoming: &Incoming,
     vendor: &'static str,
@@ -144,38 +144,42 @@ fn finish(service: &Service, number: u64, reply: Reply) -> Response {
     reply.into_response(service.stopping.clone())
 }
 
-async fn conduct<C: Creation>(service: &Service, incoming: &Incoming, creation: Arc<C>) -> Reply {
+async fn answer_creation<C: Creation>(
+    service: &Service,
+    incoming: &Incoming,
+    creation: Arc<C>,
+) -> Reply {
     if let Err(reply) = creation.authorize(&incoming.headers) {
         return reply;
     }
-    if let Err(wait) = service.faults.enter() {
-        return creation.busy(wait).told("throttle");
+    if let Err(wait) = service.faults.acquire_admission() {
+        return creation.over_limit(wait).with_outcome("throttle");
     }
     let reader = Arc::clone(&creation);
-    let ask = match blocking(move || reader.read()).await {
-        Ok(ask) => ask,
+    let request = match blocking(move || reader.read()).await {
+        Ok(request) => request,
         Err(reply) => return reply,
     };
-    let fate = match draw_lot(service, &*creation, C::prompt(&ask)) {
-        Ok(fate) => fate,
+    let plan = match plan_call(service, &*creation, C::prompt(&request)) {
+        Ok(plan) => plan,
         Err(sentence) => return creation.invalid(sentence),
     };
 
-    let fault = fate.fault.clone();
-    let waits = C::waits(&ask);
-    let delay = fate.delay;
+    let fault = plan.fault.clone();
+    let is_synchronous = C::is_synchronous(&request);
+    let delay = plan.delay;
     let answerer = Arc::clone(&creation);
     let good = async {
-        if waits && fault == Some(Fault::Never) {
+        if is_synchronous && fault == Some(Fault::Never) {
             std::future::pending::<()>().await;
         }
-        blocking(move || answerer.answer(ask, fate)).await
+        blocking(move || answerer.answer(request, plan)).await
     };
     let delayed = async {
-        if waits {
+        if is_synchronous {
             tokio::time::sleep(delay).await;
         }
-        meet(
+        apply_fault(
             service,
             &incoming.connection,
             &*creation,
@@ -189,31 +193,38 @@ async fn conduct<C: Creation>(service: &Service, incoming: &Incoming, creation: 
         () = service.stopping.cancelled() => return creation.of_status(503, None),
     };
     match fault {
-        Some(fault) => reply.told(fault.to_string()),
+        Some(fault) => reply.with_outcome(fault.to_string()),
         None => reply,
     }
 }
 
-/// What befalls a call, or what is wrong with the faults it asks for.
-fn draw_lot<C: Creation>(service: &Service, creation: &C, prompt: &str) -> Result<Fate, String> {
-    let foreign = |fault: &Fault| {
+/// Plans a call: its fault and delay. The error says what is wrong with the faults that its prompt asks for.
+fn plan_call<C: Creation>(
+    service: &Service,
+    creation: &C,
+    prompt: &str,
+) -> Result<CallPlan, String> {
+    let unsupported = |fault: &Fault| {
         let vendor = creation.vendor();
         format!("The fake cannot play the fault '{fault}' as {vendor}.")
     };
     let markers = faults::markers(prompt).map_err(|error| error.to_string())?;
-    if let Some(marker) = markers.iter().find(|marker| !creation.plays(&marker.fault)) {
-        return Err(foreign(&marker.fault));
+    if let Some(marker) = markers
+        .iter()
+        .find(|marker| !creation.supports(&marker.fault))
+    {
+        return Err(unsupported(&marker.fault));
     }
-    let fate = (service.faults).fate(prompt, markers, |refusal| creation.refusal(refusal));
-    let polls = fate.polls.iter().map(|marker| &marker.fault);
-    match (polls.chain(&fate.fault)).find(|fault| !creation.plays(fault)) {
-        Some(fault) => Err(foreign(fault)),
-        None => Ok(fate),
+    let plan = (service.faults).plan(prompt, markers, |refusal| creation.refusal(refusal));
+    let polls = plan.polls.iter().map(|marker| &marker.fault);
+    match (polls.chain(&plan.fault)).find(|fault| !creation.supports(fault)) {
+        Some(fault) => Err(unsupported(fault)),
+        None => Ok(plan),
     }
 }
 
-/// The good reply, or what a fault of the connection or the status makes of it.
-pub(super) async fn meet(
+/// The good reply, changed by a fault of the connection or of the status. Other faults are the vendor's part.
+pub(super) async fn apply_fault(
     service: &Service,
     connection: &Connection,
     errors: &impl Errors,
@@ -228,10 +239,10 @@ pub(super) async fn meet(
         }
         Some(Fault::NoQuota) => errors.no_quota(),
         Some(Fault::NotJson) => Reply::page(200),
-        Some(Fault::Trickle) => Reply::page(200).sent(Manner::Trickling),
-        Some(Fault::Oversized) => Reply::page(200).sent(Manner::Oversized),
-        Some(Fault::Cut) => good.await.sent(Manner::Cut),
-        Some(Fault::Stall) => good.await.sent(Manner::Stalled),
+        Some(Fault::Trickle) => Reply::page(200).with_delivery(Delivery::Trickling),
+        Some(Fault::Oversized) => Reply::page(200).with_delivery(Delivery::Oversized),
+        Some(Fault::Cut) => good.await.with_delivery(Delivery::Cut),
+        Some(Fault::Stall) => good.await.with_delivery(Delivery::Stalled),
         Some(Fault::Reset) => {
             connection.reset();
             Reply::page(503)
@@ -244,24 +255,24 @@ pub(super) async fn meet(
     }
 }
 
-/// The token of an `Authorization: Bearer` header, if there is one.
+/// The token of an `Authorization: Bearer` header. `None` if it is missing or empty.
 pub(super) fn bearer(headers: &HeaderMap) -> Option<&str> {
     let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
     let token = value.strip_prefix("Bearer ")?.trim();
     (!token.is_empty()).then_some(token)
 }
 
-/// Reading and drawing are work for a processor: not for the threads that serve sockets.
+/// Runs CPU work off the async threads, which serve the connections.
 pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     tokio::task::spawn_blocking(work)
         .await
         .expect("reading and drawing do not panic, and the runtime outlives its server")
 }
 
-/// Sixteen bytes unlike any others: also after the fake has been started again.
+/// Sixteen unique bytes. The clock makes them differ from those of an earlier process.
 pub(super) fn unique() -> [u8; 16] {
-    static DRAWN: AtomicU64 = AtomicU64::new(0);
-    let number = DRAWN.fetch_add(1, Ordering::Relaxed);
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let number = COUNT.fetch_add(1, Ordering::Relaxed);
     let digest = Sha256::new()
         .chain_update(now().unix_timestamp_nanos().to_be_bytes())
         .chain_update(number.to_be_bytes())
@@ -269,7 +280,7 @@ pub(super) fn unique() -> [u8; 16] {
     *digest.first_chunk().expect("a digest is longer")
 }
 
-/// The vendor's own clock; nobody's deadline hangs on it.
+/// The vendor's clock. No deadline of ours depends on it.
 #[expect(
     clippy::disallowed_methods,
     reason = "the vendor has a clock of its own"

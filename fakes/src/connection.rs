@@ -1,4 +1,4 @@
-//! Connections that can be torn down before they answer.
+//! Connections that a fault can reset before the answer.
 
 use axum::{extract::connect_info::Connected, serve::IncomingStream};
 use std::{
@@ -16,20 +16,20 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
-/// The handle a call has on the connection it came over.
+/// The connection that a call came over. Clones are the same connection.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Connection {
-    torn: Arc<AtomicBool>,
+    is_reset: Arc<AtomicBool>,
 }
 
 impl Connection {
-    /// From now on nothing is written: the next attempt resets the connection instead.
+    /// Resets the connection at the next write. Nothing more is written.
     pub(super) fn reset(&self) {
-        self.torn.store(true, Ordering::Release);
+        self.is_reset.store(true, Ordering::Release);
     }
 }
 
-/// The fake's listener.
+/// The fake's listener, which gives each socket its [`Connection`].
 pub(super) struct Listener(pub(super) TcpListener);
 
 impl axum::serve::Listener for Listener {
@@ -53,7 +53,7 @@ impl Connected<IncomingStream<'_, Listener>> for Connection {
     }
 }
 
-/// A socket that looks at its handle before it writes.
+/// A socket that checks before each write whether it was reset.
 pub(super) struct Socket {
     stream: TcpStream,
     connection: Connection,
@@ -75,8 +75,8 @@ impl AsyncWrite for Socket {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        if self.connection.torn.load(Ordering::Acquire) {
-            // Without lingering, closing sends a reset in place of an orderly end.
+        if self.connection.is_reset.load(Ordering::Acquire) {
+            // With a linger time of zero, closing sends RST instead of FIN.
             self.stream.set_zero_linger()?;
             return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
         }

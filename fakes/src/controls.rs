@@ -1,6 +1,6 @@
-//! What no vendor has: the fake's switches and journal over HTTP, under `/__fake/`.
+//! The fake's own routes under `/__fake/`: its switches and its journal.
 
-use super::{faults::Switches, journal::Call, server::Service};
+use super::{faults::Switches, journal::Call, service::Service};
 use axum::{
     Json,
     extract::{Query, State},
@@ -24,7 +24,7 @@ pub(super) async fn put_faults(
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct JournalQuery {
-    /// Only the latest so many calls.
+    /// Return only this many calls, the latest. Default: 1000.
     last: Option<usize>,
 }
 
@@ -34,8 +34,8 @@ pub(super) async fn get_journal(
 ) -> Json<Value> {
     let calls = service.journal.calls();
     let skipped = calls.len().saturating_sub(query.last.unwrap_or(1000));
-    let shown: Vec<&Call> = calls[skipped..].iter().map(AsRef::as_ref).collect();
-    Json(json!({"count": calls.len(), "outcomes": service.journal.outcomes(), "calls": shown}))
+    let latest: Vec<&Call> = calls[skipped..].iter().map(AsRef::as_ref).collect();
+    Json(json!({"count": calls.len(), "outcomes": service.journal.outcomes(), "calls": latest}))
 }
 
 pub(super) async fn clear_journal(State(service): State<Service>) -> StatusCode {

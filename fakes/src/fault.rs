@@ -1,62 +1,62 @@
-//! The ways a call can end badly, each a word: the whole outcome table can be asked for by name.
+//! The ways in which a call can fail. Each has a word, so that every row of the outcome table can be requested.
 
-use super::{bombs, openai::shape};
+use super::shapes;
 use serde::{Deserialize, Serialize};
 use std::{fmt, str::FromStr};
 
-/// One way a call can end badly, written as a word.
+/// One way in which a call can fail, written as a word.
 ///
-/// Every vendor plays these in its own manner:
+/// All vendors play these, each in its own format:
 ///
-/// | word | what the caller meets |
+/// | word | what the caller gets |
 /// |---|---|
-/// | `status:<code>` | that HTTP status with the vendor's body; 502 is an HTML page |
+/// | `status:<code>` | this HTTP status with the vendor's body; 502 is an HTML page |
 /// | `throttle` `invalid` `unauthenticated` `denied` `not_found` `internal` `unavailable` `deadline` | `status:` 429 400 401 403 404 500 503 504 |
 /// | `throttle:<seconds>` | 429 that says how long to wait |
-/// | `no_quota` | 429 that waiting does not help against |
+/// | `no_quota` | 429 because there is no quota: waiting does not help |
 /// | `empty` | 200 with nothing in it |
-/// | `wrong_type` | 200; bytes of another type than their label says |
-/// | `wrong_size` | 200; a picture a sixteenth too small |
-/// | `bad_base64` `bad_picture` | 200; data that does not decode; bytes that are no picture |
-/// | `bomb:<name>` | 200; a file that does harm to who opens it, see [`bombs`](crate::bombs) |
+/// | `wrong_type` | 200; the bytes have another type than their label |
+/// | `wrong_size` | 200; a picture that is 1/16 too small |
+/// | `bad_base64` `bad_picture` | 200; data that is not valid base64; bytes that are not a picture |
+/// | `bomb:<name>` | 200; a damaged or hostile file, see [`bombs`](crate::bombs) |
 /// | `not_json` | 200; an HTML page |
-/// | `cut` | 200; the connection closes midway through the body |
+/// | `cut` | 200; the connection closes in the middle of the body |
 /// | `stall` | 200; the headers and half the body, then nothing |
-/// | `trickle` | 200; a byte every tenth of a second, for ever |
+/// | `trickle` | 200; one byte every 100 ms, for ever |
 /// | `oversized` | 200; a body of 256 MiB |
 /// | `reset` | the request is read, then the connection is reset |
-/// | `hang` | nothing, until the caller goes away or the fake stops |
-/// | `late:<ms>` | the good answer, not before so many milliseconds |
+/// | `hang` | no answer until the caller closes the connection or the fake stops |
+/// | `late:<ms>` | the good answer, after at least this many milliseconds |
 /// | `never` | `hang`; an interaction in the background stays `in_progress` |
 ///
-/// These only some vendors know; the others answer 400 and say so:
+/// Only some vendors play these. The others answer 400 and say so:
 ///
-/// | word | vendor | what the caller meets |
+/// | word | vendor | what the caller gets |
 /// |---|---|---|
 /// | `failed_precondition` | Google's three | 400 with that status |
-/// | `text_only` | Google's three | 200; words and no picture |
-/// | `finish:<REASON>` | `vertex` `gemini` | 200; a candidate without parts that ended for that reason, known to anyone or not |
+/// | `text_only` | Google's three | 200; text and no picture |
+/// | `finish:<REASON>` | `vertex` `gemini` | 200; a candidate without parts and with this `finishReason`, which may be unknown |
 /// | `no_image` `max_tokens` `unknown_reason` | `vertex` `gemini` | `finish:` `NO_IMAGE` `MAX_TOKENS` `A_REASON_FROM_THE_FUTURE` |
 /// | `block:<REASON>` | `vertex` `gemini` | 200; `promptFeedback.blockReason`, no candidates |
-/// | `only_thought` | `vertex` `gemini` | 200; the one picture is marked as a thought |
-/// | `interaction:<status>` | `interactions` | the interaction ends with that status, known to anyone or not |
+/// | `only_thought` | `vertex` `gemini` | 200; the only picture is marked as a thought |
+/// | `interaction:<status>` | `interactions` | the interaction ends with this status, which may be unknown |
 /// | `content_blocked` `content_filtered` | `interactions` | the prompt, or the picture, is refused: 400, or in the background `failed` |
-/// | `poll:<word>` | `interactions` | the interaction's polls meet that fault of the connection or the status; its creation does not |
+/// | `poll:<word>` | `interactions` | polls of the interaction get this fault of the connection or the status; its creation does not |
 /// | `gone` | `interactions` | `poll:not_found` |
-/// | `error:<code>` | `openai` | the error with that code, at its usual status |
-/// | `error_200:<code>` | `openai` | 200; the error with that code, and `data` is null |
-/// | `long_error:<code>` | `openai` | the error with that code, at its usual status, behind a message of 100 KiB that hides characters |
-/// | `shape:<name>` | `openai` | 200; the good answer as other servers write it, see `openai/shape.rs` |
-/// | `error:<code>` | `interactions` | the interaction fails with that code |
-/// | `elsewhere` | `interactions` `openai` | 200; an address of the picture instead of the picture, and nobody is there |
+/// | `error:<code>` | `openai` | the error with this code, with its usual status |
+/// | `error_200:<code>` | `openai` | 200; the error with this code, and `data` is null |
+/// | `long_error:<code>` | `openai` | the error with this code and a message of 100 KiB that begins with control characters |
+/// | `shape:<name>` | `openai` | 200; the good answer as other servers write it, see `shapes.rs` |
+/// | `error:<code>` | `interactions` | the interaction fails with this code |
+/// | `elsewhere` | `interactions` `openai` | 200; a URL instead of the picture, at a host that does not exist |
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Fault {
-    /// An HTTP status.
+    /// An error with this HTTP status.
     Status(u16),
-    /// 429 with a hint in seconds.
+    /// 429 that asks to wait for this many seconds.
     Throttle(u32),
-    /// 429 for ever.
+    /// 429 because there is no quota.
     NoQuota,
     /// 400 `FAILED_PRECONDITION`.
     FailedPrecondition,
@@ -64,49 +64,49 @@ pub enum Fault {
     Finish(String),
     /// A prompt refused for this `blockReason`.
     Block(String),
-    /// Words, no picture.
+    /// Text, no picture.
     TextOnly,
     /// An answer with nothing in it.
     Empty,
     /// The only picture is a thought.
     OnlyThought,
-    /// The bytes are not what the label says.
+    /// The bytes have another type than their label.
     WrongType,
-    /// The picture has other pixels than asked for.
+    /// The picture has another size than was asked for.
     WrongSize,
-    /// The data is no base64.
+    /// The data is not base64.
     BadBase64,
-    /// The bytes are no picture.
+    /// The bytes are not a picture.
     BadPicture,
-    /// A file that does harm.
+    /// The damaged or hostile file with this name.
     Bomb(String),
     /// An HTML page.
     NotJson,
-    /// Half a body, then an end.
+    /// Half of the body, then the connection closes.
     Cut,
-    /// Half a body, then nothing.
+    /// Half of the body, then nothing.
     Stall,
-    /// A body that drips.
+    /// A body that comes very slowly and never ends.
     Trickle,
-    /// A body nobody can hold.
+    /// A body of 256 MiB.
     Oversized,
-    /// A connection reset before the reply.
+    /// The connection is reset before the reply.
     Reset,
     /// No answer.
     Hang,
-    /// A good answer after so many milliseconds.
+    /// A good answer after this many milliseconds.
     Late(u64),
-    /// No end of the work.
+    /// The work never ends.
     Never,
     /// An error with this code.
     Error(String),
-    /// An error with this code in an answer that calls itself good.
+    /// An error with this code in an answer with status 200.
     Error200(String),
-    /// An error with this code behind a very long message.
+    /// An error with this code and a very long message.
     LongError(String),
-    /// The good answer in another server's shape.
+    /// The good answer in the format of another server.
     Shape(String),
-    /// The picture's address instead of the picture.
+    /// A URL instead of the picture.
     Elsewhere,
     /// An interaction that ends with this status.
     Interaction(String),
@@ -114,13 +114,13 @@ pub enum Fault {
     ContentBlocked,
     /// An interaction whose picture is refused.
     ContentFiltered,
-    /// What the polls of an interaction meet.
+    /// A fault for the polls of an interaction.
     Poll(Box<Self>),
-    /// An interaction that is not there when polled.
+    /// An interaction that does not exist when it is polled.
     Gone,
 }
 
-/// The words that stand for themselves.
+/// The words without a parameter.
 const WORDS: &[(&str, Fault)] = &[
     ("throttle", Fault::Status(429)),
     ("invalid", Fault::Status(400)),
@@ -153,10 +153,10 @@ const WORDS: &[(&str, Fault)] = &[
     ("elsewhere", Fault::Elsewhere),
 ];
 
-/// Where nobody is (RFC 2606).
+/// A host that never exists: `.invalid` is reserved (RFC 2606, 2).
 pub(super) const ELSEWHERE: &str = "https://pictures.invalid/1.png";
 
-/// The words that stand for a `finishReason`.
+/// Words for a `finishReason`.
 const FINISHES: &[(&str, &str)] = &[
     ("no_image", "NO_IMAGE"),
     ("max_tokens", "MAX_TOKENS"),
@@ -174,23 +174,23 @@ impl FromStr for Fault {
             return Ok(Self::Finish((*reason).to_owned()));
         }
         let fault = word.split_once(':').and_then(|(kind, value)| {
-            let said = || Some(value.to_owned()).filter(|value| !value.is_empty());
+            let text = || Some(value.to_owned()).filter(|value| !value.is_empty());
             match kind {
                 "status" => (value.parse().ok())
                     .filter(|code| (300..600).contains(code))
                     .map(Self::Status),
                 "throttle" => value.parse().ok().map(Self::Throttle),
-                "bomb" => bombs::is_known(value).then(|| Self::Bomb(value.to_owned())),
+                "bomb" => drawing::is_known_bomb(value).then(|| Self::Bomb(value.to_owned())),
                 "late" => value.parse().ok().map(Self::Late),
-                "finish" => said().map(Self::Finish),
-                "block" => said().map(Self::Block),
-                "error" => said().map(Self::Error),
-                "error_200" => said().map(Self::Error200),
-                "long_error" => said().map(Self::LongError),
-                "shape" => shape::is_known(value).then(|| Self::Shape(value.to_owned())),
-                "interaction" => said().map(Self::Interaction),
+                "finish" => text().map(Self::Finish),
+                "block" => text().map(Self::Block),
+                "error" => text().map(Self::Error),
+                "error_200" => text().map(Self::Error200),
+                "long_error" => text().map(Self::LongError),
+                "shape" => shapes::is_known(value).then(|| Self::Shape(value.to_owned())),
+                "interaction" => text().map(Self::Interaction),
                 "poll" => (value.parse().ok())
-                    .filter(Self::of_http)
+                    .filter(Self::is_of_transport)
                     .map(|fault| Self::Poll(Box::new(fault))),
                 _ => None,
             }
@@ -237,8 +237,8 @@ impl From<Fault> for String {
 }
 
 impl Fault {
-    /// A fault of the connection, the status or the time: any request can meet it, a poll as well.
-    pub(super) fn of_http(&self) -> bool {
+    /// Whether it is a fault of the connection, the status or the time. Any request can get it, also a poll.
+    pub(super) fn is_of_transport(&self) -> bool {
         matches!(
             self,
             Self::Status(_)
@@ -255,17 +255,17 @@ impl Fault {
         )
     }
 
-    /// A fault that makes sense whoever is asked for a picture.
-    pub(super) fn of_any_vendor(&self) -> bool {
+    /// Whether all vendors play it.
+    pub(super) fn is_common(&self) -> bool {
         let of_the_picture = matches!(
             self,
             Self::WrongType | Self::WrongSize | Self::BadBase64 | Self::BadPicture | Self::Bomb(_)
         );
-        self.of_http() || of_the_picture || matches!(self, Self::Empty | Self::Never)
+        self.is_of_transport() || of_the_picture || matches!(self, Self::Empty | Self::Never)
     }
 }
 
-/// A word that names no [`Fault`].
+/// A word that is not a [`Fault`].
 #[derive(Debug, thiserror::Error)]
 #[error("The fake knows no fault '{0}'.")]
 pub struct UnknownFault(pub(super) String);
@@ -275,7 +275,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_word_reads_back_as_itself() {
+    fn every_word_parses_and_prints_the_same() {
         let plain = WORDS.iter().map(|(word, _)| *word);
         let others = [
             "status:502",
@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_word_is_refused() {
+    fn unknown_words_are_refused() {
         for word in [
             "",
             "thunder",

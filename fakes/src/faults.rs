@@ -1,4 +1,4 @@
-//! Ways to make the fake fail: switches in the process and over HTTP, and markers inside a prompt.
+//! Decides which calls fail, and how: by switches (in the process or over HTTP) and by markers in a prompt.
 
 use super::{
     admission::{Admit, Bucket},
@@ -13,57 +13,57 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// A prompt with these words is refused. They stand for what the vendors' filters look for, so that a demonstration can
-/// show a refusal without writing anything unpleasant.
+/// A prompt with one of these texts is refused. They stand for what the vendors' filters look for, so that a demonstration
+/// can show a refusal with a harmless prompt.
 pub const REFUSED_WORDS: &[(&str, Refusal)] = &[
     ("forbidden", Refusal::Prompt),
     ("unsafe picture", Refusal::Picture),
 ];
 
-/// What a vendor's filters refuse; each vendor has its own way to say so.
+/// What a vendor's filter refuses. Each vendor reports it in its own format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
     /// The prompt, before anything is made.
     Prompt,
-    /// The picture, when it is made.
+    /// The picture, after it was made.
     Picture,
 }
 
-/// What calls meet from now on. The JSON of `PUT /__fake/faults`, which replaces all of it.
+/// All switches of a fake. `PUT /__fake/faults` takes them as JSON and replaces all of them.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Switches {
-    /// How many calls are let in. The rest are answered 429 before anything else can happen to them.
+    /// The admission limit. A call beyond it gets 429, before any fault. Default: no limit.
     pub admit: Option<Admit>,
-    /// How long every call takes at least.
+    /// How long a call takes at least. Default: no delay.
     pub latency_ms: Latency,
-    /// The share of the calls, 0 to 1, that takes `slow_ms` instead.
+    /// The share of calls, 0 to 1, that take `slow_ms` instead.
     pub slow_share: f64,
     /// How many milliseconds a slow call takes.
     pub slow_ms: u64,
-    /// Faults for the next calls, one each; comes before `rate`.
+    /// Faults for the next calls, one for each call. They come before `rate`.
     pub next: VecDeque<Fault>,
-    /// The share of the calls, 0 to 1, that meet one of `among`.
+    /// The share of calls, 0 to 1, that get one of `among`.
     pub rate: f64,
-    /// What the unlucky calls meet, in equal parts.
+    /// The faults for that share, each equally likely.
     pub among: Vec<Fault>,
-    /// Pictures are flat and drawn once for each size and type: for measuring others, not for looking at.
+    /// Pictures have one color and are drawn once for each size and format: for measurements.
     pub plain: bool,
-    /// Flat ones have the grain of a photograph, and weigh as much: a PNG of 2K some six megabytes.
+    /// With `plain`: pictures have noise, so their files are as large as those of photographs. A PNG of 2K has about 6 MB.
     pub grain: bool,
 }
 
-/// Milliseconds, spread evenly between both ends.
+/// A range of milliseconds. Each call takes a time from it, evenly distributed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Latency {
-    /// The shortest.
+    /// The shortest time.
     pub min: u64,
-    /// The longest.
+    /// The longest time.
     pub max: u64,
 }
 
-/// The handle on a running fake's switches. Clones share them.
+/// The switches of a running fake. Clones share them.
 #[derive(Clone, Debug, Default)]
 pub struct Faults {
     shared: Arc<Mutex<Shared>>,
@@ -72,37 +72,37 @@ pub struct Faults {
 #[derive(Debug, Default)]
 struct Shared {
     switches: Switches,
-    /// How often chance was asked: the same run of calls meets the same faults.
-    throws: u64,
-    /// How many calls each marked prompt has made.
+    /// How many random numbers were drawn. They begin anew with each fake, so the same run of calls gets the same faults.
+    draws: u64,
+    /// How many calls came with each marked prompt, by the SHA-256 of the prompt.
     marked: HashMap<[u8; 32], u32>,
-    /// What is left of the admission limit; full whenever the switches are set.
+    /// The tokens of the admission limit. Full again when the switches are set.
     bucket: Option<Bucket>,
 }
 
-/// What befalls a call.
-pub(super) struct Fate {
+/// What happens to a call.
+pub(super) struct CallPlan {
     pub(super) fault: Option<Fault>,
-    /// What the polls of its work meet, each so many times or always.
+    /// The faults of the polls of its work.
     pub(super) polls: Vec<Marker>,
     /// How long it takes.
     pub(super) delay: Duration,
     /// What its picture looks like.
-    pub(super) look: Look,
+    pub(super) style: Style,
 }
 
 /// What pictures look like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Look {
-    /// A still life.
-    Drawn,
-    /// One colour.
+pub(super) enum Style {
+    /// A still life with the prompt and the photos in it.
+    StillLife,
+    /// One color.
     Flat,
-    /// The same, as a camera would see it.
-    Grainy,
+    /// One color with noise.
+    FlatWithGrain,
 }
 
-/// A fault, and how many times it is met if not always.
+/// A fault from a prompt, and how many times it is played: `None` means always.
 #[derive(Clone, Debug)]
 pub(super) struct Marker {
     pub(super) fault: Fault,
@@ -110,19 +110,19 @@ pub(super) struct Marker {
 }
 
 impl Faults {
-    /// Replaces every switch.
+    /// Replaces all switches.
     pub fn set(&self, switches: Switches) {
         let mut shared = self.shared();
         shared.switches = switches;
         shared.bucket = None;
     }
 
-    /// The switches as they stand; `next` holds what has not been met yet.
+    /// The current switches. `next` holds the faults that were not played yet.
     pub fn get(&self) -> Switches {
         self.shared().switches.clone()
     }
 
-    /// Back to a healthy service.
+    /// Resets all switches: the fake works without faults.
     pub fn clear(&self) {
         self.set(Switches::default());
     }
@@ -132,33 +132,33 @@ impl Faults {
         self.shared().switches.next.push_back(fault);
     }
 
-    /// Lets this share of the calls meet one of `among`.
+    /// Sets the share of calls, 0 to 1, that get one of `among`.
     pub fn rate(&self, rate: f64, among: impl IntoIterator<Item = Fault>) {
         let switches = &mut self.shared().switches;
         switches.rate = rate;
         switches.among = among.into_iter().collect();
     }
 
-    /// Makes every call take so many milliseconds.
+    /// Sets how many milliseconds every call takes.
     pub fn latency(&self, milliseconds: RangeInclusive<u64>) {
         let (min, max) = milliseconds.into_inner();
         self.shared().switches.latency_ms = Latency { min, max };
     }
 
-    /// Lets in so many calls each second, and so many at once after a rest.
+    /// Sets the admission limit: calls per second, and calls at once after a pause.
     pub fn admit(&self, per_second: f64, burst: f64) {
         let mut shared = self.shared();
         shared.switches.admit = Some(Admit { per_second, burst });
         shared.bucket = None;
     }
 
-    /// Makes pictures flat and nearly free, or beautiful again.
+    /// Switches between pictures of one color, which cost almost nothing, and drawn ones.
     pub fn plain(&self, plain: bool) {
         self.shared().switches.plain = plain;
     }
 
-    /// Lets a call in, or says when the next might be.
-    pub(super) fn enter(&self) -> Result<(), Duration> {
+    /// Admits a call, or returns the time until the next is admitted.
+    pub(super) fn acquire_admission(&self) -> Result<(), Duration> {
         let mut shared = self.shared();
         let Some(admit) = shared.switches.admit else {
             return Ok(());
@@ -169,34 +169,31 @@ impl Faults {
             .take(admit, now)
     }
 
-    /// What befalls a call: by its markers, else by the queue, else by chance, else by its words, for which the vendor
-    /// has a fault of its own.
-    pub(super) fn fate(
+    /// Plans a call. Its fault comes from the first of these that has one: its markers, the queue, chance, the words of its
+    /// prompt. `refusal` is the vendor's fault for a refused prompt.
+    pub(super) fn plan(
         &self,
         prompt: &str,
         markers: Vec<Marker>,
         refusal: impl Fn(Refusal) -> Fault,
-    ) -> Fate {
+    ) -> CallPlan {
         let mut shared = self.shared();
         let (mut polls, calls) = markers.into_iter().partition(Marker::of_polls);
         let mut fault = (shared.marked(prompt, calls))
             .or_else(|| shared.switches.next.pop_front())
             .or_else(|| shared.by_chance())
-            .or_else(|| refused(prompt).map(refusal));
-        if let Some(met) = fault.take_if(|met| matches!(met, Fault::Poll(_) | Fault::Gone)) {
-            polls.push(Marker {
-                fault: met,
-                times: None,
-            });
+            .or_else(|| refusal_of(prompt).map(refusal));
+        if let Some(fault) = fault.take_if(|fault| matches!(fault, Fault::Poll(_) | Fault::Gone)) {
+            polls.push(Marker { fault, times: None });
         }
-        Fate {
+        CallPlan {
             delay: shared.delay(fault.as_ref()),
             fault,
             polls,
-            look: match (shared.switches.plain, shared.switches.grain) {
-                (false, _) => Look::Drawn,
-                (true, false) => Look::Flat,
-                (true, true) => Look::Grainy,
+            style: match (shared.switches.plain, shared.switches.grain) {
+                (false, _) => Style::StillLife,
+                (true, false) => Style::Flat,
+                (true, true) => Style::FlatWithGrain,
             },
         }
     }
@@ -211,12 +208,12 @@ impl Shared {
         if markers.is_empty() {
             return None;
         }
-        let made = self
+        let calls = self
             .marked
             .entry(Sha256::digest(prompt).into())
             .or_default();
-        let mut left = *made;
-        *made = made.saturating_add(1);
+        let mut left = *calls;
+        *calls = calls.saturating_add(1);
         for Marker { fault, times } in markers {
             match times {
                 Some(times) if left >= times => left -= times,
@@ -227,20 +224,20 @@ impl Shared {
     }
 
     fn by_chance(&mut self) -> Option<Fault> {
-        if self.switches.among.is_empty() || !self.chance(self.switches.rate) {
+        if self.switches.among.is_empty() || !self.random_bool(self.switches.rate) {
             return None;
         }
         let count = self.switches.among.len();
-        let index = usize::try_from(self.throw()).unwrap_or_default() % count;
+        let index = usize::try_from(self.next_random()).unwrap_or_default() % count;
         self.switches.among.get(index).cloned()
     }
 
     fn delay(&mut self, fault: Option<&Fault>) -> Duration {
         let Latency { min, max } = self.switches.latency_ms;
-        let milliseconds = if self.chance(self.switches.slow_share) {
+        let milliseconds = if self.random_bool(self.switches.slow_share) {
             self.switches.slow_ms
         } else if max > min {
-            min + self.throw() % (max - min).saturating_add(1)
+            min + self.next_random() % (max - min).saturating_add(1)
         } else {
             min
         };
@@ -250,20 +247,21 @@ impl Shared {
         })
     }
 
-    /// Throws for a share; not when it is nothing, so that a run without shares stays as it was.
-    fn chance(&mut self, share: f64) -> bool {
+    /// Draws whether a call belongs to a share, 0 to 1. Draws nothing for 0, so that a switch that is off does not change the
+    /// results of the others.
+    fn random_bool(&mut self, share: f64) -> bool {
         if share <= 0.0 {
             return false;
         }
-        // Ten thousand faces are fine enough for a rate and exact in every float.
-        let face = u32::try_from(self.throw() % 10_000).unwrap_or_default();
-        f64::from(face) < share * 10_000.0
+        // 10,000 steps are enough for a rate, and exact as a float.
+        let step = u32::try_from(self.next_random() % 10_000).unwrap_or_default();
+        f64::from(step) < share * 10_000.0
     }
 
-    /// `SplitMix64`: even, and the same in every run.
-    fn throw(&mut self) -> u64 {
-        self.throws += 1;
-        let mut mixed = self.throws.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    /// The next number of `SplitMix64`: evenly distributed, and the same in each run.
+    fn next_random(&mut self) -> u64 {
+        self.draws += 1;
+        let mut mixed = self.draws.wrapping_mul(0x9E37_79B9_7F4A_7C15);
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
         mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
         mixed ^ (mixed >> 31)
@@ -276,14 +274,17 @@ impl Marker {
     }
 }
 
-/// The markers of a prompt in order: `[[fault:throttle*2]]` is met by the first two calls that carry the prompt,
-/// `[[fault:throttle]]` by all that are left. Those of polls count the polls of each call's own work.
+const MARKER_START: &str = "[[fault:";
+const MARKER_END: &str = "]]";
+
+/// The fault markers of a prompt, in order. `[[fault:throttle*2]]` is for the first two calls with this prompt,
+/// `[[fault:throttle]]` for all later ones. Markers for polls count the polls of one interaction.
 pub(super) fn markers(prompt: &str) -> Result<Vec<Marker>, UnknownFault> {
     prompt
-        .split("[[fault:")
+        .split(MARKER_START)
         .skip(1)
         .map(|rest| {
-            let marker = rest.split("]]").next().unwrap_or(rest).trim();
+            let marker = rest.split(MARKER_END).next().unwrap_or(rest).trim();
             let (word, times) = match marker.rsplit_once('*') {
                 Some((word, times)) => {
                     let times = times.parse().map_err(|_| UnknownFault(marker.to_owned()))?;
@@ -297,8 +298,22 @@ pub(super) fn markers(prompt: &str) -> Result<Vec<Marker>, UnknownFault> {
         .collect()
 }
 
-/// What is refused for a prompt's own words.
-fn refused(prompt: &str) -> Option<Refusal> {
+/// The prompt without its fault markers, which are for the fake and not for the picture.
+pub(super) fn without_markers(prompt: &str) -> String {
+    let mut plain = String::new();
+    for (index, piece) in prompt.split(MARKER_START).enumerate() {
+        let rest = if index == 0 {
+            piece
+        } else {
+            piece.split_once(MARKER_END).map_or("", |(_, rest)| rest)
+        };
+        plain.push_str(rest);
+    }
+    plain
+}
+
+/// The refusal for a prompt with one of [`REFUSED_WORDS`].
+fn refusal_of(prompt: &str) -> Option<Refusal> {
     let mut plain = String::from(" ");
     for letter in prompt.chars() {
         plain.push(if letter.is_alphanumeric() {

@@ -1,10 +1,10 @@
 //! Google's `generateContent` for images, on Vertex AI and on the Gemini Developer API.
 //!
-//! Paths, JSON, limits, pixel sizes and errors are Google's; only the picture is not, and it says so. It is drawn from
-//! the prompt and the photos of the request, so a person sees that both went in, and it is the same whenever the request
-//! is.
+//! Paths, JSON, limits, sizes and errors are Google's. Only the picture is not, and it says so. It is drawn from the
+//! prompt and the photos of the request, so that a person sees that both arrived. The same request gives the same
+//! picture.
 //!
-//! Read next: `request` for what is accepted, `answer` for what is said.
+//! Read next: `request` for what is accepted, `answer` for the replies.
 
 mod answer;
 mod request;
@@ -14,22 +14,22 @@ mod wire;
 use super::{
     call::{self, Creation, Errors, Incoming, Vendor, blocking},
     fault::Fault,
-    faults::{Fate, Refusal},
+    faults::{CallPlan, Refusal},
     google::{ApiError, Host, Model},
     journal::Entry,
     reply::Reply,
-    server::Service,
+    service::Service,
 };
 use axum::{
     http::{HeaderMap, Method},
     response::Response,
 };
 use futures::{FutureExt, future::BoxFuture};
-use request::Ask;
+use request::ImageRequest;
 use serde_json::Value;
 use std::{sync::Arc, time::Duration};
 
-/// Both hosts' paths that end in `:generateContent`.
+/// The paths of both hosts that end in `:generateContent`.
 #[derive(Debug)]
 pub(super) struct GenerateContent;
 
@@ -44,12 +44,12 @@ impl Vendor for GenerateContent {
         incoming: Incoming,
     ) -> BoxFuture<'static, Response> {
         async move {
-            let target = Target::parse(&incoming.path).expect("the path was looked at before");
+            let target = Target::parse(&incoming.path).expect("`serves` has accepted the path");
             let raw = incoming.raw.clone();
             let (entry, generation) = blocking(move || {
                 let body = serde_json::from_slice(&raw);
-                let told = body.as_ref().unwrap_or(&Value::Null);
-                let entry = Entry::of(target.model(), told);
+                let parsed = body.as_ref().unwrap_or(&Value::Null);
+                let entry = Entry::of(target.model(), parsed);
                 let body = body.map_err(|error| error.to_string());
                 (entry, Generation { target, body })
             })
@@ -60,11 +60,11 @@ impl Vendor for GenerateContent {
     }
 }
 
-/// A path taken apart.
+/// The parts of a path.
 #[derive(Debug)]
 struct Target {
     host: Host,
-    /// `v1` or `v1beta1` on Vertex, `v1` or `v1beta` on the other.
+    /// `v1` or `v1beta1` on Vertex AI, `v1` or `v1beta` on the Developer API.
     version: String,
     /// `projects/…/models/{model}` or `models/{model}`, as Google's messages name it.
     resource: String,
@@ -109,7 +109,7 @@ impl Target {
 /// One call.
 struct Generation {
     target: Target,
-    /// The body, or why it is no JSON.
+    /// The body, or why it is not JSON.
     body: Result<Value, String>,
 }
 
@@ -119,8 +119,8 @@ impl Errors for Generation {
         host.of_status(code, resource, hint).into_reply()
     }
 
-    /// Vertex AI never says when to come back.
-    fn busy(&self, wait: Duration) -> Reply {
+    /// Vertex AI sends no retry hint.
+    fn over_limit(&self, wait: Duration) -> Reply {
         self.of_status(429, (self.target.host == Host::Gemini).then_some(wait))
     }
 
@@ -134,7 +134,7 @@ impl Errors for Generation {
 }
 
 impl Creation for Generation {
-    type Ask = Ask;
+    type ImageRequest = ImageRequest;
 
     fn vendor(&self) -> &'static str {
         match self.target.host {
@@ -147,21 +147,22 @@ impl Creation for Generation {
         (self.target.host.authorize(headers)).map_err(ApiError::into_reply)
     }
 
-    fn read(&self) -> Result<Ask, Reply> {
+    fn read(&self) -> Result<ImageRequest, Reply> {
         let model = Model::find(self.target.model()).ok_or_else(|| self.of_status(404, None))?;
         let body = self
             .body
             .as_ref()
             .map_err(|error| self.invalid(format!("Invalid JSON payload received. {error}")))?;
-        Ask::read(self.target.host, &self.target.version, model, body).map_err(ApiError::into_reply)
+        ImageRequest::read(self.target.host, &self.target.version, model, body)
+            .map_err(ApiError::into_reply)
     }
 
-    fn prompt(ask: &Ask) -> &str {
-        &ask.scene.prompt
+    fn prompt(request: &ImageRequest) -> &str {
+        &request.prompt
     }
 
-    fn plays(&self, fault: &Fault) -> bool {
-        fault.of_any_vendor()
+    fn supports(&self, fault: &Fault) -> bool {
+        fault.is_common()
             || matches!(
                 fault,
                 Fault::FailedPrecondition
@@ -179,7 +180,7 @@ impl Creation for Generation {
         }
     }
 
-    fn answer(&self, ask: Ask, fate: Fate) -> Reply {
-        answer::reply(&ask, &fate)
+    fn answer(&self, request: ImageRequest, plan: CallPlan) -> Reply {
+        answer::reply(&request, &plan)
     }
 }

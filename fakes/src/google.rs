@@ -1,4 +1,4 @@
-//! What Google's interfaces share: hosts, credentials, errors, models.
+//! What Google's APIs have in common: hosts, credentials, errors, models.
 
 mod captions;
 mod catalog;
@@ -6,32 +6,35 @@ mod catalog;
 pub(super) use captions::{Piece, read_captions};
 pub(super) use catalog::Model;
 
-use super::{call::bearer, reply::Reply};
+use super::{
+    call::bearer,
+    reply::{Reply, whole_seconds},
+};
 use axum::http::HeaderMap;
 use image::{DynamicImage, ImageFormat, Rgb, RgbImage};
 use serde_json::{Value, json};
 use std::{collections::BTreeMap, time::Duration};
 
-/// How many pictures one prompt may bring.
-pub(super) const MOST_INPUTS: usize = 14;
-/// How large one inline picture may be.
-const MOST_INPUT_BYTES: usize = 7 * 1024 * 1024;
-/// What thinking costs in every reply of a model that thinks.
+/// How many pictures one request may have.
+pub(super) const MAX_INPUTS: usize = 14;
+/// How many bytes one inline picture may have.
+const MAX_INPUT_BYTES: usize = 7 * 1024 * 1024;
+/// The thought tokens of every reply of a model that thinks.
 pub(super) const THOUGHT_TOKENS: u32 = 240;
-/// How long a 429 of the Developer API asks to wait unless it is told otherwise.
+/// How long a 429 of the Developer API asks to wait by default.
 const WAIT: Duration = Duration::from_secs(1);
 
-/// The two doors to Google's models.
+/// The two hosts of Google's models.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Host {
-    /// Vertex AI: projects, tokens, no hints.
+    /// Vertex AI: projects, access tokens, and no `Retry-After`.
     Vertex,
-    /// The Gemini Developer API: keys, quotas.
+    /// The Gemini Developer API: API keys and quotas.
     Gemini,
 }
 
 impl Host {
-    /// Whether the credentials are of the kind this host takes.
+    /// Checks that the credentials are of the kind that this host takes. Any value is accepted.
     pub(super) fn authorize(self, headers: &HeaderMap) -> Result<(), ApiError> {
         let key = (headers.get("x-goog-api-key")).is_some_and(|key| !key.is_empty());
         match self {
@@ -84,12 +87,12 @@ pub(super) struct ApiError {
     status: &'static str,
     message: String,
     details: Vec<Value>,
-    /// What the header of that name says. Google sends none; a fault may.
+    /// The `Retry-After` header. Google sends none, but a fault may ask for it.
     retry_after: Option<Duration>,
 }
 
 impl ApiError {
-    /// An error with the status that belongs to an HTTP code.
+    /// An error with the `google.rpc.Code` that belongs to an HTTP status.
     pub(super) fn new(code: u16, message: impl Into<String>) -> Self {
         let status = match code {
             400 => "INVALID_ARGUMENT",
@@ -112,12 +115,12 @@ impl ApiError {
         }
     }
 
-    /// 400, with the sentence that says what is wrong.
+    /// 400 with a sentence that says what is wrong.
     pub(super) fn invalid(message: impl Into<String>) -> Self {
         Self::new(400, message)
     }
 
-    /// 400 for a state of things, not for the request.
+    /// 400 because of a state of the system, not because of the request.
     pub(super) fn failed_precondition() -> Self {
         Self {
             status: "FAILED_PRECONDITION",
@@ -125,12 +128,12 @@ impl ApiError {
         }
     }
 
-    /// 429 for the day, with a limit of nothing: waiting does not help, whatever the hint beside it says.
+    /// 429 for a daily quota of zero: waiting does not help, although the reply has a retry hint.
     pub(super) fn no_quota(model: &str) -> Self {
         Self::over_quota("Day", 0, model, Some(WAIT))
     }
 
-    /// 429 with the quota that is spent.
+    /// 429 that names the quota that is used up.
     fn over_quota(span: &str, limit: u32, model: &str, wait: Option<Duration>) -> Self {
         const METRIC: &str =
             "generativelanguage.googleapis.com/generate_content_free_tier_requests";
@@ -178,12 +181,12 @@ impl ApiError {
     pub(super) fn into_reply(self) -> Reply {
         let reply = Reply::refused(self.code, &self.body());
         match self.retry_after {
-            Some(wait) => reply.with("retry-after", &whole_seconds(wait).to_string()),
+            Some(wait) => reply.with_header("retry-after", &whole_seconds(wait).to_string()),
             None => reply,
         }
     }
 
-    /// The HTTP status and the body of a front end that answers in lists.
+    /// The error in a list, as Google's front end sends it.
     pub(super) fn into_list(self) -> Reply {
         Reply::refused(self.code, &json!([self.body()]))
     }
@@ -194,12 +197,7 @@ pub(super) fn retry_info(wait: Duration) -> Value {
     json!({"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": format!("{}s", wait.as_secs_f64())})
 }
 
-/// Seconds for a header, which has no fractions: rather too long than too short.
-pub(super) fn whole_seconds(wait: Duration) -> u64 {
-    wait.as_secs() + u64::from(wait.subsec_nanos() > 0)
-}
-
-/// Says what is wrong with the labels of a request, if anything is.
+/// Checks the labels of a request. The error says what is wrong.
 pub(super) fn check_labels(labels: &BTreeMap<String, String>) -> Result<(), String> {
     let fits = |text: &str| {
         text.len() <= 63
@@ -218,13 +216,13 @@ pub(super) fn check_labels(labels: &BTreeMap<String, String>) -> Result<(), Stri
     Ok(())
 }
 
-/// A photo of a request, or what is wrong with it.
+/// Decodes a photo of a request. The error says what is wrong.
 pub(super) fn photo(mime_type: &str, bytes: &[u8]) -> Result<DynamicImage, String> {
     let format = match mime_type {
         "image/png" => Some(ImageFormat::Png),
         "image/jpeg" => Some(ImageFormat::Jpeg),
         "image/webp" => Some(ImageFormat::WebP),
-        // Google reads these; the fake takes them on trust and shows a grey card.
+        // Google reads these. The fake cannot, so it draws a gray card without looking at the bytes.
         "image/heic" | "image/heif" => None,
         other => {
             return Err(format!(
@@ -232,9 +230,9 @@ pub(super) fn photo(mime_type: &str, bytes: &[u8]) -> Result<DynamicImage, Strin
             ));
         }
     };
-    if bytes.len() > MOST_INPUT_BYTES {
+    if bytes.len() > MAX_INPUT_BYTES {
         return Err(format!(
-            "The inline data of {} bytes exceeds the limit of {MOST_INPUT_BYTES} bytes.",
+            "The inline data of {} bytes exceeds the limit of {MAX_INPUT_BYTES} bytes.",
             bytes.len()
         ));
     }
@@ -245,7 +243,7 @@ pub(super) fn photo(mime_type: &str, bytes: &[u8]) -> Result<DynamicImage, Strin
     }
 }
 
-/// Tokens of some text, at Google's rule of thumb of four characters each.
+/// The tokens of texts, by Google's rule of thumb: four characters for each token.
 pub(super) fn text_tokens<'a>(texts: impl Iterator<Item = &'a str>) -> u32 {
     let characters: usize = texts.map(|text| text.chars().count()).sum();
     u32::try_from(characters.div_ceil(4)).unwrap_or(u32::MAX)

@@ -1,24 +1,24 @@
 //! Google's Interactions API for images, on the Gemini Developer API and on Vertex AI.
 //!
-//! An interaction may be waited for, or go on in the background and be polled; the fake keeps it in memory. With
-//! `background` the reply comes at once, and the work is over when the fake's latency has passed.
+//! A caller waits for an interaction, or lets it run in the background and polls it. The fake keeps it in memory. With
+//! `background` the reply comes at once, and the work ends after the fake's latency.
 //!
-//! Read next: `request` for what is accepted, `kept` for what is remembered, `answer` for what is said.
+//! Read next: `request` for what is accepted, `store` for what is kept, `answer` for the replies.
 
 mod answer;
 mod error;
-mod kept;
 mod request;
+mod store;
 mod wire;
 
 use super::{
     call::{self, Creation, Errors, Incoming, Vendor, blocking},
     fault::Fault,
-    faults::{Fate, Refusal},
+    faults::{CallPlan, Refusal},
     google::{ApiError, Host},
     journal::Entry,
     reply::Reply,
-    server::Service,
+    service::Service,
 };
 use axum::{
     http::{HeaderMap, Method},
@@ -26,34 +26,36 @@ use axum::{
 };
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use futures::{FutureExt, future::BoxFuture};
-use kept::{Found, Kept, Work};
-use request::Ask;
+use request::ImageRequest;
 use serde_json::{Value, json};
 use std::{sync::Arc, time::Duration};
+use store::{Found, Store};
 
 const VENDOR: &str = "interactions";
 
 /// The paths of the Interactions API on both hosts.
 #[derive(Debug, Default)]
 pub(super) struct Interactions {
-    kept: Arc<Kept>,
+    store: Arc<Store>,
 }
 
-/// What a request wants of the interactions at its path.
-enum Wish {
+/// What a request asks for.
+enum Action {
+    /// A new interaction.
     Create,
+    /// An operation on the interaction with this id.
     Of(String, Verb),
 }
 
-/// What can be done with an interaction.
+/// An operation on an interaction.
 enum Verb {
     Get,
     Cancel,
     Delete,
 }
 
-/// `/{v1|v1beta}/interactions…` or `/v1beta1/projects/{project}/locations/{location}/interactions…`, taken apart.
-fn parse(method: &Method, path: &str) -> Option<(Host, Wish)> {
+/// Parses `/{v1|v1beta}/interactions…` and `/v1beta1/projects/{project}/locations/{location}/interactions…`.
+fn parse(method: &Method, path: &str) -> Option<(Host, Action)> {
     let segments: Vec<&str> = path.strip_prefix('/')?.split('/').collect();
     let (host, rest) = match &segments[..] {
         ["v1" | "v1beta", "interactions", rest @ ..] => (Host::Gemini, rest),
@@ -68,14 +70,14 @@ fn parse(method: &Method, path: &str) -> Option<(Host, Wish)> {
         ] => (Host::Vertex, rest),
         _ => return None,
     };
-    let wish = match (method, rest) {
-        (&Method::POST, []) => Wish::Create,
-        (&Method::GET, [id]) => Wish::Of((*id).to_owned(), Verb::Get),
-        (&Method::POST, [id, "cancel"]) => Wish::Of((*id).to_owned(), Verb::Cancel),
-        (&Method::DELETE, [id]) => Wish::Of((*id).to_owned(), Verb::Delete),
+    let action = match (method, rest) {
+        (&Method::POST, []) => Action::Create,
+        (&Method::GET, [id]) => Action::Of((*id).to_owned(), Verb::Get),
+        (&Method::POST, [id, "cancel"]) => Action::Of((*id).to_owned(), Verb::Cancel),
+        (&Method::DELETE, [id]) => Action::Of((*id).to_owned(), Verb::Delete),
         _ => return None,
     };
-    Some((host, wish))
+    Some((host, action))
 }
 
 impl Vendor for Interactions {
@@ -89,11 +91,11 @@ impl Vendor for Interactions {
         incoming: Incoming,
     ) -> BoxFuture<'static, Response> {
         async move {
-            let (host, wish) =
-                parse(&incoming.method, &incoming.path).expect("the path was looked at before");
-            let (id, verb) = match wish {
-                Wish::Create => return self.create(service, incoming, host).await,
-                Wish::Of(id, verb) => (id, verb),
+            let (host, action) =
+                parse(&incoming.method, &incoming.path).expect("`serves` has accepted the path");
+            let (id, verb) = match action {
+                Action::Create => return self.create(service, incoming, host).await,
+                Action::Of(id, verb) => (id, verb),
             };
             let reply = async {
                 if let Err(error) = host.authorize(&incoming.headers) {
@@ -105,7 +107,7 @@ impl Vendor for Interactions {
                     Verb::Delete => self.delete(&id),
                 }
             };
-            call::attend(&service, &incoming, VENDOR, reply).await
+            call::answer_other(&service, &incoming, VENDOR, reply).await
         }
         .boxed()
     }
@@ -114,19 +116,19 @@ impl Vendor for Interactions {
 impl Interactions {
     async fn create(&self, service: Service, incoming: Incoming, host: Host) -> Response {
         let id = format!("v1_{}", BASE64_URL_SAFE_NO_PAD.encode(call::unique()));
-        let kept = Arc::clone(&self.kept);
+        let store = Arc::clone(&self.store);
         let raw = incoming.raw.clone();
         let (entry, interaction) = blocking(move || {
             let body: Result<Value, _> = serde_json::from_slice(&raw);
-            let told = body.as_ref().unwrap_or(&Value::Null);
-            let model = told["model"].as_str().unwrap_or_default();
-            let entry = Entry::of(model, told);
+            let parsed = body.as_ref().unwrap_or(&Value::Null);
+            let model = parsed["model"].as_str().unwrap_or_default();
+            let entry = Entry::of(model, parsed);
             let body = body.map_err(|error| error.to_string());
             let interaction = Interaction {
                 host,
                 body,
                 id,
-                kept,
+                store,
             };
             (entry, interaction)
         })
@@ -134,9 +136,9 @@ impl Interactions {
         call::create(&service, incoming, entry, interaction).await
     }
 
-    /// Tells how an interaction stands.
+    /// Answers a poll, or plays the fault of the next poll.
     async fn poll(&self, service: &Service, incoming: &Incoming, host: Host, id: &str) -> Reply {
-        let marked = self.kept.fault(id);
+        let marked = self.store.next_poll_fault(id);
         let fault = match &marked {
             Some(Fault::Gone) => Some(&Fault::Status(404)),
             Some(Fault::Poll(fault)) => Some(&**fault),
@@ -146,12 +148,12 @@ impl Interactions {
             if let Some(Fault::Late(milliseconds)) = fault {
                 tokio::time::sleep(Duration::from_millis(*milliseconds)).await;
             }
-            call::meet(
+            call::apply_fault(
                 service,
                 &incoming.connection,
-                &Plain(host),
+                &PollErrors(host),
                 fault,
-                self.tell(id),
+                self.current_state(id),
             )
             .await
         };
@@ -160,42 +162,43 @@ impl Interactions {
             () = service.stopping.cancelled() => error::of_status(host, 503, None),
         };
         match &marked {
-            Some(fault) => reply.told(fault.to_string()),
+            Some(fault) => reply.with_outcome(fault.to_string()),
             None => reply,
         }
     }
 
-    async fn tell(&self, id: &str) -> Reply {
-        let end = match self.kept.find(id) {
+    /// The interaction as it is now. Does the work that is due.
+    async fn current_state(&self, id: &str) -> Reply {
+        let end = match self.store.find(id) {
             Found::Nothing => return error::no_such_interaction(),
             Found::Working(work) => {
-                return Reply::json(200, &answer::in_progress(&work)).told("in_progress");
+                return Reply::json(200, &answer::in_progress(&work)).with_outcome("in_progress");
             }
             Found::Ended(end) => end,
             Found::Due(work) => {
-                let kept = Arc::clone(&self.kept);
-                blocking(move || kept.settle(&work)).await
+                let store = Arc::clone(&self.store);
+                blocking(move || store.finish(&work)).await
             }
         };
-        let reply = Reply::json(200, &end.body).told(&end.status);
-        reply.showing(end.picture.clone())
+        let reply = Reply::json(200, &end.body).with_outcome(&end.status);
+        reply.with_picture_hash(end.picture.clone())
     }
 
     fn cancel(&self, id: &str) -> Reply {
-        let end = match self.kept.find(id) {
+        let end = match self.store.find(id) {
             Found::Nothing => return error::no_such_interaction(),
-            Found::Working(work) => Some(self.kept.cancel(&work)),
+            Found::Working(work) => Some(self.store.cancel(&work)),
             Found::Ended(end) => Some(end),
             Found::Due(_) => None,
         };
         match end.filter(|end| end.status == "cancelled") {
-            Some(end) => Reply::json(200, &end.body).told(&end.status),
+            Some(end) => Reply::json(200, &end.body).with_outcome(&end.status),
             None => error::invalid("The interaction is over, so it cannot be cancelled."),
         }
     }
 
     fn delete(&self, id: &str) -> Reply {
-        if self.kept.forget(id) {
+        if self.store.forget(id) {
             Reply::json(200, &json!({}))
         } else {
             error::no_such_interaction()
@@ -204,9 +207,9 @@ impl Interactions {
 }
 
 /// The errors of a poll.
-struct Plain(Host);
+struct PollErrors(Host);
 
-impl Errors for Plain {
+impl Errors for PollErrors {
     fn of_status(&self, code: u16, hint: Option<Duration>) -> Reply {
         error::of_status(self.0, code, hint)
     }
@@ -223,10 +226,10 @@ impl Errors for Plain {
 /// One call that creates an interaction.
 struct Interaction {
     host: Host,
-    /// The body, or why it is no JSON.
+    /// The body, or why it is not JSON.
     body: Result<Value, String>,
     id: String,
-    kept: Arc<Kept>,
+    store: Arc<Store>,
 }
 
 impl Errors for Interaction {
@@ -252,7 +255,7 @@ impl Errors for Interaction {
 }
 
 impl Creation for Interaction {
-    type Ask = Ask;
+    type ImageRequest = ImageRequest;
 
     fn vendor(&self) -> &'static str {
         VENDOR
@@ -262,24 +265,24 @@ impl Creation for Interaction {
         self.host.authorize(headers).map_err(ApiError::into_list)
     }
 
-    fn read(&self) -> Result<Ask, Reply> {
+    fn read(&self) -> Result<ImageRequest, Reply> {
         let body = self.body.as_ref();
         let body = body.map_err(|error| self.invalid(format!("Invalid JSON: {error}.")))?;
-        let ask = Ask::read(self.host, body)?;
-        match &ask.previous {
-            Some(id) if matches!(self.kept.find(id), Found::Nothing) => {
+        let request = ImageRequest::read(self.host, body)?;
+        match &request.previous {
+            Some(id) if matches!(self.store.find(id), Found::Nothing) => {
                 Err(error::no_such_interaction())
             }
-            _ => Ok(ask),
+            _ => Ok(request),
         }
     }
 
-    fn prompt(ask: &Ask) -> &str {
-        &ask.scene.prompt
+    fn prompt(request: &ImageRequest) -> &str {
+        &request.prompt
     }
 
-    fn plays(&self, fault: &Fault) -> bool {
-        fault.of_any_vendor()
+    fn supports(&self, fault: &Fault) -> bool {
+        fault.is_common()
             || matches!(
                 fault,
                 Fault::FailedPrecondition
@@ -301,39 +304,40 @@ impl Creation for Interaction {
         }
     }
 
-    fn waits(ask: &Ask) -> bool {
-        !ask.background
+    fn is_synchronous(request: &ImageRequest) -> bool {
+        !request.background
     }
 
-    fn answer(&self, ask: Ask, fate: Fate) -> Reply {
-        if fate.fault == Some(Fault::FailedPrecondition) {
+    fn answer(&self, request: ImageRequest, plan: CallPlan) -> Reply {
+        if plan.fault == Some(Fault::FailedPrecondition) {
             return error::error(400, "failed_precondition", "Precondition check failed.");
         }
-        let (background, store, wants_picture) = (ask.background, ask.store, ask.wants_picture);
-        let work = Arc::new(Work {
+        let (background, stored, wants_picture) =
+            (request.background, request.store, request.wants_picture);
+        let work = Arc::new(answer::Work {
             id: self.id.clone(),
             created: answer::timestamp(),
-            ask,
-            fault: fate.fault.clone(),
-            look: fate.look,
+            request,
+            fault: plan.fault.clone(),
+            style: plan.style,
         });
         if background {
             let reply = Reply::json(200, &answer::in_progress(&work));
-            self.kept.begin(work, fate);
+            self.store.begin(work, plan);
             return reply;
         }
-        if let Some(refusal) = answer::refusal(fate.fault.as_ref()) {
+        if let Some(refusal) = answer::refusal(plan.fault.as_ref()) {
             return refusal;
         }
         let end = Arc::new(answer::end(&work));
-        let reply = Reply::json(200, &end.body).showing(end.picture.clone());
-        if store {
-            self.kept.end(&self.id, end, fate.polls);
+        let reply = Reply::json(200, &end.body).with_picture_hash(end.picture.clone());
+        if stored {
+            self.store.end(&self.id, end, plan.polls);
         }
         if wants_picture {
             reply
         } else {
-            reply.told("text")
+            reply.with_outcome("text")
         }
     }
 }

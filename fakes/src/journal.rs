@@ -1,4 +1,4 @@
-//! What the fake was asked and what it answered: the vendor's side of the story, for tests that count calls.
+//! The calls that the fake received and how it answered, for tests that count calls.
 
 use super::blob::without_data;
 use bytes::Bytes;
@@ -10,45 +10,47 @@ use std::{
     time::Instant,
 };
 
-/// Calls remembered; the oldest go first.
-const MOST_CALLS: usize = 100_000;
-/// Request bodies kept word for word, and how many bytes they may take together.
-const MOST_BODIES: usize = 64;
-const MOST_BODY_BYTES: usize = 64 * 1024 * 1024;
+/// How many calls are kept. The oldest are dropped first.
+const MAX_CALLS: usize = 100_000;
+/// How many request bodies are kept unchanged.
+const MAX_BODIES: usize = 64;
+/// How many bytes the kept bodies may have together.
+const MAX_BODY_BYTES: usize = 64 * 1024 * 1024;
 
 /// One call.
 #[derive(Clone, Debug, Serialize)]
 pub struct Call {
     /// 0 for the first call since the start; never reused.
     pub number: u64,
-    /// Whose protocol it was: `vertex`, `gemini`, `interactions` or `openai`.
+    /// The vendor whose protocol it used: `vertex`, `gemini`, `interactions` or `openai`.
     pub vendor: &'static str,
     /// Whether it asked for pictures. Polls, cancellations and downloads do not.
     pub creates: bool,
-    /// Microseconds since the fake started.
+    /// When the request was read, in microseconds since the fake started.
     pub received_us: u64,
-    /// The same for the answer. `None` while the call is under way, and for ever if the caller went away.
+    /// When the answer was ready, in microseconds since the fake started. `None` while the call is running, and for ever
+    /// if the caller closed the connection.
     pub answered_us: Option<u64>,
     /// The HTTP method.
     pub method: String,
-    /// The path.
+    /// The path of the URL.
     pub path: String,
-    /// The model the path or the body names.
+    /// The model that the path or the body names.
     pub model: String,
-    /// The labels of the request: Platen writes its job and call there.
+    /// The labels of the request. Platen writes the ids of its job and call there.
     pub labels: BTreeMap<String, String>,
     /// The request, with `{"sha256", "bytes"}` in place of each file in it.
     pub body: Value,
     /// The HTTP status of the answer.
     pub status: Option<u16>,
-    /// `ok`, `text`, `refused_request`, the word of the [`Fault`](super::Fault) that was met, `throttle` beyond the
-    /// admission limit; for a poll the status it told.
+    /// `ok`, `text`, `refused_request`, the word of the [`Fault`](super::Fault) that was played, or `throttle` beyond the
+    /// admission limit. For a poll: the status of the interaction. `None` while the call is running.
     pub outcome: Option<String>,
     /// The SHA-256 of the picture in the answer, in hex.
     pub picture_sha256: Option<String>,
 }
 
-/// The handle on a running fake's journal. Clones share it.
+/// The journal of a running fake. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Journal {
     shared: Arc<Mutex<Shared>>,
@@ -70,24 +72,24 @@ impl Journal {
         }
     }
 
-    /// Every call remembered, oldest first.
+    /// All calls that are kept, oldest first.
     pub fn calls(&self) -> Vec<Arc<Call>> {
         self.shared().calls.iter().cloned().collect()
     }
 
-    /// How many of them asked for pictures.
+    /// How many of the kept calls asked for pictures.
     pub fn count(&self) -> usize {
         self.shared().created().count()
     }
 
-    /// The calls that carry this label, oldest first.
+    /// The calls with this label, oldest first.
     pub fn labelled(&self, key: &str, value: &str) -> Vec<Arc<Call>> {
         let mut calls = self.calls();
         calls.retain(|call| call.labels.get(key).is_some_and(|label| label == value));
         calls
     }
 
-    /// How many calls that asked for pictures ended with each outcome; `open` are those not answered.
+    /// How many calls that asked for pictures ended with each outcome. `open` counts calls without an answer.
     pub fn outcomes(&self) -> BTreeMap<String, usize> {
         let mut outcomes = BTreeMap::new();
         for call in self.shared().created() {
@@ -97,21 +99,21 @@ impl Journal {
         outcomes
     }
 
-    /// The request of a call word for word, while it is among the latest 64.
+    /// The unchanged body of a request. `None` if it is no longer kept: only the latest 64 are.
     pub fn raw_body(&self, number: u64) -> Option<Bytes> {
         let shared = self.shared();
         let (_, body) = shared.bodies.iter().find(|(of, _)| *of == number)?;
         Some(body.clone())
     }
 
-    /// Forgets every call. Numbers go on.
+    /// Drops all calls. Later calls continue the numbers.
     pub fn clear(&self) {
         let mut shared = self.shared();
         shared.calls.clear();
         shared.bodies.clear();
     }
 
-    /// Writes down a call as it comes in; returns its number.
+    /// Records a call that was received. Returns its number.
     pub(super) fn open(&self, received: Received) -> u64 {
         let received_us = self.now_us();
         let mut shared = self.shared();
@@ -139,11 +141,11 @@ impl Journal {
         number
     }
 
-    /// Completes a call with its answer.
+    /// Records the answer to a call.
     pub(super) fn close(&self, number: u64, status: u16, outcome: &str, picture: Option<String>) {
         let answered_us = self.now_us();
         let mut shared = self.shared();
-        // From the back: an answer mostly belongs to one of the latest calls.
+        // Search from the back: most answers belong to one of the latest calls.
         if let Some(call) = (shared.calls.iter_mut().rev()).find(|call| call.number == number) {
             let call = Arc::make_mut(call);
             call.answered_us = Some(answered_us);
@@ -153,7 +155,7 @@ impl Journal {
         }
     }
 
-    /// Microseconds since the fake started: the clock its calls are stamped with.
+    /// Microseconds since the fake started: the clock of [`Call::received_us`].
     pub fn now_us(&self) -> u64 {
         u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX)
     }
@@ -163,7 +165,7 @@ impl Journal {
     }
 }
 
-/// A call as it arrives.
+/// A call that was received.
 pub(super) struct Received {
     pub(super) vendor: &'static str,
     pub(super) creates: bool,
@@ -173,7 +175,7 @@ pub(super) struct Received {
     pub(super) raw: Bytes,
 }
 
-/// What a vendor reads out of a request for the journal.
+/// The parts of a request that the journal keeps.
 #[derive(Default)]
 pub(super) struct Entry {
     pub(super) model: String,
@@ -201,15 +203,15 @@ impl Shared {
     }
 
     fn trim(&mut self) {
-        while self.calls.len() > MOST_CALLS {
+        while self.calls.len() > MAX_CALLS {
             self.calls.pop_front();
         }
-        let mut held: usize = self.bodies.iter().map(|(_, body)| body.len()).sum();
-        while self.bodies.len() > MOST_BODIES || held > MOST_BODY_BYTES {
+        let mut total: usize = self.bodies.iter().map(|(_, body)| body.len()).sum();
+        while self.bodies.len() > MAX_BODIES || total > MAX_BODY_BYTES {
             let Some((_, body)) = self.bodies.pop_front() else {
                 break;
             };
-            held -= body.len();
+            total -= body.len();
         }
     }
 }

@@ -1,23 +1,23 @@
-//! The vendors Platen speaks to, played by one real HTTP server that keeps to each vendor's protocol.
+//! Fakes of the vendors that Platen calls: one real HTTP server that follows each vendor's protocol.
 //!
-//! `platen up` uses it on a machine without keys, and every test drives it. A fake is trusted only as far as the
-//! vendor's own client has driven it: see `tests/python/google_oracle.py` and `openai_oracle.py`.
+//! `platen up` uses it on a machine without API keys, and all tests use it. What a fake answers is checked with the
+//! vendor's own client: see `tests/python/google_oracle.py` and `openai_oracle.py`.
 //!
-//! The vendors' paths do not clash, so one address, one set of [`Faults`] and one [`Journal`] serve them all:
+//! The vendors' paths differ, so one address, one set of [`Faults`] and one [`Journal`] serve them all:
 //!
-//! | in the journal | speaks | at |
+//! | vendor in the journal | protocol | paths |
 //! |---|---|---|
 //! | `vertex` | Google's `generateContent` | `/v1/projects/{p}/locations/{l}/publishers/google/models/{m}:generateContent` |
 //! | `gemini` | the same, Developer API | `/{v1,v1beta}/models/{m}:generateContent` |
 //! | `interactions` | Google's Interactions API | `/{v1,v1beta}/interactions`, `/v1beta1/projects/{p}/locations/{l}/interactions` |
 //! | `openai` | `OpenAI` Images and servers like it | `/v1/images/generations`, `/v1/images/edits` |
 //!
-//! Read next: `call` for a call from the request to the reply, then one vendor, say `openai`; `fault` for what can go
-//! wrong; `picture` for what is drawn.
+//! Read next: `call` for a call from the request to the reply, then one vendor, such as `openai`, and `fault` for what
+//! can go wrong. The crate `drawing` draws the pictures.
+#![warn(missing_docs)]
 
 mod admission;
 mod blob;
-mod bombs;
 mod call;
 mod connection;
 mod controls;
@@ -28,6 +28,8 @@ mod metadata;
 mod picture;
 mod reply;
 mod server;
+mod service;
+mod shapes;
 
 // The vendors.
 mod generate_content;
@@ -36,7 +38,7 @@ mod interactions;
 mod openai;
 
 pub use admission::Admit;
-pub use bombs::{bomb, bombs, burdened};
+pub use drawing::{bomb, bombs, valid_but_heavy};
 pub use fault::{Fault, UnknownFault};
 pub use faults::{Faults, Latency, REFUSED_WORDS, Refusal, Switches};
 pub use journal::{Call, Journal};

@@ -1,34 +1,34 @@
 //! `OpenAI` Images: `/v1/images/generations` and `/v1/images/edits`, and the servers that copy them.
 //!
-//! Models whose name begins with `local-` play such a server: it takes what it does not know, names no tokens, and hands
-//! out addresses of its pictures, which the fake serves.
+//! Models whose name begins with `local-` behave like such a server: it ignores fields it does not know, reports no
+//! tokens, and answers with URLs of its pictures, which the fake serves.
 //!
-//! Read next: `request` for what is accepted, `error` for what is refused, `answer` for what is said.
+//! Read next: `request` for what is accepted, `error` for what is refused, `answer` for the replies.
 
 mod answer;
+mod downloads;
 mod error;
 mod form;
-mod gallery;
 mod request;
-pub(super) mod shape;
+mod shape;
 
 use super::{
     call::{self, Creation, Errors, Incoming, Vendor, bearer, blocking},
     fault::Fault,
-    faults::{Fate, Refusal},
+    faults::{CallPlan, Refusal},
     journal::Entry,
     reply::Reply,
-    server::Service,
+    service::Service,
 };
 use axum::{
     http::{HeaderMap, HeaderValue, Method, header::HOST},
     response::Response,
 };
+use downloads::Downloads;
 use error::ApiError;
 use form::Fields;
 use futures::{FutureExt, future::BoxFuture};
-use gallery::Gallery;
-use request::{Ask, Verb};
+use request::{ImageRequest, Verb};
 use std::{
     sync::{
         Arc,
@@ -37,11 +37,11 @@ use std::{
     time::Duration,
 };
 
-/// The paths of the Images API, and of the pictures a local server hands out.
+/// The paths of the Images API, and of the pictures that a local server offers for download.
 #[derive(Debug, Default)]
 pub(super) struct OpenAi {
-    gallery: Arc<Gallery>,
-    /// How many requests there were: what a request without a seed has in its place.
+    downloads: Arc<Downloads>,
+    /// How many requests there were. A request without a seed uses this number as its seed.
     requests: AtomicU64,
 }
 
@@ -49,7 +49,7 @@ impl Vendor for OpenAi {
     fn serves(&self, method: &Method, path: &str) -> bool {
         match Verb::of(path) {
             Some(_) => method == Method::POST,
-            None => method == Method::GET && gallery::name(path).is_some(),
+            None => method == Method::GET && downloads::name_in(path).is_some(),
         }
     }
 
@@ -67,8 +67,8 @@ impl Vendor for OpenAi {
                     call::create(&service, incoming, entry, generation).await
                 }
                 None => {
-                    let picture = async { self.gallery.show(&incoming.path) };
-                    call::attend(&service, &incoming, "openai", picture).await
+                    let picture = async { self.downloads.serve(&incoming.path) };
+                    call::answer_other(&service, &incoming, "openai", picture).await
                 }
             };
             let id = HeaderValue::from_str(&id).expect("an id is written in ASCII");
@@ -92,14 +92,14 @@ impl OpenAi {
             Verb::Generate => blocking(move || Fields::of_json(&raw)).await,
             Verb::Edit => Fields::of_form(&incoming.headers, raw).await,
         };
-        let told = fields.as_ref().ok().cloned();
-        let entry = blocking(move || told.map(|fields| fields.entry())).await;
+        let read = fields.as_ref().ok().cloned();
+        let entry = blocking(move || read.map(|fields| fields.entry())).await;
         let host = (incoming.headers.get(HOST)).and_then(|host| host.to_str().ok());
         let generation = Generation {
             verb,
             fields,
             base_url: format!("http://{}", host.unwrap_or("127.0.0.1")),
-            gallery: Arc::clone(&self.gallery),
+            downloads: Arc::clone(&self.downloads),
             number,
             id: id.to_owned(),
         };
@@ -111,9 +111,9 @@ impl OpenAi {
 struct Generation {
     verb: Verb,
     fields: Result<Fields, ApiError>,
-    /// Where the caller found the fake.
+    /// The address under which the caller reached the fake.
     base_url: String,
-    gallery: Arc<Gallery>,
+    downloads: Arc<Downloads>,
     number: u64,
     id: String,
 }
@@ -122,27 +122,27 @@ impl Generation {
     fn model(&self) -> &str {
         let fields = self.fields.as_ref().ok();
         fields
-            .and_then(|fields| fields.word("model"))
+            .and_then(|fields| fields.str("model"))
             .unwrap_or_default()
     }
 }
 
 impl Errors for Generation {
     fn of_status(&self, code: u16, hint: Option<Duration>) -> Reply {
-        ApiError::of_status(code, self.model(), hint).into_reply()
+        ApiError::of_status(code, self.model(), hint).to_reply()
     }
 
     fn no_quota(&self) -> Reply {
-        ApiError::of_code("insufficient_quota", self.model(), &self.id).into_reply()
+        ApiError::of_code("insufficient_quota", self.model(), &self.id).to_reply()
     }
 
     fn invalid(&self, sentence: String) -> Reply {
-        ApiError::invalid(None, "invalid_value", sentence).into_reply()
+        ApiError::invalid(None, "invalid_value", sentence).to_reply()
     }
 }
 
 impl Creation for Generation {
-    type Ask = Ask;
+    type ImageRequest = ImageRequest;
 
     fn vendor(&self) -> &'static str {
         "openai"
@@ -151,20 +151,20 @@ impl Creation for Generation {
     fn authorize(&self, headers: &HeaderMap) -> Result<(), Reply> {
         match bearer(headers) {
             Some(_) => Ok(()),
-            None => Err(ApiError::no_key().into_reply()),
+            None => Err(ApiError::no_key().to_reply()),
         }
     }
 
-    fn read(&self) -> Result<Ask, Reply> {
+    fn read(&self) -> Result<ImageRequest, Reply> {
         let fields = self.fields.as_ref().map_err(ApiError::to_reply)?;
-        Ask::read(self.verb, fields, self.number).map_err(ApiError::into_reply)
+        ImageRequest::read(self.verb, fields, self.number).map_err(|error| error.to_reply())
     }
 
-    fn prompt(ask: &Ask) -> &str {
-        &ask.scene.prompt
+    fn prompt(request: &ImageRequest) -> &str {
+        &request.prompt
     }
 
-    fn plays(&self, fault: &Fault) -> bool {
+    fn supports(&self, fault: &Fault) -> bool {
         let own = matches!(
             fault,
             Fault::Error(_)
@@ -173,28 +173,28 @@ impl Creation for Generation {
                 | Fault::Shape(_)
                 | Fault::Elsewhere
         );
-        own || fault.of_any_vendor()
+        own || fault.is_common()
     }
 
     fn refusal(&self, _: Refusal) -> Fault {
         Fault::Error("moderation_blocked".to_owned())
     }
 
-    fn answer(&self, ask: Ask, fate: Fate) -> Reply {
-        match &fate.fault {
+    fn answer(&self, request: ImageRequest, plan: CallPlan) -> Reply {
+        match &plan.fault {
             Some(Fault::Error(code)) => {
-                ApiError::of_code(code, self.model(), &self.id).into_reply()
+                ApiError::of_code(code, self.model(), &self.id).to_reply()
             }
             Some(Fault::Error200(code)) => {
-                ApiError::of_code(code, self.model(), &self.id).in_a_success()
+                ApiError::of_code(code, self.model(), &self.id).to_reply_with_status_200()
             }
             Some(Fault::LongError(code)) => {
-                ApiError::of_code(code, self.model(), &self.id).at_length()
+                ApiError::of_code(code, self.model(), &self.id).to_long_reply()
             }
-            Some(Fault::BadBase64) if ask.by_address => self.invalid(
+            Some(Fault::BadBase64) if request.by_address => self.invalid(
                 "The fake cannot play the fault 'bad_base64' in an answer without base64: ask for b64_json.".to_owned(),
             ),
-            _ => answer::reply(ask, &fate, &self.gallery, &self.base_url),
+            _ => answer::reply(request, &plan, &self.downloads, &self.base_url),
         }
     }
 }

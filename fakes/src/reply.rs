@@ -1,4 +1,4 @@
-//! Replies as they leave: JSON, pages, and bodies that break off or never end.
+//! Replies: JSON, HTML pages, files, and bodies that break off or never end.
 
 use axum::{
     body::Body,
@@ -11,34 +11,36 @@ use serde_json::Value;
 use std::{io, time::Duration};
 use tokio_util::sync::CancellationToken;
 
-/// What a body that has no end is made of, and how much of it there is at most: a caller without a limit of its own
-/// should end with an error, not take the machine with it.
+/// One chunk of the body of the fault `oversized`.
 static FILLER: [u8; 64 * 1024] = [b'A'; 64 * 1024];
-const MOST_FILLER_BYTES: usize = 256 * 1024 * 1024;
+/// The length of that body. It ends at all so that a caller without a limit of its own gets an error, and does not use up
+/// the memory of the machine.
+const MAX_FILLER_BYTES: usize = 256 * 1024 * 1024;
 
-/// How a call ends.
+/// The reply to a call.
 pub(super) struct Reply {
     pub(super) status: u16,
     headers: Vec<(HeaderName, HeaderValue)>,
     body: Bytes,
-    manner: Manner,
-    /// What the journal says of it.
+    delivery: Delivery,
+    /// The outcome in the journal.
     pub(super) outcome: String,
-    /// The SHA-256 of the picture in it, in hex.
+    /// The SHA-256 of its first picture, in hex.
     pub(super) picture: Option<String>,
 }
 
 /// How a body is sent.
 #[derive(Clone, Copy)]
-pub(super) enum Manner {
+pub(super) enum Delivery {
+    /// At once.
     Whole,
-    /// Half, then the connection breaks.
+    /// The first half, then the connection breaks.
     Cut,
-    /// Half, then nothing.
+    /// The first half, then nothing.
     Stalled,
-    /// A byte every tenth of a second, for ever.
+    /// One byte every 100 ms, for ever.
     Trickling,
-    /// More than anybody takes.
+    /// 256 MiB.
     Oversized,
 }
 
@@ -48,17 +50,17 @@ impl Reply {
         Self::text(status, body.to_string())
     }
 
-    /// A reply that calls itself JSON, to the letter.
+    /// A reply with this body, sent as JSON but not checked.
     pub(super) fn text(status: u16, body: String) -> Self {
         Self::new(status, "application/json; charset=UTF-8", body, "ok")
     }
 
-    /// An error of the vendor's own making.
+    /// An error in the vendor's format. Its outcome is `refused_request`.
     pub(super) fn refused(status: u16, body: &Value) -> Self {
-        Self::json(status, body).told("refused_request")
+        Self::json(status, body).with_outcome("refused_request")
     }
 
-    /// A page in HTML where JSON was due.
+    /// An HTML page in place of JSON.
     pub(super) fn page(status: u16) -> Self {
         let sentence =
             "The server encountered a temporary error and could not complete your request.";
@@ -71,40 +73,40 @@ impl Reply {
         Self::new(200, content_type, bytes, "ok")
     }
 
-    /// The same with another word for the journal.
-    pub(super) fn told(mut self, outcome: impl Into<String>) -> Self {
+    /// Sets the outcome in the journal.
+    pub(super) fn with_outcome(mut self, outcome: impl Into<String>) -> Self {
         self.outcome = outcome.into();
         self
     }
 
-    /// The same with the SHA-256 of the picture in it for the journal.
-    pub(super) fn showing(mut self, picture: Option<String>) -> Self {
+    /// Sets the hash of the picture for the journal.
+    pub(super) fn with_picture_hash(mut self, picture: Option<String>) -> Self {
         self.picture = picture;
         self
     }
 
-    /// The same, sent in another manner.
-    pub(super) fn sent(mut self, manner: Manner) -> Self {
-        self.manner = manner;
+    /// Sets how the body is sent.
+    pub(super) fn with_delivery(mut self, delivery: Delivery) -> Self {
+        self.delivery = delivery;
         self
     }
 
-    /// The same with one more header.
-    pub(super) fn with(mut self, name: &'static str, value: &str) -> Self {
+    /// Adds a header.
+    pub(super) fn with_header(mut self, name: &'static str, value: &str) -> Self {
         let value = HeaderValue::from_str(value).expect("headers are written in ASCII");
         self.headers.push((HeaderName::from_static(name), value));
         self
     }
 
-    /// What goes out; bodies without end stop with the fake.
+    /// The HTTP response. Bodies without an end stop when the fake stops.
     pub(super) fn into_response(self, stopping: CancellationToken) -> Response {
         let half = self.body.slice(..self.body.len() / 2);
-        let body = match self.manner {
-            Manner::Whole => Body::from(self.body),
-            // Not at once, or the half and the headers would be lost as well.
-            Manner::Cut => until(half, tokio::time::sleep(Duration::from_millis(50))),
-            Manner::Stalled => until(half, stopping.cancelled_owned()),
-            Manner::Trickling => {
+        let body = match self.delivery {
+            Delivery::Whole => Body::from(self.body),
+            // After a pause: a connection that breaks at once would lose the headers and the first half as well.
+            Delivery::Cut => until(half, tokio::time::sleep(Duration::from_millis(50))),
+            Delivery::Stalled => until(half, stopping.cancelled_owned()),
+            Delivery::Trickling => {
                 let byte = Bytes::from_static(b" ");
                 Body::from_stream(stream::unfold(byte, move |byte| {
                     let stopping = stopping.clone();
@@ -118,9 +120,9 @@ impl Reply {
                     }
                 }))
             }
-            Manner::Oversized => {
+            Delivery::Oversized => {
                 let chunks = stream::repeat(Bytes::from_static(&FILLER))
-                    .take(MOST_FILLER_BYTES / FILLER.len())
+                    .take(MAX_FILLER_BYTES / FILLER.len())
                     .take_until(stopping.cancelled_owned());
                 Body::from_stream(chunks.map(Ok::<_, io::Error>))
             }
@@ -134,14 +136,14 @@ impl Reply {
             status,
             headers: vec![(CONTENT_TYPE, HeaderValue::from_static(content_type))],
             body: body.into(),
-            manner: Manner::Whole,
+            delivery: Delivery::Whole,
             outcome: outcome.to_owned(),
             picture: None,
         }
     }
 }
 
-/// Some bytes, and when the time has come a connection that breaks.
+/// A body of these bytes. Then, when `time` completes, the connection breaks.
 fn until(bytes: Bytes, time: impl Future<Output = ()> + Send + 'static) -> Body {
     let breaks = stream::once(async move {
         time.await;
@@ -150,7 +152,7 @@ fn until(bytes: Bytes, time: impl Future<Output = ()> + Send + 'static) -> Body 
     Body::from_stream(stream::iter([Ok(bytes)]).chain(breaks))
 }
 
-/// Google's front end answers a path it does not serve with a page, not with JSON.
+/// 404 for an unknown path: an HTML page, as Google's front end sends it.
 pub(super) fn no_such_page(path: &str) -> Response {
     let page = error_page(
         404,
@@ -166,4 +168,9 @@ fn error_page(code: u16, sentence: &str) -> String {
     format!(
         "<!DOCTYPE html>\n<html lang=en>\n<title>Error {code}</title>\n<p><b>{code}.</b> <ins>That's an error.</ins>\n<p>{sentence}\n"
     )
+}
+
+/// Seconds for a `Retry-After` header, which has no fractions. Rounded up: rather too long than too short.
+pub(super) fn whole_seconds(wait: Duration) -> u64 {
+    wait.as_secs() + u64::from(wait.subsec_nanos() > 0)
 }

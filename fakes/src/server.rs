@@ -1,4 +1,4 @@
-//! The server: one address for every vendor.
+//! The server: one address for all vendors.
 
 use super::{
     call::{Incoming, Vendor},
@@ -11,11 +11,12 @@ use super::{
     metadata,
     openai::OpenAi,
     reply,
+    service::Service,
 };
 use anyhow::Context;
 use axum::{
     Router,
-    extract::{ConnectInfo, DefaultBodyLimit, State},
+    extract::{ConnectInfo, DefaultBodyLimit, FromRef, State},
     http::{HeaderMap, Method, Uri},
     response::Response,
     routing::get,
@@ -31,7 +32,7 @@ use tokio_util::{
     task::TaskTracker,
 };
 
-/// Every vendor the fake plays.
+/// All vendors that the fake plays.
 fn vendors() -> Vec<Arc<dyn Vendor>> {
     vec![
         Arc::new(GenerateContent),
@@ -40,17 +41,17 @@ fn vendors() -> Vec<Arc<dyn Vendor>> {
     ]
 }
 
-/// Fourteen pictures of 7 MB as base64, and room for words.
-const MOST_BODY_BYTES: usize = 150 * 1024 * 1024;
+/// The longest request, in bytes: fourteen pictures of 7 MB in base64, and text.
+const MAX_BODY_BYTES: usize = 150 * 1024 * 1024;
 
 /// How to start the fake.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Where it listens: 127.0.0.1, unless it plays for containers, which reach this machine by another address.
+    /// The address it listens on. Default: 127.0.0.1. Containers reach this machine by another address.
     pub host: IpAddr,
-    /// 0 takes a free one.
+    /// The port it listens on. 0, the default, takes a free one.
     pub port: u16,
-    /// What calls meet from the start.
+    /// The switches at the start.
     pub switches: Switches,
 }
 
@@ -74,7 +75,10 @@ pub struct Fake {
 }
 
 impl Fake {
-    /// Binds its port and serves from now on.
+    /// Binds the port and starts to serve.
+    ///
+    /// # Errors
+    /// If the port cannot be bound.
     pub async fn start(options: Options) -> anyhow::Result<Self> {
         let listener = TcpListener::bind((options.host, options.port))
             .await
@@ -84,17 +88,22 @@ impl Fake {
             journal: Journal::new(),
             faults: Faults::default(),
             stopping: CancellationToken::new(),
-            vendors: vendors().into(),
         };
         service.faults.set(options.switches);
         let tasks = TaskTracker::new();
-        let app = (service.clone().router()).into_make_service_with_connect_info::<Connection>();
+        let state = ServerState {
+            service: service.clone(),
+            vendors: vendors().into(),
+        };
+        let app = state
+            .router()
+            .into_make_service_with_connect_info::<Connection>();
         let stopping = service.stopping.clone();
         tasks.spawn(async move {
             let server = axum::serve(Listener(listener), app)
                 .with_graceful_shutdown(stopping.cancelled_owned());
             if let Err(error) = server.await {
-                tracing::error!(%error, "The fake vendors stopped by themselves");
+                tracing::error!(%error, "The fake vendors stopped unexpectedly");
             }
         });
         tasks.close();
@@ -107,43 +116,47 @@ impl Fake {
         })
     }
 
-    /// Where it listens.
+    /// The address it listens on.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// `http://127.0.0.1:<port>`, in place of the vendor's own address.
+    /// `http://<address>:<port>`: use it in place of the vendor's own base URL.
     pub fn base_url(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    /// What it was asked.
+    /// The calls it has received.
     pub fn journal(&self) -> Journal {
         self.service.journal.clone()
     }
 
-    /// What it should do wrong.
+    /// The faults it plays.
     pub fn faults(&self) -> Faults {
         self.service.faults.clone()
     }
 
-    /// Stops taking calls, ends those that hang or wait, and returns when the others are answered.
+    /// Stops: takes no more calls, ends calls that hang or wait, and returns when all others are answered.
     pub async fn stop(self) {
         drop(self.stop);
         self.tasks.wait().await;
     }
 }
 
-/// What every call can reach.
-#[derive(Clone, Debug)]
-pub(super) struct Service {
-    pub(super) journal: Journal,
-    pub(super) faults: Faults,
-    pub(super) stopping: CancellationToken,
+/// The state of the router.
+#[derive(Clone)]
+struct ServerState {
+    service: Service,
     vendors: Arc<[Arc<dyn Vendor>]>,
 }
 
-impl Service {
+impl FromRef<ServerState> for Service {
+    fn from_ref(state: &ServerState) -> Self {
+        state.service.clone()
+    }
+}
+
+impl ServerState {
     fn router(self) -> Router {
         Router::new()
             .route(
@@ -155,23 +168,25 @@ impl Service {
                 get(controls::get_journal).delete(controls::clear_journal),
             )
             .route(metadata::TOKEN, get(metadata::token))
-            // Google's paths end in `{model}:{verb}`, which is no path segment a router could match.
+            // Google's paths end in `{model}:{verb}`. The router cannot match a part of a segment.
             .fallback(call)
-            .layer(DefaultBodyLimit::max(MOST_BODY_BYTES))
+            .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
             .with_state(self)
     }
 }
 
-/// Every path that is not the fake's own: some vendor's, or nobody's.
+/// Answers every path that is not the fake's own: as the vendor it belongs to, or 404.
 async fn call(
-    State(service): State<Service>,
+    State(ServerState { service, vendors }): State<ServerState>,
     ConnectInfo(connection): ConnectInfo<Connection>,
     method: Method,
     uri: Uri,
     headers: HeaderMap,
     raw: Bytes,
 ) -> Response {
-    let vendor = (service.vendors.iter()).find(|vendor| vendor.serves(&method, uri.path()));
+    let vendor = vendors
+        .iter()
+        .find(|vendor| vendor.serves(&method, uri.path()));
     let Some(vendor) = vendor.map(Arc::clone) else {
         return reply::no_such_page(uri.path());
     };

@@ -1,13 +1,14 @@
-//! Content credentials (C2PA) a provider put into its picture. They are found, not judged: whoever wants to check them
-//! needs the original, which is where they are valid. A rendition has other pixels, so they are not copied into it.
+//! Finds the content credentials (C2PA) that a provider wrote into its picture. They are not verified.
 //!
-//! Where each format keeps the manifest store: C2PA Technical Specification 2.1, appendix A.3. Only headers are walked.
+//! They are valid only for the original. A rendition has other pixels, so they are not copied into it.
+//!
+//! Where each format stores them: C2PA Technical Specification 2.1, appendix A.3. Only headers are read.
 
 use sha2::{Digest, Sha256};
 
 use common::generation::image::Format;
 
-/// SHA-256 of the manifest store, where there is one.
+/// The SHA-256 of the manifest store. `None` if the file has none.
 pub(super) fn sha256(file: &[u8], format: Format) -> Option<[u8; 32]> {
     let parts = match format {
         Format::Png => png(file),
@@ -15,13 +16,13 @@ pub(super) fn sha256(file: &[u8], format: Format) -> Option<[u8; 32]> {
         Format::Webp => webp(file),
     };
     let store = parts.concat();
-    // A JUMBF superbox, whose description box has the label.
+    // It is a JUMBF superbox. The label `c2pa` is in its description box.
     let head = store.get(..64.min(store.len()))?;
-    let is_one = store.get(4..8)? == b"jumb" && head.windows(5).any(|label| label == b"c2pa\0");
-    is_one.then(|| Sha256::digest(&store).into())
+    let is_store = store.get(4..8)? == b"jumb" && head.windows(5).any(|label| label == b"c2pa\0");
+    is_store.then(|| Sha256::digest(&store).into())
 }
 
-/// The chunks `caBX`.
+/// The data of the chunks `caBX`.
 fn png(file: &[u8]) -> Vec<&[u8]> {
     let mut found = Vec::new();
     let mut rest = file.get(8..).unwrap_or_default();
@@ -36,8 +37,8 @@ fn png(file: &[u8]) -> Vec<&[u8]> {
     found
 }
 
-/// The APP11 segments before the first scan. A box that does not fit into one goes on in the next, which repeats the eight
-/// bytes of its header.
+/// The data of the APP11 segments before the first scan. A box that is too long for one segment continues in the next, which
+/// repeats the eight bytes of the box's header.
 fn jpeg(file: &[u8]) -> Vec<&[u8]> {
     let mut found = Vec::new();
     let mut rest = file.get(2..).unwrap_or_default();
@@ -49,8 +50,8 @@ fn jpeg(file: &[u8]) -> Vec<&[u8]> {
         match (*marker, segment) {
             (0xDA, _) => break,
             (0xEB, [b'J', b'P', _, _, _, _, _, _, payload @ ..]) => {
-                let again = if found.is_empty() { 0 } else { 8 };
-                found.push(payload.get(again..).unwrap_or_default());
+                let repeated = if found.is_empty() { 0 } else { 8 };
+                found.push(payload.get(repeated..).unwrap_or_default());
             }
             _ => {}
         }
@@ -59,7 +60,7 @@ fn jpeg(file: &[u8]) -> Vec<&[u8]> {
     found
 }
 
-/// The chunk `C2PA`.
+/// The data of the chunk `C2PA`.
 fn webp(file: &[u8]) -> Vec<&[u8]> {
     let mut found = Vec::new();
     let mut rest = file.get(12..).unwrap_or_default();
@@ -129,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_none_is_none() {
+    fn files_without_a_manifest_have_none() {
         for format in [Format::Png, Format::Jpeg, Format::Webp] {
             for file in [&b""[..], b"\x89PNG\r\n\x1a\n", &[0xFF; 40], &[0; 40]] {
                 assert_eq!(sha256(file, format), None);

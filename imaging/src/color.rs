@@ -1,7 +1,8 @@
-//! Brings pixels to sRGB, the colour space that every screen assumes when a file names none. Ours name it.
+//! Converts pixels to sRGB, the color space that screens assume for files without one. Our files name it.
 //!
-//! A file may name its colours in several ways; the first that can be read counts, in the order of the PNG specification (third
-//! edition, 4.3). A way that is read but cannot be carried out is a refusal: its pixels are never taken for sRGB.
+//! A file can describe its colors in several ways. The first that can be read counts, in the order of the PNG specification
+//! (third edition, 4.3): cICP, ICC profile, sRGB, then gAMA and cHRM. If that one cannot be applied, the picture is refused:
+//! its pixels are never treated as sRGB.
 
 use image::{DynamicImage, ImageBuffer};
 use moxcms::{
@@ -9,51 +10,51 @@ use moxcms::{
     TransformOptions,
 };
 
-/// Why a picture is refused, in words for people.
+/// Why a picture is refused, as a phrase for people.
 type Reason = &'static str;
 
 const NO_PROFILE: Reason =
-    "its colour profile cannot be applied: convert it to sRGB before it is sent";
+    "its color profile cannot be applied: convert it to sRGB before sending it";
 
-pub(super) const AS_IN_A_VIDEO: Reason =
-    "its colours are coded as in a video (cICP): convert it to sRGB";
+pub(super) const VIDEO_COLORS: Reason =
+    "its colors are encoded as in a video (cICP): convert it to sRGB";
 
-/// What a file says of its colours.
+/// What a file says about its colors.
 #[derive(Clone, Debug, Default)]
 pub(super) struct ColorTags {
     /// Primaries, transfer function, matrix and range, as ITU-T H.273 numbers them.
     pub(super) cicp: Option<[u8; 4]>,
     /// An ICC profile.
     pub(super) icc: Option<Vec<u8>>,
-    /// It is sRGB, it says.
+    /// Whether it says that it is sRGB.
     pub(super) srgb: bool,
-    /// The exponent that light was raised to.
+    /// The exponent with which linear light was encoded (`gAMA`).
     pub(super) gamma: Option<f32>,
-    /// x and y of white, red, green and blue.
+    /// The primaries (`cHRM`).
     pub(super) points: Option<Points>,
 }
 
-/// x and y of white, red, green and blue.
+/// The chromaticities x and y of white, red, green and blue.
 type Points = [[f32; 2]; 4];
 
 /// Pixels as they were decoded.
 pub(super) enum Decoded {
-    /// Gray or RGB, with or without alpha, of 8 or 16 bits.
-    Light(DynamicImage),
-    /// Cyan, magenta, yellow and black, of which 255 is all.
-    Ink {
+    /// Gray or RGB, with or without alpha, of 8 or 16 bits a channel.
+    Additive(DynamicImage),
+    /// Cyan, magenta, yellow and black. 255 means full ink.
+    Cmyk {
         width: u32,
         height: u32,
         samples: Vec<u8>,
     },
 }
 
-/// The same pixels in sRGB: RGB or RGBA, of eight bits.
-pub(super) fn to_srgb(pixels: Decoded, named: &ColorTags) -> Result<DynamicImage, Reason> {
+/// Converts pixels to eight-bit RGB or RGBA in sRGB.
+pub(super) fn to_srgb(pixels: Decoded, tags: &ColorTags) -> Result<DynamicImage, Reason> {
     match pixels {
-        Decoded::Light(pixels) => {
-            let gray = !pixels.color().has_color();
-            let pixels = match named.profile(if gray { Source::Gray } else { Source::Rgb })? {
+        Decoded::Additive(pixels) => {
+            let is_gray = !pixels.color().has_color();
+            let pixels = match tags.profile(if is_gray { Source::Gray } else { Source::Rgb })? {
                 Some(profile) => converted(pixels, &profile).ok_or(NO_PROFILE)?,
                 None => pixels,
             };
@@ -63,16 +64,16 @@ pub(super) fn to_srgb(pixels: Decoded, named: &ColorTags) -> Result<DynamicImage
                 pixels.into_rgb8().into()
             })
         }
-        Decoded::Ink {
+        Decoded::Cmyk {
             width,
             height,
             samples,
         } => {
-            let rgb = match named.profile(Source::Cmyk)? {
+            let rgb = match tags.profile(Source::Cmyk)? {
                 Some(profile) => {
                     convert8(&profile, Layout::Rgba, Layout::Rgb, &samples).ok_or(NO_PROFILE)?
                 }
-                None => printed(&samples),
+                None => cmyk_to_rgb(&samples),
             };
             let pixels = ImageBuffer::from_raw(width, height, rgb);
             pixels.map(DynamicImage::ImageRgb8).ok_or(NO_PROFILE)
@@ -80,7 +81,7 @@ pub(super) fn to_srgb(pixels: Decoded, named: &ColorTags) -> Result<DynamicImage
     }
 }
 
-/// What a profile must describe to be of use.
+/// The kind of pixels that a profile has to describe.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Source {
     Gray,
@@ -89,24 +90,24 @@ enum Source {
 }
 
 impl ColorTags {
-    /// The colour space its pixels are in; `None` if that is sRGB, or nothing is said that can be read.
+    /// The color space of the pixels. `None` if it is sRGB, or if the file says nothing that can be read.
     fn profile(&self, source: Source) -> Result<Option<ColorProfile>, Reason> {
-        // Unspecified, say the numbers themselves.
+        // 2 means unspecified, both for primaries and for the transfer function (H.273).
         if let Some(numbers) = self.cicp
             && !numbers[..2].contains(&2)
         {
-            return of_numbers(numbers).map(|profile| Some(profile).filter(|p| !is_srgb(p)));
+            return of_cicp(numbers).map(|profile| Some(profile).filter(|p| !is_srgb(p)));
         }
         let icc = self.icc.as_deref().and_then(|icc| of_icc(icc, source));
         if icc.is_none() && self.srgb {
             return Ok(None);
         }
-        let profile = icc.or_else(|| of_light(self.gamma, self.points));
+        let profile = icc.or_else(|| of_gamma_and_primaries(self.gamma, self.points));
         Ok(profile.filter(|profile| !is_srgb(profile)))
     }
 }
 
-/// A profile that can be read and is of the picture's kind. Viewers ignore all others, and so do we.
+/// An ICC profile. `None` if it cannot be read or does not fit the picture: viewers ignore such profiles, and so do we.
 fn of_icc(icc: &[u8], source: Source) -> Option<ColorProfile> {
     let mut profile = ColorProfile::new_from_slice(icc).ok()?;
     let fits = match profile.color_space {
@@ -116,18 +117,19 @@ fn of_icc(icc: &[u8], source: Source) -> Option<ColorProfile> {
         _ => false,
     };
     if profile.color_space == DataColorSpace::Gray && profile.pcs == DataColorSpace::Lab {
-        by_light(&mut profile)?;
+        lab_to_xyz(&mut profile)?;
     }
     fits.then_some(profile)
 }
 
-/// A gray profile may say how bright a level seems (L* of CIELAB) instead of how much light it is. The same profile, by light.
-fn by_light(profile: &mut ColorProfile) -> Option<()> {
+/// Converts a gray profile from CIELAB to XYZ, which the color library needs. Such a profile maps levels to lightness (L*) and
+/// not to linear light. The formula is that of CIE 15.
+fn lab_to_xyz(profile: &mut ColorProfile) -> Option<()> {
     const STEPS: u16 = 4096;
-    let seems = profile.gray_trc.as_ref()?.make_linear_evaluator().ok()?;
-    let curve = (0..STEPS).map(|step| {
+    let curve = profile.gray_trc.as_ref()?.make_linear_evaluator().ok()?;
+    let levels = (0..STEPS).map(|step| {
         let level = f32::from(step) / f32::from(STEPS - 1);
-        let lightness = seems.evaluate_value(level).clamp(0.0, 1.0) * 100.0;
+        let lightness = curve.evaluate_value(level).clamp(0.0, 1.0) * 100.0;
         let light = if lightness > 8.0 {
             ((lightness + 16.0) / 116.0).powi(3)
         } else {
@@ -135,7 +137,7 @@ fn by_light(profile: &mut ColorProfile) -> Option<()> {
         };
         sixteen_bits(light)
     });
-    profile.gray_trc = Some(ToneReprCurve::Lut(curve.collect()));
+    profile.gray_trc = Some(ToneReprCurve::Lut(levels.collect()));
     profile.pcs = DataColorSpace::Xyz;
     Some(())
 }
@@ -143,16 +145,17 @@ fn by_light(profile: &mut ColorProfile) -> Option<()> {
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
-    reason = "it is from nothing to all"
+    reason = "it is between 0 and 1"
 )]
 fn sixteen_bits(share: f32) -> u16 {
     (share * 65_535.0).round() as u16
 }
 
+/// The white point of sRGB and most video.
 const D65: [f32; 2] = [0.3127, 0.3290];
 
-/// By ITU-T H.273, tables 2 and 3.
-fn of_numbers([primaries, transfer, matrix, range]: [u8; 4]) -> Result<ColorProfile, Reason> {
+/// The color space with these cICP numbers: ITU-T H.273, tables 2 (primaries), 3 (transfer) and 4 (matrix).
+fn of_cicp([primaries, transfer, matrix, range]: [u8; 4]) -> Result<ColorProfile, Reason> {
     let points = match primaries {
         1 => [D65, [0.64, 0.33], [0.30, 0.60], [0.15, 0.06]],
         4 => [[0.310, 0.316], [0.67, 0.33], [0.21, 0.71], [0.14, 0.08]],
@@ -168,7 +171,7 @@ fn of_numbers([primaries, transfer, matrix, range]: [u8; 4]) -> Result<ColorProf
         12 => [D65, [0.680, 0.320], [0.265, 0.690], [0.150, 0.060]],
         22 => [D65, [0.630, 0.340], [0.295, 0.605], [0.155, 0.077]],
         _ => {
-            return Err("its colours are of a kind that we do not know (cICP): convert it to sRGB");
+            return Err("its color primaries are not supported (cICP): convert it to sRGB");
         }
     };
     let curve = match transfer {
@@ -179,22 +182,22 @@ fn of_numbers([primaries, transfer, matrix, range]: [u8; 4]) -> Result<ColorProf
         13 => SRGB_CURVE.to_vec(),
         16 | 18 => return Err("it is an HDR picture (PQ or HLG): convert it to sRGB"),
         _ => {
-            return Err(
-                "its light is coded in a way that we do not know (cICP): convert it to sRGB",
-            );
+            return Err("its transfer function is not supported (cICP): convert it to sRGB");
         }
     };
+    // Matrix 0 is RGB, range 1 is full range. Others are for video.
     if (matrix, range) != (0, 1) {
-        return Err(AS_IN_A_VIDEO);
+        return Err(VIDEO_COLORS);
     }
     rgb(points, curve).ok_or(NO_PROFILE)
 }
 
+/// The parametric curve of sRGB (IEC 61966-2-1): g, a, b, c, d of ICC.1, 10.18.
 const SRGB_CURVE: [f32; 5] = [2.4, 1.0 / 1.055, 0.055 / 1.055, 1.0 / 12.92, 0.04045];
 
-/// By an exponent, by primaries or by both; what is not said is that of sRGB. What makes no sense is not heeded.
-fn of_light(gamma: Option<f32>, points: Option<Points>) -> Option<ColorProfile> {
-    // That is how programs that know no other curve write sRGB.
+/// The color space with this exponent, these primaries, or both. What is missing is that of sRGB. Invalid values are ignored.
+fn of_gamma_and_primaries(gamma: Option<f32>, points: Option<Points>) -> Option<ColorProfile> {
+    // Programs write the curve of sRGB as 1/2.2, because `gAMA` can hold only an exponent.
     let is_srgb = |gamma: f32| (gamma * 2.2 - 1.0).abs() < 0.011;
     let gamma = gamma.filter(|gamma| (0.1..=10.0).contains(gamma) && !is_srgb(*gamma));
     let curve = gamma.map_or_else(|| SRGB_CURVE.to_vec(), |gamma| vec![1.0 / gamma]);
@@ -205,7 +208,7 @@ fn of_light(gamma: Option<f32>, points: Option<Points>) -> Option<ColorProfile> 
     named.or_else(|| rgb([D65, [0.64, 0.33], [0.30, 0.60], [0.15, 0.06]], curve))
 }
 
-/// `None` if no light has such primaries.
+/// An RGB color space. `None` if the primaries are not possible.
 fn rgb([white, red, green, blue]: Points, curve: Vec<f32>) -> Option<ColorProfile> {
     let area = (green[0] - red[0]) * (blue[1] - red[1]) - (blue[0] - red[0]) * (green[1] - red[1]);
     if area.abs() < 0.001 || white[1] < 0.001 {
@@ -226,8 +229,8 @@ fn rgb([white, red, green, blue]: Points, curve: Vec<f32>) -> Option<ColorProfil
     (colorants.iter().all(|c| (c.x + c.y + c.z).is_finite())).then_some(profile)
 }
 
-/// Whether the profile is sRGB under one of its many names: it moves no colour of a coarse cube by more than a level.
-/// Such pictures keep their exact pixels.
+/// Whether a profile is sRGB, whatever its name: it changes no color of a coarse cube by more than one level. Such pictures
+/// keep their exact pixels.
 fn is_srgb(profile: &ColorProfile) -> bool {
     const LEVELS: [u8; 5] = [0, 64, 128, 192, 255];
     if profile.color_space != DataColorSpace::Rgb {
@@ -237,30 +240,33 @@ fn is_srgb(profile: &ColorProfile) -> bool {
         .flat_map(|r| LEVELS.iter().flat_map(move |g| LEVELS.map(|b| [*r, *g, b])))
         .flatten()
         .collect();
-    convert8(profile, Layout::Rgb, Layout::Rgb, &cube)
-        .is_some_and(|moved| cube.iter().zip(&moved).all(|(a, b)| a.abs_diff(*b) <= 1))
+    convert8(profile, Layout::Rgb, Layout::Rgb, &cube).is_some_and(|converted| {
+        cube.iter()
+            .zip(&converted)
+            .all(|(a, b)| a.abs_diff(*b) <= 1)
+    })
 }
 
-/// Gray or RGB pixels, of as many bits as they have. `None` if the profile describes no usable conversion.
+/// Converts gray or RGB pixels, with as many bits as they have. `None` if the profile cannot be applied.
 fn converted(pixels: DynamicImage, profile: &ColorProfile) -> Option<DynamicImage> {
     let (width, height, alpha) = (pixels.width(), pixels.height(), pixels.color().has_alpha());
-    // An RGB profile says what gray is, too.
-    let gray = profile.color_space == DataColorSpace::Gray;
-    let from = match (gray, alpha) {
+    // An RGB profile can also describe a gray picture, as RGB.
+    let is_gray_profile = profile.color_space == DataColorSpace::Gray;
+    let from = match (is_gray_profile, alpha) {
         (true, true) => Layout::GrayAlpha,
         (true, false) => Layout::Gray,
         (false, true) => Layout::Rgba,
         (false, false) => Layout::Rgb,
     };
     let to = if alpha { Layout::Rgba } else { Layout::Rgb };
-    let deep = matches!(
+    let has_16_bits = matches!(
         pixels,
         DynamicImage::ImageLuma16(_)
             | DynamicImage::ImageLumaA16(_)
             | DynamicImage::ImageRgb16(_)
             | DynamicImage::ImageRgba16(_)
     );
-    if deep {
+    if has_16_bits {
         let samples = match from {
             Layout::Gray => pixels.into_luma16().into_raw(),
             Layout::GrayAlpha => pixels.into_luma_alpha16().into_raw(),
@@ -288,7 +294,7 @@ fn converted(pixels: DynamicImage, profile: &ColorProfile) -> Option<DynamicImag
     }
 }
 
-/// By the profile's own curves, as most readers of ICC profiles know no others.
+/// Uses the curves of the ICC profile and ignores cICP numbers inside it: most programs do not know them.
 const OPTIONS: fn() -> TransformOptions = || TransformOptions {
     allow_use_cicp_transfer: false,
     ..TransformOptions::default()
@@ -317,14 +323,14 @@ fn convert16(
         .map(|()| out)
 }
 
-/// Ink on white paper, where no profile says what the ink is.
-fn printed(samples: &[u8]) -> Vec<u8> {
+/// Converts CMYK without a profile: ideal inks on white paper.
+fn cmyk_to_rgb(samples: &[u8]) -> Vec<u8> {
     let pixels = samples.as_chunks::<4>().0.iter();
     pixels
         .flat_map(|[cyan, magenta, yellow, black]| {
             [cyan, magenta, yellow].map(|ink| {
-                let left = u16::from(255 - ink) * u16::from(255 - black);
-                ((left + 127) / 255).to_le_bytes()[0]
+                let light = u16::from(255 - ink) * u16::from(255 - black);
+                ((light + 127) / 255).to_le_bytes()[0]
             })
         })
         .collect()

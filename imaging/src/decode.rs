@@ -1,7 +1,7 @@
-//! Opening a file somebody else wrote, within limits.
+//! Opens an untrusted file within limits.
 //!
-//! The first bytes say what it is, never its name or declared type. The header says how large it is, and the limits
-//! are applied to that before a pixel is decoded: a few bytes can declare four billion pixels.
+//! The first bytes decide the format, never the file's name or its declared type. The header says how large the picture is,
+//! and the limits are checked before any pixel is decoded: a file of a few bytes can declare four billion pixels.
 
 use std::io::Cursor;
 
@@ -14,29 +14,25 @@ use common::generation::image::{Format, MAX_PIXELS, MAX_SIDE};
 
 use super::color::{self, ColorTags, Decoded};
 use super::jpeg::Jpeg;
+use super::limits::{MAX_DECODED_BYTES, MAX_FILE_BYTES};
 use super::png::Png;
 use super::{ImagingError, UnsupportedFormat, exif};
 
-/// The largest file we open, in bytes.
-pub(super) const MAX_BYTES: usize = 64 << 20;
-/// The most memory decoded pixels may take, in bytes: 64 megapixels of eight-bit RGBA.
-const MAX_DECODED: usize = 256 << 20;
-
-/// A picture whose header has been read and found within the limits.
+/// A picture whose header has been read and is within the limits.
 pub(super) struct Original<'a> {
     pub(super) format: Format,
-    /// How the stored pixels are turned to be shown.
+    /// How the stored pixels have to be turned (EXIF).
     pub(super) orientation: Orientation,
-    /// Pixels across, as shown.
+    /// The width of the upright picture.
     pub(super) width: u32,
-    /// Pixels down, as shown.
+    /// The height of the upright picture.
     pub(super) height: u32,
-    /// Whether it says of its colours something that they may have to be converted for.
-    profiled: bool,
+    /// Whether its color tags may require a conversion.
+    has_color_tags: bool,
     file: File<'a>,
 }
 
-/// What reads it.
+/// The decoder of each format.
 enum File<'a> {
     Png(Box<Png<'a>>),
     Jpeg(Box<Jpeg<'a>>),
@@ -44,9 +40,9 @@ enum File<'a> {
 }
 
 impl<'a> Original<'a> {
-    /// Reads the header.
+    /// Reads the header, and checks the limits.
     pub(super) fn open(bytes: &'a [u8]) -> Result<Self, ImagingError> {
-        if bytes.len() > MAX_BYTES {
+        if bytes.len() > MAX_FILE_BYTES {
             return Err(ImagingError::TooHeavy { bytes: bytes.len() });
         }
         let format =
@@ -56,12 +52,12 @@ impl<'a> Original<'a> {
 
         let (width, height) = file.size();
         let pixels = u64::from(width) * u64::from(height);
-        let decoded = file.bytes().filter(|bytes| *bytes <= MAX_DECODED);
+        let decoded = file.bytes().filter(|bytes| *bytes <= MAX_DECODED_BYTES);
         if width.max(height) > MAX_SIDE || pixels > MAX_PIXELS || decoded.is_none() {
             return Err(ImagingError::TooLarge { width, height });
         }
 
-        let profiled = file.is_profiled();
+        let has_color_tags = file.has_color_tags();
         let orientation = file.orientation();
         let (width, height) = turned(orientation, width, height);
         Ok(Self {
@@ -69,7 +65,7 @@ impl<'a> Original<'a> {
             orientation,
             width,
             height,
-            profiled,
+            has_color_tags,
             file,
         })
     }
@@ -79,30 +75,30 @@ impl<'a> Original<'a> {
         let area = self.width as usize * self.height as usize;
         let decoded = self.file.bytes().unwrap_or(usize::MAX);
         let decoding = match &self.file {
-            // Sixteen bits are read as bytes first.
+            // Sixteen-bit samples are decoded as bytes and then copied.
             File::Png(png) if png.is_deep() => decoded.saturating_mul(2),
             File::Png(_) => decoded,
             File::Jpeg(jpeg) => jpeg.memory(),
-            // The decoder has a copy of its own; measured.
+            // The decoder holds a copy of its own: measured.
             File::Webp(_) => area * 7,
         };
-        // RGB and RGBA of eight bits without a profile stay what they are.
-        let stays = !self.profiled && [area * 3, area * 4].contains(&decoded);
+        // RGB and RGBA of eight bits without color tags are not converted.
+        let is_kept = !self.has_color_tags && [area * 3, area * 4].contains(&decoded);
         let channels = match &self.file {
             File::Jpeg(_) => 3,
             _ if decoded == area * 3 => 3,
             _ => 4,
         };
-        let converted = if stays { 0 } else { area * channels };
+        let converted = if is_kept { 0 } else { area * channels };
         decoding.max(decoded.saturating_add(converted))
     }
 
-    /// Decodes the pixels, as stored, to eight bits a channel, RGB or RGBA, in sRGB.
+    /// Decodes the pixels to eight-bit RGB or RGBA in sRGB. They are not turned yet.
     pub(super) fn decode(self) -> Result<DynamicImage, ImagingError> {
         let format = self.format;
         self.file
             .decode()
-            .and_then(|(pixels, named)| color::to_srgb(pixels, &named))
+            .and_then(|(pixels, tags)| color::to_srgb(pixels, &tags))
             .map_err(|reason| ImagingError::Unreadable { format, reason })
     }
 }
@@ -110,7 +106,7 @@ impl<'a> Original<'a> {
 impl<'a> File<'a> {
     fn open(bytes: &'a [u8], format: Format) -> Result<Self, &'static str> {
         Ok(match format {
-            Format::Png => Self::Png(Box::new(Png::open(bytes, MAX_DECODED)?)),
+            Format::Png => Self::Png(Box::new(Png::open(bytes, MAX_DECODED_BYTES)?)),
             Format::Jpeg => Self::Jpeg(Box::new(Jpeg::open(bytes)?)),
             Format::Webp => {
                 let decoder = WebPDecoder::new(Cursor::new(bytes));
@@ -128,7 +124,7 @@ impl<'a> File<'a> {
         }
     }
 
-    /// What its pixels take when decoded; `None` if nobody can count that far.
+    /// How many bytes its decoded pixels take. `None` if the number overflows.
     fn bytes(&self) -> Option<usize> {
         match self {
             Self::Png(png) => png.bytes(),
@@ -142,12 +138,12 @@ impl<'a> File<'a> {
         }
     }
 
-    fn is_profiled(&mut self) -> bool {
+    fn has_color_tags(&mut self) -> bool {
         match self {
             Self::Png(png) => {
-                let named = png.color_tags();
-                let linear = named.gamma.is_some() || named.points.is_some();
-                named.icc.is_some() || named.cicp.is_some() || linear
+                let tags = png.color_tags();
+                let has_curve_or_primaries = tags.gamma.is_some() || tags.points.is_some();
+                tags.icc.is_some() || tags.cicp.is_some() || has_curve_or_primaries
             }
             Self::Jpeg(jpeg) => jpeg.icc.is_some(),
             Self::Webp(webp) => matches!(webp.icc_profile(), Ok(Some(_))),
@@ -171,29 +167,29 @@ impl<'a> File<'a> {
     fn decode(self) -> Result<(Decoded, ColorTags), &'static str> {
         match self {
             Self::Png(png) => {
-                let named = png.color_tags();
-                Ok((Decoded::Light(png.decode()?), named))
+                let tags = png.color_tags();
+                Ok((Decoded::Additive(png.decode()?), tags))
             }
             Self::Jpeg(mut jpeg) => {
-                let named = ColorTags {
+                let tags = ColorTags {
                     icc: jpeg.icc.take(),
                     ..ColorTags::default()
                 };
-                Ok((jpeg.decode()?, named))
+                Ok((jpeg.decode()?, tags))
             }
             Self::Webp(mut webp) => {
-                let named = ColorTags {
+                let tags = ColorTags {
                     icc: webp.icc_profile().ok().flatten(),
                     ..ColorTags::default()
                 };
                 let pixels = DynamicImage::from_decoder(*webp).map_err(|error| reason(&error))?;
-                Ok((Decoded::Light(pixels), named))
+                Ok((Decoded::Additive(pixels), tags))
             }
         }
     }
 }
 
-/// The decoder's own words name its types.
+/// The error in our words: the decoder's own text names Rust types.
 fn reason(error: &ImageError) -> &'static str {
     match error {
         ImageError::IoError(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
@@ -203,7 +199,7 @@ fn reason(error: &ImageError) -> &'static str {
     }
 }
 
-/// Width and height once `orientation` is applied. Its own inverse.
+/// Width and height after `orientation` is applied. Applying it twice gives the original size.
 pub(super) fn turned(orientation: Orientation, width: u32, height: u32) -> (u32, u32) {
     match orientation {
         Orientation::Rotate90
@@ -217,6 +213,7 @@ pub(super) fn turned(orientation: Orientation, width: u32, height: u32) -> (u32,
     }
 }
 
+/// The format by the first bytes. `None` if it is not one that is read.
 pub(super) fn sniff(bytes: &[u8]) -> Option<Format> {
     match image::guess_format(bytes).ok()? {
         ImageFormat::Png => Some(Format::Png),

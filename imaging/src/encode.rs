@@ -1,7 +1,7 @@
-//! Writing pixels down. The encoders are given pixels and nothing else, so nothing else can leak.
+//! Encodes pixels. The encoders get only pixels, so no metadata of the original can leak.
 //!
-//! Decoders read what others wrote, and are in safe Rust. Encoders read our own pixels: JPEG and WebP are written by the
-//! libraries the web is written by, libjpeg-turbo and libwebp.
+//! Decoders read untrusted files, so they are in safe Rust. Encoders read our own pixels: JPEG and WebP are written by C
+//! libraries, libjpeg-turbo and libwebp.
 
 use image::{
     DynamicImage, ImageEncoder, RgbImage,
@@ -14,11 +14,11 @@ use common::generation::image::{Chroma, Encoding, Format};
 
 use super::ImagingError;
 
-/// Of 100. Above 90 a JPEG grows faster than it improves.
+/// The default quality of JPEG, of 100. Above 90 the file grows much and the picture improves little.
 const JPEG_QUALITY: u8 = 90;
-/// Of 100. Less than half of the JPEG's bytes.
+/// The default quality of WebP, of 100. The file has less than half of the bytes of the JPEG.
 const WEBP_QUALITY: u8 = 85;
-/// Of 0 to 6. From 2 to 4 takes more than twice as long and saves a thirtieth of the bytes.
+/// The effort of WebP, of 0 to 6. 4 takes more than twice as long as 2 and saves 3 % of the bytes.
 const WEBP_METHOD: i32 = 2;
 
 /// Encodes eight-bit RGB or RGBA.
@@ -37,7 +37,7 @@ pub(super) fn encode(
 
 fn png(pixels: &DynamicImage) -> Result<Vec<u8>, String> {
     let mut file = Vec::with_capacity(pixels.as_bytes().len() / 2);
-    let (compression, filter) = if is_drawn(pixels) {
+    let (compression, filter) = if is_flat(pixels) {
         (CompressionType::Level(2), FilterType::Adaptive)
     } else {
         (CompressionType::Fast, FilterType::Paeth)
@@ -53,9 +53,9 @@ fn png(pixels: &DynamicImage) -> Result<Vec<u8>, String> {
     Ok(file)
 }
 
-/// Whether it is lettering or line art: most pixels equal their neighbour. Those compress well, which takes time and is
-/// worth it; in a photograph there is only noise to find, and the fast way finds as much of it.
-fn is_drawn(pixels: &DynamicImage) -> bool {
+/// Whether most pixels equal their neighbor, as in text and line art. Such pictures become much smaller with more effort;
+/// photographs do not.
+fn is_flat(pixels: &DynamicImage) -> bool {
     const ROWS: usize = 64;
     let channels = usize::from(pixels.color().channel_count());
     let row = pixels.width() as usize * channels;
@@ -91,7 +91,7 @@ fn jpeg(pixels: &DynamicImage, encoding: Encoding) -> Result<Vec<u8>, String> {
             Chroma::Quarter => Subsamp::Sub2x2,
             Chroma::Full => Subsamp::None,
         })?;
-        // Tables of its own save three bytes in a hundred.
+        // Huffman tables made for this picture save 3 % of the bytes.
         compressor.set_optimize(true)?;
         compressor.set_progressive(encoding.progressive)?;
         compressor.compress_to_vec(Image {
@@ -117,7 +117,7 @@ fn webp(pixels: &DynamicImage, encoding: Encoding) -> Result<Vec<u8>, String> {
     config.method = WEBP_METHOD;
     if encoding.lossless {
         config.lossless = 1;
-        // Here it says how hard to try.
+        // With lossless encoding, `quality` is the effort.
         config.quality = 20.0;
     }
     webp::Encoder::new(pixels.as_bytes(), layout, pixels.width(), pixels.height())
@@ -126,13 +126,13 @@ fn webp(pixels: &DynamicImage, encoding: Encoding) -> Result<Vec<u8>, String> {
         .map_err(|error| format!("{error:?}"))
 }
 
-/// What a transparent picture looks like on paper, which is what a product page is.
+/// The picture on a white background, for JPEG, which has no transparency. Product pages are usually white.
 fn on_white(pixels: &DynamicImage) -> RgbImage {
     let mut rgba = pixels.to_rgba8();
     for [red, green, blue, alpha] in rgba.as_chunks_mut().0 {
-        let cover = u16::from(*alpha);
+        let opacity = u16::from(*alpha);
         for channel in [red, green, blue] {
-            let mixed = (u16::from(*channel) * cover + 255 * (255 - cover) + 127) / 255;
+            let mixed = (u16::from(*channel) * opacity + 255 * (255 - opacity) + 127) / 255;
             *channel = u8::try_from(mixed).expect("a mean of two bytes is a byte");
         }
     }

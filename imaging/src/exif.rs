@@ -1,29 +1,30 @@
-//! How the camera was held: the one thing of an EXIF block that pixels need.
+//! Reads the orientation from an EXIF block. Nothing else of it is used.
 
 use image::metadata::Orientation;
 
-/// From a block in TIFF's format. What cannot be read says nothing: viewers show such a picture as it is stored, and so do we.
+/// The orientation in an EXIF block. A block that cannot be read is ignored: viewers show such a picture as it is stored.
 pub(super) fn orientation(block: &[u8]) -> Orientation {
     read(block)
         .and_then(Orientation::from_exif)
         .unwrap_or(Orientation::NoTransforms)
 }
 
+/// Reads the tag from the first directory. The format is that of TIFF 6.0, section 2.
 fn read(block: &[u8]) -> Option<u8> {
     const TAG: u32 = 0x0112;
     const BYTE: u32 = 1;
     const SHORT: u32 = 3;
     const LONG: u32 = 4;
-    // JPEG's name for the block; some programs write it into other files, too.
+    // The prefix belongs to JPEG (Exif 2.3, 4.7.2). Some programs also write it into PNG and WebP files.
     let block = block.strip_prefix(b"Exif\0\0").unwrap_or(block);
-    let big = match block.get(..2)? {
+    let is_big_endian = match block.get(..2)? {
         b"MM" => true,
         b"II" => false,
         _ => return None,
     };
     let number = |bytes: &[u8]| {
         let add = |number: u32, byte: &u8| number << 8 | u32::from(*byte);
-        if big {
+        if is_big_endian {
             bytes.iter().fold(0, add)
         } else {
             bytes.iter().rev().fold(0, add)
@@ -69,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_read_in_every_form() {
+    fn orientation_is_read_in_all_number_formats() {
         for order in [*b"MM", *b"II"] {
             for kind in [1, 3, 4] {
                 let block = block(order, kind, 6);
@@ -89,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn what_makes_no_sense_turns_nothing() {
+    fn invalid_blocks_are_ignored() {
         let whole = block(*b"MM", 3, 6);
         for length in 0..whole.len() - 6 {
             assert_eq!(orientation(&whole[..length]), Orientation::NoTransforms);

@@ -1,40 +1,45 @@
-//! From the size a picture has to the size it must have: what is scaled, cropped or padded, and when that is refused.
+//! Decides how a picture gets its target size: what is scaled, cropped or padded, and when that is refused.
 
 use common::generation::image::{Fit, Pixels, Recipe};
 
 use super::ImagingError;
 
-/// How far a picture may be off, in percent, unless its job allows more: what is cropped, and what is enlarged.
+/// By how much a picture may be cropped or enlarged, in percent, unless its job allows more.
 ///
-/// Models return 1344 for 1376, or 1280×896 for 5:4. More than that is not the picture that was asked for.
-const TOLERANCE: u64 = 5;
+/// Models return 1344 pixels for 1376, or 1280×896 for 5:4. With a larger difference it is not the picture that was asked
+/// for.
+const TOLERANCE_PERCENT: u64 = 5;
 
-/// What is done to a picture.
+/// How a picture gets its size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Plan {
-    /// What the picture is resampled to.
+    /// The size that it is resampled to.
     pub(super) scaled: Pixels,
-    /// Whether what juts out of that shape is cropped away before, around the centre. Else the whole picture is
-    /// stretched by the part of a pixel that it is off.
+    /// Whether it is cropped to that shape first, around its center. Otherwise the whole picture is stretched by the
+    /// fraction of a pixel by which the shapes differ.
     pub(super) crops: bool,
-    /// What that is put into the middle of.
+    /// The size of the result. The resampled picture is put into its middle.
     pub(super) target: Pixels,
 }
 
 impl Plan {
-    /// What becomes of a picture of `width`×`height`, or why nothing does.
+    /// The plan for a picture of `width`×`height`.
+    ///
+    /// # Errors
+    /// `WrongShape` or `TooSmall` if the recipe does not allow it.
     pub(super) fn new(width: u32, height: u32, recipe: &Recipe) -> Result<Self, ImagingError> {
-        let (target, wish) = (recipe.target, &recipe.rendering);
+        let (target, rendering) = (recipe.target, &recipe.rendering);
         let [w, h] = [width, height].map(u64::from);
         let [tw, th] = [target.width, target.height].map(u64::from);
-        let within = |larger: u64, smaller: u64| larger * 100 <= smaller * (100 + TOLERANCE);
+        let within =
+            |larger: u64, smaller: u64| larger * 100 <= smaller * (100 + TOLERANCE_PERCENT);
 
-        // The quotient of the two aspect ratios, kept as two products.
+        // Cross products, so that the two aspect ratios are compared exactly, without division.
         let (ours, theirs) = (w * th, h * tw);
-        let shape_fits = match wish.fit {
-            Fit::Cover => wish.allow_crop || within(ours.max(theirs), ours.min(theirs)),
+        let shape_fits = match rendering.fit {
+            Fit::Cover => rendering.allow_crop || within(ours.max(theirs), ours.min(theirs)),
             Fit::Contain => true,
-            // Its own pixels are whole, too: it may be one off.
+            // The picture also has whole pixels, so its shape may differ by one pixel.
             Fit::Strict => ours.abs_diff(theirs) <= w.max(h),
         };
         if !shape_fits || [w, h, tw, th].contains(&0) {
@@ -42,16 +47,16 @@ impl Plan {
                 width,
                 height,
                 target,
-                fit: wish.fit,
+                fit: rendering.fit,
             });
         }
-        let scaled = match wish.fit {
+        let scaled = match rendering.fit {
             Fit::Contain => contained(width, height, target),
             Fit::Cover | Fit::Strict => target,
         };
         let [sw, sh] = [scaled.width, scaled.height].map(u64::from);
-        let enlarged = !within(sw, w) || !within(sh, h);
-        if enlarged && !wish.allow_upscale {
+        let is_enlarged = !within(sw, w) || !within(sh, h);
+        if is_enlarged && !rendering.allow_upscale {
             return Err(ImagingError::TooSmall {
                 width,
                 height,
@@ -60,12 +65,12 @@ impl Plan {
         }
         Ok(Self {
             scaled,
-            crops: wish.fit == Fit::Cover,
+            crops: rendering.fit == Fit::Cover,
             target,
         })
     }
 
-    /// The whole picture, of at most `side` pixels a side; never enlarged.
+    /// The plan for a whole picture of at most `side` pixels a side. It is never enlarged.
     pub(super) fn inside(width: u32, height: u32, side: u32) -> Self {
         let side = side.min(width.max(height));
         let square = Pixels {
@@ -80,36 +85,36 @@ impl Plan {
         }
     }
 
-    /// The same for pixels that lie on their side.
-    pub(super) fn on_its_side(self) -> Self {
-        let turn = |pixels: Pixels| Pixels {
+    /// The plan with width and height exchanged, for pixels that are turned by 90° afterwards.
+    pub(super) fn transposed(self) -> Self {
+        let swap = |pixels: Pixels| Pixels {
             width: pixels.height,
             height: pixels.width,
         };
         Self {
-            scaled: turn(self.scaled),
+            scaled: swap(self.scaled),
             crops: self.crops,
-            target: turn(self.target),
+            target: swap(self.target),
         }
     }
 }
 
-/// The largest size of the picture's own shape that the target contains; whole pixels, at least one.
+/// The largest size with the shape of the picture that fits into the target, in whole pixels, at least one.
 fn contained(width: u32, height: u32, target: Pixels) -> Pixels {
     let [w, h] = [width, height].map(u64::from);
     let [tw, th] = [target.width, target.height].map(u64::from);
-    let part = |side: u64, of: u64, whole: u64, most: u32| {
+    let scaled = |side: u64, of: u64, whole: u64, max: u32| {
         let rounded = (side * whole + of / 2) / of;
-        u32::try_from(rounded).unwrap_or(most).clamp(1, most)
+        u32::try_from(rounded).unwrap_or(max).clamp(1, max)
     };
     if w * th > h * tw {
         Pixels {
             width: target.width,
-            height: part(h, w, tw, target.height),
+            height: scaled(h, w, tw, target.height),
         }
     } else {
         Pixels {
-            width: part(w, h, th, target.width),
+            width: scaled(w, h, th, target.width),
             height: target.height,
         }
     }
@@ -140,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_nearly_right_covers() {
+    fn cover_allows_five_percent() {
         let check = |size: (u32, u32), target: (u32, u32), expected: &str| {
             let is = verdict(size, target, Rendering::default());
             assert_eq!(is, expected, "{size:?} to {target:?}");
@@ -160,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn a_job_may_allow_more() {
+    fn a_job_can_allow_cropping_and_enlarging() {
         let crop = Rendering {
             allow_crop: true,
             ..Rendering::default()
@@ -176,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_contained_keeps_its_shape() {
+    fn contain_keeps_the_shape() {
         let contain = Rendering {
             fit: Fit::Contain,
             ..Rendering::default()
@@ -192,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn strict_is_the_same_shape() {
+    fn strict_allows_only_the_same_shape() {
         let strict = Rendering {
             fit: Fit::Strict,
             ..Rendering::default()

@@ -1,14 +1,16 @@
-//! Reads JPEG files: the same pixels as libjpeg-turbo makes, in safe Rust, and a refusal wherever that would only warn.
+//! A JPEG decoder in safe Rust. It gives the same pixels as libjpeg-turbo, and an error where that only warns.
 //!
-//! Whether all pixels are there shows only when every code of the file is read, which is the larger half of a decoder. So this
-//! is a whole one: [`scan`] reads codes, [`idct`] makes samples of them, [`upsample`] brings all channels to one size.
-//! [Decision 23](../../docs/decisions/0023-a-jpeg-decoder-of-our-own.md) says why there is one.
+//! A decoder has to read all codes of a file to know whether all pixels are there, so a check beside another decoder would be
+//! most of a decoder. [`scan`] reads the codes, [`idct`] turns coefficients into samples, [`upsample`] brings all channels to
+//! one size. [Decision 23](../../docs/decisions/0023-a-jpeg-decoder-of-our-own.md) gives the reasons.
+//!
+//! "T.81" with a clause means ITU-T T.81 (ISO/IEC 10918-1), the specification of JPEG.
 
 #![expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
     clippy::inline_always,
-    reason = "it is about bits of small numbers, and each of them costs a branch if it is not inlined"
+    reason = "the values are small; the functions that read bits are slow if they are not inlined"
 )]
 
 mod bits;
@@ -27,40 +29,40 @@ use self::huffman::Table;
 use self::scan::Scan;
 use super::color::Decoded;
 
-/// Why a file is refused, in words for people.
+/// Why a file is refused, as a phrase for people.
 type Reason = &'static str;
 
 const CUT_OFF: Reason = "it is cut off";
 const DAMAGED: Reason = "it is damaged";
-/// The most scans a file may have. Encoders write about ten; each one visits every pixel again, at the cost of a few bytes
-/// to whoever wrote the file.
+/// How many scans a file may have. Encoders write about ten. Each scan visits all pixels again, so a small file with many
+/// scans could take very long.
 const MAX_SCANS: usize = 32;
 
-/// What the samples of a pixel mean.
+/// The color model of the samples.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Model {
     Gray,
     Rgb,
     YCbCr,
-    /// Stored inverted, as Adobe's programs do and all others after them.
+    /// Stored inverted, as Adobe's programs do. All other programs follow them.
     Cmyk,
-    /// As [`Cmyk`](Self::Cmyk), the first three as brightness and two colours.
+    /// As [`Cmyk`](Self::Cmyk), with the first three channels as YCbCr.
     Ycck,
 }
 
-/// A file whose headers have been read, up to its first scan.
+/// A file whose headers before the first scan have been read.
 pub(super) struct Jpeg<'a> {
     frame: Frame,
     model: Model,
-    /// The EXIF block, in TIFF's format.
+    /// The EXIF block, which has the format of TIFF.
     pub(super) exif: Option<Vec<u8>>,
-    /// The colour profile, all parts of it.
+    /// The ICC profile, joined from all its parts.
     pub(super) icc: Option<Vec<u8>>,
     tables: Tables,
     rest: Segments<'a>,
 }
 
-/// What scans are read with. Later segments replace earlier ones.
+/// The tables for reading scans. Later segments replace earlier ones.
 #[derive(Default)]
 struct Tables {
     quantization: [Option<[u16; 64]>; 4],
@@ -70,7 +72,7 @@ struct Tables {
 }
 
 impl<'a> Jpeg<'a> {
-    /// Reads the headers; no pixel is decoded.
+    /// Reads the headers. No pixel is decoded.
     pub(super) fn open(file: &'a [u8]) -> Result<Self, Reason> {
         let mut segments = Segments::new(file)?;
         let mut tables = Tables::default();
@@ -82,7 +84,7 @@ impl<'a> Jpeg<'a> {
             let (marker, data) = segments.next()?.ok_or("it holds no pixels")?;
             match (marker, data) {
                 (0xDA, _) => {
-                    // Read again when the scan is decoded.
+                    // `decode` reads this segment again.
                     segments.at = at;
                     break;
                 }
@@ -90,7 +92,7 @@ impl<'a> Jpeg<'a> {
                 (0xEE, [b'A', b'd', b'o', b'b', b'e', rest @ ..]) if data.len() >= 12 => {
                     adobe = Some(rest[6]);
                 }
-                // What does not fit into one segment goes on in the next.
+                // A block that is too long for one segment continues in the next.
                 (0xE1, [b'E', b'x', b'i', b'f', 0, _, part @ ..]) => exif.extend(part),
                 (0xE2, data) if data.starts_with(b"ICC_PROFILE\0") && data.len() >= 14 => {
                     icc.push((data[12], &data[14..]));
@@ -123,7 +125,7 @@ impl<'a> Jpeg<'a> {
         (self.frame.width, self.frame.height)
     }
 
-    /// Bytes of a decoded pixel: one if the picture is gray, three of RGB, four of CMYK.
+    /// The channels of a decoded pixel: 1 for gray, 3 for RGB, 4 for CMYK.
     pub(super) fn channels(&self) -> usize {
         match self.model {
             Model::Gray => 1,
@@ -132,8 +134,8 @@ impl<'a> Jpeg<'a> {
         }
     }
 
-    /// The most memory, in bytes, that [`Self::decode`] takes: the planes, and pixels made of them; of a progressive picture first its
-    /// coefficients, of two bytes each.
+    /// The most memory, in bytes, that [`Self::decode`] takes: the samples of all channels and the pixels made of them. A
+    /// progressive picture first needs its coefficients, of two bytes each.
     pub(super) fn memory(&self) -> usize {
         let (all, largest) = self.frame.samples();
         let joined = self.frame.width as usize * self.frame.height as usize * self.channels();
@@ -145,7 +147,7 @@ impl<'a> Jpeg<'a> {
         coefficients.max(all + joined)
     }
 
-    /// All pixels. Every coefficient must be there to its last bit, and the end marker after them.
+    /// Decodes all pixels. It is an error if a bit of a coefficient or the end marker is missing.
     pub(super) fn decode(mut self) -> Result<Decoded, Reason> {
         let mut planes = self.frame.planes();
         let mut scans = 0;
@@ -155,7 +157,7 @@ impl<'a> Jpeg<'a> {
                 continue;
             }
             if !self.frame.progressive && self.frame.is_complete() {
-                // Some programs write the picture twice. Once is enough.
+                // Some programs write the picture twice. The second copy is ignored.
                 continue;
             }
             scans += 1;
@@ -178,41 +180,43 @@ impl<'a> Jpeg<'a> {
             1 => ImageBuffer::from_raw(width, height, samples).map(DynamicImage::ImageLuma8),
             3 => ImageBuffer::from_raw(width, height, samples).map(DynamicImage::ImageRgb8),
             _ => {
-                return Ok(Decoded::Ink {
+                return Ok(Decoded::Cmyk {
                     width,
                     height,
                     samples,
                 });
             }
         };
-        pixels.map(Decoded::Light).ok_or(DAMAGED)
+        pixels.map(Decoded::Additive).ok_or(DAMAGED)
     }
 }
 
 impl Tables {
-    /// A segment between the scans, or before them. What is none of the tables has no bearing on pixels, or cannot be read.
+    /// Reads a segment before or between scans (T.81, table B.1). Segments that do not matter for pixels are ignored; kinds of JPEG
+    /// that are not supported are errors.
     fn read(&mut self, marker: u8, data: &[u8]) -> Result<(), Reason> {
         match marker {
-            0xC4 => self.read_codes(data),
+            0xC4 => self.read_huffman(data),
             0xDB => self.read_quantization(data),
             0xDD => {
                 let interval = *data.first_chunk().ok_or(DAMAGED)?;
                 self.restart_interval = usize::from(u16::from_be_bytes(interval));
                 Ok(())
             }
-            // Application data, comments, and a number of lines that the frame said already.
+            // Application data, comments, and DNL, the number of lines, which the frame header has already.
             0xE0..=0xEF | 0xFE | 0xDC => Ok(()),
             0xC9..=0xCC => Err(
-                "its pixels are coded arithmetically, which few programs read: save it with Huffman coding",
+                "it uses arithmetic coding, which few programs read: save it with Huffman coding",
             ),
             0xC3 => Err("it is a lossless JPEG, which few programs read: save it as PNG"),
             0xC5..=0xC7 | 0xCD..=0xCF | 0xDE | 0xDF => {
-                Err("it is a hierarchical JPEG, which hardly any program reads")
+                Err("it is a hierarchical JPEG, which few programs read: save it as a usual JPEG")
             }
             _ => Err(DAMAGED),
         }
     }
 
+    /// Reads quantization tables (T.81, B.2.4.1).
     fn read_quantization(&mut self, mut data: &[u8]) -> Result<(), Reason> {
         while let [head, rest @ ..] = data {
             let slot = self
@@ -234,7 +238,8 @@ impl Tables {
         Ok(())
     }
 
-    fn read_codes(&mut self, mut data: &[u8]) -> Result<(), Reason> {
+    /// Reads Huffman tables (T.81, B.2.4.2).
+    fn read_huffman(&mut self, mut data: &[u8]) -> Result<(), Reason> {
         while let [head, rest @ ..] = data {
             let tables = if head >> 4 == 0 {
                 &mut self.dc
@@ -266,13 +271,13 @@ impl<'a> Segments<'a> {
         Ok(Self { file, at: 2 })
     }
 
-    /// The next segment that has data. `None` at the end marker.
+    /// The next segment with data. `None` at the end marker.
     fn next(&mut self) -> Result<Option<(u8, &'a [u8])>, Reason> {
         loop {
             let marker = bits::next_marker(self.file, &mut self.at).ok_or(CUT_OFF)?;
             match marker {
                 0xD9 => return Ok(None),
-                // They stand alone.
+                // TEM and RST have no data.
                 0x01 | 0xD0..=0xD7 => continue,
                 0xD8 => return Err(DAMAGED),
                 _ => {}

@@ -1,29 +1,30 @@
-//! Between the numbers a file holds and light.
+//! Converts between the values of sRGB and linear light, by the curve of IEC 61966-2-1.
 //!
-//! A value of sRGB is not an amount of light: the mean of black and white, 128, shines with a fifth of white's light. Whoever
-//! takes means of such values, as resampling does, darkens fine detail. So pixels are resampled as light, in sixteen
-//! bits, which is at least fourteen steps for each of the eight-bit values. There and back changes nothing. The curve is that
-//! of IEC 61966-2-1.
+//! A value of sRGB is not proportional to light: 128, halfway between black and white, has a fifth of the light of white.
+//! Averaging such values, as resampling does, makes fine detail too dark. So pixels are resampled as linear light with
+//! sixteen bits, which has at least fourteen steps for each of the 256 values. Converting to linear light and back changes
+//! no value.
 //!
-//! Lanczos weights are negative in places, so beside an edge there is less than nothing and more than white between one
-//! direction and the other. Nothing is cut off there: an eighth of the range lies below black, and an eighth above white.
+//! Some Lanczos weights are negative. So after the first pass (horizontal) a value beside an edge may be below black or above
+//! white, and the second pass (vertical) needs it unclipped: an eighth of the range lies below black, an eighth above white.
 
 use std::sync::LazyLock;
 
-/// Where black is, and how far it is from there to white.
+/// The sixteen-bit value of black.
 const BLACK: u16 = 8_192;
+/// The distance from black to white.
 const RANGE: u16 = 49_151;
 
-/// Light of each value.
+/// The linear light of each value.
 static LIGHT: LazyLock<[u16; 256]> = LazyLock::new(|| {
     std::array::from_fn(|value| {
         let value = u8::try_from(value).expect("below 256");
-        BLACK + rounded(light_of(value) * f64::from(RANGE))
+        BLACK + rounded(to_linear(value) * f64::from(RANGE))
     })
 });
 
-/// The nearest value of each light.
-static VALUE: LazyLock<Box<[u8]>> = LazyLock::new(|| {
+/// The nearest value for each linear light.
+static ENCODED: LazyLock<Box<[u8]>> = LazyLock::new(|| {
     (0..=u16::MAX)
         .map(|light| {
             let light = (f64::from(light) - f64::from(BLACK)) / f64::from(RANGE);
@@ -38,8 +39,8 @@ static VALUE: LazyLock<Box<[u8]>> = LazyLock::new(|| {
         .collect()
 });
 
-/// From 0, nothing, to 1, all.
-fn light_of(value: u8) -> f64 {
+/// The linear light of a value, from 0 (black) to 1 (white).
+fn to_linear(value: u8) -> f64 {
     let value = f64::from(value) / 255.0;
     if value <= 0.04045 {
         value / 12.92
@@ -51,32 +52,32 @@ fn light_of(value: u8) -> f64 {
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
-    reason = "both curves stay between nothing and all"
+    reason = "both curves stay in the range of the type"
 )]
 fn rounded(value: f64) -> u16 {
     value.round() as u16
 }
 
-/// To light and back: the tables, looked up once for a whole picture.
+/// The tables in both directions. Look them up once for a whole picture.
 pub(super) fn tables() -> (&'static [u16; 256], &'static [u8; 65_536]) {
-    let values = VALUE.as_array().expect("one for each light");
+    let values = ENCODED.as_array().expect("the table has 65,536 entries");
     (&LIGHT, values)
 }
 
-/// Light of each value, for whoever weighs it by alpha.
-#[expect(clippy::cast_possible_truncation, reason = "as exact as needed")]
-pub(super) fn shares() -> [f32; 256] {
-    std::array::from_fn(|value| light_of(u8::try_from(value).expect("below 256")) as f32)
+/// The linear light of each value, from 0 to 1, for colors that are weighted by alpha.
+#[expect(clippy::cast_possible_truncation, reason = "a float is exact enough")]
+pub(super) fn linear_values() -> [f32; 256] {
+    std::array::from_fn(|value| to_linear(u8::try_from(value).expect("below 256")) as f32)
 }
 
-/// The nearest value of such light; what lies beyond black or white is black or white.
+/// The nearest value for linear light from 0 to 1. Light outside this range is clipped.
 pub(super) fn to_srgb(light: f32) -> u8 {
     let at = BLACK + rounded(f64::from(light.clamp(0.0, 1.0)) * f64::from(RANGE));
-    VALUE[usize::from(at)]
+    ENCODED[usize::from(at)]
 }
 
-/// The nearest of 256 shares.
-pub(super) fn share(alpha: f32) -> u8 {
+/// The nearest of 256 levels for an alpha from 0 to 1.
+pub(super) fn to_alpha(alpha: f32) -> u8 {
     rounded(f64::from(alpha.clamp(0.0, 1.0)) * 255.0).to_le_bytes()[0]
 }
 
@@ -85,18 +86,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn there_and_back_changes_nothing() {
+    fn converting_there_and_back_changes_nothing() {
         let (light, values) = tables();
-        let shares = shares();
+        let linear = linear_values();
         for byte in 0..=u8::MAX {
             assert_eq!(values[usize::from(light[usize::from(byte)])], byte);
-            assert_eq!(to_srgb(shares[usize::from(byte)]), byte);
-            assert_eq!(share(f32::from(byte) / 255.0), byte);
+            assert_eq!(to_srgb(linear[usize::from(byte)]), byte);
+            assert_eq!(to_alpha(f32::from(byte) / 255.0), byte);
         }
         assert_eq!((light[0], light[255]), (BLACK, BLACK + RANGE));
     }
 
-    /// A fifth of the light is the middle grey, and each light's value is the nearest one.
+    /// The middle value has a fifth of the light, and each light gets the nearest value.
     #[test]
     fn values_are_the_nearest_ones() {
         let (light, value) = tables();

@@ -1,4 +1,5 @@
-//! Reads PNG files, and what they say of their colours.
+//! Reads PNG files and their color tags. "PNG" with a section means the specification, third edition
+//! (<https://www.w3.org/TR/png-3/>).
 
 use std::borrow::Cow;
 use std::io::{Cursor, ErrorKind};
@@ -6,27 +7,27 @@ use std::io::{Cursor, ErrorKind};
 use image::{DynamicImage, ImageBuffer};
 use png::{BitDepth, ColorType, Decoder, DecodingError, Limits, Reader, Transformations};
 
-use super::color::{AS_IN_A_VIDEO, ColorTags};
+use super::color::{ColorTags, VIDEO_COLORS};
 use super::provenance;
 
-/// A file whose chunks have been read, up to its pixels.
+/// A file whose chunks before the pixels have been read.
 pub(super) struct Png<'a> {
     reader: Reader<Cursor<Cow<'a, [u8]>>>,
-    /// As it stands in the file, whatever its numbers are.
+    /// The four bytes of `cICP` (PNG 11.3.2.6), whether the decoder knows them or not.
     cicp: Option<[u8; 4]>,
 }
 
 impl<'a> Png<'a> {
-    /// Reads what comes before the pixels, and takes no more than so many bytes of memory for it.
-    pub(super) fn open(file: &'a [u8], limit: usize) -> Result<Self, &'static str> {
+    /// Reads the chunks before the pixels. They may take at most `max_bytes` of memory.
+    pub(super) fn open(file: &'a [u8], max_bytes: usize) -> Result<Self, &'static str> {
         let cicp = chunks(file)
             .find_map(|(_, name, data)| (name == b"cICP").then(|| data.try_into().ok()).flatten());
         if cicp.is_some_and(|[.., matrix, _]: [u8; 4]| matrix != 0) {
-            // The decoder would call it damaged.
-            return Err(AS_IN_A_VIDEO);
+            // Checked here because the decoder would report a damaged file. PNG allows only matrix 0, RGB.
+            return Err(VIDEO_COLORS);
         }
         let file = Cursor::new(with_exact_transparency(file));
-        let mut decoder = Decoder::new_with_limits(file, Limits { bytes: limit });
+        let mut decoder = Decoder::new_with_limits(file, Limits { bytes: max_bytes });
         decoder.set_ignore_text_chunk(true);
         decoder.set_transformations(Transformations::EXPAND);
         let reader = decoder.read_info().map_err(|error| reason(&error))?;
@@ -38,22 +39,22 @@ impl<'a> Png<'a> {
         self.reader.info().size()
     }
 
-    /// Bytes of all pixels; `None` if there are too many to count.
+    /// The bytes of all pixels. `None` if the number overflows.
     pub(super) fn bytes(&self) -> Option<usize> {
         self.reader.output_buffer_size()
     }
 
-    /// Whether its channels have sixteen bits.
+    /// Whether its channels have sixteen bits each.
     pub(super) fn is_deep(&self) -> bool {
         self.reader.output_color_type().1 == BitDepth::Sixteen
     }
 
-    /// The EXIF block, in TIFF's format.
+    /// The EXIF block, which has the format of TIFF.
     pub(super) fn exif(&self) -> Option<&[u8]> {
         self.reader.info().exif_metadata.as_deref()
     }
 
-    /// What it says of its colours.
+    /// All that it says about its colors.
     pub(super) fn color_tags(&self) -> ColorTags {
         let info = self.reader.info();
         let points = info.chrm_chunk.map(|points| {
@@ -69,7 +70,7 @@ impl<'a> Png<'a> {
         }
     }
 
-    /// Decodes the pixels, as they are stored; of an animation its default picture.
+    /// Decodes the pixels as they are stored. Of an animation only the default image.
     pub(super) fn decode(mut self) -> Result<DynamicImage, &'static str> {
         let mut samples = vec![0; self.bytes().ok_or("it is too large")?];
         let frame = self.reader.next_frame(&mut samples);
@@ -100,21 +101,26 @@ impl<'a> Png<'a> {
     }
 }
 
+/// Makes a picture of decoded samples. `None` if their number does not match its size.
 fn from<P: image::Pixel>(
     width: u32,
     height: u32,
     samples: Vec<P::Subpixel>,
-    picture: fn(ImageBuffer<P, Vec<P::Subpixel>>) -> DynamicImage,
+    wrap: fn(ImageBuffer<P, Vec<P::Subpixel>>) -> DynamicImage,
 ) -> Option<DynamicImage> {
-    ImageBuffer::from_raw(width, height, samples).map(picture)
+    ImageBuffer::from_raw(width, height, samples).map(wrap)
 }
 
-/// Of the gray level that is transparent only as many bits count as a pixel has; the decoder compares all of them.
+/// The file with unused bits of its transparent gray level set to zero.
+///
+/// `tRNS` holds the level in 16 bits, of which only as many count as a sample has (PNG 11.3.1.1). The decoder compares all of
+/// them.
 fn with_exact_transparency(file: &[u8]) -> Cow<'_, [u8]> {
-    // After the signature comes the header: width, height, bits of a sample, colour type.
-    const BITS: usize = 24;
+    // Offset of the bit depth in the header, IHDR; the color type follows it (PNG 11.2.1).
+    const BIT_DEPTH: usize = 24;
     const GRAY: u8 = 0;
-    let (Some(&bits @ (1 | 2 | 4)), Some(&GRAY)) = (file.get(BITS), file.get(BITS + 1)) else {
+    let (Some(&bits @ (1 | 2 | 4)), Some(&GRAY)) = (file.get(BIT_DEPTH), file.get(BIT_DEPTH + 1))
+    else {
         return Cow::Borrowed(file);
     };
     let Some((at, data)) = chunks(file)
@@ -129,25 +135,25 @@ fn with_exact_transparency(file: &[u8]) -> Cow<'_, [u8]> {
     Cow::Owned(exact)
 }
 
-/// Each chunk before the pixels: where it begins, its name, its data.
+/// The chunks before the pixels: the offset, the name and the data of each.
 fn chunks(file: &[u8]) -> impl Iterator<Item = (usize, &[u8], &[u8])> {
     let mut at = 8;
     std::iter::from_fn(move || {
         let length = u32::from_be_bytes(*file.get(at..)?.first_chunk()?) as usize;
         let chunk = file.get(at..at.checked_add(length)?.checked_add(12)?)?;
-        let (began, name) = (at, &chunk[4..8]);
+        let (start, name) = (at, &chunk[4..8]);
         at += chunk.len();
-        (name != b"IDAT").then_some((began, name, &chunk[8..8 + length]))
+        (name != b"IDAT").then_some((start, name, &chunk[8..8 + length]))
     })
 }
 
-/// The decoder's own words name its types.
+/// The error in our words: the decoder's own text names Rust types.
 fn reason(error: &DecodingError) -> &'static str {
     match error {
         DecodingError::IoError(error) if error.kind() == ErrorKind::UnexpectedEof => {
             "it is cut off"
         }
-        DecodingError::LimitsExceeded => "what it carries beside its pixels is too large",
+        DecodingError::LimitsExceeded => "its metadata is too large",
         _ => "it is damaged",
     }
 }

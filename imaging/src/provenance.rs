@@ -1,9 +1,9 @@
-//! What a finished file says of itself: that an AI made it, which one, for which job, and that its colours are sRGB.
+//! Writes provenance into a finished file: that an AI model made it, which model, for which job, and that its colors are sRGB.
 //!
-//! The marking is machine-readable, as Article 50 of the EU's AI Act asks for: an XMP packet with IPTC's
+//! It is machine-readable, as Article 50 of the EU AI Act requires: an XMP packet with IPTC's
 //! [digital source type](https://cv.iptc.org/newscodes/digitalsourcetype/) and the AI properties of the IPTC Photo Metadata
-//! Standard 2025.1. Nothing else is written: no prompt, no tenant, no time, so the same picture gives the same bytes. The
-//! pixels are not touched: a few chunks are put between those the encoder wrote.
+//! Standard 2025.1. Nothing else is written: no prompt, no tenant and no time, so the same picture gives the same bytes. The
+//! pixels do not change: a few chunks are inserted between those of the encoder.
 
 use std::fmt::Write;
 use std::sync::LazyLock;
@@ -12,14 +12,14 @@ use moxcms::ColorProfile;
 
 use common::generation::image::Format;
 
-/// What is said.
+/// Where a picture comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Provenance {
     /// The model's name in the catalogue.
     pub model: String,
-    /// Job and output, such as `job_01…/0`.
+    /// The job and the number of the output, such as `job_01…/0`.
     pub source: String,
-    /// No AI model made it, but a program that plays one.
+    /// Whether a fake made it, and no AI model.
     pub synthetic: bool,
 }
 
@@ -33,7 +33,7 @@ impl Provenance {
     }
 
     fn xmp(&self) -> String {
-        let (kind, model, source) = (
+        let (source_type, model, source) = (
             self.digital_source_type(),
             escaped(&self.model),
             escaped(&self.source),
@@ -43,7 +43,7 @@ impl Provenance {
              <x:xmpmeta xmlns:x=\"adobe:ns:meta/\"><rdf:RDF xmlns:rdf=\"http://www.w3.org/1999/02/22-rdf-syntax-ns#\">\
              <rdf:Description rdf:about=\"\" xmlns:Iptc4xmpExt=\"http://iptc.org/std/Iptc4xmpExt/2008-02-29/\" \
              xmlns:xmp=\"http://ns.adobe.com/xap/1.0/\" xmlns:dc=\"http://purl.org/dc/elements/1.1/\">\
-             <Iptc4xmpExt:DigitalSourceType>{kind}</Iptc4xmpExt:DigitalSourceType>\
+             <Iptc4xmpExt:DigitalSourceType>{source_type}</Iptc4xmpExt:DigitalSourceType>\
              <Iptc4xmpExt:AISystemUsed>{model}</Iptc4xmpExt:AISystemUsed>\
              <xmp:CreatorTool>Platen</xmp:CreatorTool>\
              <dc:identifier>{source}</dc:identifier>\
@@ -52,9 +52,9 @@ impl Provenance {
     }
 }
 
-/// The file with the mark and the name of its colours in it. `file` is what our own encoders write.
-pub(super) fn write(file: &[u8], format: Format, mark: &Provenance) -> Vec<u8> {
-    let xmp = mark.xmp();
+/// The file with its provenance and its color space. `file` must come from our own encoders.
+pub(super) fn write(file: &[u8], format: Format, provenance: &Provenance) -> Vec<u8> {
+    let xmp = provenance.xmp();
     match format {
         Format::Png => png(file, &xmp),
         Format::Jpeg => jpeg(file, &xmp),
@@ -62,27 +62,30 @@ pub(super) fn write(file: &[u8], format: Format, mark: &Provenance) -> Vec<u8> {
     }
 }
 
-/// The colours of every rendition, as an ICC profile.
+/// The color space of every rendition, as an ICC profile.
 static SRGB: LazyLock<Vec<u8>> = LazyLock::new(|| {
     let profile = ColorProfile::new_srgb();
-    profile.encode().expect("a profile of the library's own")
+    profile
+        .encode()
+        .expect("the library can encode its own profile")
 });
 
-/// Chunks after the header: sRGB by name (rendering intent 0, perceptual), and the packet as international text.
+/// Inserts two chunks after IHDR: sRGB with rendering intent 0, perceptual (PNG 11.3.2.5), and iTXt with the XMP packet (11.3.3.4).
 fn png(file: &[u8], xmp: &str) -> Vec<u8> {
+    // Signature, and IHDR with its length, name and checksum.
     const HEADER: usize = 33;
     let mut text = b"XML:com.adobe.xmp\0\0\0\0\0".to_vec();
     text.extend(xmp.as_bytes());
-    let mut marked = Vec::with_capacity(file.len() + text.len() + 40);
-    marked.extend(&file[..HEADER]);
+    let mut output = Vec::with_capacity(file.len() + text.len() + 40);
+    output.extend(&file[..HEADER]);
     for (name, data) in [(b"sRGB", &[0][..]), (b"iTXt", &text)] {
-        chunk(&mut marked, *name, data);
+        chunk(&mut output, *name, data);
     }
-    marked.extend(&file[HEADER..]);
-    marked
+    output.extend(&file[HEADER..]);
+    output
 }
 
-/// One chunk of a PNG: its length, name, data and checksum.
+/// Appends a PNG chunk: its length, name, data and checksum.
 pub(super) fn chunk(file: &mut Vec<u8>, name: [u8; 4], data: &[u8]) {
     let length = u32::try_from(data.len()).expect("what we write is small");
     file.extend(length.to_be_bytes());
@@ -91,7 +94,7 @@ pub(super) fn chunk(file: &mut Vec<u8>, name: [u8; 4], data: &[u8]) {
     file.extend(crc([&name, data]).to_be_bytes());
 }
 
-/// CRC-32 as in the PNG specification; of a few hundred bytes, so a bit at a time.
+/// CRC-32 of the PNG specification, annex D. Bit by bit is fast enough for a few hundred bytes.
 fn crc(parts: [&[u8]; 2]) -> u32 {
     !parts.into_iter().flatten().fold(u32::MAX, |crc, &byte| {
         (0..8).fold(crc ^ u32::from(byte), |crc, _| {
@@ -100,7 +103,8 @@ fn crc(parts: [&[u8]; 2]) -> u32 {
     })
 }
 
-/// Segments after the JFIF header, which stays first.
+/// Inserts two segments after the JFIF header, which must stay first: APP1 with the XMP packet (XMP part 3, 1.1.3) and APP2 with the ICC profile
+/// (ICC.1, B.4).
 fn jpeg(file: &[u8], xmp: &str) -> Vec<u8> {
     let header = match file {
         [0xFF, 0xD8, 0xFF, 0xE0, high, low, ..] => {
@@ -108,33 +112,33 @@ fn jpeg(file: &[u8], xmp: &str) -> Vec<u8> {
         }
         _ => 2,
     };
-    let mut marked = Vec::with_capacity(file.len() + xmp.len() + SRGB.len() + 64);
-    marked.extend(&file[..header]);
+    let mut output = Vec::with_capacity(file.len() + xmp.len() + SRGB.len() + 64);
+    output.extend(&file[..header]);
     for (marker, name, data) in [
         (0xE1, &b"http://ns.adobe.com/xap/1.0/\0"[..], xmp.as_bytes()),
-        // The first of one part.
+        // Part 1 of 1.
         (0xE2, b"ICC_PROFILE\0\x01\x01", &SRGB),
     ] {
         let length = u16::try_from(2 + name.len() + data.len()).expect("what we write is small");
-        marked.extend([0xFF, marker]);
-        marked.extend(length.to_be_bytes());
-        marked.extend(name);
-        marked.extend(data);
+        output.extend([0xFF, marker]);
+        output.extend(length.to_be_bytes());
+        output.extend(name);
+        output.extend(data);
     }
-    marked.extend(&file[header..]);
-    marked
+    output.extend(&file[header..]);
+    output
 }
 
-/// The extended form, with the chunks in the order the container specification gives them.
+/// Writes the extended format: VP8X, ICCP, the image, XMP, in the order of the container specification (RFC 9649, 2.7).
 fn webp(file: &[u8], xmp: &str) -> Vec<u8> {
     const ICC: u8 = 0x20;
     const ALPHA: u8 = 0x10;
     const XMP: u8 = 0x04;
     let image = &file[12..];
-    let (mut header, pictures) = match image {
+    let (mut header, image_chunks) = match image {
         [b'V', b'P', b'8', b'X', _, _, _, _, header @ ..] => {
-            let (header, pictures) = header.split_at(10);
-            (header.to_vec(), pictures)
+            let (header, image_chunks) = header.split_at(10);
+            (header.to_vec(), image_chunks)
         }
         _ => {
             let (width, height, alpha) = simple_header(image);
@@ -146,18 +150,18 @@ fn webp(file: &[u8], xmp: &str) -> Vec<u8> {
         }
     };
     header[0] |= ICC | XMP;
-    let mut marked = Vec::with_capacity(file.len() + xmp.len() + SRGB.len() + 64);
-    marked.extend(b"RIFF\0\0\0\0WEBP");
-    riff(&mut marked, *b"VP8X", &header);
-    riff(&mut marked, *b"ICCP", &SRGB);
-    marked.extend(pictures);
-    riff(&mut marked, *b"XMP ", xmp.as_bytes());
-    let length = u32::try_from(marked.len() - 8).expect("pictures are far smaller");
-    marked[4..8].copy_from_slice(&length.to_le_bytes());
-    marked
+    let mut output = Vec::with_capacity(file.len() + xmp.len() + SRGB.len() + 64);
+    output.extend(b"RIFF\0\0\0\0WEBP");
+    riff(&mut output, *b"VP8X", &header);
+    riff(&mut output, *b"ICCP", &SRGB);
+    output.extend(image_chunks);
+    riff(&mut output, *b"XMP ", xmp.as_bytes());
+    let length = u32::try_from(output.len() - 8).expect("encoded pictures are far smaller");
+    output[4..8].copy_from_slice(&length.to_le_bytes());
+    output
 }
 
-/// One chunk of a RIFF file: its name, length and data, and a byte more where the length is odd.
+/// Appends a RIFF chunk: its name, length and data, and a padding byte if the length is odd.
 fn riff(file: &mut Vec<u8>, name: [u8; 4], data: &[u8]) {
     let length = u32::try_from(data.len()).expect("what we write is small");
     file.extend(name);
@@ -166,11 +170,11 @@ fn riff(file: &mut Vec<u8>, name: [u8; 4], data: &[u8]) {
     file.extend(&[0][..data.len() % 2]);
 }
 
-/// Width, height and whether there is alpha, from the one chunk of a simple file.
+/// The width, the height and whether there is alpha, from the only chunk of a simple WebP file.
 fn simple_header(image: &[u8]) -> (u32, u32, bool) {
     let bits = |at: usize| u32::from(image[at]) | u32::from(image[at + 1]) << 8;
     if image.starts_with(b"VP8L") {
-        // A signature, then 14 bits each of width and height less one, then whether alpha is used.
+        // A signature byte, 14 bits for the width minus one, 14 for the height minus one, one for alpha (RFC 9649, 3.4).
         let bits = bits(9) | bits(11) << 16;
         (
             (bits & 0x3FFF) + 1,
@@ -178,12 +182,12 @@ fn simple_header(image: &[u8]) -> (u32, u32, bool) {
             bits >> 28 & 1 == 1,
         )
     } else {
-        // A frame tag of three bytes, a start code of three, then 14 bits each.
+        // A frame tag and a start code of three bytes each, then 14 bits for width and height (RFC 6386, 9.1).
         (bits(14) & 0x3FFF, bits(16) & 0x3FFF, false)
     }
 }
 
-/// For XML. Names of models come from a file an operator wrote.
+/// Escapes text for XML: names of models come from a file of the operator.
 fn escaped(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for letter in text.chars() {

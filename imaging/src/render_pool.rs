@@ -1,4 +1,4 @@
-//! Where pictures are rendered: as many at a time as there are cores, and never on an async thread.
+//! Renders pictures off the async threads, at most as many at a time as there are cores.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,75 +11,82 @@ use common::generation::image::Recipe;
 
 use super::{ImagingError, Provenance, Rendered, Rendition, clean, render};
 
-/// The right to use the CPU for pictures. Clones share the same cores.
+/// Limits how many pictures are rendered at a time. Clones share the limit.
 ///
-/// The bound is on memory as much as on cores: one rendition may hold a few hundred megabytes while it is made.
+/// It also limits memory: rendering one picture may take a few hundred megabytes.
 #[derive(Debug, Clone)]
 pub struct RenderPool {
-    places: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
     cores: usize,
-    /// Pictures that wait or are made.
+    /// Pictures that wait or are being rendered.
     pictures: Arc<AtomicUsize>,
 }
 
-/// Cores this process may use.
+/// How many cores this process may use, at least 1.
 pub fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
-/// No picture takes longer, on whatever machine.
+/// An upper bound for the time of one picture, also on a slow machine.
 const MAX_RENDER_TIME: Duration = Duration::from_secs(30);
 
 impl RenderPool {
-    /// Room for `cores` pictures at a time, at least one.
+    /// A pool for `cores` pictures at a time, at least one.
     pub fn new(cores: usize) -> Self {
         let cores = cores.clamp(1, Semaphore::MAX_PERMITS);
         Self {
-            places: Arc::new(Semaphore::new(cores)),
+            permits: Arc::new(Semaphore::new(cores)),
             cores,
             pictures: Arc::default(),
         }
     }
 
-    /// Pictures that are made at once, and those that are made or wait now.
+    /// How many pictures are rendered at a time, and how many are being rendered or wait now.
     pub fn places(&self) -> (usize, usize) {
         (self.cores, self.pictures.load(Ordering::Relaxed))
     }
 
-    /// When a picture that comes now is done at the latest, all before it included.
+    /// The longest time until a picture that is added now is done, including all pictures before it.
     pub fn max_wait(&self) -> Duration {
         let before = self.pictures.load(Ordering::Relaxed) / self.cores;
         MAX_RENDER_TIME.saturating_mul(u32::try_from(before).unwrap_or(u32::MAX).saturating_add(1))
     }
 
-    /// [`develop`], as soon as there is a place.
+    /// Calls [`render`] as soon as a permit is free.
+    ///
+    /// # Errors
+    /// As [`render`], and `ShuttingDown` if the runtime shuts down first.
     pub async fn render(
         &self,
         original: Bytes,
         recipe: Recipe,
-        mark: Provenance,
+        provenance: Provenance,
     ) -> Result<Rendered, ImagingError> {
-        self.work(move || render(&original, &recipe, &mark)).await
+        self.work(move || render(&original, &recipe, &provenance))
+            .await
     }
 
-    /// [`clean`], as soon as there is a place.
-    pub async fn clean(&self, file: Bytes, most: usize) -> Result<Rendition, ImagingError> {
-        self.work(move || clean(&file, most)).await
+    /// Calls [`clean`] as soon as a permit is free.
+    ///
+    /// # Errors
+    /// As [`clean`], and `ShuttingDown` if the runtime shuts down first.
+    pub async fn clean(&self, file: Bytes, max_bytes: usize) -> Result<Rendition, ImagingError> {
+        self.work(move || clean(&file, max_bytes)).await
     }
 
-    /// Work that has begun cannot be stopped: it keeps its place until it is done, even when this future is dropped.
-    /// Dropping it while it still waits gives up the turn.
+    /// Runs `work` with a permit. Work that has begun cannot be stopped: it keeps its permit until it is done, also when this
+    /// future is dropped. A future that is dropped while it waits leaves the queue.
     async fn work<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> Result<T, ImagingError> + Send + 'static,
     ) -> Result<T, ImagingError> {
         let counted = Counted::new(&self.pictures);
-        let place = Arc::clone(&self.places)
+        let permit = Arc::clone(&self.permits)
             .acquire_owned()
             .await
             .expect("the semaphore is never closed");
         spawn_blocking(move || {
-            let _place = (place, counted);
+            let _held = (permit, counted);
             work()
         })
         .await
@@ -87,7 +94,7 @@ impl RenderPool {
     }
 }
 
-/// One picture more, until it is dropped.
+/// Counts one picture until it is dropped.
 struct Counted(Arc<AtomicUsize>);
 
 impl Counted {
@@ -112,7 +119,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_dropped_future_keeps_its_place_until_the_work_is_done() {
+    async fn a_dropped_future_keeps_its_permit_until_its_work_ends() {
         let render_pool = RenderPool::new(1);
         let original = super::super::tests::png_original(1400, 1400);
         let recipe = Recipe {
@@ -123,19 +130,22 @@ mod tests {
             format: Format::Webp,
             rendering: Rendering::default(),
         };
-        let mark = Provenance {
+        let provenance = Provenance {
             model: "a-model".to_owned(),
             source: "a-job/0".to_owned(),
             synthetic: true,
         };
-        let first = render_pool.render(original.clone(), recipe, mark.clone());
+        let first = render_pool.render(original.clone(), recipe, provenance.clone());
         assert!(
             tokio::time::timeout(Duration::from_millis(1), first)
                 .await
                 .is_err()
         );
-        assert_eq!(render_pool.places.available_permits(), 0);
-        // And the place comes back.
-        render_pool.render(original, recipe, mark).await.unwrap();
+        assert_eq!(render_pool.permits.available_permits(), 0);
+        // The permit is returned when the work has ended.
+        render_pool
+            .render(original, recipe, provenance)
+            .await
+            .unwrap();
     }
 }

@@ -1,4 +1,4 @@
-//! Resampling: Lanczos with three lobes, as light ([`light`](super::light)), colours weighed by their alpha.
+//! Resamples pixels: Lanczos with three lobes, in linear light (see [`linear_light`]), with colors weighted by their alpha.
 
 use fast_image_resize::{
     CropBox, PixelTrait, ResizeOptions, Resizer,
@@ -13,28 +13,29 @@ use super::ImagingError;
 use super::fit::Plan;
 use super::linear_light;
 
-/// Of the filter, on either side.
+/// How far the filter reaches on each side, in pixels of the larger of the two scales.
 const LOBES: f64 = 3.0;
-/// Bytes of light in a band, about.
-const BAND: usize = 4 << 20;
+/// About how many bytes of linear light a band has.
+const BAND_BYTES: usize = 4 << 20;
 
-/// What is averaged.
+/// The values that are averaged when pixels are resampled.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Space {
-    /// Light, as it would mix before an eye.
+    /// Linear light: as light mixes in the eye.
     #[default]
     Light,
-    /// The numbers in the file. Three times as fast, and wrong in fine detail: for comparisons with others that do so.
+    /// The encoded values of sRGB. Three times as fast, but fine detail becomes too dark. For thumbnails, and for comparison
+    /// with programs that do this.
     Values,
 }
 
-/// Carries out a plan on eight-bit RGB or RGBA. An alpha channel that hides nothing is dropped on the way.
+/// Carries out a plan on eight-bit RGB or RGBA. An alpha channel that is opaque everywhere is dropped.
 pub(super) fn resize(
     plan: Plan,
     pixels: DynamicImage,
     space: Space,
 ) -> Result<DynamicImage, ImagingError> {
-    let pixels = without_idle_alpha(pixels);
+    let pixels = without_opaque_alpha(pixels);
     let scaled = if (pixels.width(), pixels.height()) == (plan.scaled.width, plan.scaled.height) {
         pixels
     } else {
@@ -47,7 +48,7 @@ pub(super) fn resize(
     })
 }
 
-fn without_idle_alpha(pixels: DynamicImage) -> DynamicImage {
+fn without_opaque_alpha(pixels: DynamicImage) -> DynamicImage {
     match pixels {
         DynamicImage::ImageRgba8(rgba)
             if rgba
@@ -62,7 +63,7 @@ fn without_idle_alpha(pixels: DynamicImage) -> DynamicImage {
     }
 }
 
-/// Puts a picture into the middle of its target: on white, or on nothing where it shows what is behind it.
+/// Puts a picture into the middle of its target. The rest is white, or transparent if the picture has alpha.
 fn pad(scaled: &DynamicImage, plan: Plan) -> DynamicImage {
     let (width, height) = (plan.target.width, plan.target.height);
     let x = i64::from((width - plan.scaled.width) / 2);
@@ -81,30 +82,45 @@ fn pad(scaled: &DynamicImage, plan: Plan) -> DynamicImage {
     }
 }
 
-/// `None` only if the buffers disagree with their sizes, which the plan and the decoder rule out.
+/// Resamples to [`Plan::scaled`]. `None` if a buffer has another length than its size says, which does not happen with pixels of
+/// our decoders.
 pub(super) fn resample(pixels: &DynamicImage, plan: Plan, space: Space) -> Option<DynamicImage> {
     let (width, height) = (plan.scaled.width, plan.scaled.height);
     match (pixels, space) {
-        // Few pictures are translucent, and weighed by little alpha sixteen bits would be too few.
+        // Floats, because sixteen bits are too few after multiplying with a small alpha. Few pictures are translucent.
         (DynamicImage::ImageRgba8(rgba), Space::Light) => {
-            let shares = linear_light::shares();
-            let shine = |&[r, g, b, a]: &[u8; 4]| {
-                let [r, g, b] = [r, g, b].map(|value| shares[usize::from(value)]);
+            let linear = linear_light::linear_values();
+            let to_linear = |&[r, g, b, a]: &[u8; 4]| {
+                let [r, g, b] = [r, g, b].map(|value| linear[usize::from(value)]);
                 F32x4::new([r, g, b, f32::from(a) / 255.0])
             };
-            let show = |pixel: &F32x4| {
+            let to_encoded = |pixel: &F32x4| {
                 let [r, g, b, a] = pixel.0;
                 let [r, g, b] = [r, g, b].map(linear_light::to_srgb);
-                [r, g, b, linear_light::share(a)]
+                [r, g, b, linear_light::to_alpha(a)]
             };
-            let bytes = in_bands(rgba.as_chunks().0, rgba.width(), plan, true, shine, show)?;
+            let bytes = in_bands(
+                rgba.as_chunks().0,
+                rgba.width(),
+                plan,
+                true,
+                to_linear,
+                to_encoded,
+            )?;
             RgbaImage::from_raw(width, height, bytes).map(Into::into)
         }
         (DynamicImage::ImageRgb8(rgb), Space::Light) => {
-            let (to_light, to_value) = linear_light::tables();
-            let shine = |rgb: &[u8; 3]| U16x3::new(rgb.map(|value| to_light[usize::from(value)]));
-            let show = |pixel: &U16x3| pixel.0.map(|light| to_value[usize::from(light)]);
-            let bytes = in_bands(rgb.as_chunks().0, rgb.width(), plan, false, shine, show)?;
+            let (light, encoded) = linear_light::tables();
+            let to_linear = |rgb: &[u8; 3]| U16x3::new(rgb.map(|value| light[usize::from(value)]));
+            let to_encoded = |pixel: &U16x3| pixel.0.map(|light| encoded[usize::from(light)]);
+            let bytes = in_bands(
+                rgb.as_chunks().0,
+                rgb.width(),
+                plan,
+                false,
+                to_linear,
+                to_encoded,
+            )?;
             RgbImage::from_raw(width, height, bytes).map(Into::into)
         }
         (DynamicImage::ImageRgba8(_), Space::Values) => {
@@ -136,54 +152,55 @@ pub(super) fn resample(pixels: &DynamicImage, plan: Plan, space: Space) -> Optio
     }
 }
 
-/// Resamples band by band: of the light, which takes up to four times the bytes of the picture, there is never more than a band
-/// in memory, and most of that in the processor's own. The entrance is the typed one: the untyped is compiled here for all fifteen pixel
-/// types, which takes minutes.
+/// Resamples in horizontal bands. Linear light takes up to four times the bytes of the picture; with bands only a part of it is
+/// in memory at a time, mostly in the cache of the processor.
+///
+/// `resize_typed` and not `resize`: that is compiled here for all fifteen pixel types, which takes minutes.
 fn in_bands<P: PixelTrait, const N: usize>(
     source: &[[u8; N]],
     width: u32,
     plan: Plan,
     use_alpha: bool,
-    shine: impl Fn(&[u8; N]) -> P,
-    show: impl Fn(&P) -> [u8; N],
+    to_linear: impl Fn(&[u8; N]) -> P,
+    to_encoded: impl Fn(&P) -> [u8; N],
 ) -> Option<Vec<u8>> {
     let row = width as usize;
     let height = u32::try_from(source.len() / row).ok()?;
     let scaled = plan.scaled;
-    let whole = shown(width, height, plan);
-    let step = whole.height / f64::from(scaled.height);
-    // What a row is made of reaches so far beyond it.
+    let visible = visible_part(width, height, plan);
+    let step = visible.height / f64::from(scaled.height);
+    // A row of the result needs source rows up to this far away.
     let reach = LOBES * step.max(1.0) + 1.0;
-    let lit_rows = u32::try_from(BAND / (row * size_of::<P>())).ok()?;
-    let rows = whole_rows((f64::from(lit_rows) / step).clamp(32.0, 512.0));
+    let rows_in_band = u32::try_from(BAND_BYTES / (row * size_of::<P>())).ok()?;
+    let rows = whole_rows((f64::from(rows_in_band) / step).clamp(32.0, 512.0));
 
     let mut resizer = Resizer::new();
-    let mut lit = Vec::new();
+    let mut linear = Vec::new();
     let mut bytes = Vec::with_capacity(scaled.width as usize * scaled.height as usize * N);
-    for from in (0..scaled.height).step_by(rows as usize) {
-        let to = scaled.height.min(from + rows);
-        let top = whole.top + f64::from(from) * step;
-        let tall = f64::from(to - from) * step;
+    for first_row in (0..scaled.height).step_by(rows as usize) {
+        let end_row = scaled.height.min(first_row + rows);
+        let top = visible.top + f64::from(first_row) * step;
+        let tall = f64::from(end_row - first_row) * step;
         let first = whole_rows((top - reach).max(0.0));
         let last = whole_rows((top + tall + reach).ceil()).min(height);
-        // Rounding must not lead out of the picture.
+        // Rounding must not lead beyond the last row.
         let tall = tall.min(f64::from(last) - top);
-        lit.clear();
-        lit.extend(
+        linear.clear();
+        linear.extend(
             source[first as usize * row..last as usize * row]
                 .iter()
-                .map(&shine),
+                .map(&to_linear),
         );
-        let slab = TypedImageRef::new(width, last - first, &lit).ok()?;
-        let mut band = TypedImage::new(scaled.width, to - from);
+        let slab = TypedImageRef::new(width, last - first, &linear).ok()?;
+        let mut band = TypedImage::new(scaled.width, end_row - first_row);
         let options = ResizeOptions::new().use_alpha(use_alpha).crop(
-            whole.left,
+            visible.left,
             top - f64::from(first),
-            whole.width,
+            visible.width,
             tall,
         );
         resizer.resize_typed(&slab, &mut band, &options).ok()?;
-        bytes.extend(band.pixels().iter().flat_map(&show));
+        bytes.extend(band.pixels().iter().flat_map(&to_encoded));
     }
     Some(bytes)
 }
@@ -197,8 +214,8 @@ fn whole_rows(rows: f64) -> u32 {
     rows as u32
 }
 
-/// What of the picture is shown.
-fn shown(width: u32, height: u32, plan: Plan) -> CropBox {
+/// The part of the picture that is not cropped away.
+fn visible_part(width: u32, height: u32, plan: Plan) -> CropBox {
     if plan.crops {
         let Pixels {
             width: w,
@@ -214,7 +231,7 @@ fn shown(width: u32, height: u32, plan: Plan) -> CropBox {
     }
 }
 
-/// Colours are weighed by their alpha only where there is some: it costs a pass, and would round opaque ones.
+/// `use_alpha` weights colors by their alpha. Only used with an alpha channel: it costs a pass and rounds opaque colors.
 fn options(plan: Plan, use_alpha: bool) -> ResizeOptions {
     let options = ResizeOptions::new().use_alpha(use_alpha);
     if plan.crops {

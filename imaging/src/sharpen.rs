@@ -1,16 +1,16 @@
-//! A little more contrast between neighbours, for whoever asks for it: what is made smaller looks softer.
+//! Sharpens a picture a little, if its job asks for it: reduced pictures look softer.
 //!
-//! An unsharp mask on brightness, so colours do not shift: each pixel is moved away from the mean of its nine
-//! neighbours, by less than it differs from it, and never by more than [`MOST`], so edges get no halo worth the name.
+//! An unsharp mask on brightness, so hues do not change. Each pixel moves away from the weighted mean of itself and its
+//! neighbors, by 9/16 of the difference and at most [`MAX_CHANGE`], so that edges get no visible halo.
 
 use image::DynamicImage;
 
-/// How much of the difference is added, in sixteenths.
-const AMOUNT: i16 = 9;
-/// The most a value changes.
+/// The part of the difference that is added, in sixteenths.
+const AMOUNT_SIXTEENTHS: i16 = 9;
+/// The most that a value changes, in levels.
 const MAX_CHANGE: i16 = 12;
 
-/// Sharpens eight-bit RGB or RGBA. Alpha stays as it is.
+/// Sharpens eight-bit RGB or RGBA. Alpha does not change.
 pub(super) fn sharpen(pixels: &mut DynamicImage) {
     let (width, height) = (pixels.width() as usize, pixels.height() as usize);
     match pixels {
@@ -25,16 +25,16 @@ fn mask<const N: usize>(samples: &mut [u8], width: usize, height: usize) {
         return;
     }
     let pixels = samples.as_chunks_mut::<N>().0;
-    let brightness: Vec<i16> = pixels.iter().map(bright).collect();
+    let levels: Vec<i16> = pixels.iter().map(brightness).collect();
     for y in 1..height - 1 {
-        // Rows above, here and below, each with one pixel more on either side.
-        let row = |y: usize| &brightness[y * width..(y + 1) * width];
+        // The rows of pixels are changed, those of brightness are not: each pixel sees its unchanged neighbors.
+        let row = |y: usize| &levels[y * width..(y + 1) * width];
         let (above, here, below) = (row(y - 1), row(y), row(y + 1));
         let out = &mut pixels[y * width..(y + 1) * width];
         for x in 1..width - 1 {
-            let sides = |row: &[i16]| row[x - 1] + 2 * row[x] + row[x + 1];
-            let mean = (sides(above) + 2 * sides(here) + sides(below) + 8) / 16;
-            let by = ((here[x] - mean) * AMOUNT / 16).clamp(-MAX_CHANGE, MAX_CHANGE);
+            let weighted = |row: &[i16]| row[x - 1] + 2 * row[x] + row[x + 1];
+            let mean = (weighted(above) + 2 * weighted(here) + weighted(below) + 8) / 16;
+            let by = ((here[x] - mean) * AMOUNT_SIXTEENTHS / 16).clamp(-MAX_CHANGE, MAX_CHANGE);
             for value in &mut out[x][..3] {
                 let moved = (i16::from(*value) + by).clamp(0, 255);
                 *value = u8::try_from(moved).expect("clamped");
@@ -43,8 +43,8 @@ fn mask<const N: usize>(samples: &mut [u8], width: usize, height: usize) {
     }
 }
 
-/// As BT.601 weighs colours: of integers that add up to 256.
-fn bright<const N: usize>(pixel: &[u8; N]) -> i16 {
+/// The brightness by the weights of ITU-R BT.601, as integers that add up to 256.
+fn brightness<const N: usize>(pixel: &[u8; N]) -> i16 {
     let [r, g, b] = [pixel[0], pixel[1], pixel[2]].map(u32::from);
     i16::try_from((77 * r + 150 * g + 29 * b + 128) / 256).expect("at most 255")
 }

@@ -1,6 +1,6 @@
-//! The whole path, from bytes to bytes. Pictures are drawn here; none is stored in the repository.
+//! Tests of the whole path, from bytes to bytes. The pictures are generated: none is in the repository.
 
-mod colours;
+mod colors;
 mod damaged;
 mod jpegs;
 
@@ -28,7 +28,7 @@ const GREEN: [u8; 3] = [0, 255, 0];
 const BLUE: [u8; 3] = [0, 0, 255];
 const WHITE: [u8; 3] = [255, 255, 255];
 
-/// As most jobs want it.
+/// The usual recipe: all settings at their defaults.
 fn recipe(target: Pixels, format: Format) -> Recipe {
     Recipe {
         target,
@@ -46,29 +46,29 @@ fn encoded(pixels: &DynamicImage, format: Format) -> Vec<u8> {
 }
 
 #[test]
-fn every_size_is_hit_to_the_pixel_as_png() {
+fn every_png_has_exactly_its_size() {
     check_table(Format::Png);
 }
 
 #[test]
-fn every_size_is_hit_to_the_pixel_as_jpeg() {
+fn every_jpeg_has_exactly_its_size() {
     check_table(Format::Jpeg);
 }
 
 #[test]
-fn every_size_is_hit_to_the_pixel_as_webp() {
+fn every_webp_has_exactly_its_size() {
     check_table(Format::Webp);
 }
 
-/// Every ratio, size and fit, from what models return: the size itself, nearly the shape, and quite another one.
-#[expect(clippy::print_stdout, reason = "says how many were tried")]
+/// Tries each ratio, size and fit, with originals of the exact size, of nearly the same shape, and of another shape.
+#[expect(clippy::print_stdout, reason = "reports how many were tried")]
 fn check_table(format: Format) {
     let (mut renditions, mut refused) = (0, 0);
     for &ratio in AspectRatio::ALL {
         for size in [Size::OneK, Size::TwoK] {
             let target = common::generation::image::pixels(ratio, size);
             let Pixels { width, height } = target;
-            let foreign = if width > height {
+            let other_shape = if width > height {
                 (1536, 1024)
             } else {
                 (1024, 1536)
@@ -76,7 +76,7 @@ fn check_table(format: Format) {
             for (w, h) in [
                 (width, height),
                 (width * 51 / 50, height * 99 / 100),
-                foreign,
+                other_shape,
             ] {
                 let original = png_original(w, h);
                 for fit in [Fit::Cover, Fit::Contain, Fit::Strict] {
@@ -108,13 +108,15 @@ fn check_table(format: Format) {
             }
         }
     }
-    println!("{format}: {renditions} renditions, all to the pixel; {refused} refused by strict");
+    println!(
+        "{format}: {renditions} renditions with exactly their size; {refused} refused by strict"
+    );
     assert_eq!(renditions + refused, 14 * 2 * 3 * 3);
 }
 
 #[test]
-fn strict_stretches_by_less_than_a_pixel_and_crops_nothing() {
-    // A red frame of one pixel is still there when 100×99 became 50×50.
+fn strict_crops_nothing() {
+    // A red frame of one pixel is still there after resizing 100×99 to 50×50.
     let original = RgbImage::from_fn(100, 99, |x, y| {
         Rgb(if x == 0 || x == 99 || y == 0 || y == 98 {
             RED
@@ -136,7 +138,7 @@ fn strict_stretches_by_less_than_a_pixel_and_crops_nothing() {
 }
 
 #[test]
-fn what_is_not_covered_is_padded() {
+fn contain_pads_with_white_or_transparency() {
     let contain = |format| {
         let mut recipe = recipe(target(300, 300), format);
         recipe.rendering.fit = Fit::Contain;
@@ -150,7 +152,7 @@ fn what_is_not_covered_is_padded() {
         assert_eq!(
             shown.to_rgb8().get_pixel(150, y).0,
             expected,
-            "row {y} of an opaque one"
+            "row {y} of an opaque picture"
         );
     }
 
@@ -166,8 +168,8 @@ fn what_is_not_covered_is_padded() {
 }
 
 #[test]
-fn light_is_mixed_not_levels() {
-    // Stripes of black and white, seen from afar: half the light is level 188.
+fn pixels_are_averaged_in_linear_light() {
+    // Fine stripes of black and white: half of the light is level 188.
     let stripes = RgbImage::from_fn(400, 400, |x, _| {
         Rgb(if x % 2 == 0 { [0; 3] } else { WHITE })
     });
@@ -182,7 +184,7 @@ fn light_is_mixed_not_levels() {
 }
 
 #[test]
-fn encodings_are_what_was_asked_for() {
+fn encoding_settings_are_applied() {
     let picture = DynamicImage::from(RgbImage::from_fn(128, 128, |x, y| {
         Rgb([x * 2, y * 2, (x ^ y) * 2].map(|level| level.to_le_bytes()[0]))
     }));
@@ -207,7 +209,7 @@ fn encodings_are_what_was_asked_for() {
         chroma: Chroma::Full,
         ..plain
     };
-    // The sampling of the first channel, in the frame's header.
+    // The sampling factors of the first channel in the frame header.
     let sampling = |file: &[u8]| {
         let frame = file.windows(2).position(|two| two == [0xFF, 0xC0]).unwrap();
         file[frame + 11]
@@ -229,10 +231,10 @@ fn encodings_are_what_was_asked_for() {
     );
 }
 
-/// What a reader of metadata finds: the packet and the colour profile, and no more than that.
+/// The metadata are the XMP packet and the color profile, and nothing else.
 #[test]
-fn a_finished_picture_says_that_an_ai_made_it_and_keeps_its_pixels() {
-    let mark = Provenance {
+fn provenance_is_written_and_pixels_do_not_change() {
+    let provenance = Provenance {
         model: "a<b>&\"c\"".to_owned(),
         source: "job_1/0".to_owned(),
         synthetic: false,
@@ -253,7 +255,7 @@ fn a_finished_picture_says_that_an_ai_made_it_and_keeps_its_pixels() {
         let mut recipe = recipe(target(320, 240), format);
         recipe.rendering.encoding.lossless = lossless;
         let plain = rendition(original, &recipe, Space::Light).unwrap();
-        let rendered = render(original, &recipe, &mark).unwrap();
+        let rendered = render(original, &recipe, &provenance).unwrap();
         for file in [&rendered.rendition, &rendered.thumbnail] {
             let mut decoder = image::ImageReader::new(Cursor::new(&file.bytes))
                 .with_guessed_format()
@@ -285,7 +287,7 @@ fn a_finished_picture_says_that_an_ai_made_it_and_keeps_its_pixels() {
         );
         let thumbnail = image::load_from_memory(&rendered.thumbnail.bytes).unwrap();
         assert_eq!((thumbnail.width(), thumbnail.height()), (320, 240));
-        assert_eq!(rendered, render(original, &recipe, &mark).unwrap());
+        assert_eq!(rendered, render(original, &recipe, &provenance).unwrap());
     }
 }
 
@@ -306,8 +308,8 @@ fn a_picture_of_the_right_size_keeps_its_pixels() {
 }
 
 #[test]
-fn the_crop_is_centred() {
-    // 4 % too wide: what is cropped is red on the left, blue on the right; the white line is the middle.
+fn the_crop_is_centered() {
+    // 4 % too wide. Red on the left and blue on the right are cropped away. The white line is the middle.
     let original = RgbImage::from_fn(520, 500, |x, _| {
         Rgb(match x {
             0..8 => RED,
@@ -330,8 +332,8 @@ fn the_crop_is_centred() {
 }
 
 #[test]
-fn pictures_taken_sideways_are_turned() {
-    // The stored corners are red, green / blue, white; what is shown at the top differs.
+fn pictures_are_turned_upright() {
+    // The stored corners are red and green at the top, blue and white at the bottom. The upper two after turning differ.
     fn check(exif: u8, top_left: [u8; 3], top_right: [u8; 3]) {
         let stored = RgbImage::from_fn(120, 80, |x, y| {
             Rgb(match (x < 60, y < 40) {
@@ -356,7 +358,7 @@ fn pictures_taken_sideways_are_turned() {
             .unwrap();
 
         for original in [jpeg, png] {
-            // Once as it is, once resized.
+            // Once at its own size, once resized.
             for shrink in [1, 2] {
                 let target = target(width / shrink, height / shrink);
                 let rendition = rendered(&original, target, Format::Png).unwrap();
@@ -378,7 +380,7 @@ fn pictures_taken_sideways_are_turned() {
 }
 
 #[test]
-fn transparency_is_kept_where_it_can_be_and_white_elsewhere() {
+fn transparency_is_kept_or_becomes_white() {
     fn check(alpha: u8, format: Format, expected: [u8; 4], has_alpha: bool) {
         let original = png(&RgbaImage::from_pixel(200, 200, Rgba([200, 40, 0, alpha])).into());
         for side in [200, 100] {
@@ -396,14 +398,14 @@ fn transparency_is_kept_where_it_can_be_and_white_elsewhere() {
     check(128, Format::Webp, [200, 40, 0, 128], true);
     check(128, Format::Jpeg, [227, 147, 127, 255], false);
     check(0, Format::Jpeg, [255, 255, 255, 255], false);
-    // A channel that hides nothing is not worth its bytes.
+    // An alpha channel that is opaque everywhere is dropped.
     check(255, Format::Png, [200, 40, 0, 255], false);
     check(255, Format::Webp, [200, 40, 0, 255], false);
 }
 
 #[test]
 fn transparent_pixels_do_not_bleed_into_their_neighbours() {
-    // Invisible red beside visible green: no red may appear where they meet.
+    // Transparent red beside opaque green: no red may appear at the edge.
     let original = RgbaImage::from_fn(200, 200, |x, _| {
         Rgba(if x < 101 {
             [255, 0, 0, 0]
@@ -423,7 +425,7 @@ fn transparent_pixels_do_not_bleed_into_their_neighbours() {
 }
 
 #[test]
-fn colours_are_brought_to_srgb() {
+fn colors_are_converted_to_srgb() {
     fn check(profile: &ColorProfile, expected: [u8; 3]) {
         let mut original = Vec::new();
         let mut encoder = PngEncoder::new(&mut original);
@@ -452,7 +454,7 @@ fn gray_and_sixteen_bits_become_eight_bit_rgb() {
 }
 
 #[test]
-fn nothing_but_pixels_reaches_the_rendition() {
+fn metadata_is_not_copied() {
     const SECRET: &[u8] = b"51.5072N 0.1276W, a prompt, a name";
     let exif = [&exif_orientation(1)[..], SECRET].concat();
     let xmp = [&b"XML:com.adobe.xmp\0\0\0\0\0"[..], SECRET].concat();
@@ -520,7 +522,7 @@ fn nothing_but_pixels_reaches_the_rendition() {
 }
 
 #[test]
-fn what_is_sent_is_written_anew_small_enough_for_any_model() {
+fn uploads_are_encoded_anew_within_a_size() {
     let check = |file: &[u8], (width, height), media_type| {
         let cleaned = clean(file, MAX_INPUT_BYTES).unwrap();
         assert_eq!(cleaned.pixels, target(width, height));
@@ -532,7 +534,7 @@ fn what_is_sent_is_written_anew_small_enough_for_any_model() {
         assert!(cleaned.bytes.len() <= MAX_INPUT_BYTES);
         cleaned.bytes
     };
-    // A PNG keeps its pixels, and loses an alpha channel that hides nothing.
+    // A PNG stays lossless, and loses an alpha channel that is opaque everywhere.
     let small = drawn(300, 200);
     let kept = check(&png(&small), (300, 200), MediaType::Png);
     assert_eq!(pixels(&kept), small.to_rgb8());
@@ -550,7 +552,7 @@ fn what_is_sent_is_written_anew_small_enough_for_any_model() {
 
     let large = png(&RgbImage::new(6000, 3000).into());
     check(&large, (4096, 2048), MediaType::Png);
-    // Noise does not compress: as a PNG it is too heavy, and at last even as what the eye sees of it.
+    // Noise does not compress: it is too large as PNG, and later even as JPEG.
     let noise = |side| {
         let mut dice = 1_u32;
         RgbaImage::from_fn(side, side, |_, _| {
@@ -574,7 +576,7 @@ fn what_is_sent_is_written_anew_small_enough_for_any_model() {
 }
 
 #[test]
-fn only_pictures_are_pictures() {
+fn files_that_are_not_pictures_are_refused() {
     for bytes in [&b""[..], b"GIF89a", b"<svg/>"] {
         let error = inspect(bytes).unwrap_err();
         assert!(matches!(error, ImagingError::NotAPicture(_)), "{error}");
@@ -586,7 +588,7 @@ fn only_pictures_are_pictures() {
 }
 
 #[test]
-fn hostile_files_are_errors_and_quick_ones() {
+fn hostile_files_are_refused_quickly() {
     let opened = |name: &str, file: &[u8]| {
         let started = Instant::now();
         let rendered = rendered(file, target(1024, 1024), Format::Png);
@@ -595,18 +597,18 @@ fn hostile_files_are_errors_and_quick_ones() {
         assert_ne!(rendered, Err(ImagingError::BrokeDown), "{name}");
         rendered
     };
-    for name in fakes::bombs() {
-        let rendered = opened(&name, &fakes::bomb(&name).unwrap());
+    for name in drawing::bombs() {
+        let rendered = opened(&name, &drawing::bomb(&name).unwrap());
         assert!(rendered.is_err(), "{name}");
     }
-    for name in fakes::burdened() {
-        let rendered = opened(name, &fakes::bomb(name).unwrap());
+    for name in drawing::valid_but_heavy() {
+        let rendered = opened(name, &drawing::bomb(name).unwrap());
         assert!(rendered.is_ok(), "{name}: {:?}", rendered.err());
     }
 }
 
 #[test]
-fn files_that_are_merely_odd_are_rendered() {
+fn unusual_but_valid_files_are_rendered() {
     let two_files_in_one = [&png_original(64, 64)[..], b"<script>alert(1)</script>"].concat();
     assert!(rendered(&two_files_in_one, target(64, 64), Format::Png).is_ok());
 
@@ -616,8 +618,8 @@ fn files_that_are_merely_odd_are_rendered() {
 }
 
 #[test]
-fn no_single_wrong_byte_breaks_the_decoders() {
-    // The same bytes each time: a plain linear congruence picks place and value.
+fn a_wrong_byte_does_not_break_the_decoders() {
+    // A linear congruential generator chooses offset and value, so each run tries the same bytes.
     let picture = drawn(64, 64);
     let mut dice = 1_u32;
     let mut roll = |sides: usize| {
@@ -628,7 +630,7 @@ fn no_single_wrong_byte_breaks_the_decoders() {
         let file = encoded(&picture, format);
         for _ in 0..300 {
             let mut broken = file.clone();
-            // Mostly in the headers, where the decisions are.
+            // Mostly in the headers, because decoders branch on them.
             let among = [64, file.len()][roll(2)];
             let at = roll(among);
             broken[at] = roll(256).to_le_bytes()[0];
@@ -638,26 +640,26 @@ fn no_single_wrong_byte_breaks_the_decoders() {
     }
 }
 
-/// Told from the header alone, so a file that ends behind it tells the same.
+/// It is known from the header alone, so a file that ends after its header gives the same number.
 #[test]
-fn what_cleaning_takes_is_known_from_the_header() {
+fn memory_for_cleaning_is_known_from_the_header() {
     let memory = |file: &[u8]| memory_to_clean(file).unwrap();
     let png = png_original(2_000, 1_000);
-    // Two megapixels are encoded as large as they are.
+    // Two megapixels are encoded at their own size.
     assert_eq!(memory(&png), 24_000_000);
     assert_eq!(memory(&png[..png.len() / 2]), 24_000_000);
-    // Thirty-two are decoded, and then kept beside a picture of at most 4,096 pixels a side.
+    // Thirty-two megapixels are held beside the reduced picture of at most 4,096 pixels a side.
     let needs = memory(&encoded(&drawn(8_000, 4_000), Format::Jpeg));
     assert!((150_000_000..210_000_000).contains(&needs), "{needs}");
     assert!(memory_to_clean(b"words").is_err());
 }
 
-/// The bytes of a PNG that is not flat, so that codecs have something to do.
+/// A PNG with detail, so that codecs have something to do.
 pub(super) fn png_original(width: u32, height: u32) -> Bytes {
     png(&drawn(width, height))
 }
 
-/// Bands of colour, drawn quickly.
+/// Bands of color.
 fn drawn(width: u32, height: u32) -> DynamicImage {
     let samples = (0..width * height * 3).map(|i| (i >> 7 ^ i >> 15).to_le_bytes()[0]);
     RgbImage::from_raw(width, height, samples.collect())
@@ -689,7 +691,7 @@ fn assert_near<const N: usize>(got: [u8; N], expected: [u8; N], tolerance: u8) {
     assert!(near, "{got:?} is not near {expected:?}");
 }
 
-/// The smallest EXIF block there is: one entry, the orientation.
+/// The smallest EXIF block: one entry, the orientation.
 fn exif_orientation(value: u8) -> Vec<u8> {
     let header = *b"MM\0\x2a\0\0\0\x08\0\x01";
     let entry = [0x01, 0x12, 0, 3, 0, 0, 0, 1, 0, value, 0, 0];
@@ -701,7 +703,7 @@ fn with_jpeg_segment(jpeg: &[u8], marker: u8, data: &[u8]) -> Vec<u8> {
     [&jpeg[..2], &[0xFF, marker], &length, data, &jpeg[2..]].concat()
 }
 
-/// A sequential JPEG with a scan for each channel: legal, but see `decode.rs`.
+/// A sequential JPEG with one scan for each channel.
 fn jpeg_by_channel(picture: &RgbImage) -> Vec<u8> {
     let [width, height] = [picture.width(), picture.height()].map(|side| side.try_into().unwrap());
     let mut jpeg = Vec::new();

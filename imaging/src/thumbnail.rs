@@ -1,5 +1,5 @@
-//! A small picture for lists: at most [`SIDE`] pixels a side, which is sharp at half that size on a dense screen, and some ten
-//! kilobytes.
+//! Makes the thumbnail: a WebP of at most [`MAX_SIDE`] pixels a side and about 10 KB. On a screen with two pixels for each CSS
+//! pixel it is sharp at half that size.
 
 use common::generation::image::{Encoding, Format};
 use image::DynamicImage;
@@ -9,22 +9,26 @@ use super::provenance::{self, Provenance};
 use super::resize::{self, Space};
 use super::{ImagingError, Rendition, encode};
 
-/// Pixels of the longer side.
-const SIDE: u32 = 320;
-/// Of 100.
+/// The longest side, in pixels.
+const MAX_SIDE: u32 = 320;
+/// The quality, of 100.
 const QUALITY: u8 = 75;
 
-/// Of finished pixels.
-pub(super) fn of(pixels: &DynamicImage, mark: &Provenance) -> Result<Rendition, ImagingError> {
-    let plan = Plan::inside(pixels.width(), pixels.height(), SIDE);
+/// The thumbnail of finished pixels.
+pub(super) fn of(
+    pixels: &DynamicImage,
+    provenance: &Provenance,
+) -> Result<Rendition, ImagingError> {
+    let plan = Plan::inside(pixels.width(), pixels.height(), MAX_SIDE);
     let encoding = Encoding {
         quality: Some(QUALITY),
         ..Encoding::default()
     };
+    // Resampling encoded values is three times as fast, and the error does not show at this size.
     let small = resize::resample(pixels, plan, Space::Values).ok_or(ImagingError::BrokeDown)?;
     let file = encode::encode(&small, Format::Webp, encoding)?;
     Ok(Rendition {
-        bytes: provenance::write(&file, Format::Webp, mark).into(),
+        bytes: provenance::write(&file, Format::Webp, provenance).into(),
         pixels: plan.scaled,
         media_type: Format::Webp.media_type(),
     })

@@ -1,42 +1,63 @@
-//! What a file is that we do not read, so that its refusal names it and says what to do.
+//! Names the format of a file that is not read, so that the error says what to do.
 
 use std::fmt;
 
-/// How much of a file is looked at.
-const HEAD: usize = 4096;
+/// How many bytes of a file are examined.
+const HEAD_BYTES: usize = 4096;
 
-/// A file that is no PNG, JPEG or WebP picture, told by its first bytes.
+/// The format of a file that is not PNG, JPEG or WebP, recognized by its first bytes. Its text says what the sender can do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UnsupportedFormat {
+    /// No bytes.
     Empty,
+    /// HEIC or HEIF, as phones take photos.
     Heic,
+    /// AVIF.
     Avif,
+    /// GIF.
     Gif,
+    /// TIFF, or a camera's raw file.
     Tiff,
+    /// BMP.
     Bmp,
+    /// ICO.
     Icon,
+    /// A Photoshop document.
     Photoshop,
+    /// JPEG XL.
     JpegXl,
+    /// JPEG 2000.
     Jpeg2000,
+    /// SVG.
     Svg,
+    /// PDF.
     Pdf,
+    /// A video: Matroska, or an unknown brand of the ISO base media format.
     Video,
+    /// Compressed with gzip.
     Gzip,
+    /// Compressed with zstd.
     Zstd,
+    /// A ZIP archive.
     Zip,
+    /// The text of a data: URI.
     DataUri,
+    /// Base64 text.
     Base64,
+    /// An HTML page.
     Html,
+    /// JSON.
     Json,
+    /// A multipart form.
     Multipart,
-    /// Nothing that we can name.
+    /// Not recognized.
     Unknown,
 }
 
 impl UnsupportedFormat {
-    /// Looks at the first bytes, and at nothing else.
+    /// Recognizes a file by its first bytes.
     pub(super) fn of(file: &[u8]) -> Self {
-        let head = &file[..file.len().min(HEAD)];
+        let head = &file[..file.len().min(HEAD_BYTES)];
         if head.is_empty() {
             return Self::Empty;
         }
@@ -52,7 +73,7 @@ impl UnsupportedFormat {
     }
 }
 
-/// Bytes that a kind of file has at a fixed place.
+/// Formats with fixed bytes at a fixed offset.
 const SIGNATURES: &[(UnsupportedFormat, usize, &[u8])] = &[
     (UnsupportedFormat::Gif, 0, b"GIF87a"),
     (UnsupportedFormat::Gif, 0, b"GIF89a"),
@@ -75,7 +96,7 @@ const SIGNATURES: &[(UnsupportedFormat, usize, &[u8])] = &[
     (UnsupportedFormat::Zip, 0, b"PK\x05\x06"),
 ];
 
-/// Files of boxes begin with a list of brands: the kind of the file, then what it is compatible with.
+/// Recognizes a file of the ISO base media format (ISO/IEC 14496-12, 4.3) by its brands: the major one and the compatible ones.
 fn of_boxes(head: &[u8]) -> Option<UnsupportedFormat> {
     if head.get(4..8)? != b"ftyp" {
         return None;
@@ -95,7 +116,7 @@ fn of_boxes(head: &[u8]) -> Option<UnsupportedFormat> {
     })
 }
 
-/// Text that stands for a picture, or speaks of one.
+/// Recognizes text that was sent in place of a picture.
 fn of_text(head: &[u8]) -> Option<UnsupportedFormat> {
     let head = head.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(head);
     let head = head.trim_ascii();
@@ -116,7 +137,7 @@ fn of_text(head: &[u8]) -> Option<UnsupportedFormat> {
     }
 }
 
-/// The usual alphabet or the one for addresses, with line breaks or without.
+/// Whether it is base64 in the standard or the URL-safe alphabet, with or without line breaks.
 fn is_base64(head: &[u8]) -> bool {
     head.len() >= 16
         && head
@@ -170,7 +191,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_no_picture_is_named() {
+    fn files_that_are_not_pictures_are_named() {
         for (file, expected) in [
             (&b""[..], UnsupportedFormat::Empty),
             (
@@ -229,9 +250,8 @@ mod tests {
         }
     }
 
-    /// Each kind has a sentence of its own.
     #[test]
-    fn no_two_sentences_are_the_same() {
+    fn each_kind_has_its_own_sentence() {
         let mut sentences: Vec<String> = SIGNATURES
             .iter()
             .map(|(kind, ..)| *kind)

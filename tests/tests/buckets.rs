@@ -1,4 +1,4 @@
-//! What is promised of a bucket, demanded of every kind of it: a folder, S3, and Google Cloud Storage, both also under a prefix.
+//! The guarantees of a bucket, tested with each kind: a folder, S3 and Google Cloud Storage, the latter two also under a prefix.
 #![expect(clippy::unwrap_used, reason = "tests fail loudly")]
 
 use std::os::unix::fs::symlink;
@@ -17,28 +17,28 @@ use sha2::{Digest, Sha256};
 use tests::gcs::Gcs;
 use tests::s3::{self, Mood, S3};
 
-/// One of each kind, with what serves it.
+/// A bucket of one kind, and the server and folder behind it.
 struct Kind {
     name: &'static str,
     bucket: Bucket,
-    _served: (tempfile::TempDir, Option<S3>, Option<Gcs>),
+    _server: (tempfile::TempDir, Option<S3>, Option<Gcs>),
 }
 
 fn open(address: &Address) -> Bucket {
     Bucket::open(address, SecretString::from("key")).unwrap()
 }
 
-async fn served() -> (tempfile::TempDir, S3) {
+async fn start_s3() -> (tempfile::TempDir, S3) {
     let folder = tempfile::tempdir().unwrap();
     let s3 = S3::start(folder.path()).await;
     (folder, s3)
 }
 
-async fn every_kind() -> [Kind; 5] {
+async fn all_kinds() -> [Kind; 5] {
     let folder = tempfile::tempdir().unwrap();
     let local = open(&Address::Folder(folder.path().to_owned()));
-    let (of_s3, s3) = served().await;
-    let (of_prefixed, prefixed) = served().await;
+    let (of_s3, s3) = start_s3().await;
+    let (of_prefixed, prefixed) = start_s3().await;
     let gcs = async |prefix: &str| {
         let gcs = Gcs::start().await;
         let folder = tempfile::tempdir().unwrap();
@@ -50,27 +50,27 @@ async fn every_kind() -> [Kind; 5] {
         Kind {
             name: "folder",
             bucket: local,
-            _served: (folder, None, None),
+            _server: (folder, None, None),
         },
         Kind {
             name: "S3",
             bucket: open(&s3.address()),
-            _served: (of_s3, Some(s3), None),
+            _server: (of_s3, Some(s3), None),
         },
         Kind {
             name: "S3 under a prefix",
             bucket: open(&s3::address(&prefixed.endpoint(), "of/ours")),
-            _served: (of_prefixed, Some(prefixed), None),
+            _server: (of_prefixed, Some(prefixed), None),
         },
         Kind {
             name: "GCS",
             bucket: google,
-            _served: of_google,
+            _server: of_google,
         },
         Kind {
             name: "GCS under a prefix",
             bucket: google_prefixed,
-            _served: of_google_prefixed,
+            _server: of_google_prefixed,
         },
     ]
 }
@@ -82,14 +82,17 @@ fn bytes(text: &'static str) -> Bytes {
 async fn list(bucket: &Bucket) -> Vec<Listed> {
     let mut objects = bucket.list();
     let mut listed: Vec<Listed> = objects.by_ref().try_collect().await.unwrap();
-    assert!(objects.next().await.is_none(), "the end is told again");
+    assert!(
+        objects.next().await.is_none(),
+        "a stream that has ended stays ended"
+    );
     listed.sort_by(|a, b| a.key.cmp(&b.key));
     listed
 }
 
 #[tokio::test]
 async fn a_key_is_written_once() {
-    for Kind { name, bucket, .. } in &every_kind().await {
+    for Kind { name, bucket, .. } in &all_kinds().await {
         let first = bucket.put_new("t/1/a", bytes("one")).await.unwrap();
         let sha256 = Sha256::digest("one").into();
         assert_eq!(first, Stored { sha256, bytes: 3 }, "{name}");
@@ -107,8 +110,8 @@ async fn a_key_is_written_once() {
 }
 
 #[tokio::test]
-async fn an_object_is_listed_and_measured_as_it_was_stored() {
-    for Kind { name, bucket, .. } in &every_kind().await {
+async fn listing_and_measuring_agree_with_what_was_stored() {
+    for Kind { name, bucket, .. } in &all_kinds().await {
         let large = Bytes::from(vec![7; 9_000_000]);
         let stored = bucket.put_new("t/2/b.png", large.clone()).await.unwrap();
         bucket.put_new("t/1/a", bytes("one!")).await.unwrap();
@@ -132,8 +135,8 @@ async fn an_object_is_listed_and_measured_as_it_was_stored() {
 }
 
 #[tokio::test]
-async fn what_is_not_there_is_no_error() {
-    for Kind { name, bucket, .. } in &every_kind().await {
+async fn a_missing_object_is_not_an_error() {
+    for Kind { name, bucket, .. } in &all_kinds().await {
         assert_eq!(list(bucket).await, [], "{name}");
         assert_eq!(bucket.get("nothing").await.unwrap(), None, "{name}");
         assert_eq!(bucket.measure("nothing").await.unwrap(), None, "{name}");
@@ -146,8 +149,8 @@ async fn what_is_not_there_is_no_error() {
 }
 
 #[tokio::test]
-async fn more_objects_than_a_page_are_all_listed() {
-    let (folder, s3) = served().await;
+async fn all_pages_are_listed_at_s3() {
+    let (folder, s3) = start_s3().await;
     let bucket = open(&s3.address());
     for number in 0..1_050 {
         let tenant = folder.path().join(format!("pictures/t/{}", number % 7));
@@ -158,7 +161,7 @@ async fn more_objects_than_a_page_are_all_listed() {
 }
 
 #[tokio::test]
-async fn more_objects_than_a_page_are_all_listed_at_google() {
+async fn all_pages_are_listed_at_google() {
     let gcs = Gcs::start().await;
     let bucket = open(&gcs.address("", &[]));
     let put = async |number: usize| bucket.put_new(&format!("t/{number}"), bytes("one")).await;
@@ -167,14 +170,14 @@ async fn more_objects_than_a_page_are_all_listed_at_google() {
     assert_eq!((written.len(), list(&bucket).await.len()), (1_050, 1_050));
 }
 
-/// What a link opens by a plain HTTP client: the status and what a browser is told.
+/// Follows a link by a plain HTTP client. Returns the status, the content type and the content disposition.
 async fn follow(url: &str) -> (u16, Option<String>, Option<String>) {
     let answer = reqwest::get(url).await.unwrap();
-    let told = |name: &str| Some(answer.headers().get(name)?.to_str().ok()?.to_owned());
+    let header = |name: &str| Some(answer.headers().get(name)?.to_str().ok()?.to_owned());
     (
         answer.status().as_u16(),
-        told("content-type"),
-        told("content-disposition"),
+        header("content-type"),
+        header("content-disposition"),
     )
 }
 
@@ -191,12 +194,12 @@ async fn link(bucket: &Bucket, seconds: u64) -> String {
     }
 }
 
-/// Folders are served by our own api, whose links are tried in `pipeline/isolation.rs`. The server that plays Google's checks no
-/// signature: `gcs_links.rs` compares ours with Google's own.
+/// Links to folders are served by our own API: `pipeline/isolation.rs` tests them. The fake of Google Cloud Storage checks no
+/// signatures: `gcs_links.rs` compares ours with those of Google's library.
 #[tokio::test]
-async fn links_that_s3_signs_open_one_file_for_a_while() {
+async fn links_signed_for_s3_open_one_file_and_expire() {
     for prefix in ["", "of/ours"] {
-        let (_folder, s3) = served().await;
+        let (_folder, s3) = start_s3().await;
         let bucket = open(&s3::address(&s3.endpoint(), prefix));
         bucket.put_new("t/1/a.png", bytes("one")).await.unwrap();
         bucket.put_new("t/1/b.png", bytes("two")).await.unwrap();
@@ -232,8 +235,8 @@ async fn links_that_s3_signs_open_one_file_for_a_while() {
 }
 
 #[tokio::test]
-async fn a_bucket_that_clients_do_not_reach_stays_behind_the_api() {
-    let (_folder, s3) = served().await;
+async fn a_bucket_can_be_served_through_the_api() {
+    let (_folder, s3) = start_s3().await;
     let bucket = open(&s3.address()).serve_through_api();
     let shown = ContentDisposition {
         media_type: "image/png",
@@ -246,8 +249,8 @@ async fn a_bucket_that_clients_do_not_reach_stays_behind_the_api() {
 }
 
 #[tokio::test]
-async fn a_prefix_keeps_others_out() {
-    let (_folder, s3) = served().await;
+async fn prefixes_are_separate() {
+    let (_folder, s3) = start_s3().await;
     let [ours, theirs] =
         ["ours", "theirs"].map(|prefix| open(&s3::address(&s3.endpoint(), prefix)));
     ours.put_new("t/1/a", bytes("one")).await.unwrap();
@@ -258,8 +261,8 @@ async fn a_prefix_keeps_others_out() {
 }
 
 #[tokio::test]
-async fn a_wrong_secret_is_refused_in_words() {
-    let (_folder, s3) = served().await;
+async fn a_wrong_secret_is_refused_and_not_shown() {
+    let (_folder, s3) = start_s3().await;
     let variables = s3::variables(&s3.endpoint()).map(|(name, value)| {
         let value = if name == "AWS_SECRET_ACCESS_KEY" {
             "guessed".to_owned()
@@ -282,7 +285,7 @@ async fn a_wrong_secret_is_refused_in_words() {
 
 #[tokio::test]
 async fn a_write_whose_answer_was_lost_may_be_repeated() {
-    let (_folder, s3) = served().await;
+    let (_folder, s3) = start_s3().await;
     let bucket = open(&s3.address());
     s3.set_mood(Mood::SwallowsReplies);
     bucket.put_new("t/1/a", bytes("one")).await.unwrap_err();
@@ -304,14 +307,14 @@ async fn a_write_whose_answer_was_lost_may_be_repeated() {
 }
 
 #[tokio::test]
-async fn a_store_that_is_away_or_hangs_is_waited_for_no_longer_than_a_bound() {
-    let (folder, s3) = served().await;
+async fn requests_to_a_hanging_store_time_out() {
+    let (folder, s3) = start_s3().await;
     let bucket = open(&s3.address());
     let bounded = async |what| {
-        let asked = Instant::now();
+        let started = Instant::now();
         bucket.put_new("t/1/a", bytes("one")).await.unwrap_err();
         bucket.get("t/1/a").await.unwrap_err();
-        let took = asked.elapsed();
+        let took = started.elapsed();
         // Two requests: of 2 s each here, and as many again.
         assert!(took < Duration::from_secs(25), "{what}: {took:?}");
     };
@@ -328,10 +331,10 @@ async fn a_store_that_is_away_or_hangs_is_waited_for_no_longer_than_a_bound() {
     assert_eq!(bucket.get("t/1/a").await.unwrap().unwrap(), "one");
 }
 
-/// What the store was given and what it gives back are not the same: the write does not count, and may be repeated.
+/// The store returns other bytes than were written. The write fails, and can be repeated.
 #[tokio::test]
-async fn what_cannot_be_read_back_was_not_written() {
-    let (folder, s3) = served().await;
+async fn a_write_that_reads_back_differently_fails() {
+    let (folder, s3) = start_s3().await;
     let bucket = open(&s3.address());
     s3.set_mood(Mood::Garbles);
     let garbled = bucket.put_new("t/1/a", bytes("one")).await;
@@ -347,8 +350,8 @@ async fn what_cannot_be_read_back_was_not_written() {
     bucket.put_new("t/1/a", bytes("one")).await.unwrap();
 }
 
-/// What is no plain file in a folder is listed as what it is, and neither read, written nor removed: it may lead out of the bucket, or
-/// never answer.
+/// Links and pipes in a folder are listed with their kind, but never read, written or removed: a link may lead out of the bucket, and
+/// reading a pipe may block for ever.
 #[tokio::test]
 async fn links_and_pipes_in_a_folder_are_not_followed() {
     let (folder, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
@@ -410,9 +413,9 @@ async fn links_and_pipes_in_a_folder_are_not_followed() {
     assert_eq!(bucket.get("t/1/a").await.unwrap().unwrap(), "one");
 }
 
-/// A folder that is gone is perhaps not mounted: what was to be written into it must not be written where it was.
+/// A missing folder may be a disk that is not mounted. Creating it would write to the wrong disk.
 #[tokio::test]
-async fn a_folder_that_is_gone_is_not_made_anew() {
+async fn a_missing_folder_is_not_created() {
     let parent = tempfile::tempdir().unwrap();
     let folder = parent.path().join("bucket");
     let address = Address::Folder(folder.clone());

@@ -1,4 +1,5 @@
-//! The vendors' own clients and a real browser, driven from Python. A fake is trusted only as far as these have driven it.
+//! Compares our providers with the vendors' own clients, and drives the console in a real browser. Both run in Python. They are the
+//! proof that the fakes behave like the vendors.
 #![expect(clippy::unwrap_used, reason = "tests fail loudly")]
 
 use std::convert::Infallible;
@@ -27,22 +28,22 @@ use tokio::process::Command;
 use worker::providers::{Answer, CallRequest, InputImage, Providers, Reply};
 
 const PHOTO: &[u8] = include_bytes!("../../samples/product.jpg");
-/// What a call may take.
-const TIME: Duration = Duration::from_secs(30);
+/// The time limit of a call.
+const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 const PROMPT: &str = "the bottle on wet slate, soft window light";
 const ART_DIRECTION: &str = "calm, natural, no text";
 
-/// A way to order a picture: by one of our providers, and by the vendor's own client.
+/// One API: how to call it by our provider and by the vendor's own client.
 struct Oracle {
     script: &'static str,
-    /// What the script calls it.
+    /// The name of the API in the script.
     api: &'static str,
     /// The model's id in our catalogue.
     model: &'static str,
     thinking: Option<&'static str>,
     photo: bool,
-    /// What the client calls the tokens of the input and of the thoughts.
-    metered: [&'static str; 2],
+    /// The client's fields for input tokens and thought tokens.
+    token_fields: [&'static str; 2],
 }
 
 const VERTEX: Oracle = Oracle {
@@ -51,7 +52,7 @@ const VERTEX: Oracle = Oracle {
     model: "gemini-3-pro-image",
     thinking: Some("HIGH"),
     photo: true,
-    metered: ["prompt_token_count", "thoughts_token_count"],
+    token_fields: ["prompt_token_count", "thoughts_token_count"],
 };
 const GEMINI: Oracle = Oracle {
     api: "gemini",
@@ -62,7 +63,7 @@ const INTERACTIONS: Oracle = Oracle {
     api: "interactions",
     model: "gemini-nano-banana-2.1-background",
     thinking: Some("high"),
-    metered: ["total_input_tokens", "total_thought_tokens"],
+    token_fields: ["total_input_tokens", "total_thought_tokens"],
     ..VERTEX
 };
 const EDITS: Oracle = Oracle {
@@ -71,41 +72,41 @@ const EDITS: Oracle = Oracle {
     model: "gpt-image-2",
     thinking: None,
     photo: true,
-    metered: ["input_tokens", "thought_tokens"],
+    token_fields: ["input_tokens", "thought_tokens"],
 };
 const GENERATIONS: Oracle = Oracle {
     api: "generations",
     photo: false,
     ..EDITS
 };
-const EVERYONE: [Oracle; 5] = [VERTEX, GEMINI, INTERACTIONS, GENERATIONS, EDITS];
+const ALL: [Oracle; 5] = [VERTEX, GEMINI, INTERACTIONS, GENERATIONS, EDITS];
 
 #[tokio::test]
-async fn our_requests_equal_those_the_vendors_clients_send_field_by_field() {
-    for oracle in EVERYONE {
+async fn our_requests_equal_those_of_the_vendors_clients() {
+    for oracle in ALL {
         let order = Order::new(&oracle);
         let fake = fake().await;
         fake.faults().plain(true);
         order.ours(&fake).await;
-        let heard = order.theirs("body", None).await;
+        let received = order.theirs("body", None).await;
 
         let (journal, api) = (fake.journal(), oracle.api);
         let call = journal.calls().remove(0);
-        assert_eq!((api, &json!(call.path)), (api, &heard["path"]));
+        assert_eq!((api, &json!(call.path)), (api, &received["path"]));
         let raw = journal.raw_body(call.number).unwrap();
         let ours = readable(raw).await;
-        let raw = STANDARD.decode(heard["body_base64"].as_str().unwrap());
+        let raw = STANDARD.decode(received["body_base64"].as_str().unwrap());
         let mut theirs = readable(raw.unwrap().into()).await;
         if matches!(api, "vertex" | "gemini") {
             theirs = in_camel_case(theirs);
         }
         assert_eq!((api, ours), (api, theirs));
-        // As whom: the fakes refuse other credentials, but not both kinds at once.
+        // Only one kind of credentials may be sent. The fakes accept both kinds at once.
         let (with, without) = match api {
             "gemini" | "interactions" => ("x-goog-api-key", "authorization"),
             _ => ("authorization", "x-goog-api-key"),
         };
-        let headers = &heard["headers"];
+        let headers = &received["headers"];
         assert!(
             headers[with].is_string() && headers[without].is_null(),
             "{headers}"
@@ -114,55 +115,61 @@ async fn our_requests_equal_those_the_vendors_clients_send_field_by_field() {
 }
 
 #[tokio::test]
-async fn the_vendors_clients_read_the_same_picture_that_we_do() {
-    for oracle in EVERYONE {
+async fn the_vendors_clients_read_the_same_picture() {
+    for oracle in ALL {
         let order = Order::new(&oracle);
-        // One each: some answers depend on how many there were before.
+        // One fake for each: some answers depend on the number of earlier calls.
         let (ours, theirs) = (fake().await, fake().await);
-        // So that work in the background is seen under way.
+        // So that a poll sees background work in progress.
         theirs.faults().latency(300..=300);
         let answer = order.ours(&ours).await;
-        let said = order.theirs("generate", Some(&theirs)).await;
+        let result = order.theirs("generate", Some(&theirs)).await;
 
         let picture = hex::encode(Sha256::digest(answer.image.unwrap()));
-        assert_eq!(said["sha256"], picture, "{}: {said}", oracle.api);
-        let [input, thought] = oracle.metered.map(|name| said["usage"][name].as_i64());
+        assert_eq!(result["sha256"], picture, "{}: {result}", oracle.api);
+        let [input, thought] = oracle
+            .token_fields
+            .map(|name| result["usage"][name].as_i64());
         assert_eq!(
             (input, thought.unwrap_or(0)),
             (Some(answer.tokens.input), answer.tokens.thought),
-            "{}: {said}",
+            "{}: {result}",
             oracle.api
         );
         if oracle.api != "interactions" {
-            assert_eq!([&said["width"], &said["height"]], [1856, 2304], "{said}");
+            assert_eq!(
+                [&result["width"], &result["height"]],
+                [1856, 2304],
+                "{result}"
+            );
         }
         match oracle.api {
             "vertex" | "gemini" => {
-                assert_eq!(said["finish_reason"], "STOP");
-                assert_eq!(said["mime_type"], "image/png");
-                assert_eq!(said["model_version"], "gemini-3-pro-image");
-                assert_eq!(said["signed"], true);
+                assert_eq!(result["finish_reason"], "STOP");
+                assert_eq!(result["mime_type"], "image/png");
+                assert_eq!(result["model_version"], "gemini-3-pro-image");
+                assert_eq!(result["signed"], true);
             }
             "interactions" => {
-                let statuses = said["statuses"].as_array().unwrap();
+                let statuses = result["statuses"].as_array().unwrap();
                 let (last, before) = statuses.split_last().unwrap();
                 assert_eq!(last, "completed");
                 assert!(!before.is_empty() && before.iter().all(|status| status == "in_progress"));
-                assert_eq!(said["steps"], json!(["thought", "model_output"]));
-                assert_eq!(said["mime_type"], "image/jpeg");
-                let ids = said["ids"].as_array().unwrap();
-                assert_eq!(ids.len(), 1, "{said}");
-                assert!(ids[0].as_str().unwrap().starts_with("v1_"), "{said}");
+                assert_eq!(result["steps"], json!(["thought", "model_output"]));
+                assert_eq!(result["mime_type"], "image/jpeg");
+                let ids = result["ids"].as_array().unwrap();
+                assert_eq!(ids.len(), 1, "{result}");
+                assert!(ids[0].as_str().unwrap().starts_with("v1_"), "{result}");
             }
             _ => {
-                assert_eq!(said["size"], "1856x2304");
+                assert_eq!(result["size"], "1856x2304");
                 assert_eq!(
-                    (&said["quality"], &said["output_format"]),
+                    (&result["quality"], &result["output_format"]),
                     (&json!("high"), &json!("png"))
                 );
                 assert!(
-                    said["request_id"].as_str().unwrap().starts_with("req_"),
-                    "{said}"
+                    result["request_id"].as_str().unwrap().starts_with("req_"),
+                    "{result}"
                 );
             }
         }
@@ -172,7 +179,7 @@ async fn the_vendors_clients_read_the_same_picture_that_we_do() {
 #[tokio::test]
 async fn googles_client_understands_how_the_fake_fails() {
     for oracle in [VERTEX, GEMINI] {
-        let met = Order::new(&oracle)
+        let errors = Order::new(&oracle)
             .theirs("errors", Some(&fake().await))
             .await;
         for (name, raised, code, status) in [
@@ -195,14 +202,14 @@ async fn googles_client_understands_how_the_fake_fails() {
         ] {
             let expected = json!([raised, code, status]);
             assert_eq!(
-                fields(&met[name], ["raised", "code", "status"]),
+                fields(&errors[name], ["raised", "code", "status"]),
                 expected,
                 "{name}: {}",
-                met[name]
+                errors[name]
             );
         }
-        // Vertex AI does not say how long to wait unless a fault makes it; the Developer API does, in the body.
-        let hints = |name: &str| fields(&met[name], ["retry_after", "retry_delay"]);
+        // Vertex AI sends a retry hint only if a fault asks for it. The Developer API sends one in the body.
+        let hints = |name: &str| fields(&errors[name], ["retry_after", "retry_delay"]);
         let (once, with_hint) = match oracle.api {
             "gemini" => (json!([null, "1s"]), json!([null, "7s"])),
             _ => (json!([null, null]), json!(["7", null])),
@@ -211,23 +218,30 @@ async fn googles_client_understands_how_the_fake_fails() {
             (hints("throttle"), hints("throttle_with_hint")),
             (once, with_hint)
         );
-        assert_eq!(met["refused_prompt"]["block_reason"], "PROHIBITED_CONTENT");
-        assert_eq!(met["refused_picture"]["finish_reason"], "IMAGE_SAFETY");
-        assert_eq!(met["no_image"]["finish_reason"], "NO_IMAGE");
-        assert_eq!(met["max_tokens"]["finish_reason"], "MAX_TOKENS");
         assert_eq!(
-            met["unknown_reason"]["finish_reason"],
+            errors["refused_prompt"]["block_reason"],
+            "PROHIBITED_CONTENT"
+        );
+        assert_eq!(errors["refused_picture"]["finish_reason"], "IMAGE_SAFETY");
+        assert_eq!(errors["no_image"]["finish_reason"], "NO_IMAGE");
+        assert_eq!(errors["max_tokens"]["finish_reason"], "MAX_TOKENS");
+        assert_eq!(
+            errors["unknown_reason"]["finish_reason"],
             "A_REASON_FROM_THE_FUTURE"
         );
         for name in ["cut", "not_json", "bad_base64"] {
-            assert!(met[name]["raised"].is_string(), "{name}: {}", met[name]);
+            assert!(
+                errors[name]["raised"].is_string(),
+                "{name}: {}",
+                errors[name]
+            );
         }
     }
 }
 
 #[tokio::test]
 async fn googles_client_understands_how_interactions_fail() {
-    let met = Order::new(&INTERACTIONS)
+    let errors = Order::new(&INTERACTIONS)
         .theirs("errors", Some(&fake().await))
         .await;
     for (name, raised, code, word) in [
@@ -256,11 +270,15 @@ async fn googles_client_understands_how_interactions_fail() {
         ("delete_deleted", "NotFoundError", 404, "not_found"),
         ("cancel_ended", "BadRequestError", 400, "invalid_request"),
     ] {
-        let met = &met[name];
-        let said = json!([met["raised"], met["code"], met["body"]["error"]["code"]]);
-        assert_eq!(said, json!([raised, code, word]), "{name}: {met}");
+        let errors = &errors[name];
+        let result = json!([
+            errors["raised"],
+            errors["code"],
+            errors["body"]["error"]["code"]
+        ]);
+        assert_eq!(result, json!([raised, code, word]), "{name}: {errors}");
     }
-    // Credentials are looked at by a front end that answers in lists.
+    // Google's front end checks credentials, and sends its errors in lists.
     for (name, raised, code, status) in [
         (
             "unauthenticated",
@@ -270,15 +288,15 @@ async fn googles_client_understands_how_interactions_fail() {
         ),
         ("denied", "PermissionDeniedError", 403, "PERMISSION_DENIED"),
     ] {
-        let met = &met[name];
-        let said = json!([
-            met["raised"],
-            met["code"],
-            met["body"][0]["error"]["status"]
+        let errors = &errors[name];
+        let result = json!([
+            errors["raised"],
+            errors["code"],
+            errors["body"][0]["error"]["status"]
         ]);
-        assert_eq!(said, json!([raised, code, status]), "{name}: {met}");
+        assert_eq!(result, json!([raised, code, status]), "{name}: {errors}");
     }
-    let hint = &met["throttle_with_hint"];
+    let hint = &errors["throttle_with_hint"];
     assert_eq!(
         fields(hint, ["retry_after", "retry_delay"]),
         json!(["7", "7s"]),
@@ -301,32 +319,40 @@ async fn googles_client_understands_how_interactions_fail() {
         ("cancel", "cancelled", None),
         ("get_cancelled", "cancelled", None),
     ] {
-        let met = &met[name];
-        let last = met["statuses"]
+        let errors = &errors[name];
+        let last = errors["statuses"]
             .as_array()
             .and_then(|statuses| statuses.last());
         assert_eq!(
-            (last, met["errors"][0]["code"].as_str(), &met["sha256"]),
+            (
+                last,
+                errors["errors"][0]["code"].as_str(),
+                &errors["sha256"]
+            ),
             (Some(&json!(status)), error, &Value::Null),
-            "{name}: {met}"
+            "{name}: {errors}"
         );
     }
     for name in ["cut", "not_json", "bad_base64"] {
-        assert!(met[name]["raised"].is_string(), "{name}: {}", met[name]);
+        assert!(
+            errors[name]["raised"].is_string(),
+            "{name}: {}",
+            errors[name]
+        );
     }
-    // The one refusal whose code is a sentence, as captured.
-    let filtered = &met["refused_picture"]["errors"][0]["code"];
+    // The code of this refusal is a sentence, as recorded from the real service.
+    let filtered = &errors["refused_picture"]["errors"][0]["code"];
     assert!(
         filtered.as_str().unwrap().starts_with("Unable to show"),
         "{filtered}"
     );
-    assert_eq!(met["delete"], json!({"answer": "None"}));
+    assert_eq!(errors["delete"], json!({"answer": "None"}));
 }
 
 #[tokio::test]
 async fn openais_client_understands_how_the_fake_fails() {
     for oracle in [GENERATIONS, EDITS] {
-        let met = Order::new(&oracle)
+        let errors = Order::new(&oracle)
             .theirs("errors", Some(&fake().await))
             .await;
         let none = None::<&str>;
@@ -413,46 +439,54 @@ async fn openais_client_understands_how_the_fake_fails() {
             ("bad_gateway", "InternalServerError", 502, none, none),
             ("unavailable", "InternalServerError", 503, none, none),
         ] {
-            let met = &met[name];
-            let said = fields(met, ["raised", "status", "code", "retry_after"]);
-            assert_eq!(said, json!([raised, status, code, hint]), "{name}: {met}");
-            assert!(met["request_id"].is_string(), "{name}: {met}");
+            let errors = &errors[name];
+            let result = fields(errors, ["raised", "status", "code", "retry_after"]);
+            assert_eq!(
+                result,
+                json!([raised, status, code, hint]),
+                "{name}: {errors}"
+            );
+            assert!(errors["request_id"].is_string(), "{name}: {errors}");
         }
-        assert_eq!(met["unknown_size"]["param"], "size");
-        assert_eq!(met["empty"]["pictures"], 0);
-        assert_eq!(met["refused_in_200"]["pictures"], 0);
-        assert_eq!(met["escaped_slashes"]["pictures"], 1);
+        assert_eq!(errors["unknown_size"]["param"], "size");
+        assert_eq!(errors["empty"]["pictures"], 0);
+        assert_eq!(errors["refused_in_200"]["pictures"], 0);
+        assert_eq!(errors["escaped_slashes"]["pictures"], 1);
         for name in ["cut", "bad_base64"] {
-            assert!(met[name]["raised"].is_string(), "{name}: {}", met[name]);
+            assert!(
+                errors[name]["raised"].is_string(),
+                "{name}: {}",
+                errors[name]
+            );
         }
     }
 }
 
 #[tokio::test]
-async fn the_page_makes_a_picture_in_a_real_browser() {
-    the_page_makes_a_picture(None).await;
+async fn the_console_makes_a_picture_in_a_browser() {
+    check_console(None).await;
 }
 
 #[tokio::test]
-async fn the_page_shows_pictures_that_s3_signs_the_links_to() {
+async fn the_console_shows_pictures_by_links_of_s3() {
     let folder = tempfile::tempdir().unwrap();
     let s3 = S3::start(folder.path()).await;
-    the_page_makes_a_picture(Some((s3.address(), s3.endpoint()))).await;
+    check_console(Some((s3.address(), s3.endpoint()))).await;
     s3.stop().await;
 }
 
 #[tokio::test]
-async fn the_page_shows_pictures_that_google_signs_the_links_to() {
+async fn the_console_shows_pictures_by_links_of_google() {
     let folder = tempfile::tempdir().unwrap();
     let account = folder.path().join("account.json");
     assert!(gcs::oracle("key", &account, "").status.success());
     let gcs = Gcs::start().await;
     let more = [("GOOGLE_SERVICE_ACCOUNT", account.to_str().unwrap())];
-    the_page_makes_a_picture(Some((gcs.address("of/ours", &more), gcs.endpoint()))).await;
+    check_console(Some((gcs.address("of/ours", &more), gcs.endpoint()))).await;
 }
 
-/// In a real browser, with pictures at a store of another origin where one is given.
-async fn the_page_makes_a_picture(store: Option<(Address, String)>) {
+/// Makes a picture in a real browser. `store` is the address and the origin of an object store, if files are not in a folder.
+async fn check_console(store: Option<(Address, String)>) {
     let (bucket, store) = store.unzip();
     let pipeline = Pipeline::start_with(Options {
         credits: 1_000,
@@ -464,7 +498,7 @@ async fn the_page_makes_a_picture(store: Option<(Address, String)>) {
     let folder = tempfile::tempdir().unwrap();
     let photo = root().join("samples/product.jpg");
     let screenshot = folder.path().join("console.png");
-    let mut words = vec![
+    let mut arguments = vec![
         "--base-url",
         &pipeline.url,
         "--key",
@@ -475,13 +509,13 @@ async fn the_page_makes_a_picture(store: Option<(Address, String)>) {
         screenshot.to_str().unwrap(),
     ];
     if let Some(origin) = &store {
-        words.extend(["--store", origin]);
+        arguments.extend(["--store", origin]);
     }
-    let output = python("console_page.py", &words, "").await;
-    let says = String::from_utf8_lossy(&output.stdout).into_owned();
+    let output = python("console_page.py", &arguments, "").await;
+    let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(
         output.status.success(),
-        "{says}\n{}",
+        "{stdout}\n{}",
         String::from_utf8_lossy(&output.stderr)
     );
     assert!(std::fs::metadata(&screenshot).unwrap().len() > 10_000);
@@ -492,7 +526,7 @@ async fn fake() -> Fake {
     Fake::start(fakes::Options::default()).await.unwrap()
 }
 
-/// One picture, ordered in both ways.
+/// The same request, sent by our provider and by the vendor's client.
 struct Order<'a> {
     oracle: &'a Oracle,
     catalog: Catalog,
@@ -524,7 +558,7 @@ impl<'a> Order<'a> {
         }
     }
 
-    /// What our provider makes of it.
+    /// Sends it by our provider.
     async fn ours(&self, fake: &Fake) -> Answer {
         let config = Config {
             providers: config::Providers {
@@ -549,7 +583,7 @@ impl<'a> Order<'a> {
             thinking: self.oracle.thinking,
             job: self.job,
             call: self.call,
-            timeout: TIME,
+            timeout: CALL_TIMEOUT,
             permit: None,
         };
         let mut reply = provider.submit(request).await;
@@ -558,28 +592,31 @@ impl<'a> Order<'a> {
                 Reply::Answered(answer) => return answer,
                 Reply::Operation(operation) => {
                     tokio::time::sleep(Duration::from_millis(50)).await;
-                    reply = provider.poll(&self.lane, &operation, TIME).await.unwrap();
+                    reply = provider
+                        .poll(&self.lane, &operation, CALL_TIMEOUT)
+                        .await
+                        .unwrap();
                 }
             }
         }
     }
 
-    /// What the vendor's client makes of it.
+    /// Sends it by the vendor's client. Returns what the script prints.
     async fn theirs(&self, mode: &str, fake: Option<&Fake>) -> Value {
         let Oracle { script, api, .. } = *self.oracle;
         let base_url = fake.map(Fake::base_url);
-        let mut words = vec![api, mode];
+        let mut arguments = vec![api, mode];
         if let Some(base_url) = &base_url {
-            words.extend(["--base-url", base_url]);
+            arguments.extend(["--base-url", base_url]);
         }
-        let output = python(script, &words, &self.asked().to_string()).await;
-        let trouble = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{api} {mode}: {trouble}");
+        let output = python(script, &arguments, &self.client_request().to_string()).await;
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{api} {mode}: {stderr}");
         serde_json::from_slice(&output.stdout).unwrap()
     }
 
-    /// The request, for the vendor's client. Where our words become the vendor's, they are spelt out here once more.
-    fn asked(&self) -> Value {
+    /// The request for the vendor's client. The texts that our providers build are written out here again.
+    fn client_request(&self) -> Value {
         let model = &self.catalog.get(self.oracle.model).unwrap().name;
         let inputs: Vec<Value> = (self.inputs.iter())
             .map(|input| {
@@ -590,7 +627,7 @@ impl<'a> Order<'a> {
                 })
             })
             .collect();
-        let mut asked = match self.oracle.script {
+        let mut request = match self.oracle.script {
             "openai_oracle.py" => {
                 let role = if self.oracle.photo {
                     "\n\nPicture 1: Product photo"
@@ -607,22 +644,22 @@ impl<'a> Order<'a> {
                 "aspect_ratio": "4:5", "size": "2K", "seed": 7, "thinking": self.oracle.thinking,
             }),
         };
-        asked["model"] = json!(model);
-        asked["inputs"] = json!(inputs);
+        request["model"] = json!(model);
+        request["inputs"] = json!(inputs);
         if self.oracle.api == "vertex" {
-            asked["mime_type"] = json!("image/png");
-            asked["labels"] = json!({"job": self.job.to_string(), "call": self.call.to_string()});
+            request["mime_type"] = json!("image/png");
+            request["labels"] = json!({"job": self.job.to_string(), "call": self.call.to_string()});
         }
-        asked
+        request
     }
 }
 
-/// Some fields of an object, as a list.
+/// These fields of an object, as a list.
 fn fields<const N: usize>(object: &Value, names: [&str; N]) -> Value {
     names.iter().map(|name| object[name].clone()).collect()
 }
 
-/// A body, from JSON or from a form, with a digest in place of each picture.
+/// A body of JSON or a form, with a digest in place of each picture.
 async fn readable(body: Bytes) -> Value {
     if body.starts_with(b"--") {
         form(body).await
@@ -631,7 +668,7 @@ async fn readable(body: Bytes) -> Value {
     }
 }
 
-/// The parts of a form: fields by name, for their order says nothing, then files in theirs.
+/// The parts of a form: fields sorted by name, because their order does not matter, then files in their order.
 async fn form(body: Bytes) -> Value {
     let first_line = body.split(|&byte| byte == b'\r').next().unwrap();
     let boundary = std::str::from_utf8(&first_line[2..]).unwrap().to_owned();
@@ -641,7 +678,7 @@ async fn form(body: Bytes) -> Value {
     while let Some(part) = multipart.next_field().await.unwrap() {
         let name = part.name().unwrap().to_owned();
         let content_type = part.content_type().map(ToString::to_string);
-        // What a file is called is everyone's own choice; that it is called something makes it one.
+        // A part with a file name is a file. The name itself does not matter.
         if part.file_name().is_some() {
             let digest = hex::encode(Sha256::digest(part.bytes().await.unwrap()));
             files.push(json!({"name": name, "content_type": content_type, "sha256": digest}));
@@ -653,7 +690,7 @@ async fn form(body: Bytes) -> Value {
     json!({"fields": texts, "files": files})
 }
 
-/// Base64 is written in two alphabets; a digest is the same for both, and easier to read.
+/// The value with digests in place of pictures: base64 has two alphabets, and a digest is the same for both.
 fn without_pictures(value: Value) -> Value {
     match value {
         Value::Object(fields) => (fields.into_iter())
@@ -670,7 +707,7 @@ fn without_pictures(value: Value) -> Value {
     }
 }
 
-/// Proto JSON takes names in snake case too, and Google's client sends some.
+/// The value with names in camel case. Proto JSON also accepts snake case, and Google's client sends some.
 fn in_camel_case(value: Value) -> Value {
     match value {
         Value::Object(fields) => (fields.into_iter())
@@ -691,7 +728,7 @@ fn in_camel_case(value: Value) -> Value {
 
 /// A short form of `make contract`.
 #[tokio::test]
-async fn the_running_api_keeps_its_contract() {
+async fn the_api_conforms_to_its_openapi_document() {
     let pipeline = Pipeline::start_with(Options::in_earnest()).await;
     let words = ["--examples", "3", "--seed", "1"].map(str::to_owned);
     let status = contract::check(&pipeline, 500, &words).await;
@@ -700,7 +737,7 @@ async fn the_running_api_keeps_its_contract() {
     assert!(status.success(), "{status}");
 }
 
-async fn python(script: &str, words: &[&str], input: &str) -> Output {
+async fn python(script: &str, arguments: &[&str], input: &str) -> Output {
     let python = root().join(".venv/bin/python");
     assert!(
         python.exists(),
@@ -709,7 +746,7 @@ async fn python(script: &str, words: &[&str], input: &str) -> Output {
     let mut command = Command::new(python);
     command
         .arg(root().join("tests/python").join(script))
-        .args(words);
+        .args(arguments);
     let mut child = command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

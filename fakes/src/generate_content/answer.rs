@@ -1,15 +1,15 @@
-//! What the fake says: Google's replies, value for value.
+//! Google's replies, field by field.
 
 use super::{
     super::{
         call::{now, unique},
         fault::Fault,
-        faults::Fate,
+        faults::CallPlan,
         google::{ApiError, Host, THOUGHT_TOKENS},
         picture,
         reply::Reply,
     },
-    request::Ask,
+    request::ImageRequest,
 };
 use base64::{
     Engine,
@@ -18,58 +18,65 @@ use base64::{
 use serde_json::{Value, json};
 use time::format_description::well_known::Rfc3339;
 
-/// The reply to a valid request, good or as the fault has it.
-pub(super) fn reply(ask: &Ask, fate: &Fate) -> Reply {
+/// The reply to a valid request: good, or with the fault of its plan.
+pub(super) fn reply(request: &ImageRequest, plan: &CallPlan) -> Reply {
     let mut hash = None;
-    let mut body = match &fate.fault {
+    let mut body = match &plan.fault {
         Some(Fault::FailedPrecondition) => return ApiError::failed_precondition().into_reply(),
         Some(Fault::Empty) => return Reply::json(200, &json!({})),
-        Some(Fault::Finish(reason)) => finished(ask, reason),
-        Some(Fault::Block(reason)) => blocked(ask, reason),
-        Some(Fault::TextOnly) => text_only(ask),
-        None if !ask.wants_picture => text_only(ask),
+        Some(Fault::Finish(reason)) => finished(request, reason),
+        Some(Fault::Block(reason)) => blocked(request, reason),
+        Some(Fault::TextOnly) => text_only(request),
+        None if !request.wants_picture => text_only(request),
         _ => {
-            let (body, sha256) = picture(ask, fate);
+            let (body, sha256) = picture(request, plan);
             hash = Some(sha256);
             body
         }
     };
     let now = now();
-    body["modelVersion"] = ask.model.id.into();
+    body["modelVersion"] = request.model.id.into();
     body["responseId"] = BASE64_URL_SAFE_NO_PAD.encode(unique()).into();
-    if ask.host == Host::Vertex {
+    if request.host == Host::Vertex {
         body["createTime"] = now.format(&Rfc3339).unwrap_or_default().into();
     }
-    let reply = Reply::json(200, &body).showing(hash);
-    if ask.wants_picture {
+    let reply = Reply::json(200, &body).with_picture_hash(hash);
+    if request.wants_picture {
         reply
     } else {
-        reply.told("text")
+        reply.with_outcome("text")
     }
 }
 
-/// A good reply: draws the picture. Also returns the SHA-256 of its bytes, in hex.
-fn picture(ask: &Ask, fate: &Fate) -> (Value, String) {
-    let fault = fate.fault.as_ref();
-    let made = picture::make(&ask.scene, ask.pixels, ask.format, fault, fate.look);
-    let mime_type = ask.format.mime_type();
+/// A good reply with its picture, and the SHA-256 of the picture in hex.
+fn picture(request: &ImageRequest, plan: &CallPlan) -> (Value, String) {
+    let fault = plan.fault.as_ref();
+    let picture = picture::make(
+        &request.scene,
+        request.pixels,
+        request.format,
+        fault,
+        plan.style,
+    );
+    let mime_type = request.format.mime_type();
     let mut parts = Vec::new();
-    if ask.model.thinks {
-        parts.push(json!({"text": format!("Considering the composition in {}, then light and colour.", ask.scene.ratio), "thought": true}));
-        if ask.wants_thoughts {
-            let draft = (ask.pixels.0 / 4, ask.pixels.1 / 4);
-            let draft = picture::make(&ask.scene, draft, ask.format, None, fate.look).base64();
+    if request.model.thinks {
+        parts.push(json!({"text": format!("Considering the composition in {}, then light and colour.", request.scene.ratio), "thought": true}));
+        if request.wants_thoughts {
+            let draft = (request.pixels.0 / 4, request.pixels.1 / 4);
+            let draft =
+                picture::make(&request.scene, draft, request.format, None, plan.style).base64();
             parts.push(
                 json!({"inlineData": {"mimeType": mime_type, "data": draft}, "thought": true}),
             );
         }
     }
-    if ask.wants_text {
+    if request.wants_text {
         parts.push(json!({"text": "Here is your image."}));
     }
-    let mut part = json!({"inlineData": {"mimeType": mime_type, "data": made.base64()}});
-    if ask.model.thinks {
-        part["thoughtSignature"] = BASE64_STANDARD.encode(made.sha256).into();
+    let mut part = json!({"inlineData": {"mimeType": mime_type, "data": picture.base64()}});
+    if request.model.thinks {
+        part["thoughtSignature"] = BASE64_STANDARD.encode(picture.sha256).into();
     }
     if fault == Some(&Fault::OnlyThought) {
         part["thought"] = true.into();
@@ -78,63 +85,67 @@ fn picture(ask: &Ask, fate: &Fate) -> (Value, String) {
 
     let reply = json!({
         "candidates": [{"index": 0, "content": {"role": "model", "parts": parts}, "finishReason": "STOP"}],
-        "usageMetadata": usage(ask, Some(("IMAGE", ask.picture_tokens))),
+        "usageMetadata": usage(request, Some(("IMAGE", request.picture_tokens))),
     });
-    (reply, made.hash())
+    (reply, picture.hash())
 }
 
-/// `STOP` with words and no picture: no image was asked for, or the model made none.
-fn text_only(ask: &Ask) -> Value {
+/// `STOP` with text and no picture: no image was requested, or the model made none.
+fn text_only(request: &ImageRequest) -> Value {
     json!({
         "candidates": [{
             "index": 0,
             "content": {"role": "model", "parts": [{"text": "I can describe this picture, but I did not make one."}]},
             "finishReason": "STOP",
         }],
-        "usageMetadata": usage(ask, Some(("TEXT", 13))),
+        "usageMetadata": usage(request, Some(("TEXT", 13))),
     })
 }
 
-/// A candidate that ended for `reason` and has no parts, as captured from the real service.
-fn finished(ask: &Ask, reason: &str) -> Value {
+/// A candidate with this `finishReason` and without parts, as recorded from the real service.
+fn finished(request: &ImageRequest, reason: &str) -> Value {
     let mut candidate = json!({"index": 0, "content": {"role": "model"}, "finishReason": reason});
     if !matches!(reason, "NO_IMAGE" | "MAX_TOKENS") {
         candidate["finishMessage"] = "The model output could not be generated. Try rephrasing the prompt. If you think this was an error, send feedback. Support code: 42876398.".into();
     }
-    json!({"candidates": [candidate], "usageMetadata": usage(ask, None)})
+    json!({"candidates": [candidate], "usageMetadata": usage(request, None)})
 }
 
-/// The prompt was refused: no candidates at all.
-fn blocked(ask: &Ask, reason: &str) -> Value {
+/// The reply to a refused prompt: it has no candidates.
+fn blocked(request: &ImageRequest, reason: &str) -> Value {
     let mut usage = json!({
-        "promptTokenCount": prompt_tokens(ask),
-        "totalTokenCount": prompt_tokens(ask),
-        "promptTokensDetails": prompt_details(ask),
+        "promptTokenCount": prompt_tokens(request),
+        "totalTokenCount": prompt_tokens(request),
+        "promptTokensDetails": prompt_details(request),
     });
     let mut feedback = json!({"blockReason": reason});
-    if ask.host == Host::Vertex {
+    if request.host == Host::Vertex {
         feedback["blockReasonMessage"] = "The prompt could not be submitted. It contains words that violate Google's Responsible AI practices. Try rephrasing the prompt.".into();
         usage["trafficType"] = "ON_DEMAND".into();
     }
     json!({"promptFeedback": feedback, "usageMetadata": usage})
 }
 
-/// The tokens of one reply; `made` is the modality of what came out and its tokens.
-fn usage(ask: &Ask, made: Option<(&str, u32)>) -> Value {
-    let prompt = prompt_tokens(ask);
-    let thoughts = if ask.model.thinks { THOUGHT_TOKENS } else { 0 };
+/// The tokens of one reply. `output` is its modality and its tokens.
+fn usage(request: &ImageRequest, output: Option<(&str, u32)>) -> Value {
+    let prompt = prompt_tokens(request);
+    let thoughts = if request.model.thinks {
+        THOUGHT_TOKENS
+    } else {
+        0
+    };
     let mut total = prompt + thoughts;
     let mut usage = json!({
         "promptTokenCount": prompt,
-        "promptTokensDetails": prompt_details(ask),
+        "promptTokensDetails": prompt_details(request),
     });
-    if ask.host == Host::Vertex {
+    if request.host == Host::Vertex {
         usage["trafficType"] = "ON_DEMAND".into();
     }
     if thoughts > 0 {
         usage["thoughtsTokenCount"] = thoughts.into();
     }
-    if let Some((modality, tokens)) = made {
+    if let Some((modality, tokens)) = output {
         total += tokens;
         usage["candidatesTokenCount"] = tokens.into();
         usage["candidatesTokensDetails"] = json!([{"modality": modality, "tokenCount": tokens}]);
@@ -143,22 +154,22 @@ fn usage(ask: &Ask, made: Option<(&str, u32)>) -> Value {
     usage
 }
 
-fn prompt_tokens(ask: &Ask) -> u32 {
-    ask.text_tokens + input_tokens(ask)
+fn prompt_tokens(request: &ImageRequest) -> u32 {
+    request.text_tokens + input_tokens(request)
 }
 
-fn input_tokens(ask: &Ask) -> u32 {
-    u32::try_from(ask.scene.inputs.len())
+fn input_tokens(request: &ImageRequest) -> u32 {
+    u32::try_from(request.scene.inputs.len())
         .unwrap_or(u32::MAX)
-        .saturating_mul(ask.model.tokens_per_input)
+        .saturating_mul(request.model.tokens_per_input)
 }
 
-fn prompt_details(ask: &Ask) -> Value {
-    let mut details = vec![json!({"modality": "TEXT", "tokenCount": ask.text_tokens})];
-    if !ask.scene.inputs.is_empty() {
+fn prompt_details(request: &ImageRequest) -> Value {
+    let mut details = vec![json!({"modality": "TEXT", "tokenCount": request.text_tokens})];
+    if !request.scene.inputs.is_empty() {
         details.insert(
             0,
-            json!({"modality": "IMAGE", "tokenCount": input_tokens(ask)}),
+            json!({"modality": "IMAGE", "tokenCount": input_tokens(request)}),
         );
     }
     details.into()

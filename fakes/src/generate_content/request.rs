@@ -1,36 +1,38 @@
-//! A request, checked as Google checks it and reduced to what the picture needs.
+//! Checks a request as Google checks it, and keeps what the picture needs.
 
 use super::{
     super::{
-        google::{self, ApiError, Host, MOST_INPUTS, Model, Piece},
-        picture::{Format, Input, Scene},
+        faults::without_markers,
+        google::{self, ApiError, Host, MAX_INPUTS, Model, Piece},
     },
     schema,
     wire::{Content, OutputOptions, Request},
 };
 use base64::{Engine, prelude::BASE64_STANDARD};
+use drawing::{Format, Input, Scene};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 /// A valid request.
-pub(super) struct Ask {
+pub(super) struct ImageRequest {
     pub(super) host: Host,
     pub(super) model: &'static Model,
-    /// The prompt is the user's words, without the captions of pictures.
+    /// The user's text without the captions of pictures, with its fault markers.
+    pub(super) prompt: String,
     pub(super) scene: Scene,
     pub(super) wants_picture: bool,
     pub(super) wants_text: bool,
     pub(super) wants_thoughts: bool,
     pub(super) pixels: (u32, u32),
-    /// What the picture costs.
+    /// The output tokens of the picture.
     pub(super) picture_tokens: u32,
     pub(super) format: Format,
-    /// Tokens of all text in the request, at Google's rule of thumb of four characters each.
+    /// The tokens of all texts in the request.
     pub(super) text_tokens: u32,
 }
 
-impl Ask {
-    /// Reads a body for `model`, as this version of the host's protocol.
+impl ImageRequest {
+    /// Checks a body for `model`, in this version of the host's protocol.
     pub(super) fn read(
         host: Host,
         version: &str,
@@ -64,7 +66,7 @@ impl Ask {
             host,
             model,
             wants_picture: wants("IMAGE"),
-            // Left out, the modalities mean text alone: an image has to be asked for.
+            // Without modalities the reply is text: an image has to be requested.
             wants_text: wants("TEXT") || config.response_modalities.is_empty(),
             wants_thoughts: config.thinking_config.include_thoughts.unwrap_or(false),
             pixels: shape.pixels,
@@ -73,19 +75,21 @@ impl Ask {
             text_tokens: text_tokens(&request),
             scene: Scene {
                 model: model.id.to_owned(),
-                prompt,
+                title: without_markers(&prompt),
                 inputs,
                 ratio: shape.ratio.to_owned(),
-                dice: throw_dice(model, body, config.seed.is_some()),
+                seed: picture_seed(model, body, config.seed.is_some()),
             },
+            prompt,
         })
     }
 }
 
-/// The whole request but its labels decides the picture. Where it names no seed a real model draws one; here the labels
-/// stand in for it, so that the outputs of one job differ and a repeated call still gives the same bytes.
-fn throw_dice(model: &Model, mut body: Value, seeded: bool) -> [u8; 32] {
-    if seeded && let Some(fields) = body.as_object_mut() {
+/// The seed of the picture: a hash of the request. A request with its own seed is hashed without its labels. Without a
+/// seed, a real model draws one; here the labels replace it, so that the outputs of one job differ, and a repeated call still
+/// gives the same bytes.
+fn picture_seed(model: &Model, mut body: Value, has_seed: bool) -> [u8; 32] {
+    if has_seed && let Some(fields) = body.as_object_mut() {
         fields.remove("labels");
     }
     Sha256::new()
@@ -135,7 +139,7 @@ fn check_contents(model: &Model, contents: &[Content]) -> Result<(), ApiError> {
             }
             if part.inline_data.is_some() {
                 pictures += 1;
-                // Continuing a conversation, a thinking model wants its own pictures back as it signed them.
+                // In a conversation, a thinking model accepts its own earlier pictures only with their signature.
                 let own = content.role.as_deref() == Some("model");
                 if own && model.thinks && part.thought_signature.is_none() {
                     return Err(ApiError::invalid(format!(
@@ -147,15 +151,15 @@ fn check_contents(model: &Model, contents: &[Content]) -> Result<(), ApiError> {
             }
         }
     }
-    if pictures > MOST_INPUTS {
+    if pictures > MAX_INPUTS {
         return Err(ApiError::invalid(format!(
-            "The number of images in the request, {pictures}, exceeds the limit of {MOST_INPUTS}."
+            "The number of images in the request, {pictures}, exceeds the limit of {MAX_INPUTS}."
         )));
     }
     Ok(())
 }
 
-/// The prompt and the pictures of the user's turns.
+/// The prompt and the pictures in the contents with the role `user`.
 fn read_parts(contents: &[Content]) -> Result<(String, Vec<Input>), ApiError> {
     let user = |content: &&Content| content.role.as_deref() == Some("user");
     let mut pieces = Vec::new();
@@ -175,7 +179,7 @@ fn read_parts(contents: &[Content]) -> Result<(String, Vec<Input>), ApiError> {
     Ok(google::read_captions(pieces))
 }
 
-/// `schema` has seen to it that this is base64.
+/// Decodes a picture. `schema` has already checked and normalized the base64.
 fn decoded(data: &str) -> Result<Vec<u8>, ApiError> {
     (BASE64_STANDARD.decode(data)).map_err(|error| ApiError::invalid(error.to_string()))
 }

@@ -1,16 +1,17 @@
-//! Reading a JSON body as Google's servers do: against the protocol's messages, refusing what they do not name.
+//! Checks a JSON body against the protocol's messages, as Google's servers do. Unknown fields are refused.
 //!
-//! Proto JSON takes both `camelCase` and `snake_case` names and both alphabets of base64; what comes out has one form. The errors are worded
-//! as Google words them, because people paste them into search boxes.
+//! The JSON form of Protocol Buffers (<https://protobuf.dev/programming-guides/json/>) accepts `camelCase` and
+//! `snake_case` names, and both alphabets of base64. The result has only the first of each. The errors have Google's words,
+//! because people search the web for them.
 
 use super::super::{blob, google::Host};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use serde_json::{Map, Value};
 
-/// A message: its fields by their JSON name.
+/// A message: the JSON names and the kinds of its fields.
 type Message = &'static [(&'static str, Kind)];
 
-/// What a field may hold.
+/// The values that a field accepts.
 #[derive(Clone, Copy)]
 enum Kind {
     Text,
@@ -19,13 +20,13 @@ enum Kind {
     Number,
     /// Base64.
     Bytes,
-    /// One of a closed list; the first word is the enum's name in Google's messages.
+    /// An enum: its name in Google's messages, and its values.
     Enum(&'static str, &'static [&'static str]),
-    /// String to string.
+    /// An object of strings.
     Labels,
     One(Message),
     Many(&'static Self),
-    /// A part of the protocol this fake takes but does not look into.
+    /// Accepted, but not checked.
     Opaque,
 }
 
@@ -123,10 +124,10 @@ const IMAGE_CONFIG: Message = &[
     (V1BETA1_ONLY, Kind::Text),
 ];
 
-/// Version 1 of Vertex's protocol does not name it yet.
+/// A field that version `v1` of Vertex AI does not have yet.
 const V1BETA1_ONLY: &str = "prominentPeople";
 
-/// What the Developer API does not name at all.
+/// Fields that the Developer API does not have.
 const VERTEX_ONLY: &[&str] = &[
     "labels",
     "modelArmorConfig",
@@ -174,34 +175,34 @@ const SAFETY_SETTING: Message = &[
     ("method", Kind::Text),
 ];
 
-/// Checks a whole request body and returns it in its one form, or every complaint, a line each.
+/// Checks a request body and returns its normal form. The error has one line for each problem.
 pub(super) fn read_request(host: Host, version: &str, body: &Value) -> Result<Value, String> {
     let mut reader = Reader {
         package: match host {
             Host::Vertex => "google.cloud.aiplatform.v1",
             Host::Gemini => "google.ai.generativelanguage.v1beta",
         },
-        unnamed: match (host, version) {
+        missing: match (host, version) {
             (Host::Gemini, _) => VERTEX_ONLY,
             (Host::Vertex, "v1") => &[V1BETA1_ONLY],
             (Host::Vertex, _) => &[],
         },
-        complaints: Vec::new(),
+        problems: Vec::new(),
     };
     let request = reader.message(REQUEST, "", body);
-    if reader.complaints.is_empty() {
+    if reader.problems.is_empty() {
         Ok(request)
     } else {
-        Err(reader.complaints.join("\n"))
+        Err(reader.problems.join("\n"))
     }
 }
 
 struct Reader {
-    /// Where the protocol's enums live.
+    /// The package of the protocol's enums.
     package: &'static str,
-    /// Fields that this host or version has not.
-    unnamed: &'static [&'static str],
-    complaints: Vec<String>,
+    /// Fields that this host or version does not have.
+    missing: &'static [&'static str],
+    problems: Vec<String>,
 }
 
 impl Reader {
@@ -212,7 +213,7 @@ impl Reader {
         let mut read = Map::new();
         for (name, value) in fields {
             let known = message.iter().find(|(known, _)| {
-                (known == name || snake_case(known) == *name) && !self.unnamed.contains(known)
+                (known == name || snake_case(known) == *name) && !self.missing.contains(known)
             });
             let Some((known, kind)) = known else {
                 let place = if path.is_empty() {
@@ -220,12 +221,12 @@ impl Reader {
                 } else {
                     format!(" at '{path}'")
                 };
-                self.complaints.push(format!(
+                self.problems.push(format!(
                     "Invalid JSON payload received. Unknown name \"{name}\"{place}: Cannot find field."
                 ));
                 continue;
             };
-            // Proto JSON: null is the same as leaving the field out.
+            // Proto JSON: null means that the field is missing.
             if !value.is_null() {
                 let path = if path.is_empty() {
                     snake_case(known)
@@ -251,7 +252,7 @@ impl Reader {
             (Kind::Bytes, Value::String(text)) => match blob::decode(text) {
                 Ok(bytes) => BASE64_STANDARD.encode(bytes).into(),
                 Err(_) => {
-                    self.complaints.push(format!(
+                    self.problems.push(format!(
                         "Invalid value at '{path}' (TYPE_BYTES), Base64 decoding failed"
                     ));
                     Value::Null
@@ -271,7 +272,7 @@ impl Reader {
             (Kind::Many(kind), Value::Array(items)) => (items.iter().enumerate())
                 .map(|(index, item)| self.field(*kind, &format!("{path}[{index}]"), item))
                 .collect(),
-            // Proto JSON takes a lone value where a list is meant.
+            // Google accepts a single value in place of a list.
             (Kind::Many(kind), _) => {
                 Value::Array(vec![self.field(*kind, &format!("{path}[0]"), value)])
             }
@@ -285,13 +286,13 @@ impl Reader {
 
     fn wrong(&mut self, path: &str, kind: &str, value: &Value) -> Value {
         let shown: String = value.to_string().chars().take(120).collect();
-        self.complaints
+        self.problems
             .push(format!("Invalid value at '{path}' ({kind}), {shown}"));
         Value::Null
     }
 }
 
-/// An int32; proto JSON takes it written as a string as well.
+/// An int32. Proto JSON also accepts it as a string.
 fn integer(value: &Value) -> Option<i32> {
     match value {
         Value::Number(number) => i32::try_from(number.as_i64()?).ok(),

@@ -1,4 +1,4 @@
-//! `GenerateContentRequest` as far as the fake looks into it; `schema` has seen to it that nothing else is there.
+//! The fields of `GenerateContentRequest` that the fake uses. `schema` has already checked the body.
 
 use serde::Deserialize;
 use serde_json::Value;

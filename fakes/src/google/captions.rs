@@ -1,21 +1,22 @@
-//! What a prompt says about its pictures.
+//! Reads from the texts of a request which of its pictures are products and which are references.
 
-use super::super::picture::Input;
+use drawing::Input;
 use image::DynamicImage;
 
-/// Pictures nobody captioned: so many are taken for products, the others for references.
-const MOST_UNCAPTIONED_PRODUCTS: usize = 3;
+/// How many pictures without a caption are products. Further ones are references.
+const MAX_UNCAPTIONED_PRODUCTS: usize = 3;
 
-/// A piece of what the user says.
+/// A text or a photo of the user, in the order of the request.
 pub(crate) enum Piece<'a> {
     Text(&'a str),
     Photo(DynamicImage),
 }
 
-/// Parts the prompt from the captions, and the products from the references.
+/// Separates the prompt from the captions, and the products from the references.
 ///
-/// The protocols have no roles for pictures, so a client says in words what each is. A text right before a picture is its
-/// caption, unless no other text could be the prompt; `reference`, `style` or `model` in it make a reference.
+/// The protocols have no roles for pictures, so a client says in a caption what each is. A text directly before a picture
+/// is its caption, unless no other text is left for the prompt. A caption with `reference`, `style` or `model` makes the
+/// picture a reference.
 pub(crate) fn read_captions(pieces: Vec<Piece<'_>>) -> (String, Vec<Input>) {
     let captions = |(index, piece): (usize, &Piece<'_>)| {
         matches!(piece, Piece::Text(_)) && matches!(pieces.get(index + 1), Some(Piece::Photo(_)))
@@ -40,7 +41,7 @@ pub(crate) fn read_captions(pieces: Vec<Piece<'_>>) -> (String, Vec<Input>) {
             }
             Piece::Text(text) => words.push(text),
             Piece::Photo(picture) => {
-                let reference = captioned.unwrap_or(inputs.len() >= MOST_UNCAPTIONED_PRODUCTS);
+                let reference = captioned.unwrap_or(inputs.len() >= MAX_UNCAPTIONED_PRODUCTS);
                 inputs.push(Input { picture, reference });
             }
         }

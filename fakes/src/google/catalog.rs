@@ -1,32 +1,32 @@
-//! The models this fake serves and the exact pixels each makes.
+//! The models that this fake serves, and the exact sizes of their pictures.
 //!
-//! Deliberately not read from `models/*.toml`: a fake that shared our catalogue would agree with its mistakes.
+//! They are not read from `models/*.toml`: a fake that shared our catalogue would share its mistakes.
 
-use super::super::picture::Input;
+use drawing::Input;
 use image::DynamicImage;
 
-/// One published image model.
+/// A published image model.
 #[derive(Debug)]
 pub(crate) struct Model {
     pub(crate) id: &'static str,
-    /// What `imageSize` may say, with the tokens one picture of that size costs. The first is the default.
+    /// The values of `imageSize`, each with the output tokens of a picture. The first is the default.
     pub(crate) sizes: &'static [(&'static str, u32)],
-    /// Gemini 2.5 has a pixel table of its own and neither thinks nor signs its thoughts.
+    /// Whether it thinks and signs its thoughts. Gemini 2.5 does not, and has its own table of sizes.
     pub(crate) thinks: bool,
-    /// Whether the model makes the four extreme ratios, 1:4 to 8:1.
+    /// Whether it makes the four extreme ratios, 1:4 to 8:1.
     extremes: bool,
-    /// What one picture in the request costs, in tokens.
+    /// The input tokens of one picture in the request.
     pub(crate) tokens_per_input: u32,
 }
 
-/// What a model makes of a size and a ratio.
+/// The picture that a model makes for a size and a ratio.
 pub(crate) struct Shape {
     pub(crate) ratio: &'static str,
     pub(crate) pixels: (u32, u32),
     pub(crate) tokens: u32,
 }
 
-/// The models that answer. Retired ones (`*-preview`, `imagen-*`) are not here, so they get Google's 404.
+/// All models. Retired ones (`*-preview`, `imagen-*`) are not here, so they get Google's 404.
 const MODELS: &[Model] = &[
     Model {
         id: "gemini-2.5-flash-image",
@@ -94,8 +94,8 @@ impl Model {
         MODELS.iter().find(|model| model.id == id)
     }
 
-    /// The shape of a picture of this size and ratio, or what is wrong with them. Where the request names no ratio, its
-    /// first photo decides.
+    /// The shape of a picture of this size and ratio. The error says what is wrong with them. Without a ratio, the first photo
+    /// of the request decides; without a photo it is 1:1.
     pub(crate) fn shape(
         &self,
         size: Option<&str>,
@@ -103,7 +103,7 @@ impl Model {
         first: Option<&Input>,
     ) -> Result<Shape, String> {
         let size = size.unwrap_or(self.sizes[0].0);
-        // The capital K matters.
+        // Case matters: `1k` is refused, as Google refuses it.
         let (_, tokens) = (self.sizes.iter())
             .find(|(name, _)| *name == size)
             .ok_or_else(|| format!("Image size {size} is not supported by {}.", self.id))?;
@@ -133,7 +133,7 @@ impl Model {
         })
     }
 
-    /// The ratio nearest to a photo's own, as the model picks when the request names none.
+    /// The ratio nearest to that of a photo.
     fn nearest(&self, photo: &DynamicImage) -> Option<&'static Row> {
         let wanted = (f64::from(photo.width()) / f64::from(photo.height())).ln();
         let distance = |row: &Row| {

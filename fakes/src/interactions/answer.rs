@@ -1,33 +1,52 @@
-//! What the fake says: interactions, value for value.
+//! Interactions, field by field.
 
 use super::{
     super::{
         call::now,
         fault::{ELSEWHERE, Fault},
+        faults::Style,
         google::THOUGHT_TOKENS,
         picture,
+        reply::Reply,
     },
     error,
-    kept::{End, Work},
-    request::{Ask, FORMAT},
+    request::{FORMAT, ImageRequest},
 };
-use crate::reply::Reply;
 use base64::{Engine, prelude::BASE64_STANDARD};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use time::format_description::well_known::Rfc3339;
 
-/// What the filters say of a prompt and of a picture: word and sentence.
+/// Code and sentence of the filter for prompts.
 const CONTENT_BLOCKED: (&str, &str) = (
     "content_blocked",
     "Input blocked: The prompt could not be processed.",
 );
+/// Code and sentence of the filter for pictures.
 const CONTENT_FILTERED: (&str, &str) = (
     "Unable to show the generated image. The image was filtered out because it violated Google's [Generative AI Prohibited Use policy](https://policies.google.com/terms/generative-ai/use-policy). Try rephrasing the prompt. If you think this was an error, [send feedback](https://ai.google.dev/gemini-api/docs/troubleshooting).",
     "Request blocked due to safety violations (harmful content). Please modify your input and retry.",
 );
 
-/// The reply that refuses a caller who waited.
+/// The work of an interaction.
+pub(super) struct Work {
+    pub(super) id: String,
+    pub(super) created: String,
+    pub(super) request: ImageRequest,
+    pub(super) fault: Option<Fault>,
+    pub(super) style: Style,
+}
+
+/// The result of the work.
+pub(super) struct End {
+    pub(super) status: String,
+    /// The interaction, as polls return it.
+    pub(super) body: Value,
+    /// The SHA-256 of its picture, in hex.
+    pub(super) picture: Option<String>,
+}
+
+/// The reply to a caller who waits, if the prompt or the picture is refused.
 pub(super) fn refusal(fault: Option<&Fault>) -> Option<Reply> {
     let (code, message) = match fault {
         Some(Fault::ContentBlocked) => CONTENT_BLOCKED,
@@ -37,19 +56,19 @@ pub(super) fn refusal(fault: Option<&Fault>) -> Option<Reply> {
     Some(error::error(400, code, message))
 }
 
-/// An interaction under way.
+/// An interaction that is running.
 pub(super) fn in_progress(work: &Work) -> Value {
     interaction(work, "in_progress")
 }
 
-/// An interaction somebody cancelled.
+/// An interaction that was cancelled.
 pub(super) fn cancelled(work: &Work) -> End {
     End::of(interaction(work, "cancelled"), None)
 }
 
-/// Does the work: draws the picture, or what the fault makes of it.
+/// Does the work: draws the picture, or plays the fault.
 pub(super) fn end(work: &Work) -> End {
-    let ask = &work.ask;
+    let request = &work.request;
     match &work.fault {
         Some(Fault::Interaction(status)) => ended(work, status),
         Some(Fault::ContentBlocked) => failed(work, CONTENT_BLOCKED),
@@ -58,41 +77,47 @@ pub(super) fn end(work: &Work) -> End {
         Some(Fault::Elsewhere) => {
             let content =
                 json!({"type": "image", "mime_type": FORMAT.mime_type(), "uri": ELSEWHERE});
-            completed(work, Some(("image", ask.picture_tokens)), &[content])
+            completed(work, Some(("image", request.picture_tokens)), &[content])
         }
         Some(Fault::Empty) => completed(work, None, &[]),
-        Some(Fault::TextOnly) => completed(work, Some(("text", 13)), &[words()]),
-        _ if !ask.wants_picture => completed(work, Some(("text", 13)), &[words()]),
+        Some(Fault::TextOnly) => completed(work, Some(("text", 13)), &[text()]),
+        _ if !request.wants_picture => completed(work, Some(("text", 13)), &[text()]),
         fault => {
-            let made = picture::make(&ask.scene, ask.pixels, FORMAT, fault.as_ref(), work.look);
+            let picture = picture::make(
+                &request.scene,
+                request.pixels,
+                FORMAT,
+                fault.as_ref(),
+                work.style,
+            );
             let content =
-                json!({"type": "image", "mime_type": FORMAT.mime_type(), "data": made.base64()});
-            let end = completed(work, Some(("image", ask.picture_tokens)), &[content]);
+                json!({"type": "image", "mime_type": FORMAT.mime_type(), "data": picture.base64()});
+            let end = completed(work, Some(("image", request.picture_tokens)), &[content]);
             End {
-                picture: Some(made.hash()),
+                picture: Some(picture.hash()),
                 ..end
             }
         }
     }
 }
 
-fn words() -> Value {
+fn text() -> Value {
     json!({"type": "text", "text": "I can describe this picture, but I did not make one."})
 }
 
-/// `made` is the modality of what came out and its tokens.
-fn completed(work: &Work, made: Option<(&str, u32)>, content: &[Value]) -> End {
+/// A completed interaction. `output` is its modality and its tokens.
+fn completed(work: &Work, output: Option<(&str, u32)>, content: &[Value]) -> End {
     let mut body = interaction(work, "completed");
     let mut steps = thoughts(work);
     if !content.is_empty() {
         steps.push(json!({"type": "model_output", "content": content}));
     }
     body["steps"] = steps.into();
-    body["usage"] = usage(&work.ask, made);
+    body["usage"] = usage(&work.request, output);
     End::of(body, None)
 }
 
-/// As captured: the reason stands in `errors`, and again on the step that made nothing.
+/// A failed interaction, as recorded from the real service: the reason is in `errors` and again in the failed step.
 fn failed(work: &Work, (code, message): (&str, &str)) -> End {
     let mut body = interaction(work, "failed");
     body["errors"] = json!([{"code": code, "message": message}]);
@@ -100,7 +125,7 @@ fn failed(work: &Work, (code, message): (&str, &str)) -> End {
     End::of(body, None)
 }
 
-/// An end without a picture in whatever status, with what goes with it.
+/// An interaction that ended in any status without a picture, with the fields of that status.
 fn ended(work: &Work, status: &str) -> End {
     let mut body = interaction(work, status);
     let mut steps = thoughts(work);
@@ -125,67 +150,74 @@ fn ended(work: &Work, status: &str) -> End {
         }
     }
     body["steps"] = steps.into();
-    body["usage"] = usage(&work.ask, None);
+    body["usage"] = usage(&work.request, None);
     End::of(body, None)
 }
 
-/// What every interaction has. One that is not stored has no id: there is nothing to ask for.
+/// The fields of every interaction. One that is not stored has no id, because it cannot be polled.
 fn interaction(work: &Work, status: &str) -> Value {
     let mut body = json!({
         "object": "interaction",
         "status": status,
-        "model": work.ask.model.id,
+        "model": work.request.model.id,
         "created": work.created,
         "updated": timestamp(),
         "service_tier": "standard",
     });
-    if work.ask.store {
+    if work.request.store {
         body["id"] = work.id.clone().into();
     }
-    if let Some(previous) = &work.ask.previous {
+    if let Some(previous) = &work.request.previous {
         body["previous_interaction_id"] = previous.clone().into();
     }
     body
 }
 
-/// The thinking before the output; what the thoughts were is told only to who asks.
+/// The thought steps before the output. Their summary is only there if the request asks for it.
 fn thoughts(work: &Work) -> Vec<Value> {
-    if !work.ask.model.thinks {
+    if !work.request.model.thinks {
         return Vec::new();
     }
     let signature = BASE64_STANDARD.encode(Sha256::digest(&work.id));
     let mut thought = json!({"type": "thought", "signature": signature});
-    if work.ask.wants_thoughts {
-        let text = format!("Considering the composition in {}.", work.ask.scene.ratio);
+    if work.request.wants_thoughts {
+        let text = format!(
+            "Considering the composition in {}.",
+            work.request.scene.ratio
+        );
         thought["summary"] = json!([{"type": "text", "text": text}]);
     }
     vec![thought]
 }
 
-fn usage(ask: &Ask, made: Option<(&str, u32)>) -> Value {
-    let pictures = u32::try_from(ask.scene.inputs.len()).unwrap_or(u32::MAX);
-    let input_pictures = pictures.saturating_mul(ask.model.tokens_per_input);
-    let input = ask.text_tokens + input_pictures;
-    let mut inputs = vec![json!({"modality": "text", "tokens": ask.text_tokens})];
+fn usage(request: &ImageRequest, output: Option<(&str, u32)>) -> Value {
+    let pictures = u32::try_from(request.scene.inputs.len()).unwrap_or(u32::MAX);
+    let input_pictures = pictures.saturating_mul(request.model.tokens_per_input);
+    let input = request.text_tokens + input_pictures;
+    let mut inputs = vec![json!({"modality": "text", "tokens": request.text_tokens})];
     if pictures > 0 {
         inputs.push(json!({"modality": "image", "tokens": input_pictures}));
     }
-    let thoughts = if ask.model.thinks { THOUGHT_TOKENS } else { 0 };
-    let output = made.map_or(0, |(_, tokens)| tokens);
-    let outputs = made.map(|(modality, tokens)| json!({"modality": modality, "tokens": tokens}));
+    let thoughts = if request.model.thinks {
+        THOUGHT_TOKENS
+    } else {
+        0
+    };
+    let output_tokens = output.map_or(0, |(_, tokens)| tokens);
+    let outputs = output.map(|(modality, tokens)| json!({"modality": modality, "tokens": tokens}));
     json!({
         "total_input_tokens": input,
         "input_tokens_by_modality": inputs,
         "total_cached_tokens": 0,
-        "total_output_tokens": output,
+        "total_output_tokens": output_tokens,
         "output_tokens_by_modality": Vec::from_iter(outputs),
         "total_tool_use_tokens": 0,
         "total_thought_tokens": thoughts,
-        "total_tokens": input + output + thoughts,
+        "total_tokens": input + output_tokens + thoughts,
     })
 }
 
-/// Whole seconds, as Google writes them here.
+/// The current time in whole seconds, as Google writes it here.
 pub(super) fn timestamp() -> String {
     let now = now().replace_nanosecond(0).unwrap_or_else(|_| now());
     now.format(&Rfc3339).unwrap_or_default()

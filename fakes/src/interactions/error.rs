@@ -1,13 +1,13 @@
-//! Errors as the Interactions API words them: a sentence and a word, no number.
+//! Errors of the Interactions API: a sentence and a code word, without a number.
 
 use super::super::{
-    google::{Host, retry_info, whole_seconds},
-    reply::Reply,
+    google::{Host, retry_info},
+    reply::{Reply, whole_seconds},
 };
 use serde_json::json;
 use std::time::Duration;
 
-/// An error with this HTTP status, word and sentence.
+/// An error with this HTTP status, code and sentence.
 pub(super) fn error(status: u16, code: &str, message: impl Into<String>) -> Reply {
     Reply::refused(
         status,
@@ -15,22 +15,22 @@ pub(super) fn error(status: u16, code: &str, message: impl Into<String>) -> Repl
     )
 }
 
-/// 400, with the sentence that says what is wrong.
+/// 400 with a sentence that says what is wrong.
 pub(super) fn invalid(message: impl Into<String>) -> Reply {
     error(400, "invalid_request", message)
 }
 
-/// 404 for an interaction that is not there.
+/// 404 for an unknown interaction.
 pub(super) fn no_such_interaction() -> Reply {
     error(404, "not_found", "Requested entity was not found.")
 }
 
-/// 404 for a model that is not there.
+/// 404 for an unknown model.
 pub(super) fn no_such_model(model: &str) -> Reply {
     error(404, "not_found", format!("Model '{model}' not found."))
 }
 
-/// 429 as captured from a key without any quota; it says no more than this.
+/// 429 as recorded with an API key without any quota. It has no retry hint.
 pub(super) fn no_quota() -> Reply {
     let message = "You do not have enough quota to make this request.";
     error(429, "too_many_requests", message)
@@ -39,7 +39,7 @@ pub(super) fn no_quota() -> Reply {
 /// The error that goes with an HTTP status.
 pub(super) fn of_status(host: Host, status: u16, hint: Option<Duration>) -> Reply {
     match status {
-        // The front end looks at credentials, and it speaks as it does before every interface.
+        // Google's front end checks credentials. Its errors have the same format for all APIs.
         401 | 403 => host.of_status(status, "", None).into_list(),
         404 => no_such_interaction(),
         429 => match hint {
@@ -52,7 +52,7 @@ pub(super) fn of_status(host: Host, status: u16, hint: Option<Duration>) -> Repl
                     "details": [retry_info(wait)],
                 }}),
             )
-            .with("retry-after", &whole_seconds(wait).to_string()),
+            .with_header("retry-after", &whole_seconds(wait).to_string()),
         },
         400 => invalid("Request contains an invalid argument."),
         499 => error(499, "cancelled", "The operation was cancelled."),

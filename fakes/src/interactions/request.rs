@@ -1,44 +1,47 @@
-//! A request, checked as Google checks it and reduced to what the picture needs.
+//! Checks a request as Google checks it, and keeps what the picture needs.
 
 use super::{
     super::{
         blob,
-        google::{self, Host, MOST_INPUTS, Model, Piece},
-        picture::{Format, Scene},
+        faults::without_markers,
+        google::{self, Host, MAX_INPUTS, Model, Piece},
         reply::Reply,
     },
     error::{invalid, no_such_model},
     wire::{Content, ImageConfig, Request, ResponseFormat},
 };
+use drawing::{Format, Scene};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
-/// The only type the protocol offers.
+/// The only format that the protocol offers.
 pub(super) const FORMAT: Format = Format::Jpeg { quality: 75 };
 
 /// A valid request.
-pub(super) struct Ask {
+pub(super) struct ImageRequest {
     pub(super) model: &'static Model,
+    /// The user's text without the captions of pictures, with its fault markers.
+    pub(super) prompt: String,
     pub(super) scene: Scene,
     pub(super) wants_picture: bool,
     pub(super) wants_thoughts: bool,
     pub(super) pixels: (u32, u32),
-    /// What the picture costs.
+    /// The output tokens of the picture.
     pub(super) picture_tokens: u32,
-    /// Tokens of all text in the request.
+    /// The tokens of all texts in the request.
     pub(super) text_tokens: u32,
-    /// The work goes on after the reply.
+    /// Whether the work goes on after the reply.
     pub(super) background: bool,
-    /// The interaction can be asked for later.
+    /// Whether the interaction can be polled later.
     pub(super) store: bool,
     pub(super) previous: Option<String>,
 }
 
-impl Ask {
+impl ImageRequest {
     pub(super) fn read(host: Host, body: &Value) -> Result<Self, Reply> {
         let request: Request = serde_json::from_value(body.clone())
             .map_err(|error| invalid(format!("Invalid request: {error}.")))?;
-        check_abilities(&request)?;
+        check_supported(&request)?;
         if host == Host::Gemini && request.safety_settings.is_some() {
             return Err(invalid(
                 "The parameter 'safety_settings' is not available on the Gemini API but it is available on the Gemini Enterprise Agent Platform.",
@@ -74,9 +77,9 @@ impl Ask {
         let contents = read_input(&input)?;
         let pieces: Result<Vec<_>, Reply> = contents.iter().map(read_content).collect();
         let (prompt, inputs) = google::read_captions(pieces?);
-        if inputs.len() > MOST_INPUTS {
+        if inputs.len() > MAX_INPUTS {
             return Err(invalid(format!(
-                "The number of images in the request, {}, exceeds the limit of {MOST_INPUTS}.",
+                "The number of images in the request, {}, exceeds the limit of {MAX_INPUTS}.",
                 inputs.len()
             )));
         }
@@ -113,30 +116,32 @@ impl Ask {
             previous: request.previous_interaction_id,
             scene: Scene {
                 model: model.id.to_owned(),
-                prompt,
+                title: without_markers(&prompt),
                 inputs,
                 ratio: shape.ratio.to_owned(),
-                dice: throw_dice(body, request.generation_config.seed.is_some()),
+                seed: picture_seed(body, request.generation_config.seed.is_some()),
             },
+            prompt,
         })
     }
 }
 
-/// As in `generateContent`: the labels stand in for the seed that a real model draws.
-fn throw_dice(body: &Value, seeded: bool) -> [u8; 32] {
+/// The seed of the picture: a hash of the request. As in `generateContent`, the labels replace the seed that a real model
+/// draws.
+fn picture_seed(body: &Value, has_seed: bool) -> [u8; 32] {
     let mut body = body.as_object().cloned().unwrap_or_default();
-    if seeded {
+    if has_seed {
         body.remove("labels");
     }
-    // How the caller waits has no part in it.
-    for manner in ["background", "store"] {
-        body.remove(manner);
+    // The picture does not depend on how the caller waits for it.
+    for field in ["background", "store"] {
+        body.remove(field);
     }
     Sha256::digest(Value::from(body).to_string()).into()
 }
 
-/// What Google can and the fake cannot is said, never passed over.
-fn check_abilities(request: &Request) -> Result<(), Reply> {
+/// Refuses what Google offers and the fake does not. Nothing is ignored silently.
+fn check_supported(request: &Request) -> Result<(), Reply> {
     let asked = [
         ("stream", request.stream == Some(true)),
         ("agent", request.agent.is_some()),
@@ -153,7 +158,7 @@ fn check_abilities(request: &Request) -> Result<(), Reply> {
     }
 }
 
-/// A text, a content, a list of contents, or a list of steps of which the user's count.
+/// Reads the input: a text, a content, a list of contents, or a list of steps, of which only the user's are used.
 fn read_input(input: &Value) -> Result<Vec<Content>, Reply> {
     let items = match input {
         Value::String(text) => {
@@ -174,7 +179,7 @@ fn read_input(input: &Value) -> Result<Vec<Content>, Reply> {
                 contents.push(Content::text(text));
                 continue;
             }
-            // What the model said before has no part in the picture.
+            // Earlier output of the model is not part of the prompt.
             (Some("model_output" | "thought"), _) => continue,
             _ => (std::slice::from_ref(item), format!("input[{index}]")),
         };
@@ -210,7 +215,7 @@ fn read_content(content: &Content) -> Result<Piece<'_>, Reply> {
     }
 }
 
-/// What the response format says of a picture, if it asks for one.
+/// The first response format for an image. `None` if the request asks for none.
 fn read_format(formats: Option<Value>) -> Result<Option<ImageConfig>, Reply> {
     let formats = match formats {
         Some(Value::Array(formats)) => formats,

@@ -1,5 +1,4 @@
-//! `CreateModelInteraction` of Google's revision 2026-05-20, as far as the fake looks into it. What it does not name is
-//! refused.
+//! The fields of `CreateModelInteraction` (Google's revision 2026-05-20) that the fake uses. Other fields are refused.
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -17,7 +16,7 @@ pub(super) struct Request {
     pub(super) system_instruction: Option<String>,
     #[serde(default)]
     pub(super) generation_config: GenerationConfig,
-    /// One, or a list.
+    /// One format or a list of them.
     pub(super) response_format: Option<Value>,
     #[serde(default)]
     pub(super) response_modalities: Vec<String>,
@@ -28,7 +27,7 @@ pub(super) struct Request {
     pub(super) service_tier: Option<String>,
     #[serde(rename = "response_mime_type")]
     _response_mime_type: Option<String>,
-    // What Google has and the fake has not.
+    // Offered by Google and refused by the fake.
     pub(super) agent: Option<Value>,
     pub(super) agent_config: Option<Value>,
     pub(super) cached_content: Option<Value>,
@@ -61,7 +60,7 @@ pub(super) struct GenerationConfig {
     pub(super) seed: Option<i32>,
     pub(super) thinking_level: Option<String>,
     pub(super) thinking_summaries: Option<String>,
-    /// Deprecated in favour of the response format.
+    /// Deprecated: `response_format` replaces it.
     pub(super) image_config: Option<ImageConfig>,
     #[serde(rename = "max_output_tokens")]
     _max_output_tokens: Option<u32>,

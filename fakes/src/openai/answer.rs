@@ -1,65 +1,78 @@
-//! What the fake says: `OpenAI`'s replies, value for value.
+//! The replies of `OpenAI`, field by field.
 
 use super::{
     super::{
         call::now,
         fault::{ELSEWHERE, Fault},
-        faults::Fate,
+        faults::CallPlan,
         picture,
-        picture::Format,
         reply::Reply,
     },
-    gallery::Gallery,
-    request::{Ask, Usage},
+    downloads::Downloads,
+    request::{ImageRequest, Usage},
     shape,
 };
+use drawing::Format;
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
-/// The reply to a valid request, good or as the fault has it.
-pub(super) fn reply(mut ask: Ask, fate: &Fate, gallery: &Gallery, base_url: &str) -> Reply {
-    let fault = fate.fault.as_ref();
+/// The reply to a valid request: good, or with the fault of its plan.
+pub(super) fn reply(
+    mut request: ImageRequest,
+    plan: &CallPlan,
+    downloads: &Downloads,
+    base_url: &str,
+) -> Reply {
+    let fault = plan.fault.as_ref();
     let shape = match fault {
         Some(Fault::Shape(name)) => Some(name.as_str()),
         _ => None,
     };
-    ask.by_address |= shape.is_some_and(shape::is_by_address);
+    request.by_address |= shape.is_some_and(shape::is_by_address);
     let count = if fault == Some(&Fault::Empty) {
         0
     } else {
-        ask.count
+        request.count
     };
     let mut hash = None;
     let mut data = Vec::new();
     for _ in 0..count {
-        let made = picture::make(&ask.scene, ask.pixels, ask.format, fault, fate.look);
-        ask.scene.roll_again();
-        hash.get_or_insert_with(|| made.hash());
+        let picture = picture::make(
+            &request.scene,
+            request.pixels,
+            request.format,
+            fault,
+            plan.style,
+        );
+        // The next picture of the same request is another one, but the same for each run.
+        request.scene.seed = Sha256::digest(request.scene.seed).into();
+        hash.get_or_insert_with(|| picture.hash());
         data.push(if fault == Some(&Fault::Elsewhere) {
             json!({"url": ELSEWHERE})
-        } else if ask.by_address {
-            let name = format!("{}.{}", made.hash(), word(ask.format));
-            let path = gallery.hang(name, ask.format.mime_type(), made.bytes.clone());
+        } else if request.by_address {
+            let name = format!("{}.{}", picture.hash(), format_name(request.format));
+            let path = downloads.publish(name, request.format.mime_type(), picture.bytes.clone());
             json!({"url": format!("{base_url}{path}")})
         } else {
-            json!({"b64_json": made.base64()})
+            json!({"b64_json": picture.base64()})
         });
     }
     let mut body = json!({"created": now().unix_timestamp(), "data": data});
-    if let Some(usage) = &ask.usage {
+    if let Some(usage) = &request.usage {
         body["background"] = "opaque".into();
-        body["output_format"] = word(ask.format).into();
-        body["quality"] = ask.quality.into();
-        body["size"] = format!("{}x{}", ask.pixels.0, ask.pixels.1).into();
-        body["usage"] = counted(usage);
+        body["output_format"] = format_name(request.format).into();
+        body["quality"] = request.quality.into();
+        body["size"] = format!("{}x{}", request.pixels.0, request.pixels.1).into();
+        body["usage"] = usage_json(usage);
     }
     let reply = match shape {
         Some(name) => shape::reply(name, body),
         None => Reply::json(200, &body),
     };
-    reply.showing(hash)
+    reply.with_picture_hash(hash)
 }
 
-fn counted(usage: &Usage) -> Value {
+fn usage_json(usage: &Usage) -> Value {
     let Usage {
         text,
         images,
@@ -74,7 +87,7 @@ fn counted(usage: &Usage) -> Value {
     })
 }
 
-fn word(format: Format) -> &'static str {
+fn format_name(format: Format) -> &'static str {
     match format {
         Format::Png => "png",
         Format::Jpeg { .. } => "jpeg",

@@ -1,10 +1,10 @@
-//! Errors as `OpenAI` words them.
+//! Errors, worded as `OpenAI` words them.
 
-use super::super::{google::whole_seconds, reply::Reply};
+use super::super::reply::{Reply, whole_seconds};
 use serde_json::{Value, json};
 use std::time::Duration;
 
-/// How long a 429 asks to wait unless it is told otherwise.
+/// How long a 429 asks to wait by default.
 const WAIT: Duration = Duration::from_secs(1);
 
 /// An error.
@@ -15,12 +15,12 @@ pub(super) struct ApiError {
     code: Option<String>,
     param: Option<String>,
     message: String,
-    /// What a 429 hints at.
+    /// How long a 429 asks to wait.
     wait: Option<Duration>,
 }
 
 impl ApiError {
-    /// 400, with the sentence that says what is wrong, and with which field.
+    /// 400 with a sentence that says what is wrong, and the field it is about.
     pub(super) fn invalid(param: Option<&str>, code: &str, message: impl Into<String>) -> Self {
         Self {
             param: param.map(ToOwned::to_owned),
@@ -28,7 +28,7 @@ impl ApiError {
         }
     }
 
-    /// 400 from the model itself.
+    /// 400 from the image model.
     pub(super) fn user_error(param: Option<&str>, code: &str, message: impl Into<String>) -> Self {
         Self {
             kind: "image_generation_user_error",
@@ -42,14 +42,14 @@ impl ApiError {
         Self::new(401, "invalid_request_error", "invalid_api_key", message)
     }
 
-    /// 404 for a model nobody has.
+    /// 404 for an unknown model.
     pub(super) fn no_such_model(model: &str) -> Self {
         let message =
             format!("The model `{model}` does not exist or you do not have access to it.");
         Self::new(404, "invalid_request_error", "model_not_found", message)
     }
 
-    /// The error that usually goes with an HTTP status.
+    /// The usual error with an HTTP status.
     pub(super) fn of_status(status: u16, model: &str, hint: Option<Duration>) -> Self {
         match status {
             401 => Self::of_code("invalid_api_key", model, ""),
@@ -100,7 +100,7 @@ impl ApiError {
         }
     }
 
-    /// The error with a code, at the status it usually has.
+    /// The error with a code, with its usual status.
     pub(super) fn of_code(code: &str, model: &str, request_id: &str) -> Self {
         match code {
             "moderation_blocked" => Self::user_error(
@@ -142,34 +142,30 @@ impl ApiError {
         }
     }
 
-    pub(super) fn into_reply(self) -> Reply {
-        self.to_reply()
-    }
-
     pub(super) fn to_reply(&self) -> Reply {
         let reply = Reply::refused(self.status, &self.body());
         let Some(wait) = self.wait else {
             return reply;
         };
         reply
-            .with("retry-after", &whole_seconds(wait).to_string())
-            .with("x-ratelimit-limit-requests", "5")
-            .with("x-ratelimit-remaining-requests", "0")
-            .with(
+            .with_header("retry-after", &whole_seconds(wait).to_string())
+            .with_header("x-ratelimit-limit-requests", "5")
+            .with_header("x-ratelimit-remaining-requests", "0")
+            .with_header(
                 "x-ratelimit-reset-requests",
                 &format!("{}s", wait.as_secs_f64()),
             )
     }
 
-    /// The error where a picture was due, as some gateways put it.
-    pub(super) fn in_a_success(&self) -> Reply {
+    /// The error with status 200, as some gateways send it.
+    pub(super) fn to_reply_with_status_200(&self) -> Reply {
         let mut body = self.body();
         body["data"] = Value::Null;
         Reply::refused(200, &body)
     }
 
-    /// The error with its code behind a message of 100 KiB, which begins with what people should not be shown.
-    pub(super) fn at_length(&self) -> Reply {
+    /// The error with a message of 100 KiB that begins with control characters. Its code comes after the message.
+    pub(super) fn to_long_reply(&self) -> Reply {
         let message = format!(
             "\u{202E}\u{7}{}\n{}",
             self.message,
@@ -179,7 +175,7 @@ impl ApiError {
         let body = format!(
             r#"{{"error": {{"message": {message}, "type": {kind}, "param": null, "code": {code}}}}}"#
         );
-        Reply::text(self.status, body).told("refused_request")
+        Reply::text(self.status, body).with_outcome("refused_request")
     }
 
     fn body(&self) -> Value {

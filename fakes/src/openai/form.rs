@@ -1,4 +1,4 @@
-//! The fields of a request, from JSON or from a form.
+//! The fields of a request, read from JSON or from a multipart form.
 
 use super::{
     super::{blob, journal::Entry},
@@ -11,19 +11,19 @@ use multer::Multipart;
 use serde_json::{Map, Value, json};
 use std::convert::Infallible;
 
-/// What a request says.
+/// The fields of a request.
 #[derive(Clone)]
 pub(super) struct Fields {
     values: Map<String, Value>,
-    /// A form writes numbers and truths as words.
-    in_words: bool,
+    /// Whether they come from a form, where numbers and booleans are text.
+    is_form: bool,
     pub(super) files: Vec<File>,
 }
 
 /// A file of a form.
 #[derive(Clone)]
 pub(super) struct File {
-    /// Without the brackets that a list has.
+    /// The name of its field, without the brackets of a list.
     pub(super) field: String,
     pub(super) content_type: Option<String>,
     pub(super) bytes: Bytes,
@@ -34,7 +34,7 @@ impl Fields {
         match serde_json::from_slice(raw) {
             Ok(Value::Object(values)) => Ok(Self {
                 values,
-                in_words: false,
+                is_form: false,
                 files: Vec::new(),
             }),
             _ => Err(ApiError::invalid(
@@ -46,7 +46,7 @@ impl Fields {
     }
 
     pub(super) async fn of_form(headers: &HeaderMap, raw: Bytes) -> Result<Self, ApiError> {
-        let unread = |error: &dyn ToString| {
+        let unreadable = |error: &dyn ToString| {
             let sentence = format!("Could not parse multipart form: {}", error.to_string());
             ApiError::invalid(None, "invalid_multipart", sentence)
         };
@@ -54,25 +54,29 @@ impl Fields {
             .get(CONTENT_TYPE)
             .and_then(|value| value.to_str().ok());
         let boundary = multer::parse_boundary(content_type.unwrap_or_default())
-            .map_err(|error| unread(&error))?;
+            .map_err(|error| unreadable(&error))?;
         let body = stream::iter([Ok::<_, Infallible>(raw)]);
         let mut parts = Multipart::new(body, boundary);
         let mut fields = Self {
             values: Map::new(),
-            in_words: true,
+            is_form: true,
             files: Vec::new(),
         };
-        while let Some(part) = parts.next_field().await.map_err(|error| unread(&error))? {
+        while let Some(part) = parts
+            .next_field()
+            .await
+            .map_err(|error| unreadable(&error))?
+        {
             let name = part.name().unwrap_or_default().to_owned();
             let content_type = part.content_type().map(ToString::to_string);
             if part.file_name().is_some() {
                 fields.files.push(File {
                     field: name.trim_end_matches("[]").to_owned(),
                     content_type,
-                    bytes: part.bytes().await.map_err(|error| unread(&error))?,
+                    bytes: part.bytes().await.map_err(|error| unreadable(&error))?,
                 });
             } else {
-                let text = part.text().await.map_err(|error| unread(&error))?;
+                let text = part.text().await.map_err(|error| unreadable(&error))?;
                 fields.values.insert(name, text.into());
             }
         }
@@ -83,38 +87,39 @@ impl Fields {
     pub(super) fn entry(&self) -> Entry {
         let mut body = self.values.clone();
         for file in &self.files {
-            let mut kept = blob::described(&file.bytes);
-            kept["content_type"] = json!(file.content_type);
+            let mut described = blob::described(&file.bytes);
+            described["content_type"] = json!(file.content_type);
             match body.get_mut(&file.field) {
-                Some(Value::Array(kept_before)) => kept_before.push(kept),
+                Some(Value::Array(files)) => files.push(described),
                 _ => {
-                    body.insert(file.field.clone(), json!([kept]));
+                    body.insert(file.field.clone(), json!([described]));
                 }
             }
         }
         Entry {
-            model: self.word("model").unwrap_or_default().to_owned(),
+            model: self.str("model").unwrap_or_default().to_owned(),
             body: body.into(),
             ..Entry::default()
         }
     }
 
+    /// The names of all fields, files included.
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
         let files = self.files.iter().map(|file| file.field.as_str());
         self.values.keys().map(String::as_str).chain(files)
     }
 
-    /// The whole request but its files, for whoever throws dice with it.
+    /// All fields except the files.
     pub(super) fn values(&self) -> &Map<String, Value> {
         &self.values
     }
 
-    /// A text, if it is one.
-    pub(super) fn word(&self, name: &str) -> Option<&str> {
+    /// A text. `None` if the field is missing or is not text.
+    pub(super) fn str(&self, name: &str) -> Option<&str> {
         self.values.get(name)?.as_str()
     }
 
-    /// A text, if the field is there at all.
+    /// A text. `None` if the field is missing; an error if it is not text.
     pub(super) fn text(&self, name: &str) -> Result<Option<&str>, ApiError> {
         match self.values.get(name) {
             None | Some(Value::Null) => Ok(None),
@@ -123,13 +128,13 @@ impl Fields {
         }
     }
 
-    /// A whole number, if the field is there at all.
+    /// A whole number. `None` if the field is missing.
     pub(super) fn integer(&self, name: &str) -> Result<Option<i64>, ApiError> {
         let Some(value) = self.values.get(name).filter(|value| !value.is_null()) else {
             return Ok(None);
         };
         let number = match value {
-            Value::String(word) if self.in_words => word.parse().ok(),
+            Value::String(word) if self.is_form => word.parse().ok(),
             value => value.as_i64(),
         };
         match number {
@@ -138,13 +143,13 @@ impl Fields {
         }
     }
 
-    /// A truth, false if the field is not there.
-    pub(super) fn truth(&self, name: &str) -> Result<bool, ApiError> {
+    /// A boolean. False if the field is missing.
+    pub(super) fn bool(&self, name: &str) -> Result<bool, ApiError> {
         match self.values.get(name) {
             None | Some(Value::Null) => Ok(false),
-            Some(Value::Bool(truth)) => Ok(*truth),
-            Some(Value::String(word)) if self.in_words && word == "true" => Ok(true),
-            Some(Value::String(word)) if self.in_words && word == "false" => Ok(false),
+            Some(Value::Bool(value)) => Ok(*value),
+            Some(Value::String(word)) if self.is_form && word == "true" => Ok(true),
+            Some(Value::String(word)) if self.is_form && word == "false" => Ok(false),
             Some(other) => Err(wrong_type(name, "a boolean", other)),
         }
     }

@@ -1,25 +1,27 @@
-//! A request, checked as `OpenAI` checks it and reduced to what the picture needs.
+//! Checks a request as `OpenAI` checks it, and keeps what the picture needs.
 
 use super::{
-    super::picture::{Format, Input, Scene},
+    super::faults::without_markers,
     error::ApiError,
     form::{Fields, File},
 };
+use drawing::{Format, Input, Scene};
 use image::{DynamicImage, ImageFormat};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-const MOST_LETTERS: usize = 32_000;
-const MOST_PICTURES: u32 = 10;
-const MOST_INPUTS: usize = 16;
-const MOST_INPUT_BYTES: usize = 50 * 1024 * 1024;
-const MOST_MASK_BYTES: usize = 4 * 1024 * 1024;
-/// Pictures of a request: so many are taken for products, the others for references.
-const MOST_PRODUCTS: usize = 3;
-/// What an image model takes in, and puts out, in tokens.
+/// The limits of `OpenAI`'s API.
+const MAX_PROMPT_CHARACTERS: usize = 32_000;
+const MAX_PICTURES: u32 = 10;
+const MAX_INPUTS: usize = 16;
+const MAX_INPUT_BYTES: usize = 50 * 1024 * 1024;
+const MAX_MASK_BYTES: usize = 4 * 1024 * 1024;
+/// How many pictures of a request are products. Further ones are references.
+const MAX_PRODUCTS: usize = 3;
+/// The input tokens of one picture in the request.
 const TOKENS_PER_INPUT: u32 = 765;
 
-/// The two ways to ask.
+/// The two operations of the API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verb {
     Generate,
@@ -35,7 +37,7 @@ impl Verb {
         }
     }
 
-    /// What a GPT model knows.
+    /// The fields that a GPT model accepts.
     fn parameters(self) -> impl Iterator<Item = &'static str> {
         const BOTH: &[&str] = &[
             "model",
@@ -60,14 +62,14 @@ impl Verb {
     }
 }
 
-/// Who paints.
+/// The kind of model.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Model {
     /// GPT Image 2.
     Second,
-    /// GPT Image 2.5, which knows finer qualities.
-    Finer,
-    /// A server of one's own.
+    /// GPT Image 2.5, which has more qualities.
+    SecondAndHalf,
+    /// A local server.
     Local,
 }
 
@@ -75,7 +77,7 @@ impl Model {
     fn find(id: &str) -> Option<Self> {
         match id {
             "gpt-image-2" => Some(Self::Second),
-            "gpt-image-2.5-sunburst" | "gpt-image-2.5-flare" => Some(Self::Finer),
+            "gpt-image-2.5-sunburst" | "gpt-image-2.5-flare" => Some(Self::SecondAndHalf),
             id if id.starts_with("local-") => Some(Self::Local),
             _ => None,
         }
@@ -84,34 +86,36 @@ impl Model {
     fn qualities(self) -> &'static [&'static str] {
         match self {
             Self::Second => &["auto", "low", "medium", "high"],
-            Self::Finer | Self::Local => &["auto", "low", "medium", "high", "xhigh", "max"],
+            Self::SecondAndHalf | Self::Local => &["auto", "low", "medium", "high", "xhigh", "max"],
         }
     }
 }
 
 /// A valid request.
-pub(super) struct Ask {
+pub(super) struct ImageRequest {
+    /// The prompt, with its fault markers.
+    pub(super) prompt: String,
     pub(super) scene: Scene,
     /// How many pictures.
     pub(super) count: u32,
     pub(super) pixels: (u32, u32),
     pub(super) format: Format,
     pub(super) quality: &'static str,
-    /// Whether the answer is an address and not the picture itself.
+    /// Whether the answer is a URL and not the picture itself.
     pub(super) by_address: bool,
-    /// What a GPT model counts; a local server does not.
+    /// The tokens of a GPT model. A local server reports none.
     pub(super) usage: Option<Usage>,
 }
 
-/// Tokens.
+/// The tokens of a request and its reply.
 pub(super) struct Usage {
     pub(super) text: u32,
     pub(super) images: u32,
     pub(super) output: u32,
 }
 
-impl Ask {
-    /// Reads the fields of a request; `number` stands in for the seed of one that names none.
+impl ImageRequest {
+    /// Checks the fields of a request. `number` is the seed of a request that has none.
     pub(super) fn read(verb: Verb, fields: &Fields, number: u64) -> Result<Self, ApiError> {
         let name = required(fields, "model")?;
         let model = Model::find(name).ok_or_else(|| ApiError::no_such_model(name))?;
@@ -119,10 +123,10 @@ impl Ask {
             check_names(verb, fields, name, model)?;
         }
         let prompt = required(fields, "prompt")?;
-        let letters = prompt.chars().count();
-        if letters > MOST_LETTERS {
+        let characters = prompt.chars().count();
+        if characters > MAX_PROMPT_CHARACTERS {
             let sentence = format!(
-                "Invalid 'prompt': string too long. Expected a string with maximum length {MOST_LETTERS}, but got a string with length {letters} instead."
+                "Invalid 'prompt': string too long. Expected a string with maximum length {MAX_PROMPT_CHARACTERS}, but got a string with length {characters} instead."
             );
             return Err(ApiError::invalid(
                 Some("prompt"),
@@ -133,14 +137,14 @@ impl Ask {
         let count = fields.integer("n")?.unwrap_or(1);
         let count = u32::try_from(count)
             .ok()
-            .filter(|count| (1..=MOST_PICTURES).contains(count))
+            .filter(|count| (1..=MAX_PICTURES).contains(count))
             .ok_or_else(|| {
                 let sentence = format!(
-                    "Invalid 'n': integer out of range. Expected a value between 1 and {MOST_PICTURES}, but got {count} instead."
+                    "Invalid 'n': integer out of range. Expected a value between 1 and {MAX_PICTURES}, but got {count} instead."
                 );
                 ApiError::invalid(Some("n"), "integer_out_of_range", sentence)
             })?;
-        check_abilities(fields)?;
+        check_supported(fields)?;
         one_of(fields, "moderation", &["auto", "low"])?;
         one_of(fields, "complexity", &["low", "medium", "high"])?;
         let quality = match one_of(fields, "quality", model.qualities())? {
@@ -162,7 +166,7 @@ impl Ask {
             Some(size) => read_size(size, model)?,
         };
         let usage = (model != Model::Local).then(|| Usage {
-            text: u32::try_from(letters.div_ceil(4)).unwrap_or(u32::MAX),
+            text: u32::try_from(characters.div_ceil(4)).unwrap_or(u32::MAX),
             images: u32::try_from(photos.len()).unwrap_or(u32::MAX) * TOKENS_PER_INPUT,
             output: output_tokens(pixels, quality) * count,
         });
@@ -170,18 +174,19 @@ impl Ask {
             Some(_) => 0,
             None => number,
         };
-        let dice = Sha256::new()
+        let seed = Sha256::new()
             .chain_update(Value::from(fields.values().clone()).to_string())
             .chain_update(seed.to_be_bytes())
             .finalize()
             .into();
         Ok(Self {
+            prompt: prompt.to_owned(),
             scene: Scene {
                 model: name.to_owned(),
-                prompt: prompt.to_owned(),
+                title: without_markers(prompt),
                 inputs: inputs(photos),
                 ratio: ratio(pixels),
-                dice,
+                seed,
             },
             count,
             pixels,
@@ -229,27 +234,27 @@ fn check_names(verb: Verb, fields: &Fields, name: &str, model: Model) -> Result<
     }
 }
 
-/// What `OpenAI` can and the fake cannot is said, never passed over.
-fn check_abilities(fields: &Fields) -> Result<(), ApiError> {
-    let lacks =
+/// Refuses what `OpenAI` offers and the fake does not. Nothing is ignored silently.
+fn check_supported(fields: &Fields) -> Result<(), ApiError> {
+    let unsupported =
         |name: &str, sentence: &str| Err(ApiError::invalid(Some(name), "not_played", sentence));
     one_of(fields, "background", &["auto", "opaque", "transparent"])?;
-    if fields.truth("stream")? || fields.integer("partial_images")?.unwrap_or(0) != 0 {
-        return lacks(
+    if fields.bool("stream")? || fields.integer("partial_images")?.unwrap_or(0) != 0 {
+        return unsupported(
             "stream",
             "This fake does not stream: leave out stream and partial_images.",
         );
     }
     if fields.text("background")? == Some("transparent") {
-        return lacks("background", "This fake paints no transparent backgrounds.");
+        return unsupported("background", "This fake paints no transparent backgrounds.");
     }
     if let Some(wanted @ ("gif" | "svg")) = fields.text("output_format")? {
-        return lacks("output_format", &format!("This fake makes no {wanted}."));
+        return unsupported("output_format", &format!("This fake makes no {wanted}."));
     }
     Ok(())
 }
 
-/// One of a closed list, if the field is there at all.
+/// One value of a list. `None` if the field is missing.
 fn one_of(
     fields: &Fields,
     name: &str,
@@ -281,7 +286,7 @@ fn format(fields: &Fields) -> Result<Format, ApiError> {
     })?;
     match format {
         Some("jpeg") => Ok(Format::Jpeg { quality }),
-        // The fake's WebP has no losses, so there is nothing to compress further.
+        // The fake's WebP is lossless, so a quality has no effect.
         Some("webp") => Ok(Format::WebP),
         _ if quality < 100 => {
             let sentence = "Compression less than 100 is not supported for PNG output format.";
@@ -295,7 +300,7 @@ fn format(fields: &Fields) -> Result<Format, ApiError> {
     }
 }
 
-/// `1536x1024`, within the model's limits.
+/// Reads a size such as `1536x1024`, and checks it against the model's limits.
 fn read_size(size: &str, model: Model) -> Result<(u32, u32), ApiError> {
     let refused = |why: &str| {
         let sentence = format!("Invalid size '{size}'. {why}");
@@ -328,7 +333,7 @@ fn read_size(size: &str, model: Model) -> Result<(u32, u32), ApiError> {
     }
 }
 
-/// The standard size nearest to a photo's shape.
+/// The standard size nearest to the shape of a photo.
 fn nearest(photo: &DynamicImage) -> (u32, u32) {
     let (width, height) = (u64::from(photo.width()), u64::from(photo.height()));
     if width * 4 > height * 5 {
@@ -348,7 +353,7 @@ fn ratio((width, height): (u32, u32)) -> String {
     format!("{}:{}", width / a, height / a)
 }
 
-/// What one picture costs: more for more pixels and more care. 1568 for 1536x864 in high quality is `OpenAI`'s own.
+/// The output tokens of one picture. 1,568 for 1536x864 in high quality is `OpenAI`'s own figure; the others are estimates.
 fn output_tokens((width, height): (u32, u32), quality: &str) -> u32 {
     let squares = (width * height).div_ceil(1024);
     match quality {
@@ -365,7 +370,7 @@ fn photos(fields: &Fields) -> Result<Vec<DynamicImage>, ApiError> {
     let mut photos = Vec::new();
     for (index, file) in given("image").enumerate() {
         let photo = Some(file)
-            .filter(|file| file.bytes.len() < MOST_INPUT_BYTES)
+            .filter(|file| file.bytes.len() < MAX_INPUT_BYTES)
             .and_then(decode);
         photos.push(photo.ok_or_else(|| {
             let sentence = format!(
@@ -382,9 +387,9 @@ fn photos(fields: &Fields) -> Result<Vec<DynamicImage>, ApiError> {
             "Missing required parameter: 'image'.",
         ));
     };
-    if photos.len() > MOST_INPUTS {
+    if photos.len() > MAX_INPUTS {
         let sentence = format!(
-            "Invalid 'image': array too long. Expected an array with maximum length {MOST_INPUTS}, but got an array with length {} instead.",
+            "Invalid 'image': array too long. Expected an array with maximum length {MAX_INPUTS}, but got an array with length {} instead.",
             photos.len()
         );
         return Err(ApiError::invalid(
@@ -394,7 +399,7 @@ fn photos(fields: &Fields) -> Result<Vec<DynamicImage>, ApiError> {
         ));
     }
     if let Some(mask) = given("mask").next() {
-        let readable = mask.bytes.len() < MOST_MASK_BYTES
+        let readable = mask.bytes.len() < MAX_MASK_BYTES
             && image::guess_format(&mask.bytes).ok() == Some(ImageFormat::Png);
         let size = Some(mask)
             .filter(|_| readable)
@@ -422,9 +427,9 @@ fn decode(file: &File) -> Option<DynamicImage> {
         .content_type
         .as_deref()
         .unwrap_or("application/octet-stream");
-    // A label that contradicts the bytes is what `OpenAI` calls an unsupported mimetype.
-    let honest = labelled == "application/octet-stream" || labelled == format.to_mime_type();
-    if !(known && honest) {
+    // `OpenAI` refuses a label that contradicts the bytes as an unsupported mimetype.
+    let matches = labelled == "application/octet-stream" || labelled == format.to_mime_type();
+    if !(known && matches) {
         return None;
     }
     image::load_from_memory_with_format(&file.bytes, format).ok()
@@ -436,7 +441,7 @@ fn inputs(photos: Vec<DynamicImage>) -> Vec<Input> {
         .enumerate()
         .map(|(index, picture)| Input {
             picture,
-            reference: index >= MOST_PRODUCTS,
+            reference: index >= MAX_PRODUCTS,
         });
     inputs.collect()
 }

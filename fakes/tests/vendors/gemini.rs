@@ -1,6 +1,6 @@
-//! The Gemini Developer API: where it departs from Vertex AI.
+//! The Gemini Developer API, where it differs from Vertex AI.
 
-use super::{every_common_fault_is_met, size, start};
+use super::{every_common_fault_is_played, size, start};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use fakes::Fake;
 use reqwest::{Client, RequestBuilder};
@@ -27,7 +27,7 @@ async fn ask(fake: &Fake, http: &Client, body: &Value) -> (u16, Value) {
 }
 
 #[tokio::test]
-async fn a_good_reply_is_a_png_without_what_is_vertexs_own() {
+async fn a_good_reply_lacks_the_fields_of_vertex() {
     let (fake, http) = start().await;
     let (status, reply) = ask(&fake, &http, &request("A cup")).await;
     assert_eq!(status, 200);
@@ -54,7 +54,7 @@ async fn a_good_reply_is_a_png_without_what_is_vertexs_own() {
 }
 
 #[tokio::test]
-async fn the_door_opens_to_keys() {
+async fn only_api_keys_are_accepted() {
     let (fake, http) = start().await;
     let body = request("A cup");
     for call in [
@@ -76,7 +76,7 @@ async fn the_door_opens_to_keys() {
 }
 
 #[tokio::test]
-async fn what_only_vertex_knows_is_refused() {
+async fn fields_of_vertex_alone_are_refused() {
     let (fake, http) = start().await;
     for (field, value) in [
         ("/labels", json!({"job": "job_1"})),
@@ -108,7 +108,7 @@ async fn what_only_vertex_knows_is_refused() {
 }
 
 #[tokio::test]
-async fn a_spent_quota_says_which_and_how_long() {
+async fn an_exceeded_quota_is_named_with_a_retry_hint() {
     let (fake, http) = start().await;
     let body = request("A cup [[fault:throttle*1]] [[fault:throttle:46*1]] [[fault:no_quota*1]]");
     let mut replies = Vec::new();
@@ -144,7 +144,7 @@ async fn a_spent_quota_says_which_and_how_long() {
 }
 
 #[tokio::test]
-async fn refusals_are_those_of_vertex_without_its_sentence() {
+async fn refusals_are_as_at_vertex_without_a_message() {
     let (fake, http) = start().await;
     let (_, blocked) = ask(&fake, &http, &request("Something forbidden")).await;
     assert_eq!(
@@ -156,9 +156,9 @@ async fn refusals_are_those_of_vertex_without_its_sentence() {
 }
 
 #[tokio::test]
-async fn every_word_is_met() {
+async fn every_fault_is_played() {
     let (fake, http) = start().await;
-    every_common_fault_is_met(&fake, |prompt| {
+    every_common_fault_is_played(&fake, |prompt| {
         call(&fake, &http, PRO, &request(&prompt)).header("x-goog-api-key", "key")
     })
     .await;

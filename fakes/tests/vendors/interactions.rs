@@ -1,6 +1,6 @@
-//! The Interactions API: waiting, polling, cancelling, and how they fail.
+//! The Interactions API: waiting, polling, cancelling, and their failures.
 
-use super::{Seen, every_common_fault_is_met, see, size, start};
+use super::{Seen, every_common_fault_is_played, see, size, start};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use fakes::{Fake, Fault};
 use reqwest::{Client, Method, RequestBuilder};
@@ -34,7 +34,7 @@ impl Caller {
         read(self.call(Method::GET, &format!("/{id}"))).await
     }
 
-    /// Starts work in the background; returns its id.
+    /// Starts work in the background. Returns its id.
     async fn begin(&self, prompt: &str) -> String {
         let (status, begun) = self.create(&background(prompt)).await;
         assert_eq!(
@@ -94,7 +94,7 @@ fn picture(interaction: &Value) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn a_caller_who_waits_gets_the_picture() {
+async fn a_synchronous_call_returns_the_picture() {
     let caller = Caller::new().await;
     let (status, reply) = caller.create(&request("A cup on linen")).await;
     assert_eq!((status, &reply["status"]), (200, &json!("completed")));
@@ -133,7 +133,7 @@ async fn a_caller_who_waits_gets_the_picture() {
 }
 
 #[tokio::test]
-async fn work_in_the_background_is_over_when_its_time_has_come() {
+async fn background_work_ends_after_the_latency() {
     let caller = Caller::new().await;
     caller.fake.faults().latency(400..=400);
     let id = caller.begin("A cup").await;
@@ -168,7 +168,7 @@ async fn work_in_the_background_is_over_when_its_time_has_come() {
 }
 
 #[tokio::test]
-async fn photos_come_as_contents_or_as_steps() {
+async fn photos_are_read_from_contents_and_steps() {
     let caller = Caller::new().await;
     let photo = image::RgbImage::from_fn(320, 180, |x, y| {
         let inside = (100..220).contains(&x) && (30..150).contains(&y);
@@ -208,7 +208,7 @@ async fn photos_come_as_contents_or_as_steps() {
 }
 
 #[tokio::test]
-async fn what_google_does_not_know_is_refused() {
+async fn unknown_fields_are_refused() {
     let caller = Caller::new().await;
     for (pointer, value, words) in [
         ("/prompt", json!("A cup"), "unknown field `prompt`"),
@@ -272,7 +272,7 @@ async fn what_google_does_not_know_is_refused() {
 }
 
 #[tokio::test]
-async fn each_host_has_its_own_door() {
+async fn each_host_accepts_its_own_credentials() {
     let caller = Caller::new().await;
     let gemini = format!("{}/v1beta/interactions", caller.fake.base_url());
     let vertex = format!(
@@ -315,7 +315,7 @@ async fn each_host_has_its_own_door() {
 }
 
 #[tokio::test]
-async fn work_can_be_cancelled_and_forgotten() {
+async fn work_can_be_cancelled_and_deleted() {
     let caller = Caller::new().await;
     let id = caller.begin("A cup [[fault:never]]").await;
     tokio::time::sleep(Duration::from_millis(50)).await;
@@ -385,7 +385,7 @@ async fn refusals_are_400_or_a_failed_interaction() {
 }
 
 #[tokio::test]
-async fn an_interaction_ends_as_it_is_told() {
+async fn an_interaction_ends_with_the_requested_status() {
     let caller = Caller::new().await;
     for status in [
         "failed",
@@ -433,7 +433,7 @@ async fn an_interaction_ends_as_it_is_told() {
 }
 
 #[tokio::test]
-async fn polls_fail_by_themselves() {
+async fn faults_of_polls_do_not_affect_the_creation() {
     let caller = Caller::new().await;
     let id = caller
         .begin("A cup [[fault:poll:unavailable*2]] [[fault:poll:throttle:3*1]]")
@@ -476,7 +476,7 @@ async fn polls_fail_by_themselves() {
 }
 
 #[tokio::test]
-async fn chance_and_the_queue_leave_polls_alone() {
+async fn rates_and_queued_faults_do_not_affect_polls() {
     let caller = Caller::new().await;
     let id = caller.begin("A cup").await;
     caller.fake.faults().rate(1.0, [Fault::Status(503)]);
@@ -487,7 +487,7 @@ async fn chance_and_the_queue_leave_polls_alone() {
 }
 
 #[tokio::test]
-async fn a_throttled_call_is_told_how_long_to_wait() {
+async fn a_throttled_call_gets_a_retry_hint() {
     let caller = Caller::new().await;
     let body = request("A cup [[fault:throttle*1]] [[fault:throttle:7*1]] [[fault:no_quota*1]]");
     let (_, plain) = caller.create(&body).await;
@@ -511,9 +511,9 @@ async fn a_throttled_call_is_told_how_long_to_wait() {
 }
 
 #[tokio::test]
-async fn every_word_is_met() {
+async fn every_fault_is_played() {
     let caller = Caller::new().await;
-    every_common_fault_is_met(&caller.fake, |prompt| {
+    every_common_fault_is_played(&caller.fake, |prompt| {
         caller.call(Method::POST, "").json(&request(&prompt))
     })
     .await;
@@ -538,7 +538,7 @@ async fn every_word_is_met() {
 }
 
 #[tokio::test]
-async fn faults_of_the_creation_meet_the_creation() {
+async fn faults_of_the_creation_affect_the_creation() {
     let caller = Caller::new().await;
     for (word, status) in [
         ("unavailable", 503),

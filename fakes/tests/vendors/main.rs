@@ -1,4 +1,4 @@
-//! The fake vendors over the wire, a file each.
+//! Tests the fake vendors over HTTP, with one file for each.
 
 #![expect(clippy::unwrap_used, reason = "a test fails loudly")]
 #![expect(clippy::needless_pass_by_value, reason = "`json!` reads best in place")]
@@ -13,8 +13,8 @@ use fakes::{Fake, Options};
 use reqwest::{Client, RequestBuilder};
 use std::time::{Duration, Instant};
 
-/// Long enough for a good answer, short enough to wait for one that never comes.
-const PATIENCE: Duration = Duration::from_millis(1500);
+/// How long to wait for an answer. Long enough for a good one, short enough for faults that never answer.
+const RESPONSE_TIMEOUT: Duration = Duration::from_millis(1500);
 
 async fn start() -> (Fake, Client) {
     let fake = Fake::start(Options::default()).await.unwrap();
@@ -26,25 +26,25 @@ fn size(bytes: &[u8]) -> (u32, u32) {
     (picture.width(), picture.height())
 }
 
-/// What a caller sees of a call.
+/// What a caller gets.
 #[derive(Debug, PartialEq)]
 enum Seen {
     /// A whole reply with this status.
     Whole(u16),
-    /// The head with this status, then a body that breaks off.
+    /// This status, then a body that breaks off.
     Broken(u16),
-    /// The head with this status, then a body without end in sight.
+    /// This status, then a body that does not end in time.
     Endless(u16),
-    /// More than 80 MiB.
+    /// This status, then more than 80 MiB.
     Oversized(u16),
-    /// A connection that ended before the head.
+    /// The connection ended before the status.
     Reset,
-    /// No head.
+    /// No status in time.
     Nothing,
 }
 
 async fn see(call: RequestBuilder) -> Seen {
-    let mut response = match tokio::time::timeout(PATIENCE, call.send()).await {
+    let mut response = match tokio::time::timeout(RESPONSE_TIMEOUT, call.send()).await {
         Err(_) => return Seen::Nothing,
         Ok(Err(error)) => {
             assert!(error.is_request(), "{error:?}");
@@ -53,25 +53,25 @@ async fn see(call: RequestBuilder) -> Seen {
         Ok(Ok(response)) => response,
     };
     let status = response.status().as_u16();
-    let mut taken = 0;
+    let mut received = 0;
     let body = async {
         loop {
             match response.chunk().await {
                 Ok(None) => return Seen::Whole(status),
                 Err(_) => return Seen::Broken(status),
-                Ok(Some(chunk)) => taken += chunk.len(),
+                Ok(Some(chunk)) => received += chunk.len(),
             }
-            if taken > 80 * 1024 * 1024 {
+            if received > 80 * 1024 * 1024 {
                 return Seen::Oversized(status);
             }
         }
     };
-    let seen = tokio::time::timeout(PATIENCE * 4, body).await;
+    let seen = tokio::time::timeout(RESPONSE_TIMEOUT * 4, body).await;
     seen.unwrap_or(Seen::Endless(status))
 }
 
-/// Goes through the words every vendor plays; `call` makes a request with a prompt.
-async fn every_common_fault_is_met(fake: &Fake, call: impl Fn(String) -> RequestBuilder) {
+/// Tries all faults that every vendor plays. `call` makes a request with a prompt.
+async fn every_common_fault_is_played(fake: &Fake, call: impl Fn(String) -> RequestBuilder) {
     for (word, expected) in [
         ("throttle", Seen::Whole(429)),
         ("throttle:7", Seen::Whole(429)),

@@ -1,6 +1,6 @@
-//! `OpenAI` Images and a server that copies it.
+//! `OpenAI` Images, and a local server with the same API.
 
-use super::{every_common_fault_is_met, size, start};
+use super::{every_common_fault_is_played, size, start};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use fakes::Fake;
 use reqwest::{Client, RequestBuilder, Response};
@@ -44,10 +44,10 @@ fn photo(width: u32, height: u32) -> Vec<u8> {
     bytes.into_inner()
 }
 
-/// A field of a form: its name, file name and type if it is a file, its bytes.
+/// A field of a form: its name, its file name and media type if it is a file, and its bytes.
 type Part<'a> = (&'a str, Option<(&'a str, &'a str)>, &'a [u8]);
 
-/// A form, written by hand.
+/// A multipart form.
 fn form(parts: &[Part<'_>]) -> (String, Vec<u8>) {
     let mut body = Vec::new();
     for (name, file, bytes) in parts {
@@ -121,7 +121,7 @@ async fn a_good_reply_has_pictures_and_usage() {
 }
 
 #[tokio::test]
-async fn types_are_what_was_asked_for() {
+async fn pictures_have_the_requested_format() {
     let (fake, http) = start().await;
     for (word, format) in [
         ("png", image::ImageFormat::Png),
@@ -137,7 +137,7 @@ async fn types_are_what_was_asked_for() {
 }
 
 #[tokio::test]
-async fn what_openai_does_not_take_is_refused() {
+async fn invalid_requests_are_refused() {
     let (fake, http) = start().await;
     for (field, value, param, code) in [
         (
@@ -215,7 +215,7 @@ async fn what_openai_does_not_take_is_refused() {
 }
 
 #[tokio::test]
-async fn the_wrong_door_is_closed() {
+async fn other_paths_and_credentials_are_refused() {
     let (fake, http) = start().await;
     let url = format!("{}/v1/images/generations", fake.base_url());
     let unsigned = http
@@ -242,7 +242,7 @@ async fn the_wrong_door_is_closed() {
 }
 
 #[tokio::test]
-async fn edits_take_photos_and_a_mask() {
+async fn edits_accept_photos_and_a_mask() {
     let (fake, http) = start().await;
     let (photo, other) = (photo(400, 200), photo(100, 100));
     let png = Some(("photo.png", "image/png"));
@@ -315,7 +315,7 @@ async fn edits_take_photos_and_a_mask() {
 }
 
 #[tokio::test]
-async fn a_local_server_takes_more_and_hands_out_addresses() {
+async fn a_local_server_takes_more_and_answers_with_urls() {
     let (fake, http) = start().await;
     let mut body = json!({
         "model": "local-flux", "prompt": "A cup", "size": "640x360", "seed": 5, "steps": 20,
@@ -369,7 +369,7 @@ async fn refusals_are_400() {
 }
 
 #[tokio::test]
-async fn every_code_has_its_status() {
+async fn every_error_code_has_its_status() {
     let (fake, http) = start().await;
     for (code, expected) in [
         ("moderation_blocked", 400),
@@ -389,7 +389,7 @@ async fn every_code_has_its_status() {
 }
 
 #[tokio::test]
-async fn a_throttled_call_is_told_how_long_to_wait() {
+async fn a_throttled_call_gets_a_retry_hint() {
     let (fake, http) = start().await;
     let body = request("A cup [[fault:throttle:7*1]] [[fault:no_quota*1]]");
     let throttled = generation(&fake, &http, &body).send().await.unwrap();
@@ -406,9 +406,9 @@ async fn a_throttled_call_is_told_how_long_to_wait() {
 }
 
 #[tokio::test]
-async fn every_word_is_met() {
+async fn every_fault_is_played() {
     let (fake, http) = start().await;
-    every_common_fault_is_met(&fake, |prompt| generation(&fake, &http, &request(&prompt))).await;
+    every_common_fault_is_played(&fake, |prompt| generation(&fake, &http, &request(&prompt))).await;
     for word in [
         "failed_precondition",
         "text_only",

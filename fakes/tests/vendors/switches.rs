@@ -1,4 +1,4 @@
-//! The switches that no single vendor owns.
+//! The switches that all vendors share.
 
 use super::start;
 use base64::{Engine, prelude::BASE64_STANDARD};
@@ -17,7 +17,7 @@ async fn generate(fake: &Fake, http: &Client) -> (u16, Value) {
 }
 
 #[tokio::test]
-async fn beyond_the_admission_limit_calls_are_throttled_before_anything_else() {
+async fn calls_beyond_the_limit_are_throttled_first() {
     let (fake, http) = start().await;
     let faults = fake.faults();
     faults.set(Switches {
@@ -67,7 +67,7 @@ async fn beyond_the_admission_limit_calls_are_throttled_before_anything_else() {
 }
 
 #[tokio::test]
-async fn the_limit_is_a_rate() {
+async fn the_admission_limit_refills() {
     let (fake, http) = start().await;
     fake.faults().plain(true);
     fake.faults().admit(20.0, 1.0);
@@ -80,7 +80,7 @@ async fn the_limit_is_a_rate() {
 }
 
 #[tokio::test]
-async fn plain_pictures_have_the_right_pixels_and_are_drawn_once() {
+async fn plain_pictures_have_their_size_and_are_drawn_once() {
     let (fake, http) = start().await;
     fake.faults().plain(true);
     let picture = |reply: &Value| {
@@ -116,7 +116,7 @@ async fn some_calls_are_slow() {
 }
 
 #[tokio::test]
-async fn switches_are_read_as_they_are_written() {
+async fn switches_read_back_as_written() {
     let (fake, http) = start().await;
     let url = format!("{}/__fake/faults", fake.base_url());
     let switches = json!({

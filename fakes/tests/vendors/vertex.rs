@@ -1,6 +1,6 @@
-//! Vertex AI: what it takes, what it refuses, what it draws, how it fails.
+//! Vertex AI: valid and invalid requests, pictures, and failures.
 
-use super::{every_common_fault_is_met, size};
+use super::{every_common_fault_is_played, size};
 use base64::{
     Engine,
     prelude::{BASE64_STANDARD, BASE64_URL_SAFE},
@@ -49,7 +49,7 @@ fn request(prompt: &str, image: Value) -> Value {
     })
 }
 
-/// The bytes of the picture a client should take: the last one that is no thought.
+/// The bytes of the result: the last picture that is not a thought.
 fn picture(reply: &Value) -> Vec<u8> {
     let parts = reply["candidates"][0]["content"]["parts"]
         .as_array()
@@ -64,7 +64,7 @@ fn picture(reply: &Value) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn every_ratio_of_a_model_has_its_exact_pixels() {
+async fn every_ratio_has_its_exact_size() {
     let caller = Caller::new().await;
     for (ratio, width, height) in [
         ("1:1", 1024, 1024),
@@ -148,7 +148,7 @@ async fn the_same_request_draws_the_same_picture() {
 }
 
 #[tokio::test]
-async fn photos_show_and_the_first_decides_an_open_ratio() {
+async fn photos_are_drawn_and_decide_a_missing_ratio() {
     let caller = Caller::new().await;
     let photo = image::RgbImage::from_fn(320, 180, |x, y| {
         let inside = (100..220).contains(&x) && (30..150).contains(&y);
@@ -160,7 +160,7 @@ async fn photos_show_and_the_first_decides_an_open_ratio() {
     });
     let mut bytes = std::io::Cursor::new(Vec::new());
     photo.write_to(&mut bytes, image::ImageFormat::Png).unwrap();
-    // Google's Python client writes the URL-safe alphabet, ours the other: the protocol takes both.
+    // Google's Python client writes URL-safe base64, ours standard base64. The protocol accepts both.
     let data = BASE64_URL_SAFE.encode(bytes.into_inner());
     let mut body = request("A red box", json!({}));
     let parts = body["contents"][0]["parts"].as_array_mut().unwrap();
@@ -215,7 +215,7 @@ async fn photos_of_any_shape_are_drawn() {
 }
 
 #[tokio::test]
-async fn what_google_does_not_know_is_refused_as_google_refuses_it() {
+async fn unknown_fields_are_refused_in_the_words_of_google() {
     let caller = Caller::new().await;
     let refused = |patch: fn(&mut Value)| {
         let mut body = request("A cup", json!({"imageSize": "1K"}));
@@ -303,7 +303,7 @@ async fn what_google_does_not_know_is_refused_as_google_refuses_it() {
 }
 
 #[tokio::test]
-async fn the_wrong_door_is_closed() {
+async fn other_paths_and_credentials_are_refused() {
     let caller = Caller::new().await;
     let body = request("A cup", json!({}));
     let unsigned = caller
@@ -383,7 +383,7 @@ async fn refusals_are_200_without_a_picture() {
 }
 
 #[tokio::test]
-async fn a_marker_fails_the_first_calls_of_its_prompt() {
+async fn a_marker_with_a_count_fails_the_first_calls() {
     let caller = Caller::new().await;
     let body = request("A cup [[fault:throttle*2]] [[fault:internal*1]]", json!({}));
     let mut met = Vec::new();
@@ -401,7 +401,7 @@ async fn a_marker_fails_the_first_calls_of_its_prompt() {
 }
 
 #[tokio::test]
-async fn the_queue_of_faults_is_met_one_call_each() {
+async fn each_queued_fault_is_for_one_call() {
     let caller = Caller::new().await;
     let words = [
         "status:503",
@@ -466,9 +466,9 @@ async fn the_queue_of_faults_is_met_one_call_each() {
 }
 
 #[tokio::test]
-async fn every_word_is_met() {
+async fn every_fault_is_played() {
     let caller = Caller::new().await;
-    every_common_fault_is_met(&caller.fake, |prompt| {
+    every_common_fault_is_played(&caller.fake, |prompt| {
         let call = caller.http.post(caller.url(PRO)).bearer_auth("token");
         call.json(&request(&prompt, json!({})))
     })
@@ -498,7 +498,7 @@ async fn every_word_is_met() {
 }
 
 #[tokio::test]
-async fn a_hint_is_in_the_header() {
+async fn a_retry_hint_is_in_the_header() {
     let caller = Caller::new().await;
     let body = request(
         "A cup [[fault:throttle:7*1]] [[fault:no_quota*1]]",
@@ -517,7 +517,7 @@ async fn a_hint_is_in_the_header() {
 }
 
 #[tokio::test]
-async fn bytes_go_wrong_in_every_way() {
+async fn each_fault_of_the_bytes_is_played() {
     let caller = Caller::new().await;
     let faults = caller.fake.faults();
     for word in ["not_json", "cut", "bad_base64", "bad_picture", "wrong_type"] {
@@ -551,7 +551,7 @@ async fn bytes_go_wrong_in_every_way() {
 }
 
 #[tokio::test]
-async fn a_rate_is_met_by_about_that_share() {
+async fn a_rate_applies_to_about_that_share() {
     let caller = Caller::new().await;
     caller
         .fake
@@ -600,7 +600,7 @@ async fn a_hanging_call_ends_with_the_fake() {
 }
 
 #[tokio::test]
-async fn calls_take_as_long_as_asked() {
+async fn latency_is_applied() {
     let switches = Switches {
         latency_ms: Latency { min: 120, max: 140 },
         ..Switches::default()
@@ -615,7 +615,7 @@ async fn calls_take_as_long_as_asked() {
 }
 
 #[tokio::test]
-async fn the_journal_tells_each_call() {
+async fn the_journal_has_each_call() {
     let caller = Caller::new().await;
     let (_, reply) = caller.ask(PRO, &request("A cup", json!({}))).await;
     caller.ask("imagen-3", &request("A cup", json!({}))).await;

@@ -1,17 +1,17 @@
-//! The bits of coded pixels, up to the next marker.
+//! Reads the bits of entropy-coded data, up to the next marker.
 
 use super::{DAMAGED, Reason};
 
-/// Reads bits, the highest of a byte first. In coded pixels a byte 0xFF is followed by a zero; with anything else it is a
-/// marker, and coded pixels end before it.
+/// Reads bits, the highest of each byte first. In coded data, a zero follows each byte 0xFF. Any other byte after 0xFF is a
+/// marker, and the data ends before it (T.81, B.1.1.5 and F.2.2.5).
 pub(super) struct Bits<'a> {
     data: &'a [u8],
     at: usize,
-    /// The next bits, the first on top.
+    /// The next bits. The first one is the highest.
     next: u64,
-    /// How many of them there are.
+    /// How many bits `next` has.
     count: u32,
-    /// Zeros that were added since the data ended.
+    /// How many zero bits were added after the end of the data.
     added: u32,
 }
 
@@ -26,7 +26,7 @@ impl<'a> Bits<'a> {
         }
     }
 
-    /// Makes sure of at least 32 bits.
+    /// Makes at least 32 bits available.
     #[inline(always)]
     pub(super) fn fill(&mut self) {
         if self.count < 32 {
@@ -39,10 +39,11 @@ impl<'a> Bits<'a> {
         if let Some(word) = self.data.get(self.at..).and_then(|rest| rest.first_chunk()) {
             let word = u64::from_be_bytes(*word);
             let inverted = !word;
+            // Nonzero if a byte of the word is 0xFF: the usual test for a zero byte, applied to the inverse.
             let has_ff =
                 inverted.wrapping_sub(0x0101_0101_0101_0101) & word & 0x8080_8080_8080_8080;
             if has_ff == 0 {
-                // Bits beyond whole bytes are the next byte's; it puts the same ones there.
+                // This also sets bits of the next byte, beyond `count`. Reading that byte sets the same bits again.
                 self.next |= word >> self.count;
                 let bytes = (63 - self.count) / 8;
                 self.at += bytes as usize;
@@ -66,7 +67,7 @@ impl<'a> Bits<'a> {
         }
     }
 
-    /// The next byte, if the data goes on.
+    /// The next byte. `None` at the end of the data.
     fn byte(&mut self) -> Option<u8> {
         let byte = *self.data.get(self.at)?;
         if byte != 0xFF {
@@ -83,7 +84,7 @@ impl<'a> Bits<'a> {
         })
     }
 
-    /// The next bits, at most 16; [`fill`](Self::fill) has made sure of them.
+    /// The next bits, at most 16, without skipping them. Call [`fill`](Self::fill) before.
     #[inline(always)]
     pub(super) fn peek(&self, count: u32) -> usize {
         (self.next >> (64 - count)) as usize
@@ -95,16 +96,16 @@ impl<'a> Bits<'a> {
         self.count -= count;
     }
 
-    /// Up to 16 bits, as a number.
+    /// Takes up to 16 bits as a number.
     #[inline(always)]
     pub(super) fn take(&mut self, count: u32) -> i32 {
-        // In two steps: there may be none.
+        // In two steps, because shifting by 64 at once (for no bits) would overflow.
         let value = (self.next >> 1 >> (63 - count)) as i32;
         self.skip(count);
         value
     }
 
-    /// A number of that many bits. The lower half of them stands for negative ones.
+    /// Takes a signed number of so many bits (T.81, F.2.2.1, EXTEND). The lower half of the values is negative.
     #[inline(always)]
     pub(super) fn signed(&mut self, count: u32) -> i32 {
         let value = self.take(count);
@@ -122,8 +123,8 @@ impl<'a> Bits<'a> {
         self.added > self.count
     }
 
-    /// Where the next marker is, once all that was expected before it has been read. Some cameras fill up with zeros or with
-    /// ones. Any other byte that is left was meant to be a pixel.
+    /// Checks the end of the data, and returns the offset of the next marker. Some cameras add bytes of zeros or ones. Any other
+    /// byte that is left means that pixels are missing.
     pub(super) fn end(mut self) -> Result<usize, Reason> {
         if self.overran() {
             return Err(DAMAGED);
@@ -144,7 +145,7 @@ impl<'a> Bits<'a> {
     }
 }
 
-/// Moves `at` behind the next marker, and says which it is.
+/// Moves `at` behind the next marker. Returns the marker.
 pub(super) fn next_marker(data: &[u8], at: &mut usize) -> Option<u8> {
     loop {
         *at += data.get(*at..)?.iter().position(|&byte| byte == 0xFF)?;

@@ -1,33 +1,35 @@
-//! The frame header: how large the picture is, and what its channels are.
+//! The frame header (T.81, B.2.2): the size of the picture and its channels.
 
 use super::idct::{Block, Multipliers};
 use super::{DAMAGED, Model, Reason};
 
-/// Samples of a block's side.
+/// The samples of a block on each side.
 pub(super) const SIDE: usize = 8;
 
+/// The frame header.
 pub(super) struct Frame {
     pub(super) width: u32,
     pub(super) height: u32,
     pub(super) progressive: bool,
     pub(super) channels: Vec<Channel>,
-    /// Groups of blocks, across and down.
+    /// Groups of blocks (T.81: MCU), across and down.
     pub(super) groups: (usize, usize),
-    /// The most samples of any channel, across and down.
-    pub(super) most: (usize, usize),
+    /// The largest sampling factors of all channels, across and down.
+    pub(super) max_sampling: (usize, usize),
 }
 
+/// A component of the frame.
 pub(super) struct Channel {
     pub(super) id: u8,
-    /// Blocks in a group, across and down.
+    /// Blocks in a group, across and down (T.81: sampling factors).
     pub(super) sampling: (usize, usize),
-    /// Samples, across and down, that are pixels.
+    /// Samples across and down, without those that fill up the last group.
     pub(super) samples: (usize, usize),
     table: usize,
-    /// What its coefficients are multiplied with; known since its first scan.
+    /// The factors of its coefficients. Known from its first scan on.
     multipliers: Option<Multipliers>,
-    /// For each coefficient the bits that are still to come; `None` if it has not begun.
-    pub(super) bits_to_come: [Option<u8>; 64],
+    /// For each coefficient the number of low bits that are still missing. `None` before its first scan.
+    pub(super) missing_bits: [Option<u8>; 64],
 }
 
 impl Frame {
@@ -55,7 +57,7 @@ impl Frame {
                 samples: (0, 0),
                 table: usize::from(*table),
                 multipliers: None,
-                bits_to_come: [None; 64],
+                missing_bits: [None; 64],
             })
             .collect();
         let sampling = channels.iter().map(|channel| channel.sampling);
@@ -65,19 +67,19 @@ impl Frame {
         {
             return Err(DAMAGED);
         }
-        let most = sampling.fold((1, 1), |(h, v), one| (h.max(one.0), v.max(one.1)));
+        let max_sampling = sampling.fold((1, 1), |(h, v), one| (h.max(one.0), v.max(one.1)));
         for Channel {
             sampling: (h, v),
             samples,
             ..
         } in &mut channels
         {
-            if most.0 % *h != 0 || most.1 % *v != 0 {
-                return Err("its channels have sizes that do not fit each other");
+            if max_sampling.0 % *h != 0 || max_sampling.1 % *v != 0 {
+                return Err("the sizes of its channels do not fit together");
             }
             *samples = (
-                (usize::from(width) * *h).div_ceil(most.0),
-                (usize::from(height) * *v).div_ceil(most.1),
+                (usize::from(width) * *h).div_ceil(max_sampling.0),
+                (usize::from(height) * *v).div_ceil(max_sampling.1),
             );
         }
         Ok(Self {
@@ -86,14 +88,14 @@ impl Frame {
             progressive,
             channels,
             groups: (
-                usize::from(width).div_ceil(most.0 * SIDE),
-                usize::from(height).div_ceil(most.1 * SIDE),
+                usize::from(width).div_ceil(max_sampling.0 * SIDE),
+                usize::from(height).div_ceil(max_sampling.1 * SIDE),
             ),
-            most,
+            max_sampling,
         })
     }
 
-    /// What its channels mean, by the rules of libjpeg. `adobe` is the transform that Adobe's segment names.
+    /// The color model, by the rules of libjpeg. `adobe` is the transform flag of Adobe's segment.
     pub(super) fn model(&self, jfif: bool, adobe: Option<u8>) -> Model {
         let ids: Vec<u8> = self.channels.iter().map(|channel| channel.id).collect();
         match (ids.len(), adobe) {
@@ -107,16 +109,16 @@ impl Frame {
         }
     }
 
-    /// Whether every coefficient is there, to its last bit.
+    /// Whether all bits of all coefficients were read.
     pub(super) fn is_complete(&self) -> bool {
         let mut bits = self
             .channels
             .iter()
-            .flat_map(|channel| &channel.bits_to_come);
+            .flat_map(|channel| &channel.missing_bits);
         bits.all(|bits| *bits == Some(0))
     }
 
-    /// How many samples all channels have, and the largest of them, with those that fill the last group.
+    /// The number of samples of all channels together, and of the largest channel, including those that fill up the last group.
     pub(super) fn samples(&self) -> (usize, usize) {
         let of = |channel: &Channel| {
             let across = self.groups.0 * channel.sampling.0 * SIDE;
@@ -126,7 +128,7 @@ impl Frame {
         (all.clone().sum(), all.max().unwrap_or_default())
     }
 
-    /// Room for the samples of each channel.
+    /// An empty plane for each channel.
     pub(super) fn planes(&self) -> Vec<Plane> {
         let of = |channel: &Channel| Plane::new(self, channel);
         self.channels.iter().map(of).collect()
@@ -134,7 +136,7 @@ impl Frame {
 }
 
 impl Channel {
-    /// Takes over the quantization table as it is now: later ones are meant for other channels.
+    /// Copies the current quantization table at the first scan of the channel. Later tables are for other channels (T.81, B.2.4.1).
     pub(super) fn begin(&mut self, tables: &[Option<[u16; 64]>; 4]) -> Result<(), Reason> {
         if self.multipliers.is_none() {
             let table = tables
@@ -147,10 +149,10 @@ impl Channel {
     }
 }
 
-/// The samples of one channel; in a progressive picture, its coefficients until all of them are there.
+/// The samples of one channel. A progressive picture has coefficients until all of them are read.
 pub(super) struct Plane {
     pub(super) samples: Vec<u8>,
-    /// Samples in a row, those that fill the last group included.
+    /// The samples of a row, including those that fill up the last group.
     pub(super) stride: usize,
     coefficients: Vec<Block>,
     multipliers: Option<Multipliers>,
@@ -177,12 +179,12 @@ impl Plane {
         self.multipliers.clone_from(&channel.multipliers);
     }
 
-    /// The coefficients of a block, while they are still read.
+    /// The coefficients of a block that is not complete yet.
     pub(super) fn block(&mut self, x: usize, y: usize) -> &mut Block {
         &mut self.coefficients[y * (self.stride / SIDE) + x]
     }
 
-    /// Makes samples of a block that is complete.
+    /// Turns a complete block into samples.
     #[inline(always)]
     pub(super) fn put(&mut self, block: &Block, x: usize, y: usize) {
         let at = (y * self.stride + x) * SIDE;
@@ -191,7 +193,7 @@ impl Plane {
         }
     }
 
-    /// Makes samples of all coefficients that were kept, and gives their room back.
+    /// Turns all stored coefficients into samples, and frees them.
     pub(super) fn finish(&mut self) {
         let blocks = std::mem::take(&mut self.coefficients);
         if !blocks.is_empty() {

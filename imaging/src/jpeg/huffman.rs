@@ -1,31 +1,31 @@
-//! Huffman codes of at most sixteen bits.
+//! Huffman codes of at most sixteen bits (T.81, annex C and F.2.2.3).
 
 use super::bits::Bits;
 use super::{DAMAGED, Reason};
 
-/// Codes of up to so many bits are looked up at once.
-const QUICK: u32 = 9;
+/// Codes of up to this many bits are found by one table lookup.
+const QUICK_BITS: u32 = 9;
 
-/// A code, ready to be read.
+/// A Huffman table, prepared for decoding.
 pub(super) struct Table {
-    /// For the next bits, whatever they are: the length of the code they begin with, and what it stands for; 0 if it is longer.
-    quick: [(u8, u8); 1 << QUICK],
-    /// The same, if the code stands for a coefficient that is also within those bits: all bits of it, how many are
-    /// skipped before it, its value.
-    quick_value: [(u8, u8, i16); 1 << QUICK],
-    /// Where codes of each length end, as the top of sixteen bits.
+    /// For each value of the next bits: the length of the code at their start and its symbol. Length 0 if the code is longer.
+    quick: [(u8, u8); 1 << QUICK_BITS],
+    /// The same for a code whose coefficient is also within these bits: the total number of bits, the run of zeros before the
+    /// coefficient, its value. 0 bits if it is not.
+    quick_value: [(u8, u8, i16); 1 << QUICK_BITS],
+    /// The end of the codes of each length, as the highest of sixteen bits.
     ends: [u32; 17],
-    /// What is added to a code of each length to find its symbol.
+    /// Added to a code of each length, this gives the index of its symbol.
     offsets: [i32; 17],
     symbols: [u8; 256],
 }
 
 impl Table {
-    /// `lengths` says how many codes there are of each length. `None` if there cannot be so many.
+    /// `lengths` has the number of codes of each length, 1 to 16. `None` if that many codes are not possible.
     pub(super) fn new(lengths: &[u8; 16], symbols: &[u8]) -> Option<Self> {
         let mut table = Self {
-            quick: [(0, 0); 1 << QUICK],
-            quick_value: [(0, 0, 0); 1 << QUICK],
+            quick: [(0, 0); 1 << QUICK_BITS],
+            quick_value: [(0, 0, 0); 1 << QUICK_BITS],
             ends: [0; 17],
             offsets: [0; 17],
             symbols: [0; 256],
@@ -41,8 +41,8 @@ impl Table {
             if code + count > 1 << length {
                 return None;
             }
-            if length <= QUICK {
-                let spare = QUICK - length;
+            if length <= QUICK_BITS {
+                let spare = QUICK_BITS - length;
                 for number in 0..count {
                     let first = ((code + number) << spare) as usize;
                     let symbol = symbols[at + number as usize];
@@ -55,18 +55,19 @@ impl Table {
             table.ends[length as usize] = code << (16 - length);
             code <<= 1;
         }
-        table.look_values_up();
+        table.fill_quick_values();
         Some(table)
     }
 
-    fn look_values_up(&mut self) {
+    fn fill_quick_values(&mut self) {
         for (at, &(length, symbol)) in self.quick.iter().enumerate() {
             let (zeros, bits) = (symbol >> 4, u32::from(symbol & 15));
             let all = u32::from(length) + bits;
-            if length == 0 || bits == 0 || all > QUICK {
+            if length == 0 || bits == 0 || all > QUICK_BITS {
                 continue;
             }
-            let value = i16::try_from(at >> (QUICK - all) & ((1 << bits) - 1)).expect("few bits");
+            let value =
+                i16::try_from(at >> (QUICK_BITS - all) & ((1 << bits) - 1)).expect("few bits");
             let lower = value < 1 << (bits - 1);
             let value = if lower {
                 value - (1 << bits) + 1
@@ -77,20 +78,20 @@ impl Table {
         }
     }
 
-    /// A coefficient that is quickly read: zeros before it, its value.
+    /// A coefficient by one lookup: the run of zeros before it, and its value. `None` if it needs more bits.
     #[inline(always)]
     pub(super) fn value(&self, bits: &mut Bits<'_>) -> Option<(usize, i16)> {
-        let (all, zeros, value) = self.quick_value[bits.peek(QUICK)];
+        let (all, zeros, value) = self.quick_value[bits.peek(QUICK_BITS)];
         (all != 0).then(|| {
             bits.skip(u32::from(all));
             (usize::from(zeros), value)
         })
     }
 
-    /// The next symbol; [`fill`](Bits::fill) has made sure of its bits.
+    /// The next symbol. Call [`fill`](Bits::fill) before.
     #[inline(always)]
     pub(super) fn symbol(&self, bits: &mut Bits<'_>) -> Result<u8, Reason> {
-        let (length, symbol) = self.quick[bits.peek(QUICK)];
+        let (length, symbol) = self.quick[bits.peek(QUICK_BITS)];
         if length != 0 {
             bits.skip(u32::from(length));
             return Ok(symbol);
@@ -102,7 +103,8 @@ impl Table {
     #[inline(never)]
     fn long_symbol(&self, bits: &mut Bits<'_>) -> Result<u8, Reason> {
         let next = bits.peek(16);
-        let length = (QUICK + 1..=16).find(|length| next < self.ends[*length as usize] as usize);
+        let length =
+            (QUICK_BITS + 1..=16).find(|length| next < self.ends[*length as usize] as usize);
         let length = length.ok_or(DAMAGED)?;
         let code = bits.take(length);
         let at = usize::try_from(code + self.offsets[length as usize]).map_err(|_| DAMAGED)?;

@@ -1,11 +1,11 @@
-//! From the coefficients of a block to its samples: the inverse cosine transform of Arai, Agui and Nakajima, as in libjpeg's
-//! `jidctflt.c`, eight columns at a time. It is exact to less than half a level.
+//! Turns the coefficients of a block into samples: the inverse cosine transform (T.81, A.3.3) by Arai, Agui and Nakajima, as
+//! in libjpeg's `jidctflt.c`, for eight columns at a time. It is exact to less than half a level.
 
 use std::f32::consts::SQRT_2;
 
 use super::frame::SIDE;
 
-/// Coefficients, row after row.
+/// The coefficients of a block, row by row.
 #[derive(Clone)]
 pub(super) struct Block(pub(super) [i16; 64]);
 
@@ -13,7 +13,7 @@ impl Block {
     pub(super) const EMPTY: Self = Self([0; 64]);
 }
 
-/// What coefficients are multiplied with: their quantization, and what the transform leaves out.
+/// The factors of the coefficients: quantization, and the scale factors that this transform leaves out.
 #[derive(Clone)]
 pub(super) struct Multipliers([f32; 64]);
 
@@ -36,9 +36,10 @@ impl Multipliers {
         }))
     }
 
-    /// Writes the samples of a block, `stride` from row to row.
+    /// Writes the samples of a block. `stride` is the distance between rows.
     #[inline(always)]
     pub(super) fn samples(&self, block: &Block, samples: &mut [u8], stride: usize) {
+        // Most blocks of a smooth area have only the mean. They need no transform.
         if block.0[1..].iter().fold(0, |all, one| all | one) == 0 {
             let level = level(f32::from(block.0[0]) * self.0[0]);
             for row in 0..SIDE {
@@ -76,12 +77,13 @@ impl Multipliers {
     }
 }
 
-/// The nearest of 256 levels.
+/// The nearest of 256 levels. Samples are stored around zero (T.81, A.3.1), hence 128.
 #[inline(always)]
 fn level(value: f32) -> u8 {
-    // Beside so large a number there is no room for fractions, and the lowest bits are the whole number.
-    const WHOLE: f32 = 8_388_608.0;
-    ((value + 128.0).clamp(0.0, 255.0) + WHOLE)
+    // 2^23. A float of this size has no bits for fractions, so adding it rounds, and its lowest bits are the integer. This is
+    // faster than a conversion.
+    const ROUND: f32 = 8_388_608.0;
+    ((value + 128.0).clamp(0.0, 255.0) + ROUND)
         .to_bits()
         .to_le_bytes()[0]
 }
@@ -91,7 +93,7 @@ fn transposed(rows: &Rows) -> Rows {
     std::array::from_fn(|x| std::array::from_fn(|y| rows[y][x]))
 }
 
-/// The transform of each column.
+/// The one-dimensional transform of each column.
 #[expect(
     clippy::needless_range_loop,
     reason = "a column is one index into eight rows"

@@ -1,4 +1,4 @@
-//! The scans: codes in, coefficients out. ITU-T T.81, annexes F and G.
+//! Reads scans: from Huffman codes to coefficients (T.81, annex F for sequential and G for progressive pictures).
 
 use std::sync::Arc;
 
@@ -9,52 +9,56 @@ use super::idct::Block;
 use super::{DAMAGED, Reason, Tables};
 
 const MISSING: Reason = "some of its pixels are missing";
-/// The most blocks of a group.
+/// How many blocks a group of several channels may have (T.81, B.2.3).
 const MAX_BLOCKS: usize = 10;
 
-/// Where each coefficient stands in its block, in the order they are stored in.
+/// The position in the block of each coefficient, in the order in which they are stored (T.81, figure A.6).
 pub(super) const ZIGZAG: [usize; 64] = [
     0, 1, 8, 16, 9, 2, 3, 10, 17, 24, 32, 25, 18, 11, 4, 5, 12, 19, 26, 33, 40, 48, 41, 34, 27, 20,
     13, 6, 7, 14, 21, 28, 35, 42, 49, 56, 57, 50, 43, 36, 29, 22, 15, 23, 30, 37, 44, 51, 58, 59,
     52, 45, 38, 31, 39, 46, 53, 60, 61, 54, 47, 55, 62, 63,
 ];
 
-/// One scan, ready to be read.
+/// The header of a scan (T.81, B.2.3), with the tables that it uses.
 pub(super) struct Scan {
     parts: Vec<Part>,
     kind: Kind,
-    /// The first and the last coefficient.
+    /// The first and the last coefficient of the scan (T.81: Ss, Se).
     band: (usize, usize),
     /// The number of low bits that this scan leaves to later scans: each coefficient is shifted left by it (T.81, `Al`).
     low: u32,
     restart_interval: usize,
 }
 
-/// A channel of a scan, and the codes it is written in.
+/// A channel of a scan, and its Huffman tables.
 struct Part {
     channel: usize,
     dc: Option<Arc<Table>>,
     ac: Option<Arc<Table>>,
 }
 
+/// What a scan holds.
 #[derive(Clone, Copy)]
 enum Kind {
     /// Whole blocks.
     Sequential,
-    /// First bits of the mean of each block, or one more bit of it.
-    MeanFirst,
-    MeanMore,
-    /// First bits of some other coefficients, or one more bit of them.
-    BandFirst,
-    BandMore,
+    /// The first bits of the DC coefficient of each block (T.81, G.1.2.1).
+    DcFirst,
+    /// One more bit of the DC coefficients.
+    DcRefine,
+    /// The first bits of a band of AC coefficients (T.81, G.1.2.2).
+    AcFirst,
+    /// One more bit of a band of AC coefficients (T.81, G.1.2.3).
+    AcRefine,
 }
 
-/// What is carried from block to block, until a restart.
+/// The state between blocks. A restart marker resets it (T.81, F.1.1.5.1 and G.1.2.2).
 #[derive(Default)]
 struct State {
-    means: [i32; 4],
-    /// Blocks that follow without a coefficient in this band.
-    empty: u32,
+    /// The DC coefficient of the previous block, for each channel.
+    dc: [i32; 4],
+    /// How many more blocks have no new coefficient in this band (T.81: EOBRUN).
+    empty_blocks: u32,
 }
 
 impl Scan {
@@ -76,15 +80,15 @@ impl Scan {
         };
         let kind = match (frame.progressive, first, high) {
             (false, ..) => Kind::Sequential,
-            (true, 0, 0) => Kind::MeanFirst,
-            (true, 0, _) => Kind::MeanMore,
-            (true, _, 0) => Kind::BandFirst,
-            (true, _, _) => Kind::BandMore,
+            (true, 0, 0) => Kind::DcFirst,
+            (true, 0, _) => Kind::DcRefine,
+            (true, _, 0) => Kind::AcFirst,
+            (true, _, _) => Kind::AcRefine,
         };
         let fits = match kind {
             Kind::Sequential => true,
-            Kind::MeanFirst | Kind::MeanMore => last == 0,
-            Kind::BandFirst | Kind::BandMore => first <= last && last < 64 && *count == 1,
+            Kind::DcFirst | Kind::DcRefine => last == 0,
+            Kind::AcFirst | Kind::AcRefine => first <= last && last < 64 && *count == 1,
         };
         if !fits || low > 13 || (high != 0 && low + 1 != high) || !(1..=4).contains(count) {
             return Err(DAMAGED);
@@ -101,9 +105,10 @@ impl Scan {
                     dc: table(&tables.dc, codes >> 4),
                     ac: table(&tables.ac, codes & 15),
                 };
-                let begun = &mut frame.channels[channel];
-                begun.begin(&tables.quantization)?;
-                for bits in &mut begun.bits_to_come[first..=last] {
+                let started = &mut frame.channels[channel];
+                started.begin(&tables.quantization)?;
+                for bits in &mut started.missing_bits[first..=last] {
+                    // A scan must continue exactly where the last one of this coefficient ended.
                     if bits.unwrap_or(0) != high {
                         return Err(DAMAGED);
                     }
@@ -129,7 +134,7 @@ impl Scan {
         })
     }
 
-    /// Reads all blocks, and says how many bytes they took.
+    /// Reads all blocks. Returns how many bytes they took.
     pub(super) fn decode(
         &self,
         frame: &Frame,
@@ -142,31 +147,31 @@ impl Scan {
         match self.kind {
             Kind::Sequential => {
                 self.visit(frame, planes, data, |bits, state, part, plane, x, y| {
-                    let block = Self::whole(bits, &mut state.means[part.channel], part)?;
+                    let block = Self::sequential_block(bits, &mut state.dc[part.channel], part)?;
                     plane.put(&block, x, y);
                     Ok(())
                 })
             }
-            Kind::MeanFirst => self.visit(frame, planes, data, |bits, state, part, plane, x, y| {
-                let mean = mean(bits, &mut state.means[part.channel], part)?;
-                plane.block(x, y).0[0] = mean << self.low;
+            Kind::DcFirst => self.visit(frame, planes, data, |bits, state, part, plane, x, y| {
+                let dc = dc_coefficient(bits, &mut state.dc[part.channel], part)?;
+                plane.block(x, y).0[0] = dc << self.low;
                 Ok(())
             }),
-            Kind::MeanMore => self.visit(frame, planes, data, |bits, _, _, plane, x, y| {
+            Kind::DcRefine => self.visit(frame, planes, data, |bits, _, _, plane, x, y| {
                 bits.fill();
                 plane.block(x, y).0[0] |= (bits.take(1) as i16) << self.low;
                 Ok(())
             }),
-            Kind::BandFirst => self.visit(frame, planes, data, |bits, state, part, plane, x, y| {
-                self.band_first(bits, state, part, plane.block(x, y))
+            Kind::AcFirst => self.visit(frame, planes, data, |bits, state, part, plane, x, y| {
+                self.ac_first(bits, state, part, plane.block(x, y))
             }),
-            Kind::BandMore => self.visit(frame, planes, data, |bits, state, part, plane, x, y| {
-                self.band_more(bits, state, part, plane.block(x, y))
+            Kind::AcRefine => self.visit(frame, planes, data, |bits, state, part, plane, x, y| {
+                self.ac_refine(bits, state, part, plane.block(x, y))
             }),
         }
     }
 
-    /// Goes through all blocks, in the order they are stored in.
+    /// Calls `each` for all blocks, in the order in which they are stored (T.81, A.2). A scan of one channel has no groups.
     #[inline(always)]
     fn visit(
         &self,
@@ -182,31 +187,32 @@ impl Scan {
             usize,
         ) -> Result<(), Reason>,
     ) -> Result<usize, Reason> {
-        let alone = match &*self.parts {
+        let single = match &*self.parts {
             [part] => Some(frame.channels[part.channel].samples),
             _ => None,
         };
-        let (across, down) = match alone {
+        let (across, down) = match single {
             Some((across, down)) => (across.div_ceil(SIDE), down.div_ceil(SIDE)),
             None => frame.groups,
         };
         let (mut at, mut bits, mut state) = (0, Bits::new(data), State::default());
-        let (mut left, mut restart) = (self.restart_interval, 0xD0);
+        let (mut until_restart, mut restart) = (self.restart_interval, 0xD0);
         for y in 0..down {
             for x in 0..across {
-                if self.restart_interval != 0 && left == 0 {
+                if self.restart_interval != 0 && until_restart == 0 {
                     at += bits.end()?;
                     if next_marker(data, &mut at) != Some(restart) {
                         return Err(MISSING);
                     }
                     (bits, state) = (Bits::new(&data[at..]), State::default());
-                    left = self.restart_interval;
+                    until_restart = self.restart_interval;
+                    // RST0 to RST7, in turn: another one means that data is missing.
                     restart = 0xD0 | (restart + 1) & 7;
                 }
-                left = left.wrapping_sub(1);
+                until_restart = until_restart.wrapping_sub(1);
                 for part in &self.parts {
                     let plane = &mut planes[part.channel];
-                    if alone.is_some() {
+                    if single.is_some() {
                         each(&mut bits, &mut state, part, plane, x, y)?;
                         continue;
                     }
@@ -223,12 +229,16 @@ impl Scan {
         Ok(at + bits.end()?)
     }
 
-    /// A block of a sequential picture.
+    /// A block of a sequential picture (T.81, F.2.2).
     #[inline(always)]
-    fn whole(bits: &mut Bits<'_>, before: &mut i32, part: &Part) -> Result<Block, Reason> {
+    fn sequential_block(
+        bits: &mut Bits<'_>,
+        previous: &mut i32,
+        part: &Part,
+    ) -> Result<Block, Reason> {
         let table = part.ac.as_deref().ok_or(DAMAGED)?;
         let mut block = Block::EMPTY;
-        block.0[0] = mean(bits, before, part)?;
+        block.0[0] = dc_coefficient(bits, previous, part)?;
         let mut at = 1;
         while at < 64 {
             bits.fill();
@@ -255,15 +265,16 @@ impl Scan {
         Ok(block)
     }
 
-    fn band_first(
+    /// The first bits of a band of a block (T.81, G.1.2.2).
+    fn ac_first(
         &self,
         bits: &mut Bits<'_>,
         state: &mut State,
         part: &Part,
         block: &mut Block,
     ) -> Result<(), Reason> {
-        if state.empty > 0 {
-            state.empty -= 1;
+        if state.empty_blocks > 0 {
+            state.empty_blocks -= 1;
             return Ok(());
         }
         let table = part.ac.as_deref().ok_or(DAMAGED)?;
@@ -280,14 +291,15 @@ impl Scan {
             } else if zeros == 15 {
                 at += 16;
             } else {
-                state.empty = run(bits, zeros) - 1;
+                state.empty_blocks = empty_run(bits, zeros) - 1;
                 break;
             }
         }
         Ok(())
     }
 
-    fn band_more(
+    /// One more bit of the known coefficients of a band, and new coefficients of one bit (T.81, G.1.2.3).
+    fn ac_refine(
         &self,
         bits: &mut Bits<'_>,
         state: &mut State,
@@ -297,13 +309,13 @@ impl Scan {
         let table = part.ac.as_deref().ok_or(DAMAGED)?;
         let one = 1_i16 << self.low;
         let (mut at, last) = self.band;
-        while at <= last && state.empty == 0 {
+        while at <= last && state.empty_blocks == 0 {
             bits.fill();
             let symbol = table.symbol(bits)?;
             let (mut zeros, size) = (symbol >> 4, symbol & 15);
             let new = match size {
                 0 if zeros < 15 => {
-                    state.empty = run(bits, zeros);
+                    state.empty_blocks = empty_run(bits, zeros);
                     break;
                 }
                 0 => 0,
@@ -311,7 +323,7 @@ impl Scan {
                 1 => -one,
                 _ => return Err(DAMAGED),
             };
-            // The new one stands behind so many that are still nothing; those that are something get their next bit.
+            // The new coefficient comes after `zeros` coefficients that are still zero. Those that are not zero get their next bit.
             while at <= last {
                 let coefficient = &mut block.0[ZIGZAG[at]];
                 at += 1;
@@ -325,39 +337,39 @@ impl Scan {
                 }
             }
         }
-        if state.empty > 0 {
+        if state.empty_blocks > 0 {
             for place in &ZIGZAG[at..=last] {
                 let coefficient = &mut block.0[*place];
                 if *coefficient != 0 {
                     refine(bits, coefficient, one);
                 }
             }
-            state.empty -= 1;
+            state.empty_blocks -= 1;
         }
         Ok(())
     }
 }
 
-/// The mean of a block, which is stored as the difference from the one before.
+/// The DC coefficient of a block: it is stored as the difference from the previous one (T.81, F.2.2.1).
 #[inline(always)]
-fn mean(bits: &mut Bits<'_>, before: &mut i32, part: &Part) -> Result<i16, Reason> {
+fn dc_coefficient(bits: &mut Bits<'_>, previous: &mut i32, part: &Part) -> Result<i16, Reason> {
     let table = part.dc.as_deref().ok_or(DAMAGED)?;
     bits.fill();
     let size = table.symbol(bits)?;
     if size > 15 {
         return Err(DAMAGED);
     }
-    *before += bits.signed(size.into());
-    i16::try_from(*before).map_err(|_| DAMAGED)
+    *previous += bits.signed(size.into());
+    i16::try_from(*previous).map_err(|_| DAMAGED)
 }
 
-/// A run of empty blocks, this one included.
-fn run(bits: &mut Bits<'_>, size: u8) -> u32 {
+/// The length of a run of empty blocks, including this one (T.81, G.1.2.2).
+fn empty_run(bits: &mut Bits<'_>, size: u8) -> u32 {
     bits.fill();
     (1 << size) + bits.take(size.into()) as u32
 }
 
-/// One more bit of a coefficient.
+/// Reads one more bit of a coefficient that is not zero.
 #[inline(always)]
 fn refine(bits: &mut Bits<'_>, coefficient: &mut i16, one: i16) {
     bits.fill();

@@ -1,10 +1,12 @@
-//! Brings the channels of a picture to one size, row by row, and makes pixels of them. As libjpeg-turbo does: where a channel has half
-//! as many samples in a direction, by a triangle over its neighbours; elsewhere samples are repeated.
+//! Brings all channels to the size of the picture, row by row, and converts them to pixels.
+//!
+//! As libjpeg-turbo does: a channel with half the samples in a direction is interpolated (3/4 of the nearer sample, 1/4 of
+//! the farther one); with other factors samples are repeated.
 
 use super::Model;
 use super::frame::{Channel, Frame, Plane};
 
-/// All pixels, row after row.
+/// All pixels, row by row.
 pub(super) fn join(frame: &Frame, model: Model, planes: &[Plane]) -> Vec<u8> {
     let (width, height) = (frame.width as usize, frame.height as usize);
     let mut pixels = vec![0; width * height * planes.len()];
@@ -13,8 +15,8 @@ pub(super) fn join(frame: &Frame, model: Model, planes: &[Plane]) -> Vec<u8> {
     for (y, line) in pixels.chunks_exact_mut(width * planes.len()).enumerate() {
         for ((plane, channel), row) in planes.iter().zip(&frame.channels).zip(&mut rows) {
             let factors = (
-                frame.most.0 / channel.sampling.0,
-                frame.most.1 / channel.sampling.1,
+                frame.max_sampling.0 / channel.sampling.0,
+                frame.max_sampling.1 / channel.sampling.1,
             );
             enlarge(plane, channel, factors, y, &mut sums, row);
         }
@@ -31,7 +33,7 @@ pub(super) fn join(frame: &Frame, model: Model, planes: &[Plane]) -> Vec<u8> {
                     *pixel = rgb(*luma, *cb, *cr);
                 }
             }
-            // Ink is what brightness lacks; it is stored the other way round.
+            // Ink is the inverse of brightness, and the file stores the inverse of ink. Only black has to be inverted here.
             (Model::Ycck, [luma, cb, cr, black]) => {
                 let pixels = line.as_chunks_mut::<4>().0.iter_mut();
                 for ((((pixel, luma), cb), cr), black) in
@@ -67,7 +69,7 @@ fn enlarge(
     let (width, height) = channel.samples;
     let row = |y: usize| &plane.samples[y.min(height - 1) * plane.stride..][..width];
     let near = row(y / factors.1);
-    // The neighbour that is nearer: above for the upper half of a sample, below for the lower.
+    // The nearer neighbor: above for the upper half of a sample, below for the lower half.
     let far = if y.is_multiple_of(2) {
         row((y / 2).saturating_sub(1))
     } else {
@@ -101,8 +103,8 @@ fn enlarge(
     }
 }
 
-/// Twice as wide: three quarters of each sample and one of the neighbour that is nearer. `halves` is what is added before rounding
-/// down, on the left and on the right.
+/// Doubles the width: 3/4 of each sample and 1/4 of its nearer neighbor. `left` and `right` are added before rounding down, in
+/// the left and the right half of a sample: they differ, so that rounding errors do not add up.
 #[inline(always)]
 fn widen<const BITS: u16>(sums: &[u16], out: &mut [u8], [left, right]: [u16; 2]) {
     let pairs = out.as_chunks_mut::<2>().0;
@@ -120,7 +122,7 @@ fn widen<const BITS: u16>(sums: &[u16], out: &mut [u8], [left, right]: [u16; 2])
     }
 }
 
-/// By the weights of ITU-R BT.601, in whole numbers as libjpeg has them.
+/// Converts YCbCr to RGB by the weights of ITU-R BT.601 (JFIF 1.02), in the fixed-point numbers of libjpeg.
 #[inline(always)]
 fn rgb(luma: u8, cb: u8, cr: u8) -> [u8; 3] {
     let (luma, cb, cr) = (i32::from(luma), i32::from(cb) - 128, i32::from(cr) - 128);

@@ -1,4 +1,4 @@
-//! Files that lost something on their way. Nobody is charged for half a picture.
+//! Files of which a part is missing. They are refused, so that nobody pays for half a picture.
 
 use super::*;
 
@@ -21,7 +21,7 @@ fn refused(file: &[u8]) -> String {
     }
 }
 
-/// With restart markers, one after each row of blocks.
+/// A JPEG with a restart marker after each row of blocks.
 fn restarting() -> Vec<u8> {
     let picture = photo();
     let mut jpeg = Vec::new();
@@ -41,7 +41,7 @@ fn progressive() -> Vec<u8> {
     encode::encode(&photo().into(), Format::Jpeg, encoding).unwrap()
 }
 
-/// Where the coded pixels of each scan begin.
+/// The offsets of the coded data of each scan.
 fn scans(jpeg: &[u8]) -> Vec<usize> {
     let all = jpeg.windows(2).enumerate();
     all.filter(|(_, two)| *two == [0xFF, 0xDA])
@@ -58,7 +58,7 @@ fn restarts(jpeg: &[u8]) -> Vec<usize> {
 }
 
 #[test]
-fn a_jpeg_that_was_cut_and_ended_is_refused() {
+fn a_jpeg_cut_before_its_end_marker_is_refused() {
     for jpeg in [
         encoded(&photo().into(), Format::Jpeg),
         restarting(),
@@ -76,7 +76,7 @@ fn a_jpeg_that_was_cut_and_ended_is_refused() {
 }
 
 #[test]
-fn bytes_lost_between_restarts_are_noticed() {
+fn bytes_missing_between_restarts_are_noticed() {
     let jpeg = restarting();
     let restarts = restarts(&jpeg);
     assert!(restarts.len() > 4);
@@ -96,7 +96,7 @@ fn a_progressive_jpeg_that_lacks_scans_is_refused() {
     let starts: Vec<usize> = scans(&jpeg).into_iter().skip(1).collect();
     assert!(starts.len() > 3);
     for start in starts {
-        // Before the codes of the next scan.
+        // Before the Huffman tables of the next scan.
         let header = jpeg[..start]
             .windows(2)
             .rposition(|two| two == [0xFF, 0xC4])
@@ -105,7 +105,7 @@ fn a_progressive_jpeg_that_lacks_scans_is_refused() {
     }
 }
 
-/// A file without its end is cut off, whatever it holds: one rule for all formats.
+/// One rule for all formats: a file without its end is cut off, even if all pixels are there.
 #[test]
 fn a_file_without_its_end_is_refused() {
     let picture = DynamicImage::from(photo());
@@ -116,7 +116,7 @@ fn a_file_without_its_end_is_refused() {
 }
 
 #[test]
-fn filling_before_the_end_is_no_damage() {
+fn fill_bytes_before_the_end_are_allowed() {
     let jpeg = encoded(&photo().into(), Format::Jpeg);
     let (pixels, end) = jpeg.split_at(jpeg.len() - 2);
     let clean_one = clean(&jpeg, MAX_INPUT_BYTES).unwrap();
@@ -129,9 +129,9 @@ fn filling_before_the_end_is_no_damage() {
     refused(&[pixels, &[0x5A; 16], end].concat());
 }
 
-/// Whatever the compressed pixels of a PNG end with, what is delivered is written anew.
+/// Extra data may follow the compressed pixels of a PNG. The rendition is encoded anew, without it.
 #[test]
-fn nothing_behind_the_pixels_of_a_png_survives() {
+fn data_after_the_pixels_of_a_png_is_dropped() {
     const SECRET: &[u8] = b"a message behind the pixels";
     let picture = photo();
     let png = png(&picture.clone().into());

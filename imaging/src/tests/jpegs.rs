@@ -1,8 +1,8 @@
-//! JPEG files that name or order their channels in unusual ways: as libjpeg-turbo reads them, or refused.
+//! JPEG files with unusual channels. They are read as libjpeg-turbo reads them, or refused.
 
 use super::*;
 
-/// Colours that every mistake about channels changes.
+/// Colors that change with each mistake about channels.
 fn corners() -> RgbImage {
     RgbImage::from_fn(64, 48, |x, y| {
         Rgb(match (x < 32, y < 24) {
@@ -37,15 +37,15 @@ fn adobe(transform: u8) -> [u8; 12] {
     [b'A', b'd', b'o', b'b', b'e', 0, 100, 0, 0, 0, 0, transform]
 }
 
-/// Where the frame's header begins.
+/// The offset of the frame header.
 fn frame(jpeg: &[u8]) -> usize {
     jpeg.windows(2).position(|two| two == [0xFF, 0xC0]).unwrap()
 }
 
-/// The channels hold red, green and blue.
+/// A JPEG whose channels are red, green and blue.
 fn of_plain_channels(adobe_says: bool) -> Vec<u8> {
     let picture = corners();
-    // As if they were brightness and colours, so nothing is converted.
+    // Passed as YCbCr, so that the encoder converts nothing.
     let [r, g, b] = [0, 1, 2].map(|at| {
         picture
             .pixels()
@@ -77,18 +77,18 @@ fn of_plain_channels(adobe_says: bool) -> Vec<u8> {
 }
 
 #[test]
-fn channels_mean_what_libjpeg_takes_them_for() {
+fn channels_have_the_meaning_of_libjpeg() {
     let jfif = encoded(&corners().into(), Format::Jpeg);
     shows_corners(&jfif, "JFIF");
     let bare = without_jfif(&jfif);
     shows_corners(&bare, "without JFIF or Adobe");
     shows_corners(&with_jpeg_segment(&bare, 0xEE, &adobe(1)), "Adobe 1");
-    // JFIF says YCbCr, whatever Adobe's segment says, before or after it.
+    // JFIF means YCbCr, whatever an Adobe segment before or after it says.
     shows_corners(
         &with_jpeg_segment(&jfif, 0xEE, &adobe(0)),
         "JFIF and Adobe 0",
     );
-    // A byte short, it is no segment of Adobe's.
+    // One byte too short: then it is not an Adobe segment.
     shows_corners(
         &with_jpeg_segment(&bare, 0xEE, &adobe(0)[..11]),
         "short Adobe 0",
@@ -129,7 +129,7 @@ fn every_sampling_is_read() {
 }
 
 #[test]
-fn two_channels_and_odd_sizes_are_refused_in_words() {
+fn unusual_channels_are_refused_with_a_reason() {
     let jpeg = encoded(&corners().into(), Format::Jpeg);
     let frame = frame(&jpeg);
     let reason = |change: fn(&mut [u8])| {
@@ -146,11 +146,11 @@ fn two_channels_and_odd_sizes_are_refused_in_words() {
     );
     assert_eq!(reason(|frame| frame[11] = 0x52), "it is damaged");
     assert!(reason(|frame| frame[4] = 12).contains("eight bits"));
-    assert!(reason(|frame| frame[1] = 0xC9).contains("arithmetically"));
+    assert!(reason(|frame| frame[1] = 0xC9).contains("arithmetic coding"));
     assert!(reason(|frame| frame[1] = 0xC3).contains("lossless"));
 }
 
-/// To the level: our decoder beside libjpeg-turbo, which wrote the file.
+/// Compares our decoder with libjpeg-turbo: no value may differ.
 #[test]
 fn pixels_are_those_of_libjpeg_turbo() {
     let picture = drawn(203, 117);

@@ -1,5 +1,5 @@
-//! Whatever a vendor sends in place of a picture ends in words and a release, and costs no more memory than pictures do.
-#![expect(clippy::print_stdout, reason = "says what it took")]
+//! Damaged and hostile files from a vendor: the job fails with a reason, the hold is released, and memory stays limited.
+#![expect(clippy::print_stdout, reason = "reports the peak memory")]
 
 use std::time::Duration;
 
@@ -14,8 +14,8 @@ fn job(name: &str) -> Value {
     body
 }
 
-/// The most this process has taken, in MiB.
-fn peak() -> u64 {
+/// The peak memory of this process, in MiB.
+fn peak_mib() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status
         .lines()
@@ -28,12 +28,12 @@ fn peak() -> u64 {
 #[tokio::test(flavor = "multi_thread")]
 async fn bombs_end_in_words_and_a_release() {
     let pipeline = Pipeline::start_with(Options {
-        // What is no picture is a strike, and closes the lane again and again.
+        // Each file that is not a picture counts as a failure of the lane, and makes it unavailable for this time.
         closed: Duration::from_millis(1),
         ..Options::default()
     })
     .await;
-    let before = peak();
+    let before = peak_mib();
     let (available, _) = pipeline.balance().await;
     let bombs: Vec<String> = fakes::bombs().collect();
     assert!(bombs.len() >= 40, "{}", bombs.len());
@@ -48,17 +48,17 @@ async fn bombs_end_in_words_and_a_release() {
         assert_eq!(job["artifacts"], json!([]), "{name}");
     }
     assert_eq!(pipeline.balance().await, (available, 0));
-    for name in fakes::burdened() {
+    for name in fakes::valid_but_heavy() {
         let id = pipeline.submit(&job(name)).await;
         let job = pipeline.ended_within(&id, Duration::from_mins(1)).await;
         assert_eq!(job["state"], "succeeded", "{name}: {job}");
     }
-    let took = peak();
+    let peak = peak_mib();
     println!(
-        "{} bombs, {} pictures with a burden: the whole product and the vendor took {took} MiB at most, {before} before",
+        "{} bombs, {} heavy pictures: peak memory of the product and the fake {peak} MiB, {before} MiB before",
         bombs.len(),
-        fakes::burdened().count(),
+        fakes::valid_but_heavy().count(),
     );
-    assert!(took < 1_024, "{took} MiB");
+    assert!(peak < 1_024, "{peak} MiB");
     pipeline.close().await;
 }

@@ -1,12 +1,12 @@
-//! Models are data: one table more is a model more, and what it says of its life is kept to.
+//! Models are data: another table is another model, and its lifecycle dates are enforced.
 
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 use tests::pipeline::small_job;
 use tests::{Options, Pipeline, models};
 
-/// All that a new model is.
-const NEW: &str = r#"
+/// A complete new model.
+const NEW_MODEL: &str = r#"
 [models.house-style]
 name = "gemini-nano-banana-2.1"
 title = "House style"
@@ -35,7 +35,7 @@ async fn with(change: impl FnOnce(&tempfile::TempDir)) -> (Pipeline, tempfile::T
 
 #[tokio::test]
 async fn a_model_is_one_table_in_a_file() {
-    let (pipeline, _folder) = with(|folder| models::add(folder, "vertex.toml", NEW)).await;
+    let (pipeline, _folder) = with(|folder| models::add(folder, "vertex.toml", NEW_MODEL)).await;
     let (status, model) = pipeline.get("/v1/models/house-style").await;
     assert_eq!(status, StatusCode::OK, "{model}");
     assert_eq!(model["price"]["credits"], json!({"1K": 5}));
@@ -59,7 +59,7 @@ async fn a_model_is_one_table_in_a_file() {
 }
 
 #[tokio::test]
-async fn a_shut_down_model_names_its_successor_and_switches_only_when_asked_to() {
+async fn a_shut_down_model_names_its_successor() {
     let (pipeline, _folder) = with(|folder| {
         models::change(
             folder,
@@ -73,10 +73,10 @@ async fn a_shut_down_model_names_its_successor_and_switches_only_when_asked_to()
     job["model"] = json!("gemini-2.5-flash-image");
     let (status, refused) = pipeline.post("/v1/jobs", &job).await;
     assert!(status.is_client_error(), "{refused}");
-    let says = refused["detail"].as_str().unwrap();
+    let detail = refused["detail"].as_str().unwrap();
     assert!(
-        says.contains("its successor is gemini-nano-banana-2.1"),
-        "{says}"
+        detail.contains("its successor is gemini-nano-banana-2.1"),
+        "{detail}"
     );
 
     job["switch_to_successor"] = json!(true);
@@ -107,7 +107,7 @@ async fn a_shut_down_model_names_its_successor_and_switches_only_when_asked_to()
 }
 
 #[tokio::test]
-async fn an_open_job_keeps_the_price_it_was_quoted() {
+async fn an_open_job_keeps_its_quoted_price() {
     let (mut pipeline, folder) = with(|_| {}).await;
     pipeline.stop_workers().await;
     let id = pipeline.submit(&small_job()).await;

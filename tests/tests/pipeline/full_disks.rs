@@ -1,4 +1,5 @@
-//! Disks that are full: the bucket's, Postgres' and Redis' memory. Nothing is half done, and room is all it takes to go on.
+//! Full disks: of the bucket, of Postgres, and the full memory of Redis. Nothing is left half done, and work continues when there is
+//! space again.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -24,9 +25,9 @@ async fn all_succeed(pipeline: &Pipeline, ids: &[String]) {
     }
 }
 
-/// Room for a test and not for a picture: the kernel refuses larger files. This runs everywhere.
+/// The kernel refuses files that are larger than a probe and smaller than a picture. This runs everywhere.
 #[tokio::test]
-async fn a_bucket_with_room_for_nothing_large_costs_no_call_and_keeps_nothing_half() {
+async fn a_bucket_for_small_files_only_costs_no_call() {
     let fake = Fake::start(fakes::Options::default()).await.unwrap();
     let models = models::shipped();
     models::openai_played_by(&models, &fake.base_url());
@@ -48,11 +49,11 @@ async fn a_bucket_with_room_for_nothing_large_costs_no_call_and_keeps_nothing_ha
     pipeline.until(Duration::from_secs(20), bought).await;
     tokio::time::sleep(Duration::from_secs(4)).await;
     let calls = fake.journal().count();
-    assert!(calls <= 2, "{calls} calls: no more than what was under way");
+    assert!(calls <= 2, "{calls} calls: only those that were running");
     assert_eq!(
         objects(pipeline.bucket.path()),
         Vec::<PathBuf>::new(),
-        "nothing half"
+        "no partial files"
     );
 
     disk::lift_file_limit(worker.id().unwrap());
@@ -60,7 +61,7 @@ async fn a_bucket_with_room_for_nothing_large_costs_no_call_and_keeps_nothing_ha
     assert_eq!(
         fake.journal().count(),
         6,
-        "what waited was not bought again"
+        "results that waited were not requested again"
     );
     assert_eq!(objects(pipeline.bucket.path()).len(), 18);
     worker.kill().await.unwrap();
@@ -84,8 +85,12 @@ async fn a_bucket_on_a_full_disk_costs_no_call_and_keeps_nothing_half() {
     pipeline.until(Duration::from_secs(20), bought).await;
     tokio::time::sleep(Duration::from_secs(3)).await;
     let calls = pipeline.fake.journal().count();
-    assert!(calls <= 2, "{calls} calls: no more than what was under way");
-    assert_eq!(objects(disk.path()), Vec::<PathBuf>::new(), "nothing half");
+    assert!(calls <= 2, "{calls} calls: only those that were running");
+    assert_eq!(
+        objects(disk.path()),
+        Vec::<PathBuf>::new(),
+        "no partial files"
+    );
     disk.resize(64 * 1024);
     all_succeed(&pipeline, &ids).await;
     assert_eq!(pipeline.fake.journal().count(), 6);
@@ -93,7 +98,8 @@ async fn a_bucket_on_a_full_disk_costs_no_call_and_keeps_nothing_half() {
     pipeline.close().await;
 }
 
-/// What changes many tables may meet a procedure that reads them in another order, and be the one that Postgres ends.
+/// Runs SQL that locks many tables. Postgres may end it because of a deadlock with a procedure that locks them in another order: then
+/// it is repeated.
 async fn run(owner: &mut PgConnection, sql: &str) {
     const DEADLOCK: &str = "40P01";
     while let Err(error) = owner.execute(AssertSqlSafe(sql.to_owned())).await {
@@ -102,7 +108,7 @@ async fn run(owner: &mut PgConnection, sql: &str) {
     }
 }
 
-/// A submit under a key of its own.
+/// Submits a job with this idempotency key. Returns the status, `Retry-After` and the body.
 async fn submit(
     pipeline: &Pipeline,
     key: &str,
@@ -119,10 +125,13 @@ async fn submit(
     (status, retry_after, response.json().await.unwrap())
 }
 
-fn assert_later((status, retry_after, body): &(StatusCode, Option<String>, Value), what: &str) {
+fn assert_unavailable(
+    (status, retry_after, body): &(StatusCode, Option<String>, Value),
+    what: &str,
+) {
     assert_eq!(*status, StatusCode::SERVICE_UNAVAILABLE, "{what}: {body}");
     assert_eq!(body["code"], "unavailable", "{what}: {body}");
-    assert!(retry_after.is_some(), "{what}: it says when");
+    assert!(retry_after.is_some(), "{what}: Retry-After is missing");
 }
 
 async fn jobs(pipeline: &Pipeline) -> i64 {
@@ -132,9 +141,9 @@ async fn jobs(pipeline: &Pipeline) -> i64 {
         .unwrap()
 }
 
-/// Postgres says that its disk is full at each step of an admission, and of a settlement. This runs everywhere.
+/// Postgres reports a full disk at each step of an admission and of a settlement. This runs everywhere.
 #[tokio::test]
-async fn a_database_that_is_full_at_any_step_is_a_503_without_a_trace() {
+async fn a_full_database_at_any_step_is_a_503_without_effect() {
     let pipeline = Pipeline::start().await;
     let mut owner = pipeline.owner().await;
     run(
@@ -148,7 +157,7 @@ async fn a_database_that_is_full_at_any_step_is_a_503_without_a_trace() {
             "CREATE TRIGGER aaa_no_room BEFORE INSERT OR UPDATE ON {table} FOR EACH ROW EXECUTE FUNCTION no_room()"
         )
     };
-    let make_room = |table: &str| format!("DROP TRIGGER aaa_no_room ON {table}");
+    let remove_trigger = |table: &str| format!("DROP TRIGGER aaa_no_room ON {table}");
     let mut ids = Vec::new();
     for table in [
         "jobs",
@@ -161,20 +170,20 @@ async fn a_database_that_is_full_at_any_step_is_a_503_without_a_trace() {
         let before = (pipeline.balance().await.1, jobs(&pipeline).await);
         run(&mut owner, &fill(table)).await;
         let refused = submit(&pipeline, table, &small_job()).await;
-        assert_later(&refused, table);
+        assert_unavailable(&refused, table);
         assert_eq!(
             (pipeline.balance().await.1, jobs(&pipeline).await),
             before,
             "{table}"
         );
-        run(&mut owner, &make_room(table)).await;
+        run(&mut owner, &remove_trigger(table)).await;
         let (status, _, job) = submit(&pipeline, table, &small_job()).await;
         assert_eq!(status, StatusCode::ACCEPTED, "{table}: {job}");
         let id = job["id"].as_str().unwrap().to_owned();
         pipeline.ended(&id).await;
         ids.push(id);
     }
-    // Settlements find no room, for longer than they are tried again: the lease runs out, and nothing is bought twice.
+    // Settlements fail for longer than they are retried. The lease expires, and no call is repeated.
     for table in ["artifacts", "transfers"] {
         let calls = pipeline.fake.journal().count();
         let mut body = small_job();
@@ -185,7 +194,7 @@ async fn a_database_that_is_full_at_any_step_is_a_503_without_a_trace() {
         run(&mut owner, &fill(table)).await;
         tokio::time::sleep(Duration::from_secs(6)).await;
         assert_eq!(pipeline.job(&id).await["artifacts"], json!([]), "{table}");
-        run(&mut owner, &make_room(table)).await;
+        run(&mut owner, &remove_trigger(table)).await;
         assert_eq!(pipeline.ended(&id).await["state"], "succeeded", "{table}");
         assert_eq!(pipeline.fake.journal().count(), calls + 1, "{table}");
     }
@@ -195,13 +204,13 @@ async fn a_database_that_is_full_at_any_step_is_a_503_without_a_trace() {
     pipeline.close().await;
 }
 
-/// The same where the disk is really full: tables lie on a small one.
+/// The same with a disk that is really full: the tables are on a small one.
 #[tokio::test]
 async fn a_database_on_a_full_disk_goes_on_when_there_is_room() {
     let Some(disk) = Disk::mount(16 * 1024) else {
         return;
     };
-    // A server of its own: what it cannot write down concerns all its databases.
+    // A separate server, because a full disk affects all its databases.
     let (_data, servers, named) = TestServers::own(Tuning::Test).await;
     let pipeline = Pipeline::start_on(named, Options::default()).await;
     let mut owner = pipeline.owner().await;
@@ -258,7 +267,7 @@ async fn a_database_on_a_full_disk_goes_on_when_there_is_room() {
             accepted.push(answer.2["id"].as_str().unwrap().to_owned());
             continue;
         }
-        assert_later(&answer, &key);
+        assert_unavailable(&answer, &key);
         refused.push(key);
         if refused.len() == 5 {
             break;
@@ -284,7 +293,7 @@ async fn a_database_on_a_full_disk_goes_on_when_there_is_room() {
     servers.stop().await;
 }
 
-/// Redis holds no truth: when it takes no writes, jobs are accepted and made all the same.
+/// Redis is not the source of truth: while it refuses writes, jobs are still accepted and done.
 #[tokio::test]
 async fn a_redis_that_takes_no_writes_stops_nothing() {
     let folder = tempfile::tempdir().unwrap();
@@ -323,7 +332,7 @@ async fn a_redis_that_takes_no_writes_stops_nothing() {
     set("maxmemory", "0").await;
     write().await.unwrap();
 
-    // It cannot save, for its folder is gone, and says so to who writes: as it does on a full disk.
+    // It cannot save because its folder is gone, so it refuses writes, as with a full disk.
     set("stop-writes-on-bgsave-error", "yes").await;
     set("save", "1 1").await;
     std::fs::remove_dir_all(folder.path()).unwrap();

@@ -1,4 +1,4 @@
-//! What the provider answers, and what follows.
+//! How a job ends for each kind of answer of the provider.
 
 use fakes::Fault;
 use serde_json::json;
@@ -53,7 +53,7 @@ async fn a_fault_is_survived_twice_and_no_more() {
 }
 
 #[tokio::test]
-async fn a_request_the_model_does_not_take_is_not_repeated() {
+async fn a_bad_request_is_not_repeated() {
     ends("a bottle [[fault:invalid*1]]", "failed", "bad_request", 1).await;
 }
 
@@ -94,7 +94,7 @@ async fn what_was_delivered_is_charged_and_the_rest_released() {
 #[tokio::test]
 async fn a_stored_picture_is_never_bought_again() {
     let pipeline = Pipeline::start().await;
-    // Of three outputs one fails first: the second attempt takes over the two that were stored.
+    // One of three outputs fails first. The second attempt adopts the two that were stored.
     pipeline.fake.faults().push(Fault::Status(503));
     let mut body = small_job();
     body["outputs"] = json!(3);

@@ -1,4 +1,4 @@
-//! The same product with its bucket at a store that speaks S3.
+//! The product with its bucket in S3.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use tests::{Options, Pipeline, processes};
 const PHOTO: &[u8] = include_bytes!("../../../samples/product.jpg");
 
 #[tokio::test]
-async fn a_picture_is_made_kept_and_shown_with_the_bucket_in_s3() {
+async fn pictures_are_stored_in_s3_and_downloaded() {
     let folder = tempfile::tempdir().unwrap();
     let s3 = S3::start(folder.path()).await;
     let pipeline = Pipeline::start_with(Options {
@@ -63,9 +63,9 @@ async fn a_picture_is_made_kept_and_shown_with_the_bucket_in_s3() {
     pipeline.close().await;
 }
 
-/// `platen up`, `doctor` and `verify --deep`, told of the bucket as anybody would.
+/// `platen up`, `doctor` and `verify --deep`, with the bucket set by environment variables.
 #[tokio::test]
-async fn the_program_keeps_its_objects_in_s3() {
+async fn the_program_stores_its_objects_in_s3() {
     let folder = tempfile::tempdir().unwrap();
     let s3 = S3::start(&folder.path().join("s3")).await;
     let data = folder.path().join("data");

@@ -1,4 +1,4 @@
-//! OpenAI's answers as other servers write them: what was paid for is taken, and an error is what it says.
+//! OpenAI's answers as other servers write them: pictures that were paid for are accepted, and errors keep their meaning.
 
 use serde_json::{Value, json};
 use tests::Pipeline;
@@ -11,7 +11,7 @@ async fn ended(pipeline: &Pipeline, model: &str, fault: &str) -> Value {
     pipeline.ended(&pipeline.submit(&body).await).await
 }
 
-/// Class, captured and released.
+/// The outcome class, the captured and the released credits.
 fn end(job: &Value) -> (&str, Option<i64>, Option<i64>) {
     let cost = |field: &str| job["cost"][field].as_i64();
     let class = job["outcome"]["class"].as_str();
@@ -23,9 +23,9 @@ fn end(job: &Value) -> (&str, Option<i64>, Option<i64>) {
 }
 
 #[tokio::test]
-async fn a_picture_is_taken_in_every_shape_servers_have_and_bought_once() {
+async fn every_shape_of_answer_is_accepted_by_one_call() {
     let pipeline = Pipeline::start().await;
-    for (bought, shape) in (1..).zip([
+    for (calls, shape) in (1..).zip([
         "empty_beside_address",
         "null_beside_address",
         "data_address",
@@ -43,13 +43,13 @@ async fn a_picture_is_taken_in_every_shape_servers_have_and_bought_once() {
         let job = ended(&pipeline, "gpt-image-2", &format!("shape:{shape}")).await;
         let held = job["cost"]["held"].as_i64();
         assert_eq!(end(&job), ("ok", held, Some(0)), "{shape}: {job}");
-        assert_eq!(pipeline.fake.journal().count(), bought, "{shape}");
+        assert_eq!(pipeline.fake.journal().count(), calls, "{shape}");
     }
     pipeline.close().await;
 }
 
 #[tokio::test]
-async fn an_error_in_a_success_is_the_error_it_says() {
+async fn an_error_with_status_200_is_treated_as_an_error() {
     let pipeline = Pipeline::start().await;
     let before = pipeline.balance().await;
     for (code, class, calls) in [
@@ -57,14 +57,14 @@ async fn an_error_in_a_success_is_the_error_it_says() {
         // Its type is OpenAI's `invalid_request_error`.
         ("a_word_from_the_future", "bad_request", 1),
         ("server_error", "provider_fault", 3),
-        // It closes the lane.
+        // It makes the lane unavailable.
         ("insufficient_quota", "config", 1),
     ] {
-        let asked = pipeline.fake.journal().count();
+        let before = pipeline.fake.journal().count();
         let job = ended(&pipeline, "gpt-image-2", &format!("error_200:{code}")).await;
         let held = job["cost"]["held"].as_i64();
         assert_eq!(end(&job), (class, Some(0), held), "{code}: {job}");
-        assert_eq!(pipeline.fake.journal().count() - asked, calls, "{code}");
+        assert_eq!(pipeline.fake.journal().count() - before, calls, "{code}");
         if class == "refused_prompt" {
             let reason = job["outcome"]["reason"].as_str().unwrap();
             assert!(
@@ -78,7 +78,7 @@ async fn an_error_in_a_success_is_the_error_it_says() {
 }
 
 #[tokio::test]
-async fn an_error_keeps_its_code_and_its_words_however_long_it_is() {
+async fn a_long_error_keeps_its_code_and_its_text() {
     let pipeline = Pipeline::start().await;
     let job = ended(&pipeline, "gpt-image-2", "long_error:moderation_blocked").await;
     let held = job["cost"]["held"].as_i64();
@@ -95,7 +95,7 @@ async fn an_error_keeps_its_code_and_its_words_however_long_it_is() {
 }
 
 #[tokio::test]
-async fn customer_and_operator_learn_what_was_wrong_with_an_answer() {
+async fn customer_and_operator_see_what_was_wrong() {
     let pipeline = Pipeline::start().await;
     for (model, fault, wrong) in [
         (
@@ -124,11 +124,11 @@ async fn customer_and_operator_learn_what_was_wrong_with_an_answer() {
         );
         let path = format!("/v1/admin/jobs/{}", job["id"].as_str().unwrap());
         let request = pipeline.anonymous(reqwest::Method::GET, &path);
-        let told: Value = (request.bearer_auth(OPERATOR_KEY).send().await.unwrap())
+        let job: Value = (request.bearer_auth(OPERATOR_KEY).send().await.unwrap())
             .json()
             .await
             .unwrap();
-        let story = told["story"].to_string();
+        let story = job["story"].to_string();
         assert_eq!(story.matches(wrong).count(), 2, "{story}");
     }
     pipeline.close().await;

@@ -1,5 +1,4 @@
-//! What files say of their colours, and of what is transparent. The expected values are computed here, by the formulas of the
-//! specifications.
+//! Color tags and transparency of files. The expected values are computed here, by the formulas of the specifications.
 
 use moxcms::{DataColorSpace, ToneReprCurve};
 
@@ -7,7 +6,7 @@ use super::*;
 
 const STORED: [u8; 3] = [200, 100, 50];
 
-/// A PNG of one colour, with chunks before its pixels.
+/// A PNG of one color, with more chunks before its pixels.
 fn png_with(chunks: &[([u8; 4], Vec<u8>)]) -> Vec<u8> {
     let plain = png(&RgbImage::from_pixel(64, 64, Rgb(STORED)).into());
     let mut file = plain[..33].to_vec();
@@ -18,7 +17,7 @@ fn png_with(chunks: &[([u8; 4], Vec<u8>)]) -> Vec<u8> {
     file
 }
 
-fn shown(file: &[u8]) -> [u8; 3] {
+fn converted(file: &[u8]) -> [u8; 3] {
     let rendition = rendered(file, target(64, 64), Format::Png).unwrap();
     pixels(&rendition.bytes).get_pixel(9, 9).0
 }
@@ -31,7 +30,7 @@ fn gamma(hundred_thousandths: u32) -> ([u8; 4], Vec<u8>) {
     (*b"gAMA", hundred_thousandths.to_be_bytes().to_vec())
 }
 
-/// White, red, green and blue.
+/// A cHRM chunk: x and y of white, red, green and blue.
 fn primaries(points: [u32; 8]) -> ([u8; 4], Vec<u8>) {
     let bytes = points.iter().flat_map(|point| point.to_be_bytes());
     (*b"cHRM", bytes.collect())
@@ -44,7 +43,7 @@ const P3: [u32; 8] = [
     31_270, 32_900, 68_000, 32_000, 26_500, 69_000, 15_000, 6_000,
 ];
 
-/// The value of sRGB for this share of light.
+/// The value of sRGB for linear light from 0 to 1.
 fn value(light: f64) -> u8 {
     let value = if light <= 0.003_130_8 {
         light * 12.92
@@ -60,33 +59,36 @@ fn value(light: f64) -> u8 {
 }
 
 #[test]
-fn an_exponent_is_heeded() {
+fn gamma_is_applied() {
     let linear = STORED.map(|level| value(f64::from(level) / 255.0));
-    assert_near(shown(&png_with(&[gamma(100_000)])), linear, 1);
-    // That is what sRGB is called by programs that know no curve.
-    assert_eq!(shown(&png_with(&[gamma(45_455)])), STORED);
-    assert_eq!(shown(&png_with(&[gamma(45_455), primaries(SRGB)])), STORED);
+    assert_near(converted(&png_with(&[gamma(100_000)])), linear, 1);
+    // Programs write the curve of sRGB as this exponent.
+    assert_eq!(converted(&png_with(&[gamma(45_455)])), STORED);
+    assert_eq!(
+        converted(&png_with(&[gamma(45_455), primaries(SRGB)])),
+        STORED
+    );
     let brighter = STORED.map(|level| value((f64::from(level) / 255.0).powf(1.8)));
-    assert_near(shown(&png_with(&[gamma(55_556)])), brighter, 1);
+    assert_near(converted(&png_with(&[gamma(55_556)])), brighter, 1);
     for nonsense in [0, 1, u32::MAX] {
-        assert_eq!(shown(&png_with(&[gamma(nonsense)])), STORED);
+        assert_eq!(converted(&png_with(&[gamma(nonsense)])), STORED);
     }
 }
 
 #[test]
-fn primaries_are_heeded() {
+fn primaries_are_applied() {
     // Display P3 with the curve of sRGB, as CSS Color 4 converts it.
     let expected = [215, 93, 31];
-    assert_near(shown(&png_with(&[primaries(P3)])), expected, 1);
+    assert_near(converted(&png_with(&[primaries(P3)])), expected, 1);
     assert_near(
-        shown(&png_with(&[gamma(45_455), primaries(P3)])),
+        converted(&png_with(&[gamma(45_455), primaries(P3)])),
         expected,
         1,
     );
-    assert_eq!(shown(&png_with(&[primaries([0; 8])])), STORED);
-    // sRGB by name goes before them.
+    assert_eq!(converted(&png_with(&[primaries([0; 8])])), STORED);
+    // sRGB by name takes precedence.
     assert_eq!(
-        shown(&png_with(&[
+        converted(&png_with(&[
             (*b"sRGB", vec![0]),
             gamma(100_000),
             primaries(P3)
@@ -96,19 +98,23 @@ fn primaries_are_heeded() {
 }
 
 #[test]
-fn numbers_of_colour_spaces_are_heeded() {
+fn cicp_is_applied() {
     let cicp = |numbers: [u8; 4]| (*b"cICP", numbers.to_vec());
-    assert_near(shown(&png_with(&[cicp([12, 13, 0, 1])])), [215, 93, 31], 1);
-    assert_eq!(shown(&png_with(&[cicp([1, 13, 0, 1])])), STORED);
+    assert_near(
+        converted(&png_with(&[cicp([12, 13, 0, 1])])),
+        [215, 93, 31],
+        1,
+    );
+    assert_eq!(converted(&png_with(&[cicp([1, 13, 0, 1])])), STORED);
     let linear = STORED.map(|level| value(f64::from(level) / 255.0));
-    assert_near(shown(&png_with(&[cicp([1, 8, 0, 1])])), linear, 1);
-    // They go before all else, unless they say that they say nothing.
+    assert_near(converted(&png_with(&[cicp([1, 8, 0, 1])])), linear, 1);
+    // It takes precedence over everything else, unless it is "unspecified".
     assert_eq!(
-        shown(&png_with(&[cicp([1, 13, 0, 1]), gamma(100_000)])),
+        converted(&png_with(&[cicp([1, 13, 0, 1]), gamma(100_000)])),
         STORED
     );
     assert_near(
-        shown(&png_with(&[cicp([2, 2, 0, 1]), gamma(100_000)])),
+        converted(&png_with(&[cicp([2, 2, 0, 1]), gamma(100_000)])),
         linear,
         1,
     );
@@ -126,9 +132,9 @@ fn numbers_of_colour_spaces_are_heeded() {
     }
 }
 
-/// A gray profile that says how bright a level seems.
+/// A gray profile that maps levels to L* of CIELAB.
 #[test]
-fn a_gray_profile_by_lightness_is_heeded() {
+fn a_gray_profile_in_lab_is_applied() {
     let mut profile = ColorProfile::new_gray_with_gamma(1.0);
     profile.pcs = DataColorSpace::Lab;
     profile.gray_trc = Some(ToneReprCurve::Lut(vec![0, 65_535]));
@@ -141,13 +147,13 @@ fn a_gray_profile_by_lightness_is_heeded() {
         .unwrap();
     let lightness = 128.0 / 255.0 * 100.0;
     let light = ((lightness + 16.0) / 116.0_f64).powi(3);
-    assert_near(shown(&file), [value(light); 3], 1);
+    assert_near(converted(&file), [value(light); 3], 1);
 }
 
 #[test]
-fn ink_without_a_profile_is_ink_on_white() {
+fn cmyk_without_a_profile_is_ink_on_white() {
     let ink = [200_u8, 30, 90, 40];
-    // The encoder stores it the other way round, as Adobe does.
+    // The encoder stores it inverted, as Adobe does.
     let stored = ink.repeat(64 * 64);
     let mut jpeg = Vec::new();
     jpeg_encoder::Encoder::new(&mut jpeg, 95)
@@ -157,13 +163,13 @@ fn ink_without_a_profile_is_ink_on_white() {
         let left = u16::from(255 - ink[at]) * u16::from(255 - ink[3]) / 255;
         u8::try_from(left).unwrap()
     });
-    assert_near(shown(&jpeg), expected, 4);
+    assert_near(converted(&jpeg), expected, 4);
 }
 
 #[test]
-fn transparent_levels_have_as_many_bits_as_pixels() {
+fn unused_bits_of_a_transparent_level_are_ignored() {
     for bits in [1, 2, 4, 8_u8] {
-        // Two rows of eight pixels: one of the highest level, one of nothing.
+        // Two rows of eight pixels: one of the highest level, one of level 0.
         let row = vec![0xFF; usize::from(bits)];
         let raw = [&[0], &row[..], &[0], &vec![0; usize::from(bits)]].concat();
         let mut file = b"\x89PNG\r\n\x1a\n".to_vec();
@@ -183,7 +189,7 @@ fn transparent_levels_have_as_many_bits_as_pixels() {
     }
 }
 
-/// A zlib stream that compresses nothing.
+/// A zlib stream without compression.
 fn stored(raw: &[u8]) -> Vec<u8> {
     let length = u16::try_from(raw.len()).unwrap();
     let (low, high) = raw.iter().fold((1_u32, 0_u32), |(low, high), byte| {
@@ -203,7 +209,7 @@ fn stored(raw: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn a_webp_is_turned_even_if_its_exif_has_a_name() {
+fn a_webp_with_a_jpeg_exif_prefix_is_turned() {
     let picture = RgbImage::from_fn(60, 40, |x, _| Rgb(if x < 30 { RED } else { BLUE }));
     for name in [&b""[..], b"Exif\0\0"] {
         let mut webp = Vec::new();

@@ -1,42 +1,42 @@
-//! Shapes on pixels: each is a distance to its edge, so that edges are smooth at every size.
+//! Draws shapes. Each shape is a function for the distance to its edge, so edges are smooth at every size.
 
-use super::palette::{Colour, Palette};
+use super::palette::{Color, Palette};
 use image::{RgbImage, RgbaImage};
 
-/// A place, in pixels.
+/// A point, in pixels from the upper left corner.
 #[derive(Clone, Copy)]
-pub(super) struct Point {
-    pub(super) x: f32,
-    pub(super) y: f32,
+pub(crate) struct Point {
+    pub(crate) x: f32,
+    pub(crate) y: f32,
 }
 
 /// A rectangle, in pixels.
 #[derive(Clone, Copy)]
-pub(super) struct Rect {
-    pub(super) left: f32,
-    pub(super) top: f32,
-    pub(super) width: f32,
-    pub(super) height: f32,
+pub(crate) struct Rect {
+    pub(crate) left: f32,
+    pub(crate) top: f32,
+    pub(crate) width: f32,
+    pub(crate) height: f32,
 }
 
-/// The picture while it is drawn.
-pub(super) struct Canvas {
+/// A picture that is being drawn.
+pub(crate) struct Canvas {
     image: RgbImage,
 }
 
 impl Canvas {
-    pub(super) fn new((width, height): (u32, u32)) -> Self {
+    pub(crate) fn new((width, height): (u32, u32)) -> Self {
         Self {
             image: RgbImage::new(width, height),
         }
     }
 
-    pub(super) fn into_image(self) -> RgbImage {
+    pub(crate) fn into_image(self) -> RgbImage {
         self.image
     }
 
-    /// Wall and floor, with a pool of light around the stage. Every pixel is painted.
-    pub(super) fn backdrop(&mut self, palette: &Palette, horizon: f32, stage: Point) {
+    /// Paints the wall and the floor, lighter around the stage. Every pixel is painted.
+    pub(crate) fn backdrop(&mut self, palette: &Palette, horizon: f32, stage: Point) {
         let (width, height) = self.size();
         let reach = width.min(height).max(height * 0.6) * 0.95;
         let across: Vec<f32> = (0..self.image.width())
@@ -51,7 +51,7 @@ impl Canvas {
             let wall = mix(palette.wall_top, palette.wall_foot, ease(y / horizon));
             let depth = (y - horizon) / (height - horizon);
             let floor = mix(palette.floor_far, palette.floor_near, depth.clamp(0.0, 1.0));
-            // A studio's wall curves into its floor: no hard line.
+            // The wall of a studio curves into the floor: there is no hard line.
             let base = mix(wall, floor, ease((y - horizon) / (height * 0.022) + 0.5));
             let up = if y < horizon {
                 (y - horizon * 0.62) / reach
@@ -71,15 +71,16 @@ impl Canvas {
         }
     }
 
-    pub(super) fn disc(&mut self, middle: Point, radius: f32, colour: Colour, alpha: f32) {
+    /// Draws a filled circle.
+    pub(crate) fn disc(&mut self, middle: Point, radius: f32, color: Color, alpha: f32) {
         self.paint(around(middle, radius, radius), |x, y| {
             let distance = length(x - middle.x, y - middle.y) - radius;
-            (colour, alpha * coverage(distance))
+            (color, alpha * coverage(distance))
         });
     }
 
-    /// An upright rectangle with a round head, shaded towards its left edge as a niche is.
-    pub(super) fn arch(&mut self, shape: Rect, head: Colour, foot: Colour) {
+    /// Draws an upright rectangle with a round top, darker at its left edge, like a niche.
+    pub(crate) fn arch(&mut self, shape: Rect, head: Color, foot: Color) {
         let radius = shape.width / 2.0;
         let middle = Point {
             x: shape.left + radius,
@@ -94,17 +95,17 @@ impl Canvas {
         };
         self.paint(shape, |x, y| {
             let distance = edge(x, y);
-            let colour = mix(head, foot, ease((y - shape.top) / shape.height));
-            // The wall's thickness shades the side the light comes from.
+            let color = mix(head, foot, ease((y - shape.top) / shape.height));
+            // The side that the light comes from is in the shadow of the wall.
             let inner = edge(x - radius * 0.13, y - radius * 0.10);
             let shade = ease(inner / (radius * 0.22) + 0.4) * 0.17;
             let foot_fade = coverage(y - (shape.top + shape.height));
-            (scale(colour, 1.0 - shade), coverage(distance) * foot_fade)
+            (scale(color, 1.0 - shade), coverage(distance) * foot_fade)
         });
     }
 
-    /// A soft dark ellipse.
-    pub(super) fn shadow(&mut self, middle: Point, across: f32, down: f32, alpha: f32) {
+    /// Draws a soft dark ellipse.
+    pub(crate) fn shadow(&mut self, middle: Point, across: f32, down: f32, alpha: f32) {
         self.paint(around(middle, across, down), |x, y| {
             let (x, y) = ((x - middle.x) / across, (y - middle.y) / down);
             let inside = (1.0 - x * x - y * y).max(0.0);
@@ -112,15 +113,15 @@ impl Canvas {
         });
     }
 
-    /// A standing cylinder: its foot's middle, radius, how flat its ellipses are, its height.
-    pub(super) fn cylinder(
+    /// Draws a standing cylinder. `foot` is the middle of its base, `flat` the shorter radius of its ellipses.
+    pub(crate) fn cylinder(
         &mut self,
         foot: Point,
         radius: f32,
         flat: f32,
         height: f32,
-        colour: Colour,
-        shade: Colour,
+        color: Color,
+        shade: Color,
     ) {
         let top = foot.y - height;
         let bounds = Rect {
@@ -137,34 +138,34 @@ impl Canvas {
                 * coverage(top - y);
             let turned = ease((across + 0.55) / 1.6) * 0.46 + ease((-across - 0.72) / 0.5) * 0.10;
             let deep = ((y - top) / (height + flat)).clamp(0.0, 1.0) * 0.10;
-            (mix(colour, shade, turned + deep), side)
+            (mix(color, shade, turned + deep), side)
         });
         let rim = Point { x: foot.x, y: top };
         self.paint(around(rim, radius, flat), |x, y| {
             let (x, y) = ((x - rim.x) / radius, (y - rim.y) / flat);
             let distance = (length(x, y) - 1.0) * flat;
-            (mix(colour, [255.0; 3], 0.45 - 0.2 * x), coverage(distance))
+            (mix(color, [255.0; 3], 0.45 - 0.2 * x), coverage(distance))
         });
     }
 
-    /// A matte ball, lit from the upper left.
-    pub(super) fn ball(&mut self, middle: Point, radius: f32, colour: Colour, shade: Colour) {
+    /// Draws a matte ball, lit from the upper left.
+    pub(crate) fn ball(&mut self, middle: Point, radius: f32, color: Color, shade: Color) {
         self.paint(around(middle, radius, radius), |x, y| {
             let (x, y) = ((x - middle.x) / radius, (y - middle.y) / radius);
             let out = x * x + y * y;
             let z = (1.0 - out).max(0.0).sqrt();
             let lit = -0.45 * x - 0.62 * y + 0.64 * z;
             let dark = ease((0.62 - lit) / 1.25) * 0.62;
-            // A little of the plinth's light comes back from below.
+            // The plinth reflects a little light from below.
             let back = ease(y * 0.9 - 0.25) * (1.0 - z) * 0.16;
-            let shine = ease((lit - 0.86) / 0.16) * 0.42;
-            let body = mix(mix(colour, shade, dark), [255.0; 3], back.max(shine));
+            let highlight = ease((lit - 0.86) / 0.16) * 0.42;
+            let body = mix(mix(color, shade, dark), [255.0; 3], back.max(highlight));
             (body, coverage((out.sqrt() - 1.0) * radius))
         });
     }
 
-    /// A picture as it is, with its own transparency.
-    pub(super) fn place(&mut self, picture: &RgbaImage, at: Point) {
+    /// Copies a picture, with its own transparency.
+    pub(crate) fn place(&mut self, picture: &RgbaImage, at: Point) {
         let (left, top) = (at.x.round(), at.y.round());
         let (width, height) = picture.dimensions();
         let bounds = Rect {
@@ -181,8 +182,8 @@ impl Canvas {
         });
     }
 
-    /// A picture as a print: white border, round corners, a shadow on what is behind.
-    pub(super) fn card(&mut self, picture: &RgbaImage, at: Point, border: f32) {
+    /// Draws a picture as a card: white border, round corners and a shadow.
+    pub(crate) fn card(&mut self, picture: &RgbaImage, at: Point, border: f32) {
         let (width, height) = (float(picture.width()), float(picture.height()));
         let middle = Point {
             x: at.x.round() + width / 2.0,
@@ -214,8 +215,8 @@ impl Canvas {
         self.place(picture, at);
     }
 
-    /// Blends what `brush` says, a colour and its alpha, over every pixel of `bounds`.
-    pub(super) fn paint(&mut self, bounds: Rect, brush: impl Fn(f32, f32) -> (Colour, f32)) {
+    /// Blends a color over every pixel of `bounds`. `brush` returns the color and its alpha for the middle of a pixel.
+    pub(crate) fn paint(&mut self, bounds: Rect, brush: impl Fn(f32, f32) -> (Color, f32)) {
         let (width, height) = self.image.dimensions();
         let left = whole(bounds.left - 1.0).min(width);
         let right = whole(bounds.left + bounds.width + 2.0).min(width);
@@ -228,11 +229,11 @@ impl Canvas {
             .skip(top as usize)
         {
             for (x, pixel) in (left..).zip(row[span.clone()].chunks_exact_mut(3)) {
-                let (colour, alpha) = brush(centre(x), centre(y));
+                let (color, alpha) = brush(centre(x), centre(y));
                 if alpha > 0.0 {
-                    for (channel, colour) in pixel.iter_mut().zip(colour) {
+                    for (channel, color) in pixel.iter_mut().zip(color) {
                         let under = f32::from(*channel);
-                        *channel = byte(under + (colour - under) * alpha);
+                        *channel = byte(under + (color - under) * alpha);
                     }
                 }
             }
@@ -244,23 +245,23 @@ impl Canvas {
     }
 }
 
-/// How much of a pixel lies inside an edge this far away; negative is inside.
+/// How much of a pixel lies inside an edge at this distance, 0 to 1. A negative distance is inside.
 fn coverage(distance: f32) -> f32 {
     (0.5 - distance).clamp(0.0, 1.0)
 }
 
-/// Quicker than `hypot`, which guards against overflow no picture can reach.
+/// The length of a vector. Faster than `hypot`, whose protection against overflow is not needed here.
 fn length(x: f32, y: f32) -> f32 {
     (x * x + y * y).sqrt()
 }
 
-/// Smoothstep.
-pub(super) fn ease(t: f32) -> f32 {
+/// Smoothstep: 0 for `t` ≤ 0, 1 for `t` ≥ 1, and a smooth curve between them.
+pub(crate) fn ease(t: f32) -> f32 {
     let t = t.clamp(0.0, 1.0);
     t * t * (3.0 - 2.0 * t)
 }
 
-fn mix(from: Colour, to: Colour, share: f32) -> Colour {
+fn mix(from: Color, to: Color, share: f32) -> Color {
     let mut mixed = from;
     for (channel, to) in mixed.iter_mut().zip(to) {
         *channel += (to - *channel) * share;
@@ -268,8 +269,8 @@ fn mix(from: Colour, to: Colour, share: f32) -> Colour {
     mixed
 }
 
-fn scale(colour: Colour, by: f32) -> Colour {
-    colour.map(|channel| channel * by)
+fn scale(color: Color, by: f32) -> Color {
+    color.map(|channel| channel * by)
 }
 
 fn around(middle: Point, across: f32, down: f32) -> Rect {
@@ -289,7 +290,7 @@ fn centre(pixel: u32) -> f32 {
     clippy::cast_precision_loss,
     reason = "pictures are far smaller than 2^24 pixels"
 )]
-pub(super) fn float(pixels: u32) -> f32 {
+pub(crate) fn float(pixels: u32) -> f32 {
     pixels as f32
 }
 
@@ -298,14 +299,14 @@ pub(super) fn float(pixels: u32) -> f32 {
     clippy::cast_sign_loss,
     reason = "clamped at zero, and the cast saturates"
 )]
-pub(super) fn whole(pixels: f32) -> u32 {
+pub(crate) fn whole(pixels: f32) -> u32 {
     pixels.max(0.0) as u32
 }
 
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
-    reason = "colours are between 0 and 255"
+    reason = "colors are between 0 and 255"
 )]
 fn byte(channel: f32) -> u8 {
     (channel + 0.5) as u8

@@ -1,32 +1,34 @@
-//! Photos made ready to stand in the scene.
+//! Prepares photos for the scene: cuts products out of a plain background, and scales.
 
 use super::canvas::{Rect, float, whole};
 use fast_image_resize::{
-    FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer,
-    images::{Image, ImageRef},
+    FilterType, ResizeAlg, ResizeOptions, Resizer,
+    images::{TypedImage, TypedImageRef},
+    pixels::U8x4,
 };
 use image::{DynamicImage, Rgba, RgbaImage};
 use std::collections::VecDeque;
 
-/// How far a colour may be from the ground's and still be ground; the step after which it is certainly not.
+/// A color that differs by less than this from the background belongs to the background.
 const SAME_GROUND: i32 = 26;
+/// A color that differs by at least this belongs to the product. Between the two it becomes partly transparent.
 const OTHER_GROUND: i32 = 60;
 
-/// A photo at the size it is shown.
-pub(super) struct Standing {
-    pub(super) picture: RgbaImage,
-    /// Its ground could not be taken away, so it is shown as a print.
-    pub(super) framed: bool,
+/// A photo at the size at which it is drawn.
+pub(crate) struct Standing {
+    pub(crate) picture: RgbaImage,
+    /// Its background could not be removed, so it is drawn as a card.
+    pub(crate) framed: bool,
 }
 
 impl Standing {
-    pub(super) fn size(&self) -> (f32, f32) {
+    pub(crate) fn size(&self) -> (f32, f32) {
         (float(self.picture.width()), float(self.picture.height()))
     }
 }
 
-/// Fits a photo into a box: cut out if it has a plain ground or is transparent already, else whole.
-pub(super) fn fit(photo: &DynamicImage, width: f32, height: f32) -> Standing {
+/// Fits a photo into a box: cut out if its background is plain or already transparent, else whole.
+pub(crate) fn fit(photo: &DynamicImage, width: f32, height: f32) -> Standing {
     let photo = photo.to_rgba8();
     standing_free(&photo, width, height).unwrap_or_else(|| Standing {
         picture: fitted(&photo, whole_of(&photo), width, height),
@@ -35,7 +37,7 @@ pub(super) fn fit(photo: &DynamicImage, width: f32, height: f32) -> Standing {
 }
 
 /// The middle of a photo as a square.
-pub(super) fn square(photo: &DynamicImage, side: f32) -> RgbaImage {
+pub(crate) fn square(photo: &DynamicImage, side: f32) -> RgbaImage {
     let photo = photo.to_rgba8();
     let (width, height) = (float(photo.width()), float(photo.height()));
     let short = width.min(height);
@@ -48,9 +50,9 @@ pub(super) fn square(photo: &DynamicImage, side: f32) -> RgbaImage {
     fitted(&photo, middle, side, side)
 }
 
-/// The thing on the photo without its ground, as large as the box allows; `None` if the ground is not plain.
+/// The product without its background, as large as the box allows. `None` if the background is not plain.
 fn standing_free(photo: &RgbaImage, width: f32, height: f32) -> Option<Standing> {
-    // Where the thing is shows on a small copy as well.
+    // A small copy is enough to find the product.
     let mut small = fitted(photo, whole_of(photo), 240.0, 240.0);
     let clear = small.pixels().filter(|pixel| pixel.0[3] < 128).count();
     let transparent = clear * 20 > small.pixels().len();
@@ -63,18 +65,18 @@ fn standing_free(photo: &RgbaImage, width: f32, height: f32) -> Option<Standing>
         clear_ground(&mut small, ground);
     }
     let found = bounds(&small)?;
-    // Of a sliver of a photo the copy has its own proportions.
+    // The copy of a very narrow photo has other proportions, so there are two factors.
     let across = float(photo.width()) / float(small.width());
     let down = float(photo.height()) / float(small.height());
     let left = ((found.left - 1.0) * across).max(0.0);
     let top = ((found.top - 1.0) * down).max(0.0);
-    let thing = Rect {
+    let product = Rect {
         left,
         top,
         width: ((found.width + 2.0) * across).min(float(photo.width()) - left),
         height: ((found.height + 2.0) * down).min(float(photo.height()) - top),
     };
-    let mut picture = fitted(photo, thing, width, height);
+    let mut picture = fitted(photo, product, width, height);
     if let Some(ground) = ground {
         clear_ground(&mut picture, ground);
         soften_edge(&mut picture, ground);
@@ -99,14 +101,9 @@ fn fitted(photo: &RgbaImage, part: Rect, width: f32, height: f32) -> RgbaImage {
     let scale = (width / part.width).min(height / part.height);
     let to = |length: f32| whole((length * scale).round()).max(1);
     let mut picture = RgbaImage::new(to(part.width), to(part.height));
-    let source = ImageRef::new(
-        photo.width(),
-        photo.height(),
-        photo.as_raw(),
-        PixelType::U8x4,
-    );
     let (across, down) = picture.dimensions();
-    let target = Image::from_slice_u8(across, down, picture.as_mut(), PixelType::U8x4);
+    let source = TypedImageRef::<U8x4>::from_buffer(photo.width(), photo.height(), photo.as_raw());
+    let target = TypedImage::<U8x4>::from_buffer(across, down, picture.as_mut());
     let options = ResizeOptions::new()
         .resize_alg(ResizeAlg::Convolution(FilterType::CatmullRom))
         .crop(
@@ -115,20 +112,21 @@ fn fitted(photo: &RgbaImage, part: Rect, width: f32, height: f32) -> RgbaImage {
             within(part.left, part.width, photo.width()),
             within(part.top, part.height, photo.height()),
         );
+    // `resize_typed` and not `resize`: that is compiled here for all fifteen pixel types, which takes a minute.
     if let (Ok(source), Ok(mut target)) = (source, target) {
         Resizer::new()
-            .resize(&source, &mut target, &options)
+            .resize_typed(&source, &mut target, &options)
             .expect("the part lies inside the photo and both have four bytes a pixel");
     }
     picture
 }
 
-/// A length that ends inside the photo, whatever the sum was rounded to.
+/// A length that ends inside the photo even if the sum was rounded up.
 fn within(start: f32, length: f32, end: u32) -> f64 {
     f64::from(length).min(f64::from(end) - f64::from(start))
 }
 
-/// The colour of the border, if it has one.
+/// The background: the color of the border, if nearly all of the border has one color.
 fn plain_ground(picture: &RgbaImage) -> Option<[i32; 3]> {
     let ground = average_corner(picture);
     let border = border(picture);
@@ -147,7 +145,7 @@ fn border(picture: &RgbaImage) -> Vec<(u32, u32)> {
         .collect()
 }
 
-/// Makes the ground transparent, from the border inwards.
+/// Makes the background transparent: a flood fill from the border inwards.
 fn clear_ground(picture: &mut RgbaImage, ground: [i32; 3]) {
     let (width, height) = picture.dimensions();
     let mut seen = vec![false; picture.len() / 4];
@@ -164,7 +162,7 @@ fn clear_ground(picture: &mut RgbaImage, ground: [i32; 3]) {
         if far >= OTHER_GROUND {
             continue;
         }
-        // Between the two lies the edge of the thing, half its own and half ground.
+        // Between the two limits lies the edge of the product, a mix of both colors.
         let kept = (far - SAME_GROUND).clamp(0, OTHER_GROUND - SAME_GROUND) * 255
             / (OTHER_GROUND - SAME_GROUND);
         pixel.0[3] = u8::try_from(kept).unwrap_or(u8::MAX);
@@ -183,7 +181,7 @@ fn clear_ground(picture: &mut RgbaImage, ground: [i32; 3]) {
     }
 }
 
-/// Smooths the steps of the cut, and takes the ground's colour out of the pixels that are half ground.
+/// Smooths the edge of the cut, and removes the background's color from pixels that are a mix of both.
 fn soften_edge(picture: &mut RgbaImage, ground: [i32; 3]) {
     let (width, height) = picture.dimensions();
     let cut = picture.clone();
@@ -196,7 +194,7 @@ fn soften_edge(picture: &mut RgbaImage, ground: [i32; 3]) {
             if sum == 0 || sum == 9 * 255 {
                 continue;
             }
-            // Inside the cut only: what was ground stays gone.
+            // Only make pixels more transparent: removed background stays removed.
             let pixel = picture.get_pixel_mut(x, y);
             let alpha = (sum / 9).min(i32::from(pixel.0[3]));
             pixel.0[3] = u8::try_from(alpha).unwrap_or_default();
@@ -230,7 +228,7 @@ fn average_corner(picture: &RgbaImage) -> [i32; 3] {
     sum.map(|channel| channel / 4)
 }
 
-/// The box around what is not transparent.
+/// The smallest box around all pixels that are not transparent.
 fn bounds(picture: &RgbaImage) -> Option<Rect> {
     let mut found: Option<(u32, u32, u32, u32)> = None;
     for (x, y, pixel) in picture.enumerate_pixels() {

@@ -1,16 +1,19 @@
-//! Letters at any size from one raster font, Noto Sans Mono at 32 pixels.
+//! Text at any size, from one raster font: Noto Sans Mono at 32 pixels.
 
 use super::{
     canvas::{Canvas, Point, Rect, ease, float, whole},
-    palette::Colour,
+    palette::Color,
 };
 use noto_sans_mono_bitmap::{
     FontWeight, RasterHeight, RasterizedChar, get_raster, get_raster_width,
 };
 
+/// What every picture says at its lower edge.
+pub(crate) const NOTICE: &str = "synthetic - no AI model was called";
+
 /// How heavy the letters are.
 #[derive(Clone, Copy)]
-pub(super) enum Weight {
+pub(crate) enum Weight {
     Regular,
     Bold,
 }
@@ -20,19 +23,19 @@ const RASTER: RasterHeight = RasterHeight::Size32;
 const RASTER_HEIGHT: f32 = 32.0;
 
 impl Canvas {
-    /// Writes one line whose box is `height` high, from its upper left corner.
-    pub(super) fn write(
+    /// Writes one line. `at` is the upper left corner of its box, `height` the height of the box.
+    pub(crate) fn write(
         &mut self,
         line: &str,
         at: Point,
         height: f32,
         weight: Weight,
-        ink: Colour,
+        ink: Color,
         alpha: f32,
     ) {
         let step = advance(height);
         let scale = RASTER_HEIGHT / height;
-        // Enlarged letters come out soft; steepening the edge by as much makes them crisp again.
+        // Enlarged letters have soft edges. Steeper edges, by the same factor, make them crisp again.
         let steep = (height / RASTER_HEIGHT).max(1.0);
         let mut left = at.x;
         for letter in line.chars() {
@@ -52,13 +55,13 @@ impl Canvas {
     }
 }
 
-/// How wide a line is.
-pub(super) fn width(line: &str, height: f32) -> f32 {
+/// The width of a line in pixels.
+pub(crate) fn width(line: &str, height: f32) -> f32 {
     line.chars().map(|_| advance(height)).sum()
 }
 
-/// The first words of a text in at most so many lines; three dots if there is more.
-pub(super) fn wrap(text: &str, height: f32, measure: f32, most_lines: usize) -> Vec<String> {
+/// Breaks the first words of a text into at most `max_lines` lines of `measure` pixels. Ends in three dots if there is more.
+pub(crate) fn wrap(text: &str, height: f32, measure: f32, max_lines: usize) -> Vec<String> {
     let columns = usize::try_from(whole(measure / advance(height)))
         .unwrap_or_default()
         .max(6);
@@ -72,7 +75,7 @@ pub(super) fn wrap(text: &str, height: f32, measure: f32, most_lines: usize) -> 
         } else if word.chars().count() < room {
             lines[last].push(' ');
             lines[last].push_str(&word);
-        } else if lines.len() < most_lines {
+        } else if lines.len() < max_lines {
             lines.push(word);
         } else {
             lines[last] = shortened(&lines[last], columns.saturating_sub(3)) + "...";
@@ -82,7 +85,7 @@ pub(super) fn wrap(text: &str, height: f32, measure: f32, most_lines: usize) -> 
     lines
 }
 
-/// As many whole words as fit, without the punctuation that would stand before the dots.
+/// As many whole words as fit, without punctuation at the end: dots follow.
 fn shortened(line: &str, columns: usize) -> String {
     let mut kept = line.to_owned();
     while kept.chars().count() > columns {
@@ -100,7 +103,7 @@ fn advance(height: f32) -> f32 {
     f32::from(raster) * height / RASTER_HEIGHT
 }
 
-/// The raster of a letter; a letter the font has not becomes a middle dot.
+/// The raster of a letter. A letter that the font lacks becomes a middle dot.
 fn glyph(letter: char, weight: Weight) -> RasterizedChar {
     let weight = match weight {
         Weight::Regular => FontWeight::Regular,
@@ -111,7 +114,7 @@ fn glyph(letter: char, weight: Weight) -> RasterizedChar {
         .expect("the font has a middle dot")
 }
 
-/// The ink at a place between pixels, 0 to 1.
+/// How much of a point is covered by the letter, 0 to 1, interpolated between the pixels of the raster.
 fn sample(glyph: RasterizedChar, x: f32, y: f32) -> f32 {
     // Counted from one column and row outside the raster, so that the cast below rounds down.
     let (x, y) = (x + 1.0, y + 1.0);

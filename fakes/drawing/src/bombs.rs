@@ -1,14 +1,15 @@
-//! Files that no vendor should send: no pictures, broken ones, and small ones that cost whoever opens them a machine.
+//! Files that no vendor should send: files that are not pictures, damaged pictures, and small files that need very much
+//! memory or time when they are opened.
 //!
-//! Each has a name, which the fault `bomb:<name>` sends as a picture. All are made when they are asked for.
+//! Each has a name. The fault `bomb:<name>` sends it in place of a picture. Each file is made when it is asked for.
 
 use flate2::{Compression, write::ZlibEncoder};
 use image::{ExtendedColorType, ImageEncoder, ImageFormat, RgbImage, codecs::png::PngEncoder};
 use std::io::{Cursor, Write};
 
-/// The names of what must never be delivered.
+/// The names of files that must never be delivered.
 pub fn bombs() -> impl Iterator<Item = String> {
-    let plain = NO_PICTURES
+    let plain = NOT_PICTURES
         .iter()
         .map(|(name, _)| *name)
         .chain(MADE.iter().map(|(name, _)| *name));
@@ -19,21 +20,22 @@ pub fn bombs() -> impl Iterator<Item = String> {
     plain.map(str::to_owned).chain(cut)
 }
 
-/// The names of pictures that are good, and carry a burden that must cost nobody anything.
-pub fn burdened() -> impl Iterator<Item = &'static str> {
-    BURDENED.iter().map(|(name, _)| *name)
+/// The names of valid pictures with very much data beside their pixels. They must be delivered, and cost little.
+pub fn valid_but_heavy() -> impl Iterator<Item = &'static str> {
+    HEAVY.iter().map(|(name, _)| *name)
 }
 
-pub(super) fn is_known(name: &str) -> bool {
-    burdened().any(|known| known == name) || bombs().any(|known| known == name)
+/// Whether [`bomb`] knows this name.
+pub fn is_known_bomb(name: &str) -> bool {
+    valid_but_heavy().any(|known| known == name) || bombs().any(|known| known == name)
 }
 
-/// The file of this name.
+/// The file with this name. `None` if there is no such name.
 pub fn bomb(name: &str) -> Option<Vec<u8>> {
-    if let Some((_, file)) = NO_PICTURES.iter().find(|(known, _)| *known == name) {
+    if let Some((_, file)) = NOT_PICTURES.iter().find(|(known, _)| *known == name) {
         return Some(file.to_vec());
     }
-    let mut made = MADE.iter().chain(BURDENED);
+    let mut made = MADE.iter().chain(HEAVY);
     if let Some((_, make)) = made.find(|(known, _)| *known == name) {
         return Some(make());
     }
@@ -48,14 +50,17 @@ pub fn bomb(name: &str) -> Option<Vec<u8>> {
     Some(file)
 }
 
+/// The formats that are cut off.
 const KINDS: &[(&str, ImageFormat)] = &[
     ("png", ImageFormat::Png),
     ("jpeg", ImageFormat::Jpeg),
     ("webp", ImageFormat::WebP),
 ];
+/// Where they are cut off, in percent of the file.
 const CUTS: &[usize] = &[1, 10, 50, 90, 99];
 
-const NO_PICTURES: &[(&str, &[u8])] = &[
+/// Files without any pixels.
+const NOT_PICTURES: &[(&str, &[u8])] = &[
     ("nothing", b""),
     ("zeros", &[0; 4096]),
     ("words", b"I cannot make this picture."),
@@ -77,8 +82,9 @@ const NO_PICTURES: &[(&str, &[u8])] = &[
 
 type Make = fn() -> Vec<u8>;
 
+/// Pictures that cannot be decoded, or not within limits.
 const MADE: &[(&str, Make)] = &[
-    // They say that they are larger than anybody can bear.
+    // Their headers declare sizes that are too large, zero, or wrong.
     ("png_of_65535", || png_sized(65_535, 65_535)),
     ("png_of_four_billion", || png_sized(u32::MAX >> 1, 2)),
     ("png_of_a_line", || png_sized(16_385, 1)),
@@ -86,7 +92,7 @@ const MADE: &[(&str, Make)] = &[
     ("png_of_more_than_it_has", || png_sized(8_000, 8_000)),
     ("jpeg_of_65500", || jpeg_sized(65_500, 65_500)),
     ("jpeg_of_nothing", || jpeg_sized(0, 0)),
-    // 64 megapixels of sixteen bits in half a megabyte: half a gigabyte when opened.
+    // 64 megapixels of 16 bits in a file of 0.5 MB: 512 MB when decoded.
     ("png_of_sixteen_bits", || {
         blank(8_000, 8_000, ExtendedColorType::Rgba16)
     }),
@@ -94,7 +100,7 @@ const MADE: &[(&str, Make)] = &[
         blank(4_000, 3, ExtendedColorType::Rgb8)
     }),
     ("png_of_one_pixel", || blank(1, 1, ExtendedColorType::Rgb8)),
-    // They are not what they say.
+    // Their contents contradict their headers.
     ("png_without_pixels", || png_with(|_| Vec::new())),
     ("png_of_garbage", || {
         png_with(|_| chunk(*b"IDAT", b"no pixels at all"))
@@ -113,7 +119,7 @@ const MADE: &[(&str, Make)] = &[
     }),
     ("jpeg_without_tables", || without_jpeg_segments(0xDB)),
     ("jpeg_without_codes", || without_jpeg_segments(0xC4)),
-    // A picture of which half is missing, though it ends as it should.
+    // Half of the pixels are missing, but the end marker is there.
     ("jpeg_cut_in_half_and_ended", || {
         let jpeg = picture(ImageFormat::Jpeg);
         [&jpeg[..jpeg.len() / 2], &[0xFF, 0xD9]].concat()
@@ -133,7 +139,7 @@ const MADE: &[(&str, Make)] = &[
         webp[40..].iter_mut().for_each(|byte| *byte ^= 0x55);
         webp
     }),
-    // More than is read of any answer.
+    // Longer than any answer that is read to its end.
     ("png_with_70_megabytes_behind", || {
         let mut png = picture(ImageFormat::Png);
         png.resize(png.len() + 70_000_000, b' ');
@@ -141,8 +147,9 @@ const MADE: &[(&str, Make)] = &[
     }),
 ];
 
-const BURDENED: &[(&str, Make)] = &[
-    // More scans than anybody needs; all pixels are in the first.
+/// See [`valid_but_heavy`].
+const HEAVY: &[(&str, Make)] = &[
+    // The first scan has all pixels; 4,000 empty ones follow.
     ("jpeg_of_4000_scans", || {
         let jpeg = picture(ImageFormat::Jpeg);
         let (all, end) = jpeg.split_at(jpeg.len() - 2);
@@ -154,19 +161,19 @@ const BURDENED: &[(&str, Make)] = &[
         .concat()
     }),
     ("png_with_a_profile_of_600_megabytes", || {
-        png_behind(&chunk(
+        png_with_chunks(&chunk(
             *b"iCCP",
             &[b"profile\0\0", &deflated(600)[..]].concat(),
         ))
     }),
     ("png_with_a_comment_of_600_megabytes", || {
-        png_behind(&chunk(
+        png_with_chunks(&chunk(
             *b"zTXt",
             &[b"Comment\0\0", &deflated(600)[..]].concat(),
         ))
     }),
     ("png_with_100000_comments", || {
-        png_behind(&chunk(*b"tEXt", b"Comment\0a").repeat(100_000))
+        png_with_chunks(&chunk(*b"tEXt", b"Comment\0a").repeat(100_000))
     }),
     ("jpeg_with_100000_comments", || {
         let jpeg = picture(ImageFormat::Jpeg);
@@ -179,7 +186,7 @@ const BURDENED: &[(&str, Make)] = &[
     }),
 ];
 
-/// A picture as good as any.
+/// A valid picture of 1024×1024 pixels that does not compress well.
 fn picture(format: ImageFormat) -> Vec<u8> {
     let pixels = RgbImage::from_fn(1024, 1024, |x, y| {
         let [a, b, ..] = (x.wrapping_mul(2_654_435_761) ^ y.wrapping_mul(40_503)).to_be_bytes();
@@ -188,20 +195,21 @@ fn picture(format: ImageFormat) -> Vec<u8> {
     let mut file = Cursor::new(Vec::new());
     pixels
         .write_to(&mut file, format)
-        .expect("pixels can be written");
+        .expect("writing to memory does not fail");
     file.into_inner()
 }
 
-/// One colour, which compresses to nothing.
+/// A PNG of one color: large when decoded, small as a file.
 fn blank(width: u32, height: u32, color: ExtendedColorType) -> Vec<u8> {
     let bits = usize::from(color.bits_per_pixel()) * width as usize * height as usize;
     let mut file = Vec::new();
     PngEncoder::new(&mut file)
         .write_image(&vec![0; bits / 8], width, height, color)
-        .expect("pixels can be written");
+        .expect("writing to memory does not fail");
     file
 }
 
+/// A PNG whose header declares this size.
 fn png_sized(width: u32, height: u32) -> Vec<u8> {
     let png = picture(ImageFormat::Png);
     let header = [
@@ -213,7 +221,7 @@ fn png_sized(width: u32, height: u32) -> Vec<u8> {
     [&png[..8], &chunk(*b"IHDR", &header), &png[33..]].concat()
 }
 
-/// With other pixels than its own.
+/// A PNG with its pixel data replaced by what `data` returns.
 fn png_with(data: impl FnOnce(&[u8]) -> Vec<u8>) -> Vec<u8> {
     let png = picture(ImageFormat::Png);
     let (start, rest) = png.split_at(33);
@@ -221,7 +229,7 @@ fn png_with(data: impl FnOnce(&[u8]) -> Vec<u8>) -> Vec<u8> {
     [start, &data(own), end].concat()
 }
 
-/// A PNG's chunk.
+/// One chunk of a PNG file.
 fn chunk(name: [u8; 4], data: &[u8]) -> Vec<u8> {
     let length = u32::try_from(data.len()).unwrap_or(u32::MAX).to_be_bytes();
     let mut sum = flate2::Crc::new();
@@ -230,6 +238,7 @@ fn chunk(name: [u8; 4], data: &[u8]) -> Vec<u8> {
     [&length[..], &name, data, &sum.sum().to_be_bytes()].concat()
 }
 
+/// A JPEG whose header declares this size.
 fn jpeg_sized(width: u16, height: u16) -> Vec<u8> {
     let mut jpeg = picture(ImageFormat::Jpeg);
     let frame = jpeg.windows(2).position(|marker| marker == [0xFF, 0xC0]);
@@ -239,7 +248,7 @@ fn jpeg_sized(width: u16, height: u16) -> Vec<u8> {
     jpeg
 }
 
-/// Without the segments of one kind, up to the first scan.
+/// A JPEG without the segments of one kind before its first scan.
 fn without_jpeg_segments(kind: u8) -> Vec<u8> {
     let jpeg = picture(ImageFormat::Jpeg);
     let (mut left, mut rest) = jpeg.split_at(2);
@@ -257,18 +266,21 @@ fn without_jpeg_segments(kind: u8) -> Vec<u8> {
     kept
 }
 
-/// With chunks before its pixels.
-fn png_behind(chunks: &[u8]) -> Vec<u8> {
+/// A PNG with more chunks before its pixels.
+fn png_with_chunks(chunks: &[u8]) -> Vec<u8> {
     let png = picture(ImageFormat::Png);
     let (start, rest) = png.split_at(33);
     [start, chunks, rest].concat()
 }
 
+/// So many megabytes of zeros, compressed by zlib.
 fn deflated(megabytes: usize) -> Vec<u8> {
     let mut packed = ZlibEncoder::new(Vec::new(), Compression::fast());
     let zeros = vec![0; 1 << 20];
     for _ in 0..megabytes {
-        packed.write_all(&zeros).expect("memory takes it");
+        packed
+            .write_all(&zeros)
+            .expect("writing to memory does not fail");
     }
-    packed.finish().expect("memory takes it")
+    packed.finish().expect("writing to memory does not fail")
 }

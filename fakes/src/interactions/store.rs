@@ -1,40 +1,39 @@
-//! The interactions the fake remembers.
+//! The interactions that the fake keeps in memory.
 
 use super::{
     super::{
         fault::Fault,
-        faults::{Fate, Look, Marker},
+        faults::{CallPlan, Marker},
     },
-    answer,
-    request::Ask,
+    answer::{self, End, Work},
 };
-use serde_json::Value;
 use std::{
     collections::VecDeque,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Instant,
 };
 
-/// How many are remembered, and how many of them with their pictures; the oldest are forgotten first.
-const MOST_INTERACTIONS: usize = 10_000;
-const MOST_PICTURES: usize = 512;
+/// How many are interaction. The oldest are dropped first.
+const MAX_INTERACTIONS: usize = 10_000;
+/// How many with pictures are interaction. The oldest are dropped first.
+const MAX_PICTURES: usize = 512;
 
 /// The latest interactions, oldest first.
 #[derive(Debug, Default)]
-pub(super) struct Kept {
+pub(super) struct Store {
     interactions: Mutex<VecDeque<Interaction>>,
 }
 
 struct Interaction {
     id: String,
-    /// What its polls meet.
+    /// The faults of its polls.
     polls: Vec<Marker>,
     state: State,
 }
 
 impl std::fmt::Debug for Interaction {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // Prompts are in it.
+        // The other fields hold the prompt, which does not belong into logs.
         f.debug_struct("Interaction")
             .field("id", &self.id)
             .finish_non_exhaustive()
@@ -43,7 +42,7 @@ impl std::fmt::Debug for Interaction {
 
 #[derive(Clone)]
 enum State {
-    /// The work ends at `due`, or never.
+    /// The work ends at `due`. `None`: never.
     Working {
         work: Arc<Work>,
         due: Option<Instant>,
@@ -51,46 +50,28 @@ enum State {
     Ended(Arc<End>),
 }
 
-/// What there is to do.
-pub(super) struct Work {
-    pub(super) id: String,
-    pub(super) created: String,
-    pub(super) ask: Ask,
-    pub(super) fault: Option<Fault>,
-    pub(super) look: Look,
-}
-
-/// How it ended.
-pub(super) struct End {
-    pub(super) status: String,
-    /// The interaction as a poll tells it.
-    pub(super) body: Value,
-    /// The SHA-256 of the picture in it, in hex.
-    pub(super) picture: Option<String>,
-}
-
-/// What a poll finds.
+/// The state that a poll finds.
 pub(super) enum Found {
     Nothing,
     Working(Arc<Work>),
-    /// The work is over, but nobody has looked at it yet.
+    /// The time of the work is over, but the picture is not drawn yet.
     Due(Arc<Work>),
     Ended(Arc<End>),
 }
 
-impl Kept {
-    /// Remembers work that goes on in the background.
-    pub(super) fn begin(&self, work: Arc<Work>, fate: Fate) {
-        let never = fate.fault == Some(Fault::Never);
-        let due = (!never).then(|| Instant::now() + fate.delay);
+impl Store {
+    /// Keeps work that runs in the background.
+    pub(super) fn begin(&self, work: Arc<Work>, plan: CallPlan) {
+        let never = plan.fault == Some(Fault::Never);
+        let due = (!never).then(|| Instant::now() + plan.delay);
         self.keep(Interaction {
             id: work.id.clone(),
-            polls: fate.polls,
+            polls: plan.polls,
             state: State::Working { work, due },
         });
     }
 
-    /// Remembers work that is done.
+    /// Keeps work that is done.
     pub(super) fn end(&self, id: &str, end: Arc<End>, polls: Vec<Marker>) {
         self.keep(Interaction {
             id: id.to_owned(),
@@ -104,8 +85,8 @@ impl Kept {
         match interactions
             .iter()
             .rev()
-            .find(|kept| kept.id == id)
-            .map(|kept| kept.state.clone())
+            .find(|interaction| interaction.id == id)
+            .map(|interaction| interaction.state.clone())
         {
             None => Found::Nothing,
             Some(State::Ended(end)) => Found::Ended(end),
@@ -116,32 +97,35 @@ impl Kept {
         }
     }
 
-    /// Does the work that is due, unless somebody was quicker.
-    pub(super) fn settle(&self, work: &Work) -> Arc<End> {
+    /// Does the work that is due. If another poll has finished it meanwhile, returns that result.
+    pub(super) fn finish(&self, work: &Work) -> Arc<End> {
         let end = Arc::new(answer::end(work));
         self.replace(&work.id, Arc::clone(&end)).unwrap_or(end)
     }
 
-    /// Ends work under way as cancelled, unless it ended otherwise just before.
+    /// Ends running work as cancelled. If it has ended meanwhile, returns that result.
     pub(super) fn cancel(&self, work: &Work) -> Arc<End> {
         let cancelled = Arc::new(answer::cancelled(work));
         self.replace(&work.id, Arc::clone(&cancelled))
             .unwrap_or(cancelled)
     }
 
-    /// Forgets an interaction; says whether there was one.
+    /// Deletes an interaction. Returns whether it existed.
     pub(super) fn forget(&self, id: &str) -> bool {
         let mut interactions = self.interactions();
         let before = interactions.len();
-        interactions.retain(|kept| kept.id != id);
+        interactions.retain(|interaction| interaction.id != id);
         interactions.len() < before
     }
 
-    /// The fault the next poll of an interaction meets.
-    pub(super) fn fault(&self, id: &str) -> Option<Fault> {
+    /// The fault of the next poll of an interaction. Counts the poll.
+    pub(super) fn next_poll_fault(&self, id: &str) -> Option<Fault> {
         let mut interactions = self.interactions();
-        let kept = interactions.iter_mut().rev().find(|kept| kept.id == id)?;
-        let marker = kept
+        let interaction = interactions
+            .iter_mut()
+            .rev()
+            .find(|interaction| interaction.id == id)?;
+        let marker = interaction
             .polls
             .iter_mut()
             .find(|marker| marker.times != Some(0))?;
@@ -149,14 +133,17 @@ impl Kept {
         Some(marker.fault.clone())
     }
 
-    /// Puts an end to work under way; gives back the end it had already.
+    /// Sets the result of running work. If it had one already, returns that and changes nothing.
     fn replace(&self, id: &str, end: Arc<End>) -> Option<Arc<End>> {
         let mut interactions = self.interactions();
-        let kept = interactions.iter_mut().rev().find(|kept| kept.id == id)?;
-        match &kept.state {
+        let interaction = interactions
+            .iter_mut()
+            .rev()
+            .find(|interaction| interaction.id == id)?;
+        match &interaction.state {
             State::Ended(end) => Some(Arc::clone(end)),
             State::Working { .. } => {
-                kept.state = State::Ended(end);
+                interaction.state = State::Ended(end);
                 trim(&mut interactions);
                 None
             }
@@ -177,19 +164,18 @@ impl Kept {
 }
 
 fn trim(interactions: &mut VecDeque<Interaction>) {
-    while interactions.len() > MOST_INTERACTIONS {
+    while interactions.len() > MAX_INTERACTIONS {
         interactions.pop_front();
     }
-    let drawn =
-        |kept: &Interaction| matches!(&kept.state, State::Ended(end) if end.picture.is_some());
-    let mut surplus = interactions
+    let has_picture = |interaction: &Interaction| matches!(&interaction.state, State::Ended(end) if end.picture.is_some());
+    let mut excess = interactions
         .iter()
-        .filter(|kept| drawn(kept))
+        .filter(|interaction| has_picture(interaction))
         .count()
-        .saturating_sub(MOST_PICTURES);
-    interactions.retain(|kept| {
-        let forgotten = surplus > 0 && drawn(kept);
-        surplus -= usize::from(forgotten);
-        !forgotten
+        .saturating_sub(MAX_PICTURES);
+    interactions.retain(|interaction| {
+        let is_dropped = excess > 0 && has_picture(interaction);
+        excess -= usize::from(is_dropped);
+        !is_dropped
     });
 }

@@ -1,0 +1,63 @@
+//! Pictures of one color that cost almost nothing. They are for measurements, not for people.
+
+use bytes::Bytes;
+use image::RgbImage;
+use std::{
+    collections::HashMap,
+    sync::{LazyLock, Mutex, PoisonError},
+};
+
+use super::{
+    canvas::{Canvas, Point, Rect, float},
+    encode::{Format, encode},
+    lettering::{self, NOTICE, Weight},
+};
+
+/// By width and height, format, and whether they have grain.
+type Drawn = HashMap<((u32, u32), Format, bool), Bytes>;
+
+/// The pictures drawn so far: one for each size and format.
+static DRAWN: LazyLock<Mutex<Drawn>> = LazyLock::new(Mutex::default);
+
+/// The flat picture of this width and height. It is drawn once for each size and format, then kept in memory.
+///
+/// With `grain` each value gets a little noise, so that the file is about as large as that of a photograph.
+pub fn draw_flat(pixels: (u32, u32), format: Format, grain: bool) -> Bytes {
+    // The lock is held while drawing: waiting is cheaper than drawing the same picture twice.
+    let mut drawn = DRAWN.lock().unwrap_or_else(PoisonError::into_inner);
+    let bytes = drawn.entry((pixels, format, grain)).or_insert_with(|| {
+        let (width, height) = (float(pixels.0), float(pixels.1));
+        let mut canvas = Canvas::new(pixels);
+        let everything = Rect {
+            left: 0.0,
+            top: 0.0,
+            width,
+            height,
+        };
+        canvas.paint(everything, |_, _| ([214.0, 208.0, 196.0], 1.0));
+        let margin = width.min(height) * 0.056;
+        let room = width - margin * 2.0;
+        let letters = 28.0_f32.min(28.0 * room / lettering::width(NOTICE, 28.0));
+        let place = Point {
+            x: margin,
+            y: height - margin - letters,
+        };
+        canvas.write(NOTICE, place, letters, Weight::Regular, [60.0; 3], 1.0);
+        let mut picture = canvas.into_image();
+        if grain {
+            add_grain(&mut picture);
+        }
+        encode(&picture, format).into()
+    });
+    bytes.clone()
+}
+
+/// Adds noise, the same each time, by a linear congruential generator.
+fn add_grain(picture: &mut RgbImage) {
+    let mut state = 1_u32;
+    for value in picture.as_mut().iter_mut() {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        let grain = u8::try_from(state >> 29).expect("three bits");
+        *value = value.saturating_add(grain);
+    }
+}

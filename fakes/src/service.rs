@@ -1,0 +1,13 @@
+//! What every call can reach: the journal, the faults, and the signal to stop.
+
+use super::{faults::Faults, journal::Journal};
+use tokio_util::sync::CancellationToken;
+
+/// The shared state of a running fake. Clones share it.
+#[derive(Clone, Debug)]
+pub(super) struct Service {
+    pub(super) journal: Journal,
+    pub(super) faults: Faults,
+    /// Cancelled when the fake stops. Calls that hang or wait end then.
+    pub(super) stopping: CancellationToken,
+}

@@ -1,0 +1,6 @@
+//! Limits on the files that are opened.
+
+/// The longest file, in bytes.
+pub(super) const MAX_FILE_BYTES: usize = 64 << 20;
+/// The most memory that decoded pixels may take, in bytes: 64 megapixels of RGBA with 8 bits.
+pub(super) const MAX_DECODED_BYTES: usize = 256 << 20;
