@@ -3,8 +3,8 @@
 
 use std::time::{Duration, Instant};
 
-use cli::private::{Postgres, Tuning};
 use common::database::{self, MigrateError};
+use servers::{Postgres, Tuning};
 use sqlx::{Connection, Executor, PgConnection};
 
 #[tokio::test]

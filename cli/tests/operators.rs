@@ -3,10 +3,10 @@
 
 use std::process::Stdio;
 
-use cli::private::{Postgres, Tuning};
 use common::database;
 use common::id::{JobId, TenantId};
 use nix::unistd::{self, User};
+use servers::{Postgres, Tuning};
 use sqlx::{Connection, Executor, PgConnection};
 use tokio::process::Command;
 
@@ -143,16 +143,23 @@ async fn what_does_nothing_of_what_was_asked_exits_with_1_and_leaves_no_line() {
         .await;
     let retention = ["tenant", "retention", &nobody, "ephemeral"];
     platen.refused(&retention, &no_tenant).await;
-    let hold = ["hold", &tenant, &nothing, "--purpose", "support"];
+    let hold = [
+        "legal-hold",
+        "add",
+        &tenant,
+        &nothing,
+        "--purpose",
+        "support",
+    ];
     let hold = [&hold[..], &["--days", "7"], &why].concat();
     platen.refused(&hold, "has no job").await;
     platen
-        .refused(&["lift", &tenant, "999"], "no hold 999")
+        .refused(&["legal-hold", "remove", &tenant, "999"], "no hold 999")
         .await;
     for (words, says) in [
         (&["resume", "999"][..], "no pause 999 stands"),
-        (&["cancel", "--job", &nothing], "no job fits"),
-        (&["redrive", "--job", &nothing], "no job fits"),
+        (&["cancel", "--job", &nothing], "no job matches"),
+        (&["redrive", "--job", &nothing], "no job matches"),
         (&["adjust", &tenant, "-500"], "which is less"),
         (&["adjust", &nobody, "5"], "no such tenant"),
         (&["freeze", &nobody], "no such tenant"),

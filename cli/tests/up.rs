@@ -303,7 +303,7 @@ async fn it_serves_whatever_the_shell_has_set_with_one_login_for_each_role() {
         "succeeded"
     );
 
-    let urls = cli::private::connection_of_running(data).unwrap().unwrap();
+    let urls = servers::urls_of_running(data).unwrap().unwrap();
     let mut owner = PgConnection::connect(&urls.owner_url).await.unwrap();
     let sessions: Vec<(String, String)> = sqlx::query_as(
         "SELECT DISTINCT usename::text, application_name FROM pg_stat_activity WHERE application_name LIKE 'platen platen%' ORDER BY 1",

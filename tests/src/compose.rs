@@ -8,11 +8,11 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
-use cli::private::free_port;
 use ipnet::IpNet;
 use nix::sys::signal::{self, Signal};
 use nix::unistd::Pid;
 use serde_json::Value;
+use servers::free_port;
 use tokio::process::{Child, Command};
 
 use crate::fleet::last_lines;

@@ -10,10 +10,10 @@ use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use cli::private::free_port;
 use common::config::Config;
 use nix::sys::signal::{self, Signal};
 use nix::unistd::Pid;
+use servers::free_port;
 use tokio::process::{Child, Command};
 
 use crate::processes;

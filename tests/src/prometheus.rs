@@ -5,9 +5,9 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
-use cli::private::free_port;
 use reqwest::Url;
 use serde_json::{Value, json};
+use servers::free_port;
 use tokio::process::{Child, Command};
 
 use crate::fleet::Process;

@@ -3,8 +3,8 @@
 
 use std::ops::RangeInclusive;
 
-use cli::private::{Servers, Tuning};
 use fakes::{Fake, Latency, Switches};
+use servers::{Servers, Tuning};
 use tempfile::TempDir;
 
 use crate::fleet::Orders;

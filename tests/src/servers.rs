@@ -5,10 +5,10 @@
 
 use std::time::Duration;
 
-use cli::private::{Servers, Tuning};
 use common::database;
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Client};
+use servers::{Servers, Tuning};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, Connection, Executor};
 use tempfile::TempDir;

@@ -8,9 +8,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use cli::private::{Servers, Tuning};
 use reqwest::{Client, Method, RequestBuilder, StatusCode};
 use serde_json::{Value, json};
+use servers::{Servers, Tuning};
 use tempfile::TempDir;
 use tokio::task::JoinSet;
 

@@ -4,7 +4,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use cli::private::Tuning;
+use servers::Tuning;
 use tests::servers::TestServers;
 use tests::{Options, Pipeline, contract};
 

@@ -12,7 +12,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
-use cli::processes::stop_signal;
+use cli::shutdown::stop_signal;
 use fakes::{Fault, Switches};
 use reqwest::Method;
 use serde_json::{Value, json};

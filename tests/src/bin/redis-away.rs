@@ -17,9 +17,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use cli::private::{Servers, Tuning};
 use fakes::Fake;
 use serde_json::json;
+use servers::{Servers, Tuning};
 use tests::clients::{Accepted, Clients};
 use tests::fleet::{Process, Role};
 use tests::proxy::{Proxy, Weather};

@@ -16,13 +16,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use clap::Parser;
-use cli::private::{Servers, Tuning};
 use common::bucket::Address;
 use common::config::Config;
 use common::database::{self, DatabaseRole as Rights};
 use common::id::JobId;
 use fakes::{Fake, Latency, Switches};
 use secrecy::SecretString;
+use servers::{Servers, Tuning};
 use sqlx::{Connection, Executor, PgConnection, PgPool};
 use tempfile::TempDir;
 use tests::base::{self, Base, Built};

@@ -13,9 +13,9 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
-use cli::private::Tuning;
 use reqwest::Method;
 use serde_json::{Value, json};
+use servers::Tuning;
 use tests::servers::TestServers;
 use tests::{Options, Pipeline};
 

@@ -10,11 +10,11 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use cli::private::Tuning;
 use fakes::{Admit, Fault, Latency, Switches};
 use futures::stream::{FuturesUnordered, StreamExt};
 use reqwest::{Method, StatusCode};
 use serde_json::json;
+use servers::Tuning;
 use tests::servers::TestServers;
 use tests::{Options, Pipeline};
 use tokio::time::MissedTickBehavior;

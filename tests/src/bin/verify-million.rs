@@ -9,9 +9,9 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use cli::private::Tuning;
 use common::database::{self, DatabaseRole};
 use common::{billing, telemetry, verify};
+use servers::Tuning;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor, PgPool};
 use tests::servers::TestServers;

@@ -5,12 +5,12 @@
 
 use std::process::ExitCode;
 
-use cli::private::Tuning;
+use servers::Tuning;
 use tests::servers::TestServers;
 use tokio::process::Command;
 
 fn main() -> ExitCode {
-    cli::private::without_clients_variables();
+    servers::restart_without_postgres_variables();
     run()
 }
 

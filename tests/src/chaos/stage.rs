@@ -4,7 +4,6 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use cli::private::Servers;
 use common::bucket::Bucket;
 use common::clock;
 use common::config::{
@@ -15,6 +14,7 @@ use common::database::{self, DatabaseRole};
 use common::operator::tenants;
 use fakes::{Fake, Fault, Latency, Switches};
 use secrecy::{ExposeSecret, SecretString};
+use servers::Servers;
 use sqlx::PgPool;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use tempfile::TempDir;

@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use cli::private::{Postgres, Tuning};
 use common::database::{self, DatabaseRole};
 use common::verify::{self, Finding};
 use secrecy::SecretString;
 use serde_json::json;
+use servers::{Postgres, Tuning};
 use sqlx::{Connection, Executor, PgConnection, PgPool};
 use tests::pipeline::{look, small_job};
 use tests::servers::TestServers;

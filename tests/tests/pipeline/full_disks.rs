@@ -3,13 +3,13 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use cli::private::{Redis, Tuning};
 use common::bucket::Address;
 use common::verify;
 use fakes::Fake;
 use futures::future::join_all;
 use reqwest::{Method, StatusCode, header};
 use serde_json::{Value, json};
+use servers::{Redis, Tuning};
 use sqlx::error::DatabaseError;
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 use tests::disk::{self, Disk, objects};

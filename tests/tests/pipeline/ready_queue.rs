@@ -170,7 +170,7 @@ async fn two_workers_share_the_work_and_do_none_of_it_twice() {
 #[tokio::test]
 async fn without_redis_jobs_are_accepted_and_start_when_it_is_back() {
     let folder = tempfile::tempdir().unwrap();
-    let mut redis = cli::private::Redis::start(folder.path()).await.unwrap();
+    let mut redis = servers::Redis::start(folder.path()).await.unwrap();
     let mut servers = TestServers::get().await;
     servers.redis_url = redis.url();
     let pipeline = Pipeline::start_on(servers, Options::default()).await;
@@ -255,7 +255,7 @@ async fn jobs_run_soon_though_redis_hangs() {
 #[tokio::test]
 async fn redis_comes_back_after_each_rotation_of_its_password() {
     let folder = tempfile::tempdir().unwrap();
-    let redis = cli::private::Redis::start(folder.path()).await.unwrap();
+    let redis = servers::Redis::start(folder.path()).await.unwrap();
     let mut servers = TestServers::get().await;
     servers.redis_url = redis.url();
     let file = folder.path().join("redis.url");
@@ -320,7 +320,7 @@ async fn redis_comes_back_after_each_rotation_of_its_password() {
 #[tokio::test]
 async fn why_redis_is_away_is_told() {
     let folder = tempfile::tempdir().unwrap();
-    let mut redis = cli::private::Redis::start(folder.path()).await.unwrap();
+    let mut redis = servers::Redis::start(folder.path()).await.unwrap();
     let mut servers = TestServers::get().await;
     servers.redis_url = redis.url();
     let pipeline = Pipeline::start_on(servers, Options::default()).await;

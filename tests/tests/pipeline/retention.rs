@@ -366,7 +366,7 @@ async fn outputs_go_in_their_time_and_a_hold_keeps_them() {
         by: "a test",
         reason: "a customer asks about it",
     };
-    let hold = cli::admin::add_legal_hold(
+    let hold = cli::commands::legal_hold::add(
         &pipeline.config,
         None,
         act,
@@ -407,7 +407,7 @@ async fn outputs_go_in_their_time_and_a_hold_keeps_them() {
     let (_, job) = pipeline.get(&format!("/v1/jobs/{held}")).await;
     assert_eq!(job["artifacts"].as_array().unwrap().len(), 3, "it is held");
     assert_eq!(receipts(&pipeline, &held).await, Vec::<String>::new());
-    cli::admin::remove_legal_hold(&pipeline.config, None, act, pipeline.tenant, hold)
+    cli::commands::legal_hold::remove(&pipeline.config, None, act, pipeline.tenant, hold)
         .await
         .unwrap();
     pipeline

@@ -1,7 +1,8 @@
 //! `platen up`: the whole product in one process.
 //!
-//! With no `DATABASE_URL` or `REDIS_URL` it starts its own servers, with no Google project fake vendors; it
-//! migrates, makes a demo tenant with credits and a key, and then is what `platen api` and `platen worker` are.
+//! Without `DATABASE_URL` or `REDIS_URL` it starts private servers, and without a Google project it starts fake vendors.
+//! It migrates the database and creates a demo tenant with credits and a key. Then it does what `platen api` and
+//! `platen worker` do.
 
 mod demo;
 mod fake;
@@ -17,31 +18,35 @@ use common::bucket::Address;
 use common::config::{Config, Logins};
 use common::database::{self, DatabaseRole};
 use secrecy::{ExposeSecret, SecretString};
+use servers::{LoginUrls, Servers, secrets};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::private::{LoginUrls, Servers};
-use crate::processes::{API, METRICS, listen, stop_signal};
+use super::{bucket, migrate};
+use crate::database::DEFAULT_DATA;
+use crate::listen::{API_VARIABLE, METRICS_VARIABLE, listen};
 use crate::say::OutputError;
-use crate::{admin, bucket, open_files, say, secrets};
+use crate::shutdown::stop_signal;
+use crate::{open_files, say};
 use demo::Demo;
 
 /// How to start.
 #[derive(clap::Args, Clone, Debug)]
-pub struct Options {
-    /// Where everything is kept.
-    #[arg(long, default_value = "data")]
+pub struct UpArgs {
+    /// The folder for all data.
+    #[arg(long, default_value = DEFAULT_DATA)]
     pub data: PathBuf,
-    /// Port of the API on 127.0.0.1; 0 takes a free one. Without it `PLATEN_LISTEN` decides, then 8080.
+    /// The port of the API on 127.0.0.1; 0 chooses a free one. Without it the API listens on PLATEN_LISTEN, or else on port
+    /// 8080.
     #[arg(long)]
     pub port: Option<u16>,
-    /// Writes one JSON object with addresses and the demo key to this file once everything answers.
+    /// Write the addresses and the demo key to this file, as one JSON object, once everything answers.
     #[arg(long)]
     pub ready_file: Option<PathBuf>,
 }
 
-/// What runs, for `--ready-file` and for the eyes.
+/// What runs and where, for `--ready-file` and for the output.
 #[derive(serde::Serialize)]
 struct Ready {
     api: String,
@@ -54,48 +59,53 @@ struct Ready {
 
 #[derive(serde::Serialize)]
 struct Fakes {
-    /// One server plays every vendor.
+    /// The URL of the one server that fakes every vendor.
     vendors: Option<String>,
 }
 
 /// Runs until Ctrl-C or SIGTERM.
-pub async fn run(mut config: Config, options: Options) -> anyhow::Result<()> {
+///
+/// # Errors
+///
+/// The configuration is not usable, the data folder is used by another Platen, a server does not start or ends by
+/// itself, or an address is taken.
+pub async fn run(mut config: Config, args: UpArgs) -> anyhow::Result<()> {
     let stop = stop_signal()?;
-    let data = &options.data;
+    let data = &args.data;
     std::fs::create_dir_all(data)
-        .with_context(|| format!("cannot make the data folder {}", data.display()))?;
+        .with_context(|| format!("cannot create the data folder {}", data.display()))?;
 
     let mut servers = start_servers(&mut config, data).await?;
-    let ended = serve(&mut config, &options, servers.as_mut(), &stop).await;
+    let result = serve(&mut config, &args, servers.as_mut(), &stop).await;
     if let Some(servers) = servers {
         servers.stop().await;
     }
-    ended
+    result
 }
 
 async fn serve(
     config: &mut Config,
-    options: &Options,
+    args: &UpArgs,
     servers: Option<&mut Servers>,
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
     if config.owner_url.is_some() {
-        admin::migrate(config).await?;
+        migrate::run(config).await?;
     }
-    let data = &options.data;
+    let data = &args.data;
     let bucket = config
         .bucket
         .get_or_insert_with(|| Address::Folder(data.join("bucket")))
         .clone();
     if config.signing_key.is_none() {
-        config.signing_key = Some(secrets::kept_or_made(&data.join("signing.key"), &[])?.into());
+        config.signing_key = Some(secrets::read_or_create(&data.join("signing.key"), &[])?.into());
     }
-    if let Some(port) = options.port {
+    if let Some(port) = args.port {
         config.listen = SocketAddr::from(([127, 0, 0, 1], port));
     }
     config.ports = open_files::raise(config.ports)?;
     let backlog = config.ports.backlog;
-    let listener = listen(config.listen, &format!("--port or {API}"), backlog)?;
+    let listener = listen(config.listen, &format!("--port or {API_VARIABLE}"), backlog)?;
     let metrics = metrics_listener(config)?;
     let (address, metrics_address) = (listener.local_addr()?, metrics.local_addr()?);
     let fake = fake::start(config).await?;
@@ -109,7 +119,7 @@ async fn serve(
     .await?;
     let worker = Arc::new(worker::App::connect(config).await?);
     let mut api = api::App::connect(config).await?;
-    // No load balancer stands before it.
+    // There is no load balancer that needs time to notice that the API stops.
     api.farewell = Duration::ZERO;
 
     let tasks = TaskTracker::new();
@@ -143,7 +153,7 @@ async fn serve(
             vendors: fake.as_ref().map(|fake| fake.url.clone()),
         },
     };
-    announce(&ready, &demo, options)?;
+    announce(&ready, &demo, args)?;
 
     let server_failed = async {
         match servers {
@@ -151,17 +161,18 @@ async fn serve(
             None => std::future::pending().await,
         }
     };
-    let trouble = tokio::select! {
+    let error = tokio::select! {
         () = stop.cancelled() => None,
-        () = failed.cancelled() => Some(anyhow::anyhow!("a part of Platen ended by itself")),
+        () = failed.cancelled() => Some(anyhow::anyhow!("the API or the worker ended by itself: see the log")),
         error = server_failed => Some(error),
     };
     stop.cancel();
     tasks.wait().await;
-    trouble.map_or(Ok(()), Err)
+    error.map_or(Ok(()), Err)
 }
 
-/// Makes the bucket a new database's. Afterwards, and before anything else is written, the database is not new.
+/// Lets a new database adopt its bucket. This must happen before the demo tenant is created: a database with a tenant is
+/// not new.
 async fn adopt_new(config: &Config, address: &Address) -> anyhow::Result<()> {
     let connect = async |role| {
         let url = config.database_url(role)?.expose_secret();
@@ -171,13 +182,13 @@ async fn adopt_new(config: &Config, address: &Address) -> anyhow::Result<()> {
         connect(DatabaseRole::Reader).await?,
         connect(DatabaseRole::Api).await?,
     );
-    let adopted = bucket::adopt_new(&reader, &pool, address).await;
+    let adopted = bucket::adopt_if_new(&reader, &pool, address).await;
     reader.close().await;
     pool.close().await;
     adopted
 }
 
-/// Runs a part that must not end before it is told to.
+/// Runs a part of the program as a task. When the part ends, for whatever reason, `failed` is cancelled.
 fn supervise(
     tasks: &TaskTracker,
     failed: &CancellationToken,
@@ -193,7 +204,8 @@ fn supervise(
     });
 }
 
-/// Private servers for what is not configured. One of two may be: the other is started beside it, unused.
+/// Starts private servers and adds them to the configuration; `None` if both are configured. If only one of the two is
+/// configured, both private servers are started and one is not used.
 async fn start_servers(config: &mut Config, data: &Path) -> anyhow::Result<Option<Servers>> {
     if config.names_postgres() && config.redis_url.is_some() {
         return Ok(None);
@@ -228,25 +240,26 @@ async fn start_servers(config: &mut Config, data: &Path) -> anyhow::Result<Optio
     Ok(Some(servers))
 }
 
-/// The configured address, or a free one when nobody asked for that address and it is taken.
+/// Binds the address of the metrics. If the default address is taken, a free port is used.
 fn metrics_listener(config: &Config) -> anyhow::Result<TcpListener> {
     let backlog = config.ports.backlog;
-    match listen(config.metrics_listen, METRICS, backlog) {
-        Err(_) if std::env::var_os(METRICS).is_none() => {
-            listen(SocketAddr::from(([127, 0, 0, 1], 0)), METRICS, backlog)
+    match listen(config.metrics_listen, METRICS_VARIABLE, backlog) {
+        Err(_) if std::env::var_os(METRICS_VARIABLE).is_none() => {
+            let any_port = SocketAddr::from(([127, 0, 0, 1], 0));
+            listen(any_port, METRICS_VARIABLE, backlog)
         }
         listener => listener,
     }
 }
 
-/// Says what runs, in words and in the ready file.
-fn announce(ready: &Ready, demo: &Demo, options: &Options) -> anyhow::Result<()> {
-    // It serves, whether anybody reads this or not.
-    if let Err(error) = welcome(ready, demo, options) {
+/// Tells what runs: on standard output and in the ready file.
+fn announce(ready: &Ready, demo: &Demo, args: &UpArgs) -> anyhow::Result<()> {
+    // Platen keeps running even if standard output cannot be written.
+    if let Err(error) = welcome(ready, demo, args) {
         tracing::warn!("{:#}", anyhow::Error::from(error));
     }
-    if let Some(path) = &options.ready_file {
-        // Whoever waits for the file must find it whole.
+    if let Some(path) = &args.ready_file {
+        // Renamed when it is complete, because another process may wait for the file and read it at once.
         let folder = path
             .parent()
             .filter(|folder| !folder.as_os_str().is_empty())
@@ -261,7 +274,7 @@ fn announce(ready: &Ready, demo: &Demo, options: &Options) -> anyhow::Result<()>
     Ok(())
 }
 
-fn welcome(ready: &Ready, demo: &Demo, options: &Options) -> Result<(), OutputError> {
+fn welcome(ready: &Ready, demo: &Demo, args: &UpArgs) -> Result<(), OutputError> {
     say!("\n  Platen is up.\n")?;
     say!("  console   {}/#key={}", ready.api, ready.key)?;
     say!("  API       {}", ready.api)?;
@@ -269,8 +282,8 @@ fn welcome(ready: &Ready, demo: &Demo, options: &Options) -> Result<(), OutputEr
     say!("  demo key  {}   ({})", ready.key, demo.balance)?;
     say!(
         "  data      {}   (`source {}` for the README's curl lines)",
-        options.data.display(),
-        options.data.join("demo.env").display()
+        args.data.display(),
+        args.data.join("demo.env").display()
     )?;
     if ready.fakes.vendors.is_some() {
         say!(

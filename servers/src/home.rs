@@ -1,9 +1,9 @@
-//! The folder a private server lives in, and the user it runs as.
+//! The folder of a private server, and the user it runs as.
 //!
-//! Postgres refuses to run as root, so under root both servers run as an unprivileged user, who must be able to reach
-//! their folder. Below a closed home directory that cannot be: the server then lives in `/var/lib/platen`, and the
-//! folder it was meant for keeps a link there. Removing the data folder thus forgets the server's data as well, and
-//! moving it takes them along.
+//! Postgres refuses to run as root. So when Platen runs as root, both servers run as an unprivileged user, who must be
+//! able to reach their folder. If the data folder is below a directory closed to that user, the server's data go to
+//! `/var/lib/platen`, and the data folder contains a link to them. A data folder that is removed or moved takes the link
+//! with it.
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions, Permissions},
@@ -16,22 +16,33 @@ use std::{
 use anyhow::{Context, Result, bail};
 use nix::unistd::{Uid, User};
 
-use super::child::become_user;
-use crate::secrets;
+use crate::{
+    secrets,
+    user::{NO_SETPRIV, server_user, setpriv_arguments},
+};
 
-/// Where the servers of unreachable folders live.
+/// Where data go if the servers' user cannot reach the data folder.
 const FALLBACK_FOLDER: &str = "/var/lib/platen";
+/// How often a lock is tried, and the time between two tries: half a second in all.
+const LOCK_TRIES: u32 = 20;
+const LOCK_INTERVAL: Duration = Duration::from_millis(25);
+/// How many lines of a log are quoted in an error.
+const LOG_TAIL_LINES: usize = 15;
 
-/// A folder that one server has to itself for as long as this value lives.
-pub(super) struct Home {
+/// A folder that belongs to one server for as long as this value lives.
+pub(crate) struct Home {
     path: PathBuf,
     user: Option<User>,
     _lock: File,
 }
 
 impl Home {
-    /// Takes the folder for a server, making it if need be; fails if another Platen has it.
-    pub(super) async fn claim(folder: &Path) -> Result<Self> {
+    /// Locks the folder for a server, and creates it if it is missing.
+    ///
+    /// # Errors
+    ///
+    /// Another Platen uses the folder, or it cannot be created or written.
+    pub(crate) async fn claim(folder: &Path) -> Result<Self> {
         create(folder)?;
         let folder = folder.canonicalize()?;
         let lock = lock(&folder.join("lock"), &folder).await?;
@@ -48,28 +59,29 @@ impl Home {
         })
     }
 
-    pub(super) fn path(&self) -> &Path {
+    /// The folder that the server uses: the claimed one, or the one that stands for it.
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The user to run as, where it is not our own.
-    pub(super) fn user(&self) -> Option<&User> {
+    /// The user to run as; `None` for the user of this process.
+    pub(crate) fn user(&self) -> Option<&User> {
         self.user.as_ref()
     }
 
-    /// A random password that is made once and kept in a file of the home, where the server can read it.
-    pub(super) fn password(&self, name: &str) -> Result<String> {
+    /// A random password. It is created once and stored in a file of this folder, where the server can read it.
+    pub(crate) fn password(&self, name: &str) -> Result<String> {
         let path = self.path.join(name);
-        let others: Vec<Uid> = self.user.iter().map(|user| user.uid).collect();
-        let kept = secrets::kept_or_made(&path, &others)?;
+        let other_owners: Vec<Uid> = self.user.iter().map(|user| user.uid).collect();
+        let password = secrets::read_or_create(&path, &other_owners)?;
         if let Some(user) = &self.user {
             chown(&path, Some(user.uid.as_raw()), Some(user.gid.as_raw()))?;
         }
-        Ok(kept)
+        Ok(password)
     }
 
-    /// A fresh log; what the server said last time stays beside it as `.1`.
-    pub(super) fn log(&self, name: &str) -> Result<Log> {
+    /// A new, empty log. The log of the last run is kept beside it as `.1`.
+    pub(crate) fn log(&self, name: &str) -> Result<Log> {
         let path = self.path.join(name);
         if path.exists() {
             fs::rename(&path, path.with_added_extension("1"))?;
@@ -89,56 +101,61 @@ impl Home {
     }
 }
 
-/// What a server says while it runs.
-pub(super) struct Log {
+/// The log file of a server.
+pub(crate) struct Log {
     file: File,
     path: PathBuf,
 }
 
 impl Log {
-    /// Lets a command write its output and its errors here.
-    pub(super) fn take(&self, command: &mut Command) -> Result<()> {
+    /// Redirects the standard output and standard error of a command into this log.
+    pub(crate) fn capture(&self, command: &mut Command) -> Result<()> {
         command
             .stdout(self.file.try_clone()?)
             .stderr(self.file.try_clone()?);
         Ok(())
     }
 
-    pub(super) fn text(&self) -> String {
+    /// All of the log, or why it cannot be read.
+    pub(crate) fn text(&self) -> String {
         fs::read(&self.path).map_or_else(
             |error| error.to_string(),
             |bytes| String::from_utf8_lossy(&bytes).into_owned(),
         )
     }
 
-    /// The last lines, for an error that a person will read.
-    pub(super) fn tail(&self) -> String {
+    /// The last lines, for an error message.
+    pub(crate) fn tail(&self) -> String {
         let text = self.text();
         let lines: Vec<_> = text.lines().collect();
-        let last = lines[lines.len().saturating_sub(15)..].join("\n  ");
+        let last = lines[lines.len().saturating_sub(LOG_TAIL_LINES)..].join("\n  ");
         format!("the last lines of {}:\n  {last}", self.path.display())
     }
 }
 
-/// Makes a folder and those above it, with words for the error.
-pub(super) fn create(folder: &Path) -> Result<()> {
+/// Creates a folder and its parents; the error names the folder.
+pub(crate) fn create(folder: &Path) -> Result<()> {
     fs::create_dir_all(folder)
         .with_context(|| format!("cannot make the folder {}", folder.display()))
 }
 
-/// Locks `file` for the life of this process, and empties it. `folder` is what a person would call the thing locked.
-pub(super) async fn lock(file: &Path, folder: &Path) -> Result<File> {
-    let mut how = OpenOptions::new();
-    how.read(true).write(true).create(true).truncate(false);
-    let lock = secrets::open(file, &mut how, &[])
+/// Locks `file` until the returned value is dropped, and empties it. `folder` is named in the errors.
+///
+/// # Errors
+///
+/// Another process holds the lock, or the file cannot be opened.
+pub(crate) async fn lock(file: &Path, folder: &Path) -> Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false);
+    let lock = secrets::open(file, &mut options, &[])
         .with_context(|| format!("cannot write in the folder {}", folder.display()))?;
-    // Somebody who only asks whether it is locked holds it for a moment.
-    for _ in 0..20 {
+    // A process that only checks whether the file is locked holds the lock for a moment. So try again.
+    for _ in 0..LOCK_TRIES {
         if lock.try_lock().is_ok() {
             lock.set_len(0)?;
             return Ok(lock);
         }
-        tokio::time::sleep(Duration::from_millis(25)).await;
+        tokio::time::sleep(LOCK_INTERVAL).await;
     }
     bail!(
         "the folder {} is in use by another Platen: stop that one, or give this one a folder of its own",
@@ -146,8 +163,8 @@ pub(super) async fn lock(file: &Path, folder: &Path) -> Result<File> {
     )
 }
 
-/// Lets the servers' user pass through the data folder to the folders of the servers, without letting him look round.
-pub(super) fn let_servers_through(data: &Path) -> Result<()> {
+/// Lets the servers' user pass through the data folder to the folders of the servers. It still cannot list the data folder.
+pub(crate) fn let_servers_through(data: &Path) -> Result<()> {
     let Some(user) = server_user()? else {
         return Ok(());
     };
@@ -159,22 +176,7 @@ pub(super) fn let_servers_through(data: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The unprivileged user that runs the servers when we are root.
-fn server_user() -> Result<Option<User>> {
-    if !Uid::effective().is_root() {
-        return Ok(None);
-    }
-    for name in ["postgres", "nobody"] {
-        if let Some(user) = User::from_name(name)? {
-            return Ok(Some(user));
-        }
-    }
-    bail!(
-        "Postgres refuses to run as root, and this system has neither a user `postgres` nor `nobody`"
-    )
-}
-
-/// The folder itself where `user` can work in it, or else the one in [`ELSEWHERE`] that stands for it.
+/// The folder itself if `user` can work in it, or else a folder in [`FALLBACK_FOLDER`] that stands for it.
 fn reachable(folder: &Path, user: &User) -> Result<PathBuf> {
     let link = folder.join("elsewhere");
     if let Ok(elsewhere) = fs::read_link(&link) {
@@ -200,7 +202,7 @@ fn reachable(folder: &Path, user: &User) -> Result<PathBuf> {
         .with_context(|| format!("cannot make {FALLBACK_FOLDER}"))?;
     DirBuilder::new().mode(0o700).create(&elsewhere)?;
     give(&elsewhere, user)?;
-    // The link comes last: a link to nothing would be followed, a folder without a link is only forgotten.
+    // The link comes last. A link without its folder would break the next start; a folder without a link is only unused.
     symlink(&elsewhere, &link)?;
     Ok(elsewhere)
 }
@@ -227,10 +229,11 @@ fn give(folder: &Path, user: &User) -> Result<()> {
     Ok(())
 }
 
-/// Asks the system rather than reading permissions: it knows about every folder on the way, and every rule.
+/// Whether `user` can enter a folder and write there. Tried as that user rather than computed from permissions, because
+/// every parent folder and every access rule of the system counts.
 fn can_work_in(folder: &Path, user: &User) -> Result<bool> {
     let status = Command::new("setpriv")
-        .args(become_user(user))
+        .args(setpriv_arguments(user))
         .args(["sh", "-c", r#"cd "$0" && [ -w . ]"#])
         .arg(folder)
         .current_dir("/")
@@ -238,8 +241,6 @@ fn can_work_in(folder: &Path, user: &User) -> Result<bool> {
         .stdout(process::Stdio::null())
         .stderr(process::Stdio::null())
         .status()
-        .context(
-            "`setpriv` does not run; it comes with the package util-linux, and only Linux has it",
-        )?;
+        .context(NO_SETPRIV)?;
     Ok(status.success())
 }

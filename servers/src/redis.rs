@@ -1,4 +1,4 @@
-//! The private Redis: the doorbell. It writes nothing down, so each start is an empty one, with a new password.
+//! The private Redis. It writes nothing to disk, so each start begins empty, with a new password.
 
 use std::{
     io::Write,
@@ -12,47 +12,54 @@ use anyhow::{Context, Error, Result, anyhow, bail};
 use nix::sys::signal::Signal;
 use tokio::time::Instant;
 
-use super::{
+use crate::{
     child::{self, Child},
     home::{Home, Log},
     port::free_port,
-    program,
+    program, secrets,
 };
-use crate::secrets;
 
-const OLDEST: u32 = 7;
+const MIN_VERSION: u32 = 7;
 const INSTALL: &str = "Platen needs Redis 7 or newer (the program `redis-server`): on Debian and Ubuntu \
     `sudo apt-get install redis-server`, elsewhere the Redis server of your system; or set REDIS_URL to a server of \
     your own";
 
-/// There is nothing in it worth a goodbye.
-const AT_PARENTS_DEATH: Signal = Signal::SIGKILL;
+/// Redis has nothing to save, so it may be killed.
+const PARENT_DEATH_SIGNAL: Signal = Signal::SIGKILL;
 
-const START: Duration = Duration::from_secs(20);
+const START_TIMEOUT: Duration = Duration::from_secs(20);
+/// How often a server that starts is asked whether it is ready.
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
+/// The time until a restart tries its port again.
+const PORT_INTERVAL: Duration = Duration::from_millis(100);
 
-/// A private Redis, ready. Dropping it ends it.
+/// A private Redis that accepts connections. Dropping it ends it.
 pub struct Redis {
     server: Child,
     log: Log,
     program: PathBuf,
     port: u16,
     password: String,
-    /// Last, so that the folder is not free before the server is gone.
+    /// Last, so that the folder is released after the server has ended.
     home: Home,
 }
 
 impl Redis {
-    /// Starts an empty Redis; the folder is for its log.
+    /// Starts an empty Redis. The folder is created if it is missing, and keeps only the log.
+    ///
+    /// # Errors
+    ///
+    /// Another Platen uses the folder, Redis is not installed or too old, or it does not start in time.
     pub async fn start(folder: &Path) -> Result<Self> {
         let home = Home::claim(folder).await?;
         let program = program::in_path("redis-server").context(INSTALL)?;
         match program::major_version(&program, " v=") {
-            Some(version) if version >= OLDEST => {}
+            Some(version) if version >= MIN_VERSION => {}
             Some(version) => bail!("Redis {version} is too old. {INSTALL}"),
             None => bail!("{} does not tell its version. {INSTALL}", program.display()),
         }
         let password = secrets::random();
-        let deadline = Instant::now() + START;
+        let deadline = Instant::now() + START_TIMEOUT;
         loop {
             let port = free_port()?;
             match launch(&home, &program, port, &password).await? {
@@ -66,16 +73,20 @@ impl Redis {
                         home,
                     });
                 }
-                // Somebody else took the port in between.
+                // Another process took the port in the meantime.
                 Launched::PortTaken(why) if Instant::now() >= deadline => bail!(why),
                 Launched::PortTaken(_) => {}
             }
         }
     }
 
-    /// Starts it again, empty, where it was: those who know its address need not be told.
+    /// Starts it again, empty, at the same address and with the same password, so [`Redis::url`] stays valid.
+    ///
+    /// # Errors
+    ///
+    /// It does not start in time, for example because its port is taken.
     pub async fn start_again(&mut self) -> Result<()> {
-        let deadline = Instant::now() + START;
+        let deadline = Instant::now() + START_TIMEOUT;
         loop {
             match launch(&self.home, &self.program, self.port, &self.password).await? {
                 Launched::Ready(server, log) => {
@@ -83,31 +94,31 @@ impl Redis {
                     return Ok(());
                 }
                 Launched::PortTaken(why) if Instant::now() >= deadline => bail!(why),
-                Launched::PortTaken(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+                Launched::PortTaken(_) => tokio::time::sleep(PORT_INTERVAL).await,
             }
         }
     }
 
-    /// Ends it at once, as a crash would.
+    /// Ends it with `SIGKILL`, as a crash would.
     pub async fn crash(&mut self) {
         self.server.kill().await;
     }
 
-    /// `redis://default:…@127.0.0.1:…/0`
+    /// The URL: `redis://default:…@127.0.0.1:…/0`.
     pub fn url(&self) -> String {
-        address(self.port, &self.password)
+        url(self.port, &self.password)
     }
 
-    /// Why it has ended by itself, if it has.
-    pub(super) fn failed(&mut self) -> Option<Error> {
-        let status = self.server.ended()?;
+    /// The reason, if it has ended by itself.
+    pub(crate) fn failed(&mut self) -> Option<Error> {
+        let status = self.server.exit_status()?;
         Some(anyhow!(
             "the private Redis ended ({status}); {}",
             self.log.tail()
         ))
     }
 
-    /// Stops it, and returns when it is gone.
+    /// Stops it, and returns when it has ended.
     pub async fn stop(self) {
         const STEPS: &[(Signal, Duration)] = &[
             (Signal::SIGTERM, Duration::from_secs(5)),
@@ -117,45 +128,42 @@ impl Redis {
     }
 }
 
+/// The result of one start.
 enum Launched {
     Ready(Child, Log),
+    /// With an error message.
     PortTaken(String),
 }
 
-/// One try at one port.
+/// Tries to start Redis on one port.
 async fn launch(home: &Home, program: &Path, port: u16, password: &str) -> Result<Launched> {
     let log = home.log("redis.log")?;
-    // It reads its settings from here: on its command line anyone could read the password.
-    let mut redis = child::command(home, program, AT_PARENTS_DEATH);
+    // Redis reads its settings from standard input, because every user can read the command line of a process.
+    let mut redis = child::command(home, program, PARENT_DEATH_SIGNAL);
     redis.arg("-").stdin(Stdio::piped());
-    log.take(&mut redis)?;
+    log.capture(&mut redis)?;
 
-    let mut server = Child::spawn(redis, AT_PARENTS_DEATH)?;
+    let mut server = Child::spawn(redis, PARENT_DEATH_SIGNAL)?;
     if let Some(mut stdin) = server.take_stdin() {
-        // Where it is gone already, the log says why.
+        // If Redis has ended already, its log says why.
         let _ = stdin.write_all(settings(port, password).as_bytes());
     }
-    match ready(
-        &mut server,
-        &address(port, password),
-        Instant::now() + START,
-    )
-    .await
-    {
+    match wait_until_ready(&mut server, &url(port, password)).await {
         Ok(()) => Ok(Launched::Ready(server, log)),
-        Err(why) => {
-            let why = format!("the private Redis {why}; {}", log.tail());
+        Err(problem) => {
+            let problem = format!("the private Redis {problem}; {}", log.tail());
             if log.text().contains("Address already in use") {
-                Ok(Launched::PortTaken(why))
+                Ok(Launched::PortTaken(problem))
             } else {
-                bail!(why)
+                bail!(problem)
             }
         }
     }
 }
 
-/// `redis-cli` takes the empty name in `redis://:…` for a name; that which `requirepass` guards is called `default`.
-fn address(port: u16, password: &str) -> String {
+/// Names the user `default`, which is the one that `requirepass` protects: `redis-cli` takes the empty name in
+/// `redis://:…` for a user called "".
+fn url(port: u16, password: &str) -> String {
     format!("redis://default:{password}@127.0.0.1:{port}/0")
 }
 
@@ -170,17 +178,21 @@ fn settings(port: u16, password: &str) -> String {
     )
 }
 
-/// Waits until it answers to its password, which no other server would.
-async fn ready(server: &mut Child, url: &str, deadline: Instant) -> Result<(), String> {
+/// Waits until Redis accepts its own password, which no other server on that port would. An error says what was wrong.
+async fn wait_until_ready(server: &mut Child, url: &str) -> Result<(), String> {
+    let deadline = Instant::now() + START_TIMEOUT;
     while Instant::now() < deadline {
-        if let Some(status) = server.end_within(Duration::from_millis(10)).await {
+        if let Some(status) = server.wait_at_most(POLL_INTERVAL).await {
             return Err(format!("did not start ({status})"));
         }
         if ping(url).await.is_ok() {
             return Ok(());
         }
     }
-    Err(format!("was not ready after {} seconds", START.as_secs()))
+    Err(format!(
+        "was not ready after {} seconds",
+        START_TIMEOUT.as_secs()
+    ))
 }
 
 async fn ping(url: &str) -> ::redis::RedisResult<()> {
@@ -190,8 +202,8 @@ async fn ping(url: &str) -> ::redis::RedisResult<()> {
     cmd("PING").query_async(&mut connection).await
 }
 
-/// What to install before a private Redis can start, in words.
-pub(super) fn missing() -> Option<&'static str> {
+/// What to install before a private Redis can start, as a sentence; `None` if it is installed.
+pub fn missing() -> Option<&'static str> {
     program::in_path("redis-server")
         .is_none()
         .then_some(INSTALL)

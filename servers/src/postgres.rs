@@ -1,10 +1,14 @@
-//! The private Postgres: the truth.
+//! The private Postgres.
+
+mod programs;
 
 use std::{
     fs,
     path::{Path, PathBuf},
     time::Duration,
 };
+
+pub use self::programs::missing;
 
 use anyhow::{Context, Error, Result, anyhow, bail};
 use nix::sys::signal::Signal;
@@ -14,51 +18,51 @@ use sqlx::{
 };
 use tokio::time::Instant;
 
-use super::{
-    LoginUrls,
+use self::programs::Programs;
+use crate::{
     child::{self, Child},
     home::{Home, Log},
     port::free_port,
-    program,
+    urls::LoginUrls,
 };
 
-const OLDEST: u32 = 15;
-const INSTALL: &str = "Platen needs PostgreSQL 15 or newer (the programs `initdb` and `postgres`): on Debian and Ubuntu \
-    `sudo apt-get install postgresql`, elsewhere the PostgreSQL server of your system; or set DATABASE_URL to a server \
-    of your own";
-
-/// The login that owns everything and migrates.
+/// The login that owns the database and migrates it.
 const ADMIN: &str = "platen_admin";
 /// Logins that act as one role each.
 const API: &str = "platen_login_api";
 const WORKER: &str = "platen_login_worker";
 const READER: &str = "platen_login_reader";
-/// The database, and the login of the program's words, which may act as every runtime role.
+/// The database, and the login for the commands of the program, which may act as every runtime role.
 const PLATEN: &str = "platen";
 
-/// When our process dies. `SIGQUIT` makes Postgres drop everything and go, and take its own children along, at once;
-/// the next start recovers from its journal. `SIGINT` would first write a checkpoint, which takes as long as it takes;
-/// after `SIGKILL` its children would be on their own.
-const AT_PARENTS_DEATH: Signal = Signal::SIGQUIT;
+/// What Postgres gets when this process dies. `SIGQUIT` makes it end at once, together with its own children; the next
+/// start recovers from the write-ahead log. `SIGINT` would first write a checkpoint, which can take long. `SIGKILL`
+/// would leave its children running.
+const PARENT_DEATH_SIGNAL: Signal = Signal::SIGQUIT;
 
-/// How long a predecessor, whose parent died, may take to be gone.
-const PREDECESSOR: Duration = Duration::from_secs(15);
-/// How long a start may take. Recovery after an unclean end is part of it.
-const START: Duration = Duration::from_mins(2);
+/// How long the Postgres of an earlier Platen, whose parent died, may take to end.
+const PREDECESSOR_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long a start may take, including the recovery after an unclean end.
+const START_TIMEOUT: Duration = Duration::from_mins(2);
+/// How often a server that starts is asked whether it is ready.
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
+/// The time between two tries to start.
+const RETRY_INTERVAL: Duration = Duration::from_millis(200);
 
-/// How much a server's data are worth.
+/// How durable committed data are.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Tuning {
-    /// What is committed survives a power cut.
+    /// Committed data survive a power cut.
     #[default]
     Durable,
-    /// Quick: what is committed survives our own death, but not the machine's.
+    /// Faster: committed data survive the death of Postgres, but not a crash of the machine.
     Test,
 }
 
-/// A private Postgres with a database `platen`, ready.
+/// A private Postgres with a database `platen`, which accepts connections.
 ///
-/// Dropping it ends it at once, which loses nothing but the time of a recovery; [`Postgres::stop`] is the polite way.
+/// Dropping it ends it at once. That loses no committed data, but the next start has to recover. [`Postgres::stop`]
+/// ends it cleanly.
 pub struct Postgres {
     server: Child,
     log: Log,
@@ -67,26 +71,34 @@ pub struct Postgres {
     port: u16,
     admin_password: String,
     password: String,
-    /// Those of [`API`], [`WORKER`] and [`READER`].
-    passwords: [String; 3],
-    /// Last, so that the folder is not free before the server is gone.
+    /// Of [`API`], [`WORKER`] and [`READER`], in this order.
+    role_passwords: [String; 3],
+    /// Last, so that the folder is released after the server has ended.
     home: Home,
 }
 
 impl Postgres {
-    /// Starts Postgres in a folder of its own, which is made and set up if need be.
+    /// Starts Postgres in a folder of its own. Creates the folder and the database if they are missing.
+    ///
+    /// # Errors
+    ///
+    /// Another Platen uses the folder, Postgres is not installed in the version of the data, or it does not start.
     pub async fn start(folder: &Path) -> Result<Self> {
         Self::start_with(folder, Tuning::Durable).await
     }
 
-    /// As [`Postgres::start`], with a say in how much the data are worth.
+    /// Like [`Postgres::start`], with a choice between durability and speed.
+    ///
+    /// # Errors
+    ///
+    /// As [`Postgres::start`].
     pub async fn start_with(folder: &Path, tuning: Tuning) -> Result<Self> {
         let home = Home::claim(folder).await?;
         let cluster = home.path().join("cluster");
         let programs = Programs::find(&cluster)?;
         let admin_password = home.password("platen_admin.password")?;
         let password = home.password("platen.password")?;
-        let passwords = [
+        let role_passwords = [
             home.password("platen_login_api.password")?,
             home.password("platen_login_worker.password")?,
             home.password("platen_login_reader.password")?,
@@ -104,7 +116,7 @@ impl Postgres {
             port,
             admin_password,
             password,
-            passwords,
+            role_passwords,
             home,
         };
         postgres
@@ -114,26 +126,30 @@ impl Postgres {
         Ok(postgres)
     }
 
-    /// Starts it again on its data, where it was: those who know its address need not be told.
+    /// Starts it again on its data, at the same address, so its URLs stay valid.
+    ///
+    /// # Errors
+    ///
+    /// It does not start in time, for example because its port is taken.
     pub async fn start_again(&mut self) -> Result<()> {
         let launched = launch(&self.home, &self.programs, self.tuning, Some(self.port)).await?;
         (self.server, self.log, _) = launched;
         Ok(())
     }
 
-    /// Ends it at once, as a crash of its first process would: the others notice, and go.
+    /// Kills its main process, as a crash would. Its other processes notice and end.
     pub async fn crash(&mut self) {
         self.server.kill().await;
     }
 
-    /// The runtime login, which has no rights but those the migrations grant.
+    /// The URL of the runtime login, which has only the rights that the migrations grant.
     pub fn database_url(&self) -> String {
         self.url(PLATEN, &self.password, PLATEN)
     }
 
-    /// Logins that act as one role each; what each may act as is granted when the database is migrated.
+    /// The URLs of logins that act as one role each. The migration grants them their roles.
     pub fn logins(&self) -> LoginUrls {
-        let [api, worker, reader] = &self.passwords;
+        let [api, worker, reader] = &self.role_passwords;
         LoginUrls {
             api: self.url(API, api, PLATEN),
             worker: self.url(WORKER, worker, PLATEN),
@@ -141,21 +157,21 @@ impl Postgres {
         }
     }
 
-    /// The login that owns and migrates the database; here it is the server's superuser.
+    /// The URL of the login that owns and migrates the database. It is the superuser of this server.
     pub fn owner_url(&self) -> String {
         self.url(ADMIN, &self.admin_password, PLATEN)
     }
 
-    /// Why it has ended by itself, if it has.
-    pub(super) fn failed(&mut self) -> Option<Error> {
-        let status = self.server.ended()?;
+    /// The reason, if it has ended by itself.
+    pub(crate) fn failed(&mut self) -> Option<Error> {
+        let status = self.server.exit_status()?;
         Some(anyhow!(
             "the private Postgres ended ({status}); {}",
             self.log.tail()
         ))
     }
 
-    /// Ends its connections, writes everything down, and returns when it is gone.
+    /// Closes its connections, writes a checkpoint, and returns when it has ended.
     pub async fn stop(self) {
         const STEPS: &[(Signal, Duration)] = &[
             (Signal::SIGINT, Duration::from_secs(30)),
@@ -165,7 +181,7 @@ impl Postgres {
         self.server.stop(STEPS).await;
     }
 
-    /// It says how to connect, so that `PGSSLMODE` does not.
+    /// Names the `sslmode`, so that the variable `PGSSLMODE` has no effect.
     fn url(&self, user: &str, password: &str, database: &str) -> String {
         format!(
             "postgres://{user}:{password}@127.0.0.1:{}/{database}?sslmode=disable",
@@ -173,13 +189,13 @@ impl Postgres {
         )
     }
 
-    /// Makes the runtime logins and the database where they are missing, be it that the last start got no further.
+    /// Creates the runtime logins and the database if they are missing, also after a start that was interrupted.
     async fn prepare(&self) -> Result<()> {
         let mut connection: PgConnection = self
             .url(ADMIN, &self.admin_password, "postgres")
             .parse::<PgConnectOptions>()?
             .ssl_mode(PgSslMode::Disable)
-            // One of the statements has a password in it.
+            // The CREATE ROLE statements contain passwords.
             .disable_statement_logging()
             .connect()
             .await?;
@@ -190,14 +206,14 @@ impl Postgres {
         .bind(PLATEN)
         .fetch_one(&mut connection)
         .await?;
-        let [api, worker, reader] = &self.passwords;
+        let [api, worker, reader] = &self.role_passwords;
         for (login, password) in [
             (PLATEN, &self.password),
             (API, api),
             (WORKER, worker),
             (READER, reader),
         ] {
-            if logins.iter().any(|there| there == login) {
+            if logins.iter().any(|existing| existing == login) {
                 continue;
             }
             let create = format!(
@@ -218,7 +234,7 @@ impl Postgres {
     }
 }
 
-/// Makes a new cluster. It gets its name only when it is whole, so half of one is never started.
+/// Creates a new cluster. It gets its final name when it is complete, so an incomplete cluster is never started.
 async fn initdb(home: &Home, programs: &Programs, cluster: &Path, tuning: Tuning) -> Result<()> {
     let unfinished = home.path().join("cluster.unfinished");
     if unfinished.exists() {
@@ -237,7 +253,8 @@ async fn initdb(home: &Home, programs: &Programs, cluster: &Path, tuning: Tuning
             "--encoding",
             "UTF8",
         ])
-        // Knows every letter's case, yet sorts by bytes: an index outlives any change of the system's alphabet.
+        // Upper and lower case are known for every letter, but sorting is by bytes: an update of the system's collation
+        // rules cannot corrupt an index.
         .args([
             "--locale",
             "C.UTF-8",
@@ -248,55 +265,55 @@ async fn initdb(home: &Home, programs: &Programs, cluster: &Path, tuning: Tuning
     if tuning == Tuning::Test {
         initdb.arg("--no-sync");
     }
-    log.take(&mut initdb)?;
-    let ended = Child::spawn(initdb, Signal::SIGKILL)?
-        .end_within(START)
+    log.capture(&mut initdb)?;
+    let status = Child::spawn(initdb, Signal::SIGKILL)?
+        .wait_at_most(START_TIMEOUT)
         .await;
-    if !ended.is_some_and(|status| status.success()) {
+    if !status.is_some_and(|status| status.success()) {
         bail!("cannot set up the private Postgres; {}", log.tail());
     }
     fs::rename(unfinished, cluster)?;
     Ok(())
 }
 
-/// Starts the server, on a free port where none is given; again if somebody else took that port or a predecessor is not
-/// quite gone.
+/// Starts the server on `port`, or on a free port. Tries again if another process took that port or the Postgres of an
+/// earlier Platen has not quite ended.
 async fn launch(
     home: &Home,
     programs: &Programs,
     tuning: Tuning,
     port: Option<u16>,
 ) -> Result<(Child, Log, u16)> {
-    const PASSING: &[&str] = &[
+    /// Errors in the log that pass by themselves.
+    const TEMPORARY: &[&str] = &[
         "Address already in use",
         "\"postmaster.pid\" already exists",
         "pre-existing shared memory block",
     ];
     let cluster = home.path().join("cluster");
-    forget_a_reused_id(&cluster)?;
-    let deadline = Instant::now() + PREDECESSOR;
+    remove_stale_pid_file(&cluster)?;
+    let deadline = Instant::now() + PREDECESSOR_TIMEOUT;
     loop {
         let port = port.map_or_else(free_port, Ok)?;
         let log = home.log("postgres.log")?;
-        let mut postgres = child::command(home, &programs.postgres, AT_PARENTS_DEATH);
+        let mut postgres = child::command(home, &programs.postgres, PARENT_DEATH_SIGNAL);
         postgres.arg("-D").arg(&cluster);
         for setting in settings(tuning) {
             postgres.args(["-c", setting]);
         }
         postgres.args(["-c", &format!("port={port}")]);
-        log.take(&mut postgres)?;
+        log.capture(&mut postgres)?;
 
-        let mut server = Child::spawn(postgres, AT_PARENTS_DEATH)?;
-        match ready(&mut server, &cluster).await {
+        let mut server = Child::spawn(postgres, PARENT_DEATH_SIGNAL)?;
+        match wait_until_ready(&mut server, &cluster).await {
             Ok(()) => return Ok((server, log, port)),
-            Err(why) => {
+            Err(problem) => {
                 let text = log.text();
-                if !PASSING.iter().any(|passing| text.contains(passing))
-                    || Instant::now() > deadline
+                if !TEMPORARY.iter().any(|error| text.contains(error)) || Instant::now() > deadline
                 {
-                    bail!("the private Postgres {why}; {}", log.tail());
+                    bail!("the private Postgres {problem}; {}", log.tail());
                 }
-                tokio::time::sleep(Duration::from_millis(200)).await;
+                tokio::time::sleep(RETRY_INTERVAL).await;
             }
         }
     }
@@ -307,14 +324,14 @@ fn settings(tuning: Tuning) -> impl Iterator<Item = &'static str> {
         "listen_addresses=127.0.0.1",
         "unix_socket_directories=",
         "max_connections=200",
-        // For operators, whatever the processes take.
+        // So that operators can connect even when the processes use every other connection.
         "superuser_reserved_connections=5",
         "cluster_name=platen",
-        // Whatever the configuration says, the log is where the error message will look.
+        // The log goes to standard error, where our error messages read it, even if a configuration file says otherwise.
         "logging_collector=off",
         "log_destination=stderr",
     ];
-    // Commits stay synchronous: without fsync they cost nothing, and a test that kills us wants to find them again.
+    // Commits stay synchronous: without fsync they cost nothing, and tests that kill Postgres must find committed data.
     const TEST: &[&str] = &["fsync=off", "full_page_writes=off", "shared_buffers=32MB"];
     let extra: &[&str] = match tuning {
         Tuning::Durable => &[],
@@ -323,98 +340,47 @@ fn settings(tuning: Tuning) -> impl Iterator<Item = &'static str> {
     ALWAYS.iter().chain(extra).copied()
 }
 
-/// Waits until the server itself notes that it takes connections, be it as a replica. Asking the port would not tell whose port it is.
-async fn ready(server: &mut Child, cluster: &Path) -> Result<(), String> {
-    let deadline = Instant::now() + START;
+/// Waits until the server itself notes in its pid file that it accepts connections, also as a replica. An answer on the
+/// port would not prove that it comes from this server. An error says what was wrong.
+async fn wait_until_ready(server: &mut Child, cluster: &Path) -> Result<(), String> {
+    let deadline = Instant::now() + START_TIMEOUT;
     while Instant::now() < deadline {
-        if let Some(status) = server.end_within(Duration::from_millis(10)).await {
+        if let Some(status) = server.wait_at_most(POLL_INTERVAL).await {
             return Err(format!("did not start ({status})"));
         }
-        let note = fs::read_to_string(pid_file(cluster)).unwrap_or_default();
-        let mut lines = note.lines();
+        let pid_file = fs::read_to_string(pid_file(cluster)).unwrap_or_default();
+        let mut lines = pid_file.lines();
         let id = lines.next().and_then(|line| line.parse().ok());
+        // Line 8; line 1 was read above.
         let status = lines.nth(6).unwrap_or_default().trim();
         if id == Some(server.id()) && ["ready", "standby"].contains(&status) {
             return Ok(());
         }
     }
-    Err(format!("was not ready after {} seconds", START.as_secs()))
+    Err(format!(
+        "was not ready after {} seconds",
+        START_TIMEOUT.as_secs()
+    ))
 }
 
-/// A note left by an unclean end names a process. Postgres knows a dead one, but would take another server of the same
-/// user, which got that number since (common in containers), for its predecessor, and wait for it for ever.
-fn forget_a_reused_id(cluster: &Path) -> Result<()> {
-    let Ok(note) = fs::read_to_string(pid_file(cluster)) else {
+/// Removes the pid file of an unclean end if its process id now belongs to another program.
+///
+/// Postgres itself notices a dead process. But if another process of the same user got the id since (common in
+/// containers), Postgres would take it for its predecessor and never start.
+fn remove_stale_pid_file(cluster: &Path) -> Result<()> {
+    let Ok(text) = fs::read_to_string(pid_file(cluster)) else {
         return Ok(());
     };
-    let process = Path::new("/proc").join(note.lines().next().unwrap_or_default());
-    let alive = process.exists();
-    let ours = fs::read_link(process.join("cwd")).is_ok_and(|folder| folder == cluster);
-    if alive && !ours {
+    let process = Path::new("/proc").join(text.lines().next().unwrap_or_default());
+    let is_alive = process.exists();
+    let is_ours = fs::read_link(process.join("cwd")).is_ok_and(|folder| folder == cluster);
+    if is_alive && !is_ours {
         fs::remove_file(pid_file(cluster))?;
     }
     Ok(())
 }
 
-/// Where Postgres notes its process, its port and whether it is ready.
+/// The file in which Postgres notes its process id, its port and whether it is ready.
 fn pid_file(cluster: &Path) -> PathBuf {
     cluster.join("postmaster.pid")
-}
-
-/// The programs of one version of Postgres.
-struct Programs {
-    initdb: PathBuf,
-    postgres: PathBuf,
-}
-
-impl Programs {
-    /// The version that made the cluster, or the newest where there is none yet.
-    fn find(cluster: &Path) -> Result<Self> {
-        let made_by: Option<u32> = match fs::read_to_string(cluster.join("PG_VERSION")) {
-            Ok(version) => version.trim().parse().ok(),
-            Err(_) => None,
-        };
-        let mut installed = installed();
-        installed.sort_by_key(|&(version, _)| version);
-        let newest = installed.last().map(|&(version, _)| version);
-        let (_, bin) = installed
-            .into_iter()
-            .rfind(|&(version, _)| made_by.is_none_or(|made_by| made_by == version) && version >= OLDEST)
-            .with_context(|| match (made_by, newest) {
-                (Some(made_by), _) => format!(
-                    "{} was made by PostgreSQL {made_by}, which is not installed: on Debian and Ubuntu \
-                     `sudo apt-get install postgresql-{made_by}`",
-                    cluster.display()
-                ),
-                (None, Some(newest)) => format!("PostgreSQL {newest} is too old. {INSTALL}"),
-                (None, None) => INSTALL.to_owned(),
-            })?;
-        Ok(Self {
-            initdb: bin.join("initdb"),
-            postgres: bin.join("postgres"),
-        })
-    }
-}
-
-/// What to install before a private Postgres can start, in words.
-pub(super) fn missing() -> Option<&'static str> {
-    (!installed().iter().any(|&(version, _)| version >= OLDEST)).then_some(INSTALL)
-}
-
-/// The folders with both programs, and their versions: that in `PATH`, and those Debian keeps out of it.
-fn installed() -> Vec<(u32, PathBuf)> {
-    let in_path =
-        program::in_path("postgres").and_then(|program| Some(program.parent()?.to_owned()));
-    let debian = fs::read_dir("/usr/lib/postgresql").into_iter().flatten();
-    debian
-        .filter_map(|version| Some(version.ok()?.path().join("bin")))
-        .chain(in_path)
-        .filter(|bin| bin.join("initdb").is_file())
-        .filter_map(|bin| {
-            Some((
-                program::major_version(&bin.join("postgres"), "(PostgreSQL) ")?,
-                bin,
-            ))
-        })
-        .collect()
 }

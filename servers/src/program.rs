@@ -1,4 +1,4 @@
-//! Finding a server's program, and its version.
+//! Finds the program of a server, and its version.
 
 use std::{
     env,
@@ -6,22 +6,22 @@ use std::{
     process::Command,
 };
 
-/// The program of this name in `PATH`.
-pub(super) fn in_path(name: &str) -> Option<PathBuf> {
+/// The first program of this name in `PATH`.
+pub(crate) fn in_path(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH")?;
     env::split_paths(&path)
         .map(|folder| folder.join(name))
         .find(|program| program.is_file())
 }
 
-/// The first whole number after `mark` in what the program answers to `--version`.
-pub(super) fn major_version(program: &Path, mark: &str) -> Option<u32> {
-    let answer = Command::new(program).arg("--version").output().ok()?;
-    number_after(&String::from_utf8_lossy(&answer.stdout), mark)
+/// The major version: the first whole number after `prefix` in the output of `program --version`.
+pub(crate) fn major_version(program: &Path, prefix: &str) -> Option<u32> {
+    let output = Command::new(program).arg("--version").output().ok()?;
+    number_after(&String::from_utf8_lossy(&output.stdout), prefix)
 }
 
-fn number_after(text: &str, mark: &str) -> Option<u32> {
-    let (_, rest) = text.split_once(mark)?;
+fn number_after(text: &str, prefix: &str) -> Option<u32> {
+    let (_, rest) = text.split_once(prefix)?;
     let digits = rest.split(|c: char| !c.is_ascii_digit()).next()?;
     digits.parse().ok()
 }
@@ -31,7 +31,7 @@ mod tests {
     use super::number_after;
 
     #[test]
-    fn versions_are_read_as_the_programs_write_them() {
+    fn versions_of_postgres_and_redis_are_read() {
         let postgres = "postgres (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)\n";
         assert_eq!(number_after(postgres, "(PostgreSQL) "), Some(15));
         assert_eq!(

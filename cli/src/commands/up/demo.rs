@@ -1,4 +1,4 @@
-//! The demo tenant: 1,000 credits and a key, made once and found again at every start.
+//! The demo tenant: 1,000 credits and a key, created at the first start and found again at every other.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -7,24 +7,26 @@ use anyhow::Context;
 use common::authentication;
 use common::credits::Credits;
 use common::database::{self, DatabaseRole};
+use common::id::TenantId;
 use common::ledger;
 use common::operator::{Actor, tenants};
 use common::tenant::ApiKey;
+use servers::secrets;
 use sqlx::PgPool;
-
-use crate::secrets;
 
 const CREDITS: i64 = 1_000;
 
-/// What a newcomer needs.
+/// The demo tenant, for the output of `platen up`.
 pub(super) struct Demo {
+    /// The API key.
     pub key: String,
-    /// The balance, in words.
+    /// The balance, such as `994 credits available`.
     pub balance: String,
 }
 
 impl Demo {
-    /// Finds the key in `demo.key`, or makes tenant, credits and key; writes `demo.env` for the README's curl lines.
+    /// Finds the key in `demo.key`, or creates the tenant, its credits and its key. Writes `demo.env` for the curl commands
+    /// of the README.
     pub(super) async fn prepare(
         database_url: &str,
         data: &Path,
@@ -34,19 +36,19 @@ impl Demo {
             .await
             .context("cannot reach Postgres")?;
         let file = data.join("demo.key");
-        let kept = std::fs::read_to_string(&file)
+        let stored = std::fs::read_to_string(&file)
             .ok()
             .and_then(|text| ApiKey::parse(text.trim()));
-        let known = match kept {
+        let known = match stored {
             Some(key) => authentication::authenticate(&pool, &key)
                 .await?
                 .map(|tenant| (key, tenant)),
             None => None,
         };
-        // A key the database does not know belongs to data that are gone.
+        // If the database does not know the key, the file is left from another database.
         let (key, tenant) = match known {
             Some(known) => known,
-            None => make(&pool, &file).await?,
+            None => create(&pool, &file).await?,
         };
         let mut transaction = database::begin_for(&pool, tenant).await?;
         let wallet = ledger::store::wallet(&mut transaction, tenant)
@@ -66,14 +68,14 @@ impl Demo {
     }
 }
 
-async fn make(pool: &PgPool, file: &Path) -> anyhow::Result<(ApiKey, common::id::TenantId)> {
-    let act = Actor {
+async fn create(pool: &PgPool, file: &Path) -> anyhow::Result<(ApiKey, TenantId)> {
+    let actor = Actor {
         by: "platen up",
         reason: "the demo of this data folder is set up",
     };
-    let tenant = tenants::add(pool, act, "Demo").await?;
-    tenants::grant(pool, act, tenant, "demo", Credits::new(CREDITS)?).await?;
-    let key = tenants::add_key(pool, act, tenant, "demo").await?;
+    let tenant = tenants::add(pool, actor, "Demo").await?;
+    tenants::grant(pool, actor, tenant, "demo", Credits::new(CREDITS)?).await?;
+    let key = tenants::add_key(pool, actor, tenant, "demo").await?;
     secrets::write(file, &format!("{}\n", key.expose()))?;
     Ok((key, tenant))
 }

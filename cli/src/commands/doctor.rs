@@ -1,7 +1,7 @@
-//! `platen doctor`: what is configured, what is reachable, what is missing.
+//! `platen doctor`: shows what is configured, what is reachable and what is missing.
 
-use std::fmt;
 use std::path::Path;
+use std::process::ExitCode;
 use std::time::Duration;
 
 use common::bucket::{self, Address, Bucket, BucketError, Survey};
@@ -15,92 +15,112 @@ use common::verify::guards::{self, Compared};
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::PgPool;
 
-/// What was found, a line each.
-#[derive(Default)]
-pub struct Report(Vec<(Health, String)>);
+use crate::say;
 
+/// How long Postgres and Redis may take to answer.
+const SERVER_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the bucket may take: several objects are written and read.
+const BUCKET_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// What was found, one line each.
+#[derive(Default)]
+struct Report(Vec<(Level, String)>);
+
+/// How serious a line is.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Health {
-    Well,
+enum Level {
+    Ok,
     Note,
-    Ill,
+    /// Platen cannot run like this.
+    Missing,
+}
+
+impl Level {
+    /// The first column of a line, always as wide.
+    fn label(self) -> &'static str {
+        match self {
+            Self::Ok => "ok     ",
+            Self::Note => "note   ",
+            Self::Missing => "MISSING",
+        }
+    }
 }
 
 impl Report {
-    /// Whether nothing stands in the way of running.
-    pub fn is_well(&self) -> bool {
-        self.0.iter().all(|(health, _)| *health != Health::Ill)
-    }
-
-    fn add(&mut self, health: Health, says: impl Into<String>) {
-        self.0.push((health, says.into()));
+    fn add(&mut self, level: Level, text: impl Into<String>) {
+        self.0.push((level, text.into()));
     }
 }
 
-impl fmt::Display for Report {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut first = true;
-        for (health, says) in &self.0 {
-            let mark = match health {
-                Health::Well => "ok     ",
-                Health::Note => "note   ",
-                Health::Ill => "MISSING",
-            };
-            write!(f, "{}{mark} {says}", if first { "" } else { "\n" })?;
-            first = false;
-        }
-        Ok(())
-    }
+/// Checks everything that the configuration names, and prints a line for each finding. The exit code is 1 if something is
+/// missing.
+///
+/// # Errors
+///
+/// The output cannot be written.
+pub async fn run(config: &Config) -> anyhow::Result<ExitCode> {
+    let Report(lines) = examine(config).await;
+    let is_ok = lines.iter().all(|(level, _)| *level != Level::Missing);
+    let lines: Vec<String> = lines
+        .into_iter()
+        .map(|(level, text)| format!("{} {text}", level.label()))
+        .collect();
+    say!("{}", lines.join("\n"))?;
+    Ok(if is_ok {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
-/// Looks at everything the configuration names.
-pub async fn examine(config: &Config) -> Report {
+async fn examine(config: &Config) -> Report {
     let mut report = Report::default();
     postgres(config, &mut report).await;
     redis(config, &mut report).await;
     bucket(config, &mut report).await;
     match &config.signing_key {
-        Some(_) => report.add(Health::Well, "links are signed with PLATEN_SIGNING_KEY"),
-        None => report.add(Health::Note, "PLATEN_SIGNING_KEY is not set; `platen up` makes one, `platen api` and `platen worker` need it"),
+        Some(_) => report.add(Level::Ok, "links are signed with PLATEN_SIGNING_KEY"),
+        None => report.add(Level::Note, "PLATEN_SIGNING_KEY is not set; `platen up` makes one, `platen api` and `platen worker` need it"),
     }
     catalog(config, &mut report);
     report
 }
 
 async fn postgres(config: &Config, report: &mut Report) {
-    let named = DatabaseRole::ALL.map(|role| config.database_url(role).is_ok());
-    if named == [false; 3] {
-        return private(
+    let is_configured = DatabaseRole::ALL.map(|role| config.database_url(role).is_ok());
+    if is_configured == [false; 3] {
+        return not_configured(
             report,
             "Postgres",
             "DATABASE_URL",
-            crate::private::missing_postgres(),
+            servers::missing_postgres(),
         );
     }
-    let mut known: Vec<String> = Vec::new();
-    // A process has the logins of its own roles only.
-    for (role, named) in DatabaseRole::ALL.into_iter().zip(named) {
-        if !named {
+    let mut known_logins: Vec<String> = Vec::new();
+    // A process may have the logins of its own roles only, so each role is checked by itself.
+    for (role, is_configured) in DatabaseRole::ALL.into_iter().zip(is_configured) {
+        if !is_configured {
             continue;
         }
-        let examine = login(config, role, &mut known, report);
-        match tokio::time::timeout(CHECK_TIMEOUT, examine).await {
+        let check = login(config, role, &mut known_logins, report);
+        match tokio::time::timeout(SERVER_TIMEOUT, check).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
-                report.add(Health::Ill, format!("Postgres as {}: {error}", role.name()));
+                report.add(
+                    Level::Missing,
+                    format!("Postgres as {}: {error}", role.name()),
+                );
             }
             Err(_) => report.add(
-                Health::Ill,
+                Level::Missing,
                 format!("Postgres as {}: no answer within 5 s", role.name()),
             ),
         }
     }
 }
 
-/// How long a server may take to answer.
-const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// What the login of a role may do, and once for all what the database is like.
+/// Checks what the login of a role may do. With the reader's login also checks the database itself. A login in `known` is
+/// not described again.
 async fn login(
     config: &Config,
     role: DatabaseRole,
@@ -111,11 +131,11 @@ async fn login(
     let pool = database::connect(url, role, 1).await?;
     if role == DatabaseRole::Reader {
         if database::is_migrated(&pool).await? {
-            report.add(Health::Well, "Postgres: reachable and up to date");
+            report.add(Level::Ok, "Postgres: reachable and up to date");
             guards(&pool, report).await?;
         } else {
             report.add(
-                Health::Ill,
+                Level::Missing,
                 "Postgres: reachable, but not up to date: run `platen migrate`",
             );
         }
@@ -124,46 +144,47 @@ async fn login(
     let login = Login::of(&pool).await?;
     pool.close().await;
     if !known.contains(&login.name) {
-        for (health, says) in login.says() {
-            report.add(health, says);
-        }
+        login.describe(report);
         known.push(login.name);
     }
     Ok(())
 }
 
+/// Checks what protects the data inside the database: row-level security, triggers, grants.
 async fn guards(pool: &PgPool, report: &mut Report) -> anyhow::Result<()> {
     match guards::check(&mut *pool.acquire().await?).await? {
         Compared::Findings(found) if found.is_empty() => report.add(
-            Health::Well,
+            Level::Ok,
             "Postgres: row-level security, policies, triggers, grants, functions and roles are as they must be",
         ),
         Compared::Findings(found) => {
             for finding in found {
-                report.add(Health::Ill, format!("Postgres: {}", finding.says));
+                report.add(Level::Missing, format!("Postgres: {}", finding.says));
             }
         }
         Compared::Newer { database, program } => report.add(
-            Health::Note,
+            Level::Note,
             format!("Postgres: the guards were NOT compared: the database has migration {database}, this program knows {program}"),
         ),
     }
     Ok(())
 }
 
-/// A login, as the database knows it.
+/// A login and its rights.
 struct Login {
     name: String,
-    superuser: bool,
-    bypasses: bool,
-    owner: bool,
+    is_superuser: bool,
+    bypasses_row_security: bool,
+    is_owner: bool,
+    /// How many of the three runtime roles it may act as.
     roles: i64,
-    limited: bool,
+    has_connection_limit: bool,
 }
 
 impl Login {
     async fn of(pool: &PgPool) -> sqlx::Result<Self> {
-        let (name, superuser, bypasses, owner, roles, limited) = sqlx::query_as(
+        let (name, is_superuser, bypasses_row_security, is_owner, roles, has_connection_limit) =
+            sqlx::query_as(
             "SELECT rolname::text, rolsuper, rolbypassrls, pg_has_role(oid, 'platen_owner', 'MEMBER'),
                     (SELECT count(*) FROM pg_roles r WHERE r.rolname IN ('platen_api', 'platen_worker', 'platen_reader') AND pg_has_role(l.oid, r.oid, 'MEMBER')), rolconnlimit >= 0
              FROM pg_roles l WHERE rolname = session_user",
@@ -172,51 +193,49 @@ impl Login {
         .await?;
         Ok(Self {
             name,
-            superuser,
-            bypasses,
-            owner,
+            is_superuser,
+            bypasses_row_security,
+            is_owner,
             roles,
-            limited,
+            has_connection_limit,
         })
     }
 
-    fn says(&self) -> Vec<(Health, String)> {
+    fn describe(&self, report: &mut Report) {
         let name = &self.name;
-        let mut says = Vec::new();
-        if self.superuser || self.bypasses || self.owner {
-            let is = if self.superuser {
+        if self.is_superuser || self.bypasses_row_security || self.is_owner {
+            let problem = if self.is_superuser {
                 "is a superuser"
-            } else if self.bypasses {
+            } else if self.bypasses_row_security {
                 "bypasses row-level security"
             } else {
                 "may act as platen_owner"
             };
-            says.push((
-                Health::Ill,
-                format!("Postgres: the login {name} {is}: give the processes a login that may act as platen_api, platen_worker and platen_reader, and nothing else"),
-            ));
+            report.add(
+                Level::Missing,
+                format!("Postgres: the login {name} {problem}: give the processes a login that may act as platen_api, platen_worker and platen_reader, and nothing else"),
+            );
         } else if self.roles > 1 {
-            says.push((
-                Health::Note,
+            report.add(
+                Level::Note,
                 format!("Postgres: the login {name} may act as {} of the api, the workers and the reader: whoever takes over one process may act as the others. DATABASE_API_URL, DATABASE_WORKER_URL and DATABASE_READER_URL give each a login of its own", self.roles),
-            ));
+            );
         } else {
-            says.push((
-                Health::Well,
+            report.add(
+                Level::Ok,
                 format!("Postgres: the login {name} may act as one role only"),
-            ));
+            );
         }
-        if !self.limited {
-            says.push((
-                Health::Note,
+        if !self.has_connection_limit {
+            report.add(
+                Level::Note,
                 format!("Postgres: the login {name} has no CONNECTION LIMIT: it may take every connection, and operators find none. `platen migrate` sets one"),
-            ));
+            );
         }
-        says
     }
 }
 
-/// Whether the processes find the connections they may take, and some are left for operators.
+/// Compares the connections that Postgres accepts with those that the processes may use.
 async fn connections(config: &Config, pool: &PgPool, report: &mut Report) -> sqlx::Result<()> {
     let left: i32 = sqlx::query_scalar(
         "SELECT current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int - coalesce(current_setting('reserved_connections', true), '0')::int",
@@ -228,13 +247,13 @@ async fn connections(config: &Config, pool: &PgPool, report: &mut Report) -> sql
         api::app::MAX_CONNECTIONS,
         worker::app::connections(config.slots),
     );
-    let health = if left < api + worker {
-        Health::Ill
+    let level = if left < api + worker {
+        Level::Missing
     } else {
-        Health::Note
+        Level::Note
     };
     report.add(
-        health,
+        level,
         format!(
             "Postgres: it takes {left} connections, without those it reserves. An api takes up to {api}, a worker of {} slots up to {worker}: {} workers find theirs beside one api",
             config.slots,
@@ -246,41 +265,36 @@ async fn connections(config: &Config, pool: &PgPool, report: &mut Report) -> sql
 
 async fn redis(config: &Config, report: &mut Report) {
     let Ok(address) = config.redis() else {
-        return private(
-            report,
-            "Redis",
-            "REDIS_URL",
-            crate::private::missing_redis(),
-        );
+        return not_configured(report, "Redis", "REDIS_URL", servers::missing_redis());
     };
-    let reach = async { ReadyQueue::new(address, &config.queue)?.check().await };
-    match tokio::time::timeout(Duration::from_secs(5), reach).await {
-        Ok(Ok(())) => report.add(Health::Well, "Redis: reachable"),
+    let check = async { ReadyQueue::new(address, &config.queue)?.check().await };
+    match tokio::time::timeout(SERVER_TIMEOUT, check).await {
+        Ok(Ok(())) => report.add(Level::Ok, "Redis: reachable"),
         Ok(Err(error)) => {
             let trouble = Trouble::of(&error).unwrap_or(Trouble::Other);
             let words = trouble.plain_words();
-            report.add(Health::Ill, format!("Redis: {words} ({error})"));
+            report.add(Level::Missing, format!("Redis: {words} ({error})"));
         }
-        Err(_) => report.add(Health::Ill, "Redis: no answer within 5 s"),
+        Err(_) => report.add(Level::Missing, "Redis: no answer within 5 s"),
     }
 }
 
 async fn bucket(config: &Config, report: &mut Report) {
     let Some(address) = &config.bucket else {
         return report.add(
-            Health::Note,
+            Level::Note,
             "bucket: PLATEN_BUCKET is not set; `platen up` keeps objects in its data folder, `platen api` and `platen worker` need it",
         );
     };
-    let examine = async {
+    let check = async {
         let bucket = Bucket::open(address, SecretString::default())?;
         bucket.probe().await?;
         Ok::<_, BucketError>(bucket)
     };
-    match tokio::time::timeout(Duration::from_secs(20), examine).await {
+    match tokio::time::timeout(BUCKET_TIMEOUT, check).await {
         Ok(Ok(bucket)) => {
             report.add(
-                Health::Well,
+                Level::Ok,
                 format!("bucket: {address} can be written and read, and overwrites nothing"),
             );
             owner(config, &bucket, report).await;
@@ -288,55 +302,53 @@ async fn bucket(config: &Config, report: &mut Report) {
                 files(folder, report);
             }
         }
-        Ok(Err(error)) => report.add(Health::Ill, format!("bucket: {address}: {error}")),
+        Ok(Err(error)) => report.add(Level::Missing, format!("bucket: {address}: {error}")),
         Err(_) => report.add(
-            Health::Ill,
+            Level::Missing,
             format!("bucket: {address}: no answer within 20 s"),
         ),
     }
 }
 
-/// Whether the bucket is the database's.
+/// Checks whether the bucket belongs to the database.
 async fn owner(config: &Config, bucket: &Bucket, report: &mut Report) {
     let Some(url) = &config.database_url else {
         return;
     };
-    let ask = async {
+    let check = async {
         let pool = database::connect(url.expose_secret(), DatabaseRole::Reader, 1).await?;
         ownership::examine(&pool, bucket).await
     };
-    match tokio::time::timeout(Duration::from_secs(5), ask).await {
+    match tokio::time::timeout(SERVER_TIMEOUT, check).await {
         Ok(Ok(ownership)) => match ownership.problem() {
-            None => report.add(Health::Well, "bucket: its marker is this database's"),
+            None => report.add(Level::Ok, "bucket: its marker is this database's"),
             Some(problem) if ownership.is_usable() => {
-                report.add(Health::Note, format!("bucket: {problem}"));
+                report.add(Level::Note, format!("bucket: {problem}"));
             }
-            Some(problem) => report.add(Health::Ill, format!("bucket: {problem}")),
+            Some(problem) => report.add(Level::Missing, format!("bucket: {problem}")),
         },
-        // What is wrong with Postgres was told above.
+        // The check of Postgres has already reported what is wrong with it.
         Ok(Err(_)) | Err(_) => report.add(
-            Health::Note,
+            Level::Note,
             "bucket: whether it is this database's could not be asked",
         ),
     }
 }
 
-/// Whether others may read the files of a folder, and what in it is no file.
+/// Checks whether other users may read the files of a folder, and whether it contains links or other special files.
 fn files(folder: &Path, report: &mut Report) {
     let survey = match bucket::survey(folder) {
         Ok(survey) => survey,
         Err(error) => {
-            return report.add(
-                Health::Note,
-                format!("bucket: it cannot be listed: {error}"),
-            );
+            return report.add(Level::Note, format!("bucket: it cannot be listed: {error}"));
         }
     };
     let Survey { seen, is_whole, .. } = survey;
+    // A large folder is not walked to its end.
     let of = if is_whole { "all" } else { "the first" };
     if let Some(path) = &survey.one_of_these {
         report.add(
-            Health::Note,
+            Level::Note,
             format!(
                 "bucket: {} of {of} {seen} files and folders may be read or written by others than their owner, such as {}: `chmod -R go= {}` ends that",
                 survey.open_to_others,
@@ -347,7 +359,7 @@ fn files(folder: &Path, report: &mut Report) {
     }
     if let Some(path) = &survey.an_irregular {
         report.add(
-            Health::Note,
+            Level::Note,
             format!(
                 "bucket: {} of {of} {seen} entries are symbolic links, pipes, sockets or devices, such as {}: they are not followed and not removed",
                 survey.irregular,
@@ -357,14 +369,15 @@ fn files(folder: &Path, report: &mut Report) {
     }
 }
 
-fn private(report: &mut Report, name: &str, variable: &str, missing: Option<&str>) {
+/// Reports a server that is not configured, and whether `platen up` could start its own.
+fn not_configured(report: &mut Report, name: &str, variable: &str, missing: Option<&str>) {
     match missing {
         None => report.add(
-            Health::Note,
+            Level::Note,
             format!("{name}: {variable} is not set; `platen up` starts its own"),
         ),
         Some(missing) => report.add(
-            Health::Ill,
+            Level::Missing,
             format!("{name}: {variable} is not set. {missing}"),
         ),
     }
@@ -372,23 +385,24 @@ fn private(report: &mut Report, name: &str, variable: &str, missing: Option<&str
 
 fn catalog(config: &Config, report: &mut Report) {
     match config.catalog() {
-        Err(error) => report.add(Health::Ill, error.to_string()),
+        Err(error) => report.add(Level::Missing, error.to_string()),
         Ok(catalog) => {
             let today = clock::now().date();
             report.add(
-                Health::Well,
+                Level::Ok,
                 format!("{} models in the catalogue", catalog.models().count()),
             );
+            // Built only to see whether each provider has its credentials.
             let memory = worker::memory::within(
                 config.memory,
                 config.slots + worker::slots::reserve(config.slots),
             );
             match worker::providers::Providers::new(&catalog, config, &memory) {
-                Ok(_) => report.add(Health::Well, "every provider in the catalogue has what it needs"),
-                Err(error) => report.add(Health::Note, format!("{error:#}. `platen worker` refuses to start; `platen up` without GOOGLE_CLOUD_PROJECT and PLATEN_PROVIDERS starts a fake")),
+                Ok(_) => report.add(Level::Ok, "every provider in the catalogue has what it needs"),
+                Err(error) => report.add(Level::Note, format!("{error:#}. `platen worker` refuses to start; `platen up` without GOOGLE_CLOUD_PROJECT and PLATEN_PROVIDERS starts a fake")),
             }
             for warning in lifecycle::warnings(&catalog, today) {
-                report.add(Health::Note, warning.words);
+                report.add(Level::Note, warning.words);
             }
         }
     }

@@ -1,22 +1,23 @@
-//! The fake vendors, where nobody real is configured. A build without the feature `fakes` has none.
+//! The fake vendors, which are used if no real vendor is configured. A build without the feature `fakes` has none.
 
 use common::config::Config;
 
-/// Running fakes; dropping them stops them.
+/// A running server that fakes every vendor. Dropping it stops it.
 pub(super) struct Fake {
+    /// Its base URL.
     pub(super) url: String,
     #[cfg(feature = "fakes")]
     _server: fakes::Fake,
 }
 
-/// Starts them unless someone real is configured, and lets the configuration name them.
+/// Starts the fake vendors and adds them to the configuration; `None` if a real vendor is configured.
 #[cfg(feature = "fakes")]
 pub(super) async fn start(config: &mut Config) -> anyhow::Result<Option<Fake>> {
-    if names_someone(config) {
+    if has_real_vendor(config) {
         return Ok(None);
     }
     let server = fakes::Fake::start(fakes::Options::default()).await?;
-    // A model takes its time; a demo should show the states a job passes through.
+    // Milliseconds. A real model is slow too, and a demo should show every state of a job.
     server.faults().latency(300..=700);
     let url = server.base_url();
     config.providers.fake = Some(url.clone());
@@ -26,18 +27,18 @@ pub(super) async fn start(config: &mut Config) -> anyhow::Result<Option<Fake>> {
     }))
 }
 
-/// Refuses to go on without someone real.
+/// Requires a real vendor, because this build has no fakes.
 #[cfg(not(feature = "fakes"))]
 #[expect(clippy::unused_async, reason = "the build with fakes waits for one")]
 pub(super) async fn start(config: &mut Config) -> anyhow::Result<Option<Fake>> {
     anyhow::ensure!(
-        names_someone(config),
+        has_real_vendor(config),
         "GOOGLE_CLOUD_PROJECT is missing, and this build has no fake to start in its place"
     );
     Ok(None)
 }
 
-fn names_someone(config: &Config) -> bool {
+fn has_real_vendor(config: &Config) -> bool {
     let providers = &config.providers;
     providers.google_project.is_some() || providers.wanted.is_some()
 }
