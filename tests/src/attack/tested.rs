@@ -1,4 +1,4 @@
-//! Cases that have a test in the suite: each is run as that test.
+//! Cases that are tests of the suite: each is run as that test.
 
 use std::collections::BTreeSet;
 use std::process::Stdio;
@@ -6,7 +6,7 @@ use std::process::Stdio;
 use anyhow::{Context, ensure};
 use tokio::process::Command;
 
-/// Row, what is tried, and the end of the test's name.
+/// The row, what is tried, and the end of the name of the test.
 pub const CASES: &[(&str, &str, &str)] = &[
     (
         "A.1",
@@ -200,7 +200,7 @@ pub const CASES: &[(&str, &str, &str)] = &[
     ),
 ];
 
-/// Runs all of them, and says of each whether it passed.
+/// Runs all of them, and returns for each whether it passed.
 pub async fn run() -> anyhow::Result<Vec<bool>> {
     let tests: Vec<String> = CASES
         .iter()
@@ -233,4 +233,36 @@ pub async fn run() -> anyhow::Result<Vec<bool>> {
     );
     let of = |test: &str| passed.iter().any(|name| name.ends_with(test));
     Ok(CASES.iter().map(|(_, _, test)| of(test)).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use super::CASES;
+
+    /// All Rust code below a folder.
+    fn code(folder: &Path) -> String {
+        let mut all = String::new();
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() && !path.ends_with("target") {
+                all += &code(&path);
+            } else if path.extension().is_some_and(|ending| ending == "rs") {
+                all += &fs::read_to_string(path).unwrap();
+            }
+        }
+        all
+    }
+
+    #[test]
+    fn every_case_names_a_test_that_exists() {
+        let folders = ["api", "cli", "common", "servers", "tests", "worker"];
+        let code: String = folders.map(|folder| code(&crate::root(folder))).concat();
+        for (_, _, test) in CASES {
+            // A macro may make the test, with the end of its name alone.
+            assert!(code.matches(test).count() > 1, "there is no test {test}");
+        }
+    }
 }

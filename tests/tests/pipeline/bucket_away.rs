@@ -49,7 +49,9 @@ impl Case {
         let within = Duration::from_secs(15);
         let look =
             async || (metric(&self.pipeline, "platen_spool_bytes").await > 0.0).then_some(());
-        self.pipeline.until(within, look).await;
+        self.pipeline
+            .until("a result waits in the spool", within, look)
+            .await;
     }
 
     async fn state(&self, id: &str) -> String {
@@ -94,7 +96,13 @@ async fn what_was_paid_for_waits(mood: Mood) {
     let pipeline = &case.pipeline;
     let first = pipeline.submit(&slow_job()).await;
     let called = async || (case.calls() == 1).then_some(());
-    pipeline.until(Duration::from_secs(10), called).await;
+    pipeline
+        .until(
+            "the provider was called once",
+            Duration::from_secs(10),
+            called,
+        )
+        .await;
     case.s3.set_mood(mood);
     case.waits().await;
     assert!(metric(pipeline, "platen_bucket_unavailable").await > 0.0);
@@ -196,7 +204,9 @@ async fn a_job_whose_picture_waits_past_its_deadline_is_released_and_the_loss_me
     assert!(micros > 0, "{billing}");
     // What waited has made room, and the worker takes up work again by itself.
     let gone = async || (metric(pipeline, "platen_spool_bytes").await < 1.0).then_some(());
-    pipeline.until(Duration::from_secs(10), gone).await;
+    pipeline
+        .until("the spool is empty", Duration::from_secs(10), gone)
+        .await;
     case.s3.set_mood(Mood::Well);
     let next = pipeline.submit(&small_job()).await;
     assert_eq!(pipeline.ended(&next).await["state"], "succeeded");
@@ -252,7 +262,9 @@ async fn a_canceled_job_takes_its_picture_out_of_the_wait() {
         .await;
     assert_eq!(status, StatusCode::OK);
     let gone = async || (metric(pipeline, "platen_spool_bytes").await < 1.0).then_some(());
-    pipeline.until(Duration::from_secs(10), gone).await;
+    pipeline
+        .until("the spool is empty", Duration::from_secs(10), gone)
+        .await;
     assert_eq!(pipeline.balance().await, (1_000, 0));
     assert_eq!(
         (case.calls(), outcomes(pipeline).await),
@@ -282,7 +294,9 @@ async fn what_is_stored_is_delivered_though_the_rest_waits() {
         .unwrap();
     // The first output.
     let stored = async || (case.s3.puts() == 3).then_some(());
-    pipeline.until(Duration::from_secs(10), stored).await;
+    pipeline
+        .until("three files are stored", Duration::from_secs(10), stored)
+        .await;
     case.s3.set_mood(Mood::Full);
     let ended = pipeline.ended(accepted["id"].as_str().unwrap()).await;
     assert_eq!(
@@ -309,7 +323,9 @@ async fn what_finds_no_room_to_wait_is_lost_told_and_bought_once_more() {
     case.s3.set_mood(Mood::Full);
     let id = pipeline.submit(&small_job()).await;
     let lost = async || (metric(pipeline, "platen_spool_refused_total").await > 0.0).then_some(());
-    pipeline.until(Duration::from_secs(15), lost).await;
+    pipeline
+        .until("the spool refused a result", Duration::from_secs(15), lost)
+        .await;
     tokio::time::sleep(Duration::from_secs(3)).await;
     assert_eq!(
         case.calls(),
@@ -332,7 +348,13 @@ async fn a_worker_that_is_stopped_while_a_picture_waits_stores_it_when_the_bucke
     let mut case = Case::start().await;
     let id = case.pipeline.submit(&slow_job()).await;
     let called = async || (case.calls() == 1).then_some(());
-    case.pipeline.until(Duration::from_secs(10), called).await;
+    case.pipeline
+        .until(
+            "the provider was called once",
+            Duration::from_secs(10),
+            called,
+        )
+        .await;
     case.s3.set_mood(Mood::Refuses);
     case.waits().await;
     let back = async {
@@ -363,9 +385,11 @@ async fn no_more_waits_than_there_is_room_for() {
     pipeline.fake.faults().latency(1_000..=1_000);
     let ids = join_all((0..8).map(|_| async { pipeline.submit(&small_job()).await })).await;
     pipeline
-        .until(Duration::from_secs(10), async || {
-            (case.calls() == 8).then_some(())
-        })
+        .until(
+            "the provider was called eight times",
+            Duration::from_secs(10),
+            async || (case.calls() == 8).then_some(()),
+        )
         .await;
     case.s3.set_mood(Mood::Full);
     let refused = async || metric(pipeline, "platen_spool_refused_total").await;
@@ -377,7 +401,9 @@ async fn no_more_waits_than_there_is_room_for() {
                 .unwrap();
         (ended > 0).then_some(())
     };
-    pipeline.until(Duration::from_secs(15), decided).await;
+    pipeline
+        .until("the first call has ended", Duration::from_secs(15), decided)
+        .await;
     tokio::time::sleep(Duration::from_secs(3)).await;
     let waiting = metric(pipeline, "platen_spool_bytes").await;
     assert!(
@@ -415,7 +441,13 @@ async fn a_handle_outlives_a_bucket_that_is_away() {
     let id = pipeline.submit(&body).await;
     let refused =
         async || (metric(pipeline, "platen_spool_refused_total").await > 0.0).then_some(());
-    pipeline.until(Duration::from_secs(15), refused).await;
+    pipeline
+        .until(
+            "the spool refused a result",
+            Duration::from_secs(15),
+            refused,
+        )
+        .await;
     case.s3.set_mood(Mood::Well);
     let ended = pipeline.ended(&id).await;
     assert_eq!(ended["state"], "succeeded", "{ended}");
@@ -497,13 +529,15 @@ async fn a_worker_that_is_killed_while_a_picture_waits_wastes_one_call() {
     let id = pipeline.submit(&body).await;
     let within = Duration::from_secs(20);
     pipeline
-        .until(within, async || (fake.journal().count() == 1).then_some(()))
+        .until("the provider was called once", within, async || {
+            (fake.journal().count() == 1).then_some(())
+        })
         .await;
     case.s3.set_mood(Mood::Full);
     let before = case.s3.puts();
     // A write and its three repetitions: then it waits until the bucket is seen to be back.
     pipeline
-        .until(within, async || {
+        .until("the write was tried four times", within, async || {
             (case.s3.puts() >= before + 4).then_some(())
         })
         .await;

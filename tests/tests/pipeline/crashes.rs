@@ -125,9 +125,11 @@ async fn only_who_holds_the_job_gives_a_call_up_and_only_as_it_was_read() {
 /// Waits until so many calls were made.
 async fn calls(pipeline: &Pipeline, fake: &Fake, calls: usize) {
     pipeline
-        .until(Duration::from_secs(20), async || {
-            (fake.journal().count() == calls).then_some(())
-        })
+        .until(
+            "the provider was called as often as expected",
+            Duration::from_secs(20),
+            async || (fake.journal().count() == calls).then_some(()),
+        )
         .await;
 }
 
@@ -183,7 +185,11 @@ async fn a_job_that_kills_its_workers_is_given_up_and_refunded() {
     for _ in 0..3 {
         worker.start().unwrap();
         pipeline
-            .until(Duration::from_secs(20), async || worker.ended().map(drop))
+            .until(
+                "the worker has ended",
+                Duration::from_secs(20),
+                async || worker.ended().map(drop),
+            )
             .await;
     }
     worker.forget(deadly.0);

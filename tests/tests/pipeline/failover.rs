@@ -96,7 +96,9 @@ async fn what_a_promoted_replica_never_heard_of_is_told_and_charges_nobody() {
     let cut_off = pipeline.submit(&body).await;
     let called = "SELECT (SELECT count(*) FROM jobs WHERE state = 'succeeded') = 1 AND (SELECT count(*) FROM calls) = 2";
     pipeline
-        .until(WITHIN, async || holds(&reader, called).await)
+        .until("the call is journaled", WITHIN, async || {
+            holds(&reader, called).await
+        })
         .await;
     owner
         .execute("ALTER SYSTEM SET primary_conninfo = ''")
@@ -105,7 +107,9 @@ async fn what_a_promoted_replica_never_heard_of_is_told_and_charges_nobody() {
     owner.execute("SELECT pg_reload_conf()").await.unwrap();
     let alone = "SELECT NOT EXISTS (SELECT FROM pg_stat_wal_receiver)";
     pipeline
-        .until(WITHIN, async || holds(&reader, alone).await)
+        .until("the replica receives nothing more", WITHIN, async || {
+            holds(&reader, alone).await
+        })
         .await;
     assert_eq!(pipeline.ended(&cut_off).await["state"], "succeeded");
     let lost = pipeline.submit(&small_job()).await;
@@ -124,7 +128,7 @@ async fn what_a_promoted_replica_never_heard_of_is_told_and_charges_nobody() {
     servers.stop().await;
     owner.execute("SELECT pg_promote()").await.unwrap();
     pipeline
-        .until(WITHIN, async || {
+        .until("the replica is promoted", WITHIN, async || {
             holds(&reader, "SELECT NOT pg_is_in_recovery()").await
         })
         .await;
@@ -149,7 +153,9 @@ async fn what_a_promoted_replica_never_heard_of_is_told_and_charges_nobody() {
     let delivered = "SELECT count(*) = 2 FROM jobs WHERE state = 'succeeded'";
     let reader = pipeline.reader.clone();
     pipeline
-        .until(WITHIN, async || holds(&reader, delivered).await)
+        .until("the job is delivered", WITHIN, async || {
+            holds(&reader, delivered).await
+        })
         .await;
     assert_eq!(pipeline.fake.journal().count(), 3, "calls");
     let left: i64 = sqlx::query_scalar("SELECT available FROM wallets")

@@ -113,9 +113,11 @@ async fn a_canceled_job_is_released_at_once_though_the_provider_works_on() {
     let (pipeline, _folder) = pipeline().await;
     let id = pipeline.submit(&job("[[fault:never]]")).await;
     pipeline
-        .until(Duration::from_secs(5), async || {
-            (pipeline.fake.journal().count() == 1).then_some(())
-        })
+        .until(
+            "the provider was called once",
+            Duration::from_secs(5),
+            async || (pipeline.fake.journal().count() == 1).then_some(()),
+        )
         .await;
     tokio::time::sleep(Duration::from_millis(200)).await;
     let (_, canceled) = pipeline
@@ -124,10 +126,14 @@ async fn a_canceled_job_is_released_at_once_though_the_provider_works_on() {
     assert_eq!(canceled["state"], "canceled", "{canceled}");
     assert_eq!(pipeline.balance().await, (1_000, 0));
     pipeline
-        .until(Duration::from_secs(5), async || {
-            let calls = outcomes(&pipeline).await;
-            (calls[0].0 == "unknown").then_some(())
-        })
+        .until(
+            "the outcome of the call is unknown",
+            Duration::from_secs(5),
+            async || {
+                let calls = outcomes(&pipeline).await;
+                (calls[0].0 == "unknown").then_some(())
+            },
+        )
         .await;
     pipeline.close().await;
 }
@@ -137,9 +143,11 @@ async fn a_job_whose_provider_works_is_asked_about_though_the_lane_is_closed() {
     let (pipeline, _folder) = pipeline().await;
     let id = pipeline.submit(&job("[[fault:late:2500]]")).await;
     pipeline
-        .until(Duration::from_secs(5), async || {
-            (pipeline.fake.journal().count() == 1).then_some(())
-        })
+        .until(
+            "the provider was called once",
+            Duration::from_secs(5),
+            async || (pipeline.fake.journal().count() == 1).then_some(()),
+        )
         .await;
     pipeline.fake.faults().push(Fault::Status(404));
     let other = pipeline.submit(&job("something else")).await;
@@ -163,10 +171,14 @@ async fn a_worker_that_is_asked_to_stop_hands_its_handle_back_at_once() {
     .await;
     let id = pipeline.submit(&job("[[fault:late:4000]]")).await;
     pipeline
-        .until(Duration::from_secs(5), async || {
-            let polled = pipeline.fake.journal().calls().len() > 2;
-            polled.then_some(())
-        })
+        .until(
+            "the operation was polled",
+            Duration::from_secs(5),
+            async || {
+                let polled = pipeline.fake.journal().calls().len() > 2;
+                polled.then_some(())
+            },
+        )
         .await;
     let asked = std::time::Instant::now();
     pipeline.stop_workers().await;
@@ -199,10 +211,14 @@ async fn a_worker_that_is_killed_leaves_its_handle_to_the_next() {
     let mut first = orders.start(Role::Worker, 1).await.unwrap();
     let id = pipeline.submit(&job("[[fault:late:6000]]")).await;
     pipeline
-        .until(Duration::from_secs(20), async || {
-            let polled = fake.journal().calls().len() > 2;
-            polled.then_some(())
-        })
+        .until(
+            "the operation was polled",
+            Duration::from_secs(20),
+            async || {
+                let polled = fake.journal().calls().len() > 2;
+                polled.then_some(())
+            },
+        )
         .await;
     first[0].kill().await.unwrap();
     let mut second = orders.start(Role::Worker, 1).await.unwrap();

@@ -71,10 +71,14 @@ async fn an_outage_closes_the_lane_and_a_probe_opens_it() {
     pipeline.fake.faults().rate(1.0, [Fault::Status(503)]);
     let ids = join_all((0..12).map(|_| async { pipeline.submit(&small_job()).await })).await;
     pipeline
-        .until(Duration::from_secs(10), async || {
-            let pause = pipeline.lane(MODEL).await.pause?;
-            (pause.reason == PauseReason::Answers(Class::ProviderFault)).then_some(())
-        })
+        .until(
+            "the lane is unavailable",
+            Duration::from_secs(10),
+            async || {
+                let pause = pipeline.lane(MODEL).await.pause?;
+                (pause.reason == PauseReason::Answers(Class::ProviderFault)).then_some(())
+            },
+        )
         .await;
     // What was under way when it closed may still end.
     tokio::time::sleep(Duration::from_millis(150)).await;
@@ -188,9 +192,11 @@ async fn a_provider_that_names_a_time_is_left_alone_until_then() {
         .submit(&job("a bottle [[fault:throttle:1*1]]"))
         .await;
     pipeline
-        .until(Duration::from_secs(5), async || {
-            (pipeline.fake.journal().count() == 1).then_some(())
-        })
+        .until(
+            "the provider was called once",
+            Duration::from_secs(5),
+            async || (pipeline.fake.journal().count() == 1).then_some(()),
+        )
         .await;
     let second = pipeline.submit(&job("another bottle")).await;
     let jobs = [
@@ -273,9 +279,11 @@ async fn what_is_made_is_delivered_before_the_deadline_though_the_lane_is_closed
     let accepted: Value = request.send().await.unwrap().json().await.unwrap();
     // A call is in the journal before its fault is drawn: only the empty queue says that both calls have theirs.
     pipeline
-        .until(Duration::from_secs(5), async || {
-            pipeline.fake.faults().get().next.is_empty().then_some(())
-        })
+        .until(
+            "the provider gave its planned answers",
+            Duration::from_secs(5),
+            async || pipeline.fake.faults().get().next.is_empty().then_some(()),
+        )
         .await;
     pipeline.fake.faults().rate(1.0, [Fault::Status(403)]);
     pipeline.submit(&small_job()).await;
@@ -304,9 +312,11 @@ async fn canceled_jobs_leave_their_lane() {
     // As many calls as one tenant may have at once.
     let ids = join_all((0..7).map(|_| async { pipeline.submit(&job).await })).await;
     pipeline
-        .until(Duration::from_secs(10), async || {
-            (pipeline.fake.journal().count() == 28).then_some(())
-        })
+        .until(
+            "the provider was called 28 times",
+            Duration::from_secs(10),
+            async || (pipeline.fake.journal().count() == 28).then_some(()),
+        )
         .await;
     for id in &ids {
         let path = format!("/v1/jobs/{id}/cancel");
@@ -318,7 +328,7 @@ async fn canceled_jobs_leave_their_lane() {
     assert_eq!(ended["state"], "succeeded", "{ended}");
     // Each tells its lane by itself, some of them after the answer to the cancel.
     pipeline
-        .until(Duration::from_secs(5), async || {
+        .until("no call is in flight", Duration::from_secs(5), async || {
             (pipeline.lane(MODEL).await.in_flight == 0).then_some(())
         })
         .await;

@@ -33,9 +33,11 @@ async fn a_ring_that_was_emptied_heals_within_two_seconds() {
     pipeline.start_worker().await;
     let started = Instant::now();
     pipeline
-        .until(Duration::from_secs(2), async || {
-            (pipeline.fake.journal().count() > 0).then_some(())
-        })
+        .until(
+            "the provider was called",
+            Duration::from_secs(2),
+            async || (pipeline.fake.journal().count() > 0).then_some(()),
+        )
         .await;
     for id in &ids {
         assert_eq!(pipeline.ended(id).await["state"], "succeeded");
@@ -87,10 +89,14 @@ async fn redis_holds_ids_and_nothing_else() {
     let mut redis = redis_of(&pipeline).await;
     let ring = format!("{}:ring", pipeline.database);
     let members: Vec<String> = pipeline
-        .until(Duration::from_secs(2), async || {
-            let members: Vec<String> = redis.clone().zrange(&ring, 0, -1).await.unwrap();
-            (!members.is_empty()).then_some(members)
-        })
+        .until(
+            "the ready queue has members",
+            Duration::from_secs(2),
+            async || {
+                let members: Vec<String> = redis.clone().zrange(&ring, 0, -1).await.unwrap();
+                (!members.is_empty()).then_some(members)
+            },
+        )
         .await;
     assert_eq!(members, std::slice::from_ref(&id));
     let mut keys: Vec<String> = redis
@@ -333,16 +339,20 @@ async fn why_redis_is_away_is_told() {
     };
     let told = async |words: Option<&str>| {
         pipeline
-            .until(Duration::from_secs(10), async || {
-                let (status, readiness) = pipeline.get("/readyz?verbose").await;
-                assert_eq!(status, reqwest::StatusCode::OK, "{readiness}");
-                let problem = readiness["dependencies"][1]["problem"].as_str();
-                let fits = match (words, problem) {
-                    (Some(words), Some(problem)) => problem.contains(words),
-                    (words, problem) => words == problem,
-                };
-                fits.then_some(())
-            })
+            .until(
+                "the readiness tells the problem",
+                Duration::from_secs(10),
+                async || {
+                    let (status, readiness) = pipeline.get("/readyz?verbose").await;
+                    assert_eq!(status, reqwest::StatusCode::OK, "{readiness}");
+                    let problem = readiness["dependencies"][1]["problem"].as_str();
+                    let fits = match (words, problem) {
+                        (Some(words), Some(problem)) => problem.contains(words),
+                        (words, problem) => words == problem,
+                    };
+                    fits.then_some(())
+                },
+            )
             .await;
     };
     told(None).await;

@@ -80,16 +80,20 @@ async fn an_answer_is_kept_for_its_time_and_no_longer() {
     pipeline.start_worker().await;
     let kept = "SELECT key FROM idempotency_keys ORDER BY key";
     pipeline
-        .until(Duration::from_secs(20), async || {
-            let kept: Vec<String> = sqlx::query_scalar(kept)
-                .fetch_all(&pipeline.reader)
-                .await
-                .unwrap();
-            // At every moment the books close: no younger answer went before an older one.
-            let findings = verify::verify(&pipeline.reader).await.unwrap();
-            assert_eq!(findings, []);
-            (kept == ["of-today"]).then_some(())
-        })
+        .until(
+            "only the answer of today is kept",
+            Duration::from_secs(20),
+            async || {
+                let kept: Vec<String> = sqlx::query_scalar(kept)
+                    .fetch_all(&pipeline.reader)
+                    .await
+                    .unwrap();
+                // At every moment the books close: no younger answer went before an older one.
+                let findings = verify::verify(&pipeline.reader).await.unwrap();
+                assert_eq!(findings, []);
+                (kept == ["of-today"]).then_some(())
+            },
+        )
         .await;
 
     let (status, replayed, again) = submit(&pipeline, "of-today", &small_job()).await;
@@ -190,13 +194,17 @@ async fn one_turn_deletes_as_many_answers_as_a_minute_can_leave() {
     pipeline.config.timing.prune_every = Duration::from_hours(1);
     pipeline.start_worker().await;
     pipeline
-        .until(Duration::from_secs(40), async || {
-            let left: i64 = sqlx::query_scalar("SELECT count(*) FROM idempotency_keys")
-                .fetch_one(&pipeline.reader)
-                .await
-                .unwrap();
-            (left == 0).then_some(())
-        })
+        .until(
+            "every answer is deleted",
+            Duration::from_secs(40),
+            async || {
+                let left: i64 = sqlx::query_scalar("SELECT count(*) FROM idempotency_keys")
+                    .fetch_one(&pipeline.reader)
+                    .await
+                    .unwrap();
+                (left == 0).then_some(())
+            },
+        )
         .await;
     pipeline.close().await;
 }

@@ -257,9 +257,11 @@ async fn the_sweeper_removes_what_no_row_names_and_nothing_else() {
     ];
     let swept = async |paths: &[PathBuf]| {
         pipeline
-            .until(Duration::from_secs(20), async || {
-                (!paths.iter().any(|path| path.exists())).then_some(())
-            })
+            .until(
+                "the orphans are swept",
+                Duration::from_secs(20),
+                async || (!paths.iter().any(|path| path.exists())).then_some(()),
+            )
             .await;
     };
     // The second time a whole turn has begun and ended since everything else was planted.
