@@ -36,7 +36,7 @@ pub const CASES: &[(&str, &str, &str)] = &[
     (
         "A.3",
         "a thread that hangs does not hold the end up",
-        "a_file_that_hangs_on_open_does_not_hold_the_end_up",
+        "a_thread_that_hangs_does_not_delay_the_end",
     ),
     (
         "A.4",
@@ -46,7 +46,7 @@ pub const CASES: &[(&str, &str, &str)] = &[
     (
         "A.4",
         "files that others may read are told",
-        "the_doctor_tells_of_files_that_others_may_read_and_of_links",
+        "doctor_reports_files_readable_by_others_and_links",
     ),
     (
         "A.5",
@@ -166,22 +166,22 @@ pub const CASES: &[(&str, &str, &str)] = &[
     (
         "E",
         "variables that are rubbish",
-        "a_variable_that_is_not_usable_is_named",
+        "an_unusable_variable_is_named",
     ),
     (
         "E",
         "an error while nothing is logged",
-        "no_error_goes_without_a_word_whatever_is_logged",
+        "an_error_is_printed_at_every_log_level",
     ),
     (
         "E",
         "a standard output that is full or closed",
-        "a_full_disk_is_told_and_a_reader_that_has_gone_is_not",
+        "a_full_disk_is_an_error_and_a_closed_pipe_is_not",
     ),
     (
         "E",
         "variables of Postgres clients, and a login for each role",
-        "it_serves_whatever_the_shell_has_set_with_one_login_for_each_role",
+        "postgres_variables_are_ignored_and_each_role_has_a_login",
     ),
     (
         "E",
