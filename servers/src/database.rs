@@ -12,8 +12,8 @@ use crate::{
 
 /// The database of a data folder, whether a Platen runs there or not. `platen verify --data` uses it.
 pub struct Database {
-    database_url: String,
-    owner_url: String,
+    runtime: String,
+    owner: String,
     /// The Postgres that was started for this; `None` if one was running.
     started: Option<Postgres>,
 }
@@ -33,8 +33,8 @@ impl Database {
         }) = urls_of_running(data)?
         {
             return Ok(Self {
-                database_url,
-                owner_url,
+                runtime: database_url,
+                owner: owner_url,
                 started: None,
             });
         }
@@ -44,20 +44,20 @@ impl Database {
         }
         let postgres = Postgres::start(&folder).await?;
         Ok(Self {
-            database_url: postgres.database_url(),
-            owner_url: postgres.owner_url(),
+            runtime: postgres.database_url(),
+            owner: postgres.owner_url(),
             started: Some(postgres),
         })
     }
 
     /// The URL of the runtime login.
     pub fn database_url(&self) -> &str {
-        &self.database_url
+        &self.runtime
     }
 
     /// The URL of the login that owns the database.
     pub fn owner_url(&self) -> &str {
-        &self.owner_url
+        &self.owner
     }
 
     /// Stops the Postgres that [`Database::open`] started; a Postgres that was running before keeps running.
