@@ -37,7 +37,7 @@ pub struct UpArgs {
     /// The folder for all data.
     #[arg(long, default_value = DEFAULT_DATA)]
     pub data: PathBuf,
-    /// The port of the API on 127.0.0.1; 0 chooses a free one. Without it the API listens on PLATEN_LISTEN, or else on port
+    /// The port of the API on 127.0.0.1; 0 chooses a free one. Without it the API listens on `PLATEN_LISTEN`, or else on port
     /// 8080.
     #[arg(long)]
     pub port: Option<u16>,

@@ -1,5 +1,4 @@
 //! `make attack`: tries every case of [`tests::attack`] and prints a line for each. Exits with 1 if one does not hold.
-#![expect(clippy::print_stdout, reason = "prints what it tried")]
 #![expect(clippy::unwrap_used, reason = "a harness fails loudly")]
 
 use std::process::ExitCode;

@@ -131,7 +131,7 @@ async fn main() -> ExitCode {
     );
     let calm = drained
         .zip(scaled_down)
-        .map(|(drained, scaled_down)| scaled_down - drained);
+        .map(|(drained, scaled_down)| scaled_down.saturating_sub(drained));
     proof.check(
         calm.is_some_and(|calm| calm <= SCALE_DOWN_TIMEOUT),
         format!(
