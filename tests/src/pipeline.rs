@@ -304,18 +304,7 @@ impl Pipeline {
 
     /// The findings of a deep verification, sorted, and how much it read. `grace` is how old an orphan must be.
     pub async fn deep(&self, grace: Duration) -> (Vec<Finding>, Progress) {
-        let bucket = Bucket::open(&self.config.bucket().unwrap(), SecretString::default()).unwrap();
-        let mut findings = Vec::new();
-        let report = |report| {
-            if let Report::Finding(finding) = report {
-                findings.push(finding);
-            }
-        };
-        let progress = deep::check(&self.reader, &bucket, grace, report)
-            .await
-            .unwrap();
-        findings.sort_by(|a, b| a.says.cmp(&b.says));
-        (findings, progress)
+        verify_deep(&self.reader, &self.config.bucket().unwrap(), grace).await
     }
 
     /// How many jobs have not ended.
@@ -373,6 +362,24 @@ impl Drop for Pipeline {
             "a test must end with `close`"
         );
     }
+}
+
+/// Verifies a database and its bucket. Returns the findings, sorted, and how much was read.
+pub async fn verify_deep(
+    reader: &PgPool,
+    address: &Address,
+    grace: Duration,
+) -> (Vec<Finding>, Progress) {
+    let bucket = Bucket::open(address, SecretString::default()).unwrap();
+    let mut findings = Vec::new();
+    let report = |report| {
+        if let Report::Finding(finding) = report {
+            findings.push(finding);
+        }
+    };
+    let progress = deep::check(reader, &bucket, grace, report).await.unwrap();
+    findings.sort_by(|a, b| a.says.cmp(&b.says));
+    (findings, progress)
 }
 
 /// The smallest job: one square image of 1K.

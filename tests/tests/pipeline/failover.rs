@@ -11,7 +11,7 @@ use secrecy::SecretString;
 use serde_json::json;
 use servers::{Postgres, Tuning};
 use sqlx::{Connection, Executor, PgConnection, PgPool};
-use tests::pipeline::{look, small_job};
+use tests::pipeline::{small_job, verify_deep};
 use tests::servers::TestServers;
 use tests::{Options, Pipeline};
 
@@ -136,7 +136,8 @@ async fn what_a_promoted_replica_never_heard_of_is_told_and_charges_nobody() {
 
     // Every invariant holds of what is left, and the pictures whose rows are gone are told: no others.
     assert_eq!(verify::verify(&reader).await.unwrap(), []);
-    let (findings, _) = look(&reader, &pipeline.config.bucket().unwrap(), Duration::ZERO).await;
+    let (findings, _) =
+        verify_deep(&reader, &pipeline.config.bucket().unwrap(), Duration::ZERO).await;
     assert_eq!(findings.len(), 3, "{findings:#?}");
     for key in &lost_keys {
         let of_it =
