@@ -1,21 +1,23 @@
-//! Who runs the program, for the record of operators: what the operating system says, not what the environment does.
+//! Who runs the program, for the log of operators' actions. Taken from the operating system, because anyone can change
+//! environment variables.
 
 use nix::unistd::{self, Uid, User};
 
-/// As much of a name as is kept; the record takes 200 characters in all.
-const LONGEST_NAME: usize = 60;
+/// Longer names are cut to this many characters. The column takes 200 characters in all.
+const MAX_NAME_CHARS: usize = 60;
 
 /// The login of this process and the machine it runs on, such as `anna on studio-1` or `root (sudo: anna) on studio-1`.
 ///
-/// `sudo` says who called it in a variable, which anybody may set; so that name only stands beside the login.
+/// `sudo` tells its caller in an environment variable, which anyone can set. So that name is added to the login but
+/// never replaces it.
 pub fn name() -> String {
     let sudo = std::env::var("SUDO_USER").ok();
     let host = unistd::gethostname().ok();
     let host = host.and_then(|host| host.into_string().ok());
-    written(&login(unistd::getuid()), sudo.as_deref(), host.as_deref())
+    describe(&login(unistd::getuid()), sudo.as_deref(), host.as_deref())
 }
 
-/// The name of a user, or its number where the machine knows no name, as in containers.
+/// The name of a user, or `user <number>` if the machine knows no name for it, as in containers.
 fn login(uid: Uid) -> String {
     match User::from_uid(uid) {
         Ok(Some(user)) => user.name,
@@ -23,10 +25,10 @@ fn login(uid: Uid) -> String {
     }
 }
 
-fn written(login: &str, sudo: Option<&str>, host: Option<&str>) -> String {
+fn describe(login: &str, sudo: Option<&str>, host: Option<&str>) -> String {
     let short = |name: &str| {
-        let plain = name.chars().filter(|letter| !letter.is_control());
-        plain.take(LONGEST_NAME).collect::<String>()
+        let printable = name.chars().filter(|letter| !letter.is_control());
+        printable.take(MAX_NAME_CHARS).collect::<String>()
     };
     let sudo = sudo.filter(|sudo| !sudo.is_empty());
     let sudo = sudo.map_or_else(String::new, |sudo| format!(" (sudo: {})", short(sudo)));
@@ -39,18 +41,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_tells_login_caller_and_machine_and_always_fits_the_record() {
-        assert_eq!(written("anna", None, Some("studio-1")), "anna on studio-1");
+    fn the_actor_is_login_caller_and_machine_and_fits_the_column() {
+        assert_eq!(describe("anna", None, Some("studio-1")), "anna on studio-1");
         assert_eq!(
-            written("root", Some("anna\n"), Some("studio-1")),
+            describe("root", Some("anna\n"), Some("studio-1")),
             "root (sudo: anna) on studio-1"
         );
         assert_eq!(
-            written("root", Some(""), None),
+            describe("root", Some(""), None),
             "root on a machine without a name"
         );
         let long = "x".repeat(500);
-        assert!(written(&long, Some(&long), Some(&long)).chars().count() <= 200);
+        assert!(describe(&long, Some(&long), Some(&long)).chars().count() <= 200);
     }
 
     #[test]

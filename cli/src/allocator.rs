@@ -1,31 +1,34 @@
-//! glibc's allocator, told to give memory back: pictures come and go in megabytes, and it would keep what they took.
+//! Makes glibc's allocator return memory to the system. Images are large and short-lived, and glibc would keep the memory
+//! of freed ones.
 //!
-//! It can be told before a program starts only, so the program starts itself once more, as the same process. Measured with
-//! `make flood CALLS=200`: 514 MiB at most without this, 232 with it, for the same room.
+//! glibc reads the setting only when a program starts, so the program restarts itself as the same process. Measured with
+//! `make flood CALLS=200` and the same memory limit: a peak of 514 MiB without the setting, 232 MiB with it.
 
 use std::env;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-/// Where glibc is told (`man ld.so`); whoever runs Platen may say it otherwise. Other libraries take no heed of it.
+/// The variable that glibc reads (`man ld.so`). An operator may set it to something else. Other C libraries ignore it.
 const VARIABLE: &str = "GLIBC_TUNABLES";
-/// From 128 KiB on a block is the system's own, and goes back to it at once. Left to itself, glibc raises that to 32 MiB.
-const GIVE_BACK: &str = "glibc.malloc.mmap_threshold=131072";
+/// Blocks of 128 KiB and more are mapped separately, and returned to the system when they are freed. Without this setting
+/// glibc raises the threshold up to 32 MiB.
+const SETTING: &str = "glibc.malloc.mmap_threshold=131072";
 
-/// Starts the program once more, unless that was done.
-pub fn give_back() {
+/// Restarts the program with the setting, unless the variable is set already. Returns if the restart fails; the program
+/// then works as well, but uses more memory.
+pub fn restart_with_setting() {
     if env::var_os(VARIABLE).is_some() {
         return;
     }
     let Ok(program) = env::current_exe() else {
         return;
     };
-    let mut words = env::args_os();
-    let mut again = Command::new(program);
-    if let Some(name) = words.next() {
-        again.arg0(name);
+    let mut arguments = env::args_os();
+    let mut command = Command::new(program);
+    if let Some(name) = arguments.next() {
+        command.arg0(name);
     }
-    // It returns only where it failed, and then things go on as they were.
-    let error = again.args(words).env(VARIABLE, GIVE_BACK).exec();
-    tracing::debug!(%error, "The allocator could not be told to give memory back");
+    // `exec` returns only if it failed.
+    let error = command.args(arguments).env(VARIABLE, SETTING).exec();
+    tracing::debug!(%error, "The program could not be restarted with the allocator setting");
 }

@@ -1,15 +1,15 @@
-//! The `platen` program, as a library, so that the tests start what a person starts.
+//! The `platen` program, as a library, so that tests can run its parts.
+//!
+//! `main.rs` parses the command line and runs one of the [`commands`]. The other modules are shared by several commands.
+
+#![warn(missing_docs)]
 
 pub mod actor;
-pub mod admin;
 pub mod allocator;
-pub mod bucket;
-pub mod doctor;
-pub mod healthy;
+pub mod arguments;
+pub mod commands;
+pub mod database;
+pub mod listen;
 pub mod open_files;
-pub mod operator;
-pub mod private;
-pub mod processes;
 pub mod say;
-mod secrets;
-pub mod up;
+pub mod shutdown;

@@ -1,19 +1,20 @@
-//! How many files the system lets us have open: a connection is one of them.
+//! The limit of open files of this process. Every connection counts as an open file.
 
 use common::config::Ports;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-/// Files that are open beside the connections of clients: those to Postgres, Redis, the bucket and providers, and files of the bucket.
-const OTHERS: u64 = 256;
-/// Fewer connections than these are not worth a start.
-const LEAST: usize = 16;
+/// How many files may be open besides the connections of clients: connections to Postgres, Redis, the bucket and providers,
+/// and files of the bucket.
+const RESERVED_FILES: u64 = 256;
+/// With fewer connections than this a process does not start.
+const MIN_CONNECTIONS: usize = 16;
 
-/// Raises the limit of open files to what the system allows, or to `PLATEN_OPEN_FILES`, and says what is to be taken of the ports then:
-/// fewer connections where there would not be files for all.
+/// Raises the limit of open files to what the system allows, or to `PLATEN_OPEN_FILES`. Returns the limits of the ports, with
+/// fewer connections if there are not enough files for all.
 ///
 /// # Errors
 ///
-/// The system allows too few files for any work.
+/// The system allows too few files for 16 connections, or the limit cannot be read or set.
 pub fn raise(ports: Ports) -> anyhow::Result<Ports> {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     let files = ports.open_files.map_or(hard, |wanted| wanted.min(hard));
@@ -23,28 +24,29 @@ pub fn raise(ports: Ports) -> anyhow::Result<Ports> {
             "PLATEN_OPEN_FILES asks for {wanted} open files, and the system allows {hard}: raise its hard limit (ulimit -Hn, LimitNOFILE)"
         );
     }
-    fitting(ports, files)
+    fit(ports, files)
 }
 
-fn fitting(ports: Ports, files: u64) -> anyhow::Result<Ports> {
-    let others = OTHERS + u64::try_from(ports.metrics)?;
-    let room = usize::try_from(files.saturating_sub(others)).unwrap_or(usize::MAX);
-    if room >= ports.connections {
+/// Lowers the number of connections so that all fit into `files` open files.
+fn fit(ports: Ports, files: u64) -> anyhow::Result<Ports> {
+    let reserved = RESERVED_FILES + u64::try_from(ports.metrics)?;
+    let available = usize::try_from(files.saturating_sub(reserved)).unwrap_or(usize::MAX);
+    if available >= ports.connections {
         return Ok(ports);
     }
-    let needed = others + u64::try_from(ports.connections)?;
+    let needed = reserved + u64::try_from(ports.connections)?;
     anyhow::ensure!(
-        room >= LEAST,
-        "the system allows {files} open files, and {needed} are needed for PLATEN_CONNECTIONS={}: raise the limit (ulimit -n, LimitNOFILE, PLATEN_OPEN_FILES) or lower PLATEN_CONNECTIONS to have {} at least",
+        available >= MIN_CONNECTIONS,
+        "the system allows {files} open files, and {needed} are needed for PLATEN_CONNECTIONS={}: raise the limit (ulimit -n, LimitNOFILE, PLATEN_OPEN_FILES) to {} at least, or lower PLATEN_CONNECTIONS",
         ports.connections,
-        others + LEAST as u64
+        reserved + MIN_CONNECTIONS as u64
     );
     tracing::warn!(
-        "The system allows {files} open files, and {needed} are needed for PLATEN_CONNECTIONS={}: at most {room} connections are taken. Raise the limit (ulimit -n, LimitNOFILE, PLATEN_OPEN_FILES) or lower PLATEN_CONNECTIONS",
+        "The system allows {files} open files, and {needed} are needed for PLATEN_CONNECTIONS={}: at most {available} connections are taken. Raise the limit (ulimit -n, LimitNOFILE, PLATEN_OPEN_FILES) or lower PLATEN_CONNECTIONS",
         ports.connections
     );
     Ok(Ports {
-        connections: room,
+        connections: available,
         ..ports
     })
 }
@@ -62,8 +64,8 @@ mod tests {
     }
 
     #[test]
-    fn connections_are_as_many_as_there_are_files_for() {
-        let connections = |files| fitting(ports(), files).map(|ports| ports.connections);
+    fn connections_are_limited_by_the_open_files() {
+        let connections = |files| fit(ports(), files).map(|ports| ports.connections);
         assert_eq!(connections(1_320).unwrap(), 1_000);
         assert_eq!(connections(1_024).unwrap(), 704);
         let error = connections(300).unwrap_err().to_string();

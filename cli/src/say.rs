@@ -1,15 +1,15 @@
-//! What the program answers on standard output. `println!` panics where nobody reads it, or its disk is full.
+//! Writes the answer of a command to standard output. `println!` would panic if the reader has gone or the disk is full.
 
 use std::fmt;
 use std::io::{self, Write};
 
-/// An answer that could not be written.
+/// The answer could not be written.
 #[derive(Debug)]
 pub struct OutputError(io::Error);
 
 impl OutputError {
-    /// Whether the reader has gone, as `head` does when it has seen enough: no fault of anybody.
-    pub fn has_gone(&self) -> bool {
+    /// Whether the reader has closed the pipe, as `head` does when it has seen enough. That is not a failure.
+    pub fn is_closed(&self) -> bool {
         self.0.kind() == io::ErrorKind::BrokenPipe
     }
 }
@@ -26,7 +26,11 @@ impl std::error::Error for OutputError {
     }
 }
 
-/// Writes a line; [`crate::say!`] is how it is called.
+/// Writes one line. Call it as [`crate::say!`].
+///
+/// # Errors
+///
+/// Standard output is closed, or its disk is full.
 pub fn line(text: fmt::Arguments<'_>) -> Result<(), OutputError> {
     let mut out = io::stdout().lock();
     writeln!(out, "{text}")
@@ -34,7 +38,8 @@ pub fn line(text: fmt::Arguments<'_>) -> Result<(), OutputError> {
         .map_err(OutputError)
 }
 
-/// Writes a line to standard output, as `println!` does, and returns an [`Unheard`] where that fails.
+/// Writes a line to standard output, as `println!` does, but returns an [`OutputError`](crate::say::OutputError) if that
+/// fails.
 #[macro_export]
 macro_rules! say {
     ($($text:tt)*) => {

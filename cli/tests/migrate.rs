@@ -1,14 +1,14 @@
-//! `platen migrate` where roles may not be created, and beside sessions that hold locks.
+//! `platen migrate` without the right to create roles, and beside sessions that hold locks.
 #![expect(clippy::unwrap_used, reason = "tests fail loudly")]
 
 use std::time::{Duration, Instant};
 
-use cli::private::{Postgres, Tuning};
 use common::database::{self, MigrateError};
+use servers::{Postgres, Tuning};
 use sqlx::{Connection, Executor, PgConnection};
 
 #[tokio::test]
-async fn a_login_that_may_not_create_roles_is_given_the_sql_for_whoever_may() {
+async fn a_login_without_createrole_is_given_the_sql_to_run() {
     let folder = tempfile::tempdir().unwrap();
     let postgres = Postgres::start_with(folder.path(), Tuning::Test)
         .await
@@ -26,7 +26,7 @@ async fn a_login_that_may_not_create_roles_is_given_the_sql_for_whoever_may() {
         "{says}"
     );
 
-    // Whoever may runs it; migrating twice is migrating once.
+    // The owner may create roles. A second migration changes nothing.
     database::migrate(&postgres.owner_url(), Some("platen"))
         .await
         .unwrap();
@@ -36,7 +36,7 @@ async fn a_login_that_may_not_create_roles_is_given_the_sql_for_whoever_may() {
     postgres.stop().await;
 }
 
-/// A migrated database that lacks one migration again, and a session that reads the table it changes and does not end.
+/// Migrates a database and undoes the last migration. Returns a session that holds a lock on the table which it changes.
 async fn behind(postgres: &Postgres) -> PgConnection {
     let url = postgres.owner_url();
     database::migrate(&url, Some("platen")).await.unwrap();
@@ -51,7 +51,7 @@ async fn behind(postgres: &Postgres) -> PgConnection {
 }
 
 #[tokio::test]
-async fn a_migration_that_waits_for_a_lock_lets_others_pass() {
+async fn a_migration_that_waits_for_a_lock_delays_others_briefly() {
     let folder = tempfile::tempdir().unwrap();
     let postgres = Postgres::start_with(folder.path(), Tuning::Test)
         .await
@@ -60,7 +60,7 @@ async fn a_migration_that_waits_for_a_lock_lets_others_pass() {
     let mut reading = behind(&postgres).await;
     let mut other = PgConnection::connect(&url).await.unwrap();
 
-    // Whoever comes while it waits for the table waits behind it, and no longer than it does.
+    // Other sessions wait behind the migration, but each try of the migration is short.
     let began = Instant::now();
     let held = Duration::from_secs(3);
     let mut longest = Duration::ZERO;
@@ -89,7 +89,7 @@ async fn a_migration_that_waits_for_a_lock_lets_others_pass() {
 }
 
 #[tokio::test]
-async fn a_migration_that_finds_no_gap_says_who_is_in_its_way() {
+async fn a_migration_that_gets_no_lock_names_the_session_that_has_it() {
     let folder = tempfile::tempdir().unwrap();
     let postgres = Postgres::start_with(folder.path(), Tuning::Test)
         .await
@@ -114,7 +114,7 @@ async fn a_migration_that_finds_no_gap_says_who_is_in_its_way() {
         assert!(says.contains(part), "{part}: {says}");
     }
 
-    // Nothing was half done, and nothing is left behind.
+    // The refused migration left nothing behind, so the next one succeeds.
     reading.execute("COMMIT").await.unwrap();
     database::migrate_within(&url, Some("platen"), patience)
         .await
@@ -123,7 +123,7 @@ async fn a_migration_that_finds_no_gap_says_who_is_in_its_way() {
 }
 
 #[tokio::test]
-async fn logins_for_one_role_are_made_and_bounded() {
+async fn logins_for_one_role_are_created_with_a_connection_limit() {
     let folder = tempfile::tempdir().unwrap();
     let postgres = Postgres::start_with(folder.path(), Tuning::Test)
         .await
@@ -133,7 +133,7 @@ async fn logins_for_one_role_are_made_and_bounded() {
         let (_, server) = url.split_once('@').unwrap();
         format!("postgres://{login}@{server}")
     };
-    // What a URL writes in another way, and what SQL quotes.
+    // Names and passwords with characters that must be escaped in URLs and in SQL.
     let (api, worker) = (url("an%20'api'%22:it%27s%20a%22secret"), url("b:c"));
     let migrate = async || {
         let output = tokio::process::Command::new(env!("CARGO_BIN_EXE_platen"))
@@ -163,7 +163,8 @@ async fn logins_for_one_role_are_made_and_bounded() {
     }
     login.close().await.unwrap();
 
-    // Three with a role each take less than all, and so does one with every role; what somebody set stays.
+    // Three logins with one role each get fewer connections than there are, and so does one with every role. A limit that
+    // someone has set is kept.
     let mut owner = PgConnection::connect(&postgres.owner_url()).await.unwrap();
     owner
         .execute("ALTER ROLE b CONNECTION LIMIT 7")
@@ -178,7 +179,7 @@ async fn logins_for_one_role_are_made_and_bounded() {
     .unwrap();
     assert_eq!(limits, [85, 7, 190]);
 
-    // The processes may take all they are given, and an operator still gets in.
+    // When the processes use all their connections, an operator can still connect.
     owner
         .execute("ALTER ROLE platen CONNECTION LIMIT 2")
         .await

@@ -1,12 +1,12 @@
-//! The words for operators, as a person runs them: the real program, its exit codes, and what it keeps on record.
+//! The commands for operators, as a person runs them: the real program, its exit codes, and what it records.
 #![expect(clippy::unwrap_used, reason = "tests fail loudly")]
 
 use std::process::Stdio;
 
-use cli::private::{Postgres, Tuning};
 use common::database;
 use common::id::{JobId, TenantId};
 use nix::unistd::{self, User};
+use servers::{Postgres, Tuning};
 use sqlx::{Connection, Executor, PgConnection};
 use tokio::process::Command;
 
@@ -28,18 +28,18 @@ impl Platen {
         Self { postgres, folder }
     }
 
-    /// Exit code, and what it says on standard output and standard error.
-    async fn run(&self, words: &[&str]) -> (Option<i32>, String, String) {
+    /// Runs a command: exit code, standard output and standard error.
+    async fn run(&self, command: &[&str]) -> (Option<i32>, String, String) {
         let output = Command::new(env!("CARGO_BIN_EXE_platen"))
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap())
             .env("DATABASE_URL", self.postgres.database_url())
-            // Anybody can say so.
+            // Anyone can set these.
             .env("USER", "mallory")
             .env("LOGNAME", "mallory")
             .env("SUDO_USER", "anna")
             .current_dir(self.folder.path())
-            .args(words)
+            .args(command)
             .stdin(Stdio::null())
             .output()
             .await
@@ -52,23 +52,23 @@ impl Platen {
         )
     }
 
-    /// What it answers when it did what it was asked.
-    async fn done(&self, words: &[&str]) -> String {
-        let (code, answer, error) = self.run(words).await;
-        assert_eq!(code, Some(0), "{words:?}: {answer} {error}");
+    /// Runs a command that must succeed, and returns its output.
+    async fn done(&self, command: &[&str]) -> String {
+        let (code, answer, error) = self.run(command).await;
+        assert_eq!(code, Some(0), "{command:?}: {answer} {error}");
         answer
     }
 
-    /// It did nothing: it exits with 1 and says why.
-    async fn refused(&self, words: &[&str], why: &str) {
-        let (code, answer, error) = self.run(words).await;
-        assert_eq!(code, Some(1), "{words:?}: {answer} {error}");
-        assert!(error.contains(why), "{words:?} says {error}, not {why}");
+    /// Runs a command that must exit with 1 and say why.
+    async fn refused(&self, command: &[&str], why: &str) {
+        let (code, answer, error) = self.run(command).await;
+        assert_eq!(code, Some(1), "{command:?}: {answer} {error}");
+        assert!(error.contains(why), "{command:?} says {error}, not {why}");
     }
 }
 
 #[tokio::test]
-async fn every_act_is_on_record_with_who_ran_the_program_and_why() {
+async fn every_action_is_recorded_with_its_actor_and_reason() {
     let platen = Platen::start().await;
     let acme = platen.done(&["tenant", "add", "Acme"]).await;
     let reason = ["--reason", "they signed today"];
@@ -115,7 +115,7 @@ async fn every_act_is_on_record_with_who_ran_the_program_and_why() {
 }
 
 #[tokio::test]
-async fn what_does_nothing_of_what_was_asked_exits_with_1_and_leaves_no_line() {
+async fn a_command_that_does_nothing_exits_with_1_and_records_nothing() {
     let platen = Platen::start().await;
     let tenant = platen.done(&["tenant", "add", "Acme"]).await;
     let key = platen.done(&["key", "add", &tenant, "ci"]).await;
@@ -143,16 +143,26 @@ async fn what_does_nothing_of_what_was_asked_exits_with_1_and_leaves_no_line() {
         .await;
     let retention = ["tenant", "retention", &nobody, "ephemeral"];
     platen.refused(&retention, &no_tenant).await;
-    let hold = ["hold", &tenant, &nothing, "--purpose", "support"];
+    let hold = [
+        "legal-hold",
+        "add",
+        &tenant,
+        &nothing,
+        "--purpose",
+        "support",
+    ];
     let hold = [&hold[..], &["--days", "7"], &why].concat();
     platen.refused(&hold, "has no job").await;
     platen
-        .refused(&["lift", &tenant, "999"], "no legal hold 999")
+        .refused(
+            &["legal-hold", "remove", &tenant, "999"],
+            "no legal hold 999",
+        )
         .await;
     for (words, says) in [
         (&["resume", "999"][..], "no pause 999 stands"),
-        (&["cancel", "--job", &nothing], "no job fits"),
-        (&["redrive", "--job", &nothing], "no job fits"),
+        (&["cancel", "--job", &nothing], "no job matches"),
+        (&["redrive", "--job", &nothing], "no job matches"),
         (&["adjust", &tenant, "-500"], "which is less"),
         (&["adjust", &nobody, "5"], "no such tenant"),
         (&["freeze", &nobody], "no such tenant"),
@@ -166,9 +176,9 @@ async fn what_does_nothing_of_what_was_asked_exits_with_1_and_leaves_no_line() {
     platen.postgres.stop().await;
 }
 
-/// Credits are moved once for a key, and never so many that a sum could overflow.
+/// Also checks that no adjustment is so large that a sum could overflow.
 #[tokio::test]
-async fn an_adjustment_that_is_repeated_with_its_key_moves_credits_once() {
+async fn an_adjustment_repeated_with_its_key_moves_credits_once() {
     let platen = Platen::start().await;
     let tenant = platen.done(&["tenant", "add", "Acme"]).await;
     let adjust = |credits| {
@@ -200,7 +210,7 @@ async fn an_adjustment_that_is_repeated_with_its_key_moves_credits_once() {
 }
 
 #[tokio::test]
-async fn doctor_and_verify_name_a_guard_that_is_gone() {
+async fn doctor_and_verify_name_a_missing_guard() {
     let platen = Platen::start().await;
     let says = platen.done(&["verify"]).await;
     assert!(says.contains("what guards the data is in place"), "{says}");

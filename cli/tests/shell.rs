@@ -1,13 +1,13 @@
-//! The program as a shell meets it: variables that are wrong, and a standard output that nobody reads.
+//! The program in a shell: unusable variables, and a standard output that cannot be written.
 #![expect(clippy::unwrap_used, reason = "tests fail loudly")]
 
 use std::fs::OpenOptions;
 use std::process::{Command, Output, Stdio};
 
-fn platen(words: &[&str], environment: &[(&str, &str)]) -> Command {
+fn platen(arguments: &[&str], environment: &[(&str, &str)]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_platen"));
     command
-        .args(words)
+        .args(arguments)
         .env_clear()
         .env("PATH", std::env::var_os("PATH").unwrap())
         .envs(environment.iter().copied())
@@ -28,7 +28,7 @@ fn failed(output: &Output, why: &str) {
 }
 
 #[test]
-fn a_variable_that_is_not_usable_is_named() {
+fn an_unusable_variable_is_named() {
     let spaces = " ".repeat(40);
     let ends_with_space = format!("{} ", "k".repeat(40));
     for (name, value, why) in [
@@ -62,7 +62,7 @@ fn a_variable_that_is_not_usable_is_named() {
         let output = platen(&["doctor"], &[(name, value)]).output().unwrap();
         failed(&output, why);
     }
-    // A worker reads the keys of providers when it starts.
+    // The keys of providers are read when a worker starts.
     let worker = [
         ("GEMINI_API_KEY", "a key\n"),
         ("PLATEN_PROVIDERS", "gemini"),
@@ -81,7 +81,7 @@ fn a_variable_that_is_not_usable_is_named() {
 }
 
 #[test]
-fn no_error_goes_without_a_word_whatever_is_logged() {
+fn an_error_is_printed_at_every_log_level() {
     for log in ["warning", "off", "none", "sqlx=debug"] {
         let output = platen(&["migrate"], &[("PLATEN_LOG", log)])
             .output()
@@ -91,7 +91,7 @@ fn no_error_goes_without_a_word_whatever_is_logged() {
 }
 
 #[test]
-fn a_full_disk_is_told_and_a_reader_that_has_gone_is_not() {
+fn a_full_disk_is_an_error_and_a_closed_pipe_is_not() {
     let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
     let output = platen(&["doctor"], &[]).stdout(full).output().unwrap();
     failed(
@@ -105,7 +105,7 @@ fn a_full_disk_is_told_and_a_reader_that_has_gone_is_not() {
     assert_eq!(output.status.code(), Some(141));
     assert_eq!(text(&output.stderr), "");
 
-    // Nor does a log that cannot be written end it.
+    // A log that cannot be written does not end the program in another way.
     let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
     let output = platen(&["migrate"], &[]).stderr(full).output().unwrap();
     assert_eq!(output.status.code(), Some(1));

@@ -1,4 +1,4 @@
-//! `platen up` as a person runs it: the real program, killed and started again.
+//! `platen up` as a person runs it: the real program is killed and started again.
 #![expect(clippy::unwrap_used, reason = "tests fail loudly")]
 
 use std::os::unix::fs::PermissionsExt;
@@ -79,7 +79,7 @@ impl Up {
         job["id"].as_str().unwrap().to_owned()
     }
 
-    /// Makes every call of the fake take this long.
+    /// Sets the time of every call of the fake, in milliseconds.
     async fn slow_model(&self, ms: u64) {
         let faults = format!(
             "{}/__fake/faults",
@@ -128,7 +128,7 @@ impl Up {
         self.child.kill().await.unwrap();
     }
 
-    /// As Ctrl-C does.
+    /// Stops it as Ctrl-C does, and checks its log.
     async fn stop(mut self) {
         signal(self.child.id().unwrap(), "-INT").await;
         let status = tokio::time::timeout(Duration::from_secs(30), self.child.wait())
@@ -158,7 +158,7 @@ async fn signal(process: u32, signal: &str) {
 
 fn platen(data: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_platen"));
-    // Nothing of the machine's own configuration.
+    // The configuration of this machine must not change the test.
     command
         .env_clear()
         .env("PATH", std::env::var_os("PATH").unwrap())
@@ -194,7 +194,7 @@ async fn verify(data: &Path) {
     );
 }
 
-/// Processes that work in this folder, or name it.
+/// The processes whose working directory is in this folder or whose command line names it.
 fn processes_of(data: &Path) -> Vec<(u32, String)> {
     let name = data.to_str().unwrap();
     std::fs::read_dir("/proc")
@@ -212,7 +212,7 @@ fn processes_of(data: &Path) -> Vec<(u32, String)> {
 }
 
 #[tokio::test]
-async fn a_job_survives_kill_9_and_is_charged_once() {
+async fn a_job_survives_sigkill_and_is_charged_once() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path();
     let up = Up::start(data).await;
@@ -250,7 +250,7 @@ async fn a_job_survives_kill_9_and_is_charged_once() {
 }
 
 #[tokio::test]
-async fn a_second_start_still_shows_the_job_and_a_second_platen_is_refused() {
+async fn data_survive_a_restart_and_a_second_platen_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path();
     let up = Up::start(data).await;
@@ -279,9 +279,9 @@ async fn a_second_start_still_shows_the_job_and_a_second_platen_is_refused() {
     up.stop().await;
 }
 
-/// What the clients of Postgres would heed, and what nobody reads.
+/// Sets variables that clients of Postgres read, and a standard output that cannot be written.
 #[tokio::test]
-async fn it_serves_whatever_the_shell_has_set_with_one_login_for_each_role() {
+async fn postgres_variables_are_ignored_and_each_role_has_a_login() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path();
     let full = std::fs::OpenOptions::new()
@@ -303,7 +303,7 @@ async fn it_serves_whatever_the_shell_has_set_with_one_login_for_each_role() {
         "succeeded"
     );
 
-    let urls = cli::private::connection_of_running(data).unwrap().unwrap();
+    let urls = servers::urls_of_running(data).unwrap().unwrap();
     let mut owner = PgConnection::connect(&urls.owner_url).await.unwrap();
     let sessions: Vec<(String, String)> = sqlx::query_as(
         "SELECT DISTINCT usename::text, application_name FROM pg_stat_activity WHERE application_name LIKE 'platen platen%' ORDER BY 1",
@@ -440,7 +440,7 @@ async fn no_secret_is_written_through_a_link() {
 }
 
 #[tokio::test]
-async fn an_address_that_is_taken_is_said_with_what_names_another() {
+async fn a_taken_address_is_named_with_the_variable_that_sets_it() {
     let (first, second) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let up = Up::start(first.path()).await;
     let taken = |part: &str| {
@@ -449,7 +449,7 @@ async fn an_address_that_is_taken_is_said_with_what_names_another() {
     };
     let (api, metrics) = (taken("api"), taken("metrics"));
     let port = api.rsplit_once(':').unwrap().1;
-    for (words, variable, address, named_by) in [
+    for (command, variable, address, named_by) in [
         (
             &["up", "--port", port][..],
             ("PLATEN_LOG", "info"),
@@ -470,7 +470,7 @@ async fn an_address_that_is_taken_is_said_with_what_names_another() {
         ),
     ] {
         let output = platen(second.path())
-            .args(words)
+            .args(command)
             .arg("--data")
             .arg(second.path())
             .env(variable.0, variable.1)
@@ -490,7 +490,7 @@ async fn an_address_that_is_taken_is_said_with_what_names_another() {
 }
 
 #[tokio::test]
-async fn fifty_jobs_survive_a_flushall() {
+async fn fifty_jobs_survive_a_flushall_of_redis() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path();
     let up = Up::start(data).await;
@@ -528,7 +528,7 @@ async fn fifty_jobs_survive_a_flushall() {
 }
 
 #[tokio::test]
-async fn a_private_redis_that_dies_is_started_again_and_nothing_is_lost() {
+async fn a_private_redis_that_dies_is_restarted_without_loss() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path();
     let up = Up::start(data).await;
@@ -561,20 +561,20 @@ async fn a_worker_without_credentials_refuses_to_start() {
 }
 
 #[tokio::test]
-async fn the_words_for_operators_do_what_they_say() {
+async fn the_commands_for_operators_work() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path();
     let up = Up::start(data).await;
-    let run = async |words: &[&str]| {
+    let run = async |command: &[&str]| {
         let output = platen(data)
-            .args(words)
+            .args(command)
             .arg("--data")
             .arg(data)
             .stdout(Stdio::piped())
             .output()
             .await
             .unwrap();
-        assert!(output.status.success(), "{words:?}");
+        assert!(output.status.success(), "{command:?}");
         String::from_utf8(output.stdout).unwrap().trim().to_owned()
     };
     up.ended(&up.submit().await, Duration::from_secs(20)).await;
@@ -618,7 +618,7 @@ async fn the_words_for_operators_do_what_they_say() {
 }
 
 #[tokio::test]
-async fn a_new_database_adopts_its_bucket_and_later_only_people_do() {
+async fn only_a_new_database_adopts_its_bucket_by_itself() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path();
     let up = Up::start(data).await;
@@ -649,7 +649,7 @@ async fn a_new_database_adopts_its_bucket_and_later_only_people_do() {
     );
     let (well, says) = adopt(&[]).await;
     assert!(!well && says.contains("--replace"), "{says}");
-    // What was read of the marker is believed for a second.
+    // The marker is cached for a second.
     let asked = Instant::now();
     loop {
         let readiness = up.get("/readyz").await;
@@ -672,7 +672,7 @@ async fn a_new_database_adopts_its_bucket_and_later_only_people_do() {
 }
 
 #[tokio::test]
-async fn the_doctor_tells_of_files_that_others_may_read_and_of_links() {
+async fn doctor_reports_files_readable_by_others_and_links() {
     let folder = tempfile::tempdir().unwrap();
     let bucket = folder.path().join("bucket");
     std::fs::create_dir(&bucket).unwrap();

@@ -1,8 +1,8 @@
-//! `make attack`: what one client, connection or tenant may take from everybody else, tried on real processes.
+//! `make attack`: attacks by one client, one connection or one tenant, tried on real processes.
 //!
-//! A case attacks an api and a worker of its own, with the limits of a small container ([`stage`]), and is held when
-//! nothing died, health answered within a second throughout, and what the case itself asks for is true. Cases that
-//! have a test in the suite are run as that test ([`tested`]).
+//! A case attacks an api and a worker of its own, with the limits of a small container ([`stage`]). It holds if no process
+//! died, the health check always answered within a second, and the condition of the case itself is true. Cases that are
+//! tests of the suite are run as those tests ([`tested`]).
 
 pub mod connection;
 pub mod files;
@@ -17,28 +17,22 @@ use futures::future::LocalBoxFuture;
 
 use stage::Stage;
 
-/// What a case came to: what it measured, or what did not hold.
+/// The result of a case: what it measured, or what did not hold.
 pub type Outcome = anyhow::Result<String>;
 
-/// A case: the row of the list it belongs to, what is tried, and how.
+/// One attack.
 pub struct Case {
+    /// The row of the list of attacks, such as `A.1`.
     pub row: &'static str,
+    /// What is tried.
     pub says: &'static str,
+    /// Tries it.
     pub attack: for<'a> fn(&'a Stage) -> LocalBoxFuture<'a, Outcome>,
 }
 
-/// How long each of so many requests took, the 95th of a hundred. Sorts them.
-pub fn p95(took: &mut [Duration]) -> Duration {
-    took.sort_unstable();
-    let last = took.len().saturating_sub(1);
-    took.get((took.len() * 95 / 100).min(last))
-        .copied()
-        .unwrap_or_default()
-}
-
-/// How long something took, in whole milliseconds, beside what came of it.
+/// Does some work, and returns how long it took and its result.
 pub async fn timed<T>(work: impl Future<Output = T>) -> (Duration, T) {
     let began = Instant::now();
-    let came = work.await;
-    (began.elapsed(), came)
+    let result = work.await;
+    (began.elapsed(), result)
 }

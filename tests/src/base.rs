@@ -1,5 +1,5 @@
-//! The version whose processes still serve while a newer one migrates: pinned in `tests/rolling-base`, built once, kept in
-//! `target/rolling-base`.
+//! The older version whose processes serve while this version migrates. It is pinned in `tests/rolling-base`, built once,
+//! and kept in `target/rolling-base`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,23 +9,25 @@ use anyhow::{Context, bail, ensure};
 
 use crate::root;
 
-/// The pinned version, or another in its place.
+/// The older version: the pinned one or another.
 #[derive(Debug)]
 pub struct Base {
+    /// Its commit.
     pub commit: String,
     /// The number of its last migration.
     pub migration: u32,
 }
 
-/// What was built of it.
+/// The result of its build.
 pub struct Built {
+    /// The program.
     pub platen: PathBuf,
-    /// The catalogue it was shipped with.
+    /// Its catalogue.
     pub models: PathBuf,
 }
 
 impl Base {
-    /// As `tests/rolling-base` says.
+    /// The version in `tests/rolling-base`.
     pub fn pinned() -> anyhow::Result<Self> {
         let text = fs::read_to_string(root("tests/rolling-base"))?;
         let value = |name: &str| {
@@ -55,7 +57,7 @@ impl Base {
         })
     }
 
-    /// Its program, built where that has not been done.
+    /// Builds its program, unless that was done before.
     pub fn build(&self) -> anyhow::Result<Built> {
         let ours = std::env::current_exe()?;
         let ours = ours.parent().context("a program is in a folder")?;
@@ -71,13 +73,14 @@ impl Base {
             .with_context(|| not_here(&self.commit))?;
         println!("building {} once, which takes minutes", self.commit);
         let (source, target) = (folder.join("source"), folder.join("target"));
-        // What a build that was ended early has left.
-        let _none_is_well = fs::remove_dir_all(&folder);
+        // Left from a build that was interrupted. It is no error if there is nothing.
+        let _removed = fs::remove_dir_all(&folder);
         fs::create_dir_all(&source)?;
         unpack(&self.commit, &source)?;
         link_dependencies(ours, &target.join("debug"))?;
         let mut cargo = Command::new("cargo");
-        // The whole workspace, as we are built: so its dependencies have the same features, and ours are taken.
+        // The whole workspace, as this program was built, so that dependencies have the same features and need not be
+        // built again.
         cargo
             .args(["build", "--locked", "--workspace", "--bin", "platen"])
             .current_dir(&source)
@@ -93,13 +96,13 @@ impl Base {
     }
 }
 
-/// The number of the last migration of this tree.
+/// The number of the last migration of this version.
 pub fn newest_migration() -> anyhow::Result<u32> {
     let files = fs::read_dir(root("migrations"))?;
     newest(files.filter_map(|file| file.ok()?.file_name().into_string().ok()))
 }
 
-/// Of `0001_what.sql`, perhaps in a folder, the greatest number.
+/// The greatest number of files named like `0001_what.sql`, with or without a folder.
 fn newest(files: impl Iterator<Item = String>) -> anyhow::Result<u32> {
     let numbers = files.filter_map(|file| {
         let name = file.rsplit('/').next()?;
@@ -108,7 +111,7 @@ fn newest(files: impl Iterator<Item = String>) -> anyhow::Result<u32> {
     numbers.max().context("there are no migrations")
 }
 
-/// Links what was built of the dependencies, so that what is the same there is not built again.
+/// Links the built dependencies of this version, so that those that are the same are not built again.
 fn link_dependencies(ours: &Path, theirs: &Path) -> anyhow::Result<()> {
     fs::create_dir_all(theirs)?;
     for folder in ["deps", "build", ".fingerprint"] {
@@ -130,7 +133,7 @@ fn unpack(commit: &str, into: &Path) -> anyhow::Result<()> {
         .current_dir(root(""))
         .stdout(Stdio::piped())
         .spawn()?;
-    let files = archive.stdout.take().context("git writes to us")?;
+    let files = archive.stdout.take().context("git has no output")?;
     let unpacked = Command::new("tar")
         .arg("-x")
         .current_dir(into)
@@ -149,15 +152,15 @@ fn not_here(commit: &str) -> String {
     )
 }
 
-fn git(words: &[&str]) -> anyhow::Result<String> {
+fn git(arguments: &[&str]) -> anyhow::Result<String> {
     let answer = Command::new("git")
-        .args(words)
+        .args(arguments)
         .current_dir(root(""))
         .output()?;
     if !answer.status.success() {
         bail!(
             "git {}: {}",
-            words.join(" "),
+            arguments.join(" "),
             String::from_utf8_lossy(&answer.stderr).trim()
         );
     }

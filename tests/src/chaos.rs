@@ -1,11 +1,10 @@
-//! `make chaos`: the product as real processes, under load, while everything it stands on fails at random.
+//! `make chaos`: the product as real processes, under load, while everything it depends on fails at random.
 //!
-//! What fails, and when, is a [`plan`] made from a seed. A [`stage`] has everything that can fail: two apis and three
-//! workers, their Postgres and Redis, a provider, and a proxy before each of them. [`strikes`] carries a plan out,
-//! [`clients`] submit jobs meanwhile and repeat each request until it is answered, [`recovery`] watches how soon the
-//! jobs of a killed worker are taken up, and what was done to whom is written in the [`diary`]. Then all is healed; when
-//! it is quiet the [`books`] are opened: rows, ledger, bucket, the provider's journal and the clients' memory must tell
-//! one story.
+//! A [`plan`] made from a seed says what fails and when. A [`stage`] has everything that can fail: two apis and three
+//! workers, their Postgres and Redis, a provider, and a proxy before each of them. [`strikes`] carries out the plan.
+//! Meanwhile [`clients`] submit jobs and repeat each request until it is answered, [`recovery`] watches how soon the jobs
+//! of a killed worker are claimed again, and the [`diary`] records every fault. Then all faults end. When no job is open,
+//! the [`books`] are checked: rows, ledger, bucket, the journal of the provider and the memory of the clients must agree.
 
 pub mod books;
 pub mod clients;

@@ -1,22 +1,27 @@
-//! Clients as they should be: a request that was not answered, or was answered "later", is sent again with the same
-//! key, to the next api.
+//! Correct clients: they send a request that was not answered, or was answered with 503, again to the next api, with the
+//! same idempotency key.
 
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use common::id::JobId;
+use futures::{StreamExt, TryStreamExt, stream};
 use reqwest::{Client, StatusCode};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-/// How long a client keeps trying.
-const PATIENCE: Duration = Duration::from_secs(30);
-const PAUSE: Duration = Duration::from_millis(100);
+/// How long a client tries again.
+const SUBMIT_TIMEOUT: Duration = Duration::from_secs(30);
+/// The time between two tries.
+const RETRY_INTERVAL: Duration = Duration::from_millis(100);
+/// How long one request may take.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// What became of every submit.
+/// The result of every submit.
 pub type Offered = Vec<anyhow::Result<Accepted>>;
 
 /// All clients of one tenant.
@@ -24,27 +29,29 @@ pub struct Clients {
     http: Client,
     key: String,
     apis: Vec<SocketAddr>,
-    /// Before the number of a submit, in its key.
+    /// The idempotency key of a submit is this and its number.
     name: &'static str,
 }
 
-/// A request that was answered with a job.
+/// A submit that was accepted.
 pub struct Accepted {
+    /// The job.
     pub job: JobId,
+    /// How often it was sent.
     pub tries: usize,
-    /// Of the request that was answered.
+    /// How long the request took that was answered.
     pub took: Duration,
 }
 
 impl Clients {
-    /// With a tenant's key, of these apis.
+    /// Clients with the key of a tenant, who send to these apis in turn.
     pub fn new(key: &str, apis: Vec<SocketAddr>) -> Self {
         Self::named("client", key, apis)
     }
 
-    /// Others of the same tenant, whose submits are not those of the first again.
+    /// The same, with another name. Submits of clients with different names never share an idempotency key.
     pub fn named(name: &'static str, key: &str, apis: Vec<SocketAddr>) -> Self {
-        let http = Client::builder().timeout(Duration::from_secs(20));
+        let http = Client::builder().timeout(REQUEST_TIMEOUT);
         Self {
             http: http.build().unwrap(),
             key: key.to_owned(),
@@ -53,13 +60,13 @@ impl Clients {
         }
     }
 
-    /// The client itself, for what is no submit.
+    /// The HTTP client, for other requests than submits.
     pub fn http(&self) -> &Client {
         &self.http
     }
 
-    /// Submits at an even pace, so many jobs each second, until it is enough. Some ask for two pictures.
-    pub async fn offer(
+    /// Submits `rate` jobs a second until `enough` is cancelled. Every fifth job asks for two images.
+    async fn offer(
         self: Arc<Self>,
         rate: u32,
         model: &'static str,
@@ -81,7 +88,28 @@ impl Clients {
         submits.join_all().await
     }
 
+    /// Submits the jobs with these numbers, `at_once` of them at the same time. Each must be accepted.
+    pub async fn submit_all(
+        &self,
+        numbers: Range<usize>,
+        at_once: usize,
+        job: impl Fn(usize) -> Value,
+    ) -> anyhow::Result<()> {
+        stream::iter(numbers)
+            .map(|number| {
+                let job = job(number);
+                async move { self.submit(number, &job).await.map(drop) }
+            })
+            .buffer_unordered(at_once.max(1))
+            .try_collect()
+            .await
+    }
+
     /// Submits a job until it is accepted.
+    ///
+    /// # Errors
+    ///
+    /// It is refused, or was not accepted after 30 seconds.
     pub async fn submit(&self, number: usize, job: &Value) -> anyhow::Result<Accepted> {
         let began = Instant::now();
         for tries in 1.. {
@@ -108,11 +136,34 @@ impl Clients {
                 Ok(answer) => bail!("submit {number} was answered {}", answer.status()),
                 Err(error) => format!("{error:#}"),
             };
-            if began.elapsed() > PATIENCE {
-                bail!("submit {number} was not accepted within {PATIENCE:?}: {why}");
+            if began.elapsed() > SUBMIT_TIMEOUT {
+                bail!("submit {number} was not accepted within {SUBMIT_TIMEOUT:?}: {why}");
             }
-            tokio::time::sleep(PAUSE).await;
+            tokio::time::sleep(RETRY_INTERVAL).await;
         }
-        unreachable!("a client tries until its patience is over")
+        unreachable!("a client tries until the timeout")
+    }
+}
+
+/// Clients that submit in the background, at an even pace.
+pub struct Load {
+    enough: CancellationToken,
+    offering: JoinSet<Offered>,
+}
+
+impl Load {
+    /// Starts to submit `rate` jobs a second. Every fifth job asks for two images.
+    pub fn start(clients: Arc<Clients>, rate: u32, model: &'static str) -> Self {
+        let enough = CancellationToken::new();
+        let mut offering = JoinSet::new();
+        offering.spawn(clients.offer(rate, model, enough.clone()));
+        Self { enough, offering }
+    }
+
+    /// Submits nothing more, and returns what became of every submit.
+    pub async fn end(mut self) -> anyhow::Result<Offered> {
+        self.enough.cancel();
+        let offered = self.offering.join_next().await;
+        Ok(offered.context("nobody submits")??)
     }
 }

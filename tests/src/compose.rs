@@ -1,4 +1,4 @@
-//! Docker, of this test's own: an engine that nobody else uses, the stand-ins for images that cannot be pulled, our image,
+//! A private Docker: an engine that nobody else uses, stand-ins for container images that cannot be pulled, our own image,
 //! and the services of the shipped `docker-compose.yml`. Needs root, and what `scripts/setup containers` installs.
 
 use std::ffi::OsStr;
@@ -8,32 +8,34 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
-use cli::private::free_port;
 use ipnet::IpNet;
 use nix::sys::signal::{self, Signal};
 use nix::unistd::Pid;
 use serde_json::Value;
+use servers::free_port;
 use tokio::process::{Child, Command};
 
 use crate::fleet::last_lines;
 use crate::{processes, root};
 
-/// How long a container may take until it is well.
-const WELL: Duration = Duration::from_mins(1);
-const LOOK: Duration = Duration::from_millis(20);
+/// How long a container may take until it is healthy.
+const HEALTHY_TIMEOUT: Duration = Duration::from_mins(1);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
+/// How long `docker stop` waits if the container does not say, in seconds.
+const DEFAULT_STOP_SECONDS: i64 = 10;
 
-/// A Docker engine that keeps what it has made for the next run.
+/// A Docker engine that keeps its container images for the next run.
 pub struct Engine {
     socket: PathBuf,
     daemon: Child,
 }
 
 impl Engine {
-    /// Starts one in this folder; its images are there again.
+    /// Starts an engine with its data in this folder. Container images of earlier runs are found again.
     pub async fn start(folder: &Path) -> anyhow::Result<Self> {
         std::fs::create_dir_all(folder)?;
         let folder = folder.canonicalize()?;
-        // A path to a socket may have 107 characters.
+        // Not in the folder: the path of a socket may have at most 107 characters.
         let socket = std::env::temp_dir().join(format!("platen-{}.sock", std::process::id()));
         let log = std::fs::File::create(folder.join("log"))?;
         let mut command = on_path("dockerd");
@@ -58,18 +60,18 @@ impl Engine {
             if engine.docker(&["info"]).await.is_ok() {
                 return Ok(engine);
             }
-            if engine.daemon.try_wait()?.is_some() || asked.elapsed() > WELL {
+            if engine.daemon.try_wait()?.is_some() || asked.elapsed() > HEALTHY_TIMEOUT {
                 let log = std::fs::read_to_string(folder.join("log"))?;
                 bail!(
                     "Docker does not start here; it needs root, and a kernel that lets it:\n  {}",
                     last_lines(&log)
                 );
             }
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
     }
 
-    /// Ends it, and every container that is left.
+    /// Ends it, and every container that still runs.
     pub async fn stop(mut self) -> anyhow::Result<()> {
         let pid = self.daemon.id().context("it has ended")?;
         signal::kill(Pid::from_raw(pid.try_into()?), Signal::SIGTERM)?;
@@ -77,14 +79,18 @@ impl Engine {
         Ok(())
     }
 
-    /// What `docker …` printed.
-    pub async fn docker(&self, words: &[&str]) -> anyhow::Result<String> {
-        self.run("docker", words).await
+    /// Runs `docker …`, and returns its output.
+    pub async fn docker(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        self.run("docker", arguments).await
     }
 
-    /// A program that talks to Docker.
-    pub async fn run(&self, program: impl AsRef<OsStr>, words: &[&str]) -> anyhow::Result<String> {
-        output(self.command(program).args(words)).await
+    /// Runs a program that uses this engine, and returns its output.
+    pub async fn run(
+        &self,
+        program: impl AsRef<OsStr>,
+        arguments: &[&str],
+    ) -> anyhow::Result<String> {
+        output(self.command(program).args(arguments)).await
     }
 
     fn command(&self, program: impl AsRef<OsStr>) -> Command {
@@ -95,29 +101,34 @@ impl Engine {
         command
     }
 
-    /// This machine, as containers reach it. A new engine makes its bridge after it answers.
+    /// The address at which containers reach this machine. A new engine creates its bridge some time after its start.
     pub async fn host(&self) -> anyhow::Result<IpAddr> {
         let bridge = async || {
             let inspected = self.docker(&["network", "inspect", "bridge"]).await?;
             Ok(serde_json::from_str::<Value>(&inspected)?)
         };
-        awaited("an address of Docker's bridge", WELL, bridge, gateway).await
+        awaited(
+            "an address of Docker's bridge",
+            HEALTHY_TIMEOUT,
+            bridge,
+            gateway,
+        )
+        .await
     }
 
-    /// Everything that is known of a container.
+    /// What `docker inspect` tells about a container.
     pub async fn inspect(&self, container: &str) -> anyhow::Result<Value> {
         let text = self.docker(&["inspect", container]).await?;
         Ok(serde_json::from_str::<Value>(&text)?[0].take())
     }
 
-    /// Where a container is reached, on the network of its project. One that has just been started, or is being started again,
-    /// has no address yet.
+    /// The address of a container in the network of its project. A container that is just starting has none for a while.
     pub async fn address(&self, container: &str) -> anyhow::Result<IpAddr> {
         let what = format!("an address of the container {container}");
-        awaited(&what, WELL, || self.inspect(container), address).await
+        awaited(&what, HEALTHY_TIMEOUT, || self.inspect(container), address).await
     }
 
-    /// The main process, as this machine numbers it; `None` while there is none.
+    /// The id of its main process on this machine; `None` while there is none.
     pub async fn main_process(&self, container: &str) -> anyhow::Result<Option<i32>> {
         let pid = self.inspect(container).await?["State"]["Pid"].as_i64();
         Ok(pid
@@ -125,7 +136,7 @@ impl Engine {
             .filter(|pid| *pid > 0))
     }
 
-    /// `kill -9` from outside. Returns how long it took until another process was there, and well.
+    /// Kills the main process of a container with SIGKILL. Returns how long it took until another process was healthy.
     pub async fn kill(&self, container: &str) -> anyhow::Result<Duration> {
         let before = self
             .main_process(container)
@@ -133,17 +144,17 @@ impl Engine {
             .context("it does not run")?;
         let killed = Instant::now();
         signal::kill(Pid::from_raw(before), Signal::SIGKILL)?;
-        while killed.elapsed() < WELL {
+        while killed.elapsed() < HEALTHY_TIMEOUT {
             let now = self.main_process(container).await?;
             if now.is_some_and(|pid| pid != before) && self.is_well(container).await? {
                 return Ok(killed.elapsed());
             }
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
-        bail!("{container} was not well {WELL:?} after its process was killed")
+        bail!("{container} was not well {HEALTHY_TIMEOUT:?} after its process was killed")
     }
 
-    /// Running, and healthy where it says so at all.
+    /// Whether it runs, and is healthy if it has a health check.
     pub async fn is_well(&self, container: &str) -> anyhow::Result<bool> {
         let state = self.inspect(container).await?["State"].take();
         let healthy = state["Health"]["Status"]
@@ -152,13 +163,13 @@ impl Engine {
         Ok(state["Running"] == true && state["Restarting"] == false && healthy)
     }
 
-    /// `docker stop`: what it ended with, and how long that took.
+    /// Runs `docker stop`. Returns the exit code and how long it took.
     pub async fn stop_container(&self, container: &str) -> anyhow::Result<(i64, Duration)> {
         let asked = Instant::now();
-        // As long as the compose file gives it.
+        // The time that the compose file sets.
         let seconds = self.inspect(container).await?["Config"]["StopTimeout"]
             .as_i64()
-            .unwrap_or(10);
+            .unwrap_or(DEFAULT_STOP_SECONDS);
         self.docker(&["stop", "--time", &seconds.to_string(), container])
             .await?;
         let code = self.inspect(container).await?["State"]["ExitCode"].as_i64();
@@ -166,17 +177,20 @@ impl Engine {
     }
 }
 
-/// The services of `docker-compose.yml` as it is shipped, and beside it the catalogue that names the fake.
+/// The services of the shipped `docker-compose.yml`, with a catalogue that names the fake.
 pub struct Project<'a> {
+    /// The engine it runs on.
     pub engine: &'a Engine,
-    /// Variables, as a person would write them into `.env`.
+    /// The file with the variables, as a person would write `.env`.
     environment: PathBuf,
+    /// The port of the API on this machine.
     pub port: u16,
+    /// The password of the login that owns the database.
     pub owner_password: String,
 }
 
 impl<'a> Project<'a> {
-    /// `models` is the catalogue, `vendor` the port of the fake, `folder` where `.env` goes.
+    /// `models` is the folder of the catalogue, `vendor` the port of the fake, and `folder` the place for `.env`.
     pub fn new(
         engine: &'a Engine,
         folder: &Path,
@@ -213,23 +227,26 @@ impl<'a> Project<'a> {
         })
     }
 
-    /// `docker compose …`
-    pub async fn compose(&self, words: &[&str]) -> anyhow::Result<String> {
+    /// Runs `docker compose …`, and returns its output.
+    pub async fn compose(&self, arguments: &[&str]) -> anyhow::Result<String> {
         let mut command = self.engine.command(root(".venv/bin/docker-compose"));
         command.current_dir(root(""));
         for file in ["docker-compose.yml", "tests/containers/vendor.yml"] {
             command.arg("--file").arg(file);
         }
-        command.arg("--env-file").arg(&self.environment).args(words);
+        command
+            .arg("--env-file")
+            .arg(&self.environment)
+            .args(arguments);
         output(&mut command).await
     }
 
-    /// Starts, with so many workers, and waits until all is well.
+    /// Starts everything with this many workers, and waits until every service is healthy. Returns how long it took.
     pub async fn up(&self, workers: usize) -> anyhow::Result<Duration> {
         let asked = Instant::now();
         let scale = format!("worker={workers}");
-        let words = ["up", "--no-build", "--detach", "--wait", "--scale", &scale];
-        self.compose(&words).await?;
+        let arguments = ["up", "--no-build", "--detach", "--wait", "--scale", &scale];
+        self.compose(&arguments).await?;
         Ok(asked.elapsed())
     }
 
@@ -241,21 +258,23 @@ impl<'a> Project<'a> {
         Ok(names.lines().map(str::to_owned).collect())
     }
 
+    /// The first container of a service.
     pub async fn only(&self, service: &str) -> anyhow::Result<String> {
         let mut names = self.containers(service).await?;
         ensure!(!names.is_empty(), "{service} does not run");
         Ok(names.remove(0))
     }
 
-    /// `platen …` in the container of the api, as an operator runs it.
-    pub async fn platen(&self, words: &[&str]) -> anyhow::Result<String> {
+    /// Runs `platen …` in the container of the api, as an operator does, and returns its output.
+    pub async fn platen(&self, arguments: &[&str]) -> anyhow::Result<String> {
         let mut command = vec!["exec", "-T", "api", "platen"];
-        command.extend(words);
+        command.extend(arguments);
         Ok(self.compose(&command).await?.trim().to_owned())
     }
 }
 
-/// Asks until the answer has what is awaited; after `longest` an error says what that was, and the last answer.
+/// Asks again and again until `find` finds something in the answer. After `longest` the error names `what`, and quotes the
+/// last answer.
 async fn awaited<T>(
     what: &str,
     longest: Duration,
@@ -275,7 +294,7 @@ async fn awaited<T>(
                 "{what} was awaited for {longest:?} and did not come; Docker's last answer: {last}"
             );
         }
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
 }
 
@@ -290,7 +309,7 @@ fn gateway(inspected: &Value) -> Option<IpAddr> {
         })
 }
 
-/// The first address of a network: Docker gives it to a bridge that it has just made, and may not say so.
+/// The first address of a network. Docker gives it to a new bridge, and may not tell it.
 fn first_of(subnet: &Value) -> Option<IpAddr> {
     subnet.as_str()?.parse::<IpNet>().ok()?.hosts().next()
 }
@@ -303,21 +322,21 @@ fn address(inspected: &Value) -> Option<IpAddr> {
         .find_map(|network| usable(&network["IPAddress"]))
 }
 
-/// Where there is no address yet, Docker says nothing, an empty text, `invalid IP` or one of zeros.
+/// Reads an address. While there is none, Docker tells nothing, an empty text, `invalid IP` or an address of zeros.
 fn usable(said: &Value) -> Option<IpAddr> {
     let address: IpAddr = said.as_str()?.parse().ok()?;
     (!address.is_unspecified()).then_some(address)
 }
 
-/// Stand-ins, and an image of ours: out of the whole `Dockerfile`, or quickly, of its second stage and the program that
-/// lies here already.
+/// Builds the stand-ins and our own container image: with the whole `Dockerfile`, or faster with its second stage and the
+/// program that is built already.
 pub async fn images(engine: &Engine, whole: bool) -> anyhow::Result<()> {
     let (root, stand_ins) = (root(""), root("tests/containers/stand-ins"));
     let context = root.to_string_lossy();
     if whole {
         engine.run(&stand_ins, &["build"]).await?;
-        let words = ["build", "--network", "host", "--tag", "platen", &*context];
-        engine.docker(&words).await?;
+        let arguments = ["build", "--network", "host", "--tag", "platen", &*context];
+        engine.docker(&arguments).await?;
         return Ok(());
     }
     engine.run(&stand_ins, &[]).await?;
@@ -346,7 +365,8 @@ pub async fn images(engine: &Engine, whole: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Looked for where servers lie, which only root does, and Debian's own client before one that lacks its plugins.
+/// A command that is also searched in the folders of system programs, and first in `/usr/bin`: Debian's own Docker client
+/// must be found before others that lack its plugins.
 fn on_path(program: impl AsRef<OsStr>) -> Command {
     let path = std::env::var("PATH").unwrap_or_default();
     let mut command = Command::new(program);
@@ -354,7 +374,7 @@ fn on_path(program: impl AsRef<OsStr>) -> Command {
     command
 }
 
-/// What a command printed, or what it said when it failed.
+/// The output of a command; if it fails, an error with the last lines that it wrote.
 async fn output(command: &mut Command) -> anyhow::Result<String> {
     let ended = command.stdin(Stdio::null()).output().await?;
     if !ended.status.success() {
@@ -378,7 +398,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_that_is_not_there_yet_is_none() {
+    fn an_address_that_is_not_assigned_yet_is_none() {
         for (said, found) in [
             (json!("172.18.0.5"), Some("172.18.0.5")),
             (json!("fd00::5"), Some("fd00::5")),
@@ -410,7 +430,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_address_is_awaited_and_what_did_not_come_is_named() {
+    async fn a_wait_for_an_address_that_fails_names_it() {
         let asked = Cell::new(0);
         let starting = async || {
             asked.set(asked.get() + 1);
@@ -420,13 +440,19 @@ mod tests {
                 _ => Ok(container(&json!("172.18.0.5"))),
             }
         };
-        let found = awaited("an address", WELL, starting, address)
+        let found = awaited("an address", HEALTHY_TIMEOUT, starting, address)
             .await
             .unwrap();
         assert_eq!((found.to_string().as_str(), asked.get()), ("172.18.0.5", 3));
 
         let never = async || Ok(container(&json!("")));
-        let late = awaited("an address of the container api", LOOK, never, address).await;
+        let late = awaited(
+            "an address of the container api",
+            POLL_INTERVAL,
+            never,
+            address,
+        )
+        .await;
         let says = late.unwrap_err().to_string();
         assert!(
             says.contains("an address of the container api was awaited")

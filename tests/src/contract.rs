@@ -1,4 +1,4 @@
-//! The running API held against its own contract, by Schemathesis (`tests/python/contract.py`).
+//! Compares the running API with its OpenAPI contract, by Schemathesis (`tests/python/contract.py`).
 
 use std::process::ExitStatus;
 use std::time::Duration;
@@ -10,10 +10,10 @@ use tokio::process::Command;
 use crate::pipeline::OPERATOR_KEY;
 use crate::{Pipeline, root};
 
-/// How long jobs that are left may take to end.
-const DRAIN: Duration = Duration::from_mins(1);
+/// How long the remaining jobs may take to end.
+const DRAIN_TIMEOUT: Duration = Duration::from_mins(1);
 
-/// Makes at least so many requests. What failed is printed.
+/// Makes at least this many requests, with further arguments for Schemathesis. Failures are printed.
 pub async fn check(pipeline: &Pipeline, requests: usize, more: &[String]) -> ExitStatus {
     let python = root(".venv/bin/python");
     assert!(
@@ -31,7 +31,7 @@ pub async fn check(pipeline: &Pipeline, requests: usize, more: &[String]) -> Exi
     status.await.unwrap()
 }
 
-/// Ends what the requests have left: pauses, and jobs that are planned for later.
+/// Ends what the requests have left behind: pauses, and jobs that start later.
 pub async fn tidy(pipeline: &Pipeline) {
     let because = json!({"reason": "the contract was checked"});
     let (_, pauses) = ask(pipeline, Method::GET, "/v1/admin/pauses", &Value::Null).await;
@@ -46,7 +46,7 @@ pub async fn tidy(pipeline: &Pipeline) {
             break;
         }
     }
-    assert!(pipeline.drained(DRAIN).await, "jobs are still open");
+    assert!(pipeline.drained(DRAIN_TIMEOUT).await, "jobs are still open");
 }
 
 async fn ask(pipeline: &Pipeline, method: Method, path: &str, body: &Value) -> (StatusCode, Value) {

@@ -1,6 +1,6 @@
-//! Customers who do everything a customer can, all the time, and note each answer that is not as it should be.
+//! Customers who do everything a customer can, all the time, and record each wrong answer.
 //!
-//! Nothing is tried again: an answer that a client would have to repeat is a request that failed.
+//! They send nothing again: if a client had to repeat a request, the request failed.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -14,8 +14,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 /// How long a job may take until it counts as stuck.
-const PATIENCE: Duration = Duration::from_mins(1);
-const LOOK: Duration = Duration::from_millis(200);
+const JOB_TIMEOUT: Duration = Duration::from_mins(1);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
 const PHOTO: &[u8] = include_bytes!("../../samples/product.jpg");
 
 /// All customers, with the key of one tenant.
@@ -27,19 +28,21 @@ pub struct Customers {
     noted: Mutex<Noted>,
 }
 
-/// What they saw.
+/// What they recorded.
 #[derive(Clone, Debug, Default)]
 pub struct Noted {
-    /// Requests by what was asked.
+    /// How many requests were sent to each route.
     pub requests: BTreeMap<String, usize>,
-    /// Jobs that ended, by state.
+    /// How many jobs ended in each state.
     pub jobs: BTreeMap<String, usize>,
+    /// What was wrong, one line for each customer.
     pub failures: Vec<String>,
 }
 
 impl Customers {
+    /// Customers with the key of a tenant, who use one model and these apis.
     pub fn new(key: &str, model: &'static str, apis: Vec<SocketAddr>) -> Self {
-        let http = Client::builder().timeout(Duration::from_secs(20));
+        let http = Client::builder().timeout(REQUEST_TIMEOUT);
         Self {
             http: http.build().unwrap(),
             key: key.to_owned(),
@@ -49,16 +52,17 @@ impl Customers {
         }
     }
 
-    /// They ask these apis from now on, as a load balancer would send them.
+    /// Uses these apis from now on, as a load balancer would.
     pub fn go_to(&self, apis: Vec<SocketAddr>) {
         *self.apis.lock().unwrap_or_else(PoisonError::into_inner) = apis;
     }
 
+    /// What was recorded so far.
     pub fn noted(&self) -> Noted {
         self.note().clone()
     }
 
-    /// So many come each second until it is enough; returns when each has what it came for.
+    /// Lets `rate` customers come each second until `enough` is cancelled. Returns when each of them has finished.
     pub async fn come(self: Arc<Self>, rate: f64, enough: CancellationToken) {
         let mut ticks = tokio::time::interval(Duration::from_secs_f64(1.0 / rate));
         let visits = TaskTracker::new();
@@ -78,7 +82,7 @@ impl Customers {
         visits.wait().await;
     }
 
-    /// One customer: some send a photo first, some ask for two pictures, some cancel.
+    /// One customer. Some upload a photo first, some ask for two images, some cancel.
     async fn visit(&self, number: usize) -> anyhow::Result<()> {
         let (with_photo, cancels) = (number % 4 == 1, number % 5 == 3);
         let mut body = json!({
@@ -112,17 +116,17 @@ impl Customers {
             submit().await?["id"] == job["id"],
             "a repeated submit made another job"
         );
-        for (path, word) in [
+        for (path, route) in [
             ("/v1/jobs?limit=5", "GET /v1/jobs"),
             ("/v1/credits", "GET /v1/credits"),
             ("/v1/credits/transfers?limit=5", "GET /v1/credits/transfers"),
             ("/v1/retention", "GET /v1/retention"),
         ] {
-            self.read(path, word).await?;
+            self.read(path, route).await?;
         }
         if cancels {
             let request = self.ask(Method::POST, &format!("/v1/jobs/{id}/cancel"));
-            // It may have been faster.
+            // The job may have ended already.
             self.answered("POST /v1/jobs/{id}/cancel", request, &[200, 409])
                 .await?;
         }
@@ -153,24 +157,24 @@ impl Customers {
 
     async fn ended(&self, id: &str) -> anyhow::Result<Value> {
         let asked = Instant::now();
-        while asked.elapsed() < PATIENCE {
+        while asked.elapsed() < JOB_TIMEOUT {
             let job = self
                 .read(&format!("/v1/jobs/{id}"), "GET /v1/jobs/{id}")
                 .await?;
             if !matches!(job["state"].as_str(), Some("queued" | "running")) {
                 return Ok(job);
             }
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
-        anyhow::bail!("{id} had not ended after {PATIENCE:?}")
+        anyhow::bail!("{id} had not ended after {JOB_TIMEOUT:?}")
     }
 
-    async fn read(&self, path: &str, word: &str) -> anyhow::Result<Value> {
-        self.answered(word, self.ask(Method::GET, path), &[200])
+    async fn read(&self, path: &str, route: &str) -> anyhow::Result<Value> {
+        self.answered(route, self.ask(Method::GET, path), &[200])
             .await
     }
 
-    /// To one api after the other.
+    /// A request to the next api.
     fn ask(&self, method: Method, path: &str) -> RequestBuilder {
         let asked: usize = self.note().requests.values().sum();
         let apis = self.apis.lock().unwrap_or_else(PoisonError::into_inner);
@@ -179,26 +183,26 @@ impl Customers {
         request.bearer_auth(&self.key)
     }
 
-    /// The answer's body, where its status is one of these.
+    /// Sends a request and returns the body of the answer, whose status must be one of `expected`.
     async fn answered(
         &self,
-        word: &str,
+        route: &str,
         request: RequestBuilder,
         expected: &[u16],
     ) -> anyhow::Result<Value> {
-        *self.note().requests.entry(word.to_owned()).or_default() += 1;
-        let answer = request.send().await.with_context(|| word.to_owned())?;
+        *self.note().requests.entry(route.to_owned()).or_default() += 1;
+        let answer = request.send().await.with_context(|| route.to_owned())?;
         let status = answer.status();
-        let body = answer.bytes().await.with_context(|| word.to_owned())?;
+        let body = answer.bytes().await.with_context(|| route.to_owned())?;
         ensure!(
             expected.contains(&status.as_u16()),
-            "{word} was answered {status}: {}",
+            "{route} was answered {status}: {}",
             String::from_utf8_lossy(&body)
         );
         if status == StatusCode::NO_CONTENT {
             return Ok(Value::Null);
         }
-        serde_json::from_slice(&body).with_context(|| format!("{word} was not answered in JSON"))
+        serde_json::from_slice(&body).with_context(|| format!("{route} was not answered in JSON"))
     }
 
     fn note(&self) -> MutexGuard<'_, Noted> {

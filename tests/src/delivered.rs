@@ -1,5 +1,6 @@
-//! Keeps what tests deliver, so that other people's software can open it: `make test` names a folder in `PLATEN_TEST_DELIVERED`, and opens
-//! every file in it with Pillow and libvips once all tests have ended (`tests/python/readers.py`).
+//! Copies the files that tests deliver, so that other software can open them: `make test` sets a folder in
+//! `PLATEN_TEST_DELIVERED`, and opens every file in it with Pillow and libvips after all tests
+//! (`tests/python/readers.py`).
 
 use std::path::Path;
 use std::{env, fs};
@@ -7,8 +8,8 @@ use std::{env, fs};
 use sha2::{Digest, Sha256};
 use sqlx::PgPool;
 
-/// Keeps the renditions, thumbnails and uploads that rows name and this folder holds, each content once. Does nothing where
-/// no folder is named: a test that runs alone leaves nothing behind.
+/// Copies the renditions, thumbnails and uploads of a database from a bucket folder; files with the same content once.
+/// Does nothing if no folder is set, so that a test that runs alone leaves nothing behind.
 pub async fn keep(reader: &PgPool, bucket: &Path) {
     let Some(folder) = env::var_os("PLATEN_TEST_DELIVERED") else {
         return;
@@ -21,7 +22,7 @@ pub async fn keep(reader: &PgPool, bucket: &Path) {
     .await
     .expect("the reader sees every row");
     for (key, media_type) in named {
-        // Some tests keep their objects elsewhere, or lose them on purpose.
+        // Some tests use another bucket, or lose objects on purpose.
         let Ok(file) = fs::read(bucket.join(key)) else {
             continue;
         };

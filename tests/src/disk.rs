@@ -1,4 +1,4 @@
-//! What lies on disks, and small disks for tests that fill them: a tmpfs of its own, where this user may mount one.
+//! Small disks for tests that fill them, and the files below a folder.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -7,14 +7,14 @@ use std::process::{Command, Stdio};
 use common::bucket::MARKER;
 use tempfile::TempDir;
 
-/// A disk of its own, so that what fills it fills nothing else. Dropping it unmounts it.
+/// A tmpfs of its own, so that filling it fills nothing else. Dropping it unmounts it.
 pub struct Disk {
     folder: TempDir,
 }
 
 impl Disk {
-    /// A disk of so many KiB. Without the right to mount there is none, and that is said aloud: whoever asks must test
-    /// something else then.
+    /// Mounts a disk of `kib` KiB. Returns `None` and prints a line if this user may not mount one; then the test cannot
+    /// run.
     #[expect(clippy::print_stderr, reason = "a test that did not run must say so")]
     pub fn mount(kib: usize) -> Option<Self> {
         let folder = tempfile::tempdir().unwrap();
@@ -26,17 +26,18 @@ impl Disk {
             eprintln!("NOT RUN ON A SMALL DISK: this user may not mount one");
             return None;
         }
-        // Postgres, which is another user, must get through.
+        // Postgres runs as another user and must be able to enter the folder.
         let open = std::fs::Permissions::from_mode(0o777);
         std::fs::set_permissions(folder.path(), open).unwrap();
         Some(Self { folder })
     }
 
+    /// Where it is mounted.
     pub fn path(&self) -> &Path {
         self.folder.path()
     }
 
-    /// Somebody has made room.
+    /// Makes the disk larger.
     pub fn resize(&self, kib: usize) {
         let options = format!("remount,size={kib}k");
         let resized = run(Command::new("mount")
@@ -52,7 +53,7 @@ impl Drop for Disk {
     }
 }
 
-/// Lets another process write larger files again.
+/// Removes the limit on file sizes of another process.
 pub fn lift_file_limit(process: u32) {
     let process = process.to_string();
     let lifted = run(Command::new("prlimit").args(["--pid", &process, "--fsize=unlimited"]));
@@ -64,12 +65,12 @@ fn run(command: &mut Command) -> bool {
     command.status().is_ok_and(|status| status.success())
 }
 
-/// Every file under a folder, without anchors of the ledger.
+/// Every file below a folder, except anchors of the ledger.
 pub fn files(folder: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
-        // Workers write one at their start, and no row names it.
+        // Workers write an anchor when they start, and no row names it.
         if path.ends_with("anchors") {
             continue;
         }
@@ -82,7 +83,7 @@ pub fn files(folder: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// Every object of a bucket that is a folder: all but its marker.
+/// Every object of a bucket folder: all files but its marker.
 pub fn objects(bucket: &Path) -> Vec<PathBuf> {
     let mut found = files(bucket);
     found.retain(|file| *file != bucket.join(MARKER));

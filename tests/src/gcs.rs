@@ -1,9 +1,9 @@
-//! Google Cloud Storage, played by fake-gcs-server: a private process on a port of its own.
+//! Google Cloud Storage, emulated by fake-gcs-server: a private process on a port of its own.
 //!
-//! It keeps preconditions, listings and reads as Google does. Three things it does not: it never checks a signed link, neither
-//! its signature nor its time; it asks nobody for credentials; and it writes by the JSON API only, so a small server before it
-//! translates the XML API's `PUT`, which is what our client says. What our links are worth is shown beside Google's own signer
-//! (`tests/tests/gcs_links.rs`).
+//! Preconditions, listings and reads work as at Google. Three things differ: it never checks the signature or the time of a
+//! signed link; it needs no credentials; and it can be written only through the JSON API, so a small server before it
+//! translates the `PUT` of the XML API, which our client uses. Our signed links are compared with those of Google's own
+//! library (`tests/tests/gcs_links.rs`).
 
 use std::io;
 use std::net::TcpListener as StdListener;
@@ -28,7 +28,7 @@ use tokio_util::task::TaskTracker;
 /// The one bucket there is.
 pub const BUCKET: &str = "pictures";
 
-/// A server that runs, and keeps what it is given in memory. Dropping it ends it.
+/// A running server, which stores objects in memory. Dropping it ends it.
 pub struct Gcs {
     endpoint: String,
     _server: Child,
@@ -36,6 +36,7 @@ pub struct Gcs {
 }
 
 impl Gcs {
+    /// Starts it with an empty bucket.
     pub async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let endpoint = format!("http://{}", listener.local_addr().unwrap());
@@ -66,12 +67,12 @@ impl Gcs {
         }
     }
 
-    /// As `STORAGE_EMULATOR_HOST` says it.
+    /// The value for `STORAGE_EMULATOR_HOST`.
     pub fn endpoint(&self) -> String {
         self.endpoint.clone()
     }
 
-    /// The bucket; `prefix` may be empty. `more` are variables beside the endpoint.
+    /// The address of the bucket; `prefix` may be empty. `more` are variables in addition to the endpoint.
     pub fn address(&self, prefix: &str, more: &[(&str, &str)]) -> Address {
         let endpoint = [("STORAGE_EMULATOR_HOST", self.endpoint.as_str())];
         let variables = endpoint.iter().chain(more);
@@ -81,7 +82,7 @@ impl Gcs {
 }
 
 async fn serve(endpoint: &str) -> (Child, String) {
-    // Free a moment ago; nobody else takes it in the next one.
+    // This port was free a moment ago, and it is unlikely that another process takes it now.
     let port = StdListener::bind("127.0.0.1:0").unwrap();
     let host = port.local_addr().unwrap();
     drop(port);
@@ -124,7 +125,7 @@ fn client() -> Client {
         .unwrap()
 }
 
-/// As it is, but for the XML API's `PUT`.
+/// Forwards a request unchanged, except that the `PUT` of the XML API becomes an upload of the JSON API.
 async fn pass_on(
     client: &Client,
     behind: &str,
@@ -134,7 +135,7 @@ async fn pass_on(
     let mut target = format!("{behind}{}", parts.uri);
     let mut bytes = whole(body).await?;
     if parts.method == Method::PUT {
-        // The key is escaped whole, slashes too, so it may stand in a query as it is.
+        // The whole key is escaped, including slashes, so it can be used in a query unchanged.
         let key = parts.uri.path().trim_start_matches('/');
         let (bucket, key) = key.split_once('/').unwrap();
         target = format!("{behind}/upload/storage/v1/b/{bucket}/o?uploadType=multipart&name={key}");
@@ -146,7 +147,7 @@ async fn pass_on(
         parts.headers.remove("content-length");
         let related = HeaderValue::from_static("multipart/related; boundary=part");
         parts.headers.insert("content-type", related);
-        // What is told of the object, and the object.
+        // First the metadata of the object, which is empty, then the object.
         bytes = [
             &b"--part\r\nContent-Type: application/json\r\n\r\n{}\r\n--part\r\nContent-Type: application/octet-stream\r\n\r\n"[..],
             &bytes,
@@ -167,7 +168,7 @@ async fn pass_on(
         }
     }
     if !answer.headers().contains_key("etag") {
-        // Google gives one to everything it writes.
+        // Google sends an ETag for every object.
         response = response.header("etag", "\"1\"");
     }
     let bytes = answer.bytes().await.map_err(io::Error::other)?;
@@ -180,7 +181,7 @@ async fn whole(body: Incoming) -> io::Result<Bytes> {
     Ok(chunks.concat().into())
 }
 
-/// It comes in a package for Python, and is put into the tests' environment with the others.
+/// The path of fake-gcs-server. It is part of a Python package in the environment of the tests.
 fn program() -> PathBuf {
     let lib = crate::root(".venv/lib");
     let found = std::fs::read_dir(lib).unwrap().find_map(|python| {
@@ -192,19 +193,19 @@ fn program() -> PathBuf {
         program.exists().then_some(program)
     });
     let program = found.expect("fake-gcs-server: scripts/setup test installs it");
-    // The package forgets to say that it may be run.
+    // The package does not mark the file as executable.
     let mut mode = std::fs::metadata(&program).unwrap().permissions();
     std::os::unix::fs::PermissionsExt::set_mode(&mut mode, 0o755);
     std::fs::set_permissions(&program, mode).unwrap();
     program
 }
 
-/// Asks Google's own library: `key` makes a service account in `file`; see `tests/python/gcs_oracle.py`.
-pub fn oracle(word: &str, file: &Path, input: &str) -> Output {
+/// Runs a command of Google's own library: `key` creates a service account in `file`. See `tests/python/gcs_oracle.py`.
+pub fn oracle(command: &str, file: &Path, input: &str) -> Output {
     let root = crate::root("");
     let mut python = std::process::Command::new(root.join(".venv/bin/python"))
         .arg(root.join("tests/python/gcs_oracle.py"))
-        .args([word])
+        .args([command])
         .arg(file)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

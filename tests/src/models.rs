@@ -1,15 +1,15 @@
-//! Catalogues for tests: the shipped files in a folder of their own, with a line changed or a file added.
+//! Catalogues for tests: copies of the shipped files, with a line changed or a file added.
 
 use std::path::Path;
 
 use tempfile::TempDir;
 
-/// A copy of the shipped files.
+/// A copy of the shipped catalogue.
 pub fn shipped() -> TempDir {
     copied(&crate::root("models"))
 }
 
-/// A copy of a version's files.
+/// A copy of the catalogue in another folder.
 pub fn copied(models: &Path) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     for file in std::fs::read_dir(models).unwrap() {
@@ -19,7 +19,11 @@ pub fn copied(models: &Path) -> TempDir {
     folder
 }
 
-/// Replaces the first occurrence of a line, which must be there.
+/// Replaces the first occurrence of a line.
+///
+/// # Panics
+///
+/// The file has no such line.
 pub fn change(folder: &TempDir, file: &str, line: &str, by: &str) {
     let path = folder.path().join(file);
     let text = std::fs::read_to_string(&path).unwrap();
@@ -27,14 +31,15 @@ pub fn change(folder: &TempDir, file: &str, line: &str, by: &str) {
     std::fs::write(path, text.replacen(line, by, 1)).unwrap();
 }
 
-/// Adds to a file, or begins it.
+/// Appends to a file, which is created if it does not exist.
 pub fn add(folder: &TempDir, file: &str, text: &str) {
     let path = folder.path().join(file);
     let before = std::fs::read_to_string(&path).unwrap_or_default();
     std::fs::write(path, before + text).unwrap();
 }
 
-/// Lets a fake play Vertex AI and Interactions for processes of their own, whose configuration can name no fake.
+/// Sets the address of Vertex AI and Interactions to a fake. Needed for real processes, because only `platen up` and a
+/// worker inside a test can be configured to use a fake.
 pub fn played_by(folder: &TempDir, url: &str) {
     for dialect in ["vertex", "interactions"] {
         let line = format!("dialect = \"{dialect}\"");
@@ -49,14 +54,14 @@ pub fn played_by(folder: &TempDir, url: &str) {
     );
 }
 
-/// The same for OpenAI; its key is whatever `OPENAI_API_KEY` says.
+/// Sets the address of OpenAI to a fake. It accepts any `OPENAI_API_KEY`.
 pub fn openai_played_by(folder: &TempDir, url: &str) {
     let line = "dialect = \"openai\"";
     let with_address = format!("{line}\nbase_url = \"{url}\"\napi_key = \"OPENAI_API_KEY\"");
     change(folder, "openai.toml", line, &with_address);
 }
 
-/// What such a process must be told besides: the fake is also where tokens come from.
+/// The variables that a process needs for such a catalogue. Tokens come from the fake, too.
 pub fn keys(url: &str) -> Vec<(String, String)> {
     let host = url.trim_start_matches("http://");
     let variables = [
@@ -70,7 +75,7 @@ pub fn keys(url: &str) -> Vec<(String, String)> {
         .into()
 }
 
-/// Gives every model of a file so many seconds for a call.
+/// Sets the timeout of a call for every model of a file.
 pub fn patience(folder: &TempDir, file: &str, seconds: u32) {
     let path = folder.path().join(file);
     let text = std::fs::read_to_string(&path).unwrap();

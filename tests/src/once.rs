@@ -1,4 +1,5 @@
-//! Whether every submit became one job, and every picture was asked for once: the provider's own count beside ours.
+//! Compares our rows with the provider's own count: every submit must have become one job, and every image must have been
+//! requested once.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +10,17 @@ use uuid::Uuid;
 
 use crate::clients::{Accepted, Offered};
 
-/// Prints what was counted, and says what is wrong. All jobs must have ended, and none may have been left by a worker.
+/// How often the provider was called for each job.
+pub fn calls_by_job(journal: &Journal) -> BTreeMap<String, i64> {
+    let mut calls: BTreeMap<String, i64> = BTreeMap::new();
+    for call in journal.calls() {
+        let job = call.labels.get("job").cloned().unwrap_or_default();
+        *calls.entry(job).or_default() += 1;
+    }
+    calls
+}
+
+/// Prints the counts, and returns the violations. All jobs must have succeeded, and no worker may have crashed.
 pub async fn judge(reader: &PgPool, journal: &Journal, offered: &Offered) -> Vec<String> {
     let mut violations = lost(offered);
     let accepted: Vec<&Accepted> = offered.iter().flatten().collect();
@@ -24,12 +35,7 @@ pub async fn judge(reader: &PgPool, journal: &Journal, offered: &Offered) -> Vec
     .fetch_all(reader)
     .await
     .unwrap();
-    let mut called: BTreeMap<String, i64> = BTreeMap::new();
-    let calls = journal.calls();
-    for call in &calls {
-        let job = call.labels.get("job").cloned().unwrap_or_default();
-        *called.entry(job).or_default() += 1;
-    }
+    let called = calls_by_job(journal);
     let handed_back = jobs.iter().filter(|job| job.2 > 1).count();
     println!(
         "  {} submits were accepted, {again} of them not at once",
@@ -39,7 +45,10 @@ pub async fn judge(reader: &PgPool, journal: &Journal, offered: &Offered) -> Vec
         "  {} jobs, {handed_back} of them handed back by a stopping worker",
         jobs.len()
     );
-    println!("  {} calls, as the provider counts", calls.len());
+    println!(
+        "  {} calls, as the provider counts",
+        called.values().sum::<i64>()
+    );
 
     if jobs.len() != accepted.len() {
         violations.push(format!(
@@ -50,23 +59,23 @@ pub async fn judge(reader: &PgPool, journal: &Journal, offered: &Offered) -> Vec
     }
     for (id, state, _, crashes, outputs, journaled) in jobs {
         let id = JobId(id).to_string();
-        let made = called.get(&id).copied().unwrap_or_default();
+        let calls = called.get(&id).copied().unwrap_or_default();
         if state != "succeeded" {
             violations.push(format!("{id} is {state}"));
         }
         if crashes > 0 {
             violations.push(format!("{id} was left by {crashes} workers"));
         }
-        if made != i64::from(outputs) || journaled != made {
+        if calls != i64::from(outputs) || journaled != calls {
             violations.push(format!(
-                "{id} asked for {outputs} pictures, the provider was called {made} times, the journal has {journaled} calls"
+                "{id} asked for {outputs} images, the provider was called {calls} times, the journal has {journaled} calls"
             ));
         }
     }
     violations
 }
 
-/// The submits that were not accepted, a line each.
+/// The submits that were not accepted, one line each.
 pub fn lost(offered: &Offered) -> Vec<String> {
     let lost = offered.iter().filter_map(|offered| offered.as_ref().err());
     lost.map(|error| format!("a submit was lost: {error:#}"))

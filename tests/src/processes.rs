@@ -1,4 +1,4 @@
-//! The product's processes by themselves, for tests that kill them.
+//! The `platen` program as a child process, for tests that kill it.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -7,22 +7,22 @@ use common::config::{API_MEMORY, Config};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::process::{Child, Command};
 
-/// The program, to be told what to do, with nothing in its environment.
+/// The program without arguments, with an empty environment.
 pub fn platen() -> Command {
     program(&binary("platen"))
 }
 
-/// The same of another version.
+/// The same for the program of another version.
 pub fn program(path: &Path) -> Command {
     let mut platen = Command::new(path);
     platen.env_clear().stdin(Stdio::null()).kill_on_drop(true);
-    // Where the servers' programs are.
+    // It finds the programs of private servers there.
     platen.envs(std::env::vars_os().filter(|(name, _)| name == "PATH"));
     platen
 }
 
-/// Starts `platen worker` on what the configuration names. It has no fake of its own: the catalogue names where its
-/// providers are. Dropping it kills it.
+/// Starts `platen worker` with a configuration and further variables. It starts no fake vendors: the catalogue names the
+/// addresses of its providers. Dropping it kills it.
 pub fn worker(config: &Config, more: &[(&str, &str)]) -> Child {
     command("worker", config)
         .envs(more.iter().copied())
@@ -30,29 +30,29 @@ pub fn worker(config: &Config, more: &[(&str, &str)]) -> Child {
         .unwrap()
 }
 
-/// The same, but no file it writes may be larger than so many KiB: larger ones fail as on a full disk.
+/// The same, but no file that it writes may be larger than `kib` KiB. Writing more fails, as on a full disk.
 pub fn worker_with_small_files(config: &Config, more: &[(&str, &str)], kib: usize) -> Child {
     let mut shell = Command::new("sh");
-    // The limit is in blocks of 512 bytes. It kills whoever does not ignore its signal.
+    // The limit is in blocks of 512 bytes. A process that does not ignore the signal SIGXFSZ is killed by it.
     let line = format!("trap '' XFSZ; ulimit -S -f {}; exec \"$0\" \"$@\"", kib * 2);
     shell.arg("-c").arg(line).arg(binary("platen"));
-    told(shell, "worker", config)
+    configured(shell, "worker", config)
         .envs(more.iter().copied())
         .spawn()
         .unwrap()
 }
 
-/// The command that runs `platen api` or `platen worker` on what the configuration names, and on nothing else.
-pub fn command(word: &str, config: &Config) -> Command {
-    told(Command::new(binary("platen")), word, config)
+/// The process `platen api` or `platen worker` with a configuration.
+pub fn command(command: &str, config: &Config) -> Command {
+    configured(Command::new(binary("platen")), command, config)
 }
 
-/// A program, its first word, and in its environment what the configuration says, and nothing else.
-pub fn told(mut platen: Command, word: &str, config: &Config) -> Command {
+/// Adds a command of `platen` to a program, and sets the environment to exactly what the configuration says.
+pub fn configured(mut platen: Command, command: &str, config: &Config) -> Command {
     let secret =
         |secret: &Option<SecretString>| secret.as_ref().unwrap().expose_secret().to_owned();
     platen
-        .arg(word)
+        .arg(command)
         .env_clear()
         .env("DATABASE_URL", secret(&config.database_url))
         .env("REDIS_URL", secret(&config.redis_url))
@@ -71,7 +71,7 @@ pub fn told(mut platen: Command, word: &str, config: &Config) -> Command {
         .env("PLATEN_LOG", "warn")
         .stdin(Stdio::null())
         .kill_on_drop(true);
-    // Older versions do not know these.
+    // Set only where needed, because older versions do not know these variables.
     if config.api_memory != API_MEMORY {
         let megabytes = (config.api_memory / 1_000_000).to_string();
         platen.env("PLATEN_API_MEMORY_MB", megabytes);
@@ -86,7 +86,7 @@ pub fn told(mut platen: Command, word: &str, config: &Config) -> Command {
     platen
 }
 
-/// A binary of this workspace, beside the test's own.
+/// The path of a program of this workspace, which is built beside the test's own program.
 pub fn binary(name: &str) -> PathBuf {
     let own = std::env::current_exe().unwrap();
     let mut folders = own

@@ -1,19 +1,19 @@
-//! A real Prometheus with the shipped rules, which scrapes processes of a test under the shipped names of jobs.
+//! A real Prometheus with the shipped rules. It scrapes the processes of a test, with the shipped names of scrape jobs.
 
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
-use cli::private::free_port;
 use reqwest::Url;
 use serde_json::{Value, json};
+use servers::free_port;
 use tokio::process::{Child, Command};
 
 use crate::fleet::Process;
 use crate::root;
 
-/// How often somebody is asked, and rules are evaluated, as shipped.
+/// The shipped interval of scrapes and of rule evaluation.
 pub fn shipped_interval() -> anyhow::Result<Duration> {
     let shipped = std::fs::read_to_string(root("dashboards/prometheus/prometheus.yml"))?;
     let shipped: Value = serde_saphyr::from_str(&shipped)?;
@@ -28,7 +28,7 @@ pub fn shipped_interval() -> anyhow::Result<Duration> {
     Ok(Duration::from_secs(seconds.context("seconds")?.parse()?))
 }
 
-/// Dropping it kills it.
+/// A running Prometheus. Dropping it kills it.
 pub struct Prometheus {
     url: String,
     client: reqwest::Client,
@@ -36,7 +36,7 @@ pub struct Prometheus {
 }
 
 impl Prometheus {
-    /// Starts one in a folder. Processes that are not there yet may be among those that it asks.
+    /// Starts one with its data in a folder. It also scrapes processes that do not run yet.
     pub async fn start(
         folder: &Path,
         interval: Duration,
@@ -51,7 +51,7 @@ impl Prometheus {
         };
         let all: Vec<String> = targets(apis).into_iter().chain(targets(workers)).collect();
         let interval = format!("{}s", interval.as_secs());
-        // YAML takes JSON.
+        // JSON is valid YAML.
         let config = json!({
             "global": {"scrape_interval": interval, "evaluation_interval": interval},
             "rule_files": [root("dashboards/prometheus/rules.yml").canonicalize()?],
@@ -94,12 +94,12 @@ impl Prometheus {
         bail!("prometheus does not start")
     }
 
-    /// Where it answers.
+    /// Its base URL.
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// The series that answer, each with its value at this moment.
+    /// The result of a query: the series, each with its current value.
     pub async fn ask(&self, query: &str) -> anyhow::Result<Vec<Value>> {
         let mut url = self.at("/api/v1/query")?;
         url.query_pairs_mut().append_pair("query", query);
@@ -115,7 +115,7 @@ impl Prometheus {
             .unwrap_or_default())
     }
 
-    /// The value of the only series; `None` where none answers.
+    /// The current value of a query that has at most one series; `None` if it has none.
     pub async fn number(&self, query: &str) -> anyhow::Result<Option<f64>> {
         let series = self.ask(query).await?;
         ensure!(series.len() < 2, "{query} has {} series", series.len());
@@ -125,7 +125,7 @@ impl Prometheus {
         Ok(value.map(str::parse).transpose()?)
     }
 
-    /// How many rules are evaluated, and what is wrong with others.
+    /// How many rules there are, and the errors of those that have one.
     pub async fn rules(&self) -> anyhow::Result<(usize, Vec<String>)> {
         let answer = self.client.get(self.at("/api/v1/rules")?).send().await?;
         let answer: Value = answer.json().await?;

@@ -1,8 +1,8 @@
-//! A TCP proxy that does to connections what networks do: it cuts them, refuses them, holds them up, falls silent.
+//! A TCP proxy that simulates network faults: it resets, refuses, delays or silences connections.
 //!
-//! Its address stays for as long as it lives. [`Proxy::set`] says what every connection meets from now on, those that
-//! stand included; [`Proxy::cut`], [`Proxy::forget`] and [`Proxy::swallow`] befall connections once. What Postgres says
-//! is understood just far enough (`proxy/postgres.rs`) to lose the reply to a statement that was carried out.
+//! Its address never changes. [`Proxy::set`] changes how all connections behave from now on, existing ones included.
+//! [`Proxy::cut`], [`Proxy::forget`] and [`Proxy::swallow`] affect connections once. The proxy understands just enough of
+//! the Postgres protocol (`proxy/postgres.rs`) to lose the reply to a statement that was executed.
 
 mod postgres;
 
@@ -11,7 +11,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use cli::private::free_port;
+use servers::free_port;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::net::{TcpListener, TcpStream};
@@ -21,23 +21,23 @@ use tokio_util::task::TaskTracker;
 
 use postgres::Replies;
 
-/// What connections meet.
+/// How the network behaves.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Weather {
-    /// What comes is passed on.
+    /// Everything is passed on.
     #[default]
     Fair,
-    /// Nobody listens, and who was connected is cut off.
+    /// New connections are refused, and existing ones are reset.
     Refuse,
-    /// Everything that is said arrives so much later.
+    /// Everything arrives this much later.
     Delay(Duration),
-    /// Nothing arrives, and nobody is told. What was said meanwhile arrives when the weather turns.
+    /// Nothing arrives, without an error. What was sent arrives when the network recovers.
     Silence,
-    /// Every byte comes alone.
+    /// Every byte arrives alone.
     Drip,
 }
 
-/// A running proxy. Dropping it ends it and cuts its connections.
+/// A running proxy. Dropping it ends it and resets its connections.
 pub struct Proxy {
     address: SocketAddr,
     shared: Arc<Shared>,
@@ -48,22 +48,23 @@ struct Shared {
     target: SocketAddr,
     weather: watch::Sender<Weather>,
     connections: Mutex<Vec<Connection>>,
-    /// Tags of the replies that are still to be lost, one each.
+    /// The tag of each reply that is still to be lost.
     swallow: Mutex<Vec<&'static str>>,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
 
-/// One that stands, as seen from outside.
+/// An open connection.
 #[derive(Clone)]
 struct Connection {
+    /// Resets it.
     cut: CancellationToken,
-    /// Nothing is passed on any more, for ever, and nobody is told.
+    /// Makes it half open: from now on nothing is passed on, without an error.
     forgotten: CancellationToken,
 }
 
 impl Proxy {
-    /// Listens on 127.0.0.1, and connects everyone to `target`.
+    /// Starts a proxy on a free port of 127.0.0.1 that connects to `target`.
     pub async fn start(target: SocketAddr) -> io::Result<Self> {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?));
         let stop = CancellationToken::new();
@@ -86,7 +87,7 @@ impl Proxy {
         })
     }
 
-    /// In front of the server a URL names: the proxy, and the URL that leads through it.
+    /// Starts a proxy before the server of a URL. Returns the proxy and the URL that leads through it.
     pub async fn before(url: &str) -> io::Result<(Self, String)> {
         let (head, rest) = url.split_once("://").unwrap_or(("", url));
         let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
@@ -103,16 +104,17 @@ impl Proxy {
         Ok((proxy, through))
     }
 
+    /// The address it listens on.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// From now on, for connections old and new.
+    /// Sets how the network behaves from now on, for existing and new connections.
     pub fn set(&self, weather: Weather) {
         self.shared.weather.send_replace(weather);
     }
 
-    /// Resets every connection that stands; returns how many.
+    /// Resets every open connection, and returns how many there were.
     pub fn cut(&self) -> usize {
         let connections = self.shared.take();
         for connection in &connections {
@@ -121,8 +123,8 @@ impl Proxy {
         connections.len()
     }
 
-    /// Leaves every connection that stands half open: both ends take it for good, and nothing arrives at either. When
-    /// its client gives it up, its server is told. New ones are fine. Dropping what is returned resets them.
+    /// Makes every open connection half open: both ends believe that it works, but nothing arrives. If the client closes it,
+    /// the server notices. New connections work. Dropping the returned value resets the half-open ones.
     pub fn forget(&self) -> Forgotten {
         let connections = self.shared.take();
         for connection in &connections {
@@ -131,8 +133,8 @@ impl Proxy {
         Forgotten(connections)
     }
 
-    /// The next `CommandComplete` of a Postgres that begins with `tag` ("COMMIT", "UPDATE 1") does not arrive: its
-    /// connection is cut instead. What was asked for has been done, and whoever asked cannot know.
+    /// Loses the next `CommandComplete` of Postgres that begins with `tag` ("COMMIT", "UPDATE 1"): its connection is reset
+    /// instead. The statement was executed, and the client cannot know it.
     pub fn swallow(&self, tag: &'static str) {
         self.shared.swallow().push(tag);
     }
@@ -147,7 +149,7 @@ impl Proxy {
         self.shared.swallow().clear();
     }
 
-    /// Connections that stand.
+    /// How many connections are open.
     pub fn connections(&self) -> usize {
         let mut connections = self.shared.connections();
         connections.retain(|connection| !connection.cut.is_cancelled());
@@ -155,11 +157,12 @@ impl Proxy {
     }
 }
 
-/// Connections that are half open. Dropping it resets them.
+/// Half-open connections. Dropping it resets them.
 #[must_use = "dropping it resets the connections"]
 pub struct Forgotten(Vec<Connection>);
 
 impl Forgotten {
+    /// How many there are.
     pub fn count(&self) -> usize {
         self.0.len()
     }
@@ -219,7 +222,7 @@ impl Shared {
             let (from_server, to_server) = server.split();
             let asking = Pipe::new(&self, &connection, None);
             let answering = Pipe::new(&self, &connection, Some(Replies::default()));
-            // An end of either side is an end of both: no protocol here lives on half a connection.
+            // If one side closes, both directions end: no protocol here uses half-closed connections.
             let passed = async {
                 tokio::select! {
                     ended = asking.pass(from_client, to_server) => ended,
@@ -249,7 +252,7 @@ impl Shared {
         self.swallow.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether a reply is one that is to be lost; then it is struck off.
+    /// Whether a reply is to be lost. If so, its tag is removed from the list.
     fn swallows(&self, tag: &[u8]) -> bool {
         let mut swallow = self.swallow();
         let wanted = swallow
@@ -264,7 +267,7 @@ struct Pipe<'a> {
     shared: &'a Shared,
     connection: &'a Connection,
     weather: watch::Receiver<Weather>,
-    /// What the server has said, where it may be Postgres.
+    /// Reads the replies of a server that may be Postgres.
     replies: Option<Replies>,
 }
 
@@ -287,13 +290,13 @@ impl<'a> Pipe<'a> {
                 if read > 0 {
                     continue;
                 }
-                // A client that gives up is gone for both; of a server's end its client never hears.
+                // If the client closes, both sides end. If the server closes, its client never notices.
                 if self.replies.is_some() {
                     std::future::pending::<()>().await;
                 }
             }
             if read == 0 {
-                // What was passed on before should arrive: an end by itself is no reset.
+                // Closed normally, not reset, so that everything that was passed on arrives.
                 return to.shutdown().await;
             }
             let chunk = &buffer[..read];
@@ -315,7 +318,7 @@ impl<'a> Pipe<'a> {
         }
     }
 
-    /// Returns when the weather lets something pass.
+    /// Waits until the network passes something on.
     async fn weathered(&mut self) {
         let now = *self.weather.borrow_and_update();
         if let Weather::Delay(delay) = now {

@@ -1,77 +1,99 @@
-//! A pipeline whose processes are real: servers, api and catalogue as in [`Pipeline`], and orders by which further apis
-//! and workers are started as processes of their own, calling a fake that is theirs.
+//! A pipeline with real processes: servers and a database as in [`Pipeline`], a catalogue that names a fake vendor, and
+//! what is needed to start apis and workers as processes of their own.
 
 use std::ops::RangeInclusive;
 
-use cli::private::{Servers, Tuning};
 use fakes::{Fake, Latency, Switches};
+use servers::Tuning;
 use tempfile::TempDir;
 
 use crate::fleet::Orders;
-use crate::servers::TestServers;
+use crate::servers::{OwnServers, TestServers};
 use crate::{Options, Pipeline, models, processes};
 
+/// A database with an api in this process, a fake vendor, and what further processes are started with.
 pub struct Real {
+    /// The database, and an api in this process. No worker runs in this process.
     pub pipeline: Pipeline,
+    /// The vendor of the processes.
     pub fake: Fake,
+    /// What processes are started with.
     pub orders: Orders,
+    /// The folders of the processes.
     pub folders: Folders,
 }
 
+/// Folders that exist for as long as this value lives.
 pub struct Folders {
-    /// Read by each process when it starts.
+    /// The catalogue, which each process reads when it starts.
     pub catalogue: TempDir,
-    _logs: TempDir,
+    logs: TempDir,
 }
 
 impl Real {
-    /// Pictures take so many milliseconds.
+    /// Starts on the servers of this run. An image takes `latency` milliseconds.
     pub async fn start(latency: RangeInclusive<u64>) -> Self {
-        Self::start_on(TestServers::get().await, Options::default(), latency).await
+        let (fake, folders) = vendor(latency).await;
+        let options = with_catalogue(Options::default(), &folders);
+        Self::of(Pipeline::start_with(options).await, fake, folders)
     }
 
-    /// On servers that nobody else uses, in earnest: for long proofs. The folder and the servers are the caller's to end.
-    pub async fn own(latency: RangeInclusive<u64>) -> (TempDir, Servers, Self) {
-        let (folder, servers, named) = TestServers::own(Tuning::Durable).await;
-        let real = Self::start_on(named, Options::in_earnest(), latency).await;
-        (folder, servers, real)
+    /// Starts on servers that nobody else uses and that end with the pipeline: for long proofs.
+    pub async fn start_alone(options: Options, latency: RangeInclusive<u64>) -> Self {
+        let (own, urls) = OwnServers::start(Tuning::Durable).await;
+        Self::start_between(own, urls, options, latency).await
     }
 
-    /// On servers of the caller's own. No worker runs in this process.
-    pub async fn start_on(
-        servers: TestServers,
+    /// The same with servers that are started already, perhaps behind a proxy.
+    pub async fn start_between(
+        own: OwnServers,
+        urls: TestServers,
         options: Options,
         latency: RangeInclusive<u64>,
     ) -> Self {
-        let fake = Fake::start(fakes::Options::default()).await.unwrap();
-        let (min, max) = latency.into_inner();
-        fake.faults().set(Switches {
-            latency_ms: Latency { min, max },
-            plain: true,
-            ..Switches::default()
-        });
-        let (catalogue, logs) = (models::shipped(), tempfile::tempdir().unwrap());
-        models::played_by(&catalogue, &fake.base_url());
-        let options = Options {
-            workers: 0,
-            models: Some(catalogue.path().to_owned()),
-            ..options
-        };
-        let pipeline = Pipeline::start_on(servers, options).await;
+        let (fake, folders) = vendor(latency).await;
+        let options = with_catalogue(options, &folders);
+        let pipeline = Pipeline::start_on(urls, options).await.owning(own);
+        Self::of(pipeline, fake, folders)
+    }
+
+    fn of(pipeline: Pipeline, fake: Fake, folders: Folders) -> Self {
         let orders = Orders {
             program: processes::binary("platen"),
             config: pipeline.config.clone(),
             environment: models::keys(&fake.base_url()),
-            folder: logs.path().to_owned(),
+            folder: folders.logs.path().to_owned(),
         };
         Self {
             pipeline,
             fake,
             orders,
-            folders: Folders {
-                catalogue,
-                _logs: logs,
-            },
+            folders,
         }
+    }
+}
+
+/// Starts a fake vendor, and writes a catalogue that names it.
+async fn vendor(latency: RangeInclusive<u64>) -> (Fake, Folders) {
+    let fake = Fake::start(fakes::Options::default()).await.unwrap();
+    let (min, max) = latency.into_inner();
+    fake.faults().set(Switches {
+        latency_ms: Latency { min, max },
+        plain: true,
+        ..Switches::default()
+    });
+    let folders = Folders {
+        catalogue: models::shipped(),
+        logs: tempfile::tempdir().unwrap(),
+    };
+    models::played_by(&folders.catalogue, &fake.base_url());
+    (fake, folders)
+}
+
+fn with_catalogue(options: Options, folders: &Folders) -> Options {
+    Options {
+        workers: 0,
+        models: Some(folders.catalogue.path().to_owned()),
+        ..options
     }
 }

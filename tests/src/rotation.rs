@@ -1,4 +1,4 @@
-//! A Redis whose password is changed while everybody uses it: the server first, the file that names it some seconds later.
+//! Changes the password of a Redis that is in use: first in the server, and some seconds later in the file that tells it.
 
 use std::path::{Path, PathBuf};
 
@@ -8,19 +8,19 @@ use redis::cmd;
 
 use crate::servers::connect_to_redis;
 
-/// A Redis of the test's own, and the file in which processes find it.
+/// A Redis of the test's own, and the file in which processes find its URL.
 pub struct Rotating {
     admin: MultiplexedConnection,
-    /// The server's own URL.
+    /// The URL of the server.
     own: String,
     password: String,
-    /// What processes are told.
+    /// The URL for processes, which may lead through a proxy.
     url: String,
     file: PathBuf,
 }
 
 impl Rotating {
-    /// With the server's own URL, and the one under which processes reach it.
+    /// `own` is the URL of the server, `told` the one for processes, which is written to `file`.
     pub async fn new(own: &str, told: &str, file: &Path) -> Self {
         let admin = connect_to_redis(own).await;
         let (login, _) = own.rsplit_once('@').unwrap();
@@ -36,7 +36,7 @@ impl Rotating {
         rotating
     }
 
-    /// Changes the password and closes every other connection. Processes are locked out until [`Self::tell`].
+    /// Changes the password and closes every other connection. Processes cannot log in until [`Self::tell`].
     pub async fn rotate(&mut self) {
         let password = RequestId::new().0.simple().to_string();
         let mut set = cmd("CONFIG");
@@ -50,7 +50,7 @@ impl Rotating {
         self.password = password;
     }
 
-    /// After the server was started anew, with the same password.
+    /// Connects again after the server was restarted with the same password.
     pub async fn reconnect(&mut self) {
         self.admin = connect_to_redis(&self.own).await;
     }
@@ -61,13 +61,13 @@ impl Rotating {
     }
 
     fn write(&self) {
-        // At once or not at all, as secrets are mounted.
+        // Replaced atomically, as mounted secrets are.
         let new = self.file.with_extension("new");
         std::fs::write(&new, format!("{}\n", self.url)).unwrap();
         std::fs::rename(new, &self.file).unwrap();
     }
 
-    /// How many connections it has taken in all, those it refused included.
+    /// How many connections the server has accepted since its start, including those whose login failed.
     pub async fn connections(&mut self) -> u64 {
         let mut info = cmd("INFO");
         let info: String = info
@@ -82,12 +82,13 @@ impl Rotating {
         count("total_connections_received:")
     }
 
-    /// Whether so many apis and workers are connected again: each with a connection, and a worker with one that pops.
+    /// Whether this many apis and workers are connected: each with one connection, and a worker with one more that waits
+    /// for jobs.
     pub async fn serves(&mut self, apis: usize, workers: usize) -> bool {
         let mut list = cmd("CLIENT");
         let list: String = list.arg("LIST").query_async(&mut self.admin).await.unwrap();
         let popping = list.lines().filter(|line| line.contains("cmd=bzmpop"));
-        // One of them is our own.
+        // One of the connections is that of this test.
         popping.count() >= workers && list.lines().count() > apis + 2 * workers
     }
 }

@@ -1,7 +1,7 @@
-//! An object store that speaks S3, over real HTTP: s3s-fs, which checks signatures and knows `If-None-Match`.
+//! An S3 object store over real HTTP: s3s-fs, which checks signatures and supports `If-None-Match`.
 //!
-//! What it keeps are files in a folder. It can be told to misbehave, as stores do. One thing it does not promise: of two
-//! creations of one key at the very same moment both may succeed, for it looks first and renames then.
+//! Objects are files in a folder. It can be made to fail in several ways. One thing differs from S3: if one key is created
+//! twice at the same moment, both may succeed, because it first checks and then renames.
 
 use std::io;
 use std::net::SocketAddr;
@@ -30,21 +30,22 @@ const SECRET_KEY: &str = "a secret for tests, and for tests only";
 /// How the store behaves.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Mood {
+    /// As it should.
     #[default]
     Well,
     /// Answers 503 to everything.
     Refuses,
-    /// Answers 503 to every write, as one does that is full.
+    /// Answers 503 to every write, as a full store does.
     Full,
-    /// Takes every request and says nothing more.
+    /// Accepts every request and never answers.
     Hangs,
-    /// Writes what it is given, and breaks the connection instead of saying so.
+    /// Stores an object, and then closes the connection instead of answering.
     SwallowsReplies,
-    /// Keeps half of what it is given, and says that all is well.
+    /// Stores only half of an object, and answers with success.
     Garbles,
 }
 
-/// A store that runs. Dropping it ends it; its folder stays.
+/// A running store. Dropping it ends it; its folder is kept.
 pub struct S3 {
     address: SocketAddr,
     shared: Arc<Shared>,
@@ -60,12 +61,12 @@ struct Shared {
 }
 
 impl S3 {
-    /// On a free port.
+    /// Starts on a free port.
     pub async fn start(folder: &Path) -> Self {
         Self::start_at(SocketAddr::from(([127, 0, 0, 1], 0)), folder).await
     }
 
-    /// Serves what is in `folder`, which may be what an earlier one left.
+    /// Starts with the objects in `folder`, which an earlier store may have left.
     pub async fn start_at(address: SocketAddr, folder: &Path) -> Self {
         std::fs::create_dir_all(folder.join(BUCKET)).unwrap();
         let mut service = S3ServiceBuilder::new(s3s_fs::FileSystem::new(folder).unwrap());
@@ -93,32 +94,32 @@ impl S3 {
         }
     }
 
-    /// Where it listens.
+    /// The address it listens on.
     pub fn socket_address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Its bucket.
+    /// The address of its bucket.
     pub fn address(&self) -> Address {
         address(&self.endpoint(), "")
     }
 
-    /// As `AWS_ENDPOINT_URL` says it.
+    /// The value for `AWS_ENDPOINT_URL`.
     pub fn endpoint(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    /// From now on it behaves like this.
+    /// Sets how it behaves from now on.
     pub fn set_mood(&self, mood: Mood) {
         *self.shared.mood.lock().unwrap() = mood;
     }
 
-    /// Writes of tenants' files that it was asked for.
+    /// How many writes of tenants' files it has received.
     pub fn puts(&self) -> usize {
         self.shared.puts.load(Ordering::Relaxed)
     }
 
-    /// Ends it, with every connection; the port is free again.
+    /// Ends it with every connection. Afterwards the port is free.
     pub async fn stop(self) {
         let Self { tasks, stop, .. } = self;
         drop(stop);
@@ -127,12 +128,12 @@ impl S3 {
     }
 }
 
-/// The bucket of a store behind an endpoint: its own, or that of a proxy. `prefix` may be empty.
+/// The address of the bucket behind an endpoint, which may be a proxy. `prefix` may be empty.
 pub fn address(endpoint: &str, prefix: &str) -> Address {
     address_within(endpoint, prefix, "2s")
 }
 
-/// The same, with as much time for each request as is said.
+/// The same, with a time limit for each request such as `2s`.
 pub fn address_within(endpoint: &str, prefix: &str, time: &str) -> Address {
     let variables = variables(endpoint)
         .map(|(name, value)| (name.to_owned(), value))
@@ -141,7 +142,7 @@ pub fn address_within(endpoint: &str, prefix: &str, time: &str) -> Address {
     Address::parse(&format!("s3://{BUCKET}/{prefix}"), variables).unwrap()
 }
 
-/// What another process must be told to reach it.
+/// The variables with which another process reaches it.
 pub fn variables(endpoint: &str) -> [(&'static str, String); 3] {
     [
         ("AWS_ENDPOINT_URL", endpoint.to_owned()),
@@ -172,7 +173,7 @@ async fn connection(stream: TcpStream, shared: Arc<Shared>) {
         .await;
 }
 
-/// An error breaks the connection.
+/// Answers a request. An error closes the connection.
 async fn answer(shared: &Shared, request: Request<Incoming>) -> io::Result<Response<s3s::Body>> {
     let writes = request.method() == Method::PUT;
     if writes && request.uri().path().contains("/t/") {

@@ -1,4 +1,4 @@
-//! Whether what an api tells on `/metrics/billing` is what rows and ledger tell. Nothing may be under way.
+//! Compares `/metrics/billing` of an api with the rows and the ledger. No job may be open.
 
 use std::collections::{BTreeMap, HashSet};
 use std::net::SocketAddr;
@@ -8,7 +8,7 @@ use fakes::{Call, Journal};
 use sqlx::PgPool;
 use uuid::Uuid;
 
-/// Where they differ, a line each; empty when all is well.
+/// The differences, one line each.
 pub async fn differences(rows: &PgPool, api: SocketAddr) -> anyhow::Result<Vec<String>> {
     let expected: Vec<(String, i64)> = sqlx::query_as(SERIES).fetch_all(rows).await?;
     let text = reqwest::get(format!("http://{api}/metrics/billing"))
@@ -68,7 +68,7 @@ pub async fn differences(rows: &PgPool, api: SocketAddr) -> anyhow::Result<Vec<S
     Ok(differences)
 }
 
-/// Requests for pictures, as the provider counts them, that have no row in the journal of calls; empty when all is well.
+/// The requests for images in the journal of the provider that have no row of a call, one line each.
 pub async fn unrecorded(rows: &PgPool, journal: &Journal) -> anyhow::Result<Vec<String>> {
     let known: Vec<Uuid> = sqlx::query_scalar("SELECT id FROM calls")
         .fetch_all(rows)
@@ -83,13 +83,13 @@ pub async fn unrecorded(rows: &PgPool, journal: &Journal) -> anyhow::Result<Vec<
         .collect())
 }
 
-/// The call that a request was made for, as its label tells.
+/// The call that a request belongs to, read from its label.
 pub fn labelled(request: &Call) -> Option<Uuid> {
     let label = request.labels.get("call")?;
     label.parse::<CallId>().map(|id| id.0).ok()
 }
 
-/// Series by series, out of the rows.
+/// The expected value of each series, computed from rows.
 const SERIES: &str = r#"
     SELECT format('platen_jobs_total{model="%s",outcome="%s",state="%s"}', model, outcome, state), count(*) FROM jobs GROUP BY model, outcome, state
     UNION ALL SELECT format('platen_credits_captured_total{model="%s"}', model), sum(captured)::bigint FROM jobs GROUP BY model
@@ -98,14 +98,14 @@ const SERIES: &str = r#"
     UNION ALL SELECT format('platen_provider_cost_usd_micros_total{model="%s",outcome="%s",provider="%s"}', model, outcome, provider), sum(cost_micros)::bigint
       FROM calls GROUP BY model, outcome, provider"#;
 
-/// All models together, out of the ledger.
+/// The expected totals of all models, computed from the ledger.
 const TOTALS: &str = "
     SELECT 'platen_credits_captured_total', coalesce(sum(amount) FILTER (WHERE kind = 'capture'), 0)::bigint FROM transfers
     UNION ALL SELECT 'platen_credits_released_total', coalesce(sum(amount) FILTER (WHERE kind = 'release'), 0)::bigint FROM transfers
     UNION ALL SELECT 'platen_credits_refunded_total', coalesce(sum(amount) FILTER (WHERE kind = 'refund'), 0)::bigint FROM transfers
     UNION ALL SELECT 'platen_credits_held', coalesce(sum(held), 0)::bigint FROM wallets";
 
-/// What was captured, and the price of each picture that was delivered.
+/// The captured credits, and the price of all images that were delivered.
 const CAPTURED: &str = "
     SELECT (SELECT coalesce(sum(amount), 0)::bigint FROM transfers WHERE kind = 'capture'),
            (SELECT coalesce(sum(unit_price), 0)::bigint FROM jobs JOIN artifacts ON job_id = jobs.id WHERE role = 'rendition')";

@@ -1,31 +1,65 @@
 //! One private Postgres and one private Redis for a whole run of the tests.
 //!
-//! `make test` starts them once (`src/bin/with-servers.rs`) and names them in the environment; a test that is run
-//! alone starts its own.
+//! `make test` starts them once (`src/bin/with-servers.rs`) and passes their URLs in the environment. A test that is run
+//! alone starts its own. A long proof starts [`OwnServers`].
 
+use std::path::Path;
 use std::time::Duration;
 
-use cli::private::{Servers, Tuning};
 use common::database;
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Client};
+use servers::{Servers, Tuning};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, Connection, Executor};
 use tempfile::TempDir;
 use tokio::sync::OnceCell;
 
-/// The database every test's own is a copy of.
+/// The migrated database that is copied for every test.
 const TEMPLATE: &str = "platen_template";
+/// The error code of Postgres for a template that another session is copying.
+const OBJECT_IN_USE: &str = "55006";
+/// How often a copy is tried, and the time between two tries.
+const COPY_TRIES: u32 = 100;
+const COPY_INTERVAL: Duration = Duration::from_millis(50);
+/// How long a test waits for its own connection to Redis, and for an answer.
+const REDIS_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Where the servers of this run answer.
+/// The URLs of the servers of this run.
 #[expect(clippy::struct_field_names, reason = "as the environment names them")]
 #[derive(Clone)]
 pub struct TestServers {
-    /// Login of the database's owner; ends in `/platen`.
+    /// With the login of the database's owner; the path is `/platen`.
     pub owner_url: String,
-    /// Runtime login; ends in `/platen`.
+    /// With the runtime login; the path is `/platen`.
     pub database_url: String,
+    /// The URL of Redis.
     pub redis_url: String,
+}
+
+/// A Postgres and a Redis that nobody else uses. Dropping them ends them at once.
+pub struct OwnServers {
+    /// The servers, to crash and restart them.
+    pub servers: Servers,
+    folder: TempDir,
+}
+
+impl OwnServers {
+    /// Starts them, with the template.
+    pub async fn start(tuning: Tuning) -> (Self, TestServers) {
+        let (folder, servers, urls) = TestServers::own(tuning).await;
+        (Self { servers, folder }, urls)
+    }
+
+    /// The folder of their data, which is removed with them.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Stops them cleanly.
+    pub async fn stop(self) {
+        self.servers.stop().await;
+    }
 }
 
 impl TestServers {
@@ -39,7 +73,7 @@ impl TestServers {
         own.await.2.clone()
     }
 
-    /// Servers of the caller's own, with the template: where their data are, the servers, and where they answer.
+    /// Starts servers of the caller's own, with the template. Returns the folder of their data, the servers and their URLs.
     pub async fn own(tuning: Tuning) -> (TempDir, Servers, Self) {
         let folder = tempfile::tempdir().unwrap();
         let servers = Servers::start_with(folder.path(), tuning).await.unwrap();
@@ -47,7 +81,7 @@ impl TestServers {
         (folder, servers, named)
     }
 
-    /// Migrates the template on servers that were just started.
+    /// Creates the template on servers that were just started.
     async fn prepare(servers: &Servers) -> Self {
         let named = Self {
             owner_url: servers.owner_url().to_owned(),
@@ -61,7 +95,7 @@ impl TestServers {
         named
     }
 
-    /// The environment in which another process finds them.
+    /// The variables that tell another process the URLs.
     pub fn env(&self) -> [(&'static str, &str); 3] {
         [
             ("PLATEN_TEST_OWNER_URL", &self.owner_url),
@@ -79,7 +113,7 @@ impl TestServers {
         })
     }
 
-    /// A migrated database of its own; returns its name.
+    /// Creates a migrated database and returns its name.
     pub async fn create_database(&self) -> String {
         let name = format!("test_{}", common::id::RequestId::new().0.simple());
         self.on_owner(&format!("CREATE DATABASE {name} TEMPLATE {TEMPLATE}"))
@@ -87,17 +121,18 @@ impl TestServers {
         name
     }
 
+    /// Drops a database, even if it has connections.
     pub async fn drop_database(&self, name: &str) {
         self.on_owner(&format!("DROP DATABASE {name} WITH (FORCE)"))
             .await;
     }
 
-    /// The runtime login to a database.
+    /// The URL of a database with the runtime login.
     pub fn runtime_url(&self, database: &str) -> String {
         in_database(&self.database_url, database)
     }
 
-    /// The owner's login to a database.
+    /// The URL of a database with the owner's login.
     pub fn owner_url_of(&self, database: &str) -> String {
         in_database(&self.owner_url, database)
     }
@@ -110,8 +145,8 @@ impl TestServers {
             .connect()
             .await
             .unwrap();
-        // Copying the template fails for a moment while another test copies it.
-        for _ in 0..100 {
+        // Copying the template fails while another test copies it. So try again.
+        for _ in 0..COPY_TRIES {
             match connection
                 .execute(sqlx::AssertSqlSafe(statement.to_owned()))
                 .await
@@ -120,9 +155,9 @@ impl TestServers {
                 Err(error)
                     if error
                         .as_database_error()
-                        .is_some_and(|error| error.code().as_deref() == Some("55006")) =>
+                        .is_some_and(|error| error.code().as_deref() == Some(OBJECT_IN_USE)) =>
                 {
-                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    tokio::time::sleep(COPY_INTERVAL).await;
                 }
                 Err(error) => panic!("{statement}: {error}"),
             }
@@ -137,12 +172,12 @@ fn in_database(url: &str, name: &str) -> String {
     format!("{server}/{name}?{settings}")
 }
 
-/// A connection of the test's own to Redis. It waits longer for an answer than a busy machine needs; by default it
-/// would wait half a second.
+/// A connection to Redis for the test itself. It waits up to 20 seconds for an answer, because a busy machine may need
+/// more than the default of half a second.
 pub async fn connect_to_redis(url: &str) -> MultiplexedConnection {
     let config = AsyncConnectionConfig::new()
-        .set_connection_timeout(Some(Duration::from_secs(20)))
-        .set_response_timeout(Some(Duration::from_secs(20)));
+        .set_connection_timeout(Some(REDIS_TIMEOUT))
+        .set_response_timeout(Some(REDIS_TIMEOUT));
     let client = Client::open(url).unwrap();
     client
         .get_multiplexed_async_connection_with_config(&config)

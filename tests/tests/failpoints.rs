@@ -206,7 +206,7 @@ async fn walk(cell: Cell) -> (f64, usize) {
         cancel(&pipeline, &url, &id, &mut armed).await;
     }
     let ended = pipeline
-        .until(PATIENCE, async || {
+        .until("the job has ended", PATIENCE, async || {
             armed.look_after();
             let job = pipeline.job(&id).await;
             (!matches!(job["state"].as_str(), Some("queued" | "running"))).then_some(job)
@@ -221,11 +221,15 @@ async fn walk(cell: Cell) -> (f64, usize) {
     );
     // The point may come after the end.
     pipeline
-        .until(PATIENCE, async || {
-            armed.look_after();
-            let met = armed.told().contains(&format!("Failpoint {}", cell.point));
-            (met && (cell.action != "abort" || armed.aborted)).then_some(())
-        })
+        .until(
+            "the failpoint was reached and did its action",
+            PATIENCE,
+            async || {
+                armed.look_after();
+                let met = armed.told().contains(&format!("Failpoint {}", cell.point));
+                (met && (cell.action != "abort" || armed.aborted)).then_some(())
+            },
+        )
         .await;
     let settlements: i64 =
         sqlx::query_scalar("SELECT count(*) FROM transfers WHERE kind IN ('capture', 'release')")
@@ -257,7 +261,7 @@ async fn submit(
 ) -> String {
     let client = impatient();
     let answer = pipeline
-        .until(PATIENCE, async || {
+        .until("the submit is accepted", PATIENCE, async || {
             if let Some(armed) = &mut armed {
                 armed.look_after();
             }
@@ -286,7 +290,7 @@ async fn submit(
 async fn cancel(pipeline: &Pipeline, url: &str, id: &str, armed: &mut Armed) {
     let client = impatient();
     pipeline
-        .until(PATIENCE, async || {
+        .until("the cancel is answered", PATIENCE, async || {
             armed.look_after();
             let request = client
                 .post(format!("{url}/v1/jobs/{id}/cancel"))
@@ -307,7 +311,7 @@ fn impatient() -> Client {
 
 async fn called(pipeline: &Pipeline, fake: &Fake) {
     pipeline
-        .until(PATIENCE, async || {
+        .until("the provider was called", PATIENCE, async || {
             (fake.journal().count() > 0).then_some(())
         })
         .await;

@@ -1,4 +1,4 @@
-//! What connections may take that ask for nothing, or never end.
+//! Attacks by connections that send no request, or a request that never ends.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -46,8 +46,8 @@ pub const CASES: &[Case] = &[
     },
 ];
 
-/// No connection may be held for longer without doing anything.
-const LONGEST: Duration = Duration::from_secs(90);
+/// The longest time that an idle or slow connection may be kept open.
+const MAX_IDLE: Duration = Duration::from_secs(90);
 
 async fn connect(to: SocketAddr, from: [u8; 4]) -> std::io::Result<TcpStream> {
     let socket = TcpSocket::new_v4()?;
@@ -63,33 +63,39 @@ async fn silent(stage: &Stage, addresses: u8) -> Outcome {
     for number in 0..count {
         let from = [127, 0, 2, u8::try_from(number % usize::from(addresses))?];
         let connecting = connect(attacked.api.address(), from);
-        // Beyond the bound the kernel or the api refuses: that is its right.
+        // Above the limit the kernel or the api may refuse connections.
         if let Ok(Ok(connection)) = timeout(Duration::from_secs(2), connecting).await {
             held.push(connection);
         }
     }
     let (took, answer) = timed(caller.get("/v1/credits")).await;
     let served = match answer {
-        Ok((StatusCode::OK, _)) => format!("another is served in {} ms", took.as_millis()),
-        // All addresses together may fill it; one alone may not.
-        _ if addresses > 1 => "another waits".to_owned(),
-        other => anyhow::bail!("another is not served: {other:?}"),
+        Ok((StatusCode::OK, _)) => format!("another client is served in {} ms", took.as_millis()),
+        // Many addresses together may use up all connections; one address may not.
+        _ if addresses > 1 => "another client waits".to_owned(),
+        other => anyhow::bail!("another client is not served: {other:?}"),
     };
     if addresses == 1 {
-        ensure!(took < Duration::from_secs(1), "another waited {took:?}");
+        ensure!(
+            took < Duration::from_secs(1),
+            "another client waited {took:?}"
+        );
     }
     let (ended, _) = timed(async {
         for mut connection in held {
             let mut all = Vec::new();
-            let _closed_or_reset = timeout(LONGEST, connection.read_to_end(&mut all))
+            let _closed_or_reset = timeout(MAX_IDLE, connection.read_to_end(&mut all))
                 .await
-                .context("a silent connection is held for ever")?;
+                .context("a silent connection is not closed")?;
         }
         anyhow::Ok(())
     })
     .await;
     let (_, after) = timed(caller.get("/v1/credits")).await;
-    ensure!(after?.0 == StatusCode::OK, "it is not served afterwards");
+    ensure!(
+        after?.0 == StatusCode::OK,
+        "another client is not served afterwards"
+    );
     let limits = attacked.held().await?;
     Ok(format!(
         "{served}; all closed within {:.0} s; {limits}",
@@ -97,7 +103,7 @@ async fn silent(stage: &Stage, addresses: u8) -> Outcome {
     ))
 }
 
-/// `begins` is what each says at once, with `KEY` for a key that is good.
+/// Sends `begins` at once and then one byte each second. `KEY` in it is replaced by a valid key.
 async fn slow(stage: &Stage, begins: &str) -> Outcome {
     let attacked = stage.processes(&[]).await?;
     let caller = stage.tenant(&attacked, 3, 100).await?;
@@ -122,26 +128,26 @@ async fn slow(stage: &Stage, begins: &str) -> Outcome {
                     }
                 }
             };
-            let (took, ended) = timed(timeout(LONGEST, drip)).await;
-            ended.context("a slow request is held for ever")?;
+            let (took, ended) = timed(timeout(MAX_IDLE, drip)).await;
+            ended.context("a slow request is not ended")?;
             anyhow::Ok(took)
         });
     }
     let (took, answer) = timed(caller.get("/v1/credits")).await;
-    ensure!(answer?.0 == StatusCode::OK, "another is not served");
+    ensure!(answer?.0 == StatusCode::OK, "another client is not served");
     let mut longest = Duration::ZERO;
     while let Some(client) = clients.join_next().await {
         longest = longest.max(client??);
     }
     let limits = attacked.held().await?;
     Ok(format!(
-        "another is served in {} ms; all ended within {:.0} s; {limits}",
+        "another client is served in {} ms; all ended within {:.0} s; {limits}",
         took.as_millis(),
         longest.as_secs_f64()
     ))
 }
 
-/// What a client with prior knowledge says first.
+/// The first bytes of a client that uses HTTP/2 without asking (RFC 9113, section 3.4), and an empty SETTINGS frame.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 
 async fn http2(stage: &Stage) -> Outcome {

@@ -1,4 +1,4 @@
-//! The bucket under running processes is taken away, and another is put in its place.
+//! Attacks on the bucket: it is removed while processes run, and another one is put in its place.
 
 use std::time::Duration;
 
@@ -13,14 +13,18 @@ use super::stage::{Stage, answer};
 use super::{Case, Outcome};
 use crate::fleet::{Process, Role};
 use crate::pipeline::small_job;
+use crate::wait::try_until;
 
 const PHOTO: &[u8] = include_bytes!("../../../samples/product.jpg");
 const JOBS: usize = 12;
+const CALLS_TIMEOUT: Duration = Duration::from_secs(20);
+const UNREADY_TIMEOUT: Duration = Duration::from_secs(10);
+const JOB_TIMEOUT: Duration = Duration::from_mins(1);
 
 pub const CASES: &[Case] = &[
     Case {
         row: "A.1",
-        says: "a worker with another bucket",
+        says: "an api and a worker with the bucket of another database",
         attack: |stage| Box::pin(a_foreign_bucket(stage)),
     },
     Case {
@@ -71,10 +75,8 @@ async fn unmounted(stage: &Stage) -> Outcome {
         ensure!(status == StatusCode::ACCEPTED, "{status} {job}");
         ids.push(job["id"].as_str().unwrap_or_default().to_owned());
     }
-    let called = async || stage.real.fake.journal().count() == calls + JOBS;
-    within(Duration::from_secs(20), called)
-        .await
-        .context("not all jobs are called for")?;
+    let called = async || Ok((stage.real.fake.journal().count() == calls + JOBS).then_some(()));
+    try_until("every job is called for", CALLS_TIMEOUT, called).await?;
 
     let bucket = stage.real.pipeline.bucket.path();
     let away = bucket.with_extension("away");
@@ -82,16 +84,17 @@ async fn unmounted(stage: &Stage) -> Outcome {
     std::fs::create_dir(bucket)?;
     let readyz = format!("http://{}/readyz", attacked.api.metrics_address());
     let unready = async || {
-        let answer = reqwest::get(&readyz).await;
-        answer.is_ok_and(|answer| answer.status() == StatusCode::SERVICE_UNAVAILABLE)
+        let status = reqwest::get(&readyz).await?.status();
+        Ok((status == StatusCode::SERVICE_UNAVAILABLE).then_some(()))
     };
-    let noticed = within(Duration::from_secs(10), unready).await;
+    let what = "the api is not ready without its bucket";
+    let noticed = try_until(what, UNREADY_TIMEOUT, unready).await;
     tokio::time::sleep(Duration::from_secs(5)).await;
     let meanwhile = receipts().await? - before;
     let left: Vec<_> = std::fs::read_dir(bucket)?.collect();
     std::fs::remove_dir_all(bucket)?;
     std::fs::rename(&away, bucket)?;
-    noticed.context("the api is ready without its bucket")?;
+    noticed?;
     ensure!(
         meanwhile == 0,
         "{meanwhile} receipts were written meanwhile"
@@ -105,21 +108,14 @@ async fn unmounted(stage: &Stage) -> Outcome {
     for id in &ids {
         let path = format!("/v1/jobs/{id}");
         let ended = async || {
-            let job = owner.get(&path).await;
-            job.is_ok_and(|(_, job)| job["state"] == "succeeded")
+            let (_, job) = owner.get(&path).await?;
+            Ok((job["state"] == "succeeded").then_some(()))
         };
-        within(Duration::from_mins(1), ended)
-            .await
-            .context("a job did not succeed")?;
+        try_until("the job has succeeded", JOB_TIMEOUT, ended).await?;
     }
-    let all = async || {
-        receipts()
-            .await
-            .is_ok_and(|count| count >= before + i64::try_from(JOBS).unwrap_or(0))
-    };
-    within(Duration::from_mins(1), all)
-        .await
-        .context("not every input has its receipt")?;
+    let expected = before + i64::try_from(JOBS)?;
+    let all = async || Ok((receipts().await? >= expected).then_some(()));
+    try_until("every input has its receipt", JOB_TIMEOUT, all).await?;
     let keys = "SELECT object_key FROM deletions WHERE deleted_at IS NOT NULL";
     let keys: Vec<String> = sqlx::query_scalar(keys).fetch_all(rows).await?;
     let still: Vec<&String> = keys
@@ -134,13 +130,4 @@ async fn unmounted(stage: &Stage) -> Outcome {
     Ok(format!(
         "0 receipts while it was away, {JOBS} when it was back, no file left; {held}"
     ))
-}
-
-async fn within(most: Duration, holds: impl AsyncFn() -> bool) -> anyhow::Result<()> {
-    let began = std::time::Instant::now();
-    while !holds().await {
-        ensure!(began.elapsed() < most, "not within {most:?}");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    Ok(())
 }

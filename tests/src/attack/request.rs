@@ -1,4 +1,4 @@
-//! What one request may take.
+//! Attacks by single requests.
 
 use std::io::Cursor;
 
@@ -15,7 +15,7 @@ use crate::pipeline::small_job;
 pub const CASES: &[Case] = &[
     Case {
         row: "B",
-        says: "ten bodies of 3.3 MB of empty inputs at once, without credits, dry and not",
+        says: "ten bodies with 3.3 MB of empty inputs at once, without credits, half of them dry runs",
         attack: |stage| Box::pin(empty_inputs(stage)),
     },
     Case {
@@ -25,7 +25,7 @@ pub const CASES: &[Case] = &[
     },
     Case {
         row: "B",
-        says: "150 downloads of a 2K picture that nobody reads",
+        says: "150 downloads of a 2K image that nobody reads",
         attack: |stage| Box::pin(unread_downloads(stage)),
     },
     Case {
@@ -35,13 +35,13 @@ pub const CASES: &[Case] = &[
     },
     Case {
         row: "B",
-        says: "the list of models is made once",
+        says: "the list of models is sent once",
         attack: |stage| Box::pin(models(stage)),
     },
 ];
 
-/// Of an answer to a client, in bytes: what it sent must not come back.
-const SHORT: usize = 32 * 1024;
+/// The longest answer to a bad request, in bytes: the request must not be repeated in it.
+const MAX_ANSWER_BYTES: usize = 32 * 1024;
 
 async fn empty_inputs(stage: &Stage) -> Outcome {
     let attacked = stage.processes(&[]).await?;
@@ -72,7 +72,7 @@ async fn a_long_name(stage: &Stage) -> Outcome {
     Ok(format!("refused in {bytes} bytes; {held}"))
 }
 
-/// How many bytes the refusal has.
+/// Sends a request that must be refused, and returns the size of the answer.
 async fn refused(caller: &Caller, path: &str, body: String) -> anyhow::Result<usize> {
     let request = caller.request(Method::POST, path);
     let request = request.header("Content-Type", "application/json");
@@ -84,7 +84,11 @@ async fn refused(caller: &Caller, path: &str, body: String) -> anyhow::Result<us
         status.is_client_error() || busy,
         "{path} was answered {status}"
     );
-    ensure!(text.len() <= SHORT, "{} bytes come back", text.len());
+    ensure!(
+        text.len() <= MAX_ANSWER_BYTES,
+        "the answer has {} bytes",
+        text.len()
+    );
     Ok(text.len())
 }
 
@@ -105,7 +109,7 @@ async fn unread_downloads(stage: &Stage) -> Outcome {
     switches.grain = false;
     stage.real.fake.faults().set(switches);
     let artifact = ended["artifacts"][0]["url"].as_str();
-    let url = artifact.with_context(|| format!("no picture: {ended}"))?;
+    let url = artifact.with_context(|| format!("no image: {ended}"))?;
     let path = url
         .find("/files")
         .map(|at| &url[at..])
@@ -113,7 +117,7 @@ async fn unread_downloads(stage: &Stage) -> Outcome {
 
     let mut connections = Vec::new();
     for number in 0..150_u8 {
-        // From several addresses: the bound on connections of one address is another case.
+        // From several addresses, because the limit on connections of one address is another case.
         let socket = tokio::net::TcpSocket::new_v4()?;
         socket.bind(([127, 0, 1, number / 10], 0).into())?;
         let mut connection = socket.connect(attacked.api.address()).await?;
@@ -169,7 +173,7 @@ async fn large_uploads(stage: &Stage) -> Outcome {
     let refusals: Vec<usize> = refusals.into_iter().collect::<anyhow::Result<_>>()?;
     let held = attacked.held().await?;
     Ok(format!(
-        "all kept in {:.1} s, {} times told to wait; {held}",
+        "all stored in {:.1} s, {} times told to wait; {held}",
         took.as_secs_f64(),
         refusals.iter().sum::<usize>()
     ))

@@ -1,5 +1,5 @@
-//! Where attacks are tried: a private Postgres and Redis, a fake vendor, and for each case an api and a worker of its
-//! own, which may open 1,024 files and take so much memory as their containers give them.
+//! What attacks are tried on: a private Postgres and Redis, a fake vendor, and for each case an api and a worker of its
+//! own, which may open 1,024 files and use as much memory as their containers.
 
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
@@ -8,86 +8,90 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use cli::private::{Servers, Tuning};
 use reqwest::{Client, Method, RequestBuilder, StatusCode};
 use serde_json::{Value, json};
+
 use tempfile::TempDir;
 use tokio::task::JoinSet;
 
+use crate::figures::memory_kib;
 use crate::fleet::{Orders, Process, Role};
 use crate::pipeline::OPERATOR_KEY;
+use crate::proof::Proof;
 use crate::real::Real;
-use crate::servers::TestServers;
-use crate::{Options, Pipeline};
-use crate::{models, processes};
+use crate::{Options, Pipeline, models, processes};
 
-/// What the chart gives an api, and a worker.
-const API_MEMORY: u64 = 512 << 20;
-const WORKER_MEMORY: u64 = 768 << 20;
-/// Files a process may have open, connections included.
+/// The memory that the chart gives an api and a worker, in MiB.
+const API_MEMORY_MIB: u64 = 512;
+const WORKER_MEMORY_MIB: u64 = 768;
+/// Files that a process may open, connections included.
 const OPEN_FILES: u32 = 1_024;
-/// Health answers within this, whatever happens.
-const HEALTHY: Duration = Duration::from_secs(1);
-/// Switches the bounds on rates off: D.1 and D.2 must hold without them.
+/// The health check must answer in this time.
+const HEALTH_TARGET: Duration = Duration::from_secs(1);
+/// How long the health check may take until it counts as not answered.
+const HEALTH_TIMEOUT: Duration = Duration::from_secs(5);
+/// Switches the limits on request rates off: D.1 and D.2 must hold without them.
 pub const WITHOUT_RATES: &[(&str, &str)] = &[
     ("PLATEN_RATE_KEY", "0"),
     ("PLATEN_RATE_TENANT", "0"),
     ("PLATEN_RATE_ADDRESS", "0"),
 ];
 
-/// Servers, vendor and catalogue, for all cases.
+/// Servers, vendor and catalogue for all cases.
 pub struct Stage {
+    /// The database, the vendor, and what processes are started with.
     pub real: Real,
-    servers: Servers,
-    _folders: (TempDir, TempDir),
+    /// The folder of the program with limits.
+    _folder: TempDir,
 }
 
 /// An api and a worker under attack.
 pub struct Attacked {
+    /// The api.
     pub api: Process,
-    /// `None`: nothing is made.
+    /// The worker; `None` if jobs are to stay in the queue.
     pub worker: Option<Process>,
     health: Health,
 }
 
-/// A tenant at an address of its own, as an api sees it.
+/// A tenant that sends from an IP address of its own.
 #[derive(Clone)]
 pub struct Caller {
+    /// The API key of the tenant.
     pub key: String,
     http: Client,
     api: SocketAddr,
 }
 
-/// Asks again and again how both processes are.
+/// Runs the health check of both processes again and again.
 struct Health {
     _asking: JoinSet<()>,
     slowest: Arc<Mutex<(Duration, String)>>,
 }
 
 impl Stage {
+    /// Starts the servers.
     pub async fn start() -> anyhow::Result<Self> {
-        let (folder, servers, named) = TestServers::own(Tuning::Durable).await;
         let options = Options {
             slots: 16,
             ..Options::in_earnest()
         };
-        let mut real = Real::start_on(named, options, 100..=300).await;
+        let mut real = Real::start_alone(options, 100..=300).await;
         models::openai_played_by(&real.folders.catalogue, &real.fake.base_url());
-        let limited = tempfile::tempdir()?;
-        real.orders.program = limited_program(limited.path())?;
+        let folder = tempfile::tempdir()?;
+        real.orders.program = limited_program(folder.path())?;
         Ok(Self {
             real,
-            servers,
-            _folders: (folder, limited),
+            _folder: folder,
         })
     }
 
-    /// An api and a worker that are ready, with these variables besides.
+    /// Starts an api and a worker with further variables, and waits until both are ready.
     pub async fn processes(&self, more: &[(&str, &str)]) -> anyhow::Result<Attacked> {
         self.roles(&[Role::Api, Role::Worker], more).await
     }
 
-    /// An api without a worker: what is submitted stays in the queue.
+    /// Starts an api without a worker: submitted jobs stay in the queue.
     pub async fn api_alone(&self, more: &[(&str, &str)]) -> anyhow::Result<Attacked> {
         self.roles(&[Role::Api], more).await
     }
@@ -120,11 +124,12 @@ impl Stage {
         })
     }
 
+    /// Cancels every open job.
     pub async fn cancel_open_jobs(&self) -> anyhow::Result<()> {
         cancel_open_jobs(&self.real.pipeline).await
     }
 
-    /// A new tenant, whose requests come from `127.0.0.<host>`.
+    /// Adds a tenant that sends from `127.0.0.<host>`.
     pub async fn tenant(
         &self,
         attacked: &Attacked,
@@ -135,25 +140,24 @@ impl Stage {
         Caller::new(key, host, attacked.api.address())
     }
 
-    /// Ends everything; no invariant may be broken.
-    pub async fn close(self) {
-        self.real.pipeline.close().await;
-        self.servers.stop().await;
+    /// Ends everything, and checks that no job is open and no invariant is broken.
+    pub async fn close(self, proof: &mut Proof) {
+        proof.close(self.real.pipeline).await;
     }
 }
 
-/// Ends what no worker will: nothing may be open at the end.
+/// Cancels every open job, because no worker will end them.
 pub async fn cancel_open_jobs(pipeline: &Pipeline) -> anyhow::Result<()> {
     let body = json!({"limit": 1_000, "reason": "the attack is over"});
     while pipeline.open_jobs().await > 0 {
         let request = pipeline.anonymous(Method::POST, "/v1/admin/jobs/cancel");
-        let (status, said) = answer(request.bearer_auth(OPERATOR_KEY).json(&body)).await?;
-        ensure!(status == StatusCode::OK, "{status} {said}");
+        let (status, answer) = answer(request.bearer_auth(OPERATOR_KEY).json(&body)).await?;
+        ensure!(status == StatusCode::OK, "{status} {answer}");
     }
     Ok(())
 }
 
-/// The program, within the limit of open files.
+/// Writes a script that runs the program with the limit of open files.
 fn limited_program(folder: &Path) -> anyhow::Result<std::path::PathBuf> {
     let path = folder.join("platen");
     let platen = processes::binary("platen");
@@ -167,33 +171,36 @@ fn limited_program(folder: &Path) -> anyhow::Result<std::path::PathBuf> {
 }
 
 impl Attacked {
-    /// Ends both, and says what they took; an error where one died, took more than it has, or was not healthy.
+    /// Ends both processes, and returns the memory that they used and the slowest health check.
+    ///
+    /// # Errors
+    ///
+    /// A process died or used more memory than it has, or a health check was too slow.
     pub async fn held(mut self) -> anyhow::Result<String> {
         let slowest = self.health.slowest();
         let mut peaks = Vec::new();
         for process in [&mut self.api].into_iter().chain(&mut self.worker) {
             let most = match process.role {
-                Role::Api => API_MEMORY,
-                Role::Worker => WORKER_MEMORY,
+                Role::Api => API_MEMORY_MIB,
+                Role::Worker => WORKER_MEMORY_MIB,
             };
             if let Some(status) = process.ended() {
                 anyhow::bail!("{} died ({status}); {}", process.name, process.last_words());
             }
-            let peak = peak(process)?;
+            let id = process.id().context("it does not run")?;
+            let peak = memory_kib(id, "VmHWM")? / 1024;
             ensure!(
                 peak <= most,
-                "{} took {} MiB, and has {} MiB",
-                process.name,
-                peak >> 20,
-                most >> 20
+                "{} used {peak} MiB, and has {most} MiB",
+                process.name
             );
-            peaks.push(format!("{} {} MiB", process.role.word(), peak >> 20));
+            peaks.push(format!("{} {peak} MiB", process.role.command()));
             process.kill().await?;
         }
-        let (longest, who) = slowest;
+        let (longest, url) = slowest;
         ensure!(
-            longest <= HEALTHY,
-            "health took {} ms at {who}",
+            longest <= HEALTH_TARGET,
+            "the health check {url} took {} ms",
             longest.as_millis()
         );
         Ok(format!(
@@ -204,19 +211,10 @@ impl Attacked {
     }
 }
 
-/// The most memory a process ever had, in bytes.
-fn peak(process: &Process) -> anyhow::Result<u64> {
-    let id = process.id().context("it runs")?;
-    let status = std::fs::read_to_string(format!("/proc/{id}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
-    Ok(kib.context("the kernel says it")?.parse::<u64>()? << 10)
-}
-
 impl Health {
     fn watch(addresses: Vec<SocketAddr>) -> anyhow::Result<Self> {
         let slowest = Arc::<Mutex<(Duration, String)>>::default();
-        let http = Client::builder().timeout(Duration::from_secs(5)).build()?;
+        let http = Client::builder().timeout(HEALTH_TIMEOUT).build()?;
         let (mut asking, noted) = (JoinSet::new(), Arc::clone(&slowest));
         asking.spawn(async move {
             let mut ticks = tokio::time::interval(Duration::from_millis(100));
@@ -228,7 +226,7 @@ impl Health {
                     let answer = http.get(&url).send().await;
                     let took = match answer {
                         Ok(answer) if answer.status().is_success() => asked.elapsed(),
-                        _ => Duration::from_secs(5),
+                        _ => HEALTH_TIMEOUT,
                     };
                     let mut slowest = noted.lock().unwrap_or_else(PoisonError::into_inner);
                     if took > slowest.0 {
@@ -252,12 +250,12 @@ impl Health {
 }
 
 impl Caller {
-    /// The same tenant at another address.
+    /// The same tenant, sending from another address.
     pub fn at(&self, host: u8) -> anyhow::Result<Self> {
         Self::new(self.key.clone(), host, self.api)
     }
 
-    /// The same address with another key.
+    /// The same address, with another key.
     #[must_use]
     pub fn with_key(mut self, key: &str) -> Self {
         key.clone_into(&mut self.key);
@@ -272,22 +270,25 @@ impl Caller {
         Ok(Self { key, http, api })
     }
 
+    /// A request with the key of the tenant.
     pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
         self.http
             .request(method, format!("http://{}{path}", self.api))
             .bearer_auth(&self.key)
     }
 
+    /// `GET`: status and body.
     pub async fn get(&self, path: &str) -> anyhow::Result<(StatusCode, Value)> {
         answer(self.request(Method::GET, path)).await
     }
 
+    /// `POST`: status and body.
     pub async fn post(&self, path: &str, body: &Value) -> anyhow::Result<(StatusCode, Value)> {
         answer(self.request(Method::POST, path).json(body)).await
     }
 
-    /// How long so many requests took, one after the other. One whose connection is closed before it is answered is sent
-    /// again, as clients do: an api whose places are all taken closes connections that rest.
+    /// Sends `times` requests, one after the other, and returns how long each took. A request whose connection is closed
+    /// before the answer is sent again, as clients do: an api with too many connections closes idle ones.
     pub async fn asks(&self, path: &str, times: usize) -> anyhow::Result<Vec<Duration>> {
         let mut took = Vec::new();
         for _ in 0..times {
@@ -304,7 +305,7 @@ impl Caller {
     }
 }
 
-/// Status and body, which may be none.
+/// Sends a request: status and body, which is `null` if it is no JSON.
 pub async fn answer(request: RequestBuilder) -> anyhow::Result<(StatusCode, Value)> {
     let answer = request.send().await?;
     let status = answer.status();

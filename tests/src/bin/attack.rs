@@ -1,5 +1,4 @@
-//! `make attack`: every case of [`tests::attack`], a line each; exits with 1 when one does not hold.
-#![expect(clippy::print_stdout, reason = "prints what it tried")]
+//! `make attack`: tries every case of [`tests::attack`] and prints a line for each. Exits with 1 if one does not hold.
 #![expect(clippy::unwrap_used, reason = "a harness fails loudly")]
 
 use std::process::ExitCode;
@@ -8,26 +7,26 @@ use clap::Parser;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tests::attack::stage::Stage;
 use tests::attack::{Case, connection, files, request, tenant, tested};
-use tests::verdict;
+use tests::proof::Proof;
 
 #[derive(Parser)]
-struct Words {
-    /// Only cases whose row begins so: `A.1`, `B`, `D`.
+struct Arguments {
+    /// Only cases whose row begins like this: `A.1`, `B`, `D`.
     #[arg(long, default_value = "")]
     only: String,
-    /// Without the cases that have a test in the suite: where the suite has just passed.
+    /// Leave out the cases that are tests of the suite, if the suite has just passed.
     #[arg(long)]
     short: bool,
 }
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let Words { only, short } = Words::parse();
-    // The attackers hold more connections than those they attack may have files.
-    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
-    setrlimit(Resource::RLIMIT_NOFILE, most, most).unwrap();
+    let Arguments { only, short } = Arguments::parse();
+    // The attackers open more connections than the attacked processes may open files.
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
 
-    let mut violations = Vec::new();
+    let mut proof = Proof::default();
     let cases = [
         files::CASES,
         request::CASES,
@@ -44,26 +43,19 @@ async fn main() -> ExitCode {
         let outcome = (case.attack)(&stage).await;
         let line = format!("{:<4} {}", case.row, case.says);
         match outcome {
-            Ok(measured) => println!("held    {line}: {measured}"),
+            Ok(measured) => proof.check(true, format!("{line}: {measured}")),
             Err(error) => {
-                println!("FAILED  {line}: {error:#}");
-                violations.push(line);
-                // What it left open is no other case's concern.
+                proof.check(false, format!("{line}: {error:#}"));
+                // Jobs that it left open would disturb the next case.
                 stage.cancel_open_jobs().await.unwrap();
             }
         }
     }
-    stage.close().await;
+    stage.close(&mut proof).await;
     if only.is_empty() && !short {
-        for ((row, says, _), passed) in tested::CASES.iter().zip(tested::run().await.unwrap()) {
-            let line = format!("{row:<4} {says}");
-            if passed {
-                println!("held    {line}: its test passes");
-            } else {
-                println!("FAILED  {line}: its test does not pass");
-                violations.push(line);
-            }
+        for ((row, says, test), passed) in tested::CASES.iter().zip(tested::run().await.unwrap()) {
+            proof.check(passed, format!("{row:<4} {says}: the test {test}"));
         }
     }
-    verdict(&violations)
+    proof.verdict()
 }

@@ -1,4 +1,4 @@
-//! `make chaos`: the product under load while everything it stands on fails, as planned by a seed. See `tests::chaos`.
+//! `make chaos`: the product under load while everything it depends on fails, as planned by a seed. See `tests::chaos`.
 #![expect(clippy::print_stdout, reason = "prints what it saw")]
 
 use std::path::PathBuf;
@@ -15,73 +15,74 @@ use tests::chaos::plan::Plan;
 use tests::chaos::recovery::{Recovery, Summary};
 use tests::chaos::stage::Stage;
 use tests::chaos::strikes;
-use tests::pipeline::open_jobs;
+use tests::drain::{drained_without_standstill, open_jobs};
+use tests::figures::percentile;
+use tests::proof::Proof;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// From so many faults on leases are as long as they are by default; a shorter run could not wait for them.
-const LONG: u32 = 1_000;
+/// With this many faults or more, leases have their default length. A shorter run could not wait for them.
+const LONG_RUN_FAULTS: u32 = 1_000;
 const SHORT_LEASE: Duration = Duration::from_secs(5);
-const TELL_EVERY: Duration = Duration::from_secs(20);
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(20);
 /// Jobs a second.
 const RATE: f64 = 3.0;
-/// In which at least one job must end once nothing fails any more, in leases, and besides.
+/// After all faults, if no job ends for so many leases and this time more, the jobs stand still.
 const STANDSTILL: (u32, Duration) = (3, Duration::from_mins(1));
 
 #[derive(Parser)]
-struct Words {
-    /// Faults.
+struct Arguments {
+    /// How many faults.
     #[arg(long, default_value_t = 200)]
     kills: u32,
-    /// The plan's seed; taken from the clock when missing.
+    /// The seed of the plan; taken from the clock if missing.
     #[arg(long)]
     seed: Option<u64>,
-    /// How long faults come; about one a second when missing.
+    /// Seconds in which the faults come; about one fault a second if missing.
     #[arg(long)]
     seconds: Option<u32>,
     /// Seconds of a lease.
     #[arg(long)]
     lease: Option<u64>,
-    /// Where data and logs go, and stay; a folder that is removed when missing.
+    /// The folder for data and logs, which is kept. A temporary one if missing.
     #[arg(long)]
     folder: Option<PathBuf>,
 }
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    // A TLS provider for the worker that sweeps at the end.
-    let _first = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let words = Words::parse();
-    let seed = words
+    // The worker that sweeps at the end runs in this process and needs a crypto provider.
+    let _installed_before = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let arguments = Arguments::parse();
+    let seed = arguments
         .seed
         .unwrap_or_else(|| common::clock::now().unix_timestamp().unsigned_abs());
-    match run(&words, seed).await {
-        Ok(0) => ExitCode::SUCCESS,
-        Ok(_) => ExitCode::FAILURE,
-        Err(error) => {
-            println!("the run broke off: {error:#}");
-            ExitCode::FAILURE
-        }
+    let mut proof = Proof::default();
+    match run(&arguments, seed).await {
+        Ok(violations) => proof.add(violations),
+        Err(error) => proof.add([format!("the run could not be finished: {error:#}")]),
     }
+    proof.verdict()
 }
 
-async fn run(words: &Words, seed: u64) -> anyhow::Result<usize> {
-    let long = words.kills >= LONG;
-    let by_default = if long {
+/// Returns the violations.
+async fn run(arguments: &Arguments, seed: u64) -> anyhow::Result<Vec<String>> {
+    let is_long = arguments.kills >= LONG_RUN_FAULTS;
+    let default_lease = if is_long {
         Timing::default().lease
     } else {
         SHORT_LEASE
     };
-    let lease = words.lease.map_or(by_default, Duration::from_secs);
-    let pace = match words.seconds {
-        Some(seconds) => Duration::from_secs(seconds.into()) / words.kills.max(1),
-        None if long => Duration::from_millis(1_300),
+    let lease = arguments.lease.map_or(default_lease, Duration::from_secs);
+    let interval = match arguments.seconds {
+        Some(seconds) => Duration::from_secs(seconds.into()) / arguments.kills.max(1),
+        None if is_long => Duration::from_millis(1_300),
         None => Duration::from_millis(950),
     };
-    let plan = Plan::new(seed, words.kills, pace, lease);
+    let plan = Plan::new(seed, arguments.kills, interval, lease);
     announce(&plan, seed, lease);
     let temporary = tempfile::tempdir()?;
-    let folder = words
+    let folder = arguments
         .folder
         .clone()
         .unwrap_or_else(|| temporary.path().to_owned());
@@ -89,13 +90,13 @@ async fn run(words: &Words, seed: u64) -> anyhow::Result<usize> {
 
     let began = Instant::now();
     let stage = Arc::new(Stage::start(&folder, lease).await?);
-    println!("{:>5.0} s  everything is up", began.elapsed().as_secs_f64());
+    println!("{:>5.0} s  everything runs", began.elapsed().as_secs_f64());
     let (memory, recovery) = (Arc::new(Memory::default()), Arc::new(Recovery::default()));
     let (stop_load, stop_watch) = (CancellationToken::new(), CancellationToken::new());
     let tasks = TaskTracker::new();
     tasks.spawn(recovery.watch(&stage.owner, stop_watch.clone()));
-    tasks.spawn(look_after(Arc::clone(&stage), stop_watch.clone()));
-    tasks.spawn(tell(
+    tasks.spawn(restart_ended(Arc::clone(&stage), stop_watch.clone()));
+    tasks.spawn(print_progress(
         Arc::clone(&stage),
         Arc::clone(&memory),
         began,
@@ -110,16 +111,16 @@ async fn run(words: &Words, seed: u64) -> anyhow::Result<usize> {
     stop_load.cancel();
     load.await??;
     println!(
-        "{:>5.0} s  all is healed and nobody submits any more",
+        "{:>5.0} s  all faults are over and nothing more is submitted",
         began.elapsed().as_secs_f64()
     );
-    quiet(&stage, lease).await?;
-    println!("{:>5.0} s  all is quiet", began.elapsed().as_secs_f64());
+    wait_for_jobs(&stage, lease).await?;
+    println!("{:>5.0} s  no job is open", began.elapsed().as_secs_f64());
     books::metrics_agree(&stage).await?;
     stop_watch.cancel();
     tasks.close();
     tasks.wait().await;
-    stop_politely(&stage).await?;
+    stop_cleanly(&stage).await;
 
     let figures = Books::open(&stage, &memory, &recovery, lease)
         .await?
@@ -130,21 +131,20 @@ async fn run(words: &Words, seed: u64) -> anyhow::Result<usize> {
     println!("  in {:.0} s", began.elapsed().as_secs_f64());
     let violations = stage.diary.violations();
     if !violations.is_empty() {
-        for violation in &violations {
-            println!("VIOLATION  {violation}");
-        }
-        println!("run again: make chaos KILLS={} SEED={seed}", words.kills);
-        if words.folder.is_none() {
-            println!("data and logs stay in {}", temporary.keep().display());
+        println!(
+            "run it again with: make chaos KILLS={} SEED={seed}",
+            arguments.kills
+        );
+        if arguments.folder.is_none() {
+            println!("data and logs are kept in {}", temporary.keep().display());
         }
     }
-    println!("violations: {}", violations.len());
-    Ok(violations.len())
+    Ok(violations)
 }
 
 fn announce(plan: &Plan, seed: u64, lease: Duration) {
     println!(
-        "seed {seed}: {} faults within {:.0} s, leases of {} s, {} times in which Postgres fails again and again",
+        "seed {seed}: {} faults within {:.0} s, leases of {} s, {} outages of Postgres",
         plan.faults.len(),
         plan.length.as_secs_f64(),
         lease.as_secs(),
@@ -155,15 +155,20 @@ fn announce(plan: &Plan, seed: u64, lease: Duration) {
     }
 }
 
-async fn look_after(stage: Arc<Stage>, stop: CancellationToken) {
+async fn restart_ended(stage: Arc<Stage>, stop: CancellationToken) {
     let mut ticks = tokio::time::interval(Duration::from_millis(200));
     while stop.run_until_cancelled(ticks.tick()).await.is_some() {
-        stage.look_after_processes().await;
+        stage.restart_ended_processes().await;
     }
 }
 
-async fn tell(stage: Arc<Stage>, memory: Arc<Memory>, began: Instant, stop: CancellationToken) {
-    let mut ticks = tokio::time::interval(TELL_EVERY);
+async fn print_progress(
+    stage: Arc<Stage>,
+    memory: Arc<Memory>,
+    began: Instant,
+    stop: CancellationToken,
+) {
+    let mut ticks = tokio::time::interval(PROGRESS_INTERVAL);
     ticks.tick().await;
     while stop.run_until_cancelled(ticks.tick()).await.is_some() {
         let open = open_jobs(&stage.owner).await;
@@ -178,48 +183,34 @@ async fn tell(stage: Arc<Stage>, memory: Arc<Memory>, began: Instant, stop: Canc
     }
 }
 
-/// Waits until no job is open. When none ends for long, those that are open stand still, and that is a violation.
-async fn quiet(stage: &Stage, lease: Duration) -> anyhow::Result<()> {
-    let (leases, besides) = STANDSTILL;
-    let patience = lease * leases + besides;
-    let (mut least, mut since) = (i64::MAX, Instant::now());
-    loop {
-        let open = open_jobs(&stage.owner).await?;
-        if open == 0 {
-            return Ok(());
+/// Waits until every job has ended. Jobs that stand still are violations.
+async fn wait_for_jobs(stage: &Stage, lease: Duration) -> anyhow::Result<()> {
+    let (leases, more) = STANDSTILL;
+    let standstill = lease * leases + more;
+    if drained_without_standstill(&stage.owner, standstill)
+        .await
+        .is_err()
+    {
+        let stuck: Vec<String> = sqlx::query_scalar(
+            "SELECT format('I20: job %s stands still: %s since %s, fence %s, lease until %s, worker %s', id, state, run_after, fence, lease_until, worker)
+             FROM jobs WHERE finished_at IS NULL",
+        )
+        .fetch_all(&stage.owner)
+        .await?;
+        for job in stuck {
+            stage.diary.violation(job);
         }
-        if open < least {
-            (least, since) = (open, Instant::now());
-        }
-        if since.elapsed() > patience {
-            let stuck: Vec<String> = sqlx::query_scalar(
-                "SELECT format('I20: job %s stands still: %s since %s, fence %s, lease until %s, worker %s', id, state, run_after, fence, lease_until, worker)
-                 FROM jobs WHERE finished_at IS NULL",
-            )
-            .fetch_all(&stage.owner)
-            .await?;
-            for job in stuck {
-                stage.diary.violation(job);
-            }
-            return Ok(());
-        }
-        tokio::time::sleep(Duration::from_millis(300)).await;
-    }
-}
-
-async fn stop_politely(stage: &Stage) -> anyhow::Result<()> {
-    for process in stage.processes() {
-        let mut process = process.lock().await;
-        let status = process.stop().await?;
-        stage.diary.demand(status.success(), || {
-            let words = process.last_words();
-            format!(
-                "{} was asked to stop at the end and ended with {status}; {words}",
-                process.name
-            )
-        });
     }
     Ok(())
+}
+
+async fn stop_cleanly(stage: &Stage) {
+    for process in stage.processes() {
+        let mut process = process.lock().await;
+        if let Err(error) = process.stop_cleanly(strikes::STOP_TIMEOUT).await {
+            stage.diary.violation(format!("{error:#}"));
+        }
+    }
 }
 
 fn report(stage: &Stage, memory: &Memory, figures: &Figures, recovery: &Summary) {
@@ -234,13 +225,13 @@ fn report(stage: &Stage, memory: &Memory, figures: &Figures, recovery: &Summary)
     }
     let load = |number: &std::sync::atomic::AtomicUsize| number.load(Ordering::Relaxed);
     println!(
-        "{} requests by clients, {} of them never answered; {} jobs asked for again, {} canceled",
+        "{} requests by clients, {} of them never answered; {} submits repeated, {} jobs canceled",
         load(&memory.requests),
         load(&memory.unanswered),
         load(&memory.repeated),
         load(&memory.canceled)
     );
-    println!("{} requests for pictures at the provider:", figures.creates);
+    println!("{} requests for images at the provider:", figures.creates);
     for (answer, count) in &figures.answers {
         println!("  {count:>5}  {answer}");
     }
@@ -253,27 +244,22 @@ fn report(stage: &Stage, memory: &Memory, figures: &Figures, recovery: &Summary)
         .unwrap_or(0) as f64
         / recovery.killed.max(1) as f64;
     println!(
-        "{wasted} pictures made and not delivered; {} jobs held by workers when they were killed, which cost {share:.2} pictures each:",
+        "{wasted} images made and not delivered; {} jobs were held by workers when they were killed, which cost {share:.2} images each:",
         recovery.killed
     );
     for (reason, count) in &figures.wasted {
         println!("  {count:>5}  {reason}");
     }
     println!(
-        "{} files read and the ones that were stored; {} nobody named were swept away",
+        "{} files are as they were stored; {} orphans were swept",
         figures.objects, figures.orphans
     );
-    let percentile = |percent: usize| {
-        let times = &recovery.times;
-        times
-            .get((times.len() * percent / 100).min(times.len().saturating_sub(1)))
-            .map_or(0.0, Duration::as_secs_f64)
-    };
+    let seconds = |percent: usize| percentile(&recovery.times, percent).as_secs_f64();
     println!(
-        "killed workers' jobs taken up again: p50 {:.1} s, p99 {:.1} s, longest {:.1} s, of {}; {} more held up by a loss of Postgres, {} ended by themselves",
-        percentile(50),
-        percentile(99),
-        percentile(100),
+        "jobs of killed workers claimed again: p50 {:.1} s, p99 {:.1} s, longest {:.1} s, of {}; {} more were delayed by a loss of Postgres, {} ended by themselves",
+        seconds(50),
+        seconds(99),
+        seconds(100),
         recovery.times.len(),
         recovery.held_up,
         recovery.ended

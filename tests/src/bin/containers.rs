@@ -1,9 +1,9 @@
-//! `make containers`: the shipped `docker-compose.yml`, unchanged, from nothing to a picture and through an operator's day.
+//! `make containers`: the shipped `docker-compose.yml`, unchanged, from the first start through the work of an operator.
 //!
-//! A Docker of our own comes up with stand-ins for the images that cannot be pulled here; the vendor is a fake in this process. A job
-//! goes from curl to picture; workers are scaled 1 → 8 → 1 under load; an api and a worker are stopped by `docker stop`; the
-//! main process of each service is killed from outside. Prints what an image and its processes take, what was counted,
-//! and exits with 1 when anything was lost or bought twice.
+//! A private Docker is started, with stand-ins for the container images that cannot be pulled here. The vendor is a fake in
+//! this process. A job is submitted with curl and its image is fetched; workers are scaled from 1 to 8 and back under load;
+//! an api and a worker are stopped by `docker stop`; the main process of each service is killed. Prints the size of the
+//! container image and the memory of its processes. Exits with 1 if a job was lost or an image was requested twice.
 #![expect(clippy::print_stdout, reason = "prints what it measured")]
 #![expect(clippy::unwrap_used, reason = "a harness fails loudly")]
 
@@ -18,20 +18,24 @@ use clap::Parser;
 use fakes::{Fake, Latency, Switches};
 use serde_json::Value;
 use sqlx::PgPool;
-use tests::clients::{Accepted, Clients, Offered};
+use tests::clients::{Accepted, Clients, Load, Offered};
 use tests::compose::{Engine, Project, images};
-use tests::pipeline::open_jobs;
-use tests::{models, once, verdict};
+use tests::figures::memory_kib;
+use tests::proof::Proof;
+use tests::wait::try_until;
+use tests::{drain, models, once};
 use tokio::process::Command;
-use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
 
 const MODEL: &str = "gemini-nano-banana-2.1";
-/// How many workers there are at most.
-const MANY: usize = 8;
+/// The number of workers after scaling up.
+const MAX_WORKERS: usize = 8;
+/// Jobs that are submitted each second.
 const RATE: u32 = 6;
-const DRAIN: Duration = Duration::from_mins(2);
-/// Every service that runs on. What each of them takes with it is found out by killing it.
+const DRAIN_TIMEOUT: Duration = Duration::from_mins(2);
+const START_TIMEOUT: Duration = Duration::from_secs(20);
+/// A process must be ready in this time.
+const START_TARGET: Duration = Duration::from_secs(1);
+/// Every service that keeps running. Each is killed once.
 const SERVICES: [&str; 7] = [
     "postgres",
     "redis",
@@ -43,27 +47,27 @@ const SERVICES: [&str; 7] = [
 ];
 
 #[derive(Parser)]
-struct Words {
-    /// Build the image out of the whole Dockerfile, compiler and all, instead of the program that lies here.
+struct Arguments {
+    /// Build the container image with the whole Dockerfile, instead of with the program that is built already.
     #[arg(long)]
     build: bool,
-    /// Where Docker cannot start, say so and do nothing.
+    /// If Docker cannot start, say so and do nothing.
     #[arg(long)]
     where_possible: bool,
-    /// Where Docker keeps its images for the next time.
+    /// The folder in which Docker keeps its container images for the next run.
     #[arg(long)]
     folder: std::path::PathBuf,
-    /// Seconds of load at each number of workers.
+    /// Seconds of load with each number of workers.
     #[arg(long, default_value_t = 10)]
     seconds: u64,
 }
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let words = Words::parse();
-    let engine = match Engine::start(&words.folder).await {
+    let arguments = Arguments::parse();
+    let engine = match Engine::start(&arguments.folder).await {
         Ok(engine) => engine,
-        Err(error) if words.where_possible => {
+        Err(error) if arguments.where_possible => {
             println!("NOT RUN, nothing is proven: {error:#}");
             return ExitCode::SUCCESS;
         }
@@ -72,14 +76,15 @@ async fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let violations = proof(&engine, &words).await;
+    let mut proof = Proof::default();
+    let ended = run(&mut proof, &engine, &arguments).await;
     engine.stop().await.unwrap();
-    let violations = violations.unwrap_or_else(|error| vec![format!("{error:#}")]);
-    verdict(&violations)
+    proof.add(ended.err().map(|error| format!("{error:#}")));
+    proof.verdict()
 }
 
-async fn proof(engine: &Engine, words: &Words) -> anyhow::Result<Vec<String>> {
-    images(engine, words.build).await?;
+async fn run(proof: &mut Proof, engine: &Engine, arguments: &Arguments) -> anyhow::Result<()> {
+    images(engine, arguments.build).await?;
     let fake = Fake::start(fakes::Options {
         host: engine.host().await?,
         ..fakes::Options::default()
@@ -94,30 +99,36 @@ async fn proof(engine: &Engine, words: &Words) -> anyhow::Result<Vec<String>> {
         ..Switches::default()
     });
     let (catalogue, folder) = (models::shipped(), tempfile::tempdir()?);
-    // The container's user reads it.
-    readable(catalogue.path())?;
+    // The user of the container reads it.
+    make_readable(catalogue.path())?;
     let vendor = fake.address().port();
     models::played_by(&catalogue, &format!("http://vendor:{vendor}"));
     let project = Project::new(engine, folder.path(), catalogue.path(), vendor)?;
     project.compose(&["down", "--volumes"]).await?;
-    let tried = day(&project, &fake, words).await;
-    if tried.is_err() {
+    let ended = operate(proof, &project, &fake, arguments).await;
+    if ended.is_err() {
         let logs = project
             .compose(&["logs", "--tail", "15", "--no-color"])
             .await?;
         println!("{logs}");
     }
     project.compose(&["down", "--volumes"]).await?;
-    tried
+    ended
 }
 
-async fn day(project: &Project<'_>, fake: &Fake, words: &Words) -> anyhow::Result<Vec<String>> {
+/// Everything that is done to the running services.
+async fn operate(
+    proof: &mut Proof,
+    project: &Project<'_>,
+    fake: &Fake,
+    arguments: &Arguments,
+) -> anyhow::Result<()> {
     let took = project.up(1).await?;
     println!(
-        "docker compose up --wait: every service is well after {:.1} s",
+        "docker compose up --wait: every service is healthy after {:.1} s",
         took.as_secs_f64()
     );
-    let mut violations = sizes(project, words.build).await?;
+    sizes(proof, project, arguments.build).await?;
 
     let tenant = project.platen(&["tenant", "add", "proof"]).await?;
     let key = project
@@ -126,17 +137,20 @@ async fn day(project: &Project<'_>, fake: &Fake, words: &Words) -> anyhow::Resul
     project
         .platen(&["grant", &tenant, "100000000", "--source", "proof"])
         .await?;
-    let by_curl = curl_to_picture(project.port, &key).await?;
+    let by_curl = job_by_curl(project.port, &key).await?;
 
-    println!("1 -> {MANY} -> 1 workers under load");
+    println!("1 -> {MAX_WORKERS} -> 1 workers under load");
     let api = SocketAddr::from(([127, 0, 0, 1], project.port));
     let mut offered = under_load(&key, "scale", api, async {
-        let seconds = Duration::from_secs(words.seconds);
+        let seconds = Duration::from_secs(arguments.seconds);
         tokio::time::sleep(seconds).await;
-        for workers in [MANY, 1] {
+        for workers in [MAX_WORKERS, 1] {
             let took = project.up(workers).await?;
-            let there = project.containers("worker").await?.len();
-            ensure!(there == workers, "{there} workers run instead of {workers}");
+            let running = project.containers("worker").await?.len();
+            ensure!(
+                running == workers,
+                "{running} workers run instead of {workers}"
+            );
             println!("  {workers} workers after {:.1} s", took.as_secs_f64());
             tokio::time::sleep(seconds).await;
         }
@@ -154,9 +168,8 @@ async fn day(project: &Project<'_>, fake: &Fake, words: &Words) -> anyhow::Resul
     })
     .await?;
     offered.push(Ok(by_curl));
-    let books = drained(project).await?;
-    let judged = once::judge(&books, &fake.journal(), &offered).await;
-    violations.extend(judged);
+    let rows = drained(project).await?;
+    proof.add(once::judge(&rows, &fake.journal(), &offered).await);
 
     println!("kill -9 of each service's main process, under load");
     let offered = under_load(&key, "kill", api, async {
@@ -164,7 +177,7 @@ async fn day(project: &Project<'_>, fake: &Fake, words: &Words) -> anyhow::Resul
             let container = project.only(service).await?;
             let took = project.engine.kill(&container).await?;
             println!(
-                "  {service:12} there again and well after {:.1} s",
+                "  {service:12} restarted and healthy after {:.1} s",
                 took.as_secs_f64()
             );
             tokio::time::sleep(Duration::from_secs(2)).await;
@@ -172,35 +185,32 @@ async fn day(project: &Project<'_>, fake: &Fake, words: &Words) -> anyhow::Resul
         Ok(())
     })
     .await?;
-    let books = drained(project).await?;
-    violations.extend(survived(&books, &offered).await?);
+    let rows = drained(project).await?;
+    proof.add(survived(&rows, &offered).await?);
     println!(
         "  platen verify: {}",
         project.platen(&["verify", "--deep"]).await?
     );
-    Ok(violations)
+    Ok(())
 }
 
-/// Submits while something is done, until it is done.
+/// Submits jobs until `work` is done.
 async fn under_load(
     key: &str,
     name: &'static str,
     api: SocketAddr,
-    done: impl Future<Output = anyhow::Result<()>>,
+    work: impl Future<Output = anyhow::Result<()>>,
 ) -> anyhow::Result<Offered> {
     let clients = Arc::new(Clients::named(name, key, vec![api]));
-    let enough = CancellationToken::new();
-    let mut offering = JoinSet::new();
-    offering.spawn(clients.offer(RATE, MODEL, enough.clone()));
-    let done = done.await;
-    enough.cancel();
-    let offered = offering.join_next().await.context("nobody submits")??;
+    let load = Load::start(clients, RATE, MODEL);
+    let done = work.await;
+    let offered = load.end().await?;
     done?;
     Ok(offered)
 }
 
-/// As a person would: with curl, who waits for the job and fetches its picture.
-async fn curl_to_picture(port: u16, key: &str) -> anyhow::Result<Accepted> {
+/// Submits a job with curl, waits for it and fetches its image, as a person would.
+async fn job_by_curl(port: u16, key: &str) -> anyhow::Result<Accepted> {
     let began = Instant::now();
     let api = format!("http://127.0.0.1:{port}");
     let bearer = format!("Authorization: Bearer {key}");
@@ -227,17 +237,17 @@ async fn curl_to_picture(port: u16, key: &str) -> anyhow::Result<Accepted> {
     } else {
         url.to_owned()
     };
-    let picture = curl(&[&url]).await?;
-    let kind = if picture.starts_with(b"\x89PNG") {
+    let image = curl(&[&url]).await?;
+    let kind = if image.starts_with(b"\x89PNG") {
         "a PNG"
-    } else if picture.starts_with(&[0xff, 0xd8]) {
+    } else if image.starts_with(&[0xff, 0xd8]) {
         "a JPEG"
     } else {
-        anyhow::bail!("curl fetched no picture: {job}")
+        anyhow::bail!("curl fetched no image: {job}")
     };
     println!(
         "curl: {kind} of {} KB after {:.1} s",
-        picture.len() / 1000,
+        image.len() / 1000,
         began.elapsed().as_secs_f64()
     );
     Ok(Accepted {
@@ -247,7 +257,7 @@ async fn curl_to_picture(port: u16, key: &str) -> anyhow::Result<Accepted> {
     })
 }
 
-async fn curl(words: &[&str]) -> anyhow::Result<Vec<u8>> {
+async fn curl(arguments: &[&str]) -> anyhow::Result<Vec<u8>> {
     let always = [
         "--silent",
         "--show-error",
@@ -257,7 +267,7 @@ async fn curl(words: &[&str]) -> anyhow::Result<Vec<u8>> {
     ];
     let ended = Command::new("curl")
         .args(always)
-        .args(words)
+        .args(arguments)
         .output()
         .await?;
     ensure!(
@@ -269,13 +279,12 @@ async fn curl(words: &[&str]) -> anyhow::Result<Vec<u8>> {
     Ok(ended.stdout)
 }
 
-/// What both processes may take when idle, in KiB: a release, and the larger program that lies here.
-const RESIDENT: [u32; 2] = [60 * 1024, 80 * 1024];
+/// The memory that api and worker together may use when idle, in KiB: as a release, and as a development build.
+const IDLE_MEMORY_KIB: [u64; 2] = [60 * 1024, 80 * 1024];
 
-/// What the image and its processes take.
-async fn sizes(project: &Project<'_>, release: bool) -> anyhow::Result<Vec<String>> {
+/// Checks the memory of idle processes and how fast they start. Prints the size of the container image.
+async fn sizes(proof: &mut Proof, project: &Project<'_>, release: bool) -> anyhow::Result<()> {
     let engine = project.engine;
-    let mut violations = Vec::new();
     let bytes = async |image: &str| {
         let size = engine
             .docker(&["image", "inspect", image, "--format", "{{.Size}}"])
@@ -288,45 +297,41 @@ async fn sizes(project: &Project<'_>, release: bool) -> anyhow::Result<Vec<Strin
         (bytes("platen").await? - bytes("gcr.io/distroless/cc-debian12:nonroot").await?)
             / 1_000_000
     );
-    // Until what is done at the start only is over.
+    // Until the work of the start is over.
     tokio::time::sleep(Duration::from_secs(5)).await;
-    let mut resident = 0;
+    let mut total = 0;
     for service in ["api", "worker"] {
         let container = project.only(service).await?;
         let pid = engine
             .main_process(&container)
             .await?
             .context("no process")?;
-        let rss = resident_kib(pid)?;
-        resident += rss;
-        let start = start_up(engine, &container).await?;
-        println!(
-            "{service}: {:.1} MiB resident when idle, ready {} ms after its start",
-            f64::from(rss) / 1024.0,
-            start.as_millis()
+        let resident = memory_kib(pid.try_into()?, "VmRSS")?;
+        total += resident;
+        let start = start_time(engine, &container).await?;
+        proof.check(
+            start <= START_TARGET,
+            format!(
+                "{service}: {} MiB resident when idle, ready {} ms after its start (at most {START_TARGET:?})",
+                resident / 1024,
+                start.as_millis()
+            ),
         );
-        if start > Duration::from_secs(1) {
-            violations.push(format!("{service} starts in {start:?}"));
-        }
     }
-    println!("both together: {:.1} MiB", f64::from(resident) / 1024.0);
-    if resident > RESIDENT[usize::from(!release)] {
-        violations.push(format!("both together take {resident} KiB"));
-    }
-    Ok(violations)
+    let most = IDLE_MEMORY_KIB[usize::from(!release)];
+    proof.check(
+        total <= most,
+        format!(
+            "api and worker use {} MiB when idle (at most {})",
+            total / 1024,
+            most / 1024
+        ),
+    );
+    Ok(())
 }
 
-fn resident_kib(pid: i32) -> anyhow::Result<u32> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:"))
-        .context("no VmRSS")?;
-    Ok(line.trim().trim_end_matches(" kB").parse()?)
-}
-
-/// From the moment the process was there to the first answer that it is ready.
-async fn start_up(engine: &Engine, container: &str) -> anyhow::Result<Duration> {
+/// Restarts a container, and returns the time from the start of its process until it says that it is ready.
+async fn start_time(engine: &Engine, container: &str) -> anyhow::Result<Duration> {
     engine.stop_container(container).await?;
     engine.docker(&["start", container]).await?;
     let address = engine.address(container).await?;
@@ -337,61 +342,42 @@ async fn start_up(engine: &Engine, container: &str) -> anyhow::Result<Duration> 
     let client = reqwest::Client::builder()
         .timeout(Duration::from_secs(1))
         .build()?;
-    let asked = Instant::now();
-    loop {
+    let what = format!("{container} is ready");
+    try_until(&what, START_TIMEOUT, async || {
         let answer = client.get(format!("http://{address}:9464/readyz")).send();
-        if answer
-            .await
-            .is_ok_and(|answer| answer.status().is_success())
-        {
-            let started = time::OffsetDateTime::parse(
-                &started,
-                &time::format_description::well_known::Rfc3339,
-            )?;
-            return Ok((common::clock::now() - started).try_into()?);
-        }
-        ensure!(
-            asked.elapsed() < Duration::from_secs(20),
-            "{container} is not ready"
-        );
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+        Ok(answer.await?.status().is_success().then_some(()))
+    })
+    .await?;
+    let started =
+        time::OffsetDateTime::parse(&started, &time::format_description::well_known::Rfc3339)?;
+    Ok((common::clock::now() - started).try_into()?)
 }
 
-/// The database, from outside, with the owner's eyes, once no job is open.
+/// Waits until every job has ended. Returns connections to the database with the owner's login.
 async fn drained(project: &Project<'_>) -> anyhow::Result<PgPool> {
     let postgres = project.only("postgres").await?;
     let address = project.engine.address(&postgres).await?;
     let password = &project.owner_password;
     let url = format!("postgres://platen_admin:{password}@{address}/platen");
-    let books = PgPool::connect(&url).await?;
-    let began = Instant::now();
-    loop {
-        let open = open_jobs(&books).await?;
-        if open == 0 {
-            println!(
-                "  no job is open {:.1} s after the last submit",
-                began.elapsed().as_secs_f64()
-            );
-            return Ok(books);
-        }
-        ensure!(
-            began.elapsed() < DRAIN,
-            "{open} jobs are open after {DRAIN:?}"
-        );
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    }
+    let rows = PgPool::connect(&url).await?;
+    let took = drain::drained(&rows, DRAIN_TIMEOUT).await?;
+    println!(
+        "  no job is open {:.1} s after the last submit",
+        took.as_secs_f64()
+    );
+    Ok(rows)
 }
 
-/// After kills: every submit is a job, and every job was delivered. Calls of a killed worker may have been made again.
-async fn survived(books: &PgPool, offered: &Offered) -> anyhow::Result<Vec<String>> {
+/// After kills, every submit must be a job and every job must be delivered. Calls of a killed worker may have been made
+/// again.
+async fn survived(rows: &PgPool, offered: &Offered) -> anyhow::Result<Vec<String>> {
     let mut violations = once::lost(offered);
     let (mut again, mut whole) = (0, 0);
     for accepted in offered.iter().flatten() {
         let job: Option<(String, i32, i32)> =
             sqlx::query_as("SELECT state, n_delivered, n_requested FROM jobs WHERE id = $1")
                 .bind(accepted.job.0)
-                .fetch_optional(books)
+                .fetch_optional(rows)
                 .await?;
         match job {
             Some((state, delivered, requested))
@@ -410,7 +396,7 @@ async fn survived(books: &PgPool, offered: &Offered) -> anyhow::Result<Vec<Strin
     Ok(violations)
 }
 
-fn readable(folder: &Path) -> anyhow::Result<()> {
+fn make_readable(folder: &Path) -> anyhow::Result<()> {
     use std::os::unix::fs::PermissionsExt;
     Ok(std::fs::set_permissions(
         folder,

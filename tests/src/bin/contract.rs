@@ -1,39 +1,36 @@
-//! `make contract`: the API held against its own contract, with a tenant's and the operators' key, on a Postgres and a Redis of its
-//! own and the fake. Every check of Schemathesis, every phase; then the books must close.
+//! `make contract`: compares the running API with its own OpenAPI contract, by every check and every phase of
+//! Schemathesis, with the key of a tenant and that of operators. Postgres, Redis and the fake vendors are its own. Exits
+//! with 1 if the API breaks the contract or the books do not close.
 
 use std::process::ExitCode;
 
 use clap::Parser;
-use cli::private::Tuning;
-use tests::servers::TestServers;
+use servers::Tuning;
+use tests::proof::Proof;
 use tests::{Options, Pipeline, contract};
 
 #[derive(Parser)]
-struct Words {
-    /// Requests to make, at least.
+struct Arguments {
+    /// At least this many requests.
     #[arg(long, default_value_t = 5_000)]
     requests: usize,
-    /// Where the first round of requests begins; chosen when missing.
+    /// The seed of the first round of requests; a random one if missing.
     #[arg(long)]
     seed: Option<u32>,
 }
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let words = Words::parse();
-    let (_folder, servers, named) = TestServers::own(Tuning::Test).await;
-    let pipeline = Pipeline::start_on(named, Options::in_earnest()).await;
-    let seed = words
+    let arguments = Arguments::parse();
+    let mut proof = Proof::default();
+    let pipeline = Pipeline::start_alone(Tuning::Test, Options::in_earnest()).await;
+    let seed = arguments
         .seed
         .map(|seed| ["--seed".to_owned(), seed.to_string()]);
     let more: Vec<String> = seed.into_iter().flatten().collect();
-    let status = contract::check(&pipeline, words.requests, &more).await;
+    let status = contract::check(&pipeline, arguments.requests, &more).await;
+    proof.check(status.success(), "the API keeps its contract");
     contract::tidy(&pipeline).await;
-    pipeline.close().await;
-    servers.stop().await;
-    if status.success() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    }
+    proof.close(pipeline).await;
+    proof.verdict()
 }

@@ -1,9 +1,9 @@
-//! `make demo-load`, and `make boards`: a service at work, for dashboards to look at.
+//! `make demo-load` and `make boards`: a service under load, for dashboards.
 //!
-//! An api and two workers are real processes under load: two models, one of which its provider does not let us use, jobs of one picture and
-//! of two, some refused, some failing, some canceled; a real Prometheus scrapes them once a second and evaluates the shipped rules. It goes on until
-//! Ctrl-C. With `--ask` every query of every panel and variable is asked after a while, and it exits with 1 when one is an
-//! error, or has no answer though it should.
+//! An api and two workers are real processes. There are two models, one of which the provider refuses, and jobs with one
+//! image and with two; some are refused, some fail, some are canceled. A real Prometheus scrapes the processes once a
+//! second and evaluates the shipped rules. It runs until Ctrl-C. With `--ask` it asks every query of every panel and
+//! variable after a while, and exits with 1 if one is an error or has no answer.
 #![expect(clippy::print_stdout, reason = "prints what it found")]
 #![expect(clippy::unwrap_used, reason = "a harness fails loudly")]
 
@@ -12,7 +12,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
-use cli::processes::stop_signal;
+use cli::shutdown::stop_signal;
 use fakes::{Fault, Switches};
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -20,33 +20,36 @@ use tests::clients::Clients;
 use tests::fleet::{Process, Role};
 use tests::pipeline::OPERATOR_KEY;
 use tests::prometheus::Prometheus;
+use tests::proof::Proof;
 use tests::real::Real;
-use tests::root;
+use tests::{Options, root};
 
 const MODEL: &str = "gemini-nano-banana-2.1";
-/// Its provider does not let us: its lane closes.
-const CLOSED: &str = "gemini-3-pro-image";
+/// The provider refuses this model, so its lane is unavailable.
+const REFUSED_MODEL: &str = "gemini-3-pro-image";
+const DRAIN_TIMEOUT: Duration = Duration::from_mins(1);
 
 #[derive(Parser)]
-struct Words {
-    /// Ask what the panels ask, and exit.
+struct Arguments {
+    /// Ask the queries of all panels, and exit.
     #[arg(long)]
     ask: bool,
-    /// Seconds of load before that; some panels look back from full minutes.
+    /// Seconds of load before that. Some panels show the last full minutes.
     #[arg(long, default_value_t = 130)]
     seconds: u64,
 }
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let Words { ask, seconds } = Words::parse();
-    let (folder, servers, real) = Real::own(200..=800).await;
+    let Arguments { ask, seconds } = Arguments::parse();
+    let mut proof = Proof::default();
+    let folder = tempfile::tempdir().unwrap();
     let Real {
         pipeline,
         fake,
         orders,
         folders: _folders,
-    } = real;
+    } = Real::start_alone(Options::in_earnest(), 200..=800).await;
     fake.faults().set(Switches {
         rate: 0.1,
         among: vec![
@@ -86,32 +89,26 @@ async fn main() -> ExitCode {
     stop.run_until_cancelled(load).await;
 
     if !ask {
-        // Ctrl-C has reached all of them, in the middle of their work: there are no books to close.
+        // Ctrl-C has reached the processes as well, in the middle of their work, so the books cannot close.
         drop((apis, workers, prometheus));
-        std::mem::forget(pipeline);
-        servers.stop().await;
+        pipeline.abandon().await;
         return ExitCode::SUCCESS;
     }
-    let bad = ask_all(&prometheus).await;
+    ask_all(&mut proof, &prometheus).await;
     drop(prometheus);
-    // What waits for a lane that does not open.
-    let waiting = json!({"model": CLOSED, "reason": "the end of the load"});
+    // Jobs of the refused model would wait for ever.
+    let waiting = json!({"model": REFUSED_MODEL, "reason": "the end of the load"});
     let cancel = pipeline.anonymous(Method::POST, "/v1/admin/jobs/cancel");
     let canceled = cancel.bearer_auth(OPERATOR_KEY).json(&waiting).send().await;
     assert!(canceled.unwrap().status().is_success(), "not canceled");
-    let drained = pipeline.drained(Duration::from_mins(1)).await;
-    assert!(drained, "jobs are open");
+    let drained = pipeline.drained(DRAIN_TIMEOUT).await;
+    proof.check(drained, "every job has ended");
     drop((apis, workers));
-    pipeline.close().await;
-    servers.stop().await;
-    if bad == 0 {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    }
+    proof.close(pipeline).await;
+    proof.verdict()
 }
 
-/// Ten jobs a second, for ever.
+/// Submits ten jobs a second, for ever.
 async fn load(key: &str, api: &Process) {
     let clients = Clients::new(key, vec![api.address()]);
     let mut ticks = tokio::time::interval(Duration::from_millis(100));
@@ -121,7 +118,7 @@ async fn load(key: &str, api: &Process) {
         let outputs = 1 + number % 2;
         let mut job = json!({"model": MODEL, "prompt": prompt, "size": "1K", "outputs": outputs});
         if number % 50 == 13 {
-            job = json!({"model": CLOSED, "prompt": "a bottle [[fault:denied]]"});
+            job = json!({"model": REFUSED_MODEL, "prompt": "a bottle [[fault:denied]]"});
         }
         let job = clients.submit(number, &job).await.unwrap().job;
         let url = format!("http://{}/v1/jobs", api.address());
@@ -130,13 +127,13 @@ async fn load(key: &str, api: &Process) {
             let client = clients.http();
             client.post(cancel).bearer_auth(key).send().await.unwrap();
         }
-        // Who asks without a key.
+        // A request without a key, which is refused.
         reqwest::get(url).await.unwrap();
     }
 }
 
-/// Asks what the panels ask; how much was wrong.
-async fn ask_all(prometheus: &Prometheus) -> usize {
+/// Asks the queries of all panels, and prints the result of each.
+async fn ask_all(proof: &mut Proof, prometheus: &Prometheus) {
     let (mut asked, mut empty, mut broken) = (0, 0, 0);
     for path in boards() {
         let board: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
@@ -162,12 +159,14 @@ async fn ask_all(prometheus: &Prometheus) -> usize {
     for wrong in &wrong {
         println!("  RULE    {wrong}");
     }
-    println!(
-        "{asked} queries: {empty} empty, {broken} broken; {rules} rules, {} of them with an error",
-        wrong.len()
+    proof.check(
+        asked > 0 && empty == 0 && broken == 0,
+        format!("{asked} queries: {empty} empty, {broken} broken"),
     );
-    let nothing_asked = usize::from(asked == 0 || rules == 0);
-    empty + broken + wrong.len() + nothing_asked
+    proof.check(
+        rules > 0 && wrong.is_empty(),
+        format!("{rules} rules, {} of them with an error", wrong.len()),
+    );
 }
 
 fn boards() -> Vec<PathBuf> {
@@ -177,7 +176,7 @@ fn boards() -> Vec<PathBuf> {
     boards
 }
 
-/// Every query of a board, as Grafana would send it: by the title of its panel, or the name of its variable.
+/// Every query of a board as Grafana sends it, with the title of its panel or the name of its variable.
 fn queries(board: &Value) -> Vec<(String, String)> {
     let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
     let of_panels = list(&board["panels"]).into_iter().flat_map(move |panel| {

@@ -1,5 +1,5 @@
-//! The picture engine as a child process: a job a line on stdin, its cost a line on stdout. `make bench-pictures` runs it
-//! beside other engines.
+//! The image engine as a child process: reads one job per line from standard input, and writes its cost as one line to
+//! standard output. `make bench-pictures` compares it with other engines.
 #![expect(clippy::print_stdout, reason = "its answers are lines on stdout")]
 
 use std::{fs, io};
@@ -56,7 +56,7 @@ fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What this process has used of the CPU so far, user and system, in milliseconds.
+/// The CPU time of this process so far, user and system, in milliseconds.
 fn cpu() -> anyhow::Result<f64> {
     let usage = getrusage(UsageWho::RUSAGE_SELF)?;
     let used = usage.user_time() + usage.system_time();

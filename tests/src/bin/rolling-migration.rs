@@ -1,14 +1,13 @@
-//! `make rolling-migration`: the schema changes under processes that serve, and no customer notices.
+//! `make rolling-migration`: changes the schema while processes serve, and checks that no customer notices.
 //!
-//! First a column is added to every table, one after the other, while an api and two workers of this version serve. Then, where
-//! there are migrations that the pinned version ([`tests::base`]) does not know, that version serves while this one migrates; both
-//! serve side by side; at last the old ones are stopped. Customers ([`tests::customers`]) do everything a customer can
-//! all the time, and repeat nothing: no request may fail, no job may be stuck, none may be paid for twice, and the books
-//! must close. Prints what was counted, and exits with 1 when any of it happened.
+//! First a column is added to one table after the other while an api and two workers of this version serve. Then, if there
+//! are migrations that the pinned version ([`tests::base`]) does not have, that version serves while this one migrates;
+//! both versions serve at the same time; at last the old processes are stopped. Customers ([`tests::customers`]) do
+//! everything a customer can, all the time, and repeat nothing: no request may fail, no job may be stuck, no image may be
+//! requested twice, and the books must close. Prints the counts, and exits with 1 if one of these is violated.
 #![expect(clippy::print_stdout, reason = "prints what it counted")]
 #![expect(clippy::unwrap_used, reason = "a harness fails loudly")]
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -16,77 +15,84 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use clap::Parser;
-use cli::private::{Servers, Tuning};
 use common::bucket::Address;
 use common::config::Config;
 use common::database::{self, DatabaseRole as Rights};
 use common::id::JobId;
 use fakes::{Fake, Latency, Switches};
 use secrecy::SecretString;
+use servers::{Servers, Tuning};
 use sqlx::{Connection, Executor, PgConnection, PgPool};
 use tempfile::TempDir;
 use tests::base::{self, Base, Built};
 use tests::customers::Customers;
 use tests::fleet::{Orders, Process, Role};
-use tests::{models, processes, verdict};
+use tests::proof::Proof;
+use tests::{drain, models, once, processes};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 const MODEL: &str = "gemini-nano-banana-2.1";
-/// What the fake takes for a picture, in milliseconds.
+/// How long the fake takes for an image, in milliseconds.
 const LATENCY: Latency = Latency {
     min: 300,
     max: 1_500,
 };
-/// Until everybody has something under way.
+/// After this time every process has work.
 const WARM_UP: Duration = Duration::from_secs(3);
-const DRAIN: Duration = Duration::from_mins(1);
+const DRAIN_TIMEOUT: Duration = Duration::from_mins(1);
+/// How long a process may take to stop.
+const STOP_TIMEOUT: Duration = Duration::from_mins(2);
+/// How long a change of the schema may wait for its lock.
+const CHANGE_TIMEOUT: Duration = Duration::from_mins(1);
+/// The error code of Postgres for a lock that was not available in time.
+const LOCK_NOT_AVAILABLE: &str = "55P03";
 
 #[derive(Parser)]
-struct Words {
-    /// How long each part changes the schema, or lets both versions serve.
+struct Arguments {
+    /// Seconds in which each part changes the schema, or lets both versions serve.
     #[arg(long, default_value_t = 60)]
     seconds: u64,
     /// Customers each second.
     #[arg(long, default_value_t = 3.0)]
     rate: f64,
-    /// The commit that serves beside this one, instead of the pinned one.
+    /// The commit of the older version, instead of the pinned one.
     #[arg(long)]
     base: Option<String>,
 }
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let words = Words::parse();
-    let base = match &words.base {
+    let arguments = Arguments::parse();
+    let base = match &arguments.base {
         Some(commit) => Base::of(commit),
         None => Base::pinned(),
     };
     let base = base.unwrap();
-    let mut violations = Vec::new();
+    let mut proof = Proof::default();
     println!("a column is added to every table");
-    violations.extend(columns(&words).await.unwrap());
+    proof.add(add_columns(&arguments).await.unwrap());
     if base::newest_migration().unwrap() <= base.migration {
         println!(
-            "no migration since {}: nothing to run side by side",
+            "no migration since {}: there is no older version to test",
             base.commit
         );
     } else {
         println!("{} serves while this version migrates", base.commit);
-        violations.extend(side_by_side(&words, &base).await.unwrap());
+        proof.add(side_by_side(&arguments, &base).await.unwrap());
     }
-    verdict(&violations)
+    proof.verdict()
 }
 
-/// One version; every table grows under it.
-async fn columns(words: &Words) -> anyhow::Result<Vec<String>> {
+/// Adds a column to every table while this version serves.
+async fn add_columns(arguments: &Arguments) -> anyhow::Result<Vec<String>> {
     let own = Program::own();
     let stage = Stage::set(&own).await?;
     let (_catalogue, orders) = stage.orders(&own, "own")?;
     let mut apis = orders.start(Role::Api, 1).await?;
     let mut workers = orders.start(Role::Worker, 2).await?;
-    let load = Load::start(&stage, words.rate, &apis);
+    let load = Load::start(&stage, arguments.rate, &apis);
     tokio::time::sleep(WARM_UP).await;
 
     let mut owner = stage.owner().await?;
@@ -96,7 +102,7 @@ async fn columns(words: &Words) -> anyhow::Result<Vec<String>> {
     .fetch_all(&mut owner)
     .await?;
     ensure!(tables.len() > 10, "only {} tables", tables.len());
-    let pause = Duration::from_secs(words.seconds) / u32::try_from(tables.len())?;
+    let pause = Duration::from_secs(arguments.seconds) / u32::try_from(tables.len())?;
     for table in &tables {
         let grow = format!(
             r#"ALTER TABLE "{table}" ADD COLUMN grown integer, ADD COLUMN grown_by_default text NOT NULL DEFAULT 'as before'"#
@@ -114,18 +120,18 @@ async fn columns(words: &Words) -> anyhow::Result<Vec<String>> {
     stage.end(load, processes, &own).await
 }
 
-/// The pinned version serves; this one migrates, serves beside it, and goes on alone.
-async fn side_by_side(words: &Words, base: &Base) -> anyhow::Result<Vec<String>> {
+/// The older version serves; this one migrates, serves beside it, and then serves alone.
+async fn side_by_side(arguments: &Arguments, base: &Base) -> anyhow::Result<Vec<String>> {
     let old = Program::of(base.build()?);
     let own = Program::own();
     let stage = Stage::set(&old).await?;
     let (_old_catalogue, orders) = stage.orders(&old, "old")?;
     let mut old_apis = orders.start(Role::Api, 1).await?;
     let mut old_workers = orders.start(Role::Worker, 2).await?;
-    let load = Load::start(&stage, words.rate, &old_apis);
+    let load = Load::start(&stage, arguments.rate, &old_apis);
     tokio::time::sleep(WARM_UP).await;
 
-    let part = Duration::from_secs(words.seconds) / 3;
+    let part = Duration::from_secs(arguments.seconds) / 3;
     let began = Instant::now();
     own.run(&stage, &["migrate"]).await?;
     println!(
@@ -145,7 +151,8 @@ async fn side_by_side(words: &Words, base: &Base) -> anyhow::Result<Vec<String>>
         .go_to(apis.iter().map(Process::address).collect());
     let mut violations = Vec::new();
     for process in old_workers.iter_mut().chain(&mut old_apis) {
-        violations.extend(stop(process).await);
+        let stopped = process.stop_cleanly(STOP_TIMEOUT).await;
+        violations.extend(stopped.err().map(|error| format!("{error:#}")));
     }
     tokio::time::sleep(part).await;
 
@@ -154,7 +161,7 @@ async fn side_by_side(words: &Words, base: &Base) -> anyhow::Result<Vec<String>>
     Ok(violations)
 }
 
-/// A version of the program, and the catalogue it was shipped with.
+/// A version of the program, and its catalogue.
 struct Program {
     platen: PathBuf,
     models: PathBuf,
@@ -175,10 +182,10 @@ impl Program {
         }
     }
 
-    /// Runs it to its end; returns what it printed.
-    async fn run(&self, stage: &Stage, words: &[&str]) -> anyhow::Result<String> {
+    /// Runs a command of the program, and returns its output.
+    async fn run(&self, stage: &Stage, command: &[&str]) -> anyhow::Result<String> {
         let answer = processes::program(&self.platen)
-            .args(words)
+            .args(command)
             .env("DATABASE_URL", stage.servers.database_url())
             .env("DATABASE_OWNER_URL", stage.servers.owner_url())
             .env("PLATEN_BUCKET", stage.bucket())
@@ -188,7 +195,7 @@ impl Program {
         ensure!(
             answer.status.success(),
             "platen {}: {}{}",
-            words.join(" "),
+            command.join(" "),
             String::from_utf8_lossy(&answer.stdout),
             String::from_utf8_lossy(&answer.stderr)
         );
@@ -196,11 +203,11 @@ impl Program {
     }
 }
 
-/// Servers, a fake, and a database that one version has migrated and put a tenant into.
+/// Servers, a fake vendor, and a database that one version has migrated and added a tenant to.
 struct Stage {
     servers: Servers,
     _data: TempDir,
-    /// The bucket, and the logs.
+    /// For the bucket and the logs.
     folder: TempDir,
     fake: Fake,
     key: String,
@@ -217,7 +224,7 @@ impl Stage {
             plain: true,
             ..Switches::default()
         });
-        // Before there are roles nobody can read.
+        // Replaced below: before the migration there is no role that can read.
         let reader = PgPool::connect_lazy(servers.database_url())?;
         let mut stage = Self {
             servers,
@@ -243,7 +250,7 @@ impl Stage {
         Ok(stage)
     }
 
-    /// By which processes of a version are started, and the catalogue they read. Their logs have a folder of their own.
+    /// What processes of a version are started with, and the catalogue that they read. Their logs go to the folder `logs`.
     fn orders(&self, program: &Program, logs: &str) -> anyhow::Result<(TempDir, Orders)> {
         let catalogue = models::copied(&program.models);
         models::played_by(&catalogue, &self.fake.base_url());
@@ -275,7 +282,7 @@ impl Stage {
         Ok(PgConnection::connect(self.servers.owner_url()).await?)
     }
 
-    /// Lets the customers leave and the processes stop, and says what is wrong then.
+    /// Ends the load, stops the processes, and returns the violations.
     async fn end(
         self,
         load: Load,
@@ -283,23 +290,17 @@ impl Stage {
         program: &Program,
     ) -> anyhow::Result<Vec<String>> {
         let mut violations = load.end().await;
-        let asked = Instant::now();
-        while tests::pipeline::open_jobs(&self.reader).await? > 0 {
-            if asked.elapsed() > DRAIN {
-                violations.push(format!(
-                    "jobs are still open {DRAIN:?} after the last submit"
-                ));
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
+        let drained = drain::drained(&self.reader, DRAIN_TIMEOUT).await;
+        violations.extend(drained.err().map(|error| format!("{error:#}")));
         for process in processes {
             let log = std::fs::read_to_string(process.log()).unwrap_or_default();
+            // A statement that was prepared before the change and was not prepared again.
             let stale = log.lines().filter(|line| line.contains("cached plan"));
             violations.extend(stale.map(|line| format!("{}: {line}", process.name)));
-            violations.extend(stop(process).await);
+            let stopped = process.stop_cleanly(STOP_TIMEOUT).await;
+            violations.extend(stopped.err().map(|error| format!("{error:#}")));
         }
-        violations.extend(self.paid_twice().await?);
+        violations.extend(self.wrong_calls().await?);
         if let Err(error) = program.run(&self, &["verify"]).await {
             violations.push(format!("the books do not close: {error:#}"));
         }
@@ -308,14 +309,9 @@ impl Stage {
         Ok(violations)
     }
 
-    /// Jobs for which the provider was asked more often than for each picture once, and such as workers left.
-    async fn paid_twice(&self) -> anyhow::Result<Vec<String>> {
-        let mut called: BTreeMap<String, i32> = BTreeMap::new();
-        let calls = self.fake.journal().calls();
-        for call in &calls {
-            let job = call.labels.get("job").cloned().unwrap_or_default();
-            *called.entry(job).or_default() += 1;
-        }
+    /// Jobs for which the provider was not called once for each image, and jobs whose worker crashed.
+    async fn wrong_calls(&self) -> anyhow::Result<Vec<String>> {
+        let called = once::calls_by_job(&self.fake.journal());
         let jobs: Vec<(Uuid, String, i32, i32)> =
             sqlx::query_as("SELECT id, state, crash_count, n_requested FROM jobs")
                 .fetch_all(&self.reader)
@@ -323,21 +319,22 @@ impl Stage {
         println!(
             "  {} jobs, {} calls, as the provider counts",
             jobs.len(),
-            calls.len()
+            called.values().sum::<i64>()
         );
         let wrong = jobs.into_iter().filter_map(|(id, state, crashes, outputs)| {
             let id = JobId(id).to_string();
-            let made = called.get(&id).copied().unwrap_or_default();
-            let as_paid = made == outputs || state == "canceled" && made < outputs;
-            (crashes > 0 || !as_paid).then(|| {
-                format!("{id} ({state}) asked for {outputs} pictures, the provider was called {made} times, {crashes} workers left it")
+            let calls = called.get(&id).copied().unwrap_or_default();
+            let outputs = i64::from(outputs);
+            let is_right = calls == outputs || state == "canceled" && calls < outputs;
+            (crashes > 0 || !is_right).then(|| {
+                format!("{id} ({state}) asked for {outputs} images, the provider was called {calls} times, {crashes} workers crashed")
             })
         });
         Ok(wrong.collect())
     }
 }
 
-/// Customers that come until it is enough.
+/// Customers that keep coming until the load ends.
 struct Load {
     customers: Arc<Customers>,
     enough: CancellationToken,
@@ -358,7 +355,7 @@ impl Load {
         }
     }
 
-    /// Returns when all have what they came for; prints what they did.
+    /// Waits for the customers that have come, prints what they did, and returns what failed.
     async fn end(self) -> Vec<String> {
         self.enough.cancel();
         self.coming.join_all().await;
@@ -378,7 +375,7 @@ impl Load {
     }
 }
 
-/// Changes the schema as `platen migrate` does: it waits for a lock for a moment only, and tries again.
+/// Changes the schema as `platen migrate` does: it waits for a lock only briefly, and tries again.
 async fn change(owner: &mut PgConnection, statement: &str) -> anyhow::Result<()> {
     owner.execute("SET lock_timeout = '200ms'").await?;
     let asked = Instant::now();
@@ -388,23 +385,16 @@ async fn change(owner: &mut PgConnection, statement: &str) -> anyhow::Result<()>
             .await
         {
             Ok(_) => return Ok(()),
-            Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("55P03") => {
-                ensure!(asked.elapsed() < DRAIN, "no gap was found for: {statement}");
+            Err(sqlx::Error::Database(error))
+                if error.code().as_deref() == Some(LOCK_NOT_AVAILABLE) =>
+            {
+                ensure!(
+                    asked.elapsed() < CHANGE_TIMEOUT,
+                    "the lock was never available for: {statement}"
+                );
                 tokio::time::sleep(Duration::from_millis(200)).await;
             }
             Err(error) => return Err(error).context(statement.to_owned()),
         }
-    }
-}
-
-async fn stop(process: &mut Process) -> Option<String> {
-    match process.stop().await {
-        Ok(status) if status.success() => None,
-        Ok(status) => Some(format!(
-            "{} ended with {status}; {}",
-            process.name,
-            process.last_words()
-        )),
-        Err(error) => Some(format!("{}: {error:#}", process.name)),
     }
 }

@@ -1,9 +1,10 @@
-//! `make scaler`: whether the signal that workers are scaled by asks for them in a burst, and lets them go.
+//! `make scaler`: checks that the metric for scaling workers asks for more in a burst, and for fewer afterwards.
 //!
-//! An api and one worker are real processes; a real Prometheus scrapes them and evaluates the shipped rules, as often as
-//! shipped. Thousands of jobs come at once. What the chart gives to KEDA is asked of Prometheus, KEDA's own formula makes a number of
-//! workers of it, and so many run: they are started, and stopped when they are let go, as Kubernetes would. Prints what was asked for
-//! and when, and exits with 1 when it was too late, too long, or a job was lost.
+//! An api and one worker are real processes. A real Prometheus scrapes them and evaluates the shipped rules, at the shipped
+//! interval. Thousands of jobs come at once. Prometheus is asked the query that the chart gives to KEDA, KEDA's own formula
+//! computes the number of workers, and that many run: they are started and stopped as Kubernetes would do it. Prints what
+//! was asked for and when. Exits with 1 if more workers were asked for too late, or too many for too long, or a job was
+//! lost.
 #![expect(clippy::print_stdout, reason = "prints what it measured")]
 #![expect(clippy::unwrap_used, reason = "a harness fails loudly")]
 
@@ -18,23 +19,25 @@ use sqlx::Connection;
 use tests::clients::Clients;
 use tests::fleet::{Process, Role};
 use tests::prometheus::{Prometheus, shipped_interval};
+use tests::proof::Proof;
 use tests::real::Real;
 use tests::servers::connect_to_redis;
-use tests::{Pipeline, root, verdict};
+use tests::{Options, Pipeline, root};
 use tokio::task::JoinSet;
 
 const MODEL: &str = "gemini-nano-banana-2.1";
 /// Clients that submit at once.
 const CLIENTS: usize = 32;
-/// As many workers as this machine bears, in place of the chart's limit.
-const MOST: usize = 4;
-/// When workers must have been asked for, and when the last of them let go.
-const ASKED: Duration = Duration::from_secs(15);
-const LET_GO: Duration = Duration::from_secs(30);
-const DRAIN: Duration = Duration::from_mins(15);
+/// As many workers as one machine can run, instead of the limit of the chart.
+const MAX_WORKERS: usize = 4;
+/// How long after the first submit more workers must be asked for.
+const SCALE_UP_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long after the last job only one worker may be asked for.
+const SCALE_DOWN_TIMEOUT: Duration = Duration::from_secs(30);
+const DRAIN_TIMEOUT: Duration = Duration::from_mins(15);
 
 #[derive(Parser)]
-struct Words {
+struct Arguments {
     /// How many jobs come at once.
     #[arg(long, default_value_t = 5_000)]
     jobs: usize,
@@ -42,17 +45,18 @@ struct Words {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let Words { jobs } = Words::parse();
+    let Arguments { jobs } = Arguments::parse();
+    let mut proof = Proof::default();
     let trigger = trigger();
-    let (folder, servers, real) = Real::own(1_000..=2_000).await;
+    let folder = tempfile::tempdir().unwrap();
     let Real {
         pipeline,
         fake,
         orders,
         folders: _folders,
-    } = real;
+    } = Real::start_alone(Options::in_earnest(), 1_000..=2_000).await;
     let apis = orders.start(Role::Api, 1).await.unwrap();
-    let mut workers: Vec<Process> = (1..=MOST)
+    let mut workers: Vec<Process> = (1..=MAX_WORKERS)
         .map(|number| Process::new(Role::Worker, number, &orders).unwrap())
         .collect();
     workers[0].start().unwrap();
@@ -61,27 +65,22 @@ async fn main() -> ExitCode {
     let prometheus = Prometheus::start(folder.path(), interval, &apis, &workers)
         .await
         .unwrap();
-    // Until it knows the idle service.
+    // Until Prometheus has scraped the idle service a few times.
     tokio::time::sleep(interval * 3).await;
     let idle = trigger.wanted(&prometheus).await;
     println!("idle: {idle} workers wanted");
 
-    let mut taken = Taken::look(&pipeline).await;
+    let mut usage = Usage::now(&pipeline).await;
     let began = Instant::now();
     let clients = Arc::new(Clients::new(&pipeline.key, vec![apis[0].address()]));
     let mut submitting = JoinSet::new();
-    for client in 0..CLIENTS {
-        let clients = Arc::clone(&clients);
-        submitting.spawn(async move {
-            let body = json!({"model": MODEL, "prompt": "a bottle", "size": "1K"});
-            for number in (client..jobs).step_by(CLIENTS) {
-                clients.submit(number, &body).await.unwrap();
-            }
-        });
-    }
-    let (mut asked, mut submitted, mut drained, mut let_go) = (None, None, None, None);
+    submitting.spawn(async move {
+        let job = |_| json!({"model": MODEL, "prompt": "a bottle", "size": "1K"});
+        clients.submit_all(0..jobs, CLIENTS, job).await.unwrap();
+    });
+    let (mut scaled_up, mut submitted, mut drained, mut scaled_down) = (None, None, None, None);
     let (mut running, mut most) = (1, 1);
-    while let_go.is_none() && began.elapsed() < DRAIN {
+    while scaled_down.is_none() && began.elapsed() < DRAIN_TIMEOUT {
         tokio::time::sleep(Duration::from_secs(1)).await;
         let at = began.elapsed();
         while submitting.try_join_next().is_some() {}
@@ -92,19 +91,19 @@ async fn main() -> ExitCode {
         if submitted.is_some() && drained.is_none() && pipeline.open_jobs().await == 0 {
             drained = Some(at);
             println!("{:6.1} s  no job is open", at.as_secs_f64());
-            taken = taken.until(&Taken::look(&pipeline).await);
+            usage = usage.until(&Usage::now(&pipeline).await);
         }
         let wanted = trigger.wanted(&prometheus).await;
         most = most.max(wanted);
-        if wanted > 1 && asked.is_none() {
-            asked = Some(at);
+        if wanted > 1 && scaled_up.is_none() {
+            scaled_up = Some(at);
         }
         if drained.is_some() && wanted <= 1 {
-            let_go = Some(at);
+            scaled_down = Some(at);
         }
-        let now = wanted.clamp(1, MOST);
-        // Fewer only when it is over: the chart waits, too, until there was calm for a while.
-        if now > running || let_go.is_some() {
+        let now = wanted.clamp(1, MAX_WORKERS);
+        // Workers are stopped only at the end. The chart, too, waits for a while before it stops any.
+        if now > running || scaled_down.is_some() {
             println!(
                 "{:6.1} s  {wanted} workers wanted, {now} run",
                 at.as_secs_f64()
@@ -122,44 +121,54 @@ async fn main() -> ExitCode {
             running = now;
         }
     }
-    let mut violations = Vec::new();
-    match asked {
-        Some(asked) if asked <= ASKED => {}
-        asked => violations.push(format!("workers were asked for after {asked:?}")),
-    }
-    match (drained, let_go) {
-        (Some(drained), Some(let_go)) if let_go <= drained + LET_GO => {}
-        times => violations.push(format!("drained and let go: {times:?}")),
-    }
+    println!("at most {most} workers were wanted");
+    proof.check(
+        scaled_up.is_some_and(|scaled_up| scaled_up <= SCALE_UP_TIMEOUT),
+        format!(
+            "more workers were asked for {} after the first submit (at most {SCALE_UP_TIMEOUT:?})",
+            seconds(scaled_up)
+        ),
+    );
+    let calm = drained
+        .zip(scaled_down)
+        .map(|(drained, scaled_down)| scaled_down.saturating_sub(drained));
+    proof.check(
+        calm.is_some_and(|calm| calm <= SCALE_DOWN_TIMEOUT),
+        format!(
+            "one worker was asked for {} after the last job ended (at most {SCALE_DOWN_TIMEOUT:?})",
+            seconds(calm)
+        ),
+    );
     let calls = fake.journal().count();
-    if calls != jobs {
-        violations.push(format!("{jobs} jobs took {calls} calls"));
-    }
-    println!("{jobs} jobs, {calls} calls, at most {most} workers wanted");
-    if let Some(asked) = asked {
-        println!(
-            "workers were asked for {:.1} s after the first submit",
-            asked.as_secs_f64()
-        );
-    }
-    taken.tell(jobs);
-    println!("where it lies: {}", largest(&pipeline, jobs).await);
+    proof.check(calls == jobs, format!("{jobs} jobs took {calls} calls"));
+    usage.print(jobs);
+    println!("largest tables: {}", largest(&pipeline, jobs).await);
     drop((apis, workers, prometheus));
-    pipeline.close().await;
-    servers.stop().await;
-    verdict(&violations)
+    proof.close(pipeline).await;
+    proof.verdict()
 }
 
-/// What a number of jobs takes of the servers: what `docs/scaling.md` reckons with.
-struct Taken {
+fn seconds(time: Option<Duration>) -> String {
+    time.map_or_else(
+        || "never".to_owned(),
+        |time| format!("{:.1} s", time.as_secs_f64()),
+    )
+}
+
+/// What jobs use of the servers: the figures of `docs/scaling.md`.
+struct Usage {
     transactions: i64,
+    /// Bytes of write-ahead log.
     wal: i64,
+    /// Bytes of the database.
     stored: i64,
+    /// Commands of Redis.
     commands: i64,
 }
 
-impl Taken {
-    async fn look(pipeline: &Pipeline) -> Self {
+impl Usage {
+    /// Everything that was used since the servers were started.
+    async fn now(pipeline: &Pipeline) -> Self {
         let mut owner = pipeline.owner().await;
         let (transactions, wal, stored) = sqlx::query_as(
             "SELECT xact_commit, pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')::bigint, pg_database_size(datname)
@@ -184,6 +193,7 @@ impl Taken {
         }
     }
 
+    /// What was used between two moments.
     fn until(&self, later: &Self) -> Self {
         Self {
             transactions: later.transactions - self.transactions,
@@ -193,10 +203,10 @@ impl Taken {
         }
     }
 
-    fn tell(&self, jobs: usize) {
+    fn print(&self, jobs: usize) {
         let jobs = i64::try_from(jobs).unwrap();
         println!(
-            "each job took {} transactions, {:.1} KB of WAL and {:.1} KB of tables of Postgres, and {} commands of Redis",
+            "each job used {} transactions, {:.1} KB of WAL and {:.1} KB of tables of Postgres, and {} commands of Redis",
             self.transactions / jobs,
             kilobytes(self.wal / jobs),
             kilobytes(self.stored / jobs),
@@ -205,7 +215,7 @@ impl Taken {
     }
 }
 
-/// The largest tables, with their indices, by what a job has in each.
+/// The largest tables with their indices, and how much of each belongs to one job.
 async fn largest(pipeline: &Pipeline, jobs: usize) -> String {
     let tables: Vec<(String, i64)> = sqlx::query_as(
         "SELECT relname::text, pg_total_relation_size(oid) / $1 FROM pg_class
@@ -235,8 +245,9 @@ struct Trigger {
 }
 
 impl Trigger {
-    /// How many workers there should be. For a metric of type `AverageValue` the autoscaler that KEDA feeds takes
-    /// ⌈value / threshold⌉, within the limits (kubernetes.io, "Horizontal Pod Autoscaling", algorithm details).
+    /// How many workers there should be. For a metric of type `AverageValue` the autoscaler of Kubernetes, which KEDA
+    /// configures, takes ⌈value / threshold⌉ within the limits (kubernetes.io, "Horizontal Pod Autoscaling", algorithm
+    /// details).
     async fn wanted(&self, prometheus: &Prometheus) -> usize {
         let value = prometheus.number(&self.query).await.unwrap().unwrap_or(0.0);
         #[expect(
@@ -249,13 +260,13 @@ impl Trigger {
     }
 }
 
-/// Read off the chart's values and its `ScaledObject`.
+/// Reads the trigger from the values of the chart and its `ScaledObject`.
 fn trigger() -> Trigger {
     let chart = root("deploy/helm");
     let object = std::fs::read_to_string(chart.join("templates/worker.yaml")).unwrap();
     assert!(
         object.contains("metricType: AverageValue"),
-        "another formula"
+        "the chart uses another type of metric, with another formula"
     );
     let threshold = object.split("threshold: \"").nth(1).unwrap();
     let values = std::fs::read_to_string(chart.join("values.yaml")).unwrap();

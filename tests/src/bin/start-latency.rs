@@ -1,11 +1,11 @@
-//! How long an idle system takes from the 202 to the model being called.
+//! `make bench`: how long it takes from the 202 of a submit to the call of the model, on an idle system.
 //!
-//! Api, worker and fake run in this process against a private Postgres (fsync on) and Redis. A job is submitted only
-//! when the one before has ended. Both ends are read on one clock: the client's when it has the 202, the fake's when
-//! it has the request. Prints the percentiles, and exits with 1 when they miss the target.
+//! Api, worker and fake run in this process, on a private Postgres (with fsync) and Redis. A job is submitted only after
+//! the one before has ended. Both times are read from the same clock: when the client has the 202, and when the fake has
+//! the request. Prints the percentiles, and exits with 1 if they miss the target.
 //!
-//! With `--beside` the same is measured once more while another tenant's slow jobs have every slot and many more of
-//! them wait, once at the same model and once at another provider's.
+//! With `--beside` the same is measured again while slow jobs of another tenant occupy every slot and more of them wait,
+//! once for the same model and once for a model of another provider.
 #![expect(clippy::print_stdout, reason = "prints what it measured")]
 #![expect(clippy::unwrap_used, reason = "a harness fails loudly")]
 
@@ -13,40 +13,45 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
-use cli::private::Tuning;
 use reqwest::Method;
 use serde_json::{Value, json};
-use tests::servers::TestServers;
+use servers::Tuning;
+use tests::figures::percentile;
+use tests::proof::Proof;
 use tests::{Options, Pipeline};
 
-/// Microseconds.
-const P50: i64 = 5_000;
-const P99: i64 = 25_000;
+/// The targets on an idle system, in microseconds.
+const P50_TARGET_US: i64 = 5_000;
+const P99_TARGET_US: i64 = 25_000;
 
-/// What the 95th percentile beside slow jobs may be: so many times the quiet one, and so much more.
-const TIMES: i64 = 2;
-const MORE: i64 = 50_000;
-/// Slow jobs of the other tenant, twice the slots of the worker.
+/// Beside slow jobs the 95th percentile may be this many times the one on an idle system, and this much more.
+const P95_FACTOR: i64 = 2;
+const P95_MARGIN_US: i64 = 50_000;
 const SLOTS: usize = 16;
-const SLOW: usize = 2 * SLOTS;
+/// Slow jobs of the other tenant: twice the slots of the worker.
+const SLOW_JOBS: usize = 2 * SLOTS;
+/// Jobs that warm connections and caches before anything is measured.
+const WARM_UP_JOBS: u32 = 10;
 const QUIET_MODEL: &str = "gemini-nano-banana-2.1";
 const OTHER_MODEL: &str = "gpt-image-2";
+const CALL_TIMEOUT: Duration = Duration::from_mins(1);
 
 #[derive(Parser)]
-struct Words {
+struct Arguments {
+    /// Jobs that are measured.
     #[arg(long, default_value_t = 500)]
     jobs: u32,
-    /// Measure it beside slow jobs of another tenant, too.
+    /// Also measure beside slow jobs of another tenant.
     #[arg(long)]
     beside: bool,
 }
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let Words { jobs, beside } = Words::parse();
-    let (_folder, servers, named) = TestServers::own(Tuning::Durable).await;
-    let pipeline = Pipeline::start_on(
-        named,
+    let Arguments { jobs, beside } = Arguments::parse();
+    let mut proof = Proof::default();
+    let pipeline = Pipeline::start_alone(
+        Tuning::Durable,
         Options {
             slots: SLOTS,
             ..Options::in_earnest()
@@ -56,19 +61,30 @@ async fn main() -> ExitCode {
     let quiet = measure(&pipeline, QUIET_MODEL, jobs).await;
     print("on an idle system", &quiet);
     let (p50, p99) = (percentile(&quiet, 50), percentile(&quiet, 99));
-    println!("  target: p50 <= {}, p99 <= {}", ms(P50), ms(P99));
-    let mut held = p50 <= P50 && p99 <= P99;
+    proof.check(
+        p50 <= P50_TARGET_US && p99 <= P99_TARGET_US,
+        format!(
+            "p50 {} (at most {}), p99 {} (at most {})",
+            ms(p50),
+            ms(P50_TARGET_US),
+            ms(p99),
+            ms(P99_TARGET_US)
+        ),
+    );
     if beside {
-        let most = percentile(&quiet, 95) * TIMES + MORE;
-        let slow = flood(&pipeline).await;
-        for (model, words) in [
+        let most = percentile(&quiet, 95) * P95_FACTOR + P95_MARGIN_US;
+        let slow = occupy_every_slot(&pipeline).await;
+        for (model, when) in [
             (QUIET_MODEL, "beside slow jobs of the same model"),
             (OTHER_MODEL, "beside slow jobs of another provider's model"),
         ] {
             let waits = measure(&pipeline, model, jobs).await;
-            print(words, &waits);
-            println!("  target: p95 <= {}", ms(most));
-            held &= percentile(&waits, 95) <= most;
+            print(when, &waits);
+            let p95 = percentile(&waits, 95);
+            proof.check(
+                p95 <= most,
+                format!("p95 {} {when} (at most {})", ms(p95), ms(most)),
+            );
         }
         for id in slow.ids {
             let cancel = pipeline.anonymous(Method::POST, &format!("/v1/jobs/{id}/cancel"));
@@ -76,26 +92,22 @@ async fn main() -> ExitCode {
             cancel.send().await.unwrap().error_for_status().unwrap();
         }
     }
-    pipeline.close().await;
-    servers.stop().await;
-    if held {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    }
+    proof.close(pipeline).await;
+    proof.verdict()
 }
 
-/// Microseconds from the 202 to the call, sorted.
+/// The microseconds from the 202 to the call, sorted.
 async fn measure(pipeline: &Pipeline, model: &str, jobs: u32) -> Vec<i64> {
     let journal = pipeline.fake.journal();
     let mut waits = Vec::new();
-    for round in 0..jobs + 10 {
+    for round in 0..jobs + WARM_UP_JOBS {
         let job = json!({"model": model, "prompt": "a glass bottle on wet slate", "aspect_ratio": "1:1", "size": "1K"});
         let id = pipeline.submit(&job).await;
         let accepted = i64::try_from(journal.now_us()).unwrap();
-        // Not every provider is told the job's id; of the other one's no second call is under way.
+        // The other provider is not told the id of the job. But there is only one call to it at a time, so its calls can
+        // be counted.
         let call = pipeline
-            .until(Duration::from_mins(1), async || match model {
+            .until("the model is called", CALL_TIMEOUT, async || match model {
                 QUIET_MODEL => journal.labelled("job", &id).pop(),
                 _ => {
                     let calls = journal.calls().into_iter();
@@ -105,8 +117,7 @@ async fn measure(pipeline: &Pipeline, model: &str, jobs: u32) -> Vec<i64> {
             })
             .await;
         pipeline.ended(&id).await;
-        // The first ones warm connections and caches.
-        if round >= 10 {
+        if round >= WARM_UP_JOBS {
             waits.push(i64::try_from(call.received_us).unwrap() - accepted);
         }
     }
@@ -114,18 +125,19 @@ async fn measure(pipeline: &Pipeline, model: &str, jobs: u32) -> Vec<i64> {
     waits
 }
 
-/// Jobs of another tenant that have every slot until they are canceled.
-struct Slow {
+/// Jobs of another tenant that occupy every slot until they are canceled.
+struct SlowJobs {
+    /// The key of the tenant.
     key: String,
     ids: Vec<String>,
 }
 
-async fn flood(pipeline: &Pipeline) -> Slow {
+async fn occupy_every_slot(pipeline: &Pipeline) -> SlowJobs {
     let (tenant, key) = pipeline.add_tenant(1_000_000).await;
     let job =
         json!({"model": QUIET_MODEL, "prompt": "a bottle [[fault:late:3000000]]", "size": "1K"});
     let mut ids = Vec::new();
-    for _ in 0..SLOW {
+    for _ in 0..SLOW_JOBS {
         let submit = pipeline.anonymous(Method::POST, "/v1/jobs");
         let accepted: Value = submit
             .bearer_auth(&key)
@@ -140,13 +152,13 @@ async fn flood(pipeline: &Pipeline) -> Slow {
     }
     let running = "SELECT count(*) FROM jobs WHERE state = 'running' AND tenant_id = $1";
     pipeline
-        .until(Duration::from_mins(1), async || {
+        .until("every slot has a slow job", CALL_TIMEOUT, async || {
             let running = sqlx::query_scalar(running).bind(tenant.0);
             let running: i64 = running.fetch_one(&pipeline.reader).await.unwrap();
             (running >= i64::try_from(SLOTS).unwrap()).then_some(())
         })
         .await;
-    Slow { key, ids }
+    SlowJobs { key, ids }
 }
 
 fn print(when: &str, waits: &[i64]) {
@@ -162,10 +174,6 @@ fn print(when: &str, waits: &[i64]) {
         ms(percentile(waits, 99)),
         ms(percentile(waits, 100))
     );
-}
-
-fn percentile(waits: &[i64], percent: usize) -> i64 {
-    waits[(waits.len() * percent / 100).min(waits.len() - 1)]
 }
 
 fn ms(us: i64) -> String {

@@ -1,8 +1,8 @@
-//! `make storm`: more is asked than the provider lets in, and some of what it lets in fails.
+//! `make storm`: more jobs than the provider admits, and some admitted calls fail.
 //!
-//! The fake admits so many calls a second (a token bucket), answers 429 beyond, and 503 to one admitted call in ten.
-//! Two and a half times as many jobs are offered; then the backlog drains. Api, two workers and the fake run in this
-//! process against a private Postgres and Redis. Prints the figures, and exits with 1 when one misses its target.
+//! The fake admits a number of calls a second (a token bucket), answers 429 to more, and 503 to one admitted call in ten.
+//! Two and a half times as many jobs are submitted; then the backlog drains. The api, two workers and the fake run in this
+//! process, on a private Postgres and Redis. Prints the figures, and exits with 1 if one misses its target.
 #![expect(clippy::print_stdout, reason = "prints what it measured")]
 #![expect(clippy::unwrap_used, reason = "a harness fails loudly")]
 
@@ -10,49 +10,53 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use cli::private::Tuning;
 use fakes::{Admit, Fault, Latency, Switches};
 use futures::stream::{FuturesUnordered, StreamExt};
 use reqwest::{Method, StatusCode};
 use serde_json::json;
-use tests::servers::TestServers;
-use tests::{Options, Pipeline};
+use servers::Tuning;
+use tests::proof::Proof;
+use tests::{Options, Pipeline, drain};
 use tokio::time::MissedTickBehavior;
 
-/// Of the admitted calls.
-const FAULTY: f64 = 0.1;
-/// Offered for each that is admitted.
-const OFFERED: f64 = 2.5;
+/// The share of admitted calls that fail.
+const FAULT_RATE: f64 = 0.1;
+/// Jobs that are submitted for each call that is admitted.
+const OVERLOAD: f64 = 2.5;
 const MODEL: &str = "gemini-nano-banana-2.1";
-/// What lanes may take to learn what the provider bears.
-const LEARNING: Duration = Duration::from_secs(20);
+/// How long a lane may take to learn how many calls the provider admits.
+const LEARNING_TIME: Duration = Duration::from_secs(20);
+/// Submits that are under way at the same time.
+const MAX_SUBMITS: usize = 32;
+/// If no job ends for so long, the jobs stand still.
+const STANDSTILL: Duration = Duration::from_mins(1);
 
 #[derive(Parser)]
-struct Words {
-    /// Calls the provider admits each second.
+struct Arguments {
+    /// Calls that the provider admits each second.
     #[arg(long, default_value_t = 20)]
     rate: u32,
-    /// Seconds in which jobs are offered.
+    /// Seconds in which jobs are submitted.
     #[arg(long, default_value_t = 180)]
     seconds: u32,
-    /// Print how the lane stands, every second.
+    /// Print the state of the lane every second.
     #[arg(long)]
     watch: bool,
 }
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let Words {
+    let Arguments {
         rate,
         seconds,
         watch,
-    } = Words::parse();
+    } = Arguments::parse();
+    let mut proof = Proof::default();
     let rate = f64::from(rate);
-    let (_folder, servers, named) = TestServers::own(Tuning::Durable).await;
     #[expect(clippy::cast_possible_truncation, reason = "a few thousand")]
-    let jobs = (OFFERED * rate * f64::from(seconds)) as i64;
-    let pipeline = Pipeline::start_on(
-        named,
+    let jobs = (OVERLOAD * rate * f64::from(seconds)) as i64;
+    let pipeline = Pipeline::start_alone(
+        Tuning::Durable,
         Options {
             credits: jobs * 6,
             workers: 2,
@@ -72,7 +76,7 @@ async fn main() -> ExitCode {
             min: 800,
             max: 1_200,
         },
-        rate: FAULTY,
+        rate: FAULT_RATE,
         among: vec![Fault::Status(503)],
         plain: true,
         ..Switches::default()
@@ -81,33 +85,34 @@ async fn main() -> ExitCode {
     let began_us = pipeline.fake.journal().now_us();
     let began = Instant::now();
     let stormed = async {
-        let offered = offer(&pipeline, jobs, rate * OFFERED).await;
+        let submitted = submit_all(&pipeline, jobs, rate * OVERLOAD).await;
         println!(
-            "offered {offered} jobs in {:.0} s; the provider admits {rate} calls a second and fails {:.0} % of them",
+            "submitted {submitted} jobs in {:.0} s; the provider admits {rate} calls a second and fails {:.0} % of them",
             began.elapsed().as_secs_f64(),
-            FAULTY * 100.0
+            FAULT_RATE * 100.0
         );
-        drain(&pipeline).await;
+        drain::drained_without_standstill(&pipeline.reader, STANDSTILL)
+            .await
+            .unwrap();
     };
     tokio::select! {
         () = stormed => {}
-        () = look(&pipeline, began), if watch => {}
+        () = print_lane(&pipeline, began), if watch => {}
     }
-    let drained = began.elapsed();
-    let held = report(&pipeline, began_us, jobs, rate, f64::from(seconds)).await;
-    println!("  drained after {:.0} s", drained.as_secs_f64());
-    pipeline.close().await;
-    servers.stop().await;
-    println!("  the books close: `platen verify` finds nothing");
-    if held {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    }
+    println!("  drained after {:.0} s", began.elapsed().as_secs_f64());
+    let load = Load {
+        began_us,
+        jobs,
+        rate,
+        seconds: f64::from(seconds),
+    };
+    judge(&mut proof, &pipeline, &load).await;
+    proof.close(pipeline).await;
+    proof.verdict()
 }
 
-/// Prints how the lane stands, for ever.
-async fn look(pipeline: &Pipeline, began: Instant) {
+/// Prints the state of the lane, for ever.
+async fn print_lane(pipeline: &Pipeline, began: Instant) {
     loop {
         let lane = pipeline.lane(MODEL).await;
         let running: i64 = sqlx::query_scalar("SELECT count(*) FROM jobs WHERE state = 'running'")
@@ -119,14 +124,15 @@ async fn look(pipeline: &Pipeline, began: Instant) {
             began.elapsed().as_secs_f64(),
             lane.limit,
             lane.in_flight,
-            lane.pause.map_or("open", |pause| pause.reason.as_str())
+            lane.pause
+                .map_or("available", |pause| pause.reason.as_str())
         );
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
 }
 
-/// Submits jobs at an even pace.
-async fn offer(pipeline: &Pipeline, jobs: i64, per_second: f64) -> usize {
+/// Submits jobs at an even pace, and returns how many were accepted.
+async fn submit_all(pipeline: &Pipeline, jobs: i64, per_second: f64) -> usize {
     let mut ticks = tokio::time::interval(Duration::from_secs_f64(1.0 / per_second));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
     let mut submits = FuturesUnordered::new();
@@ -134,14 +140,14 @@ async fn offer(pipeline: &Pipeline, jobs: i64, per_second: f64) -> usize {
     for number in 0..jobs {
         ticks.tick().await;
         submits.push(submit(pipeline, number));
-        while submits.len() > 32 {
+        while submits.len() > MAX_SUBMITS {
             accepted += usize::from(submits.next().await.is_some());
         }
     }
     accepted + submits.count().await
 }
 
-/// As a client does it: what is answered "later" is sent again with the same key.
+/// Submits as a correct client does: a request that was answered with 503 is sent again with the same key.
 async fn submit(pipeline: &Pipeline, number: i64) {
     let job = json!({"model": MODEL, "prompt": format!("a bottle, number {number}"), "size": "1K"});
     loop {
@@ -157,32 +163,25 @@ async fn submit(pipeline: &Pipeline, number: i64) {
     }
 }
 
-/// Waits until no job is open. A minute in which none ends is a standstill.
-async fn drain(pipeline: &Pipeline) {
-    let (mut least, mut since) = (i64::MAX, Instant::now());
-    loop {
-        let open = pipeline.open_jobs().await;
-        if open == 0 {
-            return;
-        }
-        if open < least {
-            (least, since) = (open, Instant::now());
-        }
-        assert!(
-            since.elapsed() < Duration::from_mins(1),
-            "{open} jobs stand still"
-        );
-        tokio::time::sleep(Duration::from_millis(500)).await;
-    }
+/// What was submitted, and when.
+struct Load {
+    /// When it began, on the clock of the fake, in microseconds.
+    began_us: u64,
+    jobs: i64,
+    /// Calls that the provider admits each second.
+    rate: f64,
+    /// How long jobs were submitted.
+    seconds: f64,
 }
 
-/// Prints a figure beside its target.
-fn figure(holds: bool, says: &str) -> bool {
-    println!("  {} {says}", if holds { "ok    " } else { "MISSED" });
-    holds
-}
-
-async fn report(pipeline: &Pipeline, began_us: u64, jobs: i64, rate: f64, seconds: f64) -> bool {
+/// Compares what happened to the jobs and the calls with the targets.
+async fn judge(proof: &mut Proof, pipeline: &Pipeline, load: &Load) {
+    let &Load {
+        began_us,
+        jobs,
+        rate,
+        seconds,
+    } = load;
     let count = async |condition: &str| -> i64 {
         sqlx::query_scalar(sqlx::AssertSqlSafe(format!(
             "SELECT count(*) FROM jobs WHERE {condition}"
@@ -198,14 +197,18 @@ async fn report(pipeline: &Pipeline, began_us: u64, jobs: i64, rate: f64, second
     )
     .await;
     let calls = pipeline.fake.journal().calls();
-    let met = |outcome: &str| {
-        let of_kind = calls
+    let with_outcome = |outcome: &str| {
+        let calls = calls
             .iter()
             .filter(|call| call.outcome.as_deref() == Some(outcome));
-        of_kind.count()
+        calls.count()
     };
-    let (ok, busy, faults) = (met("ok"), met("throttle"), met("unavailable"));
-    let after = |from: f64, to: f64, outcome: Option<&str>| {
+    let (ok, throttled_calls, faults) = (
+        with_outcome("ok"),
+        with_outcome("throttle"),
+        with_outcome("unavailable"),
+    );
+    let between = |from: f64, to: f64, outcome: Option<&str>| {
         let within = calls.iter().filter(|call| {
             #[expect(clippy::cast_precision_loss, reason = "microseconds of an hour")]
             let at = call.received_us.saturating_sub(began_us) as f64 / 1e6;
@@ -214,55 +217,52 @@ async fn report(pipeline: &Pipeline, began_us: u64, jobs: i64, rate: f64, second
         });
         within.count()
     };
-    let in_time = after(0.0, seconds, Some("ok"));
-    let learned = LEARNING.as_secs_f64().min(seconds / 2.0);
-    let late = after(learned, f64::MAX, None);
-    let late_busy = after(learned, f64::MAX, Some("throttle"));
+    let in_time = between(0.0, seconds, Some("ok"));
+    let learned = LEARNING_TIME.as_secs_f64().min(seconds / 2.0);
+    let late = between(learned, f64::MAX, None);
+    let late_throttled = between(learned, f64::MAX, Some("throttle"));
     #[expect(clippy::cast_precision_loss, reason = "a few thousand")]
     let share = |part: usize, whole: usize| part as f64 / whole.max(1) as f64;
     #[expect(clippy::cast_precision_loss, reason = "a few thousand")]
-    let (success, bearable, in_time_f) = (
+    let (success, enough, in_time_f) = (
         succeeded as f64 / jobs as f64,
         0.9 * 0.9 * rate * seconds,
         in_time as f64,
     );
-    let figures = [
-        figure(
-            success >= 0.99,
-            &format!(
-                "{:.2} % of {jobs} jobs succeeded (at least 99 %)",
-                success * 100.0
-            ),
+    proof.check(
+        success >= 0.99,
+        format!(
+            "{:.2} % of {jobs} jobs succeeded (at least 99 %)",
+            success * 100.0
         ),
-        figure(
-            throttled == 0,
-            &format!("{throttled} jobs failed by 429 alone (none)"),
+    );
+    proof.check(
+        throttled == 0,
+        format!("{throttled} jobs failed by 429 alone (none)"),
+    );
+    proof.check(
+        retried == 0,
+        format!("{retried} jobs were retried more than twice after a 503 (none)"),
+    );
+    proof.check(
+        ok + throttled_calls + faults == calls.len(),
+        format!(
+            "{} calls = {ok} images + {throttled_calls} times 429 + {faults} times 503",
+            calls.len()
         ),
-        figure(
-            retried == 0,
-            &format!("{retried} jobs were retried more than twice after a 503 (none)"),
+    );
+    proof.check(
+        in_time_f >= enough,
+        format!(
+            "{in_time} images within {seconds:.0} s (at least {enough:.0}; the provider would have made {:.0})",
+            (1.0 - FAULT_RATE) * rate * seconds
         ),
-        figure(
-            ok + busy + faults == calls.len(),
-            &format!(
-                "{} calls = {ok} pictures + {busy} times 429 + {faults} times 503",
-                calls.len()
-            ),
+    );
+    proof.check(
+        share(late_throttled, late) <= 0.2,
+        format!(
+            "{:.1} % of the calls after {learned:.0} s met 429 (at most 20 %)",
+            share(late_throttled, late) * 100.0
         ),
-        figure(
-            in_time_f >= bearable,
-            &format!(
-                "{in_time} pictures within {seconds:.0} s (at least {bearable:.0}; the provider would have borne {:.0})",
-                (1.0 - FAULTY) * rate * seconds
-            ),
-        ),
-        figure(
-            share(late_busy, late) <= 0.2,
-            &format!(
-                "{:.1} % of the calls after {learned:.0} s met 429 (at most 20 %)",
-                share(late_busy, late) * 100.0
-            ),
-        ),
-    ];
-    figures.into_iter().all(|held| held)
+    );
 }

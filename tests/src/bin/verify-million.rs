@@ -1,7 +1,7 @@
-//! `make verify-bench`: how long `platen verify`, and a scrape of the billing metrics, take on a clean history of a million jobs.
+//! `make verify-bench`: how long `platen verify` and a scrape of the billing metrics take on a history of a million jobs.
 //!
-//! A private Postgres, as `platen up` starts it, is filled by the set-based SQL beside this file. Prints the time of
-//! each invariant and of a scrape, and exits with 1 when one is broken or misses its target.
+//! A private Postgres, as `platen up` starts it, is filled by the SQL file beside this one. Prints the time of each
+//! invariant and of a scrape, and exits with 1 if an invariant is broken or a time misses its target.
 #![expect(clippy::print_stdout, reason = "prints what it measured")]
 #![expect(clippy::unwrap_used, reason = "a harness fails loudly")]
 
@@ -9,21 +9,23 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use cli::private::Tuning;
 use common::database::{self, DatabaseRole};
 use common::{billing, telemetry, verify};
+use servers::Tuning;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor, PgPool};
-use tests::servers::TestServers;
+use tests::figures::milliseconds;
+use tests::proof::Proof;
+use tests::servers::OwnServers;
 
-/// For each million jobs.
-const TARGET: Duration = Duration::from_mins(1);
-/// For a scrape, however many jobs there are.
-const SCRAPE: Duration = Duration::from_millis(50);
+/// The target of a verification, for each million jobs.
+const VERIFY_TARGET: Duration = Duration::from_mins(1);
+/// The target of a scrape, for any number of jobs.
+const SCRAPE_TARGET: Duration = Duration::from_millis(50);
 const SCRAPES: usize = 21;
 
 #[derive(Parser)]
-struct Words {
+struct Arguments {
     /// Jobs in the history.
     #[arg(long, default_value_t = 1_000_000)]
     rows: u32,
@@ -35,8 +37,9 @@ struct Words {
 #[tokio::main]
 async fn main() -> ExitCode {
     let _exporting = telemetry::start();
-    let Words { rows, rounds } = Words::parse();
-    let (_folder, servers, named) = TestServers::own(Tuning::Durable).await;
+    let Arguments { rows, rounds } = Arguments::parse();
+    let mut proof = Proof::default();
+    let (servers, named) = OwnServers::start(Tuning::Durable).await;
     let database = named.create_database().await;
 
     let started = Instant::now();
@@ -48,10 +51,11 @@ async fn main() -> ExitCode {
     let reader = database::connect(&named.runtime_url(&database), DatabaseRole::Reader, 1)
         .await
         .unwrap();
-    let mut well = scrapes(&named.runtime_url(&database), &reader).await;
-    let target = TARGET * rows.div_ceil(1_000_000);
+    scrape(&mut proof, &named.runtime_url(&database), &reader).await;
+    let target = VERIFY_TARGET * rows.div_ceil(1_000_000);
     for _ in 0..rounds {
         let started = Instant::now();
+        let mut broken = Vec::new();
         verify::check(&reader, |invariant, findings, took| {
             println!(
                 "  {:4} {:6.2} s  {}",
@@ -59,32 +63,29 @@ async fn main() -> ExitCode {
                 took.as_secs_f64(),
                 invariant.promises
             );
-            for finding in findings.iter().take(3) {
-                println!("       BROKEN: {}", finding.says);
-            }
-            well &= findings.is_empty();
+            // A broken invariant may have a finding for each job.
+            broken.extend(findings.into_iter().take(3).map(|finding| finding.says));
         })
         .await
         .unwrap();
         let took = started.elapsed();
-        println!(
-            "  all  {:6.2} s  (target: {} s)",
-            took.as_secs_f64(),
-            target.as_secs()
+        proof.add(broken);
+        proof.check(
+            took <= target,
+            format!(
+                "all invariants in {:.2} s (at most {} s)",
+                took.as_secs_f64(),
+                target.as_secs()
+            ),
         );
-        well &= took <= target;
     }
     reader.close().await;
     servers.stop().await;
-    if well {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    }
+    proof.verdict()
 }
 
-/// What Prometheus waits for, once the lines are folded as they are every few seconds.
-async fn scrapes(url: &str, reader: &PgPool) -> bool {
+/// Measures scrapes after the billing lines are folded, which a worker does every few seconds.
+async fn scrape(proof: &mut Proof, url: &str, reader: &PgPool) {
     let worker = database::connect(url, DatabaseRole::Worker, 1)
         .await
         .unwrap();
@@ -102,16 +103,18 @@ async fn scrapes(url: &str, reader: &PgPool) -> bool {
     }
     took.sort_unstable();
     let (median, most) = (took[SCRAPES / 2], took[SCRAPES - 1]);
-    println!(
-        "a scrape of /metrics/billing over {transfers} transfers: {:.1} ms, {:.1} at most of {SCRAPES} (target: {} ms)",
-        median.as_secs_f64() * 1e3,
-        most.as_secs_f64() * 1e3,
-        SCRAPE.as_millis()
+    proof.check(
+        median <= SCRAPE_TARGET,
+        format!(
+            "a scrape of /metrics/billing over {transfers} transfers takes {:.1} ms, the longest of {SCRAPES} {:.1} ms (at most {} ms)",
+            milliseconds(median),
+            milliseconds(most),
+            SCRAPE_TARGET.as_millis()
+        ),
     );
-    median <= SCRAPE
 }
 
-/// As the superuser, on one connection: the SQL makes temporary tables and functions.
+/// Fills the database as the superuser, on one connection, because the SQL creates temporary tables and functions.
 async fn fill(url: &str, rows: u32) {
     let options = url.parse::<PgConnectOptions>().unwrap();
     let mut owner = options.disable_statement_logging().connect().await.unwrap();
@@ -123,7 +126,7 @@ async fn fill(url: &str, rows: u32) {
         .execute(&mut owner)
         .await
         .unwrap();
-    // As the server would have by then.
+    // A server that got so many rows over time would have done this by itself.
     owner.execute("VACUUM (ANALYZE)").await.unwrap();
     owner.execute("CHECKPOINT").await.unwrap();
     owner.close().await.unwrap();

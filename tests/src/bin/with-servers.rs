@@ -1,28 +1,28 @@
-//! Runs a command with private servers for the tests, and stops them when it has ended.
+//! Starts private servers for the tests, runs a command, and stops the servers when the command has ended.
 //!
 //! `cargo run -p tests --bin with-servers -- cargo nextest run`
 #![expect(clippy::unwrap_used, reason = "a harness fails loudly")]
 
 use std::process::ExitCode;
 
-use cli::private::Tuning;
-use tests::servers::TestServers;
+use servers::Tuning;
+use tests::servers::OwnServers;
 use tokio::process::Command;
 
 fn main() -> ExitCode {
-    cli::private::without_clients_variables();
+    servers::restart_without_postgres_variables();
     run()
 }
 
 #[tokio::main]
 async fn run() -> ExitCode {
     let _exporting = common::telemetry::start();
-    let mut words = std::env::args().skip(1);
-    let program = words.next().unwrap();
-    let (_folder, servers, named) = TestServers::own(Tuning::Test).await;
+    let mut arguments = std::env::args().skip(1);
+    let program = arguments.next().unwrap();
+    let (servers, urls) = OwnServers::start(Tuning::Test).await;
     let status = Command::new(program)
-        .args(words)
-        .envs(named.env())
+        .args(arguments)
+        .envs(urls.env())
         .status()
         .await
         .unwrap();

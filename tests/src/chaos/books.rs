@@ -1,4 +1,4 @@
-//! When it is quiet: rows, ledger, bucket, the provider's journal and the clients' memory must tell one story.
+//! Checks at the end: rows, ledger, bucket, the journal of the provider and the memory of the clients must agree.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -23,23 +23,25 @@ use super::recovery::Recovery;
 use super::stage::Stage;
 use crate::scraped::{self, labelled};
 
-/// How long it may take from a provider's answer until the picture is kept, and clocks may differ.
+/// Covers the time from the answer of the provider until the image is stored, and the difference between clocks.
 const SLACK: Duration = Duration::from_secs(5);
-/// How long sweepers may take.
-const SWEPT_WITHIN: Duration = Duration::from_mins(1);
+/// How long the sweeper may take.
+const SWEEP_TIMEOUT: Duration = Duration::from_mins(1);
 
-/// Figures for people.
+/// Figures that are printed.
 #[derive(Default)]
 pub struct Figures {
-    /// Jobs by state, and by class where they failed.
+    /// Jobs by state, and by class if they failed.
     pub jobs: BTreeMap<String, i64>,
-    pub poisoned: i64,
-    /// Requests for pictures as the provider counts them, and how they were answered.
+    /// Requests for images, as the provider counts them.
     pub creates: usize,
+    /// How these requests were answered.
     pub answers: BTreeMap<String, usize>,
-    /// Pictures that were made and not delivered by a job that was to be done, by what had happened.
+    /// Images that were made and not delivered although their job was not canceled or expired, by the reason.
     pub wasted: BTreeMap<&'static str, usize>,
+    /// Objects that no row named.
     pub orphans: usize,
+    /// Files that were read.
     pub objects: u64,
 }
 
@@ -66,7 +68,7 @@ struct CallRow {
     delivered: bool,
 }
 
-/// All that is asked of.
+/// Everything that is compared.
 pub struct Books<'a> {
     stage: &'a Stage,
     memory: &'a Memory,
@@ -80,6 +82,7 @@ pub struct Books<'a> {
 }
 
 impl<'a> Books<'a> {
+    /// Reads the rows and the journal of the provider.
     pub async fn open(
         stage: &'a Stage,
         memory: &'a Memory,
@@ -112,7 +115,7 @@ impl<'a> Books<'a> {
         })
     }
 
-    /// Checks everything; what is wrong is written in the diary.
+    /// Checks everything. Violations are recorded in the diary.
     pub async fn close(self) -> anyhow::Result<Figures> {
         let mut figures = Figures::default();
         self.invariants().await?;
@@ -120,9 +123,9 @@ impl<'a> Books<'a> {
         self.jobs_ended_for_good_reason(&mut figures);
         self.provider_and_journal_agree(&mut figures);
         self.nothing_stored_was_bought_again();
-        self.pictures_were_wasted_with_reason(&mut figures);
+        self.images_were_wasted_with_reason(&mut figures);
         self.bucket(&mut figures).await?;
-        self.logs_tell_of_no_panic();
+        self.no_process_panicked();
         self.pool.close().await;
         Ok(figures)
     }
@@ -140,21 +143,21 @@ impl<'a> Books<'a> {
         Ok(())
     }
 
-    /// I11, I20: what a client was promised is there, once, and nothing else is.
+    /// I11, I20: each accepted submit has one job of its own, and there are no other jobs.
     fn every_wish_has_its_job(&self) {
         let accepted = self.memory.accepted();
         let mut seen = BTreeSet::new();
         for wish in &accepted {
             let Ok(JobId(job)) = wish.job.parse() else {
                 self.diary().violation(format!(
-                    "I11: {} was given {}, which is no job's id",
+                    "I11: {} was answered with {}, which is no id of a job",
                     wish.key, wish.job
                 ));
                 continue;
             };
             self.diary().demand(seen.insert(job), || {
                 format!(
-                    "I11: {} was given to two wishes, {} is one",
+                    "I11: {} was the answer to two submits, {} is one",
                     wish.job, wish.key
                 )
             });
@@ -164,14 +167,14 @@ impl<'a> Books<'a> {
         }
         self.diary().demand(self.jobs.len() == accepted.len(), || {
             format!(
-                "I11: {} wishes made {} jobs",
+                "I11: {} submits made {} jobs",
                 accepted.len(),
                 self.jobs.len()
             )
         });
     }
 
-    /// I20: every job ended, and none by our fault.
+    /// I20: every job has ended, and none failed because of us.
     fn jobs_ended_for_good_reason(&self, figures: &mut Figures) {
         let wishes = self.memory.accepted();
         let wishes: HashMap<Uuid, _> = wishes
@@ -185,7 +188,6 @@ impl<'a> Books<'a> {
                 state => state.to_owned(),
             };
             *figures.jobs.entry(word.clone()).or_default() += 1;
-            figures.poisoned += i64::from(outcome == "poison");
             let wish = wishes.get(&job.id);
             let fine = match job.state.as_str() {
                 "succeeded" => true,
@@ -193,7 +195,7 @@ impl<'a> Books<'a> {
                 "expired" => wish.is_some_and(|wish| wish.deadline_is_near),
                 "failed" | "partial" => match outcome {
                     "poison" => job.crash_count >= 2,
-                    // Every call the bound allows was made, and its answer lost.
+                    // Every allowed call was made, and its answer was lost.
                     "unknown" => job.calls_started == job.max_calls,
                     "internal" | "expired" => wish.is_some_and(|wish| wish.deadline_is_near),
                     _ => true,
@@ -209,7 +211,7 @@ impl<'a> Books<'a> {
         }
     }
 
-    /// I9: who was called by whom is known on both sides.
+    /// I9: the journal of the provider and our rows of calls agree.
     fn provider_and_journal_agree(&self, figures: &mut Figures) {
         let creates = self.journal.iter().filter(|call| call.creates);
         let mut of_wish: HashMap<String, i32> = HashMap::new();
@@ -222,13 +224,13 @@ impl<'a> Books<'a> {
             if let Some(wish) = wish_of(create) {
                 *of_wish.entry(wish).or_default() += i32::from(counts);
             }
-            // Vertex AI carries the call's id; the background model has the wish only.
+            // Requests to Vertex AI carry the id of the call; those of the background model only the wish, in the prompt.
             let Some(label) = create.labels.get("call") else {
                 continue;
             };
             let call = labelled(create).and_then(|id| self.calls.get(&id));
             self.diary().demand(call.is_some(), || {
-                format!("I9: the provider was called as {label}, which is journaled nowhere")
+                format!("I9: the provider was called as {label}, which has no row")
             });
             self.diary().demand(seen.insert(label.clone()), || {
                 format!("I9: the provider was called twice as {label}")
@@ -256,7 +258,7 @@ impl<'a> Books<'a> {
         }
     }
 
-    /// A picture that its call names is never bought again, and neither is one that lay in the bucket.
+    /// I9: an image that a call names was not requested again.
     fn nothing_stored_was_bought_again(&self) {
         let mut by_output: HashMap<(Uuid, i32), Vec<&CallRow>> = HashMap::new();
         for call in self.calls.values() {
@@ -274,7 +276,7 @@ impl<'a> Books<'a> {
                 });
                 self.diary().demand(again.is_none(), || {
                     format!(
-                        "I9: output {} of job {} was bought by call {}, and then again by {}",
+                        "I9: output {} of job {} was stored by call {}, and then requested again by {}",
                         bought.output_idx,
                         bought.job_id,
                         bought.id,
@@ -285,10 +287,11 @@ impl<'a> Books<'a> {
         }
     }
 
-    /// A picture that was made and not delivered: its worker died or slept, or the answer did not get through.
-    fn pictures_were_wasted_with_reason(&self, figures: &mut Figures) {
+    /// I9: every image that was made and not delivered has a reason: its worker was killed or frozen, or the answer was
+    /// lost.
+    fn images_were_wasted_with_reason(&self, figures: &mut Figures) {
         let creates = self.journal.iter().filter(|call| call.creates);
-        // Late answers are good ones.
+        // A late answer contains an image, too.
         let made = creates.filter(|call| {
             call.outcome
                 .as_deref()
@@ -309,7 +312,7 @@ impl<'a> Books<'a> {
             let answered = create
                 .answered_us
                 .map_or(from + Duration::from_secs(30), at);
-            // Until then it may have waited for the bucket.
+            // Until the call ended, its image may have waited for the bucket.
             let to = call.ended_at.map_or(answered, |ended| ended.max(answered));
             let worker = self.recovery.worker(call.job_id, call.fence);
             let reasons = self.events.iter().filter(|event| match &event.whom {
@@ -318,10 +321,10 @@ impl<'a> Books<'a> {
                 Whom::Nobody => false,
             });
             let mut reasons = reasons.filter(|event| event.meets(from, to, SLACK));
-            // Its own worker's fate says more than the network's.
+            // A fault of its own worker is a better reason than one of the network.
             let reason = reasons.clone().find(|event| event.whom != Whom::Callers);
             let reason = reason.or_else(|| reasons.next()).map(|event| event.kind);
-            // It was stored, and then those who took it over died, too.
+            // The image was stored, and then the workers that claimed the job were killed, too.
             let poison = call.object_key.is_some()
                 && job.is_some_and(|job| job.outcome.as_deref() == Some("poison"));
             let reason = reason.or_else(|| poison.then_some("its job was given up as poison"));
@@ -331,16 +334,16 @@ impl<'a> Books<'a> {
                 .or_default() += 1;
             self.diary().demand(reason.is_some(), || {
                 format!(
-                    "I9: call {} of job {}, which ended as {}, ({}, fence {}, worker {}) made a picture at {to} that was not delivered, and nothing had happened to its worker",
+                    "I9: call {} of job {}, which ended as {}, ({}, fence {}, worker {}) made an image at {to} that was not delivered, and there was no fault",
                     call.id, call.job_id, job.and_then(|job| job.outcome.as_deref()).unwrap_or("nothing"), call.outcome.as_deref().unwrap_or("open"), call.fence, worker.as_deref().unwrap_or("unknown")
                 )
             });
         }
     }
 
-    /// I7, I19: every file is there and is the one; what nobody names is swept away, and was not worth keeping.
+    /// I7, I19: every file is as it was stored; orphans are swept, and none of them was an image that a job still needed.
     async fn bucket(&self, figures: &mut Figures) -> anyhow::Result<()> {
-        let bucket = self.stage.spool()?;
+        let bucket = self.stage.direct_bucket()?;
         let orphans = orphans(&self.pool, &bucket).await?;
         figures.orphans = orphans.len();
         for (key, modified) in &orphans {
@@ -350,18 +353,18 @@ impl<'a> Books<'a> {
             let Some(call) = id.and_then(|id| self.calls.get(&id)) else {
                 continue;
             };
-            let lay_there = call
+            let was_stored = call
                 .ended_at
                 .is_some_and(|ended| *modified + self.lease / 2 < ended);
             let given_up = self
                 .jobs
                 .get(&call.job_id)
                 .is_some_and(|job| job.state != "succeeded");
-            self.diary().demand(!lay_there || given_up, || {
-                format!("I9: the picture of call {} lay in the bucket from {modified} on, and the call was given up at {:?}", call.id, call.ended_at)
+            self.diary().demand(!was_stored || given_up, || {
+                format!("I9: the image of call {} was in the bucket from {modified} on, and the call was given up at {:?}", call.id, call.ended_at)
             });
         }
-        sweep(&self.stage.straight, &self.pool, &bucket).await?;
+        sweep(&self.stage.direct, &self.pool, &bucket).await?;
         let checked = deep::check(&self.pool, &bucket, Duration::ZERO, |told| {
             if let Report::Finding(finding) = told {
                 self.diary()
@@ -372,7 +375,7 @@ impl<'a> Books<'a> {
         Ok(())
     }
 
-    fn logs_tell_of_no_panic(&self) {
+    fn no_process_panicked(&self) {
         for process in self.stage.processes() {
             let Ok(process) = process.try_lock() else {
                 continue;
@@ -385,7 +388,7 @@ impl<'a> Books<'a> {
     }
 }
 
-/// I15: what each api tells of the money is what the rows tell.
+/// I15: the billing metrics of each api agree with the rows.
 pub async fn metrics_agree(stage: &Stage) -> anyhow::Result<()> {
     for api in &stage.apis {
         let address = api.lock().await.metrics_address();
@@ -396,7 +399,7 @@ pub async fn metrics_agree(stage: &Stage) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The wish a request for a picture was made for, as its words tell.
+/// The wish that a request for an image belongs to, read from its prompt.
 fn wish_of(create: &Call) -> Option<String> {
     let body = create.body.to_string();
     let (_, rest) = body.split_once("wish-")?;
@@ -419,7 +422,7 @@ async fn orphans(pool: &PgPool, bucket: &Bucket) -> anyhow::Result<Vec<(String, 
     Ok(found)
 }
 
-/// Lets the product's own sweeper work, with no grace, until nothing is left for it.
+/// Runs the sweeper of a worker, without a grace period, until there are no orphans.
 async fn sweep(config: &Config, pool: &PgPool, bucket: &Bucket) -> anyhow::Result<()> {
     let config = Config {
         timing: Timing {
@@ -439,7 +442,7 @@ async fn sweep(config: &Config, pool: &PgPool, bucket: &Bucket) -> anyhow::Resul
     let sweeping = tasks.spawn(worker::run(app, stop.clone()));
     tasks.close();
     let asked = Instant::now();
-    while asked.elapsed() < SWEPT_WITHIN && !orphans(pool, bucket).await?.is_empty() {
+    while asked.elapsed() < SWEEP_TIMEOUT && !orphans(pool, bucket).await?.is_empty() {
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
     stop.cancel();

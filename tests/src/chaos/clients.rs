@@ -1,4 +1,4 @@
-//! Clients as they should be: every request has a key, and is repeated until it is answered.
+//! Correct clients: every request has an idempotency key, and is repeated until it is answered.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,48 +17,61 @@ use tokio_util::task::TaskTracker;
 
 use super::stage::Stage;
 
-/// How long an answer is waited for, and how long until the next try.
-const PATIENCE: Duration = Duration::from_secs(8);
-const PAUSE: Duration = Duration::from_millis(400);
+/// How long a client waits for an answer.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(8);
+/// The time between two tries.
+const RETRY_INTERVAL: Duration = Duration::from_millis(400);
 const PHOTO: &[u8] = include_bytes!("../../../samples/product.jpg");
 
-/// What a client asks for.
+/// What a client asks for: one job.
 #[derive(Clone, Debug)]
-pub struct Wish {
-    pub key: String,
-    pub tenant: usize,
-    pub body: Value,
-    pub cancel_after: &'static str,
-    /// It is canceled so long after it was accepted.
-    pub cancel: Option<Duration>,
-    /// It is asked for once more so long after it was accepted.
-    pub repeat: Option<Duration>,
+struct Wish {
+    /// The idempotency key. It also stands in the prompt, so that the provider's journal tells which wish a call is for.
+    key: String,
+    tenant: usize,
+    body: Value,
+    /// The deadline of the job.
+    cancel_after: &'static str,
+    /// How long after it was accepted the job is canceled.
+    cancel: Option<Duration>,
+    /// How long after it was accepted the submit is repeated.
+    repeat: Option<Duration>,
 }
 
 /// What the clients remember.
 #[derive(Default)]
 pub struct Memory {
     accepted: Mutex<Vec<Accepted>>,
-    /// Requests, repeated ones included, and those whose answer never came.
+    /// Requests, including repeated ones.
     pub requests: AtomicUsize,
+    /// Requests that were never answered.
     pub unanswered: AtomicUsize,
+    /// Jobs that were canceled.
     pub canceled: AtomicUsize,
+    /// Submits that were repeated although they had been answered.
     pub repeated: AtomicUsize,
 }
 
+/// A submit that was accepted.
 #[derive(Clone, Debug)]
 pub struct Accepted {
+    /// Its idempotency key.
     pub key: String,
+    /// The id of the job.
     pub job: String,
+    /// Whether the job may reach its deadline.
     pub deadline_is_near: bool,
+    /// Whether the client cancels the job.
     pub was_canceled: bool,
 }
 
 impl Memory {
+    /// All submits that were accepted.
     pub fn accepted(&self) -> Vec<Accepted> {
         self.lock().clone()
     }
 
+    /// How many submits were accepted.
     pub fn count(&self) -> usize {
         self.lock().len()
     }
@@ -68,7 +81,7 @@ impl Memory {
     }
 }
 
-/// Submits at an even pace until it is told to stop, and returns when every request has been answered.
+/// Submits `rate` jobs a second until `stop` is cancelled. Returns when every request has been answered.
 pub async fn submit(
     stage: &Arc<Stage>,
     memory: &Arc<Memory>,
@@ -76,7 +89,7 @@ pub async fn submit(
     rate: f64,
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
-    let client = Client::builder().timeout(PATIENCE).build()?;
+    let client = Client::builder().timeout(REQUEST_TIMEOUT).build()?;
     let mut dice = StdRng::seed_from_u64(seed);
     let mut ticks = tokio::time::interval(Duration::from_secs_f64(1.0 / rate));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
@@ -85,7 +98,7 @@ pub async fn submit(
         if stop.run_until_cancelled(ticks.tick()).await.is_none() {
             break;
         }
-        let one = One {
+        let one = WishClient {
             client: client.clone(),
             stage: Arc::clone(stage),
             memory: Arc::clone(memory),
@@ -93,7 +106,7 @@ pub async fn submit(
             stop: stop.clone(),
         };
         tasks.spawn(async move {
-            if let Err(error) = one.live().await {
+            if let Err(error) = one.run().await {
                 one.stage
                     .diary
                     .violation(format!("the client of {}: {error:#}", one.wish.key));
@@ -105,8 +118,8 @@ pub async fn submit(
     Ok(())
 }
 
-/// What is asked for: mostly one picture, of a model that answers; sometimes more, of one that works in the background,
-/// from a photo, with words no model likes, with little time.
+/// A random wish: mostly for one image of a model that answers at once. Sometimes for more images, of a model that works in
+/// the background, with a photo, with a prompt that is refused, or with a near deadline.
 fn wish(dice: &mut StdRng, number: u64) -> Wish {
     let mut chance = |share: f64| dice.random_range(0.0..1.0) < share;
     let model = if chance(0.15) {
@@ -135,7 +148,8 @@ fn wish(dice: &mut StdRng, number: u64) -> Wish {
     }
 }
 
-struct One {
+/// The client of one wish.
+struct WishClient {
     client: Client,
     stage: Arc<Stage>,
     memory: Arc<Memory>,
@@ -143,8 +157,8 @@ struct One {
     stop: CancellationToken,
 }
 
-impl One {
-    async fn live(&self) -> anyhow::Result<()> {
+impl WishClient {
+    async fn run(&self) -> anyhow::Result<()> {
         let (status, answer) = self
             .ask("/v1/jobs", &self.wish.key, &self.wish.body)
             .await?;
@@ -202,20 +216,21 @@ impl One {
         Ok(())
     }
 
-    /// Asks one api after the other until one answers.
+    /// Sends a request to one api after the other until one answers.
     async fn ask(
         &self,
         path: &str,
         key: &str,
         body: &Value,
     ) -> anyhow::Result<(StatusCode, Vec<u8>)> {
-        let mut doors = self.stage.doors.iter().cycle().skip(self.wish.tenant);
+        let proxies = self.stage.api_proxies.iter();
+        let mut proxies = proxies.cycle().skip(self.wish.tenant);
         loop {
-            let door = doors.next().context("there is no api")?;
+            let proxy = proxies.next().context("there is no api")?;
             self.memory.requests.fetch_add(1, Ordering::Relaxed);
             let request = self
                 .client
-                .post(format!("http://{}{path}", door.address()))
+                .post(format!("http://{}{path}", proxy.address()))
                 .bearer_auth(&self.stage.keys[self.wish.tenant])
                 .header("Idempotency-Key", key)
                 .header("Cancel-After", self.wish.cancel_after);
@@ -236,7 +251,7 @@ impl One {
                     self.memory.unanswered.fetch_add(1, Ordering::Relaxed);
                 }
             }
-            tokio::time::sleep(PAUSE).await;
+            tokio::time::sleep(RETRY_INTERVAL).await;
         }
     }
 }

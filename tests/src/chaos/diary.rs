@@ -1,4 +1,4 @@
-//! What was done, when and to whom, and what went wrong by itself.
+//! The record of a run: every fault, when it happened and to whom, and every violation.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -7,34 +7,40 @@ use std::time::Duration;
 use common::clock;
 use time::OffsetDateTime;
 
-/// Whose calls a fault may cost.
+/// Whose calls a fault may have lost.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Whom {
-    /// The worker of this name, one life of a process.
+    /// Those of the worker with this name. A process has a new name after each start.
     Worker(String),
-    /// Everyone who was calling the provider.
+    /// All calls that were in flight.
     Callers,
+    /// None.
     Nobody,
 }
 
-/// A fault, from its beginning until it was healed.
+/// A fault, from its beginning to its end.
 #[derive(Clone, Debug)]
 pub struct Event {
+    /// What failed, for the summary.
     pub kind: &'static str,
+    /// Whose calls it may have lost.
     pub whom: Whom,
-    /// Whether contact with Postgres was lost.
+    /// Whether the connection to Postgres was lost.
     pub outage: bool,
+    /// When it began.
     pub from: OffsetDateTime,
+    /// When it ended.
     pub to: OffsetDateTime,
 }
 
 impl Event {
-    /// Whether a span of time, widened by some slack, meets it.
+    /// Whether it overlaps with a time span that is extended by some slack on both sides.
     pub fn meets(&self, from: OffsetDateTime, to: OffsetDateTime, slack: Duration) -> bool {
         self.from <= to + slack && from <= self.to + slack
     }
 }
 
+/// All faults and all violations.
 #[derive(Default)]
 pub struct Diary {
     events: Mutex<Vec<Event>>,
@@ -42,7 +48,7 @@ pub struct Diary {
 }
 
 impl Diary {
-    /// Writes down a fault that began at `from` and is over now.
+    /// Records a fault that began at `from` and ends now.
     pub fn write(&self, kind: &'static str, whom: Whom, outage: bool, from: OffsetDateTime) {
         let to = clock::now();
         lock(&self.events).push(Event {
@@ -54,11 +60,12 @@ impl Diary {
         });
     }
 
+    /// All faults so far.
     pub fn events(&self) -> Vec<Event> {
         lock(&self.events).clone()
     }
 
-    /// How often each kind befell.
+    /// How often each kind of fault happened.
     pub fn kinds(&self) -> BTreeMap<&'static str, usize> {
         let mut kinds = BTreeMap::new();
         for event in lock(&self.events).iter() {
@@ -67,18 +74,19 @@ impl Diary {
         kinds
     }
 
-    /// Something that must not be.
+    /// Records a violation.
     pub fn violation(&self, says: impl Into<String>) {
         lock(&self.violations).push(says.into());
     }
 
-    /// Something that must be.
+    /// Records a violation unless `holds`.
     pub fn demand(&self, holds: bool, says: impl FnOnce() -> String) {
         if !holds {
             self.violation(says());
         }
     }
 
+    /// All violations so far.
     pub fn violations(&self) -> Vec<String> {
         lock(&self.violations).clone()
     }

@@ -1,7 +1,8 @@
-//! What fails, and when: made from a seed, so that the same words make the same plan again.
+//! What fails and when. The plan is made from a seed, so that the same arguments make the same plan again.
 //!
-//! Most faults are spread evenly. Those that end all contact with Postgres for a while come in a few *outages*: after
-//! one, reapers give everybody a lease of time, so how soon killed workers' jobs are taken up shows only between them.
+//! Most faults are spread evenly. Faults that cut all connections to Postgres for longer come only in a few *outages*:
+//! after an outage, reapers wait for the time of a lease before they take jobs from anyone. So only between outages can
+//! be measured how soon the jobs of killed workers are claimed again.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -13,72 +14,81 @@ use super::stage::{APIS, WORKERS};
 use crate::fleet::Role;
 use crate::proxy::Weather;
 
-/// Faults for each outage of Postgres, and how long one is.
-const FAULTS_FOR_AN_OUTAGE: u32 = 500;
+/// There is one outage of Postgres for this many faults.
+const FAULTS_PER_OUTAGE: u32 = 500;
+/// The length of an outage in leases, and its minimum.
 const OUTAGE_LEASES: u32 = 2;
-const SHORTEST_OUTAGE: Duration = Duration::from_secs(25);
-/// Of the faults within one, those that concern Postgres as a whole.
-const POSTGRES: f64 = 0.4;
-/// Postgres may be out of reach for so long at any time: reapers think nothing of it.
-const BLINK: Duration = Duration::from_millis(1_500);
+const MIN_OUTAGE: Duration = Duration::from_secs(25);
+/// The share of faults in an outage that concern Postgres as a whole.
+const POSTGRES_SHARE: f64 = 0.4;
+/// Postgres may be unreachable for this long at any time: reapers ignore such a short loss.
+const SHORT_LOSS: Duration = Duration::from_millis(1_500);
 
-/// What lies between our processes and what they need.
+/// The connections between our processes and something else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Line {
+pub enum Link {
+    /// Those to Postgres.
     Postgres,
+    /// Those to Redis.
     Redis,
+    /// Those to the provider.
     Provider,
+    /// Those to the bucket.
     Bucket,
+    /// Those of clients to the apis.
     Clients,
 }
 
 /// One thing that fails.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Fault {
-    /// `kill -9`; it is started again at once.
+    /// A process gets SIGKILL and is started again at once.
     Kill(Role, usize),
-    /// `SIGSTOP`, for longer than a lease, then `SIGCONT`.
+    /// A worker gets SIGSTOP for longer than a lease, and then SIGCONT.
     Freeze(usize, Duration),
-    /// `SIGTERM`; it must end with 0, and is started again.
+    /// A process gets SIGTERM, must end with exit code 0, and is started again.
     Restart(Role, usize),
-    /// That with all of them, one after the other.
+    /// The same for every process, one after the other.
     Roll,
-    /// `FLUSHALL`.
+    /// Redis executes FLUSHALL.
     EmptyRedis,
-    /// `kill -9`; it comes back empty.
+    /// Redis gets SIGKILL and is started empty after this time.
     KillRedis(Duration),
-    /// `pg_terminate_backend` of so many.
+    /// Postgres terminates this many connections.
     Terminate(u8),
-    /// `kill -9` of the postmaster.
+    /// The main process of Postgres gets SIGKILL and is started after this time.
     KillPostgres(Duration),
-    /// So many statements that are carried out, whose replies do not arrive.
+    /// This many statements of a kind are executed, but their replies are lost.
     Swallow(&'static str, u8),
     /// Every connection is reset.
-    Cut(Line),
+    Cut(Link),
     /// Every connection is half open, for ever.
-    Forget(Line),
-    /// What all connections meet for so long.
-    Weather(Line, Weather, Duration),
+    Forget(Link),
+    /// The network behaves like this for all connections and this long.
+    Weather(Link, Weather, Duration),
 }
 
-/// All that fails, in its order.
+/// All faults, in their order.
 pub struct Plan {
+    /// The faults, and when each begins.
     pub faults: Vec<(Duration, Fault)>,
-    /// When contact with Postgres fails again and again.
+    /// The beginning and end of each outage of Postgres.
     pub outages: Vec<(Duration, Duration)>,
+    /// The time in which faults begin.
     pub length: Duration,
 }
 
 impl Plan {
-    pub fn new(seed: u64, count: u32, pace: Duration, lease: Duration) -> Self {
+    /// Makes a plan of `count` faults, one in each `interval`.
+    pub fn new(seed: u64, count: u32, interval: Duration, lease: Duration) -> Self {
         let mut dice = Dice(StdRng::seed_from_u64(seed));
-        let length = pace * count;
+        let length = interval * count;
         let outages = outages(length, count, lease);
         let faults = (0..count).map(|number| {
-            // Somewhere within its own step, so that none is far from the next.
-            let at = pace * number + pace.mul_f64(dice.share());
-            let out = outages.iter().any(|(from, to)| (*from..*to).contains(&at));
-            let fault = if out && dice.share() < POSTGRES {
+            // At a random time within its own interval, so that faults are neither regular nor far apart.
+            let at = interval * number + interval.mul_f64(dice.share());
+            let is_outage = outages.iter().any(|(from, to)| (*from..*to).contains(&at));
+            let fault = if is_outage && dice.share() < POSTGRES_SHARE {
                 dice.outage()
             } else {
                 dice.fault(lease)
@@ -92,7 +102,7 @@ impl Plan {
         }
     }
 
-    /// How often each kind is planned.
+    /// How often each kind of fault is planned.
     pub fn kinds(&self) -> BTreeMap<&'static str, usize> {
         let mut kinds = BTreeMap::new();
         for (_, fault) in &self.faults {
@@ -103,8 +113,8 @@ impl Plan {
 }
 
 fn outages(length: Duration, count: u32, lease: Duration) -> Vec<(Duration, Duration)> {
-    let number = count.div_ceil(FAULTS_FOR_AN_OUTAGE);
-    let each = (lease * OUTAGE_LEASES).max(SHORTEST_OUTAGE);
+    let number = count.div_ceil(FAULTS_PER_OUTAGE);
+    let each = (lease * OUTAGE_LEASES).max(MIN_OUTAGE);
     (0..number)
         .map(|outage| {
             let middle = length.mul_f64((f64::from(outage) + 0.5) / f64::from(number));
@@ -115,7 +125,7 @@ fn outages(length: Duration, count: u32, lease: Duration) -> Vec<(Duration, Dura
 }
 
 impl Fault {
-    /// In a word or two, for the summary.
+    /// A short name, for the summary.
     pub fn kind(self) -> &'static str {
         match self {
             Self::Kill(Role::Api, _) => "kill -9 of an api",
@@ -139,16 +149,19 @@ impl Fault {
         }
     }
 
-    /// Whether contact with Postgres may be lost for longer than reapers take for nothing.
+    /// Whether Postgres may be unreachable for longer than reapers ignore.
     pub fn is_outage(self) -> bool {
         match self {
-            Self::KillPostgres(_) | Self::Forget(Line::Postgres) => true,
-            Self::Weather(Line::Postgres, Weather::Silence | Weather::Refuse, time) => time > BLINK,
+            Self::KillPostgres(_) | Self::Forget(Link::Postgres) => true,
+            Self::Weather(Link::Postgres, Weather::Silence | Weather::Refuse, time) => {
+                time > SHORT_LOSS
+            }
             _ => false,
         }
     }
 }
 
+/// Random choices.
 struct Dice(StdRng);
 
 impl Dice {
@@ -168,7 +181,7 @@ impl Dice {
         self.0.random_range(0..WORKERS)
     }
 
-    /// What may befall at any time, by its share in a thousand.
+    /// A fault that may happen at any time. The numbers are shares in a thousand.
     fn fault(&mut self, lease: Duration) -> Fault {
         let lease = lease.as_secs_f64();
         match self.0.random_range(0..1_000) {
@@ -180,31 +193,31 @@ impl Dice {
             390..393 => Fault::Roll,
             393..480 => Fault::EmptyRedis,
             480..530 => Fault::KillRedis(self.seconds(0.0, 3.0)),
-            // Long enough for jobs to be started from Postgres.
+            // Long enough that workers start to claim jobs directly from Postgres.
             530..540 => Fault::KillRedis(self.seconds(4.0, 7.0)),
             540..670 => Fault::Terminate(self.0.random_range(1..=6)),
             670..770 => Fault::Swallow("COMMIT", self.0.random_range(1..=3)),
             770..810 => Fault::Swallow("UPDATE", 1),
-            810..850 => Fault::Cut(Line::Postgres),
-            850..880 => Fault::Cut(Line::Redis),
-            880..890 => Fault::Cut(Line::Provider),
-            890..900 => Fault::Cut(Line::Bucket),
-            900..920 => Fault::Cut(Line::Clients),
-            920..926 => Fault::Forget(Line::Redis),
-            926..930 => Fault::Forget(Line::Bucket),
-            930..935 => Fault::Forget(Line::Provider),
-            935..940 => Fault::Forget(Line::Clients),
+            810..850 => Fault::Cut(Link::Postgres),
+            850..880 => Fault::Cut(Link::Redis),
+            880..890 => Fault::Cut(Link::Provider),
+            890..900 => Fault::Cut(Link::Bucket),
+            900..920 => Fault::Cut(Link::Clients),
+            920..926 => Fault::Forget(Link::Redis),
+            926..930 => Fault::Forget(Link::Bucket),
+            930..935 => Fault::Forget(Link::Provider),
+            935..940 => Fault::Forget(Link::Clients),
             other => self.weather(other),
         }
     }
 
     fn weather(&mut self, which: u32) -> Fault {
-        let line = match which % 5 {
-            0 => Line::Postgres,
-            1 => Line::Redis,
-            2 => Line::Provider,
-            3 => Line::Bucket,
-            _ => Line::Clients,
+        let link = match which % 5 {
+            0 => Link::Postgres,
+            1 => Link::Redis,
+            2 => Link::Provider,
+            3 => Link::Bucket,
+            _ => Link::Clients,
         };
         let millis = self.0.random_range(5..150);
         let weather = match which {
@@ -213,20 +226,20 @@ impl Dice {
             980..990 => Weather::Silence,
             _ => Weather::Refuse,
         };
-        let longest = if line == Line::Postgres {
-            BLINK.as_secs_f64()
+        let longest = if link == Link::Postgres {
+            SHORT_LOSS.as_secs_f64()
         } else {
             4.0
         };
-        Fault::Weather(line, weather, self.seconds(0.5, longest))
+        Fault::Weather(link, weather, self.seconds(0.5, longest))
     }
 
     fn outage(&mut self) -> Fault {
         match self.0.random_range(0..10) {
             0..6 => Fault::KillPostgres(self.seconds(0.0, 3.0)),
-            6..8 => Fault::Forget(Line::Postgres),
-            8 => Fault::Weather(Line::Postgres, Weather::Silence, self.seconds(2.0, 6.0)),
-            _ => Fault::Weather(Line::Postgres, Weather::Refuse, self.seconds(2.0, 6.0)),
+            6..8 => Fault::Forget(Link::Postgres),
+            8 => Fault::Weather(Link::Postgres, Weather::Silence, self.seconds(2.0, 6.0)),
+            _ => Fault::Weather(Link::Postgres, Weather::Refuse, self.seconds(2.0, 6.0)),
         }
     }
 }
@@ -245,13 +258,13 @@ mod tests {
     }
 
     #[test]
-    fn a_seed_makes_the_same_plan_again_and_another_seed_another() {
+    fn the_same_seed_makes_the_same_plan() {
         assert_eq!(plan(7).faults, plan(7).faults);
         assert_ne!(plan(7).faults, plan(8).faults);
     }
 
     #[test]
-    fn every_kind_is_planned_and_the_postmaster_dies_in_outages_only() {
+    fn every_kind_is_planned_and_postgres_is_killed_only_in_outages() {
         let plan = plan(1);
         assert_eq!(plan.kinds().len(), 18, "{:?}", plan.kinds());
         assert_eq!(plan.outages.len(), 4);

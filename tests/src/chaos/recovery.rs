@@ -1,4 +1,5 @@
-//! How soon the jobs of a killed worker are taken up by another, and whose attempt each fence was.
+//! Measures how soon the jobs of a killed worker are claimed by another, and remembers which worker each attempt belonged
+//! to.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,9 +13,9 @@ use uuid::Uuid;
 
 use super::diary::Event;
 
-const LOOK: Duration = Duration::from_millis(100);
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// A job whose worker was killed, until somebody claims it.
+/// A job whose worker was killed and that nobody has claimed since.
 struct Lost {
     job: Uuid,
     fence: i32,
@@ -22,39 +23,45 @@ struct Lost {
     since: Instant,
 }
 
-/// One that was taken up again.
+/// A job that was claimed again.
 #[derive(Clone, Copy)]
-pub struct Recovered {
-    pub at: OffsetDateTime,
-    pub after: Duration,
+struct Recovered {
+    /// When its worker was killed.
+    at: OffsetDateTime,
+    /// How long after that it was claimed.
+    after: Duration,
 }
 
 #[derive(Default)]
 struct Known {
     lost: Vec<Lost>,
     recovered: Vec<Recovered>,
-    /// Jobs that were held by workers when they were killed.
+    /// Jobs that workers had when they were killed.
     killed: usize,
-    /// Of those, jobs that ended before anybody claimed them: settled in the last moment, canceled, given up.
+    /// How many of them ended before anybody claimed them: settled in the last moment, canceled or given up.
     ended: usize,
-    /// Whose attempt it was, by job and fence.
+    /// The worker of each attempt, by job and fence.
     workers: HashMap<(Uuid, i32), String>,
 }
 
+/// Watches the jobs of killed workers.
 #[derive(Default)]
 pub struct Recovery(Mutex<Known>);
 
-/// What came of all.
+/// What was measured.
 pub struct Summary {
+    /// Jobs that workers had when they were killed.
     pub killed: usize,
+    /// How many of them ended before anybody claimed them.
     pub ended: usize,
-    /// Sorted; without those that a loss of Postgres held up.
+    /// How long it took until the others were claimed, sorted; without those that a loss of Postgres delayed.
     pub times: Vec<Duration>,
+    /// How many were delayed by a loss of Postgres.
     pub held_up: usize,
 }
 
 impl Recovery {
-    /// Looks, until it is told to stop.
+    /// Looks at the jobs again and again until `stop` is cancelled.
     pub fn watch(
         self: &Arc<Self>,
         owner: &PgPool,
@@ -62,15 +69,15 @@ impl Recovery {
     ) -> impl Future<Output = ()> + use<> {
         let (this, owner) = (Arc::clone(self), owner.clone());
         async move {
-            let mut ticks = tokio::time::interval(LOOK);
+            let mut ticks = tokio::time::interval(POLL_INTERVAL);
             while stop.run_until_cancelled(ticks.tick()).await.is_some() {
-                // Postgres may be away: the next look tells.
+                // If Postgres is unreachable, the next look finds the same.
                 let _looked = this.look(&owner).await;
             }
         }
     }
 
-    /// A worker was killed just now: whatever it holds is lost until it is taken up.
+    /// Remembers the jobs of a worker that was killed just now.
     pub async fn killed(&self, owner: &PgPool, worker: &str) {
         let (at, since) = (clock::now(), Instant::now());
         let held: Result<Vec<(Uuid, i32)>, sqlx::Error> =
@@ -133,12 +140,12 @@ impl Recovery {
         Ok(())
     }
 
-    /// Whose attempt it was, where a look has seen it.
+    /// The worker of an attempt, if a look has seen it.
     pub fn worker(&self, job: Uuid, fence: i32) -> Option<String> {
         self.known().workers.get(&(job, fence)).cloned()
     }
 
-    /// A loss of contact with Postgres holds up reapers until a lease after it.
+    /// Sums up. After a loss of Postgres, reapers wait for the time of a lease, so jobs in that time count as delayed.
     pub fn summary(&self, events: &[Event], lease: Duration) -> Summary {
         let known = self.known();
         let held_up = |recovered: &&Recovered| {

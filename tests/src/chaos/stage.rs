@@ -1,10 +1,9 @@
-//! Everything that can fail: servers, provider and processes, with a proxy before each.
+//! Everything that can fail: servers, provider and processes, with a proxy before each of them.
 
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use cli::private::Servers;
 use common::bucket::Bucket;
 use common::clock;
 use common::config::{
@@ -15,6 +14,7 @@ use common::database::{self, DatabaseRole};
 use common::operator::tenants;
 use fakes::{Fake, Fault, Latency, Switches};
 use secrecy::{ExposeSecret, SecretString};
+use servers::Servers;
 use sqlx::PgPool;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use tempfile::TempDir;
@@ -22,55 +22,69 @@ use time::OffsetDateTime;
 use tokio::sync::Mutex;
 
 use super::diary::Diary;
-use super::plan::Line;
+use super::plan::Link;
 use crate::fleet::{Orders, Process, Role};
 use crate::pipeline::TESTER;
 use crate::proxy::{Forgotten, Proxy};
 use crate::s3::{self, S3};
 use crate::{models, pipeline, processes};
 
+/// How many apis run.
 pub const APIS: usize = 2;
+/// How many workers run.
 pub const WORKERS: usize = 3;
-/// Jobs one worker works on at once.
+/// Jobs that one worker works on at once.
 const SLOTS: usize = 16;
-/// Bytes of pictures that may wait for the bucket in one worker.
-const SPOOL: usize = 64 * 1024 * 1024;
+/// Bytes of images that may wait for the bucket in one worker.
+const SPOOL_BYTES: usize = 64 * 1024 * 1024;
 const TENANTS: usize = 4;
 /// More than a run can spend.
 const CREDITS: i64 = 10_000_000;
-/// How long a model may take; shorter than the shipped ones, for nobody here waits two minutes for a lost answer.
-const MODEL_SECONDS: u32 = 30;
-/// How long a process may take to come up while its servers come and go.
-const RISE: Duration = Duration::from_mins(2);
+/// How long a call may take. Shorter than in the shipped catalogue, so that a run need not wait two minutes for a lost
+/// answer.
+const MODEL_TIMEOUT_SECONDS: u32 = 30;
+/// How long a process may take to start while its servers fail.
+const START_TIMEOUT: Duration = Duration::from_mins(2);
+const START_INTERVAL: Duration = Duration::from_millis(300);
 
+/// Everything that runs.
 pub struct Stage {
+    /// Postgres and Redis.
     pub servers: Mutex<Servers>,
+    /// The proxy before Postgres.
     pub postgres: Proxy,
+    /// The proxy before Redis.
     pub redis: Proxy,
+    /// The proxy before the provider.
     pub provider: Proxy,
+    /// The proxy before the bucket.
     pub bucket: Proxy,
-    /// One before each api.
-    pub doors: Vec<Proxy>,
+    /// The proxy before each api.
+    pub api_proxies: Vec<Proxy>,
+    /// The apis.
     pub apis: Vec<Mutex<Process>>,
+    /// The workers.
     pub workers: Vec<Mutex<Process>>,
+    /// The provider.
     pub fake: Fake,
     _store: S3,
-    /// The time of the fake's clock at zero.
+    /// When the clock of the fake was zero.
     pub fake_began: OffsetDateTime,
-    /// Keys of the tenants.
+    /// The API key of each tenant.
     pub keys: Vec<String>,
-    /// What our processes are told, but with no proxy between.
-    pub straight: Config,
-    /// Sees and may do everything, with no proxy between.
+    /// The configuration of the processes, but without proxies.
+    pub direct: Config,
+    /// Connections with the owner's login, without a proxy.
     pub owner: PgPool,
+    /// The record of the run.
     pub diary: Diary,
-    /// Connections that are half open until everything is over.
+    /// Connections that stay half open until the end of the run.
     forgotten: std::sync::Mutex<Vec<Forgotten>>,
     _catalogue: TempDir,
 }
 
 impl Stage {
-    /// Starts everything, with data and logs in a folder.
+    /// Starts everything. Data and logs are in `folder`.
     pub async fn start(folder: &Path, lease: Duration) -> anyhow::Result<Self> {
         let servers = Servers::start(&folder.join("servers")).await?;
         database::migrate(servers.owner_url(), Some("platen")).await?;
@@ -85,19 +99,19 @@ impl Stage {
         let catalogue = models::shipped();
         models::played_by(&catalogue, &provider_url);
         for file in ["vertex.toml", "interactions.toml"] {
-            models::patience(&catalogue, file, MODEL_SECONDS);
+            models::patience(&catalogue, file, MODEL_TIMEOUT_SECONDS);
         }
 
-        // Each process is given addresses of its own.
+        // Replaced for each process by addresses of its own.
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
-        let straight = Config {
+        let direct = Config {
             database_url: Some(servers.database_url().into()),
             logins: Logins::default(),
             owner_url: Some(servers.owner_url().into()),
             redis_url: Some(servers.redis_url().into()),
             redis_url_file: None,
             queue: "chaos".to_owned(),
-            // Each page of a listing is a walk through all there is, and there is much.
+            // The store walks through all objects for each page of a listing, which takes long.
             bucket: Some(s3::address_within(&store.endpoint(), "", "60s")),
             signing_key: Some("a key for chaos, and for chaos only".into()),
             previous_signing_key: None,
@@ -112,7 +126,7 @@ impl Stage {
             rates: Rates::default(),
             slots: SLOTS,
             tenant_slots_percent: 100,
-            spool: SPOOL,
+            spool: SPOOL_BYTES,
             memory: MEMORY,
             api_memory: API_MEMORY,
             timing: Timing {
@@ -124,7 +138,7 @@ impl Stage {
             providers: Providers::default(),
         };
         let pool = database::connect(servers.database_url(), DatabaseRole::Api, 1).await?;
-        pipeline::adopt(&pool, &straight.bucket()?).await;
+        pipeline::adopt(&pool, &direct.bucket()?).await;
         pool.close().await;
         let mut orders = Orders {
             program: processes::binary("platen"),
@@ -132,9 +146,9 @@ impl Stage {
                 database_url: Some(SecretString::from(database_url)),
                 redis_url: Some(SecretString::from(redis_url)),
                 bucket: Some(s3::address(&bucket_url, "")),
-                ..straight.clone()
+                ..direct.clone()
             },
-            // Tokens are kept for an hour: where they come from is not what is tried here.
+            // Tokens come from the fake without a proxy. They are cached for an hour, so faults there would show nothing.
             environment: models::keys(&fake.base_url()),
             folder: folder.to_owned(),
         };
@@ -142,7 +156,7 @@ impl Stage {
             ("PLATEN_LOG", "info"),
             ("PLATEN_LOG_FORMAT", "json"),
             ("AWS_TIMEOUT", "5s"),
-            // Its clients cancel what they like.
+            // The clients cancel as many jobs as they like.
             ("PLATEN_CANCEL_ALLOWANCE", "1000000"),
         ];
         let more = more.map(|(name, value)| (name, value.to_owned()));
@@ -150,7 +164,7 @@ impl Stage {
         let more = more.map(|(name, value)| (name.to_owned(), value));
         orders.environment.extend(more);
 
-        let keys = tenants(&straight).await?;
+        let keys = tenants(&direct).await?;
         let owner = PgPoolOptions::new()
             .max_connections(4)
             .acquire_timeout(Duration::from_secs(2))
@@ -158,9 +172,9 @@ impl Stage {
             .await?;
         let apis = orders.start(Role::Api, APIS).await?;
         let workers = orders.start(Role::Worker, WORKERS).await?;
-        let mut doors = Vec::new();
+        let mut api_proxies = Vec::new();
         for api in &apis {
-            doors.push(Proxy::start(api.address()).await?);
+            api_proxies.push(Proxy::start(api.address()).await?);
         }
         Ok(Self {
             servers: Mutex::new(servers),
@@ -168,14 +182,14 @@ impl Stage {
             redis,
             provider,
             bucket,
-            doors,
+            api_proxies,
             apis: apis.into_iter().map(Mutex::new).collect(),
             workers: workers.into_iter().map(Mutex::new).collect(),
             fake,
             _store: store,
             fake_began,
             keys,
-            straight,
+            direct,
             owner,
             diary: Diary::default(),
             forgotten: std::sync::Mutex::default(),
@@ -183,59 +197,62 @@ impl Stage {
         })
     }
 
-    /// The proxies of a line.
-    pub fn line(&self, line: Line) -> Vec<&Proxy> {
-        match line {
-            Line::Postgres => vec![&self.postgres],
-            Line::Redis => vec![&self.redis],
-            Line::Provider => vec![&self.provider],
-            Line::Bucket => vec![&self.bucket],
-            Line::Clients => self.doors.iter().collect(),
+    /// The proxies of a link.
+    pub fn proxies(&self, link: Link) -> Vec<&Proxy> {
+        match link {
+            Link::Postgres => vec![&self.postgres],
+            Link::Redis => vec![&self.redis],
+            Link::Provider => vec![&self.provider],
+            Link::Bucket => vec![&self.bucket],
+            Link::Clients => self.api_proxies.iter().collect(),
         }
     }
 
-    /// Leaves every connection of a line half open for good.
-    pub fn forget(&self, line: Line) {
-        let forgotten = self.line(line).into_iter().map(Proxy::forget);
+    /// Leaves every connection of a link half open until the end of the run.
+    pub fn forget(&self, link: Link) {
+        let forgotten = self.proxies(link).into_iter().map(Proxy::forget);
         let mut all = self.forgotten.lock().unwrap();
         all.extend(forgotten);
     }
 
+    /// All proxies.
     pub fn every_proxy(&self) -> impl Iterator<Item = &Proxy> {
         let single = [&self.postgres, &self.redis, &self.provider, &self.bucket];
-        single.into_iter().chain(&self.doors)
+        single.into_iter().chain(&self.api_proxies)
     }
 
+    /// All processes.
     pub fn processes(&self) -> impl Iterator<Item = &Mutex<Process>> {
         self.apis.iter().chain(&self.workers)
     }
 
-    /// Starts a process again, as often as it takes: one that finds no Postgres ends, and whoever runs it tries again.
-    pub async fn rise(&self, process: &mut Process) {
-        let rise = async {
+    /// Starts a process until it is ready. A process that finds no Postgres ends, and its supervisor must start it again.
+    pub async fn start_again(&self, process: &mut Process) {
+        let start = async {
             loop {
-                let risen = match process.start() {
+                let started = match process.start() {
                     Ok(()) => process.ready().await,
                     Err(error) => Err(error),
                 };
-                if risen.is_ok() {
+                if started.is_ok() {
                     return;
                 }
-                let _gone = process.kill().await;
-                tokio::time::sleep(Duration::from_millis(300)).await;
+                let _ended = process.kill().await;
+                tokio::time::sleep(START_INTERVAL).await;
             }
         };
-        if tokio::time::timeout(RISE, rise).await.is_err() {
+        if tokio::time::timeout(START_TIMEOUT, start).await.is_err() {
             let (name, words) = (&process.name, process.last_words());
-            self.diary
-                .violation(format!("{name} did not come up within {RISE:?}; {words}"));
+            self.diary.violation(format!(
+                "{name} did not start within {START_TIMEOUT:?}; {words}"
+            ));
         }
     }
 
-    /// Looks whether a process has ended by itself, which none should, and starts it again.
-    pub async fn look_after_processes(&self) {
+    /// Starts processes again that have ended by themselves, which is a violation.
+    pub async fn restart_ended_processes(&self) {
         for process in self.processes() {
-            // Who holds it ends it on purpose.
+            // If it is locked, a fault ends it on purpose.
             let Ok(mut process) = process.try_lock() else {
                 continue;
             };
@@ -243,28 +260,28 @@ impl Stage {
                 let (name, words) = (&process.name, process.last_words());
                 self.diary
                     .violation(format!("{name} ended by itself ({status}); {words}"));
-                self.rise(&mut process).await;
+                self.start_again(&mut process).await;
             }
         }
     }
 
-    /// The bucket, with no proxy between.
-    pub fn spool(&self) -> anyhow::Result<Bucket> {
-        let key = self.straight.signing_key()?.clone();
-        Ok(Bucket::open(&self.straight.bucket()?, key)?)
+    /// The bucket, without a proxy.
+    pub fn direct_bucket(&self) -> anyhow::Result<Bucket> {
+        let key = self.direct.signing_key()?.clone();
+        Ok(Bucket::open(&self.direct.bucket()?, key)?)
     }
 
-    /// Sees every row.
+    /// Connections that see every row, without a proxy.
     pub async fn reader(&self) -> anyhow::Result<PgPool> {
         let url = self
-            .straight
+            .direct
             .database_url(DatabaseRole::Reader)?
             .expose_secret();
         Ok(database::connect(url, DatabaseRole::Reader, 4).await?)
     }
 }
 
-/// What a worker calls itself in this life.
+/// The name of a worker since its last start.
 pub fn worker_name(process: &Process) -> Option<String> {
     let log = std::fs::read_to_string(process.log()).ok()?;
     let mut lines = log.lines().rev();
@@ -273,7 +290,7 @@ pub fn worker_name(process: &Process) -> Option<String> {
     Some(line["fields"]["worker"].as_str()?.to_owned())
 }
 
-/// A provider that takes its time and sometimes fails by itself.
+/// A provider that is slow and sometimes fails by itself.
 fn provider() -> Switches {
     Switches {
         latency_ms: Latency {

@@ -1,4 +1,4 @@
-//! Carrying a plan out. A fault that takes long does not hold up the next: each is a task of its own.
+//! Carries out a plan. Each fault is a task of its own, so that a long one does not delay the next.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,19 +9,19 @@ use tokio::sync::MutexGuard;
 use tokio_util::task::TaskTracker;
 
 use super::diary::Whom;
-use super::plan::{Fault, Line, Plan};
+use super::plan::{Fault, Link, Plan};
 use super::recovery::Recovery;
 use super::stage::{Stage, worker_name};
 use crate::fleet::{Process, Role};
 use crate::proxy::Weather;
 use crate::servers::connect_to_redis;
 
-/// How long a reply that is to be lost is waited for.
-const SWALLOWED_WITHIN: Duration = Duration::from_secs(5);
-/// How long a process may take to stop when asked: longer than any call here.
-const STOP: Duration = Duration::from_mins(1);
+/// How long to wait for a reply that is to be lost.
+const SWALLOW_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a process may take to stop: longer than any call here.
+pub const STOP_TIMEOUT: Duration = Duration::from_mins(1);
 
-/// Strikes as planned; returns when everything has been healed.
+/// Lets everything fail as planned. Returns when every fault has ended.
 pub async fn carry_out(stage: &Arc<Stage>, recovery: &Arc<Recovery>, plan: &Plan) {
     let began = Instant::now();
     let tasks = TaskTracker::new();
@@ -40,7 +40,7 @@ pub async fn carry_out(stage: &Arc<Stage>, recovery: &Arc<Recovery>, plan: &Plan
 
 async fn strike(stage: &Stage, recovery: &Recovery, fault: Fault) {
     let from = clock::now();
-    let struck = match fault {
+    let result = match fault {
         Fault::Kill(Role::Api, number) => kill_api(stage, number).await,
         Fault::Kill(Role::Worker, number) => kill_worker(stage, recovery, number).await,
         Fault::Freeze(number, time) => freeze(stage, number, time).await,
@@ -54,28 +54,28 @@ async fn strike(stage: &Stage, recovery: &Recovery, fault: Fault) {
         Fault::Terminate(count) => terminate(stage, count).await,
         Fault::KillPostgres(down) => kill_postgres(stage, down).await,
         Fault::Swallow(tag, count) => swallow(stage, tag, count).await,
-        Fault::Cut(line) => {
-            for proxy in stage.line(line) {
+        Fault::Cut(link) => {
+            for proxy in stage.proxies(link) {
                 proxy.cut();
             }
-            Ok(of(line))
+            Ok(callers_of(link))
         }
-        Fault::Forget(line) => {
-            stage.forget(line);
-            Ok(of(line))
+        Fault::Forget(link) => {
+            stage.forget(link);
+            Ok(callers_of(link))
         }
-        Fault::Weather(line, weather, time) => {
-            for proxy in stage.line(line) {
+        Fault::Weather(link, weather, time) => {
+            for proxy in stage.proxies(link) {
                 proxy.set(weather);
             }
             tokio::time::sleep(time).await;
-            for proxy in stage.line(line) {
+            for proxy in stage.proxies(link) {
                 proxy.set(Weather::Fair);
             }
-            Ok(of(line))
+            Ok(callers_of(link))
         }
     };
-    match struck {
+    match result {
         Ok(whom) => stage
             .diary
             .write(fault.kind(), whom, fault.is_outage(), from),
@@ -85,15 +85,15 @@ async fn strike(stage: &Stage, recovery: &Recovery, fault: Fault) {
     }
 }
 
-/// Whose calls a line carries.
-fn of(line: Line) -> Whom {
-    match line {
-        Line::Provider => Whom::Callers,
+/// Whose calls use a link.
+fn callers_of(link: Link) -> Whom {
+    match link {
+        Link::Provider => Whom::Callers,
         _ => Whom::Nobody,
     }
 }
 
-/// The process, or if something is done to it already another of its role, or the first that is free again.
+/// Locks the process. If another fault has it, locks another process of its role, or waits for it.
 async fn claim(stage: &Stage, role: Role, number: usize) -> MutexGuard<'_, Process> {
     let all = match role {
         Role::Api => &stage.apis,
@@ -111,7 +111,7 @@ async fn claim(stage: &Stage, role: Role, number: usize) -> MutexGuard<'_, Proce
 async fn kill_api(stage: &Stage, number: usize) -> anyhow::Result<Whom> {
     let mut process = claim(stage, Role::Api, number).await;
     process.kill().await?;
-    stage.rise(&mut process).await;
+    stage.start_again(&mut process).await;
     Ok(Whom::Nobody)
 }
 
@@ -120,7 +120,7 @@ async fn kill_worker(stage: &Stage, recovery: &Recovery, number: usize) -> anyho
     let name = worker_name(&process).unwrap_or_default();
     process.kill().await?;
     recovery.killed(&stage.owner, &name).await;
-    stage.rise(&mut process).await;
+    stage.start_again(&mut process).await;
     Ok(Whom::Worker(name))
 }
 
@@ -134,26 +134,10 @@ async fn freeze(stage: &Stage, number: usize, time: Duration) -> anyhow::Result<
 }
 
 async fn restart(stage: &Stage, process: &mut Process) -> anyhow::Result<Whom> {
-    let stopped = tokio::time::timeout(STOP, process.stop()).await;
-    match stopped {
-        Ok(ended) => {
-            let status = ended?;
-            if !status.success() {
-                let (name, words) = (&process.name, process.last_words());
-                stage.diary.violation(format!(
-                    "{name} was asked to stop and ended with {status}; {words}"
-                ));
-            }
-        }
-        Err(_) => {
-            let (name, words) = (&process.name, process.last_words());
-            stage
-                .diary
-                .violation(format!("{name} did not stop within {STOP:?}; {words}"));
-            process.kill().await?;
-        }
+    if let Err(error) = process.stop_cleanly(STOP_TIMEOUT).await {
+        stage.diary.violation(format!("{error:#}"));
     }
-    stage.rise(process).await;
+    stage.start_again(process).await;
     Ok(Whom::Nobody)
 }
 
@@ -165,7 +149,7 @@ async fn roll(stage: &Stage) -> anyhow::Result<Whom> {
 }
 
 async fn empty_redis(stage: &Stage) -> anyhow::Result<Whom> {
-    // Under the lock it is there.
+    // Holding the lock, Redis is not down because of another fault.
     let mut servers = stage.servers.lock().await;
     let mut connection = connect_to_redis(&servers.redis().url()).await;
     let _: () = redis::cmd("FLUSHALL").query_async(&mut connection).await?;
@@ -188,7 +172,7 @@ async fn kill_postgres(stage: &Stage, down: Duration) -> anyhow::Result<Whom> {
     Ok(Whom::Nobody)
 }
 
-/// Some of those that speak for our processes; the supervisor keeps its own.
+/// Terminates connections of our processes, but not those of this program.
 async fn terminate(stage: &Stage, count: u8) -> anyhow::Result<Whom> {
     let statement = "SELECT count(pg_terminate_backend(pid)) FROM (
         SELECT pid FROM pg_stat_activity WHERE usename = 'platen' AND application_name LIKE 'platen platen_%' ORDER BY random() LIMIT $1) some";
@@ -196,7 +180,7 @@ async fn terminate(stage: &Stage, count: u8) -> anyhow::Result<Whom> {
         .bind(i64::from(count))
         .fetch_one(&stage.owner)
         .await;
-    // Where Postgres is away its backends are, too.
+    // If Postgres is down, it has no connections.
     let _none_there = terminated;
     Ok(Whom::Nobody)
 }
@@ -206,7 +190,7 @@ async fn swallow(stage: &Stage, tag: &'static str, count: u8) -> anyhow::Result<
         stage.postgres.swallow(tag);
     }
     let asked = Instant::now();
-    while stage.postgres.still_to_swallow() > 0 && asked.elapsed() < SWALLOWED_WITHIN {
+    while stage.postgres.still_to_swallow() > 0 && asked.elapsed() < SWALLOW_TIMEOUT {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     Ok(Whom::Nobody)

@@ -1,32 +1,34 @@
-//! What a Postgres says, message by message: just enough to find the end of a statement.
+//! Reads the messages of a Postgres server, just enough to find the end of a statement.
 //!
-//! A message is its type (one byte), its length (four, their own included) and its body. Before the first there may be
-//! a single byte, `N`: no TLS here. A server that is no Postgres says nothing that reads like one for long; nobody asks.
+//! A message has a type (one byte), a length (four bytes, which it includes) and a body; see "Message Formats" in the
+//! manual of PostgreSQL. Before the first message there may be the single byte `N`, which means that there is no TLS. The
+//! data of another kind of server is misread, which does not matter as long as no reply is to be lost.
 
-/// Where in the stream of messages the server is. Chunks end anywhere, so it remembers what it has begun to read.
+/// The position in the stream of messages. A chunk may end inside a message, so the beginning of a message is kept.
 #[derive(Default)]
 pub(super) struct Replies {
     begun: bool,
-    /// Type and length of a message whose head is not whole yet.
+    /// The beginning of type and length, while they are incomplete.
     head: Vec<u8>,
-    /// The body of a `CommandComplete` that is not whole yet.
+    /// The beginning of the body of a `CommandComplete`, while it is incomplete.
     tag: Option<Vec<u8>>,
-    /// Bytes of the current body that are still to come.
+    /// How many bytes of the current body are missing.
     left: usize,
 }
 
+/// Type and length, in bytes.
 const HEAD: usize = 5;
 const COMMAND_COMPLETE: u8 = b'C';
 
 impl Replies {
-    /// Reads on. Where a `CommandComplete` is `wanted` by its tag, answers how much of the chunk stood before it.
+    /// Reads a chunk. If it contains a `CommandComplete` whose tag is `wanted`, returns how many bytes come before it.
     pub(super) fn first(
         &mut self,
         chunk: &[u8],
         mut wanted: impl FnMut(&[u8]) -> bool,
     ) -> Option<usize> {
         let mut at = 0;
-        // Where the message that is being read began; what of it came in an earlier chunk has been passed on.
+        // Where the current message began. A part of it in an earlier chunk has been passed on already.
         let mut began = 0;
         if !self.begun && chunk.first() == Some(&b'N') {
             at = 1;
@@ -87,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn a_commit_is_found_however_the_stream_is_cut_into_chunks() {
+    fn a_commit_is_found_in_chunks_of_any_size() {
         let stream = stream();
         let commit = stream.len() - message(b'C', b"COMMIT\0").len() - message(b'Z', b"I").len();
         for size in 1..=stream.len() {
@@ -105,7 +107,7 @@ mod tests {
                 }
             }
             assert!(found, "in chunks of {size}");
-            // Of its head what came in earlier chunks may have passed; its body never has as a whole.
+            // The beginning of the message may have been passed on in earlier chunks, but never all of its body.
             assert!(
                 passed >= commit && passed < commit + HEAD + 7,
                 "in chunks of {size}: {passed}"

@@ -2,9 +2,9 @@ use std::time::Instant;
 
 use super::*;
 
-const SOON: Duration = Duration::from_millis(150);
+const SHORT_TIME: Duration = Duration::from_millis(150);
 
-/// A server that says everything back.
+/// A server that returns everything it receives.
 async fn echo() -> SocketAddr {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -25,97 +25,98 @@ async fn proxied() -> (Proxy, TcpStream) {
     (proxy, client)
 }
 
-async fn say(client: &mut TcpStream, words: &str) -> io::Result<String> {
-    client.write_all(words.as_bytes()).await?;
-    let mut heard = vec![0; words.len()];
-    client.read_exact(&mut heard).await?;
-    Ok(String::from_utf8(heard).unwrap())
+/// Sends a text and returns the answer.
+async fn send(client: &mut TcpStream, text: &str) -> io::Result<String> {
+    client.write_all(text.as_bytes()).await?;
+    let mut answer = vec![0; text.len()];
+    client.read_exact(&mut answer).await?;
+    Ok(String::from_utf8(answer).unwrap())
 }
 
-/// Nothing comes, and nobody is told why.
-async fn silent(client: &mut TcpStream) -> bool {
-    let said = tokio::time::timeout(SOON, say(client, "anyone?")).await;
-    said.is_err()
+/// Whether there is neither an answer nor an error.
+async fn is_silent(client: &mut TcpStream) -> bool {
+    let answer = tokio::time::timeout(SHORT_TIME, send(client, "anyone?")).await;
+    answer.is_err()
 }
 
 #[tokio::test]
-async fn in_fair_weather_and_byte_by_byte_everything_arrives() {
+async fn everything_arrives_at_once_and_byte_by_byte() {
     let (proxy, mut client) = proxied().await;
-    assert_eq!(say(&mut client, "hello").await.unwrap(), "hello");
+    assert_eq!(send(&mut client, "hello").await.unwrap(), "hello");
     proxy.set(Weather::Drip);
     let long = "x".repeat(40_000);
-    assert_eq!(say(&mut client, &long).await.unwrap(), long);
+    assert_eq!(send(&mut client, &long).await.unwrap(), long);
 }
 
 #[tokio::test]
-async fn what_is_cut_is_reset_and_can_connect_again() {
+async fn a_cut_connection_is_reset_and_can_be_opened_again() {
     let (proxy, mut client) = proxied().await;
-    say(&mut client, "hello").await.unwrap();
+    send(&mut client, "hello").await.unwrap();
     assert_eq!(proxy.cut(), 1);
-    let error = say(&mut client, "hello").await.unwrap_err();
+    let error = send(&mut client, "hello").await.unwrap_err();
     assert_ne!(error.kind(), io::ErrorKind::TimedOut, "{error}");
     let mut client = TcpStream::connect(proxy.address()).await.unwrap();
-    assert_eq!(say(&mut client, "again").await.unwrap(), "again");
+    assert_eq!(send(&mut client, "again").await.unwrap(), "again");
     assert_eq!(proxy.connections(), 1);
 }
 
 #[tokio::test]
-async fn what_is_refused_finds_nobody_until_the_weather_turns() {
+async fn connections_are_refused_until_the_network_recovers() {
     let (proxy, mut client) = proxied().await;
-    say(&mut client, "hello").await.unwrap();
+    send(&mut client, "hello").await.unwrap();
     proxy.set(Weather::Refuse);
-    tokio::time::sleep(SOON).await;
-    assert!(say(&mut client, "hello").await.is_err());
+    tokio::time::sleep(SHORT_TIME).await;
+    assert!(send(&mut client, "hello").await.is_err());
     let refused = TcpStream::connect(proxy.address()).await.unwrap_err();
     assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
     proxy.set(Weather::Fair);
-    tokio::time::sleep(SOON).await;
+    tokio::time::sleep(SHORT_TIME).await;
     let mut client = TcpStream::connect(proxy.address()).await.unwrap();
-    assert_eq!(say(&mut client, "again").await.unwrap(), "again");
+    assert_eq!(send(&mut client, "again").await.unwrap(), "again");
 }
 
 #[tokio::test]
-async fn what_is_delayed_arrives_later() {
+async fn delayed_data_arrives_later() {
     let (proxy, mut client) = proxied().await;
-    proxy.set(Weather::Delay(SOON));
+    proxy.set(Weather::Delay(SHORT_TIME));
     let asked = Instant::now();
-    assert_eq!(say(&mut client, "hello").await.unwrap(), "hello");
+    assert_eq!(send(&mut client, "hello").await.unwrap(), "hello");
     assert!(
-        asked.elapsed() >= SOON * 2,
+        asked.elapsed() >= SHORT_TIME * 2,
         "once each way: {:?}",
         asked.elapsed()
     );
 }
 
 #[tokio::test]
-async fn after_a_silence_what_was_said_arrives() {
+async fn data_sent_during_a_silence_arrives_after_it() {
     let (proxy, mut client) = proxied().await;
-    say(&mut client, "hello").await.unwrap();
+    send(&mut client, "hello").await.unwrap();
     proxy.set(Weather::Silence);
-    assert!(silent(&mut client).await);
+    assert!(is_silent(&mut client).await);
     proxy.set(Weather::Fair);
-    let mut heard = [0; 7];
-    client.read_exact(&mut heard).await.unwrap();
-    assert_eq!(&heard, b"anyone?");
+    let mut answer = [0; 7];
+    client.read_exact(&mut answer).await.unwrap();
+    assert_eq!(&answer, b"anyone?");
 }
 
 #[tokio::test]
-async fn a_forgotten_connection_is_silent_for_ever_while_new_ones_are_fine() {
+async fn a_forgotten_connection_stays_silent_and_new_ones_work() {
     let (proxy, mut client) = proxied().await;
-    say(&mut client, "hello").await.unwrap();
+    send(&mut client, "hello").await.unwrap();
     let forgotten = proxy.forget();
     assert_eq!(forgotten.count(), 1);
-    assert!(silent(&mut client).await);
+    assert!(is_silent(&mut client).await);
     let mut other = TcpStream::connect(proxy.address()).await.unwrap();
-    assert_eq!(say(&mut other, "hello").await.unwrap(), "hello");
-    assert!(silent(&mut client).await);
+    assert_eq!(send(&mut other, "hello").await.unwrap(), "hello");
+    assert!(is_silent(&mut client).await);
     drop(forgotten);
-    assert!(say(&mut client, "hello").await.is_err());
-    assert_eq!(say(&mut other, "hello").await.unwrap(), "hello");
+    assert!(send(&mut client, "hello").await.is_err());
+    assert_eq!(send(&mut other, "hello").await.unwrap(), "hello");
 }
 
 #[tokio::test]
-async fn a_commit_whose_reply_is_swallowed_has_happened() {
+async fn a_commit_whose_reply_is_lost_was_executed() {
     use sqlx::{Connection, Executor, PgConnection};
 
     let servers = crate::servers::TestServers::get().await;

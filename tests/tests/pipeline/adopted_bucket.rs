@@ -52,7 +52,9 @@ async fn receipts(pipeline: &Pipeline) -> (i64, i64) {
 
 async fn until_receipts(pipeline: &Pipeline, expected: (i64, i64)) {
     let look = async || (receipts(pipeline).await == expected).then_some(());
-    pipeline.until(SOON, look).await;
+    pipeline
+        .until("there are as many receipts as expected", SOON, look)
+        .await;
 }
 
 /// What an api or a worker says of its readiness, on the port of its metrics.
@@ -65,7 +67,9 @@ async fn readiness(pipeline: &Pipeline, process: &Process) -> (StatusCode, Strin
 async fn until_ready(pipeline: &Pipeline, processes: [&Process; 2], expected: StatusCode) {
     for process in processes {
         let look = async || (readiness(pipeline, process).await.0 == expected).then_some(());
-        pipeline.until(SOON, look).await;
+        pipeline
+            .until("the readiness is as expected", SOON, look)
+            .await;
     }
 }
 
@@ -100,7 +104,9 @@ async fn while_the_bucket_is_not_ours_no_receipt_is_written_and_no_file_is_lost(
         real.fake.journal().count(),
     );
     let called = async || (real.fake.journal().count() > calls).then_some(());
-    pipeline.until(SOON, called).await;
+    pipeline
+        .until("the provider was called", SOON, called)
+        .await;
 
     let bucket = pipeline.bucket.path();
     let aside = bucket.with_extension("aside");
@@ -217,7 +223,9 @@ async fn until_a_bucket_is_adopted_files_are_kept_and_nothing_is_deleted() {
         let says = readiness["problems"][0].as_str()?.to_owned();
         says.contains("platen bucket adopt").then_some(())
     };
-    pipeline.until(SOON, look).await;
+    pipeline
+        .until("the readiness asks for an adopted bucket", SOON, look)
+        .await;
     let job = pipeline.submit(&with_a_photo()).await;
     assert_eq!(pipeline.ended(&job).await["state"], "succeeded");
     keep_little(&pipeline).await;
@@ -329,7 +337,9 @@ async fn files_with_a_receipt_that_came_back_are_deleted_again_and_links_are_not
     pipeline.config.timing.sweep_grace = Duration::ZERO;
     pipeline.start_worker().await;
     let swept = async || (told(&pipeline).await == (0, 2, 1, 3)).then_some(());
-    pipeline.until(SOON, swept).await;
+    pipeline
+        .until("the sweeper told what it removed", SOON, swept)
+        .await;
     assert!(strangers.exists(), "it lies outside of the bucket");
     assert!(
         bucket.join(MARKER).exists(),
@@ -370,7 +380,9 @@ async fn a_file_that_hangs_on_open_keeps_no_process_from_ending() {
     let pipeline = &real.pipeline;
     let slow = pipeline.submit(&small_job()).await;
     let called = async || (real.fake.journal().count() > calls).then_some(());
-    pipeline.until(SOON, called).await;
+    pipeline
+        .until("the provider was called", SOON, called)
+        .await;
     worker.signal(Signal::SIGTERM).unwrap();
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert!(worker.ended().is_none(), "it waits for its job");

@@ -83,7 +83,9 @@ impl Books {
     /// Waits until there are more anchors than so many.
     async fn until_more_than(&self, count: usize) {
         let enough = async || (self.files().len() > count).then_some(());
-        self.pipeline.until(WITHIN, enough).await;
+        self.pipeline
+            .until("more anchors are written", WITHIN, enough)
+            .await;
     }
 
     /// The files of all anchors.
@@ -236,7 +238,10 @@ async fn workers_write_one_anchor_for_each_slot_and_none_over_a_rewritten_ledger
     books.rewrite(change).await;
     books.pipeline.start_worker().await;
     let alarmed = async || (telemetry::LEDGER_REWRITTEN.get() > 0).then_some(());
-    books.pipeline.until(WITHIN, alarmed).await;
+    books
+        .pipeline
+        .until("the metric tells of a rewritten ledger", WITHIN, alarmed)
+        .await;
     tokio::time::sleep(Duration::from_millis(2_500)).await;
     assert_eq!(books.files().len(), count, "the alarm would end by itself");
     assert!(telemetry::LEDGER_REWRITTEN.get() > 0);

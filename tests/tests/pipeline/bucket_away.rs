@@ -50,7 +50,9 @@ impl Case {
         let within = Duration::from_secs(15);
         let look =
             async || (metric(&self.pipeline, "platen_spool_bytes").await > 0.0).then_some(());
-        self.pipeline.until(within, look).await;
+        self.pipeline
+            .until("a result waits in the spool", within, look)
+            .await;
     }
 
     async fn state(&self, id: &str) -> String {
@@ -95,7 +97,13 @@ async fn a_paid_result_waits(mood: Mood) {
     let pipeline = &case.pipeline;
     let first = pipeline.submit(&slow_job()).await;
     let called = async || (case.calls() == 1).then_some(());
-    pipeline.until(Duration::from_secs(10), called).await;
+    pipeline
+        .until(
+            "the provider was called once",
+            Duration::from_secs(10),
+            called,
+        )
+        .await;
     case.s3.set_mood(mood);
     case.until_a_result_waits().await;
     assert!(metric(pipeline, "platen_bucket_unavailable").await > 0.0);
@@ -197,7 +205,9 @@ async fn a_job_whose_result_waits_past_its_deadline_is_released() {
     assert!(micros > 0, "{billing}");
     // The result that waited is dropped, and the worker starts jobs again by itself.
     let gone = async || (metric(pipeline, "platen_spool_bytes").await < 1.0).then_some(());
-    pipeline.until(Duration::from_secs(10), gone).await;
+    pipeline
+        .until("the spool is empty", Duration::from_secs(10), gone)
+        .await;
     case.s3.set_mood(Mood::Well);
     let next = pipeline.submit(&small_job()).await;
     assert_eq!(pipeline.ended(&next).await["state"], "succeeded");
@@ -253,7 +263,9 @@ async fn a_canceled_job_frees_its_place_in_the_spool() {
         .await;
     assert_eq!(status, StatusCode::OK);
     let gone = async || (metric(pipeline, "platen_spool_bytes").await < 1.0).then_some(());
-    pipeline.until(Duration::from_secs(10), gone).await;
+    pipeline
+        .until("the spool is empty", Duration::from_secs(10), gone)
+        .await;
     assert_eq!(pipeline.balance().await, (1_000, 0));
     assert_eq!(
         (case.calls(), outcomes(pipeline).await),
@@ -283,7 +295,9 @@ async fn stored_outputs_are_delivered_while_others_wait() {
         .unwrap();
     // The first output.
     let stored = async || (case.s3.puts() == 3).then_some(());
-    pipeline.until(Duration::from_secs(10), stored).await;
+    pipeline
+        .until("three files are stored", Duration::from_secs(10), stored)
+        .await;
     case.s3.set_mood(Mood::Full);
     let ended = pipeline.ended(accepted["id"].as_str().unwrap()).await;
     assert_eq!(
@@ -310,7 +324,9 @@ async fn a_result_the_full_spool_refuses_is_lost_and_rebought() {
     case.s3.set_mood(Mood::Full);
     let id = pipeline.submit(&small_job()).await;
     let lost = async || (metric(pipeline, "platen_spool_refused_total").await > 0.0).then_some(());
-    pipeline.until(Duration::from_secs(15), lost).await;
+    pipeline
+        .until("the spool refused a result", Duration::from_secs(15), lost)
+        .await;
     tokio::time::sleep(Duration::from_secs(3)).await;
     assert_eq!(
         case.calls(),
@@ -333,7 +349,13 @@ async fn a_stopping_worker_stores_what_waits_for_the_bucket() {
     let mut case = Case::start().await;
     let id = case.pipeline.submit(&slow_job()).await;
     let called = async || (case.calls() == 1).then_some(());
-    case.pipeline.until(Duration::from_secs(10), called).await;
+    case.pipeline
+        .until(
+            "the provider was called once",
+            Duration::from_secs(10),
+            called,
+        )
+        .await;
     case.s3.set_mood(Mood::Refuses);
     case.until_a_result_waits().await;
     let back = async {
@@ -364,9 +386,11 @@ async fn the_spool_never_exceeds_its_limit() {
     pipeline.fake.faults().latency(1_000..=1_000);
     let ids = join_all((0..8).map(|_| async { pipeline.submit(&small_job()).await })).await;
     pipeline
-        .until(Duration::from_secs(10), async || {
-            (case.calls() == 8).then_some(())
-        })
+        .until(
+            "the provider was called eight times",
+            Duration::from_secs(10),
+            async || (case.calls() == 8).then_some(()),
+        )
         .await;
     case.s3.set_mood(Mood::Full);
     let refused = async || metric(pipeline, "platen_spool_refused_total").await;
@@ -378,7 +402,9 @@ async fn the_spool_never_exceeds_its_limit() {
                 .unwrap();
         (ended > 0).then_some(())
     };
-    pipeline.until(Duration::from_secs(15), decided).await;
+    pipeline
+        .until("the first call has ended", Duration::from_secs(15), decided)
+        .await;
     tokio::time::sleep(Duration::from_secs(3)).await;
     let waiting = metric(pipeline, "platen_spool_bytes").await;
     assert!(
@@ -416,7 +442,13 @@ async fn an_operation_is_polled_again_after_a_bucket_outage() {
     let id = pipeline.submit(&body).await;
     let refused =
         async || (metric(pipeline, "platen_spool_refused_total").await > 0.0).then_some(());
-    pipeline.until(Duration::from_secs(15), refused).await;
+    pipeline
+        .until(
+            "the spool refused a result",
+            Duration::from_secs(15),
+            refused,
+        )
+        .await;
     case.s3.set_mood(Mood::Well);
     let ended = pipeline.ended(&id).await;
     assert_eq!(ended["state"], "succeeded", "{ended}");
@@ -499,13 +531,15 @@ async fn a_worker_killed_while_a_result_waits_wastes_one_call() {
     let id = pipeline.submit(&body).await;
     let within = Duration::from_secs(20);
     pipeline
-        .until(within, async || (fake.journal().count() == 1).then_some(()))
+        .until("the provider was called once", within, async || {
+            (fake.journal().count() == 1).then_some(())
+        })
         .await;
     case.s3.set_mood(Mood::Full);
     let before = case.s3.puts();
     // The first write and three retries; then the result waits until the bucket is available.
     pipeline
-        .until(within, async || {
+        .until("the write was tried four times", within, async || {
             (case.s3.puts() >= before + 4).then_some(())
         })
         .await;

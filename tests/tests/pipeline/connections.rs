@@ -152,7 +152,7 @@ async fn a_request_under_way_is_not_displaced() {
         waiting.push(stream);
     }
     pipeline
-        .until(AT_ONCE * 4, async || {
+        .until("nine jobs are open", AT_ONCE * 4, async || {
             (pipeline.open_jobs().await == 9).then_some(())
         })
         .await;
@@ -250,7 +250,9 @@ async fn a_client_that_does_not_read_is_disconnected() {
     // A client that does not read cannot write for ever, because the buffers fill up.
     let _ = tokio::time::timeout(SECOND * 2, stream.write_all(request.as_bytes())).await;
     let gone = async || (refused(&pipeline.metrics_url, "api", "write").await >= 1.0).then_some(());
-    pipeline.until(AT_ONCE * 4, gone).await;
+    pipeline
+        .until("the api gave up a write", AT_ONCE * 4, gone)
+        .await;
     let answers = rest(&mut stream, AT_ONCE * 4).await.unwrap();
     let answers = answers.matches("HTTP/1.1 200").count();
     assert!(answers < asked, "{answers} answers came");
@@ -329,7 +331,9 @@ async fn connections_are_limited_per_address_except_proxies() {
         let mut stream = connect(&pipeline.url).await;
         ask(&mut stream, "/livez").await
     };
-    pipeline.until(AT_ONCE * 4, again).await;
+    pipeline
+        .until("a new connection is served", AT_ONCE * 4, again)
+        .await;
     drop(held);
     pipeline.close().await;
 }
@@ -407,7 +411,9 @@ async fn an_api_without_free_files_recovers_and_logs_it() {
         assert!(set.unwrap().success());
     };
     let left = async || (of_process(id).0 <= files + 8).then_some(());
-    pipeline.until(AT_ONCE * 4, left).await;
+    pipeline
+        .until("the connections are closed", AT_ONCE * 4, left)
+        .await;
     let (files, ..) = of_process(id);
     few(files + 10);
     let mut held = Vec::new();
@@ -424,9 +430,9 @@ async fn an_api_without_free_files_recovers_and_logs_it() {
     );
     // Connections without a request are closed to free files, so others are served.
     let served = async || reqwest::get(format!("{url}/livez")).await.ok();
-    pipeline.until(AT_ONCE * 4, served).await;
+    pipeline.until("the api answers", AT_ONCE * 4, served).await;
     few(2_000);
-    pipeline.until(AT_ONCE * 4, served).await;
+    pipeline.until("the api answers", AT_ONCE * 4, served).await;
     let log = std::fs::read_to_string(api.log()).unwrap();
     let lines = log
         .lines()
@@ -472,7 +478,9 @@ async fn a_stop_closes_idle_connections_and_answers_the_rest() {
     let mut waiting = connect(&url).await;
     waiting.write_all(request.as_bytes()).await.unwrap();
     let submitted = async || (pipeline.open_jobs().await == 1).then_some(());
-    pipeline.until(AT_ONCE * 4, submitted).await;
+    pipeline
+        .until("one job is open", AT_ONCE * 4, submitted)
+        .await;
     apis[0].signal(Signal::SIGTERM).unwrap();
     // For a moment it still accepts connections, until a load balancer has noticed.
     let ready = reqwest::get(format!("{url}/readyz")).await.unwrap();

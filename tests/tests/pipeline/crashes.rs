@@ -129,9 +129,11 @@ async fn only_the_jobs_holder_gives_up_a_call_that_is_unchanged() {
 /// Waits until `count` calls were made.
 async fn wait_for_calls(pipeline: &Pipeline, fake: &Fake, count: usize) {
     pipeline
-        .until(Duration::from_secs(20), async || {
-            (fake.journal().count() == count).then_some(())
-        })
+        .until(
+            "the provider was called as often as expected",
+            Duration::from_secs(20),
+            async || (fake.journal().count() == count).then_some(()),
+        )
         .await;
 }
 
@@ -187,7 +189,11 @@ async fn a_job_that_kills_its_workers_is_given_up_and_released() {
     for _ in 0..3 {
         worker.start().unwrap();
         pipeline
-            .until(Duration::from_secs(20), async || worker.ended().map(drop))
+            .until(
+                "the worker has ended",
+                Duration::from_secs(20),
+                async || worker.ended().map(drop),
+            )
             .await;
     }
     worker.forget(deadly.0);

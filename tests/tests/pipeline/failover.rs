@@ -5,13 +5,13 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use cli::private::{Postgres, Tuning};
 use common::database::{self, DatabaseRole};
 use common::verify::{self, Finding};
 use secrecy::SecretString;
 use serde_json::json;
+use servers::{Postgres, Tuning};
 use sqlx::{Connection, Executor, PgConnection, PgPool};
-use tests::pipeline::{look, small_job};
+use tests::pipeline::{small_job, verify_deep};
 use tests::servers::TestServers;
 use tests::{Options, Pipeline};
 
@@ -96,7 +96,9 @@ async fn commits_lost_in_a_failover_are_reported_and_charge_nobody() {
     let cut_off = pipeline.submit(&body).await;
     let called = "SELECT (SELECT count(*) FROM jobs WHERE state = 'succeeded') = 1 AND (SELECT count(*) FROM calls) = 2";
     pipeline
-        .until(TIMEOUT, async || holds(&reader, called).await)
+        .until("the call is journaled", TIMEOUT, async || {
+            holds(&reader, called).await
+        })
         .await;
     owner
         .execute("ALTER SYSTEM SET primary_conninfo = ''")
@@ -105,7 +107,9 @@ async fn commits_lost_in_a_failover_are_reported_and_charge_nobody() {
     owner.execute("SELECT pg_reload_conf()").await.unwrap();
     let alone = "SELECT NOT EXISTS (SELECT FROM pg_stat_wal_receiver)";
     pipeline
-        .until(TIMEOUT, async || holds(&reader, alone).await)
+        .until("the replica receives nothing more", TIMEOUT, async || {
+            holds(&reader, alone).await
+        })
         .await;
     assert_eq!(pipeline.ended(&cut_off).await["state"], "succeeded");
     let lost = pipeline.submit(&small_job()).await;
@@ -124,7 +128,7 @@ async fn commits_lost_in_a_failover_are_reported_and_charge_nobody() {
     servers.stop().await;
     owner.execute("SELECT pg_promote()").await.unwrap();
     pipeline
-        .until(TIMEOUT, async || {
+        .until("the replica is promoted", TIMEOUT, async || {
             holds(&reader, "SELECT NOT pg_is_in_recovery()").await
         })
         .await;
@@ -133,7 +137,8 @@ async fn commits_lost_in_a_failover_are_reported_and_charge_nobody() {
     // Every invariant holds for what is left. The files whose rows are lost are reported, and no
     // others.
     assert_eq!(verify::verify(&reader).await.unwrap(), []);
-    let (findings, _) = look(&reader, &pipeline.config.bucket().unwrap(), Duration::ZERO).await;
+    let (findings, _) =
+        verify_deep(&reader, &pipeline.config.bucket().unwrap(), Duration::ZERO).await;
     assert_eq!(findings.len(), 3, "{findings:#?}");
     for key in &lost_keys {
         let names_it =
@@ -151,7 +156,9 @@ async fn commits_lost_in_a_failover_are_reported_and_charge_nobody() {
     let delivered = "SELECT count(*) = 2 FROM jobs WHERE state = 'succeeded'";
     let reader = pipeline.reader.clone();
     pipeline
-        .until(TIMEOUT, async || holds(&reader, delivered).await)
+        .until("the job is delivered", TIMEOUT, async || {
+            holds(&reader, delivered).await
+        })
         .await;
     assert_eq!(pipeline.fake.journal().count(), 3, "calls");
     let left: i64 = sqlx::query_scalar("SELECT available FROM wallets")

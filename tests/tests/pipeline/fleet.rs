@@ -25,7 +25,13 @@ async fn a_worker_that_is_frozen_killed_and_stopped_comes_back_where_it_was() {
     let address = worker.metrics_address();
     let id = pipeline.submit(&small_job()).await;
     let called = async || (fake.journal().count() == 1).then_some(());
-    pipeline.until(Duration::from_secs(10), called).await;
+    pipeline
+        .until(
+            "the provider was called once",
+            Duration::from_secs(10),
+            called,
+        )
+        .await;
 
     worker.signal(Signal::SIGSTOP).unwrap();
     tokio::time::sleep(Duration::from_millis(200)).await;
@@ -81,7 +87,11 @@ async fn connections_to_postgres_that_are_half_open_for_ever_hold_nobody_up_for_
         }
         let key = format!("bottle-{job}");
         let accepted = async || submit(&key).await;
-        jobs.push(pipeline.until(Duration::from_mins(1), accepted).await);
+        jobs.push(
+            pipeline
+                .until("the submit is accepted", Duration::from_mins(1), accepted)
+                .await,
+        );
     }
     for id in jobs {
         let ended = pipeline.ended_within(&id, Duration::from_mins(1)).await;
@@ -119,7 +129,13 @@ async fn connections_to_redis_that_are_half_open_for_ever_are_made_again() {
         let there: bool = connection.exists(&target).await.unwrap();
         there.then_some(())
     };
-    pipeline.until(Duration::from_secs(5), announced).await;
+    pipeline
+        .until(
+            "the id of the job is in Redis",
+            Duration::from_secs(5),
+            announced,
+        )
+        .await;
     let second = pipeline.submit(&small_job()).await;
     pipeline.ended(&second).await;
     drop((workers, forgotten));
@@ -139,7 +155,13 @@ async fn a_process_that_is_asked_to_stop_says_so_first_and_ends_what_runs() {
     let mut workers = orders.start(Role::Worker, 1).await.unwrap();
     let id = pipeline.submit(&small_job()).await;
     let called = async || (fake.journal().count() == 1).then_some(());
-    pipeline.until(Duration::from_secs(10), called).await;
+    pipeline
+        .until(
+            "the provider was called once",
+            Duration::from_secs(10),
+            called,
+        )
+        .await;
 
     let status = async |process: &Process, path: &str| {
         let url = format!("http://{}{path}", process.metrics_address());
@@ -149,7 +171,13 @@ async fn a_process_that_is_asked_to_stop_says_so_first_and_ends_what_runs() {
         assert_eq!(status(process, "/readyz").await, 200, "{}", process.name);
         process.signal(Signal::SIGTERM).unwrap();
         let stopping = async || (status(process, "/readyz").await == 503).then_some(());
-        pipeline.until(Duration::from_secs(1), stopping).await;
+        pipeline
+            .until(
+                "the process says that it stops",
+                Duration::from_secs(1),
+                stopping,
+            )
+            .await;
         assert_eq!(status(process, "/metrics").await, 200, "{}", process.name);
         assert_eq!(status(process, "/livez").await, 200, "{}", process.name);
     }

@@ -4,13 +4,13 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use cli::private::{Redis, Tuning};
 use common::bucket::Address;
 use common::verify;
 use fakes::Fake;
 use futures::future::join_all;
 use reqwest::{Method, StatusCode, header};
 use serde_json::{Value, json};
+use servers::{Redis, Tuning};
 use sqlx::error::DatabaseError;
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 use tests::disk::{self, Disk, objects};
@@ -46,7 +46,9 @@ async fn a_bucket_for_small_files_only_costs_no_call() {
     let body = json!({"model": "gpt-image-2.5-sunburst", "prompt": "a bottle", "size": "1K"});
     let ids = join_all((0..6).map(|_| async { pipeline.submit(&body).await })).await;
     let bought = async || (fake.journal().count() > 0).then_some(());
-    pipeline.until(Duration::from_secs(20), bought).await;
+    pipeline
+        .until("the provider was called", Duration::from_secs(20), bought)
+        .await;
     tokio::time::sleep(Duration::from_secs(4)).await;
     let calls = fake.journal().count();
     assert!(calls <= 2, "{calls} calls: only those that were running");
@@ -82,7 +84,9 @@ async fn a_bucket_on_a_full_disk_costs_no_call_and_keeps_nothing_half() {
     .await;
     let ids = join_all((0..6).map(|_| async { pipeline.submit(&small_job()).await })).await;
     let bought = async || (pipeline.fake.journal().count() > 0).then_some(());
-    pipeline.until(Duration::from_secs(20), bought).await;
+    pipeline
+        .until("the provider was called", Duration::from_secs(20), bought)
+        .await;
     tokio::time::sleep(Duration::from_secs(3)).await;
     let calls = pipeline.fake.journal().count();
     assert!(calls <= 2, "{calls} calls: only those that were running");
@@ -190,7 +194,9 @@ async fn a_full_database_at_any_step_is_a_503_without_effect() {
         body["prompt"] = json!("a bottle [[fault:late:700]]");
         let id = pipeline.submit(&body).await;
         let bought = async || (pipeline.fake.journal().count() > calls).then_some(());
-        pipeline.until(Duration::from_secs(10), bought).await;
+        pipeline
+            .until("the provider was called", Duration::from_secs(10), bought)
+            .await;
         run(&mut owner, &fill(table)).await;
         tokio::time::sleep(Duration::from_secs(6)).await;
         assert_eq!(pipeline.job(&id).await["artifacts"], json!([]), "{table}");
@@ -338,7 +344,9 @@ async fn a_redis_that_takes_no_writes_stops_nothing() {
     std::fs::remove_dir_all(folder.path()).unwrap();
     write().await.unwrap();
     let failed = async || write().await.is_err().then_some(());
-    pipeline.until(Duration::from_secs(20), failed).await;
+    pipeline
+        .until("Redis refuses a write", Duration::from_secs(20), failed)
+        .await;
     jobs_are_made("MISCONF").await;
     set("stop-writes-on-bgsave-error", "no").await;
     write().await.unwrap();

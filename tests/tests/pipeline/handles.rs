@@ -114,9 +114,11 @@ async fn a_canceled_job_is_released_while_its_operation_runs() {
     let (pipeline, _folder) = pipeline().await;
     let id = pipeline.submit(&job("[[fault:never]]")).await;
     pipeline
-        .until(Duration::from_secs(5), async || {
-            (pipeline.fake.journal().count() == 1).then_some(())
-        })
+        .until(
+            "the provider was called once",
+            Duration::from_secs(5),
+            async || (pipeline.fake.journal().count() == 1).then_some(()),
+        )
         .await;
     tokio::time::sleep(Duration::from_millis(200)).await;
     let (_, canceled) = pipeline
@@ -125,10 +127,14 @@ async fn a_canceled_job_is_released_while_its_operation_runs() {
     assert_eq!(canceled["state"], "canceled", "{canceled}");
     assert_eq!(pipeline.balance().await, (1_000, 0));
     pipeline
-        .until(Duration::from_secs(5), async || {
-            let calls = outcomes(&pipeline).await;
-            (calls[0].0 == "unknown").then_some(())
-        })
+        .until(
+            "the outcome of the call is unknown",
+            Duration::from_secs(5),
+            async || {
+                let calls = outcomes(&pipeline).await;
+                (calls[0].0 == "unknown").then_some(())
+            },
+        )
         .await;
     pipeline.close().await;
 }
@@ -138,9 +144,11 @@ async fn an_operation_is_polled_while_its_lane_is_unavailable() {
     let (pipeline, _folder) = pipeline().await;
     let id = pipeline.submit(&job("[[fault:late:2500]]")).await;
     pipeline
-        .until(Duration::from_secs(5), async || {
-            (pipeline.fake.journal().count() == 1).then_some(())
-        })
+        .until(
+            "the provider was called once",
+            Duration::from_secs(5),
+            async || (pipeline.fake.journal().count() == 1).then_some(()),
+        )
         .await;
     pipeline.fake.faults().push(Fault::Status(404));
     let other = pipeline.submit(&job("something else")).await;
@@ -164,10 +172,14 @@ async fn a_stopping_worker_hands_its_operation_back_at_once() {
     .await;
     let id = pipeline.submit(&job("[[fault:late:4000]]")).await;
     pipeline
-        .until(Duration::from_secs(5), async || {
-            let polled = pipeline.fake.journal().calls().len() > 2;
-            polled.then_some(())
-        })
+        .until(
+            "the operation was polled",
+            Duration::from_secs(5),
+            async || {
+                let polled = pipeline.fake.journal().calls().len() > 2;
+                polled.then_some(())
+            },
+        )
         .await;
     let stopped_at = std::time::Instant::now();
     pipeline.stop_workers().await;
@@ -200,10 +212,14 @@ async fn the_next_worker_polls_a_killed_workers_operation() {
     let mut first = orders.start(Role::Worker, 1).await.unwrap();
     let id = pipeline.submit(&job("[[fault:late:6000]]")).await;
     pipeline
-        .until(Duration::from_secs(20), async || {
-            let polled = fake.journal().calls().len() > 2;
-            polled.then_some(())
-        })
+        .until(
+            "the operation was polled",
+            Duration::from_secs(20),
+            async || {
+                let polled = fake.journal().calls().len() > 2;
+                polled.then_some(())
+            },
+        )
         .await;
     first[0].kill().await.unwrap();
     let mut second = orders.start(Role::Worker, 1).await.unwrap();

@@ -278,7 +278,7 @@ async fn a_revoked_key_is_refused() {
     let id = pipeline.key.split('_').nth(1).unwrap();
     let (status, _) = pipeline.get("/v1/credits").await;
     assert_eq!(status, StatusCode::OK);
-    cli::admin::revoke_key(&pipeline.config, None, TESTER, pipeline.tenant, id)
+    cli::commands::key::revoke(&pipeline.config, None, TESTER, pipeline.tenant, id)
         .await
         .unwrap();
     let (status, problem) = pipeline.get("/v1/credits").await;

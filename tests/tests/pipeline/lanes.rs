@@ -71,10 +71,14 @@ async fn an_outage_opens_the_circuit_and_a_probe_closes_it() {
     pipeline.fake.faults().rate(1.0, [Fault::Status(503)]);
     let ids = join_all((0..12).map(|_| async { pipeline.submit(&small_job()).await })).await;
     pipeline
-        .until(Duration::from_secs(10), async || {
-            let pause = pipeline.lane(MODEL).await.pause?;
-            (pause.reason == PauseReason::Answers(Class::ProviderFault)).then_some(())
-        })
+        .until(
+            "the lane is unavailable",
+            Duration::from_secs(10),
+            async || {
+                let pause = pipeline.lane(MODEL).await.pause?;
+                (pause.reason == PauseReason::Answers(Class::ProviderFault)).then_some(())
+            },
+        )
         .await;
     // Calls that were running when the circuit opened may still end.
     tokio::time::sleep(Duration::from_millis(150)).await;
@@ -194,9 +198,11 @@ async fn a_providers_retry_after_is_respected() {
         .submit(&job("a bottle [[fault:throttle:1*1]]"))
         .await;
     pipeline
-        .until(Duration::from_secs(5), async || {
-            (pipeline.fake.journal().count() == 1).then_some(())
-        })
+        .until(
+            "the provider was called once",
+            Duration::from_secs(5),
+            async || (pipeline.fake.journal().count() == 1).then_some(()),
+        )
         .await;
     let second = pipeline.submit(&job("another bottle")).await;
     let jobs = [
@@ -280,9 +286,11 @@ async fn stored_outputs_are_delivered_though_the_lane_is_unavailable() {
     // The fake journals a call before it draws its fault. So only an empty fault queue shows that
     // both calls have theirs.
     pipeline
-        .until(Duration::from_secs(5), async || {
-            pipeline.fake.faults().get().next.is_empty().then_some(())
-        })
+        .until(
+            "the provider gave its planned answers",
+            Duration::from_secs(5),
+            async || pipeline.fake.faults().get().next.is_empty().then_some(()),
+        )
         .await;
     pipeline.fake.faults().rate(1.0, [Fault::Status(403)]);
     pipeline.submit(&small_job()).await;
@@ -311,9 +319,11 @@ async fn canceled_jobs_release_their_lane() {
     // As many calls as one tenant may have in flight: 28.
     let ids = join_all((0..7).map(|_| async { pipeline.submit(&job).await })).await;
     pipeline
-        .until(Duration::from_secs(10), async || {
-            (pipeline.fake.journal().count() == 28).then_some(())
-        })
+        .until(
+            "the provider was called 28 times",
+            Duration::from_secs(10),
+            async || (pipeline.fake.journal().count() == 28).then_some(()),
+        )
         .await;
     for id in &ids {
         let path = format!("/v1/jobs/{id}/cancel");
@@ -325,7 +335,7 @@ async fn canceled_jobs_release_their_lane() {
     assert_eq!(ended["state"], "succeeded", "{ended}");
     // Each call releases the lane by itself, some only after the cancel was answered.
     pipeline
-        .until(Duration::from_secs(5), async || {
+        .until("no call is in flight", Duration::from_secs(5), async || {
             (pipeline.lane(MODEL).await.in_flight == 0).then_some(())
         })
         .await;

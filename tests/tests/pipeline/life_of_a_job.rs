@@ -177,9 +177,11 @@ async fn a_job_canceled_while_it_waits_or_runs_costs_nothing() {
     pipeline.start_worker().await;
     let running = pipeline.submit(&small_job()).await;
     pipeline
-        .until(std::time::Duration::from_secs(5), async || {
-            (pipeline.job(&running).await["state"] == "running").then_some(())
-        })
+        .until(
+            "the job is running",
+            std::time::Duration::from_secs(5),
+            async || (pipeline.job(&running).await["state"] == "running").then_some(()),
+        )
         .await;
     let (status, _) = pipeline
         .post(&format!("/v1/jobs/{running}/cancel"), &json!({}))

@@ -249,7 +249,7 @@ async fn what_is_paused_waits_and_what_is_drained_starts_nothing() {
     let model = small_job()["model"].clone();
     let tenant = json!(pipeline.tenant);
     let worker = pipeline
-        .until(Duration::from_secs(5), async || {
+        .until("a worker has a job", Duration::from_secs(5), async || {
             let workers = look(&pipeline, "/v1/admin/workers").await;
             let name = workers["data"][0]["name"].as_str()?;
             Some(json!(name))

@@ -34,9 +34,11 @@ async fn an_emptied_ready_queue_is_refilled_within_two_seconds() {
     pipeline.start_worker().await;
     let started = Instant::now();
     pipeline
-        .until(Duration::from_secs(2), async || {
-            (pipeline.fake.journal().count() > 0).then_some(())
-        })
+        .until(
+            "the provider was called",
+            Duration::from_secs(2),
+            async || (pipeline.fake.journal().count() > 0).then_some(()),
+        )
         .await;
     for id in &ids {
         assert_eq!(pipeline.ended(id).await["state"], "succeeded");
@@ -88,10 +90,14 @@ async fn redis_holds_job_ids_and_nothing_else() {
     let mut redis = redis_of(&pipeline).await;
     let queue_key = format!("{}:ring", pipeline.database);
     let members: Vec<String> = pipeline
-        .until(Duration::from_secs(2), async || {
-            let members: Vec<String> = redis.clone().zrange(&queue_key, 0, -1).await.unwrap();
-            (!members.is_empty()).then_some(members)
-        })
+        .until(
+            "the ready queue has members",
+            Duration::from_secs(2),
+            async || {
+                let members: Vec<String> = redis.clone().zrange(&queue_key, 0, -1).await.unwrap();
+                (!members.is_empty()).then_some(members)
+            },
+        )
         .await;
     assert_eq!(members, std::slice::from_ref(&id));
     let mut keys: Vec<String> = redis
@@ -171,7 +177,7 @@ async fn two_workers_share_the_jobs_and_run_none_twice() {
 #[tokio::test]
 async fn jobs_accepted_without_redis_start_when_it_returns() {
     let folder = tempfile::tempdir().unwrap();
-    let mut redis = cli::private::Redis::start(folder.path()).await.unwrap();
+    let mut redis = servers::Redis::start(folder.path()).await.unwrap();
     let mut servers = TestServers::get().await;
     servers.redis_url = redis.url();
     let pipeline = Pipeline::start_on(servers, Options::default()).await;
@@ -257,7 +263,7 @@ async fn jobs_start_soon_while_redis_hangs() {
 #[tokio::test]
 async fn redis_is_used_again_after_each_password_rotation() {
     let folder = tempfile::tempdir().unwrap();
-    let redis = cli::private::Redis::start(folder.path()).await.unwrap();
+    let redis = servers::Redis::start(folder.path()).await.unwrap();
     let mut servers = TestServers::get().await;
     servers.redis_url = redis.url();
     let file = folder.path().join("redis.url");
@@ -322,7 +328,7 @@ async fn redis_is_used_again_after_each_password_rotation() {
 #[tokio::test]
 async fn readiness_says_why_redis_is_unavailable() {
     let folder = tempfile::tempdir().unwrap();
-    let mut redis = cli::private::Redis::start(folder.path()).await.unwrap();
+    let mut redis = servers::Redis::start(folder.path()).await.unwrap();
     let mut servers = TestServers::get().await;
     servers.redis_url = redis.url();
     let pipeline = Pipeline::start_on(servers, Options::default()).await;
@@ -335,16 +341,20 @@ async fn readiness_says_why_redis_is_unavailable() {
     };
     let problem_is = async |expected: Option<&str>| {
         pipeline
-            .until(Duration::from_secs(10), async || {
-                let (status, readiness) = pipeline.get("/readyz?verbose").await;
-                assert_eq!(status, reqwest::StatusCode::OK, "{readiness}");
-                let problem = readiness["dependencies"][1]["problem"].as_str();
-                let matches = match (expected, problem) {
-                    (Some(expected), Some(problem)) => problem.contains(expected),
-                    (expected, problem) => expected == problem,
-                };
-                matches.then_some(())
-            })
+            .until(
+                "the readiness tells the problem",
+                Duration::from_secs(10),
+                async || {
+                    let (status, readiness) = pipeline.get("/readyz?verbose").await;
+                    assert_eq!(status, reqwest::StatusCode::OK, "{readiness}");
+                    let problem = readiness["dependencies"][1]["problem"].as_str();
+                    let matches = match (expected, problem) {
+                        (Some(expected), Some(problem)) => problem.contains(expected),
+                        (expected, problem) => expected == problem,
+                    };
+                    matches.then_some(())
+                },
+            )
             .await;
     };
     problem_is(None).await;

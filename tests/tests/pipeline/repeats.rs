@@ -80,16 +80,20 @@ async fn a_stored_answer_is_deleted_after_its_time() {
     pipeline.start_worker().await;
     let kept = "SELECT key FROM idempotency_keys ORDER BY key";
     pipeline
-        .until(Duration::from_secs(20), async || {
-            let kept: Vec<String> = sqlx::query_scalar(kept)
-                .fetch_all(&pipeline.reader)
-                .await
-                .unwrap();
-            // Every invariant holds at every moment: no younger answer is deleted before an older one.
-            let findings = verify::verify(&pipeline.reader).await.unwrap();
-            assert_eq!(findings, []);
-            (kept == ["of-today"]).then_some(())
-        })
+        .until(
+            "only the answer of today is kept",
+            Duration::from_secs(20),
+            async || {
+                let kept: Vec<String> = sqlx::query_scalar(kept)
+                    .fetch_all(&pipeline.reader)
+                    .await
+                    .unwrap();
+                // Every invariant holds at every moment: no younger answer is deleted before an older one.
+                let findings = verify::verify(&pipeline.reader).await.unwrap();
+                assert_eq!(findings, []);
+                (kept == ["of-today"]).then_some(())
+            },
+        )
         .await;
 
     let (status, replayed, again) = submit(&pipeline, "of-today", &small_job()).await;
@@ -190,13 +194,17 @@ async fn one_run_deletes_all_answers_whose_time_is_over() {
     pipeline.config.timing.prune_every = Duration::from_hours(1);
     pipeline.start_worker().await;
     pipeline
-        .until(Duration::from_secs(40), async || {
-            let left: i64 = sqlx::query_scalar("SELECT count(*) FROM idempotency_keys")
-                .fetch_one(&pipeline.reader)
-                .await
-                .unwrap();
-            (left == 0).then_some(())
-        })
+        .until(
+            "every answer is deleted",
+            Duration::from_secs(40),
+            async || {
+                let left: i64 = sqlx::query_scalar("SELECT count(*) FROM idempotency_keys")
+                    .fetch_one(&pipeline.reader)
+                    .await
+                    .unwrap();
+                (left == 0).then_some(())
+            },
+        )
         .await;
     pipeline.close().await;
 }

@@ -247,7 +247,7 @@ async fn inputs_are_gone(pipeline: &mut Pipeline, folders: &[&Path]) {
         .submit(&with(&photos[3], "[[fault:late:3000]] slow"))
         .await;
     pipeline
-        .until(Duration::from_secs(20), async || {
+        .until("the job is running", Duration::from_secs(20), async || {
             let (_, job) = pipeline.get(&format!("/v1/jobs/{running}")).await;
             (job["state"] == "running").then_some(())
         })
@@ -295,11 +295,15 @@ async fn inputs_are_gone(pipeline: &mut Pipeline, folders: &[&Path]) {
     );
     for id in [&succeeded, &refused, &queued, &running, &expired] {
         pipeline
-            .until(Duration::from_secs(20), async || {
-                let mut classes = receipts(pipeline, id).await;
-                classes.sort_unstable();
-                (classes == ["input", "prompt"]).then_some(())
-            })
+            .until(
+                "input and prompt have receipts",
+                Duration::from_secs(20),
+                async || {
+                    let mut classes = receipts(pipeline, id).await;
+                    classes.sort_unstable();
+                    (classes == ["input", "prompt"]).then_some(())
+                },
+            )
             .await;
     }
     // What was made is kept for its day.
@@ -366,7 +370,7 @@ async fn outputs_go_in_their_time_and_a_hold_keeps_them() {
         by: "a test",
         reason: "a customer asks about it",
     };
-    let hold = cli::admin::add_legal_hold(
+    let hold = cli::commands::legal_hold::add(
         &pipeline.config,
         None,
         act,
@@ -385,11 +389,15 @@ async fn outputs_go_in_their_time_and_a_hold_keeps_them() {
     let after = pipeline.submit(&small_job()).await;
     pipeline.ended(&after).await;
     for id in [&before, &after] {
-        let gone = pipeline.until(Duration::from_secs(20), async || {
-            let mut classes = receipts(&pipeline, id).await;
-            classes.sort_unstable();
-            (classes == ["original", "rendition", "thumbnail"]).then_some(())
-        });
+        let gone = pipeline.until(
+            "all outputs have receipts",
+            Duration::from_secs(20),
+            async || {
+                let mut classes = receipts(&pipeline, id).await;
+                classes.sort_unstable();
+                (classes == ["original", "rendition", "thumbnail"]).then_some(())
+            },
+        );
         gone.await;
         let (_, job) = pipeline.get(&format!("/v1/jobs/{id}")).await;
         assert_eq!(job["artifacts"], json!([]), "{job}");
@@ -407,13 +415,15 @@ async fn outputs_go_in_their_time_and_a_hold_keeps_them() {
     let (_, job) = pipeline.get(&format!("/v1/jobs/{held}")).await;
     assert_eq!(job["artifacts"].as_array().unwrap().len(), 3, "it is held");
     assert_eq!(receipts(&pipeline, &held).await, Vec::<String>::new());
-    cli::admin::remove_legal_hold(&pipeline.config, None, act, pipeline.tenant, hold)
+    cli::commands::legal_hold::remove(&pipeline.config, None, act, pipeline.tenant, hold)
         .await
         .unwrap();
     pipeline
-        .until(Duration::from_secs(20), async || {
-            (receipts(&pipeline, &held).await.len() == 3).then_some(())
-        })
+        .until(
+            "the held files have receipts",
+            Duration::from_secs(20),
+            async || (receipts(&pipeline, &held).await.len() == 3).then_some(()),
+        )
         .await;
     assert_eq!(objects(pipeline.bucket.path()), Vec::<PathBuf>::new());
     pipeline.close().await;
@@ -479,7 +489,7 @@ async fn an_upload_goes_when_no_job_has_needed_it_for_its_time() {
     let state = async |upload: &str| pipeline.get(&format!("/v1/uploads/{upload}")).await.0;
     let gone = async |upload: &str| {
         pipeline
-            .until(Duration::from_secs(20), async || {
+            .until("the upload is gone", Duration::from_secs(20), async || {
                 (state(upload).await == StatusCode::GONE).then_some(())
             })
             .await;
@@ -498,11 +508,15 @@ async fn an_upload_goes_when_no_job_has_needed_it_for_its_time() {
     assert_eq!(canceled["state"], "canceled");
     gone(&needed).await;
     for upload in [&never_used, &used, &needed] {
-        let receipt = pipeline.until(Duration::from_secs(20), async || {
-            let (_, receipts) = pipeline.get("/v1/receipts?limit=100").await;
-            let receipts = receipts["data"].as_array().unwrap().clone();
-            (receipts.into_iter()).find(|receipt| receipt["upload"] == json!(upload))
-        });
+        let receipt = pipeline.until(
+            "the upload has a receipt",
+            Duration::from_secs(20),
+            async || {
+                let (_, receipts) = pipeline.get("/v1/receipts?limit=100").await;
+                let receipts = receipts["data"].as_array().unwrap().clone();
+                (receipts.into_iter()).find(|receipt| receipt["upload"] == json!(upload))
+            },
+        );
         assert_eq!(receipt.await["class"], "upload");
     }
     pipeline.close().await;
@@ -560,9 +574,11 @@ async fn a_prompt_goes_in_its_time_and_its_job_cannot_be_done_once_more() {
     };
     set(&pipeline, prompts).await;
     pipeline
-        .until(Duration::from_secs(20), async || {
-            (receipts(&pipeline, &gone).await == ["prompt"]).then_some(())
-        })
+        .until(
+            "the prompt has a receipt",
+            Duration::from_secs(20),
+            async || (receipts(&pipeline, &gone).await == ["prompt"]).then_some(()),
+        )
         .await;
     let mut expected = before.clone();
     let fields = expected.as_object_mut().unwrap();
@@ -638,9 +654,11 @@ async fn a_deletion_that_is_killed_half_way_is_finished_by_another() {
         workers[0].start().unwrap();
         // It has begun, and is not done.
         pipeline
-            .until(Duration::from_mins(1), async || {
-                (gone().await > before.min(FILES - 1)).then_some(())
-            })
+            .until(
+                "the next file is deleted",
+                Duration::from_mins(1),
+                async || (gone().await > before.min(FILES - 1)).then_some(()),
+            )
             .await;
         workers[0].kill().await.unwrap();
         half_way += usize::from(gone().await < FILES);
@@ -648,9 +666,11 @@ async fn a_deletion_that_is_killed_half_way_is_finished_by_another() {
     println!("{half_way} of 20 kills left something to do");
     workers[0].start().unwrap();
     pipeline
-        .until(Duration::from_mins(1), async || {
-            (gone().await == FILES).then_some(())
-        })
+        .until(
+            "every file is deleted",
+            Duration::from_mins(1),
+            async || (gone().await == FILES).then_some(()),
+        )
         .await;
     assert_eq!(objects(pipeline.bucket.path()), Vec::<PathBuf>::new());
     assert!(half_way > 0);

@@ -67,7 +67,7 @@ async fn every_command_of_the_runbook_works() {
             let failed = pipeline.reader.execute(query).await.err();
             failed.map(|error| error.to_string())
         } else {
-            let mut shell = processes::told(Command::new("bash"), "-c", &pipeline.config);
+            let mut shell = processes::configured(Command::new("bash"), "-c", &pipeline.config);
             let platen = processes::binary("platen");
             let path = std::env::var("PATH").unwrap();
             let path = format!("{}:{path}", platen.parent().unwrap().display());

@@ -299,14 +299,18 @@ async fn a_call_that_ended_in_a_newer_way_is_not_bought_again() {
     pipeline.start_worker().await;
     // It was taken up more than once, and put back.
     pipeline
-        .until(Duration::from_secs(20), async || {
-            let fence: i32 = sqlx::query_scalar("SELECT fence FROM jobs WHERE id = $1")
-                .bind(id)
-                .fetch_one(&mut owner)
-                .await
-                .unwrap();
-            (fence >= 3).then_some(())
-        })
+        .until(
+            "the third attempt has begun",
+            Duration::from_secs(20),
+            async || {
+                let fence: i32 = sqlx::query_scalar("SELECT fence FROM jobs WHERE id = $1")
+                    .bind(id)
+                    .fetch_one(&mut owner)
+                    .await
+                    .unwrap();
+                (fence >= 3).then_some(())
+            },
+        )
         .await;
     assert_eq!(pipeline.fake.journal().count(), 0, "it was bought again");
     set(
@@ -355,9 +359,11 @@ async fn a_row_of_a_newer_version_stops_no_task() {
         gone == Some(true)
     };
     pipeline
-        .until(Duration::from_secs(10), async || {
-            gone(&mut owner, "known").await.then_some(())
-        })
+        .until(
+            "the known row is gone",
+            Duration::from_secs(10),
+            async || gone(&mut owner, "known").await.then_some(()),
+        )
         .await;
     assert!(!gone(&mut owner, "newer").await, "nobody knows what it is");
     assert_eq!(pipeline.open_jobs().await, 1);
@@ -365,9 +371,11 @@ async fn a_row_of_a_newer_version_stops_no_task() {
     set(&mut owner, format!("UPDATE jobs SET kind = 'image' WHERE id = '{newer_id}'; UPDATE deletions SET class = 'input', tried_at = NULL WHERE class = 'poster'")).await;
     assert_eq!(pipeline.ended(&newer).await["state"], "expired");
     pipeline
-        .until(Duration::from_secs(10), async || {
-            gone(&mut owner, "newer").await.then_some(())
-        })
+        .until(
+            "the newer row is gone",
+            Duration::from_secs(10),
+            async || gone(&mut owner, "newer").await.then_some(()),
+        )
         .await;
     pipeline.close().await;
 }

@@ -203,9 +203,11 @@ async fn requests_that_wait_for_a_wallet_hold_two_connections() {
             usize::try_from(waiting).unwrap()
         };
         pipeline
-            .until(Duration::from_secs(10), async || {
-                (behind().await >= 2).then_some(())
-            })
+            .until(
+                "two connections wait for the wallet",
+                Duration::from_secs(10),
+                async || (behind().await >= 2).then_some(()),
+            )
             .await;
         let mut slowest = Duration::ZERO;
         for _ in 0..20 {
@@ -299,7 +301,7 @@ async fn a_tenants_uploads_leave_render_slots_for_others() {
     let others = async {
         // Wait until the first upload has ended: by then others of the same tenant have a render slot.
         pipeline
-            .until(Duration::from_mins(1), async || {
+            .until("a request has ended", Duration::from_mins(1), async || {
                 (ended.load(Ordering::SeqCst) > 0).then_some(())
             })
             .await;

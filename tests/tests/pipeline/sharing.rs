@@ -66,7 +66,7 @@ impl<'a> Tenant<'a> {
         let id = self.submit(body).await;
         let job = self
             .pipeline
-            .until(SOON, async || {
+            .until("the job has ended", SOON, async || {
                 let job = self.job(&id).await;
                 (job["state"] != "queued" && job["state"] != "running").then_some(job)
             })
@@ -109,11 +109,15 @@ async fn failing_prompts_stop_a_model_for_their_own_tenant_only() {
     let faulty = job(MODEL, "a bottle [[fault:internal]]");
     let mut ids = join_all((0..12).map(|_| failing.submit(&faulty))).await;
     let waiting = pipeline
-        .until(Duration::from_secs(20), async || {
-            let jobs = join_all(ids.iter().map(|id| failing.job(id))).await;
-            let mut jobs = jobs.into_iter();
-            jobs.find(|job| job["waiting"]["reason"] == "lane_unavailable")
-        })
+        .until(
+            "a job waits for its lane",
+            Duration::from_secs(20),
+            async || {
+                let jobs = join_all(ids.iter().map(|id| failing.job(id))).await;
+                let mut jobs = jobs.into_iter();
+                jobs.find(|job| job["waiting"]["reason"] == "lane_unavailable")
+            },
+        )
         .await;
     assert!(waiting["waiting"]["since"].is_string(), "{waiting}");
     assert!(
@@ -165,17 +169,23 @@ async fn faults_of_two_tenants_make_a_lane_unavailable_to_all() {
     let of_first = join_all((0..12).map(|_| first.submit(&faulty))).await;
     let of_second = join_all((0..12).map(|_| second.submit(&faulty))).await;
     pipeline
-        .until(Duration::from_secs(20), async || {
-            lane_is_unavailable(&pipeline).await.then_some(())
-        })
+        .until(
+            "the lane is unavailable",
+            Duration::from_secs(20),
+            async || lane_is_unavailable(&pipeline).await.then_some(()),
+        )
         .await;
     let third = Tenant::new(&pipeline).await;
     let id = third.submit(&small_job()).await;
     let job = pipeline
-        .until(Duration::from_secs(5), async || {
-            let job = third.job(&id).await;
-            (job["waiting"]["reason"] == "lane_unavailable").then_some(job)
-        })
+        .until(
+            "the job waits for its lane",
+            Duration::from_secs(5),
+            async || {
+                let job = third.job(&id).await;
+                (job["waiting"]["reason"] == "lane_unavailable").then_some(job)
+            },
+        )
         .await;
     assert_eq!(job["attempts"], 0, "{job}");
     first.cancel(&of_first).await;
@@ -193,7 +203,7 @@ async fn slow_jobs_of_one_tenant_leave_room_for_others() {
     let late = job(MODEL, "a bottle [[fault:late:60000]]");
     let ids = join_all((0..32).map(|_| slow.submit(&late))).await;
     pipeline
-        .until(SOON, async || {
+        .until("eight slow jobs are running", SOON, async || {
             (running(&pipeline, slow.id).await == 8).then_some(())
         })
         .await;
@@ -223,9 +233,11 @@ async fn slow_jobs_leave_room_for_others_without_redis() {
     let late = job(MODEL, "a bottle [[fault:late:60000]]");
     let ids = join_all((0..32).map(|_| slow.submit(&late))).await;
     pipeline
-        .until(Duration::from_secs(15), async || {
-            (running(&pipeline, slow.id).await == 8).then_some(())
-        })
+        .until(
+            "eight slow jobs are running",
+            Duration::from_secs(15),
+            async || (running(&pipeline, slow.id).await == 8).then_some(()),
+        )
         .await;
     other.succeeds_soon(&small_job()).await;
     slow.succeeds_soon(&job("gpt-image-2", "a bottle")).await;
@@ -244,9 +256,11 @@ async fn a_tenants_share_of_the_slots_grows_with_its_weight() {
     let late = job(MODEL, "a bottle [[fault:late:60000]]");
     let ids = join_all((0..16).map(|_| busy.submit(&late))).await;
     pipeline
-        .until(SOON, async || {
-            (running(&pipeline, busy.id).await == 2).then_some(())
-        })
+        .until(
+            "two jobs of the busy tenant are running",
+            SOON,
+            async || (running(&pipeline, busy.id).await == 2).then_some(()),
+        )
         .await;
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(running(&pipeline, busy.id).await, 2, "a quarter of eight");
@@ -259,9 +273,11 @@ async fn a_tenants_share_of_the_slots_grows_with_its_weight() {
         .unwrap();
     pool.close().await;
     pipeline
-        .until(Duration::from_secs(20), async || {
-            (running(&pipeline, busy.id).await == 6).then_some(())
-        })
+        .until(
+            "six jobs of the busy tenant are running",
+            Duration::from_secs(20),
+            async || (running(&pipeline, busy.id).await == 6).then_some(()),
+        )
         .await;
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(running(&pipeline, busy.id).await, 6, "three quarters");

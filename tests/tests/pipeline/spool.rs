@@ -259,9 +259,11 @@ async fn the_sweeper_deletes_only_objects_that_no_row_names() {
     ];
     let swept = async |paths: &[PathBuf]| {
         pipeline
-            .until(Duration::from_secs(20), async || {
-                (!paths.iter().any(|path| path.exists())).then_some(())
-            })
+            .until(
+                "the orphans are swept",
+                Duration::from_secs(20),
+                async || (!paths.iter().any(|path| path.exists())).then_some(()),
+            )
             .await;
     };
     // When the second round is swept, a whole sweep has run since everything else was planted.

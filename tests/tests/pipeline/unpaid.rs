@@ -44,9 +44,11 @@ async fn running(pipeline: &Pipeline, jobs: usize) -> Vec<String> {
         ids.push(pipeline.submit(&slow_job()).await);
     }
     pipeline
-        .until(Duration::from_secs(20), async || {
-            (pipeline.fake.journal().count() == before + jobs).then_some(())
-        })
+        .until(
+            "every job is at the provider",
+            Duration::from_secs(20),
+            async || (pipeline.fake.journal().count() == before + jobs).then_some(()),
+        )
         .await;
     ids
 }
@@ -213,16 +215,18 @@ async fn deadlines_abandon_no_more_calls_than_allowed() {
     let id = pipeline.submit(&body).await;
     let begun = "SELECT count(*) FROM calls WHERE ended_at IS NULL";
     pipeline
-        .until(Duration::from_secs(20), async || {
+        .until("one call has begun", Duration::from_secs(20), async || {
             (number(&pipeline, begun).await == 1).then_some(())
         })
         .await;
     owner.execute("UPDATE jobs SET deadline = clock_timestamp() - interval '1 second' WHERE finished_at IS NULL").await.unwrap();
     let extended = "SELECT count(*) FROM jobs WHERE extended AND finished_at IS NULL AND deadline > clock_timestamp()";
     pipeline
-        .until(Duration::from_secs(20), async || {
-            (number(&pipeline, extended).await == 1).then_some(())
-        })
+        .until(
+            "one deadline was extended",
+            Duration::from_secs(20),
+            async || (number(&pipeline, extended).await == 1).then_some(()),
+        )
         .await;
     owner.execute("UPDATE jobs SET deadline = clock_timestamp() - interval '1 second' WHERE finished_at IS NULL").await.unwrap();
     assert_eq!(pipeline.ended(&id).await["state"], "expired");
@@ -253,11 +257,15 @@ async fn inputs_of_undelivered_jobs_are_deleted_after_a_time() {
         .await;
     for id in [&failed, &canceled] {
         let receipts = pipeline
-            .until(Duration::from_secs(20), async || {
-                let (_, receipts) = pipeline.get(&format!("/v1/receipts?job={id}")).await;
-                let gone = receipts["data"].as_array().unwrap().clone();
-                (!gone.is_empty()).then_some(gone)
-            })
+            .until(
+                "there is a receipt for the inputs",
+                Duration::from_secs(20),
+                async || {
+                    let (_, receipts) = pipeline.get(&format!("/v1/receipts?job={id}")).await;
+                    let gone = receipts["data"].as_array().unwrap().clone();
+                    (!gone.is_empty()).then_some(gone)
+                },
+            )
             .await;
         assert_eq!(receipts[0]["class"], "input", "{receipts:?}");
     }
@@ -305,7 +313,7 @@ async fn uploads_of_unpaid_tenants_are_deleted_after_a_time() {
     assert_eq!(status, StatusCode::CREATED);
     let path = |upload: &Value| format!("/v1/uploads/{}", upload["id"].as_str().unwrap());
     pipeline
-        .until(Duration::from_secs(20), async || {
+        .until("the upload is gone", Duration::from_secs(20), async || {
             let request = pipeline.anonymous(Method::GET, &path(&lost));
             let answer = request.bearer_auth(&never_paid).send().await.unwrap();
             (answer.status() == StatusCode::GONE).then_some(())
@@ -359,7 +367,7 @@ async fn a_tenant_cannot_exceed_its_storage_limit() {
         .unwrap();
     assert_eq!(deleted.status(), StatusCode::NO_CONTENT);
     pipeline
-        .until(Duration::from_secs(20), async || {
+        .until("nothing is stored", Duration::from_secs(20), async || {
             let (_, told) = pipeline.get("/v1/storage").await;
             (told["bytes"] == 0).then_some(())
         })
@@ -398,10 +406,14 @@ async fn files_from_before_storage_counting_are_counted() {
     let (_, more) = upload(&pipeline, &pipeline.key).await;
     pipeline.start_worker().await;
     let counted = pipeline
-        .until(Duration::from_secs(20), async || {
-            let (_, told) = pipeline.get("/v1/storage").await;
-            told["bytes"].as_i64()
-        })
+        .until(
+            "the bytes stored are told",
+            Duration::from_secs(20),
+            async || {
+                let (_, told) = pipeline.get("/v1/storage").await;
+                told["bytes"].as_i64()
+            },
+        )
         .await;
     assert_eq!(
         counted,

@@ -94,11 +94,15 @@ async fn an_upload_can_be_used_until_its_owner_deletes_it() {
         let deleted = ask(&pipeline, Method::DELETE, &path(&upload), Vec::new()).await;
         assert_eq!(deleted.0, StatusCode::NO_CONTENT);
     }
-    let receipt = pipeline.until(Duration::from_secs(20), async || {
-        let (_, receipts) = pipeline.get("/v1/receipts?limit=100").await;
-        let receipts = receipts["data"].as_array().unwrap().clone();
-        (receipts.into_iter()).find(|receipt| receipt["upload"] == upload["id"])
-    });
+    let receipt = pipeline.until(
+        "the upload has a receipt",
+        Duration::from_secs(20),
+        async || {
+            let (_, receipts) = pipeline.get("/v1/receipts?limit=100").await;
+            let receipts = receipts["data"].as_array().unwrap().clone();
+            (receipts.into_iter()).find(|receipt| receipt["upload"] == upload["id"])
+        },
+    );
     let receipt = receipt.await;
     assert_eq!(
         (&receipt["class"], &receipt["job"]),

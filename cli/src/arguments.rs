@@ -1,0 +1,74 @@
+//! Arguments that several commands take.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::ensure;
+use clap::Args;
+use common::operator::{Actor, MAX_REASON};
+
+/// The reason that is recorded when none is given and none is required.
+pub const NO_REASON: &str = "no reason was given";
+
+/// Which database a command works on.
+#[derive(Args)]
+pub struct DatabaseArgs {
+    /// The data folder of a `platen up`, running or stopped. Without it the database in `DATABASE_URL` is used, or else the
+    /// data folder ./data.
+    #[arg(long)]
+    pub data: Option<PathBuf>,
+}
+
+impl DatabaseArgs {
+    /// The data folder, if one is named.
+    pub fn data(&self) -> Option<&Path> {
+        self.data.as_deref()
+    }
+}
+
+/// A reason that must be given.
+#[derive(Args)]
+pub struct ReasonArgs {
+    /// Why this is done. The reason is recorded with the action.
+    #[arg(long)]
+    reason: String,
+}
+
+/// A reason that may be left out.
+#[derive(Args)]
+pub struct OptionalReasonArgs {
+    /// Why this is done. The reason is recorded with the action.
+    #[arg(long)]
+    reason: Option<String>,
+}
+
+impl ReasonArgs {
+    /// The actor `name`, who acts for this reason.
+    ///
+    /// # Errors
+    ///
+    /// The reason is blank or too long.
+    pub fn actor<'a>(&'a self, name: &'a str) -> anyhow::Result<Actor<'a>> {
+        actor(name, &self.reason)
+    }
+}
+
+impl OptionalReasonArgs {
+    /// The actor `name`, who acts for this reason, or for `default` if no reason is given.
+    ///
+    /// # Errors
+    ///
+    /// The reason is blank or too long.
+    pub fn actor<'a>(&'a self, name: &'a str, default: &'a str) -> anyhow::Result<Actor<'a>> {
+        actor(name, self.reason.as_deref().unwrap_or(default))
+    }
+}
+
+fn actor<'a>(name: &'a str, reason: &'a str) -> anyhow::Result<Actor<'a>> {
+    let reason = reason.trim();
+    let length = reason.chars().count();
+    ensure!(
+        (1..=MAX_REASON).contains(&length),
+        "give a reason of 1 to {MAX_REASON} characters"
+    );
+    Ok(Actor { by: name, reason })
+}

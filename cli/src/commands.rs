@@ -1,0 +1,115 @@
+//! The commands of the program, one file per command: its arguments and what it does.
+
+pub mod admin;
+pub mod api;
+pub mod bucket;
+pub mod doctor;
+pub mod grant;
+pub mod healthy;
+pub mod key;
+pub mod legal_hold;
+pub mod migrate;
+pub mod tenant;
+pub mod up;
+pub mod verify;
+pub mod worker;
+
+use std::process::ExitCode;
+
+use clap::Subcommand;
+use common::config::Config;
+
+use self::admin::AdminCommand;
+use self::bucket::BucketCommand;
+use self::grant::GrantArgs;
+use self::key::KeyCommand;
+use self::legal_hold::LegalHoldCommand;
+use self::tenant::TenantCommand;
+use self::up::UpArgs;
+use self::verify::VerifyArgs;
+
+/// What the program is told to do.
+#[derive(Subcommand)]
+pub enum Command {
+    /// Start everything in one process: the API, a worker and the console. Postgres, Redis and vendors that are not
+    /// configured are replaced by a private Postgres, a private Redis and fake vendors.
+    Up(UpArgs),
+    /// Run the API alone.
+    Api,
+    /// Run a worker alone.
+    Worker,
+    /// Bring the database up to date.
+    Migrate,
+    /// Add tenants, and set their retention and weight.
+    #[command(subcommand)]
+    Tenant(TenantCommand),
+    /// Add and revoke API keys.
+    #[command(subcommand)]
+    Key(KeyCommand),
+    /// Keep the files of a job beyond their retention, or stop keeping them.
+    #[command(subcommand)]
+    LegalHold(LegalHoldCommand),
+    /// Operate: list, redrive and cancel jobs, pause and drain, freeze tenants, adjust credits.
+    #[command(subcommand)]
+    Admin(AdminCommand),
+    /// Give a tenant credits, once for each source.
+    Grant(GrantArgs),
+    /// Choose the bucket that belongs to this database.
+    #[command(subcommand)]
+    Bucket(BucketCommand),
+    /// Check every invariant. Exits with 1 and prints each violation if one is broken.
+    Verify(VerifyArgs),
+    /// Show what is configured, what is reachable and what is missing.
+    Doctor,
+    /// Ask the api or the worker on this machine whether it is ready: a health check for containers.
+    Healthy,
+}
+
+impl Command {
+    /// Runs the command to its end. Errors are returned, not printed.
+    ///
+    /// # Errors
+    ///
+    /// The command could not do what it was told, or its output could not be written.
+    pub async fn run(self, config: Config) -> anyhow::Result<ExitCode> {
+        match self {
+            Self::Up(args) => up::run(config, args).await?,
+            Self::Api => api::run(&config).await?,
+            Self::Worker => worker::run(&config).await?,
+            Self::Migrate => migrate::run(&config).await?,
+            Self::Tenant(command) => tenant::run(&config, command).await?,
+            Self::Key(command) => key::run(&config, command).await?,
+            Self::LegalHold(command) => legal_hold::run(&config, command).await?,
+            Self::Admin(command) => admin::run(&config, command).await?,
+            Self::Grant(args) => grant::run(&config, args).await?,
+            Self::Bucket(command) => bucket::run(&config, command).await?,
+            Self::Verify(args) => return verify::run(&config, args).await,
+            Self::Doctor => return doctor::run(&config).await,
+            Self::Healthy => healthy::run(&config).await?,
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+
+    /// Whether the process serves until it is told to stop.
+    pub fn is_server(&self) -> bool {
+        matches!(self, Self::Up(_) | Self::Api | Self::Worker)
+    }
+
+    /// Whether the command may start the private Postgres: no database is configured, or a data folder is named.
+    pub fn may_start_postgres(&self) -> bool {
+        let is_set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+        let is_private = [
+            "DATABASE_URL",
+            "DATABASE_API_URL",
+            "DATABASE_WORKER_URL",
+            "DATABASE_READER_URL",
+        ]
+        .iter()
+        .all(|name| !is_set(name) && !is_set(&format!("{name}_FILE")));
+        match self {
+            Self::Api | Self::Worker | Self::Migrate | Self::Doctor | Self::Healthy => false,
+            Self::Verify(args) => is_private || args.database.data.is_some(),
+            _ => is_private,
+        }
+    }
+}

@@ -1,0 +1,226 @@
+//! `platen admin jobs`, `timeline`, `redrive`, `cancel` and `workers`.
+
+use std::path::Path;
+
+use anyhow::ensure;
+use clap::Args;
+use common::config::Config;
+use common::database::DatabaseRole;
+use common::id::{JobId, TenantId};
+use common::job::store::Search;
+use common::job::{self, Job, State};
+use common::operator::once::OperatorRequest;
+use common::operator::{self, ActionResult, Actor};
+use common::outcome::{Class, readable};
+use sqlx::PgPool;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use super::request::request;
+use crate::database::{connected, open_bucket};
+use crate::say;
+
+/// Selects the jobs that match all given conditions.
+#[derive(Args)]
+pub struct JobSelection {
+    /// This job. May be given several times.
+    #[arg(long = "job")]
+    jobs: Vec<JobId>,
+    /// Jobs of this tenant.
+    #[arg(long)]
+    tenant: Option<TenantId>,
+    /// Jobs of this model.
+    #[arg(long)]
+    model: Option<String>,
+    /// Jobs in this state.
+    #[arg(long, value_parser = state)]
+    state: Option<State>,
+    /// Jobs with this outcome, named as in `docs/outcomes.md`.
+    #[arg(long, value_parser = class)]
+    outcome: Option<Class>,
+    /// Jobs submitted at this time or later, such as 2026-11-22T18:00:00Z.
+    #[arg(long, value_parser = time)]
+    since: Option<OffsetDateTime>,
+    /// Jobs submitted before this time.
+    #[arg(long, value_parser = time)]
+    before: Option<OffsetDateTime>,
+    /// At most this many jobs, the newest.
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(i64).range(1..=1000))]
+    limit: i64,
+}
+
+fn state(text: &str) -> Result<State, String> {
+    let known = || State::ALL.map(State::as_str).join(", ");
+    State::parse(text).ok_or_else(|| format!("use one of {}", known()))
+}
+
+fn class(text: &str) -> Result<Class, String> {
+    Class::parse(text)
+        .ok_or_else(|| "there is no such outcome: docs/outcomes.md lists them".to_owned())
+}
+
+fn time(text: &str) -> Result<OffsetDateTime, String> {
+    OffsetDateTime::parse(text, &Rfc3339)
+        .map_err(|_| "use a time like 2026-11-22T18:00:00Z".to_owned())
+}
+
+impl JobSelection {
+    /// The selected jobs; in one of `default_states` if no state is given. No states means all.
+    async fn find(
+        &self,
+        config: &Config,
+        data: Option<&Path>,
+        default_states: &[State],
+    ) -> anyhow::Result<Vec<Job>> {
+        let search = Search {
+            ids: (!self.jobs.is_empty()).then(|| self.jobs.clone()),
+            tenant: self.tenant,
+            model: self.model.clone(),
+            states: self
+                .state
+                .map_or_else(|| default_states.to_vec(), |state| vec![state]),
+            outcome: self.outcome,
+            since: self.since,
+            before: self.before,
+            after: None,
+        };
+        let search = async |pool: &PgPool| Ok(job::store::search(pool, &search, self.limit).await?);
+        connected(config, data, DatabaseRole::Reader, search).await
+    }
+
+    /// The same, but an error if no job matches.
+    async fn find_some(
+        &self,
+        config: &Config,
+        data: Option<&Path>,
+        default_states: &[State],
+    ) -> anyhow::Result<Vec<Job>> {
+        let jobs = self.find(config, data, default_states).await?;
+        ensure!(!jobs.is_empty(), "nothing was done: no job matches");
+        Ok(jobs)
+    }
+}
+
+/// Lists the selected jobs.
+pub(super) async fn list(
+    config: &Config,
+    data: Option<&Path>,
+    selection: &JobSelection,
+) -> anyhow::Result<()> {
+    for job in selection.find(config, data, &[]).await? {
+        say!("{}", describe(&job))?;
+    }
+    Ok(())
+}
+
+/// Lists everything that happened to a job.
+pub(super) async fn timeline(
+    config: &Config,
+    data: Option<&Path>,
+    job: JobId,
+) -> anyhow::Result<()> {
+    let timeline = async |pool: &PgPool| Ok(operator::store::timeline(pool, job).await?);
+    let events = connected(config, data, DatabaseRole::Reader, timeline).await?;
+    ensure!(!events.is_empty(), "there is no job {job}");
+    for event in events {
+        say!(
+            "{}  {:9}  {}",
+            event.at.format(&Rfc3339)?,
+            event.of,
+            // Older rows may contain control characters: the details of calls were not always cleaned.
+            readable(&event.what, usize::MAX)
+        )?;
+    }
+    Ok(())
+}
+
+/// Lists the workers that have running jobs.
+pub(super) async fn workers(config: &Config, data: Option<&Path>) -> anyhow::Result<()> {
+    let workers = async |pool: &PgPool| Ok(job::store::by_worker(pool).await?);
+    for (worker, jobs) in connected(config, data, DatabaseRole::Reader, workers).await? {
+        say!("{worker}  {jobs} jobs")?;
+    }
+    Ok(())
+}
+
+/// Runs failed jobs again, as new jobs.
+pub(super) async fn redrive(
+    config: &Config,
+    data: Option<&Path>,
+    selection: &JobSelection,
+    dry_run: bool,
+    actor: Actor<'_>,
+) -> anyhow::Result<()> {
+    let jobs = selection.find_some(config, data, &[State::Failed]).await?;
+    let ((_, bucket), catalog) = (open_bucket(config, data)?, config.catalog()?);
+    let order = OperatorRequest {
+        act: actor,
+        request: &request(None, "redrive")?,
+    };
+    let redrive = async |pool: &PgPool, job: &Job| {
+        Ok(operator::redrive(pool, &bucket, &catalog, order, job).await?)
+    };
+    for_each(config, data, dry_run, &jobs, redrive).await
+}
+
+/// Cancels open jobs.
+pub(super) async fn cancel(
+    config: &Config,
+    data: Option<&Path>,
+    selection: &JobSelection,
+    dry_run: bool,
+    actor: Actor<'_>,
+) -> anyhow::Result<()> {
+    let open = [State::Queued, State::Running];
+    let jobs = selection.find_some(config, data, &open).await?;
+    let order = OperatorRequest {
+        act: actor,
+        request: &request(None, "cancel")?,
+    };
+    let cancel = async |pool: &PgPool, job: &Job| Ok(operator::cancel(pool, order, job).await?);
+    for_each(config, data, dry_run, &jobs, cancel).await
+}
+
+/// Does `action` to each job and prints its result; a dry run only lists the jobs. An error if every job was skipped.
+async fn for_each(
+    config: &Config,
+    data: Option<&Path>,
+    dry_run: bool,
+    jobs: &[Job],
+    action: impl AsyncFn(&PgPool, &Job) -> anyhow::Result<ActionResult>,
+) -> anyhow::Result<()> {
+    if dry_run {
+        for job in jobs {
+            say!("{}", describe(job))?;
+        }
+        return Ok(());
+    }
+    let do_all = async |pool: &PgPool| {
+        let mut done = 0_usize;
+        for job in jobs {
+            let result = action(pool, job).await?;
+            done += usize::from(result.skipped.is_none());
+            match (result.new, result.skipped) {
+                (_, Some(reason)) => say!("{}  skipped: {reason}", job.id)?,
+                (Some(new), None) => say!("{}  as {new}", job.id)?,
+                (None, None) => say!("{}  done", job.id)?,
+            }
+        }
+        Ok(done)
+    };
+    let done = connected(config, data, DatabaseRole::Api, do_all).await?;
+    ensure!(done > 0, "nothing was done: every job was skipped");
+    Ok(())
+}
+
+fn describe(job: &Job) -> String {
+    let outcome = job.outcome.map_or("", Class::as_str);
+    let at = job.created_at.format(&Rfc3339).unwrap_or_default();
+    format!(
+        "{}  {}  {at}  {}  {} {outcome}",
+        job.id,
+        job.tenant,
+        job.model,
+        job.state.as_str()
+    )
+}

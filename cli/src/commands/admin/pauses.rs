@@ -1,0 +1,95 @@
+//! `platen admin pause`, `resume` and `pauses`.
+
+use std::path::Path;
+
+use anyhow::{bail, ensure};
+use common::config::Config;
+use common::database::DatabaseRole;
+use common::idempotency::Answer;
+use common::operator::once::OperatorRequest;
+use common::operator::{self, Actor, Scope};
+use sqlx::PgPool;
+use time::format_description::well_known::Rfc3339;
+
+use super::request::request;
+use crate::arguments::ReasonArgs;
+use crate::database::connected;
+use crate::say;
+
+/// Pauses a scope. An empty scope must be confirmed by `everything`, and only an empty one.
+pub(super) async fn pause(
+    config: &Config,
+    data: Option<&Path>,
+    scope: &Scope,
+    everything: bool,
+    reason: &ReasonArgs,
+    by: &str,
+) -> anyhow::Result<()> {
+    if (*scope == Scope::default()) != everything {
+        bail!("name --model, --tenant or --worker, or say --everything: not both");
+    }
+    let order = OperatorRequest {
+        act: reason.actor(by)?,
+        request: &request(None, "pause")?,
+    };
+    let pause = async |pool: &PgPool| {
+        let mut number = None;
+        let answer = |id: i64| {
+            number = Some(id);
+            Answer::json(201, &id)
+        };
+        operator::pause(pool, order, scope, answer).await?;
+        Ok(number)
+    };
+    let id = connected(config, data, DatabaseRole::Api, pause).await?;
+    let id = id.map(|id| id.to_string()).unwrap_or_default();
+    say!("paused; `platen admin resume {id}` ends it")?;
+    Ok(())
+}
+
+/// Ends a pause. An error if it has ended already or never existed.
+pub(super) async fn resume(
+    config: &Config,
+    data: Option<&Path>,
+    pause: i64,
+    actor: Actor<'_>,
+) -> anyhow::Result<()> {
+    let order = OperatorRequest {
+        act: actor,
+        request: &request(None, "resume")?,
+    };
+    let resume = async |pool: &PgPool| Ok(operator::resume(pool, order, pause).await?);
+    let resumed = connected(config, data, DatabaseRole::Api, resume).await?;
+    ensure!(resumed.is_some(), "no pause {pause} stands");
+    say!("resumed")?;
+    Ok(())
+}
+
+/// Lists the pauses that have not ended.
+pub(super) async fn list(config: &Config, data: Option<&Path>) -> anyhow::Result<()> {
+    let pauses = async |pool: &PgPool| Ok(operator::store::pauses(pool).await?);
+    for pause in connected(config, data, DatabaseRole::Reader, pauses).await? {
+        let tenant = pause.tenant.map(|tenant| tenant.to_string());
+        let scope = [
+            ("model", pause.model),
+            ("tenant", tenant),
+            ("worker", pause.worker),
+        ];
+        let scope: Vec<String> = scope
+            .into_iter()
+            .filter_map(|(kind, name)| Some(format!("{kind} {}", name?)))
+            .collect();
+        let scope = if scope.is_empty() {
+            "everything".to_owned()
+        } else {
+            scope.join(", ")
+        };
+        say!(
+            "{}  {}  {scope}: {}",
+            pause.id,
+            pause.paused_at.format(&Rfc3339)?,
+            pause.reason
+        )?;
+    }
+    Ok(())
+}

@@ -1,0 +1,74 @@
+//! `platen admin freeze`, `unfreeze` and `adjust`.
+
+use std::path::Path;
+
+use anyhow::ensure;
+use common::config::Config;
+use common::credits::Credits;
+use common::database::DatabaseRole;
+use common::id::TenantId;
+use common::operator::once::{OperatorRequest, Replied};
+use common::operator::{self, Actor};
+use sqlx::PgPool;
+
+use super::request::request;
+use crate::database::connected;
+use crate::say;
+
+/// Freezes a tenant, or ends that. An error if the tenant is in that state already.
+pub(super) async fn freeze(
+    config: &Config,
+    data: Option<&Path>,
+    actor: Actor<'_>,
+    tenant: TenantId,
+    frozen: bool,
+) -> anyhow::Result<()> {
+    let order = OperatorRequest {
+        act: actor,
+        request: &request(None, "freeze")?,
+    };
+    let freeze = async |pool: &PgPool| Ok(operator::freeze(pool, order, tenant, frozen).await?);
+    let (_, has_changed) = connected(config, data, DatabaseRole::Api, freeze).await?;
+    let state = if frozen { "not active" } else { "not frozen" };
+    ensure!(has_changed, "nothing was done: tenant {tenant} is {state}");
+    say!("{}", if frozen { "frozen" } else { "not frozen" })?;
+    Ok(())
+}
+
+/// How many credits to give to a tenant, or to take from it.
+pub(super) struct Adjustment {
+    pub(super) tenant: TenantId,
+    /// Negative to take credits.
+    pub(super) credits: i64,
+    pub(super) idempotency_key: Option<String>,
+}
+
+/// Adjusts the credits of a tenant, once for each idempotency key.
+pub(super) async fn adjust(
+    config: &Config,
+    data: Option<&Path>,
+    actor: Actor<'_>,
+    adjustment: Adjustment,
+) -> anyhow::Result<()> {
+    let Adjustment {
+        tenant,
+        credits,
+        idempotency_key,
+    } = adjustment;
+    let subject = format!("adjust {tenant} {credits}");
+    let order = OperatorRequest {
+        act: actor,
+        request: &request(idempotency_key, &subject)?,
+    };
+    let amount = Credits::new(i64::try_from(credits.unsigned_abs())?)?;
+    ensure!(!amount.is_zero(), "say how many credits: not 0");
+    let adjust =
+        async |pool: &PgPool| Ok(operator::adjust(pool, order, tenant, amount, credits > 0).await?);
+    match connected(config, data, DatabaseRole::Api, adjust).await? {
+        Replied::New(_) => say!("adjusted by {credits}")?,
+        Replied::Repeated(_) => {
+            say!("adjusted by {credits} before, under this key: nothing was done now")?;
+        }
+    }
+    Ok(())
+}

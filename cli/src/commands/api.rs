@@ -1,0 +1,24 @@
+//! `platen api`: the API as a process of its own.
+
+use common::config::Config;
+
+use crate::listen::{API_VARIABLE, METRICS_VARIABLE, listen};
+use crate::open_files;
+use crate::shutdown::stop_signal;
+
+/// Serves the API until the process is told to stop.
+///
+/// # Errors
+///
+/// The configuration is not usable, a server it needs cannot be reached, or an address is taken.
+pub async fn run(config: &Config) -> anyhow::Result<()> {
+    let mut app = api::App::connect(config).await?;
+    app.ports = open_files::raise(config.ports)?;
+    let listener = listen(config.listen, API_VARIABLE, config.ports.backlog)?;
+    let metrics = listen(
+        config.metrics_listen,
+        METRICS_VARIABLE,
+        config.ports.backlog,
+    )?;
+    api::serve(app, listener, Some(metrics), stop_signal()?).await
+}

@@ -1,0 +1,99 @@
+//! `platen bucket adopt`: makes a bucket the one that belongs to the database.
+
+use clap::Subcommand;
+use common::bucket::{Address, Bucket};
+use common::config::Config;
+use common::database::DatabaseRole;
+use common::operator::Actor;
+use common::ownership::{self, AdoptError, Adopted};
+use secrecy::SecretString;
+use sqlx::PgPool;
+
+use crate::arguments::{DatabaseArgs, NO_REASON, OptionalReasonArgs};
+use crate::database::{connected, open_bucket};
+use crate::{actor, say};
+
+/// What to do with the bucket.
+#[derive(Subcommand)]
+pub enum BucketCommand {
+    /// Make the configured bucket the one of this database, by a marker that is written into it. Without the marker no file
+    /// is deleted. Run it once, and with `--replace` after the files were moved to another bucket.
+    Adopt {
+        /// Also adopt a bucket whose marker names another database, or another bucket than before.
+        #[arg(long)]
+        replace: bool,
+        /// Adopt only if the database has no tenants and no bucket, else do nothing. For a step that runs with each
+        /// installation.
+        #[arg(long, conflicts_with = "replace")]
+        if_new: bool,
+        /// Why.
+        #[command(flatten)]
+        reason: OptionalReasonArgs,
+        /// Where.
+        #[command(flatten)]
+        database: DatabaseArgs,
+    },
+}
+
+/// Runs the command and prints its result.
+///
+/// # Errors
+///
+/// The bucket belongs to another database, or the bucket or the database cannot be reached.
+pub async fn run(config: &Config, command: BucketCommand) -> anyhow::Result<()> {
+    let BucketCommand::Adopt {
+        replace,
+        if_new,
+        reason,
+        database,
+    } = command;
+    let by = actor::name();
+    let actor = reason.actor(&by, NO_REASON)?;
+    let data = database.data();
+    let (address, bucket) = open_bucket(config, data)?;
+    if if_new {
+        let is_new = async |reader: &PgPool| Ok(ownership::is_new(reader).await?);
+        if !connected(config, data, DatabaseRole::Reader, is_new).await? {
+            say!(
+                "nothing was done: the database is not new, and `platen bucket adopt` is for people then"
+            )?;
+            return Ok(());
+        }
+    }
+    let adopt = async |pool: &PgPool| {
+        Ok(ownership::adopt(pool, &bucket, &address.to_string(), actor, replace).await?)
+    };
+    match connected(config, data, DatabaseRole::Api, adopt).await? {
+        Adopted::Now => say!("adopted")?,
+        Adopted::Before => say!("it was adopted before")?,
+    }
+    Ok(())
+}
+
+/// Lets a new database adopt its bucket, for `platen up`. A database that is not new may have files in another bucket, so
+/// nothing is done then.
+///
+/// # Errors
+///
+/// The bucket or the database cannot be reached.
+pub(crate) async fn adopt_if_new(
+    reader: &PgPool,
+    pool: &PgPool,
+    address: &Address,
+) -> anyhow::Result<()> {
+    address.make_folder()?;
+    if !ownership::is_new(reader).await? {
+        return Ok(());
+    }
+    let actor = Actor {
+        by: "platen up",
+        reason: "the database is new",
+    };
+    let bucket = Bucket::open(address, SecretString::default())?;
+    match ownership::adopt(pool, &bucket, &address.to_string(), actor, false).await {
+        // The bucket of a database that no longer exists. Whether its files may be deleted is for a person to decide.
+        Err(error @ AdoptError::AnothersMarker(_)) => tracing::warn!("{error}"),
+        adopted => drop(adopted?),
+    }
+    Ok(())
+}

@@ -1,0 +1,409 @@
+//! `platen doctor`: shows what is configured, what is reachable and what is missing.
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use common::bucket::{self, Address, Bucket, BucketError, Survey};
+use common::catalog::lifecycle;
+use common::clock;
+use common::config::Config;
+use common::database::{self, DatabaseRole};
+use common::ownership;
+use common::queue::{ReadyQueue, Trouble};
+use common::verify::guards::{self, Compared};
+use secrecy::{ExposeSecret, SecretString};
+use sqlx::PgPool;
+
+use crate::say;
+
+/// How long Postgres and Redis may take to answer.
+const SERVER_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the bucket may take: several objects are written and read.
+const BUCKET_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// What was found, one line each.
+#[derive(Default)]
+struct Report(Vec<(Level, String)>);
+
+/// How serious a line is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Level {
+    Ok,
+    Note,
+    /// Platen cannot run like this.
+    Missing,
+}
+
+impl Level {
+    /// The first column of a line, always as wide.
+    fn label(self) -> &'static str {
+        match self {
+            Self::Ok => "ok     ",
+            Self::Note => "note   ",
+            Self::Missing => "MISSING",
+        }
+    }
+}
+
+impl Report {
+    fn add(&mut self, level: Level, text: impl Into<String>) {
+        self.0.push((level, text.into()));
+    }
+}
+
+/// Checks everything that the configuration names, and prints a line for each finding. The exit code is 1 if something is
+/// missing.
+///
+/// # Errors
+///
+/// The output cannot be written.
+pub async fn run(config: &Config) -> anyhow::Result<ExitCode> {
+    let Report(lines) = examine(config).await;
+    let is_ok = lines.iter().all(|(level, _)| *level != Level::Missing);
+    let lines: Vec<String> = lines
+        .into_iter()
+        .map(|(level, text)| format!("{} {text}", level.label()))
+        .collect();
+    say!("{}", lines.join("\n"))?;
+    Ok(if is_ok {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+async fn examine(config: &Config) -> Report {
+    let mut report = Report::default();
+    postgres(config, &mut report).await;
+    redis(config, &mut report).await;
+    bucket(config, &mut report).await;
+    match &config.signing_key {
+        Some(_) => report.add(Level::Ok, "links are signed with PLATEN_SIGNING_KEY"),
+        None => report.add(Level::Note, "PLATEN_SIGNING_KEY is not set; `platen up` makes one, `platen api` and `platen worker` need it"),
+    }
+    catalog(config, &mut report);
+    report
+}
+
+async fn postgres(config: &Config, report: &mut Report) {
+    let is_configured = DatabaseRole::ALL.map(|role| config.database_url(role).is_ok());
+    if is_configured == [false; 3] {
+        return not_configured(
+            report,
+            "Postgres",
+            "DATABASE_URL",
+            servers::missing_postgres(),
+        );
+    }
+    let mut known_logins: Vec<String> = Vec::new();
+    // A process may have the logins of its own roles only, so each role is checked by itself.
+    for (role, is_configured) in DatabaseRole::ALL.into_iter().zip(is_configured) {
+        if !is_configured {
+            continue;
+        }
+        let check = login(config, role, &mut known_logins, report);
+        match tokio::time::timeout(SERVER_TIMEOUT, check).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                report.add(
+                    Level::Missing,
+                    format!("Postgres as {}: {error}", role.name()),
+                );
+            }
+            Err(_) => report.add(
+                Level::Missing,
+                format!("Postgres as {}: no answer within 5 s", role.name()),
+            ),
+        }
+    }
+}
+
+/// Checks what the login of a role may do. With the reader's login also checks the database itself. A login in `known` is
+/// not described again.
+async fn login(
+    config: &Config,
+    role: DatabaseRole,
+    known: &mut Vec<String>,
+    report: &mut Report,
+) -> anyhow::Result<()> {
+    let url = config.database_url(role)?.expose_secret();
+    let pool = database::connect(url, role, 1).await?;
+    if role == DatabaseRole::Reader {
+        if database::is_migrated(&pool).await? {
+            report.add(Level::Ok, "Postgres: reachable and up to date");
+            guards(&pool, report).await?;
+        } else {
+            report.add(
+                Level::Missing,
+                "Postgres: reachable, but not up to date: run `platen migrate`",
+            );
+        }
+        connections(config, &pool, report).await?;
+    }
+    let login = Login::of(&pool).await?;
+    pool.close().await;
+    if !known.contains(&login.name) {
+        login.describe(report);
+        known.push(login.name);
+    }
+    Ok(())
+}
+
+/// Checks what protects the data inside the database: row-level security, triggers, grants.
+async fn guards(pool: &PgPool, report: &mut Report) -> anyhow::Result<()> {
+    match guards::check(&mut *pool.acquire().await?).await? {
+        Compared::Findings(found) if found.is_empty() => report.add(
+            Level::Ok,
+            "Postgres: row-level security, policies, triggers, grants, functions and roles are as they must be",
+        ),
+        Compared::Findings(found) => {
+            for finding in found {
+                report.add(Level::Missing, format!("Postgres: {}", finding.says));
+            }
+        }
+        Compared::Newer { database, program } => report.add(
+            Level::Note,
+            format!("Postgres: the guards were NOT compared: the database has migration {database}, this program knows {program}"),
+        ),
+    }
+    Ok(())
+}
+
+/// A login and its rights.
+struct Login {
+    name: String,
+    is_superuser: bool,
+    bypasses_row_security: bool,
+    is_owner: bool,
+    /// How many of the three runtime roles it may act as.
+    roles: i64,
+    has_connection_limit: bool,
+}
+
+impl Login {
+    async fn of(pool: &PgPool) -> sqlx::Result<Self> {
+        let (name, is_superuser, bypasses_row_security, is_owner, roles, has_connection_limit) =
+            sqlx::query_as(
+            "SELECT rolname::text, rolsuper, rolbypassrls, pg_has_role(oid, 'platen_owner', 'MEMBER'),
+                    (SELECT count(*) FROM pg_roles r WHERE r.rolname IN ('platen_api', 'platen_worker', 'platen_reader') AND pg_has_role(l.oid, r.oid, 'MEMBER')), rolconnlimit >= 0
+             FROM pg_roles l WHERE rolname = session_user",
+        )
+        .fetch_one(pool)
+        .await?;
+        Ok(Self {
+            name,
+            is_superuser,
+            bypasses_row_security,
+            is_owner,
+            roles,
+            has_connection_limit,
+        })
+    }
+
+    fn describe(&self, report: &mut Report) {
+        let name = &self.name;
+        if self.is_superuser || self.bypasses_row_security || self.is_owner {
+            let problem = if self.is_superuser {
+                "is a superuser"
+            } else if self.bypasses_row_security {
+                "bypasses row-level security"
+            } else {
+                "may act as platen_owner"
+            };
+            report.add(
+                Level::Missing,
+                format!("Postgres: the login {name} {problem}: give the processes a login that may act as platen_api, platen_worker and platen_reader, and nothing else"),
+            );
+        } else if self.roles > 1 {
+            report.add(
+                Level::Note,
+                format!("Postgres: the login {name} may act as {} of the api, the workers and the reader: whoever takes over one process may act as the others. DATABASE_API_URL, DATABASE_WORKER_URL and DATABASE_READER_URL give each a login of its own", self.roles),
+            );
+        } else {
+            report.add(
+                Level::Ok,
+                format!("Postgres: the login {name} may act as one role only"),
+            );
+        }
+        if !self.has_connection_limit {
+            report.add(
+                Level::Note,
+                format!("Postgres: the login {name} has no CONNECTION LIMIT: it may take every connection, and operators find none. `platen migrate` sets one"),
+            );
+        }
+    }
+}
+
+/// Compares the connections that Postgres accepts with those that the processes may use.
+async fn connections(config: &Config, pool: &PgPool, report: &mut Report) -> sqlx::Result<()> {
+    let left: i32 = sqlx::query_scalar(
+        "SELECT current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int - coalesce(current_setting('reserved_connections', true), '0')::int",
+    )
+    .fetch_one(pool)
+    .await?;
+    let (left, api, worker) = (
+        u32::try_from(left).unwrap_or(0),
+        api::app::MAX_CONNECTIONS,
+        worker::app::connections(config.slots),
+    );
+    let level = if left < api + worker {
+        Level::Missing
+    } else {
+        Level::Note
+    };
+    report.add(
+        level,
+        format!(
+            "Postgres: it takes {left} connections, without those it reserves. An api takes up to {api}, a worker of {} slots up to {worker}: {} workers find theirs beside one api",
+            config.slots,
+            left.saturating_sub(api) / worker.max(1)
+        ),
+    );
+    Ok(())
+}
+
+async fn redis(config: &Config, report: &mut Report) {
+    let Ok(address) = config.redis() else {
+        return not_configured(report, "Redis", "REDIS_URL", servers::missing_redis());
+    };
+    let check = async { ReadyQueue::new(address, &config.queue)?.check().await };
+    match tokio::time::timeout(SERVER_TIMEOUT, check).await {
+        Ok(Ok(())) => report.add(Level::Ok, "Redis: reachable"),
+        Ok(Err(error)) => {
+            let trouble = Trouble::of(&error).unwrap_or(Trouble::Other);
+            let words = trouble.plain_words();
+            report.add(Level::Missing, format!("Redis: {words} ({error})"));
+        }
+        Err(_) => report.add(Level::Missing, "Redis: no answer within 5 s"),
+    }
+}
+
+async fn bucket(config: &Config, report: &mut Report) {
+    let Some(address) = &config.bucket else {
+        return report.add(
+            Level::Note,
+            "bucket: PLATEN_BUCKET is not set; `platen up` keeps objects in its data folder, `platen api` and `platen worker` need it",
+        );
+    };
+    let check = async {
+        let bucket = Bucket::open(address, SecretString::default())?;
+        bucket.probe().await?;
+        Ok::<_, BucketError>(bucket)
+    };
+    match tokio::time::timeout(BUCKET_TIMEOUT, check).await {
+        Ok(Ok(bucket)) => {
+            report.add(
+                Level::Ok,
+                format!("bucket: {address} can be written and read, and overwrites nothing"),
+            );
+            owner(config, &bucket, report).await;
+            if let Address::Folder(folder) = address {
+                files(folder, report);
+            }
+        }
+        Ok(Err(error)) => report.add(Level::Missing, format!("bucket: {address}: {error}")),
+        Err(_) => report.add(
+            Level::Missing,
+            format!("bucket: {address}: no answer within 20 s"),
+        ),
+    }
+}
+
+/// Checks whether the bucket belongs to the database.
+async fn owner(config: &Config, bucket: &Bucket, report: &mut Report) {
+    let Some(url) = &config.database_url else {
+        return;
+    };
+    let check = async {
+        let pool = database::connect(url.expose_secret(), DatabaseRole::Reader, 1).await?;
+        ownership::examine(&pool, bucket).await
+    };
+    match tokio::time::timeout(SERVER_TIMEOUT, check).await {
+        Ok(Ok(ownership)) => match ownership.problem() {
+            None => report.add(Level::Ok, "bucket: its marker is this database's"),
+            Some(problem) if ownership.is_usable() => {
+                report.add(Level::Note, format!("bucket: {problem}"));
+            }
+            Some(problem) => report.add(Level::Missing, format!("bucket: {problem}")),
+        },
+        // The check of Postgres has already reported what is wrong with it.
+        Ok(Err(_)) | Err(_) => report.add(
+            Level::Note,
+            "bucket: whether it is this database's could not be asked",
+        ),
+    }
+}
+
+/// Checks whether other users may read the files of a folder, and whether it contains links or other special files.
+fn files(folder: &Path, report: &mut Report) {
+    let survey = match bucket::survey(folder) {
+        Ok(survey) => survey,
+        Err(error) => {
+            return report.add(Level::Note, format!("bucket: it cannot be listed: {error}"));
+        }
+    };
+    let Survey { seen, is_whole, .. } = survey;
+    // A large folder is not walked to its end.
+    let of = if is_whole { "all" } else { "the first" };
+    if let Some(path) = &survey.one_of_these {
+        report.add(
+            Level::Note,
+            format!(
+                "bucket: {} of {of} {seen} files and folders may be read or written by others than their owner, such as {}: `chmod -R go= {}` ends that",
+                survey.open_to_others,
+                path.display(),
+                folder.display()
+            ),
+        );
+    }
+    if let Some(path) = &survey.an_irregular {
+        report.add(
+            Level::Note,
+            format!(
+                "bucket: {} of {of} {seen} entries are symbolic links, pipes, sockets or devices, such as {}: they are not followed and not removed",
+                survey.irregular,
+                path.display()
+            ),
+        );
+    }
+}
+
+/// Reports a server that is not configured, and whether `platen up` could start its own.
+fn not_configured(report: &mut Report, name: &str, variable: &str, missing: Option<&str>) {
+    match missing {
+        None => report.add(
+            Level::Note,
+            format!("{name}: {variable} is not set; `platen up` starts its own"),
+        ),
+        Some(missing) => report.add(
+            Level::Missing,
+            format!("{name}: {variable} is not set. {missing}"),
+        ),
+    }
+}
+
+fn catalog(config: &Config, report: &mut Report) {
+    match config.catalog() {
+        Err(error) => report.add(Level::Missing, error.to_string()),
+        Ok(catalog) => {
+            let today = clock::now().date();
+            report.add(
+                Level::Ok,
+                format!("{} models in the catalogue", catalog.models().count()),
+            );
+            // Built only to see whether each provider has its credentials.
+            let memory = worker::memory::within(
+                config.memory,
+                config.slots + worker::slots::reserve(config.slots),
+            );
+            match worker::providers::Providers::new(&catalog, config, &memory) {
+                Ok(_) => report.add(Level::Ok, "every provider in the catalogue has what it needs"),
+                Err(error) => report.add(Level::Note, format!("{error:#}. `platen worker` refuses to start; `platen up` without GOOGLE_CLOUD_PROJECT and PLATEN_PROVIDERS starts a fake")),
+            }
+            for warning in lifecycle::warnings(&catalog, today) {
+                report.add(Level::Note, warning.words);
+            }
+        }
+    }
+}

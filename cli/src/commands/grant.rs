@@ -1,0 +1,56 @@
+//! `platen grant`: gives a tenant promotional credits.
+
+use anyhow::Context;
+use clap::Args;
+use common::config::Config;
+use common::credits::Credits;
+use common::database::DatabaseRole;
+use common::id::TenantId;
+use common::operator::tenants;
+
+use crate::arguments::{DatabaseArgs, OptionalReasonArgs};
+use crate::database::connected;
+use crate::{actor, say};
+
+/// Whom to give how much.
+#[derive(Args)]
+pub struct GrantArgs {
+    /// The tenant.
+    tenant: TenantId,
+    /// How many credits.
+    amount: i64,
+    /// What the credits are for. A second grant with the same source to the same tenant is refused.
+    #[arg(long)]
+    source: String,
+    #[command(flatten)]
+    reason: OptionalReasonArgs,
+    #[command(flatten)]
+    database: DatabaseArgs,
+}
+
+/// Gives the credits.
+///
+/// # Errors
+///
+/// The tenant was given credits from this source before, there is no such tenant, the amount is out of range, or the
+/// database cannot be reached.
+pub async fn run(config: &Config, args: GrantArgs) -> anyhow::Result<()> {
+    let by = actor::name();
+    let amount = Credits::new(args.amount)?;
+    let default_reason = format!("source: {}", args.source);
+    let actor = args.reason.actor(&by, &default_reason)?;
+    connected(
+        config,
+        args.database.data(),
+        DatabaseRole::Api,
+        async |pool| {
+            tenants::grant(pool, actor, args.tenant, &args.source, amount)
+                .await
+                .context("nothing was granted")?;
+            Ok(())
+        },
+    )
+    .await?;
+    say!("granted {amount}")?;
+    Ok(())
+}

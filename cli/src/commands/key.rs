@@ -1,0 +1,96 @@
+//! `platen key`: adds and revokes API keys.
+
+use std::path::Path;
+
+use clap::Subcommand;
+use common::config::Config;
+use common::database::DatabaseRole;
+use common::id::TenantId;
+use common::operator::{Actor, tenants};
+use sqlx::PgPool;
+
+use crate::arguments::{DatabaseArgs, NO_REASON, OptionalReasonArgs};
+use crate::database::connected;
+use crate::{actor, say};
+
+/// What to do with API keys.
+#[derive(Subcommand)]
+pub enum KeyCommand {
+    /// Create a key and print it. It is shown only once.
+    Add {
+        /// The tenant that the key is for.
+        tenant: TenantId,
+        /// The name of the key.
+        name: String,
+        /// Why.
+        #[command(flatten)]
+        reason: OptionalReasonArgs,
+        /// Where.
+        #[command(flatten)]
+        database: DatabaseArgs,
+    },
+    /// Revoke a key: requests with it are refused from now on.
+    Revoke {
+        /// The tenant that the key is for.
+        tenant: TenantId,
+        /// The public part of the key: the 12 characters after `pk_`.
+        key: String,
+        /// Why.
+        #[command(flatten)]
+        reason: OptionalReasonArgs,
+        /// Where.
+        #[command(flatten)]
+        database: DatabaseArgs,
+    },
+}
+
+/// Runs the command and prints its result.
+///
+/// # Errors
+///
+/// There is no such tenant or key, or the database cannot be reached.
+pub async fn run(config: &Config, command: KeyCommand) -> anyhow::Result<()> {
+    let by = actor::name();
+    match command {
+        KeyCommand::Add {
+            tenant,
+            name,
+            reason,
+            database,
+        } => {
+            let actor = reason.actor(&by, NO_REASON)?;
+            let add = async |pool: &PgPool| Ok(tenants::add_key(pool, actor, tenant, &name).await?);
+            let key = connected(config, database.data(), DatabaseRole::Api, add).await?;
+            say!("{}", key.expose())?;
+        }
+        KeyCommand::Revoke {
+            tenant,
+            key,
+            reason,
+            database,
+        } => {
+            let actor = reason.actor(&by, NO_REASON)?;
+            revoke(config, database.data(), actor, tenant, &key).await?;
+            say!("revoked")?;
+        }
+    }
+    Ok(())
+}
+
+/// Revokes a key, named by its public part.
+///
+/// # Errors
+///
+/// The tenant has no such key, it is revoked already, or the database cannot be reached.
+pub async fn revoke(
+    config: &Config,
+    data: Option<&Path>,
+    actor: Actor<'_>,
+    tenant: TenantId,
+    key: &str,
+) -> anyhow::Result<()> {
+    connected(config, data, DatabaseRole::Api, async |pool| {
+        Ok(tenants::revoke_key(pool, actor, tenant, key).await?)
+    })
+    .await
+}

@@ -1,0 +1,128 @@
+//! `platen legal-hold`: keeps the files of a job beyond their retention.
+
+use std::path::Path;
+use std::time::Duration;
+
+use clap::Subcommand;
+use common::clock;
+use common::config::Config;
+use common::database::DatabaseRole;
+use common::id::{JobId, TenantId};
+use common::operator::{Actor, tenants};
+use common::retention::Purpose;
+
+use crate::arguments::{DatabaseArgs, NO_REASON, OptionalReasonArgs, ReasonArgs};
+use crate::database::connected;
+use crate::{actor, say};
+
+const DAY: Duration = Duration::from_hours(24);
+
+/// What to do with legal holds.
+#[derive(Subcommand)]
+pub enum LegalHoldCommand {
+    /// Keep the files of a job beyond their retention, for a purpose and a number of days. Prints the number of the legal
+    /// hold.
+    Add {
+        /// The tenant of the job.
+        tenant: TenantId,
+        /// The job.
+        job: JobId,
+        /// delivery, analytics or support.
+        #[arg(long)]
+        purpose: Purpose,
+        /// Why.
+        #[command(flatten)]
+        reason: ReasonArgs,
+        /// Days until the legal hold ends by itself.
+        #[arg(long, value_parser = clap::value_parser!(u32).range(1..=3650))]
+        days: u32,
+        /// Where.
+        #[command(flatten)]
+        database: DatabaseArgs,
+    },
+    /// End a legal hold before its time.
+    Remove {
+        /// The tenant of the job.
+        tenant: TenantId,
+        /// The number that `platen legal-hold add` printed.
+        hold: i64,
+        /// Why.
+        #[command(flatten)]
+        reason: OptionalReasonArgs,
+        /// Where.
+        #[command(flatten)]
+        database: DatabaseArgs,
+    },
+}
+
+/// Runs the command and prints its result.
+///
+/// # Errors
+///
+/// There is no such job or legal hold, or the database cannot be reached.
+pub async fn run(config: &Config, command: LegalHoldCommand) -> anyhow::Result<()> {
+    let by = actor::name();
+    match command {
+        LegalHoldCommand::Add {
+            tenant,
+            job,
+            purpose,
+            reason,
+            days,
+            database,
+        } => {
+            let (data, actor) = (database.data(), reason.actor(&by)?);
+            let hold = add(config, data, actor, (tenant, job), purpose, days);
+            say!("{}", hold.await?)?;
+        }
+        LegalHoldCommand::Remove {
+            tenant,
+            hold,
+            reason,
+            database,
+        } => {
+            let actor = reason.actor(&by, NO_REASON)?;
+            remove(config, database.data(), actor, tenant, hold).await?;
+            say!("removed")?;
+        }
+    }
+    Ok(())
+}
+
+/// Adds a legal hold of `days` days to a job, and returns its number.
+///
+/// # Errors
+///
+/// The tenant has no such job, or the database cannot be reached.
+pub async fn add(
+    config: &Config,
+    data: Option<&Path>,
+    actor: Actor<'_>,
+    of: (TenantId, JobId),
+    purpose: Purpose,
+    days: u32,
+) -> anyhow::Result<i64> {
+    let until = clock::now() + DAY * days;
+    connected(config, data, DatabaseRole::Api, async |pool| {
+        Ok(tenants::add_legal_hold(pool, actor, of, purpose, until).await?)
+    })
+    .await
+}
+
+/// Ends a legal hold.
+///
+/// # Errors
+///
+/// The tenant has no such legal hold, or the database cannot be reached.
+pub async fn remove(
+    config: &Config,
+    data: Option<&Path>,
+    actor: Actor<'_>,
+    tenant: TenantId,
+    hold: i64,
+) -> anyhow::Result<()> {
+    connected(config, data, DatabaseRole::Api, async |pool| {
+        Ok(tenants::remove_legal_hold(pool, actor, tenant, hold).await?)
+    })
+    .await
+}

@@ -1,0 +1,165 @@
+//! `platen verify`: checks every invariant of the data.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::Args;
+use common::anchor::{self, Depth};
+use common::bucket::Bucket;
+use common::config::Config;
+use common::database::DatabaseRole;
+use common::verify;
+use common::verify::deep::{self, Progress, Report};
+use secrecy::SecretString;
+use servers::secrets;
+
+use crate::arguments::DatabaseArgs;
+use crate::database::{connected, folder, open_bucket};
+use crate::say;
+
+/// How much to check.
+#[derive(Args)]
+pub struct VerifyArgs {
+    /// Also read every stored file, and search the bucket for files that no row names. May take hours.
+    #[arg(long)]
+    deep: bool,
+    /// If nothing is wrong, write an anchor of the ledger, as workers do every hour.
+    #[arg(long)]
+    anchor: bool,
+    #[command(flatten)]
+    pub(crate) database: DatabaseArgs,
+}
+
+/// What was checked.
+struct Checked {
+    /// How much of the bucket was read; `None` if that was not asked for.
+    deep: Option<Progress>,
+    anchors: Anchors,
+    /// The name of the anchor that was written.
+    written: Option<String>,
+}
+
+/// The result of the comparison with anchors.
+enum Anchors {
+    /// How many were compared. Differences are reported as findings.
+    Compared(usize),
+    /// None, with the reason.
+    NotCompared(String),
+}
+
+/// Checks, and prints each finding and a summary. The exit code is 1 if there are findings.
+///
+/// # Errors
+///
+/// The database or the bucket cannot be reached, or the output cannot be written.
+pub async fn run(config: &Config, args: VerifyArgs) -> anyhow::Result<ExitCode> {
+    let (mut findings, mut printed) = (0_u64, Ok(()));
+    let checked = check(config, &args, |report| match report {
+        Report::Finding(finding) => {
+            findings += 1;
+            // After the first line that could not be written, nothing more is printed.
+            if printed.is_ok() {
+                printed = say!("{}: {}", finding.invariant, finding.says);
+            }
+        }
+        Report::Progress(Progress {
+            read,
+            bytes,
+            listed,
+        }) => tracing::info!(
+            findings,
+            "{read} files read ({} MB), {listed} objects of the bucket looked at, {findings} findings",
+            bytes / 1_000_000
+        ),
+    })
+    .await?;
+    printed?;
+    match &checked.anchors {
+        Anchors::Compared(0) => say!("no anchor was compared with the ledger: there is none yet")?,
+        Anchors::Compared(anchors) => say!("anchors compared with the ledger: {anchors}")?,
+        Anchors::NotCompared(reason) => say!("anchors were NOT compared: {reason}")?,
+    }
+    if findings > 0 {
+        say!("{findings} findings")?;
+        return Ok(ExitCode::FAILURE);
+    }
+    if let Some(name) = checked.written {
+        say!("anchored as {name}")?;
+    }
+    let invariants = verify::INVARIANTS.len();
+    match checked.deep {
+        None => {
+            say!(
+                "all is well: {invariants} invariants hold, and what guards the data is in place"
+            )?;
+        }
+        Some(Progress { read, listed, .. }) => say!(
+            "all is well: {invariants} invariants hold, what guards the data is in place, {read} files are as they were stored, and each of {listed} objects has its row or is young"
+        )?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Checks the invariants, the guards of the database and the anchors, and the bucket if that is asked for. An anchor is
+/// written only if there was no finding before it.
+async fn check(
+    config: &Config,
+    args: &VerifyArgs,
+    mut report: impl FnMut(Report),
+) -> anyhow::Result<Checked> {
+    let data = args.database.data();
+    connected(config, data, DatabaseRole::Reader, async |pool| {
+        let mut findings = 0_usize;
+        verify::check(pool, |_, found, _| {
+            findings += found.len();
+            found.into_iter().map(Report::Finding).for_each(&mut report);
+        })
+        .await?;
+        let mut written = None;
+        let anchors = match open_anchors(config, data) {
+            Ok((bucket, key)) => {
+                let compared = anchor::compare(pool, &bucket, &key, Depth::All).await?;
+                findings += compared.findings.len();
+                let found = compared.findings.into_iter();
+                found.map(Report::Finding).for_each(&mut report);
+                if args.anchor && findings == 0 {
+                    written = anchor::write(pool, &bucket, &key, None).await?;
+                }
+                Anchors::Compared(compared.anchors)
+            }
+            Err(error) if args.anchor => return Err(error),
+            Err(error) => Anchors::NotCompared(format!("{error:#}")),
+        };
+        let mut checked = Checked {
+            deep: None,
+            anchors,
+            written,
+        };
+        if args.deep {
+            let (_, bucket) = open_bucket(config, data)?;
+            // Objects that the sweeper is about to remove are no findings, so younger ones are left out.
+            let timing = &config.timing;
+            let grace = timing.sweep_grace + timing.sweep_every * 2;
+            checked.deep = Some(deep::check(pool, &bucket, grace, &mut report).await?);
+        }
+        Ok(checked)
+    })
+    .await
+}
+
+/// The bucket with the anchors, and the key that signed them.
+fn open_anchors(config: &Config, data: Option<&Path>) -> anyhow::Result<(Bucket, SecretString)> {
+    let (_, bucket) = open_bucket(config, data)?;
+    let key = match (&config.signing_key, data, config.names_postgres()) {
+        (Some(key), ..) => Some(key.clone()),
+        (None, None, true) => None,
+        // A `platen up` keeps its key in its data folder.
+        (None, data, _) => {
+            secrets::read(&folder(data).join("signing.key"), &[])?.map(SecretString::from)
+        }
+    };
+    let key =
+        key.context("PLATEN_SIGNING_KEY is not set, so forged anchors cannot be recognized")?;
+    Ok((bucket, key))
+}

@@ -1,0 +1,40 @@
+//! `platen worker`: a worker as a process of its own.
+
+use std::sync::Arc;
+
+use api::connections::{self, Port};
+use common::config::{Config, Ports};
+use tokio_util::sync::CancellationToken;
+
+use crate::listen::{METRICS_VARIABLE, listen};
+use crate::open_files;
+use crate::shutdown::stop_signal;
+
+/// Works until the process is told to stop. Never starts fake vendors: without credentials it refuses to start.
+///
+/// # Errors
+///
+/// The configuration is not usable, a server it needs cannot be reached, or an address is taken.
+pub async fn run(config: &Config) -> anyhow::Result<()> {
+    let app = Arc::new(worker::App::connect(config).await?);
+    // A worker serves metrics only, so it needs no files for client connections.
+    let ports = open_files::raise(Ports {
+        connections: 0,
+        ..config.ports
+    })?;
+    let metrics = listen(config.metrics_listen, METRICS_VARIABLE, ports.backlog)?;
+    let stop = stop_signal()?;
+    let health = api::WorkerHealth {
+        stopping: stop.clone(),
+        owner: app.owner().clone(),
+        ring: app.ready_queue.clone(),
+    };
+    let routes = api::worker_metrics_router(health);
+    // The metrics are served until the very end, so that what is counted while stopping can still be scraped.
+    let never = CancellationToken::new();
+    let serving = connections::serve(metrics, routes, Port::metrics(&ports), never);
+    tokio::select! {
+        result = worker::run(app, stop) => result,
+        () = serving => Ok(()),
+    }
+}

@@ -1,0 +1,79 @@
+//! Opens the database and the bucket that a command works on.
+
+use std::path::Path;
+
+use anyhow::{Context, ensure};
+use common::bucket::{Address, Bucket};
+use common::config::Config;
+use common::database::{self, DatabaseRole};
+use secrecy::{ExposeSecret, SecretString};
+use servers::Database;
+use sqlx::PgPool;
+
+/// The data folder that is used if no database is configured and no folder is named.
+pub(crate) const DEFAULT_DATA: &str = "data";
+
+/// Connects with a role and does `work`.
+///
+/// The database is that of the data folder `data`, or else the configured one, or else that of `./data`. A Postgres that
+/// was started for this is stopped again, however the work ends.
+///
+/// # Errors
+///
+/// The database cannot be reached or is not up to date, or `work` fails.
+pub(crate) async fn connected<T>(
+    config: &Config,
+    data: Option<&Path>,
+    role: DatabaseRole,
+    work: impl AsyncFnOnce(&PgPool) -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
+    let (url, private) = match (data, config.database_url(role)) {
+        (None, Ok(url)) => (url.expose_secret().to_owned(), None),
+        (data, _) => {
+            let private = Database::open(folder(data)).await?;
+            (private.database_url().to_owned(), Some(private))
+        }
+    };
+    let result = async {
+        let pool = database::connect(&url, role, 2)
+            .await
+            .context("cannot reach Postgres")?;
+        ensure!(
+            database::is_migrated(&pool).await?,
+            "the database is not up to date: run `platen migrate`, or `platen up` once"
+        );
+        let result = work(&pool).await;
+        pool.close().await;
+        result
+    }
+    .await;
+    if let Some(private) = private {
+        private.close().await;
+    }
+    result
+}
+
+/// Opens the bucket of the `platen up` on `data`, or the configured one. It cannot sign links.
+///
+/// # Errors
+///
+/// No bucket is configured, or its address is not usable.
+pub(crate) fn open_bucket(
+    config: &Config,
+    data: Option<&Path>,
+) -> anyhow::Result<(Address, Bucket)> {
+    let address = match &config.bucket {
+        None if data.is_some() || config.database_url.is_none() => {
+            Address::Folder(folder(data).join("bucket"))
+        }
+        _ => config.bucket()?,
+    };
+    let bucket = Bucket::open(&address, SecretString::default())
+        .context("there is no bucket: set PLATEN_BUCKET")?;
+    Ok((address, bucket))
+}
+
+/// The named data folder, or the default one.
+pub(crate) fn folder(data: Option<&Path>) -> &Path {
+    data.unwrap_or_else(|| Path::new(DEFAULT_DATA))
+}

@@ -1,0 +1,40 @@
+//! Binds the addresses of the API and of the metrics.
+
+use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
+
+use tokio::net::{TcpListener, TcpSocket};
+
+/// The environment variable with the address of the API.
+pub const API_VARIABLE: &str = "PLATEN_LISTEN";
+/// The environment variable with the address of the metrics.
+pub const METRICS_VARIABLE: &str = "PLATEN_METRICS_LISTEN";
+
+/// Binds an address. Up to `backlog` connections wait there until they are accepted. `named_by` is the option or the
+/// variable that chooses the address.
+///
+/// # Errors
+///
+/// The address cannot be bound. The error names the address and `named_by`.
+pub fn listen(address: SocketAddr, named_by: &str, backlog: u32) -> anyhow::Result<TcpListener> {
+    bind(address, backlog).map_err(|error| {
+        let problem = match error.kind() {
+            ErrorKind::AddrInUse => {
+                "another process, perhaps another Platen, listens there".to_owned()
+            }
+            _ => error.to_string(),
+        };
+        anyhow::anyhow!("cannot listen on {address}: {problem}. {named_by} names another address")
+    })
+}
+
+fn bind(address: SocketAddr, backlog: u32) -> io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    // Otherwise a restart would have to wait until the kernel has forgotten the connections of the last run.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(backlog)
+}

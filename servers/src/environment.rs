@@ -1,0 +1,39 @@
+//! The variables of Postgres's own clients, which must not change how the private Postgres is reached.
+
+use std::{
+    env,
+    ffi::{OsStr, OsString},
+    os::unix::process::CommandExt,
+    process::Command,
+};
+
+/// Restarts this program, in the same process, without the variables of Postgres's own clients (`PGSSLMODE`,
+/// `PGOPTIONS`, …). They are meant for another server and would change how the private one is connected to. Returns if
+/// there are none, or if the restart fails; then nothing has changed.
+///
+/// A restart is needed because a running program cannot safely change its own environment.
+pub fn restart_without_postgres_variables() {
+    let variables: Vec<OsString> = env::vars_os()
+        .map(|(name, _)| name)
+        .filter(|name| is_postgres_variable(name))
+        .collect();
+    if variables.is_empty() {
+        return;
+    }
+    let Ok(program) = env::current_exe() else {
+        return;
+    };
+    let mut command = Command::new(program);
+    command.args(env::args_os().skip(1));
+    for name in variables {
+        command.env_remove(name);
+    }
+    // `exec` returns only if it failed.
+    let _error = command.exec();
+}
+
+/// True for names such as `PGSSLMODE`, false for `PG_…`, which Postgres's clients do not read.
+fn is_postgres_variable(name: &OsStr) -> bool {
+    let rest = name.as_encoded_bytes().strip_prefix(b"PG");
+    rest.is_some_and(|rest| rest.first().is_some_and(u8::is_ascii_uppercase))
+}
