@@ -1,6 +1,8 @@
-//! The picture engine as a child process, for `make sweep`. It reads a job a line: how (`upload` or `answer`), width, height, the
-//! file to read and the file to write, with tabs between. It answers a line: nothing, or why the file is refused.
-#![expect(clippy::print_stdout, reason = "its answers are lines on stdout")]
+//! The picture engine as a child process, for `make sweep`.
+//!
+//! Each input line is a job of five fields with tabs between them: `upload` or `answer`, width, height, the file to read and
+//! the file to write. It answers each with one line: empty, or why the file is refused.
+#![expect(clippy::print_stdout, reason = "it answers on standard output")]
 
 use std::error::Error;
 use std::{fs, io};
@@ -11,26 +13,26 @@ use imaging::{ImagingError, Provenance, clean, render};
 fn main() -> Result<(), Box<dyn Error>> {
     for line in io::stdin().lines() {
         let line = line?;
-        let [how, width, height, from, to] = line.split('\t').collect::<Vec<_>>()[..] else {
+        let [mode, width, height, from, to] = line.split('\t').collect::<Vec<_>>()[..] else {
             return Err("a job has five fields".into());
         };
         let target = Pixels {
             width: width.parse()?,
             height: height.parse()?,
         };
-        match made(how, &fs::read(from)?, target) {
+        match process(mode, &fs::read(from)?, target) {
             Ok(file) => {
                 fs::write(to, file)?;
                 println!();
             }
-            Err(refused) => println!("{refused}"),
+            Err(error) => println!("{error}"),
         }
     }
     Ok(())
 }
 
-fn made(how: &str, file: &[u8], target: Pixels) -> Result<bytes::Bytes, ImagingError> {
-    if how == "upload" {
+fn process(mode: &str, file: &[u8], target: Pixels) -> Result<bytes::Bytes, ImagingError> {
+    if mode == "upload" {
         return clean(file, MAX_INPUT_BYTES).map(|upload| upload.bytes);
     }
     let recipe = Recipe {
@@ -43,10 +45,10 @@ fn made(how: &str, file: &[u8], target: Pixels) -> Result<bytes::Bytes, ImagingE
             ..Rendering::default()
         },
     };
-    let mark = Provenance {
+    let provenance = Provenance {
         model: "sweep".to_owned(),
         source: "sweep".to_owned(),
         synthetic: true,
     };
-    render(file, &recipe, &mark).map(|rendered| rendered.rendition.bytes)
+    render(file, &recipe, &provenance).map(|rendered| rendered.rendition.bytes)
 }

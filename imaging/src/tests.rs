@@ -554,10 +554,10 @@ fn uploads_are_encoded_anew_within_a_size() {
     check(&large, (4096, 2048), MediaType::Png);
     // Noise does not compress: it is too large as PNG, and later even as JPEG.
     let noise = |side| {
-        let mut dice = 1_u32;
+        let mut state = 1_u32;
         RgbaImage::from_fn(side, side, |_, _| {
-            dice = dice.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            let [.., r, g, b] = dice.to_be_bytes();
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            let [.., r, g, b] = state.to_be_bytes();
             Rgba([r, g, b, 255])
         })
     };
@@ -621,10 +621,10 @@ fn unusual_but_valid_files_are_rendered() {
 fn a_wrong_byte_does_not_break_the_decoders() {
     // A linear congruential generator chooses offset and value, so each run tries the same bytes.
     let picture = drawn(64, 64);
-    let mut dice = 1_u32;
+    let mut state = 1_u32;
     let mut roll = |sides: usize| {
-        dice = dice.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        (dice >> 8) as usize % sides
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 8) as usize % sides
     };
     for format in FORMATS {
         let file = encoded(&picture, format);
