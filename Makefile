@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 
-# Always the whole workspace: building a part selects other features of its dependencies, and builds them again.
+# Always the whole workspace with all targets: building a part selects other features of its dependencies, and builds them again.
 BUILT := $(or $(CARGO_TARGET_DIR),target)/debug
 # Images that tests deliver. Other software opens them after the tests.
 DELIVERED := $(abspath $(BUILT)/../delivered)
@@ -47,12 +47,12 @@ docs: ## Write the generated tables of docs/ after the code that they show chang
 
 bench: ## Measure the time from the 202 to the call of the model, on an idle system (JOBS=500)
 	@scripts/setup run
-	cargo build --locked --workspace --bins
+	cargo build --locked --workspace --all-targets
 	PLATEN_LOG=warn $(BUILT)/start-latency --jobs $(or $(JOBS),500) $(if $(BESIDE),--beside)
 
 bench-pictures: ## Measure time, bytes and quality of images beside sharp, pyvips and Pillow (ROUNDS=5)
 	@scripts/setup bench
-	cargo build --locked --workspace --bins
+	cargo build --locked --workspace --all-targets
 	ROUNDS=$(or $(ROUNDS),5) $(BUILT)/../bench/peers/venv/bin/python tests/bench/pictures.py $(BUILT)/../bench/peers $(BUILT)/picture-engine
 
 sweep: ## Compare every PNG, JPEG and WebP file of Pillow's own tests with Pillow and LittleCMS
@@ -72,7 +72,7 @@ failpoints: ## Abort, fail, hang and wait at every step that matters, in real pr
 
 storm: ## Offer 2.5 times what the provider admits while one call in ten fails (SECONDS=180 RATE=20)
 	@scripts/setup run
-	cargo build --locked --workspace --bins
+	cargo build --locked --workspace --all-targets
 	PLATEN_LOG=warn $(BUILT)/storm --seconds $(or $(SECONDS),180) --rate $(or $(RATE),20)
 
 properties: ## Play random games until one differs from a plain model of the protocol (CASES=20000)
@@ -87,48 +87,48 @@ races: ## Race cancel, deliver, reap and expire on one job (RACES=10000)
 
 rolling: ## Restart every process, round after round, under load (ROUNDS=50)
 	@scripts/setup run
-	cargo build --locked --workspace --bins
+	cargo build --locked --workspace --all-targets
 	PLATEN_LOG=warn $(BUILT)/rolling --rounds $(or $(ROUNDS),50)
 
 rolling-migration: ## Add a column to every table under load; then old and new versions side by side (SECONDS=60 BASE=<commit>)
 	@scripts/setup run
-	cargo build --locked --workspace --bins
+	cargo build --locked --workspace --all-targets
 	PLATEN_LOG=warn $(BUILT)/rolling-migration --seconds $(or $(SECONDS),60) $(and $(BASE),--base $(BASE))
 
 redis-away: ## Submit and run jobs while Redis is gone, hangs, or changes its password (SECONDS=300 ROTATIONS=20)
 	@scripts/setup run
-	cargo build --locked --workspace --bins
+	cargo build --locked --workspace --all-targets
 	PLATEN_LOG=warn $(BUILT)/redis-away --seconds $(or $(SECONDS),300) --rotations $(or $(ROTATIONS),20)
 
 boards: ## Ask every query of every dashboard, on a real Prometheus that scrapes real processes under load
 	@scripts/setup boards
 	@scripts/check-manifests
-	cargo build --locked --workspace --bins
+	cargo build --locked --workspace --all-targets
 	PLATEN_LOG=error $(BUILT)/demo-load --ask --seconds $(or $(SECONDS),130)
 
 demo-load: ## Run a service under load with a Prometheus, to look at the dashboards; until Ctrl-C
 	@scripts/setup boards
-	cargo build --locked --workspace --bins
+	cargo build --locked --workspace --all-targets
 	PLATEN_LOG=error $(BUILT)/demo-load
 
 scaler: ## Check how many workers are asked for in a burst, with a real Prometheus and KEDA's formula (JOBS=5000)
 	@scripts/setup boards
-	cargo build --locked --workspace --bins
+	cargo build --locked --workspace --all-targets
 	PLATEN_LOG=error $(BUILT)/scaler --jobs $(or $(JOBS),5000)
 
 containers: ## Run the shipped docker-compose.yml: curl to image, scale, stop, kill (SECONDS=10 BUILD=1)
 	@scripts/setup containers
-	cargo build --locked --workspace --bins
+	cargo build --locked --workspace --all-targets
 	PLATEN_LOG=error $(BUILT)/containers --folder $(BUILT)/../containers --seconds $(or $(SECONDS),10) $(and $(BUILD),--build) $(and $(WHERE_POSSIBLE),--where-possible)
 
 flood: ## Measure a worker's memory with thousands of calls in flight and all their images at once (CALLS=2000)
 	@scripts/setup run
-	cargo build --locked --workspace --bins
+	cargo build --locked --workspace --all-targets
 	PLATEN_LOG=warn $(BUILT)/flood --calls $(or $(CALLS),2000) --seconds $(or $(SECONDS),20)
 
 chaos: ## Kill, freeze, cut and empty everything at random under load, then check the books (KILLS=2000 SEED=…)
 	@scripts/setup run
-	cargo build --locked --workspace --bins
+	cargo build --locked --workspace --all-targets
 	PLATEN_LOG=error $(BUILT)/chaos --kills $(or $(KILLS),200) $(and $(SEED),--seed $(SEED)) $(and $(SECONDS),--seconds $(SECONDS)) $(and $(LEASE),--lease $(LEASE))
 
 attack: ## Try what one client, connection or tenant may take from the others, on processes in small limits (ONLY=D)
@@ -138,17 +138,17 @@ attack: ## Try what one client, connection or tenant may take from the others, o
 
 submit-cost: ## Measure what the limits cost a submit, in instructions and in submits a second (PAIRS=10)
 	@scripts/setup cost
-	cargo build --locked --workspace --bins
+	cargo build --locked --workspace --all-targets
 	PLATEN_LOG=error $(BUILT)/submit-cost --pairs $(or $(PAIRS),10)
 
 verify-bench: ## Time `platen verify` and a scrape on a history of a million jobs (ROWS=1000000 ROUNDS=2)
 	@scripts/setup run
-	cargo build --locked --workspace --bins
+	cargo build --locked --workspace --all-targets
 	PLATEN_LOG=warn $(BUILT)/verify-million --rows $(or $(ROWS),1000000) --rounds $(or $(ROUNDS),2)
 
 contract: ## Check the running API against its own contract with Schemathesis (REQUESTS=5000 SEED=…)
 	@scripts/setup test
-	cargo build --locked --workspace --bins
+	cargo build --locked --workspace --all-targets
 	PLATEN_LOG=error $(BUILT)/contract --requests $(or $(REQUESTS),5000) $(and $(SEED),--seed $(SEED))
 
 model: ## Check the model of the protocol with SPIN, and that every protection is needed (FULL=1)
