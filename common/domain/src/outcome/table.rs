@@ -354,7 +354,7 @@ mod tests {
     /// `docs/outcomes.md` is written from the code. Run this test with `WRITE_DOCS=1` to write it.
     #[test]
     fn the_documentation_matches_the_table() {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/outcomes.md");
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/outcomes.md");
         let documented = documentation();
         if std::env::var_os("WRITE_DOCS").is_some() {
             std::fs::write(path, &documented).unwrap();
