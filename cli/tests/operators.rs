@@ -163,7 +163,10 @@ async fn a_command_that_does_nothing_exits_with_1_and_records_nothing() {
         (&["resume", "999"][..], "no pause 999 stands"),
         (&["cancel", "--job", &nothing], "no job matches"),
         (&["redrive", "--job", &nothing], "no job matches"),
-        (&["adjust", &tenant, "-500"], "which is less"),
+        (
+            &["adjust", &tenant, "-500"],
+            "has only 100 credits available",
+        ),
         (&["adjust", &nobody, "5"], "no such tenant"),
         (&["freeze", &nobody], "no such tenant"),
         (&["pause", "--tenant", &nobody], "no such tenant"),

@@ -2,6 +2,7 @@
 //!
 //! A generated table stands in a page between `<!-- generated: name -->` and `<!-- end of name -->`. `make docs` (the variable
 //! `WRITE_DOCS=1`) writes the tables; without it the test compares.
+#![expect(clippy::unwrap_used, reason = "a test fails loudly")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;

@@ -74,6 +74,7 @@ fn advisories_that_were_not_looked_up_are_said_not_to_be() {
             "cargo",
             &format!("case \"$*\" in *'deny fetch db'*) {fetch} ;; esac"),
         );
+        program("cargo-machete", "exit 0");
         program("git", repository);
         let path = format!("{}:/usr/bin:/bin", folder.path().display());
         let output = Command::new(root().join("scripts/check-dependencies"))
@@ -112,7 +113,9 @@ fn the_image_is_built_of_every_member() {
         .expect("members");
     let mut named = 0;
     for member in members.split('"').skip(1).step_by(2) {
-        let kept = ignore.lines().any(|line| line == format!("!{member}"));
+        // Of a member within another folder that folder is named.
+        let folder = member.split('/').next().unwrap_or(member);
+        let kept = ignore.lines().any(|line| line == format!("!{folder}"));
         assert!(kept, ".dockerignore leaves out {member}");
         named += 1;
     }

@@ -202,9 +202,12 @@ fn files() -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut open = vec![tests::root("")];
     while let Some(folder) = open.pop() {
-        for entry in fs::read_dir(&folder).unwrap() {
-            let path = entry.unwrap().path();
-            let name = path.file_name().unwrap().to_str().unwrap();
+        for entry in fs::read_dir(&folder).expect("a folder") {
+            let path = entry.expect("an entry").path();
+            let name = path
+                .file_name()
+                .and_then(|name| name.to_str())
+                .expect("a name");
             if path.is_dir() {
                 if !path.is_symlink() && !skipped.contains(&name) {
                     open.push(path);

@@ -150,15 +150,15 @@ impl App {
     pub async fn pause_starts_until(&self, until: impl Future<Output = ()>) {
         let all = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
         let Slots {
-            slots,
-            free_slots,
+            regular,
+            free_regular,
             reserve,
             free_reserve,
             ..
         } = &self.slots;
         let hold_slots = async {
             let _held = tokio::join!(
-                free_slots.acquire_many(all(*slots)),
+                free_regular.acquire_many(all(*regular)),
                 free_reserve.acquire_many(all(*reserve))
             );
             std::future::pending::<()>().await;

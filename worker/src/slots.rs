@@ -27,9 +27,9 @@ use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard, Semaphore};
 /// The slots and the reserve of a worker, and which jobs occupy them.
 pub struct Slots {
     /// How many slots there are.
-    pub slots: usize,
+    pub regular: usize,
     /// The slots that are free.
-    pub free_slots: Arc<Semaphore>,
+    pub free_regular: Arc<Semaphore>,
     /// How many places the reserve has.
     pub reserve: usize,
     /// The places of the reserve that are free.
@@ -99,8 +99,8 @@ impl Slots {
     pub fn new(slots: usize, tenant_percent: usize) -> Self {
         let reserve = reserve(slots);
         Self {
-            slots,
-            free_slots: Arc::new(Semaphore::new(slots)),
+            regular: slots,
+            free_regular: Arc::new(Semaphore::new(slots)),
             reserve,
             free_reserve: Arc::new(Semaphore::new(reserve)),
             tenant_percent,
@@ -113,7 +113,7 @@ impl Slots {
 
     /// The most jobs that run at once: slots and reserve.
     pub fn total(&self) -> usize {
-        self.slots + self.reserve
+        self.regular + self.reserve
     }
 
     /// Waits until a claim may be made. What [`Self::exclusions`] returns stays true while the
@@ -156,7 +156,7 @@ impl Slots {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         let in_slots = occupants.iter().filter(|occupant| !occupant.reserved);
-        in_slots.count() >= self.slots
+        in_slots.count() >= self.regular
     }
 
     /// Whether Postgres may be asked again for due jobs that may start in the reserve. A `true`
@@ -232,7 +232,7 @@ impl Slots {
             let models = per_model.iter().filter(|(_, count)| **count >= model_limit);
             exclusions.extend(models.map(|(model, _)| exclusion(Some(*model), None)));
             let pairs = per_pair.iter();
-            let pairs = pairs.filter(|(_, count)| **count >= half(self.slots));
+            let pairs = pairs.filter(|(_, count)| **count >= half(self.regular));
             exclusions
                 .extend(pairs.map(|((tenant, model), _)| exclusion(Some(*model), Some(*tenant))));
         }
@@ -246,7 +246,7 @@ impl Slots {
         if percent >= 100 {
             return usize::MAX;
         }
-        (self.slots * percent).div_ceil(100).max(1)
+        (self.regular * percent).div_ceil(100).max(1)
     }
 }
 

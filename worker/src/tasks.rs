@@ -79,7 +79,7 @@ pub async fn run(app: Arc<App>, stop: CancellationToken) -> anyhow::Result<()> {
 
     let config = ReadyQueueConfig {
         ready_queue: app.ready_queue.clone(),
-        slots: Arc::clone(&app.slots.free_slots),
+        slots: Arc::clone(&app.slots.free_regular),
         reserve: Arc::clone(&app.slots.free_reserve),
         stop: stop.clone(),
         tasks: app.tasks.clone(),
@@ -101,7 +101,7 @@ pub async fn run(app: Arc<App>, stop: CancellationToken) -> anyhow::Result<()> {
         });
     tracing::info!(
         worker = app.name,
-        slots = app.slots.slots,
+        slots = app.slots.regular,
         reserve = app.slots.reserve,
         "Worker is ready"
     );

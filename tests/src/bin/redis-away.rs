@@ -229,7 +229,7 @@ impl Stage {
             submits.spawn(self.submit());
         }
         let opened = rotating.connections().await - before;
-        let told_why = self.count_saying("does not accept the login").await;
+        let told_why = self.count_saying("rejects the login").await;
         rotating.tell();
         let told = Instant::now();
         let recovered = loop {

@@ -149,28 +149,28 @@ async fn a_paid_result_waits(mood: Mood) {
 
 #[tokio::test]
 async fn a_paid_result_waits_while_the_bucket_answers_503() {
-    a_paid_result_waits(Mood::Refuses).await;
+    Box::pin(a_paid_result_waits(Mood::Refuses)).await;
 }
 
 #[tokio::test]
 async fn a_paid_result_waits_while_the_bucket_refuses_writes() {
-    a_paid_result_waits(Mood::Full).await;
+    Box::pin(a_paid_result_waits(Mood::Full)).await;
 }
 
 #[tokio::test]
 async fn a_paid_result_waits_while_the_bucket_hangs() {
-    a_paid_result_waits(Mood::Hangs).await;
+    Box::pin(a_paid_result_waits(Mood::Hangs)).await;
 }
 
 /// F17: each write succeeds, and its reply is lost.
 #[tokio::test]
 async fn a_paid_result_waits_while_the_buckets_replies_are_lost() {
-    a_paid_result_waits(Mood::SwallowsReplies).await;
+    Box::pin(a_paid_result_waits(Mood::SwallowsReplies)).await;
 }
 
 #[tokio::test]
 async fn a_paid_result_waits_while_the_bucket_alters_bytes() {
-    a_paid_result_waits(Mood::Garbles).await;
+    Box::pin(a_paid_result_waits(Mood::Garbles)).await;
 }
 
 #[tokio::test]

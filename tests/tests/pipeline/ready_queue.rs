@@ -289,7 +289,7 @@ async fn redis_is_used_again_after_each_password_rotation() {
         let (status, readiness) = pipeline.get("/readyz").await;
         assert_eq!(status, reqwest::StatusCode::OK, "{readiness}");
         let problem = readiness["problems"][0].as_str().unwrap();
-        assert!(problem.contains("does not accept the login"), "{readiness}");
+        assert!(problem.contains("rejects the login"), "{readiness}");
         let metrics = pipeline.anonymous(
             reqwest::Method::GET,
             &format!("{}/metrics", pipeline.metrics_url),
@@ -370,7 +370,7 @@ async fn readiness_says_why_redis_is_unavailable() {
     command("REPLICAOF NO ONE").await;
     problem_is(None).await;
     redis.crash().await;
-    problem_is(Some("nobody listens")).await;
+    problem_is(Some("no process listens")).await;
     redis.start_again().await.unwrap();
     problem_is(None).await;
     let id = pipeline.submit(&small_job()).await;

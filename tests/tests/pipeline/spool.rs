@@ -190,8 +190,8 @@ async fn an_old_object_without_a_row_is_reported() {
     assert_eq!(findings.len(), 3, "{findings:#?}");
     for (key, expected) in [
         (unnamed, "no row names it"),
-        (of_another, "no key of a tenant"),
-        (strange, "no key of a tenant"),
+        (of_another, "its key belongs to no tenant"),
+        (strange, "its key belongs to no tenant"),
     ] {
         assert!(
             findings.iter().any(|finding| finding.invariant == "I19"
@@ -285,7 +285,7 @@ async fn the_sweeper_deletes_only_objects_that_no_row_names() {
         findings.len() == 2
             && findings
                 .iter()
-                .all(|finding| finding.says.contains("leaves it alone")),
+                .all(|finding| finding.says.contains("the sweeper does not remove it")),
         "{findings:#?}"
     );
     pipeline.close().await;

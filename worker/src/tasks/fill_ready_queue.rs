@@ -36,7 +36,7 @@ pub(super) async fn run(app: Arc<App>) {
                 &app.pool,
                 &app.ready_queue,
                 &app.name,
-                app.slots.slots,
+                app.slots.regular,
                 &for_slots,
             );
             database::with_timeout(fill).await
@@ -64,7 +64,7 @@ fn export_gauges(app: &App) {
     let count = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
     let (threads, images) = app.render_pool.places();
     let left = app.leases.shortest_left().unwrap_or(app.timing.lease);
-    process::SLOTS.set(count(app.slots.slots));
+    process::SLOTS.set(count(app.slots.regular));
     process::RESERVE.set(count(app.slots.reserve));
     process::RESERVE_LEASES.set(count(app.slots.reserve_taken()));
     process::LEASES.set(count(app.leases.count()));
@@ -121,7 +121,7 @@ fn log_lane_changes(app: &App, states: &[LaneState]) {
 /// the claim decides who gets one.
 async fn start_without_redis(app: &Arc<App>, capacity: &Capacity) {
     let taken = app.leases.count().saturating_sub(app.slots.reserve_taken());
-    let free = app.slots.slots.saturating_sub(taken);
+    let free = app.slots.regular.saturating_sub(taken);
     let due = job::store::due(&app.pool, i64::try_from(free).unwrap_or(0), capacity);
     let due = match database::with_timeout(due).await {
         Ok(due) => due,
@@ -133,7 +133,7 @@ async fn start_without_redis(app: &Arc<App>, capacity: &Capacity) {
     }
     // The pump of the ready queue may hold every free slot: when Redis refuses writes, its pop
     // still blocks. It lets go of them between two pops, so this waits for a while.
-    let slots = Arc::clone(&app.slots.free_slots).acquire_many_owned(wanted);
+    let slots = Arc::clone(&app.slots.free_regular).acquire_many_owned(wanted);
     let Ok(Ok(mut slots)) = tokio::time::timeout(REDIS_GRACE, slots).await else {
         return;
     };

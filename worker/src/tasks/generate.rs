@@ -340,7 +340,7 @@ fn combine(results: Vec<OutputResult>) -> AttemptResult {
                 retry.get_or_insert(failure);
             }
             OutputResult::Pending(delay) => {
-                pending = Some(pending.map_or(delay, |other| other.min(delay)))
+                pending = Some(pending.map_or(delay, |other| other.min(delay)));
             }
         }
     }
