@@ -119,7 +119,7 @@ pub fn read(path: &Path, other_owners: &[Uid]) -> anyhow::Result<Option<String>>
 ///
 /// # Errors
 ///
-/// As [`read`] and [`write`].
+/// As [`read`] and [`write()`].
 pub fn read_or_create(path: &Path, other_owners: &[Uid]) -> anyhow::Result<String> {
     if let Some(secret) = read(path, other_owners)? {
         return Ok(secret);

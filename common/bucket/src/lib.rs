@@ -191,7 +191,7 @@ pub enum BucketError {
         kind: FileKind,
     },
     /// The bucket belongs to another database, or lacks its marker:
-    /// [`ownership::Ownership::problem`].
+    /// [`domain::ownership::Ownership::problem`].
     #[error("{0}")]
     NotOurs(&'static str),
     /// Which database the bucket belongs to is not known.

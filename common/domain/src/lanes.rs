@@ -68,7 +68,7 @@ impl PauseReason {
 pub struct CallResult {
     /// The class of its outcome.
     pub class: Class,
-    /// Strikes against the lane; [`STRIKES_OUT`] of them in a row open the breaker. 0 is a success.
+    /// Strikes against the lane; [`crate::outcome::STRIKES_OUT`] of them in a row open the breaker. 0 is a success.
     pub strikes: u32,
     /// How long the provider asked to wait.
     pub retry_after: Option<Duration>,

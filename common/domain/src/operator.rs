@@ -13,7 +13,7 @@ use crate::id::TenantId;
 pub struct Actor<'a> {
     /// The operator's name.
     pub by: &'a str,
-    /// Why, in the operator's words; at most [`MAX_REASON`] characters.
+    /// Why, in the operator's words; at most `MAX_REASON` characters.
     pub reason: &'a str,
 }
 

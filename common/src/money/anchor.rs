@@ -8,7 +8,7 @@
 //!
 //! An anchor has one object for each 50,000 tenants, `anchors/<time>/<page>`: a header in JSON; a
 //! line for each tenant with its id, the number of its last transfer and the hash of that transfer;
-//! and a signature. SQL: [`store`].
+//! and a signature. SQL: [`storage::anchors`].
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

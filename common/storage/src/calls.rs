@@ -163,7 +163,7 @@ pub async fn record_lost(
 /// There is one exception: a call that was given up as lost may end a second time, with its image,
 /// while its job is open. A slow worker then still delivers what we have paid for.
 ///
-/// A call whose class does not count ([`crate::outcome::Contract::counts`]) gives its count back to
+/// A call whose class does not count ([`domain::outcome::Contract::counts`]) gives its count back to
 /// the job. That needs no fence: the count belongs to the job, not to the attempt.
 ///
 /// # Errors

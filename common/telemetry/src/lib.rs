@@ -1,6 +1,6 @@
 //! Logs and metrics. [`NAMES`] lists every metric that Platen exports.
 //!
-//! Billing is never counted in a process: [`billing()`] reads it from sums that are maintained
+//! Billing is never counted in a process: `common::money::billing::metrics` reads it from sums that are maintained
 //! together with the settled rows. So several processes count nothing twice, and a restart loses
 //! nothing. It is scraped once for the whole installation.
 
