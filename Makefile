@@ -136,10 +136,11 @@ attack: ## Try what one client, connection or tenant may take from the others, o
 	cargo build --locked --workspace --all-targets
 	PLATEN_LOG=error $(BUILT)/attack $(and $(ONLY),--only $(ONLY)) $(and $(SHORT),--short)
 
-submit-cost: ## Measure what the limits cost a submit, in instructions and in submits a second (PAIRS=10)
+submit-cost: ## Measure what the limits cost a submit, on a release build: instructions, submits a second (PAIRS=10)
 	@scripts/setup cost
 	cargo build --locked --workspace --all-targets
-	PLATEN_LOG=error $(BUILT)/submit-cost --pairs $(or $(PAIRS),10)
+	cargo build --locked --release -p cli
+	PLATEN_LOG=error $(BUILT)/submit-cost --pairs $(or $(PAIRS),10) --program $(BUILT)/../release/platen
 
 verify-bench: ## Time `platen verify` and a scrape on a history of a million jobs (ROWS=1000000 ROUNDS=2)
 	@scripts/setup run

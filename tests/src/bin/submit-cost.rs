@@ -1,38 +1,35 @@
 //! `make submit-cost`: what the limits on rates, connections and tenants cost a submit.
 //!
-//! First in instructions: an api runs under Callgrind, once for a few submits and once for many. The difference, less what
-//! an idle api uses in the same time, is the cost of the submits; measured with the limits on and off. Then in submits a
-//! second: apis with and without limits run side by side and are measured in turn. Prints both, and exits with 1 if the
-//! limits cost more than they may.
+//! First in instructions: apis with and without limits run under Callgrind. It is asked how many instructions an api used
+//! while it answered submits, and while it was idle for the same time. The difference is the cost of the submits. Then in
+//! submits a second: apis with and without limits run side by side and are measured in turn. Prints both, and exits with 1
+//! if the limits cost more than they may.
 #![expect(clippy::print_stdout, reason = "prints what it measured")]
 #![expect(clippy::unwrap_used, reason = "a harness fails loudly")]
 
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
+use tests::Options;
 use tests::attack::stage::WITHOUT_RATES;
 use tests::clients::Clients;
 use tests::fleet::{Orders, Process, Role};
 use tests::pipeline::small_job;
 use tests::proof::Proof;
 use tests::real::Real;
-use tests::{Options, processes};
 
 /// Instructions with limits, divided by those without: at most.
 const MAX_INSTRUCTION_RATIO: f64 = 1.03;
 /// Submits a second with limits, divided by those without: at least.
 const MIN_RATE_RATIO: f64 = 0.95;
-/// How many submits are counted under Callgrind.
-const FEW_SUBMITS: usize = 100;
-const MANY_SUBMITS: usize = 400;
+/// Submits that are counted in each round. As many warm connections and caches before the first round.
+const COUNTED_SUBMITS: usize = 200;
 /// How often instructions are counted; the median is compared.
-const ROUNDS: usize = 3;
-/// How long an idle api is counted.
-const IDLE_TIME: Duration = Duration::from_secs(20);
+const ROUNDS: usize = 5;
 /// Submits at the same time when the rate is measured.
 const CLIENTS: usize = 16;
 
@@ -44,29 +41,34 @@ struct Arguments {
     /// Submits of one measurement.
     #[arg(long, default_value_t = 1_000)]
     submits: usize,
+    /// The program that is measured: of a release build, as it ships.
+    #[arg(long)]
+    program: PathBuf,
 }
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let Arguments { pairs, submits } = Arguments::parse();
+    let Arguments {
+        pairs,
+        submits,
+        program,
+    } = Arguments::parse();
     let mut proof = Proof::default();
-    let real = Real::start_alone(Options::in_earnest(), 100..=300).await;
+    let mut real = Real::start_alone(Options::in_earnest(), 100..=300).await;
+    real.orders.program = program;
     let scratch = tempfile::tempdir().unwrap();
 
+    let mut with = CountedApi::start(&real, scratch.path(), true).await;
+    let mut without = CountedApi::start(&real, scratch.path(), false).await;
     let mut ratios = Vec::new();
-    for round in 0..ROUNDS {
-        let mut counts = Vec::new();
-        // In the other order each round, so that a trend of the machine favours neither.
-        for limits in [round % 2 == 0, round % 2 != 0] {
-            let instructions = instructions_per_submit(&real, scratch.path(), limits).await;
-            counts.push((limits, instructions));
-        }
-        counts.sort_by_key(|&(limits, _)| !limits);
-        let [(_, with), (_, without)] = counts[..] else {
-            unreachable!("both were counted")
-        };
+    for _ in 0..ROUNDS {
+        let with = with.instructions_per_submit(&real).await;
+        let without = without.instructions_per_submit(&real).await;
         println!("  {with:.0} instructions of a submit with, {without:.0} without");
         ratios.push(with / without);
+    }
+    for mut counted in [with, without] {
+        counted.api.stop().await.unwrap();
     }
     let ratio = median(ratios);
     proof.check(
@@ -135,52 +137,70 @@ async fn start(orders: &Orders) -> Process {
     orders.start_one(Role::Api).await.unwrap()
 }
 
-/// How many instructions one submit takes.
-async fn instructions_per_submit(real: &Real, scratch: &Path, limits: bool) -> f64 {
-    let few = count(real, scratch, limits, FEW_SUBMITS, Duration::ZERO).await;
-    let many = count(real, scratch, limits, MANY_SUBMITS, Duration::ZERO).await;
-    // Tasks that run on a schedule are not part of a submit. The start of the api is in both counts.
-    let idle = count(real, scratch, limits, FEW_SUBMITS, IDLE_TIME).await;
-    let per_second = (idle.instructions - few.instructions) / (idle.seconds - few.seconds);
-    let submits = many.instructions - few.instructions - per_second * (many.seconds - few.seconds);
-    submits / f64::from(u32::try_from(MANY_SUBMITS - FEW_SUBMITS).unwrap())
+/// An api under Callgrind.
+struct CountedApi {
+    api: Process,
+    /// Where Callgrind writes its counts. It adds a number to the name each time.
+    output: PathBuf,
+    dumps: usize,
 }
 
-/// What an api used from its start to its end.
-struct Count {
-    instructions: f64,
-    seconds: f64,
-}
+impl CountedApi {
+    /// Starts the api. Children are counted too, because the program restarts itself with a setting for its allocator.
+    async fn start(real: &Real, scratch: &Path, limits: bool) -> Self {
+        let output = scratch.join(format!("callgrind-{limits}"));
+        let program = scratch.join(format!("counted-{limits}"));
+        let script = format!(
+            "#!/bin/sh\nexec valgrind --quiet --trace-children=yes --tool=callgrind --callgrind-out-file='{}' '{}' \"$@\"\n",
+            output.display(),
+            real.orders.program.display()
+        );
+        std::fs::write(&program, script).unwrap();
+        std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).unwrap();
+        let mut orders = orders(real, limits);
+        orders.program = program;
+        // One thread and one submit after the other: the instructions of threads that wait for each other differ each time.
+        let one_thread = ("TOKIO_WORKER_THREADS".to_owned(), "1".to_owned());
+        orders.environment.push(one_thread);
+        let api = start(&orders).await;
+        submit(real, &api, COUNTED_SUBMITS, 1).await;
+        let mut counted = Self {
+            api,
+            output,
+            dumps: 0,
+        };
+        counted.instructions().await;
+        counted
+    }
 
-/// Runs an api under Callgrind, with `submits` submits and an idle time. Children are counted too, because the program
-/// restarts itself with a setting for its allocator.
-async fn count(real: &Real, scratch: &Path, limits: bool, submits: usize, idle: Duration) -> Count {
-    let output = scratch.join(format!("callgrind-{}", uuid::Uuid::now_v7()));
-    let program = scratch.join("platen-counted");
-    let script = format!(
-        "#!/bin/sh\nexec valgrind --quiet --trace-children=yes --tool=callgrind --callgrind-out-file='{}' '{}' \"$@\"\n",
-        output.display(),
-        processes::binary("platen").display()
-    );
-    std::fs::write(&program, script).unwrap();
-    std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).unwrap();
-    let mut orders = orders(real, limits);
-    orders.program = program;
-    let one_thread = ("TOKIO_WORKER_THREADS".to_owned(), "1".to_owned());
-    orders.environment.push(one_thread);
-    let mut api = start(&orders).await;
-    let began = Instant::now();
-    // One after the other: the instructions of threads that wait for each other differ each time.
-    submit(real, &api, submits, 1).await;
-    tokio::time::sleep(idle).await;
-    let seconds = began.elapsed().as_secs_f64();
-    api.stop().await.unwrap();
-    let text = std::fs::read_to_string(&output).unwrap();
-    let total = text.lines().find_map(|line| line.strip_prefix("totals: "));
-    let total = total.expect("Callgrind writes the total").trim();
-    Count {
-        instructions: total.parse().unwrap(),
-        seconds,
+    /// How many instructions one submit takes, without those of tasks that run on a schedule.
+    async fn instructions_per_submit(&mut self, real: &Real) -> f64 {
+        let began = Instant::now();
+        submit(real, &self.api, COUNTED_SUBMITS, 1).await;
+        let submits = self.instructions().await;
+        let time = began.elapsed();
+        let began = Instant::now();
+        tokio::time::sleep(time).await;
+        let idle = self.instructions().await;
+        let idle = idle / began.elapsed().as_secs_f64() * time.as_secs_f64();
+        (submits - idle) / f64::from(u32::try_from(COUNTED_SUBMITS).unwrap())
+    }
+
+    /// How many instructions the api has used since the last call of this.
+    async fn instructions(&mut self) -> f64 {
+        let id = self.api.id().unwrap().to_string();
+        let mut dump = tokio::process::Command::new("callgrind_control");
+        let result = dump.args(["--dump", &id]).output().await.unwrap();
+        self.dumps += 1;
+        let file = format!("{}.{}", self.output.display(), self.dumps);
+        let text = std::fs::read_to_string(&file)
+            .unwrap_or_else(|error| panic!("{file}: {error}; {result:?}"));
+        let total = text.lines().find_map(|line| {
+            line.strip_prefix("totals: ")
+                .or_else(|| line.strip_prefix("summary: "))
+        });
+        let total = total.expect("Callgrind writes the total").trim();
+        total.parse().unwrap()
     }
 }
 
