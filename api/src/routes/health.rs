@@ -101,7 +101,7 @@ pub struct WorkerHealth {
     /// Knows whether the bucket belongs to this database.
     pub owner: Owner,
     /// The queue the worker takes jobs from.
-    pub ring: ReadyQueue,
+    pub ready_queue: ReadyQueue,
 }
 
 /// Whether a worker takes jobs: until it is told to stop, and while the bucket belongs to its database. Without Redis it takes
@@ -120,7 +120,7 @@ pub async fn worker_ready(State(worker): State<WorkerHealth>) -> (StatusCode, St
     if let Some(problem) = bucket.problem {
         let _written = writeln!(text, "bucket: {problem}");
     }
-    if let Some(trouble) = worker.ring.trouble() {
+    if let Some(trouble) = worker.ready_queue.trouble() {
         let _written = writeln!(text, "redis: {}", trouble.plain_words());
     }
     (status, text)

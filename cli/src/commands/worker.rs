@@ -27,7 +27,7 @@ pub async fn run(config: &Config) -> anyhow::Result<()> {
     let health = api::WorkerHealth {
         stopping: stop.clone(),
         owner: app.owner().clone(),
-        ring: app.ready_queue.clone(),
+        ready_queue: app.ready_queue.clone(),
     };
     let routes = api::worker_metrics_router(health);
     // The metrics are served until the very end, so that what is counted while stopping can still be scraped.

@@ -245,7 +245,7 @@ async fn three_of_each_do_what_one_would_do() {
             }
         }
         let waiting = model.due();
-        let rings: Vec<ReadyQueue> = (0..3)
+        let queues: Vec<ReadyQueue> = (0..3)
             .map(|_| {
                 ReadyQueue::new(servers.redis_url.as_str(), &format!("{name}-{round}")).unwrap()
             })
@@ -255,11 +255,11 @@ async fn three_of_each_do_what_one_would_do() {
             with_fallback: 100,
             primary_only: 100,
         }]);
-        let dispatchers = rings.iter().enumerate().map(|(number, ring)| {
+        let dispatchers = queues.iter().enumerate().map(|(number, queue)| {
             let (worker, open) = (format!("worker-{number}"), &open);
             let pool = database.worker();
             async move {
-                dispatch::fill(pool, ring, &worker, 100, open)
+                dispatch::fill(pool, queue, &worker, 100, open)
                     .await
                     .unwrap()
             }
