@@ -18,7 +18,7 @@ use super::ImagingError;
 const JPEG_QUALITY: u8 = 90;
 /// The default quality of WebP, of 100. The file has less than half of the bytes of the JPEG.
 const WEBP_QUALITY: u8 = 85;
-/// The effort of WebP, of 0 to 6. 4 takes more than twice as long as 2 and saves 3 % of the bytes.
+/// The effort of the WebP encoder, 0 to 6. Effort 4 takes more than twice as long as 2, and saves 3 % of the bytes.
 const WEBP_METHOD: i32 = 2;
 
 /// Encodes eight-bit RGB or RGBA.

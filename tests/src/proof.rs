@@ -1,5 +1,5 @@
-//! The common course of a long proof (`src/bin`): points are checked one after the other, and at the end the violations
-//! are printed and become the exit code.
+//! What the long proofs in `src/bin` share. A proof checks its points one after the other. At the end it prints the
+//! violations, and its exit code says whether there were any.
 
 use std::process::ExitCode;
 
