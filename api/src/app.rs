@@ -5,16 +5,15 @@ use std::time::Duration;
 
 use anyhow::Context;
 use axum::http::HeaderValue;
-use common::bucket::Bucket;
-use common::catalog::Catalog;
+use bucket::Bucket;
 use common::config::{Config, Ports, Unpaid};
-use common::database::{self, DatabaseRole};
-use common::id::TenantId;
-use common::ownership::Owner;
-use common::queue::{Lanes, ReadyQueue};
-use common::telemetry;
+use common::files::ownership::Owner;
+use domain::catalog::Catalog;
+use domain::id::TenantId;
+use queue::{Lanes, ReadyQueue};
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::PgPool;
+use storage::database::{self, DatabaseRole};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -108,8 +107,8 @@ impl App {
         owner.at_start().await.context("the API does not start")?;
         // Rendering gets half of the cores; the other half stays free for requests.
         let budget = Budget::within(config.api_memory, imaging::cores() / 2);
-        telemetry::process::watch("api", &pool);
-        telemetry::process::watch("reader", &reader);
+        database::watch("api", &pool);
+        database::watch("reader", &reader);
         Ok(Self {
             pool,
             reader,

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use axum::extract::FromRequestParts;
 use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
-use common::authentication;
-use common::id::TenantId;
-use common::tenant::ApiKey;
+use common::people::authentication;
+use domain::id::TenantId;
+use domain::tenant::ApiKey;
 use secrecy::ExposeSecret;
 use sha2::{Digest, Sha256};
 

@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use common::memory::{Memory, MemoryPermit, with_permit};
-use common::telemetry::{API_MEMORY_LIMIT, API_MEMORY_USED};
 use imaging::{RenderPool, Rendition};
+use telemetry::{API_MEMORY_LIMIT, API_MEMORY_USED};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
@@ -223,7 +223,7 @@ impl BodyPermit {
 
 #[cfg(test)]
 mod tests {
-    use common::id::TenantId;
+    use domain::id::TenantId;
     use futures::FutureExt;
 
     use super::*;

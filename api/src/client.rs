@@ -6,7 +6,7 @@
 use std::net::{IpAddr, Ipv6Addr};
 
 use axum::http::HeaderMap;
-use common::clock;
+use domain::clock;
 use hmac::{Hmac, KeyInit, Mac};
 use secrecy::{ExposeSecret, SecretString};
 use sha2::Sha256;

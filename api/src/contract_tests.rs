@@ -28,7 +28,7 @@ const BODIES: [(&str, Read); 6] = [
     ("Adjustment", |body| json::<Adjustment>(body).map(drop)),
     ("Reason", |body| json::<Reason>(body).map(drop)),
     ("Retention", |body| {
-        json::<common::retention::Retention>(body).map(drop)
+        json::<domain::retention::Retention>(body).map(drop)
     }),
 ];
 

@@ -8,8 +8,8 @@ use std::borrow::Cow;
 
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use common::allowance::Used;
-use common::generation::Violation;
+use domain::allowance::Used;
+use domain::generation::Violation;
 use imaging::ImagingError;
 use serde::Serialize;
 use serde_json::{Map, Value, json};

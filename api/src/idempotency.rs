@@ -1,14 +1,14 @@
 //! `Idempotency-Key`: a repeated POST gets the first answer again and has no second effect.
 //!
-//! [`common::idempotency`] stores the key and the answer in the transaction that has the effect. This file reads the header and writes
+//! [`domain::idempotency`] stores the key and the answer in the transaction that has the effect. This file reads the header and writes
 //! the answer.
 
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use common::id::RequestId;
-use common::idempotency::{self, Answer};
+use domain::id::RequestId;
+use domain::idempotency::{self, Answer};
 
 use crate::error::{Code, Problem};
 use crate::extract::single;

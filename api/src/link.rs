@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use common::bucket::{ContentDisposition, Link};
-use common::clock;
-use common::generation::image::MediaType;
+use bucket::{ContentDisposition, Link};
+use domain::clock;
+use domain::generation::image::MediaType;
 use time::OffsetDateTime;
 
 use crate::app::App;

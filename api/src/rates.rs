@@ -14,8 +14,8 @@ use std::time::Instant;
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use common::config;
-use common::id::TenantId;
-use common::telemetry::clients::{FAILED_AUTHENTICATIONS, OncePerSecond, RATE_LIMITED};
+use domain::id::TenantId;
+use telemetry::clients::{FAILED_AUTHENTICATIONS, OncePerSecond, RATE_LIMITED};
 
 use crate::client::{Network, Pseudonyms};
 use crate::error::{Code, Problem};

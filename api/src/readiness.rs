@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::database;
-use common::ownership::Owner;
-use common::queue::{ReadyQueue, Trouble};
+use common::files::ownership::Owner;
+use queue::{ReadyQueue, Trouble};
 use serde::Serialize;
 use sqlx::PgPool;
+use storage::database;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 use utoipa::ToSchema;

@@ -14,10 +14,10 @@ use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use common::id::RequestId;
-use common::telemetry::HTTP_SECONDS;
-use common::telemetry::traces::{self, TraceParent};
+use domain::id::RequestId;
+use domain::traceparent::TraceParent;
 use hyper::body::{Frame, SizeHint};
+use telemetry::{HTTP_SECONDS, traces};
 use tokio::time::{Instant, Sleep, sleep};
 use tracing::field::Empty;
 use tracing::{Instrument, Span};
@@ -145,7 +145,7 @@ pub async fn forbid_sniffing(mut response: Response) -> Response {
 
 /// The caller's span. An invalid `traceparent` is ignored, as W3C Trace Context requires.
 fn traceparent(headers: &HeaderMap) -> Option<TraceParent> {
-    let sent = headers.get(traces::HEADER)?.to_str().ok()?;
+    let sent = headers.get(domain::traceparent::HEADER)?.to_str().ok()?;
     sent.parse().ok()
 }
 

@@ -10,7 +10,6 @@ use axum::http::{HeaderMap, HeaderName, Method, header};
 use axum::middleware::{from_fn_with_state, map_response};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use common::telemetry::traces;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 use utoipa_axum::router::OpenApiRouter;
@@ -127,7 +126,7 @@ fn cors(app: &App) -> CorsLayer {
             request::ID,
             jobs::create::PREFER,
             jobs::create::CANCEL_AFTER,
-            HeaderName::from_static(traces::HEADER),
+            HeaderName::from_static(domain::traceparent::HEADER),
             // Browsers' tracers send it together with `traceparent`. The API does not read it.
             HeaderName::from_static("tracestate"),
         ])
@@ -158,12 +157,12 @@ fn answer_panic(_panic: Box<dyn Any + Send>) -> Response {
 mod tests {
     use axum::body::{Body, to_bytes};
     use axum::http::{HeaderValue, Request, StatusCode};
-    use common::bucket::{Address, Bucket};
-    use common::catalog::Catalog;
+    use bucket::{Address, Bucket};
     use common::config::{self, API_MEMORY, Ports, Timing};
-    use common::ownership::Owner;
-    use common::queue::{Lanes, ReadyQueue};
-    use common::tenant::ApiKey;
+    use common::files::ownership::Owner;
+    use domain::catalog::Catalog;
+    use domain::tenant::ApiKey;
+    use queue::{Lanes, ReadyQueue};
     use secrecy::SecretString;
     use serde_json::Value;
     use sqlx::postgres::PgPoolOptions;
@@ -406,7 +405,7 @@ mod tests {
         let (_folder, app) = app_without_servers();
         let bytes = bytes::Bytes::from_static(b"words");
         app.bucket.put_new("t/1/j/2/3/0.png", bytes).await.unwrap();
-        let (now, lifetime) = (common::clock::now(), Duration::from_mins(1));
+        let (now, lifetime) = (domain::clock::now(), Duration::from_mins(1));
         let link = app
             .bucket
             .our_link("t/1/j/2/3/0.png", "Größe.png", now, lifetime);

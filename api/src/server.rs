@@ -4,7 +4,7 @@ use std::future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::queue::ReadyQueue;
+use queue::ReadyQueue;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 

@@ -10,9 +10,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use common::id::TenantId;
-use common::telemetry::{API_OVERLOADED, API_WAITING};
+use domain::id::TenantId;
 use sqlx::PgPool;
+use telemetry::{API_OVERLOADED, API_WAITING};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 

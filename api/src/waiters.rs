@@ -5,8 +5,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use common::id::JobId;
-use common::job;
+use domain::id::JobId;
 use sqlx::PgPool;
 use tokio::sync::watch;
 
@@ -60,7 +59,7 @@ impl Waiters {
                 }
                 waited.channels.keys().copied().collect()
             };
-            match job::store::ended(&reader, &jobs).await {
+            match storage::jobs::ended(&reader, &jobs).await {
                 Ok(ended) => {
                     let mut waited = self.lock();
                     for job in ended {

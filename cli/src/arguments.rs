@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::ensure;
 use clap::Args;
-use common::operator::{Actor, MAX_REASON};
+use common::people::operator::MAX_REASON;
+use domain::operator::Actor;
 
 /// The reason that is recorded when none is given and none is required.
 pub const NO_REASON: &str = "no reason was given";

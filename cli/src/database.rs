@@ -3,12 +3,12 @@
 use std::path::Path;
 
 use anyhow::{Context, ensure};
-use common::bucket::{Address, Bucket};
+use bucket::{Address, Bucket};
 use common::config::Config;
-use common::database::{self, DatabaseRole};
 use secrecy::{ExposeSecret, SecretString};
 use servers::Database;
 use sqlx::PgPool;
+use storage::database::{self, DatabaseRole};
 
 /// The data folder that is used if no database is configured and no folder is named.
 pub(crate) const DEFAULT_DATA: &str = "data";

@@ -9,7 +9,6 @@ use cli::commands::Command;
 use cli::say::OutputError;
 use cli::{allocator, shutdown};
 use common::config::Config;
-use common::telemetry;
 use nix::sys::stat::{Mode, umask};
 
 /// The exit code of a process that SIGPIPE has ended, as a shell reports it.

@@ -3,9 +3,9 @@
 
 use std::time::{Duration, Instant};
 
-use common::database::{self, MigrateError};
 use servers::{Postgres, Tuning};
 use sqlx::{Connection, Executor, PgConnection};
+use storage::database::{self, MigrateError};
 
 #[tokio::test]
 async fn a_login_without_createrole_is_given_the_sql_to_run() {

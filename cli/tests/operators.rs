@@ -3,11 +3,11 @@
 
 use std::process::Stdio;
 
-use common::database;
-use common::id::{JobId, TenantId};
+use domain::id::{JobId, TenantId};
 use nix::unistd::{self, User};
 use servers::{Postgres, Tuning};
 use sqlx::{Connection, Executor, PgConnection};
+use storage::database;
 use tokio::process::Command;
 
 /// A database of its own, and the program that works on it.

@@ -15,6 +15,3 @@ pub mod verify;
 pub mod config;
 pub mod failpoint;
 pub mod memory;
-
-mod paths;
-pub use paths::*;

@@ -240,7 +240,7 @@ pub enum Cancellation {
 pub enum Canceler<'a> {
     /// The tenant that owns the job.
     Owner {
-        /// Calls that the tenant may abandon in an hour ([`crate::allowance`]).
+        /// Calls that the tenant may abandon in an hour ([`domain::allowance`]).
         allowance: u32,
     },
     /// An operator. The allowance does not apply, and the action is recorded.

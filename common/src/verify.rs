@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use sqlx::{Executor, PgPool};
 use storage::verify::SETTINGS;
 use storage::verify::guards::Compared;
-pub use storage::verify::{Finding, INVARIANTS, Invariant, guards}; // the paths of before
+use storage::verify::{Finding, INVARIANTS, Invariant, guards}; // the paths of before
 
 /// Checks all invariants and the guards, in one snapshot. `pool` must act as `platen_reader`.
 ///

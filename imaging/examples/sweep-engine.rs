@@ -7,7 +7,7 @@
 use std::error::Error;
 use std::{fs, io};
 
-use common::generation::image::{Fit, Format, MAX_INPUT_BYTES, Pixels, Recipe, Rendering};
+use domain::generation::image::{Fit, Format, MAX_INPUT_BYTES, Pixels, Recipe, Rendering};
 use imaging::{ImagingError, Provenance, clean, render};
 
 fn main() -> Result<(), Box<dyn Error>> {

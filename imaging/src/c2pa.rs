@@ -6,7 +6,7 @@
 
 use sha2::{Digest, Sha256};
 
-use common::generation::image::Format;
+use domain::generation::image::Format;
 
 /// The SHA-256 of the manifest store. `None` if the file has none.
 pub(super) fn sha256(file: &[u8], format: Format) -> Option<[u8; 32]> {

@@ -1,7 +1,7 @@
 //! Encodes an uploaded picture anew, as input for models: upright, in sRGB, small enough for all of them, without metadata.
 //! So the place, the camera and the time of a photo are removed.
 
-use common::generation::image::{Chroma, Encoding, Format, Pixels};
+use domain::generation::image::{Chroma, Encoding, Format, Pixels};
 
 use super::decode::Original;
 use super::fit::Plan;

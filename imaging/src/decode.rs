@@ -10,7 +10,7 @@ use image::{
     metadata::Orientation,
 };
 
-use common::generation::image::{Format, MAX_PIXELS, MAX_SIDE};
+use domain::generation::image::{Format, MAX_PIXELS, MAX_SIDE};
 
 use super::color::{self, ColorTags, Decoded};
 use super::jpeg::Jpeg;

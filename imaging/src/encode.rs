@@ -10,7 +10,7 @@ use image::{
 use turbojpeg::{Compressor, Image, PixelFormat, Subsamp};
 use webp::{PixelLayout, WebPConfig};
 
-use common::generation::image::{Chroma, Encoding, Format};
+use domain::generation::image::{Chroma, Encoding, Format};
 
 use super::ImagingError;
 

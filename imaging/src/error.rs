@@ -1,6 +1,6 @@
 //! Why a picture could not be processed. The texts may be shown to customers.
 
-use common::generation::image::{Fit, Format, MAX_PIXELS, MAX_SIDE, Pixels};
+use domain::generation::image::{Fit, Format, MAX_PIXELS, MAX_SIDE, Pixels};
 
 use super::UnsupportedFormat;
 use super::limits::MAX_FILE_BYTES;

@@ -1,6 +1,6 @@
 //! Decides how a picture gets its target size: what is scaled, cropped or padded, and when that is refused.
 
-use common::generation::image::{Fit, Pixels, Recipe};
+use domain::generation::image::{Fit, Pixels, Recipe};
 
 use super::ImagingError;
 
@@ -122,7 +122,7 @@ fn contained(width: u32, height: u32, target: Pixels) -> Pixels {
 
 #[cfg(test)]
 mod tests {
-    use common::generation::image::{Format, Rendering};
+    use domain::generation::image::{Format, Rendering};
 
     use super::*;
 

@@ -33,7 +33,7 @@ mod unsupported;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use common::generation::image::{Format, MediaType, Pixels, Recipe};
+use domain::generation::image::{Format, MediaType, Pixels, Recipe};
 use image::DynamicImage;
 use image::metadata::Orientation;
 

@@ -10,7 +10,7 @@ use std::sync::LazyLock;
 
 use moxcms::ColorProfile;
 
-use common::generation::image::Format;
+use domain::generation::image::Format;
 
 /// Where a picture comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::{sync::Semaphore, task::spawn_blocking};
 
-use common::generation::image::Recipe;
+use domain::generation::image::Recipe;
 
 use super::{ImagingError, Provenance, Rendered, Rendition, clean, render};
 
@@ -114,7 +114,7 @@ impl Drop for Counted {
 mod tests {
     use std::time::Duration;
 
-    use common::generation::image::{Format, Pixels, Rendering};
+    use domain::generation::image::{Format, Pixels, Rendering};
 
     use super::*;
 

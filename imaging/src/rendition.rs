@@ -1,7 +1,7 @@
 //! Finished pictures.
 
 use bytes::Bytes;
-use common::generation::image::{MediaType, Pixels};
+use domain::generation::image::{MediaType, Pixels};
 
 /// Everything that is made of one original.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -7,7 +7,7 @@ use fast_image_resize::{
 };
 use image::{DynamicImage, Rgb, RgbImage, Rgba, RgbaImage, imageops};
 
-use common::generation::image::Pixels;
+use domain::generation::image::Pixels;
 
 use super::ImagingError;
 use super::fit::Plan;

@@ -16,7 +16,7 @@ use image::{
 };
 use moxcms::ColorProfile;
 
-use common::generation::image::{
+use domain::generation::image::{
     AspectRatio, Chroma, Encoding, Fit, MAX_INPUT_BYTES, Rendering, Size,
 };
 
@@ -66,7 +66,7 @@ fn check_table(format: Format) {
     let (mut renditions, mut refused) = (0, 0);
     for &ratio in AspectRatio::ALL {
         for size in [Size::OneK, Size::TwoK] {
-            let target = common::generation::image::pixels(ratio, size);
+            let target = domain::generation::image::pixels(ratio, size);
             let Pixels { width, height } = target;
             let other_shape = if width > height {
                 (1536, 1024)

@@ -1,7 +1,7 @@
 //! Makes the thumbnail: a WebP of at most [`MAX_SIDE`] pixels a side and about 10 KB. On a screen with two pixels for each CSS
 //! pixel it is sharp at half that size.
 
-use common::generation::image::{Encoding, Format};
+use domain::generation::image::{Encoding, Format};
 use image::DynamicImage;
 
 use super::fit::Plan;

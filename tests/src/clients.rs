@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use common::id::JobId;
+use domain::id::JobId;
 use futures::{StreamExt, TryStreamExt, stream};
 use reqwest::{Client, StatusCode};
 use serde_json::{Value, json};

@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use common::bucket::MARKER;
+use bucket::MARKER;
 use tempfile::TempDir;
 
 /// A tmpfs of its own, so that filling it fills nothing else. Dropping it unmounts it.

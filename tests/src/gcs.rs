@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 use std::time::Duration;
 
-use common::bucket::Address;
+use bucket::Address;
 use futures::TryStreamExt;
 use hyper::body::{Bytes, Incoming};
 use hyper::header::HeaderValue;

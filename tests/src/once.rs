@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use common::id::JobId;
+use domain::id::JobId;
 use fakes::Journal;
 use sqlx::PgPool;
 use uuid::Uuid;

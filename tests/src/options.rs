@@ -4,10 +4,11 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use common::bucket::Address;
+use bucket::Address;
 use common::config::{
-    API_MEMORY, Config, LaneTiming, Links, Logins, MEMORY, Ports, Providers, Rates, Timing, Unpaid,
+    API_MEMORY, Config, Links, Logins, MEMORY, Ports, Providers, Rates, Timing, Unpaid,
 };
+use domain::lanes::LaneTiming;
 use fakes::Fake;
 use ipnet::IpNet;
 use secrecy::SecretString;

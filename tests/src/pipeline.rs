@@ -4,22 +4,23 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::bucket::{Address, Bucket};
+use bucket::{Address, Bucket};
 use common::config::Config;
-use common::credits::Credits;
-use common::database::{self, DatabaseRole};
-use common::id::TenantId;
-use common::operator::{Actor, tenants};
-use common::ownership;
-use common::queue::lanes::LaneState;
-use common::queue::{Lanes, ReadyQueue};
+use common::files::ownership;
+use common::people::operator::tenants;
 use common::verify::deep::{self, Progress, Report};
-use common::verify::{self, Finding};
+use domain::credits::Credits;
+use domain::id::TenantId;
+use domain::lanes::LaneState;
+use domain::operator::Actor;
 use fakes::Fake;
+use queue::{Lanes, ReadyQueue};
 use reqwest::{Client, Method, RequestBuilder, StatusCode};
 use secrecy::SecretString;
 use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection, PgPool};
+use storage::database::{self, DatabaseRole};
+use storage::verify::Finding;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -108,7 +109,7 @@ impl Pipeline {
 
     /// Starts on servers that the caller ends.
     pub async fn start_on(servers: TestServers, options: Options) -> Self {
-        let _exporting = common::telemetry::start();
+        let _exporting = telemetry::start();
         let _another_test_was_first =
             rustls::crypto::aws_lc_rs::default_provider().install_default();
         let database = servers.create_database().await;
@@ -335,7 +336,7 @@ impl Pipeline {
         self.api.stop().await;
         let open = self.open_jobs().await;
         assert_eq!(open, 0, "jobs are still open");
-        let findings = verify::verify(&self.reader).await.unwrap();
+        let findings = common::verify::verify(&self.reader).await.unwrap();
         assert!(findings.is_empty(), "the books do not close: {findings:#?}");
         delivered::keep(&self.reader, self.bucket.path()).await;
         self.reader.close().await;

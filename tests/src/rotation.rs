@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use common::id::RequestId;
+use domain::id::RequestId;
 use redis::aio::MultiplexedConnection;
 use redis::cmd;
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::net::SocketAddr;
 
-use common::id::CallId;
+use domain::id::CallId;
 use fakes::{Call, Journal};
 use sqlx::PgPool;
 use uuid::Uuid;

@@ -6,12 +6,12 @@
 use std::path::Path;
 use std::time::Duration;
 
-use common::database;
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Client};
 use servers::{Servers, Tuning};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, Connection, Executor};
+use storage::database;
 use tempfile::TempDir;
 use tokio::sync::OnceCell;
 
@@ -115,7 +115,7 @@ impl TestServers {
 
     /// Creates a migrated database and returns its name.
     pub async fn create_database(&self) -> String {
-        let name = format!("test_{}", common::id::RequestId::new().0.simple());
+        let name = format!("test_{}", domain::id::RequestId::new().0.simple());
         self.on_owner(&format!("CREATE DATABASE {name} TEMPLATE {TEMPLATE}"))
             .await;
         name

@@ -4,11 +4,9 @@
 use std::os::unix::fs::symlink;
 use std::time::{Duration, Instant};
 
+use bucket::{Address, Bucket, BucketError, ContentDisposition, FileKind, Link, Listed, Stored};
 use bytes::Bytes;
-use common::bucket::{
-    Address, Bucket, BucketError, ContentDisposition, FileKind, Link, Listed, Stored,
-};
-use common::clock;
+use domain::clock;
 use futures::{StreamExt, TryStreamExt, stream};
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;

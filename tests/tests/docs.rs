@@ -10,9 +10,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use common::config::VARIABLES;
-use common::ledger::{Account, Cause};
-use common::telemetry::NAMES;
-use common::verify::{INVARIANTS, guards};
+use domain::ledger::{Account, Cause};
+use storage::verify::{INVARIANTS, guards};
+use telemetry::NAMES;
 
 /// Page, name of the table in it, and what writes the table.
 type Table = (&'static str, &'static str, fn() -> String);

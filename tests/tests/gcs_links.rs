@@ -3,9 +3,9 @@
 
 use std::time::Duration;
 
-use common::bucket::{Address, Bucket, ContentDisposition, Link};
-use common::clock;
-use common::file_name::attachment;
+use bucket::{Address, Bucket, ContentDisposition, Link};
+use domain::clock;
+use domain::file_name::attachment;
 use object_store::path::Path as Key;
 use secrecy::SecretString;
 use serde_json::json;

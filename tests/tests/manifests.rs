@@ -9,9 +9,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use common::catalog::Catalog;
+use common::config;
 use common::failpoint::POINTS;
-use common::{config, outcome, telemetry};
+use domain::catalog::Catalog;
+use domain::outcome;
 use serde_json::Value;
 
 #[test]

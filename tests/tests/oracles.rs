@@ -9,12 +9,12 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE};
+use bucket::Address;
 use bytes::Bytes;
-use common::bucket::Address;
-use common::catalog::{Catalog, Lane};
 use common::config::{self, Config};
-use common::generation::image::{AspectRatio, InputRole, MediaType, Size};
-use common::id::{CallId, JobId};
+use domain::catalog::{Catalog, Lane};
+use domain::generation::image::{AspectRatio, InputRole, MediaType, Size};
+use domain::id::{CallId, JobId};
 use fakes::Fake;
 use futures::stream;
 use multer::Multipart;

@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::time::Duration;
 
-use common::outcome::table::{Dialect, Rule, TABLE};
-use common::outcome::{Class, Retries};
+use domain::outcome::table::{Dialect, Rule, TABLE};
+use domain::outcome::{Class, Retries};
 use futures::stream::{self, StreamExt};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -210,7 +210,7 @@ async fn walk_row(pipeline: &Pipeline, walk: &Walk) -> Result<String, String> {
         "SELECT outcome, counted, extract(epoch FROM (SELECT finished_at FROM jobs WHERE id = job_id) - ended_at)::float8 AS rest
          FROM calls WHERE job_id = $1 ORDER BY id",
     )
-    .bind(id.parse::<common::id::JobId>().unwrap().0)
+    .bind(id.parse::<domain::id::JobId>().unwrap().0)
     .fetch_all(&pipeline.reader)
     .await
     .unwrap();

@@ -5,19 +5,18 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Instant;
 
 use anyhow::Context;
-use common::bucket::Bucket;
-use common::catalog::Catalog;
+use bucket::Bucket;
 use common::config::{Config, Timing, Unpaid};
-use common::database::{self, DatabaseRole};
-use common::job::Capacity;
+use common::files::ownership::Owner;
 use common::memory::Memory;
-use common::outcome::Class;
-use common::ownership::Owner;
-use common::queue::{Lanes, ReadyQueue, lanes};
-use common::telemetry;
+use domain::catalog::Catalog;
+use domain::job::Capacity;
+use domain::outcome::Class;
 use imaging::RenderPool;
+use queue::{Lanes, ReadyQueue};
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::PgPool;
+use storage::database::{self, DatabaseRole};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -106,20 +105,20 @@ impl App {
         )
         .await
         .context("cannot reach Postgres")?;
-        telemetry::process::watch("worker", &pool);
+        database::watch("worker", &pool);
         let owner = Owner::new(pool.clone(), bucket.clone());
         owner
             .at_start()
             .await
             .context("the worker does not start")?;
         Ok(Self {
-            name: format!("{}-{}", host(), common::id::RequestId::new().0.simple()),
+            name: format!("{}-{}", host(), domain::id::RequestId::new().0.simple()),
             pool,
             reader_url: config.database_url(DatabaseRole::Reader)?.clone(),
             signing_key: config.signing_key()?.clone(),
             lanes: Lanes::new(&ready_queue, config.timing.lanes),
             ready_queue,
-            capacity: RwLock::new(lanes::available(&catalog, &[])),
+            capacity: RwLock::new(domain::lanes::available(&catalog, &[])),
             spool: Spool::new(bucket, owner, config.spool),
             providers,
             catalog: Arc::new(catalog),

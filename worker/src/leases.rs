@@ -14,9 +14,9 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use common::failpoint::reach;
-use common::id::JobId;
-use common::{database, job};
+use domain::id::JobId;
 use sqlx::PgPool;
+use storage::database;
 use tokio_util::sync::CancellationToken;
 
 /// Every lease this worker holds. Clones share the same set.
@@ -148,7 +148,7 @@ impl Leases {
         // A renewal that hangs counts as failed; a quarter of a lease leaves time for the next.
         let renewal = database::with_timeout(async {
             reach("renew:before_renew").await?;
-            job::store::renew(pool, &held, lease).await
+            storage::jobs::renew(pool, &held, lease).await
         });
         let renewed = tokio::time::timeout(lease / 4, renewal).await;
         let mut leases = self.lock();

@@ -7,7 +7,6 @@
 use std::time::Duration;
 
 use common::memory::Memory;
-use common::telemetry;
 
 /// The longest wait for a memory permit. Those ahead in the queue finish long before.
 pub const MAX_WAIT: Duration = Duration::from_mins(15);

@@ -20,13 +20,13 @@ use std::time::Duration;
 
 use anyhow::Context;
 use bytes::Bytes;
-use common::catalog::{self, Catalog, Lane, Model, Tokens};
 use common::config::{self, Config};
-use common::generation::image::{AspectRatio, InputRole, MediaType, Size};
-use common::id::{CallId, JobId};
 use common::memory::{Memory, MemoryPermit};
-use common::outcome::table::Dialect;
-use common::outcome::{Class, Failure};
+use domain::catalog::{self, Catalog, Lane, Model, Tokens};
+use domain::generation::image::{AspectRatio, InputRole, MediaType, Size};
+use domain::id::{CallId, JobId};
+use domain::outcome::table::Dialect;
+use domain::outcome::{Class, Failure};
 use futures::future::{BoxFuture, FutureExt};
 use secrecy::SecretString;
 use serde_json::Value;

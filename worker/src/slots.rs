@@ -20,8 +20,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use common::id::TenantId;
-use common::job::{Claimed, Exclusion};
+use domain::id::TenantId;
+use domain::job::{Claimed, Exclusion};
 use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard, Semaphore};
 
 /// The slots and the reserve of a worker, and which jobs occupy them.
@@ -253,7 +253,7 @@ impl Slots {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use common::id::JobId;
+    use domain::id::JobId;
 
     const SLOW: &str = "slow";
     const OTHER: &str = "other";

@@ -13,10 +13,9 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use backon::{BackoffBuilder, ExponentialBuilder, Retryable};
+use bucket::{Bucket, BucketError, PROBE_PREFIX, Stored};
 use bytes::Bytes;
-use common::bucket::{Bucket, BucketError, PROBE_PREFIX, Stored};
-use common::ownership::Owner;
-use common::telemetry;
+use common::files::ownership::Owner;
 use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use tokio::time::timeout;
 

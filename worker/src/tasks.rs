@@ -43,7 +43,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use apalis::prelude::{Data, Monitor, ParallelizeExt, WorkerBuilder, WorkerBuilderExt};
-use common::queue::{ReadyJob, ReadyQueueBackend, ReadyQueueConfig};
+use queue::{ReadyJob, ReadyQueueBackend, ReadyQueueConfig};
 use tokio_util::sync::CancellationToken;
 
 use crate::app::App;

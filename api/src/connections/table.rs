@@ -8,9 +8,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use common::telemetry::clients::{
-    CONNECTIONS, CONNECTIONS_LIMIT, CONNECTIONS_REFUSED, OncePerSecond,
-};
+use telemetry::clients::{CONNECTIONS, CONNECTIONS_LIMIT, CONNECTIONS_REFUSED, OncePerSecond};
 use tokio::sync::Notify;
 
 use super::Port;

@@ -1,12 +1,12 @@
 //! Turns the errors of the layers below into problems.
 
+use bucket::BucketError;
 use common::admission::Refusal;
-use common::bucket::BucketError;
-use common::catalog::NotOffered;
-use common::database;
-use common::generation::Violation;
-use common::operator::OperatorError;
+use common::people::operator::OperatorError;
 use common::settlement::SettlementError;
+use domain::catalog::NotOffered;
+use domain::generation::Violation;
+use storage::database;
 
 use super::{Code, Problem, sentence, truncate};
 

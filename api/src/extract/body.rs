@@ -11,7 +11,7 @@ use axum::body::BodyDataStream;
 use axum::extract::{FromRequest, Request};
 use axum::http::{HeaderMap, header};
 use bytes::Bytes;
-use common::id::TenantId;
+use domain::id::TenantId;
 use flate2::read::MultiGzDecoder;
 use futures::StreamExt;
 use ruzstd::decoding::StreamingDecoder;

@@ -122,8 +122,8 @@ pub fn refuse_nul(parameter: &str, text: Option<&str>) -> Result<(), Problem> {
 #[cfg(test)]
 mod tests {
     use axum::http::Request;
-    use common::id::JobId;
-    use common::job::State;
+    use domain::id::JobId;
+    use domain::job::State;
     use serde::Deserialize;
 
     use super::*;

@@ -5,11 +5,11 @@ pub mod get;
 
 use std::time::Duration;
 
-use common::artifact::{self, Artifact, ArtifactKind};
-use common::generation::image::MediaType;
-use common::id::{ArtifactId, JobId, TenantId};
-use common::{database, job};
+use domain::artifact::{Artifact, ArtifactKind};
+use domain::generation::image::MediaType;
+use domain::id::{ArtifactId, JobId, TenantId};
 use serde::Serialize;
+use storage::database;
 use time::OffsetDateTime;
 use utoipa::ToSchema;
 
@@ -118,11 +118,11 @@ impl ArtifactView {
 async fn find(app: &App, tenant: TenantId, id: ArtifactId) -> Result<(Artifact, Option<String>)> {
     let connection = app.connection(tenant).await?;
     let mut transaction = database::begin_for(&connection, tenant).await?;
-    if let Some(artifact) = artifact::store::get(&mut transaction, id).await? {
-        let job = job::store::get(&mut transaction, artifact.job).await?;
+    if let Some(artifact) = storage::artifacts::get(&mut transaction, id).await? {
+        let job = storage::jobs::get(&mut transaction, artifact.job).await?;
         return Ok((artifact, job.and_then(|job| job.name)));
     }
-    if artifact::store::is_gone(&mut transaction, id).await? {
+    if storage::artifacts::is_gone(&mut transaction, id).await? {
         let detail = format!("{id} was deleted: its retention time was over.");
         return Err(Problem::new(Code::Gone, detail));
     }

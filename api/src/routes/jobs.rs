@@ -9,15 +9,15 @@ mod waiting;
 use std::collections::HashSet;
 
 use axum::http::StatusCode;
-use common::generation::Kind;
-use common::id::{JobId, TenantId};
-use common::idempotency::Answer;
-use common::job::{self, Cost, Job, State};
-use common::outcome::Class;
-use common::{allowance, artifact, database};
+use domain::generation::Kind;
+use domain::id::{JobId, TenantId};
+use domain::idempotency::Answer;
+use domain::job::{Cost, Job, State};
+use domain::outcome::Class;
 use futures::future::join_all;
 use serde::Serialize;
 use sqlx::PgConnection;
+use storage::database;
 use time::OffsetDateTime;
 use utoipa::ToSchema;
 
@@ -189,11 +189,11 @@ async fn uncancelable(
     if open.is_empty() {
         return Ok(HashSet::new());
     }
-    let begun = allowance::store::begun(connection, &open).await?;
+    let begun = storage::allowances::begun(connection, &open).await?;
     if begun.is_empty() {
         return Ok(HashSet::new());
     }
-    let used = allowance::store::used(connection, tenant).await?;
+    let used = storage::allowances::used(connection, tenant).await?;
     let over = begun
         .into_iter()
         .filter(|(_, calls)| !used.allows(*calls, app.unpaid.cancel_allowance));
@@ -212,15 +212,15 @@ pub async fn load_view(
 ) -> Result<Option<JobView>> {
     let connection = app.connection(tenant).await?;
     let mut transaction = database::begin_for(&connection, tenant).await?;
-    let Some(job) = job::store::get(&mut transaction, id).await? else {
+    let Some(job) = storage::jobs::get(&mut transaction, id).await? else {
         return Ok(None);
     };
-    let artifacts = artifact::store::of_jobs(&mut transaction, &[id]).await?;
+    let artifacts = storage::artifacts::of_jobs(&mut transaction, &[id]).await?;
     let jobs = std::slice::from_ref(&job);
     let uncancelable = uncancelable(&mut transaction, app, tenant, jobs).await?;
     let queued = match job.state {
         State::Queued => {
-            let ahead = job::store::count_ahead(&mut transaction, &job).await?;
+            let ahead = storage::jobs::count_ahead(&mut transaction, &job).await?;
             Some((ahead, Waiting::by_postgres(&mut transaction, &job).await?))
         }
         _ => None,

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use common::telemetry;
 
 use crate::app::App;
 
@@ -16,7 +15,7 @@ pub async fn process() -> Response {
 
 /// Billing metrics, from the ledger. Prometheus scrapes them from one process for the whole service.
 pub async fn billing(State(app): State<Arc<App>>) -> Response {
-    match telemetry::billing(&app.reader, app.unpaid.abandoned_cost).await {
+    match common::money::billing::metrics(&app.reader, app.unpaid.abandoned_cost).await {
         Ok(text) => prometheus(text),
         Err(error) => {
             tracing::warn!(%error, "Cannot read billing metrics from Postgres");

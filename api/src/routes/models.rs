@@ -6,10 +6,10 @@ pub mod list;
 
 use std::collections::BTreeMap;
 
-use common::catalog::{Model, Stage};
-use common::credits::Credits;
-use common::generation::Kind;
-use common::generation::image::{AspectRatio, Size, pixels};
+use domain::catalog::{Model, Stage};
+use domain::credits::Credits;
+use domain::generation::Kind;
+use domain::generation::image::{AspectRatio, Size, pixels};
 use serde::Serialize;
 use serde_json::{Value, json};
 use time::Date;
@@ -183,7 +183,7 @@ fn or_null(mut values: Value) -> Value {
 
 #[cfg(test)]
 mod tests {
-    use common::catalog::Catalog;
+    use domain::catalog::Catalog;
     use time::macros::date;
 
     use super::*;

@@ -10,13 +10,15 @@ pub mod list;
 use axum::response::Response;
 use bytes::Bytes;
 use common::admission::{self, Refusal};
-use common::generation::image::{MAX_INPUT_BYTES, MediaType};
-use common::id::{TenantId, UploadId};
-use common::idempotency::{Answer, Request};
-use common::upload::{self, Upload};
-use common::uploading::{self, Stored};
-use common::{database, generation::Violation, visible};
+use common::files::uploading::{self, Stored};
+use domain::generation::Violation;
+use domain::generation::image::{MAX_INPUT_BYTES, MediaType};
+use domain::id::{TenantId, UploadId};
+use domain::idempotency::{Answer, Request};
+use domain::upload::{self, Upload};
+use domain::visible;
 use serde::{Deserialize, Serialize};
+use storage::database;
 use time::OffsetDateTime;
 use tokio::time::Instant;
 use utoipa::ToSchema;
@@ -209,10 +211,10 @@ fn too_large() -> Problem {
 async fn find(app: &App, tenant: TenantId, id: UploadId) -> Result<Upload> {
     let connection = app.connection(tenant).await?;
     let mut transaction = database::begin_for(&connection, tenant).await?;
-    if let Some(upload) = upload::store::some(&mut transaction, &[id]).await?.pop() {
+    if let Some(upload) = storage::uploads::some(&mut transaction, &[id]).await?.pop() {
         return Ok(upload);
     }
-    if upload::store::is_gone(&mut transaction, id).await? {
+    if storage::uploads::is_gone(&mut transaction, id).await? {
         return Err(gone(id));
     }
     Err(Problem::no_such("upload", id))

@@ -8,10 +8,10 @@ mod tenants;
 
 use clap::Subcommand;
 use common::config::Config;
-use common::database::DatabaseRole;
-use common::id::{JobId, TenantId};
-use common::operator::{self, Scope};
+use domain::id::{JobId, TenantId};
+use domain::operator::Scope;
 use sqlx::PgPool;
+use storage::database::DatabaseRole;
 use time::format_description::well_known::Rfc3339;
 
 pub use self::jobs::JobSelection;
@@ -248,7 +248,7 @@ pub async fn run(config: &Config, command: AdminCommand) -> anyhow::Result<()> {
 }
 
 async fn actions(config: &Config, database: &DatabaseArgs, limit: i64) -> anyhow::Result<()> {
-    let actions = async |pool: &PgPool| Ok(operator::store::actions(pool, None, limit).await?);
+    let actions = async |pool: &PgPool| Ok(storage::operators::actions(pool, None, limit).await?);
     for entry in connected(config, database.data(), DatabaseRole::Reader, actions).await? {
         say!(
             "{}  {}  {}  {}: {}",

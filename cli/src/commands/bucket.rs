@@ -1,13 +1,13 @@
 //! `platen bucket adopt`: makes a bucket the one that belongs to the database.
 
+use bucket::{Address, Bucket};
 use clap::Subcommand;
-use common::bucket::{Address, Bucket};
 use common::config::Config;
-use common::database::DatabaseRole;
-use common::operator::Actor;
-use common::ownership::{self, AdoptError, Adopted};
+use common::files::ownership::{self, AdoptError, Adopted};
+use domain::operator::Actor;
 use secrecy::SecretString;
 use sqlx::PgPool;
+use storage::database::DatabaseRole;
 
 use crate::arguments::{DatabaseArgs, NO_REASON, OptionalReasonArgs};
 use crate::database::{connected, open_bucket};

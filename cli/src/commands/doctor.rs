@@ -4,16 +4,16 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use common::bucket::{self, Address, Bucket, BucketError, Survey};
-use common::catalog::lifecycle;
-use common::clock;
+use bucket::{Address, Bucket, BucketError, Survey};
 use common::config::Config;
-use common::database::{self, DatabaseRole};
-use common::ownership;
-use common::queue::{ReadyQueue, Trouble};
-use common::verify::guards::{self, Compared};
+use common::files::ownership;
+use domain::catalog::lifecycle;
+use domain::clock;
+use queue::{ReadyQueue, Trouble};
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::PgPool;
+use storage::database::{self, DatabaseRole};
+use storage::verify::guards::{self, Compared};
 
 use crate::say;
 

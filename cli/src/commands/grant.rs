@@ -3,10 +3,10 @@
 use anyhow::Context;
 use clap::Args;
 use common::config::Config;
-use common::credits::Credits;
-use common::database::DatabaseRole;
-use common::id::TenantId;
-use common::operator::tenants;
+use common::people::operator::tenants;
+use domain::credits::Credits;
+use domain::id::TenantId;
+use storage::database::DatabaseRole;
 
 use crate::arguments::{DatabaseArgs, OptionalReasonArgs};
 use crate::database::connected;

@@ -4,10 +4,11 @@ use std::path::Path;
 
 use clap::Subcommand;
 use common::config::Config;
-use common::database::DatabaseRole;
-use common::id::TenantId;
-use common::operator::{Actor, tenants};
+use common::people::operator::tenants;
+use domain::id::TenantId;
+use domain::operator::Actor;
 use sqlx::PgPool;
+use storage::database::DatabaseRole;
 
 use crate::arguments::{DatabaseArgs, NO_REASON, OptionalReasonArgs};
 use crate::database::connected;

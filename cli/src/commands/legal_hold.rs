@@ -4,12 +4,13 @@ use std::path::Path;
 use std::time::Duration;
 
 use clap::Subcommand;
-use common::clock;
 use common::config::Config;
-use common::database::DatabaseRole;
-use common::id::{JobId, TenantId};
-use common::operator::{Actor, tenants};
-use common::retention::Purpose;
+use common::people::operator::tenants;
+use domain::clock;
+use domain::id::{JobId, TenantId};
+use domain::operator::Actor;
+use domain::retention::Purpose;
+use storage::database::DatabaseRole;
 
 use crate::arguments::{DatabaseArgs, NO_REASON, OptionalReasonArgs, ReasonArgs};
 use crate::database::connected;

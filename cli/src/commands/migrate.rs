@@ -1,9 +1,9 @@
 //! `platen migrate`: brings the database up to date.
 
 use common::config::{Config, ConfigError};
-use common::database::{self, DatabaseRole, Login};
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::postgres::PgConnectOptions;
+use storage::database::{self, DatabaseRole, Login};
 
 /// Migrates the database with the owner's login, and allows the runtime logins to act as their roles.
 ///

@@ -2,11 +2,11 @@
 
 use clap::{Subcommand, ValueEnum};
 use common::config::Config;
-use common::database::DatabaseRole;
-use common::id::TenantId;
-use common::operator::tenants;
-use common::retention::Retention;
+use common::people::operator::tenants;
+use domain::id::TenantId;
+use domain::retention::Retention;
 use sqlx::PgPool;
+use storage::database::DatabaseRole;
 
 use crate::arguments::{DatabaseArgs, NO_REASON, OptionalReasonArgs};
 use crate::database::connected;

@@ -13,12 +13,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use ::bucket::Address;
 use anyhow::{Context, bail};
-use common::bucket::Address;
 use common::config::{Config, Logins};
-use common::database::{self, DatabaseRole};
 use secrecy::{ExposeSecret, SecretString};
 use servers::{LoginUrls, Servers, secrets};
+use storage::database::{self, DatabaseRole};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;

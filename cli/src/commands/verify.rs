@@ -4,15 +4,15 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context;
+use bucket::Bucket;
 use clap::Args;
-use common::anchor::{self, Depth};
-use common::bucket::Bucket;
 use common::config::Config;
-use common::database::DatabaseRole;
-use common::verify;
+use common::money::anchor::{self, Depth};
 use common::verify::deep::{self, Progress, Report};
 use secrecy::SecretString;
 use servers::secrets;
+use storage::database::DatabaseRole;
+use storage::verify;
 
 use crate::arguments::DatabaseArgs;
 use crate::database::{connected, folder, open_bucket};
@@ -111,7 +111,7 @@ async fn check(
     let data = args.database.data();
     connected(config, data, DatabaseRole::Reader, async |pool| {
         let mut findings = 0_usize;
-        verify::check(pool, |_, found, _| {
+        common::verify::check(pool, |_, found, _| {
             findings += found.len();
             found.into_iter().map(Report::Finding).for_each(&mut report);
         })

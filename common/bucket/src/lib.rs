@@ -1,10 +1,10 @@
 //! Object storage: objects by key, each written once, and signed links to them that expire.
 
 mod address;
+mod error;
 mod folder;
 mod link;
 
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,6 +25,7 @@ pub use folder::{Survey, survey};
 pub use link::{BadLink, LINKS, Signed, SigningKeys};
 
 use domain::file_name::attachment;
+pub use error::BucketError;
 
 /// What the keys of [`Bucket::probe`] begin with. No row names these objects.
 pub const PROBE_PREFIX: &str = "examined/";
@@ -141,81 +142,6 @@ impl From<ObjectMeta> for Listed {
             modified: OffsetDateTime::from_unix_timestamp(seconds)
                 .unwrap_or(OffsetDateTime::UNIX_EPOCH),
             kind: FileKind::Object,
-        }
-    }
-}
-
-/// Why the bucket did not do what it was asked.
-#[derive(Debug, thiserror::Error)]
-pub enum BucketError {
-    /// A new object has the key of an existing one with other bytes.
-    #[error("another object exists at {0}, and no key is written twice")]
-    TakenByAnother(String),
-    /// An object that was just written has other bytes when it is read.
-    #[error(
-        "the object that was written to {0} has other bytes when it is read; it was removed again"
-    )]
-    Garbled(String),
-    /// An object was deleted while it was read.
-    #[error("{0} was deleted while it was read")]
-    Deleted(String),
-    /// The store does not support conditional writes.
-    #[error(
-        "this store overwrites objects: it does not support `If-None-Match`. Use one that does"
-    )]
-    Overwrites,
-    /// An object is larger than the caller allows.
-    #[error("{key} has {bytes} bytes; at most {most} are read")]
-    TooLarge {
-        /// The object.
-        key: String,
-        /// Its size.
-        bytes: u64,
-        /// The allowed size.
-        most: u64,
-    },
-    /// The store failed or cannot be reached.
-    #[error(transparent)]
-    Store(#[from] object_store::Error),
-    /// The folder of the bucket, or one in it, cannot be used.
-    #[error("{0} is not a folder that this process can use: {1}")]
-    Folder(String, io::Error),
-    /// On the path of an object there is something other than folders and a file.
-    #[error("{path} is {kind}, which is not followed, so {key} is not an object", kind = kind.word())]
-    Irregular {
-        /// The object.
-        key: String,
-        /// The path of what is there instead.
-        path: String,
-        /// What it is.
-        kind: FileKind,
-    },
-    /// The bucket belongs to another database, or lacks its marker:
-    /// [`domain::ownership::Ownership::problem`].
-    #[error("{0}")]
-    NotOurs(&'static str),
-    /// Which database the bucket belongs to is not known.
-    #[error(transparent)]
-    Unsure(domain::ownership::Unknown),
-}
-
-impl BucketError {
-    /// Whether the folder itself does not exist.
-    pub fn is_no_folder(&self) -> bool {
-        let missing = [io::ErrorKind::NotFound, io::ErrorKind::NotADirectory];
-        matches!(self, Self::Folder(_, error) if missing.contains(&error.kind()))
-    }
-
-    /// Whether the same may succeed later, when the bucket is available again.
-    pub fn is_transient(&self) -> bool {
-        match self {
-            Self::Store(_) | Self::Garbled(_) | Self::Folder(..) => true,
-            Self::NotOurs(_) | Self::Unsure(_) => true,
-            Self::TakenByAnother(_)
-            | Self::Overwrites
-            | Self::Deleted(_)
-            | Self::TooLarge { .. }
-            | Self::Irregular { .. } => false,
         }
     }
 }

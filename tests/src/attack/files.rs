@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use common::bucket::Address;
+use bucket::Address;
 use reqwest::{Method, StatusCode};
 use serde_json::json;
 

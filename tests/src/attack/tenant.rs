@@ -255,7 +255,7 @@ async fn starts(
     for _ in 0..times {
         let (status, job) = caller.post("/v1/jobs", job).await?;
         ensure!(status == StatusCode::ACCEPTED, "{status} {job}");
-        let id: common::id::JobId = job["id"].as_str().unwrap_or_default().parse()?;
+        let id: domain::id::JobId = job["id"].as_str().unwrap_or_default().parse()?;
         let asked = Instant::now();
         let mut started = None;
         loop {

@@ -56,7 +56,7 @@ async fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let seed = arguments
         .seed
-        .unwrap_or_else(|| common::clock::now().unix_timestamp().unsigned_abs());
+        .unwrap_or_else(|| domain::clock::now().unix_timestamp().unsigned_abs());
     let mut proof = Proof::default();
     match run(&arguments, seed).await {
         Ok(violations) => proof.add(violations),

@@ -350,7 +350,7 @@ async fn start_time(engine: &Engine, container: &str) -> anyhow::Result<Duration
     .await?;
     let started =
         time::OffsetDateTime::parse(&started, &time::format_description::well_known::Rfc3339)?;
-    Ok((common::clock::now() - started).try_into()?)
+    Ok((domain::clock::now() - started).try_into()?)
 }
 
 /// Waits until every job has ended. Returns connections to the database with the owner's login.

@@ -5,7 +5,7 @@
 use std::{fs, io};
 
 use anyhow::Context;
-use common::generation::image::{Fit, Format, Pixels, Recipe, Rendering};
+use domain::generation::image::{Fit, Format, Pixels, Recipe, Rendering};
 use imaging::{Space, rendition, steps};
 use nix::sys::{
     resource::{UsageWho, getrusage},

@@ -14,15 +14,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
+use bucket::Address;
 use clap::Parser;
-use common::bucket::Address;
 use common::config::Config;
-use common::database::{self, DatabaseRole as Rights};
-use common::id::JobId;
+use domain::id::JobId;
 use fakes::{Fake, Latency, Switches};
 use secrecy::SecretString;
 use servers::{Servers, Tuning};
 use sqlx::{Connection, Executor, PgConnection, PgPool};
+use storage::database::{self, DatabaseRole as Rights};
 use tempfile::TempDir;
 use tests::base::{self, Base, Built};
 use tests::customers::Customers;

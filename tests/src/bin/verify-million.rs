@@ -9,11 +9,11 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use common::database::{self, DatabaseRole};
-use common::{billing, telemetry, verify};
+use common::money::billing;
 use servers::Tuning;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor, PgPool};
+use storage::database::{self, DatabaseRole};
 use tests::figures::milliseconds;
 use tests::proof::Proof;
 use tests::servers::OwnServers;
@@ -56,7 +56,7 @@ async fn main() -> ExitCode {
     for _ in 0..rounds {
         let started = Instant::now();
         let mut broken = Vec::new();
-        verify::check(&reader, |invariant, findings, took| {
+        common::verify::check(&reader, |invariant, findings, took| {
             println!(
                 "  {:4} {:6.2} s  {}",
                 invariant.number,
@@ -89,7 +89,7 @@ async fn scrape(proof: &mut Proof, url: &str, reader: &PgPool) {
     let worker = database::connect(url, DatabaseRole::Worker, 1)
         .await
         .unwrap();
-    while billing::store::fold(&worker).await.unwrap() > 0 {}
+    while storage::billing::fold(&worker).await.unwrap() > 0 {}
     worker.close().await;
     let transfers: i64 = sqlx::query_scalar("SELECT count(*) FROM transfers")
         .fetch_one(reader)
@@ -98,7 +98,7 @@ async fn scrape(proof: &mut Proof, url: &str, reader: &PgPool) {
     let mut took = Vec::new();
     for _ in 0..SCRAPES {
         let started = Instant::now();
-        telemetry::billing(reader, 0).await.unwrap();
+        billing::metrics(reader, 0).await.unwrap();
         took.push(started.elapsed());
     }
     took.sort_unstable();

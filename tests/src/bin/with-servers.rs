@@ -16,7 +16,7 @@ fn main() -> ExitCode {
 
 #[tokio::main]
 async fn run() -> ExitCode {
-    let _exporting = common::telemetry::start();
+    let _exporting = telemetry::start();
     let mut arguments = std::env::args().skip(1);
     let program = arguments.next().unwrap();
     let (servers, urls) = OwnServers::start(Tuning::Test).await;

@@ -4,12 +4,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use common::bucket::Bucket;
+use bucket::Bucket;
 use common::config::{Config, Timing};
-use common::id::JobId;
-use common::orphans::Search;
-use common::verify;
+use common::files::orphans::Search;
 use common::verify::deep::{self, Report};
+use domain::id::JobId;
 use fakes::Call;
 use sqlx::PgPool;
 use time::OffsetDateTime;
@@ -136,7 +135,7 @@ impl<'a> Books<'a> {
 
     /// I1 to I12, I16.
     async fn invariants(&self) -> anyhow::Result<()> {
-        for finding in verify::verify(&self.pool).await? {
+        for finding in common::verify::verify(&self.pool).await? {
             self.diary()
                 .violation(format!("{}: {}", finding.invariant, finding.says));
         }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use common::clock;
+use domain::clock;
 use time::OffsetDateTime;
 
 /// Whose calls a fault may have lost.

@@ -4,19 +4,19 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use common::bucket::Bucket;
-use common::clock;
+use bucket::Bucket;
 use common::config::{
     API_MEMORY, Config, Links, Logins, MEMORY, Ports, Providers, Rates, Timing, Unpaid,
 };
-use common::credits::Credits;
-use common::database::{self, DatabaseRole};
-use common::operator::tenants;
+use common::people::operator::tenants;
+use domain::clock;
+use domain::credits::Credits;
 use fakes::{Fake, Fault, Latency, Switches};
 use secrecy::{ExposeSecret, SecretString};
 use servers::Servers;
 use sqlx::PgPool;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use storage::database::{self, DatabaseRole};
 use tempfile::TempDir;
 use time::OffsetDateTime;
 use tokio::sync::Mutex;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use common::clock;
+use domain::clock;
 use nix::sys::signal::Signal;
 use tokio::sync::MutexGuard;
 use tokio_util::task::TaskTracker;

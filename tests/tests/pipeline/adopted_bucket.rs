@@ -7,9 +7,8 @@ use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use common::bucket::{Bucket, MARKER};
-use common::database::{self, DatabaseRole};
-use common::ownership::{self, AdoptError};
+use bucket::{Bucket, MARKER};
+use common::files::ownership::{self, AdoptError};
 use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
@@ -17,6 +16,7 @@ use reqwest::{Method, StatusCode};
 use secrecy::SecretString;
 use serde_json::{Value, json};
 use sqlx::Executor;
+use storage::database::{self, DatabaseRole};
 use tests::Pipeline;
 use tests::disk::files;
 use tests::fleet::{self, Process};
@@ -144,7 +144,7 @@ async fn while_the_bucket_is_not_ours_no_receipt_is_written_and_no_file_is_lost(
     .enumerate()
     {
         let mut orders = real.orders.clone();
-        orders.config.bucket = Some(common::bucket::Address::Folder(folder.to_owned()));
+        orders.config.bucket = Some(bucket::Address::Folder(folder.to_owned()));
         for role in [fleet::Role::Api, fleet::Role::Worker] {
             let words = refused(&orders, role, number + 10).await;
             assert!(words.contains(says), "{words}");

@@ -4,9 +4,8 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use common::anchor::{self, Compared, Depth};
-use common::bucket::Bucket;
-use common::{telemetry, verify};
+use bucket::Bucket;
+use common::money::anchor::{self, Compared, Depth};
 use secrecy::SecretString;
 use sqlx::{AssertSqlSafe, Executor};
 use tests::Pipeline;
@@ -115,7 +114,9 @@ async fn a_rewritten_history_is_found_though_its_chain_is_computed_anew() {
     books
         .rewrite("UPDATE transfers SET at = at - interval '1 second' WHERE seq = 2")
         .await;
-    let verified = verify::verify(&books.pipeline.reader).await.unwrap();
+    let verified = common::verify::verify(&books.pipeline.reader)
+        .await
+        .unwrap();
     assert_eq!(verified, [], "in itself the ledger is sound");
     let says = books.says().await;
     let tenant = books.pipeline.tenant;

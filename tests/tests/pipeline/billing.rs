@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use common::{billing, verify};
+use common::money::billing;
 use fakes::Switches;
 use serde_json::json;
 use tests::fleet::{Process, Role};
@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 async fn folding_changes_nothing_that_is_told() {
     let pipeline = Pipeline::start().await;
     let url = pipeline.servers.runtime_url(&pipeline.database);
-    let pool = common::database::connect(&url, common::database::DatabaseRole::Worker, 4)
+    let pool = storage::database::connect(&url, storage::database::DatabaseRole::Worker, 4)
         .await
         .unwrap();
     let stop = CancellationToken::new();
@@ -26,7 +26,7 @@ async fn folding_changes_nothing_that_is_told() {
         let (pool, stop) = (pool.clone(), stop.clone());
         folders.spawn(async move {
             while !stop.is_cancelled() {
-                billing::store::fold(&pool).await.unwrap();
+                storage::billing::fold(&pool).await.unwrap();
             }
         });
     }
@@ -37,7 +37,7 @@ async fn folding_changes_nothing_that_is_told() {
             body["prompt"] = json!("forbidden");
         }
         jobs.push(pipeline.submit(&body).await);
-        let wrong = verify::verify(&pipeline.reader).await.unwrap();
+        let wrong = common::verify::verify(&pipeline.reader).await.unwrap();
         assert_eq!(wrong, [], "while jobs run and folders fold");
     }
     for id in &jobs {
@@ -47,7 +47,7 @@ async fn folding_changes_nothing_that_is_told() {
     while let Some(folded) = folders.join_next().await {
         folded.unwrap();
     }
-    billing::store::fold(&pool).await.unwrap();
+    storage::billing::fold(&pool).await.unwrap();
     let lines: i64 = sqlx::query_scalar("SELECT count(*) FROM billing_lines")
         .fetch_one(&pipeline.reader)
         .await

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::clock;
-use common::id::JobId;
+use domain::clock;
+use domain::id::JobId;
 use futures::future::join_all;
 use reqwest::Method;
 use serde_json::{Value, json};

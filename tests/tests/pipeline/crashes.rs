@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
-use common::call::{original_key, store};
-use common::id::{CallId, JobId};
-use common::outcome::{Class, Failure};
+use domain::call::original_key;
+use domain::id::{CallId, JobId};
+use domain::outcome::{Class, Failure};
 use fakes::Fake;
 use nix::sys::signal::Signal;
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::{Connection, PgConnection};
+use storage::calls;
 use tests::fleet::{Process, Role};
 use tests::pipeline::small_job;
 use tests::proxy::{Proxy, Weather};
@@ -94,10 +95,10 @@ async fn only_the_jobs_holder_gives_up_a_call_that_is_unchanged() {
         .await
         .unwrap();
     let lost = Failure::new(Class::Unknown, "lost");
-    let mut journal = store::of_job(&mut owner, id).await.unwrap();
+    let mut journal = calls::of_job(&mut owner, id).await.unwrap();
     let read = journal.remove(0);
     let record_lost = async |fence, connection: &mut PgConnection| {
-        store::record_lost(connection, id, fence, &read, &lost)
+        calls::record_lost(connection, id, fence, &read, &lost)
             .await
             .unwrap()
     };
@@ -105,7 +106,7 @@ async fn only_the_jobs_holder_gives_up_a_call_that_is_unchanged() {
         record_lost(1, &mut owner).await.is_err(),
         "under a stale fence"
     );
-    store::record_operation(&mut owner, call, "a handle")
+    calls::record_operation(&mut owner, call, "a handle")
         .await
         .unwrap()
         .unwrap();

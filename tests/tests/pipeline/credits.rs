@@ -2,14 +2,13 @@
 
 use std::time::Duration;
 
-use common::credits::Credits;
-use common::database;
-use common::id::TenantId;
-use common::operator::tenants;
-use common::{telemetry, verify};
+use common::people::operator::tenants;
+use domain::credits::Credits;
+use domain::id::TenantId;
 use reqwest::Method;
 use serde_json::json;
 use sqlx::{Connection, Executor};
+use storage::{database, verify};
 use tests::pipeline::{TESTER, small_job};
 use tests::{Options, Pipeline};
 use time::format_description::well_known::Rfc3339;
@@ -90,7 +89,7 @@ async fn every_documented_metric_is_exported() {
     pipeline.ended(&pipeline.submit(&small_job()).await).await;
     let mut later = small_job();
     later["run_at"] = json!(
-        (common::clock::now() + Duration::from_hours(1))
+        (domain::clock::now() + Duration::from_hours(1))
             .format(&Rfc3339)
             .unwrap()
     );

@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use common::database::{self, DatabaseRole};
-use common::verify::{self, Finding};
 use secrecy::SecretString;
 use serde_json::json;
 use servers::{Postgres, Tuning};
 use sqlx::{Connection, Executor, PgConnection, PgPool};
+use storage::database::{self, DatabaseRole};
+use storage::verify::Finding;
 use tests::pipeline::{small_job, verify_deep};
 use tests::servers::TestServers;
 use tests::{Options, Pipeline};
@@ -117,7 +117,7 @@ async fn commits_lost_in_a_failover_are_reported_and_charge_nobody() {
     let price = 1_000 - pipeline.balance().await.0;
     let lost_keys: Vec<String> =
         sqlx::query_scalar("SELECT object_key FROM artifacts WHERE job_id = $1 ORDER BY 1")
-            .bind(lost.parse::<common::id::JobId>().unwrap().0)
+            .bind(lost.parse::<domain::id::JobId>().unwrap().0)
             .fetch_all(&pipeline.reader)
             .await
             .unwrap();
@@ -136,7 +136,7 @@ async fn commits_lost_in_a_failover_are_reported_and_charge_nobody() {
 
     // Every invariant holds for what is left. The files whose rows are lost are reported, and no
     // others.
-    assert_eq!(verify::verify(&reader).await.unwrap(), []);
+    assert_eq!(common::verify::verify(&reader).await.unwrap(), []);
     let (findings, _) =
         verify_deep(&reader, &pipeline.config.bucket().unwrap(), Duration::ZERO).await;
     assert_eq!(findings.len(), 3, "{findings:#?}");

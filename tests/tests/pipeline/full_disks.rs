@@ -4,8 +4,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use common::bucket::Address;
-use common::verify;
+use bucket::Address;
 use fakes::Fake;
 use futures::future::join_all;
 use reqwest::{Method, StatusCode, header};
@@ -281,7 +280,7 @@ async fn a_database_on_a_full_disk_goes_on_when_there_is_room() {
     }
     assert_eq!(refused.len(), 5, "{} were accepted", accepted.len());
     assert_eq!(pipeline.get("/v1/credits").await.0, StatusCode::OK);
-    assert_eq!(verify::verify(&pipeline.reader).await.unwrap(), []);
+    assert_eq!(common::verify::verify(&pipeline.reader).await.unwrap(), []);
 
     disk.resize(256 * 1024);
     for key in &refused {

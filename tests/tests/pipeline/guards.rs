@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-use common::verify::Finding;
-use common::verify::guards::{self, Compared};
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
+use storage::verify::Finding;
+use storage::verify::guards::{self, Compared};
 use tests::servers::TestServers;
 
 async fn database() -> (TestServers, String, PgConnection) {
@@ -38,7 +38,7 @@ async fn the_guards_are_what_the_list_says() {
         assert_eq!(facts, listed, "WRITE_GUARDS=1 writes the list anew");
         // Whoever may only read finds the same.
         let url = servers.runtime_url(&name);
-        let reader = common::database::connect(&url, common::database::DatabaseRole::Reader, 1);
+        let reader = storage::database::connect(&url, storage::database::DatabaseRole::Reader, 1);
         let mut reader = reader.await.unwrap().acquire().await.unwrap().detach();
         assert_eq!(guards::facts(&mut reader).await.unwrap(), facts);
         reader.close().await.unwrap();

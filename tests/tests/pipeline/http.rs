@@ -312,7 +312,7 @@ async fn a_job_that_waits_says_why() {
     );
 
     let mut later = small_job();
-    let at = common::clock::now() + Duration::from_hours(2);
+    let at = domain::clock::now() + Duration::from_hours(2);
     later["run_at"] = json!(
         at.format(&time::format_description::well_known::Rfc3339)
             .unwrap()

@@ -1,9 +1,9 @@
 //! Isolation: no tenant sees or changes anything of another tenant, and no database role can do what it must not.
 
-use common::database::{self, DatabaseRole};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use sqlx::{Connection, Executor, PgConnection};
+use storage::database::{self, DatabaseRole};
 use tests::Pipeline;
 use tests::pipeline::{TESTER, small_job};
 

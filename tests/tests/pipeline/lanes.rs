@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use common::config::Unpaid;
-use common::outcome::Class;
-use common::queue::lanes::PauseReason;
+use domain::lanes::PauseReason;
+use domain::outcome::Class;
 use fakes::Fault;
 use futures::future::join_all;
 use reqwest::{Method, StatusCode};

@@ -2,7 +2,7 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use common::generation::image::{MediaType, Pixels};
+use domain::generation::image::{MediaType, Pixels};
 use imaging::inspect;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};

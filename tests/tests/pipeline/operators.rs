@@ -4,17 +4,19 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use common::credits::Credits;
-use common::id::JobId;
-use common::idempotency::{self, Request};
-use common::job::store::Search;
-use common::operator::once::{self, OperatorRequest};
-use common::operator::{self, Actor, tenants};
-use common::retention::{Purpose, Retention};
-use common::{clock, database, job};
+use common::people::operator::once::{self, OperatorRequest};
+use common::people::operator::{self, tenants};
+use domain::clock;
+use domain::credits::Credits;
+use domain::id::JobId;
+use domain::idempotency::{self, Request};
+use domain::operator::Actor;
+use domain::retention::{Purpose, Retention};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use sqlx::{Connection, Executor};
+use storage::database;
+use storage::jobs::Search;
 use tests::pipeline::{OPERATOR_KEY, small_job};
 use tests::{Options, Pipeline};
 use time::format_description::well_known::Rfc3339;
@@ -101,7 +103,7 @@ async fn only_operators_operate_and_they_say_why() {
             "{path}: {problem}"
         );
     }
-    let nobody = common::id::TenantId::new();
+    let nobody = domain::id::TenantId::new();
     let (status, _) = order(
         &pipeline,
         &format!("/v1/admin/tenants/{nobody}/freeze"),
@@ -560,7 +562,7 @@ async fn a_request_for_many_jobs_that_broke_off_goes_on_with_the_same() {
         ids: Some(chosen.clone()),
         ..Search::default()
     };
-    let jobs = job::store::search(&pipeline.reader, &search, 2)
+    let jobs = storage::jobs::search(&pipeline.reader, &search, 2)
         .await
         .unwrap();
     operator::cancel(&pool, order, &jobs[0]).await.unwrap();

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use common::id::JobId;
+use domain::id::JobId;
 use futures::future::join_all;
 use redis::AsyncCommands;
 use serde_json::json;

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use common::verify;
 use reqwest::{Method, StatusCode};
 use serde_json::json;
 use sqlx::{Connection, Executor};
@@ -89,7 +88,7 @@ async fn a_stored_answer_is_deleted_after_its_time() {
                     .await
                     .unwrap();
                 // Every invariant holds at every moment: no younger answer is deleted before an older one.
-                let findings = verify::verify(&pipeline.reader).await.unwrap();
+                let findings = common::verify::verify(&pipeline.reader).await.unwrap();
                 assert_eq!(findings, []);
                 (kept == ["of-today"]).then_some(())
             },

@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use common::bucket::{Address, Bucket};
-use common::database;
-use common::generation::image::MAX_INPUT_BYTES;
-use common::operator::{Actor, tenants};
-use common::retention::Retention;
+use bucket::{Address, Bucket};
+use common::people::operator::tenants;
+use domain::generation::image::MAX_INPUT_BYTES;
+use domain::operator::Actor;
+use domain::retention::Retention;
 use futures::TryStreamExt;
 use image::{ImageFormat, RgbImage};
 use rand::RngExt;
@@ -20,6 +20,7 @@ use reqwest::{Method, StatusCode};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
 use sqlx::{Connection, Executor};
+use storage::database;
 use tests::disk::{files, objects};
 use tests::fleet::Role;
 use tests::gcs::Gcs;
@@ -222,7 +223,7 @@ async fn inputs_are_gone(pipeline: &mut Pipeline, folders: &[&Path]) {
     };
 
     let mut later = with(&photos[2], "one to be canceled before it begins");
-    let in_an_hour = common::clock::now() + Duration::from_hours(1);
+    let in_an_hour = domain::clock::now() + Duration::from_hours(1);
     later["run_at"] = json!(in_an_hour.format(&Rfc3339).unwrap());
     let queued = pipeline.submit(&later).await;
     let (upload, kept) = upload(pipeline, PHOTO.to_vec()).await;
@@ -375,7 +376,7 @@ async fn outputs_go_in_their_time_and_a_hold_keeps_them() {
         None,
         act,
         (pipeline.tenant, held.parse().unwrap()),
-        common::retention::Purpose::Support,
+        domain::retention::Purpose::Support,
         7,
     );
     let hold = hold.await.unwrap();
@@ -471,14 +472,14 @@ async fn an_upload_goes_when_no_job_has_needed_it_for_its_time() {
     let mut owner = pipeline.owner().await;
     // All were kept two days ago, which is longer than a day; since then one was used, and an open job names another.
     let mut later = naming(&needed);
-    let in_an_hour = common::clock::now() + Duration::from_hours(1);
+    let in_an_hour = domain::clock::now() + Duration::from_hours(1);
     later["run_at"] = json!(in_an_hour.format(&Rfc3339).unwrap());
     let open = pipeline.submit(&later).await;
     let aged = "UPDATE uploads SET created_at = created_at - interval '2 days'";
     owner.execute(aged).await.unwrap();
     let job = pipeline.submit(&naming(&used)).await;
     assert_eq!(pipeline.ended(&job).await["state"], "succeeded");
-    let id: common::id::UploadId = used.parse().unwrap();
+    let id: domain::id::UploadId = used.parse().unwrap();
     let aged = "UPDATE uploads SET last_used_at = created_at WHERE id <> $1";
     sqlx::query(aged)
         .bind(id.0)
@@ -533,7 +534,7 @@ async fn a_prompt_goes_in_its_time_and_its_job_cannot_be_done_once_more() {
     for job in [&gone, &held] {
         assert_eq!(pipeline.ended(job).await["state"], "failed");
     }
-    let until = common::clock::now() + Duration::from_hours(1);
+    let until = domain::clock::now() + Duration::from_hours(1);
     let url = pipeline.servers.runtime_url(&pipeline.database);
     let pool = database::connect(&url, database::DatabaseRole::Api, 1)
         .await
@@ -543,14 +544,14 @@ async fn a_prompt_goes_in_its_time_and_its_job_cannot_be_done_once_more() {
         &pool,
         TESTER,
         of,
-        common::retention::Purpose::Support,
+        domain::retention::Purpose::Support,
         until,
     )
     .await
     .unwrap();
     pool.close().await;
     let asked_for = async |job: &str| -> Value {
-        let id: common::id::JobId = job.parse().unwrap();
+        let id: domain::id::JobId = job.parse().unwrap();
         sqlx::query_scalar("SELECT generation FROM job_requests WHERE job_id = $1")
             .bind(id.0)
             .fetch_one(&pipeline.reader)
@@ -559,7 +560,7 @@ async fn a_prompt_goes_in_its_time_and_its_job_cannot_be_done_once_more() {
     };
     // What the provider said may quote the prompt.
     let said = async |job: &str| -> i64 {
-        let id: common::id::JobId = job.parse().unwrap();
+        let id: domain::id::JobId = job.parse().unwrap();
         sqlx::query_scalar("SELECT count(detail) FROM calls WHERE job_id = $1")
             .bind(id.0)
             .fetch_one(&pipeline.reader)

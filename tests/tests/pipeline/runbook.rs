@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use common::id::JobId;
+use domain::id::JobId;
 use serde_json::json;
 use sqlx::{AssertSqlSafe, Executor};
 use tests::fleet::Role;

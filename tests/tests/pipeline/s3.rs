@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use common::bucket::Bucket;
+use bucket::Bucket;
 use common::verify::deep::{self, Report};
 use reqwest::Client;
 use secrecy::SecretString;

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use common::id::{JobId, TenantId, UploadId};
-use common::job::store::Filter;
-use common::{artifact, call, idempotency, job, ledger, retention, upload};
+use domain::id::{JobId, TenantId, UploadId};
+use domain::idempotency;
 use reqwest::{Method, StatusCode};
 use serde_json::Value;
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
+use storage::jobs::Filter;
 use tests::pipeline::small_job;
 use tests::{Options, Pipeline};
 
@@ -105,22 +105,22 @@ async fn read(on: &mut PgConnection, tenant: TenantId, job: JobId) -> Vec<String
         hash: [0; 32],
     };
     let read = [
-        job::store::get(on, job).await.err(),
-        job::store::lock(on, job).await.err(),
-        job::store::list(on, tenant, &Filter::default(), 10)
+        storage::jobs::get(on, job).await.err(),
+        storage::jobs::lock(on, job).await.err(),
+        storage::jobs::list(on, tenant, &Filter::default(), 10)
             .await
             .err(),
-        job::store::request(on, job).await.err(),
-        artifact::store::of_jobs(on, &[job]).await.err(),
-        upload::store::list(on, tenant, None, 10).await.err(),
-        call::store::of_job(on, job).await.err(),
-        retention::store::get(on, tenant).await.err(),
-        retention::store::receipts(on, tenant, None, None, 10)
+        storage::jobs::request(on, job).await.err(),
+        storage::artifacts::of_jobs(on, &[job]).await.err(),
+        storage::uploads::list(on, tenant, None, 10).await.err(),
+        storage::calls::of_job(on, job).await.err(),
+        storage::retention::get(on, tenant).await.err(),
+        storage::retention::receipts(on, tenant, None, None, 10)
             .await
             .err(),
-        idempotency::store::find(on, tenant, &request).await.err(),
-        ledger::store::wallet(on, tenant).await.err(),
-        match ledger::store::statement(on, tenant, None, 10).await {
+        storage::idempotency::find(on, tenant, &request).await.err(),
+        storage::ledger::wallet(on, tenant).await.err(),
+        match storage::ledger::statement(on, tenant, None, 10).await {
             Ok(lines) => lines.iter().find_map(|line| line.job().err()),
             Err(error) => Some(error),
         },

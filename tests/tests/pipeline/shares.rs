@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use bucket::Bucket;
 use bytes::Bytes;
-use common::bucket::Bucket;
-use common::clock;
+use domain::clock;
 use futures::future::join_all;
 use reqwest::{Method, RequestBuilder, StatusCode};
 use serde_json::{Value, json};

@@ -3,14 +3,14 @@
 use std::time::{Duration, Instant};
 
 use common::config::Timing;
-use common::database::{self, DatabaseRole};
-use common::id::TenantId;
-use common::operator::tenants;
-use common::queue::{Lanes, ReadyQueue};
+use common::people::operator::tenants;
+use domain::id::TenantId;
 use futures::future::join_all;
+use queue::{Lanes, ReadyQueue};
 use redis::AsyncCommands;
 use reqwest::Method;
 use serde_json::{Value, json};
+use storage::database::{self, DatabaseRole};
 use tests::pipeline::{TESTER, small_job};
 use tests::servers::connect_to_redis;
 use tests::{Options, Pipeline};

@@ -5,14 +5,14 @@ use std::time::{Duration, SystemTime};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use common::artifact::{input_key, rendition_key};
-use common::call::original_key;
-use common::generation::image::Format;
-use common::id::{CallId, JobId, TenantId};
-use common::verify::Finding;
 use common::verify::deep::Progress;
+use domain::artifact::{input_key, rendition_key};
+use domain::call::original_key;
+use domain::generation::image::Format;
+use domain::id::{CallId, JobId, TenantId};
 use serde_json::{Value, json};
 use sqlx::Connection;
+use storage::verify::Finding;
 use tests::disk::objects;
 use tests::pipeline::small_job;
 use tests::{Options, Pipeline};
@@ -38,7 +38,7 @@ fn plant(pipeline: &Pipeline, key: &str, age: Duration) -> PathBuf {
 
 fn set_age(path: &Path, age: Duration) {
     let file = std::fs::File::options().write(true).open(path).unwrap();
-    file.set_modified(SystemTime::from(common::clock::now() - age))
+    file.set_modified(SystemTime::from(domain::clock::now() - age))
         .unwrap();
 }
 
@@ -60,7 +60,7 @@ fn with_photo() -> Value {
 /// A job that waits for its `run_at`, in an hour.
 async fn waiting_job(pipeline: &Pipeline) -> JobId {
     let mut body = with_photo();
-    let later = common::clock::now() + Duration::from_hours(1);
+    let later = domain::clock::now() + Duration::from_hours(1);
     body["run_at"] = json!(later.format(&Rfc3339).unwrap());
     job_id(&pipeline.submit(&body).await)
 }

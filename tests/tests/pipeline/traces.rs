@@ -169,7 +169,7 @@ async fn the_clients_trace_is_kept_on_the_job_and_nonsense_is_not() {
         let job: serde_json::Value = request.send().await.unwrap().json().await.unwrap();
         let id = job["id"].as_str().unwrap().to_owned();
         pipeline.ended(&id).await;
-        let id: common::id::JobId = id.parse().unwrap();
+        let id: domain::id::JobId = id.parse().unwrap();
         sqlx::query_scalar::<_, Option<String>>("SELECT traceparent FROM jobs WHERE id = $1")
             .bind(id.0)
             .fetch_one(&pipeline.reader)

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use common::id::UploadId;
-use common::retention::Retention;
+use domain::id::UploadId;
+use domain::retention::Retention;
 use imaging::inspect;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};

@@ -1,7 +1,7 @@
 //! What stands in the tables, in numbers instead of ids: the same picture is taken of the database and of the model.
 
-use common::job::State;
-use common::outcome::Class;
+use domain::job::State;
+use domain::outcome::Class;
 use serde::Deserialize;
 
 /// Everything that two tenants own. Places in these lists are how lots, jobs and calls are named.

@@ -21,7 +21,6 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
-use common::verify;
 use proptest::test_runner::{
     Config, FileFailurePersistence, RngSeed, TestCaseError, TestError, TestRunner,
 };
@@ -161,7 +160,9 @@ fn play_rounds(
             played.map_err(TestCaseError::fail)
         });
         differs.map_err(report)?;
-        let findings = runtime.block_on(verify::verify(&database.reader)).unwrap();
+        let findings = runtime
+            .block_on(common::verify::verify(&database.reader))
+            .unwrap();
         if !findings.is_empty() {
             return Err(format!("the books do not close: {findings:#?}"));
         }

@@ -4,8 +4,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use common::job::State;
-use common::outcome::Class;
+use domain::job::State;
+use domain::outcome::Class;
 
 use crate::books::{Books, Call, Job, Line, Lot, Picture, Wallet};
 use crate::moves::{Asked, Back, Lanes, Move};

@@ -3,7 +3,7 @@
 //! A job, an attempt, a call or a lot is drawn as a number that counts back from the newest, so a sequence stays
 //! playable when shrinking takes moves out of it. A move without anything to make it with is passed over.
 
-use common::outcome::Class;
+use domain::outcome::Class;
 use proptest::bool::weighted;
 use proptest::option;
 use proptest::prelude::{Just, Strategy, any};

@@ -6,11 +6,10 @@
 use std::time::Duration;
 
 use common::dispatch;
-use common::job::{Capacity, ModelCapacity, State};
-use common::outcome::Class;
-use common::queue::ReadyQueue;
-use common::verify;
+use domain::job::{Capacity, ModelCapacity, State};
+use domain::outcome::Class;
 use futures::future::join_all;
+use queue::ReadyQueue;
 use rand::RngExt;
 use rand::seq::SliceRandom;
 use tests::servers::TestServers;
@@ -345,7 +344,7 @@ async fn closed(servers: &TestServers, name: &str) {
     let open = sqlx::query_scalar("SELECT count(*) FROM jobs WHERE finished_at IS NULL");
     let open: i64 = open.fetch_one(&database.reader).await.unwrap();
     assert_eq!(open, 0, "jobs are open");
-    let findings = verify::verify(&database.reader).await.unwrap();
+    let findings = common::verify::verify(&database.reader).await.unwrap();
     assert!(findings.is_empty(), "the books do not close: {findings:#?}");
     database.close().await;
     servers.drop_database(name).await;

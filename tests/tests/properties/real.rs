@@ -3,26 +3,26 @@
 use std::time::Duration;
 
 use common::admission::{self, Admission, Admitted, Refusal};
-use common::artifact::{self, Artifact, rendition_key};
-use common::call::{self, Ending, Original, original_key};
-use common::catalog::Lane;
 use common::config::Unpaid;
-use common::credits::{Credits, Quote};
-use common::database::{self, DatabaseRole};
-use common::generation::Generation;
-use common::generation::image::{
+use common::people::operator::tenants;
+use common::settlement::{self, Canceler, Cancellation, Lease, Settled};
+use domain::artifact::{self, Artifact, rendition_key};
+use domain::call::{Ending, Original, original_key};
+use domain::catalog::Lane;
+use domain::credits::{Credits, Quote};
+use domain::generation::Generation;
+use domain::generation::image::{
     AspectRatio, Format, ImageRequest, MediaType, Pixels, Rendering, Size,
 };
-use common::id::{ArtifactId, CallId, JobId, TenantId};
-use common::idempotency::{Answer, Request, request_hash};
-use common::job::{self, Capacity, Job, ModelCapacity};
-use common::operator::tenants;
-use common::outcome::{Class, Failure};
-use common::settlement::{self, Canceler, Cancellation, Lease, Settled};
+use domain::id::{ArtifactId, CallId, JobId, TenantId};
+use domain::idempotency::{Answer, Request, request_hash};
+use domain::job::{self, Capacity, Job, ModelCapacity};
+use domain::outcome::{Class, Failure};
 use serde_json::{Value, json};
 use sqlx::PgPool;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::types::Json;
+use storage::database::{self, DatabaseRole};
 use tests::pipeline::TESTER;
 use tests::servers::TestServers;
 use time::OffsetDateTime;
@@ -164,15 +164,18 @@ impl<'a> Real<'a> {
             Move::Renew { attempt, and } => {
                 let held = [attempt, and].map(|back| model.attempt(back));
                 let held = held.map(|held| held.map(|held| (self.jobs[held.job], held.fence)));
-                let renewed = job::store::renew(worker, &[held[0]?, held[1]?], LEASE).await;
+                let renewed = storage::jobs::renew(worker, &[held[0]?, held[1]?], LEASE).await;
                 Said::Renewed(self.places(&renewed.unwrap()))
             }
             Move::Operate { call } => {
                 let call = model.call(call)?;
                 let job = model.books.calls[call].job;
                 let mut transaction = self.begin_for(job, model).await;
-                let kept =
-                    call::store::record_operation(&mut transaction, self.calls[call], "a handle");
+                let kept = storage::calls::record_operation(
+                    &mut transaction,
+                    self.calls[call],
+                    "a handle",
+                );
                 let kept = kept.await.unwrap();
                 transaction.commit().await.unwrap();
                 Said::Was(kept.is_ok())
@@ -204,7 +207,7 @@ impl<'a> Real<'a> {
             Move::Cancel { tenant, job, key } => self.cancel(tenant, model.job(job)?, key).await,
             Move::Reap { job } => self.reap(model.job(job)?, model).await,
             Move::ReapAll => {
-                let found = job::store::leases_run_out(worker, Duration::ZERO, i64::MAX).await;
+                let found = storage::jobs::leases_run_out(worker, Duration::ZERO, i64::MAX).await;
                 let found: Vec<JobId> = found.unwrap().into_iter().map(|(job, _)| job).collect();
                 let mut reaped = Vec::new();
                 for job in self.places(&found) {
@@ -221,7 +224,7 @@ impl<'a> Real<'a> {
                 self.expire(job, model).await
             }
             Move::ExpireAll => {
-                let found = job::store::deadlines_passed(worker, i64::MAX).await;
+                let found = storage::jobs::deadlines_passed(worker, i64::MAX).await;
                 let found: Vec<JobId> = found.unwrap().into_iter().map(|(job, _)| job).collect();
                 let mut expired = Vec::new();
                 for job in self.places(&found) {
@@ -379,7 +382,7 @@ impl<'a> Real<'a> {
             Lanes::Unknown => Capacity::new([]),
         };
         let worker = &self.database.worker;
-        let claimed = job::store::claim(worker, self.jobs[job], "a worker", LEASE, &open).await;
+        let claimed = storage::jobs::claim(worker, self.jobs[job], "a worker", LEASE, &open).await;
         claimed
             .unwrap()
             .map_or(Said::Nothing, |claimed| Said::Claimed {
@@ -398,7 +401,7 @@ impl<'a> Real<'a> {
             model: self.model.clone(),
         };
         let Lease { tenant, job, fence } = self.lease(attempt, model);
-        let new = call::store::NewCall {
+        let new = storage::calls::NewCall {
             id: CallId::new(),
             tenant,
             job,
@@ -408,7 +411,7 @@ impl<'a> Real<'a> {
             cost_micros: 1,
         };
         let mut transaction = self.begin_for(attempt.job, model).await;
-        let begun = call::store::begin(&mut transaction, &new).await.unwrap();
+        let begun = storage::calls::begin(&mut transaction, &new).await.unwrap();
         transaction.commit().await.unwrap();
         if begun {
             self.calls.push(new.id);
@@ -429,7 +432,8 @@ impl<'a> Real<'a> {
             original: (class == Class::Ok).then_some(&original),
         };
         let mut transaction = self.begin_for(job, model).await;
-        let ended = call::store::end(&mut transaction, self.calls[call], self.jobs[job], &ending);
+        let ended =
+            storage::calls::end(&mut transaction, self.calls[call], self.jobs[job], &ending);
         let ended = ended.await.unwrap();
         transaction.commit().await.unwrap();
         Said::Was(ended.is_ok())
@@ -535,7 +539,7 @@ impl<'a> Real<'a> {
             with_fallback: 100,
             primary_only: 100,
         }]);
-        let due = job::store::due(&self.database.worker, 100, &open)
+        let due = storage::jobs::due(&self.database.worker, 100, &open)
             .await
             .unwrap();
         let due: Vec<JobId> = due.into_iter().map(|(job, _)| job).collect();

@@ -1,7 +1,7 @@
 //! The Gemini Developer API: `generateContent` with an API key instead of a project, and without
 //! the fields that only Vertex AI takes.
 
-use common::outcome::table::Dialect;
+use domain::outcome::table::Dialect;
 use futures::future::{BoxFuture, FutureExt};
 
 use super::google::Credentials;

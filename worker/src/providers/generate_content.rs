@@ -8,9 +8,9 @@
 mod wire;
 
 use bytes::Bytes;
-use common::catalog::Tokens;
-use common::outcome::table::{self, Dialect};
-use common::outcome::{Failure, readable};
+use domain::catalog::Tokens;
+use domain::outcome::table::{self, Dialect};
+use domain::outcome::{Failure, readable};
 
 use super::google::{self, Credentials};
 use super::http::{Base64, ExtractedBody, Http, Timeouts, describe_parse_error, excerpt};
@@ -186,7 +186,7 @@ fn image(dialect: Dialect, reply: &Reply, body: &ExtractedBody) -> Result<Bytes,
 
 #[cfg(test)]
 mod tests {
-    use common::outcome::Class;
+    use domain::outcome::Class;
     use serde_json::{Value, json};
 
     use super::*;

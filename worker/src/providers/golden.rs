@@ -7,8 +7,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use bytes::Bytes;
-use common::catalog::{Catalog, Model};
-use common::generation::image::{AspectRatio, InputRole, MediaType, Size};
+use domain::catalog::{Catalog, Model};
+use domain::generation::image::{AspectRatio, InputRole, MediaType, Size};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 

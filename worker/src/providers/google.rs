@@ -4,8 +4,8 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
-use common::outcome::table::{self, Dialect};
-use common::outcome::{Class, Failure};
+use domain::outcome::table::{self, Dialect};
+use domain::outcome::{Class, Failure};
 use google_cloud_auth::credentials::{AccessTokenCredentials, Builder};
 use reqwest::{RequestBuilder, StatusCode};
 use secrecy::{ExposeSecret, SecretString};

@@ -12,10 +12,10 @@ mod file_decoder;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use common::clock;
 use common::memory::{Memory, MemoryPermit, with_permit};
-use common::outcome::table::{self, Dialect};
-use common::outcome::{Failure, readable};
+use domain::clock;
+use domain::outcome::table::{self, Dialect};
+use domain::outcome::{Failure, readable};
 use futures::stream;
 use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, RETRY_AFTER};
 use reqwest::{Body, RequestBuilder, Response, StatusCode};

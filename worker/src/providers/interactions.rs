@@ -10,9 +10,8 @@ mod wire;
 
 use std::time::Duration;
 
-use common::catalog::Lane;
-use common::outcome::Failure;
-use common::outcome::table;
+use domain::catalog::Lane;
+use domain::outcome::{Failure, table};
 use futures::future::{BoxFuture, FutureExt};
 use reqwest::{RequestBuilder, StatusCode};
 

@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use anyhow::Context;
 use bytes::Bytes;
-use common::catalog::Tokens;
-use common::outcome::Failure;
+use domain::catalog::Tokens;
+use domain::outcome::Failure;
 use futures::future::{BoxFuture, FutureExt};
 use reqwest::{RequestBuilder, Url};
 use secrecy::{ExposeSecret, SecretString};
@@ -172,7 +172,7 @@ fn own_address(base_url: &Url, address: &str) -> Option<Url> {
 mod tests {
     use std::path::Path;
 
-    use common::catalog::Catalog;
+    use domain::catalog::Catalog;
 
     use super::super::golden;
     use super::*;

@@ -4,9 +4,9 @@
 //! The outcome of a call is settled in [`common::settlement`]; read that next.
 
 use anyhow::Context;
-use common::catalog::Lane;
-use common::outcome::Class;
-use common::outcome::table::Dialect;
+use domain::catalog::Lane;
+use domain::outcome::Class;
+use domain::outcome::table::Dialect;
 use futures::future::{BoxFuture, FutureExt};
 
 use super::google::Credentials;

@@ -1,15 +1,14 @@
 //! Compares the newest anchor with the ledgers of all tenants, then writes the next anchor into the
-//! bucket. See [`common::anchor`].
+//! bucket. See [`common::money::anchor`].
 //!
 //! When the ledger differs from its anchor, no new one is written until an operator has looked: an
 //! anchor of a rewritten ledger would end the alarm.
 
 use std::sync::Arc;
 
-use common::anchor::{self, AnchorError, Depth};
-use common::database::{self, DatabaseRole};
-use common::telemetry;
+use common::money::anchor::{self, AnchorError, Depth};
 use secrecy::ExposeSecret;
+use storage::database::{self, DatabaseRole};
 
 use crate::app::App;
 
@@ -35,7 +34,7 @@ async fn compare_and_write(app: &App) -> Result<(), AnchorError> {
         && let Some(name) =
             anchor::write(&reader, bucket, key, Some(app.timing.anchor_every)).await?
     {
-        newest = anchor::store::now(&reader).await.map(Some)?;
+        newest = storage::anchors::now(&reader).await.map(Some)?;
         tracing::info!(anchor = name, "Anchored the ledger");
     }
     if let Some(newest) = newest {

@@ -1,12 +1,13 @@
 //! Ends jobs whose deadline has passed, and releases their holds.
 //!
 //! When a job has running calls and its tenant has used up its cancel allowance, the deadline is
-//! moved instead, once, by the time the model may take. See [`common::allowance`].
+//! moved instead, once, by the time the model may take. See [`domain::allowance`].
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::{database, job, settlement};
+use common::settlement;
+use storage::database;
 
 use crate::app::App;
 
@@ -18,7 +19,7 @@ const SETTLE_TIME: Duration = Duration::from_secs(30);
 const UNKNOWN_MODEL_TIMEOUT: Duration = Duration::from_mins(3);
 
 pub(super) async fn run(app: Arc<App>) {
-    let query = job::store::deadlines_passed(&app.pool, BATCH);
+    let query = storage::jobs::deadlines_passed(&app.pool, BATCH);
     let found = match database::with_timeout(query).await {
         Ok(found) => found,
         Err(error) => {

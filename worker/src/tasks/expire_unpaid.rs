@@ -8,8 +8,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::id::{JobId, TenantId};
-use common::{database, storage, upload, uploading};
+use common::files::uploading;
+use domain::id::{JobId, TenantId};
+use storage::database;
 
 use crate::app::App;
 
@@ -32,7 +33,7 @@ pub(super) async fn run(app: Arc<App>) {
 async fn plan_inputs(app: &App, term: Duration) -> sqlx::Result<()> {
     let mut planned = 0_usize;
     while !app.stopping.is_cancelled() {
-        let due = storage::store::undelivered(&app.pool, term, BATCH);
+        let due = storage::stored_bytes::undelivered(&app.pool, term, BATCH);
         let due = database::with_timeout(due).await?;
         for &(tenant, job) in &due {
             database::with_timeout(plan_job(app, tenant, job)).await?;
@@ -53,14 +54,14 @@ async fn plan_inputs(app: &App, term: Duration) -> sqlx::Result<()> {
 
 async fn plan_job(app: &App, tenant: TenantId, job: JobId) -> sqlx::Result<()> {
     let mut transaction = database::begin_for(&app.pool, tenant).await?;
-    storage::store::plan_undelivered(&mut transaction, job).await?;
+    storage::stored_bytes::plan_undelivered(&mut transaction, job).await?;
     transaction.commit().await
 }
 
 async fn plan_uploads(app: &App, term: Duration) -> sqlx::Result<()> {
     let mut planned = 0_u64;
     while !app.stopping.is_cancelled() {
-        let due = upload::store::unpaid(&app.pool, term, BATCH);
+        let due = storage::uploads::unpaid(&app.pool, term, BATCH);
         let due = database::with_timeout(due).await?;
         for &(tenant, id) in &due {
             let expire = uploading::expire(&app.pool, tenant, id, Some(term));

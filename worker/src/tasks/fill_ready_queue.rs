@@ -6,12 +6,12 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use common::database;
 use common::dispatch::{self, FillError};
-use common::job::{self, Capacity};
-use common::outcome::Class;
-use common::queue::lanes::{self, LaneState};
-use common::telemetry::{self, process};
+use domain::job::Capacity;
+use domain::lanes::LaneState;
+use domain::outcome::Class;
+use storage::database;
+use telemetry::process;
 
 use super::generate;
 use crate::app::App;
@@ -27,7 +27,7 @@ pub(super) async fn run(app: Arc<App>) {
     telemetry::lanes(states);
     export_gauges(&app);
     log_lane_changes(&app, states);
-    let capacity = lanes::available(&app.catalog, states);
+    let capacity = domain::lanes::available(&app.catalog, states);
     app.set_capacity(capacity.clone());
     let for_slots = capacity.clone().without(app.slots.exclusions(false));
     let filled = match lane_states {
@@ -122,7 +122,7 @@ fn log_lane_changes(app: &App, states: &[LaneState]) {
 async fn start_without_redis(app: &Arc<App>, capacity: &Capacity) {
     let taken = app.leases.count().saturating_sub(app.slots.reserve_taken());
     let free = app.slots.regular.saturating_sub(taken);
-    let due = job::store::due(&app.pool, i64::try_from(free).unwrap_or(0), capacity);
+    let due = storage::jobs::due(&app.pool, i64::try_from(free).unwrap_or(0), capacity);
     let due = match database::with_timeout(due).await {
         Ok(due) => due,
         Err(error) => return tracing::debug!(%error, "Due jobs could not be read from Postgres"),
@@ -155,7 +155,7 @@ async fn fill_reserve(app: &Arc<App>, capacity: Capacity) {
         return;
     }
     let capacity = capacity.without(app.slots.exclusions(true));
-    let due = job::store::due(&app.pool, i64::try_from(free).unwrap_or(0), &capacity);
+    let due = storage::jobs::due(&app.pool, i64::try_from(free).unwrap_or(0), &capacity);
     let due = match database::with_timeout(due).await {
         Ok(due) => due,
         Err(error) => return tracing::debug!(%error, "Due jobs could not be read from Postgres"),

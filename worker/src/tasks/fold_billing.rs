@@ -1,14 +1,14 @@
 //! Folds new billing lines into their totals, so that a scrape reads few lines. The metrics' values
-//! do not change by it. See [`common::billing`].
+//! do not change by it. See [`common::money::billing`].
 
 use std::sync::Arc;
 
-use common::{billing, database};
+use storage::database;
 
 use crate::app::App;
 
 pub(super) async fn run(app: Arc<App>) {
-    match database::with_timeout(billing::store::fold(&app.pool)).await {
+    match database::with_timeout(storage::billing::fold(&app.pool)).await {
         Ok(lines) => tracing::debug!(lines, "Folded {lines} billing lines"),
         Err(error) => tracing::warn!(%error, "Billing lines could not be folded"),
     }

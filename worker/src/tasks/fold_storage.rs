@@ -1,11 +1,11 @@
 //! Folds new storage lines into the tenants' totals, and counts once the tenants that are older
-//! than these totals. See [`common::storage`].
+//! than these totals. See [`domain::storage_limit`].
 
 use std::sync::Arc;
 
-use common::id::TenantId;
-use common::{database, storage};
+use domain::id::TenantId;
 use sqlx::Executor;
+use storage::database;
 
 use crate::app::App;
 
@@ -13,11 +13,11 @@ use crate::app::App;
 const BATCH: i64 = 100;
 
 pub(super) async fn run(app: Arc<App>) {
-    match database::with_timeout(storage::store::fold(&app.pool)).await {
+    match database::with_timeout(storage::stored_bytes::fold(&app.pool)).await {
         Ok(lines) => tracing::debug!(lines, "Folded {lines} storage lines"),
         Err(error) => tracing::warn!(%error, "Storage lines could not be folded"),
     }
-    let uncounted = storage::store::uncounted(&app.pool, BATCH);
+    let uncounted = storage::stored_bytes::uncounted(&app.pool, BATCH);
     let tenants = match database::with_timeout(uncounted).await {
         Ok(tenants) => tenants,
         Err(error) => {
@@ -44,6 +44,6 @@ async fn count(app: &App, tenant: TenantId) -> sqlx::Result<()> {
     transaction
         .execute("SET LOCAL statement_timeout = '10min'")
         .await?;
-    storage::store::count(&mut transaction, tenant).await?;
+    storage::stored_bytes::count(&mut transaction, tenant).await?;
     transaction.commit().await
 }

@@ -23,16 +23,16 @@ use std::sync::atomic::AtomicI32;
 use std::time::{Duration, Instant};
 
 use backon::{BackoffBuilder, ExponentialBuilder, Retryable};
-use common::artifact::Artifact;
 use common::failpoint::reach;
-use common::generation::Generation;
-use common::id::JobId;
-use common::job::{self, Claimed, DELIVERY_MARGIN};
-use common::outcome::{Class, Failure};
 use common::settlement::{self, Lease, Settled, SettlementError};
-use common::telemetry::{self, process, traces};
-use common::{call, database};
+use domain::artifact::Artifact;
+use domain::generation::Generation;
+use domain::id::JobId;
+use domain::job::{Claimed, DELIVERY_MARGIN};
+use domain::outcome::{Class, Failure};
 use futures::future::join_all;
+use storage::database;
+use telemetry::{process, traces};
 use tracing::Instrument;
 
 use crate::app::App;
@@ -49,7 +49,7 @@ pub(super) async fn run(app: &App, id: JobId, reserved: bool) {
     let asked = Instant::now();
     let claim_permit = app.slots.claim_permit(reserved).await;
     let capacity = app.capacity().without(app.slots.exclusions(reserved));
-    let claim = job::store::claim(&app.pool, id, &app.name, app.timing.lease, &capacity);
+    let claim = storage::jobs::claim(&app.pool, id, &app.name, app.timing.lease, &capacity);
     let claimed = match database::with_timeout(claim).await {
         Ok(Some(claimed)) => claimed,
         // Another worker has the job, or it has ended. Or its lanes are unavailable or its tenant
@@ -275,8 +275,8 @@ async fn work(app: &App, claimed: &Claimed, lease: &HeldLease) -> anyhow::Result
     let load = async {
         reach("generate:after_claim").await?;
         let mut transaction = database::begin_for(&app.pool, claimed.tenant).await?;
-        let generation = job::store::request(&mut transaction, claimed.id).await?;
-        let journal = call::store::of_job(&mut transaction, claimed.id).await?;
+        let generation = storage::jobs::request(&mut transaction, claimed.id).await?;
+        let journal = storage::calls::of_job(&mut transaction, claimed.id).await?;
         transaction.commit().await?;
         Ok::<_, sqlx::Error>((generation, journal))
     };

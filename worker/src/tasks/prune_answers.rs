@@ -1,5 +1,5 @@
 //! Deletes the stored answers of requests with an `Idempotency-Key` once they have expired. See
-//! [`common::idempotency`].
+//! [`domain::idempotency`].
 //!
 //! It deletes in small steps, so that no statement takes long and no lock is held for long. The
 //! next run goes on where one run stops.
@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use common::{database, idempotency, operator};
+use storage::database;
 
 use crate::app::App;
 
@@ -20,7 +20,7 @@ const MAX_RUN_TIME: Duration = Duration::from_secs(45);
 pub(super) async fn run(app: Arc<App>) {
     let (began, mut deleted) = (Instant::now(), 0);
     while began.elapsed() < MAX_RUN_TIME && !app.stopping.is_cancelled() {
-        let prune = idempotency::store::prune(&app.pool, app.timing.answers_kept, BATCH);
+        let prune = storage::idempotency::prune(&app.pool, app.timing.answers_kept, BATCH);
         match database::with_timeout(prune).await {
             Ok(0) => break,
             Ok(answers) => deleted += answers,
@@ -36,7 +36,7 @@ pub(super) async fn run(app: Arc<App>) {
             "Deleted {deleted} expired answers of requests with an Idempotency-Key"
         );
     }
-    let prune = operator::store::prune(&app.pool, app.timing.answers_kept);
+    let prune = storage::operators::prune(&app.pool, app.timing.answers_kept);
     if let Err(error) = database::with_timeout(prune).await {
         tracing::warn!(%error, "Expired answers to operators could not be deleted; the next run tries again");
     }

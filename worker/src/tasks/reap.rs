@@ -8,7 +8,8 @@
 use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
-use common::{database, job, settlement};
+use common::settlement;
+use storage::database;
 
 use crate::app::App;
 
@@ -17,7 +18,7 @@ const BATCH: i64 = 100;
 
 pub(super) async fn run(app: Arc<App>) {
     let lease = app.timing.lease;
-    let query = job::store::leases_run_out(&app.pool, lease, BATCH);
+    let query = storage::jobs::leases_run_out(&app.pool, lease, BATCH);
     let found = match database::with_timeout(query).await {
         Ok(found) => found,
         Err(error) => return tracing::warn!(%error, "Expired leases could not be queried"),

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use common::{database, tenant};
+use storage::database;
 
 use crate::app::App;
 
@@ -11,7 +11,7 @@ pub(super) async fn run(app: Arc<App>) {
     if !app.slots.has_tenant_limits() {
         return;
     }
-    match database::with_timeout(tenant::store::weights(&app.pool)).await {
+    match database::with_timeout(storage::tenants::weights(&app.pool)).await {
         Ok(weights) => app.slots.set_weights(weights.into_iter().collect()),
         Err(error) => tracing::debug!(%error, "The tenants' weights could not be read"),
     }

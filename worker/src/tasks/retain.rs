@@ -1,4 +1,4 @@
-//! Deletes files and prompts that are due, and writes a receipt for each. [`common::retention`]
+//! Deletes files and prompts that are due, and writes a receipt for each. [`domain::retention`]
 //! says what is due, and why the steps come in this order.
 //!
 //! Each step may be repeated, and by another worker than the step before. So a worker may die
@@ -6,10 +6,11 @@
 
 use std::sync::Arc;
 
-use common::ownership::Ownership;
-use common::retention::{self, Due, FileClass};
-use common::{database, telemetry, upload, uploading};
+use common::files::uploading;
+use domain::ownership::Ownership;
+use domain::retention::{Due, FileClass};
 use futures::stream::{self, StreamExt};
+use storage::database;
 use tokio::time::Instant;
 
 use crate::app::App;
@@ -33,7 +34,7 @@ pub(super) async fn run(app: Arc<App>) {
         // Nothing is deleted from a bucket that is not ours. Prompts are in Postgres, so they can
         // go.
         let with_files = app.owner().allows_deletion().await;
-        let take = retention::store::take(&app.pool, BATCH, app.timing.lease, with_files);
+        let take = storage::retention::take(&app.pool, BATCH, app.timing.lease, with_files);
         let due = match database::with_timeout(take).await {
             Ok(due) => due,
             Err(error) => {
@@ -56,7 +57,7 @@ pub(super) async fn run(app: Arc<App>) {
             break;
         }
     }
-    match database::with_timeout(retention::store::overdue(&app.pool)).await {
+    match database::with_timeout(storage::retention::overdue(&app.pool)).await {
         Ok((files, seconds)) => {
             telemetry::DELETIONS_DUE.set(files);
             telemetry::DELETIONS_LATE.set(seconds);
@@ -69,7 +70,7 @@ pub(super) async fn run(app: Arc<App>) {
 async fn expire_uploads(app: &App) -> sqlx::Result<()> {
     let mut planned = 0_u64;
     while !app.stopping.is_cancelled() {
-        let due = database::with_timeout(upload::store::due(&app.pool, BATCH)).await?;
+        let due = database::with_timeout(storage::uploads::due(&app.pool, BATCH)).await?;
         let found = due.len();
         for (tenant, id) in due {
             let expired =
@@ -117,7 +118,7 @@ async fn delete(app: &App, due: Vec<sqlx::Result<Due>>) -> usize {
         }
     }
     for due in files {
-        match database::with_timeout(retention::store::receipt(&app.pool, &due)).await {
+        match database::with_timeout(storage::retention::receipt(&app.pool, &due)).await {
             Ok(()) => {
                 count(&due);
                 receipts += 1;
@@ -170,7 +171,7 @@ fn log_failure(due: &Due, error: &anyhow::Error) {
 async fn delete_file(app: &App, due: &Due) -> anyhow::Result<()> {
     let hide = async {
         let mut transaction = database::begin_for(&app.pool, due.tenant).await?;
-        retention::store::hide(&mut transaction, due).await?;
+        storage::retention::hide(&mut transaction, due).await?;
         transaction.commit().await
     };
     database::with_timeout(hide).await?;
@@ -187,8 +188,8 @@ async fn delete_file(app: &App, due: &Due) -> anyhow::Result<()> {
 async fn delete_prompt(app: &App, due: &Due) -> anyhow::Result<()> {
     let erase = async {
         let mut transaction = database::begin_for(&app.pool, due.tenant).await?;
-        retention::store::erase(&mut transaction, due).await?;
-        retention::store::receipt(&mut *transaction, due).await?;
+        storage::retention::erase(&mut transaction, due).await?;
+        storage::retention::receipt(&mut *transaction, due).await?;
         transaction.commit().await
     };
     database::with_timeout(erase).await?;

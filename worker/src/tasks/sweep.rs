@@ -1,6 +1,6 @@
 //! Deletes objects that no row names: inputs of requests that broke off, renditions of attempts
 //! that did not settle, originals that were stored after their job had ended. Deletes again what
-//! has a receipt and exists all the same, as after a restored volume. [`common::orphans`] defines
+//! has a receipt and exists all the same, as after a restored volume. [`common::files::orphans`] defines
 //! both. Nothing is deleted unless the bucket belongs to this database.
 //!
 //! Each deletion is independent and may be repeated, so any number of sweepers may run, and die, at
@@ -8,8 +8,8 @@
 
 use std::sync::Arc;
 
-use common::bucket::Bucket;
-use common::orphans::{Batch, Search, SearchError};
+use bucket::Bucket;
+use common::files::orphans::{Batch, Search, SearchError};
 
 use crate::app::App;
 

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use common::catalog::lifecycle::{self, Urgency};
-use common::clock;
+use domain::catalog::lifecycle::{self, Urgency};
+use domain::clock;
 
 use crate::app::App;
 

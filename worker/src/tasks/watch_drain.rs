@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use common::{database, operator};
+use storage::database;
 
 use crate::app::App;
 
@@ -26,6 +26,6 @@ pub(super) async fn run(app: Arc<App>) {
 /// Whether this worker is drained. `false` when the database does not answer: an outage must not
 /// stop every worker.
 async fn is_drained(app: &App) -> bool {
-    let drained = operator::store::is_drained(&app.pool, &app.name);
+    let drained = storage::operators::is_drained(&app.pool, &app.name);
     database::with_timeout(drained).await.unwrap_or_default()
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
-use common::operator::{self, AuditEntry};
+use domain::operator::AuditEntry;
 use serde::Deserialize;
 
 use crate::app::App;
@@ -44,6 +44,6 @@ pub async fn list(
 ) -> Result<Json<Page<AuditEntry>>> {
     let limit = query.limit.get();
     let after = query.starting_after.map(LineNumber::get);
-    let actions = operator::store::actions(&app.reader, after, limit + 1).await?;
+    let actions = storage::operators::actions(&app.reader, after, limit + 1).await?;
     Ok(Json(Page::new(actions, limit)))
 }

@@ -5,15 +5,16 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State as AppState;
 use axum::response::{IntoResponse, Response};
-use common::generation::Violation;
-use common::id::{JobId, TenantId};
-use common::idempotency::Answer;
-use common::job::store::Search;
-use common::job::{self, Job, State};
-use common::operator::once::{self, OperatorRequest};
-use common::operator::{self, ActionResult, TimelineEntry};
-use common::outcome::Class;
+use common::people::operator::once::{self, OperatorRequest};
+use common::people::operator::{self, ActionResult};
+use domain::generation::Violation;
+use domain::id::{JobId, TenantId};
+use domain::idempotency::Answer;
+use domain::job::{Job, State};
+use domain::operator::TimelineEntry;
+use domain::outcome::Class;
 use serde::{Deserialize, Serialize};
+use storage::jobs::Search;
 use time::OffsetDateTime;
 use utoipa::ToSchema;
 use utoipa::openapi::RefOr;
@@ -116,7 +117,7 @@ pub async fn list(
         before: query.before,
         after: query.starting_after,
     };
-    let jobs = job::store::search(&app.reader, &search, limit + 1).await?;
+    let jobs = storage::jobs::search(&app.reader, &search, limit + 1).await?;
     Ok(Json(Page::new(jobs, limit).map(|job| OwnedJob::new(&job))))
 }
 
@@ -152,9 +153,9 @@ pub async fn timeline(
         ids: Some(vec![id]),
         ..Search::default()
     };
-    let job = job::store::search(&app.reader, &search, 1).await?.pop();
+    let job = storage::jobs::search(&app.reader, &search, 1).await?.pop();
     let job = job.ok_or_else(|| Problem::no_such("job", id))?;
-    let story = operator::store::timeline(&app.reader, id).await?;
+    let story = storage::operators::timeline(&app.reader, id).await?;
     Ok(Json(Timeline {
         job: OwnedJob::new(&job),
         story,
@@ -245,7 +246,7 @@ impl BulkRequest {
             before: self.before,
             after: None,
         };
-        let jobs = job::store::search(&app.reader, &search, limit + 1).await?;
+        let jobs = storage::jobs::search(&app.reader, &search, limit + 1).await?;
         Ok(Page::new(jobs, limit))
     }
 }
@@ -326,7 +327,7 @@ async fn find_by_ids(app: &App, ids: Vec<JobId>) -> Result<Vec<Job>> {
         ids: Some(ids),
         ..Search::default()
     };
-    Ok(job::store::search(&app.reader, &search, MAX_JOBS).await?)
+    Ok(storage::jobs::search(&app.reader, &search, MAX_JOBS).await?)
 }
 
 /// Repeat failed jobs

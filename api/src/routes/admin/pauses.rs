@@ -6,11 +6,12 @@ use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::Uri;
 use axum::response::Response;
-use common::generation::Violation;
-use common::id::TenantId;
-use common::idempotency::Answer;
-use common::operator::once::OperatorRequest;
-use common::operator::{self, Pause, Scope};
+use common::people::operator;
+use common::people::operator::once::OperatorRequest;
+use domain::generation::Violation;
+use domain::id::TenantId;
+use domain::idempotency::Answer;
+use domain::operator::{Pause, Scope};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -64,7 +65,7 @@ pub struct Paused {
     responses((status = 200, description = "All active pauses", body = List<Pause>))
 )]
 pub async fn list(State(app): State<Arc<App>>, _: Operator) -> Result<Json<List<Pause>>> {
-    let data = operator::store::pauses(&app.reader).await?;
+    let data = storage::operators::pauses(&app.reader).await?;
     Ok(Json(List { data }))
 }
 

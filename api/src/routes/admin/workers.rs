@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
-use common::{job, operator};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -42,10 +41,10 @@ pub async fn list(State(app): State<Arc<App>>, _: Operator) -> Result<Json<List<
     for (name, slots) in app.ready_queue.workers().await.unwrap_or_default() {
         workers.entry(name).or_default().slots = Some(slots);
     }
-    for (name, jobs) in job::store::by_worker(&app.reader).await? {
+    for (name, jobs) in storage::jobs::by_worker(&app.reader).await? {
         workers.entry(name).or_default().jobs = jobs;
     }
-    for pause in operator::store::pauses(&app.reader).await? {
+    for pause in storage::operators::pauses(&app.reader).await? {
         if let Some(worker) = pause.worker.and_then(|name| workers.get_mut(&name)) {
             worker.drained = true;
         }

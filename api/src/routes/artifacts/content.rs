@@ -6,7 +6,7 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Redirect};
-use common::id::ArtifactId;
+use domain::id::ArtifactId;
 
 use super::{ArtifactView, find};
 use crate::app::App;

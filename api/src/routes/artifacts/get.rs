@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
-use common::config::LINKS;
-use common::id::ArtifactId;
+use bucket::LINKS;
+use domain::id::ArtifactId;
 use serde::Deserialize;
 
 use super::{ArtifactView, find};

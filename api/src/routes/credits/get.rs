@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
-use common::credits::Credits;
-use common::{database, ledger};
+use domain::credits::Credits;
 use serde::Serialize;
+use storage::database;
 use utoipa::ToSchema;
 
 use crate::app::App;
@@ -37,7 +37,7 @@ pub struct Balance {
 pub async fn handler(State(app): State<Arc<App>>, Tenant(tenant): Tenant) -> Result<Json<Balance>> {
     let connection = app.connection(tenant).await?;
     let mut transaction = database::begin_for(&connection, tenant).await?;
-    let wallet = ledger::store::wallet(&mut transaction, tenant)
+    let wallet = storage::ledger::wallet(&mut transaction, tenant)
         .await?
         .ok_or_else(|| Problem::from(Code::TenantInactive))?;
     Ok(Json(Balance {

@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
-use common::credits::Credits;
-use common::id::JobId;
-use common::ledger::store::StatementLine;
-use common::{database, ledger};
+use domain::credits::Credits;
+use domain::id::JobId;
 use serde::{Deserialize, Serialize};
+use storage::database;
+use storage::ledger::StatementLine;
 use time::OffsetDateTime;
 use utoipa::ToSchema;
 
@@ -89,7 +89,7 @@ pub async fn handler(
     let limit = query.limit.get();
     let connection = app.connection(tenant).await?;
     let mut transaction = database::begin_for(&connection, tenant).await?;
-    let lines = ledger::store::statement(
+    let lines = storage::ledger::statement(
         &mut transaction,
         tenant,
         query.starting_after.map(LineNumber::get),

@@ -1,15 +1,15 @@
 //! `POST /v1/jobs/{id}/cancel`: ends an open job and releases its credits.
 //!
 //! The job ends at once, queued or running. A worker that has claimed it notices that its lease is gone and writes nothing more. Calls
-//! that have begun cost us all the same, so a tenant may abandon only a limited number of them in an hour: see [`common::allowance`].
+//! that have begun cost us all the same, so a tenant may abandon only a limited number of them in an hour: see [`domain::allowance`].
 
 use std::sync::Arc;
 
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
-use common::id::JobId;
 use common::settlement::{self, Canceler, Cancellation};
+use domain::id::JobId;
 
 use super::{JobView, location};
 use crate::app::App;

@@ -18,16 +18,18 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
+use bucket::BucketError;
 use bytes::Bytes;
 use common::admission::{self, Admission, Admitted, Refusal};
-use common::bucket::BucketError;
-use common::credits::{Credits, Quote};
-use common::id::{JobId, TenantId, UploadId};
-use common::idempotency::{self, Answer};
-use common::job::{Cost, Job};
-use common::upload::{self, Upload};
-use common::{clock, database, dispatch, ledger};
+use common::dispatch;
+use domain::clock;
+use domain::credits::{Credits, Quote};
+use domain::id::{JobId, TenantId, UploadId};
+use domain::idempotency::{self, Answer};
+use domain::job::{Cost, Job};
+use domain::upload::Upload;
 use serde::Serialize;
+use storage::database;
 use tokio::time::Instant;
 use utoipa::ToSchema;
 
@@ -276,7 +278,7 @@ async fn answered_before(
 async fn check_credits(app: &App, tenant: TenantId, quote: &Quote) -> Result<()> {
     let connection = app.connection(tenant).await?;
     let mut transaction = database::begin_for(&connection, tenant).await?;
-    let wallet = ledger::store::wallet(&mut transaction, tenant).await?;
+    let wallet = storage::ledger::wallet(&mut transaction, tenant).await?;
     let needed = quote.hold().map_err(Refusal::from)?;
     let wallet = wallet.filter(|wallet| wallet.active);
     let available = wallet.ok_or(Refusal::Inactive)?.available;
@@ -298,7 +300,7 @@ async fn uploads(
     }
     let connection = app.connection(tenant).await?;
     let mut transaction = database::begin_for(&connection, tenant).await?;
-    let found = upload::store::some(&mut transaction, &ids).await?;
+    let found = storage::uploads::some(&mut transaction, &ids).await?;
     transaction.commit().await?;
     Ok(found
         .into_iter()

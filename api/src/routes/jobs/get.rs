@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
-use common::id::JobId;
+use domain::id::JobId;
 
 use super::{JobView, load_view};
 use crate::app::App;

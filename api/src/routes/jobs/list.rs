@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State as AppState;
-use common::id::JobId;
-use common::job::store::Filter;
-use common::job::{self, State};
-use common::{artifact, database};
+use domain::id::JobId;
+use domain::job::State;
 use futures::future::join_all;
 use serde::Deserialize;
+use storage::database;
+use storage::jobs::Filter;
 
 use super::{JobView, uncancelable};
 use crate::app::App;
@@ -74,11 +74,11 @@ pub async fn handler(
     };
     let connection = app.connection(tenant).await?;
     let mut transaction = database::begin_for(&connection, tenant).await?;
-    let jobs = job::store::list(&mut transaction, tenant, &filter, limit + 1).await?;
+    let jobs = storage::jobs::list(&mut transaction, tenant, &filter, limit + 1).await?;
     let page = Page::new(jobs, limit);
     let jobs = &page.data;
     let ids: Vec<JobId> = jobs.iter().map(|job| job.id).collect();
-    let artifacts = artifact::store::of_jobs(&mut transaction, &ids).await?;
+    let artifacts = storage::artifacts::of_jobs(&mut transaction, &ids).await?;
     let uncancelable = uncancelable(&mut transaction, &app, tenant, jobs).await?;
     transaction.commit().await?;
     drop(connection);

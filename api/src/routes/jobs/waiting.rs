@@ -3,10 +3,9 @@
 //! Postgres knows what is planned or paused; Redis knows the state of the model's lanes. If Redis does not answer, its part is left
 //! out: an unknown reason is not an error.
 
-use common::clock;
-use common::job::Job;
-use common::operator;
-use common::queue::lanes::{LaneState, PauseReason};
+use domain::clock;
+use domain::job::Job;
+use domain::lanes::{LaneState, PauseReason};
 use serde::Serialize;
 use sqlx::PgConnection;
 use time::OffsetDateTime;
@@ -67,7 +66,7 @@ impl Waiting {
                 retry_at: Some(job.run_after),
             }));
         }
-        let paused = operator::store::paused_since(connection, job.tenant, &job.model).await?;
+        let paused = storage::operators::paused_since(connection, job.tenant, &job.model).await?;
         Ok(paused.map(|since| Self {
             reason: Reason::Paused,
             detail: "The operators of this service have paused jobs like this one.".to_owned(),

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, PoisonError, RwLock};
 
-use common::catalog::Catalog;
+use domain::catalog::Catalog;
 use time::Date;
 
 use super::ModelView;

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::{Path, State};
-use common::catalog::NotOffered;
-use common::clock;
+use domain::catalog::NotOffered;
+use domain::clock;
 
 use super::ModelView;
 use crate::app::App;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::Response;
-use common::clock;
+use domain::clock;
 
 use super::ModelView;
 use crate::app::App;

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
-use common::retention::Retention;
-use common::{database, retention};
+use domain::retention::Retention;
+use storage::database;
 
 use crate::app::App;
 use crate::auth::Tenant;
@@ -26,5 +26,7 @@ pub async fn handler(
 ) -> Result<Json<Retention>> {
     let connection = app.connection(tenant).await?;
     let mut transaction = database::begin_for(&connection, tenant).await?;
-    Ok(Json(retention::store::get(&mut transaction, tenant).await?))
+    Ok(Json(
+        storage::retention::get(&mut transaction, tenant).await?,
+    ))
 }

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
-use common::generation::Violation;
-use common::retention::{MAX_SECONDS, Retention};
-use common::{database, retention};
+use domain::generation::Violation;
+use domain::retention::{MAX_SECONDS, Retention};
+use storage::database;
 
 use crate::app::App;
 use crate::auth::Tenant;
@@ -53,7 +53,7 @@ pub async fn handler(
     }
     let connection = app.connection(tenant).await?;
     let mut transaction = database::begin_for(&connection, tenant).await?;
-    retention::store::set(&mut transaction, tenant, wanted).await?;
+    storage::retention::set(&mut transaction, tenant, wanted).await?;
     transaction.commit().await?;
     tracing::info!(
         ?wanted,

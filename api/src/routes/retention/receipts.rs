@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
-use common::id::{JobId, UploadId};
-use common::retention::{FileClass, Receipt};
-use common::{database, retention};
+use domain::id::{JobId, UploadId};
+use domain::retention::{FileClass, Receipt};
 use serde::{Deserialize, Serialize};
+use storage::database;
 use time::OffsetDateTime;
 use utoipa::ToSchema;
 
@@ -94,7 +94,7 @@ pub async fn handler(
     let limit = query.limit.get();
     let connection = app.connection(tenant).await?;
     let mut transaction = database::begin_for(&connection, tenant).await?;
-    let receipts = retention::store::receipts(
+    let receipts = storage::retention::receipts(
         &mut transaction,
         tenant,
         query.job,

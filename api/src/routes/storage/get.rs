@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
-use common::{database, storage};
 use serde::Serialize;
+use storage::database;
 use utoipa::ToSchema;
 
 use crate::app::App;
@@ -33,7 +33,7 @@ pub struct Storage {
 )]
 pub async fn handler(State(app): State<Arc<App>>, Tenant(tenant): Tenant) -> Result<Json<Storage>> {
     let mut transaction = database::begin_for(&app.pool, tenant).await?;
-    let stored = storage::store::stored(&mut transaction, tenant).await?;
+    let stored = storage::stored_bytes::stored(&mut transaction, tenant).await?;
     Ok(Json(Storage {
         bytes: stored.bytes,
         limit: app.unpaid.storage,

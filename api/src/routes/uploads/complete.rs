@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use axum::response::Response;
+use bucket::BucketError;
 use common::admission::Refusal;
-use common::bucket::BucketError;
-use common::id::UploadId;
-use common::upload;
+use domain::id::UploadId;
+use domain::upload;
 
 use super::{MAX_BYTES, UploadQuery, UploadView, answered, find, insert, store, too_large};
 use crate::app::App;

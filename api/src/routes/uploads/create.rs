@@ -6,9 +6,9 @@ use axum::extract::State;
 use axum::http::Uri;
 use axum::response::Response;
 use common::admission::Refusal;
-use common::id::UploadId;
-use common::upload;
-use common::uploading::Stored;
+use common::files::uploading::Stored;
+use domain::id::UploadId;
+use domain::upload;
 
 use super::{UploadQuery, UploadView, answered, answered_before, insert, store};
 use crate::app::App;

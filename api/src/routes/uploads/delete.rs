@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use axum::http::StatusCode;
-use common::id::UploadId;
-use common::uploading::{self, Removed};
+use common::files::uploading::{self, Removed};
+use domain::id::UploadId;
 
 use crate::app::App;
 use crate::auth::Tenant;

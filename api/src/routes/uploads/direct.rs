@@ -7,9 +7,11 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
-use common::id::UploadId;
-use common::{admission, clock, database, upload};
+use common::admission;
+use domain::id::UploadId;
+use domain::{clock, upload};
 use serde::Serialize;
+use storage::database;
 use time::OffsetDateTime;
 use utoipa::ToSchema;
 

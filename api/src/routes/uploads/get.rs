@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
-use common::id::UploadId;
+use domain::id::UploadId;
 
 use super::{UploadView, find};
 use crate::app::App;

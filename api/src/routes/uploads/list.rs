@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
-use common::id::UploadId;
-use common::{database, upload};
+use domain::id::UploadId;
 use futures::future::join_all;
 use serde::{Deserialize, Serialize};
+use storage::database;
 use utoipa::ToSchema;
 
 use super::UploadView;
@@ -70,7 +70,7 @@ pub async fn handler(
     let connection = app.connection(tenant).await?;
     let mut transaction = database::begin_for(&connection, tenant).await?;
     let after = query.starting_after;
-    let uploads = upload::store::list(&mut transaction, tenant, after, limit + 1).await?;
+    let uploads = storage::uploads::list(&mut transaction, tenant, after, limit + 1).await?;
     transaction.commit().await?;
     // Signing links may take a while; the connection is not needed for it.
     drop(connection);

@@ -5,14 +5,15 @@ use std::path::Path;
 use anyhow::ensure;
 use clap::Args;
 use common::config::Config;
-use common::database::DatabaseRole;
-use common::id::{JobId, TenantId};
-use common::job::store::Search;
-use common::job::{self, Job, State};
-use common::operator::once::OperatorRequest;
-use common::operator::{self, ActionResult, Actor};
-use common::outcome::{Class, readable};
+use common::people::operator::once::OperatorRequest;
+use common::people::operator::{self, ActionResult};
+use domain::id::{JobId, TenantId};
+use domain::job::{Job, State};
+use domain::operator::Actor;
+use domain::outcome::{Class, readable};
 use sqlx::PgPool;
+use storage::database::DatabaseRole;
+use storage::jobs::Search;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -84,7 +85,8 @@ impl JobSelection {
             before: self.before,
             after: None,
         };
-        let search = async |pool: &PgPool| Ok(job::store::search(pool, &search, self.limit).await?);
+        let search =
+            async |pool: &PgPool| Ok(storage::jobs::search(pool, &search, self.limit).await?);
         connected(config, data, DatabaseRole::Reader, search).await
     }
 
@@ -119,7 +121,7 @@ pub(super) async fn timeline(
     data: Option<&Path>,
     job: JobId,
 ) -> anyhow::Result<()> {
-    let timeline = async |pool: &PgPool| Ok(operator::store::timeline(pool, job).await?);
+    let timeline = async |pool: &PgPool| Ok(storage::operators::timeline(pool, job).await?);
     let events = connected(config, data, DatabaseRole::Reader, timeline).await?;
     ensure!(!events.is_empty(), "there is no job {job}");
     for event in events {
@@ -136,7 +138,7 @@ pub(super) async fn timeline(
 
 /// Lists the workers that have running jobs.
 pub(super) async fn workers(config: &Config, data: Option<&Path>) -> anyhow::Result<()> {
-    let workers = async |pool: &PgPool| Ok(job::store::by_worker(pool).await?);
+    let workers = async |pool: &PgPool| Ok(storage::jobs::by_worker(pool).await?);
     for (worker, jobs) in connected(config, data, DatabaseRole::Reader, workers).await? {
         say!("{worker}  {jobs} jobs")?;
     }

@@ -4,11 +4,12 @@ use std::path::Path;
 
 use anyhow::{bail, ensure};
 use common::config::Config;
-use common::database::DatabaseRole;
-use common::idempotency::Answer;
-use common::operator::once::OperatorRequest;
-use common::operator::{self, Actor, Scope};
+use common::people::operator;
+use common::people::operator::once::OperatorRequest;
+use domain::idempotency::Answer;
+use domain::operator::{Actor, Scope};
 use sqlx::PgPool;
+use storage::database::DatabaseRole;
 use time::format_description::well_known::Rfc3339;
 
 use super::request::request;
@@ -67,7 +68,7 @@ pub(super) async fn resume(
 
 /// Lists the pauses that have not ended.
 pub(super) async fn list(config: &Config, data: Option<&Path>) -> anyhow::Result<()> {
-    let pauses = async |pool: &PgPool| Ok(operator::store::pauses(pool).await?);
+    let pauses = async |pool: &PgPool| Ok(storage::operators::pauses(pool).await?);
     for pause in connected(config, data, DatabaseRole::Reader, pauses).await? {
         let tenant = pause.tenant.map(|tenant| tenant.to_string());
         let scope = [

@@ -1,8 +1,8 @@
 //! The idempotency of operators' actions.
 
 use anyhow::ensure;
-use common::id::RequestId;
-use common::idempotency::{self, Request};
+use domain::id::RequestId;
+use domain::idempotency::{self, Request};
 
 /// A request that is done once for each idempotency key. Without a key it gets a new one, so it is never a repetition.
 /// `subject` must be the same when a key is repeated.

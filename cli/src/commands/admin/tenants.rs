@@ -4,12 +4,13 @@ use std::path::Path;
 
 use anyhow::ensure;
 use common::config::Config;
-use common::credits::Credits;
-use common::database::DatabaseRole;
-use common::id::TenantId;
-use common::operator::once::{OperatorRequest, Replied};
-use common::operator::{self, Actor};
+use common::people::operator;
+use common::people::operator::once::{OperatorRequest, Replied};
+use domain::credits::Credits;
+use domain::id::TenantId;
+use domain::operator::Actor;
 use sqlx::PgPool;
+use storage::database::DatabaseRole;
 
 use super::request::request;
 use crate::database::connected;

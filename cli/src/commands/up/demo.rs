@@ -4,15 +4,15 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use anyhow::Context;
-use common::authentication;
-use common::credits::Credits;
-use common::database::{self, DatabaseRole};
-use common::id::TenantId;
-use common::ledger;
-use common::operator::{Actor, tenants};
-use common::tenant::ApiKey;
+use common::people::authentication;
+use common::people::operator::tenants;
+use domain::credits::Credits;
+use domain::id::TenantId;
+use domain::operator::Actor;
+use domain::tenant::ApiKey;
 use servers::secrets;
 use sqlx::PgPool;
+use storage::database::{self, DatabaseRole};
 
 const CREDITS: i64 = 1_000;
 
@@ -51,7 +51,7 @@ impl Demo {
             None => create(&pool, &file).await?,
         };
         let mut transaction = database::begin_for(&pool, tenant).await?;
-        let wallet = ledger::store::wallet(&mut transaction, tenant)
+        let wallet = storage::ledger::wallet(&mut transaction, tenant)
             .await?
             .context("the demo tenant has no wallet")?;
         transaction.commit().await?;

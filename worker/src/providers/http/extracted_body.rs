@@ -4,8 +4,8 @@ use base64::display::Base64Display;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use common::memory::{MemoryPermit, with_permit};
-use common::outcome::Failure;
-use common::outcome::table::{self, Dialect};
+use domain::outcome::Failure;
+use domain::outcome::table::{self, Dialect};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 

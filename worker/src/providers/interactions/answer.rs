@@ -1,9 +1,9 @@
 //! Answers of Gemini Interactions: an operation that still runs, an image, or a failure.
 
 use bytes::Bytes;
-use common::catalog::Tokens;
-use common::outcome::table::{self, Dialect};
-use common::outcome::{Class, Failure, readable};
+use domain::catalog::Tokens;
+use domain::outcome::table::{self, Dialect};
+use domain::outcome::{Class, Failure, readable};
 
 use super::operation::{self, MAX_ID_LENGTH};
 use super::wire::{Content, Error, ErrorBody, Image, Interaction, Step, Usage};

@@ -1,8 +1,8 @@
 //! Answers of OpenAI images: where the image is, or which failure there was.
 
 use bytes::Bytes;
-use common::outcome::Failure;
-use common::outcome::table::{self, Dialect};
+use domain::outcome::Failure;
+use domain::outcome::table::{self, Dialect};
 use reqwest::StatusCode;
 use serde_json::Value;
 
@@ -127,7 +127,7 @@ pub(super) fn failure(answer_signal: &str, detail: String) -> Failure {
 mod tests {
     use std::time::Duration;
 
-    use common::outcome::Class;
+    use domain::outcome::Class;
     use reqwest::header::{HeaderMap, RETRY_AFTER};
     use serde_json::json;
 

@@ -3,10 +3,10 @@
 use std::cmp::Ordering;
 use std::sync::Arc;
 
-use common::catalog::Model;
-use common::generation::image::{AspectRatio, MediaType, Pixels, Size, pixels};
 use common::memory::{MemoryPermit, with_permit};
-use common::outcome::{Class, Failure};
+use domain::catalog::Model;
+use domain::generation::image::{AspectRatio, MediaType, Pixels, Size, pixels};
+use domain::outcome::{Class, Failure};
 use reqwest::multipart::{self, Form};
 use serde_json::{Map, Value};
 

@@ -7,7 +7,7 @@ use std::fmt;
 use std::marker::PhantomData;
 
 use bytes::Bytes;
-use common::generation::image::MediaType;
+use domain::generation::image::MediaType;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};

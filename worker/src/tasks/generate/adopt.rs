@@ -1,6 +1,6 @@
 //! Adopt: take over an original that an earlier call stored but did not name on its row.
 
-use common::call::{Journaled, original_key};
+use domain::call::{Journaled, original_key};
 
 use super::attempt::{Attempt, OutputResult};
 use super::finish::StoreFailure;

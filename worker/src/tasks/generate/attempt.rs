@@ -4,13 +4,13 @@ use std::sync::atomic::AtomicI32;
 use std::time::{Duration, Instant};
 
 use backon::ExponentialBuilder;
-use common::artifact::Artifact;
-use common::call::Journaled;
-use common::catalog::{Lane, Model};
-use common::generation::image::ImageRequest;
-use common::id::CallId;
-use common::job::Claimed;
-use common::outcome::{Class, Failure};
+use domain::artifact::Artifact;
+use domain::call::Journaled;
+use domain::catalog::{Lane, Model};
+use domain::generation::image::ImageRequest;
+use domain::id::CallId;
+use domain::job::Claimed;
+use domain::outcome::{Class, Failure};
 
 use super::lane_limiter::LaneLimiter;
 use crate::app::App;

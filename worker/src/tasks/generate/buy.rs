@@ -7,16 +7,16 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use anyhow::Context;
-use common::call::{self, store::NewCall};
-use common::catalog::{Lane, Model, Tokens};
-use common::database;
 use common::failpoint::reach;
-use common::id::CallId;
 use common::memory::MemoryPermit;
-use common::outcome::{Class, Failure};
-use common::queue::lanes::PauseReason;
-use common::telemetry::{self, traces};
+use domain::catalog::{Lane, Model, Tokens};
+use domain::id::CallId;
+use domain::lanes::PauseReason;
+use domain::outcome::{Class, Failure};
 use rand::RngExt;
+use storage::calls::NewCall;
+use storage::database;
+use telemetry::traces;
 use tokio::time::timeout;
 use tracing::{Instrument, Span};
 
@@ -167,8 +167,8 @@ impl Attempt<'_> {
         };
         let begin = async {
             let mut transaction = database::begin_for(&self.app.pool, self.claimed.tenant).await?;
-            let begun = call::store::begin(&mut transaction, &new).await?;
-            let calls_left = call::store::calls_left(&mut transaction, self.claimed.id).await?;
+            let begun = storage::calls::begin(&mut transaction, &new).await?;
+            let calls_left = storage::calls::calls_left(&mut transaction, self.claimed.id).await?;
             transaction.commit().await?;
             Ok::<_, sqlx::Error>((begun, calls_left))
         };

@@ -7,14 +7,14 @@
 use std::time::Duration;
 
 use backon::Retryable;
-use common::call::{self, Ending, Original};
-use common::catalog::Model;
-use common::database;
 use common::failpoint::reach;
-use common::id::CallId;
-use common::outcome::{Class, Failure};
-use common::queue::lanes::CallResult;
+use domain::call::{Ending, Original};
+use domain::catalog::Model;
+use domain::id::CallId;
+use domain::lanes::CallResult;
+use domain::outcome::{Class, Failure};
 use imaging::Rendered;
+use storage::database;
 
 use super::attempt::{
     Attempt, BUCKET_RETRY_DELAY, OutputResult, ProviderCall, database_retry_delays,
@@ -133,8 +133,9 @@ impl Attempt<'_> {
         reach("generate:after_store").await?;
         let end = || async {
             let mut transaction = database::begin_for(&self.app.pool, self.claimed.tenant).await?;
-            let ended = call::store::end(&mut transaction, call, self.claimed.id, &ending).await?;
-            let calls_left = call::store::calls_left(&mut transaction, self.claimed.id).await?;
+            let ended =
+                storage::calls::end(&mut transaction, call, self.claimed.id, &ending).await?;
+            let calls_left = storage::calls::calls_left(&mut transaction, self.claimed.id).await?;
             reach("end_call:before_commit").await?;
             transaction.commit().await?;
             reach("end_call:after_commit").await?;

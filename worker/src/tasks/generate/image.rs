@@ -3,18 +3,18 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use bucket::{BucketError, Stored};
 use bytes::Bytes;
-use common::artifact::{Artifact, ArtifactKind, rendition_key, thumbnail_key};
-use common::bucket::{BucketError, Stored};
-use common::call::{Original, original_key};
-use common::catalog::Model;
-use common::generation::image::{MediaType, Pixels};
-use common::id::{ArtifactId, CallId};
-use common::job::{Claimed, DELIVERY_MARGIN};
 use common::memory::{MemoryPermit, MemoryTimeout, with_permit};
-use common::outcome::{Class, Failure};
-use common::telemetry::process;
+use domain::artifact::{Artifact, ArtifactKind, rendition_key, thumbnail_key};
+use domain::call::{Original, original_key};
+use domain::catalog::Model;
+use domain::generation::image::{MediaType, Pixels};
+use domain::id::{ArtifactId, CallId};
+use domain::job::{Claimed, DELIVERY_MARGIN};
+use domain::outcome::{Class, Failure};
 use imaging::{ImagingError, Provenance, Rendered};
+use telemetry::process;
 
 use super::attempt::{Attempt, OutputResult};
 use crate::memory::{self, TYPICAL_RESPONSE_BYTES};

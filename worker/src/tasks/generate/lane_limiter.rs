@@ -2,11 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use common::catalog::{Lane, Model};
-use common::id::{CallId, TenantId};
-use common::outcome::Class;
-use common::queue::lanes::{Acquisition, CallResult, Pause, PauseReason};
-use common::queue::{Lanes, QueueError};
+use domain::catalog::{Lane, Model};
+use domain::id::{CallId, TenantId};
+use domain::lanes::{CallResult, Pause, PauseReason};
+use domain::outcome::Class;
+use queue::lanes::Acquisition;
+use queue::{Lanes, QueueError};
 use rand::RngExt;
 use tokio_util::task::TaskTracker;
 

@@ -4,9 +4,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use backon::Retryable;
-use common::call;
-use common::database;
-use common::outcome::Class;
+use domain::outcome::Class;
+use storage::database;
 
 use super::attempt::{Attempt, OutputResult, ProviderCall, database_retry_delays};
 use super::finish::StoreFailure;
@@ -31,7 +30,7 @@ impl Attempt<'_> {
         let record = || async {
             let mut transaction = database::begin_for(&self.app.pool, self.claimed.tenant).await?;
             let recorded =
-                call::store::record_operation(&mut transaction, call.id, operation).await?;
+                storage::calls::record_operation(&mut transaction, call.id, operation).await?;
             transaction.commit().await?;
             Ok::<_, sqlx::Error>(recorded)
         };

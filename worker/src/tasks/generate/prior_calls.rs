@@ -1,7 +1,7 @@
 //! The earlier calls for one output, and whether and where another one is worth it.
 
-use common::catalog::Lane;
-use common::outcome::{Class, Failure, worth_another_call};
+use domain::catalog::Lane;
+use domain::outcome::{Class, Failure, worth_another_call};
 
 /// The lane and the failure of each earlier call for one output, oldest first.
 #[derive(Default)]

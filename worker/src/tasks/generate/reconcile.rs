@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use common::call::{self, Journaled};
-use common::database;
-use common::job::Claimed;
-use common::outcome::{Class, Failure};
+use domain::call::Journaled;
+use domain::job::Claimed;
+use domain::outcome::{Class, Failure};
+use storage::database;
 
 use super::attempt::{Attempt, OutputResult};
 
@@ -35,7 +35,7 @@ impl Attempt<'_> {
         let record_lost = async {
             let mut transaction = database::begin_for(&self.app.pool, self.claimed.tenant).await?;
             let recorded =
-                call::store::record_lost(&mut transaction, job, fence, journaled, &lost).await?;
+                storage::calls::record_lost(&mut transaction, job, fence, journaled, &lost).await?;
             transaction.commit().await?;
             Ok::<_, sqlx::Error>(recorded)
         };

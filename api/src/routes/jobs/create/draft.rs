@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use common::catalog::{Catalog, NotOffered};
-use common::credits::Quote;
-use common::generation::image::{AspectRatio, Format, ImageRequest, MAX_TEXT, Size};
-use common::generation::{Generation, Violation};
-use common::visible;
+use domain::catalog::{Catalog, NotOffered};
+use domain::credits::Quote;
+use domain::generation::image::{AspectRatio, Format, ImageRequest, MAX_TEXT, Size};
+use domain::generation::{Generation, Violation};
+use domain::visible;
 use serde::Deserialize;
 use time::format_description::well_known::Rfc3339;
 use time::{Date, OffsetDateTime};

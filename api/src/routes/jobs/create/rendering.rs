@@ -1,6 +1,6 @@
 //! The fields of a job about its renditions: how they are fitted to the size, and how they are encoded.
 
-use common::generation::image::{Chroma, Encoding, Fit, Format, Rendering};
+use domain::generation::image::{Chroma, Encoding, Fit, Format, Rendering};
 use serde::Deserialize;
 use utoipa::ToSchema;
 use utoipa::openapi::schema::Schema;

@@ -1,6 +1,6 @@
 //! Collects everything that is wrong with a body, so that it is reported at once; and parses choices of a few known words.
 
-use common::generation::Violation;
+use domain::generation::Violation;
 use serde::Serialize;
 use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
 

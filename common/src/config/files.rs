@@ -1,0 +1,84 @@
+//! Where objects are kept, and how links to them are given out.
+
+use std::env;
+use std::time::Duration;
+
+use bucket::{Address, BadAddress, LINKS};
+
+use super::ConfigError;
+use super::values::{text, within};
+use super::variables::VARIABLES;
+
+/// How files are served.
+#[derive(Clone, Copy, Debug)]
+pub struct Links {
+    /// By our own api, even where the store signs links: for a store that clients cannot reach.
+    pub ours: bool,
+    /// How long a link works.
+    pub lifetime: Duration,
+}
+
+impl Default for Links {
+    fn default() -> Self {
+        Self {
+            ours: false,
+            lifetime: Duration::from_mins(15),
+        }
+    }
+}
+
+pub(super) fn links() -> Result<Links, ConfigError> {
+    const NAME: &str = "PLATEN_LINKS";
+    let by_default = Links::default();
+    Ok(Links {
+        ours: match text(NAME)?.as_deref() {
+            None | Some("store") => false,
+            Some("api") => true,
+            Some(other) => {
+                return Err(ConfigError::Unusable {
+                    name: NAME.to_owned(),
+                    problem: format!("{other:?} is neither store nor api"),
+                });
+            }
+        },
+        lifetime: within(
+            "PLATEN_LINK_SECONDS",
+            LINKS.start().as_secs(),
+            LINKS.end().as_secs(),
+        )?
+        .map_or(by_default.lifetime, Duration::from_secs),
+    })
+}
+
+/// Reads `PLATEN_BUCKET`, and all variables of AWS and Google that are set: there are more than
+/// [`VARIABLES`] lists. Those that it lists may also be in files.
+pub(super) fn bucket() -> Result<Option<Address>, ConfigError> {
+    const NAME: &str = "PLATEN_BUCKET";
+    let Some(address) = text(NAME)? else {
+        return Ok(None);
+    };
+    let from_environment = env::vars_os().filter_map(|(name, value)| {
+        let name = name.into_string().ok()?;
+        let value = value.into_string().ok()?;
+        is_of_bucket(&name).then_some((name, value))
+    });
+    let mut variables: Vec<(String, String)> = from_environment.collect();
+    for (name, _) in VARIABLES.iter().filter(|(name, _)| is_of_bucket(name)) {
+        if let Some(value) = text(name)? {
+            variables.push(((*name).to_owned(), value));
+        }
+    }
+    let unusable = |bad: BadAddress| ConfigError::Unusable {
+        name: NAME.to_owned(),
+        problem: bad.to_string(),
+    };
+    Address::parse(&address, variables)
+        .map(Some)
+        .map_err(unusable)
+}
+
+pub(super) fn is_of_bucket(name: &str) -> bool {
+    Address::VARIABLES
+        .iter()
+        .any(|prefix| name.starts_with(prefix))
+}

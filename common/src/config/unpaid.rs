@@ -1,0 +1,72 @@
+//! What a tenant may use that it does not pay for.
+
+use std::time::Duration;
+
+use domain::{allowance, storage_limit};
+
+use super::ConfigError;
+use super::values::within;
+
+/// Limits on what one tenant may use without paying for it.
+#[derive(Clone, Copy, Debug)]
+pub struct Unpaid {
+    /// Calls that have begun and that the tenant may abandon in an hour.
+    pub cancel_allowance: u32,
+    /// Cost of such calls in an hour above which operators are alerted, in millionths of a US
+    /// dollar.
+    pub abandoned_cost: i64,
+    /// Bytes the tenant may store in the bucket; `None` for no limit.
+    pub storage: Option<i64>,
+    /// Longest time inputs of jobs that delivered nothing are kept; `None` for as long as the
+    /// tenant wants.
+    pub undelivered_inputs: Option<Duration>,
+    /// Longest time uploads are kept if the tenant never paid; `None` for as long as the tenant
+    /// wants.
+    pub uploads: Option<Duration>,
+}
+
+pub(super) const DAY: Duration = Duration::from_hours(24);
+
+impl Default for Unpaid {
+    fn default() -> Self {
+        Self {
+            cancel_allowance: allowance::DEFAULT,
+            abandoned_cost: 5_000_000,
+            storage: Some(storage_limit::DEFAULT),
+            undelivered_inputs: Some(7 * DAY),
+            uploads: Some(30 * DAY),
+        }
+    }
+}
+
+pub(super) fn unpaid() -> Result<Unpaid, ConfigError> {
+    let by_default = Unpaid::default();
+    // 0 turns the limit off.
+    let days = |name, otherwise| -> Result<Option<Duration>, ConfigError> {
+        Ok(match within(name, 0, 3_650)? {
+            None => otherwise,
+            Some(0) => None,
+            Some(days) => Some(Duration::from_secs(days * DAY.as_secs())),
+        })
+    };
+    let number = |name, min, max| -> Result<Option<i64>, ConfigError> {
+        Ok(within(name, min, max)?.and_then(|value| i64::try_from(value).ok()))
+    };
+    Ok(Unpaid {
+        cancel_allowance: within("PLATEN_CANCEL_ALLOWANCE", 0, 1_000_000)?
+            .and_then(|calls| u32::try_from(calls).ok())
+            .unwrap_or(by_default.cancel_allowance),
+        abandoned_cost: number("PLATEN_ABANDONED_COST_USD", 1, 1_000_000)?
+            .map_or(by_default.abandoned_cost, |dollars| dollars * 1_000_000),
+        storage: match number("PLATEN_TENANT_STORAGE_MB", 0, 1_000_000_000)? {
+            None => by_default.storage,
+            Some(0) => None,
+            Some(megabytes) => Some(megabytes * 1_000_000),
+        },
+        undelivered_inputs: days(
+            "PLATEN_UNDELIVERED_INPUTS_DAYS",
+            by_default.undelivered_inputs,
+        )?,
+        uploads: days("PLATEN_UNPAID_UPLOADS_DAYS", by_default.uploads)?,
+    })
+}

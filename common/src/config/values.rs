@@ -1,0 +1,122 @@
+//! Values of environment variables by type: texts, secrets, numbers within bounds, lists and networks.
+
+use std::env;
+use std::net::IpAddr;
+use std::str::FromStr;
+
+use ipnet::IpNet;
+use secrecy::SecretString;
+
+use super::ConfigError;
+
+pub(super) fn long_secret(name: &str) -> Result<Option<SecretString>, ConfigError> {
+    match secret_text(name)? {
+        Some(key) if key.len() < 32 => Err(ConfigError::Unusable {
+            name: name.to_owned(),
+            problem: "it has fewer than 32 characters".to_owned(),
+        }),
+        key => Ok(key.map(SecretString::from)),
+    }
+}
+
+/// Reads a secret from the variable `name`, or from the file that `name_FILE` names. For variables
+/// that the catalogue names.
+///
+/// # Errors
+/// It has white space around it, or a control character in it, or its file cannot be read.
+pub fn secret(name: &str) -> Result<Option<SecretString>, ConfigError> {
+    Ok(secret_text(name)?.map(SecretString::from))
+}
+
+/// Reads a secret as it will be sent. White space around it would be lost in a header, and white
+/// space alone would be no secret.
+pub(super) fn secret_text(name: &str) -> Result<Option<String>, ConfigError> {
+    let text = text(name)?;
+    if let Some(problem) = text.as_deref().and_then(white_space) {
+        return Err(ConfigError::Unusable {
+            name: name.to_owned(),
+            problem: problem.to_owned(),
+        });
+    }
+    Ok(text)
+}
+
+/// What is wrong with the white space of a secret.
+pub(super) fn white_space(secret: &str) -> Option<&'static str> {
+    if secret.trim().is_empty() {
+        Some("it is blank")
+    } else if secret.trim() != secret {
+        Some("it begins or ends with white space")
+    } else if secret.chars().any(char::is_control) {
+        Some("it has a control character in it, such as the end of a line")
+    } else {
+        None
+    }
+}
+
+/// Names separated by commas.
+pub(super) fn list(name: &str) -> Result<Option<Vec<String>>, ConfigError> {
+    let list = text(name)?.unwrap_or_default();
+    let items = list.split(',').map(|item| item.trim().to_owned());
+    let items: Vec<String> = items.filter(|item| !item.is_empty()).collect();
+    Ok((!items.is_empty()).then_some(items))
+}
+
+/// Networks separated by commas; a single address is a network of one.
+pub(super) fn networks(name: &str) -> Result<Vec<IpNet>, ConfigError> {
+    let items = list(name)?.unwrap_or_default().into_iter();
+    items
+        .map(|item| {
+            let address = item.parse::<IpAddr>().map(IpNet::from);
+            address
+                .or_else(|_| item.parse())
+                .map_err(|_| ConfigError::Unusable {
+                    name: name.to_owned(),
+                    problem: format!(
+                        "{item:?} is neither an address nor a network such as 10.0.0.0/8"
+                    ),
+                })
+        })
+        .collect()
+}
+
+/// The value of `name`, or the content of the file that `name_FILE` names. An empty value counts as
+/// not set.
+pub(super) fn text(name: &str) -> Result<Option<String>, ConfigError> {
+    let value = match env::var(format!("{name}_FILE")) {
+        Ok(file) => std::fs::read_to_string(&file)
+            .map(|text| text.trim_end().to_owned())
+            .map_err(|error| ConfigError::Unusable {
+                name: name.to_owned(),
+                problem: format!("{file} cannot be read: {error}"),
+            })?,
+        Err(_) => env::var(name).unwrap_or_default(),
+    };
+    Ok((!value.is_empty()).then_some(value))
+}
+
+pub(super) fn parsed<T: FromStr<Err: std::fmt::Display>>(
+    name: &'static str,
+) -> Result<Option<T>, ConfigError> {
+    text(name)?
+        .map(|value| {
+            value
+                .parse()
+                .map_err(|error: T::Err| ConfigError::Unusable {
+                    name: name.to_owned(),
+                    problem: format!("{value:?}: {error}"),
+                })
+        })
+        .transpose()
+}
+
+/// A number from `min` to `max`.
+pub(super) fn within(name: &'static str, min: u64, max: u64) -> Result<Option<u64>, ConfigError> {
+    match parsed(name)? {
+        Some(value) if !(min..=max).contains(&value) => Err(ConfigError::Unusable {
+            name: name.to_owned(),
+            problem: format!("{value} is not from {min} to {max}"),
+        }),
+        value => Ok(value),
+    }
+}

@@ -1,0 +1,134 @@
+//! Jobs that are due, in the order in which they start.
+
+use domain::id::JobId;
+use domain::job::{Capacity, DELIVERY_MARGIN};
+use sqlx::PgPool;
+
+use super::interval;
+
+/// The next jobs for the ready queue and their virtual times, in order of virtual time, at most
+/// `limit`.
+///
+/// Of each model it returns no more jobs than its lanes have capacity for, so the backlog of one
+/// model cannot hide the jobs of another. As in [`claim`], a job that a provider is still working
+/// on needs no capacity, nor does one that has an image to deliver and whose deadline is near. Jobs
+/// of models that `capacity` does not name are left to other workers.
+///
+/// # Errors
+/// Postgres fails.
+pub async fn due(
+    pool: &PgPool,
+    limit: i64,
+    capacity: &Capacity,
+) -> sqlx::Result<Vec<(JobId, i64)>> {
+    if capacity.has_exclusions() {
+        return due_by_tenant(pool, limit, capacity).await;
+    }
+    // `roomy`: for each model, the first jobs by `turn`, through an index and a LIMIT of its own.
+    // Its cost grows with the number of models and not with the backlog. `in_the_making`: jobs that
+    // need no capacity; a partial index holds only those.
+    let columns = capacity.columns();
+    let rows = sqlx::query!(
+        r#"-- job::due
+        WITH open AS (
+          SELECT model, anywhere, at_home FROM unnest($2::text[], $3::bigint[], $4::bigint[]) AS open(model, anywhere, at_home)),
+        paused AS (SELECT model, tenant_id FROM pauses WHERE lifted_at IS NULL AND worker IS NULL),
+        roomy AS (
+          SELECT jobs.id, jobs.turn FROM open, LATERAL (
+            SELECT id, turn FROM jobs
+            WHERE state = 'queued' AND model = open.model AND run_after <= clock_timestamp() AND deadline > clock_timestamp()
+              AND (fallback OR at_home > 0) AND NOT EXISTS (SELECT FROM paused p WHERE (p.model IS NULL OR p.model = jobs.model) AND (p.tenant_id IS NULL OR p.tenant_id = jobs.tenant_id))
+            ORDER BY turn, id LIMIT least($1, anywhere)) jobs),
+        in_the_making AS (
+          SELECT id, turn FROM jobs
+          WHERE state = 'queued' AND (operating OR stocked) AND (operating OR deadline < clock_timestamp() + $5::interval)
+            AND run_after <= clock_timestamp() AND deadline > clock_timestamp() AND model IN (SELECT model FROM open)
+            AND NOT EXISTS (SELECT FROM paused p WHERE (p.model IS NULL OR p.model = jobs.model) AND (p.tenant_id IS NULL OR p.tenant_id = jobs.tenant_id))
+          ORDER BY turn, id LIMIT $1)
+        SELECT id AS "id!", turn AS "turn!" FROM roomy UNION SELECT id, turn FROM in_the_making ORDER BY 2, 1 LIMIT $1"#,
+        limit,
+        &columns.models,
+        &columns.with_fallback,
+        &columns.primary_only,
+        interval(DELIVERY_MARGIN),
+    )
+    .fetch_all(pool)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .map(|row| (JobId(row.id), row.turn))
+        .collect())
+}
+
+/// Does the same as [`due`] if there are exclusions. It reads the next jobs of each tenant
+/// separately. Otherwise it would have to read the whole backlog of an excluded tenant to find the
+/// jobs behind it.
+///
+/// How the statement works:
+/// - `waiting` lists the tenants with queued jobs of each model. It is a loose index scan: the
+///   recursion jumps from one tenant to the next, so it reads one row for each tenant and not one
+///   for each job.
+/// - `welcome` drops the excluded and the paused tenants. A tenant that is excluded only from the
+///   model's first lane keeps the jobs that may use a fallback.
+/// - `next` reads the first jobs of each of these tenants and numbers them within the model.
+/// - `in_the_making` is as in [`due`].
+pub(super) async fn due_by_tenant(
+    pool: &PgPool,
+    limit: i64,
+    capacity: &Capacity,
+) -> sqlx::Result<Vec<(JobId, i64)>> {
+    let columns = capacity.columns();
+    let rows = sqlx::query!(
+        r#"-- job::due_by_tenant
+        WITH RECURSIVE open AS (
+          SELECT model, anywhere, at_home FROM unnest($2::text[], $3::bigint[], $4::bigint[]) AS open(model, anywhere, at_home)),
+        shut AS (
+          SELECT model, tenant, everywhere FROM unnest($6::text[], $7::text[], $8::boolean[]) AS shut(model, tenant, everywhere)),
+        paused AS (SELECT model, tenant_id FROM pauses WHERE lifted_at IS NULL AND worker IS NULL),
+        waiting AS (
+          SELECT model, anywhere, at_home, (
+            SELECT tenant_id FROM jobs WHERE state = 'queued' AND jobs.model = open.model ORDER BY tenant_id LIMIT 1) AS tenant_id
+          FROM open WHERE anywhere > 0
+          UNION ALL
+          SELECT model, anywhere, at_home, (
+            SELECT tenant_id FROM jobs WHERE state = 'queued' AND jobs.model = waiting.model AND jobs.tenant_id > waiting.tenant_id
+            ORDER BY tenant_id LIMIT 1)
+          FROM waiting WHERE tenant_id IS NOT NULL),
+        welcome AS (
+          SELECT model, anywhere, tenant_id, at_home > 0 AND NOT home_shut AS at_home
+          FROM waiting, LATERAL (
+            SELECT coalesce(bool_or(everywhere), false) AS shut, count(*) > 0 AS home_shut FROM shut
+            WHERE (shut.model IS NULL OR shut.model = waiting.model)
+              AND (shut.tenant IS NULL OR shut.tenant = left(encode(sha256(uuid_send(waiting.tenant_id)), 'hex'), 16))) AS shuts
+          WHERE tenant_id IS NOT NULL AND NOT shuts.shut
+            AND NOT EXISTS (SELECT FROM paused p WHERE (p.model IS NULL OR p.model = waiting.model) AND (p.tenant_id IS NULL OR p.tenant_id = waiting.tenant_id))),
+        next AS (
+          SELECT jobs.id, jobs.turn, anywhere, row_number() OVER (PARTITION BY model ORDER BY jobs.turn, jobs.id) AS number
+          FROM welcome, LATERAL (
+            SELECT id, turn FROM jobs
+            WHERE state = 'queued' AND model = welcome.model AND tenant_id = welcome.tenant_id
+              AND run_after <= clock_timestamp() AND deadline > clock_timestamp() AND (fallback OR at_home)
+            ORDER BY turn, id LIMIT least($1, anywhere)) jobs),
+        in_the_making AS (
+          SELECT id, turn FROM jobs
+          WHERE state = 'queued' AND (operating OR stocked) AND (operating OR deadline < clock_timestamp() + $5::interval)
+            AND run_after <= clock_timestamp() AND deadline > clock_timestamp() AND model IN (SELECT model FROM open)
+            AND NOT EXISTS (SELECT FROM paused p WHERE (p.model IS NULL OR p.model = jobs.model) AND (p.tenant_id IS NULL OR p.tenant_id = jobs.tenant_id))
+          ORDER BY turn, id LIMIT $1)
+        SELECT id AS "id!", turn AS "turn!" FROM next WHERE number <= anywhere UNION SELECT id, turn FROM in_the_making ORDER BY 2, 1 LIMIT $1"#,
+        limit,
+        &columns.models,
+        &columns.with_fallback,
+        &columns.primary_only,
+        interval(DELIVERY_MARGIN),
+        &columns.excluded_models as &[Option<String>],
+        &columns.excluded_tenants as &[Option<String>],
+        &columns.excluded_everywhere,
+    )
+    .fetch_all(pool)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .map(|row| (JobId(row.id), row.turn))
+        .collect())
+}

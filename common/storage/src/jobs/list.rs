@@ -1,0 +1,156 @@
+//! Jobs as tenants and operators list them.
+
+use domain::id::{JobId, TenantId};
+use domain::job::{Job, State};
+use domain::outcome::Class;
+use sqlx::{PgConnection, PgPool};
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use super::{Row, whole_jobs};
+
+/// Which of a tenant's jobs to list. `None` matches every job.
+#[derive(Clone, Debug, Default)]
+pub struct Filter {
+    /// Jobs in this state.
+    pub state: Option<State>,
+    /// Jobs of this model.
+    pub model: Option<String>,
+    /// Jobs whose name contains this text, in upper or lower case.
+    pub name: Option<String>,
+    /// Jobs older than this one: where the previous page ended.
+    pub after: Option<JobId>,
+}
+
+/// A tenant's jobs that match the filter, newest first, at most `limit`.
+///
+/// # Errors
+/// As [`get`].
+pub async fn list(
+    connection: &mut PgConnection,
+    tenant: TenantId,
+    filter: &Filter,
+    limit: i64,
+) -> sqlx::Result<Vec<Job>> {
+    let rows = whole_jobs!(
+        "-- job::list
+        SELECT ",
+        " FROM jobs
+        WHERE tenant_id = $1 AND ($2::uuid IS NULL OR id < $2) AND ($3::text IS NULL OR state = $3) AND ($4::text IS NULL OR model = $4)
+          AND ($5::text IS NULL OR position(lower($5) IN lower(name)) > 0)
+        ORDER BY id DESC LIMIT $6",
+        tenant.0,
+        filter.after.map(|id| id.0),
+        filter.state.map(State::as_str),
+        filter.model,
+        filter.name,
+        limit,
+    )
+    .fetch_all(connection)
+    .await?;
+    rows.into_iter().map(Row::job).collect()
+}
+
+/// Which jobs of all tenants to find. A job must match every field; `None` matches every job.
+#[derive(Clone, Debug, Default)]
+pub struct Search {
+    /// Jobs with one of these ids.
+    pub ids: Option<Vec<JobId>>,
+    /// Jobs of this tenant.
+    pub tenant: Option<TenantId>,
+    /// Jobs of this model.
+    pub model: Option<String>,
+    /// Jobs in one of these states. An empty list matches every state.
+    pub states: Vec<State>,
+    /// Jobs with this class of outcome.
+    pub outcome: Option<Class>,
+    /// Jobs submitted at this time or later.
+    pub since: Option<OffsetDateTime>,
+    /// Jobs submitted before this time.
+    pub before: Option<OffsetDateTime>,
+    /// Jobs older than this one: where the previous page ended.
+    pub after: Option<JobId>,
+}
+
+/// Jobs of all tenants that match the search, newest first, at most `limit`. `pool` must be allowed
+/// to read every tenant's rows.
+///
+/// # Errors
+/// As [`get`].
+pub async fn search(pool: &PgPool, search: &Search, limit: i64) -> sqlx::Result<Vec<Job>> {
+    let ids: Option<Vec<Uuid>> = search
+        .ids
+        .as_ref()
+        .map(|ids| ids.iter().map(|id| id.0).collect());
+    let states: Vec<String> = search
+        .states
+        .iter()
+        .map(|state| state.as_str().to_owned())
+        .collect();
+    let rows = whole_jobs!(
+        "-- job::search
+        SELECT ",
+        " FROM jobs
+        WHERE ($1::uuid[] IS NULL OR id = ANY($1)) AND ($2::uuid IS NULL OR tenant_id = $2) AND ($3::text IS NULL OR model = $3)
+          AND (cardinality($4::text[]) = 0 OR state = ANY($4)) AND ($5::text IS NULL OR outcome = $5)
+          AND ($6::timestamptz IS NULL OR created_at >= $6) AND ($7::timestamptz IS NULL OR created_at < $7) AND ($8::uuid IS NULL OR id < $8)
+        ORDER BY id DESC LIMIT $9",
+        ids.as_deref(),
+        search.tenant.map(|tenant| tenant.0),
+        search.model,
+        &states,
+        search.outcome.map(Class::as_str),
+        search.since,
+        search.before,
+        search.after.map(|id| id.0),
+        limit,
+    )
+    .fetch_all(pool)
+    .await?;
+    rows.into_iter().map(Row::job).collect()
+}
+
+/// How many jobs each worker is running.
+///
+/// # Errors
+/// Postgres fails.
+pub async fn by_worker(pool: &PgPool) -> sqlx::Result<Vec<(String, i64)>> {
+    let rows = sqlx::query!(
+        r#"-- job::by_worker
+        SELECT worker AS "worker!", count(*) AS "jobs!" FROM jobs WHERE state = 'running' AND worker IS NOT NULL GROUP BY worker"#
+    )
+    .fetch_all(pool)
+    .await?;
+    Ok(rows.into_iter().map(|row| (row.worker, row.jobs)).collect())
+}
+
+/// Which of these jobs have ended, of any tenant.
+///
+/// # Errors
+/// Postgres fails.
+pub async fn ended(pool: &PgPool, ids: &[JobId]) -> sqlx::Result<Vec<JobId>> {
+    let ids: Vec<_> = ids.iter().map(|id| id.0).collect();
+    sqlx::query_scalar!(
+        r#"-- job::ended
+        SELECT id AS "id: JobId" FROM jobs WHERE id = ANY($1) AND finished_at IS NOT NULL"#,
+        &ids
+    )
+    .fetch_all(pool)
+    .await
+}
+
+/// How many of the tenant's own queued jobs run before this one.
+///
+/// # Errors
+/// Postgres fails.
+pub async fn count_ahead(connection: &mut PgConnection, job: &Job) -> sqlx::Result<i64> {
+    sqlx::query_scalar!(
+        r#"-- job::ahead
+        SELECT count(*) AS "ahead!" FROM jobs WHERE state = 'queued' AND tenant_id = $1 AND (turn, id) < ($2, $3)"#,
+        job.tenant.0,
+        job.virtual_time,
+        job.id.0
+    )
+    .fetch_one(connection)
+    .await
+}
