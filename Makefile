@@ -8,7 +8,7 @@ BUILT := $(or $(CARGO_TARGET_DIR),target)/debug
 # Images that tests deliver. Other software opens them after the tests.
 DELIVERED := $(abspath $(BUILT)/../delivered)
 
-.PHONY: help run test check docs fmt setup prepare bench bench-pictures outcomes failpoints properties races storm rolling rolling-migration redis-away boards demo-load scaler containers flood chaos verify-bench model contract sweep attack submit-cost proofs
+.PHONY: help run test check docs fmt setup prepare bench bench-pictures outcomes failpoints properties races storm rolling rolling-migration redis-away boards demo-load scaler containers flood chaos verify-bench model contract sweep attack submit-cost proofs structure draw
 
 help: ## List these words
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -151,6 +151,17 @@ contract: ## Check the running API against its own contract with Schemathesis (R
 	@scripts/setup test
 	cargo build --locked --workspace --all-targets
 	PLATEN_LOG=error $(BUILT)/contract --requests $(or $(REQUESTS),5000) $(and $(SEED),--seed $(SEED))
+
+structure: ## Print how long functions and files are, and which files import each other in a circle
+	@scripts/setup run
+	@cargo build --locked --workspace --bin structure
+	@$(BUILT)/structure lengths
+	@$(BUILT)/structure circles
+
+draw: ## Draw functions at random and print them, to read them (COUNT=10 SEED=<text>)
+	@scripts/setup run
+	@cargo build --locked --workspace --bin structure
+	@$(BUILT)/structure draw --count $(or $(COUNT),10) $(and $(SEED),--seed "$(SEED)")
 
 model: ## Check the model of the protocol with SPIN, and that every protection is needed (FULL=1)
 	@scripts/model

@@ -34,6 +34,7 @@ pub mod rotation;
 pub mod s3;
 pub mod scraped;
 pub mod servers;
+pub mod structure;
 pub mod wait;
 
 pub use options::Options;
