@@ -15,7 +15,8 @@ use serde::Deserialize;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue, ValueDeserializer};
 
-use super::{Catalog, Lane, Model, Provider, ProviderCost};
+use super::model::ProviderCost;
+use super::{Catalog, Lane, Model, Provider};
 use crate::generation::image::{MAX_INPUT_BYTES, MAX_OUTPUTS};
 use crate::outcome::table::Dialect;
 use entry::{Fallback, ModelEntry};

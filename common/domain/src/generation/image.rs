@@ -7,10 +7,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::Violation;
-use crate::catalog::Model;
 use crate::id::UploadId;
-use crate::visible;
 
 pub use rendering::{Chroma, Encoding, Fit, Recipe, Rendering};
 
@@ -331,90 +328,6 @@ pub fn pixels(ratio: AspectRatio, size: Size) -> Pixels {
     Pixels {
         width: width * scale,
         height: height * scale,
-    }
-}
-
-impl ImageRequest {
-    /// Everything in the request that this model cannot do. Empty if it can do all of it.
-    pub fn violations(&self, model: &Model) -> Vec<Violation> {
-        let mut found = Vec::new();
-        if visible::is_blank(&self.prompt) {
-            found.push(Violation::new(
-                "/prompt",
-                "The prompt has no visible character: describe what the image should show.",
-            ));
-        }
-        for (pointer, text) in [
-            ("/prompt", Some(&self.prompt)),
-            ("/art_direction", self.art_direction.as_ref()),
-        ] {
-            let length = text.map_or(0, |text| text.chars().count());
-            if length > MAX_TEXT {
-                found.push(Violation::new(
-                    pointer,
-                    format!("{length} characters are too many: use at most {MAX_TEXT}"),
-                ));
-            }
-        }
-        if self.outputs < 1 || self.outputs > model.max_outputs {
-            found.push(Violation::new(
-                "/outputs",
-                format!(
-                    "{} makes 1 to {} images in one job",
-                    model.id, model.max_outputs
-                ),
-            ));
-        }
-        if !model.sizes.contains(&self.size) {
-            let sizes: Vec<&str> = model.sizes.iter().map(|size| size.as_str()).collect();
-            found.push(Violation::new(
-                "/size",
-                format!(
-                    "{} makes {}, not {}",
-                    model.id,
-                    sizes.join(" and "),
-                    self.size
-                ),
-            ));
-        }
-        if !model.ratios.contains(&self.aspect_ratio) {
-            let ratios: Vec<&str> = model.ratios.iter().map(|ratio| ratio.as_str()).collect();
-            found.push(Violation::new(
-                "/aspect_ratio",
-                format!(
-                    "{} makes images of {}, not {}",
-                    model.id,
-                    ratios.join(", "),
-                    self.aspect_ratio
-                ),
-            ));
-        }
-        if self.inputs.len() > model.max_inputs {
-            found.push(Violation::new(
-                "/inputs",
-                format!(
-                    "{} takes at most {} input images, not {}",
-                    model.id,
-                    model.max_inputs,
-                    self.inputs.len()
-                ),
-            ));
-        }
-        for (number, input) in self.inputs.iter().enumerate() {
-            let limit = u64::try_from(model.max_input_bytes).unwrap_or(u64::MAX);
-            if input.bytes > limit {
-                let field = if input.upload.is_some() {
-                    "upload"
-                } else {
-                    "data"
-                };
-                found.push(Violation::new(
-                    format!("/inputs/{number}/{field}"),
-                    format!("{} takes input images of at most {limit} bytes", model.id),
-                ));
-            }
-        }
-        found
     }
 }
 
