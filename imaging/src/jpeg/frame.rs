@@ -1,10 +1,7 @@
 //! The frame header (T.81, B.2.2): the size of the picture and its channels.
 
-use super::idct::{Block, Multipliers};
+use super::idct::{Block, Multipliers, SIDE};
 use super::{DAMAGED, Model, Reason};
-
-/// The samples of a block on each side.
-pub(super) const SIDE: usize = 8;
 
 /// The frame header.
 pub(super) struct Frame {

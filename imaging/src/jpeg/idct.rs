@@ -3,7 +3,8 @@
 
 use std::f32::consts::SQRT_2;
 
-use super::frame::SIDE;
+/// The samples of a block on each side.
+pub(super) const SIDE: usize = 8;
 
 /// The coefficients of a block, row by row.
 #[derive(Clone)]

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use super::bits::{Bits, next_marker};
-use super::frame::{Frame, Plane, SIDE};
+use super::frame::{Frame, Plane};
 use super::huffman::Table;
-use super::idct::Block;
+use super::idct::{Block, SIDE};
 use super::{DAMAGED, Reason, Tables};
 
 const MISSING: Reason = "some of its pixels are missing";

@@ -10,7 +10,7 @@ use std::time::Duration;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use super::stage::{APIS, WORKERS};
+use super::stage::{APIS, Link, WORKERS};
 use crate::fleet::Role;
 use crate::proxy::Weather;
 
@@ -23,21 +23,6 @@ const MIN_OUTAGE: Duration = Duration::from_secs(25);
 const POSTGRES_SHARE: f64 = 0.4;
 /// Postgres may be unreachable for this long at any time: reapers ignore such a short loss.
 const SHORT_LOSS: Duration = Duration::from_millis(1_500);
-
-/// The connections between our processes and something else.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Link {
-    /// Those to Postgres.
-    Postgres,
-    /// Those to Redis.
-    Redis,
-    /// Those to the provider.
-    Provider,
-    /// Those to the bucket.
-    Bucket,
-    /// Those of clients to the apis.
-    Clients,
-}
 
 /// One thing that fails.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -22,7 +22,6 @@ use time::OffsetDateTime;
 use tokio::sync::Mutex;
 
 use super::diary::Diary;
-use super::plan::Link;
 use crate::fleet::{Orders, Process, Role};
 use crate::pipeline::TESTER;
 use crate::proxy::{Forgotten, Proxy};
@@ -46,6 +45,21 @@ const MODEL_TIMEOUT_SECONDS: u32 = 30;
 /// How long a process may take to start while its servers fail.
 const START_TIMEOUT: Duration = Duration::from_mins(2);
 const START_INTERVAL: Duration = Duration::from_millis(300);
+
+/// The connections between our processes and something else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Link {
+    /// Those to Postgres.
+    Postgres,
+    /// Those to Redis.
+    Redis,
+    /// Those to the provider.
+    Provider,
+    /// Those to the bucket.
+    Bucket,
+    /// Those of clients to the apis.
+    Clients,
+}
 
 /// Everything that runs.
 pub struct Stage {

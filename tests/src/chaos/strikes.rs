@@ -9,9 +9,9 @@ use tokio::sync::MutexGuard;
 use tokio_util::task::TaskTracker;
 
 use super::diary::Whom;
-use super::plan::{Fault, Link, Plan};
+use super::plan::{Fault, Plan};
 use super::recovery::Recovery;
-use super::stage::{Stage, worker_name};
+use super::stage::{Link, Stage, worker_name};
 use crate::fleet::{Process, Role};
 use crate::proxy::Weather;
 use crate::servers::connect_to_redis;
