@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use common::memory::{Memory, MemoryPermit, with_permit};
-use imaging::{RenderPool, Rendition};
+use imaging::{ImagingError, RenderPool, Rendition};
 use telemetry::{API_MEMORY_LIMIT, API_MEMORY_USED};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
@@ -39,6 +39,27 @@ pub struct Budget {
     /// The render slot for small images.
     small_slot: Arc<Semaphore>,
     slot_count: usize,
+}
+
+/// Why an image was not cleaned.
+#[derive(Debug)]
+pub enum CleanError {
+    /// The image cannot be used. Says why, in words for its owner.
+    Image(String),
+    /// The request fails, whatever the image is.
+    Request(Problem),
+}
+
+impl From<ImagingError> for CleanError {
+    fn from(error: ImagingError) -> Self {
+        Self::Image(explain_image_error(&error))
+    }
+}
+
+impl From<Problem> for CleanError {
+    fn from(problem: Problem) -> Self {
+        Self::Request(problem)
+    }
 }
 
 impl Budget {
@@ -95,24 +116,22 @@ impl Budget {
     }
 
     /// Decodes an image and encodes it again without metadata, in at most `max_bytes`. Waits until the tenant's share, a render slot
-    /// and the memory allow it. The inner error says what is wrong with the image, in words for its owner.
+    /// and the memory allow it.
     ///
     /// # Errors
-    /// [`Code::Overloaded`] if the wait took too long, and [`Code::Internal`] if the work panicked.
+    /// [`CleanError::Image`] if the image cannot be used. [`Code::Overloaded`] if the wait took too long, and [`Code::Internal`] if the
+    /// work panicked.
     pub async fn clean(
         &self,
         share: &Share,
         file: Bytes,
         max_bytes: usize,
-    ) -> Result<Result<Rendition, String>, Problem> {
-        let needed = match imaging::memory_to_clean(&file) {
-            Ok(needed) => needed,
-            Err(error) => return Ok(Err(explain_image_error(&error))),
-        };
+    ) -> Result<Rendition, CleanError> {
+        let needed = imaging::memory_to_clean(&file)?;
         let available = self.pictures.bytes();
         if needed > available {
             let [needed, available] = [needed, available].map(|bytes| bytes.div_ceil(1_000_000));
-            return Ok(Err(format!(
+            return Err(CleanError::Image(format!(
                 "Opening the image takes {needed} MB of memory, and this service has {available} MB for one image: send one with fewer pixels."
             )));
         }
@@ -129,7 +148,7 @@ impl Budget {
             render_pool.clean(file, max_bytes).await
         });
         let cleaned = work.await.map_err(|_| Problem::from(Code::Internal))?;
-        Ok(cleaned.map_err(|error| explain_image_error(&error)))
+        Ok(cleaned?)
     }
 
     /// Waits for a render slot and the memory for an image that takes `needed` bytes. A small image takes whichever slot is free first.

@@ -200,7 +200,7 @@ async fn requeue(
         },
     )
     .await?;
-    if requeued.is_ok() {
+    if requeued.has_changed() {
         reach("requeue:before_commit").await?;
         transaction.commit().await?;
         reach("requeue:after_commit").await?;
@@ -397,7 +397,8 @@ pub async fn reap(pool: &PgPool, tenant: TenantId, id: JobId) -> Result<Settled,
             outcome: None,
         },
     )
-    .await??;
+    .await?
+    .required()?;
     reach("reap:before_commit").await?;
     transaction.commit().await?;
     reach("reap:after_commit").await?;
@@ -538,7 +539,7 @@ async fn end(
         released: resolution.released,
     };
     // Fails if the row is terminal in spite of the lock, and rolls the credits back with it.
-    storage::jobs::end(connection, &row).await??;
+    storage::jobs::end(connection, &row).await?.required()?;
     storage::calls::abandon(connection, job.id).await?;
     storage::uploads::touch_all_of(connection, job.id).await?;
     storage::retention::plan(connection, job.tenant, job.id).await?;

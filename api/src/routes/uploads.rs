@@ -25,6 +25,7 @@ use utoipa::ToSchema;
 
 use crate::app::App;
 use crate::base_url::BaseUrl;
+use crate::budget::CleanError;
 use crate::error::{Code, Problem, Result};
 use crate::idempotency::Key;
 use crate::link::{File, FileLink};
@@ -151,8 +152,11 @@ async fn store(
     }
     app.owner.usable().await?;
     let share = app.shares.of(tenant);
-    let cleaned = app.budget.clean(&share, file, MAX_INPUT_BYTES).await?;
-    let cleaned = cleaned.map_err(|why| Problem::invalid(vec![Violation::new("", why)]))?;
+    let cleaned = app.budget.clean(&share, file, MAX_INPUT_BYTES).await;
+    let cleaned = cleaned.map_err(|error| match error {
+        CleanError::Image(why) => Problem::invalid(vec![Violation::new("", why)]),
+        CleanError::Request(problem) => problem,
+    })?;
     let object_key = upload::key(tenant, id);
     let stored = app.bucket.put_new(&object_key, cleaned.bytes).await?;
     // If another database has adopted the bucket in the meantime, the file is deleted again and no row is written.
@@ -174,19 +178,48 @@ async fn store(
     })
 }
 
-/// Writes the row of a stored file, together with the answer to its request. The outer error is that of the request; a refusal leaves
-/// it to the caller to delete the file.
+/// Why the row of a stored file was not written. The caller decides whether to delete the file.
+#[derive(Debug)]
+enum InsertError {
+    /// The request failed before the row could be written.
+    Request(Problem),
+    /// The row was refused, or the database failed.
+    Refused(Refusal),
+}
+
+impl From<Problem> for InsertError {
+    fn from(problem: Problem) -> Self {
+        Self::Request(problem)
+    }
+}
+
+impl From<Refusal> for InsertError {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+impl From<InsertError> for Problem {
+    fn from(error: InsertError) -> Self {
+        match error {
+            InsertError::Request(problem) => problem,
+            InsertError::Refused(refusal) => refusal.into(),
+        }
+    }
+}
+
+/// Writes the row of a stored file, together with the answer to its request.
 async fn insert(
     app: &App,
     base: &BaseUrl,
     tenant: TenantId,
     upload: &Upload,
     request: Option<&Request>,
-) -> Result<std::result::Result<Stored, Refusal>> {
+) -> std::result::Result<Stored, InsertError> {
     let view = UploadView::new(app, base, upload).await;
     let answer = |created_at| view.answer(created_at);
     let connection = app.wallet(tenant).await?;
-    Ok(uploading::store(&connection, tenant, upload, request, &app.unpaid, answer).await)
+    Ok(uploading::store(&connection, tenant, upload, request, &app.unpaid, answer).await?)
 }
 
 /// The stored answer to an earlier request with the same key, if there is one.

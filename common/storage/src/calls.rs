@@ -9,7 +9,7 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::database::row::RowId;
-use crate::database::{NotOneRow, one_row};
+use crate::database::{GuardedWrite, one_row};
 use domain::call::{Ending, Journaled, LOST, Original};
 use domain::catalog::Lane;
 use domain::generation::image::{MediaType, Pixels};
@@ -87,8 +87,8 @@ pub async fn calls_left(connection: &mut PgConnection, job: JobId) -> sqlx::Resu
 }
 
 /// Stores the provider's handle of a long operation. This happens before the first poll, so that
-/// any other worker can go on polling if this one dies. The inner error says that the call has
-/// ended meanwhile.
+/// any other worker can go on polling if this one dies. It changes nothing if the call has ended
+/// meanwhile.
 ///
 /// # Errors
 /// Postgres fails.
@@ -96,7 +96,7 @@ pub async fn record_operation(
     connection: &mut PgConnection,
     id: CallId,
     operation: &str,
-) -> sqlx::Result<Result<(), NotOneRow>> {
+) -> sqlx::Result<GuardedWrite> {
     let result = sqlx::query!(
         "-- call::operate
         UPDATE calls SET operation = $2 WHERE id = $1 AND ended_at IS NULL",
@@ -130,7 +130,7 @@ pub async fn abandon(connection: &mut PgConnection, job: JobId) -> sqlx::Result<
 ///
 /// Only the worker that holds the job may do this, and only if the call has the same handle as when
 /// it was read. The worker that made the call may still be alive and have stored a handle since;
-/// then the call is not lost. The inner error says that one of the two conditions does not hold.
+/// then the call is not lost. If one of the two conditions does not hold, nothing is changed.
 ///
 /// # Errors
 /// Postgres fails.
@@ -140,7 +140,7 @@ pub async fn record_lost(
     fence: i32,
     call: &Journaled,
     failure: &Failure,
-) -> sqlx::Result<Result<(), NotOneRow>> {
+) -> sqlx::Result<GuardedWrite> {
     let result = sqlx::query!(
         "-- call::lose
         WITH mine AS (SELECT id FROM jobs WHERE id = $2 AND fence = $3 AND state = 'running' FOR NO KEY UPDATE)
@@ -158,7 +158,7 @@ pub async fn record_lost(
     Ok(one_row(&result))
 }
 
-/// Ends a call. Returns the inner error if it had already ended.
+/// Ends a call. It changes nothing if the call had already ended.
 ///
 /// There is one exception: a call that was given up as lost may end a second time, with its image,
 /// while its job is open. A slow worker then still delivers what we have paid for.
@@ -173,7 +173,7 @@ pub async fn end(
     id: CallId,
     job: JobId,
     ending: &Ending<'_>,
-) -> sqlx::Result<Result<(), NotOneRow>> {
+) -> sqlx::Result<GuardedWrite> {
     let counts = ending.outcome.contract().counts;
     // Lock order: the job before its calls. A settlement that runs at the same time either comes
     // first, and then this call has ended with its job and can name no image; or it waits until
@@ -219,7 +219,7 @@ pub async fn end(
     .execute(&mut *connection)
     .await?;
     let ended = one_row(&result);
-    if ended.is_ok() && (!counts || original.is_some()) {
+    if ended.has_changed() && (!counts || original.is_some()) {
         // The job may have been requeued since, and `requeue` could not see this image. `stocked`
         // makes the dispatcher run the job before its deadline, even while its lanes are
         // unavailable.

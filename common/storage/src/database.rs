@@ -210,19 +210,43 @@ pub async fn begin_for_key(
     Ok(transaction)
 }
 
-/// A guarded write, one that names a fence or a key, changed so many rows instead of one: another
-/// process was faster.
+/// What a guarded write did: one that names a fence or a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub enum GuardedWrite {
+    /// It changed its row.
+    Changed,
+    /// It changed so many rows instead of one: another process was faster.
+    NotOneRow(u64),
+}
+
+impl GuardedWrite {
+    /// Whether it changed its row.
+    pub fn has_changed(self) -> bool {
+        self == Self::Changed
+    }
+
+    /// For a write that must change its row.
+    ///
+    /// # Errors
+    /// It did not.
+    pub fn required(self) -> Result<(), NotOneRow> {
+        match self {
+            Self::Changed => Ok(()),
+            Self::NotOneRow(rows) => Err(NotOneRow(rows)),
+        }
+    }
+}
+
+/// A guarded write that must change its row changed so many rows instead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the write touched {0} rows instead of one")]
 pub struct NotOneRow(pub u64);
 
-/// Checks that a guarded write changed exactly one row.
-///
-/// # Errors
-/// It changed none, or several.
-pub fn one_row(result: &sqlx::postgres::PgQueryResult) -> Result<(), NotOneRow> {
+/// What a guarded write did.
+pub fn one_row(result: &sqlx::postgres::PgQueryResult) -> GuardedWrite {
     match result.rows_affected() {
-        1 => Ok(()),
-        rows => Err(NotOneRow(rows)),
+        1 => GuardedWrite::Changed,
+        rows => GuardedWrite::NotOneRow(rows),
     }
 }

@@ -178,7 +178,7 @@ impl<'a> Real<'a> {
                 );
                 let kept = kept.await.unwrap();
                 transaction.commit().await.unwrap();
-                Said::Was(kept.is_ok())
+                Said::Was(kept.has_changed())
             }
             Move::End { call, class } => self.end_call(model.call(call)?, class, model).await,
             Move::Deliver { attempt, outputs } => {
@@ -436,7 +436,7 @@ impl<'a> Real<'a> {
             storage::calls::end(&mut transaction, self.calls[call], self.jobs[job], &ending);
         let ended = ended.await.unwrap();
         transaction.commit().await.unwrap();
-        Said::Was(ended.is_ok())
+        Said::Was(ended.has_changed())
     }
 
     async fn deliver(&self, attempt: Attempt, outputs: u8, model: &Model) -> Said {

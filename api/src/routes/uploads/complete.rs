@@ -9,7 +9,9 @@ use common::admission::Refusal;
 use domain::id::UploadId;
 use domain::upload;
 
-use super::{MAX_BYTES, UploadQuery, UploadView, answered, find, insert, store, too_large};
+use super::{
+    InsertError, MAX_BYTES, UploadQuery, UploadView, answered, find, insert, store, too_large,
+};
 use crate::app::App;
 use crate::auth::Tenant;
 use crate::base_url::BaseUrl;
@@ -70,10 +72,12 @@ pub async fn handler(
         Err(error) => return Err(error.into()),
     };
     let upload = store(&app, tenant, id, name, permit.hold(file)).await?;
-    let inserted = insert(&app, &base, tenant, &upload, None).await?;
+    let inserted = insert(&app, &base, tenant, &upload, None).await;
     // A concurrent request for this id uses the same object key. So the file is deleted only if there is surely no row for it.
-    if matches!(inserted, Err(Refusal::StorageFull { .. }))
-        && let Err(error) = app.bucket.delete(&upload.object_key).await
+    if matches!(
+        inserted,
+        Err(InsertError::Refused(Refusal::StorageFull { .. }))
+    ) && let Err(error) = app.bucket.delete(&upload.object_key).await
     {
         tracing::warn!(%error, upload.id = %id, "A file without an upload stays in the bucket until it is swept");
     }

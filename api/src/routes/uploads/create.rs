@@ -10,7 +10,7 @@ use common::files::uploading::Stored;
 use domain::id::UploadId;
 use domain::upload;
 
-use super::{UploadQuery, UploadView, answered, answered_before, insert, store};
+use super::{InsertError, UploadQuery, UploadView, answered, answered_before, insert, store};
 use crate::app::App;
 use crate::auth::Tenant;
 use crate::base_url::BaseUrl;
@@ -63,10 +63,12 @@ pub async fn handler(
     let upload = store(&app, tenant, id, name, file).await?;
     let inserted = insert(&app, &base, tenant, &upload, Some(&request)).await;
     // After a database error the commit may have succeeded, and the row would need its file. If it did not, the file is swept later.
-    if !matches!(inserted, Ok(Ok(Stored::New(_)) | Err(Refusal::Database(_))))
-        && let Err(error) = app.bucket.delete(&upload::key(tenant, id)).await
+    if !matches!(
+        inserted,
+        Ok(Stored::New(_)) | Err(InsertError::Refused(Refusal::Database(_)))
+    ) && let Err(error) = app.bucket.delete(&upload::key(tenant, id)).await
     {
         tracing::warn!(%error, upload.id = %id, "A file without an upload stays in the bucket until it is swept");
     }
-    Ok(answered(&key, inserted??))
+    Ok(answered(&key, inserted?))
 }

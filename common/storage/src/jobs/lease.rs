@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::interval;
 use crate::database::row::RowId;
-use crate::database::{NotOneRow, one_row};
+use crate::database::{GuardedWrite, one_row};
 
 /// Claims a job for a worker: starts an attempt, and raises the fence by one. Every later write of
 /// an older attempt then fails.
@@ -225,8 +225,8 @@ pub struct Requeue<'a> {
     pub outcome: Option<(Class, &'a str)>,
 }
 
-/// Puts a running job back into the queue. The inner error says that the attempt does not hold the
-/// job any more.
+/// Puts a running job back into the queue. It changes nothing if the attempt does not hold the job
+/// any more.
 ///
 /// The fence stays: the next claim raises it. `operating` and `stocked` are computed from the calls
 /// here, because the dispatcher must decide on the job's row alone ([`claim`]).
@@ -236,7 +236,7 @@ pub struct Requeue<'a> {
 pub async fn requeue(
     connection: &mut PgConnection,
     job: &Requeue<'_>,
-) -> sqlx::Result<Result<(), NotOneRow>> {
+) -> sqlx::Result<GuardedWrite> {
     // `coalesce` keeps the outcome of an earlier attempt if this one has none: the tenant then
     // still sees why its job is late.
     let result = sqlx::query!(
@@ -277,15 +277,12 @@ pub struct End<'a> {
     pub released: Credits,
 }
 
-/// Ends an open, locked job. The inner error says that it was not open. `one_full_settlement` in
+/// Ends an open, locked job. It changes nothing if the job is not open. `one_full_settlement` in
 /// the database rejects an end whose captured and released credits are not the hold.
 ///
 /// # Errors
 /// Postgres fails.
-pub async fn end(
-    connection: &mut PgConnection,
-    job: &End<'_>,
-) -> sqlx::Result<Result<(), NotOneRow>> {
+pub async fn end(connection: &mut PgConnection, job: &End<'_>) -> sqlx::Result<GuardedWrite> {
     let result = sqlx::query!(
         "-- job::end
         UPDATE jobs SET state = $2, outcome = $3, reason = $4, n_delivered = $5, captured = $6, released = $7,

@@ -150,7 +150,9 @@ impl Attempt<'_> {
             }
             // Another attempt has ended the call before, perhaps with an image. What it wrote
             // stands, and the next attempt reads it.
-            ImageResult::Failed(_) if ended.is_err() => Ok(OutputResult::Pending(Duration::ZERO)),
+            ImageResult::Failed(_) if !ended.has_changed() => {
+                Ok(OutputResult::Pending(Duration::ZERO))
+            }
             ImageResult::Failed(failure) => Ok(OutputResult::Missing {
                 failure,
                 retry: calls_left,

@@ -37,6 +37,7 @@ impl Attempt<'_> {
         (|| database::with_timeout(record()))
             .retry(database_retry_delays())
             .await?
+            .required()
             .context("the job ended before the provider's operation could be stored")
     }
 

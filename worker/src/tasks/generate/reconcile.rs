@@ -5,7 +5,7 @@ use std::time::Duration;
 use domain::call::Journaled;
 use domain::job::Claimed;
 use domain::outcome::{Class, Failure};
-use storage::database;
+use storage::database::{self, GuardedWrite};
 
 use super::attempt::{Attempt, OutputResult};
 
@@ -40,13 +40,13 @@ impl Attempt<'_> {
             Ok::<_, sqlx::Error>(recorded)
         };
         Ok(match database::with_timeout(record_lost).await? {
-            Ok(()) => OutputResult::Missing {
+            GuardedWrite::Changed => OutputResult::Missing {
                 failure: lost,
                 retry: true,
             },
             // The call has changed since it was read, as its worker may live. The next attempt
             // reads the journal again.
-            Err(_) => OutputResult::Pending(Duration::ZERO),
+            GuardedWrite::NotOneRow(_) => OutputResult::Pending(Duration::ZERO),
         })
     }
 }

@@ -17,7 +17,7 @@ use utoipa::ToSchema;
 use utoipa::openapi::schema::Schema;
 
 use super::violations::{Violations, choice, words};
-use crate::budget::Budget;
+use crate::budget::{Budget, CleanError};
 use crate::error::{Problem, sentence};
 use crate::shares::Share;
 
@@ -173,9 +173,13 @@ impl Sources {
             let input = match (source, max_bytes) {
                 (Some(Source::Upload(upload)), _) => role.map(|role| of_upload(upload, role)),
                 (Some(Source::File(file)), Some(max_bytes)) => {
-                    let cleaned = budget.clean(share, file, max_bytes).await?;
-                    let cleaned =
-                        cleaned.map_err(|why| Violation::new(pointer(index, "data"), why));
+                    let cleaned = match budget.clean(share, file, max_bytes).await {
+                        Ok(cleaned) => Ok(cleaned),
+                        Err(CleanError::Image(why)) => {
+                            Err(Violation::new(pointer(index, "data"), why))
+                        }
+                        Err(CleanError::Request(problem)) => return Err(problem),
+                    };
                     let cleaned = self.found.keep(cleaned);
                     role.zip(cleaned).map(|(role, cleaned)| {
                         let file = Picture {
