@@ -304,7 +304,55 @@ async fn postgres_variables_are_ignored_and_each_role_has_a_login() {
     );
 
     let urls = servers::urls_of_running(data).unwrap().unwrap();
-    let mut owner = PgConnection::connect(&urls.owner_url).await.unwrap();
+    each_role_uses_its_login(&urls.owner_url).await;
+    let single = urls.logins.as_ref().unwrap();
+    for (url, others) in [
+        (
+            &single.api,
+            ["platen_worker", "platen_reader", "platen_owner"],
+        ),
+        (
+            &single.worker,
+            ["platen_api", "platen_reader", "platen_owner"],
+        ),
+        (
+            &single.reader,
+            ["platen_api", "platen_worker", "platen_owner"],
+        ),
+    ] {
+        refuses_roles(url, others).await;
+    }
+    doctor_checks_the_logins(data, &urls).await;
+
+    for file in ["signing.key", "servers.json", "demo.key"] {
+        let mode = std::fs::metadata(data.join(file))
+            .unwrap()
+            .permissions()
+            .mode();
+        assert_eq!(mode & 0o777, 0o600, "{file}");
+    }
+    let log = std::fs::read_to_string(data.join("platen.log")).unwrap();
+    assert!(
+        log.contains("cannot be written to standard output") && !log.contains("panicked"),
+        "{log}"
+    );
+
+    let mut verify = platen(data);
+    verify
+        .args(["verify", "--anchor", "--data"])
+        .arg(data)
+        .stdout(Stdio::piped());
+    let says = String::from_utf8(verify.output().await.unwrap().stdout).unwrap();
+    assert!(
+        says.contains("anchored as 20") && says.contains("all is well"),
+        "{says}"
+    );
+    up.stop().await;
+}
+
+/// Every session of a running Platen has the login of its role.
+async fn each_role_uses_its_login(owner_url: &str) {
+    let mut owner = PgConnection::connect(owner_url).await.unwrap();
     let sessions: Vec<(String, String)> = sqlx::query_as(
         "SELECT DISTINCT usename::text, application_name FROM pg_stat_activity WHERE application_name LIKE 'platen platen%' ORDER BY 1",
     )
@@ -320,30 +368,23 @@ async fn postgres_variables_are_ignored_and_each_role_has_a_login() {
         let role = application.trim_start_matches("platen platen_");
         assert_eq!(login, &format!("platen_login_{role}"));
     }
-    let single = urls.logins.unwrap();
-    for (url, others) in [
-        (
-            &single.api,
-            ["platen_worker", "platen_reader", "platen_owner"],
-        ),
-        (
-            &single.worker,
-            ["platen_api", "platen_reader", "platen_owner"],
-        ),
-        (
-            &single.reader,
-            ["platen_api", "platen_worker", "platen_owner"],
-        ),
-    ] {
-        let mut login = PgConnection::connect(url).await.unwrap();
-        for other in others {
-            let become_it = sqlx::raw_sql(sqlx::AssertSqlSafe(format!("SET ROLE {other}")));
-            let refused = become_it.execute(&mut login).await.unwrap_err().to_string();
-            assert!(refused.contains("permission denied"), "{url}: {refused}");
-        }
-        login.close().await.unwrap();
-    }
+    owner.close().await.unwrap();
+}
 
+/// The login of this URL may act as none of these roles.
+async fn refuses_roles(url: &str, roles: [&str; 3]) {
+    let mut login = PgConnection::connect(url).await.unwrap();
+    for role in roles {
+        let become_it = sqlx::raw_sql(sqlx::AssertSqlSafe(format!("SET ROLE {role}")));
+        let refused = become_it.execute(&mut login).await.unwrap_err().to_string();
+        assert!(refused.contains("permission denied"), "{url}: {refused}");
+    }
+    login.close().await.unwrap();
+}
+
+/// `platen doctor` says of each login how many roles it may act as.
+async fn doctor_checks_the_logins(data: &Path, urls: &servers::Urls) {
+    let single = urls.logins.as_ref().unwrap();
     let doctor = async |variables: &[(&str, &String)]| {
         let mut doctor = platen(data);
         doctor
@@ -381,32 +422,6 @@ async fn postgres_variables_are_ignored_and_each_role_has_a_login() {
         says.contains("MISSING Postgres: the login platen_admin is a superuser"),
         "{says}"
     );
-
-    for file in ["signing.key", "servers.json", "demo.key"] {
-        let mode = std::fs::metadata(data.join(file))
-            .unwrap()
-            .permissions()
-            .mode();
-        assert_eq!(mode & 0o777, 0o600, "{file}");
-    }
-    let log = std::fs::read_to_string(data.join("platen.log")).unwrap();
-    assert!(
-        log.contains("cannot be written to standard output") && !log.contains("panicked"),
-        "{log}"
-    );
-
-    let mut verify = platen(data);
-    verify
-        .args(["verify", "--anchor", "--data"])
-        .arg(data)
-        .stdout(Stdio::piped());
-    let says = String::from_utf8(verify.output().await.unwrap().stdout).unwrap();
-    assert!(
-        says.contains("anchored as 20") && says.contains("all is well"),
-        "{says}"
-    );
-    owner.close().await.unwrap();
-    up.stop().await;
 }
 
 #[tokio::test]

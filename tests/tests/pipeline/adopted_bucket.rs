@@ -82,6 +82,50 @@ async fn refused(orders: &fleet::Orders, role: fleet::Role, number: usize) -> St
     process.last_words()
 }
 
+/// Processes do not start on a folder that is empty, another database's, or missing; and they leave it as it is.
+async fn nobody_starts_on_another_folder(orders: &fleet::Orders) {
+    let (empty, foreign) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    fs::write(
+        foreign.path().join(MARKER),
+        format!("{}\n", uuid::Uuid::now_v7()),
+    )
+    .unwrap();
+    let missing = empty.path().join("not mounted");
+    for (number, (folder, says)) in [
+        (empty.path(), "lacks this database's marker"),
+        (foreign.path(), "is not this database's"),
+        (&missing, "is not a folder"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let mut orders = orders.clone();
+        orders.config.bucket = Some(bucket::Address::Folder(folder.to_owned()));
+        for role in [fleet::Role::Api, fleet::Role::Worker] {
+            let words = refused(&orders, role, number + 10).await;
+            assert!(words.contains(says), "{words}");
+        }
+    }
+    assert!(!missing.exists(), "nobody makes a folder that is missing");
+    assert!(files(empty.path()).is_empty());
+}
+
+/// Nobody else may read what the processes have written.
+fn is_closed_to_others(bucket: &Path) {
+    for path in files(bucket)
+        .iter()
+        .flat_map(|file| [file.as_path(), file.parent().unwrap()])
+    {
+        let mode = fs::metadata(path).unwrap().permissions().mode() & 0o077;
+        let is_the_tests = path == bucket || path == bucket.join(MARKER);
+        assert!(
+            mode == 0 || is_the_tests,
+            "{} is open to others",
+            path.display()
+        );
+    }
+}
+
 /// Proof 2 (A.1): a folder is swapped under running processes, as when a volume is unmounted, and others start on other folders.
 #[tokio::test]
 async fn while_the_bucket_is_not_ours_no_receipt_is_written_and_no_file_is_lost() {
@@ -127,31 +171,7 @@ async fn while_the_bucket_is_not_ours_no_receipt_is_written_and_no_file_is_lost(
     assert_eq!(upload.status(), StatusCode::SERVICE_UNAVAILABLE);
     let meanwhile = pipeline.submit(&small_job()).await;
 
-    // Others start on folders that are not ours.
-    let (empty, foreign) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    fs::write(
-        foreign.path().join(MARKER),
-        format!("{}\n", uuid::Uuid::now_v7()),
-    )
-    .unwrap();
-    let missing = empty.path().join("not mounted");
-    for (number, (folder, says)) in [
-        (empty.path(), "lacks this database's marker"),
-        (foreign.path(), "is not this database's"),
-        (&missing, "is not a folder"),
-    ]
-    .into_iter()
-    .enumerate()
-    {
-        let mut orders = real.orders.clone();
-        orders.config.bucket = Some(bucket::Address::Folder(folder.to_owned()));
-        for role in [fleet::Role::Api, fleet::Role::Worker] {
-            let words = refused(&orders, role, number + 10).await;
-            assert!(words.contains(says), "{words}");
-        }
-    }
-    assert!(!missing.exists(), "nobody makes a folder that is missing");
-    assert!(files(empty.path()).is_empty());
+    nobody_starts_on_another_folder(&real.orders).await;
 
     // What was paid for waits, what was not is not begun, and nothing is written here.
     tokio::time::sleep(Duration::from_secs(5)).await;
@@ -192,19 +212,7 @@ async fn while_the_bucket_is_not_ours_no_receipt_is_written_and_no_file_is_lost(
     );
     assert_eq!(pipeline.deep(Duration::ZERO).await.0, []);
 
-    // What they have written is theirs alone.
-    for path in files(bucket)
-        .iter()
-        .flat_map(|file| [file.as_path(), file.parent().unwrap()])
-    {
-        let mode = fs::metadata(path).unwrap().permissions().mode() & 0o077;
-        let is_the_tests = path == bucket || path == bucket.join(MARKER);
-        assert!(
-            mode == 0 || is_the_tests,
-            "{} is open to others",
-            path.display()
-        );
-    }
+    is_closed_to_others(bucket);
     for process in [&mut api, &mut worker] {
         assert!(process.stop().await.unwrap().success());
     }

@@ -14,7 +14,7 @@ use domain::operator::Actor;
 use domain::retention::{Purpose, Retention};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
-use sqlx::{Connection, Executor};
+use sqlx::{Connection, Executor, PgPool};
 use storage::database;
 use storage::jobs::Search;
 use tests::pipeline::{OPERATOR_KEY, small_job};
@@ -115,42 +115,30 @@ async fn only_operators_operate_and_they_say_why() {
     pipeline.close().await;
 }
 
-/// Act and record are one transaction: no act without a line, and no line of an act that was refused.
-#[tokio::test]
-async fn what_is_done_for_a_tenant_stands_on_record_or_is_not_done() {
-    let pipeline = Pipeline::start().await;
+/// The record refuses an act without a reason, and nothing is done.
+async fn nothing_is_done_without_a_reason(pipeline: &Pipeline, pool: &PgPool, job: JobId) {
     let tenant = pipeline.tenant;
-    let url = pipeline.servers.runtime_url(&pipeline.database);
-    let pool = database::connect(&url, database::DatabaseRole::Api, 1)
-        .await
-        .unwrap();
-    let job = pipeline.submit(&small_job()).await;
-    pipeline.ended(&job).await;
-    let job: JobId = job.parse().unwrap();
-    let act = Actor {
+    let no_reason = Actor {
         by: "anna on studio-1",
-        reason: "a test",
+        reason: "",
     };
     let (credits, until) = (
         Credits::new(30).unwrap(),
         clock::now() + Duration::from_hours(1),
     );
     let (support, kept) = (Purpose::Support, Retention::default());
-
-    // The record refuses an act without a reason.
-    let no_reason = Actor { reason: "", ..act };
-    let refused = tenants::add(&pool, no_reason, "Acme").await.map(|_| ());
+    let refused = tenants::add(pool, no_reason, "Acme").await.map(|_| ());
     assert!(matches!(refused, Err(tenants::Refusal::Database(_))));
     let (before, grants) = (pipeline.balance().await, "SELECT count(*) FROM grants");
     for refused in [
-        tenants::grant(&pool, no_reason, tenant, "again", credits)
+        tenants::grant(pool, no_reason, tenant, "again", credits)
             .await
             .map(|_| ()),
-        tenants::add_key(&pool, no_reason, tenant, "ci")
+        tenants::add_key(pool, no_reason, tenant, "ci")
             .await
             .map(|_| ()),
-        tenants::set_retention(&pool, no_reason, tenant, kept).await,
-        tenants::add_legal_hold(&pool, no_reason, (tenant, job), support, until)
+        tenants::set_retention(pool, no_reason, tenant, kept).await,
+        tenants::add_legal_hold(pool, no_reason, (tenant, job), support, until)
             .await
             .map(|_| ()),
     ] {
@@ -180,7 +168,31 @@ async fn what_is_done_for_a_tenant_stands_on_record_or_is_not_done() {
         ),
         (1, 1)
     );
+}
 
+/// Act and record are one transaction: no act without a line, and no line of an act that was refused.
+#[tokio::test]
+async fn what_is_done_for_a_tenant_stands_on_record_or_is_not_done() {
+    let pipeline = Pipeline::start().await;
+    let tenant = pipeline.tenant;
+    let url = pipeline.servers.runtime_url(&pipeline.database);
+    let pool = database::connect(&url, database::DatabaseRole::Api, 1)
+        .await
+        .unwrap();
+    let job = pipeline.submit(&small_job()).await;
+    pipeline.ended(&job).await;
+    let job: JobId = job.parse().unwrap();
+    let act = Actor {
+        by: "anna on studio-1",
+        reason: "a test",
+    };
+    let (credits, until) = (
+        Credits::new(30).unwrap(),
+        clock::now() + Duration::from_hours(1),
+    );
+    let (support, kept) = (Purpose::Support, Retention::default());
+
+    nothing_is_done_without_a_reason(&pipeline, &pool, job).await;
     let grant = tenants::grant(&pool, act, tenant, "again", credits)
         .await
         .unwrap();

@@ -27,6 +27,8 @@ const A_TENANTS: usize = 25;
 const START: Duration = Duration::from_millis(2);
 /// The longest races: all orders of them are tried.
 const RACERS: usize = 4;
+/// Jobs of a round that three of each want at once.
+const MIXED_JOBS: u8 = 24;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn moves_that_race_come_one_after_the_other() {
@@ -194,11 +196,42 @@ fn orders(of: usize) -> Vec<Vec<usize>> {
     orders(last).into_iter().flat_map(insert).collect()
 }
 
+/// Some wait, some were left by their workers, of some the deadline has passed, of some both is true.
+async fn submit_jobs_of_every_fate(model: &mut Model, real: &mut Real<'_>) {
+    let asked = Asked {
+        price: 1,
+        outputs: 1,
+        later: false,
+    };
+    for key in 0..MIXED_JOBS {
+        both(
+            Move::Submit {
+                tenant: 0,
+                key,
+                asked,
+            },
+            model,
+            real,
+        )
+        .await;
+        let lanes = Lanes::Open;
+        let (job, fate) = (0, key % 4);
+        if fate > 0 {
+            both(Move::Claim { job, lanes }, model, real).await;
+        }
+        if fate & 1 == 1 {
+            both(Move::LeaseRunsOut { job }, model, real).await;
+        }
+        if fate & 2 == 2 {
+            both(Move::DeadlinePasses { job }, model, real).await;
+        }
+    }
+}
+
 /// Three reapers, three expirers, three dispatchers and three workers who want the same jobs, always: nothing is done
 /// more than once.
 #[tokio::test(flavor = "multi_thread")]
 async fn three_of_each_do_what_one_would_do() {
-    const JOBS: u8 = 24;
     let servers = TestServers::get().await;
     let name = servers.create_database().await;
     let database = Database::connect(&servers, &name, 8).await;
@@ -214,35 +247,7 @@ async fn three_of_each_do_what_one_would_do() {
             expires: None,
         };
         both(given, &mut model, &mut real).await;
-        let asked = Asked {
-            price: 1,
-            outputs: 1,
-            later: false,
-        };
-        for key in 0..JOBS {
-            both(
-                Move::Submit {
-                    tenant: 0,
-                    key,
-                    asked,
-                },
-                &mut model,
-                &mut real,
-            )
-            .await;
-            let lanes = Lanes::Open;
-            let (job, fate) = (0, key % 4);
-            // Some wait, some were left by their workers, of some the deadline has passed, of some both is true.
-            if fate > 0 {
-                both(Move::Claim { job, lanes }, &mut model, &mut real).await;
-            }
-            if fate & 1 == 1 {
-                both(Move::LeaseRunsOut { job }, &mut model, &mut real).await;
-            }
-            if fate & 2 == 2 {
-                both(Move::DeadlinePasses { job }, &mut model, &mut real).await;
-            }
-        }
+        submit_jobs_of_every_fate(&mut model, &mut real).await;
         let waiting = model.due();
         let queues: Vec<ReadyQueue> = (0..3)
             .map(|_| {
@@ -280,7 +285,10 @@ async fn three_of_each_do_what_one_would_do() {
         moves.shuffle(&mut rand::rng());
         let racing = join_all(moves.iter().map(|&a_move| real.race(a_move, &model)));
         let (told, rung) = tokio::join!(racing, join_all(dispatchers));
-        assert!(rung.iter().sum::<usize>() <= usize::from(JOBS), "{rung:?}");
+        assert!(
+            rung.iter().sum::<usize>() <= usize::from(MIXED_JOBS),
+            "{rung:?}"
+        );
 
         let told = moves.iter().zip(&told);
         let claimed = told
