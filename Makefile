@@ -28,7 +28,7 @@ test: ## Run all tests, with private servers, a real browser and the vendors' ow
 proofs: ## Run every long proof in its short form and print one table (ARGS="storm attack" runs only these)
 	@scripts/proofs $(ARGS)
 
-check: ## Check format, lints, docs, words, spelling, queries against the schema, dependencies, manifests
+check: ## Check format, lints, structure, docs, words, spelling, queries against the schema, dependencies, manifests
 	@scripts/setup test
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
@@ -39,7 +39,7 @@ check: ## Check format, lints, docs, words, spelling, queries against the schema
 	scripts/check-dependencies --install
 	scripts/check-manifests
 	scripts/check-spelling
-	cargo nextest run --locked --workspace --test manifests --test sql --test docs --test words --status-level fail
+	cargo nextest run --locked --workspace --test manifests --test sql --test docs --test words --test structure --status-level fail
 
 docs: ## Write the generated tables of docs/ after the code that they show changed
 	@scripts/setup test

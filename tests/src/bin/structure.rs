@@ -80,8 +80,7 @@ fn print_circles(workspace: &Workspace) {
         for circle in circles {
             println!("  a circle:");
             for edge in circle.edges {
-                let from = &krate.files[&edge.from];
-                println!("    {from}:{} -> {}", edge.line, krate.files[&edge.to]);
+                println!("    {}", krate.show(edge));
             }
         }
     }

@@ -60,3 +60,50 @@ fn reached_from<'a>(
     }
     reached
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The circles of a crate with these imports, by the modules that are in them.
+    fn circles(imports: &[(&str, &str)]) -> Vec<Vec<String>> {
+        let module = |path: &str| path.split("::").map(str::to_owned).collect::<Vec<_>>();
+        let edges = imports.iter().map(|(from, to)| Edge {
+            from: module(from),
+            to: module(to),
+            line: 1,
+        });
+        let krate = Crate {
+            root: "src/lib.rs".to_owned(),
+            files: BTreeMap::new(),
+            test_files: BTreeSet::new(),
+            edges: edges.collect(),
+        };
+        let names = |circle: Circle<'_>| {
+            let names = circle.edges.iter().map(|edge| edge.from.join("::"));
+            names.collect::<BTreeSet<_>>().into_iter().collect()
+        };
+        of(&krate).into_iter().map(names).collect()
+    }
+
+    #[test]
+    fn circles_are_found_and_a_modules_own_submodules_are_not() {
+        let none: [[&str; 0]; 0] = [];
+        assert_eq!(circles(&[("a", "b"), ("b", "c"), ("a", "c")]), none);
+        assert_eq!(circles(&[("a", "a::b"), ("a::b", "a")]), none);
+        assert_eq!(circles(&[("a", "b"), ("b", "a")]), [["a", "b"]]);
+        assert_eq!(
+            circles(&[("a::b", "a::c"), ("a::c", "a::b")]),
+            [["a::b", "a::c"]]
+        );
+        let two = [
+            ("a", "b"),
+            ("b", "c"),
+            ("c", "a"),
+            ("c", "d"),
+            ("d", "e"),
+            ("e", "d"),
+        ];
+        assert_eq!(circles(&two), [vec!["a", "b", "c"], vec!["d", "e"]]);
+    }
+}

@@ -82,6 +82,12 @@ impl Crate {
         }
     }
 
+    /// An import for people: `api/src/router.rs:18 -> api/src/app.rs`.
+    pub fn show(&self, edge: &Edge) -> String {
+        let [from, to] = [&edge.from, &edge.to].map(|module| &self.files[module]);
+        format!("{from}:{} -> {to}", edge.line)
+    }
+
     /// Its folder, which is how people call it: `common/domain`.
     pub fn folder(&self) -> &str {
         self.root.split("/src/").next().unwrap_or(&self.root)
@@ -147,7 +153,7 @@ impl Reader<'_> {
 
 /// All paths of a file that may name a module, as they are written.
 struct Paths {
-    file: ModulePath,
+    /// The module whose items are read.
     module: ModulePath,
     imports: Vec<Import>,
     named: Vec<Named>,
@@ -169,8 +175,7 @@ struct Named {
 impl Paths {
     fn new(file: ModulePath) -> Self {
         Self {
-            module: file.clone(),
-            file,
+            module: file,
             imports: Vec::new(),
             named: Vec::new(),
         }
@@ -359,7 +364,6 @@ impl<'a> Visit<'a> for Paths {
         self.module.push(module.ident.to_string());
         visit::visit_item_mod(self, module);
         self.module.pop();
-        debug_assert!(self.module.starts_with(&self.file));
     }
 
     fn visit_item_use(&mut self, item: &'a syn::ItemUse) {
@@ -382,6 +386,58 @@ impl<'a> Visit<'a> for Paths {
     fn visit_attribute(&mut self, attribute: &'a syn::Attribute) {
         if let syn::Meta::List(list) = &attribute.meta {
             self.add_tokens(list.tokens.clone());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the file of the module `a` imports, where the crate has the modules `a`, `a::inner`, `b` and `b::deep`.
+    fn imports_of(a: &str) -> Vec<String> {
+        let files = [
+            ("x/src/lib.rs", "mod a; pub mod b;"),
+            ("x/src/a.rs", a),
+            ("x/src/a/inner.rs", ""),
+            ("x/src/b.rs", "pub mod deep; pub use deep::Thing;"),
+            ("x/src/b/deep.rs", "pub struct Thing;"),
+        ];
+        let files: BTreeMap<String, File> = files
+            .into_iter()
+            .map(|(path, text)| (path.to_owned(), syn::parse_file(text).unwrap()))
+            .collect();
+        let [krate] = &Crate::all(&files)[..] else {
+            panic!("one crate is expected")
+        };
+        let edges = krate.edges.iter().filter(|edge| edge.from == ["a"]);
+        edges.map(|edge| edge.to.join("::")).collect()
+    }
+
+    #[test]
+    fn a_path_leads_to_the_longest_module_that_exists() {
+        for (text, expected) in [
+            ("use crate::b::deep::Thing;", &["b::deep"][..]),
+            ("use crate::b::Thing;", &["b"]),
+            (
+                "use super::b::{self, deep::{Thing, Other}};",
+                &["b", "b::deep"],
+            ),
+            ("use crate::b; fn f() { b::deep::f(); }", &["b", "b::deep"]),
+            (
+                "use crate::b::deep as it; fn f(_: it::Thing) {}",
+                &["b::deep"],
+            ),
+            ("mod inner; use inner::Thing;", &["a::inner"]),
+            ("mod inner; use self::inner::Thing;", &["a::inner"]),
+            ("mod here { use super::super::b::Thing; }", &["b"]),
+            ("fn f() { vec![crate::b::deep::Thing]; }", &["b::deep"]),
+            ("#[doc(alias(crate::b::X))] fn f() {}", &["b"]),
+            ("use std::b::deep; fn b() { let b = 1; }", &[]),
+            ("#[cfg(test)] mod tests { use crate::b::Thing; }", &[]),
+            ("#[cfg(test)] use crate::b::Thing;", &[]),
+        ] {
+            assert_eq!(imports_of(text), expected, "{text}");
         }
     }
 }
