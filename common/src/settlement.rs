@@ -354,7 +354,7 @@ pub async fn expire(
     if count_abandoned_calls(&mut transaction, &job, allowance)
         .await?
         .is_err()
-        && storage::jobs::extend(&mut transaction, id, more(&job.model)).await?
+        && storage::jobs::extend(&mut transaction, id, more(&job.attributes.model)).await?
     {
         transaction.commit().await?;
         return Ok(Settled::Extended);

@@ -120,7 +120,7 @@ async fn find(app: &App, tenant: TenantId, id: ArtifactId) -> Result<(Artifact, 
     let mut transaction = database::begin_for(&connection, tenant).await?;
     if let Some(artifact) = storage::artifacts::get(&mut transaction, id).await? {
         let job = storage::jobs::get(&mut transaction, artifact.job).await?;
-        return Ok((artifact, job.and_then(|job| job.name)));
+        return Ok((artifact, job.and_then(|job| job.attributes.name)));
     }
     if storage::artifacts::is_gone(&mut transaction, id).await? {
         let detail = format!("{id} was deleted: its retention time was over.");

@@ -89,6 +89,24 @@ impl State {
     }
 }
 
+/// What the submitter of a job chose about it. These values pass unchanged from the request to the
+/// job's row and back to the API. `CONTRIBUTING.md` lists the places that know one of them.
+#[derive(Clone, Debug, Default)]
+pub struct JobAttributes {
+    /// Catalogue id of the model.
+    pub model: String,
+    /// The requested model, if its successor replaces it.
+    pub switched_from: Option<String>,
+    /// The tenant's own name for the job.
+    pub name: Option<String>,
+    /// The tenant's own data, a JSON object. We store it and never read it.
+    pub metadata: serde_json::Value,
+    /// Priority among the tenant's own jobs, -10 to 10. Higher runs first.
+    pub priority: i16,
+    /// Whether the job may run on a fallback lane of its model.
+    pub fallback: bool,
+}
+
 /// A job, as its row in the database has it.
 #[derive(Clone, Debug)]
 pub struct Job {
@@ -98,12 +116,8 @@ pub struct Job {
     pub tenant: TenantId,
     /// What it makes.
     pub kind: Kind,
-    /// Catalogue id of the model.
-    pub model: String,
-    /// The tenant's own name for it.
-    pub name: Option<String>,
-    /// The tenant's own data, a JSON object.
-    pub metadata: serde_json::Value,
+    /// What its submitter chose.
+    pub attributes: JobAttributes,
     /// The HTTP request that submitted it.
     pub request_id: String,
     /// Current state.
@@ -120,8 +134,6 @@ pub struct Job {
     pub calls_started: i32,
     /// Most paid calls that the job may make, over all outputs and attempts.
     pub max_calls: i32,
-    /// Priority among the tenant's own jobs, -10 to 10. Higher runs first.
-    pub priority: i16,
     /// Place in the fair queue, in microseconds of the tenant's virtual clock. Lower runs first.
     pub virtual_time: i64,
     /// It does not run before this time.
@@ -134,10 +146,6 @@ pub struct Job {
     pub n_requested: i32,
     /// Delivered outputs.
     pub n_delivered: i32,
-    /// Whether it may run on a fallback lane of its model.
-    pub fallback: bool,
-    /// The requested model, if its successor replaced it.
-    pub switched_from: Option<String>,
     /// The failed job that this one repeats.
     pub redrive_of: Option<JobId>,
     /// When it was submitted.
@@ -230,9 +238,12 @@ impl Capacity {
 
     /// Whether this job may be started. `job::claim` decides the same in SQL.
     pub fn admits(&self, job: &Job) -> bool {
-        let capacity = self.models.iter().find(|one| one.model == job.model);
+        let JobAttributes {
+            model, fallback, ..
+        } = &job.attributes;
+        let capacity = self.models.iter().find(|one| one.model == *model);
         let has_capacity = capacity.is_some_and(|capacity| {
-            0 < if job.fallback {
+            0 < if *fallback {
                 capacity.with_fallback
             } else {
                 capacity.primary_only
@@ -246,12 +257,12 @@ impl Capacity {
                     exclusion
                         .model
                         .as_ref()
-                        .is_none_or(|model| *model == job.model)
+                        .is_none_or(|excluded| excluded == model)
                         && exclusion
                             .tenant
                             .as_ref()
                             .is_none_or(|tenant| *tenant == pseudonym)
-                        && (exclusion.everywhere || !job.fallback)
+                        && (exclusion.everywhere || !fallback)
                 })
             })
     }

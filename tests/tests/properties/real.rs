@@ -16,7 +16,7 @@ use domain::generation::image::{
 };
 use domain::id::{ArtifactId, CallId, JobId, TenantId};
 use domain::idempotency::{Answer, Request, request_hash};
-use domain::job::{self, Capacity, Job, ModelCapacity};
+use domain::job::{self, Capacity, Job, JobAttributes, ModelCapacity};
 use domain::outcome::{Class, Failure};
 use serde_json::{Value, json};
 use sqlx::PgPool;
@@ -314,9 +314,12 @@ impl<'a> Real<'a> {
             tenant: self.tenants[tenant],
             idempotency: request(key, &format!("{asked:?}")),
             job: id,
-            model: self.model.clone(),
-            name: None,
-            metadata: json!({}),
+            attributes: JobAttributes {
+                model: self.model.clone(),
+                metadata: json!({}),
+                fallback: true,
+                ..JobAttributes::default()
+            },
             request_id: "a-game".to_owned(),
             traceparent: None,
             generation: Generation::Image(ImageRequest {
@@ -335,12 +338,9 @@ impl<'a> Real<'a> {
                 price_version: "1".to_owned(),
                 outputs: asked.outputs,
             },
-            priority: 0,
             run_at: asked.later.then(|| self.began + LATER),
             cancel_after: CANCEL_AFTER,
             model_timeout: Duration::ZERO,
-            fallback: true,
-            switched_from: None,
             redrive: None,
             unpaid: Unpaid::default(),
         };

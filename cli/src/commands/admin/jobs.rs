@@ -222,7 +222,7 @@ fn describe(job: &Job) -> String {
         "{}  {}  {at}  {}  {} {outcome}",
         job.id,
         job.tenant,
-        job.model,
+        job.attributes.model,
         job.state.as_str()
     )
 }

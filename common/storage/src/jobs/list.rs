@@ -1,13 +1,15 @@
 //! Jobs as tenants and operators list them.
 
+use domain::generation::Kind;
 use domain::id::{JobId, TenantId};
-use domain::job::{Job, State};
+use domain::job::{Cost, Job, JobAttributes, State};
 use domain::outcome::Class;
 use sqlx::{PgConnection, PgPool};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{Row, whole_jobs};
+use super::whole_jobs;
+use crate::database::row::RowId;
 
 /// Which of a tenant's jobs to list. `None` matches every job.
 #[derive(Clone, Debug, Default)]
@@ -32,7 +34,7 @@ pub async fn list(
     filter: &Filter,
     limit: i64,
 ) -> sqlx::Result<Vec<Job>> {
-    let rows = whole_jobs!(
+    whole_jobs!(
         "-- job::list
         SELECT ",
         " FROM jobs
@@ -47,8 +49,7 @@ pub async fn list(
         limit,
     )
     .fetch_all(connection)
-    .await?;
-    rows.into_iter().map(Row::job).collect()
+    .await
 }
 
 /// Which jobs of all tenants to find. A job must match every field; `None` matches every job.
@@ -87,7 +88,7 @@ pub async fn search(pool: &PgPool, search: &Search, limit: i64) -> sqlx::Result<
         .iter()
         .map(|state| state.as_str().to_owned())
         .collect();
-    let rows = whole_jobs!(
+    whole_jobs!(
         "-- job::search
         SELECT ",
         " FROM jobs
@@ -106,8 +107,7 @@ pub async fn search(pool: &PgPool, search: &Search, limit: i64) -> sqlx::Result<
         limit,
     )
     .fetch_all(pool)
-    .await?;
-    rows.into_iter().map(Row::job).collect()
+    .await
 }
 
 /// How many jobs each worker is running.
