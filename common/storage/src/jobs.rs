@@ -93,12 +93,12 @@ pub async fn insert(connection: &mut PgConnection, job: &NewJob<'_>) -> sqlx::Re
                $16, $17, $18, $19, $20::smallint, $21 FROM clock
         RETURNING "#,
         "",
-        job.id.0,
-        job.tenant.0,
+        job.id as JobId,
+        job.tenant as TenantId,
         job.generation.kind().as_str(),
         job.request_id,
         job.traceparent.map(TraceParent::as_str),
-        job.redrive_of.map(|old| old.0),
+        job.redrive_of as Option<JobId>,
         job.max_calls,
         job.run_at,
         interval(job.deadline_in),
@@ -121,8 +121,8 @@ pub async fn insert(connection: &mut PgConnection, job: &NewJob<'_>) -> sqlx::Re
     sqlx::query!(
         "-- job::insert_request
         INSERT INTO job_requests (job_id, tenant_id, generation) VALUES ($1, $2, $3)",
-        job.id.0,
-        job.tenant.0,
+        job.id as JobId,
+        job.tenant as TenantId,
         generation,
     )
     .execute(connection)
@@ -139,7 +139,7 @@ pub async fn get(connection: &mut PgConnection, id: JobId) -> sqlx::Result<Optio
         "-- job::get
         SELECT ",
         " FROM jobs WHERE id = $1",
-        id.0
+        id as JobId
     )
     .fetch_optional(connection)
     .await
@@ -155,7 +155,7 @@ pub async fn lock(connection: &mut PgConnection, id: JobId) -> sqlx::Result<Opti
         "-- job::lock
         SELECT ",
         " FROM jobs WHERE id = $1 FOR NO KEY UPDATE",
-        id.0
+        id as JobId
     )
     .fetch_optional(connection)
     .await
@@ -169,7 +169,7 @@ pub async fn lock(connection: &mut PgConnection, id: JobId) -> sqlx::Result<Opti
 pub async fn request(connection: &mut PgConnection, id: JobId) -> sqlx::Result<Option<Generation>> {
     let stored = sqlx::query_scalar!(
         "-- job::request\nSELECT generation FROM job_requests WHERE job_id = $1 AND generation ? 'prompt'",
-        id.0
+        id as JobId
     )
     .fetch_optional(connection)
     .await?;

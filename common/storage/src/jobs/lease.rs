@@ -8,7 +8,6 @@ use domain::job::{Capacity, Claimed, DELIVERY_MARGIN, State};
 use domain::outcome::Class;
 use domain::traceparent::TraceParent;
 use sqlx::{PgConnection, PgPool};
-use uuid::Uuid;
 
 use super::interval;
 use crate::database::row::RowId;
@@ -55,7 +54,7 @@ pub async fn claim(
         RETURNING tenant_id, fence, model, request_id, traceparent, n_requested, fallback, calls_started, max_calls,
                   extract(epoch FROM clock_timestamp() - greatest(run_after, created_at))::float8 AS "waited_seconds!",
                   extract(epoch FROM deadline - clock_timestamp())::float8 AS "seconds_left!""#,
-        id.0,
+        id as JobId,
         worker,
         interval(lease),
         &columns.models,
@@ -109,8 +108,7 @@ pub async fn renew(
     held: &[(JobId, i32)],
     lease: Duration,
 ) -> sqlx::Result<Vec<JobId>> {
-    let (ids, fences): (Vec<Uuid>, Vec<i32>) =
-        held.iter().map(|&(id, fence)| (id.0, fence)).unzip();
+    let (ids, fences): (Vec<JobId>, Vec<i32>) = held.iter().copied().unzip();
     // The pairs of id and fence are two arrays, so one prepared statement serves any number of
     // jobs.
     let renewed = sqlx::query_scalar!(
@@ -119,7 +117,7 @@ pub async fn renew(
         FROM unnest($1::uuid[], $2::integer[]) AS mine(id, fence)
         WHERE jobs.id = mine.id AND jobs.fence = mine.fence AND jobs.state = 'running'
         RETURNING jobs.id",
-        &ids,
+        &ids as &[JobId],
         &fences,
         interval(lease),
     )
@@ -188,7 +186,7 @@ pub async fn extend(
     let extended = sqlx::query!(
         "-- job::extend
         UPDATE jobs SET deadline = clock_timestamp() + $2::interval, extended = true WHERE id = $1 AND NOT extended",
-        id.0,
+        id as JobId,
         interval(more),
     )
     .execute(connection)
@@ -204,7 +202,7 @@ pub async fn lease_has_run_out(connection: &mut PgConnection, id: JobId) -> sqlx
     sqlx::query_scalar!(
         r#"-- job::lease_has_run_out
         SELECT coalesce(lease_until < clock_timestamp(), false) AS "out!" FROM jobs WHERE id = $1"#,
-        id.0
+        id as JobId
     )
     .fetch_one(connection)
     .await
@@ -246,7 +244,7 @@ pub async fn requeue(
                operating = EXISTS (SELECT FROM calls WHERE job_id = $1 AND ended_at IS NULL AND operation IS NOT NULL),
                stocked = EXISTS (SELECT FROM calls WHERE job_id = $1 AND object_key IS NOT NULL)
         WHERE id = $1 AND fence = $2 AND state = 'running'",
-        job.id.0,
+        job.id as JobId,
         job.fence,
         interval(job.delay),
         i32::from(job.crashed),
@@ -291,7 +289,7 @@ pub async fn end(
         UPDATE jobs SET state = $2, outcome = $3, reason = $4, n_delivered = $5, captured = $6, released = $7,
                crash_count = crash_count + $8, lease_until = NULL, finished_at = clock_timestamp()
         WHERE id = $1 AND state IN ('queued', 'running')",
-        job.id.0,
+        job.id as JobId,
         job.state.as_str(),
         job.outcome.as_str(),
         job.reason,
