@@ -16,8 +16,20 @@ use crate::id::{ArtifactId, JobId, TenantId};
 /// - `original`: the file as the model made it.
 /// - `rendition`: the image in exactly the requested size and format.
 /// - `thumbnail`: a small version of the rendition, for lists.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    Serialize,
+    Deserialize,
+    ToSchema,
+    strum::EnumString,
+    strum::IntoStaticStr,
+)]
 #[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
 pub enum ArtifactKind {
     /// The file as the model made it.
     Original,
@@ -30,17 +42,7 @@ pub enum ArtifactKind {
 impl ArtifactKind {
     /// The name in the database and in the API.
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Original => "original",
-            Self::Rendition => "rendition",
-            Self::Thumbnail => "thumbnail",
-        }
-    }
-
-    pub fn parse(text: &str) -> Option<Self> {
-        [Self::Original, Self::Rendition, Self::Thumbnail]
-            .into_iter()
-            .find(|kind| kind.as_str() == text)
+        self.into()
     }
 }
 

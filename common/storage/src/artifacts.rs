@@ -5,8 +5,8 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::database::row::RowId;
-use domain::artifact::{Artifact, ArtifactKind};
-use domain::generation::image::{MediaType, Pixels};
+use domain::artifact::Artifact;
+use domain::generation::image::Pixels;
 use domain::id::{ArtifactId, JobId, TenantId};
 
 /// Writes the row of a file that is already in the bucket.
@@ -119,11 +119,11 @@ impl Row {
             id,
             job: JobId(self.job_id),
             output_idx: self.output_idx,
-            kind: row.known("role", &self.role, ArtifactKind::parse)?,
+            kind: row.known("role", &self.role)?,
             object_key: self.object_key,
             sha256: row.fits("sha256", self.sha256)?,
             bytes: self.bytes,
-            media_type: row.known("media_type", &self.media_type, MediaType::parse)?,
+            media_type: row.known("media_type", &self.media_type)?,
             pixels: Pixels {
                 width: row.fits("width", self.width)?,
                 height: row.fits("height", self.height)?,

@@ -12,7 +12,7 @@ use crate::database::row::RowId;
 use crate::database::{NotOneRow, one_row};
 use domain::call::{Ending, Journaled, LOST, Original};
 use domain::catalog::Lane;
-use domain::generation::image::{MediaType, Pixels};
+use domain::generation::image::Pixels;
 use domain::id::{CallId, JobId, TenantId};
 use domain::outcome::{Class, Failure};
 
@@ -288,7 +288,7 @@ impl Row {
             outcome: self
                 .outcome
                 .as_deref()
-                .map(|outcome| row.known("outcome", outcome, Class::parse))
+                .map(|outcome| row.known("outcome", outcome))
                 .transpose()?,
             original: self.original(row)?,
             detail: self.detail,
@@ -301,7 +301,7 @@ impl Row {
     /// at the provider's only location.
     fn lane(&self, row: RowId<CallId>) -> sqlx::Result<Lane> {
         match &self.lane {
-            Some(lane) => row.known("lane", lane, |lane| lane.parse().ok()),
+            Some(lane) => row.known("lane", lane),
             None => Ok(Lane {
                 provider: self.provider.clone(),
                 project: None,
@@ -335,7 +335,7 @@ impl Row {
             object_key: object_key.clone(),
             sha256: row.fits("sha256", sha256.as_slice())?,
             bytes,
-            media_type: row.known("media_type", media_type, MediaType::parse)?,
+            media_type: row.known("media_type", media_type)?,
             pixels: Pixels {
                 width: row.fits("width", width)?,
                 height: row.fits("height", height)?,

@@ -19,10 +19,9 @@ use time::OffsetDateTime;
 
 use crate::database::row::RowId;
 use domain::credits::{Credits, Quote};
-use domain::generation::{Generation, Kind};
+use domain::generation::Generation;
 use domain::id::{JobId, TenantId};
-use domain::job::{Cost, Job, JobAttributes, State};
-use domain::outcome::Class;
+use domain::job::{Cost, Job, JobAttributes};
 use domain::traceparent::TraceParent;
 
 /// A job, as admission writes it.
@@ -214,7 +213,7 @@ macro_rules! whole_jobs {
             Ok(Job {
                 id,
                 tenant: TenantId(row.tenant_id),
-                kind: row_id.known("kind", &row.kind, Kind::parse)?,
+                kind: row_id.known("kind", &row.kind)?,
                 attributes: JobAttributes {
                     model: row.model,
                     switched_from: row.switched_from,
@@ -224,10 +223,10 @@ macro_rules! whole_jobs {
                     fallback: row.fallback,
                 },
                 request_id: row.request_id,
-                state: row_id.known("state", &row.state, State::parse)?,
+                state: row_id.known("state", &row.state)?,
                 outcome: row
                     .outcome
-                    .map(|outcome| row_id.known("outcome", &outcome, Class::parse))
+                    .map(|outcome| row_id.known("outcome", &outcome))
                     .transpose()?,
                 reason: row.reason,
                 fence: row.fence,

@@ -349,7 +349,7 @@ impl StatementLine {
             return Ok(None);
         }
         let row = RowId::new("transfers", self.seq);
-        let job = row.known("ref", &self.reference, |text| text.parse().ok())?;
+        let job = row.known("ref", &self.reference)?;
         Ok(Some(JobId(job)))
     }
 }

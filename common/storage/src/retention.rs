@@ -8,7 +8,7 @@ use time::OffsetDateTime;
 
 use crate::database::row::RowId;
 use domain::id::{JobId, TenantId, UploadId};
-use domain::retention::{Due, FileClass, Purpose, Receipt, Retention};
+use domain::retention::{Due, Purpose, Receipt, Retention};
 
 /// How long a tenant's files are kept.
 ///
@@ -158,11 +158,7 @@ pub async fn take(
             Ok(Due {
                 id: row.id,
                 tenant: TenantId(row.tenant_id),
-                class: RowId::new("deletions", row.id).known(
-                    "class",
-                    &row.class,
-                    FileClass::parse,
-                )?,
+                class: RowId::new("deletions", row.id).known("class", &row.class)?,
                 object_key: row.object_key,
             })
         })
@@ -269,7 +265,7 @@ pub async fn receipts(
             id: row.id,
             job: row.job_id.map(JobId),
             upload: row.upload_id.map(UploadId),
-            class: id.known("class", &row.class, FileClass::parse)?,
+            class: id.known("class", &row.class)?,
             sha256: (row.sha256)
                 .map(|sha256| id.fits("sha256", sha256))
                 .transpose()?,

@@ -7,7 +7,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::database::row::RowId;
-use domain::generation::image::{MediaType, Pixels};
+use domain::generation::image::Pixels;
 use domain::id::{JobId, TenantId, UploadId};
 use domain::upload::Upload;
 
@@ -279,7 +279,7 @@ impl Row {
             object_key: self.object_key,
             sha256: row.fits("sha256", self.sha256)?,
             bytes: self.bytes,
-            media_type: row.known("media_type", &self.media_type, MediaType::parse)?,
+            media_type: row.known("media_type", &self.media_type)?,
             pixels: Pixels {
                 width: row.fits("width", self.width)?,
                 height: row.fits("height", self.height)?,

@@ -1,6 +1,5 @@
 //! Jobs as tenants and operators list them.
 
-use domain::generation::Kind;
 use domain::id::{JobId, TenantId};
 use domain::job::{Cost, Job, JobAttributes, State};
 use domain::outcome::Class;

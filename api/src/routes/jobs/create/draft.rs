@@ -10,6 +10,7 @@ use domain::generation::{Generation, Violation};
 use domain::job::JobAttributes;
 use domain::visible;
 use serde::Deserialize;
+use strum::VariantArray;
 use time::format_description::well_known::Rfc3339;
 use time::{Date, OffsetDateTime};
 use utoipa::ToSchema;
@@ -20,10 +21,6 @@ use super::rendering::{self, EncodingBody, RenderingFields, fits};
 use super::violations::{Violations, words};
 use crate::error::{Problem, Result};
 
-/// The sizes a job may ask for.
-const SIZES: [Size; 2] = [Size::OneK, Size::TwoK];
-/// The formats a job may ask for.
-const FORMATS: [Format; 3] = [Format::Png, Format::Jpeg, Format::Webp];
 /// The longest name of a job, in characters.
 const MAX_NAME_LENGTH: usize = 200;
 /// The most entries of `metadata`.
@@ -143,7 +140,7 @@ impl JobDraft {
         }
         check(&mut found, &body);
         let run_at = found.keep(run_at(body.run_at.as_deref(), now)).flatten();
-        let format = found.choice("/format", body.format, &FORMATS);
+        let format = found.choice("/format", body.format, Format::VARIANTS);
         let fields = RenderingFields {
             fit: body.fit,
             allow_crop: body.allow_crop,
@@ -155,7 +152,7 @@ impl JobDraft {
             art_direction: body.art_direction,
             inputs: pictures.inputs,
             aspect_ratio: found.choice("/aspect_ratio", body.aspect_ratio, AspectRatio::ALL),
-            size: found.choice("/size", body.size, &SIZES),
+            size: found.choice("/size", body.size, Size::VARIANTS),
             outputs: body.outputs.unwrap_or(1),
             format,
             rendering: rendering::read(&mut found, fields, body.encoding, format),
@@ -263,13 +260,13 @@ fn ratios() -> Schema {
 
 fn sizes() -> Schema {
     let description = "The size of the image: `1K` is about 1 megapixel, `2K` about 4. `pixels` of `GET /v1/models` has the exact width and height for each aspect ratio.";
-    words(description, &SIZES, Some(&Size::default()))
+    words(description, Size::VARIANTS, Some(&Size::default()))
 }
 
 fn formats() -> Schema {
     words(
         "The file format of the renditions. `png`: lossless. `jpeg`: small files for photos. `webp`: small files, lossy or lossless.",
-        &FORMATS,
+        Format::VARIANTS,
         Some(&Format::default()),
     )
 }
