@@ -8,8 +8,9 @@ use time::OffsetDateTime;
 use utoipa::ToSchema;
 
 use crate::file_name;
-use crate::generation::image::{Format, MediaType, Pixels};
+use crate::generation::image::Format;
 use crate::id::{ArtifactId, JobId, TenantId};
+use crate::stored_file::StoredFile;
 
 /// What a file is.
 ///
@@ -57,16 +58,8 @@ pub struct Artifact {
     pub output_idx: i32,
     /// Original, rendition or thumbnail.
     pub kind: ArtifactKind,
-    /// Key of the file in the bucket.
-    pub object_key: String,
-    /// SHA-256 of the file.
-    pub sha256: [u8; 32],
-    /// Size of the file.
-    pub bytes: i64,
-    /// Encoding of the file.
-    pub media_type: MediaType,
-    /// Width and height.
-    pub pixels: Pixels,
+    /// The file.
+    pub file: StoredFile,
     /// Whether a fake provider made it: no AI model was called.
     pub synthetic: bool,
     /// SHA-256 of the content credentials (C2PA manifest store) in the file. Originals only.
@@ -89,7 +82,12 @@ impl Artifact {
             index => format!(" {}", index.saturating_add(1)),
         };
         let suffix = format!("{number}{kind}");
-        file_name::file_name(job_name, &self.id.to_string(), &suffix, self.media_type)
+        file_name::file_name(
+            job_name,
+            &self.id.to_string(),
+            &suffix,
+            self.file.media_type,
+        )
     }
 }
 

@@ -202,17 +202,6 @@ pub struct Exclusion {
     pub everywhere: bool,
 }
 
-/// A [`Capacity`] as columns, which SQL turns into tables with `unnest`.
-#[derive(Default)]
-pub struct CapacityColumns {
-    pub models: Vec<String>,
-    pub with_fallback: Vec<i64>,
-    pub primary_only: Vec<i64>,
-    pub excluded_models: Vec<Option<String>>,
-    pub excluded_tenants: Vec<Option<String>>,
-    pub excluded_everywhere: Vec<bool>,
-}
-
 impl Capacity {
     /// A capacity for these models, without exclusions. Jobs of other models may not be started.
     pub fn new(models: impl IntoIterator<Item = ModelCapacity>) -> Self {
@@ -260,25 +249,14 @@ impl Capacity {
             })
     }
 
-    /// Whether there are exclusions.
-    pub fn has_exclusions(&self) -> bool {
-        !self.exclusions.is_empty()
+    /// The models whose jobs may be started, and how many.
+    pub fn models(&self) -> &[ModelCapacity] {
+        &self.models
     }
 
-    /// The capacity as columns for SQL.
-    pub fn columns(&self) -> CapacityColumns {
-        let mut columns = CapacityColumns::default();
-        for model in &self.models {
-            columns.models.push(model.model.clone());
-            columns.with_fallback.push(model.with_fallback);
-            columns.primary_only.push(model.primary_only);
-        }
-        for exclusion in &self.exclusions {
-            columns.excluded_models.push(exclusion.model.clone());
-            columns.excluded_tenants.push(exclusion.tenant.clone());
-            columns.excluded_everywhere.push(exclusion.everywhere);
-        }
-        columns
+    /// The jobs that may not be started although their model has capacity.
+    pub fn exclusions(&self) -> &[Exclusion] {
+        &self.exclusions
     }
 }
 

@@ -5,8 +5,8 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::database::row::RowId;
+use crate::file_columns::{FileColumns, width_and_height};
 use domain::artifact::Artifact;
-use domain::generation::image::Pixels;
 use domain::id::{ArtifactId, JobId, TenantId};
 
 /// Writes the row of a file that is already in the bucket.
@@ -20,8 +20,8 @@ pub async fn insert(
     artifact: &Artifact,
 ) -> sqlx::Result<()> {
     let row = RowId::new("artifacts", artifact.id);
-    let width: i32 = row.fits("width", artifact.pixels.width)?;
-    let height: i32 = row.fits("height", artifact.pixels.height)?;
+    let file = &artifact.file;
+    let (width, height) = width_and_height(&row, file)?;
     sqlx::query!(
         "-- artifact::insert
         INSERT INTO artifacts (id, tenant_id, job_id, output_idx, role, fence, object_key, sha256, bytes, media_type, width, height, synthetic, c2pa_sha256)
@@ -32,10 +32,10 @@ pub async fn insert(
         artifact.output_idx,
         artifact.kind.as_str(),
         fence,
-        artifact.object_key,
-        &artifact.sha256[..],
-        artifact.bytes,
-        artifact.media_type.as_str(),
+        file.object_key,
+        &file.sha256[..],
+        file.bytes,
+        file.media_type.as_str(),
         width,
         height,
         artifact.synthetic,
@@ -120,14 +120,15 @@ impl Row {
             job: JobId(self.job_id),
             output_idx: self.output_idx,
             kind: row.known("role", &self.role)?,
-            object_key: self.object_key,
-            sha256: row.fits("sha256", self.sha256)?,
-            bytes: self.bytes,
-            media_type: row.known("media_type", &self.media_type)?,
-            pixels: Pixels {
-                width: row.fits("width", self.width)?,
-                height: row.fits("height", self.height)?,
-            },
+            file: FileColumns {
+                object_key: self.object_key,
+                sha256: self.sha256,
+                bytes: self.bytes,
+                media_type: self.media_type,
+                width: self.width,
+                height: self.height,
+            }
+            .file(&row)?,
             synthetic: self.synthetic,
             c2pa_sha256: self
                 .c2pa_sha256

@@ -10,11 +10,12 @@ use uuid::Uuid;
 
 use crate::database::row::RowId;
 use crate::database::{NotOneRow, one_row};
-use domain::call::{Ending, Journaled, LOST, Original};
+use crate::file_columns::{FileColumns, width_and_height};
+use domain::call::{Ending, Journaled, LOST};
 use domain::catalog::Lane;
-use domain::generation::image::Pixels;
 use domain::id::{CallId, JobId, TenantId};
 use domain::outcome::{Class, Failure};
+use domain::stored_file::StoredFile;
 
 /// A call that is about to be made.
 #[derive(Clone, Copy, Debug)]
@@ -188,10 +189,10 @@ pub async fn end(
     let original = ending.original;
     let row = RowId::new("calls", id);
     let (width, height): (Option<i32>, Option<i32>) = match original {
-        Some(Original { pixels, .. }) => (
-            Some(row.fits("width", pixels.width)?),
-            Some(row.fits("height", pixels.height)?),
-        ),
+        Some(original) => {
+            let (width, height) = width_and_height(&row, original)?;
+            (Some(width), Some(height))
+        }
         None => (None, None),
     };
     let result = sqlx::query!(
@@ -312,7 +313,7 @@ impl Row {
     }
 
     /// The stored image. A row has all of its columns or none of them (`originals_are_whole`).
-    fn original(&self, row: RowId<CallId>) -> sqlx::Result<Option<Original>> {
+    fn original(&self, row: RowId<CallId>) -> sqlx::Result<Option<StoredFile>> {
         let (
             Some(object_key),
             Some(sha256),
@@ -321,25 +322,24 @@ impl Row {
             Some(width),
             Some(height),
         ) = (
-            &self.object_key,
-            &self.sha256,
+            self.object_key.clone(),
+            self.sha256.clone(),
             self.bytes,
-            &self.media_type,
+            self.media_type.clone(),
             self.width,
             self.height,
         )
         else {
             return Ok(None);
         };
-        Ok(Some(Original {
-            object_key: object_key.clone(),
-            sha256: row.fits("sha256", sha256.as_slice())?,
+        let columns = FileColumns {
+            object_key,
+            sha256,
             bytes,
-            media_type: row.known("media_type", media_type)?,
-            pixels: Pixels {
-                width: row.fits("width", width)?,
-                height: row.fits("height", height)?,
-            },
-        }))
+            media_type,
+            width,
+            height,
+        };
+        columns.file(&row).map(Some)
     }
 }

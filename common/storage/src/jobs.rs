@@ -7,6 +7,7 @@
 //! Times are compared on the database's clock, with `clock_timestamp()` and not `now()`: `now()` is
 //! the start of the transaction, and the transaction may have waited for a lock since.
 
+mod capacity;
 mod due;
 mod lease;
 mod list;

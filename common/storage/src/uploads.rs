@@ -7,7 +7,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::database::row::RowId;
-use domain::generation::image::Pixels;
+use crate::file_columns::{FileColumns, width_and_height};
 use domain::id::{JobId, TenantId, UploadId};
 use domain::upload::Upload;
 
@@ -21,8 +21,8 @@ pub async fn insert(
     upload: &Upload,
 ) -> sqlx::Result<Option<OffsetDateTime>> {
     let row = RowId::new("uploads", upload.id);
-    let width: i32 = row.fits("width", upload.pixels.width)?;
-    let height: i32 = row.fits("height", upload.pixels.height)?;
+    let file = &upload.file;
+    let (width, height) = width_and_height(&row, file)?;
     sqlx::query_scalar!(
         "-- upload::insert
         INSERT INTO uploads (id, tenant_id, name, object_key, sha256, bytes, media_type, width, height)
@@ -30,10 +30,10 @@ pub async fn insert(
         upload.id as UploadId,
         tenant as TenantId,
         upload.name,
-        upload.object_key,
-        &upload.sha256[..],
-        upload.bytes,
-        upload.media_type.as_str(),
+        file.object_key,
+        &file.sha256[..],
+        file.bytes,
+        file.media_type.as_str(),
         width,
         height,
     )
@@ -276,14 +276,15 @@ impl Row {
         Ok(Upload {
             id,
             name: self.name,
-            object_key: self.object_key,
-            sha256: row.fits("sha256", self.sha256)?,
-            bytes: self.bytes,
-            media_type: row.known("media_type", &self.media_type)?,
-            pixels: Pixels {
-                width: row.fits("width", self.width)?,
-                height: row.fits("height", self.height)?,
-            },
+            file: FileColumns {
+                object_key: self.object_key,
+                sha256: self.sha256,
+                bytes: self.bytes,
+                media_type: self.media_type,
+                width: self.width,
+                height: self.height,
+            }
+            .file(&row)?,
             created_at: Some(self.created_at),
         })
     }

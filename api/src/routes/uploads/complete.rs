@@ -73,7 +73,7 @@ pub async fn handler(
     let inserted = insert(&app, &base, tenant, &upload, None).await?;
     // A concurrent request for this id uses the same object key. So the file is deleted only if there is surely no row for it.
     if matches!(inserted, Err(Refusal::StorageFull { .. }))
-        && let Err(error) = app.bucket.delete(&upload.object_key).await
+        && let Err(error) = app.bucket.delete(&upload.file.object_key).await
     {
         tracing::warn!(%error, upload.id = %id, "A file without an upload stays in the bucket until it is swept");
     }

@@ -9,6 +9,7 @@ use domain::outcome::Class;
 use domain::traceparent::TraceParent;
 use sqlx::{PgConnection, PgPool};
 
+use super::capacity::{CapacityColumns, with_capacity};
 use super::interval;
 use crate::database::row::RowId;
 use crate::database::{NotOneRow, one_row};
@@ -33,37 +34,34 @@ pub async fn claim(
     lease: Duration,
     capacity: &Capacity,
 ) -> sqlx::Result<Option<Claimed>> {
-    let columns = capacity.columns();
-    let row = sqlx::query!(
-        r#"-- job::claim
-        UPDATE jobs SET state = 'running', fence = fence + 1, worker = $2,
-               lease_until = clock_timestamp() + $3::interval, started_at = coalesce(started_at, clock_timestamp())
-        WHERE id = $1 AND state = 'queued' AND run_after <= clock_timestamp() AND deadline > clock_timestamp()
+    let columns = CapacityColumns::of(capacity);
+    let row = with_capacity!(
+        "-- job::claim
+        WITH ",
+        r#"
+        UPDATE jobs SET state = 'running', fence = fence + 1, worker = $8,
+               lease_until = clock_timestamp() + $9::interval, started_at = coalesce(started_at, clock_timestamp())
+        WHERE id = $7 AND state = 'queued' AND run_after <= clock_timestamp() AND deadline > clock_timestamp()
           AND EXISTS (
-            SELECT FROM unnest($4::text[], $5::bigint[], $6::bigint[]) AS open(model, anywhere, at_home)
+            SELECT FROM open
             WHERE open.model = jobs.model
-              AND (operating OR (stocked AND deadline < clock_timestamp() + $7::interval)
+              AND (operating OR (stocked AND deadline < clock_timestamp() + $10::interval)
                    OR CASE WHEN fallback THEN anywhere ELSE at_home END > 0
                       AND NOT EXISTS (
-                        SELECT FROM unnest($8::text[], $9::text[], $10::boolean[]) AS shut(model, tenant, everywhere)
+                        SELECT FROM shut
                         WHERE (shut.model IS NULL OR shut.model = jobs.model) AND (everywhere OR NOT fallback)
                           AND (shut.tenant IS NULL OR shut.tenant = left(encode(sha256(uuid_send(jobs.tenant_id)), 'hex'), 16)))))
           AND NOT EXISTS (
             SELECT FROM pauses p WHERE p.lifted_at IS NULL AND (p.model IS NULL OR p.model = jobs.model)
-              AND (p.tenant_id IS NULL OR p.tenant_id = jobs.tenant_id) AND (p.worker IS NULL OR p.worker = $2))
+              AND (p.tenant_id IS NULL OR p.tenant_id = jobs.tenant_id) AND (p.worker IS NULL OR p.worker = $8))
         RETURNING tenant_id, fence, model, request_id, traceparent, n_requested, fallback, calls_started, max_calls,
                   extract(epoch FROM clock_timestamp() - greatest(run_after, created_at))::float8 AS "waited_seconds!",
                   extract(epoch FROM deadline - clock_timestamp())::float8 AS "seconds_left!""#,
+        columns,
         id as JobId,
         worker,
         interval(lease),
-        &columns.models,
-        &columns.with_fallback,
-        &columns.primary_only,
         interval(DELIVERY_MARGIN),
-        &columns.excluded_models as &[Option<String>],
-        &columns.excluded_tenants as &[Option<String>],
-        &columns.excluded_everywhere,
     )
     .fetch_optional(pool)
     .await?;
