@@ -57,7 +57,8 @@ pub struct Client {
 type Note = (Arc<str>, &'static str, Standing);
 
 /// Whose key a route needs.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, strum::IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
 pub enum KeyOwner {
     /// The API key of a tenant.
     Tenant,
@@ -181,10 +182,7 @@ impl Rates {
 
 impl KeyOwner {
     fn as_str(self) -> &'static str {
-        match self {
-            Self::Tenant => "tenant",
-            Self::Operator => "operator",
-        }
+        self.into()
     }
 }
 

@@ -36,7 +36,8 @@ pub const MAX_UPLOAD_WAIT: Duration = Duration::from_secs(20);
 const MAX_IDLE_SHARES: usize = 1_000;
 
 /// What a request waits for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr, strum::VariantArray)]
+#[strum(serialize_all = "snake_case")]
 pub enum Pool {
     /// Postgres connections.
     Connections,
@@ -51,23 +52,11 @@ pub enum Pool {
 }
 
 impl Pool {
-    const ALL: [Self; 5] = [
-        Self::Connections,
-        Self::Wallet,
-        Self::Bodies,
-        Self::Pictures,
-        Self::Downloads,
-    ];
+    const ALL: &'static [Self] = <Self as strum::VariantArray>::VARIANTS;
 
     /// The label in metrics.
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Connections => "connections",
-            Self::Wallet => "wallet",
-            Self::Bodies => "bodies",
-            Self::Pictures => "pictures",
-            Self::Downloads => "downloads",
-        }
+        self.into()
     }
 
     fn max_wait(self) -> Duration {
@@ -131,7 +120,7 @@ impl Shares {
     /// Gives each tenant at most half of `render_slots` and half of `body_bytes`, which are the totals of all tenants.
     pub fn new(render_slots: usize, body_bytes: usize) -> Self {
         // Counters are exported as 0 from the start: an alert needs to see a count grow.
-        for pool in Pool::ALL {
+        for &pool in Pool::ALL {
             API_WAITING.with_label_values(&[pool.as_str()]);
             API_OVERLOADED.with_label_values(&[pool.as_str()]);
         }

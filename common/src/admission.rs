@@ -24,7 +24,7 @@ use domain::credits::{Credits, InvalidCredits, Quote};
 use domain::generation::Generation;
 use domain::id::{JobId, TenantId};
 use domain::idempotency::{self, Answer, Known};
-use domain::job::Job;
+use domain::job::{Job, JobAttributes};
 use domain::ledger::{self, Transfer};
 use domain::operator::Actor;
 use domain::storage_limit::Stored;
@@ -45,12 +45,8 @@ pub struct Admission<'a> {
     pub idempotency: idempotency::Request,
     /// The id that the new job gets.
     pub job: JobId,
-    /// Catalogue id of the model.
-    pub model: String,
-    /// The tenant's own name for the job.
-    pub name: Option<String>,
-    /// The tenant's own data, a JSON object. We store it and never read it.
-    pub metadata: serde_json::Value,
+    /// What the submitter chose about the job.
+    pub attributes: JobAttributes,
     /// The HTTP request that submits the job.
     pub request_id: String,
     /// The client's trace that the job belongs to (W3C `traceparent`).
@@ -59,8 +55,6 @@ pub struct Admission<'a> {
     pub generation: Generation,
     /// The price, which is fixed for the job.
     pub quote: Quote,
-    /// Priority among the tenant's own jobs, -10 to 10. Higher runs first.
-    pub priority: i16,
     /// Earliest start. `None`: now.
     pub run_at: Option<OffsetDateTime>,
     /// Time from the earliest start to the deadline.
@@ -68,10 +62,6 @@ pub struct Admission<'a> {
     /// Longest time that one call of the model may take. A job with a shorter deadline can abandon
     /// a call that has begun.
     pub model_timeout: Duration,
-    /// Whether the job may run on a fallback lane of its model.
-    pub fallback: bool,
-    /// The requested model, if its successor replaces it.
-    pub switched_from: Option<String>,
     /// The failed job that this one repeats, if an operator ordered that.
     pub redrive: Option<Redrive<'a>>,
     /// Limits on what a tenant may use without paying for it.
@@ -218,20 +208,15 @@ pub async fn admit(
         &storage::jobs::NewJob {
             id: admission.job,
             tenant,
-            model: &admission.model,
-            name: admission.name.as_deref(),
-            metadata: &admission.metadata,
+            attributes: &admission.attributes,
             request_id: &admission.request_id,
             traceparent: admission.traceparent.as_ref(),
             generation: &admission.generation,
             quote: &admission.quote,
             hold,
             max_calls,
-            priority: admission.priority,
             run_at: admission.run_at,
             deadline_in: admission.cancel_after,
-            fallback: admission.fallback,
-            switched_from: admission.switched_from.as_deref(),
             redrive_of: admission.redrive.map(|redrive| redrive.of),
         },
     )

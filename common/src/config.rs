@@ -251,8 +251,8 @@ impl Config {
     /// Whether a URL of Postgres is set for every database role.
     pub fn names_postgres(&self) -> bool {
         DatabaseRole::ALL
-            .into_iter()
-            .all(|role| self.database_url(role).is_ok())
+            .iter()
+            .all(|role| self.database_url(*role).is_ok())
     }
 
     /// The URL of Postgres for connections that act as `role`.

@@ -20,10 +20,10 @@ use storage::database::PostgresError;
 /// A failure is logged and not returned: the job is safe in Postgres, and the next refill finds it.
 pub async fn push_new(queue: &ReadyQueue, lanes: &Lanes, catalog: &Catalog, job: &Job) {
     let pushed = async {
-        let Some(model) = catalog.get(&job.model) else {
+        let Some(model) = catalog.get(&job.attributes.model) else {
             return Ok(());
         };
-        let lanes_of_model: Vec<_> = model.lanes(job.fallback).iter().collect();
+        let lanes_of_model: Vec<_> = model.lanes(job.attributes.fallback).iter().collect();
         let states = lanes.states_of(&lanes_of_model).await?;
         let capacity = domain::lanes::available_models([model], &states);
         if capacity.admits(job) {

@@ -149,7 +149,7 @@ fn dashboards_and_rules_know_every_outcome_they_name() {
             let named = matcher.split('"').nth(1).unwrap_or_default();
             for class in named.split('|') {
                 assert!(
-                    outcome::Class::parse(class).is_some(),
+                    class.parse::<outcome::Class>().is_ok(),
                     "{}: no outcome is {class:?}",
                     path.display()
                 );

@@ -89,7 +89,7 @@ fn known(dialect: Dialect) -> &'static str {
 /// A catalogue with a model for each row, quick to give up waiting.
 fn catalogue(walks: &[Walk]) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
-    for dialect in Dialect::ALL {
+    for &dialect in Dialect::ALL {
         let name = dialect.as_str();
         let mut text = format!("provider = \"{name}\"\ndialect = \"{name}\"\n");
         for walk in walks.iter().filter(|walk| walk.dialect == dialect) {

@@ -23,7 +23,8 @@ pub(super) struct Table {
 }
 
 /// Why the API refuses or closes a connection.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, strum::IntoStaticStr, strum::VariantArray)]
+#[strum(serialize_all = "snake_case")]
 pub(super) enum RefusalReason {
     /// Its address has reached the limit per address.
     Address,
@@ -42,26 +43,10 @@ pub(super) enum RefusalReason {
 }
 
 impl RefusalReason {
-    const ALL: [Self; 7] = [
-        Self::Address,
-        Self::Total,
-        Self::Displaced,
-        Self::Files,
-        Self::Silent,
-        Self::Head,
-        Self::Write,
-    ];
+    const ALL: &'static [Self] = <Self as strum::VariantArray>::VARIANTS;
 
     fn as_str(self) -> &'static str {
-        match self {
-            Self::Address => "address",
-            Self::Total => "total",
-            Self::Displaced => "displaced",
-            Self::Files => "files",
-            Self::Silent => "silent",
-            Self::Head => "head",
-            Self::Write => "write",
-        }
+        self.into()
     }
 
     /// What happened to the connections, and what to do about it: the end of a log line.
@@ -135,7 +120,7 @@ impl Table {
         let limit = i64::try_from(port.total).unwrap_or(i64::MAX);
         CONNECTIONS_LIMIT.with_label_values(&[port.name]).set(limit);
         // Counters are exported as 0 from the start. Otherwise Prometheus would not see the first event as an increase.
-        for reason in RefusalReason::ALL {
+        for &reason in RefusalReason::ALL {
             CONNECTIONS_REFUSED
                 .with_label_values(&[port.name, reason.as_str()])
                 .inc_by(0);

@@ -87,8 +87,8 @@ impl ArtifactView {
         lifetime: Duration,
     ) -> Self {
         let file = File {
-            key: &artifact.object_key,
-            media_type: artifact.media_type,
+            key: &artifact.file.object_key,
+            media_type: artifact.file.media_type,
             name: &artifact.file_name(job_name),
         };
         let fresh = FileLink::to(app, base, file, lifetime).await;
@@ -98,10 +98,10 @@ impl ArtifactView {
             job: artifact.job,
             role: artifact.kind,
             output: artifact.output_idx,
-            media_type: artifact.media_type,
-            width: artifact.pixels.width,
-            height: artifact.pixels.height,
-            bytes: artifact.bytes,
+            media_type: artifact.file.media_type,
+            width: artifact.file.pixels.width,
+            height: artifact.file.pixels.height,
+            bytes: artifact.file.bytes,
             synthetic: artifact.synthetic,
             c2pa_sha256: artifact.c2pa_sha256.map(hex::encode),
             url: fresh.url,
@@ -120,7 +120,7 @@ async fn find(app: &App, tenant: TenantId, id: ArtifactId) -> Result<(Artifact, 
     let mut transaction = database::begin_for(&connection, tenant).await?;
     if let Some(artifact) = storage::artifacts::get(&mut transaction, id).await? {
         let job = storage::jobs::get(&mut transaction, artifact.job).await?;
-        return Ok((artifact, job.and_then(|job| job.name)));
+        return Ok((artifact, job.and_then(|job| job.attributes.name)));
     }
     if storage::artifacts::is_gone(&mut transaction, id).await? {
         let detail = format!("{id} was deleted: its retention time was over.");

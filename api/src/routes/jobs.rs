@@ -122,16 +122,16 @@ impl JobView {
         Self {
             id: job.id,
             kind: job.kind,
-            model: job.model.clone(),
-            switched_from: job.switched_from.clone(),
-            fallback: job.fallback,
+            model: job.attributes.model.clone(),
+            switched_from: job.attributes.switched_from.clone(),
+            fallback: job.attributes.fallback,
             state: job.state,
-            name: job.name.clone(),
-            metadata: job.metadata.clone(),
+            name: job.attributes.name.clone(),
+            metadata: job.attributes.metadata.clone(),
             outputs: job.n_requested,
             delivered: job.n_delivered,
             attempts: job.fence,
-            priority: job.priority,
+            priority: job.attributes.priority,
             // The row of an open job holds the outcome of its last attempt, which would look final.
             outcome: job.outcome.filter(|_| ended).map(|class| Outcome {
                 class,
@@ -230,7 +230,7 @@ pub async fn load_view(
     drop(connection);
     let artifacts = artifacts
         .iter()
-        .map(|artifact| ArtifactView::new(app, base, artifact, job.name.as_deref()));
+        .map(|artifact| ArtifactView::new(app, base, artifact, job.attributes.name.as_deref()));
     let mut view = JobView::new(&job, join_all(artifacts).await);
     view.hide_cancel_link(&uncancelable);
     if let Some((ahead, waiting)) = queued {

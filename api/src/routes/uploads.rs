@@ -15,6 +15,7 @@ use domain::generation::Violation;
 use domain::generation::image::{MAX_INPUT_BYTES, MediaType};
 use domain::id::{TenantId, UploadId};
 use domain::idempotency::{Answer, Request};
+use domain::stored_file::StoredFile;
 use domain::upload::{self, Upload};
 use domain::visible;
 use serde::{Deserialize, Serialize};
@@ -79,18 +80,18 @@ impl UploadView {
     /// Describes an upload, with a fresh link to its file.
     pub async fn new(app: &App, base: &BaseUrl, upload: &Upload) -> Self {
         let file = File {
-            key: &upload.object_key,
-            media_type: upload.media_type,
+            key: &upload.file.object_key,
+            media_type: upload.file.media_type,
             name: &upload.file_name(),
         };
         let fresh = FileLink::to(app, base, file, app.link_lifetime).await;
         Self {
             id: upload.id,
             name: upload.name.clone(),
-            media_type: upload.media_type,
-            width: upload.pixels.width,
-            height: upload.pixels.height,
-            bytes: upload.bytes,
+            media_type: upload.file.media_type,
+            width: upload.file.pixels.width,
+            height: upload.file.pixels.height,
+            bytes: upload.file.bytes,
             created_at: upload.created_at,
             url: fresh.url,
             expires_at: fresh.expires_at,
@@ -169,11 +170,13 @@ async fn store(
     Ok(Upload {
         id,
         name,
-        object_key,
-        sha256: stored.sha256,
-        bytes: stored.bytes,
-        media_type: cleaned.media_type,
-        pixels: cleaned.pixels,
+        file: StoredFile {
+            object_key,
+            sha256: stored.sha256,
+            bytes: stored.bytes,
+            media_type: cleaned.media_type,
+            pixels: cleaned.pixels,
+        },
         created_at: None,
     })
 }

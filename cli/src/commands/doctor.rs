@@ -87,8 +87,8 @@ async fn examine(config: &Config) -> Report {
 }
 
 async fn postgres(config: &Config, report: &mut Report) {
-    let is_configured = DatabaseRole::ALL.map(|role| config.database_url(role).is_ok());
-    if is_configured == [false; 3] {
+    let is_configured = |role| config.database_url(role).is_ok();
+    if !DatabaseRole::ALL.iter().any(|role| is_configured(*role)) {
         return not_configured(
             report,
             "Postgres",
@@ -98,8 +98,8 @@ async fn postgres(config: &Config, report: &mut Report) {
     }
     let mut known_logins: Vec<String> = Vec::new();
     // A process may have the logins of its own roles only, so each role is checked by itself.
-    for (role, is_configured) in DatabaseRole::ALL.into_iter().zip(is_configured) {
-        if !is_configured {
+    for &role in DatabaseRole::ALL {
+        if !is_configured(role) {
             continue;
         }
         let check = login(config, role, &mut known_logins, report);

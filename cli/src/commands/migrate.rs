@@ -29,7 +29,7 @@ fn logins(config: &Config) -> anyhow::Result<Vec<Login>> {
     let all_roles = config
         .database_url
         .as_ref()
-        .map(|url| (url, &DatabaseRole::ALL[..]));
+        .map(|url| (url, DatabaseRole::ALL));
     let single_roles = DatabaseRole::ALL.iter().filter_map(|role| {
         let url = config.logins.of(*role)?;
         Some((url, std::slice::from_ref(role)))

@@ -8,16 +8,29 @@ use time::OffsetDateTime;
 use utoipa::ToSchema;
 
 use crate::file_name;
-use crate::generation::image::{Format, MediaType, Pixels};
+use crate::generation::image::Format;
 use crate::id::{ArtifactId, JobId, TenantId};
+use crate::stored_file::StoredFile;
 
 /// What a file is.
 ///
 /// - `original`: the file as the model made it.
 /// - `rendition`: the image in exactly the requested size and format.
 /// - `thumbnail`: a small version of the rendition, for lists.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    Serialize,
+    Deserialize,
+    ToSchema,
+    strum::EnumString,
+    strum::IntoStaticStr,
+)]
 #[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
 pub enum ArtifactKind {
     /// The file as the model made it.
     Original,
@@ -30,17 +43,7 @@ pub enum ArtifactKind {
 impl ArtifactKind {
     /// The name in the database and in the API.
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Original => "original",
-            Self::Rendition => "rendition",
-            Self::Thumbnail => "thumbnail",
-        }
-    }
-
-    pub fn parse(text: &str) -> Option<Self> {
-        [Self::Original, Self::Rendition, Self::Thumbnail]
-            .into_iter()
-            .find(|kind| kind.as_str() == text)
+        self.into()
     }
 }
 
@@ -55,16 +58,8 @@ pub struct Artifact {
     pub output_idx: i32,
     /// Original, rendition or thumbnail.
     pub kind: ArtifactKind,
-    /// Key of the file in the bucket.
-    pub object_key: String,
-    /// SHA-256 of the file.
-    pub sha256: [u8; 32],
-    /// Size of the file.
-    pub bytes: i64,
-    /// Encoding of the file.
-    pub media_type: MediaType,
-    /// Width and height.
-    pub pixels: Pixels,
+    /// The file.
+    pub file: StoredFile,
     /// Whether a fake provider made it: no AI model was called.
     pub synthetic: bool,
     /// SHA-256 of the content credentials (C2PA manifest store) in the file. Originals only.
@@ -87,7 +82,12 @@ impl Artifact {
             index => format!(" {}", index.saturating_add(1)),
         };
         let suffix = format!("{number}{kind}");
-        file_name::file_name(job_name, &self.id.to_string(), &suffix, self.media_type)
+        file_name::file_name(
+            job_name,
+            &self.id.to_string(),
+            &suffix,
+            self.file.media_type,
+        )
     }
 }
 

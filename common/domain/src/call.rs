@@ -8,24 +8,9 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::catalog::Lane;
-use crate::generation::image::{MediaType, Pixels};
 use crate::id::{CallId, TenantId};
 use crate::outcome::{Class, Failure};
-
-/// The file that a model made, as it is stored in the bucket.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Original {
-    /// Key in the bucket.
-    pub object_key: String,
-    /// SHA-256 of the file.
-    pub sha256: [u8; 32],
-    /// Size of the file.
-    pub bytes: i64,
-    /// Encoding of the file.
-    pub media_type: MediaType,
-    /// Width and height.
-    pub pixels: Pixels,
-}
+use crate::stored_file::StoredFile;
 
 /// A call that an attempt of the job has made, as a later attempt reads it from the journal.
 #[derive(Clone, Debug)]
@@ -48,7 +33,7 @@ pub struct Journaled {
     /// The provider's handle for long work. Any worker can ask for its result.
     pub operation: Option<String>,
     /// The image, if it was made and stored.
-    pub original: Option<Original>,
+    pub original: Option<StoredFile>,
 }
 
 impl Journaled {
@@ -86,7 +71,7 @@ pub struct Ending<'a> {
     /// What it cost us, in millionths of a US dollar. `None` keeps the expected cost.
     pub cost_micros: Option<i64>,
     /// The image, if it was made and stored.
-    pub original: Option<&'a Original>,
+    pub original: Option<&'a StoredFile>,
 }
 
 /// Key under which a call's original is stored. Each call has its own key, so a slow worker

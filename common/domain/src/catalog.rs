@@ -234,7 +234,7 @@ mod tests {
     #[test]
     fn the_shipped_catalogue_has_every_dialect_and_price() {
         let catalog = catalog();
-        for dialect in Dialect::ALL {
+        for &dialect in Dialect::ALL {
             let is_used = catalog.providers().any(|one| one.dialect == dialect);
             assert!(is_used, "no shipped provider uses {dialect:?}");
         }

@@ -9,8 +9,20 @@ use crate::id::UploadId;
 use image::ImageRequest;
 
 /// What a job makes. `image`: still images.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    Serialize,
+    Deserialize,
+    ToSchema,
+    strum::EnumString,
+    strum::IntoStaticStr,
+)]
 #[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
 pub enum Kind {
     /// Still images.
     Image,
@@ -19,14 +31,7 @@ pub enum Kind {
 impl Kind {
     /// The name in the database and in the API.
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Image => "image",
-        }
-    }
-
-    /// The kind with this name. `None` if there is none.
-    pub fn parse(text: &str) -> Option<Self> {
-        [Self::Image].into_iter().find(|kind| kind.as_str() == text)
+        self.into()
     }
 }
 

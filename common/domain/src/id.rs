@@ -1,9 +1,11 @@
-//! Ids. In the database they are `UUIDv7`. Everywhere else they are a prefix and 26 characters of
-//! [Crockford's base32](https://www.crockford.com/base32.html), such as `job_01jd…`.
+//! Ids. In the database they are `UUIDv7`. Everywhere else they are
+//! [TypeIDs](https://github.com/jetify-com/typeid/tree/main/spec): a prefix, an underscore and 26
+//! characters of [Crockford's base32](https://www.crockford.com/base32.html), such as `job_01jd…`.
 //!
 //! Ids contain their time of creation, so a list sorted by id is sorted by age. An id with another
 //! prefix is rejected: if the id of an artifact is used for a job, the error says so, and not "not
-//! found". Ids are written in lower case and read in either case.
+//! found". Ids are written in lower case, as the specification demands, and read in either case,
+//! which it does not allow.
 
 use std::fmt;
 use std::str::FromStr;
@@ -77,12 +79,7 @@ macro_rules! id {
             type Err = InvalidId;
 
             fn from_str(text: &str) -> Result<Self, InvalidId> {
-                // Some programs turn ids into upper case, and so do people who read them aloud.
-                text.to_ascii_lowercase()
-                    .strip_prefix(concat!($prefix, "_"))
-                    .and_then(decode)
-                    .map(Self)
-                    .ok_or(InvalidId { prefix: $prefix })
+                parse($prefix, text).map(Self)
             }
         }
 
@@ -130,6 +127,16 @@ fn id_schema(prefix: &str) -> Schema {
         .into()
 }
 
+/// The UUID of an id with this prefix.
+fn parse(prefix: &'static str, text: &str) -> Result<Uuid, InvalidId> {
+    // Some programs turn ids into upper case, and so do people who read them aloud.
+    text.to_ascii_lowercase()
+        .strip_prefix(prefix)
+        .and_then(|rest| rest.strip_prefix('_'))
+        .and_then(decode)
+        .ok_or(InvalidId { prefix })
+}
+
 /// 128 bits as 26 characters, the most significant first. The first character carries three bits,
 /// the others five.
 fn encode(uuid: Uuid) -> String {
@@ -164,6 +171,9 @@ impl TenantId {
         hex::encode(digest.get(..8).unwrap_or_default())
     }
 }
+
+#[cfg(test)]
+mod typeid_tests;
 
 #[cfg(test)]
 mod tests {

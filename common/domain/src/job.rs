@@ -34,8 +34,22 @@ use crate::traceparent::TraceParent;
 /// - `failed`: nothing was delivered; all credits were given back.
 /// - `canceled`: the tenant or an operator canceled it; all credits were given back.
 /// - `expired`: its deadline passed; all credits were given back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    Hash,
+    Serialize,
+    Deserialize,
+    ToSchema,
+    strum::EnumString,
+    strum::IntoStaticStr,
+    strum::VariantArray,
+)]
 #[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
 pub enum State {
     /// The job waits for a worker.
     Queued,
@@ -55,38 +69,35 @@ pub enum State {
 
 impl State {
     /// Every state.
-    pub const ALL: [Self; 7] = [
-        Self::Queued,
-        Self::Running,
-        Self::Succeeded,
-        Self::Partial,
-        Self::Failed,
-        Self::Canceled,
-        Self::Expired,
-    ];
+    pub const ALL: &'static [Self] = <Self as strum::VariantArray>::VARIANTS;
 
     /// The name in the database and in the API.
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Queued => "queued",
-            Self::Running => "running",
-            Self::Succeeded => "succeeded",
-            Self::Partial => "partial",
-            Self::Failed => "failed",
-            Self::Canceled => "canceled",
-            Self::Expired => "expired",
-        }
-    }
-
-    /// The state with this name. `None` if there is none.
-    pub fn parse(text: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|state| state.as_str() == text)
+        self.into()
     }
 
     /// Whether the job has ended. The state can then never change again.
     pub fn is_terminal(self) -> bool {
         !matches!(self, Self::Queued | Self::Running)
     }
+}
+
+/// What the submitter of a job chose about it. These values pass unchanged from the request to the
+/// job's row and back to the API. `CONTRIBUTING.md` lists the places that know one of them.
+#[derive(Clone, Debug, Default)]
+pub struct JobAttributes {
+    /// Catalogue id of the model.
+    pub model: String,
+    /// The requested model, if its successor replaces it.
+    pub switched_from: Option<String>,
+    /// The tenant's own name for the job.
+    pub name: Option<String>,
+    /// The tenant's own data, a JSON object. We store it and never read it.
+    pub metadata: serde_json::Value,
+    /// Priority among the tenant's own jobs, -10 to 10. Higher runs first.
+    pub priority: i16,
+    /// Whether the job may run on a fallback lane of its model.
+    pub fallback: bool,
 }
 
 /// A job, as its row in the database has it.
@@ -98,12 +109,8 @@ pub struct Job {
     pub tenant: TenantId,
     /// What it makes.
     pub kind: Kind,
-    /// Catalogue id of the model.
-    pub model: String,
-    /// The tenant's own name for it.
-    pub name: Option<String>,
-    /// The tenant's own data, a JSON object.
-    pub metadata: serde_json::Value,
+    /// What its submitter chose.
+    pub attributes: JobAttributes,
     /// The HTTP request that submitted it.
     pub request_id: String,
     /// Current state.
@@ -120,8 +127,6 @@ pub struct Job {
     pub calls_started: i32,
     /// Most paid calls that the job may make, over all outputs and attempts.
     pub max_calls: i32,
-    /// Priority among the tenant's own jobs, -10 to 10. Higher runs first.
-    pub priority: i16,
     /// Place in the fair queue, in microseconds of the tenant's virtual clock. Lower runs first.
     pub virtual_time: i64,
     /// It does not run before this time.
@@ -134,10 +139,6 @@ pub struct Job {
     pub n_requested: i32,
     /// Delivered outputs.
     pub n_delivered: i32,
-    /// Whether it may run on a fallback lane of its model.
-    pub fallback: bool,
-    /// The requested model, if its successor replaced it.
-    pub switched_from: Option<String>,
     /// The failed job that this one repeats.
     pub redrive_of: Option<JobId>,
     /// When it was submitted.
@@ -201,17 +202,6 @@ pub struct Exclusion {
     pub everywhere: bool,
 }
 
-/// A [`Capacity`] as columns, which SQL turns into tables with `unnest`.
-#[derive(Default)]
-pub struct CapacityColumns {
-    pub models: Vec<String>,
-    pub with_fallback: Vec<i64>,
-    pub primary_only: Vec<i64>,
-    pub excluded_models: Vec<Option<String>>,
-    pub excluded_tenants: Vec<Option<String>>,
-    pub excluded_everywhere: Vec<bool>,
-}
-
 impl Capacity {
     /// A capacity for these models, without exclusions. Jobs of other models may not be started.
     pub fn new(models: impl IntoIterator<Item = ModelCapacity>) -> Self {
@@ -230,9 +220,12 @@ impl Capacity {
 
     /// Whether this job may be started. `job::claim` decides the same in SQL.
     pub fn admits(&self, job: &Job) -> bool {
-        let capacity = self.models.iter().find(|one| one.model == job.model);
+        let JobAttributes {
+            model, fallback, ..
+        } = &job.attributes;
+        let capacity = self.models.iter().find(|one| one.model == *model);
         let has_capacity = capacity.is_some_and(|capacity| {
-            0 < if job.fallback {
+            0 < if *fallback {
                 capacity.with_fallback
             } else {
                 capacity.primary_only
@@ -246,35 +239,24 @@ impl Capacity {
                     exclusion
                         .model
                         .as_ref()
-                        .is_none_or(|model| *model == job.model)
+                        .is_none_or(|excluded| excluded == model)
                         && exclusion
                             .tenant
                             .as_ref()
                             .is_none_or(|tenant| *tenant == pseudonym)
-                        && (exclusion.everywhere || !job.fallback)
+                        && (exclusion.everywhere || !fallback)
                 })
             })
     }
 
-    /// Whether there are exclusions.
-    pub fn has_exclusions(&self) -> bool {
-        !self.exclusions.is_empty()
+    /// The models whose jobs may be started, and how many.
+    pub fn models(&self) -> &[ModelCapacity] {
+        &self.models
     }
 
-    /// The capacity as columns for SQL.
-    pub fn columns(&self) -> CapacityColumns {
-        let mut columns = CapacityColumns::default();
-        for model in &self.models {
-            columns.models.push(model.model.clone());
-            columns.with_fallback.push(model.with_fallback);
-            columns.primary_only.push(model.primary_only);
-        }
-        for exclusion in &self.exclusions {
-            columns.excluded_models.push(exclusion.model.clone());
-            columns.excluded_tenants.push(exclusion.tenant.clone());
-            columns.excluded_everywhere.push(exclusion.everywhere);
-        }
-        columns
+    /// The jobs that may not be started although their model has capacity.
+    pub fn exclusions(&self) -> &[Exclusion] {
+        &self.exclusions
     }
 }
 
@@ -306,16 +288,4 @@ pub struct Claimed {
     pub waited_seconds: f64,
     /// Seconds until the deadline, on the database's clock.
     pub seconds_left: f64,
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_state_has_its_own_name() {
-        for state in State::ALL {
-            assert_eq!(State::parse(state.as_str()), Some(state));
-        }
-    }
 }

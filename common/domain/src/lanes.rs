@@ -49,7 +49,7 @@ impl PauseReason {
         match word {
             "full" => Self::Full,
             "retries" => Self::Retries,
-            class => Self::Answers(Class::parse(class).unwrap_or(Class::ProviderFault)),
+            class => Self::Answers(class.parse().unwrap_or(Class::ProviderFault)),
         }
     }
 

@@ -22,30 +22,29 @@ use crate::id::{GrantId, JobId};
 
 /// An account of the ledger. The balances of the tenant's accounts are on its wallet. Ours have no
 /// stored balance: they are sums over the ledger.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr)]
 pub enum Account {
     /// The tenant's: credits that it can spend.
+    #[strum(serialize = "tenant:available")]
     Available,
     /// The tenant's: credits held for open jobs.
+    #[strum(serialize = "tenant:held")]
     Held,
     /// Ours: where promotional credits come from.
+    #[strum(serialize = "sys:promo")]
     Promo,
     /// Ours: captured credits.
+    #[strum(serialize = "sys:revenue")]
     Revenue,
     /// Ours: where operators' adjustments come from and go to.
+    #[strum(serialize = "sys:adjust")]
     Adjust,
 }
 
 impl Account {
     /// The name in the database.
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Available => "tenant:available",
-            Self::Held => "tenant:held",
-            Self::Promo => "sys:promo",
-            Self::Revenue => "sys:revenue",
-            Self::Adjust => "sys:adjust",
-        }
+        self.into()
     }
 }
 
@@ -56,8 +55,11 @@ impl Account {
 /// - `capture`: a job delivered; the price of the delivered outputs was charged.
 /// - `release`: a job ended; the credits for missing outputs were given back.
 /// - `adjust`: an operator gave or took credits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema, strum::IntoStaticStr,
+)]
 #[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
 pub enum Cause {
     /// Promotional credits were given.
     Promo,
@@ -74,13 +76,7 @@ pub enum Cause {
 impl Cause {
     /// The name in the database and in the API.
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Promo => "promo",
-            Self::Hold => "hold",
-            Self::Capture => "capture",
-            Self::Release => "release",
-            Self::Adjust => "adjust",
-        }
+        self.into()
     }
 }
 

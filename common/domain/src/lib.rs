@@ -18,6 +18,7 @@ pub mod outcome;
 pub mod ownership;
 pub mod retention;
 pub mod storage_limit;
+pub mod stored_file;
 pub mod tenant;
 pub mod traceparent;
 pub mod upload;

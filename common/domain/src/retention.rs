@@ -73,8 +73,20 @@ impl Retention {
 }
 
 /// What is deleted: a kind of file of a job, an upload, or the text of a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    Serialize,
+    ToSchema,
+    strum::EnumString,
+    strum::IntoStaticStr,
+    strum::VariantArray,
+)]
 #[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
 pub enum FileClass {
     /// An image that was sent with a job.
     Input,
@@ -92,29 +104,11 @@ pub enum FileClass {
 
 impl FileClass {
     /// All classes.
-    pub const ALL: [Self; 6] = [
-        Self::Input,
-        Self::Original,
-        Self::Rendition,
-        Self::Thumbnail,
-        Self::Upload,
-        Self::Prompt,
-    ];
+    pub const ALL: &'static [Self] = <Self as strum::VariantArray>::VARIANTS;
 
     /// Its name in the database, the API and metrics.
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Input => "input",
-            Self::Original => "original",
-            Self::Rendition => "rendition",
-            Self::Thumbnail => "thumbnail",
-            Self::Upload => "upload",
-            Self::Prompt => "prompt",
-        }
-    }
-
-    pub fn parse(text: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|class| class.as_str() == text)
+        self.into()
     }
 }
 
@@ -154,7 +148,12 @@ pub struct Receipt {
 }
 
 /// The purpose of a legal hold.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::EnumString, strum::IntoStaticStr)]
+#[strum(
+    serialize_all = "snake_case",
+    parse_err_ty = String,
+    parse_err_fn = unknown_purpose
+)]
 pub enum Purpose {
     /// The customer must still get the files.
     Delivery,
@@ -165,26 +164,12 @@ pub enum Purpose {
 }
 
 impl Purpose {
-    /// All purposes.
-    pub const ALL: [Self; 3] = [Self::Delivery, Self::Analytics, Self::Support];
-
     /// Its name in the database and the command line.
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Delivery => "delivery",
-            Self::Analytics => "analytics",
-            Self::Support => "support",
-        }
+        self.into()
     }
 }
 
-impl std::str::FromStr for Purpose {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        Self::ALL
-            .into_iter()
-            .find(|purpose| purpose.as_str() == text)
-            .ok_or_else(|| "one of delivery, analytics, support".to_owned())
-    }
+fn unknown_purpose(_: &str) -> String {
+    "one of delivery, analytics, support".to_owned()
 }

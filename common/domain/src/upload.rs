@@ -7,8 +7,8 @@
 use time::OffsetDateTime;
 
 use crate::file_name;
-use crate::generation::image::{MediaType, Pixels};
 use crate::id::{TenantId, UploadId};
+use crate::stored_file::StoredFile;
 
 /// An uploaded image.
 #[derive(Clone, Debug)]
@@ -17,16 +17,8 @@ pub struct Upload {
     pub id: UploadId,
     /// The name its owner gave it.
     pub name: Option<String>,
-    /// Its key in the bucket.
-    pub object_key: String,
-    /// SHA-256 of the object.
-    pub sha256: [u8; 32],
-    /// Size of the object.
-    pub bytes: i64,
-    /// Format of the object.
-    pub media_type: MediaType,
-    /// Width and height.
-    pub pixels: Pixels,
+    /// Its file.
+    pub file: StoredFile,
     /// When its row was inserted; `None` before that.
     pub created_at: Option<OffsetDateTime>,
 }
@@ -38,7 +30,7 @@ impl Upload {
             self.name.as_deref(),
             &self.id.to_string(),
             "",
-            self.media_type,
+            self.file.media_type,
         )
     }
 }

@@ -248,7 +248,7 @@ impl Lanes {
                 limit,
                 in_flight,
                 gap: Duration::from_millis(gap),
-                circuit_open: (circuit_open == 1).then(|| Class::parse(&cause)).flatten(),
+                circuit_open: (circuit_open == 1).then(|| cause.parse().ok()).flatten(),
                 pause: (wait > 0).then(|| Pause {
                     wait: Duration::from_millis(wait),
                     reason: PauseReason::parse(&why),
@@ -283,7 +283,7 @@ fn unavailable_for((tenant, wait, why, since): (String, u64, String, i64)) -> Un
     UnavailableFor {
         tenant,
         wait: Duration::from_millis(wait),
-        by: Class::parse(&why).unwrap_or(Class::ProviderFault),
+        by: why.parse().unwrap_or(Class::ProviderFault),
         since: timestamp(since),
     }
 }

@@ -28,7 +28,7 @@ static REDIS_TROUBLE: LazyLock<IntGaugeVec> = LazyLock::new(|| {
 /// Sets the metrics of Redis; `None` where it is available.
 pub(crate) fn redis(trouble: Option<Trouble>) {
     REDIS_UNAVAILABLE.set(i64::from(trouble.is_some()));
-    for one in Trouble::ALL {
+    for &one in Trouble::ALL {
         REDIS_TROUBLE
             .with_label_values(&[one.as_str()])
             .set(i64::from(trouble == Some(one)));

@@ -3,7 +3,8 @@
 use redis::{ErrorKind, RedisError};
 
 /// Why Redis is unavailable.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, strum::IntoStaticStr, strum::VariantArray)]
+#[strum(serialize_all = "snake_case")]
 pub enum Trouble {
     /// No process listens at its address.
     Refused,
@@ -35,21 +36,7 @@ pub enum Trouble {
 
 impl Trouble {
     /// All of them, in the order of the metric's reasons.
-    pub const ALL: [Self; 13] = [
-        Self::Refused,
-        Self::Unreachable,
-        Self::Silent,
-        Self::Broken,
-        Self::Password,
-        Self::Address,
-        Self::Clients,
-        Self::Loading,
-        Self::ReadOnly,
-        Self::Memory,
-        Self::Disk,
-        Self::Busy,
-        Self::Other,
-    ];
+    pub const ALL: &'static [Self] = <Self as strum::VariantArray>::VARIANTS;
 
     /// Classifies an error. Returns `None` where Redis itself is available and refused one command,
     /// such as a script that it does not know yet.
@@ -86,21 +73,7 @@ impl Trouble {
 
     /// The label of metrics and logs.
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Refused => "refused",
-            Self::Unreachable => "unreachable",
-            Self::Silent => "silent",
-            Self::Broken => "broken",
-            Self::Password => "password",
-            Self::Address => "address",
-            Self::Clients => "clients",
-            Self::Loading => "loading",
-            Self::ReadOnly => "read_only",
-            Self::Memory => "memory",
-            Self::Disk => "disk",
-            Self::Busy => "busy",
-            Self::Other => "other",
-        }
+        self.into()
     }
 
     /// For operators: what is wrong, and what to do.

@@ -235,7 +235,7 @@ impl CheckState {
             .map_err(|error| Unknown(error.to_string()))?
             .map_err(|error| Unknown(error.to_string()))?;
         self.recorded = Some(recorded);
-        for state in Ownership::ALL {
+        for &state in Ownership::ALL {
             telemetry::BUCKET_OWNERSHIP
                 .with_label_values(&[state.as_str()])
                 .set(i64::from(state == ownership));

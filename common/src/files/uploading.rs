@@ -67,7 +67,7 @@ pub async fn store(
     if !wallet.active {
         return Err(Refusal::Inactive);
     }
-    admission::check_storage_limit(&mut transaction, tenant, upload.bytes, unpaid).await?;
+    admission::check_storage_limit(&mut transaction, tenant, upload.file.bytes, unpaid).await?;
     let Some(created_at) = storage::uploads::insert(&mut transaction, tenant, upload).await? else {
         let kept = storage::uploads::some(&mut transaction, &[upload.id]).await?;
         let kept = kept.first().and_then(|kept| kept.created_at);

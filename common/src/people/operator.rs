@@ -31,7 +31,7 @@ use domain::credits::{CreditLimitError, Credits};
 use domain::generation::Generation;
 use domain::id::{GrantId, JobId, TenantId};
 use domain::idempotency::Answer;
-use domain::job::{Job, State};
+use domain::job::{Job, JobAttributes, State};
 use domain::ledger::{self, Account, Cause, Transfer};
 use domain::operator::Scope;
 use once::{Begun, OperatorRequest, Replied};
@@ -321,7 +321,7 @@ pub async fn redrive(
     let Some(mut generation) = generation else {
         return skip("its prompt was deleted, as its tenant's retention says".to_owned());
     };
-    let quote = match catalog.quote(&old.model, &generation, clock::now().date()) {
+    let quote = match catalog.quote(&old.attributes.model, &generation, clock::now().date()) {
         Ok(quote) => quote,
         Err(not_offered) => return skip(not_offered.to_string()),
     };
@@ -337,19 +337,17 @@ pub async fn redrive(
         tenant: old.tenant,
         idempotency: request,
         job: id,
-        model: old.model.clone(),
-        name: old.name.clone(),
-        metadata: old.metadata.clone(),
+        attributes: JobAttributes {
+            switched_from: None,
+            ..old.attributes.clone()
+        },
         request_id: old.request_id.clone(),
         traceparent: None,
         generation,
         quote,
-        priority: old.priority,
         run_at: None,
         cancel_after: REDRIVE_DEADLINE,
         model_timeout: Duration::ZERO,
-        fallback: old.fallback,
-        switched_from: None,
         redrive: Some(Redrive {
             of: old.id,
             act: order.act,

@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use sqlx::{PgConnection, PgPool};
-use uuid::Uuid;
 
 use domain::allowance::Used;
 use domain::id::{JobId, TenantId};
@@ -19,7 +18,7 @@ pub async fn used(connection: &mut PgConnection, tenant: TenantId) -> sqlx::Resu
         r#"-- allowance::used
         SELECT count(*) AS "calls!", coalesce(extract(epoch FROM min(at) + interval '1 hour' - clock_timestamp()), 60)::float8 AS "seconds!"
         FROM abandoned_calls WHERE tenant_id = $1 AND at > now() - interval '1 hour'"#,
-        tenant.0
+        tenant as TenantId
     )
     .fetch_one(connection)
     .await?;
@@ -43,11 +42,10 @@ pub async fn begun(
     connection: &mut PgConnection,
     jobs: &[JobId],
 ) -> sqlx::Result<HashMap<JobId, i64>> {
-    let jobs: Vec<Uuid> = jobs.iter().map(|job| job.0).collect();
     let rows = sqlx::query!(
         r#"-- allowance::begun
         SELECT job_id, count(*) AS "calls!" FROM calls WHERE job_id = ANY($1) AND (ended_at IS NULL OR object_key IS NOT NULL) GROUP BY job_id"#,
-        &jobs
+        jobs as &[JobId]
     )
     .fetch_all(connection)
     .await?;
@@ -65,7 +63,7 @@ pub async fn abandon(connection: &mut PgConnection, job: JobId) -> sqlx::Result<
         "-- allowance::abandon
         INSERT INTO abandoned_calls (call_id, tenant_id)
         SELECT id, tenant_id FROM calls WHERE job_id = $1 AND (ended_at IS NULL OR object_key IS NOT NULL)",
-        job.0
+        job as JobId
     )
     .execute(connection)
     .await?;

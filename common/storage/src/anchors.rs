@@ -66,7 +66,7 @@ pub struct Differs {
 /// # Errors
 /// Those of Postgres.
 pub async fn differing(pool: &PgPool, heads: &[Head]) -> sqlx::Result<Vec<Differs>> {
-    let tenants: Vec<Uuid> = heads.iter().map(|head| head.tenant.0).collect();
+    let tenants: Vec<TenantId> = heads.iter().map(|head| head.tenant).collect();
     let seqs: Vec<i64> = heads.iter().map(|head| head.seq).collect();
     let hashes: Vec<Vec<u8>> = heads.iter().map(|head| head.hash.clone()).collect();
     let rows = sqlx::query!(
@@ -75,7 +75,7 @@ pub async fn differing(pool: &PgPool, heads: &[Head]) -> sqlx::Result<Vec<Differ
         FROM unnest($1::uuid[], $2::bigint[], $3::bytea[]) AS a(tenant_id, seq, hash)
           LEFT JOIN transfers t ON t.tenant_id = a.tenant_id AND t.seq = a.seq
         WHERE t.hash IS DISTINCT FROM a.hash ORDER BY a.tenant_id LIMIT $4"#,
-        &tenants,
+        &tenants as &[TenantId],
         &seqs,
         &hashes,
         MAX_DIFFERENCES,

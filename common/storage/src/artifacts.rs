@@ -5,8 +5,8 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::database::row::RowId;
-use domain::artifact::{Artifact, ArtifactKind};
-use domain::generation::image::{MediaType, Pixels};
+use crate::file_columns::{FileColumns, width_and_height};
+use domain::artifact::Artifact;
 use domain::id::{ArtifactId, JobId, TenantId};
 
 /// Writes the row of a file that is already in the bucket.
@@ -20,22 +20,22 @@ pub async fn insert(
     artifact: &Artifact,
 ) -> sqlx::Result<()> {
     let row = RowId::new("artifacts", artifact.id);
-    let width: i32 = row.fits("width", artifact.pixels.width)?;
-    let height: i32 = row.fits("height", artifact.pixels.height)?;
+    let file = &artifact.file;
+    let (width, height) = width_and_height(&row, file)?;
     sqlx::query!(
         "-- artifact::insert
         INSERT INTO artifacts (id, tenant_id, job_id, output_idx, role, fence, object_key, sha256, bytes, media_type, width, height, synthetic, c2pa_sha256)
         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
-        artifact.id.0,
-        tenant.0,
-        artifact.job.0,
+        artifact.id as ArtifactId,
+        tenant as TenantId,
+        artifact.job as JobId,
         artifact.output_idx,
         artifact.kind.as_str(),
         fence,
-        artifact.object_key,
-        &artifact.sha256[..],
-        artifact.bytes,
-        artifact.media_type.as_str(),
+        file.object_key,
+        &file.sha256[..],
+        file.bytes,
+        file.media_type.as_str(),
         width,
         height,
         artifact.synthetic,
@@ -52,13 +52,12 @@ pub async fn insert(
 /// # Errors
 /// A row has a value that this version does not know, or Postgres fails.
 pub async fn of_jobs(connection: &mut PgConnection, jobs: &[JobId]) -> sqlx::Result<Vec<Artifact>> {
-    let ids: Vec<Uuid> = jobs.iter().map(|job| job.0).collect();
     let rows = sqlx::query_as!(
         Row,
         "-- artifact::of_jobs
         SELECT id, job_id, output_idx, role, object_key, sha256, bytes, media_type, width, height, synthetic, c2pa_sha256, created_at
         FROM artifacts WHERE job_id = ANY($1) AND deleted_at IS NULL ORDER BY job_id, output_idx, array_position(ARRAY['rendition', 'thumbnail', 'original'], role)",
-        &ids
+        jobs as &[JobId]
     )
     .fetch_all(connection)
     .await?;
@@ -75,7 +74,7 @@ pub async fn get(connection: &mut PgConnection, id: ArtifactId) -> sqlx::Result<
         "-- artifact::get
         SELECT id, job_id, output_idx, role, object_key, sha256, bytes, media_type, width, height, synthetic, c2pa_sha256, created_at
         FROM artifacts WHERE id = $1 AND deleted_at IS NULL",
-        id.0
+        id as ArtifactId
     )
     .fetch_optional(connection)
     .await?;
@@ -90,7 +89,7 @@ pub async fn is_gone(connection: &mut PgConnection, id: ArtifactId) -> sqlx::Res
     sqlx::query_scalar!(
         r#"-- artifact::is_gone
         SELECT EXISTS (SELECT FROM artifacts WHERE id = $1 AND deleted_at IS NOT NULL) AS "gone!""#,
-        id.0
+        id as ArtifactId
     )
     .fetch_one(connection)
     .await
@@ -120,15 +119,16 @@ impl Row {
             id,
             job: JobId(self.job_id),
             output_idx: self.output_idx,
-            kind: row.known("role", &self.role, ArtifactKind::parse)?,
-            object_key: self.object_key,
-            sha256: row.fits("sha256", self.sha256)?,
-            bytes: self.bytes,
-            media_type: row.known("media_type", &self.media_type, MediaType::parse)?,
-            pixels: Pixels {
-                width: row.fits("width", self.width)?,
-                height: row.fits("height", self.height)?,
-            },
+            kind: row.known("role", &self.role)?,
+            file: FileColumns {
+                object_key: self.object_key,
+                sha256: self.sha256,
+                bytes: self.bytes,
+                media_type: self.media_type,
+                width: self.width,
+                height: self.height,
+            }
+            .file(&row)?,
             synthetic: self.synthetic,
             c2pa_sha256: self
                 .c2pa_sha256

@@ -10,11 +10,12 @@ use uuid::Uuid;
 
 use crate::database::row::RowId;
 use crate::database::{GuardedWrite, one_row};
-use domain::call::{Ending, Journaled, LOST, Original};
+use crate::file_columns::{FileColumns, width_and_height};
+use domain::call::{Ending, Journaled, LOST};
 use domain::catalog::Lane;
-use domain::generation::image::{MediaType, Pixels};
 use domain::id::{CallId, JobId, TenantId};
 use domain::outcome::{Class, Failure};
+use domain::stored_file::StoredFile;
 
 /// A call that is about to be made.
 #[derive(Clone, Copy, Debug)]
@@ -56,9 +57,9 @@ pub async fn begin(connection: &mut PgConnection, call: &NewCall<'_>) -> sqlx::R
           RETURNING id)
         INSERT INTO calls (id, tenant_id, job_id, fence, output_idx, provider, model, lane, cost_micros)
         SELECT $1, $2, job.id, $4, $5, $6, $7, $8, $9 FROM job",
-        call.id.0,
-        call.tenant.0,
-        call.job.0,
+        call.id as CallId,
+        call.tenant as TenantId,
+        call.job as JobId,
         call.fence,
         call.output_idx,
         call.lane.provider,
@@ -80,7 +81,7 @@ pub async fn calls_left(connection: &mut PgConnection, job: JobId) -> sqlx::Resu
     sqlx::query_scalar!(
         r#"-- call::calls_left
         SELECT calls_started < max_calls AS "left!" FROM jobs WHERE id = $1"#,
-        job.0
+        job as JobId
     )
     .fetch_one(connection)
     .await
@@ -100,7 +101,7 @@ pub async fn record_operation(
     let result = sqlx::query!(
         "-- call::operate
         UPDATE calls SET operation = $2 WHERE id = $1 AND ended_at IS NULL",
-        id.0,
+        id as CallId,
         operation,
     )
     .execute(connection)
@@ -118,7 +119,7 @@ pub async fn abandon(connection: &mut PgConnection, job: JobId) -> sqlx::Result<
         "-- call::abandon
         UPDATE calls SET ended_at = clock_timestamp(), outcome = $2, detail = 'its job ended before it was answered'
         WHERE job_id = $1 AND ended_at IS NULL",
-        job.0,
+        job as JobId,
         Class::Unknown.as_str(),
     )
     .execute(connection)
@@ -146,8 +147,8 @@ pub async fn record_lost(
         WITH mine AS (SELECT id FROM jobs WHERE id = $2 AND fence = $3 AND state = 'running' FOR NO KEY UPDATE)
         UPDATE calls SET ended_at = clock_timestamp(), outcome = $4, detail = $5 FROM mine
         WHERE calls.id = $1 AND job_id = mine.id AND ended_at IS NULL AND operation IS NOT DISTINCT FROM $6",
-        call.id.0,
-        job.0,
+        call.id as CallId,
+        job as JobId,
         fence,
         failure.class.as_str(),
         failure.detail,
@@ -181,17 +182,17 @@ pub async fn end(
     sqlx::query!(
         "-- call::lock_job
         SELECT id FROM jobs WHERE id = $1 FOR NO KEY UPDATE",
-        job.0,
+        job as JobId,
     )
     .fetch_optional(&mut *connection)
     .await?;
     let original = ending.original;
     let row = RowId::new("calls", id);
     let (width, height): (Option<i32>, Option<i32>) = match original {
-        Some(Original { pixels, .. }) => (
-            Some(row.fits("width", pixels.width)?),
-            Some(row.fits("height", pixels.height)?),
-        ),
+        Some(original) => {
+            let (width, height) = width_and_height(&row, original)?;
+            (Some(width), Some(height))
+        }
         None => (None, None),
     };
     let result = sqlx::query!(
@@ -200,7 +201,7 @@ pub async fn end(
                usage = $5, cost_micros = coalesce($6, cost_micros), counted = $7, reason = $14, object_key = $8, sha256 = $9, bytes = $10, media_type = $11, width = $12, height = $13
         WHERE id = $1 AND (ended_at IS NULL OR (outcome = ANY($15) AND $8::text IS NOT NULL
           AND EXISTS (SELECT FROM jobs WHERE jobs.id = job_id AND finished_at IS NULL)))",
-        id.0,
+        id as CallId,
         ending.outcome.as_str(),
         ending.detail,
         ending.provider_request_id,
@@ -226,7 +227,7 @@ pub async fn end(
         sqlx::query!(
             "-- call::tell_job
             UPDATE jobs SET calls_started = calls_started - $2, stocked = stocked OR $3 WHERE id = $1 AND ($2 > 0 OR state = 'queued')",
-            job.0,
+            job as JobId,
             i32::from(!counts),
             original.is_some(),
         )
@@ -248,7 +249,7 @@ pub async fn of_job(connection: &mut PgConnection, job: JobId) -> sqlx::Result<V
         SELECT id, output_idx, provider, model, lane, outcome, detail, reason, operation, object_key, sha256, bytes, media_type, width, height,
                extract(epoch FROM clock_timestamp() - started_at)::float8 AS "age_seconds!"
         FROM calls WHERE job_id = $1 ORDER BY started_at, id"#,
-        job.0
+        job as JobId
     )
     .fetch_all(connection)
     .await?;
@@ -288,7 +289,7 @@ impl Row {
             outcome: self
                 .outcome
                 .as_deref()
-                .map(|outcome| row.known("outcome", outcome, Class::parse))
+                .map(|outcome| row.known("outcome", outcome))
                 .transpose()?,
             original: self.original(row)?,
             detail: self.detail,
@@ -301,7 +302,7 @@ impl Row {
     /// at the provider's only location.
     fn lane(&self, row: RowId<CallId>) -> sqlx::Result<Lane> {
         match &self.lane {
-            Some(lane) => row.known("lane", lane, |lane| lane.parse().ok()),
+            Some(lane) => row.known("lane", lane),
             None => Ok(Lane {
                 provider: self.provider.clone(),
                 project: None,
@@ -312,7 +313,7 @@ impl Row {
     }
 
     /// The stored image. A row has all of its columns or none of them (`originals_are_whole`).
-    fn original(&self, row: RowId<CallId>) -> sqlx::Result<Option<Original>> {
+    fn original(&self, row: RowId<CallId>) -> sqlx::Result<Option<StoredFile>> {
         let (
             Some(object_key),
             Some(sha256),
@@ -321,25 +322,24 @@ impl Row {
             Some(width),
             Some(height),
         ) = (
-            &self.object_key,
-            &self.sha256,
+            self.object_key.clone(),
+            self.sha256.clone(),
             self.bytes,
-            &self.media_type,
+            self.media_type.clone(),
             self.width,
             self.height,
         )
         else {
             return Ok(None);
         };
-        Ok(Some(Original {
-            object_key: object_key.clone(),
-            sha256: row.fits("sha256", sha256.as_slice())?,
+        let columns = FileColumns {
+            object_key,
+            sha256,
             bytes,
-            media_type: row.known("media_type", media_type, MediaType::parse)?,
-            pixels: Pixels {
-                width: row.fits("width", width)?,
-                height: row.fits("height", height)?,
-            },
-        }))
+            media_type,
+            width,
+            height,
+        };
+        columns.file(&row).map(Some)
     }
 }

@@ -21,7 +21,8 @@ pub use migration::{
 };
 
 /// A database role: what a connection may read and change. `migrations/roles.sql` creates them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr, strum::VariantArray)]
+#[strum(prefix = "platen_", serialize_all = "snake_case")]
 pub enum DatabaseRole {
     /// `platen_api`: the rows of the tenant that is set in the transaction.
     Api,
@@ -33,15 +34,11 @@ pub enum DatabaseRole {
 
 impl DatabaseRole {
     /// All roles that processes act as.
-    pub const ALL: [Self; 3] = [Self::Api, Self::Worker, Self::Reader];
+    pub const ALL: &'static [Self] = <Self as strum::VariantArray>::VARIANTS;
 
     /// Its name in Postgres.
     pub fn name(self) -> &'static str {
-        match self {
-            Self::Api => "platen_api",
-            Self::Worker => "platen_worker",
-            Self::Reader => "platen_reader",
-        }
+        self.into()
     }
 }
 

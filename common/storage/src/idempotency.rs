@@ -24,7 +24,7 @@ pub async fn find(
     let row = sqlx::query!(
         "-- idempotency::find
         SELECT request_hash, status, location, body FROM idempotency_keys WHERE tenant_id = $1 AND key = $2",
-        tenant.0,
+        tenant as TenantId,
         request.key,
     )
     .fetch_optional(connection)
@@ -56,7 +56,7 @@ pub async fn keep(
     sqlx::query!(
         "-- idempotency::keep
         INSERT INTO idempotency_keys (tenant_id, key, request_hash, status, location, body) VALUES ($1, $2, $3, $4, $5, $6)",
-        tenant.0,
+        tenant as TenantId,
         request.key,
         &request.hash[..],
         status,

@@ -7,6 +7,7 @@
 //! Times are compared on the database's clock, with `clock_timestamp()` and not `now()`: `now()` is
 //! the start of the transaction, and the transaction may have waited for a lock since.
 
+mod capacity;
 mod due;
 mod lease;
 mod list;
@@ -16,29 +17,23 @@ use std::time::Duration;
 use sqlx::PgConnection;
 use sqlx::postgres::types::PgInterval;
 use time::OffsetDateTime;
-use uuid::Uuid;
 
 use crate::database::row::RowId;
 use domain::credits::{Credits, Quote};
-use domain::generation::{Generation, Kind};
+use domain::generation::Generation;
 use domain::id::{JobId, TenantId};
-use domain::job::{Cost, Job, State};
-use domain::outcome::Class;
+use domain::job::{Cost, Job, JobAttributes};
 use domain::traceparent::TraceParent;
 
-/// A job, as admission writes it. The fields are those of [`Job`].
+/// A job, as admission writes it.
 #[derive(Debug)]
 pub struct NewJob<'a> {
     /// The job.
     pub id: JobId,
     /// The tenant that owns and pays for it.
     pub tenant: TenantId,
-    /// Catalogue id of the model.
-    pub model: &'a str,
-    /// The tenant's own name for it.
-    pub name: Option<&'a str>,
-    /// The tenant's own data.
-    pub metadata: &'a serde_json::Value,
+    /// What its submitter chose.
+    pub attributes: &'a JobAttributes,
     /// The HTTP request that submits it.
     pub request_id: &'a str,
     /// The client's trace that it belongs to.
@@ -51,17 +46,11 @@ pub struct NewJob<'a> {
     pub hold: Credits,
     /// Most paid calls that it may make.
     pub max_calls: i32,
-    /// Priority among the tenant's own jobs.
-    pub priority: i16,
     /// Earliest start. `None`: now.
     pub run_at: Option<OffsetDateTime>,
     /// Time from the earliest start to the deadline. It is a duration and not a time, because "now"
     /// is the database's.
     pub deadline_in: Duration,
-    /// Whether it may run on a fallback lane.
-    pub fallback: bool,
-    /// The requested model, if its successor replaces it.
-    pub switched_from: Option<&'a str>,
     /// The failed job that this one repeats.
     pub redrive_of: Option<JobId>,
 }
@@ -90,38 +79,41 @@ pub async fn insert(connection: &mut PgConnection, job: &NewJob<'_>) -> sqlx::Re
     let outputs: i32 = row_id.fits("n_requested", job.quote.outputs)?;
     // One statement reads the tenant's clock, advances it by the outputs and uses the result. Both
     // clocks are the database's, so a wrong clock of an api does not change the order of jobs.
-    let row = whole_jobs!(
+    let attributes = job.attributes;
+    let inserted = whole_jobs!(
         r#"-- job::insert
         WITH clock AS (
-          UPDATE wallets SET turn = greatest(turn, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint) + $15::bigint * $14::integer
+          UPDATE wallets SET turn = greatest(turn, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint) + $13::bigint * $12::integer
           WHERE tenant_id = $2 RETURNING turn)
-        INSERT INTO jobs (id, tenant_id, kind, model, name, metadata, request_id, max_calls, priority, turn, run_after, deadline,
-                          price_version, unit_price, n_requested, hold_amount, fallback, switched_from, redrive_of, traceparent, created_at)
-        SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9::smallint, greatest((extract(epoch FROM clock_timestamp()) * 1000000)::bigint, clock.turn - $9::smallint * $16::bigint),
-               greatest($10, now()), greatest($10, clock_timestamp()) + $11::interval, $12, $13, $14, $17, $18, $19, $20, $21, now() FROM clock
+        INSERT INTO jobs (id, tenant_id, kind, request_id, traceparent, redrive_of, max_calls, run_after, deadline,
+                          price_version, unit_price, n_requested, hold_amount, turn, created_at,
+                          model, switched_from, name, metadata, priority, fallback)
+        SELECT $1, $2, $3, $4, $5, $6, $7, greatest($8, now()), greatest($8, clock_timestamp()) + $9::interval,
+               $10, $11, $12, $14, greatest((extract(epoch FROM clock_timestamp()) * 1000000)::bigint, clock.turn - $20::smallint * $15::bigint), now(),
+               $16, $17, $18, $19, $20::smallint, $21 FROM clock
         RETURNING "#,
         "",
-        job.id.0,
-        job.tenant.0,
+        job.id as JobId,
+        job.tenant as TenantId,
         job.generation.kind().as_str(),
-        job.model,
-        job.name,
-        job.metadata,
         job.request_id,
+        job.traceparent.map(TraceParent::as_str),
+        job.redrive_of as Option<JobId>,
         job.max_calls,
-        job.priority,
         job.run_at,
         interval(job.deadline_in),
         job.quote.price_version,
         job.quote.unit_price.get(),
         outputs,
         MICROS_PER_OUTPUT,
-        MICROS_PER_PRIORITY_STEP,
         job.hold.get(),
-        job.fallback,
-        job.switched_from,
-        job.redrive_of.map(|old| old.0),
-        job.traceparent.map(TraceParent::as_str),
+        MICROS_PER_PRIORITY_STEP,
+        attributes.model,
+        attributes.switched_from,
+        attributes.name,
+        attributes.metadata,
+        attributes.priority,
+        attributes.fallback,
     )
     .fetch_one(&mut *connection)
     .await?;
@@ -129,13 +121,13 @@ pub async fn insert(connection: &mut PgConnection, job: &NewJob<'_>) -> sqlx::Re
     sqlx::query!(
         "-- job::insert_request
         INSERT INTO job_requests (job_id, tenant_id, generation) VALUES ($1, $2, $3)",
-        job.id.0,
-        job.tenant.0,
+        job.id as JobId,
+        job.tenant as TenantId,
         generation,
     )
     .execute(connection)
     .await?;
-    row.job()
+    Ok(inserted)
 }
 
 /// One job of the tenant. `None` if there is none.
@@ -143,15 +135,14 @@ pub async fn insert(connection: &mut PgConnection, job: &NewJob<'_>) -> sqlx::Re
 /// # Errors
 /// The row has a value that this version does not know, or Postgres fails.
 pub async fn get(connection: &mut PgConnection, id: JobId) -> sqlx::Result<Option<Job>> {
-    let row = whole_jobs!(
+    whole_jobs!(
         "-- job::get
         SELECT ",
         " FROM jobs WHERE id = $1",
-        id.0
+        id as JobId
     )
     .fetch_optional(connection)
-    .await?;
-    row.map(Row::job).transpose()
+    .await
 }
 
 /// One job of the tenant, with its row locked until the transaction ends. Lock the wallet before,
@@ -160,15 +151,14 @@ pub async fn get(connection: &mut PgConnection, id: JobId) -> sqlx::Result<Optio
 /// # Errors
 /// As [`get`].
 pub async fn lock(connection: &mut PgConnection, id: JobId) -> sqlx::Result<Option<Job>> {
-    let row = whole_jobs!(
+    whole_jobs!(
         "-- job::lock
         SELECT ",
         " FROM jobs WHERE id = $1 FOR NO KEY UPDATE",
-        id.0
+        id as JobId
     )
     .fetch_optional(connection)
-    .await?;
-    row.map(Row::job).transpose()
+    .await
 }
 
 /// The request of a job. `None` if there is no such job, or if its prompt was deleted because its
@@ -179,7 +169,7 @@ pub async fn lock(connection: &mut PgConnection, id: JobId) -> sqlx::Result<Opti
 pub async fn request(connection: &mut PgConnection, id: JobId) -> sqlx::Result<Option<Generation>> {
     let stored = sqlx::query_scalar!(
         "-- job::request\nSELECT generation FROM job_requests WHERE job_id = $1 AND generation ? 'prompt'",
-        id.0
+        id as JobId
     )
     .fetch_optional(connection)
     .await?;
@@ -205,20 +195,64 @@ fn interval(duration: Duration) -> PgInterval {
 }
 
 /// A query that returns whole jobs. The arguments are the SQL before the columns, the SQL after
-/// them, and the query's parameters. The columns are those of [`Row`]. They are listed and not `*`,
-/// because a prepared `*` fails as soon as a migration adds a column.
+/// them, and the query's parameters. The columns are listed and not `*`, because a prepared `*`
+/// fails as soon as a migration adds a column.
 macro_rules! whole_jobs {
     ($before:tt, $after:tt, $($arguments:tt)*) => {
-        sqlx::query_as!(
-            Row,
+        sqlx::query!(
             $before
-                + "id, tenant_id, kind, model, name, metadata, request_id, state, outcome, reason, fence, crash_count,
-                   calls_started, max_calls, priority, turn, run_after, deadline, price_version, unit_price, hold_amount,
-                   captured, released, refunded, n_requested, n_delivered, fallback, switched_from, redrive_of,
-                   created_at, started_at, finished_at"
+                + "id, tenant_id, kind, request_id, state, outcome, reason, fence, crash_count, calls_started, max_calls, turn,
+                   run_after, deadline, price_version, unit_price, hold_amount, captured, released, refunded, n_requested,
+                   n_delivered, redrive_of, created_at, started_at, finished_at,
+                   model, switched_from, name, metadata, priority, fallback"
                 + $after,
             $($arguments)*
         )
+        .try_map(|row| {
+            let id = JobId(row.id);
+            let row_id = RowId::new("jobs", id);
+            Ok(Job {
+                id,
+                tenant: TenantId(row.tenant_id),
+                kind: row_id.known("kind", &row.kind)?,
+                attributes: JobAttributes {
+                    model: row.model,
+                    switched_from: row.switched_from,
+                    name: row.name,
+                    metadata: row.metadata,
+                    priority: row.priority,
+                    fallback: row.fallback,
+                },
+                request_id: row.request_id,
+                state: row_id.known("state", &row.state)?,
+                outcome: row
+                    .outcome
+                    .map(|outcome| row_id.known("outcome", &outcome))
+                    .transpose()?,
+                reason: row.reason,
+                fence: row.fence,
+                crash_count: row.crash_count,
+                calls_started: row.calls_started,
+                max_calls: row.max_calls,
+                virtual_time: row.turn,
+                run_after: row.run_after,
+                deadline: row.deadline,
+                cost: Cost {
+                    unit_price: row_id.fits("unit_price", row.unit_price)?,
+                    price_version: row.price_version,
+                    held: row_id.fits("hold_amount", row.hold_amount)?,
+                    captured: row_id.fits("captured", row.captured)?,
+                    released: row_id.fits("released", row.released)?,
+                    refunded: row_id.fits("refunded", row.refunded)?,
+                },
+                n_requested: row.n_requested,
+                n_delivered: row.n_delivered,
+                redrive_of: row.redrive_of.map(JobId),
+                created_at: row.created_at,
+                started_at: row.started_at,
+                finished_at: row.finished_at,
+            })
+        })
     };
 }
 pub use due::due;
@@ -228,85 +262,3 @@ pub use lease::{
 };
 pub use list::{Filter, Search, by_worker, count_ahead, ended, list, search};
 use whole_jobs;
-
-/// The columns of a [`Job`], with the types of the database.
-struct Row {
-    id: Uuid,
-    tenant_id: Uuid,
-    kind: String,
-    model: String,
-    name: Option<String>,
-    metadata: serde_json::Value,
-    request_id: String,
-    state: String,
-    outcome: Option<String>,
-    reason: Option<String>,
-    fence: i32,
-    crash_count: i32,
-    calls_started: i32,
-    max_calls: i32,
-    priority: i16,
-    turn: i64,
-    run_after: OffsetDateTime,
-    deadline: OffsetDateTime,
-    price_version: String,
-    unit_price: i64,
-    hold_amount: i64,
-    captured: i64,
-    released: i64,
-    refunded: i64,
-    n_requested: i32,
-    n_delivered: i32,
-    fallback: bool,
-    switched_from: Option<String>,
-    redrive_of: Option<Uuid>,
-    created_at: OffsetDateTime,
-    started_at: Option<OffsetDateTime>,
-    finished_at: Option<OffsetDateTime>,
-}
-
-impl Row {
-    fn job(self) -> sqlx::Result<Job> {
-        let id = JobId(self.id);
-        let row = RowId::new("jobs", id);
-        Ok(Job {
-            id,
-            tenant: TenantId(self.tenant_id),
-            kind: row.known("kind", &self.kind, Kind::parse)?,
-            model: self.model,
-            name: self.name,
-            metadata: self.metadata,
-            request_id: self.request_id,
-            state: row.known("state", &self.state, State::parse)?,
-            outcome: self
-                .outcome
-                .map(|outcome| row.known("outcome", &outcome, Class::parse))
-                .transpose()?,
-            reason: self.reason,
-            fence: self.fence,
-            crash_count: self.crash_count,
-            calls_started: self.calls_started,
-            max_calls: self.max_calls,
-            priority: self.priority,
-            virtual_time: self.turn,
-            run_after: self.run_after,
-            deadline: self.deadline,
-            cost: Cost {
-                unit_price: row.fits("unit_price", self.unit_price)?,
-                price_version: self.price_version,
-                held: row.fits("hold_amount", self.hold_amount)?,
-                captured: row.fits("captured", self.captured)?,
-                released: row.fits("released", self.released)?,
-                refunded: row.fits("refunded", self.refunded)?,
-            },
-            n_requested: self.n_requested,
-            n_delivered: self.n_delivered,
-            fallback: self.fallback,
-            switched_from: self.switched_from,
-            redrive_of: self.redrive_of.map(JobId),
-            created_at: self.created_at,
-            started_at: self.started_at,
-            finished_at: self.finished_at,
-        })
-    }
-}

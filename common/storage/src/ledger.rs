@@ -54,7 +54,7 @@ pub async fn lock_wallet(
         r#"-- ledger::lock_wallet
         SELECT available AS "available: Credits", held AS "held: Credits", (status = 'active' AND debt = 0) AS "active!"
         FROM wallets WHERE tenant_id = $1 FOR NO KEY UPDATE"#,
-        tenant.0
+        tenant as TenantId
     )
     .fetch_optional(connection)
     .await
@@ -74,7 +74,7 @@ pub async fn wallet(
         r#"-- ledger::wallet
         SELECT available AS "available: Credits", held AS "held: Credits", (status = 'active' AND debt = 0) AS "active!"
         FROM wallets WHERE tenant_id = $1"#,
-        tenant.0
+        tenant as TenantId
     )
     .fetch_optional(connection)
     .await
@@ -108,7 +108,7 @@ pub async fn post(
           RETURNING seq, head)
         INSERT INTO transfers (tenant_id, seq, debit, credit, amount, kind, ref, at, hash)
         SELECT $1, seq, $4, $5, $6, $7, $8, now(), head FROM wallet",
-        tenant.0,
+        tenant as TenantId,
         transfer.change(Account::Available),
         transfer.change(Account::Held),
         transfer.debit.as_str(),
@@ -135,7 +135,7 @@ pub async fn lock_lots(connection: &mut PgConnection, tenant: TenantId) -> sqlx:
         WHERE tenant_id = $1 AND remaining > 0 AND (expires_at IS NULL OR expires_at > clock_timestamp())
         ORDER BY priority, expires_at NULLS LAST, created_at, id
         FOR NO KEY UPDATE"#,
-        tenant.0
+        tenant as TenantId
     )
     .fetch_all(connection)
     .await
@@ -163,8 +163,8 @@ pub async fn hold_lots(
                       FROM share WHERE g.id = share.grant_id RETURNING g.id)
         INSERT INTO job_lots (job_id, grant_id, tenant_id, ord, amount)
         SELECT $1, share.grant_id, $2, share.ord, share.amount FROM share JOIN held ON held.id = share.grant_id",
-        job.0,
-        tenant.0,
+        job as JobId,
+        tenant as TenantId,
         &grants,
         &amounts,
     )
@@ -186,7 +186,7 @@ pub async fn lock_shares(connection: &mut PgConnection, job: JobId) -> sqlx::Res
         FROM job_lots JOIN grants ON grants.id = job_lots.grant_id
         WHERE job_lots.job_id = $1 ORDER BY job_lots.ord
         FOR NO KEY UPDATE OF grants"#,
-        job.0
+        job as JobId
     )
     .fetch_all(connection)
     .await
@@ -245,8 +245,8 @@ pub async fn insert_promo(
         "-- ledger::insert_promo
         INSERT INTO grants (id, tenant_id, source_type, source_id, priority, amount, remaining)
         VALUES ($1, $2, 'promo', $3, 50, $4, $4) ON CONFLICT ON CONSTRAINT one_grant_per_source DO NOTHING",
-        grant.0,
-        tenant.0,
+        grant as GrantId,
+        tenant as TenantId,
         source,
         amount.get(),
     )
@@ -267,7 +267,7 @@ pub async fn given_by(
     let row = sqlx::query!(
         r#"-- ledger::given_by
         SELECT amount AS "amount: Credits", created_at FROM grants WHERE tenant_id = $1 AND source_type = 'promo' AND source_id = $2"#,
-        tenant.0,
+        tenant as TenantId,
         source,
     )
     .fetch_one(connection)
@@ -289,8 +289,8 @@ pub async fn insert_adjustment(
         "-- ledger::insert_adjustment
         INSERT INTO grants (id, tenant_id, source_type, source_id, priority, amount, remaining)
         VALUES ($1, $2, 'adjust', $3, 50, $4, $4)",
-        grant.0,
-        tenant.0,
+        grant as GrantId,
+        tenant as TenantId,
         grant.to_string(),
         amount.get(),
     )
@@ -349,7 +349,7 @@ impl StatementLine {
             return Ok(None);
         }
         let row = RowId::new("transfers", self.seq);
-        let job = row.known("ref", &self.reference, |text| text.parse().ok())?;
+        let job = row.known("ref", &self.reference)?;
         Ok(Some(JobId(job)))
     }
 }
@@ -370,7 +370,7 @@ pub async fn statement(
         r#"-- ledger::statement
         SELECT seq, kind, debit, credit, amount AS "amount: Credits", ref AS "reference", at FROM transfers
         WHERE tenant_id = $1 AND ($2::bigint IS NULL OR seq < $2) ORDER BY seq DESC LIMIT $3"#,
-        tenant.0,
+        tenant as TenantId,
         before,
         limit,
     )

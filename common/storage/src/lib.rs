@@ -7,6 +7,7 @@ pub mod artifacts;
 pub mod billing;
 pub mod calls;
 pub mod database;
+mod file_columns;
 pub mod idempotency;
 pub mod jobs;
 pub mod ledger;

@@ -5,7 +5,6 @@ use std::time::Duration;
 use serde_json::Value;
 use sqlx::{PgConnection, PgPool};
 use time::OffsetDateTime;
-use uuid::Uuid;
 
 use crate::database::row::RowId;
 use domain::id::{JobId, TenantId};
@@ -86,12 +85,11 @@ pub async fn choose(
     jobs: &[JobId],
     has_more: bool,
 ) -> sqlx::Result<()> {
-    let jobs: Vec<Uuid> = jobs.iter().map(|job| job.0).collect();
     sqlx::query!(
         "-- operation::choose
         UPDATE operator_requests SET jobs = $2, has_more = $3 WHERE key = $1",
         request.key,
-        &jobs,
+        jobs as &[JobId],
         has_more,
     )
     .execute(connection)
@@ -168,7 +166,7 @@ pub async fn pause(
         "-- operation::pause
         INSERT INTO pauses (model, tenant_id, worker, reason) VALUES ($1, $2, $3, $4) RETURNING id",
         scope.model,
-        scope.tenant.map(|tenant| tenant.0),
+        scope.tenant as Option<TenantId>,
         scope.worker,
         reason,
     )
@@ -226,7 +224,7 @@ pub async fn paused_since(
         "-- operation::paused_since
         SELECT min(paused_at) FROM pauses
         WHERE lifted_at IS NULL AND worker IS NULL AND (tenant_id IS NULL OR tenant_id = $1) AND (model IS NULL OR model = $2)",
-        tenant.0,
+        tenant as TenantId,
         model
     )
     .fetch_one(connection)
@@ -264,7 +262,7 @@ pub async fn freeze(
     let changed = sqlx::query!(
         "-- operation::freeze
         UPDATE wallets SET status = $3 WHERE tenant_id = $1 AND status = $2",
-        tenant.0,
+        tenant as TenantId,
         from,
         to,
     )
@@ -281,7 +279,7 @@ pub async fn redriven(connection: &mut PgConnection, old: JobId) -> sqlx::Result
     let new = sqlx::query_scalar!(
         "-- operation::redriven
         SELECT id FROM jobs WHERE redrive_of = $1",
-        old.0
+        old as JobId
     )
     .fetch_optional(connection)
     .await?;
@@ -310,7 +308,7 @@ pub async fn timeline(pool: &PgPool, job: JobId) -> sqlx::Result<Vec<TimelineEnt
           UNION ALL SELECT created_at, 'job', 'done once more as another job', id, 8 FROM jobs WHERE redrive_of = $1
           UNION ALL SELECT at, 'operator', format('%s by %s: %s', action, by, reason), NULL, 9 FROM operator_actions WHERE subject ->> 'job' = $2) told
         ORDER BY at, ord"#,
-        job.0,
+        job as JobId,
         job.to_string(),
     )
     .fetch_all(pool)

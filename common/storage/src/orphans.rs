@@ -23,7 +23,7 @@ pub async fn knows_tenant(connection: &mut PgConnection, tenant: TenantId) -> sq
     sqlx::query_scalar!(
         r#"-- orphans::tenant
         SELECT EXISTS (SELECT FROM tenants WHERE id = $1) AS "known!""#,
-        tenant.0
+        tenant as TenantId
     )
     .fetch_one(connection)
     .await
@@ -72,7 +72,7 @@ pub async fn judged(
           LEFT JOIN calls c ON c.id = listed.call_id AND c.tenant_id = $1
           LEFT JOIN jobs j ON j.id = coalesce(c.job_id, listed.job_id) AND j.tenant_id = $1
           LEFT JOIN retention r ON r.tenant_id = $1"#,
-        tenant.0,
+        tenant as TenantId,
         keys,
         calls as &[Option<Uuid>],
         jobs as &[Option<Uuid>],

@@ -5,11 +5,10 @@ use std::time::Duration;
 
 use sqlx::{PgConnection, PgExecutor};
 use time::OffsetDateTime;
-use uuid::Uuid;
 
 use crate::database::row::RowId;
 use domain::id::{JobId, TenantId, UploadId};
-use domain::retention::{Due, FileClass, Purpose, Receipt, Retention};
+use domain::retention::{Due, Purpose, Receipt, Retention};
 
 /// How long a tenant's files are kept.
 ///
@@ -19,7 +18,7 @@ pub async fn get(connection: &mut PgConnection, tenant: TenantId) -> sqlx::Resul
     let row = sqlx::query!(
         "-- retention::get
         SELECT inputs, originals, renditions, uploads, prompts FROM retention WHERE tenant_id = $1",
-        tenant.0
+        tenant as TenantId
     )
     .fetch_optional(connection)
     .await?;
@@ -56,7 +55,7 @@ pub async fn set(
         "-- retention::set
         INSERT INTO retention (tenant_id, inputs, originals, renditions, uploads, prompts) VALUES ($1, $2, $3, $4, $5, $6)
         ON CONFLICT (tenant_id) DO UPDATE SET inputs = $2, originals = $3, renditions = $4, uploads = $5, prompts = $6",
-        tenant.0,
+        tenant as TenantId,
         seconds("inputs", retention.inputs)?,
         seconds("originals", retention.originals)?,
         seconds("renditions", retention.renditions)?,
@@ -99,8 +98,8 @@ async fn plan_files(
           FROM job_requests WHERE job_id = j.id AND generation ? 'prompt') file
         WHERE r.tenant_id = $1 AND j.finished_at IS NOT NULL AND ($2::uuid IS NULL OR j.id = $2) AND file.kept IS NOT NULL
         ON CONFLICT (object_key) DO UPDATE SET due_at = least(planned.due_at, excluded.due_at) WHERE planned.deleted_at IS NULL"#,
-        tenant.0,
-        job.map(|job| job.0),
+        tenant as TenantId,
+        job as Option<JobId>,
     )
     .execute(connection)
     .await?;
@@ -117,7 +116,7 @@ pub async fn plan_upload(connection: &mut PgConnection, id: UploadId) -> sqlx::R
         "-- retention::plan_upload
         INSERT INTO deletions (tenant_id, upload_id, class, object_key, sha256, bytes, due_at)
         SELECT tenant_id, id, 'upload', object_key, sha256, bytes, deleted_at FROM uploads WHERE id = $1",
-        id.0
+        id as UploadId
     )
     .execute(connection)
     .await?;
@@ -159,11 +158,7 @@ pub async fn take(
             Ok(Due {
                 id: row.id,
                 tenant: TenantId(row.tenant_id),
-                class: RowId::new("deletions", row.id).known(
-                    "class",
-                    &row.class,
-                    FileClass::parse,
-                )?,
+                class: RowId::new("deletions", row.id).known("class", &row.class)?,
                 object_key: row.object_key,
             })
         })
@@ -257,8 +252,8 @@ pub async fn receipts(
         SELECT id, job_id, upload_id, class, sha256, bytes, due_at, deleted_at AS "deleted_at!" FROM deletions
         WHERE tenant_id = $1 AND deleted_at IS NOT NULL AND ($2::uuid IS NULL OR job_id = $2) AND ($3::bigint IS NULL OR id < $3)
         ORDER BY id DESC LIMIT $4"#,
-        tenant.0,
-        job.map(|job| job.0),
+        tenant as TenantId,
+        job as Option<JobId>,
         before,
         limit,
     )
@@ -270,7 +265,7 @@ pub async fn receipts(
             id: row.id,
             job: row.job_id.map(JobId),
             upload: row.upload_id.map(UploadId),
-            class: id.known("class", &row.class, FileClass::parse)?,
+            class: id.known("class", &row.class)?,
             sha256: (row.sha256)
                 .map(|sha256| id.fits("sha256", sha256))
                 .transpose()?,
@@ -299,8 +294,8 @@ pub async fn add_legal_hold(
         "-- retention::hold
         INSERT INTO holds (tenant_id, job_id, purpose, reason, until)
         SELECT $1, id, $3, $4, $5 FROM jobs WHERE id = $2 AND tenant_id = $1 RETURNING id",
-        tenant.0,
-        job.0,
+        tenant as TenantId,
+        job as JobId,
         purpose.as_str(),
         reason,
         until,
@@ -317,12 +312,11 @@ pub async fn remove_legal_hold(
     connection: &mut PgConnection,
     hold: i64,
 ) -> sqlx::Result<Option<JobId>> {
-    let job: Option<Uuid> = sqlx::query_scalar!(
-        "-- retention::lift
-        UPDATE holds SET lifted_at = clock_timestamp() WHERE id = $1 AND lifted_at IS NULL RETURNING job_id",
+    sqlx::query_scalar!(
+        r#"-- retention::lift
+        UPDATE holds SET lifted_at = clock_timestamp() WHERE id = $1 AND lifted_at IS NULL RETURNING job_id AS "job: JobId""#,
         hold
     )
     .fetch_optional(connection)
-    .await?;
-    Ok(job.map(JobId))
+    .await
 }

@@ -20,7 +20,7 @@ pub async fn stored(connection: &mut PgConnection, tenant: TenantId) -> sqlx::Re
         r#"-- storage::stored
         SELECT t.bytes + coalesce((SELECT sum(l.bytes) FROM storage_lines l WHERE l.tenant_id = t.tenant_id), 0)::bigint AS "bytes"
         FROM storage_totals t WHERE t.tenant_id = $1"#,
-        tenant.0
+        tenant as TenantId
     )
     .fetch_optional(connection)
     .await?;
@@ -99,7 +99,7 @@ pub async fn count(connection: &mut PgConnection, tenant: TenantId) -> sqlx::Res
             UNION ALL SELECT -bytes FROM deletions WHERE tenant_id = $1 AND deleted_at IS NOT NULL AND class <> 'prompt'
             UNION ALL SELECT -bytes FROM storage_lines WHERE tenant_id = $1) files)
         WHERE tenant_id = $1 AND bytes IS NULL",
-        tenant.0
+        tenant as TenantId
     )
     .execute(&mut *connection)
     .await?;
@@ -111,7 +111,7 @@ pub async fn count(connection: &mut PgConnection, tenant: TenantId) -> sqlx::Res
           AND EXISTS (SELECT FROM jsonb_array_elements(q.generation -> 'inputs') i WHERE NOT i ? 'upload')
           AND NOT EXISTS (SELECT FROM deletions d WHERE d.job_id = j.id AND d.class = 'input')
         ON CONFLICT (job_id) DO NOTHING",
-        tenant.0
+        tenant as TenantId
     )
     .execute(connection)
     .await?;
@@ -155,7 +155,7 @@ pub async fn plan_undelivered(connection: &mut PgConnection, job: JobId) -> sqlx
         SELECT q.tenant_id, q.job_id, 'input', i ->> 'object_key', decode(i ->> 'sha256', 'hex'), (i ->> 'bytes')::bigint, now()
         FROM listed JOIN job_requests q ON q.job_id = listed.job_id, jsonb_array_elements(q.generation -> 'inputs') i WHERE NOT i ? 'upload'
         ON CONFLICT (object_key) DO UPDATE SET due_at = least(planned.due_at, excluded.due_at) WHERE planned.deleted_at IS NULL",
-        job.0
+        job as JobId
     )
     .execute(connection)
     .await?;

@@ -18,14 +18,14 @@ pub async fn insert(
 ) -> sqlx::Result<()> {
     sqlx::query!(
         "-- tenant::insert\nINSERT INTO tenants (id, name) VALUES ($1, $2)",
-        tenant.0,
+        tenant as TenantId,
         name
     )
     .execute(&mut *connection)
     .await?;
     sqlx::query!(
         "-- tenant::insert_wallet\nINSERT INTO wallets (tenant_id) VALUES ($1)",
-        tenant.0
+        tenant as TenantId
     )
     .execute(connection)
     .await?;
@@ -40,7 +40,7 @@ pub async fn exists(connection: &mut PgConnection, tenant: TenantId) -> sqlx::Re
     sqlx::query_scalar!(
         r#"-- tenant::exists
         SELECT EXISTS (SELECT FROM tenants WHERE id = $1) AS "exists!""#,
-        tenant.0
+        tenant as TenantId
     )
     .fetch_one(connection)
     .await
@@ -58,7 +58,7 @@ pub async fn set_weight(
     sqlx::query!(
         "-- tenant::set_weight
         INSERT INTO tenant_weights (tenant_id, weight) VALUES ($1, $2) ON CONFLICT (tenant_id) DO UPDATE SET weight = $2",
-        tenant.0,
+        tenant as TenantId,
         i16::from(weight),
     )
     .execute(connection)
@@ -95,7 +95,7 @@ pub async fn insert_key(
         "-- tenant::insert_key
         INSERT INTO api_keys (id, tenant_id, name, sha256) VALUES ($1, $2, $3, $4)",
         key.id,
-        tenant.0,
+        tenant as TenantId,
         name,
         &key.sha256()[..],
     )
@@ -116,7 +116,7 @@ pub async fn revoke_key(
     let revoked = sqlx::query!(
         "-- tenant::revoke_key
         UPDATE api_keys SET revoked_at = clock_timestamp() WHERE tenant_id = $1 AND id = $2 AND revoked_at IS NULL",
-        tenant.0,
+        tenant as TenantId,
         id,
     )
     .execute(connection)

@@ -7,7 +7,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::database::row::RowId;
-use domain::generation::image::{MediaType, Pixels};
+use crate::file_columns::{FileColumns, width_and_height};
 use domain::id::{JobId, TenantId, UploadId};
 use domain::upload::Upload;
 
@@ -21,19 +21,19 @@ pub async fn insert(
     upload: &Upload,
 ) -> sqlx::Result<Option<OffsetDateTime>> {
     let row = RowId::new("uploads", upload.id);
-    let width: i32 = row.fits("width", upload.pixels.width)?;
-    let height: i32 = row.fits("height", upload.pixels.height)?;
+    let file = &upload.file;
+    let (width, height) = width_and_height(&row, file)?;
     sqlx::query_scalar!(
         "-- upload::insert
         INSERT INTO uploads (id, tenant_id, name, object_key, sha256, bytes, media_type, width, height)
         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT (id) DO NOTHING RETURNING created_at",
-        upload.id.0,
-        tenant.0,
+        upload.id as UploadId,
+        tenant as TenantId,
         upload.name,
-        upload.object_key,
-        &upload.sha256[..],
-        upload.bytes,
-        upload.media_type.as_str(),
+        file.object_key,
+        &file.sha256[..],
+        file.bytes,
+        file.media_type.as_str(),
         width,
         height,
     )
@@ -46,12 +46,11 @@ pub async fn insert(
 /// # Errors
 /// Those of Postgres, and a value that this version does not know.
 pub async fn some(connection: &mut PgConnection, ids: &[UploadId]) -> sqlx::Result<Vec<Upload>> {
-    let ids: Vec<Uuid> = ids.iter().map(|id| id.0).collect();
     let rows = sqlx::query_as!(
         Row,
         "-- upload::some
         SELECT id, name, object_key, sha256, bytes, media_type, width, height, created_at FROM uploads WHERE id = ANY($1) AND deleted_at IS NULL",
-        &ids
+        ids as &[UploadId]
     )
     .fetch_all(connection)
     .await?;
@@ -74,8 +73,8 @@ pub async fn list(
         "-- upload::list
         SELECT id, name, object_key, sha256, bytes, media_type, width, height, created_at FROM uploads
         WHERE tenant_id = $1 AND deleted_at IS NULL AND ($2::uuid IS NULL OR id < $2) ORDER BY id DESC LIMIT $3",
-        tenant.0,
-        before.map(|id| id.0),
+        tenant as TenantId,
+        before as Option<UploadId>,
         limit
     )
     .fetch_all(connection)
@@ -91,7 +90,7 @@ pub async fn is_gone(connection: &mut PgConnection, id: UploadId) -> sqlx::Resul
     sqlx::query_scalar!(
         r#"-- upload::is_gone
         SELECT EXISTS (SELECT FROM uploads WHERE id = $1 AND deleted_at IS NOT NULL) AS "gone!""#,
-        id.0
+        id as UploadId
     )
     .fetch_one(connection)
     .await
@@ -106,11 +105,10 @@ pub async fn pin(connection: &mut PgConnection, ids: &[UploadId]) -> sqlx::Resul
     if ids.is_empty() {
         return Ok(true);
     }
-    let ids: Vec<Uuid> = ids.iter().map(|id| id.0).collect();
     let pinned = sqlx::query_scalar!(
-        "-- upload::pin
-        SELECT id FROM uploads WHERE id = ANY($1) AND deleted_at IS NULL ORDER BY id FOR SHARE",
-        &ids
+        r#"-- upload::pin
+        SELECT id AS "id: UploadId" FROM uploads WHERE id = ANY($1) AND deleted_at IS NULL ORDER BY id FOR SHARE"#,
+        ids as &[UploadId]
     )
     .fetch_all(connection)
     .await?;
@@ -125,7 +123,7 @@ pub async fn hide(connection: &mut PgConnection, id: UploadId) -> sqlx::Result<b
     let hidden = sqlx::query_scalar!(
         "-- upload::hide
         UPDATE uploads SET deleted_at = clock_timestamp() WHERE id = $1 AND deleted_at IS NULL RETURNING id",
-        id.0
+        id as UploadId
     )
     .fetch_optional(connection)
     .await?;
@@ -198,7 +196,7 @@ pub async fn lock_due(
           OR (u.last_used_at <= clock_timestamp() - make_interval(secs => $2)
               AND NOT EXISTS (SELECT FROM grants g WHERE g.tenant_id = u.tenant_id AND g.consumed > 0)))
         FOR NO KEY UPDATE OF u",
-        id.0,
+        id as UploadId,
         unpaid.map(|unpaid| unpaid.as_secs_f64()),
     )
     .fetch_optional(connection)
@@ -214,7 +212,7 @@ pub async fn touch(connection: &mut PgConnection, id: UploadId) -> sqlx::Result<
     sqlx::query!(
         "-- upload::touch
         UPDATE uploads SET last_used_at = clock_timestamp() WHERE id = $1",
-        id.0
+        id as UploadId
     )
     .execute(connection)
     .await?;
@@ -232,7 +230,7 @@ pub async fn touch_all_of(connection: &mut PgConnection, job: JobId) -> sqlx::Re
         UPDATE uploads u SET last_used_at = clock_timestamp()
         FROM job_requests r, jsonb_array_elements(r.generation -> 'inputs') i
         WHERE r.job_id = $1 AND i ? 'upload' AND u.object_key = i ->> 'object_key'",
-        job.0
+        job as JobId
     )
     .execute(connection)
     .await?;
@@ -252,7 +250,7 @@ pub async fn open_jobs(
         r#"-- upload::open_jobs
         SELECT count(*) AS "jobs!" FROM jobs j JOIN job_requests r ON r.job_id = j.id
         WHERE j.tenant_id = $1 AND j.state IN ('queued', 'running') AND r.generation @> jsonb_build_object('inputs', jsonb_build_array(jsonb_build_object('upload', $2::text)))"#,
-        tenant.0,
+        tenant as TenantId,
         id.to_string()
     )
     .fetch_one(connection)
@@ -278,14 +276,15 @@ impl Row {
         Ok(Upload {
             id,
             name: self.name,
-            object_key: self.object_key,
-            sha256: row.fits("sha256", self.sha256)?,
-            bytes: self.bytes,
-            media_type: row.known("media_type", &self.media_type, MediaType::parse)?,
-            pixels: Pixels {
-                width: row.fits("width", self.width)?,
-                height: row.fits("height", self.height)?,
-            },
+            file: FileColumns {
+                object_key: self.object_key,
+                sha256: self.sha256,
+                bytes: self.bytes,
+                media_type: self.media_type,
+                width: self.width,
+                height: self.height,
+            }
+            .file(&row)?,
             created_at: Some(self.created_at),
         })
     }

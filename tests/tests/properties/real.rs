@@ -7,7 +7,7 @@ use common::config::Unpaid;
 use common::people::operator::tenants;
 use common::settlement::{self, Canceler, Cancellation, Lease, Settled};
 use domain::artifact::{self, Artifact, rendition_key};
-use domain::call::{Ending, Original, original_key};
+use domain::call::{Ending, original_key};
 use domain::catalog::Lane;
 use domain::credits::{Credits, Quote};
 use domain::generation::Generation;
@@ -16,8 +16,9 @@ use domain::generation::image::{
 };
 use domain::id::{ArtifactId, CallId, JobId, TenantId};
 use domain::idempotency::{Answer, Request, request_hash};
-use domain::job::{self, Capacity, Job, ModelCapacity};
+use domain::job::{self, Capacity, Job, JobAttributes, ModelCapacity};
 use domain::outcome::{Class, Failure};
+use domain::stored_file::StoredFile;
 use serde_json::{Value, json};
 use sqlx::PgPool;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
@@ -314,9 +315,12 @@ impl<'a> Real<'a> {
             tenant: self.tenants[tenant],
             idempotency: request(key, &format!("{asked:?}")),
             job: id,
-            model: self.model.clone(),
-            name: None,
-            metadata: json!({}),
+            attributes: JobAttributes {
+                model: self.model.clone(),
+                metadata: json!({}),
+                fallback: true,
+                ..JobAttributes::default()
+            },
             request_id: "a-game".to_owned(),
             traceparent: None,
             generation: Generation::Image(ImageRequest {
@@ -335,12 +339,9 @@ impl<'a> Real<'a> {
                 price_version: "1".to_owned(),
                 outputs: asked.outputs,
             },
-            priority: 0,
             run_at: asked.later.then(|| self.began + LATER),
             cancel_after: CANCEL_AFTER,
             model_timeout: Duration::ZERO,
-            fallback: true,
-            switched_from: None,
             redrive: None,
             unpaid: Unpaid::default(),
         };
@@ -456,18 +457,20 @@ impl<'a> Real<'a> {
                 );
                 [
                     (artifact::ArtifactKind::Rendition, rendition),
-                    (artifact::ArtifactKind::Original, original.object_key),
+                    (
+                        artifact::ArtifactKind::Original,
+                        original.object_key.clone(),
+                    ),
                 ]
                 .map(|(role, object_key)| Artifact {
                     id: ArtifactId::new(),
                     job: lease.job,
                     output_idx,
                     kind: role,
-                    object_key,
-                    sha256: original.sha256,
-                    bytes: original.bytes,
-                    media_type: original.media_type,
-                    pixels: original.pixels,
+                    file: StoredFile {
+                        object_key,
+                        ..original.clone()
+                    },
                     synthetic: true,
                     c2pa_sha256: None,
                     created_at: None,
@@ -575,9 +578,9 @@ impl<'a> Real<'a> {
             .unwrap()
     }
 
-    fn original(&self, call: usize, model: &Model) -> Original {
+    fn original(&self, call: usize, model: &Model) -> StoredFile {
         let tenant = self.owner(model.books.calls[call].job, model);
-        Original {
+        StoredFile {
             object_key: original_key(tenant, self.calls[call]),
             sha256: [7; 32],
             bytes: BYTES,

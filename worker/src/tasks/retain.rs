@@ -22,7 +22,7 @@ const MAX_CONCURRENT: usize = 8;
 
 pub(super) async fn run(app: Arc<App>) {
     // A counter that is written once appears at the first scrape, before anything happens.
-    for class in FileClass::ALL {
+    for &class in FileClass::ALL {
         telemetry::DELETIONS
             .with_label_values(&[class.as_str()])
             .inc_by(0);

@@ -111,25 +111,23 @@ pub async fn handler(
     }
 
     store(&app, &draft.files).await?;
-    let model_timeout = app.catalog.get(&draft.model).map(|model| model.timeout);
+    let model_timeout = app
+        .catalog
+        .get(&draft.attributes.model)
+        .map(|model| model.timeout);
     drop(memory_permit);
     let admission = Admission {
         tenant,
         idempotency: request,
         job: id,
-        model: draft.model,
-        name: draft.name,
-        metadata: draft.metadata,
+        attributes: draft.attributes,
         request_id: options.request_id.clone(),
         traceparent: options.traceparent.clone(),
         generation: draft.generation,
         quote,
-        priority: draft.priority,
         run_at: draft.run_at,
         cancel_after: options.cancel_after,
         model_timeout: model_timeout.unwrap_or_default(),
-        fallback: draft.fallback,
-        switched_from: draft.switched_from,
         redrive: None,
         unpaid: app.unpaid,
     };
@@ -154,8 +152,8 @@ pub async fn handler(
             Ok(repeated(&app, &base, tenant, &key, &options, answer).await)
         }
         Admitted::New { job, answer } => {
-            if let Some(asked) = &job.switched_from {
-                tracing::info!(job.id = %job.id, asked, model = job.model, "The requested model was shut down; its successor was quoted and used, as the client allowed");
+            if let Some(asked) = &job.attributes.switched_from {
+                tracing::info!(job.id = %job.id, asked, model = job.attributes.model, "The requested model was shut down; its successor was quoted and used, as the client allowed");
             }
             // A job for later is pushed by a worker's dispatcher when it is due.
             if job.run_after <= job.created_at {

@@ -84,7 +84,7 @@ pub async fn handler(
     drop(connection);
     let names: HashMap<JobId, Option<&str>> = jobs
         .iter()
-        .map(|job| (job.id, job.name.as_deref()))
+        .map(|job| (job.id, job.attributes.name.as_deref()))
         .collect();
     let views = artifacts.iter().map(|artifact| {
         let name = names.get(&artifact.job).copied().flatten();

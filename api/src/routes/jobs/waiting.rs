@@ -66,7 +66,8 @@ impl Waiting {
                 retry_at: Some(job.run_after),
             }));
         }
-        let paused = storage::operators::paused_since(connection, job.tenant, &job.model).await?;
+        let paused =
+            storage::operators::paused_since(connection, job.tenant, &job.attributes.model).await?;
         Ok(paused.map(|since| Self {
             reason: Reason::Paused,
             detail: "The operators of this service have paused jobs like this one.".to_owned(),
@@ -78,8 +79,8 @@ impl Waiting {
     /// Why this job waits if nothing in Postgres holds it back; `None` if Redis does not answer. `ahead` is the number of the tenant's
     /// jobs that are first.
     pub async fn by_redis(app: &App, job: &Job, ahead: i64) -> Option<Self> {
-        let model = app.catalog.get(&job.model)?;
-        let lanes: Vec<_> = model.lanes(job.fallback).iter().collect();
+        let model = app.catalog.get(&job.attributes.model)?;
+        let lanes: Vec<_> = model.lanes(job.attributes.fallback).iter().collect();
         let states = app.lanes.states_of(&lanes).await.ok()?.into_iter();
         let states: Vec<_> = states.map(|state| state.seen_by(job.tenant)).collect();
         let now = clock::now();

@@ -77,7 +77,7 @@ pub async fn handler(
     if matches!(
         inserted,
         Err(InsertError::Refused(Refusal::StorageFull { .. }))
-    ) && let Err(error) = app.bucket.delete(&upload.object_key).await
+    ) && let Err(error) = app.bucket.delete(&upload.file.object_key).await
     {
         tracing::warn!(%error, upload.id = %id, "A file without an upload stays in the bucket until it is swept");
     }

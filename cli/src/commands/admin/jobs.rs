@@ -51,13 +51,15 @@ pub struct JobSelection {
 }
 
 fn state(text: &str) -> Result<State, String> {
-    let known = || State::ALL.map(State::as_str).join(", ");
-    State::parse(text).ok_or_else(|| format!("use one of {}", known()))
+    text.parse().map_err(|_| {
+        let known: Vec<&str> = State::ALL.iter().map(|state| state.as_str()).collect();
+        format!("use one of {}", known.join(", "))
+    })
 }
 
 fn class(text: &str) -> Result<Class, String> {
-    Class::parse(text)
-        .ok_or_else(|| "there is no such outcome: docs/outcomes.md lists them".to_owned())
+    text.parse()
+        .map_err(|_| "there is no such outcome: docs/outcomes.md lists them".to_owned())
 }
 
 fn time(text: &str) -> Result<OffsetDateTime, String> {
@@ -222,7 +224,7 @@ fn describe(job: &Job) -> String {
         "{}  {}  {at}  {}  {} {outcome}",
         job.id,
         job.tenant,
-        job.model,
+        job.attributes.model,
         job.state.as_str()
     )
 }

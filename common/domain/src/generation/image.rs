@@ -91,8 +91,11 @@ pub struct Input {
 /// - `model_reference`: it shows the person that the result should show.
 /// - `style`: it shows how the result should look.
 /// - `source`: it is the image to change.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema, strum::IntoStaticStr,
+)]
 #[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
 pub enum InputRole {
     /// It shows the thing that the result should show.
     Product,
@@ -107,37 +110,42 @@ pub enum InputRole {
 impl InputRole {
     /// The name in the API.
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Product => "product",
-            Self::ModelReference => "model_reference",
-            Self::Style => "style",
-            Self::Source => "source",
-        }
+        self.into()
     }
 }
 
 /// Encoding of an image file: PNG, JPEG or WebP.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    Serialize,
+    Deserialize,
+    ToSchema,
+    strum::EnumString,
+    strum::IntoStaticStr,
+)]
 pub enum MediaType {
     /// PNG: every pixel exactly, with transparency.
     #[serde(rename = "image/png")]
+    #[strum(serialize = "image/png")]
     Png,
     /// JPEG: small files with losses, without transparency.
     #[serde(rename = "image/jpeg")]
+    #[strum(serialize = "image/jpeg")]
     Jpeg,
     /// WebP: small files with or without losses, with transparency.
     #[serde(rename = "image/webp")]
+    #[strum(serialize = "image/webp")]
     Webp,
 }
 
 impl MediaType {
     /// The name in HTTP headers, in the database and in the API.
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Png => "image/png",
-            Self::Jpeg => "image/jpeg",
-            Self::Webp => "image/webp",
-        }
+        self.into()
     }
 
     /// Extension of file names, without the dot.
@@ -148,13 +156,6 @@ impl MediaType {
             Self::Webp => "webp",
         }
     }
-
-    /// The media type with this name. `None` if there is none.
-    pub fn parse(text: &str) -> Option<Self> {
-        [Self::Png, Self::Jpeg, Self::Webp]
-            .into_iter()
-            .find(|media_type| media_type.as_str() == text)
-    }
 }
 
 /// Encoding of the delivered images.
@@ -162,7 +163,19 @@ impl MediaType {
 /// - `png`: every pixel exactly, with transparency.
 /// - `jpeg`: small files with losses, without transparency.
 /// - `webp`: small files with or without losses, with transparency.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    Hash,
+    Serialize,
+    Deserialize,
+    ToSchema,
+    strum::VariantArray,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum Format {
     /// PNG: every pixel exactly, with transparency.
@@ -217,24 +230,25 @@ impl fmt::Display for Format {
     Serialize,
     Deserialize,
     ToSchema,
+    strum::IntoStaticStr,
+    strum::VariantArray,
 )]
 pub enum Size {
     /// About one megapixel: 1024 × 1024 if the image is square.
     #[default]
     #[serde(rename = "1K")]
+    #[strum(serialize = "1K")]
     OneK,
     /// Twice the width and height of 1K: 2048 × 2048 if the image is square.
     #[serde(rename = "2K")]
+    #[strum(serialize = "2K")]
     TwoK,
 }
 
 impl Size {
     /// The name in the catalogue and in the API.
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::OneK => "1K",
-            Self::TwoK => "2K",
-        }
+        self.into()
     }
 }
 

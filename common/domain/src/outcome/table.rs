@@ -10,9 +10,20 @@ use super::Class;
 
 /// The wire format of a provider.
 #[derive(
-    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    serde::Serialize,
+    serde::Deserialize,
+    strum::IntoStaticStr,
+    strum::VariantArray,
 )]
 #[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
 pub enum Dialect {
     /// Google Vertex AI, `generateContent`.
     Vertex,
@@ -26,16 +37,11 @@ pub enum Dialect {
 
 impl Dialect {
     /// Every dialect.
-    pub const ALL: [Self; 4] = [Self::Vertex, Self::Gemini, Self::Interactions, Self::Openai];
+    pub const ALL: &'static [Self] = <Self as strum::VariantArray>::VARIANTS;
 
     /// The name in the catalogue's files.
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Vertex => "vertex",
-            Self::Gemini => "gemini",
-            Self::Interactions => "interactions",
-            Self::Openai => "openai",
-        }
+        self.into()
     }
 }
 
@@ -50,7 +56,7 @@ pub struct Rule {
     pub class: Class,
 }
 
-const ALL_DIALECTS: &[Dialect] = &Dialect::ALL;
+const ALL_DIALECTS: &[Dialect] = Dialect::ALL;
 const GENERATE_CONTENT: &[Dialect] = &[Dialect::Vertex, Dialect::Gemini];
 const GOOGLE: &[Dialect] = &[Dialect::Vertex, Dialect::Gemini, Dialect::Interactions];
 const VERTEX: &[Dialect] = &[Dialect::Vertex];
@@ -370,7 +376,7 @@ mod tests {
         let mut text = String::from(include_str!("preface.md"));
         text.push_str("\n## Classes\n\n");
         text.push_str("| class | what follows | counts against `max_calls` | strikes | message to the customer | message to the operator |\n|---|---|---|---|---|---|\n");
-        for class in Class::ALL {
+        for &class in Class::ALL {
             let Contract {
                 counts,
                 strikes,

@@ -5,6 +5,7 @@
 //! it means.
 
 use std::fmt::{Debug, Display};
+use std::str::FromStr;
 
 /// A row's table and id, for errors.
 #[derive(Clone, Copy, Debug)]
@@ -35,17 +36,13 @@ impl<I: Display> RowId<I> {
         Self { table, id }
     }
 
-    /// Converts a name in a column with `parse`.
+    /// Parses a name in a column.
     ///
     /// # Errors
-    /// [`UnknownValue`], where `parse` does not know the name.
-    pub fn known<T>(
-        &self,
-        column: &'static str,
-        name: &str,
-        parse: impl FnOnce(&str) -> Option<T>,
-    ) -> sqlx::Result<T> {
-        parse(name).ok_or_else(|| self.unknown(column, format!("{name:?}")))
+    /// [`UnknownValue`], where the type has no such name.
+    pub fn known<T: FromStr>(&self, column: &'static str, name: &str) -> sqlx::Result<T> {
+        name.parse()
+            .map_err(|_| self.unknown(column, format!("{name:?}")))
     }
 
     /// Converts a value to another type without changing it: a number from or for a column, the
@@ -80,9 +77,9 @@ mod tests {
     #[test]
     fn an_unknown_value_is_reported_with_its_place() {
         let row = RowId::new("calls", "cal_1");
-        assert_eq!(row.known("outcome", "ok", Class::parse).unwrap(), Class::Ok);
+        assert_eq!(row.known::<Class>("outcome", "ok").unwrap(), Class::Ok);
         assert_eq!(row.fits::<u32, _>("width", 5_i32).unwrap(), 5);
-        let newer = row.known("outcome", "newer", Class::parse).unwrap_err();
+        let newer = row.known::<Class>("outcome", "newer").unwrap_err();
         assert!(
             newer
                 .to_string()

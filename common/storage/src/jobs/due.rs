@@ -4,6 +4,7 @@ use domain::id::JobId;
 use domain::job::{Capacity, DELIVERY_MARGIN};
 use sqlx::PgPool;
 
+use super::capacity::{CapacityColumns, with_capacity};
 use super::interval;
 
 /// The next jobs for the ready queue and their virtual times, in order of virtual time, at most
@@ -21,35 +22,33 @@ pub async fn due(
     limit: i64,
     capacity: &Capacity,
 ) -> sqlx::Result<Vec<(JobId, i64)>> {
-    if capacity.has_exclusions() {
+    if !capacity.exclusions().is_empty() {
         return due_by_tenant(pool, limit, capacity).await;
     }
     // `roomy`: for each model, the first jobs by `turn`, through an index and a LIMIT of its own.
     // Its cost grows with the number of models and not with the backlog. `in_the_making`: jobs that
     // need no capacity; a partial index holds only those.
-    let columns = capacity.columns();
-    let rows = sqlx::query!(
-        r#"-- job::due
-        WITH open AS (
-          SELECT model, anywhere, at_home FROM unnest($2::text[], $3::bigint[], $4::bigint[]) AS open(model, anywhere, at_home)),
+    let columns = CapacityColumns::of(capacity);
+    let rows = with_capacity!(
+        "-- job::due
+        WITH ",
+        r#",
         paused AS (SELECT model, tenant_id FROM pauses WHERE lifted_at IS NULL AND worker IS NULL),
         roomy AS (
           SELECT jobs.id, jobs.turn FROM open, LATERAL (
             SELECT id, turn FROM jobs
             WHERE state = 'queued' AND model = open.model AND run_after <= clock_timestamp() AND deadline > clock_timestamp()
               AND (fallback OR at_home > 0) AND NOT EXISTS (SELECT FROM paused p WHERE (p.model IS NULL OR p.model = jobs.model) AND (p.tenant_id IS NULL OR p.tenant_id = jobs.tenant_id))
-            ORDER BY turn, id LIMIT least($1, anywhere)) jobs),
+            ORDER BY turn, id LIMIT least($7, anywhere)) jobs),
         in_the_making AS (
           SELECT id, turn FROM jobs
-          WHERE state = 'queued' AND (operating OR stocked) AND (operating OR deadline < clock_timestamp() + $5::interval)
+          WHERE state = 'queued' AND (operating OR stocked) AND (operating OR deadline < clock_timestamp() + $8::interval)
             AND run_after <= clock_timestamp() AND deadline > clock_timestamp() AND model IN (SELECT model FROM open)
             AND NOT EXISTS (SELECT FROM paused p WHERE (p.model IS NULL OR p.model = jobs.model) AND (p.tenant_id IS NULL OR p.tenant_id = jobs.tenant_id))
-          ORDER BY turn, id LIMIT $1)
-        SELECT id AS "id!", turn AS "turn!" FROM roomy UNION SELECT id, turn FROM in_the_making ORDER BY 2, 1 LIMIT $1"#,
+          ORDER BY turn, id LIMIT $7)
+        SELECT id AS "id!", turn AS "turn!" FROM roomy UNION SELECT id, turn FROM in_the_making ORDER BY 2, 1 LIMIT $7"#,
+        columns,
         limit,
-        &columns.models,
-        &columns.with_fallback,
-        &columns.primary_only,
         interval(DELIVERY_MARGIN),
     )
     .fetch_all(pool)
@@ -77,13 +76,11 @@ pub(super) async fn due_by_tenant(
     limit: i64,
     capacity: &Capacity,
 ) -> sqlx::Result<Vec<(JobId, i64)>> {
-    let columns = capacity.columns();
-    let rows = sqlx::query!(
-        r#"-- job::due_by_tenant
-        WITH RECURSIVE open AS (
-          SELECT model, anywhere, at_home FROM unnest($2::text[], $3::bigint[], $4::bigint[]) AS open(model, anywhere, at_home)),
-        shut AS (
-          SELECT model, tenant, everywhere FROM unnest($6::text[], $7::text[], $8::boolean[]) AS shut(model, tenant, everywhere)),
+    let columns = CapacityColumns::of(capacity);
+    let rows = with_capacity!(
+        "-- job::due_by_tenant
+        WITH RECURSIVE ",
+        r#",
         paused AS (SELECT model, tenant_id FROM pauses WHERE lifted_at IS NULL AND worker IS NULL),
         waiting AS (
           SELECT model, anywhere, at_home, (
@@ -108,22 +105,17 @@ pub(super) async fn due_by_tenant(
             SELECT id, turn FROM jobs
             WHERE state = 'queued' AND model = welcome.model AND tenant_id = welcome.tenant_id
               AND run_after <= clock_timestamp() AND deadline > clock_timestamp() AND (fallback OR at_home)
-            ORDER BY turn, id LIMIT least($1, anywhere)) jobs),
+            ORDER BY turn, id LIMIT least($7, anywhere)) jobs),
         in_the_making AS (
           SELECT id, turn FROM jobs
-          WHERE state = 'queued' AND (operating OR stocked) AND (operating OR deadline < clock_timestamp() + $5::interval)
+          WHERE state = 'queued' AND (operating OR stocked) AND (operating OR deadline < clock_timestamp() + $8::interval)
             AND run_after <= clock_timestamp() AND deadline > clock_timestamp() AND model IN (SELECT model FROM open)
             AND NOT EXISTS (SELECT FROM paused p WHERE (p.model IS NULL OR p.model = jobs.model) AND (p.tenant_id IS NULL OR p.tenant_id = jobs.tenant_id))
-          ORDER BY turn, id LIMIT $1)
-        SELECT id AS "id!", turn AS "turn!" FROM next WHERE number <= anywhere UNION SELECT id, turn FROM in_the_making ORDER BY 2, 1 LIMIT $1"#,
+          ORDER BY turn, id LIMIT $7)
+        SELECT id AS "id!", turn AS "turn!" FROM next WHERE number <= anywhere UNION SELECT id, turn FROM in_the_making ORDER BY 2, 1 LIMIT $7"#,
+        columns,
         limit,
-        &columns.models,
-        &columns.with_fallback,
-        &columns.primary_only,
         interval(DELIVERY_MARGIN),
-        &columns.excluded_models as &[Option<String>],
-        &columns.excluded_tenants as &[Option<String>],
-        &columns.excluded_everywhere,
     )
     .fetch_all(pool)
     .await?;

@@ -8,8 +8,8 @@ use domain::job::{Capacity, Claimed, DELIVERY_MARGIN, State};
 use domain::outcome::Class;
 use domain::traceparent::TraceParent;
 use sqlx::{PgConnection, PgPool};
-use uuid::Uuid;
 
+use super::capacity::{CapacityColumns, with_capacity};
 use super::interval;
 use crate::database::row::RowId;
 use crate::database::{GuardedWrite, one_row};
@@ -34,37 +34,34 @@ pub async fn claim(
     lease: Duration,
     capacity: &Capacity,
 ) -> sqlx::Result<Option<Claimed>> {
-    let columns = capacity.columns();
-    let row = sqlx::query!(
-        r#"-- job::claim
-        UPDATE jobs SET state = 'running', fence = fence + 1, worker = $2,
-               lease_until = clock_timestamp() + $3::interval, started_at = coalesce(started_at, clock_timestamp())
-        WHERE id = $1 AND state = 'queued' AND run_after <= clock_timestamp() AND deadline > clock_timestamp()
+    let columns = CapacityColumns::of(capacity);
+    let row = with_capacity!(
+        "-- job::claim
+        WITH ",
+        r#"
+        UPDATE jobs SET state = 'running', fence = fence + 1, worker = $8,
+               lease_until = clock_timestamp() + $9::interval, started_at = coalesce(started_at, clock_timestamp())
+        WHERE id = $7 AND state = 'queued' AND run_after <= clock_timestamp() AND deadline > clock_timestamp()
           AND EXISTS (
-            SELECT FROM unnest($4::text[], $5::bigint[], $6::bigint[]) AS open(model, anywhere, at_home)
+            SELECT FROM open
             WHERE open.model = jobs.model
-              AND (operating OR (stocked AND deadline < clock_timestamp() + $7::interval)
+              AND (operating OR (stocked AND deadline < clock_timestamp() + $10::interval)
                    OR CASE WHEN fallback THEN anywhere ELSE at_home END > 0
                       AND NOT EXISTS (
-                        SELECT FROM unnest($8::text[], $9::text[], $10::boolean[]) AS shut(model, tenant, everywhere)
+                        SELECT FROM shut
                         WHERE (shut.model IS NULL OR shut.model = jobs.model) AND (everywhere OR NOT fallback)
                           AND (shut.tenant IS NULL OR shut.tenant = left(encode(sha256(uuid_send(jobs.tenant_id)), 'hex'), 16)))))
           AND NOT EXISTS (
             SELECT FROM pauses p WHERE p.lifted_at IS NULL AND (p.model IS NULL OR p.model = jobs.model)
-              AND (p.tenant_id IS NULL OR p.tenant_id = jobs.tenant_id) AND (p.worker IS NULL OR p.worker = $2))
+              AND (p.tenant_id IS NULL OR p.tenant_id = jobs.tenant_id) AND (p.worker IS NULL OR p.worker = $8))
         RETURNING tenant_id, fence, model, request_id, traceparent, n_requested, fallback, calls_started, max_calls,
                   extract(epoch FROM clock_timestamp() - greatest(run_after, created_at))::float8 AS "waited_seconds!",
                   extract(epoch FROM deadline - clock_timestamp())::float8 AS "seconds_left!""#,
-        id.0,
+        columns,
+        id as JobId,
         worker,
         interval(lease),
-        &columns.models,
-        &columns.with_fallback,
-        &columns.primary_only,
         interval(DELIVERY_MARGIN),
-        &columns.excluded_models as &[Option<String>],
-        &columns.excluded_tenants as &[Option<String>],
-        &columns.excluded_everywhere,
     )
     .fetch_optional(pool)
     .await?;
@@ -90,7 +87,7 @@ pub async fn claim(
 /// and a lost trace is no reason to fail it.
 pub(super) fn parse_traceparent(id: JobId, text: &str) -> Option<TraceParent> {
     RowId::new("jobs", id)
-        .known("traceparent", text, |text| text.parse().ok())
+        .known("traceparent", text)
         .inspect_err(
             |error| tracing::error!(%error, "The stored traceparent is invalid: the job is not linked to its client's trace"),
         )
@@ -109,8 +106,7 @@ pub async fn renew(
     held: &[(JobId, i32)],
     lease: Duration,
 ) -> sqlx::Result<Vec<JobId>> {
-    let (ids, fences): (Vec<Uuid>, Vec<i32>) =
-        held.iter().map(|&(id, fence)| (id.0, fence)).unzip();
+    let (ids, fences): (Vec<JobId>, Vec<i32>) = held.iter().copied().unzip();
     // The pairs of id and fence are two arrays, so one prepared statement serves any number of
     // jobs.
     let renewed = sqlx::query_scalar!(
@@ -119,7 +115,7 @@ pub async fn renew(
         FROM unnest($1::uuid[], $2::integer[]) AS mine(id, fence)
         WHERE jobs.id = mine.id AND jobs.fence = mine.fence AND jobs.state = 'running'
         RETURNING jobs.id",
-        &ids,
+        &ids as &[JobId],
         &fences,
         interval(lease),
     )
@@ -188,7 +184,7 @@ pub async fn extend(
     let extended = sqlx::query!(
         "-- job::extend
         UPDATE jobs SET deadline = clock_timestamp() + $2::interval, extended = true WHERE id = $1 AND NOT extended",
-        id.0,
+        id as JobId,
         interval(more),
     )
     .execute(connection)
@@ -204,7 +200,7 @@ pub async fn lease_has_run_out(connection: &mut PgConnection, id: JobId) -> sqlx
     sqlx::query_scalar!(
         r#"-- job::lease_has_run_out
         SELECT coalesce(lease_until < clock_timestamp(), false) AS "out!" FROM jobs WHERE id = $1"#,
-        id.0
+        id as JobId
     )
     .fetch_one(connection)
     .await
@@ -246,7 +242,7 @@ pub async fn requeue(
                operating = EXISTS (SELECT FROM calls WHERE job_id = $1 AND ended_at IS NULL AND operation IS NOT NULL),
                stocked = EXISTS (SELECT FROM calls WHERE job_id = $1 AND object_key IS NOT NULL)
         WHERE id = $1 AND fence = $2 AND state = 'running'",
-        job.id.0,
+        job.id as JobId,
         job.fence,
         interval(job.delay),
         i32::from(job.crashed),
@@ -288,7 +284,7 @@ pub async fn end(connection: &mut PgConnection, job: &End<'_>) -> sqlx::Result<G
         UPDATE jobs SET state = $2, outcome = $3, reason = $4, n_delivered = $5, captured = $6, released = $7,
                crash_count = crash_count + $8, lease_until = NULL, finished_at = clock_timestamp()
         WHERE id = $1 AND state IN ('queued', 'running')",
-        job.id.0,
+        job.id as JobId,
         job.state.as_str(),
         job.outcome.as_str(),
         job.reason,

@@ -1,13 +1,13 @@
 //! Jobs as tenants and operators list them.
 
 use domain::id::{JobId, TenantId};
-use domain::job::{Job, State};
+use domain::job::{Cost, Job, JobAttributes, State};
 use domain::outcome::Class;
 use sqlx::{PgConnection, PgPool};
 use time::OffsetDateTime;
-use uuid::Uuid;
 
-use super::{Row, whole_jobs};
+use super::whole_jobs;
+use crate::database::row::RowId;
 
 /// Which of a tenant's jobs to list. `None` matches every job.
 #[derive(Clone, Debug, Default)]
@@ -32,23 +32,22 @@ pub async fn list(
     filter: &Filter,
     limit: i64,
 ) -> sqlx::Result<Vec<Job>> {
-    let rows = whole_jobs!(
+    whole_jobs!(
         "-- job::list
         SELECT ",
         " FROM jobs
         WHERE tenant_id = $1 AND ($2::uuid IS NULL OR id < $2) AND ($3::text IS NULL OR state = $3) AND ($4::text IS NULL OR model = $4)
           AND ($5::text IS NULL OR position(lower($5) IN lower(name)) > 0)
         ORDER BY id DESC LIMIT $6",
-        tenant.0,
-        filter.after.map(|id| id.0),
+        tenant as TenantId,
+        filter.after as Option<JobId>,
         filter.state.map(State::as_str),
         filter.model,
         filter.name,
         limit,
     )
     .fetch_all(connection)
-    .await?;
-    rows.into_iter().map(Row::job).collect()
+    .await
 }
 
 /// Which jobs of all tenants to find. A job must match every field; `None` matches every job.
@@ -78,16 +77,12 @@ pub struct Search {
 /// # Errors
 /// As [`get`].
 pub async fn search(pool: &PgPool, search: &Search, limit: i64) -> sqlx::Result<Vec<Job>> {
-    let ids: Option<Vec<Uuid>> = search
-        .ids
-        .as_ref()
-        .map(|ids| ids.iter().map(|id| id.0).collect());
     let states: Vec<String> = search
         .states
         .iter()
         .map(|state| state.as_str().to_owned())
         .collect();
-    let rows = whole_jobs!(
+    whole_jobs!(
         "-- job::search
         SELECT ",
         " FROM jobs
@@ -95,19 +90,18 @@ pub async fn search(pool: &PgPool, search: &Search, limit: i64) -> sqlx::Result<
           AND (cardinality($4::text[]) = 0 OR state = ANY($4)) AND ($5::text IS NULL OR outcome = $5)
           AND ($6::timestamptz IS NULL OR created_at >= $6) AND ($7::timestamptz IS NULL OR created_at < $7) AND ($8::uuid IS NULL OR id < $8)
         ORDER BY id DESC LIMIT $9",
-        ids.as_deref(),
-        search.tenant.map(|tenant| tenant.0),
+        search.ids.as_deref() as Option<&[JobId]>,
+        search.tenant as Option<TenantId>,
         search.model,
         &states,
         search.outcome.map(Class::as_str),
         search.since,
         search.before,
-        search.after.map(|id| id.0),
+        search.after as Option<JobId>,
         limit,
     )
     .fetch_all(pool)
-    .await?;
-    rows.into_iter().map(Row::job).collect()
+    .await
 }
 
 /// How many jobs each worker is running.
@@ -129,11 +123,10 @@ pub async fn by_worker(pool: &PgPool) -> sqlx::Result<Vec<(String, i64)>> {
 /// # Errors
 /// Postgres fails.
 pub async fn ended(pool: &PgPool, ids: &[JobId]) -> sqlx::Result<Vec<JobId>> {
-    let ids: Vec<_> = ids.iter().map(|id| id.0).collect();
     sqlx::query_scalar!(
         r#"-- job::ended
         SELECT id AS "id: JobId" FROM jobs WHERE id = ANY($1) AND finished_at IS NOT NULL"#,
-        &ids
+        ids as &[JobId]
     )
     .fetch_all(pool)
     .await
@@ -147,9 +140,9 @@ pub async fn count_ahead(connection: &mut PgConnection, job: &Job) -> sqlx::Resu
     sqlx::query_scalar!(
         r#"-- job::ahead
         SELECT count(*) AS "ahead!" FROM jobs WHERE state = 'queued' AND tenant_id = $1 AND (turn, id) < ($2, $3)"#,
-        job.tenant.0,
+        job.tenant as TenantId,
         job.virtual_time,
-        job.id.0
+        job.id as JobId
     )
     .fetch_one(connection)
     .await

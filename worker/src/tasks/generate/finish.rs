@@ -8,11 +8,12 @@ use std::time::Duration;
 
 use backon::Retryable;
 use common::failpoint::reach;
-use domain::call::{Ending, Original};
+use domain::call::Ending;
 use domain::catalog::Model;
 use domain::id::CallId;
 use domain::lanes::CallResult;
 use domain::outcome::{Class, Failure};
+use domain::stored_file::StoredFile;
 use imaging::Rendered;
 use storage::database;
 
@@ -37,7 +38,7 @@ pub(super) enum StoreFailure {
 /// What became of an answer's image.
 enum ImageResult {
     /// Its original is stored, and rendered.
-    Usable(Original, Box<Rendered>),
+    Usable(StoredFile, Box<Rendered>),
     /// There is no usable image.
     Failed(Failure),
     /// It could not be stored, and can be fetched again.

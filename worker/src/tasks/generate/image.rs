@@ -7,12 +7,13 @@ use bucket::{BucketError, Stored};
 use bytes::Bytes;
 use common::memory::{MemoryPermit, MemoryTimeout, with_permit};
 use domain::artifact::{Artifact, ArtifactKind, rendition_key, thumbnail_key};
-use domain::call::{Original, original_key};
+use domain::call::original_key;
 use domain::catalog::Model;
-use domain::generation::image::{MediaType, Pixels};
+use domain::generation::image::Pixels;
 use domain::id::{ArtifactId, CallId};
 use domain::job::{Claimed, DELIVERY_MARGIN};
 use domain::outcome::{Class, Failure};
+use domain::stored_file::StoredFile;
 use imaging::{ImagingError, Provenance, Rendered};
 use telemetry::process;
 
@@ -37,9 +38,9 @@ pub(super) enum Inputs {
 /// What became of an original that was to be stored.
 pub(super) enum OriginalResult {
     /// It is stored, and was rendered meanwhile.
-    Rendered(Original, Box<Rendered>),
+    Rendered(StoredFile, Box<Rendered>),
     /// It is stored; there was no memory to render it at once.
-    Stored(Original),
+    Stored(StoredFile),
     /// It is no usable image.
     Unusable(Failure),
 }
@@ -156,7 +157,7 @@ impl Attempt<'_> {
                 stored.await?
             }
         };
-        let original = Original {
+        let original = StoredFile {
             object_key,
             sha256,
             bytes,
@@ -258,7 +259,7 @@ impl Attempt<'_> {
     pub(super) async fn store(
         &self,
         output_idx: i32,
-        original: Original,
+        original: StoredFile,
         rendered: Rendered,
     ) -> anyhow::Result<OutputResult> {
         let Claimed {
@@ -281,47 +282,39 @@ impl Attempt<'_> {
             self.app.spool.put(&thumbnail_key, thumbnail.bytes)
         )?;
         let synthetic = self.app.providers.synthetic();
-        let artifact =
-            |kind, object_key, stored: Stored, media_type: MediaType, pixels: Pixels| Artifact {
-                id: ArtifactId::new(),
-                job,
-                output_idx,
-                kind,
-                object_key,
-                sha256: stored.sha256,
-                bytes: stored.bytes,
-                media_type,
-                pixels,
-                synthetic,
-                c2pa_sha256: c2pa.filter(|_| kind == ArtifactKind::Original),
-                created_at: None,
-            };
-        let original_stored = Stored {
-            sha256: original.sha256,
-            bytes: original.bytes,
+        let file = |object_key, stored: Stored, media_type, pixels| StoredFile {
+            object_key,
+            sha256: stored.sha256,
+            bytes: stored.bytes,
+            media_type,
+            pixels,
+        };
+        let rendition = file(
+            rendition_key,
+            rendition_stored,
+            rendition.media_type,
+            rendition.pixels,
+        );
+        let thumbnail = file(
+            thumbnail_key,
+            thumbnail_stored,
+            thumbnail.media_type,
+            thumbnail.pixels,
+        );
+        let artifact = |kind, file| Artifact {
+            id: ArtifactId::new(),
+            job,
+            output_idx,
+            kind,
+            file,
+            synthetic,
+            c2pa_sha256: c2pa.filter(|_| kind == ArtifactKind::Original),
+            created_at: None,
         };
         Ok(OutputResult::Stored(Box::new([
-            artifact(
-                ArtifactKind::Rendition,
-                rendition_key,
-                rendition_stored,
-                rendition.media_type,
-                rendition.pixels,
-            ),
-            artifact(
-                ArtifactKind::Thumbnail,
-                thumbnail_key,
-                thumbnail_stored,
-                thumbnail.media_type,
-                thumbnail.pixels,
-            ),
-            artifact(
-                ArtifactKind::Original,
-                original.object_key,
-                original_stored,
-                original.media_type,
-                original.pixels,
-            ),
+            artifact(ArtifactKind::Rendition, rendition),
+            artifact(ArtifactKind::Thumbnail, thumbnail),
+            artifact(ArtifactKind::Original, original),
         ])))
     }
 }

@@ -7,8 +7,10 @@ use domain::catalog::{Catalog, NotOffered};
 use domain::credits::Quote;
 use domain::generation::image::{AspectRatio, Format, ImageRequest, MAX_TEXT, Size};
 use domain::generation::{Generation, Violation};
+use domain::job::JobAttributes;
 use domain::visible;
 use serde::Deserialize;
+use strum::VariantArray;
 use time::format_description::well_known::Rfc3339;
 use time::{Date, OffsetDateTime};
 use utoipa::ToSchema;
@@ -19,10 +21,6 @@ use super::rendering::{self, EncodingBody, RenderingFields, fits};
 use super::violations::{Violations, words};
 use crate::error::{Problem, Result};
 
-/// The sizes a job may ask for.
-const SIZES: [Size; 2] = [Size::OneK, Size::TwoK];
-/// The formats a job may ask for.
-const FORMATS: [Format; 3] = [Format::Png, Format::Jpeg, Format::Webp];
 /// The longest name of a job, in characters.
 const MAX_NAME_LENGTH: usize = 200;
 /// The most entries of `metadata`.
@@ -121,24 +119,14 @@ impl CreateJob {
 
 /// A job that was parsed but not admitted. [`JobDraft::quote`] reports everything that is wrong with it.
 pub struct JobDraft {
-    /// The model to use.
-    pub model: String,
-    /// The client's name for the job.
-    pub name: Option<String>,
-    /// The client's data about the job, an object of strings.
-    pub metadata: serde_json::Value,
-    /// From -10 to 10; higher starts first.
-    pub priority: i16,
+    /// What the client chose about the job.
+    pub attributes: JobAttributes,
     /// The earliest start. Only the database's clock decides whether it is in the future.
     pub run_at: Option<OffsetDateTime>,
     /// What to generate.
     pub generation: Generation,
     /// Files to store before the job is admitted.
     pub files: Vec<Picture>,
-    /// Whether fallbacks of the model may be used.
-    pub fallback: bool,
-    /// The model that was asked for, if its successor is used instead.
-    pub switched_from: Option<String>,
     switch_to_successor: bool,
     violations: Vec<Violation>,
 }
@@ -152,7 +140,7 @@ impl JobDraft {
         }
         check(&mut found, &body);
         let run_at = found.keep(run_at(body.run_at.as_deref(), now)).flatten();
-        let format = found.choice("/format", body.format, &FORMATS);
+        let format = found.choice("/format", body.format, Format::VARIANTS);
         let fields = RenderingFields {
             fit: body.fit,
             allow_crop: body.allow_crop,
@@ -164,22 +152,24 @@ impl JobDraft {
             art_direction: body.art_direction,
             inputs: pictures.inputs,
             aspect_ratio: found.choice("/aspect_ratio", body.aspect_ratio, AspectRatio::ALL),
-            size: found.choice("/size", body.size, &SIZES),
+            size: found.choice("/size", body.size, Size::VARIANTS),
             outputs: body.outputs.unwrap_or(1),
             format,
             rendering: rendering::read(&mut found, fields, body.encoding, format),
             seed: body.seed,
         };
         Self {
-            model: body.model,
-            name: body.name,
-            metadata: serde_json::json!(body.metadata),
-            priority: body.priority,
+            attributes: JobAttributes {
+                model: body.model,
+                switched_from: None,
+                name: body.name,
+                metadata: serde_json::json!(body.metadata),
+                priority: body.priority,
+                fallback: body.fallback.unwrap_or(true),
+            },
             run_at,
             generation: Generation::Image(request),
             files: pictures.files,
-            fallback: body.fallback.unwrap_or(true),
-            switched_from: None,
             switch_to_successor: body.switch_to_successor,
             violations: found.into_all(),
         }
@@ -198,14 +188,16 @@ impl JobDraft {
     /// # Errors
     /// A problem with everything that is wrong with the job, in general and for its model.
     pub fn quote(&mut self, catalog: &Catalog, today: Date) -> Result<Quote> {
+        let attributes = &mut self.attributes;
         if self.switch_to_successor
-            && let Ok(model) = catalog.offered_or_successor(&self.model, today)
-            && model.id != self.model
+            && let Ok(model) = catalog.offered_or_successor(&attributes.model, today)
+            && model.id != attributes.model
         {
-            self.switched_from = Some(std::mem::replace(&mut self.model, model.id.clone()));
+            let requested = std::mem::replace(&mut attributes.model, model.id.clone());
+            attributes.switched_from = Some(requested);
         }
         let mut violations = self.violations.clone();
-        match catalog.quote(&self.model, &self.generation, today) {
+        match catalog.quote(&attributes.model, &self.generation, today) {
             Ok(quote) if violations.is_empty() => return Ok(quote),
             Ok(_) => {}
             Err(NotOffered::Violations(of_model)) => {
@@ -221,7 +213,7 @@ impl JobDraft {
                         .filter(|violation| !reported.contains(&violation.pointer)),
                 );
             }
-            Err(_) if self.model.is_empty() => {}
+            Err(_) if attributes.model.is_empty() => {}
             Err(not_offered) => return Err(not_offered.into()),
         }
         Err(Problem::invalid(violations))
@@ -268,13 +260,13 @@ fn ratios() -> Schema {
 
 fn sizes() -> Schema {
     let description = "The size of the image: `1K` is about 1 megapixel, `2K` about 4. `pixels` of `GET /v1/models` has the exact width and height for each aspect ratio.";
-    words(description, &SIZES, Some(&Size::default()))
+    words(description, Size::VARIANTS, Some(&Size::default()))
 }
 
 fn formats() -> Schema {
     words(
         "The file format of the renditions. `png`: lossless. `jpeg`: small files for photos. `webp`: small files, lossy or lossless.",
-        &FORMATS,
+        Format::VARIANTS,
         Some(&Format::default()),
     )
 }

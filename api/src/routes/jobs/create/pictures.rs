@@ -238,7 +238,7 @@ impl Sources {
         let (mut uploaded, mut sent, mut files) = (0, 0, 0);
         for (_, source) in &self.pictures {
             match source {
-                Some(Source::Upload(upload)) => uploaded += upload.bytes.unsigned_abs(),
+                Some(Source::Upload(upload)) => uploaded += upload.file.bytes.unsigned_abs(),
                 Some(Source::File(file)) => {
                     sent += file.len().max(MIN_CLEAN_BYTES) as u64;
                     files += 1;
@@ -270,13 +270,14 @@ fn of_file(file: &Picture, media_type: MediaType, role: InputRole) -> Input {
 }
 
 fn of_upload(upload: Upload, role: InputRole) -> Input {
+    let Upload { id, file, .. } = upload;
     Input {
-        upload: Some(upload.id),
-        object_key: upload.object_key,
-        media_type: upload.media_type,
+        upload: Some(id),
+        object_key: file.object_key,
+        media_type: file.media_type,
         role,
-        sha256: hex::encode(upload.sha256),
-        bytes: upload.bytes.unsigned_abs(),
+        sha256: hex::encode(file.sha256),
+        bytes: file.bytes.unsigned_abs(),
     }
 }
 

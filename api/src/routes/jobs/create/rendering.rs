@@ -2,13 +2,11 @@
 
 use domain::generation::image::{Chroma, Encoding, Fit, Format, Rendering};
 use serde::Deserialize;
+use strum::VariantArray;
 use utoipa::ToSchema;
 use utoipa::openapi::schema::Schema;
 
 use super::violations::{Violations, words};
-
-const FITS: [Fit; 3] = [Fit::Cover, Fit::Contain, Fit::Strict];
-const CHROMAS: [Chroma; 2] = [Chroma::Quarter, Chroma::Full];
 
 /// Choices of the output format. A choice that the format does not have is refused.
 #[derive(Default, Deserialize, ToSchema)]
@@ -73,7 +71,7 @@ pub(super) fn read(
         found.add("/encoding/quality", "A whole number from 1 to 100.");
     }
     Rendering {
-        fit: found.choice("/fit", fields.fit, &FITS),
+        fit: found.choice("/fit", fields.fit, Fit::VARIANTS),
         allow_crop: fields.allow_crop,
         allow_upscale: fields.allow_upscale,
         sharpen: fields.sharpen,
@@ -83,7 +81,7 @@ pub(super) fn read(
             chroma: found.choice(
                 "/encoding/chroma_subsampling",
                 body.chroma_subsampling,
-                &CHROMAS,
+                Chroma::VARIANTS,
             ),
             lossless,
         },
@@ -92,10 +90,10 @@ pub(super) fn read(
 
 pub(super) fn fits() -> Schema {
     let description = "What to do with an image whose aspect ratio is not the requested one. `cover`: fill the size and crop the rest. `contain`: show the whole image and pad it. `strict`: refuse it.";
-    words(description, &FITS, Some(&Fit::default()))
+    words(description, Fit::VARIANTS, Some(&Fit::default()))
 }
 
 fn chromas() -> Schema {
     let description = "Only JPEG: how much of the colour is kept. `4:2:0`: a quarter of it, for photos. `4:4:4`: all of it, for lettering and hard edges.";
-    words(description, &CHROMAS, Some(&Chroma::default()))
+    words(description, Chroma::VARIANTS, Some(&Chroma::default()))
 }

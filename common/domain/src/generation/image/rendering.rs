@@ -27,7 +27,19 @@ pub struct Rendering {
 /// - `cover`: fill the whole size and crop what is outside.
 /// - `contain`: show the whole image and pad the rest.
 /// - `strict`: neither crop nor pad; another shape is an error.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    Hash,
+    Serialize,
+    Deserialize,
+    ToSchema,
+    strum::VariantArray,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum Fit {
     /// Fill the whole size and crop what is outside.
@@ -57,7 +69,19 @@ pub struct Encoding {
 ///
 /// - `4:2:0`: one colour for four pixels. The loss is hardly visible in photographs.
 /// - `4:4:4`: a colour for every pixel, for text and sharp coloured edges. The file is larger.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    Hash,
+    Serialize,
+    Deserialize,
+    ToSchema,
+    strum::VariantArray,
+)]
 pub enum Chroma {
     /// One colour for four pixels. The loss is hardly visible in photographs.
     #[default]

@@ -1,0 +1,28 @@
+//! The cancel allowance: calls that an owner abandons by ending its job.
+
+use sqlx::PgConnection;
+
+use domain::allowance::Used;
+use domain::job::Job;
+
+/// Counts the calls that the owner abandons by ending this job. Returns what the tenant has used,
+/// and counts nothing, if the allowance does not cover them.
+///
+/// The caller holds the wallet's lock, so two cancellations cannot both use the last call of the
+/// allowance.
+pub(super) async fn count_abandoned_calls(
+    connection: &mut PgConnection,
+    job: &Job,
+    allowance: u32,
+) -> sqlx::Result<Result<(), Used>> {
+    let begun = storage::allowances::begun(connection, &[job.id]).await?;
+    let Some(&begun) = begun.get(&job.id) else {
+        return Ok(Ok(()));
+    };
+    let used = storage::allowances::used(connection, job.tenant).await?;
+    if !used.allows(begun, allowance) {
+        return Ok(Err(used));
+    }
+    storage::allowances::abandon(connection, job.id).await?;
+    Ok(Ok(()))
+}

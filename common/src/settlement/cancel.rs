@@ -1,0 +1,107 @@
+//! The tenant or an operator cancels a job.
+
+use serde_json::json;
+use sqlx::PgPool;
+
+use super::SettlementError;
+use super::abandoned::count_abandoned_calls;
+use super::end::{JobEnd, end};
+use super::lock::lock_wallet_and_job;
+use crate::failpoint::reach;
+use domain::allowance::Used;
+use domain::id::{JobId, TenantId};
+use domain::idempotency::{self, Answer, Known};
+use domain::job::{Job, State};
+use domain::operator::Actor;
+use domain::outcome::Class;
+use storage::database;
+
+/// Result of a request to cancel a job.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Cancellation {
+    /// The job is canceled, by this request or by an earlier one. The answer is stored for
+    /// repetitions.
+    Canceled(Answer),
+    /// The idempotency key was used before. This is the answer it got then.
+    Repeated(Answer),
+    /// The idempotency key belongs to another request.
+    KeyReused,
+    /// The job had already ended in this state. An owner gets this only for states other than
+    /// [`State::Canceled`]; an operator gets it for every state.
+    Already(State),
+    /// Calls of the job have begun, and the owner's cancel allowance is used up.
+    AllowanceUsed(Used),
+    /// There is no such job.
+    Nothing,
+}
+
+/// Who cancels a job.
+#[derive(Clone, Copy, Debug)]
+pub enum Canceler<'a> {
+    /// The tenant that owns the job.
+    Owner {
+        /// Calls that the tenant may abandon in an hour ([`domain::allowance`]).
+        allowance: u32,
+    },
+    /// An operator. The allowance does not apply, and the action is recorded.
+    Operator(Actor<'a>),
+}
+
+/// Cancels an open job and releases its hold. `answer` builds the reply from the canceled job's
+/// row; the reply is stored under the idempotency key.
+///
+/// # Errors
+/// [`SettlementError`]. Nothing is written then.
+pub async fn cancel(
+    pool: &PgPool,
+    canceler: Canceler<'_>,
+    (tenant, id): (TenantId, JobId),
+    request: &idempotency::Request,
+    answer: impl FnOnce(&Job) -> Answer,
+) -> Result<Cancellation, SettlementError> {
+    let mut transaction = database::begin_for(pool, tenant).await?;
+    let Some(mut job) = lock_wallet_and_job(&mut transaction, tenant, id).await? else {
+        return Ok(Cancellation::Nothing);
+    };
+    match storage::idempotency::find(&mut transaction, tenant, request).await? {
+        Some(Known::Answered(answer)) => return Ok(Cancellation::Repeated(answer)),
+        Some(Known::AnotherRequest) => return Ok(Cancellation::KeyReused),
+        None => {}
+    }
+    if job.state.is_terminal() {
+        // Canceling twice is no error for an owner: the second request wants what is already so. An
+        // operator is told, because nothing of theirs would be recorded.
+        let is_fulfilled =
+            job.state == State::Canceled && matches!(canceler, Canceler::Owner { .. });
+        if !is_fulfilled {
+            return Ok(Cancellation::Already(job.state));
+        }
+    } else {
+        match canceler {
+            Canceler::Owner { allowance } => {
+                if let Err(used) = count_abandoned_calls(&mut transaction, &job, allowance).await? {
+                    return Ok(Cancellation::AllowanceUsed(used));
+                }
+            }
+            Canceler::Operator(act) => {
+                let subject = json!({ "job": id, "tenant": tenant });
+                storage::operators::record(&mut transaction, act, "cancel", &subject).await?;
+            }
+        }
+        end(
+            &mut transaction,
+            &job,
+            JobEnd::without_delivery(State::Canceled, Class::Canceled),
+        )
+        .await?;
+        job = storage::jobs::get(&mut transaction, id)
+            .await?
+            .ok_or(sqlx::Error::RowNotFound)?;
+    }
+    let answer = answer(&job);
+    storage::idempotency::keep(&mut transaction, tenant, request, &answer).await?;
+    reach("cancel:before_commit").await?;
+    transaction.commit().await?;
+    reach("cancel:after_commit").await?;
+    Ok(Cancellation::Canceled(answer))
+}

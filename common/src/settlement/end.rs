@@ -1,0 +1,112 @@
+//! The end of a locked job: the hold is resolved, the row is written, and the rest follows from it.
+
+use sqlx::PgConnection;
+
+use super::lock::LockedJob;
+use super::{Settled, SettlementError};
+use crate::failpoint::reach;
+use domain::credits::Credits;
+use domain::job::{Job, State};
+use domain::ledger::{self, Hold};
+use domain::outcome::Class;
+use storage::database::row::RowId;
+use storage::jobs::End;
+
+/// How a job is to end.
+pub(super) struct JobEnd<'a> {
+    /// `None`: the number of delivered outputs decides between succeeded, partial and failed.
+    pub(super) state: Option<State>,
+    /// Delivered outputs.
+    pub(super) delivered: i32,
+    /// Class of the outcome.
+    pub(super) outcome: Class,
+    /// Why, in plain words, without what was charged.
+    pub(super) reason: &'a str,
+}
+
+impl JobEnd<'static> {
+    /// An end without a delivered output. The reason is the class's own.
+    pub(super) fn without_delivery(state: State, outcome: Class) -> Self {
+        Self {
+            state: Some(state),
+            delivered: 0,
+            outcome,
+            reason: outcome.plain_words(),
+        }
+    }
+}
+
+/// Ends the locked job and commits.
+pub(super) async fn end_and_commit(
+    (mut transaction, job): LockedJob,
+    job_end: JobEnd<'_>,
+) -> Result<Settled, SettlementError> {
+    let state = end(&mut transaction, &job, job_end).await?;
+    reach("settlement:before_commit").await?;
+    transaction.commit().await?;
+    reach("settlement:after_commit").await?;
+    Ok(Settled::Ended(state))
+}
+
+/// Ends the locked, open job: resolves the hold, writes the end into the job's row, ends the calls
+/// that are still open, and plans when the job's files are deleted. Returns the final state.
+///
+/// The order is fixed. Grants are locked after the wallet and the job. The calls end after the job,
+/// because every transaction locks a job before its calls.
+pub(super) async fn end(
+    connection: &mut PgConnection,
+    job: &Job,
+    job_end: JobEnd<'_>,
+) -> Result<State, SettlementError> {
+    let delivered = RowId::new("jobs", job.id).fits("n_delivered", job_end.delivered)?;
+    // The price on the job's row, not today's price: the hold was made with it.
+    let captured = job.cost.unit_price.times(delivered)?;
+    let resolution = Hold {
+        job: job.id,
+        amount: job.cost.held,
+    }
+    .resolve(captured)?;
+    // The captured credits are taken from the lots in burn-down order, as the hold was. The rest
+    // goes back to the lots it came from, so credits keep their expiry.
+    let shares = storage::ledger::lock_shares(connection, job.id).await?;
+    let consumed =
+        ledger::consume(&shares, captured).ok_or(SettlementError::SharesDoNotCover(job.id))?;
+    storage::ledger::resolve_shares(connection, &shares, &consumed).await?;
+    for transfer in resolution.transfers() {
+        storage::ledger::post(connection, job.tenant, &transfer).await?;
+    }
+    let state = job_end.state.unwrap_or(match job_end.delivered {
+        0 => State::Failed,
+        some if some < job.n_requested => State::Partial,
+        _ => State::Succeeded,
+    });
+    let row = End {
+        id: job.id,
+        state,
+        outcome: job_end.outcome,
+        reason: &full_reason(job, job_end.delivered, captured, job_end.reason),
+        delivered: job_end.delivered,
+        captured,
+        released: resolution.released,
+    };
+    // Fails if the row is terminal in spite of the lock, and rolls the credits back with it.
+    storage::jobs::end(connection, &row).await?.required()?;
+    storage::calls::abandon(connection, job.id).await?;
+    storage::uploads::touch_all_of(connection, job.id).await?;
+    storage::retention::plan(connection, job.tenant, job.id).await?;
+    Ok(state)
+}
+
+/// The `reason` that the tenant reads: why the job ended, and what was delivered and charged.
+fn full_reason(job: &Job, delivered: i32, captured: Credits, why: &str) -> String {
+    if delivered == 0 {
+        format!("{why} Nothing was charged.")
+    } else if delivered == job.n_requested {
+        why.to_owned()
+    } else {
+        let requested = job.n_requested;
+        format!(
+            "{delivered} of {requested} images were delivered, for {captured}. Of the rest: {why}"
+        )
+    }
+}

@@ -1,0 +1,52 @@
+//! A job's deadline has passed.
+
+use std::time::Duration;
+
+use sqlx::PgPool;
+
+use super::abandoned::count_abandoned_calls;
+use super::end::{JobEnd, end_and_commit};
+use super::lock::lock_wallet_and_job;
+use super::{Settled, SettlementError};
+use domain::id::{JobId, TenantId};
+use domain::job::State;
+use domain::outcome::Class;
+use storage::database;
+
+/// Ends an open job whose deadline has passed, and releases its hold.
+///
+/// If calls have begun and the owner's `allowance` does not cover them, the deadline is moved
+/// instead, once, by `more(model)`. The job then delivers what the calls make, and is charged for
+/// it. Otherwise a short deadline would be a way to cancel without limit.
+///
+/// # Errors
+/// [`SettlementError`]. Nothing is written then, and the next run of the task tries again.
+pub async fn expire(
+    pool: &PgPool,
+    (tenant, id): (TenantId, JobId),
+    allowance: u32,
+    more: impl FnOnce(&str) -> Duration,
+) -> Result<Settled, SettlementError> {
+    let mut transaction = database::begin_for(pool, tenant).await?;
+    let Some(job) = lock_wallet_and_job(&mut transaction, tenant, id).await? else {
+        return Ok(Settled::Nothing);
+    };
+    if job.state.is_terminal() {
+        return Ok(Settled::Already(job.state));
+    }
+    // `extend` moves a deadline only once. The second time the job expires although the allowance
+    // is used up, so a provider that never answers cannot keep it open.
+    if count_abandoned_calls(&mut transaction, &job, allowance)
+        .await?
+        .is_err()
+        && storage::jobs::extend(&mut transaction, id, more(&job.attributes.model)).await?
+    {
+        transaction.commit().await?;
+        return Ok(Settled::Extended);
+    }
+    end_and_commit(
+        (transaction, job),
+        JobEnd::without_delivery(State::Expired, Class::Expired),
+    )
+    .await
+}

@@ -1,0 +1,50 @@
+//! The locks of a settlement: the wallet, then the job.
+
+use sqlx::{PgConnection, PgPool, Postgres, Transaction};
+
+use super::{Lease, Settled, SettlementError};
+use domain::id::{JobId, TenantId};
+use domain::job::{Job, State};
+use storage::database;
+
+/// An open transaction, and the job whose row and wallet it has locked.
+pub(super) type LockedJob = (Transaction<'static, Postgres>, Job);
+
+/// Locks the wallet and the job, and checks that the lease is still valid. If it is not, the inner
+/// error says what happened to the job.
+pub(super) async fn lock_leased(
+    pool: &PgPool,
+    lease: Lease,
+) -> Result<Result<LockedJob, Settled>, SettlementError> {
+    let mut transaction = database::begin_for(pool, lease.tenant).await?;
+    let Some(job) = lock_wallet_and_job(&mut transaction, lease.tenant, lease.job).await? else {
+        return Ok(Err(Settled::Nothing));
+    };
+    if job.state.is_terminal() {
+        return Ok(Err(Settled::Already(job.state)));
+    }
+    // An expired lease may still settle as long as nobody has claimed or requeued the job: its work
+    // is done and paid for. Only the fence decides, not the time.
+    if job.state != State::Running || job.fence != lease.fence {
+        return Ok(Err(Settled::Fenced));
+    }
+    Ok(Ok((transaction, job)))
+}
+
+/// Locks the wallet first and the job second. Every transaction that moves credits keeps this
+/// order, so no two of them can deadlock. `None` if the tenant has no wallet or no such job.
+pub(super) async fn lock_wallet_and_job(
+    connection: &mut PgConnection,
+    tenant: TenantId,
+    id: JobId,
+) -> sqlx::Result<Option<Job>> {
+    if storage::ledger::lock_wallet(connection, tenant)
+        .await?
+        .is_none()
+    {
+        return Ok(None);
+    }
+    Ok(storage::jobs::lock(connection, id)
+        .await?
+        .filter(|job| job.tenant == tenant))
+}
