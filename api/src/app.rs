@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Context;
 use axum::http::HeaderValue;
 use bucket::Bucket;
-use common::config::{Config, Ports, Unpaid};
+use common::config::{Config, FreeLimits, Ports};
 use common::files::ownership::Owner;
 use domain::catalog::Catalog;
 use domain::id::TenantId;
@@ -66,7 +66,7 @@ pub struct App {
     /// The models on offer, and their prices.
     pub catalog: Arc<Catalog>,
     /// What a tenant may use without paying for it.
-    pub unpaid: Unpaid,
+    pub free_limits: FreeLimits,
     /// The rendered answer of `GET /v1/models`.
     pub models: ModelsCache,
     /// Origins whose web pages may call the API (CORS).
@@ -127,7 +127,7 @@ impl App {
             waiters: Waiters::default(),
             readiness: ReadinessCache::default(),
             catalog: Arc::new(catalog),
-            unpaid: config.unpaid,
+            free_limits: config.free_limits,
             models: ModelsCache::default(),
             cors_origins: config
                 .cors_origins

@@ -31,7 +31,7 @@ const SMALL_IMAGE_BYTES: usize = 48 << 20;
 #[derive(Clone)]
 pub struct Budget {
     bodies: Memory,
-    pictures: Memory,
+    images: Memory,
     downloads: Memory,
     render_pool: RenderPool,
     /// Render slots for images of any size.
@@ -55,7 +55,7 @@ impl Budget {
         let slots = slots.max(1);
         Self {
             bodies: memory("bodies", bodies),
-            pictures: memory("pictures", rest - bodies - downloads),
+            images: memory("pictures", rest - bodies - downloads),
             downloads: memory("downloads", downloads),
             render_pool: RenderPool::new(slots + 1),
             slots: Arc::new(Semaphore::new(slots)),
@@ -109,14 +109,14 @@ impl Budget {
             Ok(needed) => needed,
             Err(error) => return Ok(Err(explain_image_error(&error))),
         };
-        let available = self.pictures.bytes();
+        let available = self.images.bytes();
         if needed > available {
             let [needed, available] = [needed, available].map(|bytes| bytes.div_ceil(1_000_000));
             return Ok(Err(format!(
                 "Opening the image takes {needed} MB of memory, and this service has {available} MB for one image: send one with fewer pixels."
             )));
         }
-        let share_permit = share.picture().await?;
+        let share_permit = share.image().await?;
         let slot = self.render_slot(needed).await?;
         let render_pool = self.render_pool.clone();
         #[expect(
@@ -137,7 +137,7 @@ impl Budget {
         &self,
         needed: usize,
     ) -> Result<(OwnedSemaphorePermit, MemoryPermit), Problem> {
-        let _waiting = Waiting::new(Pool::Pictures);
+        let _waiting = Waiting::new(Pool::Images);
         let slot = async {
             if needed > SMALL_IMAGE_BYTES {
                 return self.slot_of(&self.slots, needed).await;
@@ -149,7 +149,7 @@ impl Budget {
             }
         };
         let slot = timeout(MAX_UPLOAD_WAIT, slot).await.ok().flatten();
-        slot.ok_or_else(|| Pool::Pictures.overloaded())
+        slot.ok_or_else(|| Pool::Images.overloaded())
     }
 
     /// Waits for one of these slots, then for the memory; `None` if no memory became free in time. The slot comes first, so that a
@@ -161,7 +161,7 @@ impl Budget {
     ) -> Option<(OwnedSemaphorePermit, MemoryPermit)> {
         let slot = Arc::clone(slots).acquire_owned().await;
         let slot = slot.expect("the semaphore is never closed");
-        Some((slot, self.pictures.acquire(needed).await.ok()?))
+        Some((slot, self.images.acquire(needed).await.ok()?))
     }
 }
 

@@ -110,7 +110,7 @@ pub async fn serve(listener: TcpListener, router: Router, port: Port, closing: C
             Err(error) if concerns_one_connection(&error) => {}
             // No more files or memory. Trying again at once would fail too and use a whole core, so wait for connections to close.
             Err(_) => {
-                table.free_a_file();
+                table.free_file_descriptor();
                 let _ = closing
                     .run_until_cancelled(tokio::time::sleep(ACCEPT_PAUSE))
                     .await;

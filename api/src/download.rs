@@ -72,7 +72,7 @@ pub fn answer(
             RequestedRange::Part(range) => (StatusCode::PARTIAL_CONTENT, range),
             RequestedRange::BehindEnd => return not_satisfiable(length),
         };
-        content(method, status, range, length, body)
+        content_response(method, status, range, length, body)
     };
     let headers = response.headers_mut();
     headers.insert(header::ETAG, tag);
@@ -125,7 +125,7 @@ fn range(method: &Method, headers: &HeaderMap, tag: &HeaderValue, length: usize)
     RequestedRange::Part(range)
 }
 
-fn content(
+fn content_response(
     method: &Method,
     status: StatusCode,
     range: Range<usize>,

@@ -8,7 +8,7 @@ use std::borrow::Cow;
 
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use domain::allowance::Used;
+use domain::allowance::AllowanceUsage;
 use domain::generation::Violation;
 use imaging::ImagingError;
 use serde::Serialize;
@@ -183,7 +183,7 @@ impl Problem {
     }
 
     /// [`Code::CancelAllowanceUsed`], with `Retry-After`. `detail` says what the client can do until then.
-    pub fn allowance_used(used: Used, detail: impl std::fmt::Display) -> Self {
+    pub fn allowance_used(used: AllowanceUsage, detail: impl std::fmt::Display) -> Self {
         let calls = used.calls;
         let seconds = used.retry_after.as_secs().max(1);
         Self {

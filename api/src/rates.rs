@@ -19,7 +19,7 @@ use telemetry::clients::{FAILED_AUTHENTICATIONS, OncePerSecond, RATE_LIMITED};
 
 use crate::client::{Network, Pseudonyms};
 use crate::error::{Code, Problem};
-use quota::{Quota, Standing};
+use quota::{Quota, QuotaStatus};
 
 /// The header with the requests that are left and the seconds until all are available again, such as `"tenant";r=1999;t=1`.
 pub const LIMIT: HeaderName = HeaderName::from_static("ratelimit");
@@ -53,8 +53,8 @@ pub struct Client {
     notes: Arc<Mutex<Vec<Note>>>,
 }
 
-/// What one limit said: its policy, its name, and the client's standing.
-type Note = (Arc<str>, &'static str, Standing);
+/// What one limit said: its policy, its name, and the client's status.
+type Note = (Arc<str>, &'static str, QuotaStatus);
 
 /// Whose key a route needs.
 #[derive(Clone, Copy, Debug)]
@@ -100,13 +100,13 @@ impl Rates {
         let (Some(quota), Some(network)) = (&self.failures, client.network) else {
             return Ok(());
         };
-        let standing = quota.peek(self.hasher.hash_one(network), self.started.elapsed());
+        let status = quota.peek(self.hasher.hash_one(network), self.started.elapsed());
         let accepted = || {
             let accepted = self.accepted.lock().unwrap_or_else(PoisonError::into_inner);
             accepted.contains(&self.hasher.hash_one(credentials))
         };
-        if standing.refused.is_some() && !accepted() {
-            return client.note(quota, standing);
+        if status.refused.is_some() && !accepted() {
+            return client.note(quota, status);
         }
         Ok(())
     }
@@ -124,7 +124,7 @@ impl Rates {
             quota.take(self.hasher.hash_one(network), self.started.elapsed());
         }
         let address = client.network.map(|network| self.pseudonyms.of(network));
-        self.failure_log.say(move |failures| {
+        self.failure_log.log(move |failures| {
             let address = address.unwrap_or_default();
             tracing::warn!(
                 failures,
@@ -198,10 +198,10 @@ impl Client {
     }
 
     /// Keeps what a limit said for the headers of the answer, and refuses the request if the limit does.
-    fn note(&self, quota: &Quota, standing: Standing) -> Result<(), Problem> {
+    fn note(&self, quota: &Quota, status: QuotaStatus) -> Result<(), Problem> {
         let mut notes = self.notes.lock().unwrap_or_else(PoisonError::into_inner);
-        notes.push((quota.policy(), quota.name(), standing));
-        let Some(seconds) = standing.refused else {
+        notes.push((quota.policy(), quota.name(), status));
+        let Some(seconds) = status.refused else {
             return Ok(());
         };
         RATE_LIMITED.with_label_values(&[quota.name()]).inc();
@@ -219,11 +219,11 @@ impl Client {
     pub fn write_headers(&self, headers: &mut HeaderMap) {
         let notes = self.notes.lock().unwrap_or_else(PoisonError::into_inner);
         let (mut policies, mut limits) = (String::new(), String::new());
-        for (policy, name, standing) in &*notes {
+        for (policy, name, status) in &*notes {
             let comma = if policies.is_empty() { "" } else { ", " };
-            let Standing {
+            let QuotaStatus {
                 remaining, reset, ..
-            } = standing;
+            } = status;
             // Writing to a string does not fail.
             let _ = write!(policies, "{comma}{policy}");
             let _ = write!(limits, "{comma}\"{name}\";r={remaining};t={reset}");
@@ -236,10 +236,7 @@ impl Client {
                 headers.insert(name, value);
             }
         }
-        let wait = notes
-            .iter()
-            .filter_map(|(.., standing)| standing.refused)
-            .max();
+        let wait = notes.iter().filter_map(|(.., status)| status.refused).max();
         if let Some(seconds) = wait {
             headers.insert(header::RETRY_AFTER, seconds.into());
         }

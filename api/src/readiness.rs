@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use common::files::ownership::Owner;
-use queue::{ReadyQueue, Trouble};
+use queue::{ReadyQueue, RedisFailure};
 use serde::Serialize;
 use sqlx::PgPool;
 use storage::database;
@@ -74,8 +74,8 @@ async fn check_all(reader: &PgPool, ready_queue: &ReadyQueue, owner: &Owner) -> 
         }),
         check("redis", false, async {
             let failure = ready_queue.check().await.err()?;
-            let trouble = Trouble::of(&failure).unwrap_or(Trouble::Other);
-            Some(trouble.plain_words())
+            let failure = RedisFailure::classify(&failure).unwrap_or(RedisFailure::Other);
+            Some(failure.explanation())
         }),
         check_bucket(owner),
     );

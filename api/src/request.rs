@@ -14,7 +14,7 @@ use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use domain::id::RequestId;
+use domain::id;
 use domain::traceparent::TraceParent;
 use hyper::body::{Frame, SizeHint};
 use telemetry::{HTTP_SECONDS, traces};
@@ -39,17 +39,17 @@ const MIN_BYTES_PER_SECOND: u64 = 64 * 1024;
 
 /// The id of one request: the client's own if it is well formed, else a new one.
 #[derive(Clone, Debug)]
-pub struct Id(
+pub struct RequestId(
     /// 1 to 64 letters, digits, `_` and `-`.
     pub Arc<str>,
 );
 
-impl Id {
-    fn of(headers: &HeaderMap) -> Self {
+impl RequestId {
+    fn from_headers(headers: &HeaderMap) -> Self {
         let sent = headers.get(ID).and_then(|value| value.to_str().ok());
         match sent {
             Some(id) if is_well_formed(id) => Self(id.into()),
-            _ => Self(RequestId::new().to_string().into()),
+            _ => Self(id::RequestId::new().to_string().into()),
         }
     }
 }
@@ -64,7 +64,7 @@ fn is_well_formed(id: &str) -> bool {
 /// The outermost layer: gives the request an id and a span, writes the body of a problem, sets common headers, and measures.
 pub async fn answer(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
     let started = Instant::now();
-    let id = Id::of(request.headers());
+    let id = RequestId::from_headers(request.headers());
     let method = request.method().clone();
     let path = request.uri().path().to_owned();
     let route = request
@@ -150,7 +150,7 @@ fn traceparent(headers: &HeaderMap) -> Option<TraceParent> {
 }
 
 /// Writes a problem as the body of its answer. Headers that inner layers added stay.
-fn write_problem(response: Response, problem: &Problem, id: &Id, path: &str) -> Response {
+fn write_problem(response: Response, problem: &Problem, id: &RequestId, path: &str) -> Response {
     let (mut parts, _) = response.into_parts();
     parts.headers.remove(header::CONTENT_LENGTH);
     parts.headers.insert(
@@ -274,12 +274,16 @@ mod tests {
         let of = |sent: &str| {
             let mut headers = HeaderMap::new();
             headers.insert(ID, sent.parse().unwrap());
-            Id::of(&headers).0
+            RequestId::from_headers(&headers).0
         };
         assert_eq!(&*of("abc-1_2"), "abc-1_2");
         for bad in ["", "a b", "a\tb", "é", &"a".repeat(65)] {
             assert!(of(bad).starts_with("req_"), "{bad}");
         }
-        assert!(Id::of(&HeaderMap::new()).0.starts_with("req_"));
+        assert!(
+            RequestId::from_headers(&HeaderMap::new())
+                .0
+                .starts_with("req_")
+        );
     }
 }

@@ -97,7 +97,7 @@ pub fn metrics_router(app: Arc<App>) -> Router {
 /// The metrics and health of a worker. Billing metrics are not among them: they are scraped once for the whole service, from the API.
 pub fn worker_metrics_router(worker: health::WorkerHealth) -> Router {
     Router::new()
-        .route("/readyz", get(health::worker_ready))
+        .route("/readyz", get(health::worker_readiness))
         .with_state(worker)
         .merge(process_routes())
 }
@@ -205,7 +205,7 @@ mod tests {
             budget,
             waiters: Waiters::default(),
             readiness: ReadinessCache::default(),
-            unpaid: config::Unpaid::default(),
+            free_limits: config::FreeLimits::default(),
             catalog: Arc::new(Catalog::load(None, None).unwrap()),
             models: ModelsCache::default(),
             cors_origins: vec!["https://studio.example".parse().unwrap()],
@@ -408,7 +408,7 @@ mod tests {
         let (now, lifetime) = (domain::clock::now(), Duration::from_mins(1));
         let link = app
             .bucket
-            .our_link("t/1/j/2/3/0.png", "Größe.png", now, lifetime);
+            .local_link("t/1/j/2/3/0.png", "Größe.png", now, lifetime);
         let answer = ask_app(app, get(&link)).await;
         assert_eq!(answer.text, "words");
         assert_eq!(

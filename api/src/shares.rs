@@ -45,7 +45,7 @@ pub enum Pool {
     /// Memory for bodies.
     Bodies,
     /// Render slots and memory for images.
-    Pictures,
+    Images,
     /// Memory for downloads.
     Downloads,
 }
@@ -55,7 +55,7 @@ impl Pool {
         Self::Connections,
         Self::Wallet,
         Self::Bodies,
-        Self::Pictures,
+        Self::Images,
         Self::Downloads,
     ];
 
@@ -65,7 +65,7 @@ impl Pool {
             Self::Connections => "connections",
             Self::Wallet => "wallet",
             Self::Bodies => "bodies",
-            Self::Pictures => "pictures",
+            Self::Images => "pictures",
             Self::Downloads => "downloads",
         }
     }
@@ -73,7 +73,7 @@ impl Pool {
     fn max_wait(self) -> Duration {
         match self {
             Self::Connections | Self::Wallet => MAX_WAIT,
-            Self::Bodies | Self::Pictures | Self::Downloads => MAX_UPLOAD_WAIT,
+            Self::Bodies | Self::Images | Self::Downloads => MAX_UPLOAD_WAIT,
         }
     }
 
@@ -83,7 +83,7 @@ impl Pool {
         let why = match self {
             Self::Connections | Self::Wallet => "Many of your other requests are still under way.",
             Self::Bodies => "There is no memory for a large body at the moment.",
-            Self::Pictures => "Many images are being processed at the moment.",
+            Self::Images => "Many images are being processed at the moment.",
             Self::Downloads => "Many files are being downloaded at the moment.",
         };
         Problem::new(
@@ -108,7 +108,7 @@ enum ShareOwner {
 pub struct Shares {
     all: Arc<Mutex<HashMap<ShareOwner, Arc<Share>>>>,
     /// The most images of one tenant that are rendered at once.
-    pictures: usize,
+    images: usize,
     /// The most KiB of bodies of one tenant.
     body_kib: usize,
 }
@@ -119,7 +119,7 @@ pub struct Share {
     wallet: Arc<Semaphore>,
     authentications: Arc<Semaphore>,
     waiters: Arc<Semaphore>,
-    pictures: Arc<Semaphore>,
+    images: Arc<Semaphore>,
     /// One permit for each KiB.
     bodies: Arc<Semaphore>,
     /// How many permits `bodies` has in all.
@@ -137,7 +137,7 @@ impl Shares {
         }
         Self {
             all: Arc::default(),
-            pictures: (render_slots / 2).max(1),
+            images: (render_slots / 2).max(1),
             body_kib: (body_bytes / 1024 / 2).max(1),
         }
     }
@@ -171,21 +171,21 @@ impl Shares {
         if all.len() >= MAX_IDLE_SHARES {
             all.retain(|_, share| Arc::strong_count(share) > 1 || share.is_in_use());
         }
-        let share = Arc::new(Share::new(self.pictures, self.body_kib));
+        let share = Arc::new(Share::new(self.images, self.body_kib));
         all.insert(owner, Arc::clone(&share));
         share
     }
 }
 
 impl Share {
-    fn new(pictures: usize, body_kib: usize) -> Self {
+    fn new(images: usize, body_kib: usize) -> Self {
         let semaphore = |permits| Arc::new(Semaphore::new(permits));
         Self {
             connections: semaphore(CONNECTIONS),
             wallet: semaphore(WALLET_PERMITS),
             authentications: semaphore(AUTHENTICATIONS),
             waiters: semaphore(WAITERS),
-            pictures: semaphore(pictures),
+            images: semaphore(images),
             bodies: semaphore(body_kib),
             body_kib,
             queued: AtomicUsize::new(0),
@@ -199,7 +199,7 @@ impl Share {
             || self.authentications.available_permits() < AUTHENTICATIONS
             || self.waiters.available_permits() < WAITERS
             || self.bodies.available_permits() < self.body_kib
-            || Arc::strong_count(&self.pictures) > 1
+            || Arc::strong_count(&self.images) > 1
     }
 
     /// Waits for a permit to use one connection of the pool.
@@ -243,8 +243,8 @@ impl Share {
     ///
     /// # Errors
     /// [`Code::Overloaded`] if the wait took too long or too many requests wait already.
-    pub async fn picture(&self) -> Result<OwnedSemaphorePermit, Problem> {
-        self.acquire(&self.pictures, 1, Pool::Pictures).await
+    pub async fn image(&self) -> Result<OwnedSemaphorePermit, Problem> {
+        self.acquire(&self.images, 1, Pool::Images).await
     }
 
     /// Waits for permits for `kib` more KiB of a body that already holds `held`. One body never waits for more than the whole share: it
@@ -354,10 +354,10 @@ mod tests {
         held.clear();
         assert!(crowd.wallet(&pool).now_or_never().is_some());
 
-        let picture = crowd.picture().await.unwrap();
-        assert!(crowd.picture().now_or_never().is_none());
-        assert!(other.picture().now_or_never().is_some());
-        drop(picture);
+        let image = crowd.image().await.unwrap();
+        assert!(crowd.image().now_or_never().is_none());
+        assert!(other.image().now_or_never().is_some());
+        drop(image);
         // A body larger than the share gets the whole share.
         let body = crowd.body(10_000, 0).await.unwrap();
         assert_eq!(body.num_permits(), 512);
@@ -369,11 +369,11 @@ mod tests {
     async fn a_tenants_queue_is_bounded() {
         let shares = Shares::new(2, 1 << 20);
         let share = shares.of(TenantId::new());
-        let _picture = share.picture().await.unwrap();
-        assert!(share.picture().now_or_never().is_none());
+        let _permit = share.image().await.unwrap();
+        assert!(share.image().now_or_never().is_none());
         let full: Vec<_> = std::iter::from_fn(|| Queued::enter(&share.queued)).collect();
         assert_eq!(full.len(), MAX_QUEUED);
-        let refused = share.picture().now_or_never().unwrap().unwrap_err();
+        let refused = share.image().now_or_never().unwrap().unwrap_err();
         assert_eq!(refused.code(), Code::Overloaded);
     }
 

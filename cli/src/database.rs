@@ -21,7 +21,7 @@ pub(crate) const DEFAULT_DATA: &str = "data";
 /// # Errors
 ///
 /// The database cannot be reached or is not up to date, or `work` fails.
-pub(crate) async fn connected<T>(
+pub(crate) async fn with_connection<T>(
     config: &Config,
     data: Option<&Path>,
     role: DatabaseRole,

@@ -15,7 +15,7 @@ const MIN_CONNECTIONS: usize = 16;
 /// # Errors
 ///
 /// The system allows too few files for 16 connections, or the limit cannot be read or set.
-pub fn raise(ports: Ports) -> anyhow::Result<Ports> {
+pub fn raise_limit(ports: Ports) -> anyhow::Result<Ports> {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     let files = ports.open_files.map_or(hard, |wanted| wanted.min(hard));
     setrlimit(Resource::RLIMIT_NOFILE, files, hard)?;

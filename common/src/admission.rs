@@ -17,13 +17,13 @@ use serde_json::json;
 use sqlx::{PgConnection, PgPool};
 use time::OffsetDateTime;
 
-use crate::config::Unpaid;
+use crate::config::FreeLimits;
 use crate::failpoint::reach;
-use domain::allowance::Used;
+use domain::allowance::AllowanceUsage;
 use domain::credits::{Credits, InvalidCredits, Quote};
 use domain::generation::Generation;
 use domain::id::{JobId, TenantId};
-use domain::idempotency::{self, Answer, Known};
+use domain::idempotency::{self, Answer, KeyUse};
 use domain::job::Job;
 use domain::ledger::{self, Transfer};
 use domain::operator::Actor;
@@ -75,7 +75,7 @@ pub struct Admission<'a> {
     /// The failed job that this one repeats, if an operator ordered that.
     pub redrive: Option<Redrive<'a>>,
     /// Limits on what a tenant may use without paying for it.
-    pub unpaid: Unpaid,
+    pub free_limits: FreeLimits,
 }
 
 /// An operator's order to run a failed job again. It is recorded together with the new job.
@@ -84,7 +84,7 @@ pub struct Redrive<'a> {
     /// The failed job.
     pub of: JobId,
     /// The operator who ordered it.
-    pub act: Actor<'a>,
+    pub actor: Actor<'a>,
 }
 
 /// Result of a successful request.
@@ -103,7 +103,7 @@ pub enum Admitted {
 
 /// Why a request was not admitted. Nothing was written.
 #[derive(Debug, thiserror::Error)]
-pub enum Refusal {
+pub enum AdmissionError {
     /// The wallet has less than the hold.
     #[error("this needs {needed}, and {available} are available")]
     InsufficientCredits {
@@ -126,9 +126,9 @@ pub enum Refusal {
     #[error("this tenant has abandoned {} calls in the last hour, which is its limit", .used.calls)]
     AllowanceUsed {
         /// What the tenant has used, and when it may try again.
-        used: Used,
+        used: AllowanceUsage,
         /// Shortest `Cancel-After` that is admitted meanwhile.
-        least: Duration,
+        shortest_deadline: Duration,
     },
     /// The request's files would exceed the tenant's storage limit. All numbers are bytes.
     #[error("{more} more bytes do not fit: {stored} of {limit} are in use")]
@@ -158,12 +158,12 @@ pub enum Refusal {
 /// and a repeated request gets it again.
 ///
 /// # Errors
-/// Every [`Refusal`]. Nothing is written then.
+/// Every [`AdmissionError`]. Nothing is written then.
 pub async fn admit(
     pool: &PgPool,
     admission: &Admission<'_>,
     answer: impl FnOnce(&Job) -> Answer,
-) -> Result<Admitted, Refusal> {
+) -> Result<Admitted, AdmissionError> {
     let tenant = admission.tenant;
     let hold = admission.quote.hold()?;
     let mut transaction = database::begin_for(pool, tenant).await?;
@@ -172,36 +172,39 @@ pub async fn admit(
     // no other transaction of this tenant can change it until this one ends.
     let wallet = storage::ledger::lock_wallet(&mut transaction, tenant)
         .await?
-        .ok_or(Refusal::Inactive)?;
+        .ok_or(AdmissionError::Inactive)?;
     // The key comes before every other check: a repeated request gets its first answer, even if the
     // tenant's wallet has been restricted or emptied since.
     if let Some(answer) = find_answer(&mut transaction, tenant, &admission.idempotency).await? {
         return Ok(Admitted::Repeated(answer));
     }
     if !wallet.active {
-        return Err(Refusal::Inactive);
+        return Err(AdmissionError::Inactive);
     }
     if let Some(redrive) = &admission.redrive
         && let Some(new) = storage::operators::redriven(&mut transaction, redrive.of).await?
     {
-        return Err(Refusal::Redriven(new));
+        return Err(AdmissionError::Redriven(new));
     }
     // Locks the uploads: they cannot be deleted between this check and the commit.
     if !storage::uploads::pin(&mut transaction, &admission.generation.uploads()).await? {
-        return Err(Refusal::UploadGone);
+        return Err(AdmissionError::UploadGone);
     }
     // A deadline shorter than a call is a cancellation in advance. Without this check a tenant
     // could submit a thousand such jobs, and we would pay for calls that nobody waits for.
     if admission.cancel_after < admission.model_timeout {
         let used = storage::allowances::used(&mut transaction, tenant).await?;
-        if !used.allows(1, admission.unpaid.cancel_allowance) {
-            let least = admission.model_timeout;
-            return Err(Refusal::AllowanceUsed { used, least });
+        if !used.allows(1, admission.free_limits.cancel_allowance) {
+            let shortest_deadline = admission.model_timeout;
+            return Err(AdmissionError::AllowanceUsed {
+                used,
+                shortest_deadline,
+            });
         }
     }
-    let more = admission.generation.own_bytes();
-    check_storage_limit(&mut transaction, tenant, more, &admission.unpaid).await?;
-    let insufficient = Refusal::InsufficientCredits {
+    let more = admission.generation.inline_bytes();
+    check_storage_limit(&mut transaction, tenant, more, &admission.free_limits).await?;
+    let insufficient = AdmissionError::InsufficientCredits {
         needed: hold,
         available: wallet.available,
     };
@@ -212,7 +215,7 @@ pub async fn admit(
 
     let outputs = u64::from(admission.quote.outputs);
     let max_calls = RowId::new("jobs", admission.job)
-        .fits("max_calls", outputs.saturating_mul(CALLS_PER_OUTPUT))?;
+        .convert("max_calls", outputs.saturating_mul(CALLS_PER_OUTPUT))?;
     let job = storage::jobs::insert(
         &mut transaction,
         &storage::jobs::NewJob {
@@ -240,13 +243,13 @@ pub async fn admit(
         // The lots can give less than the wallet shows: an expired lot may not be held from, but
         // its credits are still part of the balance.
         let lots = storage::ledger::lock_lots(&mut transaction, tenant).await?;
-        let shares = ledger::burn(&lots, hold).ok_or(insufficient)?;
+        let shares = ledger::split_over_lots(&lots, hold).ok_or(insufficient)?;
         storage::ledger::hold_lots(&mut transaction, tenant, job.id, &shares).await?;
         storage::ledger::post(&mut transaction, tenant, &Transfer::hold(job.id, hold)).await?;
     }
-    if let Some(Redrive { of, act }) = admission.redrive {
+    if let Some(Redrive { of, actor }) = admission.redrive {
         let subject = json!({ "job": of, "new": job.id, "tenant": tenant });
-        storage::operators::record(&mut transaction, act, "redrive", &subject).await?;
+        storage::operators::record(&mut transaction, actor, "redrive", &subject).await?;
     }
     // The answer is stored in the same transaction. If the process dies after the commit and before
     // it replies, the client repeats its request and gets this answer, not a second job.
@@ -265,20 +268,20 @@ pub async fn admit(
 /// lock; without it, two requests could use the same free bytes.
 ///
 /// # Errors
-/// [`Refusal::StorageFull`] if they do not fit; [`Refusal::Database`] if Postgres fails.
+/// [`AdmissionError::StorageFull`] if they do not fit; [`AdmissionError::Database`] if Postgres fails.
 pub async fn check_storage_limit(
     connection: &mut PgConnection,
     tenant: TenantId,
     more: i64,
-    unpaid: &Unpaid,
-) -> Result<(), Refusal> {
-    let Some(limit) = unpaid.storage.filter(|_| more > 0) else {
+    free_limits: &FreeLimits,
+) -> Result<(), AdmissionError> {
+    let Some(limit) = free_limits.storage.filter(|_| more > 0) else {
         return Ok(());
     };
     let stored = storage::stored_bytes::stored(connection, tenant).await?;
     match stored {
         Stored { bytes: Some(bytes) } if !stored.has_room(more, Some(limit)) => {
-            Err(Refusal::StorageFull {
+            Err(AdmissionError::StorageFull {
                 more,
                 stored: bytes,
                 limit,
@@ -294,13 +297,13 @@ pub async fn check_storage_limit(
 /// need not be stored again.
 ///
 /// # Errors
-/// [`Refusal::KeyReused`] if the key belongs to another request; [`Refusal::Database`] if Postgres
+/// [`AdmissionError::KeyReused`] if the key belongs to another request; [`AdmissionError::Database`] if Postgres
 /// fails.
 pub async fn answered_before(
     pool: &PgPool,
     tenant: TenantId,
     request: &idempotency::Request,
-) -> Result<Option<Answer>, Refusal> {
+) -> Result<Option<Answer>, AdmissionError> {
     let mut transaction = database::begin_for(pool, tenant).await?;
     find_answer(&mut transaction, tenant, request).await
 }
@@ -314,10 +317,10 @@ pub(crate) async fn find_answer(
     connection: &mut PgConnection,
     tenant: TenantId,
     request: &idempotency::Request,
-) -> Result<Option<Answer>, Refusal> {
+) -> Result<Option<Answer>, AdmissionError> {
     match storage::idempotency::find(connection, tenant, request).await? {
-        Some(Known::Answered(answer)) => Ok(Some(answer)),
-        Some(Known::AnotherRequest) => Err(Refusal::KeyReused),
+        Some(KeyUse::Answered(answer)) => Ok(Some(answer)),
+        Some(KeyUse::AnotherRequest) => Err(AdmissionError::KeyReused),
         None => Ok(None),
     }
 }

@@ -5,9 +5,9 @@
 //! otherwise a typing mistake would silently mean the default.
 
 mod files;
+mod free_limits;
 mod ports;
 mod timing;
-mod unpaid;
 mod values;
 mod variables;
 
@@ -21,15 +21,15 @@ use secrecy::SecretString;
 
 use bucket::{Address, SigningKeys};
 use domain::catalog::{Catalog, CatalogError};
-pub use domain::lanes::LaneTiming; // the path of before
+pub use domain::lanes::LaneTiming;
 pub use files::Links;
 use files::{bucket, links};
+pub use free_limits::FreeLimits;
+use free_limits::free_limits;
 pub use ports::{Ports, Rate, Rates};
-use storage::database::DatabaseRole; // the path of before
+use storage::database::DatabaseRole;
 pub use timing::Timing;
 use timing::{DEFAULT_ANSWERS_KEPT, DEFAULT_LEASE};
-pub use unpaid::Unpaid;
-use unpaid::unpaid;
 pub use values::secret;
 use values::{list, long_secret, networks, parsed, text, within};
 pub use variables::VARIABLES;
@@ -98,7 +98,7 @@ pub struct Config {
     /// Intervals and delays.
     pub timing: Timing,
     /// Limits on what tenants may use without paying.
-    pub unpaid: Unpaid,
+    pub free_limits: FreeLimits,
     /// `PLATEN_MODELS`: a folder that replaces the shipped catalogue.
     pub models: Option<PathBuf>,
     /// The providers that are called.
@@ -222,7 +222,7 @@ impl Config {
                     .map_or(DEFAULT_ANSWERS_KEPT, Duration::from_hours),
                 ..Timing::default()
             },
-            unpaid: unpaid()?,
+            free_limits: free_limits()?,
             models: text("PLATEN_MODELS")?.map(PathBuf::from),
             providers: Providers {
                 wanted: list("PLATEN_PROVIDERS")?,
@@ -249,7 +249,7 @@ impl Config {
     }
 
     /// Whether a URL of Postgres is set for every database role.
-    pub fn names_postgres(&self) -> bool {
+    pub fn has_database_urls(&self) -> bool {
         DatabaseRole::ALL
             .into_iter()
             .all(|role| self.database_url(role).is_ok())

@@ -16,17 +16,17 @@ use serde_json::json;
 use sqlx::{PgConnection, PgPool, Postgres, Transaction};
 
 use crate::failpoint::reach;
-use domain::allowance::Used;
+use domain::allowance::AllowanceUsage;
 use domain::artifact::{self, Artifact};
 use domain::credits::{Credits, InvalidCredits};
 use domain::id::{JobId, TenantId};
-use domain::idempotency::{self, Answer, Known};
+use domain::idempotency::{self, Answer, KeyUse};
 use domain::job::{Job, State};
 use domain::ledger::{self, Hold};
 use domain::operator::Actor;
 use domain::outcome::{Class, Failure};
 use storage::database::row::RowId;
-use storage::database::{self, NotOneRow};
+use storage::database::{self, UnexpectedRowCount};
 use storage::jobs::{End, Requeue};
 
 /// Expired leases of one job after which it fails as poison. Without a limit, a job that kills its
@@ -55,11 +55,11 @@ pub enum Settled {
     /// up.
     Extended,
     /// The job had already ended, in this state. Nothing changed.
-    Already(State),
+    AlreadyEnded(State),
     /// Another attempt holds the job. Nothing changed.
     Fenced,
     /// There is no such job, or there is no longer a reason to change it.
-    Nothing,
+    NotFound,
 }
 
 /// Why a settlement failed. Nothing was written.
@@ -74,9 +74,9 @@ pub enum SettlementError {
     SharesDoNotCover(JobId),
     /// The job's row was not in the state that the lock showed.
     #[error(transparent)]
-    NotOneRow(#[from] NotOneRow),
+    UnexpectedRowCount(#[from] UnexpectedRowCount),
     /// Postgres failed. If the connection broke during the commit, the job may have ended all the
-    /// same: a second try then returns [`Settled::Already`].
+    /// same: a second try then returns [`Settled::AlreadyEnded`].
     #[error(transparent)]
     Database(#[from] sqlx::Error),
 }
@@ -85,7 +85,7 @@ impl database::PostgresError for SettlementError {
     fn postgres(&self) -> Option<&sqlx::Error> {
         match self {
             Self::Database(error) => Some(error),
-            Self::Amount(_) | Self::SharesDoNotCover(_) | Self::NotOneRow(_) => None,
+            Self::Amount(_) | Self::SharesDoNotCover(_) | Self::UnexpectedRowCount(_) => None,
         }
     }
 }
@@ -116,10 +116,10 @@ pub async fn deliver(
         .filter(|artifact| artifact.kind == artifact::ArtifactKind::Rendition)
         .count();
     let outcome = shortfall.map_or(Class::Ok, |failure| failure.class);
-    let reason = shortfall.map_or_else(|| Class::Ok.plain_words(), Failure::plain_words);
+    let reason = shortfall.map_or_else(|| Class::Ok.customer_message(), Failure::customer_message);
     let end = JobEnd {
         state: None,
-        delivered: RowId::new("jobs", lease.job).fits("n_delivered", delivered)?,
+        delivered: RowId::new("jobs", lease.job).convert("n_delivered", delivered)?,
         outcome,
         reason,
     };
@@ -143,7 +143,7 @@ pub async fn give_up(
                     state: Some(State::Failed),
                     delivered: 0,
                     outcome: failure.class,
-                    reason: failure.plain_words(),
+                    reason: failure.customer_message(),
                 },
             )
             .await
@@ -163,7 +163,7 @@ pub async fn retry(
     delay: Duration,
     failure: &Failure,
 ) -> Result<Settled, SettlementError> {
-    let outcome = Some((failure.class, failure.plain_words()));
+    let outcome = Some((failure.class, failure.customer_message()));
     requeue(pool, lease, delay, outcome).await
 }
 
@@ -209,8 +209,8 @@ async fn requeue(
     // The UPDATE matched no row. This read only finds the reason to report.
     Ok(
         match storage::jobs::get(&mut transaction, lease.job).await? {
-            None => Settled::Nothing,
-            Some(job) if job.state.is_terminal() => Settled::Already(job.state),
+            None => Settled::NotFound,
+            Some(job) if job.state.is_terminal() => Settled::AlreadyEnded(job.state),
             Some(_) => Settled::Fenced,
         },
     )
@@ -228,11 +228,11 @@ pub enum Cancellation {
     KeyReused,
     /// The job had already ended in this state. An owner gets this only for states other than
     /// [`State::Canceled`]; an operator gets it for every state.
-    Already(State),
+    AlreadyEnded(State),
     /// Calls of the job have begun, and the owner's cancel allowance is used up.
-    AllowanceUsed(Used),
+    AllowanceUsed(AllowanceUsage),
     /// There is no such job.
-    Nothing,
+    NotFound,
 }
 
 /// Who cancels a job.
@@ -261,11 +261,11 @@ pub async fn cancel(
 ) -> Result<Cancellation, SettlementError> {
     let mut transaction = database::begin_for(pool, tenant).await?;
     let Some(mut job) = lock_wallet_and_job(&mut transaction, tenant, id).await? else {
-        return Ok(Cancellation::Nothing);
+        return Ok(Cancellation::NotFound);
     };
     match storage::idempotency::find(&mut transaction, tenant, request).await? {
-        Some(Known::Answered(answer)) => return Ok(Cancellation::Repeated(answer)),
-        Some(Known::AnotherRequest) => return Ok(Cancellation::KeyReused),
+        Some(KeyUse::Answered(answer)) => return Ok(Cancellation::Repeated(answer)),
+        Some(KeyUse::AnotherRequest) => return Ok(Cancellation::KeyReused),
         None => {}
     }
     if job.state.is_terminal() {
@@ -274,7 +274,7 @@ pub async fn cancel(
         let is_fulfilled =
             job.state == State::Canceled && matches!(canceler, Canceler::Owner { .. });
         if !is_fulfilled {
-            return Ok(Cancellation::Already(job.state));
+            return Ok(Cancellation::AlreadyEnded(job.state));
         }
     } else {
         match canceler {
@@ -283,9 +283,9 @@ pub async fn cancel(
                     return Ok(Cancellation::AllowanceUsed(used));
                 }
             }
-            Canceler::Operator(act) => {
+            Canceler::Operator(actor) => {
                 let subject = json!({ "job": id, "tenant": tenant });
-                storage::operators::record(&mut transaction, act, "cancel", &subject).await?;
+                storage::operators::record(&mut transaction, actor, "cancel", &subject).await?;
             }
         }
         end(
@@ -315,7 +315,7 @@ async fn count_abandoned_calls(
     connection: &mut PgConnection,
     job: &Job,
     allowance: u32,
-) -> sqlx::Result<Result<(), Used>> {
+) -> sqlx::Result<Result<(), AllowanceUsage>> {
     let begun = storage::allowances::begun(connection, &[job.id]).await?;
     let Some(&begun) = begun.get(&job.id) else {
         return Ok(Ok(()));
@@ -344,10 +344,10 @@ pub async fn expire(
 ) -> Result<Settled, SettlementError> {
     let mut transaction = database::begin_for(pool, tenant).await?;
     let Some(job) = lock_wallet_and_job(&mut transaction, tenant, id).await? else {
-        return Ok(Settled::Nothing);
+        return Ok(Settled::NotFound);
     };
     if job.state.is_terminal() {
-        return Ok(Settled::Already(job.state));
+        return Ok(Settled::AlreadyEnded(job.state));
     }
     // `extend` moves a deadline only once. The second time the job expires although the allowance
     // is used up, so a provider that never answers cannot keep it open.
@@ -374,14 +374,14 @@ pub async fn expire(
 pub async fn reap(pool: &PgPool, tenant: TenantId, id: JobId) -> Result<Settled, SettlementError> {
     let mut transaction = database::begin_for(pool, tenant).await?;
     let Some(job) = lock_wallet_and_job(&mut transaction, tenant, id).await? else {
-        return Ok(Settled::Nothing);
+        return Ok(Settled::NotFound);
     };
     // Checked again under the lock: the worker may have renewed its lease or settled the job since
     // the reaper listed it.
     if job.state != State::Running
         || !storage::jobs::lease_has_run_out(&mut transaction, id).await?
     {
-        return Ok(Settled::Nothing);
+        return Ok(Settled::NotFound);
     }
     if job.crash_count.saturating_add(1) >= MAX_CRASHES {
         let end = JobEnd::without_delivery(State::Failed, Class::Poison);
@@ -415,10 +415,10 @@ async fn lock_leased(
 ) -> Result<Result<LockedJob, Settled>, SettlementError> {
     let mut transaction = database::begin_for(pool, lease.tenant).await?;
     let Some(job) = lock_wallet_and_job(&mut transaction, lease.tenant, lease.job).await? else {
-        return Ok(Err(Settled::Nothing));
+        return Ok(Err(Settled::NotFound));
     };
     if job.state.is_terminal() {
-        return Ok(Err(Settled::Already(job.state)));
+        return Ok(Err(Settled::AlreadyEnded(job.state)));
     }
     // An expired lease may still settle as long as nobody has claimed or requeued the job: its work
     // is done and paid for. Only the fence decides, not the time.
@@ -479,7 +479,7 @@ impl JobEnd<'static> {
             state: Some(state),
             delivered: 0,
             outcome,
-            reason: outcome.plain_words(),
+            reason: outcome.customer_message(),
         }
     }
 }
@@ -506,7 +506,7 @@ async fn end(
     job: &Job,
     job_end: JobEnd<'_>,
 ) -> Result<State, SettlementError> {
-    let delivered = RowId::new("jobs", job.id).fits("n_delivered", job_end.delivered)?;
+    let delivered = RowId::new("jobs", job.id).convert("n_delivered", job_end.delivered)?;
     // The price on the job's row, not today's price: the hold was made with it.
     let captured = job.cost.unit_price.times(delivered)?;
     let resolution = Hold {

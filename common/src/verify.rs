@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use sqlx::{Executor, PgPool};
 use storage::verify::SETTINGS;
-use storage::verify::guards::Compared;
-use storage::verify::{Finding, INVARIANTS, Invariant, guards}; // the paths of before
+use storage::verify::guards::Comparison;
+use storage::verify::{Finding, INVARIANTS, Invariant, guards};
 
 /// Checks all invariants and the guards, in one snapshot. `pool` must act as `platen_reader`.
 ///
@@ -41,16 +41,16 @@ pub async fn check(
         let rows: Vec<String> = sqlx::query_scalar(invariant.query)
             .fetch_all(&mut *snapshot)
             .await?;
-        let found = rows.into_iter().map(|says| Finding {
+        let found = rows.into_iter().map(|text| Finding {
             invariant: invariant.number,
-            says,
+            text,
         });
         report(invariant, found.collect(), started.elapsed());
     }
     let started = Instant::now();
     match guards::check(&mut snapshot).await? {
-        Compared::Findings(found) => report(&guards::INVARIANT, found, started.elapsed()),
-        Compared::Newer { database, program } => tracing::warn!(
+        Comparison::Findings(found) => report(&guards::INVARIANT, found, started.elapsed()),
+        Comparison::Newer { database, program } => tracing::warn!(
             "The guards were NOT compared: the database has migration {database}, this program knows {program}. Run `platen verify` of the newer version"
         ),
     }

@@ -4,7 +4,9 @@
 use std::os::unix::fs::symlink;
 use std::time::{Duration, Instant};
 
-use bucket::{Address, Bucket, BucketError, ContentDisposition, FileKind, Link, Listed, Stored};
+use bucket::{
+    Address, Bucket, BucketError, ContentDisposition, FileKind, Link, ListedObject, Stored,
+};
 use bytes::Bytes;
 use domain::clock;
 use futures::{StreamExt, TryStreamExt, stream};
@@ -77,9 +79,9 @@ fn bytes(text: &'static str) -> Bytes {
     Bytes::from_static(text.as_bytes())
 }
 
-async fn list(bucket: &Bucket) -> Vec<Listed> {
+async fn list(bucket: &Bucket) -> Vec<ListedObject> {
     let mut objects = bucket.list();
-    let mut listed: Vec<Listed> = objects.by_ref().try_collect().await.unwrap();
+    let mut listed: Vec<ListedObject> = objects.by_ref().try_collect().await.unwrap();
     assert!(
         objects.next().await.is_none(),
         "a stream that has ended stays ended"
@@ -188,7 +190,7 @@ async fn link(bucket: &Bucket, seconds: u64) -> String {
     let link = bucket.link("t/1/a.png", shown, clock::now(), lifetime);
     match link.await.unwrap() {
         Link::Store(url) => url,
-        Link::Ours(path) => panic!("{path}"),
+        Link::Local(path) => panic!("{path}"),
     }
 }
 
@@ -242,7 +244,7 @@ async fn a_bucket_can_be_served_through_the_api() {
     };
     let link = bucket.link("t/1/a.png", shown, clock::now(), Duration::from_mins(1));
     assert!(
-        matches!(link.await.unwrap(), Link::Ours(path) if path.starts_with("/files/t/1/a.png?"))
+        matches!(link.await.unwrap(), Link::Local(path) if path.starts_with("/files/t/1/a.png?"))
     );
 }
 

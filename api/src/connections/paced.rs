@@ -11,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep};
 
-use super::table::{Phase, RefusalReason, Slot};
+use super::table::{CloseReason, Phase, Slot};
 
 /// A stream that fails when the client is too slow.
 pub(super) struct TimedStream {
@@ -55,7 +55,7 @@ impl TimedStream {
             .write_deadline
             .get_or_insert_with(|| Box::pin(sleep(timeout)));
         ready!(deadline.as_mut().poll(context));
-        Poll::Ready(Err(self.slot.timed_out(RefusalReason::Write)))
+        Poll::Ready(Err(self.slot.timed_out(CloseReason::WriteTimeout)))
     }
 }
 
@@ -85,8 +85,8 @@ impl AsyncRead for TimedStream {
         }
         ready!(self.read_deadline.as_mut().poll(context));
         Poll::Ready(Err(match self.slot.phase() {
-            Phase::Silent => self.slot.timed_out(RefusalReason::Silent),
-            Phase::ReadingHead => self.slot.timed_out(RefusalReason::Head),
+            Phase::Silent => self.slot.timed_out(CloseReason::NoRequest),
+            Phase::ReadingHead => self.slot.timed_out(CloseReason::HeadTimeout),
             // The end of the idle time is normal, so it is not counted as a refusal.
             _ => io::ErrorKind::TimedOut.into(),
         }))

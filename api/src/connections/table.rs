@@ -19,12 +19,12 @@ pub(super) struct Table {
     port: Port,
     counts: Mutex<Counts>,
     /// One limiter of log lines for each reason.
-    logs: [OncePerSecond; RefusalReason::ALL.len()],
+    logs: [OncePerSecond; CloseReason::ALL.len()],
 }
 
 /// Why the API refuses or closes a connection.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum RefusalReason {
+pub(super) enum CloseReason {
     /// Its address has reached the limit per address.
     Address,
     /// The port has reached its total limit, and every connection has a request under way.
@@ -34,22 +34,22 @@ pub(super) enum RefusalReason {
     /// The system has no more files.
     Files,
     /// No byte of a request was sent. Browsers open such connections in advance.
-    Silent,
+    NoRequest,
     /// The head of a request was not sent in time.
-    Head,
+    HeadTimeout,
     /// The client read nothing of its answer in time.
-    Write,
+    WriteTimeout,
 }
 
-impl RefusalReason {
+impl CloseReason {
     const ALL: [Self; 7] = [
         Self::Address,
         Self::Total,
         Self::Displaced,
         Self::Files,
-        Self::Silent,
-        Self::Head,
-        Self::Write,
+        Self::NoRequest,
+        Self::HeadTimeout,
+        Self::WriteTimeout,
     ];
 
     fn as_str(self) -> &'static str {
@@ -58,9 +58,9 @@ impl RefusalReason {
             Self::Total => "total",
             Self::Displaced => "displaced",
             Self::Files => "files",
-            Self::Silent => "silent",
-            Self::Head => "head",
-            Self::Write => "write",
+            Self::NoRequest => "silent",
+            Self::HeadTimeout => "head",
+            Self::WriteTimeout => "write",
         }
     }
 
@@ -77,9 +77,9 @@ impl RefusalReason {
             Self::Files => {
                 "not accepted: the system has no more files; raise the limit of open files or lower PLATEN_CONNECTIONS"
             }
-            Self::Silent => "closed: no request was sent in time",
-            Self::Head => "closed: the head of a request was not sent in time",
-            Self::Write => "closed: nothing of an answer was read in time",
+            Self::NoRequest => "closed: no request was sent in time",
+            Self::HeadTimeout => "closed: the head of a request was not sent in time",
+            Self::WriteTimeout => "closed: nothing of an answer was read in time",
         }
     }
 }
@@ -135,7 +135,7 @@ impl Table {
         let limit = i64::try_from(port.total).unwrap_or(i64::MAX);
         CONNECTIONS_LIMIT.with_label_values(&[port.name]).set(limit);
         // Counters are exported as 0 from the start. Otherwise Prometheus would not see the first event as an increase.
-        for reason in RefusalReason::ALL {
+        for reason in CloseReason::ALL {
             CONNECTIONS_REFUSED
                 .with_label_values(&[port.name, reason.as_str()])
                 .inc_by(0);
@@ -160,12 +160,12 @@ impl Table {
         let of_network = network.and_then(|network| counts.by_network.get(&network));
         if of_network.is_some_and(|open| *open >= self.port.per_address) {
             drop(counts);
-            self.refuse(RefusalReason::Address);
+            self.count_and_log(CloseReason::Address);
             return None;
         }
         if counts.open >= self.port.total && !self.displace_oldest(&mut counts) {
             drop(counts);
-            self.refuse(RefusalReason::Total);
+            self.count_and_log(CloseReason::Total);
             return None;
         }
         counts.open += 1;
@@ -194,30 +194,30 @@ impl Table {
         counts.remove(&slot);
         self.count_closed();
         slot.displaced.notify_one();
-        self.refuse(RefusalReason::Displaced);
+        self.count_and_log(CloseReason::Displaced);
         true
     }
 
     /// Closes a connection without a request, because the system has no file for another connection.
-    pub(super) fn free_a_file(&self) {
+    pub(super) fn free_file_descriptor(&self) {
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         self.displace_oldest(&mut counts);
         drop(counts);
-        self.refuse(RefusalReason::Files);
+        self.count_and_log(CloseReason::Files);
     }
 
     /// Counts a connection that is refused or closed, and logs it: one line a second for each reason.
-    pub(super) fn refuse(&self, reason: RefusalReason) {
+    pub(super) fn count_and_log(&self, reason: CloseReason) {
         let (port, why) = (self.port.name, reason.as_str());
         CONNECTIONS_REFUSED.with_label_values(&[port, why]).inc();
         let log = &self.logs[reason as usize];
-        log.say(move |connections| {
+        log.log(move |connections| {
             let explanation = reason.explanation();
             match reason {
-                RefusalReason::Address
-                | RefusalReason::Total
-                | RefusalReason::Displaced
-                | RefusalReason::Files => {
+                CloseReason::Address
+                | CloseReason::Total
+                | CloseReason::Displaced
+                | CloseReason::Files => {
                     tracing::warn!(
                         port,
                         reason = why,
@@ -225,7 +225,7 @@ impl Table {
                         "Within one second {connections} connections were {explanation}"
                     );
                 }
-                RefusalReason::Head | RefusalReason::Write => {
+                CloseReason::HeadTimeout | CloseReason::WriteTimeout => {
                     tracing::info!(
                         port,
                         reason = why,
@@ -233,7 +233,7 @@ impl Table {
                         "Within one second {connections} connections were {explanation}"
                     );
                 }
-                RefusalReason::Silent => {
+                CloseReason::NoRequest => {
                     tracing::debug!(
                         port,
                         reason = why,
@@ -302,8 +302,8 @@ impl Slot {
     }
 
     /// Counts the connection as too slow, and returns the error that closes it.
-    pub(super) fn timed_out(&self, reason: RefusalReason) -> io::Error {
-        self.table.refuse(reason);
+    pub(super) fn timed_out(&self, reason: CloseReason) -> io::Error {
+        self.table.count_and_log(reason);
         io::ErrorKind::TimedOut.into()
     }
 

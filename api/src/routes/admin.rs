@@ -8,7 +8,7 @@ pub mod workers;
 
 use axum::response::Response;
 use common::people::operator::MAX_REASON;
-use common::people::operator::once::{OperatorRequest, Replied};
+use common::people::operator::once::{OperatorReply, OperatorRequest};
 use domain::generation::Violation;
 use domain::id::TenantId;
 use domain::idempotency::Request;
@@ -20,7 +20,7 @@ use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
 
 use crate::auth::Operator;
 use crate::error::{Problem, Result};
-use crate::idempotency::Key;
+use crate::idempotency::IdempotencyKey;
 
 /// The reason for an action.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -50,17 +50,17 @@ impl Reason {
     /// The request of an operator whose body is only a reason.
     fn operator_request<'a>(&'a self, request: &'a Request) -> Result<OperatorRequest<'a>> {
         Ok(OperatorRequest {
-            act: actor(&self.reason)?,
+            actor: actor(&self.reason)?,
             request,
         })
     }
 }
 
 /// Writes the answer to an operator's POST, new or repeated.
-fn replied(key: &Key, replied: Replied) -> Response {
+fn replied(key: &IdempotencyKey, replied: OperatorReply) -> Response {
     match replied {
-        Replied::New(answer) => key.answer(answer),
-        Replied::Repeated(answer) => key.replay(answer),
+        OperatorReply::New(answer) => key.answer(answer),
+        OperatorReply::Repeated(answer) => key.replay(answer),
     }
 }
 

@@ -196,7 +196,7 @@ async fn uncancelable(
     let used = storage::allowances::used(connection, tenant).await?;
     let over = begun
         .into_iter()
-        .filter(|(_, calls)| !used.allows(*calls, app.unpaid.cancel_allowance));
+        .filter(|(_, calls)| !used.allows(*calls, app.free_limits.cancel_allowance));
     Ok(over.map(|(job, _)| job).collect())
 }
 
@@ -221,7 +221,10 @@ pub async fn load_view(
     let queued = match job.state {
         State::Queued => {
             let ahead = storage::jobs::count_ahead(&mut transaction, &job).await?;
-            Some((ahead, Waiting::by_postgres(&mut transaction, &job).await?))
+            Some((
+                ahead,
+                Waiting::reason_from_postgres(&mut transaction, &job).await?,
+            ))
         }
         _ => None,
     };
@@ -236,7 +239,7 @@ pub async fn load_view(
     if let Some((ahead, waiting)) = queued {
         view.queue_position = Some(ahead + 1);
         view.waiting = match waiting {
-            None => Waiting::by_redis(app, &job, ahead).await,
+            None => Waiting::reason_from_redis(app, &job, ahead).await,
             waiting => waiting,
         };
     }

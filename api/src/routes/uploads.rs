@@ -9,7 +9,7 @@ pub mod list;
 
 use axum::response::Response;
 use bytes::Bytes;
-use common::admission::{self, Refusal};
+use common::admission::{self, AdmissionError};
 use common::files::uploading::{self, Stored};
 use domain::generation::Violation;
 use domain::generation::image::{MAX_INPUT_BYTES, MediaType};
@@ -26,7 +26,7 @@ use utoipa::ToSchema;
 use crate::app::App;
 use crate::base_url::BaseUrl;
 use crate::error::{Code, Problem, Result};
-use crate::idempotency::Key;
+use crate::idempotency::IdempotencyKey;
 use crate::link::{File, FileLink};
 
 /// The largest file that may be sent, in bytes. The stored image is smaller.
@@ -126,7 +126,7 @@ pub struct UploadQuery {
 }
 
 impl UploadQuery {
-    fn check(self) -> Result<Option<String>> {
+    fn into_valid_name(self) -> Result<Option<String>> {
         match self.name.filter(|name| !visible::is_blank(name)) {
             Some(name) if name.chars().count() > MAX_NAME_LENGTH || name.contains('\0') => {
                 let detail =
@@ -182,11 +182,19 @@ async fn insert(
     tenant: TenantId,
     upload: &Upload,
     request: Option<&Request>,
-) -> Result<std::result::Result<Stored, Refusal>> {
+) -> Result<std::result::Result<Stored, AdmissionError>> {
     let view = UploadView::new(app, base, upload).await;
     let answer = |created_at| view.answer(created_at);
     let connection = app.wallet(tenant).await?;
-    Ok(uploading::store(&connection, tenant, upload, request, &app.unpaid, answer).await)
+    Ok(uploading::store(
+        &connection,
+        tenant,
+        upload,
+        request,
+        &app.free_limits,
+        answer,
+    )
+    .await)
 }
 
 /// The stored answer to an earlier request with the same key, if there is one.
@@ -196,7 +204,7 @@ async fn answered_before(app: &App, tenant: TenantId, request: &Request) -> Resu
 }
 
 /// Writes the answer to a POST that stored an upload, new or repeated.
-fn answered(key: &Key, stored: Stored) -> Response {
+fn answered(key: &IdempotencyKey, stored: Stored) -> Response {
     match stored {
         Stored::New(answer) => key.answer(answer),
         Stored::Repeated(answer) => key.replay(answer),

@@ -17,7 +17,7 @@ use time::format_description::well_known::Rfc3339;
 pub use self::jobs::JobSelection;
 use self::tenants::Adjustment;
 use crate::arguments::{DatabaseArgs, ReasonArgs};
-use crate::database::connected;
+use crate::database::with_connection;
 use crate::{actor, say};
 
 /// What operators can do.
@@ -249,7 +249,7 @@ pub async fn run(config: &Config, command: AdminCommand) -> anyhow::Result<()> {
 
 async fn actions(config: &Config, database: &DatabaseArgs, limit: i64) -> anyhow::Result<()> {
     let actions = async |pool: &PgPool| Ok(storage::operators::actions(pool, None, limit).await?);
-    for entry in connected(config, database.data(), DatabaseRole::Reader, actions).await? {
+    for entry in with_connection(config, database.data(), DatabaseRole::Reader, actions).await? {
         say!(
             "{}  {}  {}  {}: {}",
             entry.at.format(&Rfc3339)?,

@@ -10,7 +10,7 @@ use sqlx::PgPool;
 use storage::database::DatabaseRole;
 
 use crate::arguments::{DatabaseArgs, NO_REASON, OptionalReasonArgs};
-use crate::database::{connected, open_bucket};
+use crate::database::{open_bucket, with_connection};
 use crate::{actor, say};
 
 /// What to do with the bucket.
@@ -53,7 +53,7 @@ pub async fn run(config: &Config, command: BucketCommand) -> anyhow::Result<()> 
     let (address, bucket) = open_bucket(config, data)?;
     if if_new {
         let is_new = async |reader: &PgPool| Ok(ownership::is_new(reader).await?);
-        if !connected(config, data, DatabaseRole::Reader, is_new).await? {
+        if !with_connection(config, data, DatabaseRole::Reader, is_new).await? {
             say!(
                 "nothing was done: the database is not new, and `platen bucket adopt` is for people then"
             )?;
@@ -63,7 +63,7 @@ pub async fn run(config: &Config, command: BucketCommand) -> anyhow::Result<()> 
     let adopt = async |pool: &PgPool| {
         Ok(ownership::adopt(pool, &bucket, &address.to_string(), actor, replace).await?)
     };
-    match connected(config, data, DatabaseRole::Api, adopt).await? {
+    match with_connection(config, data, DatabaseRole::Api, adopt).await? {
         Adopted::Now => say!("adopted")?,
         Adopted::Before => say!("it was adopted before")?,
     }

@@ -4,16 +4,16 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use bucket::{Address, Bucket, BucketError, Survey};
+use bucket::{Address, Bucket, BucketError, FolderState};
 use common::config::Config;
 use common::files::ownership;
 use domain::catalog::lifecycle;
 use domain::clock;
-use queue::{ReadyQueue, Trouble};
+use queue::{ReadyQueue, RedisFailure};
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::PgPool;
 use storage::database::{self, DatabaseRole};
-use storage::verify::guards::{self, Compared};
+use storage::verify::guards::{self, Comparison};
 
 use crate::say;
 
@@ -153,16 +153,16 @@ async fn login(
 /// Checks what protects the data inside the database: row-level security, triggers, grants.
 async fn guards(pool: &PgPool, report: &mut Report) -> anyhow::Result<()> {
     match guards::check(&mut *pool.acquire().await?).await? {
-        Compared::Findings(found) if found.is_empty() => report.add(
+        Comparison::Findings(found) if found.is_empty() => report.add(
             Level::Ok,
             "Postgres: row-level security, policies, triggers, grants, functions and roles are as they must be",
         ),
-        Compared::Findings(found) => {
+        Comparison::Findings(found) => {
             for finding in found {
-                report.add(Level::Missing, format!("Postgres: {}", finding.says));
+                report.add(Level::Missing, format!("Postgres: {}", finding.text));
             }
         }
-        Compared::Newer { database, program } => report.add(
+        Comparison::Newer { database, program } => report.add(
             Level::Note,
             format!("Postgres: the guards were NOT compared: the database has migration {database}, this program knows {program}"),
         ),
@@ -271,8 +271,8 @@ async fn redis(config: &Config, report: &mut Report) {
     match tokio::time::timeout(SERVER_TIMEOUT, check).await {
         Ok(Ok(())) => report.add(Level::Ok, "Redis: reachable"),
         Ok(Err(error)) => {
-            let trouble = Trouble::of(&error).unwrap_or(Trouble::Other);
-            let words = trouble.plain_words();
+            let failure = RedisFailure::classify(&error).unwrap_or(RedisFailure::Other);
+            let words = failure.explanation();
             report.add(Level::Missing, format!("Redis: {words} ({error})"));
         }
         Err(_) => report.add(Level::Missing, "Redis: no answer within 5 s"),
@@ -343,7 +343,7 @@ fn files(folder: &Path, report: &mut Report) {
             return report.add(Level::Note, format!("bucket: it cannot be listed: {error}"));
         }
     };
-    let Survey { seen, is_whole, .. } = survey;
+    let FolderState { seen, is_whole, .. } = survey;
     // A large folder is not walked to its end.
     let of = if is_whole { "all" } else { "the first" };
     if let Some(path) = &survey.one_of_these {

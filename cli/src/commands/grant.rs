@@ -9,7 +9,7 @@ use domain::id::TenantId;
 use storage::database::DatabaseRole;
 
 use crate::arguments::{DatabaseArgs, OptionalReasonArgs};
-use crate::database::connected;
+use crate::database::with_connection;
 use crate::{actor, say};
 
 /// Whom to give how much.
@@ -39,7 +39,7 @@ pub async fn run(config: &Config, args: GrantArgs) -> anyhow::Result<()> {
     let amount = Credits::new(args.amount)?;
     let default_reason = format!("source: {}", args.source);
     let actor = args.reason.actor(&by, &default_reason)?;
-    connected(
+    with_connection(
         config,
         args.database.data(),
         DatabaseRole::Api,

@@ -11,7 +11,7 @@ use sqlx::PgPool;
 use storage::database::DatabaseRole;
 
 use crate::arguments::{DatabaseArgs, NO_REASON, OptionalReasonArgs};
-use crate::database::connected;
+use crate::database::with_connection;
 use crate::{actor, say};
 
 /// What to do with API keys.
@@ -61,7 +61,7 @@ pub async fn run(config: &Config, command: KeyCommand) -> anyhow::Result<()> {
         } => {
             let actor = reason.actor(&by, NO_REASON)?;
             let add = async |pool: &PgPool| Ok(tenants::add_key(pool, actor, tenant, &name).await?);
-            let key = connected(config, database.data(), DatabaseRole::Api, add).await?;
+            let key = with_connection(config, database.data(), DatabaseRole::Api, add).await?;
             say!("{}", key.expose())?;
         }
         KeyCommand::Revoke {
@@ -90,7 +90,7 @@ pub async fn revoke(
     tenant: TenantId,
     key: &str,
 ) -> anyhow::Result<()> {
-    connected(config, data, DatabaseRole::Api, async |pool| {
+    with_connection(config, data, DatabaseRole::Api, async |pool| {
         Ok(tenants::revoke_key(pool, actor, tenant, key).await?)
     })
     .await

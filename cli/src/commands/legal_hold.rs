@@ -13,7 +13,7 @@ use domain::retention::Purpose;
 use storage::database::DatabaseRole;
 
 use crate::arguments::{DatabaseArgs, NO_REASON, OptionalReasonArgs, ReasonArgs};
-use crate::database::connected;
+use crate::database::with_connection;
 use crate::{actor, say};
 
 const DAY: Duration = Duration::from_hours(24);
@@ -104,7 +104,7 @@ pub async fn add(
     days: u32,
 ) -> anyhow::Result<i64> {
     let until = clock::now() + DAY * days;
-    connected(config, data, DatabaseRole::Api, async |pool| {
+    with_connection(config, data, DatabaseRole::Api, async |pool| {
         Ok(tenants::add_legal_hold(pool, actor, of, purpose, until).await?)
     })
     .await
@@ -122,7 +122,7 @@ pub async fn remove(
     tenant: TenantId,
     hold: i64,
 ) -> anyhow::Result<()> {
-    connected(config, data, DatabaseRole::Api, async |pool| {
+    with_connection(config, data, DatabaseRole::Api, async |pool| {
         Ok(tenants::remove_legal_hold(pool, actor, tenant, hold).await?)
     })
     .await

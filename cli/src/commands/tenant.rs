@@ -9,7 +9,7 @@ use sqlx::PgPool;
 use storage::database::DatabaseRole;
 
 use crate::arguments::{DatabaseArgs, NO_REASON, OptionalReasonArgs};
-use crate::database::connected;
+use crate::database::with_connection;
 use crate::{actor, say};
 
 /// What to do with tenants.
@@ -82,7 +82,7 @@ pub async fn run(config: &Config, command: TenantCommand) -> anyhow::Result<()> 
         } => {
             let actor = reason.actor(&by, NO_REASON)?;
             let add = async |pool: &PgPool| Ok(tenants::add(pool, actor, &name).await?);
-            let tenant = connected(config, database.data(), DatabaseRole::Api, add).await?;
+            let tenant = with_connection(config, database.data(), DatabaseRole::Api, add).await?;
             say!("{tenant}")?;
         }
         TenantCommand::Weight {
@@ -94,7 +94,7 @@ pub async fn run(config: &Config, command: TenantCommand) -> anyhow::Result<()> 
             let actor = reason.actor(&by, NO_REASON)?;
             let set =
                 async |pool: &PgPool| Ok(tenants::set_weight(pool, actor, tenant, weight).await?);
-            connected(config, database.data(), DatabaseRole::Api, set).await?;
+            with_connection(config, database.data(), DatabaseRole::Api, set).await?;
             say!("set")?;
         }
         TenantCommand::Retention {
@@ -111,7 +111,7 @@ pub async fn run(config: &Config, command: TenantCommand) -> anyhow::Result<()> 
             let set = async |pool: &PgPool| {
                 Ok(tenants::set_retention(pool, actor, tenant, retention).await?)
             };
-            connected(config, database.data(), DatabaseRole::Api, set).await?;
+            with_connection(config, database.data(), DatabaseRole::Api, set).await?;
             say!("set")?;
         }
     }

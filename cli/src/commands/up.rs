@@ -103,7 +103,7 @@ async fn serve(
     if let Some(port) = args.port {
         config.listen = SocketAddr::from(([127, 0, 0, 1], port));
     }
-    config.ports = open_files::raise(config.ports)?;
+    config.ports = open_files::raise_limit(config.ports)?;
     let backlog = config.ports.backlog;
     let listener = listen(config.listen, &format!("--port or {API_VARIABLE}"), backlog)?;
     let metrics = metrics_listener(config)?;
@@ -207,20 +207,20 @@ fn supervise(
 /// Starts private servers and adds them to the configuration; `None` if both are configured. If only one of the two is
 /// configured, both private servers are started and one is not used.
 async fn start_servers(config: &mut Config, data: &Path) -> anyhow::Result<Option<Servers>> {
-    if config.names_postgres() && config.redis_url.is_some() {
+    if config.has_database_urls() && config.redis_url.is_some() {
         return Ok(None);
     }
     if DatabaseRole::ALL
         .iter()
         .any(|role| config.logins.of(*role).is_some())
-        && !config.names_postgres()
+        && !config.has_database_urls()
     {
         bail!(
             "DATABASE_API_URL, DATABASE_WORKER_URL and DATABASE_READER_URL name one Postgres: set all three, or DATABASE_URL, or none"
         );
     }
     let servers = Servers::start(data).await?;
-    if !config.names_postgres() {
+    if !config.has_database_urls() {
         config.database_url = Some(SecretString::from(servers.database_url()));
         let LoginUrls {
             api,
@@ -255,7 +255,7 @@ fn metrics_listener(config: &Config) -> anyhow::Result<TcpListener> {
 /// Tells what runs: on standard output and in the ready file.
 fn announce(ready: &Ready, demo: &Demo, args: &UpArgs) -> anyhow::Result<()> {
     // Platen keeps running even if standard output cannot be written.
-    if let Err(error) = welcome(ready, demo, args) {
+    if let Err(error) = print_welcome(ready, demo, args) {
         tracing::warn!("{:#}", anyhow::Error::from(error));
     }
     if let Some(path) = &args.ready_file {
@@ -274,7 +274,7 @@ fn announce(ready: &Ready, demo: &Demo, args: &UpArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn welcome(ready: &Ready, demo: &Demo, args: &UpArgs) -> Result<(), OutputError> {
+fn print_welcome(ready: &Ready, demo: &Demo, args: &UpArgs) -> Result<(), OutputError> {
     say!("\n  Platen is up.\n")?;
     say!("  console   {}/#key={}", ready.api, ready.key)?;
     say!("  API       {}", ready.api)?;
@@ -287,7 +287,7 @@ fn welcome(ready: &Ready, demo: &Demo, args: &UpArgs) -> Result<(), OutputError>
     )?;
     if ready.fakes.vendors.is_some() {
         say!(
-            "\n  Pictures are synthetic: no Google project is configured, so fakes answer and no AI model is called."
+            "\n  Images are synthetic: no Google project is configured, so fakes answer and no AI model is called."
         )?;
     }
     say!("\n  Ctrl-C stops everything.\n")

@@ -15,7 +15,7 @@ use storage::database::DatabaseRole;
 use storage::verify;
 
 use crate::arguments::DatabaseArgs;
-use crate::database::{connected, folder, open_bucket};
+use crate::database::{folder, open_bucket, with_connection};
 use crate::say;
 
 /// How much to check.
@@ -43,7 +43,7 @@ struct Checked {
 /// The result of the comparison with anchors.
 enum Anchors {
     /// How many were compared. Differences are reported as findings.
-    Compared(usize),
+    Comparison(usize),
     /// None, with the reason.
     NotCompared(String),
 }
@@ -60,7 +60,7 @@ pub async fn run(config: &Config, args: VerifyArgs) -> anyhow::Result<ExitCode> 
             findings += 1;
             // After the first line that could not be written, nothing more is printed.
             if printed.is_ok() {
-                printed = say!("{}: {}", finding.invariant, finding.says);
+                printed = say!("{}: {}", finding.invariant, finding.text);
             }
         }
         Report::Progress(Progress {
@@ -76,8 +76,10 @@ pub async fn run(config: &Config, args: VerifyArgs) -> anyhow::Result<ExitCode> 
     .await?;
     printed?;
     match &checked.anchors {
-        Anchors::Compared(0) => say!("no anchor was compared with the ledger: there is none yet")?,
-        Anchors::Compared(anchors) => say!("anchors compared with the ledger: {anchors}")?,
+        Anchors::Comparison(0) => {
+            say!("no anchor was compared with the ledger: there is none yet")?
+        }
+        Anchors::Comparison(anchors) => say!("anchors compared with the ledger: {anchors}")?,
         Anchors::NotCompared(reason) => say!("anchors were NOT compared: {reason}")?,
     }
     if findings > 0 {
@@ -109,7 +111,7 @@ async fn check(
     mut report: impl FnMut(Report),
 ) -> anyhow::Result<Checked> {
     let data = args.database.data();
-    connected(config, data, DatabaseRole::Reader, async |pool| {
+    with_connection(config, data, DatabaseRole::Reader, async |pool| {
         let mut findings = 0_usize;
         common::verify::check(pool, |_, found, _| {
             findings += found.len();
@@ -126,7 +128,7 @@ async fn check(
                 if args.anchor && findings == 0 {
                     written = anchor::write(pool, &bucket, &key, None).await?;
                 }
-                Anchors::Compared(compared.anchors)
+                Anchors::Comparison(compared.anchors)
             }
             Err(error) if args.anchor => return Err(error),
             Err(error) => Anchors::NotCompared(format!("{error:#}")),
@@ -151,7 +153,7 @@ async fn check(
 /// The bucket with the anchors, and the key that signed them.
 fn open_anchors(config: &Config, data: Option<&Path>) -> anyhow::Result<(Bucket, SecretString)> {
     let (_, bucket) = open_bucket(config, data)?;
-    let key = match (&config.signing_key, data, config.names_postgres()) {
+    let key = match (&config.signing_key, data, config.has_database_urls()) {
         (Some(key), ..) => Some(key.clone()),
         (None, None, true) => None,
         // A `platen up` keeps its key in its data folder.

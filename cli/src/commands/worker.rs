@@ -18,7 +18,7 @@ use crate::shutdown::stop_signal;
 pub async fn run(config: &Config) -> anyhow::Result<()> {
     let app = Arc::new(worker::App::connect(config).await?);
     // A worker serves metrics only, so it needs no files for client connections.
-    let ports = open_files::raise(Ports {
+    let ports = open_files::raise_limit(Ports {
         connections: 0,
         ..config.ports
     })?;

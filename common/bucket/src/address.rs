@@ -41,16 +41,16 @@ pub struct Remote<B> {
 }
 
 /// A bucket that was opened.
-pub(super) struct Opened {
+pub(super) struct OpenedBucket {
     /// Reads and writes objects.
     pub store: Arc<dyn ObjectStore>,
     /// Signs links; `None` for a folder.
-    pub signing: Option<Signing>,
+    pub signing: Option<LinkSigning>,
 }
 
 /// How links to a store are signed.
 #[derive(Clone)]
-pub(super) struct Signing {
+pub(super) struct LinkSigning {
     /// Signs a path.
     pub signer: Arc<dyn Signer>,
     /// Scheme, host and port of every link.
@@ -59,7 +59,7 @@ pub(super) struct Signing {
     escape: fn(&Key) -> Key,
 }
 
-impl Signing {
+impl LinkSigning {
     /// The path of an object in a link.
     pub(super) fn path(&self, key: &Key) -> Key {
         let full_key = self.prefix.parts().chain(key.parts()).collect();
@@ -143,14 +143,14 @@ impl Address {
     ///
     /// # Errors
     /// The folder does not exist, or the settings of the store are not complete.
-    pub(super) fn open(&self) -> Result<Opened, BucketError> {
+    pub(super) fn open(&self) -> Result<OpenedBucket, BucketError> {
         Ok(match self {
             Self::Folder(folder) => {
                 let problem = |error| BucketError::Folder(folder.display().to_string(), error);
                 if !std::fs::metadata(folder).map_err(problem)?.is_dir() {
                     return Err(problem(io::ErrorKind::NotADirectory.into()));
                 }
-                Opened {
+                OpenedBucket {
                     store: Arc::new(LocalFileSystem::new_with_prefix(folder)?.with_fsync(true)),
                     signing: None,
                 }
@@ -173,10 +173,10 @@ impl<B> Remote<B> {
         store: impl ObjectStore + Signer + Clone,
         origin: String,
         escape: fn(&Key) -> Key,
-    ) -> Opened {
-        Opened {
+    ) -> OpenedBucket {
+        OpenedBucket {
             store: Arc::new(PrefixStore::new(store.clone(), self.prefix.clone())),
-            signing: Some(Signing {
+            signing: Some(LinkSigning {
                 signer: Arc::new(store),
                 origin,
                 prefix: self.prefix.clone(),
@@ -362,7 +362,7 @@ mod tests {
             let variables = variables.iter().chain(&key);
             let variables = variables.map(|&(name, value)| (name.to_owned(), value.to_owned()));
             let address = Address::parse(&format!("s3://{bucket}/of/ours"), variables).unwrap();
-            let Signing { signer, origin, .. } = address.open().unwrap().signing.unwrap();
+            let LinkSigning { signer, origin, .. } = address.open().unwrap().signing.unwrap();
             assert_eq!(origin, expected);
             let method = object_store::signer::Method::GET;
             let link = signer

@@ -16,7 +16,7 @@ use time::OffsetDateTime;
 use tokio::sync::mpsc;
 use walkdir::{DirEntry, WalkDir};
 
-use super::{BucketError, FileKind, Listed};
+use super::{BucketError, FileKind, ListedObject};
 
 /// Entries that are listed ahead of the reader of the list.
 const WALK_BUFFER: usize = 256;
@@ -31,7 +31,7 @@ pub(super) struct Folder(PathBuf);
 
 /// The result of [`survey`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Survey {
+pub struct FolderState {
     /// Files and folders that were checked.
     pub seen: usize,
     /// Whether these are all there are.
@@ -66,7 +66,7 @@ impl Folder {
     }
 
     /// Lists every file, in no certain order, and everything else that is not a folder.
-    pub(super) fn list(&self) -> BoxStream<'static, Result<Listed, BucketError>> {
+    pub(super) fn list(&self) -> BoxStream<'static, Result<ListedObject, BucketError>> {
         let (sender, receiver) = mpsc::channel(WALK_BUFFER);
         let root = self.0.clone();
         tokio::task::spawn_blocking(move || {
@@ -129,7 +129,7 @@ fn irregular(kind: FileType) -> Option<FileKind> {
 }
 
 /// All entries below a folder, except folders and files that are still being written.
-fn walk(root: &Path) -> impl Iterator<Item = Result<Listed, BucketError>> {
+fn walk(root: &Path) -> impl Iterator<Item = Result<ListedObject, BucketError>> {
     let entries = WalkDir::new(root).follow_links(false).min_depth(1);
     entries.into_iter().filter_map(move |entry| match entry {
         Ok(entry) => listed(root, &entry).transpose(),
@@ -148,7 +148,7 @@ fn unless_deleted<T>(root: &Path, error: walkdir::Error) -> Option<Result<T, Buc
     (!is_deleted).then(|| Err(BucketError::Folder(path.display().to_string(), error)))
 }
 
-fn listed(root: &Path, entry: &DirEntry) -> Result<Option<Listed>, BucketError> {
+fn listed(root: &Path, entry: &DirEntry) -> Result<Option<ListedObject>, BucketError> {
     let kind = entry.file_type();
     if kind.is_dir() || is_unfinished(entry) {
         return Ok(None);
@@ -162,7 +162,7 @@ fn listed(root: &Path, entry: &DirEntry) -> Result<Option<Listed>, BucketError> 
         .strip_prefix(root)
         .unwrap_or_else(|_| entry.path());
     let modified = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
-    Ok(Some(Listed {
+    Ok(Some(ListedObject {
         key: path.to_string_lossy().into_owned(),
         bytes: metadata.len(),
         modified: OffsetDateTime::from(modified),
@@ -184,10 +184,10 @@ fn is_unfinished(entry: &DirEntry) -> bool {
 ///
 /// # Errors
 /// The folder cannot be listed.
-pub fn survey(root: &Path) -> io::Result<Survey> {
-    let mut survey = Survey {
+pub fn survey(root: &Path) -> io::Result<FolderState> {
+    let mut survey = FolderState {
         is_whole: true,
-        ..Survey::default()
+        ..FolderState::default()
     };
     for entry in WalkDir::new(root).follow_links(false) {
         if survey.seen >= MAX_SURVEYED_FILES {

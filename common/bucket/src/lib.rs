@@ -19,9 +19,9 @@ use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 
 pub use address::{Address, BadAddress};
-use address::{Opened, Signing};
+use address::{LinkSigning, OpenedBucket};
 use folder::Folder;
-pub use folder::{Survey, survey};
+pub use folder::{FolderState, survey};
 pub use link::{BadLink, LINKS, Signed, SigningKeys};
 
 use domain::file_name::attachment;
@@ -42,7 +42,7 @@ pub struct Bucket {
     /// The folder, where it is one.
     folder: Option<Folder>,
     /// How the store signs links; `None` where the api serves the files.
-    signing: Option<Signing>,
+    signing: Option<LinkSigning>,
     /// The keys of links to our own api.
     keys: SigningKeys,
 }
@@ -51,7 +51,7 @@ pub struct Bucket {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Link {
     /// Path and query of a link to our own api.
-    Ours(String),
+    Local(String),
     /// URL at the store itself.
     Store(String),
 }
@@ -99,7 +99,7 @@ pub struct Part {
 
 /// An object in a list of the bucket.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Listed {
+pub struct ListedObject {
     /// Its key; of a folder the path of the file in it.
     pub key: String,
     /// Its size.
@@ -132,7 +132,7 @@ impl FileKind {
     }
 }
 
-impl From<ObjectMeta> for Listed {
+impl From<ObjectMeta> for ListedObject {
     fn from(object: ObjectMeta) -> Self {
         let seconds = object.last_modified.timestamp();
         Self {
@@ -153,7 +153,7 @@ impl Bucket {
     /// The folder does not exist; it is not created, because its volume may just not be mounted. Or
     /// the settings of the store are not complete. The store itself is not asked yet.
     pub fn open(address: &Address, keys: impl Into<SigningKeys>) -> Result<Self, BucketError> {
-        let Opened { store, signing } = address.open()?;
+        let OpenedBucket { store, signing } = address.open()?;
         let folder = match address {
             Address::Folder(folder) => Some(Folder::new(folder)),
             Address::S3(_) | Address::Gcs(_) => None,
@@ -360,13 +360,13 @@ impl Bucket {
 
     /// Lists every object, in no certain order. Objects that are written or deleted meanwhile may
     /// be in the list or not. The stream may be polled after its end.
-    pub fn list(&self) -> BoxStream<'static, Result<Listed, BucketError>> {
+    pub fn list(&self) -> BoxStream<'static, Result<ListedObject, BucketError>> {
         if let Some(folder) = &self.folder {
             return folder.list().fuse().boxed();
         }
         let objects = self.store.list(None);
         objects
-            .map_ok(Listed::from)
+            .map_ok(ListedObject::from)
             .map_err(Into::into)
             .fuse()
             .boxed()
@@ -374,10 +374,13 @@ impl Bucket {
 
     /// Lists every object whose key begins with `prefix`, which ends with `/`; otherwise as
     /// [`Self::list`].
-    pub fn list_under(&self, prefix: &str) -> BoxStream<'static, Result<Listed, BucketError>> {
+    pub fn list_under(
+        &self,
+        prefix: &str,
+    ) -> BoxStream<'static, Result<ListedObject, BucketError>> {
         let objects = self.store.list(Some(&Key::from(prefix)));
         objects
-            .map_ok(Listed::from)
+            .map_ok(ListedObject::from)
             .map_err(Into::into)
             .fuse()
             .boxed()
@@ -408,7 +411,7 @@ impl Bucket {
         lifetime: Duration,
     ) -> Result<Link, BucketError> {
         let Some(signing) = &self.signing else {
-            return Ok(Link::Ours(self.our_link(
+            return Ok(Link::Local(self.local_link(
                 key,
                 disposition.file_name,
                 now,
@@ -456,7 +459,7 @@ impl Bucket {
     }
 
     /// Path and query of a link to our own api that works for `lifetime` from `now` on.
-    pub fn our_link(
+    pub fn local_link(
         &self,
         key: &str,
         file_name: &str,

@@ -28,7 +28,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
-use super::{Address, Keys, ReadyQueue, Trouble};
+use super::{Address, Keys, ReadyQueue, RedisFailure};
 use domain::id::JobId;
 
 /// How long a pop blocks. A connection that is only half open is noticed as late as that.
@@ -223,7 +223,8 @@ impl Poller {
                 Err(error) => {
                     self.connection = None;
                     let delay = delays.next().unwrap_or(MAX_RECONNECT_DELAY);
-                    let reason = Trouble::of(&error).map_or("other", Trouble::as_str);
+                    let reason =
+                        RedisFailure::classify(&error).map_or("other", RedisFailure::as_str);
                     tracing::debug!(%error, reason, delay_ms = delay.as_millis(), "Cannot pop jobs from Redis; connecting again");
                     self.stop
                         .run_until_cancelled(tokio::time::sleep(delay))

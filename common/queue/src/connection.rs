@@ -20,7 +20,7 @@ use redis::{Cmd, Pipeline, RedisError, RedisFuture, RedisResult, Value};
 use tokio::time::timeout;
 
 use super::address::Address;
-use super::trouble::Trouble;
+use super::failure::RedisFailure;
 
 /// How long a connection, and an answer, may take.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -136,8 +136,9 @@ impl SharedConnection {
         }
         let failure = answer.as_ref().err();
         // Any other error is an answer, too: Redis is there, and refused one command.
-        let failure =
-            failure.filter(|error| Trouble::of(error).is_some_and(Trouble::wants_new_connection));
+        let failure = failure.filter(|error| {
+            RedisFailure::classify(error).is_some_and(RedisFailure::wants_new_connection)
+        });
         let Some(error) = failure else {
             state.failures = 0;
             state.last_failure = None;
@@ -238,8 +239,8 @@ mod tests {
         while began.elapsed() < Duration::from_secs(1) {
             let mut connection = connection.clone();
             let answer: RedisResult<String> = redis::cmd("PING").query_async(&mut connection).await;
-            let trouble = Trouble::of(&answer.unwrap_err());
-            assert_eq!(trouble, Some(Trouble::Broken));
+            let failure = RedisFailure::classify(&answer.unwrap_err());
+            assert_eq!(failure, Some(RedisFailure::Broken));
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         drop(closing);

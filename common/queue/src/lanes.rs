@@ -176,7 +176,7 @@ impl Lanes {
         } else {
             1
         };
-        let (min_open, max_open) = self.timing.closed;
+        let (min_open, max_open) = self.timing.breaker_open;
         let may_be_the_request =
             result.is_some_and(|result| result.class.may_be_caused_by_request());
         let _changed: i64 = self

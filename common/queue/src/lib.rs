@@ -11,9 +11,9 @@
 mod address;
 mod backend;
 mod connection;
+mod failure;
 pub mod lanes;
 mod metrics;
-mod trouble;
 
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Duration;
@@ -22,13 +22,13 @@ use redis::{RedisError, Script};
 
 pub use address::Address;
 pub use backend::{ReadyJob, ReadyQueueBackend, ReadyQueueConfig};
+pub use failure::RedisFailure;
 pub use lanes::Lanes;
-pub use trouble::Trouble;
 
 use connection::SharedConnection;
 use domain::id::JobId;
 
-/// Why Redis did not do what it was asked; [`Trouble::of`] classifies it.
+/// Why Redis did not do what it was asked; [`RedisFailure::classify`] classifies it.
 pub type QueueError = RedisError;
 
 /// Most ids in the ready queue.
@@ -94,7 +94,7 @@ pub struct ReadyQueue {
     connection: SharedConnection,
     keys: Keys,
     /// What was wrong with Redis when that was noted last.
-    trouble: Arc<Mutex<Option<Trouble>>>,
+    last_failure: Arc<Mutex<Option<RedisFailure>>>,
 }
 
 /// How full the ready queue should be.
@@ -118,7 +118,7 @@ impl ReadyQueue {
             connection: SharedConnection::new(address.clone()),
             address,
             keys: Keys::new(name),
-            trouble: Arc::default(),
+            last_failure: Arc::default(),
         })
     }
 
@@ -236,24 +236,31 @@ impl ReadyQueue {
     /// Records whether the last command to Redis worked. Sets the metrics, and logs only when the
     /// reason changes: many tasks meet the same failure many times a second.
     pub fn note(&self, failure: Option<&QueueError>) {
-        let trouble = failure.map(|error| Trouble::of(error).unwrap_or(Trouble::Other));
-        let mut known = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
-        metrics::redis(trouble);
-        match (failure, trouble) {
-            _ if *known == trouble => {}
-            (Some(error), Some(trouble)) => tracing::warn!(
-                reason = trouble.as_str(),
+        let reason =
+            failure.map(|error| RedisFailure::classify(error).unwrap_or(RedisFailure::Other));
+        let mut last = self
+            .last_failure
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        metrics::redis(reason);
+        match (failure, reason) {
+            _ if *last == reason => {}
+            (Some(error), Some(reason)) => tracing::warn!(
+                reason = reason.as_str(),
                 %error,
                 "Redis is unavailable: {}",
-                trouble.plain_words()
+                reason.explanation()
             ),
             _ => tracing::info!("Redis is available again"),
         }
-        *known = trouble;
+        *last = reason;
     }
 
     /// What was wrong with Redis at the last [`Self::note`]; `None` where it worked.
-    pub fn trouble(&self) -> Option<Trouble> {
-        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
+    pub fn failure(&self) -> Option<RedisFailure> {
+        *self
+            .last_failure
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 
 use prometheus::{IntGauge, IntGaugeVec, register_int_gauge, register_int_gauge_vec};
 
-use crate::Trouble;
+use crate::RedisFailure;
 
 /// 1 while Redis is unavailable to this process.
 static REDIS_UNAVAILABLE: LazyLock<IntGauge> = LazyLock::new(|| {
@@ -26,11 +26,11 @@ static REDIS_TROUBLE: LazyLock<IntGaugeVec> = LazyLock::new(|| {
 });
 
 /// Sets the metrics of Redis; `None` where it is available.
-pub(crate) fn redis(trouble: Option<Trouble>) {
-    REDIS_UNAVAILABLE.set(i64::from(trouble.is_some()));
-    for one in Trouble::ALL {
+pub(crate) fn redis(failure: Option<RedisFailure>) {
+    REDIS_UNAVAILABLE.set(i64::from(failure.is_some()));
+    for one in RedisFailure::ALL {
         REDIS_TROUBLE
             .with_label_values(&[one.as_str()])
-            .set(i64::from(trouble == Some(one)));
+            .set(i64::from(failure == Some(one)));
     }
 }

@@ -20,7 +20,7 @@ pub struct Timing {
     /// How often expired leases and deadlines are handled.
     pub reap_every: Duration,
     /// How often a worker checks whether the bucket is available.
-    pub look_every: Duration,
+    pub probe_interval: Duration,
     /// How often the sweeper looks for objects that no row names.
     pub sweep_every: Duration,
     /// How old such an object must be: older than any upload may take.
@@ -52,7 +52,7 @@ impl Default for Timing {
             lease: DEFAULT_LEASE,
             dispatch_every: Duration::from_millis(200),
             reap_every: Duration::from_secs(1),
-            look_every: Duration::from_secs(1),
+            probe_interval: Duration::from_secs(1),
             sweep_every: Duration::from_hours(1),
             anchor_every: Duration::from_hours(1),
             retain_every: Duration::from_secs(5),
@@ -63,7 +63,7 @@ impl Default for Timing {
             idle: Duration::from_secs(30),
             poll: (Duration::from_secs(1), Duration::from_secs(10)),
             lanes: LaneTiming {
-                closed: (Duration::from_secs(5), Duration::from_mins(1)),
+                breaker_open: (Duration::from_secs(5), Duration::from_mins(1)),
                 throttled: (Duration::from_millis(250), Duration::from_secs(30)),
             },
             grace: Duration::from_secs(190),

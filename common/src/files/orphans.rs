@@ -18,7 +18,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::money::anchor;
-use bucket::{Bucket, BucketError, FileKind, Listed, MARKER, PROBE_PREFIX};
+use bucket::{Bucket, BucketError, FileKind, ListedObject, MARKER, PROBE_PREFIX};
 use domain::id::TenantId;
 use storage::database;
 
@@ -39,7 +39,7 @@ pub enum SearchError {
 /// A search through the whole bucket, in steps.
 pub struct Search {
     pool: PgPool,
-    objects: BoxStream<'static, Result<Listed, BucketError>>,
+    objects: BoxStream<'static, Result<ListedObject, BucketError>>,
     /// Objects that were written later may still get their row.
     before: OffsetDateTime,
 }
@@ -50,17 +50,17 @@ pub struct Batch {
     /// Objects of the step, without the marker and the anchors.
     pub seen: usize,
     /// Objects under a tenant's keys that no row names.
-    pub unnamed: Vec<Listed>,
+    pub unnamed: Vec<ListedObject>,
     /// Objects with a receipt of their deletion. They came back with a restored volume or copy, or
     /// the receipt is wrong.
-    pub receipted: Vec<Listed>,
+    pub receipted: Vec<ListedObject>,
     /// Objects that are still there although they were due, and when.
-    pub overdue: Vec<(Listed, OffsetDateTime)>,
+    pub overdue: Vec<(ListedObject, OffsetDateTime)>,
     /// Objects under keys that Platen does not use, or of a tenant that this database does not
     /// know: they may belong to another installation. They are not removed.
-    pub strange: Vec<Listed>,
+    pub strange: Vec<ListedObject>,
     /// Symbolic links and special files. They are not removed.
-    pub irregular: Vec<Listed>,
+    pub irregular: Vec<ListedObject>,
 }
 
 impl Search {
@@ -83,7 +83,7 @@ impl Search {
     /// The bucket or the database failed; the search cannot go on.
     pub async fn next(&mut self) -> Result<Option<Batch>, SearchError> {
         let mut batch = Batch::default();
-        let mut owned: BTreeMap<TenantId, Vec<(KeyPath, Listed)>> = BTreeMap::new();
+        let mut owned: BTreeMap<TenantId, Vec<(KeyPath, ListedObject)>> = BTreeMap::new();
         while batch.seen < BATCH
             && let Some(object) = self.objects.try_next().await?
         {
@@ -94,7 +94,7 @@ impl Search {
                 continue;
             }
             batch.seen += 1;
-            match KeyPath::of(&object.key) {
+            match KeyPath::parse(&object.key) {
                 _ if object.kind != FileKind::Object => batch.irregular.push(object),
                 Some(path) => owned.entry(path.tenant).or_default().push((path, object)),
                 None if object.modified >= self.before => {}
@@ -140,7 +140,7 @@ struct KeyPath {
 
 impl KeyPath {
     /// Reads the ids of a key; `None` where it does not begin with `t/<tenant>/`.
-    fn of(key: &str) -> Option<Self> {
+    fn parse(key: &str) -> Option<Self> {
         let is_used = |byte: u8| byte.is_ascii_alphanumeric() || b"/-_.".contains(&byte);
         let mut parts = key.split('/');
         if !key.bytes().all(is_used) || parts.next() != Some("t") {
@@ -219,7 +219,7 @@ mod tests {
     #[test]
     fn keys_of_platen_contain_their_ids() {
         let (tenant, job, call) = (TenantId::new(), JobId::new(), CallId::new());
-        let of = |key: &str| KeyPath::of(key).map(|path| (path.tenant, path.call, path.job));
+        let of = |key: &str| KeyPath::parse(key).map(|path| (path.tenant, path.call, path.job));
         assert_eq!(
             of(&original_key(tenant, call)),
             Some((tenant, Some(call.0), None))
@@ -248,7 +248,7 @@ mod tests {
             format!("t/{}/c/1", tenant.to_string().to_uppercase()),
             format!("t/{tenant}/c/a%20b"),
         ] {
-            assert_eq!(KeyPath::of(&key), None, "{key}");
+            assert_eq!(KeyPath::parse(&key), None, "{key}");
         }
     }
 }

@@ -45,11 +45,11 @@ struct Shared {
 
 type Answer = Result<Ownership, Unknown>;
 /// The recorded id, and what the bucket's marker says compared with it.
-type ReadResult = Result<(Recorded, Ownership), ReadError>;
+type ReadResult = Result<(RecordedId, Ownership), ReadError>;
 
 /// The id that the database has recorded; `None`: no bucket was adopted.
 #[derive(Clone, Copy, Debug)]
-struct Recorded(Option<Uuid>);
+struct RecordedId(Option<Uuid>);
 
 #[derive(Default)]
 struct CheckState {
@@ -58,7 +58,7 @@ struct CheckState {
     /// A check that has not ended. It goes on when its callers give up.
     running: Option<(Instant, JoinHandle<ReadResult>)>,
     /// The id that the database reported last; `None` where it never did.
-    recorded: Option<Recorded>,
+    recorded: Option<RecordedId>,
     /// What was logged last.
     logged: Option<Ownership>,
 }
@@ -177,11 +177,11 @@ impl Owner {
     /// Reads the recorded id and the marker. `known` is the id that the database reported before:
     /// with it the bucket can be checked while Postgres is unavailable, and workers can store
     /// images that were paid for.
-    async fn read(&self, known: Option<Recorded>) -> ReadResult {
+    async fn read(&self, known: Option<RecordedId>) -> ReadResult {
         let Shared { pool, bucket, .. } = &*self.0;
         let recorded = match known {
             None => database::with_timeout(storage::ownership::recorded(pool)).await?,
-            Some(Recorded(known)) => {
+            Some(RecordedId(known)) => {
                 match timeout(RECORDED_TIMEOUT, storage::ownership::recorded(pool)).await {
                     Ok(Ok(recorded)) => recorded,
                     Ok(Err(_)) | Err(_) => known,
@@ -189,7 +189,7 @@ impl Owner {
             }
         };
         let ownership = compare(recorded, bucket).await?;
-        Ok((Recorded(recorded), ownership))
+        Ok((RecordedId(recorded), ownership))
     }
 }
 
@@ -282,7 +282,7 @@ pub enum AdoptError {
     Database(#[from] sqlx::Error),
 }
 
-/// Whether a database has no tenant and no bucket. `reader` must actor as a role that sees all
+/// Whether a database has no tenant and no bucket. `reader` must act as a role that sees all
 /// tenants.
 ///
 /// # Errors

@@ -10,8 +10,8 @@ use std::time::Duration;
 use sqlx::PgPool;
 use time::OffsetDateTime;
 
-use crate::admission::{self, Refusal};
-use crate::config::Unpaid;
+use crate::admission::{self, AdmissionError};
+use crate::config::FreeLimits;
 use domain::id::{TenantId, UploadId};
 use domain::idempotency::{self, Answer};
 use domain::upload::Upload;
@@ -35,7 +35,7 @@ pub enum Removed {
     /// It is not deleted, because so many open jobs use it.
     InUse(i64),
     /// It does not exist.
-    Nothing,
+    NotFound,
 }
 
 /// Stores an upload whose object is written. `answer` makes the reply from the time of storing.
@@ -50,28 +50,30 @@ pub async fn store(
     tenant: TenantId,
     upload: &Upload,
     request: Option<&idempotency::Request>,
-    unpaid: &Unpaid,
+    free_limits: &FreeLimits,
     answer: impl FnOnce(OffsetDateTime) -> Answer,
-) -> Result<Stored, Refusal> {
+) -> Result<Stored, AdmissionError> {
     let mut transaction = database::begin_for(pool, tenant).await?;
     // The lock of the wallet makes the tenant's uploads wait for each other: two that are together
     // too large cannot both pass the check of the storage limit.
     let wallet = storage::ledger::lock_wallet(&mut transaction, tenant)
         .await?
-        .ok_or(Refusal::Inactive)?;
+        .ok_or(AdmissionError::Inactive)?;
     if let Some(request) = request
         && let Some(answer) = admission::find_answer(&mut transaction, tenant, request).await?
     {
         return Ok(Stored::Repeated(answer));
     }
     if !wallet.active {
-        return Err(Refusal::Inactive);
+        return Err(AdmissionError::Inactive);
     }
-    admission::check_storage_limit(&mut transaction, tenant, upload.bytes, unpaid).await?;
+    admission::check_storage_limit(&mut transaction, tenant, upload.bytes, free_limits).await?;
     let Some(created_at) = storage::uploads::insert(&mut transaction, tenant, upload).await? else {
         let kept = storage::uploads::some(&mut transaction, &[upload.id]).await?;
         let kept = kept.first().and_then(|kept| kept.created_at);
-        return Ok(Stored::Repeated(answer(kept.ok_or(Refusal::UploadGone)?)));
+        return Ok(Stored::Repeated(answer(
+            kept.ok_or(AdmissionError::UploadGone)?,
+        )));
     };
     let answer = answer(created_at);
     if let Some(request) = request {
@@ -81,7 +83,7 @@ pub async fn store(
     Ok(Stored::New(answer))
 }
 
-/// Deletes an upload whose time is over: the time of its tenant's retention, or the time `unpaid`
+/// Deletes an upload whose time is over: the time of its tenant's retention, or the time `max_unpaid_age`
 /// where its tenant never paid. If an open job uses it, its time begins again. Returns whether it
 /// was deleted.
 ///
@@ -91,12 +93,12 @@ pub async fn expire(
     pool: &PgPool,
     tenant: TenantId,
     id: UploadId,
-    unpaid: Option<Duration>,
+    max_unpaid_age: Option<Duration>,
 ) -> sqlx::Result<bool> {
     let mut transaction = database::begin_for(pool, tenant).await?;
     // A job that is being admitted with this upload locks its row, too (`storage::uploads::pin`). So
     // either it waits and then finds the upload deleted, or this waits and then sees the open job.
-    if !storage::uploads::lock_due(&mut transaction, id, unpaid).await? {
+    if !storage::uploads::lock_due(&mut transaction, id, max_unpaid_age).await? {
         return Ok(false);
     }
     let is_used = storage::uploads::open_jobs(&mut transaction, tenant, id).await? > 0;
@@ -130,6 +132,6 @@ pub async fn remove(pool: &PgPool, tenant: TenantId, id: UploadId) -> sqlx::Resu
     Ok(if storage::uploads::is_gone(&mut transaction, id).await? {
         Removed::Gone
     } else {
-        Removed::Nothing
+        Removed::NotFound
     })
 }

@@ -70,7 +70,7 @@ pub enum Depth {
 
 /// The result of a comparison.
 #[derive(Debug, Default)]
-pub struct Compared {
+pub struct Comparison {
     /// How many anchors were compared.
     pub anchors: usize,
     /// When the newest was written; `None` where there is none.
@@ -145,7 +145,7 @@ pub async fn compare(
     bucket: &Bucket,
     key: &SecretString,
     depth: Depth,
-) -> Result<Compared, AnchorError> {
+) -> Result<Comparison, AnchorError> {
     let mut pages: BTreeMap<String, Vec<String>> = BTreeMap::new();
     let mut listed = bucket.list_under(PREFIX);
     while let Some(object) = listed.try_next().await? {
@@ -154,9 +154,9 @@ pub async fn compare(
         }
     }
     let names: Vec<&str> = pages.keys().map(String::as_str).collect();
-    let mut compared = Compared {
+    let mut compared = Comparison {
         newest: names.last().and_then(|name| time_of(name)),
-        ..Compared::default()
+        ..Comparison::default()
     };
     for name in chosen(&names, depth) {
         for page in &pages[name] {
@@ -168,7 +168,7 @@ pub async fn compare(
         let since = compared
             .newest
             .map_or(OffsetDateTime::UNIX_EPOCH, |newest| newest + STALE);
-        if storage::anchors::grew_unanchored(pool, since, STALE).await? {
+        if storage::anchors::has_unanchored_transfers(pool, since, STALE).await? {
             compared.findings.push(finding(match compared.newest {
                 Some(newest) => format!("the newest anchor is of {}, and the ledger has grown for hours since: no worker writes anchors, or anchors were removed", rfc3339(newest)),
                 None => "there is no anchor in the bucket, and the ledger has transfers that are hours old: no worker of this version has run yet, or anchors were removed".to_owned(),
@@ -211,10 +211,10 @@ async fn compare_page(
     Ok(())
 }
 
-fn finding(says: String) -> Finding {
+fn finding(text: String) -> Finding {
     Finding {
         invariant: INVARIANT,
-        says,
+        text,
     }
 }
 

@@ -18,8 +18,8 @@ use serde_json::json;
 use sqlx::PgPool;
 use utoipa::ToSchema;
 
-use crate::admission::{self, Admission, Admitted, Redrive, Refusal};
-use crate::config::Unpaid;
+use crate::admission::{self, Admission, AdmissionError, Admitted, Redrive};
+use crate::config::FreeLimits;
 use crate::files::orphans::SearchError;
 use crate::files::ownership;
 use crate::settlement::{self, Canceler, Cancellation, SettlementError};
@@ -34,7 +34,7 @@ use domain::idempotency::Answer;
 use domain::job::{Job, State};
 use domain::ledger::{self, Account, Cause, Transfer};
 use domain::operator::Scope;
-use once::{Begun, OperatorRequest, Replied};
+use once::{BeginResult, OperatorReply, OperatorRequest};
 use storage::database;
 
 /// The longest reason, in characters.
@@ -123,24 +123,24 @@ pub async fn pause(
     order: OperatorRequest<'_>,
     scope: &Scope,
     answer: impl FnOnce(i64) -> Answer,
-) -> Result<Replied, OperatorError> {
+) -> Result<OperatorReply, OperatorError> {
     let mut transaction = match once::begin(pool, scope.tenant, order.request).await? {
-        Begun::New(transaction) => transaction,
-        Begun::Answered(answer) => return Ok(Replied::Repeated(answer)),
+        BeginResult::New(transaction) => transaction,
+        BeginResult::Answered(answer) => return Ok(OperatorReply::Repeated(answer)),
     };
     if let Some(tenant) = scope.tenant
         && !storage::tenants::exists(&mut transaction, tenant).await?
     {
         return Err(OperatorError::NoTenant);
     }
-    let id = storage::operators::pause(&mut transaction, order.act.reason, scope).await?;
+    let id = storage::operators::pause(&mut transaction, order.actor.reason, scope).await?;
     let subject = json!({ "pause": id, "model": scope.model, "tenant": scope.tenant, "worker": scope.worker });
     let action = if scope.worker.is_some() {
         "drain"
     } else {
         "pause"
     };
-    storage::operators::record(&mut transaction, order.act, action, &subject).await?;
+    storage::operators::record(&mut transaction, order.actor, action, &subject).await?;
     once::keep(transaction, order.request, answer(id)).await
 }
 
@@ -152,16 +152,16 @@ pub async fn resume(
     pool: &PgPool,
     order: OperatorRequest<'_>,
     id: i64,
-) -> Result<Option<Replied>, OperatorError> {
+) -> Result<Option<OperatorReply>, OperatorError> {
     let mut transaction = match once::begin(pool, None, order.request).await? {
-        Begun::New(transaction) => transaction,
-        Begun::Answered(answer) => return Ok(Some(Replied::Repeated(answer))),
+        BeginResult::New(transaction) => transaction,
+        BeginResult::Answered(answer) => return Ok(Some(OperatorReply::Repeated(answer))),
     };
     if !storage::operators::resume(&mut transaction, id).await? {
         return Ok(None);
     }
     let subject = json!({ "pause": id });
-    storage::operators::record(&mut transaction, order.act, "resume", &subject).await?;
+    storage::operators::record(&mut transaction, order.actor, "resume", &subject).await?;
     let replied = once::keep(transaction, order.request, Answer::empty(204)).await?;
     Ok(Some(replied))
 }
@@ -176,10 +176,10 @@ pub async fn freeze(
     order: OperatorRequest<'_>,
     tenant: TenantId,
     frozen: bool,
-) -> Result<(Replied, bool), OperatorError> {
+) -> Result<(OperatorReply, bool), OperatorError> {
     let mut transaction = match once::begin(pool, Some(tenant), order.request).await? {
-        Begun::New(transaction) => transaction,
-        Begun::Answered(answer) => return Ok((Replied::Repeated(answer), false)),
+        BeginResult::New(transaction) => transaction,
+        BeginResult::Answered(answer) => return Ok((OperatorReply::Repeated(answer), false)),
     };
     if storage::ledger::lock_wallet(&mut transaction, tenant)
         .await?
@@ -191,7 +191,7 @@ pub async fn freeze(
     if changed {
         let action = if frozen { "freeze" } else { "unfreeze" };
         let subject = json!({ "tenant": tenant });
-        storage::operators::record(&mut transaction, order.act, action, &subject).await?;
+        storage::operators::record(&mut transaction, order.actor, action, &subject).await?;
     }
     let replied = once::keep(transaction, order.request, Answer::empty(204)).await?;
     Ok((replied, changed))
@@ -209,13 +209,13 @@ pub async fn adjust(
     tenant: TenantId,
     amount: Credits,
     gives: bool,
-) -> Result<Replied, OperatorError> {
+) -> Result<OperatorReply, OperatorError> {
     if amount > Credits::MAX_TRANSFER {
         return Err(CreditLimitError::Moved.into());
     }
     let mut transaction = match once::begin(pool, Some(tenant), order.request).await? {
-        Begun::New(transaction) => transaction,
-        Begun::Answered(answer) => return Ok(Replied::Repeated(answer)),
+        BeginResult::New(transaction) => transaction,
+        BeginResult::Answered(answer) => return Ok(OperatorReply::Repeated(answer)),
     };
     // The wallet's lock comes first, as in every procedure that moves credits: one order, no
     // deadlock.
@@ -229,7 +229,8 @@ pub async fn adjust(
     } else {
         let lots = storage::ledger::lock_lots(&mut transaction, tenant).await?;
         let available = wallet.available;
-        let shares = ledger::burn(&lots, amount).ok_or(OperatorError::TooMuch { available })?;
+        let shares =
+            ledger::split_over_lots(&lots, amount).ok_or(OperatorError::TooMuch { available })?;
         storage::ledger::forfeit_lots(&mut transaction, &shares).await?;
         (Account::Available, Account::Adjust)
     };
@@ -247,7 +248,7 @@ pub async fn adjust(
         amount.get().saturating_neg()
     };
     let subject = json!({ "tenant": tenant, "credits": signed, "transfer": reference.0 });
-    storage::operators::record(&mut transaction, order.act, "adjust", &subject).await?;
+    storage::operators::record(&mut transaction, order.actor, "adjust", &subject).await?;
     once::keep(transaction, order.request, Answer::empty(204)).await
 }
 
@@ -261,16 +262,16 @@ pub async fn cancel(
     order: OperatorRequest<'_>,
     job: &Job,
 ) -> Result<ActionResult, OperatorError> {
-    let request = order.of_job("cancel", job.id);
+    let request = order.for_job("cancel", job.id);
     let answer = |job: &Job| Answer::json(200, &json!({ "id": job.id }));
-    let canceler = Canceler::Operator(order.act);
+    let canceler = Canceler::Operator(order.actor);
     let canceled =
         settlement::cancel(pool, canceler, (job.tenant, job.id), &request, answer).await?;
     let skipped = match canceled {
         // `Repeated`: the same request, whose answer was lost.
         Cancellation::Canceled(_) | Cancellation::Repeated(_) => None,
-        Cancellation::Already(state) => Some(format!("it has {} already", state.as_str())),
-        Cancellation::KeyReused | Cancellation::Nothing | Cancellation::AllowanceUsed(_) => {
+        Cancellation::AlreadyEnded(state) => Some(format!("it has {} already", state.as_str())),
+        Cancellation::KeyReused | Cancellation::NotFound | Cancellation::AllowanceUsed(_) => {
             Some("there is no such job".to_owned())
         }
     };
@@ -304,7 +305,7 @@ pub async fn redrive(
     if !matches!(old.state, State::Failed | State::Expired) {
         return skip(format!("it has {}", old.state.as_str()));
     }
-    let request = order.of_job("redrive", old.id);
+    let request = order.for_job("redrive", old.id);
     let mut transaction = database::begin_for(pool, old.tenant).await?;
     let redriven = storage::operators::redriven(&mut transaction, old.id).await?;
     let known = storage::idempotency::find(&mut transaction, old.tenant, &request).await?;
@@ -352,13 +353,13 @@ pub async fn redrive(
         switched_from: None,
         redrive: Some(Redrive {
             of: old.id,
-            act: order.act,
+            actor: order.actor,
         }),
         // No limit on storage: the tenant did not ask for this job, and its inputs were stored
         // before.
-        unpaid: Unpaid {
+        free_limits: FreeLimits {
             storage: None,
-            ..Unpaid::default()
+            ..FreeLimits::default()
         },
     };
     let location = format!("/v1/jobs/{id}");
@@ -371,7 +372,7 @@ pub async fn redrive(
     // is certain that there is no job; otherwise the sweeper decides.
     if !matches!(
         admitted,
-        Ok(Admitted::New { .. }) | Err(Refusal::Database(_))
+        Ok(Admitted::New { .. }) | Err(AdmissionError::Database(_))
     ) {
         discard(bucket, &copies).await;
     }
@@ -387,8 +388,8 @@ pub async fn redrive(
                 skipped: None,
             })
         }
-        Err(Refusal::Redriven(new)) => Ok(redriven_before(new)),
-        Err(Refusal::Database(error)) => Err(error.into()),
+        Err(AdmissionError::Redriven(new)) => Ok(redriven_before(new)),
+        Err(AdmissionError::Database(error)) => Err(error.into()),
         Err(refusal) => skip(refusal.to_string()),
     }
 }

@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use crate::files::orphans::{Search, SearchError};
 use crate::files::ownership;
-use bucket::{Bucket, BucketError, Listed, Stored};
+use bucket::{Bucket, BucketError, ListedObject, Stored};
 use domain::ownership::Ownership;
 use storage::verify::Finding;
 use storage::verify::files::{Row, Table};
@@ -160,8 +160,8 @@ impl<F: FnMut(Report)> Check<'_, F> {
         Ok(())
     }
 
-    fn find(&mut self, invariant: &'static str, says: String) {
-        (self.report)(Report::Finding(Finding { invariant, says }));
+    fn find(&mut self, invariant: &'static str, text: String) {
+        (self.report)(Report::Finding(Finding { invariant, text }));
     }
 
     fn report_progress(&mut self) {
@@ -191,8 +191,8 @@ fn problem(row: &Row, stored: &Result<Option<Stored>, BucketError>) -> Option<St
 }
 
 /// A finding about an object, in words.
-fn object_text(object: &Listed, why: &str) -> String {
-    let Listed {
+fn object_text(object: &ListedObject, why: &str) -> String {
+    let ListedObject {
         key,
         bytes,
         modified,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
-use domain::allowance::Used;
+use domain::allowance::AllowanceUsage;
 use domain::id::{JobId, TenantId};
 
 /// What a tenant has used in the last hour. The result is exact only while the caller holds the
@@ -14,7 +14,7 @@ use domain::id::{JobId, TenantId};
 ///
 /// # Errors
 /// Postgres fails.
-pub async fn used(connection: &mut PgConnection, tenant: TenantId) -> sqlx::Result<Used> {
+pub async fn used(connection: &mut PgConnection, tenant: TenantId) -> sqlx::Result<AllowanceUsage> {
     let row = sqlx::query!(
         r#"-- allowance::used
         SELECT count(*) AS "calls!", coalesce(extract(epoch FROM min(at) + interval '1 hour' - clock_timestamp()), 60)::float8 AS "seconds!"
@@ -25,7 +25,7 @@ pub async fn used(connection: &mut PgConnection, tenant: TenantId) -> sqlx::Resu
     .await?;
     // Whole seconds, rounded up: this becomes a `Retry-After`, and a retry must not come too early.
     let seconds = row.seconds.ceil().max(1.0);
-    Ok(Used {
+    Ok(AllowanceUsage {
         calls: row.calls,
         retry_after: Duration::try_from_secs_f64(seconds).unwrap_or_default(),
     })

@@ -52,7 +52,7 @@ pub async fn heads(
 }
 
 /// A transfer that does not match an anchor.
-pub struct Differs {
+pub struct Mismatch {
     /// Its tenant.
     pub tenant: TenantId,
     /// Its number.
@@ -65,7 +65,7 @@ pub struct Differs {
 ///
 /// # Errors
 /// Those of Postgres.
-pub async fn differing(pool: &PgPool, heads: &[Head]) -> sqlx::Result<Vec<Differs>> {
+pub async fn differing(pool: &PgPool, heads: &[Head]) -> sqlx::Result<Vec<Mismatch>> {
     let tenants: Vec<Uuid> = heads.iter().map(|head| head.tenant.0).collect();
     let seqs: Vec<i64> = heads.iter().map(|head| head.seq).collect();
     let hashes: Vec<Vec<u8>> = heads.iter().map(|head| head.hash.clone()).collect();
@@ -82,7 +82,7 @@ pub async fn differing(pool: &PgPool, heads: &[Head]) -> sqlx::Result<Vec<Differ
     )
     .fetch_all(pool)
     .await?;
-    let differs = rows.into_iter().map(|row| Differs {
+    let differs = rows.into_iter().map(|row| Mismatch {
         tenant: TenantId(row.tenant_id),
         seq: row.seq,
         exists: row.exists,
@@ -94,13 +94,13 @@ pub async fn differing(pool: &PgPool, heads: &[Head]) -> sqlx::Result<Vec<Differ
 ///
 /// # Errors
 /// Those of Postgres.
-pub async fn grew_unanchored(
+pub async fn has_unanchored_transfers(
     pool: &PgPool,
     since: OffsetDateTime,
     settled: Duration,
 ) -> sqlx::Result<bool> {
     sqlx::query_scalar!(
-        r#"-- anchor::grew_unanchored
+        r#"-- anchor::has_unanchored_transfers
         SELECT EXISTS (SELECT FROM transfers WHERE at > $1 AND at < clock_timestamp() - make_interval(secs => $2)) AS "grew!""#,
         since,
         settled.as_secs_f64(),

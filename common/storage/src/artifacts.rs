@@ -20,8 +20,8 @@ pub async fn insert(
     artifact: &Artifact,
 ) -> sqlx::Result<()> {
     let row = RowId::new("artifacts", artifact.id);
-    let width: i32 = row.fits("width", artifact.pixels.width)?;
-    let height: i32 = row.fits("height", artifact.pixels.height)?;
+    let width: i32 = row.convert("width", artifact.pixels.width)?;
+    let height: i32 = row.convert("height", artifact.pixels.height)?;
     sqlx::query!(
         "-- artifact::insert
         INSERT INTO artifacts (id, tenant_id, job_id, output_idx, role, fence, object_key, sha256, bytes, media_type, width, height, synthetic, c2pa_sha256)
@@ -122,17 +122,17 @@ impl Row {
             output_idx: self.output_idx,
             kind: row.known("role", &self.role, ArtifactKind::parse)?,
             object_key: self.object_key,
-            sha256: row.fits("sha256", self.sha256)?,
+            sha256: row.convert("sha256", self.sha256)?,
             bytes: self.bytes,
             media_type: row.known("media_type", &self.media_type, MediaType::parse)?,
             pixels: Pixels {
-                width: row.fits("width", self.width)?,
-                height: row.fits("height", self.height)?,
+                width: row.convert("width", self.width)?,
+                height: row.convert("height", self.height)?,
             },
             synthetic: self.synthetic,
             c2pa_sha256: self
                 .c2pa_sha256
-                .map(|sha256| row.fits("c2pa_sha256", sha256))
+                .map(|sha256| row.convert("c2pa_sha256", sha256))
                 .transpose()?,
             created_at: Some(self.created_at),
         })

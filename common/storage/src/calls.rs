@@ -9,8 +9,8 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::database::row::RowId;
-use crate::database::{NotOneRow, one_row};
-use domain::call::{Ending, Journaled, LOST, Original};
+use crate::database::{UnexpectedRowCount, one_row};
+use domain::call::{Ending, JournaledCall, LOST, Original};
 use domain::catalog::Lane;
 use domain::generation::image::{MediaType, Pixels};
 use domain::id::{CallId, JobId, TenantId};
@@ -96,7 +96,7 @@ pub async fn record_operation(
     connection: &mut PgConnection,
     id: CallId,
     operation: &str,
-) -> sqlx::Result<Result<(), NotOneRow>> {
+) -> sqlx::Result<Result<(), UnexpectedRowCount>> {
     let result = sqlx::query!(
         "-- call::operate
         UPDATE calls SET operation = $2 WHERE id = $1 AND ended_at IS NULL",
@@ -138,9 +138,9 @@ pub async fn record_lost(
     connection: &mut PgConnection,
     job: JobId,
     fence: i32,
-    call: &Journaled,
+    call: &JournaledCall,
     failure: &Failure,
-) -> sqlx::Result<Result<(), NotOneRow>> {
+) -> sqlx::Result<Result<(), UnexpectedRowCount>> {
     let result = sqlx::query!(
         "-- call::lose
         WITH mine AS (SELECT id FROM jobs WHERE id = $2 AND fence = $3 AND state = 'running' FOR NO KEY UPDATE)
@@ -173,7 +173,7 @@ pub async fn end(
     id: CallId,
     job: JobId,
     ending: &Ending<'_>,
-) -> sqlx::Result<Result<(), NotOneRow>> {
+) -> sqlx::Result<Result<(), UnexpectedRowCount>> {
     let counts = ending.outcome.contract().counts;
     // Lock order: the job before its calls. A settlement that runs at the same time either comes
     // first, and then this call has ended with its job and can name no image; or it waits until
@@ -189,8 +189,8 @@ pub async fn end(
     let row = RowId::new("calls", id);
     let (width, height): (Option<i32>, Option<i32>) = match original {
         Some(Original { pixels, .. }) => (
-            Some(row.fits("width", pixels.width)?),
-            Some(row.fits("height", pixels.height)?),
+            Some(row.convert("width", pixels.width)?),
+            Some(row.convert("height", pixels.height)?),
         ),
         None => (None, None),
     };
@@ -241,7 +241,7 @@ pub async fn end(
 ///
 /// # Errors
 /// A row has a value that this version does not know, or Postgres fails.
-pub async fn of_job(connection: &mut PgConnection, job: JobId) -> sqlx::Result<Vec<Journaled>> {
+pub async fn of_job(connection: &mut PgConnection, job: JobId) -> sqlx::Result<Vec<JournaledCall>> {
     let rows = sqlx::query_as!(
         Row,
         r#"-- call::of_job
@@ -275,10 +275,10 @@ struct Row {
 }
 
 impl Row {
-    fn journaled(self) -> sqlx::Result<Journaled> {
+    fn journaled(self) -> sqlx::Result<JournaledCall> {
         let id = CallId(self.id);
         let row = RowId::new("calls", id);
-        Ok(Journaled {
+        Ok(JournaledCall {
             id,
             output_idx: self.output_idx,
             lane: self.lane(row)?,
@@ -333,12 +333,12 @@ impl Row {
         };
         Ok(Some(Original {
             object_key: object_key.clone(),
-            sha256: row.fits("sha256", sha256.as_slice())?,
+            sha256: row.convert("sha256", sha256.as_slice())?,
             bytes,
             media_type: row.known("media_type", media_type, MediaType::parse)?,
             pixels: Pixels {
-                width: row.fits("width", width)?,
-                height: row.fits("height", height)?,
+                width: row.convert("width", width)?,
+                height: row.convert("height", height)?,
             },
         }))
     }

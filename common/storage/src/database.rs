@@ -214,15 +214,15 @@ pub async fn begin_for_key(
 /// process was faster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the write touched {0} rows instead of one")]
-pub struct NotOneRow(pub u64);
+pub struct UnexpectedRowCount(pub u64);
 
 /// Checks that a guarded write changed exactly one row.
 ///
 /// # Errors
 /// It changed none, or several.
-pub fn one_row(result: &sqlx::postgres::PgQueryResult) -> Result<(), NotOneRow> {
+pub fn one_row(result: &sqlx::postgres::PgQueryResult) -> Result<(), UnexpectedRowCount> {
     match result.rows_affected() {
         1 => Ok(()),
-        rows => Err(NotOneRow(rows)),
+        rows => Err(UnexpectedRowCount(rows)),
     }
 }

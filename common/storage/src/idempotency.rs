@@ -9,7 +9,7 @@ use sqlx::{PgConnection, PgPool};
 
 use crate::database::row::RowId;
 use domain::id::TenantId;
-use domain::idempotency::{Answer, Known, Request};
+use domain::idempotency::{Answer, KeyUse, Request};
 
 /// Looks up a tenant's idempotency key. `None` if it was not used, or so long ago that it was
 /// pruned.
@@ -20,7 +20,7 @@ pub async fn find(
     connection: &mut PgConnection,
     tenant: TenantId,
     request: &Request,
-) -> sqlx::Result<Option<Known>> {
+) -> sqlx::Result<Option<KeyUse>> {
     let row = sqlx::query!(
         "-- idempotency::find
         SELECT request_hash, status, location, body FROM idempotency_keys WHERE tenant_id = $1 AND key = $2",
@@ -33,10 +33,10 @@ pub async fn find(
         return Ok(None);
     };
     if row.request_hash != request.hash {
-        return Ok(Some(Known::AnotherRequest));
+        return Ok(Some(KeyUse::AnotherRequest));
     }
-    Ok(Some(Known::Answered(Answer {
-        status: RowId::new("idempotency_keys", tenant).fits("status", row.status)?,
+    Ok(Some(KeyUse::Answered(Answer {
+        status: RowId::new("idempotency_keys", tenant).convert("status", row.status)?,
         location: row.location,
         body: row.body,
     })))
@@ -52,7 +52,7 @@ pub async fn keep(
     request: &Request,
     answer: &Answer,
 ) -> sqlx::Result<()> {
-    let status: i16 = RowId::new("idempotency_keys", tenant).fits("status", answer.status)?;
+    let status: i16 = RowId::new("idempotency_keys", tenant).convert("status", answer.status)?;
     sqlx::query!(
         "-- idempotency::keep
         INSERT INTO idempotency_keys (tenant_id, key, request_hash, status, location, body) VALUES ($1, $2, $3, $4, $5, $6)",

@@ -87,7 +87,7 @@ const MICROS_PER_PRIORITY_STEP: i64 = 10_000_000;
 pub async fn insert(connection: &mut PgConnection, job: &NewJob<'_>) -> sqlx::Result<Job> {
     let generation = serde_json::to_value(job.generation).expect("a generation is JSON");
     let row_id = RowId::new("jobs", job.id);
-    let outputs: i32 = row_id.fits("n_requested", job.quote.outputs)?;
+    let outputs: i32 = row_id.convert("n_requested", job.quote.outputs)?;
     // One statement reads the tenant's clock, advances it by the outputs and uses the result. Both
     // clocks are the database's, so a wrong clock of an api does not change the order of jobs.
     let row = whole_jobs!(
@@ -223,7 +223,7 @@ macro_rules! whole_jobs {
 }
 pub use due::due;
 pub use lease::{
-    End, Requeue, claim, deadlines_passed, end, extend, lease_has_run_out, leases_run_out, renew,
+    End, Requeue, claim, end, expired_leases, extend, jobs_past_deadline, lease_has_run_out, renew,
     requeue,
 };
 pub use list::{Filter, Search, by_worker, count_ahead, ended, list, search};
@@ -292,12 +292,12 @@ impl Row {
             run_after: self.run_after,
             deadline: self.deadline,
             cost: Cost {
-                unit_price: row.fits("unit_price", self.unit_price)?,
+                unit_price: row.convert("unit_price", self.unit_price)?,
                 price_version: self.price_version,
-                held: row.fits("hold_amount", self.hold_amount)?,
-                captured: row.fits("captured", self.captured)?,
-                released: row.fits("released", self.released)?,
-                refunded: row.fits("refunded", self.refunded)?,
+                held: row.convert("hold_amount", self.hold_amount)?,
+                captured: row.convert("captured", self.captured)?,
+                released: row.convert("released", self.released)?,
+                refunded: row.convert("refunded", self.refunded)?,
             },
             n_requested: self.n_requested,
             n_delivered: self.n_delivered,

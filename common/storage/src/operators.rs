@@ -50,7 +50,10 @@ pub async fn claim_key(connection: &mut PgConnection, request: &Request) -> sqlx
 }
 
 /// Reads what is stored for a key that exists.
-pub async fn known(connection: &mut PgConnection, request: &Request) -> sqlx::Result<Known> {
+pub async fn known(
+    connection: &mut PgConnection,
+    request: &Request,
+) -> sqlx::Result<OperatorKeyUse> {
     let row = sqlx::query!(
         "-- operation::known
         SELECT request_hash, jobs, has_more, status, body FROM operator_requests WHERE key = $1",
@@ -59,15 +62,15 @@ pub async fn known(connection: &mut PgConnection, request: &Request) -> sqlx::Re
     .fetch_one(connection)
     .await?;
     if row.request_hash != request.hash {
-        return Ok(Known::AnotherRequest);
+        return Ok(OperatorKeyUse::AnotherRequest);
     }
     Ok(match (row.status, row.body) {
-        (Some(status), Some(body)) => Known::Answered(Answer {
-            status: RowId::new("operator_requests", &request.key).fits("status", status)?,
+        (Some(status), Some(body)) => OperatorKeyUse::Answered(Answer {
+            status: RowId::new("operator_requests", &request.key).convert("status", status)?,
             location: None,
             body,
         }),
-        _ => Known::Chosen {
+        _ => OperatorKeyUse::Chosen {
             jobs: (row.jobs.unwrap_or_default().into_iter())
                 .map(JobId)
                 .collect(),
@@ -106,7 +109,7 @@ pub async fn keep_answer(
     answer: &Answer,
 ) -> sqlx::Result<bool> {
     let status: i16 =
-        RowId::new("operator_requests", &request.key).fits("status", answer.status)?;
+        RowId::new("operator_requests", &request.key).convert("status", answer.status)?;
     let kept = sqlx::query!(
         "-- operation::keep_answer
         UPDATE operator_requests SET status = $2, body = $3 WHERE key = $1 AND status IS NULL",
@@ -318,7 +321,7 @@ pub async fn timeline(pool: &PgPool, job: JobId) -> sqlx::Result<Vec<TimelineEnt
 }
 
 /// What is stored for a key.
-pub enum Known {
+pub enum OperatorKeyUse {
     /// The answer.
     Answered(Answer),
     /// The jobs, without an answer.

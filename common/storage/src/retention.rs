@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use crate::database::row::RowId;
 use domain::id::{JobId, TenantId, UploadId};
-use domain::retention::{Due, FileClass, Purpose, Receipt, Retention};
+use domain::retention::{DeletionReceipt, Due, FileClass, Purpose, Retention};
 
 /// How long a tenant's files are kept.
 ///
@@ -28,7 +28,7 @@ pub async fn get(connection: &mut PgConnection, tenant: TenantId) -> sqlx::Resul
     };
     let id = RowId::new("retention", tenant);
     let seconds =
-        |column, value: Option<i64>| value.map(|value| id.fits(column, value)).transpose();
+        |column, value: Option<i64>| value.map(|value| id.convert(column, value)).transpose();
     Ok(Retention {
         inputs: seconds("inputs", row.inputs)?,
         originals: seconds("originals", row.originals)?,
@@ -50,7 +50,7 @@ pub async fn set(
 ) -> sqlx::Result<()> {
     let id = RowId::new("retention", tenant);
     let seconds = |column, value: Option<u64>| -> sqlx::Result<Option<i64>> {
-        value.map(|value| id.fits(column, value)).transpose()
+        value.map(|value| id.convert(column, value)).transpose()
     };
     sqlx::query!(
         "-- retention::set
@@ -65,7 +65,7 @@ pub async fn set(
     )
     .execute(&mut *connection)
     .await?;
-    plan_files(connection, tenant, None).await
+    plan_deletions(connection, tenant, None).await
 }
 
 /// Plans the deletions of a job that ends now, by its tenant's retention. Called in the transaction
@@ -74,11 +74,11 @@ pub async fn set(
 /// # Errors
 /// Those of Postgres.
 pub async fn plan(connection: &mut PgConnection, tenant: TenantId, job: JobId) -> sqlx::Result<()> {
-    plan_files(connection, tenant, Some(job)).await
+    plan_deletions(connection, tenant, Some(job)).await
 }
 
 /// Plans the deletions of one job, or of all jobs that have ended.
-async fn plan_files(
+async fn plan_deletions(
     connection: &mut PgConnection,
     tenant: TenantId,
     job: Option<JobId>,
@@ -251,7 +251,7 @@ pub async fn receipts(
     job: Option<JobId>,
     before: Option<i64>,
     limit: i64,
-) -> sqlx::Result<Vec<Receipt>> {
+) -> sqlx::Result<Vec<DeletionReceipt>> {
     let rows = sqlx::query!(
         r#"-- retention::receipts
         SELECT id, job_id, upload_id, class, sha256, bytes, due_at, deleted_at AS "deleted_at!" FROM deletions
@@ -266,13 +266,13 @@ pub async fn receipts(
     .await?;
     let receipts = rows.into_iter().map(|row| {
         let id = RowId::new("deletions", row.id);
-        Ok(Receipt {
+        Ok(DeletionReceipt {
             id: row.id,
             job: row.job_id.map(JobId),
             upload: row.upload_id.map(UploadId),
             class: id.known("class", &row.class, FileClass::parse)?,
             sha256: (row.sha256)
-                .map(|sha256| id.fits("sha256", sha256))
+                .map(|sha256| id.convert("sha256", sha256))
                 .transpose()?,
             bytes: row.bytes,
             due_at: row.due_at,

@@ -76,7 +76,7 @@ pub async fn weights(pool: &PgPool) -> sqlx::Result<Vec<(TenantId, usize)>> {
         .await?;
     let rows = rows.into_iter().map(|row| {
         let id = RowId::new("tenant_weights", TenantId(row.tenant_id));
-        Ok((TenantId(row.tenant_id), id.fits("weight", row.weight)?))
+        Ok((TenantId(row.tenant_id), id.convert("weight", row.weight)?))
     });
     rows.collect()
 }

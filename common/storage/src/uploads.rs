@@ -21,8 +21,8 @@ pub async fn insert(
     upload: &Upload,
 ) -> sqlx::Result<Option<OffsetDateTime>> {
     let row = RowId::new("uploads", upload.id);
-    let width: i32 = row.fits("width", upload.pixels.width)?;
-    let height: i32 = row.fits("height", upload.pixels.height)?;
+    let width: i32 = row.convert("width", upload.pixels.width)?;
+    let height: i32 = row.convert("height", upload.pixels.height)?;
     sqlx::query_scalar!(
         "-- upload::insert
         INSERT INTO uploads (id, tenant_id, name, object_key, sha256, bytes, media_type, width, height)
@@ -161,7 +161,7 @@ pub async fn due(pool: &PgPool, limit: i64) -> sqlx::Result<Vec<(TenantId, Uploa
 /// Those of Postgres.
 pub async fn unpaid(
     pool: &PgPool,
-    unpaid: Duration,
+    max_age: Duration,
     limit: i64,
 ) -> sqlx::Result<Vec<(TenantId, UploadId)>> {
     let rows = sqlx::query!(
@@ -170,7 +170,7 @@ pub async fn unpaid(
         WHERE u.deleted_at IS NULL AND u.last_used_at <= now() - make_interval(secs => $1)
           AND NOT EXISTS (SELECT FROM grants g WHERE g.tenant_id = t.tenant_id AND g.consumed > 0)
         ORDER BY u.last_used_at LIMIT $2",
-        unpaid.as_secs_f64(),
+        max_age.as_secs_f64(),
         limit
     )
     .fetch_all(pool)
@@ -189,7 +189,7 @@ pub async fn unpaid(
 pub async fn lock_due(
     connection: &mut PgConnection,
     id: UploadId,
-    unpaid: Option<Duration>,
+    max_unpaid_age: Option<Duration>,
 ) -> sqlx::Result<bool> {
     let locked = sqlx::query_scalar!(
         "-- upload::lock_due
@@ -199,7 +199,7 @@ pub async fn lock_due(
               AND NOT EXISTS (SELECT FROM grants g WHERE g.tenant_id = u.tenant_id AND g.consumed > 0)))
         FOR NO KEY UPDATE OF u",
         id.0,
-        unpaid.map(|unpaid| unpaid.as_secs_f64()),
+        max_unpaid_age.map(|age| age.as_secs_f64()),
     )
     .fetch_optional(connection)
     .await?;
@@ -279,12 +279,12 @@ impl Row {
             id,
             name: self.name,
             object_key: self.object_key,
-            sha256: row.fits("sha256", self.sha256)?,
+            sha256: row.convert("sha256", self.sha256)?,
             bytes: self.bytes,
             media_type: row.known("media_type", &self.media_type, MediaType::parse)?,
             pixels: Pixels {
-                width: row.fits("width", self.width)?,
-                height: row.fits("height", self.height)?,
+                width: row.convert("width", self.width)?,
+                height: row.convert("height", self.height)?,
             },
             created_at: Some(self.created_at),
         })

@@ -13,7 +13,7 @@ pub struct Finding {
     /// The number of the invariant, such as `I4`.
     pub invariant: &'static str,
     /// What is wrong, in words, with the id of the row.
-    pub says: String,
+    pub text: String,
 }
 
 /// An invariant and the query that checks it.

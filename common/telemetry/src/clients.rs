@@ -70,7 +70,7 @@ impl OncePerSecond {
     ///
     /// # Panics
     /// Outside a Tokio runtime.
-    pub fn say(&self, say: impl FnOnce(u64) + Send + 'static) {
+    pub fn log(&self, say: impl FnOnce(u64) + Send + 'static) {
         if self.0.fetch_add(1, Ordering::Relaxed) == 0 {
             let count = Arc::clone(&self.0);
             TaskTracker::new().spawn(async move {
@@ -92,7 +92,7 @@ mod tests {
         let (once, lines) = (OncePerSecond::default(), Arc::new(Mutex::new(Vec::new())));
         let happen = || {
             let lines = Arc::clone(&lines);
-            once.say(move |count| lines.lock().unwrap().push(count));
+            once.log(move |count| lines.lock().unwrap().push(count));
         };
         for _ in 0..500 {
             happen();

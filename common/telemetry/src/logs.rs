@@ -9,7 +9,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer};
 
 use super::traces;
-use super::traces::Exporting;
+use super::traces::TraceExporter;
 
 /// Why a variable of the logs cannot be used.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -30,7 +30,7 @@ pub enum LogConfigError {
 ///
 /// # Errors
 /// One of the two variables is not valid. Nothing is logged then.
-pub fn start() -> Result<Exporting, LogConfigError> {
+pub fn start() -> Result<TraceExporter, LogConfigError> {
     let variable = |name| std::env::var(name).unwrap_or_default();
     let filter = filter(&variable("PLATEN_LOG"))?;
     let json = is_json(&variable("PLATEN_LOG_FORMAT"))?;

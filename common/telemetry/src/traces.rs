@@ -24,7 +24,7 @@ mod otlp;
 use domain::traceparent::TraceParent;
 
 /// Sends spans until it is dropped, and the last ones then.
-pub use otlp::Exporting;
+pub use otlp::TraceExporter;
 pub(super) use otlp::layer;
 
 /// The target of all spans of this file. They are exported as traces and never logged.

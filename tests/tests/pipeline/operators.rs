@@ -140,7 +140,7 @@ async fn what_is_done_for_a_tenant_stands_on_record_or_is_not_done() {
     // The record refuses an act without a reason.
     let no_reason = Actor { reason: "", ..act };
     let refused = tenants::add(&pool, no_reason, "Acme").await.map(|_| ());
-    assert!(matches!(refused, Err(tenants::Refusal::Database(_))));
+    assert!(matches!(refused, Err(tenants::TenantError::Database(_))));
     let (before, grants) = (pipeline.balance().await, "SELECT count(*) FROM grants");
     for refused in [
         tenants::grant(&pool, no_reason, tenant, "again", credits)
@@ -155,7 +155,7 @@ async fn what_is_done_for_a_tenant_stands_on_record_or_is_not_done() {
             .map(|_| ()),
     ] {
         assert!(
-            matches!(refused, Err(tenants::Refusal::Database(_))),
+            matches!(refused, Err(tenants::TenantError::Database(_))),
             "{refused:?}"
         );
     }
@@ -552,7 +552,7 @@ async fn a_request_for_many_jobs_that_broke_off_goes_on_with_the_same() {
         .await
         .unwrap();
     let order = OperatorRequest {
-        act: Actor {
+        actor: Actor {
             by: "api",
             reason: "a test",
         },

@@ -25,7 +25,7 @@ use crate::app::App;
 use crate::auth::Operator;
 use crate::error::{Problem, Result};
 use crate::extract::{self, Id, JsonBody, Parameters, refuse_nul};
-use crate::idempotency::Key;
+use crate::idempotency::IdempotencyKey;
 use crate::paging::{Limit, Page};
 use crate::routes::jobs::JobView;
 
@@ -278,11 +278,11 @@ impl BulkAction {
     ///
     /// The jobs are chosen once for each idempotency key and stored before the first one is changed. If the request breaks off and is
     /// repeated, it goes on with the same jobs.
-    async fn apply(self, app: &App, key: &Key, body: &[u8]) -> Result<Response> {
+    async fn apply(self, app: &App, key: &IdempotencyKey, body: &[u8]) -> Result<Response> {
         let bulk: BulkRequest = extract::json(body)?;
         let request = key.request("POST", self.path(), body);
         let operator_request = OperatorRequest {
-            act: actor(&bulk.reason)?,
+            actor: actor(&bulk.reason)?,
             request: &request,
         };
         if bulk.dry_run {
@@ -350,7 +350,7 @@ async fn find_by_ids(app: &App, ids: Vec<JobId>) -> Result<Vec<Job>> {
 pub async fn redrive(
     AppState(app): AppState<Arc<App>>,
     _: Operator,
-    key: Key,
+    key: IdempotencyKey,
     JsonBody(body): JsonBody,
 ) -> Result<Response> {
     BulkAction::Redrive.apply(&app, &key, &body).await
@@ -375,7 +375,7 @@ pub async fn redrive(
 pub async fn cancel(
     AppState(app): AppState<Arc<App>>,
     _: Operator,
-    key: Key,
+    key: IdempotencyKey,
     JsonBody(body): JsonBody,
 ) -> Result<Response> {
     BulkAction::Cancel.apply(&app, &key, &body).await

@@ -20,7 +20,7 @@ use crate::app::App;
 use crate::auth::Operator;
 use crate::error::{Code, Problem, Result};
 use crate::extract::{self, JsonBody};
-use crate::idempotency::Key;
+use crate::idempotency::IdempotencyKey;
 use crate::paging::List;
 
 /// The longest name of a worker, in characters.
@@ -29,7 +29,7 @@ const MAX_WORKER_LENGTH: usize = 200;
 /// What to pause: all jobs that match all of the given fields.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub struct ToPause {
+pub struct PauseBody {
     /// Pause the jobs of this model.
     #[schema(pattern = "^[^\\u0000]*$")]
     model: Option<String>,
@@ -79,7 +79,7 @@ pub async fn list(State(app): State<Arc<App>>, _: Operator) -> Result<Json<List<
     tag = "operators",
     security(("operator" = [])),
     params(("Idempotency-Key" = Option<String>, Header)),
-    request_body = ToPause,
+    request_body = PauseBody,
     responses(
         (status = 201, description = "The pause is active", body = Paused),
         (status = 404, description = "There is no such tenant"),
@@ -89,11 +89,11 @@ pub async fn list(State(app): State<Arc<App>>, _: Operator) -> Result<Json<List<
 pub async fn pause(
     State(app): State<Arc<App>>,
     _: Operator,
-    key: Key,
+    key: IdempotencyKey,
     JsonBody(body): JsonBody,
 ) -> Result<Response> {
-    let body_fields: ToPause = extract::json(&body)?;
-    let act = actor(&body_fields.reason)?;
+    let body_fields: PauseBody = extract::json(&body)?;
+    let actor = actor(&body_fields.reason)?;
     let scope = Scope {
         model: body_fields.model,
         tenant: body_fields.tenant,
@@ -122,7 +122,7 @@ pub async fn pause(
         return Err(Problem::invalid(vec![Violation::new("/worker", detail)]));
     }
     let operator_request = OperatorRequest {
-        act,
+        actor,
         request: &key.request("POST", "/v1/admin/pauses", &body),
     };
     let paused = |id| Answer::json(201, &Paused { id });
@@ -152,7 +152,7 @@ pub async fn resume(
     State(app): State<Arc<App>>,
     _: Operator,
     Path(id): Path<String>,
-    key: Key,
+    key: IdempotencyKey,
     uri: Uri,
     JsonBody(body): JsonBody,
 ) -> Result<Response> {

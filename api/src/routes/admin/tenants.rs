@@ -19,7 +19,7 @@ use crate::app::App;
 use crate::auth::Operator;
 use crate::error::{Problem, Result, sentence};
 use crate::extract::{self, Id, JsonBody};
-use crate::idempotency::Key;
+use crate::idempotency::IdempotencyKey;
 
 /// Freeze a tenant: it may not submit jobs any more
 ///
@@ -45,7 +45,7 @@ pub async fn freeze(
     State(app): State<Arc<App>>,
     _: Operator,
     Id(tenant): Id<TenantId>,
-    key: Key,
+    key: IdempotencyKey,
     uri: Uri,
     JsonBody(body): JsonBody,
 ) -> Result<Response> {
@@ -74,7 +74,7 @@ pub async fn unfreeze(
     State(app): State<Arc<App>>,
     _: Operator,
     Id(tenant): Id<TenantId>,
-    key: Key,
+    key: IdempotencyKey,
     uri: Uri,
     JsonBody(body): JsonBody,
 ) -> Result<Response> {
@@ -84,7 +84,7 @@ pub async fn unfreeze(
 async fn set_frozen(
     app: &App,
     tenant: TenantId,
-    (key, uri): (&Key, &Uri),
+    (key, uri): (&IdempotencyKey, &Uri),
     body: &[u8],
     frozen: bool,
 ) -> Result<Response> {
@@ -133,13 +133,13 @@ pub async fn adjust(
     State(app): State<Arc<App>>,
     _: Operator,
     Id(tenant): Id<TenantId>,
-    key: Key,
+    key: IdempotencyKey,
     uri: Uri,
     JsonBody(body): JsonBody,
 ) -> Result<Response> {
     let Adjustment { credits, reason } = extract::json(&body)?;
     let operator_request = OperatorRequest {
-        act: actor(&reason)?,
+        actor: actor(&reason)?,
         request: &key.request("POST", uri.path(), &body),
     };
     let amount = credits.checked_abs().ok_or(InvalidCredits);

@@ -5,8 +5,8 @@
 //! next.
 
 pub mod draft;
+pub mod inputs;
 pub mod options;
-pub mod pictures;
 mod rendering;
 mod violations;
 
@@ -20,7 +20,7 @@ use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use bucket::BucketError;
 use bytes::Bytes;
-use common::admission::{self, Admission, Admitted, Refusal};
+use common::admission::{self, Admission, AdmissionError, Admitted};
 use common::dispatch;
 use domain::clock;
 use domain::credits::{Credits, Quote};
@@ -39,11 +39,11 @@ use crate::auth::Tenant;
 use crate::base_url::BaseUrl;
 use crate::error::{Code, Problem, Result};
 use crate::extract::{self, JsonBody};
-use crate::idempotency::Key;
+use crate::idempotency::IdempotencyKey;
 use draft::{CreateJob, JobDraft};
+use inputs::{InputBody, InputFile, Sources};
 use options::SubmitOptions;
 pub use options::{CANCEL_AFTER, PREFER, Prefer};
-use pictures::{InputBody, Picture, Sources};
 
 /// The most a job would cost. Nothing was written.
 #[derive(Debug, Serialize, ToSchema)]
@@ -88,7 +88,7 @@ pub struct DryRun {
 pub async fn handler(
     State(app): State<Arc<App>>,
     Tenant(tenant): Tenant,
-    key: Key,
+    key: IdempotencyKey,
     options: SubmitOptions,
     base: BaseUrl,
     JsonBody(body): JsonBody,
@@ -131,7 +131,7 @@ pub async fn handler(
         fallback: draft.fallback,
         switched_from: draft.switched_from,
         redrive: None,
-        unpaid: app.unpaid,
+        free_limits: app.free_limits,
     };
     let accepted = |job: &Job| JobView::new(job, Vec::new()).answer(StatusCode::ACCEPTED);
     let admitted = match app.wallet(tenant).await {
@@ -145,7 +145,7 @@ pub async fn handler(
     // surely no job.
     if !matches!(
         admitted,
-        Ok(Admitted::New { .. }) | Err(Refusal::Database(_))
+        Ok(Admitted::New { .. }) | Err(AdmissionError::Database(_))
     ) {
         discard(&app, &draft.files).await;
     }
@@ -190,15 +190,15 @@ async fn draft_and_quote(
     }
     let uploads = uploads(app, tenant, &inputs).await?;
     let mut sources = off_thread(move || Sources::read(inputs, &uploads)).await?;
-    let mut draft = JobDraft::read(body, sources.unopened(tenant, id), now);
+    let mut draft = JobDraft::read(body, sources.before_decoding(tenant, id), now);
     let mut quote = draft.quote(&app.catalog, now.date())?;
     if sources.has_files() {
         if !dry_run {
             check_credits(app, tenant, &quote).await?;
         }
         let share = app.shares.of(tenant);
-        let pictures = sources.clean(&app.budget, &share, tenant, id).await?;
-        draft.take_pictures(pictures);
+        let inputs = sources.clean(&app.budget, &share, tenant, id).await?;
+        draft.take_inputs(inputs);
         quote = draft.quote(&app.catalog, now.date())?;
     }
     Ok((draft, quote))
@@ -209,7 +209,7 @@ async fn repeated(
     app: &App,
     base: &BaseUrl,
     tenant: TenantId,
-    key: &Key,
+    key: &IdempotencyKey,
     options: &SubmitOptions,
     answer: Answer,
 ) -> Response {
@@ -279,11 +279,11 @@ async fn check_credits(app: &App, tenant: TenantId, quote: &Quote) -> Result<()>
     let connection = app.connection(tenant).await?;
     let mut transaction = database::begin_for(&connection, tenant).await?;
     let wallet = storage::ledger::wallet(&mut transaction, tenant).await?;
-    let needed = quote.hold().map_err(Refusal::from)?;
+    let needed = quote.hold().map_err(AdmissionError::from)?;
     let wallet = wallet.filter(|wallet| wallet.active);
-    let available = wallet.ok_or(Refusal::Inactive)?.available;
+    let available = wallet.ok_or(AdmissionError::Inactive)?.available;
     if available < needed {
-        return Err(Refusal::InsufficientCredits { needed, available }.into());
+        return Err(AdmissionError::InsufficientCredits { needed, available }.into());
     }
     Ok(())
 }
@@ -325,33 +325,33 @@ impl DryRun {
 }
 
 /// Stores the input images, before the row that names them is written. So a job in the database always finds its files.
-async fn store(app: &App, pictures: &[Picture]) -> std::result::Result<(), BucketError> {
-    for (stored, picture) in pictures.iter().enumerate() {
+async fn store(app: &App, files: &[InputFile]) -> std::result::Result<(), BucketError> {
+    for (stored, file) in files.iter().enumerate() {
         if let Err(error) = app
             .bucket
-            .put_new(&picture.object_key, picture.bytes.clone())
+            .put_new(&file.object_key, file.bytes.clone())
             .await
         {
-            discard(app, &pictures[..stored]).await;
+            discard(app, &files[..stored]).await;
             return Err(error);
         }
     }
-    if pictures.is_empty() {
+    if files.is_empty() {
         return Ok(());
     }
     // Another database may have adopted the bucket in the meantime. Then the files are lost to us, and the job must not be admitted.
     let still_ours = app.owner.usable_since(Instant::now()).await;
     if still_ours.is_err() {
-        discard(app, pictures).await;
+        discard(app, files).await;
     }
     still_ours
 }
 
 /// Deletes the input images of a job that was not admitted.
-async fn discard(app: &App, pictures: &[Picture]) {
-    for picture in pictures {
-        if let Err(error) = app.bucket.delete(&picture.object_key).await {
-            tracing::warn!(%error, key = picture.object_key, "An input image without a job could not be deleted; it stays in the bucket until it is swept");
+async fn discard(app: &App, files: &[InputFile]) {
+    for file in files {
+        if let Err(error) = app.bucket.delete(&file.object_key).await {
+            tracing::warn!(%error, key = file.object_key, "An input image without a job could not be deleted; it stays in the bucket until it is swept");
         }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::response::Response;
 use bucket::BucketError;
-use common::admission::Refusal;
+use common::admission::AdmissionError;
 use domain::id::UploadId;
 use domain::upload;
 
@@ -15,7 +15,7 @@ use crate::auth::Tenant;
 use crate::base_url::BaseUrl;
 use crate::error::{Code, Problem, Result};
 use crate::extract::{Id, Parameters};
-use crate::idempotency::Key;
+use crate::idempotency::IdempotencyKey;
 
 /// Complete a direct upload
 ///
@@ -41,11 +41,11 @@ pub async fn handler(
     State(app): State<Arc<App>>,
     Tenant(tenant): Tenant,
     Id(id): Id<UploadId>,
-    key: Key,
+    key: IdempotencyKey,
     base: BaseUrl,
     Parameters(query): Parameters<UploadQuery>,
 ) -> Result<Response> {
-    let name = query.check()?;
+    let name = query.into_valid_name()?;
     match find(&app, tenant, id).await {
         Ok(upload) => {
             let created_at = upload.created_at.expect("a stored upload has a time");
@@ -72,7 +72,7 @@ pub async fn handler(
     let upload = store(&app, tenant, id, name, permit.hold(file)).await?;
     let inserted = insert(&app, &base, tenant, &upload, None).await?;
     // A concurrent request for this id uses the same object key. So the file is deleted only if there is surely no row for it.
-    if matches!(inserted, Err(Refusal::StorageFull { .. }))
+    if matches!(inserted, Err(AdmissionError::StorageFull { .. }))
         && let Err(error) = app.bucket.delete(&upload.object_key).await
     {
         tracing::warn!(%error, upload.id = %id, "A file without an upload stays in the bucket until it is swept");

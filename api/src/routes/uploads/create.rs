@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::http::Uri;
 use axum::response::Response;
-use common::admission::Refusal;
+use common::admission::AdmissionError;
 use common::files::uploading::Stored;
 use domain::id::UploadId;
 use domain::upload;
@@ -16,7 +16,7 @@ use crate::auth::Tenant;
 use crate::base_url::BaseUrl;
 use crate::error::Result;
 use crate::extract::{AnyBody, Parameters};
-use crate::idempotency::Key;
+use crate::idempotency::IdempotencyKey;
 
 /// Upload an image
 ///
@@ -46,13 +46,13 @@ use crate::idempotency::Key;
 pub async fn handler(
     State(app): State<Arc<App>>,
     Tenant(tenant): Tenant,
-    key: Key,
+    key: IdempotencyKey,
     base: BaseUrl,
     uri: Uri,
     Parameters(query): Parameters<UploadQuery>,
     AnyBody(file): AnyBody,
 ) -> Result<Response> {
-    let name = query.check()?;
+    let name = query.into_valid_name()?;
     let request = key.request("POST", &uri.to_string(), &file);
     if key.sent
         && let Some(answer) = answered_before(&app, tenant, &request).await?
@@ -63,8 +63,10 @@ pub async fn handler(
     let upload = store(&app, tenant, id, name, file).await?;
     let inserted = insert(&app, &base, tenant, &upload, Some(&request)).await;
     // After a database error the commit may have succeeded, and the row would need its file. If it did not, the file is swept later.
-    if !matches!(inserted, Ok(Ok(Stored::New(_)) | Err(Refusal::Database(_))))
-        && let Err(error) = app.bucket.delete(&upload::key(tenant, id)).await
+    if !matches!(
+        inserted,
+        Ok(Ok(Stored::New(_)) | Err(AdmissionError::Database(_)))
+    ) && let Err(error) = app.bucket.delete(&upload::key(tenant, id)).await
     {
         tracing::warn!(%error, upload.id = %id, "A file without an upload stays in the bucket until it is swept");
     }

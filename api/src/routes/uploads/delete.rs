@@ -37,7 +37,7 @@ pub async fn handler(
     let connection = app.connection(tenant).await?;
     match uploading::remove(&connection, tenant, id).await? {
         Removed::Gone => Ok(StatusCode::NO_CONTENT),
-        Removed::Nothing => Err(Problem::no_such("upload", id)),
+        Removed::NotFound => Err(Problem::no_such("upload", id)),
         Removed::InUse(jobs) => {
             let jobs = match jobs {
                 1 => "An open job needs it".to_owned(),

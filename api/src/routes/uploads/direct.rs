@@ -69,7 +69,7 @@ pub async fn handler(
 ) -> Result<Json<DirectUpload>> {
     app.owner.usable().await?;
     let mut transaction = database::begin_for(&app.pool, tenant).await?;
-    admission::check_storage_limit(&mut transaction, tenant, 1, &app.unpaid).await?;
+    admission::check_storage_limit(&mut transaction, tenant, 1, &app.free_limits).await?;
     transaction.commit().await?;
     let (id, now) = (UploadId::new(), clock::now());
     let key = upload::raw_key(tenant, id);

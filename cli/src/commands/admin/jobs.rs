@@ -18,7 +18,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::request::request;
-use crate::database::{connected, open_bucket};
+use crate::database::{open_bucket, with_connection};
 use crate::say;
 
 /// Selects the jobs that match all given conditions.
@@ -87,11 +87,11 @@ impl JobSelection {
         };
         let search =
             async |pool: &PgPool| Ok(storage::jobs::search(pool, &search, self.limit).await?);
-        connected(config, data, DatabaseRole::Reader, search).await
+        with_connection(config, data, DatabaseRole::Reader, search).await
     }
 
     /// The same, but an error if no job matches.
-    async fn find_some(
+    async fn find_or_fail(
         &self,
         config: &Config,
         data: Option<&Path>,
@@ -122,7 +122,7 @@ pub(super) async fn timeline(
     job: JobId,
 ) -> anyhow::Result<()> {
     let timeline = async |pool: &PgPool| Ok(storage::operators::timeline(pool, job).await?);
-    let events = connected(config, data, DatabaseRole::Reader, timeline).await?;
+    let events = with_connection(config, data, DatabaseRole::Reader, timeline).await?;
     ensure!(!events.is_empty(), "there is no job {job}");
     for event in events {
         say!(
@@ -139,7 +139,7 @@ pub(super) async fn timeline(
 /// Lists the workers that have running jobs.
 pub(super) async fn workers(config: &Config, data: Option<&Path>) -> anyhow::Result<()> {
     let workers = async |pool: &PgPool| Ok(storage::jobs::by_worker(pool).await?);
-    for (worker, jobs) in connected(config, data, DatabaseRole::Reader, workers).await? {
+    for (worker, jobs) in with_connection(config, data, DatabaseRole::Reader, workers).await? {
         say!("{worker}  {jobs} jobs")?;
     }
     Ok(())
@@ -153,10 +153,12 @@ pub(super) async fn redrive(
     dry_run: bool,
     actor: Actor<'_>,
 ) -> anyhow::Result<()> {
-    let jobs = selection.find_some(config, data, &[State::Failed]).await?;
+    let jobs = selection
+        .find_or_fail(config, data, &[State::Failed])
+        .await?;
     let ((_, bucket), catalog) = (open_bucket(config, data)?, config.catalog()?);
     let order = OperatorRequest {
-        act: actor,
+        actor,
         request: &request(None, "redrive")?,
     };
     let redrive = async |pool: &PgPool, job: &Job| {
@@ -174,9 +176,9 @@ pub(super) async fn cancel(
     actor: Actor<'_>,
 ) -> anyhow::Result<()> {
     let open = [State::Queued, State::Running];
-    let jobs = selection.find_some(config, data, &open).await?;
+    let jobs = selection.find_or_fail(config, data, &open).await?;
     let order = OperatorRequest {
-        act: actor,
+        actor,
         request: &request(None, "cancel")?,
     };
     let cancel = async |pool: &PgPool, job: &Job| Ok(operator::cancel(pool, order, job).await?);
@@ -210,7 +212,7 @@ async fn for_each(
         }
         Ok(done)
     };
-    let done = connected(config, data, DatabaseRole::Api, do_all).await?;
+    let done = with_connection(config, data, DatabaseRole::Api, do_all).await?;
     ensure!(done > 0, "nothing was done: every job was skipped");
     Ok(())
 }

@@ -14,7 +14,7 @@ use time::format_description::well_known::Rfc3339;
 
 use super::request::request;
 use crate::arguments::ReasonArgs;
-use crate::database::connected;
+use crate::database::with_connection;
 use crate::say;
 
 /// Pauses a scope. An empty scope must be confirmed by `everything`, and only an empty one.
@@ -30,7 +30,7 @@ pub(super) async fn pause(
         bail!("name --model, --tenant or --worker, or say --everything: not both");
     }
     let order = OperatorRequest {
-        act: reason.actor(by)?,
+        actor: reason.actor(by)?,
         request: &request(None, "pause")?,
     };
     let pause = async |pool: &PgPool| {
@@ -42,7 +42,7 @@ pub(super) async fn pause(
         operator::pause(pool, order, scope, answer).await?;
         Ok(number)
     };
-    let id = connected(config, data, DatabaseRole::Api, pause).await?;
+    let id = with_connection(config, data, DatabaseRole::Api, pause).await?;
     let id = id.map(|id| id.to_string()).unwrap_or_default();
     say!("paused; `platen admin resume {id}` ends it")?;
     Ok(())
@@ -56,11 +56,11 @@ pub(super) async fn resume(
     actor: Actor<'_>,
 ) -> anyhow::Result<()> {
     let order = OperatorRequest {
-        act: actor,
+        actor,
         request: &request(None, "resume")?,
     };
     let resume = async |pool: &PgPool| Ok(operator::resume(pool, order, pause).await?);
-    let resumed = connected(config, data, DatabaseRole::Api, resume).await?;
+    let resumed = with_connection(config, data, DatabaseRole::Api, resume).await?;
     ensure!(resumed.is_some(), "no pause {pause} stands");
     say!("resumed")?;
     Ok(())
@@ -69,7 +69,7 @@ pub(super) async fn resume(
 /// Lists the pauses that have not ended.
 pub(super) async fn list(config: &Config, data: Option<&Path>) -> anyhow::Result<()> {
     let pauses = async |pool: &PgPool| Ok(storage::operators::pauses(pool).await?);
-    for pause in connected(config, data, DatabaseRole::Reader, pauses).await? {
+    for pause in with_connection(config, data, DatabaseRole::Reader, pauses).await? {
         let tenant = pause.tenant.map(|tenant| tenant.to_string());
         let scope = [
             ("model", pause.model),

@@ -14,21 +14,21 @@ use super::OperatorError;
 use domain::id::{JobId, TenantId};
 use domain::idempotency::{self, Answer, Request};
 use domain::operator::Actor;
-use storage::operators::Known;
+use storage::operators::OperatorKeyUse;
 use storage::{database, operators};
 
 /// A request of an operator.
 #[derive(Clone, Copy, Debug)]
 pub struct OperatorRequest<'a> {
     /// The operator, and the reason.
-    pub act: Actor<'a>,
+    pub actor: Actor<'a>,
     /// Key and hash of the request, by which a repeated one is recognised.
     pub request: &'a Request,
 }
 
 impl OperatorRequest<'_> {
     /// The request for one of many jobs. Its key contains spaces, so no tenant can send it.
-    pub(super) fn of_job(&self, action: &str, job: JobId) -> Request {
+    pub(super) fn for_job(&self, action: &str, job: JobId) -> Request {
         let hash = idempotency::request_hash(action, &self.request.key, b"");
         Request {
             key: format!("operator {action} {job} {}", hex::encode(&hash[..16])),
@@ -39,7 +39,7 @@ impl OperatorRequest<'_> {
 
 /// The answer to a request of an operator.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Replied {
+pub enum OperatorReply {
     /// The action was done now.
     New(Answer),
     /// The action was done before under this key; this is the answer of then.
@@ -47,7 +47,7 @@ pub enum Replied {
 }
 
 /// How a request begins.
-pub(super) enum Begun {
+pub(super) enum BeginResult {
     /// It is new: the transaction to do it in.
     New(Transaction<'static, Postgres>),
     /// It was answered before.
@@ -79,17 +79,19 @@ pub(super) async fn begin(
     pool: &PgPool,
     tenant: Option<TenantId>,
     request: &Request,
-) -> Result<Begun, OperatorError> {
+) -> Result<BeginResult, OperatorError> {
     let mut transaction = match tenant {
         Some(tenant) => database::begin_for(pool, tenant).await?,
         None => pool.begin().await?,
     };
     if operators::claim_key(&mut transaction, request).await? {
-        return Ok(Begun::New(transaction));
+        return Ok(BeginResult::New(transaction));
     }
     match operators::known(&mut transaction, request).await? {
-        Known::Answered(answer) => Ok(Begun::Answered(answer)),
-        Known::AnotherRequest | Known::Chosen { .. } => Err(OperatorError::KeyReused),
+        OperatorKeyUse::Answered(answer) => Ok(BeginResult::Answered(answer)),
+        OperatorKeyUse::AnotherRequest | OperatorKeyUse::Chosen { .. } => {
+            Err(OperatorError::KeyReused)
+        }
     }
 }
 
@@ -98,10 +100,10 @@ pub(super) async fn keep(
     mut transaction: Transaction<'static, Postgres>,
     request: &Request,
     answer: Answer,
-) -> Result<Replied, OperatorError> {
+) -> Result<OperatorReply, OperatorError> {
     operators::keep_answer(&mut transaction, request, &answer).await?;
     transaction.commit().await?;
-    Ok(Replied::New(answer))
+    Ok(OperatorReply::New(answer))
 }
 
 /// Begins a request for many jobs.
@@ -114,9 +116,9 @@ pub async fn begin_many(pool: &PgPool, request: &Request) -> Result<BulkStart, O
         return Ok(BulkStart::New(BulkTransaction(transaction)));
     }
     match operators::known(&mut transaction, request).await? {
-        Known::Answered(answer) => Ok(BulkStart::Answered(answer)),
-        Known::Chosen { jobs, has_more } => Ok(BulkStart::Chosen { jobs, has_more }),
-        Known::AnotherRequest => Err(OperatorError::KeyReused),
+        OperatorKeyUse::Answered(answer) => Ok(BulkStart::Answered(answer)),
+        OperatorKeyUse::Chosen { jobs, has_more } => Ok(BulkStart::Chosen { jobs, has_more }),
+        OperatorKeyUse::AnotherRequest => Err(OperatorError::KeyReused),
     }
 }
 
@@ -143,14 +145,16 @@ pub async fn keep_many(
     pool: &PgPool,
     request: &Request,
     answer: Answer,
-) -> Result<Replied, OperatorError> {
+) -> Result<OperatorReply, OperatorError> {
     let mut transaction = pool.begin().await?;
     if operators::keep_answer(&mut transaction, request, &answer).await? {
         transaction.commit().await?;
-        return Ok(Replied::New(answer));
+        return Ok(OperatorReply::New(answer));
     }
     match operators::known(&mut transaction, request).await? {
-        Known::Answered(answer) => Ok(Replied::Repeated(answer)),
-        Known::AnotherRequest | Known::Chosen { .. } => Err(OperatorError::KeyReused),
+        OperatorKeyUse::Answered(answer) => Ok(OperatorReply::Repeated(answer)),
+        OperatorKeyUse::AnotherRequest | OperatorKeyUse::Chosen { .. } => {
+            Err(OperatorError::KeyReused)
+        }
     }
 }

@@ -18,7 +18,7 @@ use storage::{database, operators};
 
 /// Why an action was refused. Nothing was done, and nothing recorded.
 #[derive(Debug, thiserror::Error)]
-pub enum Refusal {
+pub enum TenantError {
     /// The tenant does not exist.
     #[error("there is no tenant {0}")]
     NoTenant(TenantId),
@@ -74,7 +74,7 @@ pub enum Refusal {
 ///
 /// # Errors
 /// The database failed.
-pub async fn add(pool: &PgPool, actor: Actor<'_>, name: &str) -> Result<TenantId, Refusal> {
+pub async fn add(pool: &PgPool, actor: Actor<'_>, name: &str) -> Result<TenantId, TenantError> {
     let tenant = TenantId::new();
     let mut transaction = database::begin_for(pool, tenant).await?;
     storage::tenants::insert(&mut transaction, tenant, name).await?;
@@ -99,7 +99,7 @@ pub async fn add_key(
     actor: Actor<'_>,
     tenant: TenantId,
     name: &str,
-) -> Result<ApiKey, Refusal> {
+) -> Result<ApiKey, TenantError> {
     let key = ApiKey::generate();
     let mut transaction = database::begin_for(pool, tenant).await?;
     must_exist(&mut transaction, tenant).await?;
@@ -119,11 +119,11 @@ pub async fn revoke_key(
     actor: Actor<'_>,
     tenant: TenantId,
     key: &str,
-) -> Result<(), Refusal> {
+) -> Result<(), TenantError> {
     let mut transaction = database::begin_for(pool, tenant).await?;
     if !storage::tenants::revoke_key(&mut transaction, tenant, key).await? {
         let key = key.to_owned();
-        return Err(Refusal::NoKey { tenant, key });
+        return Err(TenantError::NoKey { tenant, key });
     }
     record(
         &mut transaction,
@@ -147,18 +147,18 @@ pub async fn grant(
     tenant: TenantId,
     source: &str,
     amount: Credits,
-) -> Result<GrantId, Refusal> {
+) -> Result<GrantId, TenantError> {
     let grant = GrantId::new();
     let mut transaction = database::begin_for(pool, tenant).await?;
     let wallet = storage::ledger::lock_wallet(&mut transaction, tenant)
         .await?
-        .ok_or(Refusal::NoTenant(tenant))?;
+        .ok_or(TenantError::NoTenant(tenant))?;
     if amount > Credits::MAX_TRANSFER {
         return Err(CreditLimitError::Moved.into());
     }
     if !storage::ledger::insert_promo(&mut transaction, tenant, grant, source, amount).await? {
         let (amount, at) = storage::ledger::given_by(&mut transaction, tenant, source).await?;
-        return Err(Refusal::GivenBefore {
+        return Err(TenantError::GivenBefore {
             tenant,
             source_id: source.to_owned(),
             amount,
@@ -182,7 +182,7 @@ pub async fn set_weight(
     actor: Actor<'_>,
     tenant: TenantId,
     weight: u8,
-) -> Result<(), Refusal> {
+) -> Result<(), TenantError> {
     let mut transaction = database::begin_for(pool, tenant).await?;
     must_exist(&mut transaction, tenant).await?;
     storage::tenants::set_weight(&mut transaction, tenant, weight).await?;
@@ -200,7 +200,7 @@ pub async fn set_retention(
     actor: Actor<'_>,
     tenant: TenantId,
     wanted: Retention,
-) -> Result<(), Refusal> {
+) -> Result<(), TenantError> {
     let mut transaction = database::begin_for(pool, tenant).await?;
     must_exist(&mut transaction, tenant).await?;
     storage::retention::set(&mut transaction, tenant, wanted).await?;
@@ -220,7 +220,7 @@ pub async fn add_legal_hold(
     (tenant, job): (TenantId, JobId),
     purpose: Purpose,
     until: OffsetDateTime,
-) -> Result<i64, Refusal> {
+) -> Result<i64, TenantError> {
     let mut transaction = database::begin_for(pool, tenant).await?;
     let hold = storage::retention::add_legal_hold(
         &mut transaction,
@@ -231,7 +231,7 @@ pub async fn add_legal_hold(
         until,
     )
     .await?;
-    let hold = hold.ok_or(Refusal::NoJob { tenant, job })?;
+    let hold = hold.ok_or(TenantError::NoJob { tenant, job })?;
     let until = until.format(&Rfc3339).unwrap_or_default();
     let subject = json!({ "hold": hold, "job": job, "purpose": purpose.as_str(), "until": until });
     record(&mut transaction, actor, "hold", tenant, subject).await?;
@@ -248,20 +248,20 @@ pub async fn remove_legal_hold(
     actor: Actor<'_>,
     tenant: TenantId,
     hold: i64,
-) -> Result<(), Refusal> {
+) -> Result<(), TenantError> {
     let mut transaction = database::begin_for(pool, tenant).await?;
     let lifted = storage::retention::remove_legal_hold(&mut transaction, hold).await?;
-    let job = lifted.ok_or(Refusal::NoHold { tenant, hold })?;
+    let job = lifted.ok_or(TenantError::NoHold { tenant, hold })?;
     let subject = json!({ "hold": hold, "job": job });
     record(&mut transaction, actor, "lift", tenant, subject).await?;
     Ok(transaction.commit().await?)
 }
 
-async fn must_exist(connection: &mut PgConnection, tenant: TenantId) -> Result<(), Refusal> {
+async fn must_exist(connection: &mut PgConnection, tenant: TenantId) -> Result<(), TenantError> {
     if storage::tenants::exists(connection, tenant).await? {
         Ok(())
     } else {
-        Err(Refusal::NoTenant(tenant))
+        Err(TenantError::NoTenant(tenant))
     }
 }
 

@@ -53,7 +53,7 @@ impl<I: Display> RowId<I> {
     ///
     /// # Errors
     /// [`UnknownValue`], where the other type has no such value.
-    pub fn fits<T, V>(&self, column: &'static str, value: V) -> sqlx::Result<T>
+    pub fn convert<T, V>(&self, column: &'static str, value: V) -> sqlx::Result<T>
     where
         V: Clone + Debug,
         T: TryFrom<V>,
@@ -81,7 +81,7 @@ mod tests {
     fn an_unknown_value_is_reported_with_its_place() {
         let row = RowId::new("calls", "cal_1");
         assert_eq!(row.known("outcome", "ok", Class::parse).unwrap(), Class::Ok);
-        assert_eq!(row.fits::<u32, _>("width", 5_i32).unwrap(), 5);
+        assert_eq!(row.convert::<u32, _>("width", 5_i32).unwrap(), 5);
         let newer = row.known("outcome", "newer", Class::parse).unwrap_err();
         assert!(
             newer
@@ -89,7 +89,7 @@ mod tests {
                 .contains("calls.outcome of cal_1 is \"newer\""),
             "{newer}"
         );
-        let negative = row.fits::<u32, _>("width", -1_i32).unwrap_err();
+        let negative = row.convert::<u32, _>("width", -1_i32).unwrap_err();
         assert!(
             negative.to_string().contains("calls.width of cal_1 is -1"),
             "{negative}"

@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::interval;
 use crate::database::row::RowId;
-use crate::database::{NotOneRow, one_row};
+use crate::database::{UnexpectedRowCount, one_row};
 
 /// Claims a job for a worker: starts an attempt, and raises the fence by one. Every later write of
 /// an older attempt then fails.
@@ -135,13 +135,13 @@ pub async fn renew(
 ///
 /// # Errors
 /// Postgres fails.
-pub async fn leases_run_out(
+pub async fn expired_leases(
     pool: &PgPool,
     lease: Duration,
     limit: i64,
 ) -> sqlx::Result<Vec<(JobId, TenantId)>> {
     let rows = sqlx::query!(
-        "-- job::leases_run_out
+        "-- job::expired_leases
         SELECT id, tenant_id FROM jobs
         WHERE state = 'running' AND lease_until < clock_timestamp() AND pg_postmaster_start_time() < clock_timestamp() - $1::interval
         ORDER BY lease_until LIMIT $2",
@@ -160,9 +160,9 @@ pub async fn leases_run_out(
 ///
 /// # Errors
 /// Postgres fails.
-pub async fn deadlines_passed(pool: &PgPool, limit: i64) -> sqlx::Result<Vec<(JobId, TenantId)>> {
+pub async fn jobs_past_deadline(pool: &PgPool, limit: i64) -> sqlx::Result<Vec<(JobId, TenantId)>> {
     let rows = sqlx::query!(
-        "-- job::deadlines_passed
+        "-- job::jobs_past_deadline
         SELECT id, tenant_id FROM jobs WHERE state IN ('queued', 'running') AND deadline < clock_timestamp() ORDER BY deadline LIMIT $1",
         limit
     )
@@ -236,7 +236,7 @@ pub struct Requeue<'a> {
 pub async fn requeue(
     connection: &mut PgConnection,
     job: &Requeue<'_>,
-) -> sqlx::Result<Result<(), NotOneRow>> {
+) -> sqlx::Result<Result<(), UnexpectedRowCount>> {
     // `coalesce` keeps the outcome of an earlier attempt if this one has none: the tenant then
     // still sees why its job is late.
     let result = sqlx::query!(
@@ -285,7 +285,7 @@ pub struct End<'a> {
 pub async fn end(
     connection: &mut PgConnection,
     job: &End<'_>,
-) -> sqlx::Result<Result<(), NotOneRow>> {
+) -> sqlx::Result<Result<(), UnexpectedRowCount>> {
     let result = sqlx::query!(
         "-- job::end
         UPDATE jobs SET state = $2, outcome = $3, reason = $4, n_delivered = $5, captured = $6, released = $7,

@@ -30,7 +30,7 @@ const PART: &str = " | ";
 
 /// The result of a comparison.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Compared {
+pub enum Comparison {
     /// What differs; empty where all guards are as they must be.
     Findings(Vec<Finding>),
     /// Not compared: the schema is newer than this program, so its list does not apply.
@@ -47,16 +47,16 @@ pub enum Compared {
 ///
 /// # Errors
 /// Those of Postgres.
-pub async fn check(connection: &mut PgConnection) -> sqlx::Result<Compared> {
+pub async fn check(connection: &mut PgConnection) -> sqlx::Result<Comparison> {
     let (database, program) = (
         database::applied(connection).await?.unwrap_or(0),
         database::newest(),
     );
     if database > program {
-        return Ok(Compared::Newer { database, program });
+        return Ok(Comparison::Newer { database, program });
     }
     let facts = facts(connection).await?;
-    Ok(Compared::Findings(compare(EXPECTED, &facts)))
+    Ok(Comparison::Findings(compare(EXPECTED, &facts)))
 }
 
 /// The guards of this database, as sorted lines in the form of [`EXPECTED`].
@@ -96,9 +96,9 @@ fn compare(expected: &str, facts: &[String]) -> Vec<Finding> {
         );
     missing
         .chain(differs)
-        .map(|says| Finding {
+        .map(|text| Finding {
             invariant: INVARIANT.number,
-            says,
+            text,
         })
         .collect()
 }
@@ -293,7 +293,7 @@ mod tests {
             let facts: Vec<String> = facts.iter().map(|&line| line.to_owned()).collect();
             let found = compare(expected, &facts);
             assert!(
-                found.iter().any(|finding| finding.says == says),
+                found.iter().any(|finding| finding.text == says),
                 "{says}: {found:?}"
             );
         };

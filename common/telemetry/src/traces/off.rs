@@ -7,9 +7,9 @@ use domain::traceparent::TraceParent;
 
 /// Does nothing.
 #[derive(Default)]
-pub struct Exporting;
+pub struct TraceExporter;
 
-pub(crate) fn layer() -> Option<(Identity, Exporting)> {
+pub(crate) fn layer() -> Option<(Identity, TraceExporter)> {
     if super::is_wanted() {
         super::say("no traces are sent: this program was built without the feature `otel`");
     }

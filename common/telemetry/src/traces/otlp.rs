@@ -27,13 +27,13 @@ const EXPORT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Sends spans until it is dropped, and the last ones then.
 #[must_use = "spans are sent until it is dropped"]
 #[derive(Default)]
-pub struct Exporting {
+pub struct TraceExporter {
     provider: Option<SdkTracerProvider>,
 }
 
 /// The layer that records and sends spans; `None` where no collector is configured. Needs a Tokio
 /// runtime.
-pub(crate) fn layer() -> Option<(OpenTelemetryLayer<Registry, Tracer>, Exporting)> {
+pub(crate) fn layer() -> Option<(OpenTelemetryLayer<Registry, Tracer>, TraceExporter)> {
     if !super::is_wanted() {
         return None;
     }
@@ -63,7 +63,7 @@ pub(crate) fn layer() -> Option<(OpenTelemetryLayer<Registry, Tracer>, Exporting
         .with_target(false);
     Some((
         layer,
-        Exporting {
+        TraceExporter {
             provider: Some(provider),
         },
     ))
@@ -78,7 +78,7 @@ fn exporter() -> Result<SpanExporter, Box<dyn Error>> {
     Ok(exporter.with_http_client(client).build()?)
 }
 
-impl Drop for Exporting {
+impl Drop for TraceExporter {
     fn drop(&mut self) {
         if let Some(provider) = self.provider.take()
             && let Err(error) = provider.shutdown()

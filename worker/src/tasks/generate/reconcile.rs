@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use domain::call::Journaled;
+use domain::call::JournaledCall;
 use domain::job::Claimed;
 use domain::outcome::{Class, Failure};
 use storage::database;
@@ -16,7 +16,10 @@ impl Attempt<'_> {
     /// # Errors
     ///
     /// Fails when the bucket or the database fails.
-    pub(super) async fn reconcile(&self, journaled: &Journaled) -> anyhow::Result<OutputResult> {
+    pub(super) async fn reconcile(
+        &self,
+        journaled: &JournaledCall,
+    ) -> anyhow::Result<OutputResult> {
         if let Some(adopted) = self.adopt(journaled).await? {
             return Ok(adopted);
         }

@@ -14,7 +14,7 @@ use time::{Date, OffsetDateTime};
 use utoipa::ToSchema;
 use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
 
-use super::pictures::{InputBody, Picture, Pictures};
+use super::inputs::{InputBody, InputFile, JobInputs};
 use super::rendering::{self, EncodingBody, RenderingFields, fits};
 use super::violations::{Violations, words};
 use crate::error::{Problem, Result};
@@ -113,7 +113,7 @@ pub struct CreateJob {
 }
 
 impl CreateJob {
-    /// Takes the inputs out of the body. [`Sources`](super::pictures::Sources) reads them.
+    /// Takes the inputs out of the body. [`Sources`](super::inputs::Sources) reads them.
     pub fn take_inputs(&mut self) -> Vec<InputBody> {
         std::mem::take(&mut self.inputs)
     }
@@ -134,7 +134,7 @@ pub struct JobDraft {
     /// What to generate.
     pub generation: Generation,
     /// Files to store before the job is admitted.
-    pub files: Vec<Picture>,
+    pub files: Vec<InputFile>,
     /// Whether fallbacks of the model may be used.
     pub fallback: bool,
     /// The model that was asked for, if its successor is used instead.
@@ -144,9 +144,9 @@ pub struct JobDraft {
 }
 
 impl JobDraft {
-    /// Parses a body as far as possible. `pictures` are its inputs, which were taken out of the body and read before.
-    pub fn read(body: CreateJob, pictures: Pictures, now: OffsetDateTime) -> Self {
-        let mut found = Violations::from(pictures.violations);
+    /// Parses a body as far as possible. `inputs` are its inputs, which were taken out of the body and read before.
+    pub fn read(body: CreateJob, inputs: JobInputs, now: OffsetDateTime) -> Self {
+        let mut found = Violations::from(inputs.violations);
         if body.model.is_empty() {
             found.add("/model", "Name a model: GET /v1/models lists them.");
         }
@@ -162,7 +162,7 @@ impl JobDraft {
         let request = ImageRequest {
             prompt: body.prompt,
             art_direction: body.art_direction,
-            inputs: pictures.inputs,
+            inputs: inputs.inputs,
             aspect_ratio: found.choice("/aspect_ratio", body.aspect_ratio, AspectRatio::ALL),
             size: found.choice("/size", body.size, &SIZES),
             outputs: body.outputs.unwrap_or(1),
@@ -177,7 +177,7 @@ impl JobDraft {
             priority: body.priority,
             run_at,
             generation: Generation::Image(request),
-            files: pictures.files,
+            files: inputs.files,
             fallback: body.fallback.unwrap_or(true),
             switched_from: None,
             switch_to_successor: body.switch_to_successor,
@@ -186,11 +186,11 @@ impl JobDraft {
     }
 
     /// Replaces what was known about the input images before they were decoded by the final images.
-    pub fn take_pictures(&mut self, pictures: Pictures) {
+    pub fn take_inputs(&mut self, inputs: JobInputs) {
         let Generation::Image(request) = &mut self.generation;
-        request.inputs = pictures.inputs;
-        self.files = pictures.files;
-        self.violations.extend(pictures.violations);
+        request.inputs = inputs.inputs;
+        self.files = inputs.files;
+        self.violations.extend(inputs.violations);
     }
 
     /// Quotes the most the job can cost. If the model was shut down and the client allows it, switches to the successor.
@@ -364,7 +364,7 @@ mod tests {
 
     fn read(body: &Value) -> JobDraft {
         let body = extract::json(body.to_string().as_bytes()).unwrap();
-        JobDraft::read(body, Pictures::default(), NOW)
+        JobDraft::read(body, JobInputs::default(), NOW)
     }
 
     fn quoted(body: &Value) -> std::result::Result<i64, Value> {

@@ -14,7 +14,7 @@ use utoipa::{IntoParams, openapi};
 use crate::error::{Code, Problem};
 use crate::extract::{Parameters, single};
 use crate::header_list::elements;
-use crate::request::Id;
+use crate::request::RequestId;
 
 /// The header with the client's preferences (RFC 7240).
 pub const PREFER: HeaderName = HeaderName::from_static("prefer");
@@ -98,7 +98,7 @@ impl<S: Send + Sync> FromRequestParts<S> for SubmitOptions {
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
         let Parameters(Flags { dry_run }) = Parameters::from_request_parts(parts, state).await?;
-        let id = parts.extensions.get::<Id>();
+        let id = parts.extensions.get::<RequestId>();
         Ok(Self {
             request_id: id.ok_or(Code::Internal)?.0.to_string(),
             traceparent: parts.extensions.get().cloned(),

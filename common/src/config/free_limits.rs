@@ -9,7 +9,7 @@ use super::values::within;
 
 /// Limits on what one tenant may use without paying for it.
 #[derive(Clone, Copy, Debug)]
-pub struct Unpaid {
+pub struct FreeLimits {
     /// Calls that have begun and that the tenant may abandon in an hour.
     pub cancel_allowance: u32,
     /// Cost of such calls in an hour above which operators are alerted, in millionths of a US
@@ -27,7 +27,7 @@ pub struct Unpaid {
 
 pub(super) const DAY: Duration = Duration::from_hours(24);
 
-impl Default for Unpaid {
+impl Default for FreeLimits {
     fn default() -> Self {
         Self {
             cancel_allowance: allowance::DEFAULT,
@@ -39,8 +39,8 @@ impl Default for Unpaid {
     }
 }
 
-pub(super) fn unpaid() -> Result<Unpaid, ConfigError> {
-    let by_default = Unpaid::default();
+pub(super) fn free_limits() -> Result<FreeLimits, ConfigError> {
+    let by_default = FreeLimits::default();
     // 0 turns the limit off.
     let days = |name, otherwise| -> Result<Option<Duration>, ConfigError> {
         Ok(match within(name, 0, 3_650)? {
@@ -52,7 +52,7 @@ pub(super) fn unpaid() -> Result<Unpaid, ConfigError> {
     let number = |name, min, max| -> Result<Option<i64>, ConfigError> {
         Ok(within(name, min, max)?.and_then(|value| i64::try_from(value).ok()))
     };
-    Ok(Unpaid {
+    Ok(FreeLimits {
         cancel_allowance: within("PLATEN_CANCEL_ALLOWANCE", 0, 1_000_000)?
             .and_then(|calls| u32::try_from(calls).ok())
             .unwrap_or(by_default.cancel_allowance),

@@ -109,7 +109,7 @@ impl InputBody {
 }
 
 /// A file to be stored before the job is admitted.
-pub struct Picture {
+pub struct InputFile {
     /// The key to store it under.
     pub object_key: String,
     /// The file.
@@ -118,11 +118,11 @@ pub struct Picture {
 
 /// The input images of one job, and everything that is wrong with them.
 #[derive(Default)]
-pub struct Pictures {
+pub struct JobInputs {
     /// Uploads and files of the body, in the order of the body.
     pub inputs: Vec<Input>,
     /// The files of the body, encoded again.
-    pub files: Vec<Picture>,
+    pub files: Vec<InputFile>,
     /// What is wrong with the inputs.
     pub violations: Vec<Violation>,
 }
@@ -130,7 +130,7 @@ pub struct Pictures {
 /// The inputs of a body before any image is decoded: uploads, and files decoded from base64.
 pub struct Sources {
     /// Role and source of each input; `None` if it is not valid.
-    pictures: Vec<(Option<InputRole>, Option<Source>)>,
+    inputs: Vec<(Option<InputRole>, Option<Source>)>,
     found: Violations,
 }
 
@@ -143,16 +143,16 @@ impl Sources {
     /// Reads the inputs of a body. `uploads` holds those of the tenant that the body names. This is CPU work: megabytes of base64.
     pub fn read(bodies: Vec<InputBody>, uploads: &HashMap<UploadId, Upload>) -> Self {
         let mut found = Violations::default();
-        let mut pictures = Vec::with_capacity(bodies.len());
+        let mut inputs = Vec::with_capacity(bodies.len());
         for (index, mut body) in bodies.into_iter().enumerate() {
             let role = found.keep(choice(&pointer(index, "role"), &body.role, &ROLES));
             let source = match body.upload.take() {
                 Some(name) => body.named_upload(index, &name, uploads).map(Source::Upload),
                 None => body.file(&mut found, index).map(Source::File),
             };
-            pictures.push((role, found.keep(source)));
+            inputs.push((role, found.keep(source)));
         }
-        Self { pictures, found }
+        Self { inputs, found }
     }
 
     /// Encodes the files again exactly like uploads: a model gets the same bytes either way, without metadata, and a damaged file is
@@ -166,47 +166,51 @@ impl Sources {
         share: &Share,
         tenant: TenantId,
         job: JobId,
-    ) -> Result<Pictures, Problem> {
+    ) -> Result<JobInputs, Problem> {
         let max_bytes = self.max_bytes_per_file();
-        let mut pictures = Pictures::default();
-        for (index, (role, source)) in self.pictures.into_iter().enumerate() {
+        let mut job_inputs = JobInputs::default();
+        for (index, (role, source)) in self.inputs.into_iter().enumerate() {
             let input = match (source, max_bytes) {
-                (Some(Source::Upload(upload)), _) => role.map(|role| of_upload(upload, role)),
+                (Some(Source::Upload(upload)), _) => {
+                    role.map(|role| input_from_upload(upload, role))
+                }
                 (Some(Source::File(file)), Some(max_bytes)) => {
                     let cleaned = budget.clean(share, file, max_bytes).await?;
                     let cleaned =
                         cleaned.map_err(|why| Violation::new(pointer(index, "data"), why));
                     let cleaned = self.found.keep(cleaned);
                     role.zip(cleaned).map(|(role, cleaned)| {
-                        let file = Picture {
+                        let file = InputFile {
                             object_key: input_key(tenant, job, index),
                             bytes: cleaned.bytes,
                         };
-                        let input = of_file(&file, cleaned.media_type, role);
-                        pictures.files.push(file);
+                        let input = input_from_file(&file, cleaned.media_type, role);
+                        job_inputs.files.push(file);
                         input
                     })
                 }
                 _ => None,
             };
-            pictures.inputs.extend(input);
+            job_inputs.inputs.extend(input);
         }
-        pictures.violations = self.found.into_all();
-        Ok(pictures)
+        job_inputs.violations = self.found.into_all();
+        Ok(job_inputs)
     }
 
     /// What is known about the inputs before an image is decoded: enough to check whether the model accepts this many. The final size
     /// and hash of a file are not known yet; placeholders stand for them.
-    pub fn unopened(&mut self, tenant: TenantId, job: JobId) -> Pictures {
+    pub fn before_decoding(&mut self, tenant: TenantId, job: JobId) -> JobInputs {
         // Called for the violation it may add.
         self.max_bytes_per_file();
-        let mut pictures = Pictures {
+        let mut job_inputs = JobInputs {
             violations: self.found.all(),
-            ..Pictures::default()
+            ..JobInputs::default()
         };
-        for (index, (role, source)) in self.pictures.iter().enumerate() {
+        for (index, (role, source)) in self.inputs.iter().enumerate() {
             let input = match (source, role) {
-                (Some(Source::Upload(upload)), Some(role)) => of_upload(upload.clone(), *role),
+                (Some(Source::Upload(upload)), Some(role)) => {
+                    input_from_upload(upload.clone(), *role)
+                }
                 (Some(Source::File(file)), Some(role)) => Input {
                     upload: None,
                     object_key: input_key(tenant, job, index),
@@ -217,14 +221,14 @@ impl Sources {
                 },
                 _ => continue,
             };
-            pictures.inputs.push(input);
+            job_inputs.inputs.push(input);
         }
-        pictures
+        job_inputs
     }
 
     /// Whether there is an image to decode.
     pub fn has_files(&self) -> bool {
-        let mut sources = self.pictures.iter();
+        let mut sources = self.inputs.iter();
         sources.any(|(_, source)| matches!(source, Some(Source::File(_))))
     }
 
@@ -232,7 +236,7 @@ impl Sources {
     /// inputs exceed the total already, which is a violation.
     fn max_bytes_per_file(&mut self) -> Option<usize> {
         let (mut uploaded, mut sent, mut files) = (0, 0, 0);
-        for (_, source) in &self.pictures {
+        for (_, source) in &self.inputs {
             match source {
                 Some(Source::Upload(upload)) => uploaded += upload.bytes.unsigned_abs(),
                 Some(Source::File(file)) => {
@@ -254,7 +258,7 @@ impl Sources {
     }
 }
 
-fn of_file(file: &Picture, media_type: MediaType, role: InputRole) -> Input {
+fn input_from_file(file: &InputFile, media_type: MediaType, role: InputRole) -> Input {
     Input {
         upload: None,
         object_key: file.object_key.clone(),
@@ -265,7 +269,7 @@ fn of_file(file: &Picture, media_type: MediaType, role: InputRole) -> Input {
     }
 }
 
-fn of_upload(upload: Upload, role: InputRole) -> Input {
+fn input_from_upload(upload: Upload, role: InputRole) -> Input {
     Input {
         upload: Some(upload.id),
         object_key: upload.object_key,
@@ -333,7 +337,7 @@ mod tests {
     use super::*;
     use crate::shares::Shares;
 
-    async fn read(inputs: Value) -> Pictures {
+    async fn read(inputs: Value) -> JobInputs {
         let bodies = serde_json::from_value(inputs).unwrap();
         let sources = Sources::read(bodies, &HashMap::new());
         let budget = Budget::within(API_MEMORY, 1);
@@ -346,13 +350,13 @@ mod tests {
     /// An image of noise, which does not compress.
     fn noise(width: u32, height: u32, format: ImageFormat) -> Vec<u8> {
         let mut state = 1_u32;
-        let picture = RgbImage::from_fn(width, height, |_, _| {
+        let image = RgbImage::from_fn(width, height, |_, _| {
             state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
             let [red, green, blue, _] = state.to_be_bytes();
             ::image::Rgb([red, green, blue])
         });
         let mut bytes = Cursor::new(Vec::new());
-        picture.write_to(&mut bytes, format).unwrap();
+        image.write_to(&mut bytes, format).unwrap();
         bytes.into_inner()
     }
 

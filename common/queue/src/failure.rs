@@ -4,7 +4,7 @@ use redis::{ErrorKind, RedisError};
 
 /// Why Redis is unavailable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Trouble {
+pub enum RedisFailure {
     /// No process listens at its address.
     Refused,
     /// Its address cannot be reached: its name is not known, or there is no route.
@@ -33,7 +33,7 @@ pub enum Trouble {
     Other,
 }
 
-impl Trouble {
+impl RedisFailure {
     /// All of them, in the order of the metric's reasons.
     pub const ALL: [Self; 13] = [
         Self::Refused,
@@ -53,14 +53,14 @@ impl Trouble {
 
     /// Classifies an error. Returns `None` where Redis itself is available and refused one command,
     /// such as a script that it does not know yet.
-    pub fn of(error: &RedisError) -> Option<Self> {
+    pub fn classify(error: &RedisError) -> Option<Self> {
         match error.kind() {
-            ErrorKind::Io => Some(of_connection(error)),
+            ErrorKind::Io => Some(classify_connection_error(error)),
             ErrorKind::AuthenticationFailed => Some(Self::Password),
             ErrorKind::InvalidClientConfig => Some(Self::Address),
             ErrorKind::Parse | ErrorKind::RESP3NotSupported => Some(Self::Broken),
             ErrorKind::Server(_) | ErrorKind::Extension => {
-                of_answer(error.code().unwrap_or_default(), error)
+                classify_answer(error.code().unwrap_or_default(), error)
             }
             _ => None,
         }
@@ -104,7 +104,7 @@ impl Trouble {
     }
 
     /// For operators: what is wrong, and what to do.
-    pub fn plain_words(self) -> &'static str {
+    pub fn explanation(self) -> &'static str {
         match self {
             Self::Refused => "no process listens at its address: start Redis, or correct REDIS_URL",
             Self::Unreachable => {
@@ -138,29 +138,29 @@ impl Trouble {
 }
 
 /// Classifies an error of the connection.
-fn of_connection(error: &RedisError) -> Trouble {
+fn classify_connection_error(error: &RedisError) -> RedisFailure {
     if error.is_timeout() {
-        Trouble::Silent
+        RedisFailure::Silent
     } else if error.is_connection_refusal() {
-        Trouble::Refused
+        RedisFailure::Refused
     } else if error.is_connection_dropped() {
-        Trouble::Broken
+        RedisFailure::Broken
     } else {
         // An unknown host name has no kind of its own.
-        Trouble::Unreachable
+        RedisFailure::Unreachable
     }
 }
 
 /// Classifies an error that Redis answered, by its code.
-fn of_answer(code: &str, error: &RedisError) -> Option<Trouble> {
+fn classify_answer(code: &str, error: &RedisError) -> Option<RedisFailure> {
     match code {
-        "NOAUTH" | "WRONGPASS" | "NOPERM" => Some(Trouble::Password),
-        "LOADING" => Some(Trouble::Loading),
-        "READONLY" | "MASTERDOWN" => Some(Trouble::ReadOnly),
-        "OOM" => Some(Trouble::Memory),
-        "MISCONF" | "NOREPLICAS" => Some(Trouble::Disk),
-        "BUSY" => Some(Trouble::Busy),
-        "ERR" if error.to_string().contains("max number of clients") => Some(Trouble::Clients),
+        "NOAUTH" | "WRONGPASS" | "NOPERM" => Some(RedisFailure::Password),
+        "LOADING" => Some(RedisFailure::Loading),
+        "READONLY" | "MASTERDOWN" => Some(RedisFailure::ReadOnly),
+        "OOM" => Some(RedisFailure::Memory),
+        "MISCONF" | "NOREPLICAS" => Some(RedisFailure::Disk),
+        "BUSY" => Some(RedisFailure::Busy),
+        "ERR" if error.to_string().contains("max number of clients") => Some(RedisFailure::Clients),
         _ => None,
     }
 }
