@@ -89,7 +89,8 @@ impl App {
     /// Connects to Postgres and builds the state. Redis is connected to when it is first needed.
     ///
     /// # Errors
-    /// If a setting is missing or not usable, Postgres cannot be reached, or the bucket belongs to another database.
+    /// Returns an error if a setting is missing or not usable, if Postgres cannot be reached, or if the bucket belongs to another
+    /// database.
     pub async fn connect(config: &Config) -> anyhow::Result<Self> {
         let ready_queue =
             ReadyQueue::new(config.redis()?, &config.queue).context("REDIS_URL is not usable")?;
@@ -104,7 +105,10 @@ impl App {
         let reader = database::connect(url, DatabaseRole::Reader, READER_CONNECTIONS).await;
         let reader = reader.context("cannot connect to Postgres as platen_reader")?;
         let owner = Owner::new(pool.clone(), bucket.clone());
-        owner.at_start().await.context("the API does not start")?;
+        owner
+            .check_at_start()
+            .await
+            .context("the API does not start")?;
         // Rendering gets half of the cores; the other half stays free for requests.
         let budget = Budget::within(config.api_memory, imaging::cores() / 2);
         database::watch("api", &pool);
@@ -151,7 +155,7 @@ impl App {
     /// Waits for a permit to use one Postgres connection for this tenant.
     ///
     /// # Errors
-    /// [`Code::Overloaded`](crate::error::Code::Overloaded) if the tenant has too many requests under way.
+    /// Returns [`Code::Overloaded`](crate::error::Code::Overloaded) if the tenant has too many requests under way.
     pub async fn connection(&self, tenant: TenantId) -> Result<shares::Connection, Problem> {
         self.shares.of(tenant).connection(&self.pool).await
     }
@@ -159,7 +163,7 @@ impl App {
     /// The same for a transaction that locks the tenant's wallet.
     ///
     /// # Errors
-    /// [`Code::Overloaded`](crate::error::Code::Overloaded) if the tenant has too many requests under way.
+    /// Returns [`Code::Overloaded`](crate::error::Code::Overloaded) if the tenant has too many requests under way.
     pub async fn wallet(&self, tenant: TenantId) -> Result<shares::Connection, Problem> {
         self.shares.of(tenant).wallet(&self.pool).await
     }

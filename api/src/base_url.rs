@@ -31,7 +31,7 @@ impl PublicUrl {
     /// Takes the values of `PLATEN_PUBLIC_URL` and `PLATEN_TRUSTED_PROXIES`.
     ///
     /// # Errors
-    /// If `url` is not an `http` or `https` URL, or has a user, a query or a fragment.
+    /// Returns an error if `url` is not an `http` or `https` URL, or has a user, a query or a fragment.
     pub fn new(url: Option<&str>, proxies: Vec<IpNet>) -> anyhow::Result<Self> {
         let url = url.map(|text| {
             base_url(text).with_context(|| {

@@ -89,7 +89,7 @@ impl Budget {
     /// Reserves the memory of one download, until the permit is dropped.
     ///
     /// # Errors
-    /// [`Code::Overloaded`] if no memory became free in time.
+    /// Returns [`Code::Overloaded`] if no memory became free in time.
     pub async fn download(&self) -> Result<MemoryPermit, Problem> {
         acquire(&self.downloads, CHUNK_BYTES, Pool::Downloads).await
     }
@@ -98,7 +98,7 @@ impl Budget {
     /// and the memory allow it. The inner error says what is wrong with the image, in words for its owner.
     ///
     /// # Errors
-    /// [`Code::Overloaded`] if the wait took too long, and [`Code::Internal`] if the work panicked.
+    /// Returns [`Code::Overloaded`] if the wait took too long, and [`Code::Internal`] if the work panicked.
     pub async fn clean(
         &self,
         share: &Share,
@@ -190,7 +190,7 @@ impl BodyPermit {
     /// Reserves the memory for a body of `bytes` bytes in total.
     ///
     /// # Errors
-    /// [`Code::Overloaded`] if no memory became free in time.
+    /// Returns [`Code::Overloaded`] if no memory became free in time.
     pub async fn grow(&mut self, bytes: usize) -> Result<(), Problem> {
         if bytes <= self.bytes.max(UNCOUNTED_BYTES) {
             return Ok(());

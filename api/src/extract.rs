@@ -28,7 +28,7 @@ use crate::error::{Code, Problem, sentence};
 /// Returns the value of a header that may be sent at most once.
 ///
 /// # Errors
-/// [`Code::InvalidHeader`] if it was sent twice: which of the two counts would be a guess.
+/// Returns [`Code::InvalidHeader`] if the header was sent twice, because either of the two values could be the intended one.
 pub fn single<'a>(
     headers: &'a HeaderMap,
     name: &HeaderName,

@@ -95,7 +95,7 @@ impl Rates {
     /// valid before.
     ///
     /// # Errors
-    /// [`Code::RateLimited`], with the seconds to wait.
+    /// Returns [`Code::RateLimited`], with the seconds to wait, if the limit is used up.
     pub fn check_failures(&self, client: &Client, credentials: &str) -> Result<(), Problem> {
         let (Some(quota), Some(network)) = (&self.failures, client.network) else {
             return Ok(());
@@ -148,7 +148,7 @@ impl Rates {
     /// Counts a request of a tenant with a valid key.
     ///
     /// # Errors
-    /// [`Code::RateLimited`], with the seconds to wait.
+    /// Returns [`Code::RateLimited`], with the seconds to wait, if the limit is used up.
     pub fn admit(
         &self,
         client: &Client,
@@ -169,7 +169,7 @@ impl Rates {
     /// Counts a request of an address.
     ///
     /// # Errors
-    /// [`Code::RateLimited`], with the seconds to wait.
+    /// Returns [`Code::RateLimited`], with the seconds to wait, if the limit is used up.
     pub fn admit_address(&self, client: &Client) -> Result<(), Problem> {
         let (Some(quota), Some(network)) = (&self.address, client.network) else {
             return Ok(());

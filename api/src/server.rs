@@ -21,7 +21,7 @@ const REDIS_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// requests are answered.
 ///
 /// # Errors
-/// None at present: a request that does not end in time is cut off with a warning in the log.
+/// Never returns an error at present. A request that does not end in time is cut off, with a warning in the log.
 pub async fn serve(
     mut app: App,
     listener: TcpListener,

@@ -155,7 +155,7 @@ impl Shares {
     /// Waits for a permit to look up the API key with this public part.
     ///
     /// # Errors
-    /// [`Code::Overloaded`] if the wait took too long or too many requests wait already.
+    /// Returns [`Code::Overloaded`] if the wait took too long or too many requests wait already.
     pub async fn authentication(&self, key: &str) -> Result<OwnedSemaphorePermit, Problem> {
         let share = self.get(ShareOwner::Key(key.to_owned()));
         share
@@ -205,7 +205,7 @@ impl Share {
     /// Waits for a permit to use one connection of the pool.
     ///
     /// # Errors
-    /// [`Code::Overloaded`] if the wait took too long or too many requests wait already.
+    /// Returns [`Code::Overloaded`] if the wait took too long or too many requests wait already.
     pub async fn connection(&self, pool: &PgPool) -> Result<Connection, Problem> {
         self.connection_with(pool, None).await
     }
@@ -213,7 +213,7 @@ impl Share {
     /// The same for a transaction that locks the tenant's wallet.
     ///
     /// # Errors
-    /// [`Code::Overloaded`] if the wait took too long or too many requests wait already.
+    /// Returns [`Code::Overloaded`] if the wait took too long or too many requests wait already.
     pub async fn wallet(&self, pool: &PgPool) -> Result<Connection, Problem> {
         // First the wallet, then the connection: whoever waits for the wallet must not occupy a connection.
         let wallet = self.acquire(&self.wallet, 1, Pool::Wallet).await?;
@@ -242,7 +242,7 @@ impl Share {
     /// Waits for a permit to have an image rendered.
     ///
     /// # Errors
-    /// [`Code::Overloaded`] if the wait took too long or too many requests wait already.
+    /// Returns [`Code::Overloaded`] if the wait took too long or too many requests wait already.
     pub async fn image(&self) -> Result<OwnedSemaphorePermit, Problem> {
         self.acquire(&self.images, 1, Pool::Images).await
     }
@@ -251,7 +251,7 @@ impl Share {
     /// may grow beyond it.
     ///
     /// # Errors
-    /// [`Code::Overloaded`] if the wait took too long or too many requests wait already.
+    /// Returns [`Code::Overloaded`] if the wait took too long or too many requests wait already.
     pub async fn body(&self, kib: usize, held: usize) -> Result<OwnedSemaphorePermit, Problem> {
         let kib = kib.min(self.body_kib.saturating_sub(held));
         let kib = u32::try_from(kib).unwrap_or(u32::MAX);

@@ -2,9 +2,9 @@
 //!
 //! The transaction writes the job, the hold, the ledger line and the answer to the client together,
 //! or nothing at all. It locks the tenant's wallet first. So the submits of one tenant run one
-//! after the other: two of them cannot spend the same credit, and a repeated request waits for the
-//! first one and returns its answer. After the commit the job is pushed to the ready queue: read
-//! [`crate::dispatch`] next.
+//! after the other. Two of them cannot spend the same credit, and a repeated request waits for the
+//! first request and returns its answer. After the commit the caller pushes the job to the ready
+//! queue; read [`crate::dispatch`] next.
 #![warn(
     clippy::arithmetic_side_effects,
     clippy::float_arithmetic,
@@ -27,13 +27,13 @@ use domain::idempotency::{self, Answer, KeyUse};
 use domain::job::Job;
 use domain::ledger::{self, Transfer};
 use domain::operator::Actor;
-use domain::storage_limit::Stored;
+use domain::storage_limit::StorageUsage;
 use domain::traceparent::TraceParent;
 use storage::database;
 use storage::database::row::RowId;
 
-/// Paid calls per requested output. A job may make this many calls times its outputs, and the
-/// outputs share them.
+/// Paid calls per requested output. A job may make this many calls times its number of outputs. All
+/// its outputs share these calls.
 const CALLS_PER_OUTPUT: u64 = 3;
 
 /// A parsed and quoted request to create a job.
@@ -78,7 +78,8 @@ pub struct Admission<'a> {
     pub free_limits: FreeLimits,
 }
 
-/// An operator's order to run a failed job again. It is recorded together with the new job.
+/// An operator's order to run a failed job again. The audit entry is written together with the new
+/// job.
 #[derive(Clone, Copy, Debug)]
 pub struct Redrive<'a> {
     /// The failed job.
@@ -97,7 +98,8 @@ pub enum Admitted {
         /// The answer to the client.
         answer: Answer,
     },
-    /// The idempotency key was used before. This is the answer it got then.
+    /// The idempotency key was used before, for the same request. This is the answer that request
+    /// got.
     Repeated(Answer),
 }
 
@@ -143,7 +145,7 @@ pub enum AdmissionError {
     /// The failed job was already run again.
     #[error("the job was already run again, as job {0}")]
     Redriven(JobId),
-    /// The price is above what one hold may move.
+    /// The price is above the largest amount that one hold may have.
     #[error(transparent)]
     Amount(#[from] InvalidCredits),
     /// Postgres failed. If the connection broke during the commit, the job may exist all the same: a
@@ -158,7 +160,7 @@ pub enum AdmissionError {
 /// and a repeated request gets it again.
 ///
 /// # Errors
-/// Every [`AdmissionError`]. Nothing is written then.
+/// Returns an [`AdmissionError`] if a check fails; nothing is written in that case.
 pub async fn admit(
     pool: &PgPool,
     admission: &Admission<'_>,
@@ -168,13 +170,13 @@ pub async fn admit(
     let hold = admission.quote.hold()?;
     let mut transaction = database::begin_for(pool, tenant).await?;
 
-    // The wallet is locked before anything is read. All checks below decide on what they read, and
-    // no other transaction of this tenant can change it until this one ends.
+    // The wallet is locked before anything is read. All checks below depend on what they read, and
+    // no other transaction of this tenant can change that until this one ends.
     let wallet = storage::ledger::lock_wallet(&mut transaction, tenant)
         .await?
         .ok_or(AdmissionError::Inactive)?;
-    // The key comes before every other check: a repeated request gets its first answer, even if the
-    // tenant's wallet has been restricted or emptied since.
+    // The idempotency key is looked up before every other check: a repeated request gets its first
+    // answer, even if the tenant's wallet has been restricted or emptied since.
     if let Some(answer) = find_answer(&mut transaction, tenant, &admission.idempotency).await? {
         return Ok(Admitted::Repeated(answer));
     }
@@ -190,8 +192,9 @@ pub async fn admit(
     if !storage::uploads::pin(&mut transaction, &admission.generation.uploads()).await? {
         return Err(AdmissionError::UploadGone);
     }
-    // A deadline shorter than a call is a cancellation in advance. Without this check a tenant
-    // could submit a thousand such jobs, and we would pay for calls that nobody waits for.
+    // A job whose deadline is shorter than a model call can take is as good as canceled in advance,
+    // so it counts against the cancel allowance. Without this check a tenant could submit a
+    // thousand such jobs, and we would pay for calls that nobody waits for.
     if admission.cancel_after < admission.model_timeout {
         let used = storage::allowances::used(&mut transaction, tenant).await?;
         if !used.allows(1, admission.free_limits.cancel_allowance) {
@@ -240,8 +243,8 @@ pub async fn admit(
     )
     .await?;
     if !hold.is_zero() {
-        // The lots can give less than the wallet shows: an expired lot may not be held from, but
-        // its credits are still part of the balance.
+        // The lots can give less than the wallet shows: credits of an expired lot may not be held,
+        // but they are still part of the balance.
         let lots = storage::ledger::lock_lots(&mut transaction, tenant).await?;
         let shares = ledger::split_over_lots(&lots, hold).ok_or(insufficient)?;
         storage::ledger::hold_lots(&mut transaction, tenant, job.id, &shares).await?;
@@ -268,7 +271,8 @@ pub async fn admit(
 /// lock; without it, two requests could use the same free bytes.
 ///
 /// # Errors
-/// [`AdmissionError::StorageFull`] if they do not fit; [`AdmissionError::Database`] if Postgres fails.
+/// Returns [`AdmissionError::StorageFull`] if they do not fit, and [`AdmissionError::Database`] if
+/// Postgres fails.
 pub async fn check_storage_limit(
     connection: &mut PgConnection,
     tenant: TenantId,
@@ -280,7 +284,7 @@ pub async fn check_storage_limit(
     };
     let stored = storage::stored_bytes::stored(connection, tenant).await?;
     match stored {
-        Stored { bytes: Some(bytes) } if !stored.has_room(more, Some(limit)) => {
+        StorageUsage { bytes: Some(bytes) } if !stored.has_room(more, Some(limit)) => {
             Err(AdmissionError::StorageFull {
                 more,
                 stored: bytes,
@@ -293,12 +297,13 @@ pub async fn check_storage_limit(
 
 /// Returns the answer that this request got before, if it is a repetition.
 ///
-/// It takes no lock, so `None` decides nothing. It saves work: the inputs of a repeated request
-/// need not be stored again.
+/// This function takes no lock, so `None` is no proof that the request is new; [`admit`] looks
+/// again under the lock. An early answer saves work: the inputs of a repeated request need not be
+/// stored again.
 ///
 /// # Errors
-/// [`AdmissionError::KeyReused`] if the key belongs to another request; [`AdmissionError::Database`] if Postgres
-/// fails.
+/// Returns [`AdmissionError::KeyReused`] if the key belongs to another request, and
+/// [`AdmissionError::Database`] if Postgres fails.
 pub async fn answered_before(
     pool: &PgPool,
     tenant: TenantId,
@@ -308,11 +313,12 @@ pub async fn answered_before(
     find_answer(&mut transaction, tenant, request).await
 }
 
-/// Does the same as [`answered_before`] in a transaction. `None` is final only under the wallet's
-/// lock.
+/// Does the same as [`answered_before`], in a transaction of the caller. `None` is final only while
+/// the caller holds the wallet's lock.
 ///
 /// # Errors
-/// As [`answered_before`].
+/// Returns [`AdmissionError::KeyReused`] if the key belongs to another request, and
+/// [`AdmissionError::Database`] if Postgres fails.
 pub(crate) async fn find_answer(
     connection: &mut PgConnection,
     tenant: TenantId,

@@ -1,9 +1,9 @@
 //! Settlement: the one transaction that ends a job. Artifacts, credits and state change together.
 //!
 //! Several processes may try to end the same job at once. The lock on the job's row lets exactly
-//! one of them win. A worker may end the job only with the fence it claimed it with. Those without
-//! a lease (the tenant, an operator, the deadline, the reaper) may end it only while it is open.
-//! Everybody else learns how the job ended and changes nothing.
+//! one of them win. A worker may end the job only with the fence it claimed it with. Callers
+//! without a lease (the tenant, an operator, the deadline, the reaper) may end it only while it is
+//! open. All others learn how the job ended and change nothing.
 #![warn(
     clippy::arithmetic_side_effects,
     clippy::float_arithmetic,
@@ -40,7 +40,7 @@ pub struct Lease {
     pub tenant: TenantId,
     /// The job.
     pub job: JobId,
-    /// Number of the attempt. The lease is over when the job's row has a higher one.
+    /// Number of the attempt. The lease is over when the job's row has a higher number.
     pub fence: i32,
 }
 
@@ -76,7 +76,7 @@ pub enum SettlementError {
     #[error(transparent)]
     UnexpectedRowCount(#[from] UnexpectedRowCount),
     /// Postgres failed. If the connection broke during the commit, the job may have ended all the
-    /// same: a second try then returns [`Settled::AlreadyEnded`].
+    /// same. A second try then returns [`Settled::AlreadyEnded`].
     #[error(transparent)]
     Database(#[from] sqlx::Error),
 }
@@ -91,12 +91,12 @@ impl database::PostgresError for SettlementError {
 }
 
 /// Ends a job that delivered at least one output: captures the price of the delivered outputs and
-/// releases the rest of the hold. `artifacts` are the stored files; each rendition is one delivered
-/// output. `shortfall` says why outputs are missing; `None` if none is.
+/// releases the rest of the hold. `artifacts` are the stored files, and each rendition among them
+/// is one delivered output. `shortfall` says why outputs are missing; `None` if none is.
 ///
 /// # Errors
-/// [`SettlementError`]. Nothing is written then, and the worker may try again while it holds the
-/// lease.
+/// Returns a [`SettlementError`] if the job cannot be settled. Nothing is written in that case, and
+/// the worker may try again while it holds the lease.
 pub async fn deliver(
     pool: &PgPool,
     lease: Lease,
@@ -126,10 +126,10 @@ pub async fn deliver(
     end_and_commit((transaction, job), end).await
 }
 
-/// Ends a job that delivered nothing: it fails, and the whole hold is released.
+/// Ends a job that delivered nothing: the job fails, and the whole hold is released.
 ///
 /// # Errors
-/// [`SettlementError`]. Nothing is written then.
+/// Returns a [`SettlementError`] if the job cannot be settled. Nothing is written in that case.
 pub async fn give_up(
     pool: &PgPool,
     lease: Lease,
@@ -156,7 +156,8 @@ pub async fn give_up(
 /// attempt. The hold stays.
 ///
 /// # Errors
-/// [`SettlementError`]. The lease then stays until it expires, and the reaper requeues the job.
+/// Returns a [`SettlementError`] if the job cannot be requeued. The lease then stays until it
+/// expires, and the reaper requeues the job.
 pub async fn retry(
     pool: &PgPool,
     lease: Lease,
@@ -171,7 +172,8 @@ pub async fn retry(
 /// unavailable, or a provider still works on it.
 ///
 /// # Errors
-/// As [`retry`].
+/// Returns a [`SettlementError`] if the job cannot be requeued. The lease then stays until it
+/// expires, and the reaper requeues the job.
 pub async fn put_back(
     pool: &PgPool,
     lease: Lease,
@@ -222,7 +224,8 @@ pub enum Cancellation {
     /// The job is canceled, by this request or by an earlier one. The answer is stored for
     /// repetitions.
     Canceled(Answer),
-    /// The idempotency key was used before. This is the answer it got then.
+    /// The idempotency key was used before, for the same request. This is the answer that request
+    /// got.
     Repeated(Answer),
     /// The idempotency key belongs to another request.
     KeyReused,
@@ -251,7 +254,7 @@ pub enum Canceler<'a> {
 /// row; the reply is stored under the idempotency key.
 ///
 /// # Errors
-/// [`SettlementError`]. Nothing is written then.
+/// Returns a [`SettlementError`] if the job cannot be settled. Nothing is written in that case.
 pub async fn cancel(
     pool: &PgPool,
     canceler: Canceler<'_>,
@@ -269,8 +272,9 @@ pub async fn cancel(
         None => {}
     }
     if job.state.is_terminal() {
-        // Canceling twice is no error for an owner: the second request wants what is already so. An
-        // operator is told, because nothing of theirs would be recorded.
+        // An owner may cancel twice: the second request succeeds, because the job is canceled
+        // already. An operator is told that the job had ended, because no audit entry is written
+        // for the second request.
         let is_fulfilled =
             job.state == State::Canceled && matches!(canceler, Canceler::Owner { .. });
         if !is_fulfilled {
@@ -316,7 +320,7 @@ async fn count_abandoned_calls(
     job: &Job,
     allowance: u32,
 ) -> sqlx::Result<Result<(), AllowanceUsage>> {
-    let begun = storage::allowances::begun(connection, &[job.id]).await?;
+    let begun = storage::allowances::count_begun_calls(connection, &[job.id]).await?;
     let Some(&begun) = begun.get(&job.id) else {
         return Ok(Ok(()));
     };
@@ -332,10 +336,11 @@ async fn count_abandoned_calls(
 ///
 /// If calls have begun and the owner's `allowance` does not cover them, the deadline is moved
 /// instead, once, by `more(model)`. The job then delivers what the calls make, and is charged for
-/// it. Otherwise a short deadline would be a way to cancel without limit.
+/// it. Without this rule, a tenant could use short deadlines to cancel without limit.
 ///
 /// # Errors
-/// [`SettlementError`]. Nothing is written then, and the next run of the task tries again.
+/// Returns a [`SettlementError`] if the job cannot be settled. Nothing is written in that case, and
+/// the next run of the task tries again.
 pub async fn expire(
     pool: &PgPool,
     (tenant, id): (TenantId, JobId),
@@ -370,7 +375,8 @@ pub async fn expire(
 /// poison after [`MAX_CRASHES`] expired leases.
 ///
 /// # Errors
-/// [`SettlementError`]. Nothing is written then, and the next run of the reaper tries again.
+/// Returns a [`SettlementError`] if the job cannot be settled. Nothing is written in that case, and
+/// the next run of the reaper tries again.
 pub async fn reap(pool: &PgPool, tenant: TenantId, id: JobId) -> Result<Settled, SettlementError> {
     let mut transaction = database::begin_for(pool, tenant).await?;
     let Some(job) = lock_wallet_and_job(&mut transaction, tenant, id).await? else {
@@ -379,7 +385,7 @@ pub async fn reap(pool: &PgPool, tenant: TenantId, id: JobId) -> Result<Settled,
     // Checked again under the lock: the worker may have renewed its lease or settled the job since
     // the reaper listed it.
     if job.state != State::Running
-        || !storage::jobs::lease_has_run_out(&mut transaction, id).await?
+        || !storage::jobs::lease_has_expired(&mut transaction, id).await?
     {
         return Ok(Settled::NotFound);
     }
@@ -462,18 +468,19 @@ fn full_reason(job: &Job, delivered: i32, captured: Credits, why: &str) -> Strin
 
 /// How a job is to end.
 struct JobEnd<'a> {
-    /// `None`: the number of delivered outputs decides between succeeded, partial and failed.
+    /// The final state. With `None`, the number of delivered outputs decides between succeeded,
+    /// partial and failed.
     state: Option<State>,
     /// Delivered outputs.
     delivered: i32,
     /// Class of the outcome.
     outcome: Class,
-    /// Why, in plain words, without what was charged.
+    /// Why the job ended, in the words of [`Class::customer_message`], without what was charged.
     reason: &'a str,
 }
 
 impl JobEnd<'static> {
-    /// An end without a delivered output. The reason is the class's own.
+    /// An end without a delivered output. The reason is the message of the class.
     fn without_delivery(state: State, outcome: Class) -> Self {
         Self {
             state: Some(state),

@@ -1,9 +1,9 @@
 //! `platen verify`: the invariants about data, as queries that return no rows when all is well.
 //!
-//! The numbers (I1 and so on) are those of the list in ARCHITECTURE.md. All queries run in one
-//! read-only snapshot and block nobody. Each row they return is one finding in words. [`deep`]
-//! checks whether the bucket contains exactly what rows name; `storage::verify::guards` checks what protects the
-//! rows.
+//! The numbers (I1, I2 and so on) are the numbers of the invariants in ARCHITECTURE.md. All queries
+//! run in one read-only snapshot and block no other transaction. Each row they return is one
+//! finding in words. [`deep`] checks whether the bucket contains exactly what rows name;
+//! `storage::verify::guards` checks what protects the rows.
 
 pub mod deep;
 
@@ -17,17 +17,18 @@ use storage::verify::{Finding, INVARIANTS, Invariant, guards};
 /// Checks all invariants and the guards, in one snapshot. `pool` must act as `platen_reader`.
 ///
 /// # Errors
-/// The database failed. Violations are findings, not errors.
+/// Returns an error if Postgres fails. A violation is a finding, not an error.
 pub async fn verify(pool: &PgPool) -> sqlx::Result<Vec<Finding>> {
     let mut findings = Vec::new();
     check(pool, |_, found, _| findings.extend(found)).await?;
     Ok(findings)
 }
 
-/// As [`verify`]; calls `report` after each invariant, with its findings and how long it took.
+/// Does the same as [`verify`]. Calls `report` after each invariant, with its findings and how long
+/// its check took.
 ///
 /// # Errors
-/// The database failed.
+/// Returns an error if Postgres fails.
 pub async fn check(
     pool: &PgPool,
     mut report: impl FnMut(&Invariant, Vec<Finding>, Duration),

@@ -5,7 +5,7 @@ use std::os::unix::fs::symlink;
 use std::time::{Duration, Instant};
 
 use bucket::{
-    Address, Bucket, BucketError, ContentDisposition, FileKind, Link, ListedObject, Stored,
+    Address, Bucket, BucketError, ContentDisposition, FileKind, Link, ListedObject, StoredObject,
 };
 use bytes::Bytes;
 use domain::clock;
@@ -95,7 +95,7 @@ async fn a_key_is_written_once() {
     for Kind { name, bucket, .. } in &all_kinds().await {
         let first = bucket.put_new("t/1/a", bytes("one")).await.unwrap();
         let sha256 = Sha256::digest("one").into();
-        assert_eq!(first, Stored { sha256, bytes: 3 }, "{name}");
+        assert_eq!(first, StoredObject { sha256, bytes: 3 }, "{name}");
         let again = bucket.put_new("t/1/a", bytes("one")).await.unwrap();
         assert_eq!(again, first, "{name}: the same bytes are success");
         let another = bucket.put_new("t/1/a", bytes("two")).await;
@@ -166,7 +166,7 @@ async fn all_pages_are_listed_at_google() {
     let bucket = open(&gcs.address("", &[]));
     let put = async |number: usize| bucket.put_new(&format!("t/{number}"), bytes("one")).await;
     let written = stream::iter(0..1_050).map(put).buffer_unordered(16);
-    let written: Vec<Stored> = written.try_collect().await.unwrap();
+    let written: Vec<StoredObject> = written.try_collect().await.unwrap();
     assert_eq!((written.len(), list(&bucket).await.len()), (1_050, 1_050));
 }
 

@@ -108,7 +108,7 @@ impl App {
         database::watch("worker", &pool);
         let owner = Owner::new(pool.clone(), bucket.clone());
         owner
-            .at_start()
+            .check_at_start()
             .await
             .context("the worker does not start")?;
         Ok(Self {

@@ -21,8 +21,9 @@ use crate::error::{Problem, sentence, truncate};
 /// Parses a body that is one JSON object.
 ///
 /// # Errors
-/// [`Code::MalformedJson`](crate::error::Code::MalformedJson) if it is not JSON, and
-/// [`Code::InvalidRequest`](crate::error::Code::InvalidRequest), with a pointer to the place, if it does not fit `T` or is too large.
+/// Returns [`Code::MalformedJson`](crate::error::Code::MalformedJson) if the text is not JSON, and
+/// [`Code::InvalidRequest`](crate::error::Code::InvalidRequest), with a pointer to the place, if it does not fit `T` or is too
+/// large.
 pub fn json<T: DeserializeOwned + ToSchema + 'static>(body: &[u8]) -> Result<T, Problem> {
     let schema = schema_of::<T>();
     let mut tree = strict_json::read(body, schema)?;

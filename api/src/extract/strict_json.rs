@@ -27,8 +27,8 @@ const MAX_TEXT_BYTES: usize = 64 * 1024;
 /// Reads a whole body.
 ///
 /// # Errors
-/// [`Code::InvalidRequest`] for the first value over a limit or the first repeated field; [`Code::MalformedJson`] if the body is not
-/// JSON.
+/// Returns [`Code::InvalidRequest`] for the first value over a limit or the first repeated field, and [`Code::MalformedJson`] if
+/// the body is not JSON.
 pub(super) fn read(body: &[u8], schema: &Value) -> Result<Value, Problem> {
     let (refused, values) = (RefCell::default(), Cell::default());
     let mut deserializer = serde_json::Deserializer::from_slice(body);

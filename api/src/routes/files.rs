@@ -74,7 +74,7 @@ pub async fn handler(
     };
     let Some(begin) = app.bucket.part(&key, 0, first_bytes as u64).await? else {
         // A missing file means that it was deleted only if the bucket is the right one.
-        app.owner.usable().await?;
+        app.owner.must_be_usable().await?;
         return Err(Problem::new(Code::NotFound, "This file was deleted."));
     };
     let media_type =

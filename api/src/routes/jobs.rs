@@ -189,7 +189,7 @@ async fn uncancelable(
     if open.is_empty() {
         return Ok(HashSet::new());
     }
-    let begun = storage::allowances::begun(connection, &open).await?;
+    let begun = storage::allowances::count_begun_calls(connection, &open).await?;
     if begun.is_empty() {
         return Ok(HashSet::new());
     }
@@ -203,7 +203,8 @@ async fn uncancelable(
 /// Loads a job of the tenant as it is now, with fresh links to its files; `None` if there is no such job.
 ///
 /// # Errors
-/// [`Code::Overloaded`](crate::error::Code::Overloaded), or a problem for a failed query.
+/// Returns [`Code::Overloaded`](crate::error::Code::Overloaded) if no connection became free in time, or the problem of a query
+/// that failed.
 pub async fn load_view(
     app: &App,
     base: &BaseUrl,

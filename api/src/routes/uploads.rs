@@ -10,7 +10,7 @@ pub mod list;
 use axum::response::Response;
 use bytes::Bytes;
 use common::admission::{self, AdmissionError};
-use common::files::uploading::{self, Stored};
+use common::files::uploading::{self, StoreResult};
 use domain::generation::Violation;
 use domain::generation::image::{MAX_INPUT_BYTES, MediaType};
 use domain::id::{TenantId, UploadId};
@@ -149,14 +149,14 @@ async fn store(
     if file.len() > MAX_BYTES {
         return Err(too_large());
     }
-    app.owner.usable().await?;
+    app.owner.must_be_usable().await?;
     let share = app.shares.of(tenant);
     let cleaned = app.budget.clean(&share, file, MAX_INPUT_BYTES).await?;
     let cleaned = cleaned.map_err(|why| Problem::invalid(vec![Violation::new("", why)]))?;
     let object_key = upload::key(tenant, id);
     let stored = app.bucket.put_new(&object_key, cleaned.bytes).await?;
     // If another database has adopted the bucket in the meantime, the file is deleted again and no row is written.
-    if let Err(not_ours) = app.owner.usable_since(Instant::now()).await {
+    if let Err(not_ours) = app.owner.must_be_usable_since(Instant::now()).await {
         if let Err(error) = app.bucket.delete(&object_key).await {
             tracing::warn!(%error, upload.id = %id, "A file without an upload stays in a bucket that belongs to another database");
         }
@@ -182,7 +182,7 @@ async fn insert(
     tenant: TenantId,
     upload: &Upload,
     request: Option<&Request>,
-) -> Result<std::result::Result<Stored, AdmissionError>> {
+) -> Result<std::result::Result<StoreResult, AdmissionError>> {
     let view = UploadView::new(app, base, upload).await;
     let answer = |created_at| view.answer(created_at);
     let connection = app.wallet(tenant).await?;
@@ -204,10 +204,10 @@ async fn answered_before(app: &App, tenant: TenantId, request: &Request) -> Resu
 }
 
 /// Writes the answer to a POST that stored an upload, new or repeated.
-fn answered(key: &IdempotencyKey, stored: Stored) -> Response {
+fn answered(key: &IdempotencyKey, stored: StoreResult) -> Response {
     match stored {
-        Stored::New(answer) => key.answer(answer),
-        Stored::Repeated(answer) => key.replay(answer),
+        StoreResult::New(answer) => key.answer(answer),
+        StoreResult::Repeated(answer) => key.replay(answer),
     }
 }
 

@@ -12,7 +12,7 @@ use crate::arguments::{DatabaseArgs, OptionalReasonArgs};
 use crate::database::with_connection;
 use crate::{actor, say};
 
-/// Whom to give how much.
+/// The arguments of `platen grant`.
 #[derive(Args)]
 pub struct GrantArgs {
     /// The tenant.
@@ -32,8 +32,8 @@ pub struct GrantArgs {
 ///
 /// # Errors
 ///
-/// The tenant was given credits from this source before, there is no such tenant, the amount is out of range, or the
-/// database cannot be reached.
+/// Returns an error if the tenant was given credits from this source before, if there is no such tenant, if the amount is out of
+/// range, or if the database cannot be reached.
 pub async fn run(config: &Config, args: GrantArgs) -> anyhow::Result<()> {
     let by = actor::name();
     let amount = Credits::new(args.amount)?;

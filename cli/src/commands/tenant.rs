@@ -12,7 +12,7 @@ use crate::arguments::{DatabaseArgs, NO_REASON, OptionalReasonArgs};
 use crate::database::with_connection;
 use crate::{actor, say};
 
-/// What to do with tenants.
+/// The commands about tenants.
 #[derive(Subcommand)]
 pub enum TenantCommand {
     /// Set how long a tenant's files and prompts are kept: `ephemeral` (inputs and prompts until their job has ended, outputs
@@ -22,10 +22,10 @@ pub enum TenantCommand {
         tenant: TenantId,
         /// How long they are kept.
         policy: Policy,
-        /// Why.
+        /// The reason, which is recorded.
         #[command(flatten)]
         reason: OptionalReasonArgs,
-        /// Where.
+        /// The database to work on.
         #[command(flatten)]
         database: DatabaseArgs,
     },
@@ -37,10 +37,10 @@ pub enum TenantCommand {
         /// 1 to 100; 1 is the share of others.
         #[arg(value_parser = clap::value_parser!(u8).range(1..=100))]
         weight: u8,
-        /// Why.
+        /// The reason, which is recorded.
         #[command(flatten)]
         reason: OptionalReasonArgs,
-        /// Where.
+        /// The database to work on.
         #[command(flatten)]
         database: DatabaseArgs,
     },
@@ -48,10 +48,10 @@ pub enum TenantCommand {
     Add {
         /// Its name.
         name: String,
-        /// Why.
+        /// The reason, which is recorded.
         #[command(flatten)]
         reason: OptionalReasonArgs,
-        /// Where.
+        /// The database to work on.
         #[command(flatten)]
         database: DatabaseArgs,
     },
@@ -71,7 +71,7 @@ pub enum Policy {
 ///
 /// # Errors
 ///
-/// There is no such tenant, or the database cannot be reached.
+/// Returns an error if there is no such tenant, or if the database cannot be reached.
 pub async fn run(config: &Config, command: TenantCommand) -> anyhow::Result<()> {
     let by = actor::name();
     match command {

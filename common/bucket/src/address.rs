@@ -31,8 +31,8 @@ pub enum Address {
     Gcs(Remote<GoogleCloudStorageBuilder>),
 }
 
-/// A bucket at a store. All keys begin with the prefix, so one bucket can hold several
-/// installations.
+/// A bucket at S3 or Google Cloud Storage. All keys begin with the prefix, so one bucket can hold
+/// the files of several installations.
 #[derive(Clone)]
 pub struct Remote<B> {
     bucket: String,
@@ -40,18 +40,18 @@ pub struct Remote<B> {
     builder: Box<B>,
 }
 
-/// A bucket that was opened.
+/// What [`Address::open`] returns: the store, and how it signs links.
 pub(super) struct OpenedBucket {
     /// Reads and writes objects.
     pub store: Arc<dyn ObjectStore>,
-    /// Signs links; `None` for a folder.
+    /// How the store signs links; `None` for a folder.
     pub signing: Option<LinkSigning>,
 }
 
 /// How links to a store are signed.
 #[derive(Clone)]
 pub(super) struct LinkSigning {
-    /// Signs a path.
+    /// Signs the path of a link.
     pub signer: Arc<dyn Signer>,
     /// Scheme, host and port of every link.
     pub origin: String,
@@ -60,7 +60,7 @@ pub(super) struct LinkSigning {
 }
 
 impl LinkSigning {
-    /// The path of an object in a link.
+    /// The path of an object, as it is in a link.
     pub(super) fn path(&self, key: &Key) -> Key {
         let full_key = self.prefix.parts().chain(key.parts()).collect();
         (self.escape)(&full_key)
@@ -78,13 +78,13 @@ impl Address {
 
     /// Parses an address.
     ///
-    /// `variables` are the standard ones of AWS and Google: credentials, region, endpoint. Where
-    /// they contain no credentials these are found as the vendors' own programs find them: a web
-    /// identity, or the role of a container or an instance.
+    /// `variables` are the standard variables of AWS and Google, such as credentials, region and
+    /// endpoint. If they contain no credentials, the credentials are found as the vendors' own
+    /// programs find them: a web identity, or the role of a container or an instance.
     ///
     /// # Errors
-    /// The scheme is not known, the bucket or the prefix is not valid, or an endpoint is not
-    /// encrypted.
+    /// Returns an error if the scheme is not known, if the bucket or the prefix is not valid, or if
+    /// an endpoint is not encrypted.
     pub fn parse(
         text: &str,
         variables: impl IntoIterator<Item = (String, String)>,
@@ -108,8 +108,8 @@ impl Address {
             Ok(prefix) => prefix,
             Err(error) => return bad(format!("{prefix:?} is no prefix of keys: {error}")),
         };
-        // An empty variable counts as not set: Docker Compose passes unset variables on as empty
-        // ones.
+        // An empty variable counts as not set, because Docker Compose passes unset variables on as
+        // empty ones.
         let variables = variables.into_iter().filter(|(_, value)| !value.is_empty());
         let bucket = bucket.to_owned();
         Ok(match scheme {
@@ -126,11 +126,11 @@ impl Address {
         })
     }
 
-    /// Creates the folder where it is missing: for `platen up`, which owns it. A bucket at a store
-    /// is not created.
+    /// Creates the folder if it is missing. For `platen up`, which owns the folder. A bucket at S3
+    /// or Google Cloud Storage is not created.
     ///
     /// # Errors
-    /// The folder cannot be created.
+    /// Returns an error if the folder cannot be created.
     pub fn make_folder(&self) -> Result<(), BucketError> {
         let Self::Folder(folder) = self else {
             return Ok(());
@@ -142,7 +142,8 @@ impl Address {
     /// Opens the bucket. Sends no request yet.
     ///
     /// # Errors
-    /// The folder does not exist, or the settings of the store are not complete.
+    /// Returns an error if the folder does not exist, or if the settings of the store are not
+    /// complete.
     pub(super) fn open(&self) -> Result<OpenedBucket, BucketError> {
         Ok(match self {
             Self::Folder(folder) => {
@@ -195,7 +196,7 @@ impl<B> Remote<B> {
     }
 }
 
-/// The form of `PLATEN_BUCKET`.
+/// Writes the address in the form of `PLATEN_BUCKET`.
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -206,16 +207,16 @@ impl fmt::Display for Address {
     }
 }
 
-/// Without the credentials.
+/// Writes the address without the credentials.
 impl fmt::Debug for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
     }
 }
 
-/// Retries for failures that pass within moments; callers that can wait longer retry themselves.
-/// Each request has 30 seconds (`AWS_TIMEOUT`), and none is sent more than ten seconds after the
-/// first.
+/// Retries for failures that last only moments. Callers that can wait longer retry on their own.
+/// Each request may take 30 seconds (`AWS_TIMEOUT`), and no retry is sent more than ten seconds
+/// after the first request.
 fn retries() -> RetryConfig {
     RetryConfig {
         backoff: BackoffConfig {

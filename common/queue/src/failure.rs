@@ -2,39 +2,39 @@
 
 use redis::{ErrorKind, RedisError};
 
-/// Why Redis is unavailable.
+/// The reason why Redis is unavailable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum RedisFailure {
-    /// No process listens at its address.
+    /// No process listens at the address of Redis.
     Refused,
-    /// Its address cannot be reached: its name is not known, or there is no route.
+    /// The address of Redis cannot be reached: the host name is not known, or there is no route.
     Unreachable,
-    /// It accepts commands and does not answer in time.
+    /// Redis accepts commands and does not answer in time.
     Silent,
     /// The connection was closed while it was in use.
     Broken,
-    /// It rejects the login.
+    /// Redis rejects the login.
     Password,
     /// The URL is not valid, or the file that holds it cannot be read.
     Address,
-    /// It has as many clients as it allows (`maxclients`).
+    /// Redis has as many clients as it allows (`maxclients`).
     Clients,
-    /// It has just started and is still loading its data.
+    /// Redis has just started and is still loading its data.
     Loading,
-    /// It is a replica and accepts no writes.
+    /// Redis is a replica and accepts no writes.
     ReadOnly,
-    /// It has no memory left (`maxmemory`).
+    /// Redis has no memory left (`maxmemory`).
     Memory,
-    /// It accepts no writes because it cannot save its data, or has too few replicas.
+    /// Redis accepts no writes because it cannot save its data, or has too few replicas.
     Disk,
-    /// A long script keeps it busy.
+    /// A long script keeps Redis busy.
     Busy,
     /// Another error; the log has its text.
     Other,
 }
 
 impl RedisFailure {
-    /// All of them, in the order of the metric's reasons.
+    /// All reasons, in the order of the metric's label values.
     pub const ALL: [Self; 13] = [
         Self::Refused,
         Self::Unreachable,
@@ -51,7 +51,7 @@ impl RedisFailure {
         Self::Other,
     ];
 
-    /// Classifies an error. Returns `None` where Redis itself is available and refused one command,
+    /// Classifies an error. Returns `None` if Redis is available and refused only this command,
     /// such as a script that it does not know yet.
     pub fn classify(error: &RedisError) -> Option<Self> {
         match error.kind() {
@@ -66,11 +66,12 @@ impl RedisFailure {
         }
     }
 
-    /// Whether a new connection may cure it: this one is broken, leads to a server that is of no
-    /// use, or has the wrong login.
+    /// Whether a new connection may help, because the old connection is broken, leads to a server
+    /// that cannot be used, or has the wrong login.
     pub(super) fn wants_new_connection(self) -> bool {
         match self {
-            // The server says itself that it cannot do it now: it would say so on any connection.
+            // The server answered that it cannot serve now. It would answer the same on any
+            // connection.
             Self::Loading | Self::Memory | Self::Disk | Self::Busy => false,
             Self::Refused
             | Self::Unreachable
@@ -103,7 +104,7 @@ impl RedisFailure {
         }
     }
 
-    /// For operators: what is wrong, and what to do.
+    /// The reason as a sentence for operators: what is wrong, and what to do.
     pub fn explanation(self) -> &'static str {
         match self {
             Self::Refused => "no process listens at its address: start Redis, or correct REDIS_URL",
@@ -146,12 +147,12 @@ fn classify_connection_error(error: &RedisError) -> RedisFailure {
     } else if error.is_connection_dropped() {
         RedisFailure::Broken
     } else {
-        // An unknown host name has no kind of its own.
+        // The client has no error kind for an unknown host name.
         RedisFailure::Unreachable
     }
 }
 
-/// Classifies an error that Redis answered, by its code.
+/// Classifies an error that Redis sent as its answer, by the error's code.
 fn classify_answer(code: &str, error: &RedisError) -> Option<RedisFailure> {
     match code {
         "NOAUTH" | "WRONGPASS" | "NOPERM" => Some(RedisFailure::Password),

@@ -1,4 +1,5 @@
-//! Metrics of this crate, in the default registry of `prometheus`: every process serves that one.
+//! Metrics of this crate. They are in the default registry of `prometheus`, which every process
+//! serves.
 
 use std::sync::LazyLock;
 
@@ -25,12 +26,12 @@ static REDIS_TROUBLE: LazyLock<IntGaugeVec> = LazyLock::new(|| {
     .expect("registered once")
 });
 
-/// Sets the metrics of Redis; `None` where it is available.
+/// Sets the metrics of Redis. `None` means that Redis is available.
 pub(crate) fn redis(failure: Option<RedisFailure>) {
     REDIS_UNAVAILABLE.set(i64::from(failure.is_some()));
-    for one in RedisFailure::ALL {
+    for reason in RedisFailure::ALL {
         REDIS_TROUBLE
-            .with_label_values(&[one.as_str()])
-            .set(i64::from(failure == Some(one)));
+            .with_label_values(&[reason.as_str()])
+            .set(i64::from(failure == Some(reason)));
     }
 }

@@ -23,7 +23,7 @@ pub struct Timing {
     pub probe_interval: Duration,
     /// How often the sweeper looks for objects that no row names.
     pub sweep_every: Duration,
-    /// How old such an object must be: older than any upload may take.
+    /// How old such an object must be before it is removed: longer than any upload may take.
     pub sweep_grace: Duration,
     /// How often the ledger is anchored, in whole seconds.
     pub anchor_every: Duration,
@@ -39,10 +39,10 @@ pub struct Timing {
     pub idle: Duration,
     /// First and longest delay between two polls of a provider's operation.
     pub poll: (Duration, Duration),
-    /// How long lanes are unavailable.
+    /// How long lanes stay unavailable.
     pub lanes: LaneTiming,
-    /// How long a worker that stops waits for its jobs. Longer than any model may take: a job that
-    /// is cut off counts as crashed.
+    /// How long a worker that stops waits for its jobs. This is longer than any call of a model may
+    /// take, because a job that is cut off counts as crashed.
     pub grace: Duration,
 }
 

@@ -3,9 +3,9 @@
 //!
 //! Database triggers write the totals (`0012_billing_rollup.sql`). No process counts anything
 //! itself, so replicas count nothing twice and restarts lose nothing. In one snapshot, the totals
-//! always equal the rows they sum up; `platen verify` checks that (I15). [`storage::billing::fold`] merges the
-//! lines that the triggers write into totals. It affects only how long a read takes, so it may run
-//! anywhere, at any time, or never.
+//! always equal the sums of the rows; `platen verify` checks that (invariant I15).
+//! [`storage::billing::fold`] merges the lines that the triggers write into totals. Folding affects
+//! only how long a read takes, so it may run anywhere, at any time, or never.
 
 use prometheus::{IntCounterVec, IntGaugeVec, Opts, Registry};
 use sqlx::PgPool;
@@ -28,7 +28,7 @@ pub struct Billing {
 /// jobs.
 ///
 /// # Errors
-/// Postgres fails.
+/// Returns an error if Postgres fails.
 pub async fn read(pool: &PgPool) -> sqlx::Result<Billing> {
     // One snapshot for all three reads: a job that ends in between would be counted twice or not at
     // all.
@@ -44,8 +44,13 @@ pub async fn read(pool: &PgPool) -> sqlx::Result<Billing> {
     Ok(billing)
 }
 
-/// The service's billing metrics, read from Postgres by a reader, as Prometheus text. `abandoned_cost` is what operators want to be told
-/// of, in millionths of a US dollar an hour.
+/// Reads the service's billing metrics from Postgres and returns them as Prometheus text. `pool`
+/// must be allowed to read every tenant's rows. `abandoned_cost` is the limit above which operators
+/// are alerted, in millionths of a US dollar an hour.
+///
+/// # Errors
+///
+/// Returns an error if Postgres fails.
 pub async fn metrics(pool: &PgPool, abandoned_cost: i64) -> sqlx::Result<String> {
     let registry = Registry::new();
     let counter = |name, help, labels: &[&str]| {
@@ -136,7 +141,8 @@ pub async fn metrics(pool: &PgPool, abandoned_cost: i64) -> sqlx::Result<String>
         #[expect(clippy::cast_possible_truncation, reason = "seconds fit")]
         due.with_label_values(&[model])
             .set(jobs.queued_seconds as i64);
-        // Told from the first job on, so that the first that ends is seen as a change.
+        // These counters are exported from the first open job on, so that the first ended job is
+        // visible as a change.
         for counter in [&captured, &released, &refunded] {
             counter.with_label_values(&[model]);
         }
@@ -174,8 +180,8 @@ pub async fn metrics(pool: &PgPool, abandoned_cost: i64) -> sqlx::Result<String>
     Ok(telemetry::encode(&registry))
 }
 
-/// Adds a sum to a counter. A negative sum is an error in the data (I15): it is logged and left
-/// out.
+/// Adds a sum to a counter. A negative sum means that the totals do not equal the rows (invariant
+/// I15). It is logged and left out.
 fn add(counter: &IntCounterVec, labels: &[&str], column: &'static str, sum: i64) {
     match RowId::new("billing", labels.join("/")).convert(column, sum) {
         Ok(sum) => counter.with_label_values(labels).inc_by(sum),

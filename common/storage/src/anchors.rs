@@ -1,4 +1,5 @@
-//! SQL about anchors. All of it only reads, over all tenants, as `platen_reader`.
+//! SQL of the anchors of the ledger (`common::money::anchor`). The queries only read, and read all
+//! tenants, as `platen_reader`.
 
 use std::time::Duration;
 
@@ -8,13 +9,13 @@ use uuid::Uuid;
 
 use domain::id::TenantId;
 
-/// Most differences reported for one page: a hundred are proof enough.
-const MAX_DIFFERENCES: i64 = 100;
+/// Most mismatches that are reported for one page. More would tell an operator nothing new.
+const MAX_MISMATCHES: i64 = 100;
 
 /// The time on the database's clock.
 ///
 /// # Errors
-/// Those of Postgres.
+/// Returns an error if Postgres fails.
 pub async fn now(pool: &PgPool) -> sqlx::Result<OffsetDateTime> {
     sqlx::query_scalar!(
         r#"-- anchor::now
@@ -24,11 +25,11 @@ pub async fn now(pool: &PgPool) -> sqlx::Result<OffsetDateTime> {
     .await
 }
 
-/// The ends of the ledgers of up to `limit` tenants with ids after `after`, by id, and when they
-/// were read. Tenants without a transfer are left out.
+/// Reads the last transfers of up to `limit` tenants with ids after `after`, sorted by id, and the
+/// time of the read. Tenants without a transfer are left out.
 ///
 /// # Errors
-/// Those of Postgres.
+/// Returns an error if Postgres fails.
 pub async fn heads(
     pool: &PgPool,
     after: Uuid,
@@ -51,20 +52,20 @@ pub async fn heads(
     Ok((at, heads.collect()))
 }
 
-/// A transfer that does not match an anchor.
+/// A transfer of the ledger that does not match an anchor.
 pub struct Mismatch {
-    /// Its tenant.
+    /// The tenant.
     pub tenant: TenantId,
-    /// Its number.
+    /// The number of the transfer.
     pub seq: i64,
-    /// Whether there is a transfer of this number at all.
+    /// Whether the ledger has a transfer with this number at all.
     pub exists: bool,
 }
 
-/// Those of these heads that the ledger does not contain; at most 100.
+/// Returns those of `heads` that do not match the ledger, at most 100.
 ///
 /// # Errors
-/// Those of Postgres.
+/// Returns an error if Postgres fails.
 pub async fn differing(pool: &PgPool, heads: &[Head]) -> sqlx::Result<Vec<Mismatch>> {
     let tenants: Vec<Uuid> = heads.iter().map(|head| head.tenant.0).collect();
     let seqs: Vec<i64> = heads.iter().map(|head| head.seq).collect();
@@ -78,22 +79,22 @@ pub async fn differing(pool: &PgPool, heads: &[Head]) -> sqlx::Result<Vec<Mismat
         &tenants,
         &seqs,
         &hashes,
-        MAX_DIFFERENCES,
+        MAX_MISMATCHES,
     )
     .fetch_all(pool)
     .await?;
-    let differs = rows.into_iter().map(|row| Mismatch {
+    let mismatches = rows.into_iter().map(|row| Mismatch {
         tenant: TenantId(row.tenant_id),
         seq: row.seq,
         exists: row.exists,
     });
-    Ok(differs.collect())
+    Ok(mismatches.collect())
 }
 
-/// Whether there is a transfer that is younger than `since` and older than `settled`.
+/// Whether there is a transfer that is later than `since` and at least `settled` old.
 ///
 /// # Errors
-/// Those of Postgres.
+/// Returns an error if Postgres fails.
 pub async fn has_unanchored_transfers(
     pool: &PgPool,
     since: OffsetDateTime,
@@ -109,12 +110,12 @@ pub async fn has_unanchored_transfers(
     .await
 }
 
-/// The end of one tenant's ledger.
+/// The last transfer of one tenant's ledger.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Head {
     /// The tenant.
     pub tenant: TenantId,
-    /// The number of its last transfer.
+    /// The number of the tenant's last transfer.
     pub seq: i64,
     /// The hash of that transfer: SHA-256, 32 bytes.
     pub hash: Vec<u8>,

@@ -186,7 +186,7 @@ async fn draft_and_quote(
     let inputs = body.take_inputs();
     // Before any work on the images: files put into another database's bucket would be lost.
     if !inputs.is_empty() && !dry_run {
-        app.owner.usable().await?;
+        app.owner.must_be_usable().await?;
     }
     let uploads = uploads(app, tenant, &inputs).await?;
     let mut sources = off_thread(move || Sources::read(inputs, &uploads)).await?;
@@ -340,7 +340,7 @@ async fn store(app: &App, files: &[InputFile]) -> std::result::Result<(), Bucket
         return Ok(());
     }
     // Another database may have adopted the bucket in the meantime. Then the files are lost to us, and the job must not be admitted.
-    let still_ours = app.owner.usable_since(Instant::now()).await;
+    let still_ours = app.owner.must_be_usable_since(Instant::now()).await;
     if still_ours.is_err() {
         discard(app, files).await;
     }

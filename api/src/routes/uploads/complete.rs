@@ -62,7 +62,7 @@ pub async fn handler(
     let file = match app.bucket.get_at_most(&raw, MAX_BYTES as u64).await {
         Ok(Some(file)) => file,
         Ok(None) => {
-            app.owner.usable().await?;
+            app.owner.must_be_usable().await?;
             let detail = format!("No file was put at the URL of {id} yet: PUT it there first.");
             return Err(Problem::new(Code::NotFound, detail));
         }

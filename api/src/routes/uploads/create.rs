@@ -6,7 +6,7 @@ use axum::extract::State;
 use axum::http::Uri;
 use axum::response::Response;
 use common::admission::AdmissionError;
-use common::files::uploading::Stored;
+use common::files::uploading::StoreResult;
 use domain::id::UploadId;
 use domain::upload;
 
@@ -65,7 +65,7 @@ pub async fn handler(
     // After a database error the commit may have succeeded, and the row would need its file. If it did not, the file is swept later.
     if !matches!(
         inserted,
-        Ok(Ok(Stored::New(_)) | Err(AdmissionError::Database(_)))
+        Ok(Ok(StoreResult::New(_)) | Err(AdmissionError::Database(_)))
     ) && let Err(error) = app.bucket.delete(&upload::key(tenant, id)).await
     {
         tracing::warn!(%error, upload.id = %id, "A file without an upload stays in the bucket until it is swept");

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use axum::http::StatusCode;
-use common::files::uploading::{self, Removed};
+use common::files::uploading::{self, RemoveResult};
 use domain::id::UploadId;
 
 use crate::app::App;
@@ -36,9 +36,9 @@ pub async fn handler(
 ) -> Result<StatusCode> {
     let connection = app.connection(tenant).await?;
     match uploading::remove(&connection, tenant, id).await? {
-        Removed::Gone => Ok(StatusCode::NO_CONTENT),
-        Removed::NotFound => Err(Problem::no_such("upload", id)),
-        Removed::InUse(jobs) => {
+        RemoveResult::Gone => Ok(StatusCode::NO_CONTENT),
+        RemoveResult::NotFound => Err(Problem::no_such("upload", id)),
+        RemoveResult::InUse(jobs) => {
             let jobs = match jobs {
                 1 => "An open job needs it".to_owned(),
                 jobs => format!("{jobs} open jobs need it"),

@@ -67,7 +67,7 @@ pub async fn handler(
     State(app): State<Arc<App>>,
     Tenant(tenant): Tenant,
 ) -> Result<Json<DirectUpload>> {
-    app.owner.usable().await?;
+    app.owner.must_be_usable().await?;
     let mut transaction = database::begin_for(&app.pool, tenant).await?;
     admission::check_storage_limit(&mut transaction, tenant, 1, &app.free_limits).await?;
     transaction.commit().await?;

@@ -17,7 +17,7 @@ use storage::jobs::Search;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::request::request;
+use super::request::idempotent_request;
 use crate::database::{open_bucket, with_connection};
 use crate::say;
 
@@ -34,39 +34,42 @@ pub struct JobSelection {
     #[arg(long)]
     model: Option<String>,
     /// Jobs in this state.
-    #[arg(long, value_parser = state)]
+    #[arg(long, value_parser = parse_state)]
     state: Option<State>,
     /// Jobs with this outcome, named as in `docs/outcomes.md`.
-    #[arg(long, value_parser = class)]
+    #[arg(long, value_parser = parse_class)]
     outcome: Option<Class>,
     /// Jobs submitted at this time or later, such as 2026-11-22T18:00:00Z.
-    #[arg(long, value_parser = time)]
+    #[arg(long, value_parser = parse_time)]
     since: Option<OffsetDateTime>,
     /// Jobs submitted before this time.
-    #[arg(long, value_parser = time)]
+    #[arg(long, value_parser = parse_time)]
     before: Option<OffsetDateTime>,
     /// At most this many jobs, the newest.
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(i64).range(1..=1000))]
     limit: i64,
 }
 
-fn state(text: &str) -> Result<State, String> {
+/// Parses a state of jobs.
+fn parse_state(text: &str) -> Result<State, String> {
     let known = || State::ALL.map(State::as_str).join(", ");
     State::parse(text).ok_or_else(|| format!("use one of {}", known()))
 }
 
-fn class(text: &str) -> Result<Class, String> {
+/// Parses an outcome class.
+fn parse_class(text: &str) -> Result<Class, String> {
     Class::parse(text)
         .ok_or_else(|| "there is no such outcome: docs/outcomes.md lists them".to_owned())
 }
 
-fn time(text: &str) -> Result<OffsetDateTime, String> {
+/// Parses a time in the form of RFC 3339.
+fn parse_time(text: &str) -> Result<OffsetDateTime, String> {
     OffsetDateTime::parse(text, &Rfc3339)
         .map_err(|_| "use a time like 2026-11-22T18:00:00Z".to_owned())
 }
 
 impl JobSelection {
-    /// The selected jobs; in one of `default_states` if no state is given. No states means all.
+    /// Finds the selected jobs. If no state is given, finds jobs in one of `default_states`; an empty list stands for all states.
     async fn find(
         &self,
         config: &Config,
@@ -90,7 +93,7 @@ impl JobSelection {
         with_connection(config, data, DatabaseRole::Reader, search).await
     }
 
-    /// The same, but an error if no job matches.
+    /// Does the same as [`Self::find`], but returns an error if no job matches.
     async fn find_or_fail(
         &self,
         config: &Config,
@@ -129,7 +132,7 @@ pub(super) async fn timeline(
             "{}  {:9}  {}",
             event.at.format(&Rfc3339)?,
             event.of,
-            // Older rows may contain control characters: the details of calls were not always cleaned.
+            // Older rows may contain control characters, because earlier versions did not remove them from the details of calls.
             readable(&event.what, usize::MAX)
         )?;
     }
@@ -159,7 +162,7 @@ pub(super) async fn redrive(
     let ((_, bucket), catalog) = (open_bucket(config, data)?, config.catalog()?);
     let order = OperatorRequest {
         actor,
-        request: &request(None, "redrive")?,
+        request: &idempotent_request(None, "redrive")?,
     };
     let redrive = async |pool: &PgPool, job: &Job| {
         Ok(operator::redrive(pool, &bucket, &catalog, order, job).await?)
@@ -179,13 +182,13 @@ pub(super) async fn cancel(
     let jobs = selection.find_or_fail(config, data, &open).await?;
     let order = OperatorRequest {
         actor,
-        request: &request(None, "cancel")?,
+        request: &idempotent_request(None, "cancel")?,
     };
     let cancel = async |pool: &PgPool, job: &Job| Ok(operator::cancel(pool, order, job).await?);
     for_each(config, data, dry_run, &jobs, cancel).await
 }
 
-/// Does `action` to each job and prints its result; a dry run only lists the jobs. An error if every job was skipped.
+/// Does `action` to each job and prints its result. A dry run only lists the jobs. Returns an error if every job was skipped.
 async fn for_each(
     config: &Config,
     data: Option<&Path>,
@@ -200,23 +203,24 @@ async fn for_each(
         return Ok(());
     }
     let do_all = async |pool: &PgPool| {
-        let mut done = 0_usize;
+        let mut done_count = 0_usize;
         for job in jobs {
             let result = action(pool, job).await?;
-            done += usize::from(result.skipped.is_none());
+            done_count += usize::from(result.skipped.is_none());
             match (result.new, result.skipped) {
                 (_, Some(reason)) => say!("{}  skipped: {reason}", job.id)?,
                 (Some(new), None) => say!("{}  as {new}", job.id)?,
                 (None, None) => say!("{}  done", job.id)?,
             }
         }
-        Ok(done)
+        Ok(done_count)
     };
-    let done = with_connection(config, data, DatabaseRole::Api, do_all).await?;
-    ensure!(done > 0, "nothing was done: every job was skipped");
+    let done_count = with_connection(config, data, DatabaseRole::Api, do_all).await?;
+    ensure!(done_count > 0, "nothing was done: every job was skipped");
     Ok(())
 }
 
+/// A job as one line of a list.
 fn describe(job: &Job) -> String {
     let outcome = job.outcome.map_or("", Class::as_str);
     let at = job.created_at.format(&Rfc3339).unwrap_or_default();

@@ -12,12 +12,13 @@ use sqlx::PgPool;
 use storage::database::DatabaseRole;
 use time::format_description::well_known::Rfc3339;
 
-use super::request::request;
+use super::request::idempotent_request;
 use crate::arguments::ReasonArgs;
 use crate::database::with_connection;
 use crate::say;
 
-/// Pauses a scope. An empty scope must be confirmed by `everything`, and only an empty one.
+/// Pauses the jobs of a scope. An empty scope stands for all jobs, and `everything` must then confirm it. With any other scope,
+/// `everything` must not be set.
 pub(super) async fn pause(
     config: &Config,
     data: Option<&Path>,
@@ -27,11 +28,11 @@ pub(super) async fn pause(
     by: &str,
 ) -> anyhow::Result<()> {
     if (*scope == Scope::default()) != everything {
-        bail!("name --model, --tenant or --worker, or say --everything: not both");
+        bail!("name --model, --tenant or --worker, or give --everything, but not both");
     }
     let order = OperatorRequest {
         actor: reason.actor(by)?,
-        request: &request(None, "pause")?,
+        request: &idempotent_request(None, "pause")?,
     };
     let pause = async |pool: &PgPool| {
         let mut number = None;
@@ -48,7 +49,7 @@ pub(super) async fn pause(
     Ok(())
 }
 
-/// Ends a pause. An error if it has ended already or never existed.
+/// Ends a pause. Returns an error if the pause has ended already or never existed.
 pub(super) async fn resume(
     config: &Config,
     data: Option<&Path>,
@@ -57,7 +58,7 @@ pub(super) async fn resume(
 ) -> anyhow::Result<()> {
     let order = OperatorRequest {
         actor,
-        request: &request(None, "resume")?,
+        request: &idempotent_request(None, "resume")?,
     };
     let resume = async |pool: &PgPool| Ok(operator::resume(pool, order, pause).await?);
     let resumed = with_connection(config, data, DatabaseRole::Api, resume).await?;

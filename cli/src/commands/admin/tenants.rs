@@ -12,11 +12,11 @@ use domain::operator::Actor;
 use sqlx::PgPool;
 use storage::database::DatabaseRole;
 
-use super::request::request;
+use super::request::idempotent_request;
 use crate::database::with_connection;
 use crate::say;
 
-/// Freezes a tenant, or ends that. An error if the tenant is in that state already.
+/// Freezes a tenant, or unfreezes it. Returns an error if the tenant is in the wanted state already.
 pub(super) async fn freeze(
     config: &Config,
     data: Option<&Path>,
@@ -26,7 +26,7 @@ pub(super) async fn freeze(
 ) -> anyhow::Result<()> {
     let order = OperatorRequest {
         actor,
-        request: &request(None, "freeze")?,
+        request: &idempotent_request(None, "freeze")?,
     };
     let freeze = async |pool: &PgPool| Ok(operator::freeze(pool, order, tenant, frozen).await?);
     let (_, has_changed) = with_connection(config, data, DatabaseRole::Api, freeze).await?;
@@ -39,12 +39,12 @@ pub(super) async fn freeze(
 /// How many credits to give to a tenant, or to take from it.
 pub(super) struct Adjustment {
     pub(super) tenant: TenantId,
-    /// Negative to take credits.
+    /// Credits to give; a negative number takes credits.
     pub(super) credits: i64,
     pub(super) idempotency_key: Option<String>,
 }
 
-/// Adjusts the credits of a tenant, once for each idempotency key.
+/// Adjusts the credits of a tenant, once per idempotency key.
 pub(super) async fn adjust(
     config: &Config,
     data: Option<&Path>,
@@ -59,7 +59,7 @@ pub(super) async fn adjust(
     let command = format!("adjust {tenant} {credits}");
     let order = OperatorRequest {
         actor,
-        request: &request(idempotency_key, &command)?,
+        request: &idempotent_request(idempotency_key, &command)?,
     };
     let amount = Credits::new(i64::try_from(credits.unsigned_abs())?)?;
     ensure!(!amount.is_zero(), "say how many credits: not 0");

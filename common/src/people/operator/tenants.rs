@@ -16,7 +16,7 @@ use domain::retention::{Purpose, Retention};
 use domain::tenant::ApiKey;
 use storage::{database, operators};
 
-/// Why an action was refused. Nothing was done, and nothing recorded.
+/// Why an action failed. Nothing was done, and no audit entry was written.
 #[derive(Debug, thiserror::Error)]
 pub enum TenantError {
     /// The tenant does not exist.
@@ -33,7 +33,7 @@ pub enum TenantError {
         tenant: TenantId,
         /// The source.
         source_id: String,
-        /// How much that grant was.
+        /// The amount of that grant.
         amount: Credits,
         /// When it was given.
         at: OffsetDateTime,
@@ -73,7 +73,7 @@ pub enum TenantError {
 /// Adds a tenant with an empty wallet.
 ///
 /// # Errors
-/// The database failed.
+/// Returns an error if Postgres fails.
 pub async fn add(pool: &PgPool, actor: Actor<'_>, name: &str) -> Result<TenantId, TenantError> {
     let tenant = TenantId::new();
     let mut transaction = database::begin_for(pool, tenant).await?;
@@ -90,10 +90,10 @@ pub async fn add(pool: &PgPool, actor: Actor<'_>, name: &str) -> Result<TenantId
     Ok(tenant)
 }
 
-/// Creates an API key for a tenant. The audit entry names its public part only.
+/// Creates an API key for a tenant. The audit entry names only the public part of the key.
 ///
 /// # Errors
-/// The tenant does not exist, or the database failed.
+/// Returns an error if the tenant does not exist, or if Postgres fails.
 pub async fn add_key(
     pool: &PgPool,
     actor: Actor<'_>,
@@ -113,7 +113,8 @@ pub async fn add_key(
 /// Revokes an API key: it is refused from now on.
 ///
 /// # Errors
-/// The tenant has no such key, or it was revoked before; or the database failed.
+/// Returns an error if the tenant has no such key, if the key was revoked before, or if Postgres
+/// fails.
 pub async fn revoke_key(
     pool: &PgPool,
     actor: Actor<'_>,
@@ -139,8 +140,8 @@ pub async fn revoke_key(
 /// Gives promotional credits, once for each source.
 ///
 /// # Errors
-/// The tenant does not exist, has a grant from this source, or would have too many credits; or the
-/// database failed.
+/// Returns an error if the tenant does not exist, already has a grant from this source, or would
+/// have too many credits, or if Postgres fails.
 pub async fn grant(
     pool: &PgPool,
     actor: Actor<'_>,
@@ -157,7 +158,7 @@ pub async fn grant(
         return Err(CreditLimitError::Moved.into());
     }
     if !storage::ledger::insert_promo(&mut transaction, tenant, grant, source, amount).await? {
-        let (amount, at) = storage::ledger::given_by(&mut transaction, tenant, source).await?;
+        let (amount, at) = storage::ledger::promo_from(&mut transaction, tenant, source).await?;
         return Err(TenantError::GivenBefore {
             tenant,
             source_id: source.to_owned(),
@@ -173,10 +174,11 @@ pub async fn grant(
     Ok(grant)
 }
 
-/// Sets a tenant's weight, 1 to 100: its share of a worker is so many times that of others.
+/// Sets a tenant's weight, 1 to 100. Its share of a worker is this many times the share of a tenant
+/// with weight 1.
 ///
 /// # Errors
-/// The tenant does not exist, or the database failed.
+/// Returns an error if the tenant does not exist, or if Postgres fails.
 pub async fn set_weight(
     pool: &PgPool,
     actor: Actor<'_>,
@@ -191,10 +193,10 @@ pub async fn set_weight(
     Ok(transaction.commit().await?)
 }
 
-/// Sets how long a tenant's files and prompts are kept: those that exist, and new ones.
+/// Sets how long a tenant's files and prompts are kept, both existing and new ones.
 ///
 /// # Errors
-/// The tenant does not exist, or the database failed.
+/// Returns an error if the tenant does not exist, or if Postgres fails.
 pub async fn set_retention(
     pool: &PgPool,
     actor: Actor<'_>,
@@ -209,11 +211,12 @@ pub async fn set_retention(
     Ok(transaction.commit().await?)
 }
 
-/// Adds a legal hold, which keeps a job's files until a time although they are due; returns its
-/// number. The reason of the action is also the reason of the legal hold.
+/// Adds a legal hold, which keeps a job's files until a given time although they are due for
+/// deletion. Returns the number of the legal hold. The reason of the action is also the reason of
+/// the legal hold.
 ///
 /// # Errors
-/// The tenant has no such job, or the database failed.
+/// Returns an error if the tenant has no such job, or if Postgres fails.
 pub async fn add_legal_hold(
     pool: &PgPool,
     actor: Actor<'_>,
@@ -239,10 +242,12 @@ pub async fn add_legal_hold(
     Ok(hold)
 }
 
-/// Removes a legal hold: the files are deleted when they are due, at once where that is past.
+/// Removes a legal hold. The files are then deleted when they are due, or at once if they are due
+/// already.
 ///
 /// # Errors
-/// The tenant has no such legal hold, or it has ended; or the database failed.
+/// Returns an error if the tenant has no such legal hold, if the legal hold has ended, or if
+/// Postgres fails.
 pub async fn remove_legal_hold(
     pool: &PgPool,
     actor: Actor<'_>,

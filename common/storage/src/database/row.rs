@@ -1,8 +1,8 @@
 //! Converts between values of rows and values of the program, strictly.
 //!
-//! A value that this program does not know is an error that names table, column and id. It is never
-//! dropped and never replaced by a similar one: a newer version may have written it and knows what
-//! it means.
+//! A value that this program does not know is an error that names table, column and id. Such a
+//! value is never dropped and never replaced by a similar one, because a newer version may have
+//! written it and knows its meaning.
 
 use std::fmt::{Debug, Display};
 
@@ -30,15 +30,15 @@ pub struct UnknownValue {
 }
 
 impl<I: Display> RowId<I> {
-    /// The row of `table` with this id.
+    /// Names the row of `table` with this id.
     pub fn new(table: &'static str, id: I) -> Self {
         Self { table, id }
     }
 
-    /// Converts a name in a column with `parse`.
+    /// Converts a name that a column holds, with `parse`.
     ///
     /// # Errors
-    /// [`UnknownValue`], where `parse` does not know the name.
+    /// Returns [`UnknownValue`] if `parse` does not know the name.
     pub fn known<T>(
         &self,
         column: &'static str,
@@ -48,11 +48,11 @@ impl<I: Display> RowId<I> {
         parse(name).ok_or_else(|| self.unknown(column, format!("{name:?}")))
     }
 
-    /// Converts a value to another type without changing it: a number from or for a column, the
-    /// bytes of a hash.
+    /// Converts a value to another type without changing the value: a number that was read from a
+    /// column or that will be written to one, or the bytes of a hash.
     ///
     /// # Errors
-    /// [`UnknownValue`], where the other type has no such value.
+    /// Returns [`UnknownValue`] if the other type has no such value.
     pub fn convert<T, V>(&self, column: &'static str, value: V) -> sqlx::Result<T>
     where
         V: Clone + Debug,
@@ -61,7 +61,8 @@ impl<I: Display> RowId<I> {
         T::try_from(value.clone()).map_err(|_| self.unknown(column, format!("{value:?}")))
     }
 
-    /// The error itself. `value` is logged, so it must not be personal data.
+    /// The error for a value that this program cannot convert. `value` is logged, so it must not
+    /// contain personal data.
     pub fn unknown(&self, column: &'static str, value: String) -> sqlx::Error {
         sqlx::Error::Decode(Box::new(UnknownValue {
             table: self.table,

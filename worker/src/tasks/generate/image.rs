@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use bucket::{BucketError, Stored};
+use bucket::{BucketError, StoredObject};
 use bytes::Bytes;
 use common::memory::{MemoryPermit, MemoryTimeout, with_permit};
 use domain::artifact::{Artifact, ArtifactKind, rendition_key, thumbnail_key};
@@ -136,7 +136,7 @@ impl Attempt<'_> {
             }
             None => None,
         };
-        let Stored { sha256, bytes } = match stored {
+        let StoredObject { sha256, bytes } = match stored {
             Ok(stored) => stored,
             Err(error) => {
                 // The original was paid for, so it may wait until its job ends.
@@ -282,21 +282,23 @@ impl Attempt<'_> {
         )?;
         let synthetic = self.app.providers.synthetic();
         let artifact =
-            |kind, object_key, stored: Stored, media_type: MediaType, pixels: Pixels| Artifact {
-                id: ArtifactId::new(),
-                job,
-                output_idx,
-                kind,
-                object_key,
-                sha256: stored.sha256,
-                bytes: stored.bytes,
-                media_type,
-                pixels,
-                synthetic,
-                c2pa_sha256: c2pa.filter(|_| kind == ArtifactKind::Original),
-                created_at: None,
+            |kind, object_key, stored: StoredObject, media_type: MediaType, pixels: Pixels| {
+                Artifact {
+                    id: ArtifactId::new(),
+                    job,
+                    output_idx,
+                    kind,
+                    object_key,
+                    sha256: stored.sha256,
+                    bytes: stored.bytes,
+                    media_type,
+                    pixels,
+                    synthetic,
+                    c2pa_sha256: c2pa.filter(|_| kind == ArtifactKind::Original),
+                    created_at: None,
+                }
             };
-        let original_stored = Stored {
+        let original_stored = StoredObject {
             sha256: original.sha256,
             bytes: original.bytes,
         };

@@ -196,7 +196,7 @@ impl JobDraft {
     /// Quotes the most the job can cost. If the model was shut down and the client allows it, switches to the successor.
     ///
     /// # Errors
-    /// A problem with everything that is wrong with the job, in general and for its model.
+    /// Returns a problem that lists everything that is wrong with the job, in general and for its model.
     pub fn quote(&mut self, catalog: &Catalog, today: Date) -> Result<Quote> {
         if self.switch_to_successor
             && let Ok(model) = catalog.offered_or_successor(&self.model, today)

@@ -159,7 +159,7 @@ impl Sources {
     /// refused before credits are held or anything is stored.
     ///
     /// # Errors
-    /// [`Code::Overloaded`](crate::error::Code::Overloaded) if no memory or render slot became free in time.
+    /// Returns [`Code::Overloaded`](crate::error::Code::Overloaded) if no memory or render slot became free in time.
     pub async fn clean(
         mut self,
         budget: &Budget,
