@@ -71,6 +71,6 @@ impl FromRequestParts<Arc<App>> for BaseUrl {
 
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Infallible> {
         let connection = parts.extensions.get::<Connection>().copied();
-        Ok(Self::of(&app.public, connection, &parts.headers))
+        Ok(Self::from_request(&app.public, connection, &parts.headers))
     }
 }

@@ -1,7 +1,7 @@
 //! `Idempotency-Key`: a repeated POST gets the first answer again and has no second effect.
 //!
-//! [`domain::idempotency`] stores the key and the answer in the transaction that has the effect. This file reads the header and writes
-//! the answer.
+//! [`storage::idempotency`] stores the key and the answer in the transaction that has the effect. This module reads the header and
+//! writes the answer.
 
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
@@ -40,7 +40,8 @@ impl IdempotencyKey {
                 sent: false,
             });
         };
-        // In the IETF draft (draft-ietf-httpapi-idempotency-key-header) the key is a structured string in quotes.
+        // In the IETF draft (draft-ietf-httpapi-idempotency-key-header) the key is a structured string in quotes, so quotes are
+        // accepted.
         let key = header.to_str().ok().map(|text| match text {
             quoted if quoted.starts_with('"') => match unquoted(quoted) {
                 inner if inner == quoted => String::new(),
@@ -58,7 +59,7 @@ impl IdempotencyKey {
             })
     }
 
-    /// Identifies the request: its key, and a hash of what must be the same when it is repeated.
+    /// Returns what identifies the request: its key, and a hash of everything that must be the same in a repetition.
     pub fn request(&self, method: &str, path: &str, body: &[u8]) -> idempotency::Request {
         idempotency::Request {
             key: self.value.clone(),

@@ -1,4 +1,4 @@
-//! Links to files. Each answer has fresh ones, which work for a limited time.
+//! Links to files. Each answer has fresh links, which work for a limited time.
 
 use std::time::Duration;
 

@@ -1,6 +1,6 @@
 //! Rate limits: requests per address, tenant and API key, and requests with a wrong key per address.
 //!
-//! Each API process counts for itself, so the limits work while Redis and Postgres are down; why is in
+//! Each API process counts for itself, so the limits work while Redis and Postgres are down. The reasons are in
 //! [0027](../../docs/decisions/0027-rates-in-each-process.md). Answers report the limits in `RateLimit-Policy` and `RateLimit`
 //! (draft-ietf-httpapi-ratelimit-headers).
 
@@ -36,24 +36,24 @@ pub struct Rates {
     failures: Option<Quota>,
     tenant: Option<Quota>,
     key: Option<Quota>,
-    /// Seeded at random, so that nobody can choose whom they share a counter with.
+    /// The hasher has a random seed, so that no client can choose with which other client it shares a counter.
     hasher: RandomState,
     /// Hashes of credentials that were valid at their last check. They are checked again even if their address has sent too many
-    /// wrong keys, so that others behind the same address cannot lock a tenant out.
+    /// wrong keys, so that others with the same address cannot lock a tenant out.
     accepted: Mutex<HashSet<u64>>,
     started: Instant,
     pseudonyms: Pseudonyms,
     failure_log: OncePerSecond,
 }
 
-/// Where a request comes from, and what the limits said about it so far. Every request has one as an extension.
+/// Where a request comes from, and the results of the limits so far. Every request has a `Client` as an extension.
 #[derive(Clone, Default)]
 pub struct Client {
     network: Option<Network>,
     notes: Arc<Mutex<Vec<Note>>>,
 }
 
-/// What one limit said: its policy, its name, and the client's status.
+/// The result of one limit: its policy, its name, and the client's status.
 type Note = (Arc<str>, &'static str, QuotaStatus);
 
 /// Whose key a route needs.
@@ -91,8 +91,8 @@ impl Rates {
         }
     }
 
-    /// Checks whether credentials may be looked up. They may not if their address has sent too many wrong ones, unless these were
-    /// valid before.
+    /// Checks whether credentials may be looked up. They may not if their address has sent too many wrong credentials, unless these
+    /// credentials were valid before.
     ///
     /// # Errors
     /// Returns [`Code::RateLimited`], with the seconds to wait, if the limit is used up.
@@ -138,7 +138,7 @@ impl Rates {
     pub fn remember(&self, credentials: &str) {
         let credentials = self.hasher.hash_one(credentials);
         let mut accepted = self.accepted.lock().unwrap_or_else(PoisonError::into_inner);
-        // Forgetting is harmless: only behind an address that sends wrong keys does a valid key then have to wait.
+        // Forgetting them is harmless: a valid key then has to wait only if its address also sends many wrong keys.
         if accepted.len() >= MAX_REMEMBERED_KEYS {
             accepted.clear();
         }
@@ -197,7 +197,7 @@ impl Client {
         }
     }
 
-    /// Keeps what a limit said for the headers of the answer, and refuses the request if the limit does.
+    /// Keeps the result of a limit for the headers of the answer, and refuses the request if the limit is used up.
     fn note(&self, quota: &Quota, status: QuotaStatus) -> Result<(), Problem> {
         let mut notes = self.notes.lock().unwrap_or_else(PoisonError::into_inner);
         notes.push((quota.policy(), quota.name(), status));

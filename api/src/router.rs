@@ -39,7 +39,7 @@ pub fn router(app: Arc<App>) -> Router {
         )
         .fallback(errors::no_such_route)
         .method_not_allowed_fallback(errors::wrong_method)
-        // The layer that is added last is the outermost: it runs first, and sees what all others have answered.
+        // The layer that is added last is the outermost. It runs first, and sees the answers of all other layers.
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(from_fn_with_state(Arc::clone(&app), request::within_time))
         .layer(CatchPanicLayer::custom(answer_panic))
@@ -94,7 +94,8 @@ pub fn metrics_router(app: Arc<App>) -> Router {
         .merge(process_routes())
 }
 
-/// The metrics and health of a worker. Billing metrics are not among them: they are scraped once for the whole service, from the API.
+/// The metrics and health of a worker. Billing metrics are not included, because they are scraped only once for the whole service,
+/// from the API.
 pub fn worker_metrics_router(worker: health::WorkerHealth) -> Router {
     Router::new()
         .route("/readyz", get(health::worker_readiness))
@@ -217,7 +218,7 @@ mod tests {
             )),
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
-            farewell: Duration::ZERO,
+            drain_delay: Duration::ZERO,
         };
         (folder, app)
     }

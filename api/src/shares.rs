@@ -1,8 +1,10 @@
-//! Fair shares: how much one tenant's requests may use at once of connections, memory and render slots. Its other requests wait in a
-//! queue of their own in this process. So requests of other tenants find free connections, however many requests one tenant sends.
+//! Fair shares: how much one tenant's requests may use at once of connections, memory and render slots. The tenant's other requests
+//! wait in a separate queue in this process. So requests of other tenants find free connections, however many requests one tenant
+//! sends.
 //!
-//! A request that locks the tenant's wallet first waits for a wallet permit: one transaction holds the lock, one waits for it in
-//! Postgres, and all others wait here, without a connection. Queues are bounded in length and time; beyond that the answer is 503.
+//! A request that locks the tenant's wallet first waits for a wallet permit. One transaction holds the lock, one waits for it in
+//! Postgres, and all others wait here, without a connection. Queues are limited in length and time. Beyond these limits the answer
+//! is 503.
 
 use std::collections::HashMap;
 use std::ops::Deref;
@@ -77,7 +79,7 @@ impl Pool {
         }
     }
 
-    /// The answer to a request that waited too long, or could not be queued. Also counts it.
+    /// Counts a request that waited too long or could not be queued, and returns the answer to it.
     pub fn overloaded(self) -> Problem {
         API_OVERLOADED.with_label_values(&[self.as_str()]).inc();
         let why = match self {
@@ -93,11 +95,11 @@ impl Pool {
     }
 }
 
-/// Who has a share.
+/// The owner of a share.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum ShareOwner {
     Tenant(TenantId),
-    /// Requests that send the key with this public part; it is not known yet whether the key is valid.
+    /// Requests that send the key with this public part. Whether the key is valid is not known yet.
     Key(String),
     /// Operators, and requests without a key.
     Nobody,
@@ -130,7 +132,7 @@ pub struct Share {
 impl Shares {
     /// Gives each tenant at most half of `render_slots` and half of `body_bytes`, which are the totals of all tenants.
     pub fn new(render_slots: usize, body_bytes: usize) -> Self {
-        // Counters are exported as 0 from the start: an alert needs to see a count grow.
+        // Counters are exported as 0 from the start, because an alert needs to see a count grow.
         for pool in Pool::ALL {
             API_WAITING.with_label_values(&[pool.as_str()]);
             API_OVERLOADED.with_label_values(&[pool.as_str()]);
@@ -143,12 +145,12 @@ impl Shares {
     }
 
     /// The share of a tenant.
-    pub fn of(&self, tenant: TenantId) -> Arc<Share> {
+    pub fn for_tenant(&self, tenant: TenantId) -> Arc<Share> {
         self.get(ShareOwner::Tenant(tenant))
     }
 
-    /// The share of a tenant, or the one that all requests without a tenant have together.
-    pub fn of_some(&self, tenant: Option<TenantId>) -> Arc<Share> {
+    /// The share of a tenant, or the share that all requests without a tenant use together.
+    pub fn for_tenant_or_nobody(&self, tenant: Option<TenantId>) -> Arc<Share> {
         self.get(tenant.map_or(ShareOwner::Nobody, ShareOwner::Tenant))
     }
 
@@ -192,7 +194,7 @@ impl Share {
         }
     }
 
-    /// Whether permits are out. They may outlive the reference to the share that handed them out.
+    /// Whether permits of this share are in use. They may outlive the reference to the share from which they came.
     fn is_in_use(&self) -> bool {
         self.connections.available_permits() < CONNECTIONS
             || self.wallet.available_permits() < WALLET_PERMITS
@@ -210,12 +212,13 @@ impl Share {
         self.connection_with(pool, None).await
     }
 
-    /// The same for a transaction that locks the tenant's wallet.
+    /// Does the same as [`Self::connection`], for a transaction that locks the tenant's wallet.
     ///
     /// # Errors
     /// Returns [`Code::Overloaded`] if the wait took too long or too many requests wait already.
     pub async fn wallet(&self, pool: &PgPool) -> Result<Connection, Problem> {
-        // First the wallet, then the connection: whoever waits for the wallet must not occupy a connection.
+        // The wallet comes first and the connection second, because a request that waits for the wallet must not occupy a
+        // connection.
         let wallet = self.acquire(&self.wallet, 1, Pool::Wallet).await?;
         self.connection_with(pool, Some(wallet)).await
     }
@@ -247,8 +250,8 @@ impl Share {
         self.acquire(&self.images, 1, Pool::Images).await
     }
 
-    /// Waits for permits for `kib` more KiB of a body that already holds `held`. One body never waits for more than the whole share: it
-    /// may grow beyond it.
+    /// Waits for permits for `kib` more KiB of a body that already holds `held`. One body never waits for more than the whole
+    /// share. A larger body may exceed the share.
     ///
     /// # Errors
     /// Returns [`Code::Overloaded`] if the wait took too long or too many requests wait already.
@@ -267,7 +270,7 @@ impl Share {
         if let Ok(permit) = Arc::clone(semaphore).try_acquire_many_owned(permits) {
             return Ok(permit);
         }
-        let queued = Queued::enter(&self.queued).ok_or_else(|| pool.overloaded())?;
+        let queued = QueueEntry::enter(&self.queued).ok_or_else(|| pool.overloaded())?;
         let _waiting = Waiting::new(pool);
         let permit = Arc::clone(semaphore).acquire_many_owned(permits);
         let permit = timeout(pool.max_wait(), permit).await;
@@ -294,17 +297,17 @@ impl Deref for Connection {
 }
 
 /// Counts a request in its tenant's queue, until it is dropped.
-struct Queued<'a>(&'a AtomicUsize);
+struct QueueEntry<'a>(&'a AtomicUsize);
 
-impl<'a> Queued<'a> {
-    /// Enters the queue; `None` if it is full. In that case the value is dropped at once, which takes the count back.
+impl<'a> QueueEntry<'a> {
+    /// Enters the queue. Returns `None` if the queue is full. The new value is then dropped at once, which undoes the count.
     fn enter(queue: &'a AtomicUsize) -> Option<Self> {
         let queued = Self(queue);
         (queue.fetch_add(1, Ordering::Relaxed) < MAX_QUEUED).then_some(queued)
     }
 }
 
-impl Drop for Queued<'_> {
+impl Drop for QueueEntry<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
@@ -339,7 +342,10 @@ mod tests {
             .connect_lazy("postgres://nobody@127.0.0.1:1/nothing")
             .unwrap();
         let shares = Shares::new(2, 1 << 20);
-        let (crowd, other) = (shares.of(TenantId::new()), shares.of(TenantId::new()));
+        let (crowd, other) = (
+            shares.for_tenant(TenantId::new()),
+            shares.for_tenant(TenantId::new()),
+        );
         let mut held = Vec::new();
         for _ in 0..WALLET_PERMITS {
             held.push(crowd.wallet(&pool).await.unwrap());
@@ -368,10 +374,10 @@ mod tests {
     #[tokio::test]
     async fn a_tenants_queue_is_bounded() {
         let shares = Shares::new(2, 1 << 20);
-        let share = shares.of(TenantId::new());
+        let share = shares.for_tenant(TenantId::new());
         let _permit = share.image().await.unwrap();
         assert!(share.image().now_or_never().is_none());
-        let full: Vec<_> = std::iter::from_fn(|| Queued::enter(&share.queued)).collect();
+        let full: Vec<_> = std::iter::from_fn(|| QueueEntry::enter(&share.queued)).collect();
         assert_eq!(full.len(), MAX_QUEUED);
         let refused = share.image().now_or_never().unwrap().unwrap_err();
         assert_eq!(refused.code(), Code::Overloaded);
@@ -380,11 +386,11 @@ mod tests {
     #[test]
     fn unused_shares_are_dropped() {
         let shares = Shares::new(2, 1 << 20);
-        let used = shares.of(TenantId::new());
+        let used = shares.for_tenant(TenantId::new());
         let _waits = used.waiter().unwrap();
         drop(used);
         for _ in 0..MAX_IDLE_SHARES * 3 {
-            shares.of(TenantId::new());
+            shares.for_tenant(TenantId::new());
         }
         let all = shares.all.lock().unwrap();
         assert!(all.len() <= MAX_IDLE_SHARES);

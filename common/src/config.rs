@@ -134,7 +134,7 @@ impl Logins {
 /// the catalogue names.
 #[derive(Clone, Debug, Default)]
 pub struct Providers {
-    /// `PLATEN_PROVIDERS`; `None` where it is not set.
+    /// `PLATEN_PROVIDERS`; `None` if it is not set.
     pub wanted: Option<Vec<String>>,
     /// `GOOGLE_CLOUD_PROJECT`.
     pub google_project: Option<String>,

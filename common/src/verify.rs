@@ -2,7 +2,7 @@
 //!
 //! The numbers (I1, I2 and so on) are the numbers of the invariants in ARCHITECTURE.md. All queries
 //! run in one read-only snapshot and block no other transaction. Each row they return is one
-//! finding in words. [`deep`] checks whether the bucket contains exactly what rows name;
+//! finding in words. [`deep`] checks whether the bucket contains exactly the files that rows name.
 //! `storage::verify::guards` checks what protects the rows.
 
 pub mod deep;

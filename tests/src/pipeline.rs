@@ -135,7 +135,7 @@ impl Pipeline {
         );
         let (url, metrics_url) = (address(&listener), address(&metrics));
         let mut app = api::App::connect(&config).await.unwrap();
-        app.farewell = Duration::ZERO;
+        app.drain_delay = Duration::ZERO;
         let api = run(|stop| api::serve(app, listener, Some(metrics), stop));
         let mut pipeline = Self {
             url,

@@ -25,13 +25,13 @@ pub(super) struct Table {
 /// Why the API refuses or closes a connection.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum CloseReason {
-    /// Its address has reached the limit per address.
+    /// The client's address has reached the limit per address.
     Address,
     /// The port has reached its total limit, and every connection has a request under way.
     Total,
-    /// Another connection needed its slot.
+    /// Another connection needed the slot.
     Displaced,
-    /// The system has no more files.
+    /// The system has no more file descriptors.
     Files,
     /// No byte of a request was sent. Browsers open such connections in advance.
     NoRequest,
@@ -88,7 +88,7 @@ impl CloseReason {
 struct Counts {
     open: usize,
     by_network: HashMap<Network, usize>,
-    /// Connections without a request, by a growing number: the first has been without a request for the longest time.
+    /// Connections without a request, by a growing number. The first one has been without a request for the longest time.
     waiting: BTreeMap<u64, Arc<Slot>>,
     next_number: u64,
 }
@@ -96,7 +96,7 @@ struct Counts {
 /// A connection's slot in the table. It is freed when its [`SlotGuard`] is dropped or another connection displaces this one.
 pub(super) struct Slot {
     table: Arc<Table>,
-    /// `None` for a trusted proxy.
+    /// The network of the client; `None` for a trusted proxy.
     network: Option<Network>,
     phase: AtomicU8,
     /// Read and written only while the table's lock is held, so that a connection is not displaced while its request begins.
@@ -106,9 +106,9 @@ pub(super) struct Slot {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum State {
-    /// Without a request, under this number in `Counts::waiting`.
+    /// The connection has no request. It has this number in `Counts::waiting`.
     Waiting(u64),
-    /// With a request under way.
+    /// The connection has a request under way.
     Busy,
     /// Another connection has the slot.
     Displaced,
@@ -118,13 +118,13 @@ enum State {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum Phase {
-    /// It has sent nothing since the last answer.
+    /// The client has sent nothing since the last answer.
     Idle,
-    /// It has sent nothing at all.
+    /// The client has sent nothing at all.
     Silent,
-    /// It is sending the head of a request.
+    /// The client is sending the head of a request.
     ReadingHead,
-    /// Its request is being read or answered.
+    /// A request is being read or answered.
     Answering,
     /// The rest of an answer is being written to the socket.
     Sending,
@@ -151,11 +151,11 @@ impl Table {
         &self.port
     }
 
-    /// Gives a new connection a slot; `None` if it must be closed.
+    /// Gives a new connection a slot. Returns `None` if the connection must be closed.
     pub(super) fn admit(self: &Arc<Self>, peer: IpAddr) -> Option<SlotGuard> {
         let peer = peer.to_canonical();
         let is_proxy = self.port.proxies.iter().any(|net| net.contains(&peer));
-        let network = (!is_proxy).then(|| Network::of(peer));
+        let network = (!is_proxy).then(|| Network::from_address(peer));
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         let of_network = network.and_then(|network| counts.by_network.get(&network));
         if of_network.is_some_and(|open| *open >= self.port.per_address) {
@@ -190,7 +190,8 @@ impl Table {
             return false;
         };
         slot.set(State::Displaced);
-        // Counted as gone at once, so that the new connection fits in; its guard finds `Displaced` and does not count it again.
+        // The connection counts as closed at once, so that the new connection fits in. Its guard later finds `Displaced` and does
+        // not count it again.
         counts.remove(&slot);
         self.count_closed();
         slot.displaced.notify_one();
@@ -198,7 +199,7 @@ impl Table {
         true
     }
 
-    /// Closes a connection without a request, because the system has no file for another connection.
+    /// Closes the oldest connection without a request, because the system has no file descriptor for another connection.
     pub(super) fn free_file_descriptor(&self) {
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         self.displace_oldest(&mut counts);
@@ -206,7 +207,7 @@ impl Table {
         self.count_and_log(CloseReason::Files);
     }
 
-    /// Counts a connection that is refused or closed, and logs it: one line a second for each reason.
+    /// Counts a connection that is refused or closed, and logs it. There is at most one log line a second for each reason.
     pub(super) fn count_and_log(&self, reason: CloseReason) {
         let (port, why) = (self.port.name, reason.as_str());
         CONNECTIONS_REFUSED.with_label_values(&[port, why]).inc();

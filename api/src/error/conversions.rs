@@ -22,7 +22,8 @@ impl From<sqlx::Error> for Problem {
     }
 }
 
-/// Whether the failure is the database's and may pass: a lost connection, a lock, a restart. Any other failure is a bug of ours.
+/// Whether the database caused the failure and a later try may succeed: a lost connection, a lock, a restart. Any other failure is
+/// a bug in our code.
 fn is_transient(error: &sqlx::Error) -> bool {
     match error {
         // Classes of SQLSTATE codes (PostgreSQL manual, appendix A): connection exception, invalid transaction state, transaction
@@ -43,8 +44,8 @@ fn is_transient(error: &sqlx::Error) -> bool {
 }
 
 impl From<AdmissionError> for Problem {
-    fn from(refusal: AdmissionError) -> Self {
-        match refusal {
+    fn from(error: AdmissionError) -> Self {
+        match error {
             AdmissionError::InsufficientCredits { needed, available } => Self::new(
                 Code::InsufficientCredits,
                 format!(
@@ -84,9 +85,9 @@ impl From<AdmissionError> for Problem {
             .with("needed", more)
             .with("stored", stored)
             .with("limit", limit),
-            refusal @ AdmissionError::Redriven(_) => {
+            error @ AdmissionError::Redriven(_) => {
                 // Only operators redrive jobs, and their requests do not come through here.
-                tracing::error!(%refusal, "A job of a tenant was refused with a refusal of redrives");
+                tracing::error!(%error, "A job of a tenant was refused with a refusal of redrives");
                 Self::from(Code::Internal)
             }
             AdmissionError::Inactive => Self::from(Code::TenantInactive),

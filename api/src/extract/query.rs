@@ -105,7 +105,7 @@ fn unusable(known: &[Value], rejection: &(dyn Error + 'static)) -> Problem {
     Problem::new(Code::InvalidQuery, detail)
 }
 
-/// Refuses a text to search for that holds a NUL character: Postgres cannot store one, and fails if it is sent one.
+/// Refuses a search text that contains a NUL character, because Postgres fails on such a text.
 ///
 /// # Errors
 /// Returns [`Code::InvalidQuery`], which names the parameter, if the query does not fit `T`.

@@ -1,8 +1,10 @@
-//! One rate limit, for everybody it counts: the generic cell rate algorithm (GCRA), a token bucket that needs one number per client.
+//! One rate limit and its counts for all clients. It uses the generic cell rate algorithm (GCRA), a token bucket that needs one
+//! number per client.
 //!
-//! The number is the time when the bucket is full again. If that time is past, the bucket is full, like that of an unknown client: so
-//! such entries can be dropped when the table is full, and nobody gains anything by it. If all entries are still needed, new clients
-//! share a few buckets. That is stricter, never looser, so a client cannot get rid of its own entry by filling the table.
+//! The number is the time when the bucket is full again. If that time is past, the bucket is full, like the bucket of an unknown
+//! client. So such entries can be dropped when the table is full, and no client gains anything by it. If all entries are still
+//! needed, new clients share a few buckets. Sharing makes the limit stricter and never looser, so a client cannot get rid of its
+//! own entry by filling the table.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -84,7 +86,7 @@ impl Quota {
         let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
         let entry = table.entry(who, now);
         let full_at = table.full_at.get(&entry).copied().unwrap_or(0).max(now);
-        // Also with no cost: `peek` asks whether the next request would be allowed.
+        // The cost of one request is added even for `peek`, which asks whether the next request would be allowed.
         let after = full_at.saturating_add(self.interval);
         let over = after.saturating_sub(now.saturating_add(self.capacity()));
         if over > 0 {

@@ -1,4 +1,4 @@
-//! The operators' routes; `platen admin` does the same. Every action needs a reason and is written to the audit log.
+//! The operators' routes. `platen admin` does the same. Every action needs a reason and is written to the audit log.
 
 pub mod actions;
 pub mod jobs;
@@ -31,7 +31,7 @@ pub struct Reason {
     reason: String,
 }
 
-/// The actor of an operator's action, with its reason.
+/// Checks the reason, and returns the actor of an operator's action.
 fn actor(reason: &str) -> Result<Actor<'_>> {
     let length = reason.trim().chars().count();
     if visible::is_blank(reason) || length > MAX_REASON || reason.contains('\0') {
@@ -57,8 +57,8 @@ impl Reason {
 }
 
 /// Writes the answer to an operator's POST, new or repeated.
-fn replied(key: &IdempotencyKey, replied: OperatorReply) -> Response {
-    match replied {
+fn operator_response(key: &IdempotencyKey, reply: OperatorReply) -> Response {
+    match reply {
         OperatorReply::New(answer) => key.answer(answer),
         OperatorReply::Repeated(answer) => key.replay(answer),
     }
@@ -83,6 +83,6 @@ fn reason() -> Schema {
         .min_length(Some(1))
         .max_length(Some(MAX_REASON))
         .pattern(Some(visible::visible_pattern()))
-        .examples(["the provider's outage of this morning"])
+        .examples(["this morning's outage at the provider"])
         .into()
 }

@@ -62,7 +62,8 @@ pub struct JobView {
     pub priority: i16,
     /// How the job ended; `null` while it is open.
     pub outcome: Option<Outcome>,
-    /// The job's place among your queued jobs; 1 is the next. Only in `GET /v1/jobs/{id}`, while the job is queued.
+    /// The job's place among your queued jobs. The next job has place 1. The field is only in `GET /v1/jobs/{id}`, and only while
+    /// the job is queued.
     pub queue_position: Option<i64>,
     /// Why the job waits, and until when. Only in `GET /v1/jobs/{id}`, while the job is queued and the reason is known.
     pub waiting: Option<Waiting>,
@@ -115,7 +116,8 @@ pub struct Links {
 }
 
 impl JobView {
-    /// Describes a job. Leaves out what only a query knows: its place in the queue, why it waits, and whether it may be canceled now.
+    /// Describes a job, without what only a query can find: its place in the queue, why it waits, and whether it may be canceled
+    /// now.
     pub fn new(job: &Job, artifacts: Vec<ArtifactView>) -> Self {
         let itself = location(job.id);
         let ended = job.state.is_terminal();
@@ -161,7 +163,7 @@ impl JobView {
         }
     }
 
-    /// The view as the answer to a POST, with its `Location` if the job was accepted.
+    /// Makes the answer to a POST from the view, with its `Location` if the job was accepted.
     pub fn answer(&self, status: StatusCode) -> Answer {
         Answer {
             status: status.as_u16(),
@@ -176,8 +178,8 @@ pub fn location(id: JobId) -> String {
     format!("/v1/jobs/{id}")
 }
 
-/// Which of these jobs cannot be canceled now, because their calls have begun and the tenant's allowance is used up. Answers to a POST
-/// do not say this: they are stored and repeated later, when it may no longer be true.
+/// Finds which of these jobs cannot be canceled now, because their calls have begun and the tenant's allowance is used up. Answers
+/// to a POST leave this out, because they are stored and repeated later, when it may no longer be true.
 async fn uncancelable(
     connection: &mut PgConnection,
     app: &App,
@@ -230,7 +232,7 @@ pub async fn load_view(
         _ => None,
     };
     transaction.commit().await?;
-    // Signing links and asking Redis may take a while; the connection is not needed for it.
+    // Signing links and asking Redis may take some time, and need no connection to Postgres.
     drop(connection);
     let artifacts = artifacts
         .iter()

@@ -99,7 +99,7 @@ impl UploadView {
         }
     }
 
-    /// The view as the answer to a POST, once the time of its row is known.
+    /// Makes the answer to a POST from the view, once the time of its row is known.
     fn answer(mut self, created_at: OffsetDateTime) -> Answer {
         self.created_at = Some(created_at);
         Answer {
@@ -126,11 +126,13 @@ pub struct UploadQuery {
 }
 
 impl UploadQuery {
+    /// Returns the name, or `None` if it is blank. Returns a problem if it is too long or contains a NUL character.
     fn into_valid_name(self) -> Result<Option<String>> {
         match self.name.filter(|name| !visible::is_blank(name)) {
             Some(name) if name.chars().count() > MAX_NAME_LENGTH || name.contains('\0') => {
-                let detail =
-                    format!("`name` takes at most {MAX_NAME_LENGTH} characters, without NUL.");
+                let detail = format!(
+                    "`name` may have at most {MAX_NAME_LENGTH} characters and no NUL character (U+0000)."
+                );
                 Err(Problem::new(Code::InvalidQuery, detail))
             }
             name => Ok(name),
@@ -150,7 +152,7 @@ async fn store(
         return Err(too_large());
     }
     app.owner.must_be_usable().await?;
-    let share = app.shares.of(tenant);
+    let share = app.shares.for_tenant(tenant);
     let cleaned = app.budget.clean(&share, file, MAX_INPUT_BYTES).await?;
     let cleaned = cleaned.map_err(|why| Problem::invalid(vec![Violation::new("", why)]))?;
     let object_key = upload::key(tenant, id);
@@ -174,8 +176,8 @@ async fn store(
     })
 }
 
-/// Writes the row of a stored file, together with the answer to its request. The outer error is that of the request; a refusal leaves
-/// it to the caller to delete the file.
+/// Writes the row of a stored file, together with the answer to its request. The outer error says that no connection was free. The
+/// inner error says why the upload was not admitted; the caller then deletes the file.
 async fn insert(
     app: &App,
     base: &BaseUrl,
@@ -204,7 +206,7 @@ async fn answered_before(app: &App, tenant: TenantId, request: &Request) -> Resu
 }
 
 /// Writes the answer to a POST that stored an upload, new or repeated.
-fn answered(key: &IdempotencyKey, stored: StoreResult) -> Response {
+fn upload_response(key: &IdempotencyKey, stored: StoreResult) -> Response {
     match stored {
         StoreResult::New(answer) => key.answer(answer),
         StoreResult::Repeated(answer) => key.replay(answer),
@@ -215,7 +217,7 @@ fn too_large() -> Problem {
     Problem::new(Code::BodyTooLarge, "A file has at most 20 MiB.")
 }
 
-/// Finds an upload of the tenant. The problem says whether it was deleted or never existed.
+/// Finds an upload of the tenant. The problem says whether the upload was deleted or never existed.
 async fn find(app: &App, tenant: TenantId, id: UploadId) -> Result<Upload> {
     let connection = app.connection(tenant).await?;
     let mut transaction = database::begin_for(&connection, tenant).await?;

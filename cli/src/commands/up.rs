@@ -120,7 +120,7 @@ async fn serve(
     let worker = Arc::new(worker::App::connect(config).await?);
     let mut api = api::App::connect(config).await?;
     // No load balancer needs time to notice that the API stops.
-    api.farewell = Duration::ZERO;
+    api.drain_delay = Duration::ZERO;
 
     let tasks = TaskTracker::new();
     let failed = CancellationToken::new();

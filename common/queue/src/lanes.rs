@@ -126,8 +126,8 @@ impl Lanes {
     /// Asks whether a call may start now.
     ///
     /// `ends_within` is the longest time the call may take. If nobody reports the end of the call,
-    /// it stops counting after this time. `retry` says whether the call repeats a call that failed;
-    /// such calls need the budget of retries.
+    /// it stops counting after this time. `retry` says whether the call repeats a call that failed.
+    /// Such calls need the budget of retries.
     ///
     /// # Errors
     /// Returns an error if Redis does not answer. Callers then let the call start, because the

@@ -84,7 +84,7 @@ pub struct Rate {
 }
 
 impl Rate {
-    /// Parses a text such as `6000,1000`; `None` where it is not valid.
+    /// Parses a text such as `6000,1000`; `None` if it is not valid.
     fn parse(text: &str) -> Option<Self> {
         let (per_minute, burst) = text.split_once(',')?;
         let rate = Self {

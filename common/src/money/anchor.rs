@@ -270,7 +270,7 @@ fn page_key(name: &str, page: u32) -> String {
     format!("{PREFIX}{name}/{page:04}")
 }
 
-/// The anchor's name in a key; `None` where it is not a key of an anchor.
+/// The anchor's name in a key; `None` if it is not a key of an anchor.
 fn name_of(key: &str) -> Option<&str> {
     let (name, _) = key.strip_prefix(PREFIX)?.split_once('/')?;
     time_of(name).map(|_| name)

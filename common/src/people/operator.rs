@@ -200,8 +200,8 @@ pub async fn freeze(
     Ok((replied, changed))
 }
 
-/// Gives credits to a tenant (`gives`), or takes credits that the tenant has not spent. There is no
-/// purchase and no job behind such a transfer.
+/// Gives credits to a tenant (`gives`), or takes credits that the tenant has not spent. Such a
+/// transfer belongs to no purchase and to no job.
 ///
 /// # Errors
 /// Returns an error if the amount is too large, if the tenant does not exist or has less available,

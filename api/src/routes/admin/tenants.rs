@@ -14,7 +14,7 @@ use serde::Deserialize;
 use utoipa::ToSchema;
 use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
 
-use super::{Reason, actor, replied};
+use super::{Reason, actor, operator_response};
 use crate::app::App;
 use crate::auth::Operator;
 use crate::error::{Problem, Result, sentence};
@@ -92,7 +92,7 @@ async fn set_frozen(
     let request = key.request("POST", uri.path(), body);
     let operator_request = reason.operator_request(&request)?;
     let (answer, _) = operator::freeze(&app.pool, operator_request, tenant, frozen).await?;
-    Ok(replied(key, answer))
+    Ok(operator_response(key, answer))
 }
 
 /// An adjustment of a tenant's credits: neither a purchase nor the cost of a job.
@@ -152,7 +152,7 @@ pub async fn adjust(
         ));
     }
     let answer = operator::adjust(&app.pool, operator_request, tenant, amount, credits > 0).await?;
-    Ok(replied(&key, answer))
+    Ok(operator_response(&key, answer))
 }
 
 fn invalid_credits(detail: String) -> Problem {

@@ -1,7 +1,8 @@
 //! `POST /v1/jobs/{id}/cancel`: ends an open job and releases its credits.
 //!
-//! The job ends at once, queued or running. A worker that has claimed it notices that its lease is gone and writes nothing more. Calls
-//! that have begun cost us all the same, so a tenant may abandon only a limited number of them in an hour: see [`domain::allowance`].
+//! A queued or running job ends at once. A worker that has claimed it notices that it has lost the lease, and writes nothing more.
+//! Calls that have begun cost us all the same, so a tenant may abandon only a limited number of them in an hour (see
+//! [`domain::allowance`]).
 
 use std::sync::Arc;
 
@@ -21,7 +22,7 @@ use crate::idempotency::IdempotencyKey;
 /// Cancel an open job and get its credits back
 ///
 /// Canceling a canceled job is not an error. A job whose calls have begun cannot be canceled if this tenant has used up its hourly
-/// allowance of abandoned calls: then the job goes on, is delivered and is charged.
+/// allowance of abandoned calls. In that case the job goes on, is delivered and is charged.
 #[utoipa::path(
     post,
     path = "/v1/jobs/{id}/cancel",

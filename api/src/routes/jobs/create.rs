@@ -1,8 +1,8 @@
 //! `POST /v1/jobs`: submits a job.
 //!
-//! The request is parsed and quoted; then one transaction admits the job and holds its credits. Only after the commit is the job pushed
-//! to the ready queue, in the background: an outage of Redis delays the job but does not fail the request. Read [`common::admission`]
-//! next.
+//! The request is parsed and quoted. Then one transaction admits the job and holds its credits. Only after the commit the job is
+//! pushed to the ready queue, in the background. So an outage of Redis delays the job but does not fail the request. Read
+//! [`common::admission`] next.
 
 pub mod draft;
 pub mod inputs;
@@ -56,7 +56,7 @@ pub struct DryRun {
 
 /// Submit a job
 ///
-/// The price of all outputs is held. Only delivered outputs are charged; the rest is released as soon as the job ends.
+/// The price of all outputs is held. Only delivered outputs are charged. The rest is released as soon as the job ends.
 #[utoipa::path(
     post,
     path = "/v1/jobs",
@@ -94,20 +94,21 @@ pub async fn handler(
     JsonBody(body): JsonBody,
 ) -> Result<Response> {
     let request = key.request("POST", "/v1/jobs", &body);
-    // Before anything is checked: prices and models may have changed since this request was first answered.
+    // The stored answer is looked up before anything is checked, because prices and models may have changed since this request was
+    // first answered.
     if key.sent
         && !options.dry_run
         && let Some(answer) = answered_before(&app, tenant, &request).await?
     {
-        return Ok(repeated(&app, &base, tenant, &key, &options, answer).await);
+        return Ok(answer_again(&app, &base, tenant, &key, &options, answer).await);
     }
 
     let id = JobId::new();
-    // The decoded images take memory too. They are counted by the permit of the body, which is held until they are stored.
+    // The decoded images take memory, too. The memory permit of the body covers them, so the body is held until they are stored.
     let memory_permit = body.clone();
     let (draft, quote) = draft_and_quote(&app, tenant, id, body, options.dry_run).await?;
     if options.dry_run {
-        return Ok(Json(DryRun::of(&quote)?).into_response());
+        return Ok(Json(DryRun::from_quote(&quote)?).into_response());
     }
 
     store(&app, &draft.files).await?;
@@ -141,8 +142,8 @@ pub async fn handler(
             return Err(overloaded);
         }
     };
-    // After a database error the commit may have succeeded, and the job would need its files. So they are deleted only if there is
-    // surely no job.
+    // After a database error the commit may have succeeded, and the job would need its files. So they are deleted only if it is
+    // certain that there is no job.
     if !matches!(
         admitted,
         Ok(Admitted::New { .. }) | Err(AdmissionError::Database(_))
@@ -151,7 +152,7 @@ pub async fn handler(
     }
     match admitted? {
         Admitted::Repeated(answer) => {
-            Ok(repeated(&app, &base, tenant, &key, &options, answer).await)
+            Ok(answer_again(&app, &base, tenant, &key, &options, answer).await)
         }
         Admitted::New { job, answer } => {
             if let Some(asked) = &job.switched_from {
@@ -184,11 +185,11 @@ async fn draft_and_quote(
     let now = clock::now();
     let mut body: CreateJob = off_thread(move || extract::json(&body)).await??;
     let inputs = body.take_inputs();
-    // Before any work on the images: files put into another database's bucket would be lost.
+    // This is checked before any work on the images, because files in another database's bucket would be lost.
     if !inputs.is_empty() && !dry_run {
         app.owner.must_be_usable().await?;
     }
-    let uploads = uploads(app, tenant, &inputs).await?;
+    let uploads = load_uploads(app, tenant, &inputs).await?;
     let mut sources = off_thread(move || Sources::read(inputs, &uploads)).await?;
     let mut draft = JobDraft::read(body, sources.before_decoding(tenant, id), now);
     let mut quote = draft.quote(&app.catalog, now.date())?;
@@ -196,16 +197,16 @@ async fn draft_and_quote(
         if !dry_run {
             check_credits(app, tenant, &quote).await?;
         }
-        let share = app.shares.of(tenant);
+        let share = app.shares.for_tenant(tenant);
         let inputs = sources.clean(&app.budget, &share, tenant, id).await?;
-        draft.take_inputs(inputs);
+        draft.replace_inputs(inputs);
         quote = draft.quote(&app.catalog, now.date())?;
     }
     Ok((draft, quote))
 }
 
-/// The answer to a repeated request. With `Prefer: wait` it waits for its job, as the first request did.
-async fn repeated(
+/// Answers a repeated request. With `Prefer: wait` it waits for the job, as the first request did.
+async fn answer_again(
     app: &App,
     base: &BaseUrl,
     tenant: TenantId,
@@ -224,8 +225,8 @@ async fn repeated(
     with_preference_applied(key.replay(answer), prefer)
 }
 
-/// Waits for the job if the client prefers that. Returns the ended job, or the given answer if the job did not end in time; and the
-/// preferences that were applied. A request does not wait if too many of its tenant's requests already do.
+/// Waits for the job if the client prefers that. Returns the ended job, or the given answer if the job did not end in time. Also
+/// returns the preferences that were applied. A request does not wait if too many requests of its tenant wait already.
 async fn wait_if_preferred(
     app: &App,
     base: &BaseUrl,
@@ -237,10 +238,10 @@ async fn wait_if_preferred(
     let Some(wait) = prefer.wait else {
         return (answer, prefer);
     };
-    let Some(_waiter) = app.shares.of(tenant).waiter() else {
+    let Some(_waiter) = app.shares.for_tenant(tenant).waiter() else {
         return (answer, prefer.without_wait());
     };
-    let ended = ended_within(app, base, tenant, id, wait).await;
+    let ended = wait_for_end(app, base, tenant, id, wait).await;
     (
         ended.map_or(answer, |job| job.answer(StatusCode::OK)),
         prefer,
@@ -257,7 +258,7 @@ fn with_preference_applied(mut response: Response, prefer: Prefer) -> Response {
     response
 }
 
-/// Runs work on a thread for blocking work: parsing megabytes of base64 would stall every other request of this thread.
+/// Runs work on a thread for blocking work, because parsing megabytes of base64 would delay every other request of this thread.
 async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
     let done = tokio::task::spawn_blocking(work).await;
     done.map_err(|_| Code::Internal.into())
@@ -273,8 +274,8 @@ async fn answered_before(
     Ok(admission::answered_before(&connection, tenant, request).await?)
 }
 
-/// Checks without a lock whether the tenant may submit and has enough credits. This only saves the work on images of a job that would
-/// be refused: admission checks again, with the lock.
+/// Checks without a lock whether the tenant may submit and has enough credits. This only saves the work on images of a job that
+/// would be refused. Admission checks again, with the lock.
 async fn check_credits(app: &App, tenant: TenantId, quote: &Quote) -> Result<()> {
     let connection = app.connection(tenant).await?;
     let mut transaction = database::begin_for(&connection, tenant).await?;
@@ -288,8 +289,8 @@ async fn check_credits(app: &App, tenant: TenantId, quote: &Quote) -> Result<()>
     Ok(())
 }
 
-/// The tenant's uploads that the inputs name.
-async fn uploads(
+/// Loads the tenant's uploads that the inputs name.
+async fn load_uploads(
     app: &App,
     tenant: TenantId,
     inputs: &[InputBody],
@@ -309,7 +310,7 @@ async fn uploads(
 }
 
 impl DryRun {
-    fn of(quote: &Quote) -> Result<Self> {
+    fn from_quote(quote: &Quote) -> Result<Self> {
         Ok(Self {
             cost: Cost {
                 unit_price: quote.unit_price,
@@ -356,8 +357,9 @@ async fn discard(app: &App, files: &[InputFile]) {
     }
 }
 
-/// The job, if it ends within `wait`. A failure here is ignored: the job is accepted already, and the client can ask for it.
-async fn ended_within(
+/// Waits up to `wait` for the end of the job, and returns the ended job. A failure is ignored, because the job is accepted already
+/// and the client can ask for it.
+async fn wait_for_end(
     app: &App,
     base: &BaseUrl,
     tenant: TenantId,
@@ -365,7 +367,7 @@ async fn ended_within(
     wait: Duration,
 ) -> Option<JobView> {
     tokio::select! {
-        () = app.waiters.ended(&app.reader, id) => {}
+        () = app.waiters.wait_for_end(&app.reader, id) => {}
         () = tokio::time::sleep(wait) => return None,
         () = app.stopping.cancelled() => return None,
     }

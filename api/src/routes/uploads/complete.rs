@@ -9,7 +9,7 @@ use common::admission::AdmissionError;
 use domain::id::UploadId;
 use domain::upload;
 
-use super::{MAX_BYTES, UploadQuery, UploadView, answered, find, insert, store, too_large};
+use super::{MAX_BYTES, UploadQuery, UploadView, find, insert, store, too_large, upload_response};
 use crate::app::App;
 use crate::auth::Tenant;
 use crate::base_url::BaseUrl;
@@ -19,7 +19,8 @@ use crate::idempotency::IdempotencyKey;
 
 /// Complete a direct upload
 ///
-/// Checks the file that was put into the bucket and stores it as an upload. May be repeated: the answer is the upload again.
+/// Checks the file that was put into the bucket and stores it as an upload. The request may be repeated. The answer is then the
+/// same upload.
 #[utoipa::path(
     post,
     path = "/v1/uploads/{id}/complete",
@@ -55,8 +56,8 @@ pub async fn handler(
         Err(problem) if problem.code() == Code::NotFound => {}
         Err(problem) => return Err(problem),
     }
-    // The size is known only after the file was read, so memory for the largest one is reserved.
-    let mut permit = app.budget.body(app.shares.of(tenant), 1);
+    // The size is known only after the file was read, so memory for the largest file is reserved.
+    let mut permit = app.budget.body(app.shares.for_tenant(tenant), 1);
     permit.grow(MAX_BYTES).await?;
     let raw = upload::raw_key(tenant, id);
     let file = match app.bucket.get_at_most(&raw, MAX_BYTES as u64).await {
@@ -71,7 +72,8 @@ pub async fn handler(
     };
     let upload = store(&app, tenant, id, name, permit.hold(file)).await?;
     let inserted = insert(&app, &base, tenant, &upload, None).await?;
-    // A concurrent request for this id uses the same object key. So the file is deleted only if there is surely no row for it.
+    // A concurrent request for this id uses the same object key. So the file is deleted only if it is certain that there is no row
+    // for it.
     if matches!(inserted, Err(AdmissionError::StorageFull { .. }))
         && let Err(error) = app.bucket.delete(&upload.object_key).await
     {
@@ -82,5 +84,5 @@ pub async fn handler(
     if let Err(error) = app.bucket.delete(&raw).await {
         tracing::warn!(%error, upload.id = %id, "The original file of a direct upload stays in the bucket until it is swept");
     }
-    Ok(answered(&key, stored))
+    Ok(upload_response(&key, stored))
 }

@@ -10,7 +10,7 @@ use common::files::uploading::StoreResult;
 use domain::id::UploadId;
 use domain::upload;
 
-use super::{UploadQuery, UploadView, answered, answered_before, insert, store};
+use super::{UploadQuery, UploadView, answered_before, insert, store, upload_response};
 use crate::app::App;
 use crate::auth::Tenant;
 use crate::base_url::BaseUrl;
@@ -70,5 +70,5 @@ pub async fn handler(
     {
         tracing::warn!(%error, upload.id = %id, "A file without an upload stays in the bucket until it is swept");
     }
-    Ok(answered(&key, inserted??))
+    Ok(upload_response(&key, inserted??))
 }

@@ -1,4 +1,4 @@
-//! `DELETE /v1/uploads/{id}`: deletes an upload. From now on no job may name it; its file is deleted soon after, and a receipt says
+//! `DELETE /v1/uploads/{id}`: deletes an upload. From now on no job may name it. Its file is deleted soon after, and a receipt says
 //! when.
 
 use std::sync::Arc;

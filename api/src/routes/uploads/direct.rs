@@ -1,6 +1,7 @@
 //! `POST /v1/uploads/direct`: gives a client a URL to put a file straight into the bucket, so that the API need not receive it.
 //!
-//! Nothing is written to the database: the key of the file follows from the id, and [`complete`](super::complete) makes the upload.
+//! Nothing is written to the database. The key of the file is derived from the id, and [`complete`](super::complete) makes the
+//! upload.
 
 use std::sync::Arc;
 use std::time::Duration;

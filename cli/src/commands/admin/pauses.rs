@@ -28,7 +28,9 @@ pub(super) async fn pause(
     by: &str,
 ) -> anyhow::Result<()> {
     if (*scope == Scope::default()) != everything {
-        bail!("name --model, --tenant or --worker, or give --everything, but not both");
+        bail!(
+            "to pause some jobs, name --model, --tenant or --worker; to pause all jobs, give only --everything"
+        );
     }
     let order = OperatorRequest {
         actor: reason.actor(by)?,

@@ -185,8 +185,8 @@ impl JobDraft {
         }
     }
 
-    /// Replaces what was known about the input images before they were decoded by the final images.
-    pub fn take_inputs(&mut self, inputs: JobInputs) {
+    /// Replaces the preliminary data about the input images with the final images, after they were decoded.
+    pub fn replace_inputs(&mut self, inputs: JobInputs) {
         let Generation::Image(request) = &mut self.generation;
         request.inputs = inputs.inputs;
         self.files = inputs.files;
@@ -279,7 +279,7 @@ fn formats() -> Schema {
     )
 }
 
-/// Parses the earliest start; `None` for at once.
+/// Parses the earliest start; `None` means at once.
 fn run_at(
     text: Option<&str>,
     now: OffsetDateTime,
@@ -297,7 +297,7 @@ fn run_at(
     Ok(Some(run_at))
 }
 
-/// Finds what is wrong with texts and numbers, independent of the model.
+/// Adds everything that is wrong with texts and numbers, as far as it does not depend on the model.
 fn check(found: &mut Violations, body: &CreateJob) {
     for (pointer, text) in [
         ("/prompt", Some(&body.prompt)),
@@ -340,7 +340,7 @@ fn check(found: &mut Violations, body: &CreateJob) {
         found.add(
             "/metadata",
             format!(
-                "Keys of 1 to {MAX_METADATA_KEY_LENGTH} and values of at most {MAX_METADATA_VALUE_LENGTH} characters, without NUL."
+                "A key has 1 to {MAX_METADATA_KEY_LENGTH} characters and a value at most {MAX_METADATA_VALUE_LENGTH}, and neither may have the NUL character (U+0000)."
             ),
         );
     }

@@ -1,5 +1,5 @@
 //! The input images of a job. Files in the body are decoded from base64, encoded again like uploads, and get the keys they will be
-//! stored under. Uploads are only named; they are stored already.
+//! stored under. Uploads are only named, because they are stored already.
 
 use std::collections::HashMap;
 
@@ -23,8 +23,8 @@ use crate::shares::Share;
 
 /// The types an input may have.
 const MEDIA_TYPES: [MediaType; 3] = [MediaType::Png, MediaType::Jpeg, MediaType::Webp];
-/// A smaller file counts as this many bytes towards [`MAX_INPUTS_BYTES`]. An image encoded again in fewer bytes would show nothing, so
-/// this bounds how many files share the total.
+/// A smaller file counts as this many bytes towards [`MAX_INPUTS_BYTES`]. A useful image is hardly smaller than this, even after it
+/// is encoded again. So this limits how many files share the total.
 const MIN_CLEAN_BYTES: usize = 64 * 1024;
 /// The roles an input may have.
 const ROLES: [InputRole; 4] = [
@@ -57,7 +57,8 @@ impl InputBody {
         self.upload.as_deref()?.parse().ok()
     }
 
-    /// The upload with this name. A violation if there is none, or if the input has other fields besides.
+    /// Finds the upload that the input names by its id. Returns a violation if there is no such upload, or if the input also has
+    /// other fields.
     fn named_upload(
         &self,
         index: usize,
@@ -84,7 +85,8 @@ impl InputBody {
         })
     }
 
-    /// The file in `data`. A violation if it cannot be decoded or its type is not the one in `media_type`.
+    /// Decodes the file in `data`. Returns a violation if the text cannot be decoded, or if the type of the file is not the one in
+    /// `media_type`.
     fn file(self, found: &mut Violations, index: usize) -> Result<Bytes, Violation> {
         let media_type = self.media_type.unwrap_or_default();
         let place = pointer(index, "media_type");
@@ -110,7 +112,7 @@ impl InputBody {
 
 /// A file to be stored before the job is admitted.
 pub struct InputFile {
-    /// The key to store it under.
+    /// The key under which the file is stored.
     pub object_key: String,
     /// The file.
     pub bytes: Bytes,
@@ -134,13 +136,15 @@ pub struct Sources {
     found: Violations,
 }
 
+/// Where the image of an input comes from.
 enum Source {
     Upload(Upload),
     File(Bytes),
 }
 
 impl Sources {
-    /// Reads the inputs of a body. `uploads` holds those of the tenant that the body names. This is CPU work: megabytes of base64.
+    /// Reads the inputs of a body. `uploads` are the tenant's uploads that the body names. This is CPU work, because it decodes
+    /// megabytes of base64.
     pub fn read(bodies: Vec<InputBody>, uploads: &HashMap<UploadId, Upload>) -> Self {
         let mut found = Violations::default();
         let mut inputs = Vec::with_capacity(bodies.len());
@@ -155,8 +159,8 @@ impl Sources {
         Self { inputs, found }
     }
 
-    /// Encodes the files again exactly like uploads: a model gets the same bytes either way, without metadata, and a damaged file is
-    /// refused before credits are held or anything is stored.
+    /// Encodes the files again, exactly like uploads. So a model gets the same bytes either way, without metadata. A damaged file
+    /// is refused before credits are held or anything is stored.
     ///
     /// # Errors
     /// Returns [`Code::Overloaded`](crate::error::Code::Overloaded) if no memory or render slot became free in time.
@@ -197,10 +201,10 @@ impl Sources {
         Ok(job_inputs)
     }
 
-    /// What is known about the inputs before an image is decoded: enough to check whether the model accepts this many. The final size
-    /// and hash of a file are not known yet; placeholders stand for them.
+    /// Returns what is known about the inputs before an image is decoded. This is enough to check whether the model accepts this
+    /// many inputs. The final size and hash of a file are not known yet, so they have placeholder values.
     pub fn before_decoding(&mut self, tenant: TenantId, job: JobId) -> JobInputs {
-        // Called for the violation it may add.
+        // This call may add a violation.
         self.max_bytes_per_file();
         let mut job_inputs = JobInputs {
             violations: self.found.all(),
@@ -232,8 +236,8 @@ impl Sources {
         sources.any(|(_, source)| matches!(source, Some(Source::File(_))))
     }
 
-    /// The most bytes each file may have once it is encoded again: an equal share of what the uploads leave of the total. `None` if the
-    /// inputs exceed the total already, which is a violation.
+    /// The most bytes each file may have once it is encoded again: an equal share of what the uploads leave of the total. Returns
+    /// `None`, and adds a violation, if the inputs exceed the total already.
     fn max_bytes_per_file(&mut self) -> Option<usize> {
         let (mut uploaded, mut sent, mut files) = (0, 0, 0);
         for (_, source) in &self.inputs {
@@ -285,7 +289,7 @@ fn decode(text: &str) -> Result<Bytes, String> {
     if text.starts_with("data:") {
         return Err("Send the base64 alone, without `data:…;base64,` before it.".to_owned());
     }
-    // The decoded length, at most 2 bytes too large: an oversized file is refused before it is decoded.
+    // An estimate of the decoded length, at most 2 bytes too large. With it, an oversized file is refused before it is decoded.
     let length = text.len() / 4 * 3;
     if length > MAX_INPUT_BYTES + 2 {
         return Err(too_large(length));
@@ -342,7 +346,7 @@ mod tests {
         let sources = Sources::read(bodies, &HashMap::new());
         let budget = Budget::within(API_MEMORY, 1);
         let tenant = TenantId::new();
-        let share = Shares::new(budget.slots(), budget.body_bytes()).of(tenant);
+        let share = Shares::new(budget.slots(), budget.body_bytes()).for_tenant(tenant);
         let cleaned = sources.clean(&budget, &share, tenant, JobId::new()).await;
         cleaned.unwrap()
     }
