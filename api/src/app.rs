@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Context;
 use axum::http::HeaderValue;
 use bucket::Bucket;
-use common::config::{Config, Ports, Unpaid};
+use common::config::{Config, FreeLimits, Ports};
 use common::files::ownership::Owner;
 use domain::catalog::Catalog;
 use domain::id::TenantId;
@@ -27,7 +27,7 @@ use crate::routes::models::cache::ModelsCache;
 use crate::shares::{self, Shares};
 use crate::waiters::Waiters;
 
-/// Postgres connections for requests. A request holds one only while it runs queries, never while it waits for a job.
+/// Postgres connections for requests. A request holds a connection only while it runs queries, and never while it waits for a job.
 const CONNECTIONS: u32 = 16;
 /// Postgres connections for metrics and readiness, and to find out which jobs have ended.
 const READER_CONNECTIONS: u32 = 3;
@@ -37,11 +37,11 @@ pub const MAX_CONNECTIONS: u32 = CONNECTIONS + READER_CONNECTIONS;
 /// The state of the API. Handlers get it as `State<Arc<App>>`.
 #[derive(Clone)]
 pub struct App {
-    /// Row-level security shows only the rows of the tenant that the transaction sets. Requests of tenants take connections through
-    /// [`Self::connection`] or [`Self::wallet`], which enforce each tenant's share.
+    /// Connections as `platen_api`. Row-level security shows only the rows of the tenant that the transaction sets. Requests of
+    /// tenants take connections through [`Self::connection`] or [`Self::wallet`], which enforce each tenant's share.
     pub pool: PgPool,
-    /// Reads the rows of all tenants: for billing metrics, readiness, operators, and to find out which jobs have ended. A tenant's
-    /// request must use it for nothing else.
+    /// Connections that can read the rows of all tenants. They are for billing metrics, readiness, operators, and to find out which
+    /// jobs have ended. A tenant's request must use them for nothing else.
     pub reader: PgPool,
     /// Where new jobs are pushed for the workers.
     pub ready_queue: ReadyQueue,
@@ -66,7 +66,7 @@ pub struct App {
     /// The models on offer, and their prices.
     pub catalog: Arc<Catalog>,
     /// What a tenant may use without paying for it.
-    pub unpaid: Unpaid,
+    pub free_limits: FreeLimits,
     /// The rendered answer of `GET /v1/models`.
     pub models: ModelsCache,
     /// Origins whose web pages may call the API (CORS).
@@ -77,19 +77,20 @@ pub struct App {
     pub ports: Ports,
     /// Rate limits.
     pub rates: Arc<Rates>,
-    /// Work that outlives its request. A stop waits for it.
+    /// Background tasks that outlive their request. A stop waits for them.
     pub tasks: TaskTracker,
     /// Canceled when the API begins to stop.
     pub stopping: CancellationToken,
     /// How long connections are still accepted after `/readyz` has turned 503, so that a load balancer notices first.
-    pub farewell: Duration,
+    pub drain_delay: Duration,
 }
 
 impl App {
-    /// Connects to Postgres and builds the state. Redis is connected to when it is first needed.
+    /// Connects to Postgres and builds the state. The connection to Redis is opened when it is first needed.
     ///
     /// # Errors
-    /// If a setting is missing or not usable, Postgres cannot be reached, or the bucket belongs to another database.
+    /// Returns an error if a setting is missing or not usable, if Postgres cannot be reached, or if the bucket belongs to another
+    /// database.
     pub async fn connect(config: &Config) -> anyhow::Result<Self> {
         let ready_queue =
             ReadyQueue::new(config.redis()?, &config.queue).context("REDIS_URL is not usable")?;
@@ -104,7 +105,10 @@ impl App {
         let reader = database::connect(url, DatabaseRole::Reader, READER_CONNECTIONS).await;
         let reader = reader.context("cannot connect to Postgres as platen_reader")?;
         let owner = Owner::new(pool.clone(), bucket.clone());
-        owner.at_start().await.context("the API does not start")?;
+        owner
+            .check_at_start()
+            .await
+            .context("the API does not start")?;
         // Rendering gets half of the cores; the other half stays free for requests.
         let budget = Budget::within(config.api_memory, imaging::cores() / 2);
         database::watch("api", &pool);
@@ -127,7 +131,7 @@ impl App {
             waiters: Waiters::default(),
             readiness: ReadinessCache::default(),
             catalog: Arc::new(catalog),
-            unpaid: config.unpaid,
+            free_limits: config.free_limits,
             models: ModelsCache::default(),
             cors_origins: config
                 .cors_origins
@@ -142,7 +146,7 @@ impl App {
             public: PublicUrl::new(config.public_url.as_deref(), config.trusted_proxies.clone())?,
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
-            farewell: Duration::from_secs(1),
+            drain_delay: Duration::from_secs(1),
         })
     }
 }
@@ -151,21 +155,21 @@ impl App {
     /// Waits for a permit to use one Postgres connection for this tenant.
     ///
     /// # Errors
-    /// [`Code::Overloaded`](crate::error::Code::Overloaded) if the tenant has too many requests under way.
+    /// Returns [`Code::Overloaded`](crate::error::Code::Overloaded) if the tenant has too many requests under way.
     pub async fn connection(&self, tenant: TenantId) -> Result<shares::Connection, Problem> {
-        self.shares.of(tenant).connection(&self.pool).await
+        self.shares.for_tenant(tenant).connection(&self.pool).await
     }
 
-    /// The same for a transaction that locks the tenant's wallet.
+    /// Does the same as [`Self::connection`], for a transaction that locks the tenant's wallet.
     ///
     /// # Errors
-    /// [`Code::Overloaded`](crate::error::Code::Overloaded) if the tenant has too many requests under way.
+    /// Returns [`Code::Overloaded`](crate::error::Code::Overloaded) if the tenant has too many requests under way.
     pub async fn wallet(&self, tenant: TenantId) -> Result<shares::Connection, Problem> {
-        self.shares.of(tenant).wallet(&self.pool).await
+        self.shares.for_tenant(tenant).wallet(&self.pool).await
     }
 }
 
-/// Parses an origin exactly as browsers send it. Wildcards are refused: answers are meant only for those who hold a key.
+/// Parses an origin exactly as browsers send it. Wildcards are refused, because answers are meant only for clients that have a key.
 fn origin(text: &str) -> anyhow::Result<HeaderValue> {
     let host = text
         .strip_prefix("https://")

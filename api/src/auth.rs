@@ -1,4 +1,4 @@
-//! Authentication: the tenant or the operator a request is from.
+//! Authentication: finds the tenant or the operator who sent a request.
 
 use std::sync::Arc;
 
@@ -45,14 +45,14 @@ impl FromRequestParts<Arc<App>> for Tenant {
             .ok_or_else(|| failed("There is no such API key, or it was revoked."))?;
         drop(permit);
         rates.admit(&client, tenant, credentials)?;
-        // The extractors of bodies need it: a body counts towards its tenant's share of memory.
+        // The extractors of bodies need the tenant, because a body counts towards its tenant's share of memory.
         parts.extensions.insert(tenant);
         tracing::Span::current().record("tenant", tracing::field::display(tenant));
         Ok(Self(tenant))
     }
 }
 
-/// An operator: whoever sends the operators' key. This is the only place that decides who is an operator.
+/// The operator who sent a request, recognized by the operators' key. No other place decides who is an operator.
 #[derive(Clone, Copy, Debug)]
 pub struct Operator;
 

@@ -1,8 +1,8 @@
 //! The URL under which clients reach this API. Links to files begin with it.
 //!
-//! `PLATEN_PUBLIC_URL` sets it. Without this setting, a proxy listed in `PLATEN_TRUSTED_PROXIES` may name it, in `Forwarded`
-//! (RFC 7239) or in `X-Forwarded-Proto` and `X-Forwarded-Host`. From any other peer, `Host` is used only if it names this machine
-//! itself: otherwise a client could make the API give out links to a host of the client's choice. If none of these names a URL,
+//! `PLATEN_PUBLIC_URL` sets it. Without this setting, a proxy listed in `PLATEN_TRUSTED_PROXIES` may name it, in `Forwarded` (RFC
+//! 7239) or in `X-Forwarded-Proto` and `X-Forwarded-Host`. From any other peer, `Host` is used only if it names this machine
+//! itself. Otherwise a client could make the API give out links to a host of the client's choice. If none of these names a URL,
 //! links are paths.
 
 use std::net::{IpAddr, SocketAddr};
@@ -31,7 +31,7 @@ impl PublicUrl {
     /// Takes the values of `PLATEN_PUBLIC_URL` and `PLATEN_TRUSTED_PROXIES`.
     ///
     /// # Errors
-    /// If `url` is not an `http` or `https` URL, or has a user, a query or a fragment.
+    /// Returns an error if `url` is not an `http` or `https` URL, or has a user, a query or a fragment.
     pub fn new(url: Option<&str>, proxies: Vec<IpNet>) -> anyhow::Result<Self> {
         let url = url.map(|text| {
             base_url(text).with_context(|| {
@@ -56,7 +56,7 @@ impl PublicUrl {
     }
 }
 
-/// Checks a base URL and writes it in its normal form; `None` if it is not one.
+/// Checks a base URL and returns it in its normal form. Returns `None` if the text is not a base URL.
 fn base_url(text: &str) -> Option<String> {
     let uri: Uri = text.parse().ok()?;
     let plain = uri.query().is_none() && !text.contains('#');
@@ -73,7 +73,7 @@ fn base_url(text: &str) -> Option<String> {
 pub struct Connection {
     /// The address that the request came from.
     pub peer: IpAddr,
-    /// The address that was called; `None` if the system does not tell.
+    /// The local address that the client has called; `None` if the system does not know it.
     pub local: Option<SocketAddr>,
 }
 
@@ -82,8 +82,8 @@ pub struct Connection {
 pub struct BaseUrl(String);
 
 impl BaseUrl {
-    /// The base URL for the links in the answer to one request.
-    pub(crate) fn of(
+    /// Finds the base URL for the links in the answer to one request.
+    pub(crate) fn from_request(
         public: &PublicUrl,
         connection: Option<Connection>,
         headers: &HeaderMap,
@@ -106,13 +106,13 @@ impl BaseUrl {
         Self(origin.map_or_else(String::new, |(scheme, host)| format!("{scheme}://{host}")))
     }
 
-    /// The link to a path of this API. It is only the path if the base URL is not known.
+    /// The link to a path of this API. If the base URL is not known, the link is only the path.
     pub fn link(&self, path: &str) -> String {
         format!("{}{path}", self.0)
     }
 }
 
-/// Parses a host with an optional port; `None` if the text holds anything else, such as a user.
+/// Parses a host with an optional port. Returns `None` if the text contains anything else, such as a user.
 fn host(text: &str) -> Option<String> {
     let host: Authority = text.parse().ok()?;
     let is_host_only = !host.host().is_empty() && !text.contains('@');
@@ -140,13 +140,14 @@ fn is_this_machine(host: &str, connection: Option<Connection>) -> bool {
 /// What one proxy says about the request it passed on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Hop {
-    /// Whom the proxy got the request from.
+    /// The address from which the proxy got the request.
     pub(crate) from: Option<IpAddr>,
     scheme: Option<String>,
     host: Option<String>,
 }
 
-/// Scheme and host as the outermost trusted proxy names them. `None` if the headers contradict each other or cannot be read.
+/// Finds scheme and host as the outermost trusted proxy names them. Returns `None` if the headers contradict each other or cannot
+/// be read.
 fn forwarded(
     public: &PublicUrl,
     headers: &HeaderMap,
@@ -168,9 +169,10 @@ fn forwarded(
     Some((scheme, host.or(sent_host)?))
 }
 
-/// Combines the hops that trusted proxies wrote; the outermost proxy wins. `None` if a host cannot be parsed.
+/// Combines the hops that trusted proxies wrote. The values of the outermost proxy have priority. Returns `None` if a host cannot
+/// be parsed.
 ///
-/// The last hop was written by our peer. Each earlier hop was written by the address that the hop after it names.
+/// The last hop was written by our peer. Each earlier hop was written by the proxy whose address the next hop names.
 fn outermost(public: &PublicUrl, hops: Vec<Hop>) -> Option<Hop> {
     let mut combined = Hop::default();
     for hop in hops.into_iter().rev() {
@@ -203,8 +205,8 @@ pub(crate) fn parse_forwarded(headers: &HeaderMap) -> Vec<Hop> {
     .collect()
 }
 
-/// The hops of `X-Forwarded-For`, `-Proto` and `-Host`. The three lists are matched from their ends, where our peer wrote; a shorter
-/// list says nothing about the earlier hops.
+/// The hops of `X-Forwarded-For`, `-Proto` and `-Host`. The three lists are matched from their ends, where our peer has written. A
+/// shorter list says nothing about the earlier hops.
 pub(crate) fn parse_x_forwarded(headers: &HeaderMap) -> Vec<Hop> {
     let list = |name: &HeaderName| -> Vec<String> {
         let lines = headers.get_all(name).iter();
@@ -234,7 +236,7 @@ pub(crate) fn parse_x_forwarded(headers: &HeaderMap) -> Vec<Hop> {
         .collect()
 }
 
-/// Parses an address with or without a port. `None` for a name such as `unknown` or `_hidden` (RFC 7239, 6).
+/// Parses an address with or without a port. Returns `None` for a name such as `unknown` or `_hidden` (RFC 7239, 6).
 fn address(text: &str) -> Option<IpAddr> {
     let bare = match text.strip_prefix('[') {
         Some(rest) => rest.split(']').next()?,
@@ -266,7 +268,7 @@ mod tests {
             peer: peer.parse().unwrap(),
             local: Some("192.168.1.5:8080".parse().unwrap()),
         };
-        BaseUrl::of(public, Some(connection), &headers(pairs)).link("/files/a")
+        BaseUrl::from_request(public, Some(connection), &headers(pairs)).link("/files/a")
     }
 
     fn behind_proxies() -> PublicUrl {
@@ -299,7 +301,7 @@ mod tests {
             assert_eq!(link(other), "/files/a", "{other}");
         }
         assert_eq!(
-            BaseUrl::of(&nobody, None, &headers(&[])).link("/files/a"),
+            BaseUrl::from_request(&nobody, None, &headers(&[])).link("/files/a"),
             "/files/a"
         );
     }

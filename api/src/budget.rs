@@ -1,8 +1,8 @@
 //! Limits of memory and cores for requests, all tenants together. Memory is counted in bytes and reserved before it is used.
 //!
-//! The memory has three separate parts: bodies being read, images being decoded, and chunks of downloads that clients have not taken
-//! yet. A request holds memory of one part while it waits for another, so one common part could deadlock. If there is no memory, a
-//! request waits for a limited time and then gets 503.
+//! The memory has three separate parts: bodies being read, images being decoded, and chunks of downloads that clients have not
+//! taken yet. A request may hold memory of one part while it waits for memory of another. With one common part, such requests could
+//! block each other. If there is no memory, a request waits for a limited time and then gets 503.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use tokio::time::timeout;
 use crate::error::{Code, Problem, explain_image_error};
 use crate::shares::{MAX_UPLOAD_WAIT, Pool, Share, Waiting};
 
-/// What an API process needs without any large body or image, in bytes: its program, connections, and small bodies.
+/// Memory that an API process needs without any large body or image, in bytes: its program, connections, and small bodies.
 const BASE_BYTES: usize = 40_000_000;
 /// Bodies up to this size are not counted.
 const UNCOUNTED_BYTES: usize = 64 * 1024;
@@ -24,14 +24,14 @@ const UNCOUNTED_BYTES: usize = 64 * 1024;
 const GROWTH_STEP_BYTES: usize = 1024 * 1024;
 /// The most bytes of one download that are in memory.
 pub const CHUNK_BYTES: usize = 128 * 1024;
-/// What decoding an image of four megapixels takes, in bytes. There is a render slot that only images up to this size use.
+/// Memory that decoding an image of four megapixels takes, in bytes. One render slot is only for images up to this size.
 const SMALL_IMAGE_BYTES: usize = 48 << 20;
 
 /// The memory and the render slots of an API process. Clones share them.
 #[derive(Clone)]
 pub struct Budget {
     bodies: Memory,
-    pictures: Memory,
+    images: Memory,
     downloads: Memory,
     render_pool: RenderPool,
     /// Render slots for images of any size.
@@ -63,8 +63,8 @@ impl From<Problem> for CleanError {
 }
 
 impl Budget {
-    /// Divides `max_bytes`, the most memory the whole process may use. `slots` images of any size are rendered at once, and one small
-    /// image besides.
+    /// Divides `max_bytes`, the most memory that the whole process may use. `slots` images of any size are rendered at once, and
+    /// one small image in addition.
     pub fn within(max_bytes: usize, slots: usize) -> Self {
         let rest = max_bytes.saturating_sub(BASE_BYTES).max(8 << 20);
         let (bodies, downloads) = (rest / 8, rest / 20);
@@ -76,7 +76,7 @@ impl Budget {
         let slots = slots.max(1);
         Self {
             bodies: memory("bodies", bodies),
-            pictures: memory("pictures", rest - bodies - downloads),
+            images: memory("pictures", rest - bodies - downloads),
             downloads: memory("downloads", downloads),
             render_pool: RenderPool::new(slots + 1),
             slots: Arc::new(Semaphore::new(slots)),
@@ -95,7 +95,8 @@ impl Budget {
         self.bodies.bytes()
     }
 
-    /// A permit for the body of a tenant that will use `times` its size in memory. It reserves nothing yet: see [`BodyPermit::grow`].
+    /// Makes a permit for a tenant's body, which will use `times` its size in memory. The permit reserves nothing until
+    /// [`BodyPermit::grow`] is called.
     pub fn body(&self, share: Arc<Share>, times: usize) -> BodyPermit {
         BodyPermit {
             memory: self.bodies.clone(),
@@ -110,7 +111,7 @@ impl Budget {
     /// Reserves the memory of one download, until the permit is dropped.
     ///
     /// # Errors
-    /// [`Code::Overloaded`] if no memory became free in time.
+    /// Returns [`Code::Overloaded`] if no memory became free in time.
     pub async fn download(&self) -> Result<MemoryPermit, Problem> {
         acquire(&self.downloads, CHUNK_BYTES, Pool::Downloads).await
     }
@@ -128,21 +129,22 @@ impl Budget {
         max_bytes: usize,
     ) -> Result<Rendition, CleanError> {
         let needed = imaging::memory_to_clean(&file)?;
-        let available = self.pictures.bytes();
+        let available = self.images.bytes();
         if needed > available {
             let [needed, available] = [needed, available].map(|bytes| bytes.div_ceil(1_000_000));
             return Err(CleanError::Image(format!(
                 "Opening the image takes {needed} MB of memory, and this service has {available} MB for one image: send one with fewer pixels."
             )));
         }
-        let share_permit = share.picture().await?;
+        let share_permit = share.image().await?;
         let slot = self.render_slot(needed).await?;
         let render_pool = self.render_pool.clone();
         #[expect(
             clippy::disallowed_methods,
             reason = "the task ends by itself within seconds, and nothing is lost if the process ends first"
         )]
-        // A task of its own, because rendering goes on when the client is gone: the permits must live as long as the rendering.
+        // This is a task of its own, because rendering goes on when the client is gone, and the permits must live as long as the
+        // rendering.
         let work = tokio::spawn(async move {
             let _held = (share_permit, slot);
             render_pool.clean(file, max_bytes).await
@@ -151,36 +153,37 @@ impl Budget {
         Ok(cleaned?)
     }
 
-    /// Waits for a render slot and the memory for an image that takes `needed` bytes. A small image takes whichever slot is free first.
+    /// Waits for a render slot and the memory for an image that takes `needed` bytes. A small image takes the slot that becomes
+    /// free first.
     async fn render_slot(
         &self,
         needed: usize,
     ) -> Result<(OwnedSemaphorePermit, MemoryPermit), Problem> {
-        let _waiting = Waiting::new(Pool::Pictures);
+        let _waiting = Waiting::new(Pool::Images);
         let slot = async {
             if needed > SMALL_IMAGE_BYTES {
-                return self.slot_of(&self.slots, needed).await;
+                return self.acquire_slot(&self.slots, needed).await;
             }
             tokio::select! {
                 biased;
-                slot = self.slot_of(&self.slots, needed) => slot,
-                slot = self.slot_of(&self.small_slot, needed) => slot,
+                slot = self.acquire_slot(&self.slots, needed) => slot,
+                slot = self.acquire_slot(&self.small_slot, needed) => slot,
             }
         };
         let slot = timeout(MAX_UPLOAD_WAIT, slot).await.ok().flatten();
-        slot.ok_or_else(|| Pool::Pictures.overloaded())
+        slot.ok_or_else(|| Pool::Images.overloaded())
     }
 
-    /// Waits for one of these slots, then for the memory; `None` if no memory became free in time. The slot comes first, so that a
-    /// request without a slot holds no memory.
-    async fn slot_of(
+    /// Waits for one of these slots, then for the memory. Returns `None` if no memory became free in time. The slot comes first, so
+    /// that a request without a slot holds no memory.
+    async fn acquire_slot(
         &self,
         slots: &Arc<Semaphore>,
         needed: usize,
     ) -> Option<(OwnedSemaphorePermit, MemoryPermit)> {
         let slot = Arc::clone(slots).acquire_owned().await;
         let slot = slot.expect("the semaphore is never closed");
-        Some((slot, self.pictures.acquire(needed).await.ok()?))
+        Some((slot, self.images.acquire(needed).await.ok()?))
     }
 }
 
@@ -198,7 +201,7 @@ pub struct BodyPermit {
     share: Arc<Share>,
     /// How many times the size of the body is reserved.
     times: usize,
-    /// The size of the body that is covered.
+    /// The size of the body for which memory is reserved.
     bytes: usize,
     /// The KiB that are reserved.
     kib: usize,
@@ -209,7 +212,7 @@ impl BodyPermit {
     /// Reserves the memory for a body of `bytes` bytes in total.
     ///
     /// # Errors
-    /// [`Code::Overloaded`] if no memory became free in time.
+    /// Returns [`Code::Overloaded`] if no memory became free in time.
     pub async fn grow(&mut self, bytes: usize) -> Result<(), Problem> {
         if bytes <= self.bytes.max(UNCOUNTED_BYTES) {
             return Ok(());
@@ -220,7 +223,7 @@ impl BodyPermit {
             bytes.max(self.bytes + GROWTH_STEP_BYTES)
         };
         let more = (bytes - self.bytes) * self.times;
-        // Never wait for more than there is in total: that wait could not end.
+        // A wait for more than the total could never end.
         let more = more.min(self.memory.bytes().saturating_sub(self.kib * 1024));
         let kib = more.div_ceil(1024);
         let share_permit = self.share.body(kib, self.kib).await?;
@@ -230,7 +233,7 @@ impl BodyPermit {
         Ok(())
     }
 
-    /// Ties the reserved memory to the body: it is released when the last part of the body is dropped.
+    /// Ties the reserved memory to the body. The memory is released when the last part of the body is dropped.
     pub fn hold(self, body: impl Into<Bytes>) -> Bytes {
         let body = body.into();
         if self.held.is_empty() {
@@ -252,7 +255,7 @@ mod tests {
     async fn memory_for_a_body_is_reserved_before_it_is_read() {
         let budget = Budget::within(512_000_000, 1);
         let shares = Shares::new(budget.slots(), budget.body_bytes());
-        let of = || shares.of(TenantId::new());
+        let of = || shares.for_tenant(TenantId::new());
         let mut small = budget.body(of(), 2);
         small.grow(UNCOUNTED_BYTES).await.unwrap();
         assert!(small.held.is_empty());

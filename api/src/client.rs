@@ -1,7 +1,7 @@
 //! Where a request comes from: the network that rate limits count, and its pseudonym in logs.
 //!
-//! The address is that of the connection. If that is a trusted proxy, it is the last address in `X-Forwarded-For` or `Forwarded` that
-//! is not a trusted proxy. Everything before it may have been invented by the client.
+//! The address is the peer of the connection. If the peer is a trusted proxy, the address is the last one in `X-Forwarded-For` or
+//! `Forwarded` that is not a trusted proxy. The client may have invented everything before that address.
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -13,15 +13,16 @@ use sha2::Sha256;
 
 use crate::base_url::{Hop, PublicUrl, parse_forwarded, parse_x_forwarded};
 
-/// The unit that limits count: an IPv4 address, or the first 64 bits of an IPv6 address, since one customer usually has them all.
+/// What rate limits count as one client: an IPv4 address, or the first 64 bits of an IPv6 address, because one customer usually has
+/// all addresses with the same 64 bits.
 ///
-/// It has no `Debug` and no `Display`: logs show its pseudonym (see [`Pseudonyms`]).
+/// The type has no `Debug` and no `Display`, because logs may show only the pseudonym (see [`Pseudonyms`]).
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Network(IpAddr);
 
 impl Network {
     /// The network of an address.
-    pub fn of(address: IpAddr) -> Self {
+    pub fn from_address(address: IpAddr) -> Self {
         Self(match address.to_canonical() {
             IpAddr::V6(address) => {
                 let kept = address.to_bits() & (u128::MAX << 64);
@@ -31,9 +32,9 @@ impl Network {
         })
     }
 
-    /// The network of the client behind a connection from `peer`.
-    pub fn of_client(public: &PublicUrl, peer: IpAddr, headers: &HeaderMap) -> Self {
-        Self::of(client(public, peer, headers))
+    /// The network of the client that sent a request on a connection from `peer`.
+    pub fn from_request(public: &PublicUrl, peer: IpAddr, headers: &HeaderMap) -> Self {
+        Self::from_address(client(public, peer, headers))
     }
 }
 
@@ -52,8 +53,8 @@ fn client(public: &PublicUrl, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
     }
 }
 
-/// The last address that is not a trusted proxy. Read from the end, where our peer wrote: each hop was written by the address that the
-/// hop after it names.
+/// Finds the last address that is not a trusted proxy. The hops are read from the end, where our peer has written. Each earlier hop
+/// was written by the proxy whose address the next hop names.
 fn last_untrusted(public: &PublicUrl, hops: Vec<Hop>) -> Option<IpAddr> {
     let mut last = None;
     for hop in hops.into_iter().rev() {
@@ -112,8 +113,9 @@ mod tests {
 
     #[test]
     fn an_ipv6_address_counts_by_its_first_64_bits() {
-        let same =
-            |one: &str, other: &str| Network::of(address(one)) == Network::of(address(other));
+        let same = |one: &str, other: &str| {
+            Network::from_address(address(one)) == Network::from_address(address(other))
+        };
         assert!(same("2001:db8:1:2::1", "2001:db8:1:2:ffff::9"));
         assert!(!same("2001:db8:1:2::1", "2001:db8:1:3::1"));
         assert!(!same("192.0.2.1", "192.0.2.2"));
@@ -194,7 +196,7 @@ mod tests {
         let names = Pseudonyms::new("a key for tests".into());
         let again = Pseudonyms::new("a key for tests".into());
         let other = Pseudonyms::new("another key".into());
-        let network = Network::of(address("192.0.2.1"));
+        let network = Network::from_address(address("192.0.2.1"));
         let name = names.on_day("2026-11-28", network);
         assert!(name.starts_with("adr_") && name.len() == 20, "{name}");
         assert_eq!(name, again.on_day("2026-11-28", network));
@@ -202,7 +204,7 @@ mod tests {
         assert_ne!(name, other.on_day("2026-11-28", network));
         assert_ne!(
             name,
-            names.on_day("2026-11-28", Network::of(address("192.0.2.2")))
+            names.on_day("2026-11-28", Network::from_address(address("192.0.2.2")))
         );
     }
 }

@@ -1,11 +1,12 @@
 //! Limits of connections: how many there may be, and how long they may stay open.
 //!
-//! A port has a limit of connections in total and one per address; a trusted proxy's connections count only towards the total. A
-//! connection is closed if it sends no request in time, is idle for too long, or reads nothing of its answer. When the port is full, a
-//! new connection displaces the one that has been without a request for the longest time. So silent clients cannot lock others out,
-//! and no request under way is harmed. If all connections have a request under way, the new one is closed at once.
+//! A port has a limit of connections in total and a limit per address. Connections of a trusted proxy count only towards the total.
+//! A connection is closed if it sends no request in time, is idle for too long, or reads nothing of its answer. When the port is
+//! full, a new connection displaces the one that has been without a request for the longest time. So clients that send nothing
+//! cannot lock others out, and no request under way is interrupted. If all connections have a request under way, the new one is
+//! closed at once.
 //!
-//! HTTP/1.1 only: [0026](../../docs/decisions/0026-http-1-1-only.md).
+//! The ports support only HTTP/1.1, for the reasons in [0026](../../docs/decisions/0026-http-1-1-only.md).
 
 mod paced;
 mod table;
@@ -36,7 +37,7 @@ use table::{Slot, SlotGuard, Table};
 
 /// Bytes of buffer for each direction of a connection. The head of a request may not be larger.
 const BUFFER_BYTES: usize = 64 * 1024;
-/// How long no connection is accepted after the system had no more files.
+/// How long no connection is accepted after the system had no free file descriptor.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// A port's name and limits.
@@ -54,7 +55,7 @@ pub struct Port {
     pub head: Duration,
     /// How long a connection may be idle between two requests.
     pub idle: Duration,
-    /// How long a client may read nothing of its answer.
+    /// How long a client may go without reading anything of its answer.
     pub write: Duration,
 }
 
@@ -75,8 +76,8 @@ impl Port {
         }
     }
 
-    /// The port for metrics and health of a process. It has no limit per address: its clients are the operator's own programs, often
-    /// all behind one address.
+    /// The port for metrics and health of a process. The port has no limit per address, because its clients are the operator's own
+    /// programs, which often all have one address.
     pub fn metrics(ports: &Ports) -> Self {
         let total = ports.metrics;
         Self {
@@ -88,8 +89,8 @@ impl Port {
     }
 }
 
-/// Accepts connections and serves them until `closing` is canceled. Then connections without a request are closed at once, and the
-/// others when their request is answered. Dropping the future closes all connections.
+/// Accepts connections and serves them until `closing` is canceled. Then connections without a request are closed at once. The
+/// other connections are closed when their request is answered. Dropping the future closes all connections.
 pub async fn serve(listener: TcpListener, router: Router, port: Port, closing: CancellationToken) {
     let table = Arc::new(Table::new(port));
     let tasks = TaskTracker::new();
@@ -108,9 +109,10 @@ pub async fn serve(listener: TcpListener, router: Router, port: Port, closing: C
                 }
             }
             Err(error) if concerns_one_connection(&error) => {}
-            // No more files or memory. Trying again at once would fail too and use a whole core, so wait for connections to close.
+            // The system has no more file descriptors or memory. Another try at once would fail, too, and the loop would use a
+            // whole core. So it waits until connections are closed.
             Err(_) => {
-                table.free_a_file();
+                table.free_file_descriptor();
                 let _ = closing
                     .run_until_cancelled(tokio::time::sleep(ACCEPT_PAUSE))
                     .await;
@@ -141,7 +143,7 @@ async fn serve_connection(
     closing: CancellationToken,
     end: CancellationToken,
 ) {
-    // Answers are small and written at once: waiting to fill a packet would only delay them.
+    // Answers are small and written at once, so waiting to fill a packet would only delay them.
     let _ = stream.set_nodelay(true);
     let ends = stream.peer_addr().map(|peer| Connection {
         peer: peer.ip(),
@@ -157,7 +159,7 @@ async fn serve_connection(
         let slot = Arc::clone(&slot);
         async move {
             if !has_slot {
-                // Another connection got the slot just before this request came. The loop below is about to close this one.
+                // Another connection got the slot just before this request came. The loop below is about to close this connection.
                 std::future::pending::<()>().await;
             }
             let answer = answer.await?;
@@ -168,7 +170,7 @@ async fn serve_connection(
     let mut connection = pin!(
         http1::Builder::new()
             .max_buf_size(BUFFER_BYTES)
-            // `TimedStream` has the time limits. Unlike hyper, it tells an idle connection from a slow head.
+            // `TimedStream` has the time limits. Unlike hyper, it distinguishes an idle connection from a slow head.
             .header_read_timeout(None)
             .serve_connection(stream, service)
     );
@@ -176,7 +178,7 @@ async fn serve_connection(
     let mut is_closing = false;
     loop {
         tokio::select! {
-            // Errors are ignored: the client is gone.
+            // Errors are ignored, because the client is gone.
             _ = connection.as_mut() => break,
             () = &mut closing, if !is_closing => {
                 is_closing = true;

@@ -7,7 +7,7 @@ use crate::extract::{expected, json, schema_at};
 use crate::openapi;
 use crate::routes::admin::Reason;
 use crate::routes::admin::jobs::BulkRequest;
-use crate::routes::admin::pauses::ToPause;
+use crate::routes::admin::pauses::PauseBody;
 use crate::routes::admin::tenants::Adjustment;
 use crate::routes::jobs::create::draft::CreateJob;
 
@@ -24,7 +24,7 @@ type Read = fn(&[u8]) -> Result<(), Problem>;
 const BODIES: [(&str, Read); 6] = [
     ("CreateJob", |body| json::<CreateJob>(body).map(drop)),
     ("BulkRequest", |body| json::<BulkRequest>(body).map(drop)),
-    ("ToPause", |body| json::<ToPause>(body).map(drop)),
+    ("PauseBody", |body| json::<PauseBody>(body).map(drop)),
     ("Adjustment", |body| json::<Adjustment>(body).map(drop)),
     ("Reason", |body| json::<Reason>(body).map(drop)),
     ("Retention", |body| {

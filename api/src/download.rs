@@ -1,5 +1,5 @@
-//! Downloads (RFC 9110): conditional requests, so that a client does not get again what it has, and ranges, so that it can resume an
-//! interrupted download.
+//! Downloads (RFC 9110): conditional requests, so that a client does not download again what it has, and ranges, so that a client
+//! can resume an interrupted download.
 
 use std::ops::Range;
 
@@ -17,7 +17,7 @@ pub fn tag(bytes: impl AsRef<[u8]>) -> HeaderValue {
     HeaderValue::from_str(&tag).expect("a hash in quotes is a header")
 }
 
-/// Content that is the same for every client, with its entity tag. It is rendered once.
+/// Content that is the same for every client, with its entity tag. The content is rendered once.
 #[derive(Clone)]
 pub struct StaticContent {
     bytes: Bytes,
@@ -36,7 +36,8 @@ impl StaticContent {
         }
     }
 
-    /// The whole content, or 304 if the client has it. Clients must ask again each time, because it may change.
+    /// Answers with the whole content, or with 304 if the client has it already. Clients must ask each time, because the content
+    /// may change.
     pub fn respond(&self, headers: &HeaderMap) -> Response {
         let about = [
             (header::ETAG, self.tag.clone()),
@@ -55,8 +56,8 @@ pub fn client_has(headers: &HeaderMap, tag: &HeaderValue) -> bool {
     lists(headers, &header::IF_NONE_MATCH, tag)
 }
 
-/// The answer to a request for a file of `length` bytes: all bytes (200), a range of them (206), 304 if the client has the file, or 416
-/// if the range begins behind its end. `body` makes the body from a range of bytes.
+/// The answer to a request for a file of `length` bytes: all bytes (200), a range of them (206), 304 if the client has the file, or
+/// 416 if the range begins after the end of the file. `body` makes the body from a range of bytes.
 pub fn answer(
     method: &Method,
     headers: &HeaderMap,
@@ -70,9 +71,9 @@ pub fn answer(
         let (status, range) = match range(method, headers, &tag, length) {
             RequestedRange::All => (StatusCode::OK, 0..length),
             RequestedRange::Part(range) => (StatusCode::PARTIAL_CONTENT, range),
-            RequestedRange::BehindEnd => return not_satisfiable(length),
+            RequestedRange::AfterEnd => return not_satisfiable(length),
         };
-        content(method, status, range, length, body)
+        content_response(method, status, range, length, body)
     };
     let headers = response.headers_mut();
     headers.insert(header::ETAG, tag);
@@ -85,12 +86,12 @@ pub fn answer(
 enum RequestedRange {
     All,
     Part(Range<usize>),
-    /// The range begins behind the end of the file.
-    BehindEnd,
+    /// The range begins after the end of the file.
+    AfterEnd,
 }
 
-/// Parses `Range`. It counts only for GET, and with `If-Range` only if that names the same bytes. A range that cannot be parsed,
-/// several ranges, and units other than bytes are answered with the whole file, as RFC 9110 (14.2) allows.
+/// Parses `Range`. The header counts only for GET. With `If-Range` it counts only if `If-Range` names the same bytes. A range that
+/// cannot be parsed, several ranges, and units other than bytes are answered with the whole file, as RFC 9110 (14.2) allows.
 fn range(method: &Method, headers: &HeaderMap, tag: &HeaderValue, length: usize) -> RequestedRange {
     let is_same_file = headers
         .get(header::IF_RANGE)
@@ -108,7 +109,7 @@ fn range(method: &Method, headers: &HeaderMap, tag: &HeaderValue, length: usize)
     let (Some((first, last)), true, &Method::GET) = (range, is_same_file, method) else {
         return RequestedRange::All;
     };
-    // A number that does not fit into `usize` is behind the end of every file.
+    // A number that does not fit into `usize` is after the end of every file.
     let number = |text: &str| {
         let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
         digits.then(|| text.parse().unwrap_or(usize::MAX))
@@ -120,12 +121,13 @@ fn range(method: &Method, headers: &HeaderMap, tag: &HeaderValue, length: usize)
         _ => return RequestedRange::All,
     };
     if range.start >= length || range.is_empty() {
-        return RequestedRange::BehindEnd;
+        return RequestedRange::AfterEnd;
     }
     RequestedRange::Part(range)
 }
 
-fn content(
+/// Answers with the bytes of `range`, and with the headers for their length and place.
+fn content_response(
     method: &Method,
     status: StatusCode,
     range: Range<usize>,
@@ -154,7 +156,7 @@ fn content(
 }
 
 fn not_satisfiable(length: usize) -> Response {
-    let detail = format!("The file has {length} bytes, and the range begins behind them.");
+    let detail = format!("The file has {length} bytes, and the range begins after them.");
     let problem = Problem::new(Code::RangeNotSatisfiable, detail);
     let content_range = [(header::CONTENT_RANGE, format!("bytes */{length}"))];
     (content_range, problem).into_response()

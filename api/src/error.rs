@@ -1,6 +1,6 @@
 //! Errors as clients see them: RFC 9457 problems. Each has a stable code and tells the reader what to do.
 //!
-//! To add a kind of problem, add a line to the table below; `/errors` serves the table, and `docs/api.md` repeats it.
+//! To add a kind of problem, add a line to the table below. `/errors` serves the table, and `docs/api.md` repeats it.
 
 mod conversions;
 
@@ -8,7 +8,7 @@ use std::borrow::Cow;
 
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use domain::allowance::Used;
+use domain::allowance::AllowanceUsage;
 use domain::generation::Violation;
 use imaging::ImagingError;
 use serde::Serialize;
@@ -86,7 +86,7 @@ codes! {
         "Nothing needs to be done: a job ends once, and GET /v1/jobs/{id} says how.";
     BodyTooLarge "body_too_large" PAYLOAD_TOO_LARGE "The body is too large",
         "Send at most 29 MiB: images of 20 MiB in all before base64; an upload of at most 20 MiB.";
-    RangeNotSatisfiable "range_not_satisfiable" RANGE_NOT_SATISFIABLE "The range begins behind the end of the file",
+    RangeNotSatisfiable "range_not_satisfiable" RANGE_NOT_SATISFIABLE "The range begins after the end of the file",
         "Ask for a range within the size that `Content-Range` names.";
     UnsupportedMediaType "unsupported_media_type" UNSUPPORTED_MEDIA_TYPE "The body is not declared as JSON",
         "Send `Content-Type: application/json`.";
@@ -162,7 +162,8 @@ impl Problem {
         }
     }
 
-    /// [`Code::InvalidRequest`] for everything that is wrong with a body. Reports at most 50 violations, and how many more there are.
+    /// Makes a problem of [`Code::InvalidRequest`] for everything that is wrong with a body. Reports at most 50 violations, and how
+    /// many more there are.
     pub fn invalid(mut errors: Vec<Violation>) -> Self {
         let omitted = errors.len().saturating_sub(MAX_ERRORS);
         let detail = match errors.as_slice() {
@@ -182,8 +183,8 @@ impl Problem {
         }
     }
 
-    /// [`Code::CancelAllowanceUsed`], with `Retry-After`. `detail` says what the client can do until then.
-    pub fn allowance_used(used: Used, detail: impl std::fmt::Display) -> Self {
+    /// Makes a problem of [`Code::CancelAllowanceUsed`], with `Retry-After`. `detail` says what the client can do until then.
+    pub fn allowance_used(used: AllowanceUsage, detail: impl std::fmt::Display) -> Self {
         let calls = used.calls;
         let seconds = used.retry_after.as_secs().max(1);
         Self {
@@ -199,7 +200,8 @@ impl Problem {
         .with("abandoned", calls)
     }
 
-    /// [`Code::NotFound`] for an id. The answer is the same if the id is another tenant's, so that it reveals nothing.
+    /// Makes a problem of [`Code::NotFound`] for an id. The answer is the same if the id belongs to another tenant, so that it
+    /// reveals nothing.
     pub fn no_such(noun: &str, id: impl std::fmt::Display) -> Self {
         Self::new(Code::NotFound, format!("There is no {noun} {id}."))
     }
@@ -282,7 +284,7 @@ pub struct ProblemBody {
     /// The path of the page that explains the code.
     #[schema(example = "/errors/invalid_request")]
     pub r#type: String,
-    /// What happened, in a few words; the same for every problem with this code.
+    /// What happened, in a few words. The text is the same for every problem with this code.
     pub title: String,
     /// The HTTP status.
     pub status: u16,
@@ -293,7 +295,7 @@ pub struct ProblemBody {
     /// The stable code for programs to compare.
     #[schema(example = "invalid_request")]
     pub code: String,
-    /// The id of the request; give it when you ask for help.
+    /// The id of the request. Name it when you ask for help.
     pub request_id: String,
     /// Everything that is wrong with the body, each with its place.
     #[serde(skip_serializing_if = "Vec::is_empty")]

@@ -28,7 +28,7 @@ use crate::error::{Code, Problem, sentence};
 /// Returns the value of a header that may be sent at most once.
 ///
 /// # Errors
-/// [`Code::InvalidHeader`] if it was sent twice: which of the two counts would be a guess.
+/// Returns [`Code::InvalidHeader`] if the header was sent twice, because either of the two values could be the intended one.
 pub fn single<'a>(
     headers: &'a HeaderMap,
     name: &HeaderName,
@@ -71,6 +71,6 @@ impl FromRequestParts<Arc<App>> for BaseUrl {
 
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Infallible> {
         let connection = parts.extensions.get::<Connection>().copied();
-        Ok(Self::of(&app.public, connection, &parts.headers))
+        Ok(Self::from_request(&app.public, connection, &parts.headers))
     }
 }

@@ -1,5 +1,6 @@
-//! Parses headers that are lists, such as `Forwarded` (RFC 7239) and `Prefer` (RFC 7240): elements separated by commas; each element
-//! has pairs separated by semicolons, whose values may be quoted. Several lines of one header are one list (RFC 9110, 5.3).
+//! Parses headers that are lists, such as `Forwarded` (RFC 7239) and `Prefer` (RFC 7240): elements are separated by commas, and
+//! each element has pairs separated by semicolons. The values of pairs may be quoted. Several lines of one header are one list (RFC
+//! 9110, 5.3).
 
 use axum::http::{HeaderMap, HeaderName};
 
@@ -22,6 +23,7 @@ pub fn elements(headers: &HeaderMap, name: &HeaderName) -> Vec<Vec<Pair>> {
         .collect()
 }
 
+/// Parses one pair.
 fn pair(text: &str) -> Pair {
     let (name, value) = match text.split_once('=') {
         Some((name, value)) => (name, Some(unquoted(value.trim()))),

@@ -1,7 +1,7 @@
 //! `Idempotency-Key`: a repeated POST gets the first answer again and has no second effect.
 //!
-//! [`domain::idempotency`] stores the key and the answer in the transaction that has the effect. This file reads the header and writes
-//! the answer.
+//! [`storage::idempotency`] stores the key and the answer in the transaction that has the effect. This module reads the header and
+//! writes the answer.
 
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
@@ -26,13 +26,13 @@ pub const DESCRIPTION: &str = "1 to 255 visible ASCII characters; a key is gener
 
 /// The idempotency key of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Key {
+pub struct IdempotencyKey {
     value: String,
     /// Whether the client sent the key. Only then can an earlier answer exist.
     pub sent: bool,
 }
 
-impl Key {
+impl IdempotencyKey {
     fn parse(header: Option<&HeaderValue>) -> Result<Self, Problem> {
         let Some(header) = header else {
             return Ok(Self {
@@ -40,7 +40,8 @@ impl Key {
                 sent: false,
             });
         };
-        // In the IETF draft (draft-ietf-httpapi-idempotency-key-header) the key is a structured string in quotes.
+        // In the IETF draft (draft-ietf-httpapi-idempotency-key-header) the key is a structured string in quotes, so quotes are
+        // accepted.
         let key = header.to_str().ok().map(|text| match text {
             quoted if quoted.starts_with('"') => match unquoted(quoted) {
                 inner if inner == quoted => String::new(),
@@ -58,7 +59,7 @@ impl Key {
             })
     }
 
-    /// Identifies the request: its key, and a hash of what must be the same when it is repeated.
+    /// Returns what identifies the request: its key, and a hash of everything that must be the same in a repetition.
     pub fn request(&self, method: &str, path: &str, body: &[u8]) -> idempotency::Request {
         idempotency::Request {
             key: self.value.clone(),
@@ -109,7 +110,7 @@ impl Key {
     }
 }
 
-impl<S: Send + Sync> FromRequestParts<S> for Key {
+impl<S: Send + Sync> FromRequestParts<S> for IdempotencyKey {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
@@ -123,7 +124,7 @@ mod tests {
 
     #[test]
     fn a_key_is_read_or_generated() {
-        let parse = |text: &str| Key::parse(Some(&HeaderValue::from_str(text).unwrap()));
+        let parse = |text: &str| IdempotencyKey::parse(Some(&HeaderValue::from_str(text).unwrap()));
         let kept = parse("a-1").unwrap();
         assert!(kept.sent);
         assert_eq!(kept.value, "a-1");
@@ -141,14 +142,17 @@ mod tests {
         ] {
             assert_eq!(parse(bad).unwrap_err().code(), Code::InvalidHeader);
         }
-        let (one, two) = (Key::parse(None).unwrap(), Key::parse(None).unwrap());
+        let (one, two) = (
+            IdempotencyKey::parse(None).unwrap(),
+            IdempotencyKey::parse(None).unwrap(),
+        );
         assert!(!one.sent);
         assert_ne!(one, two);
     }
 
     #[test]
     fn a_replay_is_the_first_answer_with_a_mark() {
-        let key = Key::parse(None).unwrap();
+        let key = IdempotencyKey::parse(None).unwrap();
         let answer = Answer {
             status: 202,
             location: Some("/v1/jobs/job_1".to_owned()),

@@ -1,7 +1,6 @@
 //! The HTTP API: accepts jobs, reports what became of them, and gives out the files.
 //!
-//! [`mod@router`] lists every route; each route is a file in `routes/`. To follow a job, begin with
-//! [`routes::jobs::create`].
+//! [`mod@router`] lists every route, and each route is a file in `routes/`. To follow a job, begin with [`routes::jobs::create`].
 
 #![warn(missing_docs)]
 

@@ -1,4 +1,4 @@
-//! Links to files. Each answer has fresh ones, which work for a limited time.
+//! Links to files. Each answer has fresh links, which work for a limited time.
 
 use std::time::Duration;
 
@@ -40,11 +40,11 @@ impl FileLink {
             file_name: file.name,
         };
         let url = match app.bucket.link(file.key, disposition, now, lifetime).await {
-            Ok(Link::Ours(path)) => base.link(&path),
+            Ok(Link::Local(path)) => base.link(&path),
             Ok(Link::Store(url)) => url,
             Err(error) => {
                 tracing::warn!(%error, "The bucket does not sign links; the API serves its files instead");
-                base.link(&app.bucket.our_link(file.key, file.name, now, lifetime))
+                base.link(&app.bucket.local_link(file.key, file.name, now, lifetime))
             }
         };
         Self {

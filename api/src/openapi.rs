@@ -8,6 +8,7 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 
 use crate::error::ProblemBody;
+pub(crate) use complete::allow_null;
 #[cfg(test)]
 pub(crate) use complete::body_schemas;
 use complete::complete;
@@ -54,7 +55,7 @@ impl Modify for SecuritySchemes {
     }
 }
 
-/// The document without routes. The handlers add themselves to it.
+/// The document without routes. The router adds the handlers to it.
 pub fn base() -> utoipa::openapi::OpenApi {
     Base::openapi()
 }

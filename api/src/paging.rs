@@ -15,10 +15,11 @@ pub struct Limit(i64);
 impl Limit {
     /// The most items a client may ask for.
     pub const MAX: i64 = 100;
-    /// Used if a client does not send `limit`.
+    /// The number of items if a client does not send `limit`.
     pub const DEFAULT: i64 = 20;
 
-    /// The number of items. Query one row more than this: [`Page::new`] tells from it whether more follow.
+    /// The number of items. Callers query one row more than this, because [`Page::new`] needs it to find out whether more items
+    /// follow.
     pub fn get(self) -> i64 {
         self.0
     }
@@ -95,7 +96,7 @@ pub struct Page<T> {
 }
 
 impl<T> Page<T> {
-    /// Makes a page of at most `limit` items. `rows` holds one more if more items follow.
+    /// Makes a page of at most `limit` items. `rows` contains one row more if more items follow.
     pub fn new(mut rows: Vec<T>, limit: i64) -> Self {
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
         let has_more = rows.len() > limit;

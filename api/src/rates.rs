@@ -1,6 +1,6 @@
 //! Rate limits: requests per address, tenant and API key, and requests with a wrong key per address.
 //!
-//! Each API process counts for itself, so the limits work while Redis and Postgres are down; why is in
+//! Each API process counts for itself, so the limits work while Redis and Postgres are down. The reasons are in
 //! [0027](../../docs/decisions/0027-rates-in-each-process.md). Answers report the limits in `RateLimit-Policy` and `RateLimit`
 //! (draft-ietf-httpapi-ratelimit-headers).
 
@@ -19,7 +19,7 @@ use telemetry::clients::{FAILED_AUTHENTICATIONS, OncePerSecond, RATE_LIMITED};
 
 use crate::client::{Network, Pseudonyms};
 use crate::error::{Code, Problem};
-use quota::{Quota, Standing};
+use quota::{Quota, QuotaStatus};
 
 /// The header with the requests that are left and the seconds until all are available again, such as `"tenant";r=1999;t=1`.
 pub const LIMIT: HeaderName = HeaderName::from_static("ratelimit");
@@ -36,25 +36,25 @@ pub struct Rates {
     failures: Option<Quota>,
     tenant: Option<Quota>,
     key: Option<Quota>,
-    /// Seeded at random, so that nobody can choose whom they share a counter with.
+    /// The hasher has a random seed, so that no client can choose with which other client it shares a counter.
     hasher: RandomState,
     /// Hashes of credentials that were valid at their last check. They are checked again even if their address has sent too many
-    /// wrong keys, so that others behind the same address cannot lock a tenant out.
+    /// wrong keys, so that others with the same address cannot lock a tenant out.
     accepted: Mutex<HashSet<u64>>,
     started: Instant,
     pseudonyms: Pseudonyms,
     failure_log: OncePerSecond,
 }
 
-/// Where a request comes from, and what the limits said about it so far. Every request has one as an extension.
+/// Where a request comes from, and the results of the limits so far. Every request has a `Client` as an extension.
 #[derive(Clone, Default)]
 pub struct Client {
     network: Option<Network>,
     notes: Arc<Mutex<Vec<Note>>>,
 }
 
-/// What one limit said: its policy, its name, and the client's standing.
-type Note = (Arc<str>, &'static str, Standing);
+/// The result of one limit: its policy, its name, and the client's status.
+type Note = (Arc<str>, &'static str, QuotaStatus);
 
 /// Whose key a route needs.
 #[derive(Clone, Copy, Debug, strum::IntoStaticStr)]
@@ -92,22 +92,22 @@ impl Rates {
         }
     }
 
-    /// Checks whether credentials may be looked up. They may not if their address has sent too many wrong ones, unless these were
-    /// valid before.
+    /// Checks whether credentials may be looked up. They may not if their address has sent too many wrong credentials, unless these
+    /// credentials were valid before.
     ///
     /// # Errors
-    /// [`Code::RateLimited`], with the seconds to wait.
+    /// Returns [`Code::RateLimited`], with the seconds to wait, if the limit is used up.
     pub fn check_failures(&self, client: &Client, credentials: &str) -> Result<(), Problem> {
         let (Some(quota), Some(network)) = (&self.failures, client.network) else {
             return Ok(());
         };
-        let standing = quota.peek(self.hasher.hash_one(network), self.started.elapsed());
+        let status = quota.peek(self.hasher.hash_one(network), self.started.elapsed());
         let accepted = || {
             let accepted = self.accepted.lock().unwrap_or_else(PoisonError::into_inner);
             accepted.contains(&self.hasher.hash_one(credentials))
         };
-        if standing.refused.is_some() && !accepted() {
-            return client.note(quota, standing);
+        if status.refused.is_some() && !accepted() {
+            return client.note(quota, status);
         }
         Ok(())
     }
@@ -125,7 +125,7 @@ impl Rates {
             quota.take(self.hasher.hash_one(network), self.started.elapsed());
         }
         let address = client.network.map(|network| self.pseudonyms.of(network));
-        self.failure_log.say(move |failures| {
+        self.failure_log.log(move |failures| {
             let address = address.unwrap_or_default();
             tracing::warn!(
                 failures,
@@ -139,7 +139,7 @@ impl Rates {
     pub fn remember(&self, credentials: &str) {
         let credentials = self.hasher.hash_one(credentials);
         let mut accepted = self.accepted.lock().unwrap_or_else(PoisonError::into_inner);
-        // Forgetting is harmless: only behind an address that sends wrong keys does a valid key then have to wait.
+        // Forgetting them is harmless: a valid key then has to wait only if its address also sends many wrong keys.
         if accepted.len() >= MAX_REMEMBERED_KEYS {
             accepted.clear();
         }
@@ -149,7 +149,7 @@ impl Rates {
     /// Counts a request of a tenant with a valid key.
     ///
     /// # Errors
-    /// [`Code::RateLimited`], with the seconds to wait.
+    /// Returns [`Code::RateLimited`], with the seconds to wait, if the limit is used up.
     pub fn admit(
         &self,
         client: &Client,
@@ -170,7 +170,7 @@ impl Rates {
     /// Counts a request of an address.
     ///
     /// # Errors
-    /// [`Code::RateLimited`], with the seconds to wait.
+    /// Returns [`Code::RateLimited`], with the seconds to wait, if the limit is used up.
     pub fn admit_address(&self, client: &Client) -> Result<(), Problem> {
         let (Some(quota), Some(network)) = (&self.address, client.network) else {
             return Ok(());
@@ -195,11 +195,11 @@ impl Client {
         }
     }
 
-    /// Keeps what a limit said for the headers of the answer, and refuses the request if the limit does.
-    fn note(&self, quota: &Quota, standing: Standing) -> Result<(), Problem> {
+    /// Keeps the result of a limit for the headers of the answer, and refuses the request if the limit is used up.
+    fn note(&self, quota: &Quota, status: QuotaStatus) -> Result<(), Problem> {
         let mut notes = self.notes.lock().unwrap_or_else(PoisonError::into_inner);
-        notes.push((quota.policy(), quota.name(), standing));
-        let Some(seconds) = standing.refused else {
+        notes.push((quota.policy(), quota.name(), status));
+        let Some(seconds) = status.refused else {
             return Ok(());
         };
         RATE_LIMITED.with_label_values(&[quota.name()]).inc();
@@ -217,11 +217,11 @@ impl Client {
     pub fn write_headers(&self, headers: &mut HeaderMap) {
         let notes = self.notes.lock().unwrap_or_else(PoisonError::into_inner);
         let (mut policies, mut limits) = (String::new(), String::new());
-        for (policy, name, standing) in &*notes {
+        for (policy, name, status) in &*notes {
             let comma = if policies.is_empty() { "" } else { ", " };
-            let Standing {
+            let QuotaStatus {
                 remaining, reset, ..
-            } = standing;
+            } = status;
             // Writing to a string does not fail.
             let _ = write!(policies, "{comma}{policy}");
             let _ = write!(limits, "{comma}\"{name}\";r={remaining};t={reset}");
@@ -234,10 +234,7 @@ impl Client {
                 headers.insert(name, value);
             }
         }
-        let wait = notes
-            .iter()
-            .filter_map(|(.., standing)| standing.refused)
-            .max();
+        let wait = notes.iter().filter_map(|(.., status)| status.refused).max();
         if let Some(seconds) = wait {
             headers.insert(header::RETRY_AFTER, seconds.into());
         }

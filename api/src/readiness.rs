@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use common::files::ownership::Owner;
-use queue::{ReadyQueue, Trouble};
+use queue::{ReadyQueue, RedisFailure};
 use serde::Serialize;
 use sqlx::PgPool;
 use storage::database;
@@ -12,7 +12,7 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 use utoipa::ToSchema;
 
-/// A dependency that takes longer counts as failed.
+/// How long a check may take. A dependency that takes longer counts as failed.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a result is reused.
 const CACHE_LIFETIME: Duration = Duration::from_millis(500);
@@ -22,7 +22,8 @@ const CACHE_LIFETIME: Duration = Duration::from_millis(500);
 pub struct Dependency {
     /// `postgres`, `redis` or `bucket`.
     pub name: &'static str,
-    /// Whether requests are refused without it. Redis is not required: jobs are accepted without it and start when it is back.
+    /// Whether requests are refused without this dependency. Redis is not required: without it, jobs are accepted, and start when
+    /// it is available again.
     pub required: bool,
     /// What is wrong and what to do; `null` when the dependency works.
     pub problem: Option<&'static str>,
@@ -63,6 +64,7 @@ impl ReadinessCache {
     }
 }
 
+/// Checks all three dependencies at the same time.
 async fn check_all(reader: &PgPool, ready_queue: &ReadyQueue, owner: &Owner) -> CheckResult {
     let (postgres, redis, (bucket, usable)) = tokio::join!(
         check("postgres", true, async {
@@ -74,8 +76,8 @@ async fn check_all(reader: &PgPool, ready_queue: &ReadyQueue, owner: &Owner) -> 
         }),
         check("redis", false, async {
             let failure = ready_queue.check().await.err()?;
-            let trouble = Trouble::of(&failure).unwrap_or(Trouble::Other);
-            Some(trouble.plain_words())
+            let failure = RedisFailure::classify(&failure).unwrap_or(RedisFailure::Other);
+            Some(failure.explanation())
         }),
         check_bucket(owner),
     );
@@ -86,8 +88,9 @@ async fn check_all(reader: &PgPool, ready_queue: &ReadyQueue, owner: &Owner) -> 
     }
 }
 
-/// Checks the bucket. The second value says whether files may be written to it: they may not while it belongs to another
-/// database or lacks its marker. A bucket that does not answer counts as usable: it may come back, and requests without files go on.
+/// Checks the bucket. The second value says whether files may be written to the bucket. They may not while the bucket belongs to
+/// another database or lacks its marker. A bucket that does not answer counts as usable, because it may become available again, and
+/// requests without files go on.
 pub async fn check_bucket(owner: &Owner) -> (Dependency, bool) {
     let mut usable = true;
     let mut bucket = check("bucket", false, async {
@@ -104,7 +107,7 @@ pub async fn check_bucket(owner: &Owner) -> (Dependency, bool) {
     (bucket, usable)
 }
 
-/// Runs one check, within [`CHECK_TIMEOUT`], and measures it.
+/// Runs one check, within [`CHECK_TIMEOUT`], and measures how long it takes.
 async fn check(
     name: &'static str,
     required: bool,

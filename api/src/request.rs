@@ -14,7 +14,7 @@ use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use domain::id::RequestId;
+use domain::id;
 use domain::traceparent::TraceParent;
 use hyper::body::{Frame, SizeHint};
 use telemetry::{HTTP_SECONDS, traces};
@@ -37,19 +37,19 @@ const TIME_LIMIT: Duration = Duration::from_secs(70);
 /// The slowest rate at which a body may be sent, once its fixed time is used up.
 const MIN_BYTES_PER_SECOND: u64 = 64 * 1024;
 
-/// The id of one request: the client's own if it is well formed, else a new one.
+/// The id of one request: the id that the client sent if it is well formed, or else a new id.
 #[derive(Clone, Debug)]
-pub struct Id(
+pub struct RequestId(
     /// 1 to 64 letters, digits, `_` and `-`.
     pub Arc<str>,
 );
 
-impl Id {
-    fn of(headers: &HeaderMap) -> Self {
+impl RequestId {
+    fn from_headers(headers: &HeaderMap) -> Self {
         let sent = headers.get(ID).and_then(|value| value.to_str().ok());
         match sent {
             Some(id) if is_well_formed(id) => Self(id.into()),
-            _ => Self(RequestId::new().to_string().into()),
+            _ => Self(id::RequestId::new().to_string().into()),
         }
     }
 }
@@ -61,10 +61,11 @@ fn is_well_formed(id: &str) -> bool {
             .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-')
 }
 
-/// The outermost layer: gives the request an id and a span, writes the body of a problem, sets common headers, and measures.
+/// The outermost layer: gives the request an id and a span, writes the body of a problem, sets common headers, and measures the
+/// time.
 pub async fn answer(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
     let started = Instant::now();
-    let id = Id::of(request.headers());
+    let id = RequestId::from_headers(request.headers());
     let method = request.method().clone();
     let path = request.uri().path().to_owned();
     let route = request
@@ -76,7 +77,7 @@ pub async fn answer(State(app): State<Arc<App>>, mut request: Request, next: Nex
     let span =
         tracing::info_span!("request", request.id = %id.0, http.route = %route, tenant = Empty);
     let parent = traceparent(request.headers());
-    // Probes are not traced: there are so many that nothing else would be found.
+    // Probes are not traced, because there are so many of them that other traces would be hard to find.
     let trace = if route.starts_with("/v1/") {
         traces::request(method.as_str(), &route, parent.as_ref())
     } else {
@@ -117,7 +118,7 @@ pub async fn answer(State(app): State<Arc<App>>, mut request: Request, next: Nex
     span.in_scope(|| {
         let duration_ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
         let status = status.as_u16();
-        // Requests that change something are logged as info; reads are too many for that.
+        // Requests that change something are logged as info. There are too many reads for that.
         if method == Method::POST {
             tracing::info!(
                 status,
@@ -150,7 +151,7 @@ fn traceparent(headers: &HeaderMap) -> Option<TraceParent> {
 }
 
 /// Writes a problem as the body of its answer. Headers that inner layers added stay.
-fn write_problem(response: Response, problem: &Problem, id: &Id, path: &str) -> Response {
+fn write_problem(response: Response, problem: &Problem, id: &RequestId, path: &str) -> Response {
     let (mut parts, _) = response.into_parts();
     parts.headers.remove(header::CONTENT_LENGTH);
     parts.headers.insert(
@@ -179,7 +180,7 @@ pub async fn limit_rate(State(app): State<Arc<App>>, mut request: Request, next:
     }
     let connection = request.extensions().get::<Connection>();
     let network = connection
-        .map(|connection| Network::of_client(&app.public, connection.peer, request.headers()));
+        .map(|connection| Network::from_request(&app.public, connection.peer, request.headers()));
     let client = Client::new(network);
     request.extensions_mut().insert(client.clone());
     let mut response = match app.rates.admit_address(&client) {
@@ -212,7 +213,7 @@ pub async fn within_time(State(app): State<Arc<App>>, request: Request, next: Ne
     }
 }
 
-/// A request's body that fails when it is sent too slowly. It has a fixed time, and more with each byte.
+/// A request's body that fails when it is sent too slowly. It has a fixed time, and gets more time with each byte.
 struct TimedBody {
     body: Body,
     deadline: Pin<Box<Sleep>>,
@@ -274,12 +275,16 @@ mod tests {
         let of = |sent: &str| {
             let mut headers = HeaderMap::new();
             headers.insert(ID, sent.parse().unwrap());
-            Id::of(&headers).0
+            RequestId::from_headers(&headers).0
         };
         assert_eq!(&*of("abc-1_2"), "abc-1_2");
         for bad in ["", "a b", "a\tb", "é", &"a".repeat(65)] {
             assert!(of(bad).starts_with("req_"), "{bad}");
         }
-        assert!(Id::of(&HeaderMap::new()).0.starts_with("req_"));
+        assert!(
+            RequestId::from_headers(&HeaderMap::new())
+                .0
+                .starts_with("req_")
+        );
     }
 }

@@ -39,7 +39,7 @@ pub fn router(app: Arc<App>) -> Router {
         )
         .fallback(errors::no_such_route)
         .method_not_allowed_fallback(errors::wrong_method)
-        // The layer that is added last is the outermost: it runs first, and sees what all others have answered.
+        // The layer that is added last is the outermost. It runs first, and sees the answers of all other layers.
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(from_fn_with_state(Arc::clone(&app), request::within_time))
         .layer(CatchPanicLayer::custom(answer_panic))
@@ -94,10 +94,11 @@ pub fn metrics_router(app: Arc<App>) -> Router {
         .merge(process_routes())
 }
 
-/// The metrics and health of a worker. Billing metrics are not among them: they are scraped once for the whole service, from the API.
+/// The metrics and health of a worker. Billing metrics are not included, because they are scraped only once for the whole service,
+/// from the API.
 pub fn worker_metrics_router(worker: health::WorkerHealth) -> Router {
     Router::new()
-        .route("/readyz", get(health::worker_ready))
+        .route("/readyz", get(health::worker_readiness))
         .with_state(worker)
         .merge(process_routes())
 }
@@ -205,7 +206,7 @@ mod tests {
             budget,
             waiters: Waiters::default(),
             readiness: ReadinessCache::default(),
-            unpaid: config::Unpaid::default(),
+            free_limits: config::FreeLimits::default(),
             catalog: Arc::new(Catalog::load(None, None).unwrap()),
             models: ModelsCache::default(),
             cors_origins: vec!["https://studio.example".parse().unwrap()],
@@ -217,7 +218,7 @@ mod tests {
             )),
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
-            farewell: Duration::ZERO,
+            drain_delay: Duration::ZERO,
         };
         (folder, app)
     }
@@ -408,7 +409,7 @@ mod tests {
         let (now, lifetime) = (domain::clock::now(), Duration::from_mins(1));
         let link = app
             .bucket
-            .our_link("t/1/j/2/3/0.png", "Größe.png", now, lifetime);
+            .local_link("t/1/j/2/3/0.png", "Größe.png", now, lifetime);
         let answer = ask_app(app, get(&link)).await;
         assert_eq!(answer.text, "words");
         assert_eq!(

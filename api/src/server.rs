@@ -14,14 +14,14 @@ use crate::router::{metrics_router, router};
 
 /// How long open requests, and background work after them, may take once the API stops.
 const STOP_TIMEOUT: Duration = Duration::from_secs(25);
-/// How often the API checks Redis. By itself it uses Redis only when a job is submitted.
+/// How often the API checks Redis. Apart from this check, it uses Redis only when a job is submitted.
 const REDIS_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Serves the API, and the metrics if a listener for them is given. Returns once `stop` is canceled and the open
 /// requests are answered.
 ///
 /// # Errors
-/// None at present: a request that does not end in time is cut off with a warning in the log.
+/// Never returns an error at present. A request that does not end in time is cut off, with a warning in the log.
 pub async fn serve(
     mut app: App,
     listener: TcpListener,
@@ -29,7 +29,7 @@ pub async fn serve(
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     app.stopping = stop.clone();
-    let drain_delay = app.farewell;
+    let drain_delay = app.drain_delay;
     let tasks = app.tasks.clone();
     let app = Arc::new(app);
 
@@ -77,7 +77,7 @@ pub async fn serve(
     Ok(())
 }
 
-/// Checks Redis for ever, so that log, metrics and readiness say why it cannot be used.
+/// Checks Redis at an interval, without end, so that log, metrics and readiness say why it cannot be used.
 async fn watch_redis(ready_queue: ReadyQueue) {
     let mut ticks = tokio::time::interval(REDIS_CHECK_INTERVAL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);

@@ -1,8 +1,10 @@
-//! Fair shares: how much one tenant's requests may use at once of connections, memory and render slots. Its other requests wait in a
-//! queue of their own in this process. So requests of other tenants find free connections, however many requests one tenant sends.
+//! Fair shares: how much one tenant's requests may use at once of connections, memory and render slots. The tenant's other requests
+//! wait in a separate queue in this process. So requests of other tenants find free connections, however many requests one tenant
+//! sends.
 //!
-//! A request that locks the tenant's wallet first waits for a wallet permit: one transaction holds the lock, one waits for it in
-//! Postgres, and all others wait here, without a connection. Queues are bounded in length and time; beyond that the answer is 503.
+//! A request that locks the tenant's wallet first waits for a wallet permit. One transaction holds the lock, one waits for it in
+//! Postgres, and all others wait here, without a connection. Queues are limited in length and time. Beyond these limits the answer
+//! is 503.
 
 use std::collections::HashMap;
 use std::ops::Deref;
@@ -46,7 +48,7 @@ pub enum Pool {
     /// Memory for bodies.
     Bodies,
     /// Render slots and memory for images.
-    Pictures,
+    Images,
     /// Memory for downloads.
     Downloads,
 }
@@ -62,17 +64,17 @@ impl Pool {
     fn max_wait(self) -> Duration {
         match self {
             Self::Connections | Self::Wallet => MAX_WAIT,
-            Self::Bodies | Self::Pictures | Self::Downloads => MAX_UPLOAD_WAIT,
+            Self::Bodies | Self::Images | Self::Downloads => MAX_UPLOAD_WAIT,
         }
     }
 
-    /// The answer to a request that waited too long, or could not be queued. Also counts it.
+    /// Counts a request that waited too long or could not be queued, and returns the answer to it.
     pub fn overloaded(self) -> Problem {
         API_OVERLOADED.with_label_values(&[self.as_str()]).inc();
         let why = match self {
             Self::Connections | Self::Wallet => "Many of your other requests are still under way.",
             Self::Bodies => "There is no memory for a large body at the moment.",
-            Self::Pictures => "Many images are being processed at the moment.",
+            Self::Images => "Many images are being processed at the moment.",
             Self::Downloads => "Many files are being downloaded at the moment.",
         };
         Problem::new(
@@ -82,11 +84,11 @@ impl Pool {
     }
 }
 
-/// Who has a share.
+/// The owner of a share.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum ShareOwner {
     Tenant(TenantId),
-    /// Requests that send the key with this public part; it is not known yet whether the key is valid.
+    /// Requests that send the key with this public part. Whether the key is valid is not known yet.
     Key(String),
     /// Operators, and requests without a key.
     Nobody,
@@ -97,7 +99,7 @@ enum ShareOwner {
 pub struct Shares {
     all: Arc<Mutex<HashMap<ShareOwner, Arc<Share>>>>,
     /// The most images of one tenant that are rendered at once.
-    pictures: usize,
+    images: usize,
     /// The most KiB of bodies of one tenant.
     body_kib: usize,
 }
@@ -108,7 +110,7 @@ pub struct Share {
     wallet: Arc<Semaphore>,
     authentications: Arc<Semaphore>,
     waiters: Arc<Semaphore>,
-    pictures: Arc<Semaphore>,
+    images: Arc<Semaphore>,
     /// One permit for each KiB.
     bodies: Arc<Semaphore>,
     /// How many permits `bodies` has in all.
@@ -126,25 +128,25 @@ impl Shares {
         }
         Self {
             all: Arc::default(),
-            pictures: (render_slots / 2).max(1),
+            images: (render_slots / 2).max(1),
             body_kib: (body_bytes / 1024 / 2).max(1),
         }
     }
 
     /// The share of a tenant.
-    pub fn of(&self, tenant: TenantId) -> Arc<Share> {
+    pub fn for_tenant(&self, tenant: TenantId) -> Arc<Share> {
         self.get(ShareOwner::Tenant(tenant))
     }
 
-    /// The share of a tenant, or the one that all requests without a tenant have together.
-    pub fn of_some(&self, tenant: Option<TenantId>) -> Arc<Share> {
+    /// The share of a tenant, or the share that all requests without a tenant use together.
+    pub fn for_tenant_or_nobody(&self, tenant: Option<TenantId>) -> Arc<Share> {
         self.get(tenant.map_or(ShareOwner::Nobody, ShareOwner::Tenant))
     }
 
     /// Waits for a permit to look up the API key with this public part.
     ///
     /// # Errors
-    /// [`Code::Overloaded`] if the wait took too long or too many requests wait already.
+    /// Returns [`Code::Overloaded`] if the wait took too long or too many requests wait already.
     pub async fn authentication(&self, key: &str) -> Result<OwnedSemaphorePermit, Problem> {
         let share = self.get(ShareOwner::Key(key.to_owned()));
         share
@@ -160,51 +162,52 @@ impl Shares {
         if all.len() >= MAX_IDLE_SHARES {
             all.retain(|_, share| Arc::strong_count(share) > 1 || share.is_in_use());
         }
-        let share = Arc::new(Share::new(self.pictures, self.body_kib));
+        let share = Arc::new(Share::new(self.images, self.body_kib));
         all.insert(owner, Arc::clone(&share));
         share
     }
 }
 
 impl Share {
-    fn new(pictures: usize, body_kib: usize) -> Self {
+    fn new(images: usize, body_kib: usize) -> Self {
         let semaphore = |permits| Arc::new(Semaphore::new(permits));
         Self {
             connections: semaphore(CONNECTIONS),
             wallet: semaphore(WALLET_PERMITS),
             authentications: semaphore(AUTHENTICATIONS),
             waiters: semaphore(WAITERS),
-            pictures: semaphore(pictures),
+            images: semaphore(images),
             bodies: semaphore(body_kib),
             body_kib,
             queued: AtomicUsize::new(0),
         }
     }
 
-    /// Whether permits are out. They may outlive the reference to the share that handed them out.
+    /// Whether permits of this share are in use. They may outlive the reference to the share from which they came.
     fn is_in_use(&self) -> bool {
         self.connections.available_permits() < CONNECTIONS
             || self.wallet.available_permits() < WALLET_PERMITS
             || self.authentications.available_permits() < AUTHENTICATIONS
             || self.waiters.available_permits() < WAITERS
             || self.bodies.available_permits() < self.body_kib
-            || Arc::strong_count(&self.pictures) > 1
+            || Arc::strong_count(&self.images) > 1
     }
 
     /// Waits for a permit to use one connection of the pool.
     ///
     /// # Errors
-    /// [`Code::Overloaded`] if the wait took too long or too many requests wait already.
+    /// Returns [`Code::Overloaded`] if the wait took too long or too many requests wait already.
     pub async fn connection(&self, pool: &PgPool) -> Result<Connection, Problem> {
         self.connection_with(pool, None).await
     }
 
-    /// The same for a transaction that locks the tenant's wallet.
+    /// Does the same as [`Self::connection`], for a transaction that locks the tenant's wallet.
     ///
     /// # Errors
-    /// [`Code::Overloaded`] if the wait took too long or too many requests wait already.
+    /// Returns [`Code::Overloaded`] if the wait took too long or too many requests wait already.
     pub async fn wallet(&self, pool: &PgPool) -> Result<Connection, Problem> {
-        // First the wallet, then the connection: whoever waits for the wallet must not occupy a connection.
+        // The wallet comes first and the connection second, because a request that waits for the wallet must not occupy a
+        // connection.
         let wallet = self.acquire(&self.wallet, 1, Pool::Wallet).await?;
         self.connection_with(pool, Some(wallet)).await
     }
@@ -231,16 +234,16 @@ impl Share {
     /// Waits for a permit to have an image rendered.
     ///
     /// # Errors
-    /// [`Code::Overloaded`] if the wait took too long or too many requests wait already.
-    pub async fn picture(&self) -> Result<OwnedSemaphorePermit, Problem> {
-        self.acquire(&self.pictures, 1, Pool::Pictures).await
+    /// Returns [`Code::Overloaded`] if the wait took too long or too many requests wait already.
+    pub async fn image(&self) -> Result<OwnedSemaphorePermit, Problem> {
+        self.acquire(&self.images, 1, Pool::Images).await
     }
 
-    /// Waits for permits for `kib` more KiB of a body that already holds `held`. One body never waits for more than the whole share: it
-    /// may grow beyond it.
+    /// Waits for permits for `kib` more KiB of a body that already holds `held`. One body never waits for more than the whole
+    /// share. A larger body may exceed the share.
     ///
     /// # Errors
-    /// [`Code::Overloaded`] if the wait took too long or too many requests wait already.
+    /// Returns [`Code::Overloaded`] if the wait took too long or too many requests wait already.
     pub async fn body(&self, kib: usize, held: usize) -> Result<OwnedSemaphorePermit, Problem> {
         let kib = kib.min(self.body_kib.saturating_sub(held));
         let kib = u32::try_from(kib).unwrap_or(u32::MAX);
@@ -256,7 +259,7 @@ impl Share {
         if let Ok(permit) = Arc::clone(semaphore).try_acquire_many_owned(permits) {
             return Ok(permit);
         }
-        let queued = Queued::enter(&self.queued).ok_or_else(|| pool.overloaded())?;
+        let queued = QueueEntry::enter(&self.queued).ok_or_else(|| pool.overloaded())?;
         let _waiting = Waiting::new(pool);
         let permit = Arc::clone(semaphore).acquire_many_owned(permits);
         let permit = timeout(pool.max_wait(), permit).await;
@@ -283,17 +286,17 @@ impl Deref for Connection {
 }
 
 /// Counts a request in its tenant's queue, until it is dropped.
-struct Queued<'a>(&'a AtomicUsize);
+struct QueueEntry<'a>(&'a AtomicUsize);
 
-impl<'a> Queued<'a> {
-    /// Enters the queue; `None` if it is full. In that case the value is dropped at once, which takes the count back.
+impl<'a> QueueEntry<'a> {
+    /// Enters the queue. Returns `None` if the queue is full. The new value is then dropped at once, which undoes the count.
     fn enter(queue: &'a AtomicUsize) -> Option<Self> {
         let queued = Self(queue);
         (queue.fetch_add(1, Ordering::Relaxed) < MAX_QUEUED).then_some(queued)
     }
 }
 
-impl Drop for Queued<'_> {
+impl Drop for QueueEntry<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
@@ -328,7 +331,10 @@ mod tests {
             .connect_lazy("postgres://nobody@127.0.0.1:1/nothing")
             .unwrap();
         let shares = Shares::new(2, 1 << 20);
-        let (crowd, other) = (shares.of(TenantId::new()), shares.of(TenantId::new()));
+        let (crowd, other) = (
+            shares.for_tenant(TenantId::new()),
+            shares.for_tenant(TenantId::new()),
+        );
         let mut held = Vec::new();
         for _ in 0..WALLET_PERMITS {
             held.push(crowd.wallet(&pool).await.unwrap());
@@ -343,10 +349,10 @@ mod tests {
         held.clear();
         assert!(crowd.wallet(&pool).now_or_never().is_some());
 
-        let picture = crowd.picture().await.unwrap();
-        assert!(crowd.picture().now_or_never().is_none());
-        assert!(other.picture().now_or_never().is_some());
-        drop(picture);
+        let image = crowd.image().await.unwrap();
+        assert!(crowd.image().now_or_never().is_none());
+        assert!(other.image().now_or_never().is_some());
+        drop(image);
         // A body larger than the share gets the whole share.
         let body = crowd.body(10_000, 0).await.unwrap();
         assert_eq!(body.num_permits(), 512);
@@ -357,23 +363,23 @@ mod tests {
     #[tokio::test]
     async fn a_tenants_queue_is_bounded() {
         let shares = Shares::new(2, 1 << 20);
-        let share = shares.of(TenantId::new());
-        let _picture = share.picture().await.unwrap();
-        assert!(share.picture().now_or_never().is_none());
-        let full: Vec<_> = std::iter::from_fn(|| Queued::enter(&share.queued)).collect();
+        let share = shares.for_tenant(TenantId::new());
+        let _permit = share.image().await.unwrap();
+        assert!(share.image().now_or_never().is_none());
+        let full: Vec<_> = std::iter::from_fn(|| QueueEntry::enter(&share.queued)).collect();
         assert_eq!(full.len(), MAX_QUEUED);
-        let refused = share.picture().now_or_never().unwrap().unwrap_err();
+        let refused = share.image().now_or_never().unwrap().unwrap_err();
         assert_eq!(refused.code(), Code::Overloaded);
     }
 
     #[test]
     fn unused_shares_are_dropped() {
         let shares = Shares::new(2, 1 << 20);
-        let used = shares.of(TenantId::new());
+        let used = shares.for_tenant(TenantId::new());
         let _waits = used.waiter().unwrap();
         drop(used);
         for _ in 0..MAX_IDLE_SHARES * 3 {
-            shares.of(TenantId::new());
+            shares.for_tenant(TenantId::new());
         }
         let all = shares.all.lock().unwrap();
         assert!(all.len() <= MAX_IDLE_SHARES);

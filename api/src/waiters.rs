@@ -25,13 +25,13 @@ struct WaitedJobs {
 }
 
 impl Waiters {
-    /// Waits until the job has ended; drop the future to stop waiting. `reader` sees the jobs of all tenants, but only the fact that
-    /// this job has ended leaves this function.
+    /// Waits until the job has ended. Dropping the future stops the wait. `reader` can read the jobs of all tenants, but this
+    /// function reveals only that this job has ended.
     #[expect(
         clippy::disallowed_methods,
         reason = "the task ends when nobody waits, and nothing is lost if the process ends first"
     )]
-    pub async fn ended(&self, reader: &PgPool, job: JobId) {
+    pub async fn wait_for_end(&self, reader: &PgPool, job: JobId) {
         let mut receiver = {
             let mut waited = self.lock();
             let receiver = (waited.channels.entry(job))
@@ -52,7 +52,8 @@ impl Waiters {
             let jobs: Vec<JobId> = {
                 let mut waited = self.lock();
                 waited.channels.retain(|_, sender| !sender.is_closed());
-                // Under the same lock in which `ended` checks it, so that no waiter is left without a polling task.
+                // `is_polling` changes under the same lock under which it is checked when a wait begins, so that no waiter is left
+                // without a polling task.
                 if waited.channels.is_empty() {
                     waited.is_polling = false;
                     return;

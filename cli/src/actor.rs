@@ -1,14 +1,14 @@
-//! Who runs the program, for the log of operators' actions. Taken from the operating system, because anyone can change
+//! Who runs the program, for the log of operators' actions. The name comes from the operating system, because anyone can change
 //! environment variables.
 
 use nix::unistd::{self, Uid, User};
 
-/// Longer names are cut to this many characters. The column takes 200 characters in all.
+/// Longer names are cut to this many characters. The column of the database takes 200 characters in total.
 const MAX_NAME_CHARS: usize = 60;
 
 /// The login of this process and the machine it runs on, such as `anna on studio-1` or `root (sudo: anna) on studio-1`.
 ///
-/// `sudo` tells its caller in an environment variable, which anyone can set. So that name is added to the login but
+/// `sudo` passes the name of its caller in an environment variable, which anyone can set. So this name is added to the login but
 /// never replaces it.
 pub fn name() -> String {
     let sudo = std::env::var("SUDO_USER").ok();
@@ -17,7 +17,7 @@ pub fn name() -> String {
     describe(&login(unistd::getuid()), sudo.as_deref(), host.as_deref())
 }
 
-/// The name of a user, or `user <number>` if the machine knows no name for it, as in containers.
+/// The name of a user, or `user <number>` if the machine has no name for the number, as in containers.
 fn login(uid: Uid) -> String {
     match User::from_uid(uid) {
         Ok(Some(user)) => user.name,
@@ -25,6 +25,7 @@ fn login(uid: Uid) -> String {
     }
 }
 
+/// Joins the three names, each without control characters and at most [`MAX_NAME_CHARS`] long.
 fn describe(login: &str, sudo: Option<&str>, host: Option<&str>) -> String {
     let short = |name: &str| {
         let printable = name.chars().filter(|letter| !letter.is_control());

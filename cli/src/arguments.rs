@@ -7,7 +7,7 @@ use clap::Args;
 use common::people::operator::MAX_REASON;
 use domain::operator::Actor;
 
-/// The reason that is recorded when none is given and none is required.
+/// The reason that is recorded if a command requires no reason and none is given.
 pub const NO_REASON: &str = "no reason was given";
 
 /// Which database a command works on.
@@ -26,7 +26,7 @@ impl DatabaseArgs {
     }
 }
 
-/// A reason that must be given.
+/// The argument for a reason that is required.
 #[derive(Args)]
 pub struct ReasonArgs {
     /// Why this is done. The reason is recorded with the action.
@@ -34,7 +34,7 @@ pub struct ReasonArgs {
     reason: String,
 }
 
-/// A reason that may be left out.
+/// The argument for a reason that is optional.
 #[derive(Args)]
 pub struct OptionalReasonArgs {
     /// Why this is done. The reason is recorded with the action.
@@ -43,22 +43,22 @@ pub struct OptionalReasonArgs {
 }
 
 impl ReasonArgs {
-    /// The actor `name`, who acts for this reason.
+    /// Returns the actor `name`, who acts for this reason.
     ///
     /// # Errors
     ///
-    /// The reason is blank or too long.
+    /// Returns an error if the reason is blank or too long.
     pub fn actor<'a>(&'a self, name: &'a str) -> anyhow::Result<Actor<'a>> {
         actor(name, &self.reason)
     }
 }
 
 impl OptionalReasonArgs {
-    /// The actor `name`, who acts for this reason, or for `default` if no reason is given.
+    /// Returns the actor `name`, who acts for this reason, or for `default` if no reason is given.
     ///
     /// # Errors
     ///
-    /// The reason is blank or too long.
+    /// Returns an error if the reason is blank or too long.
     pub fn actor<'a>(&'a self, name: &'a str, default: &'a str) -> anyhow::Result<Actor<'a>> {
         actor(name, self.reason.as_deref().unwrap_or(default))
     }

@@ -28,7 +28,7 @@ use self::tenant::TenantCommand;
 use self::up::UpArgs;
 use self::verify::VerifyArgs;
 
-/// What the program is told to do.
+/// The commands of the program.
 #[derive(Subcommand)]
 pub enum Command {
     /// Start everything in one process: the API, a worker and the console. Postgres, Redis and vendors that are not
@@ -66,11 +66,11 @@ pub enum Command {
 }
 
 impl Command {
-    /// Runs the command to its end. Errors are returned, not printed.
+    /// Runs the command to its end. Errors are returned and not printed.
     ///
     /// # Errors
     ///
-    /// The command could not do what it was told, or its output could not be written.
+    /// Returns an error if the command fails, or if its output cannot be written.
     pub async fn run(self, config: Config) -> anyhow::Result<ExitCode> {
         match self {
             Self::Up(args) => up::run(config, args).await?,
@@ -90,12 +90,12 @@ impl Command {
         Ok(ExitCode::SUCCESS)
     }
 
-    /// Whether the process serves until it is told to stop.
+    /// Whether the command serves until the process is told to stop.
     pub fn is_server(&self) -> bool {
         matches!(self, Self::Up(_) | Self::Api | Self::Worker)
     }
 
-    /// Whether the command may start the private Postgres: no database is configured, or a data folder is named.
+    /// Whether the command may start the private Postgres, because no database is configured or a data folder is named.
     pub fn may_start_postgres(&self) -> bool {
         let is_set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
         let is_private = [

@@ -13,15 +13,15 @@ use storage::database::{self, DatabaseRole};
 /// The data folder that is used if no database is configured and no folder is named.
 pub(crate) const DEFAULT_DATA: &str = "data";
 
-/// Connects with a role and does `work`.
+/// Connects to the database with a role, and runs `work` on the connections.
 ///
-/// The database is that of the data folder `data`, or else the configured one, or else that of `./data`. A Postgres that
-/// was started for this is stopped again, however the work ends.
+/// If `data` is given, the database is the one in this data folder. Otherwise it is the configured one, or the one in `./data` if
+/// none is configured. A Postgres that was started for this is stopped again, however the work ends.
 ///
 /// # Errors
 ///
-/// The database cannot be reached or is not up to date, or `work` fails.
-pub(crate) async fn connected<T>(
+/// Returns an error if the database cannot be reached or is not up to date, or if `work` fails.
+pub(crate) async fn with_connection<T>(
     config: &Config,
     data: Option<&Path>,
     role: DatabaseRole,
@@ -53,11 +53,11 @@ pub(crate) async fn connected<T>(
     result
 }
 
-/// Opens the bucket of the `platen up` on `data`, or the configured one. It cannot sign links.
+/// Opens the configured bucket, or else the bucket of the `platen up` on `data`. The returned bucket cannot sign links.
 ///
 /// # Errors
 ///
-/// No bucket is configured, or its address is not usable.
+/// Returns an error if no bucket is configured, or if its address is not usable.
 pub(crate) fn open_bucket(
     config: &Config,
     data: Option<&Path>,

@@ -1,4 +1,4 @@
-//! Binds the addresses of the API and of the metrics.
+//! Listens on the addresses of the API and of the metrics.
 
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
@@ -10,12 +10,12 @@ pub const API_VARIABLE: &str = "PLATEN_LISTEN";
 /// The environment variable with the address of the metrics.
 pub const METRICS_VARIABLE: &str = "PLATEN_METRICS_LISTEN";
 
-/// Binds an address. Up to `backlog` connections wait there until they are accepted. `named_by` is the option or the
-/// variable that chooses the address.
+/// Listens on an address. Up to `backlog` connections wait until the process accepts them. `named_by` is the option or the variable
+/// that sets the address, for the error.
 ///
 /// # Errors
 ///
-/// The address cannot be bound. The error names the address and `named_by`.
+/// Returns an error, which names the address and `named_by`, if the process cannot listen at the address.
 pub fn listen(address: SocketAddr, named_by: &str, backlog: u32) -> anyhow::Result<TcpListener> {
     bind(address, backlog).map_err(|error| {
         let problem = match error.kind() {
@@ -33,7 +33,7 @@ fn bind(address: SocketAddr, backlog: u32) -> io::Result<TcpListener> {
         SocketAddr::V4(_) => TcpSocket::new_v4()?,
         SocketAddr::V6(_) => TcpSocket::new_v6()?,
     };
-    // Otherwise a restart would have to wait until the kernel has forgotten the connections of the last run.
+    // Without this option, a restart would have to wait until the kernel has forgotten the connections of the last run.
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     socket.listen(backlog)

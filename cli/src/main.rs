@@ -29,7 +29,7 @@ fn main() -> ExitCode {
     }
     if command.is_server() {
         allocator::restart_with_setting();
-        // Files that the process writes, above all customers' images, may be read by their owner only.
+        // Only the owner of the process may read the files that it writes, above all customers' images.
         umask(Mode::S_IRWXG | Mode::S_IRWXO);
     }
     match shutdown::run_to_end(start(command)) {
@@ -39,12 +39,12 @@ fn main() -> ExitCode {
 }
 
 async fn start(command: Command) -> ExitCode {
-    // Dropped at the end, which sends the last traces.
+    // The value is dropped at the end, which sends the last traces.
     let _telemetry = match telemetry::start() {
         Ok(telemetry) => telemetry,
         Err(error) => return fail_unlogged(&error),
     };
-    // Before the first TLS connection: every library shares this crypto provider.
+    // This must happen before the first TLS connection, because all libraries share this crypto provider.
     if rustls::crypto::aws_lc_rs::default_provider()
         .install_default()
         .is_err()
@@ -55,7 +55,7 @@ async fn start(command: Command) -> ExitCode {
     match ended.await {
         Ok(code) => code,
         Err(error) => match error.downcast_ref::<OutputError>() {
-            // As if SIGPIPE had ended the process. Rust ignores that signal, so the write failed instead.
+            // The exit code is the same as if SIGPIPE had ended the process. Rust ignores that signal, so the write failed instead.
             Some(output) if output.is_closed() => ExitCode::from(SIGPIPE_EXIT_CODE),
             _ if tracing::enabled!(tracing::Level::ERROR) => {
                 tracing::error!("{error:#}");
@@ -66,9 +66,9 @@ async fn start(command: Command) -> ExitCode {
     }
 }
 
-/// Prints an error to standard error when the log cannot: it is not set up yet, or its level hides errors.
+/// Prints an error to standard error. Used if the log is not set up yet, or if its level hides errors.
 fn fail_unlogged(error: &dyn Display) -> ExitCode {
-    // If standard error is closed, nobody reads the error.
+    // If standard error is closed, there is no other place to report the error.
     let _result = writeln!(std::io::stderr(), "platen: {error}");
     ExitCode::FAILURE
 }

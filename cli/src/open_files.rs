@@ -3,19 +3,19 @@
 use common::config::Ports;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-/// How many files may be open besides the connections of clients: connections to Postgres, Redis, the bucket and providers,
+/// How many files may be open in addition to the connections of clients: connections to Postgres, Redis, the bucket and providers,
 /// and files of the bucket.
 const RESERVED_FILES: u64 = 256;
-/// With fewer connections than this a process does not start.
+/// A process that can have fewer client connections than this does not start.
 const MIN_CONNECTIONS: usize = 16;
 
-/// Raises the limit of open files to what the system allows, or to `PLATEN_OPEN_FILES`. Returns the limits of the ports, with
-/// fewer connections if there are not enough files for all.
+/// Raises the limit of open files to what the system allows, or to `PLATEN_OPEN_FILES`. Returns `ports`, with a smaller number of
+/// connections if the files are not enough for all of them.
 ///
 /// # Errors
 ///
-/// The system allows too few files for 16 connections, or the limit cannot be read or set.
-pub fn raise(ports: Ports) -> anyhow::Result<Ports> {
+/// Returns an error if the system allows too few files for 16 connections, or if the limit cannot be read or set.
+pub fn raise_limit(ports: Ports) -> anyhow::Result<Ports> {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     let files = ports.open_files.map_or(hard, |wanted| wanted.min(hard));
     setrlimit(Resource::RLIMIT_NOFILE, files, hard)?;

@@ -1,14 +1,14 @@
-//! Writes the answer of a command to standard output. `println!` would panic if the reader has gone or the disk is full.
+//! Writes the answer of a command to standard output. `println!` would panic if the reader has closed the pipe or the disk is full.
 
 use std::fmt;
 use std::io::{self, Write};
 
-/// The answer could not be written.
+/// The error of an answer that could not be written.
 #[derive(Debug)]
 pub struct OutputError(io::Error);
 
 impl OutputError {
-    /// Whether the reader has closed the pipe, as `head` does when it has seen enough. That is not a failure.
+    /// Whether the reader has closed the pipe, as `head` does after enough lines. This is not a failure.
     pub fn is_closed(&self) -> bool {
         self.0.kind() == io::ErrorKind::BrokenPipe
     }
@@ -26,11 +26,11 @@ impl std::error::Error for OutputError {
     }
 }
 
-/// Writes one line. Call it as [`crate::say!`].
+/// Writes one line to standard output. Commands use it through [`crate::say!`].
 ///
 /// # Errors
 ///
-/// Standard output is closed, or its disk is full.
+/// Returns an error if standard output is closed, or if its disk is full.
 pub fn line(text: fmt::Arguments<'_>) -> Result<(), OutputError> {
     let mut out = io::stdout().lock();
     writeln!(out, "{text}")

@@ -1,4 +1,4 @@
-//! How a process is told to stop, and how it ends.
+//! The signals that stop a process, and its end.
 
 use std::io;
 use std::time::Duration;
@@ -7,11 +7,11 @@ use tokio::runtime::Builder;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-/// The exit code after a second signal, as a shell reports a process that SIGINT has ended.
+/// The exit code after a second signal: the code with which a shell reports a process that SIGINT has ended.
 const INTERRUPTED_EXIT_CODE: i32 = 128 + 2;
 
-/// How long threads that still run may take to end once everything else has ended. A thread that reads a file on a disk
-/// that hangs never ends.
+/// How long threads that still run may take to end after everything else has ended. A thread that reads from a disk that hangs may
+/// never end.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// The two signals that ask for a stop.
@@ -21,6 +21,7 @@ struct StopSignals {
 }
 
 impl StopSignals {
+    /// Waits for the next of the two signals.
     async fn next(&mut self) {
         tokio::select! {
             _ = self.interrupt.recv() => {}
@@ -37,12 +38,12 @@ fn end_now() -> ! {
 
 /// Returns a token that is cancelled by Ctrl-C or SIGTERM. A second signal ends the process at once.
 ///
-/// The signals are waited for on a thread of their own, because the second one must work even when the rest of the process
-/// hangs or is about to end.
+/// A separate thread waits for the signals, because the second signal must work even if the rest of the process hangs or is about
+/// to end.
 ///
 /// # Errors
 ///
-/// The thread or the signal handlers cannot be created.
+/// Returns an error if the thread or the signal handlers cannot be created.
 pub fn stop_signal() -> anyhow::Result<CancellationToken> {
     let stop = CancellationToken::new();
     let stopping = stop.clone();
@@ -72,11 +73,11 @@ pub fn stop_signal() -> anyhow::Result<CancellationToken> {
     Ok(stop)
 }
 
-/// Runs a program to its end, and not longer: a thread that is still blocked after three seconds is abandoned.
+/// Runs a program to its end. A thread that is still blocked three seconds later is abandoned.
 ///
 /// # Errors
 ///
-/// The runtime cannot be created.
+/// Returns an error if the runtime cannot be created.
 pub fn run_to_end<T>(program: impl Future<Output = T>) -> io::Result<T> {
     let runtime = Builder::new_multi_thread().enable_all().build()?;
     let result = runtime.block_on(program);

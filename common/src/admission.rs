@@ -2,9 +2,9 @@
 //!
 //! The transaction writes the job, the hold, the ledger line and the answer to the client together,
 //! or nothing at all. It locks the tenant's wallet first. So the submits of one tenant run one
-//! after the other: two of them cannot spend the same credit, and a repeated request waits for the
-//! first one and returns its answer. After the commit the job is pushed to the ready queue: read
-//! [`crate::dispatch`] next.
+//! after the other. Two of them cannot spend the same credit, and a repeated request waits for the
+//! first request and returns its answer. After the commit the caller pushes the job to the ready
+//! queue; read [`crate::dispatch`] next.
 #![warn(
     clippy::arithmetic_side_effects,
     clippy::float_arithmetic,
@@ -17,23 +17,23 @@ use serde_json::json;
 use sqlx::{PgConnection, PgPool};
 use time::OffsetDateTime;
 
-use crate::config::Unpaid;
+use crate::config::FreeLimits;
 use crate::failpoint::reach;
-use domain::allowance::Used;
+use domain::allowance::AllowanceUsage;
 use domain::credits::{Credits, InvalidCredits, Quote};
 use domain::generation::Generation;
 use domain::id::{JobId, TenantId};
-use domain::idempotency::{self, Answer, Known};
+use domain::idempotency::{self, Answer, KeyUse};
 use domain::job::{Job, JobAttributes};
 use domain::ledger::{self, Transfer};
 use domain::operator::Actor;
-use domain::storage_limit::Stored;
+use domain::storage_limit::StorageUsage;
 use domain::traceparent::TraceParent;
 use storage::database;
 use storage::database::row::RowId;
 
-/// Paid calls per requested output. A job may make this many calls times its outputs, and the
-/// outputs share them.
+/// Paid calls per requested output. A job may make this many calls times its number of outputs. All
+/// its outputs share these calls.
 const CALLS_PER_OUTPUT: u64 = 3;
 
 /// A parsed and quoted request to create a job.
@@ -65,16 +65,17 @@ pub struct Admission<'a> {
     /// The failed job that this one repeats, if an operator ordered that.
     pub redrive: Option<Redrive<'a>>,
     /// Limits on what a tenant may use without paying for it.
-    pub unpaid: Unpaid,
+    pub free_limits: FreeLimits,
 }
 
-/// An operator's order to run a failed job again. It is recorded together with the new job.
+/// An operator's order to run a failed job again. The audit entry is written together with the new
+/// job.
 #[derive(Clone, Copy, Debug)]
 pub struct Redrive<'a> {
     /// The failed job.
     pub of: JobId,
     /// The operator who ordered it.
-    pub act: Actor<'a>,
+    pub actor: Actor<'a>,
 }
 
 /// Result of a successful request.
@@ -87,13 +88,14 @@ pub enum Admitted {
         /// The answer to the client.
         answer: Answer,
     },
-    /// The idempotency key was used before. This is the answer it got then.
+    /// The idempotency key was used before, for the same request. This is the answer that request
+    /// got.
     Repeated(Answer),
 }
 
 /// Why a request was not admitted. Nothing was written.
 #[derive(Debug, thiserror::Error)]
-pub enum Refusal {
+pub enum AdmissionError {
     /// The wallet has less than the hold.
     #[error("this needs {needed}, and {available} are available")]
     InsufficientCredits {
@@ -116,9 +118,9 @@ pub enum Refusal {
     #[error("this tenant has abandoned {} calls in the last hour, which is its limit", .used.calls)]
     AllowanceUsed {
         /// What the tenant has used, and when it may try again.
-        used: Used,
+        used: AllowanceUsage,
         /// Shortest `Cancel-After` that is admitted meanwhile.
-        least: Duration,
+        shortest_deadline: Duration,
     },
     /// The request's files would exceed the tenant's storage limit. All numbers are bytes.
     #[error("{more} more bytes do not fit: {stored} of {limit} are in use")]
@@ -133,7 +135,7 @@ pub enum Refusal {
     /// The failed job was already run again.
     #[error("the job was already run again, as job {0}")]
     Redriven(JobId),
-    /// The price is above what one hold may move.
+    /// The price is above the largest amount that one hold may have.
     #[error(transparent)]
     Amount(#[from] InvalidCredits),
     /// Postgres failed. If the connection broke during the commit, the job may exist all the same: a
@@ -148,50 +150,54 @@ pub enum Refusal {
 /// and a repeated request gets it again.
 ///
 /// # Errors
-/// Every [`Refusal`]. Nothing is written then.
+/// Returns an [`AdmissionError`] if a check fails; nothing is written in that case.
 pub async fn admit(
     pool: &PgPool,
     admission: &Admission<'_>,
     answer: impl FnOnce(&Job) -> Answer,
-) -> Result<Admitted, Refusal> {
+) -> Result<Admitted, AdmissionError> {
     let tenant = admission.tenant;
     let hold = admission.quote.hold()?;
     let mut transaction = database::begin_for(pool, tenant).await?;
 
-    // The wallet is locked before anything is read. All checks below decide on what they read, and
-    // no other transaction of this tenant can change it until this one ends.
+    // The wallet is locked before anything is read. All checks below depend on what they read, and
+    // no other transaction of this tenant can change that until this one ends.
     let wallet = storage::ledger::lock_wallet(&mut transaction, tenant)
         .await?
-        .ok_or(Refusal::Inactive)?;
-    // The key comes before every other check: a repeated request gets its first answer, even if the
-    // tenant's wallet has been restricted or emptied since.
+        .ok_or(AdmissionError::Inactive)?;
+    // The idempotency key is looked up before every other check: a repeated request gets its first
+    // answer, even if the tenant's wallet has been restricted or emptied since.
     if let Some(answer) = find_answer(&mut transaction, tenant, &admission.idempotency).await? {
         return Ok(Admitted::Repeated(answer));
     }
     if !wallet.active {
-        return Err(Refusal::Inactive);
+        return Err(AdmissionError::Inactive);
     }
     if let Some(redrive) = &admission.redrive
         && let Some(new) = storage::operators::redriven(&mut transaction, redrive.of).await?
     {
-        return Err(Refusal::Redriven(new));
+        return Err(AdmissionError::Redriven(new));
     }
     // Locks the uploads: they cannot be deleted between this check and the commit.
     if !storage::uploads::pin(&mut transaction, &admission.generation.uploads()).await? {
-        return Err(Refusal::UploadGone);
+        return Err(AdmissionError::UploadGone);
     }
-    // A deadline shorter than a call is a cancellation in advance. Without this check a tenant
-    // could submit a thousand such jobs, and we would pay for calls that nobody waits for.
+    // A job whose deadline is shorter than a model call can take is as good as canceled in advance,
+    // so it counts against the cancel allowance. Without this check a tenant could submit a
+    // thousand such jobs, and we would pay for calls that nobody waits for.
     if admission.cancel_after < admission.model_timeout {
         let used = storage::allowances::used(&mut transaction, tenant).await?;
-        if !used.allows(1, admission.unpaid.cancel_allowance) {
-            let least = admission.model_timeout;
-            return Err(Refusal::AllowanceUsed { used, least });
+        if !used.allows(1, admission.free_limits.cancel_allowance) {
+            let shortest_deadline = admission.model_timeout;
+            return Err(AdmissionError::AllowanceUsed {
+                used,
+                shortest_deadline,
+            });
         }
     }
-    let more = admission.generation.own_bytes();
-    check_storage_limit(&mut transaction, tenant, more, &admission.unpaid).await?;
-    let insufficient = Refusal::InsufficientCredits {
+    let more = admission.generation.inline_bytes();
+    check_storage_limit(&mut transaction, tenant, more, &admission.free_limits).await?;
+    let insufficient = AdmissionError::InsufficientCredits {
         needed: hold,
         available: wallet.available,
     };
@@ -202,7 +208,7 @@ pub async fn admit(
 
     let outputs = u64::from(admission.quote.outputs);
     let max_calls = RowId::new("jobs", admission.job)
-        .fits("max_calls", outputs.saturating_mul(CALLS_PER_OUTPUT))?;
+        .convert("max_calls", outputs.saturating_mul(CALLS_PER_OUTPUT))?;
     let job = storage::jobs::insert(
         &mut transaction,
         &storage::jobs::NewJob {
@@ -222,16 +228,16 @@ pub async fn admit(
     )
     .await?;
     if !hold.is_zero() {
-        // The lots can give less than the wallet shows: an expired lot may not be held from, but
-        // its credits are still part of the balance.
+        // The lots can give less than the wallet shows: credits of an expired lot may not be held,
+        // but they are still part of the balance.
         let lots = storage::ledger::lock_lots(&mut transaction, tenant).await?;
-        let shares = ledger::burn(&lots, hold).ok_or(insufficient)?;
+        let shares = ledger::split_over_lots(&lots, hold).ok_or(insufficient)?;
         storage::ledger::hold_lots(&mut transaction, tenant, job.id, &shares).await?;
         storage::ledger::post(&mut transaction, tenant, &Transfer::hold(job.id, hold)).await?;
     }
-    if let Some(Redrive { of, act }) = admission.redrive {
+    if let Some(Redrive { of, actor }) = admission.redrive {
         let subject = json!({ "job": of, "new": job.id, "tenant": tenant });
-        storage::operators::record(&mut transaction, act, "redrive", &subject).await?;
+        storage::operators::record(&mut transaction, actor, "redrive", &subject).await?;
     }
     // The answer is stored in the same transaction. If the process dies after the commit and before
     // it replies, the client repeats its request and gets this answer, not a second job.
@@ -250,20 +256,21 @@ pub async fn admit(
 /// lock; without it, two requests could use the same free bytes.
 ///
 /// # Errors
-/// [`Refusal::StorageFull`] if they do not fit; [`Refusal::Database`] if Postgres fails.
+/// Returns [`AdmissionError::StorageFull`] if they do not fit, and [`AdmissionError::Database`] if
+/// Postgres fails.
 pub async fn check_storage_limit(
     connection: &mut PgConnection,
     tenant: TenantId,
     more: i64,
-    unpaid: &Unpaid,
-) -> Result<(), Refusal> {
-    let Some(limit) = unpaid.storage.filter(|_| more > 0) else {
+    free_limits: &FreeLimits,
+) -> Result<(), AdmissionError> {
+    let Some(limit) = free_limits.storage.filter(|_| more > 0) else {
         return Ok(());
     };
     let stored = storage::stored_bytes::stored(connection, tenant).await?;
     match stored {
-        Stored { bytes: Some(bytes) } if !stored.has_room(more, Some(limit)) => {
-            Err(Refusal::StorageFull {
+        StorageUsage { bytes: Some(bytes) } if !stored.has_room(more, Some(limit)) => {
+            Err(AdmissionError::StorageFull {
                 more,
                 stored: bytes,
                 limit,
@@ -275,34 +282,36 @@ pub async fn check_storage_limit(
 
 /// Returns the answer that this request got before, if it is a repetition.
 ///
-/// It takes no lock, so `None` decides nothing. It saves work: the inputs of a repeated request
-/// need not be stored again.
+/// This function takes no lock, so `None` is no proof that the request is new; [`admit`] looks
+/// again under the lock. An early answer saves work: the inputs of a repeated request need not be
+/// stored again.
 ///
 /// # Errors
-/// [`Refusal::KeyReused`] if the key belongs to another request; [`Refusal::Database`] if Postgres
-/// fails.
+/// Returns [`AdmissionError::KeyReused`] if the key belongs to another request, and
+/// [`AdmissionError::Database`] if Postgres fails.
 pub async fn answered_before(
     pool: &PgPool,
     tenant: TenantId,
     request: &idempotency::Request,
-) -> Result<Option<Answer>, Refusal> {
+) -> Result<Option<Answer>, AdmissionError> {
     let mut transaction = database::begin_for(pool, tenant).await?;
     find_answer(&mut transaction, tenant, request).await
 }
 
-/// Does the same as [`answered_before`] in a transaction. `None` is final only under the wallet's
-/// lock.
+/// Does the same as [`answered_before`], in a transaction of the caller. `None` is final only while
+/// the caller holds the wallet's lock.
 ///
 /// # Errors
-/// As [`answered_before`].
+/// Returns [`AdmissionError::KeyReused`] if the key belongs to another request, and
+/// [`AdmissionError::Database`] if Postgres fails.
 pub(crate) async fn find_answer(
     connection: &mut PgConnection,
     tenant: TenantId,
     request: &idempotency::Request,
-) -> Result<Option<Answer>, Refusal> {
+) -> Result<Option<Answer>, AdmissionError> {
     match storage::idempotency::find(connection, tenant, request).await? {
-        Some(Known::Answered(answer)) => Ok(Some(answer)),
-        Some(Known::AnotherRequest) => Err(Refusal::KeyReused),
+        Some(KeyUse::Answered(answer)) => Ok(Some(answer)),
+        Some(KeyUse::AnotherRequest) => Err(AdmissionError::KeyReused),
         None => Ok(None),
     }
 }

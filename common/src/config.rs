@@ -1,13 +1,13 @@
 //! Configuration: one typed struct, read from the environment once, at the start of a process.
 //!
-//! `.env.example` lists every variable. `NAME_FILE` may name a file that holds the value, for
-//! secrets. An unknown `PLATEN_…` variable is an error that names the most similar known one:
-//! otherwise a typing mistake would silently mean the default.
+//! `.env.example` lists every variable. For a secret, `NAME_FILE` may name a file that holds the
+//! value. An unknown `PLATEN_…` variable is an error that names the most similar known variable.
+//! Otherwise a typing mistake would silently mean the default.
 
 mod files;
+mod free_limits;
 mod ports;
 mod timing;
-mod unpaid;
 mod values;
 mod variables;
 
@@ -21,15 +21,15 @@ use secrecy::SecretString;
 
 use bucket::{Address, SigningKeys};
 use domain::catalog::{Catalog, CatalogError};
-pub use domain::lanes::LaneTiming; // the path of before
+pub use domain::lanes::LaneTiming;
 pub use files::Links;
 use files::{bucket, links};
+pub use free_limits::FreeLimits;
+use free_limits::free_limits;
 pub use ports::{Ports, Rate, Rates};
-use storage::database::DatabaseRole; // the path of before
+use storage::database::DatabaseRole;
 pub use timing::Timing;
 use timing::{DEFAULT_ANSWERS_KEPT, DEFAULT_LEASE};
-pub use unpaid::Unpaid;
-use unpaid::unpaid;
 pub use values::secret;
 use values::{list, long_secret, networks, parsed, text, within};
 pub use variables::VARIABLES;
@@ -45,6 +45,7 @@ pub const MEMORY: usize = 512_000_000;
 pub const API_MEMORY: usize = 512_000_000;
 /// Default size of the spool, in bytes.
 const DEFAULT_SPOOL_BYTES: usize = 256_000_000;
+
 /// The configuration of a process. [`VARIABLES`] describes what each value means.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -64,7 +65,8 @@ pub struct Config {
     pub bucket: Option<Address>,
     /// `PLATEN_SIGNING_KEY`.
     pub signing_key: Option<SecretString>,
-    /// `PLATEN_SIGNING_KEY_PREVIOUS`: signs nothing more; links that it has signed still work.
+    /// `PLATEN_SIGNING_KEY_PREVIOUS`: no longer signs links, but links that it has signed still
+    /// work.
     pub previous_signing_key: Option<SecretString>,
     /// `PLATEN_OPERATOR_KEY`: the key of operators for `/v1/admin`.
     pub operator_key: Option<SecretString>,
@@ -89,24 +91,24 @@ pub struct Config {
     /// `PLATEN_TENANT_SLOTS_PERCENT`: share of a worker's slots for one tenant of weight 1, in
     /// percent.
     pub tenant_slots_percent: usize,
-    /// `PLATEN_MEMORY_MB`, in bytes: memory of one worker, all in all.
+    /// `PLATEN_MEMORY_MB`, in bytes: total memory of one worker.
     pub memory: usize,
-    /// `PLATEN_API_MEMORY_MB`, in bytes: memory of one api process, all in all.
+    /// `PLATEN_API_MEMORY_MB`, in bytes: total memory of one api process.
     pub api_memory: usize,
     /// `PLATEN_SPOOL_MB`, in bytes: images that may wait for the bucket.
     pub spool: usize,
     /// Intervals and delays.
     pub timing: Timing,
     /// Limits on what tenants may use without paying.
-    pub unpaid: Unpaid,
+    pub free_limits: FreeLimits,
     /// `PLATEN_MODELS`: a folder that replaces the shipped catalogue.
     pub models: Option<PathBuf>,
     /// The providers that are called.
     pub providers: Providers,
 }
 
-/// One login for each database role, so that a process that was broken into can act only as its own
-/// roles. Where a login is not set `DATABASE_URL` is used.
+/// One login for each database role, so that an attacker in one process can act only as that
+/// process's own roles. `DATABASE_URL` is used for a role without a login.
 #[derive(Clone, Debug, Default)]
 pub struct Logins {
     /// `DATABASE_API_URL`.
@@ -118,8 +120,8 @@ pub struct Logins {
 }
 
 impl Logins {
-    /// The login of a database role, where it has one of its own.
-    pub fn of(&self, role: DatabaseRole) -> Option<&SecretString> {
+    /// The login of a database role; `None` if the role has no login of its own.
+    pub fn for_role(&self, role: DatabaseRole) -> Option<&SecretString> {
         match role {
             DatabaseRole::Api => self.api.as_ref(),
             DatabaseRole::Worker => self.worker.as_ref(),
@@ -132,12 +134,13 @@ impl Logins {
 /// the catalogue names.
 #[derive(Clone, Debug, Default)]
 pub struct Providers {
-    /// `PLATEN_PROVIDERS`; `None` where it is not set.
+    /// `PLATEN_PROVIDERS`; `None` if it is not set.
     pub wanted: Option<Vec<String>>,
     /// `GOOGLE_CLOUD_PROJECT`.
     pub google_project: Option<String>,
-    /// Base URL of a fake that stands in for every vendor, started by `platen up`: no credentials
-    /// are used, no AI model is called, and images are marked. Never read from the environment.
+    /// Base URL of a fake vendor, which `platen up` starts and which answers for every provider.
+    /// Then no credentials are used, no AI model is called, and images are marked as synthetic.
+    /// Never read from the environment.
     pub fake: Option<String>,
 }
 
@@ -174,8 +177,9 @@ impl Config {
     /// Reads the configuration from the environment.
     ///
     /// # Errors
-    /// A value is not valid, a file cannot be read, or a `PLATEN_…` variable is not known. Missing
-    /// values are errors only where they are needed: see [`Self::bucket`] and others.
+    /// Returns an error if a value is not valid, if a file cannot be read, or if a `PLATEN_…`
+    /// variable is not known. A missing value is an error only in the method that needs it, such as
+    /// [`Self::bucket`].
     pub fn from_env() -> Result<Self, ConfigError> {
         refuse_unknown(env::vars_os().filter_map(|(name, _)| name.into_string().ok()))?;
         Ok(Self {
@@ -222,7 +226,7 @@ impl Config {
                     .map_or(DEFAULT_ANSWERS_KEPT, Duration::from_hours),
                 ..Timing::default()
             },
-            unpaid: unpaid()?,
+            free_limits: free_limits()?,
             models: text("PLATEN_MODELS")?.map(PathBuf::from),
             providers: Providers {
                 wanted: list("PLATEN_PROVIDERS")?,
@@ -232,11 +236,12 @@ impl Config {
         })
     }
 
-    /// Loads the models that are offered: of the shipped catalogue those of `PLATEN_PROVIDERS`, by
-    /// default `vertex`; of a catalogue in `PLATEN_MODELS`, and of a fake, by default all.
+    /// Loads the models that are offered. `PLATEN_PROVIDERS` names the providers. By default this
+    /// is `vertex` for the shipped catalogue, and all providers for a catalogue in `PLATEN_MODELS`
+    /// or with a fake vendor.
     ///
     /// # Errors
-    /// A model file is not valid, or a provider is not known.
+    /// Returns an error if a model file is not valid, or if a provider is not known.
     pub fn catalog(&self) -> Result<Catalog, CatalogError> {
         let by_default = ["vertex".to_owned()];
         let Providers { wanted, fake, .. } = &self.providers;
@@ -248,8 +253,8 @@ impl Config {
         Catalog::load(self.models.as_deref(), wanted)
     }
 
-    /// Whether a URL of Postgres is set for every database role.
-    pub fn names_postgres(&self) -> bool {
+    /// Whether the configuration names a URL of Postgres for every database role.
+    pub fn has_database_urls(&self) -> bool {
         DatabaseRole::ALL
             .iter()
             .all(|role| self.database_url(*role).is_ok())
@@ -258,9 +263,9 @@ impl Config {
     /// The URL of Postgres for connections that act as `role`.
     ///
     /// # Errors
-    /// [`ConfigError::Missing`].
+    /// Returns [`ConfigError::Missing`] if the variable is not set.
     pub fn database_url(&self, role: DatabaseRole) -> Result<&SecretString, ConfigError> {
-        let login = self.logins.of(role).or(self.database_url.as_ref());
+        let login = self.logins.for_role(role).or(self.database_url.as_ref());
         login.ok_or(ConfigError::Missing {
             name: match role {
                 DatabaseRole::Api => "DATABASE_API_URL or DATABASE_URL",
@@ -274,7 +279,7 @@ impl Config {
     /// The URL of Redis.
     ///
     /// # Errors
-    /// [`ConfigError::Missing`].
+    /// Returns [`ConfigError::Missing`] if the variable is not set.
     pub fn redis_url(&self) -> Result<&SecretString, ConfigError> {
         self.redis_url.as_ref().ok_or(ConfigError::Missing {
             name: "REDIS_URL",
@@ -282,10 +287,11 @@ impl Config {
         })
     }
 
-    /// The address of Redis: the file with its URL where one is named, because the URL may change.
+    /// The address of Redis. If `REDIS_URL_FILE` is set this is the file, not its present content,
+    /// because the URL may change.
     ///
     /// # Errors
-    /// [`ConfigError::Missing`].
+    /// Returns [`ConfigError::Missing`] if the variable is not set.
     pub fn redis(&self) -> Result<queue::Address, ConfigError> {
         Ok(match &self.redis_url_file {
             Some(file) => queue::Address::File(file.clone()),
@@ -293,11 +299,11 @@ impl Config {
         })
     }
 
-    /// The address of the bucket. There is no default: a relative folder would be another one
-    /// wherever a process is started.
+    /// The address of the bucket. There is no default, because a relative folder would be a
+    /// different one for each working directory.
     ///
     /// # Errors
-    /// [`ConfigError::Missing`].
+    /// Returns [`ConfigError::Missing`] if the variable is not set.
     pub fn bucket(&self) -> Result<Address, ConfigError> {
         self.bucket.clone().ok_or(ConfigError::Missing {
             name: "PLATEN_BUCKET",
@@ -308,7 +314,7 @@ impl Config {
     /// The keys that sign links, current and previous.
     ///
     /// # Errors
-    /// [`ConfigError::Missing`].
+    /// Returns [`ConfigError::Missing`] if the variable is not set.
     pub fn signing_keys(&self) -> Result<SigningKeys, ConfigError> {
         let current = SigningKeys::from(self.signing_key()?.clone());
         Ok(current.and_previous(self.previous_signing_key.clone()))
@@ -317,7 +323,7 @@ impl Config {
     /// The key that signs links and anchors.
     ///
     /// # Errors
-    /// [`ConfigError::Missing`].
+    /// Returns [`ConfigError::Missing`] if the variable is not set.
     pub fn signing_key(&self) -> Result<&SecretString, ConfigError> {
         self.signing_key.as_ref().ok_or(ConfigError::Missing {
             name: "PLATEN_SIGNING_KEY",

@@ -1,11 +1,11 @@
-//! Dispatch: which jobs enter the ready queue in Redis, in the order that Postgres gave them.
+//! Dispatch: puts jobs into the ready queue in Redis, in the order that Postgres gave them.
 //!
 //! Postgres knows every queued job. The ready queue in Redis holds only the next few. Two callers
-//! fill it: the api pushes each job it has just admitted, so that an idle system starts it at once;
-//! and every worker refills the queue on a schedule. The refill alone is enough to recover from a
-//! lost push, a backlog, a due retry or an emptied Redis. Neither caller keeps state, and neither
-//! pushes a job whose lanes are unavailable. A worker that pops an id claims the job: read the
-//! worker's `tasks/generate.rs` next.
+//! fill it. The api pushes each job that it has just admitted, so that an idle system starts the
+//! job at once. Every worker refills the queue on a schedule. The refill alone is enough to recover
+//! from a lost push, a backlog, a due retry or an emptied Redis. Neither caller keeps state, and
+//! neither pushes a job whose lanes are unavailable. A worker that pops an id claims the job: read
+//! the worker's `tasks/generate.rs` next.
 
 use sqlx::PgPool;
 
@@ -61,7 +61,7 @@ impl PostgresError for FillError {
 /// with the next due jobs. Returns how many ids were new in the queue.
 ///
 /// # Errors
-/// [`FillError`] if Redis or Postgres fails. The next refill repeats everything.
+/// Returns a [`FillError`] if Redis or Postgres fails. The next refill repeats everything.
 pub async fn fill(
     pool: &PgPool,
     queue: &ReadyQueue,
@@ -73,8 +73,8 @@ pub async fn fill(
     if target.capacity == 0 {
         return Ok(0);
     }
-    // The whole target is read, not only what is missing: ids that are in the queue already come
-    // first in this order, so a smaller limit would find only those.
+    // As many jobs are read as the queue should hold, not only as many as are missing. Ids that are
+    // in the queue already come first in this order, so a smaller limit could find only these.
     let due = storage::jobs::due(pool, target.size, capacity).await?;
     reach("dispatch:before_top_up").await?;
     Ok(queue.push(&due).await?)

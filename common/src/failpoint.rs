@@ -1,9 +1,9 @@
 //! Failpoints: named places in the code at which a test can make the process abort, fail, hang or
-//! wait. They are where a crash could lose or repeat something.
+//! wait. Each is at a place where a crash could lose or repeat something.
 //!
 //! Without the feature `failpoints` this module has only the names. Only the crate `tests` enables
-//! the feature. A build of the whole workspace therefore has failpoints, and a release has none,
-//! because it is built without that crate.
+//! the feature. So a build of the whole workspace has failpoints. A release is built without that
+//! crate and has none.
 
 /// Every failpoint, as `<step>:<place in it>`, in the order in which a job reaches them.
 pub const POINTS: &[&str] = &[
@@ -33,11 +33,11 @@ pub const POINTS: &[&str] = &[
     "reap:after_commit",
 ];
 
-/// Does what a test has set for this point; without the feature, nothing.
+/// Does nothing, because the feature `failpoints` is off.
 ///
 /// # Errors
-/// The test set `error`. It is the error of a broken database connection, which every caller must
-/// handle anyway.
+/// Returns the error of a broken database connection if the test has set `error`. Every caller must
+/// handle that error anyway.
 #[cfg(not(feature = "failpoints"))]
 pub async fn reach(_: &'static str) -> sqlx::Result<()> {
     Ok(())
@@ -74,7 +74,7 @@ mod enabled {
     /// commas.
     ///
     /// # Panics
-    /// An entry names an unknown failpoint or action.
+    /// Panics if an entry names an unknown failpoint or action.
     fn read_environment() -> HashMap<&'static str, Action> {
         let setting = std::env::var("PLATEN_TEST_FAILPOINTS").unwrap_or_default();
         let parse = |entry: &str| {
@@ -100,10 +100,10 @@ mod enabled {
     /// Does what a test has set for this point.
     ///
     /// # Errors
-    /// The test set `error`.
+    /// Returns an error if the test has set `error`.
     ///
     /// # Panics
-    /// [`POINTS`] does not list the point.
+    /// Panics if [`POINTS`] does not list the point.
     pub async fn reach(point: &'static str) -> sqlx::Result<()> {
         assert!(POINTS.contains(&point), "POINTS lacks {point}");
         let armed = ARMED

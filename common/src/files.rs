@@ -1,4 +1,5 @@
-//! Procedures about files: uploads, whose the bucket is, and objects that no row names.
+//! Procedures about files: uploads, which database a bucket belongs to, and objects that no row
+//! names.
 
 pub mod orphans;
 pub mod ownership;

@@ -1,5 +1,6 @@
-//! What api and worker share beside values: procedures that own a transaction, and the configuration. To follow a job, begin with
-//! [`admission`]. The crates below are `domain`, `storage`, `queue`, `bucket` and `telemetry`.
+//! What api and worker share, except values: procedures that own a transaction, and the
+//! configuration. To follow a job, begin with [`admission`]. This crate builds on `domain`,
+//! `storage`, `queue`, `bucket` and `telemetry`.
 
 // Jobs.
 pub mod admission;

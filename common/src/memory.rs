@@ -1,10 +1,9 @@
-//! A limit on memory in bytes: code that is about to hold much takes a permit first, and waits for
-//! it.
+//! A limit on memory, in bytes. Code that is about to use much memory first waits for a permit.
 //!
 //! A worker limits its images this way; the api limits bodies, images and downloads. No task waits
-//! for a permit while it holds one of the same limit, so there is no deadlock. What turns out
-//! larger than its permit may go beyond the limit, but only one at a time: waiting for a larger
-//! permit while holding the smaller one could be such a deadlock.
+//! for a permit while it holds another permit of the same limit, because several such tasks could
+//! block each other. So if data turns out to be larger than its permit, the task does not ask for a
+//! second permit. It may exceed the limit instead, and only one task at a time may do so.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,21 +13,21 @@ use prometheus::IntGauge;
 use tokio::sync::{Mutex, OwnedMutexGuard, OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
-/// One unit of the semaphore is 1 KiB: a semaphore's permits are counted in 32 bits.
+/// One unit of the semaphore is 1 KiB, because the number of its units has 32 bits.
 const KIB: usize = 1024;
 
-/// A limit on memory. Clones share it.
+/// A limit on memory. Clones share the same limit.
 #[derive(Clone)]
 pub struct Memory {
     free: Arc<Semaphore>,
-    /// All of it, in KiB.
+    /// The whole limit, in KiB.
     total: u32,
     overflow: Arc<Mutex<()>>,
     max_wait: Duration,
     used: IntGauge,
 }
 
-/// A part of the limit, taken until it is dropped.
+/// A part of the memory, reserved until the permit is dropped.
 pub struct MemoryPermit {
     permit: OwnedSemaphorePermit,
     overflow: Arc<Mutex<()>>,
@@ -43,12 +42,12 @@ pub struct MemoryPermit {
 pub struct MemoryTimeout(Duration);
 
 impl Memory {
-    /// A limit of so many bytes, rounded down to KiB. A task waits for a permit at most `max_wait`.
-    /// The gauges show the limit and what is taken of it.
+    /// A limit of `bytes`, rounded down to KiB. A task waits for a permit for at most `max_wait`.
+    /// The gauges show the limit and how many bytes are reserved.
     pub fn new(bytes: usize, max_wait: Duration, limit: &IntGauge, used: &IntGauge) -> Self {
         let total = u32::try_from(bytes / KIB).unwrap_or(u32::MAX);
         limit.set(i64::try_from(bytes).unwrap_or(i64::MAX));
-        // So that the gauge is exported from the start.
+        // The gauge is exported from the start, not only after the first permit.
         used.add(0);
         Self {
             free: Arc::new(Semaphore::new(total as usize)),
@@ -64,14 +63,14 @@ impl Memory {
         self.total as usize * KIB
     }
 
-    /// Waits for a permit of so many bytes, rounded up to KiB. More than the whole limit is taken
-    /// as the whole limit: then the task is alone.
+    /// Waits for a permit of `bytes`, rounded up to KiB. A request for more than the whole limit
+    /// gets a permit for the whole limit; no other task then holds one.
     ///
     /// # Errors
-    /// No permit became free in time.
+    /// Returns an error if no permit became free within `max_wait`.
     ///
     /// # Panics
-    /// Never: the semaphore is never closed.
+    /// Never panics, because the semaphore is never closed.
     pub async fn acquire(&self, bytes: usize) -> Result<MemoryPermit, MemoryTimeout> {
         let permit = Arc::clone(&self.free).acquire_many_owned(self.units(bytes));
         let permit = timeout(self.max_wait, permit).await;
@@ -79,7 +78,8 @@ impl Memory {
         Ok(self.permit(permit.expect("the semaphore is never closed")))
     }
 
-    /// As [`Self::acquire`], without waiting: `None` where there is not enough now.
+    /// Does the same as [`Self::acquire`], without waiting. Returns `None` if there is not enough
+    /// memory now.
     pub fn try_acquire(&self, bytes: usize) -> Option<MemoryPermit> {
         let permit = Arc::clone(&self.free).try_acquire_many_owned(self.units(bytes));
         Some(self.permit(permit.ok()?))
@@ -104,16 +104,16 @@ impl Memory {
 }
 
 impl MemoryPermit {
-    /// Its size in bytes.
+    /// Size of the permit, in bytes.
     pub fn bytes(&self) -> usize {
         self.permit.num_permits() * KIB
     }
 
-    /// Allows its holder to hold more than its size, until it is dropped. Waits until no other
-    /// permit does so. A second call does nothing.
+    /// Allows the task to use more memory than the permit's size, until the permit is dropped.
+    /// Waits until no other permit allows this. A second call does nothing.
     ///
     /// # Errors
-    /// Another permit did so for the whole time.
+    /// Returns an error if another permit held more than its size for all of `max_wait`.
     pub async fn acquire_overflow(&mut self) -> Result<(), MemoryTimeout> {
         if self.overflow_guard.is_none() {
             let guard = Arc::clone(&self.overflow).lock_owned();
@@ -123,11 +123,11 @@ impl MemoryPermit {
         Ok(())
     }
 
-    /// Splits off a permit of so many bytes, at most all of them. The first one that is split off
-    /// also takes the permission to hold more.
+    /// Splits off a permit of `bytes`, or of all that is left if that is less. The first permit
+    /// that is split off also takes over the permission of [`Self::acquire_overflow`].
     ///
     /// # Panics
-    /// Never: no more is split off than there is.
+    /// Never panics, because no more is split off than there is.
     #[must_use]
     pub fn split(&mut self, bytes: usize) -> Self {
         let units = bytes.div_ceil(KIB).min(self.permit.num_permits());
@@ -140,7 +140,7 @@ impl MemoryPermit {
         }
     }
 
-    /// Gives back all but so many bytes.
+    /// Gives back the memory above `bytes`.
     pub fn shrink(&mut self, bytes: usize) {
         let spare = self.bytes().saturating_sub(bytes);
         drop(self.split(spare / KIB * KIB));

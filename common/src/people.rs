@@ -1,4 +1,4 @@
-//! Procedures about people: who calls, and what operators do.
+//! Procedures about people: authentication, and the actions of operators.
 
 pub mod authentication;
 pub mod operator;

@@ -28,7 +28,7 @@ use domain::id::{JobId, TenantId};
 use domain::job::State;
 use domain::outcome::{Class, Failure};
 use storage::database::row::RowId;
-use storage::database::{self, NotOneRow};
+use storage::database::{self, UnexpectedRowCount};
 
 pub use cancel::{Canceler, Cancellation, cancel};
 use end::{JobEnd, end_and_commit};
@@ -43,7 +43,7 @@ pub struct Lease {
     pub tenant: TenantId,
     /// The job.
     pub job: JobId,
-    /// Number of the attempt. The lease is over when the job's row has a higher one.
+    /// Number of the attempt. The lease is over when the job's row has a higher number.
     pub fence: i32,
 }
 
@@ -58,11 +58,11 @@ pub enum Settled {
     /// up.
     Extended,
     /// The job had already ended, in this state. Nothing changed.
-    Already(State),
+    AlreadyEnded(State),
     /// Another attempt holds the job. Nothing changed.
     Fenced,
     /// There is no such job, or there is no longer a reason to change it.
-    Nothing,
+    NotFound,
 }
 
 /// Why a settlement failed. Nothing was written.
@@ -77,9 +77,9 @@ pub enum SettlementError {
     SharesDoNotCover(JobId),
     /// The job's row was not in the state that the lock showed.
     #[error(transparent)]
-    NotOneRow(#[from] NotOneRow),
+    UnexpectedRowCount(#[from] UnexpectedRowCount),
     /// Postgres failed. If the connection broke during the commit, the job may have ended all the
-    /// same: a second try then returns [`Settled::Already`].
+    /// same. A second try then returns [`Settled::AlreadyEnded`].
     #[error(transparent)]
     Database(#[from] sqlx::Error),
 }
@@ -88,18 +88,18 @@ impl database::PostgresError for SettlementError {
     fn postgres(&self) -> Option<&sqlx::Error> {
         match self {
             Self::Database(error) => Some(error),
-            Self::Amount(_) | Self::SharesDoNotCover(_) | Self::NotOneRow(_) => None,
+            Self::Amount(_) | Self::SharesDoNotCover(_) | Self::UnexpectedRowCount(_) => None,
         }
     }
 }
 
 /// Ends a job that delivered at least one output: captures the price of the delivered outputs and
-/// releases the rest of the hold. `artifacts` are the stored files; each rendition is one delivered
-/// output. `shortfall` says why outputs are missing; `None` if none is.
+/// releases the rest of the hold. `artifacts` are the stored files, and each rendition among them
+/// is one delivered output. `shortfall` says why outputs are missing; `None` if none is.
 ///
 /// # Errors
-/// [`SettlementError`]. Nothing is written then, and the worker may try again while it holds the
-/// lease.
+/// Returns a [`SettlementError`] if the job cannot be settled. Nothing is written in that case, and
+/// the worker may try again while it holds the lease.
 pub async fn deliver(
     pool: &PgPool,
     lease: Lease,
@@ -119,20 +119,20 @@ pub async fn deliver(
         .filter(|artifact| artifact.kind == artifact::ArtifactKind::Rendition)
         .count();
     let outcome = shortfall.map_or(Class::Ok, |failure| failure.class);
-    let reason = shortfall.map_or_else(|| Class::Ok.plain_words(), Failure::plain_words);
+    let reason = shortfall.map_or_else(|| Class::Ok.customer_message(), Failure::customer_message);
     let end = JobEnd {
         state: None,
-        delivered: RowId::new("jobs", lease.job).fits("n_delivered", delivered)?,
+        delivered: RowId::new("jobs", lease.job).convert("n_delivered", delivered)?,
         outcome,
         reason,
     };
     end_and_commit((transaction, job), end).await
 }
 
-/// Ends a job that delivered nothing: it fails, and the whole hold is released.
+/// Ends a job that delivered nothing: the job fails, and the whole hold is released.
 ///
 /// # Errors
-/// [`SettlementError`]. Nothing is written then.
+/// Returns a [`SettlementError`] if the job cannot be settled. Nothing is written in that case.
 pub async fn give_up(
     pool: &PgPool,
     lease: Lease,
@@ -146,7 +146,7 @@ pub async fn give_up(
                     state: Some(State::Failed),
                     delivered: 0,
                     outcome: failure.class,
-                    reason: failure.plain_words(),
+                    reason: failure.customer_message(),
                 },
             )
             .await

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bucket::Address;
 use common::config::{
-    API_MEMORY, Config, Links, Logins, MEMORY, Ports, Providers, Rates, Timing, Unpaid,
+    API_MEMORY, Config, FreeLimits, Links, Logins, MEMORY, Ports, Providers, Rates, Timing,
 };
 use domain::lanes::LaneTiming;
 use fakes::Fake;
@@ -60,7 +60,7 @@ pub struct Options {
     /// The file with the URL of Redis, if it changes.
     pub redis_url_file: Option<PathBuf>,
     /// What a tenant may use without paying.
-    pub unpaid: Unpaid,
+    pub free_limits: FreeLimits,
 }
 
 impl Default for Options {
@@ -89,7 +89,7 @@ impl Default for Options {
             rates: Rates::OFF,
             redis: None,
             redis_url_file: None,
-            unpaid: Unpaid::default(),
+            free_limits: FreeLimits::default(),
         }
     }
 }
@@ -100,9 +100,9 @@ impl Options {
         Self {
             credits: 100_000_000,
             lease: Timing::default().lease,
-            unpaid: Unpaid {
+            free_limits: FreeLimits {
                 cancel_allowance: 1_000_000,
-                ..Unpaid::default()
+                ..FreeLimits::default()
             },
             ..Self::default()
         }
@@ -149,7 +149,7 @@ impl Options {
             api_memory: self.api_memory,
             timing: Timing {
                 lease: self.lease,
-                look_every: Duration::from_millis(100),
+                probe_interval: Duration::from_millis(100),
                 retain_every: Duration::from_millis(200),
                 prune_every: Duration::from_millis(200),
                 reap_every: Duration::from_millis(200),
@@ -157,13 +157,13 @@ impl Options {
                 idle: Duration::from_secs(1),
                 poll: (Duration::from_millis(50), Duration::from_millis(300)),
                 lanes: LaneTiming {
-                    closed: (self.closed, self.closed * 4),
+                    breaker_open: (self.closed, self.closed * 4),
                     throttled: (Duration::from_millis(50), Duration::from_millis(500)),
                 },
                 grace: Duration::from_secs(10),
                 ..Timing::default()
             },
-            unpaid: self.unpaid,
+            free_limits: self.free_limits,
             models: self.models,
             providers: Providers {
                 wanted: None,

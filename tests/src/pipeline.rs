@@ -135,7 +135,7 @@ impl Pipeline {
         );
         let (url, metrics_url) = (address(&listener), address(&metrics));
         let mut app = api::App::connect(&config).await.unwrap();
-        app.farewell = Duration::ZERO;
+        app.drain_delay = Duration::ZERO;
         let api = run(|stop| api::serve(app, listener, Some(metrics), stop));
         let mut pipeline = Self {
             url,
@@ -284,7 +284,7 @@ impl Pipeline {
         let catalog = self.config.catalog().unwrap();
         let states = lanes.states(&catalog).await.unwrap().into_iter();
         let mut own = states.filter(|state| state.lane == *catalog.get(model).unwrap().lane());
-        own.next().unwrap().seen_by(self.tenant)
+        own.next().unwrap().for_tenant(self.tenant)
     }
 
     /// The bytes behind a link.
@@ -379,7 +379,7 @@ pub async fn verify_deep(
         }
     };
     let progress = deep::check(reader, &bucket, grace, report).await.unwrap();
-    findings.sort_by(|a, b| a.says.cmp(&b.says));
+    findings.sort_by(|a, b| a.text.cmp(&b.text));
     (findings, progress)
 }
 

@@ -4,7 +4,9 @@
 use std::os::unix::fs::symlink;
 use std::time::{Duration, Instant};
 
-use bucket::{Address, Bucket, BucketError, ContentDisposition, FileKind, Link, Listed, Stored};
+use bucket::{
+    Address, Bucket, BucketError, ContentDisposition, FileKind, Link, ListedObject, StoredObject,
+};
 use bytes::Bytes;
 use domain::clock;
 use futures::{StreamExt, TryStreamExt, stream};
@@ -77,9 +79,9 @@ fn bytes(text: &'static str) -> Bytes {
     Bytes::from_static(text.as_bytes())
 }
 
-async fn list(bucket: &Bucket) -> Vec<Listed> {
+async fn list(bucket: &Bucket) -> Vec<ListedObject> {
     let mut objects = bucket.list();
-    let mut listed: Vec<Listed> = objects.by_ref().try_collect().await.unwrap();
+    let mut listed: Vec<ListedObject> = objects.by_ref().try_collect().await.unwrap();
     assert!(
         objects.next().await.is_none(),
         "a stream that has ended stays ended"
@@ -93,7 +95,7 @@ async fn a_key_is_written_once() {
     for Kind { name, bucket, .. } in &all_kinds().await {
         let first = bucket.put_new("t/1/a", bytes("one")).await.unwrap();
         let sha256 = Sha256::digest("one").into();
-        assert_eq!(first, Stored { sha256, bytes: 3 }, "{name}");
+        assert_eq!(first, StoredObject { sha256, bytes: 3 }, "{name}");
         let again = bucket.put_new("t/1/a", bytes("one")).await.unwrap();
         assert_eq!(again, first, "{name}: the same bytes are success");
         let another = bucket.put_new("t/1/a", bytes("two")).await;
@@ -164,7 +166,7 @@ async fn all_pages_are_listed_at_google() {
     let bucket = open(&gcs.address("", &[]));
     let put = async |number: usize| bucket.put_new(&format!("t/{number}"), bytes("one")).await;
     let written = stream::iter(0..1_050).map(put).buffer_unordered(16);
-    let written: Vec<Stored> = written.try_collect().await.unwrap();
+    let written: Vec<StoredObject> = written.try_collect().await.unwrap();
     assert_eq!((written.len(), list(&bucket).await.len()), (1_050, 1_050));
 }
 
@@ -188,7 +190,7 @@ async fn link(bucket: &Bucket, seconds: u64) -> String {
     let link = bucket.link("t/1/a.png", shown, clock::now(), lifetime);
     match link.await.unwrap() {
         Link::Store(url) => url,
-        Link::Ours(path) => panic!("{path}"),
+        Link::Local(path) => panic!("{path}"),
     }
 }
 
@@ -242,7 +244,7 @@ async fn a_bucket_can_be_served_through_the_api() {
     };
     let link = bucket.link("t/1/a.png", shown, clock::now(), Duration::from_mins(1));
     assert!(
-        matches!(link.await.unwrap(), Link::Ours(path) if path.starts_with("/files/t/1/a.png?"))
+        matches!(link.await.unwrap(), Link::Local(path) if path.starts_with("/files/t/1/a.png?"))
     );
 }
 

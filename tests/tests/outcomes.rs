@@ -199,7 +199,7 @@ async fn walk_row(pipeline: &Pipeline, walk: &Walk) -> Result<String, String> {
     let words = job["outcome"]["reason"].as_str().unwrap_or_default();
     let documented = match class {
         Class::ModelRetired => format!("The provider no longer offers {}. Use ", walk.model),
-        class => class.plain_words().to_owned(),
+        class => class.customer_message().to_owned(),
     };
     if !words.starts_with(&documented) || (captured == 0) != words.ends_with("Nothing was charged.")
     {

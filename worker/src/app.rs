@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use anyhow::Context;
 use bucket::Bucket;
-use common::config::{Config, Timing, Unpaid};
+use common::config::{Config, FreeLimits, Timing};
 use common::files::ownership::Owner;
 use common::memory::Memory;
 use domain::catalog::Catalog;
@@ -57,7 +57,7 @@ pub struct App {
     /// How long things may take, and how often schedules run.
     pub timing: Timing,
     /// Limits on what tenants may use without paying.
-    pub unpaid: Unpaid,
+    pub free_limits: FreeLimits,
     /// How many jobs run at once, and whose they are.
     pub slots: Slots,
     /// The lanes that were unavailable at the last check, and the class that opened each circuit.
@@ -108,7 +108,7 @@ impl App {
         database::watch("worker", &pool);
         let owner = Owner::new(pool.clone(), bucket.clone());
         owner
-            .at_start()
+            .check_at_start()
             .await
             .context("the worker does not start")?;
         Ok(Self {
@@ -126,7 +126,7 @@ impl App {
             memory,
             leases: Leases::default(),
             timing: config.timing.clone(),
-            unpaid: config.unpaid,
+            free_limits: config.free_limits,
             slots,
             unavailable_lanes: Mutex::default(),
             redis_unavailable_since: Mutex::default(),

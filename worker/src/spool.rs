@@ -13,7 +13,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use backon::{BackoffBuilder, ExponentialBuilder, Retryable};
-use bucket::{Bucket, BucketError, PROBE_PREFIX, Stored};
+use bucket::{Bucket, BucketError, PROBE_PREFIX, StoredObject};
 use bytes::Bytes;
 use common::files::ownership::Owner;
 use tokio::sync::{Semaphore, SemaphorePermit, watch};
@@ -89,7 +89,7 @@ impl Spool {
         let asked = tokio::time::Instant::now();
         let object = match self.bucket.get(key).await {
             // A wrong bucket has no such object either; that must not read as "never stored".
-            Ok(None) => self.owner.usable_since(asked).await.map(|()| None),
+            Ok(None) => self.owner.must_be_usable_since(asked).await.map(|()| None),
             object => object,
         };
         match &object {
@@ -106,7 +106,7 @@ impl Spool {
     /// # Errors
     ///
     /// Fails with the last try's error; the job's next attempt makes the object again.
-    pub async fn put(&self, key: &str, bytes: Bytes) -> Result<Stored, BucketError> {
+    pub async fn put(&self, key: &str, bytes: Bytes) -> Result<StoredObject, BucketError> {
         (|| self.put_once(key, bytes.clone()))
             .retry(retry_delays().with_max_times(3))
             .when(BucketError::is_transient)
@@ -127,7 +127,7 @@ impl Spool {
         held_beside: usize,
         until: Option<Instant>,
         first_error: BucketError,
-    ) -> Result<Stored, BucketError> {
+    ) -> Result<StoredObject, BucketError> {
         if !first_error.is_transient() {
             return Err(first_error);
         }
@@ -166,7 +166,7 @@ impl Spool {
     /// bucket answered within [`PROBE_AFTER`]. A bucket that was unavailable must take a write
     /// before it counts as available: a full one can still be read.
     pub async fn probe(&self) {
-        if let Err(error) = self.owner.usable().await {
+        if let Err(error) = self.owner.must_be_usable().await {
             return self.mark_unavailable(&error);
         }
         let unavailable = *self.unavailable.borrow();
@@ -198,12 +198,12 @@ impl Spool {
     /// # Errors
     ///
     /// Fails when the bucket refuses the object, does not answer, or is not the right one.
-    pub async fn put_once(&self, key: &str, bytes: Bytes) -> Result<Stored, BucketError> {
+    pub async fn put_once(&self, key: &str, bytes: Bytes) -> Result<StoredObject, BucketError> {
         let put = async {
-            self.owner.usable().await?;
+            self.owner.must_be_usable().await?;
             let stored = self.bucket.put_new(key, bytes).await?;
             let written = tokio::time::Instant::now();
-            self.owner.usable_since(written).await?;
+            self.owner.must_be_usable_since(written).await?;
             Ok(stored)
         }
         .await;

@@ -135,14 +135,14 @@ fn start_schedules(app: &Arc<App>, schedules: &CancellationToken, stop: &Cancell
     // stop, because results that wait for the bucket are stored during the grace.
     every(
         app,
-        timing.look_every,
+        timing.probe_interval,
         Duration::MAX,
         schedules,
         watch_bucket::run,
     );
     every(
         app,
-        timing.look_every,
+        timing.probe_interval,
         Duration::MAX,
         stop,
         watch_drain::run,

@@ -11,13 +11,14 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep};
 
-use super::table::{Phase, RefusalReason, Slot};
+use super::table::{CloseReason, Phase, Slot};
 
 /// A stream that fails when the client is too slow.
 pub(super) struct TimedStream {
     stream: TcpStream,
     slot: Arc<Slot>,
-    /// When the head of a request must be complete, or the idle time ends. It has no meaning while a request is answered.
+    /// When the head of a request must be complete, or when the idle time ends. The deadline has no meaning while a request is
+    /// answered.
     read_deadline: Pin<Box<Sleep>>,
     /// When the client must have read something; `None` while it reads fast enough.
     write_deadline: Option<Pin<Box<Sleep>>>,
@@ -55,7 +56,7 @@ impl TimedStream {
             .write_deadline
             .get_or_insert_with(|| Box::pin(sleep(timeout)));
         ready!(deadline.as_mut().poll(context));
-        Poll::Ready(Err(self.slot.timed_out(RefusalReason::Write)))
+        Poll::Ready(Err(self.slot.timed_out(CloseReason::WriteTimeout)))
     }
 }
 
@@ -74,7 +75,7 @@ impl AsyncRead for TimedStream {
                     self.slot.enter(Phase::ReadingHead);
                     self.restart_read_deadline();
                 }
-                // The deadline runs on: it is for the whole head, counted from the start of the connection.
+                // The deadline stays as it is, because it is for the whole head, counted from the start of the connection.
                 Phase::Silent => self.slot.enter(Phase::ReadingHead),
                 Phase::ReadingHead | Phase::Answering | Phase::Sending => {}
             }
@@ -85,8 +86,8 @@ impl AsyncRead for TimedStream {
         }
         ready!(self.read_deadline.as_mut().poll(context));
         Poll::Ready(Err(match self.slot.phase() {
-            Phase::Silent => self.slot.timed_out(RefusalReason::Silent),
-            Phase::ReadingHead => self.slot.timed_out(RefusalReason::Head),
+            Phase::Silent => self.slot.timed_out(CloseReason::NoRequest),
+            Phase::ReadingHead => self.slot.timed_out(CloseReason::HeadTimeout),
             // The end of the idle time is normal, so it is not counted as a refusal.
             _ => io::ErrorKind::TimedOut.into(),
         }))
@@ -122,7 +123,7 @@ impl AsyncWrite for TimedStream {
         if self.slot.phase() == Phase::Sending {
             self.slot.set_idle();
             self.restart_read_deadline();
-            // Hyper may not read again before the deadline. Polling it here registers it to wake the connection.
+            // Hyper may not read again before the deadline. Polling the deadline here registers it to wake the connection.
             let _ = self.read_deadline.as_mut().poll(context);
         }
         Poll::Ready(Ok(()))
@@ -133,7 +134,7 @@ impl AsyncWrite for TimedStream {
     }
 }
 
-/// The body of an answer. Hyper drops it when it has taken the last byte; then the phase `Sending` begins.
+/// The body of an answer. Hyper drops the body when it has taken the last byte. Then the phase `Sending` begins.
 pub(super) struct AnswerBody {
     body: Body,
     slot: Arc<Slot>,

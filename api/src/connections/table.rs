@@ -19,30 +19,30 @@ pub(super) struct Table {
     port: Port,
     counts: Mutex<Counts>,
     /// One limiter of log lines for each reason.
-    logs: [OncePerSecond; RefusalReason::ALL.len()],
+    logs: [OncePerSecond; CloseReason::ALL.len()],
 }
 
 /// Why the API refuses or closes a connection.
 #[derive(Clone, Copy, Debug, strum::IntoStaticStr, strum::VariantArray)]
 #[strum(serialize_all = "snake_case")]
-pub(super) enum RefusalReason {
-    /// Its address has reached the limit per address.
+pub(super) enum CloseReason {
+    /// The client's address has reached the limit per address.
     Address,
     /// The port has reached its total limit, and every connection has a request under way.
     Total,
-    /// Another connection needed its slot.
+    /// Another connection needed the slot.
     Displaced,
-    /// The system has no more files.
+    /// The system has no more file descriptors.
     Files,
     /// No byte of a request was sent. Browsers open such connections in advance.
-    Silent,
+    NoRequest,
     /// The head of a request was not sent in time.
-    Head,
+    HeadTimeout,
     /// The client read nothing of its answer in time.
-    Write,
+    WriteTimeout,
 }
 
-impl RefusalReason {
+impl CloseReason {
     const ALL: &'static [Self] = <Self as strum::VariantArray>::VARIANTS;
 
     fn as_str(self) -> &'static str {
@@ -62,9 +62,9 @@ impl RefusalReason {
             Self::Files => {
                 "not accepted: the system has no more files; raise the limit of open files or lower PLATEN_CONNECTIONS"
             }
-            Self::Silent => "closed: no request was sent in time",
-            Self::Head => "closed: the head of a request was not sent in time",
-            Self::Write => "closed: nothing of an answer was read in time",
+            Self::NoRequest => "closed: no request was sent in time",
+            Self::HeadTimeout => "closed: the head of a request was not sent in time",
+            Self::WriteTimeout => "closed: nothing of an answer was read in time",
         }
     }
 }
@@ -73,7 +73,7 @@ impl RefusalReason {
 struct Counts {
     open: usize,
     by_network: HashMap<Network, usize>,
-    /// Connections without a request, by a growing number: the first has been without a request for the longest time.
+    /// Connections without a request, by a growing number. The first one has been without a request for the longest time.
     waiting: BTreeMap<u64, Arc<Slot>>,
     next_number: u64,
 }
@@ -81,7 +81,7 @@ struct Counts {
 /// A connection's slot in the table. It is freed when its [`SlotGuard`] is dropped or another connection displaces this one.
 pub(super) struct Slot {
     table: Arc<Table>,
-    /// `None` for a trusted proxy.
+    /// The network of the client; `None` for a trusted proxy.
     network: Option<Network>,
     phase: AtomicU8,
     /// Read and written only while the table's lock is held, so that a connection is not displaced while its request begins.
@@ -91,9 +91,9 @@ pub(super) struct Slot {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum State {
-    /// Without a request, under this number in `Counts::waiting`.
+    /// The connection has no request. It has this number in `Counts::waiting`.
     Waiting(u64),
-    /// With a request under way.
+    /// The connection has a request under way.
     Busy,
     /// Another connection has the slot.
     Displaced,
@@ -103,13 +103,13 @@ enum State {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum Phase {
-    /// It has sent nothing since the last answer.
+    /// The client has sent nothing since the last answer.
     Idle,
-    /// It has sent nothing at all.
+    /// The client has sent nothing at all.
     Silent,
-    /// It is sending the head of a request.
+    /// The client is sending the head of a request.
     ReadingHead,
-    /// Its request is being read or answered.
+    /// A request is being read or answered.
     Answering,
     /// The rest of an answer is being written to the socket.
     Sending,
@@ -120,7 +120,7 @@ impl Table {
         let limit = i64::try_from(port.total).unwrap_or(i64::MAX);
         CONNECTIONS_LIMIT.with_label_values(&[port.name]).set(limit);
         // Counters are exported as 0 from the start. Otherwise Prometheus would not see the first event as an increase.
-        for &reason in RefusalReason::ALL {
+        for &reason in CloseReason::ALL {
             CONNECTIONS_REFUSED
                 .with_label_values(&[port.name, reason.as_str()])
                 .inc_by(0);
@@ -136,21 +136,21 @@ impl Table {
         &self.port
     }
 
-    /// Gives a new connection a slot; `None` if it must be closed.
+    /// Gives a new connection a slot. Returns `None` if the connection must be closed.
     pub(super) fn admit(self: &Arc<Self>, peer: IpAddr) -> Option<SlotGuard> {
         let peer = peer.to_canonical();
         let is_proxy = self.port.proxies.iter().any(|net| net.contains(&peer));
-        let network = (!is_proxy).then(|| Network::of(peer));
+        let network = (!is_proxy).then(|| Network::from_address(peer));
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         let of_network = network.and_then(|network| counts.by_network.get(&network));
         if of_network.is_some_and(|open| *open >= self.port.per_address) {
             drop(counts);
-            self.refuse(RefusalReason::Address);
+            self.count_and_log(CloseReason::Address);
             return None;
         }
         if counts.open >= self.port.total && !self.displace_oldest(&mut counts) {
             drop(counts);
-            self.refuse(RefusalReason::Total);
+            self.count_and_log(CloseReason::Total);
             return None;
         }
         counts.open += 1;
@@ -175,34 +175,35 @@ impl Table {
             return false;
         };
         slot.set(State::Displaced);
-        // Counted as gone at once, so that the new connection fits in; its guard finds `Displaced` and does not count it again.
+        // The connection counts as closed at once, so that the new connection fits in. Its guard later finds `Displaced` and does
+        // not count it again.
         counts.remove(&slot);
         self.count_closed();
         slot.displaced.notify_one();
-        self.refuse(RefusalReason::Displaced);
+        self.count_and_log(CloseReason::Displaced);
         true
     }
 
-    /// Closes a connection without a request, because the system has no file for another connection.
-    pub(super) fn free_a_file(&self) {
+    /// Closes the oldest connection without a request, because the system has no file descriptor for another connection.
+    pub(super) fn free_file_descriptor(&self) {
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         self.displace_oldest(&mut counts);
         drop(counts);
-        self.refuse(RefusalReason::Files);
+        self.count_and_log(CloseReason::Files);
     }
 
-    /// Counts a connection that is refused or closed, and logs it: one line a second for each reason.
-    pub(super) fn refuse(&self, reason: RefusalReason) {
+    /// Counts a connection that is refused or closed, and logs it. There is at most one log line a second for each reason.
+    pub(super) fn count_and_log(&self, reason: CloseReason) {
         let (port, why) = (self.port.name, reason.as_str());
         CONNECTIONS_REFUSED.with_label_values(&[port, why]).inc();
         let log = &self.logs[reason as usize];
-        log.say(move |connections| {
+        log.log(move |connections| {
             let explanation = reason.explanation();
             match reason {
-                RefusalReason::Address
-                | RefusalReason::Total
-                | RefusalReason::Displaced
-                | RefusalReason::Files => {
+                CloseReason::Address
+                | CloseReason::Total
+                | CloseReason::Displaced
+                | CloseReason::Files => {
                     tracing::warn!(
                         port,
                         reason = why,
@@ -210,7 +211,7 @@ impl Table {
                         "Within one second {connections} connections were {explanation}"
                     );
                 }
-                RefusalReason::Head | RefusalReason::Write => {
+                CloseReason::HeadTimeout | CloseReason::WriteTimeout => {
                     tracing::info!(
                         port,
                         reason = why,
@@ -218,7 +219,7 @@ impl Table {
                         "Within one second {connections} connections were {explanation}"
                     );
                 }
-                RefusalReason::Silent => {
+                CloseReason::NoRequest => {
                     tracing::debug!(
                         port,
                         reason = why,
@@ -287,8 +288,8 @@ impl Slot {
     }
 
     /// Counts the connection as too slow, and returns the error that closes it.
-    pub(super) fn timed_out(&self, reason: RefusalReason) -> io::Error {
-        self.table.refuse(reason);
+    pub(super) fn timed_out(&self, reason: CloseReason) -> io::Error {
+        self.table.count_and_log(reason);
         io::ErrorKind::TimedOut.into()
     }
 

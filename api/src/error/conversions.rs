@@ -1,7 +1,7 @@
 //! Turns the errors of the layers below into problems.
 
 use bucket::BucketError;
-use common::admission::Refusal;
+use common::admission::AdmissionError;
 use common::people::operator::OperatorError;
 use common::settlement::SettlementError;
 use domain::catalog::NotOffered;
@@ -22,7 +22,8 @@ impl From<sqlx::Error> for Problem {
     }
 }
 
-/// Whether the failure is the database's and may pass: a lost connection, a lock, a restart. Any other failure is a bug of ours.
+/// Whether the database caused the failure and a later try may succeed: a lost connection, a lock, a restart. Any other failure is
+/// a bug in our code.
 fn is_transient(error: &sqlx::Error) -> bool {
     match error {
         // Classes of SQLSTATE codes (PostgreSQL manual, appendix A): connection exception, invalid transaction state, transaction
@@ -42,10 +43,10 @@ fn is_transient(error: &sqlx::Error) -> bool {
     }
 }
 
-impl From<Refusal> for Problem {
-    fn from(refusal: Refusal) -> Self {
-        match refusal {
-            Refusal::InsufficientCredits { needed, available } => Self::new(
+impl From<AdmissionError> for Problem {
+    fn from(error: AdmissionError) -> Self {
+        match error {
+            AdmissionError::InsufficientCredits { needed, available } => Self::new(
                 Code::InsufficientCredits,
                 format!(
                     "This needs {needed}, and {available} are available. Ask for less, or add credits."
@@ -53,12 +54,15 @@ impl From<Refusal> for Problem {
             )
             .with("needed", needed.get())
             .with("available", available.get()),
-            Refusal::UploadGone => Self::new(
+            AdmissionError::UploadGone => Self::new(
                 Code::Gone,
                 "An upload of this job was deleted while the job was being submitted: leave it out.",
             ),
-            Refusal::AllowanceUsed { used, least } => {
-                let least = least.as_secs();
+            AdmissionError::AllowanceUsed {
+                used,
+                shortest_deadline,
+            } => {
+                let least = shortest_deadline.as_secs();
                 Self::allowance_used(
                     used,
                     format!(
@@ -67,7 +71,7 @@ impl From<Refusal> for Problem {
                 )
                 .with("least", least)
             }
-            Refusal::StorageFull {
+            AdmissionError::StorageFull {
                 more,
                 stored,
                 limit,
@@ -81,18 +85,18 @@ impl From<Refusal> for Problem {
             .with("needed", more)
             .with("stored", stored)
             .with("limit", limit),
-            refusal @ Refusal::Redriven(_) => {
+            error @ AdmissionError::Redriven(_) => {
                 // Only operators redrive jobs, and their requests do not come through here.
-                tracing::error!(%refusal, "A job of a tenant was refused with a refusal of redrives");
+                tracing::error!(%error, "A job of a tenant was refused with a refusal of redrives");
                 Self::from(Code::Internal)
             }
-            Refusal::Inactive => Self::from(Code::TenantInactive),
-            Refusal::KeyReused => Self::from(Code::IdempotencyKeyReused),
-            Refusal::Amount(error) => {
+            AdmissionError::Inactive => Self::from(Code::TenantInactive),
+            AdmissionError::KeyReused => Self::from(Code::IdempotencyKeyReused),
+            AdmissionError::Amount(error) => {
                 tracing::error!(%error, "The amount of a quote is out of range");
                 Self::from(Code::Internal)
             }
-            Refusal::Database(error) => error.into(),
+            AdmissionError::Database(error) => error.into(),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Bodies: checks their declared type, reads their bytes and decompresses them (gzip and zstd).
 //!
-//! The limit of size applies before and after decompression: a small body that expands without end is refused like a large one, and
-//! is never held in memory as a whole.
+//! The limit of size applies before and after decompression. So a small body that expands without end is refused like a large body,
+//! and is never in memory as a whole.
 
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -30,7 +30,7 @@ const DISCARD_TIMEOUT: Duration = Duration::from_secs(5);
 /// The bytes of a body that is declared as JSON. A large body keeps its memory permit until the last part of it is dropped.
 #[derive(Debug)]
 pub struct JsonBody(
-    /// The decompressed bytes; not parsed yet.
+    /// The decompressed bytes, which are not parsed yet.
     pub Bytes,
 );
 
@@ -39,7 +39,7 @@ impl FromRequest<Arc<App>> for JsonBody {
 
     async fn from_request(request: Request, app: &Arc<App>) -> Result<Self, Problem> {
         check_declared_as_json(request.headers())?;
-        // Twice the size: the bytes, and what is parsed from them.
+        // Twice the size of the body is reserved: for the bytes, and for what is parsed from them.
         Ok(Self(body(request, app, 2).await?))
     }
 }
@@ -59,13 +59,15 @@ impl FromRequest<Arc<App>> for AnyBody {
     }
 }
 
-/// Reads a body. Memory for `times` its size is reserved first: for the declared length before a byte is read; without a declared
-/// length, step by step as the body grows.
+/// Reads a body. Memory for `times` its size is reserved first. If the length is declared, the memory is reserved before a byte is
+/// read. Otherwise it is reserved step by step as the body grows.
 async fn body(request: Request, app: &App, times: usize) -> Result<Bytes, Problem> {
     let coding = coding(request.headers())?;
     let declared = declared_length(request.headers());
     let tenant = request.extensions().get::<TenantId>().copied();
-    let mut permit = app.budget.body(app.shares.of_some(tenant), times);
+    let mut permit = app
+        .budget
+        .body(app.shares.for_tenant_or_nobody(tenant), times);
     let mut frames = request.into_body().into_data_stream();
     if declared > MAX_BODY {
         discard(frames).await;
@@ -88,7 +90,9 @@ async fn body(request: Request, app: &App, times: usize) -> Result<Bytes, Proble
     let Some(coding) = coding else {
         return Ok(permit.hold(bytes));
     };
-    let mut decoded_permit = app.budget.body(app.shares.of_some(tenant), times);
+    let mut decoded_permit = app
+        .budget
+        .body(app.shares.for_tenant_or_nobody(tenant), times);
     let runtime = Handle::current();
     // Decompressing megabytes here would stall every other request of this thread.
     tokio::task::spawn_blocking(move || {
@@ -156,7 +160,7 @@ enum Coding {
     Zstd,
 }
 
-/// The coding of a body; `None` if it is not compressed.
+/// Reads the coding of a body. Returns `None` if the body is not compressed.
 fn coding(headers: &HeaderMap) -> Result<Option<Coding>, Problem> {
     let values = headers.get_all(header::CONTENT_ENCODING).iter();
     let names: Vec<String> = values
@@ -218,12 +222,12 @@ impl Coding {
     }
 }
 
-/// The decompressed bytes so far. It refuses to grow beyond its bound.
+/// The decompressed bytes so far. The output refuses to grow beyond its bound.
 struct BoundedOutput<G> {
     bytes: Vec<u8>,
     max: usize,
     grow: G,
-    /// Why no more is accepted. `io::Error` cannot carry a problem, so it is kept here.
+    /// Why no more bytes are accepted. `io::Error` cannot carry a problem, so the problem is kept here.
     refused: Option<Problem>,
 }
 

@@ -1,5 +1,5 @@
-//! Says in words what a place of a body or query may hold. The words are made from the schemas of `/openapi.json`, so errors and the
-//! contract cannot disagree.
+//! Describes in words what a place of a body or query may contain. The words are made from the schemas of `/openapi.json`, so
+//! errors and the contract cannot disagree.
 
 use serde_json::Value;
 
@@ -30,7 +30,7 @@ pub(super) fn child<'a>(schema: &'a Value, key: &str) -> &'a Value {
     found.map_or(&UNKNOWN, without_null)
 }
 
-/// Of a schema that allows `null` or another schema: the other one.
+/// If a schema allows `null` or another schema, returns the other schema. Returns any other schema unchanged.
 pub(super) fn without_null(schema: &Value) -> &Value {
     let choices = schema["oneOf"]
         .as_array()

@@ -1,8 +1,8 @@
 //! JSON bodies: parsed into Rust types, and errors explained in the words of the contract.
 //!
-//! A body is first read strictly, by [`strict_json`](super::strict_json). Then every field that is `null` is removed: everywhere, a
-//! field that is `null` counts as left out. What Rust's types refuse is explained by the schema that `/openapi.json` shows for the
-//! same body.
+//! A body is first read strictly, by [`strict_json`](super::strict_json). Then every field that is `null` is removed, because a
+//! `null` field counts as missing. If Rust's types refuse a value, the error is explained with the schema that `/openapi.json`
+//! shows for the same body.
 
 use std::any::TypeId;
 use std::collections::HashMap;
@@ -21,8 +21,9 @@ use crate::error::{Problem, sentence, truncate};
 /// Parses a body that is one JSON object.
 ///
 /// # Errors
-/// [`Code::MalformedJson`](crate::error::Code::MalformedJson) if it is not JSON, and
-/// [`Code::InvalidRequest`](crate::error::Code::InvalidRequest), with a pointer to the place, if it does not fit `T` or is too large.
+/// Returns [`Code::MalformedJson`](crate::error::Code::MalformedJson) if the text is not JSON, and
+/// [`Code::InvalidRequest`](crate::error::Code::InvalidRequest), with a pointer to the place, if it does not fit `T` or is too
+/// large.
 pub fn json<T: DeserializeOwned + ToSchema + 'static>(body: &[u8]) -> Result<T, Problem> {
     let schema = schema_of::<T>();
     let mut tree = strict_json::read(body, schema)?;
@@ -33,7 +34,8 @@ pub fn json<T: DeserializeOwned + ToSchema + 'static>(body: &[u8]) -> Result<T, 
     drop_nulls(&mut tree, schema);
     serde_path_to_error::deserialize(tree).map_err(|error| {
         let pointer = pointer(error.path());
-        // Deserializing has consumed the tree, and the explanation needs what was sent. Errors are rare: read it again.
+        // Deserializing has consumed the tree, and the explanation needs the values that were sent. Errors are rare, so the body is
+        // read again.
         match strict_json::read(body, schema) {
             Ok(tree) => {
                 let violation = violation(schema, &tree, pointer, &error.inner().to_string());
@@ -54,13 +56,13 @@ fn schema_of<T: ToSchema + 'static>() -> &'static Value {
         return schema;
     }
     drop(schemas);
-    // The leak is bounded: the contract has a handful of bodies.
+    // The leak is bounded, because the contract has only a few bodies.
     let schema: &'static Value = Box::leak(Box::new(json!(T::schema())));
     let mut schemas = SCHEMAS.write().unwrap_or_else(PoisonError::into_inner);
     schemas.entry(body).or_insert(schema)
 }
 
-/// Explains serde's `error` at a place, without its words for Rust types.
+/// Explains serde's `error` at a place, without serde's words for Rust types.
 fn violation(schema: &Value, tree: &Value, pointer: String, error: &str) -> Violation {
     let here = schema_at(schema, &pointer);
     if let Some(field) = quoted_name(error, "missing field `") {
@@ -85,7 +87,7 @@ fn violation(schema: &Value, tree: &Value, pointer: String, error: &str) -> Viol
     let detail = if is_serdes_own || here["format"] == "date-time" {
         let wanted = expected(here);
         match tree.pointer(&pointer) {
-            // A string was sent and another string is expected: naming the type would not help.
+            // A string was sent and another string is expected, so naming the type would not help.
             Some(Value::String(_)) if kind(here) == Some("string") => {
                 format!("Expected {wanted}.")
             }

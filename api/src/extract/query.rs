@@ -105,10 +105,10 @@ fn unusable(known: &[Value], rejection: &(dyn Error + 'static)) -> Problem {
     Problem::new(Code::InvalidQuery, detail)
 }
 
-/// Refuses a text to search for that holds a NUL character: Postgres cannot store one, and fails if it is sent one.
+/// Refuses a search text that contains a NUL character, because Postgres fails on such a text.
 ///
 /// # Errors
-/// [`Code::InvalidQuery`], naming the parameter.
+/// Returns [`Code::InvalidQuery`], which names the parameter, if the query does not fit `T`.
 pub fn refuse_nul(parameter: &str, text: Option<&str>) -> Result<(), Problem> {
     match text {
         Some(text) if text.contains('\0') => Err(Problem::new(

@@ -1,7 +1,8 @@
 //! Reads JSON strictly: no object may name a field twice, and everything is counted while it is read.
 //!
-//! Values, nesting, and the lengths of names and texts have limits; lists and objects have those of the schema. Reading stops at the
-//! first value over a limit, so a refused body takes at most a small multiple of its own size in memory.
+//! The number of values, the nesting, and the lengths of names and texts have limits. Lists and objects have the limits of the
+//! schema. Reading stops at the first value over a limit, so a refused body takes at most a small multiple of its own size in
+//! memory.
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -19,7 +20,8 @@ use crate::error::{Code, Problem, truncate};
 const MAX_VALUES: usize = 2_000;
 /// How deep objects and lists may be nested. Valid bodies need at most four levels.
 const MAX_NESTING: usize = 16;
-/// The longest name of a field, in bytes: a key of `metadata` has at most 64 characters of four bytes.
+/// The longest name of a field, in bytes. The longest valid name is a key of `metadata`, which has at most 64 characters of four
+/// bytes.
 const MAX_KEY_BYTES: usize = 256;
 /// The longest text, in bytes, except files in base64. No field allows more than 8,000 characters.
 const MAX_TEXT_BYTES: usize = 64 * 1024;
@@ -27,8 +29,8 @@ const MAX_TEXT_BYTES: usize = 64 * 1024;
 /// Reads a whole body.
 ///
 /// # Errors
-/// [`Code::InvalidRequest`] for the first value over a limit or the first repeated field; [`Code::MalformedJson`] if the body is not
-/// JSON.
+/// Returns [`Code::InvalidRequest`] for the first value over a limit or the first repeated field, and [`Code::MalformedJson`] if
+/// the body is not JSON.
 pub(super) fn read(body: &[u8], schema: &Value) -> Result<Value, Problem> {
     let (refused, values) = (RefCell::default(), Cell::default());
     let mut deserializer = serde_json::Deserializer::from_slice(body);
@@ -66,7 +68,7 @@ fn syntax_error(body: &[u8], error: &serde_json::Error) -> String {
     format!("The body is not JSON from line {line}, column {column} on: {why}.")
 }
 
-/// The place of a value in the body. It is written as a JSON pointer, and only if an error needs it.
+/// The place of a value in the body. It is written as a JSON pointer, which is built only if an error needs it.
 #[derive(Clone, Copy)]
 enum Location<'a> {
     Root,
@@ -127,7 +129,7 @@ impl StrictValue<'_> {
         Ok(())
     }
 
-    /// Checks that the schema allows one more entry or item; `limit` is the keyword that bounds them.
+    /// Checks that the schema allows one more entry or item. `limit` is the keyword of the schema that limits their number.
     fn check_room<E: serde::de::Error>(
         &self,
         count: usize,
@@ -274,7 +276,7 @@ impl<'de> Visitor<'de> for StrictValue<'_> {
     }
 }
 
-/// Reads the next item of a list, if there is one; only then is it checked whether the list has room for it.
+/// Reads the next item of a list. Only if there is one, checks whether the list may have one more item.
 struct NextItem<'a> {
     list: &'a StrictValue<'a>,
     index: usize,

@@ -141,7 +141,8 @@ fn add_problems(operation: &mut Value) {
     }
 }
 
-/// utoipa copies the schema of the items into the schema of a generic list. Refers to the items' own schema instead, as everywhere else.
+/// utoipa copies the schema of the items into the schema of a generic list. This function makes the list refer to the items' own
+/// schema instead, as everywhere else.
 fn refer_to_items(document: &mut Value) {
     let schemas = &mut document["components"]["schemas"];
     let names: Vec<String> = fields(schemas).map(|(name, _)| name.clone()).collect();
@@ -200,7 +201,7 @@ pub(crate) fn body_schemas(document: &Value) -> Vec<String> {
         .collect()
 }
 
-/// Allows `null` for every field of a body that may be left out: in all bodies, a field that is `null` counts as left out.
+/// Allows `null` for every optional field of a body, because a `null` field counts as missing.
 pub fn make_nullable(schema: &mut Value) {
     let required = schema["required"].as_array().cloned().unwrap_or_default();
     for (name, field) in schema.get_mut("properties").into_iter().flat_map(fields) {
@@ -221,7 +222,8 @@ pub fn make_nullable(schema: &mut Value) {
     }
 }
 
-fn allow_null(schema: &mut Value) {
+/// Allows `null` in addition to the type and the values that a schema allows.
+pub(crate) fn allow_null(schema: &mut Value) {
     if let Some(single_type) = schema["type"].as_str() {
         schema["type"] = json!([single_type, "null"]);
     }

@@ -1,8 +1,10 @@
-//! One rate limit, for everybody it counts: the generic cell rate algorithm (GCRA), a token bucket that needs one number per client.
+//! One rate limit and its counts for all clients. It uses the generic cell rate algorithm (GCRA), a token bucket that needs one
+//! number per client.
 //!
-//! The number is the time when the bucket is full again. If that time is past, the bucket is full, like that of an unknown client: so
-//! such entries can be dropped when the table is full, and nobody gains anything by it. If all entries are still needed, new clients
-//! share a few buckets. That is stricter, never looser, so a client cannot get rid of its own entry by filling the table.
+//! The number is the time when the bucket is full again. If that time is past, the bucket is full, like the bucket of an unknown
+//! client. So such entries can be dropped when the table is full, and no client gains anything by it. If all entries are still
+//! needed, new clients share a few buckets. Sharing makes the limit stricter and never looser, so a client cannot get rid of its
+//! own entry by filling the table.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -37,7 +39,7 @@ struct Table {
 
 /// A client's count after a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Standing {
+pub(super) struct QuotaStatus {
     /// How many requests are allowed now.
     pub(super) remaining: u32,
     /// Seconds until the bucket is full.
@@ -70,35 +72,35 @@ impl Quota {
     }
 
     /// Counts a request, at a time since the start of the process. A refused request is not counted.
-    pub(super) fn take(&self, who: u64, now: Duration) -> Standing {
+    pub(super) fn take(&self, who: u64, now: Duration) -> QuotaStatus {
         self.count(who, now, self.interval)
     }
 
-    /// The standing of a client, without counting a request.
-    pub(super) fn peek(&self, who: u64, now: Duration) -> Standing {
+    /// The status of a client, without counting a request.
+    pub(super) fn peek(&self, who: u64, now: Duration) -> QuotaStatus {
         self.count(who, now, 0)
     }
 
-    fn count(&self, who: u64, now: Duration, cost: u64) -> Standing {
+    fn count(&self, who: u64, now: Duration, cost: u64) -> QuotaStatus {
         let now = nanoseconds(now);
         let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
         let entry = table.entry(who, now);
         let full_at = table.full_at.get(&entry).copied().unwrap_or(0).max(now);
-        // Also with no cost: `peek` asks whether the next request would be allowed.
+        // The cost of one request is added even for `peek`, which asks whether the next request would be allowed.
         let after = full_at.saturating_add(self.interval);
         let over = after.saturating_sub(now.saturating_add(self.capacity()));
         if over > 0 {
-            return self.standing(full_at - now, Some(over.div_ceil(SECOND).max(1)));
+            return self.status(full_at - now, Some(over.div_ceil(SECOND).max(1)));
         }
         if cost > 0 {
             table.full_at.insert(entry, after);
         }
-        self.standing(full_at.saturating_add(cost) - now, None)
+        self.status(full_at.saturating_add(cost) - now, None)
     }
 
-    fn standing(&self, missing: u64, refused: Option<u64>) -> Standing {
+    fn status(&self, missing: u64, refused: Option<u64>) -> QuotaStatus {
         let used = u32::try_from(missing.div_ceil(self.interval)).unwrap_or(u32::MAX);
-        Standing {
+        QuotaStatus {
             remaining: if refused.is_some() {
                 0
             } else {
@@ -159,10 +161,10 @@ mod tests {
     fn a_burst_is_allowed_and_then_the_rate() {
         let quota = quota();
         for left in (0..10).rev() {
-            let standing = quota.take(7, NOW);
-            assert_eq!((standing.remaining, standing.refused), (left, None));
+            let status = quota.take(7, NOW);
+            assert_eq!((status.remaining, status.refused), (left, None));
         }
-        let refused = Standing {
+        let refused = QuotaStatus {
             remaining: 0,
             reset: 5,
             refused: Some(1),
@@ -176,7 +178,7 @@ mod tests {
         let full = quota.peek(7, NOW + Duration::from_mins(1));
         assert_eq!(
             full,
-            Standing {
+            QuotaStatus {
                 remaining: 10,
                 reset: 0,
                 refused: None

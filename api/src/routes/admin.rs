@@ -1,4 +1,4 @@
-//! The operators' routes; `platen admin` does the same. Every action needs a reason and is written to the audit log.
+//! The operators' routes. `platen admin` does the same. Every action needs a reason and is written to the audit log.
 
 pub mod actions;
 pub mod jobs;
@@ -8,7 +8,7 @@ pub mod workers;
 
 use axum::response::Response;
 use common::people::operator::MAX_REASON;
-use common::people::operator::once::{OperatorRequest, Replied};
+use common::people::operator::once::{OperatorReply, OperatorRequest};
 use domain::generation::Violation;
 use domain::id::TenantId;
 use domain::idempotency::Request;
@@ -20,7 +20,7 @@ use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
 
 use crate::auth::Operator;
 use crate::error::{Problem, Result};
-use crate::idempotency::Key;
+use crate::idempotency::IdempotencyKey;
 
 /// The reason for an action.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -31,7 +31,7 @@ pub struct Reason {
     reason: String,
 }
 
-/// The actor of an operator's action, with its reason.
+/// Checks the reason, and returns the actor of an operator's action.
 fn actor(reason: &str) -> Result<Actor<'_>> {
     let length = reason.trim().chars().count();
     if visible::is_blank(reason) || length > MAX_REASON || reason.contains('\0') {
@@ -50,17 +50,17 @@ impl Reason {
     /// The request of an operator whose body is only a reason.
     fn operator_request<'a>(&'a self, request: &'a Request) -> Result<OperatorRequest<'a>> {
         Ok(OperatorRequest {
-            act: actor(&self.reason)?,
+            actor: actor(&self.reason)?,
             request,
         })
     }
 }
 
 /// Writes the answer to an operator's POST, new or repeated.
-fn replied(key: &Key, replied: Replied) -> Response {
-    match replied {
-        Replied::New(answer) => key.answer(answer),
-        Replied::Repeated(answer) => key.replay(answer),
+fn operator_response(key: &IdempotencyKey, reply: OperatorReply) -> Response {
+    match reply {
+        OperatorReply::New(answer) => key.answer(answer),
+        OperatorReply::Repeated(answer) => key.replay(answer),
     }
 }
 
@@ -83,6 +83,6 @@ fn reason() -> Schema {
         .min_length(Some(1))
         .max_length(Some(MAX_REASON))
         .pattern(Some(visible::visible_pattern()))
-        .examples(["the provider's outage of this morning"])
+        .examples(["this morning's outage at the provider"])
         .into()
 }

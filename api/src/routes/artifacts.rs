@@ -28,7 +28,7 @@ pub struct ArtifactView {
     /// The job that made it.
     #[schema(value_type = String, example = "job_01kavm5pw8e0t9xqyp7x9r7m4b")]
     pub job: JobId,
-    /// Which kind of file of the output it is.
+    /// Which kind of file this is.
     #[schema(inline)]
     pub role: ArtifactKind,
     /// The number of the job's output that the file belongs to, from 0.
@@ -42,7 +42,7 @@ pub struct ArtifactView {
     pub height: u32,
     /// The size of the file.
     pub bytes: i64,
-    /// Whether a fake provider made the file: no AI model was called.
+    /// Whether a fake provider made the file, so that no AI model was called.
     pub synthetic: bool,
     /// Only originals with content credentials (C2PA): the SHA-256 of their manifest store, in hex.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -75,11 +75,11 @@ impl ArtifactView {
         artifact: &Artifact,
         job_name: Option<&str>,
     ) -> Self {
-        Self::linked_for(app, base, artifact, job_name, app.link_lifetime).await
+        Self::with_link_lifetime(app, base, artifact, job_name, app.link_lifetime).await
     }
 
-    /// The same with a link that works for `lifetime`.
-    pub async fn linked_for(
+    /// Does the same as [`Self::new`], with a link that works for `lifetime`.
+    pub async fn with_link_lifetime(
         app: &App,
         base: &BaseUrl,
         artifact: &Artifact,
@@ -114,7 +114,7 @@ impl ArtifactView {
     }
 }
 
-/// Finds an artifact of the tenant, and the name of its job. The problem says whether it was deleted or never existed.
+/// Finds an artifact of the tenant, and the name of its job. The problem says whether the artifact was deleted or never existed.
 async fn find(app: &App, tenant: TenantId, id: ArtifactId) -> Result<(Artifact, Option<String>)> {
     let connection = app.connection(tenant).await?;
     let mut transaction = database::begin_for(&connection, tenant).await?;

@@ -1,4 +1,4 @@
-//! `/errors`: explains every error code. Also the answers to requests for which there is no route.
+//! `/errors`: explains every error code. This module also has the answers to requests for which there is no route.
 
 use std::fmt::Write;
 use std::sync::LazyLock;

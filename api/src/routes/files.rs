@@ -22,7 +22,7 @@ use crate::budget::CHUNK_BYTES;
 use crate::download;
 use crate::error::{Code, Problem, Result, sentence};
 
-/// How many bytes at the beginning of a file tell its type.
+/// How many bytes at the beginning of a file are needed to find its type.
 const SIGNATURE_BYTES: usize = 64;
 
 /// The parameters of a signed link.
@@ -32,14 +32,15 @@ pub struct Link {
     expires: i64,
     /// The name under which a browser saves the file.
     name: Option<String>,
-    /// The id of the key that signed the link. Old links, from before keys had ids, have none.
+    /// The id of the key that signed the link. Links of older versions have no id.
     #[serde(rename = "kid")]
     key_id: Option<String>,
     /// The signature of the path and the other parameters, in hex.
     signature: String,
 }
 
-/// Serves a file. Not in `/openapi.json`: clients follow `artifacts[].url` and need not know how it is built.
+/// Serves a file. This route is not in `/openapi.json`, because clients follow `artifacts[].url` and need not know how the link is
+/// built.
 pub async fn handler(
     State(app): State<Arc<App>>,
     Path(key): Path<String>,
@@ -63,7 +64,8 @@ pub async fn handler(
         .check_link(&key, signed, clock::now())
         .map_err(bad_link)?;
     let permit = app.budget.download().await?;
-    // The first bytes tell the type and the size. For a whole file they are the first chunk as well, so nothing is read twice.
+    // The first read gives the type and the size of the file. If the whole file is requested, this read is also the first chunk, so
+    // nothing is read twice.
     let is_whole = method == Method::GET
         && !headers.contains_key(header::RANGE)
         && !headers.contains_key(header::IF_NONE_MATCH);
@@ -74,7 +76,7 @@ pub async fn handler(
     };
     let Some(begin) = app.bucket.part(&key, 0, first_bytes as u64).await? else {
         // A missing file means that it was deleted only if the bucket is the right one.
-        app.owner.usable().await?;
+        app.owner.must_be_usable().await?;
         return Err(Problem::new(Code::NotFound, "This file was deleted."));
     };
     let media_type =
@@ -95,7 +97,7 @@ pub async fn handler(
             header::CACHE_CONTROL,
             "private, max-age=900, immutable".to_owned(),
         ),
-        // Pages of other origins may embed the images: the signed link is the protection.
+        // Pages of other origins may embed the images, because the signed link is the protection.
         (
             HeaderName::from_static("cross-origin-resource-policy"),
             "cross-origin".to_owned(),
@@ -112,8 +114,8 @@ pub async fn handler(
     })
 }
 
-/// Streams a range of a file in chunks. A chunk is read only after the one before was written to the socket, so only one is in memory,
-/// however slow the client is. `begin` holds the first bytes of the file, which were read already.
+/// Streams a range of a file in chunks. A chunk is read only after the previous chunk was written to the socket. So only one chunk
+/// is in memory, however slow the client is. `begin` holds the first bytes of the file, which were read already.
 fn chunks(
     bucket: Bucket,
     key: String,
@@ -121,7 +123,7 @@ fn chunks(
     range: Range<usize>,
     permit: MemoryPermit,
 ) -> impl Stream<Item = std::result::Result<Bytes, BucketError>> {
-    // Each chunk carries the semaphore's only permit until hyper drops it.
+    // Each chunk carries the semaphore's only permit until hyper drops the chunk.
     let (one_chunk, permit) = (Arc::new(Semaphore::new(1)), Arc::new(permit));
     let file = (bucket, key);
     stream::try_unfold((range, begin, file), move |(left, begin, file)| {
@@ -130,7 +132,7 @@ fn chunks(
             if left.is_empty() {
                 return Ok(None);
             }
-            let turn = one_chunk.acquire_owned().await;
+            let chunk_permit = one_chunk.acquire_owned().await;
             let end = left.end.min(left.start + CHUNK_BYTES);
             let chunk = match begin.get(left.start..end.min(begin.len())) {
                 Some(chunk) if !chunk.is_empty() => begin.slice_ref(chunk),
@@ -148,7 +150,7 @@ fn chunks(
                 return Err(BucketError::Deleted(file.1));
             }
             let left = left.start + chunk.len()..left.end;
-            let chunk = with_permit(chunk, (turn, permit));
+            let chunk = with_permit(chunk, (chunk_permit, permit));
             Ok(Some((chunk, (left, Bytes::new(), file))))
         }
     })

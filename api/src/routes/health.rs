@@ -17,7 +17,7 @@ use crate::readiness::{self, CheckResult, Dependency};
 
 /// Whether the process runs
 ///
-/// Checks no dependency: a restart would not repair a database.
+/// Checks no dependency, because a restart would not repair a database.
 #[utoipa::path(
     get,
     path = "/livez",
@@ -104,9 +104,9 @@ pub struct WorkerHealth {
     pub ready_queue: ReadyQueue,
 }
 
-/// Whether a worker takes jobs: until it is told to stop, and while the bucket belongs to its database. Without Redis it takes
-/// jobs from Postgres, stays ready, and the answer says why.
-pub async fn worker_ready(State(worker): State<WorkerHealth>) -> (StatusCode, String) {
+/// Answers whether a worker takes jobs. It takes jobs until it is told to stop, as long as the bucket belongs to its database.
+/// Without Redis it takes jobs from Postgres and stays ready, and the answer says what is wrong with Redis.
+pub async fn worker_readiness(State(worker): State<WorkerHealth>) -> (StatusCode, String) {
     let (bucket, usable) = readiness::check_bucket(&worker.owner).await;
     if worker.stopping.is_cancelled() {
         return (StatusCode::SERVICE_UNAVAILABLE, "stopping\n".to_owned());
@@ -120,8 +120,8 @@ pub async fn worker_ready(State(worker): State<WorkerHealth>) -> (StatusCode, St
     if let Some(problem) = bucket.problem {
         let _written = writeln!(text, "bucket: {problem}");
     }
-    if let Some(trouble) = worker.ready_queue.trouble() {
-        let _written = writeln!(text, "redis: {}", trouble.plain_words());
+    if let Some(failure) = worker.ready_queue.failure() {
+        let _written = writeln!(text, "redis: {}", failure.explanation());
     }
     (status, text)
 }

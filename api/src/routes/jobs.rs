@@ -62,7 +62,8 @@ pub struct JobView {
     pub priority: i16,
     /// How the job ended; `null` while it is open.
     pub outcome: Option<Outcome>,
-    /// The job's place among your queued jobs; 1 is the next. Only in `GET /v1/jobs/{id}`, while the job is queued.
+    /// The job's place among your queued jobs. The next job has place 1. The field is only in `GET /v1/jobs/{id}`, and only while
+    /// the job is queued.
     pub queue_position: Option<i64>,
     /// Why the job waits, and until when. Only in `GET /v1/jobs/{id}`, while the job is queued and the reason is known.
     pub waiting: Option<Waiting>,
@@ -115,7 +116,8 @@ pub struct Links {
 }
 
 impl JobView {
-    /// Describes a job. Leaves out what only a query knows: its place in the queue, why it waits, and whether it may be canceled now.
+    /// Describes a job, without what only a query can find: its place in the queue, why it waits, and whether it may be canceled
+    /// now.
     pub fn new(job: &Job, artifacts: Vec<ArtifactView>) -> Self {
         let itself = location(job.id);
         let ended = job.state.is_terminal();
@@ -161,7 +163,7 @@ impl JobView {
         }
     }
 
-    /// The view as the answer to a POST, with its `Location` if the job was accepted.
+    /// Makes the answer to a POST from the view, with its `Location` if the job was accepted.
     pub fn answer(&self, status: StatusCode) -> Answer {
         Answer {
             status: status.as_u16(),
@@ -176,8 +178,8 @@ pub fn location(id: JobId) -> String {
     format!("/v1/jobs/{id}")
 }
 
-/// Which of these jobs cannot be canceled now, because their calls have begun and the tenant's allowance is used up. Answers to a POST
-/// do not say this: they are stored and repeated later, when it may no longer be true.
+/// Finds which of these jobs cannot be canceled now, because their calls have begun and the tenant's allowance is used up. Answers
+/// to a POST leave this out, because they are stored and repeated later, when it may no longer be true.
 async fn uncancelable(
     connection: &mut PgConnection,
     app: &App,
@@ -189,21 +191,22 @@ async fn uncancelable(
     if open.is_empty() {
         return Ok(HashSet::new());
     }
-    let begun = storage::allowances::begun(connection, &open).await?;
+    let begun = storage::allowances::count_begun_calls(connection, &open).await?;
     if begun.is_empty() {
         return Ok(HashSet::new());
     }
     let used = storage::allowances::used(connection, tenant).await?;
     let over = begun
         .into_iter()
-        .filter(|(_, calls)| !used.allows(*calls, app.unpaid.cancel_allowance));
+        .filter(|(_, calls)| !used.allows(*calls, app.free_limits.cancel_allowance));
     Ok(over.map(|(job, _)| job).collect())
 }
 
 /// Loads a job of the tenant as it is now, with fresh links to its files; `None` if there is no such job.
 ///
 /// # Errors
-/// [`Code::Overloaded`](crate::error::Code::Overloaded), or a problem for a failed query.
+/// Returns [`Code::Overloaded`](crate::error::Code::Overloaded) if no connection became free in time, or the problem of a query
+/// that failed.
 pub async fn load_view(
     app: &App,
     base: &BaseUrl,
@@ -221,12 +224,15 @@ pub async fn load_view(
     let queued = match job.state {
         State::Queued => {
             let ahead = storage::jobs::count_ahead(&mut transaction, &job).await?;
-            Some((ahead, Waiting::by_postgres(&mut transaction, &job).await?))
+            Some((
+                ahead,
+                Waiting::reason_from_postgres(&mut transaction, &job).await?,
+            ))
         }
         _ => None,
     };
     transaction.commit().await?;
-    // Signing links and asking Redis may take a while; the connection is not needed for it.
+    // Signing links and asking Redis may take some time, and need no connection to Postgres.
     drop(connection);
     let artifacts = artifacts
         .iter()
@@ -236,7 +242,7 @@ pub async fn load_view(
     if let Some((ahead, waiting)) = queued {
         view.queue_position = Some(ahead + 1);
         view.waiting = match waiting {
-            None => Waiting::by_redis(app, &job, ahead).await,
+            None => Waiting::reason_from_redis(app, &job, ahead).await,
             waiting => waiting,
         };
     }

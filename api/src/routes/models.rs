@@ -1,4 +1,4 @@
-//! Models, as clients see them. No API key is needed: prices are public.
+//! Models, as clients see them. No API key is needed, because prices are public.
 
 pub mod cache;
 pub mod get;
@@ -159,8 +159,10 @@ fn request_schema(model: &Model) -> Value {
     schema["title"] = json!(format!("A job for {}", model.title));
     let properties = &mut schema["properties"];
     properties["model"] = json!({ "const": model.id });
-    properties["size"]["enum"] = or_null(json!(model.sizes));
-    properties["aspect_ratio"]["enum"] = or_null(json!(model.ratios));
+    properties["size"]["enum"] = json!(model.sizes);
+    openapi::allow_null(&mut properties["size"]);
+    properties["aspect_ratio"]["enum"] = json!(model.ratios);
+    openapi::allow_null(&mut properties["aspect_ratio"]);
     properties["outputs"]["maximum"] = json!(model.max_outputs);
     properties["inputs"]["maxItems"] = json!(model.max_inputs);
     // An input is either an upload or a file in the body.
@@ -170,15 +172,6 @@ fn request_schema(model: &Model) -> Value {
     ];
     properties["inputs"]["items"]["oneOf"] = json!(input_forms);
     schema
-}
-
-/// Adds `null` to the allowed values: a field that is `null` counts as left out.
-fn or_null(mut values: Value) -> Value {
-    values
-        .as_array_mut()
-        .into_iter()
-        .for_each(|values| values.push(Value::Null));
-    values
 }
 
 #[cfg(test)]
@@ -195,10 +188,9 @@ mod tests {
             let view = ModelView::new(model, date!(2026 - 11 - 22));
             let schema = view.request_schema;
             assert!(!schema.to_string().contains("$ref"), "{schema:#}");
-            assert_eq!(
-                schema["properties"]["size"]["enum"],
-                or_null(json!(model.sizes))
-            );
+            let mut sizes = json!(model.sizes);
+            sizes.as_array_mut().unwrap().push(Value::Null);
+            assert_eq!(schema["properties"]["size"]["enum"], sizes);
             assert_eq!(schema["additionalProperties"], false);
             let inputs = &schema["properties"]["inputs"];
             assert_eq!(inputs["maxItems"], model.max_inputs);

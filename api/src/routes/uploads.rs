@@ -9,8 +9,8 @@ pub mod list;
 
 use axum::response::Response;
 use bytes::Bytes;
-use common::admission::{self, Refusal};
-use common::files::uploading::{self, Stored};
+use common::admission::{self, AdmissionError};
+use common::files::uploading::{self, StoreResult};
 use domain::generation::Violation;
 use domain::generation::image::{MAX_INPUT_BYTES, MediaType};
 use domain::id::{TenantId, UploadId};
@@ -28,7 +28,7 @@ use crate::app::App;
 use crate::base_url::BaseUrl;
 use crate::budget::CleanError;
 use crate::error::{Code, Problem, Result};
-use crate::idempotency::Key;
+use crate::idempotency::IdempotencyKey;
 use crate::link::{File, FileLink};
 
 /// The largest file that may be sent, in bytes. The stored image is smaller.
@@ -101,7 +101,7 @@ impl UploadView {
         }
     }
 
-    /// The view as the answer to a POST, once the time of its row is known.
+    /// Makes the answer to a POST from the view, once the time of its row is known.
     fn answer(mut self, created_at: OffsetDateTime) -> Answer {
         self.created_at = Some(created_at);
         Answer {
@@ -128,11 +128,13 @@ pub struct UploadQuery {
 }
 
 impl UploadQuery {
-    fn check(self) -> Result<Option<String>> {
+    /// Returns the name, or `None` if it is blank. Returns a problem if it is too long or contains a NUL character.
+    fn into_valid_name(self) -> Result<Option<String>> {
         match self.name.filter(|name| !visible::is_blank(name)) {
             Some(name) if name.chars().count() > MAX_NAME_LENGTH || name.contains('\0') => {
-                let detail =
-                    format!("`name` takes at most {MAX_NAME_LENGTH} characters, without NUL.");
+                let detail = format!(
+                    "`name` may have at most {MAX_NAME_LENGTH} characters and no NUL character (U+0000)."
+                );
                 Err(Problem::new(Code::InvalidQuery, detail))
             }
             name => Ok(name),
@@ -151,8 +153,8 @@ async fn store(
     if file.len() > MAX_BYTES {
         return Err(too_large());
     }
-    app.owner.usable().await?;
-    let share = app.shares.of(tenant);
+    app.owner.must_be_usable().await?;
+    let share = app.shares.for_tenant(tenant);
     let cleaned = app.budget.clean(&share, file, MAX_INPUT_BYTES).await;
     let cleaned = cleaned.map_err(|error| match error {
         CleanError::Image(why) => Problem::invalid(vec![Violation::new("", why)]),
@@ -161,7 +163,7 @@ async fn store(
     let object_key = upload::key(tenant, id);
     let stored = app.bucket.put_new(&object_key, cleaned.bytes).await?;
     // If another database has adopted the bucket in the meantime, the file is deleted again and no row is written.
-    if let Err(not_ours) = app.owner.usable_since(Instant::now()).await {
+    if let Err(not_ours) = app.owner.must_be_usable_since(Instant::now()).await {
         if let Err(error) = app.bucket.delete(&object_key).await {
             tracing::warn!(%error, upload.id = %id, "A file without an upload stays in a bucket that belongs to another database");
         }
@@ -187,7 +189,7 @@ enum InsertError {
     /// The request failed before the row could be written.
     Request(Problem),
     /// The row was refused, or the database failed.
-    Refused(Refusal),
+    Refused(AdmissionError),
 }
 
 impl From<Problem> for InsertError {
@@ -196,8 +198,8 @@ impl From<Problem> for InsertError {
     }
 }
 
-impl From<Refusal> for InsertError {
-    fn from(refusal: Refusal) -> Self {
+impl From<AdmissionError> for InsertError {
+    fn from(refusal: AdmissionError) -> Self {
         Self::Refused(refusal)
     }
 }
@@ -218,11 +220,19 @@ async fn insert(
     tenant: TenantId,
     upload: &Upload,
     request: Option<&Request>,
-) -> std::result::Result<Stored, InsertError> {
+) -> std::result::Result<StoreResult, InsertError> {
     let view = UploadView::new(app, base, upload).await;
     let answer = |created_at| view.answer(created_at);
     let connection = app.wallet(tenant).await?;
-    Ok(uploading::store(&connection, tenant, upload, request, &app.unpaid, answer).await?)
+    Ok(uploading::store(
+        &connection,
+        tenant,
+        upload,
+        request,
+        &app.free_limits,
+        answer,
+    )
+    .await?)
 }
 
 /// The stored answer to an earlier request with the same key, if there is one.
@@ -232,10 +242,10 @@ async fn answered_before(app: &App, tenant: TenantId, request: &Request) -> Resu
 }
 
 /// Writes the answer to a POST that stored an upload, new or repeated.
-fn answered(key: &Key, stored: Stored) -> Response {
+fn upload_response(key: &IdempotencyKey, stored: StoreResult) -> Response {
     match stored {
-        Stored::New(answer) => key.answer(answer),
-        Stored::Repeated(answer) => key.replay(answer),
+        StoreResult::New(answer) => key.answer(answer),
+        StoreResult::Repeated(answer) => key.replay(answer),
     }
 }
 
@@ -243,7 +253,7 @@ fn too_large() -> Problem {
     Problem::new(Code::BodyTooLarge, "A file has at most 20 MiB.")
 }
 
-/// Finds an upload of the tenant. The problem says whether it was deleted or never existed.
+/// Finds an upload of the tenant. The problem says whether the upload was deleted or never existed.
 async fn find(app: &App, tenant: TenantId, id: UploadId) -> Result<Upload> {
     let connection = app.connection(tenant).await?;
     let mut transaction = database::begin_for(&connection, tenant).await?;

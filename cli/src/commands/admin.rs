@@ -1,5 +1,5 @@
-//! `platen admin`: what operators do to jobs, tenants and workers, directly on the database. The same actions as those of
-//! `/v1/admin`, recorded in the same log.
+//! `platen admin`: what operators do to jobs, tenants and workers, directly on the database. The actions are the same as those of
+//! `/v1/admin`, and are recorded in the same log.
 
 mod jobs;
 mod pauses;
@@ -17,18 +17,18 @@ use time::format_description::well_known::Rfc3339;
 pub use self::jobs::JobSelection;
 use self::tenants::Adjustment;
 use crate::arguments::{DatabaseArgs, ReasonArgs};
-use crate::database::connected;
+use crate::database::with_connection;
 use crate::{actor, say};
 
-/// What operators can do.
+/// The actions of operators.
 #[derive(Subcommand)]
 pub enum AdminCommand {
     /// List jobs of all tenants, newest first.
     Jobs {
-        /// Which jobs.
+        /// Which jobs to select.
         #[command(flatten)]
         selection: JobSelection,
-        /// Where.
+        /// The database to work on.
         #[command(flatten)]
         database: DatabaseArgs,
     },
@@ -36,37 +36,37 @@ pub enum AdminCommand {
     Timeline {
         /// The job.
         job: JobId,
-        /// Where.
+        /// The database to work on.
         #[command(flatten)]
         database: DatabaseArgs,
     },
     /// Run failed jobs again: each gets one new job, which is charged only if it delivers. A job is redriven at most once.
     Redrive {
-        /// Which jobs.
+        /// Which jobs to select.
         #[command(flatten)]
         selection: JobSelection,
         /// Only list the jobs.
         #[arg(long)]
         dry_run: bool,
-        /// Why.
+        /// The reason, which is recorded.
         #[command(flatten)]
         reason: ReasonArgs,
-        /// Where.
+        /// The database to work on.
         #[command(flatten)]
         database: DatabaseArgs,
     },
     /// Cancel open jobs. All credits they hold are released.
     Cancel {
-        /// Which jobs.
+        /// Which jobs to select.
         #[command(flatten)]
         selection: JobSelection,
         /// Only list the jobs.
         #[arg(long)]
         dry_run: bool,
-        /// Why.
+        /// The reason, which is recorded.
         #[command(flatten)]
         reason: ReasonArgs,
-        /// Where.
+        /// The database to work on.
         #[command(flatten)]
         database: DatabaseArgs,
     },
@@ -84,10 +84,10 @@ pub enum AdminCommand {
         /// All jobs.
         #[arg(long)]
         everything: bool,
-        /// Why.
+        /// The reason, which is recorded.
         #[command(flatten)]
         reason: ReasonArgs,
-        /// Where.
+        /// The database to work on.
         #[command(flatten)]
         database: DatabaseArgs,
     },
@@ -95,22 +95,22 @@ pub enum AdminCommand {
     Resume {
         /// The number that `platen admin pauses` shows.
         pause: i64,
-        /// Why.
+        /// The reason, which is recorded.
         #[command(flatten)]
         reason: ReasonArgs,
-        /// Where.
+        /// The database to work on.
         #[command(flatten)]
         database: DatabaseArgs,
     },
     /// List the pauses that have not ended.
     Pauses {
-        /// Where.
+        /// The database to work on.
         #[command(flatten)]
         database: DatabaseArgs,
     },
     /// List the workers that have running jobs.
     Workers {
-        /// Where.
+        /// The database to work on.
         #[command(flatten)]
         database: DatabaseArgs,
     },
@@ -118,10 +118,10 @@ pub enum AdminCommand {
     Freeze {
         /// The tenant.
         tenant: TenantId,
-        /// Why.
+        /// The reason, which is recorded.
         #[command(flatten)]
         reason: ReasonArgs,
-        /// Where.
+        /// The database to work on.
         #[command(flatten)]
         database: DatabaseArgs,
     },
@@ -129,10 +129,10 @@ pub enum AdminCommand {
     Unfreeze {
         /// The tenant.
         tenant: TenantId,
-        /// Why.
+        /// The reason, which is recorded.
         #[command(flatten)]
         reason: ReasonArgs,
-        /// Where.
+        /// The database to work on.
         #[command(flatten)]
         database: DatabaseArgs,
     },
@@ -146,10 +146,10 @@ pub enum AdminCommand {
         /// A second adjustment with the same key does nothing.
         #[arg(long, value_name = "KEY")]
         idempotency_key: Option<String>,
-        /// Why.
+        /// The reason, which is recorded.
         #[command(flatten)]
         reason: ReasonArgs,
-        /// Where.
+        /// The database to work on.
         #[command(flatten)]
         database: DatabaseArgs,
     },
@@ -158,7 +158,7 @@ pub enum AdminCommand {
         /// At most this many, the newest.
         #[arg(long, default_value_t = 50)]
         limit: i64,
-        /// Where.
+        /// The database to work on.
         #[command(flatten)]
         database: DatabaseArgs,
     },
@@ -168,7 +168,7 @@ pub enum AdminCommand {
 ///
 /// # Errors
 ///
-/// Nothing matches, nothing was done, or the database cannot be reached.
+/// Returns an error if no job matches, if nothing was done, or if the database cannot be reached.
 pub async fn run(config: &Config, command: AdminCommand) -> anyhow::Result<()> {
     let by = actor::name();
     match command {
@@ -249,7 +249,7 @@ pub async fn run(config: &Config, command: AdminCommand) -> anyhow::Result<()> {
 
 async fn actions(config: &Config, database: &DatabaseArgs, limit: i64) -> anyhow::Result<()> {
     let actions = async |pool: &PgPool| Ok(storage::operators::actions(pool, None, limit).await?);
-    for entry in connected(config, database.data(), DatabaseRole::Reader, actions).await? {
+    for entry in with_connection(config, database.data(), DatabaseRole::Reader, actions).await? {
         say!(
             "{}  {}  {}  {}: {}",
             entry.at.format(&Rfc3339)?,

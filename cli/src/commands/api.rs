@@ -10,10 +10,11 @@ use crate::shutdown::stop_signal;
 ///
 /// # Errors
 ///
-/// The configuration is not usable, a server it needs cannot be reached, or an address is taken.
+/// Returns an error if the configuration is not usable, a server that it needs cannot be reached, or another process listens at an
+/// address.
 pub async fn run(config: &Config) -> anyhow::Result<()> {
     let mut app = api::App::connect(config).await?;
-    app.ports = open_files::raise(config.ports)?;
+    app.ports = open_files::raise_limit(config.ports)?;
     let listener = listen(config.listen, API_VARIABLE, config.ports.backlog)?;
     let metrics = listen(
         config.metrics_listen,

@@ -3,17 +3,17 @@
 use bucket::{Address, Bucket};
 use clap::Subcommand;
 use common::config::Config;
-use common::files::ownership::{self, AdoptError, Adopted};
+use common::files::ownership::{self, AdoptError, AdoptResult};
 use domain::operator::Actor;
 use secrecy::SecretString;
 use sqlx::PgPool;
 use storage::database::DatabaseRole;
 
 use crate::arguments::{DatabaseArgs, NO_REASON, OptionalReasonArgs};
-use crate::database::{connected, open_bucket};
+use crate::database::{open_bucket, with_connection};
 use crate::{actor, say};
 
-/// What to do with the bucket.
+/// The commands about the bucket.
 #[derive(Subcommand)]
 pub enum BucketCommand {
     /// Make the configured bucket the one of this database, by a marker that is written into it. Without the marker no file
@@ -26,10 +26,10 @@ pub enum BucketCommand {
         /// installation.
         #[arg(long, conflicts_with = "replace")]
         if_new: bool,
-        /// Why.
+        /// The reason, which is recorded.
         #[command(flatten)]
         reason: OptionalReasonArgs,
-        /// Where.
+        /// The database to work on.
         #[command(flatten)]
         database: DatabaseArgs,
     },
@@ -39,7 +39,7 @@ pub enum BucketCommand {
 ///
 /// # Errors
 ///
-/// The bucket belongs to another database, or the bucket or the database cannot be reached.
+/// Returns an error if the bucket belongs to another database, or if the bucket or the database cannot be reached.
 pub async fn run(config: &Config, command: BucketCommand) -> anyhow::Result<()> {
     let BucketCommand::Adopt {
         replace,
@@ -53,7 +53,7 @@ pub async fn run(config: &Config, command: BucketCommand) -> anyhow::Result<()> 
     let (address, bucket) = open_bucket(config, data)?;
     if if_new {
         let is_new = async |reader: &PgPool| Ok(ownership::is_new(reader).await?);
-        if !connected(config, data, DatabaseRole::Reader, is_new).await? {
+        if !with_connection(config, data, DatabaseRole::Reader, is_new).await? {
             say!(
                 "nothing was done: the database is not new, and `platen bucket adopt` is for people then"
             )?;
@@ -63,19 +63,19 @@ pub async fn run(config: &Config, command: BucketCommand) -> anyhow::Result<()> 
     let adopt = async |pool: &PgPool| {
         Ok(ownership::adopt(pool, &bucket, &address.to_string(), actor, replace).await?)
     };
-    match connected(config, data, DatabaseRole::Api, adopt).await? {
-        Adopted::Now => say!("adopted")?,
-        Adopted::Before => say!("it was adopted before")?,
+    match with_connection(config, data, DatabaseRole::Api, adopt).await? {
+        AdoptResult::Now => say!("adopted")?,
+        AdoptResult::Before => say!("it was adopted before")?,
     }
     Ok(())
 }
 
-/// Lets a new database adopt its bucket, for `platen up`. A database that is not new may have files in another bucket, so
-/// nothing is done then.
+/// Lets a new database adopt its bucket, for `platen up`. Does nothing for a database that is not new, because it may have files in
+/// another bucket.
 ///
 /// # Errors
 ///
-/// The bucket or the database cannot be reached.
+/// Returns an error if the bucket or the database cannot be reached.
 pub(crate) async fn adopt_if_new(
     reader: &PgPool,
     pool: &PgPool,
@@ -91,7 +91,7 @@ pub(crate) async fn adopt_if_new(
     };
     let bucket = Bucket::open(address, SecretString::default())?;
     match ownership::adopt(pool, &bucket, &address.to_string(), actor, false).await {
-        // The bucket of a database that no longer exists. Whether its files may be deleted is for a person to decide.
+        // The bucket belonged to a database that no longer exists. A person must decide whether its files may be deleted.
         Err(error @ AdoptError::AnothersMarker(_)) => tracing::warn!("{error}"),
         adopted => drop(adopted?),
     }

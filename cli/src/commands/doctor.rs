@@ -4,29 +4,29 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use bucket::{Address, Bucket, BucketError, Survey};
+use bucket::{Address, Bucket, BucketError, FolderState};
 use common::config::Config;
 use common::files::ownership;
 use domain::catalog::lifecycle;
 use domain::clock;
-use queue::{ReadyQueue, Trouble};
+use queue::{ReadyQueue, RedisFailure};
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::PgPool;
 use storage::database::{self, DatabaseRole};
-use storage::verify::guards::{self, Compared};
+use storage::verify::guards::{self, Comparison};
 
 use crate::say;
 
 /// How long Postgres and Redis may take to answer.
 const SERVER_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long the bucket may take: several objects are written and read.
+/// How long the check of the bucket may take, in which several objects are written and read.
 const BUCKET_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// What was found, one line each.
+/// The lines of the report, one for each finding.
 #[derive(Default)]
 struct Report(Vec<(Level, String)>);
 
-/// How serious a line is.
+/// How serious a finding is.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Level {
     Ok,
@@ -36,7 +36,7 @@ enum Level {
 }
 
 impl Level {
-    /// The first column of a line, always as wide.
+    /// The first column of a line. All labels have the same width.
     fn label(self) -> &'static str {
         match self {
             Self::Ok => "ok     ",
@@ -57,7 +57,7 @@ impl Report {
 ///
 /// # Errors
 ///
-/// The output cannot be written.
+/// Returns an error if the output cannot be written.
 pub async fn run(config: &Config) -> anyhow::Result<ExitCode> {
     let Report(lines) = examine(config).await;
     let is_ok = lines.iter().all(|(level, _)| *level != Level::Missing);
@@ -119,8 +119,8 @@ async fn postgres(config: &Config, report: &mut Report) {
     }
 }
 
-/// Checks what the login of a role may do. With the reader's login also checks the database itself. A login in `known` is
-/// not described again.
+/// Checks what the login of a role may do. With the reader's login it also checks the database itself. A login in `known` is not
+/// described again.
 async fn login(
     config: &Config,
     role: DatabaseRole,
@@ -141,7 +141,7 @@ async fn login(
         }
         connections(config, &pool, report).await?;
     }
-    let login = Login::of(&pool).await?;
+    let login = Login::read(&pool).await?;
     pool.close().await;
     if !known.contains(&login.name) {
         login.describe(report);
@@ -153,16 +153,16 @@ async fn login(
 /// Checks what protects the data inside the database: row-level security, triggers, grants.
 async fn guards(pool: &PgPool, report: &mut Report) -> anyhow::Result<()> {
     match guards::check(&mut *pool.acquire().await?).await? {
-        Compared::Findings(found) if found.is_empty() => report.add(
+        Comparison::Findings(found) if found.is_empty() => report.add(
             Level::Ok,
             "Postgres: row-level security, policies, triggers, grants, functions and roles are as they must be",
         ),
-        Compared::Findings(found) => {
+        Comparison::Findings(found) => {
             for finding in found {
-                report.add(Level::Missing, format!("Postgres: {}", finding.says));
+                report.add(Level::Missing, format!("Postgres: {}", finding.text));
             }
         }
-        Compared::Newer { database, program } => report.add(
+        Comparison::Newer { database, program } => report.add(
             Level::Note,
             format!("Postgres: the guards were NOT compared: the database has migration {database}, this program knows {program}"),
         ),
@@ -176,13 +176,14 @@ struct Login {
     is_superuser: bool,
     bypasses_row_security: bool,
     is_owner: bool,
-    /// How many of the three runtime roles it may act as.
+    /// How many of the three runtime roles the login may act as.
     roles: i64,
     has_connection_limit: bool,
 }
 
 impl Login {
-    async fn of(pool: &PgPool) -> sqlx::Result<Self> {
+    /// Reads the rights of the login that `pool` uses.
+    async fn read(pool: &PgPool) -> sqlx::Result<Self> {
         let (name, is_superuser, bypasses_row_security, is_owner, roles, has_connection_limit) =
             sqlx::query_as(
             "SELECT rolname::text, rolsuper, rolbypassrls, pg_has_role(oid, 'platen_owner', 'MEMBER'),
@@ -235,7 +236,7 @@ impl Login {
     }
 }
 
-/// Compares the connections that Postgres accepts with those that the processes may use.
+/// Compares the number of connections that Postgres accepts with the number that the processes may use.
 async fn connections(config: &Config, pool: &PgPool, report: &mut Report) -> sqlx::Result<()> {
     let left: i32 = sqlx::query_scalar(
         "SELECT current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int - coalesce(current_setting('reserved_connections', true), '0')::int",
@@ -271,8 +272,8 @@ async fn redis(config: &Config, report: &mut Report) {
     match tokio::time::timeout(SERVER_TIMEOUT, check).await {
         Ok(Ok(())) => report.add(Level::Ok, "Redis: reachable"),
         Ok(Err(error)) => {
-            let trouble = Trouble::of(&error).unwrap_or(Trouble::Other);
-            let words = trouble.plain_words();
+            let failure = RedisFailure::classify(&error).unwrap_or(RedisFailure::Other);
+            let words = failure.explanation();
             report.add(Level::Missing, format!("Redis: {words} ({error})"));
         }
         Err(_) => report.add(Level::Missing, "Redis: no answer within 5 s"),
@@ -327,7 +328,7 @@ async fn owner(config: &Config, bucket: &Bucket, report: &mut Report) {
             }
             Some(problem) => report.add(Level::Missing, format!("bucket: {problem}")),
         },
-        // The check of Postgres has already reported what is wrong with it.
+        // The check of Postgres has already reported the problem.
         Ok(Err(_)) | Err(_) => report.add(
             Level::Note,
             "bucket: whether it is this database's could not be asked",
@@ -343,10 +344,10 @@ fn files(folder: &Path, report: &mut Report) {
             return report.add(Level::Note, format!("bucket: it cannot be listed: {error}"));
         }
     };
-    let Survey { seen, is_whole, .. } = survey;
-    // A large folder is not walked to its end.
+    let FolderState { seen, is_whole, .. } = survey;
+    // A large folder is checked only in part.
     let of = if is_whole { "all" } else { "the first" };
-    if let Some(path) = &survey.one_of_these {
+    if let Some(path) = &survey.example_open_to_others {
         report.add(
             Level::Note,
             format!(
@@ -357,7 +358,7 @@ fn files(folder: &Path, report: &mut Report) {
             ),
         );
     }
-    if let Some(path) = &survey.an_irregular {
+    if let Some(path) = &survey.example_irregular {
         report.add(
             Level::Note,
             format!(
@@ -392,7 +393,7 @@ fn catalog(config: &Config, report: &mut Report) {
                 Level::Ok,
                 format!("{} models in the catalogue", catalog.models().count()),
             );
-            // Built only to see whether each provider has its credentials.
+            // The providers are built only to see whether each of them has its credentials.
             let memory = worker::memory::within(
                 config.memory,
                 config.slots + worker::slots::reserve(config.slots),

@@ -9,10 +9,10 @@ use domain::id::TenantId;
 use storage::database::DatabaseRole;
 
 use crate::arguments::{DatabaseArgs, OptionalReasonArgs};
-use crate::database::connected;
+use crate::database::with_connection;
 use crate::{actor, say};
 
-/// Whom to give how much.
+/// The arguments of `platen grant`.
 #[derive(Args)]
 pub struct GrantArgs {
     /// The tenant.
@@ -32,14 +32,14 @@ pub struct GrantArgs {
 ///
 /// # Errors
 ///
-/// The tenant was given credits from this source before, there is no such tenant, the amount is out of range, or the
-/// database cannot be reached.
+/// Returns an error if the tenant was given credits from this source before, if there is no such tenant, if the amount is out of
+/// range, or if the database cannot be reached.
 pub async fn run(config: &Config, args: GrantArgs) -> anyhow::Result<()> {
     let by = actor::name();
     let amount = Credits::new(args.amount)?;
     let default_reason = format!("source: {}", args.source);
     let actor = args.reason.actor(&by, &default_reason)?;
-    connected(
+    with_connection(
         config,
         args.database.data(),
         DatabaseRole::Api,

@@ -1,18 +1,18 @@
-//! `platen healthy`: the health check of a container. The image has no shell and no other program.
+//! `platen healthy`: the health check of a container. The container's image has no shell and no other program that could do it.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use common::config::Config;
 
-/// Shorter than the time that a container runtime waits for a health check.
+/// How long the process may take to answer. This is shorter than the time that a container runtime waits for a health check.
 const TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Asks the api or the worker on this machine whether it is ready.
 ///
 /// # Errors
 ///
-/// It is not ready, and the error quotes its answer; or it does not answer.
+/// Returns an error if the process does not answer, or if it is not ready. The error then quotes its answer.
 pub async fn run(config: &Config) -> anyhow::Result<()> {
     let mut address: SocketAddr = config.metrics_listen;
     if address.ip().is_unspecified() {

@@ -11,10 +11,10 @@ use sqlx::PgPool;
 use storage::database::DatabaseRole;
 
 use crate::arguments::{DatabaseArgs, NO_REASON, OptionalReasonArgs};
-use crate::database::connected;
+use crate::database::with_connection;
 use crate::{actor, say};
 
-/// What to do with API keys.
+/// The commands about API keys.
 #[derive(Subcommand)]
 pub enum KeyCommand {
     /// Create a key and print it. It is shown only once.
@@ -23,10 +23,10 @@ pub enum KeyCommand {
         tenant: TenantId,
         /// The name of the key.
         name: String,
-        /// Why.
+        /// The reason, which is recorded.
         #[command(flatten)]
         reason: OptionalReasonArgs,
-        /// Where.
+        /// The database to work on.
         #[command(flatten)]
         database: DatabaseArgs,
     },
@@ -36,10 +36,10 @@ pub enum KeyCommand {
         tenant: TenantId,
         /// The public part of the key: the 12 characters after `pk_`.
         key: String,
-        /// Why.
+        /// The reason, which is recorded.
         #[command(flatten)]
         reason: OptionalReasonArgs,
-        /// Where.
+        /// The database to work on.
         #[command(flatten)]
         database: DatabaseArgs,
     },
@@ -49,7 +49,7 @@ pub enum KeyCommand {
 ///
 /// # Errors
 ///
-/// There is no such tenant or key, or the database cannot be reached.
+/// Returns an error if there is no such tenant or key, or if the database cannot be reached.
 pub async fn run(config: &Config, command: KeyCommand) -> anyhow::Result<()> {
     let by = actor::name();
     match command {
@@ -61,7 +61,7 @@ pub async fn run(config: &Config, command: KeyCommand) -> anyhow::Result<()> {
         } => {
             let actor = reason.actor(&by, NO_REASON)?;
             let add = async |pool: &PgPool| Ok(tenants::add_key(pool, actor, tenant, &name).await?);
-            let key = connected(config, database.data(), DatabaseRole::Api, add).await?;
+            let key = with_connection(config, database.data(), DatabaseRole::Api, add).await?;
             say!("{}", key.expose())?;
         }
         KeyCommand::Revoke {
@@ -78,11 +78,11 @@ pub async fn run(config: &Config, command: KeyCommand) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Revokes a key, named by its public part.
+/// Revokes the API key with this public part.
 ///
 /// # Errors
 ///
-/// The tenant has no such key, it is revoked already, or the database cannot be reached.
+/// Returns an error if the tenant has no such key, if the key is revoked already, or if the database cannot be reached.
 pub async fn revoke(
     config: &Config,
     data: Option<&Path>,
@@ -90,7 +90,7 @@ pub async fn revoke(
     tenant: TenantId,
     key: &str,
 ) -> anyhow::Result<()> {
-    connected(config, data, DatabaseRole::Api, async |pool| {
+    with_connection(config, data, DatabaseRole::Api, async |pool| {
         Ok(tenants::revoke_key(pool, actor, tenant, key).await?)
     })
     .await

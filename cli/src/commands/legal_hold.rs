@@ -13,12 +13,12 @@ use domain::retention::Purpose;
 use storage::database::DatabaseRole;
 
 use crate::arguments::{DatabaseArgs, NO_REASON, OptionalReasonArgs, ReasonArgs};
-use crate::database::connected;
+use crate::database::with_connection;
 use crate::{actor, say};
 
 const DAY: Duration = Duration::from_hours(24);
 
-/// What to do with legal holds.
+/// The commands about legal holds.
 #[derive(Subcommand)]
 pub enum LegalHoldCommand {
     /// Keep the files of a job beyond their retention, for a purpose and a number of days. Prints the number of the legal
@@ -31,13 +31,13 @@ pub enum LegalHoldCommand {
         /// delivery, analytics or support.
         #[arg(long)]
         purpose: Purpose,
-        /// Why.
+        /// The reason, which is recorded.
         #[command(flatten)]
         reason: ReasonArgs,
         /// Days until the legal hold ends by itself.
         #[arg(long, value_parser = clap::value_parser!(u32).range(1..=3650))]
         days: u32,
-        /// Where.
+        /// The database to work on.
         #[command(flatten)]
         database: DatabaseArgs,
     },
@@ -47,10 +47,10 @@ pub enum LegalHoldCommand {
         tenant: TenantId,
         /// The number that `platen legal-hold add` printed.
         hold: i64,
-        /// Why.
+        /// The reason, which is recorded.
         #[command(flatten)]
         reason: OptionalReasonArgs,
-        /// Where.
+        /// The database to work on.
         #[command(flatten)]
         database: DatabaseArgs,
     },
@@ -60,7 +60,7 @@ pub enum LegalHoldCommand {
 ///
 /// # Errors
 ///
-/// There is no such job or legal hold, or the database cannot be reached.
+/// Returns an error if there is no such job or legal hold, or if the database cannot be reached.
 pub async fn run(config: &Config, command: LegalHoldCommand) -> anyhow::Result<()> {
     let by = actor::name();
     match command {
@@ -94,18 +94,18 @@ pub async fn run(config: &Config, command: LegalHoldCommand) -> anyhow::Result<(
 ///
 /// # Errors
 ///
-/// The tenant has no such job, or the database cannot be reached.
+/// Returns an error if the tenant has no such job, or if the database cannot be reached.
 pub async fn add(
     config: &Config,
     data: Option<&Path>,
     actor: Actor<'_>,
-    of: (TenantId, JobId),
+    job: (TenantId, JobId),
     purpose: Purpose,
     days: u32,
 ) -> anyhow::Result<i64> {
     let until = clock::now() + DAY * days;
-    connected(config, data, DatabaseRole::Api, async |pool| {
-        Ok(tenants::add_legal_hold(pool, actor, of, purpose, until).await?)
+    with_connection(config, data, DatabaseRole::Api, async |pool| {
+        Ok(tenants::add_legal_hold(pool, actor, job, purpose, until).await?)
     })
     .await
 }
@@ -114,7 +114,7 @@ pub async fn add(
 ///
 /// # Errors
 ///
-/// The tenant has no such legal hold, or the database cannot be reached.
+/// Returns an error if the tenant has no such legal hold, or if the database cannot be reached.
 pub async fn remove(
     config: &Config,
     data: Option<&Path>,
@@ -122,7 +122,7 @@ pub async fn remove(
     tenant: TenantId,
     hold: i64,
 ) -> anyhow::Result<()> {
-    connected(config, data, DatabaseRole::Api, async |pool| {
+    with_connection(config, data, DatabaseRole::Api, async |pool| {
         Ok(tenants::remove_legal_hold(pool, actor, tenant, hold).await?)
     })
     .await

@@ -5,11 +5,11 @@ use secrecy::{ExposeSecret, SecretString};
 use sqlx::postgres::PgConnectOptions;
 use storage::database::{self, DatabaseRole, Login};
 
-/// Migrates the database with the owner's login, and allows the runtime logins to act as their roles.
+/// Migrates the database with the owner's login, and lets the runtime logins act as their roles.
 ///
 /// # Errors
 ///
-/// `DATABASE_OWNER_URL` is missing, a URL is not usable, or a migration fails.
+/// Returns an error if `DATABASE_OWNER_URL` is missing, if a URL is not usable, or if a migration fails.
 pub async fn run(config: &Config) -> anyhow::Result<()> {
     let owner_url = config.owner_url.as_ref().ok_or(ConfigError::Missing {
         name: "DATABASE_OWNER_URL",
@@ -20,10 +20,10 @@ pub async fn run(config: &Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The logins that the configuration names.
+/// Reads the runtime logins that the configuration names, with the roles that each may act as.
 ///
-/// That of `DATABASE_URL` must exist and may act as every runtime role. A login for a single role is created with its
-/// password if it does not exist, so only those have a password here.
+/// The login of `DATABASE_URL` may act as every runtime role. It must exist already, so the result does not contain its password. A
+/// login for a single role is created with its password if it does not exist, so the result contains that password.
 fn logins(config: &Config) -> anyhow::Result<Vec<Login>> {
     let mut logins: Vec<Login> = Vec::new();
     let all_roles = config
@@ -31,7 +31,7 @@ fn logins(config: &Config) -> anyhow::Result<Vec<Login>> {
         .as_ref()
         .map(|url| (url, DatabaseRole::ALL));
     let single_roles = DatabaseRole::ALL.iter().filter_map(|role| {
-        let url = config.logins.of(*role)?;
+        let url = config.logins.for_role(*role)?;
         Some((url, std::slice::from_ref(role)))
     });
     for (url, roles) in all_roles.into_iter().chain(single_roles) {
@@ -53,7 +53,7 @@ fn logins(config: &Config) -> anyhow::Result<Vec<Login>> {
     Ok(logins)
 }
 
-/// The password in a database URL.
+/// The password in a database URL; `None` if the URL has none.
 fn password(url: &SecretString) -> Option<SecretString> {
     let (_, rest) = url.expose_secret().split_once("://")?;
     let (login, _) = rest.split('/').next()?.rsplit_once('@')?;

@@ -9,10 +9,10 @@ use sqlx::PgPool;
 use storage::database::DatabaseRole;
 
 use crate::arguments::{DatabaseArgs, NO_REASON, OptionalReasonArgs};
-use crate::database::connected;
+use crate::database::with_connection;
 use crate::{actor, say};
 
-/// What to do with tenants.
+/// The commands about tenants.
 #[derive(Subcommand)]
 pub enum TenantCommand {
     /// Set how long a tenant's files and prompts are kept: `ephemeral` (inputs and prompts until their job has ended, outputs
@@ -22,10 +22,10 @@ pub enum TenantCommand {
         tenant: TenantId,
         /// How long they are kept.
         policy: Policy,
-        /// Why.
+        /// The reason, which is recorded.
         #[command(flatten)]
         reason: OptionalReasonArgs,
-        /// Where.
+        /// The database to work on.
         #[command(flatten)]
         database: DatabaseArgs,
     },
@@ -37,10 +37,10 @@ pub enum TenantCommand {
         /// 1 to 100; 1 is the share of others.
         #[arg(value_parser = clap::value_parser!(u8).range(1..=100))]
         weight: u8,
-        /// Why.
+        /// The reason, which is recorded.
         #[command(flatten)]
         reason: OptionalReasonArgs,
-        /// Where.
+        /// The database to work on.
         #[command(flatten)]
         database: DatabaseArgs,
     },
@@ -48,10 +48,10 @@ pub enum TenantCommand {
     Add {
         /// Its name.
         name: String,
-        /// Why.
+        /// The reason, which is recorded.
         #[command(flatten)]
         reason: OptionalReasonArgs,
-        /// Where.
+        /// The database to work on.
         #[command(flatten)]
         database: DatabaseArgs,
     },
@@ -71,7 +71,7 @@ pub enum Policy {
 ///
 /// # Errors
 ///
-/// There is no such tenant, or the database cannot be reached.
+/// Returns an error if there is no such tenant, or if the database cannot be reached.
 pub async fn run(config: &Config, command: TenantCommand) -> anyhow::Result<()> {
     let by = actor::name();
     match command {
@@ -82,7 +82,7 @@ pub async fn run(config: &Config, command: TenantCommand) -> anyhow::Result<()> 
         } => {
             let actor = reason.actor(&by, NO_REASON)?;
             let add = async |pool: &PgPool| Ok(tenants::add(pool, actor, &name).await?);
-            let tenant = connected(config, database.data(), DatabaseRole::Api, add).await?;
+            let tenant = with_connection(config, database.data(), DatabaseRole::Api, add).await?;
             say!("{tenant}")?;
         }
         TenantCommand::Weight {
@@ -94,7 +94,7 @@ pub async fn run(config: &Config, command: TenantCommand) -> anyhow::Result<()> 
             let actor = reason.actor(&by, NO_REASON)?;
             let set =
                 async |pool: &PgPool| Ok(tenants::set_weight(pool, actor, tenant, weight).await?);
-            connected(config, database.data(), DatabaseRole::Api, set).await?;
+            with_connection(config, database.data(), DatabaseRole::Api, set).await?;
             say!("set")?;
         }
         TenantCommand::Retention {
@@ -111,7 +111,7 @@ pub async fn run(config: &Config, command: TenantCommand) -> anyhow::Result<()> 
             let set = async |pool: &PgPool| {
                 Ok(tenants::set_retention(pool, actor, tenant, retention).await?)
             };
-            connected(config, database.data(), DatabaseRole::Api, set).await?;
+            with_connection(config, database.data(), DatabaseRole::Api, set).await?;
             say!("set")?;
         }
     }

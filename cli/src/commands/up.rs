@@ -1,7 +1,7 @@
 //! `platen up`: the whole product in one process.
 //!
-//! Without `DATABASE_URL` or `REDIS_URL` it starts private servers, and without a Google project it starts fake vendors.
-//! It migrates the database and creates a demo tenant with credits and a key. Then it does what `platen api` and
+//! Without `DATABASE_URL` or `REDIS_URL` it starts private servers, and without a Google project it starts fake vendors. It
+//! migrates the database and creates a demo tenant with credits and a key. Then it runs the API and a worker, as `platen api` and
 //! `platen worker` do.
 
 mod demo;
@@ -31,7 +31,7 @@ use crate::shutdown::stop_signal;
 use crate::{open_files, say};
 use demo::Demo;
 
-/// How to start.
+/// The arguments of `platen up`.
 #[derive(clap::Args, Clone, Debug)]
 pub struct UpArgs {
     /// The folder for all data.
@@ -46,7 +46,7 @@ pub struct UpArgs {
     pub ready_file: Option<PathBuf>,
 }
 
-/// What runs and where, for `--ready-file` and for the output.
+/// The addresses of everything that runs, for `--ready-file` and for the output.
 #[derive(serde::Serialize)]
 struct Ready {
     api: String,
@@ -63,12 +63,12 @@ struct Fakes {
     vendors: Option<String>,
 }
 
-/// Runs until Ctrl-C or SIGTERM.
+/// Runs everything until Ctrl-C or SIGTERM.
 ///
 /// # Errors
 ///
-/// The configuration is not usable, the data folder is used by another Platen, a server does not start or ends by
-/// itself, or an address is taken.
+/// Returns an error if the configuration is not usable, if another `platen` uses the data folder, if a server does not start or
+/// ends by itself, or if another process listens at an address.
 pub async fn run(mut config: Config, args: UpArgs) -> anyhow::Result<()> {
     let stop = stop_signal()?;
     let data = &args.data;
@@ -103,7 +103,7 @@ async fn serve(
     if let Some(port) = args.port {
         config.listen = SocketAddr::from(([127, 0, 0, 1], port));
     }
-    config.ports = open_files::raise(config.ports)?;
+    config.ports = open_files::raise_limit(config.ports)?;
     let backlog = config.ports.backlog;
     let listener = listen(config.listen, &format!("--port or {API_VARIABLE}"), backlog)?;
     let metrics = metrics_listener(config)?;
@@ -119,8 +119,8 @@ async fn serve(
     .await?;
     let worker = Arc::new(worker::App::connect(config).await?);
     let mut api = api::App::connect(config).await?;
-    // There is no load balancer that needs time to notice that the API stops.
-    api.farewell = Duration::ZERO;
+    // No load balancer needs time to notice that the API stops.
+    api.drain_delay = Duration::ZERO;
 
     let tasks = TaskTracker::new();
     let failed = CancellationToken::new();
@@ -171,7 +171,7 @@ async fn serve(
     error.map_or(Ok(()), Err)
 }
 
-/// Lets a new database adopt its bucket. This must happen before the demo tenant is created: a database with a tenant is
+/// Lets a new database adopt its bucket. This must happen before the demo tenant is created, because a database with a tenant is
 /// not new.
 async fn adopt_new(config: &Config, address: &Address) -> anyhow::Result<()> {
     let connect = async |role| {
@@ -204,23 +204,23 @@ fn supervise(
     });
 }
 
-/// Starts private servers and adds them to the configuration; `None` if both are configured. If only one of the two is
-/// configured, both private servers are started and one is not used.
+/// Starts a private Postgres and a private Redis and adds them to the configuration. Returns `None` if both are configured already.
+/// If only one of the two is configured, both private servers are started, and one of them is not used.
 async fn start_servers(config: &mut Config, data: &Path) -> anyhow::Result<Option<Servers>> {
-    if config.names_postgres() && config.redis_url.is_some() {
+    if config.has_database_urls() && config.redis_url.is_some() {
         return Ok(None);
     }
     if DatabaseRole::ALL
         .iter()
-        .any(|role| config.logins.of(*role).is_some())
-        && !config.names_postgres()
+        .any(|role| config.logins.for_role(*role).is_some())
+        && !config.has_database_urls()
     {
         bail!(
             "DATABASE_API_URL, DATABASE_WORKER_URL and DATABASE_READER_URL name one Postgres: set all three, or DATABASE_URL, or none"
         );
     }
     let servers = Servers::start(data).await?;
-    if !config.names_postgres() {
+    if !config.has_database_urls() {
         config.database_url = Some(SecretString::from(servers.database_url()));
         let LoginUrls {
             api,
@@ -240,7 +240,7 @@ async fn start_servers(config: &mut Config, data: &Path) -> anyhow::Result<Optio
     Ok(Some(servers))
 }
 
-/// Binds the address of the metrics. If the default address is taken, a free port is used.
+/// Listens on the address of the metrics. If another process listens on the default address, uses a free port.
 fn metrics_listener(config: &Config) -> anyhow::Result<TcpListener> {
     let backlog = config.ports.backlog;
     match listen(config.metrics_listen, METRICS_VARIABLE, backlog) {
@@ -252,14 +252,14 @@ fn metrics_listener(config: &Config) -> anyhow::Result<TcpListener> {
     }
 }
 
-/// Tells what runs: on standard output and in the ready file.
+/// Prints what runs, and writes it to the ready file.
 fn announce(ready: &Ready, demo: &Demo, args: &UpArgs) -> anyhow::Result<()> {
     // Platen keeps running even if standard output cannot be written.
-    if let Err(error) = welcome(ready, demo, args) {
+    if let Err(error) = print_welcome(ready, demo, args) {
         tracing::warn!("{:#}", anyhow::Error::from(error));
     }
     if let Some(path) = &args.ready_file {
-        // Renamed when it is complete, because another process may wait for the file and read it at once.
+        // The file gets its name only when it is complete, because another process may wait for the file and read it at once.
         let folder = path
             .parent()
             .filter(|folder| !folder.as_os_str().is_empty())
@@ -274,7 +274,8 @@ fn announce(ready: &Ready, demo: &Demo, args: &UpArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn welcome(ready: &Ready, demo: &Demo, args: &UpArgs) -> Result<(), OutputError> {
+/// Prints the addresses, the demo key and the data folder to standard output.
+fn print_welcome(ready: &Ready, demo: &Demo, args: &UpArgs) -> Result<(), OutputError> {
     say!("\n  Platen is up.\n")?;
     say!("  console   {}/#key={}", ready.api, ready.key)?;
     say!("  API       {}", ready.api)?;
@@ -287,7 +288,7 @@ fn welcome(ready: &Ready, demo: &Demo, args: &UpArgs) -> Result<(), OutputError>
     )?;
     if ready.fakes.vendors.is_some() {
         say!(
-            "\n  Pictures are synthetic: no Google project is configured, so fakes answer and no AI model is called."
+            "\n  Images are synthetic: no Google project is configured, so fakes answer and no AI model is called."
         )?;
     }
     say!("\n  Ctrl-C stops everything.\n")

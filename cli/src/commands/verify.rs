@@ -15,10 +15,10 @@ use storage::database::DatabaseRole;
 use storage::verify;
 
 use crate::arguments::DatabaseArgs;
-use crate::database::{connected, folder, open_bucket};
+use crate::database::{folder, open_bucket, with_connection};
 use crate::say;
 
-/// How much to check.
+/// The arguments of `platen verify`.
 #[derive(Args)]
 pub struct VerifyArgs {
     /// Also read every stored file, and search the bucket for files that no row names. May take hours.
@@ -31,36 +31,36 @@ pub struct VerifyArgs {
     pub(crate) database: DatabaseArgs,
 }
 
-/// What was checked.
-struct Checked {
-    /// How much of the bucket was read; `None` if that was not asked for.
+/// A summary of what was checked.
+struct CheckSummary {
+    /// How much of the bucket was read; `None` without `--deep`.
     deep: Option<Progress>,
     anchors: Anchors,
-    /// The name of the anchor that was written.
+    /// The name of the anchor that was written; `None` if none was written.
     written: Option<String>,
 }
 
 /// The result of the comparison with anchors.
 enum Anchors {
-    /// How many were compared. Differences are reported as findings.
+    /// This many anchors were compared. Mismatches are reported as findings.
     Compared(usize),
-    /// None, with the reason.
+    /// No anchor was compared, for this reason.
     NotCompared(String),
 }
 
-/// Checks, and prints each finding and a summary. The exit code is 1 if there are findings.
+/// Checks the invariants, and prints each finding and a summary. The exit code is 1 if there are findings.
 ///
 /// # Errors
 ///
-/// The database or the bucket cannot be reached, or the output cannot be written.
+/// Returns an error if the database or the bucket cannot be reached, or if the output cannot be written.
 pub async fn run(config: &Config, args: VerifyArgs) -> anyhow::Result<ExitCode> {
     let (mut findings, mut printed) = (0_u64, Ok(()));
     let checked = check(config, &args, |report| match report {
         Report::Finding(finding) => {
             findings += 1;
-            // After the first line that could not be written, nothing more is printed.
+            // After the first line that could not be written, no further line is printed.
             if printed.is_ok() {
-                printed = say!("{}: {}", finding.invariant, finding.says);
+                printed = say!("{}: {}", finding.invariant, finding.text);
             }
         }
         Report::Progress(Progress {
@@ -101,15 +101,15 @@ pub async fn run(config: &Config, args: VerifyArgs) -> anyhow::Result<ExitCode> 
     Ok(ExitCode::SUCCESS)
 }
 
-/// Checks the invariants, the guards of the database and the anchors, and the bucket if that is asked for. An anchor is
-/// written only if there was no finding before it.
+/// Checks the invariants, the guards of the database and the anchors, and with `--deep` also the bucket. With `--anchor`, writes an
+/// anchor if the checks before it had no finding.
 async fn check(
     config: &Config,
     args: &VerifyArgs,
     mut report: impl FnMut(Report),
-) -> anyhow::Result<Checked> {
+) -> anyhow::Result<CheckSummary> {
     let data = args.database.data();
-    connected(config, data, DatabaseRole::Reader, async |pool| {
+    with_connection(config, data, DatabaseRole::Reader, async |pool| {
         let mut findings = 0_usize;
         common::verify::check(pool, |_, found, _| {
             findings += found.len();
@@ -131,14 +131,15 @@ async fn check(
             Err(error) if args.anchor => return Err(error),
             Err(error) => Anchors::NotCompared(format!("{error:#}")),
         };
-        let mut checked = Checked {
+        let mut checked = CheckSummary {
             deep: None,
             anchors,
             written,
         };
         if args.deep {
             let (_, bucket) = open_bucket(config, data)?;
-            // Objects that the sweeper is about to remove are no findings, so younger ones are left out.
+            // An object that the sweeper is about to remove is no finding. So objects without a row count only if they are older
+            // than two further runs of the sweeper.
             let timing = &config.timing;
             let grace = timing.sweep_grace + timing.sweep_every * 2;
             checked.deep = Some(deep::check(pool, &bucket, grace, &mut report).await?);
@@ -148,13 +149,13 @@ async fn check(
     .await
 }
 
-/// The bucket with the anchors, and the key that signed them.
+/// Opens the bucket with the anchors, and reads the key that signed them.
 fn open_anchors(config: &Config, data: Option<&Path>) -> anyhow::Result<(Bucket, SecretString)> {
     let (_, bucket) = open_bucket(config, data)?;
-    let key = match (&config.signing_key, data, config.names_postgres()) {
+    let key = match (&config.signing_key, data, config.has_database_urls()) {
         (Some(key), ..) => Some(key.clone()),
         (None, None, true) => None,
-        // A `platen up` keeps its key in its data folder.
+        // `platen up` keeps its key in its data folder.
         (None, data, _) => {
             secrets::read(&folder(data).join("signing.key"), &[])?.map(SecretString::from)
         }

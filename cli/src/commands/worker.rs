@@ -10,15 +10,17 @@ use crate::listen::{METRICS_VARIABLE, listen};
 use crate::open_files;
 use crate::shutdown::stop_signal;
 
-/// Works until the process is told to stop. Never starts fake vendors: without credentials it refuses to start.
+/// Runs a worker until the process is told to stop. It never starts fake vendors. Without credentials for its providers it refuses
+/// to start.
 ///
 /// # Errors
 ///
-/// The configuration is not usable, a server it needs cannot be reached, or an address is taken.
+/// Returns an error if the configuration is not usable, a server that it needs cannot be reached, or another process listens at an
+/// address.
 pub async fn run(config: &Config) -> anyhow::Result<()> {
     let app = Arc::new(worker::App::connect(config).await?);
-    // A worker serves metrics only, so it needs no files for client connections.
-    let ports = open_files::raise(Ports {
+    // A worker serves only metrics, so it needs no open files for client connections.
+    let ports = open_files::raise_limit(Ports {
         connections: 0,
         ..config.ports
     })?;

@@ -31,8 +31,8 @@ pub enum Address {
     Gcs(Remote<GoogleCloudStorageBuilder>),
 }
 
-/// A bucket at a store. All keys begin with the prefix, so one bucket can hold several
-/// installations.
+/// A bucket at S3 or Google Cloud Storage. All keys begin with the prefix, so one bucket can hold
+/// the files of several installations.
 #[derive(Clone)]
 pub struct Remote<B> {
     bucket: String,
@@ -40,18 +40,18 @@ pub struct Remote<B> {
     builder: Box<B>,
 }
 
-/// A bucket that was opened.
-pub(super) struct Opened {
+/// What [`Address::open`] returns: the store, and how it signs links.
+pub(super) struct OpenedBucket {
     /// Reads and writes objects.
     pub store: Arc<dyn ObjectStore>,
-    /// Signs links; `None` for a folder.
-    pub signing: Option<Signing>,
+    /// How the store signs links; `None` for a folder.
+    pub signing: Option<LinkSigning>,
 }
 
 /// How links to a store are signed.
 #[derive(Clone)]
-pub(super) struct Signing {
-    /// Signs a path.
+pub(super) struct LinkSigning {
+    /// Signs the path of a link.
     pub signer: Arc<dyn Signer>,
     /// Scheme, host and port of every link.
     pub origin: String,
@@ -59,8 +59,8 @@ pub(super) struct Signing {
     escape: fn(&Key) -> Key,
 }
 
-impl Signing {
-    /// The path of an object in a link.
+impl LinkSigning {
+    /// The path of an object, as it is in a link.
     pub(super) fn path(&self, key: &Key) -> Key {
         let full_key = self.prefix.parts().chain(key.parts()).collect();
         (self.escape)(&full_key)
@@ -78,13 +78,13 @@ impl Address {
 
     /// Parses an address.
     ///
-    /// `variables` are the standard ones of AWS and Google: credentials, region, endpoint. Where
-    /// they contain no credentials these are found as the vendors' own programs find them: a web
-    /// identity, or the role of a container or an instance.
+    /// `variables` are the standard variables of AWS and Google, such as credentials, region and
+    /// endpoint. If they contain no credentials, the credentials are found as the vendors' own
+    /// programs find them: a web identity, or the role of a container or an instance.
     ///
     /// # Errors
-    /// The scheme is not known, the bucket or the prefix is not valid, or an endpoint is not
-    /// encrypted.
+    /// Returns an error if the scheme is not known, if the bucket or the prefix is not valid, or if
+    /// an endpoint is not encrypted.
     pub fn parse(
         text: &str,
         variables: impl IntoIterator<Item = (String, String)>,
@@ -108,8 +108,8 @@ impl Address {
             Ok(prefix) => prefix,
             Err(error) => return bad(format!("{prefix:?} is no prefix of keys: {error}")),
         };
-        // An empty variable counts as not set: Docker Compose passes unset variables on as empty
-        // ones.
+        // An empty variable counts as not set, because Docker Compose passes unset variables on as
+        // empty ones.
         let variables = variables.into_iter().filter(|(_, value)| !value.is_empty());
         let bucket = bucket.to_owned();
         Ok(match scheme {
@@ -126,11 +126,11 @@ impl Address {
         })
     }
 
-    /// Creates the folder where it is missing: for `platen up`, which owns it. A bucket at a store
-    /// is not created.
+    /// Creates the folder if it is missing. For `platen up`, which owns the folder. A bucket at S3
+    /// or Google Cloud Storage is not created.
     ///
     /// # Errors
-    /// The folder cannot be created.
+    /// Returns an error if the folder cannot be created.
     pub fn make_folder(&self) -> Result<(), BucketError> {
         let Self::Folder(folder) = self else {
             return Ok(());
@@ -142,15 +142,16 @@ impl Address {
     /// Opens the bucket. Sends no request yet.
     ///
     /// # Errors
-    /// The folder does not exist, or the settings of the store are not complete.
-    pub(super) fn open(&self) -> Result<Opened, BucketError> {
+    /// Returns an error if the folder does not exist, or if the settings of the store are not
+    /// complete.
+    pub(super) fn open(&self) -> Result<OpenedBucket, BucketError> {
         Ok(match self {
             Self::Folder(folder) => {
                 let problem = |error| BucketError::Folder(folder.display().to_string(), error);
                 if !std::fs::metadata(folder).map_err(problem)?.is_dir() {
                     return Err(problem(io::ErrorKind::NotADirectory.into()));
                 }
-                Opened {
+                OpenedBucket {
                     store: Arc::new(LocalFileSystem::new_with_prefix(folder)?.with_fsync(true)),
                     signing: None,
                 }
@@ -173,10 +174,10 @@ impl<B> Remote<B> {
         store: impl ObjectStore + Signer + Clone,
         origin: String,
         escape: fn(&Key) -> Key,
-    ) -> Opened {
-        Opened {
+    ) -> OpenedBucket {
+        OpenedBucket {
             store: Arc::new(PrefixStore::new(store.clone(), self.prefix.clone())),
-            signing: Some(Signing {
+            signing: Some(LinkSigning {
                 signer: Arc::new(store),
                 origin,
                 prefix: self.prefix.clone(),
@@ -195,7 +196,7 @@ impl<B> Remote<B> {
     }
 }
 
-/// The form of `PLATEN_BUCKET`.
+/// Writes the address in the form of `PLATEN_BUCKET`.
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -206,16 +207,16 @@ impl fmt::Display for Address {
     }
 }
 
-/// Without the credentials.
+/// Writes the address without the credentials.
 impl fmt::Debug for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
     }
 }
 
-/// Retries for failures that pass within moments; callers that can wait longer retry themselves.
-/// Each request has 30 seconds (`AWS_TIMEOUT`), and none is sent more than ten seconds after the
-/// first.
+/// Retries for failures that last only moments. Callers that can wait longer retry on their own.
+/// Each request may take 30 seconds (`AWS_TIMEOUT`), and no retry is sent more than ten seconds
+/// after the first request.
 fn retries() -> RetryConfig {
     RetryConfig {
         backoff: BackoffConfig {
@@ -362,7 +363,7 @@ mod tests {
             let variables = variables.iter().chain(&key);
             let variables = variables.map(|&(name, value)| (name.to_owned(), value.to_owned()));
             let address = Address::parse(&format!("s3://{bucket}/of/ours"), variables).unwrap();
-            let Signing { signer, origin, .. } = address.open().unwrap().signing.unwrap();
+            let LinkSigning { signer, origin, .. } = address.open().unwrap().signing.unwrap();
             assert_eq!(origin, expected);
             let method = object_store::signer::Method::GET;
             let link = signer

@@ -1,21 +1,21 @@
-//! Why a bucket did not do what it was asked.
+//! Errors of a bucket.
 
 use std::io;
 
 use super::FileKind;
 
-/// Why the bucket did not do what it was asked.
+/// Why an operation on a bucket failed.
 #[derive(Debug, thiserror::Error)]
 pub enum BucketError {
     /// A new object has the key of an existing one with other bytes.
     #[error("another object exists at {0}, and no key is written twice")]
     TakenByAnother(String),
-    /// An object that was just written has other bytes when it is read.
+    /// An object that was just written has other bytes when it is read back.
     #[error(
         "the object that was written to {0} has other bytes when it is read; it was removed again"
     )]
     Garbled(String),
-    /// An object was deleted while it was read.
+    /// An object was deleted while it was being read.
     #[error("{0} was deleted while it was read")]
     Deleted(String),
     /// The store does not support conditional writes.
@@ -36,24 +36,24 @@ pub enum BucketError {
     /// The store failed or cannot be reached.
     #[error(transparent)]
     Store(#[from] object_store::Error),
-    /// The folder of the bucket, or one in it, cannot be used.
+    /// The folder of the bucket, or a folder in it, cannot be used.
     #[error("{0} is not a folder that this process can use: {1}")]
     Folder(String, io::Error),
-    /// On the path of an object there is something other than folders and a file.
+    /// The path of an object contains something other than folders and a file.
     #[error("{path} is {kind}, which is not followed, so {key} is not an object", kind = kind.word())]
     Irregular {
         /// The object.
         key: String,
-        /// The path of what is there instead.
+        /// The path of the entry that is there instead.
         path: String,
-        /// What it is.
+        /// The kind of that entry.
         kind: FileKind,
     },
-    /// The bucket belongs to another database, or lacks its marker:
+    /// The bucket belongs to another database, or lacks its marker. The text is that of
     /// [`domain::ownership::Ownership::problem`].
     #[error("{0}")]
     NotOurs(&'static str),
-    /// Which database the bucket belongs to is not known.
+    /// The check of which database the bucket belongs to failed.
     #[error(transparent)]
     Unsure(domain::ownership::Unknown),
 }
@@ -65,7 +65,7 @@ impl BucketError {
         matches!(self, Self::Folder(_, error) if missing.contains(&error.kind()))
     }
 
-    /// Whether the same may succeed later, when the bucket is available again.
+    /// Whether the same operation may succeed later, when the bucket is available again.
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Store(_) | Self::Garbled(_) | Self::Folder(..) => true,

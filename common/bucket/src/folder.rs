@@ -1,8 +1,8 @@
 //! A bucket that is a folder on this machine.
 //!
 //! Only plain files in plain folders are objects. A symbolic link could lead out of the bucket, and
-//! reading a pipe, a socket or a device may never end. Neither is followed, opened or removed; both
-//! are listed, so that people see them.
+//! reading a pipe, a socket or a device may never end. Such entries are never followed, opened or
+//! removed. But they are listed, so that people see them.
 
 use std::fs::{self, FileType};
 use std::io;
@@ -16,13 +16,13 @@ use time::OffsetDateTime;
 use tokio::sync::mpsc;
 use walkdir::{DirEntry, WalkDir};
 
-use super::{BucketError, FileKind, Listed};
+use super::{BucketError, FileKind, ListedObject};
 
-/// Entries that are listed ahead of the reader of the list.
+/// How many entries are listed before the reader of the list asks for them.
 const WALK_BUFFER: usize = 256;
 /// Most entries that [`survey`] checks.
 const MAX_SURVEYED_FILES: usize = 100_000;
-/// The permissions of group and others; Platen's own files grant none of them.
+/// The permissions of the group and of others. Platen's own files grant none of these.
 const OTHERS_MODE_BITS: u32 = 0o077;
 
 /// The folder of a bucket.
@@ -31,19 +31,19 @@ pub(super) struct Folder(PathBuf);
 
 /// The result of [`survey`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Survey {
+pub struct FolderState {
     /// Files and folders that were checked.
     pub seen: usize,
-    /// Whether these are all there are.
+    /// Whether these are all files and folders of the bucket.
     pub is_whole: bool,
-    /// How many of them may be read, written or entered by others than their owner.
+    /// How many of them others than their owner may read, write or enter.
     pub open_to_others: usize,
-    /// One of these.
-    pub one_of_these: Option<PathBuf>,
+    /// One of those that are open to others.
+    pub example_open_to_others: Option<PathBuf>,
     /// How many are symbolic links or special files, which are not objects.
     pub irregular: usize,
-    /// One of these.
-    pub an_irregular: Option<PathBuf>,
+    /// One of the irregular entries.
+    pub example_irregular: Option<PathBuf>,
 }
 
 impl Folder {
@@ -56,7 +56,8 @@ impl Folder {
     /// end.
     ///
     /// # Errors
-    /// There is something else on the path, or the folder of the bucket does not exist.
+    /// Returns an error if something else is on the path, or if the folder of the bucket does not
+    /// exist.
     pub(super) async fn admit(&self, key: &Key) -> Result<(), BucketError> {
         let (root, key) = (self.0.clone(), key.clone());
         let admitted = tokio::task::spawn_blocking(move || admit(&root, &key));
@@ -65,13 +66,13 @@ impl Folder {
             .unwrap_or_else(|error| Err(self.problem(io::Error::other(error))))
     }
 
-    /// Lists every file, in no certain order, and everything else that is not a folder.
-    pub(super) fn list(&self) -> BoxStream<'static, Result<Listed, BucketError>> {
+    /// Lists every entry that is not a folder, in no particular order.
+    pub(super) fn list(&self) -> BoxStream<'static, Result<ListedObject, BucketError>> {
         let (sender, receiver) = mpsc::channel(WALK_BUFFER);
         let root = self.0.clone();
         tokio::task::spawn_blocking(move || {
             for listed in walk(&root) {
-                // The reader of the list was dropped.
+                // The reader of the list is gone.
                 if sender.blocking_send(listed).is_err() {
                     return;
                 }
@@ -90,7 +91,7 @@ impl Folder {
 
 fn admit(root: &Path, key: &Key) -> Result<(), BucketError> {
     let root_error = |error| BucketError::Folder(root.display().to_string(), error);
-    // The root itself may be a symbolic link: its operator has chosen it.
+    // The root itself may be a symbolic link, because an operator has chosen it.
     if !fs::metadata(root).map_err(root_error)?.is_dir() {
         return Err(root_error(io::ErrorKind::NotADirectory.into()));
     }
@@ -105,7 +106,7 @@ fn admit(root: &Path, key: &Key) -> Result<(), BucketError> {
             Err(error) if error.kind() == io::ErrorKind::NotADirectory => return Ok(()),
             Err(error) => return Err(BucketError::Folder(path.display().to_string(), error)),
         };
-        if let Some(kind) = irregular(kind) {
+        if let Some(kind) = irregular_kind(kind) {
             return Err(BucketError::Irregular {
                 key: key.to_string(),
                 path: path.display().to_string(),
@@ -116,8 +117,9 @@ fn admit(root: &Path, key: &Key) -> Result<(), BucketError> {
     Ok(())
 }
 
-/// What an entry is that is neither a plain file nor a folder; `None` for those.
-fn irregular(kind: FileType) -> Option<FileKind> {
+/// The kind of an entry that is neither a plain file nor a folder; `None` for plain files and
+/// folders.
+fn irregular_kind(kind: FileType) -> Option<FileKind> {
     if kind.is_symlink() {
         Some(FileKind::SymbolicLink)
     } else if kind.is_fifo() || kind.is_socket() || kind.is_block_device() || kind.is_char_device()
@@ -129,18 +131,18 @@ fn irregular(kind: FileType) -> Option<FileKind> {
 }
 
 /// All entries below a folder, except folders and files that are still being written.
-fn walk(root: &Path) -> impl Iterator<Item = Result<Listed, BucketError>> {
+fn walk(root: &Path) -> impl Iterator<Item = Result<ListedObject, BucketError>> {
     let entries = WalkDir::new(root).follow_links(false).min_depth(1);
     entries.into_iter().filter_map(move |entry| match entry {
-        Ok(entry) => listed(root, &entry).transpose(),
+        Ok(entry) => describe(root, &entry).transpose(),
         Err(error) => unless_deleted(root, error),
     })
 }
 
-/// The error, or nothing where an entry was deleted while the folder was listed.
+/// The error, or `None` if the entry was deleted while the folder was being listed.
 fn unless_deleted<T>(root: &Path, error: walkdir::Error) -> Option<Result<T, BucketError>> {
     let path = error.path().unwrap_or(root).to_owned();
-    // Links are not followed, so there are no loops, and the error comes from the system.
+    // Links are not followed, so there are no loops, and the error comes from the operating system.
     let error = error
         .into_io_error()
         .unwrap_or_else(|| io::Error::other("it cannot be listed"));
@@ -148,7 +150,9 @@ fn unless_deleted<T>(root: &Path, error: walkdir::Error) -> Option<Result<T, Buc
     (!is_deleted).then(|| Err(BucketError::Folder(path.display().to_string(), error)))
 }
 
-fn listed(root: &Path, entry: &DirEntry) -> Result<Option<Listed>, BucketError> {
+/// Describes an entry for the list. Returns `None` for a folder, and for a file that is still being
+/// written.
+fn describe(root: &Path, entry: &DirEntry) -> Result<Option<ListedObject>, BucketError> {
     let kind = entry.file_type();
     if kind.is_dir() || is_unfinished(entry) {
         return Ok(None);
@@ -162,11 +166,11 @@ fn listed(root: &Path, entry: &DirEntry) -> Result<Option<Listed>, BucketError> 
         .strip_prefix(root)
         .unwrap_or_else(|_| entry.path());
     let modified = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
-    Ok(Some(Listed {
+    Ok(Some(ListedObject {
         key: path.to_string_lossy().into_owned(),
         bytes: metadata.len(),
         modified: OffsetDateTime::from(modified),
-        kind: irregular(kind).unwrap_or(FileKind::Object),
+        kind: irregular_kind(kind).unwrap_or(FileKind::Object),
     }))
 }
 
@@ -179,15 +183,15 @@ fn is_unfinished(entry: &DirEntry) -> bool {
     })
 }
 
-/// Checks the folder of a bucket: what others than the owner may access, and what is not a plain
-/// file. For `platen doctor`; checks at most 100,000 entries.
+/// Checks the folder of a bucket: what others than the owner may access, and which entries are not
+/// plain files. For `platen doctor`. Checks at most 100,000 entries.
 ///
 /// # Errors
-/// The folder cannot be listed.
-pub fn survey(root: &Path) -> io::Result<Survey> {
-    let mut survey = Survey {
+/// Returns an error if the folder cannot be listed.
+pub fn survey(root: &Path) -> io::Result<FolderState> {
+    let mut survey = FolderState {
         is_whole: true,
-        ..Survey::default()
+        ..FolderState::default()
     };
     for entry in WalkDir::new(root).follow_links(false) {
         if survey.seen >= MAX_SURVEYED_FILES {
@@ -200,16 +204,20 @@ pub fn survey(root: &Path) -> io::Result<Survey> {
             Err(error) => return Err(error.into()),
         };
         survey.seen += 1;
-        if entry.depth() > 0 && irregular(entry.file_type()).is_some() {
+        if entry.depth() > 0 && irregular_kind(entry.file_type()).is_some() {
             survey.irregular += 1;
-            survey.an_irregular.get_or_insert_with(|| entry.into_path());
+            survey
+                .example_irregular
+                .get_or_insert_with(|| entry.into_path());
         } else if let Ok(metadata) = fs::metadata(entry.path())
             && metadata.permissions().mode() & OTHERS_MODE_BITS != 0
             // The marker is not secret, and an operator with another umask may have written it.
             && entry.path() != root.join(super::MARKER)
         {
             survey.open_to_others += 1;
-            survey.one_of_these.get_or_insert_with(|| entry.into_path());
+            survey
+                .example_open_to_others
+                .get_or_insert_with(|| entry.into_path());
         }
     }
     Ok(survey)

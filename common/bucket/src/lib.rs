@@ -1,4 +1,5 @@
-//! Object storage: objects by key, each written once, and signed links to them that expire.
+//! Object storage: objects by key, and signed links to them that expire. Each key is written only
+//! once.
 
 mod address;
 mod error;
@@ -19,18 +20,18 @@ use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 
 pub use address::{Address, BadAddress};
-use address::{Opened, Signing};
+use address::{LinkSigning, OpenedBucket};
 use folder::Folder;
-pub use folder::{Survey, survey};
+pub use folder::{FolderState, survey};
 pub use link::{BadLink, LINKS, Signed, SigningKeys};
 
 use domain::file_name::attachment;
 pub use error::BucketError;
 
-/// What the keys of [`Bucket::probe`] begin with. No row names these objects.
+/// The prefix of the keys that [`Bucket::probe`] writes. No row names these objects.
 pub const PROBE_PREFIX: &str = "examined/";
-/// The key of the marker, which says which database the bucket belongs to; see
-/// `common::files::ownership`.
+/// The key of the marker, which says which database the bucket belongs to (see
+/// `common::files::ownership`).
 pub const MARKER: &str = "platen-bucket";
 /// Most bytes of a marker that are read.
 const MAX_MARKER_BYTES: u64 = 200;
@@ -39,43 +40,43 @@ const MAX_MARKER_BYTES: u64 = 200;
 #[derive(Clone)]
 pub struct Bucket {
     store: Arc<dyn ObjectStore>,
-    /// The folder, where it is one.
+    /// The folder, if the bucket is a folder.
     folder: Option<Folder>,
-    /// How the store signs links; `None` where the api serves the files.
-    signing: Option<Signing>,
-    /// The keys of links to our own api.
+    /// How the store signs links; `None` if the api serves the files.
+    signing: Option<LinkSigning>,
+    /// The keys that sign links to our own api.
     keys: SigningKeys,
 }
 
-/// A link to an object. Whoever has it can read the object until it expires.
+/// A link to an object. Everybody who has the link can read the object until the link expires.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Link {
     /// Path and query of a link to our own api.
-    Ours(String),
+    Local(String),
     /// URL at the store itself.
     Store(String),
 }
 
-/// What a browser is told about a file.
+/// What the headers of an answer tell a browser about a file.
 #[derive(Clone, Copy, Debug)]
 pub struct ContentDisposition<'a> {
-    /// Its media type, such as `image/png`.
+    /// The media type of the file, such as `image/png`.
     pub media_type: &'a str,
-    /// The name it is saved under.
+    /// The name under which a browser saves the file.
     pub file_name: &'a str,
 }
 
 /// Hash and size of an object that is in the bucket.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Stored {
-    /// SHA-256 of its bytes.
+pub struct StoredObject {
+    /// SHA-256 of the object's bytes.
     pub sha256: [u8; 32],
-    /// How many bytes it has.
+    /// How many bytes the object has.
     pub bytes: i64,
 }
 
-impl Stored {
-    fn of(bytes: &[u8]) -> Self {
+impl StoredObject {
+    fn from_bytes(bytes: &[u8]) -> Self {
         Self {
             sha256: Sha256::digest(bytes).into(),
             bytes: length(bytes),
@@ -91,7 +92,7 @@ fn length(bytes: &[u8]) -> i64 {
 /// A part of an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Part {
-    /// The part.
+    /// The bytes of the part.
     pub bytes: Bytes,
     /// How many bytes the whole object has.
     pub whole: u64,
@@ -99,10 +100,10 @@ pub struct Part {
 
 /// An object in a list of the bucket.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Listed {
-    /// Its key; of a folder the path of the file in it.
+pub struct ListedObject {
+    /// The key of the object. In a folder this is the path of the file, relative to the folder.
     pub key: String,
-    /// Its size.
+    /// The size of the object, in bytes.
     pub bytes: u64,
     /// When it was written, on the bucket's clock.
     pub modified: OffsetDateTime,
@@ -110,10 +111,10 @@ pub struct Listed {
     pub kind: FileKind,
 }
 
-/// What an entry of a bucket is. Except in a folder all are objects.
+/// What kind of entry of a bucket this is. At S3 and Google Cloud Storage all entries are objects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FileKind {
-    /// An object; in a folder a plain file.
+    /// An object. In a folder this is a plain file.
     Object,
     /// A symbolic link.
     SymbolicLink,
@@ -122,7 +123,7 @@ pub enum FileKind {
 }
 
 impl FileKind {
-    /// What it is, for messages.
+    /// The kind as words, for messages.
     pub fn word(self) -> &'static str {
         match self {
             Self::Object => "a file",
@@ -132,13 +133,14 @@ impl FileKind {
     }
 }
 
-impl From<ObjectMeta> for Listed {
+impl From<ObjectMeta> for ListedObject {
     fn from(object: ObjectMeta) -> Self {
         let seconds = object.last_modified.timestamp();
         Self {
             key: object.location.into(),
             bytes: object.size,
-            // A time out of range counts as very old: then only the rows decide about the object.
+            // A time out of range counts as very old. Then only the rows decide whether the object
+            // is an orphan.
             modified: OffsetDateTime::from_unix_timestamp(seconds)
                 .unwrap_or(OffsetDateTime::UNIX_EPOCH),
             kind: FileKind::Object,
@@ -150,10 +152,11 @@ impl Bucket {
     /// Opens the bucket at an address. `keys` sign links to our own api.
     ///
     /// # Errors
-    /// The folder does not exist; it is not created, because its volume may just not be mounted. Or
-    /// the settings of the store are not complete. The store itself is not asked yet.
+    /// Returns an error if the folder does not exist, or if the settings of the store are not
+    /// complete. A missing folder is not created, because its volume may just not be mounted. No
+    /// request is sent to the store yet.
     pub fn open(address: &Address, keys: impl Into<SigningKeys>) -> Result<Self, BucketError> {
-        let Opened { store, signing } = address.open()?;
+        let OpenedBucket { store, signing } = address.open()?;
         let folder = match address {
             Address::Folder(folder) => Some(Folder::new(folder)),
             Address::S3(_) | Address::Gcs(_) => None,
@@ -166,9 +169,9 @@ impl Bucket {
         })
     }
 
-    /// The key in the type of the store, after the check that in a folder only plain folders lead
-    /// to it.
-    async fn admitted(&self, key: &str) -> Result<Key, BucketError> {
+    /// Converts a key to the store's type. If the bucket is a folder, it first checks that only
+    /// plain folders lead to the key.
+    async fn checked_key(&self, key: &str) -> Result<Key, BucketError> {
         let key = Key::from(key);
         if let Some(folder) = &self.folder {
             folder.admit(&key).await?;
@@ -176,37 +179,37 @@ impl Bucket {
         Ok(key)
     }
 
-    /// Never links to the store itself: the api serves all files. For stores that clients cannot
-    /// reach.
+    /// Makes the api serve all files, so that no link leads to the store itself. For stores that
+    /// clients cannot reach.
     #[must_use]
     pub fn serve_through_api(mut self) -> Self {
         self.signing = None;
         self
     }
 
-    /// Whether it is a folder of this machine.
+    /// Whether the bucket is a folder of this machine.
     pub fn is_folder(&self) -> bool {
         self.folder.is_some()
     }
 
-    /// Whether its store signs links, for reading and for writing.
+    /// Whether the store signs links, for reading and for writing.
     pub fn signs_links(&self) -> bool {
         self.signing.is_some()
     }
 
-    /// Writes a new object, and reads it back. Writing the same bytes to the same key again is a
-    /// success, so a write whose answer was lost may be repeated.
+    /// Writes a new object, and reads it back. Writing the same bytes to the same key again
+    /// succeeds, so a write whose answer was lost may be repeated.
     ///
     /// # Errors
-    /// The key has an object with other bytes; the bytes read back differ; or the bucket failed,
-    /// and the object may have been written.
-    pub async fn put_new(&self, key: &str, bytes: Bytes) -> Result<Stored, BucketError> {
-        let written = Stored::of(&bytes);
+    /// Returns an error if the key has an object with other bytes, if the bytes that were read back
+    /// differ, or if the bucket fails. After a failure of the bucket the object may exist.
+    pub async fn put_new(&self, key: &str, bytes: Bytes) -> Result<StoredObject, BucketError> {
+        let written = StoredObject::from_bytes(&bytes);
         let options = PutOptions {
             mode: PutMode::Create,
             ..PutOptions::default()
         };
-        let (location, payload) = (self.admitted(key).await?, PutPayload::from(bytes));
+        let (location, payload) = (self.checked_key(key).await?, PutPayload::from(bytes));
         let was_there = match self.store.put_opts(&location, payload, options).await {
             Ok(_) => None,
             Err(error @ object_store::Error::AlreadyExists { .. }) => Some(error),
@@ -226,11 +229,12 @@ impl Bucket {
         }
     }
 
-    /// Checks that objects can be written, read and deleted, and that none is overwritten: for
-    /// `platen doctor`, and for workers after the bucket was unavailable.
+    /// Checks that objects can be written, read and deleted, and that the store refuses to
+    /// overwrite an object. For `platen doctor`, and for workers after the bucket was unavailable.
     ///
     /// # Errors
-    /// [`BucketError::Overwrites`], or the failure of a step.
+    /// Returns [`BucketError::Overwrites`] if an object was overwritten, or the error of the step
+    /// that failed.
     pub async fn probe(&self) -> Result<(), BucketError> {
         let key = format!("{PROBE_PREFIX}{}", uuid::Uuid::now_v7());
         self.put_new(&key, Bytes::from_static(b"one")).await?;
@@ -243,19 +247,20 @@ impl Bucket {
         }
     }
 
-    /// The text of the marker; `None` where the bucket has none.
+    /// Reads the text of the marker. Returns `None` if the bucket has no marker.
     ///
     /// # Errors
-    /// The bucket failed.
+    /// Returns an error if the bucket fails.
     pub async fn marker(&self) -> Result<Option<String>, BucketError> {
         let marker = self.get_at_most(MARKER, MAX_MARKER_BYTES).await?;
         Ok(marker.map(|bytes| String::from_utf8_lossy(&bytes).trim().to_owned()))
     }
 
-    /// Writes the marker and reads it back. With `replace` it overwrites another marker.
+    /// Writes the marker and reads it back. With `replace`, another marker is overwritten.
     ///
     /// # Errors
-    /// There is one and `replace` is not set; it reads back differently; or the bucket failed.
+    /// Returns an error if there is a marker and `replace` is not set, if the marker that was read
+    /// back differs, or if the bucket fails.
     pub async fn write_marker(&self, text: &str, replace: bool) -> Result<(), BucketError> {
         let mode = if replace {
             PutMode::Overwrite
@@ -266,7 +271,7 @@ impl Bucket {
             mode,
             ..PutOptions::default()
         };
-        let location = self.admitted(MARKER).await?;
+        let location = self.checked_key(MARKER).await?;
         let payload = PutPayload::from(format!("{text}\n"));
         match self.store.put_opts(&location, payload, options).await {
             Ok(_) => {}
@@ -281,20 +286,22 @@ impl Bucket {
         }
     }
 
-    /// The whole object; `None` where there is none.
+    /// Reads a whole object. Returns `None` if there is no object with this key.
     ///
     /// # Errors
-    /// The bucket failed.
+    /// Returns an error if the bucket fails.
     pub async fn get(&self, key: &str) -> Result<Option<Bytes>, BucketError> {
         self.get_at_most(key, u64::MAX).await
     }
 
-    /// As [`Self::get`], for objects that others may have written.
+    /// Does the same as [`Self::get`], for objects that may be too large because somebody else has
+    /// written them.
     ///
     /// # Errors
-    /// The object has more than `most` bytes, and is not read; or the bucket failed.
+    /// Returns an error if the object has more than `most` bytes (it is not read then), or if the
+    /// bucket fails.
     pub async fn get_at_most(&self, key: &str, most: u64) -> Result<Option<Bytes>, BucketError> {
-        match self.store.get(&self.admitted(key).await?).await {
+        match self.store.get(&self.checked_key(key).await?).await {
             Ok(found) if found.meta.size > most => Err(BucketError::TooLarge {
                 key: key.to_owned(),
                 bytes: found.meta.size,
@@ -306,11 +313,11 @@ impl Bucket {
         }
     }
 
-    /// Up to `most` bytes of an object, beginning at byte `first`, and the size of the whole
-    /// object. `None` where there is none.
+    /// Reads up to `most` bytes of an object, beginning at byte `first`, and the size of the whole
+    /// object. Returns `None` if there is no object with this key.
     ///
     /// # Errors
-    /// `first` is behind the end, or the bucket failed.
+    /// Returns an error if `first` is after the end of the object, or if the bucket fails.
     pub async fn part(
         &self,
         key: &str,
@@ -324,7 +331,7 @@ impl Bucket {
         };
         match self
             .store
-            .get_opts(&self.admitted(key).await?, options)
+            .get_opts(&self.checked_key(key).await?, options)
             .await
         {
             Ok(found) => Ok(Some(Part {
@@ -336,13 +343,13 @@ impl Bucket {
         }
     }
 
-    /// Reads an object for its size and hash; `None` where there is none. It is never whole in
-    /// memory.
+    /// Reads an object and returns its size and hash. Returns `None` if there is no object with
+    /// this key. The object is never in memory as a whole.
     ///
     /// # Errors
-    /// The bucket failed.
-    pub async fn measure(&self, key: &str) -> Result<Option<Stored>, BucketError> {
-        let mut chunks = match self.store.get(&self.admitted(key).await?).await {
+    /// Returns an error if the bucket fails.
+    pub async fn measure(&self, key: &str) -> Result<Option<StoredObject>, BucketError> {
+        let mut chunks = match self.store.get(&self.checked_key(key).await?).await {
             Ok(found) => found.into_stream(),
             Err(object_store::Error::NotFound { .. }) => return Ok(None),
             Err(error) => return Err(error.into()),
@@ -352,54 +359,57 @@ impl Bucket {
             sha256.update(&chunk);
             bytes += length(&chunk);
         }
-        Ok(Some(Stored {
+        Ok(Some(StoredObject {
             sha256: sha256.finalize().into(),
             bytes,
         }))
     }
 
-    /// Lists every object, in no certain order. Objects that are written or deleted meanwhile may
-    /// be in the list or not. The stream may be polled after its end.
-    pub fn list(&self) -> BoxStream<'static, Result<Listed, BucketError>> {
+    /// Lists every object, in no particular order. Objects that are written or deleted meanwhile
+    /// may be in the list or not. The stream may be polled after its end.
+    pub fn list(&self) -> BoxStream<'static, Result<ListedObject, BucketError>> {
         if let Some(folder) = &self.folder {
             return folder.list().fuse().boxed();
         }
         let objects = self.store.list(None);
         objects
-            .map_ok(Listed::from)
+            .map_ok(ListedObject::from)
             .map_err(Into::into)
             .fuse()
             .boxed()
     }
 
-    /// Lists every object whose key begins with `prefix`, which ends with `/`; otherwise as
-    /// [`Self::list`].
-    pub fn list_under(&self, prefix: &str) -> BoxStream<'static, Result<Listed, BucketError>> {
+    /// Lists every object whose key begins with `prefix`, in the same way as [`Self::list`].
+    /// `prefix` must end with `/`.
+    pub fn list_under(
+        &self,
+        prefix: &str,
+    ) -> BoxStream<'static, Result<ListedObject, BucketError>> {
         let objects = self.store.list(Some(&Key::from(prefix)));
         objects
-            .map_ok(Listed::from)
+            .map_ok(ListedObject::from)
             .map_err(Into::into)
             .fuse()
             .boxed()
     }
 
-    /// Deletes an object. It is no error if there is none.
+    /// Deletes an object. Succeeds if there is no object with this key.
     ///
     /// # Errors
-    /// The bucket failed.
+    /// Returns an error if the bucket fails.
     pub async fn delete(&self, key: &str) -> Result<(), BucketError> {
-        match self.store.delete(&self.admitted(key).await?).await {
+        match self.store.delete(&self.checked_key(key).await?).await {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
             Err(error) => Err(error.into()),
         }
     }
 
-    /// A link to an object that works for `lifetime` from `now` on: at the store itself where it
-    /// signs links (V4 signatures, `AWS4-HMAC-SHA256` or `GOOG4-RSA-SHA256`), otherwise at our own
-    /// api.
+    /// Makes a link to an object that works for `lifetime` from `now` on. If the store signs links,
+    /// the link leads to the store (V4 signatures, `AWS4-HMAC-SHA256` or `GOOG4-RSA-SHA256`).
+    /// Otherwise it leads to our own api.
     ///
     /// # Errors
-    /// The store's credentials cannot be had.
+    /// Returns an error if the store's credentials cannot be obtained.
     pub async fn link(
         &self,
         key: &str,
@@ -408,7 +418,7 @@ impl Bucket {
         lifetime: Duration,
     ) -> Result<Link, BucketError> {
         let Some(signing) = &self.signing else {
-            return Ok(Link::Ours(self.our_link(
+            return Ok(Link::Local(self.local_link(
                 key,
                 disposition.file_name,
                 now,
@@ -430,18 +440,18 @@ impl Bucket {
         Ok(Link::Store(url.await?.into()))
     }
 
-    /// The origin of the links of [`Self::link`]: scheme, host and port of the store. `None` where
-    /// they lead to our own api.
+    /// The origin of the links of [`Self::link`]: scheme, host and port of the store. `None` if
+    /// these links lead to our own api.
     pub fn link_origin(&self) -> Option<&str> {
         let signing = self.signing.as_ref()?;
         Some(&signing.origin)
     }
 
-    /// A link for writing an object directly into the store for `lifetime`; `None` where it signs
-    /// no links.
+    /// Makes a link that allows a client to write an object directly into the store for `lifetime`.
+    /// Returns `None` if the store signs no links.
     ///
     /// # Errors
-    /// The store's credentials cannot be had.
+    /// Returns an error if the store's credentials cannot be obtained.
     pub async fn link_to_put(
         &self,
         key: &str,
@@ -456,7 +466,7 @@ impl Bucket {
     }
 
     /// Path and query of a link to our own api that works for `lifetime` from `now` on.
-    pub fn our_link(
+    pub fn local_link(
         &self,
         key: &str,
         file_name: &str,
@@ -469,7 +479,8 @@ impl Bucket {
     /// Checks a link to this object at our own api.
     ///
     /// # Errors
-    /// It is not ours, has expired, or works for longer than any link may.
+    /// Returns an error if the link is not signed by us, has expired, or works for longer than any
+    /// link may.
     pub fn check_link(
         &self,
         key: &str,

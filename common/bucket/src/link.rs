@@ -1,7 +1,8 @@
 //! Links to our own api, signed with HMAC-SHA256.
 //!
-//! Two keys may be active: the current one signs, and the previous one is still accepted. So a key
-//! can be changed without breaking the links that clients have.
+//! Two keys may be active: links are signed with the current key, and links that the previous key
+//! has signed are still accepted. So a key can be changed without breaking the links that clients
+//! have.
 
 use std::time::Duration;
 
@@ -13,7 +14,8 @@ use time::OffsetDateTime;
 
 use std::ops::RangeInclusive;
 
-/// How far the clock of the process that signed may be ahead of the one that checks.
+/// How far the clock of the process that signs may be ahead of the clock of the process that
+/// checks.
 const MAX_CLOCK_SKEW: Duration = Duration::from_mins(5);
 /// Hex digits of a key's id.
 const KEY_ID_LENGTH: usize = 8;
@@ -22,20 +24,20 @@ const KEY_ID_LENGTH: usize = 8;
 #[derive(Clone)]
 pub struct SigningKeys {
     current: SecretString,
-    /// Signs nothing more; its links are still accepted.
+    /// Signs no new links, but its links are still accepted.
     previous: Option<SecretString>,
 }
 
 /// Why a link does not work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BadLink {
-    /// Its time is over.
+    /// The link has expired.
     #[error("this link has expired: ask for a new one")]
     Expired,
-    /// It expires later than any link may: the clock of the process that signed it was wrong.
+    /// The link expires later than any link may. The clock of the process that signed it was wrong.
     #[error("this link works for longer than any link may: ask for a new one")]
     TooLong,
-    /// Its signature is not of a current key.
+    /// The signature was not made with an active key.
     #[error("this link is not one of ours, or the key that signed it is no longer in use")]
     Forged,
 }
@@ -43,11 +45,13 @@ pub enum BadLink {
 /// The parameters of a link, besides the object's key.
 #[derive(Clone, Copy, Debug)]
 pub struct Signed<'a> {
-    /// The name the file is saved under; `None` in links of versions without file names.
+    /// The name under which a browser saves the file; `None` in links of older versions, which had
+    /// no file names.
     pub file_name: Option<&'a str>,
-    /// When it expires, in seconds since 1970.
+    /// When the link expires, in seconds since 1970.
     pub expires: i64,
-    /// The id of the key that signed it; `None` in links of versions without key ids.
+    /// The id of the key that signed the link; `None` in links of older versions, which had no key
+    /// ids.
     pub key_id: Option<&'a str>,
     /// The signature in hex.
     pub signature: &'a str,
@@ -89,7 +93,7 @@ impl SigningKeys {
     /// Checks a link to this object.
     ///
     /// # Errors
-    /// It is forged, has expired, or works for longer than any link may.
+    /// Returns an error if the link is forged, has expired, or works for longer than any link may.
     pub(super) fn check(
         &self,
         object: &str,
@@ -126,7 +130,7 @@ impl SigningKeys {
     }
 }
 
-/// The id of a key: the first digits of its hash. It identifies the key and reveals nothing of it.
+/// The id of a key: the first digits of its hash. It identifies the key and does not reveal it.
 fn id(key: &SecretString) -> String {
     let mut id = hex::encode(Sha256::digest(key.expose_secret()));
     id.truncate(KEY_ID_LENGTH);
@@ -144,7 +148,7 @@ fn mac(key: &SecretString, object: &str, file_name: Option<&str>, expires: i64) 
     mac
 }
 
-/// How long a link may work.
+/// The shortest and the longest time for which a link may work.
 pub const LINKS: RangeInclusive<Duration> = Duration::from_mins(1)..=Duration::from_hours(24);
 
 #[cfg(test)]

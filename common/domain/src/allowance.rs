@@ -21,7 +21,7 @@ pub const DEFAULT: u32 = 20;
 
 /// What a tenant has used of its allowance in the last hour.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Used {
+pub struct AllowanceUsage {
     /// Calls that it abandoned.
     pub calls: i64,
     /// Time until the oldest of them is more than an hour old and no longer counts; at least one
@@ -29,7 +29,7 @@ pub struct Used {
     pub retry_after: Duration,
 }
 
-impl Used {
+impl AllowanceUsage {
     /// Whether `more` further calls may be abandoned under this `allowance`. No call is always
     /// allowed.
     pub fn allows(self, more: i64, allowance: u32) -> bool {
@@ -44,7 +44,7 @@ mod tests {
     #[test]
     fn calls_are_allowed_up_to_the_allowance_and_none_always() {
         let check = |calls, more, allowance, allowed| {
-            let used = Used {
+            let used = AllowanceUsage {
                 calls,
                 retry_after: Duration::ZERO,
             };

@@ -14,7 +14,7 @@ use crate::stored_file::StoredFile;
 
 /// A call that an attempt of the job has made, as a later attempt reads it from the journal.
 #[derive(Clone, Debug)]
-pub struct Journaled {
+pub struct JournaledCall {
     /// The call.
     pub id: CallId,
     /// Which output of the job it was made for, from 0.
@@ -36,7 +36,7 @@ pub struct Journaled {
     pub original: Option<StoredFile>,
 }
 
-impl Journaled {
+impl JournaledCall {
     /// Whether it ended without an answer, although its image may have been made ([`LOST`]).
     pub fn is_lost(&self) -> bool {
         self.outcome.is_some_and(|class| LOST.contains(&class))

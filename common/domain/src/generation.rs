@@ -64,7 +64,7 @@ impl Generation {
 
     /// Total bytes of the inputs that were sent in the request itself. They belong to the job;
     /// uploads do not.
-    pub fn own_bytes(&self) -> i64 {
+    pub fn inline_bytes(&self) -> i64 {
         match self {
             Self::Image(request) => request
                 .inputs

@@ -52,7 +52,7 @@ impl Answer {
 
 /// What is stored under an idempotency key.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Known {
+pub enum KeyUse {
     /// The same request was answered before. This is its answer.
     Answered(Answer),
     /// The key belongs to another request.

@@ -18,7 +18,7 @@ const UNLIMITED: i64 = 1_000_000;
 pub struct LaneTiming {
     /// How long its circuit breaker stays open before a probe; six times as long after a failure
     /// that only people can repair.
-    pub closed: (Duration, Duration),
+    pub breaker_open: (Duration, Duration),
     /// How long it pauses when even one call at a time is too many for its provider.
     pub throttled: (Duration, Duration),
 }
@@ -136,7 +136,7 @@ impl LaneState {
 
     /// The state as this tenant sees it: also unavailable where it is so for this tenant only.
     #[must_use]
-    pub fn seen_by(mut self, tenant: TenantId) -> Self {
+    pub fn for_tenant(mut self, tenant: TenantId) -> Self {
         let pseudonym = tenant.pseudonym();
         let mut closed = self.unavailable_for.iter();
         let Some(closed) = closed.find(|closed| closed.tenant == pseudonym) else {

@@ -209,7 +209,7 @@ pub struct Share {
 
 /// Takes `need` credits from the lots, in their order. Returns what each lot gives, or `None` if
 /// all of them together have less.
-pub fn burn(lots: &[Lot], need: Credits) -> Option<Vec<Share>> {
+pub fn split_over_lots(lots: &[Lot], need: Credits) -> Option<Vec<Share>> {
     let mut left = need;
     let mut shares = Vec::new();
     for lot in lots {
@@ -260,7 +260,7 @@ mod tests {
     #[test]
     fn lots_burn_down_in_order() {
         let check = |remaining: &[i64], need, expected: Option<&[i64]>| {
-            let taken = burn(&lots(remaining), credits(need)).map(|shares| {
+            let taken = split_over_lots(&lots(remaining), credits(need)).map(|shares| {
                 shares
                     .iter()
                     .map(|share| share.amount.get())
@@ -277,7 +277,7 @@ mod tests {
 
     #[test]
     fn captured_credits_are_taken_from_the_first_shares() {
-        let shares = burn(&lots(&[10, 10, 10]), credits(25)).unwrap();
+        let shares = split_over_lots(&lots(&[10, 10, 10]), credits(25)).unwrap();
         let consumed = |captured| {
             consume(&shares, credits(captured)).map(|amounts| {
                 amounts

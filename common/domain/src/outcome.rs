@@ -302,14 +302,14 @@ impl Class {
     }
 
     /// What the customer is told: [`Contract::customer`].
-    pub fn plain_words(self) -> &'static str {
+    pub fn customer_message(self) -> &'static str {
         self.contract().customer
     }
 }
 
 /// Whether another call may be made for an output. `ended` are the classes of its earlier calls,
 /// the newest last. `another_lane` is whether the job may use a lane that none of them has used.
-pub fn worth_another_call(ended: &[Class], another_lane: bool) -> bool {
+pub fn may_call_again(ended: &[Class], another_lane: bool) -> bool {
     let Some(&last) = ended.last() else {
         return true;
     };
@@ -343,7 +343,7 @@ mod tests {
             (&[Config, ModelRetired], false, false),
         ] {
             assert_eq!(
-                worth_another_call(ended, another_lane),
+                may_call_again(ended, another_lane),
                 worth,
                 "{ended:?} {another_lane}"
             );

@@ -127,7 +127,7 @@ pub struct Due {
 
 /// A receipt: a file or a prompt was deleted.
 #[derive(Clone, Debug)]
-pub struct Receipt {
+pub struct DeletionReceipt {
     /// The number of its deletion.
     pub id: i64,
     /// Its job; `None` for an upload.

@@ -11,12 +11,12 @@ pub const DEFAULT: i64 = 50_000_000_000;
 
 /// How much a tenant stores.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stored {
+pub struct StorageUsage {
     /// Bytes. `None` where it is not counted yet: the tenant is older than the count.
     pub bytes: Option<i64>,
 }
 
-impl Stored {
+impl StorageUsage {
     /// Whether so many bytes more are within the limit. `true` where there is no limit, nothing is
     /// added, or the tenant is not counted yet.
     pub fn has_room(self, more: i64, limit: Option<i64>) -> bool {
@@ -35,7 +35,7 @@ mod tests {
     fn the_limit_may_be_reached_but_not_passed() {
         let check = |bytes, more, limit, expected| {
             assert_eq!(
-                Stored { bytes }.has_room(more, limit),
+                StorageUsage { bytes }.has_room(more, limit),
                 expected,
                 "{bytes:?}"
             );

@@ -1,6 +1,6 @@
 //! The address of Redis, and how to connect to it.
 //!
-//! Where a file holds the URL it is read for each connection. So the password of Redis can be
+//! If a file holds the URL, the file is read for each connection. So the password of Redis can be
 //! changed by writing the file, and no process needs a restart.
 
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use secrecy::{ExposeSecret, SecretString};
 use tokio::io::AsyncReadExt;
 use tokio::time::timeout;
 
-/// Most bytes read from the file: far more than a URL has.
+/// Most bytes that are read from the file. This is far more than a URL has.
 const MAX_FILE_BYTES: u64 = 16 * 1024;
 
 /// The address of Redis.
@@ -31,11 +31,11 @@ impl From<&str> for Address {
 }
 
 impl Address {
-    /// Checks that it is well formed.
+    /// Checks that the URL is valid.
     ///
     /// # Errors
-    /// The URL is not one. A file is not read here: it may be written after the process has
-    /// started.
+    /// Returns an error if the URL is not valid. A file is not read here, because it may be written
+    /// after the process has started.
     pub(super) fn check(&self) -> RedisResult<()> {
         match self {
             Self::Url(url) => Client::open(url.expose_secret()).map(drop),
@@ -43,11 +43,12 @@ impl Address {
         }
     }
 
-    /// Opens a connection within `connect_timeout`. Each of its answers may take
+    /// Opens a connection within `connect_timeout`. Each answer on the connection may take
     /// `response_timeout`.
     ///
     /// # Errors
-    /// The file cannot be read, or Redis cannot be reached in time, or rejects the login.
+    /// Returns an error if the file cannot be read, if Redis cannot be reached in time, or if it
+    /// rejects the login.
     pub(super) async fn connect(
         &self,
         connect_timeout: Duration,
@@ -65,7 +66,8 @@ impl Address {
                 .get_multiplexed_async_connection_with_config(&config)
                 .await
         };
-        // Around all of it: reading the file or resolving the name may hang, too.
+        // The timeout covers all steps, because reading the file or resolving the host name may
+        // hang, too.
         timeout(connect_timeout, connect)
             .await
             .unwrap_or_else(|_| Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()))

@@ -1,12 +1,13 @@
 //! The side of the ready queue that pops ids: an apalis [`Backend`] over a blocking pop.
 //!
-//! A task, the poller, pops only while the worker asks for jobs, and only as many ids as there are
-//! free slots: an id that is popped and cannot start would be kept from other workers. While no
-//! slot is free it pops new jobs for the worker's reserve.
+//! A task, the poller, pops ids only while the worker asks for jobs, and only as many ids as there
+//! are free slots. An id that is popped and cannot start would be unavailable to other workers.
+//! While no slot is free, the poller pops new jobs for the worker's reserve.
 //!
 //! A Redis error never reaches the worker (`Error = Infallible`), because apalis would end the
-//! worker. The poller waits and connects again. It has a connection of its own: a blocking pop
-//! would hold up every other command, and its response timeout must be longer than the pop blocks.
+//! worker. Instead, the poller waits and connects again. It has a connection of its own, for two
+//! reasons: a blocking pop would delay every other command on the connection, and the connection's
+//! response timeout must be longer than the pop blocks.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -28,16 +29,18 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
-use super::{Address, Keys, ReadyQueue, Trouble};
+use super::{Address, Keys, ReadyQueue, RedisFailure};
 use domain::id::JobId;
 
-/// How long a pop blocks. A connection that is only half open is noticed as late as that.
+/// How long a pop blocks. A broken connection that was never closed is noticed only after this
+/// time.
 const POP_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often a worker without a free slot looks for new jobs that may start in its reserve.
 const FRESH_POLL_INTERVAL: Duration = Duration::from_millis(20);
-/// How long a connection, and an answer that does not block, may take.
+/// How long opening a connection may take, and how long an answer to a command that does not block
+/// may take.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(1);
-/// Longest time between two attempts to connect, before jitter of up to as much again.
+/// Longest time between two attempts to connect. Jitter adds up to the same time again.
 const MAX_RECONNECT_DELAY: Duration = Duration::from_secs(1);
 
 /// What a [`ReadyQueueBackend`] pops from, and the slots it pops for.
@@ -45,31 +48,32 @@ const MAX_RECONNECT_DELAY: Duration = Duration::from_secs(1);
 pub struct ReadyQueueConfig {
     /// The queue to pop from.
     pub ready_queue: ReadyQueue,
-    /// The worker's slots. Together with the reserve they are the only limit on how many jobs run
-    /// at once. They belong to the process, so that a worker that apalis restarts still counts the
-    /// jobs of its predecessor.
+    /// The worker's slots. Together with the reserve, the slots are the only limit on how many jobs
+    /// run at once. They belong to the process, so the slots of running jobs stay taken when apalis
+    /// restarts the worker.
     pub slots: Arc<Semaphore>,
-    /// Further slots, for jobs that may start although all others are taken.
+    /// Further slots, for jobs that may start although all ordinary slots are taken.
     pub reserve: Arc<Semaphore>,
-    /// Stops popping.
+    /// Canceled when the poller must stop.
     pub stop: CancellationToken,
-    /// Where the poller runs. Shutdown waits for it, so that it gives back what was not started.
+    /// Tracks the poller's task. Shutdown waits for the poller, which puts ids that were not
+    /// started back into the queue.
     pub tasks: TaskTracker,
 }
 
-/// A job that may be claimed, and the slot it will run in. Dropping it frees the slot.
+/// A job that may be claimed, and the slot it will run in. Dropping the value frees the slot.
 #[derive(Debug)]
 pub struct ReadyJob {
     /// The job.
     pub job: JobId,
-    /// Whether its slot is one of the reserve.
+    /// Whether the slot belongs to the reserve.
     pub reserved: bool,
-    /// Its place in the queue, to give it back.
+    /// The job's place in the queue. It is needed to put the job back.
     virtual_time: f64,
     _slot: OwnedSemaphorePermit,
 }
 
-/// The backend of a worker. Dropping it stops its poller.
+/// The backend of a worker. Dropping the backend stops its poller.
 pub struct ReadyQueueBackend {
     shared: Arc<Shared>,
     _stop: DropGuard,
@@ -78,11 +82,11 @@ pub struct ReadyQueueBackend {
 /// What the backend and its poller share.
 #[derive(Default)]
 struct Shared {
-    /// Jobs that were popped and not yet taken, and who waits for more. One lock for both:
-    /// otherwise a job could arrive between the look into the queue and the registration of the
-    /// waker.
+    /// Jobs that were popped and that the worker has not taken yet, and the waker of the worker if
+    /// it waits for more. One lock protects both. Otherwise a job could arrive after the worker has
+    /// found the queue empty and before its waker is registered.
     buffer: Mutex<(VecDeque<ReadyJob>, Option<Waker>)>,
-    /// The worker asks for a job.
+    /// Notified when the worker asks for a job.
     wanted: Notify,
 }
 
@@ -117,7 +121,7 @@ impl Backend for ReadyQueueBackend {
         Poll::Ready(Ok(()))
     }
 
-    /// Never returns `None`: apalis would end the worker.
+    /// Never returns `None`, because apalis would then end the worker.
     fn poll_next(
         &mut self,
         cx: &mut Context<'_>,
@@ -137,7 +141,7 @@ impl Backend for ReadyQueueBackend {
         Poll::Pending
     }
 
-    /// Does nothing. The poller gives ids back as soon as it is stopped; apalis closes the backend
+    /// Does nothing. The poller puts ids back as soon as it is stopped. Apalis closes the backend
     /// only after the last handler has ended, which is minutes later.
     fn poll_close(
         &mut self,
@@ -184,8 +188,8 @@ impl Poller {
         self.give_back().await;
     }
 
-    /// Waits until the worker asks for a job, then for a slot, then for ids, however long that
-    /// takes and however often Redis fails. Returns `None` when it is stopped.
+    /// Waits until the worker asks for a job, then for a slot, then for ids, however long this
+    /// takes and however often Redis fails. Returns `None` if the poller is stopped.
     async fn tick(&mut self) -> Option<()> {
         let shared = Arc::clone(&self.shared);
         self.stop
@@ -193,8 +197,8 @@ impl Poller {
             .await?;
         let mut delays = reconnect_delays();
         loop {
-            // Connects before it takes a slot: while Redis is unavailable jobs start from Postgres
-            // instead, and they need the slots.
+            // The poller connects before it takes a slot. While Redis is unavailable, jobs start
+            // from Postgres instead, and they need the slots.
             let popped = match self.connect().await {
                 Ok(()) => {
                     let (permit, reserved) = self.next_slots().await?;
@@ -211,7 +215,8 @@ impl Poller {
                 return None;
             }
             match popped {
-                // The pop timed out. The slots go back for a moment, so that others can take them.
+                // The pop timed out. The slots are free for a moment, so that other tasks can take
+                // them.
                 Ok((ids, ..)) if ids.is_empty() => delays = reconnect_delays(),
                 Ok((ids, mut permit, reserved)) => {
                     self.hand_over(&ids, &mut permit, reserved);
@@ -223,7 +228,8 @@ impl Poller {
                 Err(error) => {
                     self.connection = None;
                     let delay = delays.next().unwrap_or(MAX_RECONNECT_DELAY);
-                    let reason = Trouble::of(&error).map_or("other", Trouble::as_str);
+                    let reason =
+                        RedisFailure::classify(&error).map_or("other", RedisFailure::as_str);
                     tracing::debug!(%error, reason, delay_ms = delay.as_millis(), "Cannot pop jobs from Redis; connecting again");
                     self.stop
                         .run_until_cancelled(tokio::time::sleep(delay))
@@ -233,8 +239,9 @@ impl Poller {
         }
     }
 
-    /// Takes every free slot, at least one. While there is none it takes every free slot of the
-    /// reserve, and returns `true`. Returns `None` when it is stopped.
+    /// Waits for free slots and takes all of them. If no ordinary slot is free, takes every free
+    /// slot of the reserve instead, and returns `true` with them. Returns `None` if the poller is
+    /// stopped.
     async fn next_slots(&self) -> Option<(OwnedSemaphorePermit, bool)> {
         let ReadyQueueConfig { slots, reserve, .. } = &self.config;
         loop {
@@ -259,7 +266,8 @@ impl Poller {
             .lock()
             .expect("no panic while it is held");
         for &(ref id, virtual_time) in ids {
-            // Platen adds ids of jobs only. Anything else was planted, and is dropped.
+            // Platen adds only ids of jobs. Anything else was written by somebody else, and is
+            // dropped.
             if let (Ok(job), Some(slot)) = (id.parse(), permit.split(1)) {
                 buffer.0.push_back(ReadyJob {
                     job,
@@ -281,11 +289,11 @@ impl Poller {
         Ok(())
     }
 
-    /// Pops up to `count` ids; waits up to [`POP_TIMEOUT`] for the first one.
+    /// Pops up to `count` ids. Waits up to [`POP_TIMEOUT`] for the first one.
     ///
-    /// The command is never dropped while it blocks on a live connection: the server would still
-    /// pop ids, and their answer would reach nobody. When the poller is stopped, a second
-    /// connection unblocks it, and ids that arrive all the same are put back.
+    /// The command is never dropped while it blocks on a live connection. The server would still
+    /// pop ids, and its answer would reach nobody. When the poller is stopped, a second connection
+    /// unblocks the command, and ids that arrive all the same are put back.
     async fn pop(&mut self, count: usize) -> RedisResult<Vec<(String, f64)>> {
         let pop_connection = self.connection.as_mut().expect("connected before");
         let client_id = pop_connection.client_id;
@@ -322,8 +330,8 @@ impl Poller {
         Ok(ids)
     }
 
-    /// Pops up to `count` new jobs for the reserve. Does not block: an ordinary slot may become
-    /// free at any moment, and any job can use that.
+    /// Pops up to `count` new jobs for the reserve. Does not block, because an ordinary slot may
+    /// become free at any moment, and any job can use such a slot.
     async fn pop_fresh(&mut self, count: usize) -> RedisResult<Vec<(String, f64)>> {
         let pop_connection = self.connection.as_mut().expect("connected before");
         let mut pop = redis::cmd("ZPOPMIN");
@@ -331,8 +339,8 @@ impl Poller {
         pop.query_async(&mut pop_connection.connection).await
     }
 
-    /// Removes popped ids from the list of new jobs. If this fails a worker tries to claim one of
-    /// them for its reserve, and the claim finds that it is taken.
+    /// Removes popped ids from the list of new jobs. If this fails, another worker may try to claim
+    /// one of them for its reserve. The claim then finds that the job is taken.
     async fn forget_fresh(&mut self, ids: &[(String, f64)]) {
         let Some(pop_connection) = &mut self.connection else {
             return;
@@ -348,8 +356,8 @@ impl Poller {
         }
     }
 
-    /// Puts back ids that were popped and not started. Bounded in time: the dispatcher finds what
-    /// is lost here.
+    /// Puts back ids that were popped and not started. The time for this is limited, because the
+    /// dispatcher finds ids that are lost here.
     async fn give_back(&mut self) {
         let ids: Vec<(String, f64)> = {
             let mut buffer = self
@@ -397,7 +405,7 @@ impl PopConnection {
     }
 }
 
-/// Adds every other slot that is free now to the one that was taken.
+/// Takes every other slot that is free now, and adds it to `permit`.
 fn with_all_free(mut permit: OwnedSemaphorePermit, slots: &Arc<Semaphore>) -> OwnedSemaphorePermit {
     while let Ok(another) = Arc::clone(slots).try_acquire_owned() {
         permit.merge(another);
@@ -405,6 +413,8 @@ fn with_all_free(mut permit: OwnedSemaphorePermit, slots: &Arc<Semaphore>) -> Ow
     permit
 }
 
+/// The delays between attempts to connect: exponential, from 50 ms to [`MAX_RECONNECT_DELAY`], with
+/// jitter.
 fn reconnect_delays() -> impl Iterator<Item = Duration> {
     ExponentialBuilder::default()
         .with_min_delay(Duration::from_millis(50))

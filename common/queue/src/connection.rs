@@ -1,14 +1,15 @@
 //! The connection to Redis that all tasks of a process share, except the blocking pop.
 //!
-//! It is opened when it is first needed, and again after each failure that a new connection may
-//! cure: it broke, answers no more, leads to a replica, or its login is rejected. Each attempt
-//! reads the address again. The second attempt follows the first at once, the third after 50 ms,
-//! and in the end there is one a second. Commands in between fail at once with the newest error,
-//! because no job should wait for a Redis that is unavailable.
+//! It is opened when it is first needed. It is opened again after each failure that a new
+//! connection may cure: the old connection broke, gives no more answers, leads to a replica, or its
+//! login was rejected. Each attempt reads the address again. The second attempt follows the first
+//! at once, the third follows after 50 ms, and then the delay grows to one second. Commands that
+//! come before the next attempt fail at once with the newest error, because no job should wait for
+//! a Redis that is unavailable.
 //!
 //! A Redis that accepts connections and does not answer is worse, because each command would wait
-//! for its whole timeout. So once in three seconds one command probes it, with a short timeout; all
-//! others fail at once.
+//! for its whole timeout. So once in three seconds one command probes Redis, with a short timeout.
+//! All other commands fail at once.
 
 use std::io::{Error, ErrorKind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,9 +21,9 @@ use redis::{Cmd, Pipeline, RedisError, RedisFuture, RedisResult, Value};
 use tokio::time::timeout;
 
 use super::address::Address;
-use super::trouble::Trouble;
+use super::failure::RedisFailure;
 
-/// How long a connection, and an answer, may take.
+/// How long opening a connection and getting an answer may take together.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long a command may wait for a Redis that gave no answer before.
 const PROBE_TIMEOUT: Duration = Duration::from_millis(200);
@@ -31,10 +32,11 @@ const PROBE_INTERVAL: Duration = Duration::from_secs(3);
 /// Time from the second failure in a row to the next attempt to connect; it doubles with each
 /// further one. After the first failure there is no delay.
 const FIRST_DELAY: Duration = Duration::from_millis(50);
-/// The longest such time.
+/// The longest time between two attempts to connect.
 const MAX_RECONNECT_DELAY: Duration = Duration::from_secs(1);
 
-/// A connection, or the attempt to open it. All commands that need it wait for the same attempt.
+/// A connection, or the attempt to open it. All commands that need the connection wait for the same
+/// attempt.
 type Opening = Shared<BoxFuture<'static, RedisResult<MultiplexedConnection>>>;
 
 /// A connection that opens and reopens itself. Clones share it.
@@ -48,7 +50,8 @@ pub(super) struct SharedConnection {
 struct State {
     /// `None`: the next command opens a connection.
     opening: Option<Opening>,
-    /// How often a connection was opened. An answer on an older one says nothing about this one.
+    /// How often a connection was opened. An answer on an older connection says nothing about the
+    /// present one.
     generation: u64,
     /// Failures in a row.
     failures: u32,
@@ -56,7 +59,7 @@ struct State {
     last_failure: Option<(RedisError, Instant)>,
 }
 
-/// What a command is sent on.
+/// The connection on which a command is sent, and the command's timeout.
 struct Checkout {
     opening: Opening,
     generation: u64,
@@ -85,10 +88,10 @@ impl SharedConnection {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The connection for one command; opens it where there is none.
+    /// Returns the connection for one command, and opens it if there is none.
     ///
     /// # Errors
-    /// The newest failure, where it is too early for the next attempt, or where another command
+    /// Returns the newest failure if it is too early for the next attempt, or if another command
     /// probes a Redis that does not answer.
     fn checkout(&self) -> RedisResult<Checkout> {
         let mut state = self.state();
@@ -100,8 +103,8 @@ impl SharedConnection {
             if now < *next_try {
                 return Err(error.clone());
             }
-            // This command is the probe. The next one may follow after a while, even if this one is
-            // dropped and never reports.
+            // This command is the probe. The next probe may follow after `PROBE_INTERVAL`, even if
+            // this command is dropped and never reports its result.
             if is_silent {
                 *next_try = now + PROBE_INTERVAL;
             }
@@ -126,18 +129,21 @@ impl SharedConnection {
         })
     }
 
-    /// Records how a command ended: a failure that a new connection may cure closes this one.
+    /// Records how a command ended. A failure that a new connection may cure closes the present
+    /// connection.
     fn record<T>(&self, generation: u64, answer: &RedisResult<T>) {
         let mut state = self.state();
-        // Many commands fail together when a connection breaks. Only the first counts: otherwise
-        // the delay would double once for each of them, and a new connection would be closed, too.
+        // Many commands fail together when a connection breaks. Only the first failure counts.
+        // Otherwise the delay would double once for each failed command, and a new connection would
+        // be closed, too.
         if state.generation != generation || state.opening.is_none() {
             return;
         }
         let failure = answer.as_ref().err();
-        // Any other error is an answer, too: Redis is there, and refused one command.
-        let failure =
-            failure.filter(|error| Trouble::of(error).is_some_and(Trouble::wants_new_connection));
+        // Any other error is an answer, too: Redis is available, and refused one command.
+        let failure = failure.filter(|error| {
+            RedisFailure::classify(error).is_some_and(RedisFailure::wants_new_connection)
+        });
         let Some(error) = failure else {
             state.failures = 0;
             state.last_failure = None;
@@ -189,13 +195,14 @@ impl ConnectionLike for SharedConnection {
         .boxed()
     }
 
-    /// Only connection pools and clusters ask for it.
+    /// Always 0, because only connection pools and clusters use this number.
     fn get_db(&self) -> i64 {
         0
     }
 }
 
-/// Time from a failure to the next attempt to connect; `failures` is how many came before it.
+/// Time from a failure to the next attempt to connect. `failures` is the number of failures in a
+/// row before this one.
 fn delay_after(failures: u32) -> Duration {
     match failures.checked_sub(1) {
         None => Duration::ZERO,
@@ -238,8 +245,8 @@ mod tests {
         while began.elapsed() < Duration::from_secs(1) {
             let mut connection = connection.clone();
             let answer: RedisResult<String> = redis::cmd("PING").query_async(&mut connection).await;
-            let trouble = Trouble::of(&answer.unwrap_err());
-            assert_eq!(trouble, Some(Trouble::Broken));
+            let failure = RedisFailure::classify(&answer.unwrap_err());
+            assert_eq!(failure, Some(RedisFailure::Broken));
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         drop(closing);

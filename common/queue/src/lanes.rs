@@ -4,25 +4,27 @@
 //! Redis every lane counts as available, and only each job's own retry delays hold calls back.
 //!
 //! **Limit.** A lane has a limit of calls in flight. It follows additive increase, multiplicative
-//! decrease, as TCP does: a success raises it where at least half of it was used; an answer
-//! `throttled` cuts it to 85 %. Calls that began before the last cut do not cut again. After the
-//! first cut calls start evenly, with a gap between them: a provider that counts calls per second
-//! refuses bursts. Where the limit is one call and even that is too much, the lane pauses, each
-//! time for longer. A provider's `Retry-After` is followed, up to two minutes. Retries need a
-//! budget that successes fill, so that retries do not make an outage worse.
+//! decrease, as TCP does. A success raises the limit if at least half of it was used. An answer
+//! `throttled` cuts the limit to 85 %. Calls that began before the last cut do not cut it again.
+//! After the first cut, calls start evenly, with a gap between them, because a provider that counts
+//! calls per second refuses bursts. If the limit is one call and even that is too much, the lane
+//! pauses, each time for longer. A provider's `Retry-After` is followed, up to two minutes. Retries
+//! need a budget, which grows with time and with each success, so that retries do not make an
+//! outage worse.
 //!
-//! **Circuit breaker.** Enough strikes in a row open it, and the lane is unavailable. After a while
-//! it is half-open: one call probes, and a success closes it. A failure that the request itself may
-//! have caused (an error 500, an answer without an image, no answer) opens the breaker for the
-//! tenant that asked, and counts for at most half of what opens it for all tenants. So it takes two
-//! tenants, and one tenant's prompts cannot make a model unavailable for others. For the same
-//! reason one tenant may use at most seven eighths of a lane's limit.
+//! **Circuit breaker.** Failures count as strikes, and enough strikes in a row open the breaker.
+//! Then the lane is unavailable. After a while it is half-open: one call probes the provider, and a
+//! success closes the breaker. A failure that the request itself may have caused (an error 500, an
+//! answer without an image, no answer) opens the breaker for the tenant that asked, and gives at
+//! most half of the strikes that open it for all tenants. So it takes two tenants to open it for
+//! all, and one tenant's prompts cannot make a model unavailable for others. For the same reason
+//! one tenant may use at most seven eighths of a lane's limit.
 //!
-//! **Privacy.** Redis holds a short hash of a tenant's id: for two hours after its last call, and
-//! with its strikes for one hour after the last strike.
+//! **Privacy.** Redis holds only a short hash of a tenant's id. It holds this hash for two hours
+//! after the tenant's last call, and for one hour after the tenant's last strike.
 //!
-//! The scripts are in `lanes/`. `shared.lua` is put in front of each of the others; it lists all
-//! keys and fields.
+//! The scripts are in `lanes/`. Rust puts `shared.lua` in front of each of the other scripts. That
+//! file lists all keys and fields.
 
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -41,7 +43,7 @@ use domain::outcome::{Class, STRIKES_OUT};
 const FIRST_LIMIT: u32 = 32;
 /// Share of the limit that is left after a cut, in percent.
 const CUT_PERCENT: u32 = 85;
-/// Most retries in the budget; as many may start while no call succeeds.
+/// Most retries in the budget. At most this many retries may start at once while no call succeeds.
 const RETRY_BUDGET: u32 = 20;
 /// What one success adds to the budget, in hundredths of a retry.
 const RETRY_CREDIT_PERCENT: u32 = 25;
@@ -51,11 +53,11 @@ const MAX_RETRY_AFTER: Duration = Duration::from_mins(2);
 const LANE_TTL: Duration = Duration::from_hours(6);
 /// The strikes of one tenant are dropped this long after the last one.
 const TENANT_TTL: Duration = Duration::from_hours(1);
-/// How many tenants a lane lists as unavailable. With more, those with the longest times are
-/// listed: dispatcher and claim leave these out.
+/// How many tenants a lane lists as unavailable. If there are more, those with the longest times
+/// are listed. Dispatcher and claim skip the listed tenants.
 const MAX_UNAVAILABLE_TENANTS: usize = 200;
 /// How much longer the breaker stays open after a failure that only people can repair, such as a
-/// wrong key: probing it often would achieve nothing.
+/// wrong key. Frequent probes would achieve nothing.
 const PERMANENT_FAULT_FACTOR: u32 = 6;
 
 /// The lanes of one installation. Clones share the connection to Redis.
@@ -69,16 +71,16 @@ pub struct Lanes {
 /// Whether a call may be made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Acquisition {
-    /// It may, now. Its end must be reported by [`Lanes::release`].
+    /// The call may start now. The caller must report its end with [`Lanes::release`].
     Granted,
-    /// It may not.
+    /// The call may not start yet, for this reason and time.
     Denied(Pause),
 }
 
-/// A lane as `states.lua` returns it: limit, calls in flight, wait in ms, reason, gap in ms,
-/// whether the breaker is not closed (1 or 0), what opened it, since when the lane is unavailable
-/// (ms since 1970), the corrected fields, and the tenants it is unavailable for (hash, wait in ms,
-/// class, since).
+/// The state of a lane as `states.lua` returns it: limit, calls in flight, wait in ms, reason, gap
+/// in ms, whether the breaker is open or half-open (1 or 0), the outcome class that opened it,
+/// since when the lane is unavailable (ms since 1970), the fields whose values were corrected, and
+/// the tenants for whom the lane is unavailable (hash, wait in ms, class, since).
 type StateReply = (
     f64,
     i64,
@@ -112,7 +114,7 @@ static STATES: LazyLock<Script> = LazyLock::new(|| {
 });
 
 impl Lanes {
-    /// The lanes that stand beside a ready queue: on the same Redis, with the same prefix.
+    /// The lanes that belong to a ready queue: they are in the same Redis, with the same prefix.
     pub fn new(ready_queue: &ReadyQueue, timing: LaneTiming) -> Self {
         Self {
             connection: ready_queue.connection.clone(),
@@ -123,11 +125,13 @@ impl Lanes {
 
     /// Asks whether a call may start now.
     ///
-    /// `ends_within` is the longest time the call may take: if nobody reports its end, it stops
-    /// counting then. `retry` says whether it repeats a call that failed; such calls need a budget.
+    /// `ends_within` is the longest time the call may take. If nobody reports the end of the call,
+    /// it stops counting after this time. `retry` says whether the call repeats a call that failed.
+    /// Such calls need the budget of retries.
     ///
     /// # Errors
-    /// Redis did not answer. Callers let the call start then: lanes may be lost.
+    /// Returns an error if Redis does not answer. Callers then let the call start, because the
+    /// state of lanes may be lost at any time.
     pub async fn acquire(
         &self,
         lane: &Lane,
@@ -156,11 +160,12 @@ impl Lanes {
         })
     }
 
-    /// Reports how a call that was granted ended. With `None` the end says nothing about the lane:
-    /// the call is only taken off it. `ends_within` is the same as in [`Self::acquire`].
+    /// Reports how a granted call ended. With `None` the end says nothing about the lane, and the
+    /// call is only removed from it. `ends_within` is the same as in [`Self::acquire`].
     ///
     /// # Errors
-    /// Redis did not answer. The call stops counting by itself once its time is over.
+    /// Returns an error if Redis does not answer. The call then stops counting by itself after
+    /// `ends_within`.
     pub async fn release(
         &self,
         lane: &Lane,
@@ -176,7 +181,7 @@ impl Lanes {
         } else {
             1
         };
-        let (min_open, max_open) = self.timing.closed;
+        let (min_open, max_open) = self.timing.breaker_open;
         let may_be_the_request =
             result.is_some_and(|result| result.class.may_be_caused_by_request());
         let _changed: i64 = self
@@ -208,7 +213,7 @@ impl Lanes {
     /// The state of every lane of the catalogue, sorted by lane.
     ///
     /// # Errors
-    /// Redis did not answer.
+    /// Returns an error if Redis does not answer.
     pub async fn states(&self, catalog: &Catalog) -> RedisResult<Vec<LaneState>> {
         let mut lanes: Vec<&Lane> = catalog.models().flat_map(|model| &model.lanes).collect();
         lanes.sort();
@@ -219,7 +224,7 @@ impl Lanes {
     /// The state of these lanes, in the same order.
     ///
     /// # Errors
-    /// Redis did not answer.
+    /// Returns an error if Redis does not answer.
     pub async fn states_of(&self, lanes: &[&Lane]) -> RedisResult<Vec<LaneState>> {
         if lanes.is_empty() {
             return Ok(Vec::new());
@@ -278,7 +283,7 @@ impl Lanes {
     }
 }
 
-/// A tenant of whom the script tells.
+/// Converts one tenant of a script's reply.
 fn unavailable_for((tenant, wait, why, since): (String, u64, String, i64)) -> UnavailableFor {
     UnavailableFor {
         tenant,
@@ -292,7 +297,7 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// The time at so many milliseconds since 1970; `None` for 0.
+/// The time at `millis` milliseconds since 1970; `None` for 0.
 fn timestamp(millis: i64) -> Option<OffsetDateTime> {
     (millis > 0)
         .then(|| OffsetDateTime::from_unix_timestamp(millis / 1000).ok())

@@ -2,8 +2,8 @@
 //!
 //! The ready queue is a sorted set of ids of jobs that may start, lowest virtual time first. It is
 //! bounded: the dispatcher keeps it filled from Postgres. Redis is a cache and may be emptied at
-//! any moment: adding an id twice changes nothing, and the dispatcher adds what was lost
-//! (`common::dispatch`). Whether a job may really start is decided by the claim in Postgres.
+//! any moment. Adding an id twice changes nothing, and the dispatcher adds ids that were lost
+//! (`common::dispatch`). The claim in Postgres decides whether a job may really start.
 //!
 //! [`ReadyQueue`] adds ids, [`ReadyQueueBackend`] is the apalis `Backend` that pops them, and
 //! [`Lanes`] limits the calls to each provider.
@@ -11,9 +11,9 @@
 mod address;
 mod backend;
 mod connection;
+mod failure;
 pub mod lanes;
 mod metrics;
-mod trouble;
 
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Duration;
@@ -22,30 +22,32 @@ use redis::{RedisError, Script};
 
 pub use address::Address;
 pub use backend::{ReadyJob, ReadyQueueBackend, ReadyQueueConfig};
+pub use failure::RedisFailure;
 pub use lanes::Lanes;
-pub use trouble::Trouble;
 
 use connection::SharedConnection;
 use domain::id::JobId;
 
-/// Why Redis did not do what it was asked; [`Trouble::of`] classifies it.
+/// The error of a command to Redis. [`RedisFailure::classify`] finds its reason.
 pub type QueueError = RedisError;
 
 /// Most ids in the ready queue.
 const MAX_READY_JOBS: usize = 1_000;
-/// Ids it holds while no worker has announced itself, so that the first one can start at once.
+/// How many ids the ready queue holds while no worker has announced itself, so that the first
+/// worker can start jobs at once.
 const TARGET_WITHOUT_WORKERS: usize = 16;
 /// A worker that has not announced itself for this long counts as gone.
 const WORKER_TTL: Duration = Duration::from_secs(3);
 
-/// Most ids in the list of new jobs, which workers without a free slot look through for their
-/// reserve. The dispatcher finds what is dropped from it.
+/// Most ids in the list of new jobs. Workers without a free slot look through this list for jobs
+/// that may start in their reserve. The dispatcher finds jobs that are dropped from the list.
 const MAX_FRESH: usize = 1_000;
-/// How long that list is kept after the last new job.
+/// How long the list of new jobs is kept after the last new job.
 const FRESH_TTL: Duration = Duration::from_secs(30);
 
-/// Adds a new job to the ready queue, where that is below its target, and to the list of new jobs
-/// in any case. One script, so that no other command comes between the count and the addition.
+/// Adds a new job to the ready queue if the queue is below its target, and to the list of new jobs
+/// in any case. This is one script, so that no other command runs between the count and the
+/// addition.
 static PUSH_NEW: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r"local missing = tonumber(redis.call('GET', KEYS[2]) or ARGV[1]) - redis.call('ZCARD', KEYS[1])
@@ -60,7 +62,7 @@ static PUSH_NEW: LazyLock<Script> = LazyLock::new(|| {
 /// Names of the keys in Redis. Tests that share a Redis use a prefix each.
 #[derive(Clone, Debug)]
 struct Keys {
-    /// What all keys begin with (`PLATEN_QUEUE`).
+    /// The prefix of all keys (`PLATEN_QUEUE`).
     name: String,
     /// Sorted set, the ready queue: job id, scored by virtual time.
     ready: String,
@@ -85,16 +87,16 @@ impl Keys {
     }
 }
 
-/// The side of the ready queue that adds ids. It connects when it is first used and again after a
-/// failure, so a process starts without Redis. Clones share the connection.
+/// The side of the ready queue that adds ids. It connects at its first use, and again after a
+/// failure. So a process can start while Redis is unavailable. Clones share the connection.
 #[derive(Clone)]
 pub struct ReadyQueue {
     /// For the connections that the backend opens for itself.
     address: Address,
     connection: SharedConnection,
     keys: Keys,
-    /// What was wrong with Redis when that was noted last.
-    trouble: Arc<Mutex<Option<Trouble>>>,
+    /// The reason that [`Self::note`] recorded last; `None` if Redis worked.
+    last_failure: Arc<Mutex<Option<RedisFailure>>>,
 }
 
 /// How full the ready queue should be.
@@ -102,7 +104,7 @@ pub struct ReadyQueue {
 pub struct Target {
     /// Ids it should hold: twice the slots of the live workers, at most 1,000.
     pub size: i64,
-    /// How many of them are missing.
+    /// How many ids are missing.
     pub capacity: i64,
 }
 
@@ -110,7 +112,8 @@ impl ReadyQueue {
     /// A ready queue whose keys begin with `name`. Does not connect yet.
     ///
     /// # Errors
-    /// `address` is not a URL of Redis. A file that holds the URL is not read yet.
+    /// Returns an error if `address` is not a URL of Redis. A file that holds the URL is not read
+    /// yet.
     pub fn new(address: impl Into<Address>, name: &str) -> Result<Self, QueueError> {
         let address = address.into();
         address.check()?;
@@ -118,20 +121,21 @@ impl ReadyQueue {
             connection: SharedConnection::new(address.clone()),
             address,
             keys: Keys::new(name),
-            trouble: Arc::default(),
+            last_failure: Arc::default(),
         })
     }
 
     /// Adds ids with their virtual times while the ready queue is below its target. Returns how
-    /// many were new; ids that are in it already keep their place.
+    /// many ids were new. Ids that are in the queue already keep their place.
     ///
     /// # Errors
-    /// Redis did not answer; some ids may have been added.
+    /// Returns an error if Redis does not answer. Some ids may have been added.
     pub async fn push(&self, jobs: &[(JobId, i64)]) -> Result<usize, QueueError> {
         if jobs.is_empty() {
             return Ok(0);
         }
-        // The target's key expires with the workers that set it; then a small default holds.
+        // The key of the target expires some seconds after the last worker has announced itself.
+        // Then the script uses a small default.
         let script = Script::new(
             r"local missing = tonumber(redis.call('GET', KEYS[2]) or ARGV[1]) - redis.call('ZCARD', KEYS[1])
               local added = 0
@@ -149,11 +153,12 @@ impl ReadyQueue {
         call.invoke_async(&mut self.connection.clone()).await
     }
 
-    /// Announces a new job: to the ready queue while that is below its target, and in any case to
-    /// workers whose slots are all taken. Those check whether it may start in their reserve.
+    /// Adds a new job to the ready queue if the queue is below its target. In any case, adds it to
+    /// the list of new jobs, which workers without a free slot look through for their reserve.
     ///
     /// # Errors
-    /// Redis did not answer. The dispatcher finds the job in Postgres a moment later.
+    /// Returns an error if Redis does not answer. The dispatcher then finds the job in Postgres a
+    /// moment later.
     pub async fn push_new(&self, job: JobId, virtual_time: i64) -> Result<(), QueueError> {
         PUSH_NEW
             .key(&self.keys.ready)
@@ -172,9 +177,9 @@ impl ReadyQueue {
     /// slots of all live workers.
     ///
     /// # Errors
-    /// Redis did not answer.
+    /// Returns an error if Redis does not answer.
     pub async fn announce(&self, worker: &str, slots: usize) -> Result<Target, QueueError> {
-        // On the clock of Redis: the clocks of workers differ.
+        // The script uses the clock of Redis, because the clocks of workers differ.
         let script = Script::new(
             r"local time = redis.call('TIME')
               local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -204,7 +209,7 @@ impl ReadyQueue {
     /// Workers that announced themselves within the last seconds, and their slots.
     ///
     /// # Errors
-    /// Redis did not answer.
+    /// Returns an error if Redis does not answer.
     pub async fn workers(&self) -> Result<Vec<(String, usize)>, QueueError> {
         let members: Vec<String> = redis::cmd("ZRANGE")
             .arg(&self.keys.workers)
@@ -222,7 +227,7 @@ impl ReadyQueue {
     /// Checks that Redis answers and accepts writes: writes a key that lives for one second.
     ///
     /// # Errors
-    /// It does not.
+    /// Returns an error if Redis does not answer or refuses the write.
     pub async fn check(&self) -> Result<(), QueueError> {
         redis::cmd("SET")
             .arg(format!("{}:check", self.keys.name))
@@ -234,26 +239,33 @@ impl ReadyQueue {
     }
 
     /// Records whether the last command to Redis worked. Sets the metrics, and logs only when the
-    /// reason changes: many tasks meet the same failure many times a second.
+    /// reason changes, because many tasks may meet the same failure many times a second.
     pub fn note(&self, failure: Option<&QueueError>) {
-        let trouble = failure.map(|error| Trouble::of(error).unwrap_or(Trouble::Other));
-        let mut known = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
-        metrics::redis(trouble);
-        match (failure, trouble) {
-            _ if *known == trouble => {}
-            (Some(error), Some(trouble)) => tracing::warn!(
-                reason = trouble.as_str(),
+        let reason =
+            failure.map(|error| RedisFailure::classify(error).unwrap_or(RedisFailure::Other));
+        let mut last = self
+            .last_failure
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        metrics::redis(reason);
+        match (failure, reason) {
+            _ if *last == reason => {}
+            (Some(error), Some(reason)) => tracing::warn!(
+                reason = reason.as_str(),
                 %error,
                 "Redis is unavailable: {}",
-                trouble.plain_words()
+                reason.explanation()
             ),
             _ => tracing::info!("Redis is available again"),
         }
-        *known = trouble;
+        *last = reason;
     }
 
-    /// What was wrong with Redis at the last [`Self::note`]; `None` where it worked.
-    pub fn trouble(&self) -> Option<Trouble> {
-        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The reason that the last [`Self::note`] recorded; `None` if Redis worked.
+    pub fn failure(&self) -> Option<RedisFailure> {
+        *self
+            .last_failure
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }

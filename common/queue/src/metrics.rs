@@ -1,10 +1,11 @@
-//! Metrics of this crate, in the default registry of `prometheus`: every process serves that one.
+//! Metrics of this crate. They are in the default registry of `prometheus`, which every process
+//! serves.
 
 use std::sync::LazyLock;
 
 use prometheus::{IntGauge, IntGaugeVec, register_int_gauge, register_int_gauge_vec};
 
-use crate::Trouble;
+use crate::RedisFailure;
 
 /// 1 while Redis is unavailable to this process.
 static REDIS_UNAVAILABLE: LazyLock<IntGauge> = LazyLock::new(|| {
@@ -25,12 +26,12 @@ static REDIS_TROUBLE: LazyLock<IntGaugeVec> = LazyLock::new(|| {
     .expect("registered once")
 });
 
-/// Sets the metrics of Redis; `None` where it is available.
-pub(crate) fn redis(trouble: Option<Trouble>) {
-    REDIS_UNAVAILABLE.set(i64::from(trouble.is_some()));
-    for &one in Trouble::ALL {
+/// Sets the metrics of Redis. `None` means that Redis is available.
+pub(crate) fn redis(failure: Option<RedisFailure>) {
+    REDIS_UNAVAILABLE.set(i64::from(failure.is_some()));
+    for &reason in RedisFailure::ALL {
         REDIS_TROUBLE
-            .with_label_values(&[one.as_str()])
-            .set(i64::from(trouble == Some(one)));
+            .with_label_values(&[reason.as_str()])
+            .set(i64::from(failure == Some(reason)));
     }
 }

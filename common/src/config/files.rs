@@ -12,7 +12,8 @@ use super::variables::VARIABLES;
 /// How files are served.
 #[derive(Clone, Copy, Debug)]
 pub struct Links {
-    /// By our own api, even where the store signs links: for a store that clients cannot reach.
+    /// Whether our own api serves all files, even if the store can sign links. For a store that
+    /// clients cannot reach.
     pub ours: bool,
     /// How long a link works.
     pub lifetime: Duration,
@@ -27,6 +28,7 @@ impl Default for Links {
     }
 }
 
+/// Reads `PLATEN_LINKS` and `PLATEN_LINK_SECONDS`.
 pub(super) fn links() -> Result<Links, ConfigError> {
     const NAME: &str = "PLATEN_LINKS";
     let by_default = Links::default();
@@ -50,8 +52,8 @@ pub(super) fn links() -> Result<Links, ConfigError> {
     })
 }
 
-/// Reads `PLATEN_BUCKET`, and all variables of AWS and Google that are set: there are more than
-/// [`VARIABLES`] lists. Those that it lists may also be in files.
+/// Reads `PLATEN_BUCKET`, and all variables of AWS and Google that are set, also those that
+/// [`VARIABLES`] does not list. A variable that it lists may also be given as a file (`NAME_FILE`).
 pub(super) fn bucket() -> Result<Option<Address>, ConfigError> {
     const NAME: &str = "PLATEN_BUCKET";
     let Some(address) = text(NAME)? else {
@@ -60,10 +62,10 @@ pub(super) fn bucket() -> Result<Option<Address>, ConfigError> {
     let from_environment = env::vars_os().filter_map(|(name, value)| {
         let name = name.into_string().ok()?;
         let value = value.into_string().ok()?;
-        is_of_bucket(&name).then_some((name, value))
+        configures_bucket(&name).then_some((name, value))
     });
     let mut variables: Vec<(String, String)> = from_environment.collect();
-    for (name, _) in VARIABLES.iter().filter(|(name, _)| is_of_bucket(name)) {
+    for (name, _) in VARIABLES.iter().filter(|(name, _)| configures_bucket(name)) {
         if let Some(value) = text(name)? {
             variables.push(((*name).to_owned(), value));
         }
@@ -77,7 +79,8 @@ pub(super) fn bucket() -> Result<Option<Address>, ConfigError> {
         .map_err(unusable)
 }
 
-pub(super) fn is_of_bucket(name: &str) -> bool {
+/// Whether a variable configures the bucket's store.
+pub(super) fn configures_bucket(name: &str) -> bool {
     Address::VARIABLES
         .iter()
         .any(|prefix| name.starts_with(prefix))

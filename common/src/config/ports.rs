@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{ConfigError, text, within};
 
-/// Limits on connections. The metrics port has the same ones, except their number.
+/// Limits on connections. The metrics port has the same limits, except the number of connections.
 #[derive(Clone, Copy, Debug)]
 pub struct Ports {
     /// Most connections to the api at once.
@@ -13,9 +13,10 @@ pub struct Ports {
     pub per_address: usize,
     /// Most connections to the metrics port at once.
     pub metrics: usize,
-    /// Connections that wait in the system to be accepted.
+    /// Connections that may wait in the operating system until the process accepts them.
     pub backlog: u32,
-    /// Open files to ask the system for; `None` for as many as it allows.
+    /// The limit of open files that is requested from the operating system; `None` for as many as
+    /// the system allows.
     pub open_files: Option<u64>,
     /// How long the head of a request may take to arrive.
     pub head: Duration,
@@ -23,7 +24,7 @@ pub struct Ports {
     pub idle: Duration,
     /// How long a body may take to arrive, besides the time that its size needs.
     pub body: Duration,
-    /// How long a client may read nothing of its answer.
+    /// How long a client may go without reading anything of its answer.
     pub write: Duration,
 }
 
@@ -78,12 +79,12 @@ impl Ports {
 pub struct Rate {
     /// Requests per minute on average.
     pub per_minute: u32,
-    /// Requests at once, after a time without requests.
+    /// Requests that may arrive at once, after a time without requests.
     pub burst: u32,
 }
 
 impl Rate {
-    /// Parses a text such as `6000,1000`; `None` where it is not valid.
+    /// Parses a text such as `6000,1000`; `None` if it is not valid.
     fn parse(text: &str) -> Option<Self> {
         let (per_minute, burst) = text.split_once(',')?;
         let rate = Self {
@@ -140,6 +141,7 @@ impl Default for Rates {
     }
 }
 
+/// Reads one rate; `0` means no limit.
 fn rate(name: &'static str, default: Option<Rate>) -> Result<Option<Rate>, ConfigError> {
     let Some(value) = text(name)? else {
         return Ok(default);

@@ -20,10 +20,10 @@ pub struct Timing {
     /// How often expired leases and deadlines are handled.
     pub reap_every: Duration,
     /// How often a worker checks whether the bucket is available.
-    pub look_every: Duration,
+    pub probe_interval: Duration,
     /// How often the sweeper looks for objects that no row names.
     pub sweep_every: Duration,
-    /// How old such an object must be: older than any upload may take.
+    /// How old such an object must be before it is removed: longer than any upload may take.
     pub sweep_grace: Duration,
     /// How often the ledger is anchored, in whole seconds.
     pub anchor_every: Duration,
@@ -39,10 +39,10 @@ pub struct Timing {
     pub idle: Duration,
     /// First and longest delay between two polls of a provider's operation.
     pub poll: (Duration, Duration),
-    /// How long lanes are unavailable.
+    /// How long lanes stay unavailable.
     pub lanes: LaneTiming,
-    /// How long a worker that stops waits for its jobs. Longer than any model may take: a job that
-    /// is cut off counts as crashed.
+    /// How long a worker that stops waits for its jobs. This is longer than any call of a model may
+    /// take, because a job that is cut off counts as crashed.
     pub grace: Duration,
 }
 
@@ -52,7 +52,7 @@ impl Default for Timing {
             lease: DEFAULT_LEASE,
             dispatch_every: Duration::from_millis(200),
             reap_every: Duration::from_secs(1),
-            look_every: Duration::from_secs(1),
+            probe_interval: Duration::from_secs(1),
             sweep_every: Duration::from_hours(1),
             anchor_every: Duration::from_hours(1),
             retain_every: Duration::from_secs(5),
@@ -63,7 +63,7 @@ impl Default for Timing {
             idle: Duration::from_secs(30),
             poll: (Duration::from_secs(1), Duration::from_secs(10)),
             lanes: LaneTiming {
-                closed: (Duration::from_secs(5), Duration::from_mins(1)),
+                breaker_open: (Duration::from_secs(5), Duration::from_mins(1)),
                 throttled: (Duration::from_millis(250), Duration::from_secs(30)),
             },
             grace: Duration::from_secs(190),

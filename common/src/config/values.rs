@@ -9,6 +9,7 @@ use secrecy::SecretString;
 
 use super::ConfigError;
 
+/// Reads a secret as [`secret_text`] does, and refuses one with fewer than 32 characters.
 pub(super) fn long_secret(name: &str) -> Result<Option<SecretString>, ConfigError> {
     match secret_text(name)? {
         Some(key) if key.len() < 32 => Err(ConfigError::Unusable {
@@ -19,17 +20,18 @@ pub(super) fn long_secret(name: &str) -> Result<Option<SecretString>, ConfigErro
     }
 }
 
-/// Reads a secret from the variable `name`, or from the file that `name_FILE` names. For variables
-/// that the catalogue names.
+/// Reads a secret from the variable `name`, or from the file that `name_FILE` names. The catalogue
+/// names such variables for the keys of providers.
 ///
 /// # Errors
-/// It has white space around it, or a control character in it, or its file cannot be read.
+/// Returns an error if the secret is blank, begins or ends with white space, or contains a control
+/// character, or if its file cannot be read.
 pub fn secret(name: &str) -> Result<Option<SecretString>, ConfigError> {
     Ok(secret_text(name)?.map(SecretString::from))
 }
 
-/// Reads a secret as it will be sent. White space around it would be lost in a header, and white
-/// space alone would be no secret.
+/// Reads a secret, and refuses one that is blank, begins or ends with white space, or contains a
+/// control character. Such a secret would not arrive unchanged in an HTTP header.
 pub(super) fn secret_text(name: &str) -> Result<Option<String>, ConfigError> {
     let text = text(name)?;
     if let Some(problem) = text.as_deref().and_then(white_space) {
@@ -41,7 +43,7 @@ pub(super) fn secret_text(name: &str) -> Result<Option<String>, ConfigError> {
     Ok(text)
 }
 
-/// What is wrong with the white space of a secret.
+/// What is wrong with the white space of a secret; `None` if nothing is.
 pub(super) fn white_space(secret: &str) -> Option<&'static str> {
     if secret.trim().is_empty() {
         Some("it is blank")
@@ -54,7 +56,7 @@ pub(super) fn white_space(secret: &str) -> Option<&'static str> {
     }
 }
 
-/// Names separated by commas.
+/// Reads names separated by commas; `None` if there are none.
 pub(super) fn list(name: &str) -> Result<Option<Vec<String>>, ConfigError> {
     let list = text(name)?.unwrap_or_default();
     let items = list.split(',').map(|item| item.trim().to_owned());
@@ -62,7 +64,8 @@ pub(super) fn list(name: &str) -> Result<Option<Vec<String>>, ConfigError> {
     Ok((!items.is_empty()).then_some(items))
 }
 
-/// Networks separated by commas; a single address is a network of one.
+/// Reads networks separated by commas. A single address counts as a network that contains only this
+/// address.
 pub(super) fn networks(name: &str) -> Result<Vec<IpNet>, ConfigError> {
     let items = list(name)?.unwrap_or_default().into_iter();
     items
@@ -80,8 +83,8 @@ pub(super) fn networks(name: &str) -> Result<Vec<IpNet>, ConfigError> {
         .collect()
 }
 
-/// The value of `name`, or the content of the file that `name_FILE` names. An empty value counts as
-/// not set.
+/// Reads the value of `name`, or the content of the file that `name_FILE` names. An empty value
+/// counts as not set.
 pub(super) fn text(name: &str) -> Result<Option<String>, ConfigError> {
     let value = match env::var(format!("{name}_FILE")) {
         Ok(file) => std::fs::read_to_string(&file)
@@ -95,6 +98,7 @@ pub(super) fn text(name: &str) -> Result<Option<String>, ConfigError> {
     Ok((!value.is_empty()).then_some(value))
 }
 
+/// Reads a value and parses it.
 pub(super) fn parsed<T: FromStr<Err: std::fmt::Display>>(
     name: &'static str,
 ) -> Result<Option<T>, ConfigError> {
@@ -110,7 +114,7 @@ pub(super) fn parsed<T: FromStr<Err: std::fmt::Display>>(
         .transpose()
 }
 
-/// A number from `min` to `max`.
+/// Reads a number, which must be from `min` to `max`.
 pub(super) fn within(name: &'static str, min: u64, max: u64) -> Result<Option<u64>, ConfigError> {
     match parsed(name)? {
         Some(value) if !(min..=max).contains(&value) => Err(ConfigError::Unusable {

@@ -2,8 +2,8 @@
 
 use super::ConfigError;
 
-/// Every variable that Platen reads, with what it means and its default. Descriptions are
-/// fragments: they are shown after the name.
+/// Every variable that Platen reads, with its meaning and its default. A description is not a whole
+/// sentence, because it is shown after the name.
 pub const VARIABLES: &[(&str, &str)] = &[
     (
         "DATABASE_URL",
@@ -217,7 +217,8 @@ pub const VARIABLES: &[(&str, &str)] = &[
 /// Variables that `data/demo.env` sets for clients. Platen ignores them.
 pub(super) const CLIENT_VARIABLES: [&str; 2] = ["PLATEN_URL", "PLATEN_KEY"];
 
-/// Refuses `PLATEN_…` variables that are not known. The nearest one has the longest common prefix.
+/// Refuses `PLATEN_…` variables that are not known. The error names the known variable with the
+/// longest common prefix.
 pub(super) fn refuse_unknown(names: impl Iterator<Item = String>) -> Result<(), ConfigError> {
     for name in names {
         let is_named = |variable: &str| variable == name.strip_suffix("_FILE").unwrap_or(&name);

@@ -1,13 +1,13 @@
 //! Finds orphans: objects in the bucket that should not be there.
 //!
-//! These are objects that no row names, objects that have a receipt of their deletion, and objects
-//! that were due and are still there. The sweeper removes the first two kinds; `platen verify
-//! --deep` reports all. Both use the definition in this file.
+//! There are three kinds: objects that no row names, objects that have a receipt of their deletion,
+//! and objects that were due for deletion and are still there. The sweeper removes the first two
+//! kinds; `platen verify --deep` reports all three. Both use the definition in this file.
 //!
-//! An object is written before the row that names it, so a young object may still get its row. Only
-//! objects older than a grace period count, on the database's clock. Objects with a receipt need no
-//! grace, because no key is written twice. If you add a table that names objects, add it to
-//! `judge`.
+//! An object is written before the row that names it, so a young object may still get its row. So
+//! only objects that are older than a grace period count, on the database's clock. For objects with
+//! a receipt there is no grace period, because no key is written twice. If you add a table that
+//! names objects, add it to `judge`.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -18,14 +18,14 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::money::anchor;
-use bucket::{Bucket, BucketError, FileKind, Listed, MARKER, PROBE_PREFIX};
+use bucket::{Bucket, BucketError, FileKind, ListedObject, MARKER, PROBE_PREFIX};
 use domain::id::TenantId;
 use storage::database;
 
-/// Objects of one step.
+/// How many objects one step reads.
 const BATCH: usize = 1_000;
 
-/// Why the search ended early. What it found before is valid.
+/// Why the search ended early. What the search has found until then is valid.
 #[derive(Debug, thiserror::Error)]
 pub enum SearchError {
     /// The bucket failed.
@@ -39,37 +39,37 @@ pub enum SearchError {
 /// A search through the whole bucket, in steps.
 pub struct Search {
     pool: PgPool,
-    objects: BoxStream<'static, Result<Listed, BucketError>>,
-    /// Objects that were written later may still get their row.
+    objects: BoxStream<'static, Result<ListedObject, BucketError>>,
+    /// Objects that were written at or after this time may still get their row.
     before: OffsetDateTime,
 }
 
 /// What one step found.
 #[derive(Debug, Default)]
 pub struct Batch {
-    /// Objects of the step, without the marker and the anchors.
+    /// How many objects the step read, without the marker and the anchors.
     pub seen: usize,
     /// Objects under a tenant's keys that no row names.
-    pub unnamed: Vec<Listed>,
-    /// Objects with a receipt of their deletion. They came back with a restored volume or copy, or
-    /// the receipt is wrong.
-    pub receipted: Vec<Listed>,
-    /// Objects that are still there although they were due, and when.
-    pub overdue: Vec<(Listed, OffsetDateTime)>,
+    pub unnamed: Vec<ListedObject>,
+    /// Objects with a receipt of their deletion. Either a restored volume or copy brought them
+    /// back, or the receipt is wrong.
+    pub receipted: Vec<ListedObject>,
+    /// Objects that are still there although they were due for deletion, and when they were due.
+    pub overdue: Vec<(ListedObject, OffsetDateTime)>,
     /// Objects under keys that Platen does not use, or of a tenant that this database does not
-    /// know: they may belong to another installation. They are not removed.
-    pub strange: Vec<Listed>,
+    /// know. They may belong to another installation, so they are not removed.
+    pub strange: Vec<ListedObject>,
     /// Symbolic links and special files. They are not removed.
-    pub irregular: Vec<Listed>,
+    pub irregular: Vec<ListedObject>,
 }
 
 impl Search {
-    /// Starts a search. `grace` is how old an object without a row must be to count.
+    /// Starts a search. An object without a row counts only if it is older than `grace`.
     ///
     /// # Errors
-    /// Those of Postgres.
+    /// Returns an error if Postgres fails.
     pub async fn begin(pool: &PgPool, bucket: &Bucket, grace: Duration) -> sqlx::Result<Self> {
-        let before = storage::orphans::before(pool, grace).await?;
+        let before = storage::orphans::grace_cutoff(pool, grace).await?;
         Ok(Self {
             pool: pool.clone(),
             objects: bucket.list(),
@@ -77,13 +77,13 @@ impl Search {
         })
     }
 
-    /// Runs the next step: up to 1,000 objects. `None` at the end.
+    /// Runs the next step, which reads up to 1,000 objects. Returns `None` at the end.
     ///
     /// # Errors
-    /// The bucket or the database failed; the search cannot go on.
+    /// Returns an error if the bucket or Postgres fails. The search cannot go on then.
     pub async fn next(&mut self) -> Result<Option<Batch>, SearchError> {
         let mut batch = Batch::default();
-        let mut owned: BTreeMap<TenantId, Vec<(KeyPath, Listed)>> = BTreeMap::new();
+        let mut owned: BTreeMap<TenantId, Vec<(KeyPath, ListedObject)>> = BTreeMap::new();
         while batch.seen < BATCH
             && let Some(object) = self.objects.try_next().await?
         {
@@ -94,11 +94,11 @@ impl Search {
                 continue;
             }
             batch.seen += 1;
-            match KeyPath::of(&object.key) {
+            match KeyPath::parse(&object.key) {
                 _ if object.kind != FileKind::Object => batch.irregular.push(object),
                 Some(path) => owned.entry(path.tenant).or_default().push((path, object)),
                 None if object.modified >= self.before => {}
-                // From a probe that broke off before it removed its object.
+                // A probe wrote this object and broke off before it removed it.
                 None if object.key.starts_with(PROBE_PREFIX) => batch.unnamed.push(object),
                 None => batch.strange.push(object),
             }
@@ -139,8 +139,8 @@ struct KeyPath {
 }
 
 impl KeyPath {
-    /// Reads the ids of a key; `None` where it does not begin with `t/<tenant>/`.
-    fn of(key: &str) -> Option<Self> {
+    /// Reads the ids of a key. Returns `None` if the key does not begin with `t/<tenant>/`.
+    fn parse(key: &str) -> Option<Self> {
         let is_used = |byte: u8| byte.is_ascii_alphanumeric() || b"/-_.".contains(&byte);
         let mut parts = key.split('/');
         if !key.bytes().all(is_used) || parts.next() != Some("t") {
@@ -156,8 +156,8 @@ impl KeyPath {
     }
 }
 
-/// A UUID as Platen writes it, with hyphens and in lower case. In a key any other form names
-/// another object.
+/// Parses a UUID in the form that Platen writes, with hyphens and in lower case. A key with another
+/// form names another object.
 fn uuid(text: &str) -> Option<Uuid> {
     let uuid = Uuid::try_parse(text).ok()?;
     (uuid.to_string() == text).then_some(uuid)
@@ -174,13 +174,13 @@ enum Judgment {
     DueAt(OffsetDateTime),
 }
 
-/// Judges these keys of one tenant by the rows; `None` where there is no such tenant. Keys of
-/// objects that must be there are not in the result.
+/// Finds what the rows say about these keys of one tenant. Returns `None` if there is no such
+/// tenant. Keys of objects that must be there are not in the result.
 ///
-/// No lock is needed, because one statement sees one moment: all objects of an open job are spared,
-/// since its settlement may still name them, and after a job has ended no row names another object
-/// of it. An object whose deletion was never planned counts as due by its tenant's retention; an
-/// object under a legal hold does not.
+/// No lock is needed, because one statement sees one moment. All objects of an open job are left
+/// out, since its settlement may still name them. After a job has ended, no further object of the
+/// job gets a row. An object whose deletion was never planned counts as due according to its
+/// tenant's retention. An object under a legal hold does not count as due.
 async fn judge(
     pool: &PgPool,
     tenant: TenantId,
@@ -194,7 +194,7 @@ async fn judge(
     if !exists {
         return Ok(None);
     }
-    let rows = storage::orphans::judged(&mut transaction, tenant, keys, &calls, &jobs).await?;
+    let rows = storage::orphans::judge(&mut transaction, tenant, keys, &calls, &jobs).await?;
     transaction.commit().await?;
     let judgments = rows.into_iter().filter_map(|row| {
         let judgment = match row.due_at {
@@ -219,7 +219,7 @@ mod tests {
     #[test]
     fn keys_of_platen_contain_their_ids() {
         let (tenant, job, call) = (TenantId::new(), JobId::new(), CallId::new());
-        let of = |key: &str| KeyPath::of(key).map(|path| (path.tenant, path.call, path.job));
+        let of = |key: &str| KeyPath::parse(key).map(|path| (path.tenant, path.call, path.job));
         assert_eq!(
             of(&original_key(tenant, call)),
             Some((tenant, Some(call.0), None))
@@ -248,7 +248,7 @@ mod tests {
             format!("t/{}/c/1", tenant.to_string().to_uppercase()),
             format!("t/{tenant}/c/a%20b"),
         ] {
-            assert_eq!(KeyPath::of(&key), None, "{key}");
+            assert_eq!(KeyPath::parse(&key), None, "{key}");
         }
     }
 }

@@ -1,13 +1,13 @@
 //! Checks that the bucket belongs to this database.
 //!
-//! A marker object in the bucket carries an id, and the database has recorded the same id. Where
-//! they differ, `PLATEN_BUCKET` is probably wrong, or a volume is not mounted. Then nothing is
-//! deleted, no receipt of a deletion is written, and no job is started, because its file would be
+//! A marker object in the bucket carries an id, and the database has recorded the same id. If the
+//! two differ, `PLATEN_BUCKET` is probably wrong, or a volume is not mounted. Then nothing is
+//! deleted, no receipt of a deletion is written, and no job is started, because its files would be
 //! lost.
 //!
 //! Only [`adopt`] writes the marker: for `platen bucket adopt`, and for `platen up` on a new
-//! database. A process that serves never does: it would adopt the wrong bucket by itself. Why:
-//! docs/decisions/0024.
+//! database. An api or a worker never writes it, because it could adopt the wrong bucket by itself.
+//! The reasons are in docs/decisions/0024.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,15 +25,16 @@ use domain::operator::Actor;
 use domain::ownership::{Ownership, Unknown};
 use storage::database;
 
-/// How long an answer of [`Owner::check`] is used again.
+/// How long an answer of [`Owner::check`] is reused.
 const CACHE_TTL: Duration = Duration::from_secs(1);
 /// How long a check may take.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long Postgres may take to repeat the recorded id. After that the last known id is used: it
-/// changes only when an operator adopts a bucket.
+/// How long Postgres may take to return the recorded id again. After that the last known id is
+/// used, which changes only when an operator adopts a bucket.
 const RECORDED_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Checks the bucket for a process, with one check at a time and a short cache. Clones share both.
+/// Checks for a process which database the bucket belongs to. One check runs at a time, and its
+/// answer is cached for a second. Clones share the check and the cache.
 #[derive(Clone)]
 pub struct Owner(Arc<Shared>);
 
@@ -45,21 +46,21 @@ struct Shared {
 
 type Answer = Result<Ownership, Unknown>;
 /// The recorded id, and what the bucket's marker says compared with it.
-type ReadResult = Result<(Recorded, Ownership), ReadError>;
+type ReadResult = Result<(RecordedId, Ownership), ReadError>;
 
-/// The id that the database has recorded; `None`: no bucket was adopted.
+/// The id that the database has recorded; `None` if no bucket was adopted.
 #[derive(Clone, Copy, Debug)]
-struct Recorded(Option<Uuid>);
+struct RecordedId(Option<Uuid>);
 
 #[derive(Default)]
 struct CheckState {
     /// The last answer, and when its check was started.
     last: Option<(Instant, Answer)>,
-    /// A check that has not ended. It goes on when its callers give up.
+    /// A check that has not ended, and when it was started. It goes on even if its callers give up.
     running: Option<(Instant, JoinHandle<ReadResult>)>,
-    /// The id that the database reported last; `None` where it never did.
-    recorded: Option<Recorded>,
-    /// What was logged last.
+    /// The id that the database reported last; `None` if it has reported none yet.
+    recorded: Option<RecordedId>,
+    /// The result that was logged last.
     logged: Option<Ownership>,
 }
 
@@ -72,7 +73,7 @@ enum ReadError {
 }
 
 impl Owner {
-    /// For this database and this bucket. Asks neither yet.
+    /// A checker for this database and this bucket. Sends no request yet.
     pub fn new(pool: PgPool, bucket: Bucket) -> Self {
         Self(Arc::new(Shared {
             pool,
@@ -81,21 +82,21 @@ impl Owner {
         }))
     }
 
-    /// Which database the bucket belongs to; the answer is at most a second old.
+    /// Finds out which database the bucket belongs to. The answer is at most a second old.
     ///
     /// # Errors
-    /// The bucket or the database failed, or did not answer within five seconds.
+    /// Returns an error if the bucket or Postgres fails, or does not answer within five seconds.
     pub async fn check(&self) -> Answer {
         let now = Instant::now();
         self.check_since(now.checked_sub(CACHE_TTL).unwrap_or(now))
             .await
     }
 
-    /// As [`Self::check`], by a check that was started at `since` or later. A caller that has
-    /// changed something passes a time after the change.
+    /// Does the same as [`Self::check`], with an answer whose check was started at `since` or
+    /// later. A caller that has changed something passes a time after the change.
     ///
     /// # Errors
-    /// As [`Self::check`].
+    /// Returns an error if the bucket or Postgres fails, or does not answer within five seconds.
     #[expect(
         clippy::disallowed_methods,
         reason = "shutdown must not wait for a check of a bucket that hangs"
@@ -111,8 +112,8 @@ impl Owner {
                 return answer.clone();
             }
             let recorded = state.recorded;
-            // A check that was started for an earlier caller may be too old for this one. Then it
-            // is waited for, and the next round starts another.
+            // A check that was started for an earlier caller may be too old for this caller. Then
+            // the loop waits for that check, and its next round starts another one.
             let (started, running) = state.running.get_or_insert_with(|| {
                 let owner = self.clone();
                 let read = async move { owner.read(recorded).await };
@@ -124,8 +125,8 @@ impl Owner {
                     state.running = None;
                     (started, state.record(result))
                 }
-                // The failure is dated now, so that callers behind this one do not wait as long
-                // again.
+                // The failure gets the present time, so that callers that wait for the lock do not
+                // wait as long again.
                 Err(_) => {
                     state.abandon(self.0.bucket.is_folder());
                     let text = format!("no answer within {} s", CHECK_TIMEOUT.as_secs());
@@ -136,36 +137,39 @@ impl Owner {
         }
     }
 
-    /// Checks that files may be written and read; the answer is at most a second old.
+    /// Checks that files may be written and read. The answer is at most a second old.
     ///
     /// # Errors
-    /// The bucket is another database's or lacks its marker, or that is not known.
-    pub async fn usable(&self) -> Result<(), BucketError> {
-        usable(self.check().await)
+    /// Returns an error if the bucket belongs to another database or lacks its marker, or if the
+    /// check fails.
+    pub async fn must_be_usable(&self) -> Result<(), BucketError> {
+        require_usable(self.check().await)
     }
 
-    /// As [`Self::usable`], by a check that was started at `since` or later.
+    /// Does the same as [`Self::must_be_usable`], with an answer whose check was started at `since` or
+    /// later.
     ///
     /// # Errors
-    /// As [`Self::usable`].
-    pub async fn usable_since(&self, since: Instant) -> Result<(), BucketError> {
-        usable(self.check_since(since).await)
+    /// Returns an error if the bucket belongs to another database or lacks its marker, or if the
+    /// check fails.
+    pub async fn must_be_usable_since(&self, since: Instant) -> Result<(), BucketError> {
+        require_usable(self.check_since(since).await)
     }
 
-    /// Whether files may be deleted; the answer is at most a second old. `false` where it is not
-    /// known.
+    /// Whether files may be deleted. The answer is at most a second old. Returns `false` if the
+    /// check fails.
     pub async fn allows_deletion(&self) -> bool {
         matches!(self.check().await, Ok(Ownership::Ours))
     }
 
-    /// The check of a process that starts. A bucket that does not answer is no reason to fail: the
-    /// process starts, and checks again before it uses the bucket.
+    /// The check of a process that starts. A bucket that does not answer does not stop the process:
+    /// it checks again before it uses the bucket.
     ///
     /// # Errors
-    /// The bucket is another database's, or lacks its marker.
-    pub async fn at_start(&self) -> Result<(), BucketError> {
+    /// Returns an error if the bucket belongs to another database or lacks its marker.
+    pub async fn check_at_start(&self) -> Result<(), BucketError> {
         match self.check().await {
-            Ok(ownership) if !ownership.is_usable() => usable(Ok(ownership)),
+            Ok(ownership) if !ownership.is_usable() => require_usable(Ok(ownership)),
             Ok(_) => Ok(()),
             Err(error) => {
                 tracing::warn!(%error, "The bucket could not be checked. The process starts, and checks it again");
@@ -174,14 +178,14 @@ impl Owner {
         }
     }
 
-    /// Reads the recorded id and the marker. `known` is the id that the database reported before:
-    /// with it the bucket can be checked while Postgres is unavailable, and workers can store
+    /// Reads the recorded id and the marker. `known` is the id that the database reported before.
+    /// With this id the bucket can be checked while Postgres is unavailable, so workers can store
     /// images that were paid for.
-    async fn read(&self, known: Option<Recorded>) -> ReadResult {
+    async fn read(&self, known: Option<RecordedId>) -> ReadResult {
         let Shared { pool, bucket, .. } = &*self.0;
         let recorded = match known {
             None => database::with_timeout(storage::ownership::recorded(pool)).await?,
-            Some(Recorded(known)) => {
+            Some(RecordedId(known)) => {
                 match timeout(RECORDED_TIMEOUT, storage::ownership::recorded(pool)).await {
                     Ok(Ok(recorded)) => recorded,
                     Ok(Err(_)) | Err(_) => known,
@@ -189,7 +193,7 @@ impl Owner {
             }
         };
         let ownership = compare(recorded, bucket).await?;
-        Ok((Recorded(recorded), ownership))
+        Ok((RecordedId(recorded), ownership))
     }
 }
 
@@ -208,7 +212,7 @@ async fn compare(recorded: Option<Uuid>, bucket: &Bucket) -> Result<Ownership, B
     })
 }
 
-fn usable(answer: Answer) -> Result<(), BucketError> {
+fn require_usable(answer: Answer) -> Result<(), BucketError> {
     match answer {
         Ok(ownership) if ownership.is_usable() => Ok(()),
         Ok(ownership) => Err(BucketError::NotOurs(
@@ -219,17 +223,17 @@ fn usable(answer: Answer) -> Result<(), BucketError> {
 }
 
 impl CheckState {
-    /// Gives up the running check. A thread that hangs on the disk of a folder cannot be stopped:
-    /// that check stays, and no second one is started before it ends. Otherwise each caller would
-    /// leave one more thread behind.
+    /// Gives up the running check. If the bucket is a folder, the check's thread may hang on the
+    /// disk and cannot be stopped. Then the check stays, and no second check is started before it
+    /// ends. Otherwise each caller would leave one more such thread.
     fn abandon(&mut self, is_folder: bool) {
         if !is_folder && let Some((_, running)) = self.running.take() {
             running.abort();
         }
     }
 
-    /// Records the result of a check: sets the metric, and logs where it differs from the last
-    /// result.
+    /// Records the result of a check: sets the metric, and logs the result if it differs from the
+    /// last one.
     fn record(&mut self, result: Result<ReadResult, JoinError>) -> Answer {
         let (recorded, ownership) = result
             .map_err(|error| Unknown(error.to_string()))?
@@ -254,8 +258,8 @@ impl CheckState {
 
 /// What [`adopt`] has done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Adopted {
-    /// Nothing: the bucket belonged to this database already.
+pub enum AdoptResult {
+    /// Nothing, because the bucket belonged to this database already.
     Before,
     /// The bucket belongs to this database from now on.
     Now,
@@ -264,7 +268,7 @@ pub enum Adopted {
 /// Why nothing was adopted.
 #[derive(Debug, thiserror::Error)]
 pub enum AdoptError {
-    /// The marker names another database; it is the marker's text.
+    /// The marker names another database. The value is the marker's text.
     #[error(
         "the marker in the bucket names another database ({0}). If this database is to use this bucket from now on, add --replace: every process of the other database then stops deleting files and starting jobs"
     )]
@@ -282,19 +286,19 @@ pub enum AdoptError {
     Database(#[from] sqlx::Error),
 }
 
-/// Whether a database has no tenant and no bucket. `reader` must actor as a role that sees all
+/// Whether a database has no tenant and no bucket. `reader` must act as a role that sees all
 /// tenants.
 ///
 /// # Errors
-/// Those of Postgres.
+/// Returns an error if Postgres fails.
 pub async fn is_new(reader: &PgPool) -> sqlx::Result<bool> {
     storage::ownership::is_new(reader).await
 }
 
-/// Which database the bucket belongs to, without a cache: for commands that run once.
+/// Finds out which database the bucket belongs to, without a cache. For commands that run once.
 ///
 /// # Errors
-/// Postgres or the bucket failed.
+/// Returns an error if Postgres or the bucket fails.
 pub async fn examine(pool: &PgPool, bucket: &Bucket) -> Result<Ownership, SearchError> {
     let recorded = storage::ownership::recorded(pool).await?;
     Ok(compare(recorded, bucket).await?)
@@ -303,27 +307,29 @@ pub async fn examine(pool: &PgPool, bucket: &Bucket) -> Result<Ownership, Search
 /// Checks that files may be written and read, without a cache.
 ///
 /// # Errors
-/// The bucket is another database's or lacks its marker, or Postgres or the bucket failed.
+/// Returns an error if the bucket belongs to another database or lacks its marker, or if Postgres
+/// or the bucket fails.
 pub async fn must_be_usable(pool: &PgPool, bucket: &Bucket) -> Result<(), SearchError> {
-    Ok(usable(Ok(examine(pool, bucket).await?))?)
+    Ok(require_usable(Ok(examine(pool, bucket).await?))?)
 }
 
 /// Makes the bucket this database's: records a new id and writes it to the marker.
 ///
 /// The id is new each time, so that a process that still uses the previous bucket, or a copy of
-/// this one, notices it. `replace` also takes a bucket with the marker of another database, and one
-/// that was moved. `address` is recorded for operators.
+/// this one, notices it. With `replace`, a bucket with the marker of another database is taken,
+/// too, and so is a bucket without a marker although this database has adopted one. `address` is
+/// recorded for operators.
 ///
 /// # Errors
-/// The marker names another database, or this database has another bucket, and `replace` is not
-/// set; or Postgres or the bucket failed.
+/// Without `replace`, returns an error if the marker names another database, or if this database
+/// has another bucket. In any case returns an error if Postgres or the bucket fails.
 pub async fn adopt(
     pool: &PgPool,
     bucket: &Bucket,
     address: &str,
     actor: Actor<'_>,
     replace: bool,
-) -> Result<Adopted, AdoptError> {
+) -> Result<AdoptResult, AdoptError> {
     let mut transaction = pool.begin().await?;
     storage::ownership::lock(&mut transaction).await?;
     let recorded = storage::ownership::recorded(&mut *transaction).await?;
@@ -331,7 +337,7 @@ pub async fn adopt(
         _ if replace => {}
         (None, None) => {}
         (Some(recorded), Some(marker)) if marker == recorded.to_string() => {
-            return Ok(Adopted::Before);
+            return Ok(AdoptResult::Before);
         }
         (_, Some(marker)) => return Err(AdoptError::AnothersMarker(marker)),
         (Some(_), None) => return Err(AdoptError::AnotherBucket),
@@ -342,8 +348,8 @@ pub async fn adopt(
     storage::operators::record(&mut transaction, actor, "adopt_bucket", &subject).await?;
     // The marker is written before the commit, so a bucket that cannot be written to is not
     // adopted. If the commit fails the bucket counts as foreign, or as not adopted, until the
-    // command is repeated with --replace, and nothing is deleted meanwhile: the safe side.
+    // command is repeated with --replace, and nothing is deleted meanwhile.
     bucket.write_marker(&marker.to_string(), replace).await?;
     transaction.commit().await?;
-    Ok(Adopted::Now)
+    Ok(AdoptResult::Now)
 }

@@ -1,14 +1,16 @@
-//! Anchors: signed records of where every tenant's ledger ended at a moment, kept in the bucket.
+//! Anchors: signed records of the last transfer of every tenant's ledger at one moment. They are
+//! kept in the bucket.
 //!
-//! A ledger is a chain of hashes, so a change of one line is detected (I2). A person with the
-//! rights of the database's owner can change a line and compute the whole chain again; then the
-//! ledger is consistent. But it does not match an anchor that was written before, and nobody can
-//! write an anchor without `PLATEN_SIGNING_KEY`, which is not in the database. What this protects
-//! against, and what it does not: `docs/decisions/0030-anchors.md`.
+//! A ledger is a chain of hashes, so `platen verify` detects a changed line (invariant I2). But a
+//! person with the rights of the database's owner can change a line and compute the whole chain
+//! again, and then the ledger is consistent. Such a ledger does not match the anchors that were
+//! written before. Nobody can write an anchor without `PLATEN_SIGNING_KEY`, which is not in the
+//! database. `docs/decisions/0030-anchors.md` says what anchors protect against, and what they do
+//! not.
 //!
-//! An anchor has one object for each 50,000 tenants, `anchors/<time>/<page>`: a header in JSON; a
-//! line for each tenant with its id, the number of its last transfer and the hash of that transfer;
-//! and a signature. SQL: [`storage::anchors`].
+//! An anchor has one object for each 50,000 tenants, `anchors/<time>/<page>`. The object has a
+//! header in JSON, one line for each tenant, and a signature. A tenant's line has its id, the
+//! number of its last transfer, and the hash of that transfer. The SQL is in [`storage::anchors`].
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -39,16 +41,16 @@ pub const INVARIANT: &str = "anchors";
 
 /// Tenants on one page.
 const PAGE: i64 = 50_000;
-/// Most bytes of a page that are read: a page of [`PAGE`] lines has 6 MB.
+/// Most bytes of a page that are read. A page of [`PAGE`] lines has 6 MB.
 const MAX_PAGE_BYTES: u64 = 8_000_000;
 /// How many of the newest anchors are compared with [`Depth::All`].
 const NEWEST_ANCHORS: usize = 24;
-/// For how many days before those the last anchor of the day is compared.
+/// For how many days before these anchors the last anchor of each day is compared.
 const MAX_DAYS: usize = 400;
 /// If the ledger still grows this long after the newest anchor, no worker writes anchors.
 pub const STALE: Duration = Duration::from_hours(3);
 
-/// Why an anchor could not be written or read. What was compared before is valid.
+/// Why an anchor could not be written or read. Earlier results of the comparison are valid.
 #[derive(Debug, thiserror::Error)]
 pub enum AnchorError {
     /// The bucket failed.
@@ -62,18 +64,19 @@ pub enum AnchorError {
 /// Which anchors are compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Depth {
-    /// The newest only: by workers, every hour.
+    /// Only the newest anchor. Workers compare it every hour.
     Newest,
-    /// The newest 24, and the last one of each of the 400 days before: by `platen verify`.
+    /// The newest 24 anchors, and the last anchor of each of the 400 days before them. `platen
+    /// verify` compares these.
     All,
 }
 
 /// The result of a comparison.
 #[derive(Debug, Default)]
-pub struct Compared {
+pub struct Comparison {
     /// How many anchors were compared.
     pub anchors: usize,
-    /// When the newest was written; `None` where there is none.
+    /// When the newest anchor was written; `None` if there is none.
     pub newest: Option<OffsetDateTime>,
     /// Where the ledger does not match an anchor, or an anchor does not match its signature.
     pub findings: Vec<Finding>,
@@ -83,7 +86,7 @@ pub struct Compared {
 #[derive(Debug, Serialize, Deserialize)]
 struct Header {
     version: u32,
-    /// When the ledgers ended there, on the database's clock.
+    /// The moment whose last transfers the page lists, on the database's clock.
     #[serde(with = "time::serde::rfc3339")]
     at: OffsetDateTime,
     page: u32,
@@ -97,11 +100,13 @@ struct Header {
 
 /// Writes an anchor of this moment and returns its name.
 ///
-/// With `every` it is named after the period of this length that the moment is in, such as the
-/// hour. Then any number of workers write one for each period: the others return `None`.
+/// With `every`, the anchor gets the name of the present period of this length, such as the present
+/// hour. So any number of workers together write one anchor for each period: one worker writes it,
+/// and the others return `None`.
 ///
 /// # Errors
-/// Those of the bucket and the database. Some pages may have been written: each is valid alone.
+/// Returns an error if the bucket or Postgres fails. Some pages may have been written; each page is
+/// valid alone.
 pub async fn write(
     pool: &PgPool,
     bucket: &Bucket,
@@ -119,8 +124,8 @@ pub async fn write(
         let last = heads.last().map(|head| head.tenant.0);
         let text = write_page(key, &page_key(&name, page), at, page, &heads);
         match bucket.put_new(&page_key(&name, page), text.into()).await {
-            // Another worker was faster. Its page is of another moment of the same ledgers, and as
-            // good.
+            // Another worker was faster. Its page shows the same ledgers at another moment of the
+            // period, so it serves as well.
             Err(BucketError::TakenByAnother(_)) => return Ok(None),
             written => written?,
         };
@@ -136,16 +141,16 @@ pub async fn write(
 /// Compares anchors with the ledger.
 ///
 /// # Errors
-/// The bucket or the database failed. A mismatch is a finding, not an error.
+/// Returns an error if the bucket or Postgres fails. A mismatch is a finding, not an error.
 ///
 /// # Panics
-/// Never: each name that is chosen was listed.
+/// Never panics, because each chosen name was listed.
 pub async fn compare(
     pool: &PgPool,
     bucket: &Bucket,
     key: &SecretString,
     depth: Depth,
-) -> Result<Compared, AnchorError> {
+) -> Result<Comparison, AnchorError> {
     let mut pages: BTreeMap<String, Vec<String>> = BTreeMap::new();
     let mut listed = bucket.list_under(PREFIX);
     while let Some(object) = listed.try_next().await? {
@@ -154,9 +159,9 @@ pub async fn compare(
         }
     }
     let names: Vec<&str> = pages.keys().map(String::as_str).collect();
-    let mut compared = Compared {
+    let mut compared = Comparison {
         newest: names.last().and_then(|name| time_of(name)),
-        ..Compared::default()
+        ..Comparison::default()
     };
     for name in chosen(&names, depth) {
         for page in &pages[name] {
@@ -168,7 +173,7 @@ pub async fn compare(
         let since = compared
             .newest
             .map_or(OffsetDateTime::UNIX_EPOCH, |newest| newest + STALE);
-        if storage::anchors::grew_unanchored(pool, since, STALE).await? {
+        if storage::anchors::has_unanchored_transfers(pool, since, STALE).await? {
             compared.findings.push(finding(match compared.newest {
                 Some(newest) => format!("the newest anchor is of {}, and the ledger has grown for hours since: no worker writes anchors, or anchors were removed", rfc3339(newest)),
                 None => "there is no anchor in the bucket, and the ledger has transfers that are hours old: no worker of this version has run yet, or anchors were removed".to_owned(),
@@ -211,10 +216,10 @@ async fn compare_page(
     Ok(())
 }
 
-fn finding(says: String) -> Finding {
+fn finding(text: String) -> Finding {
     Finding {
         invariant: INVARIANT,
-        says,
+        text,
     }
 }
 
@@ -222,7 +227,7 @@ fn rfc3339(at: OffsetDateTime) -> String {
     at.format(&Rfc3339).unwrap_or_else(|_| at.to_string())
 }
 
-/// The names of the anchors to compare, newest first; see [`Depth`]. `names` are sorted.
+/// The names of the anchors to compare, newest first (see [`Depth`]). `names` must be sorted.
 fn chosen<'a>(names: &[&'a str], depth: Depth) -> Vec<&'a str> {
     let count = match depth {
         Depth::Newest => return names.last().copied().into_iter().collect(),
@@ -247,7 +252,7 @@ fn period_start(now: OffsetDateTime, every: Duration) -> OffsetDateTime {
     OffsetDateTime::from_unix_timestamp(seconds - seconds.rem_euclid(every)).unwrap_or(now)
 }
 
-/// The name of an anchor of this time. Names sort by time.
+/// The name of an anchor that was written at this time. The order of names is the order of times.
 fn name(at: OffsetDateTime) -> String {
     at.format(format_description!(
         "[year][month][day]T[hour][minute][second]Z"
@@ -265,7 +270,7 @@ fn page_key(name: &str, page: u32) -> String {
     format!("{PREFIX}{name}/{page:04}")
 }
 
-/// The anchor's name in a key; `None` where it is not a key of an anchor.
+/// The anchor's name in a key; `None` if it is not a key of an anchor.
 fn name_of(key: &str) -> Option<&str> {
     let (name, _) = key.strip_prefix(PREFIX)?.split_once('/')?;
     time_of(name).map(|_| name)
@@ -296,8 +301,9 @@ fn write_page(
     format!("{text}{signature}\n")
 }
 
-/// The time of a page and its heads; `None` where it is not signed with this key for this object,
-/// or is not complete. The name is signed, too, so that an old page cannot stand for a newer one.
+/// The time of a page and its heads. Returns `None` if the page is not signed with this key for
+/// this object, or is not complete. The signature covers the object's name, too, so that an old
+/// page cannot replace a newer one.
 fn read_page(key: &SecretString, object: &str, text: &[u8]) -> Option<(OffsetDateTime, Vec<Head>)> {
     let text = std::str::from_utf8(text).ok()?.strip_suffix('\n')?;
     let end_of_body = text.rfind('\n')? + 1;
@@ -320,8 +326,8 @@ fn head(line: &str) -> Option<Head> {
     })
 }
 
-/// The signature of a page. Links to files are signed with the same key, and their text begins with
-/// `GET` instead of `ANCHOR`: so neither signature is valid for the other.
+/// The signature of a page. Links to files are signed with the same key. Their text begins with
+/// `GET` instead of `ANCHOR`, so a signature of one kind is not valid for the other.
 fn mac(key: &SecretString, object: &str, text: &[u8]) -> Hmac<Sha256> {
     let mut mac = Hmac::<Sha256>::new_from_slice(key.expose_secret().as_bytes())
         .expect("any length is a key");

@@ -3,9 +3,9 @@
 //!
 //! Database triggers write the totals (`0012_billing_rollup.sql`). No process counts anything
 //! itself, so replicas count nothing twice and restarts lose nothing. In one snapshot, the totals
-//! always equal the rows they sum up; `platen verify` checks that (I15). [`storage::billing::fold`] merges the
-//! lines that the triggers write into totals. It affects only how long a read takes, so it may run
-//! anywhere, at any time, or never.
+//! always equal the sums of the rows; `platen verify` checks that (invariant I15).
+//! [`storage::billing::fold`] merges the lines that the triggers write into totals. Folding affects
+//! only how long a read takes, so it may run anywhere, at any time, or never.
 
 mod exposition;
 
@@ -30,7 +30,7 @@ pub struct Billing {
 /// jobs.
 ///
 /// # Errors
-/// Postgres fails.
+/// Returns an error if Postgres fails.
 pub async fn read(pool: &PgPool) -> sqlx::Result<Billing> {
     // One snapshot for all three reads: a job that ends in between would be counted twice or not at
     // all.

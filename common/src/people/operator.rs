@@ -1,8 +1,8 @@
 //! The actions of operators.
 //!
 //! Each action has a reason, and its audit entry is written in the same transaction. So there is no
-//! action without an entry, and no entry without its action. Each request may be repeated
-//! ([`once`]).
+//! action without an audit entry, and no entry without its action. A repeated request has no second
+//! effect ([`once`]).
 //!
 //! Operators see the jobs of all tenants and change one tenant at a time, with the same procedures
 //! as the tenants themselves: a redrive admits a new job, a cancellation settles one. Only
@@ -18,8 +18,8 @@ use serde_json::json;
 use sqlx::PgPool;
 use utoipa::ToSchema;
 
-use crate::admission::{self, Admission, Admitted, Redrive, Refusal};
-use crate::config::Unpaid;
+use crate::admission::{self, Admission, AdmissionError, Admitted, Redrive};
+use crate::config::FreeLimits;
 use crate::files::orphans::SearchError;
 use crate::files::ownership;
 use crate::settlement::{self, Canceler, Cancellation, SettlementError};
@@ -34,7 +34,7 @@ use domain::idempotency::Answer;
 use domain::job::{Job, JobAttributes, State};
 use domain::ledger::{self, Account, Cause, Transfer};
 use domain::operator::Scope;
-use once::{Begun, OperatorRequest, Replied};
+use once::{BeginResult, OperatorReply, OperatorRequest};
 use storage::database;
 
 /// The longest reason, in characters.
@@ -48,7 +48,7 @@ pub struct ActionResult {
     /// The job.
     #[schema(value_type = String)]
     pub job: JobId,
-    /// The new job of a redrive, also where it existed before.
+    /// The new job of a redrive, also if an earlier request made it.
     #[schema(value_type = Option<String>)]
     pub new: Option<JobId>,
     /// Why nothing was done.
@@ -56,7 +56,7 @@ pub struct ActionResult {
 }
 
 impl ActionResult {
-    /// Nothing was done to this job, for this reason.
+    /// The result for a job to which nothing was done, with the reason.
     pub fn skipped(job: &Job, why: String) -> Self {
         Self {
             job: job.id,
@@ -74,13 +74,14 @@ impl ActionResult {
     }
 }
 
-/// Why a request of an operator failed. Nothing was done, unless a procedure says otherwise.
+/// Why a request of an operator failed. Nothing was done, unless the docs of the procedure say
+/// otherwise.
 #[derive(Debug, thiserror::Error)]
 pub enum OperatorError {
     /// More credits were to be taken than the tenant has available.
     #[error("the tenant has only {available} available")]
     TooMuch {
-        /// What it has.
+        /// Credits that the tenant has available.
         available: Credits,
     },
     /// More credits than one transfer, or one wallet, may have.
@@ -113,73 +114,75 @@ impl From<SearchError> for OperatorError {
     }
 }
 
-/// Stops jobs in `scope` from being started; they are still accepted. `answer` makes the reply from
+/// Pauses the jobs in `scope`: they are accepted, but not started. `answer` makes the reply from
 /// the number of the pause.
 ///
 /// # Errors
-/// The tenant does not exist, the key was used for another request, or the database failed.
+/// Returns an error if the tenant does not exist, if the key was used for another request, or if
+/// Postgres fails.
 pub async fn pause(
     pool: &PgPool,
     order: OperatorRequest<'_>,
     scope: &Scope,
     answer: impl FnOnce(i64) -> Answer,
-) -> Result<Replied, OperatorError> {
+) -> Result<OperatorReply, OperatorError> {
     let mut transaction = match once::begin(pool, scope.tenant, order.request).await? {
-        Begun::New(transaction) => transaction,
-        Begun::Answered(answer) => return Ok(Replied::Repeated(answer)),
+        BeginResult::New(transaction) => transaction,
+        BeginResult::Answered(answer) => return Ok(OperatorReply::Repeated(answer)),
     };
     if let Some(tenant) = scope.tenant
         && !storage::tenants::exists(&mut transaction, tenant).await?
     {
         return Err(OperatorError::NoTenant);
     }
-    let id = storage::operators::pause(&mut transaction, order.act.reason, scope).await?;
+    let id = storage::operators::pause(&mut transaction, order.actor.reason, scope).await?;
     let subject = json!({ "pause": id, "model": scope.model, "tenant": scope.tenant, "worker": scope.worker });
     let action = if scope.worker.is_some() {
         "drain"
     } else {
         "pause"
     };
-    storage::operators::record(&mut transaction, order.act, action, &subject).await?;
+    storage::operators::record(&mut transaction, order.actor, action, &subject).await?;
     once::keep(transaction, order.request, answer(id)).await
 }
 
-/// Ends a pause; `None` where it does not exist or has ended.
+/// Ends a pause. Returns `None` if the pause does not exist or has ended.
 ///
 /// # Errors
-/// The key was used for another request, or the database failed.
+/// Returns an error if the key was used for another request, or if Postgres fails.
 pub async fn resume(
     pool: &PgPool,
     order: OperatorRequest<'_>,
     id: i64,
-) -> Result<Option<Replied>, OperatorError> {
+) -> Result<Option<OperatorReply>, OperatorError> {
     let mut transaction = match once::begin(pool, None, order.request).await? {
-        Begun::New(transaction) => transaction,
-        Begun::Answered(answer) => return Ok(Some(Replied::Repeated(answer))),
+        BeginResult::New(transaction) => transaction,
+        BeginResult::Answered(answer) => return Ok(Some(OperatorReply::Repeated(answer))),
     };
     if !storage::operators::resume(&mut transaction, id).await? {
         return Ok(None);
     }
     let subject = json!({ "pause": id });
-    storage::operators::record(&mut transaction, order.act, "resume", &subject).await?;
+    storage::operators::record(&mut transaction, order.actor, "resume", &subject).await?;
     let replied = once::keep(transaction, order.request, Answer::empty(204)).await?;
     Ok(Some(replied))
 }
 
-/// Freezes a tenant, so that it can submit no more jobs, or ends that; open jobs go on. Also
+/// Freezes a tenant, so that it can submit no more jobs, or unfreezes it. Open jobs go on. Also
 /// returns whether anything changed.
 ///
 /// # Errors
-/// The tenant does not exist, the key was used for another request, or the database failed.
+/// Returns an error if the tenant does not exist, if the key was used for another request, or if
+/// Postgres fails.
 pub async fn freeze(
     pool: &PgPool,
     order: OperatorRequest<'_>,
     tenant: TenantId,
     frozen: bool,
-) -> Result<(Replied, bool), OperatorError> {
+) -> Result<(OperatorReply, bool), OperatorError> {
     let mut transaction = match once::begin(pool, Some(tenant), order.request).await? {
-        Begun::New(transaction) => transaction,
-        Begun::Answered(answer) => return Ok((Replied::Repeated(answer), false)),
+        BeginResult::New(transaction) => transaction,
+        BeginResult::Answered(answer) => return Ok((OperatorReply::Repeated(answer), false)),
     };
     if storage::ledger::lock_wallet(&mut transaction, tenant)
         .await?
@@ -191,34 +194,34 @@ pub async fn freeze(
     if changed {
         let action = if frozen { "freeze" } else { "unfreeze" };
         let subject = json!({ "tenant": tenant });
-        storage::operators::record(&mut transaction, order.act, action, &subject).await?;
+        storage::operators::record(&mut transaction, order.actor, action, &subject).await?;
     }
     let replied = once::keep(transaction, order.request, Answer::empty(204)).await?;
     Ok((replied, changed))
 }
 
-/// Gives credits to a tenant (`gives`), or takes credits that it has not spent, without a purchase
-/// or a job as the reason.
+/// Gives credits to a tenant (`gives`), or takes credits that the tenant has not spent. Such a
+/// transfer belongs to no purchase and to no job.
 ///
 /// # Errors
-/// The amount is too large, the tenant has less available, or it does not exist; the key was used
-/// for another request; or the database failed.
+/// Returns an error if the amount is too large, if the tenant does not exist or has less available,
+/// if the key was used for another request, or if Postgres fails.
 pub async fn adjust(
     pool: &PgPool,
     order: OperatorRequest<'_>,
     tenant: TenantId,
     amount: Credits,
     gives: bool,
-) -> Result<Replied, OperatorError> {
+) -> Result<OperatorReply, OperatorError> {
     if amount > Credits::MAX_TRANSFER {
         return Err(CreditLimitError::Moved.into());
     }
     let mut transaction = match once::begin(pool, Some(tenant), order.request).await? {
-        Begun::New(transaction) => transaction,
-        Begun::Answered(answer) => return Ok(Replied::Repeated(answer)),
+        BeginResult::New(transaction) => transaction,
+        BeginResult::Answered(answer) => return Ok(OperatorReply::Repeated(answer)),
     };
-    // The wallet's lock comes first, as in every procedure that moves credits: one order, no
-    // deadlock.
+    // The wallet's lock is taken first, as in every procedure that moves credits. With one order of
+    // locks there is no deadlock.
     let wallet = storage::ledger::lock_wallet(&mut transaction, tenant).await?;
     let wallet = wallet.ok_or(OperatorError::NoTenant)?;
     let reference = GrantId::new();
@@ -229,7 +232,8 @@ pub async fn adjust(
     } else {
         let lots = storage::ledger::lock_lots(&mut transaction, tenant).await?;
         let available = wallet.available;
-        let shares = ledger::burn(&lots, amount).ok_or(OperatorError::TooMuch { available })?;
+        let shares =
+            ledger::split_over_lots(&lots, amount).ok_or(OperatorError::TooMuch { available })?;
         storage::ledger::forfeit_lots(&mut transaction, &shares).await?;
         (Account::Available, Account::Adjust)
     };
@@ -247,30 +251,30 @@ pub async fn adjust(
         amount.get().saturating_neg()
     };
     let subject = json!({ "tenant": tenant, "credits": signed, "transfer": reference.0 });
-    storage::operators::record(&mut transaction, order.act, "adjust", &subject).await?;
+    storage::operators::record(&mut transaction, order.actor, "adjust", &subject).await?;
     once::keep(transaction, order.request, Answer::empty(204)).await
 }
 
-/// Cancels an open job; all credits held for it are released. The audit entry is written in the
+/// Cancels an open job and releases all credits held for it. The audit entry is written in the
 /// transaction that settles the job. A job that has ended is skipped.
 ///
 /// # Errors
-/// The settlement failed.
+/// Returns an error if the settlement fails.
 pub async fn cancel(
     pool: &PgPool,
     order: OperatorRequest<'_>,
     job: &Job,
 ) -> Result<ActionResult, OperatorError> {
-    let request = order.of_job("cancel", job.id);
+    let request = order.for_job("cancel", job.id);
     let answer = |job: &Job| Answer::json(200, &json!({ "id": job.id }));
-    let canceler = Canceler::Operator(order.act);
+    let canceler = Canceler::Operator(order.actor);
     let canceled =
         settlement::cancel(pool, canceler, (job.tenant, job.id), &request, answer).await?;
     let skipped = match canceled {
-        // `Repeated`: the same request, whose answer was lost.
+        // `Repeated`: an earlier request did it, and its answer was lost.
         Cancellation::Canceled(_) | Cancellation::Repeated(_) => None,
-        Cancellation::Already(state) => Some(format!("it has {} already", state.as_str())),
-        Cancellation::KeyReused | Cancellation::Nothing | Cancellation::AllowanceUsed(_) => {
+        Cancellation::AlreadyEnded(state) => Some(format!("it has {} already", state.as_str())),
+        Cancellation::KeyReused | Cancellation::NotFound | Cancellation::AllowanceUsed(_) => {
             Some("there is no such job".to_owned())
         }
     };
@@ -281,13 +285,14 @@ pub async fn cancel(
     })
 }
 
-/// Runs a job that failed or expired again, as a new job at today's price, which is charged only if
-/// it delivers. Each job can be redriven once, also by concurrent requests. The audit entry is
-/// written in the transaction that admits the new job. A job that cannot be redriven is skipped.
+/// Redrives a job that failed or expired: submits the same request as a new job at today's price.
+/// The new job is charged only if it delivers. Each job can be redriven only once, even by
+/// concurrent requests. The audit entry is written in the transaction that admits the new job. A
+/// job that cannot be redriven is skipped.
 ///
 /// # Errors
-/// The bucket or the database failed. After a lost connection the new job may exist: repeat the
-/// request.
+/// Returns an error if the bucket or Postgres fails. After a lost connection the new job may exist:
+/// repeat the request.
 pub async fn redrive(
     pool: &PgPool,
     bucket: &Bucket,
@@ -304,14 +309,15 @@ pub async fn redrive(
     if !matches!(old.state, State::Failed | State::Expired) {
         return skip(format!("it has {}", old.state.as_str()));
     }
-    let request = order.of_job("redrive", old.id);
+    let request = order.for_job("redrive", old.id);
     let mut transaction = database::begin_for(pool, old.tenant).await?;
     let redriven = storage::operators::redriven(&mut transaction, old.id).await?;
     let known = storage::idempotency::find(&mut transaction, old.tenant, &request).await?;
     let generation = storage::jobs::request(&mut transaction, old.id).await?;
     transaction.commit().await?;
     if let Some(new) = redriven {
-        // With a known key it is the same request, whose answer was lost.
+        // If the key is stored, an earlier request with this key made the new job, and its answer
+        // was lost.
         let result = known.map_or_else(
             || redriven_before(new),
             |_| ActionResult::redriven(old, new),
@@ -350,13 +356,13 @@ pub async fn redrive(
         model_timeout: Duration::ZERO,
         redrive: Some(Redrive {
             of: old.id,
-            act: order.act,
+            actor: order.actor,
         }),
-        // No limit on storage: the tenant did not ask for this job, and its inputs were stored
-        // before.
-        unpaid: Unpaid {
+        // There is no limit on storage, because the tenant did not ask for this job, and its inputs
+        // were stored before.
+        free_limits: FreeLimits {
             storage: None,
-            ..Unpaid::default()
+            ..FreeLimits::default()
         },
     };
     let location = format!("/v1/jobs/{id}");
@@ -365,11 +371,11 @@ pub async fn redrive(
         ..Answer::json(202, &json!({ "id": job.id }))
     });
     let admitted = admitted.await;
-    // After a lost connection the job may exist and need its copies. They are removed only where it
-    // is certain that there is no job; otherwise the sweeper decides.
+    // After a lost connection the job may exist and need its copies. They are removed only if it is
+    // certain that there is no job. Otherwise the sweeper removes them later if no row names them.
     if !matches!(
         admitted,
-        Ok(Admitted::New { .. }) | Err(Refusal::Database(_))
+        Ok(Admitted::New { .. }) | Err(AdmissionError::Database(_))
     ) {
         discard(bucket, &copies).await;
     }
@@ -385,15 +391,15 @@ pub async fn redrive(
                 skipped: None,
             })
         }
-        Err(Refusal::Redriven(new)) => Ok(redriven_before(new)),
-        Err(Refusal::Database(error)) => Err(error.into()),
+        Err(AdmissionError::Redriven(new)) => Ok(redriven_before(new)),
+        Err(AdmissionError::Database(error)) => Err(error.into()),
         Err(refusal) => skip(refusal.to_string()),
     }
 }
 
-/// Copies the inputs of a job for its new job: inputs are deleted with their job. Uploads are
-/// shared and not copied. `copies` gets the keys that were written, also before an error. Returns
-/// `false` where an input was deleted.
+/// Copies the inputs of a job for its new job, because inputs are deleted together with their job.
+/// Uploads are shared and not copied. `copies` gets the keys that were written, also if the
+/// function then fails. Returns `false` if an input was deleted.
 async fn copy_inputs(
     pool: &PgPool,
     bucket: &Bucket,
@@ -418,7 +424,7 @@ async fn copy_inputs(
         copies.push(input.object_key.clone());
         bucket.put_new(&input.object_key, bytes).await?;
     }
-    // Checked again: files that were written into another database's bucket would be lost.
+    // Checked again, because files that were written into another database's bucket would be lost.
     ownership::must_be_usable(pool, bucket).await?;
     Ok(true)
 }

@@ -2,7 +2,7 @@
 
 use sqlx::PgConnection;
 
-use domain::allowance::Used;
+use domain::allowance::AllowanceUsage;
 use domain::job::Job;
 
 /// Counts the calls that the owner abandons by ending this job. Returns what the tenant has used,
@@ -14,8 +14,8 @@ pub(super) async fn count_abandoned_calls(
     connection: &mut PgConnection,
     job: &Job,
     allowance: u32,
-) -> sqlx::Result<Result<(), Used>> {
-    let begun = storage::allowances::begun(connection, &[job.id]).await?;
+) -> sqlx::Result<Result<(), AllowanceUsage>> {
+    let begun = storage::allowances::count_begun_calls(connection, &[job.id]).await?;
     let Some(&begun) = begun.get(&job.id) else {
         return Ok(Ok(()));
     };

@@ -8,9 +8,9 @@ use super::abandoned::count_abandoned_calls;
 use super::end::{JobEnd, end};
 use super::lock::lock_wallet_and_job;
 use crate::failpoint::reach;
-use domain::allowance::Used;
+use domain::allowance::AllowanceUsage;
 use domain::id::{JobId, TenantId};
-use domain::idempotency::{self, Answer, Known};
+use domain::idempotency::{self, Answer, KeyUse};
 use domain::job::{Job, State};
 use domain::operator::Actor;
 use domain::outcome::Class;
@@ -22,17 +22,18 @@ pub enum Cancellation {
     /// The job is canceled, by this request or by an earlier one. The answer is stored for
     /// repetitions.
     Canceled(Answer),
-    /// The idempotency key was used before. This is the answer it got then.
+    /// The idempotency key was used before, for the same request. This is the answer that request
+    /// got.
     Repeated(Answer),
     /// The idempotency key belongs to another request.
     KeyReused,
     /// The job had already ended in this state. An owner gets this only for states other than
     /// [`State::Canceled`]; an operator gets it for every state.
-    Already(State),
+    AlreadyEnded(State),
     /// Calls of the job have begun, and the owner's cancel allowance is used up.
-    AllowanceUsed(Used),
+    AllowanceUsed(AllowanceUsage),
     /// There is no such job.
-    Nothing,
+    NotFound,
 }
 
 /// Who cancels a job.
@@ -51,7 +52,7 @@ pub enum Canceler<'a> {
 /// row; the reply is stored under the idempotency key.
 ///
 /// # Errors
-/// [`SettlementError`]. Nothing is written then.
+/// Returns a [`SettlementError`] if the job cannot be settled. Nothing is written in that case.
 pub async fn cancel(
     pool: &PgPool,
     canceler: Canceler<'_>,
@@ -61,11 +62,11 @@ pub async fn cancel(
 ) -> Result<Cancellation, SettlementError> {
     let mut transaction = database::begin_for(pool, tenant).await?;
     let Some(mut job) = lock_wallet_and_job(&mut transaction, tenant, id).await? else {
-        return Ok(Cancellation::Nothing);
+        return Ok(Cancellation::NotFound);
     };
     match storage::idempotency::find(&mut transaction, tenant, request).await? {
-        Some(Known::Answered(answer)) => return Ok(Cancellation::Repeated(answer)),
-        Some(Known::AnotherRequest) => return Ok(Cancellation::KeyReused),
+        Some(KeyUse::Answered(answer)) => return Ok(Cancellation::Repeated(answer)),
+        Some(KeyUse::AnotherRequest) => return Ok(Cancellation::KeyReused),
         None => {}
     }
     if job.state.is_terminal() {
@@ -74,7 +75,7 @@ pub async fn cancel(
         let is_fulfilled =
             job.state == State::Canceled && matches!(canceler, Canceler::Owner { .. });
         if !is_fulfilled {
-            return Ok(Cancellation::Already(job.state));
+            return Ok(Cancellation::AlreadyEnded(job.state));
         }
     } else {
         match canceler {

@@ -14,24 +14,25 @@ use storage::jobs::End;
 
 /// How a job is to end.
 pub(super) struct JobEnd<'a> {
-    /// `None`: the number of delivered outputs decides between succeeded, partial and failed.
+    /// The final state. With `None`, the number of delivered outputs decides between succeeded,
+    /// partial and failed.
     pub(super) state: Option<State>,
     /// Delivered outputs.
     pub(super) delivered: i32,
     /// Class of the outcome.
     pub(super) outcome: Class,
-    /// Why, in plain words, without what was charged.
+    /// Why the job ended, in the words of [`Class::customer_message`], without what was charged.
     pub(super) reason: &'a str,
 }
 
 impl JobEnd<'static> {
-    /// An end without a delivered output. The reason is the class's own.
+    /// An end without a delivered output. The reason is the message of the class.
     pub(super) fn without_delivery(state: State, outcome: Class) -> Self {
         Self {
             state: Some(state),
             delivered: 0,
             outcome,
-            reason: outcome.plain_words(),
+            reason: outcome.customer_message(),
         }
     }
 }
@@ -58,7 +59,7 @@ pub(super) async fn end(
     job: &Job,
     job_end: JobEnd<'_>,
 ) -> Result<State, SettlementError> {
-    let delivered = RowId::new("jobs", job.id).fits("n_delivered", job_end.delivered)?;
+    let delivered = RowId::new("jobs", job.id).convert("n_delivered", job_end.delivered)?;
     // The price on the job's row, not today's price: the hold was made with it.
     let captured = job.cost.unit_price.times(delivered)?;
     let resolution = Hold {

@@ -17,10 +17,11 @@ use storage::database;
 ///
 /// If calls have begun and the owner's `allowance` does not cover them, the deadline is moved
 /// instead, once, by `more(model)`. The job then delivers what the calls make, and is charged for
-/// it. Otherwise a short deadline would be a way to cancel without limit.
+/// it. Without this rule, a tenant could use short deadlines to cancel without limit.
 ///
 /// # Errors
-/// [`SettlementError`]. Nothing is written then, and the next run of the task tries again.
+/// Returns a [`SettlementError`] if the job cannot be settled. Nothing is written in that case, and
+/// the next run of the task tries again.
 pub async fn expire(
     pool: &PgPool,
     (tenant, id): (TenantId, JobId),
@@ -29,10 +30,10 @@ pub async fn expire(
 ) -> Result<Settled, SettlementError> {
     let mut transaction = database::begin_for(pool, tenant).await?;
     let Some(job) = lock_wallet_and_job(&mut transaction, tenant, id).await? else {
-        return Ok(Settled::Nothing);
+        return Ok(Settled::NotFound);
     };
     if job.state.is_terminal() {
-        return Ok(Settled::Already(job.state));
+        return Ok(Settled::AlreadyEnded(job.state));
     }
     // `extend` moves a deadline only once. The second time the job expires although the allowance
     // is used up, so a provider that never answers cannot keep it open.

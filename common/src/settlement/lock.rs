@@ -18,10 +18,10 @@ pub(super) async fn lock_leased(
 ) -> Result<Result<LockedJob, Settled>, SettlementError> {
     let mut transaction = database::begin_for(pool, lease.tenant).await?;
     let Some(job) = lock_wallet_and_job(&mut transaction, lease.tenant, lease.job).await? else {
-        return Ok(Err(Settled::Nothing));
+        return Ok(Err(Settled::NotFound));
     };
     if job.state.is_terminal() {
-        return Ok(Err(Settled::Already(job.state)));
+        return Ok(Err(Settled::AlreadyEnded(job.state)));
     }
     // An expired lease may still settle as long as nobody has claimed or requeued the job: its work
     // is done and paid for. Only the fence decides, not the time.

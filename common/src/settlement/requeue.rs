@@ -22,14 +22,15 @@ const MAX_CRASHES: i32 = 3;
 /// attempt. The hold stays.
 ///
 /// # Errors
-/// [`SettlementError`]. The lease then stays until it expires, and the reaper requeues the job.
+/// Returns a [`SettlementError`] if the job cannot be requeued. The lease then stays until it
+/// expires, and the reaper requeues the job.
 pub async fn retry(
     pool: &PgPool,
     lease: Lease,
     delay: Duration,
     failure: &Failure,
 ) -> Result<Settled, SettlementError> {
-    let outcome = Some((failure.class, failure.plain_words()));
+    let outcome = Some((failure.class, failure.customer_message()));
     requeue(pool, lease, delay, outcome).await
 }
 
@@ -37,7 +38,8 @@ pub async fn retry(
 /// unavailable, or a provider still works on it.
 ///
 /// # Errors
-/// As [`retry`].
+/// Returns a [`SettlementError`] if the job cannot be requeued. The lease then stays until it
+/// expires, and the reaper requeues the job.
 pub async fn put_back(
     pool: &PgPool,
     lease: Lease,
@@ -75,8 +77,8 @@ async fn requeue(
     // The UPDATE matched no row. This read only finds the reason to report.
     Ok(
         match storage::jobs::get(&mut transaction, lease.job).await? {
-            None => Settled::Nothing,
-            Some(job) if job.state.is_terminal() => Settled::Already(job.state),
+            None => Settled::NotFound,
+            Some(job) if job.state.is_terminal() => Settled::AlreadyEnded(job.state),
             Some(_) => Settled::Fenced,
         },
     )
@@ -86,18 +88,19 @@ async fn requeue(
 /// poison after [`MAX_CRASHES`] expired leases.
 ///
 /// # Errors
-/// [`SettlementError`]. Nothing is written then, and the next run of the reaper tries again.
+/// Returns a [`SettlementError`] if the job cannot be settled. Nothing is written in that case, and
+/// the next run of the reaper tries again.
 pub async fn reap(pool: &PgPool, tenant: TenantId, id: JobId) -> Result<Settled, SettlementError> {
     let mut transaction = database::begin_for(pool, tenant).await?;
     let Some(job) = lock_wallet_and_job(&mut transaction, tenant, id).await? else {
-        return Ok(Settled::Nothing);
+        return Ok(Settled::NotFound);
     };
     // Checked again under the lock: the worker may have renewed its lease or settled the job since
     // the reaper listed it.
     if job.state != State::Running
-        || !storage::jobs::lease_has_run_out(&mut transaction, id).await?
+        || !storage::jobs::lease_has_expired(&mut transaction, id).await?
     {
-        return Ok(Settled::Nothing);
+        return Ok(Settled::NotFound);
     }
     if job.crash_count.saturating_add(1) >= MAX_CRASHES {
         let end = JobEnd::without_delivery(State::Failed, Class::Poison);

@@ -1,12 +1,12 @@
 //! `platen verify --deep`: compares the rows with the bucket.
 //!
-//! It checks that the bucket belongs to this database, that each object that rows name is there
-//! with its bytes (I7), that there is no object without a row (I19), and that deleted files are
-//! gone (I17).
+//! This check covers four things: the bucket belongs to this database; each object that a row names
+//! is there with its bytes (invariant I7); there is no object without a row (I19); and deleted
+//! files are gone (I17).
 //!
-//! It may take hours, so it has no snapshot: rows are read page by page, and each apparent
-//! violation is checked a second time before it is reported. Eight objects are read at a time, and
-//! none is ever whole in memory.
+//! The check may take hours, so it does not use one snapshot. It reads the rows page by page, and
+//! checks each apparent violation a second time before it reports it. It reads eight objects at a
+//! time, and never holds a whole object in memory.
 
 use std::time::{Duration, Instant};
 
@@ -16,31 +16,31 @@ use uuid::Uuid;
 
 use crate::files::orphans::{Search, SearchError};
 use crate::files::ownership;
-use bucket::{Bucket, BucketError, Listed, Stored};
+use bucket::{Bucket, BucketError, ListedObject, StoredObject};
 use domain::ownership::Ownership;
 use storage::verify::Finding;
 use storage::verify::files::{Row, Table};
 
-/// Objects read at once.
+/// How many objects are read at once.
 const CONCURRENT_READS: usize = 8;
 /// How often progress is reported.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);
 
-/// A report of a check that is running.
+/// A report of a running check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Report {
     /// A violation.
     Finding(Finding),
-    /// How far the check is.
+    /// How far the check has come.
     Progress(Progress),
 }
 
-/// How far a check is.
+/// How far a check has come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
     /// Files that were read.
     pub read: u64,
-    /// Bytes of these.
+    /// Bytes of these files.
     pub bytes: u64,
     /// Objects of the bucket that were listed.
     pub listed: u64,
@@ -51,15 +51,16 @@ pub struct Progress {
 /// meanwhile.
 ///
 /// # Errors
-/// The bucket belongs to another database; or the bucket or the database failed, and the check
-/// broke off.
+/// Returns an error if the bucket belongs to another database, or if the bucket or Postgres fails.
+/// The check ends there.
 pub async fn check(
     pool: &PgPool,
     bucket: &Bucket,
     grace: Duration,
     report: impl FnMut(Report),
 ) -> Result<Progress, SearchError> {
-    // Objects in another database's bucket would all be findings, and all wrong ones.
+    // In another database's bucket, every object would be a finding, and every finding would be
+    // wrong.
     ownership::must_be_usable(pool, bucket).await?;
     let ownership = ownership::examine(pool, bucket).await?;
     let mut check = Check {
@@ -111,7 +112,8 @@ impl<F: FnMut(Report)> Check<'_, F> {
                 }
                 if problem(&row, &stored).is_some()
                     && table.still_names(self.pool, &row).await?
-                    // Read again: one failure of the store in hours is not a violation.
+                    // The object is read again, because one failure of the store in hours is not a
+                    // violation.
                     && let Some(problem) = problem(&row, &bucket.measure(&row.object_key).await)
                 {
                     let (what, Row { id, object_key, .. }) = (table.word(), row);
@@ -160,8 +162,8 @@ impl<F: FnMut(Report)> Check<'_, F> {
         Ok(())
     }
 
-    fn find(&mut self, invariant: &'static str, says: String) {
-        (self.report)(Report::Finding(Finding { invariant, says }));
+    fn find(&mut self, invariant: &'static str, text: String) {
+        (self.report)(Report::Finding(Finding { invariant, text }));
     }
 
     fn report_progress(&mut self) {
@@ -172,8 +174,8 @@ impl<F: FnMut(Report)> Check<'_, F> {
     }
 }
 
-/// What is wrong with a file; `None` where nothing is.
-fn problem(row: &Row, stored: &Result<Option<Stored>, BucketError>) -> Option<String> {
+/// What is wrong with a file; `None` if nothing is.
+fn problem(row: &Row, stored: &Result<Option<StoredObject>, BucketError>) -> Option<String> {
     match stored {
         Err(error) => Some(format!("cannot be read: {error}")),
         Ok(None) => Some("is not in the bucket".to_owned()),
@@ -191,8 +193,8 @@ fn problem(row: &Row, stored: &Result<Option<Stored>, BucketError>) -> Option<St
 }
 
 /// A finding about an object, in words.
-fn object_text(object: &Listed, why: &str) -> String {
-    let Listed {
+fn object_text(object: &ListedObject, why: &str) -> String {
+    let ListedObject {
         key,
         bytes,
         modified,

@@ -5,15 +5,16 @@ use std::time::Duration;
 
 use sqlx::{PgConnection, PgPool};
 
-use domain::allowance::Used;
+use domain::allowance::AllowanceUsage;
 use domain::id::{JobId, TenantId};
 
-/// What a tenant has used in the last hour. The result is exact only while the caller holds the
-/// wallet's lock: every transaction that abandons calls of this tenant takes that lock first.
+/// Reads what a tenant has used of its cancel allowance in the last hour. The result is exact only
+/// while the caller holds the wallet's lock, because every transaction that abandons calls of this
+/// tenant takes that lock first.
 ///
 /// # Errors
-/// Postgres fails.
-pub async fn used(connection: &mut PgConnection, tenant: TenantId) -> sqlx::Result<Used> {
+/// Returns an error if Postgres fails.
+pub async fn used(connection: &mut PgConnection, tenant: TenantId) -> sqlx::Result<AllowanceUsage> {
     let row = sqlx::query!(
         r#"-- allowance::used
         SELECT count(*) AS "calls!", coalesce(extract(epoch FROM min(at) + interval '1 hour' - clock_timestamp()), 60)::float8 AS "seconds!"
@@ -22,28 +23,29 @@ pub async fn used(connection: &mut PgConnection, tenant: TenantId) -> sqlx::Resu
     )
     .fetch_one(connection)
     .await?;
-    // Whole seconds, rounded up: this becomes a `Retry-After`, and a retry must not come too early.
+    // Whole seconds, rounded up, because the value becomes a `Retry-After`, and a retry must not
+    // come too early.
     let seconds = row.seconds.ceil().max(1.0);
-    Ok(Used {
+    Ok(AllowanceUsage {
         calls: row.calls,
         retry_after: Duration::try_from_secs_f64(seconds).unwrap_or_default(),
     })
 }
 
-/// How many calls each of these jobs would abandon if it ended now. Jobs that would abandon none
-/// are missing.
+/// Counts how many calls each of these jobs would abandon if the job ended now. Jobs that would
+/// abandon no call are not in the result.
 ///
 /// A call counts while it is open, and if it has made its image (`object_key`). A call that ended
 /// without an image does not count: the provider failed, not the tenant.
 ///
 /// # Errors
-/// Postgres fails.
-pub async fn begun(
+/// Returns an error if Postgres fails.
+pub async fn count_begun_calls(
     connection: &mut PgConnection,
     jobs: &[JobId],
 ) -> sqlx::Result<HashMap<JobId, i64>> {
     let rows = sqlx::query!(
-        r#"-- allowance::begun
+        r#"-- allowance::count_begun_calls
         SELECT job_id, count(*) AS "calls!" FROM calls WHERE job_id = ANY($1) AND (ended_at IS NULL OR object_key IS NOT NULL) GROUP BY job_id"#,
         jobs as &[JobId]
     )
@@ -53,11 +55,11 @@ pub async fn begun(
     Ok(calls.collect())
 }
 
-/// Records the abandoned calls of a job. Call it in the transaction that ends the job, before its
-/// calls are ended: afterwards an open call cannot be told from one that failed.
+/// Records the abandoned calls of a job. Must run in the transaction that ends the job, before the
+/// job's calls are ended. Afterwards an open call looks like a failed one.
 ///
 /// # Errors
-/// Postgres fails.
+/// Returns an error if Postgres fails.
 pub async fn abandon(connection: &mut PgConnection, job: JobId) -> sqlx::Result<()> {
     sqlx::query!(
         "-- allowance::abandon
@@ -80,10 +82,10 @@ pub struct Cost {
 }
 
 /// Sums up the cost of the calls that were abandoned in the last hour. `pool` must be allowed to
-/// read every tenant's rows. The work grows with the number of those calls only.
+/// read every tenant's rows. The work grows only with the number of those calls.
 ///
 /// # Errors
-/// Postgres fails.
+/// Returns an error if Postgres fails.
 pub async fn cost(pool: &PgPool) -> sqlx::Result<Cost> {
     sqlx::query_as!(
         Cost,

@@ -1,4 +1,5 @@
-//! SQL about anchors. All of it only reads, over all tenants, as `platen_reader`.
+//! SQL of the anchors of the ledger (`common::money::anchor`). The queries only read, and read all
+//! tenants, as `platen_reader`.
 
 use std::time::Duration;
 
@@ -8,13 +9,13 @@ use uuid::Uuid;
 
 use domain::id::TenantId;
 
-/// Most differences reported for one page: a hundred are proof enough.
-const MAX_DIFFERENCES: i64 = 100;
+/// Most mismatches that are reported for one page. More would tell an operator nothing new.
+const MAX_MISMATCHES: i64 = 100;
 
 /// The time on the database's clock.
 ///
 /// # Errors
-/// Those of Postgres.
+/// Returns an error if Postgres fails.
 pub async fn now(pool: &PgPool) -> sqlx::Result<OffsetDateTime> {
     sqlx::query_scalar!(
         r#"-- anchor::now
@@ -24,11 +25,11 @@ pub async fn now(pool: &PgPool) -> sqlx::Result<OffsetDateTime> {
     .await
 }
 
-/// The ends of the ledgers of up to `limit` tenants with ids after `after`, by id, and when they
-/// were read. Tenants without a transfer are left out.
+/// Reads the last transfers of up to `limit` tenants with ids after `after`, sorted by id, and the
+/// time of the read. Tenants without a transfer are left out.
 ///
 /// # Errors
-/// Those of Postgres.
+/// Returns an error if Postgres fails.
 pub async fn heads(
     pool: &PgPool,
     after: Uuid,
@@ -51,21 +52,21 @@ pub async fn heads(
     Ok((at, heads.collect()))
 }
 
-/// A transfer that does not match an anchor.
-pub struct Differs {
-    /// Its tenant.
+/// A transfer of the ledger that does not match an anchor.
+pub struct Mismatch {
+    /// The tenant.
     pub tenant: TenantId,
-    /// Its number.
+    /// The number of the transfer.
     pub seq: i64,
-    /// Whether there is a transfer of this number at all.
+    /// Whether the ledger has a transfer with this number at all.
     pub exists: bool,
 }
 
-/// Those of these heads that the ledger does not contain; at most 100.
+/// Returns those of `heads` that do not match the ledger, at most 100.
 ///
 /// # Errors
-/// Those of Postgres.
-pub async fn differing(pool: &PgPool, heads: &[Head]) -> sqlx::Result<Vec<Differs>> {
+/// Returns an error if Postgres fails.
+pub async fn differing(pool: &PgPool, heads: &[Head]) -> sqlx::Result<Vec<Mismatch>> {
     let tenants: Vec<TenantId> = heads.iter().map(|head| head.tenant).collect();
     let seqs: Vec<i64> = heads.iter().map(|head| head.seq).collect();
     let hashes: Vec<Vec<u8>> = heads.iter().map(|head| head.hash.clone()).collect();
@@ -78,29 +79,29 @@ pub async fn differing(pool: &PgPool, heads: &[Head]) -> sqlx::Result<Vec<Differ
         &tenants as &[TenantId],
         &seqs,
         &hashes,
-        MAX_DIFFERENCES,
+        MAX_MISMATCHES,
     )
     .fetch_all(pool)
     .await?;
-    let differs = rows.into_iter().map(|row| Differs {
+    let mismatches = rows.into_iter().map(|row| Mismatch {
         tenant: TenantId(row.tenant_id),
         seq: row.seq,
         exists: row.exists,
     });
-    Ok(differs.collect())
+    Ok(mismatches.collect())
 }
 
-/// Whether there is a transfer that is younger than `since` and older than `settled`.
+/// Whether there is a transfer that is later than `since` and at least `settled` old.
 ///
 /// # Errors
-/// Those of Postgres.
-pub async fn grew_unanchored(
+/// Returns an error if Postgres fails.
+pub async fn has_unanchored_transfers(
     pool: &PgPool,
     since: OffsetDateTime,
     settled: Duration,
 ) -> sqlx::Result<bool> {
     sqlx::query_scalar!(
-        r#"-- anchor::grew_unanchored
+        r#"-- anchor::has_unanchored_transfers
         SELECT EXISTS (SELECT FROM transfers WHERE at > $1 AND at < clock_timestamp() - make_interval(secs => $2)) AS "grew!""#,
         since,
         settled.as_secs_f64(),
@@ -109,12 +110,12 @@ pub async fn grew_unanchored(
     .await
 }
 
-/// The end of one tenant's ledger.
+/// The last transfer of one tenant's ledger.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Head {
     /// The tenant.
     pub tenant: TenantId,
-    /// The number of its last transfer.
+    /// The number of the tenant's last transfer.
     pub seq: i64,
     /// The hash of that transfer: SHA-256, 32 bytes.
     pub hash: Vec<u8>,

@@ -12,7 +12,7 @@ use domain::id::{ArtifactId, JobId, TenantId};
 /// Writes the row of a file that is already in the bucket.
 ///
 /// # Errors
-/// A value does not fit its column, or Postgres fails.
+/// Returns an error if a value does not fit its column, or if Postgres fails.
 pub async fn insert(
     connection: &mut PgConnection,
     tenant: TenantId,
@@ -46,11 +46,11 @@ pub async fn insert(
     Ok(())
 }
 
-/// The artifacts of these jobs that are not deleted, ordered by job, output and kind (rendition,
-/// thumbnail, original).
+/// Reads the artifacts of these jobs that are not deleted, ordered by job, output and kind
+/// (rendition, thumbnail, original).
 ///
 /// # Errors
-/// A row has a value that this version does not know, or Postgres fails.
+/// Returns an error if a row has a value that this version does not know, or if Postgres fails.
 pub async fn of_jobs(connection: &mut PgConnection, jobs: &[JobId]) -> sqlx::Result<Vec<Artifact>> {
     let rows = sqlx::query_as!(
         Row,
@@ -64,10 +64,10 @@ pub async fn of_jobs(connection: &mut PgConnection, jobs: &[JobId]) -> sqlx::Res
     rows.into_iter().map(Row::artifact).collect()
 }
 
-/// One artifact. `None` if there is none or it is deleted.
+/// Reads one artifact. Returns `None` if it does not exist or is deleted.
 ///
 /// # Errors
-/// The row has a value that this version does not know, or Postgres fails.
+/// Returns an error if the row has a value that this version does not know, or if Postgres fails.
 pub async fn get(connection: &mut PgConnection, id: ArtifactId) -> sqlx::Result<Option<Artifact>> {
     let row = sqlx::query_as!(
         Row,
@@ -81,10 +81,11 @@ pub async fn get(connection: &mut PgConnection, id: ArtifactId) -> sqlx::Result<
     row.map(Row::artifact).transpose()
 }
 
-/// Whether this artifact existed and is deleted. The API answers 410 then, and 404 otherwise.
+/// Whether this artifact existed and is deleted. In that case the API answers 410, and otherwise
+/// 404.
 ///
 /// # Errors
-/// Postgres fails.
+/// Returns an error if Postgres fails.
 pub async fn is_gone(connection: &mut PgConnection, id: ArtifactId) -> sqlx::Result<bool> {
     sqlx::query_scalar!(
         r#"-- artifact::is_gone
@@ -132,7 +133,7 @@ impl Row {
             synthetic: self.synthetic,
             c2pa_sha256: self
                 .c2pa_sha256
-                .map(|sha256| row.fits("c2pa_sha256", sha256))
+                .map(|sha256| row.convert("c2pa_sha256", sha256))
                 .transpose()?,
             created_at: Some(self.created_at),
         })

@@ -1,18 +1,19 @@
 //! SQL of the billing totals.
 //!
 //! The view `billing` adds `billing_totals` and the lines of `billing_lines` that are not folded
-//! yet. A job writes a line with the state `admitted` when it begins and another one when it ends.
+//! yet. A trigger writes a line with the state `admitted` when a job is created, and another line
+//! when the job ends.
 
 use sqlx::{PgConnection, PgExecutor};
 
-/// Lines that one run folds: more than are written between two runs, and few enough for one
-/// statement.
+/// Most lines that one run folds. This is more than are written between two runs, and few enough
+/// for one statement.
 const MAX_LINES_PER_FOLD: i64 = 50_000;
 
-/// Totals of the jobs that have ended.
+/// Reads the totals of the jobs that have ended.
 ///
 /// # Errors
-/// Postgres fails.
+/// Returns an error if Postgres fails.
 pub async fn jobs(connection: &mut PgConnection) -> sqlx::Result<Vec<Jobs>> {
     sqlx::query_as!(
         Jobs,
@@ -25,14 +26,14 @@ pub async fn jobs(connection: &mut PgConnection) -> sqlx::Result<Vec<Jobs>> {
     .await
 }
 
-/// Totals of the jobs that have not ended.
+/// Reads the totals of the jobs that have not ended.
 ///
-/// Only running jobs are counted row by row, and there are no more of them than worker slots. The
-/// number of queued jobs is the difference between the open and the running ones, so a long queue
-/// costs nothing.
+/// Only running jobs are counted row by row, and there are no more running jobs than worker slots.
+/// The number of queued jobs is the number of open jobs minus the running ones, so a long queue
+/// does not make the query slower.
 ///
 /// # Errors
-/// Postgres fails.
+/// Returns an error if Postgres fails.
 pub async fn open(connection: &mut PgConnection) -> sqlx::Result<Vec<OpenJobs>> {
     sqlx::query_as!(
         OpenJobs,
@@ -53,10 +54,10 @@ pub async fn open(connection: &mut PgConnection) -> sqlx::Result<Vec<OpenJobs>> 
     .await
 }
 
-/// Totals of the calls that have ended.
+/// Reads the totals of the calls that have ended.
 ///
 /// # Errors
-/// Postgres fails.
+/// Returns an error if Postgres fails.
 pub async fn calls(connection: &mut PgConnection) -> sqlx::Result<Vec<Calls>> {
     sqlx::query_as!(
         Calls,
@@ -71,11 +72,11 @@ pub async fn calls(connection: &mut PgConnection) -> sqlx::Result<Vec<Calls>> {
 /// Moves the oldest lines into the totals, in one statement, so no reader sees a line twice or not
 /// at all. Returns how many lines were moved.
 ///
-/// An advisory lock lets one process fold at a time; the others return 0 at once. Without the lock
-/// they would wait for each other's row locks.
+/// An advisory lock lets only one process fold at a time. The other processes return 0 at once.
+/// Without the lock they would wait for each other's row locks.
 ///
 /// # Errors
-/// Postgres fails.
+/// Returns an error if Postgres fails.
 pub async fn fold(executor: impl PgExecutor<'_>) -> sqlx::Result<i64> {
     sqlx::query_scalar!(
         r#"-- billing::fold
@@ -126,9 +127,10 @@ pub struct OpenJobs {
     pub running: i64,
     /// Credits held for all of them.
     pub held: i64,
-    /// Age of the oldest: seconds since it was first started, or else since it was due.
+    /// Age of the oldest of these jobs: seconds since it was first started, or since it was due if
+    /// it was never started.
     pub oldest_seconds: f64,
-    /// Seconds since the oldest queued job that is due could have run.
+    /// Seconds for which the oldest queued job that may start has been due.
     pub queued_seconds: f64,
 }
 
@@ -143,6 +145,7 @@ pub struct Calls {
     pub outcome: String,
     /// Number of calls.
     pub count: i64,
-    /// What they cost us, in millionths of a US dollar. For `unknown`: what they may have cost.
+    /// What the calls cost us, in millionths of a US dollar. For the class `unknown`, what they may
+    /// have cost.
     pub cost_micros: i64,
 }

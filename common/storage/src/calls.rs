@@ -1,7 +1,7 @@
 //! SQL of the call journal.
 //!
-//! A call is written before it is made and ended after it was answered. Between the two, the row is
-//! all that another worker can know of it.
+//! The row of a call is written before the call is made, and the call is ended in it after the
+//! answer. Until then, another worker knows only what the row says about the call.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use uuid::Uuid;
 use crate::database::row::RowId;
 use crate::database::{GuardedWrite, one_row};
 use crate::file_columns::{FileColumns, width_and_height};
-use domain::call::{Ending, Journaled, LOST};
+use domain::call::{Ending, JournaledCall, LOST};
 use domain::catalog::Lane;
 use domain::id::{CallId, JobId, TenantId};
 use domain::outcome::{Class, Failure};
@@ -28,11 +28,11 @@ pub struct NewCall<'a> {
     pub job: JobId,
     /// Number of the attempt that makes the call.
     pub fence: i32,
-    /// Which output of the job it is for, from 0.
+    /// Which output of the job the call is for, from 0.
     pub output_idx: i32,
-    /// Where it is made.
+    /// The lane on which the call is made.
     pub lane: &'a Lane,
-    /// What it will cost us if it delivers, in millionths of a US dollar.
+    /// What the call will cost us if it delivers, in millionths of a US dollar.
     pub cost_micros: i64,
 }
 
@@ -40,11 +40,11 @@ pub struct NewCall<'a> {
 /// `false` if the call must not be made: the lease or the deadline has passed, or the job has made
 /// `max_calls` calls.
 ///
-/// Check and count are one statement. So two workers that both believe they hold the job cannot
-/// both make its last call.
+/// Check and count are one statement. So two workers that both believe that they hold the job
+/// cannot both make its last call.
 ///
 /// # Errors
-/// Postgres fails. The call must not be made then.
+/// Returns an error if Postgres fails. The call must not be made in that case.
 pub async fn begin(connection: &mut PgConnection, call: &NewCall<'_>) -> sqlx::Result<bool> {
     // If the UPDATE of the job matches no row, the INSERT selects from nothing, and no call is
     // journaled.
@@ -72,11 +72,11 @@ pub async fn begin(connection: &mut PgConnection, call: &NewCall<'_>) -> sqlx::R
     Ok(begun.rows_affected() == 1)
 }
 
-/// Whether the job may make another paid call under its `max_calls`. Only [`begin`] decides; this
+/// Whether the job may make another paid call under its `max_calls`. Only [`begin`] decides. This
 /// read saves the preparation of a call that would not be allowed.
 ///
 /// # Errors
-/// There is no such job, or Postgres fails.
+/// Returns an error if there is no such job, or if Postgres fails.
 pub async fn calls_left(connection: &mut PgConnection, job: JobId) -> sqlx::Result<bool> {
     sqlx::query_scalar!(
         r#"-- call::calls_left
@@ -92,7 +92,7 @@ pub async fn calls_left(connection: &mut PgConnection, job: JobId) -> sqlx::Resu
 /// meanwhile.
 ///
 /// # Errors
-/// Postgres fails.
+/// Returns an error if Postgres fails.
 pub async fn record_operation(
     connection: &mut PgConnection,
     id: CallId,
@@ -109,11 +109,12 @@ pub async fn record_operation(
     Ok(one_row(&result))
 }
 
-/// Ends the open calls of a job that ends, as [`Class::Unknown`]. Nobody will read their answers
-/// any more, but the provider may still bill us for them, so they keep their expected cost.
+/// Ends the open calls of a job that ends. Their class becomes [`Class::Unknown`]. Nobody will read
+/// their answers any more, but the provider may still bill us for them, so they keep their expected
+/// cost.
 ///
 /// # Errors
-/// Postgres fails.
+/// Returns an error if Postgres fails.
 pub async fn abandon(connection: &mut PgConnection, job: JobId) -> sqlx::Result<()> {
     sqlx::query!(
         "-- call::abandon
@@ -127,19 +128,20 @@ pub async fn abandon(connection: &mut PgConnection, job: JobId) -> sqlx::Result<
     Ok(())
 }
 
-/// Gives up an earlier attempt's call as lost: it may have been made, and may be billed to us.
+/// Gives up a call of an earlier attempt as lost. The call may have been made, and may be billed to
+/// us.
 ///
 /// Only the worker that holds the job may do this, and only if the call has the same handle as when
 /// it was read. The worker that made the call may still be alive and have stored a handle since;
 /// then the call is not lost. If one of the two conditions does not hold, nothing is changed.
 ///
 /// # Errors
-/// Postgres fails.
+/// Returns an error if Postgres fails.
 pub async fn record_lost(
     connection: &mut PgConnection,
     job: JobId,
     fence: i32,
-    call: &Journaled,
+    call: &JournaledCall,
     failure: &Failure,
 ) -> sqlx::Result<GuardedWrite> {
     let result = sqlx::query!(
@@ -161,14 +163,14 @@ pub async fn record_lost(
 
 /// Ends a call. It changes nothing if the call had already ended.
 ///
-/// There is one exception: a call that was given up as lost may end a second time, with its image,
-/// while its job is open. A slow worker then still delivers what we have paid for.
+/// There is one exception. A call that was given up as lost may end a second time, with its image,
+/// while its job is open. So a slow worker can still deliver an image that we have paid for.
 ///
-/// A call whose class does not count ([`domain::outcome::Contract::counts`]) gives its count back to
-/// the job. That needs no fence: the count belongs to the job, not to the attempt.
+/// A call whose class does not count ([`domain::outcome::Contract::counts`]) gives its count back
+/// to the job. This needs no fence, because the count belongs to the job and not to the attempt.
 ///
 /// # Errors
-/// A value does not fit its column, or Postgres fails.
+/// Returns an error if a value does not fit its column, or if Postgres fails.
 pub async fn end(
     connection: &mut PgConnection,
     id: CallId,
@@ -176,9 +178,9 @@ pub async fn end(
     ending: &Ending<'_>,
 ) -> sqlx::Result<GuardedWrite> {
     let counts = ending.outcome.contract().counts;
-    // Lock order: the job before its calls. A settlement that runs at the same time either comes
-    // first, and then this call has ended with its job and can name no image; or it waits until
-    // this call is written.
+    // Lock order: the job before its calls. If a settlement runs at the same time, there are two
+    // cases. The settlement may come first. Then it has ended this call with the job, and the call
+    // can no longer name an image. Or the settlement waits until this call is written.
     sqlx::query!(
         "-- call::lock_job
         SELECT id FROM jobs WHERE id = $1 FOR NO KEY UPDATE",
@@ -237,12 +239,12 @@ pub async fn end(
     Ok(ended)
 }
 
-/// Every call that was made for a job, oldest first. The order is by the database's clock: the time
-/// inside an id comes from the clock of the worker that made the call.
+/// Reads every call that was made for a job, oldest first. The order is by the database's clock,
+/// because the time inside an id comes from the clock of the worker that made the call.
 ///
 /// # Errors
-/// A row has a value that this version does not know, or Postgres fails.
-pub async fn of_job(connection: &mut PgConnection, job: JobId) -> sqlx::Result<Vec<Journaled>> {
+/// Returns an error if a row has a value that this version does not know, or if Postgres fails.
+pub async fn of_job(connection: &mut PgConnection, job: JobId) -> sqlx::Result<Vec<JournaledCall>> {
     let rows = sqlx::query_as!(
         Row,
         r#"-- call::of_job
@@ -276,10 +278,10 @@ struct Row {
 }
 
 impl Row {
-    fn journaled(self) -> sqlx::Result<Journaled> {
+    fn journaled(self) -> sqlx::Result<JournaledCall> {
         let id = CallId(self.id);
         let row = RowId::new("calls", id);
-        Ok(Journaled {
+        Ok(JournaledCall {
             id,
             output_idx: self.output_idx,
             lane: self.lane(row)?,
@@ -298,8 +300,8 @@ impl Row {
         })
     }
 
-    /// The lane of the call. Rows from before the column existed have none; those calls were made
-    /// at the provider's only location.
+    /// The lane of the call. Rows that are older than the column have no lane. Those calls were
+    /// made at the provider's only location.
     fn lane(&self, row: RowId<CallId>) -> sqlx::Result<Lane> {
         match &self.lane {
             Some(lane) => row.known("lane", lane),
@@ -312,7 +314,8 @@ impl Row {
         }
     }
 
-    /// The stored image. A row has all of its columns or none of them (`originals_are_whole`).
+    /// The stored image. A row has all columns of the image or none of them (constraint
+    /// `originals_are_whole`).
     fn original(&self, row: RowId<CallId>) -> sqlx::Result<Option<StoredFile>> {
         let (
             Some(object_key),

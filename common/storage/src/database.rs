@@ -20,13 +20,15 @@ pub use migration::{
     Login, MigrateError, ROLES, applied, is_migrated, migrate, migrate_with, migrate_within, newest,
 };
 
-/// A database role: what a connection may read and change. `migrations/roles.sql` creates them.
+/// A database role, which decides what a connection may read and change. `migrations/roles.sql`
+/// creates the roles.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr, strum::VariantArray)]
 #[strum(prefix = "platen_", serialize_all = "snake_case")]
 pub enum DatabaseRole {
     /// `platen_api`: the rows of the tenant that is set in the transaction.
     Api,
-    /// `platen_worker`: the jobs of all tenants; other rows as [`Self::Api`].
+    /// `platen_worker`: the jobs of all tenants. For other rows it has the same rights as
+    /// [`Self::Api`].
     Worker,
     /// `platen_reader`: reads the rows of all tenants, and changes none.
     Reader,
@@ -36,7 +38,7 @@ impl DatabaseRole {
     /// All roles that processes act as.
     pub const ALL: &'static [Self] = <Self as strum::VariantArray>::VARIANTS;
 
-    /// Its name in Postgres.
+    /// The name of the role in Postgres.
     pub fn name(self) -> &'static str {
         self.into()
     }
@@ -44,20 +46,21 @@ impl DatabaseRole {
 
 /// How long a connection may take to answer a ping.
 const PING_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long a statement or a short transaction may take, with the wait for a connection. The server
-/// ends each statement much sooner (`statement_timeout`); this is for servers that do not answer.
+/// How long a statement or a short transaction may take, including the wait for a connection. The
+/// server ends each statement much sooner (`statement_timeout`). This timeout is for servers that
+/// do not answer.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Opens a pool whose connections all act as `role`.
 ///
-/// Statements are ended after 5 seconds, those of a reader after 300; a wait for a lock after 2
-/// seconds; an idle transaction after 10.
+/// Postgres ends a statement after 5 seconds (300 seconds for a reader), a wait for a lock after 2
+/// seconds, and an idle transaction after 10 seconds.
 ///
 /// # Errors
-/// The URL is not valid, the server cannot be reached within 10 seconds, or the login may not act
-/// as this role.
+/// Returns an error if the URL is not valid, if the server cannot be reached within 10 seconds, or
+/// if the login may not act as this role.
 pub async fn connect(url: &str, role: DatabaseRole, max_connections: u32) -> sqlx::Result<PgPool> {
-    // A reader walks whole tables: `platen verify`, billing metrics.
+    // A reader reads whole tables, for example in `platen verify`.
     let statement_timeout = if role == DatabaseRole::Reader {
         "300s"
     } else {
@@ -72,15 +75,15 @@ pub async fn connect(url: &str, role: DatabaseRole, max_connections: u32) -> sql
             ("lock_timeout", "2s"),
             ("idle_in_transaction_session_timeout", "10s"),
         ]);
-    // One connection without the pool, for its error: the pool would retry until its timeout, and
-    // then report only the timeout.
+    // The first connection is opened without the pool, to get its error. The pool would retry until
+    // its timeout and then report only the timeout.
     with_timeout(options.connect()).await?.close().await?;
     PgPoolOptions::new()
         .max_connections(max_connections)
         .acquire_timeout(Duration::from_secs(10))
-        // The pool's own test has no timeout. After a failover a connection may be half open and
-        // never answer, and the pool would wait for it forever. So the same test is made here,
-        // bounded.
+        // The pool's own test has no timeout. After a failover a connection may be broken without
+        // being closed and never answer, and the pool would wait for it forever. So the same test
+        // is made here, with a timeout.
         .test_before_acquire(false)
         .before_acquire(|connection, meta| Box::pin(is_usable(connection, meta.age)))
         .after_release(|connection, meta| Box::pin(is_usable(connection, meta.age)))
@@ -88,7 +91,7 @@ pub async fn connect(url: &str, role: DatabaseRole, max_connections: u32) -> sql
         .await
 }
 
-/// Whether a connection of this age may be used again: it must answer, and must not hold plans of
+/// Whether a connection of this age may be used again. It must answer, and must not hold plans of
 /// an older schema.
 async fn is_usable(connection: &mut PgConnection, age: Duration) -> sqlx::Result<bool> {
     let changed = *SCHEMA_CHANGED
@@ -106,9 +109,9 @@ static SCHEMA_CHANGED: Mutex<Option<Instant>> = Mutex::new(None);
 /// Whether a statement failed because the schema has changed since it was prepared, such as a
 /// column that has another type now.
 ///
-/// The connection would refuse this statement forever, and other connections have prepared it, too.
-/// So this also has every connection closed that is older than now. A caller that repeats the
-/// statement, or its transaction, succeeds on a new one.
+/// The connection would refuse this statement forever, and other connections may have prepared it,
+/// too. So this function also makes the pool close every connection that exists now. A caller that
+/// repeats the statement, or its transaction, succeeds on a new connection.
 pub fn schema_changed(error: &sqlx::Error) -> bool {
     let sqlx::Error::Database(database_error) = error else {
         return false;
@@ -127,7 +130,7 @@ pub fn schema_changed(error: &sqlx::Error) -> bool {
 
 /// An error that may contain an error of Postgres.
 pub trait PostgresError: From<sqlx::Error> {
-    /// The error of Postgres, where it is one.
+    /// The error of Postgres; `None` if this is another error.
     fn postgres(&self) -> Option<&sqlx::Error>;
 }
 
@@ -139,12 +142,13 @@ impl PostgresError for sqlx::Error {
 
 /// Waits for work on Postgres, at most 10 seconds.
 ///
-/// A connection may be half open, as after a failover whose old server vanished; then no answer
-/// ever comes. After the timeout it is not known whether the work was done. After a change of the
-/// schema the caller may repeat the work at once: see [`schema_changed`].
+/// A connection may be broken without being closed, for example after a failover whose old server
+/// vanished. Then no answer ever comes. After the timeout it is not known whether the work was
+/// done. After a change of the schema the caller may repeat the work at once (see
+/// [`schema_changed`]).
 ///
 /// # Errors
-/// Those of the work, or [`io::ErrorKind::TimedOut`].
+/// Returns the error of the work, or [`io::ErrorKind::TimedOut`] if the work takes too long.
 pub fn with_timeout<T, E: PostgresError>(
     work: impl Future<Output = Result<T, E>> + Send,
 ) -> impl Future<Output = Result<T, E>> + Send {
@@ -160,8 +164,8 @@ fn within<T, E: From<sqlx::Error>>(
     time: Duration,
     work: impl Future<Output = Result<T, E>> + Send,
 ) -> impl Future<Output = Result<T, E>> + Send {
-    // Boxed, because otherwise every future that waits for Postgres would grow by the size of the
-    // work.
+    // The work is boxed, because otherwise every future that waits for Postgres would grow by its
+    // size.
     let result = tokio::time::timeout(time, Box::pin(work));
     async move {
         result.await.unwrap_or_else(|_| {
@@ -174,14 +178,14 @@ fn within<T, E: From<sqlx::Error>>(
 /// Begins a transaction that sees and changes only the rows of this tenant.
 ///
 /// # Errors
-/// Those of Postgres, such as no free connection within 10 seconds.
+/// Returns an error if Postgres fails, or if no connection becomes free within 10 seconds.
 pub async fn begin_for(
     pool: &PgPool,
     tenant: TenantId,
 ) -> sqlx::Result<Transaction<'static, Postgres>> {
     let mut transaction = pool.begin().await?;
-    // `true` limits the setting to this transaction: the connection goes back to the pool without
-    // it. The policies of row-level security compare it with each row.
+    // `true` limits the setting to this transaction, so the connection goes back to the pool
+    // without the setting. The policies of row-level security compare the setting with each row.
     sqlx::query!(
         "SELECT set_config('platen.tenant', $1, true)",
         tenant.0.to_string()
@@ -191,11 +195,11 @@ pub async fn begin_for(
     Ok(transaction)
 }
 
-/// Begins a transaction that sees no rows of any tenant, only the one API key with this id. It
-/// finds the tenant of a request before one can be set.
+/// Begins a transaction that sees no rows of any tenant, except the API key with this id. It is
+/// used to find the tenant of a request, before the tenant can be set.
 ///
 /// # Errors
-/// Those of Postgres, such as no free connection within 10 seconds.
+/// Returns an error if Postgres fails, or if no connection becomes free within 10 seconds.
 pub async fn begin_for_key(
     pool: &PgPool,
     key_id: &str,
@@ -214,7 +218,7 @@ pub enum GuardedWrite {
     /// It changed its row.
     Changed,
     /// It changed so many rows instead of one: another process was faster.
-    NotOneRow(u64),
+    UnexpectedRowCount(u64),
 }
 
 impl GuardedWrite {
@@ -227,10 +231,10 @@ impl GuardedWrite {
     ///
     /// # Errors
     /// It did not.
-    pub fn required(self) -> Result<(), NotOneRow> {
+    pub fn required(self) -> Result<(), UnexpectedRowCount> {
         match self {
             Self::Changed => Ok(()),
-            Self::NotOneRow(rows) => Err(NotOneRow(rows)),
+            Self::UnexpectedRowCount(rows) => Err(UnexpectedRowCount(rows)),
         }
     }
 }
@@ -238,12 +242,12 @@ impl GuardedWrite {
 /// A guarded write that must change its row changed so many rows instead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the write touched {0} rows instead of one")]
-pub struct NotOneRow(pub u64);
+pub struct UnexpectedRowCount(pub u64);
 
 /// What a guarded write did.
 pub fn one_row(result: &sqlx::postgres::PgQueryResult) -> GuardedWrite {
     match result.rows_affected() {
         1 => GuardedWrite::Changed,
-        rows => GuardedWrite::NotOneRow(rows),
+        rows => GuardedWrite::UnexpectedRowCount(rows),
     }
 }

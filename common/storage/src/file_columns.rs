@@ -25,12 +25,12 @@ impl FileColumns {
     pub(crate) fn file<I: Display>(self, row: &RowId<I>) -> sqlx::Result<StoredFile> {
         Ok(StoredFile {
             object_key: self.object_key,
-            sha256: row.fits("sha256", self.sha256)?,
+            sha256: row.convert("sha256", self.sha256)?,
             bytes: self.bytes,
             media_type: row.known("media_type", &self.media_type)?,
             pixels: Pixels {
-                width: row.fits("width", self.width)?,
-                height: row.fits("height", self.height)?,
+                width: row.convert("width", self.width)?,
+                height: row.convert("height", self.height)?,
             },
         })
     }
@@ -45,7 +45,7 @@ pub(crate) fn width_and_height<I: Display>(
     file: &StoredFile,
 ) -> sqlx::Result<(i32, i32)> {
     Ok((
-        row.fits("width", file.pixels.width)?,
-        row.fits("height", file.pixels.height)?,
+        row.convert("width", file.pixels.width)?,
+        row.convert("height", file.pixels.height)?,
     ))
 }

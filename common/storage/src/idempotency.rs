@@ -1,7 +1,7 @@
 //! SQL of idempotency keys.
 //!
-//! A look-up is final only under the wallet's lock. The lock makes a repeated request wait until
-//! the first one has committed its answer.
+//! A look-up is final only while the caller holds the wallet's lock. The lock makes a repeated
+//! request wait until the first request has committed its answer.
 
 use std::time::Duration;
 
@@ -9,18 +9,18 @@ use sqlx::{PgConnection, PgPool};
 
 use crate::database::row::RowId;
 use domain::id::TenantId;
-use domain::idempotency::{Answer, Known, Request};
+use domain::idempotency::{Answer, KeyUse, Request};
 
-/// Looks up a tenant's idempotency key. `None` if it was not used, or so long ago that it was
-/// pruned.
+/// Looks up a tenant's idempotency key. Returns `None` if the key was not used, or was used so long
+/// ago that its answer was deleted ([`prune`]).
 ///
 /// # Errors
-/// The stored status is out of range, or Postgres fails.
+/// Returns an error if the stored status is out of range, or if Postgres fails.
 pub async fn find(
     connection: &mut PgConnection,
     tenant: TenantId,
     request: &Request,
-) -> sqlx::Result<Option<Known>> {
+) -> sqlx::Result<Option<KeyUse>> {
     let row = sqlx::query!(
         "-- idempotency::find
         SELECT request_hash, status, location, body FROM idempotency_keys WHERE tenant_id = $1 AND key = $2",
@@ -33,10 +33,10 @@ pub async fn find(
         return Ok(None);
     };
     if row.request_hash != request.hash {
-        return Ok(Some(Known::AnotherRequest));
+        return Ok(Some(KeyUse::AnotherRequest));
     }
-    Ok(Some(Known::Answered(Answer {
-        status: RowId::new("idempotency_keys", tenant).fits("status", row.status)?,
+    Ok(Some(KeyUse::Answered(Answer {
+        status: RowId::new("idempotency_keys", tenant).convert("status", row.status)?,
         location: row.location,
         body: row.body,
     })))
@@ -45,14 +45,15 @@ pub async fn find(
 /// Stores the answer to a request, in the transaction of its effect.
 ///
 /// # Errors
-/// The key was used before, or Postgres fails. Then the effect must be rolled back too.
+/// Returns an error if the key was used before, or if Postgres fails. The caller must then roll
+/// back the effect of the request, too.
 pub async fn keep(
     connection: &mut PgConnection,
     tenant: TenantId,
     request: &Request,
     answer: &Answer,
 ) -> sqlx::Result<()> {
-    let status: i16 = RowId::new("idempotency_keys", tenant).fits("status", answer.status)?;
+    let status: i16 = RowId::new("idempotency_keys", tenant).convert("status", answer.status)?;
     sqlx::query!(
         "-- idempotency::keep
         INSERT INTO idempotency_keys (tenant_id, key, request_hash, status, location, body) VALUES ($1, $2, $3, $4, $5, $6)",
@@ -68,18 +69,19 @@ pub async fn keep(
     Ok(())
 }
 
-/// Deletes about `limit` of the answers that are older than `age`, the oldest first. Returns how
-/// many.
+/// Deletes about `limit` of the answers that are older than `age`, the oldest first. Returns the
+/// number of deleted answers.
 ///
-/// Answers with the same time are deleted together, and no older answer is left behind. So a job
-/// without an answer is always older than every stored answer, even if several processes prune at
-/// once; `platen verify` checks that (I11).
+/// Answers with the same time are deleted together, and every older answer is deleted with them. So
+/// the answers that are left are always the newest ones, even if several processes prune at once.
+/// `platen verify` relies on this: only a job that is older than every stored answer may lack one
+/// (invariant I11, a request makes one job).
 ///
-/// The SQL uses `now()` because an index can be searched by it. The statement is its own
-/// transaction, so that is the time at which it starts.
+/// The SQL compares with `now()`, because then Postgres can use an index. The statement is its own
+/// transaction, so `now()` is the time at which it starts.
 ///
 /// # Errors
-/// Postgres fails.
+/// Returns an error if Postgres fails.
 pub async fn prune(pool: &PgPool, age: Duration, limit: i64) -> sqlx::Result<u64> {
     let pruned = sqlx::query!(
         "-- idempotency::prune

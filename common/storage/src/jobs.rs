@@ -1,10 +1,10 @@
 //! SQL of jobs.
 //!
-//! Functions that take a `PgPool` see the jobs of every tenant; each is one statement and its own
-//! transaction. Functions that take a connection run in the caller's transaction and see the jobs
-//! of its tenant only.
+//! Functions that take a `PgPool` see the jobs of every tenant. Each of them is one statement in
+//! its own transaction. Functions that take a connection run in the caller's transaction and see
+//! only the jobs of its tenant.
 //!
-//! Times are compared on the database's clock, with `clock_timestamp()` and not `now()`: `now()` is
+//! Times are compared on the database's clock, with `clock_timestamp()` and not `now()`. `now()` is
 //! the start of the transaction, and the transaction may have waited for a lock since.
 
 mod capacity;
@@ -30,13 +30,13 @@ use domain::traceparent::TraceParent;
 pub struct NewJob<'a> {
     /// The job.
     pub id: JobId,
-    /// The tenant that owns and pays for it.
+    /// The tenant that owns the job and pays for it.
     pub tenant: TenantId,
     /// What its submitter chose.
     pub attributes: &'a JobAttributes,
-    /// The HTTP request that submits it.
+    /// The HTTP request that submits the job.
     pub request_id: &'a str,
-    /// The client's trace that it belongs to.
+    /// The client's trace that the job belongs to.
     pub traceparent: Option<&'a TraceParent>,
     /// What to generate.
     pub generation: &'a Generation,
@@ -44,19 +44,19 @@ pub struct NewJob<'a> {
     pub quote: &'a Quote,
     /// Credits to hold: the price of all requested outputs.
     pub hold: Credits,
-    /// Most paid calls that it may make.
+    /// Most paid calls that the job may make.
     pub max_calls: i32,
     /// Earliest start. `None`: now.
     pub run_at: Option<OffsetDateTime>,
-    /// Time from the earliest start to the deadline. It is a duration and not a time, because "now"
-    /// is the database's.
+    /// Time from the earliest start to the deadline. It is a duration and not a time, because the
+    /// database's clock decides what the present time is.
     pub deadline_in: Duration,
     /// The failed job that this one repeats.
     pub redrive_of: Option<JobId>,
 }
 
 /// Microseconds by which one output advances its tenant's virtual clock. A tenant that submits more
-/// than one output in this time gets behind the tenants that do not.
+/// than one output in this time runs after the tenants that do not.
 const MICROS_PER_OUTPUT: i64 = 100_000;
 /// Microseconds by which one step of priority moves a job within its tenant's own queue.
 const MICROS_PER_PRIORITY_STEP: i64 = 10_000_000;
@@ -64,19 +64,19 @@ const MICROS_PER_PRIORITY_STEP: i64 = 10_000_000;
 /// Writes the job and its request, and returns the job. The caller holds the wallet's lock.
 ///
 /// The job's virtual time (the column `turn`) comes from the tenant's virtual clock on its wallet,
-/// which never runs behind the real clock. So a job of a quiet tenant runs before the backlog of a
-/// busy one. A high priority moves the job forward, but at most to the real time: it never gets
-/// before a job that another tenant submitted earlier.
+/// which is never earlier than the real clock. So a job of a tenant with few jobs runs before the
+/// backlog of a busy tenant. A high priority moves the job forward, but at most to the real time.
+/// So the job never runs before a job that another tenant submitted earlier.
 ///
 /// # Errors
-/// A value does not fit its column, or Postgres fails.
+/// Returns an error if a value does not fit its column, or if Postgres fails.
 ///
 /// # Panics
 /// The generation cannot be written as JSON, which is a mistake in its type.
 pub async fn insert(connection: &mut PgConnection, job: &NewJob<'_>) -> sqlx::Result<Job> {
     let generation = serde_json::to_value(job.generation).expect("a generation is JSON");
     let row_id = RowId::new("jobs", job.id);
-    let outputs: i32 = row_id.fits("n_requested", job.quote.outputs)?;
+    let outputs: i32 = row_id.convert("n_requested", job.quote.outputs)?;
     // One statement reads the tenant's clock, advances it by the outputs and uses the result. Both
     // clocks are the database's, so a wrong clock of an api does not change the order of jobs.
     let attributes = job.attributes;
@@ -117,7 +117,8 @@ pub async fn insert(connection: &mut PgConnection, job: &NewJob<'_>) -> sqlx::Re
     )
     .fetch_one(&mut *connection)
     .await?;
-    // In a table of its own: the prompt is personal and is deleted earlier than the job's row.
+    // The request has its own table, because the prompt is personal data and is deleted earlier
+    // than the job's row.
     sqlx::query!(
         "-- job::insert_request
         INSERT INTO job_requests (job_id, tenant_id, generation) VALUES ($1, $2, $3)",
@@ -130,10 +131,10 @@ pub async fn insert(connection: &mut PgConnection, job: &NewJob<'_>) -> sqlx::Re
     Ok(inserted)
 }
 
-/// One job of the tenant. `None` if there is none.
+/// Reads one job of the tenant. Returns `None` if the tenant has no such job.
 ///
 /// # Errors
-/// The row has a value that this version does not know, or Postgres fails.
+/// Returns an error if the row has a value that this version does not know, or if Postgres fails.
 pub async fn get(connection: &mut PgConnection, id: JobId) -> sqlx::Result<Option<Job>> {
     whole_jobs!(
         "-- job::get
@@ -145,11 +146,11 @@ pub async fn get(connection: &mut PgConnection, id: JobId) -> sqlx::Result<Optio
     .await
 }
 
-/// One job of the tenant, with its row locked until the transaction ends. Lock the wallet before,
-/// unless no credits move.
+/// Reads one job of the tenant, and locks its row until the transaction ends. The caller must have
+/// locked the wallet before, unless no credits move.
 ///
 /// # Errors
-/// As [`get`].
+/// Returns an error if the row has a value that this version does not know, or if Postgres fails.
 pub async fn lock(connection: &mut PgConnection, id: JobId) -> sqlx::Result<Option<Job>> {
     whole_jobs!(
         "-- job::lock
@@ -161,11 +162,11 @@ pub async fn lock(connection: &mut PgConnection, id: JobId) -> sqlx::Result<Opti
     .await
 }
 
-/// The request of a job. `None` if there is no such job, or if its prompt was deleted because its
-/// retention was over.
+/// Reads the request of a job. Returns `None` if there is no such job, or if its prompt was deleted
+/// at the end of its retention.
 ///
 /// # Errors
-/// This version does not know the stored request, or Postgres fails.
+/// Returns an error if this version does not know the stored request, or if Postgres fails.
 pub async fn request(connection: &mut PgConnection, id: JobId) -> sqlx::Result<Option<Generation>> {
     let stored = sqlx::query_scalar!(
         "-- job::request\nSELECT generation FROM job_requests WHERE job_id = $1 AND generation ? 'prompt'",
@@ -175,8 +176,8 @@ pub async fn request(connection: &mut PgConnection, id: JobId) -> sqlx::Result<O
     .await?;
     stored
         .map(|value| {
-            // Only the kind goes into the error: the rest holds the prompt, which must not be
-            // logged.
+            // The error contains only the kind, because the rest of the request holds the prompt,
+            // which must not be logged.
             let kind = value["kind"].to_string();
             serde_json::from_value(value).map_err(|_| {
                 RowId::new("job_requests", id).unknown("generation", format!("of kind {kind}"))
@@ -185,7 +186,8 @@ pub async fn request(connection: &mut PgConnection, id: JobId) -> sqlx::Result<O
         .transpose()
 }
 
-/// A duration as a Postgres interval. One that is too long becomes the longest.
+/// Converts a duration to a Postgres interval. A duration that is too long becomes the longest
+/// possible interval.
 fn interval(duration: Duration) -> PgInterval {
     PgInterval {
         months: 0,
@@ -238,12 +240,12 @@ macro_rules! whole_jobs {
                 run_after: row.run_after,
                 deadline: row.deadline,
                 cost: Cost {
-                    unit_price: row_id.fits("unit_price", row.unit_price)?,
+                    unit_price: row_id.convert("unit_price", row.unit_price)?,
                     price_version: row.price_version,
-                    held: row_id.fits("hold_amount", row.hold_amount)?,
-                    captured: row_id.fits("captured", row.captured)?,
-                    released: row_id.fits("released", row.released)?,
-                    refunded: row_id.fits("refunded", row.refunded)?,
+                    held: row_id.convert("hold_amount", row.hold_amount)?,
+                    captured: row_id.convert("captured", row.captured)?,
+                    released: row_id.convert("released", row.released)?,
+                    refunded: row_id.convert("refunded", row.refunded)?,
                 },
                 n_requested: row.n_requested,
                 n_delivered: row.n_delivered,
@@ -257,7 +259,7 @@ macro_rules! whole_jobs {
 }
 pub use due::due;
 pub use lease::{
-    End, Requeue, claim, deadlines_passed, end, extend, lease_has_run_out, leases_run_out, renew,
+    End, Requeue, claim, end, expired_leases, extend, jobs_past_deadline, lease_has_expired, renew,
     requeue,
 };
 pub use list::{Filter, Search, by_worker, count_ahead, ended, list, search};

@@ -1,11 +1,11 @@
 //! SQL of the ledger.
 //!
 //! Every transaction that moves credits locks in the same order: wallet, job, grants. Inserts come
-//! last. So two of them cannot deadlock. [`lock_wallet`] is always the first.
+//! last. So two such transactions cannot deadlock. [`lock_wallet`] always comes first.
 //!
 //! The locks are `FOR NO KEY UPDATE`. An insert with a foreign key to a locked row (a call that is
 //! journaled while its job is locked) takes a key share lock on that row. A plain `FOR UPDATE`
-//! would make it wait, and could deadlock with it.
+//! would make the insert wait, and the two could deadlock.
 
 use sqlx::PgConnection;
 use time::OffsetDateTime;
@@ -31,7 +31,7 @@ impl Wallet {
     /// Checks that the wallet may be given `more` credits at once.
     ///
     /// # Errors
-    /// `more`, or the balance afterwards, is above its limit.
+    /// Returns an error if `more`, or the balance afterwards, is above its limit.
     pub fn may_be_given(self, more: Credits) -> Result<(), CreditLimitError> {
         let total = self.available.plus(self.held);
         total
@@ -40,11 +40,11 @@ impl Wallet {
     }
 }
 
-/// Locks a tenant's wallet until the transaction ends, and returns its balance. All credits of the
-/// tenant move under this lock. `None` if the tenant has no wallet.
+/// Locks a tenant's wallet until the transaction ends, and returns its balance. Credits of the
+/// tenant move only under this lock. Returns `None` if the tenant has no wallet.
 ///
 /// # Errors
-/// Postgres fails.
+/// Returns an error if Postgres fails.
 pub async fn lock_wallet(
     connection: &mut PgConnection,
     tenant: TenantId,
@@ -60,11 +60,11 @@ pub async fn lock_wallet(
     .await
 }
 
-/// A tenant's balance, without a lock: it may change at any time. `None` if the tenant has no
-/// wallet.
+/// Reads a tenant's balance without a lock, so it may change at any time. Returns `None` if the
+/// tenant has no wallet.
 ///
 /// # Errors
-/// Postgres fails.
+/// Returns an error if Postgres fails.
 pub async fn wallet(
     connection: &mut PgConnection,
     tenant: TenantId,
@@ -85,17 +85,19 @@ pub async fn wallet(
 ///
 /// Each line has the next number (`seq`) and a hash over its contents and the hash of the line
 /// before. The wallet keeps the newest hash (`head`). So a line that is changed, removed or
-/// inserted later breaks the chain; `platen verify` checks it. The caller holds the wallet's lock.
+/// inserted later breaks the chain, and `platen verify` reports that. The caller must hold the
+/// wallet's lock.
 ///
 /// # Errors
-/// The transfer was booked before, it would overdraw the wallet, or Postgres fails.
+/// Returns an error if the transfer was booked before, if it would overdraw the wallet, or if
+/// Postgres fails.
 pub async fn post(
     connection: &mut PgConnection,
     tenant: TenantId,
     transfer: &Transfer,
 ) -> sqlx::Result<()> {
-    // The number and the hash are computed in the UPDATE, from the row that it locks. Computed in
-    // Rust, they would need another round trip under the lock.
+    // The number and the hash are computed in the UPDATE, from the row that it locks. Computing
+    // them in Rust would need another round trip under the lock.
     sqlx::query!(
         "-- ledger::post
         WITH wallet AS (
@@ -126,7 +128,7 @@ pub async fn post(
 /// order.
 ///
 /// # Errors
-/// Postgres fails.
+/// Returns an error if Postgres fails.
 pub async fn lock_lots(connection: &mut PgConnection, tenant: TenantId) -> sqlx::Result<Vec<Lot>> {
     sqlx::query_as!(
         Lot,
@@ -142,10 +144,10 @@ pub async fn lock_lots(connection: &mut PgConnection, tenant: TenantId) -> sqlx:
 }
 
 /// Moves a hold's shares from `remaining` to `held` in their grants, and stores them with the job.
-/// The stored order (`ord`) is the burn-down order: settlement spends the shares in it.
+/// The stored order (`ord`) is the burn-down order, in which settlement spends the shares.
 ///
 /// # Errors
-/// A grant has less than its share, or Postgres fails.
+/// Returns an error if a grant has less than its share, or if Postgres fails.
 pub async fn hold_lots(
     connection: &mut PgConnection,
     tenant: TenantId,
@@ -154,8 +156,8 @@ pub async fn hold_lots(
 ) -> sqlx::Result<()> {
     let grants: Vec<Uuid> = shares.iter().map(|share| share.grant).collect();
     let amounts: Vec<i64> = shares.iter().map(|share| share.amount.get()).collect();
-    // The join writes a share only for a grant that was updated. So `job_lots` never names credits
-    // that no grant holds.
+    // The join writes a share only for a grant that was updated. So the table `job_lots` never
+    // names credits that no grant holds.
     sqlx::query!(
         "-- ledger::hold_lots
         WITH share AS (SELECT grant_id, amount, ord FROM unnest($3::uuid[], $4::bigint[]) WITH ORDINALITY AS t(grant_id, amount, ord)),
@@ -176,9 +178,9 @@ pub async fn hold_lots(
 /// Locks the grants that a job holds credits of, and returns its shares in burn-down order.
 ///
 /// # Errors
-/// Postgres fails.
+/// Returns an error if Postgres fails.
 pub async fn lock_shares(connection: &mut PgConnection, job: JobId) -> sqlx::Result<Vec<Share>> {
-    // Only the grants are locked: the rows of `job_lots` never change.
+    // Only the grants are locked, because the rows of `job_lots` never change.
     sqlx::query_as!(
         Share,
         r#"-- ledger::lock_shares
@@ -199,7 +201,7 @@ pub async fn lock_shares(connection: &mut PgConnection, job: JobId) -> sqlx::Res
 /// Without that, a failed job would destroy credits that were valid when it was submitted.
 ///
 /// # Errors
-/// Postgres fails.
+/// Returns an error if Postgres fails.
 pub async fn resolve_shares(
     connection: &mut PgConnection,
     shares: &[Share],
@@ -227,11 +229,12 @@ pub async fn resolve_shares(
     Ok(())
 }
 
-/// Writes a grant of promotional credits. Returns `false` if this source has given to this tenant
-/// before: a source gives once to each tenant, so a repeated command gives nothing twice.
+/// Writes a grant of promotional credits. Returns `false` if this source has given credits to this
+/// tenant before. A source gives only once to each tenant, so a repeated command gives nothing
+/// twice.
 ///
 /// # Errors
-/// The amount is above its limit, or Postgres fails.
+/// Returns an error if the amount is above its limit, or if Postgres fails.
 pub async fn insert_promo(
     connection: &mut PgConnection,
     tenant: TenantId,
@@ -239,8 +242,8 @@ pub async fn insert_promo(
     source: &str,
     amount: Credits,
 ) -> sqlx::Result<bool> {
-    // Two commands with the same source may run at once. The unique constraint lets one of them
-    // insert; a SELECT before the INSERT would let both.
+    // Two commands with the same source may run at once. The unique constraint lets only one of
+    // them insert. With a SELECT before the INSERT instead, both could insert.
     let inserted = sqlx::query!(
         "-- ledger::insert_promo
         INSERT INTO grants (id, tenant_id, source_type, source_id, priority, amount, remaining)
@@ -255,17 +258,17 @@ pub async fn insert_promo(
     Ok(inserted.rows_affected() == 1)
 }
 
-/// How much this source has given to this tenant, and when.
+/// Reads how much this source has given to this tenant, and when.
 ///
 /// # Errors
-/// It has given nothing, or Postgres fails.
-pub async fn given_by(
+/// Returns an error if the source has given nothing to the tenant, or if Postgres fails.
+pub async fn promo_from(
     connection: &mut PgConnection,
     tenant: TenantId,
     source: &str,
 ) -> sqlx::Result<(Credits, OffsetDateTime)> {
     let row = sqlx::query!(
-        r#"-- ledger::given_by
+        r#"-- ledger::promo_from
         SELECT amount AS "amount: Credits", created_at FROM grants WHERE tenant_id = $1 AND source_type = 'promo' AND source_id = $2"#,
         tenant as TenantId,
         source,
@@ -278,7 +281,7 @@ pub async fn given_by(
 /// Writes a grant of credits that an operator gave.
 ///
 /// # Errors
-/// The amount is above its limit, or Postgres fails.
+/// Returns an error if the amount is above its limit, or if Postgres fails.
 pub async fn insert_adjustment(
     connection: &mut PgConnection,
     tenant: TenantId,
@@ -302,7 +305,7 @@ pub async fn insert_adjustment(
 /// Takes credits back from grants: moves the shares from `remaining` to `forfeited`.
 ///
 /// # Errors
-/// A grant has less than its share, or Postgres fails.
+/// Returns an error if a grant has less than its share, or if Postgres fails.
 pub async fn forfeit_lots(connection: &mut PgConnection, shares: &[Share]) -> sqlx::Result<()> {
     let grants: Vec<Uuid> = shares.iter().map(|share| share.grant).collect();
     let amounts: Vec<i64> = shares.iter().map(|share| share.amount.get()).collect();
@@ -323,27 +326,27 @@ pub async fn forfeit_lots(connection: &mut PgConnection, shares: &[Share]) -> sq
 pub struct StatementLine {
     /// Number of the line in the tenant's ledger, from 1.
     pub seq: i64,
-    /// Why the credits moved: a [`Cause`] by name.
+    /// Why the credits moved: the name of a [`Cause`].
     pub kind: String,
-    /// The account that they left: an [`Account`] by name.
+    /// The account that the credits left: the name of an [`Account`].
     pub debit: String,
-    /// The account that they reached.
+    /// The account that the credits reached: the name of an [`Account`].
     pub credit: String,
     /// How many credits moved.
     pub amount: Credits,
-    /// UUID of the job or grant that caused it.
+    /// UUID of the job or grant that caused the transfer.
     pub reference: String,
-    /// When they moved.
+    /// When the credits moved.
     pub at: OffsetDateTime,
 }
 
 impl StatementLine {
-    /// The job that caused the line. `None` if it was not a job.
+    /// The job that caused the line; `None` if no job caused it.
     ///
     /// # Errors
-    /// A job caused it, but `reference` is no UUID.
+    /// Returns an error if a job caused the transfer and `reference` is not a UUID.
     pub fn job(&self) -> sqlx::Result<Option<JobId>> {
-        // `reference` is a job's id for these causes only.
+        // Only for these causes `reference` is a job's id.
         let causes = [Cause::Hold, Cause::Capture, Cause::Release].map(Cause::as_str);
         if !causes.contains(&self.kind.as_str()) {
             return Ok(None);
@@ -354,11 +357,11 @@ impl StatementLine {
     }
 }
 
-/// A tenant's ledger lines, newest first, at most `limit`. `before` continues a list: only lines
-/// with a lower number.
+/// Lists a tenant's ledger lines, newest first, at most `limit`. With `before`, lists only lines
+/// with a lower number, to continue a list.
 ///
 /// # Errors
-/// Postgres fails.
+/// Returns an error if Postgres fails.
 pub async fn statement(
     connection: &mut PgConnection,
     tenant: TenantId,

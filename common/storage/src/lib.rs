@@ -1,5 +1,5 @@
-//! Postgres: pools and roles, migrations, and all SQL, a file for each group of tables. Functions take a connection; whoever calls
-//! them begins and commits.
+//! Postgres: pools and roles, migrations, and all SQL, with one file for each group of tables. Most
+//! functions take a connection. Their callers begin and commit the transaction.
 
 pub mod allowances;
 pub mod anchors;

@@ -1,4 +1,4 @@
-//! SQL about the actions of operators. Lists are read over all tenants, as `platen_reader`.
+//! SQL of the actions of operators. Lists cover all tenants and are read as `platen_reader`.
 
 use std::time::Duration;
 
@@ -11,10 +11,10 @@ use domain::id::{JobId, TenantId};
 use domain::idempotency::{Answer, Request};
 use domain::operator::{Actor, AuditEntry, Pause, Scope, TimelineEntry};
 
-/// Writes an audit entry. Called in the transaction of the action.
+/// Writes an audit entry. Must run in the transaction of the action.
 ///
 /// # Errors
-/// Those of Postgres.
+/// Returns an error if Postgres fails.
 pub async fn record(
     connection: &mut PgConnection,
     actor: Actor<'_>,
@@ -34,8 +34,8 @@ pub async fn record(
     Ok(())
 }
 
-/// Inserts the key of a request. Waits for another transaction that has inserted it. Returns
-/// `false` where that one has committed.
+/// Inserts the key of a request. If another open transaction has inserted the key, waits until it
+/// ends. Returns `false` if that transaction was committed, so the key exists already.
 pub async fn claim_key(connection: &mut PgConnection, request: &Request) -> sqlx::Result<bool> {
     let claimed = sqlx::query!(
         "-- operation::claim_key
@@ -48,25 +48,28 @@ pub async fn claim_key(connection: &mut PgConnection, request: &Request) -> sqlx
     Ok(claimed.rows_affected() == 1)
 }
 
-/// Reads what is stored for a key that exists.
-pub async fn known(connection: &mut PgConnection, request: &Request) -> sqlx::Result<Known> {
+/// Reads what is stored under a key that exists.
+pub async fn key_use(
+    connection: &mut PgConnection,
+    request: &Request,
+) -> sqlx::Result<OperatorKeyUse> {
     let row = sqlx::query!(
-        "-- operation::known
+        "-- operation::key_use
         SELECT request_hash, jobs, has_more, status, body FROM operator_requests WHERE key = $1",
         request.key
     )
     .fetch_one(connection)
     .await?;
     if row.request_hash != request.hash {
-        return Ok(Known::AnotherRequest);
+        return Ok(OperatorKeyUse::AnotherRequest);
     }
     Ok(match (row.status, row.body) {
-        (Some(status), Some(body)) => Known::Answered(Answer {
-            status: RowId::new("operator_requests", &request.key).fits("status", status)?,
+        (Some(status), Some(body)) => OperatorKeyUse::Answered(Answer {
+            status: RowId::new("operator_requests", &request.key).convert("status", status)?,
             location: None,
             body,
         }),
-        _ => Known::Chosen {
+        _ => OperatorKeyUse::Chosen {
             jobs: (row.jobs.unwrap_or_default().into_iter())
                 .map(JobId)
                 .collect(),
@@ -75,10 +78,10 @@ pub async fn known(connection: &mut PgConnection, request: &Request) -> sqlx::Re
     })
 }
 
-/// Records the jobs of a request, before anything is done to them.
+/// Records which jobs a request acts on, before anything is done to them.
 ///
 /// # Errors
-/// The database failed.
+/// Returns an error if Postgres fails.
 pub async fn choose(
     connection: &mut PgConnection,
     request: &Request,
@@ -97,14 +100,14 @@ pub async fn choose(
     Ok(())
 }
 
-/// Records the answer. Returns `false` where there is one already.
+/// Records the answer. Returns `false` if an answer was recorded before.
 pub async fn keep_answer(
     connection: &mut PgConnection,
     request: &Request,
     answer: &Answer,
 ) -> sqlx::Result<bool> {
     let status: i16 =
-        RowId::new("operator_requests", &request.key).fits("status", answer.status)?;
+        RowId::new("operator_requests", &request.key).convert("status", answer.status)?;
     let kept = sqlx::query!(
         "-- operation::keep_answer
         UPDATE operator_requests SET status = $2, body = $3 WHERE key = $1 AND status IS NULL",
@@ -117,11 +120,11 @@ pub async fn keep_answer(
     Ok(kept.rows_affected() == 1)
 }
 
-/// Deletes requests of operators that are older than `kept`; returns how many. There are few, so
-/// one statement deletes all.
+/// Deletes requests of operators that are older than `kept`, and returns their number. There are
+/// few such requests, so one statement deletes all of them.
 ///
 /// # Errors
-/// Those of Postgres.
+/// Returns an error if Postgres fails.
 pub async fn prune(pool: &PgPool, kept: Duration) -> sqlx::Result<u64> {
     let pruned = sqlx::query!(
         "-- operation::prune
@@ -133,10 +136,11 @@ pub async fn prune(pool: &PgPool, kept: Duration) -> sqlx::Result<u64> {
     Ok(pruned.rows_affected())
 }
 
-/// Up to `limit` audit entries, newest first; with `before` only older ones than this entry.
+/// Lists up to `limit` audit entries, newest first. With `before`, lists only entries older than
+/// this one.
 ///
 /// # Errors
-/// Those of Postgres.
+/// Returns an error if Postgres fails.
 pub async fn actions(
     pool: &PgPool,
     before: Option<i64>,
@@ -153,10 +157,10 @@ pub async fn actions(
     .await
 }
 
-/// Inserts a pause; returns its number.
+/// Inserts a pause, and returns its number.
 ///
 /// # Errors
-/// Those of Postgres.
+/// Returns an error if Postgres fails.
 pub async fn pause(
     connection: &mut PgConnection,
     reason: &str,
@@ -174,10 +178,10 @@ pub async fn pause(
     .await
 }
 
-/// Ends a pause. Returns `false` where it does not exist or has ended.
+/// Ends a pause. Returns `false` if the pause does not exist or has ended.
 ///
 /// # Errors
-/// Those of Postgres.
+/// Returns an error if Postgres fails.
 pub async fn resume(connection: &mut PgConnection, id: i64) -> sqlx::Result<bool> {
     let ended = sqlx::query_scalar!(
         "-- operation::lift
@@ -189,10 +193,10 @@ pub async fn resume(connection: &mut PgConnection, id: i64) -> sqlx::Result<bool
     Ok(ended.is_some())
 }
 
-/// Pauses that are in force, oldest first.
+/// Lists the pauses that are in force, oldest first.
 ///
 /// # Errors
-/// Those of Postgres.
+/// Returns an error if Postgres fails.
 pub async fn pauses(pool: &PgPool) -> sqlx::Result<Vec<Pause>> {
     let rows = sqlx::query!(
         "-- operation::pauses
@@ -211,10 +215,11 @@ pub async fn pauses(pool: &PgPool) -> sqlx::Result<Vec<Pause>> {
     Ok(pauses.collect())
 }
 
-/// Since when jobs of this tenant and model are paused on all workers; `None` where they are not.
+/// Reads since when jobs of this tenant and model are paused on all workers. Returns `None` if they
+/// are not paused.
 ///
 /// # Errors
-/// Those of Postgres.
+/// Returns an error if Postgres fails.
 pub async fn paused_since(
     connection: &mut PgConnection,
     tenant: TenantId,
@@ -231,10 +236,10 @@ pub async fn paused_since(
     .await
 }
 
-/// Whether this worker is drained: it starts no job.
+/// Whether this worker is drained, which means that it starts no job.
 ///
 /// # Errors
-/// Those of Postgres.
+/// Returns an error if Postgres fails.
 pub async fn is_drained(pool: &PgPool, worker: &str) -> sqlx::Result<bool> {
     sqlx::query_scalar!(
         r#"-- operation::is_drained
@@ -245,10 +250,10 @@ pub async fn is_drained(pool: &PgPool, worker: &str) -> sqlx::Result<bool> {
     .await
 }
 
-/// Freezes a tenant's wallet, or ends that. Returns `false` where nothing changed.
+/// Freezes or unfreezes a tenant's wallet. Returns `false` if nothing changed.
 ///
 /// # Errors
-/// Those of Postgres.
+/// Returns an error if Postgres fails.
 pub async fn freeze(
     connection: &mut PgConnection,
     tenant: TenantId,
@@ -271,10 +276,10 @@ pub async fn freeze(
     Ok(changed.rows_affected() == 1)
 }
 
-/// The job that was redriven from this one.
+/// Finds the new job that a redrive made from this job. Returns `None` if the job was not redriven.
 ///
 /// # Errors
-/// Those of Postgres.
+/// Returns an error if Postgres fails.
 pub async fn redriven(connection: &mut PgConnection, old: JobId) -> sqlx::Result<Option<JobId>> {
     let new = sqlx::query_scalar!(
         "-- operation::redriven
@@ -286,11 +291,11 @@ pub async fn redriven(connection: &mut PgConnection, old: JobId) -> sqlx::Result
     Ok(new.map(JobId))
 }
 
-/// Everything that happened to a job, in order, with what was wrong with each answer of a provider.
-/// The prompt is not in it.
+/// Reads everything that happened to a job, in the order of time, including what was wrong with
+/// each answer of a provider. The result does not contain the prompt.
 ///
 /// # Errors
-/// Those of Postgres.
+/// Returns an error if Postgres fails.
 pub async fn timeline(pool: &PgPool, job: JobId) -> sqlx::Result<Vec<TimelineEntry>> {
     sqlx::query_as!(
         TimelineEntry,
@@ -315,12 +320,12 @@ pub async fn timeline(pool: &PgPool, job: JobId) -> sqlx::Result<Vec<TimelineEnt
     .await
 }
 
-/// What is stored for a key.
-pub enum Known {
-    /// The answer.
+/// What is stored under an idempotency key of an operator.
+pub enum OperatorKeyUse {
+    /// The same request was answered before. This is its answer.
     Answered(Answer),
-    /// The jobs, without an answer.
+    /// The same request has chosen its jobs, but was not answered.
     Chosen { jobs: Vec<JobId>, has_more: bool },
-    /// A request with another hash.
+    /// The key belongs to another request.
     AnotherRequest,
 }

@@ -1,4 +1,4 @@
-//! What rows say of objects in the bucket.
+//! SQL of the search for orphans: what rows say about objects in the bucket.
 
 use std::time::Duration;
 
@@ -7,10 +7,11 @@ use sqlx::{PgConnection, PgPool};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-/// The time that objects must be older than, by the database's clock.
-pub async fn before(pool: &PgPool, grace: Duration) -> sqlx::Result<OffsetDateTime> {
+/// The time before which an object must have been written to count as an orphan: `grace` ago, on
+/// the database's clock.
+pub async fn grace_cutoff(pool: &PgPool, grace: Duration) -> sqlx::Result<OffsetDateTime> {
     sqlx::query_scalar!(
-        r#"-- orphans::before
+        r#"-- orphans::grace_cutoff
             SELECT clock_timestamp() - make_interval(secs => $1) AS "before!""#,
         grace.as_secs_f64()
     )
@@ -21,7 +22,7 @@ pub async fn before(pool: &PgPool, grace: Duration) -> sqlx::Result<OffsetDateTi
 /// Whether this database has the tenant.
 pub async fn knows_tenant(connection: &mut PgConnection, tenant: TenantId) -> sqlx::Result<bool> {
     sqlx::query_scalar!(
-        r#"-- orphans::tenant
+        r#"-- orphans::knows_tenant
         SELECT EXISTS (SELECT FROM tenants WHERE id = $1) AS "known!""#,
         tenant as TenantId
     )
@@ -29,21 +30,22 @@ pub async fn knows_tenant(connection: &mut PgConnection, tenant: TenantId) -> sq
     .await
 }
 
-/// What rows say of one object, where they say anything.
+/// What rows say about one object.
 #[derive(Clone, Debug)]
 pub struct Row {
     /// Key of the object.
     pub key: String,
-    /// Whether a receipt says that it was deleted.
+    /// Whether a receipt says that the object was deleted.
     pub receipted: bool,
-    /// Whether no row names it.
+    /// Whether no row names the object.
     pub unnamed: bool,
-    /// When it is to be deleted.
+    /// When the object is due for deletion; `None` if it is not.
     pub due_at: Option<OffsetDateTime>,
 }
 
-/// What rows say of these keys of one tenant; `calls` and `jobs` are what each key names. All in one statement, so of one moment.
-pub async fn judged(
+/// Reads what rows say about these keys of one tenant. `calls` and `jobs` are the ids that each key
+/// contains. This is one statement, so the result shows one moment.
+pub async fn judge(
     connection: &mut PgConnection,
     tenant: TenantId,
     keys: &[String],
@@ -52,7 +54,7 @@ pub async fn judged(
 ) -> sqlx::Result<Vec<Row>> {
     sqlx::query_as!(
         Row,
-        r#"-- orphans::judged
+        r#"-- orphans::judge
         SELECT listed.key AS "key!", planned.deleted_at IS NOT NULL AS "receipted!",
           NOT EXISTS (SELECT FROM artifacts WHERE object_key = listed.key AND tenant_id = $1 AND deleted_at IS NULL)
           AND NOT EXISTS (SELECT FROM calls WHERE object_key = listed.key AND tenant_id = $1)

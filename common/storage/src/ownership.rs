@@ -3,10 +3,10 @@
 use sqlx::{PgConnection, PgExecutor};
 use uuid::Uuid;
 
-/// The id that the bucket's marker must have; `None`: no bucket was adopted yet.
+/// Reads the id that the bucket's marker must have. Returns `None` if no bucket was adopted yet.
 ///
 /// # Errors
-/// Those of Postgres.
+/// Returns an error if Postgres fails.
 pub async fn recorded(executor: impl PgExecutor<'_>) -> sqlx::Result<Option<Uuid>> {
     sqlx::query_scalar!(
         "-- ownership::recorded
@@ -16,11 +16,11 @@ pub async fn recorded(executor: impl PgExecutor<'_>) -> sqlx::Result<Option<Uuid
     .await
 }
 
-/// Whether this database has no tenant and no bucket, so nothing of it can be lost. The role must
-/// see all tenants.
+/// Whether this database has no tenant and no adopted bucket, so that no file can be lost. The
+/// connection's role must see all tenants.
 ///
 /// # Errors
-/// Those of Postgres.
+/// Returns an error if Postgres fails.
 pub async fn is_new(executor: impl PgExecutor<'_>) -> sqlx::Result<bool> {
     sqlx::query_scalar!(
         r#"-- ownership::is_new
@@ -30,11 +30,11 @@ pub async fn is_new(executor: impl PgExecutor<'_>) -> sqlx::Result<bool> {
     .await
 }
 
-/// Takes the lock of adoptions until the transaction ends: two adoptions at the same time could
-/// leave the id of one in the database and the marker of the other in the bucket.
+/// Takes the lock of adoptions until the transaction ends. Without this lock, two adoptions at the
+/// same time could leave the id of one in the database and the marker of the other in the bucket.
 ///
 /// # Errors
-/// Those of Postgres.
+/// Returns an error if Postgres fails.
 pub async fn lock(connection: &mut PgConnection) -> sqlx::Result<()> {
     sqlx::query!(
         "-- ownership::lock
@@ -48,7 +48,7 @@ pub async fn lock(connection: &mut PgConnection) -> sqlx::Result<()> {
 /// Records the id that the bucket's marker must have from now on.
 ///
 /// # Errors
-/// Those of Postgres.
+/// Returns an error if Postgres fails.
 pub async fn record(
     connection: &mut PgConnection,
     marker: Uuid,

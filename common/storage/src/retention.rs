@@ -1,5 +1,5 @@
-//! SQL about retention. Files that are due are selected over all tenants, as expired leases are, by
-//! statements outside a tenant's transaction.
+//! SQL of retention. The statements that find due files cover all tenants, and run outside a
+//! tenant's transaction, like those that find expired leases.
 
 use std::time::Duration;
 
@@ -8,12 +8,12 @@ use time::OffsetDateTime;
 
 use crate::database::row::RowId;
 use domain::id::{JobId, TenantId, UploadId};
-use domain::retention::{Due, Purpose, Receipt, Retention};
+use domain::retention::{DeletionReceipt, Due, Purpose, Retention};
 
-/// How long a tenant's files are kept.
+/// Reads how long a tenant's files are kept.
 ///
 /// # Errors
-/// Those of Postgres.
+/// Returns an error if Postgres fails.
 pub async fn get(connection: &mut PgConnection, tenant: TenantId) -> sqlx::Result<Retention> {
     let row = sqlx::query!(
         "-- retention::get
@@ -27,7 +27,7 @@ pub async fn get(connection: &mut PgConnection, tenant: TenantId) -> sqlx::Resul
     };
     let id = RowId::new("retention", tenant);
     let seconds =
-        |column, value: Option<i64>| value.map(|value| id.fits(column, value)).transpose();
+        |column, value: Option<i64>| value.map(|value| id.convert(column, value)).transpose();
     Ok(Retention {
         inputs: seconds("inputs", row.inputs)?,
         originals: seconds("originals", row.originals)?,
@@ -37,11 +37,11 @@ pub async fn get(connection: &mut PgConnection, tenant: TenantId) -> sqlx::Resul
     })
 }
 
-/// Sets how long a tenant's files are kept. This also plans the files and prompts of jobs that have
-/// ended. A deletion that is planned never moves to a later time.
+/// Sets how long a tenant's files are kept. This also plans the deletion of files and prompts of
+/// jobs that have ended. A planned deletion never moves to a later time.
 ///
 /// # Errors
-/// Those of Postgres, and a value that its column cannot hold.
+/// Returns an error if a value does not fit its column, or if Postgres fails.
 pub async fn set(
     connection: &mut PgConnection,
     tenant: TenantId,
@@ -49,7 +49,7 @@ pub async fn set(
 ) -> sqlx::Result<()> {
     let id = RowId::new("retention", tenant);
     let seconds = |column, value: Option<u64>| -> sqlx::Result<Option<i64>> {
-        value.map(|value| id.fits(column, value)).transpose()
+        value.map(|value| id.convert(column, value)).transpose()
     };
     sqlx::query!(
         "-- retention::set
@@ -64,20 +64,20 @@ pub async fn set(
     )
     .execute(&mut *connection)
     .await?;
-    plan_files(connection, tenant, None).await
+    plan_deletions(connection, tenant, None).await
 }
 
-/// Plans the deletions of a job that ends now, by its tenant's retention. Called in the transaction
-/// that ends the job.
+/// Plans the deletions of a job that ends now, by its tenant's retention. Must run in the
+/// transaction that ends the job.
 ///
 /// # Errors
-/// Those of Postgres.
+/// Returns an error if Postgres fails.
 pub async fn plan(connection: &mut PgConnection, tenant: TenantId, job: JobId) -> sqlx::Result<()> {
-    plan_files(connection, tenant, Some(job)).await
+    plan_deletions(connection, tenant, Some(job)).await
 }
 
-/// Plans the deletions of one job, or of all jobs that have ended.
-async fn plan_files(
+/// Plans the deletions of files and prompts of one ended job, or of all jobs that have ended.
+async fn plan_deletions(
     connection: &mut PgConnection,
     tenant: TenantId,
     job: Option<JobId>,
@@ -106,11 +106,11 @@ async fn plan_files(
     Ok(())
 }
 
-/// Plans the deletion of an upload that its owner has deleted, or whose time is over: it is due
+/// Plans the deletion of an upload that its owner has deleted, or that has expired. Its file is due
 /// now.
 ///
 /// # Errors
-/// Those of Postgres.
+/// Returns an error if Postgres fails.
 pub async fn plan_upload(connection: &mut PgConnection, id: UploadId) -> sqlx::Result<()> {
     sqlx::query!(
         "-- retention::plan_upload
@@ -123,14 +123,15 @@ pub async fn plan_upload(connection: &mut PgConnection, id: UploadId) -> sqlx::R
     Ok(())
 }
 
-/// Takes up to `limit` files and prompts that are due and under no legal hold. For `lease` no other
-/// worker takes them. Without `files` it takes prompts only, which need no bucket.
+/// Takes up to `limit` files and prompts that are due and under no legal hold. For the time
+/// `lease`, no other worker takes them. Without `files` it takes only prompts, which need no
+/// bucket.
 ///
-/// A row that this version cannot read is an error of its own, so that it does not keep the others
-/// from being deleted.
+/// A row that this version cannot read becomes an inner error, so that the other rows are deleted
+/// all the same.
 ///
 /// # Errors
-/// Those of Postgres.
+/// Returns an error if Postgres fails.
 pub async fn take(
     executor: impl PgExecutor<'_>,
     limit: i64,
@@ -165,11 +166,11 @@ pub async fn take(
         .collect())
 }
 
-/// Hides a file: from now on the API gives no link to it. The first step of its deletion, so that
-/// no client gets a link to an object that is gone.
+/// Hides a file: from now on the API gives no link to the file. This is the first step of its
+/// deletion, so that no client gets a link to an object that is gone.
 ///
 /// # Errors
-/// Those of Postgres.
+/// Returns an error if Postgres fails.
 pub async fn hide(connection: &mut PgConnection, due: &Due) -> sqlx::Result<()> {
     sqlx::query!(
         "-- retention::hide
@@ -181,11 +182,11 @@ pub async fn hide(connection: &mut PgConnection, due: &Due) -> sqlx::Result<()> 
     Ok(())
 }
 
-/// Deletes the prompt that is due, and with it the providers' messages about its calls, because
-/// they may quote it. The other settings of the request stay.
+/// Deletes the prompt that is due, and also the providers' messages about the job's calls, because
+/// they may quote the prompt. The other settings of the request stay.
 ///
 /// # Errors
-/// Those of Postgres.
+/// Returns an error if Postgres fails.
 pub async fn erase(connection: &mut PgConnection, due: &Due) -> sqlx::Result<()> {
     sqlx::query!(
         "-- retention::erase
@@ -199,11 +200,11 @@ pub async fn erase(connection: &mut PgConnection, due: &Due) -> sqlx::Result<()>
     Ok(())
 }
 
-/// Turns a deletion into a receipt. Called after the bucket has confirmed that the file is gone. A
-/// second call changes nothing.
+/// Turns a planned deletion into a receipt. Must run only after the bucket has confirmed that the
+/// file is gone. A second call changes nothing.
 ///
 /// # Errors
-/// Those of Postgres.
+/// Returns an error if Postgres fails.
 pub async fn receipt(executor: impl PgExecutor<'_>, due: &Due) -> sqlx::Result<()> {
     sqlx::query!(
         "-- retention::receipt
@@ -215,11 +216,11 @@ pub async fn receipt(executor: impl PgExecutor<'_>, due: &Due) -> sqlx::Result<(
     Ok(())
 }
 
-/// How many files and prompts are due and not deleted, without those under a legal hold, and for
-/// how many seconds the oldest of them has been due.
+/// Counts the files and prompts that are due and not deleted, without those under a legal hold.
+/// Also returns for how many seconds the oldest of them has been due.
 ///
 /// # Errors
-/// Those of Postgres.
+/// Returns an error if Postgres fails.
 pub async fn overdue(executor: impl PgExecutor<'_>) -> sqlx::Result<(i64, f64)> {
     let row = sqlx::query!(
         r#"-- retention::overdue
@@ -235,18 +236,18 @@ pub async fn overdue(executor: impl PgExecutor<'_>) -> sqlx::Result<(i64, f64)> 
     Ok((row.files, row.seconds))
 }
 
-/// Up to `limit` receipts of a tenant, newest first: of one job where `job` is set, and older than
-/// the receipt `before`.
+/// Lists up to `limit` receipts of a tenant, newest first. With `job`, lists only receipts of this
+/// job. With `before`, lists only receipts older than this one.
 ///
 /// # Errors
-/// Those of Postgres, and a value that this version does not know.
+/// Returns an error if a row has a value that this version does not know, or if Postgres fails.
 pub async fn receipts(
     connection: &mut PgConnection,
     tenant: TenantId,
     job: Option<JobId>,
     before: Option<i64>,
     limit: i64,
-) -> sqlx::Result<Vec<Receipt>> {
+) -> sqlx::Result<Vec<DeletionReceipt>> {
     let rows = sqlx::query!(
         r#"-- retention::receipts
         SELECT id, job_id, upload_id, class, sha256, bytes, due_at, deleted_at AS "deleted_at!" FROM deletions
@@ -261,13 +262,13 @@ pub async fn receipts(
     .await?;
     let receipts = rows.into_iter().map(|row| {
         let id = RowId::new("deletions", row.id);
-        Ok(Receipt {
+        Ok(DeletionReceipt {
             id: row.id,
             job: row.job_id.map(JobId),
             upload: row.upload_id.map(UploadId),
             class: id.known("class", &row.class)?,
             sha256: (row.sha256)
-                .map(|sha256| id.fits("sha256", sha256))
+                .map(|sha256| id.convert("sha256", sha256))
                 .transpose()?,
             bytes: row.bytes,
             due_at: row.due_at,
@@ -277,11 +278,11 @@ pub async fn receipts(
     receipts.collect()
 }
 
-/// Adds a legal hold on a job's files; returns its number, or `None` where the tenant has no such
-/// job.
+/// Adds a legal hold on a job's files, and returns its number. Returns `None` if the tenant has no
+/// such job.
 ///
 /// # Errors
-/// Those of Postgres.
+/// Returns an error if Postgres fails.
 pub async fn add_legal_hold(
     connection: &mut PgConnection,
     tenant: TenantId,
@@ -304,10 +305,11 @@ pub async fn add_legal_hold(
     .await
 }
 
-/// Removes a legal hold; returns its job, or `None` where it does not exist or has ended.
+/// Removes a legal hold, and returns its job. Returns `None` if the legal hold does not exist or
+/// has ended.
 ///
 /// # Errors
-/// Those of Postgres.
+/// Returns an error if Postgres fails.
 pub async fn remove_legal_hold(
     connection: &mut PgConnection,
     hold: i64,

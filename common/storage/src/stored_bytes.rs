@@ -1,21 +1,21 @@
-//! SQL about how much tenants store.
+//! SQL of the totals of how much tenants store.
 
 use std::time::Duration;
 
 use sqlx::{PgConnection, PgExecutor, PgPool};
 
 use domain::id::{JobId, TenantId};
-use domain::storage_limit::Stored;
+use domain::storage_limit::StorageUsage;
 
 /// Most lines that one call of [`fold`] adds up.
 const MAX_LINES_PER_FOLD: i64 = 50_000;
 
-/// How much a tenant stores. Decisions about the limit are made under the lock of its wallet, so
-/// that concurrent requests cannot pass the limit together.
+/// Reads how much a tenant stores. A caller that decides about the storage limit must hold the lock
+/// of the tenant's wallet, so that concurrent requests cannot exceed the limit together.
 ///
 /// # Errors
-/// Those of Postgres.
-pub async fn stored(connection: &mut PgConnection, tenant: TenantId) -> sqlx::Result<Stored> {
+/// Returns an error if Postgres fails.
+pub async fn stored(connection: &mut PgConnection, tenant: TenantId) -> sqlx::Result<StorageUsage> {
     let bytes = sqlx::query_scalar!(
         r#"-- storage::stored
         SELECT t.bytes + coalesce((SELECT sum(l.bytes) FROM storage_lines l WHERE l.tenant_id = t.tenant_id), 0)::bigint AS "bytes"
@@ -24,16 +24,16 @@ pub async fn stored(connection: &mut PgConnection, tenant: TenantId) -> sqlx::Re
     )
     .fetch_optional(connection)
     .await?;
-    Ok(Stored {
+    Ok(StorageUsage {
         bytes: bytes.flatten(),
     })
 }
 
-/// How much all tenants store, as a reader. Of tenants that are not counted yet only the changes
-/// count.
+/// Reads how much all tenants store together. `pool` must act as `platen_reader`. For tenants whose
+/// files are not counted yet ([`uncounted`]), only later changes are included.
 ///
 /// # Errors
-/// Those of Postgres.
+/// Returns an error if Postgres fails.
 pub async fn all(pool: &PgPool) -> sqlx::Result<i64> {
     sqlx::query_scalar!(
         r#"-- storage::all
@@ -44,11 +44,11 @@ pub async fn all(pool: &PgPool) -> sqlx::Result<i64> {
 }
 
 /// Adds lines to their totals and deletes them, in one statement, so that total and lines always
-/// agree. Returns how many. An advisory lock lets one worker at a time do it. Lines of tenants that
-/// are not counted yet stay.
+/// agree. Returns the number of these lines. An advisory lock lets only one worker do this at a
+/// time. Lines of tenants whose files are not counted yet stay.
 ///
 /// # Errors
-/// Those of Postgres.
+/// Returns an error if Postgres fails.
 pub async fn fold(executor: impl PgExecutor<'_>) -> sqlx::Result<i64> {
     sqlx::query_scalar!(
         r#"-- storage::fold
@@ -66,10 +66,10 @@ pub async fn fold(executor: impl PgExecutor<'_>) -> sqlx::Result<i64> {
     .await
 }
 
-/// Up to `limit` tenants that are not counted yet.
+/// Finds up to `limit` tenants whose files are not counted yet.
 ///
 /// # Errors
-/// Those of Postgres.
+/// Returns an error if Postgres fails.
 pub async fn uncounted(pool: &PgPool, limit: i64) -> sqlx::Result<Vec<TenantId>> {
     let tenants = sqlx::query_scalar!(
         "-- storage::uncounted
@@ -81,11 +81,12 @@ pub async fn uncounted(pool: &PgPool, limit: i64) -> sqlx::Result<Vec<TenantId>>
     Ok(tenants.into_iter().map(TenantId).collect())
 }
 
-/// Counts a tenant's files once: the sizes in its rows, minus its lines, in one snapshot. It also
-/// lists its jobs that delivered nothing before that list existed; their time begins now.
+/// Counts a tenant's files once: the sum of the sizes in its rows, minus its lines, in one
+/// snapshot. Tenants that are older than the totals need this. It also adds the tenant's jobs that
+/// delivered nothing to the list of undelivered inputs. Their time begins now.
 ///
 /// # Errors
-/// Those of Postgres.
+/// Returns an error if Postgres fails.
 pub async fn count(connection: &mut PgConnection, tenant: TenantId) -> sqlx::Result<()> {
     sqlx::query!(
         "-- storage::count
@@ -118,11 +119,12 @@ pub async fn count(connection: &mut PgConnection, tenant: TenantId) -> sqlx::Res
     Ok(())
 }
 
-/// Up to `limit` jobs of all tenants that delivered nothing and whose inputs were kept for `term`,
-/// oldest first. Compares with `now()`, not `clock_timestamp()`: only then the index is used.
+/// Finds up to `limit` jobs of all tenants that delivered nothing and whose inputs were kept for
+/// `term`, oldest first. The SQL compares with `now()` and not `clock_timestamp()`, because only
+/// then Postgres uses the index.
 ///
 /// # Errors
-/// Those of Postgres.
+/// Returns an error if Postgres fails.
 pub async fn undelivered(
     pool: &PgPool,
     term: Duration,
@@ -142,11 +144,11 @@ pub async fn undelivered(
         .collect())
 }
 
-/// Plans the deletion of a job's own inputs for now, and takes the job off the list, in one
-/// statement.
+/// Makes a job's own inputs due for deletion now, and removes the job from the list of undelivered
+/// inputs, in one statement.
 ///
 /// # Errors
-/// Those of Postgres.
+/// Returns an error if Postgres fails.
 pub async fn plan_undelivered(connection: &mut PgConnection, job: JobId) -> sqlx::Result<()> {
     sqlx::query!(
         "-- storage::plan_undelivered

@@ -1,4 +1,4 @@
-//! SQL about tenants and their API keys.
+//! SQL of tenants and their API keys.
 
 use sqlx::{PgConnection, PgPool};
 use subtle::ConstantTimeEq;
@@ -10,7 +10,7 @@ use domain::tenant::ApiKey;
 /// Inserts a tenant with an empty wallet. The transaction must be for this tenant.
 ///
 /// # Errors
-/// Those of Postgres.
+/// Returns an error if Postgres fails.
 pub async fn insert(
     connection: &mut PgConnection,
     tenant: TenantId,
@@ -35,7 +35,7 @@ pub async fn insert(
 /// Whether this tenant exists.
 ///
 /// # Errors
-/// Those of Postgres.
+/// Returns an error if Postgres fails.
 pub async fn exists(connection: &mut PgConnection, tenant: TenantId) -> sqlx::Result<bool> {
     sqlx::query_scalar!(
         r#"-- tenant::exists
@@ -46,10 +46,11 @@ pub async fn exists(connection: &mut PgConnection, tenant: TenantId) -> sqlx::Re
     .await
 }
 
-/// Sets a tenant's weight: its share of a worker is so many times that of others.
+/// Sets a tenant's weight. Its share of a worker is this many times the share of a tenant with
+/// weight 1.
 ///
 /// # Errors
-/// Those of Postgres.
+/// Returns an error if Postgres fails.
 pub async fn set_weight(
     connection: &mut PgConnection,
     tenant: TenantId,
@@ -66,17 +67,17 @@ pub async fn set_weight(
     Ok(())
 }
 
-/// The weights that were set; other tenants have weight 1.
+/// Reads the weights that were set. All other tenants have weight 1.
 ///
 /// # Errors
-/// Those of Postgres.
+/// Returns an error if Postgres fails.
 pub async fn weights(pool: &PgPool) -> sqlx::Result<Vec<(TenantId, usize)>> {
     let rows = sqlx::query!("-- tenant::weights\nSELECT tenant_id, weight FROM tenant_weights")
         .fetch_all(pool)
         .await?;
     let rows = rows.into_iter().map(|row| {
         let id = RowId::new("tenant_weights", TenantId(row.tenant_id));
-        Ok((TenantId(row.tenant_id), id.fits("weight", row.weight)?))
+        Ok((TenantId(row.tenant_id), id.convert("weight", row.weight)?))
     });
     rows.collect()
 }
@@ -84,7 +85,7 @@ pub async fn weights(pool: &PgPool) -> sqlx::Result<Vec<(TenantId, usize)>> {
 /// Inserts an API key: its id, name and hash.
 ///
 /// # Errors
-/// Those of Postgres.
+/// Returns an error if Postgres fails.
 pub async fn insert_key(
     connection: &mut PgConnection,
     tenant: TenantId,
@@ -104,10 +105,11 @@ pub async fn insert_key(
     Ok(())
 }
 
-/// Revokes an API key. Returns `false` where this tenant has no such key, or it was revoked before.
+/// Revokes an API key. Returns `false` if this tenant has no such key, or if the key was revoked
+/// before.
 ///
 /// # Errors
-/// Those of Postgres.
+/// Returns an error if Postgres fails.
 pub async fn revoke_key(
     connection: &mut PgConnection,
     tenant: TenantId,
@@ -124,11 +126,12 @@ pub async fn revoke_key(
     Ok(revoked.rows_affected() == 1)
 }
 
-/// The tenant of an API key; `None` where the key is wrong or revoked. The transaction must be
-/// begun by [`crate::database::begin_for_key`], which makes the key's row visible.
+/// Finds the tenant of an API key. Returns `None` if the key is unknown, wrong or revoked. The
+/// transaction must come from [`crate::database::begin_for_key`], which makes the key's row
+/// visible.
 ///
 /// # Errors
-/// Those of Postgres.
+/// Returns an error if Postgres fails.
 pub async fn of_key(connection: &mut PgConnection, key: &ApiKey) -> sqlx::Result<Option<TenantId>> {
     let row = sqlx::query!(
         "-- tenant::of_key
@@ -137,7 +140,8 @@ pub async fn of_key(connection: &mut PgConnection, key: &ApiKey) -> sqlx::Result
     )
     .fetch_optional(connection)
     .await?;
-    // In constant time, so that the answer's time says nothing about the stored hash.
+    // The hashes are compared in constant time, so that the time of the answer reveals nothing
+    // about the stored hash.
     Ok(row
         .filter(|row| bool::from(row.sha256.ct_eq(&key.sha256())))
         .map(|row| TenantId(row.tenant_id)))

@@ -1,4 +1,4 @@
-//! SQL about uploads.
+//! SQL of uploads.
 
 use std::time::Duration;
 
@@ -11,10 +11,11 @@ use crate::file_columns::{FileColumns, width_and_height};
 use domain::id::{JobId, TenantId, UploadId};
 use domain::upload::Upload;
 
-/// Inserts an upload; returns its time, or `None` where one with this id exists.
+/// Inserts an upload, and returns the time of its creation. Returns `None` if an upload with this
+/// id exists.
 ///
 /// # Errors
-/// Those of Postgres, and sizes that the columns cannot hold.
+/// Returns an error if a size does not fit its column, or if Postgres fails.
 pub async fn insert(
     connection: &mut PgConnection,
     tenant: TenantId,
@@ -41,10 +42,10 @@ pub async fn insert(
     .await
 }
 
-/// Those of these uploads that exist and are not deleted, in no certain order.
+/// Reads those of these uploads that exist and are not deleted, in no particular order.
 ///
 /// # Errors
-/// Those of Postgres, and a value that this version does not know.
+/// Returns an error if a row has a value that this version does not know, or if Postgres fails.
 pub async fn some(connection: &mut PgConnection, ids: &[UploadId]) -> sqlx::Result<Vec<Upload>> {
     let rows = sqlx::query_as!(
         Row,
@@ -57,11 +58,11 @@ pub async fn some(connection: &mut PgConnection, ids: &[UploadId]) -> sqlx::Resu
     rows.into_iter().map(Row::upload).collect()
 }
 
-/// Up to `limit` uploads that are not deleted, newest first; with `before` only older ones than
-/// this.
+/// Lists up to `limit` uploads that are not deleted, newest first. With `before`, lists only
+/// uploads older than this one.
 ///
 /// # Errors
-/// Those of Postgres, and a value that this version does not know.
+/// Returns an error if a row has a value that this version does not know, or if Postgres fails.
 pub async fn list(
     connection: &mut PgConnection,
     tenant: TenantId,
@@ -85,7 +86,7 @@ pub async fn list(
 /// Whether an upload with this id existed and was deleted.
 ///
 /// # Errors
-/// Those of Postgres.
+/// Returns an error if Postgres fails.
 pub async fn is_gone(connection: &mut PgConnection, id: UploadId) -> sqlx::Result<bool> {
     sqlx::query_scalar!(
         r#"-- upload::is_gone
@@ -96,11 +97,12 @@ pub async fn is_gone(connection: &mut PgConnection, id: UploadId) -> sqlx::Resul
     .await
 }
 
-/// Locks uploads against deletion until the transaction ends. Returns `false` where one of them is
-/// deleted or does not exist. They are locked by id, so that two transactions cannot deadlock.
+/// Locks uploads against deletion until the transaction ends. Returns `false` if one of them is
+/// deleted or does not exist. They are locked in the order of their ids, so that two transactions
+/// cannot deadlock.
 ///
 /// # Errors
-/// Those of Postgres.
+/// Returns an error if Postgres fails.
 pub async fn pin(connection: &mut PgConnection, ids: &[UploadId]) -> sqlx::Result<bool> {
     if ids.is_empty() {
         return Ok(true);
@@ -115,10 +117,11 @@ pub async fn pin(connection: &mut PgConnection, ids: &[UploadId]) -> sqlx::Resul
     Ok(ids.iter().all(|id| pinned.contains(id)))
 }
 
-/// Marks an upload as deleted: no new job may use it. Returns `false` where there is none.
+/// Marks an upload as deleted, so that no new job may use it. Returns `false` if there is no such
+/// upload, or if it is deleted already.
 ///
 /// # Errors
-/// Those of Postgres.
+/// Returns an error if Postgres fails.
 pub async fn hide(connection: &mut PgConnection, id: UploadId) -> sqlx::Result<bool> {
     let hidden = sqlx::query_scalar!(
         "-- upload::hide
@@ -130,11 +133,12 @@ pub async fn hide(connection: &mut PgConnection, id: UploadId) -> sqlx::Result<b
     Ok(hidden.is_some())
 }
 
-/// Up to `limit` uploads of all tenants whose time is over, oldest first; open jobs may still use
-/// some of them. Compares with `now()`, not `clock_timestamp()`: only then the index is used.
+/// Finds up to `limit` uploads of all tenants that have expired by their tenant's retention, oldest
+/// first. Open jobs may still use some of them. The SQL compares with `now()` and not
+/// `clock_timestamp()`, because only then Postgres uses the index.
 ///
 /// # Errors
-/// Those of Postgres.
+/// Returns an error if Postgres fails.
 pub async fn due(pool: &PgPool, limit: i64) -> sqlx::Result<Vec<(TenantId, UploadId)>> {
     let rows = sqlx::query!(
         "-- upload::due
@@ -151,15 +155,15 @@ pub async fn due(pool: &PgPool, limit: i64) -> sqlx::Result<Vec<(TenantId, Uploa
         .collect())
 }
 
-/// Up to `limit` uploads of tenants that never paid, and that no job has used for the time
-/// `unpaid`, oldest first. A tenant has paid if any of its grants was consumed. Compares with
-/// `now()`, for the index.
+/// Finds up to `limit` uploads of tenants that never paid, which no job has used for `max_age`,
+/// oldest first. A tenant counts as having paid if credits of any of its grants were consumed. The
+/// SQL compares with `now()`, because only then Postgres uses the index.
 ///
 /// # Errors
-/// Those of Postgres.
+/// Returns an error if Postgres fails.
 pub async fn unpaid(
     pool: &PgPool,
-    unpaid: Duration,
+    max_age: Duration,
     limit: i64,
 ) -> sqlx::Result<Vec<(TenantId, UploadId)>> {
     let rows = sqlx::query!(
@@ -168,7 +172,7 @@ pub async fn unpaid(
         WHERE u.deleted_at IS NULL AND u.last_used_at <= now() - make_interval(secs => $1)
           AND NOT EXISTS (SELECT FROM grants g WHERE g.tenant_id = t.tenant_id AND g.consumed > 0)
         ORDER BY u.last_used_at LIMIT $2",
-        unpaid.as_secs_f64(),
+        max_age.as_secs_f64(),
         limit
     )
     .fetch_all(pool)
@@ -179,15 +183,16 @@ pub async fn unpaid(
         .collect())
 }
 
-/// Locks an upload whose time is over: no job can begin to use it until the transaction ends.
-/// Returns `false` where its time is not over, or it is deleted.
+/// Locks an upload that has expired, so that no job can begin to use it until the transaction ends.
+/// It has expired by its tenant's retention, or by `max_unpaid_age` if its tenant never paid.
+/// Returns `false` if the upload has not expired or is deleted.
 ///
 /// # Errors
-/// Those of Postgres.
+/// Returns an error if Postgres fails.
 pub async fn lock_due(
     connection: &mut PgConnection,
     id: UploadId,
-    unpaid: Option<Duration>,
+    max_unpaid_age: Option<Duration>,
 ) -> sqlx::Result<bool> {
     let locked = sqlx::query_scalar!(
         "-- upload::lock_due
@@ -197,7 +202,7 @@ pub async fn lock_due(
               AND NOT EXISTS (SELECT FROM grants g WHERE g.tenant_id = u.tenant_id AND g.consumed > 0)))
         FOR NO KEY UPDATE OF u",
         id as UploadId,
-        unpaid.map(|unpaid| unpaid.as_secs_f64()),
+        max_unpaid_age.map(|age| age.as_secs_f64()),
     )
     .fetch_optional(connection)
     .await?;
@@ -207,7 +212,7 @@ pub async fn lock_due(
 /// Sets the time of last use to now, so that the upload is kept for its whole time again.
 ///
 /// # Errors
-/// Those of Postgres.
+/// Returns an error if Postgres fails.
 pub async fn touch(connection: &mut PgConnection, id: UploadId) -> sqlx::Result<()> {
     sqlx::query!(
         "-- upload::touch
@@ -219,11 +224,11 @@ pub async fn touch(connection: &mut PgConnection, id: UploadId) -> sqlx::Result<
     Ok(())
 }
 
-/// Sets the time of last use to now for each upload that this job uses. Called in the transaction
+/// Sets the time of last use to now for each upload that this job uses. Must run in the transaction
 /// that ends the job.
 ///
 /// # Errors
-/// Those of Postgres.
+/// Returns an error if Postgres fails.
 pub async fn touch_all_of(connection: &mut PgConnection, job: JobId) -> sqlx::Result<()> {
     sqlx::query!(
         "-- upload::touch_all_of
@@ -237,10 +242,10 @@ pub async fn touch_all_of(connection: &mut PgConnection, job: JobId) -> sqlx::Re
     Ok(())
 }
 
-/// How many open jobs of the tenant use an upload.
+/// Counts the open jobs of the tenant that use an upload.
 ///
 /// # Errors
-/// Those of Postgres.
+/// Returns an error if Postgres fails.
 pub async fn open_jobs(
     connection: &mut PgConnection,
     tenant: TenantId,

@@ -1,8 +1,9 @@
-//! The invariants that concern data, as queries that find nothing when all is well.
+//! The invariants about data, as queries that return no rows when all is well.
 //!
-//! Numbers are those of the protocol's list, I1 to I21. All queries run in one read-only snapshot and lock nobody out;
-//! what they find is said in words. What rows alone cannot tell, whether the bucket holds what they name and nothing
-//! else, is looked at in `common::verify::deep`. What guards the rows is looked at in [`guards`].
+//! The numbers are those of the invariants in ARCHITECTURE.md. All queries run in one read-only
+//! snapshot and block no other transaction. Each row they return is one violation in words.
+//! `common::verify::deep` checks whether the bucket contains exactly what the rows name. [`guards`]
+//! checks the guards of the rows, such as policies and constraints.
 
 pub mod files;
 pub mod guards;
@@ -13,20 +14,22 @@ pub struct Finding {
     /// The number of the invariant, such as `I4`.
     pub invariant: &'static str,
     /// What is wrong, in words, with the id of the row.
-    pub says: String,
+    pub text: String,
 }
 
 /// An invariant and the query that checks it.
 pub struct Invariant {
-    /// Its number, such as `I4`.
+    /// The number of the invariant, such as `I4`.
     pub number: &'static str,
-    /// What it promises, in words.
+    /// What the invariant promises, in words.
     pub promises: &'static str,
-    /// Returns one text for each violation.
+    /// SQL that returns one text for each violation.
     pub query: &'static str,
 }
 
-/// The planner expects many rows to come out of these queries, and would then not share the work: almost none do.
+/// Settings of the transaction that checks the invariants. `parallel_tuple_cost` is 0 because the
+/// planner expects many rows from these queries and would not run them in parallel. In fact they
+/// return almost no rows.
 pub const SETTINGS: &str = "SET LOCAL statement_timeout = '1h'; SET LOCAL work_mem = '64MB'; SET LOCAL jit = off; SET LOCAL parallel_tuple_cost = 0";
 
 /// SQL of a number in base32 digits, most significant first. `d` has one digit in the low five bits
@@ -49,7 +52,7 @@ macro_rules! uuid_of_digits {
     };
 }
 
-/// All invariants that rows alone can show.
+/// All invariants that can be checked with rows alone.
 pub const INVARIANTS: &[Invariant] = &[
     Invariant {
         number: "I1",
@@ -64,8 +67,8 @@ pub const INVARIANTS: &[Invariant] = &[
     Invariant {
         number: "I2",
         promises: "the ledger has no gaps and its chain holds",
-        // Hashes every transfer again, and not by the function `transfer_hash`: a person who
-        // rewrites transfers may have replaced it, too.
+        // The query hashes every transfer again, but without the function `transfer_hash`, because
+        // a person who rewrites transfers may have replaced that function, too.
         query: "SELECT format('tenant %s: transfer %s breaks the chain', t.tenant_id, t.seq)
             FROM transfers t LEFT JOIN transfers p ON p.tenant_id = t.tenant_id AND p.seq = t.seq - 1
             WHERE (t.seq > 1 AND p.seq IS NULL)
@@ -159,7 +162,8 @@ pub const INVARIANTS: &[Invariant] = &[
     Invariant {
         number: "I11",
         promises: "a request makes one job, and the answer kept for its key names it",
-        // Answers are deleted by age, so only a job that is older than all of them may lack one.
+        // Answers are deleted by age, so only a job that is older than all stored answers may lack
+        // one.
         query: concat!(
             "SELECT CASE WHEN j.id IS NULL THEN format('the answer kept for key %s of tenant %s names no job of that tenant', n.key, n.tenant_id)
                 WHEN n.admissions > 1 THEN format('job %s was admitted under %s keys', j.id, n.admissions)

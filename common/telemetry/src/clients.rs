@@ -28,7 +28,7 @@ pub static CONNECTIONS_LIMIT: LazyLock<IntGaugeVec> = LazyLock::new(|| {
     )
 });
 
-/// Connections that were refused or closed by us, by port and reason.
+/// Connections that we refused or closed, by port and reason.
 pub static CONNECTIONS_REFUSED: LazyLock<IntCounterVec> = LazyLock::new(|| {
     counter(
         "platen_connections_refused_total",
@@ -59,23 +59,23 @@ fn counter(name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
     registered(IntCounterVec::new(Opts::new(name, help), labels))
 }
 
-/// Limits log lines about frequent events to one per second, with their count. Clones share the
-/// count.
+/// Limits the log lines about a frequent event to one per second, which has the count of the
+/// events. Clones share the count.
 #[derive(Clone, Debug, Default)]
 pub struct OncePerSecond(Arc<AtomicU64>);
 
 impl OncePerSecond {
-    /// Counts an event. One second after the first event it calls that event's `say` with the count
-    /// of all since; the `say` of the others is dropped.
+    /// Counts an event. One second after the first event, calls the `write` of that event with the
+    /// count of all events since. The `write` of the other events is dropped.
     ///
     /// # Panics
-    /// Outside a Tokio runtime.
-    pub fn say(&self, say: impl FnOnce(u64) + Send + 'static) {
+    /// Panics outside a Tokio runtime.
+    pub fn log(&self, write: impl FnOnce(u64) + Send + 'static) {
         if self.0.fetch_add(1, Ordering::Relaxed) == 0 {
             let count = Arc::clone(&self.0);
             TaskTracker::new().spawn(async move {
                 tokio::time::sleep(Duration::from_secs(1)).await;
-                say(count.swap(0, Ordering::Relaxed));
+                write(count.swap(0, Ordering::Relaxed));
             });
         }
     }
@@ -92,7 +92,7 @@ mod tests {
         let (once, lines) = (OncePerSecond::default(), Arc::new(Mutex::new(Vec::new())));
         let happen = || {
             let lines = Arc::clone(&lines);
-            once.say(move |count| lines.lock().unwrap().push(count));
+            once.log(move |count| lines.lock().unwrap().push(count));
         };
         for _ in 0..500 {
             happen();

@@ -1,8 +1,8 @@
 //! Logs and metrics. [`NAMES`] lists every metric that Platen exports.
 //!
-//! Billing is never counted in a process: `common::money::billing::metrics` reads it from sums that are maintained
-//! together with the settled rows. So several processes count nothing twice, and a restart loses
-//! nothing. It is scraped once for the whole installation.
+//! Billing is never counted in a process: `common::money::billing::metrics` reads it from sums that
+//! are maintained together with the settled rows. So several processes count nothing twice, and a
+//! restart loses nothing. The billing metrics are scraped once for the whole installation.
 
 pub mod clients;
 mod logs;
@@ -72,7 +72,7 @@ pub static BUCKET_OWNERSHIP: LazyLock<IntGaugeVec> = LazyLock::new(|| {
     )
 });
 
-/// Bytes of images in the spool: they wait for the bucket, in memory.
+/// Bytes of images in the spool, which wait in memory until the bucket is available.
 pub static SPOOL_BYTES: LazyLock<IntGauge> = LazyLock::new(|| {
     registered(IntGauge::new(
         "platen_spool_bytes",
@@ -80,7 +80,7 @@ pub static SPOOL_BYTES: LazyLock<IntGauge> = LazyLock::new(|| {
     ))
 });
 
-/// Images that could not be stored and found the spool full: they were lost.
+/// Images that were lost because they could not be stored and the spool was full.
 pub static SPOOL_REFUSED: LazyLock<IntCounter> = LazyLock::new(|| {
     registered(IntCounter::new(
         "platen_spool_refused_total",
@@ -96,7 +96,7 @@ pub static MEMORY_LIMIT: LazyLock<IntGauge> = LazyLock::new(|| {
     ))
 });
 
-/// Bytes of this memory that are reserved.
+/// Bytes of [`MEMORY_LIMIT`] that are reserved.
 pub static MEMORY_USED: LazyLock<IntGauge> = LazyLock::new(|| {
     registered(IntGauge::new(
         "platen_picture_memory_bytes",
@@ -114,7 +114,7 @@ pub static API_MEMORY_LIMIT: LazyLock<IntGaugeVec> = LazyLock::new(|| {
     )
 });
 
-/// Bytes of this memory that are reserved, by purpose.
+/// Bytes of [`API_MEMORY_LIMIT`] that are reserved, by purpose.
 pub static API_MEMORY_USED: LazyLock<IntGaugeVec> = LazyLock::new(|| {
     gauge(
         "platen_api_memory_bytes",
@@ -143,7 +143,7 @@ pub static API_OVERLOADED: LazyLock<IntCounterVec> = LazyLock::new(|| {
     ))
 });
 
-/// Files that were deleted because they were due, by class.
+/// Files that were deleted because they were due for deletion, by class.
 pub static DELETIONS: LazyLock<IntCounterVec> = LazyLock::new(|| {
     registered(IntCounterVec::new(
         Opts::new(
@@ -154,7 +154,7 @@ pub static DELETIONS: LazyLock<IntCounterVec> = LazyLock::new(|| {
     ))
 });
 
-/// Files that are due and not deleted, when this worker last counted.
+/// Files that were due for deletion and not deleted when this worker last counted.
 pub static DELETIONS_DUE: LazyLock<IntGauge> = LazyLock::new(|| {
     registered(IntGauge::new(
         "platen_deletions_due",
@@ -162,7 +162,7 @@ pub static DELETIONS_DUE: LazyLock<IntGauge> = LazyLock::new(|| {
     ))
 });
 
-/// Seconds for which the oldest of these files has been due.
+/// Seconds for which the oldest of the files in [`DELETIONS_DUE`] has been due.
 pub static DELETIONS_LATE: LazyLock<Gauge> = LazyLock::new(|| {
     registered(Gauge::new(
         "platen_deletions_late_seconds",
@@ -178,7 +178,7 @@ pub static LEDGER_REWRITTEN: LazyLock<IntGauge> = LazyLock::new(|| {
     ))
 });
 
-/// When the newest anchor was written that this worker has seen, in seconds since 1970.
+/// When the newest anchor that this worker has seen was written, in seconds since 1970.
 pub static ANCHORED: LazyLock<IntGauge> = LazyLock::new(|| {
     registered(IntGauge::new(
         "platen_anchor_timestamp_seconds",
@@ -220,7 +220,7 @@ static LANE_CALLS: LazyLock<IntGaugeVec> = LazyLock::new(|| {
     )
 });
 
-/// 1 where a lane is unavailable, by the outcome of its calls.
+/// 1 if a lane is unavailable, by lane and by the outcome class that is the cause.
 static LANE_UNAVAILABLE: LazyLock<IntGaugeVec> = LazyLock::new(|| {
     gauge(
         "platen_lane_unavailable",
@@ -255,9 +255,10 @@ fn gauge(name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
     gauge
 }
 
-/// Sets the metrics of lanes. Every worker reports the same: they share the lanes' state.
+/// Sets the metrics of lanes. Every worker reports the same values, because the workers share the
+/// state of the lanes.
 pub fn lanes(states: &[LaneState]) {
-    // The label `outcome` changes with the state, so series of earlier states must go.
+    // The label `outcome` changes with the state, so the series of earlier states must be removed.
     LANE_UNAVAILABLE.reset();
     LANE_LIMIT.reset();
     LANE_CALLS.reset();
@@ -277,7 +278,7 @@ pub fn lanes(states: &[LaneState]) {
     }
 }
 
-/// Sets the metric of when each offered model is shut down.
+/// Sets the metric of the day on which each offered model is shut down.
 pub fn lifecycle(catalog: &Catalog) {
     for model in catalog.models() {
         if let Some(day) = model.shut_down {

@@ -1,4 +1,4 @@
-//! Logs: where they go, how they look, and which lines are written.
+//! Logs: where they are written, in which format, and which lines.
 
 use std::ffi::OsStr;
 use std::io::IsTerminal;
@@ -9,7 +9,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer};
 
 use super::traces;
-use super::traces::Exporting;
+use super::traces::TraceExporter;
 
 /// Why a variable of the logs cannot be used.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -25,12 +25,12 @@ pub enum LogConfigError {
 }
 
 /// Starts logging to standard error, configured by `PLATEN_LOG` and `PLATEN_LOG_FORMAT`, and the
-/// export of traces where a collector is configured. Keep the returned value until the process
-/// ends: dropping it sends the last traces.
+/// export of traces where a collector is configured. The caller must keep the returned value until
+/// the process ends. Dropping it sends the last traces.
 ///
 /// # Errors
-/// One of the two variables is not valid. Nothing is logged then.
-pub fn start() -> Result<Exporting, LogConfigError> {
+/// Returns an error if one of the two variables is not valid. Nothing is logged in that case.
+pub fn start() -> Result<TraceExporter, LogConfigError> {
     let variable = |name| std::env::var(name).unwrap_or_default();
     let filter = filter(&variable("PLATEN_LOG"))?;
     let json = is_json(&variable("PLATEN_LOG_FORMAT"))?;
@@ -52,22 +52,22 @@ pub fn start() -> Result<Exporting, LogConfigError> {
         filter_fn(|metadata| metadata.target() == traces::TARGET),
         filter_fn(|metadata| metadata.target() != traces::TARGET),
     );
-    let (spans, exporting) = traces::layer().unzip();
+    let (spans, exporter) = traces::layer().unzip();
     let registry = tracing_subscriber::registry()
         .with(spans.with_filter(is_trace))
         .with(lines.with_filter(filter.and(is_line)));
     // A second start in the same process, as in tests, changes nothing.
     let _started = registry.try_init();
-    Ok(exporting.unwrap_or_default())
+    Ok(exporter.unwrap_or_default())
 }
 
-/// Whether log lines are coloured: only on a terminal, and not where `NO_COLOR` has a value
+/// Whether log lines are coloured: only on a terminal, and not if `NO_COLOR` has a value
 /// (<https://no-color.org>).
 pub(super) fn colours(is_terminal: bool, no_color: Option<&OsStr>) -> bool {
     is_terminal && no_color.is_none_or(OsStr::is_empty)
 }
 
-/// Parses `PLATEN_LOG`. A single word must be a level: the library would take any other word as the
+/// Parses `PLATEN_LOG`. A single word must be a level. The library would take any other word as the
 /// name of a part of the program, and log only that part.
 pub(super) fn filter(text: &str) -> Result<EnvFilter, LogConfigError> {
     let mut directives = Vec::new();
@@ -89,7 +89,7 @@ pub(super) fn filter(text: &str) -> Result<EnvFilter, LogConfigError> {
         .map_err(|error| LogConfigError::Filter(error.to_string()))
 }
 
-/// The level for a name, including names that other programs use.
+/// Parses the name of a level, including names that other programs use.
 pub(super) fn level(name: &str) -> Result<&'static str, LogConfigError> {
     let level = match name.trim().to_ascii_lowercase().as_str() {
         "off" | "none" => "off",

@@ -1,4 +1,4 @@
-//! Metrics of the process itself: version, slots, leases, images in work, Redis and Postgres.
+//! Metrics of the process itself: version, steps of attempts, slots, leases, and images in work.
 
 use std::sync::LazyLock;
 
@@ -15,7 +15,8 @@ static BUILD: LazyLock<IntGaugeVec> = LazyLock::new(|| {
     )
 });
 
-/// Starts to time a step of an attempt. Dropping the timer records the time, also after a failure.
+/// Starts a timer for a step of an attempt. Dropping the timer records the time, also after a
+/// failure.
 pub fn step(name: &str) -> HistogramTimer {
     STEP_SECONDS.with_label_values(&[name]).start_timer()
 }
@@ -32,7 +33,7 @@ static STEP_SECONDS: LazyLock<HistogramVec> = LazyLock::new(|| {
     )
 });
 
-/// Jobs that this worker runs at once, without its reserve.
+/// The number of slots of this worker: how many jobs it may run at once, without its reserve.
 pub static SLOTS: LazyLock<IntGauge> = LazyLock::new(|| {
     registered(IntGauge::new(
         "platen_worker_slots",
@@ -40,7 +41,7 @@ pub static SLOTS: LazyLock<IntGauge> = LazyLock::new(|| {
     ))
 });
 
-/// Jobs that it runs now: it has a lease on each.
+/// Jobs that this worker runs now. It has a lease on each of them.
 pub static LEASES: LazyLock<IntGauge> = LazyLock::new(|| {
     registered(IntGauge::new(
         "platen_worker_leases",
@@ -48,7 +49,8 @@ pub static LEASES: LazyLock<IntGauge> = LazyLock::new(|| {
     ))
 });
 
-/// Size of its reserve: further jobs, for tenants and models that have few slots.
+/// Size of this worker's reserve: how many further jobs it may run, for tenants and models that
+/// have few slots.
 pub static RESERVE: LazyLock<IntGauge> = LazyLock::new(|| {
     registered(IntGauge::new(
         "platen_worker_reserve",
@@ -56,7 +58,7 @@ pub static RESERVE: LazyLock<IntGauge> = LazyLock::new(|| {
     ))
 });
 
-/// Jobs that it runs in its reserve now; they are leases, too.
+/// Jobs that this worker runs in its reserve now. [`LEASES`] counts them, too.
 pub static RESERVE_LEASES: LazyLock<IntGauge> = LazyLock::new(|| {
     registered(IntGauge::new(
         "platen_worker_reserve_leases",
@@ -64,8 +66,8 @@ pub static RESERVE_LEASES: LazyLock<IntGauge> = LazyLock::new(|| {
     ))
 });
 
-/// Seconds until the first of its leases expires if it is not renewed; a whole lease where it has
-/// none.
+/// Seconds until the first of this worker's leases expires if it is not renewed; the length of a
+/// whole lease if the worker has no lease.
 pub static LEASE_LEFT: LazyLock<prometheus::Gauge> = LazyLock::new(|| {
     registered(prometheus::Gauge::new(
         "platen_worker_lease_left_seconds",
@@ -73,7 +75,7 @@ pub static LEASE_LEFT: LazyLock<prometheus::Gauge> = LazyLock::new(|| {
     ))
 });
 
-/// Images that are in the render pool or wait for it.
+/// Images that are in the render pool or wait for a place in it.
 pub static RENDER_POOL: LazyLock<IntGauge> = LazyLock::new(|| {
     registered(IntGauge::new(
         "platen_render_pool_pictures",

@@ -2,11 +2,11 @@
 //! model.
 //!
 //! All names and attributes of spans are in this file, because OpenTelemetry's conventions for
-//! generative AI still change (opentelemetry.io/docs/specs/semconv, "Generative AI"; status
-//! development in November 2026). No span contains a prompt or a key.
+//! generative AI still change (opentelemetry.io/docs/specs/semconv, "Generative AI"; their status
+//! was "development" in November 2026). No span contains a prompt or a key.
 //!
-//! Without the feature `otel`, or without `OTEL_EXPORTER_OTLP_ENDPOINT`, these spans are off. The
-//! client's `traceparent` is stored and passed on in any case.
+//! Without the feature `otel`, or without `OTEL_EXPORTER_OTLP_ENDPOINT`, these spans are not
+//! recorded. The client's `traceparent` is stored and passed on in any case.
 
 use std::fmt;
 
@@ -23,8 +23,8 @@ mod otlp;
 
 use domain::traceparent::TraceParent;
 
-/// Sends spans until it is dropped, and the last ones then.
-pub use otlp::Exporting;
+/// Sends spans until the value is dropped. Dropping it sends the last spans.
+pub use otlp::TraceExporter;
 pub(super) use otlp::layer;
 
 /// The target of all spans of this file. They are exported as traces and never logged.
@@ -45,7 +45,7 @@ pub fn request(method: &str, route: &str, parent: Option<&TraceParent>) -> Span 
         http.response.status_code = Empty,
         otel.status_code = Empty,
     );
-    continued(span, parent)
+    with_parent(span, parent)
 }
 
 /// Records the status of a request's answer.
@@ -67,7 +67,7 @@ pub fn attempt(job: JobId, fence: i32, model: &str, parent: Option<&TraceParent>
         messaging.message.id = %job,
         platen.attempt = fence,
     );
-    continued(span, parent)
+    with_parent(span, parent)
 }
 
 /// The span of one call of a model. Its parent is the current span.
@@ -117,12 +117,13 @@ fn vendor(dialect: Dialect) -> &'static str {
     }
 }
 
-/// The `traceparent` for what follows from a span; `None` where the span is not recorded.
+/// The `traceparent` that continues the trace of a span; `None` if the span is not recorded.
 pub fn current(span: &Span) -> Option<TraceParent> {
-    otlp::place(span)
+    otlp::traceparent(span)
 }
 
-fn continued(span: Span, parent: Option<&TraceParent>) -> Span {
+/// Makes a span a child of the client's span.
+fn with_parent(span: Span, parent: Option<&TraceParent>) -> Span {
     if let Some(parent) = parent {
         otlp::set_parent(&span, parent);
     }
@@ -135,8 +136,8 @@ fn is_wanted() -> bool {
 }
 
 /// Writes a line to standard error, before logging has started.
-fn say(what: impl fmt::Display) {
+fn report(what: impl fmt::Display) {
     use std::io::Write;
-    // There is nobody to report a closed standard error to.
+    // If standard error is closed, there is no other place to report it.
     let _ignored = writeln!(std::io::stderr(), "{ENDPOINT}: {what}");
 }

@@ -64,7 +64,7 @@ async fn main() -> ExitCode {
                 invariant.promises
             );
             // A broken invariant may have a finding for each job.
-            broken.extend(findings.into_iter().take(3).map(|finding| finding.says));
+            broken.extend(findings.into_iter().take(3).map(|finding| finding.text));
         })
         .await
         .unwrap();

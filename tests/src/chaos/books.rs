@@ -137,7 +137,7 @@ impl<'a> Books<'a> {
     async fn invariants(&self) -> anyhow::Result<()> {
         for finding in common::verify::verify(&self.pool).await? {
             self.diary()
-                .violation(format!("{}: {}", finding.invariant, finding.says));
+                .violation(format!("{}: {}", finding.invariant, finding.text));
         }
         Ok(())
     }
@@ -367,7 +367,7 @@ impl<'a> Books<'a> {
         let checked = deep::check(&self.pool, &bucket, Duration::ZERO, |told| {
             if let Report::Finding(finding) = told {
                 self.diary()
-                    .violation(format!("{}: {}", finding.invariant, finding.says));
+                    .violation(format!("{}: {}", finding.invariant, finding.text));
             }
         });
         figures.objects = checked.await?.read;

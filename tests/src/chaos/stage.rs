@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bucket::Bucket;
 use common::config::{
-    API_MEMORY, Config, Links, Logins, MEMORY, Ports, Providers, Rates, Timing, Unpaid,
+    API_MEMORY, Config, FreeLimits, Links, Logins, MEMORY, Ports, Providers, Rates, Timing,
 };
 use common::people::operator::tenants;
 use domain::clock;
@@ -147,7 +147,7 @@ impl Stage {
                 lease,
                 ..Timing::default()
             },
-            unpaid: Unpaid::default(),
+            free_limits: FreeLimits::default(),
             models: Some(catalogue.path().to_owned()),
             providers: Providers::default(),
         };

@@ -241,7 +241,7 @@ async fn until_a_bucket_is_adopted_files_are_kept_and_nothing_is_deleted() {
     let (findings, _) = pipeline.deep(Duration::ZERO).await;
     let says: Vec<_> = findings
         .iter()
-        .map(|finding| (finding.invariant, &*finding.says))
+        .map(|finding| (finding.invariant, &*finding.text))
         .collect();
     let told = |words: &str| {
         says.iter()
@@ -301,7 +301,7 @@ async fn told(pipeline: &Pipeline) -> (usize, usize, usize, usize) {
     let about = |words: &str| {
         let about = findings
             .iter()
-            .filter(|finding| finding.says.contains(words));
+            .filter(|finding| finding.text.contains(words));
         about.count()
     };
     (

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use bucket::Bucket;
-use common::money::anchor::{self, Compared, Depth};
+use common::money::anchor::{self, Comparison, Depth};
 use secrecy::SecretString;
 use sqlx::{AssertSqlSafe, Executor};
 use tests::Pipeline;
@@ -58,7 +58,7 @@ impl Books {
             .unwrap()
     }
 
-    async fn compare(&self) -> Compared {
+    async fn compare(&self) -> Comparison {
         let (pool, bucket, key) = (&self.pipeline.reader, &self.bucket, &self.key);
         anchor::compare(pool, bucket, key, Depth::All)
             .await
@@ -67,7 +67,7 @@ impl Books {
 
     async fn says(&self) -> Vec<String> {
         let findings = self.compare().await.findings.into_iter();
-        findings.map(|finding| finding.says).collect()
+        findings.map(|finding| finding.text).collect()
     }
 
     /// Changes the ledger as its owner, past every trigger, and computes the chain anew.

@@ -87,7 +87,7 @@ async fn silent_connections_lock_nobody_out() {
         ports.head = Duration::from_mins(1);
     }))
     .await;
-    open_files::raise(Ports::default()).unwrap();
+    open_files::raise_limit(Ports::default()).unwrap();
     let mut silent = Vec::new();
     for _ in 0..1_024 {
         silent.push(connect(&pipeline.url).await);
@@ -387,7 +387,7 @@ async fn an_api_without_free_files_recovers_and_logs_it() {
         api.last_words()
     );
 
-    open_files::raise(Ports::default()).unwrap();
+    open_files::raise_limit(Ports::default()).unwrap();
     let (files, before, _) = of_process(id);
     let mut idle = Vec::new();
     for _ in 0..1_000 {

@@ -316,7 +316,7 @@ async fn a_source_grants_once_per_tenant_a_payment_once_in_all() {
         grant(tenant, 100).await.unwrap();
         let refused = grant(tenant, 30).await.unwrap_err();
         assert!(
-            matches!(&refused, tenants::Refusal::GivenBefore { amount, .. } if amount.get() == 100),
+            matches!(&refused, tenants::TenantError::GivenBefore { amount, .. } if amount.get() == 100),
             "{refused}"
         );
     }

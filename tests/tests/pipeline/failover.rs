@@ -142,7 +142,7 @@ async fn commits_lost_in_a_failover_are_reported_and_charge_nobody() {
     assert_eq!(findings.len(), 3, "{findings:#?}");
     for key in &lost_keys {
         let names_it =
-            |finding: &Finding| finding.invariant == "I19" && finding.says.contains(key.as_str());
+            |finding: &Finding| finding.invariant == "I19" && finding.text.contains(key.as_str());
         assert!(findings.iter().any(names_it), "{key}: {findings:#?}");
     }
 

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 use storage::verify::Finding;
-use storage::verify::guards::{self, Compared};
+use storage::verify::guards::{self, Comparison};
 use tests::servers::TestServers;
 
 async fn database() -> (TestServers, String, PgConnection) {
@@ -18,8 +18,8 @@ async fn database() -> (TestServers, String, PgConnection) {
 
 async fn found(connection: &mut PgConnection) -> Vec<Finding> {
     match guards::check(connection).await.unwrap() {
-        Compared::Findings(found) => found,
-        newer @ Compared::Newer { .. } => panic!("{newer:?}"),
+        Comparison::Findings(found) => found,
+        newer @ Comparison::Newer { .. } => panic!("{newer:?}"),
     }
 }
 
@@ -216,7 +216,7 @@ async fn every_planted_weakness_is_named() {
         transaction.execute(AssertSqlSafe(*plant)).await.unwrap();
         let found = found(&mut transaction).await;
         assert!(
-            found.iter().any(|finding| finding.says.contains(says)),
+            found.iter().any(|finding| finding.text.contains(says)),
             "{plant}: found {found:#?}"
         );
         transaction.rollback().await.unwrap();
@@ -235,7 +235,7 @@ async fn a_newer_schema_is_not_judged() {
     assert!(
         matches!(
             compared,
-            Compared::Newer {
+            Comparison::Newer {
                 database: 99999,
                 ..
             }

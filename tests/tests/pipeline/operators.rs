@@ -128,7 +128,7 @@ async fn nothing_is_done_without_a_reason(pipeline: &Pipeline, pool: &PgPool, jo
     );
     let (support, kept) = (Purpose::Support, Retention::default());
     let refused = tenants::add(pool, no_reason, "Acme").await.map(|_| ());
-    assert!(matches!(refused, Err(tenants::Refusal::Database(_))));
+    assert!(matches!(refused, Err(tenants::TenantError::Database(_))));
     let (before, grants) = (pipeline.balance().await, "SELECT count(*) FROM grants");
     for refused in [
         tenants::grant(pool, no_reason, tenant, "again", credits)
@@ -143,7 +143,7 @@ async fn nothing_is_done_without_a_reason(pipeline: &Pipeline, pool: &PgPool, jo
             .map(|_| ()),
     ] {
         assert!(
-            matches!(refused, Err(tenants::Refusal::Database(_))),
+            matches!(refused, Err(tenants::TenantError::Database(_))),
             "{refused:?}"
         );
     }
@@ -564,7 +564,7 @@ async fn a_request_for_many_jobs_that_broke_off_goes_on_with_the_same() {
         .await
         .unwrap();
     let order = OperatorRequest {
-        act: Actor {
+        actor: Actor {
             by: "api",
             reason: "a test",
         },

@@ -134,7 +134,7 @@ async fn a_download_that_nobody_reads_takes_little_memory() {
         .collect();
     let object = "t/1/j/2/3/0.png";
     bucket.put_new(object, file.clone().into()).await.unwrap();
-    let path = bucket.our_link(object, "a.png", clock::now(), Duration::from_mins(5));
+    let path = bucket.local_link(object, "a.png", clock::now(), Duration::from_mins(5));
     let before = memory("VmRSS");
     let address = pipeline.url.strip_prefix("http://").unwrap();
     let mut unread = Vec::new();

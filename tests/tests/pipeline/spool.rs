@@ -130,10 +130,10 @@ async fn a_missing_or_altered_file_is_reported() {
         "has other bytes",
         "has 100 bytes instead of",
     ]) {
-        let names_it = |finding: &&Finding| finding.says.contains(key.as_str());
+        let names_it = |finding: &&Finding| finding.text.contains(key.as_str());
         let found: Vec<&Finding> = findings.iter().filter(names_it).collect();
         assert!(
-            found.len() == 1 && found[0].invariant == "I7" && found[0].says.contains(expected),
+            found.len() == 1 && found[0].invariant == "I7" && found[0].text.contains(expected),
             "{findings:#?}"
         );
     }
@@ -157,7 +157,7 @@ async fn an_original_that_can_be_adopted_must_exist() {
     let call = add_call(&pipeline, job, Some(b"not a picture")).await;
     let (findings, _) = deep_verify(&pipeline).await;
     assert!(
-        findings.len() == 1 && findings[0].says.contains(&call.0.to_string()),
+        findings.len() == 1 && findings[0].text.contains(&call.0.to_string()),
         "{findings:#?}"
     );
     plant(&pipeline, &original_key(pipeline.tenant, call), OLD);
@@ -195,8 +195,8 @@ async fn an_old_object_without_a_row_is_reported() {
     ] {
         assert!(
             findings.iter().any(|finding| finding.invariant == "I19"
-                && finding.says.starts_with(&key)
-                && finding.says.contains(expected)),
+                && finding.text.starts_with(&key)
+                && finding.text.contains(expected)),
             "{key}: {findings:#?}"
         );
     }
@@ -285,7 +285,7 @@ async fn the_sweeper_deletes_only_objects_that_no_row_names() {
         findings.len() == 2
             && findings
                 .iter()
-                .all(|finding| finding.says.contains("the sweeper does not remove it")),
+                .all(|finding| finding.text.contains("the sweeper does not remove it")),
         "{findings:#?}"
     );
     pipeline.close().await;

@@ -220,7 +220,7 @@ impl Model {
         }
         let outputs = i32::try_from(asked.outputs).expect("a few");
         let hold = asked.price * i64::from(asked.outputs);
-        let Some(shares) = self.burn(tenant, hold) else {
+        let Some(shares) = self.split_over_lots(tenant, hold) else {
             return Said::Insufficient;
         };
         for &(lot, amount) in &shares {
@@ -261,7 +261,7 @@ impl Model {
     }
 
     /// Takes from the lots that have not expired: by priority, the soonest to expire first, the oldest first.
-    fn burn(&self, tenant: usize, hold: i64) -> Option<Vec<(usize, i64)>> {
+    fn split_over_lots(&self, tenant: usize, hold: i64) -> Option<Vec<(usize, i64)>> {
         let lots = self.books.lots.iter().enumerate();
         let mut lots: Vec<(usize, &Lot)> = lots
             .filter(|(_, lot)| lot.tenant == tenant && lot.expires.is_none_or(|at| at > 0))

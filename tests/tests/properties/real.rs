@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use common::admission::{self, Admission, Admitted, Refusal};
-use common::config::Unpaid;
+use common::admission::{self, Admission, AdmissionError, Admitted};
+use common::config::FreeLimits;
 use common::people::operator::tenants;
 use common::settlement::{self, Canceler, Cancellation, Lease, Settled};
 use domain::artifact::{self, Artifact, rendition_key};
@@ -208,7 +208,7 @@ impl<'a> Real<'a> {
             Move::Cancel { tenant, job, key } => self.cancel(tenant, model.job(job)?, key).await,
             Move::Reap { job } => self.reap(model.job(job)?, model).await,
             Move::ReapAll => {
-                let found = storage::jobs::leases_run_out(worker, Duration::ZERO, i64::MAX).await;
+                let found = storage::jobs::expired_leases(worker, Duration::ZERO, i64::MAX).await;
                 let found: Vec<JobId> = found.unwrap().into_iter().map(|(job, _)| job).collect();
                 let mut reaped = Vec::new();
                 for job in self.places(&found) {
@@ -225,7 +225,7 @@ impl<'a> Real<'a> {
                 self.expire(job, model).await
             }
             Move::ExpireAll => {
-                let found = storage::jobs::deadlines_passed(worker, i64::MAX).await;
+                let found = storage::jobs::jobs_past_deadline(worker, i64::MAX).await;
                 let found: Vec<JobId> = found.unwrap().into_iter().map(|(job, _)| job).collect();
                 let mut expired = Vec::new();
                 for job in self.places(&found) {
@@ -256,7 +256,7 @@ impl<'a> Real<'a> {
         let amount = Credits::new(amount).unwrap();
         let given = match tenants::grant(api, TESTER, tenant, &source, amount).await {
             Ok(_) => true,
-            Err(tenants::Refusal::GivenBefore { .. }) => false,
+            Err(tenants::TenantError::GivenBefore { .. }) => false,
             Err(refusal) => panic!("{refusal}"),
         };
         if given {
@@ -343,7 +343,7 @@ impl<'a> Real<'a> {
             cancel_after: CANCEL_AFTER,
             model_timeout: Duration::ZERO,
             redrive: None,
-            unpaid: Unpaid::default(),
+            free_limits: FreeLimits::default(),
         };
         let answer = |job: &Job| {
             assert_eq!(job.id, id);
@@ -355,16 +355,16 @@ impl<'a> Real<'a> {
                 Said::Admitted
             }
             Ok(Admitted::Repeated(answer)) => repeated(&answer),
-            Err(Refusal::KeyReused) => Said::KeyReused,
-            Err(Refusal::Inactive) => Said::Inactive,
-            Err(Refusal::InsufficientCredits { .. }) => Said::Insufficient,
+            Err(AdmissionError::KeyReused) => Said::KeyReused,
+            Err(AdmissionError::Inactive) => Said::Inactive,
+            Err(AdmissionError::InsufficientCredits { .. }) => Said::Insufficient,
             Err(
-                error @ (Refusal::UploadGone
-                | Refusal::AllowanceUsed { .. }
-                | Refusal::StorageFull { .. }
-                | Refusal::Redriven(_)
-                | Refusal::Amount(_)
-                | Refusal::Database(_)),
+                error @ (AdmissionError::UploadGone
+                | AdmissionError::AllowanceUsed { .. }
+                | AdmissionError::StorageFull { .. }
+                | AdmissionError::Redriven(_)
+                | AdmissionError::Amount(_)
+                | AdmissionError::Database(_)),
             ) => {
                 panic!("{error}")
             }
@@ -501,8 +501,8 @@ impl<'a> Real<'a> {
             Cancellation::Canceled(_) => Said::Canceled,
             Cancellation::Repeated(answer) => repeated(&answer),
             Cancellation::KeyReused => Said::KeyReused,
-            Cancellation::Already(state) => Said::Already(state),
-            Cancellation::Nothing => Said::Nothing,
+            Cancellation::AlreadyEnded(state) => Said::Already(state),
+            Cancellation::NotFound => Said::Nothing,
             Cancellation::AllowanceUsed(used) => unreachable!("it has no end: {used:?}"),
         }
     }
@@ -617,9 +617,9 @@ fn said(settled: Settled) -> Said {
     match settled {
         Settled::Ended(state) => Said::Ended(state),
         Settled::Requeued => Said::Requeued,
-        Settled::Already(state) => Said::Already(state),
+        Settled::AlreadyEnded(state) => Said::Already(state),
         Settled::Fenced => Said::Fenced,
-        Settled::Nothing => Said::Nothing,
+        Settled::NotFound => Said::Nothing,
         Settled::Extended => unreachable!("an allowance without end"),
     }
 }

@@ -236,7 +236,11 @@ mod tests {
         );
         let failure = answer.image.unwrap_err();
         assert_eq!(failure.class, Class::Refused);
-        assert!(failure.plain_words().ends_with("Support code: 42876398."));
+        assert!(
+            failure
+                .customer_message()
+                .ends_with("Support code: 42876398.")
+        );
     }
 
     #[test]

@@ -27,7 +27,7 @@ async fn compare_and_write(app: &App) -> Result<(), AnchorError> {
     let findings = i64::try_from(compared.findings.len()).unwrap_or(i64::MAX);
     telemetry::LEDGER_REWRITTEN.set(findings);
     for finding in &compared.findings {
-        tracing::error!("{}: {}", finding.invariant, finding.says);
+        tracing::error!("{}: {}", finding.invariant, finding.text);
     }
     let mut newest = compared.newest;
     if findings == 0

@@ -19,7 +19,7 @@ const SETTLE_TIME: Duration = Duration::from_secs(30);
 const UNKNOWN_MODEL_TIMEOUT: Duration = Duration::from_mins(3);
 
 pub(super) async fn run(app: Arc<App>) {
-    let query = storage::jobs::deadlines_passed(&app.pool, BATCH);
+    let query = storage::jobs::jobs_past_deadline(&app.pool, BATCH);
     let found = match database::with_timeout(query).await {
         Ok(found) => found,
         Err(error) => {
@@ -31,7 +31,7 @@ pub(super) async fn run(app: Arc<App>) {
             let timeout = app.catalog.get(model).map(|model| model.timeout);
             timeout.unwrap_or(UNKNOWN_MODEL_TIMEOUT) + SETTLE_TIME
         };
-        let allowance = app.unpaid.cancel_allowance;
+        let allowance = app.free_limits.cancel_allowance;
         let expire = settlement::expire(&app.pool, (tenant, job), allowance, extension);
         match database::with_timeout(expire).await {
             Ok(settled) => {

@@ -18,12 +18,12 @@ use crate::app::App;
 const BATCH: i64 = 100;
 
 pub(super) async fn run(app: Arc<App>) {
-    if let Some(term) = app.unpaid.undelivered_inputs
+    if let Some(term) = app.free_limits.undelivered_inputs
         && let Err(error) = plan_inputs(&app, term).await
     {
         tracing::warn!(%error, "Inputs of jobs that delivered nothing could not be planned for deletion; the next run tries again");
     }
-    if let Some(term) = app.unpaid.uploads
+    if let Some(term) = app.free_limits.uploads
         && let Err(error) = plan_uploads(&app, term).await
     {
         tracing::warn!(%error, "Uploads of tenants that never paid could not be planned for deletion; the next run tries again");

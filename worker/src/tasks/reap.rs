@@ -18,7 +18,7 @@ const BATCH: i64 = 100;
 
 pub(super) async fn run(app: Arc<App>) {
     let lease = app.timing.lease;
-    let query = storage::jobs::leases_run_out(&app.pool, lease, BATCH);
+    let query = storage::jobs::expired_leases(&app.pool, lease, BATCH);
     let found = match database::with_timeout(query).await {
         Ok(found) => found,
         Err(error) => return tracing::warn!(%error, "Expired leases could not be queried"),

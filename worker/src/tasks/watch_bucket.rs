@@ -12,7 +12,7 @@ pub(super) async fn run(app: Arc<App>) {
     }
     app.pause_starts_until(async {
         while !app.spool.accepts_results() {
-            tokio::time::sleep(app.timing.look_every).await;
+            tokio::time::sleep(app.timing.probe_interval).await;
             app.spool.probe().await;
         }
     })

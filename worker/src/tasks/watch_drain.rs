@@ -16,7 +16,7 @@ pub(super) async fn run(app: Arc<App>) {
     );
     app.pause_starts_until(async {
         while is_drained(&app).await {
-            tokio::time::sleep(app.timing.look_every).await;
+            tokio::time::sleep(app.timing.probe_interval).await;
         }
     })
     .await;

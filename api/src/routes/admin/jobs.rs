@@ -20,12 +20,12 @@ use utoipa::ToSchema;
 use utoipa::openapi::RefOr;
 use utoipa::openapi::schema::{ArrayBuilder, Schema};
 
-use super::{actor, replied};
+use super::{actor, operator_response};
 use crate::app::App;
 use crate::auth::Operator;
 use crate::error::{Problem, Result};
 use crate::extract::{self, Id, JsonBody, Parameters, refuse_nul};
-use crate::idempotency::Key;
+use crate::idempotency::IdempotencyKey;
 use crate::paging::{Limit, Page};
 use crate::routes::jobs::JobView;
 
@@ -80,7 +80,7 @@ pub struct OwnedJob {
 }
 
 impl OwnedJob {
-    /// Describes a job without its files: operators may not see a tenant's files.
+    /// Describes a job without its files, because operators may not see a tenant's files.
     fn new(job: &Job) -> Self {
         Self {
             tenant: job.tenant,
@@ -162,7 +162,7 @@ pub async fn timeline(
     }))
 }
 
-/// An action on many jobs: those that match all of the given fields.
+/// An action on all jobs that match all of the given fields.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct BulkRequest {
@@ -189,7 +189,7 @@ pub struct BulkRequest {
     #[serde(default, with = "time::serde::rfc3339::option")]
     #[schema(value_type = Option<String>, format = DateTime)]
     before: Option<OffsetDateTime>,
-    /// The most jobs to act on: the newest. Send another request for the rest.
+    /// The most jobs to act on. If more jobs match, the newest are used. Send another request for the rest.
     #[schema(minimum = 1, maximum = 1000, default = 100)]
     limit: Option<i64>,
     /// If `true`, only lists the jobs that match and changes nothing.
@@ -219,7 +219,7 @@ pub struct BulkResponse {
 }
 
 impl BulkRequest {
-    /// Finds the jobs that match. If the request names no state, they are in one of `default_states`.
+    /// Finds the jobs that match. If the request names no state, finds only jobs in one of `default_states`.
     async fn find(&self, app: &App, default_states: &[State]) -> Result<Page<Job>> {
         let limit = self.limit.unwrap_or(100);
         if !(1..=MAX_JOBS).contains(&limit) {
@@ -274,15 +274,15 @@ impl BulkAction {
         }
     }
 
-    /// Parses a body and applies the action to each job it names, one after the other.
+    /// Parses a body and applies the action to each job that it selects, one after the other.
     ///
     /// The jobs are chosen once for each idempotency key and stored before the first one is changed. If the request breaks off and is
     /// repeated, it goes on with the same jobs.
-    async fn apply(self, app: &App, key: &Key, body: &[u8]) -> Result<Response> {
+    async fn apply(self, app: &App, key: &IdempotencyKey, body: &[u8]) -> Result<Response> {
         let bulk: BulkRequest = extract::json(body)?;
         let request = key.request("POST", self.path(), body);
         let operator_request = OperatorRequest {
-            act: actor(&bulk.reason)?,
+            actor: actor(&bulk.reason)?,
             request: &request,
         };
         if bulk.dry_run {
@@ -317,11 +317,11 @@ impl BulkAction {
         let has_more = jobs.has_more;
         let answer = Answer::json(200, &BulkResponse { data, has_more });
         let answer = once::keep_many(&app.pool, &request, answer).await?;
-        Ok(replied(key, answer))
+        Ok(operator_response(key, answer))
     }
 }
 
-/// The jobs that a request chose before it broke off.
+/// Loads the jobs that a request chose before it broke off.
 async fn find_by_ids(app: &App, ids: Vec<JobId>) -> Result<Vec<Job>> {
     let search = Search {
         ids: Some(ids),
@@ -333,7 +333,7 @@ async fn find_by_ids(app: &App, ids: Vec<JobId>) -> Result<Vec<Job>> {
 /// Repeat failed jobs
 ///
 /// Each job is submitted again as a new job, at today's price, and charged only if it delivers. A job that was repeated before is
-/// skipped. Without `state`, failed jobs are repeated; expired jobs may be named too.
+/// skipped. Without `state`, only failed jobs are repeated. With `state`, expired jobs can be repeated, too.
 #[utoipa::path(
     post,
     path = "/v1/admin/jobs/redrive",
@@ -350,7 +350,7 @@ async fn find_by_ids(app: &App, ids: Vec<JobId>) -> Result<Vec<Job>> {
 pub async fn redrive(
     AppState(app): AppState<Arc<App>>,
     _: Operator,
-    key: Key,
+    key: IdempotencyKey,
     JsonBody(body): JsonBody,
 ) -> Result<Response> {
     BulkAction::Redrive.apply(&app, &key, &body).await
@@ -375,7 +375,7 @@ pub async fn redrive(
 pub async fn cancel(
     AppState(app): AppState<Arc<App>>,
     _: Operator,
-    key: Key,
+    key: IdempotencyKey,
     JsonBody(body): JsonBody,
 ) -> Result<Response> {
     BulkAction::Cancel.apply(&app, &key, &body).await

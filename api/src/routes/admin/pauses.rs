@@ -1,4 +1,4 @@
-//! `/v1/admin/pauses`: pauses. Paused jobs are accepted but not started.
+//! `/v1/admin/pauses`: lists, starts and ends pauses. Paused jobs are accepted but not started.
 
 use std::sync::Arc;
 
@@ -15,12 +15,12 @@ use domain::operator::{Pause, Scope};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{Reason, actor, replied};
+use super::{Reason, actor, operator_response};
 use crate::app::App;
 use crate::auth::Operator;
 use crate::error::{Code, Problem, Result};
 use crate::extract::{self, JsonBody};
-use crate::idempotency::Key;
+use crate::idempotency::IdempotencyKey;
 use crate::paging::List;
 
 /// The longest name of a worker, in characters.
@@ -29,7 +29,7 @@ const MAX_WORKER_LENGTH: usize = 200;
 /// What to pause: all jobs that match all of the given fields.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub struct ToPause {
+pub struct PauseBody {
     /// Pause the jobs of this model.
     #[schema(pattern = "^[^\\u0000]*$")]
     model: Option<String>,
@@ -39,7 +39,7 @@ pub struct ToPause {
     /// Drain the worker with this name: it finishes the jobs it has and starts no more.
     #[schema(min_length = 1, max_length = 200, pattern = "^[^\\u0000]*$")]
     worker: Option<String>,
-    /// Must be `true` to pause all jobs, and only then.
+    /// `true` to pause all jobs. It must be `false` or missing if another field names what to pause.
     #[serde(default)]
     everything: bool,
     /// Why you do this.
@@ -71,7 +71,7 @@ pub async fn list(State(app): State<Arc<App>>, _: Operator) -> Result<Json<List<
 
 /// Pause a model, a tenant, a worker, or everything
 ///
-/// Jobs are still accepted, but wait; their deadlines are not moved. Jobs under way are finished.
+/// Jobs are still accepted, but they wait, and their deadlines stay the same. Jobs under way are finished.
 #[utoipa::path(
     post,
     path = "/v1/admin/pauses",
@@ -79,7 +79,7 @@ pub async fn list(State(app): State<Arc<App>>, _: Operator) -> Result<Json<List<
     tag = "operators",
     security(("operator" = [])),
     params(("Idempotency-Key" = Option<String>, Header)),
-    request_body = ToPause,
+    request_body = PauseBody,
     responses(
         (status = 201, description = "The pause is active", body = Paused),
         (status = 404, description = "There is no such tenant"),
@@ -89,11 +89,11 @@ pub async fn list(State(app): State<Arc<App>>, _: Operator) -> Result<Json<List<
 pub async fn pause(
     State(app): State<Arc<App>>,
     _: Operator,
-    key: Key,
+    key: IdempotencyKey,
     JsonBody(body): JsonBody,
 ) -> Result<Response> {
-    let body_fields: ToPause = extract::json(&body)?;
-    let act = actor(&body_fields.reason)?;
+    let body_fields: PauseBody = extract::json(&body)?;
+    let actor = actor(&body_fields.reason)?;
     let scope = Scope {
         model: body_fields.model,
         tenant: body_fields.tenant,
@@ -101,8 +101,7 @@ pub async fn pause(
     };
     // An empty scope pauses everything. A forgotten field must not do that.
     if (scope == Scope::default()) != body_fields.everything {
-        let detail =
-            "Name a model, a tenant or a worker, or send `\"everything\": true`, but not both.";
+        let detail = "To pause some jobs, name a model, a tenant or a worker. To pause all jobs, send `\"everything\": true` and name none of them.";
         return Err(Problem::invalid(vec![Violation::new(
             "/everything",
             detail,
@@ -118,16 +117,18 @@ pub async fn pause(
         (1..=MAX_WORKER_LENGTH).contains(&worker.chars().count()) && !worker.contains('\0')
     };
     if !scope.worker.as_ref().is_none_or(is_valid) {
-        let detail = format!("Name a worker in 1 to {MAX_WORKER_LENGTH} characters, without NUL.");
+        let detail = format!(
+            "The name of a worker has 1 to {MAX_WORKER_LENGTH} characters and no NUL character (U+0000)."
+        );
         return Err(Problem::invalid(vec![Violation::new("/worker", detail)]));
     }
     let operator_request = OperatorRequest {
-        act,
+        actor,
         request: &key.request("POST", "/v1/admin/pauses", &body),
     };
     let paused = |id| Answer::json(201, &Paused { id });
     let answer = operator::pause(&app.pool, operator_request, &scope, paused).await?;
-    Ok(replied(&key, answer))
+    Ok(operator_response(&key, answer))
 }
 
 /// End a pause
@@ -152,7 +153,7 @@ pub async fn resume(
     State(app): State<Arc<App>>,
     _: Operator,
     Path(id): Path<String>,
-    key: Key,
+    key: IdempotencyKey,
     uri: Uri,
     JsonBody(body): JsonBody,
 ) -> Result<Response> {
@@ -167,5 +168,5 @@ pub async fn resume(
     };
     let number: i64 = id.parse().map_err(|_| not_found())?;
     let answer = operator::resume(&app.pool, operator_request, number).await?;
-    Ok(replied(&key, answer.ok_or_else(not_found)?))
+    Ok(operator_response(&key, answer.ok_or_else(not_found)?))
 }

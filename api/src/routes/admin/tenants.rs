@@ -14,12 +14,12 @@ use serde::Deserialize;
 use utoipa::ToSchema;
 use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
 
-use super::{Reason, actor, replied};
+use super::{Reason, actor, operator_response};
 use crate::app::App;
 use crate::auth::Operator;
 use crate::error::{Problem, Result, sentence};
 use crate::extract::{self, Id, JsonBody};
-use crate::idempotency::Key;
+use crate::idempotency::IdempotencyKey;
 
 /// Freeze a tenant: it may not submit jobs any more
 ///
@@ -45,7 +45,7 @@ pub async fn freeze(
     State(app): State<Arc<App>>,
     _: Operator,
     Id(tenant): Id<TenantId>,
-    key: Key,
+    key: IdempotencyKey,
     uri: Uri,
     JsonBody(body): JsonBody,
 ) -> Result<Response> {
@@ -74,7 +74,7 @@ pub async fn unfreeze(
     State(app): State<Arc<App>>,
     _: Operator,
     Id(tenant): Id<TenantId>,
-    key: Key,
+    key: IdempotencyKey,
     uri: Uri,
     JsonBody(body): JsonBody,
 ) -> Result<Response> {
@@ -84,7 +84,7 @@ pub async fn unfreeze(
 async fn set_frozen(
     app: &App,
     tenant: TenantId,
-    (key, uri): (&Key, &Uri),
+    (key, uri): (&IdempotencyKey, &Uri),
     body: &[u8],
     frozen: bool,
 ) -> Result<Response> {
@@ -92,7 +92,7 @@ async fn set_frozen(
     let request = key.request("POST", uri.path(), body);
     let operator_request = reason.operator_request(&request)?;
     let (answer, _) = operator::freeze(&app.pool, operator_request, tenant, frozen).await?;
-    Ok(replied(key, answer))
+    Ok(operator_response(key, answer))
 }
 
 /// An adjustment of a tenant's credits: neither a purchase nor the cost of a job.
@@ -133,13 +133,13 @@ pub async fn adjust(
     State(app): State<Arc<App>>,
     _: Operator,
     Id(tenant): Id<TenantId>,
-    key: Key,
+    key: IdempotencyKey,
     uri: Uri,
     JsonBody(body): JsonBody,
 ) -> Result<Response> {
     let Adjustment { credits, reason } = extract::json(&body)?;
     let operator_request = OperatorRequest {
-        act: actor(&reason)?,
+        actor: actor(&reason)?,
         request: &key.request("POST", uri.path(), &body),
     };
     let amount = credits.checked_abs().ok_or(InvalidCredits);
@@ -152,7 +152,7 @@ pub async fn adjust(
         ));
     }
     let answer = operator::adjust(&app.pool, operator_request, tenant, amount, credits > 0).await?;
-    Ok(replied(&key, answer))
+    Ok(operator_response(&key, answer))
 }
 
 fn invalid_credits(detail: String) -> Problem {

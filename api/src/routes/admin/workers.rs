@@ -18,7 +18,8 @@ use crate::paging::List;
 pub struct Worker {
     /// The name of the process.
     pub name: String,
-    /// How many jobs it can run at once; `null` if it has not reported to Redis for three seconds: it has ended, or Redis is down.
+    /// How many jobs it can run at once; `null` if it has not reported to Redis for three seconds, because it has ended or Redis is
+    /// down.
     pub slots: Option<usize>,
     /// How many jobs it holds a lease on.
     pub jobs: i64,

@@ -1,5 +1,5 @@
-//! `GET /v1/artifacts/{id}/content`: redirects to the file. This link does not expire: customers can store it for as long as the file
-//! is kept.
+//! `GET /v1/artifacts/{id}/content`: redirects to the file. This path does not expire, so customers can store it for as long as the
+//! file is kept.
 
 use std::sync::Arc;
 

@@ -57,6 +57,6 @@ pub async fn handler(
         }
     };
     let (artifact, name) = find(&app, tenant, id).await?;
-    let view = ArtifactView::linked_for(&app, &base, &artifact, name.as_deref(), lifetime);
+    let view = ArtifactView::with_link_lifetime(&app, &base, &artifact, name.as_deref(), lifetime);
     Ok(Json(view.await))
 }

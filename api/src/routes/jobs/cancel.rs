@@ -1,7 +1,8 @@
 //! `POST /v1/jobs/{id}/cancel`: ends an open job and releases its credits.
 //!
-//! The job ends at once, queued or running. A worker that has claimed it notices that its lease is gone and writes nothing more. Calls
-//! that have begun cost us all the same, so a tenant may abandon only a limited number of them in an hour: see [`domain::allowance`].
+//! A queued or running job ends at once. A worker that has claimed it notices that it has lost the lease, and writes nothing more.
+//! Calls that have begun cost us all the same, so a tenant may abandon only a limited number of them in an hour (see
+//! [`domain::allowance`]).
 
 use std::sync::Arc;
 
@@ -16,12 +17,12 @@ use crate::app::App;
 use crate::auth::Tenant;
 use crate::error::{Code, Problem, Result};
 use crate::extract::{AnyBody, Id};
-use crate::idempotency::Key;
+use crate::idempotency::IdempotencyKey;
 
 /// Cancel an open job and get its credits back
 ///
 /// Canceling a canceled job is not an error. A job whose calls have begun cannot be canceled if this tenant has used up its hourly
-/// allowance of abandoned calls: then the job goes on, is delivered and is charged.
+/// allowance of abandoned calls. In that case the job goes on, is delivered and is charged.
 #[utoipa::path(
     post,
     path = "/v1/jobs/{id}/cancel",
@@ -45,21 +46,21 @@ pub async fn handler(
     State(app): State<Arc<App>>,
     Tenant(tenant): Tenant,
     Id(id): Id<JobId>,
-    key: Key,
+    key: IdempotencyKey,
     AnyBody(body): AnyBody,
 ) -> Result<Response> {
     let request = key.request("POST", &format!("{}/cancel", location(id)), &body);
     // A canceled job has delivered nothing, so it has no artifacts.
     let canceled = |job: &_| JobView::new(job, Vec::new()).answer(StatusCode::OK);
     let owner = Canceler::Owner {
-        allowance: app.unpaid.cancel_allowance,
+        allowance: app.free_limits.cancel_allowance,
     };
     let connection = app.wallet(tenant).await?;
     match settlement::cancel(&connection, owner, (tenant, id), &request, canceled).await? {
         Cancellation::Canceled(answer) => Ok(key.answer(answer)),
         Cancellation::Repeated(answer) => Ok(key.replay(answer)),
         Cancellation::KeyReused => Err(Code::IdempotencyKeyReused.into()),
-        Cancellation::Already(state) => Err(Problem::new(
+        Cancellation::AlreadyEnded(state) => Err(Problem::new(
             Code::JobAlreadyEnded,
             format!(
                 "The job has already ended: its state is {}. GET {} says how it ended.",
@@ -72,6 +73,6 @@ pub async fn handler(
             used,
             "This job's calls have begun: it goes on, and what it delivers is charged.",
         )),
-        Cancellation::Nothing => Err(Problem::no_such("job", id)),
+        Cancellation::NotFound => Err(Problem::no_such("job", id)),
     }
 }

@@ -1,12 +1,12 @@
 //! `POST /v1/jobs`: submits a job.
 //!
-//! The request is parsed and quoted; then one transaction admits the job and holds its credits. Only after the commit is the job pushed
-//! to the ready queue, in the background: an outage of Redis delays the job but does not fail the request. Read [`common::admission`]
-//! next.
+//! The request is parsed and quoted. Then one transaction admits the job and holds its credits. Only after the commit the job is
+//! pushed to the ready queue, in the background. So an outage of Redis delays the job but does not fail the request. Read
+//! [`common::admission`] next.
 
 pub mod draft;
+pub mod inputs;
 pub mod options;
-pub mod pictures;
 mod rendering;
 mod violations;
 
@@ -20,7 +20,7 @@ use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use bucket::BucketError;
 use bytes::Bytes;
-use common::admission::{self, Admission, Admitted, Refusal};
+use common::admission::{self, Admission, AdmissionError, Admitted};
 use common::dispatch;
 use domain::clock;
 use domain::credits::{Credits, Quote};
@@ -39,11 +39,11 @@ use crate::auth::Tenant;
 use crate::base_url::BaseUrl;
 use crate::error::{Code, Problem, Result};
 use crate::extract::{self, JsonBody};
-use crate::idempotency::Key;
+use crate::idempotency::IdempotencyKey;
 use draft::{CreateJob, JobDraft};
+use inputs::{InputBody, InputFile, Sources};
 use options::SubmitOptions;
 pub use options::{CANCEL_AFTER, PREFER, Prefer};
-use pictures::{InputBody, Picture, Sources};
 
 /// The most a job would cost. Nothing was written.
 #[derive(Debug, Serialize, ToSchema)]
@@ -56,7 +56,7 @@ pub struct DryRun {
 
 /// Submit a job
 ///
-/// The price of all outputs is held. Only delivered outputs are charged; the rest is released as soon as the job ends.
+/// The price of all outputs is held. Only delivered outputs are charged. The rest is released as soon as the job ends.
 #[utoipa::path(
     post,
     path = "/v1/jobs",
@@ -88,26 +88,27 @@ pub struct DryRun {
 pub async fn handler(
     State(app): State<Arc<App>>,
     Tenant(tenant): Tenant,
-    key: Key,
+    key: IdempotencyKey,
     options: SubmitOptions,
     base: BaseUrl,
     JsonBody(body): JsonBody,
 ) -> Result<Response> {
     let request = key.request("POST", "/v1/jobs", &body);
-    // Before anything is checked: prices and models may have changed since this request was first answered.
+    // The stored answer is looked up before anything is checked, because prices and models may have changed since this request was
+    // first answered.
     if key.sent
         && !options.dry_run
         && let Some(answer) = answered_before(&app, tenant, &request).await?
     {
-        return Ok(repeated(&app, &base, tenant, &key, &options, answer).await);
+        return Ok(answer_again(&app, &base, tenant, &key, &options, answer).await);
     }
 
     let id = JobId::new();
-    // The decoded images take memory too. They are counted by the permit of the body, which is held until they are stored.
+    // The decoded images take memory, too. The memory permit of the body covers them, so the body is held until they are stored.
     let memory_permit = body.clone();
     let (draft, quote) = draft_and_quote(&app, tenant, id, body, options.dry_run).await?;
     if options.dry_run {
-        return Ok(Json(DryRun::of(&quote)?).into_response());
+        return Ok(Json(DryRun::from_quote(&quote)?).into_response());
     }
 
     store(&app, &draft.files).await?;
@@ -129,7 +130,7 @@ pub async fn handler(
         cancel_after: options.cancel_after,
         model_timeout: model_timeout.unwrap_or_default(),
         redrive: None,
-        unpaid: app.unpaid,
+        free_limits: app.free_limits,
     };
     let accepted = |job: &Job| JobView::new(job, Vec::new()).answer(StatusCode::ACCEPTED);
     let admitted = match app.wallet(tenant).await {
@@ -139,17 +140,17 @@ pub async fn handler(
             return Err(overloaded);
         }
     };
-    // After a database error the commit may have succeeded, and the job would need its files. So they are deleted only if there is
-    // surely no job.
+    // After a database error the commit may have succeeded, and the job would need its files. So they are deleted only if it is
+    // certain that there is no job.
     if !matches!(
         admitted,
-        Ok(Admitted::New { .. }) | Err(Refusal::Database(_))
+        Ok(Admitted::New { .. }) | Err(AdmissionError::Database(_))
     ) {
         discard(&app, &draft.files).await;
     }
     match admitted? {
         Admitted::Repeated(answer) => {
-            Ok(repeated(&app, &base, tenant, &key, &options, answer).await)
+            Ok(answer_again(&app, &base, tenant, &key, &options, answer).await)
         }
         Admitted::New { job, answer } => {
             if let Some(asked) = &job.attributes.switched_from {
@@ -182,32 +183,32 @@ async fn draft_and_quote(
     let now = clock::now();
     let mut body: CreateJob = off_thread(move || extract::json(&body)).await??;
     let inputs = body.take_inputs();
-    // Before any work on the images: files put into another database's bucket would be lost.
+    // This is checked before any work on the images, because files in another database's bucket would be lost.
     if !inputs.is_empty() && !dry_run {
-        app.owner.usable().await?;
+        app.owner.must_be_usable().await?;
     }
-    let uploads = uploads(app, tenant, &inputs).await?;
+    let uploads = load_uploads(app, tenant, &inputs).await?;
     let mut sources = off_thread(move || Sources::read(inputs, &uploads)).await?;
-    let mut draft = JobDraft::read(body, sources.unopened(tenant, id), now);
+    let mut draft = JobDraft::read(body, sources.before_decoding(tenant, id), now);
     let mut quote = draft.quote(&app.catalog, now.date())?;
     if sources.has_files() {
         if !dry_run {
             check_credits(app, tenant, &quote).await?;
         }
-        let share = app.shares.of(tenant);
-        let pictures = sources.clean(&app.budget, &share, tenant, id).await?;
-        draft.take_pictures(pictures);
+        let share = app.shares.for_tenant(tenant);
+        let inputs = sources.clean(&app.budget, &share, tenant, id).await?;
+        draft.replace_inputs(inputs);
         quote = draft.quote(&app.catalog, now.date())?;
     }
     Ok((draft, quote))
 }
 
-/// The answer to a repeated request. With `Prefer: wait` it waits for its job, as the first request did.
-async fn repeated(
+/// Answers a repeated request. With `Prefer: wait` it waits for the job, as the first request did.
+async fn answer_again(
     app: &App,
     base: &BaseUrl,
     tenant: TenantId,
-    key: &Key,
+    key: &IdempotencyKey,
     options: &SubmitOptions,
     answer: Answer,
 ) -> Response {
@@ -222,8 +223,8 @@ async fn repeated(
     with_preference_applied(key.replay(answer), prefer)
 }
 
-/// Waits for the job if the client prefers that. Returns the ended job, or the given answer if the job did not end in time; and the
-/// preferences that were applied. A request does not wait if too many of its tenant's requests already do.
+/// Waits for the job if the client prefers that. Returns the ended job, or the given answer if the job did not end in time. Also
+/// returns the preferences that were applied. A request does not wait if too many requests of its tenant wait already.
 async fn wait_if_preferred(
     app: &App,
     base: &BaseUrl,
@@ -235,10 +236,10 @@ async fn wait_if_preferred(
     let Some(wait) = prefer.wait else {
         return (answer, prefer);
     };
-    let Some(_waiter) = app.shares.of(tenant).waiter() else {
+    let Some(_waiter) = app.shares.for_tenant(tenant).waiter() else {
         return (answer, prefer.without_wait());
     };
-    let ended = ended_within(app, base, tenant, id, wait).await;
+    let ended = wait_for_end(app, base, tenant, id, wait).await;
     (
         ended.map_or(answer, |job| job.answer(StatusCode::OK)),
         prefer,
@@ -255,7 +256,7 @@ fn with_preference_applied(mut response: Response, prefer: Prefer) -> Response {
     response
 }
 
-/// Runs work on a thread for blocking work: parsing megabytes of base64 would stall every other request of this thread.
+/// Runs work on a thread for blocking work, because parsing megabytes of base64 would delay every other request of this thread.
 async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
     let done = tokio::task::spawn_blocking(work).await;
     done.map_err(|_| Code::Internal.into())
@@ -271,23 +272,23 @@ async fn answered_before(
     Ok(admission::answered_before(&connection, tenant, request).await?)
 }
 
-/// Checks without a lock whether the tenant may submit and has enough credits. This only saves the work on images of a job that would
-/// be refused: admission checks again, with the lock.
+/// Checks without a lock whether the tenant may submit and has enough credits. This only saves the work on images of a job that
+/// would be refused. Admission checks again, with the lock.
 async fn check_credits(app: &App, tenant: TenantId, quote: &Quote) -> Result<()> {
     let connection = app.connection(tenant).await?;
     let mut transaction = database::begin_for(&connection, tenant).await?;
     let wallet = storage::ledger::wallet(&mut transaction, tenant).await?;
-    let needed = quote.hold().map_err(Refusal::from)?;
+    let needed = quote.hold().map_err(AdmissionError::from)?;
     let wallet = wallet.filter(|wallet| wallet.active);
-    let available = wallet.ok_or(Refusal::Inactive)?.available;
+    let available = wallet.ok_or(AdmissionError::Inactive)?.available;
     if available < needed {
-        return Err(Refusal::InsufficientCredits { needed, available }.into());
+        return Err(AdmissionError::InsufficientCredits { needed, available }.into());
     }
     Ok(())
 }
 
-/// The tenant's uploads that the inputs name.
-async fn uploads(
+/// Loads the tenant's uploads that the inputs name.
+async fn load_uploads(
     app: &App,
     tenant: TenantId,
     inputs: &[InputBody],
@@ -307,7 +308,7 @@ async fn uploads(
 }
 
 impl DryRun {
-    fn of(quote: &Quote) -> Result<Self> {
+    fn from_quote(quote: &Quote) -> Result<Self> {
         Ok(Self {
             cost: Cost {
                 unit_price: quote.unit_price,
@@ -323,39 +324,40 @@ impl DryRun {
 }
 
 /// Stores the input images, before the row that names them is written. So a job in the database always finds its files.
-async fn store(app: &App, pictures: &[Picture]) -> std::result::Result<(), BucketError> {
-    for (stored, picture) in pictures.iter().enumerate() {
+async fn store(app: &App, files: &[InputFile]) -> std::result::Result<(), BucketError> {
+    for (stored, file) in files.iter().enumerate() {
         if let Err(error) = app
             .bucket
-            .put_new(&picture.object_key, picture.bytes.clone())
+            .put_new(&file.object_key, file.bytes.clone())
             .await
         {
-            discard(app, &pictures[..stored]).await;
+            discard(app, &files[..stored]).await;
             return Err(error);
         }
     }
-    if pictures.is_empty() {
+    if files.is_empty() {
         return Ok(());
     }
     // Another database may have adopted the bucket in the meantime. Then the files are lost to us, and the job must not be admitted.
-    let still_ours = app.owner.usable_since(Instant::now()).await;
+    let still_ours = app.owner.must_be_usable_since(Instant::now()).await;
     if still_ours.is_err() {
-        discard(app, pictures).await;
+        discard(app, files).await;
     }
     still_ours
 }
 
 /// Deletes the input images of a job that was not admitted.
-async fn discard(app: &App, pictures: &[Picture]) {
-    for picture in pictures {
-        if let Err(error) = app.bucket.delete(&picture.object_key).await {
-            tracing::warn!(%error, key = picture.object_key, "An input image without a job could not be deleted; it stays in the bucket until it is swept");
+async fn discard(app: &App, files: &[InputFile]) {
+    for file in files {
+        if let Err(error) = app.bucket.delete(&file.object_key).await {
+            tracing::warn!(%error, key = file.object_key, "An input image without a job could not be deleted; it stays in the bucket until it is swept");
         }
     }
 }
 
-/// The job, if it ends within `wait`. A failure here is ignored: the job is accepted already, and the client can ask for it.
-async fn ended_within(
+/// Waits up to `wait` for the end of the job, and returns the ended job. A failure is ignored, because the job is accepted already
+/// and the client can ask for it.
+async fn wait_for_end(
     app: &App,
     base: &BaseUrl,
     tenant: TenantId,
@@ -363,7 +365,7 @@ async fn ended_within(
     wait: Duration,
 ) -> Option<JobView> {
     tokio::select! {
-        () = app.waiters.ended(&app.reader, id) => {}
+        () = app.waiters.wait_for_end(&app.reader, id) => {}
         () = tokio::time::sleep(wait) => return None,
         () = app.stopping.cancelled() => return None,
     }

@@ -1,7 +1,7 @@
 //! Explains why a queued job waits, and until when.
 //!
-//! Postgres knows what is planned or paused; Redis knows the state of the model's lanes. If Redis does not answer, its part is left
-//! out: an unknown reason is not an error.
+//! Postgres knows what is planned or paused. Redis knows the state of the model's lanes. If Redis does not answer, its part is left
+//! out, because an unknown reason is not an error.
 
 use domain::clock;
 use domain::job::Job;
@@ -25,7 +25,7 @@ pub struct Waiting {
     #[serde(with = "time::serde::rfc3339::option")]
     #[schema(value_type = Option<String>, format = DateTime)]
     pub since: Option<OffsetDateTime>,
-    /// When the job is expected to be tried next; `null` if it is not known. An estimate, not a promise.
+    /// When the job is expected to be tried next; `null` if it is not known. This is an estimate and not a promise.
     #[serde(with = "time::serde::rfc3339::option")]
     #[schema(value_type = Option<String>, format = DateTime)]
     pub retry_at: Option<OffsetDateTime>,
@@ -53,8 +53,8 @@ pub enum Reason {
 }
 
 impl Waiting {
-    /// Why this job waits, as far as Postgres knows; `None` if nothing there holds it back.
-    pub async fn by_postgres(
+    /// Finds why this job waits, as far as Postgres knows. Returns `None` if nothing in Postgres holds the job back.
+    pub async fn reason_from_postgres(
         connection: &mut PgConnection,
         job: &Job,
     ) -> sqlx::Result<Option<Self>> {
@@ -76,25 +76,25 @@ impl Waiting {
         }))
     }
 
-    /// Why this job waits if nothing in Postgres holds it back; `None` if Redis does not answer. `ahead` is the number of the tenant's
-    /// jobs that are first.
-    pub async fn by_redis(app: &App, job: &Job, ahead: i64) -> Option<Self> {
+    /// Finds why this job waits if nothing in Postgres holds it back. Returns `None` if Redis does not answer. `ahead` is the
+    /// number of the tenant's jobs that run before this one.
+    pub async fn reason_from_redis(app: &App, job: &Job, ahead: i64) -> Option<Self> {
         let model = app.catalog.get(&job.attributes.model)?;
         let lanes: Vec<_> = model.lanes(job.attributes.fallback).iter().collect();
         let states = app.lanes.states_of(&lanes).await.ok()?.into_iter();
-        let states: Vec<_> = states.map(|state| state.seen_by(job.tenant)).collect();
+        let states: Vec<_> = states.map(|state| state.for_tenant(job.tenant)).collect();
         let now = clock::now();
         Some(
-            unavailable(&states, now)
-                .or_else(|| retry(job, now))
-                .or_else(|| full(&states, now))
-                .unwrap_or_else(|| turn(job, ahead)),
+            waits_for_lane(&states, now)
+                .or_else(|| waits_for_retry(job, now))
+                .or_else(|| waits_for_capacity(&states, now))
+                .unwrap_or_else(|| waits_for_turn(job, ahead)),
         )
     }
 }
 
-/// Every lane the job may use is unavailable.
-fn unavailable(states: &[LaneState], now: OffsetDateTime) -> Option<Waiting> {
+/// The reason if every lane that the job may use is unavailable.
+fn waits_for_lane(states: &[LaneState], now: OffsetDateTime) -> Option<Waiting> {
     let unavailable = states
         .iter()
         .filter(|state| state.unavailable_because().is_some());
@@ -122,8 +122,8 @@ fn unavailable(states: &[LaneState], now: OffsetDateTime) -> Option<Waiting> {
     })
 }
 
-/// The last attempt did not succeed, and the next one is not due yet.
-fn retry(job: &Job, now: OffsetDateTime) -> Option<Waiting> {
+/// The reason if the last attempt did not succeed, and the next one is not due yet.
+fn waits_for_retry(job: &Job, now: OffsetDateTime) -> Option<Waiting> {
     (job.run_after > now).then(|| Waiting {
         reason: Reason::Retry,
         detail: format!(
@@ -135,8 +135,8 @@ fn retry(job: &Job, now: OffsetDateTime) -> Option<Waiting> {
     })
 }
 
-/// Every lane the job may use has as many calls under way as it accepts, or too many retries.
-fn full(states: &[LaneState], now: OffsetDateTime) -> Option<Waiting> {
+/// The reason if every lane that the job may use has as many calls under way as it accepts, or too many retries.
+fn waits_for_capacity(states: &[LaneState], now: OffsetDateTime) -> Option<Waiting> {
     let waits: Option<Vec<_>> = states
         .iter()
         .map(|state| {
@@ -155,8 +155,8 @@ fn full(states: &[LaneState], now: OffsetDateTime) -> Option<Waiting> {
     })
 }
 
-/// Nothing holds the job back: it waits for its turn.
-fn turn(job: &Job, ahead: i64) -> Waiting {
+/// The reason if nothing holds the job back, so that it only waits for its turn.
+fn waits_for_turn(job: &Job, ahead: i64) -> Waiting {
     let detail = match ahead {
         0 => "It is the next of your jobs and waits for a free worker.".to_owned(),
         1 => "One of your jobs comes first.".to_owned(),

@@ -9,13 +9,13 @@ use super::ModelView;
 use crate::download::StaticContent;
 use crate::paging::Page;
 
-/// The answer as it was last rendered. Prices and stages change with the day; everything else changes only with a restart. Clones
+/// The answer as it was last rendered. Prices and stages change with the day. Everything else changes only with a restart. Clones
 /// share the cache.
 #[derive(Clone, Default)]
 pub struct ModelsCache(Arc<RwLock<Option<(Date, StaticContent)>>>);
 
 impl ModelsCache {
-    /// Returns the answer for `today`; renders it if the cached one is from another day.
+    /// Returns the answer for `today`, and renders it if the cached answer is from another day.
     pub fn get(&self, catalog: &Catalog, today: Date) -> StaticContent {
         let cached = self
             .0

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 use domain::id::{JobId, UploadId};
-use domain::retention::{FileClass, Receipt};
+use domain::retention::{DeletionReceipt, FileClass};
 use serde::{Deserialize, Serialize};
 use storage::database;
 use time::OffsetDateTime;
@@ -61,8 +61,8 @@ pub struct ReceiptView {
     pub deleted_at: OffsetDateTime,
 }
 
-impl From<Receipt> for ReceiptView {
-    fn from(receipt: Receipt) -> Self {
+impl From<DeletionReceipt> for ReceiptView {
+    fn from(receipt: DeletionReceipt) -> Self {
         Self {
             id: receipt.id,
             job: receipt.job,

@@ -5,23 +5,25 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::response::Response;
 use bucket::BucketError;
-use common::admission::Refusal;
+use common::admission::AdmissionError;
 use domain::id::UploadId;
 use domain::upload;
 
 use super::{
-    InsertError, MAX_BYTES, UploadQuery, UploadView, answered, find, insert, store, too_large,
+    InsertError, MAX_BYTES, UploadQuery, UploadView, find, insert, store, too_large,
+    upload_response,
 };
 use crate::app::App;
 use crate::auth::Tenant;
 use crate::base_url::BaseUrl;
 use crate::error::{Code, Problem, Result};
 use crate::extract::{Id, Parameters};
-use crate::idempotency::Key;
+use crate::idempotency::IdempotencyKey;
 
 /// Complete a direct upload
 ///
-/// Checks the file that was put into the bucket and stores it as an upload. May be repeated: the answer is the upload again.
+/// Checks the file that was put into the bucket and stores it as an upload. The request may be repeated. The answer is then the
+/// same upload.
 #[utoipa::path(
     post,
     path = "/v1/uploads/{id}/complete",
@@ -43,11 +45,11 @@ pub async fn handler(
     State(app): State<Arc<App>>,
     Tenant(tenant): Tenant,
     Id(id): Id<UploadId>,
-    key: Key,
+    key: IdempotencyKey,
     base: BaseUrl,
     Parameters(query): Parameters<UploadQuery>,
 ) -> Result<Response> {
-    let name = query.check()?;
+    let name = query.into_valid_name()?;
     match find(&app, tenant, id).await {
         Ok(upload) => {
             let created_at = upload.created_at.expect("a stored upload has a time");
@@ -57,14 +59,14 @@ pub async fn handler(
         Err(problem) if problem.code() == Code::NotFound => {}
         Err(problem) => return Err(problem),
     }
-    // The size is known only after the file was read, so memory for the largest one is reserved.
-    let mut permit = app.budget.body(app.shares.of(tenant), 1);
+    // The size is known only after the file was read, so memory for the largest file is reserved.
+    let mut permit = app.budget.body(app.shares.for_tenant(tenant), 1);
     permit.grow(MAX_BYTES).await?;
     let raw = upload::raw_key(tenant, id);
     let file = match app.bucket.get_at_most(&raw, MAX_BYTES as u64).await {
         Ok(Some(file)) => file,
         Ok(None) => {
-            app.owner.usable().await?;
+            app.owner.must_be_usable().await?;
             let detail = format!("No file was put at the URL of {id} yet: PUT it there first.");
             return Err(Problem::new(Code::NotFound, detail));
         }
@@ -76,7 +78,7 @@ pub async fn handler(
     // A concurrent request for this id uses the same object key. So the file is deleted only if there is surely no row for it.
     if matches!(
         inserted,
-        Err(InsertError::Refused(Refusal::StorageFull { .. }))
+        Err(InsertError::Refused(AdmissionError::StorageFull { .. }))
     ) && let Err(error) = app.bucket.delete(&upload.file.object_key).await
     {
         tracing::warn!(%error, upload.id = %id, "A file without an upload stays in the bucket until it is swept");
@@ -86,5 +88,5 @@ pub async fn handler(
     if let Err(error) = app.bucket.delete(&raw).await {
         tracing::warn!(%error, upload.id = %id, "The original file of a direct upload stays in the bucket until it is swept");
     }
-    Ok(answered(&key, stored))
+    Ok(upload_response(&key, stored))
 }

@@ -5,18 +5,20 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::http::Uri;
 use axum::response::Response;
-use common::admission::Refusal;
-use common::files::uploading::Stored;
+use common::admission::AdmissionError;
+use common::files::uploading::StoreResult;
 use domain::id::UploadId;
 use domain::upload;
 
-use super::{InsertError, UploadQuery, UploadView, answered, answered_before, insert, store};
+use super::{
+    InsertError, UploadQuery, UploadView, answered_before, insert, store, upload_response,
+};
 use crate::app::App;
 use crate::auth::Tenant;
 use crate::base_url::BaseUrl;
 use crate::error::Result;
 use crate::extract::{AnyBody, Parameters};
-use crate::idempotency::Key;
+use crate::idempotency::IdempotencyKey;
 
 /// Upload an image
 ///
@@ -46,13 +48,13 @@ use crate::idempotency::Key;
 pub async fn handler(
     State(app): State<Arc<App>>,
     Tenant(tenant): Tenant,
-    key: Key,
+    key: IdempotencyKey,
     base: BaseUrl,
     uri: Uri,
     Parameters(query): Parameters<UploadQuery>,
     AnyBody(file): AnyBody,
 ) -> Result<Response> {
-    let name = query.check()?;
+    let name = query.into_valid_name()?;
     let request = key.request("POST", &uri.to_string(), &file);
     if key.sent
         && let Some(answer) = answered_before(&app, tenant, &request).await?
@@ -65,10 +67,10 @@ pub async fn handler(
     // After a database error the commit may have succeeded, and the row would need its file. If it did not, the file is swept later.
     if !matches!(
         inserted,
-        Ok(Stored::New(_)) | Err(InsertError::Refused(Refusal::Database(_)))
+        Ok(StoreResult::New(_)) | Err(InsertError::Refused(AdmissionError::Database(_)))
     ) && let Err(error) = app.bucket.delete(&upload::key(tenant, id)).await
     {
         tracing::warn!(%error, upload.id = %id, "A file without an upload stays in the bucket until it is swept");
     }
-    Ok(answered(&key, inserted?))
+    Ok(upload_response(&key, inserted?))
 }

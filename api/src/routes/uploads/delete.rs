@@ -1,11 +1,11 @@
-//! `DELETE /v1/uploads/{id}`: deletes an upload. From now on no job may name it; its file is deleted soon after, and a receipt says
+//! `DELETE /v1/uploads/{id}`: deletes an upload. From now on no job may name it. Its file is deleted soon after, and a receipt says
 //! when.
 
 use std::sync::Arc;
 
 use axum::extract::State;
 use axum::http::StatusCode;
-use common::files::uploading::{self, Removed};
+use common::files::uploading::{self, RemoveResult};
 use domain::id::UploadId;
 
 use crate::app::App;
@@ -36,9 +36,9 @@ pub async fn handler(
 ) -> Result<StatusCode> {
     let connection = app.connection(tenant).await?;
     match uploading::remove(&connection, tenant, id).await? {
-        Removed::Gone => Ok(StatusCode::NO_CONTENT),
-        Removed::Nothing => Err(Problem::no_such("upload", id)),
-        Removed::InUse(jobs) => {
+        RemoveResult::Gone => Ok(StatusCode::NO_CONTENT),
+        RemoveResult::NotFound => Err(Problem::no_such("upload", id)),
+        RemoveResult::InUse(jobs) => {
             let jobs = match jobs {
                 1 => "An open job needs it".to_owned(),
                 jobs => format!("{jobs} open jobs need it"),

@@ -1,6 +1,7 @@
 //! `POST /v1/uploads/direct`: gives a client a URL to put a file straight into the bucket, so that the API need not receive it.
 //!
-//! Nothing is written to the database: the key of the file follows from the id, and [`complete`](super::complete) makes the upload.
+//! Nothing is written to the database. The key of the file is derived from the id, and [`complete`](super::complete) makes the
+//! upload.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -67,9 +68,9 @@ pub async fn handler(
     State(app): State<Arc<App>>,
     Tenant(tenant): Tenant,
 ) -> Result<Json<DirectUpload>> {
-    app.owner.usable().await?;
+    app.owner.must_be_usable().await?;
     let mut transaction = database::begin_for(&app.pool, tenant).await?;
-    admission::check_storage_limit(&mut transaction, tenant, 1, &app.unpaid).await?;
+    admission::check_storage_limit(&mut transaction, tenant, 1, &app.free_limits).await?;
     transaction.commit().await?;
     let (id, now) = (UploadId::new(), clock::now());
     let key = upload::raw_key(tenant, id);

@@ -72,7 +72,7 @@ pub async fn handler(
     let after = query.starting_after;
     let uploads = storage::uploads::list(&mut transaction, tenant, after, limit + 1).await?;
     transaction.commit().await?;
-    // Signing links may take a while; the connection is not needed for it.
+    // Signing links may take some time, and needs no connection to Postgres.
     drop(connection);
     let Page { data, has_more } = Page::new(uploads, limit);
     let views = data

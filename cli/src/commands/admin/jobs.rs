@@ -17,8 +17,8 @@ use storage::jobs::Search;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::request::request;
-use crate::database::{connected, open_bucket};
+use super::request::idempotent_request;
+use crate::database::{open_bucket, with_connection};
 use crate::say;
 
 /// Selects the jobs that match all given conditions.
@@ -34,41 +34,44 @@ pub struct JobSelection {
     #[arg(long)]
     model: Option<String>,
     /// Jobs in this state.
-    #[arg(long, value_parser = state)]
+    #[arg(long, value_parser = parse_state)]
     state: Option<State>,
     /// Jobs with this outcome, named as in `docs/outcomes.md`.
-    #[arg(long, value_parser = class)]
+    #[arg(long, value_parser = parse_class)]
     outcome: Option<Class>,
     /// Jobs submitted at this time or later, such as 2026-11-22T18:00:00Z.
-    #[arg(long, value_parser = time)]
+    #[arg(long, value_parser = parse_time)]
     since: Option<OffsetDateTime>,
     /// Jobs submitted before this time.
-    #[arg(long, value_parser = time)]
+    #[arg(long, value_parser = parse_time)]
     before: Option<OffsetDateTime>,
     /// At most this many jobs, the newest.
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(i64).range(1..=1000))]
     limit: i64,
 }
 
-fn state(text: &str) -> Result<State, String> {
+/// Parses a state of jobs.
+fn parse_state(text: &str) -> Result<State, String> {
     text.parse().map_err(|_| {
         let known: Vec<&str> = State::ALL.iter().map(|state| state.as_str()).collect();
         format!("use one of {}", known.join(", "))
     })
 }
 
-fn class(text: &str) -> Result<Class, String> {
+/// Parses an outcome class.
+fn parse_class(text: &str) -> Result<Class, String> {
     text.parse()
         .map_err(|_| "there is no such outcome: docs/outcomes.md lists them".to_owned())
 }
 
-fn time(text: &str) -> Result<OffsetDateTime, String> {
+/// Parses a time in the form of RFC 3339.
+fn parse_time(text: &str) -> Result<OffsetDateTime, String> {
     OffsetDateTime::parse(text, &Rfc3339)
         .map_err(|_| "use a time like 2026-11-22T18:00:00Z".to_owned())
 }
 
 impl JobSelection {
-    /// The selected jobs; in one of `default_states` if no state is given. No states means all.
+    /// Finds the selected jobs. If no state is given, finds jobs in one of `default_states`; an empty list stands for all states.
     async fn find(
         &self,
         config: &Config,
@@ -89,11 +92,11 @@ impl JobSelection {
         };
         let search =
             async |pool: &PgPool| Ok(storage::jobs::search(pool, &search, self.limit).await?);
-        connected(config, data, DatabaseRole::Reader, search).await
+        with_connection(config, data, DatabaseRole::Reader, search).await
     }
 
-    /// The same, but an error if no job matches.
-    async fn find_some(
+    /// Does the same as [`Self::find`], but returns an error if no job matches.
+    async fn find_or_fail(
         &self,
         config: &Config,
         data: Option<&Path>,
@@ -124,14 +127,14 @@ pub(super) async fn timeline(
     job: JobId,
 ) -> anyhow::Result<()> {
     let timeline = async |pool: &PgPool| Ok(storage::operators::timeline(pool, job).await?);
-    let events = connected(config, data, DatabaseRole::Reader, timeline).await?;
+    let events = with_connection(config, data, DatabaseRole::Reader, timeline).await?;
     ensure!(!events.is_empty(), "there is no job {job}");
     for event in events {
         say!(
             "{}  {:9}  {}",
             event.at.format(&Rfc3339)?,
             event.of,
-            // Older rows may contain control characters: the details of calls were not always cleaned.
+            // Older rows may contain control characters, because earlier versions did not remove them from the details of calls.
             readable(&event.what, usize::MAX)
         )?;
     }
@@ -141,7 +144,7 @@ pub(super) async fn timeline(
 /// Lists the workers that have running jobs.
 pub(super) async fn workers(config: &Config, data: Option<&Path>) -> anyhow::Result<()> {
     let workers = async |pool: &PgPool| Ok(storage::jobs::by_worker(pool).await?);
-    for (worker, jobs) in connected(config, data, DatabaseRole::Reader, workers).await? {
+    for (worker, jobs) in with_connection(config, data, DatabaseRole::Reader, workers).await? {
         say!("{worker}  {jobs} jobs")?;
     }
     Ok(())
@@ -155,11 +158,13 @@ pub(super) async fn redrive(
     dry_run: bool,
     actor: Actor<'_>,
 ) -> anyhow::Result<()> {
-    let jobs = selection.find_some(config, data, &[State::Failed]).await?;
+    let jobs = selection
+        .find_or_fail(config, data, &[State::Failed])
+        .await?;
     let ((_, bucket), catalog) = (open_bucket(config, data)?, config.catalog()?);
     let order = OperatorRequest {
-        act: actor,
-        request: &request(None, "redrive")?,
+        actor,
+        request: &idempotent_request(None, "redrive")?,
     };
     let redrive = async |pool: &PgPool, job: &Job| {
         Ok(operator::redrive(pool, &bucket, &catalog, order, job).await?)
@@ -176,16 +181,16 @@ pub(super) async fn cancel(
     actor: Actor<'_>,
 ) -> anyhow::Result<()> {
     let open = [State::Queued, State::Running];
-    let jobs = selection.find_some(config, data, &open).await?;
+    let jobs = selection.find_or_fail(config, data, &open).await?;
     let order = OperatorRequest {
-        act: actor,
-        request: &request(None, "cancel")?,
+        actor,
+        request: &idempotent_request(None, "cancel")?,
     };
     let cancel = async |pool: &PgPool, job: &Job| Ok(operator::cancel(pool, order, job).await?);
     for_each(config, data, dry_run, &jobs, cancel).await
 }
 
-/// Does `action` to each job and prints its result; a dry run only lists the jobs. An error if every job was skipped.
+/// Does `action` to each job and prints its result. A dry run only lists the jobs. Returns an error if every job was skipped.
 async fn for_each(
     config: &Config,
     data: Option<&Path>,
@@ -200,23 +205,24 @@ async fn for_each(
         return Ok(());
     }
     let do_all = async |pool: &PgPool| {
-        let mut done = 0_usize;
+        let mut done_count = 0_usize;
         for job in jobs {
             let result = action(pool, job).await?;
-            done += usize::from(result.skipped.is_none());
+            done_count += usize::from(result.skipped.is_none());
             match (result.new, result.skipped) {
                 (_, Some(reason)) => say!("{}  skipped: {reason}", job.id)?,
                 (Some(new), None) => say!("{}  as {new}", job.id)?,
                 (None, None) => say!("{}  done", job.id)?,
             }
         }
-        Ok(done)
+        Ok(done_count)
     };
-    let done = connected(config, data, DatabaseRole::Api, do_all).await?;
-    ensure!(done > 0, "nothing was done: every job was skipped");
+    let done_count = with_connection(config, data, DatabaseRole::Api, do_all).await?;
+    ensure!(done_count > 0, "nothing was done: every job was skipped");
     Ok(())
 }
 
+/// A job as one line of a list.
 fn describe(job: &Job) -> String {
     let outcome = job.outcome.map_or("", Class::as_str);
     let at = job.created_at.format(&Rfc3339).unwrap_or_default();

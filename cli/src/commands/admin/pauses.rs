@@ -12,12 +12,13 @@ use sqlx::PgPool;
 use storage::database::DatabaseRole;
 use time::format_description::well_known::Rfc3339;
 
-use super::request::request;
+use super::request::idempotent_request;
 use crate::arguments::ReasonArgs;
-use crate::database::connected;
+use crate::database::with_connection;
 use crate::say;
 
-/// Pauses a scope. An empty scope must be confirmed by `everything`, and only an empty one.
+/// Pauses the jobs of a scope. An empty scope stands for all jobs, and `everything` must then confirm it. With any other scope,
+/// `everything` must not be set.
 pub(super) async fn pause(
     config: &Config,
     data: Option<&Path>,
@@ -27,11 +28,13 @@ pub(super) async fn pause(
     by: &str,
 ) -> anyhow::Result<()> {
     if (*scope == Scope::default()) != everything {
-        bail!("name --model, --tenant or --worker, or say --everything: not both");
+        bail!(
+            "to pause some jobs, name --model, --tenant or --worker; to pause all jobs, give only --everything"
+        );
     }
     let order = OperatorRequest {
-        act: reason.actor(by)?,
-        request: &request(None, "pause")?,
+        actor: reason.actor(by)?,
+        request: &idempotent_request(None, "pause")?,
     };
     let pause = async |pool: &PgPool| {
         let mut number = None;
@@ -42,13 +45,13 @@ pub(super) async fn pause(
         operator::pause(pool, order, scope, answer).await?;
         Ok(number)
     };
-    let id = connected(config, data, DatabaseRole::Api, pause).await?;
+    let id = with_connection(config, data, DatabaseRole::Api, pause).await?;
     let id = id.map(|id| id.to_string()).unwrap_or_default();
     say!("paused; `platen admin resume {id}` ends it")?;
     Ok(())
 }
 
-/// Ends a pause. An error if it has ended already or never existed.
+/// Ends a pause. Returns an error if the pause has ended already or never existed.
 pub(super) async fn resume(
     config: &Config,
     data: Option<&Path>,
@@ -56,11 +59,11 @@ pub(super) async fn resume(
     actor: Actor<'_>,
 ) -> anyhow::Result<()> {
     let order = OperatorRequest {
-        act: actor,
-        request: &request(None, "resume")?,
+        actor,
+        request: &idempotent_request(None, "resume")?,
     };
     let resume = async |pool: &PgPool| Ok(operator::resume(pool, order, pause).await?);
-    let resumed = connected(config, data, DatabaseRole::Api, resume).await?;
+    let resumed = with_connection(config, data, DatabaseRole::Api, resume).await?;
     ensure!(resumed.is_some(), "no pause {pause} stands");
     say!("resumed")?;
     Ok(())
@@ -69,7 +72,7 @@ pub(super) async fn resume(
 /// Lists the pauses that have not ended.
 pub(super) async fn list(config: &Config, data: Option<&Path>) -> anyhow::Result<()> {
     let pauses = async |pool: &PgPool| Ok(storage::operators::pauses(pool).await?);
-    for pause in connected(config, data, DatabaseRole::Reader, pauses).await? {
+    for pause in with_connection(config, data, DatabaseRole::Reader, pauses).await? {
         let tenant = pause.tenant.map(|tenant| tenant.to_string());
         let scope = [
             ("model", pause.model),

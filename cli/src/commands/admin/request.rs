@@ -1,16 +1,16 @@
-//! The idempotency of operators' actions.
+//! Idempotency keys for the actions of operators.
 
 use anyhow::ensure;
 use domain::id::RequestId;
 use domain::idempotency::{self, Request};
 
-/// A request that is done once for each idempotency key. Without a key it gets a new one, so it is never a repetition.
-/// `subject` must be the same when a key is repeated.
+/// Makes a request that takes effect once per idempotency key. Without `key` the request gets a new key, so it is never a
+/// repetition. If a key is repeated, `command` must be the same as the first time.
 ///
 /// # Errors
 ///
-/// The key is not 1 to 255 visible ASCII characters.
-pub(super) fn request(key: Option<String>, subject: &str) -> anyhow::Result<Request> {
+/// Returns an error if the key does not have 1 to 255 visible ASCII characters.
+pub(super) fn idempotent_request(key: Option<String>, command: &str) -> anyhow::Result<Request> {
     let key = key.unwrap_or_else(|| RequestId::new().0.to_string());
     let is_usable =
         (1..=255).contains(&key.len()) && key.bytes().all(|byte| byte.is_ascii_graphic());
@@ -20,6 +20,6 @@ pub(super) fn request(key: Option<String>, subject: &str) -> anyhow::Result<Requ
     );
     Ok(Request {
         key,
-        hash: idempotency::request_hash("platen admin", subject, b""),
+        hash: idempotency::request_hash("platen admin", command, b""),
     })
 }

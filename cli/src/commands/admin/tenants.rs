@@ -5,18 +5,18 @@ use std::path::Path;
 use anyhow::ensure;
 use common::config::Config;
 use common::people::operator;
-use common::people::operator::once::{OperatorRequest, Replied};
+use common::people::operator::once::{OperatorReply, OperatorRequest};
 use domain::credits::Credits;
 use domain::id::TenantId;
 use domain::operator::Actor;
 use sqlx::PgPool;
 use storage::database::DatabaseRole;
 
-use super::request::request;
-use crate::database::connected;
+use super::request::idempotent_request;
+use crate::database::with_connection;
 use crate::say;
 
-/// Freezes a tenant, or ends that. An error if the tenant is in that state already.
+/// Freezes a tenant, or unfreezes it. Returns an error if the tenant is in the wanted state already.
 pub(super) async fn freeze(
     config: &Config,
     data: Option<&Path>,
@@ -25,11 +25,11 @@ pub(super) async fn freeze(
     frozen: bool,
 ) -> anyhow::Result<()> {
     let order = OperatorRequest {
-        act: actor,
-        request: &request(None, "freeze")?,
+        actor,
+        request: &idempotent_request(None, "freeze")?,
     };
     let freeze = async |pool: &PgPool| Ok(operator::freeze(pool, order, tenant, frozen).await?);
-    let (_, has_changed) = connected(config, data, DatabaseRole::Api, freeze).await?;
+    let (_, has_changed) = with_connection(config, data, DatabaseRole::Api, freeze).await?;
     let state = if frozen { "not active" } else { "not frozen" };
     ensure!(has_changed, "nothing was done: tenant {tenant} is {state}");
     say!("{}", if frozen { "frozen" } else { "not frozen" })?;
@@ -39,12 +39,12 @@ pub(super) async fn freeze(
 /// How many credits to give to a tenant, or to take from it.
 pub(super) struct Adjustment {
     pub(super) tenant: TenantId,
-    /// Negative to take credits.
+    /// Credits to give; a negative number takes credits.
     pub(super) credits: i64,
     pub(super) idempotency_key: Option<String>,
 }
 
-/// Adjusts the credits of a tenant, once for each idempotency key.
+/// Adjusts the credits of a tenant, once per idempotency key.
 pub(super) async fn adjust(
     config: &Config,
     data: Option<&Path>,
@@ -56,18 +56,18 @@ pub(super) async fn adjust(
         credits,
         idempotency_key,
     } = adjustment;
-    let subject = format!("adjust {tenant} {credits}");
+    let command = format!("adjust {tenant} {credits}");
     let order = OperatorRequest {
-        act: actor,
-        request: &request(idempotency_key, &subject)?,
+        actor,
+        request: &idempotent_request(idempotency_key, &command)?,
     };
     let amount = Credits::new(i64::try_from(credits.unsigned_abs())?)?;
     ensure!(!amount.is_zero(), "say how many credits: not 0");
     let adjust =
         async |pool: &PgPool| Ok(operator::adjust(pool, order, tenant, amount, credits > 0).await?);
-    match connected(config, data, DatabaseRole::Api, adjust).await? {
-        Replied::New(_) => say!("adjusted by {credits}")?,
-        Replied::Repeated(_) => {
+    match with_connection(config, data, DatabaseRole::Api, adjust).await? {
+        OperatorReply::New(_) => say!("adjusted by {credits}")?,
+        OperatorReply::Repeated(_) => {
             say!("adjusted by {credits} before, under this key: nothing was done now")?;
         }
     }

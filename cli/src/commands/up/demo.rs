@@ -1,4 +1,4 @@
-//! The demo tenant: 1,000 credits and a key, created at the first start and found again at every other.
+//! The demo tenant: 1,000 credits and a key, created at the first start and used again at every later start.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -14,6 +14,7 @@ use servers::secrets;
 use sqlx::PgPool;
 use storage::database::{self, DatabaseRole};
 
+/// Credits that the demo tenant gets.
 const CREDITS: i64 = 1_000;
 
 /// The demo tenant, for the output of `platen up`.
@@ -45,7 +46,7 @@ impl Demo {
                 .map(|tenant| (key, tenant)),
             None => None,
         };
-        // If the database does not know the key, the file is left from another database.
+        // If the database does not know the key, the file belongs to an earlier database.
         let (key, tenant) = match known {
             Some(known) => known,
             None => create(&pool, &file).await?,
@@ -68,6 +69,7 @@ impl Demo {
     }
 }
 
+/// Creates the demo tenant, its credits and its key, and writes the key to `file`.
 async fn create(pool: &PgPool, file: &Path) -> anyhow::Result<(ApiKey, TenantId)> {
     let actor = Actor {
         by: "platen up",

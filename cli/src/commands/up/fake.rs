@@ -4,20 +4,20 @@ use common::config::Config;
 
 /// A running server that fakes every vendor. Dropping it stops it.
 pub(super) struct Fake {
-    /// Its base URL.
+    /// The base URL of the server.
     pub(super) url: String,
     #[cfg(feature = "fakes")]
     _server: fakes::Fake,
 }
 
-/// Starts the fake vendors and adds them to the configuration; `None` if a real vendor is configured.
+/// Starts the fake vendors and adds them to the configuration. Returns `None` if a real vendor is configured.
 #[cfg(feature = "fakes")]
 pub(super) async fn start(config: &mut Config) -> anyhow::Result<Option<Fake>> {
     if has_real_vendor(config) {
         return Ok(None);
     }
     let server = fakes::Fake::start(fakes::Options::default()).await?;
-    // Milliseconds. A real model is slow too, and a demo should show every state of a job.
+    // The latency is in milliseconds. It makes every state of a job visible in a demo, as with a real model.
     server.faults().latency(300..=700);
     let url = server.base_url();
     config.providers.fake = Some(url.clone());
@@ -29,7 +29,10 @@ pub(super) async fn start(config: &mut Config) -> anyhow::Result<Option<Fake>> {
 
 /// Requires a real vendor, because this build has no fakes.
 #[cfg(not(feature = "fakes"))]
-#[expect(clippy::unused_async, reason = "the build with fakes waits for one")]
+#[expect(
+    clippy::unused_async,
+    reason = "the build with fakes awaits its server"
+)]
 pub(super) async fn start(config: &mut Config) -> anyhow::Result<Option<Fake>> {
     anyhow::ensure!(
         has_real_vendor(config),

@@ -2,8 +2,8 @@
 //!
 //! Credentials are found as Google's own clients find them: a file that
 //! `GOOGLE_APPLICATION_CREDENTIALS` names, those of `gcloud`, or the machine's service account. A
-//! customer's own encryption key (CMEK) is set as the default of the bucket: objects that are
-//! written without a key get it.
+//! customer's own encryption key (CMEK) is set as the default of the bucket. Objects that are
+//! written without a key are encrypted with it.
 
 use object_store::ClientOptions;
 use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
@@ -12,8 +12,9 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::{BadAddress, is_loopback, retries};
 
-/// A key as it must be in the path of a link: percent-encoded, except the characters that Google's
-/// own signer leaves. `object_store` 0.14.2 encodes keys in its requests, but not in its links.
+/// The form of a key in the path of a link: percent-encoded, except the characters that Google's
+/// own signer does not encode. `object_store` 0.14.2 encodes keys in its requests, but not in its
+/// links.
 pub(super) fn escaped(key: &Key) -> Key {
     const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
         .remove(b'-')
@@ -22,13 +23,13 @@ pub(super) fn escaped(key: &Key) -> Key {
         .remove(b'~')
         .remove(b'/');
     let escaped = utf8_percent_encode(key.as_ref(), ESCAPED).to_string();
-    Key::parse(escaped).expect("the escaped form of a key is one")
+    Key::parse(escaped).expect("the escaped form of a key is a key")
 }
 
 /// The settings of a bucket from Google's variables.
 ///
 /// # Errors
-/// `STORAGE_EMULATOR_HOST` is another machine and not encrypted.
+/// Returns an error if `STORAGE_EMULATOR_HOST` names another machine without encryption.
 pub(super) fn builder(
     bucket: &str,
     variables: impl Iterator<Item = (String, String)>,
@@ -48,7 +49,7 @@ pub(super) fn builder(
     let Some(emulator) = emulator else {
         return Ok(builder);
     };
-    // With or without a scheme, as Google's clients accept it.
+    // The variable may have a scheme or not, as for Google's own clients.
     let emulator = if emulator.contains("://") {
         emulator
     } else {
@@ -62,7 +63,8 @@ pub(super) fn builder(
         }
         builder = builder.with_client_options(ClientOptions::new().with_allow_http(true));
     }
-    // An emulator accepts any token; without one the metadata server would be asked for it.
+    // An emulator accepts any token. Without a token here, the client would ask Google's metadata
+    // server for one.
     Ok(builder
         .with_bearer_token("emulated")
         .with_base_url(emulator.trim_end_matches('/')))

@@ -7,7 +7,8 @@ use super::{BadAddress, is_loopback, retries};
 /// The settings of a bucket from the variables of AWS.
 ///
 /// # Errors
-/// The endpoint is another machine, not encrypted, and that is not allowed.
+/// Returns an error if the endpoint is on another machine, has no encryption, and `AWS_ALLOW_HTTP`
+/// does not allow that.
 pub(super) fn builder(
     bucket: &str,
     variables: impl Iterator<Item = (String, String)>,
@@ -19,7 +20,7 @@ pub(super) fn builder(
         let Ok(key) = name.to_ascii_lowercase().parse::<AmazonS3ConfigKey>() else {
             continue;
         };
-        // The special endpoint wins over the general one, as in AWS's own programs.
+        // The endpoint for S3 has priority over the general endpoint, as in AWS's own programs.
         match name.as_str() {
             "AWS_ENDPOINT_URL_S3" => endpoint = Some(value.clone()),
             "AWS_ENDPOINT_URL" | "AWS_ENDPOINT" => {
@@ -42,7 +43,7 @@ pub(super) fn builder(
     }
     Ok(builder
         .with_bucket_name(bucket)
-        // No key is written twice: a store that cannot guarantee that is not usable.
+        // No key is written twice. A store that cannot guarantee this is not usable.
         .with_conditional_put(S3ConditionalPut::ETagMatch)
         .with_retry(retries()))
 }
@@ -58,7 +59,7 @@ pub(super) fn url(builder: &AmazonS3Builder) -> String {
     if let Some(endpoint) = endpoint {
         endpoint
     } else if is_on(AmazonS3ConfigKey::S3Express) {
-        // A directory bucket is named name--zone--x-s3.
+        // The name of a directory bucket is name--zone--x-s3.
         let zone = bucket.rsplit("--").nth(1).unwrap_or_default();
         format!("https://{bucket}.s3express-{zone}.{region}.amazonaws.com")
     } else if is_on(AmazonS3ConfigKey::VirtualHostedStyleRequest) {

@@ -33,7 +33,7 @@ impl Failure {
         let detail = readable(detail.as_ref(), MAX_DETAIL_LENGTH);
         let is_for_customer = class == Class::ProviderInvalid && !detail.is_empty();
         let reason = is_for_customer.then(|| {
-            let words = class.plain_words();
+            let words = class.customer_message();
             let problem = readable(&detail, MAX_PROVIDER_MESSAGE_LENGTH);
             let problem = problem.trim_end_matches('.');
             format!("{words} What was wrong: {problem}.")
@@ -79,15 +79,15 @@ impl Failure {
         let Some(message) = message.filter(|message| !message.is_empty()) else {
             return self;
         };
-        let words = self.class.plain_words();
+        let words = self.class.customer_message();
         self.because(format!("{words} The model said: {message}"))
     }
 
     /// What the customer is told: the reason, or else the class's own words.
-    pub fn plain_words(&self) -> &str {
+    pub fn customer_message(&self) -> &str {
         self.reason
             .as_deref()
-            .unwrap_or_else(|| self.class.plain_words())
+            .unwrap_or_else(|| self.class.customer_message())
     }
 }
 
@@ -98,23 +98,29 @@ mod tests {
     #[test]
     fn only_refusals_quote_the_provider() {
         let refused = Failure::new(Class::Refused, "").with_provider_message(Some("No."));
-        assert!(refused.plain_words().ends_with("The model said: No."));
+        assert!(refused.customer_message().ends_with("The model said: No."));
         let fault = Failure::new(Class::ProviderFault, "").with_provider_message(Some("No."));
-        assert_eq!(fault.plain_words(), Class::ProviderFault.plain_words());
+        assert_eq!(
+            fault.customer_message(),
+            Class::ProviderFault.customer_message()
+        );
     }
 
     #[test]
     fn the_customer_reads_what_was_wrong_with_an_answer() {
-        let words = Class::ProviderInvalid.plain_words();
+        let words = Class::ProviderInvalid.customer_message();
         let invalid = Failure::new(Class::ProviderInvalid, "the JPEG file is cut off.");
         let expected = format!("{words} What was wrong: the JPEG file is cut off.");
-        assert_eq!(invalid.plain_words(), expected);
+        assert_eq!(invalid.customer_message(), expected);
         assert_eq!(
-            Failure::new(Class::ProviderInvalid, "").plain_words(),
+            Failure::new(Class::ProviderInvalid, "").customer_message(),
             words
         );
         let internal = Failure::new(Class::Internal, "/srv/bucket is full");
-        assert_eq!(internal.plain_words(), Class::Internal.plain_words());
+        assert_eq!(
+            internal.customer_message(),
+            Class::Internal.customer_message()
+        );
     }
 
     #[test]
@@ -125,7 +131,7 @@ mod tests {
             Failure::new(Class::ProviderInvalid, &message),
             Failure::new(Class::Unknown, &message).because(&message),
         ] {
-            for text in [&failure.detail, failure.plain_words()] {
+            for text in [&failure.detail, failure.customer_message()] {
                 assert!(text.contains("No. xxx") && text.contains('…'), "{text}");
                 assert!(!text.contains(['\u{202E}', '\u{7}', '\n']), "{text}");
                 assert!(text.chars().count() <= MAX_DETAIL_LENGTH);

@@ -9,20 +9,21 @@ local lane_ttl = ARGV[6]
 local tenant_name = ARGV[7]
 
 ensure_sorted_set(closed_key)
--- The lane itself comes first: what stops everybody stops this tenant, too.
+-- The lane itself is checked first. If it is unavailable for all tenants, it is unavailable for
+-- this tenant, too.
 local lane = load_lane(lane_key, calls_key, first_limit)
 if lane.wait > 0 then return {lane.wait, lane.why} end
 local tenant = load_tenant(tenant_key, tenant_calls_key, lane)
 if tenant.wait > 0 then return {tenant.wait, tenant.why} end
--- A tenant that helped to open the breaker probes last: for one second the probe is left to others.
--- Otherwise a prompt that breaks the model would be the probe each time.
+-- For one second, only tenants that did not help to open the breaker may probe. Otherwise a prompt
+-- that makes the model fail could be the probe each time.
 if lane.circuit_open and tenant.circuit_open and now < lane.blocked_until + 1000 then
   return {math.ceil(lane.blocked_until + 1000 - now), lane.cause}
 end
 -- Too soon after the last call: calls are spread evenly.
 if lane.gap_left > 0 then return {math.ceil(lane.gap_left), 'full'} end
--- A retry takes one from the budget, which grows by one in two seconds and with each success. It is
--- charged last, so a call that is refused for another reason costs nothing.
+-- A retry takes one from the budget, which grows by one in two seconds and also with each success.
+-- The budget is checked last, so a call that is refused for another reason takes nothing from it.
 if is_retry then
   local stored = redis.call('HMGET', lane_key, 'budget', 'budget_at')
   local saved = read_number(lane_key, 'budget', stored[1], max_budget, 0, max_budget)

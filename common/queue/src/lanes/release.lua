@@ -1,4 +1,4 @@
--- Reports the end of a call: takes it off its lane, and adapts the lane to how it ended.
+-- Reports the end of a call: removes it from its lane, and adapts the lane to how it ended.
 local lane_key, calls_key, tenant_key, tenant_calls_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local closed_key, strikers_key = KEYS[5], KEYS[6]
 local call_id, first_limit = ARGV[1], ARGV[2]
@@ -24,7 +24,7 @@ local tenant = load_tenant(tenant_key, tenant_calls_key, lane)
 redis.call('ZREM', tenant_calls_key, call_id)
 -- A call that Redis has forgotten counts as one that began just now.
 local began_at = tonumber(stops_counting_at or now + call_ttl) - call_ttl
--- The probe has ended, whatever came of it: another call may probe.
+-- The probe has ended, whatever its outcome was. Another call may probe.
 if redis.call('HGET', lane_key, 'probe') == call_id then redis.call('HDEL', lane_key, 'probe') end
 if redis.call('HGET', tenant_key, 'probe') == call_id then
   redis.call('HDEL', tenant_key, 'probe')
@@ -37,7 +37,8 @@ if class == '' then return 1 end
 local function backoff(min, max, times)
   return math.floor(math.min(tonumber(max), tonumber(min) * 2 ^ (times - 1)))
 end
--- Makes the lane unavailable, each time in a row for longer. `field` counts the times.
+-- Makes the lane unavailable, for longer each time in a row. `field` counts how often this happened
+-- in a row.
 local function pause_lane(min, max, field)
   local times = read_count(lane_key, field, redis.call('HGET', lane_key, field), 60) + 1
   redis.call('HSET', lane_key, field, times)
@@ -48,46 +49,49 @@ end
 
 -- Throttled: multiplicative decrease.
 if class == 'throttled' then
-  -- Calls that began before the last cut were made under the old limit: they must not cut again,
-  -- or one overload would cut as often as there were calls in flight.
+  -- Calls that began before the last cut were made under the old limit. They must not cut the limit
+  -- again, or one overload would cut it once for each call in flight.
   if began_at >= (lane.cut_at or 0) then
     redis.call('HSET', lane_key, 'limit', math.max(1, lane.limit * cut_percent / 100), 'cut', now)
-    -- The limit cannot fall below one call: the lane pauses instead.
+    -- The limit cannot fall below one call, so the lane pauses instead.
     if lane.limit * cut_percent < 100 then pause_lane(min_pause, max_pause, 'pauses') end
   end
-  -- The provider's own hint (`Retry-After`) holds, whatever the limit is.
+  -- The provider's own hint (`Retry-After`) is followed, whatever the limit is.
   if retry_after > 0 then
     redis.call('HSET', lane_key, 'until', math.max(lane.blocked_until, now + retry_after), 'why', class)
     redis.call('HSETNX', lane_key, 'since', now)
   end
--- Success: closes the circuit breaker, forgets strikes, additive increase.
+-- Success: closes the circuit breaker, resets the strikes, and raises the limit (additive
+-- increase).
 elseif strikes == 0 then
   redis.call('HDEL', lane_key, 'strikes', 'broken', 'probe', 'openings', 'pauses', 'since')
   redis.call('DEL', tenant_key, strikers_key)
   redis.call('ZREM', closed_key, tenant_name)
-  -- When a forgotten call began is not known, so it teaches nothing about durations.
+  -- If Redis has forgotten the call, the time at which it began is not known, and so neither is its
+  -- duration.
   if stops_counting_at then
     local took = lane.took or now - began_at
     redis.call('HSET', lane_key, 'took', took * 0.8 + (now - began_at) * 0.2)
   end
   local budget = read_number(lane_key, 'budget', redis.call('HGET', lane_key, 'budget'), max_budget, 0, max_budget)
   redis.call('HSET', lane_key, 'budget', math.min(max_budget, budget + retry_credit))
-  -- A limit that is not used proves nothing, so it grows only where half of it was in flight.
-  -- Before the first cut it grows by one for each success; afterwards by one in a full round of
-  -- calls.
+  -- The limit grows only if at least half of it was in flight, because a success below that does
+  -- not show that a higher limit works. Before the first cut the limit grows by one for each
+  -- success. Afterwards it grows by one for each full round of calls.
   if lane.in_flight * 2 >= lane.limit then
     local step = 1
     if lane.cut_at then step = 1 / lane.limit end
     redis.call('HSET', lane_key, 'limit', math.min(2000, lane.limit + step))
   end
--- Strikes: enough of them in a row open the circuit breaker.
+-- Failure: strikes are counted, and enough strikes in a row open the circuit breaker.
 else
   local against_lane = strikes
   if may_be_the_request then
     -- All strikes count against the tenant, so its own breaker opens first.
     local own_strikes = tenant.strikes + strikes
     redis.call('HSET', tenant_key, 'strikes', own_strikes)
-    -- A breaker that is open already stays as it is: late ends must not prolong it.
+    -- A breaker that is open already stays as it is, because late ends of calls must not keep it
+    -- open longer.
     if own_strikes >= strikes_out and (tenant.blocked_until <= now or not tenant.circuit_open) then
       local times = tenant.openings + 1
       local open_until = now + backoff(min_open, max_open, times)
@@ -100,8 +104,8 @@ else
       redis.call('PEXPIRE', closed_key, lane_ttl)
     end
     redis.call('PEXPIRE', tenant_key, tenant_ttl)
-    -- One tenant gives at most half of the strikes that open the lane's breaker, whatever it asks
-    -- for: so it takes two tenants to make the lane unavailable for all.
+    -- One tenant gives at most half of the strikes that open the lane's breaker, whatever it
+    -- requests. So it takes two tenants to make the lane unavailable for all.
     local given = read_count(strikers_key, tenant_name, read_fields(strikers_key, tenant_name)[1], 1000)
     against_lane = math.max(0, math.min(strikes, strikes_out / 2 - given))
     if against_lane > 0 then
@@ -111,7 +115,8 @@ else
   end
   local lane_strikes = read_count(lane_key, 'strikes', redis.call('HGET', lane_key, 'strikes'), 1000) + against_lane
   redis.call('HSET', lane_key, 'strikes', lane_strikes)
-  -- As for the tenant: late ends do not prolong an open breaker. A failed probe opens it again.
+  -- As for the tenant, late ends of calls do not keep an open breaker open longer. A failed probe
+  -- opens it again.
   if lane_strikes >= strikes_out and (lane.blocked_until <= now or not lane.circuit_open) then
     redis.call('HSET', lane_key, 'broken', 1)
     pause_lane(min_open, max_open, 'openings')

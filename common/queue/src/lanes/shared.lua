@@ -48,13 +48,14 @@ local function read_number(key, field, text, default, min, max)
   local value = tonumber(text)
   -- Every comparison with NaN is false, so NaN does not return here.
   if value and value >= min and value <= max then return value end
-  -- A limit is moved to its nearest bound: the default could be far from what the lane had learned.
+  -- A limit is set to its nearest bound, because the default could be far from the limit that suits
+  -- the provider.
   if field ~= 'limit' or not value or value ~= value then value = default
   else value = math.max(min, math.min(max, value)) end
   if value then redis.call('HSET', key, field, value) else redis.call('HDEL', key, field) end
   local corrected = redis.call('HGET', key, 'corrected')
   if not corrected then redis.call('HSET', key, 'corrected', field)
-  -- Bounded: planting values again and again must not grow the hash.
+  -- The text is bounded, so that values that are planted again and again do not let the hash grow.
   elseif #corrected < 200 then redis.call('HSET', key, 'corrected', corrected .. ' ' .. field) end
   return value
 end
@@ -73,9 +74,9 @@ end
 -- Counts the calls in flight, after removing those that no longer count.
 local function count_in_flight(calls_key)
   ensure_sorted_set(calls_key)
-  -- Nobody reported their end in time: their worker died.
+  -- Nobody reported the end of these calls in time, so their worker died.
   redis.call('ZREMRANGEBYSCORE', calls_key, '-inf', now)
-  -- No model may take two hours: the value was planted, or the clock was set back.
+  -- No model may take two hours, so the value was planted, or the clock was set back.
   redis.call('ZREMRANGEBYSCORE', calls_key, '(' .. now + 2 * HOUR, '+inf')
   return redis.call('ZCARD', calls_key)
 end
@@ -95,14 +96,15 @@ local function load_lane(lane_key, calls_key, first_limit)
   -- A clock that was set back must not keep a lane unavailable for the whole jump.
   if lane.blocked_until > now + HOUR then lane.blocked_until = now end
   -- Calls are spread evenly only after the first cut: a provider that counts calls per second
-  -- refuses a burst. 0.7: calls may start a little faster than they end, so the limit can be
-  -- reached.
+  -- refuses a burst. The factor 0.7 lets calls start a little faster than they end, so that the
+  -- limit can be reached.
   if lane.cut_at and lane.took then
     lane.gap = math.min(60000, lane.took / lane.limit * 0.7)
     local last = read_number(lane_key, 'last', stored[8], 0, 0, now + 60000)
     lane.gap_left = math.min(lane.gap, last + lane.gap - now)
   end
-  -- A probe whose worker died leaves the sorted set by itself; then another call may probe.
+  -- If the worker of a probe died, its call is removed from the sorted set after a time, and
+  -- another call may probe.
   local is_probed = lane.circuit_open and stored[5] and redis.call('ZSCORE', calls_key, stored[5])
   -- Paused, or the circuit breaker is open.
   if lane.blocked_until > now then lane.wait = math.ceil(lane.blocked_until - now)
@@ -110,7 +112,7 @@ local function load_lane(lane_key, calls_key, first_limit)
   elseif is_probed then lane.wait = 500
   -- Full: a call may end at any moment.
   elseif lane.in_flight >= math.floor(lane.limit) then lane.wait, lane.why = 50, 'full'
-  -- The gap to the last call is long; a short one is the business of `acquire` alone.
+  -- The gap to the last call is long. A short gap is checked only by `acquire`.
   elseif lane.gap_left > 1000 then lane.wait, lane.why = math.ceil(lane.gap_left), 'full'
   else lane.wait = 0 end
   return lane
@@ -126,12 +128,12 @@ local function load_tenant(tenant_key, calls_key, lane)
     strikes = read_count(tenant_key, 'strikes', stored[5], 1000),
     openings = read_count(tenant_key, 'openings', stored[6], 60),
     in_flight = count_in_flight(calls_key) }
-  -- As for the lane: a clock that was set back.
+  -- As for the lane, a clock that was set back must not block the tenant for long.
   if tenant.blocked_until > now + HOUR then tenant.blocked_until = now end
   local share = math.max(1, math.floor(lane.limit) - math.floor(lane.limit / 8))
   -- The circuit breaker is open for this tenant.
   if tenant.blocked_until > now then tenant.wait = math.ceil(tenant.blocked_until - now)
-  -- Half-open: one of its calls probes.
+  -- Half-open: one of the tenant's calls probes.
   elseif tenant.circuit_open and stored[4] and redis.call('ZSCORE', calls_key, stored[4]) then tenant.wait = 500
   -- The tenant has used its share of the lane.
   elseif tenant.in_flight >= share then tenant.wait, tenant.why = 50, 'full'

@@ -5,18 +5,18 @@ local states = {}
 for i = 1, #KEYS, 3 do
   local lane_key, calls_key, closed_key = KEYS[i], KEYS[i + 1], KEYS[i + 2]
   local lane = load_lane(lane_key, calls_key, first_limit)
-  -- Deleted as soon as it is read: each correction is logged once.
+  -- The field is deleted as soon as it is read, so that each correction is logged only once.
   local corrected = redis.call('HGET', lane_key, 'corrected')
   if corrected then redis.call('HDEL', lane_key, 'corrected') end
   local tenants = {}
   ensure_sorted_set(closed_key)
-  -- Those whose time is not over, the longest first.
+  -- Tenants for whom the lane is still unavailable, the longest time first.
   local members = redis.call('ZRANGE', closed_key, '+inf', '(' .. now, 'BYSCORE', 'REV', 'LIMIT', 0, max_closed, 'WITHSCORES')
   for j = 1, #members, 2 do
     local name, blocked_until = members[j], tonumber(members[j + 1])
     local stored = read_fields(lane_key .. tenant_infix .. name, 'why', 'since')
     local wait = math.min(2 * HOUR, math.ceil(blocked_until - now))
-    -- Only read, never corrected: `load_tenant` does not use it.
+    -- This value is only read and never corrected, because `load_tenant` does not use it.
     local since = math.floor(tonumber(stored[2] or 0) or 0)
     if since < 0 or since > now + HOUR then since = 0 end
     table.insert(tenants, {name, wait, stored[1] or '', since})

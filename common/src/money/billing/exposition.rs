@@ -176,7 +176,7 @@ impl Metrics {
 /// Adds a sum to a counter. A negative sum is an error in the data (I15): it is logged and left
 /// out.
 fn add(counter: &IntCounterVec, labels: &[&str], column: &'static str, sum: i64) {
-    match RowId::new("billing", labels.join("/")).fits(column, sum) {
+    match RowId::new("billing", labels.join("/")).convert(column, sum) {
         Ok(sum) => counter.with_label_values(labels).inc_by(sum),
         Err(error) => tracing::error!(%error, "A sum of billing is left out of the metrics"),
     }

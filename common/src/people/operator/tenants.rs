@@ -16,9 +16,9 @@ use domain::retention::{Purpose, Retention};
 use domain::tenant::ApiKey;
 use storage::{database, operators};
 
-/// Why an action was refused. Nothing was done, and nothing recorded.
+/// Why an action failed. Nothing was done, and no audit entry was written.
 #[derive(Debug, thiserror::Error)]
-pub enum Refusal {
+pub enum TenantError {
     /// The tenant does not exist.
     #[error("there is no tenant {0}")]
     NoTenant(TenantId),
@@ -33,7 +33,7 @@ pub enum Refusal {
         tenant: TenantId,
         /// The source.
         source_id: String,
-        /// How much that grant was.
+        /// The amount of that grant.
         amount: Credits,
         /// When it was given.
         at: OffsetDateTime,
@@ -73,8 +73,8 @@ pub enum Refusal {
 /// Adds a tenant with an empty wallet.
 ///
 /// # Errors
-/// The database failed.
-pub async fn add(pool: &PgPool, actor: Actor<'_>, name: &str) -> Result<TenantId, Refusal> {
+/// Returns an error if Postgres fails.
+pub async fn add(pool: &PgPool, actor: Actor<'_>, name: &str) -> Result<TenantId, TenantError> {
     let tenant = TenantId::new();
     let mut transaction = database::begin_for(pool, tenant).await?;
     storage::tenants::insert(&mut transaction, tenant, name).await?;
@@ -90,16 +90,16 @@ pub async fn add(pool: &PgPool, actor: Actor<'_>, name: &str) -> Result<TenantId
     Ok(tenant)
 }
 
-/// Creates an API key for a tenant. The audit entry names its public part only.
+/// Creates an API key for a tenant. The audit entry names only the public part of the key.
 ///
 /// # Errors
-/// The tenant does not exist, or the database failed.
+/// Returns an error if the tenant does not exist, or if Postgres fails.
 pub async fn add_key(
     pool: &PgPool,
     actor: Actor<'_>,
     tenant: TenantId,
     name: &str,
-) -> Result<ApiKey, Refusal> {
+) -> Result<ApiKey, TenantError> {
     let key = ApiKey::generate();
     let mut transaction = database::begin_for(pool, tenant).await?;
     must_exist(&mut transaction, tenant).await?;
@@ -113,17 +113,18 @@ pub async fn add_key(
 /// Revokes an API key: it is refused from now on.
 ///
 /// # Errors
-/// The tenant has no such key, or it was revoked before; or the database failed.
+/// Returns an error if the tenant has no such key, if the key was revoked before, or if Postgres
+/// fails.
 pub async fn revoke_key(
     pool: &PgPool,
     actor: Actor<'_>,
     tenant: TenantId,
     key: &str,
-) -> Result<(), Refusal> {
+) -> Result<(), TenantError> {
     let mut transaction = database::begin_for(pool, tenant).await?;
     if !storage::tenants::revoke_key(&mut transaction, tenant, key).await? {
         let key = key.to_owned();
-        return Err(Refusal::NoKey { tenant, key });
+        return Err(TenantError::NoKey { tenant, key });
     }
     record(
         &mut transaction,
@@ -139,26 +140,26 @@ pub async fn revoke_key(
 /// Gives promotional credits, once for each source.
 ///
 /// # Errors
-/// The tenant does not exist, has a grant from this source, or would have too many credits; or the
-/// database failed.
+/// Returns an error if the tenant does not exist, already has a grant from this source, or would
+/// have too many credits, or if Postgres fails.
 pub async fn grant(
     pool: &PgPool,
     actor: Actor<'_>,
     tenant: TenantId,
     source: &str,
     amount: Credits,
-) -> Result<GrantId, Refusal> {
+) -> Result<GrantId, TenantError> {
     let grant = GrantId::new();
     let mut transaction = database::begin_for(pool, tenant).await?;
     let wallet = storage::ledger::lock_wallet(&mut transaction, tenant)
         .await?
-        .ok_or(Refusal::NoTenant(tenant))?;
+        .ok_or(TenantError::NoTenant(tenant))?;
     if amount > Credits::MAX_TRANSFER {
         return Err(CreditLimitError::Moved.into());
     }
     if !storage::ledger::insert_promo(&mut transaction, tenant, grant, source, amount).await? {
-        let (amount, at) = storage::ledger::given_by(&mut transaction, tenant, source).await?;
-        return Err(Refusal::GivenBefore {
+        let (amount, at) = storage::ledger::promo_from(&mut transaction, tenant, source).await?;
+        return Err(TenantError::GivenBefore {
             tenant,
             source_id: source.to_owned(),
             amount,
@@ -173,16 +174,17 @@ pub async fn grant(
     Ok(grant)
 }
 
-/// Sets a tenant's weight, 1 to 100: its share of a worker is so many times that of others.
+/// Sets a tenant's weight, 1 to 100. Its share of a worker is this many times the share of a tenant
+/// with weight 1.
 ///
 /// # Errors
-/// The tenant does not exist, or the database failed.
+/// Returns an error if the tenant does not exist, or if Postgres fails.
 pub async fn set_weight(
     pool: &PgPool,
     actor: Actor<'_>,
     tenant: TenantId,
     weight: u8,
-) -> Result<(), Refusal> {
+) -> Result<(), TenantError> {
     let mut transaction = database::begin_for(pool, tenant).await?;
     must_exist(&mut transaction, tenant).await?;
     storage::tenants::set_weight(&mut transaction, tenant, weight).await?;
@@ -191,16 +193,16 @@ pub async fn set_weight(
     Ok(transaction.commit().await?)
 }
 
-/// Sets how long a tenant's files and prompts are kept: those that exist, and new ones.
+/// Sets how long a tenant's files and prompts are kept, both existing and new ones.
 ///
 /// # Errors
-/// The tenant does not exist, or the database failed.
+/// Returns an error if the tenant does not exist, or if Postgres fails.
 pub async fn set_retention(
     pool: &PgPool,
     actor: Actor<'_>,
     tenant: TenantId,
     wanted: Retention,
-) -> Result<(), Refusal> {
+) -> Result<(), TenantError> {
     let mut transaction = database::begin_for(pool, tenant).await?;
     must_exist(&mut transaction, tenant).await?;
     storage::retention::set(&mut transaction, tenant, wanted).await?;
@@ -209,18 +211,19 @@ pub async fn set_retention(
     Ok(transaction.commit().await?)
 }
 
-/// Adds a legal hold, which keeps a job's files until a time although they are due; returns its
-/// number. The reason of the action is also the reason of the legal hold.
+/// Adds a legal hold, which keeps a job's files until a given time although they are due for
+/// deletion. Returns the number of the legal hold. The reason of the action is also the reason of
+/// the legal hold.
 ///
 /// # Errors
-/// The tenant has no such job, or the database failed.
+/// Returns an error if the tenant has no such job, or if Postgres fails.
 pub async fn add_legal_hold(
     pool: &PgPool,
     actor: Actor<'_>,
     (tenant, job): (TenantId, JobId),
     purpose: Purpose,
     until: OffsetDateTime,
-) -> Result<i64, Refusal> {
+) -> Result<i64, TenantError> {
     let mut transaction = database::begin_for(pool, tenant).await?;
     let hold = storage::retention::add_legal_hold(
         &mut transaction,
@@ -231,7 +234,7 @@ pub async fn add_legal_hold(
         until,
     )
     .await?;
-    let hold = hold.ok_or(Refusal::NoJob { tenant, job })?;
+    let hold = hold.ok_or(TenantError::NoJob { tenant, job })?;
     let until = until.format(&Rfc3339).unwrap_or_default();
     let subject = json!({ "hold": hold, "job": job, "purpose": purpose.as_str(), "until": until });
     record(&mut transaction, actor, "hold", tenant, subject).await?;
@@ -239,29 +242,31 @@ pub async fn add_legal_hold(
     Ok(hold)
 }
 
-/// Removes a legal hold: the files are deleted when they are due, at once where that is past.
+/// Removes a legal hold. The files are then deleted when they are due, or at once if they are due
+/// already.
 ///
 /// # Errors
-/// The tenant has no such legal hold, or it has ended; or the database failed.
+/// Returns an error if the tenant has no such legal hold, if the legal hold has ended, or if
+/// Postgres fails.
 pub async fn remove_legal_hold(
     pool: &PgPool,
     actor: Actor<'_>,
     tenant: TenantId,
     hold: i64,
-) -> Result<(), Refusal> {
+) -> Result<(), TenantError> {
     let mut transaction = database::begin_for(pool, tenant).await?;
     let lifted = storage::retention::remove_legal_hold(&mut transaction, hold).await?;
-    let job = lifted.ok_or(Refusal::NoHold { tenant, hold })?;
+    let job = lifted.ok_or(TenantError::NoHold { tenant, hold })?;
     let subject = json!({ "hold": hold, "job": job });
     record(&mut transaction, actor, "lift", tenant, subject).await?;
     Ok(transaction.commit().await?)
 }
 
-async fn must_exist(connection: &mut PgConnection, tenant: TenantId) -> Result<(), Refusal> {
+async fn must_exist(connection: &mut PgConnection, tenant: TenantId) -> Result<(), TenantError> {
     if storage::tenants::exists(connection, tenant).await? {
         Ok(())
     } else {
-        Err(Refusal::NoTenant(tenant))
+        Err(TenantError::NoTenant(tenant))
     }
 }
 

@@ -1,4 +1,5 @@
-//! How many connections each pool of this process has, as a metric in the default registry of `prometheus`.
+//! A metric of how many connections each pool of this process has, in the default registry of
+//! `prometheus`.
 
 use std::sync::{LazyLock, Mutex, Once, PoisonError};
 
@@ -16,13 +17,13 @@ static CONNECTIONS: LazyLock<IntGaugeVec> = LazyLock::new(|| {
     IntGaugeVec::new(Opts::new(name, help), &["pool", "state"]).expect("a valid metric")
 });
 
-/// The pools of [`watch`].
+/// The pools that [`watch`] has registered, with their names.
 static POOLS: Mutex<Vec<(&str, PgPool)>> = Mutex::new(Vec::new());
 
 static REGISTERED: Once = Once::new();
 
-/// Reports the connections of a pool from now on, under this name. A second pool of the same name
-/// replaces the first.
+/// Reports the connections of a pool in the metric from now on, under this name. A second pool with
+/// the same name replaces the first.
 pub fn watch(name: &'static str, pool: &PgPool) {
     REGISTERED.call_once(|| {
         let registered = prometheus::default_registry().register(Box::new(Pools));

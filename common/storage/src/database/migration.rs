@@ -1,8 +1,8 @@
 //! Migrates the schema while other processes use the database.
 //!
 //! A migration that waits for a lock on a table makes every later statement on that table wait,
-//! too. So it waits for a moment only, gives up, and is tried again until the lock is free. Each
-//! migration is one transaction, so a try that gives up has changed nothing.
+//! too. So a migration waits only for a moment, gives up, and is tried again until the lock is
+//! free. Each migration is one transaction, so a try that gives up has changed nothing.
 
 use std::str::FromStr;
 use std::time::{Duration, Instant};
@@ -15,19 +15,19 @@ use sqlx::{ConnectOptions, Connection, Executor, PgConnection, PgPool};
 
 use super::DatabaseRole;
 
-/// The SQL that creates the database roles, for people who may run it where `platen migrate` may
-/// not.
+/// The SQL that creates the database roles. An administrator runs it if the login of `platen
+/// migrate` may not create roles.
 pub const ROLES: &str = include_str!("../../../../migrations/roles.sql");
 
 static MIGRATIONS: Migrator = sqlx::migrate!("../../migrations");
 
 /// How long a migration waits for a lock before it lets other statements pass.
 const LOCK_TIMEOUT: &str = "200ms";
-/// How often it is checked meanwhile which sessions hold that lock.
+/// How often a waiting migration checks which sessions hold the lock.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// First and longest delay between two tries.
 const RETRY_DELAY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(2));
-/// How long it is tried in total.
+/// How long a migration is tried in total.
 const LOCK_WAIT_LIMIT: Duration = Duration::from_mins(2);
 
 /// Why the schema could not be migrated.
@@ -38,12 +38,12 @@ pub enum MigrateError {
         "this login may not create Platen's roles: have someone who may run this, then run `platen migrate` again\n\n{ROLES}"
     )]
     RolesMissing(#[source] sqlx::Error),
-    /// Other sessions held locks for the whole time.
+    /// Other sessions held the locks during all tries.
     #[error(
         "the schema could not be changed within {} s, because other sessions hold locks that this needs: {holders}. No migration was applied in part. Wait until they have ended, or end them with `SELECT pg_terminate_backend(<process>)`, then run `platen migrate` again", waited.as_secs()
     )]
     Locked {
-        /// How long it was tried.
+        /// How long the migration was tried.
         waited: Duration,
         /// The sessions that held the locks, in words.
         holders: String,
@@ -59,35 +59,37 @@ pub enum MigrateError {
 /// A login that processes connect with.
 #[derive(Clone, Debug)]
 pub struct Login {
-    /// Its name.
+    /// The name of the login.
     pub name: String,
-    /// The roles it may act as.
+    /// The roles that the login may act as.
     pub roles: Vec<DatabaseRole>,
-    /// With a password the login is created where it is missing; without one it must exist.
+    /// The password with which the login is created if it is missing. Without a password the login
+    /// must exist.
     pub password: Option<SecretString>,
 }
 
-/// Creates the roles where that is allowed, lets `runtime_login` act as all three runtime roles,
-/// and runs the migrations that are missing.
+/// Creates the roles if the owner's login may do that, lets `runtime_login` act as all three
+/// runtime roles, and runs the missing migrations.
 ///
 /// # Errors
-/// See [`MigrateError`]; waits for locks up to two minutes.
+/// Returns a [`MigrateError`] if the schema cannot be migrated. Waits for locks for up to two
+/// minutes.
 pub async fn migrate(owner_url: &str, runtime_login: Option<&str>) -> Result<(), MigrateError> {
     migrate_within(owner_url, runtime_login, LOCK_WAIT_LIMIT).await
 }
 
-/// As [`migrate`], for several logins with roles of their own.
+/// Does the same as [`migrate`], for several logins with roles of their own.
 ///
 /// # Errors
-/// As [`migrate`].
+/// Returns a [`MigrateError`] if the schema cannot be migrated.
 pub async fn migrate_with(owner_url: &str, logins: &[Login]) -> Result<(), MigrateError> {
     migrate_logins(owner_url, logins, LOCK_WAIT_LIMIT).await
 }
 
-/// As [`migrate`]; waits for locks up to `max_wait`.
+/// Does the same as [`migrate`], but waits for locks for up to `max_wait`.
 ///
 /// # Errors
-/// As [`migrate`].
+/// Returns a [`MigrateError`] if the schema cannot be migrated.
 pub async fn migrate_within(
     owner_url: &str,
     runtime_login: Option<&str>,
@@ -109,7 +111,7 @@ async fn migrate_logins(
     logins: &[Login],
     max_wait: Duration,
 ) -> Result<(), MigrateError> {
-    // No logging of statements: `CREATE ROLE` contains a password.
+    // Statements are not logged, because `CREATE ROLE` contains a password.
     let options = PgConnectOptions::from_str(owner_url)?
         .application_name("platen migrate")
         .disable_statement_logging();
@@ -135,17 +137,17 @@ async fn migrate_logins(
     }
 }
 
-/// Makes one try on a connection of its own. Sets `holders` to the sessions that held a lock it
-/// waited for, where any were seen.
+/// Tries the migration once, on a connection of its own. If it sees sessions that hold a lock it
+/// waits for, sets `holders` to their description.
 async fn try_once(
     options: &PgConnectOptions,
     logins: &[Login],
     holders: &mut String,
 ) -> Result<(), MigrateError> {
-    // A second connection: the first one cannot ask anything while it waits.
+    // The observer needs its own connection, because the first one can run no query while it waits.
     let mut observer = options.connect().await?;
-    let impatient = options.clone().options([("lock_timeout", LOCK_TIMEOUT)]);
-    let mut connection = impatient.connect().await?;
+    let with_lock_timeout = options.clone().options([("lock_timeout", LOCK_TIMEOUT)]);
+    let mut connection = with_lock_timeout.connect().await?;
     let process = sqlx::query_scalar!(r#"SELECT pg_backend_pid() AS "process!""#)
         .fetch_one(&mut connection)
         .await?;
@@ -170,9 +172,9 @@ async fn try_once(
     result
 }
 
-/// Creates roles, sets up logins, and runs the migrations that are missing.
+/// Creates roles, sets up logins, and runs the missing migrations.
 async fn apply(connection: &mut PgConnection, logins: &[Login]) -> Result<(), MigrateError> {
-    // Where the roles exist the login need not be allowed to create them.
+    // If the roles exist already, the login does not need the right to create them.
     if let Err(error) = connection.execute(ROLES).await
         && !roles_exist(connection).await?
     {
@@ -181,10 +183,11 @@ async fn apply(connection: &mut PgConnection, logins: &[Login]) -> Result<(), Mi
     for login in logins {
         allow_roles(connection, login).await?;
     }
-    // So that `platen_owner` owns the tables, whoever migrates.
+    // `platen_owner` owns the tables, whichever login migrates.
     connection.execute("SET ROLE platen_owner").await?;
     MIGRATIONS.run(&mut *connection).await?;
-    // Each process checks at start whether the schema is the one it knows.
+    // Each process reads this table at its start, to check whether the schema has every migration
+    // that the process knows.
     connection
         .execute("GRANT SELECT ON _sqlx_migrations TO platen_api, platen_worker, platen_reader")
         .await?;
@@ -203,8 +206,8 @@ fn is_locked_out(error: &MigrateError) -> bool {
         .is_some_and(|error| error.code().as_deref() == Some("55P03"))
 }
 
-/// The sessions that block this one, and the tables it waits for, in words; `None` where none
-/// blocks it.
+/// Describes the sessions that block `process`, and the tables that it waits for. Returns `None` if
+/// no session blocks it.
 async fn blocking_sessions(
     observer: &mut PgConnection,
     process: i32,
@@ -228,11 +231,11 @@ async fn roles_exist(connection: &mut PgConnection) -> sqlx::Result<bool> {
     exist.fetch_one(connection).await
 }
 
-/// Creates a runtime login where it is missing, and lets it act as its roles.
+/// Creates a runtime login if it is missing, and lets it act as its roles.
 ///
-/// The login inherits nothing (`NOINHERIT`): it has no rights before it takes a role. Where it has
-/// no connection limit it gets one, so that some connections are left for operators, whatever the
-/// processes do. A limit that somebody has set stays.
+/// The login inherits nothing (`NOINHERIT`), so it has no rights before it takes a role. A login
+/// without a connection limit gets a limit, so that some connections are left for operators,
+/// whatever the processes do. A limit that somebody has set stays.
 async fn allow_roles(connection: &mut PgConnection, login: &Login) -> sqlx::Result<()> {
     let roles: Vec<String> = login
         .roles
@@ -259,17 +262,18 @@ async fn allow_roles(connection: &mut PgConnection, login: &Login) -> sqlx::Resu
     )
     .fetch_one(&mut *connection)
     .await?;
-    // Postgres itself has built this text: `format` quotes names with %I and the password with %L.
+    // Postgres itself has built this SQL text. `format` quotes names with %I and the password with
+    // %L, so the text is safe to run.
     connection.execute(sqlx::AssertSqlSafe(statements)).await?;
     Ok(())
 }
 
-/// Connections that the limits of the logins leave to operators, besides those that Postgres
-/// reserves.
+/// How many connections the limits of the logins leave to operators, in addition to the connections
+/// that Postgres reserves.
 const OPERATOR_CONNECTIONS: i32 = 5;
 
-/// How many of all connections a login may take, in percent. Three logins with one role each take
-/// 100 % together.
+/// The share of all connections that a login may take, in percent. Three logins with one role each
+/// may take 100 % together.
 fn connection_share_percent(roles: &[DatabaseRole]) -> i32 {
     roles
         .iter()
@@ -280,10 +284,10 @@ fn connection_share_percent(roles: &[DatabaseRole]) -> i32 {
         .sum()
 }
 
-/// Whether this database has every migration that this program knows.
+/// Whether this database has the newest migration that this program knows, or a newer one.
 ///
 /// # Errors
-/// Those of Postgres.
+/// Returns an error if Postgres fails.
 pub async fn is_migrated(pool: &PgPool) -> sqlx::Result<bool> {
     let applied = applied(&mut *pool.acquire().await?).await?;
     Ok(applied.is_some_and(|applied| applied >= newest()))
@@ -298,16 +302,16 @@ pub fn newest() -> i64 {
         .unwrap_or(0)
 }
 
-/// The version of the newest migration that this database has; `None` where it has none.
+/// The version of the newest migration that this database has; `None` if it has none.
 ///
 /// # Errors
-/// Those of Postgres.
+/// Returns an error if Postgres fails.
 pub async fn applied(connection: &mut PgConnection) -> sqlx::Result<Option<i64>> {
     match sqlx::query_scalar("SELECT max(version) FROM _sqlx_migrations WHERE success")
         .fetch_one(connection)
         .await
     {
-        // `undefined_table`: nothing was migrated here yet.
+        // `undefined_table`: no migration has run in this database yet.
         Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("42P01") => Ok(None),
         applied => applied,
     }

@@ -1,8 +1,8 @@
 //! Converts between values of rows and values of the program, strictly.
 //!
-//! A value that this program does not know is an error that names table, column and id. It is never
-//! dropped and never replaced by a similar one: a newer version may have written it and knows what
-//! it means.
+//! A value that this program does not know is an error that names table, column and id. Such a
+//! value is never dropped and never replaced by a similar one, because a newer version may have
+//! written it and knows its meaning.
 
 use std::fmt::{Debug, Display};
 use std::str::FromStr;
@@ -31,7 +31,7 @@ pub struct UnknownValue {
 }
 
 impl<I: Display> RowId<I> {
-    /// The row of `table` with this id.
+    /// Names the row of `table` with this id.
     pub fn new(table: &'static str, id: I) -> Self {
         Self { table, id }
     }
@@ -45,12 +45,12 @@ impl<I: Display> RowId<I> {
             .map_err(|_| self.unknown(column, format!("{name:?}")))
     }
 
-    /// Converts a value to another type without changing it: a number from or for a column, the
-    /// bytes of a hash.
+    /// Converts a value to another type without changing the value: a number that was read from a
+    /// column or that will be written to one, or the bytes of a hash.
     ///
     /// # Errors
-    /// [`UnknownValue`], where the other type has no such value.
-    pub fn fits<T, V>(&self, column: &'static str, value: V) -> sqlx::Result<T>
+    /// Returns [`UnknownValue`] if the other type has no such value.
+    pub fn convert<T, V>(&self, column: &'static str, value: V) -> sqlx::Result<T>
     where
         V: Clone + Debug,
         T: TryFrom<V>,
@@ -58,7 +58,8 @@ impl<I: Display> RowId<I> {
         T::try_from(value.clone()).map_err(|_| self.unknown(column, format!("{value:?}")))
     }
 
-    /// The error itself. `value` is logged, so it must not be personal data.
+    /// The error for a value that this program cannot convert. `value` is logged, so it must not
+    /// contain personal data.
     pub fn unknown(&self, column: &'static str, value: String) -> sqlx::Error {
         sqlx::Error::Decode(Box::new(UnknownValue {
             table: self.table,
@@ -78,7 +79,7 @@ mod tests {
     fn an_unknown_value_is_reported_with_its_place() {
         let row = RowId::new("calls", "cal_1");
         assert_eq!(row.known::<Class>("outcome", "ok").unwrap(), Class::Ok);
-        assert_eq!(row.fits::<u32, _>("width", 5_i32).unwrap(), 5);
+        assert_eq!(row.convert::<u32, _>("width", 5_i32).unwrap(), 5);
         let newer = row.known::<Class>("outcome", "newer").unwrap_err();
         assert!(
             newer
@@ -86,7 +87,7 @@ mod tests {
                 .contains("calls.outcome of cal_1 is \"newer\""),
             "{newer}"
         );
-        let negative = row.fits::<u32, _>("width", -1_i32).unwrap_err();
+        let negative = row.convert::<u32, _>("width", -1_i32).unwrap_err();
         assert!(
             negative.to_string().contains("calls.width of cal_1 is -1"),
             "{negative}"

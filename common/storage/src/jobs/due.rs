@@ -7,16 +7,16 @@ use sqlx::PgPool;
 use super::capacity::{CapacityColumns, with_capacity};
 use super::interval;
 
-/// The next jobs for the ready queue and their virtual times, in order of virtual time, at most
-/// `limit`.
+/// Reads the next jobs for the ready queue and their virtual times, in order of virtual time, at
+/// most `limit`.
 ///
-/// Of each model it returns no more jobs than its lanes have capacity for, so the backlog of one
-/// model cannot hide the jobs of another. As in [`claim`], a job that a provider is still working
-/// on needs no capacity, nor does one that has an image to deliver and whose deadline is near. Jobs
-/// of models that `capacity` does not name are left to other workers.
+/// For each model it returns no more jobs than its lanes have capacity for, so the backlog of one
+/// model cannot hide the jobs of another. As in [`claim`], two kinds of jobs need no capacity: a
+/// job that a provider is still working on, and a job that has an image to deliver and whose
+/// deadline is near. Jobs of models that `capacity` does not name are left to other workers.
 ///
 /// # Errors
-/// Postgres fails.
+/// Returns an error if Postgres fails.
 pub async fn due(
     pool: &PgPool,
     limit: i64,
@@ -61,16 +61,16 @@ pub async fn due(
 
 /// Does the same as [`due`] if there are exclusions. It reads the next jobs of each tenant
 /// separately. Otherwise it would have to read the whole backlog of an excluded tenant to find the
-/// jobs behind it.
+/// jobs after that backlog.
 ///
 /// How the statement works:
-/// - `waiting` lists the tenants with queued jobs of each model. It is a loose index scan: the
-///   recursion jumps from one tenant to the next, so it reads one row for each tenant and not one
-///   for each job.
+/// - `waiting` lists the tenants with queued jobs of each model. This is a loose index scan: the
+///   recursion goes from one tenant directly to the next, so it reads one row for each tenant and
+///   not one row for each job.
 /// - `welcome` drops the excluded and the paused tenants. A tenant that is excluded only from the
 ///   model's first lane keeps the jobs that may use a fallback.
-/// - `next` reads the first jobs of each of these tenants and numbers them within the model.
-/// - `in_the_making` is as in [`due`].
+/// - `next` reads the first jobs of each of these tenants and numbers them within each model.
+/// - `in_the_making` is the same as in [`due`].
 pub(super) async fn due_by_tenant(
     pool: &PgPool,
     limit: i64,

@@ -1,4 +1,5 @@
-//! A job under a lease: claimed, renewed, put back, ended. Each write names the fence.
+//! SQL of jobs under a lease: claim, renew, requeue and end. Each write of a worker names the
+//! fence.
 
 use std::time::Duration;
 
@@ -14,19 +15,20 @@ use super::interval;
 use crate::database::row::RowId;
 use crate::database::{GuardedWrite, one_row};
 
-/// Claims a job for a worker: starts an attempt, and raises the fence by one. Every later write of
-/// an older attempt then fails.
+/// Claims a job for a worker: starts an attempt, and raises the fence by one. From then on, every
+/// write of an older attempt fails.
 ///
-/// `None` if the job may not be started now: it is not queued any more, not due, expired or paused,
-/// its lanes are unavailable, or `capacity` does not name its model, which another worker then
-/// runs. The ready queue is only a hint, so this statement checks everything again, atomically.
+/// Returns `None` if the job may not be started now: it is no longer queued, not due, past its
+/// deadline or paused, its lanes are unavailable, or `capacity` does not name its model. Another
+/// worker may run a model that this worker does not offer. The ready queue is only a hint, so this
+/// statement checks everything again, atomically.
 ///
-/// Two kinds of jobs need no capacity, because they begin no new call: one that a provider is still
-/// working on (`operating`), and one that has an image to deliver (`stocked`) and whose deadline is
-/// near ([`DELIVERY_MARGIN`]).
+/// Two kinds of jobs need no capacity, because they begin no new call: a job that a provider is
+/// still working on (column `operating`), and a job that has an image to deliver (column `stocked`)
+/// and whose deadline is near ([`DELIVERY_MARGIN`]).
 ///
 /// # Errors
-/// Postgres fails.
+/// Returns an error if Postgres fails.
 pub async fn claim(
     pool: &PgPool,
     id: JobId,
@@ -83,8 +85,8 @@ pub async fn claim(
     }))
 }
 
-/// Parses a stored `traceparent`. An invalid one is logged and ignored: the job is already claimed,
-/// and a lost trace is no reason to fail it.
+/// Parses a stored `traceparent`. An invalid value is logged and ignored, because the job is
+/// already claimed, and a lost trace is no reason to fail it.
 pub(super) fn parse_traceparent(id: JobId, text: &str) -> Option<TraceParent> {
     RowId::new("jobs", id)
         .known("traceparent", text)
@@ -95,12 +97,14 @@ pub(super) fn parse_traceparent(id: JobId, text: &str) -> Option<TraceParent> {
 }
 
 /// Renews all leases of a worker, in one statement. `held` are its jobs and their fences. Returns
-/// the jobs whose lease was renewed; the worker has lost the others and must stop working on them.
+/// the jobs whose lease was renewed. The worker has lost the other jobs and must stop working on
+/// them.
 ///
-/// A lease that has expired but was not reaped yet is renewed too: nobody else has the job.
+/// A lease that has expired but was not reaped yet is renewed, too, because no other worker has the
+/// job.
 ///
 /// # Errors
-/// Postgres fails. The leases then stay until they expire.
+/// Returns an error if Postgres fails. The leases then stay until they expire.
 pub async fn renew(
     pool: &PgPool,
     held: &[(JobId, i32)],
@@ -124,20 +128,21 @@ pub async fn renew(
     Ok(renewed.into_iter().map(JobId).collect())
 }
 
-/// Running jobs whose lease has expired, the earliest first, at most `limit`.
+/// Finds running jobs whose lease has expired, the earliest first, at most `limit`.
 ///
-/// Returns none until Postgres has been up for the time of one `lease`: while it was down, no
-/// worker could renew, and their leases say nothing about whether they live.
+/// Returns no job until Postgres has been running for the time of one `lease`. While Postgres was
+/// down, no worker could renew its leases, so an expired lease does not show that its worker has
+/// died.
 ///
 /// # Errors
-/// Postgres fails.
-pub async fn leases_run_out(
+/// Returns an error if Postgres fails.
+pub async fn expired_leases(
     pool: &PgPool,
     lease: Duration,
     limit: i64,
 ) -> sqlx::Result<Vec<(JobId, TenantId)>> {
     let rows = sqlx::query!(
-        "-- job::leases_run_out
+        "-- job::expired_leases
         SELECT id, tenant_id FROM jobs
         WHERE state = 'running' AND lease_until < clock_timestamp() AND pg_postmaster_start_time() < clock_timestamp() - $1::interval
         ORDER BY lease_until LIMIT $2",
@@ -152,13 +157,13 @@ pub async fn leases_run_out(
         .collect())
 }
 
-/// Open jobs whose deadline has passed, the earliest first, at most `limit`.
+/// Finds open jobs whose deadline has passed, the earliest first, at most `limit`.
 ///
 /// # Errors
-/// Postgres fails.
-pub async fn deadlines_passed(pool: &PgPool, limit: i64) -> sqlx::Result<Vec<(JobId, TenantId)>> {
+/// Returns an error if Postgres fails.
+pub async fn jobs_past_deadline(pool: &PgPool, limit: i64) -> sqlx::Result<Vec<(JobId, TenantId)>> {
     let rows = sqlx::query!(
-        "-- job::deadlines_passed
+        "-- job::jobs_past_deadline
         SELECT id, tenant_id FROM jobs WHERE state IN ('queued', 'running') AND deadline < clock_timestamp() ORDER BY deadline LIMIT $1",
         limit
     )
@@ -170,17 +175,18 @@ pub async fn deadlines_passed(pool: &PgPool, limit: i64) -> sqlx::Result<Vec<(Jo
         .collect())
 }
 
-/// Moves the deadline of a locked, open job to `more` from now. This happens once in a job's life;
-/// returns `false` if it has happened before.
+/// Moves the deadline of a locked, open job to `more` from now. This happens only once for each
+/// job. Returns `false` if it has happened before.
 ///
 /// # Errors
-/// Postgres fails.
+/// Returns an error if Postgres fails.
 pub async fn extend(
     connection: &mut PgConnection,
     id: JobId,
     more: Duration,
 ) -> sqlx::Result<bool> {
-    // From now on and not from the old deadline: the task that finds it may run late.
+    // The time counts from now and not from the old deadline, because the task that finds the job
+    // may run late.
     let extended = sqlx::query!(
         "-- job::extend
         UPDATE jobs SET deadline = clock_timestamp() + $2::interval, extended = true WHERE id = $1 AND NOT extended",
@@ -195,10 +201,10 @@ pub async fn extend(
 /// Whether the lease of a locked job has expired, on the database's clock.
 ///
 /// # Errors
-/// There is no such job, or Postgres fails.
-pub async fn lease_has_run_out(connection: &mut PgConnection, id: JobId) -> sqlx::Result<bool> {
+/// Returns an error if there is no such job, or if Postgres fails.
+pub async fn lease_has_expired(connection: &mut PgConnection, id: JobId) -> sqlx::Result<bool> {
     sqlx::query_scalar!(
-        r#"-- job::lease_has_run_out
+        r#"-- job::lease_has_expired
         SELECT coalesce(lease_until < clock_timestamp(), false) AS "out!" FROM jobs WHERE id = $1"#,
         id as JobId
     )
@@ -211,24 +217,25 @@ pub async fn lease_has_run_out(connection: &mut PgConnection, id: JobId) -> sqlx
 pub struct Requeue<'a> {
     /// The job.
     pub id: JobId,
-    /// Number of the attempt that gives it back, or whose lease expired.
+    /// Number of the attempt that gives the job back, or whose lease expired.
     pub fence: i32,
     /// Time until the next attempt.
     pub delay: Duration,
-    /// Whether its lease expired. That counts towards the limit on crashes.
+    /// Whether the job's lease expired. An expired lease counts towards the limit on crashes.
     pub crashed: bool,
-    /// Class and plain words of the attempt's outcome. `None` keeps the previous one.
+    /// The attempt's outcome: its class, and the message for the customer. `None` keeps the
+    /// previous outcome.
     pub outcome: Option<(Class, &'a str)>,
 }
 
 /// Puts a running job back into the queue. It changes nothing if the attempt does not hold the job
 /// any more.
 ///
-/// The fence stays: the next claim raises it. `operating` and `stocked` are computed from the calls
-/// here, because the dispatcher must decide on the job's row alone ([`claim`]).
+/// The fence stays as it is, and the next claim raises it. The columns `operating` and `stocked`
+/// are computed from the calls here, because dispatcher and [`claim`] read only the job's row.
 ///
 /// # Errors
-/// Postgres fails.
+/// Returns an error if Postgres fails.
 pub async fn requeue(
     connection: &mut PgConnection,
     job: &Requeue<'_>,
@@ -259,11 +266,11 @@ pub async fn requeue(
 pub struct End<'a> {
     /// The job.
     pub id: JobId,
-    /// Its final state.
+    /// The final state of the job.
     pub state: State,
-    /// Class of its outcome.
+    /// Class of the outcome.
     pub outcome: Class,
-    /// The outcome in plain words, with what was charged.
+    /// The message for the customer: why the job ended, and what was charged.
     pub reason: &'a str,
     /// Delivered outputs.
     pub delivered: i32,
@@ -291,7 +298,7 @@ pub async fn end(connection: &mut PgConnection, job: &End<'_>) -> sqlx::Result<G
         job.delivered,
         job.captured.get(),
         job.released.get(),
-        // The lease that expired last was not counted by a requeue.
+        // A poison job ends with an expired lease, which no requeue has counted.
         i32::from(job.outcome == Class::Poison),
     )
     .execute(connection)

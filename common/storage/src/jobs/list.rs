@@ -1,4 +1,4 @@
-//! Jobs as tenants and operators list them.
+//! SQL of the lists of jobs, for tenants and operators.
 
 use domain::id::{JobId, TenantId};
 use domain::job::{Cost, Job, JobAttributes, State};
@@ -18,14 +18,14 @@ pub struct Filter {
     pub model: Option<String>,
     /// Jobs whose name contains this text, in upper or lower case.
     pub name: Option<String>,
-    /// Jobs older than this one: where the previous page ended.
+    /// Jobs older than this one, with which the previous page ended.
     pub after: Option<JobId>,
 }
 
-/// A tenant's jobs that match the filter, newest first, at most `limit`.
+/// Lists a tenant's jobs that match the filter, newest first, at most `limit`.
 ///
 /// # Errors
-/// As [`get`].
+/// Returns an error if the row has a value that this version does not know, or if Postgres fails.
 pub async fn list(
     connection: &mut PgConnection,
     tenant: TenantId,
@@ -67,15 +67,15 @@ pub struct Search {
     pub since: Option<OffsetDateTime>,
     /// Jobs submitted before this time.
     pub before: Option<OffsetDateTime>,
-    /// Jobs older than this one: where the previous page ended.
+    /// Jobs older than this one, with which the previous page ended.
     pub after: Option<JobId>,
 }
 
-/// Jobs of all tenants that match the search, newest first, at most `limit`. `pool` must be allowed
-/// to read every tenant's rows.
+/// Lists the jobs of all tenants that match the search, newest first, at most `limit`. `pool` must
+/// be allowed to read every tenant's rows.
 ///
 /// # Errors
-/// As [`get`].
+/// Returns an error if the row has a value that this version does not know, or if Postgres fails.
 pub async fn search(pool: &PgPool, search: &Search, limit: i64) -> sqlx::Result<Vec<Job>> {
     let states: Vec<String> = search
         .states
@@ -104,10 +104,10 @@ pub async fn search(pool: &PgPool, search: &Search, limit: i64) -> sqlx::Result<
     .await
 }
 
-/// How many jobs each worker is running.
+/// Counts the jobs that each worker is running.
 ///
 /// # Errors
-/// Postgres fails.
+/// Returns an error if Postgres fails.
 pub async fn by_worker(pool: &PgPool) -> sqlx::Result<Vec<(String, i64)>> {
     let rows = sqlx::query!(
         r#"-- job::by_worker
@@ -118,10 +118,10 @@ pub async fn by_worker(pool: &PgPool) -> sqlx::Result<Vec<(String, i64)>> {
     Ok(rows.into_iter().map(|row| (row.worker, row.jobs)).collect())
 }
 
-/// Which of these jobs have ended, of any tenant.
+/// Finds which of these jobs have ended. The jobs may belong to any tenants.
 ///
 /// # Errors
-/// Postgres fails.
+/// Returns an error if Postgres fails.
 pub async fn ended(pool: &PgPool, ids: &[JobId]) -> sqlx::Result<Vec<JobId>> {
     sqlx::query_scalar!(
         r#"-- job::ended
@@ -132,13 +132,13 @@ pub async fn ended(pool: &PgPool, ids: &[JobId]) -> sqlx::Result<Vec<JobId>> {
     .await
 }
 
-/// How many of the tenant's own queued jobs run before this one.
+/// Counts the tenant's own queued jobs that run before this one.
 ///
 /// # Errors
-/// Postgres fails.
+/// Returns an error if Postgres fails.
 pub async fn count_ahead(connection: &mut PgConnection, job: &Job) -> sqlx::Result<i64> {
     sqlx::query_scalar!(
-        r#"-- job::ahead
+        r#"-- job::count_ahead
         SELECT count(*) AS "ahead!" FROM jobs WHERE state = 'queued' AND tenant_id = $1 AND (turn, id) < ($2, $3)"#,
         job.tenant as TenantId,
         job.virtual_time,

@@ -1,17 +1,17 @@
-//! Rows that name files which must be in the bucket.
+//! SQL of the rows that name files which must be in the bucket.
 
 use sqlx::PgPool;
 use uuid::Uuid;
 
-/// Rows read at once.
+/// How many rows are read at once.
 const PAGE: i64 = 500;
 
-/// Rows that name files which must be there.
+/// A kind of rows that name files which must be in the bucket.
 #[derive(Clone, Copy)]
 pub enum Table {
     /// Artifacts that are not deleted.
     Artifacts,
-    /// Calls of open jobs: the next attempt takes over their originals.
+    /// Calls of open jobs. The next attempt takes over their originals.
     OpenCalls,
     /// Uploads that are not deleted.
     Uploads,
@@ -26,6 +26,7 @@ pub struct Row {
 }
 
 impl Table {
+    /// What such a row is called in findings.
     pub fn word(self) -> &'static str {
         match self {
             Self::Artifacts => "artifact",
@@ -34,7 +35,7 @@ impl Table {
         }
     }
 
-    /// The next rows, by id.
+    /// Reads the next rows after the id `after`, sorted by id.
     pub async fn page(self, pool: &PgPool, after: Uuid) -> sqlx::Result<Vec<Row>> {
         match self {
             Self::Artifacts => {
@@ -74,7 +75,8 @@ impl Table {
         }
     }
 
-    /// Whether the row still names its file: it may have been deleted, or its job may have ended, meanwhile.
+    /// Whether the row still names its file. The file may have been deleted, or its job may have
+    /// ended, meanwhile.
     pub async fn still_names(self, pool: &PgPool, row: &Row) -> sqlx::Result<bool> {
         match self {
             Self::Artifacts => {

@@ -1,10 +1,10 @@
-//! Compares what guards the data with what it must be: row-level security, policies, triggers,
-//! constraints, grants, functions and roles.
+//! Compares the guards of the data with a list of what they must be. Guards are row-level security,
+//! policies, triggers, constraints, grants, functions and roles.
 //!
-//! [`EXPECTED`] lists every guard, one per line; [`facts`] reads the same lines from the system
-//! catalogue of Postgres. So a guard that is missing or weaker is found, and also anything that is
-//! not listed: a new table, policy or grant. Every login may read the system catalogue; no rights
-//! of an owner are needed.
+//! [`EXPECTED`] lists every guard, one per line. [`facts`] reads the same lines from the system
+//! catalogue of Postgres. So the comparison finds a guard that is missing or weaker, and also
+//! anything that is not in the list, such as a new table, policy or grant. Every login may read the
+//! system catalogue, so this needs no rights of an owner.
 
 use std::collections::BTreeMap;
 
@@ -14,8 +14,8 @@ use super::{Finding, Invariant};
 use crate::database;
 
 /// Every guard of the newest schema: kind, object and definition, separated by ` | `. The test
-/// `the_guards_are_what_the_list_says` writes it with `WRITE_GUARDS=1`; review each line that
-/// changes.
+/// `the_guards_are_what_the_list_says` writes this list with `WRITE_GUARDS=1`. Review each line
+/// that changes.
 pub const EXPECTED: &str = include_str!("guards.txt");
 
 /// The guards as an invariant, for reports.
@@ -30,10 +30,11 @@ const PART: &str = " | ";
 
 /// The result of a comparison.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Compared {
-    /// What differs; empty where all guards are as they must be.
+pub enum Comparison {
+    /// What differs from the list; empty if all guards are as they must be.
     Findings(Vec<Finding>),
-    /// Not compared: the schema is newer than this program, so its list does not apply.
+    /// The guards were not compared. The schema is newer than this program, so its list does not
+    /// apply.
     Newer {
         /// The newest migration of the database.
         database: i64,
@@ -43,30 +44,31 @@ pub enum Compared {
 }
 
 /// Compares the guards of this database with the list, in a transaction of its own. An older schema
-/// is compared, too: what it lacks is a finding.
+/// is compared, too, and each guard that it lacks is a finding.
 ///
 /// # Errors
-/// Those of Postgres.
-pub async fn check(connection: &mut PgConnection) -> sqlx::Result<Compared> {
+/// Returns an error if Postgres fails.
+pub async fn check(connection: &mut PgConnection) -> sqlx::Result<Comparison> {
     let (database, program) = (
         database::applied(connection).await?.unwrap_or(0),
         database::newest(),
     );
     if database > program {
-        return Ok(Compared::Newer { database, program });
+        return Ok(Comparison::Newer { database, program });
     }
     let facts = facts(connection).await?;
-    Ok(Compared::Findings(compare(EXPECTED, &facts)))
+    Ok(Comparison::Findings(compare(EXPECTED, &facts)))
 }
 
-/// The guards of this database, as sorted lines in the form of [`EXPECTED`].
+/// Reads the guards of this database, as sorted lines in the form of [`EXPECTED`].
 ///
 /// # Errors
-/// Those of Postgres.
+/// Returns an error if Postgres fails.
 pub async fn facts(connection: &mut PgConnection) -> sqlx::Result<Vec<String>> {
     let mut transaction = connection.begin().await?;
-    // With this search path Postgres prints our names with their schema, whatever the session's
-    // settings are; and no operator or function that somebody has created in `public` is used here.
+    // With this search path, Postgres prints our names with their schema, whatever the session's
+    // settings are. Also, this query then uses no operator or function that somebody has created in
+    // `public`.
     transaction
         .execute("SET LOCAL search_path = pg_catalog, pg_temp; SET LOCAL statement_timeout = '60s'")
         .await?;
@@ -78,7 +80,7 @@ pub async fn facts(connection: &mut PgConnection) -> sqlx::Result<Vec<String>> {
     Ok(lines)
 }
 
-/// The differences, in words.
+/// Describes the differences in words.
 fn compare(expected: &str, facts: &[String]) -> Vec<Finding> {
     let expected: BTreeMap<_, _> = expected.lines().filter_map(parts).collect();
     let found: BTreeMap<_, _> = facts.iter().filter_map(|line| parts(line)).collect();
@@ -96,21 +98,21 @@ fn compare(expected: &str, facts: &[String]) -> Vec<Finding> {
         );
     missing
         .chain(differs)
-        .map(|says| Finding {
+        .map(|text| Finding {
             invariant: INVARIANT.number,
-            says,
+            text,
         })
         .collect()
 }
 
-/// Kind, object and definition of a line; `None` for an empty line.
+/// Splits a line into kind, object and definition. Returns `None` for an empty line.
 fn parts(line: &str) -> Option<((Kind<'_>, &str), &str)> {
     let mut parts = line.splitn(3, PART);
     let (kind, object) = (parts.next()?, parts.next()?);
     Some(((Kind(kind), object), parts.next().unwrap_or_default()))
 }
 
-/// The kind of a guard, such as `policy`; it decides how a difference is worded.
+/// The kind of a guard, such as `policy`. The words for a difference depend on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Kind<'a>(&'a str);
 
@@ -146,8 +148,9 @@ impl Kind<'_> {
     }
 }
 
-/// The query of [`facts`]. It leaves out what belongs to an extension. Memberships, logins and
-/// settings make a line only where they have too many rights; the four roles always make one.
+/// The query of [`facts`]. It leaves out everything that belongs to an extension. Memberships,
+/// logins and settings have a line only if they have too many rights. The four roles always have a
+/// line.
 const FACTS: &str = r"-- guards::facts
 WITH RECURSIVE ours AS (
   SELECT c.oid, c.relname, c.relkind, c.relowner, c.relacl, c.reloptions, c.relrowsecurity, c.relforcerowsecurity FROM pg_class c WHERE c.relnamespace = 'public'::regnamespace
@@ -293,7 +296,7 @@ mod tests {
             let facts: Vec<String> = facts.iter().map(|&line| line.to_owned()).collect();
             let found = compare(expected, &facts);
             assert!(
-                found.iter().any(|finding| finding.says == says),
+                found.iter().any(|finding| finding.text == says),
                 "{says}: {found:?}"
             );
         };

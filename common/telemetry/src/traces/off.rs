@@ -5,19 +5,19 @@ use tracing_subscriber::layer::Identity;
 
 use domain::traceparent::TraceParent;
 
-/// Does nothing.
+/// Stands in for the exporter of `otlp.rs`, and does nothing.
 #[derive(Default)]
-pub struct Exporting;
+pub struct TraceExporter;
 
-pub(crate) fn layer() -> Option<(Identity, Exporting)> {
+pub(crate) fn layer() -> Option<(Identity, TraceExporter)> {
     if super::is_wanted() {
-        super::say("no traces are sent: this program was built without the feature `otel`");
+        super::report("no traces are sent: this program was built without the feature `otel`");
     }
     None
 }
 
 pub(super) fn set_parent(_span: &Span, _parent: &TraceParent) {}
 
-pub(super) fn place(_span: &Span) -> Option<TraceParent> {
+pub(super) fn traceparent(_span: &Span) -> Option<TraceParent> {
     None
 }

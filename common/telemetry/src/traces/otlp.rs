@@ -1,5 +1,5 @@
 //! Sends spans to a collector by OTLP over HTTP (opentelemetry.io/docs/specs/otlp). The SDK itself
-//! reads the `OTEL_…` variables: endpoint, headers, sampler, resource, batches.
+//! reads the `OTEL_…` variables for the endpoint, headers, sampler, resource and batches.
 
 use std::error::Error;
 use std::fmt;
@@ -24,29 +24,29 @@ use domain::traceparent::TraceParent;
 /// How long a collector may take for a batch.
 const EXPORT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Sends spans until it is dropped, and the last ones then.
+/// Sends spans until the value is dropped. Dropping it sends the last spans.
 #[must_use = "spans are sent until it is dropped"]
 #[derive(Default)]
-pub struct Exporting {
+pub struct TraceExporter {
     provider: Option<SdkTracerProvider>,
 }
 
-/// The layer that records and sends spans; `None` where no collector is configured. Needs a Tokio
+/// The layer that records and sends spans; `None` if no collector is configured. Needs a Tokio
 /// runtime.
-pub(crate) fn layer() -> Option<(OpenTelemetryLayer<Registry, Tracer>, Exporting)> {
+pub(crate) fn layer() -> Option<(OpenTelemetryLayer<Registry, Tracer>, TraceExporter)> {
     if !super::is_wanted() {
         return None;
     }
     let exporter = match exporter() {
         Ok(exporter) => exporter,
         Err(error) => {
-            super::say(format_args!("no traces are sent: {error}"));
+            super::report(format_args!("no traces are sent: {error}"));
             return None;
         }
     };
     let resource = Resource::builder()
         .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")));
-    // The SDK has read the operator's own name, where it is set.
+    // If the operator has set a service name, the SDK has read it already.
     let resource = if std::env::var_os("OTEL_SERVICE_NAME").is_none() {
         resource.with_service_name("platen")
     } else {
@@ -63,7 +63,7 @@ pub(crate) fn layer() -> Option<(OpenTelemetryLayer<Registry, Tracer>, Exporting
         .with_target(false);
     Some((
         layer,
-        Exporting {
+        TraceExporter {
             provider: Some(provider),
         },
     ))
@@ -78,7 +78,7 @@ fn exporter() -> Result<SpanExporter, Box<dyn Error>> {
     Ok(exporter.with_http_client(client).build()?)
 }
 
-impl Drop for Exporting {
+impl Drop for TraceExporter {
     fn drop(&mut self) {
         if let Some(provider) = self.provider.take()
             && let Err(error) = provider.shutdown()
@@ -100,27 +100,27 @@ pub(super) fn set_parent(span: &Span, parent: &TraceParent) {
     };
     let flags = TraceFlags::new(flags);
     let parent = SpanContext::new(trace, id, flags, true, TraceState::default());
-    // This fails only where the span is not recorded.
+    // This fails only if the span is not recorded.
     let _off = span.set_parent(Context::new().with_remote_span_context(parent));
 }
 
-pub(super) fn place(span: &Span) -> Option<TraceParent> {
+pub(super) fn traceparent(span: &Span) -> Option<TraceParent> {
     let context = span.context();
-    let place = context.span().span_context().clone();
-    place.is_valid().then(|| {
+    let span_context = context.span().span_context().clone();
+    span_context.is_valid().then(|| {
         format!(
             "00-{}-{}-{:02x}",
-            place.trace_id(),
-            place.span_id(),
-            place.trace_flags().to_u8()
+            span_context.trace_id(),
+            span_context.span_id(),
+            span_context.trace_flags().to_u8()
         )
         .parse()
         .ok()
     })?
 }
 
-/// An HTTP client for the SDK, on `reqwest` as everywhere else. The SDK sends batches from its own
-/// thread, which has no Tokio runtime, so requests run on ours.
+/// An HTTP client for the SDK, on `reqwest` like all other HTTP clients of Platen. The SDK sends
+/// batches from its own thread, which has no Tokio runtime, so requests run on ours.
 struct Client {
     http: reqwest::Client,
     runtime: Handle,

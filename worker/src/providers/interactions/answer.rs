@@ -338,7 +338,7 @@ mod tests {
         assert_eq!(failure.class, Class::Refused);
         assert!(
             failure
-                .plain_words()
+                .customer_message()
                 .ends_with("Please modify your input and retry.")
         );
         let error = &captured["error"];

@@ -289,7 +289,7 @@ mod tests {
                 "{answer}"
             );
             if class == Class::RefusedPrompt {
-                assert!(failure.plain_words().ends_with("The model said: No."));
+                assert!(failure.customer_message().ends_with("The model said: No."));
             }
         }
         let without_message = json!({"error": {"type": "server_error"}});
@@ -335,7 +335,7 @@ mod tests {
         );
         assert!(
             refused
-                .plain_words()
+                .customer_message()
                 .ends_with("The model said: Your request was rejected.")
         );
         for body in [
@@ -350,7 +350,7 @@ mod tests {
         ] {
             let busy = refusal(429, &body);
             assert_eq!(busy.detail, "HTTP 429: Busy.", "{body}");
-            assert_eq!(busy.plain_words(), Class::Throttled.plain_words());
+            assert_eq!(busy.customer_message(), Class::Throttled.customer_message());
             assert_eq!(busy.retry_after, Some(Duration::from_secs(7)));
         }
     }

@@ -1,6 +1,6 @@
 //! Adopt: take over an original that an earlier call stored but did not name on its row.
 
-use domain::call::{Journaled, original_key};
+use domain::call::{JournaledCall, original_key};
 
 use super::attempt::{Attempt, OutputResult};
 use super::finish::StoreFailure;
@@ -16,7 +16,7 @@ impl Attempt<'_> {
     /// Fails when the bucket or the database fails.
     pub(super) async fn adopt(
         &self,
-        journaled: &Journaled,
+        journaled: &JournaledCall,
     ) -> anyhow::Result<Option<OutputResult>> {
         let (id, output_idx) = (journaled.id, journaled.output_idx);
         let key = original_key(self.claimed.tenant, id);

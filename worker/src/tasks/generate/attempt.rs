@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use backon::ExponentialBuilder;
 use domain::artifact::Artifact;
-use domain::call::Journaled;
+use domain::call::JournaledCall;
 use domain::catalog::{Lane, Model};
 use domain::generation::image::ImageRequest;
 use domain::id::CallId;
@@ -30,7 +30,7 @@ pub(super) struct Attempt<'a> {
     pub request: &'a ImageRequest,
     pub model: &'a Model,
     /// Every call of earlier attempts, oldest first.
-    pub journal: &'a [Journaled],
+    pub journal: &'a [JournaledCall],
     /// Calls the job may still make, all outputs together. It saves vain requests to a lane; the
     /// database's own count decides when a call is journaled.
     pub calls_left: AtomicI32,

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use bucket::{BucketError, Stored};
+use bucket::{BucketError, StoredObject};
 use bytes::Bytes;
 use common::memory::{MemoryPermit, MemoryTimeout, with_permit};
 use domain::artifact::{Artifact, ArtifactKind, rendition_key, thumbnail_key};
@@ -137,7 +137,7 @@ impl Attempt<'_> {
             }
             None => None,
         };
-        let Stored { sha256, bytes } = match stored {
+        let StoredObject { sha256, bytes } = match stored {
             Ok(stored) => stored,
             Err(error) => {
                 // The original was paid for, so it may wait until its job ends.
@@ -282,7 +282,7 @@ impl Attempt<'_> {
             self.app.spool.put(&thumbnail_key, thumbnail.bytes)
         )?;
         let synthetic = self.app.providers.synthetic();
-        let file = |object_key, stored: Stored, media_type, pixels| StoredFile {
+        let file = |object_key, stored: StoredObject, media_type, pixels| StoredFile {
             object_key,
             sha256: stored.sha256,
             bytes: stored.bytes,

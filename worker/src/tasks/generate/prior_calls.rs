@@ -1,7 +1,7 @@
 //! The earlier calls for one output, and whether and where another one is worth it.
 
 use domain::catalog::Lane;
-use domain::outcome::{Class, Failure, worth_another_call};
+use domain::outcome::{Class, Failure, may_call_again};
 
 /// The lane and the failure of each earlier call for one output, oldest first.
 #[derive(Default)]
@@ -32,7 +32,7 @@ impl PriorCalls {
             classes
                 .last()
                 .is_some_and(|last| last.contract().retry_on_other_lane)
-                && !worth_another_call(&classes, false)
+                && !may_call_again(&classes, false)
         };
         lanes.iter().filter(|lane| !ruled_out(lane)).collect()
     }
@@ -40,6 +40,6 @@ impl PriorCalls {
     /// Whether another call may succeed.
     pub(super) fn allow_another(&self, lanes: &[Lane]) -> bool {
         let has_lane = !self.usable_lanes(lanes).is_empty();
-        has_lane && worth_another_call(&self.classes(), has_lane)
+        has_lane && may_call_again(&self.classes(), has_lane)
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use domain::call::Journaled;
+use domain::call::JournaledCall;
 use domain::job::Claimed;
 use domain::outcome::{Class, Failure};
 use storage::database::{self, GuardedWrite};
@@ -16,7 +16,10 @@ impl Attempt<'_> {
     /// # Errors
     ///
     /// Fails when the bucket or the database fails.
-    pub(super) async fn reconcile(&self, journaled: &Journaled) -> anyhow::Result<OutputResult> {
+    pub(super) async fn reconcile(
+        &self,
+        journaled: &JournaledCall,
+    ) -> anyhow::Result<OutputResult> {
         if let Some(adopted) = self.adopt(journaled).await? {
             return Ok(adopted);
         }
@@ -46,7 +49,7 @@ impl Attempt<'_> {
             },
             // The call has changed since it was read, as its worker may live. The next attempt
             // reads the journal again.
-            GuardedWrite::NotOneRow(_) => OutputResult::Pending(Duration::ZERO),
+            GuardedWrite::UnexpectedRowCount(_) => OutputResult::Pending(Duration::ZERO),
         })
     }
 }

@@ -16,7 +16,7 @@ use time::{Date, OffsetDateTime};
 use utoipa::ToSchema;
 use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
 
-use super::pictures::{InputBody, Picture, Pictures};
+use super::inputs::{InputBody, InputFile, JobInputs};
 use super::rendering::{self, EncodingBody, RenderingFields, fits};
 use super::violations::{Violations, words};
 use crate::error::{Problem, Result};
@@ -111,7 +111,7 @@ pub struct CreateJob {
 }
 
 impl CreateJob {
-    /// Takes the inputs out of the body. [`Sources`](super::pictures::Sources) reads them.
+    /// Takes the inputs out of the body. [`Sources`](super::inputs::Sources) reads them.
     pub fn take_inputs(&mut self) -> Vec<InputBody> {
         std::mem::take(&mut self.inputs)
     }
@@ -126,15 +126,15 @@ pub struct JobDraft {
     /// What to generate.
     pub generation: Generation,
     /// Files to store before the job is admitted.
-    pub files: Vec<Picture>,
+    pub files: Vec<InputFile>,
     switch_to_successor: bool,
     violations: Vec<Violation>,
 }
 
 impl JobDraft {
-    /// Parses a body as far as possible. `pictures` are its inputs, which were taken out of the body and read before.
-    pub fn read(body: CreateJob, pictures: Pictures, now: OffsetDateTime) -> Self {
-        let mut found = Violations::from(pictures.violations);
+    /// Parses a body as far as possible. `inputs` are its inputs, which were taken out of the body and read before.
+    pub fn read(body: CreateJob, inputs: JobInputs, now: OffsetDateTime) -> Self {
+        let mut found = Violations::from(inputs.violations);
         if body.model.is_empty() {
             found.add("/model", "Name a model: GET /v1/models lists them.");
         }
@@ -150,7 +150,7 @@ impl JobDraft {
         let request = ImageRequest {
             prompt: body.prompt,
             art_direction: body.art_direction,
-            inputs: pictures.inputs,
+            inputs: inputs.inputs,
             aspect_ratio: found.choice("/aspect_ratio", body.aspect_ratio, AspectRatio::ALL),
             size: found.choice("/size", body.size, Size::VARIANTS),
             outputs: body.outputs.unwrap_or(1),
@@ -169,24 +169,24 @@ impl JobDraft {
             },
             run_at,
             generation: Generation::Image(request),
-            files: pictures.files,
+            files: inputs.files,
             switch_to_successor: body.switch_to_successor,
             violations: found.into_all(),
         }
     }
 
-    /// Replaces what was known about the input images before they were decoded by the final images.
-    pub fn take_pictures(&mut self, pictures: Pictures) {
+    /// Replaces the preliminary data about the input images with the final images, after they were decoded.
+    pub fn replace_inputs(&mut self, inputs: JobInputs) {
         let Generation::Image(request) = &mut self.generation;
-        request.inputs = pictures.inputs;
-        self.files = pictures.files;
-        self.violations.extend(pictures.violations);
+        request.inputs = inputs.inputs;
+        self.files = inputs.files;
+        self.violations.extend(inputs.violations);
     }
 
     /// Quotes the most the job can cost. If the model was shut down and the client allows it, switches to the successor.
     ///
     /// # Errors
-    /// A problem with everything that is wrong with the job, in general and for its model.
+    /// Returns a problem that lists everything that is wrong with the job, in general and for its model.
     pub fn quote(&mut self, catalog: &Catalog, today: Date) -> Result<Quote> {
         let attributes = &mut self.attributes;
         if self.switch_to_successor
@@ -271,7 +271,7 @@ fn formats() -> Schema {
     )
 }
 
-/// Parses the earliest start; `None` for at once.
+/// Parses the earliest start; `None` means at once.
 fn run_at(
     text: Option<&str>,
     now: OffsetDateTime,
@@ -289,7 +289,7 @@ fn run_at(
     Ok(Some(run_at))
 }
 
-/// Finds what is wrong with texts and numbers, independent of the model.
+/// Adds everything that is wrong with texts and numbers, as far as it does not depend on the model.
 fn check(found: &mut Violations, body: &CreateJob) {
     for (pointer, text) in [
         ("/prompt", Some(&body.prompt)),
@@ -332,7 +332,7 @@ fn check(found: &mut Violations, body: &CreateJob) {
         found.add(
             "/metadata",
             format!(
-                "Keys of 1 to {MAX_METADATA_KEY_LENGTH} and values of at most {MAX_METADATA_VALUE_LENGTH} characters, without NUL."
+                "A key has 1 to {MAX_METADATA_KEY_LENGTH} characters and a value at most {MAX_METADATA_VALUE_LENGTH}, and neither may have the NUL character (U+0000)."
             ),
         );
     }
@@ -356,7 +356,7 @@ mod tests {
 
     fn read(body: &Value) -> JobDraft {
         let body = extract::json(body.to_string().as_bytes()).unwrap();
-        JobDraft::read(body, Pictures::default(), NOW)
+        JobDraft::read(body, JobInputs::default(), NOW)
     }
 
     fn quoted(body: &Value) -> std::result::Result<i64, Value> {

@@ -14,16 +14,16 @@ use utoipa::{IntoParams, openapi};
 use crate::error::{Code, Problem};
 use crate::extract::{Parameters, single};
 use crate::header_list::elements;
-use crate::request::Id;
+use crate::request::RequestId;
 
 /// The header with the client's preferences (RFC 7240).
 pub const PREFER: HeaderName = HeaderName::from_static("prefer");
 /// The header with the time after which an open job expires.
 pub const CANCEL_AFTER: HeaderName = HeaderName::from_static("cancel-after");
 
-/// The shortest wait. A shorter one is ignored.
+/// The shortest wait. A shorter wait is ignored.
 const MIN_WAIT: Duration = Duration::from_secs(1);
-/// The longest wait. A longer one is shortened.
+/// The longest wait. A longer wait is shortened to this.
 const MAX_WAIT: Duration = Duration::from_mins(1);
 const MIN_CANCEL_AFTER: Duration = Duration::from_secs(1);
 const DEFAULT_CANCEL_AFTER: Duration = Duration::from_hours(24);
@@ -36,7 +36,7 @@ pub struct SubmitOptions {
     pub request_id: String,
     /// The span of the caller or of this request, in which the worker continues the trace.
     pub traceparent: Option<TraceParent>,
-    /// Whether only to quote and write nothing.
+    /// Whether the job is only quoted, and nothing is written.
     pub dry_run: bool,
     /// What the client prefers.
     pub prefer: Prefer,
@@ -49,13 +49,13 @@ pub struct SubmitOptions {
 pub struct Prefer {
     /// How long to wait for the end of the job before answering.
     pub wait: Option<Duration>,
-    /// Whether to answer at once. That is the default; with `wait` it happens after the wait.
+    /// Whether to answer at once, which is the default. With `wait`, the answer comes after the wait.
     respond_async: bool,
 }
 
 impl Prefer {
     /// Parses the header. If a preference is sent twice, the first counts, and unknown preferences are ignored (RFC 7240, 2).
-    fn of(headers: &HeaderMap) -> Self {
+    fn from_headers(headers: &HeaderMap) -> Self {
         let elements = elements(headers, &PREFER);
         let preferences: Vec<_> = elements.iter().map(|element| &element[0]).collect();
         let first = |wanted| preferences.iter().find(|(name, _)| name == wanted);
@@ -98,12 +98,12 @@ impl<S: Send + Sync> FromRequestParts<S> for SubmitOptions {
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
         let Parameters(Flags { dry_run }) = Parameters::from_request_parts(parts, state).await?;
-        let id = parts.extensions.get::<Id>();
+        let id = parts.extensions.get::<RequestId>();
         Ok(Self {
             request_id: id.ok_or(Code::Internal)?.0.to_string(),
             traceparent: parts.extensions.get().cloned(),
             dry_run,
-            prefer: Prefer::of(&parts.headers),
+            prefer: Prefer::from_headers(&parts.headers),
             cancel_after: cancel_after(&parts.headers)?,
         })
     }
@@ -223,7 +223,7 @@ mod tests {
                 headers.append(name, value);
             }
             assert_eq!(
-                Prefer::of(&headers).applied().as_deref(),
+                Prefer::from_headers(&headers).applied().as_deref(),
                 applied,
                 "{headers:?}"
             );

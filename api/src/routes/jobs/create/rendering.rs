@@ -12,14 +12,14 @@ use super::violations::{Violations, words};
 #[derive(Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct EncodingBody {
-    /// Only JPEG and lossy WebP: the quality. If it is missing, JPEG uses 90 and WebP 85.
+    /// Only for JPEG and lossy WebP: the quality. If it is missing, JPEG uses 90 and WebP 85.
     #[schema(minimum = 1, maximum = 100)]
     quality: Option<u8>,
-    /// Only JPEG: whether a coarse image can be shown before the file is loaded completely.
+    /// Only for JPEG: whether a coarse image can be shown before the file is loaded completely.
     progressive: Option<bool>,
     #[schema(schema_with = chromas)]
     chroma_subsampling: Option<String>,
-    /// Only WebP: whether every pixel is kept exactly.
+    /// Only for WebP: whether every pixel is kept exactly.
     lossless: Option<bool>,
 }
 

@@ -1,4 +1,5 @@
-//! Collects everything that is wrong with a body, so that it is reported at once; and parses choices of a few known words.
+//! Collects everything that is wrong with a body, so that it is reported at once. Also parses texts that must be one of a few known
+//! words.
 
 use domain::generation::Violation;
 use serde::Serialize;
@@ -19,12 +20,13 @@ impl Violations {
         self.0.push(Violation::new(pointer, detail));
     }
 
-    /// Adds the error of a result; `None` if there was one.
+    /// Returns the value of a result. If the result is a violation, adds it and returns `None`.
     pub(super) fn keep<T>(&mut self, result: Result<T, Violation>) -> Option<T> {
         result.map_err(|violation| self.0.push(violation)).ok()
     }
 
-    /// Parses one of a few known words. The default if the text is missing or unknown; an unknown text is a violation.
+    /// Parses one of a few known words. Returns the default if the text is missing or unknown. An unknown text also adds a
+    /// violation.
     pub(super) fn choice<T: Copy + Default + Serialize>(
         &mut self,
         pointer: &str,

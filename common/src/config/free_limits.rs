@@ -1,4 +1,4 @@
-//! What a tenant may use that it does not pay for.
+//! Limits on what a tenant may use without paying for it.
 
 use std::time::Duration;
 
@@ -9,25 +9,25 @@ use super::values::within;
 
 /// Limits on what one tenant may use without paying for it.
 #[derive(Clone, Copy, Debug)]
-pub struct Unpaid {
-    /// Calls that have begun and that the tenant may abandon in an hour.
+pub struct FreeLimits {
+    /// How many calls that have begun the tenant may abandon in an hour.
     pub cancel_allowance: u32,
     /// Cost of such calls in an hour above which operators are alerted, in millionths of a US
     /// dollar.
     pub abandoned_cost: i64,
-    /// Bytes the tenant may store in the bucket; `None` for no limit.
+    /// Bytes that the tenant may store in the bucket; `None` for no limit.
     pub storage: Option<i64>,
-    /// Longest time inputs of jobs that delivered nothing are kept; `None` for as long as the
-    /// tenant wants.
+    /// Longest time for which inputs of jobs that delivered nothing are kept; `None` for as long as
+    /// the tenant wants.
     pub undelivered_inputs: Option<Duration>,
-    /// Longest time uploads are kept if the tenant never paid; `None` for as long as the tenant
-    /// wants.
+    /// Longest time for which uploads are kept if the tenant never paid; `None` for as long as the
+    /// tenant wants.
     pub uploads: Option<Duration>,
 }
 
 pub(super) const DAY: Duration = Duration::from_hours(24);
 
-impl Default for Unpaid {
+impl Default for FreeLimits {
     fn default() -> Self {
         Self {
             cancel_allowance: allowance::DEFAULT,
@@ -39,12 +39,13 @@ impl Default for Unpaid {
     }
 }
 
-pub(super) fn unpaid() -> Result<Unpaid, ConfigError> {
-    let by_default = Unpaid::default();
+/// Reads the limits from the environment.
+pub(super) fn free_limits() -> Result<FreeLimits, ConfigError> {
+    let by_default = FreeLimits::default();
     // 0 turns the limit off.
-    let days = |name, otherwise| -> Result<Option<Duration>, ConfigError> {
+    let days = |name, default| -> Result<Option<Duration>, ConfigError> {
         Ok(match within(name, 0, 3_650)? {
-            None => otherwise,
+            None => default,
             Some(0) => None,
             Some(days) => Some(Duration::from_secs(days * DAY.as_secs())),
         })
@@ -52,7 +53,7 @@ pub(super) fn unpaid() -> Result<Unpaid, ConfigError> {
     let number = |name, min, max| -> Result<Option<i64>, ConfigError> {
         Ok(within(name, min, max)?.and_then(|value| i64::try_from(value).ok()))
     };
-    Ok(Unpaid {
+    Ok(FreeLimits {
         cancel_allowance: within("PLATEN_CANCEL_ALLOWANCE", 0, 1_000_000)?
             .and_then(|calls| u32::try_from(calls).ok())
             .unwrap_or(by_default.cancel_allowance),

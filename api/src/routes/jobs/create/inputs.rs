@@ -1,5 +1,5 @@
 //! The input images of a job. Files in the body are decoded from base64, encoded again like uploads, and get the keys they will be
-//! stored under. Uploads are only named; they are stored already.
+//! stored under. Uploads are only named, because they are stored already.
 
 use std::collections::HashMap;
 
@@ -23,8 +23,8 @@ use crate::shares::Share;
 
 /// The types an input may have.
 const MEDIA_TYPES: [MediaType; 3] = [MediaType::Png, MediaType::Jpeg, MediaType::Webp];
-/// A smaller file counts as this many bytes towards [`MAX_INPUTS_BYTES`]. An image encoded again in fewer bytes would show nothing, so
-/// this bounds how many files share the total.
+/// A smaller file counts as this many bytes towards [`MAX_INPUTS_BYTES`]. A useful image is hardly smaller than this, even after it
+/// is encoded again. So this limits how many files share the total.
 const MIN_CLEAN_BYTES: usize = 64 * 1024;
 /// The roles an input may have.
 const ROLES: [InputRole; 4] = [
@@ -57,7 +57,8 @@ impl InputBody {
         self.upload.as_deref()?.parse().ok()
     }
 
-    /// The upload with this name. A violation if there is none, or if the input has other fields besides.
+    /// Finds the upload that the input names by its id. Returns a violation if there is no such upload, or if the input also has
+    /// other fields.
     fn named_upload(
         &self,
         index: usize,
@@ -84,7 +85,8 @@ impl InputBody {
         })
     }
 
-    /// The file in `data`. A violation if it cannot be decoded or its type is not the one in `media_type`.
+    /// Decodes the file in `data`. Returns a violation if the text cannot be decoded, or if the type of the file is not the one in
+    /// `media_type`.
     fn file(self, found: &mut Violations, index: usize) -> Result<Bytes, Violation> {
         let media_type = self.media_type.unwrap_or_default();
         let place = pointer(index, "media_type");
@@ -109,8 +111,8 @@ impl InputBody {
 }
 
 /// A file to be stored before the job is admitted.
-pub struct Picture {
-    /// The key to store it under.
+pub struct InputFile {
+    /// The key under which the file is stored.
     pub object_key: String,
     /// The file.
     pub bytes: Bytes,
@@ -118,11 +120,11 @@ pub struct Picture {
 
 /// The input images of one job, and everything that is wrong with them.
 #[derive(Default)]
-pub struct Pictures {
+pub struct JobInputs {
     /// Uploads and files of the body, in the order of the body.
     pub inputs: Vec<Input>,
     /// The files of the body, encoded again.
-    pub files: Vec<Picture>,
+    pub files: Vec<InputFile>,
     /// What is wrong with the inputs.
     pub violations: Vec<Violation>,
 }
@@ -130,48 +132,52 @@ pub struct Pictures {
 /// The inputs of a body before any image is decoded: uploads, and files decoded from base64.
 pub struct Sources {
     /// Role and source of each input; `None` if it is not valid.
-    pictures: Vec<(Option<InputRole>, Option<Source>)>,
+    inputs: Vec<(Option<InputRole>, Option<Source>)>,
     found: Violations,
 }
 
+/// Where the image of an input comes from.
 enum Source {
     Upload(Upload),
     File(Bytes),
 }
 
 impl Sources {
-    /// Reads the inputs of a body. `uploads` holds those of the tenant that the body names. This is CPU work: megabytes of base64.
+    /// Reads the inputs of a body. `uploads` are the tenant's uploads that the body names. This is CPU work, because it decodes
+    /// megabytes of base64.
     pub fn read(bodies: Vec<InputBody>, uploads: &HashMap<UploadId, Upload>) -> Self {
         let mut found = Violations::default();
-        let mut pictures = Vec::with_capacity(bodies.len());
+        let mut inputs = Vec::with_capacity(bodies.len());
         for (index, mut body) in bodies.into_iter().enumerate() {
             let role = found.keep(choice(&pointer(index, "role"), &body.role, &ROLES));
             let source = match body.upload.take() {
                 Some(name) => body.named_upload(index, &name, uploads).map(Source::Upload),
                 None => body.file(&mut found, index).map(Source::File),
             };
-            pictures.push((role, found.keep(source)));
+            inputs.push((role, found.keep(source)));
         }
-        Self { pictures, found }
+        Self { inputs, found }
     }
 
-    /// Encodes the files again exactly like uploads: a model gets the same bytes either way, without metadata, and a damaged file is
-    /// refused before credits are held or anything is stored.
+    /// Encodes the files again, exactly like uploads. So a model gets the same bytes either way, without metadata. A damaged file
+    /// is refused before credits are held or anything is stored.
     ///
     /// # Errors
-    /// [`Code::Overloaded`](crate::error::Code::Overloaded) if no memory or render slot became free in time.
+    /// Returns [`Code::Overloaded`](crate::error::Code::Overloaded) if no memory or render slot became free in time.
     pub async fn clean(
         mut self,
         budget: &Budget,
         share: &Share,
         tenant: TenantId,
         job: JobId,
-    ) -> Result<Pictures, Problem> {
+    ) -> Result<JobInputs, Problem> {
         let max_bytes = self.max_bytes_per_file();
-        let mut pictures = Pictures::default();
-        for (index, (role, source)) in self.pictures.into_iter().enumerate() {
+        let mut job_inputs = JobInputs::default();
+        for (index, (role, source)) in self.inputs.into_iter().enumerate() {
             let input = match (source, max_bytes) {
-                (Some(Source::Upload(upload)), _) => role.map(|role| of_upload(upload, role)),
+                (Some(Source::Upload(upload)), _) => {
+                    role.map(|role| input_from_upload(upload, role))
+                }
                 (Some(Source::File(file)), Some(max_bytes)) => {
                     let cleaned = match budget.clean(share, file, max_bytes).await {
                         Ok(cleaned) => Ok(cleaned),
@@ -182,35 +188,37 @@ impl Sources {
                     };
                     let cleaned = self.found.keep(cleaned);
                     role.zip(cleaned).map(|(role, cleaned)| {
-                        let file = Picture {
+                        let file = InputFile {
                             object_key: input_key(tenant, job, index),
                             bytes: cleaned.bytes,
                         };
-                        let input = of_file(&file, cleaned.media_type, role);
-                        pictures.files.push(file);
+                        let input = input_from_file(&file, cleaned.media_type, role);
+                        job_inputs.files.push(file);
                         input
                     })
                 }
                 _ => None,
             };
-            pictures.inputs.extend(input);
+            job_inputs.inputs.extend(input);
         }
-        pictures.violations = self.found.into_all();
-        Ok(pictures)
+        job_inputs.violations = self.found.into_all();
+        Ok(job_inputs)
     }
 
-    /// What is known about the inputs before an image is decoded: enough to check whether the model accepts this many. The final size
-    /// and hash of a file are not known yet; placeholders stand for them.
-    pub fn unopened(&mut self, tenant: TenantId, job: JobId) -> Pictures {
-        // Called for the violation it may add.
+    /// Returns what is known about the inputs before an image is decoded. This is enough to check whether the model accepts this
+    /// many inputs. The final size and hash of a file are not known yet, so they have placeholder values.
+    pub fn before_decoding(&mut self, tenant: TenantId, job: JobId) -> JobInputs {
+        // This call may add a violation.
         self.max_bytes_per_file();
-        let mut pictures = Pictures {
+        let mut job_inputs = JobInputs {
             violations: self.found.all(),
-            ..Pictures::default()
+            ..JobInputs::default()
         };
-        for (index, (role, source)) in self.pictures.iter().enumerate() {
+        for (index, (role, source)) in self.inputs.iter().enumerate() {
             let input = match (source, role) {
-                (Some(Source::Upload(upload)), Some(role)) => of_upload(upload.clone(), *role),
+                (Some(Source::Upload(upload)), Some(role)) => {
+                    input_from_upload(upload.clone(), *role)
+                }
                 (Some(Source::File(file)), Some(role)) => Input {
                     upload: None,
                     object_key: input_key(tenant, job, index),
@@ -221,22 +229,22 @@ impl Sources {
                 },
                 _ => continue,
             };
-            pictures.inputs.push(input);
+            job_inputs.inputs.push(input);
         }
-        pictures
+        job_inputs
     }
 
     /// Whether there is an image to decode.
     pub fn has_files(&self) -> bool {
-        let mut sources = self.pictures.iter();
+        let mut sources = self.inputs.iter();
         sources.any(|(_, source)| matches!(source, Some(Source::File(_))))
     }
 
-    /// The most bytes each file may have once it is encoded again: an equal share of what the uploads leave of the total. `None` if the
-    /// inputs exceed the total already, which is a violation.
+    /// The most bytes each file may have once it is encoded again: an equal share of what the uploads leave of the total. Returns
+    /// `None`, and adds a violation, if the inputs exceed the total already.
     fn max_bytes_per_file(&mut self) -> Option<usize> {
         let (mut uploaded, mut sent, mut files) = (0, 0, 0);
-        for (_, source) in &self.pictures {
+        for (_, source) in &self.inputs {
             match source {
                 Some(Source::Upload(upload)) => uploaded += upload.file.bytes.unsigned_abs(),
                 Some(Source::File(file)) => {
@@ -258,7 +266,7 @@ impl Sources {
     }
 }
 
-fn of_file(file: &Picture, media_type: MediaType, role: InputRole) -> Input {
+fn input_from_file(file: &InputFile, media_type: MediaType, role: InputRole) -> Input {
     Input {
         upload: None,
         object_key: file.object_key.clone(),
@@ -269,7 +277,7 @@ fn of_file(file: &Picture, media_type: MediaType, role: InputRole) -> Input {
     }
 }
 
-fn of_upload(upload: Upload, role: InputRole) -> Input {
+fn input_from_upload(upload: Upload, role: InputRole) -> Input {
     let Upload { id, file, .. } = upload;
     Input {
         upload: Some(id),
@@ -286,7 +294,7 @@ fn decode(text: &str) -> Result<Bytes, String> {
     if text.starts_with("data:") {
         return Err("Send the base64 alone, without `data:…;base64,` before it.".to_owned());
     }
-    // The decoded length, at most 2 bytes too large: an oversized file is refused before it is decoded.
+    // An estimate of the decoded length, at most 2 bytes too large. With it, an oversized file is refused before it is decoded.
     let length = text.len() / 4 * 3;
     if length > MAX_INPUT_BYTES + 2 {
         return Err(too_large(length));
@@ -338,12 +346,12 @@ mod tests {
     use super::*;
     use crate::shares::Shares;
 
-    async fn read(inputs: Value) -> Pictures {
+    async fn read(inputs: Value) -> JobInputs {
         let bodies = serde_json::from_value(inputs).unwrap();
         let sources = Sources::read(bodies, &HashMap::new());
         let budget = Budget::within(API_MEMORY, 1);
         let tenant = TenantId::new();
-        let share = Shares::new(budget.slots(), budget.body_bytes()).of(tenant);
+        let share = Shares::new(budget.slots(), budget.body_bytes()).for_tenant(tenant);
         let cleaned = sources.clean(&budget, &share, tenant, JobId::new()).await;
         cleaned.unwrap()
     }
@@ -351,13 +359,13 @@ mod tests {
     /// An image of noise, which does not compress.
     fn noise(width: u32, height: u32, format: ImageFormat) -> Vec<u8> {
         let mut state = 1_u32;
-        let picture = RgbImage::from_fn(width, height, |_, _| {
+        let image = RgbImage::from_fn(width, height, |_, _| {
             state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
             let [red, green, blue, _] = state.to_be_bytes();
             ::image::Rgb([red, green, blue])
         });
         let mut bytes = Cursor::new(Vec::new());
-        picture.write_to(&mut bytes, format).unwrap();
+        image.write_to(&mut bytes, format).unwrap();
         bytes.into_inner()
     }
 

@@ -5,59 +5,60 @@ use redis::{ErrorKind, RedisError};
 /// Why Redis is unavailable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, strum::IntoStaticStr, strum::VariantArray)]
 #[strum(serialize_all = "snake_case")]
-pub enum Trouble {
-    /// No process listens at its address.
+pub enum RedisFailure {
+    /// No process listens at the address of Redis.
     Refused,
-    /// Its address cannot be reached: its name is not known, or there is no route.
+    /// The address of Redis cannot be reached: the host name is not known, or there is no route.
     Unreachable,
-    /// It accepts commands and does not answer in time.
+    /// Redis accepts commands and does not answer in time.
     Silent,
     /// The connection was closed while it was in use.
     Broken,
-    /// It rejects the login.
+    /// Redis rejects the login.
     Password,
     /// The URL is not valid, or the file that holds it cannot be read.
     Address,
-    /// It has as many clients as it allows (`maxclients`).
+    /// Redis has as many clients as it allows (`maxclients`).
     Clients,
-    /// It has just started and is still loading its data.
+    /// Redis has just started and is still loading its data.
     Loading,
-    /// It is a replica and accepts no writes.
+    /// Redis is a replica and accepts no writes.
     ReadOnly,
-    /// It has no memory left (`maxmemory`).
+    /// Redis has no memory left (`maxmemory`).
     Memory,
-    /// It accepts no writes because it cannot save its data, or has too few replicas.
+    /// Redis accepts no writes because it cannot save its data, or has too few replicas.
     Disk,
-    /// A long script keeps it busy.
+    /// A long script keeps Redis busy.
     Busy,
     /// Another error; the log has its text.
     Other,
 }
 
-impl Trouble {
+impl RedisFailure {
     /// All of them, in the order of the metric's reasons.
     pub const ALL: &'static [Self] = <Self as strum::VariantArray>::VARIANTS;
 
-    /// Classifies an error. Returns `None` where Redis itself is available and refused one command,
+    /// Classifies an error. Returns `None` if Redis is available and refused only this command,
     /// such as a script that it does not know yet.
-    pub fn of(error: &RedisError) -> Option<Self> {
+    pub fn classify(error: &RedisError) -> Option<Self> {
         match error.kind() {
-            ErrorKind::Io => Some(of_connection(error)),
+            ErrorKind::Io => Some(classify_connection_error(error)),
             ErrorKind::AuthenticationFailed => Some(Self::Password),
             ErrorKind::InvalidClientConfig => Some(Self::Address),
             ErrorKind::Parse | ErrorKind::RESP3NotSupported => Some(Self::Broken),
             ErrorKind::Server(_) | ErrorKind::Extension => {
-                of_answer(error.code().unwrap_or_default(), error)
+                classify_answer(error.code().unwrap_or_default(), error)
             }
             _ => None,
         }
     }
 
-    /// Whether a new connection may cure it: this one is broken, leads to a server that is of no
-    /// use, or has the wrong login.
+    /// Whether a new connection may help, because the old connection is broken, leads to a server
+    /// that cannot be used, or has the wrong login.
     pub(super) fn wants_new_connection(self) -> bool {
         match self {
-            // The server says itself that it cannot do it now: it would say so on any connection.
+            // The server answered that it cannot serve now. It would answer the same on any
+            // connection.
             Self::Loading | Self::Memory | Self::Disk | Self::Busy => false,
             Self::Refused
             | Self::Unreachable
@@ -76,8 +77,8 @@ impl Trouble {
         self.into()
     }
 
-    /// For operators: what is wrong, and what to do.
-    pub fn plain_words(self) -> &'static str {
+    /// The reason as a sentence for operators: what is wrong, and what to do.
+    pub fn explanation(self) -> &'static str {
         match self {
             Self::Refused => "no process listens at its address: start Redis, or correct REDIS_URL",
             Self::Unreachable => {
@@ -111,29 +112,29 @@ impl Trouble {
 }
 
 /// Classifies an error of the connection.
-fn of_connection(error: &RedisError) -> Trouble {
+fn classify_connection_error(error: &RedisError) -> RedisFailure {
     if error.is_timeout() {
-        Trouble::Silent
+        RedisFailure::Silent
     } else if error.is_connection_refusal() {
-        Trouble::Refused
+        RedisFailure::Refused
     } else if error.is_connection_dropped() {
-        Trouble::Broken
+        RedisFailure::Broken
     } else {
-        // An unknown host name has no kind of its own.
-        Trouble::Unreachable
+        // The client has no error kind for an unknown host name.
+        RedisFailure::Unreachable
     }
 }
 
-/// Classifies an error that Redis answered, by its code.
-fn of_answer(code: &str, error: &RedisError) -> Option<Trouble> {
+/// Classifies an error that Redis sent as its answer, by the error's code.
+fn classify_answer(code: &str, error: &RedisError) -> Option<RedisFailure> {
     match code {
-        "NOAUTH" | "WRONGPASS" | "NOPERM" => Some(Trouble::Password),
-        "LOADING" => Some(Trouble::Loading),
-        "READONLY" | "MASTERDOWN" => Some(Trouble::ReadOnly),
-        "OOM" => Some(Trouble::Memory),
-        "MISCONF" | "NOREPLICAS" => Some(Trouble::Disk),
-        "BUSY" => Some(Trouble::Busy),
-        "ERR" if error.to_string().contains("max number of clients") => Some(Trouble::Clients),
+        "NOAUTH" | "WRONGPASS" | "NOPERM" => Some(RedisFailure::Password),
+        "LOADING" => Some(RedisFailure::Loading),
+        "READONLY" | "MASTERDOWN" => Some(RedisFailure::ReadOnly),
+        "OOM" => Some(RedisFailure::Memory),
+        "MISCONF" | "NOREPLICAS" => Some(RedisFailure::Disk),
+        "BUSY" => Some(RedisFailure::Busy),
+        "ERR" if error.to_string().contains("max number of clients") => Some(RedisFailure::Clients),
         _ => None,
     }
 }
