@@ -1,4 +1,5 @@
-//! OpenAI's answers as other servers write them: pictures that were paid for are accepted, and errors keep their meaning.
+//! OpenAI's answers as other servers write them: pictures that were paid for are accepted, and
+//! errors keep their meaning.
 
 use serde_json::{Value, json};
 use tests::Pipeline;
@@ -101,17 +102,17 @@ async fn customer_and_operator_see_what_was_wrong() {
         (
             "gpt-image-2",
             "bad_picture",
-            "the file is not a PNG, JPEG or WebP picture",
+            "the file is not a PNG, JPEG or WebP image",
         ),
         (
             "gpt-image-2",
             "bad_base64",
-            "the picture is not valid base64",
+            "the image is not valid base64",
         ),
         (
             "gemini-nano-banana-2.1",
             "bad_base64",
-            "the picture is not valid base64",
+            "the image is not valid base64",
         ),
         ("gemini-nano-banana-2.1", "wrong_size", "too small"),
     ] {
