@@ -3,14 +3,14 @@
 
 use std::time::{Duration, Instant};
 
-use servers::{Postgres, Tuning};
+use servers::{Durability, Postgres};
 use sqlx::{Connection, Executor, PgConnection};
 use storage::database::{self, MigrateError};
 
 #[tokio::test]
 async fn a_login_without_createrole_is_given_the_sql_to_run() {
     let folder = tempfile::tempdir().unwrap();
-    let postgres = Postgres::start_with(folder.path(), Tuning::Test)
+    let postgres = Postgres::start_with(folder.path(), Durability::Reduced)
         .await
         .unwrap();
     let refused = database::migrate(&postgres.database_url(), None)
@@ -36,7 +36,8 @@ async fn a_login_without_createrole_is_given_the_sql_to_run() {
     postgres.stop().await;
 }
 
-/// Migrates a database and undoes the last migration. Returns a session that holds a lock on the table which it changes.
+/// Migrates a database and undoes the last migration. Returns a session that holds a lock on the table which it
+/// changes.
 async fn behind(postgres: &Postgres) -> PgConnection {
     let url = postgres.owner_url();
     database::migrate(&url, Some("platen")).await.unwrap();
@@ -53,7 +54,7 @@ async fn behind(postgres: &Postgres) -> PgConnection {
 #[tokio::test]
 async fn a_migration_that_waits_for_a_lock_delays_others_briefly() {
     let folder = tempfile::tempdir().unwrap();
-    let postgres = Postgres::start_with(folder.path(), Tuning::Test)
+    let postgres = Postgres::start_with(folder.path(), Durability::Reduced)
         .await
         .unwrap();
     let url = postgres.owner_url();
@@ -91,7 +92,7 @@ async fn a_migration_that_waits_for_a_lock_delays_others_briefly() {
 #[tokio::test]
 async fn a_migration_that_gets_no_lock_names_the_session_that_has_it() {
     let folder = tempfile::tempdir().unwrap();
-    let postgres = Postgres::start_with(folder.path(), Tuning::Test)
+    let postgres = Postgres::start_with(folder.path(), Durability::Reduced)
         .await
         .unwrap();
     let url = postgres.owner_url();
@@ -125,7 +126,7 @@ async fn a_migration_that_gets_no_lock_names_the_session_that_has_it() {
 #[tokio::test]
 async fn logins_for_one_role_are_created_with_a_connection_limit() {
     let folder = tempfile::tempdir().unwrap();
-    let postgres = Postgres::start_with(folder.path(), Tuning::Test)
+    let postgres = Postgres::start_with(folder.path(), Durability::Reduced)
         .await
         .unwrap();
     let url = |login: &str| {
@@ -163,8 +164,8 @@ async fn logins_for_one_role_are_created_with_a_connection_limit() {
     }
     login.close().await.unwrap();
 
-    // Three logins with one role each get fewer connections than there are, and so does one with every role. A limit that
-    // someone has set is kept.
+    // Three logins with one role each get fewer connections than there are, and so does one with every role. A limit
+    // that someone has set is kept.
     let mut owner = PgConnection::connect(&postgres.owner_url()).await.unwrap();
     owner
         .execute("ALTER ROLE b CONNECTION LIMIT 7")

@@ -303,7 +303,7 @@ async fn postgres_variables_are_ignored_and_each_role_has_a_login() {
         "succeeded"
     );
 
-    let urls = servers::urls_of_running(data).unwrap().unwrap();
+    let urls = servers::running_urls(data).unwrap().unwrap();
     let mut owner = PgConnection::connect(&urls.owner_url).await.unwrap();
     let sessions: Vec<(String, String)> = sqlx::query_as(
         "SELECT DISTINCT usename::text, application_name FROM pg_stat_activity WHERE application_name LIKE 'platen platen%' ORDER BY 1",

@@ -598,12 +598,12 @@ fn hostile_files_are_refused_quickly() {
         assert_ne!(rendered, Err(ImagingError::Panicked), "{name}");
         rendered
     };
-    for name in drawing::bombs() {
-        let rendered = opened(&name, &drawing::bomb(&name).unwrap());
+    for name in drawing::hostile_file_names() {
+        let rendered = opened(&name, &drawing::hostile_file(&name).unwrap());
         assert!(rendered.is_err(), "{name}");
     }
-    for name in drawing::valid_but_heavy() {
-        let rendered = opened(name, &drawing::bomb(name).unwrap());
+    for name in drawing::heavy_file_names() {
+        let rendered = opened(name, &drawing::hostile_file(name).unwrap());
         assert!(rendered.is_ok(), "{name}: {:?}", rendered.err());
     }
 }

@@ -1,11 +1,11 @@
 //! `make contract`: compares the running API with its own OpenAPI contract, by every check and every phase of
-//! Schemathesis, with the key of a tenant and that of operators. Postgres, Redis and the fake vendors are its own. Exits
-//! with 1 if the API breaks the contract or the books do not close.
+//! Schemathesis, with the key of a tenant and that of operators. Postgres, Redis and the fake vendors are its own.
+//! Exits with 1 if the API breaks the contract or the books do not close.
 
 use std::process::ExitCode;
 
 use clap::Parser;
-use servers::Tuning;
+use servers::Durability;
 use tests::proof::Proof;
 use tests::{Options, Pipeline, contract};
 
@@ -23,7 +23,7 @@ struct Arguments {
 async fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let mut proof = Proof::default();
-    let pipeline = Pipeline::start_alone(Tuning::Test, Options::in_earnest()).await;
+    let pipeline = Pipeline::start_alone(Durability::Reduced, Options::in_earnest()).await;
     let seed = arguments
         .seed
         .map(|seed| ["--seed".to_owned(), seed.to_string()]);

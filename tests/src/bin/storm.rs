@@ -1,8 +1,8 @@
 //! `make storm`: more jobs than the provider admits, and some admitted calls fail.
 //!
-//! The fake admits a number of calls a second (a token bucket), answers 429 to more, and 503 to one admitted call in ten.
-//! Two and a half times as many jobs are submitted; then the backlog drains. The api, two workers and the fake run in this
-//! process, on a private Postgres and Redis. Prints the figures, and exits with 1 if one misses its target.
+//! The fake admits a number of calls a second (a token bucket), answers 429 to more, and 503 to one admitted call in
+//! ten. Two and a half times as many jobs are submitted; then the backlog drains. The api, two workers and the fake run
+//! in this process, on a private Postgres and Redis. Prints the figures, and exits with 1 if one misses its target.
 #![expect(clippy::print_stdout, reason = "prints what it measured")]
 #![expect(clippy::unwrap_used, reason = "a harness fails loudly")]
 
@@ -10,11 +10,11 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use fakes::{Admit, Fault, Latency, Switches};
+use fakes::{AdmissionLimit, Fault, Latency, Switches};
 use futures::stream::{FuturesUnordered, StreamExt};
 use reqwest::{Method, StatusCode};
 use serde_json::json;
-use servers::Tuning;
+use servers::Durability;
 use tests::proof::Proof;
 use tests::{Options, Pipeline, drain};
 use tokio::time::MissedTickBehavior;
@@ -56,7 +56,7 @@ async fn main() -> ExitCode {
     #[expect(clippy::cast_possible_truncation, reason = "a few thousand")]
     let jobs = (OVERLOAD * rate * f64::from(seconds)) as i64;
     let pipeline = Pipeline::start_alone(
-        Tuning::Durable,
+        Durability::Full,
         Options {
             credits: jobs * 6,
             workers: 2,
@@ -68,7 +68,7 @@ async fn main() -> ExitCode {
     )
     .await;
     pipeline.fake.faults().set(Switches {
-        admit: Some(Admit {
+        admit: Some(AdmissionLimit {
             per_second: rate,
             burst: rate / 2.0,
         }),

@@ -1,4 +1,5 @@
-//! `make verify-bench`: how long `platen verify` and a scrape of the billing metrics take on a history of a million jobs.
+//! `make verify-bench`: how long `platen verify` and a scrape of the billing metrics take on a history of a million
+//! jobs.
 //!
 //! A private Postgres, as `platen up` starts it, is filled by the SQL file beside this one. Prints the time of each
 //! invariant and of a scrape, and exits with 1 if an invariant is broken or a time misses its target.
@@ -10,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use common::money::billing;
-use servers::Tuning;
+use servers::Durability;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor, PgPool};
 use storage::database::{self, DatabaseRole};
@@ -39,7 +40,7 @@ async fn main() -> ExitCode {
     let _exporting = telemetry::start();
     let Arguments { rows, rounds } = Arguments::parse();
     let mut proof = Proof::default();
-    let (servers, named) = OwnServers::start(Tuning::Durable).await;
+    let (servers, named) = OwnServers::start(Durability::Full).await;
     let database = named.create_database().await;
 
     let started = Instant::now();

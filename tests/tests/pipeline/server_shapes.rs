@@ -104,11 +104,7 @@ async fn customer_and_operator_see_what_was_wrong() {
             "bad_picture",
             "the file is not a PNG, JPEG or WebP image",
         ),
-        (
-            "gpt-image-2",
-            "bad_base64",
-            "the image is not valid base64",
-        ),
+        ("gpt-image-2", "bad_base64", "the image is not valid base64"),
         (
             "gemini-nano-banana-2.1",
             "bad_base64",
