@@ -80,7 +80,7 @@ pub fn render(
     })
 }
 
-/// Reads the media type and the size of a file from its header alone. The size is that of the resize_and_turn image.
+/// Reads the media type and the size of a file from its header alone. The size is that of the upright image.
 ///
 /// # Errors
 /// Returns an [`ImagingError`] if the file is not a PNG, JPEG or WebP image, if its header is damaged, or if it is too
@@ -124,7 +124,7 @@ pub fn media_type(head: &[u8]) -> Option<MediaType> {
     decode::sniff(head).map(Format::media_type)
 }
 
-/// Encodes an uploaded image anew, as input for models: resize_and_turn, in sRGB, without metadata, at most 4,096
+/// Encodes an uploaded image anew, as input for models: upright, in sRGB, without metadata, at most 4,096
 /// pixels a side and `max_bytes` long. This is CPU work, so call it in a [`RenderPool`].
 ///
 /// # Errors
@@ -208,7 +208,7 @@ fn fitted_image(
     })
 }
 
-/// Resizes pixels by a plan, and turns them resize_and_turn.
+/// Resizes pixels by a plan, and turns them upright.
 fn resize_and_turn(
     pixels: DynamicImage,
     orientation: Orientation,

@@ -36,8 +36,7 @@ pub struct Readiness {
     pub ready: bool,
     /// Whether the process is about to end.
     pub stopping: bool,
-    /// What is wrong and what to do about it. Also lists problems that do not stop the process from
-    /// being ready.
+    /// What is wrong and what to do about it. Also lists problems that do not stop the process from being ready.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schema(required = false)]
     pub problems: Vec<String>,
@@ -105,11 +104,11 @@ pub struct WorkerHealth {
     pub ready_queue: ReadyQueue,
 }
 
-/// Whether a worker takes jobs: until it is told to stop, and while the bucket belongs to its
-/// database. Without Redis it takes jobs from Postgres, stays ready, and the answer says why.
+/// Whether a worker takes jobs: until it is told to stop, and while the bucket belongs to its database. Without Redis it takes
+/// jobs from Postgres, stays ready, and the answer says why.
 pub async fn worker_ready(State(worker): State<WorkerHealth>) -> (StatusCode, String) {
     let (bucket, usable) = readiness::check_bucket(&worker.owner).await;
-    if worker.stop_signal.is_cancelled() {
+    if worker.stopping.is_cancelled() {
         return (StatusCode::SERVICE_UNAVAILABLE, "stopping\n".to_owned());
     }
     let (status, mut text) = if usable {

@@ -11,7 +11,7 @@ pub(super) async fn run(app: Arc<App>) {
     match database::with_timeout(storage::billing::fold(&app.pool)).await {
         Ok(lines) => tracing::debug!(lines, "Folded {lines} billing lines"),
         Err(error) => {
-            tracing::warn!(%error, "Billing lines could not be folded; the next run tries again")
+            tracing::warn!(%error, "Billing lines could not be folded; the next run tries again");
         }
     }
 }

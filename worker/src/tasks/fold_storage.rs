@@ -16,7 +16,7 @@ pub(super) async fn run(app: Arc<App>) {
     match database::with_timeout(storage::stored_bytes::fold(&app.pool)).await {
         Ok(lines) => tracing::debug!(lines, "Folded {lines} storage lines"),
         Err(error) => {
-            tracing::warn!(%error, "Storage lines could not be folded; the next run tries again")
+            tracing::warn!(%error, "Storage lines could not be folded; the next run tries again");
         }
     }
     let uncounted = storage::stored_bytes::uncounted(&app.pool, BATCH);

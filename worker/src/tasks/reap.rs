@@ -33,7 +33,7 @@ pub(super) async fn run(app: Arc<App>) {
     for (job, tenant) in found {
         match database::with_timeout(settlement::reap(&app.pool, tenant, job)).await {
             Ok(settled) => {
-                tracing::info!(job.id = %job, ?settled, "Job {job} was taken from its worker because its lease ran out")
+                tracing::info!(job.id = %job, ?settled, "Job {job} was taken from its worker because its lease ran out");
             }
             Err(error) => {
                 tracing::warn!(job.id = %job, %error, "Job {job} could not be taken from its worker");

@@ -14,7 +14,7 @@ pub(super) async fn run(app: Arc<App>) {
     match database::with_timeout(storage::tenants::weights(&app.pool)).await {
         Ok(weights) => app.slots.set_weights(weights.into_iter().collect()),
         Err(error) => {
-            tracing::debug!(%error, "The tenants' weights could not be read; the last known weights apply")
+            tracing::debug!(%error, "The tenants' weights could not be read; the last known weights apply");
         }
     }
 }
