@@ -104,7 +104,7 @@ pub async fn run(app: Arc<App>, stop_signal: CancellationToken) -> anyhow::Resul
         worker = app.name,
         slots = app.slots.regular,
         reserve = app.slots.reserve,
-        "The worker is ready"
+        "Worker is ready"
     );
     let signal = stop_signal.clone();
     let running = monitor.run_with_signal(async move {
