@@ -13,8 +13,8 @@ pub const NO_REASON: &str = "no reason was given";
 /// Which database a command works on.
 #[derive(Args)]
 pub struct DatabaseArgs {
-    /// The data folder of a `platen up`, running or stopped. Without it the database in `DATABASE_URL` is used, or else
-    /// the data folder ./data.
+    /// The data folder of a `platen up`, running or stopped. Without it the database in `DATABASE_URL` is used, or else the
+    /// data folder ./data.
     #[arg(long)]
     pub data: Option<PathBuf>,
 }

@@ -15,8 +15,8 @@ pub(crate) const DEFAULT_DATA: &str = "data";
 
 /// Connects with a role and does `work`.
 ///
-/// The database is that of the data folder `data`, or else the configured one, or else that of `./data`. A Postgres
-/// that was started for this is stopped again, however the work ends.
+/// The database is that of the data folder `data`, or else the configured one, or else that of `./data`. A Postgres that
+/// was started for this is stopped again, however the work ends.
 ///
 /// # Errors
 ///

@@ -1,7 +1,6 @@
 //! The `platen` program, as a library, so that tests can run its parts.
 //!
-//! `main.rs` parses the command line and runs one of the [`commands`]. The other modules are shared by several
-//! commands.
+//! `main.rs` parses the command line and runs one of the [`commands`]. The other modules are shared by several commands.
 
 #![warn(missing_docs)]
 

@@ -3,14 +3,14 @@
 use common::config::Ports;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-/// How many files may be open besides the connections of clients: connections to Postgres, Redis, the bucket and
-/// providers, and files of the bucket.
+/// How many files may be open besides the connections of clients: connections to Postgres, Redis, the bucket and providers,
+/// and files of the bucket.
 const RESERVED_FILES: u64 = 256;
 /// With fewer connections than this a process does not start.
 const MIN_CONNECTIONS: usize = 16;
 
-/// Raises the limit of open files to what the system allows, or to `PLATEN_OPEN_FILES`. Returns the limits of the
-/// ports, with fewer connections if there are not enough files for all.
+/// Raises the limit of open files to what the system allows, or to `PLATEN_OPEN_FILES`. Returns the limits of the ports, with
+/// fewer connections if there are not enough files for all.
 ///
 /// # Errors
 ///

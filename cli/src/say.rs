@@ -1,5 +1,4 @@
-//! Writes the answer of a command to standard output. `println!` would panic if the reader has gone or the disk is
-//! full.
+//! Writes the answer of a command to standard output. `println!` would panic if the reader has gone or the disk is full.
 
 use std::fmt;
 use std::io::{self, Write};
@@ -39,8 +38,8 @@ pub fn line(text: fmt::Arguments<'_>) -> Result<(), OutputError> {
         .map_err(OutputError)
 }
 
-/// Writes a line to standard output, as `println!` does, but returns an [`OutputError`](crate::say::OutputError) if
-/// that fails.
+/// Writes a line to standard output, as `println!` does, but returns an [`OutputError`](crate::say::OutputError) if that
+/// fails.
 #[macro_export]
 macro_rules! say {
     ($($text:tt)*) => {

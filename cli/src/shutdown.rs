@@ -37,8 +37,8 @@ fn end_now() -> ! {
 
 /// Returns a token that is cancelled by Ctrl-C or SIGTERM. A second signal ends the process at once.
 ///
-/// The signals are waited for on a thread of their own, because the second one must work even when the rest of the
-/// process hangs or is about to end.
+/// The signals are waited for on a thread of their own, because the second one must work even when the rest of the process
+/// hangs or is about to end.
 ///
 /// # Errors
 ///

@@ -36,8 +36,7 @@ async fn a_login_without_createrole_is_given_the_sql_to_run() {
     postgres.stop().await;
 }
 
-/// Migrates a database and undoes the last migration. Returns a session that holds a lock on the table which it
-/// changes.
+/// Migrates a database and undoes the last migration. Returns a session that holds a lock on the table which it changes.
 async fn behind(postgres: &Postgres) -> PgConnection {
     let url = postgres.owner_url();
     database::migrate(&url, Some("platen")).await.unwrap();
@@ -164,8 +163,8 @@ async fn logins_for_one_role_are_created_with_a_connection_limit() {
     }
     login.close().await.unwrap();
 
-    // Three logins with one role each get fewer connections than there are, and so does one with every role. A limit
-    // that someone has set is kept.
+    // Three logins with one role each get fewer connections than there are, and so does one with every role. A limit that
+    // someone has set is kept.
     let mut owner = PgConnection::connect(&postgres.owner_url()).await.unwrap();
     owner
         .execute("ALTER ROLE b CONNECTION LIMIT 7")

@@ -1,8 +1,8 @@
 //! `make attack`: attacks by one client, one connection or one tenant, tried on real processes.
 //!
-//! A case attacks an api and a worker of its own, with the limits of a small container ([`stage`]). It holds if no
-//! process died, the health check always answered within a second, and the condition of the case itself is true. Cases
-//! that are tests of the suite are run as those tests ([`tested`]).
+//! A case attacks an api and a worker of its own, with the limits of a small container ([`stage`]). It holds if no process
+//! died, the health check always answered within a second, and the condition of the case itself is true. Cases that are
+//! tests of the suite are run as those tests ([`tested`]).
 
 pub mod connection;
 pub mod files;

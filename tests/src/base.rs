@@ -1,5 +1,5 @@
-//! The older version whose processes serve while this version migrates. It is pinned in `tests/rolling-base`, built
-//! once, and kept in `target/rolling-base`.
+//! The older version whose processes serve while this version migrates. It is pinned in `tests/rolling-base`, built once,
+//! and kept in `target/rolling-base`.
 
 use std::fs;
 use std::path::{Path, PathBuf};

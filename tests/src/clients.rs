@@ -1,5 +1,5 @@
-//! Correct clients: they send a request that was not answered, or was answered with 503, again to the next api, with
-//! the same idempotency key.
+//! Correct clients: they send a request that was not answered, or was answered with 503, again to the next api, with the
+//! same idempotency key.
 
 use std::net::SocketAddr;
 use std::ops::Range;

@@ -1,6 +1,5 @@
-//! A private Docker: an engine that nobody else uses, stand-ins for container images that cannot be pulled, our own
-//! image, and the services of the shipped `docker-compose.yml`. Needs root, and what `scripts/setup containers`
-//! installs.
+//! A private Docker: an engine that nobody else uses, stand-ins for container images that cannot be pulled, our own image,
+//! and the services of the shipped `docker-compose.yml`. Needs root, and what `scripts/setup containers` installs.
 
 use std::ffi::OsStr;
 use std::net::IpAddr;
@@ -123,8 +122,7 @@ impl Engine {
         Ok(serde_json::from_str::<Value>(&text)?[0].take())
     }
 
-    /// The address of a container in the network of its project. A container that is just starting has none for a
-    /// while.
+    /// The address of a container in the network of its project. A container that is just starting has none for a while.
     pub async fn address(&self, container: &str) -> anyhow::Result<IpAddr> {
         let what = format!("an address of the container {container}");
         awaited(&what, HEALTHY_TIMEOUT, || self.inspect(container), address).await
@@ -275,8 +273,8 @@ impl<'a> Project<'a> {
     }
 }
 
-/// Asks again and again until `find` finds something in the answer. After `longest` the error names `what`, and quotes
-/// the last answer.
+/// Asks again and again until `find` finds something in the answer. After `longest` the error names `what`, and quotes the
+/// last answer.
 async fn awaited<T>(
     what: &str,
     longest: Duration,
@@ -330,8 +328,8 @@ fn usable(said: &Value) -> Option<IpAddr> {
     (!address.is_unspecified()).then_some(address)
 }
 
-/// Builds the stand-ins and our own container image: with the whole `Dockerfile`, or faster with its second stage and
-/// the program that is built already.
+/// Builds the stand-ins and our own container image: with the whole `Dockerfile`, or faster with its second stage and the
+/// program that is built already.
 pub async fn images(engine: &Engine, whole: bool) -> anyhow::Result<()> {
     let (root, stand_ins) = (root(""), root("tests/containers/stand-ins"));
     let context = root.to_string_lossy();
@@ -367,8 +365,8 @@ pub async fn images(engine: &Engine, whole: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A command that is also searched in the folders of system programs, and first in `/usr/bin`: Debian's own Docker
-/// client must be found before others that lack its plugins.
+/// A command that is also searched in the folders of system programs, and first in `/usr/bin`: Debian's own Docker client
+/// must be found before others that lack its plugins.
 fn on_path(program: impl AsRef<OsStr>) -> Command {
     let path = std::env::var("PATH").unwrap_or_default();
     let mut command = Command::new(program);

@@ -13,8 +13,8 @@ pub struct Disk {
 }
 
 impl Disk {
-    /// Mounts a disk of `kib` KiB. Returns `None` and prints a line if this user may not mount one; then the test
-    /// cannot run.
+    /// Mounts a disk of `kib` KiB. Returns `None` and prints a line if this user may not mount one; then the test cannot
+    /// run.
     #[expect(clippy::print_stderr, reason = "a test that did not run must say so")]
     pub fn mount(kib: usize) -> Option<Self> {
         let folder = tempfile::tempdir().unwrap();

@@ -1,7 +1,7 @@
 //! Several `platen api` and `platen worker` as real processes, which are killed, stopped, frozen and started again.
 //!
-//! Each process keeps its ports when it is started again, and writes its log to a file of its own. The caller chooses
-//! what they work on: [`Config`] names servers, bucket and catalogue, and the catalogue names the providers.
+//! Each process keeps its ports when it is started again, and writes its log to a file of its own. The caller chooses what
+//! they work on: [`Config`] names servers, bucket and catalogue, and the catalogue names the providers.
 
 use std::fs::OpenOptions;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -192,8 +192,7 @@ impl Process {
     ///
     /// # Errors
     ///
-    /// It ended with another exit code than 0, or had not ended after `within`; then it is killed. The error quotes its
-    /// log.
+    /// It ended with another exit code than 0, or had not ended after `within`; then it is killed. The error quotes its log.
     pub async fn stop_cleanly(&mut self, within: Duration) -> anyhow::Result<Duration> {
         let began = Instant::now();
         let ended = tokio::time::timeout(within, self.stop()).await;

@@ -1,9 +1,9 @@
 //! Google Cloud Storage, emulated by fake-gcs-server: a private process on a port of its own.
 //!
-//! Preconditions, listings and reads work as at Google. Three things differ: it never checks the signature or the time
-//! of a signed link; it needs no credentials; and it can be written only through the JSON API, so a small server before
-//! it translates the `PUT` of the XML API, which our client uses. Our signed links are compared with those of Google's
-//! own library (`tests/tests/gcs_links.rs`).
+//! Preconditions, listings and reads work as at Google. Three things differ: it never checks the signature or the time of a
+//! signed link; it needs no credentials; and it can be written only through the JSON API, so a small server before it
+//! translates the `PUT` of the XML API, which our client uses. Our signed links are compared with those of Google's own
+//! library (`tests/tests/gcs_links.rs`).
 
 use std::io;
 use std::net::TcpListener as StdListener;

@@ -1,5 +1,5 @@
-//! Compares our rows with the provider's own count: every submit must have become one job, and every image must have
-//! been requested once.
+//! Compares our rows with the provider's own count: every submit must have become one job, and every image must have been
+//! requested once.
 
 use std::collections::BTreeMap;
 

@@ -108,8 +108,8 @@ impl Options {
         }
     }
 
-    /// The configuration of api and workers on these servers. The bucket is `folder` and the vendors are `fake`, unless
-    /// the options name others.
+    /// The configuration of api and workers on these servers. The bucket is `folder` and the vendors are `fake`, unless the
+    /// options name others.
     pub(crate) fn config(
         self,
         servers: &TestServers,

@@ -21,8 +21,8 @@ pub fn program(path: &Path) -> Command {
     platen
 }
 
-/// Starts `platen worker` with a configuration and further variables. It starts no fake vendors: the catalogue names
-/// the addresses of its providers. Dropping it kills it.
+/// Starts `platen worker` with a configuration and further variables. It starts no fake vendors: the catalogue names the
+/// addresses of its providers. Dropping it kills it.
 pub fn worker(config: &Config, more: &[(&str, &str)]) -> Child {
     command("worker", config)
         .envs(more.iter().copied())

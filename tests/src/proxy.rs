@@ -1,8 +1,8 @@
 //! A TCP proxy that simulates network faults: it resets, refuses, delays or silences connections.
 //!
 //! Its address never changes. [`Proxy::set`] changes how all connections behave from now on, existing ones included.
-//! [`Proxy::cut`], [`Proxy::forget`] and [`Proxy::swallow`] affect connections once. The proxy understands just enough
-//! of the Postgres protocol (`proxy/postgres.rs`) to lose the reply to a statement that was executed.
+//! [`Proxy::cut`], [`Proxy::forget`] and [`Proxy::swallow`] affect connections once. The proxy understands just enough of
+//! the Postgres protocol (`proxy/postgres.rs`) to lose the reply to a statement that was executed.
 
 mod postgres;
 
@@ -123,8 +123,8 @@ impl Proxy {
         connections.len()
     }
 
-    /// Makes every open connection half open: both ends believe that it works, but nothing arrives. If the client
-    /// closes it, the server notices. New connections work. Dropping the returned value resets the half-open ones.
+    /// Makes every open connection half open: both ends believe that it works, but nothing arrives. If the client closes it,
+    /// the server notices. New connections work. Dropping the returned value resets the half-open ones.
     pub fn forget(&self) -> Forgotten {
         let connections = self.shared.take();
         for connection in &connections {
@@ -133,8 +133,8 @@ impl Proxy {
         Forgotten(connections)
     }
 
-    /// Loses the next `CommandComplete` of Postgres that begins with `tag` ("COMMIT", "UPDATE 1"): its connection is
-    /// reset instead. The statement was executed, and the client cannot know it.
+    /// Loses the next `CommandComplete` of Postgres that begins with `tag` ("COMMIT", "UPDATE 1"): its connection is reset
+    /// instead. The statement was executed, and the client cannot know it.
     pub fn swallow(&self, tag: &'static str) {
         self.shared.swallow().push(tag);
     }

@@ -1,5 +1,4 @@
-//! Changes the password of a Redis that is in use: first in the server, and some seconds later in the file that tells
-//! it.
+//! Changes the password of a Redis that is in use: first in the server, and some seconds later in the file that tells it.
 
 use std::path::{Path, PathBuf};
 
@@ -83,8 +82,8 @@ impl Rotating {
         count("total_connections_received:")
     }
 
-    /// Whether this many apis and workers are connected: each with one connection, and a worker with one more that
-    /// waits for jobs.
+    /// Whether this many apis and workers are connected: each with one connection, and a worker with one more that waits
+    /// for jobs.
     pub async fn serves(&mut self, apis: usize, workers: usize) -> bool {
         let mut list = cmd("CLIENT");
         let list: String = list.arg("LIST").query_async(&mut self.admin).await.unwrap();

@@ -1,7 +1,7 @@
 //! An S3 object store over real HTTP: s3s-fs, which checks signatures and supports `If-None-Match`.
 //!
-//! Objects are files in a folder. It can be made to fail in several ways. One thing differs from S3: if one key is
-//! created twice at the same moment, both may succeed, because it first checks and then renames.
+//! Objects are files in a folder. It can be made to fail in several ways. One thing differs from S3: if one key is created
+//! twice at the same moment, both may succeed, because it first checks and then renames.
 
 use std::io;
 use std::net::SocketAddr;

@@ -1,7 +1,7 @@
 //! One private Postgres and one private Redis for a whole run of the tests.
 //!
-//! `make test` starts them once (`src/bin/with-servers.rs`) and passes their URLs in the environment. A test that is
-//! run alone starts its own. A long proof starts [`OwnServers`].
+//! `make test` starts them once (`src/bin/with-servers.rs`) and passes their URLs in the environment. A test that is run
+//! alone starts its own. A long proof starts [`OwnServers`].
 
 use std::path::Path;
 use std::time::Duration;
@@ -73,8 +73,7 @@ impl TestServers {
         own.await.2.clone()
     }
 
-    /// Starts servers of the caller's own, with the template. Returns the folder of their data, the servers and their
-    /// URLs.
+    /// Starts servers of the caller's own, with the template. Returns the folder of their data, the servers and their URLs.
     pub async fn own(durability: Durability) -> (TempDir, Servers, Self) {
         let folder = tempfile::tempdir().unwrap();
         let servers = Servers::start_with(folder.path(), durability)

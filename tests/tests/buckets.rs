@@ -1,5 +1,4 @@
-//! The guarantees of a bucket, tested with each kind: a folder, S3 and Google Cloud Storage, the latter two also under
-//! a prefix.
+//! The guarantees of a bucket, tested with each kind: a folder, S3 and Google Cloud Storage, the latter two also under a prefix.
 #![expect(clippy::unwrap_used, reason = "tests fail loudly")]
 
 use std::os::unix::fs::symlink;
@@ -193,8 +192,8 @@ async fn link(bucket: &Bucket, seconds: u64) -> String {
     }
 }
 
-/// Links to folders are served by our own API: `pipeline/isolation.rs` tests them. The fake of Google Cloud Storage
-/// checks no signatures: `gcs_links.rs` compares ours with those of Google's library.
+/// Links to folders are served by our own API: `pipeline/isolation.rs` tests them. The fake of Google Cloud Storage checks no
+/// signatures: `gcs_links.rs` compares ours with those of Google's library.
 #[tokio::test]
 async fn links_signed_for_s3_open_one_file_and_expire() {
     for prefix in ["", "of/ours"] {
@@ -349,8 +348,8 @@ async fn a_write_that_reads_back_differently_fails() {
     bucket.put_new("t/1/a", bytes("one")).await.unwrap();
 }
 
-/// Links and pipes in a folder are listed with their kind, but never read, written or removed: a link may lead out of
-/// the bucket, and reading a pipe may block for ever.
+/// Links and pipes in a folder are listed with their kind, but never read, written or removed: a link may lead out of the bucket, and
+/// reading a pipe may block for ever.
 #[tokio::test]
 async fn links_and_pipes_in_a_folder_are_not_followed() {
     let (folder, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());

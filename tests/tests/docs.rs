@@ -1,7 +1,7 @@
 //! Documentation that is held by the code: generated tables are what the code says, and every relative link resolves.
 //!
-//! A generated table stands in a page between `<!-- generated: name -->` and `<!-- end of name -->`. `make docs` (the
-//! variable `WRITE_DOCS=1`) writes the tables; without it the test compares.
+//! A generated table stands in a page between `<!-- generated: name -->` and `<!-- end of name -->`. `make docs` (the variable
+//! `WRITE_DOCS=1`) writes the tables; without it the test compares.
 #![expect(clippy::unwrap_used, reason = "a test fails loudly")]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -462,8 +462,7 @@ fn pages_name_only_what_exists() {
     );
 }
 
-/// Names in inline code with two underscores or more, which are hardly ever words of English, and filters of `make
-/// test`.
+/// Names in inline code with two underscores or more, which are hardly ever words of English, and filters of `make test`.
 fn named(text: &str) -> impl Iterator<Item = &str> {
     let is_name = |text: &&str| {
         text.matches('_').count() >= 2

@@ -37,8 +37,7 @@ fn names() -> Vec<String> {
     names
 }
 
-/// The server that plays Google's checks no signature, but it knows its objects' names: a link leads to what was
-/// stored.
+/// The server that plays Google's checks no signature, but it knows its objects' names: a link leads to what was stored.
 #[tokio::test]
 async fn a_link_names_the_object_that_was_stored() {
     let folder = tempfile::tempdir().unwrap();

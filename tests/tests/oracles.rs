@@ -1,5 +1,5 @@
-//! Compares our providers with the vendors' own clients, and drives the console in a real browser. Both run in Python.
-//! They are the proof that the fakes behave like the vendors.
+//! Compares our providers with the vendors' own clients, and drives the console in a real browser. Both run in Python. They are the
+//! proof that the fakes behave like the vendors.
 #![expect(clippy::unwrap_used, reason = "tests fail loudly")]
 
 use std::convert::Infallible;
@@ -485,8 +485,7 @@ async fn the_console_shows_pictures_by_links_of_google() {
     check_console(Some((gcs.address("of/ours", &more), gcs.endpoint()))).await;
 }
 
-/// Makes a picture in a real browser. `store` is the address and the origin of an object store, if files are not in a
-/// folder.
+/// Makes a picture in a real browser. `store` is the address and the origin of an object store, if files are not in a folder.
 async fn check_console(store: Option<(Address, String)>) {
     let (bucket, store) = store.unzip();
     let pipeline = Pipeline::start_with(Options {

@@ -1,7 +1,7 @@
 //! What SQL must not say, wherever it stands: a `*` for columns, an `INSERT` without its columns, a row's type.
 //!
-//! Each means "all columns there are", and a migration may add one while processes serve: their prepared statements
-//! then fail, and values move into the wrong columns. So every statement names its columns.
+//! Each means "all columns there are", and a migration may add one while processes serve: their prepared statements then
+//! fail, and values move into the wrong columns. So every statement names its columns.
 
 use std::fs;
 use std::path::{Path, PathBuf};

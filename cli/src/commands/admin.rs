@@ -1,5 +1,5 @@
-//! `platen admin`: what operators do to jobs, tenants and workers, directly on the database. The same actions as those
-//! of `/v1/admin`, recorded in the same log.
+//! `platen admin`: what operators do to jobs, tenants and workers, directly on the database. The same actions as those of
+//! `/v1/admin`, recorded in the same log.
 
 mod jobs;
 mod pauses;
@@ -40,8 +40,7 @@ pub enum AdminCommand {
         #[command(flatten)]
         database: DatabaseArgs,
     },
-    /// Run failed jobs again: each gets one new job, which is charged only if it delivers. A job is redriven at most
-    /// once.
+    /// Run failed jobs again: each gets one new job, which is charged only if it delivers. A job is redriven at most once.
     Redrive {
         /// Which jobs.
         #[command(flatten)]

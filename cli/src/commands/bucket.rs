@@ -16,8 +16,8 @@ use crate::{actor, say};
 /// What to do with the bucket.
 #[derive(Subcommand)]
 pub enum BucketCommand {
-    /// Make the configured bucket the one of this database, by a marker that is written into it. Without the marker no
-    /// file is deleted. Run it once, and with `--replace` after the files were moved to another bucket.
+    /// Make the configured bucket the one of this database, by a marker that is written into it. Without the marker no file
+    /// is deleted. Run it once, and with `--replace` after the files were moved to another bucket.
     Adopt {
         /// Also adopt a bucket whose marker names another database, or another bucket than before.
         #[arg(long)]
@@ -70,8 +70,8 @@ pub async fn run(config: &Config, command: BucketCommand) -> anyhow::Result<()> 
     Ok(())
 }
 
-/// Lets a new database adopt its bucket, for `platen up`. A database that is not new may have files in another bucket,
-/// so nothing is done then.
+/// Lets a new database adopt its bucket, for `platen up`. A database that is not new may have files in another bucket, so
+/// nothing is done then.
 ///
 /// # Errors
 ///

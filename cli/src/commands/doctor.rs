@@ -52,8 +52,8 @@ impl Report {
     }
 }
 
-/// Checks everything that the configuration names, and prints a line for each finding. The exit code is 1 if something
-/// is missing.
+/// Checks everything that the configuration names, and prints a line for each finding. The exit code is 1 if something is
+/// missing.
 ///
 /// # Errors
 ///
@@ -119,8 +119,8 @@ async fn postgres(config: &Config, report: &mut Report) {
     }
 }
 
-/// Checks what the login of a role may do. With the reader's login also checks the database itself. A login in `known`
-/// is not described again.
+/// Checks what the login of a role may do. With the reader's login also checks the database itself. A login in `known` is
+/// not described again.
 async fn login(
     config: &Config,
     role: DatabaseRole,

@@ -21,8 +21,8 @@ const DAY: Duration = Duration::from_hours(24);
 /// What to do with legal holds.
 #[derive(Subcommand)]
 pub enum LegalHoldCommand {
-    /// Keep the files of a job beyond their retention, for a purpose and a number of days. Prints the number of the
-    /// legal hold.
+    /// Keep the files of a job beyond their retention, for a purpose and a number of days. Prints the number of the legal
+    /// hold.
     Add {
         /// The tenant of the job.
         tenant: TenantId,

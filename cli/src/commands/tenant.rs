@@ -15,8 +15,8 @@ use crate::{actor, say};
 /// What to do with tenants.
 #[derive(Subcommand)]
 pub enum TenantCommand {
-    /// Set how long a tenant's files and prompts are kept: `ephemeral` (inputs and prompts until their job has ended,
-    /// outputs and unused uploads for one day) or `account_lifetime`. `PUT /v1/retention` sets other times.
+    /// Set how long a tenant's files and prompts are kept: `ephemeral` (inputs and prompts until their job has ended, outputs
+    /// and unused uploads for one day) or `account_lifetime`. `PUT /v1/retention` sets other times.
     Retention {
         /// The tenant.
         tenant: TenantId,

@@ -1,8 +1,8 @@
 //! `platen up`: the whole product in one process.
 //!
-//! Without `DATABASE_URL` or `REDIS_URL` it starts private servers, and without a Google project it starts fake
-//! vendors. It migrates the database and creates a demo tenant with credits and a key. Then it does what `platen api`
-//! and `platen worker` do.
+//! Without `DATABASE_URL` or `REDIS_URL` it starts private servers, and without a Google project it starts fake vendors.
+//! It migrates the database and creates a demo tenant with credits and a key. Then it does what `platen api` and
+//! `platen worker` do.
 
 mod demo;
 mod fake;
@@ -37,8 +37,8 @@ pub struct UpArgs {
     /// The folder for all data.
     #[arg(long, default_value = DEFAULT_DATA)]
     pub data: PathBuf,
-    /// The port of the API on 127.0.0.1; 0 chooses a free one. Without it the API listens on `PLATEN_LISTEN`, or else
-    /// on port 8080.
+    /// The port of the API on 127.0.0.1; 0 chooses a free one. Without it the API listens on `PLATEN_LISTEN`, or else on port
+    /// 8080.
     #[arg(long)]
     pub port: Option<u16>,
     /// Write the addresses and the demo key to this file, as one JSON object, once everything answers.
@@ -171,8 +171,8 @@ async fn serve(
     error.map_or(Ok(()), Err)
 }
 
-/// Lets a new database adopt its bucket. This must happen before the demo tenant is created: a database with a tenant
-/// is not new.
+/// Lets a new database adopt its bucket. This must happen before the demo tenant is created: a database with a tenant is
+/// not new.
 async fn adopt_new(config: &Config, address: &Address) -> anyhow::Result<()> {
     let connect = async |role| {
         let url = config.database_url(role)?.expose_secret();

@@ -287,8 +287,8 @@ impl Caller {
         answer(self.request(Method::POST, path).json(body)).await
     }
 
-    /// Sends `times` requests, one after the other, and returns how long each took. A request whose connection is
-    /// closed before the answer is sent again, as clients do: an api with too many connections closes idle ones.
+    /// Sends `times` requests, one after the other, and returns how long each took. A request whose connection is closed
+    /// before the answer is sent again, as clients do: an api with too many connections closes idle ones.
     pub async fn asks(&self, path: &str, times: usize) -> anyhow::Result<Vec<Duration>> {
         let mut took = Vec::new();
         for _ in 0..times {

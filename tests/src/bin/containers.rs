@@ -1,11 +1,9 @@
-//! `make containers`: the shipped `docker-compose.yml`, unchanged, from the first start through the work of an
-//! operator.
+//! `make containers`: the shipped `docker-compose.yml`, unchanged, from the first start through the work of an operator.
 //!
-//! A private Docker is started, with stand-ins for the container images that cannot be pulled here. The vendor is a
-//! fake in this process. A job is submitted with curl and its image is fetched; workers are scaled from 1 to 8 and back
-//! under load; an api and a worker are stopped by `docker stop`; the main process of each service is killed. Prints the
-//! size of the container image and the memory of its processes. Exits with 1 if a job was lost or an image was
-//! requested twice.
+//! A private Docker is started, with stand-ins for the container images that cannot be pulled here. The vendor is a fake in
+//! this process. A job is submitted with curl and its image is fetched; workers are scaled from 1 to 8 and back under load;
+//! an api and a worker are stopped by `docker stop`; the main process of each service is killed. Prints the size of the
+//! container image and the memory of its processes. Exits with 1 if a job was lost or an image was requested twice.
 #![expect(clippy::print_stdout, reason = "prints what it measured")]
 #![expect(clippy::unwrap_used, reason = "a harness fails loudly")]
 

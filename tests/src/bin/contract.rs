@@ -1,6 +1,6 @@
 //! `make contract`: compares the running API with its own OpenAPI contract, by every check and every phase of
-//! Schemathesis, with the key of a tenant and that of operators. Postgres, Redis and the fake vendors are its own.
-//! Exits with 1 if the API breaks the contract or the books do not close.
+//! Schemathesis, with the key of a tenant and that of operators. Postgres, Redis and the fake vendors are its own. Exits
+//! with 1 if the API breaks the contract or the books do not close.
 
 use std::process::ExitCode;
 

@@ -1,8 +1,8 @@
 //! `make demo-load` and `make boards`: a service under load, for dashboards.
 //!
-//! An api and two workers are real processes. There are two models, one of which the provider refuses, and jobs with
-//! one image and with two; some are refused, some fail, some are canceled. A real Prometheus scrapes the processes once
-//! a second and evaluates the shipped rules. It runs until Ctrl-C. With `--ask` it asks every query of every panel and
+//! An api and two workers are real processes. There are two models, one of which the provider refuses, and jobs with one
+//! image and with two; some are refused, some fail, some are canceled. A real Prometheus scrapes the processes once a
+//! second and evaluates the shipped rules. It runs until Ctrl-C. With `--ask` it asks every query of every panel and
 //! variable after a while, and exits with 1 if one is an error or has no answer.
 #![expect(clippy::print_stdout, reason = "prints what it found")]
 #![expect(clippy::unwrap_used, reason = "a harness fails loudly")]

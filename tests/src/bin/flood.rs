@@ -1,9 +1,9 @@
 //! `make flood`: thousands of calls in flight, and then all their answers at once.
 //!
-//! One worker is a real process with a slot for each job and a memory limit. The provider repeats what a fake of Vertex
-//! AI has answered once: a 2K image. It holds every call until all have come and a while longer, and then answers all
-//! of them in chunks, as fast as the worker reads. Prints the memory of the worker over time. Exits with 1 if the
-//! worker used more than it may, a job failed or was called twice, or there was no progress for long.
+//! One worker is a real process with a slot for each job and a memory limit. The provider repeats what a fake of Vertex AI
+//! has answered once: a 2K image. It holds every call until all have come and a while longer, and then answers all of
+//! them in chunks, as fast as the worker reads. Prints the memory of the worker over time. Exits with 1 if the worker used
+//! more than it may, a job failed or was called twice, or there was no progress for long.
 #![expect(clippy::print_stdout, reason = "prints what it measured")]
 #![expect(clippy::unwrap_used, reason = "a harness fails loudly")]
 

@@ -1,13 +1,13 @@
 //! `make redis-away`: what submits and jobs notice when Redis is down, and when it hangs.
 //!
-//! An api and two workers are real processes, on a private Postgres and Redis. There are three rounds, each with Redis
-//! up, with Redis down (its process is killed, and started empty afterwards) and with Redis hung (it reads requests and
-//! does not answer). In each, jobs are submitted at an even pace, and all must end before Redis is back. Prints how
-//! long a submit took. Exits with 1 if it took longer without Redis, a job did not end, or one was called twice.
+//! An api and two workers are real processes, on a private Postgres and Redis. There are three rounds, each with Redis up,
+//! with Redis down (its process is killed, and started empty afterwards) and with Redis hung (it reads requests and does
+//! not answer). In each, jobs are submitted at an even pace, and all must end before Redis is back. Prints how long a
+//! submit took. Exits with 1 if it took longer without Redis, a job did not end, or one was called twice.
 //!
-//! With `--rotations` the password of Redis is changed several times under load, and the file that tells it follows
-//! half a second to three seconds later. Everything must work again within five seconds, without a restart and without
-//! too many connections.
+//! With `--rotations` the password of Redis is changed several times under load, and the file that tells it follows half
+//! a second to three seconds later. Everything must work again within five seconds, without a restart and without too
+//! many connections.
 #![expect(clippy::print_stdout, reason = "prints what it measured")]
 #![expect(clippy::unwrap_used, reason = "a harness fails loudly")]
 
@@ -169,8 +169,8 @@ impl Stage {
             Redis::Away => self.pipeline.own().servers.redis().crash().await,
             Redis::Hung => self.redis.set(Weather::Silence),
         }
-        // Until the workers have noticed the change, jobs pile up; then all of them run at once, on the same cores as
-        // the api. So submits are measured only after that.
+        // Until the workers have noticed the change, jobs pile up; then all of them run at once, on the same cores as the
+        // api. So submits are measured only after that.
         let changed = Instant::now();
         self.submit().await.unwrap();
         let noticed = self

@@ -1,11 +1,10 @@
 //! `make rolling-migration`: changes the schema while processes serve, and checks that no customer notices.
 //!
-//! First a column is added to one table after the other while an api and two workers of this version serve. Then, if
-//! there are migrations that the pinned version ([`tests::base`]) does not have, that version serves while this one
-//! migrates; both versions serve at the same time; at last the old processes are stopped. Customers
-//! ([`tests::customers`]) do everything a customer can, all the time, and repeat nothing: no request may fail, no job
-//! may be stuck, no image may be requested twice, and the books must close. Prints the counts, and exits with 1 if one
-//! of these is violated.
+//! First a column is added to one table after the other while an api and two workers of this version serve. Then, if there
+//! are migrations that the pinned version ([`tests::base`]) does not have, that version serves while this one migrates;
+//! both versions serve at the same time; at last the old processes are stopped. Customers ([`tests::customers`]) do
+//! everything a customer can, all the time, and repeat nothing: no request may fail, no job may be stuck, no image may be
+//! requested twice, and the books must close. Prints the counts, and exits with 1 if one of these is violated.
 #![expect(clippy::print_stdout, reason = "prints what it counted")]
 #![expect(clippy::unwrap_used, reason = "a harness fails loudly")]
 
@@ -251,8 +250,7 @@ impl Stage {
         Ok(stage)
     }
 
-    /// What processes of a version are started with, and the catalogue that they read. Their logs go to the folder
-    /// `logs`.
+    /// What processes of a version are started with, and the catalogue that they read. Their logs go to the folder `logs`.
     fn orders(&self, program: &Program, logs: &str) -> anyhow::Result<(TempDir, Orders)> {
         let catalogue = models::copied(&program.models);
         models::played_by(&catalogue, &self.fake.base_url());

@@ -1,9 +1,9 @@
 //! `make rolling`: stops and restarts every process, one after the other, round after round, under load.
 //!
 //! Two apis and three workers are real processes, on a private Postgres and Redis. The fake takes a few seconds for an
-//! image, which is less than a stopping worker waits. Clients submit all the time, and use the other api when one is
-//! not available. No job may fail, no image may be requested twice, no submit may be lost, and each process must stop
-//! in time with exit code 0. Prints the counts, and exits with 1 if one of these is violated.
+//! image, which is less than a stopping worker waits. Clients submit all the time, and use the other api when one is not
+//! available. No job may fail, no image may be requested twice, no submit may be lost, and each process must stop in time
+//! with exit code 0. Prints the counts, and exits with 1 if one of these is violated.
 #![expect(clippy::print_stdout, reason = "prints what it counted")]
 #![expect(clippy::unwrap_used, reason = "a harness fails loudly")]
 

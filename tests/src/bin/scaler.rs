@@ -1,10 +1,10 @@
 //! `make scaler`: checks that the metric for scaling workers asks for more in a burst, and for fewer afterwards.
 //!
-//! An api and one worker are real processes. A real Prometheus scrapes them and evaluates the shipped rules, at the
-//! shipped interval. Thousands of jobs come at once. Prometheus is asked the query that the chart gives to KEDA, KEDA's
-//! own formula computes the number of workers, and that many run: they are started and stopped as Kubernetes would do
-//! it. Prints what was asked for and when. Exits with 1 if more workers were asked for too late, or too many for too
-//! long, or a job was lost.
+//! An api and one worker are real processes. A real Prometheus scrapes them and evaluates the shipped rules, at the shipped
+//! interval. Thousands of jobs come at once. Prometheus is asked the query that the chart gives to KEDA, KEDA's own formula
+//! computes the number of workers, and that many run: they are started and stopped as Kubernetes would do it. Prints what
+//! was asked for and when. Exits with 1 if more workers were asked for too late, or too many for too long, or a job was
+//! lost.
 #![expect(clippy::print_stdout, reason = "prints what it measured")]
 #![expect(clippy::unwrap_used, reason = "a harness fails loudly")]
 

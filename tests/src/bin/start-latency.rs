@@ -1,11 +1,11 @@
 //! `make bench`: how long it takes from the 202 of a submit to the call of the model, on an idle system.
 //!
-//! Api, worker and fake run in this process, on a private Postgres (with fsync) and Redis. A job is submitted only
-//! after the one before has ended. Both times are read from the same clock: when the client has the 202, and when the
-//! fake has the request. Prints the percentiles, and exits with 1 if they miss the target.
+//! Api, worker and fake run in this process, on a private Postgres (with fsync) and Redis. A job is submitted only after
+//! the one before has ended. Both times are read from the same clock: when the client has the 202, and when the fake has
+//! the request. Prints the percentiles, and exits with 1 if they miss the target.
 //!
-//! With `--beside` the same is measured again while slow jobs of another tenant occupy every slot and more of them
-//! wait, once for the same model and once for a model of another provider.
+//! With `--beside` the same is measured again while slow jobs of another tenant occupy every slot and more of them wait,
+//! once for the same model and once for a model of another provider.
 #![expect(clippy::print_stdout, reason = "prints what it measured")]
 #![expect(clippy::unwrap_used, reason = "a harness fails loudly")]
 
@@ -104,8 +104,8 @@ async fn measure(pipeline: &Pipeline, model: &str, jobs: u32) -> Vec<i64> {
         let job = json!({"model": model, "prompt": "a glass bottle on wet slate", "aspect_ratio": "1:1", "size": "1K"});
         let id = pipeline.submit(&job).await;
         let accepted = i64::try_from(journal.now_us()).unwrap();
-        // The other provider is not told the id of the job. But there is only one call to it at a time, so its calls
-        // can be counted.
+        // The other provider is not told the id of the job. But there is only one call to it at a time, so its calls can
+        // be counted.
         let call = pipeline
             .until("the model is called", CALL_TIMEOUT, async || match model {
                 QUIET_MODEL => journal.labelled("job", &id).pop(),

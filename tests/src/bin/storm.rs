@@ -1,8 +1,8 @@
 //! `make storm`: more jobs than the provider admits, and some admitted calls fail.
 //!
-//! The fake admits a number of calls a second (a token bucket), answers 429 to more, and 503 to one admitted call in
-//! ten. Two and a half times as many jobs are submitted; then the backlog drains. The api, two workers and the fake run
-//! in this process, on a private Postgres and Redis. Prints the figures, and exits with 1 if one misses its target.
+//! The fake admits a number of calls a second (a token bucket), answers 429 to more, and 503 to one admitted call in ten.
+//! Two and a half times as many jobs are submitted; then the backlog drains. The api, two workers and the fake run in this
+//! process, on a private Postgres and Redis. Prints the figures, and exits with 1 if one misses its target.
 #![expect(clippy::print_stdout, reason = "prints what it measured")]
 #![expect(clippy::unwrap_used, reason = "a harness fails loudly")]
 

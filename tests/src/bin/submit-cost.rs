@@ -1,9 +1,9 @@
 //! `make submit-cost`: what the limits on rates, connections and tenants cost a submit.
 //!
-//! First in instructions: apis with and without limits run under Callgrind. It is asked how many instructions an api
-//! used while it answered submits, and while it was idle for the same time. The difference is the cost of the submits.
-//! Then in submits a second: apis with and without limits run side by side and are measured in turn. Prints both, and
-//! exits with 1 if the limits cost more than they may.
+//! First in instructions: apis with and without limits run under Callgrind. It is asked how many instructions an api used
+//! while it answered submits, and while it was idle for the same time. The difference is the cost of the submits. Then in
+//! submits a second: apis with and without limits run side by side and are measured in turn. Prints both, and exits with 1
+//! if the limits cost more than they may.
 #![expect(clippy::print_stdout, reason = "prints what it measured")]
 #![expect(clippy::unwrap_used, reason = "a harness fails loudly")]
 
@@ -159,8 +159,7 @@ impl CountedApi {
         std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).unwrap();
         let mut orders = orders(real, limits);
         orders.program = program;
-        // One thread and one submit after the other: the instructions of threads that wait for each other differ each
-        // time.
+        // One thread and one submit after the other: the instructions of threads that wait for each other differ each time.
         let one_thread = ("TOKIO_WORKER_THREADS".to_owned(), "1".to_owned());
         orders.environment.push(one_thread);
         let api = start(&orders).await;

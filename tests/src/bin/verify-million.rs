@@ -1,5 +1,4 @@
-//! `make verify-bench`: how long `platen verify` and a scrape of the billing metrics take on a history of a million
-//! jobs.
+//! `make verify-bench`: how long `platen verify` and a scrape of the billing metrics take on a history of a million jobs.
 //!
 //! A private Postgres, as `platen up` starts it, is filled by the SQL file beside this one. Prints the time of each
 //! invariant and of a scrape, and exits with 1 if an invariant is broken or a time misses its target.

@@ -223,8 +223,7 @@ impl<'a> Books<'a> {
             if let Some(wish) = wish_of(create) {
                 *of_wish.entry(wish).or_default() += i32::from(counts);
             }
-            // Requests to Vertex AI carry the id of the call; those of the background model only the wish, in the
-            // prompt.
+            // Requests to Vertex AI carry the id of the call; those of the background model only the wish, in the prompt.
             let Some(label) = create.labels.get("call") else {
                 continue;
             };
@@ -341,8 +340,7 @@ impl<'a> Books<'a> {
         }
     }
 
-    /// I7, I19: every file is as it was stored; orphans are swept, and none of them was an image that a job still
-    /// needed.
+    /// I7, I19: every file is as it was stored; orphans are swept, and none of them was an image that a job still needed.
     async fn bucket(&self, figures: &mut Figures) -> anyhow::Result<()> {
         let bucket = self.stage.direct_bucket()?;
         let orphans = orphans(&self.pool, &bucket).await?;

@@ -26,8 +26,7 @@ const PHOTO: &[u8] = include_bytes!("../../../samples/product.jpg");
 /// What a client asks for: one job.
 #[derive(Clone, Debug)]
 struct Wish {
-    /// The idempotency key. It also stands in the prompt, so that the provider's journal tells which wish a call is
-    /// for.
+    /// The idempotency key. It also stands in the prompt, so that the provider's journal tells which wish a call is for.
     key: String,
     tenant: usize,
     body: Value,
@@ -119,8 +118,8 @@ pub async fn submit(
     Ok(())
 }
 
-/// A random wish: mostly for one image of a model that answers at once. Sometimes for more images, of a model that
-/// works in the background, with a photo, with a prompt that is refused, or with a near deadline.
+/// A random wish: mostly for one image of a model that answers at once. Sometimes for more images, of a model that works in
+/// the background, with a photo, with a prompt that is refused, or with a near deadline.
 fn wish(dice: &mut StdRng, number: u64) -> Wish {
     let mut chance = |share: f64| dice.random_range(0.0..1.0) < share;
     let model = if chance(0.15) {

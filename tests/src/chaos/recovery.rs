@@ -1,5 +1,5 @@
-//! Measures how soon the jobs of a killed worker are claimed by another, and remembers which worker each attempt
-//! belonged to.
+//! Measures how soon the jobs of a killed worker are claimed by another, and remembers which worker each attempt belonged
+//! to.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};

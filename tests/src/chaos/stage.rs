@@ -148,8 +148,7 @@ impl Stage {
                 bucket: Some(s3::address(&bucket_url, "")),
                 ..direct.clone()
             },
-            // Tokens come from the fake without a proxy. They are cached for an hour, so faults there would show
-            // nothing.
+            // Tokens come from the fake without a proxy. They are cached for an hour, so faults there would show nothing.
             environment: models::keys(&fake.base_url()),
             folder: folder.to_owned(),
         };
@@ -227,8 +226,7 @@ impl Stage {
         self.apis.iter().chain(&self.workers)
     }
 
-    /// Starts a process until it is ready. A process that finds no Postgres ends, and its supervisor must start it
-    /// again.
+    /// Starts a process until it is ready. A process that finds no Postgres ends, and its supervisor must start it again.
     pub async fn start_again(&self, process: &mut Process) {
         let start = async {
             loop {

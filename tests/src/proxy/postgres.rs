@@ -1,8 +1,8 @@
 //! Reads the messages of a Postgres server, just enough to find the end of a statement.
 //!
 //! A message has a type (one byte), a length (four bytes, which it includes) and a body; see "Message Formats" in the
-//! manual of PostgreSQL. Before the first message there may be the single byte `N`, which means that there is no TLS.
-//! The data of another kind of server is misread, which does not matter as long as no reply is to be lost.
+//! manual of PostgreSQL. Before the first message there may be the single byte `N`, which means that there is no TLS. The
+//! data of another kind of server is misread, which does not matter as long as no reply is to be lost.
 
 /// The position in the stream of messages. A chunk may end inside a message, so the beginning of a message is kept.
 #[derive(Default)]

@@ -1,5 +1,4 @@
-//! The bucket is another database's, or not there, or not adopted yet: nothing is deleted, nothing is lost, and nothing
-//! is promised.
+//! The bucket is another database's, or not there, or not adopted yet: nothing is deleted, nothing is lost, and nothing is promised.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -83,8 +82,7 @@ async fn refused(orders: &fleet::Orders, role: fleet::Role, number: usize) -> St
     process.last_words()
 }
 
-/// Proof 2 (A.1): a folder is swapped under running processes, as when a volume is unmounted, and others start on other
-/// folders.
+/// Proof 2 (A.1): a folder is swapped under running processes, as when a volume is unmounted, and others start on other folders.
 #[tokio::test]
 async fn while_the_bucket_is_not_ours_no_receipt_is_written_and_no_file_is_lost() {
     let mut real = Real::start(50..=100).await;
@@ -306,8 +304,7 @@ async fn told(pipeline: &Pipeline) -> (usize, usize, usize, usize) {
     )
 }
 
-/// A volume is restored from a backup that had files which customers were told are gone; somebody has put a link and a
-/// pipe into it.
+/// A volume is restored from a backup that had files which customers were told are gone; somebody has put a link and a pipe into it.
 #[tokio::test]
 async fn files_with_a_receipt_that_came_back_are_deleted_again_and_links_are_not_followed() {
     let mut pipeline = Pipeline::start().await;

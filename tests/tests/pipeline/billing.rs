@@ -61,8 +61,7 @@ async fn folding_changes_nothing_that_is_told() {
     pipeline.close().await;
 }
 
-/// Apis and workers are killed, stopped, added and taken away, and every api tells the same, which is what the ledger
-/// says.
+/// Apis and workers are killed, stopped, added and taken away, and every api tells the same, which is what the ledger says.
 #[tokio::test]
 async fn what_is_scraped_equals_the_ledger_though_processes_come_and_go() {
     let Real {

@@ -1,5 +1,4 @@
-//! Damaged and hostile files from a vendor: the job fails with a reason, the hold is released, and memory stays
-//! limited.
+//! Damaged and hostile files from a vendor: the job fails with a reason, the hold is released, and memory stays limited.
 #![expect(clippy::print_stdout, reason = "reports the peak memory")]
 
 use std::time::Duration;

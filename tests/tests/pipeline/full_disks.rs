@@ -1,5 +1,5 @@
-//! Full disks: of the bucket, of Postgres, and the full memory of Redis. Nothing is left half done, and work continues
-//! when there is space again.
+//! Full disks: of the bucket, of Postgres, and the full memory of Redis. Nothing is left half done, and work continues when there is
+//! space again.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -101,8 +101,8 @@ async fn a_bucket_on_a_full_disk_costs_no_call_and_keeps_nothing_half() {
     pipeline.close().await;
 }
 
-/// Runs SQL that locks many tables. Postgres may end it because of a deadlock with a procedure that locks them in
-/// another order: then it is repeated.
+/// Runs SQL that locks many tables. Postgres may end it because of a deadlock with a procedure that locks them in another order: then
+/// it is repeated.
 async fn run(owner: &mut PgConnection, sql: &str) {
     const DEADLOCK: &str = "40P01";
     while let Err(error) = owner.execute(AssertSqlSafe(sql.to_owned())).await {

@@ -52,8 +52,7 @@ async fn a_repeated_request_gets_the_first_answer_byte_for_byte() {
     pipeline.close().await;
 }
 
-/// Stored answers are deleted after their time, the oldest first and in small steps. Jobs stay, and every invariant
-/// holds throughout.
+/// Stored answers are deleted after their time, the oldest first and in small steps. Jobs stay, and every invariant holds throughout.
 #[tokio::test]
 async fn a_stored_answer_is_deleted_after_its_time() {
     let mut pipeline = Pipeline::start_with(Options {

@@ -209,8 +209,7 @@ async fn receipts(pipeline: &Pipeline, of: &str) -> Vec<String> {
         .collect()
 }
 
-/// Whatever a job's end, its inputs and its prompt are found nowhere soon after it; nor is an upload that no job needs
-/// any more.
+/// Whatever a job's end, its inputs and its prompt are found nowhere soon after it; nor is an upload that no job needs any more.
 async fn inputs_are_gone(pipeline: &mut Pipeline, folders: &[&Path]) {
     set(pipeline, Retention::EPHEMERAL).await;
     let photos: Vec<Vec<u8>> = (0..5).map(|_| photo()).collect();

@@ -80,8 +80,7 @@ async fn a_column_of_another_type_heals_without_a_restart() {
         .execute("ALTER TABLE jobs ALTER COLUMN name TYPE varchar(200), ALTER COLUMN request_id TYPE varchar(64)")
         .await
         .unwrap();
-    // Whoever finds it out is told to come again; everybody after that gets a connection made anew, and so does the
-    // worker.
+    // Whoever finds it out is told to come again; everybody after that gets a connection made anew, and so does the worker.
     let path = format!("/v1/jobs/{job}");
     let mut refused = 0;
     for _ in 0..20 {

@@ -223,8 +223,7 @@ async fn requests_that_wait_for_a_wallet_hold_two_connections() {
         slowest
     };
     let (answers, slowest) = futures::join!(crowd, watch);
-    // The lock timeout is two seconds. If the waiting requests held all connections, the other tenant would wait as
-    // long.
+    // The lock timeout is two seconds. If the waiting requests held all connections, the other tenant would wait as long.
     assert!(slowest < Duration::from_secs(1), "{slowest:?}");
     let accepted = answers
         .iter()

@@ -75,8 +75,7 @@ async fn metric(pipeline: &Pipeline, sample: &str) -> i64 {
     value.expect("it is exported").trim().parse().unwrap()
 }
 
-/// Twelve calls under way and twelve cancellations at once: the allowed number succeeds; the other jobs are delivered
-/// and charged.
+/// Twelve calls under way and twelve cancellations at once: the allowed number succeeds; the other jobs are delivered and charged.
 #[tokio::test]
 async fn abandoned_calls_per_hour_are_limited() {
     let pipeline = start(Unpaid {
@@ -187,8 +186,8 @@ async fn abandoned_calls_per_hour_are_limited() {
     pipeline.close().await;
 }
 
-/// Four jobs have a call under way when their deadline passes. One call may be abandoned, so one job expires, and the
-/// deadlines of the others are moved.
+/// Four jobs have a call under way when their deadline passes. One call may be abandoned, so one job expires, and the deadlines of the
+/// others are moved.
 #[tokio::test]
 async fn deadlines_abandon_no_more_calls_than_allowed() {
     let pipeline = start(Unpaid {
@@ -210,8 +209,7 @@ async fn deadlines_abandon_no_more_calls_than_allowed() {
     let counted = "SELECT count(*) FROM abandoned_calls";
     assert_eq!(number(&pipeline, counted).await, 1);
 
-    // A deadline is moved only once. A call that takes longer than its model may is not the tenant's fault, so it is
-    // not counted.
+    // A deadline is moved only once. A call that takes longer than its model may is not the tenant's fault, so it is not counted.
     let mut body = slow_job();
     body["prompt"] = json!("[[fault:late:8000]] a bottle");
     let id = pipeline.submit(&body).await;
@@ -236,8 +234,7 @@ async fn deadlines_abandon_no_more_calls_than_allowed() {
     pipeline.close().await;
 }
 
-/// Inputs of jobs that delivered nothing are deleted after a time, whatever retention the tenant has set; those of
-/// other jobs are not.
+/// Inputs of jobs that delivered nothing are deleted after a time, whatever retention the tenant has set; those of other jobs are not.
 #[tokio::test]
 async fn inputs_of_undelivered_jobs_are_deleted_after_a_time() {
     let pipeline = start(Unpaid {
@@ -382,8 +379,8 @@ async fn a_tenant_cannot_exceed_its_storage_limit() {
     pipeline.close().await;
 }
 
-/// The files of a tenant from before storage was counted are counted by a worker; its old inputs of jobs that delivered
-/// nothing are listed for deletion.
+/// The files of a tenant from before storage was counted are counted by a worker; its old inputs of jobs that delivered nothing are
+/// listed for deletion.
 #[tokio::test]
 async fn files_from_before_storage_counting_are_counted() {
     let mut pipeline = start(Unpaid::default()).await;

@@ -16,8 +16,7 @@ pub(crate) type Back = u8;
 /// What may happen.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Move {
-    /// Credits are given. The source may have given to the tenant before; the lot may expire, and may burn before
-    /// others.
+    /// Credits are given. The source may have given to the tenant before; the lot may expire, and may burn before others.
     Grant {
         tenant: usize,
         source: u8,

@@ -25,8 +25,8 @@ pub(super) struct Demo {
 }
 
 impl Demo {
-    /// Finds the key in `demo.key`, or creates the tenant, its credits and its key. Writes `demo.env` for the curl
-    /// commands of the README.
+    /// Finds the key in `demo.key`, or creates the tenant, its credits and its key. Writes `demo.env` for the curl commands
+    /// of the README.
     pub(super) async fn prepare(
         database_url: &str,
         data: &Path,
