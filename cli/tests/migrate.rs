@@ -3,14 +3,14 @@
 
 use std::time::{Duration, Instant};
 
-use servers::{Postgres, Tuning};
+use servers::{Durability, Postgres};
 use sqlx::{Connection, Executor, PgConnection};
 use storage::database::{self, MigrateError};
 
 #[tokio::test]
 async fn a_login_without_createrole_is_given_the_sql_to_run() {
     let folder = tempfile::tempdir().unwrap();
-    let postgres = Postgres::start_with(folder.path(), Tuning::Test)
+    let postgres = Postgres::start_with(folder.path(), Durability::Reduced)
         .await
         .unwrap();
     let refused = database::migrate(&postgres.database_url(), None)
@@ -53,7 +53,7 @@ async fn behind(postgres: &Postgres) -> PgConnection {
 #[tokio::test]
 async fn a_migration_that_waits_for_a_lock_delays_others_briefly() {
     let folder = tempfile::tempdir().unwrap();
-    let postgres = Postgres::start_with(folder.path(), Tuning::Test)
+    let postgres = Postgres::start_with(folder.path(), Durability::Reduced)
         .await
         .unwrap();
     let url = postgres.owner_url();
@@ -91,7 +91,7 @@ async fn a_migration_that_waits_for_a_lock_delays_others_briefly() {
 #[tokio::test]
 async fn a_migration_that_gets_no_lock_names_the_session_that_has_it() {
     let folder = tempfile::tempdir().unwrap();
-    let postgres = Postgres::start_with(folder.path(), Tuning::Test)
+    let postgres = Postgres::start_with(folder.path(), Durability::Reduced)
         .await
         .unwrap();
     let url = postgres.owner_url();
@@ -125,7 +125,7 @@ async fn a_migration_that_gets_no_lock_names_the_session_that_has_it() {
 #[tokio::test]
 async fn logins_for_one_role_are_created_with_a_connection_limit() {
     let folder = tempfile::tempdir().unwrap();
-    let postgres = Postgres::start_with(folder.path(), Tuning::Test)
+    let postgres = Postgres::start_with(folder.path(), Durability::Reduced)
         .await
         .unwrap();
     let url = |login: &str| {

@@ -5,7 +5,7 @@ use std::process::Stdio;
 
 use domain::id::{JobId, TenantId};
 use nix::unistd::{self, User};
-use servers::{Postgres, Tuning};
+use servers::{Durability, Postgres};
 use sqlx::{Connection, Executor, PgConnection};
 use storage::database;
 use tokio::process::Command;
@@ -19,7 +19,7 @@ struct Platen {
 impl Platen {
     async fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let postgres = Postgres::start_with(folder.path(), Tuning::Test)
+        let postgres = Postgres::start_with(folder.path(), Durability::Reduced)
             .await
             .unwrap();
         database::migrate(&postgres.owner_url(), Some("platen"))

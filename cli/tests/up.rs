@@ -303,7 +303,7 @@ async fn postgres_variables_are_ignored_and_each_role_has_a_login() {
         "succeeded"
     );
 
-    let urls = servers::urls_of_running(data).unwrap().unwrap();
+    let urls = servers::running_urls(data).unwrap().unwrap();
     each_role_uses_its_login(&urls.owner_url).await;
     let single = urls.logins.as_ref().unwrap();
     for (url, others) in [

@@ -1,4 +1,4 @@
-//! Base64 in JSON fields.
+//! Reads base64 in JSON fields, and summarizes files for the journal.
 
 use base64::{
     DecodeError, Engine, alphabet,
@@ -7,8 +7,8 @@ use base64::{
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-/// Decodes a base64 field. The JSON form of Protocol Buffers accepts both alphabets, with or without padding; Google's Python
-/// client sends the URL-safe one.
+/// Decodes a base64 field. The JSON form of Protocol Buffers accepts both alphabets, with or without padding. Google's
+/// Python client sends the URL-safe alphabet.
 pub(super) fn decode(text: &str) -> Result<Vec<u8>, DecodeError> {
     const LENIENT: GeneralPurposeConfig =
         GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
@@ -20,12 +20,12 @@ pub(super) fn decode(text: &str) -> Result<Vec<u8>, DecodeError> {
     GeneralPurpose::new(alphabet, LENIENT).decode(text)
 }
 
-/// What the journal keeps of a file: its SHA-256 and its length.
-pub(super) fn described(bytes: &[u8]) -> Value {
+/// The summary of a file in the journal: its SHA-256 and its length.
+pub(super) fn file_summary(bytes: &[u8]) -> Value {
     json!({"sha256": hex::encode(Sha256::digest(bytes)), "bytes": bytes.len()})
 }
 
-/// A copy of a body with [`described`] in place of each field `data`.
+/// A copy of a body with [`file_summary`] in place of each field `data`.
 pub(super) fn without_data(value: &Value) -> Value {
     match value {
         Value::Array(items) => items.iter().map(without_data).collect(),
@@ -33,7 +33,7 @@ pub(super) fn without_data(value: &Value) -> Value {
             .map(|(name, value)| {
                 let value = match value {
                     Value::String(data) if name == "data" => {
-                        described(&decode(data).unwrap_or_default())
+                        file_summary(&decode(data).unwrap_or_default())
                     }
                     value => without_data(value),
                 };

@@ -1,4 +1,4 @@
-//! A call that asks for pictures, from the request to the reply. All vendors share this order: journal, credentials,
+//! A call that asks for images, from the request to the reply. All vendors share this order: journal, credentials,
 //! admission limit, request, fault, delay, reply.
 //!
 //! The format of the request and the reply depends on the vendor: see `openai` for one.
@@ -7,7 +7,7 @@ use super::{
     connection::Connection,
     fault::Fault,
     faults::{self, CallPlan, Refusal},
-    journal::{Entry, Received},
+    journal::{Entry, ReceivedCall},
     reply::{Delivery, Reply},
     service::Service,
 };
@@ -36,12 +36,12 @@ pub(super) trait Vendor: fmt::Debug + Send + Sync {
     fn answer(
         self: Arc<Self>,
         service: Service,
-        incoming: Incoming,
+        incoming: IncomingRequest,
     ) -> BoxFuture<'static, Response>;
 }
 
 /// A request that was received.
-pub(super) struct Incoming {
+pub(super) struct IncomingRequest {
     pub(super) method: Method,
     pub(super) path: String,
     pub(super) headers: HeaderMap,
@@ -51,22 +51,22 @@ pub(super) struct Incoming {
 
 /// The errors that every vendor has, in one vendor's format.
 pub(super) trait Errors: Send + Sync {
-    /// The error the vendor sends with this HTTP status. `hint` says how long to wait after a 429.
-    fn of_status(&self, code: u16, hint: Option<Duration>) -> Reply;
+    /// The error that the vendor sends with this HTTP status. `hint` says how long to wait after a 429.
+    fn status_error(&self, code: u16, hint: Option<Duration>) -> Reply;
 
     /// 429 beyond the admission limit. The next call is admitted after `wait`.
     fn over_limit(&self, wait: Duration) -> Reply {
-        self.of_status(429, Some(wait))
+        self.status_error(429, Some(wait))
     }
 
-    /// 429 because there is no quota at all: waiting does not help.
+    /// 429 because there is no quota at all, so that waiting does not help.
     fn no_quota(&self) -> Reply;
 
     /// 400 with a sentence that says what is wrong with the request.
     fn invalid(&self, sentence: String) -> Reply;
 }
 
-/// A call that asks for pictures, in one vendor's protocol.
+/// A call that asks for images, in one vendor's protocol.
 pub(super) trait Creation: Errors + 'static {
     /// A valid request.
     type ImageRequest: Send + 'static;
@@ -74,10 +74,10 @@ pub(super) trait Creation: Errors + 'static {
     /// The vendor's name in the journal.
     fn vendor(&self) -> &'static str;
 
-    /// Checks that credentials of the right kind are there. Any value is accepted.
+    /// Checks that the request has credentials of the right kind. Any value is accepted.
     fn authorize(&self, headers: &HeaderMap) -> Result<(), Reply>;
 
-    /// Checks the request as the vendor checks it. CPU work: runs off the async threads.
+    /// Checks the request as the vendor checks it. This is CPU work, which runs off the async threads.
     fn read(&self) -> Result<Self::ImageRequest, Reply>;
 
     /// The prompt, which may carry fault markers.
@@ -91,23 +91,24 @@ pub(super) trait Creation: Errors + 'static {
     /// The fault that this vendor plays for a refusal.
     fn refusal(&self, refusal: Refusal) -> Fault;
 
-    /// Whether the caller waits for the picture. Otherwise the reply says at once where to poll.
+    /// Whether the caller waits for the image. Otherwise the reply comes at once and says where to poll.
     fn is_synchronous(_: &Self::ImageRequest) -> bool {
         true
     }
 
-    /// The reply to a valid request: good, or with the fault of its plan. CPU work: runs off the async threads.
+    /// The reply to a valid request: good, or with the fault of its plan. This is CPU work, which runs off the async
+    /// threads.
     fn answer(&self, request: Self::ImageRequest, plan: CallPlan) -> Reply;
 }
 
-/// Answers a call that asks for pictures.
+/// Answers a call that asks for images.
 pub(super) async fn create(
     service: &Service,
-    incoming: Incoming,
+    incoming: IncomingRequest,
     entry: Entry,
     creation: impl Creation,
 ) -> Response {
-    let number = service.journal.open(Received {
+    let number = service.journal.open(ReceivedCall {
         vendor: creation.vendor(),
         creates: true,
         method: incoming.method.to_string(),
@@ -122,11 +123,11 @@ pub(super) async fn create(
 /// Answers any other call, such as a poll. The journal counts it separately.
 pub(super) async fn answer_other(
     service: &Service,
-    incoming: &Incoming,
+    incoming: &IncomingRequest,
     vendor: &'static str,
     reply: impl Future<Output = Reply>,
 ) -> Response {
-    let number = service.journal.open(Received {
+    let number = service.journal.open(ReceivedCall {
         vendor,
         creates: false,
         method: incoming.method.to_string(),
@@ -138,15 +139,18 @@ pub(super) async fn answer_other(
 }
 
 fn finish(service: &Service, number: u64, reply: Reply) -> Response {
-    service
-        .journal
-        .close(number, reply.status, &reply.outcome, reply.picture.clone());
-    reply.into_response(service.stopping.clone())
+    service.journal.close(
+        number,
+        reply.status,
+        &reply.outcome,
+        reply.image_sha256.clone(),
+    );
+    reply.into_response(service.stop_signal.clone())
 }
 
 async fn answer_creation<C: Creation>(
     service: &Service,
-    incoming: &Incoming,
+    incoming: &IncomingRequest,
     creation: Arc<C>,
 ) -> Reply {
     if let Err(reply) = creation.authorize(&incoming.headers) {
@@ -190,7 +194,7 @@ async fn answer_creation<C: Creation>(
     };
     let reply = tokio::select! {
         reply = delayed => reply,
-        () = service.stopping.cancelled() => return creation.of_status(503, None),
+        () = service.stop_signal.cancelled() => return creation.status_error(503, None),
     };
     match fault {
         Some(fault) => reply.with_outcome(fault.to_string()),
@@ -223,7 +227,7 @@ fn plan_call<C: Creation>(
     }
 }
 
-/// The good reply, changed by a fault of the connection or of the status. Other faults are the vendor's part.
+/// Returns the good reply, changed by a fault of the connection or of the status. The vendor plays other faults itself.
 pub(super) async fn apply_fault(
     service: &Service,
     connection: &Connection,
@@ -233,9 +237,9 @@ pub(super) async fn apply_fault(
 ) -> Reply {
     match fault {
         Some(Fault::Status(502)) => Reply::page(502),
-        Some(Fault::Status(code)) => errors.of_status(*code, None),
+        Some(Fault::Status(code)) => errors.status_error(*code, None),
         Some(Fault::Throttle(seconds)) => {
-            errors.of_status(429, Some(Duration::from_secs((*seconds).into())))
+            errors.status_error(429, Some(Duration::from_secs((*seconds).into())))
         }
         Some(Fault::NoQuota) => errors.no_quota(),
         Some(Fault::NotJson) => Reply::page(200),
@@ -248,14 +252,14 @@ pub(super) async fn apply_fault(
             Reply::page(503)
         }
         Some(Fault::Hang) => {
-            service.stopping.cancelled().await;
-            errors.of_status(503, None)
+            service.stop_signal.cancelled().await;
+            errors.status_error(503, None)
         }
         _ => good.await,
     }
 }
 
-/// The token of an `Authorization: Bearer` header. `None` if it is missing or empty.
+/// The token of an `Authorization: Bearer` header. Returns `None` if it is missing or empty.
 pub(super) fn bearer(headers: &HeaderMap) -> Option<&str> {
     let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
     let token = value.strip_prefix("Bearer ")?.trim();
@@ -269,7 +273,7 @@ pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send 
         .expect("reading and drawing do not panic, and the runtime outlives its server")
 }
 
-/// Sixteen unique bytes. The clock makes them differ from those of an earlier process.
+/// Sixteen unique bytes. Because they depend on the clock, they differ from those of an earlier process.
 pub(super) fn unique() -> [u8; 16] {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     let number = COUNT.fetch_add(1, Ordering::Relaxed);

@@ -13,12 +13,12 @@ use std::{fmt, str::FromStr};
 /// | `status:<code>` | this HTTP status with the vendor's body; 502 is an HTML page |
 /// | `throttle` `invalid` `unauthenticated` `denied` `not_found` `internal` `unavailable` `deadline` | `status:` 429 400 401 403 404 500 503 504 |
 /// | `throttle:<seconds>` | 429 that says how long to wait |
-/// | `no_quota` | 429 because there is no quota: waiting does not help |
+/// | `no_quota` | 429 because there is no quota, so that waiting does not help |
 /// | `empty` | 200 with nothing in it |
 /// | `wrong_type` | 200; the bytes have another type than their label |
-/// | `wrong_size` | 200; a picture that is 1/16 too small |
-/// | `bad_base64` `bad_picture` | 200; data that is not valid base64; bytes that are not a picture |
-/// | `bomb:<name>` | 200; a damaged or hostile file, see [`bombs`](crate::bombs) |
+/// | `wrong_size` | 200; an image that is 1/16 too small |
+/// | `bad_base64` `bad_picture` | 200; data that is not valid base64; bytes that are not an image |
+/// | `bomb:<name>` | 200; a damaged or hostile file, see [`hostile_file_names`](crate::hostile_file_names) |
 /// | `not_json` | 200; an HTML page |
 /// | `cut` | 200; the connection closes in the middle of the body |
 /// | `stall` | 200; the headers and half the body, then nothing |
@@ -29,18 +29,18 @@ use std::{fmt, str::FromStr};
 /// | `late:<ms>` | the good answer, after at least this many milliseconds |
 /// | `never` | `hang`; an interaction in the background stays `in_progress` |
 ///
-/// Only some vendors play these. The others answer 400 and say so:
+/// Only some vendors play these. The other vendors answer 400 and say so:
 ///
 /// | word | vendor | what the caller gets |
 /// |---|---|---|
 /// | `failed_precondition` | Google's three | 400 with that status |
-/// | `text_only` | Google's three | 200; text and no picture |
+/// | `text_only` | Google's three | 200; text and no image |
 /// | `finish:<REASON>` | `vertex` `gemini` | 200; a candidate without parts and with this `finishReason`, which may be unknown |
 /// | `no_image` `max_tokens` `unknown_reason` | `vertex` `gemini` | `finish:` `NO_IMAGE` `MAX_TOKENS` `A_REASON_FROM_THE_FUTURE` |
 /// | `block:<REASON>` | `vertex` `gemini` | 200; `promptFeedback.blockReason`, no candidates |
-/// | `only_thought` | `vertex` `gemini` | 200; the only picture is marked as a thought |
+/// | `only_thought` | `vertex` `gemini` | 200; the only image is marked as a thought |
 /// | `interaction:<status>` | `interactions` | the interaction ends with this status, which may be unknown |
-/// | `content_blocked` `content_filtered` | `interactions` | the prompt, or the picture, is refused: 400, or in the background `failed` |
+/// | `content_blocked` `content_filtered` | `interactions` | the prompt, or the image, is refused: 400, or in the background `failed` |
 /// | `poll:<word>` | `interactions` | polls of the interaction get this fault of the connection or the status; its creation does not |
 /// | `gone` | `interactions` | `poll:not_found` |
 /// | `error:<code>` | `openai` | the error with this code, with its usual status |
@@ -48,7 +48,7 @@ use std::{fmt, str::FromStr};
 /// | `long_error:<code>` | `openai` | the error with this code and a message of 100 KiB that begins with control characters |
 /// | `shape:<name>` | `openai` | 200; the good answer as other servers write it, see `shapes.rs` |
 /// | `error:<code>` | `interactions` | the interaction fails with this code |
-/// | `elsewhere` | `interactions` `openai` | 200; a URL instead of the picture, at a host that does not exist |
+/// | `elsewhere` | `interactions` `openai` | 200; a URL instead of the image, at a host that does not exist |
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Fault {
@@ -64,22 +64,22 @@ pub enum Fault {
     Finish(String),
     /// A prompt refused for this `blockReason`.
     Block(String),
-    /// Text, no picture.
+    /// An answer with text and no image.
     TextOnly,
     /// An answer with nothing in it.
     Empty,
-    /// The only picture is a thought.
+    /// The only image is a thought.
     OnlyThought,
     /// The bytes have another type than their label.
     WrongType,
-    /// The picture has another size than was asked for.
+    /// The image has another size than was asked for.
     WrongSize,
     /// The data is not base64.
     BadBase64,
-    /// The bytes are not a picture.
-    BadPicture,
+    /// The bytes are not an image.
+    BadImage,
     /// The damaged or hostile file with this name.
-    Bomb(String),
+    HostileFile(String),
     /// An HTML page.
     NotJson,
     /// Half of the body, then the connection closes.
@@ -106,13 +106,13 @@ pub enum Fault {
     LongError(String),
     /// The good answer in the format of another server.
     Shape(String),
-    /// A URL instead of the picture.
+    /// A URL instead of the image.
     Elsewhere,
     /// An interaction that ends with this status.
     Interaction(String),
     /// An interaction whose prompt is refused.
     ContentBlocked,
-    /// An interaction whose picture is refused.
+    /// An interaction whose image is refused.
     ContentFiltered,
     /// A fault for the polls of an interaction.
     Poll(Box<Self>),
@@ -138,7 +138,7 @@ const WORDS: &[(&str, Fault)] = &[
     ("wrong_type", Fault::WrongType),
     ("wrong_size", Fault::WrongSize),
     ("bad_base64", Fault::BadBase64),
-    ("bad_picture", Fault::BadPicture),
+    ("bad_picture", Fault::BadImage),
     ("not_json", Fault::NotJson),
     ("cut", Fault::Cut),
     ("stall", Fault::Stall),
@@ -180,7 +180,9 @@ impl FromStr for Fault {
                     .filter(|code| (300..600).contains(code))
                     .map(Self::Status),
                 "throttle" => value.parse().ok().map(Self::Throttle),
-                "bomb" => drawing::is_known_bomb(value).then(|| Self::Bomb(value.to_owned())),
+                "bomb" => {
+                    drawing::is_hostile_or_heavy(value).then(|| Self::HostileFile(value.to_owned()))
+                }
                 "late" => value.parse().ok().map(Self::Late),
                 "finish" => text().map(Self::Finish),
                 "block" => text().map(Self::Block),
@@ -190,7 +192,7 @@ impl FromStr for Fault {
                 "shape" => shapes::is_known(value).then(|| Self::Shape(value.to_owned())),
                 "interaction" => text().map(Self::Interaction),
                 "poll" => (value.parse().ok())
-                    .filter(Self::is_of_transport)
+                    .filter(Self::is_transport_fault)
                     .map(|fault| Self::Poll(Box::new(fault))),
                 _ => None,
             }
@@ -202,7 +204,7 @@ impl FromStr for Fault {
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Bomb(name) => write!(f, "bomb:{name}"),
+            Self::HostileFile(name) => write!(f, "bomb:{name}"),
             Self::Finish(reason) => write!(f, "finish:{reason}"),
             Self::Block(reason) => write!(f, "block:{reason}"),
             Self::Throttle(seconds) => write!(f, "throttle:{seconds}"),
@@ -237,8 +239,9 @@ impl From<Fault> for String {
 }
 
 impl Fault {
-    /// Whether it is a fault of the connection, the status or the time. Any request can get it, also a poll.
-    pub(super) fn is_of_transport(&self) -> bool {
+    /// Whether this is a fault of the connection, the status or the time. Any request can get such a fault, also a
+    /// poll.
+    pub(super) fn is_transport_fault(&self) -> bool {
         matches!(
             self,
             Self::Status(_)
@@ -255,13 +258,17 @@ impl Fault {
         )
     }
 
-    /// Whether all vendors play it.
+    /// Whether all vendors play this fault.
     pub(super) fn is_common(&self) -> bool {
-        let of_the_picture = matches!(
+        let is_image_fault = matches!(
             self,
-            Self::WrongType | Self::WrongSize | Self::BadBase64 | Self::BadPicture | Self::Bomb(_)
+            Self::WrongType
+                | Self::WrongSize
+                | Self::BadBase64
+                | Self::BadImage
+                | Self::HostileFile(_)
         );
-        self.is_of_transport() || of_the_picture || matches!(self, Self::Empty | Self::Never)
+        self.is_transport_fault() || is_image_fault || matches!(self, Self::Empty | Self::Never)
     }
 }
 

@@ -1,7 +1,7 @@
 //! Decides which calls fail, and how: by switches (in the process or over HTTP) and by markers in a prompt.
 
 use super::{
-    admission::{Admit, Bucket},
+    admission::{AdmissionLimit, TokenBucket},
     fault::{Fault, UnknownFault},
 };
 use serde::{Deserialize, Serialize};
@@ -13,11 +13,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// A prompt with one of these texts is refused. They stand for what the vendors' filters look for, so that a demonstration
-/// can show a refusal with a harmless prompt.
+/// A prompt with one of these texts is refused. The texts stand for what the vendors' filters look for, so that a
+/// demonstration can show a refusal with a harmless prompt.
 pub const REFUSED_WORDS: &[(&str, Refusal)] = &[
     ("forbidden", Refusal::Prompt),
-    ("unsafe picture", Refusal::Picture),
+    ("unsafe picture", Refusal::Image),
 ];
 
 /// What a vendor's filter refuses. Each vendor reports it in its own format.
@@ -25,8 +25,8 @@ pub const REFUSED_WORDS: &[(&str, Refusal)] = &[
 pub enum Refusal {
     /// The prompt, before anything is made.
     Prompt,
-    /// The picture, after it was made.
-    Picture,
+    /// The image, after it was made.
+    Image,
 }
 
 /// All switches of a fake. `PUT /__fake/faults` takes them as JSON and replaces all of them.
@@ -34,22 +34,23 @@ pub enum Refusal {
 #[serde(default, deny_unknown_fields)]
 pub struct Switches {
     /// The admission limit. A call beyond it gets 429, before any fault. Default: no limit.
-    pub admit: Option<Admit>,
+    pub admit: Option<AdmissionLimit>,
     /// How long a call takes at least. Default: no delay.
     pub latency_ms: Latency,
     /// The share of calls, 0 to 1, that take `slow_ms` instead.
     pub slow_share: f64,
     /// How many milliseconds a slow call takes.
     pub slow_ms: u64,
-    /// Faults for the next calls, one for each call. They come before `rate`.
+    /// Faults for the next calls, one for each call. They are played before `rate` applies.
     pub next: VecDeque<Fault>,
     /// The share of calls, 0 to 1, that get one of `among`.
     pub rate: f64,
     /// The faults for that share, each equally likely.
     pub among: Vec<Fault>,
-    /// Pictures have one color and are drawn once for each size and format: for measurements.
+    /// Whether images have one color and are drawn once for each size and format. For measurements.
     pub plain: bool,
-    /// With `plain`: pictures have noise, so their files are as large as those of photographs. A PNG of 2K has about 6 MB.
+    /// Whether `plain` images have noise, so that their files are as large as those of photographs. A PNG of 2K has
+    /// about 6 MB.
     pub grain: bool,
 }
 
@@ -72,29 +73,30 @@ pub struct Faults {
 #[derive(Debug, Default)]
 struct Shared {
     switches: Switches,
-    /// How many random numbers were drawn. They begin anew with each fake, so the same run of calls gets the same faults.
+    /// How many random numbers were drawn. The sequence begins anew with each fake, so the same run of calls gets the
+    /// same faults.
     draws: u64,
     /// How many calls came with each marked prompt, by the SHA-256 of the prompt.
     marked: HashMap<[u8; 32], u32>,
-    /// The tokens of the admission limit. Full again when the switches are set.
-    bucket: Option<Bucket>,
+    /// The tokens of the admission limit. The bucket is full again when the switches are set.
+    bucket: Option<TokenBucket>,
 }
 
-/// What happens to a call.
+/// The plan for a call: its fault, its duration and the style of its image.
 pub(super) struct CallPlan {
     pub(super) fault: Option<Fault>,
-    /// The faults of the polls of its work.
+    /// The faults of the polls for the call's work.
     pub(super) polls: Vec<Marker>,
-    /// How long it takes.
+    /// How long the call takes.
     pub(super) delay: Duration,
-    /// What its picture looks like.
+    /// What the call's image looks like.
     pub(super) style: Style,
 }
 
-/// What pictures look like.
+/// What images look like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Style {
-    /// A still life with the prompt and the photos in it.
+    /// A still life with the prompt and the input images in it.
     StillLife,
     /// One color.
     Flat,
@@ -102,7 +104,7 @@ pub(super) enum Style {
     FlatWithGrain,
 }
 
-/// A fault from a prompt, and how many times it is played: `None` means always.
+/// A fault from a prompt, and how many times it is played. `None` means always.
 #[derive(Clone, Debug)]
 pub(super) struct Marker {
     pub(super) fault: Fault,
@@ -122,7 +124,7 @@ impl Faults {
         self.shared().switches.clone()
     }
 
-    /// Resets all switches: the fake works without faults.
+    /// Resets all switches, so that the fake works without faults.
     pub fn clear(&self) {
         self.set(Switches::default());
     }
@@ -148,16 +150,16 @@ impl Faults {
     /// Sets the admission limit: calls per second, and calls at once after a pause.
     pub fn admit(&self, per_second: f64, burst: f64) {
         let mut shared = self.shared();
-        shared.switches.admit = Some(Admit { per_second, burst });
+        shared.switches.admit = Some(AdmissionLimit { per_second, burst });
         shared.bucket = None;
     }
 
-    /// Switches between pictures of one color, which cost almost nothing, and drawn ones.
+    /// Switches between images of one color, which cost almost nothing, and drawn ones.
     pub fn plain(&self, plain: bool) {
         self.shared().switches.plain = plain;
     }
 
-    /// Admits a call, or returns the time until the next is admitted.
+    /// Admits a call, or returns the time until the next call is admitted.
     pub(super) fn acquire_admission(&self) -> Result<(), Duration> {
         let mut shared = self.shared();
         let Some(admit) = shared.switches.admit else {
@@ -165,12 +167,12 @@ impl Faults {
         };
         let now = Instant::now();
         (shared.bucket)
-            .get_or_insert_with(|| Bucket::full(admit, now))
+            .get_or_insert_with(|| TokenBucket::new_full(admit, now))
             .take(admit, now)
     }
 
-    /// Plans a call. Its fault comes from the first of these that has one: its markers, the queue, chance, the words of its
-    /// prompt. `refusal` is the vendor's fault for a refused prompt.
+    /// Plans a call. The fault comes from the first of these that has one: the markers of the prompt, the queue `next`,
+    /// chance, the words of the prompt. `refusal` is the vendor's fault for a refused prompt.
     pub(super) fn plan(
         &self,
         prompt: &str,
@@ -178,11 +180,11 @@ impl Faults {
         refusal: impl Fn(Refusal) -> Fault,
     ) -> CallPlan {
         let mut shared = self.shared();
-        let (mut polls, calls) = markers.into_iter().partition(Marker::of_polls);
-        let mut fault = (shared.marked(prompt, calls))
+        let (mut polls, calls) = markers.into_iter().partition(Marker::is_for_polls);
+        let mut fault = (shared.fault_by_markers(prompt, calls))
             .or_else(|| shared.switches.next.pop_front())
-            .or_else(|| shared.by_chance())
-            .or_else(|| refusal_of(prompt).map(refusal));
+            .or_else(|| shared.fault_by_chance())
+            .or_else(|| find_refusal(prompt).map(refusal));
         if let Some(fault) = fault.take_if(|fault| matches!(fault, Fault::Poll(_) | Fault::Gone)) {
             polls.push(Marker { fault, times: None });
         }
@@ -204,7 +206,7 @@ impl Faults {
 }
 
 impl Shared {
-    fn marked(&mut self, prompt: &str, markers: Vec<Marker>) -> Option<Fault> {
+    fn fault_by_markers(&mut self, prompt: &str, markers: Vec<Marker>) -> Option<Fault> {
         if markers.is_empty() {
             return None;
         }
@@ -223,7 +225,7 @@ impl Shared {
         None
     }
 
-    fn by_chance(&mut self) -> Option<Fault> {
+    fn fault_by_chance(&mut self) -> Option<Fault> {
         if self.switches.among.is_empty() || !self.random_bool(self.switches.rate) {
             return None;
         }
@@ -247,18 +249,18 @@ impl Shared {
         })
     }
 
-    /// Draws whether a call belongs to a share, 0 to 1. Draws nothing for 0, so that a switch that is off does not change the
-    /// results of the others.
+    /// Draws whether a call belongs to a share, from 0 to 1. Nothing is drawn for 0, so that a switch that is off does
+    /// not change the results of the other switches.
     fn random_bool(&mut self, share: f64) -> bool {
         if share <= 0.0 {
             return false;
         }
-        // 10,000 steps are enough for a rate, and exact as a float.
+        // 10,000 steps are enough for a rate, and a float represents them exactly.
         let step = u32::try_from(self.next_random() % 10_000).unwrap_or_default();
         f64::from(step) < share * 10_000.0
     }
 
-    /// The next number of `SplitMix64`: evenly distributed, and the same in each run.
+    /// The next number of the generator `SplitMix64`. The numbers are evenly distributed and the same in each run.
     fn next_random(&mut self) -> u64 {
         self.draws += 1;
         let mut mixed = self.draws.wrapping_mul(0x9E37_79B9_7F4A_7C15);
@@ -269,7 +271,7 @@ impl Shared {
 }
 
 impl Marker {
-    fn of_polls(&self) -> bool {
+    fn is_for_polls(&self) -> bool {
         matches!(self.fault, Fault::Poll(_) | Fault::Gone)
     }
 }
@@ -278,7 +280,7 @@ const MARKER_START: &str = "[[fault:";
 const MARKER_END: &str = "]]";
 
 /// The fault markers of a prompt, in order. `[[fault:throttle*2]]` is for the first two calls with this prompt,
-/// `[[fault:throttle]]` for all later ones. Markers for polls count the polls of one interaction.
+/// `[[fault:throttle]]` for all later ones. Markers for polls apply to the polls of one interaction.
 pub(super) fn markers(prompt: &str) -> Result<Vec<Marker>, UnknownFault> {
     prompt
         .split(MARKER_START)
@@ -298,7 +300,7 @@ pub(super) fn markers(prompt: &str) -> Result<Vec<Marker>, UnknownFault> {
         .collect()
 }
 
-/// The prompt without its fault markers, which are for the fake and not for the picture.
+/// The prompt without its fault markers, which are for the fake and not for the image.
 pub(super) fn without_markers(prompt: &str) -> String {
     let mut plain = String::new();
     for (index, piece) in prompt.split(MARKER_START).enumerate() {
@@ -313,7 +315,7 @@ pub(super) fn without_markers(prompt: &str) -> String {
 }
 
 /// The refusal for a prompt with one of [`REFUSED_WORDS`].
-fn refusal_of(prompt: &str) -> Option<Refusal> {
+fn find_refusal(prompt: &str) -> Option<Refusal> {
     let mut plain = String::from(" ");
     for letter in prompt.chars() {
         plain.push(if letter.is_alphanumeric() {

@@ -1,8 +1,8 @@
 //! Google's `generateContent` for images, on Vertex AI and on the Gemini Developer API.
 //!
-//! Paths, JSON, limits, sizes and errors are Google's. Only the picture is not, and it says so. It is drawn from the
-//! prompt and the photos of the request, so that a person sees that both arrived. The same request gives the same
-//! picture.
+//! Paths, JSON, limits, sizes and errors are Google's. Only the image is not Google's, and a text in the image says so.
+//! The image is drawn from the prompt and the input images of the request, so that a person sees that both arrived. The
+//! same request gives the same image.
 //!
 //! Read next: `request` for what is accepted, `answer` for the replies.
 
@@ -12,7 +12,7 @@ mod schema;
 mod wire;
 
 use super::{
-    call::{self, Creation, Errors, Incoming, Vendor, blocking},
+    call::{self, Creation, Errors, IncomingRequest, Vendor, blocking},
     fault::Fault,
     faults::{CallPlan, Refusal},
     google::{ApiError, Host, Model},
@@ -41,7 +41,7 @@ impl Vendor for GenerateContent {
     fn answer(
         self: Arc<Self>,
         service: Service,
-        incoming: Incoming,
+        incoming: IncomingRequest,
     ) -> BoxFuture<'static, Response> {
         async move {
             let target = Target::parse(&incoming.path).expect("`serves` has accepted the path");
@@ -49,7 +49,7 @@ impl Vendor for GenerateContent {
             let (entry, generation) = blocking(move || {
                 let body = serde_json::from_slice(&raw);
                 let parsed = body.as_ref().unwrap_or(&Value::Null);
-                let entry = Entry::of(target.model(), parsed);
+                let entry = Entry::from_json(target.model(), parsed);
                 let body = body.map_err(|error| error.to_string());
                 (entry, Generation { target, body })
             })
@@ -109,19 +109,19 @@ impl Target {
 /// One call.
 struct Generation {
     target: Target,
-    /// The body, or why it is not JSON.
+    /// The body, or the reason why it is not JSON.
     body: Result<Value, String>,
 }
 
 impl Errors for Generation {
-    fn of_status(&self, code: u16, hint: Option<Duration>) -> Reply {
+    fn status_error(&self, code: u16, hint: Option<Duration>) -> Reply {
         let Target { host, resource, .. } = &self.target;
-        host.of_status(code, resource, hint).into_reply()
+        host.status_error(code, resource, hint).into_reply()
     }
 
     /// Vertex AI sends no retry hint.
     fn over_limit(&self, wait: Duration) -> Reply {
-        self.of_status(429, (self.target.host == Host::Gemini).then_some(wait))
+        self.status_error(429, (self.target.host == Host::Gemini).then_some(wait))
     }
 
     fn no_quota(&self) -> Reply {
@@ -148,7 +148,7 @@ impl Creation for Generation {
     }
 
     fn read(&self) -> Result<ImageRequest, Reply> {
-        let model = Model::find(self.target.model()).ok_or_else(|| self.of_status(404, None))?;
+        let model = Model::find(self.target.model()).ok_or_else(|| self.status_error(404, None))?;
         let body = self
             .body
             .as_ref()
@@ -176,7 +176,7 @@ impl Creation for Generation {
     fn refusal(&self, refusal: Refusal) -> Fault {
         match refusal {
             Refusal::Prompt => Fault::Block("PROHIBITED_CONTENT".to_owned()),
-            Refusal::Picture => Fault::Finish("IMAGE_SAFETY".to_owned()),
+            Refusal::Image => Fault::Finish("IMAGE_SAFETY".to_owned()),
         }
     }
 

@@ -1,4 +1,4 @@
-//! What Google's APIs have in common: hosts, credentials, errors, models.
+//! The common parts of Google's APIs: hosts, credentials, errors, models.
 
 mod captions;
 mod catalog;
@@ -15,9 +15,9 @@ use image::{DynamicImage, ImageFormat, Rgb, RgbImage};
 use serde_json::{Value, json};
 use std::{collections::BTreeMap, time::Duration};
 
-/// How many pictures one request may have.
+/// How many input images one request may have.
 pub(super) const MAX_INPUTS: usize = 14;
-/// How many bytes one inline picture may have.
+/// How many bytes one inline image may have.
 const MAX_INPUT_BYTES: usize = 7 * 1024 * 1024;
 /// The thought tokens of every reply of a model that thinks.
 pub(super) const THOUGHT_TOKENS: u32 = 240;
@@ -55,8 +55,9 @@ impl Host {
         }
     }
 
-    /// The error this host sends with an HTTP status. `model` is the resource name, `projects/…/models/…` or `models/…`.
-    pub(super) fn of_status(self, code: u16, model: &str, hint: Option<Duration>) -> ApiError {
+    /// The error that this host sends with an HTTP status. `model` is the resource name, `projects/…/models/…` or
+    /// `models/…`.
+    pub(super) fn status_error(self, code: u16, model: &str, hint: Option<Duration>) -> ApiError {
         let message = match (code, self) {
             (400, _) => "Request contains an invalid argument.".to_owned(),
             (401, _) => "Request had invalid authentication credentials. Expected OAuth 2 access token, login cookie or other valid authentication credential. See https://developers.google.com/identity/sign-in/web/devconsole-project.".to_owned(),
@@ -120,7 +121,7 @@ impl ApiError {
         Self::new(400, message)
     }
 
-    /// 400 because of a state of the system, not because of the request.
+    /// 400 because of a state of the system, and not because of the request.
     pub(super) fn failed_precondition() -> Self {
         Self {
             status: "FAILED_PRECONDITION",
@@ -128,7 +129,7 @@ impl ApiError {
         }
     }
 
-    /// 429 for a daily quota of zero: waiting does not help, although the reply has a retry hint.
+    /// 429 for a daily quota of zero. Waiting does not help, although the reply has a retry hint.
     pub(super) fn no_quota(model: &str) -> Self {
         Self::over_quota("Day", 0, model, Some(WAIT))
     }
@@ -216,13 +217,13 @@ pub(super) fn check_labels(labels: &BTreeMap<String, String>) -> Result<(), Stri
     Ok(())
 }
 
-/// Decodes a photo of a request. The error says what is wrong.
-pub(super) fn photo(mime_type: &str, bytes: &[u8]) -> Result<DynamicImage, String> {
+/// Decodes an input image of a request. The error says what is wrong.
+pub(super) fn decode_input(mime_type: &str, bytes: &[u8]) -> Result<DynamicImage, String> {
     let format = match mime_type {
         "image/png" => Some(ImageFormat::Png),
         "image/jpeg" => Some(ImageFormat::Jpeg),
         "image/webp" => Some(ImageFormat::WebP),
-        // Google reads these. The fake cannot, so it draws a gray card without looking at the bytes.
+        // Google reads these formats. The fake cannot read them, so it draws a gray card without looking at the bytes.
         "image/heic" | "image/heif" => None,
         other => {
             return Err(format!(

@@ -1,7 +1,7 @@
 //! Google's Interactions API for images, on the Gemini Developer API and on Vertex AI.
 //!
-//! A caller waits for an interaction, or lets it run in the background and polls it. The fake keeps it in memory. With
-//! `background` the reply comes at once, and the work ends after the fake's latency.
+//! A caller waits for an interaction, or lets it run in the background and polls it. The fake keeps interactions in
+//! memory. With `background` the reply comes at once, and the work ends after the fake's latency.
 //!
 //! Read next: `request` for what is accepted, `store` for what is kept, `answer` for the replies.
 
@@ -12,7 +12,7 @@ mod store;
 mod wire;
 
 use super::{
-    call::{self, Creation, Errors, Incoming, Vendor, blocking},
+    call::{self, Creation, Errors, IncomingRequest, Vendor, blocking},
     fault::Fault,
     faults::{CallPlan, Refusal},
     google::{ApiError, Host},
@@ -29,7 +29,7 @@ use futures::{FutureExt, future::BoxFuture};
 use request::ImageRequest;
 use serde_json::{Value, json};
 use std::{sync::Arc, time::Duration};
-use store::{Found, Store};
+use store::{LookupResult, Store};
 
 const VENDOR: &str = "interactions";
 
@@ -44,7 +44,7 @@ enum Action {
     /// A new interaction.
     Create,
     /// An operation on the interaction with this id.
-    Of(String, Verb),
+    OnInteraction(String, Verb),
 }
 
 /// An operation on an interaction.
@@ -72,9 +72,9 @@ fn parse(method: &Method, path: &str) -> Option<(Host, Action)> {
     };
     let action = match (method, rest) {
         (&Method::POST, []) => Action::Create,
-        (&Method::GET, [id]) => Action::Of((*id).to_owned(), Verb::Get),
-        (&Method::POST, [id, "cancel"]) => Action::Of((*id).to_owned(), Verb::Cancel),
-        (&Method::DELETE, [id]) => Action::Of((*id).to_owned(), Verb::Delete),
+        (&Method::GET, [id]) => Action::OnInteraction((*id).to_owned(), Verb::Get),
+        (&Method::POST, [id, "cancel"]) => Action::OnInteraction((*id).to_owned(), Verb::Cancel),
+        (&Method::DELETE, [id]) => Action::OnInteraction((*id).to_owned(), Verb::Delete),
         _ => return None,
     };
     Some((host, action))
@@ -88,14 +88,14 @@ impl Vendor for Interactions {
     fn answer(
         self: Arc<Self>,
         service: Service,
-        incoming: Incoming,
+        incoming: IncomingRequest,
     ) -> BoxFuture<'static, Response> {
         async move {
             let (host, action) =
                 parse(&incoming.method, &incoming.path).expect("`serves` has accepted the path");
             let (id, verb) = match action {
                 Action::Create => return self.create(service, incoming, host).await,
-                Action::Of(id, verb) => (id, verb),
+                Action::OnInteraction(id, verb) => (id, verb),
             };
             let reply = async {
                 if let Err(error) = host.authorize(&incoming.headers) {
@@ -114,7 +114,7 @@ impl Vendor for Interactions {
 }
 
 impl Interactions {
-    async fn create(&self, service: Service, incoming: Incoming, host: Host) -> Response {
+    async fn create(&self, service: Service, incoming: IncomingRequest, host: Host) -> Response {
         let id = format!("v1_{}", BASE64_URL_SAFE_NO_PAD.encode(call::unique()));
         let store = Arc::clone(&self.store);
         let raw = incoming.raw.clone();
@@ -122,7 +122,7 @@ impl Interactions {
             let body: Result<Value, _> = serde_json::from_slice(&raw);
             let parsed = body.as_ref().unwrap_or(&Value::Null);
             let model = parsed["model"].as_str().unwrap_or_default();
-            let entry = Entry::of(model, parsed);
+            let entry = Entry::from_json(model, parsed);
             let body = body.map_err(|error| error.to_string());
             let interaction = Interaction {
                 host,
@@ -137,7 +137,13 @@ impl Interactions {
     }
 
     /// Answers a poll, or plays the fault of the next poll.
-    async fn poll(&self, service: &Service, incoming: &Incoming, host: Host, id: &str) -> Reply {
+    async fn poll(
+        &self,
+        service: &Service,
+        incoming: &IncomingRequest,
+        host: Host,
+        id: &str,
+    ) -> Reply {
         let marked = self.store.next_poll_fault(id);
         let fault = match &marked {
             Some(Fault::Gone) => Some(&Fault::Status(404)),
@@ -159,7 +165,7 @@ impl Interactions {
         };
         let reply = tokio::select! {
             reply = answer => reply,
-            () = service.stopping.cancelled() => error::of_status(host, 503, None),
+            () = service.stop_signal.cancelled() => error::status_error(host, 503, None),
         };
         match &marked {
             Some(fault) => reply.with_outcome(fault.to_string()),
@@ -167,32 +173,33 @@ impl Interactions {
         }
     }
 
-    /// The interaction as it is now. Does the work that is due.
+    /// The reply with the interaction as it is now. If its work is due, the work is done first.
     async fn current_state(&self, id: &str) -> Reply {
-        let end = match self.store.find(id) {
-            Found::Nothing => return error::no_such_interaction(),
-            Found::Working(work) => {
-                return Reply::json(200, &answer::in_progress(&work)).with_outcome("in_progress");
+        let result = match self.store.find(id) {
+            LookupResult::NotFound => return error::no_such_interaction(),
+            LookupResult::Working(work) => {
+                return Reply::json(200, &answer::running_interaction(&work))
+                    .with_outcome("in_progress");
             }
-            Found::Ended(end) => end,
-            Found::Due(work) => {
+            LookupResult::Ended(result) => result,
+            LookupResult::Due(work) => {
                 let store = Arc::clone(&self.store);
                 blocking(move || store.finish(&work)).await
             }
         };
-        let reply = Reply::json(200, &end.body).with_outcome(&end.status);
-        reply.with_picture_hash(end.picture.clone())
+        let reply = Reply::json(200, &result.body).with_outcome(&result.status);
+        reply.with_image_hash(result.image_sha256.clone())
     }
 
     fn cancel(&self, id: &str) -> Reply {
-        let end = match self.store.find(id) {
-            Found::Nothing => return error::no_such_interaction(),
-            Found::Working(work) => Some(self.store.cancel(&work)),
-            Found::Ended(end) => Some(end),
-            Found::Due(_) => None,
+        let result = match self.store.find(id) {
+            LookupResult::NotFound => return error::no_such_interaction(),
+            LookupResult::Working(work) => Some(self.store.cancel(&work)),
+            LookupResult::Ended(result) => Some(result),
+            LookupResult::Due(_) => None,
         };
-        match end.filter(|end| end.status == "cancelled") {
-            Some(end) => Reply::json(200, &end.body).with_outcome(&end.status),
+        match result.filter(|result| result.status == "cancelled") {
+            Some(result) => Reply::json(200, &result.body).with_outcome(&result.status),
             None => error::invalid("The interaction is over, so it cannot be cancelled."),
         }
     }
@@ -210,8 +217,8 @@ impl Interactions {
 struct PollErrors(Host);
 
 impl Errors for PollErrors {
-    fn of_status(&self, code: u16, hint: Option<Duration>) -> Reply {
-        error::of_status(self.0, code, hint)
+    fn status_error(&self, code: u16, hint: Option<Duration>) -> Reply {
+        error::status_error(self.0, code, hint)
     }
 
     fn no_quota(&self) -> Reply {
@@ -226,14 +233,14 @@ impl Errors for PollErrors {
 /// One call that creates an interaction.
 struct Interaction {
     host: Host,
-    /// The body, or why it is not JSON.
+    /// The body, or the reason why it is not JSON.
     body: Result<Value, String>,
     id: String,
     store: Arc<Store>,
 }
 
 impl Errors for Interaction {
-    fn of_status(&self, code: u16, hint: Option<Duration>) -> Reply {
+    fn status_error(&self, code: u16, hint: Option<Duration>) -> Reply {
         let model = self
             .body
             .as_ref()
@@ -241,7 +248,7 @@ impl Errors for Interaction {
             .and_then(|body| body["model"].as_str());
         match (code, model) {
             (404, Some(model)) => error::no_such_model(model),
-            _ => error::of_status(self.host, code, hint),
+            _ => error::status_error(self.host, code, hint),
         }
     }
 
@@ -270,7 +277,7 @@ impl Creation for Interaction {
         let body = body.map_err(|error| self.invalid(format!("Invalid JSON: {error}.")))?;
         let request = ImageRequest::read(self.host, body)?;
         match &request.previous {
-            Some(id) if matches!(self.store.find(id), Found::Nothing) => {
+            Some(id) if matches!(self.store.find(id), LookupResult::NotFound) => {
                 Err(error::no_such_interaction())
             }
             _ => Ok(request),
@@ -300,7 +307,7 @@ impl Creation for Interaction {
     fn refusal(&self, refusal: Refusal) -> Fault {
         match refusal {
             Refusal::Prompt => Fault::ContentBlocked,
-            Refusal::Picture => Fault::ContentFiltered,
+            Refusal::Image => Fault::ContentFiltered,
         }
     }
 
@@ -312,8 +319,8 @@ impl Creation for Interaction {
         if plan.fault == Some(Fault::FailedPrecondition) {
             return error::error(400, "failed_precondition", "Precondition check failed.");
         }
-        let (background, stored, wants_picture) =
-            (request.background, request.store, request.wants_picture);
+        let (background, stored, wants_image) =
+            (request.background, request.store, request.wants_image);
         let work = Arc::new(answer::Work {
             id: self.id.clone(),
             created: answer::timestamp(),
@@ -322,19 +329,19 @@ impl Creation for Interaction {
             style: plan.style,
         });
         if background {
-            let reply = Reply::json(200, &answer::in_progress(&work));
-            self.store.begin(work, plan);
+            let reply = Reply::json(200, &answer::running_interaction(&work));
+            self.store.keep_running(work, plan);
             return reply;
         }
         if let Some(refusal) = answer::refusal(plan.fault.as_ref()) {
             return refusal;
         }
-        let end = Arc::new(answer::end(&work));
-        let reply = Reply::json(200, &end.body).with_picture_hash(end.picture.clone());
+        let result = Arc::new(answer::run(&work));
+        let reply = Reply::json(200, &result.body).with_image_hash(result.image_sha256.clone());
         if stored {
-            self.store.end(&self.id, end, plan.polls);
+            self.store.keep_ended(&self.id, result, plan.polls);
         }
-        if wants_picture {
+        if wants_image {
             reply
         } else {
             reply.with_outcome("text")

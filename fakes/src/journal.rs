@@ -20,16 +20,16 @@ const MAX_BODY_BYTES: usize = 64 * 1024 * 1024;
 /// One call.
 #[derive(Clone, Debug, Serialize)]
 pub struct Call {
-    /// 0 for the first call since the start; never reused.
+    /// The number of the call. It is 0 for the first call since the start, and is never reused.
     pub number: u64,
-    /// The vendor whose protocol it used: `vertex`, `gemini`, `interactions` or `openai`.
+    /// The vendor whose protocol the call used: `vertex`, `gemini`, `interactions` or `openai`.
     pub vendor: &'static str,
-    /// Whether it asked for pictures. Polls, cancellations and downloads do not.
+    /// Whether the call asked for images. Polls, cancellations and downloads do not.
     pub creates: bool,
     /// When the request was read, in microseconds since the fake started.
     pub received_us: u64,
-    /// When the answer was ready, in microseconds since the fake started. `None` while the call is running, and for ever
-    /// if the caller closed the connection.
+    /// When the answer was ready, in microseconds since the fake started. `None` while the call is running, and for
+    /// ever if the caller closed the connection.
     pub answered_us: Option<u64>,
     /// The HTTP method.
     pub method: String,
@@ -43,10 +43,10 @@ pub struct Call {
     pub body: Value,
     /// The HTTP status of the answer.
     pub status: Option<u16>,
-    /// `ok`, `text`, `refused_request`, the word of the [`Fault`](super::Fault) that was played, or `throttle` beyond the
-    /// admission limit. For a poll: the status of the interaction. `None` while the call is running.
+    /// `ok`, `text`, `refused_request`, the word of the [`Fault`](super::Fault) that was played, or `throttle` beyond
+    /// the admission limit. For a poll: the status of the interaction. `None` while the call is running.
     pub outcome: Option<String>,
-    /// The SHA-256 of the picture in the answer, in hex.
+    /// The SHA-256 of the image in the answer, in hex.
     pub picture_sha256: Option<String>,
 }
 
@@ -77,7 +77,7 @@ impl Journal {
         self.shared().calls.iter().cloned().collect()
     }
 
-    /// How many of the kept calls asked for pictures.
+    /// How many of the kept calls asked for images.
     pub fn count(&self) -> usize {
         self.shared().created().count()
     }
@@ -89,7 +89,7 @@ impl Journal {
         calls
     }
 
-    /// How many calls that asked for pictures ended with each outcome. `open` counts calls without an answer.
+    /// How many calls that asked for images ended with each outcome. `open` counts calls without an answer.
     pub fn outcomes(&self) -> BTreeMap<String, usize> {
         let mut outcomes = BTreeMap::new();
         for call in self.shared().created() {
@@ -99,10 +99,10 @@ impl Journal {
         outcomes
     }
 
-    /// The unchanged body of a request. `None` if it is no longer kept: only the latest 64 are.
+    /// The unchanged body of a request. Returns `None` if it is no longer kept, because only the latest 64 are.
     pub fn raw_body(&self, number: u64) -> Option<Bytes> {
         let shared = self.shared();
-        let (_, body) = shared.bodies.iter().find(|(of, _)| *of == number)?;
+        let (_, body) = shared.bodies.iter().find(|(call, _)| *call == number)?;
         Some(body.clone())
     }
 
@@ -113,8 +113,8 @@ impl Journal {
         shared.bodies.clear();
     }
 
-    /// Records a call that was received. Returns its number.
-    pub(super) fn open(&self, received: Received) -> u64 {
+    /// Records a call that was received, and returns its number.
+    pub(super) fn open(&self, received: ReceivedCall) -> u64 {
         let received_us = self.now_us();
         let mut shared = self.shared();
         let number = shared.received;
@@ -142,20 +142,26 @@ impl Journal {
     }
 
     /// Records the answer to a call.
-    pub(super) fn close(&self, number: u64, status: u16, outcome: &str, picture: Option<String>) {
+    pub(super) fn close(
+        &self,
+        number: u64,
+        status: u16,
+        outcome: &str,
+        image_sha256: Option<String>,
+    ) {
         let answered_us = self.now_us();
         let mut shared = self.shared();
-        // Search from the back: most answers belong to one of the latest calls.
+        // The search begins at the end, because most answers belong to one of the latest calls.
         if let Some(call) = (shared.calls.iter_mut().rev()).find(|call| call.number == number) {
             let call = Arc::make_mut(call);
             call.answered_us = Some(answered_us);
             call.status = Some(status);
             call.outcome = Some(outcome.to_owned());
-            call.picture_sha256 = picture;
+            call.picture_sha256 = image_sha256;
         }
     }
 
-    /// Microseconds since the fake started: the clock of [`Call::received_us`].
+    /// The microseconds since the fake started, by the clock of [`Call::received_us`].
     pub fn now_us(&self) -> u64 {
         u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX)
     }
@@ -166,7 +172,7 @@ impl Journal {
 }
 
 /// A call that was received.
-pub(super) struct Received {
+pub(super) struct ReceivedCall {
     pub(super) vendor: &'static str,
     pub(super) creates: bool,
     pub(super) method: String,
@@ -185,7 +191,7 @@ pub(super) struct Entry {
 
 impl Entry {
     /// The entry of a request in JSON.
-    pub(super) fn of(model: &str, body: &Value) -> Self {
+    pub(super) fn from_json(model: &str, body: &Value) -> Self {
         let labels = body.get("labels").and_then(Value::as_object);
         Self {
             model: model.to_owned(),

@@ -1,7 +1,7 @@
 //! Google's metadata server, which gives access tokens to processes on Google Cloud.
 //!
-//! A worker with `GCE_METADATA_HOST` set to the fake uses Google's own credentials library against the fake's Vertex AI,
-//! without a secret.
+//! A worker with `GCE_METADATA_HOST` set to the fake uses Google's own credentials library against the fake's Vertex
+//! AI, without a secret.
 
 use axum::{Json, response::IntoResponse};
 use serde_json::json;

@@ -1,7 +1,7 @@
 //! `OpenAI` Images: `/v1/images/generations` and `/v1/images/edits`, and the servers that copy them.
 //!
-//! Models whose name begins with `local-` behave like such a server: it ignores fields it does not know, reports no
-//! tokens, and answers with URLs of its pictures, which the fake serves.
+//! Models whose name begins with `local-` behave like such a server. They ignore fields that they do not know, report
+//! no tokens, and answer with URLs of images that the fake serves.
 //!
 //! Read next: `request` for what is accepted, `error` for what is refused, `answer` for the replies.
 
@@ -13,7 +13,7 @@ mod request;
 mod shape;
 
 use super::{
-    call::{self, Creation, Errors, Incoming, Vendor, bearer, blocking},
+    call::{self, Creation, Errors, IncomingRequest, Vendor, bearer, blocking},
     fault::Fault,
     faults::{CallPlan, Refusal},
     journal::Entry,
@@ -37,7 +37,7 @@ use std::{
     time::Duration,
 };
 
-/// The paths of the Images API, and of the pictures that a local server offers for download.
+/// The paths of the Images API, and of the images that a local server offers for download.
 #[derive(Debug, Default)]
 pub(super) struct OpenAi {
     downloads: Arc<Downloads>,
@@ -47,7 +47,7 @@ pub(super) struct OpenAi {
 
 impl Vendor for OpenAi {
     fn serves(&self, method: &Method, path: &str) -> bool {
-        match Verb::of(path) {
+        match Verb::from_path(path) {
             Some(_) => method == Method::POST,
             None => method == Method::GET && downloads::name_in(path).is_some(),
         }
@@ -56,19 +56,19 @@ impl Vendor for OpenAi {
     fn answer(
         self: Arc<Self>,
         service: Service,
-        incoming: Incoming,
+        incoming: IncomingRequest,
     ) -> BoxFuture<'static, Response> {
         async move {
             let number = self.requests.fetch_add(1, Ordering::Relaxed);
             let id = format!("req_{}", hex::encode(call::unique()));
-            let mut response = match Verb::of(&incoming.path) {
+            let mut response = match Verb::from_path(&incoming.path) {
                 Some(verb) => {
                     let (entry, generation) = self.generation(verb, &incoming, number, &id).await;
                     call::create(&service, incoming, entry, generation).await
                 }
                 None => {
-                    let picture = async { self.downloads.serve(&incoming.path) };
-                    call::answer_other(&service, &incoming, "openai", picture).await
+                    let download = async { self.downloads.serve(&incoming.path) };
+                    call::answer_other(&service, &incoming, "openai", download).await
                 }
             };
             let id = HeaderValue::from_str(&id).expect("an id is written in ASCII");
@@ -83,14 +83,14 @@ impl OpenAi {
     async fn generation(
         &self,
         verb: Verb,
-        incoming: &Incoming,
+        incoming: &IncomingRequest,
         number: u64,
         id: &str,
     ) -> (Entry, Generation) {
         let raw = incoming.raw.clone();
         let fields = match verb {
-            Verb::Generate => blocking(move || Fields::of_json(&raw)).await,
-            Verb::Edit => Fields::of_form(&incoming.headers, raw).await,
+            Verb::Generate => blocking(move || Fields::from_json(&raw)).await,
+            Verb::Edit => Fields::from_form(&incoming.headers, raw).await,
         };
         let read = fields.as_ref().ok().cloned();
         let entry = blocking(move || read.map(|fields| fields.entry())).await;
@@ -122,18 +122,18 @@ impl Generation {
     fn model(&self) -> &str {
         let fields = self.fields.as_ref().ok();
         fields
-            .and_then(|fields| fields.str("model"))
+            .and_then(|fields| fields.optional_text("model"))
             .unwrap_or_default()
     }
 }
 
 impl Errors for Generation {
-    fn of_status(&self, code: u16, hint: Option<Duration>) -> Reply {
-        ApiError::of_status(code, self.model(), hint).to_reply()
+    fn status_error(&self, code: u16, hint: Option<Duration>) -> Reply {
+        ApiError::from_status(code, self.model(), hint).to_reply()
     }
 
     fn no_quota(&self) -> Reply {
-        ApiError::of_code("insufficient_quota", self.model(), &self.id).to_reply()
+        ApiError::from_code("insufficient_quota", self.model(), &self.id).to_reply()
     }
 
     fn invalid(&self, sentence: String) -> Reply {
@@ -183,13 +183,13 @@ impl Creation for Generation {
     fn answer(&self, request: ImageRequest, plan: CallPlan) -> Reply {
         match &plan.fault {
             Some(Fault::Error(code)) => {
-                ApiError::of_code(code, self.model(), &self.id).to_reply()
+                ApiError::from_code(code, self.model(), &self.id).to_reply()
             }
             Some(Fault::Error200(code)) => {
-                ApiError::of_code(code, self.model(), &self.id).to_reply_with_status_200()
+                ApiError::from_code(code, self.model(), &self.id).to_reply_with_status_200()
             }
             Some(Fault::LongError(code)) => {
-                ApiError::of_code(code, self.model(), &self.id).to_long_reply()
+                ApiError::from_code(code, self.model(), &self.id).to_long_reply()
             }
             Some(Fault::BadBase64) if request.by_address => self.invalid(
                 "The fake cannot play the fault 'bad_base64' in an answer without base64: ask for b64_json.".to_owned(),

@@ -1,4 +1,4 @@
-//! Replies: JSON, HTML pages, files, and bodies that break off or never end.
+//! Builds replies: JSON, HTML pages, files, and bodies that break off or never end.
 
 use axum::{
     body::Body,
@@ -13,8 +13,8 @@ use tokio_util::sync::CancellationToken;
 
 /// One chunk of the body of the fault `oversized`.
 static FILLER: [u8; 64 * 1024] = [b'A'; 64 * 1024];
-/// The length of that body. It ends at all so that a caller without a limit of its own gets an error, and does not use up
-/// the memory of the machine.
+/// The length of the body of the fault `oversized`. The body has an end, so that a caller without a limit of its own
+/// gets an error and does not use up the memory of the machine.
 const MAX_FILLER_BYTES: usize = 256 * 1024 * 1024;
 
 /// The reply to a call.
@@ -25,14 +25,14 @@ pub(super) struct Reply {
     delivery: Delivery,
     /// The outcome in the journal.
     pub(super) outcome: String,
-    /// The SHA-256 of its first picture, in hex.
-    pub(super) picture: Option<String>,
+    /// The SHA-256 of the first image, in hex.
+    pub(super) image_sha256: Option<String>,
 }
 
 /// How a body is sent.
 #[derive(Clone, Copy)]
 pub(super) enum Delivery {
-    /// At once.
+    /// The whole body at once.
     Whole,
     /// The first half, then the connection breaks.
     Cut,
@@ -40,7 +40,7 @@ pub(super) enum Delivery {
     Stalled,
     /// One byte every 100 ms, for ever.
     Trickling,
-    /// 256 MiB.
+    /// A body of 256 MiB.
     Oversized,
 }
 
@@ -79,9 +79,9 @@ impl Reply {
         self
     }
 
-    /// Sets the hash of the picture for the journal.
-    pub(super) fn with_picture_hash(mut self, picture: Option<String>) -> Self {
-        self.picture = picture;
+    /// Sets the hash of the image for the journal.
+    pub(super) fn with_image_hash(mut self, image_sha256: Option<String>) -> Self {
+        self.image_sha256 = image_sha256;
         self
     }
 
@@ -99,23 +99,24 @@ impl Reply {
     }
 
     /// The HTTP response. Bodies without an end stop when the fake stops.
-    pub(super) fn into_response(self, stopping: CancellationToken) -> Response {
+    pub(super) fn into_response(self, stop_signal: CancellationToken) -> Response {
         let half = self.body.slice(..self.body.len() / 2);
         let body = match self.delivery {
             Delivery::Whole => Body::from(self.body),
-            // After a pause: a connection that breaks at once would lose the headers and the first half as well.
-            Delivery::Cut => until(half, tokio::time::sleep(Duration::from_millis(50))),
-            Delivery::Stalled => until(half, stopping.cancelled_owned()),
+            // The connection breaks after a pause. If it broke at once, the headers and the first half would be lost,
+            // too.
+            Delivery::Cut => cut_after(half, tokio::time::sleep(Duration::from_millis(50))),
+            Delivery::Stalled => cut_after(half, stop_signal.cancelled_owned()),
             Delivery::Trickling => {
                 let byte = Bytes::from_static(b" ");
                 Body::from_stream(stream::unfold(byte, move |byte| {
-                    let stopping = stopping.clone();
+                    let stop_signal = stop_signal.clone();
                     async move {
                         tokio::select! {
                             () = tokio::time::sleep(Duration::from_millis(100)) => {
                                 Some((Ok::<_, io::Error>(byte.clone()), byte))
                             }
-                            () = stopping.cancelled() => None,
+                            () = stop_signal.cancelled() => None,
                         }
                     }
                 }))
@@ -123,7 +124,7 @@ impl Reply {
             Delivery::Oversized => {
                 let chunks = stream::repeat(Bytes::from_static(&FILLER))
                     .take(MAX_FILLER_BYTES / FILLER.len())
-                    .take_until(stopping.cancelled_owned());
+                    .take_until(stop_signal.cancelled_owned());
                 Body::from_stream(chunks.map(Ok::<_, io::Error>))
             }
         };
@@ -138,13 +139,13 @@ impl Reply {
             body: body.into(),
             delivery: Delivery::Whole,
             outcome: outcome.to_owned(),
-            picture: None,
+            image_sha256: None,
         }
     }
 }
 
-/// A body of these bytes. Then, when `time` completes, the connection breaks.
-fn until(bytes: Bytes, time: impl Future<Output = ()> + Send + 'static) -> Body {
+/// A body of these bytes. When `time` completes, the connection breaks.
+fn cut_after(bytes: Bytes, time: impl Future<Output = ()> + Send + 'static) -> Body {
     let breaks = stream::once(async move {
         time.await;
         Err(io::Error::other("cut by the fake"))
@@ -170,7 +171,8 @@ fn error_page(code: u16, sentence: &str) -> String {
     )
 }
 
-/// Seconds for a `Retry-After` header, which has no fractions. Rounded up: rather too long than too short.
+/// The seconds for a `Retry-After` header, which has no fractions. They are rounded up, so that nobody comes back too
+/// early.
 pub(super) fn whole_seconds(wait: Duration) -> u64 {
     wait.as_secs() + u64::from(wait.subsec_nanos() > 0)
 }

@@ -1,7 +1,7 @@
-//! The server: one address for all vendors.
+//! The HTTP server, which has one address for all vendors.
 
 use super::{
-    call::{Incoming, Vendor},
+    call::{IncomingRequest, Vendor},
     connection::{Connection, Listener},
     controls,
     faults::{Faults, Switches},
@@ -41,15 +41,15 @@ fn vendors() -> Vec<Arc<dyn Vendor>> {
     ]
 }
 
-/// The longest request, in bytes: fourteen pictures of 7 MB in base64, and text.
+/// The longest request, in bytes: fourteen images of 7 MB in base64, and text.
 const MAX_BODY_BYTES: usize = 150 * 1024 * 1024;
 
 /// How to start the fake.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The address it listens on. Default: 127.0.0.1. Containers reach this machine by another address.
+    /// The address that the fake listens on. Default: 127.0.0.1. Containers reach this machine by another address.
     pub host: IpAddr,
-    /// The port it listens on. 0, the default, takes a free one.
+    /// The port that the fake listens on. 0, the default, takes a free port.
     pub port: u16,
     /// The switches at the start.
     pub switches: Switches,
@@ -65,7 +65,7 @@ impl Default for Options {
     }
 }
 
-/// A running fake. Dropping it stops it.
+/// A running fake. Dropping this value stops the fake.
 #[derive(Debug)]
 pub struct Fake {
     address: SocketAddr,
@@ -78,7 +78,7 @@ impl Fake {
     /// Binds the port and starts to serve.
     ///
     /// # Errors
-    /// If the port cannot be bound.
+    /// Returns an error if the port cannot be bound.
     pub async fn start(options: Options) -> anyhow::Result<Self> {
         let listener = TcpListener::bind((options.host, options.port))
             .await
@@ -87,7 +87,7 @@ impl Fake {
         let service = Service {
             journal: Journal::new(),
             faults: Faults::default(),
-            stopping: CancellationToken::new(),
+            stop_signal: CancellationToken::new(),
         };
         service.faults.set(options.switches);
         let tasks = TaskTracker::new();
@@ -98,16 +98,16 @@ impl Fake {
         let app = state
             .router()
             .into_make_service_with_connect_info::<Connection>();
-        let stopping = service.stopping.clone();
+        let stop_signal = service.stop_signal.clone();
         tasks.spawn(async move {
             let server = axum::serve(Listener(listener), app)
-                .with_graceful_shutdown(stopping.cancelled_owned());
+                .with_graceful_shutdown(stop_signal.cancelled_owned());
             if let Err(error) = server.await {
                 tracing::error!(%error, "The fake vendors stopped unexpectedly");
             }
         });
         tasks.close();
-        let stop = service.stopping.clone().drop_guard();
+        let stop = service.stop_signal.clone().drop_guard();
         Ok(Self {
             address,
             service,
@@ -116,27 +116,28 @@ impl Fake {
         })
     }
 
-    /// The address it listens on.
+    /// The address that the fake listens on.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// `http://<address>:<port>`: use it in place of the vendor's own base URL.
+    /// The URL `http://<address>:<port>`, which replaces the vendor's own base URL.
     pub fn base_url(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    /// The calls it has received.
+    /// The calls that the fake has received.
     pub fn journal(&self) -> Journal {
         self.service.journal.clone()
     }
 
-    /// The faults it plays.
+    /// The faults that the fake plays.
     pub fn faults(&self) -> Faults {
         self.service.faults.clone()
     }
 
-    /// Stops: takes no more calls, ends calls that hang or wait, and returns when all others are answered.
+    /// Stops the fake. It takes no more calls and ends calls that hang or wait. This function returns when all other
+    /// calls are answered.
     pub async fn stop(self) {
         drop(self.stop);
         self.tasks.wait().await;
@@ -175,7 +176,8 @@ impl ServerState {
     }
 }
 
-/// Answers every path that is not the fake's own: as the vendor it belongs to, or 404.
+/// Answers every path that is not the fake's own. The path's vendor answers, or the answer is 404 if no vendor has the
+/// path.
 async fn call(
     State(ServerState { service, vendors }): State<ServerState>,
     ConnectInfo(connection): ConnectInfo<Connection>,
@@ -190,7 +192,7 @@ async fn call(
     let Some(vendor) = vendor.map(Arc::clone) else {
         return reply::no_such_page(uri.path());
     };
-    let incoming = Incoming {
+    let incoming = IncomingRequest {
         method,
         path: uri.path().to_owned(),
         headers,

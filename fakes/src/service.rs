@@ -1,4 +1,4 @@
-//! What every call can reach: the journal, the faults, and the signal to stop.
+//! The state that every call can reach: the journal, the faults, and the signal to stop.
 
 use super::{faults::Faults, journal::Journal};
 use tokio_util::sync::CancellationToken;
@@ -8,6 +8,6 @@ use tokio_util::sync::CancellationToken;
 pub(super) struct Service {
     pub(super) journal: Journal,
     pub(super) faults: Faults,
-    /// Cancelled when the fake stops. Calls that hang or wait end then.
-    pub(super) stopping: CancellationToken,
+    /// Cancelled when the fake stops. Then calls that hang or wait end.
+    pub(super) stop_signal: CancellationToken,
 }

@@ -1,9 +1,9 @@
 //! The names of the shapes in which servers that copy `OpenAI` send the same good answer: the values of the fault
 //! `shape:<name>`. `openai/shape.rs` writes them.
 
-/// `b64_json` is empty, and the picture is at an address.
+/// `b64_json` is empty, and the image is at an address.
 pub(super) const EMPTY_BESIDE_ADDRESS: &str = "empty_beside_address";
-/// `b64_json` is null, and the picture is at an address.
+/// `b64_json` is null, and the image is at an address.
 pub(super) const NULL_BESIDE_ADDRESS: &str = "null_beside_address";
 /// `url` is a data: URI.
 pub(super) const DATA_ADDRESS: &str = "data_address";
@@ -11,7 +11,7 @@ pub(super) const DATA_ADDRESS: &str = "data_address";
 pub(super) const DATA_ADDRESS_IN_B64_JSON: &str = "data_address_in_b64_json";
 /// The base64 has line breaks, as MIME writes it (RFC 2045, 6.8).
 pub(super) const LINES: &str = "lines";
-/// As [`LINES`], and the line breaks are not escaped, so the JSON is invalid.
+/// Like [`LINES`], but the line breaks are not escaped, so the JSON is invalid.
 pub(super) const UNESCAPED_LINES: &str = "unescaped_lines";
 /// The base64 uses the URL-safe alphabet (RFC 4648, 5).
 pub(super) const URL_SAFE: &str = "url_safe";

@@ -1,8 +1,12 @@
-//! The picture engine as a child process, for `make sweep`.
+//! The image engine as a child process, for `make sweep`.
 //!
-//! Each input line is a job of five fields with tabs between them: `upload` or `answer`, width, height, the file to read and
-//! the file to write. It answers each with one line: empty, or why the file is refused.
-#![expect(clippy::print_stdout, reason = "it answers on standard output")]
+//! Each input line is a job of five fields with tabs between them: `upload` or `answer`, width, height, the file to
+//! read and the file to write. The process answers each job with one line, which is empty or says why the file is
+//! refused.
+#![expect(
+    clippy::print_stdout,
+    reason = "the process answers on standard output"
+)]
 
 use std::error::Error;
 use std::{fs, io};

@@ -1,4 +1,4 @@
-//! Finds the content credentials (C2PA) that a provider wrote into its picture. They are not verified.
+//! Finds the content credentials (C2PA) that a provider wrote into an image. They are not verified.
 //!
 //! They are valid only for the original. A rendition has other pixels, so they are not copied into it.
 //!
@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 
 use domain::generation::image::Format;
 
-/// The SHA-256 of the manifest store. `None` if the file has none.
+/// The SHA-256 of a file's manifest store. Returns `None` if the file has no manifest store.
 pub(super) fn sha256(file: &[u8], format: Format) -> Option<[u8; 32]> {
     let parts = match format {
         Format::Png => png(file),
@@ -16,7 +16,7 @@ pub(super) fn sha256(file: &[u8], format: Format) -> Option<[u8; 32]> {
         Format::Webp => webp(file),
     };
     let store = parts.concat();
-    // It is a JUMBF superbox. The label `c2pa` is in its description box.
+    // A manifest store is a JUMBF superbox whose description box has the label `c2pa`.
     let head = store.get(..64.min(store.len()))?;
     let is_store = store.get(4..8)? == b"jumb" && head.windows(5).any(|label| label == b"c2pa\0");
     is_store.then(|| Sha256::digest(&store).into())
@@ -37,8 +37,8 @@ fn png(file: &[u8]) -> Vec<&[u8]> {
     found
 }
 
-/// The data of the APP11 segments before the first scan. A box that is too long for one segment continues in the next, which
-/// repeats the eight bytes of the box's header.
+/// The data of the APP11 segments before the first scan. A box that is too long for one segment continues in the next
+/// segment, which repeats the eight bytes of the box's header.
 fn jpeg(file: &[u8]) -> Vec<&[u8]> {
     let mut found = Vec::new();
     let mut rest = file.get(2..).unwrap_or_default();
@@ -81,7 +81,7 @@ fn webp(file: &[u8]) -> Vec<&[u8]> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::provenance::chunk;
+    use crate::provenance::append_chunk;
 
     /// A superbox with a description box and some content, as a manifest store begins.
     fn store() -> Vec<u8> {
@@ -98,8 +98,8 @@ mod tests {
         let expected = Some(<[u8; 32]>::from(Sha256::digest(&store)));
 
         let mut png = b"\x89PNG\r\n\x1a\n".to_vec();
-        chunk(&mut png, *b"IHDR", &[0; 13]);
-        chunk(&mut png, *b"caBX", &store);
+        append_chunk(&mut png, *b"IHDR", &[0; 13]);
+        append_chunk(&mut png, *b"caBX", &store);
         assert_eq!(sha256(&png, Format::Png), expected);
 
         // In two segments, the second with the box's header once more.
@@ -137,7 +137,7 @@ mod tests {
             }
         }
         let mut other = b"\x89PNG\r\n\x1a\n".to_vec();
-        chunk(
+        append_chunk(
             &mut other,
             *b"caBX",
             b"\0\0\0\x20jumb of something else, for sure",

@@ -1,24 +1,25 @@
-//! Encodes an uploaded picture anew, as input for models: upright, in sRGB, small enough for all of them, without metadata.
-//! So the place, the camera and the time of a photo are removed.
+//! Encodes an uploaded image anew, as input for models: upright, in sRGB, small enough for all of them, without
+//! metadata. Because no metadata is copied, the place, the camera and the time of a photo are removed.
 
 use domain::generation::image::{Chroma, Encoding, Format, Pixels};
 
 use super::decode::Original;
 use super::fit::Plan;
-use super::resize::{self, Space};
-use super::{ImagingError, Rendition, encode, upright};
+use super::resize::{self, ResampleSpace};
+use super::{ImagingError, Rendition, encode, resize_and_turn};
 
-/// The longest side, in pixels. No model uses more.
+/// The longest side of the result, in pixels. No model uses more.
 const MAX_SIDE: u32 = 4096;
-/// Qualities, of 100, for lossy encoding. The first that gives a small enough file is used.
+/// The qualities (1 to 100) and chroma sampling for lossy encoding. The first pair that gives a small enough file is
+/// used.
 const QUALITIES: [(u8, Chroma); 2] = [(95, Chroma::Full), (85, Chroma::Quarter)];
 
-/// See [`super::clean`].
+/// Encodes an uploaded image anew, as [`super::clean`] describes.
 pub(super) fn clean(file: &[u8], max_bytes: usize) -> Result<Rendition, ImagingError> {
     let original = Original::open(file)?;
     let (source_format, orientation) = (original.format, original.orientation);
-    let plan = Plan::inside(original.width, original.height, MAX_SIDE);
-    let mut pixels = upright(original.decode()?, orientation, plan, Space::Light)?;
+    let plan = Plan::within_square(original.width, original.height, MAX_SIDE);
+    let mut pixels = resize_and_turn(original.decode()?, orientation, plan, ResampleSpace::Linear)?;
     loop {
         for (format, encoding) in encodings(source_format, pixels.color().has_alpha()) {
             let bytes = encode::encode(&pixels, format, encoding)?;
@@ -33,20 +34,21 @@ pub(super) fn clean(file: &[u8], max_bytes: usize) -> Result<Rendition, ImagingE
                 });
             }
         }
-        // Even the last quality was too large, as with noise: use fewer pixels.
+        // Even the last quality gave a file that is too large, as happens with noise. So use fewer pixels.
         let side = pixels.width().max(pixels.height()) / 4 * 3;
-        let plan = Plan::inside(pixels.width(), pixels.height(), side);
-        pixels = resize::resample(&pixels, plan, Space::Light).ok_or(ImagingError::BrokeDown)?;
+        let plan = Plan::within_square(pixels.width(), pixels.height(), side);
+        pixels =
+            resize::resample(&pixels, plan, ResampleSpace::Linear).ok_or(ImagingError::Panicked)?;
     }
 }
 
 /// The most memory, in bytes, that resizing and encoding take after the pixels are decoded.
 pub(super) fn memory(original: &Original<'_>) -> usize {
     let area = |width: u32, height: u32| width as usize * height as usize;
-    let plan = Plan::inside(original.width, original.height, MAX_SIDE);
+    let plan = Plan::within_square(original.width, original.height, MAX_SIDE);
     let target = area(plan.target.width, plan.target.height);
     let decoded = area(original.width, original.height) * 4;
-    // Resizing holds the pixels of both sizes. Encoding takes 12 bytes for each pixel of the target: measured.
+    // Resizing holds the pixels of both sizes. Encoding takes 12 bytes for each pixel of the target, as measured.
     (decoded + target * 4).max(target * 12)
 }
 

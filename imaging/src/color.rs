@@ -1,8 +1,8 @@
-//! Converts pixels to sRGB, the color space that screens assume for files without one. Our files name it.
+//! Converts pixels to sRGB. Screens assume this color space for files that name none. Our files name it.
 //!
-//! A file can describe its colors in several ways. The first that can be read counts, in the order of the PNG specification
-//! (third edition, 4.3): cICP, ICC profile, sRGB, then gAMA and cHRM. If that one cannot be applied, the picture is refused:
-//! its pixels are never treated as sRGB.
+//! A file can describe its colors in several ways. The first description that can be read counts, in the order of the
+//! PNG specification (third edition, 4.3): cICP, ICC profile, sRGB, then gAMA and cHRM. If this description cannot be
+//! applied, the image is refused. Its pixels are never treated as sRGB instead.
 
 use image::{DynamicImage, ImageBuffer};
 use moxcms::{
@@ -10,7 +10,7 @@ use moxcms::{
     TransformOptions,
 };
 
-/// Why a picture is refused, as a phrase for people.
+/// Why an image is refused, as a phrase for people.
 type Reason = &'static str;
 
 const NO_PROFILE: Reason =
@@ -26,18 +26,18 @@ pub(super) struct ColorTags {
     pub(super) cicp: Option<[u8; 4]>,
     /// An ICC profile.
     pub(super) icc: Option<Vec<u8>>,
-    /// Whether it says that it is sRGB.
+    /// Whether the file says that its colors are sRGB.
     pub(super) srgb: bool,
     /// The exponent with which linear light was encoded (`gAMA`).
     pub(super) gamma: Option<f32>,
-    /// The primaries (`cHRM`).
-    pub(super) points: Option<Points>,
+    /// The white point and the primaries (`cHRM`).
+    pub(super) chromaticities: Option<Chromaticities>,
 }
 
 /// The chromaticities x and y of white, red, green and blue.
-type Points = [[f32; 2]; 4];
+type Chromaticities = [[f32; 2]; 4];
 
-/// Pixels as they were decoded.
+/// Pixels as they are decoded, before any conversion of colors.
 pub(super) enum Decoded {
     /// Gray or RGB, with or without alpha, of 8 or 16 bits a channel.
     Additive(DynamicImage),
@@ -55,7 +55,7 @@ pub(super) fn to_srgb(pixels: Decoded, tags: &ColorTags) -> Result<DynamicImage,
         Decoded::Additive(pixels) => {
             let is_gray = !pixels.color().has_color();
             let pixels = match tags.profile(if is_gray { Source::Gray } else { Source::Rgb })? {
-                Some(profile) => converted(pixels, &profile).ok_or(NO_PROFILE)?,
+                Some(profile) => convert(pixels, &profile).ok_or(NO_PROFILE)?,
                 None => pixels,
             };
             Ok(if pixels.color().has_alpha() {
@@ -90,25 +90,27 @@ enum Source {
 }
 
 impl ColorTags {
-    /// The color space of the pixels. `None` if it is sRGB, or if the file says nothing that can be read.
+    /// The color space of the pixels. Returns `None` if they are sRGB, or if the file says nothing that can be read.
     fn profile(&self, source: Source) -> Result<Option<ColorProfile>, Reason> {
         // 2 means unspecified, both for primaries and for the transfer function (H.273).
         if let Some(numbers) = self.cicp
             && !numbers[..2].contains(&2)
         {
-            return of_cicp(numbers).map(|profile| Some(profile).filter(|p| !is_srgb(p)));
+            return from_cicp(numbers).map(|profile| Some(profile).filter(|p| !is_srgb(p)));
         }
-        let icc = self.icc.as_deref().and_then(|icc| of_icc(icc, source));
+        let icc = self.icc.as_deref().and_then(|icc| from_icc(icc, source));
         if icc.is_none() && self.srgb {
             return Ok(None);
         }
-        let profile = icc.or_else(|| of_gamma_and_primaries(self.gamma, self.points));
+        let profile =
+            icc.or_else(|| from_gamma_and_chromaticities(self.gamma, self.chromaticities));
         Ok(profile.filter(|profile| !is_srgb(profile)))
     }
 }
 
-/// An ICC profile. `None` if it cannot be read or does not fit the picture: viewers ignore such profiles, and so do we.
-fn of_icc(icc: &[u8], source: Source) -> Option<ColorProfile> {
+/// Reads an ICC profile. Returns `None` if the profile cannot be read or does not fit the image. Viewers ignore such
+/// profiles, and so do we.
+fn from_icc(icc: &[u8], source: Source) -> Option<ColorProfile> {
     let mut profile = ColorProfile::new_from_slice(icc).ok()?;
     let fits = match profile.color_space {
         DataColorSpace::Gray => source == Source::Gray,
@@ -122,8 +124,8 @@ fn of_icc(icc: &[u8], source: Source) -> Option<ColorProfile> {
     fits.then_some(profile)
 }
 
-/// Converts a gray profile from CIELAB to XYZ, which the color library needs. Such a profile maps levels to lightness (L*) and
-/// not to linear light. The formula is that of CIE 15.
+/// Converts a gray profile from CIELAB to XYZ, which the color library needs. Such a profile maps levels to lightness
+/// (L*) and not to linear light. The formula is that of CIE 15.
 fn lab_to_xyz(profile: &mut ColorProfile) -> Option<()> {
     const STEPS: u16 = 4096;
     let curve = profile.gray_trc.as_ref()?.make_linear_evaluator().ok()?;
@@ -145,7 +147,7 @@ fn lab_to_xyz(profile: &mut ColorProfile) -> Option<()> {
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
-    reason = "it is between 0 and 1"
+    reason = "the share is between 0 and 1"
 )]
 fn sixteen_bits(share: f32) -> u16 {
     (share * 65_535.0).round() as u16
@@ -154,9 +156,10 @@ fn sixteen_bits(share: f32) -> u16 {
 /// The white point of sRGB and most video.
 const D65: [f32; 2] = [0.3127, 0.3290];
 
-/// The color space with these cICP numbers: ITU-T H.273, tables 2 (primaries), 3 (transfer) and 4 (matrix).
-fn of_cicp([primaries, transfer, matrix, range]: [u8; 4]) -> Result<ColorProfile, Reason> {
-    let points = match primaries {
+/// The color space with these cICP numbers. They are defined in ITU-T H.273, tables 2 (primaries), 3 (transfer) and 4
+/// (matrix).
+fn from_cicp([primaries, transfer, matrix, range]: [u8; 4]) -> Result<ColorProfile, Reason> {
+    let chromaticities = match primaries {
         1 => [D65, [0.64, 0.33], [0.30, 0.60], [0.15, 0.06]],
         4 => [[0.310, 0.316], [0.67, 0.33], [0.21, 0.71], [0.14, 0.08]],
         5 => [D65, [0.64, 0.33], [0.29, 0.60], [0.15, 0.06]],
@@ -180,36 +183,40 @@ fn of_cicp([primaries, transfer, matrix, range]: [u8; 4]) -> Result<ColorProfile
         5 => vec![2.8],
         8 => vec![1.0],
         13 => SRGB_CURVE.to_vec(),
-        16 | 18 => return Err("it is an HDR picture (PQ or HLG): convert it to sRGB"),
+        16 | 18 => return Err("its transfer function is HDR (PQ or HLG): convert it to sRGB"),
         _ => {
             return Err("its transfer function is not supported (cICP): convert it to sRGB");
         }
     };
-    // Matrix 0 is RGB, range 1 is full range. Others are for video.
+    // Matrix 0 is RGB, and range 1 is full range. Other values are for video.
     if (matrix, range) != (0, 1) {
         return Err(VIDEO_COLORS);
     }
-    rgb(points, curve).ok_or(NO_PROFILE)
+    rgb(chromaticities, curve).ok_or(NO_PROFILE)
 }
 
-/// The parametric curve of sRGB (IEC 61966-2-1): g, a, b, c, d of ICC.1, 10.18.
+/// The parametric curve of sRGB (IEC 61966-2-1), as the parameters g, a, b, c and d of ICC.1, 10.18.
 const SRGB_CURVE: [f32; 5] = [2.4, 1.0 / 1.055, 0.055 / 1.055, 1.0 / 12.92, 0.04045];
 
-/// The color space with this exponent, these primaries, or both. What is missing is that of sRGB. Invalid values are ignored.
-fn of_gamma_and_primaries(gamma: Option<f32>, points: Option<Points>) -> Option<ColorProfile> {
+/// The color space with this exponent, these chromaticities, or both. If one is missing, that of sRGB is used. Invalid
+/// values are ignored.
+fn from_gamma_and_chromaticities(
+    gamma: Option<f32>,
+    chromaticities: Option<Chromaticities>,
+) -> Option<ColorProfile> {
     // Programs write the curve of sRGB as 1/2.2, because `gAMA` can hold only an exponent.
     let is_srgb = |gamma: f32| (gamma * 2.2 - 1.0).abs() < 0.011;
     let gamma = gamma.filter(|gamma| (0.1..=10.0).contains(gamma) && !is_srgb(*gamma));
     let curve = gamma.map_or_else(|| SRGB_CURVE.to_vec(), |gamma| vec![1.0 / gamma]);
-    let named = points.and_then(|points| rgb(points, curve.clone()));
-    if named.is_none() && gamma.is_none() {
+    let profile = chromaticities.and_then(|chromaticities| rgb(chromaticities, curve.clone()));
+    if profile.is_none() && gamma.is_none() {
         return None;
     }
-    named.or_else(|| rgb([D65, [0.64, 0.33], [0.30, 0.60], [0.15, 0.06]], curve))
+    profile.or_else(|| rgb([D65, [0.64, 0.33], [0.30, 0.60], [0.15, 0.06]], curve))
 }
 
-/// An RGB color space. `None` if the primaries are not possible.
-fn rgb([white, red, green, blue]: Points, curve: Vec<f32>) -> Option<ColorProfile> {
+/// An RGB color space. Returns `None` if the primaries are not possible.
+fn rgb([white, red, green, blue]: Chromaticities, curve: Vec<f32>) -> Option<ColorProfile> {
     let area = (green[0] - red[0]) * (blue[1] - red[1]) - (blue[0] - red[0]) * (green[1] - red[1]);
     if area.abs() < 0.001 || white[1] < 0.001 {
         return None;
@@ -229,8 +236,8 @@ fn rgb([white, red, green, blue]: Points, curve: Vec<f32>) -> Option<ColorProfil
     (colorants.iter().all(|c| (c.x + c.y + c.z).is_finite())).then_some(profile)
 }
 
-/// Whether a profile is sRGB, whatever its name: it changes no color of a coarse cube by more than one level. Such pictures
-/// keep their exact pixels.
+/// Whether a profile is sRGB, whatever its name is: it changes no color of a coarse cube by more than one level. The
+/// pixels of such images are not converted.
 fn is_srgb(profile: &ColorProfile) -> bool {
     const LEVELS: [u8; 5] = [0, 64, 128, 192, 255];
     if profile.color_space != DataColorSpace::Rgb {
@@ -247,10 +254,11 @@ fn is_srgb(profile: &ColorProfile) -> bool {
     })
 }
 
-/// Converts gray or RGB pixels, with as many bits as they have. `None` if the profile cannot be applied.
-fn converted(pixels: DynamicImage, profile: &ColorProfile) -> Option<DynamicImage> {
+/// Converts gray or RGB pixels to sRGB, and keeps their bits per channel. Returns `None` if the profile cannot be
+/// applied.
+fn convert(pixels: DynamicImage, profile: &ColorProfile) -> Option<DynamicImage> {
     let (width, height, alpha) = (pixels.width(), pixels.height(), pixels.color().has_alpha());
-    // An RGB profile can also describe a gray picture, as RGB.
+    // A gray image may have an RGB profile. It is then converted as RGB.
     let is_gray_profile = profile.color_space == DataColorSpace::Gray;
     let from = match (is_gray_profile, alpha) {
         (true, true) => Layout::GrayAlpha,
@@ -294,7 +302,8 @@ fn converted(pixels: DynamicImage, profile: &ColorProfile) -> Option<DynamicImag
     }
 }
 
-/// Uses the curves of the ICC profile and ignores cICP numbers inside it: most programs do not know them.
+/// Uses the curves of the ICC profile, and ignores cICP numbers inside the profile, because most programs do not know
+/// them.
 const OPTIONS: fn() -> TransformOptions = || TransformOptions {
     allow_use_cicp_transfer: false,
     ..TransformOptions::default()
@@ -323,7 +332,7 @@ fn convert16(
         .map(|()| out)
 }
 
-/// Converts CMYK without a profile: ideal inks on white paper.
+/// Converts CMYK without a profile, as if the inks were ideal and the paper white.
 fn cmyk_to_rgb(samples: &[u8]) -> Vec<u8> {
     let pixels = samples.as_chunks::<4>().0.iter();
     pixels

@@ -1,7 +1,8 @@
 //! Opens an untrusted file within limits.
 //!
-//! The first bytes decide the format, never the file's name or its declared type. The header says how large the picture is,
-//! and the limits are checked before any pixel is decoded: a file of a few bytes can declare four billion pixels.
+//! The first bytes decide the format, and never the file's name or its declared type. The header says how large the
+//! image is. The limits are checked before any pixel is decoded, because a file of a few bytes can declare four billion
+//! pixels.
 
 use std::io::Cursor;
 
@@ -18,16 +19,16 @@ use super::limits::{MAX_DECODED_BYTES, MAX_FILE_BYTES};
 use super::png::Png;
 use super::{ImagingError, UnsupportedFormat, exif};
 
-/// A picture whose header has been read and is within the limits.
+/// An image whose header has been read and is within the limits.
 pub(super) struct Original<'a> {
     pub(super) format: Format,
-    /// How the stored pixels have to be turned (EXIF).
+    /// How the stored pixels have to be turned to be upright (EXIF).
     pub(super) orientation: Orientation,
-    /// The width of the upright picture.
+    /// The width of the upright image.
     pub(super) width: u32,
-    /// The height of the upright picture.
+    /// The height of the upright image.
     pub(super) height: u32,
-    /// Whether its color tags may require a conversion.
+    /// Whether the file has color tags, which may require a conversion.
     has_color_tags: bool,
     file: File<'a>,
 }
@@ -43,23 +44,25 @@ impl<'a> Original<'a> {
     /// Reads the header, and checks the limits.
     pub(super) fn open(bytes: &'a [u8]) -> Result<Self, ImagingError> {
         if bytes.len() > MAX_FILE_BYTES {
-            return Err(ImagingError::TooHeavy { bytes: bytes.len() });
+            return Err(ImagingError::FileTooLarge { bytes: bytes.len() });
         }
-        let format =
-            sniff(bytes).ok_or_else(|| ImagingError::NotAPicture(UnsupportedFormat::of(bytes)))?;
+        let format = sniff(bytes)
+            .ok_or_else(|| ImagingError::NotAnImage(UnsupportedFormat::from_file(bytes)))?;
         let mut file = File::open(bytes, format)
             .map_err(|reason| ImagingError::Unreadable { format, reason })?;
 
         let (width, height) = file.size();
         let pixels = u64::from(width) * u64::from(height);
-        let decoded = file.bytes().filter(|bytes| *bytes <= MAX_DECODED_BYTES);
+        let decoded = file
+            .decoded_bytes()
+            .filter(|bytes| *bytes <= MAX_DECODED_BYTES);
         if width.max(height) > MAX_SIDE || pixels > MAX_PIXELS || decoded.is_none() {
             return Err(ImagingError::TooLarge { width, height });
         }
 
         let has_color_tags = file.has_color_tags();
         let orientation = file.orientation();
-        let (width, height) = turned(orientation, width, height);
+        let (width, height) = turned_size(orientation, width, height);
         Ok(Self {
             format,
             orientation,
@@ -73,23 +76,27 @@ impl<'a> Original<'a> {
     /// The most memory, in bytes, that [`Self::decode`] takes.
     pub(super) fn memory(&self) -> usize {
         let area = self.width as usize * self.height as usize;
-        let decoded = self.file.bytes().unwrap_or(usize::MAX);
+        let decoded = self.file.decoded_bytes().unwrap_or(usize::MAX);
         let decoding = match &self.file {
-            // Sixteen-bit samples are decoded as bytes and then copied.
-            File::Png(png) if png.is_deep() => decoded.saturating_mul(2),
+            // Samples of sixteen bits are decoded as bytes and then copied.
+            File::Png(png) if png.has_16_bits() => decoded.saturating_mul(2),
             File::Png(_) => decoded,
             File::Jpeg(jpeg) => jpeg.memory(),
-            // The decoder holds a copy of its own: measured.
+            // The decoder holds a copy of its own, as measured.
             File::Webp(_) => area * 7,
         };
         // RGB and RGBA of eight bits without color tags are not converted.
-        let is_kept = !self.has_color_tags && [area * 3, area * 4].contains(&decoded);
+        let needs_no_conversion = !self.has_color_tags && [area * 3, area * 4].contains(&decoded);
         let channels = match &self.file {
             File::Jpeg(_) => 3,
             _ if decoded == area * 3 => 3,
             _ => 4,
         };
-        let converted = if is_kept { 0 } else { area * channels };
+        let converted = if needs_no_conversion {
+            0
+        } else {
+            area * channels
+        };
         decoding.max(decoded.saturating_add(converted))
     }
 
@@ -115,7 +122,7 @@ impl<'a> File<'a> {
         })
     }
 
-    /// Pixels across and down, as stored.
+    /// The width and the height, as stored.
     fn size(&self) -> (u32, u32) {
         match self {
             Self::Png(png) => png.size(),
@@ -124,10 +131,10 @@ impl<'a> File<'a> {
         }
     }
 
-    /// How many bytes its decoded pixels take. `None` if the number overflows.
-    fn bytes(&self) -> Option<usize> {
+    /// How many bytes the decoded pixels take. Returns `None` if the number overflows.
+    fn decoded_bytes(&self) -> Option<usize> {
         match self {
-            Self::Png(png) => png.bytes(),
+            Self::Png(png) => png.decoded_bytes(),
             Self::Jpeg(jpeg) => {
                 let (width, height) = jpeg.size();
                 (width as usize)
@@ -142,7 +149,7 @@ impl<'a> File<'a> {
         match self {
             Self::Png(png) => {
                 let tags = png.color_tags();
-                let has_curve_or_primaries = tags.gamma.is_some() || tags.points.is_some();
+                let has_curve_or_primaries = tags.gamma.is_some() || tags.chromaticities.is_some();
                 tags.icc.is_some() || tags.cicp.is_some() || has_curve_or_primaries
             }
             Self::Jpeg(jpeg) => jpeg.icc.is_some(),
@@ -189,18 +196,18 @@ impl<'a> File<'a> {
     }
 }
 
-/// The error in our words: the decoder's own text names Rust types.
+/// Describes an error in our own words, because the decoder's text names Rust types.
 fn reason(error: &ImageError) -> &'static str {
     match error {
         ImageError::IoError(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
-            "it is cut off"
+            "the file is cut off"
         }
-        _ => "it is damaged",
+        _ => "the file is damaged",
     }
 }
 
 /// Width and height after `orientation` is applied. Applying it twice gives the original size.
-pub(super) fn turned(orientation: Orientation, width: u32, height: u32) -> (u32, u32) {
+pub(super) fn turned_size(orientation: Orientation, width: u32, height: u32) -> (u32, u32) {
     match orientation {
         Orientation::Rotate90
         | Orientation::Rotate270
@@ -213,7 +220,7 @@ pub(super) fn turned(orientation: Orientation, width: u32, height: u32) -> (u32,
     }
 }
 
-/// The format by the first bytes. `None` if it is not one that is read.
+/// The format by the first bytes. Returns `None` if it is neither PNG, JPEG nor WebP.
 pub(super) fn sniff(bytes: &[u8]) -> Option<Format> {
     match image::guess_format(bytes).ok()? {
         ImageFormat::Png => Some(Format::Png),

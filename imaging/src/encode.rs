@@ -1,7 +1,7 @@
 //! Encodes pixels. The encoders get only pixels, so no metadata of the original can leak.
 //!
-//! Decoders read untrusted files, so they are in safe Rust. Encoders read our own pixels: JPEG and WebP are written by C
-//! libraries, libjpeg-turbo and libwebp.
+//! Decoders read untrusted files, so they are in safe Rust. Encoders read only our own pixels, so JPEG and WebP may be
+//! written by C libraries (libjpeg-turbo and libwebp).
 
 use image::{
     DynamicImage, ImageEncoder, RgbImage,
@@ -14,14 +14,14 @@ use domain::generation::image::{Chroma, Encoding, Format};
 
 use super::ImagingError;
 
-/// The default quality of JPEG, of 100. Above 90 the file grows much and the picture improves little.
+/// The default quality of JPEG, from 1 to 100. Above 90 the file grows much and the image improves little.
 const JPEG_QUALITY: u8 = 90;
-/// The default quality of WebP, of 100. The file has less than half of the bytes of the JPEG.
+/// The default quality of WebP, from 1 to 100. The file has less than half of the bytes of the JPEG.
 const WEBP_QUALITY: u8 = 85;
 /// The effort of the WebP encoder, 0 to 6. Effort 4 takes more than twice as long as 2, and saves 3 % of the bytes.
 const WEBP_METHOD: i32 = 2;
 
-/// Encodes eight-bit RGB or RGBA.
+/// Encodes eight-bit RGB or RGBA pixels.
 pub(super) fn encode(
     pixels: &DynamicImage,
     format: Format,
@@ -32,7 +32,7 @@ pub(super) fn encode(
         Format::Jpeg => jpeg(pixels, encoding),
         Format::Webp => webp(pixels, encoding),
     }
-    .map_err(|reason| ImagingError::NotWritten { format, reason })
+    .map_err(|reason| ImagingError::NotEncoded { format, reason })
 }
 
 fn png(pixels: &DynamicImage) -> Result<Vec<u8>, String> {
@@ -53,14 +53,14 @@ fn png(pixels: &DynamicImage) -> Result<Vec<u8>, String> {
     Ok(file)
 }
 
-/// Whether most pixels equal their neighbor, as in text and line art. Such pictures become much smaller with more effort;
-/// photographs do not.
+/// Whether most pixels equal their neighbor, as in text and line art. With more effort the files of such images become
+/// much smaller, but those of photographs do not.
 fn is_flat(pixels: &DynamicImage) -> bool {
     const ROWS: usize = 64;
     let channels = usize::from(pixels.color().channel_count());
     let row = pixels.width() as usize * channels;
-    let every = (pixels.height() as usize / ROWS).max(1);
-    let rows = pixels.as_bytes().chunks_exact(row.max(1)).step_by(every);
+    let row_step = (pixels.height() as usize / ROWS).max(1);
+    let rows = pixels.as_bytes().chunks_exact(row.max(1)).step_by(row_step);
     let (mut equal, mut all) = (0, 0);
     for row in rows {
         let next = row[channels.min(row.len())..].chunks_exact(channels);
@@ -91,7 +91,7 @@ fn jpeg(pixels: &DynamicImage, encoding: Encoding) -> Result<Vec<u8>, String> {
             Chroma::Quarter => Subsamp::Sub2x2,
             Chroma::Full => Subsamp::None,
         })?;
-        // Huffman tables made for this picture save 3 % of the bytes.
+        // Huffman tables that are made for this image save 3 % of the bytes.
         compressor.set_optimize(true)?;
         compressor.set_progressive(encoding.progressive)?;
         compressor.compress_to_vec(Image {
@@ -126,7 +126,7 @@ fn webp(pixels: &DynamicImage, encoding: Encoding) -> Result<Vec<u8>, String> {
         .map_err(|error| format!("{error:?}"))
 }
 
-/// The picture on a white background, for JPEG, which has no transparency. Product pages are usually white.
+/// Puts the image on a white background, because JPEG has no transparency. Product pages are usually white.
 fn on_white(pixels: &DynamicImage) -> RgbImage {
     let mut rgba = pixels.to_rgba8();
     for [red, green, blue, alpha] in rgba.as_chunks_mut().0 {

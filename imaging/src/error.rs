@@ -1,83 +1,83 @@
-//! Why a picture could not be processed. The texts may be shown to customers.
+//! The reasons why an image could not be processed. The texts may be shown to customers.
 
 use domain::generation::image::{Fit, Format, MAX_PIXELS, MAX_SIDE, Pixels};
 
 use super::UnsupportedFormat;
 use super::limits::MAX_FILE_BYTES;
 
-/// Why a picture could not be processed. The text may be shown to a customer.
+/// The reason why an image could not be processed. The text may be shown to a customer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ImagingError {
     /// The first bytes are not those of PNG, JPEG or WebP.
     #[error("{0}")]
-    NotAPicture(UnsupportedFormat),
+    NotAnImage(UnsupportedFormat),
     /// The file has too many bytes.
     #[error(
-        "the file has {bytes} bytes; pictures of up to {} bytes are opened",
+        "the file has {bytes} bytes; images of up to {} bytes are opened",
         MAX_FILE_BYTES
     )]
-    TooHeavy {
+    FileTooLarge {
         /// The length of the file.
         bytes: usize,
     },
-    /// The pixels would take too much memory. Known from the header: nothing was decoded.
+    /// The pixels would take too much memory. The header says so, and nothing was decoded.
     #[error(
-        "the picture is {width}×{height} pixels, too large to be opened: \
-         up to {} pixels a side and {} megapixels are, fewer at 16 bits a channel",
+        "the image is {width}×{height} pixels, too large to be opened: \
+         images of up to {} pixels a side and {} megapixels are opened, fewer at 16 bits a channel",
         MAX_SIDE,
         MAX_PIXELS / 1_000_000
     )]
     TooLarge {
-        /// Pixels across.
+        /// The width of the image, in pixels.
         width: u32,
-        /// Pixels down.
+        /// The height of the image, in pixels.
         height: u32,
     },
     /// The file is cut off, damaged or invalid.
     #[error("the {format} file cannot be read: {reason}")]
     Unreadable {
-        /// The format by its first bytes.
+        /// The format, by the first bytes of the file.
         format: Format,
         /// What is wrong, as a phrase for people.
         reason: &'static str,
     },
-    /// The aspect ratio of the picture is too different from what the job asks for.
+    /// The aspect ratio of the image is too different from what the job asks for.
     #[error(
-        "the picture is {width}×{height}, which does not become {target} with fit {}: the shape is too different",
+        "the image is {width}×{height}, which does not become {target} with fit {}: the shape is too different",
         match fit { Fit::Cover => "cover and without allow_crop", Fit::Contain => "contain", Fit::Strict => "strict" }
     )]
     WrongShape {
-        /// Pixels across.
+        /// The width of the image, in pixels.
         width: u32,
-        /// Pixels down.
+        /// The height of the image, in pixels.
         height: u32,
         /// The size that the job asks for.
         target: Pixels,
-        /// How the picture is to be fitted into that size.
+        /// How the image is to be fitted into that size.
         fit: Fit,
     },
-    /// The picture would have to be enlarged by more than 5 %, and the job does not allow it.
-    #[error("the picture is {width}×{height}, too small to become {target} without allow_upscale")]
+    /// The image would have to be enlarged by more than 5 %, and the job does not allow it.
+    #[error("the image is {width}×{height}, too small to become {target} without allow_upscale")]
     TooSmall {
-        /// Pixels across.
+        /// The width of the image, in pixels.
         width: u32,
-        /// Pixels down.
+        /// The height of the image, in pixels.
         height: u32,
         /// The size that the job asks for.
         target: Pixels,
     },
-    /// The picture could not be encoded.
-    #[error("the picture could not be written as {format}: {reason}")]
-    NotWritten {
+    /// The image could not be encoded.
+    #[error("the image could not be written as {format}: {reason}")]
+    NotEncoded {
         /// The format that the job asks for.
         format: Format,
         /// The message of the encoder.
         reason: String,
     },
-    /// A decoder or encoder panicked. It would do so again with this picture.
-    #[error("the picture could not be processed")]
-    BrokeDown,
-    /// The process is shutting down. Another worker can render this picture.
-    #[error("the picture was not rendered: this worker is shutting down")]
+    /// A decoder or encoder panicked. It would panic again with this image.
+    #[error("the image could not be processed")]
+    Panicked,
+    /// The process is shutting down. Another worker can render this image.
+    #[error("the image was not rendered: this worker is shutting down")]
     ShuttingDown,
 }

@@ -1,16 +1,17 @@
-//! Reads the orientation from an EXIF block. Nothing else of it is used.
+//! Reads the orientation from an EXIF block. Nothing else of the block is used.
 
 use image::metadata::Orientation;
 
-/// The orientation in an EXIF block. A block that cannot be read is ignored: viewers show such a picture as it is stored.
+/// The orientation in an EXIF block. A block that cannot be read is ignored, because viewers show such an image as it
+/// is stored.
 pub(super) fn orientation(block: &[u8]) -> Orientation {
-    read(block)
+    read_tag(block)
         .and_then(Orientation::from_exif)
         .unwrap_or(Orientation::NoTransforms)
 }
 
-/// Reads the tag from the first directory. The format is that of TIFF 6.0, section 2.
-fn read(block: &[u8]) -> Option<u8> {
+/// Reads the orientation tag from the first directory. The format is that of TIFF 6.0, section 2.
+fn read_tag(block: &[u8]) -> Option<u8> {
     const TAG: u32 = 0x0112;
     const BYTE: u32 = 1;
     const SHORT: u32 = 3;

@@ -1,46 +1,52 @@
-//! Decides how a picture gets its target size: what is scaled, cropped or padded, and when that is refused.
+//! Decides how an image gets its target size: what is scaled, cropped or padded, and which images are refused.
 
 use domain::generation::image::{Fit, Pixels, Recipe};
 
 use super::ImagingError;
 
-/// By how much a picture may be cropped or enlarged, in percent, unless its job allows more.
+/// By how much an image may be cropped or enlarged, in percent, unless its job allows more.
 ///
-/// Models return 1344 pixels for 1376, or 1280×896 for 5:4. With a larger difference it is not the picture that was asked
-/// for.
+/// Models return 1344 pixels for 1376, or 1280×896 for 5:4. If the difference is larger, the image is not what was
+/// asked for.
 const TOLERANCE_PERCENT: u64 = 5;
 
-/// How a picture gets its size.
+/// How an image gets its target size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Plan {
-    /// The size that it is resampled to.
+    /// The size that the image is resampled to.
     pub(super) scaled: Pixels,
-    /// Whether it is cropped to that shape first, around its center. Otherwise the whole picture is stretched by the
-    /// fraction of a pixel by which the shapes differ.
+    /// Whether the image is first cropped to the shape of `scaled`, around its center. Otherwise the whole image is
+    /// stretched by the fraction of a pixel by which the shapes differ.
     pub(super) crops: bool,
-    /// The size of the result. The resampled picture is put into its middle.
+    /// The size of the result. The resampled image is put into the middle of the result.
     pub(super) target: Pixels,
 }
 
 impl Plan {
-    /// The plan for a picture of `width`×`height`.
+    /// The plan for an image of `width`×`height`.
     ///
     /// # Errors
-    /// `WrongShape` or `TooSmall` if the recipe does not allow it.
+    /// Returns `WrongShape` or `TooSmall` if the recipe does not allow the image's shape or size.
     pub(super) fn new(width: u32, height: u32, recipe: &Recipe) -> Result<Self, ImagingError> {
         let (target, rendering) = (recipe.target, &recipe.rendering);
         let [w, h] = [width, height].map(u64::from);
         let [tw, th] = [target.width, target.height].map(u64::from);
-        let within =
+        let is_within_tolerance =
             |larger: u64, smaller: u64| larger * 100 <= smaller * (100 + TOLERANCE_PERCENT);
 
         // Cross products, so that the two aspect ratios are compared exactly, without division.
-        let (ours, theirs) = (w * th, h * tw);
+        let (image_product, target_product) = (w * th, h * tw);
         let shape_fits = match rendering.fit {
-            Fit::Cover => rendering.allow_crop || within(ours.max(theirs), ours.min(theirs)),
+            Fit::Cover => {
+                rendering.allow_crop
+                    || is_within_tolerance(
+                        image_product.max(target_product),
+                        image_product.min(target_product),
+                    )
+            }
             Fit::Contain => true,
-            // The picture also has whole pixels, so its shape may differ by one pixel.
-            Fit::Strict => ours.abs_diff(theirs) <= w.max(h),
+            // The image has whole pixels, so its shape may differ by one pixel.
+            Fit::Strict => image_product.abs_diff(target_product) <= w.max(h),
         };
         if !shape_fits || [w, h, tw, th].contains(&0) {
             return Err(ImagingError::WrongShape {
@@ -55,7 +61,7 @@ impl Plan {
             Fit::Cover | Fit::Strict => target,
         };
         let [sw, sh] = [scaled.width, scaled.height].map(u64::from);
-        let is_enlarged = !within(sw, w) || !within(sh, h);
+        let is_enlarged = !is_within_tolerance(sw, w) || !is_within_tolerance(sh, h);
         if is_enlarged && !rendering.allow_upscale {
             return Err(ImagingError::TooSmall {
                 width,
@@ -70,9 +76,9 @@ impl Plan {
         })
     }
 
-    /// The plan for a whole picture of at most `side` pixels a side. It is never enlarged.
-    pub(super) fn inside(width: u32, height: u32, side: u32) -> Self {
-        let side = side.min(width.max(height));
+    /// The plan that reduces a whole image to at most `max_side` pixels a side. A smaller image keeps its size.
+    pub(super) fn within_square(width: u32, height: u32, max_side: u32) -> Self {
+        let side = max_side.min(width.max(height));
         let square = Pixels {
             width: side,
             height: side,
@@ -99,22 +105,22 @@ impl Plan {
     }
 }
 
-/// The largest size with the shape of the picture that fits into the target, in whole pixels, at least one.
+/// The largest size with the shape of the image that fits into the target, in whole pixels, at least one.
 fn contained(width: u32, height: u32, target: Pixels) -> Pixels {
     let [w, h] = [width, height].map(u64::from);
     let [tw, th] = [target.width, target.height].map(u64::from);
-    let scaled = |side: u64, of: u64, whole: u64, max: u32| {
-        let rounded = (side * whole + of / 2) / of;
+    let scale = |side: u64, from: u64, to: u64, max: u32| {
+        let rounded = (side * to + from / 2) / from;
         u32::try_from(rounded).unwrap_or(max).clamp(1, max)
     };
     if w * th > h * tw {
         Pixels {
             width: target.width,
-            height: scaled(h, w, tw, target.height),
+            height: scale(h, w, tw, target.height),
         }
     } else {
         Pixels {
-            width: scaled(w, h, th, target.width),
+            width: scale(w, h, th, target.width),
             height: target.height,
         }
     }

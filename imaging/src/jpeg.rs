@@ -1,8 +1,10 @@
-//! A JPEG decoder in safe Rust. It gives the same pixels as libjpeg-turbo, and an error where that only warns.
+//! A JPEG decoder in safe Rust. It gives the same pixels as libjpeg-turbo. Where libjpeg-turbo only warns, it returns
+//! an error.
 //!
-//! A decoder has to read all codes of a file to know whether all pixels are there, so a check beside another decoder would be
-//! most of a decoder. [`scan`] reads the codes, [`idct`] turns coefficients into samples, [`upsample`] brings all channels to
-//! one size. [Decision 23](../../docs/decisions/0023-a-jpeg-decoder-of-our-own.md) gives the reasons.
+//! Only a decoder that reads all codes of a file knows whether all pixels are there. So a separate check would be
+//! nearly as large as a decoder. [`scan`] reads the codes, [`idct`] turns coefficients into samples, and [`upsample`]
+//! brings all channels to one size. [Decision 23](../../docs/decisions/0023-a-jpeg-decoder-of-our-own.md) gives the
+//! reasons.
 //!
 //! "T.81" with a clause means ITU-T T.81 (ISO/IEC 10918-1), the specification of JPEG.
 
@@ -25,35 +27,35 @@ use std::sync::Arc;
 use image::{DynamicImage, ImageBuffer};
 
 use self::frame::Frame;
-use self::huffman::Table;
+use self::huffman::HuffmanTable;
 use self::scan::Scan;
 use super::color::Decoded;
 
 /// Why a file is refused, as a phrase for people.
 type Reason = &'static str;
 
-const CUT_OFF: Reason = "it is cut off";
-const DAMAGED: Reason = "it is damaged";
-/// How many scans a file may have. Encoders write about ten. Each scan visits all pixels again, so a small file with many
-/// scans could take very long.
+const CUT_OFF: Reason = "the file is cut off";
+const DAMAGED: Reason = "the file is damaged";
+/// The most scans that a file may have. Encoders write about ten. Each scan visits all pixels again, so a small file
+/// with many scans could take very long.
 const MAX_SCANS: usize = 32;
 
 /// The color model of the samples.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Model {
+enum ColorModel {
     Gray,
     Rgb,
     YCbCr,
-    /// Stored inverted, as Adobe's programs do. All other programs follow them.
+    /// The samples are stored inverted, as Adobe's programs do. All other programs follow Adobe.
     Cmyk,
-    /// As [`Cmyk`](Self::Cmyk), with the first three channels as YCbCr.
+    /// Like [`Cmyk`](Self::Cmyk), but the first three channels are stored as YCbCr.
     Ycck,
 }
 
 /// A file whose headers before the first scan have been read.
 pub(super) struct Jpeg<'a> {
     frame: Frame,
-    model: Model,
+    model: ColorModel,
     /// The EXIF block, which has the format of TIFF.
     pub(super) exif: Option<Vec<u8>>,
     /// The ICC profile, joined from all its parts.
@@ -66,8 +68,8 @@ pub(super) struct Jpeg<'a> {
 #[derive(Default)]
 struct Tables {
     quantization: [Option<[u16; 64]>; 4],
-    dc: [Option<Arc<Table>>; 4],
-    ac: [Option<Arc<Table>>; 4],
+    dc: [Option<Arc<HuffmanTable>>; 4],
+    ac: [Option<Arc<HuffmanTable>>; 4],
     restart_interval: usize,
 }
 
@@ -77,22 +79,22 @@ impl<'a> Jpeg<'a> {
         let mut segments = Segments::new(file)?;
         let mut tables = Tables::default();
         let mut frame = None;
-        let (mut jfif, mut adobe) = (false, None);
+        let (mut has_jfif, mut adobe_transform) = (false, None);
         let (mut exif, mut icc) = (Vec::new(), Vec::new());
         loop {
             let at = segments.at;
-            let (marker, data) = segments.next()?.ok_or("it holds no pixels")?;
+            let (marker, data) = segments.next()?.ok_or("the file has no pixels")?;
             match (marker, data) {
                 (0xDA, _) => {
                     // `decode` reads this segment again.
                     segments.at = at;
                     break;
                 }
-                (0xE0, [b'J', b'F', b'I', b'F', 0, ..]) if data.len() >= 14 => jfif = true,
+                (0xE0, [b'J', b'F', b'I', b'F', 0, ..]) if data.len() >= 14 => has_jfif = true,
                 (0xEE, [b'A', b'd', b'o', b'b', b'e', rest @ ..]) if data.len() >= 12 => {
-                    adobe = Some(rest[6]);
+                    adobe_transform = Some(rest[6]);
                 }
-                // A block that is too long for one segment continues in the next.
+                // A block that is too long for one segment continues in the next segment.
                 (0xE1, [b'E', b'x', b'i', b'f', 0, _, part @ ..]) => exif.extend(part),
                 (0xE2, data) if data.starts_with(b"ICC_PROFILE\0") && data.len() >= 14 => {
                     icc.push((data[12], &data[14..]));
@@ -103,7 +105,7 @@ impl<'a> Jpeg<'a> {
                 _ => tables.read(marker, data)?,
             }
         }
-        let frame = frame.ok_or("it holds no pixels")?;
+        let frame = frame.ok_or("the file has no pixels")?;
         icc.sort_by_key(|(number, _)| *number);
         let icc: Vec<u8> = icc
             .into_iter()
@@ -111,7 +113,7 @@ impl<'a> Jpeg<'a> {
             .copied()
             .collect();
         Ok(Self {
-            model: frame.model(jfif, adobe),
+            model: frame.color_model(has_jfif, adobe_transform),
             frame,
             exif: (!exif.is_empty()).then_some(exif),
             icc: (!icc.is_empty()).then_some(icc),
@@ -120,34 +122,34 @@ impl<'a> Jpeg<'a> {
         })
     }
 
-    /// Pixels across and down, as stored.
+    /// The width and the height, as stored.
     pub(super) fn size(&self) -> (u32, u32) {
         (self.frame.width, self.frame.height)
     }
 
-    /// The channels of a decoded pixel: 1 for gray, 3 for RGB, 4 for CMYK.
+    /// The number of channels of a decoded pixel: 1 for gray, 3 for RGB, 4 for CMYK.
     pub(super) fn channels(&self) -> usize {
         match self.model {
-            Model::Gray => 1,
-            Model::Rgb | Model::YCbCr => 3,
-            Model::Cmyk | Model::Ycck => 4,
+            ColorModel::Gray => 1,
+            ColorModel::Rgb | ColorModel::YCbCr => 3,
+            ColorModel::Cmyk | ColorModel::Ycck => 4,
         }
     }
 
-    /// The most memory, in bytes, that [`Self::decode`] takes: the samples of all channels and the pixels made of them. A
-    /// progressive picture first needs its coefficients, of two bytes each.
+    /// The most memory, in bytes, that [`Self::decode`] takes: the samples of all channels and the pixels that are made
+    /// from them. A progressive image first needs memory for its coefficients, of two bytes each.
     pub(super) fn memory(&self) -> usize {
-        let (all, largest) = self.frame.samples();
-        let joined = self.frame.width as usize * self.frame.height as usize * self.channels();
+        let (all, largest) = self.frame.sample_counts();
+        let pixels = self.frame.width as usize * self.frame.height as usize * self.channels();
         let coefficients = if self.frame.progressive {
             all * 2 + largest
         } else {
             0
         };
-        coefficients.max(all + joined)
+        coefficients.max(all + pixels)
     }
 
-    /// Decodes all pixels. It is an error if a bit of a coefficient or the end marker is missing.
+    /// Decodes all pixels. Returns an error if a bit of a coefficient or the end marker is missing.
     pub(super) fn decode(mut self) -> Result<Decoded, Reason> {
         let mut planes = self.frame.planes();
         let mut scans = 0;
@@ -157,24 +159,24 @@ impl<'a> Jpeg<'a> {
                 continue;
             }
             if !self.frame.progressive && self.frame.is_complete() {
-                // Some programs write the picture twice. The second copy is ignored.
+                // Some programs write the image twice. The second copy is ignored.
                 continue;
             }
             scans += 1;
             if scans > MAX_SCANS {
-                return Err("it has too many scans");
+                return Err("the file has too many scans");
             }
             let scan = Scan::new(data, &mut self.frame, &self.tables)?;
-            let coded = &self.rest.file[self.rest.at..];
-            self.rest.at += scan.decode(&self.frame, &mut planes, coded)?;
+            let entropy_coded = &self.rest.file[self.rest.at..];
+            self.rest.at += scan.decode(&self.frame, &mut planes, entropy_coded)?;
         }
         if !self.frame.is_complete() {
             return Err("some of its scans are missing");
         }
         for plane in &mut planes {
-            plane.finish();
+            plane.transform_stored_blocks();
         }
-        let samples = upsample::join(&self.frame, self.model, &planes);
+        let samples = upsample::to_pixels(&self.frame, self.model, &planes);
         let (width, height) = self.size();
         let pixels = match self.channels() {
             1 => ImageBuffer::from_raw(width, height, samples).map(DynamicImage::ImageLuma8),
@@ -192,8 +194,8 @@ impl<'a> Jpeg<'a> {
 }
 
 impl Tables {
-    /// Reads a segment before or between scans (T.81, table B.1). Segments that do not matter for pixels are ignored; kinds of JPEG
-    /// that are not supported are errors.
+    /// Reads a segment before or between scans (T.81, table B.1). Segments that do not matter for pixels are ignored. A
+    /// segment of a kind of JPEG that is not supported is an error.
     fn read(&mut self, marker: u8, data: &[u8]) -> Result<(), Reason> {
         match marker {
             0xC4 => self.read_huffman(data),
@@ -203,20 +205,20 @@ impl Tables {
                 self.restart_interval = usize::from(u16::from_be_bytes(interval));
                 Ok(())
             }
-            // Application data, comments, and DNL, the number of lines, which the frame header has already.
+            // Application data, comments, and DNL. DNL holds the number of lines, which the frame header already has.
             0xE0..=0xEF | 0xFE | 0xDC => Ok(()),
             0xC9..=0xCC => Err(
-                "it uses arithmetic coding, which few programs read: save it with Huffman coding",
+                "the file uses arithmetic coding, which few programs read: save it with Huffman coding",
             ),
-            0xC3 => Err("it is a lossless JPEG, which few programs read: save it as PNG"),
-            0xC5..=0xC7 | 0xCD..=0xCF | 0xDE | 0xDF => {
-                Err("it is a hierarchical JPEG, which few programs read: save it as a usual JPEG")
-            }
+            0xC3 => Err("the file is a lossless JPEG, which few programs read: save it as PNG"),
+            0xC5..=0xC7 | 0xCD..=0xCF | 0xDE | 0xDF => Err(
+                "the file is a hierarchical JPEG, which few programs read: save it as a usual JPEG",
+            ),
             _ => Err(DAMAGED),
         }
     }
 
-    /// Reads quantization tables (T.81, B.2.4.1).
+    /// Reads a segment with quantization tables (T.81, B.2.4.1).
     fn read_quantization(&mut self, mut data: &[u8]) -> Result<(), Reason> {
         while let [head, rest @ ..] = data {
             let slot = self
@@ -238,7 +240,7 @@ impl Tables {
         Ok(())
     }
 
-    /// Reads Huffman tables (T.81, B.2.4.2).
+    /// Reads a segment with Huffman tables (T.81, B.2.4.2).
     fn read_huffman(&mut self, mut data: &[u8]) -> Result<(), Reason> {
         while let [head, rest @ ..] = data {
             let tables = if head >> 4 == 0 {
@@ -250,14 +252,16 @@ impl Tables {
             let (lengths, rest) = rest.split_first_chunk::<16>().ok_or(DAMAGED)?;
             let count: usize = lengths.iter().map(|count| usize::from(*count)).sum();
             let (symbols, rest) = rest.split_at_checked(count).ok_or(DAMAGED)?;
-            *slot = Some(Arc::new(Table::new(lengths, symbols).ok_or(DAMAGED)?));
+            *slot = Some(Arc::new(
+                HuffmanTable::new(lengths, symbols).ok_or(DAMAGED)?,
+            ));
             data = rest;
         }
         Ok(())
     }
 }
 
-/// Walks from marker to marker.
+/// Reads the segments of a file, from marker to marker.
 struct Segments<'a> {
     file: &'a [u8],
     at: usize,
@@ -271,7 +275,7 @@ impl<'a> Segments<'a> {
         Ok(Self { file, at: 2 })
     }
 
-    /// The next segment with data. `None` at the end marker.
+    /// The next segment with data. Returns `None` at the end marker.
     fn next(&mut self) -> Result<Option<(u8, &'a [u8])>, Reason> {
         loop {
             let marker = bits::next_marker(self.file, &mut self.at).ok_or(CUT_OFF)?;

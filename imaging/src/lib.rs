@@ -1,12 +1,19 @@
-//! Turns a model's original into the exact picture that a customer pays for.
+//! Turns a model's original into the exact image that a customer pays for.
 //!
-//! "1K" and "2K" mean exact sizes, so whatever a model returns is brought to the size in the pixel table, or refused with
-//! a reason. A rendition is always encoded anew: no metadata and no other content of the original file is copied. Originals
-//! are kept, so a rendition can be deleted and rendered again: the same original gives the same bytes.
+//! "1K" and "2K" mean exact sizes. So whatever a model returns is brought to the size in the pixel table, or is refused
+//! with a reason. A rendition is always encoded anew, and neither metadata nor anything else of the original file is
+//! copied. Originals are kept, so a rendition can be deleted and rendered again. The same original gives the same
+//! bytes.
 //!
-//! [`render`] does these steps: [`decode`] opens the file within limits and [`color`] converts it to sRGB, [`fit`] decides
-//! how it gets its size, [`resize`] resamples it, [`encode`] writes it, and [`provenance`] adds what it says about itself. The
-//! [`RenderPool`] does this away from the async threads.
+//! [`render`] does these steps:
+//!
+//! 1. [`decode`] opens the file within limits, and [`color`] converts its pixels to sRGB.
+//! 2. [`fit`] decides what is scaled, cropped or padded.
+//! 3. [`resize`] resamples the pixels.
+//! 4. [`encode`] writes the file.
+//! 5. [`provenance`] adds where the image comes from.
+//!
+//! The [`RenderPool`] does this on threads of its own, away from the async threads.
 #![warn(missing_docs)]
 
 mod c2pa;
@@ -43,27 +50,27 @@ use self::fit::Plan;
 pub use self::provenance::Provenance;
 pub use self::render_pool::{RenderPool, cores};
 pub use self::rendition::{Rendered, Rendition};
-pub use self::resize::Space;
+pub use self::resize::ResampleSpace;
 pub use self::unsupported::UnsupportedFormat;
 
-/// Renders an original: the rendition and its thumbnail. CPU work: call it in a [`RenderPool`].
+/// Makes the rendition of an original, and its thumbnail. This is CPU work, so call it in a [`RenderPool`].
 ///
 /// The same original, recipe and provenance give the same bytes.
 ///
 /// # Errors
-/// [`ImagingError`] if the file cannot be read, or if the recipe does not allow its size or shape. The latter is found
-/// before anything is decoded.
+/// Returns an [`ImagingError`] if the file cannot be read, or if the recipe does not allow the original's size or
+/// shape. Size and shape are checked before anything is decoded.
 pub fn render(
     original: &[u8],
     recipe: &Recipe,
     provenance: &Provenance,
 ) -> Result<Rendered, ImagingError> {
     contain_panics(|| {
-        let picture = picture(original, recipe, Space::Light)?;
-        let file = picture.file(recipe)?;
+        let image = fitted_image(original, recipe, ResampleSpace::Linear)?;
+        let file = image.encode(recipe)?;
         Ok(Rendered {
-            c2pa: c2pa::sha256(original, picture.source_format),
-            thumbnail: thumbnail::of(&picture.pixels, provenance)?,
+            c2pa: c2pa::sha256(original, image.source_format),
+            thumbnail: thumbnail::from_pixels(&image.pixels, provenance)?,
             rendition: Rendition {
                 bytes: provenance::write(&file, recipe.format, provenance).into(),
                 pixels: recipe.target,
@@ -73,11 +80,11 @@ pub fn render(
     })
 }
 
-/// The media type and the size of a file, by its header alone. The size is that of the upright picture.
+/// Reads the media type and the size of a file from its header alone. The size is that of the upright image.
 ///
 /// # Errors
-/// [`ImagingError`] if the file is not a PNG, JPEG or WebP picture, its header is damaged, or it is too large. The text is
-/// for the person who sent the file.
+/// Returns an [`ImagingError`] if the file is not a PNG, JPEG or WebP image, if its header is damaged, or if it is too
+/// large. The text of the error is for the person who sent the file.
 pub fn inspect(file: &[u8]) -> Result<(MediaType, Pixels), ImagingError> {
     contain_panics(|| {
         let Original {
@@ -93,15 +100,17 @@ pub fn inspect(file: &[u8]) -> Result<(MediaType, Pixels), ImagingError> {
 /// The most memory, in bytes, that [`render`] takes for an original of this size, including the file and the results.
 pub fn memory(original: Pixels, target: Pixels) -> usize {
     let area = |pixels: Pixels| u64::from(pixels.width) * u64::from(pixels.height);
-    // For each pixel of the original: 3 for the file, 4 for RGBA, 3 for RGB made of it. Then resizing and encoding: measured.
+    // For each pixel of the original: 3 bytes for the file, 4 for RGBA, 3 for RGB made from the RGBA. The 16 bytes for
+    // resizing and encoding are measured.
     let bytes = area(original) * (3 + 4 + 3) + area(target) * 16;
     usize::try_from(bytes).unwrap_or(usize::MAX)
 }
 
-/// The most memory, in bytes, that [`clean`] takes for this file, without the file itself. Known from its header.
+/// The most memory, in bytes, that [`clean`] takes for this file, without the file itself. Only the header is read.
 ///
 /// # Errors
-/// As [`inspect`].
+/// Returns an [`ImagingError`] if the file is not a PNG, JPEG or WebP image, if its header is damaged, or if it is too
+/// large.
 pub fn memory_to_clean(file: &[u8]) -> Result<usize, ImagingError> {
     contain_panics(|| {
         let original = Original::open(file)?;
@@ -109,47 +118,50 @@ pub fn memory_to_clean(file: &[u8]) -> Result<usize, ImagingError> {
     })
 }
 
-/// The media type of a file by its first bytes. `None` if it is not PNG, JPEG or WebP. Nothing else is checked.
+/// The media type of a file by its first bytes. Returns `None` if the file is not PNG, JPEG or WebP. Nothing else is
+/// checked.
 pub fn media_type(head: &[u8]) -> Option<MediaType> {
     decode::sniff(head).map(Format::media_type)
 }
 
-/// Encodes an uploaded picture anew, as input for models: upright, in sRGB, without metadata, at most 4,096 pixels a side and
-/// `max_bytes` long. CPU work: call it in a [`RenderPool`].
+/// Encodes an uploaded image anew, as input for models: upright, in sRGB, without metadata, at most 4,096
+/// pixels a side and `max_bytes` long. This is CPU work, so call it in a [`RenderPool`].
 ///
 /// # Errors
-/// [`ImagingError`] if the file cannot be read.
+/// Returns an [`ImagingError`] if the file cannot be read.
 pub fn clean(file: &[u8], max_bytes: usize) -> Result<Rendition, ImagingError> {
     contain_panics(|| clean::clean(file, max_bytes))
 }
 
-/// The rendition alone, without provenance. For measurements.
+/// Makes the rendition alone, without provenance and thumbnail. Used for measurements.
 ///
 /// # Errors
-/// As [`render`].
+/// Returns an [`ImagingError`] if the file cannot be read, or if the recipe does not allow the original's size or
+/// shape.
 pub fn rendition(
     original: &[u8],
     recipe: &Recipe,
-    space: Space,
+    space: ResampleSpace,
 ) -> Result<Rendition, ImagingError> {
     contain_panics(|| {
-        let picture = picture(original, recipe, space)?;
+        let image = fitted_image(original, recipe, space)?;
         Ok(Rendition {
-            bytes: picture.file(recipe)?.into(),
+            bytes: image.encode(recipe)?.into(),
             pixels: recipe.target,
             media_type: recipe.format.media_type(),
         })
     })
 }
 
-/// How long decoding, resampling and encoding take, in the unit of `clock`. For measurements.
+/// Measures how long decoding, resampling and encoding take, in the unit of `clock`.
 ///
 /// # Errors
-/// As [`render`].
-pub fn steps(
+/// Returns an [`ImagingError`] if the file cannot be read, or if the recipe does not allow the original's size or
+/// shape.
+pub fn measure_steps(
     original: &[u8],
     recipe: &Recipe,
-    space: Space,
+    space: ResampleSpace,
     clock: impl Fn() -> f64,
 ) -> Result<[f64; 3], ImagingError> {
     let original = Original::open(original)?;
@@ -158,7 +170,7 @@ pub fn steps(
     let started = clock();
     let decoded = original.decode()?;
     let decoded_at = clock();
-    let pixels = upright(decoded, orientation, plan, space)?;
+    let pixels = resize_and_turn(decoded, orientation, plan, space)?;
     let resampled = clock();
     encode::encode(&pixels, recipe.format, recipe.rendering.encoding)?;
     Ok([
@@ -168,51 +180,56 @@ pub fn steps(
     ])
 }
 
-/// The pixels of a rendition, and the format of the original.
-struct Picture {
+/// The pixels of a rendition before they are encoded, and the format of the original.
+struct FittedImage {
     pixels: DynamicImage,
     source_format: Format,
 }
 
-fn picture(bytes: &[u8], recipe: &Recipe, space: Space) -> Result<Picture, ImagingError> {
+/// Decodes an original and fits it into the size of the recipe.
+fn fitted_image(
+    bytes: &[u8],
+    recipe: &Recipe,
+    space: ResampleSpace,
+) -> Result<FittedImage, ImagingError> {
     let original = Original::open(bytes)?;
     let (width, height) = (original.width, original.height);
     let plan = Plan::new(width, height, recipe)?;
     let (orientation, source_format) = (original.orientation, original.format);
-    let mut pixels = upright(original.decode()?, orientation, plan, space)?;
+    let mut pixels = resize_and_turn(original.decode()?, orientation, plan, space)?;
 
     let is_reduced = width > recipe.target.width || height > recipe.target.height;
     if recipe.rendering.sharpen && is_reduced {
         sharpen::sharpen(&mut pixels);
     }
-    Ok(Picture {
+    Ok(FittedImage {
         pixels,
         source_format,
     })
 }
 
-/// Carries out a plan on pixels as they were stored, and turns them upright.
-fn upright(
+/// Resizes pixels by a plan, and turns them upright.
+fn resize_and_turn(
     pixels: DynamicImage,
     orientation: Orientation,
     plan: Plan,
-    space: Space,
+    space: ResampleSpace,
 ) -> Result<DynamicImage, ImagingError> {
-    // Turn after resizing: there are fewer pixels then. So the plan is turned first.
-    let swaps_sides = matches!(decode::turned(orientation, 0, 1), (1, 0));
+    // The pixels are turned after resizing, because there are fewer pixels then. So the plan must be turned before.
+    let swaps_sides = matches!(decode::turned_size(orientation, 0, 1), (1, 0));
     let plan = if swaps_sides { plan.transposed() } else { plan };
     let mut pixels = resize::resize(plan, pixels, space)?;
     pixels.apply_orientation(orientation);
     Ok(pixels)
 }
 
-impl Picture {
-    fn file(&self, recipe: &Recipe) -> Result<Vec<u8>, ImagingError> {
+impl FittedImage {
+    fn encode(&self, recipe: &Recipe) -> Result<Vec<u8>, ImagingError> {
         encode::encode(&self.pixels, recipe.format, recipe.rendering.encoding)
     }
 }
 
-/// Turns a panic into an error: a codec that panics on a hostile file must not end the worker.
+/// Turns a panic into an error, because a codec that panics on a hostile file must not end the worker.
 fn contain_panics<T>(work: impl FnOnce() -> Result<T, ImagingError>) -> Result<T, ImagingError> {
-    catch_unwind(AssertUnwindSafe(work)).unwrap_or(Err(ImagingError::BrokeDown))
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or(Err(ImagingError::Panicked))
 }

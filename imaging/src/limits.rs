@@ -1,4 +1,4 @@
-//! Limits on the files that are opened.
+//! The limits on the files that are opened.
 
 /// The longest file, in bytes.
 pub(super) const MAX_FILE_BYTES: usize = 64 << 20;

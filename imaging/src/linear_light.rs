@@ -1,12 +1,13 @@
 //! Converts between the values of sRGB and linear light, by the curve of IEC 61966-2-1.
 //!
-//! A value of sRGB is not proportional to light: 128, halfway between black and white, has a fifth of the light of white.
-//! Averaging such values, as resampling does, makes fine detail too dark. So pixels are resampled as linear light with
-//! sixteen bits, which has at least fourteen steps for each of the 256 values. Converting to linear light and back changes
-//! no value.
+//! A value of sRGB is not proportional to light: 128, halfway between black and white, has a fifth of the light of
+//! white. Resampling averages values, and averages of sRGB values make fine detail too dark. So pixels are resampled as
+//! linear light with sixteen bits, which has at least fourteen steps for each of the 256 values. Converting to linear
+//! light and back changes no value.
 //!
-//! Some Lanczos weights are negative. So after the first pass (horizontal) a value beside an edge may be below black or above
-//! white, and the second pass (vertical) needs it unclipped: an eighth of the range lies below black, an eighth above white.
+//! Some Lanczos weights are negative. So after the first pass (horizontal) a value beside an edge may be below black or
+//! above white, and the second pass (vertical) needs this value unclipped. So an eighth of the sixteen-bit range lies
+//! below black, and an eighth above white.
 
 use std::sync::LazyLock;
 
@@ -15,15 +16,15 @@ const BLACK: u16 = 8_192;
 /// The distance from black to white.
 const RANGE: u16 = 49_151;
 
-/// The linear light of each value.
-static LIGHT: LazyLock<[u16; 256]> = LazyLock::new(|| {
+/// The sixteen-bit linear light of each sRGB value.
+static LINEAR: LazyLock<[u16; 256]> = LazyLock::new(|| {
     std::array::from_fn(|value| {
         let value = u8::try_from(value).expect("below 256");
-        BLACK + rounded(to_linear(value) * f64::from(RANGE))
+        BLACK + round_to_u16(to_linear(value) * f64::from(RANGE))
     })
 });
 
-/// The nearest value for each linear light.
+/// The nearest sRGB value for each sixteen-bit linear light.
 static ENCODED: LazyLock<Box<[u8]>> = LazyLock::new(|| {
     (0..=u16::MAX)
         .map(|light| {
@@ -34,12 +35,12 @@ static ENCODED: LazyLock<Box<[u8]>> = LazyLock::new(|| {
             } else {
                 1.055 * light.powf(1.0 / 2.4) - 0.055
             };
-            rounded(value * 255.0).to_le_bytes()[0]
+            round_to_u16(value * 255.0).to_le_bytes()[0]
         })
         .collect()
 });
 
-/// The linear light of a value, from 0 (black) to 1 (white).
+/// The linear light of an sRGB value, from 0 (black) to 1 (white).
 fn to_linear(value: u8) -> f64 {
     let value = f64::from(value) / 255.0;
     if value <= 0.04045 {
@@ -54,14 +55,14 @@ fn to_linear(value: u8) -> f64 {
     clippy::cast_sign_loss,
     reason = "both curves stay in the range of the type"
 )]
-fn rounded(value: f64) -> u16 {
+fn round_to_u16(value: f64) -> u16 {
     value.round() as u16
 }
 
-/// The tables in both directions. Look them up once for a whole picture.
+/// The tables from sRGB values to linear light and back. Call this once for a whole image.
 pub(super) fn tables() -> (&'static [u16; 256], &'static [u8; 65_536]) {
     let values = ENCODED.as_array().expect("the table has 65,536 entries");
-    (&LIGHT, values)
+    (&LINEAR, values)
 }
 
 /// The linear light of each value, from 0 to 1, for colors that are weighted by alpha.
@@ -70,15 +71,15 @@ pub(super) fn linear_values() -> [f32; 256] {
     std::array::from_fn(|value| to_linear(u8::try_from(value).expect("below 256")) as f32)
 }
 
-/// The nearest value for linear light from 0 to 1. Light outside this range is clipped.
+/// The nearest sRGB value for linear light from 0 to 1. Light outside this range is clipped.
 pub(super) fn to_srgb(light: f32) -> u8 {
-    let at = BLACK + rounded(f64::from(light.clamp(0.0, 1.0)) * f64::from(RANGE));
+    let at = BLACK + round_to_u16(f64::from(light.clamp(0.0, 1.0)) * f64::from(RANGE));
     ENCODED[usize::from(at)]
 }
 
 /// The nearest of 256 levels for an alpha from 0 to 1.
 pub(super) fn to_alpha(alpha: f32) -> u8 {
-    rounded(f64::from(alpha.clamp(0.0, 1.0)) * 255.0).to_le_bytes()[0]
+    round_to_u16(f64::from(alpha.clamp(0.0, 1.0)) * 255.0).to_le_bytes()[0]
 }
 
 #[cfg(test)]

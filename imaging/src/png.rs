@@ -1,4 +1,4 @@
-//! Reads PNG files and their color tags. "PNG" with a section means the specification, third edition
+//! Reads PNG files and their color tags. In comments "PNG" with a section number means the specification, third edition
 //! (<https://www.w3.org/TR/png-3/>).
 
 use std::borrow::Cow;
@@ -13,7 +13,7 @@ use super::provenance;
 /// A file whose chunks before the pixels have been read.
 pub(super) struct Png<'a> {
     reader: Reader<Cursor<Cow<'a, [u8]>>>,
-    /// The four bytes of `cICP` (PNG 11.3.2.6), whether the decoder knows them or not.
+    /// The four bytes of `cICP` (PNG 11.3.2.6), also if the decoder does not know them.
     cicp: Option<[u8; 4]>,
 }
 
@@ -23,10 +23,11 @@ impl<'a> Png<'a> {
         let cicp = chunks(file)
             .find_map(|(_, name, data)| (name == b"cICP").then(|| data.try_into().ok()).flatten());
         if cicp.is_some_and(|[.., matrix, _]: [u8; 4]| matrix != 0) {
-            // Checked here because the decoder would report a damaged file. PNG allows only matrix 0, RGB.
+            // This is checked here because the decoder would report a damaged file. PNG allows only matrix 0, which is
+            // RGB.
             return Err(VIDEO_COLORS);
         }
-        let file = Cursor::new(with_exact_transparency(file));
+        let file = Cursor::new(with_clean_transparency(file));
         let mut decoder = Decoder::new_with_limits(file, Limits { bytes: max_bytes });
         decoder.set_ignore_text_chunk(true);
         decoder.set_transformations(Transformations::EXPAND);
@@ -34,18 +35,18 @@ impl<'a> Png<'a> {
         Ok(Self { reader, cicp })
     }
 
-    /// Pixels across and down, as stored.
+    /// The width and the height, as stored.
     pub(super) fn size(&self) -> (u32, u32) {
         self.reader.info().size()
     }
 
-    /// The bytes of all pixels. `None` if the number overflows.
-    pub(super) fn bytes(&self) -> Option<usize> {
+    /// How many bytes the decoded pixels take. Returns `None` if the number overflows.
+    pub(super) fn decoded_bytes(&self) -> Option<usize> {
         self.reader.output_buffer_size()
     }
 
-    /// Whether its channels have sixteen bits each.
-    pub(super) fn is_deep(&self) -> bool {
+    /// Whether the channels have sixteen bits each.
+    pub(super) fn has_16_bits(&self) -> bool {
         self.reader.output_color_type().1 == BitDepth::Sixteen
     }
 
@@ -54,11 +55,11 @@ impl<'a> Png<'a> {
         self.reader.info().exif_metadata.as_deref()
     }
 
-    /// All that it says about its colors.
+    /// Everything that the file says about its colors.
     pub(super) fn color_tags(&self) -> ColorTags {
         let info = self.reader.info();
-        let points = info.chrm_chunk.map(|points| {
-            let pairs = [points.white, points.red, points.green, points.blue];
+        let chromaticities = info.chrm_chunk.map(|chrm| {
+            let pairs = [chrm.white, chrm.red, chrm.green, chrm.blue];
             pairs.map(|(x, y)| [x.into_value(), y.into_value()])
         });
         ColorTags {
@@ -66,13 +67,13 @@ impl<'a> Png<'a> {
             icc: info.icc_profile.as_ref().map(|profile| profile.to_vec()),
             srgb: info.srgb.is_some(),
             gamma: info.gama_chunk.map(png::ScaledFloat::into_value),
-            points,
+            chromaticities,
         }
     }
 
-    /// Decodes the pixels as they are stored. Of an animation only the default image.
+    /// Decodes the pixels as they are stored. Of an animation only the default image is decoded.
     pub(super) fn decode(mut self) -> Result<DynamicImage, &'static str> {
-        let mut samples = vec![0; self.bytes().ok_or("it is too large")?];
+        let mut samples = vec![0; self.decoded_bytes().ok_or("the image is too large")?];
         let frame = self.reader.next_frame(&mut samples);
         let frame = frame.map_err(|error| reason(&error))?;
         let (width, height) = (frame.width, frame.height);
@@ -80,29 +81,33 @@ impl<'a> Png<'a> {
             let pairs = samples.as_chunks::<2>().0.iter();
             let samples: Vec<u16> = pairs.map(|pair| u16::from_be_bytes(*pair)).collect();
             match frame.color_type {
-                ColorType::Grayscale => from(width, height, samples, DynamicImage::ImageLuma16),
-                ColorType::GrayscaleAlpha => {
-                    from(width, height, samples, DynamicImage::ImageLumaA16)
+                ColorType::Grayscale => {
+                    from_samples(width, height, samples, DynamicImage::ImageLuma16)
                 }
-                ColorType::Rgba => from(width, height, samples, DynamicImage::ImageRgba16),
-                _ => from(width, height, samples, DynamicImage::ImageRgb16),
+                ColorType::GrayscaleAlpha => {
+                    from_samples(width, height, samples, DynamicImage::ImageLumaA16)
+                }
+                ColorType::Rgba => from_samples(width, height, samples, DynamicImage::ImageRgba16),
+                _ => from_samples(width, height, samples, DynamicImage::ImageRgb16),
             }
         } else {
             match frame.color_type {
-                ColorType::Grayscale => from(width, height, samples, DynamicImage::ImageLuma8),
-                ColorType::GrayscaleAlpha => {
-                    from(width, height, samples, DynamicImage::ImageLumaA8)
+                ColorType::Grayscale => {
+                    from_samples(width, height, samples, DynamicImage::ImageLuma8)
                 }
-                ColorType::Rgba => from(width, height, samples, DynamicImage::ImageRgba8),
-                _ => from(width, height, samples, DynamicImage::ImageRgb8),
+                ColorType::GrayscaleAlpha => {
+                    from_samples(width, height, samples, DynamicImage::ImageLumaA8)
+                }
+                ColorType::Rgba => from_samples(width, height, samples, DynamicImage::ImageRgba8),
+                _ => from_samples(width, height, samples, DynamicImage::ImageRgb8),
             }
         };
-        pixels.ok_or("it is damaged")
+        pixels.ok_or("the file is damaged")
     }
 }
 
-/// Makes a picture of decoded samples. `None` if their number does not match its size.
-fn from<P: image::Pixel>(
+/// Makes an image from decoded samples. Returns `None` if their number does not match the size.
+fn from_samples<P: image::Pixel>(
     width: u32,
     height: u32,
     samples: Vec<P::Subpixel>,
@@ -111,12 +116,12 @@ fn from<P: image::Pixel>(
     ImageBuffer::from_raw(width, height, samples).map(wrap)
 }
 
-/// The file with unused bits of its transparent gray level set to zero.
+/// Returns the file with the unused bits of its transparent gray level set to zero.
 ///
-/// `tRNS` holds the level in 16 bits, of which only as many count as a sample has (PNG 11.3.1.1). The decoder compares all of
-/// them.
-fn with_exact_transparency(file: &[u8]) -> Cow<'_, [u8]> {
-    // Offset of the bit depth in the header, IHDR; the color type follows it (PNG 11.2.1).
+/// `tRNS` holds the gray level in 16 bits. Only as many of these bits count as a sample has (PNG 11.3.1.1), but the
+/// decoder compares all of them.
+fn with_clean_transparency(file: &[u8]) -> Cow<'_, [u8]> {
+    // The offset of the bit depth, which is in the header chunk IHDR. The color type follows it (PNG 11.2.1).
     const BIT_DEPTH: usize = 24;
     const GRAY: u8 = 0;
     let (Some(&bits @ (1 | 2 | 4)), Some(&GRAY)) = (file.get(BIT_DEPTH), file.get(BIT_DEPTH + 1))
@@ -129,10 +134,10 @@ fn with_exact_transparency(file: &[u8]) -> Cow<'_, [u8]> {
         return Cow::Borrowed(file);
     };
     let mut chunk = Vec::new();
-    provenance::chunk(&mut chunk, *b"tRNS", &[0, data[1] & ((1 << bits) - 1)]);
-    let mut exact = file.to_vec();
-    exact[at..at + chunk.len()].copy_from_slice(&chunk);
-    Cow::Owned(exact)
+    provenance::append_chunk(&mut chunk, *b"tRNS", &[0, data[1] & ((1 << bits) - 1)]);
+    let mut changed = file.to_vec();
+    changed[at..at + chunk.len()].copy_from_slice(&chunk);
+    Cow::Owned(changed)
 }
 
 /// The chunks before the pixels: the offset, the name and the data of each.
@@ -147,13 +152,13 @@ fn chunks(file: &[u8]) -> impl Iterator<Item = (usize, &[u8], &[u8])> {
     })
 }
 
-/// The error in our words: the decoder's own text names Rust types.
+/// Describes an error in our own words, because the decoder's text names Rust types.
 fn reason(error: &DecodingError) -> &'static str {
     match error {
         DecodingError::IoError(error) if error.kind() == ErrorKind::UnexpectedEof => {
-            "it is cut off"
+            "the file is cut off"
         }
         DecodingError::LimitsExceeded => "its metadata is too large",
-        _ => "it is damaged",
+        _ => "the file is damaged",
     }
 }

@@ -1,9 +1,10 @@
-//! Writes provenance into a finished file: that an AI model made it, which model, for which job, and that its colors are sRGB.
+//! Writes provenance into a finished file: that an AI model made the image, which model, and for which job. Also writes
+//! that the colors are sRGB.
 //!
-//! It is machine-readable, as Article 50 of the EU AI Act requires: an XMP packet with IPTC's
-//! [digital source type](https://cv.iptc.org/newscodes/digitalsourcetype/) and the AI properties of the IPTC Photo Metadata
-//! Standard 2025.1. Nothing else is written: no prompt, no tenant and no time, so the same picture gives the same bytes. The
-//! pixels do not change: a few chunks are inserted between those of the encoder.
+//! The provenance is machine-readable, as Article 50 of the EU AI Act requires. It is an XMP packet with IPTC's
+//! [digital source type](https://cv.iptc.org/newscodes/digitalsourcetype/) and the AI properties of the IPTC Photo
+//! Metadata Standard 2025.1. Nothing else is written: no prompt, no tenant and no time. So the same image gives the
+//! same bytes. The pixels do not change, because only a few chunks are inserted between those of the encoder.
 
 use std::fmt::Write;
 use std::sync::LazyLock;
@@ -12,14 +13,14 @@ use moxcms::ColorProfile;
 
 use domain::generation::image::Format;
 
-/// Where a picture comes from.
+/// Where an image comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Provenance {
     /// The model's name in the catalogue.
     pub model: String,
     /// The job and the number of the output, such as `job_01…/0`.
     pub source: String,
-    /// Whether a fake made it, and no AI model.
+    /// Whether a fake made the image, and no AI model.
     pub synthetic: bool,
 }
 
@@ -35,8 +36,8 @@ impl Provenance {
     fn xmp(&self) -> String {
         let (source_type, model, source) = (
             self.digital_source_type(),
-            escaped(&self.model),
-            escaped(&self.source),
+            escape_xml(&self.model),
+            escape_xml(&self.source),
         );
         format!(
             "<?xpacket begin=\"\u{feff}\" id=\"W5M0MpCehiHzreSzNTczkc9d\"?>\
@@ -52,7 +53,7 @@ impl Provenance {
     }
 }
 
-/// The file with its provenance and its color space. `file` must come from our own encoders.
+/// Returns the file with provenance and color space. `file` must come from our own encoders.
 pub(super) fn write(file: &[u8], format: Format, provenance: &Provenance) -> Vec<u8> {
     let xmp = provenance.xmp();
     match format {
@@ -70,23 +71,24 @@ static SRGB: LazyLock<Vec<u8>> = LazyLock::new(|| {
         .expect("the library can encode its own profile")
 });
 
-/// Inserts two chunks after IHDR: sRGB with rendering intent 0, perceptual (PNG 11.3.2.5), and iTXt with the XMP packet (11.3.3.4).
+/// Inserts two chunks after IHDR: sRGB with rendering intent 0, which is perceptual (PNG 11.3.2.5), and iTXt with the
+/// XMP packet (11.3.3.4).
 fn png(file: &[u8], xmp: &str) -> Vec<u8> {
-    // Signature, and IHDR with its length, name and checksum.
+    // The length of the signature, and of the IHDR chunk with its length, name and checksum.
     const HEADER: usize = 33;
     let mut text = b"XML:com.adobe.xmp\0\0\0\0\0".to_vec();
     text.extend(xmp.as_bytes());
     let mut output = Vec::with_capacity(file.len() + text.len() + 40);
     output.extend(&file[..HEADER]);
     for (name, data) in [(b"sRGB", &[0][..]), (b"iTXt", &text)] {
-        chunk(&mut output, *name, data);
+        append_chunk(&mut output, *name, data);
     }
     output.extend(&file[HEADER..]);
     output
 }
 
 /// Appends a PNG chunk: its length, name, data and checksum.
-pub(super) fn chunk(file: &mut Vec<u8>, name: [u8; 4], data: &[u8]) {
+pub(super) fn append_chunk(file: &mut Vec<u8>, name: [u8; 4], data: &[u8]) {
     let length = u32::try_from(data.len()).expect("what we write is small");
     file.extend(length.to_be_bytes());
     file.extend(name);
@@ -94,7 +96,8 @@ pub(super) fn chunk(file: &mut Vec<u8>, name: [u8; 4], data: &[u8]) {
     file.extend(crc([&name, data]).to_be_bytes());
 }
 
-/// CRC-32 of the PNG specification, annex D. Bit by bit is fast enough for a few hundred bytes.
+/// The CRC-32 of the PNG specification, annex D. It is computed bit by bit, which is fast enough for a few hundred
+/// bytes.
 fn crc(parts: [&[u8]; 2]) -> u32 {
     !parts.into_iter().flatten().fold(u32::MAX, |crc, &byte| {
         (0..8).fold(crc ^ u32::from(byte), |crc, _| {
@@ -103,8 +106,8 @@ fn crc(parts: [&[u8]; 2]) -> u32 {
     })
 }
 
-/// Inserts two segments after the JFIF header, which must stay first: APP1 with the XMP packet (XMP part 3, 1.1.3) and APP2 with the ICC profile
-/// (ICC.1, B.4).
+/// Inserts two segments after the JFIF header, which must stay first: APP1 with the XMP packet (XMP part 3, 1.1.3) and
+/// APP2 with the ICC profile (ICC.1, B.4).
 fn jpeg(file: &[u8], xmp: &str) -> Vec<u8> {
     let header = match file {
         [0xFF, 0xD8, 0xFF, 0xE0, high, low, ..] => {
@@ -129,7 +132,7 @@ fn jpeg(file: &[u8], xmp: &str) -> Vec<u8> {
     output
 }
 
-/// Writes the extended format: VP8X, ICCP, the image, XMP, in the order of the container specification (RFC 9649, 2.7).
+/// Writes the extended format, in the order of the container specification (RFC 9649, 2.7): VP8X, ICCP, the image, XMP.
 fn webp(file: &[u8], xmp: &str) -> Vec<u8> {
     const ICC: u8 = 0x20;
     const ALPHA: u8 = 0x10;
@@ -152,17 +155,17 @@ fn webp(file: &[u8], xmp: &str) -> Vec<u8> {
     header[0] |= ICC | XMP;
     let mut output = Vec::with_capacity(file.len() + xmp.len() + SRGB.len() + 64);
     output.extend(b"RIFF\0\0\0\0WEBP");
-    riff(&mut output, *b"VP8X", &header);
-    riff(&mut output, *b"ICCP", &SRGB);
+    append_riff_chunk(&mut output, *b"VP8X", &header);
+    append_riff_chunk(&mut output, *b"ICCP", &SRGB);
     output.extend(image_chunks);
-    riff(&mut output, *b"XMP ", xmp.as_bytes());
-    let length = u32::try_from(output.len() - 8).expect("encoded pictures are far smaller");
+    append_riff_chunk(&mut output, *b"XMP ", xmp.as_bytes());
+    let length = u32::try_from(output.len() - 8).expect("encoded images are far smaller");
     output[4..8].copy_from_slice(&length.to_le_bytes());
     output
 }
 
 /// Appends a RIFF chunk: its name, length and data, and a padding byte if the length is odd.
-fn riff(file: &mut Vec<u8>, name: [u8; 4], data: &[u8]) {
+fn append_riff_chunk(file: &mut Vec<u8>, name: [u8; 4], data: &[u8]) {
     let length = u32::try_from(data.len()).expect("what we write is small");
     file.extend(name);
     file.extend(length.to_le_bytes());
@@ -174,7 +177,8 @@ fn riff(file: &mut Vec<u8>, name: [u8; 4], data: &[u8]) {
 fn simple_header(image: &[u8]) -> (u32, u32, bool) {
     let bits = |at: usize| u32::from(image[at]) | u32::from(image[at + 1]) << 8;
     if image.starts_with(b"VP8L") {
-        // A signature byte, 14 bits for the width minus one, 14 for the height minus one, one for alpha (RFC 9649, 3.4).
+        // A signature byte, then 14 bits for the width minus one, 14 bits for the height minus one, and one bit for
+        // alpha (RFC 9649, 3.4).
         let bits = bits(9) | bits(11) << 16;
         (
             (bits & 0x3FFF) + 1,
@@ -187,13 +191,14 @@ fn simple_header(image: &[u8]) -> (u32, u32, bool) {
     }
 }
 
-/// Escapes text for XML: names of models come from a file of the operator.
-fn escaped(text: &str) -> String {
+/// Escapes text for XML, because names of models come from a file of the operator.
+fn escape_xml(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for letter in text.chars() {
         match letter {
             '&' | '<' | '>' | '"' | '\'' => {
-                write!(escaped, "&#{};", u32::from(letter)).expect("memory takes it");
+                write!(escaped, "&#{};", u32::from(letter))
+                    .expect("writing to a string cannot fail");
             }
             letter if letter.is_control() => {}
             letter => escaped.push(letter),

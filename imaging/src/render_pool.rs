@@ -1,4 +1,5 @@
-//! Renders pictures off the async threads, at most as many at a time as there are cores.
+//! Renders images on threads of its own, away from the async threads. At most as many images as there are cores are
+//! rendered at a time.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,15 +12,15 @@ use domain::generation::image::Recipe;
 
 use super::{ImagingError, Provenance, Rendered, Rendition, clean, render};
 
-/// Limits how many pictures are rendered at a time. Clones share the limit.
+/// Limits how many images are rendered at a time. Clones share the limit.
 ///
-/// It also limits memory: rendering one picture may take a few hundred megabytes.
+/// This also limits memory, because rendering one image may take a few hundred megabytes.
 #[derive(Debug, Clone)]
 pub struct RenderPool {
     permits: Arc<Semaphore>,
     cores: usize,
-    /// Pictures that wait or are being rendered.
-    pictures: Arc<AtomicUsize>,
+    /// The number of images that wait or are being rendered.
+    images: Arc<AtomicUsize>,
 }
 
 /// How many cores this process may use, at least 1.
@@ -27,66 +28,70 @@ pub fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
-/// An upper bound for the time of one picture, also on a slow machine.
+/// An upper bound for the time that one image takes, also on a slow machine.
 const MAX_RENDER_TIME: Duration = Duration::from_secs(30);
 
 impl RenderPool {
-    /// A pool for `cores` pictures at a time, at least one.
+    /// Creates a pool that renders `cores` images at a time, but at least one.
     pub fn new(cores: usize) -> Self {
         let cores = cores.clamp(1, Semaphore::MAX_PERMITS);
         Self {
             permits: Arc::new(Semaphore::new(cores)),
             cores,
-            pictures: Arc::default(),
+            images: Arc::default(),
         }
     }
 
-    /// How many pictures are rendered at a time, and how many are being rendered or wait now.
-    pub fn places(&self) -> (usize, usize) {
-        (self.cores, self.pictures.load(Ordering::Relaxed))
+    /// The number of images that can be rendered at a time, and the number that wait or are being rendered now.
+    pub fn capacity_and_load(&self) -> (usize, usize) {
+        (self.cores, self.images.load(Ordering::Relaxed))
     }
 
-    /// The longest time until a picture that is added now is done, including all pictures before it.
+    /// The longest time until an image that is added now is done, including all images before it.
     pub fn max_wait(&self) -> Duration {
-        let before = self.pictures.load(Ordering::Relaxed) / self.cores;
-        MAX_RENDER_TIME.saturating_mul(u32::try_from(before).unwrap_or(u32::MAX).saturating_add(1))
+        let rounds_before = self.images.load(Ordering::Relaxed) / self.cores;
+        MAX_RENDER_TIME.saturating_mul(
+            u32::try_from(rounds_before)
+                .unwrap_or(u32::MAX)
+                .saturating_add(1),
+        )
     }
 
     /// Calls [`render`] as soon as a permit is free.
     ///
     /// # Errors
-    /// As [`render`], and `ShuttingDown` if the runtime shuts down first.
+    /// Returns the errors of [`render`], or `ShuttingDown` if the runtime shuts down first.
     pub async fn render(
         &self,
         original: Bytes,
         recipe: Recipe,
         provenance: Provenance,
     ) -> Result<Rendered, ImagingError> {
-        self.work(move || render(&original, &recipe, &provenance))
+        self.run_with_permit(move || render(&original, &recipe, &provenance))
             .await
     }
 
     /// Calls [`clean`] as soon as a permit is free.
     ///
     /// # Errors
-    /// As [`clean`], and `ShuttingDown` if the runtime shuts down first.
+    /// Returns the errors of [`clean`], or `ShuttingDown` if the runtime shuts down first.
     pub async fn clean(&self, file: Bytes, max_bytes: usize) -> Result<Rendition, ImagingError> {
-        self.work(move || clean(&file, max_bytes)).await
+        self.run_with_permit(move || clean(&file, max_bytes)).await
     }
 
-    /// Runs `work` with a permit. Work that has begun cannot be stopped: it keeps its permit until it is done, also when this
-    /// future is dropped. A future that is dropped while it waits leaves the queue.
-    async fn work<T: Send + 'static>(
+    /// Runs `work` once a permit is free. Work that has begun cannot be stopped. It keeps its permit until it is done,
+    /// also when this future is dropped. A future that is dropped while it waits leaves the queue.
+    async fn run_with_permit<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> Result<T, ImagingError> + Send + 'static,
     ) -> Result<T, ImagingError> {
-        let counted = Counted::new(&self.pictures);
+        let count_guard = CountGuard::new(&self.images);
         let permit = Arc::clone(&self.permits)
             .acquire_owned()
             .await
             .expect("the semaphore is never closed");
         spawn_blocking(move || {
-            let _held = (permit, counted);
+            let _held = (permit, count_guard);
             work()
         })
         .await
@@ -94,17 +99,17 @@ impl RenderPool {
     }
 }
 
-/// Counts one picture until it is dropped.
-struct Counted(Arc<AtomicUsize>);
+/// Counts one image in [`RenderPool::images`] until this value is dropped.
+struct CountGuard(Arc<AtomicUsize>);
 
-impl Counted {
-    fn new(pictures: &Arc<AtomicUsize>) -> Self {
-        pictures.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(pictures))
+impl CountGuard {
+    fn new(images: &Arc<AtomicUsize>) -> Self {
+        images.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(images))
     }
 }
 
-impl Drop for Counted {
+impl Drop for CountGuard {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }

@@ -1,12 +1,12 @@
-//! Finished pictures.
+//! The images that this crate makes.
 
 use bytes::Bytes;
 use domain::generation::image::{MediaType, Pixels};
 
-/// Everything that is made of one original.
+/// Everything that is made from one original.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rendered {
-    /// The picture that the customer pays for.
+    /// The image that the customer pays for.
     pub rendition: Rendition,
     /// A small copy for lists.
     pub thumbnail: Rendition,
@@ -14,12 +14,12 @@ pub struct Rendered {
     pub c2pa: Option<[u8; 32]>,
 }
 
-/// An encoded picture, ready for the bucket.
+/// An encoded image, ready for the bucket.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rendition {
     /// The encoded file.
     pub bytes: Bytes,
-    /// Its size. For a rendition exactly the size of the recipe.
+    /// The size of the image. For a rendition this is exactly the size of the recipe.
     pub pixels: Pixels,
     /// The media type, as sent in `Content-Type`.
     pub media_type: MediaType,

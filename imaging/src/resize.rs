@@ -1,4 +1,5 @@
-//! Resamples pixels: Lanczos with three lobes, in linear light (see [`linear_light`]), with colors weighted by their alpha.
+//! Resamples pixels by a Lanczos filter with three lobes, in linear light (see [`linear_light`]). Colors are weighted
+//! by their alpha.
 
 use fast_image_resize::{
     CropBox, PixelTrait, ResizeOptions, Resizer,
@@ -13,33 +14,33 @@ use super::ImagingError;
 use super::fit::Plan;
 use super::linear_light;
 
-/// How far the filter reaches on each side, in pixels of the larger of the two scales.
+/// How far the filter reaches on each side, in pixels of the smaller of the two images.
 const LOBES: f64 = 3.0;
-/// About how many bytes of linear light a band has.
+/// The approximate number of bytes of linear light in a band.
 const BAND_BYTES: usize = 4 << 20;
 
-/// The values that are averaged when pixels are resampled.
+/// Which values are averaged when pixels are resampled.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Space {
-    /// Linear light: as light mixes in the eye.
+pub enum ResampleSpace {
+    /// Linear light, which is averaged in the way that light mixes in the eye.
     #[default]
-    Light,
-    /// The encoded values of sRGB. Three times as fast, but fine detail becomes too dark. For thumbnails, and for comparison
-    /// with programs that do this.
-    Values,
+    Linear,
+    /// The encoded values of sRGB. This is three times as fast, but fine detail becomes too dark. It is used for
+    /// thumbnails, and for comparison with programs that work like this.
+    Encoded,
 }
 
-/// Carries out a plan on eight-bit RGB or RGBA. An alpha channel that is opaque everywhere is dropped.
+/// Resizes eight-bit RGB or RGBA pixels by a plan. An alpha channel that is opaque everywhere is dropped.
 pub(super) fn resize(
     plan: Plan,
     pixels: DynamicImage,
-    space: Space,
+    space: ResampleSpace,
 ) -> Result<DynamicImage, ImagingError> {
     let pixels = without_opaque_alpha(pixels);
     let scaled = if (pixels.width(), pixels.height()) == (plan.scaled.width, plan.scaled.height) {
         pixels
     } else {
-        resample(&pixels, plan, space).ok_or(ImagingError::BrokeDown)?
+        resample(&pixels, plan, space).ok_or(ImagingError::Panicked)?
     };
     Ok(if plan.scaled == plan.target {
         scaled
@@ -63,7 +64,7 @@ fn without_opaque_alpha(pixels: DynamicImage) -> DynamicImage {
     }
 }
 
-/// Puts a picture into the middle of its target. The rest is white, or transparent if the picture has alpha.
+/// Puts an image into the middle of its target. The rest of the target is white, or transparent if the image has alpha.
 fn pad(scaled: &DynamicImage, plan: Plan) -> DynamicImage {
     let (width, height) = (plan.target.width, plan.target.height);
     let x = i64::from((width - plan.scaled.width) / 2);
@@ -82,13 +83,18 @@ fn pad(scaled: &DynamicImage, plan: Plan) -> DynamicImage {
     }
 }
 
-/// Resamples to [`Plan::scaled`]. `None` if a buffer has another length than its size says, which does not happen with pixels of
-/// our decoders.
-pub(super) fn resample(pixels: &DynamicImage, plan: Plan, space: Space) -> Option<DynamicImage> {
+/// Resamples to [`Plan::scaled`]. Returns `None` if the length of a buffer does not match its size, which does not
+/// happen with pixels of our decoders.
+pub(super) fn resample(
+    pixels: &DynamicImage,
+    plan: Plan,
+    space: ResampleSpace,
+) -> Option<DynamicImage> {
     let (width, height) = (plan.scaled.width, plan.scaled.height);
     match (pixels, space) {
-        // Floats, because sixteen bits are too few after multiplying with a small alpha. Few pictures are translucent.
-        (DynamicImage::ImageRgba8(rgba), Space::Light) => {
+        // Floats are used because sixteen bits are too few after multiplying with a small alpha. They are slower, but
+        // few images are translucent.
+        (DynamicImage::ImageRgba8(rgba), ResampleSpace::Linear) => {
             let linear = linear_light::linear_values();
             let to_linear = |&[r, g, b, a]: &[u8; 4]| {
                 let [r, g, b] = [r, g, b].map(|value| linear[usize::from(value)]);
@@ -109,9 +115,9 @@ pub(super) fn resample(pixels: &DynamicImage, plan: Plan, space: Space) -> Optio
             )?;
             RgbaImage::from_raw(width, height, bytes).map(Into::into)
         }
-        (DynamicImage::ImageRgb8(rgb), Space::Light) => {
-            let (light, encoded) = linear_light::tables();
-            let to_linear = |rgb: &[u8; 3]| U16x3::new(rgb.map(|value| light[usize::from(value)]));
+        (DynamicImage::ImageRgb8(rgb), ResampleSpace::Linear) => {
+            let (linear, encoded) = linear_light::tables();
+            let to_linear = |rgb: &[u8; 3]| U16x3::new(rgb.map(|value| linear[usize::from(value)]));
             let to_encoded = |pixel: &U16x3| pixel.0.map(|light| encoded[usize::from(light)]);
             let bytes = in_bands(
                 rgb.as_chunks().0,
@@ -123,7 +129,7 @@ pub(super) fn resample(pixels: &DynamicImage, plan: Plan, space: Space) -> Optio
             )?;
             RgbImage::from_raw(width, height, bytes).map(Into::into)
         }
-        (DynamicImage::ImageRgba8(_), Space::Values) => {
+        (DynamicImage::ImageRgba8(_), ResampleSpace::Encoded) => {
             let source = TypedImageRef::<U8x4>::from_buffer(
                 pixels.width(),
                 pixels.height(),
@@ -152,10 +158,11 @@ pub(super) fn resample(pixels: &DynamicImage, plan: Plan, space: Space) -> Optio
     }
 }
 
-/// Resamples in horizontal bands. Linear light takes up to four times the bytes of the picture; with bands only a part of it is
-/// in memory at a time, mostly in the cache of the processor.
+/// Resamples in horizontal bands. Linear light takes up to four times the bytes of the image. With bands only a part of
+/// it is in memory at a time, mostly in the cache of the processor.
 ///
-/// `resize_typed` and not `resize`: that is compiled here for all fifteen pixel types, which takes minutes.
+/// This calls `resize_typed` and not `resize`, because `resize` is compiled for all fifteen pixel types, which takes
+/// minutes.
 fn in_bands<P: PixelTrait, const N: usize>(
     source: &[[u8; N]],
     width: u32,
@@ -180,26 +187,28 @@ fn in_bands<P: PixelTrait, const N: usize>(
     for first_row in (0..scaled.height).step_by(rows as usize) {
         let end_row = scaled.height.min(first_row + rows);
         let top = visible.top + f64::from(first_row) * step;
-        let tall = f64::from(end_row - first_row) * step;
+        let band_height = f64::from(end_row - first_row) * step;
         let first = whole_rows((top - reach).max(0.0));
-        let last = whole_rows((top + tall + reach).ceil()).min(height);
-        // Rounding must not lead beyond the last row.
-        let tall = tall.min(f64::from(last) - top);
+        let last = whole_rows((top + band_height + reach).ceil()).min(height);
+        // Because of rounding the band could otherwise end below the last row.
+        let band_height = band_height.min(f64::from(last) - top);
         linear.clear();
         linear.extend(
             source[first as usize * row..last as usize * row]
                 .iter()
                 .map(&to_linear),
         );
-        let slab = TypedImageRef::new(width, last - first, &linear).ok()?;
+        let source_rows = TypedImageRef::new(width, last - first, &linear).ok()?;
         let mut band = TypedImage::new(scaled.width, end_row - first_row);
         let options = ResizeOptions::new().use_alpha(use_alpha).crop(
             visible.left,
             top - f64::from(first),
             visible.width,
-            tall,
+            band_height,
         );
-        resizer.resize_typed(&slab, &mut band, &options).ok()?;
+        resizer
+            .resize_typed(&source_rows, &mut band, &options)
+            .ok()?;
         bytes.extend(band.pixels().iter().flat_map(&to_encoded));
     }
     Some(bytes)
@@ -208,13 +217,13 @@ fn in_bands<P: PixelTrait, const N: usize>(
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
-    reason = "rows of a picture"
+    reason = "the number of rows of an image is small"
 )]
 fn whole_rows(rows: f64) -> u32 {
     rows as u32
 }
 
-/// The part of the picture that is not cropped away.
+/// The part of the image that is left after cropping.
 fn visible_part(width: u32, height: u32, plan: Plan) -> CropBox {
     if plan.crops {
         let Pixels {
@@ -231,7 +240,8 @@ fn visible_part(width: u32, height: u32, plan: Plan) -> CropBox {
     }
 }
 
-/// `use_alpha` weights colors by their alpha. Only used with an alpha channel: it costs a pass and rounds opaque colors.
+/// The options of the resizer. `use_alpha` weights colors by their alpha. It is set only if there is an alpha channel,
+/// because it costs a pass and rounds opaque colors.
 fn options(plan: Plan, use_alpha: bool) -> ResizeOptions {
     let options = ResizeOptions::new().use_alpha(use_alpha);
     if plan.crops {

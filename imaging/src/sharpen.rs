@@ -1,7 +1,8 @@
-//! Sharpens a picture a little, if its job asks for it: reduced pictures look softer.
+//! Sharpens an image a little, if its job asks for this, because reduced images look softer.
 //!
-//! An unsharp mask on brightness, so hues do not change. Each pixel moves away from the weighted mean of itself and its
-//! neighbors, by 9/16 of the difference and at most [`MAX_CHANGE`], so that edges get no visible halo.
+//! The method is an unsharp mask on brightness, so hues do not change. Each pixel moves away from the weighted mean of
+//! itself and its neighbors, by 9/16 of the difference. It moves by at most [`MAX_CHANGE`], so that edges get no
+//! visible halo.
 
 use image::DynamicImage;
 
@@ -14,29 +15,30 @@ const MAX_CHANGE: i16 = 12;
 pub(super) fn sharpen(pixels: &mut DynamicImage) {
     let (width, height) = (pixels.width() as usize, pixels.height() as usize);
     match pixels {
-        DynamicImage::ImageRgb8(rgb) => mask::<3>(rgb, width, height),
-        DynamicImage::ImageRgba8(rgba) => mask::<4>(rgba, width, height),
+        DynamicImage::ImageRgb8(rgb) => unsharp_mask::<3>(rgb, width, height),
+        DynamicImage::ImageRgba8(rgba) => unsharp_mask::<4>(rgba, width, height),
         _ => {}
     }
 }
 
-fn mask<const N: usize>(samples: &mut [u8], width: usize, height: usize) {
+fn unsharp_mask<const N: usize>(samples: &mut [u8], width: usize, height: usize) {
     if width < 3 || height < 3 {
         return;
     }
     let pixels = samples.as_chunks_mut::<N>().0;
     let levels: Vec<i16> = pixels.iter().map(brightness).collect();
     for y in 1..height - 1 {
-        // The rows of pixels are changed, those of brightness are not: each pixel sees its unchanged neighbors.
+        // The pixels change, but their brightness in `levels` does not. So each pixel is compared with its unchanged
+        // neighbors.
         let row = |y: usize| &levels[y * width..(y + 1) * width];
         let (above, here, below) = (row(y - 1), row(y), row(y + 1));
         let out = &mut pixels[y * width..(y + 1) * width];
         for x in 1..width - 1 {
             let weighted = |row: &[i16]| row[x - 1] + 2 * row[x] + row[x + 1];
             let mean = (weighted(above) + 2 * weighted(here) + weighted(below) + 8) / 16;
-            let by = ((here[x] - mean) * AMOUNT_SIXTEENTHS / 16).clamp(-MAX_CHANGE, MAX_CHANGE);
+            let change = ((here[x] - mean) * AMOUNT_SIXTEENTHS / 16).clamp(-MAX_CHANGE, MAX_CHANGE);
             for value in &mut out[x][..3] {
-                let moved = (i16::from(*value) + by).clamp(0, 255);
+                let moved = (i16::from(*value) + change).clamp(0, 255);
                 *value = u8::try_from(moved).expect("clamped");
             }
         }

@@ -1,4 +1,4 @@
-//! Tests of the whole path, from bytes to bytes. The pictures are generated: none is in the repository.
+//! Tests of the whole path, from bytes to bytes. The images are generated: none is in the repository.
 
 mod colors;
 mod damaged;
@@ -38,7 +38,7 @@ fn recipe(target: Pixels, format: Format) -> Recipe {
 }
 
 fn rendered(original: &[u8], target: Pixels, format: Format) -> Result<Rendition, ImagingError> {
-    rendition(original, &recipe(target, format), Space::Light)
+    rendition(original, &recipe(target, format), ResampleSpace::Linear)
 }
 
 fn encoded(pixels: &DynamicImage, format: Format) -> Vec<u8> {
@@ -90,7 +90,7 @@ fn check_table(format: Format) {
                             ..Rendering::default()
                         },
                     };
-                    match rendition(&original, &recipe, Space::Light) {
+                    match rendition(&original, &recipe, ResampleSpace::Linear) {
                         Err(ImagingError::WrongShape { .. }) if fit == Fit::Strict => {
                             assert_ne!((w, h), (width, height));
                             refused += 1;
@@ -126,7 +126,7 @@ fn strict_crops_nothing() {
     });
     let mut recipe = recipe(target(50, 50), Format::Png);
     recipe.rendering.fit = Fit::Strict;
-    let shown = rendition(&png(&original.into()), &recipe, Space::Light).unwrap();
+    let shown = rendition(&png(&original.into()), &recipe, ResampleSpace::Linear).unwrap();
     let shown = pixels(&shown.bytes);
     let [left, right, top, bottom] =
         [(0, 25), (49, 25), (25, 0), (25, 49)].map(|(x, y)| shown.get_pixel(x, y).0[1]);
@@ -145,14 +145,14 @@ fn contain_pads_with_white_or_transparency() {
         recipe
     };
     let opaque = png(&RgbImage::from_pixel(600, 300, Rgb(RED)).into());
-    let shown = rendition(&opaque, &contain(Format::Png), Space::Light).unwrap();
+    let shown = rendition(&opaque, &contain(Format::Png), ResampleSpace::Linear).unwrap();
     let shown = image::load_from_memory(&shown.bytes).unwrap();
     assert!(!shown.color().has_alpha());
     for (y, expected) in [(0, WHITE), (74, WHITE), (75, RED), (224, RED), (225, WHITE)] {
         assert_eq!(
             shown.to_rgb8().get_pixel(150, y).0,
             expected,
-            "row {y} of an opaque picture"
+            "row {y} of an opaque image"
         );
     }
 
@@ -161,7 +161,7 @@ fn contain_pads_with_white_or_transparency() {
         (Format::Png, [255, 255, 255, 0]),
         (Format::Jpeg, [255, 255, 255, 255]),
     ] {
-        let shown = rendition(&translucent, &contain(format), Space::Light).unwrap();
+        let shown = rendition(&translucent, &contain(format), ResampleSpace::Linear).unwrap();
         let shown = image::load_from_memory(&shown.bytes).unwrap().to_rgba8();
         assert_near(shown.get_pixel(150, 20).0, padding, 2);
     }
@@ -179,8 +179,8 @@ fn pixels_are_averaged_in_linear_light() {
         let rendition = rendition(&file, &recipe, space).unwrap();
         pixels(&rendition.bytes).get_pixel(50, 50).0
     };
-    assert_near(level(Space::Light), [188; 3], 1);
-    assert_near(level(Space::Values), [128; 3], 1);
+    assert_near(level(ResampleSpace::Linear), [188; 3], 1);
+    assert_near(level(ResampleSpace::Encoded), [128; 3], 1);
 }
 
 #[test]
@@ -254,7 +254,7 @@ fn provenance_is_written_and_pixels_do_not_change() {
     ] {
         let mut recipe = recipe(target(320, 240), format);
         recipe.rendering.encoding.lossless = lossless;
-        let plain = rendition(original, &recipe, Space::Light).unwrap();
+        let plain = rendition(original, &recipe, ResampleSpace::Linear).unwrap();
         let rendered = render(original, &recipe, &provenance).unwrap();
         for file in [&rendered.rendition, &rendered.thumbnail] {
             let mut decoder = image::ImageReader::new(Cursor::new(&file.bytes))
@@ -333,7 +333,8 @@ fn the_crop_is_centered() {
 
 #[test]
 fn pictures_are_turned_upright() {
-    // The stored corners are red and green at the top, blue and white at the bottom. The upper two after turning differ.
+    // The stored corners are red and green at the top, blue and white at the bottom. The upper two after turning
+    // differ.
     fn check(exif: u8, top_left: [u8; 3], top_right: [u8; 3]) {
         let stored = RgbImage::from_fn(120, 80, |x, y| {
             Rgb(match (x < 60, y < 40) {
@@ -579,7 +580,7 @@ fn uploads_are_encoded_anew_within_a_size() {
 fn files_that_are_not_pictures_are_refused() {
     for bytes in [&b""[..], b"GIF89a", b"<svg/>"] {
         let error = inspect(bytes).unwrap_err();
-        assert!(matches!(error, ImagingError::NotAPicture(_)), "{error}");
+        assert!(matches!(error, ImagingError::NotAnImage(_)), "{error}");
     }
     for bytes in [b"\x89PNG\r\n\x1a\n", &b"\xff\xd8\xff"[..]] {
         let error = inspect(bytes).unwrap_err();
@@ -594,15 +595,15 @@ fn hostile_files_are_refused_quickly() {
         let rendered = rendered(file, target(1024, 1024), Format::Png);
         let took = started.elapsed();
         assert!(took < Duration::from_secs(2), "{name} took {took:?}");
-        assert_ne!(rendered, Err(ImagingError::BrokeDown), "{name}");
+        assert_ne!(rendered, Err(ImagingError::Panicked), "{name}");
         rendered
     };
-    for name in drawing::bombs() {
-        let rendered = opened(&name, &drawing::bomb(&name).unwrap());
+    for name in drawing::hostile_file_names() {
+        let rendered = opened(&name, &drawing::hostile_file(&name).unwrap());
         assert!(rendered.is_err(), "{name}");
     }
-    for name in drawing::valid_but_heavy() {
-        let rendered = opened(name, &drawing::bomb(name).unwrap());
+    for name in drawing::heavy_file_names() {
+        let rendered = opened(name, &drawing::hostile_file(name).unwrap());
         assert!(rendered.is_ok(), "{name}: {:?}", rendered.err());
     }
 }
@@ -635,7 +636,7 @@ fn a_wrong_byte_does_not_break_the_decoders() {
             let at = roll(among);
             broken[at] = roll(256).to_le_bytes()[0];
             let verdict = rendered(&broken, target(64, 64), Format::Jpeg);
-            assert_ne!(verdict, Err(ImagingError::BrokeDown), "{format}, byte {at}");
+            assert_ne!(verdict, Err(ImagingError::Panicked), "{format}, byte {at}");
         }
     }
 }
@@ -648,7 +649,7 @@ fn memory_for_cleaning_is_known_from_the_header() {
     // Two megapixels are encoded at their own size.
     assert_eq!(memory(&png), 24_000_000);
     assert_eq!(memory(&png[..png.len() / 2]), 24_000_000);
-    // Thirty-two megapixels are held beside the reduced picture of at most 4,096 pixels a side.
+    // Thirty-two megapixels are held beside the reduced image of at most 4,096 pixels a side.
     let needs = memory(&encoded(&drawn(8_000, 4_000), Format::Jpeg));
     assert!((150_000_000..210_000_000).contains(&needs), "{needs}");
     assert!(memory_to_clean(b"words").is_err());
@@ -718,6 +719,6 @@ fn jpeg_by_channel(picture: &RgbImage) -> Vec<u8> {
 
 fn png_chunk(name: [u8; 4], data: &[u8]) -> Vec<u8> {
     let mut chunk = Vec::new();
-    provenance::chunk(&mut chunk, name, data);
+    provenance::append_chunk(&mut chunk, name, data);
     chunk
 }

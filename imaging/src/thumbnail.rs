@@ -1,31 +1,32 @@
-//! Makes the thumbnail: a WebP of at most [`MAX_SIDE`] pixels a side and about 10 KB. On a screen with two pixels for each CSS
-//! pixel it is sharp at half that size.
+//! Makes the thumbnail: a WebP of at most [`MAX_SIDE`] pixels a side and about 10 KB. On a screen with two pixels for
+//! each CSS pixel, the thumbnail is sharp when it is shown at half that size.
 
 use domain::generation::image::{Encoding, Format};
 use image::DynamicImage;
 
 use super::fit::Plan;
 use super::provenance::{self, Provenance};
-use super::resize::{self, Space};
+use super::resize::{self, ResampleSpace};
 use super::{ImagingError, Rendition, encode};
 
-/// The longest side, in pixels.
+/// The longest side of a thumbnail, in pixels.
 const MAX_SIDE: u32 = 320;
-/// The quality, of 100.
+/// The quality of the WebP file, from 1 to 100.
 const QUALITY: u8 = 75;
 
-/// The thumbnail of finished pixels.
-pub(super) fn of(
+/// Makes the thumbnail of finished pixels.
+pub(super) fn from_pixels(
     pixels: &DynamicImage,
     provenance: &Provenance,
 ) -> Result<Rendition, ImagingError> {
-    let plan = Plan::inside(pixels.width(), pixels.height(), MAX_SIDE);
+    let plan = Plan::within_square(pixels.width(), pixels.height(), MAX_SIDE);
     let encoding = Encoding {
         quality: Some(QUALITY),
         ..Encoding::default()
     };
     // Resampling encoded values is three times as fast, and the error does not show at this size.
-    let small = resize::resample(pixels, plan, Space::Values).ok_or(ImagingError::BrokeDown)?;
+    let small =
+        resize::resample(pixels, plan, ResampleSpace::Encoded).ok_or(ImagingError::Panicked)?;
     let file = encode::encode(&small, Format::Webp, encoding)?;
     Ok(Rendition {
         bytes: provenance::write(&file, Format::Webp, provenance).into(),

@@ -1,16 +1,17 @@
-//! Names the format of a file that is not read, so that the error says what to do.
+//! Names the format of a file that cannot be read, so that the error says what to do.
 
 use std::fmt;
 
 /// How many bytes of a file are examined.
 const HEAD_BYTES: usize = 4096;
 
-/// The format of a file that is not PNG, JPEG or WebP, recognized by its first bytes. Its text says what the sender can do.
+/// The format of a file that is not PNG, JPEG or WebP, recognized by its first bytes. The text says what the sender can
+/// do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UnsupportedFormat {
-    /// No bytes.
+    /// The file has no bytes.
     Empty,
-    /// HEIC or HEIF, as phones take photos.
+    /// HEIC or HEIF, which phones take photos in.
     Heic,
     /// AVIF.
     Avif,
@@ -50,24 +51,24 @@ pub enum UnsupportedFormat {
     Json,
     /// A multipart form.
     Multipart,
-    /// Not recognized.
+    /// A format that is not recognized.
     Unknown,
 }
 
 impl UnsupportedFormat {
     /// Recognizes a file by its first bytes.
-    pub(super) fn of(file: &[u8]) -> Self {
+    pub(super) fn from_file(file: &[u8]) -> Self {
         let head = &file[..file.len().min(HEAD_BYTES)];
         if head.is_empty() {
             return Self::Empty;
         }
-        let signed = SIGNATURES
+        let by_signature = SIGNATURES
             .iter()
             .find(|(_, at, signature)| head.get(*at..).is_some_and(|h| h.starts_with(signature)));
-        match signed {
+        match by_signature {
             Some((kind, ..)) => *kind,
-            None => of_boxes(head)
-                .or_else(|| of_text(head))
+            None => from_ftyp_brands(head)
+                .or_else(|| from_text(head))
                 .unwrap_or(Self::Unknown),
         }
     }
@@ -96,8 +97,8 @@ const SIGNATURES: &[(UnsupportedFormat, usize, &[u8])] = &[
     (UnsupportedFormat::Zip, 0, b"PK\x05\x06"),
 ];
 
-/// Recognizes a file of the ISO base media format (ISO/IEC 14496-12, 4.3) by its brands: the major one and the compatible ones.
-fn of_boxes(head: &[u8]) -> Option<UnsupportedFormat> {
+/// Recognizes a file of the ISO base media format (ISO/IEC 14496-12, 4.3) by its major brand and its compatible brands.
+fn from_ftyp_brands(head: &[u8]) -> Option<UnsupportedFormat> {
     if head.get(4..8)? != b"ftyp" {
         return None;
     }
@@ -116,8 +117,8 @@ fn of_boxes(head: &[u8]) -> Option<UnsupportedFormat> {
     })
 }
 
-/// Recognizes text that was sent in place of a picture.
-fn of_text(head: &[u8]) -> Option<UnsupportedFormat> {
+/// Recognizes text that was sent in place of an image.
+fn from_text(head: &[u8]) -> Option<UnsupportedFormat> {
     let head = head.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(head);
     let head = head.trim_ascii();
     let lower = head.to_ascii_lowercase();
@@ -137,7 +138,7 @@ fn of_text(head: &[u8]) -> Option<UnsupportedFormat> {
     }
 }
 
-/// Whether it is base64 in the standard or the URL-safe alphabet, with or without line breaks.
+/// Whether the text is base64 in the standard or the URL-safe alphabet, with or without line breaks.
 fn is_base64(head: &[u8]) -> bool {
     head.len() >= 16
         && head
@@ -148,40 +149,40 @@ fn is_base64(head: &[u8]) -> bool {
 impl fmt::Display for UnsupportedFormat {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Empty => "the file is empty: send the bytes of a PNG, JPEG or WebP picture",
+            Self::Empty => "the file is empty: send the bytes of a PNG, JPEG or WebP image",
             Self::Heic => {
-                "this is a HEIC (HEIF) picture, as phones take them: convert it to JPEG, or let the phone share it as JPEG"
+                "this is a HEIC (HEIF) image, as phones take them: convert it to JPEG, or let the phone share it as JPEG"
             }
-            Self::Avif => "this is an AVIF picture: convert it to PNG, JPEG or WebP",
-            Self::Gif => "this is a GIF picture: convert it to PNG, JPEG or WebP",
+            Self::Avif => "this is an AVIF image: convert it to PNG, JPEG or WebP",
+            Self::Gif => "this is a GIF image: convert it to PNG, JPEG or WebP",
             Self::Tiff => {
-                "this is a TIFF picture or a camera's raw file: convert it to PNG, JPEG or WebP"
+                "this is a TIFF image or a camera's raw file: convert it to PNG, JPEG or WebP"
             }
-            Self::Bmp => "this is a BMP picture: convert it to PNG, JPEG or WebP",
+            Self::Bmp => "this is a BMP image: convert it to PNG, JPEG or WebP",
             Self::Icon => "this is an icon (ICO): convert it to PNG, JPEG or WebP",
             Self::Photoshop => "this is a Photoshop document: export it as PNG, JPEG or WebP",
-            Self::JpegXl => "this is a JPEG XL picture: convert it to PNG, JPEG or WebP",
-            Self::Jpeg2000 => "this is a JPEG 2000 picture: convert it to PNG, JPEG or WebP",
+            Self::JpegXl => "this is a JPEG XL image: convert it to PNG, JPEG or WebP",
+            Self::Jpeg2000 => "this is a JPEG 2000 image: convert it to PNG, JPEG or WebP",
             Self::Svg => "this is an SVG drawing: export it as PNG, JPEG or WebP",
-            Self::Pdf => "this is a PDF document: export its picture as PNG, JPEG or WebP",
-            Self::Video => "this is a video: send a PNG, JPEG or WebP picture",
-            Self::Gzip => "this is compressed with gzip: send the picture itself, not compressed again",
+            Self::Pdf => "this is a PDF document: export its image as PNG, JPEG or WebP",
+            Self::Video => "this is a video: send a PNG, JPEG or WebP image",
+            Self::Gzip => "this is compressed with gzip: send the image itself, not compressed again",
             Self::Zstd => {
-                "this is compressed with zstd: send the picture itself, not compressed again"
+                "this is compressed with zstd: send the image itself, not compressed again"
             }
-            Self::Zip => "this is a ZIP archive: send the picture itself, not an archive",
+            Self::Zip => "this is a ZIP archive: send the image itself, not an archive",
             Self::DataUri => {
                 "this is the text of a data: URI: send the bytes that it stands for, decoded from base64"
             }
             Self::Base64 => {
                 "this looks like base64 text: send the bytes that it stands for, decoded from base64"
             }
-            Self::Html => "this is an HTML page: send a PNG, JPEG or WebP picture",
-            Self::Json => "this is JSON text: send a PNG, JPEG or WebP picture",
+            Self::Html => "this is an HTML page: send a PNG, JPEG or WebP image",
+            Self::Json => "this is JSON text: send a PNG, JPEG or WebP image",
             Self::Multipart => {
-                "this is a multipart form: send the picture itself as the body, without a form around it"
+                "this is a multipart form: send the image itself as the body, without a form around it"
             }
-            Self::Unknown => "the file is not a PNG, JPEG or WebP picture",
+            Self::Unknown => "the file is not a PNG, JPEG or WebP image",
         })
     }
 }
@@ -236,17 +237,17 @@ mod tests {
                 UnsupportedFormat::Html,
             ),
             (
-                b"\xEF\xBB\xBF{\"error\": \"no picture\"}",
+                b"\xEF\xBB\xBF{\"error\": \"no image\"}",
                 UnsupportedFormat::Json,
             ),
             (
                 b"--x\r\nContent-Disposition: form-data; name=\"file\"\r\n\r\n\x89PNG",
                 UnsupportedFormat::Multipart,
             ),
-            (b"I cannot make this picture.", UnsupportedFormat::Unknown),
+            (b"I cannot make this image.", UnsupportedFormat::Unknown),
             (&[0; 64], UnsupportedFormat::Unknown),
         ] {
-            assert_eq!(UnsupportedFormat::of(file), expected, "{file:?}");
+            assert_eq!(UnsupportedFormat::from_file(file), expected, "{file:?}");
         }
     }
 

@@ -1,18 +1,18 @@
 //! A child process that never outlives Platen.
 //!
-//! The kernel sends the server a signal when its parent dies (`prctl(PR_SET_PDEATHSIG)`), so it does not matter what
-//! killed the parent. Four things are needed for this to be reliable:
+//! The kernel sends the server a signal when the server's parent dies (`prctl(PR_SET_PDEATHSIG)`), so it does not
+//! matter what killed the parent. Four things are needed for this to be reliable:
 //!
-//! - The signal depends on the parent *thread*, not the parent process. So one thread starts every server, and it lives
-//!   as long as Platen.
-//! - `setpriv` sets the signal on the server itself: it replaces itself with the program it runs, and so do `env` and
-//!   the shell. In the end the server is the process we started.
+//! - The signal depends on the parent *thread*, not the parent process. So one thread starts every server, and this
+//!   thread lives as long as Platen.
+//! - `setpriv` sets the signal on the server itself, because `setpriv` replaces itself with the program that it runs.
+//!   So do `env` and the shell. In the end the server is the process that we started.
 //! - If the parent dies before `setpriv` has set the signal, nobody signals the child. So the shell, which runs after
-//!   `setpriv`, compares its parent with the process id it was given, and exits if they differ.
-//! - A shell that starts Platen in the background makes it ignore `SIGINT` and `SIGQUIT`, and a server inherits that. So
-//!   `env` resets all signals to their defaults.
+//!   `setpriv`, compares its parent with the process id that it was given, and exits if they differ.
+//! - A shell that starts Platen in the background makes Platen ignore `SIGINT` and `SIGQUIT`, and a server inherits
+//!   this. So `env` resets all signals to their defaults.
 //!
-//! Each server has its own process group: Ctrl-C in a terminal reaches Platen only, which finishes its work and then
+//! Each server has its own process group. So Ctrl-C in a terminal reaches only Platen, which finishes its work and then
 //! stops the servers.
 
 use std::{
@@ -46,7 +46,7 @@ const START_SCRIPT: &str = r#"[ "$PPID" = "$1" ] || exit 1; shift; exec "$@""#;
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
 /// How long a killed process may take until it is gone.
 const KILL_TIMEOUT: Duration = Duration::from_secs(5);
-/// How often a dropped child is looked at until it has ended: two seconds in all.
+/// How many times a dropped child is polled until it has ended. With [`POLL_INTERVAL`] this takes two seconds.
 const DROP_POLLS: u32 = 200;
 
 /// A running server, or a program that prepares one.
@@ -58,7 +58,7 @@ pub(crate) struct Child {
 /// The command that runs `program` in its home folder, as the user the folder belongs to. The program gets
 /// `parent_death_signal` when this process dies.
 ///
-/// It sees only the search path of our environment, because a server must not see our keys.
+/// Of our environment the program sees only the search path, because a server must not see our keys.
 pub(crate) fn command(
     home: &Home,
     program: impl AsRef<OsStr>,
@@ -102,17 +102,17 @@ impl Child {
         self.process.id()
     }
 
-    /// The pipe to its standard input, if the command asked for one. Can be taken once.
+    /// The pipe to the child's standard input, if the command asked for a pipe. It can be taken once.
     pub(crate) fn take_stdin(&mut self) -> Option<process::ChildStdin> {
         self.process.stdin.take()
     }
 
-    /// The exit status; `None` while it runs.
+    /// The exit status. Returns `None` while the child runs.
     pub(crate) fn exit_status(&mut self) -> Option<ExitStatus> {
         self.process.try_wait().ok().flatten()
     }
 
-    /// Waits until it has ended. Returns `None` if it still runs after `limit`.
+    /// Waits until the child has ended. Returns `None` if it still runs after `limit`.
     pub(crate) async fn wait_at_most(&mut self, limit: Duration) -> Option<ExitStatus> {
         let deadline = Instant::now() + limit;
         loop {
@@ -126,39 +126,41 @@ impl Child {
         }
     }
 
-    /// Sends one signal after the other, and waits after each as long as given, until the child has ended.
+    /// Sends the signals one after the other, and waits after each signal for its given time, until the child has
+    /// ended.
     pub(crate) async fn stop(mut self, steps: &[(Signal, Duration)]) {
         for &(signal, timeout) in steps {
-            self.signal(signal);
+            self.send_signal(signal);
             if self.wait_at_most(timeout).await.is_some() {
                 return;
             }
-            tracing::warn!(process.id = self.id(), %signal, "A private server did not stop when it was told to");
+            tracing::warn!(process.id = self.id(), %signal, "A private server did not end in time after this signal");
         }
     }
 
-    /// Ends it with `SIGKILL`, and returns when it has ended.
+    /// Ends the child with `SIGKILL`, and returns when it has ended.
     pub(crate) async fn kill(&mut self) {
-        self.signal(Signal::SIGKILL);
+        self.send_signal(Signal::SIGKILL);
         self.wait_at_most(KILL_TIMEOUT).await;
     }
 
-    fn signal(&self, signal: Signal) {
+    fn send_signal(&self, signal: Signal) {
         if let Ok(id) = i32::try_from(self.id()) {
-            // It fails only if the child has ended already, which is the goal.
+            // Sending fails only if the child has ended already, which is the goal.
             let _ = kill(Pid::from_raw(id), signal);
         }
     }
 }
 
 impl Drop for Child {
-    /// Does what the kernel would do if this process died, then waits a little. Needed when a start fails halfway or a
-    /// test panics: nobody may remove the folder while the server still uses it.
+    /// Sends the signal that the kernel would send if this process died, and then waits for up to two seconds. This
+    /// matters when a start fails halfway or a test panics, because the folder must not be removed while the server
+    /// still uses it.
     fn drop(&mut self) {
         if self.exit_status().is_some() {
             return;
         }
-        self.signal(self.parent_death_signal);
+        self.send_signal(self.parent_death_signal);
         for _ in 0..DROP_POLLS {
             if self.exit_status().is_some() {
                 return;
@@ -168,18 +170,18 @@ impl Drop for Child {
     }
 }
 
-/// What to start, and where to send the started process.
+/// The command to start, and the channel to which the started process is sent.
 type SpawnRequest = (Command, SyncSender<io::Result<process::Child>>);
 
-/// Sends to the thread that starts every server. The thread ends when the process does and not before, because this
-/// sender is never dropped.
+/// Sends requests to the thread that starts every server. This sender is never dropped, so the thread lives as long as
+/// the process.
 static SPAWNER: LazyLock<Sender<SpawnRequest>> = LazyLock::new(|| {
     let (sender, requests) = mpsc::channel::<SpawnRequest>();
     thread::Builder::new()
         .name("private-servers".to_owned())
         .spawn(move || {
             for (mut command, reply) in requests {
-                // If the caller no longer waits, there is nobody to tell.
+                // Sending fails only if the caller no longer waits.
                 let _ = reply.send(command.spawn());
             }
         })

@@ -7,14 +7,14 @@ use anyhow::{Result, bail};
 use crate::{
     pair::postgres_folder,
     postgres::Postgres,
-    urls::{Urls, urls_of_running},
+    urls::{Urls, running_urls},
 };
 
 /// The database of a data folder, whether a Platen runs there or not. `platen verify --data` uses it.
 pub struct Database {
-    runtime: String,
-    owner: String,
-    /// The Postgres that was started for this; `None` if one was running.
+    runtime_url: String,
+    owner_url: String,
+    /// The Postgres that [`Database::open`] started. `None` if a Postgres was already running.
     started: Option<Postgres>,
 }
 
@@ -23,18 +23,18 @@ impl Database {
     ///
     /// # Errors
     ///
-    /// There is no Platen data in `data` (nothing is created then), a Platen is just starting there, or Postgres does
-    /// not start.
+    /// Returns an error if there is no Platen data in `data` (nothing is created then), if a Platen is just starting
+    /// there, or if Postgres does not start.
     pub async fn open(data: &Path) -> Result<Self> {
         if let Some(Urls {
             database_url,
             owner_url,
             ..
-        }) = urls_of_running(data)?
+        }) = running_urls(data)?
         {
             return Ok(Self {
-                runtime: database_url,
-                owner: owner_url,
+                runtime_url: database_url,
+                owner_url,
                 started: None,
             });
         }
@@ -44,23 +44,23 @@ impl Database {
         }
         let postgres = Postgres::start(&folder).await?;
         Ok(Self {
-            runtime: postgres.database_url(),
-            owner: postgres.owner_url(),
+            runtime_url: postgres.database_url(),
+            owner_url: postgres.owner_url(),
             started: Some(postgres),
         })
     }
 
     /// The URL of the runtime login.
     pub fn database_url(&self) -> &str {
-        &self.runtime
+        &self.runtime_url
     }
 
     /// The URL of the login that owns the database.
     pub fn owner_url(&self) -> &str {
-        &self.owner
+        &self.owner_url
     }
 
-    /// Stops the Postgres that [`Database::open`] started; a Postgres that was running before keeps running.
+    /// Stops the Postgres that [`Database::open`] started. A Postgres that was running before keeps running.
     pub async fn close(self) {
         if let Some(postgres) = self.started {
             postgres.stop().await;

@@ -8,8 +8,9 @@ use std::{
 };
 
 /// Restarts this program, in the same process, without the variables of Postgres's own clients (`PGSSLMODE`,
-/// `PGOPTIONS`, …). They are meant for another server and would change how the private one is connected to. Returns if
-/// there are none, or if the restart fails; then nothing has changed.
+/// `PGOPTIONS`, …). These variables are meant for another server, and would change how Platen connects to the private
+/// server. This function returns only if there are no such variables, or if the restart fails. In both cases nothing
+/// has changed.
 ///
 /// A restart is needed because a running program cannot safely change its own environment.
 pub fn restart_without_postgres_variables() {

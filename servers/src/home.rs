@@ -1,9 +1,9 @@
 //! The folder of a private server, and the user it runs as.
 //!
 //! Postgres refuses to run as root. So when Platen runs as root, both servers run as an unprivileged user, who must be
-//! able to reach their folder. If the data folder is below a directory closed to that user, the server's data go to
-//! `/var/lib/platen`, and the data folder contains a link to them. A data folder that is removed or moved takes the link
-//! with it.
+//! able to reach their folder. If that user cannot enter a parent of the data folder, the server's data go to
+//! `/var/lib/platen`, and the data folder contains a link to them. If the data folder is removed or moved, the link is
+//! removed or moved with it.
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions, Permissions},
@@ -21,9 +21,9 @@ use crate::{
     user::{NO_SETPRIV, server_user, setpriv_arguments},
 };
 
-/// Where data go if the servers' user cannot reach the data folder.
+/// The folder for the data if the servers' user cannot reach the data folder.
 const FALLBACK_FOLDER: &str = "/var/lib/platen";
-/// How often a lock is tried, and the time between two tries: half a second in all.
+/// How many times a lock is tried. With [`LOCK_INTERVAL`] between two tries, this takes half a second.
 const LOCK_TRIES: u32 = 20;
 const LOCK_INTERVAL: Duration = Duration::from_millis(25);
 /// How many lines of a log are quoted in an error.
@@ -41,14 +41,14 @@ impl Home {
     ///
     /// # Errors
     ///
-    /// Another Platen uses the folder, or it cannot be created or written.
+    /// Returns an error if another Platen uses the folder, or if the folder cannot be created or written.
     pub(crate) async fn claim(folder: &Path) -> Result<Self> {
         create(folder)?;
         let folder = folder.canonicalize()?;
         let lock = lock(&folder.join("lock"), &folder).await?;
         let user = server_user()?;
         let path = match &user {
-            Some(user) => reachable(&folder, user)?,
+            Some(user) => usable_folder(&folder, user)?,
             None => folder,
         };
         fs::set_permissions(&path, Permissions::from_mode(0o700))?;
@@ -59,17 +59,17 @@ impl Home {
         })
     }
 
-    /// The folder that the server uses: the claimed one, or the one that stands for it.
+    /// The folder that the server uses: the claimed folder, or the folder that replaces it.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The user to run as; `None` for the user of this process.
+    /// The user that the server runs as. `None` means the user of this process.
     pub(crate) fn user(&self) -> Option<&User> {
         self.user.as_ref()
     }
 
-    /// A random password. It is created once and stored in a file of this folder, where the server can read it.
+    /// A random password. It is created once and stored in a file of this folder, which the server can read.
     pub(crate) fn password(&self, name: &str) -> Result<String> {
         let path = self.path.join(name);
         let other_owners: Vec<Uid> = self.user.iter().map(|user| user.uid).collect();
@@ -80,19 +80,19 @@ impl Home {
         Ok(password)
     }
 
-    /// A new, empty log. The log of the last run is kept beside it as `.1`.
+    /// Creates a new, empty log. The log of the last run is kept beside it, with `.1` after its name.
     pub(crate) fn log(&self, name: &str) -> Result<Log> {
         let path = self.path.join(name);
         if path.exists() {
             fs::rename(&path, path.with_added_extension("1"))?;
         }
         Ok(Log {
-            file: self.file(&path)?,
+            file: self.create_file(&path)?,
             path,
         })
     }
 
-    fn file(&self, path: &Path) -> Result<File> {
+    fn create_file(&self, path: &Path) -> Result<File> {
         let file = secrets::create(path)?;
         if let Some(user) = &self.user {
             chown(path, Some(user.uid.as_raw()), Some(user.gid.as_raw()))?;
@@ -116,7 +116,7 @@ impl Log {
         Ok(())
     }
 
-    /// All of the log, or why it cannot be read.
+    /// The whole log, or the reason why it cannot be read.
     pub(crate) fn text(&self) -> String {
         fs::read(&self.path).map_or_else(
             |error| error.to_string(),
@@ -133,7 +133,7 @@ impl Log {
     }
 }
 
-/// Creates a folder and its parents; the error names the folder.
+/// Creates a folder and its parents. The error names the folder.
 pub(crate) fn create(folder: &Path) -> Result<()> {
     fs::create_dir_all(folder)
         .with_context(|| format!("cannot make the folder {}", folder.display()))
@@ -143,13 +143,13 @@ pub(crate) fn create(folder: &Path) -> Result<()> {
 ///
 /// # Errors
 ///
-/// Another process holds the lock, or the file cannot be opened.
+/// Returns an error if another process holds the lock, or if the file cannot be opened.
 pub(crate) async fn lock(file: &Path, folder: &Path) -> Result<File> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false);
     let lock = secrets::open(file, &mut options, &[])
         .with_context(|| format!("cannot write in the folder {}", folder.display()))?;
-    // A process that only checks whether the file is locked holds the lock for a moment. So try again.
+    // A process that only checks whether the file is locked holds the lock for a moment. So the lock is tried again.
     for _ in 0..LOCK_TRIES {
         if lock.try_lock().is_ok() {
             lock.set_len(0)?;
@@ -163,8 +163,9 @@ pub(crate) async fn lock(file: &Path, folder: &Path) -> Result<File> {
     )
 }
 
-/// Lets the servers' user pass through the data folder to the folders of the servers. It still cannot list the data folder.
-pub(crate) fn let_servers_through(data: &Path) -> Result<()> {
+/// Lets the servers' user pass through the data folder to the folders of the servers. The user still cannot list the
+/// data folder.
+pub(crate) fn allow_servers_through(data: &Path) -> Result<()> {
     let Some(user) = server_user()? else {
         return Ok(());
     };
@@ -176,17 +177,17 @@ pub(crate) fn let_servers_through(data: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The folder itself if `user` can work in it, or else a folder in [`FALLBACK_FOLDER`] that stands for it.
-fn reachable(folder: &Path, user: &User) -> Result<PathBuf> {
+/// The folder itself if `user` can work in it, or else a folder in [`FALLBACK_FOLDER`] that replaces it.
+fn usable_folder(folder: &Path, user: &User) -> Result<PathBuf> {
     let link = folder.join("elsewhere");
     if let Ok(elsewhere) = fs::read_link(&link) {
-        warn_of(folder, user, &elsewhere);
+        warn_of_fallback(folder, user, &elsewhere);
         DirBuilder::new().recursive(true).create(&elsewhere)?;
-        give(&elsewhere, user)?;
+        change_owner(&elsewhere, user)?;
         return Ok(elsewhere);
     }
 
-    give(folder, user)?;
+    change_owner(folder, user)?;
     if can_work_in(folder, user)? {
         return Ok(folder.to_owned());
     }
@@ -194,20 +195,21 @@ fn reachable(folder: &Path, user: &User) -> Result<PathBuf> {
     let name = folder.file_name().unwrap_or_default().to_string_lossy();
     let elsewhere = Path::new(FALLBACK_FOLDER)
         .join(format!("{name}-{}", hex::encode(rand::random::<[u8; 6]>())));
-    warn_of(folder, user, &elsewhere);
+    warn_of_fallback(folder, user, &elsewhere);
     DirBuilder::new()
         .recursive(true)
         .mode(0o755)
         .create(FALLBACK_FOLDER)
         .with_context(|| format!("cannot make {FALLBACK_FOLDER}"))?;
     DirBuilder::new().mode(0o700).create(&elsewhere)?;
-    give(&elsewhere, user)?;
-    // The link comes last. A link without its folder would break the next start; a folder without a link is only unused.
+    change_owner(&elsewhere, user)?;
+    // The link is created last. A link without its folder would break the next start, but a folder without a link is
+    // only unused.
     symlink(&elsewhere, &link)?;
     Ok(elsewhere)
 }
 
-fn warn_of(folder: &Path, user: &User, elsewhere: &Path) {
+fn warn_of_fallback(folder: &Path, user: &User, elsewhere: &Path) {
     tracing::warn!(
         "The user {} cannot reach {}, so the data are in {}",
         user.name,
@@ -216,7 +218,7 @@ fn warn_of(folder: &Path, user: &User, elsewhere: &Path) {
     );
 }
 
-fn give(folder: &Path, user: &User) -> Result<()> {
+fn change_owner(folder: &Path, user: &User) -> Result<()> {
     if fs::metadata(folder)?.uid() != user.uid.as_raw() {
         chown(folder, Some(user.uid.as_raw()), Some(user.gid.as_raw())).with_context(|| {
             format!(
@@ -229,8 +231,8 @@ fn give(folder: &Path, user: &User) -> Result<()> {
     Ok(())
 }
 
-/// Whether `user` can enter a folder and write there. Tried as that user rather than computed from permissions, because
-/// every parent folder and every access rule of the system counts.
+/// Whether `user` can enter a folder and write there. This is tried as that user and not computed from permissions,
+/// because every parent folder and every access rule of the system counts.
 fn can_work_in(folder: &Path, user: &User) -> Result<bool> {
     let status = Command::new("setpriv")
         .args(setpriv_arguments(user))

@@ -12,7 +12,7 @@ use anyhow::{Error, Result};
 
 use crate::{
     home,
-    postgres::{Postgres, Tuning},
+    postgres::{Durability, Postgres},
     redis::Redis,
     urls::{LoginUrls, Urls, urls_file},
 };
@@ -21,13 +21,14 @@ const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
 /// A private Postgres and a private Redis, both ready.
 ///
-/// Dropping it ends both at once. That loses no committed data, but the next start takes longer because Postgres has to
-/// recover. [`Servers::stop`] ends both cleanly.
+/// Dropping this value ends both at once. That loses no committed data, but the next start takes longer because
+/// Postgres has to recover. [`Servers::stop`] ends both cleanly.
 pub struct Servers {
     postgres: Postgres,
     redis: Redis,
     urls: Urls,
-    /// The lock on the data folder. Last, so that it is released after the servers have ended. See [`urls_file`].
+    /// The lock on the data folder, see [`urls_file`]. This field is the last one, so that the lock is released after
+    /// the servers have ended.
     _lock: File,
 }
 
@@ -36,24 +37,24 @@ impl Servers {
     ///
     /// # Errors
     ///
-    /// Another Platen uses the folder, a server is not installed, or a server does not start.
+    /// Returns an error if another Platen uses the folder, if a server is not installed, or if a server does not start.
     pub async fn start(data: &Path) -> Result<Self> {
-        Self::start_with(data, Tuning::Durable).await
+        Self::start_with(data, Durability::Full).await
     }
 
     /// Like [`Servers::start`], with a choice between durability and speed.
     ///
     /// # Errors
     ///
-    /// As [`Servers::start`].
-    pub async fn start_with(data: &Path, tuning: Tuning) -> Result<Self> {
+    /// Returns an error if another Platen uses the folder, if a server is not installed, or if a server does not start.
+    pub async fn start_with(data: &Path, durability: Durability) -> Result<Self> {
         home::create(data)?;
         let mut lock = home::lock(&urls_file(data), data).await?;
-        home::let_servers_through(data)?;
+        home::allow_servers_through(data)?;
 
         let (postgres, redis) = (postgres_folder(data), data.join("redis"));
         let (postgres, redis) = tokio::try_join!(
-            Postgres::start_with(&postgres, tuning),
+            Postgres::start_with(&postgres, durability),
             Redis::start(&redis)
         )?;
 
@@ -104,16 +105,16 @@ impl Servers {
         &mut self.redis
     }
 
-    /// Watches both servers. Returns the reason when Postgres has ended by itself, which should never happen.
+    /// Watches both servers. Returns an error when Postgres has ended by itself, which should never happen.
     ///
-    /// A Redis that ended is started again, empty: everything in it can be rebuilt from Postgres.
-    pub async fn failed(&mut self) -> Error {
+    /// If Redis has ended, it is started again, empty. Everything in it can be rebuilt from Postgres.
+    pub async fn wait_for_failure(&mut self) -> Error {
         loop {
-            if let Some(error) = self.postgres.failed() {
+            if let Some(error) = self.postgres.failure() {
                 return error;
             }
-            if let Some(error) = self.redis.failed() {
-                tracing::warn!("{error:#}; starting it again");
+            if let Some(error) = self.redis.failure() {
+                tracing::warn!("{error:#}; Redis is started again");
                 if let Err(error) = self.redis.start_again().await {
                     return error;
                 }

@@ -1,4 +1,4 @@
-//! A free port that stays free for its server when the server restarts.
+//! Finds a free port that stays free when its server restarts.
 
 use std::{
     fs, io,
@@ -6,32 +6,33 @@ use std::{
     ops::Range,
 };
 
-/// The first port to choose from; well-known services use lower ones.
+/// The first port to choose from. Well-known services use lower ports.
 const MIN_PORT: u16 = 10_000;
-/// How many ports there must be to choose from, or else the kernel's range is ignored.
+/// The least number of ports to choose from. If the kernel's range leaves fewer, it is ignored.
 const MIN_PORTS: u16 = 1_000;
 const MAX_TRIES: usize = 100;
 
 /// A port of 127.0.0.1 that was free a moment ago.
 ///
-/// The kernel never uses it for an outgoing connection, so it is still free when its server restarts.
+/// The kernel never uses this port for an outgoing connection, so it is still free when its server restarts.
 ///
 /// # Errors
 ///
-/// No free port was found in 100 tries.
+/// Returns an error if no free port was found in 100 tries.
 pub fn free_port() -> io::Result<u16> {
-    let mut tried = Ok(0);
+    let mut result = Ok(0);
     for _ in 0..MAX_TRIES {
         let port = rand::random_range(server_ports());
-        tried = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).map(|_| port);
-        if tried.is_ok() {
+        result = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).map(|_| port);
+        if result.is_ok() {
             break;
         }
     }
-    tried
+    result
 }
 
-/// The ports that the kernel does not use for outgoing connections; all ports if the system does not tell its range.
+/// The ports that the kernel does not use for outgoing connections. If the system does not tell its range, all ports
+/// from [`MIN_PORT`] on.
 fn server_ports() -> Range<u16> {
     let outgoing = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").ok();
     let first = outgoing.and_then(|range| range.split_whitespace().next()?.parse().ok());

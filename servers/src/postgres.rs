@@ -32,15 +32,15 @@ const ADMIN: &str = "platen_admin";
 const API: &str = "platen_login_api";
 const WORKER: &str = "platen_login_worker";
 const READER: &str = "platen_login_reader";
-/// The database, and the login for the commands of the program, which may act as every runtime role.
+/// The name of the database. Also the login for the commands of the program, which may act as every runtime role.
 const PLATEN: &str = "platen";
 
-/// What Postgres gets when this process dies. `SIGQUIT` makes it end at once, together with its own children; the next
-/// start recovers from the write-ahead log. `SIGINT` would first write a checkpoint, which can take long. `SIGKILL`
-/// would leave its children running.
+/// The signal that Postgres gets when this process dies. `SIGQUIT` makes Postgres end at once, together with its own
+/// children. The next start recovers from the write-ahead log. `SIGINT` would first write a checkpoint, which can take
+/// long. `SIGKILL` would leave its children running.
 const PARENT_DEATH_SIGNAL: Signal = Signal::SIGQUIT;
 
-/// How long the Postgres of an earlier Platen, whose parent died, may take to end.
+/// How long the Postgres of an earlier Platen that died may take to end.
 const PREDECESSOR_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long a start may take, including the recovery after an unclean end.
 const START_TIMEOUT: Duration = Duration::from_mins(2);
@@ -49,31 +49,32 @@ const POLL_INTERVAL: Duration = Duration::from_millis(10);
 /// The time between two tries to start.
 const RETRY_INTERVAL: Duration = Duration::from_millis(200);
 
-/// How durable committed data are.
+/// What committed data survive.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum Tuning {
+pub enum Durability {
     /// Committed data survive a power cut.
     #[default]
-    Durable,
-    /// Faster: committed data survive the death of Postgres, but not a crash of the machine.
-    Test,
+    Full,
+    /// Committed data survive the death of Postgres, but not a crash of the machine. This is faster, and is meant for
+    /// tests.
+    Reduced,
 }
 
 /// A private Postgres with a database `platen`, which accepts connections.
 ///
-/// Dropping it ends it at once. That loses no committed data, but the next start has to recover. [`Postgres::stop`]
-/// ends it cleanly.
+/// Dropping this value ends Postgres at once. That loses no committed data, but the next start has to recover.
+/// [`Postgres::stop`] ends Postgres cleanly.
 pub struct Postgres {
     server: Child,
     log: Log,
     programs: Programs,
-    tuning: Tuning,
+    durability: Durability,
     port: u16,
     admin_password: String,
     password: String,
-    /// Of [`API`], [`WORKER`] and [`READER`], in this order.
+    /// The passwords of [`API`], [`WORKER`] and [`READER`], in this order.
     role_passwords: [String; 3],
-    /// Last, so that the folder is released after the server has ended.
+    /// This field is the last one, so that the folder is released after the server has ended.
     home: Home,
 }
 
@@ -82,17 +83,19 @@ impl Postgres {
     ///
     /// # Errors
     ///
-    /// Another Platen uses the folder, Postgres is not installed in the version of the data, or it does not start.
+    /// Returns an error if another Platen uses the folder, if Postgres is not installed in the version that created the
+    /// data, or if Postgres does not start.
     pub async fn start(folder: &Path) -> Result<Self> {
-        Self::start_with(folder, Tuning::Durable).await
+        Self::start_with(folder, Durability::Full).await
     }
 
     /// Like [`Postgres::start`], with a choice between durability and speed.
     ///
     /// # Errors
     ///
-    /// As [`Postgres::start`].
-    pub async fn start_with(folder: &Path, tuning: Tuning) -> Result<Self> {
+    /// Returns an error if another Platen uses the folder, if Postgres is not installed in the version that created the
+    /// data, or if Postgres does not start.
+    pub async fn start_with(folder: &Path, durability: Durability) -> Result<Self> {
         let home = Home::claim(folder).await?;
         let cluster = home.path().join("cluster");
         let programs = Programs::find(&cluster)?;
@@ -105,14 +108,14 @@ impl Postgres {
         ];
 
         if !cluster.exists() {
-            initdb(&home, &programs, &cluster, tuning).await?;
+            initdb(&home, &programs, &cluster, durability).await?;
         }
-        let (server, log, port) = launch(&home, &programs, tuning, None).await?;
+        let (server, log, port) = launch(&home, &programs, durability, None).await?;
         let postgres = Self {
             server,
             log,
             programs,
-            tuning,
+            durability,
             port,
             admin_password,
             password,
@@ -120,24 +123,24 @@ impl Postgres {
             home,
         };
         postgres
-            .prepare()
+            .create_logins_and_database()
             .await
             .context("cannot prepare the private Postgres")?;
         Ok(postgres)
     }
 
-    /// Starts it again on its data, at the same address, so its URLs stay valid.
+    /// Starts Postgres again on its data, at the same address, so that its URLs stay valid.
     ///
     /// # Errors
     ///
-    /// It does not start in time, for example because its port is taken.
+    /// Returns an error if Postgres does not start in time, for example because its port is taken.
     pub async fn start_again(&mut self) -> Result<()> {
-        let launched = launch(&self.home, &self.programs, self.tuning, Some(self.port)).await?;
-        (self.server, self.log, _) = launched;
+        let started = launch(&self.home, &self.programs, self.durability, Some(self.port)).await?;
+        (self.server, self.log, _) = started;
         Ok(())
     }
 
-    /// Kills its main process, as a crash would. Its other processes notice and end.
+    /// Kills the main process of Postgres, as a crash would. The other processes of Postgres notice this and end.
     pub async fn crash(&mut self) {
         self.server.kill().await;
     }
@@ -162,8 +165,8 @@ impl Postgres {
         self.url(ADMIN, &self.admin_password, PLATEN)
     }
 
-    /// The reason, if it has ended by itself.
-    pub(crate) fn failed(&mut self) -> Option<Error> {
+    /// An error that says why Postgres has ended by itself. Returns `None` while it runs.
+    pub(crate) fn failure(&mut self) -> Option<Error> {
         let status = self.server.exit_status()?;
         Some(anyhow!(
             "the private Postgres ended ({status}); {}",
@@ -171,7 +174,7 @@ impl Postgres {
         ))
     }
 
-    /// Closes its connections, writes a checkpoint, and returns when it has ended.
+    /// Lets Postgres close its connections and write a checkpoint, and returns when it has ended.
     pub async fn stop(self) {
         const STEPS: &[(Signal, Duration)] = &[
             (Signal::SIGINT, Duration::from_secs(30)),
@@ -181,7 +184,7 @@ impl Postgres {
         self.server.stop(STEPS).await;
     }
 
-    /// Names the `sslmode`, so that the variable `PGSSLMODE` has no effect.
+    /// Builds a URL. It names the `sslmode`, so that the variable `PGSSLMODE` has no effect.
     fn url(&self, user: &str, password: &str, database: &str) -> String {
         format!(
             "postgres://{user}:{password}@127.0.0.1:{}/{database}?sslmode=disable",
@@ -190,7 +193,7 @@ impl Postgres {
     }
 
     /// Creates the runtime logins and the database if they are missing, also after a start that was interrupted.
-    async fn prepare(&self) -> Result<()> {
+    async fn create_logins_and_database(&self) -> Result<()> {
         let mut connection: PgConnection = self
             .url(ADMIN, &self.admin_password, "postgres")
             .parse::<PgConnectOptions>()?
@@ -234,8 +237,14 @@ impl Postgres {
     }
 }
 
-/// Creates a new cluster. It gets its final name when it is complete, so an incomplete cluster is never started.
-async fn initdb(home: &Home, programs: &Programs, cluster: &Path, tuning: Tuning) -> Result<()> {
+/// Creates a new cluster. The cluster gets its final name when it is complete, so an incomplete cluster is never
+/// started.
+async fn initdb(
+    home: &Home,
+    programs: &Programs,
+    cluster: &Path,
+    durability: Durability,
+) -> Result<()> {
     let unfinished = home.path().join("cluster.unfinished");
     if unfinished.exists() {
         fs::remove_dir_all(&unfinished)?;
@@ -253,8 +262,8 @@ async fn initdb(home: &Home, programs: &Programs, cluster: &Path, tuning: Tuning
             "--encoding",
             "UTF8",
         ])
-        // Upper and lower case are known for every letter, but sorting is by bytes: an update of the system's collation
-        // rules cannot corrupt an index.
+        // `C.UTF-8` knows upper and lower case of every letter. Sorting is by bytes, so an update of the system's
+        // collation rules cannot corrupt an index.
         .args([
             "--locale",
             "C.UTF-8",
@@ -262,7 +271,7 @@ async fn initdb(home: &Home, programs: &Programs, cluster: &Path, tuning: Tuning
             "C",
             "--no-instructions",
         ]);
-    if tuning == Tuning::Test {
+    if durability == Durability::Reduced {
         initdb.arg("--no-sync");
     }
     log.capture(&mut initdb)?;
@@ -276,15 +285,15 @@ async fn initdb(home: &Home, programs: &Programs, cluster: &Path, tuning: Tuning
     Ok(())
 }
 
-/// Starts the server on `port`, or on a free port. Tries again if another process took that port or the Postgres of an
-/// earlier Platen has not quite ended.
+/// Starts the server on `port`, or on a free port if `port` is `None`. Tries again if another process took the port, or
+/// if the Postgres of an earlier Platen has not quite ended.
 async fn launch(
     home: &Home,
     programs: &Programs,
-    tuning: Tuning,
+    durability: Durability,
     port: Option<u16>,
 ) -> Result<(Child, Log, u16)> {
-    /// Errors in the log that pass by themselves.
+    /// Messages in the log about problems that pass by themselves.
     const TEMPORARY: &[&str] = &[
         "Address already in use",
         "\"postmaster.pid\" already exists",
@@ -298,7 +307,7 @@ async fn launch(
         let log = home.log("postgres.log")?;
         let mut postgres = child::command(home, &programs.postgres, PARENT_DEATH_SIGNAL);
         postgres.arg("-D").arg(&cluster);
-        for setting in settings(tuning) {
+        for setting in settings(durability) {
             postgres.args(["-c", setting]);
         }
         postgres.args(["-c", &format!("port={port}")]);
@@ -319,29 +328,30 @@ async fn launch(
     }
 }
 
-fn settings(tuning: Tuning) -> impl Iterator<Item = &'static str> {
+fn settings(durability: Durability) -> impl Iterator<Item = &'static str> {
     const ALWAYS: &[&str] = &[
         "listen_addresses=127.0.0.1",
         "unix_socket_directories=",
         "max_connections=200",
-        // So that operators can connect even when the processes use every other connection.
+        // Operators can then connect even when Platen's processes use every other connection.
         "superuser_reserved_connections=5",
         "cluster_name=platen",
-        // The log goes to standard error, where our error messages read it, even if a configuration file says otherwise.
+        // The log goes to standard error, where our error messages read it, even if a configuration file says
+        // otherwise.
         "logging_collector=off",
         "log_destination=stderr",
     ];
-    // Commits stay synchronous: without fsync they cost nothing, and tests that kill Postgres must find committed data.
-    const TEST: &[&str] = &["fsync=off", "full_page_writes=off", "shared_buffers=32MB"];
-    let extra: &[&str] = match tuning {
-        Tuning::Durable => &[],
-        Tuning::Test => TEST,
+    // Commits stay synchronous. They cost nothing without fsync, and tests that kill Postgres must find committed data.
+    const REDUCED: &[&str] = &["fsync=off", "full_page_writes=off", "shared_buffers=32MB"];
+    let extra: &[&str] = match durability {
+        Durability::Full => &[],
+        Durability::Reduced => REDUCED,
     };
     ALWAYS.iter().chain(extra).copied()
 }
 
-/// Waits until the server itself notes in its pid file that it accepts connections, also as a replica. An answer on the
-/// port would not prove that it comes from this server. An error says what was wrong.
+/// Waits until the server writes into its pid file that it accepts connections, also as a replica. An answer on the
+/// port would not prove that this server has answered. The error says what went wrong.
 async fn wait_until_ready(server: &mut Child, cluster: &Path) -> Result<(), String> {
     let deadline = Instant::now() + START_TIMEOUT;
     while Instant::now() < deadline {
@@ -351,7 +361,7 @@ async fn wait_until_ready(server: &mut Child, cluster: &Path) -> Result<(), Stri
         let pid_file = fs::read_to_string(pid_file(cluster)).unwrap_or_default();
         let mut lines = pid_file.lines();
         let id = lines.next().and_then(|line| line.parse().ok());
-        // Line 8; line 1 was read above.
+        // This reads line 8, because line 1 was read above.
         let status = lines.nth(6).unwrap_or_default().trim();
         if id == Some(server.id()) && ["ready", "standby"].contains(&status) {
             return Ok(());
@@ -363,10 +373,10 @@ async fn wait_until_ready(server: &mut Child, cluster: &Path) -> Result<(), Stri
     ))
 }
 
-/// Removes the pid file of an unclean end if its process id now belongs to another program.
+/// Removes the pid file that an unclean end left behind, if its process id now belongs to another program.
 ///
-/// Postgres itself notices a dead process. But if another process of the same user got the id since (common in
-/// containers), Postgres would take it for its predecessor and never start.
+/// Postgres itself notices a dead process. But if another process of the same user has got the id since (common in
+/// containers), Postgres would take that process for its predecessor and never start.
 fn remove_stale_pid_file(cluster: &Path) -> Result<()> {
     let Ok(text) = fs::read_to_string(pid_file(cluster)) else {
         return Ok(());

@@ -1,4 +1,4 @@
-//! The private Redis. It writes nothing to disk, so each start begins empty, with a new password.
+//! The private Redis. It writes no data to disk, so it is empty after each start.
 
 use std::{
     io::Write,
@@ -30,17 +30,17 @@ const PARENT_DEATH_SIGNAL: Signal = Signal::SIGKILL;
 const START_TIMEOUT: Duration = Duration::from_secs(20);
 /// How often a server that starts is asked whether it is ready.
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
-/// The time until a restart tries its port again.
+/// The time until a restart tries to use its port again.
 const PORT_INTERVAL: Duration = Duration::from_millis(100);
 
-/// A private Redis that accepts connections. Dropping it ends it.
+/// A private Redis that accepts connections. Dropping this value ends Redis.
 pub struct Redis {
     server: Child,
     log: Log,
     program: PathBuf,
     port: u16,
     password: String,
-    /// Last, so that the folder is released after the server has ended.
+    /// This field is the last one, so that the folder is released after the server has ended.
     home: Home,
 }
 
@@ -49,7 +49,8 @@ impl Redis {
     ///
     /// # Errors
     ///
-    /// Another Platen uses the folder, Redis is not installed or too old, or it does not start in time.
+    /// Returns an error if another Platen uses the folder, if Redis is not installed or too old, or if it does not
+    /// start in time.
     pub async fn start(folder: &Path) -> Result<Self> {
         let home = Home::claim(folder).await?;
         let program = program::in_path("redis-server").context(INSTALL)?;
@@ -63,7 +64,7 @@ impl Redis {
         loop {
             let port = free_port()?;
             match launch(&home, &program, port, &password).await? {
-                Launched::Ready(server, log) => {
+                StartResult::Ready(server, log) => {
                     return Ok(Self {
                         server,
                         log,
@@ -74,32 +75,32 @@ impl Redis {
                     });
                 }
                 // Another process took the port in the meantime.
-                Launched::PortTaken(why) if Instant::now() >= deadline => bail!(why),
-                Launched::PortTaken(_) => {}
+                StartResult::PortTaken(why) if Instant::now() >= deadline => bail!(why),
+                StartResult::PortTaken(_) => {}
             }
         }
     }
 
-    /// Starts it again, empty, at the same address and with the same password, so [`Redis::url`] stays valid.
+    /// Starts Redis again, empty, at the same address and with the same password, so that [`Redis::url`] stays valid.
     ///
     /// # Errors
     ///
-    /// It does not start in time, for example because its port is taken.
+    /// Returns an error if Redis does not start in time, for example because its port is taken.
     pub async fn start_again(&mut self) -> Result<()> {
         let deadline = Instant::now() + START_TIMEOUT;
         loop {
             match launch(&self.home, &self.program, self.port, &self.password).await? {
-                Launched::Ready(server, log) => {
+                StartResult::Ready(server, log) => {
                     (self.server, self.log) = (server, log);
                     return Ok(());
                 }
-                Launched::PortTaken(why) if Instant::now() >= deadline => bail!(why),
-                Launched::PortTaken(_) => tokio::time::sleep(PORT_INTERVAL).await,
+                StartResult::PortTaken(why) if Instant::now() >= deadline => bail!(why),
+                StartResult::PortTaken(_) => tokio::time::sleep(PORT_INTERVAL).await,
             }
         }
     }
 
-    /// Ends it with `SIGKILL`, as a crash would.
+    /// Ends Redis with `SIGKILL`, as a crash would.
     pub async fn crash(&mut self) {
         self.server.kill().await;
     }
@@ -109,8 +110,8 @@ impl Redis {
         url(self.port, &self.password)
     }
 
-    /// The reason, if it has ended by itself.
-    pub(crate) fn failed(&mut self) -> Option<Error> {
+    /// An error that says why Redis has ended by itself. Returns `None` while it runs.
+    pub(crate) fn failure(&mut self) -> Option<Error> {
         let status = self.server.exit_status()?;
         Some(anyhow!(
             "the private Redis ended ({status}); {}",
@@ -118,7 +119,7 @@ impl Redis {
         ))
     }
 
-    /// Stops it, and returns when it has ended.
+    /// Stops Redis, and returns when it has ended.
     pub async fn stop(self) {
         const STEPS: &[(Signal, Duration)] = &[
             (Signal::SIGTERM, Duration::from_secs(5)),
@@ -128,15 +129,15 @@ impl Redis {
     }
 }
 
-/// The result of one start.
-enum Launched {
+/// The result of one try to start Redis.
+enum StartResult {
     Ready(Child, Log),
-    /// With an error message.
+    /// Another process has the port. The text is the error message.
     PortTaken(String),
 }
 
 /// Tries to start Redis on one port.
-async fn launch(home: &Home, program: &Path, port: u16, password: &str) -> Result<Launched> {
+async fn launch(home: &Home, program: &Path, port: u16, password: &str) -> Result<StartResult> {
     let log = home.log("redis.log")?;
     // Redis reads its settings from standard input, because every user can read the command line of a process.
     let mut redis = child::command(home, program, PARENT_DEATH_SIGNAL);
@@ -149,11 +150,11 @@ async fn launch(home: &Home, program: &Path, port: u16, password: &str) -> Resul
         let _ = stdin.write_all(settings(port, password).as_bytes());
     }
     match wait_until_ready(&mut server, &url(port, password)).await {
-        Ok(()) => Ok(Launched::Ready(server, log)),
+        Ok(()) => Ok(StartResult::Ready(server, log)),
         Err(problem) => {
             let problem = format!("the private Redis {problem}; {}", log.tail());
             if log.text().contains("Address already in use") {
-                Ok(Launched::PortTaken(problem))
+                Ok(StartResult::PortTaken(problem))
             } else {
                 bail!(problem)
             }
@@ -161,8 +162,8 @@ async fn launch(home: &Home, program: &Path, port: u16, password: &str) -> Resul
     }
 }
 
-/// Names the user `default`, which is the one that `requirepass` protects: `redis-cli` takes the empty name in
-/// `redis://:…` for a user called "".
+/// Builds the URL. It names the user `default`, whom `requirepass` protects, because `redis-cli` takes the empty name
+/// in `redis://:…` for a user called "".
 fn url(port: u16, password: &str) -> String {
     format!("redis://default:{password}@127.0.0.1:{port}/0")
 }
@@ -178,7 +179,8 @@ fn settings(port: u16, password: &str) -> String {
     )
 }
 
-/// Waits until Redis accepts its own password, which no other server on that port would. An error says what was wrong.
+/// Waits until Redis accepts its own password, which no other server on that port would accept. The error says what
+/// went wrong.
 async fn wait_until_ready(server: &mut Child, url: &str) -> Result<(), String> {
     let deadline = Instant::now() + START_TIMEOUT;
     while Instant::now() < deadline {
@@ -202,7 +204,7 @@ async fn ping(url: &str) -> ::redis::RedisResult<()> {
     cmd("PING").query_async(&mut connection).await
 }
 
-/// What to install before a private Redis can start, as a sentence; `None` if it is installed.
+/// A sentence that says what to install before a private Redis can start. Returns `None` if it is installed.
 pub fn missing() -> Option<&'static str> {
     program::in_path("redis-server")
         .is_none()

@@ -14,7 +14,7 @@ use nix::unistd::Uid;
 ///
 /// # Errors
 ///
-/// The old file cannot be removed, or the new one cannot be created.
+/// Returns an error if the old file cannot be removed, or if the new file cannot be created.
 pub fn create(path: &Path) -> anyhow::Result<File> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -27,12 +27,13 @@ pub fn create(path: &Path) -> anyhow::Result<File> {
 
 /// Opens a file that belongs to this user or to one of `other_owners`, and sets its mode to 0600.
 ///
-/// Follows no symbolic link: otherwise another user who may write to the folder could make Platen write a secret to, or
-/// read one from, a place of their choice.
+/// This function follows no symbolic link. Otherwise another user who may write to the folder could make Platen write a
+/// secret to a place of their choice, or read a secret from there.
 ///
 /// # Errors
 ///
-/// The path is a link, not a regular file or belongs to someone else, or the file cannot be opened.
+/// Returns an error if the path is a link, is not a regular file or belongs to another user, or if the file cannot be
+/// opened.
 pub(crate) fn open(
     path: &Path,
     options: &mut OpenOptions,
@@ -74,7 +75,7 @@ fn is_link(path: &Path) -> bool {
 ///
 /// # Errors
 ///
-/// The path is a link, or the file cannot be written.
+/// Returns an error if the path is a link, or if the file cannot be written.
 pub fn write(path: &Path, text: &str) -> anyhow::Result<()> {
     if is_link(path) {
         bail!(
@@ -93,16 +94,19 @@ pub fn write(path: &Path, text: &str) -> anyhow::Result<()> {
         .with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// A secret of 256 random bits, in hexadecimal, so that it needs no quoting in a URL, in SQL or in a configuration file.
+/// A secret of 256 random bits. It is written in hexadecimal, so it needs no quoting in a URL, in SQL or in a
+/// configuration file.
 pub(crate) fn random() -> String {
     hex::encode(rand::random::<[u8; 32]>())
 }
 
-/// Reads the secret in a file that belongs to this user or to one of `other_owners`; `None` if there is none yet.
+/// Reads the secret in a file that belongs to this user or to one of `other_owners`. Returns `None` if there is no
+/// secret yet.
 ///
 /// # Errors
 ///
-/// The path is a link, not a regular file or belongs to someone else, or the file cannot be read.
+/// Returns an error if the path is a link, is not a regular file or belongs to another user, or if the file cannot be
+/// read.
 pub fn read(path: &Path, other_owners: &[Uid]) -> anyhow::Result<Option<String>> {
     if fs::symlink_metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
         return Ok(None);
@@ -111,15 +115,16 @@ pub fn read(path: &Path, other_owners: &[Uid]) -> anyhow::Result<Option<String>>
     open(path, OpenOptions::new().read(true), other_owners)?
         .read_to_string(&mut secret)
         .with_context(|| format!("cannot read {}", path.display()))?;
-    // An empty file is left by a process that was killed before it wrote the secret.
+    // A file is empty if a process was killed before it wrote the secret.
     Ok((!secret.is_empty()).then_some(secret))
 }
 
-/// Reads the secret in a file; if there is none yet, creates a random one and writes it.
+/// Reads the secret in a file. If there is no secret yet, creates a random one and writes it.
 ///
 /// # Errors
 ///
-/// As [`read`] and [`write()`].
+/// Returns an error if the path is a link, is not a regular file or belongs to another user, or if the file cannot be
+/// read or written.
 pub fn read_or_create(path: &Path, other_owners: &[Uid]) -> anyhow::Result<String> {
     if let Some(secret) = read(path, other_owners)? {
         return Ok(secret);

@@ -36,7 +36,7 @@ async fn a_second_start_finds_the_data_of_the_first() {
 #[tokio::test]
 async fn the_runtime_login_has_no_rights_of_its_own() {
     let data = tempfile::tempdir().unwrap();
-    let postgres = Postgres::start_with(data.path(), Tuning::Test)
+    let postgres = Postgres::start_with(data.path(), Durability::Reduced)
         .await
         .unwrap();
 
@@ -77,7 +77,7 @@ async fn the_database_opens_with_and_without_a_running_platen() {
     run(servers.database_url(), "SELECT 1").await.unwrap();
     servers.stop().await;
 
-    assert!(urls_of_running(data.path()).unwrap().is_none());
+    assert!(running_urls(data.path()).unwrap().is_none());
     let database = Database::open(data.path()).await.unwrap();
     run(database.database_url(), "SELECT 1").await.unwrap();
     database.close().await;
@@ -117,10 +117,10 @@ async fn a_killed_parent_leaves_no_process_and_loses_no_data() {
         .spawn()
         .unwrap();
     until("the parent runs its servers", || {
-        urls_of_running(data.path()).is_ok_and(|urls| urls.is_some())
+        running_urls(data.path()).is_ok_and(|urls| urls.is_some())
     })
     .await;
-    let urls = urls_of_running(data.path()).unwrap().unwrap();
+    let urls = running_urls(data.path()).unwrap().unwrap();
     run(&urls.owner_url, "CREATE TABLE kept (id int)")
         .await
         .unwrap();
@@ -160,7 +160,9 @@ async fn parent_to_be_killed() {
 }
 
 async fn start(data: &Path) -> Servers {
-    Servers::start_with(data, Tuning::Test).await.unwrap()
+    Servers::start_with(data, Durability::Reduced)
+        .await
+        .unwrap()
 }
 
 async fn run(url: &str, sql: &str) -> sqlx::Result<()> {

@@ -14,7 +14,8 @@ use serde::{Deserialize, Serialize};
 pub struct Urls {
     /// The process that started the servers.
     pub pid: u32,
-    /// The login `platen`, for the commands of the program. It may act as every runtime role and has no rights of its own.
+    /// The login `platen`, for the commands of the program. It may act as every runtime role and has no rights of its
+    /// own.
     pub database_url: String,
     /// Logins that act as one role each. `None` if an older Platen wrote the file.
     #[serde(default)]
@@ -38,18 +39,21 @@ pub struct LoginUrls {
 
 /// The file that tells where the servers of a data folder answer.
 ///
-/// The same file is the lock on the data folder, so that lock and content cannot disagree. Locked and written: the
-/// servers run. Locked and empty: they are starting. Not locked: the text is left from an earlier run.
+/// The same file is the lock on the data folder, so that lock and content cannot disagree:
+///
+/// - If the file is locked and has content, the servers run.
+/// - If it is locked and empty, the servers are starting.
+/// - If it is not locked, its content is from an earlier run.
 pub(crate) fn urls_file(data: &Path) -> PathBuf {
     data.join("servers.json")
 }
 
-/// The URLs of the servers that a running Platen keeps in this data folder; `None` if none runs there.
+/// The URLs of the servers that a running Platen keeps in this data folder. Returns `None` if no Platen runs there.
 ///
 /// # Errors
 ///
-/// A Platen is just starting there, or its file cannot be read.
-pub fn urls_of_running(data: &Path) -> Result<Option<Urls>> {
+/// Returns an error if a Platen is just starting there, or if its file cannot be read.
+pub fn running_urls(data: &Path) -> Result<Option<Urls>> {
     let Ok(mut file) = File::open(urls_file(data)) else {
         return Ok(None);
     };

@@ -3,15 +3,17 @@
 use anyhow::{Result, bail};
 use nix::unistd::{Uid, User};
 
-/// What to do when `setpriv` cannot be started.
+/// The error for a `setpriv` that cannot be started. It says what to do.
 pub(crate) const NO_SETPRIV: &str =
     "`setpriv` cannot be started: install the package util-linux. It exists on Linux only";
 
-/// The unprivileged user that runs the servers if this process runs as root; `None` if it does not.
+/// The unprivileged user that runs the servers if this process runs as root. Returns `None` if it
+/// does not run as root.
 ///
 /// # Errors
 ///
-/// This process runs as root, and the system has no such user. Postgres refuses to run as root.
+/// Returns an error if this process runs as root and the system has no such user, because Postgres
+/// refuses to run as root.
 pub(crate) fn server_user() -> Result<Option<User>> {
     if !Uid::effective().is_root() {
         return Ok(None);

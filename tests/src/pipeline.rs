@@ -25,7 +25,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use servers::Tuning;
+use servers::Durability;
 
 pub use crate::options::OPERATOR_KEY;
 
@@ -96,8 +96,8 @@ impl Pipeline {
     }
 
     /// Starts on servers that nobody else uses. They end with the pipeline.
-    pub async fn start_alone(tuning: Tuning, options: Options) -> Self {
-        let (own, urls) = OwnServers::start(tuning).await;
+    pub async fn start_alone(durability: Durability, options: Options) -> Self {
+        let (own, urls) = OwnServers::start(durability).await;
         Self::start_on(urls, options).await.owning(own)
     }
 

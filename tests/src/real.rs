@@ -4,7 +4,7 @@
 use std::ops::RangeInclusive;
 
 use fakes::{Fake, Latency, Switches};
-use servers::Tuning;
+use servers::Durability;
 use tempfile::TempDir;
 
 use crate::fleet::Orders;
@@ -40,7 +40,7 @@ impl Real {
 
     /// Starts on servers that nobody else uses and that end with the pipeline: for long proofs.
     pub async fn start_alone(options: Options, latency: RangeInclusive<u64>) -> Self {
-        let (own, urls) = OwnServers::start(Tuning::Durable).await;
+        let (own, urls) = OwnServers::start(Durability::Full).await;
         Self::start_between(own, urls, options, latency).await
     }
 

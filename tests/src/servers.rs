@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Client};
-use servers::{Servers, Tuning};
+use servers::{Durability, Servers};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, Connection, Executor};
 use storage::database;
@@ -46,8 +46,8 @@ pub struct OwnServers {
 
 impl OwnServers {
     /// Starts them, with the template.
-    pub async fn start(tuning: Tuning) -> (Self, TestServers) {
-        let (folder, servers, urls) = TestServers::own(tuning).await;
+    pub async fn start(durability: Durability) -> (Self, TestServers) {
+        let (folder, servers, urls) = TestServers::own(durability).await;
         (Self { servers, folder }, urls)
     }
 
@@ -69,14 +69,16 @@ impl TestServers {
         if let Some(named) = Self::from_env() {
             return named;
         }
-        let own = OWN.get_or_init(|| Self::own(Tuning::Test));
+        let own = OWN.get_or_init(|| Self::own(Durability::Reduced));
         own.await.2.clone()
     }
 
     /// Starts servers of the caller's own, with the template. Returns the folder of their data, the servers and their URLs.
-    pub async fn own(tuning: Tuning) -> (TempDir, Servers, Self) {
+    pub async fn own(durability: Durability) -> (TempDir, Servers, Self) {
         let folder = tempfile::tempdir().unwrap();
-        let servers = Servers::start_with(folder.path(), tuning).await.unwrap();
+        let servers = Servers::start_with(folder.path(), durability)
+            .await
+            .unwrap();
         let named = Self::prepare(&servers).await;
         (folder, servers, named)
     }

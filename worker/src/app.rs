@@ -29,11 +29,11 @@ use crate::spool::Spool;
 
 /// The shared state of a worker process; every task gets it.
 pub struct App {
-    /// The worker's name: host and a new id at each start, so that no two workers share one.
+    /// The worker's name: the host and a new id at each start, so that no two workers share a name.
     pub name: String,
     /// Connections to Postgres in the worker's role, which sees one tenant at a time.
     pub pool: PgPool,
-    /// The URL of the reader's role, for what concerns all tenants.
+    /// The URL of Postgres in the reader's role, for tasks that concern all tenants.
     pub reader_url: SecretString,
     /// The key that anchors of the ledger are signed with.
     pub signing_key: SecretString,
@@ -68,19 +68,20 @@ pub struct App {
     pub started: Instant,
     /// The tasks that shutdown waits for.
     pub tasks: TaskTracker,
-    /// Cancelled when the worker begins to stop: running calls may end, nothing new begins.
-    pub stopping: CancellationToken,
+    /// Cancelled when the worker begins to stop. Running calls may end after that, but nothing new
+    /// begins.
+    pub stop_signal: CancellationToken,
     pub(crate) database_contact: Mutex<DatabaseContact>,
 }
 
 impl App {
-    /// Connects to everything the configuration names. Redis may be unavailable at the start;
-    /// Postgres and the providers' credentials may not.
+    /// Connects to everything that the configuration names. Redis may be unavailable at the start.
+    /// Postgres must be reachable and the providers' credentials must be there.
     ///
     /// # Errors
     ///
-    /// Fails when a setting is missing or unusable, when Postgres cannot be reached, and when the
-    /// bucket belongs to another installation.
+    /// Returns an error if a setting is missing or unusable, if Postgres cannot be reached, or if
+    /// the bucket belongs to another installation.
     pub async fn connect(config: &Config) -> anyhow::Result<Self> {
         let catalog = config.catalog()?;
         let slots = Slots::new(config.slots, config.tenant_slots_percent);
@@ -94,7 +95,7 @@ impl App {
             if model.timeout >= config.timing.grace {
                 tracing::warn!(
                     model = model.id,
-                    "A stop may cut off this model's calls: its timeout is not below the worker's grace"
+                    "A stop may cut off this model's calls, because the model's timeout is not below the worker's grace period"
                 );
             }
         }
@@ -132,7 +133,7 @@ impl App {
             redis_unavailable_since: Mutex::default(),
             started: Instant::now(),
             tasks: TaskTracker::new(),
-            stopping: CancellationToken::new(),
+            stop_signal: CancellationToken::new(),
             database_contact: Mutex::default(),
         })
     }
@@ -142,12 +143,12 @@ impl App {
         self.spool.owner()
     }
 
-    /// Starts no job until `until` ends or the worker stops; running jobs go on.
+    /// Starts no job until `until` ends or the worker stops. Running jobs go on.
     ///
-    /// It takes the slots as they become free. Without a free slot this worker pops nothing from
-    /// the ready queue, so other workers get the jobs.
+    /// This function takes the slots as they become free. Without a free slot this worker pops
+    /// nothing from the ready queue, so other workers get the jobs.
     pub async fn pause_starts_until(&self, until: impl Future<Output = ()>) {
-        let all = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+        let permits = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
         let Slots {
             regular,
             free_regular,
@@ -157,19 +158,19 @@ impl App {
         } = &self.slots;
         let hold_slots = async {
             let _held = tokio::join!(
-                free_regular.acquire_many(all(*regular)),
-                free_reserve.acquire_many(all(*reserve))
+                free_regular.acquire_many(permits(*regular)),
+                free_reserve.acquire_many(permits(*reserve))
             );
             std::future::pending::<()>().await;
         };
         tokio::select! {
             () = hold_slots => {}
             () = until => {}
-            () = self.stopping.cancelled() => {}
+            () = self.stop_signal.cancelled() => {}
         }
     }
 
-    /// How many jobs of each model may start, as the dispatcher last read it from the lanes.
+    /// How many jobs of each model may start, as the dispatcher last read from the lanes.
     pub fn capacity(&self) -> Capacity {
         self.capacity
             .read()
@@ -187,7 +188,7 @@ impl App {
 }
 
 /// The most connections to Postgres that one worker with this many slots opens: one for each slot
-/// and place of the reserve within 4 to 28, four for the schedules, one for the reader.
+/// and place of the reserve (at least 4, at most 28), four for the schedules, one for the reader.
 pub fn connections(slots: usize) -> u32 {
     let jobs = slots + slots::reserve(slots);
     u32::try_from(jobs).unwrap_or(u32::MAX).clamp(4, 28) + 4 + READER_CONNECTIONS

@@ -1,8 +1,8 @@
-//! When this worker last reached the database, and whether leases that ran out mean anything yet.
+//! When this worker last reached the database, and whether expired leases may be reaped yet.
 //!
 //! While the database is unreachable nobody can renew a lease, so afterwards every lease looks
-//! expired although its worker lives. The reaper therefore waits for one lease after such a gap.
-//! Otherwise each of those calls would be paid twice.
+//! expired although its worker lives. The reaper therefore waits for the duration of one lease
+//! after such a gap. Otherwise the calls of all these jobs would be paid twice.
 
 use std::time::{Duration, Instant};
 
@@ -14,8 +14,9 @@ pub(crate) struct DatabaseContact {
 }
 
 impl DatabaseContact {
-    /// Notes that the database answered at `now`. Returns whether expired leases may be reaped: not
-    /// for one `lease` after the database did not answer for longer than `max_gap`.
+    /// Notes that the database answered at `now`, and returns whether expired leases may be reaped.
+    /// After the database did not answer for longer than `max_gap`, they may not be reaped for one
+    /// `lease`.
     pub(crate) fn note(&mut self, now: Instant, max_gap: Duration, lease: Duration) -> bool {
         let gap = self.last.map(|last| now - last);
         self.last = Some(now);

@@ -1,12 +1,14 @@
 //! The leases this worker holds. One statement renews all of them.
 //!
-//! When the database is unreachable, this worker begins nothing more once its lease may have run
-//! out there, by its own monotonic clock. It still waits for the end of a running call: the call is
-//! paid for, its image is stored under the call's own key, and whoever works on the job by then
-//! adopts it. Only when the database says that the job belongs to another is the work dropped.
+//! When the database is unreachable, a lease may run out there without this worker's knowledge. So
+//! the worker measures each lease with its own monotonic clock, and begins nothing more once the
+//! lease may have run out. The worker still waits for the end of a running call, because the call
+//! is paid for: the image is stored under the call's own key, and the worker that has the job by
+//! then adopts it. The work is dropped only when the database says that another attempt has the
+//! job.
 //!
 //! An attempt that hangs must not renew its lease for ever. So each step declares how long it may
-//! take, and an attempt whose step took longer is dropped. Its lease then runs out, as if its
+//! take, and an attempt whose step took longer is dropped. The lease then runs out, as if the
 //! worker had died.
 
 use std::collections::HashMap;
@@ -25,12 +27,12 @@ pub struct Leases(Arc<Mutex<HashMap<JobId, LeaseState>>>);
 
 struct LeaseState {
     fence: i32,
-    /// Until when the lease is surely valid. Counted from before the request was sent, so the
-    /// database's own end is never earlier.
+    /// Until when the lease is surely valid. The time is counted from before the request was sent,
+    /// so the lease never ends earlier in the database.
     valid_until: Instant,
-    /// The running steps, by number, and until when each may take.
+    /// The deadline of each running step, by the step's number.
     steps: HashMap<u64, Instant>,
-    /// When the last step ended; it counts while none runs.
+    /// When the last step ended. The next step must begin within two leases from then.
     last_step_ended: Instant,
     lost: CancellationToken,
 }
@@ -48,32 +50,33 @@ pub struct HeldLease {
     fence: i32,
     lease: Duration,
     leases: Leases,
-    /// Cancelled when the job belongs to another: stop at once and write nothing.
+    /// Cancelled when another attempt has the job: stop at once and write nothing.
     pub lost: CancellationToken,
 }
 
 impl HeldLease {
-    /// Whether the lease is surely valid for another sixth of its length, which is the time that
-    /// beginning a call may take.
+    /// Whether the lease is surely valid for another sixth of its duration. Beginning a call may
+    /// take as long as that.
     pub fn is_valid(&self) -> bool {
         let valid_until = self.with_state(|state| state.valid_until);
         valid_until.is_some_and(|until| Instant::now() + self.lease / 6 < until)
     }
 
-    /// Begins a step that may take `time`. Between steps at most two leases may pass.
-    pub fn begin_step(&self, time: Duration) -> Step<'_> {
+    /// Begins a step that may take up to `max_duration`. Between two steps at most twice the lease
+    /// duration may pass.
+    pub fn begin_step(&self, max_duration: Duration) -> Step<'_> {
         let number = rand::random();
         // A sum that is out of range sets no limit.
-        let until = Instant::now().checked_add(time);
-        self.with_state(|state| until.map(|until| state.steps.insert(number, until)));
+        let deadline = Instant::now().checked_add(max_duration);
+        self.with_state(|state| deadline.map(|deadline| state.steps.insert(number, deadline)));
         Step {
             lease: self,
             number,
         }
     }
 
-    /// Waits until the attempt hangs: until two leases have passed after the latest limit of its
-    /// steps. Never returns while the attempt makes progress.
+    /// Waits until the attempt hangs: until twice the lease duration has passed since the latest
+    /// deadline of its steps. Never returns while the attempt makes progress.
     pub async fn wait_until_hung(&self) {
         let hung_at = |state: &mut LeaseState| {
             let latest = state.steps.values().max().copied();
@@ -89,8 +92,8 @@ impl HeldLease {
         std::future::pending::<()>().await;
     }
 
-    /// Reads or changes the state under this very fence. `None` when this worker has claimed the
-    /// job again meanwhile: the state is then that of the later attempt.
+    /// Reads or changes the state of this attempt. Returns `None` if this worker has claimed the
+    /// job again meanwhile, because the state then belongs to the later attempt.
     fn with_state<T>(&self, access: impl FnOnce(&mut LeaseState) -> T) -> Option<T> {
         let mut leases = self.leases.lock();
         let state = leases.get_mut(&self.job);
@@ -99,24 +102,30 @@ impl HeldLease {
 }
 
 impl Leases {
-    /// Adds a lease of length `lease` whose claim was sent at `asked`. An older lease of the same
-    /// job in this worker is lost by that.
+    /// Adds a lease of duration `lease` whose claim was sent at `claim_started`. If this worker
+    /// holds an older lease of the same job, the older lease becomes lost.
     ///
     /// # Panics
     ///
     /// Panics when another thread panicked while it changed the leases.
-    pub fn hold(&self, job: JobId, fence: i32, asked: Instant, lease: Duration) -> HeldLease {
+    pub fn add(
+        &self,
+        job: JobId,
+        fence: i32,
+        claim_started: Instant,
+        lease: Duration,
+    ) -> HeldLease {
         let lost = CancellationToken::new();
         let state = LeaseState {
             fence,
-            valid_until: asked + lease,
+            valid_until: claim_started + lease,
             steps: HashMap::new(),
             last_step_ended: Instant::now(),
             lost: lost.clone(),
         };
-        let before = self.lock().insert(job, state);
-        if let Some(before) = before {
-            before.lost.cancel();
+        let older = self.lock().insert(job, state);
+        if let Some(older) = older {
+            older.lost.cancel();
         }
         HeldLease {
             job,
@@ -127,8 +136,8 @@ impl Leases {
         }
     }
 
-    /// Renews all leases by `lease`. Those that the database did not renew belong to another by
-    /// now, and are cancelled. When the database does not answer, nothing changes.
+    /// Renews all leases by `lease`. If the database did not renew a lease, another attempt has the
+    /// job by now, and the lease becomes lost. If the database does not answer, nothing changes.
     ///
     /// # Panics
     ///
@@ -144,8 +153,8 @@ impl Leases {
         if held.is_empty() {
             return;
         }
-        let asked = Instant::now();
-        // A renewal that hangs counts as failed; a quarter of a lease leaves time for the next.
+        let renewal_started = Instant::now();
+        // A renewal that hangs counts as failed. A quarter of a lease leaves time for the next one.
         let renewal = database::with_timeout(async {
             reach("renew:before_renew").await?;
             storage::jobs::renew(pool, &held, lease).await
@@ -161,7 +170,7 @@ impl Leases {
                         continue;
                     };
                     if renewed.contains(&job) {
-                        state.valid_until = asked + lease;
+                        state.valid_until = renewal_started + lease;
                     } else {
                         state.lost.cancel();
                     }
@@ -172,12 +181,12 @@ impl Leases {
         }
     }
 
-    /// How long the lease that ends first is still valid. `None` while no lease is held.
+    /// How long the lease that ends first is still valid. Returns `None` while no lease is held.
     ///
     /// # Panics
     ///
     /// Panics when another thread panicked while it changed the leases.
-    pub fn shortest_left(&self) -> Option<Duration> {
+    pub fn shortest_time_left(&self) -> Option<Duration> {
         let leases = self.lock();
         let first = leases.values().map(|state| state.valid_until).min()?;
         Some(first.saturating_duration_since(Instant::now()))
@@ -209,7 +218,7 @@ impl Drop for Step<'_> {
 impl Drop for HeldLease {
     fn drop(&mut self) {
         let mut leases = self.leases.lock();
-        // This worker may have claimed the job again meanwhile; that lease stays.
+        // This worker may have claimed the job again meanwhile. The lease of that claim stays.
         if leases
             .get(&self.job)
             .is_some_and(|state| state.fence == self.fence)

@@ -2,13 +2,13 @@
 //!
 //! An answer stays with its provider, unread, until a permit for its bytes is free. That costs one
 //! socket for each waiting answer. An image that turns out larger than its permit exceeds the
-//! count; only one image may do so at a time, and [`OVERFLOW_BYTES`] is set aside for it.
+//! count. Only one image may do so at a time, and [`OVERFLOW_BYTES`] are set aside for it.
 
 use std::time::Duration;
 
 use common::memory::Memory;
 
-/// The longest wait for a memory permit. Those ahead in the queue finish long before.
+/// The longest wait for a memory permit. The waiters ahead in the queue finish long before that.
 pub const MAX_WAIT: Duration = Duration::from_mins(15);
 /// What a worker needs without any image, in bytes.
 const BASE_BYTES: usize = 96 << 20;
@@ -22,7 +22,7 @@ pub const TYPICAL_RESPONSE_BYTES: usize = 10 << 20;
 /// The memory for images in a worker with `slots` slots that may use `ceiling` bytes in all. At
 /// least one image of the largest size always fits.
 pub fn within(ceiling: usize, slots: usize) -> Memory {
-    let rest = ceiling.saturating_sub(BASE_BYTES + OVERFLOW_BYTES + slots * SLOT_BYTES);
+    let for_images = ceiling.saturating_sub(BASE_BYTES + OVERFLOW_BYTES + slots * SLOT_BYTES);
     let (limit, used) = (&telemetry::MEMORY_LIMIT, &telemetry::MEMORY_USED);
-    Memory::new(rest.max(OVERFLOW_BYTES), MAX_WAIT, limit, used)
+    Memory::new(for_images.max(OVERFLOW_BYTES), MAX_WAIT, limit, used)
 }

@@ -31,17 +31,18 @@ use futures::future::{BoxFuture, FutureExt};
 use secrecy::SecretString;
 use serde_json::Value;
 
-/// Everything a provider needs for one call, which makes one image. It holds the prompt, so it
-/// implements no `Debug` and is never logged.
+/// Everything a provider needs for one call, which makes one image. The request holds the prompt,
+/// so this type does not implement `Debug` and is never logged.
 pub struct CallRequest<'a> {
     /// The model to call.
     pub model: &'a Model,
-    /// The lane the call was acquired on; its project and location are where the model is called.
+    /// The lane that was acquired for the call. The model is called in the lane's project and
+    /// location.
     pub lane: &'a Lane,
     /// The tenant's prompt.
     pub prompt: &'a str,
-    /// How the image should look, apart from what it shows. It goes where the provider takes system
-    /// instructions.
+    /// How the image should look, apart from what it shows. The text is sent where the provider
+    /// takes system instructions.
     pub art_direction: Option<&'a str>,
     /// Images to work from, in the order the tenant gave.
     pub inputs: Vec<InputImage>,
@@ -49,22 +50,22 @@ pub struct CallRequest<'a> {
     pub aspect_ratio: AspectRatio,
     /// The size class of the result.
     pub size: Size,
-    /// The seed; set only for a model that takes one.
+    /// The seed. It is set only for a model that takes a seed.
     pub seed: Option<i32>,
     /// A thinking level of the model; `None` lets the model choose.
     pub thinking: Option<&'a str>,
-    /// The job, as a label on the provider's invoice where it supports labels.
+    /// The job. It is a label on the provider's invoice, if the provider supports labels.
     pub job: JobId,
-    /// The call, as a label on the provider's invoice where it supports labels.
+    /// The call. It is a label on the provider's invoice, if the provider supports labels.
     pub call: CallId,
     /// How long the provider may take, from sending the request to reading the answer.
     pub timeout: Duration,
-    /// The memory that the inputs take; held until they are sent.
+    /// The memory that the inputs take. The permit is held until they are sent.
     pub permit: Option<MemoryPermit>,
 }
 
 impl CallRequest<'_> {
-    /// Drops everything but the timeout and the memory permit, once the body is written.
+    /// Drops everything but the timeout and the memory permit. Call this once the body is written.
     fn into_timeout_and_permit(self) -> (Duration, Option<MemoryPermit>) {
         (self.timeout, self.permit)
     }
@@ -82,7 +83,7 @@ pub struct InputImage {
 }
 
 impl InputImage {
-    /// The line of text that tells the model which image is which.
+    /// The line of text that tells the model what this image is for.
     pub(crate) fn caption(&self) -> &'static str {
         match self.role {
             InputRole::Product => "Product photo:",
@@ -98,26 +99,26 @@ impl InputImage {
 pub enum Reply {
     /// The call has ended, with an image or with a failure.
     Answered(Answer),
-    /// The call goes on in the background; poll it under this operation.
+    /// The call goes on in the background, and is polled with this operation.
     Operation(String),
 }
 
 /// The provider's answer that ends a call.
 #[derive(Debug)]
 pub struct Answer {
-    /// The image's file, or why there is none.
+    /// The image's file, or the reason why there is none.
     pub image: Result<Bytes, Failure>,
     /// The provider's id of this answer.
     pub provider_request_id: Option<String>,
-    /// What the provider metered, in its own words.
+    /// What the provider metered, in the provider's own format.
     pub usage: Option<Value>,
     /// The metered tokens that are billed besides the image.
     pub tokens: Tokens,
 }
 
 impl Answer {
-    /// An answer with an image or a failure and nothing else.
-    pub fn bare(image: Result<Bytes, Failure>) -> Self {
+    /// An answer with an image or a failure, and without an id or usage.
+    pub fn without_usage(image: Result<Bytes, Failure>) -> Self {
         Self {
             image,
             provider_request_id: None,
@@ -128,7 +129,7 @@ impl Answer {
 
     /// An answer with a failure and nothing else.
     pub fn failed(failure: Failure) -> Self {
-        Self::bare(Err(failure))
+        Self::without_usage(Err(failure))
     }
 
     /// The class of the outcome.
@@ -141,15 +142,15 @@ impl Answer {
 
 /// The client of one provider.
 pub trait Provider: Send + Sync {
-    /// Makes one paid call and never repeats it. Takes at most the request's timeout, plus the wait
-    /// for memory for the answer.
+    /// Makes one paid call and never repeats it. This takes at most the request's timeout, plus the
+    /// wait for memory for the answer.
     fn submit<'a>(&'a self, request: CallRequest<'a>) -> BoxFuture<'a, Reply>;
 
     /// Asks for the state of an operation, within `timeout`.
     ///
     /// # Errors
     ///
-    /// Fails when the poll itself fails; that says nothing about the operation.
+    /// Returns an error if the poll itself fails. Such an error says nothing about the operation.
     fn poll<'a>(
         &'a self,
         _lane: &'a Lane,
@@ -175,29 +176,30 @@ pub struct Providers {
 }
 
 impl Providers {
-    /// Builds the client of every provider in the catalogue. Answers are read only when `memory`
-    /// has space for them. Sends nothing yet.
+    /// Builds the client of every provider in the catalogue, and sends nothing yet. Answers are
+    /// read only when `memory` has space for them.
     ///
     /// # Errors
     ///
-    /// Fails when a provider's key, project or credentials are missing, or its address is unusable.
+    /// Returns an error if a provider's key, project or credentials are missing, or if its address
+    /// is unusable.
     pub fn new(catalog: &Catalog, config: &Config, memory: &Memory) -> anyhow::Result<Self> {
         let mut by_name = BTreeMap::new();
-        for described in catalog.providers() {
+        for entry in catalog.providers() {
             let settings = ProviderSettings {
-                provider: described,
+                provider: entry,
                 project: config.providers.google_project.as_deref(),
                 fake: config.providers.fake.as_deref(),
                 idle: config.timing.idle,
                 memory,
             };
-            let provider: Box<dyn Provider> = match described.dialect {
+            let provider: Box<dyn Provider> = match entry.dialect {
                 Dialect::Vertex => Box::new(vertex::Vertex::new(&settings)?),
                 Dialect::Gemini => Box::new(gemini::Gemini::new(&settings)?),
                 Dialect::Interactions => Box::new(interactions::Interactions::new(&settings)?),
                 Dialect::Openai => Box::new(openai::OpenAi::new(&settings)?),
             };
-            by_name.insert(described.name.clone(), provider);
+            by_name.insert(entry.name.clone(), provider);
         }
         Ok(Self {
             by_name: Arc::new(by_name),
@@ -205,13 +207,13 @@ impl Providers {
         })
     }
 
-    /// The client of a provider. `None` when the catalogue has no such provider.
+    /// The client of a provider. Returns `None` if the catalogue has no such provider.
     pub fn get(&self, name: &str) -> Option<&dyn Provider> {
         self.by_name.get(name).map(AsRef::as_ref)
     }
 
     /// Whether images are synthetic: they come from a fake, and no AI model is called.
-    pub fn synthetic(&self) -> bool {
+    pub fn is_synthetic(&self) -> bool {
         self.synthetic
     }
 }
@@ -231,15 +233,16 @@ pub struct ProviderSettings<'a> {
 }
 
 impl ProviderSettings<'_> {
-    /// The base URL, if it is not the dialect's own: the fake's, or the catalogue's.
+    /// The base URL of the fake or of the catalogue. Returns `None` if the dialect's own base URL
+    /// applies.
     fn base_url(&self) -> Option<String> {
         let url = self.fake.or(self.provider.base_url.as_deref())?;
         Some(url.trim_end_matches('/').to_owned())
     }
 
-    /// The key, from the variable that the catalogue names, else from `default_variable`. A
-    /// self-hosted server gets a key only if the catalogue names one, and never the one meant for
-    /// the vendor.
+    /// The API key, from the variable that the catalogue names, else from `default_variable`. A
+    /// self-hosted server gets a key only if the catalogue names a variable for it, and never the
+    /// key that is meant for the vendor.
     fn key(&self, default_variable: &str) -> anyhow::Result<Option<SecretString>> {
         if self.fake.is_some() {
             return Ok(Some(SecretString::from("fake")));
@@ -252,7 +255,7 @@ impl ProviderSettings<'_> {
         )?)
     }
 
-    /// The key, or an error that names the missing variable.
+    /// The API key, or an error that names the missing variable.
     fn required_key(&self, default_variable: &str) -> anyhow::Result<SecretString> {
         self.key(default_variable)?.with_context(|| {
             let name = self

@@ -1,20 +1,21 @@
 //! How many jobs run in this worker at once: its slots, and a reserve that one tenant cannot fill.
 //!
 //! The slots (`PLATEN_SLOTS`) take whatever job comes first, so a single tenant may use all of
-//! them. The reserve has half as many places again. It is used only while all slots are taken, and
-//! only for a job
+//! them. The reserve has half as many further places. It is used only while all slots are taken,
+//! and only for a job
 //!
 //! - whose tenant has jobs of the same model in less than half as many places as there are slots,
-//! - whose tenant has less than half of the reserve, and whose model less than three quarters of
-//!   it.
+//! - whose tenant has less than half of the reserve, and whose model has less than three quarters
+//!   of the reserve.
 //!
-//! So 16 slow jobs of one tenant leave eight places to others: to other tenants' jobs of the same
-//! model, and to the same tenant's jobs of other models. `PLATEN_TENANT_SLOTS_PERCENT`, times the
-//! tenant's weight, limits how many slots one tenant may have; by default that is all of them.
+//! So a worker with 16 slots that are full of one tenant's slow jobs still has eight places: for
+//! other tenants' jobs of the same model, and for the same tenant's jobs of other models.
+//! `PLATEN_TENANT_SLOTS_PERCENT`, times the tenant's weight, limits how many slots one tenant may
+//! have. By default a tenant may have all of them.
 //!
-//! Each worker counts its own jobs in memory, so no row is written or locked for this. The claim
-//! excludes the tenants and models that have reached a limit. Where a limit applies, claims are
-//! made one at a time: two at once would both see the count before the other's job.
+//! Each worker counts its own jobs in memory, so no row is written or locked for the count. The
+//! claim excludes the tenants and models that have reached a limit. Where a limit applies, claims
+//! are made one at a time, because two claims at once would each miss the other's job in the count.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -48,15 +49,15 @@ pub struct Slots {
 /// Redis and need no query.
 const DUE_QUERY_INTERVAL: Duration = Duration::from_secs(1);
 
-/// A job in a slot or in the reserve.
+/// A running job, which takes a slot or a place of the reserve.
 #[derive(Clone, PartialEq, Eq)]
 struct Occupant {
     tenant: TenantId,
     model: String,
-    reserved: bool,
+    in_reserve: bool,
 }
 
-/// Counts a running job until it is dropped.
+/// The place of a running job. The job counts until this value is dropped.
 #[must_use]
 pub struct OccupiedSlot {
     occupants: Arc<Mutex<Vec<Occupant>>>,
@@ -94,8 +95,8 @@ pub fn reserve(slots: usize) -> usize {
 }
 
 impl Slots {
-    /// `slots` free slots and their reserve. `tenant_percent` is the share of the slots that a
-    /// tenant of weight 1 may have; from 100 on there is no limit.
+    /// Creates `slots` free slots and their reserve. `tenant_percent` is the share of the slots
+    /// that a tenant of weight 1 may have. From 100 on there is no limit.
     pub fn new(slots: usize, tenant_percent: usize) -> Self {
         let reserve = reserve(slots);
         Self {
@@ -116,22 +117,23 @@ impl Slots {
         self.regular + self.reserve
     }
 
-    /// Waits until a claim may be made. What [`Self::exclusions`] returns stays true while the
-    /// permit is held; keep it until the claimed job is counted by [`Self::occupy`].
-    pub async fn claim_permit(&self, reserved: bool) -> ClaimPermit<'_> {
-        if reserved || self.has_tenant_limits() {
+    /// Waits until a claim may be made. While the permit is held, the result of
+    /// [`Self::exclusions`] stays true. Keep the permit until [`Self::occupy`] has counted the
+    /// claimed job.
+    pub async fn claim_permit(&self, in_reserve: bool) -> ClaimPermit<'_> {
+        if in_reserve || self.has_tenant_limits() {
             ClaimPermit::Exclusive(self.claims.write().await)
         } else {
             ClaimPermit::Shared(self.claims.read().await)
         }
     }
 
-    /// Counts a claimed job; `reserved`: it runs in the reserve.
-    pub fn occupy(&self, claimed: &Claimed, reserved: bool) -> OccupiedSlot {
+    /// Counts a claimed job. `in_reserve` says that the job takes a place of the reserve.
+    pub fn occupy(&self, claimed: &Claimed, in_reserve: bool) -> OccupiedSlot {
         let occupant = Occupant {
             tenant: claimed.tenant,
             model: claimed.model.clone(),
-            reserved,
+            in_reserve,
         };
         let mut occupants = self
             .occupants
@@ -144,7 +146,7 @@ impl Slots {
         }
     }
 
-    /// Whether tenants may not use all slots, so that their weights matter.
+    /// Whether a tenant may have only a share of the slots, so that its weight matters.
     pub fn has_tenant_limits(&self) -> bool {
         self.tenant_percent < 100
     }
@@ -155,7 +157,7 @@ impl Slots {
             .occupants
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        let in_slots = occupants.iter().filter(|occupant| !occupant.reserved);
+        let in_slots = occupants.iter().filter(|occupant| !occupant.in_reserve);
         in_slots.count() >= self.regular
     }
 
@@ -181,19 +183,19 @@ impl Slots {
             .unwrap_or_else(PoisonError::into_inner);
         occupants
             .iter()
-            .filter(|occupant| occupant.reserved)
+            .filter(|occupant| occupant.in_reserve)
             .count()
     }
 
-    /// Replaces the weights of tenants; a tenant that is not named has weight 1.
+    /// Replaces the weights of the tenants. A tenant that is not named has weight 1.
     pub fn set_weights(&self, weights: HashMap<TenantId, usize>) {
         *self.weights.lock().unwrap_or_else(PoisonError::into_inner) = weights;
     }
 
-    /// The tenants and models whose jobs may not start now: in a slot, or in the reserve when
-    /// `reserved`.
-    pub fn exclusions(&self, reserved: bool) -> Vec<Exclusion> {
-        if !reserved && !self.has_tenant_limits() {
+    /// The tenants and models whose jobs may not start now. `for_reserve` asks for a start in the
+    /// reserve instead of a slot.
+    pub fn exclusions(&self, for_reserve: bool) -> Vec<Exclusion> {
+        if !for_reserve && !self.has_tenant_limits() {
             return Vec::new();
         }
         let occupants = self
@@ -204,7 +206,7 @@ impl Slots {
         let mut per_model: HashMap<&str, usize> = HashMap::new();
         let mut per_pair: HashMap<(TenantId, &str), usize> = HashMap::new();
         for occupant in occupants.iter() {
-            let in_reserve = usize::from(occupant.reserved);
+            let in_reserve = usize::from(occupant.in_reserve);
             let of_tenant = per_tenant.entry(occupant.tenant).or_default();
             of_tenant.0 += 1;
             of_tenant.1 += in_reserve;
@@ -218,16 +220,17 @@ impl Slots {
             tenant: tenant.map(TenantId::pseudonym),
             everywhere: true,
         };
-        // At least one, or a worker with one slot would exclude everybody.
+        // The result is at least one, or a worker with one slot would exclude everybody.
         let half = |count: usize| (count / 2).max(1);
         let mut exclusions = Vec::new();
         for (&tenant, &(count, in_reserve)) in &per_tenant {
-            if count >= self.tenant_limit(tenant) || (reserved && in_reserve >= half(self.reserve))
+            if count >= self.tenant_limit(tenant)
+                || (for_reserve && in_reserve >= half(self.reserve))
             {
                 exclusions.push(exclusion(None, Some(tenant)));
             }
         }
-        if reserved {
+        if for_reserve {
             let model_limit = (self.reserve * 3 / 4).max(1);
             let models = per_model.iter().filter(|(_, count)| **count >= model_limit);
             exclusions.extend(models.map(|(model, _)| exclusion(Some(*model), None)));
@@ -239,7 +242,8 @@ impl Slots {
         exclusions
     }
 
-    /// How many jobs of one tenant may run here at once, as far as its share of the slots decides.
+    /// How many jobs of one tenant may run in this worker at once, by the tenant's share of the
+    /// slots.
     fn tenant_limit(&self, tenant: TenantId) -> usize {
         let weights = self.weights.lock().unwrap_or_else(PoisonError::into_inner);
         let percent = self.tenant_percent * weights.get(&tenant).copied().unwrap_or(1);
@@ -311,7 +315,7 @@ mod tests {
         running.extend((0..2).map(|_| slots.occupy(&job(third, SLOW), true)));
         assert!(
             !may_start_in_reserve(&slots, third, SLOW),
-            "three quarters of it"
+            "three quarters of the reserve"
         );
         assert!(may_start_in_reserve(&slots, third, OTHER));
         running.clear();

@@ -1,11 +1,11 @@
-//! The bucket as a worker sees it: it may be unavailable, and results that were paid for wait for
-//! it.
+//! The bucket as a worker uses it. While the bucket is unavailable, results that were paid for wait
+//! in memory.
 //!
 //! An image that cannot be stored is kept in memory, within a limit, and its write is repeated for
 //! as long as the worker holds the job. While a result waits, or the bucket does not answer, no
 //! further job starts and no call is made, so only calls that were already running add to what
-//! waits. A worker that is killed loses what waits: those calls end as `unknown` and are paid
-//! again. `docs/decisions/0014` explains why the spool is memory and not disk.
+//! waits. A worker that is killed loses the results that wait. Their calls end as `unknown` and are
+//! paid again. `docs/decisions/0014` explains why the spool is in memory and not on disk.
 
 use std::fmt::Display;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -19,19 +19,21 @@ use common::files::ownership::Owner;
 use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use tokio::time::timeout;
 
-/// How long after the last success the bucket is probed.
+/// How long after its last success the bucket is probed.
 const PROBE_AFTER: Duration = Duration::from_secs(5);
 /// How long a probe may take.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
-/// The unit in which the spool's memory is counted: a semaphore's permits are 32 bits.
+/// The unit in which the spool's memory is counted. Bytes would not fit a semaphore's permits,
+/// which have 32 bits.
 const KIB: usize = 1024;
 
-/// The bucket, whether it is available, and how much waits for it.
+/// The bucket, whether it is available, and how many bytes wait for it.
 pub struct Spool {
     bucket: Bucket,
-    /// The check that this is the installation's own bucket; any other counts as unavailable.
+    /// The check that this is the installation's own bucket. Any other bucket counts as
+    /// unavailable.
     owner: Owner,
-    unavailable: watch::Sender<bool>,
+    is_unavailable: watch::Sender<bool>,
     /// When the bucket last answered.
     last_success: Mutex<Option<Instant>>,
     /// The memory that results may wait in, in KiB.
@@ -39,14 +41,15 @@ pub struct Spool {
     free_kib: Semaphore,
     /// How many results wait.
     waiting: AtomicUsize,
-    /// Whether the log and the metric say that no job starts.
+    /// Whether the log and the metric say at present that no job starts.
     reported_stopped: AtomicBool,
 }
 
 impl Spool {
-    /// A spool in which at most `capacity` bytes may wait.
+    /// Creates a spool in which at most `capacity` bytes may wait.
     pub fn new(bucket: Bucket, owner: Owner, capacity: usize) -> Self {
-        // A metric that is written once appears at the first scrape, before anything happens.
+        // A metric appears in scrapes once it is written, so each is written here before anything
+        // happens.
         telemetry::BUCKET_UNAVAILABLE.set(0);
         telemetry::SPOOL_BYTES.add(0);
         telemetry::SPOOL_REFUSED.inc_by(0);
@@ -54,7 +57,7 @@ impl Spool {
         Self {
             bucket,
             owner,
-            unavailable: watch::Sender::new(false),
+            is_unavailable: watch::Sender::new(false),
             last_success: Mutex::default(),
             capacity_kib,
             free_kib: Semaphore::new(capacity_kib as usize),
@@ -76,20 +79,24 @@ impl Spool {
     /// Whether a result that is bought now could be stored: the bucket is available, and nothing
     /// waits for it.
     pub fn accepts_results(&self) -> bool {
-        !*self.unavailable.borrow() && self.waiting.load(Ordering::Relaxed) == 0
+        !*self.is_unavailable.borrow() && self.waiting.load(Ordering::Relaxed) == 0
     }
 
-    /// Reads a whole object. `None` when there is none.
+    /// Reads a whole object. Returns `None` if there is no such object.
     ///
     /// # Errors
     ///
-    /// Fails when the bucket cannot be read, and when the object is missing because the bucket is
+    /// Returns an error if the bucket cannot be read, or if the object is missing and the bucket is
     /// not the right one.
     pub async fn get(&self, key: &str) -> Result<Option<Bytes>, BucketError> {
-        let asked = tokio::time::Instant::now();
+        let read_started = tokio::time::Instant::now();
         let object = match self.bucket.get(key).await {
             // A wrong bucket has no such object either; that must not read as "never stored".
-            Ok(None) => self.owner.must_be_usable_since(asked).await.map(|()| None),
+            Ok(None) => self
+                .owner
+                .must_be_usable_since(read_started)
+                .await
+                .map(|()| None),
             object => object,
         };
         match &object {
@@ -105,7 +112,8 @@ impl Spool {
     ///
     /// # Errors
     ///
-    /// Fails with the last try's error; the job's next attempt makes the object again.
+    /// Returns the last try's error if all tries fail. The job's next attempt makes the object
+    /// again.
     pub async fn put(&self, key: &str, bytes: Bytes) -> Result<StoredObject, BucketError> {
         (|| self.put_once(key, bytes.clone()))
             .retry(retry_delays().with_max_times(3))
@@ -113,36 +121,39 @@ impl Spool {
             .await
     }
 
-    /// Stores a result that was paid for, after its first try failed with `first_error`. Repeats
-    /// the write until it succeeds, until `until`, or until the caller drops the future.
-    /// `held_beside` is what the caller holds besides `bytes` meanwhile, in bytes; it counts too.
+    /// Stores a result that was paid for, after the first try failed with `first_error`. Repeats
+    /// the write until it succeeds, until `deadline`, or until the caller drops the future.
+    /// `other_bytes_in_memory` is how many bytes the caller keeps in memory meanwhile, besides
+    /// `bytes`. They count against the spool's capacity, too.
     ///
     /// # Errors
     ///
-    /// Fails when the error is a permanent one, when the spool is full, and when `until` passes.
+    /// Returns an error if `first_error` is permanent, if the spool is full, if a later try fails
+    /// for good, or if `deadline` passes.
     pub async fn store_when_available(
         &self,
         key: &str,
         bytes: Bytes,
-        held_beside: usize,
-        until: Option<Instant>,
+        other_bytes_in_memory: usize,
+        deadline: Option<Instant>,
         first_error: BucketError,
     ) -> Result<StoredObject, BucketError> {
         if !first_error.is_transient() {
             return Err(first_error);
         }
-        let Some(_reservation) = self.reserve(bytes.len().saturating_add(held_beside)) else {
+        let Some(_reservation) = self.reserve(bytes.len().saturating_add(other_bytes_in_memory))
+        else {
             telemetry::SPOOL_REFUSED.inc();
             return Err(first_error);
         };
         self.report(&first_error);
         tracing::warn!(key, error = %first_error, "An image waits until the bucket is available");
         let tries = async {
-            let mut unavailable = self.unavailable.subscribe();
+            let mut is_unavailable = self.is_unavailable.subscribe();
             for delay in retry_delays().without_max_times().build() {
                 tokio::time::sleep(delay).await;
                 // An error would mean that the sender is gone, but `self` owns it.
-                drop(unavailable.wait_for(|unavailable| !unavailable).await);
+                drop(is_unavailable.wait_for(|unavailable| !unavailable).await);
                 match self.put_once(key, bytes.clone()).await {
                     Err(error) if error.is_transient() => {}
                     final_result => return Some(final_result),
@@ -150,35 +161,35 @@ impl Spool {
             }
             None
         };
-        let time_is_over = async {
-            match until {
-                Some(until) => tokio::time::sleep_until(until.into()).await,
+        let deadline_passes = async {
+            match deadline {
+                Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
                 None => std::future::pending().await,
             }
         };
         tokio::select! {
             stored = tries => stored.unwrap_or(Err(first_error)),
-            () = time_is_over => Err(first_error),
+            () = deadline_passes => Err(first_error),
         }
     }
 
-    /// Checks that the bucket is the right one and that it answers. Skips the request when the
-    /// bucket answered within [`PROBE_AFTER`]. A bucket that was unavailable must take a write
-    /// before it counts as available: a full one can still be read.
+    /// Checks that the bucket is the right one and that it answers. Skips the request if the bucket
+    /// answered within [`PROBE_AFTER`]. A bucket that was unavailable must accept a write before it
+    /// counts as available, because a full bucket can still be read.
     pub async fn probe(&self) {
         if let Err(error) = self.owner.must_be_usable().await {
             return self.mark_unavailable(&error);
         }
-        let unavailable = *self.unavailable.borrow();
+        let was_unavailable = *self.is_unavailable.borrow();
         let last_success = *self
             .last_success
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        if !unavailable && last_success.is_some_and(|at| at.elapsed() < PROBE_AFTER) {
+        if !was_unavailable && last_success.is_some_and(|at| at.elapsed() < PROBE_AFTER) {
             return;
         }
         let probe = timeout(PROBE_TIMEOUT, async {
-            if unavailable {
+            if was_unavailable {
                 self.bucket.probe().await
             } else {
                 let missing_key = format!("{PROBE_PREFIX}nothing");
@@ -188,12 +199,12 @@ impl Spool {
         match probe.await {
             Ok(Ok(())) => self.mark_available(),
             Ok(Err(error)) => self.mark_unavailable(&error),
-            Err(_) => self.mark_unavailable(&"it does not answer"),
+            Err(_) => self.mark_unavailable(&"the bucket does not answer"),
         }
     }
 
-    /// Stores an object in one try. It counts as stored only if the bucket was the right one before
-    /// and after the write: a bucket may be swapped in between.
+    /// Stores an object in one try. The object counts as stored only if the bucket was the right
+    /// one before and after the write, because the bucket may be swapped in between.
     ///
     /// # Errors
     ///
@@ -221,25 +232,26 @@ impl Spool {
     }
 
     fn mark_unavailable(&self, reason: &dyn Display) {
-        self.unavailable.send_replace(true);
+        self.is_unavailable.send_replace(true);
         self.report(reason);
     }
 
     fn mark_available(&self) {
         self.note_success();
-        self.unavailable.send_replace(false);
+        self.is_unavailable.send_replace(false);
         self.report(&"");
     }
 
-    /// Updates the log and the metric when jobs stop or start again. A bucket that takes each
-    /// second's probe but no image stays one outage: jobs start only when nothing waits any more.
+    /// Updates the log and the metric when jobs stop or start again. If a bucket accepts the probe
+    /// of each second but no image, this stays one outage, because jobs start only when nothing
+    /// waits any more.
     fn report(&self, reason: &dyn Display) {
-        let stopped = !self.accepts_results();
-        if self.reported_stopped.swap(stopped, Ordering::Relaxed) == stopped {
+        let is_stopped = !self.accepts_results();
+        if self.reported_stopped.swap(is_stopped, Ordering::Relaxed) == is_stopped {
             return;
         }
-        telemetry::BUCKET_UNAVAILABLE.set(i64::from(stopped));
-        if stopped {
+        telemetry::BUCKET_UNAVAILABLE.set(i64::from(is_stopped));
+        if is_stopped {
             tracing::warn!(error = %reason, "The bucket is unavailable: no further job starts");
         } else {
             tracing::info!("The bucket is available and nothing waits for it: jobs start again");
@@ -253,11 +265,11 @@ impl Spool {
             .unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
     }
 
-    /// Reserves memory for a result that waits. `None` when there is not enough.
+    /// Reserves memory for a result that waits. Returns `None` if there is not enough memory.
     fn reserve(&self, bytes: usize) -> Option<Reservation<'_>> {
         let needed = u32::try_from(bytes.div_ceil(KIB)).unwrap_or(u32::MAX);
-        // A result larger than the whole spool may wait alone. Refused, it would be bought again
-        // and again.
+        // A result larger than the whole spool may wait alone. If it were refused, it would be
+        // bought again and again.
         let permit = self
             .free_kib
             .try_acquire_many(needed.min(self.capacity_kib))
@@ -275,8 +287,8 @@ impl Spool {
     }
 }
 
-/// Memory for one result that waits. It is freed on drop, also when the attempt is dropped because
-/// its lease was lost.
+/// Memory for one result that waits. The memory is freed on drop, also when the attempt is dropped
+/// because its lease was lost.
 struct Reservation<'a> {
     spool: &'a Spool,
     bytes: usize,

@@ -157,7 +157,7 @@ async fn serve(
 
     let server_failed = async {
         match servers {
-            Some(servers) => servers.failed().await,
+            Some(servers) => servers.wait_for_failure().await,
             None => std::future::pending().await,
         }
     };

@@ -19,7 +19,7 @@ pub(crate) struct Rect {
     pub(crate) height: f32,
 }
 
-/// A picture that is being drawn.
+/// An image that is being drawn.
 pub(crate) struct Canvas {
     image: RgbImage,
 }
@@ -35,28 +35,28 @@ impl Canvas {
         self.image
     }
 
-    /// Paints the wall and the floor, lighter around the stage. Every pixel is painted.
-    pub(crate) fn backdrop(&mut self, palette: &Palette, horizon: f32, stage: Point) {
+    /// Paints the wall and the floor, lighter around `light_center`. Every pixel is painted.
+    pub(crate) fn backdrop(&mut self, palette: &Palette, horizon: f32, light_center: Point) {
         let (width, height) = self.size();
         let reach = width.min(height).max(height * 0.6) * 0.95;
         let across: Vec<f32> = (0..self.image.width())
             .map(|x| {
-                let away = (centre(x) - stage.x) / reach;
+                let away = (center(x) - light_center.x) / reach;
                 away * away
             })
             .collect();
         let stride = across.len() * 3;
         for (y, row) in (0..).zip(self.image.chunks_exact_mut(stride)) {
-            let y = centre(y);
+            let y = center(y);
             let wall = mix(palette.wall_top, palette.wall_foot, ease(y / horizon));
             let depth = (y - horizon) / (height - horizon);
             let floor = mix(palette.floor_far, palette.floor_near, depth.clamp(0.0, 1.0));
-            // The wall of a studio curves into the floor: there is no hard line.
+            // The wall of a studio curves into the floor, so there is no hard line.
             let base = mix(wall, floor, ease((y - horizon) / (height * 0.022) + 0.5));
             let up = if y < horizon {
                 (y - horizon * 0.62) / reach
             } else {
-                (y - stage.y) / (reach * 0.42)
+                (y - light_center.y) / (reach * 0.42)
             };
             let strength = if y < horizon { 0.62 } else { 0.5 };
             let seam = ease(((y - horizon).abs() / (height * 0.08)).min(1.0));
@@ -113,12 +113,13 @@ impl Canvas {
         });
     }
 
-    /// Draws a standing cylinder. `foot` is the middle of its base, `flat` the shorter radius of its ellipses.
+    /// Draws a standing cylinder. `foot` is the middle of its base, `vertical_radius` the shorter radius of its
+    /// ellipses.
     pub(crate) fn cylinder(
         &mut self,
         foot: Point,
         radius: f32,
-        flat: f32,
+        vertical_radius: f32,
         height: f32,
         color: Color,
         shade: Color,
@@ -126,24 +127,24 @@ impl Canvas {
         let top = foot.y - height;
         let bounds = Rect {
             left: foot.x - radius,
-            top: top - flat,
+            top: top - vertical_radius,
             width: radius * 2.0,
-            height: height + flat * 2.0,
+            height: height + vertical_radius * 2.0,
         };
         self.paint(bounds, |x, y| {
             let across = (x - foot.x) / radius;
-            let bulge = flat * (1.0 - across * across).max(0.0).sqrt();
+            let bulge = vertical_radius * (1.0 - across * across).max(0.0).sqrt();
             let side = coverage(across.abs() * radius - radius)
                 * coverage(y - (foot.y + bulge))
                 * coverage(top - y);
             let turned = ease((across + 0.55) / 1.6) * 0.46 + ease((-across - 0.72) / 0.5) * 0.10;
-            let deep = ((y - top) / (height + flat)).clamp(0.0, 1.0) * 0.10;
+            let deep = ((y - top) / (height + vertical_radius)).clamp(0.0, 1.0) * 0.10;
             (mix(color, shade, turned + deep), side)
         });
         let rim = Point { x: foot.x, y: top };
-        self.paint(around(rim, radius, flat), |x, y| {
-            let (x, y) = ((x - rim.x) / radius, (y - rim.y) / flat);
-            let distance = (length(x, y) - 1.0) * flat;
+        self.paint(around(rim, radius, vertical_radius), |x, y| {
+            let (x, y) = ((x - rim.x) / radius, (y - rim.y) / vertical_radius);
+            let distance = (length(x, y) - 1.0) * vertical_radius;
             (mix(color, [255.0; 3], 0.45 - 0.2 * x), coverage(distance))
         });
     }
@@ -156,7 +157,7 @@ impl Canvas {
             let z = (1.0 - out).max(0.0).sqrt();
             let lit = -0.45 * x - 0.62 * y + 0.64 * z;
             let dark = ease((0.62 - lit) / 1.25) * 0.62;
-            // The plinth reflects a little light from below.
+            // The pedestal reflects a little light from below.
             let back = ease(y * 0.9 - 0.25) * (1.0 - z) * 0.16;
             let highlight = ease((lit - 0.86) / 0.16) * 0.42;
             let body = mix(mix(color, shade, dark), [255.0; 3], back.max(highlight));
@@ -164,10 +165,10 @@ impl Canvas {
         });
     }
 
-    /// Copies a picture, with its own transparency.
-    pub(crate) fn place(&mut self, picture: &RgbaImage, at: Point) {
+    /// Copies an image onto the canvas, with the image's own transparency.
+    pub(crate) fn place(&mut self, image: &RgbaImage, at: Point) {
         let (left, top) = (at.x.round(), at.y.round());
-        let (width, height) = picture.dimensions();
+        let (width, height) = image.dimensions();
         let bounds = Rect {
             left,
             top,
@@ -175,16 +176,16 @@ impl Canvas {
             height: float(height),
         };
         self.paint(bounds, |x, y| {
-            let [red, green, blue, alpha] = picture
+            let [red, green, blue, alpha] = image
                 .get_pixel_checked(whole(x - left), whole(y - top))
                 .map_or([0; 4], |pixel| pixel.0);
             ([red, green, blue].map(f32::from), f32::from(alpha) / 255.0)
         });
     }
 
-    /// Draws a picture as a card: white border, round corners and a shadow.
-    pub(crate) fn card(&mut self, picture: &RgbaImage, at: Point, border: f32) {
-        let (width, height) = (float(picture.width()), float(picture.height()));
+    /// Draws an image as a card with a white border, round corners and a shadow.
+    pub(crate) fn card(&mut self, image: &RgbaImage, at: Point, border: f32) {
+        let (width, height) = (float(image.width()), float(image.height()));
         let middle = Point {
             x: at.x.round() + width / 2.0,
             y: at.y.round() + height / 2.0,
@@ -212,7 +213,7 @@ impl Canvas {
             around(middle, width / 2.0 + border, height / 2.0 + border),
             |x, y| ([252.0, 251.0, 249.0], coverage(edge(x, y, border))),
         );
-        self.place(picture, at);
+        self.place(image, at);
     }
 
     /// Blends a color over every pixel of `bounds`. `brush` returns the color and its alpha for the middle of a pixel.
@@ -229,7 +230,7 @@ impl Canvas {
             .skip(top as usize)
         {
             for (x, pixel) in (left..).zip(row[span.clone()].chunks_exact_mut(3)) {
-                let (color, alpha) = brush(centre(x), centre(y));
+                let (color, alpha) = brush(center(x), center(y));
                 if alpha > 0.0 {
                     for (channel, color) in pixel.iter_mut().zip(color) {
                         let under = f32::from(*channel);
@@ -245,17 +246,17 @@ impl Canvas {
     }
 }
 
-/// How much of a pixel lies inside an edge at this distance, 0 to 1. A negative distance is inside.
+/// The share of a pixel, from 0 to 1, that lies inside an edge at this distance. A negative distance is inside.
 fn coverage(distance: f32) -> f32 {
     (0.5 - distance).clamp(0.0, 1.0)
 }
 
-/// The length of a vector. Faster than `hypot`, whose protection against overflow is not needed here.
+/// The length of a vector. This is faster than `hypot`, whose protection against overflow is not needed here.
 fn length(x: f32, y: f32) -> f32 {
     (x * x + y * y).sqrt()
 }
 
-/// Smoothstep: 0 for `t` ≤ 0, 1 for `t` ≥ 1, and a smooth curve between them.
+/// The smoothstep function: 0 for `t` ≤ 0, 1 for `t` ≥ 1, and a smooth curve between 0 and 1.
 pub(crate) fn ease(t: f32) -> f32 {
     let t = t.clamp(0.0, 1.0);
     t * t * (3.0 - 2.0 * t)
@@ -282,13 +283,13 @@ fn around(middle: Point, across: f32, down: f32) -> Rect {
     }
 }
 
-fn centre(pixel: u32) -> f32 {
+fn center(pixel: u32) -> f32 {
     float(pixel) + 0.5
 }
 
 #[expect(
     clippy::cast_precision_loss,
-    reason = "pictures are far smaller than 2^24 pixels"
+    reason = "images are far smaller than 2^24 pixels"
 )]
 pub(crate) fn float(pixels: u32) -> f32 {
     pixels as f32
@@ -297,7 +298,7 @@ pub(crate) fn float(pixels: u32) -> f32 {
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
-    reason = "clamped at zero, and the cast saturates"
+    reason = "the value is clamped at zero, and the cast saturates"
 )]
 pub(crate) fn whole(pixels: f32) -> u32 {
     pixels.max(0.0) as u32

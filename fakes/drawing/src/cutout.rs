@@ -1,4 +1,4 @@
-//! Prepares photos for the scene: cuts products out of a plain background, and scales.
+//! Prepares input images for the scene: cuts products out of a plain background, and scales them.
 
 use super::canvas::{Rect, float, whole};
 use fast_image_resize::{
@@ -9,37 +9,39 @@ use fast_image_resize::{
 use image::{DynamicImage, Rgba, RgbaImage};
 use std::collections::VecDeque;
 
-/// A color that differs by less than this from the background belongs to the background.
-const SAME_GROUND: i32 = 26;
-/// A color that differs by at least this belongs to the product. Between the two it becomes partly transparent.
-const OTHER_GROUND: i32 = 60;
+/// A color that differs from the background by less than this belongs to the background.
+const MAX_BACKGROUND_DISTANCE: i32 = 26;
+/// A color that differs from the background by at least this belongs to the product. A color between the two limits
+/// becomes partly transparent.
+const MIN_PRODUCT_DISTANCE: i32 = 60;
 
-/// A photo at the size at which it is drawn.
-pub(crate) struct Standing {
-    pub(crate) picture: RgbaImage,
-    /// Its background could not be removed, so it is drawn as a card.
-    pub(crate) framed: bool,
+/// An input image at the size at which it is drawn.
+pub(crate) struct PlacedImage {
+    pub(crate) image: RgbaImage,
+    /// Whether the image is drawn as a card, because its background could not be removed.
+    pub(crate) is_framed: bool,
 }
 
-impl Standing {
+impl PlacedImage {
     pub(crate) fn size(&self) -> (f32, f32) {
-        (float(self.picture.width()), float(self.picture.height()))
+        (float(self.image.width()), float(self.image.height()))
     }
 }
 
-/// Fits a photo into a box: cut out if its background is plain or already transparent, else whole.
-pub(crate) fn fit(photo: &DynamicImage, width: f32, height: f32) -> Standing {
-    let photo = photo.to_rgba8();
-    standing_free(&photo, width, height).unwrap_or_else(|| Standing {
-        picture: fitted(&photo, whole_of(&photo), width, height),
-        framed: true,
+/// Fits an input image into a box. The product is cut out if the background is plain or already transparent. Otherwise
+/// the whole image is used.
+pub(crate) fn fit_into_box(input: &DynamicImage, width: f32, height: f32) -> PlacedImage {
+    let input = input.to_rgba8();
+    cut_out(&input, width, height).unwrap_or_else(|| PlacedImage {
+        image: resample(&input, whole_area(&input), width, height),
+        is_framed: true,
     })
 }
 
-/// The middle of a photo as a square.
-pub(crate) fn square(photo: &DynamicImage, side: f32) -> RgbaImage {
-    let photo = photo.to_rgba8();
-    let (width, height) = (float(photo.width()), float(photo.height()));
+/// Returns the middle of an input image as a square.
+pub(crate) fn square(input: &DynamicImage, side: f32) -> RgbaImage {
+    let input = input.to_rgba8();
+    let (width, height) = (float(input.width()), float(input.height()));
     let short = width.min(height);
     let middle = Rect {
         left: (width - short) / 2.0,
@@ -47,126 +49,131 @@ pub(crate) fn square(photo: &DynamicImage, side: f32) -> RgbaImage {
         width: short,
         height: short,
     };
-    fitted(&photo, middle, side, side)
+    resample(&input, middle, side, side)
 }
 
-/// The product without its background, as large as the box allows. `None` if the background is not plain.
-fn standing_free(photo: &RgbaImage, width: f32, height: f32) -> Option<Standing> {
+/// The product without its background, as large as the box allows. Returns `None` if the background is not plain.
+fn cut_out(input: &RgbaImage, width: f32, height: f32) -> Option<PlacedImage> {
     // A small copy is enough to find the product.
-    let mut small = fitted(photo, whole_of(photo), 240.0, 240.0);
+    let mut small = resample(input, whole_area(input), 240.0, 240.0);
     let clear = small.pixels().filter(|pixel| pixel.0[3] < 128).count();
     let transparent = clear * 20 > small.pixels().len();
-    let ground = if transparent {
+    let background = if transparent {
         None
     } else {
-        Some(plain_ground(&small)?)
+        Some(find_plain_background(&small)?)
     };
-    if let Some(ground) = ground {
-        clear_ground(&mut small, ground);
+    if let Some(background) = background {
+        clear_background(&mut small, background);
     }
     let found = bounds(&small)?;
-    // The copy of a very narrow photo has other proportions, so there are two factors.
-    let across = float(photo.width()) / float(small.width());
-    let down = float(photo.height()) / float(small.height());
+    // The copy of a very narrow input image has other proportions, so there are two scale factors.
+    let across = float(input.width()) / float(small.width());
+    let down = float(input.height()) / float(small.height());
     let left = ((found.left - 1.0) * across).max(0.0);
     let top = ((found.top - 1.0) * down).max(0.0);
     let product = Rect {
         left,
         top,
-        width: ((found.width + 2.0) * across).min(float(photo.width()) - left),
-        height: ((found.height + 2.0) * down).min(float(photo.height()) - top),
+        width: ((found.width + 2.0) * across).min(float(input.width()) - left),
+        height: ((found.height + 2.0) * down).min(float(input.height()) - top),
     };
-    let mut picture = fitted(photo, product, width, height);
-    if let Some(ground) = ground {
-        clear_ground(&mut picture, ground);
-        soften_edge(&mut picture, ground);
+    let mut image = resample(input, product, width, height);
+    if let Some(background) = background {
+        clear_background(&mut image, background);
+        soften_edge(&mut image, background);
     }
-    Some(Standing {
-        picture,
-        framed: false,
+    Some(PlacedImage {
+        image,
+        is_framed: false,
     })
 }
 
-fn whole_of(photo: &RgbaImage) -> Rect {
+fn whole_area(input: &RgbaImage) -> Rect {
     Rect {
         left: 0.0,
         top: 0.0,
-        width: float(photo.width()),
-        height: float(photo.height()),
+        width: float(input.width()),
+        height: float(input.height()),
     }
 }
 
-/// A part of a photo, resampled to the largest size of its shape that fits the box.
-fn fitted(photo: &RgbaImage, part: Rect, width: f32, height: f32) -> RgbaImage {
+/// A part of an input image, resampled to the largest size of its shape that fits the box.
+fn resample(input: &RgbaImage, part: Rect, width: f32, height: f32) -> RgbaImage {
     let scale = (width / part.width).min(height / part.height);
     let to = |length: f32| whole((length * scale).round()).max(1);
-    let mut picture = RgbaImage::new(to(part.width), to(part.height));
-    let (across, down) = picture.dimensions();
-    let source = TypedImageRef::<U8x4>::from_buffer(photo.width(), photo.height(), photo.as_raw());
-    let target = TypedImage::<U8x4>::from_buffer(across, down, picture.as_mut());
+    let mut image = RgbaImage::new(to(part.width), to(part.height));
+    let (across, down) = image.dimensions();
+    let source = TypedImageRef::<U8x4>::from_buffer(input.width(), input.height(), input.as_raw());
+    let target = TypedImage::<U8x4>::from_buffer(across, down, image.as_mut());
     let options = ResizeOptions::new()
         .resize_alg(ResizeAlg::Convolution(FilterType::CatmullRom))
         .crop(
             part.left.into(),
             part.top.into(),
-            within(part.left, part.width, photo.width()),
-            within(part.top, part.height, photo.height()),
+            within(part.left, part.width, input.width()),
+            within(part.top, part.height, input.height()),
         );
-    // `resize_typed` and not `resize`: that is compiled here for all fifteen pixel types, which takes a minute.
+    // This calls `resize_typed` and not `resize`, because `resize` is compiled for all fifteen pixel types, which takes
+    // a minute.
     if let (Ok(source), Ok(mut target)) = (source, target) {
         Resizer::new()
             .resize_typed(&source, &mut target, &options)
-            .expect("the part lies inside the photo and both have four bytes a pixel");
+            .expect("the part lies inside the input, and both have four bytes for each pixel");
     }
-    picture
+    image
 }
 
-/// A length that ends inside the photo even if the sum was rounded up.
+/// A length that ends inside the input image even if the sum was rounded up.
 fn within(start: f32, length: f32, end: u32) -> f64 {
     f64::from(length).min(f64::from(end) - f64::from(start))
 }
 
-/// The background: the color of the border, if nearly all of the border has one color.
-fn plain_ground(picture: &RgbaImage) -> Option<[i32; 3]> {
-    let ground = average_corner(picture);
-    let border = border(picture);
+/// The color of the background. It is the color of the border, if nearly all of the border has one color.
+fn find_plain_background(image: &RgbaImage) -> Option<[i32; 3]> {
+    let background = average_corner(image);
+    let border = border(image);
     let plain = border
         .iter()
-        .filter(|(x, y)| away(*picture.get_pixel(*x, *y), ground) < SAME_GROUND)
+        .filter(|(x, y)| {
+            color_distance(*image.get_pixel(*x, *y), background) < MAX_BACKGROUND_DISTANCE
+        })
         .count();
-    (plain * 100 >= border.len() * 88).then_some(ground)
+    (plain * 100 >= border.len() * 88).then_some(background)
 }
 
-fn border(picture: &RgbaImage) -> Vec<(u32, u32)> {
-    let (width, height) = picture.dimensions();
+fn border(image: &RgbaImage) -> Vec<(u32, u32)> {
+    let (width, height) = image.dimensions();
     (0..width)
         .flat_map(|x| [(x, 0), (x, height - 1)])
         .chain((0..height).flat_map(|y| [(0, y), (width - 1, y)]))
         .collect()
 }
 
-/// Makes the background transparent: a flood fill from the border inwards.
-fn clear_ground(picture: &mut RgbaImage, ground: [i32; 3]) {
-    let (width, height) = picture.dimensions();
-    let mut seen = vec![false; picture.len() / 4];
+/// Makes the background transparent, by a flood fill from the border inwards.
+fn clear_background(image: &mut RgbaImage, background: [i32; 3]) {
+    let (width, height) = image.dimensions();
+    let mut seen = vec![false; image.len() / 4];
     let index = |x: u32, y: u32| y as usize * width as usize + x as usize;
-    let mut front: VecDeque<(u32, u32)> = border(picture).into();
+    let mut front: VecDeque<(u32, u32)> = border(image).into();
     while let Some((x, y)) = front.pop_front() {
         let at = index(x, y);
         if seen[at] {
             continue;
         }
         seen[at] = true;
-        let pixel = picture.get_pixel_mut(x, y);
-        let far = away(*pixel, ground);
-        if far >= OTHER_GROUND {
+        let pixel = image.get_pixel_mut(x, y);
+        let far = color_distance(*pixel, background);
+        if far >= MIN_PRODUCT_DISTANCE {
             continue;
         }
-        // Between the two limits lies the edge of the product, a mix of both colors.
-        let kept = (far - SAME_GROUND).clamp(0, OTHER_GROUND - SAME_GROUND) * 255
-            / (OTHER_GROUND - SAME_GROUND);
+        // A pixel between the two limits is on the edge of the product, where both colors mix.
+        let kept = (far - MAX_BACKGROUND_DISTANCE)
+            .clamp(0, MIN_PRODUCT_DISTANCE - MAX_BACKGROUND_DISTANCE)
+            * 255
+            / (MIN_PRODUCT_DISTANCE - MAX_BACKGROUND_DISTANCE);
         pixel.0[3] = u8::try_from(kept).unwrap_or(u8::MAX);
-        if far < SAME_GROUND {
+        if far < MAX_BACKGROUND_DISTANCE {
             let near = [
                 (x.wrapping_sub(1), y),
                 (x + 1, y),
@@ -182,9 +189,9 @@ fn clear_ground(picture: &mut RgbaImage, ground: [i32; 3]) {
 }
 
 /// Smooths the edge of the cut, and removes the background's color from pixels that are a mix of both.
-fn soften_edge(picture: &mut RgbaImage, ground: [i32; 3]) {
-    let (width, height) = picture.dimensions();
-    let cut = picture.clone();
+fn soften_edge(image: &mut RgbaImage, background: [i32; 3]) {
+    let (width, height) = image.dimensions();
+    let cut = image.clone();
     for y in 1..height.saturating_sub(1) {
         for x in 1..width.saturating_sub(1) {
             let mut sum = 0;
@@ -194,13 +201,13 @@ fn soften_edge(picture: &mut RgbaImage, ground: [i32; 3]) {
             if sum == 0 || sum == 9 * 255 {
                 continue;
             }
-            // Only make pixels more transparent: removed background stays removed.
-            let pixel = picture.get_pixel_mut(x, y);
+            // Pixels only become more transparent, so that removed background stays removed.
+            let pixel = image.get_pixel_mut(x, y);
             let alpha = (sum / 9).min(i32::from(pixel.0[3]));
             pixel.0[3] = u8::try_from(alpha).unwrap_or_default();
             if alpha > 0 {
-                for (channel, ground) in pixel.0.iter_mut().zip(ground) {
-                    let own = ground + (i32::from(*channel) - ground) * 255 / alpha.max(96);
+                for (channel, background) in pixel.0.iter_mut().zip(background) {
+                    let own = background + (i32::from(*channel) - background) * 255 / alpha.max(96);
                     *channel = u8::try_from(own.clamp(0, 255)).unwrap_or_default();
                 }
             }
@@ -208,20 +215,20 @@ fn soften_edge(picture: &mut RgbaImage, ground: [i32; 3]) {
     }
 }
 
-/// The largest difference in any channel.
-fn away(pixel: Rgba<u8>, ground: [i32; 3]) -> i32 {
-    let channels = pixel.0.into_iter().zip(ground);
+/// The largest difference between a pixel and the background in any channel.
+fn color_distance(pixel: Rgba<u8>, background: [i32; 3]) -> i32 {
+    let channels = pixel.0.into_iter().zip(background);
     channels
-        .map(|(channel, ground)| (i32::from(channel) - ground).abs())
+        .map(|(channel, background)| (i32::from(channel) - background).abs())
         .max()
         .unwrap_or_default()
 }
 
-fn average_corner(picture: &RgbaImage) -> [i32; 3] {
-    let (right, bottom) = (picture.width() - 1, picture.height() - 1);
+fn average_corner(image: &RgbaImage) -> [i32; 3] {
+    let (right, bottom) = (image.width() - 1, image.height() - 1);
     let mut sum = [0; 3];
     for (x, y) in [(0, 0), (right, 0), (0, bottom), (right, bottom)] {
-        for (sum, channel) in sum.iter_mut().zip(picture.get_pixel(x, y).0) {
+        for (sum, channel) in sum.iter_mut().zip(image.get_pixel(x, y).0) {
             *sum += i32::from(channel);
         }
     }
@@ -229,9 +236,9 @@ fn average_corner(picture: &RgbaImage) -> [i32; 3] {
 }
 
 /// The smallest box around all pixels that are not transparent.
-fn bounds(picture: &RgbaImage) -> Option<Rect> {
+fn bounds(image: &RgbaImage) -> Option<Rect> {
     let mut found: Option<(u32, u32, u32, u32)> = None;
-    for (x, y, pixel) in picture.enumerate_pixels() {
+    for (x, y, pixel) in image.enumerate_pixels() {
         if pixel.0[3] > 40 {
             let (left, top, right, bottom) = found.unwrap_or((x, y, x, y));
             found = Some((left.min(x), top.min(y), right.max(x), bottom.max(y)));

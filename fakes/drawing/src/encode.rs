@@ -1,4 +1,4 @@
-//! Encodes finished pictures.
+//! Encodes finished images.
 
 use image::{
     ExtendedColorType, ImageEncoder, RgbImage,
@@ -9,17 +9,17 @@ use image::{
     },
 };
 
-/// The file format of a picture.
+/// The file format of an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Format {
     /// PNG, compressed quickly.
     Png,
     /// Baseline JPEG.
     Jpeg {
-        /// From 0 to 100; 0 is treated as 1.
+        /// The quality, from 0 to 100. 0 is treated as 1.
         quality: u8,
     },
-    /// Lossless WebP: the encoder writes no other.
+    /// Lossless WebP. The encoder writes no other kind.
     WebP,
 }
 
@@ -34,22 +34,22 @@ impl Format {
     }
 }
 
-pub(crate) fn encode(picture: &RgbImage, format: Format) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(picture.len() / 4);
-    let (width, height) = picture.dimensions();
+pub(crate) fn encode(image: &RgbImage, format: Format) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(image.len() / 4);
+    let (width, height) = image.dimensions();
     let written = match format {
         Format::Png => {
             PngEncoder::new_with_quality(&mut bytes, CompressionType::Fast, FilterType::Up)
-                .write_image(picture, width, height, ExtendedColorType::Rgb8)
+                .write_image(image, width, height, ExtendedColorType::Rgb8)
         }
         Format::WebP => WebPEncoder::new_lossless(&mut bytes).write_image(
-            picture,
+            image,
             width,
             height,
             ExtendedColorType::Rgb8,
         ),
         Format::Jpeg { quality } => JpegEncoder::new_with_quality(&mut bytes, quality.max(1))
-            .write_image(picture, width, height, ExtendedColorType::Rgb8),
+            .write_image(image, width, height, ExtendedColorType::Rgb8),
     };
     written.expect("writing to memory does not fail");
     bytes

@@ -1,4 +1,4 @@
-//! Pictures of one color that cost almost nothing. They are for measurements, not for people.
+//! Images of one color that cost almost nothing. They are for measurements, not for people.
 
 use bytes::Bytes;
 use image::RgbImage;
@@ -13,19 +13,19 @@ use super::{
     lettering::{self, NOTICE, Weight},
 };
 
-/// By width and height, format, and whether they have grain.
-type Drawn = HashMap<((u32, u32), Format, bool), Bytes>;
+/// The images drawn so far, by width and height, format, and whether they have grain.
+type ImageCache = HashMap<((u32, u32), Format, bool), Bytes>;
 
-/// The pictures drawn so far: one for each size and format.
-static DRAWN: LazyLock<Mutex<Drawn>> = LazyLock::new(Mutex::default);
+/// The images drawn so far: one for each size and format.
+static IMAGE_CACHE: LazyLock<Mutex<ImageCache>> = LazyLock::new(Mutex::default);
 
-/// The flat picture of this width and height. It is drawn once for each size and format, then kept in memory.
+/// The flat image of this width and height. It is drawn once for each size and format, then kept in memory.
 ///
 /// With `grain` each value gets a little noise, so that the file is about as large as that of a photograph.
 pub fn draw_flat(pixels: (u32, u32), format: Format, grain: bool) -> Bytes {
-    // The lock is held while drawing: waiting is cheaper than drawing the same picture twice.
-    let mut drawn = DRAWN.lock().unwrap_or_else(PoisonError::into_inner);
-    let bytes = drawn.entry((pixels, format, grain)).or_insert_with(|| {
+    // The lock is held while drawing, because waiting is cheaper than drawing the same image twice.
+    let mut cache = IMAGE_CACHE.lock().unwrap_or_else(PoisonError::into_inner);
+    let bytes = cache.entry((pixels, format, grain)).or_insert_with(|| {
         let (width, height) = (float(pixels.0), float(pixels.1));
         let mut canvas = Canvas::new(pixels);
         let everything = Rect {
@@ -43,19 +43,19 @@ pub fn draw_flat(pixels: (u32, u32), format: Format, grain: bool) -> Bytes {
             y: height - margin - letters,
         };
         canvas.write(NOTICE, place, letters, Weight::Regular, [60.0; 3], 1.0);
-        let mut picture = canvas.into_image();
+        let mut image = canvas.into_image();
         if grain {
-            add_grain(&mut picture);
+            add_grain(&mut image);
         }
-        encode(&picture, format).into()
+        encode(&image, format).into()
     });
     bytes.clone()
 }
 
-/// Adds noise, the same each time, by a linear congruential generator.
-fn add_grain(picture: &mut RgbImage) {
+/// Adds noise by a linear congruential generator. The noise is the same each time.
+fn add_grain(image: &mut RgbImage) {
     let mut state = 1_u32;
-    for value in picture.as_mut().iter_mut() {
+    for value in image.as_mut().iter_mut() {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         let grain = u8::try_from(state >> 29).expect("three bits");
         *value = value.saturating_add(grain);

@@ -1,4 +1,4 @@
-//! Text at any size, from one raster font: Noto Sans Mono at 32 pixels.
+//! Writes text at any size, with one raster font: Noto Sans Mono at 32 pixels.
 
 use super::{
     canvas::{Canvas, Point, Rect, ease, float, whole},
@@ -8,7 +8,7 @@ use noto_sans_mono_bitmap::{
     FontWeight, RasterHeight, RasterizedChar, get_raster, get_raster_width,
 };
 
-/// What every picture says at its lower edge.
+/// The text at the lower edge of every image.
 pub(crate) const NOTICE: &str = "synthetic - no AI model was called";
 
 /// How heavy the letters are.
@@ -60,9 +60,10 @@ pub(crate) fn width(line: &str, height: f32) -> f32 {
     line.chars().map(|_| advance(height)).sum()
 }
 
-/// Breaks the first words of a text into at most `max_lines` lines of `measure` pixels. Ends in three dots if there is more.
-pub(crate) fn wrap(text: &str, height: f32, measure: f32, max_lines: usize) -> Vec<String> {
-    let columns = usize::try_from(whole(measure / advance(height)))
+/// Breaks the first words of a text into at most `max_lines` lines of `line_width` pixels. The last line ends in three
+/// dots if the text is longer.
+pub(crate) fn wrap(text: &str, height: f32, line_width: f32, max_lines: usize) -> Vec<String> {
+    let columns = usize::try_from(whole(line_width / advance(height)))
         .unwrap_or_default()
         .max(6);
     let mut lines: Vec<String> = vec![String::new()];
@@ -78,15 +79,15 @@ pub(crate) fn wrap(text: &str, height: f32, measure: f32, max_lines: usize) -> V
         } else if lines.len() < max_lines {
             lines.push(word);
         } else {
-            lines[last] = shortened(&lines[last], columns.saturating_sub(3)) + "...";
+            lines[last] = shorten(&lines[last], columns.saturating_sub(3)) + "...";
             break;
         }
     }
     lines
 }
 
-/// As many whole words as fit, without punctuation at the end: dots follow.
-fn shortened(line: &str, columns: usize) -> String {
+/// As many whole words of a line as fit, without punctuation at the end, because three dots follow.
+fn shorten(line: &str, columns: usize) -> String {
     let mut kept = line.to_owned();
     while kept.chars().count() > columns {
         let Some(end) = kept.rfind(' ') else {
@@ -114,9 +115,9 @@ fn glyph(letter: char, weight: Weight) -> RasterizedChar {
         .expect("the font has a middle dot")
 }
 
-/// How much of a point is covered by the letter, 0 to 1, interpolated between the pixels of the raster.
+/// How much of a point the letter covers, from 0 to 1. The value is interpolated between the pixels of the raster.
 fn sample(glyph: RasterizedChar, x: f32, y: f32) -> f32 {
-    // Counted from one column and row outside the raster, so that the cast below rounds down.
+    // Columns and rows are counted from one outside the raster, so that the cast below rounds down.
     let (x, y) = (x + 1.0, y + 1.0);
     let (column, row) = (whole(x), whole(y));
     let pixel = |column: u32, row: u32| {

@@ -1,9 +1,9 @@
 //! Colors that go together, chosen by the seed of a request.
 
-/// sRGB, each channel 0 to 255.
+/// A color in sRGB, with channels from 0 to 255.
 pub(crate) type Color = [f32; 3];
 
-/// The colors of one picture.
+/// The colors of one image.
 pub(crate) struct Palette {
     pub(crate) wall_top: Color,
     pub(crate) wall_foot: Color,
@@ -13,13 +13,14 @@ pub(crate) struct Palette {
     pub(crate) arch: Color,
     pub(crate) arch_foot: Color,
     pub(crate) sun: Color,
-    pub(crate) plinth: Color,
+    pub(crate) pedestal: Color,
     pub(crate) accent: Color,
     pub(crate) second: Color,
-    /// What shadows fade to.
+    /// The color that shadows fade to.
     pub(crate) shade: Color,
-    /// Letters on the wall, and on the floor.
+    /// The color of letters on the wall.
     pub(crate) ink: Color,
+    /// The color of letters on the floor.
     pub(crate) floor_ink: Color,
 }
 
@@ -44,7 +45,7 @@ impl Palette {
                 arch: color(0.80, 0.075, arch),
                 arch_foot: color(0.87, 0.055, arch),
                 sun: color(0.87, 0.10, accent),
-                plinth: color(0.955, 0.014, hue),
+                pedestal: color(0.955, 0.014, hue),
                 accent: color(0.66, 0.15, accent),
                 second: color(0.76, 0.11, second),
                 shade: color(0.34, 0.05, hue),
@@ -61,7 +62,7 @@ impl Palette {
                 arch: color(0.61, 0.115, arch),
                 arch_foot: color(0.70, 0.105, arch),
                 sun: color(0.90, 0.075, accent),
-                plinth: color(0.91, 0.035, hue),
+                pedestal: color(0.91, 0.035, hue),
                 accent: color(0.70, 0.145, accent),
                 second: color(0.86, 0.08, second),
                 shade: color(0.27, 0.06, hue),
@@ -78,7 +79,7 @@ impl Palette {
                 arch: color(0.47, 0.10, arch),
                 arch_foot: color(0.60, 0.105, arch),
                 sun: color(0.80, 0.11, accent),
-                plinth: color(0.80, 0.035, hue),
+                pedestal: color(0.80, 0.035, hue),
                 accent: color(0.70, 0.15, accent),
                 second: color(0.80, 0.10, second),
                 shade: color(0.13, 0.03, hue),
@@ -89,8 +90,8 @@ impl Palette {
     }
 }
 
-/// Converts OKLCH to sRGB, by Björn Ottosson's formulas (<https://bottosson.github.io/posts/oklab/>). `hue` is in degrees. Colors
-/// outside sRGB are clipped.
+/// Converts OKLCH to sRGB, by Björn Ottosson's formulas (<https://bottosson.github.io/posts/oklab/>). `hue` is in
+/// degrees. Colors outside sRGB are clipped.
 fn color(lightness: f32, chroma: f32, hue: f32) -> Color {
     let (sin, cos) = hue.to_radians().sin_cos();
     let (a, b) = (chroma * cos, chroma * sin);

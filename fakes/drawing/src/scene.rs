@@ -1,8 +1,9 @@
-//! The still life: an arch on a colored wall, a plinth on the floor in front of it, and the products on the plinth.
+//! Draws the still life: an arch on a colored wall, a pedestal on the floor in front of the wall, and the products on
+//! the pedestal.
 //!
-//! References are drawn below as small framed cards. The seed of the request chooses the colors. The first words of the
-//! prompt stand at the top, and a line at the bottom says that no AI model made the picture: nobody should take it for
-//! the work of a model.
+//! Reference images are drawn below as small framed cards. The seed of the request chooses the colors. The first words
+//! of the prompt stand at the top, and a line at the bottom says that no AI model made the image, so that nobody takes
+//! it for the work of a model.
 
 use image::DynamicImage;
 
@@ -16,49 +17,49 @@ use super::{
 
 /// What to draw.
 pub struct Scene {
-    /// The model's name, written into the picture.
+    /// The model's name, written into the image.
     pub model: String,
-    /// The prompt without its fault markers. Its first words are written into the picture.
+    /// The prompt without its fault markers. Its first words are written into the image.
     pub title: String,
-    /// The photos of the request, in its order.
+    /// The input images of the request, in its order.
     pub inputs: Vec<Input>,
-    /// The aspect ratio, such as `16:9`, written into the picture.
+    /// The aspect ratio, such as `16:9`, written into the image.
     pub ratio: String,
-    /// Decides everything that the other fields leave open, such as the colors.
+    /// The seed of everything that the other fields leave open, such as the colors.
     pub seed: [u8; 32],
 }
 
-/// A photo of the request.
+/// An input image of the request.
 pub struct Input {
-    /// The decoded photo.
-    pub picture: DynamicImage,
-    /// Whether it is drawn as a small framed card instead of standing on the plinth.
-    pub reference: bool,
+    /// The decoded image.
+    pub image: DynamicImage,
+    /// Whether the image is drawn as a small framed card instead of standing on the pedestal.
+    pub is_reference: bool,
 }
 
-/// How many products stand on the plinth. Further ones become cards, like the references.
+/// How many products stand on the pedestal. Further products become cards, like the references.
 const MAX_STANDING: usize = 3;
 
 /// Draws a scene of this width and height in pixels, and encodes it. The same scene gives the same bytes.
 ///
 /// # Panics
-/// If the width or the height is 0.
+/// Panics if the width or the height is 0.
 pub fn draw(scene: &Scene, pixels: (u32, u32), format: Format) -> Vec<u8> {
     let palette = Palette::from_seed(&scene.seed);
     let mut canvas = Canvas::new(pixels);
-    let layout = Layout::of(pixels);
+    let layout = Layout::new(pixels);
 
     let (products, references): (Vec<&Input>, Vec<&Input>) =
-        scene.inputs.iter().partition(|input| !input.reference);
+        scene.inputs.iter().partition(|input| !input.is_reference);
     let (standing, further) = products.split_at(products.len().min(MAX_STANDING));
 
-    canvas.backdrop(&palette, layout.horizon, layout.stage);
+    canvas.backdrop(&palette, layout.horizon, layout.pedestal_foot);
     arch(&mut canvas, &palette, &layout);
-    let top = plinth(&mut canvas, &palette, &layout, standing.len());
+    let top = pedestal(&mut canvas, &palette, &layout, standing.len());
     if standing.is_empty() {
         still_life(&mut canvas, &palette, &layout, top, scene.seed[7]);
     } else {
-        products_on_plinth(&mut canvas, &layout, top, standing);
+        products_on_pedestal(&mut canvas, &layout, top, standing);
     }
     let cards: Vec<&Input> = references
         .into_iter()
@@ -69,41 +70,42 @@ pub fn draw(scene: &Scene, pixels: (u32, u32), format: Format) -> Vec<u8> {
     encode(&canvas.into_image(), format)
 }
 
-/// Where things stand, in pixels. Most lengths are multiples of `unit`, a hundredth of the stage's width.
+/// Where things stand, in pixels. Most lengths are multiples of `unit`, which is a hundredth of the width of the still
+/// life.
 struct Layout {
     width: f32,
     height: f32,
     /// Where the wall meets the floor.
     horizon: f32,
-    /// The middle of the plinth's foot.
-    stage: Point,
+    /// The middle of the pedestal's foot.
+    pedestal_foot: Point,
     unit: f32,
-    /// The free border of the picture.
+    /// The free border of the image.
     margin: f32,
     /// The height of the title's letters.
-    title: f32,
-    /// The width the title may take.
-    measure: f32,
+    title_height: f32,
+    /// The width that the title may take.
+    title_width: f32,
 }
 
 impl Layout {
-    fn of((width, height): (u32, u32)) -> Self {
+    fn new((width, height): (u32, u32)) -> Self {
         #[expect(
             clippy::cast_precision_loss,
-            reason = "pictures are far smaller than 2^24 pixels"
+            reason = "images are far smaller than 2^24 pixels"
         )]
         let (width, height) = (width as f32, height as f32);
         let wide = width > height * 1.3;
         let short = width.min(height);
         let margin = short * 0.056;
         let horizon = height * if wide { 0.74 } else { 0.71 };
-        let stage = if wide {
+        let stage_width = if wide {
             (width * 0.45).min(height * 0.74)
         } else {
             (width * 0.86).min(height * 0.55)
         };
         let x = if wide {
-            width - (width * 0.30).max(stage * 0.62)
+            width - (width * 0.30).max(stage_width * 0.62)
         } else {
             width * 0.5
         };
@@ -111,15 +113,15 @@ impl Layout {
             width,
             height,
             horizon,
-            stage: Point {
+            pedestal_foot: Point {
                 x,
-                y: horizon + stage * 0.13,
+                y: horizon + stage_width * 0.13,
             },
-            unit: stage / 100.0,
+            unit: stage_width / 100.0,
             margin,
-            title: short * if wide { 0.062 } else { 0.047 },
-            measure: if wide {
-                x - stage * 0.5 - margin * 1.5
+            title_height: short * if wide { 0.062 } else { 0.047 },
+            title_width: if wide {
+                x - stage_width * 0.5 - margin * 1.5
             } else {
                 width - margin * 2.0
             },
@@ -130,7 +132,7 @@ impl Layout {
 /// Draws a niche in the wall and a disc, the sun, beside it.
 fn arch(canvas: &mut Canvas, palette: &Palette, layout: &Layout) {
     let unit = layout.unit;
-    let Point { x, .. } = layout.stage;
+    let Point { x, .. } = layout.pedestal_foot;
     canvas.disc(
         Point {
             x: x + 31.0 * unit,
@@ -149,26 +151,33 @@ fn arch(canvas: &mut Canvas, palette: &Palette, layout: &Layout) {
     canvas.arch(arch, palette.arch, palette.arch_foot);
 }
 
-/// Draws the plinth. Returns the middle of its upper face.
-fn plinth(canvas: &mut Canvas, palette: &Palette, layout: &Layout, products: usize) -> Point {
+/// Draws the pedestal. Returns the middle of its upper face.
+fn pedestal(canvas: &mut Canvas, palette: &Palette, layout: &Layout, products: usize) -> Point {
     let unit = layout.unit;
-    let foot = layout.stage;
+    let foot = layout.pedestal_foot;
     let radius = if products > 1 { 40.0 } else { 29.0 } * unit;
-    let flat = radius * 0.19;
+    let vertical_radius = radius * 0.19;
     let height = 13.0 * unit;
     let shadow = Point {
         x: foot.x + 7.0 * unit,
         y: foot.y + 1.5 * unit,
     };
-    canvas.shadow(shadow, radius * 1.45, flat * 2.1, 0.34);
-    canvas.cylinder(foot, radius, flat, height, palette.plinth, palette.shade);
+    canvas.shadow(shadow, radius * 1.45, vertical_radius * 2.1, 0.34);
+    canvas.cylinder(
+        foot,
+        radius,
+        vertical_radius,
+        height,
+        palette.pedestal,
+        palette.shade,
+    );
     Point {
         x: foot.x,
         y: foot.y - height,
     }
 }
 
-/// Draws a large and a small ball, for a request without product photos.
+/// Draws a large and a small ball, for a request without product images.
 fn still_life(canvas: &mut Canvas, palette: &Palette, layout: &Layout, top: Point, choice: u8) {
     let unit = layout.unit;
     let side = if choice.is_multiple_of(2) { 1.0 } else { -1.0 };
@@ -202,8 +211,8 @@ fn still_life(canvas: &mut Canvas, palette: &Palette, layout: &Layout, top: Poin
     }
 }
 
-/// Draws the product photos side by side on the plinth, cut out where their background is plain.
-fn products_on_plinth(canvas: &mut Canvas, layout: &Layout, top: Point, products: &[&Input]) {
+/// Draws the product images side by side on the pedestal, cut out where their background is plain.
+fn products_on_pedestal(canvas: &mut Canvas, layout: &Layout, top: Point, products: &[&Input]) {
     let unit = layout.unit;
     #[expect(clippy::cast_precision_loss, reason = "at most three")]
     let count = products.len() as f32;
@@ -217,8 +226,8 @@ fn products_on_plinth(canvas: &mut Canvas, layout: &Layout, top: Point, products
             height: 67.0 * unit,
         };
         left += space;
-        let standing = cutout::fit(&product.picture, fit.width, fit.height);
-        let (width, height) = standing.size();
+        let placed = cutout::fit_into_box(&product.image, fit.width, fit.height);
+        let (width, height) = placed.size();
         let place = Point {
             x: fit.left + (fit.width - width) / 2.0,
             y: fit.top + fit.height - height,
@@ -228,10 +237,10 @@ fn products_on_plinth(canvas: &mut Canvas, layout: &Layout, top: Point, products
             y: fit.top + fit.height - 0.4 * unit,
         };
         canvas.shadow(ground, width * 0.62, (width * 0.085).min(5.0 * unit), 0.5);
-        if standing.framed {
-            canvas.card(&standing.picture, place, 1.1 * unit);
+        if placed.is_framed {
+            canvas.card(&placed.image, place, 1.1 * unit);
         } else {
-            canvas.place(&standing.picture, place);
+            canvas.place(&placed.image, place);
         }
     }
 }
@@ -247,14 +256,14 @@ fn reference_cards(canvas: &mut Canvas, layout: &Layout, inputs: &[&Input]) {
     let short = layout.width.min(layout.height);
     let room = layout.width - layout.margin * 2.0;
     let side = (short * 0.135).min((room - gap * (count - 1.0)) / count);
-    let caption = layout.title * 0.95;
+    let caption = layout.title_height * 0.95;
     let mut place = Point {
         x: layout.margin,
         y: layout.height - layout.margin - caption - side,
     };
     for input in inputs {
-        let picture = cutout::square(&input.picture, side);
-        canvas.card(&picture, place, side * 0.045);
+        let image = cutout::square(&input.image, side);
+        canvas.card(&image, place, side * 0.045);
         place.x += side + gap;
     }
 }
@@ -267,7 +276,11 @@ fn write_texts(
     scene: &Scene,
     pixels: (u32, u32),
 ) {
-    let Layout { margin, title, .. } = *layout;
+    let Layout {
+        margin,
+        title_height: title,
+        ..
+    } = *layout;
     let small = (title * 0.46).max(13.0);
     let mut y = margin;
     canvas.write(
@@ -279,7 +292,7 @@ fn write_texts(
         0.72,
     );
     y += small * 1.9;
-    for line in lettering::wrap(&scene.title, title, layout.measure, 3) {
+    for line in lettering::wrap(&scene.title, title, layout.title_width, 3) {
         canvas.write(
             &line,
             Point { x: margin, y },
@@ -305,7 +318,7 @@ fn write_texts(
         palette.floor_ink,
         0.72,
     );
-    // The notice must stay readable: in a narrow picture it moves up a line instead of shrinking.
+    // The notice must stay readable. So in a narrow image it moves up a line instead of shrinking.
     let room = layout.width - margin * 2.0;
     let crowded = lettering::width(NOTICE, small) + size_width + margin > room;
     let y = if crowded { y - small * 1.5 } else { y };

@@ -1,12 +1,12 @@
-//! Google's replies, field by field.
+//! Builds Google's replies, field by field.
 
 use super::{
     super::{
         call::{now, unique},
         fault::Fault,
         faults::CallPlan,
+        generated_image,
         google::{ApiError, Host, THOUGHT_TOKENS},
-        picture,
         reply::Reply,
     },
     request::ImageRequest,
@@ -24,12 +24,12 @@ pub(super) fn reply(request: &ImageRequest, plan: &CallPlan) -> Reply {
     let mut body = match &plan.fault {
         Some(Fault::FailedPrecondition) => return ApiError::failed_precondition().into_reply(),
         Some(Fault::Empty) => return Reply::json(200, &json!({})),
-        Some(Fault::Finish(reason)) => finished(request, reason),
-        Some(Fault::Block(reason)) => blocked(request, reason),
-        Some(Fault::TextOnly) => text_only(request),
-        None if !request.wants_picture => text_only(request),
+        Some(Fault::Finish(reason)) => finish_reason_body(request, reason),
+        Some(Fault::Block(reason)) => blocked_body(request, reason),
+        Some(Fault::TextOnly) => text_only_body(request),
+        None if !request.wants_image => text_only_body(request),
         _ => {
-            let (body, sha256) = picture(request, plan);
+            let (body, sha256) = image_body(request, plan);
             hash = Some(sha256);
             body
         }
@@ -40,18 +40,18 @@ pub(super) fn reply(request: &ImageRequest, plan: &CallPlan) -> Reply {
     if request.host == Host::Vertex {
         body["createTime"] = now.format(&Rfc3339).unwrap_or_default().into();
     }
-    let reply = Reply::json(200, &body).with_picture_hash(hash);
-    if request.wants_picture {
+    let reply = Reply::json(200, &body).with_image_hash(hash);
+    if request.wants_image {
         reply
     } else {
         reply.with_outcome("text")
     }
 }
 
-/// A good reply with its picture, and the SHA-256 of the picture in hex.
-fn picture(request: &ImageRequest, plan: &CallPlan) -> (Value, String) {
+/// The body of a good reply with its image, and the SHA-256 of the image in hex.
+fn image_body(request: &ImageRequest, plan: &CallPlan) -> (Value, String) {
     let fault = plan.fault.as_ref();
-    let picture = picture::make(
+    let image = generated_image::make(
         &request.scene,
         request.pixels,
         request.format,
@@ -65,7 +65,8 @@ fn picture(request: &ImageRequest, plan: &CallPlan) -> (Value, String) {
         if request.wants_thoughts {
             let draft = (request.pixels.0 / 4, request.pixels.1 / 4);
             let draft =
-                picture::make(&request.scene, draft, request.format, None, plan.style).base64();
+                generated_image::make(&request.scene, draft, request.format, None, plan.style)
+                    .base64();
             parts.push(
                 json!({"inlineData": {"mimeType": mime_type, "data": draft}, "thought": true}),
             );
@@ -74,9 +75,9 @@ fn picture(request: &ImageRequest, plan: &CallPlan) -> (Value, String) {
     if request.wants_text {
         parts.push(json!({"text": "Here is your image."}));
     }
-    let mut part = json!({"inlineData": {"mimeType": mime_type, "data": picture.base64()}});
+    let mut part = json!({"inlineData": {"mimeType": mime_type, "data": image.base64()}});
     if request.model.thinks {
-        part["thoughtSignature"] = BASE64_STANDARD.encode(picture.sha256).into();
+        part["thoughtSignature"] = BASE64_STANDARD.encode(image.sha256).into();
     }
     if fault == Some(&Fault::OnlyThought) {
         part["thought"] = true.into();
@@ -85,13 +86,13 @@ fn picture(request: &ImageRequest, plan: &CallPlan) -> (Value, String) {
 
     let reply = json!({
         "candidates": [{"index": 0, "content": {"role": "model", "parts": parts}, "finishReason": "STOP"}],
-        "usageMetadata": usage(request, Some(("IMAGE", request.picture_tokens))),
+        "usageMetadata": usage(request, Some(("IMAGE", request.image_tokens))),
     });
-    (reply, picture.hash())
+    (reply, image.hash())
 }
 
-/// `STOP` with text and no picture: no image was requested, or the model made none.
-fn text_only(request: &ImageRequest) -> Value {
+/// The body with `STOP`, text and no image, because no image was requested or the model made none.
+fn text_only_body(request: &ImageRequest) -> Value {
     json!({
         "candidates": [{
             "index": 0,
@@ -103,7 +104,7 @@ fn text_only(request: &ImageRequest) -> Value {
 }
 
 /// A candidate with this `finishReason` and without parts, as recorded from the real service.
-fn finished(request: &ImageRequest, reason: &str) -> Value {
+fn finish_reason_body(request: &ImageRequest, reason: &str) -> Value {
     let mut candidate = json!({"index": 0, "content": {"role": "model"}, "finishReason": reason});
     if !matches!(reason, "NO_IMAGE" | "MAX_TOKENS") {
         candidate["finishMessage"] = "The model output could not be generated. Try rephrasing the prompt. If you think this was an error, send feedback. Support code: 42876398.".into();
@@ -111,8 +112,8 @@ fn finished(request: &ImageRequest, reason: &str) -> Value {
     json!({"candidates": [candidate], "usageMetadata": usage(request, None)})
 }
 
-/// The reply to a refused prompt: it has no candidates.
-fn blocked(request: &ImageRequest, reason: &str) -> Value {
+/// The body of the reply to a refused prompt. It has no candidates.
+fn blocked_body(request: &ImageRequest, reason: &str) -> Value {
     let mut usage = json!({
         "promptTokenCount": prompt_tokens(request),
         "totalTokenCount": prompt_tokens(request),

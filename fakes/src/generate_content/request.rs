@@ -1,4 +1,4 @@
-//! Checks a request as Google checks it, and keeps what the picture needs.
+//! Checks a request as Google checks it, and keeps what the image needs.
 
 use super::{
     super::{
@@ -17,15 +17,15 @@ use sha2::{Digest, Sha256};
 pub(super) struct ImageRequest {
     pub(super) host: Host,
     pub(super) model: &'static Model,
-    /// The user's text without the captions of pictures, with its fault markers.
+    /// The user's text without the captions of images, with its fault markers.
     pub(super) prompt: String,
     pub(super) scene: Scene,
-    pub(super) wants_picture: bool,
+    pub(super) wants_image: bool,
     pub(super) wants_text: bool,
     pub(super) wants_thoughts: bool,
     pub(super) pixels: (u32, u32),
-    /// The output tokens of the picture.
-    pub(super) picture_tokens: u32,
+    /// The output tokens of the image.
+    pub(super) image_tokens: u32,
     pub(super) format: Format,
     /// The tokens of all texts in the request.
     pub(super) text_tokens: u32,
@@ -59,36 +59,38 @@ impl ImageRequest {
         let (prompt, inputs) = read_parts(&request.contents)?;
         let image = &config.image_config;
         let (size, ratio) = (image.image_size.as_deref(), image.aspect_ratio.as_deref());
-        let shape = (model.shape(size, ratio, inputs.first())).map_err(ApiError::invalid)?;
-        let wants =
-            |modality: &str| (config.response_modalities.iter()).any(|asked| asked == modality);
+        let output_size =
+            (model.output_size(size, ratio, inputs.first())).map_err(ApiError::invalid)?;
+        let wants = |modality: &str| {
+            (config.response_modalities.iter()).any(|requested| requested == modality)
+        };
         Ok(Self {
             host,
             model,
-            wants_picture: wants("IMAGE"),
-            // Without modalities the reply is text: an image has to be requested.
+            wants_image: wants("IMAGE"),
+            // Without modalities the reply is text, because an image has to be requested.
             wants_text: wants("TEXT") || config.response_modalities.is_empty(),
             wants_thoughts: config.thinking_config.include_thoughts.unwrap_or(false),
-            pixels: shape.pixels,
-            picture_tokens: shape.tokens,
+            pixels: output_size.pixels,
+            image_tokens: output_size.tokens,
             format: image.image_output_options.format()?,
             text_tokens: text_tokens(&request),
             scene: Scene {
                 model: model.id.to_owned(),
                 title: without_markers(&prompt),
                 inputs,
-                ratio: shape.ratio.to_owned(),
-                seed: picture_seed(model, body, config.seed.is_some()),
+                ratio: output_size.ratio.to_owned(),
+                seed: image_seed(model, body, config.seed.is_some()),
             },
             prompt,
         })
     }
 }
 
-/// The seed of the picture: a hash of the request. A request with its own seed is hashed without its labels. Without a
-/// seed, a real model draws one; here the labels replace it, so that the outputs of one job differ, and a repeated call still
-/// gives the same bytes.
-fn picture_seed(model: &Model, mut body: Value, has_seed: bool) -> [u8; 32] {
+/// The seed of the image, which is a hash of the request. A request with its own seed is hashed without its labels. If
+/// a request has no seed, a real model draws one. Here the labels replace it, so that the outputs of one job differ,
+/// and a repeated call still gives the same bytes.
+fn image_seed(model: &Model, mut body: Value, has_seed: bool) -> [u8; 32] {
     if has_seed && let Some(fields) = body.as_object_mut() {
         fields.remove("labels");
     }
@@ -111,7 +113,7 @@ fn check_contents(model: &Model, contents: &[Content]) -> Result<(), ApiError> {
             "Unable to submit request because it must have at least one content.",
         ));
     }
-    let mut pictures = 0;
+    let mut image_count = 0;
     for (position, content) in contents.iter().enumerate() {
         if !matches!(content.role.as_deref(), Some("user" | "model")) {
             return Err(ApiError::invalid("Please use a valid role: user, model."));
@@ -138,8 +140,8 @@ fn check_contents(model: &Model, contents: &[Content]) -> Result<(), ApiError> {
                 ));
             }
             if part.inline_data.is_some() {
-                pictures += 1;
-                // In a conversation, a thinking model accepts its own earlier pictures only with their signature.
+                image_count += 1;
+                // In a conversation, a thinking model accepts its own earlier images only with their signature.
                 let own = content.role.as_deref() == Some("model");
                 if own && model.thinks && part.thought_signature.is_none() {
                     return Err(ApiError::invalid(format!(
@@ -151,15 +153,15 @@ fn check_contents(model: &Model, contents: &[Content]) -> Result<(), ApiError> {
             }
         }
     }
-    if pictures > MAX_INPUTS {
+    if image_count > MAX_INPUTS {
         return Err(ApiError::invalid(format!(
-            "The number of images in the request, {pictures}, exceeds the limit of {MAX_INPUTS}."
+            "The number of images in the request, {image_count}, exceeds the limit of {MAX_INPUTS}."
         )));
     }
     Ok(())
 }
 
-/// The prompt and the pictures in the contents with the role `user`.
+/// The prompt and the images in the contents with the role `user`.
 fn read_parts(contents: &[Content]) -> Result<(String, Vec<Input>), ApiError> {
     let user = |content: &&Content| content.role.as_deref() == Some("user");
     let mut pieces = Vec::new();
@@ -172,15 +174,15 @@ fn read_parts(contents: &[Content]) -> Result<(String, Vec<Input>), ApiError> {
             pieces.push(Piece::Text(text));
         }
         if let Some(blob) = &part.inline_data {
-            let photo = google::photo(&blob.mime_type, &decoded(&blob.data)?);
-            pieces.push(Piece::Photo(photo.map_err(ApiError::invalid)?));
+            let image = google::decode_input(&blob.mime_type, &decode(&blob.data)?);
+            pieces.push(Piece::Image(image.map_err(ApiError::invalid)?));
         }
     }
     Ok(google::read_captions(pieces))
 }
 
-/// Decodes a picture. `schema` has already checked and normalized the base64.
-fn decoded(data: &str) -> Result<Vec<u8>, ApiError> {
+/// Decodes an image. `schema` has already checked and normalized the base64.
+fn decode(data: &str) -> Result<Vec<u8>, ApiError> {
     (BASE64_STANDARD.decode(data)).map_err(|error| ApiError::invalid(error.to_string()))
 }
 

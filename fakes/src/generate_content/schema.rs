@@ -1,8 +1,8 @@
 //! Checks a JSON body against the protocol's messages, as Google's servers do. Unknown fields are refused.
 //!
 //! The JSON form of Protocol Buffers (<https://protobuf.dev/programming-guides/json/>) accepts `camelCase` and
-//! `snake_case` names, and both alphabets of base64. The result has only the first of each. The errors have Google's words,
-//! because people search the web for them.
+//! `snake_case` names, and both alphabets of base64. The result has only `camelCase` names and the standard alphabet.
+//! The errors have Google's words, because people search the web for them.
 
 use super::super::{blob, google::Host};
 use base64::{Engine, prelude::BASE64_STANDARD};
@@ -26,11 +26,11 @@ enum Kind {
     Labels,
     One(Message),
     Many(&'static Self),
-    /// Accepted, but not checked.
+    /// Any value is accepted and not checked.
     Opaque,
 }
 
-/// `google.cloud.aiplatform.v1.GenerateContentRequest`, and the same of `google.ai.generativelanguage.v1beta`.
+/// The message `GenerateContentRequest` of `google.cloud.aiplatform.v1` and of `google.ai.generativelanguage.v1beta`.
 const REQUEST: Message = &[
     ("contents", Kind::Many(&Kind::One(CONTENT))),
     ("systemInstruction", Kind::One(CONTENT)),
@@ -226,7 +226,7 @@ impl Reader {
                 ));
                 continue;
             };
-            // Proto JSON: null means that the field is missing.
+            // In the JSON form of Protocol Buffers, null means that the field is missing.
             if !value.is_null() {
                 let path = if path.is_empty() {
                     snake_case(known)
@@ -292,7 +292,7 @@ impl Reader {
     }
 }
 
-/// An int32. Proto JSON also accepts it as a string.
+/// The value of an int32. The JSON form of Protocol Buffers also accepts a string.
 fn integer(value: &Value) -> Option<i32> {
     match value {
         Value::Number(number) => i32::try_from(number.as_i64()?).ok(),

@@ -1,6 +1,6 @@
-//! The models that this fake serves, and the exact sizes of their pictures.
+//! The models that this fake serves, and the exact sizes of their images.
 //!
-//! They are not read from `models/*.toml`: a fake that shared our catalogue would share its mistakes.
+//! They are not read from `models/*.toml`, because a fake that shared our catalogue would share its mistakes.
 
 use drawing::Input;
 use image::DynamicImage;
@@ -9,63 +9,63 @@ use image::DynamicImage;
 #[derive(Debug)]
 pub(crate) struct Model {
     pub(crate) id: &'static str,
-    /// The values of `imageSize`, each with the output tokens of a picture. The first is the default.
+    /// The values of `imageSize`, each with the output tokens of an image. The first is the default.
     pub(crate) sizes: &'static [(&'static str, u32)],
-    /// Whether it thinks and signs its thoughts. Gemini 2.5 does not, and has its own table of sizes.
+    /// Whether the model thinks and signs its thoughts. Gemini 2.5 does not, and has its own table of sizes.
     pub(crate) thinks: bool,
-    /// Whether it makes the four extreme ratios, 1:4 to 8:1.
-    extremes: bool,
-    /// The input tokens of one picture in the request.
+    /// Whether the model makes the four extreme ratios, 1:4 to 8:1.
+    makes_extreme_ratios: bool,
+    /// The input tokens of one image in the request.
     pub(crate) tokens_per_input: u32,
 }
 
-/// The picture that a model makes for a size and a ratio.
-pub(crate) struct Shape {
+/// The ratio, the pixels and the output tokens of the image that a model makes for a size and a ratio.
+pub(crate) struct OutputSize {
     pub(crate) ratio: &'static str,
     pub(crate) pixels: (u32, u32),
     pub(crate) tokens: u32,
 }
 
-/// All models. Retired ones (`*-preview`, `imagen-*`) are not here, so they get Google's 404.
+/// All models. Retired models (`*-preview`, `imagen-*`) are not here, so they get Google's 404.
 const MODELS: &[Model] = &[
     Model {
         id: "gemini-2.5-flash-image",
         sizes: &[("1K", 1290)],
         thinks: false,
-        extremes: false,
+        makes_extreme_ratios: false,
         tokens_per_input: 1290,
     },
     Model {
         id: "gemini-3-pro-image",
         sizes: &[("1K", 1120), ("2K", 1120), ("4K", 2000)],
         thinks: true,
-        extremes: false,
+        makes_extreme_ratios: false,
         tokens_per_input: 560,
     },
     Model {
         id: "gemini-3.1-flash-image",
         sizes: &[("1K", 1120), ("512", 747), ("2K", 1680), ("4K", 2520)],
         thinks: true,
-        extremes: true,
+        makes_extreme_ratios: true,
         tokens_per_input: 1120,
     },
     Model {
         id: "gemini-3.1-flash-lite-image",
         sizes: &[("1K", 1120)],
         thinks: true,
-        extremes: true,
+        makes_extreme_ratios: true,
         tokens_per_input: 1120,
     },
     Model {
         id: "gemini-nano-banana-2.1",
         sizes: &[("1K", 1120), ("2K", 1680), ("4K", 2520)],
         thinks: true,
-        extremes: true,
+        makes_extreme_ratios: true,
         tokens_per_input: 1120,
     },
 ];
 
-/// Ratio, 1K pixels of the Gemini 3 family, 1K pixels of Gemini 2.5 Flash Image.
+/// A ratio, with the pixels of 1K in the Gemini 3 family, and the pixels of 1K in Gemini 2.5 Flash Image.
 type Row = (&'static str, (u32, u32), (u32, u32));
 
 const RATIOS: &[Row] = &[
@@ -94,14 +94,14 @@ impl Model {
         MODELS.iter().find(|model| model.id == id)
     }
 
-    /// The shape of a picture of this size and ratio. The error says what is wrong with them. Without a ratio, the first photo
-    /// of the request decides; without a photo it is 1:1.
-    pub(crate) fn shape(
+    /// The output size for this size and ratio. The error says what is wrong with them. Without a ratio, the ratio of
+    /// the first input image is used, or 1:1 if there is none.
+    pub(crate) fn output_size(
         &self,
         size: Option<&str>,
         ratio: Option<&str>,
         first: Option<&Input>,
-    ) -> Result<Shape, String> {
+    ) -> Result<OutputSize, String> {
         let size = size.unwrap_or(self.sizes[0].0);
         // Case matters: `1k` is refused, as Google refuses it.
         let (_, tokens) = (self.sizes.iter())
@@ -109,7 +109,7 @@ impl Model {
             .ok_or_else(|| format!("Image size {size} is not supported by {}.", self.id))?;
         let row = match ratio {
             Some(wanted) => self.rows().find(|(name, ..)| *name == wanted),
-            None => first.map_or(RATIOS.first(), |input| self.nearest(&input.picture)),
+            None => first.map_or(RATIOS.first(), |input| self.nearest_ratio(&input.image)),
         };
         let (ratio, gemini_3, gemini_2) = row.ok_or_else(|| {
             let known: Vec<_> = self.rows().map(|(name, ..)| *name).collect();
@@ -126,16 +126,16 @@ impl Model {
             "4K" => (width * 4, height * 4),
             _ => (width, height),
         };
-        Ok(Shape {
+        Ok(OutputSize {
             ratio,
             pixels,
             tokens: *tokens,
         })
     }
 
-    /// The ratio nearest to that of a photo.
-    fn nearest(&self, photo: &DynamicImage) -> Option<&'static Row> {
-        let wanted = (f64::from(photo.width()) / f64::from(photo.height())).ln();
+    /// The ratio nearest to that of an input image.
+    fn nearest_ratio(&self, image: &DynamicImage) -> Option<&'static Row> {
+        let wanted = (f64::from(image.width()) / f64::from(image.height())).ln();
         let distance = |row: &Row| {
             let (_, (width, height), _) = row;
             ((f64::from(*width) / f64::from(*height)).ln() - wanted).abs()
@@ -145,7 +145,11 @@ impl Model {
     }
 
     fn rows(&self) -> impl Iterator<Item = &'static Row> {
-        let extremes = if self.extremes { EXTREMES } else { &[] };
-        RATIOS.iter().chain(extremes)
+        let extreme_rows = if self.makes_extreme_ratios {
+            EXTREMES
+        } else {
+            &[]
+        };
+        RATIOS.iter().chain(extreme_rows)
     }
 }

@@ -1,12 +1,12 @@
-//! Interactions, field by field.
+//! Builds interactions, field by field.
 
 use super::{
     super::{
         call::now,
         fault::{ELSEWHERE, Fault},
         faults::Style,
+        generated_image,
         google::THOUGHT_TOKENS,
-        picture,
         reply::Reply,
     },
     error,
@@ -22,7 +22,7 @@ const CONTENT_BLOCKED: (&str, &str) = (
     "content_blocked",
     "Input blocked: The prompt could not be processed.",
 );
-/// Code and sentence of the filter for pictures.
+/// Code and sentence of the filter for images.
 const CONTENT_FILTERED: (&str, &str) = (
     "Unable to show the generated image. The image was filtered out because it violated Google's [Generative AI Prohibited Use policy](https://policies.google.com/terms/generative-ai/use-policy). Try rephrasing the prompt. If you think this was an error, [send feedback](https://ai.google.dev/gemini-api/docs/troubleshooting).",
     "Request blocked due to safety violations (harmful content). Please modify your input and retry.",
@@ -38,15 +38,15 @@ pub(super) struct Work {
 }
 
 /// The result of the work.
-pub(super) struct End {
+pub(super) struct WorkResult {
     pub(super) status: String,
     /// The interaction, as polls return it.
     pub(super) body: Value,
-    /// The SHA-256 of its picture, in hex.
-    pub(super) picture: Option<String>,
+    /// The SHA-256 of the image, in hex.
+    pub(super) image_sha256: Option<String>,
 }
 
-/// The reply to a caller who waits, if the prompt or the picture is refused.
+/// The reply to a caller who waits, if the prompt or the image is refused.
 pub(super) fn refusal(fault: Option<&Fault>) -> Option<Reply> {
     let (code, message) = match fault {
         Some(Fault::ContentBlocked) => CONTENT_BLOCKED,
@@ -57,33 +57,33 @@ pub(super) fn refusal(fault: Option<&Fault>) -> Option<Reply> {
 }
 
 /// An interaction that is running.
-pub(super) fn in_progress(work: &Work) -> Value {
+pub(super) fn running_interaction(work: &Work) -> Value {
     interaction(work, "in_progress")
 }
 
-/// An interaction that was cancelled.
-pub(super) fn cancelled(work: &Work) -> End {
-    End::of(interaction(work, "cancelled"), None)
+/// The result of work that was cancelled.
+pub(super) fn cancel(work: &Work) -> WorkResult {
+    WorkResult::new(interaction(work, "cancelled"), None)
 }
 
-/// Does the work: draws the picture, or plays the fault.
-pub(super) fn end(work: &Work) -> End {
+/// Does the work: draws the image, or plays the fault.
+pub(super) fn run(work: &Work) -> WorkResult {
     let request = &work.request;
     match &work.fault {
-        Some(Fault::Interaction(status)) => ended(work, status),
-        Some(Fault::ContentBlocked) => failed(work, CONTENT_BLOCKED),
-        Some(Fault::ContentFiltered) => failed(work, CONTENT_FILTERED),
-        Some(Fault::Error(code)) => failed(work, (code, "The request could not be completed.")),
+        Some(Fault::Interaction(status)) => end_with_status(work, status),
+        Some(Fault::ContentBlocked) => fail(work, CONTENT_BLOCKED),
+        Some(Fault::ContentFiltered) => fail(work, CONTENT_FILTERED),
+        Some(Fault::Error(code)) => fail(work, (code, "The request could not be completed.")),
         Some(Fault::Elsewhere) => {
             let content =
                 json!({"type": "image", "mime_type": FORMAT.mime_type(), "uri": ELSEWHERE});
-            completed(work, Some(("image", request.picture_tokens)), &[content])
+            complete(work, Some(("image", request.image_tokens)), &[content])
         }
-        Some(Fault::Empty) => completed(work, None, &[]),
-        Some(Fault::TextOnly) => completed(work, Some(("text", 13)), &[text()]),
-        _ if !request.wants_picture => completed(work, Some(("text", 13)), &[text()]),
+        Some(Fault::Empty) => complete(work, None, &[]),
+        Some(Fault::TextOnly) => complete(work, Some(("text", 13)), &[text()]),
+        _ if !request.wants_image => complete(work, Some(("text", 13)), &[text()]),
         fault => {
-            let picture = picture::make(
+            let image = generated_image::make(
                 &request.scene,
                 request.pixels,
                 FORMAT,
@@ -91,11 +91,11 @@ pub(super) fn end(work: &Work) -> End {
                 work.style,
             );
             let content =
-                json!({"type": "image", "mime_type": FORMAT.mime_type(), "data": picture.base64()});
-            let end = completed(work, Some(("image", request.picture_tokens)), &[content]);
-            End {
-                picture: Some(picture.hash()),
-                ..end
+                json!({"type": "image", "mime_type": FORMAT.mime_type(), "data": image.base64()});
+            let result = complete(work, Some(("image", request.image_tokens)), &[content]);
+            WorkResult {
+                image_sha256: Some(image.hash()),
+                ..result
             }
         }
     }
@@ -105,8 +105,8 @@ fn text() -> Value {
     json!({"type": "text", "text": "I can describe this picture, but I did not make one."})
 }
 
-/// A completed interaction. `output` is its modality and its tokens.
-fn completed(work: &Work, output: Option<(&str, u32)>, content: &[Value]) -> End {
+/// The result of completed work. `output` is its modality and its tokens.
+fn complete(work: &Work, output: Option<(&str, u32)>, content: &[Value]) -> WorkResult {
     let mut body = interaction(work, "completed");
     let mut steps = thoughts(work);
     if !content.is_empty() {
@@ -114,19 +114,20 @@ fn completed(work: &Work, output: Option<(&str, u32)>, content: &[Value]) -> End
     }
     body["steps"] = steps.into();
     body["usage"] = usage(&work.request, output);
-    End::of(body, None)
+    WorkResult::new(body, None)
 }
 
-/// A failed interaction, as recorded from the real service: the reason is in `errors` and again in the failed step.
-fn failed(work: &Work, (code, message): (&str, &str)) -> End {
+/// The result of failed work, as recorded from the real service. The reason is in `errors` and again in the failed
+/// step.
+fn fail(work: &Work, (code, message): (&str, &str)) -> WorkResult {
     let mut body = interaction(work, "failed");
     body["errors"] = json!([{"code": code, "message": message}]);
     body["steps"] = json!([{"type": "model_output", "error": {"code": 3, "message": message}}]);
-    End::of(body, None)
+    WorkResult::new(body, None)
 }
 
-/// An interaction that ended in any status without a picture, with the fields of that status.
-fn ended(work: &Work, status: &str) -> End {
+/// The result of work that ended in any status without an image. It has the fields of that status.
+fn end_with_status(work: &Work, status: &str) -> WorkResult {
     let mut body = interaction(work, status);
     let mut steps = thoughts(work);
     match status {
@@ -151,10 +152,10 @@ fn ended(work: &Work, status: &str) -> End {
     }
     body["steps"] = steps.into();
     body["usage"] = usage(&work.request, None);
-    End::of(body, None)
+    WorkResult::new(body, None)
 }
 
-/// The fields of every interaction. One that is not stored has no id, because it cannot be polled.
+/// The fields of every interaction. An interaction that is not stored has no id, because it cannot be polled.
 fn interaction(work: &Work, status: &str) -> Value {
     let mut body = json!({
         "object": "interaction",
@@ -173,7 +174,7 @@ fn interaction(work: &Work, status: &str) -> Value {
     body
 }
 
-/// The thought steps before the output. Their summary is only there if the request asks for it.
+/// The thought steps before the output. They have a summary only if the request asks for it.
 fn thoughts(work: &Work) -> Vec<Value> {
     if !work.request.model.thinks {
         return Vec::new();
@@ -191,12 +192,12 @@ fn thoughts(work: &Work) -> Vec<Value> {
 }
 
 fn usage(request: &ImageRequest, output: Option<(&str, u32)>) -> Value {
-    let pictures = u32::try_from(request.scene.inputs.len()).unwrap_or(u32::MAX);
-    let input_pictures = pictures.saturating_mul(request.model.tokens_per_input);
-    let input = request.text_tokens + input_pictures;
+    let image_count = u32::try_from(request.scene.inputs.len()).unwrap_or(u32::MAX);
+    let input_image_tokens = image_count.saturating_mul(request.model.tokens_per_input);
+    let input = request.text_tokens + input_image_tokens;
     let mut inputs = vec![json!({"modality": "text", "tokens": request.text_tokens})];
-    if pictures > 0 {
-        inputs.push(json!({"modality": "image", "tokens": input_pictures}));
+    if image_count > 0 {
+        inputs.push(json!({"modality": "image", "tokens": input_image_tokens}));
     }
     let thoughts = if request.model.thinks {
         THOUGHT_TOKENS
@@ -223,12 +224,12 @@ pub(super) fn timestamp() -> String {
     now.format(&Rfc3339).unwrap_or_default()
 }
 
-impl End {
-    fn of(body: Value, picture: Option<String>) -> Self {
+impl WorkResult {
+    fn new(body: Value, image_sha256: Option<String>) -> Self {
         Self {
             status: body["status"].as_str().unwrap_or_default().to_owned(),
             body,
-            picture,
+            image_sha256,
         }
     }
 }

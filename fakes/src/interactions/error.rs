@@ -1,4 +1,4 @@
-//! Errors of the Interactions API: a sentence and a code word, without a number.
+//! The errors of the Interactions API. They have a sentence and a code word, but no number.
 
 use super::super::{
     google::{Host, retry_info},
@@ -37,10 +37,10 @@ pub(super) fn no_quota() -> Reply {
 }
 
 /// The error that goes with an HTTP status.
-pub(super) fn of_status(host: Host, status: u16, hint: Option<Duration>) -> Reply {
+pub(super) fn status_error(host: Host, status: u16, hint: Option<Duration>) -> Reply {
     match status {
         // Google's front end checks credentials. Its errors have the same format for all APIs.
-        401 | 403 => host.of_status(status, "", None).into_list(),
+        401 | 403 => host.status_error(status, "", None).into_list(),
         404 => no_such_interaction(),
         429 => match hint {
             None => error(429, "too_many_requests", "Rate limit exceeded."),

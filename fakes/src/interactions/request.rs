@@ -1,4 +1,4 @@
-//! Checks a request as Google checks it, and keeps what the picture needs.
+//! Checks a request as Google checks it, and keeps what the image needs.
 
 use super::{
     super::{
@@ -20,14 +20,14 @@ pub(super) const FORMAT: Format = Format::Jpeg { quality: 75 };
 /// A valid request.
 pub(super) struct ImageRequest {
     pub(super) model: &'static Model,
-    /// The user's text without the captions of pictures, with its fault markers.
+    /// The user's text without the captions of images, with its fault markers.
     pub(super) prompt: String,
     pub(super) scene: Scene,
-    pub(super) wants_picture: bool,
+    pub(super) wants_image: bool,
     pub(super) wants_thoughts: bool,
     pub(super) pixels: (u32, u32),
-    /// The output tokens of the picture.
-    pub(super) picture_tokens: u32,
+    /// The output tokens of the image.
+    pub(super) image_tokens: u32,
     /// The tokens of all texts in the request.
     pub(super) text_tokens: u32,
     /// Whether the work goes on after the reply.
@@ -83,19 +83,19 @@ impl ImageRequest {
                 inputs.len()
             )));
         }
-        let asked = read_format(request.response_format)?;
+        let requested = read_format(request.response_format)?;
         let by_modality = request
             .response_modalities
             .iter()
             .any(|modality| modality.eq_ignore_ascii_case("image"));
-        let wants_picture = asked.is_some() || by_modality;
-        let asked = asked
+        let wants_image = requested.is_some() || by_modality;
+        let requested = requested
             .or(request.generation_config.image_config)
             .unwrap_or_default();
-        let shape = model
-            .shape(
-                asked.image_size.as_deref(),
-                asked.aspect_ratio.as_deref(),
+        let output_size = model
+            .output_size(
+                requested.image_size.as_deref(),
+                requested.aspect_ratio.as_deref(),
                 inputs.first(),
             )
             .map_err(invalid)?;
@@ -106,10 +106,10 @@ impl ImageRequest {
         let text_tokens = google::text_tokens(texts.chain(request.system_instruction.as_deref()));
         Ok(Self {
             model,
-            wants_picture,
+            wants_image,
             wants_thoughts: request.generation_config.thinking_summaries.as_deref() == Some("auto"),
-            pixels: shape.pixels,
-            picture_tokens: shape.tokens,
+            pixels: output_size.pixels,
+            image_tokens: output_size.tokens,
             text_tokens,
             background: request.background,
             store,
@@ -118,31 +118,31 @@ impl ImageRequest {
                 model: model.id.to_owned(),
                 title: without_markers(&prompt),
                 inputs,
-                ratio: shape.ratio.to_owned(),
-                seed: picture_seed(body, request.generation_config.seed.is_some()),
+                ratio: output_size.ratio.to_owned(),
+                seed: image_seed(body, request.generation_config.seed.is_some()),
             },
             prompt,
         })
     }
 }
 
-/// The seed of the picture: a hash of the request. As in `generateContent`, the labels replace the seed that a real model
-/// draws.
-fn picture_seed(body: &Value, has_seed: bool) -> [u8; 32] {
+/// The seed of the image, which is a hash of the request. As in `generateContent`, the labels replace the seed that a
+/// real model draws.
+fn image_seed(body: &Value, has_seed: bool) -> [u8; 32] {
     let mut body = body.as_object().cloned().unwrap_or_default();
     if has_seed {
         body.remove("labels");
     }
-    // The picture does not depend on how the caller waits for it.
+    // The image does not depend on how the caller waits for it.
     for field in ["background", "store"] {
         body.remove(field);
     }
     Sha256::digest(Value::from(body).to_string()).into()
 }
 
-/// Refuses what Google offers and the fake does not. Nothing is ignored silently.
+/// Refuses fields that Google offers and the fake does not. So nothing is ignored silently.
 fn check_supported(request: &Request) -> Result<(), Reply> {
-    let asked = [
+    let requested = [
         ("stream", request.stream == Some(true)),
         ("agent", request.agent.is_some()),
         ("agent_config", request.agent_config.is_some()),
@@ -152,7 +152,7 @@ fn check_supported(request: &Request) -> Result<(), Reply> {
         ("tools", request.tools.is_some()),
         ("webhook_config", request.webhook_config.is_some()),
     ];
-    match asked.into_iter().find(|(_, asked)| *asked) {
+    match requested.into_iter().find(|(_, requested)| *requested) {
         Some((name, _)) => Err(invalid(format!("This fake does not play '{name}'."))),
         None => Ok(()),
     }
@@ -206,7 +206,7 @@ fn read_content(content: &Content) -> Result<Piece<'_>, Reply> {
             ..
         } => {
             let bytes = blob::decode(data).map_err(|error| invalid(error.to_string()))?;
-            (google::photo(mime_type, &bytes).map(Piece::Photo)).map_err(invalid)
+            (google::decode_input(mime_type, &bytes).map(Piece::Image)).map_err(invalid)
         }
         Content::Image { uri: Some(_), .. } => Err(invalid(
             "This fake has no files behind it: send the picture as data.",
@@ -215,7 +215,7 @@ fn read_content(content: &Content) -> Result<Piece<'_>, Reply> {
     }
 }
 
-/// The first response format for an image. `None` if the request asks for none.
+/// The first response format for an image. Returns `None` if the request asks for no image.
 fn read_format(formats: Option<Value>) -> Result<Option<ImageConfig>, Reply> {
     let formats = match formats {
         Some(Value::Array(formats)) => formats,

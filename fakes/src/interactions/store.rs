@@ -5,7 +5,7 @@ use super::{
         fault::Fault,
         faults::{CallPlan, Marker},
     },
-    answer::{self, End, Work},
+    answer::{self, Work, WorkResult},
 };
 use std::{
     collections::VecDeque,
@@ -13,10 +13,10 @@ use std::{
     time::Instant,
 };
 
-/// How many are interaction. The oldest are dropped first.
+/// How many interactions are kept. The oldest are dropped first.
 const MAX_INTERACTIONS: usize = 10_000;
-/// How many with pictures are interaction. The oldest are dropped first.
-const MAX_PICTURES: usize = 512;
+/// How many interactions with an image are kept. The oldest are dropped first.
+const MAX_IMAGES: usize = 512;
 
 /// The latest interactions, oldest first.
 #[derive(Debug, Default)]
@@ -33,7 +33,7 @@ struct Interaction {
 
 impl std::fmt::Debug for Interaction {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // The other fields hold the prompt, which does not belong into logs.
+        // The other fields hold the prompt, which must not be logged.
         f.debug_struct("Interaction")
             .field("id", &self.id)
             .finish_non_exhaustive()
@@ -42,26 +42,26 @@ impl std::fmt::Debug for Interaction {
 
 #[derive(Clone)]
 enum State {
-    /// The work ends at `due`. `None`: never.
+    /// The work ends at `due`, or never if `due` is `None`.
     Working {
         work: Arc<Work>,
         due: Option<Instant>,
     },
-    Ended(Arc<End>),
+    Ended(Arc<WorkResult>),
 }
 
-/// The state that a poll finds.
-pub(super) enum Found {
-    Nothing,
+/// The state of an interaction when it is polled.
+pub(super) enum LookupResult {
+    NotFound,
     Working(Arc<Work>),
-    /// The time of the work is over, but the picture is not drawn yet.
+    /// The time of the work is over, but the image is not drawn yet.
     Due(Arc<Work>),
-    Ended(Arc<End>),
+    Ended(Arc<WorkResult>),
 }
 
 impl Store {
     /// Keeps work that runs in the background.
-    pub(super) fn begin(&self, work: Arc<Work>, plan: CallPlan) {
+    pub(super) fn keep_running(&self, work: Arc<Work>, plan: CallPlan) {
         let never = plan.fault == Some(Fault::Never);
         let due = (!never).then(|| Instant::now() + plan.delay);
         self.keep(Interaction {
@@ -72,15 +72,15 @@ impl Store {
     }
 
     /// Keeps work that is done.
-    pub(super) fn end(&self, id: &str, end: Arc<End>, polls: Vec<Marker>) {
+    pub(super) fn keep_ended(&self, id: &str, result: Arc<WorkResult>, polls: Vec<Marker>) {
         self.keep(Interaction {
             id: id.to_owned(),
             polls,
-            state: State::Ended(end),
+            state: State::Ended(result),
         });
     }
 
-    pub(super) fn find(&self, id: &str) -> Found {
+    pub(super) fn find(&self, id: &str) -> LookupResult {
         let interactions = self.interactions();
         match interactions
             .iter()
@@ -88,24 +88,26 @@ impl Store {
             .find(|interaction| interaction.id == id)
             .map(|interaction| interaction.state.clone())
         {
-            None => Found::Nothing,
-            Some(State::Ended(end)) => Found::Ended(end),
+            None => LookupResult::NotFound,
+            Some(State::Ended(result)) => LookupResult::Ended(result),
             Some(State::Working { work, due }) => match due {
-                Some(due) if due <= Instant::now() => Found::Due(work),
-                _ => Found::Working(work),
+                Some(due) if due <= Instant::now() => LookupResult::Due(work),
+                _ => LookupResult::Working(work),
             },
         }
     }
 
-    /// Does the work that is due. If another poll has finished it meanwhile, returns that result.
-    pub(super) fn finish(&self, work: &Work) -> Arc<End> {
-        let end = Arc::new(answer::end(work));
-        self.replace(&work.id, Arc::clone(&end)).unwrap_or(end)
+    /// Does the work that is due. If another poll has finished the work meanwhile, returns the
+    /// result of that poll.
+    pub(super) fn finish(&self, work: &Work) -> Arc<WorkResult> {
+        let result = Arc::new(answer::run(work));
+        self.replace(&work.id, Arc::clone(&result))
+            .unwrap_or(result)
     }
 
-    /// Ends running work as cancelled. If it has ended meanwhile, returns that result.
-    pub(super) fn cancel(&self, work: &Work) -> Arc<End> {
-        let cancelled = Arc::new(answer::cancelled(work));
+    /// Ends running work as cancelled. If the work has ended meanwhile, returns its result.
+    pub(super) fn cancel(&self, work: &Work) -> Arc<WorkResult> {
+        let cancelled = Arc::new(answer::cancel(work));
         self.replace(&work.id, Arc::clone(&cancelled))
             .unwrap_or(cancelled)
     }
@@ -133,17 +135,18 @@ impl Store {
         Some(marker.fault.clone())
     }
 
-    /// Sets the result of running work. If it had one already, returns that and changes nothing.
-    fn replace(&self, id: &str, end: Arc<End>) -> Option<Arc<End>> {
+    /// Sets the result of running work. If the work has ended already, returns the earlier result
+    /// and changes nothing.
+    fn replace(&self, id: &str, result: Arc<WorkResult>) -> Option<Arc<WorkResult>> {
         let mut interactions = self.interactions();
         let interaction = interactions
             .iter_mut()
             .rev()
             .find(|interaction| interaction.id == id)?;
         match &interaction.state {
-            State::Ended(end) => Some(Arc::clone(end)),
+            State::Ended(result) => Some(Arc::clone(result)),
             State::Working { .. } => {
-                interaction.state = State::Ended(end);
+                interaction.state = State::Ended(result);
                 trim(&mut interactions);
                 None
             }
@@ -167,14 +170,14 @@ fn trim(interactions: &mut VecDeque<Interaction>) {
     while interactions.len() > MAX_INTERACTIONS {
         interactions.pop_front();
     }
-    let has_picture = |interaction: &Interaction| matches!(&interaction.state, State::Ended(end) if end.picture.is_some());
+    let has_image = |interaction: &Interaction| matches!(&interaction.state, State::Ended(result) if result.image_sha256.is_some());
     let mut excess = interactions
         .iter()
-        .filter(|interaction| has_picture(interaction))
+        .filter(|interaction| has_image(interaction))
         .count()
-        .saturating_sub(MAX_PICTURES);
+        .saturating_sub(MAX_IMAGES);
     interactions.retain(|interaction| {
-        let is_dropped = excess > 0 && has_picture(interaction);
+        let is_dropped = excess > 0 && has_image(interaction);
         excess -= usize::from(is_dropped);
         !is_dropped
     });

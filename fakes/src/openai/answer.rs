@@ -1,11 +1,11 @@
-//! The replies of `OpenAI`, field by field.
+//! Builds the replies of `OpenAI`, field by field.
 
 use super::{
     super::{
         call::now,
         fault::{ELSEWHERE, Fault},
         faults::CallPlan,
-        picture,
+        generated_image,
         reply::Reply,
     },
     downloads::Downloads,
@@ -37,24 +37,24 @@ pub(super) fn reply(
     let mut hash = None;
     let mut data = Vec::new();
     for _ in 0..count {
-        let picture = picture::make(
+        let image = generated_image::make(
             &request.scene,
             request.pixels,
             request.format,
             fault,
             plan.style,
         );
-        // The next picture of the same request is another one, but the same for each run.
+        // The next image of the same request differs from this one, but is the same in each run.
         request.scene.seed = Sha256::digest(request.scene.seed).into();
-        hash.get_or_insert_with(|| picture.hash());
+        hash.get_or_insert_with(|| image.hash());
         data.push(if fault == Some(&Fault::Elsewhere) {
             json!({"url": ELSEWHERE})
         } else if request.by_address {
-            let name = format!("{}.{}", picture.hash(), format_name(request.format));
-            let path = downloads.publish(name, request.format.mime_type(), picture.bytes.clone());
+            let name = format!("{}.{}", image.hash(), format_name(request.format));
+            let path = downloads.publish(name, request.format.mime_type(), image.bytes.clone());
             json!({"url": format!("{base_url}{path}")})
         } else {
-            json!({"b64_json": picture.base64()})
+            json!({"b64_json": image.base64()})
         });
     }
     let mut body = json!({"created": now().unix_timestamp(), "data": data});
@@ -69,7 +69,7 @@ pub(super) fn reply(
         Some(name) => shape::reply(name, body),
         None => Reply::json(200, &body),
     };
-    reply.with_picture_hash(hash)
+    reply.with_image_hash(hash)
 }
 
 fn usage_json(usage: &Usage) -> Value {

@@ -1,4 +1,4 @@
-//! Errors, worded as `OpenAI` words them.
+//! The errors of `OpenAI`, in its own words.
 
 use super::super::reply::{Reply, whole_seconds};
 use serde_json::{Value, json};
@@ -50,9 +50,9 @@ impl ApiError {
     }
 
     /// The usual error with an HTTP status.
-    pub(super) fn of_status(status: u16, model: &str, hint: Option<Duration>) -> Self {
+    pub(super) fn from_status(status: u16, model: &str, hint: Option<Duration>) -> Self {
         match status {
-            401 => Self::of_code("invalid_api_key", model, ""),
+            401 => Self::from_code("invalid_api_key", model, ""),
             403 => Self {
                 code: None,
                 ..Self::new(
@@ -86,7 +86,7 @@ impl ApiError {
             },
             500.. => Self {
                 status,
-                ..Self::of_code("server_error", model, "")
+                ..Self::from_code("server_error", model, "")
             },
             _ => Self {
                 code: None,
@@ -100,8 +100,8 @@ impl ApiError {
         }
     }
 
-    /// The error with a code, with its usual status.
-    pub(super) fn of_code(code: &str, model: &str, request_id: &str) -> Self {
+    /// The error with a code, and with the status that usually comes with this code.
+    pub(super) fn from_code(code: &str, model: &str, request_id: &str) -> Self {
         match code {
             "moderation_blocked" => Self::user_error(
                 None,
@@ -124,7 +124,7 @@ impl ApiError {
             "billing_hard_limit_reached" => {
                 Self::invalid(None, code, "Billing hard limit has been reached.")
             }
-            "rate_limit_exceeded" => Self::of_status(429, model, None),
+            "rate_limit_exceeded" => Self::from_status(429, model, None),
             "model_not_found" => Self::no_such_model(model),
             "invalid_api_key" => Self::new(
                 401,

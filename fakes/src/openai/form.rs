@@ -15,7 +15,7 @@ use std::convert::Infallible;
 #[derive(Clone)]
 pub(super) struct Fields {
     values: Map<String, Value>,
-    /// Whether they come from a form, where numbers and booleans are text.
+    /// Whether the fields come from a form, in which numbers and booleans are text.
     is_form: bool,
     pub(super) files: Vec<File>,
 }
@@ -30,7 +30,7 @@ pub(super) struct File {
 }
 
 impl Fields {
-    pub(super) fn of_json(raw: &[u8]) -> Result<Self, ApiError> {
+    pub(super) fn from_json(raw: &[u8]) -> Result<Self, ApiError> {
         match serde_json::from_slice(raw) {
             Ok(Value::Object(values)) => Ok(Self {
                 values,
@@ -45,7 +45,7 @@ impl Fields {
         }
     }
 
-    pub(super) async fn of_form(headers: &HeaderMap, raw: Bytes) -> Result<Self, ApiError> {
+    pub(super) async fn from_form(headers: &HeaderMap, raw: Bytes) -> Result<Self, ApiError> {
         let unreadable = |error: &dyn ToString| {
             let sentence = format!("Could not parse multipart form: {}", error.to_string());
             ApiError::invalid(None, "invalid_multipart", sentence)
@@ -83,21 +83,21 @@ impl Fields {
         Ok(fields)
     }
 
-    /// The request as the journal keeps it.
+    /// The parts of the request that the journal keeps.
     pub(super) fn entry(&self) -> Entry {
         let mut body = self.values.clone();
         for file in &self.files {
-            let mut described = blob::described(&file.bytes);
-            described["content_type"] = json!(file.content_type);
+            let mut summary = blob::file_summary(&file.bytes);
+            summary["content_type"] = json!(file.content_type);
             match body.get_mut(&file.field) {
-                Some(Value::Array(files)) => files.push(described),
+                Some(Value::Array(files)) => files.push(summary),
                 _ => {
-                    body.insert(file.field.clone(), json!([described]));
+                    body.insert(file.field.clone(), json!([summary]));
                 }
             }
         }
         Entry {
-            model: self.str("model").unwrap_or_default().to_owned(),
+            model: self.optional_text("model").unwrap_or_default().to_owned(),
             body: body.into(),
             ..Entry::default()
         }
@@ -114,12 +114,12 @@ impl Fields {
         &self.values
     }
 
-    /// A text. `None` if the field is missing or is not text.
-    pub(super) fn str(&self, name: &str) -> Option<&str> {
+    /// The text of a field. Returns `None` if the field is missing or is not text.
+    pub(super) fn optional_text(&self, name: &str) -> Option<&str> {
         self.values.get(name)?.as_str()
     }
 
-    /// A text. `None` if the field is missing; an error if it is not text.
+    /// The text of a field. Returns `None` if the field is missing, and an error if it is not text.
     pub(super) fn text(&self, name: &str) -> Result<Option<&str>, ApiError> {
         match self.values.get(name) {
             None | Some(Value::Null) => Ok(None),
@@ -128,7 +128,7 @@ impl Fields {
         }
     }
 
-    /// A whole number. `None` if the field is missing.
+    /// The whole number of a field. Returns `None` if the field is missing.
     pub(super) fn integer(&self, name: &str) -> Result<Option<i64>, ApiError> {
         let Some(value) = self.values.get(name).filter(|value| !value.is_null()) else {
             return Ok(None);
@@ -143,7 +143,7 @@ impl Fields {
         }
     }
 
-    /// A boolean. False if the field is missing.
+    /// The boolean of a field. Returns `false` if the field is missing.
     pub(super) fn bool(&self, name: &str) -> Result<bool, ApiError> {
         match self.values.get(name) {
             None | Some(Value::Null) => Ok(false),

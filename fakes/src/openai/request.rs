@@ -1,4 +1,4 @@
-//! Checks a request as `OpenAI` checks it, and keeps what the picture needs.
+//! Checks a request as `OpenAI` checks it, and keeps what the image needs.
 
 use super::{
     super::faults::without_markers,
@@ -12,13 +12,13 @@ use sha2::{Digest, Sha256};
 
 /// The limits of `OpenAI`'s API.
 const MAX_PROMPT_CHARACTERS: usize = 32_000;
-const MAX_PICTURES: u32 = 10;
+const MAX_IMAGES: u32 = 10;
 const MAX_INPUTS: usize = 16;
 const MAX_INPUT_BYTES: usize = 50 * 1024 * 1024;
 const MAX_MASK_BYTES: usize = 4 * 1024 * 1024;
-/// How many pictures of a request are products. Further ones are references.
+/// How many input images of a request are products. Further input images are references.
 const MAX_PRODUCTS: usize = 3;
-/// The input tokens of one picture in the request.
+/// The input tokens of one image in the request.
 const TOKENS_PER_INPUT: u32 = 765;
 
 /// The two operations of the API.
@@ -29,7 +29,7 @@ pub(super) enum Verb {
 }
 
 impl Verb {
-    pub(super) fn of(path: &str) -> Option<Self> {
+    pub(super) fn from_path(path: &str) -> Option<Self> {
         match path {
             "/v1/images/generations" => Some(Self::Generate),
             "/v1/images/edits" => Some(Self::Edit),
@@ -66,9 +66,9 @@ impl Verb {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Model {
     /// GPT Image 2.
-    Second,
+    GptImage2,
     /// GPT Image 2.5, which has more qualities.
-    SecondAndHalf,
+    GptImage2Point5,
     /// A local server.
     Local,
 }
@@ -76,8 +76,8 @@ enum Model {
 impl Model {
     fn find(id: &str) -> Option<Self> {
         match id {
-            "gpt-image-2" => Some(Self::Second),
-            "gpt-image-2.5-sunburst" | "gpt-image-2.5-flare" => Some(Self::SecondAndHalf),
+            "gpt-image-2" => Some(Self::GptImage2),
+            "gpt-image-2.5-sunburst" | "gpt-image-2.5-flare" => Some(Self::GptImage2Point5),
             id if id.starts_with("local-") => Some(Self::Local),
             _ => None,
         }
@@ -85,8 +85,10 @@ impl Model {
 
     fn qualities(self) -> &'static [&'static str] {
         match self {
-            Self::Second => &["auto", "low", "medium", "high"],
-            Self::SecondAndHalf | Self::Local => &["auto", "low", "medium", "high", "xhigh", "max"],
+            Self::GptImage2 => &["auto", "low", "medium", "high"],
+            Self::GptImage2Point5 | Self::Local => {
+                &["auto", "low", "medium", "high", "xhigh", "max"]
+            }
         }
     }
 }
@@ -96,12 +98,12 @@ pub(super) struct ImageRequest {
     /// The prompt, with its fault markers.
     pub(super) prompt: String,
     pub(super) scene: Scene,
-    /// How many pictures.
+    /// How many images are requested.
     pub(super) count: u32,
     pub(super) pixels: (u32, u32),
     pub(super) format: Format,
     pub(super) quality: &'static str,
-    /// Whether the answer is a URL and not the picture itself.
+    /// Whether the answer is a URL and not the image itself.
     pub(super) by_address: bool,
     /// The tokens of a GPT model. A local server reports none.
     pub(super) usage: Option<Usage>,
@@ -137,10 +139,10 @@ impl ImageRequest {
         let count = fields.integer("n")?.unwrap_or(1);
         let count = u32::try_from(count)
             .ok()
-            .filter(|count| (1..=MAX_PICTURES).contains(count))
+            .filter(|count| (1..=MAX_IMAGES).contains(count))
             .ok_or_else(|| {
                 let sentence = format!(
-                    "Invalid 'n': integer out of range. Expected a value between 1 and {MAX_PICTURES}, but got {count} instead."
+                    "Invalid 'n': integer out of range. Expected a value between 1 and {MAX_IMAGES}, but got {count} instead."
                 );
                 ApiError::invalid(Some("n"), "integer_out_of_range", sentence)
             })?;
@@ -157,17 +159,19 @@ impl ImageRequest {
             None => model == Model::Local,
         };
 
-        let photos = match verb {
+        let input_images = match verb {
             Verb::Generate => Vec::new(),
-            Verb::Edit => photos(fields)?,
+            Verb::Edit => input_images(fields)?,
         };
         let pixels = match fields.text("size")? {
-            None | Some("auto") => photos.first().map_or((1024, 1024), nearest),
+            None | Some("auto") => input_images
+                .first()
+                .map_or((1024, 1024), nearest_standard_size),
             Some(size) => read_size(size, model)?,
         };
         let usage = (model != Model::Local).then(|| Usage {
             text: u32::try_from(characters.div_ceil(4)).unwrap_or(u32::MAX),
-            images: u32::try_from(photos.len()).unwrap_or(u32::MAX) * TOKENS_PER_INPUT,
+            images: u32::try_from(input_images.len()).unwrap_or(u32::MAX) * TOKENS_PER_INPUT,
             output: output_tokens(pixels, quality) * count,
         });
         let seed = match fields.integer("seed")? {
@@ -184,7 +188,7 @@ impl ImageRequest {
             scene: Scene {
                 model: name.to_owned(),
                 title: without_markers(prompt),
-                inputs: inputs(photos),
+                inputs: inputs(input_images),
                 ratio: ratio(pixels),
                 seed,
             },
@@ -209,7 +213,7 @@ fn required<'a>(fields: &'a Fields, name: &str) -> Result<&'a str, ApiError> {
 }
 
 fn check_names(verb: Verb, fields: &Fields, name: &str, model: Model) -> Result<(), ApiError> {
-    if model == Model::Second && fields.text("input_fidelity")?.is_some() {
+    if model == Model::GptImage2 && fields.text("input_fidelity")?.is_some() {
         let sentence =
             format!("The model '{name}' does not support the 'input_fidelity' parameter.");
         return Err(ApiError::user_error(
@@ -234,7 +238,7 @@ fn check_names(verb: Verb, fields: &Fields, name: &str, model: Model) -> Result<
     }
 }
 
-/// Refuses what `OpenAI` offers and the fake does not. Nothing is ignored silently.
+/// Refuses fields that `OpenAI` offers and the fake does not. So nothing is ignored silently.
 fn check_supported(fields: &Fields) -> Result<(), ApiError> {
     let unsupported =
         |name: &str, sentence: &str| Err(ApiError::invalid(Some(name), "not_played", sentence));
@@ -254,7 +258,7 @@ fn check_supported(fields: &Fields) -> Result<(), ApiError> {
     Ok(())
 }
 
-/// One value of a list. `None` if the field is missing.
+/// The value of a field that must be one of a list. Returns `None` if the field is missing.
 fn one_of(
     fields: &Fields,
     name: &str,
@@ -333,9 +337,9 @@ fn read_size(size: &str, model: Model) -> Result<(u32, u32), ApiError> {
     }
 }
 
-/// The standard size nearest to the shape of a photo.
-fn nearest(photo: &DynamicImage) -> (u32, u32) {
-    let (width, height) = (u64::from(photo.width()), u64::from(photo.height()));
+/// The standard size nearest to the shape of an input image.
+fn nearest_standard_size(input: &DynamicImage) -> (u32, u32) {
+    let (width, height) = (u64::from(input.width()), u64::from(input.height()));
     if width * 4 > height * 5 {
         (1536, 1024)
     } else if height * 4 > width * 5 {
@@ -346,14 +350,15 @@ fn nearest(photo: &DynamicImage) -> (u32, u32) {
 }
 
 fn ratio((width, height): (u32, u32)) -> String {
-    let (mut a, mut b) = (width, height);
-    while b > 0 {
-        (a, b) = (b, a % b);
+    let (mut divisor, mut rest) = (width, height);
+    while rest > 0 {
+        (divisor, rest) = (rest, divisor % rest);
     }
-    format!("{}:{}", width / a, height / a)
+    format!("{}:{}", width / divisor, height / divisor)
 }
 
-/// The output tokens of one picture. 1,568 for 1536x864 in high quality is `OpenAI`'s own figure; the others are estimates.
+/// The output tokens of one image. 1,568 for 1536x864 in high quality is `OpenAI`'s own figure. The other figures are
+/// estimates.
 fn output_tokens((width, height): (u32, u32), quality: &str) -> u32 {
     let squares = (width * height).div_ceil(1024);
     match quality {
@@ -365,14 +370,14 @@ fn output_tokens((width, height): (u32, u32), quality: &str) -> u32 {
     }
 }
 
-fn photos(fields: &Fields) -> Result<Vec<DynamicImage>, ApiError> {
+fn input_images(fields: &Fields) -> Result<Vec<DynamicImage>, ApiError> {
     let given = |name: &'static str| fields.files.iter().filter(move |file| file.field == name);
-    let mut photos = Vec::new();
+    let mut input_images = Vec::new();
     for (index, file) in given("image").enumerate() {
-        let photo = Some(file)
+        let input = Some(file)
             .filter(|file| file.bytes.len() < MAX_INPUT_BYTES)
             .and_then(decode);
-        photos.push(photo.ok_or_else(|| {
+        input_images.push(input.ok_or_else(|| {
             let sentence = format!(
                 "Invalid image file or mode for image {}, please check your image file.",
                 index + 1
@@ -380,17 +385,17 @@ fn photos(fields: &Fields) -> Result<Vec<DynamicImage>, ApiError> {
             ApiError::user_error(None, "invalid_image_file", sentence)
         })?);
     }
-    let Some(first) = photos.first() else {
+    let Some(first) = input_images.first() else {
         return Err(ApiError::invalid(
             Some("image"),
             "missing_required_parameter",
             "Missing required parameter: 'image'.",
         ));
     };
-    if photos.len() > MAX_INPUTS {
+    if input_images.len() > MAX_INPUTS {
         let sentence = format!(
             "Invalid 'image': array too long. Expected an array with maximum length {MAX_INPUTS}, but got an array with length {} instead.",
-            photos.len()
+            input_images.len()
         );
         return Err(ApiError::invalid(
             Some("image"),
@@ -414,7 +419,7 @@ fn photos(fields: &Fields) -> Result<Vec<DynamicImage>, ApiError> {
             ));
         }
     }
-    Ok(photos)
+    Ok(input_images)
 }
 
 fn decode(file: &File) -> Option<DynamicImage> {
@@ -435,13 +440,13 @@ fn decode(file: &File) -> Option<DynamicImage> {
     image::load_from_memory_with_format(&file.bytes, format).ok()
 }
 
-fn inputs(photos: Vec<DynamicImage>) -> Vec<Input> {
-    let inputs = photos
+fn inputs(input_images: Vec<DynamicImage>) -> Vec<Input> {
+    let inputs = input_images
         .into_iter()
         .enumerate()
-        .map(|(index, picture)| Input {
-            picture,
-            reference: index >= MAX_PRODUCTS,
+        .map(|(index, image)| Input {
+            image,
+            is_reference: index >= MAX_PRODUCTS,
         });
     inputs.collect()
 }

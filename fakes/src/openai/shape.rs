@@ -5,7 +5,7 @@ use base64::Engine;
 use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE};
 use serde_json::{Value, json};
 
-/// Whether the answer has the URL of the picture.
+/// Whether the answer has the URL of the image.
 pub(super) fn is_by_address(name: &str) -> bool {
     matches!(
         name,
@@ -15,19 +15,19 @@ pub(super) fn is_by_address(name: &str) -> bool {
 
 /// The answer in the shape of this name.
 pub(super) fn reply(name: &str, mut body: Value) -> Reply {
-    for picture in body["data"].as_array_mut().into_iter().flatten() {
-        let data = picture["b64_json"].as_str().unwrap_or_default().to_owned();
+    for image in body["data"].as_array_mut().into_iter().flatten() {
+        let data = image["b64_json"].as_str().unwrap_or_default().to_owned();
         match name {
-            shapes::EMPTY_BESIDE_ADDRESS => picture["b64_json"] = "".into(),
-            shapes::NULL_BESIDE_ADDRESS => picture["b64_json"] = Value::Null,
-            shapes::DATA_ADDRESS => *picture = json!({"url": data_uri(&data)}),
-            shapes::DATA_ADDRESS_IN_B64_JSON => picture["b64_json"] = data_uri(&data).into(),
-            shapes::LINES | shapes::UNESCAPED_LINES => picture["b64_json"] = in_lines(&data).into(),
+            shapes::EMPTY_BESIDE_ADDRESS => image["b64_json"] = "".into(),
+            shapes::NULL_BESIDE_ADDRESS => image["b64_json"] = Value::Null,
+            shapes::DATA_ADDRESS => *image = json!({"url": data_uri(&data)}),
+            shapes::DATA_ADDRESS_IN_B64_JSON => image["b64_json"] = data_uri(&data).into(),
+            shapes::LINES | shapes::UNESCAPED_LINES => image["b64_json"] = in_lines(&data).into(),
             shapes::URL_SAFE => {
                 let bytes = BASE64_STANDARD.decode(&data).unwrap_or_default();
-                picture["b64_json"] = BASE64_URL_SAFE.encode(bytes).into();
+                image["b64_json"] = BASE64_URL_SAFE.encode(bytes).into();
             }
-            shapes::UNPADDED => picture["b64_json"] = data.trim_end_matches('=').into(),
+            shapes::UNPADDED => image["b64_json"] = data.trim_end_matches('=').into(),
             _ => {}
         }
     }

@@ -2,7 +2,7 @@
 
 use super::start;
 use base64::{Engine, prelude::BASE64_STANDARD};
-use fakes::{Admit, Fake, Fault, Switches};
+use fakes::{AdmissionLimit, Fake, Fault, Switches};
 use reqwest::Client;
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
@@ -21,7 +21,7 @@ async fn calls_beyond_the_limit_are_throttled_first() {
     let (fake, http) = start().await;
     let faults = fake.faults();
     faults.set(Switches {
-        admit: Some(Admit {
+        admit: Some(AdmissionLimit {
             per_second: 0.1,
             burst: 2.0,
         }),

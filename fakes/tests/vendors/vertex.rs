@@ -1,4 +1,4 @@
-//! Vertex AI: valid and invalid requests, pictures, and failures.
+//! Vertex AI: valid and invalid requests, images, and failures.
 
 use super::{every_common_fault_is_played, size};
 use base64::{
@@ -49,7 +49,7 @@ fn request(prompt: &str, image: Value) -> Value {
     })
 }
 
-/// The bytes of the result: the last picture that is not a thought.
+/// The bytes of the result: the last image that is not a thought.
 fn picture(reply: &Value) -> Vec<u8> {
     let parts = reply["candidates"][0]["content"]["parts"]
         .as_array()

@@ -1,10 +1,11 @@
-//! Reads the bits of entropy-coded data, up to the next marker.
+//! Reads the bits of entropy-coded data up to the next marker.
 
 use super::{DAMAGED, Reason};
 
-/// Reads bits, the highest of each byte first. In coded data, a zero follows each byte 0xFF. Any other byte after 0xFF is a
-/// marker, and the data ends before it (T.81, B.1.1.5 and F.2.2.5).
-pub(super) struct Bits<'a> {
+/// Reads bits, from the highest to the lowest of each byte. In entropy-coded data a zero byte follows each byte 0xFF.
+/// If any other byte follows 0xFF, the two bytes are a marker, and the data ends before them (T.81, B.1.1.5 and
+/// F.2.2.5).
+pub(super) struct BitReader<'a> {
     data: &'a [u8],
     at: usize,
     /// The next bits. The first one is the highest.
@@ -15,7 +16,7 @@ pub(super) struct Bits<'a> {
     added: u32,
 }
 
-impl<'a> Bits<'a> {
+impl<'a> BitReader<'a> {
     pub(super) fn new(data: &'a [u8]) -> Self {
         Self {
             data,
@@ -39,11 +40,13 @@ impl<'a> Bits<'a> {
         if let Some(word) = self.data.get(self.at..).and_then(|rest| rest.first_chunk()) {
             let word = u64::from_be_bytes(*word);
             let inverted = !word;
-            // Nonzero if a byte of the word is 0xFF: the usual test for a zero byte, applied to the inverse.
+            // Not zero if a byte of the word is 0xFF. This is the usual test for a zero byte, applied to the inverted
+            // word.
             let has_ff =
                 inverted.wrapping_sub(0x0101_0101_0101_0101) & word & 0x8080_8080_8080_8080;
             if has_ff == 0 {
-                // This also sets bits of the next byte, beyond `count`. Reading that byte sets the same bits again.
+                // This also sets bits of the next byte, beyond `count`. When that byte is read, the same bits are set
+                // again.
                 self.next |= word >> self.count;
                 let bytes = (63 - self.count) / 8;
                 self.at += bytes as usize;
@@ -58,7 +61,7 @@ impl<'a> Bits<'a> {
     #[inline(never)]
     fn refill_slowly(&mut self) {
         while self.count <= 56 {
-            let byte = self.byte().unwrap_or_else(|| {
+            let byte = self.next_byte().unwrap_or_else(|| {
                 self.added = self.added.saturating_add(8);
                 0
             });
@@ -67,24 +70,24 @@ impl<'a> Bits<'a> {
         }
     }
 
-    /// The next byte. `None` at the end of the data.
-    fn byte(&mut self) -> Option<u8> {
+    /// The next byte. Returns `None` at the end of the data.
+    fn next_byte(&mut self) -> Option<u8> {
         let byte = *self.data.get(self.at)?;
         if byte != 0xFF {
             self.at += 1;
             return Some(byte);
         }
-        let fill = self.data[self.at..]
+        let fill_bytes = self.data[self.at..]
             .iter()
             .take_while(|&&byte| byte == 0xFF)
             .count();
-        (self.data.get(self.at + fill) == Some(&0)).then(|| {
-            self.at += fill + 1;
+        (self.data.get(self.at + fill_bytes) == Some(&0)).then(|| {
+            self.at += fill_bytes + 1;
             0xFF
         })
     }
 
-    /// The next bits, at most 16, without skipping them. Call [`fill`](Self::fill) before.
+    /// The next `count` bits, at most 16, without skipping them. Call [`fill`](Self::fill) before.
     #[inline(always)]
     pub(super) fn peek(&self, count: u32) -> usize {
         (self.next >> (64 - count)) as usize
@@ -96,7 +99,7 @@ impl<'a> Bits<'a> {
         self.count -= count;
     }
 
-    /// Takes up to 16 bits as a number.
+    /// Takes the next `count` bits, at most 16, as a number. Call [`fill`](Self::fill) before.
     #[inline(always)]
     pub(super) fn take(&mut self, count: u32) -> i32 {
         // In two steps, because shifting by 64 at once (for no bits) would overflow.
@@ -105,9 +108,9 @@ impl<'a> Bits<'a> {
         value
     }
 
-    /// Takes a signed number of so many bits (T.81, F.2.2.1, EXTEND). The lower half of the values is negative.
+    /// Takes a signed number of `count` bits (T.81, F.2.2.1, EXTEND). The lower half of the values is negative.
     #[inline(always)]
-    pub(super) fn signed(&mut self, count: u32) -> i32 {
+    pub(super) fn take_signed(&mut self, count: u32) -> i32 {
         let value = self.take(count);
         let lower = value < (1 << count >> 1);
         if lower {
@@ -117,16 +120,16 @@ impl<'a> Bits<'a> {
         }
     }
 
-    /// Whether more bits were read than there are.
+    /// Whether more bits were read than the data has.
     #[inline(always)]
-    pub(super) fn overran(&self) -> bool {
+    pub(super) fn is_past_end(&self) -> bool {
         self.added > self.count
     }
 
-    /// Checks the end of the data, and returns the offset of the next marker. Some cameras add bytes of zeros or ones. Any other
-    /// byte that is left means that pixels are missing.
-    pub(super) fn end(mut self) -> Result<usize, Reason> {
-        if self.overran() {
+    /// Checks the end of the data, and returns the offset of the next marker. Some cameras add bytes of zeros or ones.
+    /// If any other byte is left, the data is damaged.
+    pub(super) fn finish(mut self) -> Result<usize, Reason> {
+        if self.is_past_end() {
             return Err(DAMAGED);
         }
         let bytes = (self.count - self.added) / 8;
@@ -136,7 +139,7 @@ impl<'a> Bits<'a> {
                 return Err(DAMAGED);
             }
         }
-        while let Some(byte) = self.byte() {
+        while let Some(byte) = self.next_byte() {
             if !matches!(byte, 0 | 0xFF) {
                 return Err(DAMAGED);
             }
@@ -145,7 +148,7 @@ impl<'a> Bits<'a> {
     }
 }
 
-/// Moves `at` behind the next marker. Returns the marker.
+/// Moves `at` to the byte after the next marker, and returns the marker.
 pub(super) fn next_marker(data: &[u8], at: &mut usize) -> Option<u8> {
     loop {
         *at += data.get(*at..)?.iter().position(|&byte| byte == 0xFF)?;

@@ -1,10 +1,10 @@
-//! Turns the coefficients of a block into samples: the inverse cosine transform (T.81, A.3.3) by Arai, Agui and Nakajima, as
-//! in libjpeg's `jidctflt.c`, for eight columns at a time. It is exact to less than half a level.
+//! Turns the coefficients of a block into samples. This is the inverse cosine transform (T.81, A.3.3) by Arai, Agui and
+//! Nakajima, as in libjpeg's `jidctflt.c`, for eight columns at a time. Its error is less than half a level.
 
 use std::f32::consts::SQRT_2;
 
 /// The samples of a block on each side.
-pub(super) const SIDE: usize = 8;
+pub(super) const BLOCK_SIDE: usize = 8;
 
 /// The coefficients of a block, row by row.
 #[derive(Clone)]
@@ -14,15 +14,16 @@ impl Block {
     pub(super) const EMPTY: Self = Self([0; 64]);
 }
 
-/// The factors of the coefficients: quantization, and the scale factors that this transform leaves out.
+/// The factors that coefficients are multiplied by: the quantization table, times the scale factors that this transform
+/// leaves out.
 #[derive(Clone)]
-pub(super) struct Multipliers([f32; 64]);
+pub(super) struct Quantizers([f32; 64]);
 
-type Rows = [[f32; SIDE]; SIDE];
+type Rows = [[f32; BLOCK_SIDE]; BLOCK_SIDE];
 
-impl Multipliers {
+impl Quantizers {
     pub(super) fn new(quantization: &[u16; 64]) -> Self {
-        const SCALE: [f32; SIDE] = [
+        const SCALE: [f32; BLOCK_SIDE] = [
             1.0,
             1.387_039_8,
             1.306_563,
@@ -33,18 +34,18 @@ impl Multipliers {
             0.275_899_4,
         ];
         Self(std::array::from_fn(|at| {
-            f32::from(quantization[at]) * SCALE[at / SIDE] * SCALE[at % SIDE] / 8.0
+            f32::from(quantization[at]) * SCALE[at / BLOCK_SIDE] * SCALE[at % BLOCK_SIDE] / 8.0
         }))
     }
 
     /// Writes the samples of a block. `stride` is the distance between rows.
     #[inline(always)]
-    pub(super) fn samples(&self, block: &Block, samples: &mut [u8], stride: usize) {
-        // Most blocks of a smooth area have only the mean. They need no transform.
+    pub(super) fn write_samples(&self, block: &Block, samples: &mut [u8], stride: usize) {
+        // Most blocks of a smooth area have no coefficient but the first, which is the mean. They need no transform.
         if block.0[1..].iter().fold(0, |all, one| all | one) == 0 {
             let level = level(f32::from(block.0[0]) * self.0[0]);
-            for row in 0..SIDE {
-                samples[row * stride..][..SIDE].fill(level);
+            for row in 0..BLOCK_SIDE {
+                samples[row * stride..][..BLOCK_SIDE].fill(level);
             }
             return;
         }
@@ -52,23 +53,23 @@ impl Multipliers {
     }
 
     fn transform(&self, block: &Block, samples: &mut [u8], stride: usize) {
-        let mut rows: Rows = [[0.0; SIDE]; SIDE];
-        for ((row, coefficients), multipliers) in (rows.iter_mut())
-            .zip(block.0.as_chunks::<SIDE>().0)
-            .zip(self.0.as_chunks::<SIDE>().0)
+        let mut rows: Rows = [[0.0; BLOCK_SIDE]; BLOCK_SIDE];
+        for ((row, coefficients), quantizers) in (rows.iter_mut())
+            .zip(block.0.as_chunks::<BLOCK_SIDE>().0)
+            .zip(self.0.as_chunks::<BLOCK_SIDE>().0)
         {
-            for ((value, coefficient), multiplier) in
-                row.iter_mut().zip(coefficients).zip(multipliers)
+            for ((value, coefficient), quantizer) in
+                row.iter_mut().zip(coefficients).zip(quantizers)
             {
-                *value = f32::from(*coefficient) * multiplier;
+                *value = f32::from(*coefficient) * quantizer;
             }
         }
-        columns(&mut rows);
+        transform_columns(&mut rows);
         let mut rows = transposed(&rows);
-        columns(&mut rows);
+        transform_columns(&mut rows);
         let rows = transposed(&rows);
         for (row, values) in rows.iter().enumerate() {
-            let out: &mut [u8; SIDE] = samples[row * stride..]
+            let out: &mut [u8; BLOCK_SIDE] = samples[row * stride..]
                 .first_chunk_mut()
                 .expect("a block fits");
             for (sample, value) in out.iter_mut().zip(values) {
@@ -78,11 +79,11 @@ impl Multipliers {
     }
 }
 
-/// The nearest of 256 levels. Samples are stored around zero (T.81, A.3.1), hence 128.
+/// The nearest of 256 levels. 128 is added because samples are stored around zero (T.81, A.3.1).
 #[inline(always)]
 fn level(value: f32) -> u8 {
-    // 2^23. A float of this size has no bits for fractions, so adding it rounds, and its lowest bits are the integer. This is
-    // faster than a conversion.
+    // 2^23. A float of this size has no bits for fractions. So adding 2^23 rounds, and the lowest bits of the sum are
+    // the integer. This is faster than a conversion.
     const ROUND: f32 = 8_388_608.0;
     ((value + 128.0).clamp(0.0, 255.0) + ROUND)
         .to_bits()
@@ -94,14 +95,14 @@ fn transposed(rows: &Rows) -> Rows {
     std::array::from_fn(|x| std::array::from_fn(|y| rows[y][x]))
 }
 
-/// The one-dimensional transform of each column.
+/// Applies the one-dimensional transform to each column.
 #[expect(
     clippy::needless_range_loop,
     reason = "a column is one index into eight rows"
 )]
 #[inline(always)]
-fn columns(rows: &mut Rows) {
-    for x in 0..SIDE {
+fn transform_columns(rows: &mut Rows) {
+    for x in 0..BLOCK_SIDE {
         let at = |row: usize| rows[row][x];
         let (sum04, difference04) = (at(0) + at(4), at(0) - at(4));
         let sum26 = at(2) + at(6);

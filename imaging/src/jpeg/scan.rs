@@ -1,18 +1,19 @@
-//! Reads scans: from Huffman codes to coefficients (T.81, annex F for sequential and G for progressive pictures).
+//! Reads scans, which are Huffman codes that stand for coefficients (T.81, annex F for sequential and annex G for
+//! progressive images).
 
 use std::sync::Arc;
 
-use super::bits::{Bits, next_marker};
+use super::bits::{BitReader, next_marker};
 use super::frame::{Frame, Plane};
-use super::huffman::Table;
-use super::idct::{Block, SIDE};
+use super::huffman::HuffmanTable;
+use super::idct::{BLOCK_SIDE, Block};
 use super::{DAMAGED, Reason, Tables};
 
-const MISSING: Reason = "some of its pixels are missing";
-/// How many blocks a group of several channels may have (T.81, B.2.3).
-const MAX_BLOCKS: usize = 10;
+const PIXELS_MISSING: Reason = "some of its pixels are missing";
+/// The most blocks that an MCU of several channels may have (T.81, B.2.3).
+const MAX_BLOCKS_PER_MCU: usize = 10;
 
-/// The position in the block of each coefficient, in the order in which they are stored (T.81, figure A.6).
+/// The position in the block of each stored coefficient, in the order of storage (T.81, figure A.6).
 pub(super) const ZIGZAG: [usize; 64] = [
     0, 1, 8, 16, 9, 2, 3, 10, 17, 24, 32, 25, 18, 11, 4, 5, 12, 19, 26, 33, 40, 48, 41, 34, 27, 20,
     13, 6, 7, 14, 21, 28, 35, 42, 49, 56, 57, 50, 43, 36, 29, 22, 15, 23, 30, 37, 44, 51, 58, 59,
@@ -21,20 +22,21 @@ pub(super) const ZIGZAG: [usize; 64] = [
 
 /// The header of a scan (T.81, B.2.3), with the tables that it uses.
 pub(super) struct Scan {
-    parts: Vec<Part>,
+    parts: Vec<ScanChannel>,
     kind: Kind,
     /// The first and the last coefficient of the scan (T.81: Ss, Se).
     band: (usize, usize),
-    /// The number of low bits that this scan leaves to later scans: each coefficient is shifted left by it (T.81, `Al`).
-    low: u32,
+    /// The number of low bits that this scan leaves to later scans (T.81: Al). Each coefficient is shifted left by this
+    /// number.
+    low_bits: u32,
     restart_interval: usize,
 }
 
 /// A channel of a scan, and its Huffman tables.
-struct Part {
+struct ScanChannel {
     channel: usize,
-    dc: Option<Arc<Table>>,
-    ac: Option<Arc<Table>>,
+    dc: Option<Arc<HuffmanTable>>,
+    ac: Option<Arc<HuffmanTable>>,
 }
 
 /// What a scan holds.
@@ -52,12 +54,12 @@ enum Kind {
     AcRefine,
 }
 
-/// The state between blocks. A restart marker resets it (T.81, F.1.1.5.1 and G.1.2.2).
+/// The state that is carried from block to block. A restart marker resets it (T.81, F.1.1.5.1 and G.1.2.2).
 #[derive(Default)]
-struct State {
+struct BlockState {
     /// The DC coefficient of the previous block, for each channel.
     dc: [i32; 4],
-    /// How many more blocks have no new coefficient in this band (T.81: EOBRUN).
+    /// How many further blocks have no new coefficient in this band (T.81: EOBRUN).
     empty_blocks: u32,
 }
 
@@ -93,22 +95,22 @@ impl Scan {
         if !fits || low > 13 || (high != 0 && low + 1 != high) || !(1..=4).contains(count) {
             return Err(DAMAGED);
         }
-        let parts: Result<Vec<Part>, Reason> = (parts.as_chunks::<2>().0.iter())
+        let parts: Result<Vec<ScanChannel>, Reason> = (parts.as_chunks::<2>().0.iter())
             .map(|[id, codes]| {
                 let channel = frame.channels.iter().position(|channel| channel.id == *id);
                 let channel = channel.ok_or(DAMAGED)?;
-                let table = |tables: &[Option<Arc<Table>>; 4], slot: u8| {
+                let table = |tables: &[Option<Arc<HuffmanTable>>; 4], slot: u8| {
                     tables.get(usize::from(slot)).cloned().flatten()
                 };
-                let part = Part {
+                let part = ScanChannel {
                     channel,
                     dc: table(&tables.dc, codes >> 4),
                     ac: table(&tables.ac, codes & 15),
                 };
                 let started = &mut frame.channels[channel];
-                started.begin(&tables.quantization)?;
-                for bits in &mut started.missing_bits[first..=last] {
-                    // A scan must continue exactly where the last one of this coefficient ended.
+                started.begin_scan(&tables.quantization)?;
+                for bits in &mut started.unread_low_bits[first..=last] {
+                    // A scan must continue exactly where the last scan of this coefficient ended.
                     if bits.unwrap_or(0) != high {
                         return Err(DAMAGED);
                     }
@@ -122,19 +124,19 @@ impl Scan {
             let (h, v) = frame.channels[part.channel].sampling;
             h * v
         });
-        if parts.len() > 1 && blocks.sum::<usize>() > MAX_BLOCKS {
+        if parts.len() > 1 && blocks.sum::<usize>() > MAX_BLOCKS_PER_MCU {
             return Err(DAMAGED);
         }
         Ok(Self {
             parts,
             kind,
             band: (first, last),
-            low: low.into(),
+            low_bits: low.into(),
             restart_interval: tables.restart_interval,
         })
     }
 
-    /// Reads all blocks. Returns how many bytes they took.
+    /// Reads all blocks, and returns how many bytes they took.
     pub(super) fn decode(
         &self,
         frame: &Frame,
@@ -142,24 +144,24 @@ impl Scan {
         data: &[u8],
     ) -> Result<usize, Reason> {
         for part in &self.parts {
-            planes[part.channel].begin(&frame.channels[part.channel]);
+            planes[part.channel].begin_scan(&frame.channels[part.channel]);
         }
         match self.kind {
             Kind::Sequential => {
                 self.visit(frame, planes, data, |bits, state, part, plane, x, y| {
                     let block = Self::sequential_block(bits, &mut state.dc[part.channel], part)?;
-                    plane.put(&block, x, y);
+                    plane.put_block(&block, x, y);
                     Ok(())
                 })
             }
             Kind::DcFirst => self.visit(frame, planes, data, |bits, state, part, plane, x, y| {
                 let dc = dc_coefficient(bits, &mut state.dc[part.channel], part)?;
-                plane.block(x, y).0[0] = dc << self.low;
+                plane.block(x, y).0[0] = dc << self.low_bits;
                 Ok(())
             }),
             Kind::DcRefine => self.visit(frame, planes, data, |bits, _, _, plane, x, y| {
                 bits.fill();
-                plane.block(x, y).0[0] |= (bits.take(1) as i16) << self.low;
+                plane.block(x, y).0[0] |= (bits.take(1) as i16) << self.low_bits;
                 Ok(())
             }),
             Kind::AcFirst => self.visit(frame, planes, data, |bits, state, part, plane, x, y| {
@@ -171,7 +173,8 @@ impl Scan {
         }
     }
 
-    /// Calls `each` for all blocks, in the order in which they are stored (T.81, A.2). A scan of one channel has no groups.
+    /// Calls `each` for all blocks, in the order in which they are stored (T.81, A.2). A scan of one channel has no
+    /// MCUs.
     #[inline(always)]
     fn visit(
         &self,
@@ -179,34 +182,34 @@ impl Scan {
         planes: &mut [Plane],
         data: &[u8],
         mut each: impl FnMut(
-            &mut Bits<'_>,
-            &mut State,
-            &Part,
+            &mut BitReader<'_>,
+            &mut BlockState,
+            &ScanChannel,
             &mut Plane,
             usize,
             usize,
         ) -> Result<(), Reason>,
     ) -> Result<usize, Reason> {
         let single = match &*self.parts {
-            [part] => Some(frame.channels[part.channel].samples),
+            [part] => Some(frame.channels[part.channel].size_in_samples),
             _ => None,
         };
         let (across, down) = match single {
-            Some((across, down)) => (across.div_ceil(SIDE), down.div_ceil(SIDE)),
-            None => frame.groups,
+            Some((across, down)) => (across.div_ceil(BLOCK_SIDE), down.div_ceil(BLOCK_SIDE)),
+            None => frame.mcu_counts,
         };
-        let (mut at, mut bits, mut state) = (0, Bits::new(data), State::default());
+        let (mut at, mut bits, mut state) = (0, BitReader::new(data), BlockState::default());
         let (mut until_restart, mut restart) = (self.restart_interval, 0xD0);
         for y in 0..down {
             for x in 0..across {
                 if self.restart_interval != 0 && until_restart == 0 {
-                    at += bits.end()?;
+                    at += bits.finish()?;
                     if next_marker(data, &mut at) != Some(restart) {
-                        return Err(MISSING);
+                        return Err(PIXELS_MISSING);
                     }
-                    (bits, state) = (Bits::new(&data[at..]), State::default());
+                    (bits, state) = (BitReader::new(&data[at..]), BlockState::default());
                     until_restart = self.restart_interval;
-                    // RST0 to RST7, in turn: another one means that data is missing.
+                    // The markers RST0 to RST7 come in turn. Any other marker means that data is missing.
                     restart = 0xD0 | (restart + 1) & 7;
                 }
                 until_restart = until_restart.wrapping_sub(1);
@@ -221,20 +224,20 @@ impl Scan {
                         each(&mut bits, &mut state, part, plane, x, y)?;
                     }
                 }
-                if bits.overran() {
-                    return Err(MISSING);
+                if bits.is_past_end() {
+                    return Err(PIXELS_MISSING);
                 }
             }
         }
-        Ok(at + bits.end()?)
+        Ok(at + bits.finish()?)
     }
 
-    /// A block of a sequential picture (T.81, F.2.2).
+    /// Reads a block of a sequential image (T.81, F.2.2).
     #[inline(always)]
     fn sequential_block(
-        bits: &mut Bits<'_>,
+        bits: &mut BitReader<'_>,
         previous: &mut i32,
-        part: &Part,
+        part: &ScanChannel,
     ) -> Result<Block, Reason> {
         let table = part.ac.as_deref().ok_or(DAMAGED)?;
         let mut block = Block::EMPTY;
@@ -242,8 +245,8 @@ impl Scan {
         let mut at = 1;
         while at < 64 {
             bits.fill();
-            let (zeros, value) = match table.value(bits) {
-                Some(quick) => quick,
+            let (zeros, value) = match table.short_coefficient(bits) {
+                Some(coefficient) => coefficient,
                 None => {
                     let symbol = table.symbol(bits)?;
                     let (zeros, size) = (usize::from(symbol >> 4), u32::from(symbol & 15));
@@ -254,7 +257,7 @@ impl Scan {
                         }
                         break;
                     }
-                    (zeros, bits.signed(size) as i16)
+                    (zeros, bits.take_signed(size) as i16)
                 }
             };
             at += zeros;
@@ -265,12 +268,12 @@ impl Scan {
         Ok(block)
     }
 
-    /// The first bits of a band of a block (T.81, G.1.2.2).
+    /// Reads the first bits of a band of a block (T.81, G.1.2.2).
     fn ac_first(
         &self,
-        bits: &mut Bits<'_>,
-        state: &mut State,
-        part: &Part,
+        bits: &mut BitReader<'_>,
+        state: &mut BlockState,
+        part: &ScanChannel,
         block: &mut Block,
     ) -> Result<(), Reason> {
         if state.empty_blocks > 0 {
@@ -286,7 +289,7 @@ impl Scan {
             if size != 0 {
                 at += usize::from(zeros);
                 let place = ZIGZAG.get(at).filter(|_| at <= last).ok_or(DAMAGED)?;
-                block.0[*place] = (bits.signed(size) << self.low) as i16;
+                block.0[*place] = (bits.take_signed(size) << self.low_bits) as i16;
                 at += 1;
             } else if zeros == 15 {
                 at += 16;
@@ -298,16 +301,16 @@ impl Scan {
         Ok(())
     }
 
-    /// One more bit of the known coefficients of a band, and new coefficients of one bit (T.81, G.1.2.3).
+    /// Reads one more bit of the known coefficients of a band, and new coefficients of one bit (T.81, G.1.2.3).
     fn ac_refine(
         &self,
-        bits: &mut Bits<'_>,
-        state: &mut State,
-        part: &Part,
+        bits: &mut BitReader<'_>,
+        state: &mut BlockState,
+        part: &ScanChannel,
         block: &mut Block,
     ) -> Result<(), Reason> {
         let table = part.ac.as_deref().ok_or(DAMAGED)?;
-        let one = 1_i16 << self.low;
+        let one = 1_i16 << self.low_bits;
         let (mut at, last) = self.band;
         while at <= last && state.empty_blocks == 0 {
             bits.fill();
@@ -323,7 +326,8 @@ impl Scan {
                 1 => -one,
                 _ => return Err(DAMAGED),
             };
-            // The new coefficient comes after `zeros` coefficients that are still zero. Those that are not zero get their next bit.
+            // The new coefficient comes after `zeros` coefficients that are still zero. The coefficients that are not
+            // zero get their next bit.
             while at <= last {
                 let coefficient = &mut block.0[ZIGZAG[at]];
                 at += 1;
@@ -350,28 +354,32 @@ impl Scan {
     }
 }
 
-/// The DC coefficient of a block: it is stored as the difference from the previous one (T.81, F.2.2.1).
+/// Reads the DC coefficient of a block, which is stored as the difference from the previous block's (T.81, F.2.2.1).
 #[inline(always)]
-fn dc_coefficient(bits: &mut Bits<'_>, previous: &mut i32, part: &Part) -> Result<i16, Reason> {
+fn dc_coefficient(
+    bits: &mut BitReader<'_>,
+    previous: &mut i32,
+    part: &ScanChannel,
+) -> Result<i16, Reason> {
     let table = part.dc.as_deref().ok_or(DAMAGED)?;
     bits.fill();
     let size = table.symbol(bits)?;
     if size > 15 {
         return Err(DAMAGED);
     }
-    *previous += bits.signed(size.into());
+    *previous += bits.take_signed(size.into());
     i16::try_from(*previous).map_err(|_| DAMAGED)
 }
 
-/// The length of a run of empty blocks, including this one (T.81, G.1.2.2).
-fn empty_run(bits: &mut Bits<'_>, size: u8) -> u32 {
+/// Reads the length of a run of empty blocks, including this block (T.81, G.1.2.2).
+fn empty_run(bits: &mut BitReader<'_>, size: u8) -> u32 {
     bits.fill();
     (1 << size) + bits.take(size.into()) as u32
 }
 
 /// Reads one more bit of a coefficient that is not zero.
 #[inline(always)]
-fn refine(bits: &mut Bits<'_>, coefficient: &mut i16, one: i16) {
+fn refine(bits: &mut BitReader<'_>, coefficient: &mut i16, one: i16) {
     bits.fill();
     if bits.take(1) == 1 && *coefficient & one == 0 {
         *coefficient += if *coefficient > 0 { one } else { -one };

@@ -1,13 +1,13 @@
-//! Brings all channels to the size of the picture, row by row, and converts them to pixels.
+//! Brings all channels to the size of the image, row by row, and converts them to pixels.
 //!
-//! As libjpeg-turbo does: a channel with half the samples in a direction is interpolated (3/4 of the nearer sample, 1/4 of
-//! the farther one); with other factors samples are repeated.
+//! This works as in libjpeg-turbo. A channel with half the samples in a direction is interpolated (3/4 of the nearer
+//! sample and 1/4 of the farther sample). With other factors the samples are repeated.
 
-use super::Model;
+use super::ColorModel;
 use super::frame::{Channel, Frame, Plane};
 
-/// All pixels, row by row.
-pub(super) fn join(frame: &Frame, model: Model, planes: &[Plane]) -> Vec<u8> {
+/// Makes all pixels, row by row, from the samples of the channels.
+pub(super) fn to_pixels(frame: &Frame, model: ColorModel, planes: &[Plane]) -> Vec<u8> {
     let (width, height) = (frame.width as usize, frame.height as usize);
     let mut pixels = vec![0; width * height * planes.len()];
     let mut rows = vec![vec![0; width + 3]; planes.len()];
@@ -18,10 +18,10 @@ pub(super) fn join(frame: &Frame, model: Model, planes: &[Plane]) -> Vec<u8> {
                 frame.max_sampling.0 / channel.sampling.0,
                 frame.max_sampling.1 / channel.sampling.1,
             );
-            enlarge(plane, channel, factors, y, &mut sums, row);
+            upsample_row(plane, channel, factors, y, &mut sums, row);
         }
         match (model, &*rows) {
-            (Model::YCbCr, [luma, cb, cr]) => {
+            (ColorModel::YCbCr, [luma, cb, cr]) => {
                 for (((pixel, luma), cb), cr) in line
                     .as_chunks_mut::<3>()
                     .0
@@ -33,8 +33,9 @@ pub(super) fn join(frame: &Frame, model: Model, planes: &[Plane]) -> Vec<u8> {
                     *pixel = rgb(*luma, *cb, *cr);
                 }
             }
-            // Ink is the inverse of brightness, and the file stores the inverse of ink. Only black has to be inverted here.
-            (Model::Ycck, [luma, cb, cr, black]) => {
+            // Ink is the inverse of brightness, and the file stores the inverse of ink. So only black has to be
+            // inverted here.
+            (ColorModel::Ycck, [luma, cb, cr, black]) => {
                 let pixels = line.as_chunks_mut::<4>().0.iter_mut();
                 for ((((pixel, luma), cb), cr), black) in
                     pixels.zip(luma).zip(cb).zip(cr).zip(black)
@@ -44,7 +45,7 @@ pub(super) fn join(frame: &Frame, model: Model, planes: &[Plane]) -> Vec<u8> {
                 }
             }
             _ => {
-                let inverted = if model == Model::Cmyk { 255 } else { 0 };
+                let inverted = if model == ColorModel::Cmyk { 255 } else { 0 };
                 for (at, row) in rows.iter().enumerate() {
                     let samples = line.iter_mut().skip(at).step_by(rows.len());
                     for (sample, value) in samples.zip(row) {
@@ -57,8 +58,9 @@ pub(super) fn join(frame: &Frame, model: Model, planes: &[Plane]) -> Vec<u8> {
     pixels
 }
 
-/// One row of a channel, as wide as the picture.
-fn enlarge(
+/// Writes row `y` of a channel, as wide as the image. `factors` are the factors by which the channel is enlarged,
+/// across and down.
+fn upsample_row(
     plane: &Plane,
     channel: &Channel,
     factors: (usize, usize),
@@ -66,10 +68,10 @@ fn enlarge(
     sums: &mut Vec<u16>,
     out: &mut [u8],
 ) {
-    let (width, height) = channel.samples;
+    let (width, height) = channel.size_in_samples;
     let row = |y: usize| &plane.samples[y.min(height - 1) * plane.stride..][..width];
     let near = row(y / factors.1);
-    // The nearer neighbor: above for the upper half of a sample, below for the lower half.
+    // The row that is the next nearest: the row above for the upper half of a sample, the row below for the lower half.
     let far = if y.is_multiple_of(2) {
         row((y / 2).saturating_sub(1))
     } else {
@@ -78,22 +80,22 @@ fn enlarge(
     match factors {
         (1, 1) => out[..width].copy_from_slice(near),
         (1, 2) => {
-            let half = 1 + (y % 2) as u16;
+            let rounding = 1 + (y % 2) as u16;
             for ((out, near), far) in out.iter_mut().zip(near).zip(far) {
-                *out = ((u16::from(*near) * 3 + u16::from(*far) + half) >> 2) as u8;
+                *out = ((u16::from(*near) * 3 + u16::from(*far) + rounding) >> 2) as u8;
             }
         }
         (2, 1) if width > 2 => {
             sums.clear();
             sums.extend(near.iter().map(|near| u16::from(*near)));
-            widen::<2>(sums, out, [1, 2]);
+            double_width::<2>(sums, out, [1, 2]);
         }
         (2, 2) if width > 2 => {
             sums.clear();
             sums.extend(
                 (near.iter().zip(far)).map(|(near, far)| u16::from(*near) * 3 + u16::from(*far)),
             );
-            widen::<4>(sums, out, [8, 7]);
+            double_width::<4>(sums, out, [8, 7]);
         }
         (across, _) => {
             for (out, near) in out.chunks_mut(across).zip(near) {
@@ -103,21 +105,24 @@ fn enlarge(
     }
 }
 
-/// Doubles the width: 3/4 of each sample and 1/4 of its nearer neighbor. `left` and `right` are added before rounding down, in
-/// the left and the right half of a sample: they differ, so that rounding errors do not add up.
+/// Doubles the width. Each result is 3/4 of a sample and 1/4 of its nearer neighbor. In the left and the right half of
+/// a sample, `left` and `right` are added before rounding down. They differ, so that rounding errors do not add up.
 #[inline(always)]
-fn widen<const BITS: u16>(sums: &[u16], out: &mut [u8], [left, right]: [u16; 2]) {
+fn double_width<const BITS: u16>(sums: &[u16], out: &mut [u8], [left, right]: [u16; 2]) {
     let pairs = out.as_chunks_mut::<2>().0;
     let last = sums.len() - 1;
-    let of = |near: u16, far: u16, half: u16| ((near * 3 + far + half) >> BITS) as u8;
+    let mix = |near: u16, far: u16, rounding: u16| ((near * 3 + far + rounding) >> BITS) as u8;
     for (pair, three) in pairs[1..].iter_mut().zip(sums.windows(3)) {
-        *pair = [of(three[1], three[0], left), of(three[1], three[2], right)];
+        *pair = [
+            mix(three[1], three[0], left),
+            mix(three[1], three[2], right),
+        ];
     }
-    pairs[0] = [of(sums[0], sums[0], left), of(sums[0], sums[1], right)];
+    pairs[0] = [mix(sums[0], sums[0], left), mix(sums[0], sums[1], right)];
     if let Some(pair) = pairs.get_mut(last) {
         *pair = [
-            of(sums[last], sums[last - 1], left),
-            of(sums[last], sums[last], right),
+            mix(sums[last], sums[last - 1], left),
+            mix(sums[last], sums[last], right),
         ];
     }
 }

@@ -1,4 +1,4 @@
-//! Files of which a part is missing. They are refused, so that nobody pays for half a picture.
+//! Files of which a part is missing. They are refused, so that nobody pays for half an image.
 
 use super::*;
 
@@ -110,9 +110,9 @@ fn a_progressive_jpeg_that_lacks_scans_is_refused() {
 fn a_file_without_its_end_is_refused() {
     let picture = DynamicImage::from(photo());
     let jpeg = encoded(&picture, Format::Jpeg);
-    assert_eq!(refused(&jpeg[..jpeg.len() - 2]), "it is cut off");
+    assert_eq!(refused(&jpeg[..jpeg.len() - 2]), "the file is cut off");
     let png = png(&picture);
-    assert_eq!(refused(&png[..png.len() - 12]), "it is cut off");
+    assert_eq!(refused(&png[..png.len() - 12]), "the file is cut off");
 }
 
 #[test]

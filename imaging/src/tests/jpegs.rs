@@ -142,9 +142,9 @@ fn unusual_channels_are_refused_with_a_reason() {
     };
     assert_eq!(
         reason(|frame| frame[9] = 2),
-        "it has neither one, three nor four channels"
+        "its number of channels is not one, three or four"
     );
-    assert_eq!(reason(|frame| frame[11] = 0x52), "it is damaged");
+    assert_eq!(reason(|frame| frame[11] = 0x52), "the file is damaged");
     assert!(reason(|frame| frame[4] = 12).contains("eight bits"));
     assert!(reason(|frame| frame[1] = 0xC9).contains("arithmetic coding"));
     assert!(reason(|frame| frame[1] = 0xC3).contains("lossless"));

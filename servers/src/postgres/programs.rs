@@ -23,13 +23,13 @@ pub(super) struct Programs {
 }
 
 impl Programs {
-    /// The version that created the cluster, or the newest if there is no cluster yet.
+    /// Finds the version that created the cluster, or the newest version if there is no cluster yet.
     ///
     /// # Errors
     ///
-    /// That version is not installed, or only versions that are too old are.
+    /// Returns an error if that version is not installed, or if all installed versions are too old.
     pub(super) fn find(cluster: &Path) -> Result<Self> {
-        let made_by: Option<u32> = match fs::read_to_string(cluster.join("PG_VERSION")) {
+        let cluster_version: Option<u32> = match fs::read_to_string(cluster.join("PG_VERSION")) {
             Ok(version) => version.trim().parse().ok(),
             Err(_) => None,
         };
@@ -38,11 +38,11 @@ impl Programs {
         let newest = installed.last().map(|&(version, _)| version);
         let (_, bin) = installed
             .into_iter()
-            .rfind(|&(version, _)| made_by.is_none_or(|made_by| made_by == version) && version >= MIN_VERSION)
-            .with_context(|| match (made_by, newest) {
-                (Some(made_by), _) => format!(
-                    "{} was made by PostgreSQL {made_by}, which is not installed: on Debian and Ubuntu \
-                     `sudo apt-get install postgresql-{made_by}`",
+            .rfind(|&(version, _)| cluster_version.is_none_or(|cluster_version| cluster_version == version) && version >= MIN_VERSION)
+            .with_context(|| match (cluster_version, newest) {
+                (Some(cluster_version), _) => format!(
+                    "{} was made by PostgreSQL {cluster_version}, which is not installed: on Debian and Ubuntu \
+                     `sudo apt-get install postgresql-{cluster_version}`",
                     cluster.display()
                 ),
                 (None, Some(newest)) => format!("PostgreSQL {newest} is too old. {INSTALL}"),
@@ -55,7 +55,7 @@ impl Programs {
     }
 }
 
-/// What to install before a private Postgres can start, as a sentence; `None` if it is installed.
+/// A sentence that says what to install before a private Postgres can start. Returns `None` if it is installed.
 pub fn missing() -> Option<&'static str> {
     (!installed()
         .iter()
@@ -63,7 +63,8 @@ pub fn missing() -> Option<&'static str> {
     .then_some(INSTALL)
 }
 
-/// The versions and the folders that contain both programs: the one in `PATH`, and those of Debian, which are not in it.
+/// The installed versions, and the folders that contain both programs: the folder in `PATH`, and the folders of
+/// Debian's packages, which are not in `PATH`.
 fn installed() -> Vec<(u32, PathBuf)> {
     let in_path =
         program::in_path("postgres").and_then(|program| Some(program.parent()?.to_owned()));

@@ -5,7 +5,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use servers::Tuning;
+use servers::Durability;
 use tests::proof::Proof;
 use tests::{Options, Pipeline, contract};
 
@@ -23,7 +23,7 @@ struct Arguments {
 async fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let mut proof = Proof::default();
-    let pipeline = Pipeline::start_alone(Tuning::Test, Options::in_earnest()).await;
+    let pipeline = Pipeline::start_alone(Durability::Reduced, Options::in_earnest()).await;
     let seed = arguments
         .seed
         .map(|seed| ["--seed".to_owned(), seed.to_string()]);

@@ -6,7 +6,7 @@ use std::{fs, io};
 
 use anyhow::Context;
 use domain::generation::image::{Fit, Format, Pixels, Recipe, Rendering};
-use imaging::{Space, rendition, steps};
+use imaging::{ResampleSpace, measure_steps, rendition};
 use nix::sys::{
     resource::{UsageWho, getrusage},
     time::TimeValLike,
@@ -34,8 +34,8 @@ fn main() -> anyhow::Result<()> {
             },
         };
         let space = match text("light")? {
-            "linear" => Space::Light,
-            _ => Space::Values,
+            "linear" => ResampleSpace::Linear,
+            _ => ResampleSpace::Encoded,
         };
         let original = fs::read(text("source")?)?;
 
@@ -49,7 +49,7 @@ fn main() -> anyhow::Result<()> {
         let mut answer = json!({ "ms": ms, "bytes": rendition.bytes.len() });
         if job["steps"] == true {
             let now = || cpu().unwrap_or_default();
-            answer["steps"] = json!(steps(&original, &recipe, space, now)?);
+            answer["steps"] = json!(measure_steps(&original, &recipe, space, now)?);
         }
         println!("{answer}");
     }

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 use fakes::Fake;
 use serde_json::json;
-use servers::Tuning;
+use servers::Durability;
 use tests::clients::{Accepted, Clients};
 use tests::figures::{milliseconds, percentile};
 use tests::fleet::{Process, Role};
@@ -104,7 +104,7 @@ async fn main() -> ExitCode {
         rotations,
     } = Arguments::parse();
     let mut proof = Proof::default();
-    let (own, urls) = OwnServers::start(Tuning::Durable).await;
+    let (own, urls) = OwnServers::start(Durability::Full).await;
     let (redis, redis_url) = Proxy::before(&urls.redis_url).await.unwrap();
     let secrets = tempfile::tempdir().unwrap();
     let file = secrets.path().join("redis.url");

@@ -20,7 +20,7 @@ use common::config::Config;
 use domain::id::JobId;
 use fakes::{Fake, Latency, Switches};
 use secrecy::SecretString;
-use servers::{Servers, Tuning};
+use servers::{Durability, Servers};
 use sqlx::{Connection, Executor, PgConnection, PgPool};
 use storage::database::{self, DatabaseRole as Rights};
 use tempfile::TempDir;
@@ -217,7 +217,7 @@ struct Stage {
 impl Stage {
     async fn set(program: &Program) -> anyhow::Result<Self> {
         let (data, folder) = (tempfile::tempdir()?, tempfile::tempdir()?);
-        let servers = Servers::start_with(data.path(), Tuning::Durable).await?;
+        let servers = Servers::start_with(data.path(), Durability::Full).await?;
         let fake = Fake::start(fakes::Options::default()).await?;
         fake.faults().set(Switches {
             latency_ms: LATENCY,

@@ -15,7 +15,7 @@ use std::time::Duration;
 use clap::Parser;
 use reqwest::Method;
 use serde_json::{Value, json};
-use servers::Tuning;
+use servers::Durability;
 use tests::figures::percentile;
 use tests::proof::Proof;
 use tests::{Options, Pipeline};
@@ -51,7 +51,7 @@ async fn main() -> ExitCode {
     let Arguments { jobs, beside } = Arguments::parse();
     let mut proof = Proof::default();
     let pipeline = Pipeline::start_alone(
-        Tuning::Durable,
+        Durability::Full,
         Options {
             slots: SLOTS,
             ..Options::in_earnest()

@@ -10,11 +10,11 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use fakes::{Admit, Fault, Latency, Switches};
+use fakes::{AdmissionLimit, Fault, Latency, Switches};
 use futures::stream::{FuturesUnordered, StreamExt};
 use reqwest::{Method, StatusCode};
 use serde_json::json;
-use servers::Tuning;
+use servers::Durability;
 use tests::proof::Proof;
 use tests::{Options, Pipeline, drain};
 use tokio::time::MissedTickBehavior;
@@ -56,7 +56,7 @@ async fn main() -> ExitCode {
     #[expect(clippy::cast_possible_truncation, reason = "a few thousand")]
     let jobs = (OVERLOAD * rate * f64::from(seconds)) as i64;
     let pipeline = Pipeline::start_alone(
-        Tuning::Durable,
+        Durability::Full,
         Options {
             credits: jobs * 6,
             workers: 2,
@@ -68,7 +68,7 @@ async fn main() -> ExitCode {
     )
     .await;
     pipeline.fake.faults().set(Switches {
-        admit: Some(Admit {
+        admit: Some(AdmissionLimit {
             per_second: rate,
             burst: rate / 2.0,
         }),

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use common::money::billing;
-use servers::Tuning;
+use servers::Durability;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor, PgPool};
 use storage::database::{self, DatabaseRole};
@@ -39,7 +39,7 @@ async fn main() -> ExitCode {
     let _exporting = telemetry::start();
     let Arguments { rows, rounds } = Arguments::parse();
     let mut proof = Proof::default();
-    let (servers, named) = OwnServers::start(Tuning::Durable).await;
+    let (servers, named) = OwnServers::start(Durability::Full).await;
     let database = named.create_database().await;
 
     let started = Instant::now();

@@ -5,7 +5,7 @@
 
 use std::process::ExitCode;
 
-use servers::Tuning;
+use servers::Durability;
 use tests::servers::OwnServers;
 use tokio::process::Command;
 
@@ -19,7 +19,7 @@ async fn run() -> ExitCode {
     let _exporting = telemetry::start();
     let mut arguments = std::env::args().skip(1);
     let program = arguments.next().unwrap();
-    let (servers, urls) = OwnServers::start(Tuning::Test).await;
+    let (servers, urls) = OwnServers::start(Durability::Reduced).await;
     let status = Command::new(program)
         .args(arguments)
         .envs(urls.env())

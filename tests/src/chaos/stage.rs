@@ -317,7 +317,7 @@ fn provider() -> Switches {
             Fault::Status(500),
             Fault::Status(429),
             Fault::Cut,
-            Fault::BadPicture,
+            Fault::BadImage,
             Fault::TextOnly,
             Fault::Late(7_000),
         ],

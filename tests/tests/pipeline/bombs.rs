@@ -35,7 +35,7 @@ async fn bombs_end_in_words_and_a_release() {
     .await;
     let before = peak_mib();
     let (available, _) = pipeline.balance().await;
-    let bombs: Vec<String> = fakes::bombs().collect();
+    let bombs: Vec<String> = fakes::hostile_file_names().collect();
     assert!(bombs.len() >= 40, "{}", bombs.len());
     let ended = bombs.iter().map(async |name| {
         let id = pipeline.submit(&job(name)).await;
@@ -48,7 +48,7 @@ async fn bombs_end_in_words_and_a_release() {
         assert_eq!(job["artifacts"], json!([]), "{name}");
     }
     assert_eq!(pipeline.balance().await, (available, 0));
-    for name in fakes::valid_but_heavy() {
+    for name in fakes::heavy_file_names() {
         let id = pipeline.submit(&job(name)).await;
         let job = pipeline.ended_within(&id, Duration::from_mins(1)).await;
         assert_eq!(job["state"], "succeeded", "{name}: {job}");
@@ -57,7 +57,7 @@ async fn bombs_end_in_words_and_a_release() {
     println!(
         "{} bombs, {} heavy pictures: peak memory of the product and the fake {peak} MiB, {before} MiB before",
         bombs.len(),
-        fakes::valid_but_heavy().count(),
+        fakes::heavy_file_names().count(),
     );
     assert!(peak < 1_024, "{peak} MiB");
     pipeline.close().await;

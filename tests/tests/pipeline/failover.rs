@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 use serde_json::json;
-use servers::{Postgres, Tuning};
+use servers::{Durability, Postgres};
 use sqlx::{Connection, Executor, PgConnection, PgPool};
 use storage::database::{self, DatabaseRole};
 use storage::verify::Finding;
@@ -54,7 +54,9 @@ async fn replica(primary: &TestServers, data: &Path, folder: &Path) -> Postgres 
     assert!(copied.success());
     let owner = std::fs::metadata(cluster).unwrap();
     change_owner(&home, owner.uid(), owner.gid());
-    Postgres::start_with(&home, Tuning::Test).await.unwrap()
+    Postgres::start_with(&home, Durability::Reduced)
+        .await
+        .unwrap()
 }
 
 fn change_owner(path: &Path, user: u32, group: u32) {
@@ -73,7 +75,7 @@ async fn holds(pool: &PgPool, sql: &'static str) -> Option<()> {
 
 #[tokio::test]
 async fn commits_lost_in_a_failover_are_reported_and_charge_nobody() {
-    let (data, servers, primary) = TestServers::own(Tuning::Test).await;
+    let (data, servers, primary) = TestServers::own(Durability::Reduced).await;
     let mut pipeline = Pipeline::start_on(primary.clone(), Options::default()).await;
     let folder = tempfile::tempdir().unwrap();
     let replica = replica(&primary, data.path(), folder.path()).await;

@@ -9,7 +9,7 @@ use fakes::Fake;
 use futures::future::join_all;
 use reqwest::{Method, StatusCode, header};
 use serde_json::{Value, json};
-use servers::{Redis, Tuning};
+use servers::{Durability, Redis};
 use sqlx::error::DatabaseError;
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 use tests::disk::{self, Disk, objects};
@@ -216,7 +216,7 @@ async fn a_database_on_a_full_disk_goes_on_when_there_is_room() {
         return;
     };
     // A separate server, because a full disk affects all its databases.
-    let (_data, servers, named) = TestServers::own(Tuning::Test).await;
+    let (_data, servers, named) = TestServers::own(Durability::Reduced).await;
     let pipeline = Pipeline::start_on(named, Options::default()).await;
     let mut owner = pipeline.owner().await;
     let tablespace = "small";

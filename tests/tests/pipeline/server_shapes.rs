@@ -101,17 +101,13 @@ async fn customer_and_operator_see_what_was_wrong() {
         (
             "gpt-image-2",
             "bad_picture",
-            "the file is not a PNG, JPEG or WebP picture",
+            "the file is not a PNG, JPEG or WebP image",
         ),
-        (
-            "gpt-image-2",
-            "bad_base64",
-            "the picture is not valid base64",
-        ),
+        ("gpt-image-2", "bad_base64", "the image is not valid base64"),
         (
             "gemini-nano-banana-2.1",
             "bad_base64",
-            "the picture is not valid base64",
+            "the image is not valid base64",
         ),
         ("gemini-nano-banana-2.1", "wrong_size", "too small"),
     ] {

@@ -1,5 +1,5 @@
-//! The Gemini Developer API: `generateContent` with an API key instead of a project, and without
-//! the fields that only Vertex AI takes.
+//! The client of the Gemini Developer API, which is `generateContent` with an API key instead of a
+//! project, and without the fields that only Vertex AI takes.
 
 use domain::outcome::table::Dialect;
 use futures::future::{BoxFuture, FutureExt};
@@ -10,7 +10,7 @@ use super::{CallRequest, Provider, ProviderSettings, Reply, generate_content};
 
 /// The base URL of the Developer API, which serves Interactions too.
 pub(super) const BASE_URL: &str = "https://generativelanguage.googleapis.com";
-/// The variable that holds its key, unless the catalogue names another.
+/// The variable that holds the API key, unless the catalogue names another variable.
 pub(super) const KEY_VARIABLE: &str = "GEMINI_API_KEY";
 
 /// The client of a provider with the dialect `gemini`.
@@ -25,7 +25,7 @@ impl Gemini {
     ///
     /// # Errors
     ///
-    /// Fails when the API key is missing.
+    /// Returns an error if the API key is missing.
     pub fn new(settings: &ProviderSettings<'_>) -> anyhow::Result<Self> {
         Ok(Self {
             http: Http::new(settings)?,
@@ -40,7 +40,7 @@ impl Provider for Gemini {
         async move {
             let model = &request.model.name;
             let url = format!("{}/v1beta/models/{model}:generateContent", self.base_url);
-            let body = generate_content::Body::for_developers(&request);
+            let body = generate_content::Body::for_gemini(&request);
             let answer = generate_content::submit(
                 &self.http,
                 Dialect::Gemini,

@@ -20,7 +20,7 @@ use wire::{
     ThinkingConfig, Usage,
 };
 
-/// The longest id of an answer that is stored, in characters.
+/// Ids of answers are cut to this many characters before they are stored.
 const MAX_ID_LENGTH: usize = 500;
 
 /// The JSON body of a request.
@@ -29,7 +29,8 @@ const MAX_ID_LENGTH: usize = 500;
 pub struct Body(GenerateContent);
 
 impl Body {
-    /// The body for Vertex AI: a PNG is asked for, and the job and call are labels on the invoice.
+    /// The body for Vertex AI. It asks for a PNG, and has the job and the call as labels for the
+    /// invoice.
     pub fn for_vertex(request: &CallRequest<'_>) -> Self {
         let mut body = common_body(request);
         body.generation_config.image_config.image_output_options = Some(ImageOutputOptions {
@@ -44,7 +45,7 @@ impl Body {
     }
 
     /// The body for the Developer API, which refuses labels and a choice of the file type.
-    pub fn for_developers(request: &CallRequest<'_>) -> Self {
+    pub fn for_gemini(request: &CallRequest<'_>) -> Self {
         Self(common_body(request))
     }
 }
@@ -109,12 +110,12 @@ pub(super) async fn submit(
         Ok(received) if !received.status.is_success() => {
             Answer::failed(google::http_failure(dialect, &received))
         }
-        Ok(received) => answer(dialect, &received.body),
+        Ok(received) => parse_answer(dialect, &received.body),
     }
 }
 
-/// Converts an answer with HTTP 200: it holds an image, or why there is none.
-fn answer(dialect: Dialect, body: &ExtractedBody) -> Answer {
+/// Converts an answer with HTTP 200, which holds an image or the reason why there is none.
+fn parse_answer(dialect: Dialect, body: &ExtractedBody) -> Answer {
     let reply: Reply = match body.read() {
         Ok(reply) => reply,
         Err(error) => {
@@ -137,7 +138,7 @@ fn answer(dialect: Dialect, body: &ExtractedBody) -> Answer {
     }
 }
 
-/// The image of an answer, or the failure that its finish or block reason stands for.
+/// The image of an answer, or the failure that the answer's finish or block reason stands for.
 fn image(dialect: Dialect, reply: &Reply, body: &ExtractedBody) -> Result<Bytes, Failure> {
     let failure = |answer_signal: &str, detail: String| {
         Failure::new(table::class(dialect, answer_signal), detail)
@@ -168,7 +169,7 @@ fn image(dialect: Dialect, reply: &Reply, body: &ExtractedBody) -> Result<Bytes,
     let found = images()
         .find(|(thought, _)| !thought)
         .or_else(|| images().next());
-    // MAX_TOKENS may come with a complete image; it was paid for, so it is used.
+    // MAX_TOKENS may come with a complete image. The image was paid for, so it is used.
     match found {
         Some((_, blob))
             if matches!(finish, "STOP" | "MAX_TOKENS" | "FINISH_REASON_UNSPECIFIED") =>
@@ -176,7 +177,7 @@ fn image(dialect: Dialect, reply: &Reply, body: &ExtractedBody) -> Result<Bytes,
             body.image(dialect, &blob.data)
         }
         _ => {
-            let detail = format!("finished with {}, without a picture", excerpt(finish));
+            let detail = format!("finished with {}, without an image", excerpt(finish));
             Err(failure(&format!("finish:{finish}"), detail)
                 .of_the_request()
                 .with_provider_message(candidate.finish_message.as_deref()))
@@ -192,7 +193,10 @@ mod tests {
     use super::*;
 
     fn read(reply: &Value) -> Answer {
-        answer(Dialect::Vertex, &ExtractedBody::of(reply.to_string()))
+        parse_answer(
+            Dialect::Vertex,
+            &ExtractedBody::from_text(reply.to_string()),
+        )
     }
 
     fn finished(reason: &str, parts: &Value) -> Value {

@@ -56,25 +56,29 @@ fn inputs() -> [InputImage; 2] {
     ]
 }
 
-/// What `send` makes of a request to a model of the shipped catalogue.
-fn sent(id: &str, inputs: &[InputImage], send: impl FnOnce(&CallRequest<'_>) -> Value) -> Value {
+/// The body that `send` makes from a request to a model of the shipped catalogue.
+fn body_for(
+    id: &str,
+    inputs: &[InputImage],
+    send: impl FnOnce(&CallRequest<'_>) -> Value,
+) -> Value {
     let catalog = catalog();
     let model = catalog.get(id).unwrap_or_else(|| panic!("no model {id}"));
     request(model, inputs, send)
 }
 
-fn json_of(body: &impl serde::Serialize) -> Value {
+fn to_json(body: &impl serde::Serialize) -> Value {
     serde_json::to_value(body).unwrap()
 }
 
-fn json_of_openai(request: &CallRequest<'_>) -> Value {
-    match openai::Body::of(request) {
+fn openai_to_json(request: &CallRequest<'_>) -> Value {
+    match openai::Body::from_request(request) {
         openai::Body::Generation(fields) => fields.into(),
-        openai::Body::Edit(parts) => parts.iter().map(json_of_part).collect(),
+        openai::Body::Edit(parts) => parts.iter().map(part_to_json).collect(),
     }
 }
 
-fn json_of_part(part: &Part) -> Value {
+fn part_to_json(part: &Part) -> Value {
     match part {
         Part::Text { name, text } => json!({"name": name, "text": text}),
         Part::File {
@@ -95,30 +99,37 @@ fn json_of_part(part: &Part) -> Value {
 #[test]
 fn every_provider_sends_what_the_golden_files_say() {
     let images = inputs();
-    let of_vertex =
-        |request: &CallRequest<'_>| json_of(&generate_content::Body::for_vertex(request));
-    let of_gemini =
-        |request: &CallRequest<'_>| json_of(&generate_content::Body::for_developers(request));
-    let of_interactions = |request: &CallRequest<'_>| json_of(&interactions::Body::of(request));
+    let vertex_to_json =
+        |request: &CallRequest<'_>| to_json(&generate_content::Body::for_vertex(request));
+    let gemini_to_json =
+        |request: &CallRequest<'_>| to_json(&generate_content::Body::for_gemini(request));
+    let interactions_to_json =
+        |request: &CallRequest<'_>| to_json(&interactions::Body::from_request(request));
     let golden = [
-        ("vertex", sent("gemini-nano-banana-2.1", &images, of_vertex)),
+        (
+            "vertex",
+            body_for("gemini-nano-banana-2.1", &images, vertex_to_json),
+        ),
         (
             "gemini",
-            sent("gemini-nano-banana-2.1-developer", &images, of_gemini),
+            body_for("gemini-nano-banana-2.1-developer", &images, gemini_to_json),
         ),
         (
             "interactions",
-            sent(
+            body_for(
                 "gemini-nano-banana-2.1-background",
                 &images,
-                of_interactions,
+                interactions_to_json,
             ),
         ),
         (
             "openai_generations",
-            sent("gpt-image-2", &[], json_of_openai),
+            body_for("gpt-image-2", &[], openai_to_json),
         ),
-        ("openai_edits", sent("gpt-image-2", &images, json_of_openai)),
+        (
+            "openai_edits",
+            body_for("gpt-image-2", &images, openai_to_json),
+        ),
     ];
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src/providers/golden");
     let mut differences = Vec::new();

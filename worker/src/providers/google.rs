@@ -1,4 +1,4 @@
-//! What Google's services share: credentials, and the format of errors.
+//! What the clients of Google's services share: credentials and the format of errors.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -16,7 +16,7 @@ use super::http::{Received, describe_status};
 
 const SCOPE: &str = "https://www.googleapis.com/auth/cloud-platform";
 
-/// How a request proves who sends it.
+/// The credentials that requests are sent with.
 pub(super) enum Credentials {
     /// A service account, with access tokens that expire.
     Token(Mutex<AccessTokenCredentials>),
@@ -32,16 +32,16 @@ impl Credentials {
     ///
     /// # Errors
     ///
-    /// Fails when there are none.
-    pub(super) fn of_service_account() -> anyhow::Result<Self> {
-        Ok(Self::Token(Mutex::new(tokens()?)))
+    /// Returns an error if there are none.
+    pub(super) fn from_environment() -> anyhow::Result<Self> {
+        Ok(Self::Token(Mutex::new(access_tokens()?)))
     }
 
     /// Adds the credentials to a request.
     ///
     /// # Errors
     ///
-    /// Fails when Google issues no access token. Nothing was sent then.
+    /// Returns an error if Google issues no access token. In that case nothing was sent.
     pub(super) async fn authorize(
         &self,
         request: RequestBuilder,
@@ -65,24 +65,25 @@ impl Credentials {
         }
     }
 
-    /// Forgets the token after it was refused; the next request gets a new one.
-    pub(super) fn renew(&self) {
+    /// Forgets the token after it was refused. The next request gets a new token.
+    pub(super) fn reset(&self) {
         if let Self::Token(current) = self
-            && let Ok(tokens) = tokens()
+            && let Ok(tokens) = access_tokens()
         {
             *current.lock().unwrap_or_else(PoisonError::into_inner) = tokens;
         }
     }
 }
 
-fn tokens() -> anyhow::Result<AccessTokenCredentials> {
+fn access_tokens() -> anyhow::Result<AccessTokenCredentials> {
     Builder::default()
         .with_scopes([SCOPE])
         .build_access_token_credentials()
         .context("Google credentials are missing: set GOOGLE_APPLICATION_CREDENTIALS or run on Google Cloud")
 }
 
-/// The body of an error (`google.rpc.Status`). Some of Google's front ends put it into a list.
+/// The body of an error (`google.rpc.Status`). Some of Google's front ends put the error into a
+/// list.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum ErrorBody {
@@ -103,7 +104,7 @@ struct Status {
     details: Vec<Value>,
 }
 
-/// The failure for an answer whose HTTP status is no success.
+/// Classifies an answer whose HTTP status is not a success.
 pub(super) fn http_failure(dialect: Dialect, received: &Received) -> Failure {
     let status = match received.body.read() {
         Ok(ErrorBody::One { error }) => error,
@@ -118,7 +119,7 @@ pub(super) fn http_failure(dialect: Dialect, received: &Received) -> Failure {
     let answer_signal = if code == StatusCode::TOO_MANY_REQUESTS && status.is_permanent_quota() {
         "no_quota".to_owned()
     } else if status.blames_api_key() {
-        // The Developer API answers 400 to an unknown key. That is our fault, not the tenant's.
+        // The Developer API answers 400 to an unknown key. This is our fault, not the tenant's.
         "status:401".to_owned()
     } else {
         format!("status:{}", code.as_u16())
@@ -130,7 +131,7 @@ pub(super) fn http_failure(dialect: Dialect, received: &Received) -> Failure {
 }
 
 impl Status {
-    /// The details of one type, by the end of its `@type`.
+    /// The details whose `@type` ends with `kind`.
     fn details_of<'a>(&'a self, kind: &'a str) -> impl Iterator<Item = &'a Value> {
         self.details.iter().filter(move |detail| {
             let name = detail["@type"].as_str();
@@ -152,8 +153,8 @@ impl Status {
         reasons.any(|reason| reason.starts_with("API_KEY_"))
     }
 
-    /// Whether waiting does not help: `google.rpc.QuotaFailure` names a quota of zero or one per
-    /// day.
+    /// Whether waiting does not help, because `google.rpc.QuotaFailure` names a quota of zero or a
+    /// daily quota.
     fn is_permanent_quota(&self) -> bool {
         self.message.contains("limit: 0")
             || self
@@ -182,7 +183,7 @@ mod tests {
             &Received {
                 status: StatusCode::from_u16(code).unwrap(),
                 headers: reqwest::header::HeaderMap::new(),
-                body: ExtractedBody::of(body.to_string()),
+                body: ExtractedBody::from_text(body.to_string()),
             },
         )
     }

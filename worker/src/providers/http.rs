@@ -1,8 +1,8 @@
 //! One HTTP exchange with a provider, with limits on time and size.
 //!
-//! A failed exchange becomes an answer signal of the outcome table: whether anything was sent
-//! decides whether the call may have been billed. An answer is read only when a memory permit for
-//! it is free ([`Memory`]); until then it stays with its provider, and no timeout runs.
+//! A failed exchange becomes an answer signal of the outcome table. A call may have been billed
+//! only if something was sent. An answer is read only when a memory permit for it is free
+//! ([`Memory`]). Until then the answer stays with the provider, and no timeout runs.
 
 mod base64_extractor;
 mod error_text;
@@ -32,17 +32,18 @@ pub(super) use extracted_body::{Base64, ExtractedBody};
 
 /// The largest answer that is read, in bytes: the largest image in base64.
 const MAX_BODY_BYTES: usize = OVERFLOW_BYTES / 3 * 4;
-/// How much is read of an answer whose status is no success, in bytes. Far less of it is kept
+/// How many bytes are read of an answer whose status is not a success. Far less of the text is kept
 /// ([`ErrorText`]).
 const MAX_ERROR_BYTES: usize = 1 << 20;
-/// The size of the chunks in which a body is sent. All of it stays in memory until the last is
-/// sent.
+/// The size of the chunks in which a body is sent. The whole body stays in memory until the last
+/// chunk is sent.
 const UPLOAD_CHUNK_BYTES: usize = 64 << 10;
-/// Idle connections that are kept for the next calls.
+/// The number of idle connections that are kept for the next calls.
 const IDLE_CONNECTIONS: usize = 16;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long until the answer to a poll or download begins: no model works meanwhile.
-const POLL_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long the answer to a poll or a download may take to begin. It is short, because no model
+/// works meanwhile.
+const GET_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The HTTP client of one provider.
 pub(super) struct Http {
@@ -54,14 +55,14 @@ pub(super) struct Http {
 /// The timeouts of an exchange.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Timeouts {
-    /// Until the answer begins.
+    /// The time until the answer begins.
     first_byte: Duration,
-    /// Until the answer ends. The wait for a memory permit does not count.
+    /// The time until the answer ends. The wait for a memory permit does not count.
     whole: Duration,
 }
 
 impl Timeouts {
-    /// For a call: the answer begins only when the model has finished.
+    /// The timeouts of a call, whose answer begins only when the model has finished.
     pub(super) fn for_generation(timeout: Duration) -> Self {
         Self {
             first_byte: timeout,
@@ -69,10 +70,11 @@ impl Timeouts {
         }
     }
 
-    /// For a poll or a download: the answer begins soon, but an image may take long to transfer.
-    pub(super) fn for_poll(timeout: Duration) -> Self {
+    /// The timeouts of a poll or a download, whose answer begins soon. The transfer of an image may
+    /// still take long.
+    pub(super) fn for_get(timeout: Duration) -> Self {
         Self {
-            first_byte: POLL_TIMEOUT.min(timeout),
+            first_byte: GET_TIMEOUT.min(timeout),
             whole: timeout,
         }
     }
@@ -99,7 +101,7 @@ impl ExchangeError {
         }
     }
 
-    /// The failure that the outcome table has for it.
+    /// The failure that the outcome table has for this error.
     pub(super) fn into_failure(self, dialect: Dialect) -> Failure {
         Failure::new(table::class(dialect, self.answer_signal), self.detail)
     }
@@ -110,7 +112,7 @@ impl Http {
     ///
     /// # Errors
     ///
-    /// Fails when TLS cannot be set up.
+    /// Returns an error if TLS cannot be set up.
     pub(super) fn new(settings: &ProviderSettings<'_>) -> anyhow::Result<Self> {
         let client = reqwest::Client::builder()
             .connect_timeout(CONNECT_TIMEOUT)
@@ -134,7 +136,7 @@ impl Http {
         self.client.post(url)
     }
 
-    /// A POST with a JSON body, which holds its memory permit until it is sent.
+    /// Builds a POST with a JSON body. The body holds its memory permit until it is sent.
     pub(super) fn post_json(
         &self,
         url: &str,
@@ -162,24 +164,24 @@ impl Http {
     }
 
     /// Sends the request and reads the answer to its end. Files in a successful answer are
-    /// extracted; of any other answer only the text is kept.
+    /// extracted. Of any other answer only the text is kept.
     ///
     /// # Errors
     ///
-    /// Fails when the answer breaks off, is late or too large, or pauses for longer than the idle
-    /// time.
+    /// Returns an error if the request cannot be sent, or if the answer breaks off, is late or too
+    /// large, or pauses for longer than the idle time.
     pub(super) async fn exchange(
         &self,
         request: RequestBuilder,
         timeouts: Timeouts,
     ) -> Result<Received, ExchangeError> {
-        let (mut response, left) = begin(request, timeouts).await?;
+        let (mut response, time_left) = begin(request, timeouts).await?;
         let status = response.status();
         let headers = std::mem::take(response.headers_mut());
         let body = if status.is_success() {
             let permit = self.memory_permit(&response).await?;
             let mut extractor = Base64Extractor::default();
-            let read = self.read(response, left, MAX_BODY_BYTES, Some(permit), |chunk| {
+            let read = self.read(response, time_left, MAX_BODY_BYTES, Some(permit), |chunk| {
                 extractor.push(chunk);
                 extractor.len()
             });
@@ -188,7 +190,7 @@ impl Http {
             ExtractedBody::new(text, files, permit)
         } else {
             let mut text = ErrorText::default();
-            let read = self.read(response, left, MAX_ERROR_BYTES, None, |chunk| {
+            let read = self.read(response, time_left, MAX_ERROR_BYTES, None, |chunk| {
                 text.push(chunk);
                 0
             });
@@ -203,17 +205,18 @@ impl Http {
         })
     }
 
-    /// Downloads a file. The file is empty when the status is no success.
+    /// Downloads a file. The file is empty if the status is not a success.
     ///
     /// # Errors
     ///
-    /// Fails as [`Self::exchange`] does.
+    /// Returns an error if the request cannot be sent, or if the answer breaks off, is late or too
+    /// large, or pauses for longer than the idle time.
     pub(super) async fn download(
         &self,
         request: RequestBuilder,
         timeouts: Timeouts,
     ) -> Result<(StatusCode, Bytes), ExchangeError> {
-        let (response, left) = begin(request, timeouts).await?;
+        let (response, time_left) = begin(request, timeouts).await?;
         let status = response.status();
         if !status.is_success() {
             return Ok((status, Bytes::new()));
@@ -221,7 +224,7 @@ impl Http {
         let permit = self.memory_permit(&response).await?;
         let mut file = Vec::new();
         let permit = self
-            .read(response, left, OVERFLOW_BYTES, Some(permit), |chunk| {
+            .read(response, time_left, OVERFLOW_BYTES, Some(permit), |chunk| {
                 file.extend_from_slice(chunk);
                 file.len()
             })
@@ -229,8 +232,8 @@ impl Http {
         Ok((status, with_permit(file, permit)))
     }
 
-    /// Waits for the memory that an answer takes: its length, up to a typical answer. What is kept
-    /// of an answer is never longer than the answer.
+    /// Waits for the memory that an answer takes: its length, but at most the length of a typical
+    /// answer. What is kept of an answer is never longer than the answer.
     async fn memory_permit(&self, response: &Response) -> Result<MemoryPermit, ExchangeError> {
         let length = response.content_length();
         let length = length.and_then(|length| usize::try_from(length).ok());
@@ -242,20 +245,20 @@ impl Http {
     }
 
     /// Reads an answer of at most `max_bytes` to its end. `consume` gets each chunk and returns how
-    /// many bytes are kept so far; if they exceed the permit, it becomes an overflow.
+    /// many bytes are kept so far. If they exceed the permit, the permit takes the overflow.
     async fn read(
         &self,
         mut response: Response,
-        left: Duration,
+        time_left: Duration,
         max_bytes: usize,
         mut permit: Option<MemoryPermit>,
         mut consume: impl FnMut(&[u8]) -> usize,
     ) -> Result<Option<MemoryPermit>, ExchangeError> {
-        // Only the time spent on the network counts: the wait for the overflow is ours.
-        let (mut read, mut waited) = (0, Duration::ZERO);
+        // Only the time spent on the network counts. The wait for the overflow is our own.
+        let (mut bytes_read, mut waited) = (0, Duration::ZERO);
         loop {
-            let began = Instant::now();
-            let idle = self.idle.min(left.saturating_sub(waited));
+            let started = Instant::now();
+            let idle = self.idle.min(time_left.saturating_sub(waited));
             let chunk = match timeout(idle, response.chunk()).await {
                 Ok(Ok(Some(chunk))) => chunk,
                 Ok(Ok(None)) => return Ok(permit),
@@ -272,9 +275,9 @@ impl Http {
                     return Err(ExchangeError::new("stall", detail));
                 }
             };
-            waited += began.elapsed();
-            read += chunk.len();
-            if read > max_bytes {
+            waited += started.elapsed();
+            bytes_read += chunk.len();
+            if bytes_read > max_bytes {
                 let detail = format!("an answer of more than {max_bytes} bytes");
                 return Err(ExchangeError::new("oversized", detail));
             }
@@ -287,14 +290,15 @@ impl Http {
     }
 }
 
-/// Sends the request and waits until the answer begins. Returns the time that is left for the rest.
+/// Sends the request and waits until the answer begins. Returns the time that is left for the rest
+/// of the answer.
 async fn begin(
     request: RequestBuilder,
     Timeouts { first_byte, whole }: Timeouts,
 ) -> Result<(Response, Duration), ExchangeError> {
-    let began = Instant::now();
+    let started = Instant::now();
     match timeout(first_byte, request.send()).await {
-        Ok(Ok(response)) => Ok((response, whole.saturating_sub(began.elapsed()))),
+        Ok(Ok(response)) => Ok((response, whole.saturating_sub(started.elapsed()))),
         Ok(Err(error)) => {
             // In both cases nothing was sent, so the call is free.
             let answer_signal = if error.is_connect() || error.is_builder() {
@@ -312,24 +316,24 @@ async fn begin(
 }
 
 impl Received {
-    /// How long the provider asks to wait: `Retry-After` in seconds or as a date (RFC 9110,
-    /// 10.2.3).
+    /// How long the provider asks to wait, from the header `Retry-After`, in seconds or as a date
+    /// (RFC 9110, 10.2.3).
     pub(super) fn retry_after(&self) -> Option<Duration> {
         let value = self.headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
         if let Ok(seconds) = value.parse::<f64>() {
             return Duration::try_from_secs_f64(seconds).ok();
         }
-        let until = OffsetDateTime::parse(value, &Rfc2822).ok()?;
-        Duration::try_from(until - clock::now()).ok()
+        let retry_at = OffsetDateTime::parse(value, &Rfc2822).ok()?;
+        Duration::try_from(retry_at - clock::now()).ok()
     }
 
-    /// The value of a header, if it is there and is text.
+    /// The value of a header. Returns `None` if the header is missing or is not text.
     pub(super) fn header(&self, name: &str) -> Option<String> {
         Some(self.headers.get(name)?.to_str().ok()?.to_owned())
     }
 }
 
-/// A provider's text, cut to a thousand characters and cleaned.
+/// A text of a provider, cleaned and cut to a thousand characters.
 pub(super) fn excerpt(text: &str) -> String {
     readable(text, 1_000)
 }
@@ -344,14 +348,15 @@ pub(super) fn describe_status(status: StatusCode, message: &str) -> String {
     }
 }
 
-/// Why an answer cannot be parsed. Nothing of the answer is quoted: it may repeat the prompt.
+/// Why an answer cannot be parsed. Nothing of the answer is quoted, because it may repeat the
+/// prompt.
 pub(super) fn describe_parse_error(error: &serde_json::Error) -> String {
     let (line, column) = (error.line(), error.column());
     let category = error.classify();
     format!("an answer that cannot be read: {category:?} at line {line}, column {column}")
 }
 
-/// An error with its causes, without the URL: that may contain a key.
+/// An error with its causes, but without the URL, because the URL may contain a key.
 fn describe(error: reqwest::Error) -> String {
     let error = error.without_url();
     let causes = std::iter::successors(std::error::Error::source(&error), |error| error.source());

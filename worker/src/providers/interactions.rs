@@ -1,8 +1,8 @@
-//! Gemini Interactions: the model works in the background, and its operation can be polled by any
-//! worker.
+//! The client of Gemini Interactions. The model works in the background, and any worker can poll
+//! the operation.
 //!
-//! A refusal is an interaction that failed with a certain code, or an HTTP error with that code.
-//! Unknown statuses, steps and codes never fail to parse.
+//! A refusal is a failed interaction or an HTTP error with one of certain codes. Unknown statuses,
+//! steps and codes never fail to parse.
 
 mod answer;
 mod operation;
@@ -21,9 +21,9 @@ use super::{Answer, CallRequest, Provider, ProviderSettings, Reply, gemini};
 use answer::DIALECT;
 use wire::{Content, CreateInteraction, GenerationConfig, Image, ResponseFormat, Step};
 
-/// The version of requests and answers. Google has changed their format before, so each request
-/// names it.
-const REVISION: (&str, &str) = ("api-revision", "2026-05-20");
+/// The header that names the version of requests and answers. Google has changed their format
+/// before, so each request names the version.
+const REVISION_HEADER: (&str, &str) = ("api-revision", "2026-05-20");
 
 /// The client of a provider with the dialect `interactions`.
 pub struct Interactions {
@@ -42,7 +42,7 @@ impl Interactions {
     ///
     /// # Errors
     ///
-    /// Fails when the API key is missing.
+    /// Returns an error if the API key is missing.
     pub fn new(settings: &ProviderSettings<'_>) -> anyhow::Result<Self> {
         Ok(Self {
             http: Http::new(settings)?,
@@ -62,7 +62,7 @@ impl Interactions {
         request: RequestBuilder,
         timeouts: Timeouts,
     ) -> Result<Received, Failure> {
-        let (name, revision) = REVISION;
+        let (name, revision) = REVISION_HEADER;
         let authorized = self
             .credentials
             .authorize(request.header(name, revision))
@@ -72,12 +72,12 @@ impl Interactions {
     }
 
     async fn create(&self, request: CallRequest<'_>) -> Result<Reply, Failure> {
-        let body = Body::of(&request);
+        let body = Body::from_request(&request);
         let (timeout, permit) = request.into_timeout_and_permit();
         let post = self.http.post_json(&self.url(), &body, permit);
         drop(body);
-        // The answer comes at once, but it may wait as long as an image: without its operation the
-        // paid image is lost.
+        // The answer comes at once, as a rule. It may still take as long as an image: without the
+        // operation that it names, the paid image is lost.
         let timeouts = Timeouts::for_generation(timeout);
         let received = self.exchange(post, timeouts).await?;
         if !received.status.is_success() {
@@ -88,12 +88,14 @@ impl Interactions {
 
     async fn get(&self, operation: &str, timeout: Duration) -> Result<Reply, Failure> {
         let Some(url) = operation::url(&self.url(), operation) else {
-            return Ok(gone("the operation is not usable in a URL"));
+            return Ok(operation_gone("the operation is not usable in a URL"));
         };
         let get = self.http.get(url.as_str());
-        let received = self.exchange(get, Timeouts::for_poll(timeout)).await?;
+        let received = self.exchange(get, Timeouts::for_get(timeout)).await?;
         if received.status == StatusCode::NOT_FOUND {
-            return Ok(gone("HTTP 404: the provider does not know the interaction"));
+            return Ok(operation_gone(
+                "HTTP 404: the provider does not know the interaction",
+            ));
         }
         if !received.status.is_success() {
             return Err(answer::http_failure(&received));
@@ -126,8 +128,8 @@ impl Provider for Interactions {
 }
 
 impl Body {
-    /// The body for a request, with its work in the background.
-    pub fn of(request: &CallRequest<'_>) -> Self {
+    /// The body of a request whose work is done in the background.
+    pub fn from_request(request: &CallRequest<'_>) -> Self {
         let text = |text: &str| Content::Text {
             text: text.to_owned(),
         };
@@ -162,8 +164,8 @@ impl Body {
     }
 }
 
-/// An answer that ends the call: the provider has lost the operation.
-fn gone(detail: &str) -> Reply {
+/// The answer that ends a call whose operation the provider does not know any more.
+fn operation_gone(detail: &str) -> Reply {
     let failure = Failure::new(table::class(DIALECT, "gone"), detail);
     Reply::Answered(Answer::failed(failure))
 }

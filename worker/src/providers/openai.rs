@@ -1,8 +1,9 @@
-//! OpenAI images, and self-hosted servers with the same API: one call, one answer, no operation.
+//! The client of OpenAI images, and of self-hosted servers with the same API. Each call has one
+//! answer and no operation.
 //!
 //! Such servers differ in small ways. Each difference is a field in the catalogue: `base_url`,
-//! `pixels`, `seed`, `extra`. An image that is answered by its address is fetched, but only from
-//! the server itself.
+//! `pixels`, `seed`, `extra`. If an answer holds the URL of an image instead of the image, the
+//! image is downloaded, but only from the server itself.
 
 mod answer;
 mod request;
@@ -28,9 +29,9 @@ pub(super) use request::Body;
 pub(super) use wire::Part;
 
 const BASE_URL: &str = "https://api.openai.com";
-/// The variable that holds the key, unless the catalogue names another.
+/// The variable that holds the API key, unless the catalogue names another variable.
 const KEY_VARIABLE: &str = "OPENAI_API_KEY";
-/// The longest id of an answer that is stored, in bytes.
+/// A longer id of an answer, in bytes, is not stored.
 const MAX_ID_LENGTH: usize = 500;
 
 /// The client of a provider with the dialect `openai`.
@@ -45,7 +46,7 @@ impl OpenAi {
     ///
     /// # Errors
     ///
-    /// Fails when the key is missing, or the `base_url` is no URL with a host.
+    /// Returns an error if the API key is missing, or if the `base_url` is not a URL with a host.
     pub fn new(settings: &ProviderSettings<'_>) -> anyhow::Result<Self> {
         let provider = settings.provider;
         // A self-hosted server may need no key, and must never get the one that is meant for
@@ -62,7 +63,7 @@ impl OpenAi {
             .filter(Url::has_host)
             .with_context(|| {
                 format!(
-                    "the base_url of provider {} is no URL with a host; write one such as http://127.0.0.1:8000",
+                    "the base_url of provider {} is not a URL with a host; write a URL such as http://127.0.0.1:8000",
                     provider.name
                 )
             })?;
@@ -82,7 +83,7 @@ impl OpenAi {
 
     async fn call(&self, mut request: CallRequest<'_>) -> Result<Answer, Failure> {
         let base_url = self.base_url.as_str().trim_end_matches('/');
-        let body = Body::of(&request);
+        let body = Body::from_request(&request);
         let url = format!("{base_url}{}", body.path());
         request.inputs.clear();
         let (timeout, permit) = request.into_timeout_and_permit();
@@ -106,15 +107,15 @@ impl OpenAi {
         Ok(answer)
     }
 
-    /// Converts a successful answer: it holds an image, or the address of one, or why there is
-    /// none.
+    /// Converts a successful answer. It holds an image, the URL of an image, or the reason why
+    /// there is none.
     async fn convert(&self, body: ExtractedBody, timeout: Duration) -> Answer {
         let ParsedAnswer { image, usage } = answer::parse(&body);
         // The download below may wait for memory, and must hold none while it waits.
         drop(body);
         let image = match image {
             Ok(ImageSource::Inline(image)) => Ok(image),
-            Ok(ImageSource::Address(address)) => self.download(&address, timeout).await,
+            Ok(ImageSource::Url(url)) => self.download(&url, timeout).await,
             Err(failure) => Err(failure),
         };
         let billed: Usage = (usage.as_ref())
@@ -131,22 +132,22 @@ impl OpenAi {
         }
     }
 
-    /// Downloads an image that the server made. A failure always makes the answer invalid, and
-    /// never free: the image was made, and perhaps billed.
-    async fn download(&self, address: &str, timeout: Duration) -> Result<Bytes, Failure> {
-        let url = own_address(&self.base_url, address).ok_or_else(|| {
+    /// Downloads an image that the server made. If the download fails, the answer counts as
+    /// invalid. It does not count as free, because the provider made the image and may bill it.
+    async fn download(&self, image_url: &str, timeout: Duration) -> Result<Bytes, Failure> {
+        let url = url_at_provider(&self.base_url, image_url).ok_or_else(|| {
             let detail =
-                "the picture is at an address that is not the server's own, so it was not fetched";
+                "the image is at a URL that is not the server's own, so it was not downloaded";
             answer::failure("elsewhere", detail.to_owned())
         })?;
         let get = self.http.get(url.as_str());
-        let timeouts = Timeouts::for_poll(timeout);
+        let timeouts = Timeouts::for_get(timeout);
         let problem = match self.http.download(self.authorize(get), timeouts).await {
             Ok((status, file)) if status.is_success() => return Ok(file),
             Ok((status, _)) => format!("HTTP {}", status.as_u16()),
             Err(error) => error.into_failure(DIALECT).detail,
         };
-        let detail = format!("the picture could not be fetched from its address: {problem}");
+        let detail = format!("the image could not be downloaded from its URL: {problem}");
         Err(answer::failure("elsewhere", detail))
     }
 }
@@ -161,10 +162,10 @@ impl Provider for OpenAi {
     }
 }
 
-/// The absolute URL of an image, if it is on the server itself. An answer must not send us, and
-/// never our key, to any other host.
-fn own_address(base_url: &Url, address: &str) -> Option<Url> {
-    let url = base_url.join(address).ok()?;
+/// The absolute form of an image's URL. Returns `None` if the URL is not on the server itself: an
+/// answer must not make us send a request, with our key, to any other host.
+fn url_at_provider(base_url: &Url, image_url: &str) -> Option<Url> {
+    let url = base_url.join(image_url).ok()?;
     (url.origin() == base_url.origin()).then_some(url)
 }
 
@@ -180,7 +181,7 @@ mod tests {
     #[test]
     fn images_are_fetched_only_from_the_server_itself() {
         let base_url = Url::parse("http://127.0.0.1:8000").unwrap();
-        let own = |address| own_address(&base_url, address).map(|url| url.to_string());
+        let own = |url| url_at_provider(&base_url, url).map(|url| url.to_string());
         for address in ["http://127.0.0.1:8000/files/a.png?x=1", "/files/a.png?x=1"] {
             assert_eq!(
                 own(address).unwrap(),
@@ -222,7 +223,7 @@ mod tests {
         assert!(OpenAi::new(&settings(Some("http://127.0.0.1:1"))).is_ok());
 
         let model = catalog.models().next().unwrap();
-        let body = golden::request(model, &[], Body::of);
+        let body = golden::request(model, &[], Body::from_request);
         let Body::Generation(fields) = body else {
             panic!("a request without input images")
         };

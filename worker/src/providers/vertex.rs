@@ -1,4 +1,4 @@
-//! Google Vertex AI: its addresses and credentials. Requests and answers are in
+//! The client of Google Vertex AI: addresses and credentials. Requests and answers are in
 //! [`super::generate_content`].
 //!
 //! The outcome of a call is settled in [`common::settlement`]; read that next.
@@ -26,7 +26,7 @@ impl Vertex {
     ///
     /// # Errors
     ///
-    /// Fails when the project or Google's credentials are missing.
+    /// Returns an error if the project or Google's credentials are missing.
     pub fn new(settings: &ProviderSettings<'_>) -> anyhow::Result<Self> {
         let (project, credentials) = if settings.fake.is_some() {
             ("synthetic", Credentials::AnyToken)
@@ -34,7 +34,7 @@ impl Vertex {
             let project = settings
                 .project
                 .context("GOOGLE_CLOUD_PROJECT is missing: the project whose Vertex AI this worker calls; only `platen up` may start a fake in its place")?;
-            (project, Credentials::of_service_account()?)
+            (project, Credentials::from_environment()?)
         };
         Ok(Self {
             http: Http::new(settings)?,
@@ -57,8 +57,8 @@ impl Vertex {
     }
 }
 
-/// The host for a location. Jurisdictions (`us`, `eu`) have endpoints of their own that keep data
-/// there; `global` promises no residency.
+/// The host for a location. The jurisdictions `us` and `eu` have endpoints of their own, which keep
+/// data there. The location `global` promises no data residency.
 fn host(location: &str) -> String {
     match location {
         "global" => "https://aiplatform.googleapis.com".to_owned(),
@@ -83,7 +83,7 @@ impl Provider for Vertex {
             .await;
             // The token may have been revoked before it expired.
             if answer.class() == Class::Unauthenticated {
-                self.credentials.renew();
+                self.credentials.reset();
             }
             Reply::Answered(answer)
         }

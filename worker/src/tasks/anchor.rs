@@ -1,8 +1,8 @@
 //! Compares the newest anchor with the ledgers of all tenants, then writes the next anchor into the
 //! bucket. See [`common::money::anchor`].
 //!
-//! When the ledger differs from its anchor, no new one is written until an operator has looked: an
-//! anchor of a rewritten ledger would end the alarm.
+//! If the ledger differs from its anchor, no new anchor is written until an operator has looked at
+//! the difference, because an anchor of the rewritten ledger would end the alarm.
 
 use std::sync::Arc;
 
@@ -20,8 +20,8 @@ pub(super) async fn run(app: Arc<App>) {
 
 async fn compare_and_write(app: &App) -> Result<(), AnchorError> {
     let (bucket, key) = (app.spool.bucket(), &app.signing_key);
-    // The worker's role sees one tenant at a time, and this needs all of them. The connection is
-    // open only for this run, once an hour.
+    // The worker's role sees one tenant at a time, but the comparison needs all tenants. The
+    // connection is open only during this run, once an hour.
     let reader = database::connect(app.reader_url.expose_secret(), DatabaseRole::Reader, 1).await?;
     let compared = anchor::compare(&reader, bucket, key, Depth::Newest).await?;
     let findings = i64::try_from(compared.findings.len()).unwrap_or(i64::MAX);
@@ -35,7 +35,7 @@ async fn compare_and_write(app: &App) -> Result<(), AnchorError> {
             anchor::write(&reader, bucket, key, Some(app.timing.anchor_every)).await?
     {
         newest = storage::anchors::now(&reader).await.map(Some)?;
-        tracing::info!(anchor = name, "Anchored the ledger");
+        tracing::info!(anchor = name, "Wrote an anchor of the ledger");
     }
     if let Some(newest) = newest {
         telemetry::ANCHORED.set(newest.unix_timestamp());

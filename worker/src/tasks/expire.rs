@@ -1,7 +1,7 @@
 //! Ends jobs whose deadline has passed, and releases their holds.
 //!
-//! When a job has running calls and its tenant has used up its cancel allowance, the deadline is
-//! moved instead, once, by the time the model may take. See [`domain::allowance`].
+//! If a job has running calls and its tenant has used up the cancel allowance, the deadline is
+//! instead extended once, by the time that the model may take. See [`domain::allowance`].
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,11 +11,11 @@ use storage::database;
 
 use crate::app::App;
 
-/// Jobs ended in one run.
+/// The most jobs that are ended in one run.
 const BATCH: i64 = 100;
 /// How long storing and settling may take after the call.
 const SETTLE_TIME: Duration = Duration::from_secs(30);
-/// The timeout that is assumed for a model that has left the catalogue.
+/// The timeout that is assumed for a model that is no longer in the catalogue.
 const UNKNOWN_MODEL_TIMEOUT: Duration = Duration::from_mins(3);
 
 pub(super) async fn run(app: Arc<App>) {
@@ -23,7 +23,7 @@ pub(super) async fn run(app: Arc<App>) {
     let found = match database::with_timeout(query).await {
         Ok(found) => found,
         Err(error) => {
-            return tracing::warn!(%error, "Passed deadlines could not be queried");
+            return tracing::warn!(%error, "The jobs whose deadline has passed could not be queried");
         }
     };
     for (job, tenant) in found {
@@ -35,7 +35,7 @@ pub(super) async fn run(app: Arc<App>) {
         let expire = settlement::expire(&app.pool, (tenant, job), allowance, extension);
         match database::with_timeout(expire).await {
             Ok(settled) => {
-                tracing::info!(job.id = %job, ?settled, "Job {job}: its deadline passed");
+                tracing::info!(job.id = %job, ?settled, "The deadline of job {job} has passed");
             }
             Err(error) => tracing::warn!(job.id = %job, %error, "Job {job} could not be expired"),
         }

@@ -1,9 +1,9 @@
-//! Plans the deletion of files that nobody pays for, when their term is over: inputs of jobs that
-//! delivered nothing, and uploads of tenants that never paid. These terms apply whatever retention
-//! the tenant has set; see `docs/retention.md`.
+//! Plans the deletion of files that nobody pays for, once their retention time is over: inputs of
+//! jobs that delivered nothing, and uploads of tenants that never paid. These times apply whatever
+//! retention the tenant has set. See `docs/retention.md`.
 //!
-//! Each step plans its files or finds them no longer due, so each query returns fewer and the loop
-//! ends.
+//! Each step plans the deletion of its files, or finds that they are no longer due. So each query
+//! returns fewer files, and the loop ends.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,26 +14,26 @@ use storage::database;
 
 use crate::app::App;
 
-/// Jobs or uploads handled in one step.
+/// The most jobs or uploads that are handled in one step.
 const BATCH: i64 = 100;
 
 pub(super) async fn run(app: Arc<App>) {
-    if let Some(term) = app.free_limits.undelivered_inputs
-        && let Err(error) = plan_inputs(&app, term).await
+    if let Some(max_age) = app.free_limits.undelivered_inputs
+        && let Err(error) = plan_inputs(&app, max_age).await
     {
-        tracing::warn!(%error, "Inputs of jobs that delivered nothing could not be planned for deletion; the next run tries again");
+        tracing::warn!(%error, "The deletion of inputs of jobs that delivered nothing could not be planned; the next run tries again");
     }
-    if let Some(term) = app.free_limits.uploads
-        && let Err(error) = plan_uploads(&app, term).await
+    if let Some(max_age) = app.free_limits.uploads
+        && let Err(error) = plan_uploads(&app, max_age).await
     {
-        tracing::warn!(%error, "Uploads of tenants that never paid could not be planned for deletion; the next run tries again");
+        tracing::warn!(%error, "The deletion of uploads of tenants that never paid could not be planned; the next run tries again");
     }
 }
 
-async fn plan_inputs(app: &App, term: Duration) -> sqlx::Result<()> {
+async fn plan_inputs(app: &App, max_age: Duration) -> sqlx::Result<()> {
     let mut planned = 0_usize;
-    while !app.stopping.is_cancelled() {
-        let due = storage::stored_bytes::undelivered(&app.pool, term, BATCH);
+    while !app.stop_signal.is_cancelled() {
+        let due = storage::stored_bytes::undelivered(&app.pool, max_age, BATCH);
         let due = database::with_timeout(due).await?;
         for &(tenant, job) in &due {
             database::with_timeout(plan_job(app, tenant, job)).await?;
@@ -58,13 +58,13 @@ async fn plan_job(app: &App, tenant: TenantId, job: JobId) -> sqlx::Result<()> {
     transaction.commit().await
 }
 
-async fn plan_uploads(app: &App, term: Duration) -> sqlx::Result<()> {
+async fn plan_uploads(app: &App, max_age: Duration) -> sqlx::Result<()> {
     let mut planned = 0_u64;
-    while !app.stopping.is_cancelled() {
-        let due = storage::uploads::unpaid(&app.pool, term, BATCH);
+    while !app.stop_signal.is_cancelled() {
+        let due = storage::uploads::unpaid(&app.pool, max_age, BATCH);
         let due = database::with_timeout(due).await?;
         for &(tenant, id) in &due {
-            let expire = uploading::expire(&app.pool, tenant, id, Some(term));
+            let expire = uploading::expire(&app.pool, tenant, id, Some(max_age));
             planned += u64::from(database::with_timeout(expire).await?);
         }
         if due.len() < usize::try_from(BATCH).unwrap_or(usize::MAX) {

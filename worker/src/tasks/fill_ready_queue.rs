@@ -1,6 +1,6 @@
-//! Puts the next due jobs whose lanes are available into the ready queue. So a lost entry, a
-//! backlog or an emptied Redis needs no repair. While Redis stays unavailable, jobs start from
-//! Postgres.
+//! Puts the next due jobs whose lanes are available into the ready queue. Because this runs all the
+//! time, a lost entry or an emptied Redis needs no repair. While Redis stays unavailable, jobs
+//! start from Postgres.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
@@ -20,16 +20,16 @@ use crate::app::App;
 const REDIS_GRACE: Duration = Duration::from_secs(3);
 
 pub(super) async fn run(app: Arc<App>) {
-    let asked = Instant::now();
+    let run_started = Instant::now();
     let lane_states = app.lanes.states(&app.catalog).await;
-    // Without Redis nothing is known of the lanes, and each counts as available.
+    // Without Redis nothing is known of the lanes, so each counts as available.
     let states = lane_states.as_deref().unwrap_or_default();
     telemetry::lanes(states);
     export_gauges(&app);
     log_lane_changes(&app, states);
     let capacity = domain::lanes::available(&app.catalog, states);
     app.set_capacity(capacity.clone());
-    let for_slots = capacity.clone().without(app.slots.exclusions(false));
+    let slot_capacity = capacity.clone().without(app.slots.exclusions(false));
     let filled = match lane_states {
         Ok(_) => {
             let fill = dispatch::fill(
@@ -37,11 +37,11 @@ pub(super) async fn run(app: Arc<App>) {
                 &app.ready_queue,
                 &app.name,
                 app.slots.regular,
-                &for_slots,
+                &slot_capacity,
             );
             database::with_timeout(fill).await
         }
-        // Redis is not asked twice in one run: if it hangs, each request waits for its timeout.
+        // A second request in the same run would only wait for another timeout if Redis hangs.
         Err(error) => Err(FillError::Queue(error)),
     };
     let failure = match &filled {
@@ -49,10 +49,10 @@ pub(super) async fn run(app: Arc<App>) {
         _ => None,
     };
     app.ready_queue.note(failure);
-    let failed_at = failure.is_some().then_some(asked);
+    let failed_at = failure.is_some().then_some(run_started);
     let unavailable_since = note_redis(&app, failed_at);
     if unavailable_since.is_some_and(|since| since.elapsed() > REDIS_GRACE) {
-        start_without_redis(&app, &for_slots).await;
+        start_without_redis(&app, &slot_capacity).await;
     }
     fill_reserve(&app, capacity).await;
     if let Err(error) = filled {
@@ -62,26 +62,26 @@ pub(super) async fn run(app: Arc<App>) {
 
 fn export_gauges(app: &App) {
     let count = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
-    let (threads, images) = app.render_pool.places();
-    let left = app.leases.shortest_left().unwrap_or(app.timing.lease);
+    let (threads, images) = app.render_pool.capacity_and_load();
+    let time_left = app.leases.shortest_time_left().unwrap_or(app.timing.lease);
     process::SLOTS.set(count(app.slots.regular));
     process::RESERVE.set(count(app.slots.reserve));
     process::RESERVE_LEASES.set(count(app.slots.reserve_taken()));
     process::LEASES.set(count(app.leases.count()));
-    process::LEASE_LEFT.set(left.as_secs_f64());
+    process::LEASE_LEFT.set(time_left.as_secs_f64());
     process::RENDER_POOL.set(count(images));
     process::RENDER_POOL_SIZE.set(count(threads));
 }
 
-/// Notes whether Redis failed in this run, and when it was asked. Returns since when it has been
-/// unavailable; `None` when it answered.
+/// Notes whether Redis answered in this run. `failed_at` is when this run began, if Redis did not
+/// answer. Returns since when Redis has been unavailable, or `None` if it answered.
 fn note_redis(app: &App, failed_at: Option<Instant>) -> Option<Instant> {
     let mut since = app
         .redis_unavailable_since
         .lock()
         .unwrap_or_else(PoisonError::into_inner);
     match (failed_at, *since) {
-        // Still unavailable: the first failure counts.
+        // Redis is still unavailable, so the time of the first failure stays.
         (Some(_), Some(_)) => {}
         (failed_at, _) => *since = failed_at,
     }
@@ -104,7 +104,7 @@ fn log_lane_changes(app: &App, states: &[LaneState]) {
             tracing::warn!(
                 lane,
                 outcome = class.as_str(),
-                "A lane is unavailable: its circuit is open; single calls probe it from time to time"
+                "A lane is unavailable because its circuit breaker is open; single calls probe the lane from time to time"
             );
         }
     }
@@ -117,22 +117,25 @@ fn log_lane_changes(app: &App, states: &[LaneState]) {
     *before = unavailable;
 }
 
-/// Starts as many due jobs as there are free slots. Other workers do the same with the same jobs;
-/// the claim decides who gets one.
+/// Starts as many due jobs as there are free slots. Other workers try to start the same jobs, and
+/// the claim decides which worker gets a job.
 async fn start_without_redis(app: &Arc<App>, capacity: &Capacity) {
     let taken = app.leases.count().saturating_sub(app.slots.reserve_taken());
     let free = app.slots.regular.saturating_sub(taken);
     let due = storage::jobs::due(&app.pool, i64::try_from(free).unwrap_or(0), capacity);
     let due = match database::with_timeout(due).await {
         Ok(due) => due,
-        Err(error) => return tracing::debug!(%error, "Due jobs could not be read from Postgres"),
+        Err(error) => {
+            return tracing::debug!(%error, "Due jobs could not be read from Postgres; the next run tries again");
+        }
     };
     let wanted = u32::try_from(due.len()).unwrap_or(0);
     if wanted == 0 {
         return;
     }
-    // The pump of the ready queue may hold every free slot: when Redis refuses writes, its pop
-    // still blocks. It lets go of them between two pops, so this waits for a while.
+    // The task that pops from the ready queue may hold every free slot, because its pop still
+    // blocks when Redis refuses writes. The slots become free between two pops, so this waits for a
+    // while.
     let slots = Arc::clone(&app.slots.free_regular).acquire_many_owned(wanted);
     let Ok(Ok(mut slots)) = tokio::time::timeout(REDIS_GRACE, slots).await else {
         return;
@@ -147,8 +150,8 @@ async fn start_without_redis(app: &Arc<App>, capacity: &Capacity) {
     }
 }
 
-/// Starts due jobs in the reserve while every slot is taken. New jobs come there through Redis;
-/// this finds the others, such as retries.
+/// Starts due jobs in the reserve while every slot is taken. New jobs reach the reserve through
+/// Redis. This function finds the other due jobs, such as retries.
 async fn fill_reserve(app: &Arc<App>, capacity: Capacity) {
     let free = app.slots.free_reserve.available_permits();
     if free == 0 || !app.slots.is_full() || !app.slots.may_query_due_jobs() {
@@ -158,7 +161,9 @@ async fn fill_reserve(app: &Arc<App>, capacity: Capacity) {
     let due = storage::jobs::due(&app.pool, i64::try_from(free).unwrap_or(0), &capacity);
     let due = match database::with_timeout(due).await {
         Ok(due) => due,
-        Err(error) => return tracing::debug!(%error, "Due jobs could not be read from Postgres"),
+        Err(error) => {
+            return tracing::debug!(%error, "Due jobs could not be read from Postgres; the next run tries again");
+        }
     };
     for (id, _) in due {
         let Ok(slot) = Arc::clone(&app.slots.free_reserve).try_acquire_owned() else {

@@ -1,5 +1,5 @@
-//! Folds new storage lines into the tenants' totals, and counts once the tenants that are older
-//! than these totals. See [`domain::storage_limit`].
+//! Folds new storage lines into the tenants' totals. For a tenant that is older than these totals,
+//! counts once what the tenant stores. See [`domain::storage_limit`].
 
 use std::sync::Arc;
 
@@ -9,13 +9,15 @@ use storage::database;
 
 use crate::app::App;
 
-/// Tenants counted in one run.
+/// The most tenants that are counted in one run.
 const BATCH: i64 = 100;
 
 pub(super) async fn run(app: Arc<App>) {
     match database::with_timeout(storage::stored_bytes::fold(&app.pool)).await {
         Ok(lines) => tracing::debug!(lines, "Folded {lines} storage lines"),
-        Err(error) => tracing::warn!(%error, "Storage lines could not be folded"),
+        Err(error) => {
+            tracing::warn!(%error, "Storage lines could not be folded; the next run tries again");
+        }
     }
     let uncounted = storage::stored_bytes::uncounted(&app.pool, BATCH);
     let tenants = match database::with_timeout(uncounted).await {
@@ -25,7 +27,7 @@ pub(super) async fn run(app: Arc<App>) {
         }
     };
     for tenant in tenants {
-        if app.stopping.is_cancelled() {
+        if app.stop_signal.is_cancelled() {
             return;
         }
         match count(&app, tenant).await {

@@ -1,9 +1,13 @@
-//! One job, from claim to settlement.
+//! Works on one job, from its claim to its settlement.
 //!
-//! Claim the job; adopt what earlier attempts paid for; poll what a provider still works on; buy
-//! what is missing, one journaled call per output; render every image to exactly the size of the
-//! request; settle. Any worker may repeat each step at any time: the fence decides who may still
-//! write.
+//! 1. Claim the job.
+//! 2. Adopt the images that earlier attempts paid for.
+//! 3. Poll the operations that a provider still works on.
+//! 4. Buy what is missing, with one journaled call per output.
+//! 5. Render every image to exactly the size of the request.
+//! 6. Settle the job.
+//!
+//! Any worker may repeat each step at any time. The fence decides which attempt may still write.
 //!
 //! `output.rs` chooses between `adopt.rs`, `reconcile.rs` and `buy.rs`; `finish.rs` ends a call.
 //! The model is called in `providers/`. To read on after that, see [`common::settlement`].
@@ -39,27 +43,29 @@ use crate::app::App;
 use crate::leases::HeldLease;
 use attempt::{Attempt, OutputResult};
 
-/// Claims a job and works on it, if it may be claimed; `reserved`: in the worker's reserve. It
-/// returns no error: whatever happens is settled or left to the next attempt.
-pub(super) async fn run(app: &App, id: JobId, reserved: bool) {
+/// Claims a job, if it may be claimed, and works on it. `in_reserve` says that the job takes one of
+/// the places of the worker's reserve. This function returns no error: every result is either
+/// settled or left to the next attempt.
+pub(super) async fn run(app: &App, id: JobId, in_reserve: bool) {
     if !app.spool.accepts_results() {
-        // Its id was popped before the bucket became unavailable; the dispatcher queues it again.
+        // The id was popped before the bucket became unavailable. The dispatcher queues the job
+        // again.
         return;
     }
-    let asked = Instant::now();
-    let claim_permit = app.slots.claim_permit(reserved).await;
-    let capacity = app.capacity().without(app.slots.exclusions(reserved));
+    let claim_started = Instant::now();
+    let claim_permit = app.slots.claim_permit(in_reserve).await;
+    let capacity = app.capacity().without(app.slots.exclusions(in_reserve));
     let claim = storage::jobs::claim(&app.pool, id, &app.name, app.timing.lease, &capacity);
     let claimed = match database::with_timeout(claim).await {
         Ok(Some(claimed)) => claimed,
-        // Another worker has the job, or it has ended. Or its lanes are unavailable or its tenant
-        // has reached a limit: then the dispatcher queues it again when that changes.
+        // Another worker has the job, or the job has ended. Or its lanes are unavailable, or its
+        // tenant has reached a limit. The dispatcher queues it again when this changes.
         Ok(None) => return,
         Err(error) => {
             return tracing::warn!(job.id = %id, %error, "Job {id} could not be claimed; the dispatcher will queue it again");
         }
     };
-    let _slot = app.slots.occupy(&claimed, reserved);
+    let _slot = app.slots.occupy(&claimed, in_reserve);
     drop(claim_permit);
     telemetry::QUEUE_SECONDS
         .with_label_values(&[&claimed.model])
@@ -71,14 +77,14 @@ pub(super) async fn run(app: &App, id: JobId, reserved: bool) {
         &claimed.model,
         claimed.traceparent.as_ref(),
     );
-    run_while_healthy(app, &claimed, asked)
+    run_until_hung(app, &claimed, claim_started)
         .instrument(span)
         .instrument(trace)
         .await;
 }
 
-/// Runs the attempt, and drops it when it hangs.
-async fn run_while_healthy(app: &App, claimed: &Claimed, asked: Instant) {
+/// Runs the attempt, and drops it if it hangs.
+async fn run_until_hung(app: &App, claimed: &Claimed, claim_started: Instant) {
     let lease = Lease {
         tenant: claimed.tenant,
         job: claimed.id,
@@ -86,17 +92,23 @@ async fn run_while_healthy(app: &App, claimed: &Claimed, asked: Instant) {
     };
     let held = app
         .leases
-        .hold(claimed.id, claimed.fence, asked, app.timing.lease);
+        .add(claimed.id, claimed.fence, claim_started, app.timing.lease);
     tokio::select! {
-        () = run_attempt(app, claimed, asked, lease, &held) => {}
+        () = run_attempt(app, claimed, claim_started, lease, &held) => {}
         () = held.wait_until_hung() => {
-            tracing::error!("The attempt hangs and is dropped; its lease will run out");
+            tracing::error!("The attempt hung and was dropped; its lease will run out");
         }
     }
 }
 
 /// Works on the job and settles the result, unless the lease is lost meanwhile.
-async fn run_attempt(app: &App, claimed: &Claimed, asked: Instant, lease: Lease, held: &HeldLease) {
+async fn run_attempt(
+    app: &App,
+    claimed: &Claimed,
+    claim_started: Instant,
+    lease: Lease,
+    held: &HeldLease,
+) {
     let Some(result) = held
         .lost
         .run_until_cancelled(work(app, claimed, held))
@@ -111,9 +123,9 @@ async fn run_attempt(app: &App, claimed: &Claimed, asked: Instant, lease: Lease,
             error = format!("{error:#}"),
             "The attempt failed on our side"
         );
-        AttemptResult::our_fault(format!("{error:#}"))
+        AttemptResult::internal_failure(format!("{error:#}"))
     });
-    let verdict = result.decide(claimed, asked, app.timing.retry);
+    let verdict = result.decide(claimed, claim_started, app.timing.retry);
     let _timed = process::step("settle");
     let settled = (|| async {
         reach("generate:before_settle").await?;
@@ -128,8 +140,8 @@ async fn run_attempt(app: &App, claimed: &Claimed, asked: Instant, lease: Lease,
         Ok(settled) => tracing::info!(
             outcome = verdict.outcome(),
             ?settled,
-            duration_ms = asked.elapsed().as_millis(),
-            "The attempt ended"
+            duration_ms = claim_started.elapsed().as_millis(),
+            "The attempt ended and was settled"
         ),
         Err(error) => {
             tracing::error!(%error, "The attempt could not be settled; its lease will run out and another attempt will settle the job");
@@ -137,17 +149,17 @@ async fn run_attempt(app: &App, claimed: &Claimed, asked: Instant, lease: Lease,
     }
 }
 
-/// What the attempt's work resulted in.
+/// The result of the attempt's work.
 enum AttemptResult {
-    /// How to settle does not depend on the time that is left.
+    /// The verdict does not depend on the time that is left.
     Decided(Verdict),
-    /// Another attempt may make what is missing. If there is no time for one, `artifacts` are
-    /// delivered.
+    /// Another attempt may make what is missing. If there is no time for another attempt,
+    /// `artifacts` are delivered.
     Retry {
         failure: Failure,
         artifacts: Vec<Artifact>,
     },
-    /// There is nothing to do for `delay`: a provider still works, or no lane allows a call.
+    /// There is nothing to do for `delay`, because a provider still works or no lane allows a call.
     Pending {
         delay: Duration,
         artifacts: Vec<Artifact>,
@@ -156,16 +168,16 @@ enum AttemptResult {
 
 /// How the attempt is settled.
 enum Verdict {
-    /// Deliver the images; `shortfall` says why some are missing.
+    /// Deliver the images. `shortfall` says why some are missing.
     Deliver {
         artifacts: Vec<Artifact>,
         shortfall: Option<Failure>,
     },
     /// There is nothing to deliver, and no attempt would change that.
     GiveUp(Failure),
-    /// Another attempt after this long, because of a failure.
+    /// Start another attempt after this long, because of a failure.
     Retry(Duration, Failure),
-    /// Another attempt after this long; nothing failed.
+    /// Start another attempt after this long. Nothing has failed.
     PutBack(Duration),
 }
 
@@ -174,25 +186,25 @@ impl AttemptResult {
         Self::Decided(Verdict::GiveUp(Failure::new(class, detail)))
     }
 
-    /// Something failed on our side; another attempt may succeed.
-    fn our_fault(detail: impl AsRef<str>) -> Self {
+    /// Something failed on our side. Another attempt may succeed.
+    fn internal_failure(detail: impl AsRef<str>) -> Self {
         Self::Retry {
             failure: Failure::new(Class::Internal, detail),
             artifacts: Vec::new(),
         }
     }
 
-    /// Decides whether there is time for another attempt, and when. What cannot succeed any more is
-    /// settled now. `asked` is when the claim was sent.
+    /// Decides whether there is time for another attempt, and when it starts. If no attempt can
+    /// succeed any more, the job ends now.
     fn decide(
         self,
         claimed: &Claimed,
-        asked: Instant,
+        claim_started: Instant,
         (min_delay, max_delay): (Duration, Duration),
     ) -> Verdict {
-        let left = Duration::try_from_secs_f64(claimed.seconds_left)
+        let time_left = Duration::try_from_secs_f64(claimed.seconds_left)
             .unwrap_or_default()
-            .saturating_sub(asked.elapsed());
+            .saturating_sub(claim_started.elapsed());
         match self {
             Self::Decided(verdict) => verdict,
             Self::Retry { failure, artifacts } => {
@@ -202,11 +214,11 @@ impl AttemptResult {
                     retry_delay(claimed.calls_made, min_delay, max_delay)
                         .max(failure.retry_after.unwrap_or_default().min(max_delay))
                 };
-                if artifacts.is_empty() && delay < left {
+                if artifacts.is_empty() && delay < time_left {
                     Verdict::Retry(delay, failure)
                 } else if artifacts.is_empty() {
                     Verdict::GiveUp(failure)
-                } else if delay + DELIVERY_MARGIN < left {
+                } else if delay + DELIVERY_MARGIN < time_left {
                     Verdict::Retry(delay, failure)
                 } else {
                     Verdict::Deliver {
@@ -215,14 +227,14 @@ impl AttemptResult {
                     }
                 }
             }
-            // A job without images waits until its deadline ends it. A job with some delivers them
-            // in time instead.
+            // A job without any image waits until its deadline. A job with some images delivers
+            // them before its deadline.
             Self::Pending { delay, artifacts } if artifacts.is_empty() => Verdict::PutBack(delay),
-            Self::Pending { delay, .. } if DELIVERY_MARGIN < left => {
-                Verdict::PutBack(delay.min(left.saturating_sub(DELIVERY_MARGIN)))
+            Self::Pending { delay, .. } if DELIVERY_MARGIN < time_left => {
+                Verdict::PutBack(delay.min(time_left.saturating_sub(DELIVERY_MARGIN)))
             }
             Self::Pending { artifacts, .. } => {
-                let detail = "no time was left to wait for the rest";
+                let detail = "no time was left to wait for the other images";
                 Verdict::Deliver {
                     artifacts,
                     shortfall: Some(Failure::new(Class::Expired, detail)),
@@ -250,6 +262,7 @@ impl Verdict {
     }
 }
 
+/// Settles the attempt as the verdict says.
 async fn settle(app: &App, lease: Lease, verdict: &Verdict) -> Result<Settled, SettlementError> {
     match verdict {
         Verdict::Deliver {
@@ -268,7 +281,7 @@ async fn settle(app: &App, lease: Lease, verdict: &Verdict) -> Result<Settled, S
 ///
 /// # Errors
 ///
-/// Fails when something fails on our side; another attempt may succeed.
+/// Returns an error if something fails on our side. Another attempt may succeed.
 async fn work(app: &App, claimed: &Claimed, lease: &HeldLease) -> anyhow::Result<AttemptResult> {
     let deadline =
         Instant::now() + Duration::try_from_secs_f64(claimed.seconds_left).unwrap_or_default();
@@ -307,18 +320,18 @@ async fn work(app: &App, claimed: &Claimed, lease: &HeldLease) -> anyhow::Result
     };
     let outputs = 0..claimed.n_requested;
     let results = join_all(outputs.map(|output_idx| attempt.output(output_idx))).await;
-    // A failure on our side ends only its own output; the others keep their images.
+    // A failure on our side ends only its own output. The other outputs keep their images.
     let results = results.into_iter().map(|result| {
         result.unwrap_or_else(|error| {
             tracing::warn!(error = format!("{error:#}"), "An output failed on our side");
-            OutputResult::our_fault(&error)
+            OutputResult::internal_failure(&error)
         })
     });
     Ok(combine(results.collect()))
 }
 
 /// Combines the results of all outputs. An output that may still succeed keeps the job open. The
-/// images of the others are not lost by that: the next attempt adopts them.
+/// images of the other outputs are not lost then, because the next attempt adopts them.
 fn combine(results: Vec<OutputResult>) -> AttemptResult {
     let mut artifacts = Vec::new();
     let mut shortfall: Option<Failure> = None;
@@ -329,13 +342,13 @@ fn combine(results: Vec<OutputResult>) -> AttemptResult {
             OutputResult::Stored(files) => artifacts.extend(*files),
             OutputResult::Missing {
                 failure,
-                retry: false,
+                may_retry: false,
             } => {
                 shortfall.get_or_insert(failure);
             }
             OutputResult::Missing {
                 failure,
-                retry: true,
+                may_retry: true,
             } => {
                 retry.get_or_insert(failure);
             }
@@ -357,8 +370,8 @@ fn combine(results: Vec<OutputResult>) -> AttemptResult {
     }
 }
 
-/// An exponential delay with jitter that grows with the calls made. Throttled calls do not count
-/// there: their lane holds the job back.
+/// The delay before the next attempt: exponential, with jitter, and longer the more calls were
+/// made. Throttled calls do not count here, because their lane delays the job.
 fn retry_delay(calls: i32, min_delay: Duration, max_delay: Duration) -> Duration {
     let steps = usize::try_from(calls.saturating_add(1)).unwrap_or(1);
     let delays = ExponentialBuilder::default()
@@ -370,7 +383,7 @@ fn retry_delay(calls: i32, min_delay: Duration, max_delay: Duration) -> Duration
     delays.last().unwrap_or(max_delay).min(max_delay)
 }
 
-/// Delays of retries of the settlement inside one attempt.
+/// The delays between tries to settle, inside one attempt.
 fn settlement_delays() -> ExponentialBuilder {
     ExponentialBuilder::default()
         .with_min_delay(Duration::from_millis(50))

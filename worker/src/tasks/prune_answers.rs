@@ -1,8 +1,8 @@
 //! Deletes the stored answers of requests with an `Idempotency-Key` once they have expired. See
 //! [`domain::idempotency`].
 //!
-//! It deletes in small steps, so that no statement takes long and no lock is held for long. The
-//! next run goes on where one run stops.
+//! Answers are deleted in small steps, so that no statement takes long and no lock is held for
+//! long. The next run goes on where the last run stopped.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,15 +11,15 @@ use storage::database;
 
 use crate::app::App;
 
-/// Answers deleted by one statement.
+/// The most answers that one statement deletes.
 const BATCH: i64 = 1_000;
-/// How long one run may take. It is most of the minute until the next run, so that answers are
-/// deleted as fast as they can be stored.
+/// How long one run may take. This is most of the minute until the next run, so that answers are
+/// deleted as fast as they are stored.
 const MAX_RUN_TIME: Duration = Duration::from_secs(45);
 
 pub(super) async fn run(app: Arc<App>) {
-    let (began, mut deleted) = (Instant::now(), 0);
-    while began.elapsed() < MAX_RUN_TIME && !app.stopping.is_cancelled() {
+    let (started, mut deleted) = (Instant::now(), 0);
+    while started.elapsed() < MAX_RUN_TIME && !app.stop_signal.is_cancelled() {
         let prune = storage::idempotency::prune(&app.pool, app.timing.answers_kept, BATCH);
         match database::with_timeout(prune).await {
             Ok(0) => break,

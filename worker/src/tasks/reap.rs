@@ -1,9 +1,11 @@
-//! Takes jobs from workers whose lease ran out: the worker died, or could not renew for too long.
+//! Takes jobs from workers whose lease ran out. The worker died, or could not renew the lease for
+//! too long.
 //!
-//! After the database was unreachable every lease has run out although the workers live. The reaper
-//! then gives them one lease to renew; otherwise each of their calls would be paid twice. It pauses
-//! after a gap in this worker's own contact ([`crate::database_contact`]), and after a start of the
-//! database server, which the query checks.
+//! After the database was unreachable, every lease has run out although the workers live. The
+//! reaper then waits for the duration of one lease, so that the workers can renew their leases.
+//! Otherwise each of their calls would be paid twice. The reaper waits after a gap in this worker's
+//! own contact with the database ([`crate::database_contact`]), and after a start of the database
+//! server, which the query checks.
 
 use std::sync::{Arc, PoisonError};
 use std::time::Instant;
@@ -13,9 +15,11 @@ use storage::database;
 
 use crate::app::App;
 
-/// Jobs taken in one run.
+/// The most jobs that are taken in one run.
 const BATCH: i64 = 100;
 
+/// Takes up to [`BATCH`] jobs whose lease ran out. Each is queued again, or ends if it has crashed
+/// its workers too often.
 pub(super) async fn run(app: Arc<App>) {
     let lease = app.timing.lease;
     let query = storage::jobs::expired_leases(&app.pool, lease, BATCH);
@@ -28,7 +32,9 @@ pub(super) async fn run(app: Arc<App>) {
     }
     for (job, tenant) in found {
         match database::with_timeout(settlement::reap(&app.pool, tenant, job)).await {
-            Ok(settled) => tracing::info!(job.id = %job, ?settled, "Job {job}: its lease ran out"),
+            Ok(settled) => {
+                tracing::info!(job.id = %job, ?settled, "Job {job} was taken from its worker because its lease ran out");
+            }
             Err(error) => {
                 tracing::warn!(job.id = %job, %error, "Job {job} could not be taken from its worker");
             }
@@ -36,7 +42,7 @@ pub(super) async fn run(app: Arc<App>) {
     }
 }
 
-/// Notes that the database answered; returns whether expired leases may be reaped.
+/// Notes that the database answered, and returns whether expired leases may be reaped.
 fn may_reap(app: &App) -> bool {
     let lease = app.timing.lease;
     let max_gap = (lease / 6).max(app.timing.reap_every * 3);

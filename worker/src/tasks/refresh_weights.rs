@@ -1,5 +1,5 @@
 //! Reads the weights of tenants, which set their share of this worker's slots. While the database
-//! does not answer, the last weights stay in force.
+//! does not answer, the last known weights apply.
 
 use std::sync::Arc;
 
@@ -13,6 +13,8 @@ pub(super) async fn run(app: Arc<App>) {
     }
     match database::with_timeout(storage::tenants::weights(&app.pool)).await {
         Ok(weights) => app.slots.set_weights(weights.into_iter().collect()),
-        Err(error) => tracing::debug!(%error, "The tenants' weights could not be read"),
+        Err(error) => {
+            tracing::debug!(%error, "The tenants' weights could not be read; the last known weights apply");
+        }
     }
 }

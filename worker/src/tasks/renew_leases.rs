@@ -1,4 +1,4 @@
-//! Renews the leases of all jobs this worker works on, in one statement.
+//! Renews the leases of all jobs that this worker works on, in one statement.
 
 use std::sync::Arc;
 

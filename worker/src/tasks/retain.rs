@@ -1,8 +1,8 @@
 //! Deletes files and prompts that are due, and writes a receipt for each. [`domain::retention`]
 //! says what is due, and why the steps come in this order.
 //!
-//! Each step may be repeated, and by another worker than the step before. So a worker may die
-//! between any two steps: after a lease another worker takes the file.
+//! Each step may be repeated, also by another worker. So a worker may die between any two steps:
+//! another worker takes the file after the duration of one lease.
 
 use std::sync::Arc;
 
@@ -15,9 +15,9 @@ use tokio::time::Instant;
 
 use crate::app::App;
 
-/// Files, prompts or uploads handled in one step.
+/// The most files, prompts or uploads that are handled in one step.
 const BATCH: i64 = 50;
-/// Files deleted at the same time.
+/// The most files that are deleted at the same time.
 const MAX_CONCURRENT: usize = 8;
 
 pub(super) async fn run(app: Arc<App>) {
@@ -28,22 +28,22 @@ pub(super) async fn run(app: Arc<App>) {
             .inc_by(0);
     }
     if let Err(error) = expire_uploads(&app).await {
-        tracing::warn!(%error, "Expired uploads could not be planned for deletion; the next run tries again");
+        tracing::warn!(%error, "The deletion of expired uploads could not be planned; the next run tries again");
     }
-    while !app.stopping.is_cancelled() {
-        // Nothing is deleted from a bucket that is not ours. Prompts are in Postgres, so they can
-        // go.
+    while !app.stop_signal.is_cancelled() {
+        // Nothing is deleted from a bucket that is not ours. Prompts are in Postgres, so they are
+        // deleted in any case.
         let with_files = app.owner().allows_deletion().await;
         let take = storage::retention::take(&app.pool, BATCH, app.timing.lease, with_files);
         let due = match database::with_timeout(take).await {
             Ok(due) => due,
             Err(error) => {
-                tracing::warn!(%error, "Files that are due could not be queried");
+                tracing::warn!(%error, "Files and prompts that are due could not be queried; the next run tries again");
                 break;
             }
         };
         let taken = due.len();
-        let deleted = delete(&app, due).await;
+        let deleted = delete_due(&app, due).await;
         if taken > 0 {
             tracing::info!(
                 deleted,
@@ -66,10 +66,11 @@ pub(super) async fn run(app: Arc<App>) {
     }
 }
 
-/// Plans the deletion of uploads that expired. Each step leaves fewer of them, so the loop ends.
+/// Plans the deletion of uploads that expired. Each step leaves fewer such uploads, so the loop
+/// ends.
 async fn expire_uploads(app: &App) -> sqlx::Result<()> {
     let mut planned = 0_u64;
-    while !app.stopping.is_cancelled() {
+    while !app.stop_signal.is_cancelled() {
         let due = database::with_timeout(storage::uploads::due(&app.pool, BATCH)).await?;
         let found = due.len();
         for (tenant, id) in due {
@@ -84,15 +85,16 @@ async fn expire_uploads(app: &App) -> sqlx::Result<()> {
     if planned > 0 {
         tracing::info!(
             uploads = planned,
-            "Planned the deletion of {planned} uploads that no job has needed for as long as their tenants set"
+            "Planned the deletion of {planned} uploads: no job has needed them during the retention time of their tenant"
         );
     }
     Ok(())
 }
 
-/// Deletes what is due; returns how much of it has a receipt now. The bucket's owner is checked
-/// before and after: in a bucket that was swapped meanwhile a missing file proves nothing.
-async fn delete(app: &App, due: Vec<sqlx::Result<Due>>) -> usize {
+/// Deletes the files and prompts that are due, and returns how many of them have a receipt now. The
+/// bucket's owner is checked before and after, because a missing file proves nothing if the bucket
+/// was swapped meanwhile.
+async fn delete_due(app: &App, due: Vec<sqlx::Result<Due>>) -> usize {
     let deleted = stream::iter(due)
         .map(|due| delete_one(app, due))
         .buffer_unordered(MAX_CONCURRENT)
@@ -129,21 +131,21 @@ async fn delete(app: &App, due: Vec<sqlx::Result<Due>>) -> usize {
     receipts
 }
 
-/// Deletes one prompt and writes its receipt, or one file without a receipt. `None` when that
-/// failed.
+/// Deletes one prompt and writes its receipt, or deletes one file and writes no receipt yet.
+/// Returns `None` if that failed.
 async fn delete_one(app: &App, due: sqlx::Result<Due>) -> Option<Due> {
     let due = match due {
         Ok(due) => due,
         Err(error) => {
-            tracing::error!(%error, "A file that is due has a class this version does not know; a newer worker deletes it");
+            tracing::error!(%error, "A file that is due has a class that this version does not know, so it was not deleted; a newer worker deletes it");
             return None;
         }
     };
-    let deleted = match due.class {
+    let result = match due.class {
         FileClass::Prompt => delete_prompt(app, &due).await,
         _ => delete_file(app, &due).await,
     };
-    match deleted {
+    match result {
         Ok(()) => Some(due),
         Err(error) => {
             log_failure(&due, &error);
@@ -167,7 +169,7 @@ fn log_failure(due: &Due, error: &anyhow::Error) {
     );
 }
 
-/// Hides a file's links, deletes it from the bucket, and checks that it is gone.
+/// Hides a file's links, deletes the file from the bucket, and checks that it is gone.
 async fn delete_file(app: &App, due: &Due) -> anyhow::Result<()> {
     let hide = async {
         let mut transaction = database::begin_for(&app.pool, due.tenant).await?;
@@ -179,7 +181,7 @@ async fn delete_file(app: &App, due: &Due) -> anyhow::Result<()> {
     bucket.delete(&due.object_key).await?;
     anyhow::ensure!(
         bucket.measure(&due.object_key).await?.is_none(),
-        "the bucket still has it"
+        "the bucket still has the file"
     );
     Ok(())
 }

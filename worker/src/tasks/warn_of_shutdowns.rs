@@ -1,4 +1,4 @@
-//! Logs daily which models end soon, so that operators learn it before jobs fail.
+//! Logs daily which models end soon, so that operators learn of it before jobs fail.
 
 use std::sync::Arc;
 

@@ -1,5 +1,5 @@
-//! Probes the bucket. While it is unavailable, or is not this installation's own, no job starts:
-//! the result could not be stored, or would be lost.
+//! Probes the bucket. While the bucket is unavailable, or is not this installation's own, no job
+//! starts, because the result could not be stored or would be lost.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! Starts no job while an operator drains this worker; running jobs end.
+//! Starts no job while an operator is draining this worker. Running jobs go on until they end.
 
 use std::sync::Arc;
 
@@ -7,25 +7,28 @@ use storage::database;
 use crate::app::App;
 
 pub(super) async fn run(app: Arc<App>) {
-    if !is_drained(&app).await {
+    if !is_draining(&app).await {
         return;
     }
     tracing::warn!(
         worker = app.name,
-        "An operator drains this worker: it starts no further job"
+        "An operator is draining this worker: it starts no more jobs"
     );
     app.pause_starts_until(async {
-        while is_drained(&app).await {
+        while is_draining(&app).await {
             tokio::time::sleep(app.timing.probe_interval).await;
         }
     })
     .await;
-    tracing::info!(worker = app.name, "This worker starts jobs again");
+    tracing::info!(
+        worker = app.name,
+        "No operator is draining this worker any more: it starts jobs again"
+    );
 }
 
-/// Whether this worker is drained. `false` when the database does not answer: an outage must not
-/// stop every worker.
-async fn is_drained(app: &App) -> bool {
+/// Whether an operator is draining this worker. Returns `false` if the database does not answer,
+/// because an outage must not stop every worker.
+async fn is_draining(app: &App) -> bool {
     let drained = storage::operators::is_drained(&app.pool, &app.name);
     database::with_timeout(drained).await.unwrap_or_default()
 }

@@ -36,7 +36,7 @@ pub(super) struct Part {
     pub text: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub inline_data: Option<Blob>,
-    /// The part belongs to the model's thinking; only received, never sent.
+    /// Whether the part belongs to the model's thinking. This field is only received, never sent.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub thought: bool,
 }
@@ -57,7 +57,7 @@ impl Part {
     }
 }
 
-/// A file in base64.
+/// A file, encoded in base64.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Blob {

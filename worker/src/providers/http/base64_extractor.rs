@@ -1,10 +1,11 @@
-//! Extracts files from JSON while it is read: neither the base64 of an image nor a copy of it is
-//! ever complete in memory.
+//! Extracts files from JSON while the JSON is read, so that the base64 of an image is never
+//! complete in memory.
 //!
-//! A file is a long string under one of the field names that files have. It is taken out of the
-//! text and decoded chunk by chunk. A placeholder takes its place, which [`super::ExtractedBody`]
-//! resolves. Every other string stays in the text, so no message is taken for a file. A string that
-//! is not base64 is dropped at once, and its placeholder leads to no file.
+//! A long string counts as a file if its field has a name from `FILE_FIELDS`, or if it is a `data:`
+//! URL in a field from `URL_FIELDS`. The file is decoded chunk by chunk. In the text a placeholder
+//! replaces the string, and [`super::ExtractedBody`] resolves the placeholder. Every other string
+//! stays in the text, so no message is taken for a file. If the string is not base64, its bytes are
+//! dropped at once, and its placeholder leads to no file.
 
 use super::file_decoder::{FileDecoder, is_data_url};
 
@@ -12,27 +13,27 @@ use super::file_decoder::{FileDecoder, is_data_url};
 const FILE_FIELDS: [&[u8]; 2] = [b"b64_json", b"data"];
 /// Names of fields that hold URLs, which are files when they are `data:` URLs.
 const URL_FIELDS: [&[u8]; 2] = [b"url", b"uri"];
-/// The length from which on a file is extracted, in bytes. Shorter ones stay in the text.
+/// The shortest string that is extracted as a file, in bytes. A shorter string stays in the text.
 pub(super) const MIN_EXTRACTED_BYTES: usize = 4096;
-/// How a placeholder begins; neither base64 nor a URL does.
-pub(super) const PLACEHOLDER: &str = "file\u{1}";
-/// The same, escaped for JSON.
-const ESCAPED_PLACEHOLDER: &str = "file\\u0001";
+/// How a placeholder begins. Neither base64 nor a URL begins like this.
+pub(super) const PLACEHOLDER_PREFIX: &str = "file\u{1}";
+/// [`PLACEHOLDER_PREFIX`], escaped for JSON.
+const ESCAPED_PLACEHOLDER_PREFIX: &str = "file\\u0001";
 
-/// Reads JSON in chunks, and takes the files out of it.
+/// Reads JSON in chunks, and takes the files out of the JSON.
 #[derive(Default)]
 pub(super) struct Base64Extractor {
     text: Vec<u8>,
     files: Vec<Option<Vec<u8>>>,
-    position: Position,
+    state: ScanState,
 }
 
-/// Where in the JSON the next byte is.
+/// The state of the scan: where in the JSON the next byte is.
 #[derive(Default)]
-enum Position {
+enum ScanState {
     #[default]
     OutsideString,
-    /// In a string whose text begins at `start`.
+    /// In a string that begins at `start` in the text.
     String { start: usize, kind: FieldKind },
     /// In a string, after a backslash.
     Escape { start: usize, kind: FieldKind },
@@ -51,8 +52,8 @@ enum FieldKind {
 impl Base64Extractor {
     /// The bytes in memory so far: the text and the decoded files.
     pub(super) fn len(&self) -> usize {
-        let current_file = match &self.position {
-            Position::File(file) => file.len(),
+        let current_file = match &self.state {
+            ScanState::File(file) => file.len(),
             _ => 0,
         };
         let files: usize = self.files.iter().flatten().map(Vec::len).sum();
@@ -62,20 +63,21 @@ impl Base64Extractor {
     /// Takes the next bytes of the JSON.
     pub(super) fn push(&mut self, mut chunk: &[u8]) {
         while !chunk.is_empty() {
-            chunk = match std::mem::take(&mut self.position) {
-                Position::OutsideString => self.outside_string(chunk),
-                Position::String { start, kind } => self.string(chunk, start, kind),
-                Position::Escape { start, kind } => {
+            chunk = match std::mem::take(&mut self.state) {
+                ScanState::OutsideString => self.outside_string(chunk),
+                ScanState::String { start, kind } => self.in_string(chunk, start, kind),
+                ScanState::Escape { start, kind } => {
                     self.text.push(chunk[0]);
-                    self.position = Position::String { start, kind };
+                    self.state = ScanState::String { start, kind };
                     &chunk[1..]
                 }
-                Position::File(file) => self.file(chunk, file),
+                ScanState::File(file) => self.in_file(chunk, file),
             };
         }
     }
 
-    /// Each of the three returns the rest of the chunk.
+    /// Takes the next bytes outside a string. Like [`Self::in_string`] and [`Self::in_file`], it
+    /// returns the rest of the chunk.
     fn outside_string<'a>(&mut self, chunk: &'a [u8]) -> &'a [u8] {
         let Some(quote) = chunk.iter().position(|&byte| byte == b'"') else {
             self.text.extend_from_slice(chunk);
@@ -85,14 +87,14 @@ impl Base64Extractor {
         self.text.extend_from_slice(&text[..quote]);
         let kind = FieldKind::after(&self.text);
         self.text.push(b'"');
-        self.position = Position::String {
+        self.state = ScanState::String {
             start: self.text.len(),
             kind,
         };
         rest
     }
 
-    fn string<'a>(&mut self, chunk: &'a [u8], start: usize, kind: FieldKind) -> &'a [u8] {
+    fn in_string<'a>(&mut self, chunk: &'a [u8], start: usize, kind: FieldKind) -> &'a [u8] {
         let (run, rest) = split_run(chunk);
         // Some servers write line breaks without escapes, which JSON does not allow.
         let printable = |&byte: &u8| if byte < b' ' { b' ' } else { byte };
@@ -104,32 +106,32 @@ impl Base64Extractor {
             FieldKind::Other => false,
         };
         if is_file && string.len() >= MIN_EXTRACTED_BYTES {
-            // What has come of it moves from the text into the decoder.
+            // The part of the file that is already in the text moves into the decoder.
             let string = self.text.split_off(start);
-            self.position = Position::File(FileDecoder::default());
+            self.state = ScanState::File(FileDecoder::default());
             self.push(&string);
             return rest;
         }
         match rest.first() {
-            None => self.position = Position::String { start, kind },
-            Some(b'\\') => self.position = Position::Escape { start, kind },
-            Some(_) => self.position = Position::OutsideString,
+            None => self.state = ScanState::String { start, kind },
+            Some(b'\\') => self.state = ScanState::Escape { start, kind },
+            Some(_) => self.state = ScanState::OutsideString,
         }
         self.text.extend(rest.first());
         rest.get(1..).unwrap_or_default()
     }
 
-    fn file<'a>(&mut self, chunk: &'a [u8], mut file: FileDecoder) -> &'a [u8] {
+    fn in_file<'a>(&mut self, chunk: &'a [u8], mut file: FileDecoder) -> &'a [u8] {
         if file.is_in_escape() {
             file.push_escape(chunk[0]);
-            self.position = Position::File(file);
+            self.state = ScanState::File(file);
             return &chunk[1..];
         }
         let (run, rest) = split_run(chunk);
         file.push(run);
         match rest.first() {
             Some(b'"') => {
-                let placeholder = format!("{ESCAPED_PLACEHOLDER}{}\"", self.files.len());
+                let placeholder = format!("{ESCAPED_PLACEHOLDER_PREFIX}{}\"", self.files.len());
                 self.text.extend(placeholder.into_bytes());
                 self.files.push(file.finish());
             }
@@ -137,30 +139,31 @@ impl Base64Extractor {
                 if let Some(&backslash) = backslash {
                     file.push_escape(backslash);
                 }
-                self.position = Position::File(file);
+                self.state = ScanState::File(file);
             }
         }
         rest.get(1..).unwrap_or_default()
     }
 
-    /// The text with its placeholders, and the files they stand for; `None` for what is not base64.
+    /// The text with its placeholders, and the files that they stand for. A string that is not
+    /// base64 is `None`.
     pub(super) fn finish(self) -> (Vec<u8>, Vec<Option<Vec<u8>>>) {
         (self.text, self.files)
     }
 }
 
 impl FieldKind {
-    /// The kind of the string that follows `text`, by the field name at the end of `text`.
+    /// The kind of the string that comes after `text`, by the field name at the end of `text`.
     fn after(text: &[u8]) -> Self {
         let name = text.trim_ascii_end().strip_suffix(b":");
         let name = name.and_then(|text| text.trim_ascii_end().strip_suffix(b"\""));
-        let is = |known: &&[u8]| {
-            let before = name.and_then(|text| text.strip_suffix(*known));
+        let is_named = |field: &&[u8]| {
+            let before = name.and_then(|text| text.strip_suffix(*field));
             before.is_some_and(|text| text.ends_with(b"\""))
         };
-        if FILE_FIELDS.iter().any(is) {
+        if FILE_FIELDS.iter().any(is_named) {
             Self::File
-        } else if URL_FIELDS.iter().any(is) {
+        } else if URL_FIELDS.iter().any(is_named) {
             Self::Url
         } else {
             Self::Other
@@ -168,7 +171,7 @@ impl FieldKind {
     }
 }
 
-/// Splits a chunk before its next quote or backslash.
+/// Splits a chunk before the next quote or backslash.
 fn split_run(chunk: &[u8]) -> (&[u8], &[u8]) {
     let end = chunk.iter().position(|byte| matches!(byte, b'"' | b'\\'));
     chunk.split_at(end.unwrap_or(chunk.len()))

@@ -1,31 +1,34 @@
-//! The text of an answer whose status is no success, shortened while it is read.
+//! Shortens the text of an answer whose status is not a success, while the text is read.
 //!
 //! An error's code may come after a message of any length. So each string is cut to its first
-//! bytes, and the text after it is still read. Little is kept, whatever a server sends. If the text
-//! breaks off, its open strings, lists and objects are closed, so that it can be parsed.
+//! bytes, and the text after that string is still read. Little is kept, whatever a server sends. If
+//! the text breaks off, its open strings, lists and objects are closed, so that it can be parsed.
 
 use serde::de::IgnoredAny;
 
-/// How much of a string is kept, in bytes.
+/// How many bytes of a string are kept.
 const MAX_STRING_BYTES: usize = 4 << 10;
-/// How much of the whole text is kept, in bytes.
+/// How many bytes of the whole text are kept.
 const MAX_TEXT_BYTES: usize = 64 << 10;
 
 /// Reads JSON in chunks, and keeps the beginning of each string.
 #[derive(Default)]
 pub(super) struct ErrorText {
     text: Vec<u8>,
-    position: Position,
+    state: ScanState,
 }
 
-/// Where in the JSON the next byte is.
+/// The state of the scan: where in the JSON the next byte is.
 #[derive(Clone, Copy, Default)]
-enum Position {
+enum ScanState {
     #[default]
     OutsideString,
-    /// In a string of which `kept` bytes are kept. `half`: they end in the first escape of a
-    /// character that needs two (a UTF-16 surrogate pair).
-    String { kept: usize, half: bool },
+    /// In a string of which `kept_bytes` bytes are kept. `after_high_surrogate` says that they end
+    /// with the first escape of a character that needs two escapes (a UTF-16 surrogate pair).
+    String {
+        kept_bytes: usize,
+        after_high_surrogate: bool,
+    },
     /// In an escape.
     Escape(Escape),
 }
@@ -34,11 +37,11 @@ enum Position {
 #[derive(Clone, Copy)]
 struct Escape {
     /// How many bytes of the string are kept.
-    kept: usize,
+    kept_bytes: usize,
     /// How many characters have come after the backslash.
     length: usize,
     /// Whether the escape is kept.
-    keeps: bool,
+    is_kept: bool,
 }
 
 impl ErrorText {
@@ -50,119 +53,142 @@ impl ErrorText {
     }
 
     fn push_byte(&mut self, byte: u8) {
-        let (keeps, next) = match (self.position, byte) {
-            (Position::OutsideString, b'"') => {
-                let (kept, half) = (0, false);
-                (true, Position::String { kept, half })
+        let (is_kept, next) = match (self.state, byte) {
+            (ScanState::OutsideString, b'"') => {
+                let (kept_bytes, after_high_surrogate) = (0, false);
+                (
+                    true,
+                    ScanState::String {
+                        kept_bytes,
+                        after_high_surrogate,
+                    },
+                )
             }
-            (Position::OutsideString, _) => (true, Position::OutsideString),
-            (Position::String { .. }, b'"') => (true, Position::OutsideString),
-            (Position::String { kept, half }, b'\\') => {
-                // The second half of a character is kept whenever the first half was.
-                let keeps = half || kept < MAX_STRING_BYTES;
+            (ScanState::OutsideString, _) => (true, ScanState::OutsideString),
+            (ScanState::String { .. }, b'"') => (true, ScanState::OutsideString),
+            (
+                ScanState::String {
+                    kept_bytes,
+                    after_high_surrogate,
+                },
+                b'\\',
+            ) => {
+                // The second escape of a pair is kept whenever the first one was.
+                let is_kept = after_high_surrogate || kept_bytes < MAX_STRING_BYTES;
                 let length = 0;
                 let escape = Escape {
-                    kept,
+                    kept_bytes,
                     length,
-                    keeps,
+                    is_kept,
                 };
-                (keeps, Position::Escape(escape))
+                (is_kept, ScanState::Escape(escape))
             }
-            (Position::String { kept, .. }, _) => {
-                let keeps = kept < MAX_STRING_BYTES;
-                let kept = kept + usize::from(keeps);
-                (keeps, Position::String { kept, half: false })
+            (ScanState::String { kept_bytes, .. }, _) => {
+                let is_kept = kept_bytes < MAX_STRING_BYTES;
+                let kept_bytes = kept_bytes + usize::from(is_kept);
+                (
+                    is_kept,
+                    ScanState::String {
+                        kept_bytes,
+                        after_high_surrogate: false,
+                    },
+                )
             }
-            (Position::Escape(escape), _) => (escape.keeps, self.after_escape(escape, byte)),
+            (ScanState::Escape(escape), _) => (escape.is_kept, self.after_escape(escape, byte)),
         };
-        self.position = next;
-        if keeps && self.text.len() < MAX_TEXT_BYTES {
+        self.state = next;
+        if is_kept && self.text.len() < MAX_TEXT_BYTES {
             // Some servers write line breaks without escapes, which JSON does not allow.
             self.text.push(byte.max(b' '));
         }
     }
 
-    /// The position after the next byte of an escape: `u` is followed by four digits, and any other
+    /// The state after the next byte of an escape. A `u` is followed by four digits, and any other
     /// character ends the escape.
-    fn after_escape(&self, escape: Escape, byte: u8) -> Position {
+    fn after_escape(&self, escape: Escape, byte: u8) -> ScanState {
         let Escape {
-            kept,
+            kept_bytes,
             length,
-            keeps,
+            is_kept,
         } = escape;
         if (length == 0 && byte == b'u') || (1..4).contains(&length) {
             let length = length + 1;
-            return Position::Escape(Escape { length, ..escape });
+            return ScanState::Escape(Escape { length, ..escape });
         }
         let digits = self.text.last_chunk::<3>().unwrap_or(&[0; 3]);
-        let half = keeps
+        let after_high_surrogate = is_kept
             && length == 4
             && matches!(
                 digits,
                 [b'd' | b'D', b'8' | b'9' | b'a' | b'b' | b'A' | b'B', _]
             );
-        let kept = kept + if keeps { length + 2 } else { 0 };
-        Position::String { kept, half }
+        let kept_bytes = kept_bytes + if is_kept { length + 2 } else { 0 };
+        ScanState::String {
+            kept_bytes,
+            after_high_surrogate,
+        }
     }
 
-    /// What was kept; valid JSON if the text began as JSON.
+    /// The text that was kept. It is valid JSON if the text began as JSON.
     pub(super) fn finish(self) -> String {
         let text = String::from_utf8_lossy(&self.text).into_owned();
-        close(&text).unwrap_or(text)
+        close_truncated(&text).unwrap_or(text)
     }
 }
 
-/// Closes a text that breaks off: at its end if the result is valid JSON, else after its last
-/// complete member or element. `None` when neither is valid, or when nothing is missing.
-fn close(text: &str) -> Option<String> {
-    let cut = TruncatedJson::of(text);
-    if cut.closing.is_empty() && !cut.in_string {
+/// Closes the open strings, lists and objects of a text that breaks off. They are closed at the end
+/// of the text if the result is valid JSON, else after the last complete member or element. Returns
+/// `None` if neither is valid, or if nothing is open.
+fn close_truncated(text: &str) -> Option<String> {
+    let open = OpenParts::scan(text);
+    if open.brackets.is_empty() && !open.in_string {
         return None;
     }
-    let at_end = (text, cut.end());
-    let before_comma = cut.last_comma.map(|comma| &text[..comma]);
-    let before_comma = before_comma.map(|text| (text, TruncatedJson::of(text).end()));
-    let ends = [Some(at_end), before_comma].into_iter().flatten();
-    ends.map(|(text, end)| format!("{text}{end}"))
+    let at_end = (text, open.closing_text());
+    let before_comma = open.last_comma.map(|comma| &text[..comma]);
+    let before_comma = before_comma.map(|text| (text, OpenParts::scan(text).closing_text()));
+    let candidates = [Some(at_end), before_comma].into_iter().flatten();
+    candidates
+        .map(|(text, closing)| format!("{text}{closing}"))
         .find(|text| serde_json::from_str::<IgnoredAny>(text).is_ok())
 }
 
-/// What is open at the end of a text.
+/// The strings, lists and objects that are open at the end of a text.
 #[derive(Default)]
-struct TruncatedJson {
+struct OpenParts {
     /// The brackets that close the open objects and lists, the outermost first.
-    closing: String,
+    brackets: String,
     in_string: bool,
     /// Where the last comma outside a string is.
     last_comma: Option<usize>,
 }
 
-impl TruncatedJson {
-    fn of(text: &str) -> Self {
-        let mut cut = Self::default();
+impl OpenParts {
+    fn scan(text: &str) -> Self {
+        let mut open = Self::default();
         let mut escaped = false;
         for (at, byte) in text.bytes().enumerate() {
             match byte {
                 _ if escaped => escaped = false,
-                b'\\' if cut.in_string => escaped = true,
-                b'"' => cut.in_string = !cut.in_string,
-                _ if cut.in_string => {}
-                b'{' => cut.closing.push('}'),
-                b'[' => cut.closing.push(']'),
+                b'\\' if open.in_string => escaped = true,
+                b'"' => open.in_string = !open.in_string,
+                _ if open.in_string => {}
+                b'{' => open.brackets.push('}'),
+                b'[' => open.brackets.push(']'),
                 b'}' | b']' => {
-                    cut.closing.pop();
+                    open.brackets.pop();
                 }
-                b',' => cut.last_comma = Some(at),
+                b',' => open.last_comma = Some(at),
                 _ => {}
             }
         }
-        cut
+        open
     }
 
-    /// The text that closes everything.
-    fn end(&self) -> String {
+    /// The text that closes everything that is open.
+    fn closing_text(&self) -> String {
         let quote = if self.in_string { "\"" } else { "" };
-        quote.chars().chain(self.closing.chars().rev()).collect()
+        quote.chars().chain(self.brackets.chars().rev()).collect()
     }
 }
 
@@ -188,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn a_code_is_found_behind_a_message_of_any_length() {
+    fn a_code_is_found_after_a_message_of_any_length() {
         for message in [
             "x".repeat(1 << 20),
             "ü, {\"[ \\ ".repeat(100_000),

@@ -1,4 +1,4 @@
-//! The body of an answer, with its files already extracted.
+//! The body of an answer, from which the files have been extracted.
 
 use base64::display::Base64Display;
 use base64::engine::general_purpose::STANDARD;
@@ -9,7 +9,7 @@ use domain::outcome::table::{self, Dialect};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::base64_extractor::PLACEHOLDER;
+use super::base64_extractor::PLACEHOLDER_PREFIX;
 use super::file_decoder::{FileDecoder, is_data_url};
 
 const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
@@ -17,14 +17,15 @@ const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
 /// A file in JSON.
 #[derive(Clone, Debug)]
 pub(in crate::providers) enum Base64 {
-    /// A file we send; it becomes base64.
+    /// A file that we send. It is written as base64.
     Sent(Bytes),
-    /// The string we received: base64, or a placeholder. [`ExtractedBody::image`] resolves it.
+    /// The string that we received: base64, or a placeholder for a file. [`ExtractedBody::image`]
+    /// resolves the placeholder.
     Received(String),
 }
 
 impl Base64 {
-    /// Whether the field is empty: the image, if any, is in another field.
+    /// Whether the field is empty. The image, if there is one, is then in another field.
     pub(in crate::providers) fn is_empty(&self) -> bool {
         match self {
             Self::Sent(bytes) => bytes.is_empty(),
@@ -36,7 +37,7 @@ impl Base64 {
 impl Serialize for Base64 {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
-            // Encoded straight into the body, without a copy in between.
+            // Encodes straight into the body, without a copy in between.
             Self::Sent(bytes) => serializer.collect_str(&Base64Display::new(bytes, &STANDARD)),
             Self::Received(text) => serializer.serialize_str(text),
         }
@@ -89,23 +90,23 @@ impl ExtractedBody {
         }
     }
 
-    /// Parses the JSON value that the text begins with. A byte order mark before it and anything
-    /// after it are ignored, because some servers send them.
+    /// Parses the JSON value that the text begins with. A byte order mark before the value and
+    /// anything after the value are ignored, because some servers send them.
     ///
     /// # Errors
     ///
-    /// Fails when the text begins with no such value.
+    /// Returns an error if the text does not begin with a JSON value of type `T`.
     pub(in crate::providers) fn read<T: DeserializeOwned>(&self) -> serde_json::Result<T> {
         let text = self.text.strip_prefix(BYTE_ORDER_MARK);
         let text = text.unwrap_or(&self.text);
         T::deserialize(&mut serde_json::Deserializer::from_slice(text))
     }
 
-    /// The image of a field.
+    /// The image that a field holds.
     ///
     /// # Errors
     ///
-    /// Fails when the field is not base64.
+    /// Returns an error if the field is not base64.
     pub(in crate::providers) fn image(
         &self,
         dialect: Dialect,
@@ -116,25 +117,26 @@ impl ExtractedBody {
             Base64::Received(text) => self.file(text),
         };
         image.ok_or_else(|| {
-            let detail = "the picture is not valid base64";
+            let detail = "the image is not valid base64";
             Failure::new(table::class(dialect, "bad_base64"), detail)
         })
     }
 
-    /// The image that a URL contains. `None` when the URL leads elsewhere.
-    pub(in crate::providers) fn image_in_address(
+    /// The image that a `data:` URL contains. Returns `None` for any other URL.
+    pub(in crate::providers) fn image_in_url(
         &self,
         dialect: Dialect,
         address: &str,
     ) -> Option<Result<Bytes, Failure>> {
-        let is_file = address.starts_with(PLACEHOLDER) || is_data_url(address.as_bytes());
+        let is_file = address.starts_with(PLACEHOLDER_PREFIX) || is_data_url(address.as_bytes());
         let field = || Base64::Received(address.to_owned());
         is_file.then(|| self.image(dialect, &field()))
     }
 
-    /// The file of a string: the extracted one of a placeholder, or a short one decoded now.
+    /// The file that a string stands for: the extracted file of a placeholder, or the decoded
+    /// base64 of a short string.
     fn file(&self, text: &str) -> Option<Bytes> {
-        let extracted = text.strip_prefix(PLACEHOLDER).and_then(|number| {
+        let extracted = text.strip_prefix(PLACEHOLDER_PREFIX).and_then(|number| {
             let number: usize = number.parse().ok()?;
             self.files.get(number)
         });
@@ -150,7 +152,7 @@ impl ExtractedBody {
 #[cfg(test)]
 impl ExtractedBody {
     /// The body of an answer that comes in one chunk.
-    pub(in crate::providers) fn of(text: impl AsRef<[u8]>) -> Self {
+    pub(in crate::providers) fn from_text(text: impl AsRef<[u8]>) -> Self {
         extract(std::iter::once(text.as_ref()))
     }
 }
@@ -264,7 +266,7 @@ mod tests {
                 let json: Value = body.read().unwrap();
                 let image_at = |field: &Value| {
                     let address = field.as_str().unwrap();
-                    body.image_in_address(Dialect::Openai, address)
+                    body.image_in_url(Dialect::Openai, address)
                 };
                 assert_eq!(json["url"], there);
                 assert_eq!(image_at(&json["url"]), None);

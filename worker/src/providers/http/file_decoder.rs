@@ -5,12 +5,13 @@ use base64::alphabet;
 use base64::engine::DecodePaddingMode;
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
 
-/// How a `data:` URL begins, which contains the file itself (RFC 2397).
-const SCHEME: &[u8] = b"data:";
+/// The scheme of a URL that contains the file itself (RFC 2397).
+const DATA_SCHEME: &[u8] = b"data:";
 /// The longest text before the comma of a `data:` URL, in bytes.
 const MAX_DATA_URL_HEAD_BYTES: usize = 256;
 
-/// Base64 without padding, which is optional here. Some encoders leave the last unused bits set.
+/// Base64 without padding: [`FileDecoder`] removes the padding first. Unused bits at the end may be
+/// set, because some encoders leave them set.
 const UNPADDED: GeneralPurpose = GeneralPurpose::new(
     &alphabet::STANDARD,
     GeneralPurposeConfig::new()
@@ -18,19 +19,19 @@ const UNPADDED: GeneralPurpose = GeneralPurpose::new(
         .with_decode_allow_trailing_bits(true),
 );
 
-/// A file that is being decoded. Its characters may be of the standard or the URL-safe alphabet,
-/// with white space between them, with or without padding, and after the head of a `data:` URL.
+/// Decodes one file. The characters may be of the standard or the URL-safe alphabet, with
+/// whitespace between them, with or without padding, and after the head of a `data:` URL.
 pub(super) struct FileDecoder {
-    /// The text so far, while it may be the head of a `data:` URL.
+    /// The text so far, as long as it may be the head of a `data:` URL.
     head: Option<Vec<u8>>,
     bytes: Vec<u8>,
-    /// Characters that are not decoded yet: fewer than four.
-    rest: Vec<u8>,
+    /// The characters that are not decoded yet: fewer than four.
+    undecoded: Vec<u8>,
     /// The characters of a JSON escape that is not complete yet.
     escape: Vec<u8>,
-    /// Padding has come, so no character may follow.
+    /// Whether padding has come. No character may follow it.
     is_padded: bool,
-    /// The text is not base64. What follows is not kept.
+    /// Whether the text is known not to be base64. Then nothing is kept.
     is_invalid: bool,
 }
 
@@ -39,7 +40,7 @@ impl Default for FileDecoder {
         Self {
             head: Some(Vec::new()),
             bytes: Vec::new(),
-            rest: Vec::new(),
+            undecoded: Vec::new(),
             escape: Vec::new(),
             is_padded: false,
             is_invalid: false,
@@ -48,12 +49,12 @@ impl Default for FileDecoder {
 }
 
 impl FileDecoder {
-    /// The decoded bytes so far.
+    /// How many bytes are decoded so far.
     pub(super) fn len(&self) -> usize {
         self.bytes.len()
     }
 
-    /// Whether an escape is not complete yet; the next byte belongs to [`Self::push_escape`].
+    /// Whether an escape is not complete yet. The next byte then goes to [`Self::push_escape`].
     pub(super) fn is_in_escape(&self) -> bool {
         !self.escape.is_empty()
     }
@@ -64,8 +65,8 @@ impl FileDecoder {
             return self.decode(run);
         };
         head.extend_from_slice(run);
-        let compared = head.len().min(SCHEME.len());
-        if !head[..compared].eq_ignore_ascii_case(&SCHEME[..compared]) {
+        let compared = head.len().min(DATA_SCHEME.len());
+        if !head[..compared].eq_ignore_ascii_case(&DATA_SCHEME[..compared]) {
             self.decode(&head);
         } else if let Some(comma) = head.iter().position(|&byte| byte == b',') {
             let encoding = head[..comma].to_ascii_lowercase();
@@ -79,29 +80,29 @@ impl FileDecoder {
     }
 
     fn decode(&mut self, run: &[u8]) {
-        // Checked without a branch per character, as nearly all text is plain base64.
+        // This check has no branch for each character, because nearly all text is plain base64.
         let is_plain = run.iter().fold(true, |all, &byte| all & is_base64(byte));
         if is_plain && !self.is_padded {
-            self.rest.extend_from_slice(run);
+            self.undecoded.extend_from_slice(run);
         } else {
             for &byte in run {
                 match byte {
                     b'=' => self.is_padded = true,
                     byte if byte.is_ascii_whitespace() => {}
                     _ if self.is_padded => self.is_invalid = true,
-                    b'-' => self.rest.push(b'+'),
-                    b'_' => self.rest.push(b'/'),
-                    byte if is_base64(byte) => self.rest.push(byte),
+                    b'-' => self.undecoded.push(b'+'),
+                    b'_' => self.undecoded.push(b'/'),
+                    byte if is_base64(byte) => self.undecoded.push(byte),
                     _ => self.is_invalid = true,
                 }
             }
         }
-        let complete = self.rest.len() / 4 * 4;
-        let decoded = UNPADDED.decode_vec(&self.rest[..complete], &mut self.bytes);
-        self.rest.drain(..complete);
+        let complete = self.undecoded.len() / 4 * 4;
+        let decoded = UNPADDED.decode_vec(&self.undecoded[..complete], &mut self.bytes);
+        self.undecoded.drain(..complete);
         self.is_invalid |= decoded.is_err();
         if self.is_invalid {
-            (self.bytes, self.rest) = (Vec::new(), Vec::new());
+            (self.bytes, self.undecoded) = (Vec::new(), Vec::new());
         }
     }
 
@@ -128,23 +129,25 @@ impl FileDecoder {
         }
     }
 
-    /// The complete file. `None` when the text is not base64.
+    /// The complete file. Returns `None` if the text is not base64.
     pub(super) fn finish(mut self) -> Option<Vec<u8>> {
         match self.head.take() {
-            Some(head) if head.len() < SCHEME.len() => self.decode(&head),
+            Some(head) if head.len() < DATA_SCHEME.len() => self.decode(&head),
             // The head of a `data:` URL without a file.
             Some(_) => self.is_invalid = true,
             None => {}
         }
-        self.is_invalid |= UNPADDED.decode_vec(&self.rest, &mut self.bytes).is_err();
+        self.is_invalid |= UNPADDED
+            .decode_vec(&self.undecoded, &mut self.bytes)
+            .is_err();
         (!self.is_invalid).then_some(self.bytes)
     }
 }
 
 /// Whether a URL contains the file itself.
 pub(super) fn is_data_url(address: &[u8]) -> bool {
-    let scheme = address.get(..SCHEME.len());
-    scheme.is_some_and(|scheme| scheme.eq_ignore_ascii_case(SCHEME))
+    let scheme = address.get(..DATA_SCHEME.len());
+    scheme.is_some_and(|scheme| scheme.eq_ignore_ascii_case(DATA_SCHEME))
 }
 
 fn is_base64(byte: u8) -> bool {

@@ -12,9 +12,9 @@ use crate::providers::{Answer, Reply, gemini, google};
 
 pub(super) const DIALECT: Dialect = Dialect::Interactions;
 
-/// The failure for an answer whose HTTP status is no success. For a bad request or a throttle the
-/// error's code is more exact than the status. A quota that never renews is told only by the
-/// message.
+/// Classifies an answer whose HTTP status is not a success. For the statuses of a bad request and
+/// of throttling, the error's code is more exact than the status. Only the message tells that a
+/// quota never renews.
 pub(super) fn http_failure(received: &Received) -> Failure {
     let mut failure = google::http_failure(DIALECT, received);
     let Ok(ErrorBody { error }) = received.body.read() else {
@@ -31,11 +31,12 @@ pub(super) fn http_failure(received: &Received) -> Failure {
     failure.with_provider_message(message)
 }
 
-/// Parses an answer with HTTP 200: the interaction still runs, or has ended.
+/// Parses an answer with HTTP 200. Its interaction still runs, or has ended.
 ///
 /// # Errors
 ///
-/// Fails when the answer is no interaction, or runs without an operation that can be polled.
+/// Returns an error if the answer is not an interaction, or if the interaction still runs but has
+/// no id that can be polled.
 pub(super) fn parse(body: &ExtractedBody) -> Result<Reply, Failure> {
     let invalid = |detail: String| Failure::new(table::class(DIALECT, "not_json"), detail);
     let interaction: Interaction =
@@ -44,7 +45,7 @@ pub(super) fn parse(body: &ExtractedBody) -> Result<Reply, Failure> {
         return Err(invalid("an interaction without a status".to_owned()));
     };
     if !matches!(status, "queued" | "in_progress") {
-        return Ok(Reply::Answered(ended(interaction, body)));
+        return Ok(Reply::Answered(convert_ended(interaction, body)));
     }
     match interaction.id {
         Some(id) if operation::url(gemini::BASE_URL, &id).is_some() => Ok(Reply::Operation(id)),
@@ -54,8 +55,8 @@ pub(super) fn parse(body: &ExtractedBody) -> Result<Reply, Failure> {
     }
 }
 
-/// Converts an interaction that has ended: it holds an image, or why there is none.
-fn ended(interaction: Interaction, body: &ExtractedBody) -> Answer {
+/// Converts an interaction that has ended. It holds an image or the reason why there is none.
+fn convert_ended(interaction: Interaction, body: &ExtractedBody) -> Answer {
     let usage: Usage = (interaction.usage.as_ref())
         .and_then(|usage| serde::Deserialize::deserialize(usage).ok())
         .unwrap_or_default();
@@ -76,8 +77,8 @@ fn image(interaction: &Interaction, body: &ExtractedBody) -> Result<Bytes, Failu
         Failure::new(table::class(DIALECT, answer_signal), detail)
     };
     let status = interaction.status.as_deref().unwrap_or_default();
-    // An interaction that was cut short may hold a complete image; it was paid for, so it is used.
-    // An image of a failed or cancelled interaction is not.
+    // An interaction that was cut short may hold a complete image. The image was paid for, so it is
+    // used. An image of a failed or cancelled interaction is not.
     let may_have_image = matches!(
         status,
         "completed" | "incomplete" | "budget_exceeded" | "requires_continuation"
@@ -87,9 +88,10 @@ fn image(interaction: &Interaction, body: &ExtractedBody) -> Result<Bytes, Failu
             data: Some(data), ..
         }) if may_have_image && !data.is_empty() => body.image(DIALECT, data),
         Some(image) if may_have_image => {
-            let address = image.uri.as_deref().unwrap_or_default();
-            body.image_in_address(DIALECT, address).unwrap_or_else(|| {
-                let detail = "the picture is at an address, although it was to be in the answer";
+            let url = image.uri.as_deref().unwrap_or_default();
+            body.image_in_url(DIALECT, url).unwrap_or_else(|| {
+                let detail =
+                    "the image is at a URL, although it was requested in the answer itself";
                 Err(failure("elsewhere", detail.to_owned()))
             })
         }
@@ -108,7 +110,7 @@ fn image(interaction: &Interaction, body: &ExtractedBody) -> Result<Bytes, Failu
                     });
             let message = error.and_then(|error| error.message.as_deref());
             let detail = format!(
-                "ended as {}, without a picture: {}",
+                "ended as {}, without an image: {}",
                 excerpt(status),
                 excerpt(message.unwrap_or(&answer_signal))
             );
@@ -125,8 +127,8 @@ impl Interaction {
         steps.take_while(move |step| !is_input(step))
     }
 
-    /// The last image of the output; drafts are in thoughts. Without one, the last image of a
-    /// thought.
+    /// The last image of the output, because thoughts hold only drafts. If the output has no image,
+    /// the last image of a thought.
     fn image(&self) -> Option<&Image> {
         let output = self.newest_steps().find_map(|step| match step {
             Step::ModelOutput { content, .. } => last_image(content),
@@ -150,7 +152,7 @@ impl Interaction {
         })
     }
 
-    /// All errors: of the interaction, then of its newest steps.
+    /// All errors: first those of the interaction, then those of its newest steps.
     fn errors(&self) -> impl Iterator<Item = &Error> {
         let of_steps = self.newest_steps().filter_map(|step| match step {
             Step::ModelOutput { error, .. } => error.as_ref(),
@@ -168,9 +170,9 @@ fn last_image(content: &[Content]) -> Option<&Image> {
 }
 
 impl Error {
-    /// The answer signal of this error, if the outcome table has one. The code may come at the end
-    /// of a URL. Some filters put a sentence in place of the code; the message then begins as
-    /// theirs do.
+    /// The answer signal of this error, if the outcome table knows it. The code may come at the end
+    /// of a URL. Some filters send a sentence in place of the code. Their messages begin with
+    /// "input blocked" or "request blocked".
     fn answer_signal(&self) -> Option<String> {
         let code = self
             .code
@@ -202,7 +204,7 @@ mod tests {
     use super::*;
 
     fn parse_ended(interaction: &Value) -> Answer {
-        match parse(&ExtractedBody::of(interaction.to_string())).unwrap() {
+        match parse(&ExtractedBody::from_text(interaction.to_string())).unwrap() {
             Reply::Answered(answer) => answer,
             Reply::Operation(operation) => panic!("{operation} still runs"),
         }
@@ -221,7 +223,7 @@ mod tests {
         http_failure(&Received {
             status: StatusCode::from_u16(status).unwrap(),
             headers: reqwest::header::HeaderMap::new(),
-            body: ExtractedBody::of(body.to_string()),
+            body: ExtractedBody::from_text(body.to_string()),
         })
     }
 
@@ -229,7 +231,8 @@ mod tests {
     fn a_running_interaction_has_an_operation() {
         for status in ["queued", "in_progress"] {
             let reply = json!({"id": "v1_a-b.c", "status": status}).to_string();
-            let Reply::Operation(operation) = parse(&ExtractedBody::of(reply)).unwrap() else {
+            let Reply::Operation(operation) = parse(&ExtractedBody::from_text(reply)).unwrap()
+            else {
                 panic!("{status} is no end")
             };
             assert_eq!(operation, "v1_a-b.c");
@@ -242,7 +245,7 @@ mod tests {
             json!({"id": "x"}),
             json!([]),
         ] {
-            let failure = parse(&ExtractedBody::of(unusable.to_string())).unwrap_err();
+            let failure = parse(&ExtractedBody::from_text(unusable.to_string())).unwrap_err();
             assert_eq!(failure.class, Class::ProviderInvalid, "{unusable}");
         }
     }

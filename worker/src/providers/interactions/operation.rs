@@ -1,13 +1,14 @@
-//! The URL of an operation, whose name comes from the provider.
+//! Builds the URL of an operation, whose name comes from the provider.
 
 use reqwest::Url;
 
-/// The longest name of an operation that is usable, in bytes.
+/// The longest name of an operation that is used, in bytes.
 pub(super) const MAX_ID_LENGTH: usize = 500;
 
-/// The URL of an operation. `None` when its name is not usable as exactly one path segment: the
-/// name comes from the provider, and must not lead to another address.
-pub(super) fn url(interactions: &str, operation: &str) -> Option<Url> {
+/// The URL of an operation. `collection` is the URL of all interactions. Returns `None` if the name
+/// cannot be exactly one path segment: the name comes from the provider, and must not lead to
+/// another address.
+pub(super) fn url(collection: &str, operation: &str) -> Option<Url> {
     if operation.is_empty()
         || operation.len() > MAX_ID_LENGTH
         || matches!(operation, "." | "..")
@@ -15,7 +16,7 @@ pub(super) fn url(interactions: &str, operation: &str) -> Option<Url> {
     {
         return None;
     }
-    let mut url = Url::parse(interactions).ok()?;
+    let mut url = Url::parse(collection).ok()?;
     url.path_segments_mut().ok()?.push(operation);
     Some(url)
 }

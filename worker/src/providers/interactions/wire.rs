@@ -20,7 +20,8 @@ pub(super) struct CreateInteraction {
     pub store: bool,
 }
 
-/// One step of an interaction. The API has two dozen kinds; those not listed here are ignored.
+/// One step of an interaction. The API has two dozen kinds. Kinds that are not listed here are
+/// ignored.
 #[derive(Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub(super) enum Step {
@@ -53,7 +54,7 @@ pub(super) enum Content {
     Other,
 }
 
-/// An image: in base64, or its address.
+/// An image, as base64 or as a URL.
 #[derive(Serialize, Deserialize)]
 pub(super) struct Image {
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -64,8 +65,8 @@ pub(super) struct Image {
     pub uri: Option<String>,
 }
 
-/// The format of the result. The field for the file type takes nothing but JPEG, so it is left out
-/// and the model chooses.
+/// The format of the result. The API's field for the file type takes nothing but JPEG, so we leave
+/// the field out and let the model choose.
 #[derive(Serialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub(super) enum ResponseFormat {
@@ -103,14 +104,14 @@ pub(super) struct Interaction {
     pub usage: Option<Value>,
 }
 
-/// The body of an answer whose HTTP status is no success.
+/// The body of an answer whose HTTP status is not a success.
 #[derive(Deserialize)]
 pub(super) struct ErrorBody {
     pub error: Error,
 }
 
-/// An error. The code of an interaction's error is a word; that of a step's error is a number of
-/// `google.rpc.Code`.
+/// An error. The code of an interaction's error is a word. The code of a step's error is a number
+/// of `google.rpc.Code`.
 #[derive(Serialize, Deserialize)]
 pub(super) struct Error {
     #[serde(default)]

@@ -1,4 +1,4 @@
-//! Answers of OpenAI images: where the image is, or which failure there was.
+//! Parses answers of OpenAI images. The result says where the image is, or which failure there was.
 
 use bytes::Bytes;
 use domain::outcome::Failure;
@@ -16,19 +16,19 @@ pub(super) const DIALECT: Dialect = Dialect::Openai;
 pub(super) enum ImageSource {
     /// In the answer.
     Inline(Bytes),
-    /// At this address.
-    Address(String),
+    /// At this URL.
+    Url(String),
 }
 
 /// What a successful answer holds.
 pub(super) struct ParsedAnswer {
-    /// The image, or why there is none.
+    /// Where the image is, or the reason why there is none.
     pub image: Result<ImageSource, Failure>,
     /// What the provider metered.
     pub usage: Option<Value>,
 }
 
-/// Parses an answer with HTTP 200. Some servers report errors with that status, too.
+/// Parses an answer with HTTP 200. Some servers report errors with this status, too.
 pub(super) fn parse(body: &ExtractedBody) -> ParsedAnswer {
     let answers = match body.read::<OneOrMany<Images>>() {
         Ok(OneOrMany(answers)) => answers,
@@ -59,8 +59,8 @@ pub(super) fn parse(body: &ExtractedBody) -> ParsedAnswer {
     let failure = first_failure.unwrap_or_else(|| {
         let error = body.read().ok().and_then(|value| Error::parse(&value));
         match error {
-            Some(error) => error_failure(StatusCode::OK, &error),
-            None => failure("empty", "an answer without a picture".to_owned()),
+            Some(error) => classify_error(StatusCode::OK, &error),
+            None => failure("empty", "an answer without an image".to_owned()),
         }
     });
     ParsedAnswer {
@@ -70,38 +70,38 @@ pub(super) fn parse(body: &ExtractedBody) -> ParsedAnswer {
 }
 
 impl Image {
-    /// Where the image is; `None` when this entry names none. An image in the answer is preferred
-    /// to one that would have to be downloaded.
+    /// Where the image is. Returns `None` if this entry has no image. An image in the answer is
+    /// preferred to an image that would have to be downloaded.
     fn source(self, body: &ExtractedBody) -> Option<Result<ImageSource, Failure>> {
-        let mut failed = None;
+        let mut inline_failure = None;
         if let Some(data) = self.b64_json.filter(|data| !data.is_empty()) {
             match body.image(DIALECT, &data) {
                 Ok(image) => return Some(Ok(ImageSource::Inline(image))),
-                Err(failure) => failed = Some(Err(failure)),
+                Err(failure) => inline_failure = Some(Err(failure)),
             }
         }
-        let address = self.url.filter(|address| !address.is_empty());
-        let addressed = address.map(|address| match body.image_in_address(DIALECT, &address) {
+        let url = self.url.filter(|url| !url.is_empty());
+        let from_url = url.map(|url| match body.image_in_url(DIALECT, &url) {
             Some(image) => image.map(ImageSource::Inline),
-            None => Ok(ImageSource::Address(address)),
+            None => Ok(ImageSource::Url(url)),
         });
-        addressed.or(failed)
+        from_url.or(inline_failure)
     }
 }
 
-/// The failure for an answer whose HTTP status is no success.
+/// Classifies an answer whose HTTP status is not a success.
 pub(super) fn http_failure(received: &Received) -> Failure {
     let error = received.body.read().ok();
     let error = error.and_then(|value| Error::parse(&value));
-    let mut failure = error_failure(received.status, &error.unwrap_or_default());
+    let mut failure = classify_error(received.status, &error.unwrap_or_default());
     failure.retry_after = received.retry_after();
     failure
 }
 
-/// The failure for an error. A code that the outcome table knows is more exact than the HTTP
-/// status. An error that came with HTTP 200 is classified by the status that usually comes with its
-/// code.
-fn error_failure(status: StatusCode, error: &Error) -> Failure {
+/// Classifies an error that the provider returned. A code that the outcome table knows is more
+/// exact than the HTTP status. An error that came with HTTP 200 is classified by the status that
+/// usually comes with its code.
+fn classify_error(status: StatusCode, error: &Error) -> Failure {
     let mut signals = error.codes.iter().map(|code| format!("error:{code}"));
     let known = signals.find(|signal| table::names(DIALECT, signal));
     let status_code = if status.is_success() {
@@ -110,7 +110,7 @@ fn error_failure(status: StatusCode, error: &Error) -> Failure {
         Some(status.as_u16())
     };
     let answer_signal = known.or_else(|| Some(format!("status:{}", status_code?)));
-    // Neither the code nor the status says what it is.
+    // Neither the codes nor the status say what kind of error it is.
     let answer_signal = answer_signal.unwrap_or_else(|| "error".to_owned());
     let codes = error.codes.join(", ");
     let message = Some(error.message.as_str()).filter(|message| !message.trim().is_empty());
@@ -137,14 +137,14 @@ mod tests {
         http_failure(&Received {
             status: StatusCode::from_u16(status).unwrap(),
             headers: HeaderMap::from_iter([(RETRY_AFTER, "7".parse().unwrap())]),
-            body: ExtractedBody::of(body.to_string()),
+            body: ExtractedBody::from_text(body.to_string()),
         })
     }
 
     fn found(answer: &str) -> Result<String, Failure> {
-        match parse(&ExtractedBody::of(answer)).image? {
+        match parse(&ExtractedBody::from_text(answer)).image? {
             ImageSource::Inline(bytes) => Ok(String::from_utf8(bytes.to_vec()).unwrap()),
-            ImageSource::Address(address) => Ok(address),
+            ImageSource::Url(url) => Ok(url),
         }
     }
 

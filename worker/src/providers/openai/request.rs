@@ -1,4 +1,5 @@
-//! Requests to OpenAI images: JSON without input images, a multipart form with them.
+//! Builds requests to OpenAI images. A request without input images is JSON, and a request with
+//! input images is a multipart form.
 
 use std::cmp::Ordering;
 use std::sync::Arc;
@@ -15,14 +16,14 @@ use crate::providers::CallRequest;
 
 /// The body of a request.
 pub(in crate::providers) enum Body {
-    /// An image from a prompt: the fields of a JSON object.
+    /// The fields of a JSON object, for an image from a prompt.
     Generation(Map<String, Value>),
-    /// An image from a prompt and input images: the parts of a form.
+    /// The parts of a form, for an image from a prompt and input images.
     Edit(Vec<Part>),
 }
 
 impl Body {
-    pub(in crate::providers) fn of(request: &CallRequest<'_>) -> Self {
+    pub(in crate::providers) fn from_request(request: &CallRequest<'_>) -> Self {
         let fields = fields(request);
         if request.inputs.is_empty() {
             return Self::Generation(fields);
@@ -52,8 +53,8 @@ impl Body {
     }
 }
 
-/// The fields of both kinds of requests. The catalogue's `extra` fields come last and replace
-/// others.
+/// The fields that both kinds of requests have. The catalogue's `extra` fields come last, and
+/// replace fields of the same name.
 fn fields(request: &CallRequest<'_>) -> Map<String, Value> {
     let Pixels { width, height } =
         nearest_pixels(request.model, request.aspect_ratio, request.size);
@@ -70,8 +71,8 @@ fn fields(request: &CallRequest<'_>) -> Map<String, Value> {
     fields
 }
 
-/// The prompt. The API has a single text field, so the art direction goes before the tenant's
-/// prompt, and the roles of the input images after it.
+/// The text of the prompt. The API has a single text field, so the art direction goes before the
+/// tenant's prompt, and the roles of the input images go after it.
 fn prompt(request: &CallRequest<'_>) -> String {
     let mut paragraphs: Vec<String> = Vec::new();
     paragraphs.extend(request.art_direction.map(ToOwned::to_owned));
@@ -89,8 +90,9 @@ fn prompt(request: &CallRequest<'_>) -> String {
     paragraphs.join("\n\n")
 }
 
-/// The pixels to request. A model that lists its sizes gets the one nearest in shape; of these the
-/// smallest that is large enough, else the largest. Any other model gets the exact pixels.
+/// The pixels to request. A model that lists its sizes gets the size nearest in shape. Of several
+/// sizes with the same shape, it gets the smallest that is large enough, else the largest. Any
+/// other model gets the exact pixels.
 fn nearest_pixels(model: &Model, ratio: AspectRatio, size: Size) -> Pixels {
     let wanted = pixels(ratio, size);
     // On a logarithmic scale 2:1 and 1:2 are equally far from a square.
@@ -98,7 +100,7 @@ fn nearest_pixels(model: &Model, ratio: AspectRatio, size: Size) -> Pixels {
     let area = |pixels: &Pixels| u64::from(pixels.width) * u64::from(pixels.height);
     let shape_distance = |pixels: &Pixels| (shape(pixels) - shape(&wanted)).abs();
     let is_too_small = |pixels: &Pixels| area(pixels) < area(&wanted);
-    let nearer = |one: &&Pixels, other: &&Pixels| -> Ordering {
+    let by_distance = |one: &&Pixels, other: &&Pixels| -> Ordering {
         let area_distance = |pixels: &Pixels| area(pixels).abs_diff(area(&wanted));
         (shape_distance(one).total_cmp(&shape_distance(other)))
             .then_with(|| is_too_small(one).cmp(&is_too_small(other)))
@@ -107,7 +109,7 @@ fn nearest_pixels(model: &Model, ratio: AspectRatio, size: Size) -> Pixels {
     model
         .pixels
         .iter()
-        .min_by(nearer)
+        .min_by(by_distance)
         .copied()
         .unwrap_or(wanted)
 }
@@ -124,7 +126,7 @@ fn extension(media_type: MediaType) -> &'static str {
 ///
 /// # Errors
 ///
-/// Fails when a media type cannot be written, which none of ours does.
+/// Returns an error if a media type cannot be written. None of our media types causes that.
 pub(super) fn form(parts: Vec<Part>, permit: Option<MemoryPermit>) -> Result<Form, Failure> {
     let permit = permit.map(Arc::new);
     parts.into_iter().try_fold(Form::new(), |form, part| {

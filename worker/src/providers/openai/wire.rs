@@ -1,4 +1,4 @@
-//! The JSON and the forms of OpenAI images, as far as Platen uses them.
+//! The JSON and the multipart forms of OpenAI images, as far as Platen uses them.
 //!
 //! Source: the types of openai 3.54.0 (`types/image_generate_params.py`, `image_edit_params.py`,
 //! `images_response.py`).
@@ -40,9 +40,9 @@ impl<T> Default for OneOrMany<T> {
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for OneOrMany<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Shape<T>(PhantomData<T>);
+        struct OneOrManyVisitor<T>(PhantomData<T>);
 
-        impl<'de, T: Deserialize<'de>> Visitor<'de> for Shape<T> {
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for OneOrManyVisitor<T> {
             type Value = OneOrMany<T>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -67,7 +67,7 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for OneOrMany<T> {
             }
         }
 
-        deserializer.deserialize_any(Shape(PhantomData))
+        deserializer.deserialize_any(OneOrManyVisitor(PhantomData))
     }
 }
 
@@ -77,7 +77,7 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for OneOrMany<T> {
 pub(super) struct Images {
     pub data: OneOrMany<Image>,
     pub usage: Option<Value>,
-    /// The image, where a server leaves out `data` around it.
+    /// The image, if a server sends its fields without `data` around them.
     b64_json: Option<Base64>,
     url: Option<String>,
 }
@@ -117,9 +117,14 @@ pub(super) struct Error {
 }
 
 impl Error {
-    /// Reads the formats that servers use: OpenAI's `error` with `message`, `type` and `code`; the
-    /// same without `error` around it; a plain string; `FastAPI`'s `detail`, a string or a list.
-    /// Each may be in a list. `None` when the body describes no error.
+    /// Reads the formats that servers use:
+    ///
+    /// - OpenAI's `error` with `message`, `type` and `code`, or these fields without `error` around
+    ///   them
+    /// - a plain string
+    /// - the `detail` of `FastAPI`, which is a string or a list
+    ///
+    /// Each of these may be in a list. Returns `None` if the body describes no error.
     pub(super) fn parse(body: &Value) -> Option<Self> {
         let fields = match body {
             Value::Array(list) => return list.iter().find_map(Self::parse),
@@ -129,9 +134,10 @@ impl Error {
         let wrappers = ["error", "errors", "detail"].into_iter();
         let mut wrapped = wrappers.filter_map(|name| fields.get(name));
         let inner = wrapped.find_map(Self::parse_fields);
-        // `type` alone does not make a body an error: a successful answer may have one, too.
-        let says_error = || fields.get("object").is_some_and(|object| object == "error");
-        let is_error = inner.is_some() || fields.contains_key("message") || says_error();
+        // `type` alone does not make a body an error, because a successful answer may have a
+        // `type`, too.
+        let is_error_object = || fields.get("object").is_some_and(|object| object == "error");
+        let is_error = inner.is_some() || fields.contains_key("message") || is_error_object();
         let outer = Self::parse_fields(body).filter(|_| is_error);
         match (inner, outer) {
             (Some(mut inner), Some(outer)) => {

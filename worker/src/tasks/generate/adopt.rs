@@ -1,4 +1,4 @@
-//! Adopt: take over an original that an earlier call stored but did not name on its row.
+//! Adopts an original that was stored for an earlier call but is not named on the call's row.
 
 use domain::call::{JournaledCall, original_key};
 
@@ -8,12 +8,12 @@ use super::image::RenderResult;
 use crate::providers::Answer;
 
 impl Attempt<'_> {
-    /// Takes over the original under the call's own key, whichever attempt paid for it. `None` when
-    /// there is none.
+    /// Takes over the original under the call's own key, whichever attempt paid for it. Returns
+    /// `None` if there is no usable original.
     ///
     /// # Errors
     ///
-    /// Fails when the bucket or the database fails.
+    /// Returns an error if the bucket or the database fails.
     pub(super) async fn adopt(
         &self,
         journaled: &JournaledCall,
@@ -23,7 +23,7 @@ impl Attempt<'_> {
         let Some(mut bytes) = self.fetch_original(&key).await? else {
             return Ok(None);
         };
-        // A call that has ended may change only by getting its image. So the bytes must be a usable
+        // A call that has ended may change only by getting its image. So the file must be a usable
         // image before the call is finished again.
         if journaled.outcome.is_some() {
             let Ok((_, pixels)) = imaging::inspect(&bytes) else {
@@ -40,11 +40,11 @@ impl Attempt<'_> {
                 None => return Ok(None),
             };
         }
-        tracing::info!(call.id = %id, "Taking over a stored original");
+        tracing::info!(call.id = %id, "Found a stored original; the attempt adopts it");
         self.limiter().release(&journaled.lane, id, None).await;
         let call = self.call(&journaled.lane, id, output_idx);
         let model = call.map_or(self.model, |call| call.model);
-        let answer = Answer::bare(Ok(bytes));
+        let answer = Answer::without_usage(Ok(bytes));
         let adopted = self.finish(id, output_idx, model, answer, StoreFailure::KeepCallOpen);
         adopted.await.map(Some)
     }

@@ -20,7 +20,7 @@ use crate::providers::Provider;
 /// How long a job that found the bucket unavailable waits for its next attempt.
 pub(super) const BUCKET_RETRY_DELAY: Duration = Duration::from_secs(1);
 
-/// One attempt of a job: what its outputs share.
+/// One attempt of a job, with everything that its outputs share.
 pub(super) struct Attempt<'a> {
     pub app: &'a App,
     pub claimed: &'a Claimed,
@@ -31,8 +31,8 @@ pub(super) struct Attempt<'a> {
     pub model: &'a Model,
     /// Every call of earlier attempts, oldest first.
     pub journal: &'a [JournaledCall],
-    /// Calls the job may still make, all outputs together. It saves vain requests to a lane; the
-    /// database's own count decides when a call is journaled.
+    /// How many calls the job may still make, for all outputs together. This count only saves
+    /// useless requests to a lane. When a call is journaled, the count in the database decides.
     pub calls_left: AtomicI32,
 }
 
@@ -40,44 +40,45 @@ pub(super) struct Attempt<'a> {
 pub(super) enum OutputResult {
     /// Rendition, thumbnail and original are stored.
     Stored(Box<[Artifact; 3]>),
-    /// A provider still works on it, or no lane allows a call: try again after this long.
+    /// A provider still works on the image, or no lane allows a call. Try again after this long.
     Pending(Duration),
     /// There is no image.
     Missing {
         failure: Failure,
-        /// Whether another attempt may make it.
-        retry: bool,
+        /// Whether another attempt may make the image.
+        may_retry: bool,
     },
 }
 
 impl OutputResult {
-    /// This worker stops and none of its own calls is running: another worker goes on at once.
-    pub(super) const HANDED_BACK: Self = Self::Pending(Duration::ZERO);
+    /// This worker stops, and no call for the output is running. Another worker goes on at once.
+    pub(super) const HANDED_OVER: Self = Self::Pending(Duration::ZERO);
 
-    /// Something failed on our side; another attempt may succeed.
-    pub(super) fn our_fault(error: &anyhow::Error) -> Self {
+    /// Something failed on our side. Another attempt may succeed.
+    pub(super) fn internal_failure(error: &anyhow::Error) -> Self {
         Self::Missing {
             failure: Failure::new(Class::Internal, format!("{error:#}")),
-            retry: true,
+            may_retry: true,
         }
     }
 
-    /// The job may make no further call; the last failure, if any, says why the output is missing.
+    /// The job may make no further call. The last failure, if there is one, says why the output is
+    /// missing.
     pub(super) fn no_call_left(last: Option<&Failure>) -> Self {
-        let none_left = || Failure::new(Class::Unknown, "no further call is allowed");
-        Self::given_up(last.cloned().unwrap_or_else(none_left))
+        let no_call_allowed = || Failure::new(Class::Unknown, "no further call is allowed");
+        Self::given_up(last.cloned().unwrap_or_else(no_call_allowed))
     }
 
-    /// The output is missing, and no attempt tries again.
+    /// The output is missing, and no attempt will try again.
     pub(super) fn given_up(failure: Failure) -> Self {
         Self::Missing {
             failure,
-            retry: false,
+            may_retry: false,
         }
     }
 }
 
-/// One call to a provider: its journal entry, the output it is for, and where it goes.
+/// One call to a provider: its id in the journal, the output that it is for, and where it is sent.
 #[derive(Clone, Copy)]
 pub(super) struct ProviderCall<'a> {
     pub id: CallId,
@@ -96,7 +97,8 @@ impl Attempt<'_> {
         }
     }
 
-    /// The call `id` on `lane`. `None` when the lane's model or provider has left the catalogue.
+    /// The call `id` on `lane`. Returns `None` if the lane's model or provider is no longer in the
+    /// catalogue.
     pub(super) fn call<'b>(
         &'b self,
         lane: &'b Lane,
@@ -126,8 +128,8 @@ impl Attempt<'_> {
     }
 }
 
-/// Delays of retries inside one attempt. Only requests to our own database are repeated like this;
-/// a call to a provider never is.
+/// The delays between tries of one request to our own database, inside one attempt. A call to a
+/// provider is never repeated like this.
 pub(super) fn database_retry_delays() -> ExponentialBuilder {
     ExponentialBuilder::default()
         .with_min_delay(Duration::from_millis(50))

@@ -1,7 +1,7 @@
-//! Buy: one paid call. Acquire a lane, journal the call, submit it, and end it.
+//! Buys one image with one paid call: acquires a lane, journals the call, submits it, and ends it.
 //!
 //! The order protects money. The lane is acquired before the call is journaled, and the call is
-//! journaled before it is made, so that a worker's death leaves a row and never an unknown payment.
+//! journaled before it is sent. So if the worker dies, a row in the journal tells of the payment.
 
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -30,9 +30,9 @@ use crate::providers::{Answer, CallRequest, InputImage, Reply};
 
 /// Whether a call may be made.
 enum JournalResult {
-    /// It is journaled; make it.
+    /// The call is journaled and may be made.
     Journaled,
-    /// The job's limit of calls is reached; do not make it.
+    /// The job's limit of calls is reached, so the call may not be made.
     NoCallLeft,
 }
 
@@ -41,7 +41,7 @@ impl Attempt<'_> {
     ///
     /// # Errors
     ///
-    /// Fails when something fails on our side: the lease, the bucket or the database.
+    /// Returns an error if something fails on our side: the lease, the bucket or the database.
     pub(super) async fn buy(
         &self,
         output_idx: i32,
@@ -53,8 +53,8 @@ impl Attempt<'_> {
         {
             return Ok(OutputResult::given_up(failure.clone()));
         }
-        if self.app.stopping.is_cancelled() {
-            return Ok(OutputResult::HANDED_BACK);
+        if self.app.stop_signal.is_cancelled() {
+            return Ok(OutputResult::HANDED_OVER);
         }
         if !self.app.spool.accepts_results() {
             return Ok(OutputResult::Pending(BUCKET_RETRY_DELAY));
@@ -63,19 +63,22 @@ impl Attempt<'_> {
             Inputs::Loaded { images, permit } => (images, permit),
             Inputs::Missing(failure) => return Ok(OutputResult::given_up(failure)),
         };
-        // Checked before the lane is acquired: the lane would count a call that may not be made, or
-        // use it as its probe.
+        // This is checked before the lane is acquired. Otherwise the lane would count a call that
+        // may not be made, or use it as its probe.
         if self.calls_left.fetch_sub(1, Ordering::Relaxed) <= 0 {
             return Ok(OutputResult::no_call_left(prior_calls.last()));
         }
         let id = CallId::new();
-        let prior_classes = prior_calls.classes();
+        let earlier_failures = prior_calls.classes();
         let usable_lanes = prior_calls.usable_lanes(lanes);
-        let lane = match self.acquire_lane(&usable_lanes, id, &prior_classes).await {
+        let lane = match self
+            .acquire_lane(&usable_lanes, id, &earlier_failures)
+            .await
+        {
             Ok(lane) => lane,
-            Err(without_call) => {
+            Err(result_without_call) => {
                 self.calls_left.fetch_add(1, Ordering::Relaxed);
-                return Ok(without_call);
+                return Ok(result_without_call);
             }
         };
         let mut lane_permit = self.limiter().permit(lane, id);
@@ -90,30 +93,31 @@ impl Attempt<'_> {
             }
         }
         reach("generate:after_begin_call").await?;
-        let reply = self.submit(call, &prior_classes, images, permit).await;
+        let reply = self.submit(call, &earlier_failures, images, permit).await;
         reach("generate:after_call").await?;
         let mut result = match reply {
             Reply::Answered(answer) => {
                 let ended = self.end(call, answer, StoreFailure::LoseCall).await;
-                // `end` has told the lane the result, so the permit must not release it again.
-                lane_permit.released = true;
+                // `end` has released the lane with the result, so the permit must not release it
+                // again.
+                lane_permit.is_released = true;
                 ended?
             }
             Reply::Operation(operation) => {
                 reach("generate:before_operate").await?;
                 self.record_operation(call, &operation).await?;
                 reach("generate:after_operate").await?;
-                // The call stays in flight on its lane until the operation ends. Whoever polls that
-                // end, this attempt or a later one, releases it.
-                lane_permit.released = true;
+                // The call stays in flight on its lane until the operation ends. The attempt that
+                // learns of the end, this one or a later one, releases the lane.
+                lane_permit.is_released = true;
                 let (first_delay, _) = self.app.timing.poll;
                 self.poll_operation(call, &operation, call.model.timeout, first_delay)
                     .await?
             }
         };
-        if let OutputResult::Missing { failure, retry } = &mut result {
+        if let OutputResult::Missing { failure, may_retry } = &mut result {
             prior_calls.add(lane, failure);
-            *retry = *retry && prior_calls.allow_another(lanes);
+            *may_retry = *may_retry && prior_calls.allow_another(lanes);
         }
         Ok(result)
     }
@@ -122,35 +126,35 @@ impl Attempt<'_> {
     ///
     /// # Errors
     ///
-    /// When no lane allows a call, returns how the output ends without one.
+    /// If no lane allows a call, returns the result of the output without a call.
     async fn acquire_lane<'b>(
         &self,
         usable_lanes: &[&'b Lane],
         id: CallId,
-        prior_classes: &[Class],
+        earlier_failures: &[Class],
     ) -> Result<&'b Lane, OutputResult> {
         // A call that follows a fault of the provider counts against the lane's budget of retries.
-        let is_retry = prior_classes
+        let is_retry = earlier_failures
             .last()
             .is_some_and(|class| class.contract().strikes > 0);
         let acquired = self.limiter().acquire(usable_lanes, id, is_retry).await;
         acquired.map_err(|pause| {
             if pause.reason != PauseReason::Answers(Class::ModelRetired) {
-                // A short wait costs nothing: the dispatcher queues the job only when one of its
-                // lanes is available again.
+                // A short wait costs nothing, because the dispatcher queues the job only when one
+                // of its lanes is available again.
                 return OutputResult::Pending(pause.wait.min(ACQUIRE_TIMEOUT));
             }
-            let detail = "the provider has no such model, as other jobs have learned";
+            let detail = "the provider has no such model, as calls of other jobs have shown";
             let failure = Failure::new(Class::ModelRetired, detail);
             OutputResult::given_up(self.name_successor(failure))
         })
     }
 
-    /// Journals the call and counts it on the job: the last check before money is spent.
+    /// Journals the call and counts it on the job. This is the last check before money is spent.
     ///
     /// # Errors
     ///
-    /// Fails when the lease or the deadline has passed, and when the database fails.
+    /// Returns an error if the lease or the deadline has passed, or if the database fails.
     async fn journal_call(&self, call: ProviderCall<'_>) -> anyhow::Result<JournalResult> {
         anyhow::ensure!(self.lease.is_valid(), "the lease may have run out");
         let new = NewCall {
@@ -183,12 +187,13 @@ impl Attempt<'_> {
         Ok(JournalResult::NoCallLeft)
     }
 
-    /// Sends the call and waits for the reply within the model's timeout. `prior_classes` are the
-    /// outcomes of earlier calls for this output; they change the seed and the thinking level.
+    /// Sends the call and waits for the reply within the model's timeout. `earlier_failures` are
+    /// the classes of the earlier calls for this output. They change the seed and the thinking
+    /// level.
     async fn submit(
         &self,
         call: ProviderCall<'_>,
-        prior_classes: &[Class],
+        earlier_failures: &[Class],
         inputs: Vec<InputImage>,
         permit: Option<MemoryPermit>,
     ) -> Reply {
@@ -200,18 +205,18 @@ impl Attempt<'_> {
             inputs,
             aspect_ratio: self.request.aspect_ratio,
             size: self.request.size,
-            seed: self.seed(call.model, prior_classes),
-            thinking: least_thinking(call.model, prior_classes),
+            seed: self.seed(call.model, earlier_failures),
+            thinking: thinking_level(call.model, earlier_failures),
             job: self.claimed.id,
             call: call.id,
             timeout: call.model.timeout,
             permit,
         };
-        // The provider's clock stops while an answer waits for memory.
-        let time = call.model.timeout + memory::MAX_WAIT;
-        let _step = self.lease.begin_step(time);
+        // The wait of an answer for memory does not count against the provider's timeout.
+        let max_duration = call.model.timeout + memory::MAX_WAIT;
+        let _step = self.lease.begin_step(max_duration);
         let started = Instant::now();
-        let _in_flight = InFlight::new(&call.lane.model);
+        let _in_flight = InFlightGauge::new(&call.lane.model);
         let span = self
             .app
             .catalog
@@ -219,11 +224,11 @@ impl Attempt<'_> {
             .map_or_else(Span::none, |dialect| {
                 traces::call(dialect, call.lane, call.id)
             });
-        let reply = timeout(time, call.provider.submit(request))
+        let reply = timeout(max_duration, call.provider.submit(request))
             .instrument(span.clone())
             .await
             .unwrap_or_else(|_| {
-                let detail = format!("no answer within {} s", time.as_secs());
+                let detail = format!("no answer within {} s", max_duration.as_secs());
                 Reply::Answered(Answer::failed(Failure::new(Class::Unknown, detail)))
             });
         let outcome = match &reply {
@@ -244,12 +249,12 @@ impl Attempt<'_> {
         reply
     }
 
-    /// The seed for the next call. An image that came out too close to a known work gets a random
-    /// one: the tenant's own would give the same image again.
-    fn seed(&self, model: &Model, prior_classes: &[Class]) -> Option<i32> {
+    /// The seed for the next call. If the provider refused an image as too similar to a known work,
+    /// the next call gets a random seed, because the tenant's seed would give the same image again.
+    fn seed(&self, model: &Model, earlier_failures: &[Class]) -> Option<i32> {
         if !model.takes_seed {
             None
-        } else if prior_classes.contains(&Class::RefusedCopyright) {
+        } else if earlier_failures.contains(&Class::RefusedCopyright) {
             Some(rand::rng().random_range(0..i32::MAX))
         } else {
             self.request.seed
@@ -257,18 +262,21 @@ impl Attempt<'_> {
     }
 }
 
-/// The lowest thinking level of the model, after an answer that was truncated: thinking uses up the
-/// same token limit as the image.
-fn least_thinking<'a>(model: &'a Model, prior_classes: &[Class]) -> Option<&'a str> {
-    let least = model.thinking.first()?;
-    prior_classes.contains(&Class::Truncated).then_some(least)
+/// The thinking level for the next call. After an answer that was truncated, it is the model's
+/// lowest level, because thinking uses up the same token limit as the image. Otherwise `None` lets
+/// the model choose.
+fn thinking_level<'a>(model: &'a Model, earlier_failures: &[Class]) -> Option<&'a str> {
+    let lowest = model.thinking.first()?;
+    earlier_failures
+        .contains(&Class::Truncated)
+        .then_some(lowest)
 }
 
-/// Counts a call as in flight until it is dropped, also when the attempt is dropped because its
-/// lease was lost.
-struct InFlight(prometheus::IntGauge);
+/// Counts a call as in flight in the metric until this value is dropped, also when the attempt is
+/// dropped because its lease was lost.
+struct InFlightGauge(prometheus::IntGauge);
 
-impl InFlight {
+impl InFlightGauge {
     fn new(model: &str) -> Self {
         let gauge = telemetry::CALLS_IN_FLIGHT.with_label_values(&[model]);
         gauge.inc();
@@ -276,7 +284,7 @@ impl InFlight {
     }
 }
 
-impl Drop for InFlight {
+impl Drop for InFlightGauge {
     fn drop(&mut self) {
         self.0.dec();
     }

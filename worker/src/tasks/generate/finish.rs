@@ -1,7 +1,8 @@
-//! Finish: store the original of an answer, render it, end the call, and tell the lane.
+//! Finishes a call: stores the original of the answer, renders it, ends the call, and reports the
+//! result to the lane.
 //!
 //! The order protects what was paid for. The original is stored before it is rendered, and named on
-//! its call only after it was rendered. So a crash in between leaves an original that the next
+//! the call only after it was rendered. So a crash in between leaves an original that the next
 //! attempt adopts, and never a call whose original cannot be used.
 
 use std::time::Duration;
@@ -26,23 +27,24 @@ use crate::providers::Answer;
 /// The longest record of a provider's usage that is stored, in bytes of JSON.
 const MAX_USAGE_BYTES: usize = 16_384;
 
-/// What to do with the call when its image could not be stored.
+/// What to do with a call if its image cannot be stored.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum StoreFailure {
-    /// End it as failed: the image existed only in memory, so it is lost with what was paid for it.
+    /// End the call as failed. The image existed only in memory, so it is lost, together with what
+    /// was paid for it.
     LoseCall,
-    /// Leave it open: the image can be fetched again, from the provider or from the bucket.
+    /// Leave the call open, because the image can be fetched again from the provider or the bucket.
     KeepCallOpen,
 }
 
 /// What became of an answer's image.
 enum ImageResult {
-    /// Its original is stored, and rendered.
+    /// The original is stored and rendered.
     Usable(StoredFile, Box<Rendered>),
     /// There is no usable image.
     Failed(Failure),
-    /// It could not be stored, and can be fetched again.
-    KeptElsewhere,
+    /// The original could not be stored, but can be fetched again.
+    NotStored,
 }
 
 impl Attempt<'_> {
@@ -50,15 +52,15 @@ impl Attempt<'_> {
     ///
     /// # Errors
     ///
-    /// Fails when the bucket or the database fails.
+    /// Returns an error if the bucket or the database fails.
     pub(super) async fn end(
         &self,
         call: ProviderCall<'_>,
         answer: Answer,
         store_failure: StoreFailure,
     ) -> anyhow::Result<OutputResult> {
-        // A failure is reported at once. For an image the lane waits until it is rendered: only
-        // then is it known whether the file was an image at all.
+        // A failure is reported at once. A success is reported after the image was rendered,
+        // because only then is it known whether the file was an image at all.
         let failed = answer.image.as_ref().err().map(CallResult::from);
         if failed.is_some() {
             self.limiter().release(call.lane, call.id, failed).await;
@@ -79,12 +81,13 @@ impl Attempt<'_> {
     }
 
     /// Stores the answer's original under the call's own key, renders it, ends the call and stores
-    /// the renditions. A file that is no image ends the call as a fault of the provider and is not
-    /// named on it, so that the next attempt buys another.
+    /// the renditions. A file that is not an image ends the call as a fault of the provider. It is
+    /// not named on the call, so that the next attempt buys another image.
     ///
     /// # Errors
     ///
-    /// Fails when the bucket or the database fails. The call then stays open for the next attempt.
+    /// Returns an error if the bucket or the database fails. The call then stays open for the next
+    /// attempt.
     pub(super) async fn finish(
         &self,
         call: CallId,
@@ -101,7 +104,7 @@ impl Attempt<'_> {
         } = answer;
         let image = match image {
             Ok(bytes) => {
-                self.keep_original(call, output_idx, model, bytes, store_failure)
+                self.store_and_render(call, output_idx, model, bytes, store_failure)
                     .await?
             }
             Err(failure) => ImageResult::Failed(self.name_successor(failure)),
@@ -109,7 +112,7 @@ impl Attempt<'_> {
         let (original, failure) = match &image {
             ImageResult::Usable(original, _) => (Some(original), None),
             ImageResult::Failed(failure) => (None, Some(failure)),
-            ImageResult::KeptElsewhere => return Ok(OutputResult::Pending(BUCKET_RETRY_DELAY)),
+            ImageResult::NotStored => return Ok(OutputResult::Pending(BUCKET_RETRY_DELAY)),
         };
         let usage = usage.filter(|usage| {
             let json = usage.to_string();
@@ -125,7 +128,7 @@ impl Attempt<'_> {
             provider_request_id: provider_request_id.as_deref(),
             usage: usage.as_ref(),
             cost_micros: match outcome {
-                // The provider may have made the image, and billed it: the expected cost stays.
+                // The provider may have made and billed the image, so the expected cost stays.
                 Class::Unknown | Class::ProviderInvalid | Class::Internal => None,
                 _ => model.cost_micros(delivered_size, tokens),
             },
@@ -156,9 +159,9 @@ impl Attempt<'_> {
             }
             ImageResult::Failed(failure) => Ok(OutputResult::Missing {
                 failure,
-                retry: calls_left,
+                may_retry: calls_left,
             }),
-            ImageResult::KeptElsewhere => Ok(OutputResult::Pending(BUCKET_RETRY_DELAY)),
+            ImageResult::NotStored => Ok(OutputResult::Pending(BUCKET_RETRY_DELAY)),
         }
     }
 
@@ -166,9 +169,9 @@ impl Attempt<'_> {
     ///
     /// # Errors
     ///
-    /// Fails when a stored original cannot be read again. It is safe, and the next attempt adopts
-    /// it.
-    async fn keep_original(
+    /// Returns an error if a stored original cannot be read again. The original is not lost: the
+    /// next attempt adopts it.
+    async fn store_and_render(
         &self,
         call: CallId,
         output_idx: i32,
@@ -181,8 +184,8 @@ impl Attempt<'_> {
             Ok(OriginalResult::Rendered(original, rendered)) => {
                 ImageResult::Usable(original, rendered)
             }
-            // There was no memory to render it at once. The bytes are dropped by now, so this may
-            // wait for memory without holding any.
+            // There was no memory to render the original at once. Its bytes are dropped by now, so
+            // this may wait for memory without holding any.
             Ok(OriginalResult::Stored(original)) => {
                 let (key, pixels) = (&original.object_key, original.pixels);
                 let rendered = self.render_stored(key, pixels, output_idx, &model.id);
@@ -194,7 +197,7 @@ impl Attempt<'_> {
             Ok(OriginalResult::Unusable(failure)) => ImageResult::Failed(failure),
             Err(error) if store_failure == StoreFailure::KeepCallOpen => {
                 tracing::warn!(%error, call.id = %call, "An image could not be stored; it will be fetched again");
-                ImageResult::KeptElsewhere
+                ImageResult::NotStored
             }
             Err(error) => ImageResult::Failed(Failure::new(
                 Class::Internal,

@@ -1,4 +1,4 @@
-//! The images of one output: the memory they take, and their way through bucket and render pool.
+//! Loads, stores and renders the images of one output, within the memory that images may take.
 
 use std::time::{Duration, Instant};
 
@@ -21,35 +21,36 @@ use super::attempt::{Attempt, OutputResult};
 use crate::memory::{self, TYPICAL_RESPONSE_BYTES};
 use crate::providers::InputImage;
 
-/// How long the bucket may take for one object, all tries together.
-const SPOOL_TIMEOUT: Duration = Duration::from_mins(5);
+/// How long the bucket may take for one object, with all tries.
+const OBJECT_TIMEOUT: Duration = Duration::from_mins(5);
 
 /// The input images of a job.
 pub(super) enum Inputs {
-    /// All of them, and the memory they and the request's body take; `None` without inputs.
+    /// All images, and the memory that they and the request's body take. The permit is `None` if
+    /// there are no inputs.
     Loaded {
         images: Vec<InputImage>,
         permit: Option<MemoryPermit>,
     },
-    /// One is not in the bucket; no attempt can succeed.
+    /// An image is not in the bucket, so no attempt can succeed.
     Missing(Failure),
 }
 
-/// What became of an original that was to be stored.
+/// The result of storing an original.
 pub(super) enum OriginalResult {
-    /// It is stored, and was rendered meanwhile.
+    /// The original is stored, and was rendered meanwhile.
     Rendered(StoredFile, Box<Rendered>),
-    /// It is stored; there was no memory to render it at once.
+    /// The original is stored, but there was no memory to render it at once.
     Stored(StoredFile),
-    /// It is no usable image.
+    /// The original is not a usable image.
     Unusable(Failure),
 }
 
-/// What became of an original that was to be rendered.
+/// The result of rendering an original.
 pub(super) enum RenderResult {
-    /// It is rendered to the size of the request.
+    /// The original is rendered to the size of the request.
     Rendered(Box<Rendered>),
-    /// It is no usable image, which is the provider's fault, or this worker stops.
+    /// The original is not a usable image, which is the provider's fault, or this worker stops.
     Unusable(Failure),
 }
 
@@ -58,7 +59,7 @@ impl Attempt<'_> {
     ///
     /// # Errors
     ///
-    /// Fails when no memory becomes free in time, and when the bucket cannot be read.
+    /// Returns an error if no memory becomes free in time, or if the bucket cannot be read.
     pub(super) async fn inputs(&self) -> anyhow::Result<Inputs> {
         let requested = &self.request.inputs;
         if requested.is_empty() {
@@ -69,8 +70,8 @@ impl Attempt<'_> {
         }
         let _timed = process::step("inputs");
         let bytes: u64 = requested.iter().map(|input| input.bytes).sum();
-        // The files themselves, and once more in the request's body, where base64 makes them a
-        // third larger: 1 + 4/3.
+        // Each file is in memory twice: once as it is, and once in the request's body, where base64
+        // makes it a third larger. 1 + 4/3 = 7/3.
         let bytes = usize::try_from(bytes / 3 * 7).unwrap_or(usize::MAX);
         let permit = self.memory_permit(bytes).await?;
         let mut images = Vec::with_capacity(requested.len());
@@ -91,8 +92,8 @@ impl Attempt<'_> {
         })
     }
 
-    /// Waits for memory. The caller must hold none of it meanwhile, or two attempts could wait for
-    /// each other.
+    /// Waits for memory. The caller must hold no memory permit meanwhile, or two attempts could
+    /// wait for each other.
     async fn memory_permit(&self, bytes: usize) -> Result<MemoryPermit, MemoryTimeout> {
         let _step = self.lease.begin_step(memory::MAX_WAIT);
         let _timed = process::step("room");
@@ -104,7 +105,8 @@ impl Attempt<'_> {
     ///
     /// # Errors
     ///
-    /// Fails when the original could not be stored: the spool is full, or its time is over.
+    /// Returns an error if the original could not be stored: the bucket refused it for good, the
+    /// spool is full, or the deadline has passed.
     pub(super) async fn store_original(
         &self,
         call: CallId,
@@ -117,20 +119,20 @@ impl Attempt<'_> {
             Err(error) => return Ok(OriginalResult::Unusable(imaging_failure(&error))),
         };
         let object_key = original_key(self.claimed.tenant, call);
-        let _step = self.lease.begin_step(SPOOL_TIMEOUT);
+        let _step = self.lease.begin_step(OBJECT_TIMEOUT);
         let put = async {
             let _timed = process::step("store_original");
             self.app.spool.put_once(&object_key, bytes.clone()).await
         };
-        let (stored, rendered) = match self.app.memory.try_acquire(self.render_bytes(pixels)) {
+        let (stored, render_result) = match self.app.memory.try_acquire(self.render_bytes(pixels)) {
             Some(permit) => {
                 let render = self.render(bytes.clone(), permit, output_idx, &model.id);
-                let (stored, rendered) = tokio::join!(put, render);
-                (stored, Some(rendered))
+                let (stored, render_result) = tokio::join!(put, render);
+                (stored, Some(render_result))
             }
             None => (put.await, None),
         };
-        let rendered = match rendered {
+        let rendered = match render_result {
             Some(RenderResult::Rendered(rendered)) => Some(rendered),
             Some(RenderResult::Unusable(failure)) => {
                 return Ok(OriginalResult::Unusable(failure));
@@ -141,17 +143,18 @@ impl Attempt<'_> {
             Ok(stored) => stored,
             Err(error) => {
                 // The original was paid for, so it may wait until its job ends.
-                let left = self.deadline.saturating_duration_since(Instant::now());
-                let _step = self.lease.begin_step(left);
-                let held_beside = rendered.as_ref().map_or(0, |rendered| {
+                let time_until_job_deadline =
+                    self.deadline.saturating_duration_since(Instant::now());
+                let _step = self.lease.begin_step(time_until_job_deadline);
+                let other_bytes_in_memory = rendered.as_ref().map_or(0, |rendered| {
                     rendered.rendition.bytes.len() + rendered.thumbnail.bytes.len()
                 });
-                let until = self.spool_deadline();
+                let spool_deadline = self.spool_deadline();
                 let stored = (self.app.spool).store_when_available(
                     &object_key,
                     bytes,
-                    held_beside,
-                    until,
+                    other_bytes_in_memory,
+                    spool_deadline,
                     error,
                 );
                 stored.await?
@@ -174,8 +177,8 @@ impl Attempt<'_> {
     ///
     /// # Errors
     ///
-    /// Fails when no memory becomes free in time, when the bucket cannot be read, and when the
-    /// original is not there.
+    /// Returns an error if no memory becomes free in time, if the bucket cannot be read, or if the
+    /// original is not in the bucket.
     pub(super) async fn render_stored(
         &self,
         key: &str,
@@ -189,25 +192,26 @@ impl Attempt<'_> {
         Ok(self.render(bytes, permit, output_idx, model).await)
     }
 
-    /// The memory that rendering takes, in bytes, with the original's file.
+    /// The memory that rendering takes, in bytes. The original's file is included.
     fn render_bytes(&self, original: Pixels) -> usize {
         imaging::memory(original, self.request.recipe().target)
     }
 
-    /// Until when an original may wait for the bucket; `None`: until the job ends. A job with
-    /// several outputs delivers the others before its deadline, so there the wait ends earlier.
+    /// Until when an original may wait for the bucket. `None` means until the job ends. A job with
+    /// several outputs delivers the other images before its deadline, so its originals wait less
+    /// long.
     fn spool_deadline(&self) -> Option<Instant> {
         let has_other_outputs = self.claimed.n_requested > 1;
         let delivery = self.deadline.checked_sub(DELIVERY_MARGIN);
         has_other_outputs.then(|| delivery.unwrap_or(self.deadline))
     }
 
-    /// Reads an original that may have been stored. Its size is not known, so a typical one is
-    /// reserved. `None` when there is none.
+    /// Reads an original that may have been stored. Its size is not known, so the memory of a
+    /// typical original is reserved. Returns `None` if there is no such original.
     ///
     /// # Errors
     ///
-    /// Fails when no memory becomes free in time, and when the bucket cannot be read.
+    /// Returns an error if no memory becomes free in time, or if the bucket cannot be read.
     pub(super) async fn fetch_original(&self, key: &str) -> anyhow::Result<Option<Bytes>> {
         let permit = self.memory_permit(TYPICAL_RESPONSE_BYTES).await?;
         let bytes = self.fetch(key).await?;
@@ -215,7 +219,7 @@ impl Attempt<'_> {
     }
 
     async fn fetch(&self, key: &str) -> Result<Option<Bytes>, BucketError> {
-        let _step = self.lease.begin_step(SPOOL_TIMEOUT);
+        let _step = self.lease.begin_step(OBJECT_TIMEOUT);
         self.app.spool.get(key).await
     }
 
@@ -230,7 +234,7 @@ impl Attempt<'_> {
         let provenance = Provenance {
             model: model.to_owned(),
             source: format!("{}/{output_idx}", self.claimed.id),
-            synthetic: self.app.providers.synthetic(),
+            synthetic: self.app.providers.is_synthetic(),
         };
         let _step = self.lease.begin_step(self.app.render_pool.max_wait());
         let _timed = process::step("develop");
@@ -243,7 +247,8 @@ impl Attempt<'_> {
             Ok(rendered) => rendered,
             Err(error) => return RenderResult::Unusable(imaging_failure(&error)),
         };
-        // The permit shrinks to what is left, and is held for as long as the rendition's bytes are.
+        // The permit shrinks to the size of the results, and is held for as long as the rendition's
+        // bytes are in memory.
         let rendition = &mut rendered.rendition.bytes;
         permit.shrink(rendition.len() + rendered.thumbnail.bytes.len());
         *rendition = with_permit(std::mem::take(rendition), permit);
@@ -255,7 +260,8 @@ impl Attempt<'_> {
     ///
     /// # Errors
     ///
-    /// Fails when the bucket does not store them; the next attempt renders the original again.
+    /// Returns an error if the bucket does not store both. The next attempt then renders the
+    /// original again.
     pub(super) async fn store(
         &self,
         output_idx: i32,
@@ -275,13 +281,13 @@ impl Attempt<'_> {
         } = rendered;
         let rendition_key = rendition_key(tenant, job, fence, output_idx, self.request.format);
         let thumbnail_key = thumbnail_key(tenant, job, fence, output_idx);
-        let _step = self.lease.begin_step(SPOOL_TIMEOUT);
+        let _step = self.lease.begin_step(OBJECT_TIMEOUT);
         let _timed = process::step("store");
         let (rendition_stored, thumbnail_stored) = tokio::try_join!(
             self.app.spool.put(&rendition_key, rendition.bytes),
             self.app.spool.put(&thumbnail_key, thumbnail.bytes)
         )?;
-        let synthetic = self.app.providers.synthetic();
+        let synthetic = self.app.providers.is_synthetic();
         let file = |object_key, stored: StoredObject, media_type, pixels| StoredFile {
             object_key,
             sha256: stored.sha256,
@@ -319,8 +325,8 @@ impl Attempt<'_> {
     }
 }
 
-/// The failure for an original that cannot be rendered. That is the provider's fault, unless this
-/// worker was stopped before it could try.
+/// Classifies an error of rendering. The provider is at fault, unless this worker was stopped
+/// before it could render.
 fn imaging_failure(error: &ImagingError) -> Failure {
     let class = match error {
         ImagingError::ShuttingDown => Class::Internal,

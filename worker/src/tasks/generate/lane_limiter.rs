@@ -1,4 +1,5 @@
-//! Acquires a lane for a call before it is journaled, and releases it however the call ends.
+//! Acquires a lane for a call before the call is journaled, and releases the lane however the call
+//! ends.
 
 use std::time::{Duration, Instant};
 
@@ -13,12 +14,13 @@ use tokio_util::task::TaskTracker;
 
 use crate::app::App;
 
-/// How long an attempt waits for a full lane. Then its job is put back, and another may use the
-/// slot.
+/// How long an attempt waits for a full lane. After that its job is put back, and another job may
+/// use the slot.
 pub(super) const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
-/// How often a full lane is asked again, on average.
+/// How long an attempt waits, on average, before it tries a full lane again.
 const POLL_INTERVAL: Duration = Duration::from_millis(60);
-/// How long after the model's timeout a call still counts as in flight when nobody reports its end.
+/// How long after the model's timeout a call still counts as in flight if no attempt reports its
+/// end.
 const LATE_END_GRACE: Duration = Duration::from_secs(30);
 
 /// Acquires and releases lanes for the calls of one job.
@@ -29,12 +31,13 @@ pub(super) struct LaneLimiter<'a> {
 }
 
 impl LaneLimiter<'_> {
-    /// Acquires the first lane, in the catalogue's order, that allows the call. When all are full
-    /// it waits up to [`ACQUIRE_TIMEOUT`]: that is cheaper than the way back through the queue.
+    /// Acquires the first lane, in the catalogue's order, that allows the call. If all lanes are
+    /// full, it waits up to [`ACQUIRE_TIMEOUT`], because that is cheaper than to put the job back
+    /// into the queue.
     ///
     /// # Errors
     ///
-    /// Returns the shortest pause when no lane allows the call.
+    /// If no lane allows the call, returns the shortest pause.
     pub(super) async fn acquire<'a>(
         &self,
         lanes: &[&'a Lane],
@@ -49,21 +52,22 @@ impl LaneLimiter<'_> {
                     Ok(Acquisition::Granted) => return Ok(lane),
                     Ok(Acquisition::Denied(pause)) => pauses.push(pause),
                     Err(error) => {
-                        tracing::debug!(%error, %lane, "The lane's state could not be read; it counts as available");
+                        tracing::debug!(%error, %lane, "The lane's state could not be read, so the lane counts as available");
                         return Ok(lane);
                     }
                 }
             }
-            // The model counts as retired only when every lane says so, so that pause sorts last.
+            // The model counts as retired only if every lane says so. So the pause of a retired
+            // model sorts last.
             let retired = PauseReason::Answers(Class::ModelRetired);
             let pauses = pauses.into_iter();
             let shortest = pauses.min_by_key(|pause| (pause.reason == retired, pause.wait));
             let pause = shortest.expect("a model has a lane");
             let may_wait = pause.reason == PauseReason::Full && started.elapsed() < ACQUIRE_TIMEOUT;
-            if !may_wait || self.app.stopping.is_cancelled() {
+            if !may_wait || self.app.stop_signal.is_cancelled() {
                 return Err(pause);
             }
-            // Jitter, or all waiting attempts would ask at the same moment.
+            // Without jitter all waiting attempts would try again at the same moment.
             let delay = POLL_INTERVAL.mul_f64(rand::rng().random_range(0.7..1.3));
             tokio::time::sleep(delay).await;
         }
@@ -81,18 +85,18 @@ impl LaneLimiter<'_> {
             .await
     }
 
-    /// Releases a call's place on its lane and reports the call's result; `None` reports nothing.
-    /// When Redis does not answer, the place becomes free by itself after the call's longest
+    /// Releases a call's place on its lane and reports the call's result. `None` reports no result.
+    /// If Redis does not answer, the place becomes free by itself after the call's longest
     /// duration.
     pub(super) async fn release(&self, lane: &Lane, id: CallId, result: Option<CallResult>) {
         let (lanes, max_duration) = (&self.app.lanes, self.max_duration(lane));
         let released = lanes.release(lane, self.tenant, id, result, max_duration);
         if let Err(error) = released.await {
-            tracing::debug!(%error, %lane, "The call's result could not be reported to its lane");
+            tracing::debug!(%error, %lane, "The call could not be released from its lane, so its result was not reported");
         }
     }
 
-    /// After how long a call on this lane counts as ended.
+    /// How long after its start a call on this lane counts as ended.
     fn max_duration(&self, lane: &Lane) -> Duration {
         let model = self.app.catalog.get(&lane.model).unwrap_or(self.model);
         model.timeout + LATE_END_GRACE
@@ -107,7 +111,7 @@ impl LaneLimiter<'_> {
             tenant: self.tenant,
             id,
             max_duration: self.max_duration(lane),
-            released: false,
+            is_released: false,
         }
     }
 }
@@ -121,13 +125,14 @@ pub(super) struct LanePermit {
     tenant: TenantId,
     id: CallId,
     max_duration: Duration,
-    /// The lane was told the result, or will be when the provider's operation ends.
-    pub(super) released: bool,
+    /// Whether the lane was released with the result, or will be when the provider's operation
+    /// ends.
+    pub(super) is_released: bool,
 }
 
 impl Drop for LanePermit {
     fn drop(&mut self) {
-        if self.released {
+        if self.is_released {
             return;
         }
         let (lanes, lane, tenant) = (self.lanes.clone(), self.lane.clone(), self.tenant);

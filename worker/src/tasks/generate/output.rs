@@ -1,24 +1,23 @@
-//! One output of a job: adopted from an earlier attempt, reconciled with it, or bought by a new
-//! call.
+//! Makes one output of a job: takes it from an earlier attempt, or buys it with a new call.
 
 use super::attempt::{Attempt, OutputResult};
 use super::image::RenderResult;
 use super::prior_calls::PriorCalls;
 
 impl Attempt<'_> {
-    /// Makes one output. What earlier attempts paid for comes first; only when nothing is left of
-    /// it is a new call made.
+    /// Makes one output. Images that earlier attempts paid for come first. A new call is made only
+    /// if there is no such image.
     ///
     /// # Errors
     ///
-    /// Fails when something fails on our side; another attempt may succeed.
+    /// Returns an error if something fails on our side. Another attempt may succeed.
     pub(super) async fn output(&self, output_idx: i32) -> anyhow::Result<OutputResult> {
-        let earlier = || {
+        let earlier_calls = || {
             self.journal
                 .iter()
                 .filter(|call| call.output_idx == output_idx)
         };
-        let with_original = earlier().find_map(|call| Some((call, call.original.as_ref()?)));
+        let with_original = earlier_calls().find_map(|call| Some((call, call.original.as_ref()?)));
         if let Some((call, original)) = with_original {
             let (key, model) = (&original.object_key, &call.lane.model);
             let rendered = self.render_stored(key, original.pixels, output_idx, model);
@@ -34,7 +33,7 @@ impl Attempt<'_> {
             };
         }
         let mut prior_calls = PriorCalls::default();
-        for journaled in earlier() {
+        for journaled in earlier_calls() {
             let failure = match journaled.failure() {
                 Some(failure) if !journaled.is_lost() => failure,
                 // The call was given up, but its worker may have lived on and stored the image.
@@ -44,7 +43,7 @@ impl Attempt<'_> {
                 },
                 None => match self.reconcile(journaled).await? {
                     OutputResult::Missing { failure, .. } => failure,
-                    found => return Ok(found),
+                    result => return Ok(result),
                 },
             };
             prior_calls.add(&journaled.lane, &failure);

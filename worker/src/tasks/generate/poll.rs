@@ -1,4 +1,4 @@
-//! Poll: a provider's operation is recorded first, then polled until it ends.
+//! Records a provider's operation, and then polls it until it ends.
 
 use std::time::{Duration, Instant};
 
@@ -12,8 +12,7 @@ use super::finish::StoreFailure;
 use crate::memory;
 use crate::providers::{Answer, Reply};
 
-/// Answers to a poll that cannot be parsed, one after the other, until the operation counts as
-/// lost.
+/// After this many answers in a row that cannot be parsed, an operation counts as lost.
 const MAX_UNREADABLE_ANSWERS: u32 = 3;
 
 impl Attempt<'_> {
@@ -21,7 +20,7 @@ impl Attempt<'_> {
     ///
     /// # Errors
     ///
-    /// Fails when the job has ended meanwhile, and when the database fails.
+    /// Returns an error if the job has ended meanwhile, or if the database fails.
     pub(super) async fn record_operation(
         &self,
         call: ProviderCall<'_>,
@@ -41,30 +40,30 @@ impl Attempt<'_> {
             .context("the job ended before the provider's operation could be stored")
     }
 
-    /// Polls an operation, first after `first_delay`, until it ends or `left` is over; at least
-    /// once. An operation that still runs then is left to a later attempt.
+    /// Polls an operation, first after `first_delay`, until it ends or `max_wait` is over. Polls at
+    /// least once. An operation that still runs after that is left to a later attempt.
     ///
     /// # Errors
     ///
-    /// Fails when the bucket or the database fails.
+    /// Returns an error if the bucket or the database fails.
     pub(super) async fn poll_operation(
         &self,
         call: ProviderCall<'_>,
         operation: &str,
-        left: Duration,
+        max_wait: Duration,
         first_delay: Duration,
     ) -> anyhow::Result<OutputResult> {
-        let until = Instant::now() + left;
+        let deadline = Instant::now() + max_wait;
         let (min_delay, max_delay) = self.app.timing.poll;
         let mut delay = first_delay;
         let mut unreadable_answers = 0;
         loop {
-            let slept = self
+            let sleep = self
                 .app
-                .stopping
+                .stop_signal
                 .run_until_cancelled(tokio::time::sleep(delay));
-            if slept.await.is_none() {
-                return Ok(OutputResult::HANDED_BACK);
+            if sleep.await.is_none() {
+                return Ok(OutputResult::HANDED_OVER);
             }
             delay = (delay * 3 / 2).clamp(min_delay, max_delay);
             let timeout = call.model.timeout;
@@ -74,8 +73,8 @@ impl Attempt<'_> {
                     return self.end(call, answer, StoreFailure::KeepCallOpen).await;
                 }
                 Ok(Reply::Operation(_)) => unreadable_answers = 0,
-                // A poll may fail without any meaning for the operation. Only answers that never
-                // become readable end it.
+                // A failed poll says nothing about the operation. The operation counts as lost only
+                // after several answers in a row that cannot be parsed.
                 Err(failure) if failure.class == Class::ProviderInvalid => {
                     unreadable_answers += 1;
                     if unreadable_answers == MAX_UNREADABLE_ANSWERS {
@@ -86,10 +85,10 @@ impl Attempt<'_> {
                     continue;
                 }
                 Err(failure) => {
-                    tracing::debug!(call.id = %call.id, outcome = failure.class.as_str(), detail = failure.detail, "The provider could not be polled for an operation");
+                    tracing::debug!(call.id = %call.id, outcome = failure.class.as_str(), detail = failure.detail, "An operation could not be polled at its provider; it will be polled again");
                 }
             }
-            if Instant::now() + delay > until {
+            if Instant::now() + delay > deadline {
                 return Ok(OutputResult::Pending(max_delay));
             }
         }

@@ -1,4 +1,5 @@
-//! The earlier calls for one output, and whether and where another one is worth it.
+//! The earlier calls for one output. They decide whether another call is worth it, and on which
+//! lanes.
 
 use domain::catalog::Lane;
 use domain::outcome::{Class, Failure, may_call_again};
@@ -23,8 +24,8 @@ impl PriorCalls {
         self.0.last().map(|(_, failure)| failure)
     }
 
-    /// The lanes that may still make the output. A lane is ruled out when its last call failed in a
-    /// way that concerns this lane alone, and no further call on it is worth it.
+    /// The lanes that may still make the output. A lane is ruled out if its last call failed in a
+    /// way that concerns this lane alone, and no further call on this lane is worth it.
     pub(super) fn usable_lanes<'a>(&self, lanes: &'a [Lane]) -> Vec<&'a Lane> {
         let ruled_out = |lane: &Lane| {
             let calls = self.0.iter().filter(|(called, _)| called == lane);

@@ -1,4 +1,4 @@
-//! Reconcile: find out what became of a call that an earlier attempt began and did not end.
+//! Finds out what became of a call that an earlier attempt began and did not end.
 
 use std::time::Duration;
 
@@ -10,8 +10,9 @@ use storage::database::{self, GuardedWrite};
 use super::attempt::{Attempt, OutputResult};
 
 impl Attempt<'_> {
-    /// Adopts the call's original if one was stored. Otherwise polls its operation if it has one.
-    /// Otherwise the answer is lost: ends the call as `unknown`, possibly billed.
+    /// Adopts the call's original if one was stored. Otherwise polls the call's operation if there
+    /// is one. Otherwise the answer is lost, and the call ends as `unknown`, because the provider
+    /// may bill it.
     ///
     /// # Errors
     ///
@@ -26,14 +27,17 @@ impl Attempt<'_> {
         let id = journaled.id;
         let call = self.call(&journaled.lane, id, journaled.output_idx);
         if let (Some(call), Some(operation)) = (call, &journaled.operation) {
-            let left = call.model.timeout.saturating_sub(journaled.age);
+            let max_wait = call.model.timeout.saturating_sub(journaled.age);
             return self
-                .poll_operation(call, operation, left, Duration::ZERO)
+                .poll_operation(call, operation, max_wait, Duration::ZERO)
                 .await;
         }
-        // The lane gets no result: the death of our own worker is no fault of the provider.
+        // The lane gets no result, because the death of our own worker is not the provider's fault.
         self.limiter().release(&journaled.lane, id, None).await;
-        let lost = Failure::new(Class::Unknown, "its worker died before the answer was kept");
+        let lost = Failure::new(
+            Class::Unknown,
+            "its worker died before the answer was stored",
+        );
         let Claimed { id: job, fence, .. } = *self.claimed;
         let record_lost = async {
             let mut transaction = database::begin_for(&self.app.pool, self.claimed.tenant).await?;
@@ -45,7 +49,7 @@ impl Attempt<'_> {
         Ok(match database::with_timeout(record_lost).await? {
             GuardedWrite::Changed => OutputResult::Missing {
                 failure: lost,
-                retry: true,
+                may_retry: true,
             },
             // The call has changed since it was read, as its worker may live. The next attempt
             // reads the journal again.

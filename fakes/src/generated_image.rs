@@ -1,4 +1,4 @@
-//! Makes the picture of a reply, with the flaw that a fault asks for.
+//! Makes the image of a reply, with the flaw that a fault asks for.
 
 use super::{fault::Fault, faults::Style};
 use base64::{Engine, prelude::BASE64_STANDARD};
@@ -6,14 +6,14 @@ use bytes::Bytes;
 use drawing::{Format, Scene};
 use sha2::{Digest, Sha256};
 
-/// A picture as it goes into a reply.
-pub(super) struct Picture {
+/// An image as it goes into a reply.
+pub(super) struct GeneratedImage {
     pub(super) bytes: Bytes,
     pub(super) sha256: [u8; 32],
     has_bad_base64: bool,
 }
 
-impl Picture {
+impl GeneratedImage {
     /// The bytes in base64, damaged if the fault asks for it.
     pub(super) fn base64(&self) -> String {
         let mut data = BASE64_STANDARD.encode(&self.bytes);
@@ -29,14 +29,14 @@ impl Picture {
     }
 }
 
-/// Makes the picture of a scene, with the flaw that the fault asks for.
+/// Makes the image of a scene, with the flaw that the fault asks for.
 pub(super) fn make(
     scene: &Scene,
     (width, height): (u32, u32),
     format: Format,
     fault: Option<&Fault>,
     style: Style,
-) -> Picture {
+) -> GeneratedImage {
     let pixels = match fault {
         Some(Fault::WrongSize) => (width - width / 16, height - height / 16),
         _ => (width, height),
@@ -47,14 +47,14 @@ pub(super) fn make(
         (_, format) => format,
     };
     let bytes = match fault {
-        Some(Fault::Bomb(name)) => drawing::bomb(name).unwrap_or_default().into(),
-        Some(Fault::BadPicture) => Bytes::from_static(b"These bytes are no picture."),
+        Some(Fault::HostileFile(name)) => drawing::hostile_file(name).unwrap_or_default().into(),
+        Some(Fault::BadImage) => Bytes::from_static(b"These bytes are no picture."),
         _ if style != Style::StillLife => {
             drawing::draw_flat(pixels, format, style == Style::FlatWithGrain)
         }
         _ => drawing::draw(scene, pixels, format).into(),
     };
-    Picture {
+    GeneratedImage {
         sha256: Sha256::digest(&bytes).into(),
         bytes,
         has_bad_base64: fault == Some(&Fault::BadBase64),

@@ -1,66 +1,68 @@
-//! Files that no vendor should send: files that are not pictures, damaged pictures, and small files that need very much
+//! Files that no vendor should send: files that are not images, damaged images, and small files that need very much
 //! memory or time when they are opened.
 //!
-//! Each has a name. The fault `bomb:<name>` sends it in place of a picture. Each file is made when it is asked for.
+//! Each file has a name. The fault `bomb:<name>` sends the file in place of an image. A file is generated when it is
+//! asked for.
 
 use flate2::{Compression, write::ZlibEncoder};
 use image::{ExtendedColorType, ImageEncoder, ImageFormat, RgbImage, codecs::png::PngEncoder};
 use std::io::{Cursor, Write};
 
 /// The names of files that must never be delivered.
-pub fn bombs() -> impl Iterator<Item = String> {
-    let plain = NOT_PICTURES
+pub fn hostile_file_names() -> impl Iterator<Item = String> {
+    let plain = NOT_IMAGES
         .iter()
         .map(|(name, _)| *name)
-        .chain(MADE.iter().map(|(name, _)| *name));
-    let cut = KINDS.iter().flat_map(|(kind, _)| {
-        CUTS.iter()
+        .chain(GENERATED.iter().map(|(name, _)| *name));
+    let cut = FORMATS.iter().flat_map(|(kind, _)| {
+        CUT_PERCENTAGES
+            .iter()
             .map(move |percent| format!("{kind}_cut_at_{percent}_percent"))
     });
     plain.map(str::to_owned).chain(cut)
 }
 
-/// The names of valid pictures with very much data beside their pixels. They must be delivered, and cost little.
-pub fn valid_but_heavy() -> impl Iterator<Item = &'static str> {
+/// The names of valid images with very much data besides their pixels. They must be delivered, and must not cost much.
+pub fn heavy_file_names() -> impl Iterator<Item = &'static str> {
     HEAVY.iter().map(|(name, _)| *name)
 }
 
-/// Whether [`bomb`] knows this name.
-pub fn is_known_bomb(name: &str) -> bool {
-    valid_but_heavy().any(|known| known == name) || bombs().any(|known| known == name)
+/// Whether [`hostile_file`] knows this name.
+pub fn is_hostile_or_heavy(name: &str) -> bool {
+    heavy_file_names().any(|known| known == name) || hostile_file_names().any(|known| known == name)
 }
 
-/// The file with this name. `None` if there is no such name.
-pub fn bomb(name: &str) -> Option<Vec<u8>> {
-    if let Some((_, file)) = NOT_PICTURES.iter().find(|(known, _)| *known == name) {
+/// The file with this name. Returns `None` if there is no such name.
+pub fn hostile_file(name: &str) -> Option<Vec<u8>> {
+    if let Some((_, file)) = NOT_IMAGES.iter().find(|(known, _)| *known == name) {
         return Some(file.to_vec());
     }
-    let mut made = MADE.iter().chain(HEAVY);
+    let mut made = GENERATED.iter().chain(HEAVY);
     if let Some((_, make)) = made.find(|(known, _)| *known == name) {
         return Some(make());
     }
     let (kind, percent) = name.strip_suffix("_percent")?.split_once("_cut_at_")?;
-    let (_, format) = KINDS.iter().find(|(known, _)| *known == kind)?;
+    let (_, format) = FORMATS.iter().find(|(known, _)| *known == kind)?;
     let percent: usize = percent
         .parse()
         .ok()
-        .filter(|percent| CUTS.contains(percent))?;
-    let mut file = picture(*format);
+        .filter(|percent| CUT_PERCENTAGES.contains(percent))?;
+    let mut file = valid_image(*format);
     file.truncate(file.len() * percent / 100);
     Some(file)
 }
 
 /// The formats that are cut off.
-const KINDS: &[(&str, ImageFormat)] = &[
+const FORMATS: &[(&str, ImageFormat)] = &[
     ("png", ImageFormat::Png),
     ("jpeg", ImageFormat::Jpeg),
     ("webp", ImageFormat::WebP),
 ];
-/// Where they are cut off, in percent of the file.
-const CUTS: &[usize] = &[1, 10, 50, 90, 99];
+/// Where files are cut off, in percent of the file.
+const CUT_PERCENTAGES: &[usize] = &[1, 10, 50, 90, 99];
 
 /// Files without any pixels.
-const NOT_PICTURES: &[(&str, &[u8])] = &[
+const NOT_IMAGES: &[(&str, &[u8])] = &[
     ("nothing", b""),
     ("zeros", &[0; 4096]),
     ("words", b"I cannot make this picture."),
@@ -80,11 +82,11 @@ const NOT_PICTURES: &[(&str, &[u8])] = &[
     ("webp_of_16384", b"RIFF\x26\0\0\0WEBPVP8X\x0a\0\0\0\0\0\0\0\xff\x3f\0\xff\x3f\0VP8L\x08\0\0\0\x2f\xff\xff\xff\x0f\0\0\0"),
 ];
 
-type Make = fn() -> Vec<u8>;
+type Generate = fn() -> Vec<u8>;
 
-/// Pictures that cannot be decoded, or not within limits.
-const MADE: &[(&str, Make)] = &[
-    // Their headers declare sizes that are too large, zero, or wrong.
+/// Images that cannot be decoded, or cannot be decoded within limits.
+const GENERATED: &[(&str, Generate)] = &[
+    // The headers of these files declare sizes that are too large, zero, or wrong.
     ("png_of_65535", || png_sized(65_535, 65_535)),
     ("png_of_four_billion", || png_sized(u32::MAX >> 1, 2)),
     ("png_of_a_line", || png_sized(16_385, 1)),
@@ -100,7 +102,7 @@ const MADE: &[(&str, Make)] = &[
         blank(4_000, 3, ExtendedColorType::Rgb8)
     }),
     ("png_of_one_pixel", || blank(1, 1, ExtendedColorType::Rgb8)),
-    // Their contents contradict their headers.
+    // The contents of these files contradict their headers.
     ("png_without_pixels", || png_with(|_| Vec::new())),
     ("png_of_garbage", || {
         png_with(|_| chunk(*b"IDAT", b"no pixels at all"))
@@ -121,37 +123,37 @@ const MADE: &[(&str, Make)] = &[
     ("jpeg_without_codes", || without_jpeg_segments(0xC4)),
     // Half of the pixels are missing, but the end marker is there.
     ("jpeg_cut_in_half_and_ended", || {
-        let jpeg = picture(ImageFormat::Jpeg);
+        let jpeg = valid_image(ImageFormat::Jpeg);
         [&jpeg[..jpeg.len() / 2], &[0xFF, 0xD9]].concat()
     }),
     ("jpeg_without_its_end", || {
-        let mut jpeg = picture(ImageFormat::Jpeg);
+        let mut jpeg = valid_image(ImageFormat::Jpeg);
         jpeg.truncate(jpeg.len() - 2);
         jpeg
     }),
     ("png_without_its_end", || {
-        let mut png = picture(ImageFormat::Png);
+        let mut png = valid_image(ImageFormat::Png);
         png.truncate(png.len() - 12);
         png
     }),
     ("webp_of_garbage", || {
-        let mut webp = picture(ImageFormat::WebP);
+        let mut webp = valid_image(ImageFormat::WebP);
         webp[40..].iter_mut().for_each(|byte| *byte ^= 0x55);
         webp
     }),
     // Longer than any answer that is read to its end.
     ("png_with_70_megabytes_behind", || {
-        let mut png = picture(ImageFormat::Png);
+        let mut png = valid_image(ImageFormat::Png);
         png.resize(png.len() + 70_000_000, b' ');
         png
     }),
 ];
 
-/// See [`valid_but_heavy`].
-const HEAVY: &[(&str, Make)] = &[
-    // The first scan has all pixels; 4,000 empty ones follow.
+/// Valid images with very much data besides their pixels.
+const HEAVY: &[(&str, Generate)] = &[
+    // The first scan has all pixels, and 4,000 empty scans follow.
     ("jpeg_of_4000_scans", || {
-        let jpeg = picture(ImageFormat::Jpeg);
+        let jpeg = valid_image(ImageFormat::Jpeg);
         let (all, end) = jpeg.split_at(jpeg.len() - 2);
         [
             all,
@@ -176,7 +178,7 @@ const HEAVY: &[(&str, Make)] = &[
         png_with_chunks(&chunk(*b"tEXt", b"Comment\0a").repeat(100_000))
     }),
     ("jpeg_with_100000_comments", || {
-        let jpeg = picture(ImageFormat::Jpeg);
+        let jpeg = valid_image(ImageFormat::Jpeg);
         [
             &jpeg[..2],
             &[0xFF, 0xFE, 0, 3, b'a'].repeat(100_000),
@@ -186,8 +188,8 @@ const HEAVY: &[(&str, Make)] = &[
     }),
 ];
 
-/// A valid picture of 1024×1024 pixels that does not compress well.
-fn picture(format: ImageFormat) -> Vec<u8> {
+/// A valid image of 1024×1024 pixels that does not compress well.
+fn valid_image(format: ImageFormat) -> Vec<u8> {
     let pixels = RgbImage::from_fn(1024, 1024, |x, y| {
         let [a, b, ..] = (x.wrapping_mul(2_654_435_761) ^ y.wrapping_mul(40_503)).to_be_bytes();
         image::Rgb([a, b, (x / 4 + y / 8).to_be_bytes()[3]])
@@ -199,7 +201,7 @@ fn picture(format: ImageFormat) -> Vec<u8> {
     file.into_inner()
 }
 
-/// A PNG of one color: large when decoded, small as a file.
+/// A PNG of one color, which is small as a file and large when it is decoded.
 fn blank(width: u32, height: u32, color: ExtendedColorType) -> Vec<u8> {
     let bits = usize::from(color.bits_per_pixel()) * width as usize * height as usize;
     let mut file = Vec::new();
@@ -211,7 +213,7 @@ fn blank(width: u32, height: u32, color: ExtendedColorType) -> Vec<u8> {
 
 /// A PNG whose header declares this size.
 fn png_sized(width: u32, height: u32) -> Vec<u8> {
-    let png = picture(ImageFormat::Png);
+    let png = valid_image(ImageFormat::Png);
     let header = [
         &width.to_be_bytes()[..],
         &height.to_be_bytes(),
@@ -223,10 +225,10 @@ fn png_sized(width: u32, height: u32) -> Vec<u8> {
 
 /// A PNG with its pixel data replaced by what `data` returns.
 fn png_with(data: impl FnOnce(&[u8]) -> Vec<u8>) -> Vec<u8> {
-    let png = picture(ImageFormat::Png);
+    let png = valid_image(ImageFormat::Png);
     let (start, rest) = png.split_at(33);
-    let (own, end) = rest.split_at(rest.len() - 12);
-    [start, &data(own), end].concat()
+    let (original_data, end) = rest.split_at(rest.len() - 12);
+    [start, &data(original_data), end].concat()
 }
 
 /// One chunk of a PNG file.
@@ -240,7 +242,7 @@ fn chunk(name: [u8; 4], data: &[u8]) -> Vec<u8> {
 
 /// A JPEG whose header declares this size.
 fn jpeg_sized(width: u16, height: u16) -> Vec<u8> {
-    let mut jpeg = picture(ImageFormat::Jpeg);
+    let mut jpeg = valid_image(ImageFormat::Jpeg);
     let frame = jpeg.windows(2).position(|marker| marker == [0xFF, 0xC0]);
     let frame = frame.expect("a JPEG has a frame");
     jpeg[frame + 5..frame + 7].copy_from_slice(&height.to_be_bytes());
@@ -250,7 +252,7 @@ fn jpeg_sized(width: u16, height: u16) -> Vec<u8> {
 
 /// A JPEG without the segments of one kind before its first scan.
 fn without_jpeg_segments(kind: u8) -> Vec<u8> {
-    let jpeg = picture(ImageFormat::Jpeg);
+    let jpeg = valid_image(ImageFormat::Jpeg);
     let (mut left, mut rest) = jpeg.split_at(2);
     let mut kept = left.to_vec();
     while let [0xFF, marker, high, low, ..] = *rest
@@ -268,12 +270,12 @@ fn without_jpeg_segments(kind: u8) -> Vec<u8> {
 
 /// A PNG with more chunks before its pixels.
 fn png_with_chunks(chunks: &[u8]) -> Vec<u8> {
-    let png = picture(ImageFormat::Png);
+    let png = valid_image(ImageFormat::Png);
     let (start, rest) = png.split_at(33);
     [start, chunks, rest].concat()
 }
 
-/// So many megabytes of zeros, compressed by zlib.
+/// This many megabytes of zeros, compressed by zlib.
 fn deflated(megabytes: usize) -> Vec<u8> {
     let mut packed = ZlibEncoder::new(Vec::new(), Compression::fast());
     let zeros = vec![0; 1 << 20];
