@@ -25,7 +25,7 @@ pub struct Filter {
 /// A tenant's jobs that match the filter, newest first, at most `limit`.
 ///
 /// # Errors
-/// As [`get`].
+/// As [`super::get`].
 pub async fn list(
     connection: &mut PgConnection,
     tenant: TenantId,
@@ -75,7 +75,7 @@ pub struct Search {
 /// to read every tenant's rows.
 ///
 /// # Errors
-/// As [`get`].
+/// As [`super::get`].
 pub async fn search(pool: &PgPool, search: &Search, limit: i64) -> sqlx::Result<Vec<Job>> {
     let states: Vec<String> = search
         .states
