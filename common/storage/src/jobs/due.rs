@@ -11,7 +11,7 @@ use super::interval;
 /// `limit`.
 ///
 /// Of each model it returns no more jobs than its lanes have capacity for, so the backlog of one
-/// model cannot hide the jobs of another. As in [`claim`], a job that a provider is still working
+/// model cannot hide the jobs of another. As in [`super::claim`], a job that a provider is still working
 /// on needs no capacity, nor does one that has an image to deliver and whose deadline is near. Jobs
 /// of models that `capacity` does not name are left to other workers.
 ///
