@@ -106,9 +106,9 @@ pub async fn deliver(
     artifacts: &[Artifact],
     shortfall: Option<&Failure>,
 ) -> Result<Settled, SettlementError> {
-    let (mut transaction, job) = match lock_leased(pool, lease).await? {
+    let (mut transaction, job) = match lock_leased(pool, lease).await {
         Ok(locked) => locked,
-        Err(settled) => return Ok(settled),
+        Err(error) => return error.into_settled(),
     };
     for artifact in artifacts {
         storage::artifacts::insert(&mut transaction, lease.tenant, lease.fence, artifact).await?;
@@ -138,7 +138,7 @@ pub async fn give_up(
     lease: Lease,
     failure: &Failure,
 ) -> Result<Settled, SettlementError> {
-    match lock_leased(pool, lease).await? {
+    match lock_leased(pool, lease).await {
         Ok(locked) => {
             end_and_commit(
                 locked,
@@ -151,6 +151,6 @@ pub async fn give_up(
             )
             .await
         }
-        Err(settled) => Ok(settled),
+        Err(error) => error.into_settled(),
     }
 }

@@ -16,9 +16,6 @@ const MAX_P99_LINES: usize = 80;
 /// The longest file outside tests, in lines.
 const MAX_FILE_LINES: usize = 500;
 
-/// Files that are being split. They may be longer and return a `Result` of a `Result` until that is done.
-const BEING_SPLIT: &[&str] = &["common/src/settlement.rs"];
-
 /// What each crate depends on, without dependencies of its tests: `CONTRIBUTING.md` shows the same lines.
 const CRATES: &str = "\
 api -> bucket common domain imaging queue storage telemetry
@@ -61,7 +58,7 @@ fn functions_and_files_are_short() {
         WORKSPACE
             .shipped_files()
             .into_iter()
-            .filter(|file| file.length() > MAX_FILE_LINES && !is_being_split(&file.path))
+            .filter(|file| file.length() > MAX_FILE_LINES)
             .map(|file| format!("{} {} lines", file.path, file.length())),
     );
     assert!(too_long.is_empty(), "too long: {too_long:#?}");
@@ -85,14 +82,10 @@ fn no_files_import_each_other_in_a_circle() {
 fn no_function_returns_a_result_of_a_result() {
     let found: Vec<String> = WORKSPACE
         .functions()
-        .filter(|(file, function)| function.returns_nested_result && !is_being_split(&file.path))
+        .filter(|(_, function)| function.returns_nested_result)
         .map(|(file, function)| format!("{}:{} {}", file.path, function.line, function.name))
         .collect();
     assert!(found.is_empty(), "{found:#?}");
-}
-
-fn is_being_split(path: &str) -> bool {
-    BEING_SPLIT.contains(&path)
 }
 
 #[test]

@@ -5,8 +5,8 @@ use sqlx::PgConnection;
 use domain::allowance::AllowanceUsage;
 use domain::job::Job;
 
-/// Counts the calls that the owner abandons by ending this job. Returns what the tenant has used,
-/// and counts nothing, if the allowance does not cover them.
+/// Counts the calls that the owner abandons by ending this job, and returns `None`. If the allowance
+/// does not cover them, returns what the tenant has used, and counts nothing.
 ///
 /// The caller holds the wallet's lock, so two cancellations cannot both use the last call of the
 /// allowance.
@@ -14,15 +14,15 @@ pub(super) async fn count_abandoned_calls(
     connection: &mut PgConnection,
     job: &Job,
     allowance: u32,
-) -> sqlx::Result<Result<(), AllowanceUsage>> {
+) -> sqlx::Result<Option<AllowanceUsage>> {
     let begun = storage::allowances::count_begun_calls(connection, &[job.id]).await?;
     let Some(&begun) = begun.get(&job.id) else {
-        return Ok(Ok(()));
+        return Ok(None);
     };
     let used = storage::allowances::used(connection, job.tenant).await?;
     if !used.allows(begun, allowance) {
-        return Ok(Err(used));
+        return Ok(Some(used));
     }
     storage::allowances::abandon(connection, job.id).await?;
-    Ok(Ok(()))
+    Ok(None)
 }

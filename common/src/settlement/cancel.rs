@@ -80,7 +80,8 @@ pub async fn cancel(
     } else {
         match canceler {
             Canceler::Owner { allowance } => {
-                if let Err(used) = count_abandoned_calls(&mut transaction, &job, allowance).await? {
+                if let Some(used) = count_abandoned_calls(&mut transaction, &job, allowance).await?
+                {
                     return Ok(Cancellation::AllowanceUsed(used));
                 }
             }

@@ -39,7 +39,7 @@ pub async fn expire(
     // is used up, so a provider that never answers cannot keep it open.
     if count_abandoned_calls(&mut transaction, &job, allowance)
         .await?
-        .is_err()
+        .is_some()
         && storage::jobs::extend(&mut transaction, id, more(&job.attributes.model)).await?
     {
         transaction.commit().await?;

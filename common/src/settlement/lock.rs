@@ -10,25 +10,45 @@ use storage::database;
 /// An open transaction, and the job whose row and wallet it has locked.
 pub(super) type LockedJob = (Transaction<'static, Postgres>, Job);
 
-/// Locks the wallet and the job, and checks that the lease is still valid. If it is not, the inner
-/// error says what happened to the job.
-pub(super) async fn lock_leased(
-    pool: &PgPool,
-    lease: Lease,
-) -> Result<Result<LockedJob, Settled>, SettlementError> {
+/// Why a leased job was not locked.
+pub(super) enum LeaseError {
+    /// The lease is no longer valid. Says what happened to the job.
+    Lost(Settled),
+    /// Postgres failed.
+    Failed(sqlx::Error),
+}
+
+impl LeaseError {
+    /// How a settlement that needed the lease ends.
+    pub(super) fn into_settled(self) -> Result<Settled, SettlementError> {
+        match self {
+            Self::Lost(settled) => Ok(settled),
+            Self::Failed(error) => Err(error.into()),
+        }
+    }
+}
+
+impl From<sqlx::Error> for LeaseError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+/// Locks the wallet and the job, and checks that the lease is still valid.
+pub(super) async fn lock_leased(pool: &PgPool, lease: Lease) -> Result<LockedJob, LeaseError> {
     let mut transaction = database::begin_for(pool, lease.tenant).await?;
     let Some(job) = lock_wallet_and_job(&mut transaction, lease.tenant, lease.job).await? else {
-        return Ok(Err(Settled::NotFound));
+        return Err(LeaseError::Lost(Settled::NotFound));
     };
     if job.state.is_terminal() {
-        return Ok(Err(Settled::AlreadyEnded(job.state)));
+        return Err(LeaseError::Lost(Settled::AlreadyEnded(job.state)));
     }
     // An expired lease may still settle as long as nobody has claimed or requeued the job: its work
     // is done and paid for. Only the fence decides, not the time.
     if job.state != State::Running || job.fence != lease.fence {
-        return Ok(Err(Settled::Fenced));
+        return Err(LeaseError::Lost(Settled::Fenced));
     }
-    Ok(Ok((transaction, job)))
+    Ok((transaction, job))
 }
 
 /// Locks the wallet first and the job second. Every transaction that moves credits keeps this

@@ -11,7 +11,7 @@ use super::interval;
 /// most `limit`.
 ///
 /// For each model it returns no more jobs than its lanes have capacity for, so the backlog of one
-/// model cannot hide the jobs of another. As in [`claim`], two kinds of jobs need no capacity: a
+/// model cannot hide the jobs of another. As in [`super::claim`], two kinds of jobs need no capacity: a
 /// job that a provider is still working on, and a job that has an image to deliver and whose
 /// deadline is near. Jobs of models that `capacity` does not name are left to other workers.
 ///
