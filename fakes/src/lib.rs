@@ -14,7 +14,6 @@
 //!
 //! Read next: `call` for a call from the request to the reply, then one vendor, such as `openai`, and `fault` for what
 //! can go wrong. The crate `drawing` draws the pictures.
-#![warn(missing_docs)]
 
 mod admission;
 mod blob;

@@ -7,7 +7,6 @@
 //! [`render`] does these steps: [`decode`] opens the file within limits and [`color`] converts it to sRGB, [`fit`] decides
 //! how it gets its size, [`resize`] resamples it, [`encode`] writes it, and [`provenance`] adds what it says about itself. The
 //! [`RenderPool`] does this away from the async threads.
-#![warn(missing_docs)]
 
 mod c2pa;
 mod clean;

@@ -37,6 +37,7 @@ impl ArtifactKind {
         }
     }
 
+    /// The inverse of [`Self::as_str`]. `None` for any other text.
     pub fn parse(text: &str) -> Option<Self> {
         [Self::Original, Self::Rendition, Self::Thumbnail]
             .into_iter()

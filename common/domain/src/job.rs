@@ -201,14 +201,21 @@ pub struct Exclusion {
     pub everywhere: bool,
 }
 
-/// A [`Capacity`] as columns, which SQL turns into tables with `unnest`.
+/// A [`Capacity`] as columns, which SQL turns into two tables with `unnest`. The first three columns
+/// have one row for each [`ModelCapacity`], the last three one for each [`Exclusion`].
 #[derive(Default)]
 pub struct CapacityColumns {
+    /// [`ModelCapacity::model`]. A model that is not in it has no capacity.
     pub models: Vec<String>,
+    /// [`ModelCapacity::with_fallback`], in jobs.
     pub with_fallback: Vec<i64>,
+    /// [`ModelCapacity::primary_only`], in jobs.
     pub primary_only: Vec<i64>,
+    /// [`Exclusion::model`]. NULL matches every model.
     pub excluded_models: Vec<Option<String>>,
+    /// [`Exclusion::tenant`], a pseudonym. NULL matches every tenant.
     pub excluded_tenants: Vec<Option<String>>,
+    /// [`Exclusion::everywhere`]. `false` excludes only jobs that may not use a fallback lane.
     pub excluded_everywhere: Vec<bool>,
 }
 

@@ -113,6 +113,7 @@ impl FileClass {
         }
     }
 
+    /// The inverse of [`Self::as_str`]. `None` for any other text.
     pub fn parse(text: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|class| class.as_str() == text)
     }

@@ -321,8 +321,13 @@ pub async fn timeline(pool: &PgPool, job: JobId) -> sqlx::Result<Vec<TimelineEnt
 pub enum Known {
     /// The answer.
     Answered(Answer),
-    /// The jobs, without an answer.
-    Chosen { jobs: Vec<JobId>, has_more: bool },
+    /// A bulk action was begun and has no answer yet: it goes on with the jobs that it chose.
+    Chosen {
+        /// The chosen jobs, in the order in which they are worked on.
+        jobs: Vec<JobId>,
+        /// Whether more jobs matched than were chosen.
+        has_more: bool,
+    },
     /// A request with another hash.
     AnotherRequest,
 }

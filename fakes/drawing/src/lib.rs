@@ -5,7 +5,6 @@
 //!
 //! This is a crate of its own because it is the only part of the fakes that needs optimization: the development profile
 //! optimizes it, and leaves `fakes` quick to compile.
-#![warn(missing_docs)]
 
 mod bombs;
 mod canvas;

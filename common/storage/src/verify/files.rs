@@ -19,13 +19,18 @@ pub enum Table {
 
 /// A row that names a file.
 pub struct Row {
+    /// The id of the row, without a prefix. Pages are sorted by it.
     pub id: Uuid,
+    /// The key of the file in the bucket.
     pub object_key: String,
+    /// SHA-256 of the file, 32 bytes.
     pub sha256: Vec<u8>,
+    /// Length of the file, in bytes.
     pub bytes: i64,
 }
 
 impl Table {
+    /// What a row of this table is, as a noun for messages.
     pub fn word(self) -> &'static str {
         match self {
             Self::Artifacts => "artifact",
@@ -34,7 +39,10 @@ impl Table {
         }
     }
 
-    /// The next rows, by id.
+    /// The first 500 rows with an id above `after`, sorted by id. Empty at the end.
+    ///
+    /// # Errors
+    /// Those of Postgres.
     pub async fn page(self, pool: &PgPool, after: Uuid) -> sqlx::Result<Vec<Row>> {
         match self {
             Self::Artifacts => {
@@ -75,6 +83,9 @@ impl Table {
     }
 
     /// Whether the row still names its file: it may have been deleted, or its job may have ended, meanwhile.
+    ///
+    /// # Errors
+    /// Those of Postgres.
     pub async fn still_names(self, pool: &PgPool, row: &Row) -> sqlx::Result<bool> {
         match self {
             Self::Artifacts => {
