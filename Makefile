@@ -8,7 +8,7 @@ BUILT := $(or $(CARGO_TARGET_DIR),target)/debug
 # Images that tests deliver. Other software opens them after the tests.
 DELIVERED := $(abspath $(BUILT)/../delivered)
 
-.PHONY: help run test check docs fmt setup prepare bench bench-pictures outcomes failpoints properties races storm rolling rolling-migration redis-away boards demo-load scaler containers flood chaos verify-bench model contract sweep attack submit-cost proofs structure draw
+.PHONY: help run test check docs fmt setup prepare bench bench-pictures outcomes failpoints fuzz properties races storm rolling rolling-migration redis-away boards demo-load scaler containers flood chaos verify-bench model contract sweep attack submit-cost proofs structure draw
 
 help: ## List these words
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -28,7 +28,7 @@ test: ## Run all tests, with private servers, a real browser and the vendors' ow
 proofs: ## Run every long proof in its short form and print one table (ARGS="storm attack" runs only these)
 	@scripts/proofs $(ARGS)
 
-check: ## Check format, lints, structure, docs, words, spelling, queries against the schema, dependencies, manifests
+check: ## Check format, lints, structure, docs, words, spelling, fuzz targets, queries against the schema, dependencies, manifests
 	@scripts/setup test
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
@@ -39,7 +39,7 @@ check: ## Check format, lints, structure, docs, words, spelling, queries against
 	scripts/check-dependencies --install
 	scripts/check-manifests
 	scripts/check-spelling
-	cargo nextest run --locked --workspace --test manifests --test sql --test docs --test words --test structure --status-level fail
+	cargo nextest run --locked --workspace --test fuzz --test manifests --test sql --test docs --test words --test structure --status-level fail
 
 docs: ## Write the generated tables of docs/ after the code that they show changed
 	@scripts/setup test
@@ -79,6 +79,12 @@ properties: ## Play random games until one differs from a plain model of the pro
 	@scripts/setup run
 	cargo build --locked --workspace --all-targets
 	PLATEN_LOG=warn PLATEN_TEST_CASES=$(or $(CASES),0) $(BUILT)/with-servers cargo nextest run --locked --workspace --profile endless --test properties --no-capture the_books $(ARGS)
+
+fuzz: ## Try random input on what reads text or bytes of others, one target without end (TARGET=ids) or each for a time (SECONDS=60)
+	$(if $(TARGET)$(SECONDS),,$(error name a target, such as TARGET=ids, or SECONDS=60 for each))
+	@scripts/setup run
+	cargo build --locked --workspace --all-targets
+	PLATEN_TEST_FUZZ_SECONDS=$(or $(SECONDS),0) cargo nextest run --locked --workspace --profile endless --test fuzz --no-capture $(and $(TARGET),-E 'test(/^$(TARGET)::/)')
 
 races: ## Race cancel, deliver, reap and expire on one job (RACES=10000)
 	@scripts/setup run

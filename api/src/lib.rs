@@ -2,8 +2,6 @@
 //!
 //! [`mod@router`] lists every route, and each route is a file in `routes/`. To follow a job, begin with [`routes::jobs::create`].
 
-#![warn(missing_docs)]
-
 // The process, its routes and its state.
 pub mod app;
 pub mod router;

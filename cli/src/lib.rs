@@ -2,8 +2,6 @@
 //!
 //! `main.rs` parses the command line and runs one of the [`commands`]. The other modules are shared by several commands.
 
-#![warn(missing_docs)]
-
 pub mod actor;
 pub mod allocator;
 pub mod arguments;

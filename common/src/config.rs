@@ -339,11 +339,20 @@ mod tests {
 
     #[test]
     fn a_mistyped_variable_is_refused_with_the_nearest() {
-        let error = refuse_unknown(["PLATEN_SLOT".to_owned()].into_iter()).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "there is no variable PLATEN_SLOT; did you mean PLATEN_SLOTS?"
-        );
+        for (name, nearest) in [
+            ("PLATEN_SLOT", "PLATEN_SLOTS"),
+            ("PLATEN_LSOTS", "PLATEN_SLOTS"),
+            ("PLATEN_SINGING_KEY", "PLATEN_SIGNING_KEY"),
+            ("PLATEN_SIGNIN_KEY_FILE", "PLATEN_SIGNING_KEY"),
+            ("PLATEN_S3_BUCKET", "PLATEN_BUCKET"),
+            ("PLATEN_REDIS_URL", "REDIS_URL"),
+        ] {
+            let error = refuse_unknown([name.to_owned()].into_iter()).unwrap_err();
+            assert_eq!(
+                error.to_string(),
+                format!("there is no variable {name}; did you mean {nearest}?")
+            );
+        }
         assert!(
             refuse_unknown(
                 [

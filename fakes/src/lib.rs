@@ -14,7 +14,6 @@
 //!
 //! To read on: `call` follows a call from the request to the reply, a file such as `openai` has one vendor, and `fault`
 //! has what can go wrong. The crate `drawing` draws the images.
-#![warn(missing_docs)]
 
 mod admission;
 mod blob;

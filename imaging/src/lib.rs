@@ -14,7 +14,6 @@
 //! 5. [`provenance`] adds where the image comes from.
 //!
 //! The [`RenderPool`] does this on threads of its own, away from the async threads.
-#![warn(missing_docs)]
 
 mod c2pa;
 mod clean;

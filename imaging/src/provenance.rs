@@ -9,6 +9,7 @@
 use std::fmt::Write;
 use std::sync::LazyLock;
 
+use crc32fast::Hasher;
 use moxcms::ColorProfile;
 
 use domain::generation::image::Format;
@@ -90,20 +91,14 @@ fn png(file: &[u8], xmp: &str) -> Vec<u8> {
 /// Appends a PNG chunk: its length, name, data and checksum.
 pub(super) fn append_chunk(file: &mut Vec<u8>, name: [u8; 4], data: &[u8]) {
     let length = u32::try_from(data.len()).expect("what we write is small");
+    // The checksum is of the name and the data (PNG 5.3).
+    let mut checksum = Hasher::new();
+    checksum.update(&name);
+    checksum.update(data);
     file.extend(length.to_be_bytes());
     file.extend(name);
     file.extend(data);
-    file.extend(crc([&name, data]).to_be_bytes());
-}
-
-/// The CRC-32 of the PNG specification, annex D. It is computed bit by bit, which is fast enough for a few hundred
-/// bytes.
-fn crc(parts: [&[u8]; 2]) -> u32 {
-    !parts.into_iter().flatten().fold(u32::MAX, |crc, &byte| {
-        (0..8).fold(crc ^ u32::from(byte), |crc, _| {
-            (crc >> 1) ^ (0xEDB8_8320 & (crc & 1).wrapping_neg())
-        })
-    })
+    file.extend(checksum.finalize().to_be_bytes());
 }
 
 /// Inserts two segments after the JFIF header, which must stay first: APP1 with the XMP packet (XMP part 3, 1.1.3) and

@@ -7,8 +7,6 @@
 //! [`Servers`] starts both. [`Postgres`] and [`Redis`] start only one of them. [`Database`] opens the Postgres of a
 //! data folder, whether a Platen runs there or not.
 
-#![warn(missing_docs)]
-
 mod child;
 mod database;
 mod environment;

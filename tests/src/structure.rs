@@ -21,7 +21,9 @@ const SKIPPED: &[&str] = &["tests/rolling-base/"];
 
 /// All Rust files of the repository, and the crates that they make.
 pub struct Workspace {
+    /// The Rust files, in the order of their paths.
     pub files: Vec<SourceFile>,
+    /// The crates of the workspace.
     pub crates: Vec<Crate>,
 }
 
@@ -29,9 +31,11 @@ pub struct Workspace {
 pub struct SourceFile {
     /// From the root of the repository.
     pub path: String,
+    /// The whole text of the file.
     pub text: String,
     /// In a folder of tests, in the crate `tests`, or a module under `#[cfg(test)]`.
     pub is_test: bool,
+    /// The functions in the file, in their order.
     pub functions: Vec<Function>,
 }
 

@@ -3,8 +3,6 @@
 //! [`tasks`] lists every task and schedule on one page. To follow one job, read
 //! `tasks/generate.rs`.
 
-#![warn(missing_docs)]
-
 pub mod app;
 mod database_contact;
 pub mod leases;

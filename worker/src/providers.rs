@@ -31,6 +31,14 @@ use futures::future::{BoxFuture, FutureExt};
 use secrecy::SecretString;
 use serde_json::Value;
 
+/// Takes the files out of an answer that comes in these chunks, as [`Providers`] do. Returns the text, in which `"file\u0001N"`
+/// stands for file `N`, and the files; `None` is a string that is not base64. For tests.
+pub fn extract_files<'a>(
+    chunks: impl IntoIterator<Item = &'a [u8]>,
+) -> (Vec<u8>, Vec<Option<Vec<u8>>>) {
+    http::extract_files(chunks)
+}
+
 /// Everything a provider needs for one call, which makes one image. The request holds the prompt,
 /// so this type does not implement `Debug` and is never logged.
 pub struct CallRequest<'a> {

@@ -1,5 +1,7 @@
 //! The environment variables that Platen reads, and the check that refuses all others with its prefix.
 
+use strsim::damerau_levenshtein;
+
 use super::ConfigError;
 
 /// Every variable that Platen reads, with its meaning and its default. A description is not a whole
@@ -217,30 +219,29 @@ pub const VARIABLES: &[(&str, &str)] = &[
 /// Variables that `data/demo.env` sets for clients. Platen ignores them.
 pub(super) const CLIENT_VARIABLES: [&str; 2] = ["PLATEN_URL", "PLATEN_KEY"];
 
-/// Refuses `PLATEN_…` variables that are not known. The error names the known variable with the
-/// longest common prefix.
+/// Refuses `PLATEN_…` variables that are not known, and names the nearest known one.
 pub(super) fn refuse_unknown(names: impl Iterator<Item = String>) -> Result<(), ConfigError> {
     for name in names {
-        let is_named = |variable: &str| variable == name.strip_suffix("_FILE").unwrap_or(&name);
+        let plain = name.strip_suffix("_FILE").unwrap_or(&name);
         if name.starts_with("PLATEN_")
             && !CLIENT_VARIABLES.contains(&name.as_str())
             && !name.starts_with("PLATEN_TEST_")
-            && !VARIABLES.iter().any(|&(variable, _)| is_named(variable))
+            && !VARIABLES.iter().any(|&(variable, _)| variable == plain)
         {
-            let common_prefix = |variable: &str| {
-                variable
-                    .bytes()
-                    .zip(name.bytes())
-                    .take_while(|(a, b)| a == b)
-                    .count()
-            };
-            let nearest = VARIABLES
-                .iter()
-                .map(|&(variable, _)| variable)
-                .max_by_key(|variable| common_prefix(variable))
-                .unwrap_or("DATABASE_URL");
+            let nearest = nearest(plain);
             return Err(ConfigError::Unknown { name, nearest });
         }
     }
     Ok(())
+}
+
+/// The known variable that needs the fewest letters inserted, removed, replaced or swapped. The prefix `PLATEN_` does not
+/// count: `PLATEN_REDIS_URL` is near to `REDIS_URL`.
+fn nearest(name: &str) -> &'static str {
+    let bare = |name: &'static str| name.strip_prefix("PLATEN_").unwrap_or(name);
+    let name = name.strip_prefix("PLATEN_").unwrap_or(name);
+    let variables = VARIABLES.iter().map(|&(variable, _)| variable);
+    variables
+        .min_by_key(|variable| damerau_levenshtein(bare(variable), name))
+        .expect("there are variables")
 }

@@ -324,8 +324,13 @@ pub async fn timeline(pool: &PgPool, job: JobId) -> sqlx::Result<Vec<TimelineEnt
 pub enum OperatorKeyUse {
     /// The same request was answered before. This is its answer.
     Answered(Answer),
-    /// The same request has chosen its jobs, but was not answered.
-    Chosen { jobs: Vec<JobId>, has_more: bool },
+    /// The same bulk action has begun and has no answer yet. It goes on with the jobs that it chose.
+    Chosen {
+        /// The chosen jobs, in the order in which they are worked on.
+        jobs: Vec<JobId>,
+        /// Whether more jobs matched than were chosen.
+        has_more: bool,
+    },
     /// The key belongs to another request.
     AnotherRequest,
 }

@@ -6,7 +6,6 @@
 //!
 //! This is a crate of its own because it is the only part of the fakes that needs optimization. The development profile
 //! optimizes this crate, so that `fakes` still compiles quickly.
-#![warn(missing_docs)]
 
 mod canvas;
 mod cutout;

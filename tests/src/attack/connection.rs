@@ -13,6 +13,7 @@ use tokio::time::timeout;
 use super::stage::Stage;
 use super::{Case, Outcome, timed};
 
+/// The attacks of connections, in the order in which `make attack` tries them.
 pub const CASES: &[Case] = &[
     Case {
         row: "C",

@@ -21,6 +21,7 @@ const CALLS_TIMEOUT: Duration = Duration::from_secs(20);
 const UNREADY_TIMEOUT: Duration = Duration::from_secs(10);
 const JOB_TIMEOUT: Duration = Duration::from_mins(1);
 
+/// The attacks on the bucket, in the order in which `make attack` tries them.
 pub const CASES: &[Case] = &[
     Case {
         row: "A.1",

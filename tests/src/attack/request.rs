@@ -12,6 +12,7 @@ use super::stage::{Caller, Stage, answer};
 use super::{Case, Outcome, timed};
 use crate::pipeline::small_job;
 
+/// The attacks of single requests, in the order in which `make attack` tries them.
 pub const CASES: &[Case] = &[
     Case {
         row: "B",

@@ -29,6 +29,7 @@ const USUAL: RangeInclusive<u64> = 100..=300;
 /// How many calls of a model may be abandoned by cancels in an hour.
 const CANCEL_ALLOWANCE: usize = 20;
 
+/// The attacks of one tenant on another, in the order in which `make attack` tries them.
 pub const CASES: &[Case] = &[
     Case {
         row: "D.1",

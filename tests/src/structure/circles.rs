@@ -8,6 +8,7 @@ use super::modules::{Crate, Edge};
 
 /// The files of a circle, with every import between two of them.
 pub struct Circle<'a> {
+    /// The imports that close the circle.
     pub edges: Vec<&'a Edge>,
 }
 

@@ -14,6 +14,7 @@ pub struct Function {
     pub line: usize,
     /// The line of its closing brace.
     pub last_line: usize,
+    /// Whether it is a test or compiled for tests only.
     pub is_test: bool,
     /// It returns a `Result` of a `Result`, and so has two kinds of failure that look alike.
     pub returns_nested_result: bool,

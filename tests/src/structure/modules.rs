@@ -23,13 +23,16 @@ pub struct Crate {
     pub files: BTreeMap<ModulePath, String>,
     /// Files that are compiled for tests only.
     pub test_files: BTreeSet<String>,
+    /// The imports between its modules.
     pub edges: BTreeSet<Edge>,
 }
 
 /// One file names another of the same crate.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Edge {
+    /// The module that imports.
     pub from: ModulePath,
+    /// The module whose item is imported.
     pub to: ModulePath,
     /// Where `from` names it, the first time.
     pub line: usize,

@@ -333,6 +333,15 @@ impl Received {
     }
 }
 
+/// See [`super::extract_files`].
+pub(super) fn extract_files<'a>(
+    chunks: impl IntoIterator<Item = &'a [u8]>,
+) -> (Vec<u8>, Vec<Option<Vec<u8>>>) {
+    let mut extractor = Base64Extractor::default();
+    chunks.into_iter().for_each(|chunk| extractor.push(chunk));
+    extractor.finish()
+}
+
 /// A text of a provider, cleaned and cut to a thousand characters.
 pub(super) fn excerpt(text: &str) -> String {
     readable(text, 1_000)

@@ -19,9 +19,13 @@ pub enum Table {
 
 /// A row that names a file.
 pub struct Row {
+    /// The id of the row, without a prefix. Pages are sorted by it.
     pub id: Uuid,
+    /// The key of the file in the bucket.
     pub object_key: String,
+    /// SHA-256 of the file, 32 bytes.
     pub sha256: Vec<u8>,
+    /// Length of the file, in bytes.
     pub bytes: i64,
 }
 
@@ -35,7 +39,10 @@ impl Table {
         }
     }
 
-    /// Reads the next rows after the id `after`, sorted by id.
+    /// Reads the first 500 rows with an id above `after`, sorted by id. Empty at the end.
+    ///
+    /// # Errors
+    /// Returns an error if Postgres fails.
     pub async fn page(self, pool: &PgPool, after: Uuid) -> sqlx::Result<Vec<Row>> {
         match self {
             Self::Artifacts => {
@@ -77,6 +84,9 @@ impl Table {
 
     /// Whether the row still names its file. The file may have been deleted, or its job may have
     /// ended, meanwhile.
+    ///
+    /// # Errors
+    /// Returns an error if Postgres fails.
     pub async fn still_names(self, pool: &PgPool, row: &Row) -> sqlx::Result<bool> {
         match self {
             Self::Artifacts => {

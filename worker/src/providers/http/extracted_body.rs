@@ -159,9 +159,7 @@ impl ExtractedBody {
 
 #[cfg(test)]
 fn extract<'a>(chunks: impl Iterator<Item = &'a [u8]>) -> ExtractedBody {
-    let mut extractor = super::base64_extractor::Base64Extractor::default();
-    chunks.for_each(|chunk| extractor.push(chunk));
-    let (text, files) = extractor.finish();
+    let (text, files) = super::extract_files(chunks);
     ExtractedBody::new(text, files, None)
 }
 
