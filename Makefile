@@ -31,11 +31,10 @@ proofs: ## Run every long proof in its short form and print one table (ARGS="sto
 check: ## Check format, lints, structure, docs, words, spelling, fuzz targets, queries against the schema, dependencies, manifests
 	@scripts/setup test
 	cargo fmt --all --check
-	cargo clippy --locked --workspace --all-targets -- -D warnings
+	scripts/prepare --check cargo clippy --locked --workspace --all-targets -- -D warnings
 	cargo clippy --locked -p cli --no-default-features -- -D warnings
 	cargo clippy --locked -p cli --no-default-features --features otel -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --quiet
-	scripts/prepare --check
 	scripts/check-dependencies --install
 	scripts/check-manifests
 	scripts/check-spelling

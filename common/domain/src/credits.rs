@@ -33,14 +33,15 @@ pub struct Credits(i64);
 #[cfg(feature = "sqlx")]
 impl sqlx::Type<sqlx::Postgres> for Credits {
     fn type_info() -> sqlx::postgres::PgTypeInfo {
-        i64::type_info()
+        <i64 as sqlx::Type<sqlx::Postgres>>::type_info()
     }
 }
 
 #[cfg(feature = "sqlx")]
 impl<'r> sqlx::Decode<'r, sqlx::Postgres> for Credits {
     fn decode(value: sqlx::postgres::PgValueRef<'r>) -> Result<Self, sqlx::error::BoxDynError> {
-        Ok(Self::new(i64::decode(value)?)?)
+        let amount = <i64 as sqlx::Decode<sqlx::Postgres>>::decode(value)?;
+        Ok(Self::new(amount)?)
     }
 }
 
