@@ -63,7 +63,7 @@ pub struct App {
     pub waiters: Waiters,
     /// The newest check of all dependencies, for `/readyz`.
     pub readiness: ReadinessCache,
-    /// The models on offer, and their prices.
+    /// The available models, and their prices.
     pub catalog: Arc<Catalog>,
     /// What a tenant may use without paying for it.
     pub free_limits: FreeLimits,

@@ -146,15 +146,15 @@ pub(crate) struct Hop {
     host: Option<String>,
 }
 
-/// Finds scheme and host as the outermost trusted proxy names them. Returns `None` if the headers contradict each other or cannot
-/// be read.
+/// Finds scheme and host in what the trusted proxies wrote. For each of the two, the outermost proxy that names it decides. Returns
+/// `None` if the headers contradict each other or cannot be read.
 fn forwarded(
     public: &PublicUrl,
     headers: &HeaderMap,
     sent_host: Option<String>,
 ) -> Option<(&'static str, String)> {
-    let standard = outermost(public, parse_forwarded(headers))?;
-    let x_forwarded = outermost(public, parse_x_forwarded(headers))?;
+    let standard = combine_trusted_hops(public, parse_forwarded(headers))?;
+    let x_forwarded = combine_trusted_hops(public, parse_x_forwarded(headers))?;
     // A proxy that sets only one kind of header passes the other kind on as the client wrote it. So a contradiction is refused.
     let agreed = |one: Option<String>, other: Option<String>| match (one, other) {
         (Some(one), Some(other)) if one != other => None,
@@ -173,7 +173,7 @@ fn forwarded(
 /// be parsed.
 ///
 /// The last hop was written by our peer. Each earlier hop was written by the proxy whose address the next hop names.
-fn outermost(public: &PublicUrl, hops: Vec<Hop>) -> Option<Hop> {
+fn combine_trusted_hops(public: &PublicUrl, hops: Vec<Hop>) -> Option<Hop> {
     let mut combined = Hop::default();
     for hop in hops.into_iter().rev() {
         if let Some(text) = hop.host {

@@ -95,7 +95,7 @@ impl Budget {
         self.bodies.bytes()
     }
 
-    /// Makes a permit for a tenant's body, which will use `times` its size in memory. The permit reserves nothing until
+    /// Makes a permit for the body of a tenant's request. In memory the body will take `times` times its size. The permit reserves nothing until
     /// [`BodyPermit::grow`] is called.
     pub fn body(&self, share: Arc<Share>, times: usize) -> BodyPermit {
         BodyPermit {

@@ -42,7 +42,7 @@ fn client(public: &PublicUrl, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
     if !public.trusts(peer) {
         return peer;
     }
-    let found = |hops| last_untrusted(public, hops);
+    let found = |hops| client_address(public, hops);
     match (
         found(parse_x_forwarded(headers)),
         found(parse_forwarded(headers)),
@@ -55,7 +55,7 @@ fn client(public: &PublicUrl, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
 
 /// Finds the last address that is not a trusted proxy. The hops are read from the end, where our peer has written. Each earlier hop
 /// was written by the proxy whose address the next hop names.
-fn last_untrusted(public: &PublicUrl, hops: Vec<Hop>) -> Option<IpAddr> {
+fn client_address(public: &PublicUrl, hops: Vec<Hop>) -> Option<IpAddr> {
     let mut last = None;
     for hop in hops.into_iter().rev() {
         let Some(address) = hop.from else { break };

@@ -112,7 +112,7 @@ codes! {
         "Repeat the request after `Retry-After` seconds with the same Idempotency-Key.";
 }
 
-/// An error that is returned to the client. [`crate::request::answer`] writes it as a body and adds the id and path of the request.
+/// An error that is returned to the client. [`crate::request::finish_response`] writes it as a body and adds the id and path of the request.
 #[derive(Clone, Debug)]
 pub struct Problem {
     code: Code,
@@ -129,7 +129,7 @@ const MAX_ERRORS: usize = 50;
 /// The most characters of a client's name or value that an error repeats.
 const MAX_NAME_LENGTH: usize = 100;
 /// The most characters of a pointer or path.
-const MAX_POINTER_LENGTH: usize = 500;
+const MAX_PATH_LENGTH: usize = 500;
 /// The most characters of a detail.
 const MAX_DETAIL_LENGTH: usize = 2_000;
 /// The value of `Retry-After` of every 503, in seconds.
@@ -226,14 +226,14 @@ impl Problem {
             "title": self.code.title(),
             "status": self.code.status().as_u16(),
             "detail": truncate_to(&self.detail, MAX_DETAIL_LENGTH),
-            "instance": truncate_to(instance, MAX_POINTER_LENGTH),
+            "instance": truncate_to(instance, MAX_PATH_LENGTH),
             "code": self.code.as_str(),
             "request_id": request_id,
         });
         if !self.errors.is_empty() {
             let errors = self.errors.iter().map(|violation| {
                 json!({
-                    "pointer": truncate_to(&violation.pointer, MAX_POINTER_LENGTH),
+                    "pointer": truncate_to(&violation.pointer, MAX_PATH_LENGTH),
                     "detail": truncate_to(&violation.detail, MAX_DETAIL_LENGTH),
                 })
             });
@@ -253,7 +253,7 @@ impl From<Code> for Problem {
 }
 
 impl IntoResponse for Problem {
-    /// Makes an answer without a body. [`crate::request::answer`] finds the problem in the extensions and writes the body.
+    /// Makes an answer without a body. [`crate::request::finish_response`] finds the problem in the extensions and writes the body.
     fn into_response(self) -> Response {
         let mut response = self.code.status().into_response();
         let headers = response.headers_mut();

@@ -21,7 +21,7 @@ pub struct DatabaseArgs {
 
 impl DatabaseArgs {
     /// The data folder, if one is named.
-    pub fn data(&self) -> Option<&Path> {
+    pub fn data_folder(&self) -> Option<&Path> {
         self.data.as_deref()
     }
 }
@@ -48,7 +48,7 @@ impl ReasonArgs {
     /// # Errors
     ///
     /// Returns an error if the reason is blank or too long.
-    pub fn actor<'a>(&'a self, name: &'a str) -> anyhow::Result<Actor<'a>> {
+    pub fn actor_for<'a>(&'a self, name: &'a str) -> anyhow::Result<Actor<'a>> {
         actor(name, &self.reason)
     }
 }
@@ -59,7 +59,7 @@ impl OptionalReasonArgs {
     /// # Errors
     ///
     /// Returns an error if the reason is blank or too long.
-    pub fn actor<'a>(&'a self, name: &'a str, default: &'a str) -> anyhow::Result<Actor<'a>> {
+    pub fn actor_for<'a>(&'a self, name: &'a str, default: &'a str) -> anyhow::Result<Actor<'a>> {
         actor(name, self.reason.as_deref().unwrap_or(default))
     }
 }

@@ -51,8 +51,8 @@ async fn start(command: Command) -> ExitCode {
     {
         tracing::debug!("A crypto provider is installed already");
     }
-    let ended = async { command.run(Config::from_env()?).await };
-    match ended.await {
+    let run = async { command.run(Config::from_env()?).await };
+    match run.await {
         Ok(code) => code,
         Err(error) => match error.downcast_ref::<OutputError>() {
             // The exit code is the same as if SIGPIPE had ended the process. Rust ignores that signal, so the write failed instead.

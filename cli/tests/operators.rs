@@ -160,7 +160,7 @@ async fn a_command_that_does_nothing_exits_with_1_and_records_nothing() {
         )
         .await;
     for (words, says) in [
-        (&["resume", "999"][..], "no pause 999 stands"),
+        (&["resume", "999"][..], "there is no active pause 999"),
         (&["cancel", "--job", &nothing], "no job matches"),
         (&["redrive", "--job", &nothing], "no job matches"),
         (

@@ -222,7 +222,7 @@ impl Config {
             timing: Timing {
                 lease: within("PLATEN_LEASE_SECONDS", 3, 600)?
                     .map_or(DEFAULT_LEASE, Duration::from_secs),
-                answers_kept: within("PLATEN_IDEMPOTENCY_HOURS", 1, 8_760)?
+                idempotency_retention: within("PLATEN_IDEMPOTENCY_HOURS", 1, 8_760)?
                     .map_or(DEFAULT_ANSWERS_KEPT, Duration::from_hours),
                 ..Timing::default()
             },
@@ -243,11 +243,11 @@ impl Config {
     /// # Errors
     /// Returns an error if a model file is not valid, or if a provider is not known.
     pub fn catalog(&self) -> Result<Catalog, CatalogError> {
-        let by_default = ["vertex".to_owned()];
+        let defaults = ["vertex".to_owned()];
         let Providers { wanted, fake, .. } = &self.providers;
         let wanted = match wanted {
             Some(wanted) => Some(&wanted[..]),
-            None if self.models.is_none() && fake.is_none() => Some(&by_default[..]),
+            None if self.models.is_none() && fake.is_none() => Some(&defaults[..]),
             None => None,
         };
         Catalog::load(self.models.as_deref(), wanted)

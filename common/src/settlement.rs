@@ -49,7 +49,7 @@ pub struct Lease {
 
 /// Result of a settlement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Settled {
+pub enum SettlementResult {
     /// This settlement ended the job, in this state.
     Ended(State),
     /// The job went back to the queue.
@@ -79,7 +79,7 @@ pub enum SettlementError {
     #[error(transparent)]
     UnexpectedRowCount(#[from] UnexpectedRowCount),
     /// Postgres failed. If the connection broke during the commit, the job may have ended all the
-    /// same. A second try then returns [`Settled::AlreadyEnded`].
+    /// same. A second try then returns [`SettlementResult::AlreadyEnded`].
     #[error(transparent)]
     Database(#[from] sqlx::Error),
 }
@@ -95,7 +95,7 @@ impl database::PostgresError for SettlementError {
 
 /// Ends a job that delivered at least one output: captures the price of the delivered outputs and
 /// releases the rest of the hold. `artifacts` are the stored files, and each rendition among them
-/// is one delivered output. `shortfall` says why outputs are missing; `None` if none is.
+/// is one delivered output. `shortfall` says why outputs are missing. It is `None` if all were delivered.
 ///
 /// # Errors
 /// Returns a [`SettlementError`] if the job cannot be settled. Nothing is written in that case, and
@@ -105,10 +105,10 @@ pub async fn deliver(
     lease: Lease,
     artifacts: &[Artifact],
     shortfall: Option<&Failure>,
-) -> Result<Settled, SettlementError> {
+) -> Result<SettlementResult, SettlementError> {
     let (mut transaction, job) = match lock_leased(pool, lease).await {
         Ok(locked) => locked,
-        Err(error) => return error.into_settled(),
+        Err(error) => return error.into_settlement_result(),
     };
     for artifact in artifacts {
         storage::artifacts::insert(&mut transaction, lease.tenant, lease.fence, artifact).await?;
@@ -137,7 +137,7 @@ pub async fn give_up(
     pool: &PgPool,
     lease: Lease,
     failure: &Failure,
-) -> Result<Settled, SettlementError> {
+) -> Result<SettlementResult, SettlementError> {
     match lock_leased(pool, lease).await {
         Ok(locked) => {
             end_and_commit(
@@ -151,6 +151,6 @@ pub async fn give_up(
             )
             .await
         }
-        Err(error) => error.into_settled(),
+        Err(error) => error.into_settlement_result(),
     }
 }

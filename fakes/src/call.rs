@@ -51,8 +51,8 @@ pub(super) struct IncomingRequest {
 
 /// The errors that every vendor has, in one vendor's format.
 pub(super) trait Errors: Send + Sync {
-    /// The error that the vendor sends with this HTTP status. `hint` says how long to wait after a 429.
-    fn status_error(&self, code: u16, hint: Option<Duration>) -> Reply;
+    /// The error that the vendor sends with this HTTP status. `retry_after` says how long to wait after a 429.
+    fn status_error(&self, code: u16, retry_after: Option<Duration>) -> Reply;
 
     /// 429 beyond the admission limit. The next call is admitted after `wait`.
     fn over_limit(&self, wait: Duration) -> Reply {

@@ -114,9 +114,9 @@ struct Generation {
 }
 
 impl Errors for Generation {
-    fn status_error(&self, code: u16, hint: Option<Duration>) -> Reply {
+    fn status_error(&self, code: u16, retry_after: Option<Duration>) -> Reply {
         let Target { host, resource, .. } = &self.target;
-        host.status_error(code, resource, hint).into_reply()
+        host.status_error(code, resource, retry_after).into_reply()
     }
 
     /// Vertex AI sends no retry hint.

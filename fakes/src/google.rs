@@ -57,7 +57,7 @@ impl Host {
 
     /// The error that this host sends with an HTTP status. `model` is the resource name, `projects/…/models/…` or
     /// `models/…`.
-    pub(super) fn status_error(self, code: u16, model: &str, hint: Option<Duration>) -> ApiError {
+    pub(super) fn status_error(self, code: u16, model: &str, retry_after: Option<Duration>) -> ApiError {
         let message = match (code, self) {
             (400, _) => "Request contains an invalid argument.".to_owned(),
             (401, _) => "Request had invalid authentication credentials. Expected OAuth 2 access token, login cookie or other valid authentication credential. See https://developers.google.com/identity/sign-in/web/devconsole-project.".to_owned(),
@@ -66,7 +66,7 @@ impl Host {
             (404, Self::Vertex) => format!("Publisher model '{model}' was not found or your project does not have access to it. Please ensure you are using a valid model version. For more information, see: https://cloud.google.com/vertex-ai/generative-ai/docs/learn/model-versions"),
             (404, Self::Gemini) => format!("{model} is not found for API version v1beta, or is not supported for generateContent. Call ListModels to see the list of available models and their supported methods."),
             (429, Self::Vertex) => "Resource exhausted. Please try again later. Please refer to https://cloud.google.com/vertex-ai/generative-ai/docs/error-code-429 for more details.".to_owned(),
-            (429, Self::Gemini) => return ApiError::over_quota("Minute", 10, model, Some(hint.unwrap_or(WAIT))),
+            (429, Self::Gemini) => return ApiError::over_quota("Minute", 10, model, Some(retry_after.unwrap_or(WAIT))),
             (499, _) => "The operation was cancelled.".to_owned(),
             (500, _) => "Internal error encountered.".to_owned(),
             (503, Self::Vertex) => "The service is currently unavailable.".to_owned(),
@@ -75,7 +75,7 @@ impl Host {
             _ => "Unknown error.".to_owned(),
         };
         ApiError {
-            retry_after: hint,
+            retry_after,
             ..ApiError::new(code, message)
         }
     }

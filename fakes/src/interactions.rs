@@ -217,8 +217,8 @@ impl Interactions {
 struct PollErrors(Host);
 
 impl Errors for PollErrors {
-    fn status_error(&self, code: u16, hint: Option<Duration>) -> Reply {
-        error::status_error(self.0, code, hint)
+    fn status_error(&self, code: u16, retry_after: Option<Duration>) -> Reply {
+        error::status_error(self.0, code, retry_after)
     }
 
     fn no_quota(&self) -> Reply {
@@ -240,7 +240,7 @@ struct Interaction {
 }
 
 impl Errors for Interaction {
-    fn status_error(&self, code: u16, hint: Option<Duration>) -> Reply {
+    fn status_error(&self, code: u16, retry_after: Option<Duration>) -> Reply {
         let model = self
             .body
             .as_ref()
@@ -248,7 +248,7 @@ impl Errors for Interaction {
             .and_then(|body| body["model"].as_str());
         match (code, model) {
             (404, Some(model)) => error::no_such_model(model),
-            _ => error::status_error(self.host, code, hint),
+            _ => error::status_error(self.host, code, retry_after),
         }
     }
 

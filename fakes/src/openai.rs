@@ -128,8 +128,8 @@ impl Generation {
 }
 
 impl Errors for Generation {
-    fn status_error(&self, code: u16, hint: Option<Duration>) -> Reply {
-        ApiError::from_status(code, self.model(), hint).to_reply()
+    fn status_error(&self, code: u16, retry_after: Option<Duration>) -> Reply {
+        ApiError::from_status(code, self.model(), retry_after).to_reply()
     }
 
     fn no_quota(&self) -> Reply {

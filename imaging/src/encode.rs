@@ -37,7 +37,7 @@ pub(super) fn encode(
 
 fn png(pixels: &DynamicImage) -> Result<Vec<u8>, String> {
     let mut file = Vec::with_capacity(pixels.as_bytes().len() / 2);
-    let (compression, filter) = if is_flat(pixels) {
+    let (compression, filter) = if is_graphic(pixels) {
         (CompressionType::Level(2), FilterType::Adaptive)
     } else {
         (CompressionType::Fast, FilterType::Paeth)
@@ -55,7 +55,7 @@ fn png(pixels: &DynamicImage) -> Result<Vec<u8>, String> {
 
 /// Whether most pixels equal their neighbor, as in text and line art. With more effort the files of such images become
 /// much smaller, but those of photographs do not.
-fn is_flat(pixels: &DynamicImage) -> bool {
+fn is_graphic(pixels: &DynamicImage) -> bool {
     const ROWS: usize = 64;
     let channels = usize::from(pixels.color().channel_count());
     let row = pixels.width() as usize * channels;

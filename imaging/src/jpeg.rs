@@ -34,7 +34,7 @@ use super::color::Decoded;
 /// Why a file is refused, as a phrase for people.
 type Reason = &'static str;
 
-const CUT_OFF: Reason = "the file is cut off";
+const TRUNCATED: Reason = "the file is cut off";
 const DAMAGED: Reason = "the file is damaged";
 /// The most scans that a file may have. Encoders write about ten. Each scan visits all pixels again, so a small file
 /// with many scans could take very long.
@@ -278,7 +278,7 @@ impl<'a> Segments<'a> {
     /// The next segment with data. Returns `None` at the end marker.
     fn next(&mut self) -> Result<Option<(u8, &'a [u8])>, Reason> {
         loop {
-            let marker = bits::next_marker(self.file, &mut self.at).ok_or(CUT_OFF)?;
+            let marker = bits::next_marker(self.file, &mut self.at).ok_or(TRUNCATED)?;
             match marker {
                 0xD9 => return Ok(None),
                 // TEM and RST have no data.
@@ -287,8 +287,8 @@ impl<'a> Segments<'a> {
                 _ => {}
             }
             let rest = &self.file[self.at..];
-            let length = usize::from(u16::from_be_bytes(*rest.first_chunk().ok_or(CUT_OFF)?));
-            let data = rest.get(2..length.max(2)).ok_or(CUT_OFF)?;
+            let length = usize::from(u16::from_be_bytes(*rest.first_chunk().ok_or(TRUNCATED)?));
+            let data = rest.get(2..length.max(2)).ok_or(TRUNCATED)?;
             if length < 2 {
                 return Err(DAMAGED);
             }

@@ -105,7 +105,7 @@ pub(super) fn resample(
                 let [r, g, b] = [r, g, b].map(linear_light::to_srgb);
                 [r, g, b, linear_light::to_alpha(a)]
             };
-            let bytes = in_bands(
+            let bytes = resample_in_strips(
                 rgba.as_chunks().0,
                 rgba.width(),
                 plan,
@@ -119,7 +119,7 @@ pub(super) fn resample(
             let (linear, encoded) = linear_light::tables();
             let to_linear = |rgb: &[u8; 3]| U16x3::new(rgb.map(|value| linear[usize::from(value)]));
             let to_encoded = |pixel: &U16x3| pixel.0.map(|light| encoded[usize::from(light)]);
-            let bytes = in_bands(
+            let bytes = resample_in_strips(
                 rgb.as_chunks().0,
                 rgb.width(),
                 plan,

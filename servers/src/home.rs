@@ -163,8 +163,8 @@ pub(crate) async fn lock(file: &Path, folder: &Path) -> Result<File> {
     )
 }
 
-/// Lets the servers' user pass through the data folder to the folders of the servers. The user still cannot list the
-/// data folder.
+/// Lets the servers' user pass through the data folder to the folders of the servers. This adds only the right to pass: the
+/// folder gets the user's group, so the user can list the folder only if its mode already lets the group do so.
 pub(crate) fn allow_servers_through(data: &Path) -> Result<()> {
     let Some(user) = server_user()? else {
         return Ok(());

@@ -44,7 +44,7 @@ pub struct App {
     capacity: RwLock<Capacity>,
     /// The bucket, and the results that wait for it.
     pub spool: Spool,
-    /// The models and providers on offer.
+    /// The models and providers that can be used.
     pub catalog: Arc<Catalog>,
     /// The clients of the providers.
     pub providers: Providers,

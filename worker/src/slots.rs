@@ -42,7 +42,7 @@ pub struct Slots {
     occupants: Arc<Mutex<Vec<Occupant>>>,
     claims: RwLock<()>,
     /// When Postgres was last asked for due jobs that may start in the reserve.
-    due_queried_at: Mutex<Option<Instant>>,
+    due_jobs_queried_at: Mutex<Option<Instant>>,
 }
 
 /// How often Postgres is asked for due jobs that may start in the reserve. New jobs come through
@@ -95,7 +95,7 @@ pub fn reserve(slots: usize) -> usize {
 }
 
 impl Slots {
-    /// Creates `slots` free slots and their reserve. `tenant_percent` is the share of the slots
+    /// Creates `slots` slots and a few reserve slots besides; all are free. `tenant_percent` is the share of the slots
     /// that a tenant of weight 1 may have. From 100 on there is no limit.
     pub fn new(slots: usize, tenant_percent: usize) -> Self {
         let reserve = reserve(slots);
@@ -108,7 +108,7 @@ impl Slots {
             weights: Mutex::default(),
             occupants: Arc::default(),
             claims: RwLock::default(),
-            due_queried_at: Mutex::default(),
+            due_jobs_queried_at: Mutex::default(),
         }
     }
 
@@ -165,7 +165,7 @@ impl Slots {
     /// begins the next interval of [`DUE_QUERY_INTERVAL`].
     pub fn may_query_due_jobs(&self) -> bool {
         let mut queried_at = self
-            .due_queried_at
+            .due_jobs_queried_at
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         let due = queried_at.is_none_or(|at| at.elapsed() >= DUE_QUERY_INTERVAL);
@@ -218,7 +218,7 @@ impl Slots {
         let exclusion = |model: Option<&str>, tenant: Option<TenantId>| Exclusion {
             model: model.map(str::to_owned),
             tenant: tenant.map(TenantId::pseudonym),
-            everywhere: true,
+            on_all_lanes: true,
         };
         // The result is at least one, or a worker with one slot would exclude everybody.
         let half = |count: usize| (count / 2).max(1);

@@ -139,7 +139,7 @@ fn check_declared_as_json(headers: &HeaderMap) -> Result<(), Problem> {
     let advice = match kind.to_ascii_lowercase().as_str() {
         "application/json" => return Ok(()),
         "multipart/form-data" | "application/x-www-form-urlencoded" => {
-            " Send the fields of a form as the fields of one JSON object. Send a file to POST /v1/uploads as it is, and name it by its id."
+            " Send the fields of a form as the fields of one JSON object. Upload a file unchanged with POST /v1/uploads, and put the id of the upload into the JSON."
         }
         "application/gzip" | "application/x-gzip" | "application/zstd" => {
             " If the body is compressed, say so in `Content-Encoding`: gzip or zstd."

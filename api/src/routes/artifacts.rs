@@ -123,7 +123,7 @@ async fn find(app: &App, tenant: TenantId, id: ArtifactId) -> Result<(Artifact, 
         return Ok((artifact, job.and_then(|job| job.attributes.name)));
     }
     if storage::artifacts::is_gone(&mut transaction, id).await? {
-        let detail = format!("{id} was deleted: its retention time was over.");
+        let detail = format!("{id} was deleted because its retention time ended.");
         return Err(Problem::new(Code::Gone, detail));
     }
     Err(Problem::no_such("artifact", id))

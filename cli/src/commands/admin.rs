@@ -175,9 +175,9 @@ pub async fn run(config: &Config, command: AdminCommand) -> anyhow::Result<()> {
         AdminCommand::Jobs {
             selection,
             database,
-        } => jobs::list(config, database.data(), &selection).await,
+        } => jobs::list(config, database.data_folder(), &selection).await,
         AdminCommand::Timeline { job, database } => {
-            jobs::timeline(config, database.data(), job).await
+            jobs::timeline(config, database.data_folder(), job).await
         }
         AdminCommand::Redrive {
             selection,
@@ -185,8 +185,8 @@ pub async fn run(config: &Config, command: AdminCommand) -> anyhow::Result<()> {
             reason,
             database,
         } => {
-            let actor = reason.actor(&by)?;
-            jobs::redrive(config, database.data(), &selection, dry_run, actor).await
+            let actor = reason.actor_for(&by)?;
+            jobs::redrive(config, database.data_folder(), &selection, dry_run, actor).await
         }
         AdminCommand::Cancel {
             selection,
@@ -194,8 +194,8 @@ pub async fn run(config: &Config, command: AdminCommand) -> anyhow::Result<()> {
             reason,
             database,
         } => {
-            let actor = reason.actor(&by)?;
-            jobs::cancel(config, database.data(), &selection, dry_run, actor).await
+            let actor = reason.actor_for(&by)?;
+            jobs::cancel(config, database.data_folder(), &selection, dry_run, actor).await
         }
         AdminCommand::Pause {
             model,
@@ -210,25 +210,25 @@ pub async fn run(config: &Config, command: AdminCommand) -> anyhow::Result<()> {
                 tenant,
                 worker,
             };
-            pauses::pause(config, database.data(), &scope, everything, &reason, &by).await
+            pauses::pause(config, database.data_folder(), &scope, everything, &reason, &by).await
         }
         AdminCommand::Resume {
             pause,
             reason,
             database,
-        } => pauses::resume(config, database.data(), pause, reason.actor(&by)?).await,
-        AdminCommand::Pauses { database } => pauses::list(config, database.data()).await,
-        AdminCommand::Workers { database } => jobs::workers(config, database.data()).await,
+        } => pauses::resume(config, database.data_folder(), pause, reason.actor_for(&by)?).await,
+        AdminCommand::Pauses { database } => pauses::list(config, database.data_folder()).await,
+        AdminCommand::Workers { database } => jobs::workers(config, database.data_folder()).await,
         AdminCommand::Freeze {
             tenant,
             reason,
             database,
-        } => tenants::freeze(config, database.data(), reason.actor(&by)?, tenant, true).await,
+        } => tenants::set_frozen(config, database.data_folder(), reason.actor_for(&by)?, tenant, true).await,
         AdminCommand::Unfreeze {
             tenant,
             reason,
             database,
-        } => tenants::freeze(config, database.data(), reason.actor(&by)?, tenant, false).await,
+        } => tenants::set_frozen(config, database.data_folder(), reason.actor_for(&by)?, tenant, false).await,
         AdminCommand::Adjust {
             tenant,
             credits,
@@ -241,7 +241,7 @@ pub async fn run(config: &Config, command: AdminCommand) -> anyhow::Result<()> {
                 credits,
                 idempotency_key,
             };
-            tenants::adjust(config, database.data(), reason.actor(&by)?, adjustment).await
+            tenants::adjust(config, database.data_folder(), reason.actor_for(&by)?, adjustment).await
         }
         AdminCommand::Actions { limit, database } => actions(config, &database, limit).await,
     }
@@ -249,7 +249,7 @@ pub async fn run(config: &Config, command: AdminCommand) -> anyhow::Result<()> {
 
 async fn actions(config: &Config, database: &DatabaseArgs, limit: i64) -> anyhow::Result<()> {
     let actions = async |pool: &PgPool| Ok(storage::operators::actions(pool, None, limit).await?);
-    for entry in with_connection(config, database.data(), DatabaseRole::Reader, actions).await? {
+    for entry in with_connection(config, database.data_folder(), DatabaseRole::Reader, actions).await? {
         say!(
             "{}  {}  {}  {}: {}",
             entry.at.format(&Rfc3339)?,

@@ -48,8 +48,8 @@ pub async fn run(config: &Config, command: BucketCommand) -> anyhow::Result<()> 
         database,
     } = command;
     let by = actor::name();
-    let actor = reason.actor(&by, NO_REASON)?;
-    let data = database.data();
+    let actor = reason.actor_for(&by, NO_REASON)?;
+    let data = database.data_folder();
     let (address, bucket) = open_bucket(config, data)?;
     if if_new {
         let is_new = async |reader: &PgPool| Ok(ownership::is_new(reader).await?);

@@ -238,17 +238,17 @@ impl Login {
 
 /// Compares the number of connections that Postgres accepts with the number that the processes may use.
 async fn connections(config: &Config, pool: &PgPool, report: &mut Report) -> sqlx::Result<()> {
-    let left: i32 = sqlx::query_scalar(
+    let usable: i32 = sqlx::query_scalar(
         "SELECT current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int - coalesce(current_setting('reserved_connections', true), '0')::int",
     )
     .fetch_one(pool)
     .await?;
-    let (left, api, worker) = (
-        u32::try_from(left).unwrap_or(0),
+    let (usable, api, worker) = (
+        u32::try_from(usable).unwrap_or(0),
         api::app::MAX_CONNECTIONS,
         worker::app::connections(config.slots),
     );
-    let level = if left < api + worker {
+    let level = if usable < api + worker {
         Level::Missing
     } else {
         Level::Note
@@ -256,9 +256,9 @@ async fn connections(config: &Config, pool: &PgPool, report: &mut Report) -> sql
     report.add(
         level,
         format!(
-            "Postgres: it takes {left} connections, without those it reserves. An api takes up to {api}, a worker of {} slots up to {worker}: {} workers find theirs beside one api",
+            "Postgres: it accepts {usable} connections besides the reserved ones. One api uses up to {api}, one worker of {} slots up to {worker}: beside one api there is room for {} workers",
             config.slots,
-            left.saturating_sub(api) / worker.max(1)
+            usable.saturating_sub(api) / worker.max(1)
         ),
     );
     Ok(())

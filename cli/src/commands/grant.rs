@@ -38,10 +38,10 @@ pub async fn run(config: &Config, args: GrantArgs) -> anyhow::Result<()> {
     let by = actor::name();
     let amount = Credits::new(args.amount)?;
     let default_reason = format!("source: {}", args.source);
-    let actor = args.reason.actor(&by, &default_reason)?;
+    let actor = args.reason.actor_for(&by, &default_reason)?;
     with_connection(
         config,
-        args.database.data(),
+        args.database.data_folder(),
         DatabaseRole::Api,
         async |pool| {
             tenants::grant(pool, actor, args.tenant, &args.source, amount)

@@ -59,9 +59,9 @@ pub async fn run(config: &Config, command: KeyCommand) -> anyhow::Result<()> {
             reason,
             database,
         } => {
-            let actor = reason.actor(&by, NO_REASON)?;
+            let actor = reason.actor_for(&by, NO_REASON)?;
             let add = async |pool: &PgPool| Ok(tenants::add_key(pool, actor, tenant, &name).await?);
-            let key = with_connection(config, database.data(), DatabaseRole::Api, add).await?;
+            let key = with_connection(config, database.data_folder(), DatabaseRole::Api, add).await?;
             say!("{}", key.expose())?;
         }
         KeyCommand::Revoke {
@@ -70,8 +70,8 @@ pub async fn run(config: &Config, command: KeyCommand) -> anyhow::Result<()> {
             reason,
             database,
         } => {
-            let actor = reason.actor(&by, NO_REASON)?;
-            revoke(config, database.data(), actor, tenant, &key).await?;
+            let actor = reason.actor_for(&by, NO_REASON)?;
+            revoke(config, database.data_folder(), actor, tenant, &key).await?;
             say!("revoked")?;
         }
     }

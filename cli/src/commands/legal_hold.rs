@@ -72,7 +72,7 @@ pub async fn run(config: &Config, command: LegalHoldCommand) -> anyhow::Result<(
             days,
             database,
         } => {
-            let (data, actor) = (database.data(), reason.actor(&by)?);
+            let (data, actor) = (database.data_folder(), reason.actor_for(&by)?);
             let hold = add(config, data, actor, (tenant, job), purpose, days);
             say!("{}", hold.await?)?;
         }
@@ -82,8 +82,8 @@ pub async fn run(config: &Config, command: LegalHoldCommand) -> anyhow::Result<(
             reason,
             database,
         } => {
-            let actor = reason.actor(&by, NO_REASON)?;
-            remove(config, database.data(), actor, tenant, hold).await?;
+            let actor = reason.actor_for(&by, NO_REASON)?;
+            remove(config, database.data_folder(), actor, tenant, hold).await?;
             say!("removed")?;
         }
     }

@@ -80,9 +80,9 @@ pub async fn run(config: &Config, command: TenantCommand) -> anyhow::Result<()> 
             reason,
             database,
         } => {
-            let actor = reason.actor(&by, NO_REASON)?;
+            let actor = reason.actor_for(&by, NO_REASON)?;
             let add = async |pool: &PgPool| Ok(tenants::add(pool, actor, &name).await?);
-            let tenant = with_connection(config, database.data(), DatabaseRole::Api, add).await?;
+            let tenant = with_connection(config, database.data_folder(), DatabaseRole::Api, add).await?;
             say!("{tenant}")?;
         }
         TenantCommand::Weight {
@@ -91,10 +91,10 @@ pub async fn run(config: &Config, command: TenantCommand) -> anyhow::Result<()> 
             reason,
             database,
         } => {
-            let actor = reason.actor(&by, NO_REASON)?;
+            let actor = reason.actor_for(&by, NO_REASON)?;
             let set =
                 async |pool: &PgPool| Ok(tenants::set_weight(pool, actor, tenant, weight).await?);
-            with_connection(config, database.data(), DatabaseRole::Api, set).await?;
+            with_connection(config, database.data_folder(), DatabaseRole::Api, set).await?;
             say!("set")?;
         }
         TenantCommand::Retention {
@@ -107,11 +107,11 @@ pub async fn run(config: &Config, command: TenantCommand) -> anyhow::Result<()> 
                 Policy::Ephemeral => Retention::EPHEMERAL,
                 Policy::AccountLifetime => Retention::default(),
             };
-            let actor = reason.actor(&by, NO_REASON)?;
+            let actor = reason.actor_for(&by, NO_REASON)?;
             let set = async |pool: &PgPool| {
                 Ok(tenants::set_retention(pool, actor, tenant, retention).await?)
             };
-            with_connection(config, database.data(), DatabaseRole::Api, set).await?;
+            with_connection(config, database.data_folder(), DatabaseRole::Api, set).await?;
             say!("set")?;
         }
     }

@@ -108,7 +108,7 @@ async fn check(
     args: &VerifyArgs,
     mut report: impl FnMut(Report),
 ) -> anyhow::Result<CheckSummary> {
-    let data = args.database.data();
+    let data = args.database.data_folder();
     with_connection(config, data, DatabaseRole::Reader, async |pool| {
         let mut findings = 0_usize;
         common::verify::check(pool, |_, found, _| {

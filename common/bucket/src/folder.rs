@@ -142,7 +142,7 @@ fn walk(root: &Path) -> impl Iterator<Item = Result<ListedObject, BucketError>> 
 /// The error, or `None` if the entry was deleted while the folder was being listed.
 fn unless_deleted<T>(root: &Path, error: walkdir::Error) -> Option<Result<T, BucketError>> {
     let path = error.path().unwrap_or(root).to_owned();
-    // Links are not followed, so there are no loops, and the error comes from the operating system.
+    // `walkdir` has two kinds of errors: loops, which cannot occur without following links, and errors of the operating system.
     let error = error
         .into_io_error()
         .unwrap_or_else(|| io::Error::other("it cannot be listed"));

@@ -167,7 +167,7 @@ impl Catalog {
         };
         let successors =
             std::iter::successors(self.get(id), |model| self.get(model.successor.as_deref()?));
-        // Successors can form a circle. No chain without one is longer than the catalogue.
+        // Successors can form a cycle, so the search stops after as many steps as there are models.
         successors
             .take(self.models.len())
             .find(|model| model.stage(today) != Stage::ShutDown)

@@ -184,9 +184,9 @@ pub struct ModelCapacity {
     /// Catalogue id of the model.
     pub model: String,
     /// Jobs that may use every lane of the model.
-    pub with_fallback: i64,
+    pub jobs_on_all_lanes: i64,
     /// Jobs that may use the model's first lane only.
-    pub primary_only: i64,
+    pub jobs_on_first_lane: i64,
 }
 
 /// Jobs that may not be started although their model has capacity. A job is excluded if it matches
@@ -199,7 +199,7 @@ pub struct Exclusion {
     pub tenant: Option<String>,
     /// `true` excludes every matching job; `false` excludes only those that may not use a fallback
     /// lane.
-    pub everywhere: bool,
+    pub on_all_lanes: bool,
 }
 
 impl Capacity {
@@ -226,9 +226,9 @@ impl Capacity {
         let capacity = self.models.iter().find(|one| one.model == *model);
         let has_capacity = capacity.is_some_and(|capacity| {
             0 < if *fallback {
-                capacity.with_fallback
+                capacity.jobs_on_all_lanes
             } else {
-                capacity.primary_only
+                capacity.jobs_on_first_lane
             }
         });
         // The pseudonym is a hash: it is computed only if there is anything to compare it with.
@@ -244,7 +244,7 @@ impl Capacity {
                             .tenant
                             .as_ref()
                             .is_none_or(|tenant| *tenant == pseudonym)
-                        && (exclusion.everywhere || !fallback)
+                        && (exclusion.on_all_lanes || !fallback)
                 })
             })
     }

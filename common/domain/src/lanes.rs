@@ -209,8 +209,8 @@ pub fn available_models<'a>(
     };
     let rooms = models.iter().map(|model| ModelCapacity {
         model: model.id.clone(),
-        with_fallback: room(model.lanes(true)),
-        primary_only: room(model.lanes(false)),
+        jobs_on_all_lanes: room(model.lanes(true)),
+        jobs_on_first_lane: room(model.lanes(false)),
     });
     let shut = models.iter().flat_map(|model| {
         let home = of(model.lanes(false)).unwrap_or_default();
@@ -219,7 +219,7 @@ pub fn available_models<'a>(
         let shut = tenants.map(move |closed| Exclusion {
             model: Some(model.id.clone()),
             tenant: Some(closed.tenant.clone()),
-            everywhere: all
+            on_all_lanes: all
                 .iter()
                 .all(|state| state.capacity() == 0 || state.is_unavailable_for(&closed.tenant)),
         });

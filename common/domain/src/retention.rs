@@ -60,7 +60,7 @@ impl Retention {
         prompts: Some(0),
     };
 
-    /// For each class its name in the API, its value, and the shortest value allowed, in seconds.
+    /// For each class: its name in the API, how long it is kept in seconds, and the shortest time that may be chosen, in seconds.
     pub fn classes(&self) -> [(&'static str, Option<u64>, u64); 5] {
         [
             ("inputs", self.inputs, 0),

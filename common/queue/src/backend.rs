@@ -215,8 +215,9 @@ impl Poller {
                 return None;
             }
             match popped {
-                // The pop timed out. The slots are free for a moment, so that other tasks can take
-                // them.
+                // Nothing was popped: the blocking pop timed out, or there is no new job for the
+                // reserve. The permit is dropped here, so other tasks can take its slots before the
+                // next pop.
                 Ok((ids, ..)) if ids.is_empty() => delays = reconnect_delays(),
                 Ok((ids, mut permit, reserved)) => {
                     self.hand_over(&ids, &mut permit, reserved);

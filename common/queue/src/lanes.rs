@@ -40,7 +40,7 @@ use domain::lanes::{CallResult, LaneState, LaneTiming, Pause, PauseReason, Unava
 use domain::outcome::{Class, STRIKES_OUT};
 
 /// Calls in flight that a new lane allows.
-const FIRST_LIMIT: u32 = 32;
+const INITIAL_LIMIT: u32 = 32;
 /// Share of the limit that is left after a cut, in percent.
 const CUT_PERCENT: u32 = 85;
 /// Most retries in the budget. At most this many retries may start at once while no call succeeds.
@@ -123,7 +123,7 @@ impl Lanes {
         }
     }
 
-    /// Asks whether a call may start now.
+    /// Takes a place on the lane for a call, if one may start now.
     ///
     /// `ends_within` is the longest time the call may take. If nobody reports the end of the call,
     /// it stops counting after this time. `retry` says whether the call repeats a call that failed.
@@ -144,7 +144,7 @@ impl Lanes {
             .keys(&ACQUIRE, lane, tenant)
             .arg(call.0.simple().to_string())
             .arg(millis(ends_within))
-            .arg(FIRST_LIMIT)
+            .arg(INITIAL_LIMIT)
             .arg(i32::from(retry))
             .arg(RETRY_BUDGET)
             .arg(millis(LANE_TTL))
@@ -187,7 +187,7 @@ impl Lanes {
         let _changed: i64 = self
             .keys(&RELEASE, lane, tenant)
             .arg(call.0.simple().to_string())
-            .arg(FIRST_LIMIT)
+            .arg(INITIAL_LIMIT)
             .arg(result.map_or("", |result| result.class.as_str()))
             .arg(strikes)
             .arg(millis(ends_within))
@@ -229,7 +229,7 @@ impl Lanes {
         if lanes.is_empty() {
             return Ok(Vec::new());
         }
-        let mut call = STATES.arg(FIRST_LIMIT);
+        let mut call = STATES.arg(INITIAL_LIMIT);
         call.arg(MAX_UNAVAILABLE_TENANTS);
         for lane in lanes {
             let hash = self.hash(lane);

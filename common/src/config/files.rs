@@ -31,7 +31,7 @@ impl Default for Links {
 /// Reads `PLATEN_LINKS` and `PLATEN_LINK_SECONDS`.
 pub(super) fn links() -> Result<Links, ConfigError> {
     const NAME: &str = "PLATEN_LINKS";
-    let by_default = Links::default();
+    let defaults = Links::default();
     Ok(Links {
         ours: match text(NAME)?.as_deref() {
             None | Some("store") => false,
@@ -48,7 +48,7 @@ pub(super) fn links() -> Result<Links, ConfigError> {
             LINKS.start().as_secs(),
             LINKS.end().as_secs(),
         )?
-        .map_or(by_default.lifetime, Duration::from_secs),
+        .map_or(defaults.lifetime, Duration::from_secs),
     })
 }
 

@@ -12,9 +12,9 @@ use super::values::within;
 pub struct FreeLimits {
     /// How many calls that have begun the tenant may abandon in an hour.
     pub cancel_allowance: u32,
-    /// Cost of such calls in an hour above which operators are alerted, in millionths of a US
-    /// dollar.
-    pub abandoned_cost: i64,
+    /// Operators are alerted if the calls that one tenant abandoned in an hour cost more than this, in millionths of a US
+    /// dollar. It refuses nothing.
+    pub abandoned_cost_alert: i64,
     /// Bytes that the tenant may store in the bucket; `None` for no limit.
     pub storage: Option<i64>,
     /// Longest time for which inputs of jobs that delivered nothing are kept; `None` for as long as
@@ -31,7 +31,8 @@ impl Default for FreeLimits {
     fn default() -> Self {
         Self {
             cancel_allowance: allowance::DEFAULT,
-            abandoned_cost: 5_000_000,
+            // 5 US dollars.
+            abandoned_cost_alert: 5_000_000,
             storage: Some(storage_limit::DEFAULT),
             undelivered_inputs: Some(7 * DAY),
             uploads: Some(30 * DAY),
@@ -41,7 +42,7 @@ impl Default for FreeLimits {
 
 /// Reads the limits from the environment.
 pub(super) fn free_limits() -> Result<FreeLimits, ConfigError> {
-    let by_default = FreeLimits::default();
+    let defaults = FreeLimits::default();
     // 0 turns the limit off.
     let days = |name, default| -> Result<Option<Duration>, ConfigError> {
         Ok(match within(name, 0, 3_650)? {
@@ -56,18 +57,18 @@ pub(super) fn free_limits() -> Result<FreeLimits, ConfigError> {
     Ok(FreeLimits {
         cancel_allowance: within("PLATEN_CANCEL_ALLOWANCE", 0, 1_000_000)?
             .and_then(|calls| u32::try_from(calls).ok())
-            .unwrap_or(by_default.cancel_allowance),
-        abandoned_cost: number("PLATEN_ABANDONED_COST_USD", 1, 1_000_000)?
-            .map_or(by_default.abandoned_cost, |dollars| dollars * 1_000_000),
+            .unwrap_or(defaults.cancel_allowance),
+        abandoned_cost_alert: number("PLATEN_ABANDONED_COST_USD", 1, 1_000_000)?
+            .map_or(defaults.abandoned_cost_alert, |dollars| dollars * 1_000_000),
         storage: match number("PLATEN_TENANT_STORAGE_MB", 0, 1_000_000_000)? {
-            None => by_default.storage,
+            None => defaults.storage,
             Some(0) => None,
             Some(megabytes) => Some(megabytes * 1_000_000),
         },
         undelivered_inputs: days(
             "PLATEN_UNDELIVERED_INPUTS_DAYS",
-            by_default.undelivered_inputs,
+            defaults.undelivered_inputs,
         )?,
-        uploads: days("PLATEN_UNPAID_UPLOADS_DAYS", by_default.uploads)?,
+        uploads: days("PLATEN_UNPAID_UPLOADS_DAYS", defaults.uploads)?,
     })
 }

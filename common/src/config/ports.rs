@@ -48,7 +48,7 @@ impl Default for Ports {
 
 impl Ports {
     pub(super) fn from_env() -> Result<Self, ConfigError> {
-        let by_default = Self::default();
+        let defaults = Self::default();
         let count = |name, min, max, default: usize| -> Result<usize, ConfigError> {
             let value = within(name, min, max)?;
             Ok(value.map_or(default, |value| usize::try_from(value).unwrap_or(default)))
@@ -56,20 +56,20 @@ impl Ports {
         let seconds = |name, max, default| -> Result<Duration, ConfigError> {
             Ok(within(name, 1, max)?.map_or(default, Duration::from_secs))
         };
-        let connections = count("PLATEN_CONNECTIONS", 8, 1_000_000, by_default.connections)?;
-        let per_address = by_default.per_address;
+        let connections = count("PLATEN_CONNECTIONS", 8, 1_000_000, defaults.connections)?;
+        let per_address = defaults.per_address;
         Ok(Self {
             connections,
             per_address: count("PLATEN_CONNECTIONS_PER_ADDRESS", 1, 1_000_000, per_address)?,
-            metrics: count("PLATEN_METRICS_CONNECTIONS", 4, 10_000, by_default.metrics)?,
-            backlog: within("PLATEN_BACKLOG", 1, 65_535)?.map_or(by_default.backlog, |value| {
-                u32::try_from(value).unwrap_or(by_default.backlog)
+            metrics: count("PLATEN_METRICS_CONNECTIONS", 4, 10_000, defaults.metrics)?,
+            backlog: within("PLATEN_BACKLOG", 1, 65_535)?.map_or(defaults.backlog, |value| {
+                u32::try_from(value).unwrap_or(defaults.backlog)
             }),
             open_files: within("PLATEN_OPEN_FILES", 64, 1 << 30)?,
-            head: seconds("PLATEN_HEAD_SECONDS", 600, by_default.head)?,
-            idle: seconds("PLATEN_IDLE_SECONDS", 3_600, by_default.idle)?,
-            body: seconds("PLATEN_BODY_SECONDS", 60, by_default.body)?,
-            write: seconds("PLATEN_WRITE_SECONDS", 600, by_default.write)?,
+            head: seconds("PLATEN_HEAD_SECONDS", 600, defaults.head)?,
+            idle: seconds("PLATEN_IDLE_SECONDS", 3_600, defaults.idle)?,
+            body: seconds("PLATEN_BODY_SECONDS", 60, defaults.body)?,
+            write: seconds("PLATEN_WRITE_SECONDS", 600, defaults.write)?,
         })
     }
 }
@@ -119,12 +119,12 @@ impl Rates {
     };
 
     pub(super) fn from_env() -> Result<Self, ConfigError> {
-        let by_default = Self::default();
+        let defaults = Self::default();
         Ok(Self {
-            address: rate("PLATEN_RATE_ADDRESS", by_default.address)?,
-            failures: rate("PLATEN_RATE_FAILURES", by_default.failures)?,
-            tenant: rate("PLATEN_RATE_TENANT", by_default.tenant)?,
-            key: rate("PLATEN_RATE_KEY", by_default.key)?,
+            address: rate("PLATEN_RATE_ADDRESS", defaults.address)?,
+            failures: rate("PLATEN_RATE_FAILURES", defaults.failures)?,
+            tenant: rate("PLATEN_RATE_TENANT", defaults.tenant)?,
+            key: rate("PLATEN_RATE_KEY", defaults.key)?,
         })
     }
 }

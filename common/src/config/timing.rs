@@ -30,7 +30,7 @@ pub struct Timing {
     /// How often files that are due are deleted.
     pub retain_every: Duration,
     /// How long answers to idempotent requests are kept, at least an hour.
-    pub answers_kept: Duration,
+    pub idempotency_retention: Duration,
     /// How often older answers are deleted.
     pub prune_every: Duration,
     /// First and longest delay before a job is tried again.
@@ -56,7 +56,7 @@ impl Default for Timing {
             sweep_every: Duration::from_hours(1),
             anchor_every: Duration::from_hours(1),
             retain_every: Duration::from_secs(5),
-            answers_kept: DEFAULT_ANSWERS_KEPT,
+            idempotency_retention: DEFAULT_ANSWERS_KEPT,
             prune_every: Duration::from_mins(1),
             sweep_grace: Duration::from_hours(24),
             retry: (Duration::from_secs(1), Duration::from_mins(1)),

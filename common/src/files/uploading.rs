@@ -70,7 +70,7 @@ pub async fn store(
     admission::check_storage_limit(&mut transaction, tenant, upload.file.bytes, free_limits)
         .await?;
     let Some(created_at) = storage::uploads::insert(&mut transaction, tenant, upload).await? else {
-        let kept = storage::uploads::some(&mut transaction, &[upload.id]).await?;
+        let kept = storage::uploads::find_existing(&mut transaction, &[upload.id]).await?;
         let kept = kept.first().and_then(|kept| kept.created_at);
         return Ok(StoreResult::Repeated(answer(
             kept.ok_or(AdmissionError::UploadGone)?,

@@ -122,11 +122,11 @@ impl From<SearchError> for OperatorError {
 /// Postgres fails.
 pub async fn pause(
     pool: &PgPool,
-    order: OperatorRequest<'_>,
+    operator_request: OperatorRequest<'_>,
     scope: &Scope,
     answer: impl FnOnce(i64) -> Answer,
 ) -> Result<OperatorReply, OperatorError> {
-    let mut transaction = match once::begin(pool, scope.tenant, order.request).await? {
+    let mut transaction = match once::begin(pool, scope.tenant, operator_request.request).await? {
         BeginResult::New(transaction) => transaction,
         BeginResult::Answered(answer) => return Ok(OperatorReply::Repeated(answer)),
     };
@@ -135,15 +135,15 @@ pub async fn pause(
     {
         return Err(OperatorError::NoTenant);
     }
-    let id = storage::operators::pause(&mut transaction, order.actor.reason, scope).await?;
+    let id = storage::operators::pause(&mut transaction, operator_request.actor.reason, scope).await?;
     let subject = json!({ "pause": id, "model": scope.model, "tenant": scope.tenant, "worker": scope.worker });
     let action = if scope.worker.is_some() {
         "drain"
     } else {
         "pause"
     };
-    storage::operators::record(&mut transaction, order.actor, action, &subject).await?;
-    once::keep(transaction, order.request, answer(id)).await
+    storage::operators::record(&mut transaction, operator_request.actor, action, &subject).await?;
+    once::keep(transaction, operator_request.request, answer(id)).await
 }
 
 /// Ends a pause. Returns `None` if the pause does not exist or has ended.
@@ -152,10 +152,10 @@ pub async fn pause(
 /// Returns an error if the key was used for another request, or if Postgres fails.
 pub async fn resume(
     pool: &PgPool,
-    order: OperatorRequest<'_>,
+    operator_request: OperatorRequest<'_>,
     id: i64,
 ) -> Result<Option<OperatorReply>, OperatorError> {
-    let mut transaction = match once::begin(pool, None, order.request).await? {
+    let mut transaction = match once::begin(pool, None, operator_request.request).await? {
         BeginResult::New(transaction) => transaction,
         BeginResult::Answered(answer) => return Ok(Some(OperatorReply::Repeated(answer))),
     };
@@ -163,8 +163,8 @@ pub async fn resume(
         return Ok(None);
     }
     let subject = json!({ "pause": id });
-    storage::operators::record(&mut transaction, order.actor, "resume", &subject).await?;
-    let replied = once::keep(transaction, order.request, Answer::empty(204)).await?;
+    storage::operators::record(&mut transaction, operator_request.actor, "resume", &subject).await?;
+    let replied = once::keep(transaction, operator_request.request, Answer::empty(204)).await?;
     Ok(Some(replied))
 }
 
@@ -174,13 +174,13 @@ pub async fn resume(
 /// # Errors
 /// Returns an error if the tenant does not exist, if the key was used for another request, or if
 /// Postgres fails.
-pub async fn freeze(
+pub async fn set_frozen(
     pool: &PgPool,
-    order: OperatorRequest<'_>,
+    operator_request: OperatorRequest<'_>,
     tenant: TenantId,
     frozen: bool,
 ) -> Result<(OperatorReply, bool), OperatorError> {
-    let mut transaction = match once::begin(pool, Some(tenant), order.request).await? {
+    let mut transaction = match once::begin(pool, Some(tenant), operator_request.request).await? {
         BeginResult::New(transaction) => transaction,
         BeginResult::Answered(answer) => return Ok((OperatorReply::Repeated(answer), false)),
     };
@@ -194,9 +194,9 @@ pub async fn freeze(
     if changed {
         let action = if frozen { "freeze" } else { "unfreeze" };
         let subject = json!({ "tenant": tenant });
-        storage::operators::record(&mut transaction, order.actor, action, &subject).await?;
+        storage::operators::record(&mut transaction, operator_request.actor, action, &subject).await?;
     }
-    let replied = once::keep(transaction, order.request, Answer::empty(204)).await?;
+    let replied = once::keep(transaction, operator_request.request, Answer::empty(204)).await?;
     Ok((replied, changed))
 }
 
@@ -208,7 +208,7 @@ pub async fn freeze(
 /// if the key was used for another request, or if Postgres fails.
 pub async fn adjust(
     pool: &PgPool,
-    order: OperatorRequest<'_>,
+    operator_request: OperatorRequest<'_>,
     tenant: TenantId,
     amount: Credits,
     gives: bool,
@@ -216,7 +216,7 @@ pub async fn adjust(
     if amount > Credits::MAX_TRANSFER {
         return Err(CreditLimitError::Moved.into());
     }
-    let mut transaction = match once::begin(pool, Some(tenant), order.request).await? {
+    let mut transaction = match once::begin(pool, Some(tenant), operator_request.request).await? {
         BeginResult::New(transaction) => transaction,
         BeginResult::Answered(answer) => return Ok(OperatorReply::Repeated(answer)),
     };
@@ -251,8 +251,8 @@ pub async fn adjust(
         amount.get().saturating_neg()
     };
     let subject = json!({ "tenant": tenant, "credits": signed, "transfer": reference.0 });
-    storage::operators::record(&mut transaction, order.actor, "adjust", &subject).await?;
-    once::keep(transaction, order.request, Answer::empty(204)).await
+    storage::operators::record(&mut transaction, operator_request.actor, "adjust", &subject).await?;
+    once::keep(transaction, operator_request.request, Answer::empty(204)).await
 }
 
 /// Cancels an open job and releases all credits held for it. The audit entry is written in the
@@ -262,18 +262,18 @@ pub async fn adjust(
 /// Returns an error if the settlement fails.
 pub async fn cancel(
     pool: &PgPool,
-    order: OperatorRequest<'_>,
+    operator_request: OperatorRequest<'_>,
     job: &Job,
 ) -> Result<ActionResult, OperatorError> {
-    let request = order.for_job("cancel", job.id);
+    let request = operator_request.for_job("cancel", job.id);
     let answer = |job: &Job| Answer::json(200, &json!({ "id": job.id }));
-    let canceler = Canceler::Operator(order.actor);
+    let canceler = Canceler::Operator(operator_request.actor);
     let canceled =
         settlement::cancel(pool, canceler, (job.tenant, job.id), &request, answer).await?;
     let skipped = match canceled {
         // `Repeated`: an earlier request did it, and its answer was lost.
         Cancellation::Canceled(_) | Cancellation::Repeated(_) => None,
-        Cancellation::AlreadyEnded(state) => Some(format!("it has {} already", state.as_str())),
+        Cancellation::AlreadyEnded(state) => Some(format!("its state is already {}", state.as_str())),
         Cancellation::KeyReused | Cancellation::NotFound | Cancellation::AllowanceUsed(_) => {
             Some("there is no such job".to_owned())
         }
@@ -297,7 +297,7 @@ pub async fn redrive(
     pool: &PgPool,
     bucket: &Bucket,
     catalog: &Catalog,
-    order: OperatorRequest<'_>,
+    operator_request: OperatorRequest<'_>,
     old: &Job,
 ) -> Result<ActionResult, OperatorError> {
     let skip = |why: String| Ok(ActionResult::skipped(old, why));
@@ -307,9 +307,9 @@ pub async fn redrive(
         skipped: Some("it was redriven before".to_owned()),
     };
     if !matches!(old.state, State::Failed | State::Expired) {
-        return skip(format!("it has {}", old.state.as_str()));
+        return skip(format!("its state is {}", old.state.as_str()));
     }
-    let request = order.for_job("redrive", old.id);
+    let request = operator_request.for_job("redrive", old.id);
     let mut transaction = database::begin_for(pool, old.tenant).await?;
     let redriven = storage::operators::redriven(&mut transaction, old.id).await?;
     let known = storage::idempotency::find(&mut transaction, old.tenant, &request).await?;
@@ -356,7 +356,7 @@ pub async fn redrive(
         model_timeout: Duration::ZERO,
         redrive: Some(Redrive {
             of: old.id,
-            actor: order.actor,
+            actor: operator_request.actor,
         }),
         // There is no limit on storage, because the tenant did not ask for this job, and its inputs
         // were stored before.

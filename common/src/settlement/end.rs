@@ -3,7 +3,7 @@
 use sqlx::PgConnection;
 
 use super::lock::LockedJob;
-use super::{Settled, SettlementError};
+use super::{SettlementResult, SettlementError};
 use crate::failpoint::reach;
 use domain::credits::Credits;
 use domain::job::{Job, State};
@@ -41,12 +41,12 @@ impl JobEnd<'static> {
 pub(super) async fn end_and_commit(
     (mut transaction, job): LockedJob,
     job_end: JobEnd<'_>,
-) -> Result<Settled, SettlementError> {
+) -> Result<SettlementResult, SettlementError> {
     let state = end(&mut transaction, &job, job_end).await?;
     reach("settlement:before_commit").await?;
     transaction.commit().await?;
     reach("settlement:after_commit").await?;
-    Ok(Settled::Ended(state))
+    Ok(SettlementResult::Ended(state))
 }
 
 /// Ends the locked, open job: resolves the hold, writes the end into the job's row, ends the calls

@@ -7,7 +7,7 @@ use sqlx::PgPool;
 use super::abandoned::count_abandoned_calls;
 use super::end::{JobEnd, end_and_commit};
 use super::lock::lock_wallet_and_job;
-use super::{Settled, SettlementError};
+use super::{SettlementResult, SettlementError};
 use domain::id::{JobId, TenantId};
 use domain::job::State;
 use domain::outcome::Class;
@@ -27,13 +27,13 @@ pub async fn expire(
     (tenant, id): (TenantId, JobId),
     allowance: u32,
     more: impl FnOnce(&str) -> Duration,
-) -> Result<Settled, SettlementError> {
+) -> Result<SettlementResult, SettlementError> {
     let mut transaction = database::begin_for(pool, tenant).await?;
     let Some(job) = lock_wallet_and_job(&mut transaction, tenant, id).await? else {
-        return Ok(Settled::NotFound);
+        return Ok(SettlementResult::NotFound);
     };
     if job.state.is_terminal() {
-        return Ok(Settled::AlreadyEnded(job.state));
+        return Ok(SettlementResult::AlreadyEnded(job.state));
     }
     // `extend` moves a deadline only once. The second time the job expires although the allowance
     // is used up, so a provider that never answers cannot keep it open.
@@ -43,7 +43,7 @@ pub async fn expire(
         && storage::jobs::extend(&mut transaction, id, more(&job.attributes.model)).await?
     {
         transaction.commit().await?;
-        return Ok(Settled::Extended);
+        return Ok(SettlementResult::Extended);
     }
     end_and_commit(
         (transaction, job),

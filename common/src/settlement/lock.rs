@@ -2,7 +2,7 @@
 
 use sqlx::{PgConnection, PgPool, Postgres, Transaction};
 
-use super::{Lease, Settled, SettlementError};
+use super::{Lease, SettlementResult, SettlementError};
 use domain::id::{JobId, TenantId};
 use domain::job::{Job, State};
 use storage::database;
@@ -13,14 +13,14 @@ pub(super) type LockedJob = (Transaction<'static, Postgres>, Job);
 /// Why a leased job was not locked.
 pub(super) enum LeaseError {
     /// The lease is no longer valid. Says what happened to the job.
-    Lost(Settled),
+    Lost(SettlementResult),
     /// Postgres failed.
     Failed(sqlx::Error),
 }
 
 impl LeaseError {
     /// How a settlement that needed the lease ends.
-    pub(super) fn into_settled(self) -> Result<Settled, SettlementError> {
+    pub(super) fn into_settlement_result(self) -> Result<SettlementResult, SettlementError> {
         match self {
             Self::Lost(settled) => Ok(settled),
             Self::Failed(error) => Err(error.into()),
@@ -38,15 +38,15 @@ impl From<sqlx::Error> for LeaseError {
 pub(super) async fn lock_leased(pool: &PgPool, lease: Lease) -> Result<LockedJob, LeaseError> {
     let mut transaction = database::begin_for(pool, lease.tenant).await?;
     let Some(job) = lock_wallet_and_job(&mut transaction, lease.tenant, lease.job).await? else {
-        return Err(LeaseError::Lost(Settled::NotFound));
+        return Err(LeaseError::Lost(SettlementResult::NotFound));
     };
     if job.state.is_terminal() {
-        return Err(LeaseError::Lost(Settled::AlreadyEnded(job.state)));
+        return Err(LeaseError::Lost(SettlementResult::AlreadyEnded(job.state)));
     }
     // An expired lease may still settle as long as nobody has claimed or requeued the job: its work
     // is done and paid for. Only the fence decides, not the time.
     if job.state != State::Running || job.fence != lease.fence {
-        return Err(LeaseError::Lost(Settled::Fenced));
+        return Err(LeaseError::Lost(SettlementResult::Fenced));
     }
     Ok((transaction, job))
 }

@@ -6,7 +6,7 @@ use sqlx::PgPool;
 
 use super::end::{JobEnd, end_and_commit};
 use super::lock::lock_wallet_and_job;
-use super::{Lease, Settled, SettlementError};
+use super::{Lease, SettlementResult, SettlementError};
 use crate::failpoint::reach;
 use domain::id::{JobId, TenantId};
 use domain::job::State;
@@ -29,7 +29,7 @@ pub async fn retry(
     lease: Lease,
     delay: Duration,
     failure: &Failure,
-) -> Result<Settled, SettlementError> {
+) -> Result<SettlementResult, SettlementError> {
     let outcome = Some((failure.class, failure.customer_message()));
     requeue(pool, lease, delay, outcome).await
 }
@@ -44,7 +44,7 @@ pub async fn put_back(
     pool: &PgPool,
     lease: Lease,
     delay: Duration,
-) -> Result<Settled, SettlementError> {
+) -> Result<SettlementResult, SettlementError> {
     requeue(pool, lease, delay, None).await
 }
 
@@ -55,7 +55,7 @@ async fn requeue(
     lease: Lease,
     delay: Duration,
     outcome: Option<(Class, &str)>,
-) -> Result<Settled, SettlementError> {
+) -> Result<SettlementResult, SettlementError> {
     let mut transaction = database::begin_for(pool, lease.tenant).await?;
     let requeued = storage::jobs::requeue(
         &mut transaction,
@@ -72,14 +72,14 @@ async fn requeue(
         reach("requeue:before_commit").await?;
         transaction.commit().await?;
         reach("requeue:after_commit").await?;
-        return Ok(Settled::Requeued);
+        return Ok(SettlementResult::Requeued);
     }
     // The UPDATE matched no row. This read only finds the reason to report.
     Ok(
         match storage::jobs::get(&mut transaction, lease.job).await? {
-            None => Settled::NotFound,
-            Some(job) if job.state.is_terminal() => Settled::AlreadyEnded(job.state),
-            Some(_) => Settled::Fenced,
+            None => SettlementResult::NotFound,
+            Some(job) if job.state.is_terminal() => SettlementResult::AlreadyEnded(job.state),
+            Some(_) => SettlementResult::Fenced,
         },
     )
 }
@@ -90,17 +90,17 @@ async fn requeue(
 /// # Errors
 /// Returns a [`SettlementError`] if the job cannot be settled. Nothing is written in that case, and
 /// the next run of the reaper tries again.
-pub async fn reap(pool: &PgPool, tenant: TenantId, id: JobId) -> Result<Settled, SettlementError> {
+pub async fn reap(pool: &PgPool, tenant: TenantId, id: JobId) -> Result<SettlementResult, SettlementError> {
     let mut transaction = database::begin_for(pool, tenant).await?;
     let Some(job) = lock_wallet_and_job(&mut transaction, tenant, id).await? else {
-        return Ok(Settled::NotFound);
+        return Ok(SettlementResult::NotFound);
     };
     // Checked again under the lock: the worker may have renewed its lease or settled the job since
     // the reaper listed it.
     if job.state != State::Running
         || !storage::jobs::lease_has_expired(&mut transaction, id).await?
     {
-        return Ok(Settled::NotFound);
+        return Ok(SettlementResult::NotFound);
     }
     if job.crash_count.saturating_add(1) >= MAX_CRASHES {
         let end = JobEnd::without_delivery(State::Failed, Class::Poison);
@@ -121,5 +121,5 @@ pub async fn reap(pool: &PgPool, tenant: TenantId, id: JobId) -> Result<Settled,
     reach("reap:before_commit").await?;
     transaction.commit().await?;
     reach("reap:after_commit").await?;
-    Ok(Settled::Requeued)
+    Ok(SettlementResult::Requeued)
 }

@@ -42,11 +42,11 @@ pub async fn insert(
     .await
 }
 
-/// Reads those of these uploads that exist and are not deleted, in no particular order.
+/// Reads the uploads with these ids, in no particular order. Leaves out ids that do not exist or are deleted.
 ///
 /// # Errors
 /// Returns an error if a row has a value that this version does not know, or if Postgres fails.
-pub async fn some(connection: &mut PgConnection, ids: &[UploadId]) -> sqlx::Result<Vec<Upload>> {
+pub async fn find_existing(connection: &mut PgConnection, ids: &[UploadId]) -> sqlx::Result<Vec<Upload>> {
     let rows = sqlx::query_as!(
         Row,
         "-- upload::some
@@ -55,7 +55,7 @@ pub async fn some(connection: &mut PgConnection, ids: &[UploadId]) -> sqlx::Resu
     )
     .fetch_all(connection)
     .await?;
-    rows.into_iter().map(Row::upload).collect()
+    rows.into_iter().map(Row::into_upload).collect()
 }
 
 /// Lists up to `limit` uploads that are not deleted, newest first. With `before`, lists only
@@ -80,7 +80,7 @@ pub async fn list(
     )
     .fetch_all(connection)
     .await?;
-    rows.into_iter().map(Row::upload).collect()
+    rows.into_iter().map(Row::into_upload).collect()
 }
 
 /// Whether an upload with this id existed and was deleted.
@@ -89,7 +89,7 @@ pub async fn list(
 /// Returns an error if Postgres fails.
 pub async fn is_gone(connection: &mut PgConnection, id: UploadId) -> sqlx::Result<bool> {
     sqlx::query_scalar!(
-        r#"-- upload::is_gone
+        r#"-- uploads::is_gone
         SELECT EXISTS (SELECT FROM uploads WHERE id = $1 AND deleted_at IS NOT NULL) AS "gone!""#,
         id as UploadId
     )
@@ -275,7 +275,7 @@ struct Row {
 }
 
 impl Row {
-    fn upload(self) -> sqlx::Result<Upload> {
+    fn into_upload(self) -> sqlx::Result<Upload> {
         let id = UploadId(self.id);
         let row = RowId::new("uploads", id);
         Ok(Upload {

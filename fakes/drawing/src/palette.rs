@@ -25,8 +25,9 @@ pub(crate) struct Palette {
 }
 
 impl Palette {
-    /// Chooses one main hue and two more at distances from it, in one of three levels of lightness. The values are in
-    /// OKLCH, where equal distances look equal, so every seed gives colors that fit together.
+    /// Chooses a main hue and three more (for the arch, the accent and the second color), each at an angle from it, in one of
+    /// three levels of lightness. The values are in OKLCH, where equal differences look equal, so every seed gives colors that
+    /// fit together.
     pub(crate) fn from_seed(seed: &[u8; 32]) -> Self {
         let hue = f32::from(seed[0]) / 256.0 * 360.0;
         let arch = hue + [-38.0, 32.0, 150.0, -12.0][usize::from(seed[1] % 4)];

@@ -37,12 +37,12 @@ pub(super) fn no_quota() -> Reply {
 }
 
 /// The error that goes with an HTTP status.
-pub(super) fn status_error(host: Host, status: u16, hint: Option<Duration>) -> Reply {
+pub(super) fn status_error(host: Host, status: u16, retry_after: Option<Duration>) -> Reply {
     match status {
         // Google's front end checks credentials. Its errors have the same format for all APIs.
         401 | 403 => host.status_error(status, "", None).into_list(),
         404 => no_such_interaction(),
-        429 => match hint {
+        429 => match retry_after {
             None => error(429, "too_many_requests", "Rate limit exceeded."),
             Some(wait) => Reply::refused(
                 429,

@@ -50,7 +50,7 @@ impl ApiError {
     }
 
     /// The usual error with an HTTP status.
-    pub(super) fn from_status(status: u16, model: &str, hint: Option<Duration>) -> Self {
+    pub(super) fn from_status(status: u16, model: &str, retry_after: Option<Duration>) -> Self {
         match status {
             401 => Self::from_code("invalid_api_key", model, ""),
             403 => Self {
@@ -64,14 +64,14 @@ impl ApiError {
             },
             404 => Self::no_such_model(model),
             429 => Self {
-                wait: Some(hint.unwrap_or(WAIT)),
+                wait: Some(retry_after.unwrap_or(WAIT)),
                 ..Self::new(
                     429,
                     "requests",
                     "rate_limit_exceeded",
                     format!(
                         "Rate limit reached for {model} in organization org-fake on images per min (IPM): Limit 5, Used 5, Requested 1. Please try again in {}s. Visit https://platform.openai.com/account/rate-limits to learn more.",
-                        hint.unwrap_or(WAIT).as_secs_f64()
+                        retry_after.unwrap_or(WAIT).as_secs_f64()
                     ),
                 )
             },

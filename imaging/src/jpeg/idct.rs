@@ -23,7 +23,8 @@ type Rows = [[f32; BLOCK_SIDE]; BLOCK_SIDE];
 
 impl Quantizers {
     pub(super) fn new(quantization: &[u16; 64]) -> Self {
-        const SCALE: [f32; BLOCK_SIDE] = [
+        // The AAN algorithm leaves these factors out of its steps, so they are multiplied into the table here.
+        const AAN_SCALE: [f32; BLOCK_SIDE] = [
             1.0,
             1.387_039_8,
             1.306_563,
@@ -34,7 +35,7 @@ impl Quantizers {
             0.275_899_4,
         ];
         Self(std::array::from_fn(|at| {
-            f32::from(quantization[at]) * SCALE[at / BLOCK_SIDE] * SCALE[at % BLOCK_SIDE] / 8.0
+            f32::from(quantization[at]) * AAN_SCALE[at / BLOCK_SIDE] * AAN_SCALE[at % BLOCK_SIDE] / 8.0
         }))
     }
 

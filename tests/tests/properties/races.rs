@@ -256,8 +256,8 @@ async fn three_of_each_do_what_one_would_do() {
             .collect();
         let open = Capacity::new([ModelCapacity {
             model: real.model().to_owned(),
-            with_fallback: 100,
-            primary_only: 100,
+            jobs_on_all_lanes: 100,
+            jobs_on_first_lane: 100,
         }]);
         let dispatchers = queues.iter().enumerate().map(|(number, queue)| {
             let (worker, open) = (format!("worker-{number}"), &open);

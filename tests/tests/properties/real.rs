@@ -5,7 +5,7 @@ use std::time::Duration;
 use common::admission::{self, Admission, AdmissionError, Admitted};
 use common::config::FreeLimits;
 use common::people::operator::tenants;
-use common::settlement::{self, Canceler, Cancellation, Lease, Settled};
+use common::settlement::{self, Canceler, Cancellation, Lease, SettlementResult};
 use domain::artifact::{self, Artifact, rendition_key};
 use domain::call::{Ending, original_key};
 use domain::catalog::Lane;
@@ -374,8 +374,8 @@ impl<'a> Real<'a> {
     async fn claim(&self, job: usize, lanes: Lanes) -> Said {
         let room = |places| ModelCapacity {
             model: self.model.clone(),
-            with_fallback: places,
-            primary_only: places,
+            jobs_on_all_lanes: places,
+            jobs_on_first_lane: places,
         };
         let open = match lanes {
             Lanes::Open => Capacity::new([room(1)]),
@@ -539,8 +539,8 @@ impl<'a> Real<'a> {
     pub(crate) async fn due(&self) -> Vec<usize> {
         let open = Capacity::new([ModelCapacity {
             model: self.model.clone(),
-            with_fallback: 100,
-            primary_only: 100,
+            jobs_on_all_lanes: 100,
+            jobs_on_first_lane: 100,
         }]);
         let due = storage::jobs::due(&self.database.worker, 100, &open)
             .await
@@ -613,14 +613,14 @@ impl<'a> Real<'a> {
     }
 }
 
-fn said(settled: Settled) -> Said {
+fn said(settled: SettlementResult) -> Said {
     match settled {
-        Settled::Ended(state) => Said::Ended(state),
-        Settled::Requeued => Said::Requeued,
-        Settled::AlreadyEnded(state) => Said::Already(state),
-        Settled::Fenced => Said::Fenced,
-        Settled::NotFound => Said::Nothing,
-        Settled::Extended => unreachable!("an allowance without end"),
+        SettlementResult::Ended(state) => Said::Ended(state),
+        SettlementResult::Requeued => Said::Requeued,
+        SettlementResult::AlreadyEnded(state) => Said::Already(state),
+        SettlementResult::Fenced => Said::Fenced,
+        SettlementResult::NotFound => Said::Nothing,
+        SettlementResult::Extended => unreachable!("an allowance without end"),
     }
 }
 

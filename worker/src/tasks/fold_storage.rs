@@ -1,5 +1,5 @@
-//! Folds new storage lines into the tenants' totals. For a tenant that is older than these totals,
-//! counts once what the tenant stores. See [`domain::storage_limit`].
+//! Folds new storage lines into the tenants' totals. A tenant that was created before Platen kept
+//! totals has none yet: for it, counts once what it stores. See [`domain::storage_limit`].
 
 use std::sync::Arc;
 
@@ -39,8 +39,8 @@ pub(super) async fn run(app: Arc<App>) {
     }
 }
 
-/// Counts what a tenant stores. This happens once for each tenant that is older than the totals, so
-/// it may take longer than other statements.
+/// Counts what a tenant stores. This happens once for a tenant that was created before Platen kept
+/// totals, so it may take longer than other statements.
 async fn count(app: &App, tenant: TenantId) -> sqlx::Result<()> {
     let mut transaction = database::begin_for(&app.pool, tenant).await?;
     transaction

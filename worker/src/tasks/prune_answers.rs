@@ -20,7 +20,7 @@ const MAX_RUN_TIME: Duration = Duration::from_secs(45);
 pub(super) async fn run(app: Arc<App>) {
     let (started, mut deleted) = (Instant::now(), 0);
     while started.elapsed() < MAX_RUN_TIME && !app.stop_signal.is_cancelled() {
-        let prune = storage::idempotency::prune(&app.pool, app.timing.answers_kept, BATCH);
+        let prune = storage::idempotency::prune(&app.pool, app.timing.idempotency_retention, BATCH);
         match database::with_timeout(prune).await {
             Ok(0) => break,
             Ok(answers) => deleted += answers,
@@ -36,7 +36,7 @@ pub(super) async fn run(app: Arc<App>) {
             "Deleted {deleted} expired answers of requests with an Idempotency-Key"
         );
     }
-    let prune = storage::operators::prune(&app.pool, app.timing.answers_kept);
+    let prune = storage::operators::prune(&app.pool, app.timing.idempotency_retention);
     if let Err(error) = database::with_timeout(prune).await {
         tracing::warn!(%error, "Expired answers to operators could not be deleted; the next run tries again");
     }

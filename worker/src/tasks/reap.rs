@@ -27,7 +27,8 @@ pub(super) async fn run(app: Arc<App>) {
         Ok(found) => found,
         Err(error) => return tracing::warn!(%error, "Expired leases could not be queried"),
     };
-    if !may_reap(&app) {
+    let may_reap = note_database_answer(&app);
+    if !may_reap {
         return;
     }
     for (job, tenant) in found {
@@ -43,8 +44,10 @@ pub(super) async fn run(app: Arc<App>) {
 }
 
 /// Notes that the database answered, and returns whether expired leases may be reaped.
-fn may_reap(app: &App) -> bool {
+fn note_database_answer(app: &App) -> bool {
     let lease = app.timing.lease;
+    // Workers renew a lease three times while it lasts, so a gap of half the time between two
+    // renewals endangers no lease. A few runs of the reaper that start late are no gap either.
     let max_gap = (lease / 6).max(app.timing.reap_every * 3);
     let mut contact = app
         .database_contact

@@ -18,15 +18,15 @@ use crate::app::App;
 #[derive(Default)]
 struct SweepSummary {
     /// Objects without a row that were deleted.
-    objects: usize,
+    unnamed: usize,
     /// The size of these objects, in bytes.
-    bytes: u64,
+    unnamed_bytes: u64,
     /// Files with a receipt that were deleted again.
     deleted_again: usize,
     /// Objects that were left alone, because their keys are not ours or they are not plain files.
     foreign: usize,
     /// The key of one of the foreign objects, for the log.
-    foreign_key: Option<String>,
+    foreign_example: Option<String>,
 }
 
 pub(super) async fn run(app: Arc<App>) {
@@ -40,17 +40,17 @@ pub(super) async fn run(app: Arc<App>) {
         tracing::warn!(%error, "The bucket could not be swept completely; the next run starts anew");
     }
     let SweepSummary {
-        objects,
-        bytes,
+        unnamed,
+        unnamed_bytes,
         deleted_again,
         foreign,
-        foreign_key,
+        foreign_example,
     } = summary;
-    if objects > 0 {
+    if unnamed > 0 {
         tracing::info!(
-            objects,
-            bytes,
-            "Deleted {objects} objects that no row names"
+            objects = unnamed,
+            bytes = unnamed_bytes,
+            "Deleted {unnamed} objects that no row names"
         );
     }
     if deleted_again > 0 {
@@ -59,7 +59,7 @@ pub(super) async fn run(app: Arc<App>) {
             "Deleted {deleted_again} files again: they had a receipt but existed, as happens when a copy of the bucket is restored"
         );
     }
-    if let Some(key) = foreign_key {
+    if let Some(key) = foreign_example {
         tracing::warn!(
             objects = foreign,
             key,
@@ -78,20 +78,22 @@ async fn sweep(app: &App, summary: &mut SweepSummary) -> Result<(), SearchError>
         // Checked before each batch, because the bucket may be swapped at any time.
         && app.owner().allows_deletion().await
     {
-        delete_batch(app.spool.bucket(), batch, summary).await?;
+        sweep_batch(app.spool.bucket(), batch, summary).await?;
     }
     Ok(())
 }
 
-async fn delete_batch(
+/// Deletes the unnamed and the receipted objects of a batch. Counts the strange and the irregular ones, and leaves them
+/// alone.
+async fn sweep_batch(
     bucket: &Bucket,
     batch: Batch,
     summary: &mut SweepSummary,
 ) -> Result<(), SearchError> {
     for object in batch.unnamed {
         bucket.delete(&object.key).await?;
-        summary.objects += 1;
-        summary.bytes += object.bytes;
+        summary.unnamed += 1;
+        summary.unnamed_bytes += object.bytes;
     }
     for object in batch.receipted {
         bucket.delete(&object.key).await?;
@@ -99,7 +101,7 @@ async fn delete_batch(
     }
     summary.foreign += batch.strange.len() + batch.irregular.len();
     if let Some(object) = batch.strange.into_iter().chain(batch.irregular).next() {
-        summary.foreign_key.get_or_insert(object.key);
+        summary.foreign_example.get_or_insert(object.key);
     }
     Ok(())
 }

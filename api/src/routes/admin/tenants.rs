@@ -91,7 +91,7 @@ async fn set_frozen(
     let reason: Reason = extract::json(body)?;
     let request = key.request("POST", uri.path(), body);
     let operator_request = reason.operator_request(&request)?;
-    let (answer, _) = operator::freeze(&app.pool, operator_request, tenant, frozen).await?;
+    let (answer, _) = operator::set_frozen(&app.pool, operator_request, tenant, frozen).await?;
     Ok(operator_response(key, answer))
 }
 

@@ -25,7 +25,7 @@ use crate::extract::Id;
     params(("id" = String, Path, description = "The id of the artifact, `art_…`")),
     responses(
         (status = 303, description = "`Location` is a fresh link to the file; no key is needed there", headers(("Location" = String, description = "A fresh link to the file"))),
-        (status = 410, description = "The file was deleted: its retention time was over"),
+        (status = 410, description = "The file was deleted: its retention time ended"),
         (status = 404, description = "There is no artifact with this id"),
     )
 )]

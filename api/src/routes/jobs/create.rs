@@ -299,7 +299,7 @@ async fn load_uploads(
     }
     let connection = app.connection(tenant).await?;
     let mut transaction = database::begin_for(&connection, tenant).await?;
-    let found = storage::uploads::some(&mut transaction, &ids).await?;
+    let found = storage::uploads::find_existing(&mut transaction, &ids).await?;
     transaction.commit().await?;
     Ok(found
         .into_iter()

@@ -122,7 +122,8 @@ fn waits_for_lane(states: &[LaneState], now: OffsetDateTime) -> Option<Waiting> 
     })
 }
 
-/// The reason if the last attempt did not succeed, and the next one is not due yet.
+/// The reason if the job waits for its next attempt and that one is not due yet. The caller knows that the last attempt did not
+/// succeed.
 fn waits_for_retry(job: &Job, now: OffsetDateTime) -> Option<Waiting> {
     (job.run_after > now).then(|| Waiting {
         reason: Reason::Retry,

@@ -17,7 +17,7 @@ use storage::jobs::Search;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::request::idempotent_request;
+use super::request::new_request;
 use crate::database::{open_bucket, with_connection};
 use crate::say;
 
@@ -162,12 +162,12 @@ pub(super) async fn redrive(
         .find_or_fail(config, data, &[State::Failed])
         .await?;
     let ((_, bucket), catalog) = (open_bucket(config, data)?, config.catalog()?);
-    let order = OperatorRequest {
+    let operator_request = OperatorRequest {
         actor,
-        request: &idempotent_request(None, "redrive")?,
+        request: &new_request("redrive"),
     };
     let redrive = async |pool: &PgPool, job: &Job| {
-        Ok(operator::redrive(pool, &bucket, &catalog, order, job).await?)
+        Ok(operator::redrive(pool, &bucket, &catalog, operator_request, job).await?)
     };
     for_each(config, data, dry_run, &jobs, redrive).await
 }
@@ -182,11 +182,11 @@ pub(super) async fn cancel(
 ) -> anyhow::Result<()> {
     let open = [State::Queued, State::Running];
     let jobs = selection.find_or_fail(config, data, &open).await?;
-    let order = OperatorRequest {
+    let operator_request = OperatorRequest {
         actor,
-        request: &idempotent_request(None, "cancel")?,
+        request: &new_request("cancel"),
     };
-    let cancel = async |pool: &PgPool, job: &Job| Ok(operator::cancel(pool, order, job).await?);
+    let cancel = async |pool: &PgPool, job: &Job| Ok(operator::cancel(pool, operator_request, job).await?);
     for_each(config, data, dry_run, &jobs, cancel).await
 }
 

@@ -12,7 +12,7 @@ use sqlx::PgPool;
 use storage::database::DatabaseRole;
 use time::format_description::well_known::Rfc3339;
 
-use super::request::idempotent_request;
+use super::request::new_request;
 use crate::arguments::ReasonArgs;
 use crate::database::with_connection;
 use crate::say;
@@ -32,9 +32,9 @@ pub(super) async fn pause(
             "to pause some jobs, name --model, --tenant or --worker; to pause all jobs, give only --everything"
         );
     }
-    let order = OperatorRequest {
-        actor: reason.actor(by)?,
-        request: &idempotent_request(None, "pause")?,
+    let operator_request = OperatorRequest {
+        actor: reason.actor_for(by)?,
+        request: &new_request("pause"),
     };
     let pause = async |pool: &PgPool| {
         let mut number = None;
@@ -42,7 +42,7 @@ pub(super) async fn pause(
             number = Some(id);
             Answer::json(201, &id)
         };
-        operator::pause(pool, order, scope, answer).await?;
+        operator::pause(pool, operator_request, scope, answer).await?;
         Ok(number)
     };
     let id = with_connection(config, data, DatabaseRole::Api, pause).await?;
@@ -58,13 +58,13 @@ pub(super) async fn resume(
     pause: i64,
     actor: Actor<'_>,
 ) -> anyhow::Result<()> {
-    let order = OperatorRequest {
+    let operator_request = OperatorRequest {
         actor,
-        request: &idempotent_request(None, "resume")?,
+        request: &new_request("resume"),
     };
-    let resume = async |pool: &PgPool| Ok(operator::resume(pool, order, pause).await?);
+    let resume = async |pool: &PgPool| Ok(operator::resume(pool, operator_request, pause).await?);
     let resumed = with_connection(config, data, DatabaseRole::Api, resume).await?;
-    ensure!(resumed.is_some(), "no pause {pause} stands");
+    ensure!(resumed.is_some(), "there is no active pause {pause}");
     say!("resumed")?;
     Ok(())
 }

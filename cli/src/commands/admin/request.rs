@@ -4,22 +4,33 @@ use anyhow::ensure;
 use domain::id::RequestId;
 use domain::idempotency::{self, Request};
 
-/// Makes a request that takes effect once per idempotency key. Without `key` the request gets a new key, so it is never a
-/// repetition. If a key is repeated, `command` must be the same as the first time.
+/// A request with a key of its own, which is never a repetition. `command` is what it does.
+pub(super) fn new_request(command: &str) -> Request {
+    request(RequestId::new().0.to_string(), command)
+}
+
+/// A request that takes effect once for its key. With `None` it gets a key of its own. If a key is repeated, `command` must be the
+/// same as the first time.
 ///
 /// # Errors
 ///
 /// Returns an error if the key does not have 1 to 255 visible ASCII characters.
-pub(super) fn idempotent_request(key: Option<String>, command: &str) -> anyhow::Result<Request> {
-    let key = key.unwrap_or_else(|| RequestId::new().0.to_string());
+pub(super) fn repeatable_request(key: Option<String>, command: &str) -> anyhow::Result<Request> {
+    let Some(key) = key else {
+        return Ok(new_request(command));
+    };
     let is_usable =
         (1..=255).contains(&key.len()) && key.bytes().all(|byte| byte.is_ascii_graphic());
     ensure!(
         is_usable,
-        "--idempotency-key takes 1 to 255 visible ASCII characters"
+        "--idempotency-key must have 1 to 255 visible ASCII characters"
     );
-    Ok(Request {
+    Ok(request(key, command))
+}
+
+fn request(key: String, command: &str) -> Request {
+    Request {
         key,
         hash: idempotency::request_hash("platen admin", command, b""),
-    })
+    }
 }

@@ -12,7 +12,7 @@ use domain::operator::Actor;
 use sqlx::PgPool;
 use storage::database::DatabaseRole;
 
-use super::request::idempotent_request;
+use super::request::{new_request, repeatable_request};
 use crate::database::with_connection;
 use crate::say;
 
@@ -24,11 +24,11 @@ pub(super) async fn freeze(
     tenant: TenantId,
     frozen: bool,
 ) -> anyhow::Result<()> {
-    let order = OperatorRequest {
+    let operator_request = OperatorRequest {
         actor,
-        request: &idempotent_request(None, "freeze")?,
+        request: &new_request("freeze"),
     };
-    let freeze = async |pool: &PgPool| Ok(operator::freeze(pool, order, tenant, frozen).await?);
+    let freeze = async |pool: &PgPool| Ok(operator::set_frozen(pool, operator_request, tenant, frozen).await?);
     let (_, has_changed) = with_connection(config, data, DatabaseRole::Api, freeze).await?;
     let state = if frozen { "not active" } else { "not frozen" };
     ensure!(has_changed, "nothing was done: tenant {tenant} is {state}");
@@ -57,14 +57,14 @@ pub(super) async fn adjust(
         idempotency_key,
     } = adjustment;
     let command = format!("adjust {tenant} {credits}");
-    let order = OperatorRequest {
+    let operator_request = OperatorRequest {
         actor,
-        request: &idempotent_request(idempotency_key, &command)?,
+        request: &repeatable_request(idempotency_key, &command)?,
     };
     let amount = Credits::new(i64::try_from(credits.unsigned_abs())?)?;
     ensure!(!amount.is_zero(), "say how many credits: not 0");
     let adjust =
-        async |pool: &PgPool| Ok(operator::adjust(pool, order, tenant, amount, credits > 0).await?);
+        async |pool: &PgPool| Ok(operator::adjust(pool, operator_request, tenant, amount, credits > 0).await?);
     match with_connection(config, data, DatabaseRole::Api, adjust).await? {
         OperatorReply::New(_) => say!("adjusted by {credits}")?,
         OperatorReply::Repeated(_) => {

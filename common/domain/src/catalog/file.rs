@@ -88,21 +88,21 @@ struct CatalogReader {
     catalog: Catalog,
     mistakes: Vec<String>,
     /// Models that another model names. Checked when all files are read.
-    named: Vec<NamedModel>,
+    references: Vec<ModelReference>,
     /// Model, fallback and place, in the order of the files.
     fallbacks: Vec<(String, Fallback, String)>,
 }
 
 /// One model names another one.
-struct NamedModel {
+struct ModelReference {
     /// File and line.
     place: String,
     /// The model that names the other.
     model: String,
     /// What the other is to it.
     role: &'static str,
-    /// The other model.
-    names: String,
+    /// Catalogue id of the other model.
+    other: String,
 }
 
 /// One file. It knows how to say where a mistake is.
@@ -236,11 +236,11 @@ impl ModelFile<'_> {
         }
 
         if let Some(successor) = &entry.successor {
-            reader.named.push(NamedModel {
+            reader.references.push(ModelReference {
                 place: self.place(successor.span().start),
                 model: id.to_owned(),
                 role: "successor",
-                names: successor.get_ref().clone(),
+                other: successor.get_ref().clone(),
             });
         }
         for fallback in entry.fallbacks {
@@ -391,7 +391,7 @@ price = [{ from = 2026-01-01, credits = { 1K = 1 } }]
             ),
             (
                 "shut_down = 2025-01-01",
-                "models/mine.toml:4: model x: shut_down is before announced",
+                "models/mine.toml:4: model x: `shut_down` is earlier than `announced`",
             ),
             ("announced = \"soon\"", "models/mine.toml:4: model x: "),
             (

@@ -6,17 +6,17 @@ use storage::allowances::Cost;
 use storage::billing::{Calls, Jobs, OpenJobs};
 use storage::database::row::RowId;
 
-/// The service's billing metrics, read from Postgres by a reader, as Prometheus text. `abandoned_cost` is what operators want to be told
+/// The service's billing metrics, read from Postgres by a reader, as Prometheus text. `abandoned_cost_alert` is what operators want to be told
 /// of, in millionths of a US dollar an hour.
 ///
 /// # Errors
 /// Postgres fails.
-pub async fn metrics(pool: &PgPool, abandoned_cost: i64) -> sqlx::Result<String> {
+pub async fn metrics(pool: &PgPool, abandoned_cost_alert: i64) -> sqlx::Result<String> {
     let billing = super::read(pool).await?;
     let metrics = Metrics::default();
     metrics.add_jobs(&billing.jobs, &billing.open);
     metrics.add_calls(&billing.calls);
-    metrics.add_abandoned(storage::allowances::cost(pool).await?, abandoned_cost);
+    metrics.add_abandoned(storage::allowances::cost(pool).await?, abandoned_cost_alert);
     metrics.add_storage(storage::stored_bytes::all(pool).await?);
     Ok(telemetry::encode(&metrics.registry))
 }

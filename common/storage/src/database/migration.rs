@@ -40,13 +40,13 @@ pub enum MigrateError {
     RolesMissing(#[source] sqlx::Error),
     /// Other sessions held the locks during all tries.
     #[error(
-        "the schema could not be changed within {} s, because other sessions hold locks that this needs: {holders}. No migration was applied in part. Wait until they have ended, or end them with `SELECT pg_terminate_backend(<process>)`, then run `platen migrate` again", waited.as_secs()
+        "the schema could not be changed within {} s, because other sessions hold locks that this needs: {blocking_sessions}. No migration was applied in part. Wait until they have ended, or end them with `SELECT pg_terminate_backend(<process>)`, then run `platen migrate` again", waited.as_secs()
     )]
     Locked {
         /// How long the migration was tried.
         waited: Duration,
         /// The sessions that held the locks, in words.
-        holders: String,
+        blocking_sessions: String,
     },
     /// Postgres could not be reached, or refused a statement.
     #[error(transparent)]
@@ -83,7 +83,7 @@ pub async fn migrate(owner_url: &str, runtime_login: Option<&str>) -> Result<(),
 /// # Errors
 /// Returns a [`MigrateError`] if the schema cannot be migrated.
 pub async fn migrate_with(owner_url: &str, logins: &[Login]) -> Result<(), MigrateError> {
-    migrate_logins(owner_url, logins, LOCK_WAIT_LIMIT).await
+    migrate_with_logins(owner_url, logins, LOCK_WAIT_LIMIT).await
 }
 
 /// Does the same as [`migrate`], but waits for locks for up to `max_wait`.
@@ -103,10 +103,10 @@ pub async fn migrate_within(
             password: None,
         })
         .collect();
-    migrate_logins(owner_url, &logins, max_wait).await
+    migrate_with_logins(owner_url, &logins, max_wait).await
 }
 
-async fn migrate_logins(
+async fn migrate_with_logins(
     owner_url: &str,
     logins: &[Login],
     max_wait: Duration,
@@ -116,7 +116,7 @@ async fn migrate_logins(
         .application_name("platen migrate")
         .disable_statement_logging();
     let began = Instant::now();
-    let mut holders = "none is visible now".to_owned();
+    let mut blocking_sessions = "no blocking session is visible now".to_owned();
     let mut delays = ExponentialBuilder::default()
         .with_min_delay(RETRY_DELAY.0)
         .with_max_delay(RETRY_DELAY.1)
@@ -124,25 +124,25 @@ async fn migrate_logins(
         .without_max_times()
         .build();
     loop {
-        let error = match try_once(&options, logins, &mut holders).await {
-            Err(error) if is_locked_out(&error) => error,
+        let error = match try_once(&options, logins, &mut blocking_sessions).await {
+            Err(error) if is_lock_timeout(&error) => error,
             done => return done,
         };
         let waited = began.elapsed();
         if waited >= max_wait {
-            return Err(MigrateError::Locked { waited, holders });
+            return Err(MigrateError::Locked { waited, blocking_sessions });
         }
-        tracing::info!(%error, "The migration waits for sessions that use the schema ({holders}) and is tried again");
+        tracing::info!(%error, "The migration waits for sessions that use the schema ({blocking_sessions}) and is tried again");
         tokio::time::sleep(delays.next().unwrap_or(RETRY_DELAY.1)).await;
     }
 }
 
 /// Tries the migration once, on a connection of its own. If it sees sessions that hold a lock it
-/// waits for, sets `holders` to their description.
+/// waits for, sets `blocking_sessions` to their description.
 async fn try_once(
     options: &PgConnectOptions,
     logins: &[Login],
-    holders: &mut String,
+    blocking_sessions: &mut String,
 ) -> Result<(), MigrateError> {
     // The observer needs its own connection, because the first one can run no query while it waits.
     let mut observer = options.connect().await?;
@@ -159,7 +159,7 @@ async fn try_once(
                 result = &mut work => break result,
                 () = tokio::time::sleep(POLL_INTERVAL) => {
                     if let Some(sessions) = blocking_sessions(&mut observer, process).await? {
-                        *holders = sessions;
+                        *blocking_sessions = sessions;
                     }
                 }
             }
@@ -195,7 +195,7 @@ async fn apply(connection: &mut PgConnection, logins: &[Login]) -> Result<(), Mi
 }
 
 /// Whether a try failed only because it waited too long for a lock (`lock_not_available`).
-fn is_locked_out(error: &MigrateError) -> bool {
+fn is_lock_timeout(error: &MigrateError) -> bool {
     let (MigrateError::Database(error)
     | MigrateError::Migration(Failed::Execute(error) | Failed::ExecuteMigration(error, _))) = error
     else {

@@ -1,16 +1,17 @@
-//! The capacity of models as two tables of a statement.
+//! The capacity of models as arrays, of which a statement makes two tables with `unnest`.
 
 use domain::job::Capacity;
 
-/// A [`Capacity`] as columns of these tables.
+/// A [`Capacity`] as arrays. The first three become the table `open`, with a row for each model. The other three become the
+/// table `shut`, with a row for each exclusion.
 #[derive(Default)]
 pub(super) struct CapacityColumns {
     pub(super) models: Vec<String>,
-    pub(super) with_fallback: Vec<i64>,
-    pub(super) primary_only: Vec<i64>,
+    pub(super) jobs_on_all_lanes: Vec<i64>,
+    pub(super) jobs_on_first_lane: Vec<i64>,
     pub(super) excluded_models: Vec<Option<String>>,
     pub(super) excluded_tenants: Vec<Option<String>>,
-    pub(super) excluded_everywhere: Vec<bool>,
+    pub(super) excluded_on_all_lanes: Vec<bool>,
 }
 
 impl CapacityColumns {
@@ -19,13 +20,13 @@ impl CapacityColumns {
         let mut columns = Self::default();
         for model in capacity.models() {
             columns.models.push(model.model.clone());
-            columns.with_fallback.push(model.with_fallback);
-            columns.primary_only.push(model.primary_only);
+            columns.jobs_on_all_lanes.push(model.jobs_on_all_lanes);
+            columns.jobs_on_first_lane.push(model.jobs_on_first_lane);
         }
         for exclusion in capacity.exclusions() {
             columns.excluded_models.push(exclusion.model.clone());
             columns.excluded_tenants.push(exclusion.tenant.clone());
-            columns.excluded_everywhere.push(exclusion.everywhere);
+            columns.excluded_on_all_lanes.push(exclusion.on_all_lanes);
         }
         columns
     }
@@ -44,11 +45,11 @@ macro_rules! with_capacity {
           SELECT model, tenant, everywhere FROM unnest($4::text[], $5::text[], $6::boolean[]) AS shut(model, tenant, everywhere))"
                 + $after,
             &$columns.models,
-            &$columns.with_fallback,
-            &$columns.primary_only,
+            &$columns.jobs_on_all_lanes,
+            &$columns.jobs_on_first_lane,
             &$columns.excluded_models as &[Option<String>],
             &$columns.excluded_tenants as &[Option<String>],
-            &$columns.excluded_everywhere,
+            &$columns.excluded_on_all_lanes,
             $($arguments)*
         )
     };

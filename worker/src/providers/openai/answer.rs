@@ -6,7 +6,7 @@ use domain::outcome::table::{self, Dialect};
 use reqwest::StatusCode;
 use serde_json::Value;
 
-use super::wire::{Error, Image, Images, OneOrMany};
+use super::wire::{Error, Image, Images, ZeroOrMore};
 use crate::providers::http::{ExtractedBody, Received, describe_parse_error, describe_status};
 
 pub(super) const DIALECT: Dialect = Dialect::Openai;
@@ -30,8 +30,8 @@ pub(super) struct ParsedAnswer {
 
 /// Parses an answer with HTTP 200. Some servers report errors with this status, too.
 pub(super) fn parse(body: &ExtractedBody) -> ParsedAnswer {
-    let answers = match body.read::<OneOrMany<Images>>() {
-        Ok(OneOrMany(answers)) => answers,
+    let answers = match body.read::<ZeroOrMore<Images>>() {
+        Ok(ZeroOrMore(answers)) => answers,
         Err(error) => {
             return ParsedAnswer {
                 image: Err(failure("not_json", describe_parse_error(&error))),

@@ -30,20 +30,20 @@ pub(in crate::providers) enum Part {
 }
 
 /// One value or a list of values in JSON; `null` is an empty list.
-pub(super) struct OneOrMany<T>(pub Vec<T>);
+pub(super) struct ZeroOrMore<T>(pub Vec<T>);
 
-impl<T> Default for OneOrMany<T> {
+impl<T> Default for ZeroOrMore<T> {
     fn default() -> Self {
         Self(Vec::new())
     }
 }
 
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for OneOrMany<T> {
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for ZeroOrMore<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct OneOrManyVisitor<T>(PhantomData<T>);
 
         impl<'de, T: Deserialize<'de>> Visitor<'de> for OneOrManyVisitor<T> {
-            type Value = OneOrMany<T>;
+            type Value = ZeroOrMore<T>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("an object, or a list of objects")
@@ -51,7 +51,7 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for OneOrMany<T> {
 
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
                 let one = T::deserialize(MapAccessDeserializer::new(map))?;
-                Ok(OneOrMany(vec![one]))
+                Ok(ZeroOrMore(vec![one]))
             }
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
@@ -59,11 +59,11 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for OneOrMany<T> {
                 while let Some(one) = list.next_element::<Option<T>>()? {
                     many.extend(one);
                 }
-                Ok(OneOrMany(many))
+                Ok(ZeroOrMore(many))
             }
 
             fn visit_unit<E>(self) -> Result<Self::Value, E> {
-                Ok(OneOrMany::default())
+                Ok(ZeroOrMore::default())
             }
         }
 
@@ -75,7 +75,7 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for OneOrMany<T> {
 #[derive(Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Images {
-    pub data: OneOrMany<Image>,
+    pub data: ZeroOrMore<Image>,
     pub usage: Option<Value>,
     /// The image, if a server sends its fields without `data` around them.
     b64_json: Option<Base64>,
@@ -129,16 +129,16 @@ impl Error {
         let fields = match body {
             Value::Array(list) => return list.iter().find_map(Self::parse),
             Value::Object(fields) => fields,
-            other => return Self::parse_fields(other),
+            other => return Self::parse_unwrapped(other),
         };
         let wrappers = ["error", "errors", "detail"].into_iter();
         let mut wrapped = wrappers.filter_map(|name| fields.get(name));
-        let inner = wrapped.find_map(Self::parse_fields);
+        let inner = wrapped.find_map(Self::parse_unwrapped);
         // `type` alone does not make a body an error, because a successful answer may have a
         // `type`, too.
         let is_error_object = || fields.get("object").is_some_and(|object| object == "error");
         let is_error = inner.is_some() || fields.contains_key("message") || is_error_object();
-        let outer = Self::parse_fields(body).filter(|_| is_error);
+        let outer = Self::parse_unwrapped(body).filter(|_| is_error);
         match (inner, outer) {
             (Some(mut inner), Some(outer)) => {
                 inner.codes.extend(outer.codes);
@@ -148,9 +148,9 @@ impl Error {
         }
     }
 
-    fn parse_fields(error: &Value) -> Option<Self> {
+    fn parse_unwrapped(error: &Value) -> Option<Self> {
         let fields = match error {
-            Value::Array(list) => return list.iter().find_map(Self::parse_fields),
+            Value::Array(list) => return list.iter().find_map(Self::parse_unwrapped),
             Value::Object(fields) => fields,
             other => {
                 let message = other

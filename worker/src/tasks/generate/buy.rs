@@ -100,7 +100,7 @@ impl Attempt<'_> {
                 let ended = self.end(call, answer, StoreFailure::LoseCall).await;
                 // `end` has released the lane with the result, so the permit must not release it
                 // again.
-                lane_permit.is_released = true;
+                lane_permit.is_handed_over = true;
                 ended?
             }
             Reply::Operation(operation) => {
@@ -109,7 +109,7 @@ impl Attempt<'_> {
                 reach("generate:after_operate").await?;
                 // The call stays in flight on its lane until the operation ends. The attempt that
                 // learns of the end, this one or a later one, releases the lane.
-                lane_permit.is_released = true;
+                lane_permit.is_handed_over = true;
                 let (first_delay, _) = self.app.timing.poll;
                 self.poll_operation(call, &operation, call.model.timeout, first_delay)
                     .await?

@@ -96,7 +96,7 @@ impl LaneLimiter<'_> {
         }
     }
 
-    /// How long after its start a call on this lane counts as ended.
+    /// The time from its start after which a call on this lane counts as ended.
     fn max_duration(&self, lane: &Lane) -> Duration {
         let model = self.app.catalog.get(&lane.model).unwrap_or(self.model);
         model.timeout + LATE_END_GRACE
@@ -111,7 +111,7 @@ impl LaneLimiter<'_> {
             tenant: self.tenant,
             id,
             max_duration: self.max_duration(lane),
-            is_released: false,
+            is_handed_over: false,
         }
     }
 }
@@ -125,14 +125,14 @@ pub(super) struct LanePermit {
     tenant: TenantId,
     id: CallId,
     max_duration: Duration,
-    /// Whether the lane was released with the result, or will be when the provider's operation
-    /// ends.
-    pub(super) is_released: bool,
+    /// Whether dropping this must not release the place: it was released with the call's result, or
+    /// it will be when the provider's operation ends.
+    pub(super) is_handed_over: bool,
 }
 
 impl Drop for LanePermit {
     fn drop(&mut self) {
-        if self.is_released {
+        if self.is_handed_over {
             return;
         }
         let (lanes, lane, tenant) = (self.lanes.clone(), self.lane.clone(), self.tenant);

@@ -323,11 +323,11 @@ fn check(found: &mut Violations, body: &CreateJob) {
             format!("At most {MAX_METADATA_ENTRIES} entries."),
         );
     }
-    let fits = |text: &str, max| text.chars().count() <= max && !text.contains('\0');
+    let is_short_enough = |text: &str, max| text.chars().count() <= max && !text.contains('\0');
     if body.metadata.iter().any(|(key, value)| {
         key.is_empty()
-            || !fits(key, MAX_METADATA_KEY_LENGTH)
-            || !fits(value, MAX_METADATA_VALUE_LENGTH)
+            || !is_short_enough(key, MAX_METADATA_KEY_LENGTH)
+            || !is_short_enough(value, MAX_METADATA_VALUE_LENGTH)
     }) {
         found.add(
             "/metadata",

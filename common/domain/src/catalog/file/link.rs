@@ -2,23 +2,23 @@
 
 use super::entry::Fallback;
 use super::rules::is_name;
-use super::{CatalogError, CatalogReader, NamedModel};
+use super::{CatalogError, CatalogReader, ModelReference};
 use crate::catalog::{Catalog, Lane};
 use crate::outcome::table::Dialect;
 
 impl CatalogReader {
-    /// Checks what needs all files, and returns the catalogue if there is no mistake.
+    /// Makes the checks that are possible only after all files have been read. Returns the catalogue if there is no mistake.
     pub(super) fn finish(mut self) -> Result<Catalog, CatalogError> {
-        for NamedModel {
+        for ModelReference {
             place,
             model,
             role,
-            names,
-        } in &self.named
+            other,
+        } in &self.references
         {
-            if !self.catalog.models.contains_key(names) {
+            if !self.catalog.models.contains_key(other) {
                 self.mistakes.push(format!(
-                    "{place}: model {model}: there is no {role} {names}"
+                    "{place}: model {model}: there is no {role} {other}"
                 ));
             }
         }
