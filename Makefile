@@ -8,7 +8,7 @@ BUILT := $(or $(CARGO_TARGET_DIR),target)/debug
 # Images that tests deliver. Other software opens them after the tests.
 DELIVERED := $(abspath $(BUILT)/../delivered)
 
-.PHONY: help run test check docs fmt setup prepare bench bench-pictures outcomes failpoints fuzz properties races storm rolling rolling-migration redis-away boards demo-load scaler containers flood chaos verify-bench model contract sweep attack submit-cost proofs structure draw
+.PHONY: help run test check docs fmt setup prepare bench bench-images outcomes failpoints fuzz properties races storm rolling rolling-migration redis-away boards demo-load scaler containers flood chaos verify-bench model contract sweep attack submit-cost proofs structure draw
 
 help: ## List these words
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -49,10 +49,10 @@ bench: ## Measure the time from the 202 to the call of the model, on an idle sys
 	cargo build --locked --workspace --all-targets
 	PLATEN_LOG=warn $(BUILT)/start-latency --jobs $(or $(JOBS),500) $(if $(BESIDE),--beside)
 
-bench-pictures: ## Measure time, bytes and quality of images beside sharp, pyvips and Pillow (ROUNDS=5)
+bench-images: ## Measure time, bytes and quality of images beside sharp, pyvips and Pillow (ROUNDS=5)
 	@scripts/setup bench
 	cargo build --locked --workspace --all-targets
-	ROUNDS=$(or $(ROUNDS),5) $(BUILT)/../bench/peers/venv/bin/python tests/bench/pictures.py $(BUILT)/../bench/peers $(BUILT)/picture-engine
+	ROUNDS=$(or $(ROUNDS),5) $(BUILT)/../bench/peers/venv/bin/python tests/bench/images.py $(BUILT)/../bench/peers $(BUILT)/image-engine
 
 sweep: ## Compare every PNG, JPEG and WebP file of Pillow's own tests with Pillow and LittleCMS
 	@scripts/setup sweep

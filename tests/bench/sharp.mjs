@@ -1,4 +1,4 @@
-// sharp, one thread, as a child process: a job a line on stdin, its cost a line on stdout. See pictures.py.
+// sharp, one thread, as a child process: a job a line on stdin, its cost a line on stdout. See images.py.
 import { readFileSync, writeFileSync } from 'node:fs';
 import { createInterface } from 'node:readline';
 import { createRequire } from 'node:module';

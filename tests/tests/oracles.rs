@@ -485,7 +485,7 @@ async fn the_console_shows_pictures_by_links_of_google() {
     check_console(Some((gcs.address("of/ours", &more), gcs.endpoint()))).await;
 }
 
-/// Makes a picture in a real browser. `store` is the address and the origin of an object store, if files are not in a folder.
+/// Makes an image in a real browser. `store` is the address and the origin of an object store, if files are not in a folder.
 async fn check_console(store: Option<(Address, String)>) {
     let (bucket, store) = store.unzip();
     let pipeline = Pipeline::start_with(Options {
@@ -659,7 +659,7 @@ fn fields<const N: usize>(object: &Value, names: [&str; N]) -> Value {
     names.iter().map(|name| object[name].clone()).collect()
 }
 
-/// A body of JSON or a form, with a digest in place of each picture.
+/// A body of JSON or a form, with a digest in place of each image.
 async fn readable(body: Bytes) -> Value {
     if body.starts_with(b"--") {
         form(body).await
@@ -690,7 +690,7 @@ async fn form(body: Bytes) -> Value {
     json!({"fields": texts, "files": files})
 }
 
-/// The value with digests in place of pictures: base64 has two alphabets, and a digest is the same for both.
+/// The value with digests in place of images: base64 has two alphabets, and a digest is the same for both.
 fn without_pictures(value: Value) -> Value {
     match value {
         Value::Object(fields) => (fields.into_iter())

@@ -9,7 +9,7 @@ mod catalogue;
 mod edit;
 mod extractor;
 mod ids;
-mod pictures;
+mod images;
 mod traceparent;
 
 use std::cell::Cell;

@@ -28,7 +28,7 @@ fn peak_mib() -> u64 {
 #[tokio::test(flavor = "multi_thread")]
 async fn bombs_end_in_words_and_a_release() {
     let pipeline = Pipeline::start_with(Options {
-        // Each file that is not a picture counts as a failure of the lane, and makes it unavailable for this time.
+        // Each file that is not an image counts as a failure of the lane, and makes it unavailable for this time.
         closed: Duration::from_millis(1),
         ..Options::default()
     })

@@ -24,7 +24,7 @@ async fn all_succeed(pipeline: &Pipeline, ids: &[String]) {
     }
 }
 
-/// The kernel refuses files that are larger than a probe and smaller than a picture. This runs everywhere.
+/// The kernel refuses files that are larger than a probe and smaller than an image. This runs everywhere.
 #[tokio::test]
 async fn a_bucket_for_small_files_only_costs_no_call() {
     let fake = Fake::start(fakes::Options::default()).await.unwrap();

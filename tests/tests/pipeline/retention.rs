@@ -35,7 +35,7 @@ const PHOTO: &[u8] = include_bytes!("../../../samples/product.jpg");
 /// Files of an ephemeral job are gone so soon after its end.
 const GONE: Duration = Duration::from_mins(1);
 
-/// A picture nobody has seen before: noise, which no encoder makes smaller.
+/// An image nobody has seen before: noise, which no encoder makes smaller.
 fn photo() -> Vec<u8> {
     let noise = (0..96 * 96 * 3)
         .map(|_| rand::rng().random::<u8>())

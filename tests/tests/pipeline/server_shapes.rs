@@ -1,4 +1,4 @@
-//! OpenAI's answers as other servers write them: pictures that were paid for are accepted, and errors keep their meaning.
+//! OpenAI's answers as other servers write them: images that were paid for are accepted, and errors keep their meaning.
 
 use serde_json::{Value, json};
 use tests::Pipeline;

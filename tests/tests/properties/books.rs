@@ -1,4 +1,4 @@
-//! What stands in the tables, in numbers instead of ids: the same picture is taken of the database and of the model.
+//! What stands in the tables, in numbers instead of ids: the same image is taken of the database and of the model.
 
 use domain::job::State;
 use domain::outcome::Class;
@@ -11,7 +11,7 @@ pub(crate) struct Books {
     pub lots: Vec<Lot>,
     pub jobs: Vec<Job>,
     pub calls: Vec<Call>,
-    /// The pictures that were delivered, by job and output.
+    /// The images that were delivered, by job and output.
     pub pictures: Vec<Picture>,
     /// Each tenant's ledger.
     pub ledgers: Vec<Vec<Line>>,
@@ -55,7 +55,7 @@ pub(crate) struct Job {
     pub captured: i64,
     pub released: i64,
     pub delivered: i32,
-    /// When it was queued again: a provider worked on it; a picture of it was stored.
+    /// When it was queued again: a provider worked on it; an image of it was stored.
     pub has_operation: bool,
     pub has_original: bool,
     /// What it took from which lot, in burn-down order.

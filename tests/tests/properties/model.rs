@@ -332,7 +332,7 @@ impl Model {
     }
 
     /// A call ends once, whoever works on its job by then; one that never reached a model gives its count back. Of one
-    /// that was given up for lost the picture may yet come, while its job is open.
+    /// that was given up for lost the image may yet come, while its job is open.
     fn end_call(&mut self, call: usize, class: Class) -> Said {
         let call = &mut self.books.calls[call];
         let open = !self.books.jobs[call.job].state.is_terminal();

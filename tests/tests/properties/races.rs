@@ -95,7 +95,7 @@ async fn races_of_one_tenant(database: &Database) {
     }
 }
 
-/// A job that runs: one picture is bought, the other is being made. Its lease or its deadline may be over.
+/// A job that runs: one image is bought, the other is being made. Its lease or its deadline may be over.
 fn before_the_race(number: u8) -> Vec<Move> {
     let mut rng = rand::rng();
     let asked = Asked {

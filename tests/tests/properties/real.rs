@@ -49,14 +49,14 @@ pub(crate) struct Database {
     api: PgPool,
     worker: PgPool,
     pub reader: PgPool,
-    /// Moves time, takes pictures, and is bound by no policy.
+    /// Moves time, takes images, and is bound by no policy.
     owner: PgPool,
 }
 
 impl Database {
     pub(crate) async fn connect(servers: &TestServers, name: &str, connections: u32) -> Self {
         let url = servers.runtime_url(name);
-        // The picture is taken so often that it is worth planning once.
+        // The image is taken so often that it is worth planning once.
         let owner: PgConnectOptions = servers.owner_url_of(name).parse().unwrap();
         let once = [
             ("plan_cache_mode", "force_generic_plan"),
@@ -559,7 +559,7 @@ impl<'a> Real<'a> {
         statement.execute(&self.database.owner).await.unwrap();
     }
 
-    /// The picture of what stands in the tables.
+    /// The image of what stands in the tables.
     pub(crate) async fn books(&self) -> Books {
         let books = sqlx::query_scalar(include_str!("books.sql"));
         let books = books.bind(self.tenant_ids()).bind(self.began);

@@ -1,4 +1,4 @@
-"""The picture engine beside sharp, pyvips and Pillow: how fast, how large, how true. `make bench-pictures` runs this.
+"""The picture engine beside sharp, pyvips and Pillow: how fast, how large, how true. `make bench-images` runs this.
 
 Every engine is a child process with one thread; they take turns picture by picture, and each measures its own CPU time
 around a job, so that the machine's load is the same for all. Medians are compared, ours / theirs.

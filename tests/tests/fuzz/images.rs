@@ -1,4 +1,4 @@
-//! Picture files: what the header says is what the pixels are, or the file is refused, within the memory that was announced.
+//! Image files: what the header says is what the pixels are, or the file is refused, within the memory that was announced.
 
 use std::fs;
 use std::io::Cursor;
@@ -20,7 +20,7 @@ use super::{Verdict, fuzz};
 
 /// The most memory that reading a header may take, in bytes: what pixels may take when they are decoded (`imaging::limits`).
 const MAX_HEADER_BYTES: usize = 256 << 20;
-/// What encoders and the allocator take besides, whatever the size of the picture.
+/// What encoders and the allocator take besides, whatever the size of the image.
 const FIXED_BYTES: usize = 48 << 20;
 /// The longest side that cleaning keeps, in pixels.
 const MAX_CLEAN_SIDE: u32 = 4_096;
@@ -80,7 +80,7 @@ fn file(write: impl FnOnce(&mut Cursor<Vec<u8>>) -> ImageResult<()>) -> Vec<u8> 
     file.into_inner()
 }
 
-/// Adds an EXIF block that says that the picture lies on its side: one entry, the orientation.
+/// Adds an EXIF block that says that the image lies on its side: one entry, the orientation.
 fn lying<E: ImageEncoder>(mut encoder: E) -> E {
     let block = b"MM\0\x2a\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0";
     encoder.set_exif_metadata(block.to_vec()).unwrap();

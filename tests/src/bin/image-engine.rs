@@ -1,5 +1,5 @@
 //! The image engine as a child process: reads one job per line from standard input, and writes its cost as one line to
-//! standard output. `make bench-pictures` compares it with other engines.
+//! standard output. `make bench-images` compares it with other engines.
 #![expect(clippy::print_stdout, reason = "its answers are lines on stdout")]
 
 use std::{fs, io};
