@@ -18,6 +18,49 @@ fn the_contract_changes_on_purpose_only() {
     insta::assert_json_snapshot!("openapi", document);
 }
 
+#[test]
+fn every_field_and_every_value_is_described() {
+    let document = openapi::document(&crate::router::documented().into_openapi());
+    let document: Value = serde_json::from_slice(&document).unwrap();
+    let mut undescribed = Vec::new();
+    for (name, schema) in document["components"]["schemas"].as_object().unwrap() {
+        find_undescribed(schema, name, "", &mut undescribed);
+    }
+    assert_eq!(undescribed, Vec::<String>::new());
+}
+
+/// Fields without a description, and values of which no description says what they mean. `outer` describes the field that has this schema.
+fn find_undescribed(schema: &Value, path: &str, outer: &str, found: &mut Vec<String>) {
+    if !schema.is_object() {
+        return;
+    }
+    let description = schema["description"].as_str().unwrap_or(outer);
+    for value in schema["enum"].as_array().into_iter().flatten() {
+        // An aspect ratio is a value that explains itself.
+        let Some(value) = value.as_str().filter(|_| !path.ends_with(".aspect_ratio")) else {
+            continue;
+        };
+        if !description.contains(&format!("`{value}`")) {
+            found.push(format!("{path}: {value}"));
+        }
+    }
+    for (name, field) in schema["properties"].as_object().into_iter().flatten() {
+        let path = format!("{path}.{name}");
+        if field["description"].as_str().is_none_or(str::is_empty) {
+            found.push(path.clone());
+        }
+        find_undescribed(field, &path, "", found);
+    }
+    for part in ["items", "additionalProperties"] {
+        find_undescribed(&schema[part], path, description, found);
+    }
+    for part in ["oneOf", "anyOf", "allOf"] {
+        for schema in schema[part].as_array().into_iter().flatten() {
+            find_undescribed(schema, path, description, found);
+        }
+    }
+}
+
 type Read = fn(&[u8]) -> Result<(), Problem>;
 
 /// How each body is parsed, by the name of its schema.

@@ -54,7 +54,9 @@ pub(super) fn complete(mut document: Value) -> Value {
 }
 
 /// utoipa puts the description of an inlined schema into a second schema of type object, and combines both with `allOf`. No string
-/// would be valid for both. So the description is moved into the first schema.
+/// would be valid for both. So the description is moved into the first schema. The list there of what each value means stays.
+///
+/// A schema that may be `null` has its description beside the reference; it is moved to where readers look for it.
 fn merge_descriptions(schema: &mut Value) {
     let both = schema.get_mut("allOf").and_then(Value::as_array_mut);
     if let Some([Value::Object(first), Value::Object(second)]) = both.map(Vec::as_mut_slice)
@@ -64,12 +66,24 @@ fn merge_descriptions(schema: &mut Value) {
         && !first.contains_key("$ref")
     {
         let mut whole = std::mem::take(first);
-        whole.extend(
-            second
-                .remove("description")
-                .map(|text| ("description".to_owned(), text)),
-        );
+        if let Some(Value::String(mut text)) = second.remove("description") {
+            let own = whole.get("description").and_then(Value::as_str);
+            if let Some(values) = own.and_then(|own| own.find("\n\n- `").map(|at| &own[at..])) {
+                text.push_str(values);
+            }
+            whole.insert("description".to_owned(), text.into());
+        }
         *schema = Value::Object(whole);
+    }
+    let is_described = schema.get("description").is_some();
+    let nullable = schema.get_mut("oneOf").and_then(Value::as_array_mut);
+    if let Some([Value::Object(first), second]) = nullable.map(Vec::as_mut_slice)
+        && !is_described
+        && first.contains_key("$ref")
+        && *second == json!({ "type": "null" })
+        && let Some(text) = first.remove("description")
+    {
+        schema["description"] = text;
     }
     match schema {
         Value::Object(fields) => fields.values_mut().for_each(merge_descriptions),

@@ -40,7 +40,7 @@ pub struct ArtifactView {
     pub width: u32,
     /// The height in pixels.
     pub height: u32,
-    /// The size of the file.
+    /// The size of the file, in bytes.
     pub bytes: i64,
     /// Whether a fake provider made the file, so that no AI model was called.
     pub synthetic: bool,

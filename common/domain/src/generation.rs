@@ -8,7 +8,9 @@ use utoipa::ToSchema;
 use crate::id::UploadId;
 use image::ImageRequest;
 
-/// What a job makes. `image`: still images.
+/// What a job makes.
+///
+/// - `image`: still images.
 #[derive(
     Clone,
     Copy,

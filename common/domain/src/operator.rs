@@ -31,18 +31,18 @@ pub struct Scope {
 /// A pause that is in force.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Pause {
-    /// Its number, to end it.
+    /// The number of the pause; `POST /v1/admin/pauses/{id}/resume` ends it.
     pub id: i64,
-    /// The model it applies to; absent for all.
+    /// The model whose jobs are not started; absent for all.
     pub model: Option<String>,
-    /// The tenant it applies to; absent for all.
+    /// The tenant whose jobs are not started; absent for all.
     #[schema(value_type = Option<String>)]
     pub tenant: Option<TenantId>,
-    /// The worker it applies to; absent for all.
+    /// The worker that starts no such job; absent for all.
     pub worker: Option<String>,
-    /// Why, in the operator's words.
+    /// Why the operator paused them, in the operator's words.
     pub reason: String,
-    /// Since when.
+    /// When the pause began.
     #[serde(with = "time::serde::rfc3339")]
     pub paused_at: OffsetDateTime,
 }
@@ -50,18 +50,18 @@ pub struct Pause {
 /// One action of an operator.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct AuditEntry {
-    /// Its number; a newer entry has a greater one.
+    /// The number of the entry; a newer entry has a greater one.
     pub id: i64,
-    /// When.
+    /// When the action was recorded, by the database's clock.
     #[serde(with = "time::serde::rfc3339")]
     pub at: OffsetDateTime,
-    /// The operator.
+    /// The name of the operator who acted.
     pub by: String,
     /// What was done, such as `cancel` or `adjust`.
     pub action: String,
-    /// Why, in the operator's words.
+    /// Why it was done, in the operator's words.
     pub reason: String,
-    /// What it was done to.
+    /// What it was done to, and with which values: an object such as `{"tenant": "ten_…"}`.
     #[schema(value_type = Object)]
     pub subject: Value,
 }
@@ -69,14 +69,14 @@ pub struct AuditEntry {
 /// One event in the life of a job.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct TimelineEntry {
-    /// When.
+    /// When it happened, by the database's clock.
     #[serde(with = "time::serde::rfc3339")]
     pub at: OffsetDateTime,
     /// What it happened to: `job`, `call`, `transfer`, `artifact`, `deletion` or `operator`.
     pub of: String,
-    /// What happened, in words.
+    /// What happened, as a sentence for operators. Its wording may change.
     pub what: String,
-    /// The id of the job, call or artifact; absent for others.
+    /// The id in the database of the job, call or artifact, as a UUID; absent for others.
     #[schema(value_type = Option<String>)]
     pub id: Option<Uuid>,
 }

@@ -73,6 +73,13 @@ impl Retention {
 }
 
 /// What is deleted: a kind of file of a job, an upload, or the text of a request.
+///
+/// - `input`: an image that was sent with a job.
+/// - `original`: an image as the model delivered it.
+/// - `rendition`: an image in exactly the requested size and format.
+/// - `thumbnail`: the small version of a rendition.
+/// - `upload`: an image that was uploaded, for any number of jobs.
+/// - `prompt`: the prompt and the art direction of a job. It is no file.
 #[derive(
     Clone,
     Copy,

@@ -211,7 +211,9 @@ fn names_its_place(
         "no such line: {mistake}"
     );
     if is_toml {
-        let has_field = lines[number - 1].contains(" = ");
+        // A table that is there twice is a mistake of its own line, which has no field.
+        let is_doubled_table = problem == "duplicate key" && lines[number - 1].starts_with('[');
+        let has_field = lines[number - 1].contains(" = ") || is_doubled_table;
         let names = |line: &str| {
             let key = line.split_once(" = ").map(|(key, _)| key);
             key.is_some_and(|key| problem.contains(key))

@@ -76,7 +76,7 @@ fn contents() -> impl Strategy<Value = Content> {
 #[test]
 fn any_chunks_give_the_files_of_a_straight_decode() {
     let names = select(vec!["data", "b64_json", "url", "uri", "text"]);
-    let fields = vec((names, contents()), 0..4);
+    let fields = vec((names, contents()), 0..3);
     let escapes = any::<(bool, bool)>();
     let cuts = vec(any::<Index>(), 0..6);
     let inputs = (fields, escapes, cuts, edits(any::<u8>(), 3));

@@ -46,15 +46,17 @@ fn fuzz<S: Strategy<Value: Debug>>(
     let seconds = std::env::var("PLATEN_TEST_FUZZ_SECONDS");
     let seconds = seconds.map_or(SECONDS, |seconds| seconds.parse().unwrap());
     let path: &'static str = format!("{REGRESSIONS}/{target}").leak();
-    let mut runner = TestRunner::new(Config {
-        cases: BATCH,
-        failure_persistence: Some(Box::new(FileFailurePersistence::Direct(path))),
-        rng_seed: RngSeed::Random,
-        ..Config::default()
-    });
     let (began, read, refused) = (Instant::now(), Cell::new(0_u64), Cell::new(0_u64));
-    let mut reported = began;
+    let (mut reported, mut batches) = (began, 0);
     while seconds == 0 || began.elapsed() < Duration::from_secs(seconds) {
+        batches += 1;
+        // A runner counts its inputs over all of its runs, and tries none after the last. So each batch has its own.
+        let mut runner = TestRunner::new(Config {
+            cases: BATCH,
+            failure_persistence: Some(Box::new(FileFailurePersistence::Direct(path))),
+            rng_seed: RngSeed::Random,
+            ..Config::default()
+        });
         let result = runner.run(inputs, |input| {
             let count = match property(input)? {
                 Verdict::Read => &read,
@@ -74,6 +76,11 @@ fn fuzz<S: Strategy<Value: Debug>>(
         }
     }
     println!("{target}: {} read, {} refused", read.get(), refused.get());
+    let tried = read.get() + refused.get();
+    assert!(
+        tried >= batches * u64::from(BATCH),
+        "{target}: a batch was not tried"
+    );
     assert!(read.get() > 0, "{target}: no input was read");
     assert!(refused.get() > 0, "{target}: no input was refused");
 }

@@ -16,7 +16,7 @@ use crate::app::App;
 /// Why a queued job waits.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Waiting {
-    /// The reason, for programs.
+    /// The reason, for programs. New reasons may be added.
     #[schema(inline)]
     pub reason: Reason,
     /// The reason in words, for people.
@@ -31,10 +31,14 @@ pub struct Waiting {
     pub retry_at: Option<OffsetDateTime>,
 }
 
-/// What a job waits for. New reasons may be added. `planned`: its time (`run_at`) has not come. `paused`: the operators have paused such
-/// jobs. `lane_unavailable`: the model's provider, and the fallbacks the job allows, cannot be used. `lane_full`: the provider has as many
-/// calls under way as it accepts. `retry`: an attempt did not succeed and the next one is due later. `turn`: other jobs are first, or no
-/// worker is free.
+/// What a job waits for.
+///
+/// - `planned`: its time (`run_at`) has not come.
+/// - `paused`: the operators have paused jobs like this one.
+/// - `lane_unavailable`: the model's provider cannot be used, nor can the fallbacks that the job allows.
+/// - `lane_full`: the provider has as many calls under way as it accepts.
+/// - `retry`: an attempt did not succeed, and the next one is due later.
+/// - `turn`: other jobs are first, or no worker is free.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Reason {

@@ -51,7 +51,7 @@ pub struct ReceiptView {
     pub class: FileClass,
     /// SHA-256 of the file, in hex; `null` for a prompt.
     pub sha256: Option<String>,
-    /// The size of the file.
+    /// The size of the file, or of the text of a prompt, in bytes.
     pub bytes: i64,
     /// When the file was due to be deleted.
     #[serde(with = "time::serde::rfc3339")]

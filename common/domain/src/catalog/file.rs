@@ -370,6 +370,10 @@ price = [{ from = 2026-01-01, credits = { 1K = 1 } }]
                 "models/mine.toml:4: model x: unknown variant `3K`",
             ),
             (
+                "kind = \"a\\nb\"",
+                "models/mine.toml:4: model x: unknown variant `a\\nb`",
+            ),
+            (
                 "title = 7",
                 "models/mine.toml:4: model x: invalid type: integer `7`",
             ),

@@ -114,7 +114,11 @@ impl InputRole {
     }
 }
 
-/// Encoding of an image file: PNG, JPEG or WebP.
+/// Encoding of an image file.
+///
+/// - `image/png`: every pixel exactly, with transparency.
+/// - `image/jpeg`: small files with losses, without transparency.
+/// - `image/webp`: small files with or without losses, with transparency.
 #[derive(
     Clone,
     Copy,

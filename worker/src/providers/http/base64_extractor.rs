@@ -96,8 +96,6 @@ impl Base64Extractor {
 
     fn in_string<'a>(&mut self, chunk: &'a [u8], start: usize, kind: FieldKind) -> &'a [u8] {
         let (run, rest) = split_run(chunk);
-        // Some servers write line breaks without escapes, which JSON does not allow.
-        let printable = |&byte: &u8| if byte < b' ' { b' ' } else { byte };
         self.text.extend(run.iter().map(printable));
         let string = &self.text[start..];
         let is_file = match kind {
@@ -128,7 +126,12 @@ impl Base64Extractor {
             return &chunk[1..];
         }
         let (run, rest) = split_run(chunk);
-        file.push(run);
+        // Checked without a branch per character, as nearly no run has such a byte.
+        if run.iter().fold(false, |any, &byte| any | (byte < b' ')) {
+            file.push(&run.iter().map(printable).collect::<Vec<u8>>());
+        } else {
+            file.push(run);
+        }
         match rest.first() {
             Some(b'"') => {
                 let placeholder = format!("{ESCAPED_PLACEHOLDER_PREFIX}{}\"", self.files.len());
@@ -169,6 +172,11 @@ impl FieldKind {
             Self::Other
         }
     }
+}
+
+/// A space for a control byte. Some servers write line breaks without escapes, which JSON does not allow.
+fn printable(byte: &u8) -> u8 {
+    if *byte < b' ' { b' ' } else { *byte }
 }
 
 /// Splits a chunk before the next quote or backslash.

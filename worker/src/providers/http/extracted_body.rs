@@ -220,6 +220,20 @@ mod tests {
         }
     }
 
+    /// Whether the file is valid must not depend on how the network cut the answer.
+    #[test]
+    fn a_control_byte_is_a_space_in_every_chunk() {
+        for place in [10, 5_000] {
+            let mut data = STANDARD.encode(file(10_000));
+            data.insert(place, '\u{1}');
+            for body in read(&format!(r#"{{"data": "{data}"}}"#)) {
+                let json: Value = body.read().unwrap();
+                let data = json["data"].as_str().unwrap();
+                assert_eq!(body.file(data).unwrap(), file(10_000), "{place}");
+            }
+        }
+    }
+
     #[test]
     fn base64_is_decoded_in_every_way_servers_write_it() {
         for length in LENGTHS {

@@ -327,7 +327,11 @@ fn mebibytes(bytes: u64) -> String {
 }
 
 fn media_types() -> Schema {
-    words("The type of the file in `data`.", &MEDIA_TYPES, None)
+    words(
+        "The type of the file in `data`: `image/png`, `image/jpeg` or `image/webp`.",
+        &MEDIA_TYPES,
+        None,
+    )
 }
 
 fn roles() -> Schema {

@@ -36,7 +36,10 @@ impl CatalogReader {
         if self.mistakes.is_empty() {
             Ok(self.catalog)
         } else {
-            Err(CatalogError(self.mistakes))
+            let mistakes = self.mistakes.iter();
+            Err(CatalogError(
+                mistakes.map(|mistake| on_one_line(mistake)).collect(),
+            ))
         }
     }
 
@@ -101,4 +104,17 @@ impl CatalogReader {
         lanes.push(lane);
         Ok(())
     }
+}
+
+/// The mistake with its control characters escaped. A mistake quotes the file, whose texts may have line ends.
+fn on_one_line(mistake: &str) -> String {
+    let mut line = String::with_capacity(mistake.len());
+    for letter in mistake.chars() {
+        if letter.is_control() {
+            line.extend(letter.escape_default());
+        } else {
+            line.push(letter);
+        }
+    }
+    line
 }
