@@ -96,7 +96,7 @@ impl Base64Extractor {
 
     fn in_string<'a>(&mut self, chunk: &'a [u8], start: usize, kind: FieldKind) -> &'a [u8] {
         let (run, rest) = split_run(chunk);
-        self.text.extend(run.iter().map(printable));
+        self.text.extend(run.iter().copied().map(printable));
         let string = &self.text[start..];
         let is_file = match kind {
             FieldKind::File => true,
@@ -127,8 +127,8 @@ impl Base64Extractor {
         }
         let (run, rest) = split_run(chunk);
         // Checked without a branch per character, as nearly no run has such a byte.
-        if run.iter().fold(false, |any, &byte| any | (byte < b' ')) {
-            file.push(&run.iter().map(printable).collect::<Vec<u8>>());
+        if run.iter().min().is_some_and(|&least| least < b' ') {
+            file.push(&run.iter().copied().map(printable).collect::<Vec<u8>>());
         } else {
             file.push(run);
         }
@@ -175,8 +175,8 @@ impl FieldKind {
 }
 
 /// A space for a control byte. Some servers write line breaks without escapes, which JSON does not allow.
-fn printable(byte: &u8) -> u8 {
-    if *byte < b' ' { b' ' } else { *byte }
+fn printable(byte: u8) -> u8 {
+    if byte < b' ' { b' ' } else { byte }
 }
 
 /// Splits a chunk before the next quote or backslash.
