@@ -126,7 +126,7 @@ impl Base64Extractor {
             return &chunk[1..];
         }
         let (run, rest) = split_run(chunk);
-        // Checked without a branch per character, as nearly no run has such a byte.
+        // Nearly no run has a control byte, so a run is copied only if it has one.
         if run.iter().min().is_some_and(|&least| least < b' ') {
             file.push(&run.iter().copied().map(printable).collect::<Vec<u8>>());
         } else {
