@@ -63,7 +63,11 @@ fn is_well_formed(id: &str) -> bool {
 
 /// The outermost layer: gives the request an id and a span, writes the body of a problem, sets common headers, and measures the
 /// time.
-pub async fn finish_response(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
+pub async fn finish_response(
+    State(app): State<Arc<App>>,
+    mut request: Request,
+    next: Next,
+) -> Response {
     let started = Instant::now();
     let id = RequestId::from_headers(request.headers());
     let method = request.method().clone();
@@ -192,7 +196,11 @@ pub async fn limit_rate(State(app): State<Arc<App>>, mut request: Request, next:
 }
 
 /// The layer that ends a request which takes too long, including the time to read its body, or whose body is sent too slowly.
-pub async fn enforce_timeout(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+pub async fn enforce_timeout(
+    State(app): State<Arc<App>>,
+    request: Request,
+    next: Next,
+) -> Response {
     let too_slow = Arc::new(AtomicBool::new(false));
     let request = request.map(|body| {
         if body.is_end_stream() {

@@ -41,11 +41,17 @@ pub fn router(app: Arc<App>) -> Router {
         .method_not_allowed_fallback(errors::wrong_method)
         // The layer that is added last is the outermost. It runs first, and sees the answers of all other layers.
         .layer(DefaultBodyLimit::max(MAX_BODY))
-        .layer(from_fn_with_state(Arc::clone(&app), request::enforce_timeout))
+        .layer(from_fn_with_state(
+            Arc::clone(&app),
+            request::enforce_timeout,
+        ))
         .layer(CatchPanicLayer::custom(answer_panic))
         .layer(from_fn_with_state(Arc::clone(&app), request::limit_rate))
         .layer(cors)
-        .layer(from_fn_with_state(Arc::clone(&app), request::finish_response))
+        .layer(from_fn_with_state(
+            Arc::clone(&app),
+            request::finish_response,
+        ))
         .with_state(app)
 }
 
@@ -75,7 +81,7 @@ pub(crate) fn documented_routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(admin::pauses::list, admin::pauses::pause)) //   /v1/admin/pauses
         .routes(routes!(admin::pauses::resume)) //                       /v1/admin/pauses/{id}/resume
         .routes(routes!(admin::workers::list)) //                        /v1/admin/workers
-        .routes(routes!(admin::tenants::set_frozen)) //                      /v1/admin/tenants/{id}/freeze
+        .routes(routes!(admin::tenants::freeze)) //                      /v1/admin/tenants/{id}/freeze
         .routes(routes!(admin::tenants::unfreeze)) //                    /v1/admin/tenants/{id}/unfreeze
         .routes(routes!(admin::tenants::adjust)) //                      /v1/admin/tenants/{id}/adjust
         .routes(routes!(admin::actions::list)) //                        /v1/admin/actions

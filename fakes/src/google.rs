@@ -57,7 +57,12 @@ impl Host {
 
     /// The error that this host sends with an HTTP status. `model` is the resource name, `projects/…/models/…` or
     /// `models/…`.
-    pub(super) fn status_error(self, code: u16, model: &str, retry_after: Option<Duration>) -> ApiError {
+    pub(super) fn status_error(
+        self,
+        code: u16,
+        model: &str,
+        retry_after: Option<Duration>,
+    ) -> ApiError {
         let message = match (code, self) {
             (400, _) => "Request contains an invalid argument.".to_owned(),
             (401, _) => "Request had invalid authentication credentials. Expected OAuth 2 access token, login cookie or other valid authentication credential. See https://developers.google.com/identity/sign-in/web/devconsole-project.".to_owned(),

@@ -163,7 +163,7 @@ pub(super) fn resample(
 ///
 /// This calls `resize_typed` and not `resize`, because `resize` is compiled for all fifteen pixel types, which takes
 /// minutes.
-fn in_bands<P: PixelTrait, const N: usize>(
+fn resample_in_strips<P: PixelTrait, const N: usize>(
     source: &[[u8; N]],
     width: u32,
     plan: Plan,

@@ -257,7 +257,10 @@ fn too_large() -> Problem {
 async fn find(app: &App, tenant: TenantId, id: UploadId) -> Result<Upload> {
     let connection = app.connection(tenant).await?;
     let mut transaction = database::begin_for(&connection, tenant).await?;
-    if let Some(upload) = storage::uploads::find_existing(&mut transaction, &[id]).await?.pop() {
+    if let Some(upload) = storage::uploads::find_existing(&mut transaction, &[id])
+        .await?
+        .pop()
+    {
         return Ok(upload);
     }
     if storage::uploads::is_gone(&mut transaction, id).await? {

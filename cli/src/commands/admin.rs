@@ -210,25 +210,59 @@ pub async fn run(config: &Config, command: AdminCommand) -> anyhow::Result<()> {
                 tenant,
                 worker,
             };
-            pauses::pause(config, database.data_folder(), &scope, everything, &reason, &by).await
+            pauses::pause(
+                config,
+                database.data_folder(),
+                &scope,
+                everything,
+                &reason,
+                &by,
+            )
+            .await
         }
         AdminCommand::Resume {
             pause,
             reason,
             database,
-        } => pauses::resume(config, database.data_folder(), pause, reason.actor_for(&by)?).await,
+        } => {
+            pauses::resume(
+                config,
+                database.data_folder(),
+                pause,
+                reason.actor_for(&by)?,
+            )
+            .await
+        }
         AdminCommand::Pauses { database } => pauses::list(config, database.data_folder()).await,
         AdminCommand::Workers { database } => jobs::workers(config, database.data_folder()).await,
         AdminCommand::Freeze {
             tenant,
             reason,
             database,
-        } => tenants::set_frozen(config, database.data_folder(), reason.actor_for(&by)?, tenant, true).await,
+        } => {
+            tenants::set_frozen(
+                config,
+                database.data_folder(),
+                reason.actor_for(&by)?,
+                tenant,
+                true,
+            )
+            .await
+        }
         AdminCommand::Unfreeze {
             tenant,
             reason,
             database,
-        } => tenants::set_frozen(config, database.data_folder(), reason.actor_for(&by)?, tenant, false).await,
+        } => {
+            tenants::set_frozen(
+                config,
+                database.data_folder(),
+                reason.actor_for(&by)?,
+                tenant,
+                false,
+            )
+            .await
+        }
         AdminCommand::Adjust {
             tenant,
             credits,
@@ -241,7 +275,13 @@ pub async fn run(config: &Config, command: AdminCommand) -> anyhow::Result<()> {
                 credits,
                 idempotency_key,
             };
-            tenants::adjust(config, database.data_folder(), reason.actor_for(&by)?, adjustment).await
+            tenants::adjust(
+                config,
+                database.data_folder(),
+                reason.actor_for(&by)?,
+                adjustment,
+            )
+            .await
         }
         AdminCommand::Actions { limit, database } => actions(config, &database, limit).await,
     }
@@ -249,7 +289,14 @@ pub async fn run(config: &Config, command: AdminCommand) -> anyhow::Result<()> {
 
 async fn actions(config: &Config, database: &DatabaseArgs, limit: i64) -> anyhow::Result<()> {
     let actions = async |pool: &PgPool| Ok(storage::operators::actions(pool, None, limit).await?);
-    for entry in with_connection(config, database.data_folder(), DatabaseRole::Reader, actions).await? {
+    for entry in with_connection(
+        config,
+        database.data_folder(),
+        DatabaseRole::Reader,
+        actions,
+    )
+    .await?
+    {
         say!(
             "{}  {}  {}  {}: {}",
             entry.at.format(&Rfc3339)?,

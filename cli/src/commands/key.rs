@@ -61,7 +61,8 @@ pub async fn run(config: &Config, command: KeyCommand) -> anyhow::Result<()> {
         } => {
             let actor = reason.actor_for(&by, NO_REASON)?;
             let add = async |pool: &PgPool| Ok(tenants::add_key(pool, actor, tenant, &name).await?);
-            let key = with_connection(config, database.data_folder(), DatabaseRole::Api, add).await?;
+            let key =
+                with_connection(config, database.data_folder(), DatabaseRole::Api, add).await?;
             say!("{}", key.expose())?;
         }
         KeyCommand::Revoke {

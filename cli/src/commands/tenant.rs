@@ -82,7 +82,8 @@ pub async fn run(config: &Config, command: TenantCommand) -> anyhow::Result<()> 
         } => {
             let actor = reason.actor_for(&by, NO_REASON)?;
             let add = async |pool: &PgPool| Ok(tenants::add(pool, actor, &name).await?);
-            let tenant = with_connection(config, database.data_folder(), DatabaseRole::Api, add).await?;
+            let tenant =
+                with_connection(config, database.data_folder(), DatabaseRole::Api, add).await?;
             say!("{tenant}")?;
         }
         TenantCommand::Weight {

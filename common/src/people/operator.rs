@@ -135,7 +135,8 @@ pub async fn pause(
     {
         return Err(OperatorError::NoTenant);
     }
-    let id = storage::operators::pause(&mut transaction, operator_request.actor.reason, scope).await?;
+    let id =
+        storage::operators::pause(&mut transaction, operator_request.actor.reason, scope).await?;
     let subject = json!({ "pause": id, "model": scope.model, "tenant": scope.tenant, "worker": scope.worker });
     let action = if scope.worker.is_some() {
         "drain"
@@ -163,7 +164,8 @@ pub async fn resume(
         return Ok(None);
     }
     let subject = json!({ "pause": id });
-    storage::operators::record(&mut transaction, operator_request.actor, "resume", &subject).await?;
+    storage::operators::record(&mut transaction, operator_request.actor, "resume", &subject)
+        .await?;
     let replied = once::keep(transaction, operator_request.request, Answer::empty(204)).await?;
     Ok(Some(replied))
 }
@@ -194,7 +196,8 @@ pub async fn set_frozen(
     if changed {
         let action = if frozen { "freeze" } else { "unfreeze" };
         let subject = json!({ "tenant": tenant });
-        storage::operators::record(&mut transaction, operator_request.actor, action, &subject).await?;
+        storage::operators::record(&mut transaction, operator_request.actor, action, &subject)
+            .await?;
     }
     let replied = once::keep(transaction, operator_request.request, Answer::empty(204)).await?;
     Ok((replied, changed))
@@ -251,7 +254,8 @@ pub async fn adjust(
         amount.get().saturating_neg()
     };
     let subject = json!({ "tenant": tenant, "credits": signed, "transfer": reference.0 });
-    storage::operators::record(&mut transaction, operator_request.actor, "adjust", &subject).await?;
+    storage::operators::record(&mut transaction, operator_request.actor, "adjust", &subject)
+        .await?;
     once::keep(transaction, operator_request.request, Answer::empty(204)).await
 }
 
@@ -273,7 +277,9 @@ pub async fn cancel(
     let skipped = match canceled {
         // `Repeated`: an earlier request did it, and its answer was lost.
         Cancellation::Canceled(_) | Cancellation::Repeated(_) => None,
-        Cancellation::AlreadyEnded(state) => Some(format!("its state is already {}", state.as_str())),
+        Cancellation::AlreadyEnded(state) => {
+            Some(format!("its state is already {}", state.as_str()))
+        }
         Cancellation::KeyReused | Cancellation::NotFound | Cancellation::AllowanceUsed(_) => {
             Some("there is no such job".to_owned())
         }

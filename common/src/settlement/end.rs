@@ -3,7 +3,7 @@
 use sqlx::PgConnection;
 
 use super::lock::LockedJob;
-use super::{SettlementResult, SettlementError};
+use super::{SettlementError, SettlementResult};
 use crate::failpoint::reach;
 use domain::credits::Credits;
 use domain::job::{Job, State};

@@ -7,7 +7,7 @@ use sqlx::PgPool;
 use super::abandoned::count_abandoned_calls;
 use super::end::{JobEnd, end_and_commit};
 use super::lock::lock_wallet_and_job;
-use super::{SettlementResult, SettlementError};
+use super::{SettlementError, SettlementResult};
 use domain::id::{JobId, TenantId};
 use domain::job::State;
 use domain::outcome::Class;

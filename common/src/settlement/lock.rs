@@ -2,7 +2,7 @@
 
 use sqlx::{PgConnection, PgPool, Postgres, Transaction};
 
-use super::{Lease, SettlementResult, SettlementError};
+use super::{Lease, SettlementError, SettlementResult};
 use domain::id::{JobId, TenantId};
 use domain::job::{Job, State};
 use storage::database;

@@ -6,7 +6,7 @@ use sqlx::PgPool;
 
 use super::end::{JobEnd, end_and_commit};
 use super::lock::lock_wallet_and_job;
-use super::{Lease, SettlementResult, SettlementError};
+use super::{Lease, SettlementError, SettlementResult};
 use crate::failpoint::reach;
 use domain::id::{JobId, TenantId};
 use domain::job::State;
@@ -90,7 +90,11 @@ async fn requeue(
 /// # Errors
 /// Returns a [`SettlementError`] if the job cannot be settled. Nothing is written in that case, and
 /// the next run of the reaper tries again.
-pub async fn reap(pool: &PgPool, tenant: TenantId, id: JobId) -> Result<SettlementResult, SettlementError> {
+pub async fn reap(
+    pool: &PgPool,
+    tenant: TenantId,
+    id: JobId,
+) -> Result<SettlementResult, SettlementError> {
     let mut transaction = database::begin_for(pool, tenant).await?;
     let Some(job) = lock_wallet_and_job(&mut transaction, tenant, id).await? else {
         return Ok(SettlementResult::NotFound);

@@ -46,7 +46,10 @@ pub async fn insert(
 ///
 /// # Errors
 /// Returns an error if a row has a value that this version does not know, or if Postgres fails.
-pub async fn find_existing(connection: &mut PgConnection, ids: &[UploadId]) -> sqlx::Result<Vec<Upload>> {
+pub async fn find_existing(
+    connection: &mut PgConnection,
+    ids: &[UploadId],
+) -> sqlx::Result<Vec<Upload>> {
     let rows = sqlx::query_as!(
         Row,
         "-- upload::some
@@ -89,7 +92,7 @@ pub async fn list(
 /// Returns an error if Postgres fails.
 pub async fn is_gone(connection: &mut PgConnection, id: UploadId) -> sqlx::Result<bool> {
     sqlx::query_scalar!(
-        r#"-- uploads::is_gone
+        r#"-- upload::is_gone
         SELECT EXISTS (SELECT FROM uploads WHERE id = $1 AND deleted_at IS NOT NULL) AS "gone!""#,
         id as UploadId
     )

@@ -35,7 +35,8 @@ impl Quantizers {
             0.275_899_4,
         ];
         Self(std::array::from_fn(|at| {
-            f32::from(quantization[at]) * AAN_SCALE[at / BLOCK_SIDE] * AAN_SCALE[at % BLOCK_SIDE] / 8.0
+            f32::from(quantization[at]) * AAN_SCALE[at / BLOCK_SIDE] * AAN_SCALE[at % BLOCK_SIDE]
+                / 8.0
         }))
     }
 

@@ -28,7 +28,7 @@ use std::time::{Duration, Instant};
 
 use backon::{BackoffBuilder, ExponentialBuilder, Retryable};
 use common::failpoint::reach;
-use common::settlement::{self, Lease, SettlementResult, SettlementError};
+use common::settlement::{self, Lease, SettlementError, SettlementResult};
 use domain::artifact::Artifact;
 use domain::generation::Generation;
 use domain::id::JobId;
@@ -263,7 +263,11 @@ impl Verdict {
 }
 
 /// Settles the attempt as the verdict says.
-async fn settle(app: &App, lease: Lease, verdict: &Verdict) -> Result<SettlementResult, SettlementError> {
+async fn settle(
+    app: &App,
+    lease: Lease,
+    verdict: &Verdict,
+) -> Result<SettlementResult, SettlementError> {
     match verdict {
         Verdict::Deliver {
             artifacts,

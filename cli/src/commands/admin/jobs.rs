@@ -186,7 +186,8 @@ pub(super) async fn cancel(
         actor,
         request: &new_request("cancel"),
     };
-    let cancel = async |pool: &PgPool, job: &Job| Ok(operator::cancel(pool, operator_request, job).await?);
+    let cancel =
+        async |pool: &PgPool, job: &Job| Ok(operator::cancel(pool, operator_request, job).await?);
     for_each(config, data, dry_run, &jobs, cancel).await
 }
 

@@ -17,7 +17,7 @@ use crate::database::with_connection;
 use crate::say;
 
 /// Freezes a tenant, or unfreezes it. Returns an error if the tenant is in the wanted state already.
-pub(super) async fn freeze(
+pub(super) async fn set_frozen(
     config: &Config,
     data: Option<&Path>,
     actor: Actor<'_>,
@@ -28,7 +28,9 @@ pub(super) async fn freeze(
         actor,
         request: &new_request("freeze"),
     };
-    let freeze = async |pool: &PgPool| Ok(operator::set_frozen(pool, operator_request, tenant, frozen).await?);
+    let freeze = async |pool: &PgPool| {
+        Ok(operator::set_frozen(pool, operator_request, tenant, frozen).await?)
+    };
     let (_, has_changed) = with_connection(config, data, DatabaseRole::Api, freeze).await?;
     let state = if frozen { "not active" } else { "not frozen" };
     ensure!(has_changed, "nothing was done: tenant {tenant} is {state}");
@@ -63,8 +65,9 @@ pub(super) async fn adjust(
     };
     let amount = Credits::new(i64::try_from(credits.unsigned_abs())?)?;
     ensure!(!amount.is_zero(), "say how many credits: not 0");
-    let adjust =
-        async |pool: &PgPool| Ok(operator::adjust(pool, operator_request, tenant, amount, credits > 0).await?);
+    let adjust = async |pool: &PgPool| {
+        Ok(operator::adjust(pool, operator_request, tenant, amount, credits > 0).await?)
+    };
     match with_connection(config, data, DatabaseRole::Api, adjust).await? {
         OperatorReply::New(_) => say!("adjusted by {credits}")?,
         OperatorReply::Repeated(_) => {

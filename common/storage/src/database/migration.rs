@@ -40,13 +40,13 @@ pub enum MigrateError {
     RolesMissing(#[source] sqlx::Error),
     /// Other sessions held the locks during all tries.
     #[error(
-        "the schema could not be changed within {} s, because other sessions hold locks that this needs: {blocking_sessions}. No migration was applied in part. Wait until they have ended, or end them with `SELECT pg_terminate_backend(<process>)`, then run `platen migrate` again", waited.as_secs()
+        "the schema could not be changed within {} s, because other sessions hold locks that this needs: {blockers}. No migration was applied in part. Wait until they have ended, or end them with `SELECT pg_terminate_backend(<process>)`, then run `platen migrate` again", waited.as_secs()
     )]
     Locked {
         /// How long the migration was tried.
         waited: Duration,
         /// The sessions that held the locks, in words.
-        blocking_sessions: String,
+        blockers: String,
     },
     /// Postgres could not be reached, or refused a statement.
     #[error(transparent)]
@@ -116,7 +116,7 @@ async fn migrate_with_logins(
         .application_name("platen migrate")
         .disable_statement_logging();
     let began = Instant::now();
-    let mut blocking_sessions = "no blocking session is visible now".to_owned();
+    let mut blockers = "no blocking session is visible now".to_owned();
     let mut delays = ExponentialBuilder::default()
         .with_min_delay(RETRY_DELAY.0)
         .with_max_delay(RETRY_DELAY.1)
@@ -124,25 +124,28 @@ async fn migrate_with_logins(
         .without_max_times()
         .build();
     loop {
-        let error = match try_once(&options, logins, &mut blocking_sessions).await {
+        let error = match try_once(&options, logins, &mut blockers).await {
             Err(error) if is_lock_timeout(&error) => error,
             done => return done,
         };
         let waited = began.elapsed();
         if waited >= max_wait {
-            return Err(MigrateError::Locked { waited, blocking_sessions });
+            return Err(MigrateError::Locked {
+                waited,
+                blockers,
+            });
         }
-        tracing::info!(%error, "The migration waits for sessions that use the schema ({blocking_sessions}) and is tried again");
+        tracing::info!(%error, "The migration waits for sessions that use the schema ({blockers}) and is tried again");
         tokio::time::sleep(delays.next().unwrap_or(RETRY_DELAY.1)).await;
     }
 }
 
 /// Tries the migration once, on a connection of its own. If it sees sessions that hold a lock it
-/// waits for, sets `blocking_sessions` to their description.
+/// waits for, sets `blockers` to their description.
 async fn try_once(
     options: &PgConnectOptions,
     logins: &[Login],
-    blocking_sessions: &mut String,
+    blockers: &mut String,
 ) -> Result<(), MigrateError> {
     // The observer needs its own connection, because the first one can run no query while it waits.
     let mut observer = options.connect().await?;
@@ -159,7 +162,7 @@ async fn try_once(
                 result = &mut work => break result,
                 () = tokio::time::sleep(POLL_INTERVAL) => {
                     if let Some(sessions) = blocking_sessions(&mut observer, process).await? {
-                        *blocking_sessions = sessions;
+                        *blockers = sessions;
                     }
                 }
             }

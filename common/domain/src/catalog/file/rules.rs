@@ -184,7 +184,10 @@ impl ModelEntry {
             if let Some(day) = day
                 && day.get_ref().0 < self.announced.0
             {
-                mistakes.add(day.span().start, &format!("`{name}` is earlier than `announced`"));
+                mistakes.add(
+                    day.span().start,
+                    &format!("`{name}` is earlier than `announced`"),
+                );
             }
         }
     }
