@@ -7,7 +7,7 @@ use anyhow::Context;
 use axum::http::HeaderValue;
 use bucket::Bucket;
 use common::config::{Config, FreeLimits, Ports};
-use common::files::ownership::Owner;
+use common::files::ownership::OwnershipChecker;
 use domain::catalog::Catalog;
 use domain::id::TenantId;
 use queue::{Lanes, ReadyQueue};
@@ -50,7 +50,7 @@ pub struct App {
     /// Where files are stored.
     pub bucket: Bucket,
     /// Knows whether the bucket belongs to this database.
-    pub owner: Owner,
+    pub owner: OwnershipChecker,
     /// The API key of operators; `None` turns the operators' routes off.
     pub operator_key: Option<SecretString>,
     /// How long links to files work.
@@ -104,7 +104,7 @@ impl App {
         let url = config.database_url(DatabaseRole::Reader)?.expose_secret();
         let reader = database::connect(url, DatabaseRole::Reader, READER_CONNECTIONS).await;
         let reader = reader.context("cannot connect to Postgres as platen_reader")?;
-        let owner = Owner::new(pool.clone(), bucket.clone());
+        let owner = OwnershipChecker::new(pool.clone(), bucket.clone());
         owner
             .check_at_start()
             .await

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::files::ownership::Owner;
+use common::files::ownership::OwnershipChecker;
 use queue::{ReadyQueue, RedisFailure};
 use serde::Serialize;
 use sqlx::PgPool;
@@ -52,7 +52,7 @@ impl ReadinessCache {
         &self,
         reader: &PgPool,
         ready_queue: &ReadyQueue,
-        owner: &Owner,
+        owner: &OwnershipChecker,
     ) -> CheckResult {
         let mut cached = self.0.lock().await;
         match &*cached {
@@ -65,7 +65,11 @@ impl ReadinessCache {
 }
 
 /// Checks all three dependencies at the same time.
-async fn check_all(reader: &PgPool, ready_queue: &ReadyQueue, owner: &Owner) -> CheckResult {
+async fn check_all(
+    reader: &PgPool,
+    ready_queue: &ReadyQueue,
+    owner: &OwnershipChecker,
+) -> CheckResult {
     let (postgres, redis, (bucket, usable)) = tokio::join!(
         check("postgres", true, async {
             match database::is_migrated(reader).await {
@@ -91,7 +95,7 @@ async fn check_all(reader: &PgPool, ready_queue: &ReadyQueue, owner: &Owner) -> 
 /// Checks the bucket. The second value says whether files may be written to the bucket. They may not while the bucket belongs to
 /// another database or lacks its marker. A bucket that does not answer counts as usable, because it may become available again, and
 /// requests without files go on.
-pub async fn check_bucket(owner: &Owner) -> (Dependency, bool) {
+pub async fn check_bucket(owner: &OwnershipChecker) -> (Dependency, bool) {
     let mut usable = true;
     let mut bucket = check("bucket", false, async {
         match owner.check().await {

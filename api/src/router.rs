@@ -166,7 +166,7 @@ mod tests {
     use axum::http::{HeaderValue, Request, StatusCode};
     use bucket::{Address, Bucket};
     use common::config::{self, API_MEMORY, Ports, Timing};
-    use common::files::ownership::Owner;
+    use common::files::ownership::OwnershipChecker;
     use domain::catalog::Catalog;
     use domain::tenant::ApiKey;
     use queue::{Lanes, ReadyQueue};
@@ -204,7 +204,7 @@ mod tests {
             pool: pool.clone(),
             lanes: Lanes::new(&ready_queue, Timing::default().lanes),
             ready_queue,
-            owner: Owner::new(pool.clone(), bucket.clone()),
+            owner: OwnershipChecker::new(pool.clone(), bucket.clone()),
             bucket,
             operator_key: None,
             link_lifetime: Duration::from_mins(15),

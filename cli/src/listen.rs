@@ -24,7 +24,9 @@ pub fn listen(address: SocketAddr, named_by: &str, backlog: u32) -> anyhow::Resu
             }
             _ => error.to_string(),
         };
-        anyhow::anyhow!("cannot listen on {address}: {problem}. {named_by} names another address")
+        anyhow::anyhow!(
+            "cannot listen on {address}: {problem}. To listen on another address, set {named_by}"
+        )
     })
 }
 

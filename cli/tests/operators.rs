@@ -228,7 +228,7 @@ async fn doctor_and_verify_name_a_missing_guard() {
         .execute("ALTER TABLE jobs DISABLE ROW LEVEL SECURITY; ALTER TABLE transfers DISABLE TRIGGER transfers_are_never_rewritten; GRANT TRUNCATE ON operator_actions TO platen_api")
         .await
         .unwrap();
-    for (word, before) in [("verify", "guards: "), ("doctor", "MISSING Postgres: ")] {
+    for (word, before) in [("verify", "guards: "), ("doctor", "FAILED  Postgres: ")] {
         let (code, says, _) = platen.run(&[word]).await;
         assert_eq!(code, Some(1), "{says}");
         for weakness in [

@@ -409,7 +409,7 @@ async fn doctor_checks_the_logins(data: &Path, urls: &servers::Urls) {
         "{says}"
     );
     assert!(!says.contains("CONNECTION LIMIT"), "{says}");
-    assert!(says.contains("it takes 195 connections"), "{says}");
+    assert!(says.contains("it accepts 195 connections"), "{says}");
     let says = doctor(&[("DATABASE_URL", &urls.database_url)]).await;
     assert!(
         says.contains(
@@ -419,7 +419,7 @@ async fn doctor_checks_the_logins(data: &Path, urls: &servers::Urls) {
     );
     let says = doctor(&[("DATABASE_URL", &urls.owner_url)]).await;
     assert!(
-        says.contains("MISSING Postgres: the login platen_admin is a superuser"),
+        says.contains("FAILED  Postgres: the login platen_admin is a superuser"),
         "{says}"
     );
 }
@@ -496,7 +496,7 @@ async fn a_taken_address_is_named_with_the_variable_that_sets_it() {
         assert!(!output.status.success());
         let says = String::from_utf8_lossy(&output.stderr).into_owned();
         let expected = format!(
-            "cannot listen on {address}: another process, perhaps another Platen, listens there. {named_by} names another address"
+            "cannot listen on {address}: another process, perhaps another Platen, listens there. To listen on another address, set {named_by}"
         );
         assert!(says.contains(&expected), "{says}");
         assert!(!says.contains('\x1b'), "a pipe is no terminal: {says}");

@@ -170,7 +170,7 @@ pub async fn admit(
     if let Some(answer) = find_answer(&mut transaction, tenant, &admission.idempotency).await? {
         return Ok(Admitted::Repeated(answer));
     }
-    if !wallet.active {
+    if !wallet.may_submit {
         return Err(AdmissionError::Inactive);
     }
     if let Some(redrive) = &admission.redrive

@@ -7,7 +7,7 @@ use std::time::Instant;
 use anyhow::Context;
 use bucket::Bucket;
 use common::config::{Config, FreeLimits, Timing};
-use common::files::ownership::Owner;
+use common::files::ownership::OwnershipChecker;
 use common::memory::Memory;
 use domain::catalog::Catalog;
 use domain::job::Capacity;
@@ -107,7 +107,7 @@ impl App {
         .await
         .context("cannot reach Postgres")?;
         database::watch("worker", &pool);
-        let owner = Owner::new(pool.clone(), bucket.clone());
+        let owner = OwnershipChecker::new(pool.clone(), bucket.clone());
         owner
             .check_at_start()
             .await
@@ -139,7 +139,7 @@ impl App {
     }
 
     /// The check that the bucket belongs to this installation.
-    pub fn owner(&self) -> &Owner {
+    pub fn owner(&self) -> &OwnershipChecker {
         self.spool.owner()
     }
 
@@ -147,7 +147,7 @@ impl App {
     ///
     /// This function takes the slots as they become free. Without a free slot this worker pops
     /// nothing from the ready queue, so other workers get the jobs.
-    pub async fn pause_starts_until(&self, until: impl Future<Output = ()>) {
+    pub async fn start_no_job_until(&self, until: impl Future<Output = ()>) {
         let permits = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
         let Slots {
             regular,

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use backon::{BackoffBuilder, ExponentialBuilder, Retryable};
 use bucket::{Bucket, BucketError, PROBE_PREFIX, StoredObject};
 use bytes::Bytes;
-use common::files::ownership::Owner;
+use common::files::ownership::OwnershipChecker;
 use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use tokio::time::timeout;
 
@@ -32,7 +32,7 @@ pub struct Spool {
     bucket: Bucket,
     /// The check that this is the installation's own bucket. Any other bucket counts as
     /// unavailable.
-    owner: Owner,
+    owner: OwnershipChecker,
     is_unavailable: watch::Sender<bool>,
     /// When the bucket last answered.
     last_success: Mutex<Option<Instant>>,
@@ -47,7 +47,7 @@ pub struct Spool {
 
 impl Spool {
     /// Creates a spool in which at most `capacity` bytes may wait.
-    pub fn new(bucket: Bucket, owner: Owner, capacity: usize) -> Self {
+    pub fn new(bucket: Bucket, owner: OwnershipChecker, capacity: usize) -> Self {
         // A metric appears in scrapes once it is written, so each is written here before anything
         // happens.
         telemetry::BUCKET_UNAVAILABLE.set(0);
@@ -72,7 +72,7 @@ impl Spool {
     }
 
     /// The check that the bucket belongs to this installation.
-    pub fn owner(&self) -> &Owner {
+    pub fn owner(&self) -> &OwnershipChecker {
         &self.owner
     }
 

@@ -198,7 +198,7 @@ impl Coding {
         let mut decoded = BoundedOutput {
             bytes: Vec::new(),
             max,
-            grow,
+            reserve: grow,
             refused: None,
         };
         let read = match self {
@@ -226,7 +226,8 @@ impl Coding {
 struct BoundedOutput<G> {
     bytes: Vec<u8>,
     max: usize,
-    grow: G,
+    /// Asked with the new length before the output grows.
+    reserve: G,
     /// Why no more bytes are accepted. `io::Error` cannot carry a problem, so the problem is kept here.
     refused: Option<Problem>,
 }
@@ -234,12 +235,12 @@ struct BoundedOutput<G> {
 impl<G: FnMut(usize) -> Result<(), Problem>> Write for BoundedOutput<G> {
     fn write(&mut self, part: &[u8]) -> io::Result<usize> {
         let length = self.bytes.len() + part.len();
-        let grown = if length > self.max {
+        let reserved = if length > self.max {
             Err(Code::BodyTooLarge.into())
         } else {
-            (self.grow)(length)
+            (self.reserve)(length)
         };
-        if let Err(problem) = grown {
+        if let Err(problem) = reserved {
             self.refused = Some(problem);
             return Err(io::ErrorKind::OutOfMemory.into());
         }
@@ -305,7 +306,7 @@ mod tests {
             ("text/plain", "declared as text/plain: send JSON"),
             (
                 "multipart/form-data; boundary=x",
-                "POST /v1/uploads as it is",
+                "unchanged with POST /v1/uploads",
             ),
             ("application/x-www-form-urlencoded", "one JSON object"),
             ("application/gzip", "`Content-Encoding`"),

@@ -108,7 +108,7 @@ fn unusable(known: &[Value], rejection: &(dyn Error + 'static)) -> Problem {
 /// Refuses a search text that contains a NUL character, because Postgres fails on such a text.
 ///
 /// # Errors
-/// Returns [`Code::InvalidQuery`], which names the parameter, if the query does not fit `T`.
+/// Returns [`Code::InvalidQuery`], which names the parameter, if the text contains a NUL character.
 pub fn refuse_nul(parameter: &str, text: Option<&str>) -> Result<(), Problem> {
     match text {
         Some(text) if text.contains('\0') => Err(Problem::new(

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::{RawQuery, State};
 use axum::http::StatusCode;
-use common::files::ownership::Owner;
+use common::files::ownership::OwnershipChecker;
 use queue::ReadyQueue;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
@@ -99,7 +99,7 @@ pub struct WorkerHealth {
     /// Canceled when the worker begins to stop.
     pub stopping: CancellationToken,
     /// Knows whether the bucket belongs to this database.
-    pub owner: Owner,
+    pub owner: OwnershipChecker,
     /// The queue the worker takes jobs from.
     pub ready_queue: ReadyQueue,
 }

@@ -32,7 +32,7 @@ enum Level {
     Ok,
     Note,
     /// Platen cannot run like this.
-    Missing,
+    Failed,
 }
 
 impl Level {
@@ -41,7 +41,7 @@ impl Level {
         match self {
             Self::Ok => "ok     ",
             Self::Note => "note   ",
-            Self::Missing => "MISSING",
+            Self::Failed => "FAILED ",
         }
     }
 }
@@ -60,7 +60,7 @@ impl Report {
 /// Returns an error if the output cannot be written.
 pub async fn run(config: &Config) -> anyhow::Result<ExitCode> {
     let Report(lines) = examine(config).await;
-    let is_ok = lines.iter().all(|(level, _)| *level != Level::Missing);
+    let is_ok = lines.iter().all(|(level, _)| *level != Level::Failed);
     let lines: Vec<String> = lines
         .into_iter()
         .map(|(level, text)| format!("{} {text}", level.label()))
@@ -107,12 +107,12 @@ async fn postgres(config: &Config, report: &mut Report) {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
                 report.add(
-                    Level::Missing,
+                    Level::Failed,
                     format!("Postgres as {}: {error}", role.name()),
                 );
             }
             Err(_) => report.add(
-                Level::Missing,
+                Level::Failed,
                 format!("Postgres as {}: no answer within 5 s", role.name()),
             ),
         }
@@ -135,7 +135,7 @@ async fn login(
             guards(&pool, report).await?;
         } else {
             report.add(
-                Level::Missing,
+                Level::Failed,
                 "Postgres: reachable, but not up to date: run `platen migrate`",
             );
         }
@@ -159,7 +159,7 @@ async fn guards(pool: &PgPool, report: &mut Report) -> anyhow::Result<()> {
         ),
         Comparison::Findings(found) => {
             for finding in found {
-                report.add(Level::Missing, format!("Postgres: {}", finding.text));
+                report.add(Level::Failed, format!("Postgres: {}", finding.text));
             }
         }
         Comparison::Newer { database, program } => report.add(
@@ -213,7 +213,7 @@ impl Login {
                 "may act as platen_owner"
             };
             report.add(
-                Level::Missing,
+                Level::Failed,
                 format!("Postgres: the login {name} {problem}: give the processes a login that may act as platen_api, platen_worker and platen_reader, and nothing else"),
             );
         } else if self.roles > 1 {
@@ -249,7 +249,7 @@ async fn connections(config: &Config, pool: &PgPool, report: &mut Report) -> sql
         worker::app::connections(config.slots),
     );
     let level = if usable < api + worker {
-        Level::Missing
+        Level::Failed
     } else {
         Level::Note
     };
@@ -274,9 +274,9 @@ async fn redis(config: &Config, report: &mut Report) {
         Ok(Err(error)) => {
             let failure = RedisFailure::classify(&error).unwrap_or(RedisFailure::Other);
             let words = failure.explanation();
-            report.add(Level::Missing, format!("Redis: {words} ({error})"));
+            report.add(Level::Failed, format!("Redis: {words} ({error})"));
         }
-        Err(_) => report.add(Level::Missing, "Redis: no answer within 5 s"),
+        Err(_) => report.add(Level::Failed, "Redis: no answer within 5 s"),
     }
 }
 
@@ -303,9 +303,9 @@ async fn bucket(config: &Config, report: &mut Report) {
                 files(folder, report);
             }
         }
-        Ok(Err(error)) => report.add(Level::Missing, format!("bucket: {address}: {error}")),
+        Ok(Err(error)) => report.add(Level::Failed, format!("bucket: {address}: {error}")),
         Err(_) => report.add(
-            Level::Missing,
+            Level::Failed,
             format!("bucket: {address}: no answer within 20 s"),
         ),
     }
@@ -326,7 +326,7 @@ async fn owner(config: &Config, bucket: &Bucket, report: &mut Report) {
             Some(problem) if ownership.is_usable() => {
                 report.add(Level::Note, format!("bucket: {problem}"));
             }
-            Some(problem) => report.add(Level::Missing, format!("bucket: {problem}")),
+            Some(problem) => report.add(Level::Failed, format!("bucket: {problem}")),
         },
         // The check of Postgres has already reported the problem.
         Ok(Err(_)) | Err(_) => report.add(
@@ -378,7 +378,7 @@ fn not_configured(report: &mut Report, name: &str, variable: &str, missing: Opti
             format!("{name}: {variable} is not set; `platen up` starts its own"),
         ),
         Some(missing) => report.add(
-            Level::Missing,
+            Level::Failed,
             format!("{name}: {variable} is not set. {missing}"),
         ),
     }
@@ -386,7 +386,7 @@ fn not_configured(report: &mut Report, name: &str, variable: &str, missing: Opti
 
 fn catalog(config: &Config, report: &mut Report) {
     match config.catalog() {
-        Err(error) => report.add(Level::Missing, error.to_string()),
+        Err(error) => report.add(Level::Failed, error.to_string()),
         Ok(catalog) => {
             let today = clock::now().date();
             report.add(

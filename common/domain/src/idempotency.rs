@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 /// request.
 pub type RequestHash = [u8; 32];
 
-/// A POST that the client may repeat.
+/// A POST, or an action of an operator, with the idempotency key by which a repetition is recognized.
 #[derive(Clone, Debug)]
 pub struct Request {
     /// The client's `Idempotency-Key`, or a key that we made.

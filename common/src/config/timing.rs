@@ -19,7 +19,8 @@ pub struct Timing {
     pub dispatch_every: Duration,
     /// How often expired leases and deadlines are handled.
     pub reap_every: Duration,
-    /// How often a worker checks whether the bucket is available.
+    /// How often a worker checks whether the bucket is available, and whether an operator is draining
+    /// this worker.
     pub probe_interval: Duration,
     /// How often the sweeper looks for objects that no row names.
     pub sweep_every: Duration,

@@ -12,7 +12,7 @@ use super::ConfigError;
 /// Reads a secret as [`secret_text`] does, and refuses one with fewer than 32 characters.
 pub(super) fn long_secret(name: &str) -> Result<Option<SecretString>, ConfigError> {
     match secret_text(name)? {
-        Some(key) if key.len() < 32 => Err(ConfigError::Unusable {
+        Some(key) if key.chars().count() < 32 => Err(ConfigError::Unusable {
             name: name.to_owned(),
             problem: "it has fewer than 32 characters".to_owned(),
         }),

@@ -25,7 +25,7 @@ use domain::operator::Actor;
 use domain::ownership::{Ownership, Unknown};
 use storage::database;
 
-/// How long an answer of [`Owner::check`] is reused.
+/// How long an answer of [`OwnershipChecker::check`] is reused.
 const CACHE_TTL: Duration = Duration::from_secs(1);
 /// How long a check may take.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
@@ -36,7 +36,7 @@ const RECORDED_TIMEOUT: Duration = Duration::from_secs(1);
 /// Checks for a process which database the bucket belongs to. One check runs at a time, and its
 /// answer is cached for a second. Clones share the check and the cache.
 #[derive(Clone)]
-pub struct Owner(Arc<Shared>);
+pub struct OwnershipChecker(Arc<Shared>);
 
 struct Shared {
     pool: PgPool,
@@ -72,7 +72,7 @@ enum ReadError {
     Bucket(#[from] BucketError),
 }
 
-impl Owner {
+impl OwnershipChecker {
     /// A checker for this database and this bucket. Sends no request yet.
     pub fn new(pool: PgPool, bucket: Bucket) -> Self {
         Self(Arc::new(Shared {
@@ -99,7 +99,7 @@ impl Owner {
     /// Returns an error if the bucket or Postgres fails, or does not answer within five seconds.
     #[expect(
         clippy::disallowed_methods,
-        reason = "shutdown must not wait for a check of a bucket that hangs"
+        reason = "`tokio::spawn`: shutdown must not wait for this task, because the bucket may hang"
     )]
     pub async fn check_since(&self, since: Instant) -> Answer {
         let deadline = Instant::now() + CHECK_TIMEOUT;
@@ -315,10 +315,10 @@ pub async fn must_be_usable(pool: &PgPool, bucket: &Bucket) -> Result<(), Search
 
 /// Makes the bucket this database's: records a new id and writes it to the marker.
 ///
-/// The id is new each time, so that a process that still uses the previous bucket, or a copy of
-/// this one, notices it. With `replace`, a bucket with the marker of another database is taken,
-/// too, and so is a bucket without a marker although this database has adopted one. `address` is
-/// recorded for operators.
+/// The id is new each time. So a process that still uses the previous bucket, or a copy of the
+/// adopted bucket, notices that the marker of its bucket is no longer the recorded one. With
+/// `replace`, a bucket is also adopted if it has the marker of another database, or if it has no
+/// marker and this database has adopted a bucket before. `address` is recorded for operators.
 ///
 /// # Errors
 /// Without `replace`, returns an error if the marker names another database, or if this database

@@ -64,7 +64,7 @@ pub async fn store(
     {
         return Ok(StoreResult::Repeated(answer));
     }
-    if !wallet.active {
+    if !wallet.may_submit {
         return Err(AdmissionError::Inactive);
     }
     admission::check_storage_limit(&mut transaction, tenant, upload.file.bytes, free_limits)

@@ -120,7 +120,7 @@ impl Row {
             id,
             job: JobId(self.job_id),
             output_idx: self.output_idx,
-            kind: row.known("role", &self.role)?,
+            kind: row.parse("role", &self.role)?,
             file: FileColumns {
                 object_key: self.object_key,
                 sha256: self.sha256,

@@ -291,7 +291,7 @@ impl Row {
             outcome: self
                 .outcome
                 .as_deref()
-                .map(|outcome| row.known("outcome", outcome))
+                .map(|outcome| row.parse("outcome", outcome))
                 .transpose()?,
             original: self.original(row)?,
             detail: self.detail,
@@ -304,7 +304,7 @@ impl Row {
     /// made at the provider's only location.
     fn lane(&self, row: RowId<CallId>) -> sqlx::Result<Lane> {
         match &self.lane {
-            Some(lane) => row.known("lane", lane),
+            Some(lane) => row.parse("lane", lane),
             None => Ok(Lane {
                 provider: self.provider.clone(),
                 project: None,

@@ -27,7 +27,7 @@ impl FileColumns {
             object_key: self.object_key,
             sha256: row.convert("sha256", self.sha256)?,
             bytes: self.bytes,
-            media_type: row.known("media_type", &self.media_type)?,
+            media_type: row.parse("media_type", &self.media_type)?,
             pixels: Pixels {
                 width: row.convert("width", self.width)?,
                 height: row.convert("height", self.height)?,

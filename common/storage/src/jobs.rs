@@ -216,7 +216,7 @@ macro_rules! whole_jobs {
             Ok(Job {
                 id,
                 tenant: TenantId(row.tenant_id),
-                kind: row_id.known("kind", &row.kind)?,
+                kind: row_id.parse("kind", &row.kind)?,
                 attributes: JobAttributes {
                     model: row.model,
                     switched_from: row.switched_from,
@@ -226,10 +226,10 @@ macro_rules! whole_jobs {
                     fallback: row.fallback,
                 },
                 request_id: row.request_id,
-                state: row_id.known("state", &row.state)?,
+                state: row_id.parse("state", &row.state)?,
                 outcome: row
                     .outcome
-                    .map(|outcome| row_id.known("outcome", &outcome))
+                    .map(|outcome| row_id.parse("outcome", &outcome))
                     .transpose()?,
                 reason: row.reason,
                 fence: row.fence,

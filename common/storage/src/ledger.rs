@@ -24,7 +24,7 @@ pub struct Wallet {
     /// Credits held for open jobs.
     pub held: Credits,
     /// Whether the tenant may submit jobs: the wallet is active and has no debt.
-    pub active: bool,
+    pub may_submit: bool,
 }
 
 impl Wallet {
@@ -52,7 +52,7 @@ pub async fn lock_wallet(
     sqlx::query_as!(
         Wallet,
         r#"-- ledger::lock_wallet
-        SELECT available AS "available: Credits", held AS "held: Credits", (status = 'active' AND debt = 0) AS "active!"
+        SELECT available AS "available: Credits", held AS "held: Credits", (status = 'active' AND debt = 0) AS "may_submit!"
         FROM wallets WHERE tenant_id = $1 FOR NO KEY UPDATE"#,
         tenant as TenantId
     )
@@ -72,7 +72,7 @@ pub async fn wallet(
     sqlx::query_as!(
         Wallet,
         r#"-- ledger::wallet
-        SELECT available AS "available: Credits", held AS "held: Credits", (status = 'active' AND debt = 0) AS "active!"
+        SELECT available AS "available: Credits", held AS "held: Credits", (status = 'active' AND debt = 0) AS "may_submit!"
         FROM wallets WHERE tenant_id = $1"#,
         tenant as TenantId
     )
@@ -352,7 +352,7 @@ impl StatementLine {
             return Ok(None);
         }
         let row = RowId::new("transfers", self.seq);
-        let job = row.known("ref", &self.reference)?;
+        let job = row.parse("ref", &self.reference)?;
         Ok(Some(JobId(job)))
     }
 }

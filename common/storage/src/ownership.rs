@@ -30,7 +30,7 @@ pub async fn is_new(executor: impl PgExecutor<'_>) -> sqlx::Result<bool> {
     .await
 }
 
-/// Takes the lock that lets only one database adopt a bucket at a time, until the transaction ends. Without this lock, two adoptions at the
+/// Takes the lock that lets this database adopt only one bucket at a time, until the transaction ends. Without this lock, two adoptions at the
 /// same time could leave the id of one in the database and the marker of the other in the bucket.
 ///
 /// # Errors

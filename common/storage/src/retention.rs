@@ -159,7 +159,7 @@ pub async fn take(
             Ok(Due {
                 id: row.id,
                 tenant: TenantId(row.tenant_id),
-                class: RowId::new("deletions", row.id).known("class", &row.class)?,
+                class: RowId::new("deletions", row.id).parse("class", &row.class)?,
                 object_key: row.object_key,
             })
         })
@@ -266,7 +266,7 @@ pub async fn receipts(
             id: row.id,
             job: row.job_id.map(JobId),
             upload: row.upload_id.map(UploadId),
-            class: id.known("class", &row.class)?,
+            class: id.parse("class", &row.class)?,
             sha256: (row.sha256)
                 .map(|sha256| id.convert("sha256", sha256))
                 .transpose()?,

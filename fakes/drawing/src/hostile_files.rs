@@ -250,19 +250,20 @@ fn jpeg_sized(width: u16, height: u16) -> Vec<u8> {
     jpeg
 }
 
-/// A JPEG without the segments of one kind before its first scan.
+/// A JPEG from which all segments with the marker `kind` that precede the first scan are removed.
 fn without_jpeg_segments(kind: u8) -> Vec<u8> {
     let jpeg = valid_image(ImageFormat::Jpeg);
-    let (mut left, mut rest) = jpeg.split_at(2);
-    let mut kept = left.to_vec();
+    let (start, mut rest) = jpeg.split_at(2);
+    let mut kept = start.to_vec();
     while let [0xFF, marker, high, low, ..] = *rest
         && marker != 0xDA
     {
         let length = usize::from(u16::from_be_bytes([high, low])) + 2;
-        (left, rest) = rest.split_at(length);
+        let (segment, after) = rest.split_at(length);
         if marker != kind {
-            kept.extend(left);
+            kept.extend(segment);
         }
+        rest = after;
     }
     kept.extend(rest);
     kept

@@ -280,6 +280,7 @@ fn one_of(
 
 fn format(fields: &Fields) -> Result<Format, ApiError> {
     let format = one_of(fields, "output_format", &["png", "jpeg", "webp"])?;
+    // OpenAI calls it compression, but it is a quality: 100 is the best one, and the default.
     let compression = fields.integer("output_compression")?;
     let quality = u8::try_from(compression.unwrap_or(100))
         .ok()

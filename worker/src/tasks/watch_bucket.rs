@@ -10,7 +10,7 @@ pub(super) async fn run(app: Arc<App>) {
     if app.spool.accepts_results() {
         return;
     }
-    app.pause_starts_until(async {
+    app.start_no_job_until(async {
         while !app.spool.accepts_results() {
             tokio::time::sleep(app.timing.probe_interval).await;
             app.spool.probe().await;

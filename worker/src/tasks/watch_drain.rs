@@ -14,7 +14,7 @@ pub(super) async fn run(app: Arc<App>) {
         worker = app.name,
         "An operator is draining this worker: it starts no more jobs"
     );
-    app.pause_starts_until(async {
+    app.start_no_job_until(async {
         while is_draining(&app).await {
             tokio::time::sleep(app.timing.probe_interval).await;
         }

@@ -279,7 +279,7 @@ async fn check_credits(app: &App, tenant: TenantId, quote: &Quote) -> Result<()>
     let mut transaction = database::begin_for(&connection, tenant).await?;
     let wallet = storage::ledger::wallet(&mut transaction, tenant).await?;
     let needed = quote.hold().map_err(AdmissionError::from)?;
-    let wallet = wallet.filter(|wallet| wallet.active);
+    let wallet = wallet.filter(|wallet| wallet.may_submit);
     let available = wallet.ok_or(AdmissionError::Inactive)?.available;
     if available < needed {
         return Err(AdmissionError::InsufficientCredits { needed, available }.into());

@@ -4,7 +4,7 @@ use anyhow::ensure;
 use domain::id::RequestId;
 use domain::idempotency::{self, Request};
 
-/// A request with a key of its own, which is never a repetition. `command` is what it does.
+/// A request with a new idempotency key, so the request is never a repetition. `command` is the name of the action.
 pub(super) fn new_request(command: &str) -> Request {
     request(RequestId::new().0.to_string(), command)
 }

@@ -218,7 +218,7 @@ impl ModelFile<'_> {
         let before = reader.mistakes.len();
         let mut mistakes = ModelMistakes {
             file: self,
-            id,
+            model_id: id,
             found: &mut reader.mistakes,
         };
         entry.check_limits(at, &mut mistakes);

@@ -130,10 +130,7 @@ async fn migrate_with_logins(
         };
         let waited = began.elapsed();
         if waited >= max_wait {
-            return Err(MigrateError::Locked {
-                waited,
-                blockers,
-            });
+            return Err(MigrateError::Locked { waited, blockers });
         }
         tracing::info!(%error, "The migration waits for sessions that use the schema ({blockers}) and is tried again");
         tokio::time::sleep(delays.next().unwrap_or(RETRY_DELAY.1)).await;

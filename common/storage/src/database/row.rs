@@ -40,7 +40,7 @@ impl<I: Display> RowId<I> {
     ///
     /// # Errors
     /// [`UnknownValue`], where the type has no such name.
-    pub fn known<T: FromStr>(&self, column: &'static str, name: &str) -> sqlx::Result<T> {
+    pub fn parse<T: FromStr>(&self, column: &'static str, name: &str) -> sqlx::Result<T> {
         name.parse()
             .map_err(|_| self.unknown(column, format!("{name:?}")))
     }
@@ -78,9 +78,9 @@ mod tests {
     #[test]
     fn an_unknown_value_is_reported_with_its_place() {
         let row = RowId::new("calls", "cal_1");
-        assert_eq!(row.known::<Class>("outcome", "ok").unwrap(), Class::Ok);
+        assert_eq!(row.parse::<Class>("outcome", "ok").unwrap(), Class::Ok);
         assert_eq!(row.convert::<u32, _>("width", 5_i32).unwrap(), 5);
-        let newer = row.known::<Class>("outcome", "newer").unwrap_err();
+        let newer = row.parse::<Class>("outcome", "newer").unwrap_err();
         assert!(
             newer
                 .to_string()

@@ -89,7 +89,7 @@ pub async fn claim(
 /// already claimed, and a lost trace is no reason to fail it.
 pub(super) fn parse_traceparent(id: JobId, text: &str) -> Option<TraceParent> {
     RowId::new("jobs", id)
-        .known("traceparent", text)
+        .parse("traceparent", text)
         .inspect_err(
             |error| tracing::error!(%error, "The stored traceparent is invalid: the job is not linked to its client's trace"),
         )

@@ -10,23 +10,26 @@ use crate::outcome::table::Dialect;
 /// Collects the mistakes of one model.
 pub(super) struct ModelMistakes<'a> {
     pub(super) file: &'a ModelFile<'a>,
-    pub(super) id: &'a str,
+    pub(super) model_id: &'a str,
     pub(super) found: &'a mut Vec<String>,
 }
 
 impl ModelMistakes<'_> {
     /// Adds a problem at this byte of the file.
     pub(super) fn add(&mut self, at: usize, problem: &str) {
-        let problem = format!("model {}: {problem}", self.id);
+        let problem = format!("model {}: {problem}", self.model_id);
         self.found.push(self.file.at(at, &problem));
     }
 }
 
 impl ModelEntry {
     pub(super) fn check_limits(&self, at: usize, mistakes: &mut ModelMistakes<'_>) {
-        let id = mistakes.id;
+        let id = mistakes.model_id;
         if id.is_empty() || id.len() > 100 || !is_model_name(id) {
-            mistakes.add(at, "an id has up to 100 letters, digits, dots, - and _");
+            mistakes.add(
+                at,
+                "an id must have 1 to 100 characters: letters, digits, dots, - and _",
+            );
         }
         if self.sizes.get_ref().is_empty() {
             mistakes.add(self.sizes.span().start, "needs at least one size");
