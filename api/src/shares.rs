@@ -48,6 +48,7 @@ pub enum Pool {
     /// Memory for bodies.
     Bodies,
     /// Render slots and memory for images.
+    #[strum(serialize = "pictures")]
     Images,
     /// Memory for downloads.
     Downloads,
@@ -324,6 +325,13 @@ mod tests {
     use futures::FutureExt;
 
     use super::*;
+
+    #[test]
+    fn alerts_find_each_pool_by_its_label() {
+        let labels: Vec<_> = Pool::ALL.iter().map(|pool| pool.as_str()).collect();
+        let known = ["connections", "wallet", "bodies", "pictures", "downloads"];
+        assert_eq!(labels, known);
+    }
 
     #[tokio::test]
     async fn a_tenant_waits_only_for_its_own_requests() {

@@ -35,10 +35,13 @@ pub(super) enum CloseReason {
     /// The system has no more file descriptors.
     Files,
     /// No byte of a request was sent. Browsers open such connections in advance.
+    #[strum(serialize = "silent")]
     NoRequest,
     /// The head of a request was not sent in time.
+    #[strum(serialize = "head")]
     HeadTimeout,
     /// The client read nothing of its answer in time.
+    #[strum(serialize = "write")]
     WriteTimeout,
 }
 
@@ -356,5 +359,28 @@ impl Drop for SlotGuard {
         }
         counts.remove(slot);
         slot.table.count_closed();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn alerts_find_each_reason_by_its_label() {
+        let labels: Vec<_> = CloseReason::ALL
+            .iter()
+            .map(|reason| reason.as_str())
+            .collect();
+        let known = [
+            "address",
+            "total",
+            "displaced",
+            "files",
+            "silent",
+            "head",
+            "write",
+        ];
+        assert_eq!(labels, known);
     }
 }
