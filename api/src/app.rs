@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Context;
 use axum::http::HeaderValue;
 use bucket::Bucket;
-use common::config::{Config, FreeLimits, Ports};
+use common::config::{Config, Ports, UnbilledLimits};
 use common::files::ownership::OwnershipChecker;
 use domain::catalog::Catalog;
 use domain::id::TenantId;
@@ -66,7 +66,7 @@ pub struct App {
     /// The available models, and their prices.
     pub catalog: Arc<Catalog>,
     /// What a tenant may use without paying for it.
-    pub free_limits: FreeLimits,
+    pub unbilled_limits: UnbilledLimits,
     /// The rendered answer of `GET /v1/models`.
     pub models: ModelsCache,
     /// Origins whose web pages may call the API (CORS).
@@ -131,7 +131,7 @@ impl App {
             waiters: Waiters::default(),
             readiness: ReadinessCache::default(),
             catalog: Arc::new(catalog),
-            free_limits: config.free_limits,
+            unbilled_limits: config.unbilled_limits,
             models: ModelsCache::default(),
             cors_origins: config
                 .cors_origins

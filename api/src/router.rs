@@ -212,7 +212,7 @@ mod tests {
             budget,
             waiters: Waiters::default(),
             readiness: ReadinessCache::default(),
-            free_limits: config::FreeLimits::default(),
+            unbilled_limits: config::UnbilledLimits::default(),
             catalog: Arc::new(Catalog::load(None, None).unwrap()),
             models: ModelsCache::default(),
             cors_origins: vec!["https://studio.example".parse().unwrap()],

@@ -17,7 +17,7 @@ use serde_json::json;
 use sqlx::{PgConnection, PgPool};
 use time::OffsetDateTime;
 
-use crate::config::FreeLimits;
+use crate::config::UnbilledLimits;
 use crate::failpoint::reach;
 use domain::allowance::AllowanceUsage;
 use domain::credits::{Credits, InvalidCredits, Quote};
@@ -65,7 +65,7 @@ pub struct Admission<'a> {
     /// The failed job that this one repeats, if an operator ordered that.
     pub redrive: Option<Redrive<'a>>,
     /// Limits on what a tenant may use without paying for it.
-    pub free_limits: FreeLimits,
+    pub unbilled_limits: UnbilledLimits,
 }
 
 /// An operator's order to run a failed job again. The audit entry is written together with the new
@@ -187,7 +187,7 @@ pub async fn admit(
     // thousand such jobs, and we would pay for calls that nobody waits for.
     if admission.cancel_after < admission.model_timeout {
         let used = storage::allowances::used(&mut transaction, tenant).await?;
-        if !used.allows(1, admission.free_limits.cancel_allowance) {
+        if !used.allows(1, admission.unbilled_limits.cancel_allowance) {
             let shortest_deadline = admission.model_timeout;
             return Err(AdmissionError::AllowanceUsed {
                 used,
@@ -196,7 +196,7 @@ pub async fn admit(
         }
     }
     let more = admission.generation.inline_bytes();
-    check_storage_limit(&mut transaction, tenant, more, &admission.free_limits).await?;
+    check_storage_limit(&mut transaction, tenant, more, &admission.unbilled_limits).await?;
     let insufficient = AdmissionError::InsufficientCredits {
         needed: hold,
         available: wallet.available,
@@ -262,9 +262,9 @@ pub async fn check_storage_limit(
     connection: &mut PgConnection,
     tenant: TenantId,
     more: i64,
-    free_limits: &FreeLimits,
+    unbilled_limits: &UnbilledLimits,
 ) -> Result<(), AdmissionError> {
-    let Some(limit) = free_limits.storage.filter(|_| more > 0) else {
+    let Some(limit) = unbilled_limits.storage.filter(|_| more > 0) else {
         return Ok(());
     };
     let stored = storage::stored_bytes::stored(connection, tenant).await?;

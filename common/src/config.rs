@@ -5,9 +5,9 @@
 //! Otherwise a typing mistake would silently mean the default.
 
 mod files;
-mod free_limits;
 mod ports;
 mod timing;
+mod unbilled_limits;
 mod values;
 mod variables;
 
@@ -24,12 +24,12 @@ use domain::catalog::{Catalog, CatalogError};
 pub use domain::lanes::LaneTiming;
 pub use files::Links;
 use files::{bucket, links};
-pub use free_limits::FreeLimits;
-use free_limits::free_limits;
 pub use ports::{Ports, Rate, Rates};
 use storage::database::DatabaseRole;
 pub use timing::Timing;
 use timing::{DEFAULT_ANSWERS_KEPT, DEFAULT_LEASE};
+pub use unbilled_limits::UnbilledLimits;
+use unbilled_limits::unbilled_limits;
 pub use values::secret;
 use values::{list, long_secret, networks, parsed, text, within};
 pub use variables::VARIABLES;
@@ -100,7 +100,7 @@ pub struct Config {
     /// Intervals and delays.
     pub timing: Timing,
     /// Limits on what tenants may use without paying.
-    pub free_limits: FreeLimits,
+    pub unbilled_limits: UnbilledLimits,
     /// `PLATEN_MODELS`: a folder that replaces the shipped catalogue.
     pub models: Option<PathBuf>,
     /// The providers that are called.
@@ -226,7 +226,7 @@ impl Config {
                     .map_or(DEFAULT_ANSWERS_KEPT, Duration::from_hours),
                 ..Timing::default()
             },
-            free_limits: free_limits()?,
+            unbilled_limits: unbilled_limits()?,
             models: text("PLATEN_MODELS")?.map(PathBuf::from),
             providers: Providers {
                 wanted: list("PLATEN_PROVIDERS")?,

@@ -49,6 +49,8 @@ pub(super) fn resize(
     })
 }
 
+/// Drops an alpha channel that is opaque everywhere. To weight colors by it would change nothing that can be seen, but
+/// costs a pass and rounds the colors.
 fn without_opaque_alpha(pixels: DynamicImage) -> DynamicImage {
     match pixels {
         DynamicImage::ImageRgba8(rgba)
@@ -240,8 +242,7 @@ fn visible_part(width: u32, height: u32, plan: Plan) -> CropBox {
     }
 }
 
-/// The options of the resizer. `use_alpha` weights colors by their alpha. It is set only if there is an alpha channel,
-/// because it costs a pass and rounds opaque colors.
+/// The options of the resizer. `use_alpha` weights colors by their alpha. It is set if the pixels have an alpha channel.
 fn options(plan: Plan, use_alpha: bool) -> ResizeOptions {
     let options = ResizeOptions::new().use_alpha(use_alpha);
     if plan.crops {

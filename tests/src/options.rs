@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bucket::Address;
 use common::config::{
-    API_MEMORY, Config, FreeLimits, Links, Logins, MEMORY, Ports, Providers, Rates, Timing,
+    API_MEMORY, Config, Links, Logins, MEMORY, Ports, Providers, Rates, Timing, UnbilledLimits,
 };
 use domain::lanes::LaneTiming;
 use fakes::Fake;
@@ -60,7 +60,7 @@ pub struct Options {
     /// The file with the URL of Redis, if it changes.
     pub redis_url_file: Option<PathBuf>,
     /// What a tenant may use without paying.
-    pub free_limits: FreeLimits,
+    pub unbilled_limits: UnbilledLimits,
 }
 
 impl Default for Options {
@@ -89,7 +89,7 @@ impl Default for Options {
             rates: Rates::OFF,
             redis: None,
             redis_url_file: None,
-            free_limits: FreeLimits::default(),
+            unbilled_limits: UnbilledLimits::default(),
         }
     }
 }
@@ -100,9 +100,9 @@ impl Options {
         Self {
             credits: 100_000_000,
             lease: Timing::default().lease,
-            free_limits: FreeLimits {
+            unbilled_limits: UnbilledLimits {
                 cancel_allowance: 1_000_000,
-                ..FreeLimits::default()
+                ..UnbilledLimits::default()
             },
             ..Self::default()
         }
@@ -163,7 +163,7 @@ impl Options {
                 grace: Duration::from_secs(10),
                 ..Timing::default()
             },
-            free_limits: self.free_limits,
+            unbilled_limits: self.unbilled_limits,
             models: self.models,
             providers: Providers {
                 wanted: None,

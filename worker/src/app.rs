@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use anyhow::Context;
 use bucket::Bucket;
-use common::config::{Config, FreeLimits, Timing};
+use common::config::{Config, Timing, UnbilledLimits};
 use common::files::ownership::OwnershipChecker;
 use common::memory::Memory;
 use domain::catalog::Catalog;
@@ -57,7 +57,7 @@ pub struct App {
     /// How long things may take, and how often schedules run.
     pub timing: Timing,
     /// Limits on what tenants may use without paying.
-    pub free_limits: FreeLimits,
+    pub unbilled_limits: UnbilledLimits,
     /// How many jobs run at once, and whose they are.
     pub slots: Slots,
     /// The lanes that were unavailable at the last check, and the class that opened each circuit.
@@ -127,7 +127,7 @@ impl App {
             memory,
             leases: Leases::default(),
             timing: config.timing.clone(),
-            free_limits: config.free_limits,
+            unbilled_limits: config.unbilled_limits,
             slots,
             unavailable_lanes: Mutex::default(),
             redis_unavailable_since: Mutex::default(),

@@ -198,7 +198,7 @@ async fn uncancelable(
     let used = storage::allowances::used(connection, tenant).await?;
     let over = begun
         .into_iter()
-        .filter(|(_, calls)| !used.allows(*calls, app.free_limits.cancel_allowance));
+        .filter(|(_, calls)| !used.allows(*calls, app.unbilled_limits.cancel_allowance));
     Ok(over.map(|(job, _)| job).collect())
 }
 

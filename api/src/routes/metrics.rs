@@ -15,7 +15,9 @@ pub async fn process() -> Response {
 
 /// Billing metrics, from the ledger. Prometheus scrapes them from one process for the whole service.
 pub async fn billing(State(app): State<Arc<App>>) -> Response {
-    match common::money::billing::metrics(&app.reader, app.free_limits.abandoned_cost_alert).await {
+    match common::money::billing::metrics(&app.reader, app.unbilled_limits.abandoned_cost_alert)
+        .await
+    {
         Ok(text) => prometheus(text),
         Err(error) => {
             tracing::warn!(%error, "Cannot read billing metrics from Postgres");

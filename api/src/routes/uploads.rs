@@ -229,7 +229,7 @@ async fn insert(
         tenant,
         upload,
         request,
-        &app.free_limits,
+        &app.unbilled_limits,
         answer,
     )
     .await?)

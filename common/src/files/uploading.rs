@@ -11,7 +11,7 @@ use sqlx::PgPool;
 use time::OffsetDateTime;
 
 use crate::admission::{self, AdmissionError};
-use crate::config::FreeLimits;
+use crate::config::UnbilledLimits;
 use domain::id::{TenantId, UploadId};
 use domain::idempotency::{self, Answer};
 use domain::upload::Upload;
@@ -50,7 +50,7 @@ pub async fn store(
     tenant: TenantId,
     upload: &Upload,
     request: Option<&idempotency::Request>,
-    free_limits: &FreeLimits,
+    unbilled_limits: &UnbilledLimits,
     answer: impl FnOnce(OffsetDateTime) -> Answer,
 ) -> Result<StoreResult, AdmissionError> {
     let mut transaction = database::begin_for(pool, tenant).await?;
@@ -67,7 +67,7 @@ pub async fn store(
     if !wallet.may_submit {
         return Err(AdmissionError::Inactive);
     }
-    admission::check_storage_limit(&mut transaction, tenant, upload.file.bytes, free_limits)
+    admission::check_storage_limit(&mut transaction, tenant, upload.file.bytes, unbilled_limits)
         .await?;
     let Some(created_at) = storage::uploads::insert(&mut transaction, tenant, upload).await? else {
         let kept = storage::uploads::find_existing(&mut transaction, &[upload.id]).await?;

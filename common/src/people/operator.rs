@@ -19,7 +19,7 @@ use sqlx::PgPool;
 use utoipa::ToSchema;
 
 use crate::admission::{self, Admission, AdmissionError, Admitted, Redrive};
-use crate::config::FreeLimits;
+use crate::config::UnbilledLimits;
 use crate::files::orphans::SearchError;
 use crate::files::ownership;
 use crate::settlement::{self, Canceler, Cancellation, SettlementError};
@@ -366,9 +366,9 @@ pub async fn redrive(
         }),
         // There is no limit on storage, because the tenant did not ask for this job, and its inputs
         // were stored before.
-        free_limits: FreeLimits {
+        unbilled_limits: UnbilledLimits {
             storage: None,
-            ..FreeLimits::default()
+            ..UnbilledLimits::default()
         },
     };
     let location = format!("/v1/jobs/{id}");
@@ -403,14 +403,16 @@ pub async fn redrive(
     }
 }
 
-/// Copies the inputs of a job for its new job, because inputs are deleted together with their job.
-/// Uploads are shared and not copied. `copies` gets the keys that were written, also if the
-/// function then fails. Returns `false` if an input was deleted.
+/// Copies the inputs of the job that is redriven for the job `new_job`, because the inputs of the old
+/// job are deleted when their retention, which counts from the end of the old job, is over. Uploads
+/// are shared and not copied. `copies` gets each key before it is written, because a write that fails
+/// may still leave an object. So the caller can remove all copies if this function fails. Returns
+/// `false` if an input was deleted.
 async fn copy_inputs(
     pool: &PgPool,
     bucket: &Bucket,
     tenant: TenantId,
-    job: JobId,
+    new_job: JobId,
     generation: &mut Generation,
     copies: &mut Vec<String>,
 ) -> Result<bool, OperatorError> {
@@ -426,7 +428,7 @@ async fn copy_inputs(
         let Some(bytes) = bucket.get(&input.object_key).await? else {
             return Ok(false);
         };
-        input.object_key = input_key(tenant, job, index);
+        input.object_key = input_key(tenant, new_job, index);
         copies.push(input.object_key.clone());
         bucket.put_new(&input.object_key, bytes).await?;
     }

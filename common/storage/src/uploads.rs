@@ -159,8 +159,10 @@ pub async fn due(pool: &PgPool, limit: i64) -> sqlx::Result<Vec<(TenantId, Uploa
 }
 
 /// Finds up to `limit` uploads of tenants that never paid, which no job has used for `max_age`,
-/// oldest first. A tenant counts as having paid if credits of any of its grants were consumed. The
-/// SQL compares with `now()`, because only then Postgres uses the index.
+/// oldest first. A tenant counts as having paid if credits of any of its grants were consumed.
+/// `storage_totals` has one row for each tenant, so Postgres looks up the grants once for each tenant
+/// and not once for each upload. The SQL compares with `now()` and not `clock_timestamp()`, because
+/// only then Postgres uses the index.
 ///
 /// # Errors
 /// Returns an error if Postgres fails.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bucket::Bucket;
 use common::config::{
-    API_MEMORY, Config, FreeLimits, Links, Logins, MEMORY, Ports, Providers, Rates, Timing,
+    API_MEMORY, Config, Links, Logins, MEMORY, Ports, Providers, Rates, Timing, UnbilledLimits,
 };
 use common::people::operator::tenants;
 use domain::clock;
@@ -147,7 +147,7 @@ impl Stage {
                 lease,
                 ..Timing::default()
             },
-            free_limits: FreeLimits::default(),
+            unbilled_limits: UnbilledLimits::default(),
             models: Some(catalogue.path().to_owned()),
             providers: Providers::default(),
         };

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use common::config::FreeLimits;
+use common::config::UnbilledLimits;
 use domain::lanes::PauseReason;
 use domain::outcome::Class;
 use fakes::Fault;
@@ -306,9 +306,9 @@ async fn stored_outputs_are_delivered_though_the_lane_is_unavailable() {
 #[tokio::test]
 async fn canceled_jobs_release_their_lane() {
     let pipeline = Pipeline::start_with(Options {
-        free_limits: FreeLimits {
+        unbilled_limits: UnbilledLimits {
             cancel_allowance: 100,
-            ..FreeLimits::default()
+            ..UnbilledLimits::default()
         },
         ..Options::default()
     })

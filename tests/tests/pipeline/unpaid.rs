@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use common::config::FreeLimits;
+use common::config::UnbilledLimits;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use sqlx::Executor;
@@ -27,10 +27,10 @@ fn job_with_photo() -> Value {
     body
 }
 
-async fn start(free_limits: FreeLimits) -> Pipeline {
+async fn start(unbilled_limits: UnbilledLimits) -> Pipeline {
     Pipeline::start_with(Options {
         slots: 16,
-        free_limits,
+        unbilled_limits,
         ..Options::default()
     })
     .await
@@ -78,9 +78,9 @@ async fn metric(pipeline: &Pipeline, sample: &str) -> i64 {
 /// Twelve calls under way and twelve cancellations at once: the allowed number succeeds; the other jobs are delivered and charged.
 #[tokio::test]
 async fn abandoned_calls_per_hour_are_limited() {
-    let pipeline = start(FreeLimits {
+    let pipeline = start(UnbilledLimits {
         cancel_allowance: 3,
-        ..FreeLimits::default()
+        ..UnbilledLimits::default()
     })
     .await;
     let (before, _) = pipeline.balance().await;
@@ -190,9 +190,9 @@ async fn abandoned_calls_per_hour_are_limited() {
 /// others are moved.
 #[tokio::test]
 async fn deadlines_abandon_no_more_calls_than_allowed() {
-    let pipeline = start(FreeLimits {
+    let pipeline = start(UnbilledLimits {
         cancel_allowance: 1,
-        ..FreeLimits::default()
+        ..UnbilledLimits::default()
     })
     .await;
     let jobs = running(&pipeline, 4).await;
@@ -237,9 +237,9 @@ async fn deadlines_abandon_no_more_calls_than_allowed() {
 /// Inputs of jobs that delivered nothing are deleted after a time, whatever retention the tenant has set; those of other jobs are not.
 #[tokio::test]
 async fn inputs_of_undelivered_jobs_are_deleted_after_a_time() {
-    let pipeline = start(FreeLimits {
+    let pipeline = start(UnbilledLimits {
         undelivered_inputs: Some(Duration::ZERO),
-        ..FreeLimits::default()
+        ..UnbilledLimits::default()
     })
     .await;
     let mut failed = job_with_photo();
@@ -299,9 +299,9 @@ async fn upload(pipeline: &Pipeline, key: &str) -> (StatusCode, Value) {
 /// Uploads of a tenant that never paid are deleted after a time.
 #[tokio::test]
 async fn uploads_of_unpaid_tenants_are_deleted_after_a_time() {
-    let pipeline = start(FreeLimits {
+    let pipeline = start(UnbilledLimits {
         uploads: Some(Duration::ZERO),
-        ..FreeLimits::default()
+        ..UnbilledLimits::default()
     })
     .await;
     let paid = pipeline.submit(&small_job()).await;
@@ -328,14 +328,14 @@ async fn uploads_of_unpaid_tenants_are_deleted_after_a_time() {
 #[tokio::test]
 async fn a_tenant_cannot_exceed_its_storage_limit() {
     let size = {
-        let pipeline = start(FreeLimits::default()).await;
+        let pipeline = start(UnbilledLimits::default()).await;
         let (_, kept) = upload(&pipeline, &pipeline.key).await;
         pipeline.close().await;
         kept["bytes"].as_i64().unwrap()
     };
-    let pipeline = start(FreeLimits {
+    let pipeline = start(UnbilledLimits {
         storage: Some(size * 2 - 1),
-        ..FreeLimits::default()
+        ..UnbilledLimits::default()
     })
     .await;
     let (status, kept) = upload(&pipeline, &pipeline.key).await;
@@ -383,7 +383,7 @@ async fn a_tenant_cannot_exceed_its_storage_limit() {
 /// listed for deletion.
 #[tokio::test]
 async fn files_from_before_storage_counting_are_counted() {
-    let mut pipeline = start(FreeLimits::default()).await;
+    let mut pipeline = start(UnbilledLimits::default()).await;
     assert_eq!(
         upload(&pipeline, &pipeline.key).await.0,
         StatusCode::CREATED

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use common::admission::{self, Admission, AdmissionError, Admitted};
-use common::config::FreeLimits;
+use common::config::UnbilledLimits;
 use common::people::operator::tenants;
 use common::settlement::{self, Canceler, Cancellation, Lease, SettlementResult};
 use domain::artifact::{self, Artifact, rendition_key};
@@ -343,7 +343,7 @@ impl<'a> Real<'a> {
             cancel_after: CANCEL_AFTER,
             model_timeout: Duration::ZERO,
             redrive: None,
-            free_limits: FreeLimits::default(),
+            unbilled_limits: UnbilledLimits::default(),
         };
         let answer = |job: &Job| {
             assert_eq!(job.id, id);

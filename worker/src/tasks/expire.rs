@@ -31,7 +31,7 @@ pub(super) async fn run(app: Arc<App>) {
             let timeout = app.catalog.get(model).map(|model| model.timeout);
             timeout.unwrap_or(UNKNOWN_MODEL_TIMEOUT) + SETTLE_TIME
         };
-        let allowance = app.free_limits.cancel_allowance;
+        let allowance = app.unbilled_limits.cancel_allowance;
         let expire = settlement::expire(&app.pool, (tenant, job), allowance, extension);
         match database::with_timeout(expire).await {
             Ok(settled) => {

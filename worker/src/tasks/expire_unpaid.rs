@@ -18,12 +18,12 @@ use crate::app::App;
 const BATCH: i64 = 100;
 
 pub(super) async fn run(app: Arc<App>) {
-    if let Some(max_age) = app.free_limits.undelivered_inputs
+    if let Some(max_age) = app.unbilled_limits.undelivered_inputs
         && let Err(error) = plan_inputs(&app, max_age).await
     {
         tracing::warn!(%error, "The deletion of inputs of jobs that delivered nothing could not be planned; the next run tries again");
     }
-    if let Some(max_age) = app.free_limits.uploads
+    if let Some(max_age) = app.unbilled_limits.uploads
         && let Err(error) = plan_uploads(&app, max_age).await
     {
         tracing::warn!(%error, "The deletion of uploads of tenants that never paid could not be planned; the next run tries again");

@@ -53,7 +53,7 @@ pub async fn handler(
     // A canceled job has delivered nothing, so it has no artifacts.
     let canceled = |job: &_| JobView::new(job, Vec::new()).answer(StatusCode::OK);
     let owner = Canceler::Owner {
-        allowance: app.free_limits.cancel_allowance,
+        allowance: app.unbilled_limits.cancel_allowance,
     };
     let connection = app.wallet(tenant).await?;
     match settlement::cancel(&connection, owner, (tenant, id), &request, canceled).await? {

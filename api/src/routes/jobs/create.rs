@@ -130,7 +130,7 @@ pub async fn handler(
         cancel_after: options.cancel_after,
         model_timeout: model_timeout.unwrap_or_default(),
         redrive: None,
-        free_limits: app.free_limits,
+        unbilled_limits: app.unbilled_limits,
     };
     let accepted = |job: &Job| JobView::new(job, Vec::new()).answer(StatusCode::ACCEPTED);
     let admitted = match app.wallet(tenant).await {

@@ -36,6 +36,6 @@ pub async fn handler(State(app): State<Arc<App>>, Tenant(tenant): Tenant) -> Res
     let stored = storage::stored_bytes::stored(&mut transaction, tenant).await?;
     Ok(Json(Storage {
         bytes: stored.bytes,
-        limit: app.free_limits.storage,
+        limit: app.unbilled_limits.storage,
     }))
 }

@@ -70,7 +70,7 @@ pub async fn handler(
 ) -> Result<Json<DirectUpload>> {
     app.owner.must_be_usable().await?;
     let mut transaction = database::begin_for(&app.pool, tenant).await?;
-    admission::check_storage_limit(&mut transaction, tenant, 1, &app.free_limits).await?;
+    admission::check_storage_limit(&mut transaction, tenant, 1, &app.unbilled_limits).await?;
     transaction.commit().await?;
     let (id, now) = (UploadId::new(), clock::now());
     let key = upload::raw_key(tenant, id);

@@ -1,4 +1,4 @@
-//! Limits on what a tenant may use without paying for it.
+//! Limits on what a tenant may use of things that are not billed.
 
 use std::time::Duration;
 
@@ -7,9 +7,10 @@ use domain::{allowance, storage_limit};
 use super::ConfigError;
 use super::values::within;
 
-/// Limits on what one tenant may use without paying for it.
+/// Limits on what one tenant may use of things that are not billed. They apply to tenants that pay, too, unless a field says
+/// otherwise.
 #[derive(Clone, Copy, Debug)]
-pub struct FreeLimits {
+pub struct UnbilledLimits {
     /// How many calls that have begun the tenant may abandon in an hour.
     pub cancel_allowance: u32,
     /// Operators are alerted if the calls that one tenant abandoned in an hour cost more than this, in millionths of a US
@@ -27,7 +28,7 @@ pub struct FreeLimits {
 
 pub(super) const DAY: Duration = Duration::from_hours(24);
 
-impl Default for FreeLimits {
+impl Default for UnbilledLimits {
     fn default() -> Self {
         Self {
             cancel_allowance: allowance::DEFAULT,
@@ -41,8 +42,8 @@ impl Default for FreeLimits {
 }
 
 /// Reads the limits from the environment.
-pub(super) fn free_limits() -> Result<FreeLimits, ConfigError> {
-    let defaults = FreeLimits::default();
+pub(super) fn unbilled_limits() -> Result<UnbilledLimits, ConfigError> {
+    let defaults = UnbilledLimits::default();
     // 0 turns the limit off.
     let days = |name, default| -> Result<Option<Duration>, ConfigError> {
         Ok(match within(name, 0, 3_650)? {
@@ -54,7 +55,7 @@ pub(super) fn free_limits() -> Result<FreeLimits, ConfigError> {
     let number = |name, min, max| -> Result<Option<i64>, ConfigError> {
         Ok(within(name, min, max)?.and_then(|value| i64::try_from(value).ok()))
     };
-    Ok(FreeLimits {
+    Ok(UnbilledLimits {
         cancel_allowance: within("PLATEN_CANCEL_ALLOWANCE", 0, 1_000_000)?
             .and_then(|calls| u32::try_from(calls).ok())
             .unwrap_or(defaults.cancel_allowance),
