@@ -135,8 +135,8 @@ impl Up {
             .await
             .unwrap()
             .unwrap();
-        assert!(status.success(), "{status}");
         let log = std::fs::read_to_string(self.data.join("platen.log")).unwrap();
+        assert!(status.success(), "{status}: {log}");
         assert!(
             log.contains("job.id"),
             "the log says nothing of jobs: {log}"

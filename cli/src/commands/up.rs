@@ -162,6 +162,8 @@ async fn serve(
         }
     };
     let error = tokio::select! {
+        // First, because the API and the worker also end when they are told to stop.
+        biased;
         () = stop.cancelled() => None,
         () = failed.cancelled() => Some(anyhow::anyhow!("the API or the worker ended by itself: see the log")),
         error = server_failed => Some(error),
