@@ -5,8 +5,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 
+use crate::repository::git;
 use crate::root;
 
 /// The older version: the pinned one or another.
@@ -150,19 +151,4 @@ fn not_here(commit: &str) -> String {
     format!(
         "the commit {commit} is not in this repository: fetch its whole history, or name another with BASE=<commit>"
     )
-}
-
-fn git(arguments: &[&str]) -> anyhow::Result<String> {
-    let answer = Command::new("git")
-        .args(arguments)
-        .current_dir(root(""))
-        .output()?;
-    if !answer.status.success() {
-        bail!(
-            "git {}: {}",
-            arguments.join(" "),
-            String::from_utf8_lossy(&answer.stderr).trim()
-        );
-    }
-    Ok(String::from_utf8(answer.stdout)?.trim().to_owned())
 }

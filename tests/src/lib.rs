@@ -30,6 +30,7 @@ pub mod prometheus;
 pub mod proof;
 pub mod proxy;
 pub mod real;
+pub mod repository;
 pub mod rotation;
 pub mod s3;
 pub mod scraped;

@@ -5,9 +5,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::process::Command;
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
+
+use crate::figures::percentile;
+use crate::repository;
 
 pub mod circles;
 pub mod functions;
@@ -15,9 +17,6 @@ pub mod modules;
 
 use functions::Function;
 use modules::Crate;
-
-/// Folders whose files are not our code of today: a version that is kept to be run beside the current one.
-const SKIPPED: &[&str] = &["tests/rolling-base/"];
 
 /// All Rust files of the repository, and the crates that they make.
 pub struct Workspace {
@@ -60,8 +59,10 @@ impl Workspace {
     pub fn read() -> anyhow::Result<Self> {
         let mut texts = BTreeMap::new();
         let mut parsed = BTreeMap::new();
-        for path in tracked_files()? {
-            let text = fs::read_to_string(crate::root(&path)).with_context(|| path.clone())?;
+        for file in repository::files(&["."], &["rs"]) {
+            let path = file.strip_prefix(crate::root(""))?;
+            let path = path.to_str().context("a name in UTF-8")?.to_owned();
+            let text = fs::read_to_string(&file).with_context(|| path.clone())?;
             let syntax = syn::parse_file(&text).with_context(|| path.clone())?;
             texts.insert(path.clone(), text);
             parsed.insert(path, syntax);
@@ -96,14 +97,24 @@ impl Workspace {
             .flat_map(|file| file.functions.iter().map(move |function| (file, function)))
     }
 
-    /// The functions that ship, longest first.
+    /// The functions that ship, shortest first.
     pub fn shipped_functions(&self) -> Vec<(&SourceFile, &Function)> {
         let mut functions: Vec<_> = self
             .functions()
             .filter(|(_, function)| !function.is_test)
             .collect();
-        functions.sort_by_key(|(_, function)| std::cmp::Reverse(function.length()));
+        functions.sort_by_key(|(_, function)| function.length());
         functions
+    }
+
+    /// The length in lines that `percent` percent of the functions that ship do not exceed.
+    pub fn length_of_functions(&self, percent: usize) -> usize {
+        let functions = self.shipped_functions();
+        let lengths: Vec<usize> = functions
+            .iter()
+            .map(|(_, function)| function.length())
+            .collect();
+        percentile(&lengths, percent)
     }
 
     /// The files that ship, longest first.
@@ -114,41 +125,9 @@ impl Workspace {
     }
 }
 
-/// The length that `percent` of the functions do not exceed. `functions` is sorted, longest first.
-pub fn percentile(functions: &[(&SourceFile, &Function)], percent: usize) -> usize {
-    let longer = functions.len() * (100 - percent) / 100;
-    functions
-        .get(longer)
-        .map_or(0, |(_, function)| function.length())
-}
-
-fn tracked_files() -> anyhow::Result<Vec<String>> {
-    let files = git(&["ls-files", "*.rs"])?;
-    Ok(files
-        .lines()
-        .filter(|path| !SKIPPED.iter().any(|folder| path.starts_with(folder)))
-        .filter(|path| crate::root(path).exists())
-        .map(str::to_owned)
-        .collect())
-}
-
 /// The current commit's hash.
 pub fn current_commit() -> anyhow::Result<String> {
-    Ok(git(&["rev-parse", "HEAD"])?.trim().to_owned())
-}
-
-fn git(arguments: &[&str]) -> anyhow::Result<String> {
-    let output = Command::new("git")
-        .arg("-C")
-        .arg(crate::root(""))
-        .args(arguments)
-        .output()?;
-    ensure!(
-        output.status.success(),
-        "git {arguments:?}: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    Ok(String::from_utf8(output.stdout)?)
+    Ok(repository::git(&["rev-parse", "HEAD"])?.trim().to_owned())
 }
 
 fn is_of_tests(path: &str) -> bool {

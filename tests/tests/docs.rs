@@ -13,6 +13,7 @@ use common::config::VARIABLES;
 use domain::ledger::{Account, Cause};
 use storage::verify::{INVARIANTS, guards};
 use telemetry::NAMES;
+use tests::repository;
 
 /// Page, name of the table in it, and what writes the table.
 type Table = (&'static str, &'static str, fn() -> String);
@@ -206,7 +207,7 @@ struct Metric {
 /// Metrics are declared as a name literal followed by a help literal. The labels are the next `&[…]` of the statement.
 fn declared_metrics() -> BTreeMap<String, Metric> {
     let mut found = BTreeMap::new();
-    for path in files(&["rs"], &["common", "api", "worker"]) {
+    for path in repository::files(&["common", "api", "worker"], &["rs"]) {
         let text = fs::read_to_string(&path).unwrap();
         let text = text.split("#[cfg(test)]").next().unwrap_or_default();
         let is_billing = path.ends_with("money/billing/exposition.rs");
@@ -294,7 +295,7 @@ fn code(text: &str) -> String {
 fn every_relative_link_resolves() {
     let mut broken = Vec::new();
     let mut links = 0;
-    for page in files(&["md"], &["."]) {
+    for page in repository::files(&["."], &["md"]) {
         let text = fs::read_to_string(&page).unwrap();
         for target in link_targets(&text) {
             links += 1;
@@ -426,7 +427,7 @@ fn pages_name_only_what_exists() {
         "rs", "sql", "lua", "toml", "yml", "yaml", "json", "py", "pml", "txt", "html",
     ];
     let mut code = String::new();
-    for path in files(&extensions, &["."]) {
+    for path in repository::files(&["."], &extensions) {
         // Names of files are names of tests, too. This file's own examples do not count.
         if !path.ends_with("tests/tests/docs.rs") {
             writeln!(code, "{}", path.display()).unwrap();
@@ -437,7 +438,7 @@ fn pages_name_only_what_exists() {
         code.push_str(&fs::read_to_string(tests::root(name)).unwrap());
     }
     let mut unknown = BTreeSet::new();
-    for page in files(&["md"], &["."]) {
+    for page in repository::files(&["."], &["md"]) {
         let is_history = page.ends_with("CHANGELOG.md")
             || page
                 .parent()
@@ -471,29 +472,4 @@ fn named(text: &str) -> impl Iterator<Item = &str> {
     inline
         .filter(is_name)
         .chain(filters.filter(|filter| !filter.is_empty()))
-}
-
-/// Files with one of these extensions below these folders, without what is built, installed or stored.
-fn files(extensions: &[&str], folders: &[&str]) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    let mut open: Vec<PathBuf> = folders.iter().map(|folder| tests::root(folder)).collect();
-    while let Some(folder) = open.pop() {
-        for entry in fs::read_dir(&folder).unwrap() {
-            let path = entry.unwrap().path();
-            let name = path.file_name().unwrap().to_str().unwrap();
-            if path.is_dir() {
-                let skipped = ["target", "data", "node_modules", ".git", ".venv"];
-                if !path.is_symlink() && !skipped.contains(&name) {
-                    open.push(path);
-                }
-            } else if extensions
-                .iter()
-                .any(|extension| path.extension().is_some_and(|found| found == *extension))
-            {
-                found.push(path);
-            }
-        }
-    }
-    found.sort();
-    found
 }

@@ -14,6 +14,7 @@ use common::failpoint::POINTS;
 use domain::catalog::Catalog;
 use domain::outcome;
 use serde_json::Value;
+use tests::repository;
 
 #[test]
 fn every_manifest_parses() {
@@ -423,22 +424,8 @@ fn every_proof_that_is_named_exists() {
 
 /// All Rust there is.
 fn sources() -> String {
-    let members = [
-        "api", "cli", "common", "fakes", "imaging", "tests", "worker",
-    ];
-    let mut folders: Vec<PathBuf> = members.map(|member| root().join(member)).into();
-    let mut code = String::new();
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(&folder).expect("a folder of the workspace") {
-            let path = entry.expect("a file of the workspace").path();
-            if path.is_dir() {
-                folders.push(path);
-            } else if path.extension().is_some_and(|extension| extension == "rs") {
-                code.push_str(&read(&path));
-            }
-        }
-    }
-    code
+    let files = repository::files(&["."], &["rs"]);
+    files.iter().map(|path| read(path)).collect()
 }
 
 fn exported() -> BTreeSet<String> {
@@ -472,19 +459,7 @@ fn root() -> &'static Path {
 }
 
 fn dashboard_files() -> Vec<PathBuf> {
-    let mut files = Vec::new();
-    let mut folders = vec![root().join("dashboards")];
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(folder).expect("a folder") {
-            let path = entry.expect("an entry").path();
-            if path.is_dir() {
-                folders.push(path);
-            } else {
-                files.push(path);
-            }
-        }
-    }
-    files
+    repository::files(&["dashboards"], &[])
 }
 
 fn boards() -> impl Iterator<Item = PathBuf> {

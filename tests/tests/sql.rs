@@ -4,10 +4,12 @@
 //! fail, and values move into the wrong columns. So every statement names its columns.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+
+use tests::repository;
 
 /// Where SQL may stand.
-const FOLDERS: [&str; 13] = [
+const FOLDERS: [&str; 14] = [
     "api",
     "cli",
     "common",
@@ -18,6 +20,7 @@ const FOLDERS: [&str; 13] = [
     "imaging",
     "migrations",
     "scripts",
+    "servers",
     "tests",
     "worker",
     ".ci",
@@ -27,7 +30,7 @@ const FOLDERS: [&str; 13] = [
 fn every_statement_names_its_columns() {
     let mut found = Vec::new();
     let mut statements = 0;
-    for path in files() {
+    for path in repository::files(&FOLDERS, &[]) {
         let text = fs::read_to_string(&path).unwrap_or_default();
         for sql in texts(&path, &text) {
             statements += usize::from(is_sql(&sql));
@@ -199,21 +202,4 @@ fn literals(code: &str) -> Vec<String> {
         };
     }
     found
-}
-
-fn files() -> Vec<PathBuf> {
-    let mut folders: Vec<PathBuf> = FOLDERS.iter().map(|folder| tests::root(folder)).collect();
-    let mut files = Vec::new();
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(&folder).expect("a folder of the repository") {
-            let path = entry.expect("a file of the repository").path();
-            let name = path.file_name().unwrap_or_default();
-            if path.is_dir() && name != "node_modules" {
-                folders.push(path);
-            } else if path.is_file() {
-                files.push(path);
-            }
-        }
-    }
-    files
 }

@@ -6,6 +6,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use tests::repository;
+
 /// Refused anywhere, in strings and comments too: names that people and programs used.
 const NAMES: &[(&str, &str)] = &[
     ("platen_darkroom_", "platen_render_pool_"),
@@ -181,16 +183,7 @@ fn without_link_targets(line: &str) -> String {
 }
 
 fn files() -> Vec<PathBuf> {
-    let skipped = [
-        "target",
-        "data",
-        "node_modules",
-        ".git",
-        ".venv",
-        ".sqlx",
-        "migrations",
-        "decisions",
-    ];
+    let skipped = [".sqlx", "migrations", "decisions"];
     // The contributors' page quotes retired words as bad examples.
     let exempt = [
         "words.rs",
@@ -199,28 +192,12 @@ fn files() -> Vec<PathBuf> {
         "package-lock.json",
     ];
     let extensions = ["rs", "lua", "toml", "yml", "yaml", "json", "md"];
-    let mut found = Vec::new();
-    let mut open = vec![tests::root("")];
-    while let Some(folder) = open.pop() {
-        for entry in fs::read_dir(&folder).expect("a folder") {
-            let path = entry.expect("an entry").path();
-            let name = path
-                .file_name()
-                .and_then(|name| name.to_str())
-                .expect("a name");
-            if path.is_dir() {
-                if !path.is_symlink() && !skipped.contains(&name) {
-                    open.push(path);
-                }
-            } else if !exempt.contains(&name)
-                && path
-                    .extension()
-                    .is_some_and(|found| extensions.iter().any(|extension| found == *extension))
-            {
-                found.push(path);
-            }
-        }
-    }
-    found.sort();
-    found
+    let mut files = repository::files(&["."], &extensions);
+    files.retain(|path| {
+        let path = path.strip_prefix(tests::root("")).unwrap_or(path);
+        let mut names = path.iter().filter_map(|name| name.to_str());
+        !names.clone().any(|name| skipped.contains(&name))
+            && !names.next_back().is_some_and(|name| exempt.contains(&name))
+    });
+    files
 }

@@ -4,7 +4,7 @@
 
 use clap::{Parser, Subcommand};
 use sha2::{Digest, Sha256};
-use tests::structure::{Workspace, circles, current_commit, percentile};
+use tests::structure::{Workspace, circles, current_commit};
 
 /// Shorter functions are not drawn: there is little to read in them.
 const MIN_DRAWN_LINES: usize = 8;
@@ -17,11 +17,12 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Word {
-    /// The median, p99 and the ten longest functions; the ten longest files. Without tests.
+    /// Prints the median and the 99th percentile of the lengths of functions, and the ten longest functions and files. Leaves
+    /// out tests.
     Lengths,
-    /// Files of a crate that import each other, directly or through others.
+    /// Prints the files of each crate that import each other, directly or through others.
     Circles,
-    /// Functions drawn at random, with their whole text.
+    /// Draws functions at random and prints their whole text.
     Draw {
         #[arg(long, default_value_t = 10)]
         count: usize,
@@ -50,10 +51,10 @@ fn print_lengths(workspace: &Workspace) {
     println!(
         "{} functions outside tests. Lines: p50 {}, p99 {}. The longest:",
         functions.len(),
-        percentile(&functions, 50),
-        percentile(&functions, 99),
+        workspace.length_of_functions(50),
+        workspace.length_of_functions(99),
     );
-    for (file, function) in functions.iter().take(10) {
+    for (file, function) in functions.iter().rev().take(10) {
         let length = function.length();
         println!(
             "{length:6}  {}:{} {}",
