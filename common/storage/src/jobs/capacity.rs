@@ -2,8 +2,8 @@
 
 use domain::job::Capacity;
 
-/// A [`Capacity`] as arrays. The first three become the table `open`, with a row for each model. The other three become the
-/// table `shut`, with a row for each exclusion.
+/// A [`Capacity`] as arrays. The first three become the table `open`, with a row for each model. The
+/// other three become the table `shut`, with a row for each exclusion.
 #[derive(Default)]
 pub(super) struct CapacityColumns {
     pub(super) models: Vec<String>,
@@ -33,17 +33,17 @@ impl CapacityColumns {
 }
 
 /// A query that has a capacity as its tables `open` (the models that may be started) and `shut` (the
-/// exclusions). The arguments are the SQL before and after the two tables, the [`CapacityColumns`],
-/// which are `$1` to `$6`, and the other parameters, from `$7`.
+/// exclusions). The arguments are the SQL before the two tables, the parts of the SQL after them, the
+/// [`CapacityColumns`], which are `$1` to `$6`, and the other parameters, from `$7`.
 macro_rules! with_capacity {
-    ($before:tt, $after:tt, $columns:expr, $($arguments:tt)*) => {
+    ($before:tt, [$($after:tt),+], $columns:expr, $($arguments:tt)*) => {
         sqlx::query!(
             $before
                 + "open AS (
           SELECT model, anywhere, at_home FROM unnest($1::text[], $2::bigint[], $3::bigint[]) AS open(model, anywhere, at_home)),
         shut AS (
           SELECT model, tenant, everywhere FROM unnest($4::text[], $5::text[], $6::boolean[]) AS shut(model, tenant, everywhere))"
-                + $after,
+                $(+ $after)+,
             &$columns.models,
             &$columns.jobs_on_all_lanes,
             &$columns.jobs_on_first_lane,

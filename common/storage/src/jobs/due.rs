@@ -7,6 +7,46 @@ use sqlx::PgPool;
 use super::capacity::{CapacityColumns, with_capacity};
 use super::interval;
 
+/// Reads due jobs and their virtual times, with a statement of [`with_capacity`] that has two more
+/// tables:
+///
+/// - `paused`: the pauses that operators have set.
+/// - `in_the_making`: due jobs that need no capacity. A partial index holds only those.
+///
+/// The SQL is given in three parts: up to the tables, the tables that choose among the other jobs,
+/// and the query that unites both.
+macro_rules! due_jobs {
+    ($pool:expr, $limit:expr, $capacity:expr, $with:tt, $tables:tt, $select:tt) => {{
+        let columns = CapacityColumns::of($capacity);
+        let rows = with_capacity!(
+            $with,
+            [
+                ",
+        paused AS (SELECT model, tenant_id FROM pauses WHERE lifted_at IS NULL AND worker IS NULL),
+",
+                $tables,
+                "        in_the_making AS (
+          SELECT id, turn FROM jobs
+          WHERE state = 'queued' AND (operating OR stocked) AND (operating OR deadline < clock_timestamp() + $8::interval)
+            AND run_after <= clock_timestamp() AND deadline > clock_timestamp() AND model IN (SELECT model FROM open)
+            AND NOT EXISTS (SELECT FROM paused p WHERE (p.model IS NULL OR p.model = jobs.model) AND (p.tenant_id IS NULL OR p.tenant_id = jobs.tenant_id))
+          ORDER BY turn, id LIMIT $7)
+",
+                $select
+            ],
+            columns,
+            $limit,
+            interval(DELIVERY_MARGIN),
+        )
+        .fetch_all($pool)
+        .await?;
+        Ok(rows
+            .into_iter()
+            .map(|row| (JobId(row.id), row.turn))
+            .collect())
+    }};
+}
+
 /// Reads the next jobs for the ready queue and their virtual times, in order of virtual time, at
 /// most `limit`.
 ///
@@ -26,37 +66,22 @@ pub async fn due(
         return due_by_tenant(pool, limit, capacity).await;
     }
     // `roomy`: for each model, the first jobs by `turn`, through an index and a LIMIT of its own.
-    // Its cost grows with the number of models and not with the backlog. `in_the_making`: jobs that
-    // need no capacity; a partial index holds only those.
-    let columns = CapacityColumns::of(capacity);
-    let rows = with_capacity!(
+    // Its cost grows with the number of models and not with the backlog.
+    due_jobs!(
+        pool,
+        limit,
+        capacity,
         "-- job::due
         WITH ",
-        r#",
-        paused AS (SELECT model, tenant_id FROM pauses WHERE lifted_at IS NULL AND worker IS NULL),
-        roomy AS (
+        "        roomy AS (
           SELECT jobs.id, jobs.turn FROM open, LATERAL (
             SELECT id, turn FROM jobs
             WHERE state = 'queued' AND model = open.model AND run_after <= clock_timestamp() AND deadline > clock_timestamp()
               AND (fallback OR at_home > 0) AND NOT EXISTS (SELECT FROM paused p WHERE (p.model IS NULL OR p.model = jobs.model) AND (p.tenant_id IS NULL OR p.tenant_id = jobs.tenant_id))
             ORDER BY turn, id LIMIT least($7, anywhere)) jobs),
-        in_the_making AS (
-          SELECT id, turn FROM jobs
-          WHERE state = 'queued' AND (operating OR stocked) AND (operating OR deadline < clock_timestamp() + $8::interval)
-            AND run_after <= clock_timestamp() AND deadline > clock_timestamp() AND model IN (SELECT model FROM open)
-            AND NOT EXISTS (SELECT FROM paused p WHERE (p.model IS NULL OR p.model = jobs.model) AND (p.tenant_id IS NULL OR p.tenant_id = jobs.tenant_id))
-          ORDER BY turn, id LIMIT $7)
-        SELECT id AS "id!", turn AS "turn!" FROM roomy UNION SELECT id, turn FROM in_the_making ORDER BY 2, 1 LIMIT $7"#,
-        columns,
-        limit,
-        interval(DELIVERY_MARGIN),
+",
+        r#"        SELECT id AS "id!", turn AS "turn!" FROM roomy UNION SELECT id, turn FROM in_the_making ORDER BY 2, 1 LIMIT $7"#
     )
-    .fetch_all(pool)
-    .await?;
-    Ok(rows
-        .into_iter()
-        .map(|row| (JobId(row.id), row.turn))
-        .collect())
 }
 
 /// Does the same as [`due`] if there are exclusions. It reads the next jobs of each tenant
@@ -70,19 +95,18 @@ pub async fn due(
 /// - `welcome` drops the excluded and the paused tenants. A tenant that is excluded only from the
 ///   model's first lane keeps the jobs that may use a fallback.
 /// - `next` reads the first jobs of each of these tenants and numbers them within each model.
-/// - `in_the_making` is the same as in [`due`].
 pub(super) async fn due_by_tenant(
     pool: &PgPool,
     limit: i64,
     capacity: &Capacity,
 ) -> sqlx::Result<Vec<(JobId, i64)>> {
-    let columns = CapacityColumns::of(capacity);
-    let rows = with_capacity!(
+    due_jobs!(
+        pool,
+        limit,
+        capacity,
         "-- job::due_by_tenant
         WITH RECURSIVE ",
-        r#",
-        paused AS (SELECT model, tenant_id FROM pauses WHERE lifted_at IS NULL AND worker IS NULL),
-        waiting AS (
+        "        waiting AS (
           SELECT model, anywhere, at_home, (
             SELECT tenant_id FROM jobs WHERE state = 'queued' AND jobs.model = open.model ORDER BY tenant_id LIMIT 1) AS tenant_id
           FROM open WHERE anywhere > 0
@@ -106,21 +130,7 @@ pub(super) async fn due_by_tenant(
             WHERE state = 'queued' AND model = welcome.model AND tenant_id = welcome.tenant_id
               AND run_after <= clock_timestamp() AND deadline > clock_timestamp() AND (fallback OR at_home)
             ORDER BY turn, id LIMIT least($7, anywhere)) jobs),
-        in_the_making AS (
-          SELECT id, turn FROM jobs
-          WHERE state = 'queued' AND (operating OR stocked) AND (operating OR deadline < clock_timestamp() + $8::interval)
-            AND run_after <= clock_timestamp() AND deadline > clock_timestamp() AND model IN (SELECT model FROM open)
-            AND NOT EXISTS (SELECT FROM paused p WHERE (p.model IS NULL OR p.model = jobs.model) AND (p.tenant_id IS NULL OR p.tenant_id = jobs.tenant_id))
-          ORDER BY turn, id LIMIT $7)
-        SELECT id AS "id!", turn AS "turn!" FROM next WHERE number <= anywhere UNION SELECT id, turn FROM in_the_making ORDER BY 2, 1 LIMIT $7"#,
-        columns,
-        limit,
-        interval(DELIVERY_MARGIN),
+",
+        r#"        SELECT id AS "id!", turn AS "turn!" FROM next WHERE number <= anywhere UNION SELECT id, turn FROM in_the_making ORDER BY 2, 1 LIMIT $7"#
     )
-    .fetch_all(pool)
-    .await?;
-    Ok(rows
-        .into_iter()
-        .map(|row| (JobId(row.id), row.turn))
-        .collect())
 }

@@ -40,7 +40,7 @@ pub async fn claim(
     let row = with_capacity!(
         "-- job::claim
         WITH ",
-        r#"
+        [r#"
         UPDATE jobs SET state = 'running', fence = fence + 1, worker = $8,
                lease_until = clock_timestamp() + $9::interval, started_at = coalesce(started_at, clock_timestamp())
         WHERE id = $7 AND state = 'queued' AND run_after <= clock_timestamp() AND deadline > clock_timestamp()
@@ -58,7 +58,7 @@ pub async fn claim(
               AND (p.tenant_id IS NULL OR p.tenant_id = jobs.tenant_id) AND (p.worker IS NULL OR p.worker = $8))
         RETURNING tenant_id, fence, model, request_id, traceparent, n_requested, fallback, calls_started, max_calls,
                   extract(epoch FROM clock_timestamp() - greatest(run_after, created_at))::float8 AS "waited_seconds!",
-                  extract(epoch FROM deadline - clock_timestamp())::float8 AS "seconds_left!""#,
+                  extract(epoch FROM deadline - clock_timestamp())::float8 AS "seconds_left!""#],
         columns,
         id as JobId,
         worker,
