@@ -210,28 +210,16 @@ pub async fn run(config: &Config, command: AdminCommand) -> anyhow::Result<()> {
                 tenant,
                 worker,
             };
-            pauses::pause(
-                config,
-                database.data_folder(),
-                &scope,
-                everything,
-                &reason,
-                &by,
-            )
-            .await
+            let data = database.data_folder();
+            pauses::pause(config, data, &scope, everything, &reason, &by).await
         }
         AdminCommand::Resume {
             pause,
             reason,
             database,
         } => {
-            pauses::resume(
-                config,
-                database.data_folder(),
-                pause,
-                reason.actor_for(&by)?,
-            )
-            .await
+            let (data, actor) = (database.data_folder(), reason.actor_for(&by)?);
+            pauses::resume(config, data, pause, actor).await
         }
         AdminCommand::Pauses { database } => pauses::list(config, database.data_folder()).await,
         AdminCommand::Workers { database } => jobs::workers(config, database.data_folder()).await,
@@ -240,28 +228,16 @@ pub async fn run(config: &Config, command: AdminCommand) -> anyhow::Result<()> {
             reason,
             database,
         } => {
-            tenants::set_frozen(
-                config,
-                database.data_folder(),
-                reason.actor_for(&by)?,
-                tenant,
-                true,
-            )
-            .await
+            let (data, actor) = (database.data_folder(), reason.actor_for(&by)?);
+            tenants::set_frozen(config, data, actor, tenant, true).await
         }
         AdminCommand::Unfreeze {
             tenant,
             reason,
             database,
         } => {
-            tenants::set_frozen(
-                config,
-                database.data_folder(),
-                reason.actor_for(&by)?,
-                tenant,
-                false,
-            )
-            .await
+            let (data, actor) = (database.data_folder(), reason.actor_for(&by)?);
+            tenants::set_frozen(config, data, actor, tenant, false).await
         }
         AdminCommand::Adjust {
             tenant,
@@ -275,13 +251,8 @@ pub async fn run(config: &Config, command: AdminCommand) -> anyhow::Result<()> {
                 credits,
                 idempotency_key,
             };
-            tenants::adjust(
-                config,
-                database.data_folder(),
-                reason.actor_for(&by)?,
-                adjustment,
-            )
-            .await
+            let (data, actor) = (database.data_folder(), reason.actor_for(&by)?);
+            tenants::adjust(config, data, actor, adjustment).await
         }
         AdminCommand::Actions { limit, database } => actions(config, &database, limit).await,
     }
@@ -289,14 +260,8 @@ pub async fn run(config: &Config, command: AdminCommand) -> anyhow::Result<()> {
 
 async fn actions(config: &Config, database: &DatabaseArgs, limit: i64) -> anyhow::Result<()> {
     let actions = async |pool: &PgPool| Ok(storage::operators::actions(pool, None, limit).await?);
-    for entry in with_connection(
-        config,
-        database.data_folder(),
-        DatabaseRole::Reader,
-        actions,
-    )
-    .await?
-    {
+    let data = database.data_folder();
+    for entry in with_connection(config, data, DatabaseRole::Reader, actions).await? {
         say!(
             "{}  {}  {}  {}: {}",
             entry.at.format(&Rfc3339)?,

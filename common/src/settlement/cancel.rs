@@ -85,9 +85,9 @@ pub async fn cancel(
                     return Ok(Cancellation::AllowanceUsed(used));
                 }
             }
-            Canceler::Operator(act) => {
+            Canceler::Operator(actor) => {
                 let subject = json!({ "job": id, "tenant": tenant });
-                storage::operators::record(&mut transaction, act, "cancel", &subject).await?;
+                storage::operators::record(&mut transaction, actor, "cancel", &subject).await?;
             }
         }
         end(

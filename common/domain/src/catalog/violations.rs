@@ -13,6 +13,7 @@ pub(super) fn of_image(request: &ImageRequest, model: &Model) -> Vec<Violation> 
     found
 }
 
+/// Checks the prompt and the art direction.
 fn of_texts(request: &ImageRequest) -> Vec<Violation> {
     let mut found = Vec::new();
     if visible::is_blank(&request.prompt) {
@@ -36,7 +37,7 @@ fn of_texts(request: &ImageRequest) -> Vec<Violation> {
     found
 }
 
-/// Their number, size and shape.
+/// Checks the number, the size and the shape of the outputs.
 fn of_outputs(request: &ImageRequest, model: &Model) -> Vec<Violation> {
     let mut found = Vec::new();
     if request.outputs < 1 || request.outputs > model.max_outputs {
@@ -75,7 +76,7 @@ fn of_outputs(request: &ImageRequest, model: &Model) -> Vec<Violation> {
     found
 }
 
-/// Their number, and the bytes of each.
+/// Checks the number of the inputs, and the bytes of each.
 fn of_inputs(request: &ImageRequest, model: &Model) -> Vec<Violation> {
     let mut found = Vec::new();
     if request.inputs.len() > model.max_inputs {
