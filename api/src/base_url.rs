@@ -56,7 +56,8 @@ impl PublicUrl {
     }
 }
 
-/// Checks a base URL and returns it in its normal form. Returns `None` if the text is not a base URL.
+/// Checks a base URL. Returns it with its host in lower case and without a slash at the end, so that a path can be appended; `None`
+/// if it is not one.
 fn base_url(text: &str) -> Option<String> {
     let uri: Uri = text.parse().ok()?;
     let plain = uri.query().is_none() && !text.contains('#');
@@ -77,7 +78,7 @@ pub struct Connection {
     pub local: Option<SocketAddr>,
 }
 
-/// The beginning of links: scheme and host, or empty if neither is known.
+/// The beginning of links: scheme, host and an optional path; empty if they are not known.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BaseUrl(String);
 

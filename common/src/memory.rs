@@ -123,8 +123,9 @@ impl MemoryPermit {
         Ok(())
     }
 
-    /// Splits off a permit of `bytes`, or of all that is left if that is less. The first permit
-    /// that is split off also takes over the permission of [`Self::acquire_overflow`].
+    /// Splits off a permit of `bytes`, or of all that is left if that is less. A
+    /// permission of [`Self::acquire_overflow`] moves to the new permit, because the caller may drop
+    /// the rest while the bytes of the new permit are still in memory.
     ///
     /// # Panics
     /// Never panics, because no more is split off than there is.
@@ -140,7 +141,7 @@ impl MemoryPermit {
         }
     }
 
-    /// Gives back the memory above `bytes`.
+    /// Gives back the memory above `bytes`, and the permission of [`Self::acquire_overflow`].
     pub fn shrink(&mut self, bytes: usize) {
         let spare = self.bytes().saturating_sub(bytes);
         drop(self.split(spare / KIB * KIB));

@@ -279,8 +279,9 @@ impl Marker {
 const MARKER_START: &str = "[[fault:";
 const MARKER_END: &str = "]]";
 
-/// The fault markers of a prompt, in order. `[[fault:throttle*2]]` is for the first two calls with this prompt,
-/// `[[fault:throttle]]` for all later ones. Markers for polls apply to the polls of one interaction.
+/// The fault markers of a prompt, in order. They apply one after the other: `[[fault:throttle*2]]` applies to two calls with this
+/// prompt, then the next marker applies. A marker without a count applies to all remaining calls. Markers for polls count the polls
+/// of each interaction, not the calls.
 pub(super) fn markers(prompt: &str) -> Result<Vec<Marker>, UnknownFault> {
     prompt
         .split(MARKER_START)

@@ -95,7 +95,7 @@ pub fn reserve(slots: usize) -> usize {
 }
 
 impl Slots {
-    /// Creates `slots` slots and a few reserve slots besides; all are free. `tenant_percent` is the share of the slots
+    /// Creates `slots` slots and the places of the reserve ([`reserve`]); all are free. `tenant_percent` is the share of the slots
     /// that a tenant of weight 1 may have. From 100 on there is no limit.
     pub fn new(slots: usize, tenant_percent: usize) -> Self {
         let reserve = reserve(slots);

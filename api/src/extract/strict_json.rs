@@ -236,6 +236,7 @@ impl<'de> Visitor<'de> for StrictValue<'_> {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Value, A::Error> {
         self.check_nesting()?;
+        // All items have one schema, which is found by the index of any of them.
         let (mut items, schema) = (Vec::new(), child(self.schema, "0"));
         loop {
             let item = NextItem {

@@ -379,8 +379,9 @@ impl Bucket {
             .boxed()
     }
 
-    /// Lists every object whose key begins with `prefix`, in the same way as [`Self::list`].
-    /// `prefix` must end with `/`.
+    /// Lists every object below `prefix`, in no particular order. `prefix` is whole parts of a key,
+    /// with `/` after each. Unlike [`Self::list`] it reports no symbolic links and no special files
+    /// of a local folder.
     pub fn list_under(
         &self,
         prefix: &str,

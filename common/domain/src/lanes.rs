@@ -162,9 +162,10 @@ impl LaneState {
         }
     }
 
-    /// Jobs worth starting now: calls it would grant within the next second, and an eighth of its
-    /// limit on top. Those wait in their worker, so that a call that ends is followed by the next
-    /// at once.
+    /// Jobs worth starting now; 0 while the lane grants no call. Otherwise its free places, and an
+    /// eighth of its limit and one more: these jobs wait in their worker, so that a call that ends
+    /// is followed by the next at once. But at most the calls that its gap between two calls allows
+    /// within a second, and one more.
     fn capacity(&self) -> i64 {
         if self.pause.is_some() {
             return 0;

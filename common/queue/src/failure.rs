@@ -10,7 +10,7 @@ pub enum RedisFailure {
     Refused,
     /// The address of Redis cannot be reached: the host name is not known, or there is no route.
     Unreachable,
-    /// Redis accepts commands and does not answer in time.
+    /// Redis does not answer in time, or the network loses its answers.
     Silent,
     /// The connection was closed while it was in use.
     Broken,
@@ -115,12 +115,14 @@ impl RedisFailure {
 fn classify_connection_error(error: &RedisError) -> RedisFailure {
     if error.is_timeout() {
         RedisFailure::Silent
+    // Before `is_connection_dropped`, which is true for a refusal as well.
     } else if error.is_connection_refusal() {
         RedisFailure::Refused
     } else if error.is_connection_dropped() {
         RedisFailure::Broken
     } else {
-        // The client has no error kind for an unknown host name.
+        // What is left is mostly an unknown host name or a missing route; the client has no error
+        // kinds for them.
         RedisFailure::Unreachable
     }
 }

@@ -157,8 +157,8 @@ impl ReadyQueue {
     /// the list of new jobs, which workers without a free slot look through for their reserve.
     ///
     /// # Errors
-    /// Returns an error if Redis does not answer. The dispatcher then finds the job in Postgres a
-    /// moment later.
+    /// Returns an error if Redis does not answer. The job is not lost: a worker finds it in Postgres
+    /// when it fills the ready queue again, or, while Redis is unavailable, when it has a free slot.
     pub async fn push_new(&self, job: JobId, virtual_time: i64) -> Result<(), QueueError> {
         PUSH_NEW
             .key(&self.keys.ready)

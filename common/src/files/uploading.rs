@@ -85,8 +85,9 @@ pub async fn store(
 }
 
 /// Deletes an upload that has expired: it has not been used for as long as its tenant's retention
-/// says, or for `max_unpaid_age` if its tenant never paid. If an open job uses the upload, its time
-/// begins again instead. Returns whether the upload was deleted.
+/// says, or for `max_unpaid_age` if none of its tenant's credits was ever consumed (`None`: only the
+/// retention counts). If an open job uses the upload, its time begins again instead. Returns whether
+/// the upload was deleted.
 ///
 /// # Errors
 /// Returns an error if Postgres fails.

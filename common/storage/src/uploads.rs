@@ -189,7 +189,7 @@ pub async fn unpaid(
 }
 
 /// Locks an upload that has expired, so that no job can begin to use it until the transaction ends.
-/// It has expired by its tenant's retention, or by `max_unpaid_age` if its tenant never paid.
+/// It has expired by its tenant's retention, or by `max_unpaid_age` if none of its tenant's credits was ever consumed.
 /// Returns `false` if the upload has not expired or is deleted.
 ///
 /// # Errors

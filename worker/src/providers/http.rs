@@ -153,7 +153,8 @@ impl Http {
             .post(url)
             .header(CONTENT_TYPE, "application/json")
             .header(CONTENT_LENGTH, length)
-            // A stream, because the client copies a plain body.
+            // A stream of small parts: the client copies what it sends into a buffer of its own, and
+            // it would copy a plain body whole, without a permit for that memory.
             .body(Body::wrap_stream(stream::iter(
                 chunks.map(Ok::<_, std::convert::Infallible>),
             )))
