@@ -5,10 +5,12 @@ SHELL := /bin/bash
 
 # Always the whole workspace with all targets: building a part selects other features of its dependencies, and builds them again.
 BUILT := $(or $(CARGO_TARGET_DIR),target)/debug
+# The release build of the Dockerfile.
+SHIPPED := cargo build --locked --release -p cli --no-default-features --features otel
 # Images that tests deliver. Other software opens them after the tests.
 DELIVERED := $(abspath $(BUILT)/../delivered)
 
-.PHONY: help run test check docs fmt setup prepare bench bench-images outcomes failpoints fuzz properties races storm rolling rolling-migration redis-away boards demo-load scaler containers flood chaos verify-bench model contract sweep attack submit-cost proofs structure draw
+.PHONY: help run test check docs fmt setup prepare bench start-latency bench-images outcomes failpoints fuzz properties races storm rolling rolling-migration redis-away boards demo-load scaler containers flood chaos verify-bench model contract sweep attack submit-cost instructions proofs structure draw
 
 help: ## List these words
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -44,7 +46,11 @@ docs: ## Write the generated tables of docs/ after the code that they show chang
 	@scripts/setup test
 	WRITE_DOCS=1 cargo nextest run --locked --workspace --status-level fail -E 'binary(docs) or test(/the_documentation_/)'
 
-bench: ## Measure the time from the 202 to the call of the model, on an idle system (JOBS=500)
+bench: ## Measure speed beside BullMQ and sharp, or beside an older commit (PAIRS=5 BASE=<commit> ONLY=png,jpeg)
+	@scripts/setup bench
+	scripts/bench --pairs $(or $(PAIRS),$(if $(BASE),10,5)) $(and $(BASE),--base $(BASE)) $(and $(ONLY),--only $(ONLY))
+
+start-latency: ## Measure the time from the 202 to the call of the model, on an idle system (JOBS=500)
 	@scripts/setup run
 	cargo build --locked --workspace --all-targets
 	PLATEN_LOG=warn $(BUILT)/start-latency --jobs $(or $(JOBS),500) $(if $(BESIDE),--beside)
@@ -144,8 +150,14 @@ attack: ## Try what one client, connection or tenant may take from the others, o
 submit-cost: ## Measure what the limits cost a submit, on a release build: instructions, submits a second (PAIRS=10)
 	@scripts/setup cost
 	cargo build --locked --workspace --all-targets
-	cargo build --locked --release -p cli
+	$(SHIPPED)
 	PLATEN_LOG=error $(BUILT)/submit-cost --pairs $(or $(PAIRS),10) --program $(BUILT)/../release/platen
+
+instructions: ## Count the instructions of a submit and of jobs, beside the recorded counts (RECORD=1 records new ones)
+	@scripts/setup cost
+	cargo build --locked --workspace --all-targets
+	$(SHIPPED)
+	PLATEN_LOG=error $(BUILT)/instructions --program $(BUILT)/../release/platen $(if $(RECORD),--record)
 
 verify-bench: ## Time `platen verify` and a scrape on a history of a million jobs (ROWS=1000000 ROUNDS=2)
 	@scripts/setup run

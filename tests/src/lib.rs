@@ -10,6 +10,7 @@
 
 pub mod attack;
 pub mod base;
+pub mod callgrind;
 pub mod chaos;
 pub mod clients;
 pub mod compose;

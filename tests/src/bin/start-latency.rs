@@ -1,4 +1,4 @@
-//! `make bench`: how long it takes from the 202 of a submit to the call of the model, on an idle system.
+//! `make start-latency`: how long it takes from the 202 of a submit to the call of the model, on an idle system.
 //!
 //! Api, worker and fake run in this process, on a private Postgres (with fsync) and Redis. A job is submitted only after
 //! the one before has ended. Both times are read from the same clock: when the client has the 202, and when the fake has

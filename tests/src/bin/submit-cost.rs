@@ -7,7 +7,7 @@
 #![expect(clippy::print_stdout, reason = "prints what it measured")]
 #![expect(clippy::unwrap_used, reason = "a harness fails loudly")]
 
-use std::os::unix::fs::PermissionsExt;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 use tests::Options;
 use tests::attack::stage::WITHOUT_RATES;
+use tests::callgrind::Counted;
 use tests::clients::Clients;
 use tests::fleet::{Orders, Process, Role};
 use tests::pipeline::small_job;
@@ -58,17 +59,19 @@ async fn main() -> ExitCode {
     real.orders.program = program;
     let scratch = tempfile::tempdir().unwrap();
 
-    let mut with = CountedApi::start(&real, scratch.path(), true).await;
-    let mut without = CountedApi::start(&real, scratch.path(), false).await;
+    let (mut with, mut without) = (
+        start_counted(&real, scratch.path(), true).await,
+        start_counted(&real, scratch.path(), false).await,
+    );
     let mut ratios = Vec::new();
     for _ in 0..ROUNDS {
-        let with = with.instructions_per_submit(&real).await;
-        let without = without.instructions_per_submit(&real).await;
+        let with = instructions_per_submit(&mut with, &real).await;
+        let without = instructions_per_submit(&mut without, &real).await;
         println!("  {with:.0} instructions of a submit with, {without:.0} without");
         ratios.push(with / without);
     }
     for mut counted in [with, without] {
-        counted.api.stop().await.unwrap();
+        counted.process.stop().await.unwrap();
     }
     let ratio = median(ratios);
     proof.check(
@@ -87,7 +90,7 @@ async fn main() -> ExitCode {
         for side in [pair % 2, 1 - pair % 2] {
             let api = [&with, &without][side];
             let began = Instant::now();
-            submit(&real, api, submits, CLIENTS).await;
+            submit(&real, api.address(), submits, CLIENTS).await;
             rates[side] =
                 f64::from(u32::try_from(submits).unwrap()) / began.elapsed().as_secs_f64();
         }
@@ -137,79 +140,33 @@ async fn start(orders: &Orders) -> Process {
     orders.start_one(Role::Api).await.unwrap()
 }
 
-/// An api under Callgrind.
-struct CountedApi {
-    api: Process,
-    /// Where Callgrind writes its counts. It adds a number to the name each time.
-    output: PathBuf,
-    dumps: usize,
+/// Starts an api under Callgrind, and warms its connections and caches.
+async fn start_counted(real: &Real, folder: &Path, limits: bool) -> Counted {
+    let orders = orders(real, limits);
+    let name = if limits { "with" } else { "without" };
+    let counted = Counted::start(&orders, Role::Api, folder, name);
+    let counted = counted.await.unwrap();
+    submit(real, counted.process.address(), COUNTED_SUBMITS, 1).await;
+    counted
 }
 
-impl CountedApi {
-    /// Starts the api. Children are counted too, because the program restarts itself with a setting for its allocator.
-    async fn start(real: &Real, scratch: &Path, limits: bool) -> Self {
-        let output = scratch.join(format!("callgrind-{limits}"));
-        let program = scratch.join(format!("counted-{limits}"));
-        let script = format!(
-            "#!/bin/sh\nexec valgrind --quiet --trace-children=yes --tool=callgrind --callgrind-out-file='{}' '{}' \"$@\"\n",
-            output.display(),
-            real.orders.program.display()
-        );
-        std::fs::write(&program, script).unwrap();
-        std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).unwrap();
-        let mut orders = orders(real, limits);
-        orders.program = program;
-        // One thread and one submit after the other: the instructions of threads that wait for each other differ each time.
-        let one_thread = ("TOKIO_WORKER_THREADS".to_owned(), "1".to_owned());
-        orders.environment.push(one_thread);
-        let api = start(&orders).await;
-        submit(real, &api, COUNTED_SUBMITS, 1).await;
-        let mut counted = Self {
-            api,
-            output,
-            dumps: 0,
-        };
-        counted.instructions().await;
-        counted
-    }
-
-    /// How many instructions one submit takes, without those of tasks that run on a schedule.
-    async fn instructions_per_submit(&mut self, real: &Real) -> f64 {
-        let began = Instant::now();
-        submit(real, &self.api, COUNTED_SUBMITS, 1).await;
-        let submits = self.instructions().await;
-        let time = began.elapsed();
-        let began = Instant::now();
-        tokio::time::sleep(time).await;
-        let idle = self.instructions().await;
-        let idle = idle / began.elapsed().as_secs_f64() * time.as_secs_f64();
-        (submits - idle) / f64::from(u32::try_from(COUNTED_SUBMITS).unwrap())
-    }
-
-    /// How many instructions the api has used since the last call of this.
-    async fn instructions(&mut self) -> f64 {
-        let id = self.api.id().unwrap().to_string();
-        let mut dump = tokio::process::Command::new("callgrind_control");
-        let result = dump.args(["--dump", &id]).output().await.unwrap();
-        self.dumps += 1;
-        let file = format!("{}.{}", self.output.display(), self.dumps);
-        let text = std::fs::read_to_string(&file)
-            .unwrap_or_else(|error| panic!("{file}: {error}; {result:?}"));
-        let total = text.lines().find_map(|line| {
-            line.strip_prefix("totals: ")
-                .or_else(|| line.strip_prefix("summary: "))
-        });
-        let total = total.expect("Callgrind writes the total").trim();
-        total.parse().unwrap()
-    }
+/// How many instructions one submit takes.
+async fn instructions_per_submit(counted: &mut Counted, real: &Real) -> f64 {
+    let address = counted.process.address();
+    let work = async {
+        submit(real, address, COUNTED_SUBMITS, 1).await;
+        Ok(())
+    };
+    let instructions = counted.during(work).await.unwrap();
+    instructions / f64::from(u32::try_from(COUNTED_SUBMITS).unwrap())
 }
 
 /// Submits `count` jobs, `at_once` of them at the same time. Each must be accepted.
-async fn submit(real: &Real, api: &Process, count: usize, at_once: usize) {
+async fn submit(real: &Real, api: SocketAddr, count: usize, at_once: usize) {
     static SUBMITTED: AtomicUsize = AtomicUsize::new(0);
     // The number is part of the idempotency key, so it must never be used twice.
     let first = SUBMITTED.fetch_add(count, Ordering::Relaxed);
-    let clients = Clients::new(&real.pipeline.key, vec![api.address()]);
+    let clients = Clients::new(&real.pipeline.key, vec![api]);
     let all = clients.submit_all(first..first + count, at_once, |_| small_job());
     all.await.unwrap();
     // Let the api finish what it still does after its last answer.

@@ -1,0 +1,163 @@
+//! `make instructions`: how many instructions of the processor a submit and a job take, beside the counts that are recorded
+//! in `tests/bench/instructions.json`.
+//!
+//! An api and a worker of a release build run under Callgrind on one thread. What their schedules use is subtracted. Prints
+//! a line for each point, and exits with 1 if one takes over a tenth more than is recorded. With `--record` the new counts
+//! are recorded instead.
+#![expect(clippy::print_stdout, reason = "prints what it measured")]
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use fakes::Switches;
+use serde_json::{Value, json};
+use tests::attack::stage::cancel_open_jobs;
+use tests::callgrind::Counted;
+use tests::clients::Clients;
+use tests::fleet::Role;
+use tests::pipeline::small_job;
+use tests::proof::Proof;
+use tests::real::Real;
+use tests::{Options, drain, root};
+
+/// A count divided by the recorded one: at most.
+const MAX_GROWTH: f64 = 1.1;
+const RECORD: &str = "tests/bench/instructions.json";
+/// How long the jobs of one point may take under Callgrind.
+const DRAIN_TIMEOUT: Duration = Duration::from_mins(3);
+
+/// Instructions by point, in thousands.
+type Counts = BTreeMap<String, u64>;
+
+#[derive(Parser)]
+struct Arguments {
+    /// The program that is measured: of a release build, as it ships.
+    #[arg(long)]
+    program: PathBuf,
+    /// Record the counts of this run.
+    #[arg(long)]
+    record: bool,
+}
+
+/// What is counted.
+struct Point {
+    name: &'static str,
+    /// How many submits or jobs are counted. As many warm connections and caches before.
+    count: usize,
+    job: Value,
+}
+
+#[tokio::main]
+async fn main() -> Result<ExitCode> {
+    let Arguments { program, record } = Arguments::parse();
+    let mut proof = Proof::default();
+    let mut real = Real::start_alone(Options::in_earnest(), 1..=1).await;
+    real.orders.program = program;
+    real.fake.faults().set(Switches {
+        plain: true,
+        grain: true,
+        ..Switches::default()
+    });
+    let folder = tempfile::tempdir()?;
+
+    let mut counts = Counts::new();
+    let submits = submits(&real, folder.path()).await?;
+    counts.insert("submit".to_owned(), submits);
+    let mut worker = Counted::start(&real.orders, Role::Worker, folder.path(), "worker").await?;
+    for point in jobs() {
+        let count = of_jobs(&real, &mut worker, &point).await?;
+        counts.insert(point.name.to_owned(), count);
+    }
+    worker.process.stop().await?;
+
+    if record {
+        std::fs::write(root(RECORD), serde_json::to_string_pretty(&counts)? + "\n")?;
+    }
+    let recorded: Counts = serde_json::from_slice(&std::fs::read(root(RECORD))?)?;
+    for (name, &count) in &counts {
+        let recorded = *recorded
+            .get(name)
+            .with_context(|| format!("{RECORD} has no {name}"))?;
+        let growth = as_number(count)? / as_number(recorded)?;
+        proof.check(
+            growth <= MAX_GROWTH,
+            format!("{name}: {count} thousand instructions, {growth:.3} of the recorded {recorded} (at most {MAX_GROWTH})"),
+        );
+    }
+    proof.close(real.pipeline).await;
+    Ok(proof.verdict())
+}
+
+/// The jobs that are counted in the worker: from its claim to its settlement.
+fn jobs() -> Vec<Point> {
+    let small = small_job();
+    let mut refused = small.clone();
+    refused["prompt"] = json!("[[fault:block:SAFETY]] a glass bottle");
+    let mut large = small.clone();
+    large["size"] = json!("2K");
+    vec![
+        Point {
+            name: "refused job",
+            count: 60,
+            job: refused,
+        },
+        Point {
+            name: "job of a 1K image",
+            count: 20,
+            job: small,
+        },
+        Point {
+            name: "job of a 2K image",
+            count: 6,
+            job: large,
+        },
+    ]
+}
+
+/// Counts submits, in an api of their own. Their jobs are canceled.
+async fn submits(real: &Real, folder: &Path) -> Result<u64> {
+    const SUBMITS: usize = 200;
+    let mut api = Counted::start(&real.orders, Role::Api, folder, "api").await?;
+    let clients = Clients::named("submit", &real.pipeline.key, vec![api.process.address()]);
+    clients.submit_all(0..SUBMITS, 1, |_| small_job()).await?;
+    let work = clients.submit_all(SUBMITS..2 * SUBMITS, 1, |_| small_job());
+    let instructions = api.during(work).await?;
+    api.process.stop().await?;
+    cancel_open_jobs(&real.pipeline).await?;
+    per_piece(instructions, SUBMITS)
+}
+
+/// Counts jobs in a worker.
+async fn of_jobs(real: &Real, worker: &mut Counted, point: &Point) -> Result<u64> {
+    let api = real.pipeline.url.trim_start_matches("http://").parse()?;
+    let clients = Clients::named(point.name, &real.pipeline.key, vec![api]);
+    let drain = async |numbers| {
+        clients
+            .submit_all(numbers, 8, |_| point.job.clone())
+            .await?;
+        drain::drained(&real.pipeline.reader, DRAIN_TIMEOUT)
+            .await
+            .map(drop)
+    };
+    drain(0..point.count).await?;
+    let instructions = worker.during(drain(point.count..2 * point.count)).await?;
+    per_piece(instructions, point.count)
+}
+
+fn per_piece(instructions: f64, count: usize) -> Result<u64> {
+    let thousands = instructions / 1e3 / f64::from(u32::try_from(count)?);
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a count"
+    )]
+    Ok(thousands.round() as u64)
+}
+
+fn as_number(count: u64) -> Result<f64> {
+    Ok(f64::from(u32::try_from(count)?))
+}
