@@ -13,7 +13,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{ConnectOptions, Connection, PgConnection, PgPool};
+use sqlx::{ConnectOptions, Connection, Executor, PgConnection, PgPool};
 
 pub use begin::{begin_for, begin_for_key, begin_with_wallet};
 pub use connections::watch;
@@ -96,7 +96,7 @@ pub async fn connect(url: &str, role: DatabaseRole, max_connections: u32) -> sql
             })
         })
         .after_release(|connection, meta| {
-            Box::pin(async move { Ok(is_current(meta.age) && answers(connection).await?) })
+            Box::pin(async move { Ok(is_current(meta.age) && is_clean(connection).await?) })
         })
         .connect_with(options)
         .await
@@ -113,6 +113,18 @@ fn is_current(age: Duration) -> bool {
 /// Whether a connection answers.
 async fn answers(connection: &mut PgConnection) -> sqlx::Result<bool> {
     within(PING_TIMEOUT, connection.ping()).await.map(|()| true)
+}
+
+/// Whether a connection that was given back answers, and is in no transaction that has failed. sqlx
+/// rolls back no transaction that failed as it began, and every later statement of its connection
+/// would be refused. So the test is a statement, which does nothing else here.
+async fn is_clean(connection: &mut PgConnection) -> sqlx::Result<bool> {
+    let test = connection.execute("-- database::is_clean\nCLOSE ALL");
+    match within(PING_TIMEOUT, test).await {
+        Ok(_) => Ok(true),
+        Err(sqlx::Error::Database(_)) => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// When a statement of this process last found that the schema had changed since it was prepared.

@@ -7,7 +7,7 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use sqlx::{AssertSqlSafe, PgPool, Postgres, SqlSafeStr, Transaction};
+use sqlx::{AssertSqlSafe, PgPool, Postgres, SqlSafeStr, SqlStr, Transaction};
 
 use super::within;
 use domain::id::TenantId;
@@ -106,22 +106,28 @@ async fn begin_with(
     statements: String,
 ) -> sqlx::Result<Transaction<'static, Postgres>> {
     let statements = AssertSqlSafe(statements).into_sql_str();
-    let connection = pool.acquire().await?;
-    let begun = Transaction::begin(connection, Some(statements.clone()));
-    match within(BEGIN_TIMEOUT, begun).await {
+    match begin_once(pool, statements.clone()).await {
         // A connection that was used a moment ago is not tested before it is used again. The first
         // statements are its test. All connections that follow are tested for a while.
         Err(error) if is_broken(&error) => {
             *BROKEN.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
-            let connection = pool.acquire().await?;
-            within(
-                BEGIN_TIMEOUT,
-                Transaction::begin(connection, Some(statements)),
-            )
-            .await
+            begin_once(pool, statements).await
         }
         begun => begun,
     }
+}
+
+async fn begin_once(
+    pool: &PgPool,
+    statements: SqlStr,
+) -> sqlx::Result<Transaction<'static, Postgres>> {
+    let connection = pool.acquire().await?;
+    // sqlx rolls a transaction back only once it has begun. If its caller went away before, the
+    // connection would go back to the pool with an open transaction, which may hold a wallet's
+    // lock. So a task of its own begins it.
+    let begun = tokio::spawn(Transaction::begin(connection, Some(statements)));
+    let begun = async { begun.await.unwrap_or(Err(sqlx::Error::WorkerCrashed)) };
+    within(BEGIN_TIMEOUT, begun).await
 }
 
 /// Whether an error means that the connection cannot be used any more.
