@@ -6,8 +6,10 @@ use std::time::Duration;
 use anyhow::Context;
 use axum::http::HeaderValue;
 use bucket::Bucket;
+use common::admission::{Admission, Admitted};
 use common::config::{Config, Ports, UnbilledLimits};
 use common::files::ownership::OwnershipChecker;
+use common::people::key_cache::KeyCache;
 use domain::catalog::Catalog;
 use domain::id::TenantId;
 use queue::{Lanes, ReadyQueue};
@@ -21,6 +23,7 @@ use crate::base_url::PublicUrl;
 use crate::budget::Budget;
 use crate::client::Pseudonyms;
 use crate::error::Problem;
+use crate::groups::{AnswerFn, Context as GroupContext, Groups, SubmitError};
 use crate::rates::Rates;
 use crate::readiness::ReadinessCache;
 use crate::routes::models::cache::ModelsCache;
@@ -31,8 +34,10 @@ use crate::waiters::Waiters;
 const CONNECTIONS: u32 = 16;
 /// Postgres connections for metrics and readiness, and to find out which jobs have ended.
 const READER_CONNECTIONS: u32 = 3;
+/// Postgres connections to hear of revoked API keys.
+const LISTENER_CONNECTIONS: u32 = 1;
 /// The most Postgres connections one API process opens.
-pub const MAX_CONNECTIONS: u32 = CONNECTIONS + READER_CONNECTIONS;
+pub const MAX_CONNECTIONS: u32 = CONNECTIONS + READER_CONNECTIONS + LISTENER_CONNECTIONS;
 
 /// The state of the API. Handlers get it as `State<Arc<App>>`.
 #[derive(Clone)]
@@ -43,6 +48,12 @@ pub struct App {
     /// Connections that can read the rows of all tenants. They are for billing metrics, readiness, operators, and to find out which
     /// jobs have ended. A tenant's request must use them for nothing else.
     pub reader: PgPool,
+    /// A connection to hear of revoked API keys.
+    pub listener: PgPool,
+    /// The tenants of the API keys that were shown lately.
+    pub keys: Arc<KeyCache>,
+    /// Submits that wait to be admitted together with others of their tenant.
+    pub groups: Groups,
     /// Where new jobs are pushed for the workers.
     pub ready_queue: ReadyQueue,
     /// The state of the lanes, to tell clients why a job waits.
@@ -101,6 +112,8 @@ impl App {
         let url = config.database_url(DatabaseRole::Api)?.expose_secret();
         let pool = database::connect(url, DatabaseRole::Api, CONNECTIONS).await;
         let pool = pool.context("cannot connect to Postgres as platen_api")?;
+        let listener = database::connect(url, DatabaseRole::Api, LISTENER_CONNECTIONS).await;
+        let listener = listener.context("cannot connect to Postgres as platen_api")?;
         let url = config.database_url(DatabaseRole::Reader)?.expose_secret();
         let reader = database::connect(url, DatabaseRole::Reader, READER_CONNECTIONS).await;
         let reader = reader.context("cannot connect to Postgres as platen_reader")?;
@@ -113,9 +126,13 @@ impl App {
         let budget = Budget::within(config.api_memory, imaging::cores() / 2);
         database::watch("api", &pool);
         database::watch("reader", &reader);
+        database::watch("listener", &listener);
         Ok(Self {
             pool,
             reader,
+            listener,
+            keys: Arc::default(),
+            groups: Groups::default(),
             lanes: Lanes::new(&ready_queue, config.timing.lanes),
             ready_queue,
             bucket: if config.links.ours {
@@ -158,6 +175,23 @@ impl App {
     /// Returns [`Code::Overloaded`](crate::error::Code::Overloaded) if the tenant has too many requests under way.
     pub async fn connection(&self, tenant: TenantId) -> Result<shares::Connection, Problem> {
         self.shares.for_tenant(tenant).connection(&self.pool).await
+    }
+
+    /// Admits a submit, alone or together with others of its tenant.
+    ///
+    /// # Errors
+    /// Returns a [`SubmitError`] if it was not admitted. After an error of the database the job may exist all the same.
+    pub async fn admit(
+        &self,
+        admission: Admission<'static>,
+        answer: AnswerFn,
+    ) -> Result<Admitted, SubmitError> {
+        let context = GroupContext {
+            pool: &self.pool,
+            shares: &self.shares,
+            tasks: &self.tasks,
+        };
+        self.groups.admit(context, admission, answer).await
     }
 
     /// Does the same as [`Self::connection`], for a transaction that locks the tenant's wallet.

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use axum::extract::FromRequestParts;
 use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
-use common::people::authentication;
 use domain::id::TenantId;
 use domain::tenant::ApiKey;
 use secrecy::ExposeSecret;
@@ -39,11 +38,16 @@ impl FromRequestParts<Arc<App>> for Tenant {
         let key = bearer(credentials).ok_or_else(|| {
             failed("The Authorization header does not hold an API key like `Bearer pk_…`.")
         })?;
-        let permit = app.shares.authentication(&key.id).await?;
-        let tenant = authentication::authenticate(&app.pool, &key)
-            .await?
-            .ok_or_else(|| failed("There is no such API key, or it was revoked."))?;
-        drop(permit);
+        let tenant = match app.keys.remembered(&key) {
+            Some(tenant) => tenant,
+            None => {
+                let _permit = app.shares.authentication(&key.id).await?;
+                app.keys
+                    .authenticate(&app.pool, &key)
+                    .await?
+                    .ok_or_else(|| failed("There is no such API key, or it was revoked."))?
+            }
+        };
         rates.admit(&client, tenant, credentials)?;
         // The extractors of bodies need the tenant, because a body counts towards its tenant's share of memory.
         parts.extensions.insert(tenant);

@@ -17,6 +17,7 @@ pub mod connections;
 pub mod download;
 pub mod error;
 pub mod extract;
+pub mod groups;
 pub mod header_list;
 pub mod idempotency;
 pub mod link;

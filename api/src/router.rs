@@ -182,6 +182,7 @@ mod tests {
     use crate::base_url::PublicUrl;
     use crate::budget::Budget;
     use crate::client::Pseudonyms;
+    use crate::groups::Groups;
     use crate::rates::Rates;
     use crate::readiness::ReadinessCache;
     use crate::routes::models::cache::ModelsCache;
@@ -201,6 +202,9 @@ mod tests {
         let budget = Budget::within(API_MEMORY, 1);
         let app = App {
             reader: pool.clone(),
+            listener: pool.clone(),
+            keys: Arc::default(),
+            groups: Groups::default(),
             pool: pool.clone(),
             lanes: Lanes::new(&ready_queue, Timing::default().lanes),
             ready_queue,

@@ -1,4 +1,4 @@
-//! Runs the API: the two ports, the watch on Redis, and an orderly stop.
+//! Runs the API: the two ports, the watch on Redis, the listener for revoked keys, and an orderly stop.
 
 use std::future;
 use std::sync::Arc;
@@ -42,6 +42,8 @@ pub async fn serve(
         future::pending::<()>().await;
     };
     let redis_watch = watch_redis(app.ready_queue.clone());
+    let (keys, connection) = (Arc::clone(&app.keys), app.listener.clone());
+    let revocations = keys.follow_revocations(&connection);
     let (ports, proxies) = (app.ports, app.public.proxies().to_vec());
     let port = Port::api(&ports, proxies);
     let routes = router(Arc::clone(&app));
@@ -60,6 +62,7 @@ pub async fn serve(
         () = api => {}
         () = metrics => {}
         () = redis_watch => {}
+        () = revocations => {}
         () = close_after_delay => {}
         () = async { stop.cancelled().await; tokio::time::sleep(drain_delay + STOP_TIMEOUT).await } => {
             tracing::warn!("Some requests were not answered in time; their connections are closed");

@@ -227,6 +227,24 @@ impl Share {
         })
     }
 
+    /// Enters the tenant's queue for `pool`, until the result is dropped.
+    ///
+    /// # Errors
+    /// Returns [`Code::Overloaded`] if too many requests wait already.
+    pub fn enter(self: &Arc<Self>, pool: Pool) -> Result<Queued, Problem> {
+        let before = self.queued.fetch_add(1, Ordering::Relaxed);
+        let queued = Queued {
+            share: Arc::clone(self),
+            _waiting: Waiting::new(pool),
+        };
+        // If the queue is full, dropping the entry undoes the count.
+        if before < MAX_QUEUED {
+            Ok(queued)
+        } else {
+            Err(pool.overloaded())
+        }
+    }
+
     /// A permit to wait for the end of a job; `None` if [`WAITERS`] requests of this tenant already wait.
     pub fn waiter(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.waiters).try_acquire_owned().ok()
@@ -300,6 +318,18 @@ impl<'a> QueueEntry<'a> {
 impl Drop for QueueEntry<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Counts a request in its tenant's queue and in the metrics, until it is dropped.
+pub struct Queued {
+    share: Arc<Share>,
+    _waiting: Waiting,
+}
+
+impl Drop for Queued {
+    fn drop(&mut self) {
+        self.share.queued.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

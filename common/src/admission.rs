@@ -1,16 +1,24 @@
-//! Admission: the one transaction that creates a job.
+//! Admission: the one transaction that creates jobs.
 //!
-//! The transaction writes the job, the hold, the ledger line and the answer to the client together,
-//! or nothing at all. It locks the tenant's wallet first. So the submits of one tenant run one
-//! after the other. Two of them cannot spend the same credit, and a repeated request waits for the
-//! first request and returns its answer. After the commit the caller pushes the job to the ready
-//! queue; read [`crate::dispatch`] next.
+//! The transaction writes the jobs, the holds, the lines of the ledger and the answers to the
+//! clients together, or nothing at all. It locks the tenant's wallet first. So the transactions of
+//! one tenant run one after the other. Two of them cannot spend the same credit, and a repeated
+//! request waits for the first request and returns its answer. After the commit the caller pushes
+//! the jobs to the ready queue; read [`crate::dispatch`] next.
+//!
+//! A transaction takes four round trips to Postgres, for one job or for a hundred: it begins and
+//! locks the wallet, it reads what decides ([`storage::admissions::read`]), it writes what was
+//! decided ([`storage::admissions::write`]), and it commits. What is decided is pure
+//! (`admission/plan.rs`): it is as if the requests came one after the other.
 #![warn(
     clippy::arithmetic_side_effects,
     clippy::float_arithmetic,
     clippy::wildcard_enum_match_arm
 )]
 
+mod plan;
+
+use std::io;
 use std::time::Duration;
 
 use serde_json::json;
@@ -25,16 +33,15 @@ use domain::generation::Generation;
 use domain::id::{JobId, TenantId};
 use domain::idempotency::{self, Answer, KeyUse};
 use domain::job::{Job, JobAttributes};
-use domain::ledger::{self, Transfer};
 use domain::operator::Actor;
 use domain::storage_limit::StorageUsage;
 use domain::traceparent::TraceParent;
+use plan::{Decision, Plan};
 use storage::database;
-use storage::database::row::RowId;
 
-/// Paid calls per requested output. A job may make this many calls times its number of outputs. All
-/// its outputs share these calls.
-const CALLS_PER_OUTPUT: u64 = 3;
+/// Most requests of [`admit_all`] that share a transaction. Other requests of the tenant wait for the
+/// wallet's lock meanwhile, for about a fifth of a second.
+const MAX_TOGETHER: usize = 500;
 
 /// A parsed and quoted request to create a job.
 #[derive(Debug)]
@@ -144,112 +151,141 @@ pub enum AdmissionError {
     Database(#[from] sqlx::Error),
 }
 
+/// A request, and how it is answered.
+#[derive(Clone, Copy)]
+pub struct Member<'a> {
+    /// The request.
+    pub admission: &'a Admission<'a>,
+    /// Makes the answer to the client from the new job. The answer is stored under the idempotency
+    /// key, and a repeated request gets it again. It may be called again if the job was not written.
+    pub answer: &'a (dyn Fn(&Job) -> Answer + Send + Sync),
+}
+
 /// Creates a job: checks every limit, holds the credits, and writes the job and the answer.
 ///
-/// `answer` builds the reply from the new job's row. The reply is stored under the idempotency key,
-/// and a repeated request gets it again.
+/// `answer` makes the answer to the client, as in [`Member`].
 ///
 /// # Errors
 /// Returns an [`AdmissionError`] if a check fails; nothing is written in that case.
 pub async fn admit(
     pool: &PgPool,
     admission: &Admission<'_>,
-    answer: impl FnOnce(&Job) -> Answer,
+    answer: impl Fn(&Job) -> Answer + Send + Sync,
 ) -> Result<Admitted, AdmissionError> {
-    let tenant = admission.tenant;
-    let hold = admission.quote.hold()?;
-    let mut transaction = database::begin_for(pool, tenant).await?;
+    let answer = &answer;
+    let member = Member { admission, answer };
+    let mut results = admit_all(pool, admission.tenant, &[member]).await;
+    results.pop().expect("one result for each request")
+}
 
-    // The wallet is locked before anything is read. All checks below depend on what they read, and
-    // no other transaction of this tenant can change that until this one ends.
-    let wallet = storage::ledger::lock_wallet(&mut transaction, tenant)
-        .await?
-        .ok_or(AdmissionError::Inactive)?;
-    // The idempotency key is looked up before every other check: a repeated request gets its first
-    // answer, even if the tenant's wallet has been restricted or emptied since.
-    if let Some(answer) = find_answer(&mut transaction, tenant, &admission.idempotency).await? {
-        return Ok(Admitted::Repeated(answer));
-    }
-    if !wallet.may_submit {
-        return Err(AdmissionError::Inactive);
-    }
-    if let Some(redrive) = &admission.redrive
-        && let Some(new) = storage::operators::redriven(&mut transaction, redrive.of).await?
-    {
-        return Err(AdmissionError::Redriven(new));
-    }
-    // Locks the uploads: they cannot be deleted between this check and the commit.
-    if !storage::uploads::pin(&mut transaction, &admission.generation.uploads()).await? {
-        return Err(AdmissionError::UploadGone);
-    }
-    // A job whose deadline is shorter than a model call can take is as good as canceled in advance,
-    // so it counts against the cancel allowance. Without this check a tenant could submit a
-    // thousand such jobs, and we would pay for calls that nobody waits for.
-    if admission.cancel_after < admission.model_timeout {
-        let used = storage::allowances::used(&mut transaction, tenant).await?;
-        if !used.allows(1, admission.unbilled_limits.cancel_allowance) {
-            let shortest_deadline = admission.model_timeout;
-            return Err(AdmissionError::AllowanceUsed {
-                used,
-                shortest_deadline,
-            });
+/// Admits requests of one tenant as if they came one after the other, and returns a result for each,
+/// in their order. `tenant` is the tenant of all of them.
+///
+/// Up to 500 requests share a transaction: their jobs are created together or not at all. If a
+/// request of such a set fails a check, the others are admitted without it. If Postgres refuses to
+/// write a set, its halves are tried alone, down to the request that is refused. If Postgres cannot
+/// be reached, every request of the set gets the error; what was committed before stays. A caller
+/// that repeats all requests with the same keys gets the answers to those that were admitted.
+pub async fn admit_all(
+    pool: &PgPool,
+    tenant: TenantId,
+    members: &[Member<'_>],
+) -> Vec<Result<Admitted, AdmissionError>> {
+    let mut results = Vec::with_capacity(members.len());
+    // Sets that are still to be admitted; the next one is the last.
+    let mut sets: Vec<&[Member<'_>]> = members.chunks(MAX_TOGETHER).rev().collect();
+    while let Some(set) = sets.pop() {
+        match admit_set_twice(pool, tenant, set).await {
+            Ok(admitted) => results.extend(admitted),
+            Err(error) if set.len() == 1 => results.push(Err(error.into())),
+            Err(error) if database::is_transient(&error) => {
+                // The error cannot be copied. This one means the same: a later try may succeed.
+                let error = error.to_string();
+                results.extend(set.iter().map(|_| {
+                    let error = io::Error::other(error.clone());
+                    Err(AdmissionError::Database(error.into()))
+                }));
+            }
+            Err(error) => {
+                tracing::warn!(%error, requests = set.len(), "Postgres refused a set of requests; its halves are tried alone");
+                let (first, second) = set.split_at(set.len() / 2);
+                sets.push(second);
+                sets.push(first);
+            }
         }
     }
-    let more = admission.generation.inline_bytes();
-    check_storage_limit(&mut transaction, tenant, more, &admission.unbilled_limits).await?;
-    let insufficient = AdmissionError::InsufficientCredits {
-        needed: hold,
-        available: wallet.available,
-    };
-    // Checked here for the exact error. `never_overdrawn` in the database is the second guard.
-    if wallet.available < hold {
-        return Err(insufficient);
-    }
+    results
+}
 
-    let outputs = u64::from(admission.quote.outputs);
-    let max_calls = RowId::new("jobs", admission.job)
-        .convert("max_calls", outputs.saturating_mul(CALLS_PER_OUTPUT))?;
-    let job = storage::jobs::insert(
-        &mut transaction,
-        &storage::jobs::NewJob {
-            id: admission.job,
-            tenant,
-            attributes: &admission.attributes,
-            request_id: &admission.request_id,
-            traceparent: admission.traceparent.as_ref(),
-            generation: &admission.generation,
-            quote: &admission.quote,
-            hold,
-            max_calls,
-            run_at: admission.run_at,
-            deadline_in: admission.cancel_after,
-            redrive_of: admission.redrive.map(|redrive| redrive.of),
-        },
-    )
-    .await?;
-    if !hold.is_zero() {
-        // The lots can give less than the wallet shows: credits of an expired lot may not be held,
-        // but they are still part of the balance.
-        let lots = storage::ledger::lock_lots(&mut transaction, tenant).await?;
-        let shares = ledger::split_over_lots(&lots, hold).ok_or(insufficient)?;
-        storage::ledger::hold_lots(&mut transaction, tenant, job.id, &shares).await?;
-        storage::ledger::post(&mut transaction, tenant, &Transfer::hold(job.id, hold)).await?;
+/// Does the same as [`admit_set`]. It tries again if the schema has changed since the statements
+/// were prepared.
+async fn admit_set_twice(
+    pool: &PgPool,
+    tenant: TenantId,
+    set: &[Member<'_>],
+) -> sqlx::Result<Vec<Result<Admitted, AdmissionError>>> {
+    match database::with_timeout(admit_set(pool, tenant, set)).await {
+        Err(error) if database::schema_changed(&error) => {
+            database::with_timeout(admit_set(pool, tenant, set)).await
+        }
+        result => result,
     }
-    if let Some(Redrive { of, actor }) = admission.redrive {
-        let subject = json!({ "job": of, "new": job.id, "tenant": tenant });
-        storage::operators::record(&mut transaction, actor, "redrive", &subject).await?;
+}
+
+/// Admits a set of requests in one transaction.
+async fn admit_set(
+    pool: &PgPool,
+    tenant: TenantId,
+    set: &[Member<'_>],
+) -> sqlx::Result<Vec<Result<Admitted, AdmissionError>>> {
+    // The wallet is locked before anything is read. All checks depend on what is read, and no other
+    // transaction of this tenant can change that until this one ends.
+    let mut transaction = database::begin_with_wallet(pool, tenant).await?;
+    let wanted = plan::wanted(set);
+    let Some(basis) = storage::admissions::read(&mut transaction, tenant, &wanted).await? else {
+        return Ok(set.iter().map(|_| Err(AdmissionError::Inactive)).collect());
+    };
+    let mut plan = Plan::new(basis);
+    let mut decisions = Vec::with_capacity(set.len());
+    for member in set {
+        let redriven = match &member.admission.redrive {
+            Some(redrive) => storage::operators::redriven(&mut transaction, redrive.of).await?,
+            None => None,
+        };
+        decisions.push(plan.decide(member, redriven));
     }
-    // The answer is stored in the same transaction. If the process dies after the commit and before
-    // it replies, the client repeats its request and gets this answer, not a second job.
-    let answer = answer(&job);
-    storage::idempotency::keep(&mut transaction, tenant, &admission.idempotency, &answer).await?;
-    reach("admission:before_commit").await?;
-    transaction.commit().await?;
-    reach("admission:after_commit").await?;
-    Ok(Admitted::New {
-        job: Box::new(job),
-        answer,
-    })
+    if !plan.new.is_empty() {
+        // The answers are stored in the same transaction. If the process dies after the commit and
+        // before it replies, a client repeats its request and gets this answer, not a second job.
+        storage::admissions::write(&mut transaction, tenant, plan.virtual_clock, &plan.new).await?;
+        for (member, decision) in set.iter().zip(&decisions) {
+            if let (Some(redrive), Ok(Decision::New(_))) = (&member.admission.redrive, decision) {
+                let new = member.admission.job;
+                let subject = json!({ "job": redrive.of, "new": new, "tenant": tenant });
+                let actor = redrive.actor;
+                storage::operators::record(&mut transaction, actor, "redrive", &subject).await?;
+            }
+        }
+        reach("admission:before_commit").await?;
+        transaction.commit().await?;
+        reach("admission:after_commit").await?;
+    }
+    let mut new: Vec<_> = plan.new.into_iter().map(Some).collect();
+    let mut result = |decision| match decision {
+        Decision::Repeated(answer) => Admitted::Repeated(answer),
+        Decision::New(number) => {
+            let new = new.get_mut(number).and_then(Option::take);
+            let new = new.expect("each new job is decided about once");
+            Admitted::New {
+                job: Box::new(new.job),
+                answer: new.answer,
+            }
+        }
+    };
+    Ok(decisions
+        .into_iter()
+        .map(|decision| decision.map(&mut result))
+        .collect())
 }
 
 /// Checks that `more` bytes fit into the tenant's storage limit. The caller must hold the wallet's
@@ -264,10 +300,22 @@ pub async fn check_storage_limit(
     more: i64,
     unbilled_limits: &UnbilledLimits,
 ) -> Result<(), AdmissionError> {
+    if more <= 0 || unbilled_limits.storage.is_none() {
+        return Ok(());
+    }
+    let stored = storage::stored_bytes::stored(connection, tenant).await?;
+    check_room(stored, more, unbilled_limits)
+}
+
+/// Checks that `more` bytes fit into the storage limit beside those that are stored.
+fn check_room(
+    stored: StorageUsage,
+    more: i64,
+    unbilled_limits: &UnbilledLimits,
+) -> Result<(), AdmissionError> {
     let Some(limit) = unbilled_limits.storage.filter(|_| more > 0) else {
         return Ok(());
     };
-    let stored = storage::stored_bytes::stored(connection, tenant).await?;
     match stored {
         StorageUsage { bytes: Some(bytes) } if !stored.has_room(more, Some(limit)) => {
             Err(AdmissionError::StorageFull {
@@ -282,9 +330,9 @@ pub async fn check_storage_limit(
 
 /// Returns the answer that this request got before, if it is a repetition.
 ///
-/// This function takes no lock, so `None` is no proof that the request is new; [`admit`] looks
-/// again under the lock. An early answer saves work: the inputs of a repeated request need not be
-/// stored again.
+/// This function takes no lock, so `None` is no proof that the request is new; [`admit_all`] looks
+/// again under the lock. It is for a request whose inputs would have to be stored again, and for a
+/// request that fails a check now and may have passed it when it was made first.
 ///
 /// # Errors
 /// Returns [`AdmissionError::KeyReused`] if the key belongs to another request, and

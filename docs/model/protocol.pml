@@ -50,6 +50,9 @@
 
 #define JOBS 2
 #define HOLD OUTPUTS                                /* a picture costs one credit */
+#ifndef CREDITS
+#define CREDITS HOLD                                /* credits for one job */
+#endif
 #define ROWS (MAX_CALLS + THROTTLES + 1)            /* calls journaled of a job; the last one stands for one too many */
 #if MAX_CALLS + THROTTLES > 5
 #error "EACH_CALL knows six rows"
@@ -96,7 +99,7 @@ typedef Job {
 
 Job job[JOBS];
 byte admitted;             /* jobs there are */
-short available = HOLD;    /* the wallet: credits for one job */
+short available = CREDITS; /* the wallet */
 short held;
 short revenue;
 byte answered[KEYS];       /* idempotency keys: 1 + the job */
@@ -104,6 +107,16 @@ byte admitted_for[KEYS];
 bit ready_queue[JOBS];     /* Redis: a set of ids */
 byte crashes, lapses, throttles, troubles;
 bit stale;                 /* something was changed under a fence that is no longer the job's */
+
+#ifdef GROUP
+mtype = { absent, waiting, taken, replied };
+typedef Request {
+  mtype place = absent;
+  byte key;
+  byte reply               /* 1 + the job; 0: refused */
+};
+Request request[2];
+#endif
 
 #define IS_OPEN(j)  (job[j].state == queued || job[j].state == running)
 #define ENDED(j)    (job[j].state != none && !IS_OPEN(j))
@@ -124,7 +137,7 @@ bit I1_no_credit_is_made_or_lost, I4_held_is_held_for_open_jobs, I5_settled_exac
   I9_a_call_is_journaled_before_it_is_made, I9_calls_are_bounded, I9_the_count_is_the_journal,
   I9_one_call_at_a_time, I9_no_open_call_of_an_ended_job, I10_nothing_is_stuck, I10_poison_ends, I11_one_job_per_key,
   I12_never_overdrawn, I20_redis_is_disposable, a_stored_picture_is_never_bought_again,
-  a_handles_work_is_never_given_up, it_happens;
+  a_handles_work_is_never_given_up, each_submit_gets_its_own_answer, it_happens;
 
 #if ROWS == 2
 #define EACH_CALL(p, j, op) (p(j, 0) op p(j, 1))
@@ -170,6 +183,15 @@ bit I1_no_credit_is_made_or_lost, I4_held_is_held_for_open_jobs, I5_settled_exac
   assert(!IS_OPEN(j) || EACH_CALL(POLLED_STANDS, j, &&) || a_handles_work_is_never_given_up); \
   assert(!ENDED(j) || !EACH_CALL(ROW_IS_OPEN, j, ||) || I9_no_open_call_of_an_ended_job)
 
+/* A request that was answered got the job of its key; one that was refused has none. */
+#ifdef GROUP
+#define OWN_ANSWER(r) (request[r].place != replied || request[r].reply == answered[request[r].key] || request[r].reply == 0)
+#define EVERY_SUBMIT_IS_ANSWERED ((request[0].place == replied || request[0].place == absent) && (request[1].place == replied || request[1].place == absent))
+#else
+#define OWN_ANSWER(r) true
+#define EVERY_SUBMIT_IS_ANSWERED true
+#endif
+
 /* What is worth a promise: a model in which nothing happens keeps every one. */
 #define SUCCEEDS        (job[0].state == succeeded)
 #define TAKES_OVER      (job[0].state == succeeded && job[0].fence == 2 && job[0].made == 1)
@@ -180,13 +202,17 @@ bit I1_no_credit_is_made_or_lost, I4_held_is_held_for_open_jobs, I5_settled_exac
 #define IS_POISON       (job[0].state == failed && job[0].rows == 0)
 #define IS_CANCELED     (job[0].state == canceled && job[0].made == 1)
 #define EXPIRES         (job[0].state == expired)
+#ifdef GROUP
+#define SHARES_A_COMMIT (admitted == 1 && request[0].reply == 1 && request[1].reply == 1)
+#define ONE_IS_REFUSED  (admitted == 1 && request[0].place == replied && request[1].place == replied && request[0].reply + request[1].reply == 1)
+#endif
 
 /* In every state: */
 never {
   do
   :: d_step {
     assert((SETTLED_ONCE(0) && SETTLED_ONCE(1)) || I5_settled_exactly_once);
-    assert(available + held + revenue == HOLD || I1_no_credit_is_made_or_lost);
+    assert(available + held + revenue == CREDITS || I1_no_credit_is_made_or_lost);
     assert((available >= 0 && held >= 0) || I12_never_overdrawn);
     assert(held == HELD(0) + HELD(1) || I4_held_is_held_for_open_jobs);
     assert((STATE_TELLS(0) && STATE_TELLS(1)) || I6_charged_is_delivered);
@@ -195,6 +221,7 @@ never {
     assert((job[0].calls_started <= MAX_CALLS && job[1].calls_started <= MAX_CALLS) || I9_calls_are_bounded);
     assert((job[0].crash_count < MOST_CRASHES && job[1].crash_count < MOST_CRASHES) || I10_poison_ends);
     assert((admitted_for[0] <= 1 && admitted_for[KEYS - 1] <= 1) || I11_one_job_per_key);
+    assert((OWN_ANSWER(0) && OWN_ANSWER(1)) || each_submit_gets_its_own_answer);
     assert KEPT(0);
     assert KEPT(1)
 #ifdef HAPPENS
@@ -209,7 +236,8 @@ active proctype AtRest() {
   timeout -> d_step {
     assert((job[0].state != queued && job[1].state != queued) || DEADLINE || I20_redis_is_disposable);
     assert((!IS_OPEN(0) && !IS_OPEN(1)) || I10_nothing_is_stuck);
-    assert(held == 0 || I4_held_is_held_for_open_jobs)
+    assert(held == 0 || I4_held_is_held_for_open_jobs);
+    assert(EVERY_SUBMIT_IS_ANSWERED || each_submit_gets_its_own_answer)
   }
 }
 
@@ -387,6 +415,8 @@ inline push_new(j) {
   fi
 }
 
+#ifndef GROUP
+#define RUN_API(r, key) run Api(key)
 /* The api: a request, or its repetition. */
 proctype Api(byte key) {
   byte j;
@@ -397,6 +427,93 @@ proctype Api(byte key) {
 answered_already:
   skip
 }
+#else
+#define RUN_API(r, key) run Api(r, key)
+/* Group commit: api/src/groups.rs. A request waits until a task of its process takes it, perhaps together with the other. */
+/* A client whose request is answered with the job of its key, or refused. */
+proctype Api(byte r; byte key) {
+  atomic { request[r].key = key; request[r].place = waiting };
+  request[r].place == replied;
+  if
+  :: request[r].reply > 0 -> push_new(request[r].reply - 1)
+  :: else
+  fi
+}
+
+#define WAITS(r) (request[r].place == waiting)
+
+/* What a request of a group finds stored under its key, and what it finds available. */
+#ifdef NO_GROUP_KEYS
+#define FOUND known[key]                       /* as it was when the transaction began, whatever was before it in its group */
+#else
+#define FOUND answered[key]
+#endif
+#ifdef NO_GROUP_BALANCE
+#define FREE seen
+#else
+#define FREE available
+#endif
+
+/* Decides about the requests of a group, one after the other. */
+inline admit_all() {
+  known[0] = answered[0];
+  known[KEYS - 1] = answered[KEYS - 1];
+  seen = available;
+  for (r : 0 .. 1) {
+    if
+    :: mine[r] ->
+       key = request[r].key;
+       if
+       :: FOUND > 0 -> request[r].reply = FOUND
+       :: FOUND == 0 && FREE >= HOLD -> hold_lots(); insert(); request[r].reply = j + 1
+       :: else -> request[r].reply = 0
+       fi
+    :: else
+    fi
+  }
+}
+
+/* Ends the group: its requests are answered, or wait again. */
+inline hand_over(where) {
+  for (r : 0 .. 1) {
+    if
+    :: mine[r] -> request[r].place = where; mine[r] = 0
+    :: else
+    fi
+  }
+  r = 0; j = 0; key = 0; seen = 0; known[0] = 0; known[KEYS - 1] = 0    /* fewer states */
+}
+
+/* The task of a tenant, in each of two processes. It takes what waits, admits it in one transaction, and replies. If its
+   process dies before or after the commit, the clients hear nothing and repeat their requests. */
+active [2] proctype Group() {
+  bit mine[2];
+  byte known[KEYS];
+  byte r, j, key;
+  short seen;
+
+end:
+  do
+  :: atomic {
+       WAITS(0) || WAITS(1) ->
+       if
+       :: WAITS(0) -> mine[0] = 1; request[0].place = taken
+       :: WAITS(1) -> mine[1] = 1; request[1].place = taken
+       :: WAITS(0) && WAITS(1) -> mine[0] = 1; mine[1] = 1; request[0].place = taken; request[1].place = taken
+       fi
+     };
+     if
+     :: atomic { admit_all() }
+     :: atomic { crashes < CRASHES -> crashes++; hand_over(waiting) }
+     fi;
+     if
+     :: atomic { mine[0] || mine[1] -> hand_over(replied) }
+     :: atomic { (mine[0] || mine[1]) && crashes < CRASHES -> crashes++; hand_over(waiting) }
+     :: else
+     fi
+  od
+}
+#endif
 
 /* Redis may lose everything at any moment. Adding an id twice is adding it once. An id that is popped twice comes from
    fill, after a worker has popped it and before that worker claims the job. */
@@ -831,9 +948,9 @@ end:
 
 init {
   atomic {
-    run Api(0);
+    RUN_API(0, 0);
 #if REQUESTS > 1
-    run Api(KEYS - 1)
+    RUN_API(1, KEYS - 1)
 #endif
   }
 }

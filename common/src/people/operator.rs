@@ -371,9 +371,8 @@ pub async fn redrive(
             ..UnbilledLimits::default()
         },
     };
-    let location = format!("/v1/jobs/{id}");
     let admitted = admission::admit(pool, &admission, |job| Answer {
-        location: Some(location),
+        location: Some(format!("/v1/jobs/{}", job.id)),
         ..Answer::json(202, &json!({ "id": job.id }))
     });
     let admitted = admitted.await;

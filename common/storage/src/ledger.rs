@@ -80,8 +80,9 @@ pub async fn wallet(
     .await
 }
 
-/// Books a transfer: changes the wallet and writes the ledger line, in one statement. No other
-/// statement changes a balance, so there is no change without a line.
+/// Books a transfer: changes the wallet and writes the ledger line, in one statement. The only other
+/// statement that changes a balance is [`crate::admissions::write`], which writes the lines of holds
+/// in the same way. So there is no change without a line.
 ///
 /// Each line has the next number (`seq`) and a hash over its contents and the hash of the line
 /// before. The wallet keeps the newest hash (`head`). So a line that is changed, removed or
@@ -141,38 +142,6 @@ pub async fn lock_lots(connection: &mut PgConnection, tenant: TenantId) -> sqlx:
     )
     .fetch_all(connection)
     .await
-}
-
-/// Moves a hold's shares from `remaining` to `held` in their grants, and stores them with the job.
-/// The stored order (`ord`) is the burn-down order, in which settlement spends the shares.
-///
-/// # Errors
-/// Returns an error if a grant has less than its share, or if Postgres fails.
-pub async fn hold_lots(
-    connection: &mut PgConnection,
-    tenant: TenantId,
-    job: JobId,
-    shares: &[Share],
-) -> sqlx::Result<()> {
-    let grants: Vec<Uuid> = shares.iter().map(|share| share.grant).collect();
-    let amounts: Vec<i64> = shares.iter().map(|share| share.amount.get()).collect();
-    // The join writes a share only for a grant that was updated. So the table `job_lots` never
-    // names credits that no grant holds.
-    sqlx::query!(
-        "-- ledger::hold_lots
-        WITH share AS (SELECT grant_id, amount, ord FROM unnest($3::uuid[], $4::bigint[]) WITH ORDINALITY AS t(grant_id, amount, ord)),
-             held AS (UPDATE grants g SET remaining = remaining - share.amount, held = held + share.amount
-                      FROM share WHERE g.id = share.grant_id RETURNING g.id)
-        INSERT INTO job_lots (job_id, grant_id, tenant_id, ord, amount)
-        SELECT $1, share.grant_id, $2, share.ord, share.amount FROM share JOIN held ON held.id = share.grant_id",
-        job as JobId,
-        tenant as TenantId,
-        &grants,
-        &amounts,
-    )
-    .execute(connection)
-    .await?;
-    Ok(())
 }
 
 /// Locks the grants that a job holds credits of, and returns its shares in burn-down order.

@@ -1,6 +1,7 @@
 //! Postgres: pools and roles, migrations, and all SQL, with one file for each group of tables. Most
 //! functions take a connection. Their callers begin and commit the transaction.
 
+pub mod admissions;
 pub mod allowances;
 pub mod anchors;
 pub mod artifacts;
@@ -15,6 +16,7 @@ pub mod operators;
 pub mod orphans;
 pub mod ownership;
 pub mod retention;
+pub mod revocations;
 pub mod stored_bytes;
 pub mod tenants;
 pub mod uploads;

@@ -13,8 +13,8 @@ use std::sync::LazyLock;
 
 use prometheus::core::Collector;
 use prometheus::{
-    Encoder, Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
-    IntGaugeVec, Opts, Registry, TextEncoder,
+    Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec,
+    IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
 use domain::catalog::Catalog;
@@ -140,6 +140,29 @@ pub static API_OVERLOADED: LazyLock<IntCounterVec> = LazyLock::new(|| {
             "Requests refused because they had waited too long for a place in a pool.",
         ),
         &["pool"],
+    ))
+});
+
+/// Look-ups of API keys in this api process, by whether the key was remembered (`hit`), was not (`miss`), or none could be
+/// remembered because revocations are not heard of (`bypass`).
+pub static API_KEY_LOOKUPS: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    registered(IntCounterVec::new(
+        Opts::new(
+            "platen_api_key_lookups_total",
+            "Look-ups of API keys: remembered, asked of Postgres, or asked because revocations are not heard of.",
+        ),
+        &["result"],
+    ))
+});
+
+/// How many submits of a tenant one transaction admits.
+pub static API_SUBMIT_GROUP: LazyLock<Histogram> = LazyLock::new(|| {
+    registered(Histogram::with_opts(
+        HistogramOpts::new(
+            "platen_api_submit_group_size",
+            "Submits of one tenant that one transaction admits.",
+        )
+        .buckets(vec![1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0]),
     ))
 });
 
@@ -359,6 +382,8 @@ pub const NAMES: &[&str] = &[
     "platen_api_memory_bytes",
     "platen_api_waiting",
     "platen_api_overloaded_total",
+    "platen_api_key_lookups_total",
+    "platen_api_submit_group_size",
     "platen_spool_bytes",
     "platen_spool_refused_total",
     "platen_deletions_total",

@@ -35,6 +35,7 @@ mod server_shapes;
 mod shares;
 mod sharing;
 mod spool;
+mod submits;
 mod traces;
 mod unpaid;
 mod uploads;

@@ -39,11 +39,15 @@ use crate::auth::Tenant;
 use crate::base_url::BaseUrl;
 use crate::error::{Code, Problem, Result};
 use crate::extract::{self, JsonBody};
+use crate::groups::SubmitError;
 use crate::idempotency::IdempotencyKey;
 use draft::{CreateJob, JobDraft};
 use inputs::{InputBody, InputFile, Sources};
 use options::SubmitOptions;
 pub use options::{CANCEL_AFTER, PREFER, Prefer};
+
+/// The size up to which a body is parsed on the thread of its request, in bytes: another thread would take longer to begin.
+const SMALL_BODY: usize = 16 * 1024;
 
 /// The most a job would cost. Nothing was written.
 #[derive(Debug, Serialize, ToSchema)]
@@ -94,19 +98,26 @@ pub async fn handler(
     JsonBody(body): JsonBody,
 ) -> Result<Response> {
     let request = key.request("POST", "/v1/jobs", &body);
-    // The stored answer is looked up before anything is checked, because prices and models may have changed since this request was
-    // first answered.
-    if key.sent
-        && !options.dry_run
-        && let Some(answer) = answered_before(&app, tenant, &request).await?
-    {
-        return Ok(answer_again(&app, &base, tenant, &key, &options, answer).await);
-    }
-
+    // Only a request with a key of its client can have been answered before.
+    let repeatable = (key.sent && !options.dry_run).then_some(&request);
     let id = JobId::new();
     // The decoded images take memory, too. The memory permit of the body covers them, so the body is held until they are stored.
     let memory_permit = body.clone();
-    let (draft, quote) = draft_and_quote(&app, tenant, id, body, options.dry_run).await?;
+    let drafted = draft_and_quote(&app, tenant, id, body, options.dry_run, repeatable).await;
+    let (draft, quote) = match drafted {
+        Ok(Drafted::Quoted(draft, quote)) => (*draft, quote),
+        Ok(Drafted::AnsweredBefore(answer)) => {
+            return Ok(answer_again(&app, &base, tenant, &key, &options, answer).await);
+        }
+        // Prices and models may have changed since this request was first answered. So the stored answer is looked up before a
+        // mistake is reported. A request without a mistake is looked up in its admission, which needs no query more.
+        Err(problem) => {
+            return match answered_before(&app, tenant, repeatable).await? {
+                Some(answer) => Ok(answer_again(&app, &base, tenant, &key, &options, answer).await),
+                None => Err(problem),
+            };
+        }
+    };
     if options.dry_run {
         return Ok(Json(DryRun::from_quote(&quote)?).into_response());
     }
@@ -133,18 +144,12 @@ pub async fn handler(
         unbilled_limits: app.unbilled_limits,
     };
     let accepted = |job: &Job| JobView::new(job, Vec::new()).answer(StatusCode::ACCEPTED);
-    let admitted = match app.wallet(tenant).await {
-        Ok(connection) => admission::admit(&connection, &admission, accepted).await,
-        Err(overloaded) => {
-            discard(&app, &draft.files).await;
-            return Err(overloaded);
-        }
-    };
+    let admitted = app.admit(admission, accepted).await;
     // After a database error the commit may have succeeded, and the job would need its files. So they are deleted only if it is
     // certain that there is no job.
     if !matches!(
         admitted,
-        Ok(Admitted::New { .. }) | Err(AdmissionError::Database(_))
+        Ok(Admitted::New { .. }) | Err(SubmitError::Refused(AdmissionError::Database(_)))
     ) {
         discard(&app, &draft.files).await;
     }
@@ -170,7 +175,15 @@ pub async fn handler(
     }
 }
 
-/// Parses and quotes a job, and decodes the images in its body.
+/// What became of a body.
+enum Drafted {
+    /// It is a job that can be quoted.
+    Quoted(Box<JobDraft>, Quote),
+    /// It was answered before, which was looked up because its images are expensive.
+    AnsweredBefore(Answer),
+}
+
+/// Parses and quotes a job, and decodes the images in its body. `repeatable` is the request if it may have been answered before.
 ///
 /// Decoding images is expensive. So everything else is checked first, and the job is quoted again afterwards.
 async fn draft_and_quote(
@@ -179,12 +192,27 @@ async fn draft_and_quote(
     id: JobId,
     body: Bytes,
     dry_run: bool,
-) -> Result<(JobDraft, Quote)> {
+    repeatable: Option<&idempotency::Request>,
+) -> Result<Drafted> {
     let now = clock::now();
-    let mut body: CreateJob = off_thread(move || extract::json(&body)).await??;
+    let mut body: CreateJob = if body.len() <= SMALL_BODY {
+        extract::json(&body)?
+    } else {
+        off_thread(move || extract::json(&body)).await??
+    };
     let inputs = body.take_inputs();
+    if inputs.is_empty() {
+        let mut none = Sources::read(inputs, &HashMap::new());
+        let mut draft = JobDraft::read(body, none.before_decoding(tenant, id), now);
+        let quote = draft.quote(&app.catalog, now.date())?;
+        return Ok(Drafted::Quoted(Box::new(draft), quote));
+    }
+    // The inputs of a repeated request would be decoded and stored again.
+    if let Some(answer) = answered_before(app, tenant, repeatable).await? {
+        return Ok(Drafted::AnsweredBefore(answer));
+    }
     // This is checked before any work on the images, because files in another database's bucket would be lost.
-    if !inputs.is_empty() && !dry_run {
+    if !dry_run {
         app.owner.must_be_usable().await?;
     }
     let uploads = load_uploads(app, tenant, &inputs).await?;
@@ -200,7 +228,7 @@ async fn draft_and_quote(
         draft.replace_inputs(inputs);
         quote = draft.quote(&app.catalog, now.date())?;
     }
-    Ok((draft, quote))
+    Ok(Drafted::Quoted(Box::new(draft), quote))
 }
 
 /// Answers a repeated request. With `Prefer: wait` it waits for the job, as the first request did.
@@ -262,12 +290,15 @@ async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static
     done.map_err(|_| Code::Internal.into())
 }
 
-/// The stored answer to an earlier request with the same key, if there is one.
+/// The stored answer to an earlier request with the same key, if there is one. `None` is not looked up.
 async fn answered_before(
     app: &App,
     tenant: TenantId,
-    request: &idempotency::Request,
+    request: Option<&idempotency::Request>,
 ) -> Result<Option<Answer>> {
+    let Some(request) = request else {
+        return Ok(None);
+    };
     let connection = app.connection(tenant).await?;
     Ok(admission::answered_before(&connection, tenant, request).await?)
 }
