@@ -8,7 +8,7 @@ BUILT := $(or $(CARGO_TARGET_DIR),target)/debug
 # Images that tests deliver. Other software opens them after the tests.
 DELIVERED := $(abspath $(BUILT)/../delivered)
 
-.PHONY: help run test check docs fmt setup prepare bench bench-images outcomes failpoints fuzz properties races storm rolling rolling-migration redis-away boards demo-load scaler containers flood chaos verify-bench model contract sweep attack submit-cost proofs structure draw
+.PHONY: help run test check docs fmt setup prepare bench bench-images outcomes failpoints fuzz properties races storm rolling rolling-migration redis-away boards demo-load scaler containers flood chaos verify-bench model contract sweep attack submit-cost worker-cost proofs structure draw
 
 help: ## List these words
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -146,6 +146,11 @@ submit-cost: ## Measure what the limits cost a submit, on a release build: instr
 	cargo build --locked --workspace --all-targets
 	cargo build --locked --release -p cli
 	PLATEN_LOG=error $(BUILT)/submit-cost --pairs $(or $(PAIRS),10) --program $(BUILT)/../release/platen
+
+worker-cost: ## Measure the CPU time and memory of a worker on PNG files of 2048², and the kernel's share (JOBS=60)
+	@scripts/setup run
+	cargo build --locked --workspace --all-targets
+	PLATEN_LOG=error $(BUILT)/worker-cost --jobs $(or $(JOBS),60)
 
 verify-bench: ## Time `platen verify` and a scrape on a history of a million jobs (ROWS=1000000 ROUNDS=2)
 	@scripts/setup run

@@ -7,10 +7,15 @@ use std::process::ExitCode;
 use clap::Parser;
 use cli::commands::Command;
 use cli::say::OutputError;
-use cli::{allocator, shutdown};
+use cli::shutdown;
 use common::config::Config;
+use mimalloc::MiMalloc;
 use nix::sys::stat::{Mode, umask};
 
+/// Keeps freed memory for a second, because the next image needs as much, and then returns it to the
+/// system. The feature `override` makes the C libraries use it too (`docs/decisions/0039`).
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 /// The exit code of a process that SIGPIPE has ended, as a shell reports it.
 const SIGPIPE_EXIT_CODE: u8 = 128 + 13;
 
@@ -28,7 +33,6 @@ fn main() -> ExitCode {
         servers::restart_without_postgres_variables();
     }
     if command.is_server() {
-        allocator::restart_with_setting();
         // Only the owner of the process may read the files that it writes, above all customers' images.
         umask(Mode::S_IRWXG | Mode::S_IRWXO);
     }
