@@ -174,6 +174,11 @@ async fn a_paid_result_waits_while_the_bucket_alters_bytes() {
 }
 
 #[tokio::test]
+async fn a_paid_result_waits_while_bytes_change_on_the_way() {
+    Box::pin(a_paid_result_waits(Mood::ReceivesOtherBytes)).await;
+}
+
+#[tokio::test]
 async fn a_job_whose_result_waits_past_its_deadline_is_released() {
     let case = Case::start().await;
     let pipeline = &case.pipeline;
