@@ -2,7 +2,7 @@
 
 use std::io;
 
-use super::FileKind;
+use super::object::FileKind;
 
 /// Why an operation on a bucket failed.
 #[derive(Debug, thiserror::Error)]

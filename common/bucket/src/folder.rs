@@ -21,7 +21,8 @@ use time::OffsetDateTime;
 use tokio::sync::mpsc;
 use walkdir::{DirEntry, WalkDir};
 
-use super::{BucketError, FileKind, ListedObject, StoredObject, length};
+use super::BucketError;
+use super::object::{FileKind, ListedObject, StoredObject, length};
 
 /// How many entries are listed before the reader of the list asks for them.
 const WALK_BUFFER: usize = 256;
@@ -225,7 +226,9 @@ fn create_unfinished(root: &Path, path: &Path) -> io::Result<(File, PathBuf)> {
 /// Creates the folders between the folder of the bucket and a file. The folder of the bucket itself
 /// is never created, because its volume may just not be mounted.
 fn create_folders(root: &Path, path: &Path) -> io::Result<()> {
-    let inner = path.parent().and_then(|folder| folder.strip_prefix(root).ok());
+    let inner = path
+        .parent()
+        .and_then(|folder| folder.strip_prefix(root).ok());
     let mut folder = root.to_owned();
     for name in inner.unwrap_or(Path::new("")) {
         let parent = folder.clone();

@@ -6,6 +6,7 @@ mod checksum;
 mod error;
 mod folder;
 mod link;
+mod object;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +16,7 @@ use futures::stream::{BoxStream, StreamExt, TryStreamExt};
 use object_store::path::Path as Key;
 use object_store::signer::{Method, SignedUrlOptions};
 use object_store::{
-    GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload,
+    GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload,
 };
 use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
@@ -26,6 +27,8 @@ use checksum::{Algorithm, Verdict};
 use folder::Folder;
 pub use folder::{FolderState, survey};
 pub use link::{BadLink, LINKS, Signed, SigningKeys};
+use object::length;
+pub use object::{FileKind, ListedObject, Part, StoredObject};
 
 use domain::file_name::attachment;
 pub use error::BucketError;
@@ -68,88 +71,6 @@ pub struct ContentDisposition<'a> {
     pub media_type: &'a str,
     /// The name under which a browser saves the file.
     pub file_name: &'a str,
-}
-
-/// Hash and size of an object that is in the bucket.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StoredObject {
-    /// SHA-256 of the object's bytes.
-    pub sha256: [u8; 32],
-    /// How many bytes the object has.
-    pub bytes: i64,
-}
-
-impl StoredObject {
-    fn from_bytes(bytes: &[u8]) -> Self {
-        Self {
-            sha256: Sha256::digest(bytes).into(),
-            bytes: length(bytes),
-        }
-    }
-}
-
-/// The number of bytes, in the type of the database's columns.
-fn length(bytes: &[u8]) -> i64 {
-    i64::try_from(bytes.len()).expect("no allocation is longer than isize::MAX")
-}
-
-/// A part of an object.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Part {
-    /// The bytes of the part.
-    pub bytes: Bytes,
-    /// How many bytes the whole object has.
-    pub whole: u64,
-}
-
-/// An object in a list of the bucket.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ListedObject {
-    /// The key of the object. In a folder this is the path of the file, relative to the folder.
-    pub key: String,
-    /// The size of the object, in bytes.
-    pub bytes: u64,
-    /// When it was written, on the bucket's clock.
-    pub modified: OffsetDateTime,
-    /// What it is.
-    pub kind: FileKind,
-}
-
-/// What kind of entry of a bucket this is. At S3 and Google Cloud Storage all entries are objects.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FileKind {
-    /// An object. In a folder this is a plain file.
-    Object,
-    /// A symbolic link.
-    SymbolicLink,
-    /// A pipe, a socket or a device.
-    Special,
-}
-
-impl FileKind {
-    /// The kind as words, for messages.
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Object => "a file",
-            Self::SymbolicLink => "a symbolic link",
-            Self::Special => "a pipe, a socket or a device",
-        }
-    }
-}
-
-impl From<ObjectMeta> for ListedObject {
-    fn from(object: ObjectMeta) -> Self {
-        let seconds = object.last_modified.timestamp();
-        Self {
-            key: object.location.into(),
-            bytes: object.size,
-            // A time out of range counts as very old. Then only the rows decide whether the object
-            // is an orphan.
-            modified: OffsetDateTime::from_unix_timestamp(seconds)
-                .unwrap_or(OffsetDateTime::UNIX_EPOCH),
-            kind: FileKind::Object,
-        }
-    }
 }
 
 impl Bucket {

@@ -146,7 +146,7 @@ struct CountedApi {
 }
 
 impl CountedApi {
-    /// Starts the api. Children are counted too, because the program restarts itself with a setting for its allocator.
+    /// Starts the api. Children are counted too.
     async fn start(real: &Real, scratch: &Path, limits: bool) -> Self {
         let output = scratch.join(format!("callgrind-{limits}"));
         let program = scratch.join(format!("counted-{limits}"));

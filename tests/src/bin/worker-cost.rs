@@ -175,14 +175,18 @@ async fn answer_call(
 }
 
 async fn all_ended(real: &Real, jobs: usize) {
-    until("all jobs have succeeded", Duration::from_mins(5), async || {
-        let ended: i64 =
-            sqlx::query_scalar("SELECT count(*) FROM jobs WHERE state = 'succeeded'")
-                .fetch_one(&real.pipeline.reader)
-                .await
-                .unwrap();
-        (usize::try_from(ended).unwrap() >= jobs).then_some(())
-    })
+    until(
+        "all jobs have succeeded",
+        Duration::from_mins(5),
+        async || {
+            let ended: i64 =
+                sqlx::query_scalar("SELECT count(*) FROM jobs WHERE state = 'succeeded'")
+                    .fetch_one(&real.pipeline.reader)
+                    .await
+                    .unwrap();
+            (usize::try_from(ended).unwrap() >= jobs).then_some(())
+        },
+    )
     .await;
 }
 

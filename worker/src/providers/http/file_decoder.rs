@@ -169,9 +169,7 @@ impl FileDecoder {
             Some(_) => self.is_invalid = true,
             None => {}
         }
-        self.is_invalid |= UNPADDED
-            .decode_vec(&self.group, &mut self.bytes)
-            .is_err();
+        self.is_invalid |= UNPADDED.decode_vec(&self.group, &mut self.bytes).is_err();
         (!self.is_invalid).then_some(self.bytes)
     }
 }
