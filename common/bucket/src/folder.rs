@@ -165,10 +165,6 @@ fn put_new(root: &Path, key: &Key, bytes: &[u8]) -> Result<StoredObject, BucketE
     admit(root, key)?;
     let path = path(root, key);
     let problem = |error| file_error(&path, error);
-    if key.filename().is_some_and(is_unfinished) {
-        // It would never be listed.
-        return Err(problem(ErrorKind::InvalidFilename.into()));
-    }
     let is_new = write_new(root, &path, bytes).map_err(problem)?;
     match (holds(&path, bytes).map_err(problem)?, is_new) {
         (Some(true), _) => Ok(StoredObject::from_bytes(bytes)),
