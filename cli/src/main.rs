@@ -9,13 +9,15 @@ use cli::commands::Command;
 use cli::say::OutputError;
 use cli::shutdown;
 use common::config::Config;
-use mimalloc::MiMalloc;
 use nix::sys::stat::{Mode, umask};
+use tikv_jemallocator::Jemalloc;
 
-/// Keeps freed memory for a second, because the next image needs as much, and then returns it to the
-/// system. The feature `override` makes the C libraries use it too (`docs/decisions/0039`).
+/// Keeps freed memory for a moment, because the next image needs as much, and returns it to the system
+/// by a thread of its own. `.cargo/config.toml` has its settings (`docs/decisions/0039`). The C libraries
+/// use it, too.
 #[global_allocator]
-static ALLOCATOR: MiMalloc = MiMalloc;
+static ALLOCATOR: Jemalloc = Jemalloc;
+
 /// The exit code of a process that SIGPIPE has ended, as a shell reports it.
 const SIGPIPE_EXIT_CODE: u8 = 128 + 13;
 
