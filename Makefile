@@ -10,7 +10,7 @@ SHIPPED := cargo build --locked --release -p cli --no-default-features --feature
 # Images that tests deliver. Other software opens them after the tests.
 DELIVERED := $(abspath $(BUILT)/../delivered)
 
-.PHONY: help run test check docs fmt setup prepare bench start-latency bench-images outcomes failpoints fuzz properties races storm rolling rolling-migration redis-away boards demo-load scaler containers flood chaos verify-bench model contract sweep attack submit-cost instructions proofs structure draw
+.PHONY: help run test check docs fmt setup prepare bench start-latency bench-images outcomes failpoints fuzz properties races storm rolling rolling-migration redis-away boards demo-load scaler containers flood chaos verify-bench model contract sweep attack submit-cost worker-cost instructions proofs structure draw
 
 help: ## List these words
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -158,6 +158,11 @@ instructions: ## Count the instructions of a submit and of jobs, beside the reco
 	cargo build --locked --workspace --all-targets
 	$(SHIPPED)
 	PLATEN_LOG=error $(BUILT)/instructions --program $(BUILT)/../release/platen $(if $(RECORD),--record)
+
+worker-cost: ## Measure the CPU time and memory of a worker on PNG files of 2048², and the kernel's share (JOBS=60)
+	@scripts/setup run
+	cargo build --locked --workspace --all-targets
+	PLATEN_LOG=error $(BUILT)/worker-cost --jobs $(or $(JOBS),60)
 
 verify-bench: ## Time `platen verify` and a scrape on a history of a million jobs (ROWS=1000000 ROUNDS=2)
 	@scripts/setup run

@@ -3,7 +3,6 @@
 //! `main.rs` parses the command line and runs one of the [`commands`]. The other modules are shared by several commands.
 
 pub mod actor;
-pub mod allocator;
 pub mod arguments;
 pub mod commands;
 pub mod database;

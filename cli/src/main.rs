@@ -7,9 +7,16 @@ use std::process::ExitCode;
 use clap::Parser;
 use cli::commands::Command;
 use cli::say::OutputError;
-use cli::{allocator, shutdown};
+use cli::shutdown;
 use common::config::Config;
 use nix::sys::stat::{Mode, umask};
+use tikv_jemallocator::Jemalloc;
+
+/// Keeps freed memory for a moment, because the next image needs as much, and returns it to the system
+/// by a thread of its own. `.cargo/config.toml` has its settings (`docs/decisions/0039`). The C libraries
+/// use it, too.
+#[global_allocator]
+static ALLOCATOR: Jemalloc = Jemalloc;
 
 /// The exit code of a process that SIGPIPE has ended, as a shell reports it.
 const SIGPIPE_EXIT_CODE: u8 = 128 + 13;
@@ -28,7 +35,6 @@ fn main() -> ExitCode {
         servers::restart_without_postgres_variables();
     }
     if command.is_server() {
-        allocator::restart_with_setting();
         // Only the owner of the process may read the files that it writes, above all customers' images.
         umask(Mode::S_IRWXG | Mode::S_IRWXO);
     }

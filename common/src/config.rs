@@ -97,6 +97,8 @@ pub struct Config {
     pub api_memory: usize,
     /// `PLATEN_SPOOL_MB`, in bytes: images that may wait for the bucket.
     pub spool: usize,
+    /// `PLATEN_SPOOL_DISK_MB`, in bytes: images that may wait on disk, because they find no memory.
+    pub spool_disk: usize,
     /// Intervals and delays.
     pub timing: Timing,
     /// Limits on what tenants may use without paying.
@@ -218,6 +220,9 @@ impl Config {
                 }),
             spool: within("PLATEN_SPOOL_MB", 0, 65_536)?.map_or(DEFAULT_SPOOL_BYTES, |megabytes| {
                 usize::try_from(megabytes * 1_000_000).unwrap_or(DEFAULT_SPOOL_BYTES)
+            }),
+            spool_disk: within("PLATEN_SPOOL_DISK_MB", 0, 1_000_000)?.map_or(0, |megabytes| {
+                usize::try_from(megabytes * 1_000_000).unwrap_or_default()
             }),
             timing: Timing {
                 lease: within("PLATEN_LEASE_SECONDS", 3, 600)?

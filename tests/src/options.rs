@@ -31,6 +31,8 @@ pub struct Options {
     pub tenant_slots_percent: usize,
     /// Bytes of images that may wait for the bucket.
     pub spool: usize,
+    /// Bytes of images that may wait for the bucket on disk.
+    pub spool_disk: usize,
     /// Bytes that a worker may use.
     pub memory: usize,
     /// Bytes that the api may use.
@@ -71,6 +73,7 @@ impl Default for Options {
             slots: 8,
             tenant_slots_percent: 100,
             spool: 256_000_000,
+            spool_disk: 0,
             memory: MEMORY,
             api_memory: API_MEMORY,
             lease: Duration::from_secs(3),
@@ -145,6 +148,7 @@ impl Options {
             slots: self.slots,
             tenant_slots_percent: self.tenant_slots_percent,
             spool: self.spool,
+            spool_disk: self.spool_disk,
             memory: self.memory,
             api_memory: self.api_memory,
             timing: Timing {

@@ -1,7 +1,8 @@
-//! An S3 object store over real HTTP: s3s-fs, which checks signatures and supports `If-None-Match`.
+//! An S3 object store over real HTTP: s3s-fs, which checks signatures and checksums and supports `If-None-Match`.
 //!
 //! Objects are files in a folder. It can be made to fail in several ways. One thing differs from S3: if one key is created
-//! twice at the same moment, both may succeed, because it first checks and then renames.
+//! twice at the same moment, both may succeed, because it first checks and then renames. Another would differ, and is
+//! corrected here: it keeps an object whose checksum it refuses.
 
 use std::io;
 use std::net::SocketAddr;
@@ -11,7 +12,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bucket::Address;
-use hyper::body::Incoming;
+use futures::TryStreamExt;
+use hyper::body::{Bytes, Incoming};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
@@ -41,8 +43,10 @@ pub enum Mood {
     Hangs,
     /// Stores an object, and then closes the connection instead of answering.
     SwallowsReplies,
-    /// Stores only half of an object, and answers with success.
+    /// Stores only half of an object, and answers with success and without a checksum: it verifies none.
     Garbles,
+    /// Receives another first byte than was sent.
+    ReceivesOtherBytes,
 }
 
 /// A running store. Dropping it ends it; its folder is kept.
@@ -58,6 +62,7 @@ struct Shared {
     folder: PathBuf,
     mood: Mutex<Mood>,
     puts: AtomicUsize,
+    gets: AtomicUsize,
 }
 
 impl S3 {
@@ -76,6 +81,7 @@ impl S3 {
             folder: folder.to_owned(),
             mood: Mutex::default(),
             puts: AtomicUsize::default(),
+            gets: AtomicUsize::default(),
         });
         let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -117,6 +123,11 @@ impl S3 {
     /// How many writes of tenants' files it has received.
     pub fn puts(&self) -> usize {
         self.shared.puts.load(Ordering::Relaxed)
+    }
+
+    /// How many reads of tenants' files it has received.
+    pub fn gets(&self) -> usize {
+        self.shared.gets.load(Ordering::Relaxed)
     }
 
     /// Ends it with every connection. Afterwards the port is free.
@@ -176,8 +187,12 @@ async fn connection(stream: TcpStream, shared: Arc<Shared>) {
 /// Answers a request. An error closes the connection.
 async fn answer(shared: &Shared, request: Request<Incoming>) -> io::Result<Response<s3s::Body>> {
     let writes = request.method() == Method::PUT;
-    if writes && request.uri().path().contains("/t/") {
-        shared.puts.fetch_add(1, Ordering::Relaxed);
+    if request.uri().path().contains("/t/") {
+        match *request.method() {
+            Method::PUT => shared.puts.fetch_add(1, Ordering::Relaxed),
+            Method::GET => shared.gets.fetch_add(1, Ordering::Relaxed),
+            _ => 0,
+        };
     }
     let mood = *shared.mood.lock().unwrap();
     let refuses = mood == Mood::Refuses || mood == Mood::Full && writes;
@@ -190,13 +205,39 @@ async fn answer(shared: &Shared, request: Request<Incoming>) -> io::Result<Respo
         tokio::time::sleep(Duration::MAX).await;
     }
     let file = shared.folder.join(&request.uri().path()[1..]);
-    let answer = shared.service.call(request.map(s3s::Body::from)).await;
+    let was_there = file.exists();
+    let (parts, body) = request.into_parts();
+    let mut body = s3s::Body::from(body);
+    if mood == Mood::ReceivesOtherBytes && writes {
+        body = s3s::Body::from(with_another_first_byte(&whole(body).await?));
+    }
+    let answer = shared.service.call(Request::from_parts(parts, body)).await;
+    let mut answer = answer.map_err(|error| io::Error::other(format!("{error:?}")))?;
+    if writes && !answer.status().is_success() && !was_there && file.exists() {
+        std::fs::remove_file(&file)?;
+    }
     if mood == Mood::Garbles && writes {
         let kept = std::fs::read(&file)?;
         std::fs::write(&file, &kept[..kept.len() / 2])?;
+        answer.headers_mut().remove("x-amz-checksum-sha256");
     }
     if mood == Mood::SwallowsReplies && writes {
         return Err(io::Error::other("the reply is swallowed"));
     }
-    answer.map_err(|error| io::Error::other(format!("{error:?}")))
+    Ok(answer)
+}
+
+/// The whole body of a request or an answer.
+pub(crate) async fn whole(body: s3s::Body) -> io::Result<Bytes> {
+    let chunks: Vec<Bytes> = body.try_collect().await.map_err(io::Error::other)?;
+    Ok(chunks.concat().into())
+}
+
+/// The same bytes, except the first one.
+pub(crate) fn with_another_first_byte(bytes: &[u8]) -> Bytes {
+    let mut bytes = bytes.to_vec();
+    if let Some(first) = bytes.first_mut() {
+        *first = !*first;
+    }
+    bytes.into()
 }

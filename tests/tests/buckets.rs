@@ -331,7 +331,81 @@ async fn requests_to_a_hanging_store_time_out() {
     assert_eq!(bucket.get("t/1/a").await.unwrap().unwrap(), "one");
 }
 
-/// The store returns other bytes than were written. The write fails, and can be repeated.
+/// Bytes that change on the way are refused by the store, and nothing is stored.
+#[tokio::test]
+async fn a_store_refuses_bytes_with_another_checksum() {
+    let (_folder, s3) = start_s3().await;
+    let gcs = Gcs::start().await;
+    let buckets = [open(&s3.address()), open(&gcs.address("", &[]))];
+    s3.set_mood(Mood::ReceivesOtherBytes);
+    gcs.set_receives_other_bytes(true);
+    for bucket in &buckets {
+        let refused = bucket.put_new("t/1/a", bytes("one")).await.unwrap_err();
+        assert!(
+            matches!(refused, BucketError::Store(_)) && refused.is_transient(),
+            "{refused:?}"
+        );
+        assert_eq!(bucket.get("t/1/a").await.unwrap(), None);
+    }
+    s3.set_mood(Mood::Well);
+    gcs.set_receives_other_bytes(false);
+    for bucket in &buckets {
+        bucket.put_new("t/1/a", bytes("one")).await.unwrap();
+        assert_eq!(bucket.get("t/1/a").await.unwrap().unwrap(), "one");
+    }
+}
+
+/// A store that answers with the checksum of what it has stored is not asked for the object. An object that was there
+/// already is compared.
+#[tokio::test]
+async fn what_a_store_verified_is_not_read_back() {
+    let (_folder, s3) = start_s3().await;
+    let gcs = Gcs::start().await;
+    let buckets = [open(&s3.address()), open(&gcs.address("of/ours", &[]))];
+    let gets = || (s3.gets(), gcs.gets());
+    for bucket in &buckets {
+        let large = Bytes::from(vec![7; 9_000_000]);
+        bucket.put_new("t/1/a", bytes("one")).await.unwrap();
+        bucket.put_new("t/1/b", large).await.unwrap();
+    }
+    assert_eq!(gets(), (0, 0));
+    for bucket in &buckets {
+        bucket.put_new("t/1/a", bytes("one")).await.unwrap();
+    }
+    assert_eq!(gets(), (1, 1));
+}
+
+/// Some stores refuse the header of a checksum. AWS's own variable turns it off, and the object is read back.
+#[tokio::test]
+async fn a_store_without_checksums_is_read_back() {
+    let (_folder, s3) = start_s3().await;
+    let variables = s3::variables(&s3.endpoint()).map(|(name, value)| (name.to_owned(), value));
+    let off = ("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required");
+    let off = (off.0.to_owned(), off.1.to_owned());
+    let address = Address::parse("s3://pictures", variables.into_iter().chain([off]));
+    let bucket = open(&address.unwrap());
+    bucket.put_new("t/1/a", bytes("one")).await.unwrap();
+    assert_eq!(s3.gets(), 1);
+}
+
+/// Two processes write one key at the same moment: one file, no file half written, none left over.
+#[tokio::test]
+async fn writes_of_one_key_at_the_same_moment_agree() {
+    let folder = tempfile::tempdir().unwrap();
+    let bucket = open(&Address::Folder(folder.path().to_owned()));
+    let large = Bytes::from(vec![7; 3_000_000]);
+    let puts = (0..8).map(|_| bucket.put_new("t/1/a", large.clone()));
+    let stored = futures::future::try_join_all(puts).await.unwrap();
+    assert!(stored.iter().all(|one| *one == stored[0]));
+    let files = std::fs::read_dir(folder.path().join("t/1")).unwrap();
+    assert_eq!(files.count(), 1);
+    // What a process left that died while it wrote does not disturb.
+    std::fs::write(folder.path().join("t/1/b#1"), "half").unwrap();
+    bucket.put_new("t/1/b", bytes("one")).await.unwrap();
+    assert_eq!(list(&bucket).await.len(), 2);
+}
+
+/// The store verifies no checksum and keeps other bytes than were written. The write fails, and can be repeated.
 #[tokio::test]
 async fn a_write_that_reads_back_differently_fails() {
     let (folder, s3) = start_s3().await;

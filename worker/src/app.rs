@@ -120,7 +120,7 @@ impl App {
             lanes: Lanes::new(&ready_queue, config.timing.lanes),
             ready_queue,
             capacity: RwLock::new(domain::lanes::available(&catalog, &[])),
-            spool: Spool::new(bucket, owner, config.spool),
+            spool: Spool::new(bucket, owner, config.spool, config.spool_disk),
             providers,
             catalog: Arc::new(catalog),
             render_pool: RenderPool::new(imaging::cores()),

@@ -2,10 +2,13 @@
 //! in memory.
 //!
 //! An image that cannot be stored is kept in memory, within a limit, and its write is repeated for
-//! as long as the worker holds the job. While a result waits, or the bucket does not answer, no
-//! further job starts and no call is made, so only calls that were already running add to what
-//! waits. A worker that is killed loses the results that wait. Their calls end as `unknown` and are
-//! paid again. `docs/decisions/0014` explains why the spool is in memory and not on disk.
+//! as long as the worker holds the job. A result that finds no memory waits on disk, if there is
+//! space set aside for it. While a result waits, or the bucket does not answer, no further job
+//! starts and no call is made, so only calls that were already running add to what waits. A worker
+//! that is killed loses the results that wait. Their calls end as `unknown` and are paid again.
+//! `docs/decisions/0014` explains why the spool is in memory first, and `0041` what is on disk.
+
+mod disk;
 
 use std::fmt::Display;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -18,6 +21,8 @@ use bytes::Bytes;
 use common::files::ownership::OwnershipChecker;
 use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use tokio::time::timeout;
+
+use disk::{Disk, SpooledFile};
 
 /// How long after its last success the bucket is probed.
 const PROBE_AFTER: Duration = Duration::from_secs(5);
@@ -39,6 +44,8 @@ pub struct Spool {
     /// The memory that results may wait in, in KiB.
     capacity_kib: u32,
     free_kib: Semaphore,
+    /// The disk space for results that find no memory.
+    disk: Disk,
     /// How many results wait.
     waiting: AtomicUsize,
     /// Whether the log and the metric say at present that no job starts.
@@ -46,8 +53,14 @@ pub struct Spool {
 }
 
 impl Spool {
-    /// Creates a spool in which at most `capacity` bytes may wait.
-    pub fn new(bucket: Bucket, owner: OwnershipChecker, capacity: usize) -> Self {
+    /// Creates a spool in which at most `capacity` bytes may wait in memory, and `disk_capacity` bytes
+    /// on disk.
+    pub fn new(
+        bucket: Bucket,
+        owner: OwnershipChecker,
+        capacity: usize,
+        disk_capacity: usize,
+    ) -> Self {
         // A metric appears in scrapes once it is written, so each is written here before anything
         // happens.
         telemetry::BUCKET_UNAVAILABLE.set(0);
@@ -61,6 +74,7 @@ impl Spool {
             last_success: Mutex::default(),
             capacity_kib,
             free_kib: Semaphore::new(capacity_kib as usize),
+            disk: Disk::new(disk_capacity),
             waiting: AtomicUsize::default(),
             reported_stopped: AtomicBool::default(),
         }
@@ -141,8 +155,7 @@ impl Spool {
         if !first_error.is_transient() {
             return Err(first_error);
         }
-        let Some(_reservation) = self.reserve(bytes.len().saturating_add(other_bytes_in_memory))
-        else {
+        let Some((waiting, _reservation)) = self.keep(bytes, other_bytes_in_memory).await else {
             telemetry::SPOOL_REFUSED.inc();
             return Err(first_error);
         };
@@ -154,7 +167,7 @@ impl Spool {
                 tokio::time::sleep(delay).await;
                 // An error would mean that the sender is gone, but `self` owns it.
                 drop(is_unavailable.wait_for(|unavailable| !unavailable).await);
-                match self.put_once(key, bytes.clone()).await {
+                match self.put_waiting(key, &waiting).await {
                     Err(error) if error.is_transient() => {}
                     final_result => return Some(final_result),
                 }
@@ -170,6 +183,42 @@ impl Spool {
         tokio::select! {
             stored = tries => stored.unwrap_or(Err(first_error)),
             () = deadline_passes => Err(first_error),
+        }
+    }
+
+    /// Keeps a result until it is stored: in memory, or else on disk. Returns `None` if it fits in
+    /// neither.
+    async fn keep(
+        &self,
+        bytes: Bytes,
+        other_bytes_in_memory: usize,
+    ) -> Option<(WaitingResult<'_>, Reservation<'_>)> {
+        let length = bytes.len();
+        let in_memory = length.saturating_add(other_bytes_in_memory);
+        if let Some(permit) = self.reserve(in_memory) {
+            let reservation = Reservation::new(self, in_memory, Some(permit));
+            return Some((WaitingResult::InMemory(bytes), reservation));
+        }
+        // Counted before the file is written, so that no job starts meanwhile.
+        let reservation = Reservation::new(self, length, None);
+        let file = self.disk.store(bytes).await?;
+        Some((WaitingResult::OnDisk(file), reservation))
+    }
+
+    /// Stores a result that waits, in one try.
+    async fn put_waiting(
+        &self,
+        key: &str,
+        waiting: &WaitingResult<'_>,
+    ) -> Result<StoredObject, BucketError> {
+        match waiting {
+            WaitingResult::InMemory(bytes) => self.put_once(key, bytes.clone()).await,
+            WaitingResult::OnDisk(file) => {
+                let read = file.read().await;
+                let (bytes, _guard) =
+                    read.map_err(|error| BucketError::File("the spool's file".to_owned(), error))?;
+                self.put_once(key, bytes).await
+            }
         }
     }
 
@@ -266,33 +315,42 @@ impl Spool {
     }
 
     /// Reserves memory for a result that waits. Returns `None` if there is not enough memory.
-    fn reserve(&self, bytes: usize) -> Option<Reservation<'_>> {
-        let needed = u32::try_from(bytes.div_ceil(KIB)).unwrap_or(u32::MAX);
-        // A result larger than the whole spool may wait alone. If it were refused, it would be
-        // bought again and again.
-        let permit = self
-            .free_kib
-            .try_acquire_many(needed.min(self.capacity_kib))
-            .ok()?;
+    fn reserve(&self, bytes: usize) -> Option<SemaphorePermit<'_>> {
         if self.capacity_kib == 0 {
             return None;
         }
-        self.waiting.fetch_add(1, Ordering::Relaxed);
-        telemetry::SPOOL_BYTES.add(i64::try_from(bytes).unwrap_or(i64::MAX));
-        Some(Reservation {
-            spool: self,
-            bytes,
-            _permit: permit,
-        })
+        let needed = u32::try_from(bytes.div_ceil(KIB)).unwrap_or(u32::MAX);
+        // A result larger than the whole spool may wait alone. If it were refused, it would be
+        // bought again and again.
+        let needed = needed.min(self.capacity_kib);
+        self.free_kib.try_acquire_many(needed).ok()
     }
 }
 
-/// Memory for one result that waits. The memory is freed on drop, also when the attempt is dropped
-/// because its lease was lost.
+/// Where a result waits.
+enum WaitingResult<'a> {
+    InMemory(Bytes),
+    OnDisk(SpooledFile<'a>),
+}
+
+/// Counts one result that waits, and holds its memory. Both end on drop, also when the attempt is
+/// dropped because its lease was lost.
 struct Reservation<'a> {
     spool: &'a Spool,
     bytes: usize,
-    _permit: SemaphorePermit<'a>,
+    _permit: Option<SemaphorePermit<'a>>,
+}
+
+impl<'a> Reservation<'a> {
+    fn new(spool: &'a Spool, bytes: usize, permit: Option<SemaphorePermit<'a>>) -> Self {
+        spool.waiting.fetch_add(1, Ordering::Relaxed);
+        telemetry::SPOOL_BYTES.add(i64::try_from(bytes).unwrap_or(i64::MAX));
+        Self {
+            spool,
+            bytes,
+            _permit: permit,
+        }
+    }
 }
 
 impl Drop for Reservation<'_> {

@@ -19,6 +19,7 @@ use object_store::signer::Signer;
 use object_store::{BackoffConfig, ObjectStore, RetryConfig};
 
 use super::BucketError;
+use super::checksum::{Algorithm, VerifyingConnector};
 
 /// The address of a bucket, and the settings to reach it.
 #[derive(Clone)]
@@ -40,10 +41,12 @@ pub struct Remote<B> {
     builder: Box<B>,
 }
 
-/// What [`Address::open`] returns: the store, and how it signs links.
+/// What [`Address::open`] returns: the store, how it verifies writes, and how it signs links.
 pub(super) struct OpenedBucket {
     /// Reads and writes objects.
     pub store: Arc<dyn ObjectStore>,
+    /// The checksum that is sent with a write; `None` for a folder.
+    pub checksum: Option<Algorithm>,
     /// How the store signs links; `None` for a folder.
     pub signing: Option<LinkSigning>,
 }
@@ -153,16 +156,23 @@ impl Address {
                 }
                 OpenedBucket {
                     store: Arc::new(LocalFileSystem::new_with_prefix(folder)?.with_fsync(true)),
+                    checksum: None,
                     signing: None,
                 }
             }
             Self::S3(remote) => {
-                let store = remote.builder.as_ref().clone().build()?;
-                remote.open(store, origin(&s3::url(&remote.builder)), Key::clone)
+                let builder = remote.builder.as_ref().clone();
+                let store = builder.with_http_connector(VerifyingConnector::default());
+                let checksum = s3::checksum(&remote.builder);
+                let origin = origin(&s3::url(&remote.builder));
+                remote.open(store.build()?, checksum, origin, Key::clone)
             }
             Self::Gcs(remote) => {
-                let store = remote.builder.as_ref().clone().build()?;
-                remote.open(store, origin(&gcs::url(&remote.builder)), gcs::escaped)
+                let builder = remote.builder.as_ref().clone();
+                let store = builder.with_http_connector(VerifyingConnector::default());
+                let checksum = Some(Algorithm::GoogleCrc32c);
+                let origin = origin(&gcs::url(&remote.builder));
+                remote.open(store.build()?, checksum, origin, gcs::escaped)
             }
         })
     }
@@ -172,11 +182,13 @@ impl<B> Remote<B> {
     fn open(
         &self,
         store: impl ObjectStore + Signer + Clone,
+        checksum: Option<Algorithm>,
         origin: String,
         escape: fn(&Key) -> Key,
     ) -> OpenedBucket {
         OpenedBucket {
             store: Arc::new(PrefixStore::new(store.clone(), self.prefix.clone())),
+            checksum,
             signing: Some(LinkSigning {
                 signer: Arc::new(store),
                 origin,

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use super::FileKind;
+use super::object::FileKind;
 
 /// Why an operation on a bucket failed.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +39,9 @@ pub enum BucketError {
     /// The folder of the bucket, or a folder in it, cannot be used.
     #[error("{0} is not a folder that this process can use: {1}")]
     Folder(String, io::Error),
+    /// A file in the folder of the bucket cannot be written or read.
+    #[error("{0} cannot be written or read: {1}")]
+    File(String, io::Error),
     /// The path of an object contains something other than folders and a file.
     #[error("{path} is {kind}, which is not followed, so {key} is not an object", kind = kind.word())]
     Irregular {
@@ -68,7 +71,8 @@ impl BucketError {
     /// Whether the same operation may succeed later, when the bucket is available again.
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Store(_) | Self::Garbled(_) | Self::Folder(..) => true,
+            Self::Store(_) | Self::Garbled(_) => true,
+            Self::Folder(..) | Self::File(..) => true,
             Self::NotOurs(_) | Self::Unsure(_) => true,
             Self::TakenByAnother(_)
             | Self::Overwrites

@@ -1,27 +1,35 @@
 //! A bucket that is a folder on this machine.
 //!
+//! A file is written, read or checked by one blocking task, with large reads. A task for each piece
+//! of a file would cost more than the work itself.
+//!
 //! Only plain files in plain folders are objects. A symbolic link could lead out of the bucket, and
 //! reading a pipe, a socket or a device may never end. Such entries are never followed, opened or
 //! removed. But they are listed, so that people see them.
 
-use std::fs::{self, FileType};
-use std::io;
+use std::fs::{self, File, FileType};
+use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt};
 use object_store::path::Path as Key;
+use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 use tokio::sync::mpsc;
 use walkdir::{DirEntry, WalkDir};
 
-use super::{BucketError, FileKind, ListedObject};
+use super::BucketError;
+use super::object::{FileKind, ListedObject, StoredObject, length};
 
 /// How many entries are listed before the reader of the list asks for them.
 const WALK_BUFFER: usize = 256;
 /// Most entries that [`survey`] checks.
 const MAX_SURVEYED_FILES: usize = 100_000;
+/// How much of a file is read at once, in bytes. It fits into a core's cache.
+const READ_BYTES: usize = 256 << 10;
 /// The permissions of the group and of others. Platen's own files grant none of these.
 const OTHERS_MODE_BITS: u32 = 0o077;
 
@@ -59,11 +67,47 @@ impl Folder {
     /// Returns an error if something else is on the path, or if the folder of the bucket does not
     /// exist.
     pub(super) async fn admit(&self, key: &Key) -> Result<(), BucketError> {
-        let (root, key) = (self.0.clone(), key.clone());
-        let admitted = tokio::task::spawn_blocking(move || admit(&root, &key));
-        admitted
-            .await
-            .unwrap_or_else(|error| Err(self.problem(io::Error::other(error))))
+        let key = key.clone();
+        self.run(move |root| admit(root, &key)).await
+    }
+
+    /// Writes a new file and reads it back. See [`super::Bucket::put_new`].
+    ///
+    /// # Errors
+    /// Returns an error if the key has a file with other bytes, if the bytes that were read back
+    /// differ, or if the file cannot be written or read.
+    pub(super) async fn put_new(
+        &self,
+        key: Key,
+        bytes: Bytes,
+    ) -> Result<StoredObject, BucketError> {
+        self.run(move |root| put_new(root, &key, &bytes)).await
+    }
+
+    /// Reads a whole file of at most `most` bytes. Returns `None` if there is no such file.
+    ///
+    /// # Errors
+    /// Returns an error if the file has more bytes, or cannot be read.
+    pub(super) async fn get(&self, key: Key, most: u64) -> Result<Option<Bytes>, BucketError> {
+        self.run(move |root| get(root, &key, most)).await
+    }
+
+    /// The size and hash of a file. Returns `None` if there is no such file.
+    ///
+    /// # Errors
+    /// Returns an error if the file cannot be read.
+    pub(super) async fn measure(&self, key: Key) -> Result<Option<StoredObject>, BucketError> {
+        self.run(move |root| measure(root, &key)).await
+    }
+
+    /// Runs blocking work on a thread of its own.
+    async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Path) -> Result<T, BucketError> + Send + 'static,
+    ) -> Result<T, BucketError> {
+        let root = self.0.clone();
+        let done = tokio::task::spawn_blocking(move || work(&root)).await;
+        done.unwrap_or_else(|error| Err(self.problem(io::Error::other(error))))
     }
 
     /// Lists every entry that is not a folder, in no particular order.
@@ -93,7 +137,7 @@ fn admit(root: &Path, key: &Key) -> Result<(), BucketError> {
     let root_error = |error| BucketError::Folder(root.display().to_string(), error);
     // The root itself may be a symbolic link, because an operator has chosen it.
     if !fs::metadata(root).map_err(root_error)?.is_dir() {
-        return Err(root_error(io::ErrorKind::NotADirectory.into()));
+        return Err(root_error(ErrorKind::NotADirectory.into()));
     }
     let mut path = root.to_owned();
     for part in key.parts() {
@@ -101,9 +145,9 @@ fn admit(root: &Path, key: &Key) -> Result<(), BucketError> {
         let kind = match fs::symlink_metadata(&path) {
             Ok(found) => found.file_type(),
             // There is no object yet.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
             // A file is in the place of a folder; the store itself reports that.
-            Err(error) if error.kind() == io::ErrorKind::NotADirectory => return Ok(()),
+            Err(error) if error.kind() == ErrorKind::NotADirectory => return Ok(()),
             Err(error) => return Err(BucketError::Folder(path.display().to_string(), error)),
         };
         if let Some(kind) = irregular_kind(kind) {
@@ -115,6 +159,177 @@ fn admit(root: &Path, key: &Key) -> Result<(), BucketError> {
         }
     }
     Ok(())
+}
+
+fn put_new(root: &Path, key: &Key, bytes: &[u8]) -> Result<StoredObject, BucketError> {
+    admit(root, key)?;
+    let path = path(root, key);
+    let problem = |error| file_error(&path, error);
+    let is_new = write_new(root, &path, bytes).map_err(problem)?;
+    match (holds(&path, bytes).map_err(problem)?, is_new) {
+        (Some(true), _) => Ok(StoredObject::from_bytes(bytes)),
+        (Some(false), false) => Err(BucketError::TakenByAnother(key.to_string())),
+        // Another write of this key was in progress and failed.
+        (None, false) => Err(problem(ErrorKind::AlreadyExists.into())),
+        (_, true) => {
+            // This call created the file, so it may delete it, and a retry can write it again.
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() != ErrorKind::NotFound => Err(problem(error)),
+                _ => Err(BucketError::Garbled(key.to_string())),
+            }
+        }
+    }
+}
+
+/// Writes a file that appears under its name only when it is complete and on the disk. Returns
+/// whether it was written: `false` if there is a file with this name already.
+fn write_new(root: &Path, path: &Path, bytes: &[u8]) -> io::Result<bool> {
+    let (mut file, unfinished) = create_unfinished(root, path)?;
+    let written = file
+        .write_all(bytes)
+        .and_then(|()| file.sync_all())
+        // Unlike a rename, a hard link replaces no file.
+        .and_then(|()| fs::hard_link(&unfinished, path));
+    let removed = fs::remove_file(&unfinished);
+    let is_new = match written {
+        Ok(()) => true,
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => false,
+        Err(error) => return Err(error),
+    };
+    removed?;
+    // Also if the file was there: whoever wrote it may have died before this.
+    path.parent().map_or(Ok(()), sync_folder)?;
+    Ok(is_new)
+}
+
+/// Creates the file that is written before it gets its name, and the folders that lead to it.
+fn create_unfinished(root: &Path, path: &Path) -> io::Result<(File, PathBuf)> {
+    let mut number = 1;
+    loop {
+        let mut unfinished = path.as_os_str().to_owned();
+        unfinished.push(format!("#{number}"));
+        let unfinished = PathBuf::from(unfinished);
+        match File::create_new(&unfinished) {
+            Ok(file) => return Ok((file, unfinished)),
+            // Another process writes the same key, or died while it did.
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => number += 1,
+            Err(error) if error.kind() == ErrorKind::NotFound => create_folders(root, path)?,
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Creates the folders between the folder of the bucket and a file. The folder of the bucket itself
+/// is never created, because its volume may just not be mounted.
+fn create_folders(root: &Path, path: &Path) -> io::Result<()> {
+    let inner = path
+        .parent()
+        .and_then(|folder| folder.strip_prefix(root).ok());
+    let mut folder = root.to_owned();
+    for name in inner.unwrap_or(Path::new("")) {
+        let parent = folder.clone();
+        folder.push(name);
+        match fs::create_dir(&folder) {
+            Ok(()) => sync_folder(&parent)?,
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Waits until the names in a folder are on the disk.
+fn sync_folder(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
+}
+
+/// Whether a file has exactly these bytes. Returns `None` if there is no such file. Comparing the
+/// bytes costs a fraction of hashing them.
+fn holds(path: &Path, bytes: &[u8]) -> io::Result<Option<bool>> {
+    let mut file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    if file.metadata()?.len() != bytes.len() as u64 {
+        return Ok(Some(false));
+    }
+    let mut buffer = vec![0; READ_BYTES.min(bytes.len())];
+    for expected in bytes.chunks(READ_BYTES) {
+        let read = &mut buffer[..expected.len()];
+        file.read_exact(read)?;
+        if read != expected {
+            return Ok(Some(false));
+        }
+    }
+    Ok(Some(true))
+}
+
+fn get(root: &Path, key: &Key, most: u64) -> Result<Option<Bytes>, BucketError> {
+    let Some((path, mut file, size)) = open(root, key)? else {
+        return Ok(None);
+    };
+    if size > most {
+        return Err(BucketError::TooLarge {
+            key: key.to_string(),
+            bytes: size,
+            most,
+        });
+    }
+    let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or_default());
+    file.read_to_end(&mut bytes)
+        .map_err(|error| file_error(&path, error))?;
+    Ok(Some(bytes.into()))
+}
+
+fn measure(root: &Path, key: &Key) -> Result<Option<StoredObject>, BucketError> {
+    let Some((path, mut file, size)) = open(root, key)? else {
+        return Ok(None);
+    };
+    let (mut sha256, mut bytes) = (Sha256::new(), 0);
+    let size = usize::try_from(size).unwrap_or(usize::MAX);
+    let mut buffer = vec![0; size.clamp(1, READ_BYTES)];
+    loop {
+        match file.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(read) => {
+                sha256.update(&buffer[..read]);
+                bytes += length(&buffer[..read]);
+            }
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(file_error(&path, error)),
+        }
+    }
+    Ok(Some(StoredObject {
+        sha256: sha256.finalize().into(),
+        bytes,
+    }))
+}
+
+/// Opens the file of an object: its path, the file and its size. Returns `None` if there is no such
+/// file.
+fn open(root: &Path, key: &Key) -> Result<Option<(PathBuf, File, u64)>, BucketError> {
+    admit(root, key)?;
+    let path = path(root, key);
+    let file = match File::open(&path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(file_error(&path, error)),
+    };
+    let metadata = file.metadata().map_err(|error| file_error(&path, error))?;
+    // A folder is no object.
+    Ok(metadata.is_file().then(|| (path, file, metadata.len())))
+}
+
+/// The path of an object.
+fn path(root: &Path, key: &Key) -> PathBuf {
+    let mut path = root.to_owned();
+    path.extend(key.parts().map(|part| part.as_ref().to_owned()));
+    path
+}
+
+fn file_error(path: &Path, error: io::Error) -> BucketError {
+    BucketError::File(path.display().to_string(), error)
 }
 
 /// The kind of an entry that is neither a plain file nor a folder; `None` for plain files and
@@ -146,7 +361,7 @@ fn unless_deleted<T>(root: &Path, error: walkdir::Error) -> Option<Result<T, Buc
     let error = error
         .into_io_error()
         .unwrap_or_else(|| io::Error::other("it cannot be listed"));
-    let is_deleted = error.kind() == io::ErrorKind::NotFound && path != root;
+    let is_deleted = error.kind() == ErrorKind::NotFound && path != root;
     (!is_deleted).then(|| Err(BucketError::Folder(path.display().to_string(), error)))
 }
 
@@ -154,7 +369,7 @@ fn unless_deleted<T>(root: &Path, error: walkdir::Error) -> Option<Result<T, Buc
 /// written.
 fn describe(root: &Path, entry: &DirEntry) -> Result<Option<ListedObject>, BucketError> {
     let kind = entry.file_type();
-    if kind.is_dir() || is_unfinished(entry) {
+    if kind.is_dir() || is_unfinished(&entry.file_name().to_string_lossy()) {
         return Ok(None);
     }
     let metadata = match entry.metadata() {
@@ -174,9 +389,8 @@ fn describe(root: &Path, entry: &DirEntry) -> Result<Option<ListedObject>, Bucke
     }))
 }
 
-/// Whether a file is still being written: `object_store` names it `name#1` until it is complete.
-fn is_unfinished(entry: &DirEntry) -> bool {
-    let name = entry.file_name().to_string_lossy();
+/// Whether a file with this name is still being written: it is called `name#1` until it is complete.
+fn is_unfinished(name: &str) -> bool {
     let number = name.split_once('#').map(|(_, number)| number);
     number.is_some_and(|number| {
         !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())

@@ -2,9 +2,11 @@
 //! once.
 
 mod address;
+mod checksum;
 mod error;
 mod folder;
 mod link;
+mod object;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,16 +16,19 @@ use futures::stream::{BoxStream, StreamExt, TryStreamExt};
 use object_store::path::Path as Key;
 use object_store::signer::{Method, SignedUrlOptions};
 use object_store::{
-    GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload,
+    GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload,
 };
 use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 
 pub use address::{Address, BadAddress};
 use address::{LinkSigning, OpenedBucket};
+use checksum::{Algorithm, Verdict};
 use folder::Folder;
 pub use folder::{FolderState, survey};
 pub use link::{BadLink, LINKS, Signed, SigningKeys};
+use object::length;
+pub use object::{FileKind, ListedObject, Part, StoredObject};
 
 use domain::file_name::attachment;
 pub use error::BucketError;
@@ -42,6 +47,8 @@ pub struct Bucket {
     store: Arc<dyn ObjectStore>,
     /// The folder, if the bucket is a folder.
     folder: Option<Folder>,
+    /// The checksum that the store verifies; `None` for a folder, and for a store that verifies none.
+    checksum: Option<Algorithm>,
     /// How the store signs links; `None` if the api serves the files.
     signing: Option<LinkSigning>,
     /// The keys that sign links to our own api.
@@ -66,88 +73,6 @@ pub struct ContentDisposition<'a> {
     pub file_name: &'a str,
 }
 
-/// Hash and size of an object that is in the bucket.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StoredObject {
-    /// SHA-256 of the object's bytes.
-    pub sha256: [u8; 32],
-    /// How many bytes the object has.
-    pub bytes: i64,
-}
-
-impl StoredObject {
-    fn from_bytes(bytes: &[u8]) -> Self {
-        Self {
-            sha256: Sha256::digest(bytes).into(),
-            bytes: length(bytes),
-        }
-    }
-}
-
-/// The number of bytes, in the type of the database's columns.
-fn length(bytes: &[u8]) -> i64 {
-    i64::try_from(bytes.len()).expect("no allocation is longer than isize::MAX")
-}
-
-/// A part of an object.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Part {
-    /// The bytes of the part.
-    pub bytes: Bytes,
-    /// How many bytes the whole object has.
-    pub whole: u64,
-}
-
-/// An object in a list of the bucket.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ListedObject {
-    /// The key of the object. In a folder this is the path of the file, relative to the folder.
-    pub key: String,
-    /// The size of the object, in bytes.
-    pub bytes: u64,
-    /// When it was written, on the bucket's clock.
-    pub modified: OffsetDateTime,
-    /// What it is.
-    pub kind: FileKind,
-}
-
-/// What kind of entry of a bucket this is. At S3 and Google Cloud Storage all entries are objects.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FileKind {
-    /// An object. In a folder this is a plain file.
-    Object,
-    /// A symbolic link.
-    SymbolicLink,
-    /// A pipe, a socket or a device.
-    Special,
-}
-
-impl FileKind {
-    /// The kind as words, for messages.
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Object => "a file",
-            Self::SymbolicLink => "a symbolic link",
-            Self::Special => "a pipe, a socket or a device",
-        }
-    }
-}
-
-impl From<ObjectMeta> for ListedObject {
-    fn from(object: ObjectMeta) -> Self {
-        let seconds = object.last_modified.timestamp();
-        Self {
-            key: object.location.into(),
-            bytes: object.size,
-            // A time out of range counts as very old. Then only the rows decide whether the object
-            // is an orphan.
-            modified: OffsetDateTime::from_unix_timestamp(seconds)
-                .unwrap_or(OffsetDateTime::UNIX_EPOCH),
-            kind: FileKind::Object,
-        }
-    }
-}
-
 impl Bucket {
     /// Opens the bucket at an address. `keys` sign links to our own api.
     ///
@@ -156,7 +81,11 @@ impl Bucket {
     /// complete. A missing folder is not created, because its volume may just not be mounted. No
     /// request is sent to the store yet.
     pub fn open(address: &Address, keys: impl Into<SigningKeys>) -> Result<Self, BucketError> {
-        let OpenedBucket { store, signing } = address.open()?;
+        let OpenedBucket {
+            store,
+            checksum,
+            signing,
+        } = address.open()?;
         let folder = match address {
             Address::Folder(folder) => Some(Folder::new(folder)),
             Address::S3(_) | Address::Gcs(_) => None,
@@ -164,6 +93,7 @@ impl Bucket {
         Ok(Self {
             store,
             folder,
+            checksum,
             signing,
             keys: keys.into(),
         })
@@ -197,21 +127,33 @@ impl Bucket {
         self.signing.is_some()
     }
 
-    /// Writes a new object, and reads it back. Writing the same bytes to the same key again
-    /// succeeds, so a write whose answer was lost may be repeated.
+    /// Writes a new object, and verifies it by the checksum that the store answers with. If the
+    /// store answers with none, as a folder does, the object is read back. Writing the same bytes to
+    /// the same key again succeeds, so a write whose answer was lost may be repeated.
     ///
     /// # Errors
-    /// Returns an error if the key has an object with other bytes, if the bytes that were read back
-    /// differ, or if the bucket fails. After a failure of the bucket the object may exist.
+    /// Returns an error if the key has an object with other bytes, if the store received or returns
+    /// other bytes, or if the bucket fails. After a failure of the bucket the object may exist.
     pub async fn put_new(&self, key: &str, bytes: Bytes) -> Result<StoredObject, BucketError> {
+        let location = Key::from(key);
+        if let Some(folder) = &self.folder {
+            return folder.put_new(location, bytes).await;
+        }
         let written = StoredObject::from_bytes(&bytes);
-        let options = PutOptions {
+        let mut options = PutOptions {
             mode: PutMode::Create,
             ..PutOptions::default()
         };
-        let (location, payload) = (self.checked_key(key).await?, PutPayload::from(bytes));
+        if let Some(algorithm) = self.checksum {
+            (options.extensions).insert(algorithm.checksum(&bytes, &written.sha256));
+        }
+        let payload = PutPayload::from(bytes);
         let was_there = match self.store.put_opts(&location, payload, options).await {
-            Ok(_) => None,
+            Ok(put) => match put.extensions.get() {
+                Some(Verdict::Equal) => return Ok(written),
+                Some(Verdict::Different) => return self.remove_garbled(key).await,
+                None => None,
+            },
             Err(error @ object_store::Error::AlreadyExists { .. }) => Some(error),
             Err(error) => return Err(error.into()),
         };
@@ -220,13 +162,15 @@ impl Bucket {
             (Some(_), Some(_)) => Err(BucketError::TakenByAnother(key.to_owned())),
             // Another write of this key was in progress and failed.
             (None, Some(error)) => Err(error.into()),
-            (_, None) => {
-                // This call created the object, so it may delete it, and a retry can write it
-                // again.
-                self.delete(key).await?;
-                Err(BucketError::Garbled(key.to_owned()))
-            }
+            (_, None) => self.remove_garbled(key).await,
         }
+    }
+
+    /// Removes an object that this process has just created with other bytes than it meant to, so
+    /// that a retry can write it again. Always returns an error.
+    async fn remove_garbled(&self, key: &str) -> Result<StoredObject, BucketError> {
+        self.delete(key).await?;
+        Err(BucketError::Garbled(key.to_owned()))
     }
 
     /// Checks that objects can be written, read and deleted, and that the store refuses to
@@ -301,7 +245,10 @@ impl Bucket {
     /// Returns an error if the object has more than `most` bytes (it is not read then), or if the
     /// bucket fails.
     pub async fn get_at_most(&self, key: &str, most: u64) -> Result<Option<Bytes>, BucketError> {
-        match self.store.get(&self.checked_key(key).await?).await {
+        if let Some(folder) = &self.folder {
+            return folder.get(Key::from(key), most).await;
+        }
+        match self.store.get(&Key::from(key)).await {
             Ok(found) if found.meta.size > most => Err(BucketError::TooLarge {
                 key: key.to_owned(),
                 bytes: found.meta.size,
@@ -349,7 +296,10 @@ impl Bucket {
     /// # Errors
     /// Returns an error if the bucket fails.
     pub async fn measure(&self, key: &str) -> Result<Option<StoredObject>, BucketError> {
-        let mut chunks = match self.store.get(&self.checked_key(key).await?).await {
+        if let Some(folder) = &self.folder {
+            return folder.measure(Key::from(key)).await;
+        }
+        let mut chunks = match self.store.get(&Key::from(key)).await {
             Ok(found) => found.into_stream(),
             Err(object_store::Error::NotFound { .. }) => return Ok(None),
             Err(error) => return Err(error.into()),

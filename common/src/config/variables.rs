@@ -173,6 +173,10 @@ pub const VARIABLES: &[(&str, &str)] = &[
         "memory for images that wait while the bucket is unavailable, in MB; default 256",
     ),
     (
+        "PLATEN_SPOOL_DISK_MB",
+        "disk space (in TMPDIR) for such images that find no memory, in MB; default 0",
+    ),
+    (
         "PLATEN_LEASE_SECONDS",
         "how long a worker that died keeps its jobs; default 25",
     ),

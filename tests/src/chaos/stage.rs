@@ -141,6 +141,7 @@ impl Stage {
             slots: SLOTS,
             tenant_slots_percent: 100,
             spool: SPOOL_BYTES,
+            spool_disk: 0,
             memory: MEMORY,
             api_memory: API_MEMORY,
             timing: Timing {

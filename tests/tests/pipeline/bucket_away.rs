@@ -174,6 +174,11 @@ async fn a_paid_result_waits_while_the_bucket_alters_bytes() {
 }
 
 #[tokio::test]
+async fn a_paid_result_waits_while_bytes_change_on_the_way() {
+    Box::pin(a_paid_result_waits(Mood::ReceivesOtherBytes)).await;
+}
+
+#[tokio::test]
 async fn a_job_whose_result_waits_past_its_deadline_is_released() {
     let case = Case::start().await;
     let pipeline = &case.pipeline;
@@ -340,6 +345,39 @@ async fn a_result_the_full_spool_refuses_is_lost_and_rebought() {
         (case.calls(), outcomes(pipeline).await),
         (2, vec!["internal".to_owned(), "ok".to_owned()])
     );
+    case.close().await;
+}
+
+/// Without memory for results that wait, they wait on disk, as far as there is space, and are stored by themselves.
+#[tokio::test]
+async fn a_result_the_full_memory_refuses_waits_on_disk() {
+    let case = Case::with(Options {
+        spool: 0,
+        spool_disk: 100_000_000,
+        ..Options::default()
+    })
+    .await;
+    let pipeline = &case.pipeline;
+    let id = pipeline.submit(&slow_job()).await;
+    let called = async || (case.calls() == 1).then_some(());
+    pipeline
+        .until(
+            "the provider was called once",
+            Duration::from_secs(10),
+            called,
+        )
+        .await;
+    case.s3.set_mood(Mood::Full);
+    case.until_a_result_waits().await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(case.state(&id).await, "running");
+    case.s3.set_mood(Mood::Well);
+    assert_eq!(pipeline.ended(&id).await["state"], "succeeded");
+    assert_eq!(
+        (case.calls(), outcomes(pipeline).await),
+        (1, vec!["ok".to_owned()])
+    );
+    assert!(metric(pipeline, "platen_spool_bytes").await < 1.0);
     case.close().await;
 }
 

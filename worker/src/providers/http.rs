@@ -181,7 +181,7 @@ impl Http {
         let headers = std::mem::take(response.headers_mut());
         let body = if status.is_success() {
             let permit = self.memory_permit(&response).await?;
-            let mut extractor = Base64Extractor::default();
+            let mut extractor = Base64Extractor::with_capacity(typical_bytes(&response) / 4 * 3);
             let read = self.read(response, time_left, MAX_BODY_BYTES, Some(permit), |chunk| {
                 extractor.push(chunk);
                 extractor.len()
@@ -223,7 +223,7 @@ impl Http {
             return Ok((status, Bytes::new()));
         }
         let permit = self.memory_permit(&response).await?;
-        let mut file = Vec::new();
+        let mut file = Vec::with_capacity(typical_bytes(&response));
         let permit = self
             .read(response, time_left, OVERFLOW_BYTES, Some(permit), |chunk| {
                 file.extend_from_slice(chunk);
@@ -236,12 +236,7 @@ impl Http {
     /// Waits for the memory that an answer takes: its length, but at most the length of a typical
     /// answer. What is kept of an answer is never longer than the answer.
     async fn memory_permit(&self, response: &Response) -> Result<MemoryPermit, ExchangeError> {
-        let length = response.content_length();
-        let length = length.and_then(|length| usize::try_from(length).ok());
-        let bytes = length
-            .unwrap_or(TYPICAL_RESPONSE_BYTES)
-            .min(TYPICAL_RESPONSE_BYTES);
-        let permit = self.memory.acquire(bytes).await;
+        let permit = self.memory.acquire(typical_bytes(response)).await;
         permit.map_err(|error| ExchangeError::new("stall", error.to_string()))
     }
 
@@ -289,6 +284,15 @@ impl Http {
             }
         }
     }
+}
+
+/// The length of an answer, but at most that of a typical answer, in bytes.
+fn typical_bytes(response: &Response) -> usize {
+    let length = response.content_length();
+    let length = length.and_then(|length| usize::try_from(length).ok());
+    length.map_or(TYPICAL_RESPONSE_BYTES, |length| {
+        length.min(TYPICAL_RESPONSE_BYTES)
+    })
 }
 
 /// Sends the request and waits until the answer begins. Returns the time that is left for the rest

@@ -1,8 +1,12 @@
 //! S3, configured by the standard `AWS_…` variables.
 
-use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, S3ConditionalPut};
+use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, Checksum, S3ConditionalPut};
 
-use super::{BadAddress, is_loopback, retries};
+use super::{Algorithm, BadAddress, is_loopback, retries};
+
+/// The variable of AWS's own programs that says when a checksum is sent. `when_required` is for stores
+/// that refuse the header of a checksum; what was written to them is read back.
+const CHECKSUM_VARIABLE: &str = "AWS_REQUEST_CHECKSUM_CALCULATION";
 
 /// The settings of a bucket from the variables of AWS.
 ///
@@ -16,7 +20,11 @@ pub(super) fn builder(
     let mut builder = AmazonS3Builder::new();
     let mut endpoint = None;
     let mut http_is_allowed = false;
+    let mut sends_checksums = true;
     for (name, value) in variables {
+        if name == CHECKSUM_VARIABLE {
+            sends_checksums = !value.eq_ignore_ascii_case("when_required");
+        }
         let Ok(key) = name.to_ascii_lowercase().parse::<AmazonS3ConfigKey>() else {
             continue;
         };
@@ -41,11 +49,20 @@ pub(super) fn builder(
         }
         builder = builder.with_allow_http(true);
     }
+    if sends_checksums {
+        builder = builder.with_checksum_algorithm(Checksum::SHA256);
+    }
     Ok(builder
         .with_bucket_name(bucket)
         // No key is written twice. A store that cannot guarantee this is not usable.
         .with_conditional_put(S3ConditionalPut::ETagMatch)
         .with_retry(retries()))
+}
+
+/// The checksum that is sent with each write.
+pub(super) fn checksum(builder: &AmazonS3Builder) -> Option<Algorithm> {
+    let setting = builder.get_config_value(&AmazonS3ConfigKey::Checksum);
+    (setting.as_deref() == Some("sha256")).then_some(Algorithm::AmazonSha256)
 }
 
 /// What the links of the store begin with, as `object_store` builds them.

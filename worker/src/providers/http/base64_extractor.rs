@@ -7,6 +7,8 @@
 //! stays in the text, so no message is taken for a file. If the string is not base64, its bytes are
 //! dropped at once, and its placeholder leads to no file.
 
+use memchr::memchr2;
+
 use super::file_decoder::{FileDecoder, is_data_url};
 
 /// Names of fields that hold files.
@@ -25,6 +27,8 @@ const ESCAPED_PLACEHOLDER_PREFIX: &str = "file\\u0001";
 pub(super) struct Base64Extractor {
     text: Vec<u8>,
     files: Vec<Option<Vec<u8>>>,
+    /// How many bytes the first file may have.
+    capacity: usize,
     state: ScanState,
 }
 
@@ -50,6 +54,15 @@ enum FieldKind {
 }
 
 impl Base64Extractor {
+    /// An extractor for an answer with one file of about `capacity` bytes. A file that grows beyond
+    /// that is copied while it grows.
+    pub(super) fn with_capacity(capacity: usize) -> Self {
+        Self {
+            capacity,
+            ..Self::default()
+        }
+    }
+
     /// The bytes in memory so far: the text and the decoded files.
     pub(super) fn len(&self) -> usize {
         let current_file = match &self.state {
@@ -96,7 +109,10 @@ impl Base64Extractor {
 
     fn in_string<'a>(&mut self, chunk: &'a [u8], start: usize, kind: FieldKind) -> &'a [u8] {
         let (run, rest) = split_run(chunk);
-        self.text.extend(run.iter().copied().map(printable));
+        // Only so much of a file goes through the text as is needed to know that it is a file.
+        let missing = MIN_EXTRACTED_BYTES.saturating_sub(self.text.len() - start);
+        let (first, more) = run.split_at(run.len().min(missing));
+        self.text.extend(first.iter().copied().map(printable));
         let string = &self.text[start..];
         let is_file = match kind {
             FieldKind::File => true,
@@ -106,10 +122,12 @@ impl Base64Extractor {
         if is_file && string.len() >= MIN_EXTRACTED_BYTES {
             // The part of the file that is already in the text moves into the decoder.
             let string = self.text.split_off(start);
-            self.state = ScanState::File(FileDecoder::default());
+            let capacity = std::mem::take(&mut self.capacity);
+            self.state = ScanState::File(FileDecoder::with_capacity(capacity));
             self.push(&string);
-            return rest;
+            return &chunk[first.len()..];
         }
+        self.text.extend(more.iter().copied().map(printable));
         match rest.first() {
             None => self.state = ScanState::String { start, kind },
             Some(b'\\') => self.state = ScanState::Escape { start, kind },
@@ -126,12 +144,7 @@ impl Base64Extractor {
             return &chunk[1..];
         }
         let (run, rest) = split_run(chunk);
-        // Nearly no run has a control byte, so a run is copied only if it has one.
-        if run.iter().min().is_some_and(|&least| least < b' ') {
-            file.push(&run.iter().copied().map(printable).collect::<Vec<u8>>());
-        } else {
-            file.push(run);
-        }
+        file.push(run);
         match rest.first() {
             Some(b'"') => {
                 let placeholder = format!("{ESCAPED_PLACEHOLDER_PREFIX}{}\"", self.files.len());
@@ -181,6 +194,6 @@ fn printable(byte: u8) -> u8 {
 
 /// Splits a chunk before the next quote or backslash.
 fn split_run(chunk: &[u8]) -> (&[u8], &[u8]) {
-    let end = chunk.iter().position(|byte| matches!(byte, b'"' | b'\\'));
+    let end = memchr2(b'"', b'\\', chunk);
     chunk.split_at(end.unwrap_or(chunk.len()))
 }

@@ -143,7 +143,7 @@ impl ExtractedBody {
         if let Some(file) = extracted {
             return file.clone();
         }
-        let mut file = FileDecoder::default();
+        let mut file = FileDecoder::with_capacity(text.len() / 4 * 3);
         file.push(text.as_bytes());
         file.finish().map(Bytes::from)
     }

@@ -20,13 +20,14 @@ const UNPADDED: GeneralPurpose = GeneralPurpose::new(
 );
 
 /// Decodes one file. The characters may be of the standard or the URL-safe alphabet, with
-/// whitespace between them, with or without padding, and after the head of a `data:` URL.
+/// whitespace or control bytes between them, with or without padding, and after the head of a
+/// `data:` URL.
 pub(super) struct FileDecoder {
     /// The text so far, as long as it may be the head of a `data:` URL.
     head: Option<Vec<u8>>,
     bytes: Vec<u8>,
-    /// The characters that are not decoded yet: fewer than four.
-    undecoded: Vec<u8>,
+    /// The characters of a group that is not complete yet: fewer than four.
+    group: Vec<u8>,
     /// The characters of a JSON escape that is not complete yet.
     escape: Vec<u8>,
     /// Whether padding has come. No character may follow it.
@@ -35,20 +36,19 @@ pub(super) struct FileDecoder {
     is_invalid: bool,
 }
 
-impl Default for FileDecoder {
-    fn default() -> Self {
+impl FileDecoder {
+    /// A decoder for a file of about `capacity` bytes.
+    pub(super) fn with_capacity(capacity: usize) -> Self {
         Self {
             head: Some(Vec::new()),
-            bytes: Vec::new(),
-            undecoded: Vec::new(),
+            bytes: Vec::with_capacity(capacity),
+            group: Vec::new(),
             escape: Vec::new(),
             is_padded: false,
             is_invalid: false,
         }
     }
-}
 
-impl FileDecoder {
     /// How many bytes are decoded so far.
     pub(super) fn len(&self) -> usize {
         self.bytes.len()
@@ -80,30 +80,60 @@ impl FileDecoder {
     }
 
     fn decode(&mut self, run: &[u8]) {
-        // This check has no branch for each character, because nearly all text is plain base64.
-        let is_plain = run.iter().fold(true, |all, &byte| all & is_base64(byte));
-        if is_plain && !self.is_padded {
-            self.undecoded.extend_from_slice(run);
-        } else {
-            for &byte in run {
-                match byte {
-                    b'=' => self.is_padded = true,
-                    byte if byte.is_ascii_whitespace() => {}
-                    _ if self.is_padded => self.is_invalid = true,
-                    b'-' => self.undecoded.push(b'+'),
-                    b'_' => self.undecoded.push(b'/'),
-                    byte if is_base64(byte) => self.undecoded.push(byte),
-                    _ => self.is_invalid = true,
-                }
+        if self.is_invalid {
+            return;
+        }
+        // Nearly all text is plain base64, which is decoded where it is, without a copy.
+        if self.is_padded || !self.decode_plain(run) {
+            let plain = self.plain(run);
+            self.is_invalid |= !self.decode_plain(&plain);
+        }
+        if self.is_invalid {
+            (self.bytes, self.group) = (Vec::new(), Vec::new());
+        }
+    }
+
+    /// Decodes characters of the standard alphabet. Returns `false` and decodes nothing if there are
+    /// others.
+    fn decode_plain(&mut self, run: &[u8]) -> bool {
+        let (decoded, begun) = (self.bytes.len(), self.group.len());
+        let (end, rest) = run.split_at(run.len().min((4 - begun) % 4));
+        let (groups, begin) = rest.split_at(rest.len() / 4 * 4);
+        if !end.iter().chain(begin).copied().all(is_base64) {
+            return false;
+        }
+        self.group.extend_from_slice(end);
+        let is_complete = self.group.len() == 4;
+        let first: &[u8] = if is_complete { &self.group } else { &[] };
+        let mut decode = |group| UNPADDED.decode_vec(group, &mut self.bytes).is_ok();
+        if !(decode(first) && decode(groups)) {
+            self.bytes.truncate(decoded);
+            self.group.truncate(begun);
+            return false;
+        }
+        if is_complete {
+            self.group.clear();
+        }
+        self.group.extend_from_slice(begin);
+        true
+    }
+
+    /// The characters of the standard alphabet that stand for a text.
+    fn plain(&mut self, run: &[u8]) -> Vec<u8> {
+        let mut plain = Vec::with_capacity(run.len());
+        for &byte in run {
+            match byte {
+                b'=' => self.is_padded = true,
+                // Some servers write line breaks without escapes, which JSON does not allow.
+                0..=b' ' => {}
+                _ if self.is_padded => self.is_invalid = true,
+                b'-' => plain.push(b'+'),
+                b'_' => plain.push(b'/'),
+                byte if is_base64(byte) => plain.push(byte),
+                _ => self.is_invalid = true,
             }
         }
-        let complete = self.undecoded.len() / 4 * 4;
-        let decoded = UNPADDED.decode_vec(&self.undecoded[..complete], &mut self.bytes);
-        self.undecoded.drain(..complete);
-        self.is_invalid |= decoded.is_err();
-        if self.is_invalid {
-            (self.bytes, self.undecoded) = (Vec::new(), Vec::new());
-        }
+        plain
     }
 
     /// Takes the next byte of a JSON escape, beginning with the backslash. A complete escape is
@@ -123,6 +153,8 @@ impl FileDecoder {
             _ => None,
         };
         self.escape.clear();
+        // Only a control byte that is not escaped is a fault of the server that can be ignored.
+        let character = character.filter(|&byte| byte.is_ascii_whitespace() || byte > b' ');
         match character {
             Some(character) => self.push(&[character]),
             None => self.is_invalid = true,
@@ -137,9 +169,7 @@ impl FileDecoder {
             Some(_) => self.is_invalid = true,
             None => {}
         }
-        self.is_invalid |= UNPADDED
-            .decode_vec(&self.undecoded, &mut self.bytes)
-            .is_err();
+        self.is_invalid |= UNPADDED.decode_vec(&self.group, &mut self.bytes).is_err();
         (!self.is_invalid).then_some(self.bytes)
     }
 }
