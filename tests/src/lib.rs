@@ -32,6 +32,7 @@ pub mod proxy;
 pub mod real;
 pub mod repository;
 pub mod rotation;
+pub mod round_trips;
 pub mod s3;
 pub mod scraped;
 pub mod servers;

@@ -5,9 +5,11 @@
 //! the Postgres protocol (`proxy/postgres.rs`) to lose the reply to a statement that was executed.
 
 mod postgres;
+mod requests;
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -19,7 +21,9 @@ use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
+use crate::round_trips::RoundTrip;
 use postgres::Replies;
+use requests::Requests;
 
 /// How the network behaves.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -50,6 +54,10 @@ struct Shared {
     connections: Mutex<Vec<Connection>>,
     /// The tag of each reply that is still to be lost.
     swallow: Mutex<Vec<&'static str>>,
+    /// What was recorded; `None` if nothing is to be recorded.
+    recorded: Mutex<Option<Vec<RoundTrip>>>,
+    /// How many connections were accepted.
+    accepted: AtomicUsize,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
@@ -73,6 +81,8 @@ impl Proxy {
             weather: watch::Sender::default(),
             connections: Mutex::default(),
             swallow: Mutex::default(),
+            recorded: Mutex::default(),
+            accepted: AtomicUsize::new(0),
             tasks: TaskTracker::new(),
             stop: stop.clone(),
         });
@@ -149,6 +159,17 @@ impl Proxy {
         self.shared.swallow().clear();
     }
 
+    /// Records round trips from now on. Connections that are open already are not recorded.
+    pub(crate) fn record(&self) {
+        *self.shared.recorded() = Some(Vec::new());
+    }
+
+    /// Removes and returns what was recorded.
+    pub(crate) fn take_round_trips(&self) -> Vec<RoundTrip> {
+        let mut recorded = self.shared.recorded();
+        recorded.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
     /// How many connections are open.
     pub fn connections(&self) -> usize {
         let mut connections = self.shared.connections();
@@ -220,8 +241,15 @@ impl Shared {
         let passed = {
             let (from_client, to_client) = client.split();
             let (from_server, to_server) = server.split();
-            let asking = Pipe::new(&self, &connection, None);
-            let answering = Pipe::new(&self, &connection, Some(Replies::default()));
+            let recording = self.recorded().is_some();
+            let recorder = recording.then(|| Mutex::new(Recorder::new(&self)));
+            let asking = Pipe::new(&self, &connection, recorder.as_ref(), None);
+            let answering = Pipe::new(
+                &self,
+                &connection,
+                recorder.as_ref(),
+                Some(Replies::default()),
+            );
             // If one side closes, both directions end: no protocol here uses half-closed connections.
             let passed = async {
                 tokio::select! {
@@ -252,6 +280,10 @@ impl Shared {
         self.swallow.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn recorded(&self) -> std::sync::MutexGuard<'_, Option<Vec<RoundTrip>>> {
+        self.recorded.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Whether a reply is to be lost. If so, its tag is removed from the list.
     fn swallows(&self, tag: &[u8]) -> bool {
         let mut swallow = self.swallow();
@@ -262,21 +294,75 @@ impl Shared {
     }
 }
 
+/// Records the round trips of one connection.
+struct Recorder<'a> {
+    shared: &'a Shared,
+    connection: usize,
+    requests: Requests,
+    /// Whether the client has sent something since the server's last answer.
+    waits: bool,
+}
+
+impl<'a> Recorder<'a> {
+    fn new(shared: &'a Shared) -> Self {
+        Self {
+            shared,
+            connection: shared.accepted.fetch_add(1, Ordering::Relaxed),
+            requests: Requests::default(),
+            waits: false,
+        }
+    }
+
+    /// The client has sent a chunk.
+    fn asked(&mut self, chunk: &[u8]) {
+        let statements = self.requests.statements(chunk);
+        let mut recorded = self.shared.recorded();
+        let Some(recorded) = recorded.as_mut() else {
+            return;
+        };
+        let begun = recorded
+            .iter_mut()
+            .rev()
+            .find(|trip| trip.connection == self.connection)
+            .filter(|_| self.waits);
+        match begun {
+            Some(trip) => trip.statements.extend(statements),
+            None => recorded.push(RoundTrip {
+                connection: self.connection,
+                statements,
+            }),
+        }
+        self.waits = true;
+    }
+
+    /// The server has answered.
+    fn answered(&mut self) {
+        self.waits = false;
+    }
+}
+
 /// One direction of a connection.
 struct Pipe<'a> {
     shared: &'a Shared,
     connection: &'a Connection,
     weather: watch::Receiver<Weather>,
+    recorder: Option<&'a Mutex<Recorder<'a>>>,
     /// Reads the replies of a server that may be Postgres.
     replies: Option<Replies>,
 }
 
 impl<'a> Pipe<'a> {
-    fn new(shared: &'a Shared, connection: &'a Connection, replies: Option<Replies>) -> Self {
+    fn new(
+        shared: &'a Shared,
+        connection: &'a Connection,
+        recorder: Option<&'a Mutex<Recorder<'a>>>,
+        replies: Option<Replies>,
+    ) -> Self {
         Self {
             shared,
             connection,
             weather: shared.weather.subscribe(),
+            recorder,
             replies,
         }
     }
@@ -300,6 +386,13 @@ impl<'a> Pipe<'a> {
                 return to.shutdown().await;
             }
             let chunk = &buffer[..read];
+            if let Some(recorder) = self.recorder {
+                let mut recorder = recorder.lock().unwrap_or_else(PoisonError::into_inner);
+                match self.replies {
+                    None => recorder.asked(chunk),
+                    Some(_) => recorder.answered(),
+                }
+            }
             if let Some(replies) = &mut self.replies {
                 let shared = self.shared;
                 if let Some(lost) = replies.first(chunk, |tag| shared.swallows(tag)) {
