@@ -12,34 +12,13 @@ use super::{Code, Problem, sentence, truncate};
 
 impl From<sqlx::Error> for Problem {
     fn from(error: sqlx::Error) -> Self {
-        if database::schema_changed(&error) || is_transient(&error) {
+        if database::schema_changed(&error) || database::is_transient(&error) {
             tracing::warn!(%error, "Postgres could not answer");
             Self::from(Code::Unavailable)
         } else {
             tracing::error!(%error, "Postgres refused a query of the API");
             Self::from(Code::Internal)
         }
-    }
-}
-
-/// Whether the database caused the failure and a later try may succeed: a lost connection, a lock, a restart. Any other failure is
-/// a bug in our code.
-fn is_transient(error: &sqlx::Error) -> bool {
-    match error {
-        // Classes of SQLSTATE codes (PostgreSQL manual, appendix A): connection exception, invalid transaction state, transaction
-        // rollback, insufficient resources, object not in prerequisite state, operator intervention, system error.
-        sqlx::Error::Database(error) => error.code().is_some_and(|code| {
-            ["08", "25", "40", "53", "55", "57", "58"]
-                .iter()
-                .any(|class| code.starts_with(class))
-        }),
-        sqlx::Error::Io(_)
-        | sqlx::Error::Tls(_)
-        | sqlx::Error::Protocol(_)
-        | sqlx::Error::PoolTimedOut
-        | sqlx::Error::PoolClosed
-        | sqlx::Error::WorkerCrashed => true,
-        _ => false,
     }
 }
 

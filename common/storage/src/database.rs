@@ -2,6 +2,7 @@
 //!
 //! Migrations are in `migration`. [`row`] turns values of rows into values of the program.
 
+mod begin;
 mod connections;
 mod migration;
 pub mod row;
@@ -12,10 +13,10 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{ConnectOptions, Connection, PgConnection, PgPool, Postgres, Transaction};
+use sqlx::{ConnectOptions, Connection, PgConnection, PgPool};
 
+pub use begin::{begin_for, begin_for_key, begin_with_wallet};
 pub use connections::watch;
-use domain::id::TenantId;
 pub use migration::{
     Login, MigrateError, ROLES, applied, is_migrated, migrate, migrate_with, migrate_within, newest,
 };
@@ -44,6 +45,9 @@ impl DatabaseRole {
     }
 }
 
+/// How long after its last use a connection is used again without a test. Whoever uses it must bear
+/// that it breaks, as it may at any time.
+const TRUSTED: Duration = Duration::from_secs(1);
 /// How long a connection may take to answer a ping.
 const PING_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a statement or a short transaction may take, including the wait for a connection. The
@@ -85,21 +89,29 @@ pub async fn connect(url: &str, role: DatabaseRole, max_connections: u32) -> sql
         // being closed and never answer, and the pool would wait for it forever. So the same test
         // is made here, with a timeout.
         .test_before_acquire(false)
-        .before_acquire(|connection, meta| Box::pin(is_usable(connection, meta.age)))
-        .after_release(|connection, meta| Box::pin(is_usable(connection, meta.age)))
+        .before_acquire(|connection, meta| {
+            Box::pin(async move {
+                let used_lately = meta.idle_for < TRUSTED && !begin::connections_are_suspect();
+                Ok(is_current(meta.age) && (used_lately || answers(connection).await?))
+            })
+        })
+        .after_release(|connection, meta| {
+            Box::pin(async move { Ok(is_current(meta.age) && answers(connection).await?) })
+        })
         .connect_with(options)
         .await
 }
 
-/// Whether a connection of this age may be used again. It must answer, and must not hold plans of
-/// an older schema.
-async fn is_usable(connection: &mut PgConnection, age: Duration) -> sqlx::Result<bool> {
+/// Whether a connection of this age holds no plans of an older schema.
+fn is_current(age: Duration) -> bool {
     let changed = *SCHEMA_CHANGED
         .lock()
         .unwrap_or_else(PoisonError::into_inner);
-    if changed.is_some_and(|changed| changed.elapsed() <= age) {
-        return Ok(false);
-    }
+    !changed.is_some_and(|changed| changed.elapsed() <= age)
+}
+
+/// Whether a connection answers.
+async fn answers(connection: &mut PgConnection) -> sqlx::Result<bool> {
     within(PING_TIMEOUT, connection.ping()).await.map(|()| true)
 }
 
@@ -126,6 +138,28 @@ pub fn schema_changed(error: &sqlx::Error) -> bool {
         *last = Some(Instant::now());
     }
     changed
+}
+
+/// Whether the database caused the failure and a later try may succeed: a lost connection, a lock, a
+/// restart. Any other failure is a mistake in our code, or in what it was given.
+pub fn is_transient(error: &sqlx::Error) -> bool {
+    match error {
+        // Classes of SQLSTATE codes (PostgreSQL manual, appendix A): connection exception, invalid
+        // transaction state, transaction rollback, insufficient resources, object not in
+        // prerequisite state, operator intervention, system error.
+        sqlx::Error::Database(error) => error.code().is_some_and(|code| {
+            ["08", "25", "40", "53", "55", "57", "58"]
+                .iter()
+                .any(|class| code.starts_with(class))
+        }),
+        sqlx::Error::Io(_)
+        | sqlx::Error::Tls(_)
+        | sqlx::Error::Protocol(_)
+        | sqlx::Error::PoolTimedOut
+        | sqlx::Error::PoolClosed
+        | sqlx::Error::WorkerCrashed => true,
+        _ => false,
+    }
 }
 
 /// An error that may contain an error of Postgres.
@@ -173,42 +207,6 @@ fn within<T, E: From<sqlx::Error>>(
             Err(sqlx::Error::Io(io::Error::new(io::ErrorKind::TimedOut, text)).into())
         })
     }
-}
-
-/// Begins a transaction that sees and changes only the rows of this tenant.
-///
-/// # Errors
-/// Returns an error if Postgres fails, or if no connection becomes free within 10 seconds.
-pub async fn begin_for(
-    pool: &PgPool,
-    tenant: TenantId,
-) -> sqlx::Result<Transaction<'static, Postgres>> {
-    let mut transaction = pool.begin().await?;
-    // `true` limits the setting to this transaction, so the connection goes back to the pool
-    // without the setting. The policies of row-level security compare the setting with each row.
-    sqlx::query!(
-        "SELECT set_config('platen.tenant', $1, true)",
-        tenant.0.to_string()
-    )
-    .fetch_one(&mut *transaction)
-    .await?;
-    Ok(transaction)
-}
-
-/// Begins a transaction that sees no rows of any tenant, except the API key with this id. It is
-/// used to find the tenant of a request, before the tenant can be set.
-///
-/// # Errors
-/// Returns an error if Postgres fails, or if no connection becomes free within 10 seconds.
-pub async fn begin_for_key(
-    pool: &PgPool,
-    key_id: &str,
-) -> sqlx::Result<Transaction<'static, Postgres>> {
-    let mut transaction = pool.begin().await?;
-    sqlx::query!("SELECT set_config('platen.key', $1, true)", key_id)
-        .fetch_one(&mut *transaction)
-        .await?;
-    Ok(transaction)
 }
 
 /// What a guarded write did: one that names a fence or a key.

@@ -1,0 +1,137 @@
+//! Begins transactions, each in one round trip to Postgres.
+//!
+//! What begins a transaction is one text of several statements, which Postgres executes one after
+//! the other. Each of them sees what was committed before it began. The only values in the texts
+//! are UUIDs and the public parts of API keys, so nothing needs to be quoted.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use sqlx::{AssertSqlSafe, PgPool, Postgres, SqlSafeStr, Transaction};
+
+use super::within;
+use domain::id::TenantId;
+
+/// How long Postgres may take to begin a transaction. It ends a wait for a lock sooner.
+const BEGIN_TIMEOUT: Duration = Duration::from_secs(4);
+/// How long connections are tested before each use after one of them was found to be broken.
+const DISTRUST: Duration = Duration::from_secs(10);
+
+/// When a connection was last found to be broken.
+static BROKEN: Mutex<Option<Instant>> = Mutex::new(None);
+
+/// Whether a connection of this process was found to be broken lately. Others may be, too.
+pub(super) fn connections_are_suspect() -> bool {
+    let broken = *BROKEN.lock().unwrap_or_else(PoisonError::into_inner);
+    broken.is_some_and(|broken| broken.elapsed() < DISTRUST)
+}
+
+/// Begins a transaction that sees and changes only the rows of this tenant.
+///
+/// # Errors
+/// Returns an error if Postgres fails, or if no connection becomes free within 10 seconds.
+pub async fn begin_for(
+    pool: &PgPool,
+    tenant: TenantId,
+) -> sqlx::Result<Transaction<'static, Postgres>> {
+    // `true` limits the setting to this transaction, so the connection goes back to the pool
+    // without the setting. The policies of row-level security compare the setting with each row.
+    let tenant = tenant.0;
+    begin_with(
+        pool,
+        format!(
+            "-- database::begin_for\nBEGIN; SELECT set_config('platen.tenant', '{tenant}', true)"
+        ),
+    )
+    .await
+}
+
+/// Does the same as [`begin_for`], and locks the tenant's wallet until the transaction ends. If the
+/// tenant has no wallet, nothing is locked.
+///
+/// Statements that follow see everything that other transactions of the tenant did before they
+/// released the lock. That is why the lock is a statement of its own: what a statement sees is
+/// fixed when it begins, which is before it gets a lock.
+///
+/// Plans of the transaction's statements are made once and not again for each value. The planner
+/// would make new plans for the statements of admission each time, because it takes arrays of
+/// unknown length for longer than they are.
+///
+/// # Errors
+/// Returns an error if the lock is not free within 2 seconds, if Postgres fails, or if no
+/// connection becomes free within 10 seconds.
+pub async fn begin_with_wallet(
+    pool: &PgPool,
+    tenant: TenantId,
+) -> sqlx::Result<Transaction<'static, Postgres>> {
+    let tenant = tenant.0;
+    begin_with(
+        pool,
+        format!(
+            "-- ledger::begin_with_wallet
+            BEGIN;
+            SELECT set_config('platen.tenant', '{tenant}', true), set_config('plan_cache_mode', 'force_generic_plan', true);
+            SELECT FROM wallets WHERE tenant_id = '{tenant}' FOR NO KEY UPDATE"
+        ),
+    )
+    .await
+}
+
+/// Begins a transaction that sees no rows of any tenant, except the API key with this id. It is
+/// used to find the tenant of a request, before the tenant can be set.
+///
+/// # Errors
+/// Returns an error if the id has other characters than letters and digits, if Postgres fails, or
+/// if no connection becomes free within 10 seconds.
+pub async fn begin_for_key(
+    pool: &PgPool,
+    key_id: &str,
+) -> sqlx::Result<Transaction<'static, Postgres>> {
+    if !key_id.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
+        return Err(sqlx::Error::Protocol("not the id of an API key".to_owned()));
+    }
+    begin_with(
+        pool,
+        format!(
+            "-- database::begin_for_key\nBEGIN; SELECT set_config('platen.key', '{key_id}', true)"
+        ),
+    )
+    .await
+}
+
+/// Begins a transaction with these statements. They must change nothing, because they are repeated
+/// on another connection if the first one is broken.
+async fn begin_with(
+    pool: &PgPool,
+    statements: String,
+) -> sqlx::Result<Transaction<'static, Postgres>> {
+    let statements = AssertSqlSafe(statements).into_sql_str();
+    let connection = pool.acquire().await?;
+    let begun = Transaction::begin(connection, Some(statements.clone()));
+    match within(BEGIN_TIMEOUT, begun).await {
+        // A connection that was used a moment ago is not tested before it is used again. The first
+        // statements are its test. All connections that follow are tested for a while.
+        Err(error) if is_broken(&error) => {
+            *BROKEN.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+            let connection = pool.acquire().await?;
+            within(
+                BEGIN_TIMEOUT,
+                Transaction::begin(connection, Some(statements)),
+            )
+            .await
+        }
+        begun => begun,
+    }
+}
+
+/// Whether an error means that the connection cannot be used any more.
+fn is_broken(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::Protocol(_) => true,
+        // Connection exception; operator intervention, such as a shutdown.
+        sqlx::Error::Database(error) => error
+            .code()
+            .is_some_and(|code| code.starts_with("08") || code.starts_with("57P")),
+        _ => false,
+    }
+}
