@@ -10,7 +10,7 @@ SHIPPED := cargo build --locked --release -p cli --no-default-features --feature
 # Images that tests deliver. Other software opens them after the tests.
 DELIVERED := $(abspath $(BUILT)/../delivered)
 
-.PHONY: help run test check docs fmt setup prepare bench start-latency bench-images outcomes failpoints fuzz properties races storm rolling rolling-migration redis-away boards demo-load scaler containers flood chaos verify-bench model contract sweep attack submit-cost worker-cost instructions proofs structure draw
+.PHONY: help run test check docs fmt setup prepare bench start-latency bench-images outcomes failpoints fuzz properties races storm rolling rolling-migration redis-away boards demo-load scaler containers flood long-snapshot chaos verify-bench model contract sweep attack submit-cost worker-cost instructions proofs structure draw
 
 help: ## List these words
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -136,6 +136,11 @@ flood: ## Measure a worker's memory with thousands of calls in flight and all th
 	@scripts/setup run
 	cargo build --locked --workspace --all-targets
 	PLATEN_LOG=warn $(BUILT)/flood --calls $(or $(CALLS),2000) --seconds $(or $(SECONDS),20)
+
+long-snapshot: ## Measure whether a transaction that stays open, as a dump's does, slows jobs down (JOBS=5000)
+	@scripts/setup run
+	cargo build --locked --workspace --all-targets
+	PLATEN_LOG=error $(BUILT)/long-snapshot --jobs $(or $(JOBS),5000)
 
 chaos: ## Kill, freeze, cut and empty everything at random under load, then check the books (KILLS=2000 SEED=…)
 	@scripts/setup run

@@ -7,6 +7,8 @@
 //! neither pushes a job whose lanes are unavailable. A worker that pops an id claims the job: read
 //! the worker's `tasks/generate.rs` next.
 
+mod marks;
+
 use sqlx::PgPool;
 
 use crate::failpoint::reach;
@@ -14,6 +16,8 @@ use domain::catalog::Catalog;
 use domain::job::{Capacity, Job};
 use queue::{Lanes, QueueError, ReadyQueue};
 use storage::database::PostgresError;
+
+pub use marks::SearchMarks;
 
 /// Pushes a job that was just admitted, unless its lanes are unavailable.
 ///
@@ -68,6 +72,7 @@ pub async fn fill(
     worker: &str,
     slots: usize,
     capacity: &Capacity,
+    marks: &SearchMarks,
 ) -> Result<usize, FillError> {
     let target = queue.announce(worker, slots).await?;
     if target.capacity == 0 {
@@ -75,7 +80,7 @@ pub async fn fill(
     }
     // As many jobs are read as the queue should hold, not only as many as are missing. Ids that are
     // in the queue already come first in this order, so a smaller limit could find only these.
-    let due = storage::jobs::due(pool, target.size, capacity).await?;
+    let due = marks.search(pool, target.size, capacity).await?;
     reach("dispatch:before_top_up").await?;
     Ok(queue.push(&due).await?)
 }

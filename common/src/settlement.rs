@@ -110,9 +110,8 @@ pub async fn deliver(
         Ok(locked) => locked,
         Err(error) => return error.into_settlement_result(),
     };
-    for artifact in artifacts {
-        storage::artifacts::insert(&mut transaction, lease.tenant, lease.fence, artifact).await?;
-    }
+    let attempt = (lease.job, lease.fence);
+    storage::artifacts::insert(&mut transaction, lease.tenant, attempt, artifacts).await?;
     // Originals and thumbnails are extra files of the same output and are not charged.
     let delivered = artifacts
         .iter()

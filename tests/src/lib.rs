@@ -26,6 +26,7 @@ pub mod models;
 pub mod once;
 pub mod options;
 pub mod pipeline;
+pub mod plain_jobs;
 pub mod processes;
 pub mod prometheus;
 pub mod proof;

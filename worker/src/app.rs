@@ -7,6 +7,7 @@ use std::time::Instant;
 use anyhow::Context;
 use bucket::Bucket;
 use common::config::{Config, Timing, UnbilledLimits};
+use common::dispatch::SearchMarks;
 use common::files::ownership::OwnershipChecker;
 use common::memory::Memory;
 use domain::catalog::Catalog;
@@ -22,6 +23,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::database_contact::DatabaseContact;
 use crate::leases::Leases;
+use crate::low_water::LowWater;
 use crate::memory;
 use crate::providers::Providers;
 use crate::slots::{self, Slots};
@@ -42,6 +44,10 @@ pub struct App {
     /// Rate limits and circuit breakers of the lanes, shared by all workers.
     pub lanes: Lanes,
     capacity: RwLock<Capacity>,
+    /// Where this worker's searches for due jobs begin.
+    pub search_marks: SearchMarks,
+    /// Where this worker's searches for expired leases, and for lines to fold, begin.
+    pub(crate) low_water: LowWater,
     /// The bucket, and the results that wait for it.
     pub spool: Spool,
     /// The models and providers that can be used.
@@ -120,6 +126,8 @@ impl App {
             lanes: Lanes::new(&ready_queue, config.timing.lanes),
             ready_queue,
             capacity: RwLock::new(domain::lanes::available(&catalog, &[])),
+            search_marks: SearchMarks::default(),
+            low_water: LowWater::default(),
             spool: Spool::new(bucket, owner, config.spool, config.spool_disk),
             providers,
             catalog: Arc::new(catalog),

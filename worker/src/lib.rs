@@ -6,6 +6,7 @@
 pub mod app;
 mod database_contact;
 pub mod leases;
+mod low_water;
 pub mod memory;
 pub mod providers;
 pub mod slots;

@@ -14,7 +14,6 @@ use domain::idempotency::{self, Answer, KeyUse};
 use domain::job::{Job, State};
 use domain::operator::Actor;
 use domain::outcome::Class;
-use storage::database;
 
 /// Result of a request to cancel a job.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,8 +59,7 @@ pub async fn cancel(
     request: &idempotency::Request,
     answer: impl FnOnce(&Job) -> Answer,
 ) -> Result<Cancellation, SettlementError> {
-    let mut transaction = database::begin_for(pool, tenant).await?;
-    let Some(mut job) = lock_wallet_and_job(&mut transaction, tenant, id).await? else {
+    let Some((mut transaction, mut job)) = lock_wallet_and_job(pool, tenant, id).await? else {
         return Ok(Cancellation::NotFound);
     };
     match storage::idempotency::find(&mut transaction, tenant, request).await? {

@@ -7,10 +7,10 @@ use super::{SettlementError, SettlementResult};
 use crate::failpoint::reach;
 use domain::credits::Credits;
 use domain::job::{Job, State};
-use domain::ledger::{self, Hold};
+use domain::ledger::{self, Hold, Transfer};
 use domain::outcome::Class;
 use storage::database::row::RowId;
-use storage::jobs::End;
+use storage::jobs::{End, Ended};
 
 /// How a job is to end.
 pub(super) struct JobEnd<'a> {
@@ -52,8 +52,8 @@ pub(super) async fn end_and_commit(
 /// Ends the locked, open job: resolves the hold, writes the end into the job's row, ends the calls
 /// that are still open, and plans when the job's files are deleted. Returns the final state.
 ///
-/// The order is fixed. Grants are locked after the wallet and the job. The calls end after the job,
-/// because every transaction locks a job before its calls.
+/// The order is fixed. Grants are changed after the wallet and the job were locked. The calls end
+/// after the job was locked, too, as in every transaction.
 pub(super) async fn end(
     connection: &mut PgConnection,
     job: &Job,
@@ -69,13 +69,11 @@ pub(super) async fn end(
     .resolve(captured)?;
     // The captured credits are taken from the lots in burn-down order, as the hold was. The rest
     // goes back to the lots it came from, so credits keep their expiry.
-    let shares = storage::ledger::lock_shares(connection, job.id).await?;
+    let shares = storage::ledger::shares(connection, job.id).await?;
     let consumed =
         ledger::consume(&shares, captured).ok_or(SettlementError::SharesDoNotCover(job.id))?;
-    storage::ledger::resolve_shares(connection, &shares, &consumed).await?;
-    for transfer in resolution.transfers() {
-        storage::ledger::post(connection, job.tenant, &transfer).await?;
-    }
+    let transfers: Vec<Transfer> = resolution.transfers().collect();
+    storage::ledger::resolve(connection, job.tenant, &shares, &consumed, &transfers).await?;
     let state = job_end.state.unwrap_or(match job_end.delivered {
         0 => State::Failed,
         some if some < job.n_requested => State::Partial,
@@ -91,10 +89,13 @@ pub(super) async fn end(
         released: resolution.released,
     };
     // Fails if the row is terminal in spite of the lock, and rolls the credits back with it.
-    storage::jobs::end(connection, &row).await?.required()?;
-    storage::calls::abandon(connection, job.id).await?;
-    storage::uploads::touch_all_of(connection, job.id).await?;
-    storage::retention::plan(connection, job.tenant, job.id).await?;
+    let ended: Ended = storage::jobs::end::<SettlementError>(connection, &row).await?;
+    if ended.has_inputs {
+        storage::uploads::touch_all_of(connection, job.id).await?;
+    }
+    if ended.has_retention {
+        storage::retention::plan(connection, job.tenant, job.id).await?;
+    }
     Ok(state)
 }
 

@@ -11,7 +11,6 @@ use super::{SettlementError, SettlementResult};
 use domain::id::{JobId, TenantId};
 use domain::job::State;
 use domain::outcome::Class;
-use storage::database;
 
 /// Ends an open job whose deadline has passed, and releases its hold.
 ///
@@ -28,8 +27,7 @@ pub async fn expire(
     allowance: u32,
     more: impl FnOnce(&str) -> Duration,
 ) -> Result<SettlementResult, SettlementError> {
-    let mut transaction = database::begin_for(pool, tenant).await?;
-    let Some(job) = lock_wallet_and_job(&mut transaction, tenant, id).await? else {
+    let Some((mut transaction, job)) = lock_wallet_and_job(pool, tenant, id).await? else {
         return Ok(SettlementResult::NotFound);
     };
     if job.state.is_terminal() {

@@ -1,6 +1,6 @@
 //! The locks of a settlement: the wallet, then the job.
 
-use sqlx::{PgConnection, PgPool, Postgres, Transaction};
+use sqlx::{PgPool, Postgres, Transaction};
 
 use super::{Lease, SettlementError, SettlementResult};
 use domain::id::{JobId, TenantId};
@@ -36,8 +36,7 @@ impl From<sqlx::Error> for LeaseError {
 
 /// Locks the wallet and the job, and checks that the lease is still valid.
 pub(super) async fn lock_leased(pool: &PgPool, lease: Lease) -> Result<LockedJob, LeaseError> {
-    let mut transaction = database::begin_for(pool, lease.tenant).await?;
-    let Some(job) = lock_wallet_and_job(&mut transaction, lease.tenant, lease.job).await? else {
+    let Some((transaction, job)) = lock_wallet_and_job(pool, lease.tenant, lease.job).await? else {
         return Err(LeaseError::Lost(SettlementResult::NotFound));
     };
     if job.state.is_terminal() {
@@ -51,20 +50,15 @@ pub(super) async fn lock_leased(pool: &PgPool, lease: Lease) -> Result<LockedJob
     Ok((transaction, job))
 }
 
-/// Locks the wallet first and the job second. Every transaction that moves credits keeps this
-/// order, so no two of them can deadlock. `None` if the tenant has no wallet or no such job.
+/// Locks the wallet first and the job second, and then reads the job. Every transaction that moves
+/// credits keeps this order, so no two of them can deadlock. `None` if the tenant has no such job.
 pub(super) async fn lock_wallet_and_job(
-    connection: &mut PgConnection,
+    pool: &PgPool,
     tenant: TenantId,
     id: JobId,
-) -> sqlx::Result<Option<Job>> {
-    if storage::ledger::lock_wallet(connection, tenant)
-        .await?
-        .is_none()
-    {
-        return Ok(None);
-    }
-    Ok(storage::jobs::lock(connection, id)
-        .await?
-        .filter(|job| job.tenant == tenant))
+) -> sqlx::Result<Option<LockedJob>> {
+    let mut transaction = database::begin_with_wallet_and_job(pool, tenant, id).await?;
+    let job = storage::jobs::get(&mut transaction, id).await?;
+    let job = job.filter(|job| job.tenant == tenant);
+    Ok(job.map(|job| (transaction, job)))
 }

@@ -95,8 +95,7 @@ pub async fn reap(
     tenant: TenantId,
     id: JobId,
 ) -> Result<SettlementResult, SettlementError> {
-    let mut transaction = database::begin_for(pool, tenant).await?;
-    let Some(job) = lock_wallet_and_job(&mut transaction, tenant, id).await? else {
+    let Some((mut transaction, job)) = lock_wallet_and_job(pool, tenant, id).await? else {
         return Ok(SettlementResult::NotFound);
     };
     // Checked again under the lock: the worker may have renewed its lease or settled the job since

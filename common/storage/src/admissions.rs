@@ -89,7 +89,7 @@ pub async fn read(
         r#"-- admission::read
         WITH lot AS MATERIALIZED (
           SELECT id, remaining FROM grants
-          WHERE $2 AND tenant_id = $1 AND remaining > 0 AND (expires_at IS NULL OR expires_at > clock_timestamp())
+          WHERE $2 AND tenant_id = $1 AND NOT spent AND (expires_at IS NULL OR expires_at > clock_timestamp())
           ORDER BY priority, expires_at NULLS LAST, created_at, id
           FOR NO KEY UPDATE),
         upload AS MATERIALIZED (
@@ -109,7 +109,7 @@ pub async fn read(
           (SELECT calls FROM abandoned) AS "calls!", (SELECT seconds FROM abandoned) AS "seconds!",
           (SELECT t.bytes + coalesce((SELECT sum(l.bytes) FROM storage_lines l WHERE l.tenant_id = t.tenant_id), 0)::bigint
            FROM storage_totals t WHERE $6 AND t.tenant_id = $1) AS stored
-        FROM wallets w WHERE w.tenant_id = $1"#,
+        FROM wallets w WHERE w.tenant_id = $1 ORDER BY w.seq DESC LIMIT 1"#,
         tenant as TenantId,
         wanted.lots,
         &wanted.uploads as &[UploadId],
@@ -187,6 +187,9 @@ pub struct NewJob<'a> {
 /// of the ledger for each hold, and the answers to their requests. One statement writes everything.
 /// `virtual_clock` is the tenant's virtual clock afterwards.
 ///
+/// The wallet and the lots are found by their newest versions and changed at their place, as in
+/// [`crate::ledger::resolve`].
+///
 /// Each line of the ledger has the next number and a hash over its contents and the line before
 /// (see [`crate::ledger::post`]). `line` computes them one after the other.
 ///
@@ -215,7 +218,7 @@ pub async fn write(
     let written = sqlx::query!(
         r#"-- admission::write
         WITH RECURSIVE line AS (
-          SELECT 0 AS n, seq, head FROM wallets WHERE tenant_id = $1
+          (SELECT 0 AS n, seq, head FROM wallets WHERE tenant_id = $1 ORDER BY seq DESC LIMIT 1)
           UNION ALL
           SELECT n + 1, seq + 1, transfer_hash(head, $1, seq + 1, $2, $3, ($6::bigint[])[n + 1], $4, ($5::uuid[])[n + 1]::text, now())
           FROM line WHERE n < cardinality($5::uuid[])),
@@ -224,7 +227,9 @@ pub async fn write(
           SELECT $1, seq, $2, $3, ($6::bigint[])[n], $4, ($5::uuid[])[n]::text, now(), head FROM line WHERE n > 0),
         lot AS (
           UPDATE grants g SET remaining = remaining - taken.amount, held = held + taken.amount
-          FROM unnest($9::uuid[], $10::bigint[]) AS taken(grant_id, amount) WHERE g.id = taken.grant_id RETURNING g.id),
+          FROM unnest($9::uuid[], $10::bigint[]) AS taken(grant_id, amount)
+          CROSS JOIN LATERAL (SELECT ctid FROM grants WHERE id BETWEEN taken.grant_id AND taken.grant_id ORDER BY id DESC LIMIT 1) AS newest
+          WHERE g.ctid = newest.ctid RETURNING g.id),
         share AS (
           INSERT INTO job_lots (job_id, grant_id, tenant_id, ord, amount)
           SELECT job_id, grant_id, $1, ord, amount
@@ -250,7 +255,7 @@ pub async fn write(
           SELECT $1, key, request_hash, status, location, body
           FROM unnest($35::text[], $36::bytea[], $37::smallint[], $38::text[], $39::bytea[]) AS new(key, request_hash, status, location, body))
         UPDATE wallets w SET available = available - $7::bigint, held = held + $7::bigint, turn = $8, seq = last.seq, head = last.head
-        FROM line last WHERE w.tenant_id = $1 AND last.n = cardinality($5::uuid[])
+        FROM line last WHERE w.ctid = (SELECT ctid FROM wallets WHERE tenant_id = $1 ORDER BY seq DESC LIMIT 1) AND last.n = cardinality($5::uuid[])
         RETURNING (SELECT count(*) FROM lot) AS "lots!""#,
         tenant as TenantId,
         Account::Available.as_str(),

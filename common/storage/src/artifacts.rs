@@ -9,41 +9,80 @@ use crate::file_columns::{FileColumns, width_and_height};
 use domain::artifact::Artifact;
 use domain::id::{ArtifactId, JobId, TenantId};
 
-/// Writes the row of a file that is already in the bucket.
+/// Writes the rows of files of one job that are already in the bucket, in one statement.
 ///
 /// # Errors
 /// Returns an error if a value does not fit its column, or if Postgres fails.
 pub async fn insert(
     connection: &mut PgConnection,
     tenant: TenantId,
-    fence: i32,
-    artifact: &Artifact,
+    (job, fence): (JobId, i32),
+    artifacts: &[Artifact],
 ) -> sqlx::Result<()> {
-    let row = RowId::new("artifacts", artifact.id);
-    let file = &artifact.file;
-    let (width, height) = width_and_height(&row, file)?;
+    let mut columns = Columns::default();
+    for artifact in artifacts {
+        columns.add(artifact)?;
+    }
     sqlx::query!(
         "-- artifact::insert
-        INSERT INTO artifacts (id, tenant_id, job_id, output_idx, role, fence, object_key, sha256, bytes, media_type, width, height, synthetic, c2pa_sha256)
-        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
-        artifact.id as ArtifactId,
+        INSERT INTO artifacts (tenant_id, job_id, fence, id, output_idx, role, object_key, sha256, bytes, media_type, width, height, synthetic, c2pa_sha256)
+        SELECT $1, $2, $3, file.id, file.output_idx, file.role, file.object_key, file.sha256, file.bytes, file.media_type, file.width, file.height, file.synthetic, file.c2pa_sha256
+        FROM unnest($4::uuid[], $5::integer[], $6::text[], $7::text[], $8::bytea[], $9::bigint[], $10::text[], $11::integer[], $12::integer[], $13::boolean[], $14::bytea[])
+          AS file(id, output_idx, role, object_key, sha256, bytes, media_type, width, height, synthetic, c2pa_sha256)",
         tenant as TenantId,
-        artifact.job as JobId,
-        artifact.output_idx,
-        artifact.kind.as_str(),
+        job as JobId,
         fence,
-        file.object_key,
-        &file.sha256[..],
-        file.bytes,
-        file.media_type.as_str(),
-        width,
-        height,
-        artifact.synthetic,
-        artifact.c2pa_sha256.as_ref().map(|sha256| &sha256[..]),
+        &columns.ids as &[ArtifactId],
+        &columns.output_idxs,
+        &columns.kinds,
+        &columns.object_keys,
+        &columns.sha256s,
+        &columns.bytes,
+        &columns.media_types,
+        &columns.widths,
+        &columns.heights,
+        &columns.synthetic,
+        &columns.c2pa_sha256s as &[Option<Vec<u8>>],
     )
     .execute(connection)
     .await?;
     Ok(())
+}
+
+/// The columns of new artifacts.
+#[derive(Default)]
+struct Columns {
+    ids: Vec<ArtifactId>,
+    output_idxs: Vec<i32>,
+    kinds: Vec<String>,
+    object_keys: Vec<String>,
+    sha256s: Vec<Vec<u8>>,
+    bytes: Vec<i64>,
+    media_types: Vec<String>,
+    widths: Vec<i32>,
+    heights: Vec<i32>,
+    synthetic: Vec<bool>,
+    c2pa_sha256s: Vec<Option<Vec<u8>>>,
+}
+
+impl Columns {
+    fn add(&mut self, artifact: &Artifact) -> sqlx::Result<()> {
+        let file = &artifact.file;
+        let (width, height) = width_and_height(&RowId::new("artifacts", artifact.id), file)?;
+        self.ids.push(artifact.id);
+        self.output_idxs.push(artifact.output_idx);
+        self.kinds.push(artifact.kind.as_str().to_owned());
+        self.object_keys.push(file.object_key.clone());
+        self.sha256s.push(file.sha256.to_vec());
+        self.bytes.push(file.bytes);
+        self.media_types.push(file.media_type.as_str().to_owned());
+        self.widths.push(width);
+        self.heights.push(height);
+        self.synthetic.push(artifact.synthetic);
+        self.c2pa_sha256s
+            .push(artifact.c2pa_sha256.map(|sha256| sha256.to_vec()));
+        Ok(())
+    }
 }
 
 /// Reads the artifacts of these jobs that are not deleted, ordered by job, output and kind

@@ -69,20 +69,31 @@ pub async fn calls(connection: &mut PgConnection) -> sqlx::Result<Vec<Calls>> {
     .await
 }
 
-/// Moves the oldest lines into the totals, in one statement, so no reader sees a line twice or not
-/// at all. Returns how many lines were moved.
+/// Lines that were folded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Folded {
+    /// How many lines.
+    pub lines: i64,
+    /// The highest number of a line. `None` if no line was folded.
+    pub last: Option<i64>,
+}
+
+/// Moves the oldest lines with the number `from` or a higher one into the totals, in one statement,
+/// so no reader sees a line twice or not at all. A line may be committed after lines with higher
+/// numbers were folded, so a caller begins at the lowest number from time to time.
 ///
 /// An advisory lock lets only one process fold at a time. The other processes return 0 at once.
 /// Without the lock they would wait for each other's row locks.
 ///
 /// # Errors
 /// Returns an error if Postgres fails.
-pub async fn fold(executor: impl PgExecutor<'_>) -> sqlx::Result<i64> {
-    sqlx::query_scalar!(
+pub async fn fold(executor: impl PgExecutor<'_>, from: i64) -> sqlx::Result<Folded> {
+    sqlx::query_as!(
+        Folded,
         r#"-- billing::fold
         WITH mine AS MATERIALIZED (SELECT pg_try_advisory_xact_lock(hashtext('platen billing')) AS lock),
-        oldest AS MATERIALIZED (SELECT id FROM billing_lines, mine WHERE mine.lock ORDER BY id LIMIT $1),
-        folded AS (DELETE FROM billing_lines USING oldest WHERE billing_lines.id = oldest.id RETURNING subject, provider, model, state, outcome, n, held, captured, released, refunded, cost_micros),
+        oldest AS MATERIALIZED (SELECT id FROM billing_lines, mine WHERE mine.lock AND id >= $2 ORDER BY id LIMIT $1),
+        folded AS (DELETE FROM billing_lines USING oldest WHERE billing_lines.id = oldest.id RETURNING billing_lines.id, subject, provider, model, state, outcome, n, held, captured, released, refunded, cost_micros),
         added AS (
           INSERT INTO billing_totals AS t (subject, provider, model, state, outcome, n, held, captured, released, refunded, cost_micros)
           SELECT subject, provider, model, state, outcome, sum(n), sum(held), sum(captured), sum(released), sum(refunded), sum(cost_micros)
@@ -90,8 +101,9 @@ pub async fn fold(executor: impl PgExecutor<'_>) -> sqlx::Result<i64> {
           ON CONFLICT (subject, provider, model, state, outcome) DO UPDATE SET
             n = t.n + excluded.n, held = t.held + excluded.held, captured = t.captured + excluded.captured, released = t.released + excluded.released,
             refunded = t.refunded + excluded.refunded, cost_micros = t.cost_micros + excluded.cost_micros)
-        SELECT count(*) AS "folded!" FROM folded"#,
-        MAX_LINES_PER_FOLD
+        SELECT count(*) AS "lines!", max(id) AS last FROM folded"#,
+        MAX_LINES_PER_FOLD,
+        from,
     )
     .fetch_one(executor)
     .await

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use sqlx::PgConnection;
+use sqlx::{PgConnection, PgExecutor, PgPool};
 use uuid::Uuid;
 
 use crate::database::row::RowId;
@@ -14,7 +14,7 @@ use crate::file_columns::{FileColumns, width_and_height};
 use domain::call::{Ending, JournaledCall, LOST};
 use domain::catalog::Lane;
 use domain::id::{CallId, JobId, TenantId};
-use domain::outcome::{Class, Failure};
+use domain::outcome::Failure;
 use domain::stored_file::StoredFile;
 
 /// A call that is about to be made.
@@ -43,20 +43,24 @@ pub struct NewCall<'a> {
 /// Check and count are one statement. So two workers that both believe that they hold the job
 /// cannot both make its last call.
 ///
+/// The statement needs no transaction of its caller. It sets the tenant itself, in the row of the
+/// job that it has counted the call on. The row of the call takes its tenant from there, so it
+/// cannot exist before the tenant is set.
+///
 /// # Errors
 /// Returns an error if Postgres fails. The call must not be made in that case.
-pub async fn begin(connection: &mut PgConnection, call: &NewCall<'_>) -> sqlx::Result<bool> {
+pub async fn begin(executor: impl PgExecutor<'_>, call: &NewCall<'_>) -> sqlx::Result<bool> {
     // If the UPDATE of the job matches no row, the INSERT selects from nothing, and no call is
-    // journaled.
+    // journaled. Only a running job has a lease.
     let begun = sqlx::query!(
         "-- call::begin
         WITH job AS (
           UPDATE jobs SET calls_started = calls_started + 1
-          WHERE id = $3 AND fence = $4 AND state = 'running' AND lease_until > clock_timestamp()
+          WHERE id = $3 AND tenant_id = $2 AND fence = $4 AND lease_until > clock_timestamp()
             AND deadline > clock_timestamp() AND calls_started < max_calls
-          RETURNING id)
+          RETURNING id, set_config('platen.tenant', tenant_id::text, true)::uuid AS tenant_id)
         INSERT INTO calls (id, tenant_id, job_id, fence, output_idx, provider, model, lane, cost_micros)
-        SELECT $1, $2, job.id, $4, $5, $6, $7, $8, $9 FROM job",
+        SELECT $1, job.tenant_id, job.id, $4, $5, $6, $7, $8, $9 FROM job",
         call.id as CallId,
         call.tenant as TenantId,
         call.job as JobId,
@@ -67,23 +71,23 @@ pub async fn begin(connection: &mut PgConnection, call: &NewCall<'_>) -> sqlx::R
         call.lane.to_string(),
         call.cost_micros,
     )
-    .execute(connection)
+    .execute(executor)
     .await?;
     Ok(begun.rows_affected() == 1)
 }
 
 /// Whether the job may make another paid call under its `max_calls`. Only [`begin`] decides. This
-/// read saves the preparation of a call that would not be allowed.
+/// read tells why a call was refused.
 ///
 /// # Errors
 /// Returns an error if there is no such job, or if Postgres fails.
-pub async fn calls_left(connection: &mut PgConnection, job: JobId) -> sqlx::Result<bool> {
+pub async fn calls_left(pool: &PgPool, job: JobId) -> sqlx::Result<bool> {
     sqlx::query_scalar!(
         r#"-- call::calls_left
         SELECT calls_started < max_calls AS "left!" FROM jobs WHERE id = $1"#,
         job as JobId
     )
-    .fetch_one(connection)
+    .fetch_one(pool)
     .await
 }
 
@@ -109,25 +113,6 @@ pub async fn record_operation(
     Ok(one_row(&result))
 }
 
-/// Ends the open calls of a job that ends. Their class becomes [`Class::Unknown`]. Nobody will read
-/// their answers any more, but the provider may still bill us for them, so they keep their expected
-/// cost.
-///
-/// # Errors
-/// Returns an error if Postgres fails.
-pub async fn abandon(connection: &mut PgConnection, job: JobId) -> sqlx::Result<()> {
-    sqlx::query!(
-        "-- call::abandon
-        UPDATE calls SET ended_at = clock_timestamp(), outcome = $2, detail = 'its job ended before it was answered'
-        WHERE job_id = $1 AND ended_at IS NULL",
-        job as JobId,
-        Class::Unknown.as_str(),
-    )
-    .execute(connection)
-    .await?;
-    Ok(())
-}
-
 /// Gives up a call of an earlier attempt as lost. The call may have been made, and may be billed to
 /// us.
 ///
@@ -146,7 +131,7 @@ pub async fn record_lost(
 ) -> sqlx::Result<GuardedWrite> {
     let result = sqlx::query!(
         "-- call::lose
-        WITH mine AS (SELECT id FROM jobs WHERE id = $2 AND fence = $3 AND state = 'running' FOR NO KEY UPDATE)
+        WITH mine AS (SELECT id FROM jobs WHERE id = $2 AND fence = $3 AND lease_until IS NOT NULL FOR NO KEY UPDATE)
         UPDATE calls SET ended_at = clock_timestamp(), outcome = $4, detail = $5 FROM mine
         WHERE calls.id = $1 AND job_id = mine.id AND ended_at IS NULL AND operation IS NOT DISTINCT FROM $6",
         call.id as CallId,
@@ -161,6 +146,15 @@ pub async fn record_lost(
     Ok(one_row(&result))
 }
 
+/// What [`end`] did.
+#[derive(Clone, Copy, Debug)]
+pub struct EndedCall {
+    /// Whether it ended the call.
+    pub write: GuardedWrite,
+    /// Whether the job may make another paid call.
+    pub calls_left: bool,
+}
+
 /// Ends a call. It changes nothing if the call had already ended.
 ///
 /// There is one exception. A call that was given up as lost may end a second time, with its image,
@@ -169,25 +163,21 @@ pub async fn record_lost(
 /// A call whose class does not count ([`domain::outcome::Contract::counts`]) gives its count back
 /// to the job. This needs no fence, because the count belongs to the job and not to the attempt.
 ///
+/// The caller has locked the job before ([`crate::database::begin_with_job`]), because every
+/// transaction locks a job before its calls. If a settlement runs at the same time, there are two
+/// cases. The settlement may come first. Then it has ended this call with the job, and the call can
+/// no longer name an image. Or the settlement waits until this call is written.
+///
 /// # Errors
-/// Returns an error if a value does not fit its column, or if Postgres fails.
+/// Returns an error if a value does not fit its column, if there is no such job, or if Postgres
+/// fails.
 pub async fn end(
     connection: &mut PgConnection,
     id: CallId,
     job: JobId,
     ending: &Ending<'_>,
-) -> sqlx::Result<GuardedWrite> {
+) -> sqlx::Result<EndedCall> {
     let counts = ending.outcome.contract().counts;
-    // Lock order: the job before its calls. If a settlement runs at the same time, there are two
-    // cases. The settlement may come first. Then it has ended this call with the job, and the call
-    // can no longer name an image. Or the settlement waits until this call is written.
-    sqlx::query!(
-        "-- call::lock_job
-        SELECT id FROM jobs WHERE id = $1 FOR NO KEY UPDATE",
-        job as JobId,
-    )
-    .fetch_optional(&mut *connection)
-    .await?;
     let original = ending.original;
     let row = RowId::new("calls", id);
     let (width, height): (Option<i32>, Option<i32>) = match original {
@@ -197,12 +187,22 @@ pub async fn end(
         }
         None => (None, None),
     };
-    let result = sqlx::query!(
-        "-- call::end
-        UPDATE calls SET ended_at = clock_timestamp(), outcome = $2, detail = $3, provider_request_id = coalesce($4, provider_request_id),
-               usage = $5, cost_micros = coalesce($6, cost_micros), counted = $7, reason = $14, object_key = $8, sha256 = $9, bytes = $10, media_type = $11, width = $12, height = $13
-        WHERE id = $1 AND (ended_at IS NULL OR (outcome = ANY($15) AND $8::text IS NOT NULL
-          AND EXISTS (SELECT FROM jobs WHERE jobs.id = job_id AND finished_at IS NULL)))",
+    // `told`: the job may have been requeued since, and `requeue` could not see this image. `stocked`
+    // makes the dispatcher run the job before its deadline, even while its lanes are unavailable.
+    let ended = sqlx::query!(
+        r#"-- call::end
+        WITH ended AS (
+          UPDATE calls SET ended_at = clock_timestamp(), outcome = $2, detail = $3, provider_request_id = coalesce($4, provider_request_id),
+                 usage = $5, cost_micros = coalesce($6, cost_micros), counted = $7, reason = $14, object_key = $8, sha256 = $9, bytes = $10, media_type = $11, width = $12, height = $13
+          WHERE id = $1 AND (ended_at IS NULL OR (outcome = ANY($15) AND $8::text IS NOT NULL
+            AND EXISTS (SELECT FROM jobs WHERE jobs.id = job_id AND finished_at IS NULL)))
+          RETURNING id),
+        told AS (
+          UPDATE jobs SET calls_started = calls_started - (NOT $7)::integer, stocked = stocked OR $8::text IS NOT NULL
+          FROM ended WHERE jobs.id = $16 AND (NOT $7 OR ($8::text IS NOT NULL AND state = 'queued'))
+          RETURNING calls_started)
+        SELECT (SELECT count(*) FROM ended) AS "ended!", coalesce((SELECT calls_started FROM told), calls_started) < max_calls AS "left!"
+        FROM jobs WHERE id = $16"#,
         id as CallId,
         ending.outcome.as_str(),
         ending.detail,
@@ -218,25 +218,17 @@ pub async fn end(
         height,
         ending.reason,
         &LOST.map(|class| class.as_str().to_owned()),
+        job as JobId,
     )
-    .execute(&mut *connection)
+    .fetch_one(connection)
     .await?;
-    let ended = one_row(&result);
-    if ended.has_changed() && (!counts || original.is_some()) {
-        // The job may have been requeued since, and `requeue` could not see this image. `stocked`
-        // makes the dispatcher run the job before its deadline, even while its lanes are
-        // unavailable.
-        sqlx::query!(
-            "-- call::tell_job
-            UPDATE jobs SET calls_started = calls_started - $2, stocked = stocked OR $3 WHERE id = $1 AND ($2 > 0 OR state = 'queued')",
-            job as JobId,
-            i32::from(!counts),
-            original.is_some(),
-        )
-        .execute(connection)
-        .await?;
-    }
-    Ok(ended)
+    Ok(EndedCall {
+        write: match ended.ended {
+            1 => GuardedWrite::Changed,
+            rows => GuardedWrite::UnexpectedRowCount(rows.unsigned_abs()),
+        },
+        calls_left: ended.left,
+    })
 }
 
 /// Reads every call that was made for a job, oldest first. The order is by the database's clock,

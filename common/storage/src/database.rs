@@ -3,6 +3,7 @@
 //! Migrations are in `migration`. [`row`] turns values of rows into values of the program.
 
 mod begin;
+mod begin_locked;
 mod connections;
 mod migration;
 pub mod row;
@@ -16,6 +17,7 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{ConnectOptions, Connection, Executor, PgConnection, PgPool};
 
 pub use begin::{begin_for, begin_for_key, begin_with_wallet};
+pub use begin_locked::{begin_with_job, begin_with_wallet_and_job};
 pub use connections::watch;
 pub use migration::{
     Login, MigrateError, ROLES, applied, is_migrated, migrate, migrate_with, migrate_within, newest,
@@ -48,6 +50,13 @@ impl DatabaseRole {
 /// How long after its last use a connection is used again without a test. Whoever uses it must bear
 /// that it breaks, as it may at any time.
 const TRUSTED: Duration = Duration::from_secs(1);
+/// Settings for statements that read few rows, by an index. A plan is kept while its table grows. A
+/// plan that reads a whole table, made while that table fitted into one page, would soon be slow.
+const SHORT_STATEMENTS: [(&str, &str); 3] = [
+    ("enable_seqscan", "off"),
+    ("enable_bitmapscan", "off"),
+    ("jit", "off"),
+];
 /// How long a connection may take to answer a ping.
 const PING_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a statement or a short transaction may take, including the wait for a connection. The
@@ -70,7 +79,7 @@ pub async fn connect(url: &str, role: DatabaseRole, max_connections: u32) -> sql
     } else {
         "5s"
     };
-    let options = PgConnectOptions::from_str(url)?
+    let mut options = PgConnectOptions::from_str(url)?
         .application_name(&format!("platen {}", role.name()))
         .log_slow_statements(tracing::log::LevelFilter::Debug, Duration::from_secs(1))
         .options([
@@ -79,6 +88,14 @@ pub async fn connect(url: &str, role: DatabaseRole, max_connections: u32) -> sql
             ("lock_timeout", "2s"),
             ("idle_in_transaction_session_timeout", "10s"),
         ]);
+    if role != DatabaseRole::Reader {
+        options = options.options(SHORT_STATEMENTS);
+    }
+    if role == DatabaseRole::Worker {
+        // A plan for each execution would cost more than most statements. The planner would make
+        // one each time for statements with arrays, because it guesses their length too high.
+        options = options.options([("plan_cache_mode", "force_generic_plan")]);
+    }
     // The first connection is opened without the pool, to get its error. The pool would retry until
     // its timeout and then report only the timeout.
     with_timeout(options.connect()).await?.close().await?;

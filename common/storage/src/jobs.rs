@@ -22,6 +22,10 @@ use domain::generation::Generation;
 use domain::id::{JobId, TenantId};
 use domain::job::{Cost, Job, JobAttributes};
 
+/// Longest time between the moment at which a statement took a time of the database's clock and the
+/// commit that made it visible. Sessions end transactions that last longer.
+pub const COMMIT_MARGIN: Duration = Duration::from_secs(15);
+
 /// Reads one job of the tenant. Returns `None` if the tenant has no such job.
 ///
 /// # Errors
@@ -65,16 +69,17 @@ pub async fn request(connection: &mut PgConnection, id: JobId) -> sqlx::Result<O
     )
     .fetch_optional(connection)
     .await?;
-    stored
-        .map(|value| {
-            // The error contains only the kind, because the rest of the request holds the prompt,
-            // which must not be logged.
-            let kind = value["kind"].to_string();
-            serde_json::from_value(value).map_err(|_| {
-                RowId::new("job_requests", id).unknown("generation", format!("of kind {kind}"))
-            })
-        })
-        .transpose()
+    stored.map(|value| parse_request(id, value)).transpose()
+}
+
+/// Parses a stored request.
+fn parse_request(id: JobId, stored: serde_json::Value) -> sqlx::Result<Generation> {
+    // The error contains only the kind, because the rest of the request holds the prompt, which must
+    // not be logged.
+    let kind = stored["kind"].to_string();
+    serde_json::from_value(stored).map_err(|_| {
+        RowId::new("job_requests", id).unknown("generation", format!("of kind {kind}"))
+    })
 }
 
 /// Converts a duration to a Postgres interval. A duration that is too long becomes the longest
@@ -148,10 +153,10 @@ macro_rules! whole_jobs {
         })
     };
 }
-pub use due::due;
+pub use due::{Mark, due, next_marks};
 pub use lease::{
-    End, Requeue, claim, end, expired_leases, extend, jobs_past_deadline, lease_has_expired, renew,
-    requeue,
+    Claim, End, Ended, Requeue, claim, end, expired_leases, extend, jobs_past_deadline,
+    lease_has_expired, renew, requeue, running_since,
 };
 pub use list::{Filter, Search, by_worker, count_ahead, ended, list, search};
 use whole_jobs;

@@ -7,6 +7,8 @@
 //! journaled while its job is locked) takes a key share lock on that row. A plain `FOR UPDATE`
 //! would make the insert wait, and the two could deadlock.
 
+mod resolution;
+
 use sqlx::PgConnection;
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -15,6 +17,8 @@ use crate::database::row::RowId;
 use domain::credits::{CreditLimitError, Credits};
 use domain::id::{GrantId, JobId, TenantId};
 use domain::ledger::{Account, Cause, Lot, Share, Transfer};
+
+pub use resolution::{resolve, shares};
 
 /// A tenant's balance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,7 +57,7 @@ pub async fn lock_wallet(
         Wallet,
         r#"-- ledger::lock_wallet
         SELECT available AS "available: Credits", held AS "held: Credits", (status = 'active' AND debt = 0) AS "may_submit!"
-        FROM wallets WHERE tenant_id = $1 FOR NO KEY UPDATE"#,
+        FROM wallets WHERE tenant_id = $1 ORDER BY seq DESC LIMIT 1 FOR NO KEY UPDATE"#,
         tenant as TenantId
     )
     .fetch_optional(connection)
@@ -73,7 +77,7 @@ pub async fn wallet(
         Wallet,
         r#"-- ledger::wallet
         SELECT available AS "available: Credits", held AS "held: Credits", (status = 'active' AND debt = 0) AS "may_submit!"
-        FROM wallets WHERE tenant_id = $1"#,
+        FROM wallets WHERE tenant_id = $1 ORDER BY seq DESC LIMIT 1"#,
         tenant as TenantId
     )
     .fetch_optional(connection)
@@ -107,7 +111,7 @@ pub async fn post(
             held = held + $3,
             seq = seq + 1,
             head = transfer_hash(head, tenant_id, seq + 1, $4, $5, $6, $7, $8, now())
-          WHERE tenant_id = $1
+          WHERE ctid = (SELECT ctid FROM wallets WHERE tenant_id = $1 ORDER BY seq DESC LIMIT 1)
           RETURNING seq, head)
         INSERT INTO transfers (tenant_id, seq, debit, credit, amount, kind, ref, at, hash)
         SELECT $1, seq, $4, $5, $6, $7, $8, now(), head FROM wallet",
@@ -135,67 +139,13 @@ pub async fn lock_lots(connection: &mut PgConnection, tenant: TenantId) -> sqlx:
         Lot,
         r#"-- ledger::lock_lots
         SELECT id AS "grant", remaining AS "remaining: Credits" FROM grants
-        WHERE tenant_id = $1 AND remaining > 0 AND (expires_at IS NULL OR expires_at > clock_timestamp())
+        WHERE tenant_id = $1 AND NOT spent AND (expires_at IS NULL OR expires_at > clock_timestamp())
         ORDER BY priority, expires_at NULLS LAST, created_at, id
         FOR NO KEY UPDATE"#,
         tenant as TenantId
     )
     .fetch_all(connection)
     .await
-}
-
-/// Locks the grants that a job holds credits of, and returns its shares in burn-down order.
-///
-/// # Errors
-/// Returns an error if Postgres fails.
-pub async fn lock_shares(connection: &mut PgConnection, job: JobId) -> sqlx::Result<Vec<Share>> {
-    // Only the grants are locked, because the rows of `job_lots` never change.
-    sqlx::query_as!(
-        Share,
-        r#"-- ledger::lock_shares
-        SELECT job_lots.grant_id AS "grant", job_lots.amount AS "amount: Credits"
-        FROM job_lots JOIN grants ON grants.id = job_lots.grant_id
-        WHERE job_lots.job_id = $1 ORDER BY job_lots.ord
-        FOR NO KEY UPDATE OF grants"#,
-        job as JobId
-    )
-    .fetch_all(connection)
-    .await
-}
-
-/// Resolves shares: `consumed` of each share is spent, and the rest goes back to its grant. Both
-/// slices have the same order.
-///
-/// A grant that expired while its credits were held gets 72 more hours if credits go back to it.
-/// Without that, a failed job would destroy credits that were valid when it was submitted.
-///
-/// # Errors
-/// Returns an error if Postgres fails.
-pub async fn resolve_shares(
-    connection: &mut PgConnection,
-    shares: &[Share],
-    consumed: &[Credits],
-) -> sqlx::Result<()> {
-    let grants: Vec<Uuid> = shares.iter().map(|share| share.grant).collect();
-    let amounts: Vec<i64> = shares.iter().map(|share| share.amount.get()).collect();
-    let consumed: Vec<i64> = consumed.iter().map(|credits| credits.get()).collect();
-    sqlx::query!(
-        "-- ledger::resolve_shares
-        UPDATE grants g SET
-          held = held - share.amount,
-          consumed = g.consumed + share.consumed,
-          remaining = remaining + share.amount - share.consumed,
-          expires_at = CASE WHEN share.amount > share.consumed AND g.expires_at < clock_timestamp()
-                            THEN clock_timestamp() + interval '72 hours' ELSE g.expires_at END
-        FROM unnest($1::uuid[], $2::bigint[], $3::bigint[]) AS share(grant_id, amount, consumed)
-        WHERE g.id = share.grant_id",
-        &grants,
-        &amounts,
-        &consumed,
-    )
-    .execute(connection)
-    .await?;
-    Ok(())
 }
 
 /// Writes a grant of promotional credits. Returns `false` if this source has given credits to this

@@ -40,6 +40,8 @@ pub async fn get(connection: &mut PgConnection, tenant: TenantId) -> sqlx::Resul
 /// Sets how long a tenant's files are kept. This also plans the deletion of files and prompts of
 /// jobs that have ended. A planned deletion never moves to a later time.
 ///
+/// The caller holds the wallet's lock. So no job can end meanwhile, whose files nobody would plan.
+///
 /// # Errors
 /// Returns an error if a value does not fit its column, or if Postgres fails.
 pub async fn set(
@@ -64,7 +66,10 @@ pub async fn set(
     )
     .execute(&mut *connection)
     .await?;
-    plan_deletions(connection, tenant, None).await
+    plan_deletions!("", tenant as TenantId)
+        .execute(connection)
+        .await?;
+    Ok(())
 }
 
 /// Plans the deletions of a job that ends now, by its tenant's retention. Must run in the
@@ -73,17 +78,19 @@ pub async fn set(
 /// # Errors
 /// Returns an error if Postgres fails.
 pub async fn plan(connection: &mut PgConnection, tenant: TenantId, job: JobId) -> sqlx::Result<()> {
-    plan_deletions(connection, tenant, Some(job)).await
+    plan_deletions!("AND j.id = $2", tenant as TenantId, job as JobId)
+        .execute(connection)
+        .await?;
+    Ok(())
 }
 
-/// Plans the deletions of files and prompts of one ended job, or of all jobs that have ended.
-async fn plan_deletions(
-    connection: &mut PgConnection,
-    tenant: TenantId,
-    job: Option<JobId>,
-) -> sqlx::Result<()> {
-    sqlx::query!(
-        r#"-- retention::plan
+/// A statement that plans the deletions of files and prompts of a tenant's ended jobs. `$job` is a
+/// further condition. One statement for both uses, with a job that may be null, would read all jobs
+/// of the tenant each time.
+macro_rules! plan_deletions {
+    ($job:literal, $($arguments:tt)*) => {
+        sqlx::query!(
+            r#"-- retention::plan
         INSERT INTO deletions AS planned (tenant_id, job_id, class, object_key, sha256, bytes, due_at)
         SELECT r.tenant_id, j.id, file.class, file.object_key, file.sha256, file.bytes, j.finished_at + make_interval(secs => file.kept)
         FROM retention r JOIN jobs j ON j.tenant_id = r.tenant_id, LATERAL (
@@ -96,15 +103,14 @@ async fn plan_deletions(
           UNION ALL
           SELECT 'prompt', 'job_requests/' || job_id, NULL, octet_length(concat(generation ->> 'prompt', generation ->> 'art_direction')), r.prompts
           FROM job_requests WHERE job_id = j.id AND generation ? 'prompt') file
-        WHERE r.tenant_id = $1 AND j.finished_at IS NOT NULL AND ($2::uuid IS NULL OR j.id = $2) AND file.kept IS NOT NULL
-        ON CONFLICT (object_key) DO UPDATE SET due_at = least(planned.due_at, excluded.due_at) WHERE planned.deleted_at IS NULL"#,
-        tenant as TenantId,
-        job as Option<JobId>,
-    )
-    .execute(connection)
-    .await?;
-    Ok(())
+        WHERE r.tenant_id = $1 AND j.finished_at IS NOT NULL AND file.kept IS NOT NULL "#
+                + $job
+                + " ON CONFLICT (object_key) DO UPDATE SET due_at = least(planned.due_at, excluded.due_at) WHERE planned.deleted_at IS NULL",
+            $($arguments)*
+        )
+    };
 }
+use plan_deletions;
 
 /// Plans the deletion of an upload that its owner has deleted, or that has expired. Its file is due
 /// now.

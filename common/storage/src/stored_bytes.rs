@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use sqlx::{PgConnection, PgExecutor, PgPool};
 
+use crate::billing::Folded;
 use domain::id::{JobId, TenantId};
 use domain::storage_limit::StorageUsage;
 
@@ -43,24 +44,27 @@ pub async fn all(pool: &PgPool) -> sqlx::Result<i64> {
     .await
 }
 
-/// Adds lines to their totals and deletes them, in one statement, so that total and lines always
-/// agree. Returns the number of these lines. An advisory lock lets only one worker do this at a
-/// time. Lines of tenants whose files are not counted yet stay.
+/// Adds lines with the number `from` or a higher one to their totals and deletes them, in one
+/// statement, so that total and lines always agree. An advisory lock lets only one worker do this at
+/// a time. Lines of tenants whose files are not counted yet stay, so a caller begins at the lowest
+/// number from time to time.
 ///
 /// # Errors
 /// Returns an error if Postgres fails.
-pub async fn fold(executor: impl PgExecutor<'_>) -> sqlx::Result<i64> {
-    sqlx::query_scalar!(
+pub async fn fold(executor: impl PgExecutor<'_>, from: i64) -> sqlx::Result<Folded> {
+    sqlx::query_as!(
+        Folded,
         r#"-- storage::fold
         WITH mine AS MATERIALIZED (SELECT pg_try_advisory_xact_lock(hashtext('platen storage')) AS lock),
         oldest AS MATERIALIZED (
-          SELECT l.id FROM storage_lines l JOIN storage_totals t USING (tenant_id), mine WHERE mine.lock AND t.bytes IS NOT NULL ORDER BY l.id LIMIT $1),
-        folded AS (DELETE FROM storage_lines USING oldest WHERE storage_lines.id = oldest.id RETURNING tenant_id, storage_lines.bytes),
+          SELECT l.id FROM storage_lines l JOIN storage_totals t USING (tenant_id), mine WHERE mine.lock AND t.bytes IS NOT NULL AND l.id >= $2 ORDER BY l.id LIMIT $1),
+        folded AS (DELETE FROM storage_lines USING oldest WHERE storage_lines.id = oldest.id RETURNING storage_lines.id, tenant_id, storage_lines.bytes),
         added AS (
           UPDATE storage_totals t SET bytes = t.bytes + f.bytes
           FROM (SELECT tenant_id, sum(bytes)::bigint AS bytes FROM folded GROUP BY tenant_id) f WHERE t.tenant_id = f.tenant_id)
-        SELECT count(*) AS "folded!" FROM folded"#,
-        MAX_LINES_PER_FOLD
+        SELECT count(*) AS "lines!", max(id) AS last FROM folded"#,
+        MAX_LINES_PER_FOLD,
+        from,
     )
     .fetch_one(executor)
     .await

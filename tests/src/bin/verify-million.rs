@@ -89,7 +89,12 @@ async fn scrape(proof: &mut Proof, url: &str, reader: &PgPool) {
     let worker = database::connect(url, DatabaseRole::Worker, 1)
         .await
         .unwrap();
-    while storage::billing::fold(&worker).await.unwrap() > 0 {}
+    while storage::billing::fold(&worker, i64::MIN)
+        .await
+        .unwrap()
+        .lines
+        > 0
+    {}
     worker.close().await;
     let transfers: i64 = sqlx::query_scalar("SELECT count(*) FROM transfers")
         .fetch_one(reader)

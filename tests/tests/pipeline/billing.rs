@@ -26,7 +26,7 @@ async fn folding_changes_nothing_that_is_told() {
         let (pool, stop) = (pool.clone(), stop.clone());
         folders.spawn(async move {
             while !stop.is_cancelled() {
-                storage::billing::fold(&pool).await.unwrap();
+                storage::billing::fold(&pool, i64::MIN).await.unwrap();
             }
         });
     }
@@ -47,7 +47,7 @@ async fn folding_changes_nothing_that_is_told() {
     while let Some(folded) = folders.join_next().await {
         folded.unwrap();
     }
-    storage::billing::fold(&pool).await.unwrap();
+    storage::billing::fold(&pool, i64::MIN).await.unwrap();
     let lines: i64 = sqlx::query_scalar("SELECT count(*) FROM billing_lines")
         .fetch_one(&pipeline.reader)
         .await

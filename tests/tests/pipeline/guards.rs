@@ -51,7 +51,7 @@ async fn the_guards_are_what_the_list_says() {
 const PLANTS: &[(&str, &str)] = &[
     (
         "ALTER TABLE jobs DISABLE ROW LEVEL SECURITY",
-        "table jobs is: table of platen_owner, row-level security off; it must be: table of platen_owner, row-level security enabled and forced",
+        "table jobs is: table of platen_owner, row-level security off, fillfactor=80; it must be: table of platen_owner, row-level security enabled and forced, fillfactor=80",
     ),
     (
         "ALTER TABLE wallets NO FORCE ROW LEVEL SECURITY",

@@ -23,6 +23,7 @@ mod lanes;
 mod life_of_a_job;
 mod operators;
 mod outcomes;
+mod postgres_work;
 mod rates;
 mod ready_queue;
 mod refusals;

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use common::dispatch;
+use common::dispatch::{self, SearchMarks};
 use domain::job::{Capacity, ModelCapacity, State};
 use domain::outcome::Class;
 use futures::future::join_all;
@@ -263,7 +263,7 @@ async fn three_of_each_do_what_one_would_do() {
             let (worker, open) = (format!("worker-{number}"), &open);
             let pool = database.worker();
             async move {
-                dispatch::fill(pool, queue, &worker, 100, open)
+                dispatch::fill(pool, queue, &worker, 100, open, &SearchMarks::default())
                     .await
                     .unwrap()
             }

@@ -208,7 +208,8 @@ impl<'a> Real<'a> {
             Move::Cancel { tenant, job, key } => self.cancel(tenant, model.job(job)?, key).await,
             Move::Reap { job } => self.reap(model.job(job)?, model).await,
             Move::ReapAll => {
-                let found = storage::jobs::expired_leases(worker, Duration::ZERO, i64::MAX).await;
+                let found =
+                    storage::jobs::expired_leases(worker, Duration::ZERO, i64::MAX, None).await;
                 let found: Vec<JobId> = found.unwrap().into_iter().map(|(job, _)| job).collect();
                 let mut reaped = Vec::new();
                 for job in self.places(&found) {
@@ -386,10 +387,10 @@ impl<'a> Real<'a> {
         let claimed = storage::jobs::claim(worker, self.jobs[job], "a worker", LEASE, &open).await;
         claimed
             .unwrap()
-            .map_or(Said::Nothing, |claimed| Said::Claimed {
-                fence: claimed.fence,
-                calls_made: claimed.calls_made,
-                calls_left: claimed.calls_left,
+            .map_or(Said::Nothing, |claim| Said::Claimed {
+                fence: claim.claimed.fence,
+                calls_made: claim.claimed.calls_made,
+                calls_left: claim.claimed.calls_left,
             })
     }
 
@@ -411,9 +412,9 @@ impl<'a> Real<'a> {
             lane: &lane,
             cost_micros: 1,
         };
-        let mut transaction = self.begin_for(attempt.job, model).await;
-        let begun = storage::calls::begin(&mut transaction, &new).await.unwrap();
-        transaction.commit().await.unwrap();
+        let begun = storage::calls::begin(&self.database.worker, &new)
+            .await
+            .unwrap();
         if begun {
             self.calls.push(new.id);
         }
@@ -432,12 +433,14 @@ impl<'a> Real<'a> {
             cost_micros: None,
             original: (class == Class::Ok).then_some(&original),
         };
-        let mut transaction = self.begin_for(job, model).await;
+        let (worker, tenant) = (&self.database.worker, self.owner(job, model));
+        let transaction = database::begin_with_job(worker, tenant, self.jobs[job]).await;
+        let mut transaction = transaction.unwrap();
         let ended =
             storage::calls::end(&mut transaction, self.calls[call], self.jobs[job], &ending);
         let ended = ended.await.unwrap();
         transaction.commit().await.unwrap();
-        Said::Was(ended.has_changed())
+        Said::Was(ended.write.has_changed())
     }
 
     async fn deliver(&self, attempt: Attempt, outputs: u8, model: &Model) -> Said {
@@ -542,7 +545,7 @@ impl<'a> Real<'a> {
             jobs_on_all_lanes: 100,
             jobs_on_first_lane: 100,
         }]);
-        let due = storage::jobs::due(&self.database.worker, 100, &open)
+        let due = storage::jobs::due(&self.database.worker, 100, &open, &[])
             .await
             .unwrap();
         let due: Vec<JobId> = due.into_iter().map(|(job, _)| job).collect();

@@ -38,6 +38,7 @@ pub(super) async fn run(app: Arc<App>) {
                 &app.name,
                 app.slots.regular,
                 &slot_capacity,
+                &app.search_marks,
             );
             database::with_timeout(fill).await
         }
@@ -122,7 +123,8 @@ fn log_lane_changes(app: &App, states: &[LaneState]) {
 async fn start_without_redis(app: &Arc<App>, capacity: &Capacity) {
     let taken = app.leases.count().saturating_sub(app.slots.reserve_taken());
     let free = app.slots.regular.saturating_sub(taken);
-    let due = storage::jobs::due(&app.pool, i64::try_from(free).unwrap_or(0), capacity);
+    let free = i64::try_from(free).unwrap_or(0);
+    let due = app.search_marks.search(&app.pool, free, capacity);
     let due = match database::with_timeout(due).await {
         Ok(due) => due,
         Err(error) => {
@@ -158,7 +160,8 @@ async fn fill_reserve(app: &Arc<App>, capacity: Capacity) {
         return;
     }
     let capacity = capacity.without(app.slots.exclusions(true));
-    let due = storage::jobs::due(&app.pool, i64::try_from(free).unwrap_or(0), &capacity);
+    let free = i64::try_from(free).unwrap_or(0);
+    let due = app.search_marks.search(&app.pool, free, &capacity);
     let due = match database::with_timeout(due).await {
         Ok(due) => due,
         Err(error) => {

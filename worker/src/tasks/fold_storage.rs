@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use domain::id::TenantId;
 use sqlx::Executor;
+use storage::billing::Folded;
 use storage::database;
 
 use crate::app::App;
@@ -13,8 +14,15 @@ use crate::app::App;
 const BATCH: i64 = 100;
 
 pub(super) async fn run(app: Arc<App>) {
-    match database::with_timeout(storage::stored_bytes::fold(&app.pool)).await {
-        Ok(lines) => tracing::debug!(lines, "Folded {lines} storage lines"),
+    let mark = &app.low_water.storage_lines;
+    let from = mark.start().unwrap_or(i64::MIN);
+    match database::with_timeout(storage::stored_bytes::fold(&app.pool, from)).await {
+        Ok(Folded { lines, last }) => {
+            if let Some(last) = last {
+                mark.set(last);
+            }
+            tracing::debug!(lines, "Folded {lines} storage lines");
+        }
         Err(error) => {
             tracing::warn!(%error, "Storage lines could not be folded; the next run tries again");
         }

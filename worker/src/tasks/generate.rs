@@ -30,12 +30,14 @@ use backon::{BackoffBuilder, ExponentialBuilder, Retryable};
 use common::failpoint::reach;
 use common::settlement::{self, Lease, SettlementError, SettlementResult};
 use domain::artifact::Artifact;
+use domain::call::JournaledCall;
 use domain::generation::Generation;
 use domain::id::JobId;
 use domain::job::{Claimed, DELIVERY_MARGIN};
 use domain::outcome::{Class, Failure};
 use futures::future::join_all;
 use storage::database;
+use storage::jobs::Claim;
 use telemetry::{process, traces};
 use tracing::Instrument;
 
@@ -56,8 +58,11 @@ pub(super) async fn run(app: &App, id: JobId, in_reserve: bool) {
     let claim_permit = app.slots.claim_permit(in_reserve).await;
     let capacity = app.capacity().without(app.slots.exclusions(in_reserve));
     let claim = storage::jobs::claim(&app.pool, id, &app.name, app.timing.lease, &capacity);
-    let claimed = match database::with_timeout(claim).await {
-        Ok(Some(claimed)) => claimed,
+    let Claim {
+        claimed,
+        first_request,
+    } = match database::with_timeout(claim).await {
+        Ok(Some(claim)) => claim,
         // Another worker has the job, or the job has ended. Or its lanes are unavailable, or its
         // tenant has reached a limit. The dispatcher queues it again when this changes.
         Ok(None) => return,
@@ -77,14 +82,19 @@ pub(super) async fn run(app: &App, id: JobId, in_reserve: bool) {
         &claimed.model,
         claimed.traceparent.as_ref(),
     );
-    run_until_hung(app, &claimed, claim_started)
+    run_until_hung(app, &claimed, first_request, claim_started)
         .instrument(span)
         .instrument(trace)
         .await;
 }
 
 /// Runs the attempt, and drops it if it hangs.
-async fn run_until_hung(app: &App, claimed: &Claimed, claim_started: Instant) {
+async fn run_until_hung(
+    app: &App,
+    claimed: &Claimed,
+    first_request: Option<Generation>,
+    claim_started: Instant,
+) {
     let lease = Lease {
         tenant: claimed.tenant,
         job: claimed.id,
@@ -94,7 +104,7 @@ async fn run_until_hung(app: &App, claimed: &Claimed, claim_started: Instant) {
         .leases
         .add(claimed.id, claimed.fence, claim_started, app.timing.lease);
     tokio::select! {
-        () = run_attempt(app, claimed, claim_started, lease, &held) => {}
+        () = run_attempt(app, claimed, first_request, claim_started, lease, &held) => {}
         () = held.wait_until_hung() => {
             tracing::error!("The attempt hung and was dropped; its lease will run out");
         }
@@ -105,15 +115,13 @@ async fn run_until_hung(app: &App, claimed: &Claimed, claim_started: Instant) {
 async fn run_attempt(
     app: &App,
     claimed: &Claimed,
+    first_request: Option<Generation>,
     claim_started: Instant,
     lease: Lease,
     held: &HeldLease,
 ) {
-    let Some(result) = held
-        .lost
-        .run_until_cancelled(work(app, claimed, held))
-        .await
-    else {
+    let work = work(app, claimed, first_request, held);
+    let Some(result) = held.lost.run_until_cancelled(work).await else {
         return tracing::info!(
             "The attempt was dropped: the job was canceled, or another worker has it"
         );
@@ -286,18 +294,19 @@ async fn settle(
 /// # Errors
 ///
 /// Returns an error if something fails on our side. Another attempt may succeed.
-async fn work(app: &App, claimed: &Claimed, lease: &HeldLease) -> anyhow::Result<AttemptResult> {
+async fn work(
+    app: &App,
+    claimed: &Claimed,
+    first_request: Option<Generation>,
+    lease: &HeldLease,
+) -> anyhow::Result<AttemptResult> {
     let deadline =
         Instant::now() + Duration::try_from_secs_f64(claimed.seconds_left).unwrap_or_default();
-    let load = async {
-        reach("generate:after_claim").await?;
-        let mut transaction = database::begin_for(&app.pool, claimed.tenant).await?;
-        let generation = storage::jobs::request(&mut transaction, claimed.id).await?;
-        let journal = storage::calls::of_job(&mut transaction, claimed.id).await?;
-        transaction.commit().await?;
-        Ok::<_, sqlx::Error>((generation, journal))
+    database::with_timeout(reach("generate:after_claim")).await?;
+    let (generation, journal) = match first_request {
+        Some(generation) => (Some(generation), Vec::new()),
+        None => database::with_timeout(load(app, claimed)).await?,
     };
-    let (generation, journal) = database::with_timeout(load).await?;
 
     let Some(Generation::Image(request)) = generation else {
         return Ok(AttemptResult::give_up(
@@ -332,6 +341,18 @@ async fn work(app: &App, claimed: &Claimed, lease: &HeldLease) -> anyhow::Result
         })
     });
     Ok(combine(results.collect()))
+}
+
+/// Reads the request of a job, and the calls of its earlier attempts.
+async fn load(
+    app: &App,
+    claimed: &Claimed,
+) -> sqlx::Result<(Option<Generation>, Vec<JournaledCall>)> {
+    let mut transaction = database::begin_for(&app.pool, claimed.tenant).await?;
+    let generation = storage::jobs::request(&mut transaction, claimed.id).await?;
+    let journal = storage::calls::of_job(&mut transaction, claimed.id).await?;
+    transaction.commit().await?;
+    Ok((generation, journal))
 }
 
 /// Combines the results of all outputs. An output that may still succeed keeps the job open. The

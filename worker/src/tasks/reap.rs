@@ -22,7 +22,13 @@ const BATCH: i64 = 100;
 /// its workers too often.
 pub(super) async fn run(app: Arc<App>) {
     let lease = app.timing.lease;
-    let query = storage::jobs::expired_leases(&app.pool, lease, BATCH);
+    let claims = &app.low_water.claims;
+    let query = async {
+        let since = claims.start();
+        let found = storage::jobs::expired_leases(&app.pool, lease, BATCH, since).await?;
+        claims.set(storage::jobs::running_since(&app.pool, since).await?);
+        Ok::<_, sqlx::Error>(found)
+    };
     let found = match database::with_timeout(query).await {
         Ok(found) => found,
         Err(error) => return tracing::warn!(%error, "Expired leases could not be queried"),

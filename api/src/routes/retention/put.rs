@@ -52,7 +52,7 @@ pub async fn handler(
         return Err(Problem::invalid(violations));
     }
     let connection = app.connection(tenant).await?;
-    let mut transaction = database::begin_for(&connection, tenant).await?;
+    let mut transaction = database::begin_with_wallet(&connection, tenant).await?;
     storage::retention::set(&mut transaction, tenant, wanted).await?;
     transaction.commit().await?;
     tracing::info!(

@@ -203,7 +203,7 @@ pub async fn set_retention(
     tenant: TenantId,
     wanted: Retention,
 ) -> Result<(), TenantError> {
-    let mut transaction = database::begin_for(pool, tenant).await?;
+    let mut transaction = database::begin_with_wallet(pool, tenant).await?;
     must_exist(&mut transaction, tenant).await?;
     storage::retention::set(&mut transaction, tenant, wanted).await?;
     let subject = json!({ "retention": wanted });

@@ -70,8 +70,9 @@ pub async fn begin_with_wallet(
         format!(
             "-- ledger::begin_with_wallet
             BEGIN;
-            SELECT set_config('platen.tenant', '{tenant}', true), set_config('plan_cache_mode', 'force_generic_plan', true);
-            SELECT FROM wallets WHERE tenant_id = '{tenant}' FOR NO KEY UPDATE"
+            SELECT set_config('platen.tenant', '{tenant}', true), set_config('plan_cache_mode', 'force_generic_plan', true),
+              set_config('enable_sort', 'off', true);
+            SELECT FROM wallets WHERE tenant_id = '{tenant}' ORDER BY seq DESC LIMIT 1 FOR NO KEY UPDATE"
         ),
     )
     .await
@@ -101,7 +102,7 @@ pub async fn begin_for_key(
 
 /// Begins a transaction with these statements. They must change nothing, because they are repeated
 /// on another connection if the first one is broken.
-async fn begin_with(
+pub(super) async fn begin_with(
     pool: &PgPool,
     statements: String,
 ) -> sqlx::Result<Transaction<'static, Postgres>> {

@@ -1,28 +1,105 @@
 //! Jobs that are due, in the order in which they start.
+//!
+//! A search begins at a [`Mark`] in the order of virtual time, not at the front. While somebody
+//! keeps a snapshot open, Postgres keeps the index entries of all jobs that were claimed since, and
+//! a search from the front would read them again each time.
 
 use domain::id::JobId;
 use domain::job::{Capacity, DELIVERY_MARGIN};
 use sqlx::PgPool;
+use time::{OffsetDateTime, PrimitiveDateTime};
 
 use super::capacity::{CapacityColumns, with_capacity};
-use super::interval;
+use super::{COMMIT_MARGIN, interval};
 
-/// Reads due jobs and their virtual times, with a statement of [`with_capacity`] that has two more
+/// Where the search for the due jobs of a model begins.
+///
+/// It promises that each job that is queued, due and before `turn` became due at `since` or later.
+/// So there are two places to look: from `turn` on, and at the few jobs that became due lately.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mark {
+    /// Catalogue id of the model.
+    pub model: String,
+    /// The virtual time.
+    pub turn: i64,
+    /// The earliest time at which a job before `turn` became due.
+    pub since: OffsetDateTime,
+}
+
+impl Mark {
+    /// The front of the queue. A search from here reads all entries.
+    pub fn front(model: &str) -> Self {
+        Self {
+            model: model.to_owned(),
+            turn: i64::MIN,
+            // No job is before the front.
+            since: PrimitiveDateTime::MAX.assume_utc(),
+        }
+    }
+}
+
+/// Marks as arrays, of which a statement makes a table with `unnest`.
+#[derive(Default)]
+struct MarkColumns {
+    models: Vec<String>,
+    turns: Vec<i64>,
+    since: Vec<OffsetDateTime>,
+}
+
+impl MarkColumns {
+    fn of(marks: &[Mark]) -> Self {
+        let mut columns = Self::default();
+        for mark in marks {
+            columns.models.push(mark.model.clone());
+            columns.turns.push(mark.turn);
+            columns.since.push(mark.since);
+        }
+        columns
+    }
+
+    /// The marks, and the front for each model that has none.
+    fn for_models(capacity: &Capacity, marks: &[Mark]) -> Self {
+        let mark = |model: &str| {
+            let mark = marks.iter().find(|mark| mark.model == model);
+            mark.cloned().unwrap_or_else(|| Mark::front(model))
+        };
+        let models = capacity.models().iter();
+        Self::of(&models.map(|model| mark(&model.model)).collect::<Vec<_>>())
+    }
+}
+
+/// Reads due jobs and their virtual times, with a statement of [`with_capacity`] that has four more
 /// tables:
 ///
 /// - `paused`: the pauses that operators have set.
+/// - `marked`: the open models with their marks.
+/// - `late`: jobs before the mark. An index holds the jobs by the time at which they became due.
 /// - `in_the_making`: due jobs that need no capacity. A partial index holds only those.
 ///
-/// The SQL is given in three parts: up to the tables, the tables that choose among the other jobs,
-/// and the query that unites both.
+/// The SQL is given in three parts: up to the tables, the tables that choose among the jobs from the
+/// mark on, and the query that unites all.
 macro_rules! due_jobs {
-    ($pool:expr, $limit:expr, $capacity:expr, $with:tt, $tables:tt, $select:tt) => {{
+    ($pool:expr, $limit:expr, $capacity:expr, $marks:expr, $with:tt, $tables:tt, $select:tt) => {{
         let columns = CapacityColumns::of($capacity);
+        let marks = MarkColumns::for_models($capacity, $marks);
         let rows = with_capacity!(
             $with,
             [
                 ",
         paused AS (SELECT model, tenant_id FROM pauses WHERE lifted_at IS NULL AND worker IS NULL),
+        marked AS (
+          SELECT open.model, anywhere, at_home, mark.turn AS mark, mark.since
+          FROM open JOIN unnest($9::text[], $10::bigint[], $11::timestamptz[]) AS mark(model, turn, since) ON mark.model = open.model),
+        late AS (
+          SELECT jobs.id, jobs.turn, marked.model, anywhere FROM marked, LATERAL (
+            SELECT id, turn FROM jobs
+            WHERE state = 'queued' AND model = marked.model AND run_after >= marked.since AND run_after <= now() AND turn < marked.mark
+              AND deadline > clock_timestamp() AND CASE WHEN fallback THEN anywhere ELSE at_home END > 0
+              AND NOT EXISTS (
+                SELECT FROM shut WHERE (shut.model IS NULL OR shut.model = marked.model) AND (everywhere OR NOT fallback)
+                  AND (shut.tenant IS NULL OR shut.tenant = left(encode(sha256(uuid_send(jobs.tenant_id)), 'hex'), 16)))
+              AND NOT EXISTS (SELECT FROM paused p WHERE (p.model IS NULL OR p.model = jobs.model) AND (p.tenant_id IS NULL OR p.tenant_id = jobs.tenant_id))
+            ORDER BY turn, id LIMIT least($7, anywhere)) jobs),
 ",
                 $tables,
                 "        in_the_making AS (
@@ -37,6 +114,9 @@ macro_rules! due_jobs {
             columns,
             $limit,
             interval(DELIVERY_MARGIN),
+            &marks.models,
+            &marks.turns,
+            &marks.since,
         )
         .fetch_all($pool)
         .await?;
@@ -48,7 +128,7 @@ macro_rules! due_jobs {
 }
 
 /// Reads the next jobs for the ready queue and their virtual times, in order of virtual time, at
-/// most `limit`.
+/// most `limit`. The search begins at `marks`; a model without a mark is searched from the front.
 ///
 /// For each model it returns no more jobs than its lanes have capacity for, so the backlog of one
 /// model cannot hide the jobs of another. As in [`super::claim`], two kinds of jobs need no capacity: a
@@ -61,9 +141,10 @@ pub async fn due(
     pool: &PgPool,
     limit: i64,
     capacity: &Capacity,
+    marks: &[Mark],
 ) -> sqlx::Result<Vec<(JobId, i64)>> {
     if !capacity.exclusions().is_empty() {
-        return due_by_tenant(pool, limit, capacity).await;
+        return due_by_tenant(pool, limit, capacity, marks).await;
     }
     // `roomy`: for each model, the first jobs by `turn`, through an index and a LIMIT of its own.
     // Its cost grows with the number of models and not with the backlog.
@@ -71,16 +152,19 @@ pub async fn due(
         pool,
         limit,
         capacity,
+        marks,
         "-- job::due
         WITH ",
         "        roomy AS (
-          SELECT jobs.id, jobs.turn FROM open, LATERAL (
-            SELECT id, turn FROM jobs
-            WHERE state = 'queued' AND model = open.model AND run_after <= clock_timestamp() AND deadline > clock_timestamp()
-              AND (fallback OR at_home > 0) AND NOT EXISTS (SELECT FROM paused p WHERE (p.model IS NULL OR p.model = jobs.model) AND (p.tenant_id IS NULL OR p.tenant_id = jobs.tenant_id))
-            ORDER BY turn, id LIMIT least($7, anywhere)) jobs),
+          SELECT id, turn, anywhere, row_number() OVER (PARTITION BY model ORDER BY turn, id) AS number FROM (
+            SELECT id, turn, model, anywhere FROM late UNION ALL
+            SELECT jobs.id, jobs.turn, marked.model, anywhere FROM marked, LATERAL (
+              SELECT id, turn FROM jobs
+              WHERE state = 'queued' AND model = marked.model AND turn >= marked.mark AND run_after <= clock_timestamp() AND deadline > clock_timestamp()
+                AND (fallback OR at_home > 0) AND NOT EXISTS (SELECT FROM paused p WHERE (p.model IS NULL OR p.model = jobs.model) AND (p.tenant_id IS NULL OR p.tenant_id = jobs.tenant_id))
+              ORDER BY turn, id LIMIT least($7, anywhere)) jobs) either),
 ",
-        r#"        SELECT id AS "id!", turn AS "turn!" FROM roomy UNION SELECT id, turn FROM in_the_making ORDER BY 2, 1 LIMIT $7"#
+        r#"        SELECT id AS "id!", turn AS "turn!" FROM roomy WHERE number <= anywhere UNION SELECT id, turn FROM in_the_making ORDER BY 2, 1 LIMIT $7"#
     )
 }
 
@@ -94,29 +178,32 @@ pub async fn due(
 ///   not one row for each job.
 /// - `welcome` drops the excluded and the paused tenants. A tenant that is excluded only from the
 ///   model's first lane keeps the jobs that may use a fallback.
-/// - `next` reads the first jobs of each of these tenants and numbers them within each model.
+/// - `next` reads the first jobs of each of these tenants, adds those before the mark, and numbers
+///   them within each model.
 pub(super) async fn due_by_tenant(
     pool: &PgPool,
     limit: i64,
     capacity: &Capacity,
+    marks: &[Mark],
 ) -> sqlx::Result<Vec<(JobId, i64)>> {
     due_jobs!(
         pool,
         limit,
         capacity,
+        marks,
         "-- job::due_by_tenant
         WITH RECURSIVE ",
         "        waiting AS (
-          SELECT model, anywhere, at_home, (
-            SELECT tenant_id FROM jobs WHERE state = 'queued' AND jobs.model = open.model ORDER BY tenant_id LIMIT 1) AS tenant_id
-          FROM open WHERE anywhere > 0
+          SELECT model, anywhere, at_home, mark, (
+            SELECT tenant_id FROM jobs WHERE state = 'queued' AND jobs.model = marked.model AND jobs.turn >= mark ORDER BY tenant_id LIMIT 1) AS tenant_id
+          FROM marked WHERE anywhere > 0
           UNION ALL
-          SELECT model, anywhere, at_home, (
-            SELECT tenant_id FROM jobs WHERE state = 'queued' AND jobs.model = waiting.model AND jobs.tenant_id > waiting.tenant_id
+          SELECT model, anywhere, at_home, mark, (
+            SELECT tenant_id FROM jobs WHERE state = 'queued' AND jobs.model = waiting.model AND jobs.tenant_id > waiting.tenant_id AND jobs.turn >= mark
             ORDER BY tenant_id LIMIT 1)
           FROM waiting WHERE tenant_id IS NOT NULL),
         welcome AS (
-          SELECT model, anywhere, tenant_id, at_home > 0 AND NOT home_shut AS at_home
+          SELECT model, anywhere, mark, tenant_id, at_home > 0 AND NOT home_shut AS at_home
           FROM waiting, LATERAL (
             SELECT coalesce(bool_or(everywhere), false) AS shut, count(*) > 0 AS home_shut FROM shut
             WHERE (shut.model IS NULL OR shut.model = waiting.model)
@@ -124,13 +211,80 @@ pub(super) async fn due_by_tenant(
           WHERE tenant_id IS NOT NULL AND NOT shuts.shut
             AND NOT EXISTS (SELECT FROM paused p WHERE (p.model IS NULL OR p.model = waiting.model) AND (p.tenant_id IS NULL OR p.tenant_id = waiting.tenant_id))),
         next AS (
-          SELECT jobs.id, jobs.turn, anywhere, row_number() OVER (PARTITION BY model ORDER BY jobs.turn, jobs.id) AS number
-          FROM welcome, LATERAL (
-            SELECT id, turn FROM jobs
-            WHERE state = 'queued' AND model = welcome.model AND tenant_id = welcome.tenant_id
-              AND run_after <= clock_timestamp() AND deadline > clock_timestamp() AND (fallback OR at_home)
-            ORDER BY turn, id LIMIT least($7, anywhere)) jobs),
+          SELECT id, turn, anywhere, row_number() OVER (PARTITION BY model ORDER BY turn, id) AS number FROM (
+            SELECT id, turn, model, anywhere FROM late UNION ALL
+            SELECT jobs.id, jobs.turn, welcome.model, anywhere FROM welcome, LATERAL (
+              SELECT id, turn FROM jobs
+              WHERE state = 'queued' AND model = welcome.model AND tenant_id = welcome.tenant_id AND turn >= welcome.mark
+                AND run_after <= clock_timestamp() AND deadline > clock_timestamp() AND (fallback OR at_home)
+              ORDER BY turn, id LIMIT least($7, anywhere)) jobs) either),
 ",
         r#"        SELECT id AS "id!", turn AS "turn!" FROM next WHERE number <= anywhere UNION SELECT id, turn FROM in_the_making ORDER BY 2, 1 LIMIT $7"#
     )
+}
+
+/// Moves marks on, to the first jobs that are queued and due. A mark stays while a job before it is
+/// queued and due. `from_front` looks for the first jobs in the whole queue; then a mark may move
+/// back. A mark also moves back to the front if the database's clock was set back.
+///
+/// `since` becomes a time before now, because a job that became due before may be committed after
+/// this statement has looked. [`COMMIT_MARGIN`] is longer than that takes.
+///
+/// # Errors
+/// Returns an error if Postgres fails.
+pub async fn next_marks(
+    pool: &PgPool,
+    marks: &[Mark],
+    from_front: bool,
+) -> sqlx::Result<Vec<Mark>> {
+    let columns = MarkColumns::of(marks);
+    let rows = sqlx::query!(
+        r#"-- job::next_marks
+        SELECT model AS "model!", turn AS "turn!", since AS "since!", now() - $4::interval AS "looked_at!",
+          (SELECT jobs.turn FROM jobs
+           WHERE state = 'queued' AND jobs.model = mark.model AND jobs.turn >= CASE WHEN $5 THEN $6 ELSE mark.turn END
+             AND run_after <= now() AND deadline > now()
+           ORDER BY jobs.turn, id LIMIT 1) AS first,
+          NOT $5 AND EXISTS (SELECT FROM jobs
+           WHERE state = 'queued' AND jobs.model = mark.model AND run_after >= mark.since AND run_after <= now() AND jobs.turn < mark.turn
+             AND deadline > now()) AS "has_late!"
+        FROM unnest($1::text[], $2::bigint[], $3::timestamptz[]) AS mark(model, turn, since)"#,
+        &columns.models,
+        &columns.turns,
+        &columns.since,
+        interval(COMMIT_MARGIN),
+        from_front,
+        i64::MIN,
+    )
+    .fetch_all(pool)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .map(|row| {
+            let mark = Mark {
+                model: row.model,
+                turn: row.turn,
+                since: row.since,
+            };
+            if mark.turn != i64::MIN && row.looked_at < mark.since {
+                // The database's clock was set back.
+                return Mark::front(&mark.model);
+            }
+            if row.has_late {
+                return mark;
+            }
+            Mark {
+                turn: row
+                    .first
+                    .unwrap_or_else(|| mark.turn.max(virtual_time(row.looked_at))),
+                since: row.looked_at,
+                ..mark
+            }
+        })
+        .collect())
+}
+
+/// The virtual time of a job that is submitted at this time by a tenant without a backlog.
+fn virtual_time(at: OffsetDateTime) -> i64 {
+    i64::try_from(at.unix_timestamp_nanos() / 1_000).unwrap_or(i64::MAX)
 }

@@ -1,22 +1,32 @@
 //! SQL of jobs under a lease: claim, renew, requeue and end. Each write of a worker names the
 //! fence.
+//!
+//! Statements that find a job by its id ask for its state by other columns: a running job has
+//! `lease_until`, an ended one `finished_at`, and a queued one neither (constraints
+//! `leased_while_running` and `finished_when_terminal`). If they named `state`, the planner could
+//! choose a partial index, such as that of all running jobs, because few were running when it made
+//! the plan. That index holds all that a long snapshot keeps.
 
 use std::time::Duration;
 
 use domain::credits::Credits;
+use domain::generation::Generation;
 use domain::id::{JobId, TenantId};
 use domain::job::{Capacity, Claimed, DELIVERY_MARGIN, State};
 use domain::outcome::Class;
 use domain::traceparent::TraceParent;
 use sqlx::{PgConnection, PgPool};
+use time::OffsetDateTime;
 
 use super::capacity::{CapacityColumns, with_capacity};
-use super::interval;
+use super::{interval, parse_request};
 use crate::database::row::RowId;
-use crate::database::{GuardedWrite, one_row};
+use crate::database::{GuardedWrite, UnexpectedRowCount, one_row};
 
 /// Claims a job for a worker: starts an attempt, and raises the fence by one. From then on, every
 /// write of an older attempt fails.
+///
+/// The claim returns what a first attempt needs, so that it needs no second transaction.
 ///
 /// Returns `None` if the job may not be started now: it is no longer queued, not due, past its
 /// deadline or paused, its lanes are unavailable, or `capacity` does not name its model. Another
@@ -35,15 +45,18 @@ pub async fn claim(
     worker: &str,
     lease: Duration,
     capacity: &Capacity,
-) -> sqlx::Result<Option<Claimed>> {
+) -> sqlx::Result<Option<Claim>> {
     let columns = CapacityColumns::of(capacity);
+    // The request belongs to the job's tenant, which is not known before the job is claimed. So the
+    // claim sets the tenant, and the request is read for the row that the claim returns.
     let row = with_capacity!(
         "-- job::claim
         WITH ",
-        [r#"
-        UPDATE jobs SET state = 'running', fence = fence + 1, worker = $8,
+        [r#",
+        claimed AS (
+        UPDATE jobs SET state = 'running', fence = fence + 1, worker = $8, claimed_at = clock_timestamp(),
                lease_until = clock_timestamp() + $9::interval, started_at = coalesce(started_at, clock_timestamp())
-        WHERE id = $7 AND state = 'queued' AND run_after <= clock_timestamp() AND deadline > clock_timestamp()
+        WHERE id = $7 AND lease_until IS NULL AND finished_at IS NULL AND run_after <= clock_timestamp() AND deadline > clock_timestamp()
           AND EXISTS (
             SELECT FROM open
             WHERE open.model = jobs.model
@@ -56,9 +69,14 @@ pub async fn claim(
           AND NOT EXISTS (
             SELECT FROM pauses p WHERE p.lifted_at IS NULL AND (p.model IS NULL OR p.model = jobs.model)
               AND (p.tenant_id IS NULL OR p.tenant_id = jobs.tenant_id) AND (p.worker IS NULL OR p.worker = $8))
-        RETURNING tenant_id, fence, model, request_id, traceparent, n_requested, fallback, calls_started, max_calls,
-                  extract(epoch FROM clock_timestamp() - greatest(run_after, created_at))::float8 AS "waited_seconds!",
-                  extract(epoch FROM deadline - clock_timestamp())::float8 AS "seconds_left!""#],
+        RETURNING id, set_config('platen.tenant', tenant_id::text, true)::uuid AS tenant_id, fence, model, request_id, traceparent, n_requested,
+                  fallback, calls_started, max_calls,
+                  extract(epoch FROM clock_timestamp() - greatest(run_after, created_at))::float8 AS waited_seconds,
+                  extract(epoch FROM deadline - clock_timestamp())::float8 AS seconds_left)
+        SELECT tenant_id AS "tenant_id!", fence AS "fence!", model AS "model!", request_id AS "request_id!", traceparent, n_requested AS "n_requested!",
+               fallback AS "fallback!", calls_started AS "calls_started!", max_calls AS "max_calls!", waited_seconds AS "waited_seconds!", seconds_left AS "seconds_left!",
+               (SELECT generation FROM job_requests r WHERE r.job_id = claimed.id AND r.tenant_id = claimed.tenant_id AND generation ? 'prompt') AS "generation?"
+        FROM claimed"#],
         columns,
         id as JobId,
         worker,
@@ -67,22 +85,38 @@ pub async fn claim(
     )
     .fetch_optional(pool)
     .await?;
-    Ok(row.map(|row| Claimed {
-        id,
-        tenant: TenantId(row.tenant_id),
-        fence: row.fence,
-        model: row.model,
-        request_id: row.request_id,
-        traceparent: row
-            .traceparent
-            .and_then(|text| parse_traceparent(id, &text)),
-        n_requested: row.n_requested,
-        fallback: row.fallback,
-        calls_made: row.calls_started,
-        calls_left: row.max_calls.saturating_sub(row.calls_started),
-        waited_seconds: row.waited_seconds,
-        seconds_left: row.seconds_left,
+    Ok(row.map(|row| Claim {
+        first_request: row
+            .generation
+            .filter(|_| row.fence == 1 && row.calls_started == 0)
+            .and_then(|stored| parse_request(id, stored).ok()),
+        claimed: Claimed {
+            id,
+            tenant: TenantId(row.tenant_id),
+            fence: row.fence,
+            model: row.model,
+            request_id: row.request_id,
+            traceparent: row
+                .traceparent
+                .and_then(|text| parse_traceparent(id, &text)),
+            n_requested: row.n_requested,
+            fallback: row.fallback,
+            calls_made: row.calls_started,
+            calls_left: row.max_calls.saturating_sub(row.calls_started),
+            waited_seconds: row.waited_seconds,
+            seconds_left: row.seconds_left,
+        },
     }))
+}
+
+/// What a claim returns.
+#[derive(Debug)]
+pub struct Claim {
+    /// The claimed job.
+    pub claimed: Claimed,
+    /// What to generate, if this is the first attempt. A first attempt has no earlier calls, so it
+    /// needs to read nothing more. `None`: read it with [`super::request`].
+    pub first_request: Option<Generation>,
 }
 
 /// Parses a stored `traceparent`. An invalid value is logged and ignored, because the job is
@@ -117,7 +151,7 @@ pub async fn renew(
         "-- job::renew
         UPDATE jobs SET lease_until = clock_timestamp() + $3::interval
         FROM unnest($1::uuid[], $2::integer[]) AS mine(id, fence)
-        WHERE jobs.id = mine.id AND jobs.fence = mine.fence AND jobs.state = 'running'
+        WHERE jobs.id = mine.id AND jobs.fence = mine.fence AND jobs.lease_until IS NOT NULL
         RETURNING jobs.id",
         &ids as &[JobId],
         &fences,
@@ -130,6 +164,10 @@ pub async fn renew(
 
 /// Finds running jobs whose lease has expired, the earliest first, at most `limit`.
 ///
+/// Looks only at jobs that were claimed at `claimed_since` or later; `None` looks at all. No index
+/// contains the end of a lease, because it changes with each renewal. So all running jobs are read,
+/// and there are no more of them than workers have places.
+///
 /// Returns no job until Postgres has been running for the time of one `lease`. While Postgres was
 /// down, no worker could renew its leases, so an expired lease does not show that its worker has
 /// died.
@@ -140,14 +178,17 @@ pub async fn expired_leases(
     pool: &PgPool,
     lease: Duration,
     limit: i64,
+    claimed_since: Option<OffsetDateTime>,
 ) -> sqlx::Result<Vec<(JobId, TenantId)>> {
     let rows = sqlx::query!(
         "-- job::expired_leases
         SELECT id, tenant_id FROM jobs
-        WHERE state = 'running' AND lease_until < clock_timestamp() AND pg_postmaster_start_time() < clock_timestamp() - $1::interval
+        WHERE state = 'running' AND coalesce(claimed_at, '-infinity') >= coalesce($3, '-infinity'::timestamptz)
+          AND lease_until < clock_timestamp() AND pg_postmaster_start_time() < clock_timestamp() - $1::interval
         ORDER BY lease_until LIMIT $2",
         interval(lease),
-        limit
+        limit,
+        claimed_since,
     )
     .fetch_all(pool)
     .await?;
@@ -157,14 +198,36 @@ pub async fn expired_leases(
         .collect())
 }
 
-/// Finds open jobs whose deadline has passed, the earliest first, at most `limit`.
+/// The time since which every running job was claimed, less [`super::COMMIT_MARGIN`] if no job is
+/// running. Looks only at jobs that were claimed at `claimed_since` or later.
+///
+/// # Errors
+/// Returns an error if Postgres fails.
+pub async fn running_since(
+    pool: &PgPool,
+    claimed_since: Option<OffsetDateTime>,
+) -> sqlx::Result<OffsetDateTime> {
+    sqlx::query_scalar!(
+        r#"-- job::running_since
+        SELECT least(now() - $2::interval, (
+          SELECT min(claimed_at) FROM jobs
+          WHERE state = 'running' AND coalesce(claimed_at, '-infinity') >= coalesce($1, '-infinity'::timestamptz))) AS "since!""#,
+        claimed_since,
+        interval(super::COMMIT_MARGIN),
+    )
+    .fetch_one(pool)
+    .await
+}
+
+/// Finds open jobs whose deadline has passed, the earliest first, at most `limit`. The SQL compares
+/// with `now()` and not `clock_timestamp()`, because only then Postgres uses the index.
 ///
 /// # Errors
 /// Returns an error if Postgres fails.
 pub async fn jobs_past_deadline(pool: &PgPool, limit: i64) -> sqlx::Result<Vec<(JobId, TenantId)>> {
     let rows = sqlx::query!(
         "-- job::jobs_past_deadline
-        SELECT id, tenant_id FROM jobs WHERE state IN ('queued', 'running') AND deadline < clock_timestamp() ORDER BY deadline LIMIT $1",
+        SELECT id, tenant_id FROM jobs WHERE state IN ('queued', 'running') AND deadline < now() ORDER BY deadline LIMIT $1",
         limit
     )
     .fetch_all(pool)
@@ -247,8 +310,8 @@ pub async fn requeue(
         UPDATE jobs SET state = 'queued', lease_until = NULL, run_after = clock_timestamp() + $3::interval,
                crash_count = crash_count + $4, outcome = coalesce($5, outcome), reason = coalesce($6, reason),
                operating = EXISTS (SELECT FROM calls WHERE job_id = $1 AND ended_at IS NULL AND operation IS NOT NULL),
-               stocked = EXISTS (SELECT FROM calls WHERE job_id = $1 AND object_key IS NOT NULL)
-        WHERE id = $1 AND fence = $2 AND state = 'running'",
+               stocked = EXISTS (SELECT FROM calls WHERE job_id = $1 AND bytes IS NOT NULL)
+        WHERE id = $1 AND fence = $2 AND lease_until IS NOT NULL",
         job.id as JobId,
         job.fence,
         interval(job.delay),
@@ -280,17 +343,40 @@ pub struct End<'a> {
     pub released: Credits,
 }
 
-/// Ends an open, locked job. It changes nothing if the job is not open. `one_full_settlement` in
-/// the database rejects an end whose captured and released credits are not the hold.
+/// What remains to be done for a job that has ended.
+#[derive(Clone, Copy, Debug)]
+pub struct Ended {
+    /// Whether its request names images.
+    pub has_inputs: bool,
+    /// Whether its tenant has set how long files are kept.
+    pub has_retention: bool,
+}
+
+/// Ends an open, locked job, and its open calls. The class of these calls becomes
+/// [`Class::Unknown`]. Nobody will read their answers any more, but the provider may still bill us
+/// for them, so they keep their expected cost. `one_full_settlement` in the database rejects an end
+/// whose captured and released credits are not the hold.
 ///
 /// # Errors
+/// Returns [`UnexpectedRowCount`] and changes nothing if the job is not open, and an error if
 /// Postgres fails.
-pub async fn end(connection: &mut PgConnection, job: &End<'_>) -> sqlx::Result<GuardedWrite> {
-    let result = sqlx::query!(
-        "-- job::end
-        UPDATE jobs SET state = $2, outcome = $3, reason = $4, n_delivered = $5, captured = $6, released = $7,
-               crash_count = crash_count + $8, lease_until = NULL, finished_at = clock_timestamp()
-        WHERE id = $1 AND state IN ('queued', 'running')",
+pub async fn end<E>(connection: &mut PgConnection, job: &End<'_>) -> Result<Ended, E>
+where
+    E: From<sqlx::Error> + From<UnexpectedRowCount>,
+{
+    let ended = sqlx::query!(
+        r#"-- job::end
+        WITH job AS (
+          UPDATE jobs SET state = $2, outcome = $3, reason = $4, n_delivered = $5, captured = $6, released = $7,
+                 crash_count = crash_count + $8, lease_until = NULL, finished_at = clock_timestamp()
+          WHERE id = $1 AND finished_at IS NULL
+          RETURNING id, tenant_id),
+        abandoned AS (
+          UPDATE calls SET ended_at = clock_timestamp(), outcome = $9, detail = 'its job ended before it was answered'
+          WHERE job_id = (SELECT id FROM job) AND ended_at IS NULL)
+        SELECT EXISTS (SELECT FROM job_requests WHERE job_id = $1 AND generation -> 'inputs' <> '[]') AS "has_inputs!",
+               EXISTS (SELECT FROM retention WHERE tenant_id = job.tenant_id) AS "has_retention!"
+        FROM job"#,
         job.id as JobId,
         job.state.as_str(),
         job.outcome.as_str(),
@@ -300,8 +386,13 @@ pub async fn end(connection: &mut PgConnection, job: &End<'_>) -> sqlx::Result<G
         job.released.get(),
         // A poison job ends with an expired lease, which no requeue has counted.
         i32::from(job.outcome == Class::Poison),
+        Class::Unknown.as_str(),
     )
-    .execute(connection)
-    .await?;
-    Ok(one_row(&result))
+    .fetch_optional(connection)
+    .await?
+    .ok_or(UnexpectedRowCount(0))?;
+    Ok(Ended {
+        has_inputs: ended.has_inputs,
+        has_retention: ended.has_retention,
+    })
 }

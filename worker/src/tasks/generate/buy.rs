@@ -169,19 +169,13 @@ impl Attempt<'_> {
                 .cost_micros(Some(self.request.size), Tokens::default())
                 .context("the catalogue's costs cannot be counted")?,
         };
-        let begin = async {
-            let mut transaction = database::begin_for(&self.app.pool, self.claimed.tenant).await?;
-            let begun = storage::calls::begin(&mut transaction, &new).await?;
-            let calls_left = storage::calls::calls_left(&mut transaction, self.claimed.id).await?;
-            transaction.commit().await?;
-            Ok::<_, sqlx::Error>((begun, calls_left))
-        };
-        let (begun, calls_left) = database::with_timeout(begin).await?;
-        if begun {
+        let pool = &self.app.pool;
+        if database::with_timeout(storage::calls::begin(pool, &new)).await? {
             return Ok(JournalResult::Journaled);
         }
+        let calls_left = storage::calls::calls_left(pool, self.claimed.id);
         anyhow::ensure!(
-            !calls_left,
+            !database::with_timeout(calls_left).await?,
             "no call may begin: the lease or the deadline has passed"
         );
         Ok(JournalResult::NoCallLeft)

@@ -12,6 +12,7 @@ use common::failpoint::reach;
 use domain::call::Ending;
 use domain::catalog::Model;
 use domain::id::CallId;
+use domain::job::Claimed;
 use domain::lanes::CallResult;
 use domain::outcome::{Class, Failure};
 use domain::stored_file::StoredFile;
@@ -136,16 +137,17 @@ impl Attempt<'_> {
         };
         reach("generate:after_store").await?;
         let end = || async {
-            let mut transaction = database::begin_for(&self.app.pool, self.claimed.tenant).await?;
-            let ended =
-                storage::calls::end(&mut transaction, call, self.claimed.id, &ending).await?;
-            let calls_left = storage::calls::calls_left(&mut transaction, self.claimed.id).await?;
+            let Claimed {
+                id: job, tenant, ..
+            } = *self.claimed;
+            let mut transaction = database::begin_with_job(&self.app.pool, tenant, job).await?;
+            let ended = storage::calls::end(&mut transaction, call, job, &ending).await?;
             reach("end_call:before_commit").await?;
             transaction.commit().await?;
             reach("end_call:after_commit").await?;
-            Ok::<_, sqlx::Error>((ended, calls_left))
+            Ok::<_, sqlx::Error>(ended)
         };
-        let (ended, calls_left) = (|| database::with_timeout(end()))
+        let ended = (|| database::with_timeout(end()))
             .retry(database_retry_delays())
             .await?;
         match image {
@@ -154,12 +156,12 @@ impl Attempt<'_> {
             }
             // Another attempt has ended the call before, perhaps with an image. What it wrote
             // stands, and the next attempt reads it.
-            ImageResult::Failed(_) if !ended.has_changed() => {
+            ImageResult::Failed(_) if !ended.write.has_changed() => {
                 Ok(OutputResult::Pending(Duration::ZERO))
             }
             ImageResult::Failed(failure) => Ok(OutputResult::Missing {
                 failure,
-                may_retry: calls_left,
+                may_retry: ended.calls_left,
             }),
             ImageResult::NotStored => Ok(OutputResult::Pending(BUCKET_RETRY_DELAY)),
         }

@@ -1,0 +1,63 @@
+//! Begins transactions that lock rows at once: the first round trip sets the tenant and takes the
+//! locks. The lock is a statement of its own, so what follows sees everything that was committed
+//! before the lock was granted.
+
+use sqlx::{PgPool, Postgres, Transaction};
+
+use super::begin::begin_with;
+use domain::id::{JobId, TenantId};
+
+/// Does the same as [`super::begin_for`], and locks the job's row until the transaction ends. If
+/// there is no such job, nothing is locked.
+///
+/// # Errors
+/// Returns an error if the lock is not free within 2 seconds, if Postgres fails, or if no
+/// connection becomes free within 10 seconds.
+pub async fn begin_with_job(
+    pool: &PgPool,
+    tenant: TenantId,
+    job: JobId,
+) -> sqlx::Result<Transaction<'static, Postgres>> {
+    let (tenant, job) = (tenant.0, job.0);
+    begin_with(
+        pool,
+        format!(
+            "-- job::begin_with_job
+            BEGIN;
+            SELECT set_config('platen.tenant', '{tenant}', true);
+            SELECT FROM jobs WHERE id = '{job}' FOR NO KEY UPDATE"
+        ),
+    )
+    .await
+}
+
+/// Does the same as [`super::begin_for`], and locks the tenant's wallet and then the job's row until
+/// the transaction ends. Every transaction that moves credits keeps this order, so no two of them
+/// can deadlock.
+///
+/// `enable_sort` is off, so that the newest version of the wallet is found at the end of an index
+/// ([`crate::ledger::resolve`]). The planner would rather read all versions and sort them, because it
+/// believes that there is one.
+///
+/// # Errors
+/// Returns an error if a lock is not free within 2 seconds, if Postgres fails, or if no connection
+/// becomes free within 10 seconds.
+pub async fn begin_with_wallet_and_job(
+    pool: &PgPool,
+    tenant: TenantId,
+    job: JobId,
+) -> sqlx::Result<Transaction<'static, Postgres>> {
+    let (tenant, job) = (tenant.0, job.0);
+    begin_with(
+        pool,
+        format!(
+            "-- ledger::begin_with_wallet_and_job
+            BEGIN;
+            SELECT set_config('platen.tenant', '{tenant}', true), set_config('plan_cache_mode', 'force_generic_plan', true),
+              set_config('enable_sort', 'off', true);
+            SELECT FROM wallets WHERE tenant_id = '{tenant}' ORDER BY seq DESC LIMIT 1 FOR NO KEY UPDATE;
+            SELECT FROM jobs WHERE id = '{job}' FOR NO KEY UPDATE"
+        ),
+    )
+    .await
+}
