@@ -116,7 +116,7 @@ impl App {
         Ok(Self {
             pool,
             reader,
-            lanes: Lanes::new(&ready_queue, config.timing.lanes),
+            lanes: Lanes::new(&ready_queue, config.timing.lanes, &catalog),
             ready_queue,
             bucket: if config.links.ours {
                 bucket.serve_through_api()

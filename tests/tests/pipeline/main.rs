@@ -25,6 +25,7 @@ mod operators;
 mod outcomes;
 mod rates;
 mod ready_queue;
+mod redis_commands;
 mod refusals;
 mod repeats;
 mod retention;
