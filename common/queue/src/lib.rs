@@ -69,10 +69,10 @@ static ANNOUNCE: LazyLock<Script> = LazyLock::new(|| {
         r"local time = redis.call('TIME')
           local now = time[1] * 1000 + math.floor(time[2] / 1000)
           redis.call('ZADD', KEYS[2], now, ARGV[1] .. '|' .. ARGV[2])
-          redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now - ARGV[3])
-          local slots = 0
-          for _, member in ipairs(redis.call('ZRANGE', KEYS[2], 0, -1)) do
-            slots = slots + tonumber(string.match(member, '|(%d+)$'))
+          local slots, workers = 0, redis.call('ZRANGE', KEYS[2], 0, -1, 'WITHSCORES')
+          for i = 1, #workers, 2 do
+            if tonumber(workers[i + 1]) < now - ARGV[3] then redis.call('ZREM', KEYS[2], workers[i])
+            else slots = slots + (tonumber(string.match(workers[i], '|(%d+)$')) or 0) end
           end
           local target = math.min(2 * slots, tonumber(ARGV[4]))
           redis.call('SET', KEYS[3], target, 'PX', ARGV[3])

@@ -836,7 +836,7 @@ fn play(steps: &[Step], redis: &mut Redis) -> Result<BTreeSet<&'static str>, Str
             Step::Read => {
                 let expected = model.state(now);
                 let (limit, state) = redis.state(now);
-                if state != expected || (limit - model.limit.unwrap_or(FIRST_LIMIT)).abs() > 1e-9 {
+                if state != expected || (limit - model.view(now, true).limit).abs() > 1e-9 {
                     return differs(format!("Redis says {state:?}, the model {expected:?}"));
                 }
             }
