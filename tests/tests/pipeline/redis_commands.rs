@@ -16,9 +16,9 @@ use tests::{Options, Pipeline};
 const JOBS: u32 = 60;
 const SUBMITS_AT_ONCE: usize = 8;
 /// Commands that one job may cause.
-const MAX_PER_JOB: f64 = 20.0;
+const MAX_PER_JOB: f64 = 22.0;
 /// Commands that an api and a worker may send in a second, with or without jobs. With
-/// [`MAX_PER_JOB`] this is 25 for each job from six jobs a second on.
+/// [`MAX_PER_JOB`] this is 25 for each job from ten jobs a second on.
 const MAX_PER_SECOND: f64 = 30.0;
 /// How long commands are counted while there is no job.
 const IDLE_TIME: Duration = Duration::from_secs(4);
